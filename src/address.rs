@@ -1,0 +1,176 @@
+//! Addresses as Postfix writes them: `inet:HOST:PORT` and `unix:PATH`.
+//!
+//! The configuration speaks of three kinds of places with them: where we
+//! listen, where a memcached is, and where `connshaper query` asks.
+
+use std::fmt;
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+/// Where a stream socket is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// A host name or address (without brackets), and a TCP port.
+    Inet {
+        /// Name, IPv4 or IPv6 address.
+        host: String,
+        /// TCP port, never 0 for a place to connect to.
+        port: u16,
+    },
+    /// The absolute path of a Unix-domain socket.
+    Unix(PathBuf),
+}
+
+impl FromStr for Address {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Self::unix(path);
+        }
+        let Some(rest) = text.strip_prefix("inet:") else {
+            return Err(AddressError::Scheme);
+        };
+        let (host, port) = split_port(rest)?;
+        let port = port.ok_or(AddressError::PortMissing)?;
+        Self::inet(host, port)
+    }
+}
+
+impl Address {
+    /// The address of a memcached: `HOST`, `HOST:PORT`, `[V6]:PORT`, a bare
+    /// IPv6 address, `unix:PATH` or an absolute path.
+    pub fn of_server(text: &str, default_port: u16) -> Result<Self, AddressError> {
+        if let Some(path) = text.strip_prefix("unix:") {
+            return Self::unix(path);
+        }
+        if text.starts_with('/') {
+            return Self::unix(text);
+        }
+        if text.parse::<Ipv6Addr>().is_ok() {
+            return Self::inet(text, default_port);
+        }
+        let (host, port) = split_port(text.strip_prefix("inet:").unwrap_or(text))?;
+        Self::inet(host, port.unwrap_or(default_port))
+    }
+
+    fn unix(path: &str) -> Result<Self, AddressError> {
+        // The address structure of a Unix-domain socket holds 108 bytes with the final NUL.
+        const LONGEST_PATH: usize = 107;
+        if !path.starts_with('/') {
+            return Err(AddressError::PathRelative);
+        }
+        if path.len() > LONGEST_PATH {
+            return Err(AddressError::PathLong);
+        }
+        Ok(Self::Unix(PathBuf::from(path)))
+    }
+
+    fn inet(host: &str, port: u16) -> Result<Self, AddressError> {
+        let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '[' || c == ']';
+        if host.is_empty() || host.contains(odd) {
+            return Err(AddressError::Host);
+        }
+        Ok(Self::Inet { host: host.to_owned(), port })
+    }
+}
+
+fn split_port(text: &str) -> Result<(&str, Option<u16>), AddressError> {
+    let port = |text: &str| text.parse::<u16>().map(Some).map_err(|_| AddressError::Port);
+    if let Some(rest) = text.strip_prefix('[') {
+        let (host, after) = rest.split_once(']').ok_or(AddressError::Host)?;
+        return match after.strip_prefix(':') {
+            Some(number) => Ok((host, port(number)?)),
+            None if after.is_empty() => Ok((host, None)),
+            None => Err(AddressError::Port),
+        };
+    }
+    match text.split_once(':') {
+        Some((_, rest)) if rest.contains(':') => Err(AddressError::Brackets),
+        Some((host, number)) => Ok((host, port(number)?)),
+        None => Ok((text, None)),
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet { host, port } if host.contains(':') => write!(f, "inet:[{host}]:{port}"),
+            Self::Inet { host, port } => write!(f, "inet:{host}:{port}"),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// What is wrong with the text of an address, and how to write it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressError {
+    /// Neither `inet:` nor `unix:`.
+    Scheme,
+    /// `unix:` without an absolute path.
+    PathRelative,
+    /// A path that no Unix-domain socket address can hold.
+    PathLong,
+    /// No host, or one with impossible characters.
+    Host,
+    /// An IPv6 address with a port, but without brackets.
+    Brackets,
+    /// The port is not a number from 0 to 65535.
+    Port,
+    /// `inet:` without a port.
+    PortMissing,
+}
+
+impl fmt::Display for AddressError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Scheme => "write inet:HOST:PORT or unix:/PATH",
+            Self::PathRelative => "the path of a unix socket must be absolute, as in unix:/run/connshaper/policy",
+            Self::PathLong => "the path of a unix socket has at most 107 bytes",
+            Self::Host => "write a host name or an address before the port",
+            Self::Brackets => "write an IPv6 address with a port in brackets, as in [2001:db8::1]:11211",
+            Self::Port => "the port is a number from 0 to 65535",
+            Self::PortMissing => "write the port too, as in inet:127.0.0.1:10040",
+        })
+    }
+}
+
+impl std::error::Error for AddressError {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_read_back_as_they_are_written() {
+        for text in ["inet:127.0.0.1:10040", "inet:[::1]:25", "inet:mx.example.org:1", "unix:/run/x"] {
+            assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn wrong_addresses_say_what_to_write() {
+        let wrong = [
+            ("127.0.0.1:10040", AddressError::Scheme),
+            ("unix:run/x", AddressError::PathRelative),
+            ("inet:::1:25", AddressError::Brackets),
+            ("inet::25", AddressError::Host),
+            ("inet:localhost", AddressError::PortMissing),
+            ("inet:localhost:70000", AddressError::Port),
+        ];
+        for (text, error) in wrong {
+            assert_eq!(text.parse::<Address>(), Err(error), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_server_may_leave_out_its_port() {
+        let written = |text| Address::of_server(text, 11211).unwrap().to_string();
+        assert_eq!(written("localhost"), "inet:localhost:11211");
+        assert_eq!(written("mc1.example.org:11300"), "inet:mc1.example.org:11300");
+        assert_eq!(written("2001:db8::1"), "inet:[2001:db8::1]:11211");
+        assert_eq!(written("[2001:db8::1]:1"), "inet:[2001:db8::1]:1");
+        assert_eq!(written("/run/memcached.sock"), "unix:/run/memcached.sock");
+    }
+}

@@ -1,0 +1,9 @@
+//! connshaper: a Postfix policy daemon that limits how often an SMTP client may connect.
+
+#![forbid(unsafe_code)]
+
+pub mod address;
+pub mod clock;
+pub mod config;
+pub mod log;
+pub mod policy;

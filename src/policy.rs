@@ -1,0 +1,3 @@
+//! The decision: what to count, and what the counts mean. Pure.
+
+pub mod action;
