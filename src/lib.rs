@@ -4,6 +4,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod codec;
 pub mod config;
 pub mod log;
 pub mod policy;
