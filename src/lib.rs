@@ -8,3 +8,4 @@ pub mod codec;
 pub mod config;
 pub mod log;
 pub mod policy;
+pub mod store;

@@ -15,6 +15,7 @@ use crate::config::{Config, OnStoreFailure};
 
 pub mod action;
 pub mod limit;
+pub mod netblock;
 pub mod netblocks;
 pub mod template;
 pub mod verdict;

@@ -22,6 +22,7 @@ pub mod conversation;
 pub mod memcached;
 pub mod server;
 pub mod shard;
+pub mod sharded;
 pub mod subject;
 pub mod table;
 pub mod wire;

@@ -7,7 +7,7 @@ use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use super::action::Action;
-use super::netblocks::mask;
+use super::netblock::mask;
 use crate::config::Config;
 
 /// Tells limits apart within one process; the smaller stands earlier in the file.
