@@ -7,4 +7,5 @@ pub mod clock;
 pub mod codec;
 pub mod config;
 pub mod log;
+pub mod notify;
 pub mod policy;
