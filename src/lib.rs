@@ -6,6 +6,8 @@ pub mod address;
 pub mod clock;
 pub mod codec;
 pub mod config;
+pub mod listener;
 pub mod log;
+pub mod notify;
 pub mod policy;
 pub mod store;

@@ -102,7 +102,7 @@ impl Log {
             return;
         }
         self.mention_suppressed(now);
-        if self.repeat().admits(now) {
+        if self.repeat().admits(severity, now) {
             self.line(severity, keyword, fill);
         }
     }

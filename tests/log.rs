@@ -74,14 +74,16 @@ fn nobody_waits_for_a_logger_that_does_not_read() {
     let path = dir.path().join("log");
     let socket = logger(&path);
     let log = syslog(&path);
-    let mut longest = Duration::ZERO;
+    let mut calls = Vec::new();
     for number in 0..2000 {
         let start = Instant::now();
         say(&log, number);
-        longest = longest.max(start.elapsed());
+        calls.push(start.elapsed());
     }
-    // A call takes microseconds; what is more is the scheduler's.
-    assert!(longest < Duration::from_millis(100), "{longest:?}");
+    calls.sort();
+    // A call takes microseconds; what is more is the scheduler's, on a busy machine.
+    assert!(calls[1990] < Duration::from_millis(2), "{:?}", calls[1990]);
+    assert!(calls[1999] < Duration::from_millis(100), "{:?}", calls[1999]);
     for number in 0..2000 {
         assert!(receive(&socket).ends_with(&format!("TEST number={number}")));
     }

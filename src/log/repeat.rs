@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use super::Severity;
 use crate::clock::Now;
 
 /// Clients remembered at once, in about 1 MB. Beyond this the least recently
@@ -38,10 +39,15 @@ impl Repeat {
         self.rate.limit = rate;
     }
 
-    /// Whether one more line that a stranger caused is written.
+    /// Whether one more line that a stranger caused is written. Debugging
+    /// leaves half of the rate to what matters more.
     #[must_use]
-    pub fn admits(&mut self, now: Now) -> bool {
-        let admitted = self.rate.admits(now);
+    pub fn admits(&mut self, severity: Severity, now: Now) -> bool {
+        let limit = self.rate.limit;
+        let admitted = match severity {
+            Severity::Debug => self.rate.admits(limit.div_ceil(2), now),
+            _ => self.rate.admits(limit, now),
+        };
         self.suppressed += u64::from(!admitted);
         admitted
     }
@@ -52,7 +58,7 @@ impl Repeat {
     pub fn refused(&mut self, client: IpNet, left: u32, now: Now) -> Option<u64> {
         let past = self.clients.recall(client);
         let due = past.window_ends <= now.monotonic || past.next_line <= now.monotonic;
-        if !due || !self.rate.admits(now) {
+        if !due || !self.rate.admits(self.rate.limit, now) {
             past.suppressed += 1;
             self.suppressed += 1;
             return None;
@@ -121,13 +127,13 @@ struct Rate {
 }
 
 impl Rate {
-    fn admits(&mut self, now: Now) -> bool {
+    fn admits(&mut self, limit: u32, now: Now) -> bool {
         let second = now.monotonic / 1000;
         if self.second != second {
             self.second = second;
             self.written = 0;
         }
-        let admitted = self.written < self.limit;
+        let admitted = self.written < limit;
         if admitted {
             self.written += 1;
         } else {
@@ -202,11 +208,11 @@ mod tests {
         let mut repeat = Repeat::new(Duration::from_secs(10), 3);
         let written = (0..10).filter(|n| repeat.refused(client(*n), 60, at(500)).is_some()).count();
         assert_eq!(written, 3);
-        assert!(!repeat.admits(at(999)));
+        assert!(!repeat.admits(Severity::Notice, at(999)));
         assert_eq!(repeat.unmentioned(at(999)), None, "its second still runs");
         assert_eq!(repeat.unmentioned(at(1_000)), Some(8));
         assert_eq!(repeat.unmentioned(at(1_000)), None);
-        assert!(repeat.admits(at(1_001)));
+        assert!(repeat.admits(Severity::Notice, at(1_001)));
         assert_eq!(repeat.suppressed(), 8);
     }
 
@@ -246,10 +252,18 @@ mod tests {
     #[test]
     fn new_bounds_hold_at_once() {
         let mut repeat = Repeat::new(Duration::from_secs(10), 1);
-        assert!(repeat.admits(at(0)));
-        assert!(!repeat.admits(at(0)));
+        assert!(repeat.admits(Severity::Notice, at(0)));
+        assert!(!repeat.admits(Severity::Notice, at(0)));
         repeat.reconfigure(Duration::from_secs(1), 2);
-        assert!(repeat.admits(at(0)));
-        assert!(!repeat.admits(at(0)));
+        assert!(repeat.admits(Severity::Notice, at(0)));
+        assert!(!repeat.admits(Severity::Notice, at(0)));
+    }
+
+    #[test]
+    fn debugging_leaves_half_of_the_rate_to_refusals() {
+        let mut repeat = Repeat::new(Duration::from_secs(10), 5);
+        let passed = (0..10).filter(|_| repeat.admits(Severity::Debug, at(0))).count();
+        let refused = (0..10).filter(|n| repeat.refused(client(*n), 60, at(0)).is_some()).count();
+        assert_eq!((passed, refused), (3, 2));
     }
 }
