@@ -11,11 +11,13 @@
 mod daemon;
 mod lines;
 mod place;
+mod policy;
 mod process;
 
 pub use daemon::{Daemon, PROGRAM, command};
 pub use lines::Lines;
 pub use place::{Dir, Port, Stream, connect};
+pub use policy::{Policy, request};
 pub use process::Process;
 
 use std::fmt::Display;
