@@ -10,12 +10,14 @@
 
 mod daemon;
 mod lines;
+mod memcached;
 mod place;
 mod policy;
 mod process;
 
 pub use daemon::{Daemon, PROGRAM, command};
 pub use lines::Lines;
+pub use memcached::Memcached;
 pub use place::{Dir, Port, Stream, connect};
 pub use policy::{Policy, request};
 pub use process::Process;
