@@ -13,14 +13,18 @@ mod lines;
 mod memcached;
 mod place;
 mod policy;
+mod postfix;
 mod process;
+mod smtp;
 
 pub use daemon::{Daemon, PROGRAM, command};
 pub use lines::Lines;
 pub use memcached::Memcached;
 pub use place::{Dir, Port, Stream, connect};
 pub use policy::{Policy, request};
+pub use postfix::{Postfix, Setup};
 pub use process::Process;
+pub use smtp::{Reply, Smtp};
 
 use std::fmt::Display;
 use std::thread;
