@@ -15,6 +15,7 @@ mod place;
 mod policy;
 mod postfix;
 mod process;
+mod relay;
 mod smtp;
 
 pub use daemon::{Daemon, PROGRAM, command};
@@ -24,6 +25,7 @@ pub use place::{Dir, Port, Stream, connect};
 pub use policy::{Policy, request};
 pub use postfix::{Postfix, Setup};
 pub use process::Process;
+pub use relay::Relay;
 pub use smtp::{Reply, Smtp};
 
 use std::fmt::Display;
