@@ -2,18 +2,39 @@
 //!
 //! `file` reads the TOML form, `original` the `key value` form of
 //! connection_shaper; both end in a `Config` or in errors that name the place.
+//! Nothing here logs: warnings are part of the `Config`.
 
-use std::path::PathBuf;
+pub mod convert;
+mod error;
+mod file;
+mod keys;
+mod netblock;
+mod original;
+mod sense;
+mod settings;
+mod source;
+mod syntax;
+pub mod units;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::Value;
 
 use crate::address::Address;
 use crate::log::{Facility, Severity};
 use crate::policy::action::Action;
 
+pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
+pub use keys::{KEYS, Key};
+use source::{ReadError, Source};
+
+/// The file that is read when none is named. It need not exist.
+pub const DEFAULT_PATH: &str = "/etc/connshaper/connshaper.toml";
+
 /// Everything an administrator can say.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where it was read from; `None` for the built-in defaults.
     pub path: Option<PathBuf>,
@@ -41,6 +62,172 @@ pub struct Config {
     pub max_connections: usize,
     /// What is logged, and where to.
     pub log: LogConfig,
+    /// Where inetd mode logs to: its standard error is the policy connection.
+    pub inetd_log: LogTarget,
+    /// Every key, its value and where that comes from, for people to read.
+    pub settings: Vec<Setting>,
+    /// What parses but makes no sense.
+    pub warnings: Vec<ConfigWarning>,
+}
+
+impl Config {
+    /// Reads a file, or the default one if there is such a file.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        match path {
+            Some(path) => Self::read(path).map_err(|error| error.at(path))?,
+            None => match Self::read(Path::new(DEFAULT_PATH)) {
+                Err(error) if error.is_absent() => Ok(Self::default()),
+                result => result.map_err(|error| error.at(Path::new(DEFAULT_PATH)))?,
+            },
+        }
+    }
+
+    fn read(path: &Path) -> Result<Result<Self, ConfigError>, ReadError> {
+        source::read(path).map(|source| Self::of(&source))
+    }
+
+    /// Reads the content of a file; the path is only for messages.
+    pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        Self::of(&Source::new(path, content.as_ref()))
+    }
+
+    fn of(source: &Source) -> Result<Self, ConfigError> {
+        if original::form(&source.text) == Some(Form::ConnectionShaper) {
+            return original::read(source);
+        }
+        source.require_utf8()?;
+        file::read(source)
+    }
+
+    /// Reads a file that is said to be connection_shaper's, so even one of
+    /// nothing but comments.
+    pub fn load_original(path: &Path) -> Result<Self, ConfigError> {
+        let source = source::read(path).map_err(|error| error.at(path))?;
+        if original::form(&source.text) == Some(Form::Toml) {
+            let problem = "this is no file of connection_shaper, which has lines of `key value`";
+            let remedy = "see whether `connshaper check` takes it as it is";
+            return Err(ConfigError::whole(path, problem, remedy));
+        }
+        original::read(&source)
+    }
+
+    /// What is done while the store is away.
+    pub fn on_store_failure(&self) -> OnStoreFailure {
+        self.store.on_failure.unwrap_or(OnStoreFailure::Local)
+    }
+
+    /// The configuration as inetd mode uses it. `Err`: it cannot, and why.
+    ///
+    /// There every policy connection has a process of its own, so nothing that
+    /// one process counts says anything.
+    pub fn for_inetd(&self) -> Result<Self, String> {
+        if self.store.servers.is_empty() {
+            return Err("in inetd mode every policy connection has a process of its own, \
+                        which cannot share counts: set memcached_server, or run the daemon"
+                .into());
+        }
+        if self.store.on_failure == Some(OnStoreFailure::Local) {
+            return Err("in inetd mode every policy connection has a process of its own, \
+                        which cannot count while memcached is away: \
+                        set on_store_failure to \"dunno\" or \"defer\", or run the daemon"
+                .into());
+        }
+        let mut config = self.clone();
+        config.store.on_failure.get_or_insert(OnStoreFailure::Dunno);
+        config.log.target = self.inetd_log.clone();
+        Ok(config)
+    }
+
+    /// The value of a key, for people to read.
+    pub fn setting(&self, key: &str) -> &Value {
+        let setting = self.settings.iter().find(|setting| setting.key == key);
+        setting.map_or(&Value::Null, |setting| &setting.value)
+    }
+}
+
+/// What is told to a client over the limit, unless configured.
+const DEFAULT_TEXT: &str = "Too many connections from {client}, try again in {left} seconds";
+
+const SYSLOG_SOCKET: &str = "/dev/log";
+
+fn mail() -> Facility {
+    "mail".parse().expect("every syslog has this facility")
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let loopback = ["127.0.0.0/8", "::1/128"];
+        Self {
+            path: None,
+            form: Form::BuiltIn,
+            exptime: Duration::from_secs(60),
+            threshold: 10,
+            whitelist: loopback.map(|net| net.parse().expect("a netblock")).into(),
+            ipv4_prefix_length: 32,
+            ipv6_prefix_length: 64,
+            action: Action::new("DEFER_IF_PERMIT", DEFAULT_TEXT, "4.7.0", &[]).expect("the default action is one"),
+            store: StoreConfig {
+                servers: Vec::new(),
+                timeout: Duration::from_millis(100),
+                on_failure: None,
+                key_prefix: "connshaper:".into(),
+                max_clients: 1_000_000,
+            },
+            listen: vec!["inet:127.0.0.1:10040".parse().expect("an address")],
+            socket: SocketConfig { mode: 0o660, owner: None, group: None },
+            max_connections: 4096,
+            log: LogConfig {
+                target: LogTarget::Stderr,
+                level: Severity::Info,
+                interval: Duration::from_secs(10),
+                rate: 100,
+                statistics_interval: Duration::from_secs(600),
+            },
+            inetd_log: LogTarget::Syslog { socket: SYSLOG_SOCKET.into(), facility: mail() },
+            settings: KEYS.iter().map(Setting::default_of).collect(),
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// One key as it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key.
+    pub key: &'static str,
+    /// Its value as TOML would have it; null: absent.
+    pub value: Value,
+    /// Where the value comes from.
+    pub origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The line of the file that sets it.
+    Line(usize),
+    /// The ways of connection_shaper, which come with its form.
+    Form,
+}
+
+impl Setting {
+    fn default_of(key: &Key) -> Self {
+        let value = key.default.map_or(Value::Null, |text| {
+            serde_json::from_str(text).expect("defaults are written so that JSON reads them too")
+        });
+        Self { key: key.name, value, origin: Origin::Default }
+    }
+
+    /// The value in TOML, on one line.
+    pub fn spell(&self) -> String {
+        let Value::Array(items) = &self.value else {
+            return self.value.to_string();
+        };
+        let items: Vec<String> = items.iter().map(Value::to_string).collect();
+        format!("[{}]", items.join(", "))
+    }
 }
 
 /// The form of a configuration file, told by its content.
@@ -52,6 +239,17 @@ pub enum Form {
     Toml,
     /// The original's lines of `key value`.
     ConnectionShaper,
+}
+
+impl Form {
+    /// The word for it in logs and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BuiltIn => "built-in",
+            Self::Toml => "toml",
+            Self::ConnectionShaper => "connection_shaper",
+        }
+    }
 }
 
 /// Where hits are counted.
@@ -78,6 +276,17 @@ pub enum OnStoreFailure {
     Dunno,
     /// Refuse everyone who is not whitelisted.
     Defer,
+}
+
+impl OnStoreFailure {
+    /// Its word in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Dunno => "dunno",
+            Self::Defer => "defer",
+        }
+    }
 }
 
 /// Rights of a unix socket.

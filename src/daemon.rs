@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Now;
 use crate::config::Config;
 use crate::connection;
-use crate::listener::{Listener, Stream};
+use crate::listener::Listener;
 use crate::log::{Log, Severity};
 use crate::notify;
 use crate::service::Service;
@@ -233,11 +233,6 @@ async fn accept(mut listener: Listener, acceptor: Acceptor) {
             continue;
         }
         let (service, stop) = (Arc::clone(&service), stop.clone());
-        connections.spawn(async move {
-            match stream {
-                Stream::Tcp(stream) => connection::serve(stream, peer, &service, stop).await,
-                Stream::Unix(stream) => connection::serve(stream, peer, &service, stop).await,
-            }
-        });
+        connections.spawn(async move { connection::serve(stream, peer, &service, stop).await });
     }
 }

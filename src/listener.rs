@@ -11,9 +11,10 @@ use crate::address::Address;
 use crate::clock::Now;
 use crate::config::SocketConfig;
 use crate::log::Log;
+use crate::stream::Stream;
 
 mod error;
-mod stream;
+
 mod systemd;
 mod tcp;
 mod trouble;
@@ -22,7 +23,6 @@ mod unix;
 use trouble::Trouble;
 
 pub use error::{ListenError, Problem};
-pub use stream::Stream;
 
 /// Connections the kernel holds until we accept them. It clips this to
 /// net.core.somaxconn, 4096 by default; all of Postfix may reconnect at once.

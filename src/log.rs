@@ -147,16 +147,23 @@ impl Log {
     }
 
     /// A server of the store no longer answers. Once, when that begins.
-    pub fn store_down(&self, server: &dyn fmt::Display, cause: &dyn fmt::Display, on_store_failure: &str) {
+    pub fn store_down(&self, server: &str, cause: &str, on_store_failure: &str) {
         self.line(Severity::Err, "STORE_DOWN", |line| {
             line.field("server", server).field("cause", cause).field("on_store_failure", on_store_failure);
         });
     }
 
     /// It answers again, after `seconds` in which `decisions` were made without it.
-    pub fn store_up(&self, server: &dyn fmt::Display, seconds: u64, decisions: u64) {
+    pub fn store_up(&self, server: &str, seconds: u64, decisions: u64) {
         self.line(Severity::Notice, "STORE_UP", |line| {
             line.field("server", server).field("seconds", seconds).field("decisions", decisions);
+        });
+    }
+
+    /// A server of the store answers, but not with a count.
+    pub fn store_error(&self, server: &str, problem: &str, key: &[u8]) {
+        self.line(Severity::Warning, "STORE_ERROR", |line| {
+            line.field("server", server).field("problem", problem).bytes("key", key);
         });
     }
 

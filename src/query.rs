@@ -75,7 +75,8 @@ mod tests {
 
     #[test]
     fn given_attributes_take_the_place_of_the_usual_ones() {
-        let given = [("protocol_state".to_owned(), "RCPT".to_owned()), ("sender".to_owned(), "a@example.org".to_owned())];
+        let given =
+            [("protocol_state".to_owned(), "RCPT".to_owned()), ("sender".to_owned(), "a@example.org".to_owned())];
         let text = request("192.0.2.1", &given);
         assert!(text.starts_with("request=smtpd_access_policy\nprotocol_name=SMTP\nclient_address=192.0.2.1\n"));
         assert!(text.ends_with("\nprotocol_state=RCPT\nsender=a@example.org\n\n"));

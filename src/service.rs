@@ -67,12 +67,15 @@ impl Service {
     /// Tells the numbers so far.
     pub fn report(&self, connections: usize) {
         let rules = self.rules.load();
-        self.statistics.report(&self.log, &[
-            ("connections", connections as u64),
-            ("known_sessions", self.sessions.len() as u64),
-            ("clients", rules.store.table().len() as u64),
-            ("evictions", rules.store.table().evictions()),
-        ]);
+        self.statistics.report(
+            &self.log,
+            &[
+                ("connections", connections as u64),
+                ("known_sessions", self.sessions.len() as u64),
+                ("clients", rules.store.table().len() as u64),
+                ("evictions", rules.store.table().evictions()),
+            ],
+        );
     }
 }
 

@@ -88,12 +88,8 @@ struct Session {
 impl Sessions {
     /// A table for that many policy connections.
     pub fn new(max_connections: usize) -> Arc<Self> {
-        let table = Table {
-            sessions: HashMap::new(),
-            lingering: VecDeque::new(),
-            max_lingering: max_connections,
-            newest: 0,
-        };
+        let table =
+            Table { sessions: HashMap::new(), lingering: VecDeque::new(), max_lingering: max_connections, newest: 0 };
         Arc::new(Self { table: Mutex::new(table) })
     }
 
@@ -200,7 +196,8 @@ impl Seat {
             return with(Port::Known(request.client_port));
         }
         let current = self.current.filter(|(endpoints, _)| *endpoints == with(endpoints.client_port));
-        let session = current.and_then(|(endpoints, id)| table.sessions.get(&endpoints).filter(|session| session.id == id));
+        let session =
+            current.and_then(|(endpoints, id)| table.sessions.get(&endpoints).filter(|session| session.id == id));
         match (current, session, request.instance) {
             (Some((endpoints, _)), Some(session), _) if session.takes(request, true, now) => endpoints,
             (_, _, Some(instance)) => with(Port::Process(instance.pid)),

@@ -17,6 +17,7 @@ use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
 use crate::policy::{Hit, Key};
+use crate::statistics::{Statistics, add};
 
 pub mod conversation;
 pub mod memcached;
@@ -40,6 +41,7 @@ pub struct Store {
     table: Arc<Table>,
     memcached: Option<Memcached>,
     on_failure: OnStoreFailure,
+    statistics: Arc<Statistics>,
 }
 
 /// Why a shared store did not count a key.
@@ -55,10 +57,16 @@ pub enum Uncounted {
 
 impl Store {
     /// The store a configuration asks for. `table` outlives reloads, and so do its counts.
-    pub fn new(config: &StoreConfig, on_failure: OnStoreFailure, table: Arc<Table>, log: &Log) -> Self {
+    pub fn new(
+        config: &StoreConfig,
+        on_failure: OnStoreFailure,
+        table: Arc<Table>,
+        statistics: &Arc<Statistics>,
+        log: &Log,
+    ) -> Self {
         table.set_max_clients(config.max_clients);
         let memcached = (!config.servers.is_empty()).then(|| Memcached::new(config, on_failure, log));
-        Self { table, memcached, on_failure }
+        Self { table, memcached, on_failure, statistics: Arc::clone(statistics) }
     }
 
     /// Hits every key once, in one round trip.
@@ -75,14 +83,19 @@ impl Store {
         for (key, waiting) in keys.iter().zip(waiting) {
             hits.push(match waiting.outcome().await {
                 Ok(counted) => Some(self.seen(key, counted, now)),
-                Err(Uncounted::Unanswered | Uncounted::Foreign) => Some(self.hit_here(key, now)),
-                Err(Uncounted::Away) => match self.on_failure {
-                    OnStoreFailure::Local => Some(self.hit_here(key, now)),
-                    OnStoreFailure::Dunno | OnStoreFailure::Defer => None,
-                },
+                Err(uncounted) => self.without(key, uncounted, now),
             });
         }
         hits
+    }
+
+    /// What is done about a hit that the shared store did not count.
+    fn without(&self, key: &Key<'_>, uncounted: Uncounted, now: Now) -> Option<Hit> {
+        add(&self.statistics.without_store, 1);
+        match (uncounted, self.on_failure) {
+            (Uncounted::Away, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
+            _ => Some(self.hit_here(key, now)),
+        }
     }
 
     /// Counts in this process: on top of the last value seen, if its window still runs.

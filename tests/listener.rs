@@ -12,6 +12,7 @@ use connshaper::address::Address;
 use connshaper::config::SocketConfig;
 use connshaper::listener::{ListenError, Listener, Peer, Problem, Stream};
 use connshaper::log::{Log, Severity};
+use nix::unistd::{Group, User};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn rights(mode: u32) -> SocketConfig {
@@ -123,11 +124,22 @@ async fn a_unix_socket_has_its_mode_whatever_the_umask() {
 async fn owner_and_group_are_looked_up_and_set() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("policy");
+    // Only root may give a file away; anybody may give it to themselves.
     let own = fs::metadata(dir.path()).unwrap();
-    let numbers = SocketConfig { mode: 0o660, owner: Some(own.uid().to_string()), group: Some(own.gid().to_string()) };
-    let listener = bind_unix(&path, &numbers).unwrap();
+    let owner = match own.uid() {
+        0 => User::from_name("nobody").unwrap().unwrap(),
+        uid => User::from_uid(uid.into()).unwrap().unwrap(),
+    };
+    let group = Group::from_gid(owner.gid).unwrap().unwrap();
+    let named = SocketConfig { mode: 0o660, owner: Some(owner.name), group: Some(group.name) };
+    let listener = bind_unix(&path, &named).unwrap();
     let made = fs::metadata(&path).unwrap();
-    assert_eq!((made.uid(), made.gid()), (own.uid(), own.gid()));
+    assert_eq!((made.uid(), made.gid()), (owner.uid.as_raw(), owner.gid.as_raw()));
+    drop(listener);
+
+    let numbered = SocketConfig { owner: Some(owner.uid.to_string()), group: Some(owner.gid.to_string()), ..named };
+    let listener = bind_unix(&path, &numbered).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().uid(), owner.uid.as_raw());
     drop(listener);
 
     let unknown = SocketConfig { mode: 0o660, owner: None, group: Some("no-such-group".to_owned()) };

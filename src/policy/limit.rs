@@ -6,6 +6,8 @@
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::action::Action;
 use super::netblock::mask;
 use crate::config::Config;
@@ -68,6 +70,11 @@ pub struct Key<'p> {
 }
 
 impl Key<'_> {
+    /// What is counted together.
+    pub fn netblock(&self) -> IpNet {
+        IpNet::new_assert(self.address, self.prefix_length)
+    }
+
     /// Appends the key as a shared store names it: the bare address where all of it counts (so the
     /// counters of connection_shaper are ours), else the prefix. At most 250 bytes, no blanks.
     pub fn write(&self, output: &mut impl Write) -> fmt::Result {

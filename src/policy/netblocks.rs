@@ -1,6 +1,6 @@
 //! Stand-in.
-use std::net::IpAddr;
 use ipnet::IpNet;
+use std::net::IpAddr;
 /// Stand-in.
 #[derive(Clone, Debug)]
 pub struct Netblocks<T>(Vec<(IpNet, T)>);

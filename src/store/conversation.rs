@@ -11,18 +11,23 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use smallvec::SmallVec;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Uncounted;
-use super::server::{Operation, Server, Stream};
+use super::server::{Operation, Server};
 use super::wire::{self, Answer, Counted, Dialect, Nonsense};
+use crate::stream::Stream;
 
 /// Hits without an answer, one after the other, that make a server count as away.
 const FAILURES: u32 = 3;
 
 /// Between two log lines on answers that are errors.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Room for the answers of a write; each is some ten bytes.
+const READ: usize = 8 * 1024;
 
 /// One connection.
 #[derive(Debug)]
@@ -102,9 +107,10 @@ impl<'s> Conversation<'s> {
                 timer.as_mut().reset(deadline);
                 armed = true;
             }
+            self.input.reserve(READ);
             tokio::select! {
                 biased;
-                read = self.stream.read(&mut self.input) => match read {
+                read = self.stream.read_buf(&mut self.input) => match read {
                     Ok(0) => return (End::Closed, "it closed the connection".to_owned()),
                     Ok(_) => if let Err(nonsense) = self.receive() {
                         return (End::Useless, nonsense.to_string());

@@ -23,6 +23,7 @@ use super::wire::{Counted, Dialect};
 use crate::address::Address;
 use crate::config::OnStoreFailure;
 use crate::log::Log;
+use crate::stream::Stream;
 
 /// Between two attempts to find a server that is away.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
@@ -140,7 +141,7 @@ impl Server {
         let addresses = self.resolve().await?;
         let attempt = async {
             let mut stream = self.open(&addresses).await.map_err(|error| error.to_string())?;
-            match stream.probe(Dialect::Meta).await {
+            match probe(&mut stream, Dialect::Meta).await {
                 Ok(true) => {
                     *dialect = Dialect::Meta;
                     return Ok(stream);
@@ -150,7 +151,7 @@ impl Server {
                 Err(_) => stream = self.open(&addresses).await.map_err(|error| error.to_string())?,
             }
             *dialect = Dialect::Classic;
-            match stream.probe(Dialect::Classic).await {
+            match probe(&mut stream, Dialect::Classic).await {
                 Ok(true) => Ok(stream),
                 Ok(false) => Err("it does not speak memcached's text protocol".to_owned()),
                 Err(error) => Err(error.to_string()),
@@ -215,42 +216,18 @@ impl Server {
     }
 }
 
-/// A connection of either kind.
-#[derive(Debug)]
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
-
-impl Stream {
-    async fn probe(&mut self, dialect: Dialect) -> io::Result<bool> {
-        let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
-        dialect.write_probe(&mut output);
-        self.write_all(&output).await?;
-        loop {
-            if self.read(&mut input).await? == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            let answer = dialect.read_probe(&mut input);
-            if let Some(known) = answer.map_err(|nonsense| io::Error::other(nonsense.to_string()))? {
-                return Ok(known);
-            }
+/// Asks the other end whether it knows a dialect.
+async fn probe(stream: &mut Stream, dialect: Dialect) -> io::Result<bool> {
+    let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
+    dialect.write_probe(&mut output);
+    stream.write_all(&output).await?;
+    loop {
+        if stream.read_buf(&mut input).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
-    }
-
-    pub(super) async fn read(&mut self, input: &mut BytesMut) -> io::Result<usize> {
-        const READ: usize = 16 * 1024;
-        input.reserve(READ);
-        match self {
-            Self::Tcp(stream) => stream.read_buf(input).await,
-            Self::Unix(stream) => stream.read_buf(input).await,
-        }
-    }
-
-    pub(super) async fn write_all(&mut self, output: &[u8]) -> io::Result<()> {
-        match self {
-            Self::Tcp(stream) => stream.write_all(output).await,
-            Self::Unix(stream) => stream.write_all(output).await,
+        let answer = dialect.read_probe(&mut input);
+        if let Some(known) = answer.map_err(|nonsense| io::Error::other(nonsense.to_string()))? {
+            return Ok(known);
         }
     }
 }

@@ -279,8 +279,7 @@ mod tests {
     fn meta_answers_are_read() {
         let text = "VA 2 t60\r\n11\r\nVA 3 t0\r\n7  \r\nNS\r\nSERVER_ERROR out of memory\r\n\
                     CLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
-        let expected =
-            [counted(11, Some(60)), counted(7, Some(0)), Answer::Gone, Answer::Failed, Answer::Foreign];
+        let expected = [counted(11, Some(60)), counted(7, Some(0)), Answer::Gone, Answer::Failed, Answer::Foreign];
         assert_eq!(answers(Dialect::Meta, text), expected);
         let endless = Answer::Counted(Counted { count: 5, left: None, endless: true });
         assert_eq!(answers(Dialect::Meta, "VA 1 t-1\r\n5\r\n"), [endless]);
@@ -291,8 +290,7 @@ mod tests {
     fn classic_answers_are_read() {
         let text = "STORED\r\n1\r\nNOT_STORED\r\n12\r\nNOT_STORED\r\nNOT_FOUND\r\nSERVER_ERROR out of memory\r\nNOT_FOUND\r\n\
                     NOT_STORED\r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
-        let expected =
-            [counted(1, Some(60)), counted(12, None), Answer::Gone, Answer::Failed, Answer::Foreign];
+        let expected = [counted(1, Some(60)), counted(12, None), Answer::Gone, Answer::Failed, Answer::Foreign];
         assert_eq!(answers(Dialect::Classic, text), expected);
     }
 
@@ -307,7 +305,9 @@ mod tests {
 
     #[test]
     fn answers_to_something_else_are_nonsense() {
-        for text in ["HTTP/1.1 400 Bad Request\r\n", "VA x t1\r\n", "VA 1 t1\r\nxy\r\n", "VA 99999 t1\r\n", "STORED\r\n"] {
+        for text in
+            ["HTTP/1.1 400 Bad Request\r\n", "VA x t1\r\n", "VA 1 t1\r\nxy\r\n", "VA 99999 t1\r\n", "STORED\r\n"]
+        {
             assert!(Dialect::Meta.read_hit(60, &mut BytesMut::from(text)).is_err(), "{text}");
         }
         assert!(Dialect::Classic.read_hit(60, &mut BytesMut::from("VALUE x 0 1\r\n1\r\n")).is_err());

@@ -1,4 +1,4 @@
-//! An accepted connection of either kind, as one type.
+//! A stream socket of either kind, as one type: from Postfix, or to memcached.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
