@@ -95,6 +95,6 @@ impl Policy {
             Some(hit) => hit.count > limit.threshold,
             None => self.on_store_failure == OnStoreFailure::Defer,
         };
-        refuse.then(|| Refusal { client, limit, hit: count.hit })
+        refuse.then_some(Refusal { client, limit, hit: count.hit })
     }
 }

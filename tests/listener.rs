@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use connshaper::address::Address;
 use connshaper::config::SocketConfig;
-use connshaper::listener::{ListenError, Listener, Peer, Problem, Stream};
+use connshaper::listener::{ListenError, Listener, Peer, Problem};
+use connshaper::stream::Stream;
 use connshaper::log::{Log, Severity};
 use nix::unistd::{Group, User};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
