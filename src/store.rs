@@ -1,0 +1,6 @@
+//! Where counts live.
+
+mod shard;
+mod sharded;
+pub mod subject;
+pub mod table;
