@@ -1,3 +1,4 @@
 //! The decision: what to count, and what the counts mean. Pure.
 
 pub mod action;
+pub mod netblock;
