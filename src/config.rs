@@ -4,6 +4,7 @@
 //! connection_shaper; both end in a `Config` or in errors that name the place.
 //! Nothing here logs: warnings are part of the `Config`.
 
+pub mod convert;
 mod default;
 mod error;
 mod file;
