@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
