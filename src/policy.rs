@@ -63,7 +63,7 @@ impl Policy {
         let Some(client) = request.client else {
             return Plan::Done(Verdict::Pass(Pass::UnknownClient));
         };
-        if self.whitelist.find(client).is_some() {
+        if self.whitelist.lookup(client).is_some() {
             return Plan::Done(Verdict::Pass(Pass::Whitelisted));
         }
         let uncounted = |limit: &&Limit| !counted.iter().any(|count| count.limit == limit.id);

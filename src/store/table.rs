@@ -15,6 +15,7 @@
 //! up, so a window may last up to 99 ms longer than asked, never less; they reach
 //! 13 years beyond the epoch.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::shard::{Entry, scale};
@@ -51,6 +52,12 @@ pub struct Table {
     evictions: AtomicU64,
     /// The next shards to be swept.
     hand: AtomicUsize,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("len", &self.len()).finish_non_exhaustive()
+    }
 }
 
 impl Table {
