@@ -5,12 +5,15 @@
 //! Nothing here logs: warnings are part of the `Config`.
 
 pub mod convert;
+mod default;
 mod error;
 mod file;
 mod keys;
 mod netblock;
 mod original;
+mod remarks;
 mod sense;
+mod setting;
 mod settings;
 mod source;
 mod syntax;
@@ -26,9 +29,11 @@ use crate::address::Address;
 use crate::log::{Facility, Severity};
 use crate::policy::action::Action;
 
+use default::{DEFAULT_TEXT, SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
 pub use keys::{KEYS, Key};
-use source::{ReadError, Source};
+pub use setting::{Origin, Setting};
+use source::Source;
 
 /// The file that is read when none is named. It need not exist.
 pub const DEFAULT_PATH: &str = "/etc/connshaper/connshaper.toml";
@@ -71,19 +76,22 @@ pub struct Config {
 }
 
 impl Config {
-    /// Reads a file, or the default one if there is such a file.
+    /// Reads the file that is named, or else the default one if there is such a file.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        match path {
-            Some(path) => Self::read(path).map_err(|error| error.at(path))?,
-            None => match Self::read(Path::new(DEFAULT_PATH)) {
-                Err(error) if error.is_absent() => Ok(Self::default()),
-                result => result.map_err(|error| error.at(Path::new(DEFAULT_PATH)))?,
-            },
-        }
+        let Some(path) = path else {
+            return Self::load_if_there(Path::new(DEFAULT_PATH));
+        };
+        let source = source::read(path).map_err(|error| error.at(path))?;
+        Self::of(&source)
     }
 
-    fn read(path: &Path) -> Result<Result<Self, ConfigError>, ReadError> {
-        source::read(path).map(|source| Self::of(&source))
+    /// Reads a file; without it the built-in defaults are in force.
+    pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
+        match source::read(path) {
+            Ok(source) => Self::of(&source),
+            Err(error) if error.is_absent() => Ok(Self::default()),
+            Err(error) => Err(error.at(path)),
+        }
     }
 
     /// Reads the content of a file; the path is only for messages.
@@ -142,91 +150,6 @@ impl Config {
     pub fn setting(&self, key: &str) -> &Value {
         let setting = self.settings.iter().find(|setting| setting.key == key);
         setting.map_or(&Value::Null, |setting| &setting.value)
-    }
-}
-
-/// What is told to a client over the limit, unless configured.
-const DEFAULT_TEXT: &str = "Too many connections from {client}, try again in {left} seconds";
-
-const SYSLOG_SOCKET: &str = "/dev/log";
-
-fn mail() -> Facility {
-    "mail".parse().expect("every syslog has this facility")
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        let loopback = ["127.0.0.0/8", "::1/128"];
-        Self {
-            path: None,
-            form: Form::BuiltIn,
-            exptime: Duration::from_secs(60),
-            threshold: 10,
-            whitelist: loopback.map(|net| net.parse().expect("a netblock")).into(),
-            ipv4_prefix_length: 32,
-            ipv6_prefix_length: 64,
-            action: Action::new("DEFER_IF_PERMIT", DEFAULT_TEXT, "4.7.0", &[]).expect("the default action is one"),
-            store: StoreConfig {
-                servers: Vec::new(),
-                timeout: Duration::from_millis(100),
-                on_failure: None,
-                key_prefix: "connshaper:".into(),
-                max_clients: 1_000_000,
-            },
-            listen: vec!["inet:127.0.0.1:10040".parse().expect("an address")],
-            socket: SocketConfig { mode: 0o660, owner: None, group: None },
-            max_connections: 4096,
-            log: LogConfig {
-                target: LogTarget::Stderr,
-                level: Severity::Info,
-                interval: Duration::from_secs(10),
-                rate: 100,
-                statistics_interval: Duration::from_secs(600),
-            },
-            inetd_log: LogTarget::Syslog { socket: SYSLOG_SOCKET.into(), facility: mail() },
-            settings: KEYS.iter().map(Setting::default_of).collect(),
-            warnings: Vec::new(),
-        }
-    }
-}
-
-/// One key as it is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// The key.
-    pub key: &'static str,
-    /// Its value as TOML would have it; null: absent.
-    pub value: Value,
-    /// Where the value comes from.
-    pub origin: Origin,
-}
-
-/// Where a value comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody set it.
-    Default,
-    /// The line of the file that sets it.
-    Line(usize),
-    /// The ways of connection_shaper, which come with its form.
-    Form,
-}
-
-impl Setting {
-    fn default_of(key: &Key) -> Self {
-        let value = key.default.map_or(Value::Null, |text| {
-            serde_json::from_str(text).expect("defaults are written so that JSON reads them too")
-        });
-        Self { key: key.name, value, origin: Origin::Default }
-    }
-
-    /// The value in TOML, on one line.
-    pub fn spell(&self) -> String {
-        let Value::Array(items) = &self.value else {
-            return self.value.to_string();
-        };
-        let items: Vec<String> = items.iter().map(Value::to_string).collect();
-        format!("[{}]", items.join(", "))
     }
 }
 

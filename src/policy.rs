@@ -63,7 +63,7 @@ impl Policy {
         let Some(client) = request.client else {
             return Plan::Done(Verdict::Pass(Pass::UnknownClient));
         };
-        if self.whitelist.find(client).is_some() {
+        if self.whitelist.lookup(client).is_some() {
             return Plan::Done(Verdict::Pass(Pass::Whitelisted));
         }
         let uncounted = |limit: &&Limit| !counted.iter().any(|count| count.limit == limit.id);
@@ -95,6 +95,6 @@ impl Policy {
             Some(hit) => hit.count > limit.threshold,
             None => self.on_store_failure == OnStoreFailure::Defer,
         };
-        refuse.then(|| Refusal { client, limit, hit: count.hit })
+        refuse.then_some(Refusal { client, limit, hit: count.hit })
     }
 }

@@ -10,8 +10,9 @@ use std::process::{Command, Stdio};
 
 use connshaper::address::Address;
 use connshaper::config::SocketConfig;
-use connshaper::listener::{ListenError, Listener, Peer, Problem, Stream};
+use connshaper::listener::{ListenError, Listener, Peer, Problem};
 use connshaper::log::{Log, Severity};
+use connshaper::stream::Stream;
 use nix::unistd::{Group, User};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 

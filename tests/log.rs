@@ -161,8 +161,8 @@ fn a_level_hides_what_matters_less_until_it_is_changed() {
     log.passed(&"192.0.2.1", "within", Now::simulated(0));
     log.passed(&"192.0.2.1", "within", Now::simulated(0));
     assert_eq!(log.lines(), ["PASSED client=192.0.2.1 reason=within"]);
-    log.store_down(&"mc1:11211", &"connection refused", "local");
-    log.store_up(&"mc1:11211", 12, 345);
+    log.store_down("mc1:11211", "connection refused", "local");
+    log.store_up("mc1:11211", 12, 345);
     let lines = [
         "STORE_DOWN server=mc1:11211 cause=\"connection refused\" on_store_failure=local",
         "STORE_UP server=mc1:11211 seconds=12 decisions=345",

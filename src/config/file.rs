@@ -3,7 +3,9 @@
 //! `Settings` types the values, this file knows what they mean. A value that is
 //! wrong is noted and its default taken, so that reading goes on to the next.
 
-use std::path::PathBuf;
+mod logging;
+pub(super) mod places;
+
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -12,12 +14,11 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
 use super::keys::KEYS;
+use super::remarks::quoted;
 use super::settings::Settings;
-use super::source::{Source, quoted};
-use super::{Config, Form, LogConfig, LogTarget, OnStoreFailure, Origin, Setting, SocketConfig, StoreConfig};
+use super::source::Source;
+use super::{Config, Form, OnStoreFailure, Origin, Setting, StoreConfig};
 use super::{netblock, sense, syntax};
-use crate::address::Address;
-use crate::log::{Facility, Severity};
 use crate::policy::action::{Action, Part};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -35,7 +36,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     }
     let mut s = Settings::new(source, table.into_inner());
     let default = Config::default();
-    let inetd_log = syslog(&mut s);
+    let inetd_log = logging::syslog(&mut s);
     let mut config = Config {
         path: Some(source.path.clone()),
         form: Form::Toml,
@@ -46,14 +47,10 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         ipv6_prefix_length: s.integer("ipv6_prefix_length", 1..=128).unwrap_or(64) as u8,
         action: action(&mut s).unwrap_or(default.action),
         store: store(&mut s, default.store),
-        listen: listen(&mut s).unwrap_or(default.listen),
-        socket: SocketConfig {
-            mode: socket_mode(&mut s).unwrap_or(default.socket.mode),
-            owner: account(&mut s, "socket_owner"),
-            group: account(&mut s, "socket_group"),
-        },
+        listen: places::listen(&mut s).unwrap_or(default.listen),
+        socket: places::socket(&mut s, default.socket),
         max_connections: s.integer("max_connections", 1..=1_000_000).map_or(default.max_connections, |n| n as usize),
-        log: log(&mut s, default.log, &inetd_log),
+        log: logging::log(&mut s, default.log, &inetd_log),
         inetd_log,
         settings: Vec::new(),
         warnings: Vec::new(),
@@ -103,7 +100,7 @@ fn whitelist(s: &mut Settings) -> Option<Vec<IpNet>> {
 fn store(s: &mut Settings, default: StoreConfig) -> StoreConfig {
     let port = s.integer("memcached_port", 1..=65535).unwrap_or(11211) as u16;
     StoreConfig {
-        servers: servers(s, port).unwrap_or(default.servers),
+        servers: places::servers(s, port).unwrap_or(default.servers),
         timeout: s
             .duration("store_timeout", MILLISECOND..=LONGEST_STORE_TIMEOUT, MILLISECOND)
             .unwrap_or(default.timeout),
@@ -114,28 +111,6 @@ fn store(s: &mut Settings, default: StoreConfig) -> StoreConfig {
         key_prefix: key_prefix(s).unwrap_or(default.key_prefix),
         max_clients: s.integer("max_clients", 1000..=1_000_000_000).map_or(default.max_clients, |n| n as usize),
     }
-}
-
-fn servers(s: &mut Settings, port: u16) -> Option<Vec<Address>> {
-    let list = s.one_or_more("memcached_server")?;
-    let read = |text: &str| match Address::of_server(text, port) {
-        Ok(Address::Inet { port: 0, .. }) => Err("write the port memcached listens at".to_owned()),
-        other => other.map_err(|error| error.to_string()),
-    };
-    let mut servers = Vec::new();
-    for (text, span) in &list {
-        match read(text) {
-            Ok(server) if servers.contains(&server) => {
-                s.remarks.odd(span, format!("{server} is named twice"));
-            }
-            Ok(server) => servers.push(server),
-            Err(remedy) => {
-                let problem = format!("{} is no memcached server", quoted(text));
-                s.remarks.wrong::<()>(span, problem, remedy);
-            }
-        }
-    }
-    Some(servers)
 }
 
 fn key_prefix(s: &mut Settings) -> Option<String> {
@@ -181,96 +156,6 @@ fn action(s: &mut Settings) -> Option<Action> {
     let places = [key, "action", "enhanced_status_code", "text"];
     let span = places.into_iter().find_map(|key| s.span(key)).unwrap_or(0..0);
     s.remarks.wrong(&span, error.problem, error.remedy)
-}
-
-fn listen(s: &mut Settings) -> Option<Vec<Address>> {
-    let list = s.one_or_more("listen")?;
-    let mut places = Vec::new();
-    for (text, span) in &list {
-        match text.parse::<Address>() {
-            Ok(place) if places.contains(&place) => {
-                s.remarks.odd(span, format!("{place} is named twice"));
-            }
-            Ok(place) => {
-                if matches!(place, Address::Inet { port: 0, .. }) {
-                    let text = "port 0 is any free port: Postfix cannot know which";
-                    s.remarks.odd(span, text);
-                }
-                places.push(place);
-            }
-            Err(error) => {
-                let problem = format!("{} is no address to listen at", quoted(text));
-                s.remarks.wrong::<()>(span, problem, error.to_string());
-            }
-        }
-    }
-    Some(places)
-}
-
-fn socket_mode(s: &mut Settings) -> Option<u32> {
-    let (text, span) = s.string("socket_mode")?;
-    let octal = text.bytes().all(|b| matches!(b, b'0'..=b'7'));
-    match u32::from_str_radix(&text, 8) {
-        Ok(mode) if octal && mode <= 0o777 => Some(mode),
-        _ => {
-            let problem = format!("{} is no file mode", quoted(&text));
-            let remedy = "write it in octal, from \"0000\" to \"0777\", as in \"0660\"";
-            s.remarks.wrong(&span, problem, remedy)
-        }
-    }
-}
-
-fn account(s: &mut Settings, key: &'static str) -> Option<String> {
-    let (name, span) = s.string(key)?;
-    let odd = |c: char| c.is_whitespace() || c.is_control() || c == ':' || c == '/';
-    if name.is_empty() || name.contains(odd) {
-        let problem = format!("{} is no name", quoted(&name));
-        return s.remarks.wrong(&span, problem, "write one name as in /etc/passwd or /etc/group");
-    }
-    Some(name)
-}
-
-fn log(s: &mut Settings, default: LogConfig, syslog: &LogTarget) -> LogConfig {
-    let targets = [("stderr", LogTarget::Stderr), ("syslog", syslog.clone())];
-    let levels = [
-        ("err", Severity::Err),
-        ("warning", Severity::Warning),
-        ("notice", Severity::Notice),
-        ("info", Severity::Info),
-        ("debug", Severity::Debug),
-    ];
-    LogConfig {
-        target: s.choice("log", &targets).unwrap_or(default.target),
-        level: s.choice("log_level", &levels).unwrap_or(default.level),
-        interval: s.duration("log_interval", SECOND..=DAY, SECOND).unwrap_or(default.interval),
-        rate: s.integer("log_rate", 1..=100_000).map_or(default.rate, |n| n as u32),
-        statistics_interval: s
-            .duration("statistics_interval", Duration::ZERO..=365 * DAY, SECOND)
-            .unwrap_or(default.statistics_interval),
-    }
-}
-
-fn syslog(s: &mut Settings) -> LogTarget {
-    let socket = s.string("syslog_socket").and_then(|(path, span)| {
-        let path = PathBuf::from(path);
-        if path.is_absolute() {
-            return Some(path);
-        }
-        let remedy = "write an absolute path, as in \"/dev/log\"";
-        s.remarks.wrong(&span, "`syslog_socket` is no absolute path", remedy)
-    });
-    let facility = s.string("syslog_facility").and_then(|(name, span)| {
-        if let Ok(facility) = name.parse::<Facility>() {
-            return Some(facility);
-        }
-        let problem = format!("{} is no syslog facility", quoted(&name));
-        let remedy = "write one as syslog.conf(5) has them: \"mail\", \"daemon\", \"local0\"";
-        s.remarks.wrong(&span, problem, remedy)
-    });
-    LogTarget::Syslog {
-        socket: socket.unwrap_or_else(|| super::SYSLOG_SOCKET.into()),
-        facility: facility.unwrap_or_else(super::mail),
-    }
 }
 
 /// Every key with its value and where that comes from.

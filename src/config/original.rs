@@ -3,6 +3,8 @@
 //! Its ways are kept with it: what it did where a key is absent, and what it
 //! did at all, stands in `read` and is written out by `convert`.
 
+mod whitelist;
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -10,10 +12,12 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use super::error::ConfigError;
+use super::file::places;
 use super::keys::{self, KEYS};
-use super::source::{Remarks, Source, Span, quoted};
+use super::remarks::{Remarks, quoted};
+use super::sense;
+use super::source::{Source, Span};
 use super::{Config, Form, OnStoreFailure, Origin, Setting, StoreConfig};
-use super::{netblock, sense};
 use crate::address::Address;
 
 /// The five keys there were.
@@ -35,7 +39,10 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     let threshold = file.number("threshold", 10, 1_000_000_000);
     let port = file.number("memcached_port", 11211, 65535);
     let server = file.server(port as u16);
-    let whitelist = file.whitelist();
+    let whitelist = match file.values.get("whitelist").cloned() {
+        Some(span) => whitelist::read(span, &mut file.remarks),
+        None => Vec::new(),
+    };
     file.examine_exptime(exptime);
     let default = Config::default();
     let mut config = Config {
@@ -143,11 +150,11 @@ impl<'s> File<'s> {
     fn server(&mut self, port: u16) -> Option<Address> {
         let said = self.values.get("memcached_server").cloned();
         let text = self.server_name();
-        match Address::of_server(text, port) {
+        match places::server(text, port) {
             Ok(server) => Some(server),
-            Err(error) => {
+            Err(remedy) => {
                 let problem = format!("{} is no memcached server", quoted(text));
-                self.remarks.wrong(&said.unwrap_or(0..0), problem, error.to_string())
+                self.remarks.wrong(&said.unwrap_or(0..0), problem, remedy)
             }
         }
     }
@@ -157,44 +164,6 @@ impl<'s> File<'s> {
             None | Some("" | "0") => "localhost",
             Some(name) => name,
         }
-    }
-
-    fn whitelist(&mut self) -> Vec<IpNet> {
-        let Some(span) = self.values.get("whitelist").cloned() else {
-            return Vec::new();
-        };
-        let mut nets = Vec::new();
-        let mut places = Vec::new();
-        let mut start = span.start;
-        let all = self.text(&span);
-        for part in all.split(',') {
-            let begin = start + part.len() - part.trim_start().len();
-            let text = part.trim();
-            let place = begin..begin + text.len();
-            start += part.len() + 1;
-            if text.is_empty() {
-                // Empty after the last comma is usual, and meant nothing.
-                if start <= span.end {
-                    self.remarks.odd(&place, "an empty entry is ignored");
-                }
-                continue;
-            }
-            match entry(text) {
-                Ok(net) => {
-                    if text.contains('/') {
-                        let text = format!("connection_shaper never matched {text}; taken as {net}");
-                        self.remarks.odd(&place, text);
-                    }
-                    nets.push(net);
-                    places.push(place);
-                }
-                Err((problem, remedy)) => {
-                    self.remarks.wrong::<()>(&place, problem, remedy);
-                }
-            }
-        }
-        sense::examine_whitelist(&nets, &places, &mut self.remarks);
-        nets
     }
 
     fn examine_exptime(&mut self, exptime: u64) {
@@ -227,39 +196,5 @@ impl<'s> File<'s> {
             Setting { key: key.name, value, origin }
         };
         KEYS.iter().map(setting).collect()
-    }
-}
-
-/// An entry of the whitelist: what its author meant by a regular expression.
-fn entry(text: &str) -> Result<IpNet, (String, String)> {
-    let problem = |what: &str| format!("{} {what}", quoted(text));
-    if text.contains('/') {
-        return match netblock::parse(text) {
-            Ok(block) => Ok(block.net),
-            Err((what, remedy)) => Err((format!("{}: {what}", quoted(text)), remedy)),
-        };
-    }
-    if text.ends_with("::") {
-        let remedy = format!("write {text}/64, or the length that is meant");
-        return Err((problem("does not say how much of an address it means"), remedy));
-    }
-    if let Some(net) = plain(text) {
-        return Ok(net);
-    }
-    let stripped = text.replace(['^', '$', '\\'], "");
-    let stripped = stripped.trim_end_matches(".*");
-    let remedy = match plain(stripped) {
-        Some(_) => format!("write {stripped}"),
-        None => "write plain addresses or beginnings of them, as in 192.168.1. or 10.0.0, \
-                 one entry each"
-            .to_owned(),
-    };
-    Err((problem("is neither an address nor the beginning of one"), remedy))
-}
-
-fn plain(text: &str) -> Option<IpNet> {
-    match netblock::parse(text) {
-        Ok(block) => Some(block.net),
-        Err(_) => netblock::beginning(text),
     }
 }

@@ -6,7 +6,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::netblock;
-use super::source::{Remarks, Span};
+use super::remarks::Remarks;
+use super::source::Span;
 use super::{Config, OnStoreFailure};
 use crate::address::Address;
 
@@ -46,6 +47,9 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
 /// Looks for entries that add nothing, or too much. The places are those of the netblocks.
 pub(super) fn examine_whitelist(nets: &[IpNet], places: &[Span], remarks: &mut Remarks) {
     for (place, cover) in netblock::covered(nets) {
+        if remarks.is_full() {
+            break;
+        }
         let (line, _) = remarks.source.place(places[cover].start);
         let text = format!("{} is covered by {} in line {line}", nets[place], nets[cover]);
         remarks.odd(&places[place], text);

@@ -11,7 +11,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::keys;
-use super::source::{Remarks, Source, Span, quoted};
+use super::remarks::{Remarks, quoted};
+use super::source::{Source, Span};
 use super::units;
 
 /// What a file sets, and what was found wrong with it so far.

@@ -8,7 +8,8 @@ use std::io::{self, Read};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use super::error::{ConfigError, ConfigWarning, Mistake, Spot};
+use super::error::{ConfigError, Spot};
+use super::remarks::Remarks;
 
 /// A stretch of the text, in bytes.
 pub(super) type Span = Range<usize>;
@@ -64,7 +65,8 @@ impl Source {
         self.text[start..].lines().next().unwrap_or("")
     }
 
-    fn spot(&self, span: &Span) -> Spot {
+    /// A stretch as a message shows it.
+    pub fn spot(&self, span: &Span) -> Spot {
         let span = self.text.floor_char_boundary(span.start)..self.text.floor_char_boundary(span.end);
         let (line, column) = self.place(span.start);
         let start = self.text[..span.start].rfind('\n').map_or(0, |n| n + 1);
@@ -130,71 +132,4 @@ impl ReadError {
         };
         ConfigError::whole(path, format!("cannot be read: {error}"), remedy)
     }
-}
-
-/// What is found wrong or odd while a source is read.
-pub(super) struct Remarks<'s> {
-    pub source: &'s Source,
-    mistakes: Vec<(usize, Mistake)>,
-    more: usize,
-    warnings: Vec<(usize, ConfigWarning)>,
-}
-
-impl<'s> Remarks<'s> {
-    /// More than this nobody reads, and each costs a walk through the text.
-    const KEPT: usize = 50;
-
-    pub fn new(source: &'s Source) -> Self {
-        Self { source, mistakes: Vec::new(), more: 0, warnings: Vec::new() }
-    }
-
-    /// Notes a mistake. Returns `None`, so that a reader can end with it.
-    pub fn wrong<T>(&mut self, span: &Span, problem: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
-        if self.mistakes.len() >= Self::KEPT {
-            self.more += 1;
-            return None;
-        }
-        let mistake = Mistake {
-            path: self.source.path.clone(),
-            spot: Some(self.source.spot(span)),
-            problem: problem.into(),
-            remedy: remedy.into(),
-        };
-        self.mistakes.push((span.start, mistake));
-        None
-    }
-
-    /// Notes something odd.
-    pub fn odd(&mut self, span: &Span, text: impl Into<String>) {
-        if self.warnings.len() >= Self::KEPT {
-            return;
-        }
-        let (line, column) = self.source.place(span.start);
-        let warning = ConfigWarning { path: self.source.path.clone(), line, column, text: text.into() };
-        self.warnings.push((span.start, warning));
-    }
-
-    /// The warnings, or the error when there was a mistake.
-    pub fn finish(mut self) -> Result<Vec<ConfigWarning>, ConfigError> {
-        self.mistakes.sort_by_key(|(offset, _)| *offset);
-        self.warnings.sort_by_key(|(offset, _)| *offset);
-        if self.mistakes.is_empty() {
-            return Ok(self.warnings.into_iter().map(|(_, w)| w).collect());
-        }
-        Err(ConfigError { mistakes: self.mistakes.into_iter().map(|(_, m)| m).collect(), more: self.more })
-    }
-}
-
-/// Text of the file as a message may repeat it: short, and nothing that moves a cursor.
-pub(super) fn quoted(text: &str) -> String {
-    const LONGEST: usize = 60;
-    let mut clean = String::new();
-    for c in text.chars().take(LONGEST) {
-        match c {
-            '\\' | '"' | '\'' => clean.push(c),
-            _ => clean.extend(c.escape_debug()),
-        }
-    }
-    let cut = if text.chars().nth(LONGEST).is_some() { "..." } else { "" };
-    format!("`{clean}{cut}`")
 }

@@ -4,7 +4,8 @@
 //! what to write. A message that is not known here is passed on as it is.
 
 use super::error::ConfigError;
-use super::source::{Remarks, Source, Span, quoted};
+use super::remarks::{Remarks, quoted};
+use super::source::{Source, Span};
 use super::{keys, units};
 
 /// The error for text that is no TOML.

@@ -59,12 +59,21 @@ struct Endless {
 }
 
 /// How a conversation ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The server, or the network, closed the connection.
-    Closed,
-    /// The server does not answer, or not to what was asked.
-    Useless,
+#[derive(Debug)]
+pub struct Ended {
+    /// Which of the two gave up: the server, or the network, closed the connection; or we, because
+    /// it does not answer, or not to what was asked.
+    pub closed: bool,
+    /// The reason, for the log.
+    pub cause: String,
+    /// Hits that had no answer at the end.
+    pub unanswered: u64,
+}
+
+/// Why a conversation cannot go on.
+enum Stop {
+    Closed(String),
+    Useless(String),
 }
 
 impl<'s> Conversation<'s> {
@@ -84,24 +93,29 @@ impl<'s> Conversation<'s> {
     }
 
     /// Goes on until the connection is of no more use, and says why.
-    pub async fn run(mut self) -> (End, String) {
-        let end = self.converse().await;
+    pub async fn run(mut self) -> Ended {
+        let (closed, cause) = match self.converse().await {
+            Stop::Closed(cause) => (true, cause),
+            Stop::Useless(cause) => (false, cause),
+        };
+        let mut unanswered = u64::from(self.failures);
         for expected in self.flight {
             if let Expected::Hit(mut operation) = expected {
+                unanswered += u64::from(operation.waiting.is_some());
                 operation.finish(Err(Uncounted::Unanswered));
             }
         }
-        end
+        Ended { closed, cause, unanswered }
     }
 
-    async fn converse(&mut self) -> (End, String) {
+    async fn converse(&mut self) -> Stop {
         let mut timer = pin!(sleep_until(Instant::now()));
         let mut armed = false;
         loop {
             if self.flight.is_empty()
                 && let Err(error) = self.send().await
             {
-                return (End::Closed, error);
+                return Stop::Closed(error);
             }
             if !armed && let Some(deadline) = self.deadline() {
                 timer.as_mut().reset(deadline);
@@ -111,19 +125,20 @@ impl<'s> Conversation<'s> {
             tokio::select! {
                 biased;
                 read = self.stream.read_buf(&mut self.input) => match read {
-                    Ok(0) => return (End::Closed, "it closed the connection".to_owned()),
+                    Ok(0) => return Stop::Closed("it closed the connection".to_owned()),
                     Ok(_) => if let Err(nonsense) = self.receive() {
-                        return (End::Useless, nonsense.to_string());
+                        return Stop::Useless(nonsense.to_string());
                     },
-                    Err(error) => return (End::Closed, error.to_string()),
+                    Err(error) => return Stop::Closed(error.to_string()),
                 },
-                () = self.server.work.notified(), if self.flight.is_empty() => {}
+                // Also while answers are awaited: what waits behind them has a deadline too.
+                () = self.server.work.notified() => {}
                 () = &mut timer, if armed => {
                     armed = false;
                     self.expire(Instant::now());
                     if self.failures >= FAILURES {
                         let waited = self.server.timeout.as_millis();
-                        return (End::Useless, format!("{} hits in a row without an answer in {waited} ms", self.failures));
+                        return Stop::Useless(format!("{} hits in a row without an answer in {waited} ms", self.failures));
                     }
                 }
             }

@@ -18,7 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Uncounted;
-use super::conversation::{Conversation, End};
+use super::conversation::Conversation;
 use super::wire::{Counted, Dialect};
 use crate::address::Address;
 use crate::config::OnStoreFailure;
@@ -119,19 +119,18 @@ impl Server {
         let mut dialect = Dialect::Meta;
         loop {
             let started = Instant::now();
-            let cause = match self.connect(&mut dialect).await {
+            match self.connect(&mut dialect).await {
                 Ok(stream) => {
                     self.back();
-                    let (end, cause) = Conversation::new(&self, stream, dialect).run().await;
+                    let ended = Conversation::new(&self, stream, dialect).run().await;
                     // A server that was restarted is there again at once; one that hangs up on us every time is not.
-                    if end == End::Closed && started.elapsed() > PROBE_INTERVAL {
+                    if ended.closed && started.elapsed() > PROBE_INTERVAL {
                         continue;
                     }
-                    cause
+                    self.gone(&ended.cause, ended.unanswered);
                 }
-                Err(cause) => cause,
-            };
-            self.gone(&cause);
+                Err(cause) => self.gone(&cause, 0),
+            }
             sleep(PROBE_INTERVAL).await;
         }
     }
@@ -171,7 +170,7 @@ impl Server {
         let found = match timeout(self.timeout, &mut lookup).await {
             Ok(found) => found,
             Err(_) => {
-                self.gone("its name is not resolved in time");
+                self.gone("its name is not resolved in time", 0);
                 lookup.await
             }
         };
@@ -194,13 +193,13 @@ impl Server {
         }
     }
 
-    /// The server is away: hits that wait, and those to come, are not sent.
-    fn gone(&self, cause: &str) {
+    /// The server is away: hits that wait, and those to come, are not sent. `unanswered` were, in vain.
+    fn gone(&self, cause: &str, unanswered: u64) {
         let mut state = self.state();
         let stranded = std::mem::take(&mut state.queue);
         let news = state.away.is_none();
         let away = state.away.get_or_insert_with(|| Away { since: Instant::now(), decisions: 0 });
-        away.decisions += stranded.len() as u64;
+        away.decisions += unanswered + stranded.len() as u64;
         drop(state);
         for mut operation in stranded {
             operation.finish(Err(Uncounted::Away));

@@ -71,9 +71,12 @@ impl<const N: usize> Sharded<N> {
         }
         let (index, key, entry) = self.least_worth(hash, spared, now)?;
         // Another thread may have hit it since it was sampled; one of a sample
-        // has to go all the same.
-        self.hold(index, |shard| shard.update(&shard.hashed(key), now, |_| (None, ())));
-        Some(entry)
+        // has to go all the same. If one has freed it, this one has freed nothing.
+        self.hold(index, |shard| {
+            let before = shard.len();
+            shard.update(&shard.hashed(key), now, |_| (None, ()));
+            (shard.len() < before).then_some(entry)
+        })
     }
 
     fn least_worth(&self, hash: u64, spared: &[u32], now: u32) -> Option<(usize, [u32; N], Entry)> {
