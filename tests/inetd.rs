@@ -1,0 +1,124 @@
+//! One process per policy connection: what inetd, xinetd and Postfix' spawn(8) start.
+
+mod support;
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use support::{Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, install, until};
+
+/// More than inetd starts of a service in a minute by default.
+const CONNECTIONS: u16 = 300;
+
+#[test]
+fn all_processes_of_a_real_inetd_count_together_and_it_does_not_throttle_them() {
+    let (store, dir, port) = (Memcached::start(), Dir::new(), Port::new());
+    let config = dir.write("connshaper.toml", &counting_in(&store, &dir));
+    let line = format!(
+        "{} stream tcp nowait.10000 nobody {} connshaper inetd -c {}\n",
+        port.address(),
+        install(&dir).display(),
+        config.display()
+    );
+    let mut inetd = Command::new("inetd");
+    inetd.arg("-i").arg(dir.write("inetd.conf", &line)).stdin(Stdio::null());
+    let _inetd = Process::start(&mut inetd, Signal::SIGTERM);
+    until("an inetd that listens", || support::connect(&port.endpoint()).ok());
+
+    for session in 1..=CONNECTIONS {
+        let expected = if session <= 2 { "DUNNO" } else { "DEFER_IF_PERMIT" };
+        let action = Policy::connect(&port.endpoint()).connected("198.51.100.1", session);
+        assert!(action.starts_with(expected), "session {session}: {action}");
+    }
+    assert_eq!(store.value("connshaper:198.51.100.1"), Some(CONNECTIONS.to_string()));
+}
+
+#[test]
+fn without_its_store_everyone_passes_and_the_log_says_so() {
+    let (mut store, dir) = (Memcached::start(), Dir::new());
+    let log = Lines::of_log_socket(&dir.join("log"));
+    let config = counting_in(&store, &dir);
+    store.kill();
+    let mut process = Inetd::start(&dir, &config);
+    process.passes_everyone();
+    let line = log.wait_for("STORE_DOWN ");
+    assert!(line.contains(" on_store_failure=dunno"), "{line}");
+}
+
+#[test]
+fn whatever_is_wrong_with_the_configuration_everyone_passes() {
+    let dir = Dir::new();
+    let wrong = [
+        "threshold = 0",
+        "not even a file of ours",
+        "threshold = 1\nwhitelist = []",
+        "threshold = 1\nwhitelist = []\nmemcached_server = \"127.0.0.1:1\"\non_store_failure = \"local\"",
+    ];
+    for config in wrong {
+        Inetd::start(&dir, config).passes_everyone();
+    }
+}
+
+#[test]
+fn without_a_log_socket_clients_are_still_counted() {
+    let (store, dir) = (Memcached::start(), Dir::new());
+    let mut process = Inetd::start(&dir, &counting_in(&store, &dir));
+    let sessions: Vec<String> = (1..=3).map(|port| process.policy.connected("198.51.100.1", port)).collect();
+    assert_eq!(sessions[..2], ["DUNNO", "DUNNO"]);
+    assert!(sessions[2].starts_with("DEFER_IF_PERMIT"), "{sessions:?}");
+}
+
+#[test]
+fn it_ends_when_its_connection_does_and_when_it_is_told_to() {
+    let (store, dir) = (Memcached::start(), Dir::new());
+    for told in [false, true] {
+        let mut inetd = Inetd::start(&dir, &counting_in(&store, &dir));
+        inetd.policy.connected("198.51.100.1", 1);
+        let Inetd { mut process, mut policy } = inetd;
+        if told {
+            process.signal(Signal::SIGTERM);
+            assert_eq!(policy.answer(), None);
+        } else {
+            drop(policy);
+        }
+        let status = process.wait();
+        assert!(status.success(), "{status}");
+    }
+}
+
+/// A process as inetd starts it, and the other end of its connection.
+struct Inetd {
+    process: Process,
+    policy: Policy,
+}
+
+impl Inetd {
+    fn start(dir: &Dir, config: &str) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (input, error) = (theirs.try_clone().unwrap(), theirs.try_clone().unwrap());
+        let mut command = command();
+        command.args(["inetd", "-c"]).arg(dir.write("connshaper.toml", config));
+        command.stdin(OwnedFd::from(input)).stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(error));
+        Self { process: Process::start(&mut command, Signal::SIGKILL), policy: Policy::over(Box::new(ours)) }
+    }
+
+    #[track_caller]
+    fn passes_everyone(&mut self) {
+        for port in 1..=5 {
+            assert_eq!(self.policy.connected("198.51.100.1", port), "DUNNO");
+        }
+    }
+}
+
+/// A configuration that lets two sessions pass.
+fn counting_in(store: &Memcached, dir: &Dir) -> String {
+    let log = dir.join("log");
+    format!(
+        "threshold = 2\nwhitelist = []\nmemcached_server = \"{}\"\nsyslog_socket = \"{}\"",
+        store.server(),
+        log.display()
+    )
+}
