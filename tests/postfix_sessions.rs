@@ -123,6 +123,7 @@ fn a_source_port_used_again_is_a_new_session() {
             smtp.quit();
             assert_eq!(site.count("127.0.0.2"), session, "smtpd_delay_reject = {delay_reject}");
         }
+        site.postfix.lines().wait_for_more(": connect from", 2);
         let connects = site.postfix.lines().with(": connect from");
         let process = |line: &String| line.split(": ").next().unwrap().rsplit('/').next().unwrap().to_owned();
         assert!(connects.iter().all(|line| process(line) == process(&connects[0])), "{connects:#?}");

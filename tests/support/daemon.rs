@@ -6,6 +6,7 @@ use std::io::ErrorKind;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
@@ -19,6 +20,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
 /// A running daemon. It can be stopped and started again at the same address.
 pub struct Daemon {
     process: Process,
+    reader: Option<JoinHandle<()>>,
     lines: Lines,
     endpoint: String,
     dir: Dir,
@@ -40,8 +42,8 @@ impl Daemon {
     fn launch(endpoint: String, port: Option<Port>, config: &str) -> Self {
         let (dir, lines) = (Dir::new(), Lines::default());
         dir.write(CONFIG, config);
-        let process = run(&dir, &endpoint, &lines);
-        Self { process, lines, endpoint, dir, _port: port }
+        let (process, reader) = run(&dir, &endpoint, &lines);
+        Self { process, reader: Some(reader), lines, endpoint, dir, _port: port }
     }
 
     /// Where it answers, as main.cf writes it.
@@ -67,15 +69,18 @@ impl Daemon {
         self.process.signal(signal);
     }
 
-    /// Ends it in order.
+    /// Ends it in order; `lines` has then all it ever said.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
-        self.process.wait()
+        let status = self.process.wait();
+        self.reader.take().map(|reader| reader.join().unwrap());
+        status
     }
 
     /// Starts it anew after `stop`, at the same address.
     pub fn start_again(&mut self) {
-        self.process = run(&self.dir, &self.endpoint, &self.lines);
+        let (process, reader) = run(&self.dir, &self.endpoint, &self.lines);
+        (self.process, self.reader) = (process, Some(reader));
     }
 }
 
@@ -103,15 +108,15 @@ pub fn install(dir: &Dir) -> PathBuf {
     path
 }
 
-fn run(dir: &Dir, endpoint: &str, lines: &Lines) -> Process {
+fn run(dir: &Dir, endpoint: &str, lines: &Lines) -> (Process, JoinHandle<()>) {
     let (notifications, path) = notify_socket(dir);
     let mut command = command();
     command.args(["serve", "--listen", endpoint, "-c"]).arg(dir.join(CONFIG));
     command.env("NOTIFY_SOCKET", path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut process = Process::start(&mut command, Signal::SIGKILL);
-    lines.add_all(process.pipes().stderr.take().unwrap());
+    let reader = lines.add_all(process.pipes().stderr.take().unwrap());
     wait_until_ready(&notifications, &mut process, lines);
-    process
+    (process, reader)
 }
 
 fn notify_socket(dir: &Dir) -> (UnixDatagram, PathBuf) {

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::PATIENCE;
@@ -26,7 +26,7 @@ impl Lines {
     /// The lines of a pipe, until it ends.
     pub fn of(source: impl Read + Send + 'static) -> Self {
         let lines = Self::default();
-        lines.add_all(source);
+        drop(lines.add_all(source));
         lines
     }
 
@@ -48,14 +48,14 @@ impl Lines {
         lines
     }
 
-    /// Adds what `source` says from now on.
-    pub fn add_all(&self, source: impl Read + Send + 'static) {
+    /// Adds what `source` says from now on, in a thread that ends with the source.
+    pub fn add_all(&self, source: impl Read + Send + 'static) -> JoinHandle<()> {
         let writer = self.clone();
         thread::spawn(move || {
             for line in BufReader::new(source).split(b'\n') {
                 writer.add(&line.unwrap());
             }
-        });
+        })
     }
 
     fn add(&self, line: &[u8]) {
@@ -91,7 +91,7 @@ impl Lines {
         }
     }
 
-    /// The lines so far that contain `text`.
+    /// The lines so far that contain `text`. A process says a thing a little later than it does it.
     pub fn with(&self, text: &str) -> Vec<String> {
         self.0.lines.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
     }
