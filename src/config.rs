@@ -2,18 +2,44 @@
 //!
 //! `file` reads the TOML form, `original` the `key value` form of
 //! connection_shaper; both end in a `Config` or in errors that name the place.
+//! Nothing here logs: warnings are part of the `Config`.
 
-use std::path::PathBuf;
+pub mod convert;
+mod default;
+mod error;
+mod file;
+mod keys;
+mod netblock;
+mod original;
+mod remarks;
+mod sense;
+mod setting;
+mod settings;
+mod source;
+mod syntax;
+pub mod units;
+
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use serde_json::Value;
 
 use crate::address::Address;
 use crate::log::{Facility, Severity};
 use crate::policy::action::Action;
 
+use default::{DEFAULT_TEXT, SYSLOG_SOCKET, mail};
+pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
+pub use keys::{KEYS, Key};
+pub use setting::{Origin, Setting};
+use source::Source;
+
+/// The file that is read when none is named. It need not exist.
+pub const DEFAULT_PATH: &str = "/etc/connshaper/connshaper.toml";
+
 /// Everything an administrator can say.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// Where it was read from; `None` for the built-in defaults.
     pub path: Option<PathBuf>,
@@ -41,6 +67,90 @@ pub struct Config {
     pub max_connections: usize,
     /// What is logged, and where to.
     pub log: LogConfig,
+    /// Where inetd mode logs to: its standard error is the policy connection.
+    pub inetd_log: LogTarget,
+    /// Every key, its value and where that comes from, for people to read.
+    pub settings: Vec<Setting>,
+    /// What parses but makes no sense.
+    pub warnings: Vec<ConfigWarning>,
+}
+
+impl Config {
+    /// Reads the file that is named, or else the default one if there is such a file.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return Self::load_if_there(Path::new(DEFAULT_PATH));
+        };
+        let source = source::read(path).map_err(|error| error.at(path))?;
+        Self::of(&source)
+    }
+
+    /// Reads a file; without it the built-in defaults are in force.
+    pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
+        match source::read(path) {
+            Ok(source) => Self::of(&source),
+            Err(error) if error.is_absent() => Ok(Self::default()),
+            Err(error) => Err(error.at(path)),
+        }
+    }
+
+    /// Reads the content of a file; the path is only for messages.
+    pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        Self::of(&Source::new(path, content.as_ref()))
+    }
+
+    fn of(source: &Source) -> Result<Self, ConfigError> {
+        if original::form(&source.text) == Some(Form::ConnectionShaper) {
+            return original::read(source);
+        }
+        source.require_utf8()?;
+        file::read(source)
+    }
+
+    /// Reads a file that is said to be connection_shaper's, so even one of
+    /// nothing but comments.
+    pub fn load_original(path: &Path) -> Result<Self, ConfigError> {
+        let source = source::read(path).map_err(|error| error.at(path))?;
+        if original::form(&source.text) == Some(Form::Toml) {
+            let problem = "this is no file of connection_shaper, which has lines of `key value`";
+            let remedy = "see whether `connshaper check` takes it as it is";
+            return Err(ConfigError::whole(path, problem, remedy));
+        }
+        original::read(&source)
+    }
+
+    /// What is done while the store is away.
+    pub fn on_store_failure(&self) -> OnStoreFailure {
+        self.store.on_failure.unwrap_or(OnStoreFailure::Local)
+    }
+
+    /// The configuration as inetd mode uses it. `Err`: it cannot, and why.
+    ///
+    /// There every policy connection has a process of its own, so nothing that
+    /// one process counts says anything.
+    pub fn for_inetd(&self) -> Result<Self, String> {
+        if self.store.servers.is_empty() {
+            return Err("in inetd mode every policy connection has a process of its own, \
+                        which cannot share counts: set memcached_server, or run the daemon"
+                .into());
+        }
+        if self.store.on_failure == Some(OnStoreFailure::Local) {
+            return Err("in inetd mode every policy connection has a process of its own, \
+                        which cannot count while memcached is away: \
+                        set on_store_failure to \"dunno\" or \"defer\", or run the daemon"
+                .into());
+        }
+        let mut config = self.clone();
+        config.store.on_failure.get_or_insert(OnStoreFailure::Dunno);
+        config.log.target = self.inetd_log.clone();
+        Ok(config)
+    }
+
+    /// The value of a key, for people to read.
+    pub fn setting(&self, key: &str) -> &Value {
+        let setting = self.settings.iter().find(|setting| setting.key == key);
+        setting.map_or(&Value::Null, |setting| &setting.value)
+    }
 }
 
 /// The form of a configuration file, told by its content.
@@ -52,6 +162,17 @@ pub enum Form {
     Toml,
     /// The original's lines of `key value`.
     ConnectionShaper,
+}
+
+impl Form {
+    /// The word for it in logs and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BuiltIn => "built-in",
+            Self::Toml => "toml",
+            Self::ConnectionShaper => "connection_shaper",
+        }
+    }
 }
 
 /// Where hits are counted.
@@ -78,6 +199,17 @@ pub enum OnStoreFailure {
     Dunno,
     /// Refuse everyone who is not whitelisted.
     Defer,
+}
+
+impl OnStoreFailure {
+    /// Its word in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Dunno => "dunno",
+            Self::Defer => "defer",
+        }
+    }
 }
 
 /// Rights of a unix socket.

@@ -3,7 +3,21 @@
 #![forbid(unsafe_code)]
 
 pub mod address;
+pub mod check;
+pub mod cli;
 pub mod clock;
+pub mod codec;
 pub mod config;
+pub mod connection;
+pub mod daemon;
+pub mod inetd;
+pub mod listener;
 pub mod log;
+pub mod notify;
 pub mod policy;
+pub mod query;
+pub mod service;
+pub mod session;
+pub mod statistics;
+pub mod store;
+pub mod stream;

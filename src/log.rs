@@ -1,28 +1,212 @@
 //! What we say, and how: one line per event, keyword first.
+//!
+//! Session, store and daemon hand their events to a `Log`. `repeat` holds back
+//! what a stranger causes too often, `line` makes the text, and `sink` writes
+//! it on a thread of its own, so that no request ever waits for a logger.
 
-/// How much a line matters, as syslog counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Something is broken.
-    Err = 3,
-    /// Something may break.
-    Warning = 4,
-    /// Normal but notable.
-    Notice = 5,
-    /// A refusal, a start, a stop.
-    Info = 6,
-    /// Every verdict.
-    Debug = 7,
+pub mod line;
+pub mod repeat;
+pub mod severity;
+pub mod sink;
+
+use std::fmt;
+use std::io;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::clock::Now;
+use crate::config::LogConfig;
+use line::Line;
+use repeat::Repeat;
+use sink::Sink;
+
+pub use severity::{Facility, Severity, UnknownName};
+
+/// The log; a clone speaks to the same one.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
 }
 
-/// A syslog facility.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facility(u8);
+struct Shared {
+    level: AtomicU8,
+    /// Locked for a few map operations at a time, never while anything is written.
+    repeat: Mutex<Repeat>,
+    sink: Sink,
+}
 
-impl std::str::FromStr for Facility {
-    type Err = ();
+/// A refusal, as far as its line tells.
+#[derive(Clone, Copy, Debug)]
+pub struct Refused<'a> {
+    /// Who connected.
+    pub client: IpAddr,
+    /// What was counted: the client, masked.
+    pub prefix: IpNet,
+    /// The name of the limit that was passed.
+    pub limit: &'a str,
+    /// Hits in this window.
+    pub count: u32,
+    /// Hits the limit allows.
+    pub threshold: u32,
+    /// Seconds until the window ends; 0 where there is no window.
+    pub left: u32,
+    /// The action Postfix was told.
+    pub verdict: &'a str,
+}
 
-    fn from_str(name: &str) -> Result<Self, ()> {
-        (name == "mail").then_some(Self(2)).ok_or(())
+impl Log {
+    /// The log an administrator configured. Starts the writing thread; a
+    /// logger that is not there yet is no error.
+    pub fn open(config: &LogConfig) -> io::Result<Self> {
+        let sink = Sink::open(&config.target)?;
+        Ok(Self::new(config.level, Repeat::new(config.interval, config.rate), sink))
+    }
+
+    /// A log that keeps its lines, for tests to read with `lines`.
+    pub fn in_memory(level: Severity) -> Self {
+        Self::new(level, Repeat::new(Duration::from_secs(10), 100), Sink::memory())
+    }
+
+    fn new(level: Severity, repeat: Repeat, sink: Sink) -> Self {
+        let level = AtomicU8::new(level as u8);
+        Self { shared: Arc::new(Shared { level, repeat: Mutex::new(repeat), sink }) }
+    }
+
+    /// Takes over what a reload changed. The target stays what it was.
+    pub fn reconfigure(&self, level: Severity, interval: Duration, rate: u32) {
+        self.shared.level.store(level as u8, Ordering::Relaxed);
+        self.repeat().reconfigure(interval, rate);
+    }
+
+    /// Whether lines of this severity are written.
+    pub fn writes(&self, severity: Severity) -> bool {
+        severity as u8 <= self.shared.level.load(Ordering::Relaxed)
+    }
+
+    /// Writes a line. Never for events that a stranger can repeat: see `limited`.
+    pub fn line(&self, severity: Severity, keyword: &'static str, fill: impl FnOnce(&mut Line)) {
+        if self.writes(severity) {
+            let mut line = Line::new(keyword);
+            fill(&mut line);
+            self.shared.sink.push(severity, line.finish());
+        }
+    }
+
+    /// Writes a line for an event that a stranger can repeat, unless the rate is used up.
+    pub fn limited(&self, severity: Severity, keyword: &'static str, now: Now, fill: impl FnOnce(&mut Line)) {
+        if !self.writes(severity) {
+            return;
+        }
+        self.mention_suppressed(now);
+        if self.repeat().admits(severity, now) {
+            self.line(severity, keyword, fill);
+        }
+    }
+
+    /// A client over its limit.
+    pub fn refused(&self, refused: &Refused, now: Now) {
+        if !self.writes(Severity::Info) {
+            return;
+        }
+        self.mention_suppressed(now);
+        let Some(suppressed) = self.repeat().refused(refused.prefix, refused.left, now) else {
+            return;
+        };
+        self.line(Severity::Info, "REFUSED", |line| {
+            line.field("client", refused.client)
+                .field("prefix", refused.prefix)
+                .field("limit", refused.limit)
+                .field("count", refused.count)
+                .field("threshold", refused.threshold)
+                .field("left", refused.left)
+                .field("verdict", refused.verdict)
+                .field("suppressed", suppressed);
+        });
+    }
+
+    /// A client that may go on; at debug only.
+    pub fn passed(&self, client: &dyn fmt::Display, reason: &str, now: Now) {
+        self.limited(Severity::Debug, "PASSED", now, |line| {
+            line.field("client", client).field("reason", reason);
+        });
+    }
+
+    /// A request that Postfix would not have sent. The connection ends with it.
+    pub fn bad_request(&self, peer: &dyn fmt::Display, attribute: Option<&[u8]>, problem: &str, now: Now) {
+        self.limited(Severity::Notice, "BAD_REQUEST", now, |line| {
+            line.field("peer", peer);
+            if let Some(attribute) = attribute {
+                line.bytes("attribute", attribute);
+            }
+            line.field("problem", problem);
+        });
+    }
+
+    /// A server of the store no longer answers. Once, when that begins.
+    pub fn store_down(&self, server: &str, cause: &str, on_store_failure: &str) {
+        self.line(Severity::Err, "STORE_DOWN", |line| {
+            line.field("server", server).field("cause", cause).field("on_store_failure", on_store_failure);
+        });
+    }
+
+    /// It answers again, after `seconds` in which `decisions` were made without it.
+    pub fn store_up(&self, server: &str, seconds: u64, decisions: u64) {
+        self.line(Severity::Notice, "STORE_UP", |line| {
+            line.field("server", server).field("seconds", seconds).field("decisions", decisions);
+        });
+    }
+
+    /// A server of the store answers, but not with a count.
+    pub fn store_error(&self, server: &str, problem: &str, key: &[u8]) {
+        self.line(Severity::Warning, "STORE_ERROR", |line| {
+            line.field("server", server).field("problem", problem).bytes("key", key);
+        });
+    }
+
+    /// Says how many lines the rate kept back, if any and if their second is
+    /// over. Every line under the rate does this; call it where none may follow.
+    pub fn mention_suppressed(&self, now: Now) {
+        let unmentioned = self.repeat().unmentioned(now);
+        if let Some(lines) = unmentioned {
+            self.line(Severity::Notice, "SUPPRESSED", |line| {
+                line.field("lines", lines);
+            });
+        }
+    }
+
+    /// Lines not written so far, because of the rate or a client's interval.
+    pub fn suppressed(&self) -> u64 {
+        self.repeat().suppressed()
+    }
+
+    /// Lines lost so far, because the logger was away or slower than we.
+    pub fn dropped(&self) -> u64 {
+        self.shared.sink.dropped()
+    }
+
+    /// Waits until every line so far is written, at most for `patience`; says
+    /// whether they are. For the end of the process; blocks its thread.
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.shared.sink.flush(patience)
+    }
+
+    /// The lines of a log made by `in_memory`; none of any other.
+    pub fn lines(&self) -> Vec<String> {
+        self.shared.sink.lines()
+    }
+
+    fn repeat(&self) -> MutexGuard<'_, Repeat> {
+        // Counters are whole after any panic.
+        self.shared.repeat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
     }
 }

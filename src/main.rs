@@ -1,1 +1,72 @@
-fn main() {}
+//! The program: arguments to command, and the one place that exits.
+
+use std::process::ExitCode;
+
+use connshaper::cli::{Command, Query, Serve, exit};
+use connshaper::config::{Config, convert};
+use connshaper::{check, daemon, inetd, query};
+use tokio::runtime::{Builder, Runtime};
+
+fn main() -> ExitCode {
+    match Command::parse_or_exit_code() {
+        Ok(Command::Serve(options)) => serve(options),
+        Ok(Command::Inetd(file)) => finish(runtime().block_on(inetd::run(file.config.as_deref()))),
+        Ok(Command::Check(options)) => check::run(options.file.config.as_deref(), options.json),
+        Ok(Command::Query(options)) => ask(&options),
+        Ok(Command::Convert(options)) => match Config::load_original(&options.old) {
+            Ok(config) => {
+                print!("{}", convert::to_toml(&config));
+                ExitCode::SUCCESS
+            }
+            Err(error) if error.is_unreadable() => fail(exit::NO_INPUT, &error),
+            Err(error) => fail(exit::CONFIG, &error),
+        },
+        Err(code) => code,
+    }
+}
+
+fn serve(options: Serve) -> ExitCode {
+    let path = options.file.config;
+    let mut config = match Config::load(path.as_deref()) {
+        Ok(config) => config,
+        Err(error) => return fail(exit::CONFIG, &error),
+    };
+    let listen_is_fixed = !options.listen.is_empty();
+    if listen_is_fixed {
+        config.listen = options.listen;
+    }
+    finish(runtime().block_on(daemon::run(config, path, listen_is_fixed)))
+}
+
+fn ask(options: &Query) -> ExitCode {
+    let address = match &options.to {
+        Some(address) => address.clone(),
+        None => match Config::load(options.file.config.as_deref()) {
+            Ok(config) => config.listen[0].clone(),
+            Err(error) => return fail(exit::CONFIG, &error),
+        },
+    };
+    match query::ask(&address, &options.client, &options.attributes) {
+        Ok(action) if options.json => println!("{}", serde_json::json!({ "action": action })),
+        Ok(action) => println!("{action}"),
+        Err(error) => return fail(exit::UNAVAILABLE, &format!("{address}: {error}")),
+    }
+    ExitCode::SUCCESS
+}
+
+/// One thread: a request is a few microseconds of work, less than waking another thread costs.
+fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_all().build().expect("a process can have a thread and an epoll")
+}
+
+fn finish<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(exit::UNAVAILABLE, &error),
+    }
+}
+
+fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+    eprintln!("connshaper: {error}");
+    ExitCode::from(code)
+}

@@ -1,8 +1,20 @@
 //! What is answered over the limit: an access(5) action with its text.
+//!
+//! Postfix takes a word it does not know, a bare number or nothing at all for
+//! something else than its author meant, up to "permit". So an action is
+//! checked when the configuration is read, and written without a check later.
+
+use bytes::BytesMut;
+
+use super::template::{Template, Values as TemplateValues};
+
+pub use super::template::Values;
 
 /// An access(5) action that refuses, checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Action {}
+pub struct Action {
+    template: Template,
+}
 
 /// Why a configured action cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,10 +38,269 @@ pub enum Part {
     EnhancedStatusCode,
 }
 
+/// Longest answer, filled in. Postfix cuts SMTP replies at 510 bytes and adds
+/// the client's name and address before the text.
+const MAX_ANSWER: usize = 200;
+
+/// Restrictions of postconf(5) that can only refuse, without an argument.
+const RESTRICTIONS: [&str; 18] = [
+    "defer_unauth_destination",
+    "reject_invalid_helo_hostname",
+    "reject_multi_recipient_bounce",
+    "reject_non_fqdn_helo_hostname",
+    "reject_non_fqdn_recipient",
+    "reject_non_fqdn_sender",
+    "reject_plaintext_session",
+    "reject_sender_login_mismatch",
+    "reject_unauth_destination",
+    "reject_unauth_pipelining",
+    "reject_unknown_client_hostname",
+    "reject_unknown_helo_hostname",
+    "reject_unknown_recipient_domain",
+    "reject_unknown_reverse_client_hostname",
+    "reject_unknown_sender_domain",
+    "reject_unlisted_recipient",
+    "reject_unlisted_sender",
+    "reject_unverified_sender",
+];
+
 impl Action {
-    /// Checks what the administrator wrote. `classes` are the names of restriction classes.
+    /// Checks what the administrator wrote. `classes` are the names of restriction classes in main.cf.
+    ///
+    /// A lone word or reply code that can carry a text gets `code` and `text`; an action with a text of its own is taken whole.
     pub fn new(action: &str, text: &str, code: &str, classes: &[String]) -> Result<Self, ActionError> {
-        let _ = (action, text, code, classes);
-        Ok(Self {})
+        let action = action.trim();
+        let kind = Kind::of(action, classes)?;
+        let code = enhanced_status_code(code)?;
+        let lone = !action.contains(' ');
+        let whole = match kind {
+            Kind::Reply { permanent } if lone => {
+                format!("{action} {}.{} {text}", if permanent { 5 } else { 4 }, code)
+            }
+            Kind::Text if lone => format!("{action} {text}"),
+            _ => action.to_owned(),
+        };
+        let part = if whole.len() > action.len() { Part::Text } else { Part::Action };
+        let template = Template::parse(&whole).map_err(|problem| ActionError {
+            part,
+            remedy: problem.remedy(),
+            problem: problem.to_string(),
+        })?;
+        if template.longest() > MAX_ANSWER {
+            return Err(ActionError {
+                part,
+                problem: format!("the answer can become longer than {MAX_ANSWER} bytes"),
+                remedy: "shorten it: Postfix cuts long replies".to_owned(),
+            });
+        }
+        Ok(Self { template })
+    }
+
+    /// Appends the action to a reply.
+    pub fn write(&self, values: &TemplateValues<'_>, output: &mut BytesMut) {
+        self.template.write(values, output);
+    }
+
+    /// Its first word, as the log shows it.
+    pub fn keyword(&self) -> &str {
+        self.template.first_word()
+    }
+}
+
+impl Default for Action {
+    /// `DEFER_IF_PERMIT`: other restrictions still run, and only what they would have accepted is deferred.
+    fn default() -> Self {
+        Self::new(DEFAULT_ACTION, DEFAULT_TEXT, DEFAULT_CODE, &[]).expect("the defaults are an action")
+    }
+}
+
+/// `action` unless configured.
+pub const DEFAULT_ACTION: &str = "DEFER_IF_PERMIT";
+/// `text` unless configured.
+pub const DEFAULT_TEXT: &str = "Too many connections from {client}, try again in {left} seconds";
+/// `enhanced_status_code` unless configured.
+pub const DEFAULT_CODE: &str = "4.7.0";
+
+/// How Postfix reads an action, as far as we complete it.
+enum Kind {
+    /// Takes an enhanced status code and a text.
+    Reply {
+        /// The reply is 5xx, and so must the enhanced status code be.
+        permanent: bool,
+    },
+    /// Takes a text only.
+    Text,
+    /// Is complete as it stands.
+    Whole,
+}
+
+impl Kind {
+    fn of(action: &str, classes: &[String]) -> Result<Self, ActionError> {
+        let error =
+            |problem: String, remedy: &str| Err(ActionError { part: Part::Action, problem, remedy: remedy.to_owned() });
+        let (word, rest) = action.split_once(' ').unwrap_or((action, ""));
+        if word.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Self::of_number(word, rest);
+        }
+        let upper = word.to_ascii_uppercase();
+        match upper.as_str() {
+            "DEFER_IF_PERMIT" | "DEFER_IF_REJECT" | "DEFER" => Ok(Self::Reply { permanent: false }),
+            "REJECT" => Ok(Self::Reply { permanent: true }),
+            "WARN" | "INFO" | "HOLD" | "DISCARD" => Ok(Self::Text),
+            "PREPEND" if rest.contains(':') => Ok(Self::Whole),
+            "PREPEND" => error("PREPEND without a header".into(), "write PREPEND Name: value"),
+            "FILTER" if rest.contains(':') => Ok(Self::Whole),
+            "FILTER" => error("FILTER without a destination".into(), "write FILTER transport:destination"),
+            "REDIRECT" | "BCC" if rest.contains('@') => Ok(Self::Whole),
+            "REDIRECT" | "BCC" => {
+                error(format!("{upper} without an address"), "write an address, as in user@example.org")
+            }
+            "SLEEP" => Self::of_sleep(rest, classes),
+            "DUNNO" => error(
+                "DUNNO would refuse nobody".into(),
+                "to try a limit out, write action = \"WARN over the limit\": Postfix then logs it and goes on",
+            ),
+            "OK" | "RELAY" | "PERMIT" => Self::permits(word),
+            _ if upper.starts_with("PERMIT_") => Self::permits(word),
+            _ if classes.iter().any(|class| class == action) => Ok(Self::Whole),
+            _ if RESTRICTIONS.contains(&word.to_ascii_lowercase().as_str()) && rest.is_empty() => Ok(Self::Whole),
+            _ => error(
+                format!("Postfix does not know the action {word:?} and would answer 451 to every mail"),
+                "write an action of access(5); a class from smtpd_restriction_classes must be listed in restriction_classes too",
+            ),
+        }
+    }
+
+    fn of_number(word: &str, rest: &str) -> Result<Self, ActionError> {
+        let error = |problem: String| {
+            let remedy =
+                "write a reply code from 400 to 599 with a text, as in \"450 4.7.0 try again later\"".to_owned();
+            Err(ActionError { part: Part::Action, problem, remedy })
+        };
+        if word.is_empty() {
+            return error("an empty action means OK to Postfix: everyone passes, and later checks are skipped".into());
+        }
+        match word.as_bytes() {
+            [class @ (b'4' | b'5'), _, _] => Ok(Self::Reply { permanent: *class == b'5' }),
+            _ if rest.is_empty() => {
+                error(format!("the number {word} means OK to Postfix: everyone passes, and later checks are skipped"))
+            }
+            _ => error(format!("{word} is no reply code that refuses")),
+        }
+    }
+
+    fn of_sleep(rest: &str, classes: &[String]) -> Result<Self, ActionError> {
+        let (seconds, then) = rest.split_once(' ').unwrap_or((rest, ""));
+        if seconds.is_empty() || !seconds.bytes().all(|byte| byte.is_ascii_digit()) {
+            let remedy = "write sleep SECONDS, and what follows, as in \"sleep 1 defer_if_permit\"".to_owned();
+            return Err(ActionError { part: Part::Action, problem: "sleep without seconds".into(), remedy });
+        }
+        if !then.is_empty() && !["reject", "defer", "defer_if_permit", "defer_if_reject"].contains(&then) {
+            Self::of(then, classes)?;
+        }
+        Ok(Self::Whole)
+    }
+
+    fn permits(word: &str) -> Result<Self, ActionError> {
+        Err(ActionError {
+            part: Part::Action,
+            problem: format!("{word} would let a client over its limit skip the checks that follow"),
+            remedy: "write an action that refuses, as in \"DEFER_IF_PERMIT\"".to_owned(),
+        })
+    }
+}
+
+/// The subject and detail of an enhanced status code (RFC 3463); its class follows the action.
+fn enhanced_status_code(code: &str) -> Result<&str, ActionError> {
+    let number = |part: &str| !part.is_empty() && part.len() <= 3 && part.bytes().all(|byte| byte.is_ascii_digit());
+    let subject_and_detail = code.strip_prefix("4.").or(code.strip_prefix("5."));
+    match subject_and_detail.and_then(|rest| rest.split_once('.')) {
+        Some((subject, detail)) if number(subject) && number(detail) => Ok(&code[2..]),
+        _ => Err(ActionError {
+            part: Part::EnhancedStatusCode,
+            problem: format!("{code:?} is no enhanced status code of a refusal"),
+            remedy: "write three numbers, the first 4 or 5, as in \"4.7.0\"".to_owned(),
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answer(action: &str) -> String {
+        let classes = ["slow_down".to_owned()];
+        let action = Action::new(action, "wait {left} s", "4.7.0", &classes).unwrap();
+        let mut output = BytesMut::new();
+        let values = Values { client: [192, 0, 2, 1].into(), limit: "connections", count: 11, threshold: 10, left: 7 };
+        action.write(&values, &mut output);
+        String::from_utf8(output.to_vec()).unwrap()
+    }
+
+    #[test]
+    fn lone_words_get_code_and_text_and_whole_actions_stay_as_they_are() {
+        let cases = [
+            ("DEFER_IF_PERMIT", "DEFER_IF_PERMIT 4.7.0 wait 7 s"),
+            ("defer", "defer 4.7.0 wait 7 s"),
+            ("REJECT", "REJECT 5.7.0 wait 7 s"),
+            ("450", "450 4.7.0 wait 7 s"),
+            ("521", "521 5.7.0 wait 7 s"),
+            ("421 4.2.0 {client}: {count} of {threshold}", "421 4.2.0 192.0.2.1: 11 of 10"),
+            ("REJECT go away", "REJECT go away"),
+            ("WARN", "WARN wait 7 s"),
+            ("HOLD too many", "HOLD too many"),
+            ("PREPEND X-Limit: {limit}", "PREPEND X-Limit: connections"),
+            ("FILTER slow:[127.0.0.1]:10025", "FILTER slow:[127.0.0.1]:10025"),
+            ("REDIRECT postmaster@example.org", "REDIRECT postmaster@example.org"),
+            ("slow_down", "slow_down"),
+            ("reject_unverified_sender", "reject_unverified_sender"),
+            ("sleep 2 defer_if_permit", "sleep 2 defer_if_permit"),
+        ];
+        for (action, expected) in cases {
+            assert_eq!(answer(action), expected, "{action}");
+        }
+    }
+
+    #[test]
+    fn actions_that_permit_or_that_postfix_does_not_know_are_refused() {
+        let refused = [
+            "",
+            " ",
+            "0",
+            "450450",
+            "200 fine",
+            "OK",
+            "ok",
+            "RELAY",
+            "PERMIT",
+            "permit_mynetworks",
+            "DUNNO",
+            "DEFFER",
+            "smtp:[127.0.0.1]",
+            "PREPEND",
+            "FILTER",
+            "BCC",
+            "REDIRECT nobody",
+            "sleep",
+            "sleep soon",
+            "sleep 1 permit",
+            "reject_unverified_sender now",
+        ];
+        for action in refused {
+            let error = Action::new(action, "text", "4.7.0", &[]).unwrap_err();
+            assert_eq!(error.part, Part::Action, "{action}");
+        }
+    }
+
+    #[test]
+    fn text_and_code_are_checked_too() {
+        let part = |text: &str, code: &str| Action::new("DEFER", text, code, &[]).unwrap_err().part;
+        assert_eq!(part("{who}", "4.7.0"), Part::Text);
+        assert_eq!(part("a\nb", "4.7.0"), Part::Text);
+        assert_eq!(part("\u{e9}t\u{e9}", "4.7.0"), Part::Text);
+        assert_eq!(part(&"x".repeat(201), "4.7.0"), Part::Text);
+        for code in ["2.7.0", "4.7", "4.7.0.1", "4.x.0", "4.7.1234", ""] {
+            assert_eq!(part("x", code), Part::EnhancedStatusCode, "{code}");
+        }
     }
 }

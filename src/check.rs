@@ -1,0 +1,223 @@
+//! `connshaper check`: whether the configuration is right, and what it comes to.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use crate::address::Address;
+use crate::cli::exit;
+use crate::config::{Config, ConfigError, Form, LogTarget, Mistake, OnStoreFailure, Origin, Setting, units};
+
+/// Reads a configuration and prints what it comes to, or what is wrong.
+pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
+    let result = Config::load(path);
+    let paint = Paint(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    // Nobody is left to tell when standard output is closed.
+    let _ = match &result {
+        _ if json => writeln!(io::stdout(), "{:#}", object(&result)),
+        Ok(config) => write!(io::stdout(), "{}", report(config, paint)),
+        Err(error) => writeln!(io::stderr(), "{error}"),
+    };
+    match result {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::from(exit::CONFIG),
+    }
+}
+
+/// Whether headings and warnings are coloured.
+#[derive(Clone, Copy, Debug)]
+pub struct Paint(pub bool);
+
+impl Paint {
+    fn bold(self, text: &str) -> String {
+        if self.0 { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
+    }
+
+    fn warning(self, text: &str) -> String {
+        if self.0 { format!("\x1b[33m{text}\x1b[0m") } else { text.to_owned() }
+    }
+}
+
+/// What is in force, for people.
+pub fn report(config: &Config, paint: Paint) -> String {
+    let mut text = format!("{}\n\n", paint.bold(&seen(config)));
+    for sentence in summary(config) {
+        text += &format!("{sentence}\n");
+    }
+    text += &format!("\n{}\n", paint.bold("In force"));
+    text += &table(&config.settings);
+    for warning in &config.warnings {
+        text += &format!("\n{} {warning}", paint.warning("warning:"));
+    }
+    for note in notes(config) {
+        text += &format!("\nnote: {note}");
+    }
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+/// The same for programs: what is in force, or what is wrong.
+pub fn object(result: &Result<Config, ConfigError>) -> Value {
+    match result {
+        Ok(config) => json!({
+            "ok": true,
+            "path": config.path.as_ref().map(|path| path.to_string_lossy()),
+            "form": config.form.name(),
+            "summary": summary(config),
+            "settings": config.settings.iter().map(setting).collect::<Vec<_>>(),
+            "warnings": config.warnings.iter().map(|warning| json!({
+                "path": warning.path.to_string_lossy(),
+                "line": warning.line,
+                "column": warning.column,
+                "text": warning.text,
+            })).collect::<Vec<_>>(),
+            "notes": notes(config),
+        }),
+        Err(error) => json!({
+            "ok": false,
+            "errors": error.mistakes.iter().map(mistake).collect::<Vec<_>>(),
+            "more": error.more,
+        }),
+    }
+}
+
+fn setting(setting: &Setting) -> Value {
+    let mut object = json!({ "key": setting.key, "value": setting.value, "from": "default" });
+    match setting.origin {
+        Origin::Default => {}
+        Origin::Form => object["from"] = "connection_shaper".into(),
+        Origin::Line(line) => {
+            object["from"] = "file".into();
+            object["line"] = line.into();
+        }
+    }
+    object
+}
+
+fn mistake(mistake: &Mistake) -> Value {
+    json!({
+        "path": mistake.path.to_string_lossy(),
+        "line": mistake.spot.as_ref().map(|spot| spot.line),
+        "column": mistake.spot.as_ref().map(|spot| spot.column),
+        "problem": mistake.problem,
+        "remedy": mistake.remedy,
+    })
+}
+
+/// Which form was seen.
+fn seen(config: &Config) -> String {
+    let path = config.path.as_ref().map(|path| path.display().to_string());
+    let path = path.unwrap_or_default();
+    match config.form {
+        Form::BuiltIn => "no configuration file: built-in defaults".into(),
+        Form::Toml => format!("{path}: TOML"),
+        Form::ConnectionShaper => format!("{path}: connection_shaper's form, and its ways"),
+    }
+}
+
+/// What is in force, in sentences.
+fn summary(config: &Config) -> Vec<String> {
+    vec![limit(config), whitelist(&config.whitelist), store(config), listeners(config), log(config)]
+}
+
+fn limit(config: &Config) -> String {
+    let (v4, v6) = (config.ipv4_prefix_length, config.ipv6_prefix_length);
+    let times = match config.threshold {
+        1 => "once".to_owned(),
+        number => format!("{number} times"),
+    };
+    let window = units::words(config.exptime);
+    let action = config.setting("action").as_str().unwrap_or_default();
+    format!(
+        "A client (IPv4 /{v4}, IPv6 /{v6}) may connect {times} in {window}; \
+         the next is answered {action}."
+    )
+}
+
+fn whitelist(nets: &[IpNet]) -> String {
+    // A list from a file may have thousands; the table has them all.
+    const SHOWN: usize = 5;
+    if nets.is_empty() {
+        return "Nobody is exempt, loopback neither.".into();
+    }
+    let shown: Vec<String> = nets.iter().take(SHOWN).map(IpNet::to_string).collect();
+    let more = match nets.len().saturating_sub(SHOWN) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    format!("Never counted nor refused: {}{more}.", shown.join(", "))
+}
+
+fn store(config: &Config) -> String {
+    let store = &config.store;
+    if store.servers.is_empty() {
+        return format!("Counts are kept in this process, for at most {} clients.", store.max_clients);
+    }
+    let away = match config.on_store_failure() {
+        OnStoreFailure::Local => "each process counts for itself",
+        OnStoreFailure::Dunno => "everyone passes",
+        OnStoreFailure::Defer => "everyone else is refused",
+    };
+    let keys = match store.key_prefix.as_str() {
+        "" => "under the bare address".to_owned(),
+        prefix => format!("under keys that begin with {prefix}"),
+    };
+    format!("Counts are kept in memcached at {}, {keys}; while it is away, {away}.", addresses(&store.servers))
+}
+
+fn listeners(config: &Config) -> String {
+    let places = addresses(&config.listen);
+    format!("Postfix asks at {places}, or at the sockets that systemd passes.")
+}
+
+fn log(config: &Config) -> String {
+    let target = match &config.log.target {
+        LogTarget::Stderr => "standard error".to_owned(),
+        LogTarget::Syslog { socket, .. } => format!("syslog at {}", socket.display()),
+    };
+    let level = config.setting("log_level").as_str().unwrap_or_default();
+    format!("Log lines of level {level} and above go to {target}.")
+}
+
+fn addresses(places: &[Address]) -> String {
+    let places: Vec<String> = places.iter().map(Address::to_string).collect();
+    places.join(", ")
+}
+
+/// Every key with its value and where that comes from.
+fn table(settings: &[Setting]) -> String {
+    // Longer values do not push the last column out of sight.
+    const WIDEST: usize = 40;
+    let names = settings.iter().map(|setting| setting.key.len()).max();
+    let values = settings.iter().map(|setting| value(setting).chars().count());
+    let names = names.unwrap_or(0);
+    let width = values.filter(|width| *width <= WIDEST).max().unwrap_or(0);
+    let mut text = String::new();
+    for setting in settings {
+        let origin = match setting.origin {
+            Origin::Default => "default".to_owned(),
+            Origin::Line(line) => format!("line {line}"),
+            Origin::Form => "connection_shaper's way".to_owned(),
+        };
+        let (key, value) = (setting.key, value(setting));
+        text += &format!("  {key:names$}  {value:width$}  {origin}\n");
+    }
+    text
+}
+
+fn value(setting: &Setting) -> String {
+    match setting.value {
+        Value::Null => "-".into(),
+        _ => setting.spell(),
+    }
+}
+
+/// What is right as it is, but good to know.
+fn notes(config: &Config) -> Vec<String> {
+    config.for_inetd().err().into_iter().collect()
+}

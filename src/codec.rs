@@ -1,0 +1,12 @@
+//! The Postfix policy protocol: bytes to `Request`, `Reply` to bytes. No I/O.
+//!
+//! The protocol is SMTPD_POLICY_README's: lines of `name=value`, then an empty
+//! line; the answer is one `action=` line and an empty line.
+
+pub mod attribute;
+pub mod reply;
+pub mod request;
+
+pub use attribute::Attribute;
+pub use reply::{Reply, ReplyEncoder};
+pub use request::{Instance, Request, RequestDecoder, RequestError, State};

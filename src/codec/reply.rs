@@ -1,0 +1,52 @@
+//! A verdict to the bytes of a reply.
+
+use std::io;
+
+use bytes::BytesMut;
+use tokio_util::codec::Encoder;
+
+use crate::policy::action::{Action, Values};
+
+/// What Postfix is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Reply<'a> {
+    /// No opinion: the client passes as far as we are concerned. Never `OK`, which would end the site's later checks.
+    Dunno,
+    /// The action the administrator chose for clients over the limit.
+    Refuse(&'a Action, Values<'a>),
+}
+
+/// Writes replies.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReplyEncoder;
+
+impl Encoder<Reply<'_>> for ReplyEncoder {
+    type Error = io::Error;
+
+    fn encode(&mut self, reply: Reply<'_>, output: &mut BytesMut) -> io::Result<()> {
+        match reply {
+            Reply::Dunno => output.extend_from_slice(b"action=DUNNO\n\n"),
+            Reply::Refuse(action, values) => {
+                output.extend_from_slice(b"action=");
+                action.write(&values, output);
+                output.extend_from_slice(b"\n\n");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pass_is_dunno_and_a_refusal_is_the_action_filled_in() {
+        let mut output = BytesMut::new();
+        ReplyEncoder.encode(Reply::Dunno, &mut output).unwrap();
+        let action = Action::new("DEFER_IF_PERMIT", "{client} has {count} of {threshold}", "4.7.0", &[]).unwrap();
+        let values = Values { client: [192, 0, 2, 1].into(), limit: "connections", count: 11, threshold: 10, left: 7 };
+        ReplyEncoder.encode(Reply::Refuse(&action, values), &mut output).unwrap();
+        assert_eq!(output, "action=DUNNO\n\naction=DEFER_IF_PERMIT 4.7.0 192.0.2.1 has 11 of 10\n\n");
+    }
+}

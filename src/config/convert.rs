@@ -1,0 +1,33 @@
+//! A connection_shaper file as TOML that means the same.
+
+use super::keys;
+use super::{Config, Origin};
+
+/// Writes what a file of the original's form says, and every way of the
+/// original that differs from the defaults of the TOML form.
+pub fn to_toml(config: &Config) -> String {
+    let mut text = String::from("# Converted from connection_shaper's form; means the same.\n");
+    for setting in &config.settings {
+        let comment = match setting.origin {
+            Origin::Default => continue,
+            Origin::Line(_) => keys::find(setting.key).map_or("", |key| key.about),
+            Origin::Form => way(setting.key),
+        };
+        text += &format!("\n# {comment}\n{} = {}\n", setting.key, setting.spell());
+    }
+    text
+}
+
+/// Why a line stands there that the original file did not have.
+fn way(key: &str) -> &'static str {
+    match key {
+        "exptime" | "threshold" => "not set, so connection_shaper's default",
+        "memcached_server" => "connection_shaper asked this host when none was named",
+        "memcached_port" => "connection_shaper used this port when none was named",
+        "whitelist" => "connection_shaper exempted nobody else, loopback neither",
+        "on_store_failure" => "connection_shaper let everyone pass while memcached was away",
+        "key_prefix" => "the key is the bare address, shared with connection_shaper",
+        "ipv6_prefix_length" => "connection_shaper counted IPv6 clients as whole addresses",
+        _ => "connection_shaper's way",
+    }
+}

@@ -1,0 +1,98 @@
+//! Every key there is, with its default and what it is about.
+//!
+//! The readers, `connshaper check`, the sample and the manual all go by this
+//! table; a key that a reader asks for and this table lacks is a bug that the
+//! first test to read a file finds.
+
+/// A key of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Key {
+    /// Its name.
+    pub name: &'static str,
+    /// Its default in TOML; `None`: absent, which `about` explains.
+    pub default: Option<&'static str>,
+    /// What it says, in a few words.
+    pub about: &'static str,
+}
+
+const fn key(name: &'static str, default: &'static str, about: &'static str) -> Key {
+    let default = if default.is_empty() { None } else { Some(default) };
+    Key { name, default, about }
+}
+
+/// Every key, in the order of the sample and the manual.
+pub const KEYS: &[Key] = &[
+    key("exptime", "60", "length of a window"),
+    key("threshold", "10", "connections a window allows"),
+    key("whitelist", r#"["127.0.0.0/8", "::1"]"#, "netblocks that are never limited"),
+    key("memcached_server", "", "where to count; absent: in this process"),
+    key("memcached_port", "11211", "port of servers named without one"),
+    key("store_timeout", r#""100ms""#, "how long a request waits for memcached"),
+    key("on_store_failure", r#""local""#, "what to do while memcached is away"),
+    key("key_prefix", r#""connshaper:""#, "what the keys in memcached begin with"),
+    key("ipv4_prefix_length", "32", "bits of an IPv4 address counted together"),
+    key("ipv6_prefix_length", "64", "bits of an IPv6 address counted together"),
+    key("max_clients", "1000000", "clients counted in this process at once"),
+    key("max_connections", "4096", "policy connections held at once"),
+    key("action", r#""DEFER_IF_PERMIT""#, "what Postfix is told over the limit"),
+    key(
+        "text",
+        r#""Too many connections from {client}, try again in {left} seconds""#,
+        "what the client is told over the limit",
+    ),
+    key("enhanced_status_code", r#""4.7.0""#, "status code before the text"),
+    key("restriction_classes", "[]", "classes of main.cf that action may name"),
+    key("listen", r#""inet:127.0.0.1:10040""#, "where Postfix asks"),
+    key("socket_mode", r#""0660""#, "permissions of unix sockets"),
+    key("socket_owner", "", "their owner; absent: the daemon's own"),
+    key("socket_group", "", "their group; absent: the daemon's own"),
+    key("log", r#""stderr""#, "where log lines go"),
+    key("log_level", r#""info""#, "the least severe line that is logged"),
+    key("syslog_facility", r#""mail""#, "facility of lines sent to syslog"),
+    key("syslog_socket", r#""/dev/log""#, "where syslog listens"),
+    key("log_interval", r#""10s""#, "between two lines about one client"),
+    key("log_rate", "100", "log lines a second in all"),
+    key("statistics_interval", r#""10m""#, "between two STATISTICS lines; 0: never"),
+];
+
+/// The table's entry of that name.
+pub fn find(name: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| key.name == name)
+}
+
+/// The known key that was probably meant.
+pub(super) fn nearest(name: &str) -> Option<&'static str> {
+    let name = name.to_lowercase().replace('-', "_");
+    let (key, steps) = KEYS.iter().map(|key| (key.name, distance(&name, key.name))).min_by_key(|(_, steps)| *steps)?;
+    (steps <= key.len() / 3).then_some(key)
+}
+
+/// Letters to insert, drop or replace to make one word of the other.
+fn distance(a: &str, b: &str) -> usize {
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    // Names longer than any key are far from all of them, whatever comes after.
+    for (i, x) in a.chars().take(64).enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slip_of_the_pen_finds_the_key_that_was_meant() {
+        assert_eq!(nearest("treshold"), Some("threshold"));
+        assert_eq!(nearest("Memcached-Servers"), Some("memcached_server"));
+        assert_eq!(nearest("listens"), Some("listen"));
+        assert_eq!(nearest("colour"), None);
+        assert_eq!(nearest(""), None);
+    }
+}

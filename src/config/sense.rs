@@ -1,0 +1,81 @@
+//! What parses but makes no sense: warnings about settings that do not fit together.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::netblock;
+use super::remarks::Remarks;
+use super::source::Span;
+use super::{Config, OnStoreFailure};
+use crate::address::Address;
+
+/// Looks at the keys a file sets, knowing what all of them come to.
+pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &mut Remarks) {
+    let mut odd = |key: &str, text: &str| {
+        if let Some(span) = said.get(key) {
+            remarks.odd(span, format!("`{key}` {text}"));
+        }
+    };
+    if config.store.servers.is_empty() {
+        let keys = ["memcached_port", "store_timeout", "on_store_failure", "key_prefix"];
+        for key in keys {
+            odd(key, "has no effect without `memcached_server`: counts are kept in this process");
+        }
+    } else if config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
+        odd("max_clients", "has no effect: memcached counts, and nothing counts while it is away");
+    }
+    if !config.store.servers.is_empty() && !uses_port(config) {
+        odd("memcached_port", "has no effect: every server has a port of its own or none");
+    }
+    if !config.listen.iter().any(|place| matches!(place, Address::Unix(_))) {
+        for key in ["socket_mode", "socket_owner", "socket_group"] {
+            odd(key, "has no effect: `listen` has no unix socket");
+        }
+    }
+    if rate(config.threshold, config.exptime) > MOST_PER_SECOND {
+        odd("threshold", "will never be reached: no client connects that often in `exptime`");
+    }
+    if action_has_text(config) {
+        for key in ["text", "enhanced_status_code"] {
+            odd(key, "has no effect: `action` has a text of its own");
+        }
+    }
+}
+
+/// Looks for entries that add nothing, or too much. The places are those of the netblocks.
+pub(super) fn examine_whitelist(nets: &[IpNet], places: &[Span], remarks: &mut Remarks) {
+    for (place, cover) in netblock::covered(nets) {
+        if remarks.is_full() {
+            break;
+        }
+        let (line, _) = remarks.source.place(places[cover].start);
+        let text = format!("{} is covered by {} in line {line}", nets[place], nets[cover]);
+        remarks.odd(&places[place], text);
+    }
+    for (net, place) in nets.iter().zip(places) {
+        if net.prefix_len() == 0 {
+            let family = if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+            remarks.odd(place, format!("{net} exempts every {family} client"));
+        }
+    }
+}
+
+/// More connections than one client can make: Postfix itself accepts fewer.
+const MOST_PER_SECOND: u64 = 10_000;
+
+fn rate(threshold: u32, exptime: Duration) -> u64 {
+    u64::from(threshold) / exptime.as_secs().max(1)
+}
+
+fn uses_port(config: &Config) -> bool {
+    let port = config.setting("memcached_port").as_u64();
+    let same = |server: &Address| matches!(server, Address::Inet { port: p, .. } if Some(u64::from(*p)) == port);
+    config.store.servers.iter().any(same)
+}
+
+fn action_has_text(config: &Config) -> bool {
+    let action = config.setting("action");
+    action.as_str().is_some_and(|action| action.trim().contains(char::is_whitespace))
+}

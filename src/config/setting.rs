@@ -1,0 +1,45 @@
+//! What is in force, key by key, for people to read.
+
+use serde_json::Value;
+
+use super::keys::Key;
+
+/// One key as it is in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key.
+    pub key: &'static str,
+    /// Its value as TOML would have it; null: absent.
+    pub value: Value,
+    /// Where the value comes from.
+    pub origin: Origin,
+}
+
+/// Where a value comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody set it.
+    Default,
+    /// The line of the file that sets it.
+    Line(usize),
+    /// The ways of connection_shaper, which come with its form.
+    Form,
+}
+
+impl Setting {
+    pub(super) fn default_of(key: &Key) -> Self {
+        let value = key.default.map_or(Value::Null, |text| {
+            serde_json::from_str(text).expect("defaults are written so that JSON reads them too")
+        });
+        Self { key: key.name, value, origin: Origin::Default }
+    }
+
+    /// The value in TOML, on one line.
+    pub fn spell(&self) -> String {
+        let Value::Array(items) = &self.value else {
+            return self.value.to_string();
+        };
+        let items: Vec<String> = items.iter().map(Value::to_string).collect();
+        format!("[{}]", items.join(", "))
+    }
+}

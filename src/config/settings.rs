@@ -1,0 +1,219 @@
+//! The keys and values of a TOML file, taken out one by one and typed.
+//!
+//! Works on toml's own tree instead of a derived `Deserialize`: that way every
+//! value keeps its place, and one run finds every mistake, not the first one.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::keys;
+use super::remarks::{Remarks, quoted};
+use super::source::{Source, Span};
+use super::units;
+
+/// What a file sets, and what was found wrong with it so far.
+pub(super) struct Settings<'s> {
+    pub remarks: Remarks<'s>,
+    values: BTreeMap<String, Spanned<DeValue<'s>>>,
+    pub names: BTreeMap<String, Span>,
+}
+
+impl<'s> Settings<'s> {
+    pub fn new(source: &'s Source, table: DeTable<'s>) -> Self {
+        let mut settings = Self { remarks: Remarks::new(source), values: BTreeMap::new(), names: BTreeMap::new() };
+        for (name, value) in table {
+            let (span, name) = (name.span(), name.into_inner().into_owned());
+            if keys::find(&name).is_none() {
+                settings.refuse_unknown(&name, &span);
+                continue;
+            }
+            settings.names.insert(name.clone(), span);
+            settings.values.insert(name, value);
+        }
+        settings
+    }
+
+    fn refuse_unknown(&mut self, name: &str, span: &Span) {
+        let remedy = match keys::nearest(name) {
+            Some(key) => format!("did you mean `{key}`?"),
+            None => "remove it; connshaper.toml(5) lists every key".to_owned(),
+        };
+        let problem = format!("unknown key {}", quoted(name));
+        self.remarks.wrong::<()>(span, problem, remedy);
+    }
+
+    /// The place of a key's name, if the file sets it.
+    pub fn name(&self, key: &'static str) -> Option<Span> {
+        self.names.get(key).cloned()
+    }
+
+    /// The place of a key's value, if the file sets it.
+    pub fn span(&self, key: &'static str) -> Option<Span> {
+        self.values.get(key).map(Spanned::span)
+    }
+
+    pub fn values(&self) -> &BTreeMap<String, Spanned<DeValue<'s>>> {
+        &self.values
+    }
+
+    /// Whether the value is the number 0, which for some keys deserves a word of its own.
+    pub fn is_zero(&self, key: &'static str) -> bool {
+        let number = self.value(key).and_then(|value| value.get_ref().as_integer());
+        number.is_some_and(|number| number.as_str().trim_start_matches(['+', '-', '0']).is_empty())
+    }
+
+    /// A whole number within bounds.
+    pub fn integer(&mut self, key: &'static str, bounds: RangeInclusive<u64>) -> Option<u64> {
+        let value = self.value(key)?;
+        let (span, DeValue::Integer(integer)) = (value.span(), value.get_ref()) else {
+            return self.wrong_type(key, "a whole number");
+        };
+        let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
+        match number.and_then(|n| u64::try_from(n).ok()) {
+            Some(number) if bounds.contains(&number) => Some(number),
+            _ => {
+                let (least, most) = bounds.into_inner();
+                let problem = format!("`{key}` is out of bounds");
+                let remedy = format!("write a number from {least} to {most}");
+                self.remarks.wrong(&span, problem, remedy)
+            }
+        }
+    }
+
+    /// A duration within bounds, in whole units of `step`.
+    pub fn duration(
+        &mut self,
+        key: &'static str,
+        bounds: RangeInclusive<Duration>,
+        step: Duration,
+    ) -> Option<Duration> {
+        let value = self.value(key)?;
+        let span = value.span();
+        let read = match value.get_ref() {
+            DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix())
+                .ok()
+                .and_then(|seconds| u64::try_from(seconds).ok())
+                .map_or(Duration::MAX, Duration::from_secs),
+            DeValue::String(text) => match units::duration(text) {
+                Ok(duration) => duration,
+                Err(remedy) => {
+                    let problem = format!("{} is no duration", quoted(text));
+                    return self.remarks.wrong(&span, problem, remedy);
+                }
+            },
+            DeValue::Float(_) => {
+                let problem = format!("`{key}` is a duration, not a fraction");
+                return self.remarks.wrong(&span, problem, units::EXAMPLES);
+            }
+            _ => return self.wrong_type(key, "a duration"),
+        };
+        if !bounds.contains(&read) {
+            let (least, most) = bounds.into_inner();
+            let (least, most) = (units::spell(least), units::spell(most));
+            let problem = format!("`{key}` is out of bounds");
+            let remedy = format!("write a duration from {least} to {most}");
+            return self.remarks.wrong(&span, problem, remedy);
+        }
+        if read.as_nanos() % step.as_nanos() != 0 {
+            let unit = if step.as_secs() == 0 { "milliseconds" } else { "seconds" };
+            let problem = format!("`{key}` is not a whole number of {unit}");
+            return self.remarks.wrong(&span, problem, "round it");
+        }
+        Some(read)
+    }
+
+    /// A string.
+    pub fn string(&mut self, key: &'static str) -> Option<(String, Span)> {
+        let value = self.value(key)?;
+        match value.get_ref() {
+            DeValue::String(text) => Some((text.to_string(), value.span())),
+            _ => self.wrong_type(key, "a string"),
+        }
+    }
+
+    /// One word of a few.
+    pub fn choice<T: Clone>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let (text, span) = self.string(key)?;
+        if let Some((_, choice)) = words.iter().find(|(word, _)| *word == text) {
+            return Some(choice.clone());
+        }
+        let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+        let problem = format!("`{key}` cannot be {}", quoted(&text));
+        let remedy = format!("write {}", known.join(" or "));
+        self.remarks.wrong(&span, problem, remedy)
+    }
+
+    /// A list of strings; `None` too when one of them is none.
+    pub fn list(&mut self, key: &'static str) -> Option<Vec<(String, Span)>> {
+        let value = self.value(key)?;
+        let DeValue::Array(array) = value.get_ref() else {
+            return self.wrong_list(key);
+        };
+        let mut wrong = Vec::new();
+        let mut list = Vec::new();
+        for item in array.iter() {
+            match item.get_ref() {
+                DeValue::String(text) => list.push((text.to_string(), item.span())),
+                other => wrong.push((item.span(), a(other.type_str()))),
+            }
+        }
+        let complete = wrong.is_empty();
+        for (span, found) in wrong {
+            let problem = format!("`{key}` is a list of strings, this is {found}");
+            self.remarks.wrong::<()>(&span, problem, "put it in quotes");
+        }
+        complete.then_some(list)
+    }
+
+    /// A string, which stands for a list of one, or a list of strings, not empty.
+    pub fn one_or_more(&mut self, key: &'static str) -> Option<Vec<(String, Span)>> {
+        let value = self.value(key)?;
+        if let DeValue::String(text) = value.get_ref() {
+            return Some(vec![(text.to_string(), value.span())]);
+        }
+        let span = value.span();
+        let list = self.list(key)?;
+        if list.is_empty() {
+            let remedy = "name at least one, or remove the key";
+            return self.remarks.wrong(&span, format!("`{key}` is an empty list"), remedy);
+        }
+        Some(list)
+    }
+
+    fn value(&self, key: &'static str) -> Option<&Spanned<DeValue<'s>>> {
+        debug_assert!(keys::find(key).is_some(), "{key} is not in the table");
+        self.values.get(key)
+    }
+
+    fn wrong_type<T>(&mut self, key: &'static str, wanted: &str) -> Option<T> {
+        let value = self.values.get(key)?;
+        let (span, found) = (value.span(), a(value.get_ref().type_str()));
+        let problem = format!("`{key}` is {wanted}, not {found}");
+        let remedy = match keys::find(key).and_then(|key| key.default) {
+            Some(default) => format!("write it as in `{key} = {default}`"),
+            None => format!("write it as in `{key} = \"...\"`"),
+        };
+        self.remarks.wrong(&span, problem, remedy)
+    }
+
+    fn wrong_list<T>(&mut self, key: &'static str) -> Option<T> {
+        let value = self.values.get(key)?;
+        let DeValue::String(text) = value.get_ref() else {
+            return self.wrong_type(key, "a list of strings");
+        };
+        let items: Vec<String> = text.split(',').map(|item| format!("\"{}\"", item.trim().escape_default())).collect();
+        let remedy = format!("write `{key} = [{}]`", items.join(", "));
+        let problem = format!("`{key}` is a list, not one string");
+        self.remarks.wrong(&value.span(), problem, remedy)
+    }
+}
+
+/// A word with its article.
+fn a(word: &str) -> String {
+    let article = if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
+    format!("{article} {word}")
+}

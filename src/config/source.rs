@@ -1,0 +1,135 @@
+//! The text of a configuration file, and the places in it.
+//!
+//! Both forms are read from a `Source`; offsets into its text become lines,
+//! columns and excerpts here, and only for what is reported.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use super::error::{ConfigError, Spot};
+use super::remarks::Remarks;
+
+/// A stretch of the text, in bytes.
+pub(super) type Span = Range<usize>;
+
+/// The largest file that is read. The largest sensible one is a whitelist of
+/// some hundred thousand netblocks; beyond this it is not a configuration.
+pub(super) const LARGEST: u64 = 64 * 1024 * 1024;
+
+/// A file's text.
+pub(super) struct Source {
+    pub path: PathBuf,
+    pub text: String,
+    /// Where the text is not UTF-8, if it is not.
+    pub broken: Option<usize>,
+}
+
+impl Source {
+    /// Takes the content of a file. A byte order mark is dropped; bytes that
+    /// are not UTF-8 are replaced and remembered, for in a comment of the
+    /// original's form they never mattered.
+    pub fn new(path: &Path, bytes: &[u8]) -> Self {
+        let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+        Self {
+            path: path.to_owned(),
+            text: String::from_utf8_lossy(bytes).into_owned(),
+            broken: std::str::from_utf8(bytes).err().map(|e| e.valid_up_to()),
+        }
+    }
+
+    /// Refuses text that had to be repaired.
+    pub fn require_utf8(&self) -> Result<(), ConfigError> {
+        let Some(offset) = self.broken else {
+            return Ok(());
+        };
+        let mut remarks = Remarks::new(self);
+        let remedy = "save the file in UTF-8, or remove the character";
+        remarks.wrong::<()>(&(offset..offset), "this character is not UTF-8", remedy);
+        remarks.finish().map(|_| ())
+    }
+
+    /// Line and column of an offset, both from 1.
+    pub fn place(&self, offset: usize) -> (usize, usize) {
+        let before = &self.text[..self.text.floor_char_boundary(offset)];
+        let line = memchr::memchr_iter(b'\n', before.as_bytes()).count() + 1;
+        let start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        (line, before[start..].chars().count() + 1)
+    }
+
+    /// The line around an offset, without its end.
+    pub fn line(&self, offset: usize) -> &str {
+        let offset = self.text.floor_char_boundary(offset);
+        let start = self.text[..offset].rfind('\n').map_or(0, |newline| newline + 1);
+        self.text[start..].lines().next().unwrap_or("")
+    }
+
+    /// A stretch as a message shows it.
+    pub fn spot(&self, span: &Span) -> Spot {
+        let span = self.text.floor_char_boundary(span.start)..self.text.floor_char_boundary(span.end);
+        let (line, column) = self.place(span.start);
+        let start = self.text[..span.start].rfind('\n').map_or(0, |n| n + 1);
+        let rest = &self.text[span.start..];
+        let end = span.start + rest.find(['\n', '\r']).unwrap_or(rest.len());
+        let width = self.text[span.start..span.end.clamp(span.start, end)].chars().count().max(1);
+        excerpt(&self.text[start..end], line, column, width)
+    }
+}
+
+/// Cuts a long line down to what is near the spot, and makes it fit to print.
+fn excerpt(text: &str, line: usize, column: usize, width: usize) -> Spot {
+    const BEFORE: usize = 60;
+    const LONGEST: usize = 120;
+    let cut = if column > BEFORE && text.chars().nth(LONGEST).is_some() { column - BEFORE } else { 0 };
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    let excerpt: String = text.chars().skip(cut).take(LONGEST).map(printable).collect();
+    let indent = column - 1 - cut;
+    Spot {
+        line,
+        column,
+        width: width.min(LONGEST - indent.min(LONGEST - 1)),
+        indent,
+        excerpt: excerpt.trim_end().to_owned(),
+    }
+}
+
+/// Reads a whole file, within reason.
+pub(super) fn read(path: &Path) -> Result<Source, ReadError> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(ReadError::Io)?;
+    let size = file.take(LARGEST + 1).read_to_end(&mut bytes);
+    if size.map_err(ReadError::Io)? as u64 > LARGEST {
+        return Err(ReadError::Large);
+    }
+    Ok(Source::new(path, &bytes))
+}
+
+/// Why a file was not read.
+pub(super) enum ReadError {
+    Io(io::Error),
+    Large,
+}
+
+impl ReadError {
+    pub fn is_absent(&self) -> bool {
+        matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
+    }
+
+    pub fn at(self, path: &Path) -> ConfigError {
+        let error = match self {
+            Self::Large => {
+                let remedy = "give connshaper.toml, not a log or a list";
+                return ConfigError::whole(path, "the file is larger than 64 MiB", remedy);
+            }
+            Self::Io(error) => error,
+        };
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "name an existing file with -c, or give no -c at all",
+            io::ErrorKind::PermissionDenied => "let the user connshaper runs as read the file",
+            io::ErrorKind::IsADirectory => "name the file in it",
+            _ => "see whether other programs can read it",
+        };
+        ConfigError::whole(path, format!("cannot be read: {error}"), remedy)
+    }
+}

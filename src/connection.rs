@@ -1,0 +1,177 @@
+//! One policy connection: read, decide, log, count, reply, until Postfix closes it.
+
+use std::future::poll_fn;
+use std::net::IpAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Poll;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio_util::codec::{Decoder, Encoder};
+use tokio_util::io::poll_read_buf;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::Now;
+use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder, RequestError};
+use crate::listener::Peer;
+use crate::policy::{Count, Counts, Pass, Plan, Refusal, Verdict};
+use crate::service::{Rules, Service};
+use crate::session::Seat;
+use crate::statistics::add;
+
+/// Room for one more request; thirty attributes of usual length are about 700 bytes.
+const READ: usize = 2 * 1024;
+
+/// Answers a policy connection until Postfix closes it, or `stop` is called and nothing asked is unanswered.
+pub async fn serve<S>(mut stream: S, peer: Peer, service: &Service, stop: CancellationToken)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut connection = Connection {
+        service,
+        rules: arc_swap::Cache::new(&service.rules),
+        seat: service.sessions.seat(peer.ip()),
+        answered: true,
+    };
+    if let Err(error) = connection.converse(&mut stream, &stop).await {
+        connection.answered = false;
+        add(&service.statistics.bad_requests, 1);
+        let attribute = Some(error.attribute.as_slice()).filter(|attribute| !attribute.is_empty());
+        service.log.bad_request(&peer, attribute, &error.to_string(), Now::read());
+    }
+    connection.seat.leave(connection.answered, Now::read());
+}
+
+struct Connection<'s> {
+    service: &'s Service,
+    /// A request keeps the rules it began with.
+    rules: arc_swap::Cache<&'s arc_swap::ArcSwap<Rules>, Arc<Rules>>,
+    seat: Seat,
+    /// The last answer reached Postfix, as far as we can know.
+    answered: bool,
+}
+
+/// What came of waiting for input.
+enum Input {
+    /// There is more. `waited`: not at once.
+    More,
+    /// The other end closed. `waited`: not before our last answer was written.
+    Closed { waited: bool },
+    /// We are to stop, and nothing is there to be answered.
+    Stop,
+}
+
+impl Connection<'_> {
+    async fn converse<S>(&mut self, stream: &mut S, stop: &CancellationToken) -> Result<(), RequestError>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let (mut decoder, mut input, mut output) = (RequestDecoder::default(), BytesMut::new(), BytesMut::new());
+        let mut stopped = pin!(stop.cancelled());
+        loop {
+            while let Some(request) = decoder.decode(&mut input)? {
+                output.clear();
+                self.answer(&request, &mut output).await;
+                drop(request);
+                self.answered = stream.write_all(&output).await.is_ok();
+                if !self.answered {
+                    return Ok(());
+                }
+            }
+            input.reserve(READ);
+            let mut waited = false;
+            let next = poll_fn(|context| {
+                match poll_read_buf(Pin::new(&mut *stream), context, &mut input) {
+                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Input::Closed { waited })),
+                    Poll::Ready(Ok(_)) => return Poll::Ready(Ok(Input::More)),
+                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                    Poll::Pending => waited = true,
+                }
+                stopped.as_mut().poll(context).map(|()| Ok(Input::Stop))
+            });
+            match next.await {
+                Ok(Input::More) => {}
+                // Postfix had given up before it could see our answer, and will ask again.
+                Ok(Input::Closed { waited }) => {
+                    self.answered &= waited;
+                    return decoder.decode_eof(&mut input).map(drop);
+                }
+                Ok(Input::Stop) => return Ok(()),
+                // A connection that was reset was closed, in a way.
+                Err(_) => return Ok(()),
+            }
+        }
+    }
+
+    async fn answer(&mut self, request: &Request, output: &mut BytesMut) {
+        let now = Now::read();
+        add(&self.service.statistics.queries, 1);
+        let rules = Arc::clone(self.rules.load());
+        let verdict = self.decide(&rules, request, now).await;
+        let reply = match &verdict {
+            Verdict::Pass(_) => Reply::Dunno,
+            Verdict::Refuse(refusal) => Reply::Refuse(&refusal.limit.action, refusal.values()),
+        };
+        ReplyEncoder.encode(reply, output).expect("a reply is written to memory");
+    }
+
+    /// Plan, hit, judge; and what the session was counted for is remembered.
+    async fn decide<'r>(&mut self, rules: &'r Rules, request: &Request, now: Now) -> Verdict<'r> {
+        let statistics = &self.service.statistics;
+        let Some(client) = request.client else {
+            add(&statistics.unknown_client, 1);
+            return Verdict::Pass(Pass::UnknownClient);
+        };
+        let joined = self.seat.join(client, request, now);
+        add(&statistics.sessions, u64::from(joined.new));
+        let mut counts = joined.counts;
+        let verdict = match rules.policy.plan(request, &counts) {
+            Plan::Done(verdict) if joined.new => verdict,
+            Plan::Done(verdict) => return verdict,
+            Plan::Hit(keys) => {
+                let hits = rules.store.hit(&keys, now).await;
+                let counted = keys.iter().zip(hits).map(|(key, hit)| Count { limit: key.limit.id, hit, passed: false });
+                counts.extend(counted);
+                self.settle(rules, client, counts)
+            }
+        };
+        self.report(client, &verdict, now);
+        verdict
+    }
+
+    fn settle<'r>(&mut self, rules: &'r Rules, client: IpAddr, mut counts: Counts) -> Verdict<'r> {
+        let verdict = rules.policy.judge(client, &counts);
+        rules.policy.settle(client, &mut counts);
+        self.seat.remember(counts);
+        verdict
+    }
+
+    /// The one place that speaks of verdicts: once per session, not per request.
+    fn report(&self, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
+        let Service { statistics, log, .. } = self.service;
+        match verdict {
+            Verdict::Pass(pass) => {
+                add(&statistics.whitelisted, u64::from(*pass == Pass::Whitelisted));
+                log.passed(&client, pass.reason(), now);
+            }
+            Verdict::Refuse(refusal) => {
+                add(&statistics.refused, 1);
+                log.refused(&refused(refusal), now);
+            }
+        }
+    }
+}
+
+fn refused<'a>(refusal: &'a Refusal<'_>) -> crate::log::Refused<'a> {
+    let values = refusal.values();
+    crate::log::Refused {
+        client: refusal.client,
+        prefix: refusal.limit.key(refusal.client).netblock(),
+        limit: values.limit,
+        count: values.count,
+        threshold: values.threshold,
+        left: values.left,
+        verdict: refusal.limit.action.keyword(),
+    }
+}

@@ -1,0 +1,238 @@
+//! The daemon: composes the parts, heeds signals, reloads, and stops in order.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Now;
+use crate::config::Config;
+use crate::connection;
+use crate::listener::Listener;
+use crate::log::{Log, Severity};
+use crate::notify;
+use crate::service::Service;
+use crate::statistics::add;
+
+/// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// How long the end of the process waits for the log.
+const LAST_LINES: Duration = Duration::from_secs(2);
+
+/// Entries of the table in this process that a tick looks at for expired ones.
+const SWEEP: usize = 100_000;
+
+/// Serves until SIGTERM or SIGINT. `path` is what a reload reads again.
+pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -> anyhow::Result<()> {
+    let log = Log::open(&config.log).context("the log cannot be opened")?;
+    let listeners = listen(&config)?;
+    let daemon = Daemon::new(config, path, listen_is_fixed, log.clone());
+    daemon.started(&listeners);
+    daemon.serve(listeners).await?;
+    log.line(Severity::Info, "STOPPED", |_| {});
+    log.flush(LAST_LINES);
+    Ok(())
+}
+
+/// Sockets that systemd passed are used instead of what the configuration says.
+fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let passed = Listener::from_systemd()?;
+    if !passed.is_empty() {
+        return Ok(passed);
+    }
+    let mut listeners = Vec::new();
+    for address in &config.listen {
+        listeners.extend(Listener::bind(address, &config.socket)?);
+    }
+    Ok(listeners)
+}
+
+struct Daemon {
+    service: Arc<Service>,
+    config: Config,
+    path: Option<PathBuf>,
+    /// `--listen` replaces what the file says, also after a reload.
+    listen_is_fixed: bool,
+    log: Log,
+    stop: CancellationToken,
+    connections: TaskTracker,
+}
+
+impl Daemon {
+    fn new(config: Config, path: Option<PathBuf>, listen_is_fixed: bool, log: Log) -> Self {
+        let service = Arc::new(Service::new(&config, log.clone()));
+        let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
+        Self { service, config, path, listen_is_fixed, log, stop, connections }
+    }
+
+    fn started(&self, listeners: &[Listener]) {
+        let listen: Vec<String> = listeners.iter().map(|listener| listener.address().to_string()).collect();
+        self.log.line(Severity::Info, "START", |line| {
+            line.field("version", env!("CARGO_PKG_VERSION"))
+                .field("form", self.config.form.name())
+                .field("listen", listen.join(","))
+                .field("store", self.service.rules.load().store.name());
+        });
+        self.warn(&self.config);
+    }
+
+    async fn serve(mut self, listeners: Vec<Listener>) -> anyhow::Result<()> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        for listener in listeners {
+            tokio::spawn(accept(listener, self.acceptor()));
+        }
+        tokio::spawn(self.housekeeping());
+        tokio::spawn(notify::feed_watchdog());
+        self.tell(notify::ready());
+        loop {
+            tokio::select! {
+                Some(()) = hangup.recv() => self.reload().await,
+                () = either(&mut terminate, &mut interrupt) => break,
+            }
+        }
+        self.stop().await;
+        Ok(())
+    }
+
+    /// Answers what was asked, then closes.
+    async fn stop(&self) {
+        self.tell(notify::stopping());
+        self.log.line(Severity::Info, "STOPPING", |_| {});
+        self.stop.cancel();
+        self.connections.close();
+        let unfinished = timeout(LAST_ANSWERS, self.connections.wait()).await.is_err();
+        if unfinished {
+            let connections = self.connections.len();
+            self.log.line(Severity::Warning, "UNFINISHED", |line| {
+                line.field("connections", connections);
+            });
+        }
+        self.service.report(0);
+    }
+
+    /// All or nothing: with a wrong file the old rules stay.
+    async fn reload(&mut self) {
+        self.tell(notify::reloading());
+        let path = self.path.clone();
+        let loaded = tokio::task::spawn_blocking(move || Config::load(path.as_deref())).await;
+        match loaded {
+            Ok(Ok(config)) => self.adopt(config),
+            Ok(Err(error)) => self.stay(&error.summary()),
+            Err(panic) => self.stay(&panic.to_string()),
+        }
+        self.tell(notify::ready());
+    }
+
+    fn adopt(&mut self, mut config: Config) {
+        if self.listen_is_fixed {
+            config.listen.clone_from(&self.config.listen);
+        }
+        self.service.reload(&config);
+        let (old, new) = (&self.config, &config);
+        let unchanged = [
+            ("listen", old.listen == new.listen),
+            ("socket_mode, socket_owner or socket_group", old.socket == new.socket),
+            ("max_connections", old.max_connections == new.max_connections),
+            ("log, syslog_facility or syslog_socket", old.log.target == new.log.target),
+            ("statistics_interval", old.log.statistics_interval == new.log.statistics_interval),
+        ];
+        let later: Vec<&str> = unchanged.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();
+        self.log.line(Severity::Info, "RELOADED", |line| {
+            line.field("form", config.form.name()).field("after_restart", later.join(", "));
+        });
+        self.warn(&config);
+        self.config = config;
+    }
+
+    fn stay(&self, error: &str) {
+        self.log.line(Severity::Err, "RELOAD_FAILED", |line| {
+            line.field("error", error);
+        });
+    }
+
+    fn warn(&self, config: &Config) {
+        for warning in &config.warnings {
+            self.log.line(Severity::Warning, "CONFIGURATION", |line| {
+                line.field("warning", warning);
+            });
+        }
+    }
+
+    fn tell(&self, told: std::io::Result<()>) {
+        if let Err(error) = told {
+            self.log.line(Severity::Warning, "NOTIFY_FAILED", |line| {
+                line.field("error", error);
+            });
+        }
+    }
+
+    fn acceptor(&self) -> Acceptor {
+        Acceptor {
+            service: Arc::clone(&self.service),
+            stop: self.stop.clone(),
+            connections: self.connections.clone(),
+            max_connections: self.config.max_connections,
+        }
+    }
+
+    /// What is done by the clock: expired counts are dropped, numbers are told.
+    fn housekeeping(&self) -> impl Future<Output = ()> + use<> {
+        let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
+        let statistics_interval = self.config.log.statistics_interval.as_secs();
+        async move {
+            let mut second = interval(Duration::from_secs(1));
+            second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            for elapsed in 0_u64.. {
+                second.tick().await;
+                let now = Now::read();
+                service.rules.load().store.table().sweep(now.monotonic, SWEEP);
+                service.log.mention_suppressed(now);
+                if statistics_interval > 0 && elapsed > 0 && elapsed.is_multiple_of(statistics_interval) {
+                    service.report(connections.len());
+                }
+            }
+        }
+    }
+}
+
+async fn either(one: &mut Signal, other: &mut Signal) {
+    tokio::select! {
+        _ = one.recv() => {}
+        _ = other.recv() => {}
+    }
+}
+
+struct Acceptor {
+    service: Arc<Service>,
+    stop: CancellationToken,
+    connections: TaskTracker,
+    max_connections: usize,
+}
+
+/// Accepts until the stop. Dropping the listener then closes it, and removes the file of its socket.
+async fn accept(mut listener: Listener, acceptor: Acceptor) {
+    let Acceptor { service, stop, connections, max_connections } = acceptor;
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept(&service.log) => accepted,
+            () = stop.cancelled() => return,
+        };
+        if connections.len() >= max_connections {
+            // Better than to let it wait in the backlog: Postfix tries again in a second, and waits no longer than that.
+            add(&service.statistics.turned_away, 1);
+            service.log.limited(Severity::Warning, "TOO_MANY_CONNECTIONS", Now::read(), |line| {
+                line.field("peer", peer).field("max_connections", max_connections);
+            });
+            continue;
+        }
+        let (service, stop) = (Arc::clone(&service), stop.clone());
+        connections.spawn(async move { connection::serve(stream, peer, &service, stop).await });
+    }
+}

@@ -1,0 +1,64 @@
+//! Sockets that systemd opened for us (LISTEN_FDS), by the rules of sd_listen_fds(3).
+//!
+//! Two crates share this: `sd_notify` checks that the sockets are meant for this
+//! process and keeps them from its children, `sd_listen_fds` turns the numbers
+//! into owned descriptors, which safe code cannot do by itself.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::address::Address;
+
+use super::{ListenError, Listener, Problem};
+
+/// All passed sockets, in the order of the socket units' directives.
+pub fn listeners() -> Result<Vec<Listener>, ListenError> {
+    // A second owner of the same descriptors would close them under the first.
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::Relaxed) {
+        return Ok(Vec::new());
+    }
+    let broken = |cause: String| ListenError { place: "LISTEN_FDS".to_owned(), problem: Problem::Passed(cause) };
+    let numbers = sd_notify::listen_fds().map_err(|error| broken(error.to_string()))?;
+    let passed = sd_listen_fds::get().map_err(|error| broken(error.to_string()))?;
+    let named = numbers.zip(passed).map(|(number, (name, descriptor))| {
+        let place = match name {
+            Some(name) => format!("descriptor {number} ({name})"),
+            None => format!("descriptor {number}"),
+        };
+        listener(descriptor.into_std().into()).map_err(|problem| ListenError { place, problem })
+    });
+    named.collect()
+}
+
+fn listener(socket: Socket) -> Result<Listener, Problem> {
+    let kind = socket.r#type().map_err(|_| Problem::Passed("it is not a socket".to_owned()))?;
+    if kind != Type::STREAM {
+        return Err(Problem::Passed("it is not a stream socket".to_owned()));
+    }
+    if !socket.is_listener().map_err(Problem::Other)? {
+        return Err(Problem::Passed("it is a connection".to_owned()));
+    }
+    socket.set_nonblocking(true).map_err(Problem::Other)?;
+    let domain = socket.domain().map_err(Problem::Other)?;
+    if domain == Domain::IPV4 || domain == Domain::IPV6 {
+        return Listener::tcp(socket.into());
+    }
+    if domain == Domain::UNIX {
+        let address = Address::Unix(path(&socket.local_addr().map_err(Problem::Other)?));
+        // The file belongs to systemd, which goes on listening when we are gone.
+        return Listener::unix(socket.into(), address, None);
+    }
+    Err(Problem::Passed("it is neither an internet nor a unix socket".to_owned()))
+}
+
+/// Where a unix socket is; in the abstract namespace it is written with an @.
+fn path(address: &SockAddr) -> PathBuf {
+    match (address.as_pathname(), address.as_abstract_namespace()) {
+        (Some(path), _) => path.to_owned(),
+        (None, Some(name)) => format!("@{}", name.escape_ascii()).into(),
+        (None, None) => PathBuf::new(),
+    }
+}

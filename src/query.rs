@@ -1,0 +1,85 @@
+//! `connshaper query`: asks a running daemon as Postfix would.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::os::unix::net::UnixStream;
+use std::process;
+use std::time::Duration;
+
+use crate::address::Address;
+
+/// Longer than the daemon ever takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The action a daemon answers. `attributes` are sent instead of, or beside, those of a client that has just connected.
+pub fn ask(address: &Address, client: &str, attributes: &[(String, String)]) -> io::Result<String> {
+    let mut stream = connect(address)?;
+    stream.write_all(request(client, attributes).as_bytes())?;
+    let mut reply = Vec::new();
+    while !reply.ends_with(b"\n\n") {
+        let mut part = [0; 1024];
+        match stream.read(&mut part)? {
+            0 => return Err(io::Error::other("it closed the connection without an answer; see its log")),
+            length => reply.extend_from_slice(&part[..length]),
+        }
+    }
+    let reply = String::from_utf8_lossy(&reply);
+    let action = reply.lines().find_map(|line| line.strip_prefix("action="));
+    action.map(str::to_owned).ok_or_else(|| io::Error::other(format!("its answer has no action: {reply:?}")))
+}
+
+trait Connection: Read + Write {}
+impl<S: Read + Write> Connection for S {}
+
+fn connect(address: &Address) -> io::Result<Box<dyn Connection>> {
+    match address {
+        Address::Inet { host, port } => {
+            let stream = TcpStream::connect((host.as_str(), *port))?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(Box::new(stream))
+        }
+        Address::Unix(path) => {
+            let stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            Ok(Box::new(stream))
+        }
+    }
+}
+
+/// What Postfix sends when a client has just connected.
+fn request(client: &str, attributes: &[(String, String)]) -> String {
+    // Every run must be a session of its own, also within one second: processes of one second have different ids.
+    let port = (1024 + process::id() % 64_000).to_string();
+    let usual = [
+        ("request", "smtpd_access_policy"),
+        ("protocol_state", "CONNECT"),
+        ("protocol_name", "SMTP"),
+        ("client_address", client),
+        ("client_name", "unknown"),
+        ("client_port", &port),
+        ("reverse_client_name", "unknown"),
+        ("server_address", "127.0.0.1"),
+        ("server_port", "25"),
+    ];
+    let said = |name: &str| attributes.iter().any(|(said, _)| said == name);
+    let mut lines: String =
+        usual.iter().filter(|(name, _)| !said(name)).map(|(name, value)| format!("{name}={value}\n")).collect();
+    lines.extend(attributes.iter().map(|(name, value)| format!("{name}={value}\n")));
+    lines.push('\n');
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_attributes_take_the_place_of_the_usual_ones() {
+        let given =
+            [("protocol_state".to_owned(), "RCPT".to_owned()), ("sender".to_owned(), "a@example.org".to_owned())];
+        let text = request("192.0.2.1", &given);
+        assert!(text.starts_with("request=smtpd_access_policy\nprotocol_name=SMTP\nclient_address=192.0.2.1\n"));
+        assert!(text.ends_with("\nprotocol_state=RCPT\nsender=a@example.org\n\n"));
+        assert_eq!(text.matches("protocol_state=").count(), 1);
+    }
+}

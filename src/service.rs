@@ -1,0 +1,87 @@
+//! What all policy connections share, and how a reload changes it.
+
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
+
+use crate::config::{Config, OnStoreFailure, StoreConfig};
+use crate::log::Log;
+use crate::policy::Policy;
+use crate::session::Sessions;
+use crate::statistics::Statistics;
+use crate::store::Store;
+use crate::store::table::Table;
+
+/// Everything a policy connection needs to answer.
+#[derive(Debug)]
+pub struct Service {
+    /// What a reload replaces, whole.
+    pub rules: ArcSwap<Rules>,
+    /// The sessions of all policy connections.
+    pub sessions: Arc<Sessions>,
+    /// Numbers of what was answered.
+    pub statistics: Arc<Statistics>,
+    /// Where it is told.
+    pub log: Log,
+}
+
+/// What a configuration says about the answers.
+#[derive(Debug)]
+pub struct Rules {
+    /// The decision.
+    pub policy: Policy,
+    /// The counts. Kept over a reload that does not concern it.
+    pub store: Arc<Store>,
+    store_config: (StoreConfig, OnStoreFailure),
+}
+
+impl Service {
+    /// A service after a configuration; must be called within a runtime.
+    pub fn new(config: &Config, log: Log) -> Self {
+        let statistics = Arc::new(Statistics::default());
+        let table = Arc::new(Table::new(config.store.max_clients));
+        let store = Store::new(&config.store, config.on_store_failure(), table, &statistics, &log);
+        Self {
+            rules: ArcSwap::from_pointee(Rules::new(config, Arc::new(store))),
+            sessions: Sessions::new(config.max_connections),
+            statistics,
+            log,
+        }
+    }
+
+    /// Changes the rules. No connection and no count is lost: sessions keep what they were counted
+    /// for, counts in this process stay, and connections to memcached stay unless other servers are asked for.
+    pub fn reload(&self, config: &Config) {
+        let old = self.rules.load();
+        let on_failure = config.on_store_failure();
+        let store = if old.store_config == (config.store.clone(), on_failure) {
+            Arc::clone(&old.store)
+        } else {
+            let table = Arc::clone(old.store.table());
+            Arc::new(Store::new(&config.store, on_failure, table, &self.statistics, &self.log))
+        };
+        self.rules.store(Arc::new(Rules::new(config, store)));
+        self.log.reconfigure(config.log.level, config.log.interval, config.log.rate);
+    }
+
+    /// Tells the numbers so far.
+    pub fn report(&self, connections: usize) {
+        let rules = self.rules.load();
+        self.statistics.report(
+            &self.log,
+            &[
+                ("connections", connections as u64),
+                ("known_sessions", self.sessions.len() as u64),
+                ("clients", rules.store.table().len() as u64),
+                ("evictions", rules.store.table().evictions()),
+            ],
+        );
+    }
+}
+
+impl Rules {
+    fn new(config: &Config, store: Arc<Store>) -> Self {
+        let store_config = (config.store.clone(), config.on_store_failure());
+        Self { policy: Policy::new(config), store, store_config }
+    }
+}

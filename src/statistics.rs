@@ -1,0 +1,56 @@
+//! Numbers of what was answered, and the STATISTICS line that tells them.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::log::{Log, Severity};
+
+/// Counts since the start.
+#[derive(Debug, Default)]
+pub struct Statistics {
+    /// Requests answered.
+    pub queries: AtomicU64,
+    /// SMTP sessions recognised in them.
+    pub sessions: AtomicU64,
+    /// Sessions of clients on the whitelist.
+    pub whitelisted: AtomicU64,
+    /// Sessions refused.
+    pub refused: AtomicU64,
+    /// Requests without a client address.
+    pub unknown_client: AtomicU64,
+    /// Sessions judged without the shared store.
+    pub without_store: AtomicU64,
+    /// Policy connections that ended because of a request that was none.
+    pub bad_requests: AtomicU64,
+    /// Policy connections turned away because there were `max_connections`.
+    pub turned_away: AtomicU64,
+}
+
+/// Adds to a number. Nothing is ordered by it, so the cheapest way will do.
+pub fn add(number: &AtomicU64, amount: u64) {
+    number.fetch_add(amount, Ordering::Relaxed);
+}
+
+impl Statistics {
+    /// Writes the STATISTICS line; `more` are numbers kept elsewhere.
+    pub fn report(&self, log: &Log, more: &[(&'static str, u64)]) {
+        let own = [
+            ("queries", &self.queries),
+            ("sessions", &self.sessions),
+            ("whitelisted", &self.whitelisted),
+            ("refused", &self.refused),
+            ("unknown_client", &self.unknown_client),
+            ("without_store", &self.without_store),
+            ("bad_requests", &self.bad_requests),
+            ("turned_away", &self.turned_away),
+        ];
+        log.line(Severity::Info, "STATISTICS", |line| {
+            for (name, number) in own {
+                line.field(name, number.load(Ordering::Relaxed));
+            }
+            for (name, number) in more {
+                line.field(name, number);
+            }
+            line.field("suppressed_lines", log.suppressed()).field("dropped_lines", log.dropped());
+        });
+    }
+}

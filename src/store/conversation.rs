@@ -1,0 +1,251 @@
+//! What goes over one connection to a memcached server: hits out, counts back.
+//!
+//! All hits that are waiting go out in one write, and the next write waits for
+//! their answers: under load hits travel together, and a lone one goes at once.
+//! Answers come in the order of the questions, so a hit that was given up keeps
+//! its place until its late answer is read: no hit ever gets another's count.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use smallvec::SmallVec;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::Uncounted;
+use super::server::{Operation, Server};
+use super::wire::{self, Answer, Counted, Dialect, Nonsense};
+use crate::stream::Stream;
+
+/// Hits without an answer, one after the other, that make a server count as away.
+const FAILURES: u32 = 3;
+
+/// Between two log lines on answers that are errors.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Room for the answers of a write; each is some ten bytes.
+const READ: usize = 8 * 1024;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conversation<'s> {
+    server: &'s Server,
+    stream: Stream,
+    dialect: Dialect,
+    /// Asked, in order.
+    flight: VecDeque<Expected>,
+    /// Keys found without an expiry, to be given one with the next write.
+    endless: Vec<Endless>,
+    failures: u32,
+    complained: Option<Instant>,
+    input: BytesMut,
+    output: BytesMut,
+}
+
+/// What the next answer belongs to.
+#[derive(Debug)]
+enum Expected {
+    Hit(Operation),
+    Touch,
+}
+
+#[derive(Debug)]
+struct Endless {
+    key: SmallVec<[u8; 64]>,
+    expiry: u64,
+}
+
+/// How a conversation ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Which of the two gave up: the server, or the network, closed the connection; or we, because
+    /// it does not answer, or not to what was asked.
+    pub closed: bool,
+    /// The reason, for the log.
+    pub cause: String,
+    /// Hits that had no answer at the end.
+    pub unanswered: u64,
+}
+
+/// Why a conversation cannot go on.
+enum Stop {
+    Closed(String),
+    Useless(String),
+}
+
+impl<'s> Conversation<'s> {
+    /// Over a connection whose other end speaks `dialect`.
+    pub fn new(server: &'s Server, stream: Stream, dialect: Dialect) -> Self {
+        Self {
+            server,
+            stream,
+            dialect,
+            flight: VecDeque::new(),
+            endless: Vec::new(),
+            failures: 0,
+            complained: None,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+        }
+    }
+
+    /// Goes on until the connection is of no more use, and says why.
+    pub async fn run(mut self) -> Ended {
+        let (closed, cause) = match self.converse().await {
+            Stop::Closed(cause) => (true, cause),
+            Stop::Useless(cause) => (false, cause),
+        };
+        let mut unanswered = u64::from(self.failures);
+        for expected in self.flight {
+            if let Expected::Hit(mut operation) = expected {
+                unanswered += u64::from(operation.waiting.is_some());
+                operation.finish(Err(Uncounted::Unanswered));
+            }
+        }
+        Ended { closed, cause, unanswered }
+    }
+
+    async fn converse(&mut self) -> Stop {
+        let mut timer = pin!(sleep_until(Instant::now()));
+        let mut armed = false;
+        loop {
+            if self.flight.is_empty()
+                && let Err(error) = self.send().await
+            {
+                return Stop::Closed(error);
+            }
+            if !armed && let Some(deadline) = self.deadline() {
+                timer.as_mut().reset(deadline);
+                armed = true;
+            }
+            self.input.reserve(READ);
+            tokio::select! {
+                biased;
+                read = self.stream.read_buf(&mut self.input) => match read {
+                    Ok(0) => return Stop::Closed("it closed the connection".to_owned()),
+                    Ok(_) => if let Err(nonsense) = self.receive() {
+                        return Stop::Useless(nonsense.to_string());
+                    },
+                    Err(error) => return Stop::Closed(error.to_string()),
+                },
+                // Also while answers are awaited: what waits behind them has a deadline too.
+                () = self.server.work.notified() => {}
+                () = &mut timer, if armed => {
+                    armed = false;
+                    self.expire(Instant::now());
+                    if self.failures >= FAILURES {
+                        let waited = self.server.timeout.as_millis();
+                        return Stop::Useless(format!("{} hits in a row without an answer in {waited} ms", self.failures));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends what waits, in one write.
+    async fn send(&mut self) -> Result<(), String> {
+        if self.server.state().queue.is_empty() && self.endless.is_empty() {
+            return Ok(());
+        }
+        // The requests that are being read at this moment come along.
+        yield_now().await;
+        self.output.clear();
+        for Endless { key, expiry } in self.endless.drain(..) {
+            wire::write_touch(&key, expiry, &mut self.output);
+            self.flight.push_back(Expected::Touch);
+        }
+        for operation in self.server.state().queue.drain(..) {
+            self.dialect.write_hit(&operation.key, operation.expiry, &mut self.output);
+            self.flight.push_back(Expected::Hit(operation));
+        }
+        match timeout(self.server.timeout, self.stream.write_all(&self.output)).await {
+            Ok(written) => written.map_err(|error| error.to_string()),
+            Err(_) => Err("it does not read what we send".to_owned()),
+        }
+    }
+
+    /// Hands out the answers that are complete.
+    fn receive(&mut self) -> Result<(), Nonsense> {
+        while let Some(expected) = self.flight.front() {
+            let answer = match expected {
+                Expected::Touch => wire::read_touched(&mut self.input)?.map(|()| None),
+                Expected::Hit(operation) => self.dialect.read_hit(operation.exptime, &mut self.input)?.map(Some),
+            };
+            let Some(answer) = answer else {
+                return Ok(());
+            };
+            self.failures = 0;
+            if let (Some(Expected::Hit(operation)), Some(answer)) = (self.flight.pop_front(), answer) {
+                self.finish(operation, answer);
+            }
+        }
+        match self.input.is_empty() {
+            true => Ok(()),
+            false => Err(Nonsense(String::from_utf8_lossy(&self.input).chars().take(64).collect())),
+        }
+    }
+
+    fn finish(&mut self, mut operation: Operation, answer: Answer) {
+        match answer {
+            Answer::Counted(counted) => {
+                if counted.endless {
+                    self.endless.push(Endless { key: operation.key.clone(), expiry: operation.expiry });
+                }
+                operation.finish(Ok(counted));
+            }
+            Answer::Gone if !operation.again => {
+                operation.again = true;
+                self.server.state().queue.push(operation);
+            }
+            // Gone twice: it is a new window either way, and this is a hit of it.
+            Answer::Gone => operation.finish(Ok(Counted { count: 1, left: None, endless: false })),
+            Answer::Foreign => {
+                self.complain("a value that is no number is under one of our keys; set key_prefix", &operation);
+                operation.finish(Err(Uncounted::Foreign));
+            }
+            Answer::Failed => {
+                self.complain("it answers with an error", &operation);
+                operation.finish(Err(Uncounted::Unanswered));
+            }
+        }
+    }
+
+    fn complain(&mut self, problem: &str, operation: &Operation) {
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            self.complained = Some(Instant::now());
+            self.server.log.store_error(self.server.name(), problem, &operation.key);
+        }
+    }
+
+    /// Gives up the hits whose time is over.
+    fn expire(&mut self, now: Instant) {
+        let mut failures = 0;
+        let mut give_up = |operation: &mut Operation| {
+            let late = operation.deadline <= now && operation.waiting.is_some();
+            if late {
+                operation.finish(Err(Uncounted::Unanswered));
+                failures += 1;
+            }
+            late
+        };
+        for expected in &mut self.flight {
+            if let Expected::Hit(operation) = expected {
+                give_up(operation);
+            }
+        }
+        self.server.state().queue.retain_mut(|operation| !give_up(operation));
+        self.failures += failures;
+    }
+
+    /// When the hit that waits longest is given up.
+    fn deadline(&self) -> Option<Instant> {
+        let asked = self.flight.iter().filter_map(|expected| match expected {
+            Expected::Hit(operation) => operation.waiting.is_some().then_some(operation.deadline),
+            Expected::Touch => None,
+        });
+        asked.chain(self.server.state().queue.first().map(|operation| operation.deadline)).min()
+    }
+}

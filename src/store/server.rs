@@ -1,0 +1,232 @@
+//! One memcached server: its connection, its deadlines, and whether it is away.
+//!
+//! One task keeps the connection and holds a `Conversation` over it. When three
+//! hits in a row time out, or no connection can be made, the server is away:
+//! hits are not sent there any more, and the task, not the requests, finds out
+//! when it is back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use smallvec::SmallVec;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::Uncounted;
+use super::conversation::Conversation;
+use super::wire::{Counted, Dialect};
+use crate::address::Address;
+use crate::config::OnStoreFailure;
+use crate::log::Log;
+use crate::stream::Stream;
+
+/// Between two attempts to find a server that is away.
+const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// One server.
+#[derive(Debug)]
+pub struct Server {
+    name: String,
+    address: Address,
+    /// How long a hit waits.
+    pub(super) timeout: Duration,
+    on_failure: OnStoreFailure,
+    pub(super) log: Log,
+    state: Mutex<State>,
+    /// There is something in the queue.
+    pub(super) work: Notify,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    /// Not sent yet.
+    pub(super) queue: Vec<Operation>,
+    /// Since when requests are not sent here.
+    away: Option<Away>,
+}
+
+#[derive(Debug)]
+struct Away {
+    since: Instant,
+    decisions: u64,
+}
+
+pub(super) type Outcome = Result<Counted, Uncounted>;
+
+/// One hit of one key.
+#[derive(Debug)]
+pub struct Operation {
+    pub(super) key: SmallVec<[u8; 64]>,
+    pub(super) exptime: u32,
+    pub(super) expiry: u64,
+    pub(super) deadline: Instant,
+    /// The key expired between `add` and `incr`; it is tried once more.
+    pub(super) again: bool,
+    /// Who waits; nobody any more once it is given up.
+    pub(super) waiting: Option<oneshot::Sender<Outcome>>,
+}
+
+impl Operation {
+    /// A hit of `key`, whose window lasts `exptime` seconds; `expiry` is how memcached is told so.
+    pub fn new(key: SmallVec<[u8; 64]>, exptime: u32, expiry: u64) -> Self {
+        Self { key, exptime, expiry, deadline: Instant::now(), again: false, waiting: None }
+    }
+
+    pub(super) fn finish(&mut self, outcome: Outcome) {
+        if let Some(waiting) = self.waiting.take() {
+            // Nobody listens when the request's connection has gone.
+            let _ = waiting.send(outcome);
+        }
+    }
+}
+
+impl Server {
+    /// A server that is not talked to yet.
+    pub fn new(address: Address, timeout: Duration, on_failure: OnStoreFailure, log: Log) -> Self {
+        let (state, work) = (Mutex::default(), Notify::new());
+        Self { name: address.to_string(), address, timeout, on_failure, log, state, work }
+    }
+
+    /// Its address, as logs show it and keys are mapped by it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Queues a hit. Its answer comes within the time-out.
+    pub fn submit(&self, mut operation: Operation) -> Result<oneshot::Receiver<Outcome>, Uncounted> {
+        let (sender, receiver) = oneshot::channel();
+        operation.deadline = Instant::now() + self.timeout;
+        operation.waiting = Some(sender);
+        let mut state = self.state();
+        if let Some(away) = &mut state.away {
+            away.decisions += 1;
+            return Err(Uncounted::Away);
+        }
+        state.queue.push(operation);
+        if state.queue.len() == 1 {
+            self.work.notify_one();
+        }
+        Ok(receiver)
+    }
+
+    /// Keeps a connection and answers hits, for ever.
+    pub async fn run(self: Arc<Self>) {
+        let mut dialect = Dialect::Meta;
+        loop {
+            let started = Instant::now();
+            match self.connect(&mut dialect).await {
+                Ok(stream) => {
+                    self.back();
+                    let ended = Conversation::new(&self, stream, dialect).run().await;
+                    // A server that was restarted is there again at once; one that hangs up on us every time is not.
+                    if ended.closed && started.elapsed() > PROBE_INTERVAL {
+                        continue;
+                    }
+                    self.gone(&ended.cause, ended.unanswered);
+                }
+                Err(cause) => self.gone(&cause, 0),
+            }
+            sleep(PROBE_INTERVAL).await;
+        }
+    }
+
+    /// Connects and finds out which dialect the server speaks.
+    async fn connect(&self, dialect: &mut Dialect) -> Result<Stream, String> {
+        let addresses = self.resolve().await?;
+        let attempt = async {
+            let mut stream = self.open(&addresses).await.map_err(|error| error.to_string())?;
+            match probe(&mut stream, Dialect::Meta).await {
+                Ok(true) => {
+                    *dialect = Dialect::Meta;
+                    return Ok(stream);
+                }
+                Ok(false) => {}
+                // A proxy that hangs up on a command it does not know may know the classic ones.
+                Err(_) => stream = self.open(&addresses).await.map_err(|error| error.to_string())?,
+            }
+            *dialect = Dialect::Classic;
+            match probe(&mut stream, Dialect::Classic).await {
+                Ok(true) => Ok(stream),
+                Ok(false) => Err("it does not speak memcached's text protocol".to_owned()),
+                Err(error) => Err(error.to_string()),
+            }
+        };
+        let late = || format!("no connection within {} ms", self.timeout.as_millis());
+        timeout(self.timeout, attempt).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    /// The addresses of its name, looked up anew for every connection. A slow
+    /// resolver makes the server away, but is never asked twice at once.
+    async fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
+        let Address::Inet { host, port } = &self.address else {
+            return Ok(Vec::new());
+        };
+        let mut lookup = std::pin::pin!(lookup_host((host.as_str(), *port)));
+        let found = match timeout(self.timeout, &mut lookup).await {
+            Ok(found) => found,
+            Err(_) => {
+                self.gone("its name is not resolved in time", 0);
+                lookup.await
+            }
+        };
+        found.map(Iterator::collect).map_err(|error| format!("its name does not resolve: {error}"))
+    }
+
+    async fn open(&self, addresses: &[SocketAddr]) -> io::Result<Stream> {
+        if let Address::Unix(path) = &self.address {
+            return UnixStream::connect(path).await.map(Stream::Unix);
+        }
+        let stream = TcpStream::connect(addresses).await?;
+        stream.set_nodelay(true)?;
+        Ok(Stream::Tcp(stream))
+    }
+
+    /// The server is there: hits go to it again.
+    fn back(&self) {
+        if let Some(away) = self.state().away.take() {
+            self.log.store_up(&self.name, away.since.elapsed().as_secs(), away.decisions);
+        }
+    }
+
+    /// The server is away: hits that wait, and those to come, are not sent. `unanswered` were, in vain.
+    fn gone(&self, cause: &str, unanswered: u64) {
+        let mut state = self.state();
+        let stranded = std::mem::take(&mut state.queue);
+        let news = state.away.is_none();
+        let away = state.away.get_or_insert_with(|| Away { since: Instant::now(), decisions: 0 });
+        away.decisions += unanswered + stranded.len() as u64;
+        drop(state);
+        for mut operation in stranded {
+            operation.finish(Err(Uncounted::Away));
+        }
+        if news {
+            self.log.store_down(&self.name, cause, self.on_failure.name());
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // Nothing below can panic half-way through a change.
+        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+}
+
+/// Asks the other end whether it knows a dialect.
+async fn probe(stream: &mut Stream, dialect: Dialect) -> io::Result<bool> {
+    let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
+    dialect.write_probe(&mut output);
+    stream.write_all(&output).await?;
+    loop {
+        if stream.read_buf(&mut input).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let answer = dialect.read_probe(&mut input);
+        if let Some(known) = answer.map_err(|nonsense| io::Error::other(nonsense.to_string()))? {
+            return Ok(known);
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What is counted: one limit's view of one client, folded into a few words.
+//!
+//! A subject is as wide as it has to be, because ten million of them are kept:
+//! two words for an IPv4 client, three for an IPv6 network of at most 64 bits,
+//! five for anything wider. The first word is a tag that keeps limits, families
+//! and prefix lengths apart, so that equal words always mean the same subject.
+
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+
+/// The key of one counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Subject(pub(super) Key);
+
+impl Subject {
+    /// A client of a limit: an address and how many of its bits count.
+    ///
+    /// The address is taken as it is. It must have been masked to `prefix_length`
+    /// bits before, with IPv4-mapped IPv6 folded to IPv4, as
+    /// [`mask`](crate::policy::netblock::mask) does; otherwise addresses of one
+    /// network are different subjects.
+    pub fn client(limit: u16, address: IpAddr, prefix_length: u8) -> Self {
+        Self(match address {
+            IpAddr::V4(address) => Key::Narrow([tag(limit, prefix_length, Kind::Ipv4), address.to_bits()]),
+            IpAddr::V6(address) => {
+                let tag = tag(limit, prefix_length, Kind::Ipv6);
+                let [a, b, c, d] = words(address.to_bits());
+                // The words alone decide, so that a badly masked address never
+                // shares the counter of another one.
+                if c == 0 && d == 0 { Key::Middle([tag, a, b]) } else { Key::Wide([tag, a, b, c, d]) }
+            }
+        })
+    }
+
+    /// A text of a limit, such as a user name, by its 128-bit keyed hash.
+    pub fn text(limit: u16, hash: u128) -> Self {
+        let [a, b, c, d] = words(hash);
+        Self(Key::Wide([tag(limit, 0, Kind::Text), a, b, c, d]))
+    }
+}
+
+/// The words of a subject, in the three widths that slots have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    /// Tag and one word: IPv4.
+    Narrow([u32; 2]),
+    /// Tag and two words: IPv6 networks of at most 64 bits.
+    Middle([u32; 3]),
+    /// Tag and four words: longer IPv6 networks, and texts.
+    Wide([u32; 5]),
+}
+
+impl Key {
+    pub(super) fn words(&self) -> &[u32] {
+        match self {
+            Self::Narrow(words) => words,
+            Self::Middle(words) => words,
+            Self::Wide(words) => words,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Ipv4,
+    Ipv6,
+    Text,
+}
+
+fn tag(limit: u16, prefix_length: u8, kind: Kind) -> u32 {
+    u32::from(limit) << 16 | u32::from(prefix_length) << 8 | kind as u32
+}
+
+fn words(bits: u128) -> [u32; 4] {
+    [96, 64, 32, 0].map(|shift| (bits >> shift) as u32)
+}
+
+/// A hash function of its own for every table.
+///
+/// Clients choose their addresses. SipHash-1-3 under a random key keeps them
+/// from choosing ones that meet in one place of the table.
+#[derive(Clone, Copy)]
+pub(super) struct Hashing {
+    keys: [u64; 2],
+}
+
+impl Hashing {
+    pub(super) fn random() -> Self {
+        // Without `unsafe`, the standard library's own seed is the nearest source of entropy.
+        let random = || RandomState::new().hash_one(0);
+        Self { keys: [random(), random()] }
+    }
+
+    pub(super) fn hashed<const N: usize>(&self, key: [u32; N]) -> Hashed<N> {
+        Hashed { key, hash: self.hash(&key) }
+    }
+
+    /// Hashes the words of a key, at most five.
+    #[inline]
+    pub(super) fn hash(&self, words: &[u32]) -> u64 {
+        let mut bytes = [0; 20];
+        for (four, word) in bytes.chunks_exact_mut(4).zip(words) {
+            four.copy_from_slice(&word.to_ne_bytes());
+        }
+        let [a, b] = self.keys;
+        SipHasher13::new_with_keys(a, b).hash(&bytes[..4 * words.len()])
+    }
+}
+
+/// A key with its hash, made once for the choice of the shard and of the slot.
+#[derive(Clone, Copy)]
+pub(super) struct Hashed<const N: usize> {
+    pub(super) key: [u32; N],
+    pub(super) hash: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(limit: u16, address: &str, prefix_length: u8) -> Subject {
+        Subject::client(limit, address.parse().unwrap(), prefix_length)
+    }
+
+    #[test]
+    fn a_subject_is_as_wide_as_it_has_to_be() {
+        assert!(matches!(client(0, "192.0.2.1", 32).0, Key::Narrow(_)));
+        assert!(matches!(client(0, "2001:db8::", 64).0, Key::Middle(_)));
+        assert!(matches!(client(0, "2001:db8::1", 128).0, Key::Wide(_)));
+        assert!(matches!(Subject::text(0, 0).0, Key::Wide(_)));
+    }
+
+    #[test]
+    fn limits_families_and_prefix_lengths_are_kept_apart() {
+        let subjects = [
+            client(0, "0.0.0.0", 32),
+            client(1, "0.0.0.0", 32),
+            client(256, "0.0.0.0", 32),
+            client(0, "0.0.0.0", 24),
+            client(0, "::", 32),
+            client(0, "::", 128),
+            client(0, "::1", 128),
+            client(0, "::1:0:0:0", 128),
+            Subject::text(0, 0),
+            Subject::text(0, 1),
+            Subject::text(1, 1),
+        ];
+        let distinct: std::collections::HashSet<_> = subjects.iter().collect();
+        assert_eq!(distinct.len(), subjects.len());
+    }
+
+    #[test]
+    fn every_table_hashes_in_its_own_way() {
+        let (one, other) = (Hashing::random(), Hashing::random());
+        assert_ne!(one.hash(&[1, 2]), other.hash(&[1, 2]));
+        assert_eq!(one.hash(&[1, 2]), one.hash(&[1, 2]));
+        assert_ne!(one.hash(&[1, 2]), one.hash(&[2, 1]));
+    }
+}

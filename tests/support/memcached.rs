@@ -1,0 +1,139 @@
+//! A memcached of the test's own.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::chown;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use nix::unistd::{User, geteuid};
+
+use super::{Dir, Port, Process, connect, until};
+
+/// A running memcached. It can be frozen, killed, and started again at the same address.
+pub struct Memcached {
+    process: Process,
+    place: Place,
+}
+
+enum Place {
+    Inet(Port),
+    Unix(Dir),
+}
+
+impl Memcached {
+    /// Starts one on a free port.
+    pub fn start() -> Self {
+        Self::start_in(Place::Inet(Port::new()))
+    }
+
+    /// Starts one on a unix socket.
+    pub fn start_on_unix_socket() -> Self {
+        let dir = Dir::new();
+        if geteuid().is_root() {
+            // memcached makes the socket after it has become this user.
+            let user = User::from_name(USER).unwrap().expect("a user for memcached");
+            chown(dir.join(""), Some(user.uid.as_raw()), None).unwrap();
+        }
+        Self::start_in(Place::Unix(dir))
+    }
+
+    fn start_in(place: Place) -> Self {
+        Self { process: run(&place), place }
+    }
+
+    /// The value of `memcached_server`.
+    pub fn server(&self) -> String {
+        match &self.place {
+            Place::Inet(port) => port.address().to_string(),
+            Place::Unix(_) => self.place.endpoint(),
+        }
+    }
+
+    /// What it holds under `key`.
+    pub fn value(&self, key: &str) -> Option<String> {
+        let mut connection = BufReader::new(connect(&self.place.endpoint()).unwrap());
+        write!(connection.get_mut(), "get {key}\r\n").unwrap();
+        let line = read_line(&mut connection);
+        if line == "END" {
+            return None;
+        }
+        assert!(line.starts_with(&format!("VALUE {key} ")), "memcached said {line:?}");
+        Some(read_line(&mut connection))
+    }
+
+    /// Sends a command, with its data block if it has one, and returns the first line of the answer.
+    pub fn say(&self, command: &str) -> String {
+        let mut connection = BufReader::new(connect(&self.place.endpoint()).unwrap());
+        write!(connection.get_mut(), "{command}\r\n").unwrap();
+        read_line(&mut connection)
+    }
+
+    /// Has it keep its connections open and answer nothing.
+    pub fn freeze(&self) {
+        self.process.freeze();
+    }
+
+    /// Lets it go on after `freeze`.
+    pub fn thaw(&self) {
+        self.process.thaw();
+    }
+
+    /// Ends it without a word; what it held is lost.
+    pub fn kill(&mut self) {
+        self.process.signal(Signal::SIGKILL);
+        self.process.wait();
+    }
+
+    /// Starts it anew after `kill`, empty, at the same address.
+    pub fn start_again(&mut self) {
+        self.process = run(&self.place);
+    }
+}
+
+/// Whom memcached becomes when root starts it.
+const USER: &str = "nobody";
+
+fn run(place: &Place) -> Process {
+    let mut command = Command::new("memcached");
+    command.args(["-m", "8", "-t", "1", "-U", "0"]).stdout(Stdio::null());
+    match place {
+        Place::Inet(port) => {
+            let at = port.address();
+            command.args(["-l", &at.ip().to_string(), "-p", &at.port().to_string()]);
+        }
+        Place::Unix(dir) => {
+            command.arg("-s").arg(socket_in(dir)).args(["-a", "0666"]);
+        }
+    }
+    if geteuid().is_root() {
+        command.args(["-u", USER]);
+    }
+    let mut process = Process::start(&mut command, Signal::SIGKILL);
+    until("a memcached that listens", || {
+        if let Some(status) = process.ended() {
+            panic!("memcached ended with {status}");
+        }
+        connect(&place.endpoint()).ok()
+    });
+    process
+}
+
+impl Place {
+    fn endpoint(&self) -> String {
+        match self {
+            Self::Inet(port) => port.endpoint(),
+            Self::Unix(dir) => format!("unix:{}", socket_in(dir).display()),
+        }
+    }
+}
+
+fn socket_in(dir: &Dir) -> PathBuf {
+    dir.join("memcached")
+}
+
+fn read_line(connection: &mut impl BufRead) -> String {
+    let mut line = String::new();
+    connection.read_line(&mut line).unwrap();
+    line.trim_end().to_owned()
+}

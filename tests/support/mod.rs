@@ -1,0 +1,49 @@
+//! Real parts for the tests: the daemon itself, memcached, Postfix, and clients of each.
+//!
+//! Every part has a directory of its own under /tmp and loopback ports of its
+//! own, so tests run side by side; dropping a part ends its process. Nothing
+//! here sleeps for a fixed time: everything waits for an event, and gives up
+//! with a panic that shows what was seen instead.
+
+// Each test crate compiles all of this and uses a part of it.
+#![allow(dead_code, unused_imports)]
+
+mod daemon;
+mod lines;
+mod memcached;
+mod place;
+mod policy;
+mod postfix;
+mod process;
+mod relay;
+mod smtp;
+
+pub use daemon::{Daemon, PROGRAM, command};
+pub use lines::Lines;
+pub use memcached::Memcached;
+pub use place::{Dir, Port, Stream, connect};
+pub use policy::{Policy, request};
+pub use postfix::{Postfix, Setup};
+pub use process::Process;
+pub use relay::Relay;
+pub use smtp::{Reply, Smtp};
+
+use std::fmt::Display;
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// How long an event that must come may take, on a machine that is busy with other tests.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Asks `probe` again and again for something that nothing announces. `what` is said when it does not come.
+#[track_caller]
+pub fn until<T>(what: impl Display, mut probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        thread::sleep(Duration::from_millis(5));
+    }
+}

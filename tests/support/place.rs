@@ -1,0 +1,95 @@
+//! Where a part lives: a directory, a port, and the way to it.
+
+use std::fs::{self, Permissions};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Socket, Type};
+use tempfile::TempDir;
+
+use super::PATIENCE;
+
+/// A directory that anyone may enter, gone with its value.
+pub struct Dir(TempDir);
+
+impl Dir {
+    /// Makes one in /tmp, whatever TMPDIR says: the path of a unix socket holds 107 bytes.
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new().prefix("cs").tempdir_in("/tmp").unwrap();
+        // Postfix and memcached enter it as users of their own.
+        fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+        Self(dir)
+    }
+
+    /// The path of `name` in it.
+    pub fn join(&self, name: impl AsRef<Path>) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// Writes a file and says where it is.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.join(name);
+        fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+/// A free TCP port of a loopback address. It is nobody else's as long as this
+/// lives, whether or not something listens on it at the moment.
+pub struct Port {
+    address: SocketAddr,
+    _reservation: Socket,
+}
+
+impl Port {
+    /// A port of 127.0.0.1.
+    pub fn new() -> Self {
+        Self::of([127, 0, 0, 1])
+    }
+
+    /// A port of `host`.
+    pub fn of(host: impl Into<IpAddr>) -> Self {
+        let any = SocketAddr::new(host.into(), 0);
+        let socket = Socket::new(Domain::for_address(any), Type::STREAM, None).unwrap();
+        socket.bind(&any.into()).unwrap_or_else(|error| panic!("cannot bind {any}: {error}"));
+        // Set after the bind, so that the kernel still chose a port nobody has. From now on a
+        // server that sets this option too may have the port as well; nothing else gets it.
+        socket.set_reuse_address(true).unwrap();
+        let address = socket.local_addr().unwrap().as_socket().unwrap();
+        Self { address, _reservation: socket }
+    }
+
+    /// Address and port, to connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// As Postfix and connshaper write it.
+    pub fn endpoint(&self) -> String {
+        format!("inet:{}", self.address)
+    }
+}
+
+/// A connection of either kind.
+pub trait Stream: Read + Write {}
+impl Stream for TcpStream {}
+impl Stream for UnixStream {}
+
+/// Connects to `inet:ADDRESS:PORT` or `unix:/PATH`. A read or write that gets nowhere fails in the end.
+pub fn connect(endpoint: &str) -> io::Result<Box<dyn Stream>> {
+    if let Some(path) = endpoint.strip_prefix("unix:") {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        return Ok(Box::new(stream));
+    }
+    let address = endpoint.strip_prefix("inet:").unwrap_or_else(|| panic!("{endpoint} is no endpoint"));
+    let stream = TcpStream::connect(address)?;
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(Box::new(stream))
+}

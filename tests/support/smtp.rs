@@ -1,0 +1,157 @@
+//! An SMTP client that says what the test tells it to.
+
+use std::fmt::Display;
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
+
+use super::PATIENCE;
+
+/// An SMTP session, from the client's side.
+pub struct Smtp {
+    stream: BufReader<TcpStream>,
+    greeting: Reply,
+}
+
+/// What the server said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    /// The first three digits.
+    pub code: u16,
+    /// All of it, lines separated by `\n`.
+    pub text: String,
+}
+
+impl Smtp {
+    /// Connects to `server` from the given address, and port if that is not 0, and reads the greeting.
+    pub fn connect(server: SocketAddr, from: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).unwrap();
+        // The same port can be used again at once: nothing of the old connection is in the
+        // way of the bind, and dropping this one resets it, so it leaves no TIME_WAIT either.
+        socket.set_reuse_address(true).unwrap();
+        socket.set_linger(Some(Duration::ZERO)).unwrap();
+        socket.bind(&from.into()).unwrap_or_else(|error| panic!("cannot bind {from}: {error}"));
+        socket.connect_timeout(&server.into(), PATIENCE).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_nodelay(true).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut stream = BufReader::new(stream);
+        let greeting = read_reply(&mut stream);
+        Self { stream, greeting }
+    }
+
+    /// The banner.
+    pub fn greeting(&self) -> &Reply {
+        &self.greeting
+    }
+
+    /// Where this end is.
+    pub fn address(&self) -> SocketAddr {
+        self.stream.get_ref().local_addr().unwrap()
+    }
+
+    /// Sends one line and returns the reply.
+    #[track_caller]
+    pub fn command(&mut self, line: impl Display) -> Reply {
+        write!(self.stream.get_mut(), "{line}\r\n").unwrap();
+        self.reply()
+    }
+
+    /// Reads a reply that no command asked for.
+    #[track_caller]
+    pub fn reply(&mut self) -> Reply {
+        read_reply(&mut self.stream)
+    }
+
+    /// Says EHLO.
+    #[track_caller]
+    pub fn ehlo(&mut self) -> Reply {
+        self.command("EHLO client.example.net")
+    }
+
+    /// Begins a message.
+    #[track_caller]
+    pub fn mail(&mut self) -> Reply {
+        self.command("MAIL FROM:<sender@example.net>")
+    }
+
+    /// Names a recipient.
+    #[track_caller]
+    pub fn rcpt(&mut self) -> Reply {
+        self.command("RCPT TO:<recipient@example.org>")
+    }
+
+    /// Names many recipients and returns the codes of the replies.
+    #[track_caller]
+    pub fn rcpts(&mut self, count: usize) -> Vec<u16> {
+        (1..=count).map(|n| self.command(format!("RCPT TO:<recipient{n}@example.org>")).code).collect()
+    }
+
+    /// Sends the message's text.
+    #[track_caller]
+    pub fn data(&mut self) -> Reply {
+        self.command("DATA").expect(354);
+        self.command("Subject: test\r\n\r\ntext\r\n.")
+    }
+
+    /// Sends a whole message to many recipients; all of it must be accepted.
+    #[track_caller]
+    pub fn deliver(&mut self, recipients: usize) {
+        self.mail().expect(250);
+        assert_eq!(self.rcpts(recipients), vec![250; recipients]);
+        self.data().expect(250);
+    }
+
+    /// Ends the session.
+    #[track_caller]
+    pub fn quit(mut self) {
+        self.command("QUIT").expect(221);
+    }
+
+    /// Whether the server closes the connection now, without another word.
+    pub fn is_closed(&mut self) -> bool {
+        match self.stream.read(&mut [0; 1]) {
+            Ok(length) => length == 0,
+            Err(error) => error.kind() == ErrorKind::ConnectionReset,
+        }
+    }
+}
+
+impl Reply {
+    /// Insists on the code.
+    #[track_caller]
+    pub fn expect(self, code: u16) -> Self {
+        assert_eq!(self.code, code, "{}", self.text);
+        self
+    }
+}
+
+/// The address a client connects from: `127.0.0.2`, or `127.0.0.2:4025` for a certain port.
+pub fn source(text: &str) -> SocketAddr {
+    let any_port = |_| text.parse::<IpAddr>().map(|ip| SocketAddr::new(ip, 0));
+    text.parse::<SocketAddr>().or_else(any_port).unwrap_or_else(|_| panic!("{text} is no address"))
+}
+
+#[track_caller]
+fn read_reply(stream: &mut impl BufRead) -> Reply {
+    let mut text = String::new();
+    loop {
+        let begin = text.len();
+        match stream.read_line(&mut text) {
+            Ok(1..) => {}
+            Ok(0) => panic!("hung up after {text:?}"),
+            Err(error) => panic!("no reply: {error} after {text:?}"),
+        }
+        text.truncate(text.trim_end().len());
+        if text.as_bytes().get(begin + 3) != Some(&b'-') {
+            break;
+        }
+        text.push('\n');
+    }
+    match text.get(..3).map(str::parse) {
+        Some(Ok(code)) => Reply { code, text },
+        _ => panic!("no code in {text:?}"),
+    }
+}
