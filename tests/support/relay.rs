@@ -1,6 +1,6 @@
-//! A TCP relay between Postfix and the daemon: it watches, and loses answers.
+//! A TCP relay between Postfix and the daemon: it counts connections, and loses answers.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
@@ -10,7 +10,7 @@ use super::PATIENCE;
 /// A running relay. Its threads end with the connections they serve, the listening one with the tests.
 pub struct Relay {
     address: SocketAddr,
-    connections: Receiver<()>,
+    asked: Receiver<()>,
 }
 
 impl Relay {
@@ -28,9 +28,9 @@ impl Relay {
         let to = endpoint.strip_prefix("inet:").and_then(|address| address.parse().ok());
         let to: SocketAddr = to.unwrap_or_else(|| panic!("a relay to {endpoint}"));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, (news, connections)) = (listener.local_addr().unwrap(), channel());
+        let (address, (news, asked)) = (listener.local_addr().unwrap(), channel());
         thread::spawn(move || serve(&listener, to, deaf_connections, &news));
-        Self { address, connections }
+        Self { address, asked }
     }
 
     /// Where it listens, as main.cf writes it.
@@ -38,32 +38,41 @@ impl Relay {
         format!("inet:{}", self.address)
     }
 
-    /// Waits for a connection that was not waited for before.
+    /// Waits until something was asked over a connection that was not waited for before.
     #[track_caller]
     pub fn wait_for_connection(&self) {
-        self.connections.recv_timeout(PATIENCE).expect("a policy connection");
+        self.asked.recv_timeout(PATIENCE).expect("a question over another policy connection");
     }
 }
 
 fn serve(listener: &TcpListener, to: SocketAddr, deaf_connections: usize, news: &Sender<()>) {
-    for (number, client) in listener.incoming().enumerate() {
-        let client = client.unwrap();
-        let Ok(daemon) = TcpStream::connect(to) else {
-            continue;
-        };
-        let (client_reads, daemon_reads) = (client.try_clone().unwrap(), daemon.try_clone().unwrap());
-        thread::spawn(move || pass(client, daemon_reads, true));
-        thread::spawn(move || pass(daemon, client_reads, number >= deaf_connections));
-        // Nobody may be waiting any more.
-        let _ = news.send(());
+    for (number, postfix) in listener.incoming().enumerate() {
+        let postfix = postfix.unwrap();
+        let Ok(daemon) = TcpStream::connect(to) else { continue };
+        let (questions, answers) = ((clone(&postfix), clone(&daemon)), (daemon, postfix));
+        let mut news = Some(news.clone());
+        thread::spawn(move || {
+            pass(questions, |bytes, daemon| {
+                daemon.write_all(bytes)?;
+                // Nobody may be waiting any more.
+                news.take().map(|news| news.send(()));
+                Ok(())
+            });
+        });
+        let deaf = number < deaf_connections;
+        thread::spawn(move || pass(answers, |bytes, postfix| if deaf { Ok(()) } else { postfix.write_all(bytes) }));
     }
 }
 
-/// Copies until one side is gone, then tells the other.
-fn pass(mut from: TcpStream, mut to: TcpStream, heard: bool) {
+fn clone(stream: &TcpStream) -> TcpStream {
+    stream.try_clone().unwrap()
+}
+
+/// Hands on what comes until one side is gone, then tells the other.
+fn pass((mut from, mut to): (TcpStream, TcpStream), mut hand_on: impl FnMut(&[u8], &mut TcpStream) -> io::Result<()>) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = from.read(&mut buffer) {
-        if heard && to.write_all(&buffer[..length]).is_err() {
+        if hand_on(&buffer[..length], &mut to).is_err() {
             break;
         }
     }
