@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use support::{Daemon, Postfix};
+use support::{Daemon, Dir, Memcached, Postfix};
 
 // Clients of the tests have loopback addresses, and smtpd asks with the rights of the user postfix.
 const CONFIG: &str = "whitelist = []\nsocket_group = \"postfix\"\n";
@@ -86,6 +86,51 @@ fn twelve_queries_show_ten_passes_and_two_refusals() {
 }
 
 #[test]
+fn its_install_lines_put_files_where_other_files_expect_them() {
+    let target = tempfile::tempdir().unwrap();
+    let root_dir = target.path().display();
+    let readme = readme();
+    for line in readme.lines().filter(|line| line.starts_with("install ")) {
+        let line = line.replace("target/release/connshaper", env!("CARGO_BIN_EXE_connshaper"));
+        let line = line
+            .replace(" /usr/local", &format!(" {root_dir}/usr/local"))
+            .replace(" /etc", &format!(" {root_dir}/etc"));
+        let status = Command::new("sh").args(["-c", &line]).current_dir(root()).status().unwrap();
+        assert!(status.success(), "{line}");
+    }
+    let expected = [
+        "usr/local/sbin/connshaper", // the units' ExecStart, master.cf
+        "etc/connshaper/connshaper.toml",
+        "usr/local/share/man/man8/connshaper.8",
+        "usr/local/share/man/man5/connshaper.toml.5",
+        "etc/sysusers.d/connshaper.conf",
+        "etc/systemd/system/connshaper.service",
+        "etc/systemd/system/connshaper.socket",
+    ];
+    let missing: Vec<_> = expected.into_iter().filter(|path| !target.path().join(path).exists()).collect();
+    assert!(missing.is_empty(), "not installed: {missing:?}");
+}
+
+#[test]
+fn the_spawn_example_counts_in_memcached() {
+    let memcached = Memcached::start();
+    let setup = Postfix::setup().chroot();
+    let dir = Dir::new();
+    let config = format!("whitelist = []\nthreshold = 1\nmemcached_server = \"{}\"\n", memcached.server());
+    let config = dir.write("connshaper.toml", &config);
+    let installed = "user=connshaper argv=/usr/local/sbin/connshaper inetd";
+    let built = format!("user=nobody argv={} inetd -c {}", env!("CARGO_BIN_EXE_connshaper"), config.display());
+    let service = uncommented("contrib/postfix/master.cf", "connshaper unix").replace(installed, &built);
+    assert!(service.contains(&built), "{service}");
+    let limit = uncommented("contrib/postfix/main.cf", "connshaper_time_limit");
+    let main_cf = main_cf() + &limit;
+    let postfix = setup.main_cf(&main_cf).master_cf(&format!("{}\n{service}", options())).start();
+    assert_eq!(recipient(&postfix, "127.0.0.2"), 250);
+    assert_eq!(recipient(&postfix, "127.0.0.2"), 450);
+    assert_eq!(memcached.value("connshaper:127.0.0.2").as_deref(), Some("2"));
+}
+
+#[test]
 fn the_examples_and_the_manual_give_the_same_postfix_lines() {
     let main_cf = main_cf();
     for name in ["contrib/postfix/main.cf", "man/connshaper.8"] {
@@ -144,6 +189,16 @@ fn block(kind: &str) -> String {
     let blocks: Vec<_> = readme.split(&format!("```{kind}\n")).skip(1).collect();
     let [block] = blocks[..] else { panic!("{} blocks of {kind} in README.md", blocks.len()) };
     block.split_once("```").unwrap().0.to_owned()
+}
+
+/// Lines of an example that are commented out: from the one that begins so to the last that goes on with it.
+fn uncommented(name: &str, beginning: &str) -> String {
+    let text = read(name);
+    let mut lines =
+        text.lines().filter_map(|line| line.strip_prefix('#')).skip_while(|line| !line.starts_with(beginning));
+    let first = lines.next().unwrap_or_else(|| panic!("no {beginning} in {name}"));
+    let more = lines.take_while(|line| line.starts_with("    "));
+    [first].into_iter().chain(more).map(|line| format!("{line}\n")).collect()
 }
 
 fn readme() -> String {
