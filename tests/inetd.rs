@@ -1,148 +1,166 @@
-//! One process per policy connection: under inetd and xinetd with the entries
-//! of contrib/, and on a bare socket. What is wrong never costs a mail.
+//! One process per policy connection: what inetd, xinetd and Postfix' spawn(8) start.
 
 mod support;
 
-use std::io::{BufRead, BufReader, Write};
+use std::fs;
 use std::os::fd::OwnedFd;
-use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::Path;
+use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
-use nix::unistd::{User, geteuid};
-use support::{Dir, Lines, Memcached, PROGRAM, Policy, Port, Process, command, connect, request, until};
+use support::{Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, install, until};
 
-/// A configuration whose log lines come to `lines`.
-fn configured(dir: &Dir, rules: &str) -> (String, Lines) {
-    let socket = dir.join("log");
-    let lines = Lines::of_datagrams(UnixDatagram::bind(&socket).unwrap());
-    let config = dir.write("connshaper.toml", &format!("syslog_socket = {socket:?}\n{rules}"));
-    (config.display().to_string(), lines)
-}
+/// More than inetd starts of a service in a minute by default.
+const CONNECTIONS: u16 = 300;
 
-/// An entry of contrib/, with this test's program, port and user in it.
-fn entry(file: &str, port: &Port, arguments: (&str, String)) -> String {
-    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib").join(file)).unwrap();
-    let user = User::from_uid(geteuid()).unwrap().unwrap().name;
-    let number = port.address().port().to_string();
-    let changes = [
-        ("/usr/local/sbin/connshaper", PROGRAM),
-        ("10040", &number),
-        ("\tconnshaper\t", &format!("\t{user}\t")),
-        ("= connshaper\n", &format!("= {user}\n")),
-    ];
-    let changed = changes.iter().fold(text, |text, (from, to)| text.replace(from, to));
-    let (from, to) = arguments;
-    assert!(changed.contains(from), "{file} has {from:?}");
-    changed.replace(from, &to)
-}
+/// inetd, or xinetd, with the entry of contrib/.
+type SuperServer = fn(&Dir, &Port, &str) -> Command;
 
-fn inetd(dir: &Dir, port: &Port, config: &str) -> Command {
-    let entry = entry("inetd/inetd.conf", port, ("connshaper inetd", format!("connshaper inetd -c {config}")));
+fn inetd(dir: &Dir, port: &Port, arguments: &str) -> Command {
+    let entry = entry("inetd/inetd.conf", dir, port, ("connshaper inetd", format!("connshaper {arguments}")));
     let mut command = Command::new("inetd");
     command.arg("-i").arg(dir.write("inetd.conf", &entry));
     command
 }
 
-fn xinetd(dir: &Dir, port: &Port, config: &str) -> Command {
-    let entry = entry("xinetd/connshaper", port, ("= inetd", format!("= inetd -c {config}")));
+fn xinetd(dir: &Dir, port: &Port, arguments: &str) -> Command {
+    let entry = entry("xinetd/connshaper", dir, port, ("= inetd", format!("= {arguments}")));
     // Debian has one super-server at a time; tests/run unpacks the other one here.
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools/usr/sbin/xinetd");
-    let mut command = Command::new(program);
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/sbin/xinetd"));
     command.args(["-dontfork", "-f"]).arg(dir.write("xinetd.conf", &entry));
     command
 }
 
-#[test]
-fn super_servers_start_a_process_per_connection_and_all_count_together() {
-    let super_servers: [fn(&Dir, &Port, &str) -> Command; 2] = [inetd, xinetd];
-    for super_server in super_servers {
-        let (dir, port, memcached) = (Dir::new(), Port::new(), Memcached::start());
-        let rules = format!("threshold = 3\nwhitelist = []\nmemcached_server = {:?}\n", memcached.server());
-        let (config, _lines) = configured(&dir, &rules);
-        let mut command = super_server(&dir, &port, &config);
-        let _process = Process::start(command.stdout(Stdio::null()).stderr(Stdio::null()), Signal::SIGTERM);
-        until(format_args!("{command:?} that listens"), || connect(&port.endpoint()).ok());
-        let verdicts: String = (1..=5)
-            .map(|number| match Policy::connect(&port.endpoint()).connected("198.51.100.1", number).as_str() {
-                "DUNNO" => '.',
-                _ => 'x',
-            })
-            .collect();
-        assert_eq!(verdicts, "...xx", "{command:?}");
-        assert_eq!(memcached.value("connshaper:198.51.100.1").as_deref(), Some("5"));
-    }
-}
-
-/// The program on one end of a socket, as spawn(8) starts it.
-fn spawned(arguments: &[&str]) -> (Process, BufReader<UnixStream>) {
-    let (ours, theirs) = UnixStream::pair().unwrap();
-    let theirs = OwnedFd::from(theirs);
-    let mut command = command();
-    command.arg("inetd").args(arguments);
-    command.stdout(theirs.try_clone().unwrap()).stderr(theirs.try_clone().unwrap());
-    (Process::start_on(&mut command, theirs.into(), Signal::SIGKILL), BufReader::new(ours))
-}
-
-fn ask(stream: &mut BufReader<UnixStream>, port: u16) -> String {
-    let attributes = ["client_address=198.51.100.1", &format!("client_port={port}"), "protocol_state=CONNECT"];
-    stream.get_mut().write_all(request(&attributes).as_bytes()).unwrap();
-    let mut answer = String::new();
-    while !answer.ends_with("\n\n") {
-        assert_ne!(stream.read_line(&mut answer).unwrap(), 0, "an answer after {answer:?}");
-    }
-    answer
-}
-
-#[test]
-fn what_is_wrong_is_logged_and_everyone_passes() {
-    let wrong = [
-        ("", "set memcached_server"),
-        ("memcached_server = \"127.0.0.1\"\non_store_failure = \"local\"\n", "on_store_failure"),
+/// An entry of contrib/, with this test's program, port and user in it.
+fn entry(file: &str, dir: &Dir, port: &Port, (from, to): (&str, String)) -> String {
+    let text = fs::read_to_string(format!("{}/contrib/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (program, number) = (install(dir).display().to_string(), port.address().port().to_string());
+    let changes = [
+        ("/usr/local/sbin/connshaper", program.as_str()),
+        ("10040", &number),
+        ("\tconnshaper\t", "\tnobody\t"),
+        ("= connshaper\n", "= nobody\n"),
+        (from, &to),
     ];
-    for (rules, told) in wrong {
-        let dir = Dir::new();
-        let (config, lines) = configured(&dir, rules);
-        let (mut process, mut stream) = spawned(&["-c", &config]);
-        for port in 1..=20 {
-            assert_eq!(ask(&mut stream, port), "action=DUNNO\n\n");
+    changes.iter().fold(text, |text, (from, to)| text.replace(from, to))
+}
+
+#[test]
+fn all_processes_of_a_super_server_count_together_and_it_does_not_throttle_them() {
+    for super_server in [inetd as SuperServer, xinetd] {
+        let (store, dir, port) = (Memcached::start(), Dir::new(), Port::new());
+        let config = dir.write("connshaper.toml", &counting_in(&store, &dir));
+        let mut command = super_server(&dir, &port, &format!("inetd -c {}", config.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let _process = Process::start(&mut command, Signal::SIGTERM);
+        until(format_args!("{command:?} that listens"), || support::connect(&port.endpoint()).ok());
+
+        for session in 1..=CONNECTIONS {
+            let expected = if session <= 2 { "DUNNO" } else { "DEFER_IF_PERMIT" };
+            let action = Policy::connect(&port.endpoint()).connected("198.51.100.1", session);
+            assert!(action.starts_with(expected), "session {session}: {action}");
         }
-        let line = lines.wait_for("CONFIGURATION");
+        assert_eq!(store.value("connshaper:198.51.100.1"), Some(CONNECTIONS.to_string()));
+    }
+}
+
+#[test]
+fn without_its_store_everyone_passes_and_the_log_says_so() {
+    let (mut store, dir) = (Memcached::start(), Dir::new());
+    let log = Lines::of_log_socket(&dir.join("log"));
+    let config = counting_in(&store, &dir);
+    store.kill();
+    let mut process = Inetd::start(&dir, &config);
+    process.passes_everyone();
+    let line = log.wait_for("STORE_DOWN ");
+    assert!(line.contains(" on_store_failure=dunno"), "{line}");
+}
+
+#[test]
+fn whatever_is_wrong_with_the_configuration_everyone_passes() {
+    let dir = Dir::new();
+    let wrong = ["threshold = 0", "not even a file of ours"];
+    for config in wrong {
+        Inetd::start(&dir, config).passes_everyone();
+    }
+}
+
+#[test]
+fn what_cannot_work_here_is_told_and_everyone_passes() {
+    let dir = Dir::new();
+    let log = Lines::of_log_socket(&dir.join("log"));
+    let cases = [
+        ("", "set memcached_server"),
+        ("memcached_server = \"127.0.0.1:1\"\non_store_failure = \"local\"", "set on_store_failure"),
+    ];
+    for (number, (rules, told)) in cases.iter().enumerate() {
+        let config = format!("threshold = 1\nwhitelist = []\nsyslog_socket = {:?}\n{rules}", dir.join("log"));
+        let mut process = Inetd::start(&dir, &config);
+        process.passes_everyone();
+        let line = log.wait_for_more("CONFIGURATION", number);
         // Facility mail, severity err.
         assert!(line.starts_with("<19>connshaper[") && line.contains(told), "{line}");
-        drop(stream);
-        assert!(process.wait().success());
     }
 }
 
 #[test]
-fn a_configuration_with_a_mistake_is_answered_dunno_too() {
-    let dir = Dir::new();
-    let config = dir.write("connshaper.toml", "threshold = \"many\"\n").display().to_string();
-    let (mut process, mut stream) = spawned(&["-c", &config]);
-    for port in 1..=20 {
-        assert_eq!(ask(&mut stream, port), "action=DUNNO\n\n");
-    }
-    drop(stream);
-    assert!(process.wait().success());
+fn without_a_log_socket_clients_are_still_counted() {
+    let (store, dir) = (Memcached::start(), Dir::new());
+    let mut process = Inetd::start(&dir, &counting_in(&store, &dir));
+    let sessions: Vec<String> = (1..=3).map(|port| process.policy.connected("198.51.100.1", port)).collect();
+    assert_eq!(sessions[..2], ["DUNNO", "DUNNO"]);
+    assert!(sessions[2].starts_with("DEFER_IF_PERMIT"), "{sessions:?}");
 }
 
 #[test]
-fn nothing_but_answers_goes_to_the_policy_connection() {
-    let (dir, mut memcached) = (Dir::new(), Memcached::start());
-    let rules =
-        format!("threshold = 1\nwhitelist = []\nlog_level = \"debug\"\nmemcached_server = {:?}\n", memcached.server());
-    let (config, lines) = configured(&dir, &rules);
-    let (mut process, mut stream) = spawned(&["-c", &config]);
-    assert_eq!(ask(&mut stream, 1), "action=DUNNO\n\n");
-    assert!(ask(&mut stream, 2).starts_with("action=DEFER_IF_PERMIT 4.7.0 "));
-    lines.wait_for("REFUSED client=198.51.100.1 ");
-    memcached.kill();
-    lines.wait_for("STORE_DOWN");
-    // Without a store, a process of its own cannot count: everyone passes.
-    assert_eq!(ask(&mut stream, 3), "action=DUNNO\n\n");
-    process.signal(Signal::SIGTERM);
-    assert!(process.wait().success());
-    assert_eq!(stream.read_line(&mut String::new()).unwrap(), 0);
+fn it_ends_when_its_connection_does_and_when_it_is_told_to() {
+    let (store, dir) = (Memcached::start(), Dir::new());
+    for told in [false, true] {
+        let mut inetd = Inetd::start(&dir, &counting_in(&store, &dir));
+        inetd.policy.connected("198.51.100.1", 1);
+        let Inetd { mut process, mut policy } = inetd;
+        if told {
+            process.signal(Signal::SIGTERM);
+            assert_eq!(policy.answer(), None);
+        } else {
+            drop(policy);
+        }
+        let status = process.wait();
+        assert!(status.success(), "{status}");
+    }
+}
+
+/// A process as inetd starts it, and the other end of its connection.
+struct Inetd {
+    process: Process,
+    policy: Policy,
+}
+
+impl Inetd {
+    fn start(dir: &Dir, config: &str) -> Self {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let (input, error) = (theirs.try_clone().unwrap(), theirs.try_clone().unwrap());
+        let mut command = command();
+        command.args(["inetd", "-c"]).arg(dir.write("connshaper.toml", config));
+        command.stdin(OwnedFd::from(input)).stdout(OwnedFd::from(theirs)).stderr(OwnedFd::from(error));
+        Self { process: Process::start(&mut command, Signal::SIGKILL), policy: Policy::over(Box::new(ours)) }
+    }
+
+    #[track_caller]
+    fn passes_everyone(&mut self) {
+        for port in 1..=5 {
+            assert_eq!(self.policy.connected("198.51.100.1", port), "DUNNO");
+        }
+    }
+}
+
+/// A configuration that lets two sessions pass.
+fn counting_in(store: &Memcached, dir: &Dir) -> String {
+    let log = dir.join("log");
+    format!(
+        "threshold = 2\nwhitelist = []\nmemcached_server = \"{}\"\nsyslog_socket = \"{}\"",
+        store.server(),
+        log.display()
+    )
 }

@@ -2,12 +2,9 @@
 
 mod support;
 
-use std::fs;
 use std::net::{IpAddr, Ipv6Addr};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixDatagram;
 
-use support::{Daemon, Dir, Lines, Memcached, PROGRAM, Port, Postfix, Reply, Setup, Smtp};
+use support::{Daemon, Dir, Lines, Memcached, Port, Postfix, Reply, Setup, Smtp, install};
 
 /// Both ways Postfix can ask: at each recipient, or when the client connects.
 const DELAY_REJECT: [&str; 2] = ["yes", "no"];
@@ -143,7 +140,7 @@ fn postfix_reaches_every_kind_of_endpoint() {
 #[test]
 fn spawn_runs_one_policy_process_per_smtpd_and_all_count_together() {
     let (store, dir) = (Memcached::start(), Dir::new());
-    let log = syslog(&dir);
+    let log = Lines::of_log_socket(&dir.join("log"));
     let config = dir.write(
         "connshaper.toml",
         &format!(
@@ -152,15 +149,12 @@ fn spawn_runs_one_policy_process_per_smtpd_and_all_count_together() {
             dir.join("log").display()
         ),
     );
-    // Where the tests were built may be closed to the user it runs as.
-    let program = dir.join("connshaper");
-    fs::copy(PROGRAM, &program).unwrap();
     let postfix = Postfix::setup()
         .main_cf(&restrictions("unix:private/policy", "yes"))
         .main_cf("policy_time_limit = 3600")
         .master_cf(&format!(
             "policy unix - n n - 0 spawn user=nobody argv={} inetd -c {}",
-            program.display(),
+            install(&dir).display(),
             config.display()
         ))
         .start();
@@ -266,12 +260,4 @@ fn begun(postfix: &Postfix, from: &str) -> Smtp {
 fn assert_refuses_the_second_session(postfix: &Postfix) {
     begun(postfix, "127.0.0.2").rcpt().expect(250);
     begun(postfix, "127.0.0.2").rcpt().expect(450);
-}
-
-/// A log socket that anyone may write to.
-fn syslog(dir: &Dir) -> Lines {
-    let path = dir.join("log");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-    Lines::of_datagrams(socket)
 }

@@ -14,7 +14,7 @@ use super::lines::show_if_panicking;
 use super::{Dir, Lines, Port, Process, until};
 
 /// The program under test.
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
+const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
 
 /// A running daemon. It can be stopped and started again at the same address.
 pub struct Daemon {
@@ -96,11 +96,18 @@ pub fn command() -> Command {
     command
 }
 
+/// Puts a copy of the program where any user can run it; where it was built may be closed to them.
+pub fn install(dir: &Dir) -> PathBuf {
+    let path = dir.join("connshaper");
+    fs::copy(PROGRAM, &path).unwrap();
+    path
+}
+
 fn run(dir: &Dir, endpoint: &str, lines: &Lines) -> Process {
     let (notifications, path) = notify_socket(dir);
     let mut command = command();
     command.args(["serve", "--listen", endpoint, "-c"]).arg(dir.join(CONFIG));
-    command.env("NOTIFY_SOCKET", path).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.env("NOTIFY_SOCKET", path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
     let mut process = Process::start(&mut command, Signal::SIGKILL);
     lines.add_all(process.pipes().stderr.take().unwrap());
     wait_until_ready(&notifications, &mut process, lines);

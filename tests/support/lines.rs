@@ -1,8 +1,11 @@
 //! Lines that a process writes, read as they come.
 
 use std::fmt;
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -27,9 +30,10 @@ impl Lines {
         lines
     }
 
-    /// The datagrams of a socket, until no clone is left that could look at them.
-    pub fn of_datagrams(socket: UnixDatagram) -> Self {
-        let lines = Self::default();
+    /// What is written to a system log socket at `path`, by anyone, until no clone is left that could look at it.
+    pub fn of_log_socket(path: &Path) -> Self {
+        let (lines, socket) = (Self::default(), UnixDatagram::bind(path).unwrap());
+        fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap();
         socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         let (mut buffer, writer) = ([0; 8192], lines.clone());
         thread::spawn(move || {

@@ -96,7 +96,7 @@ const USER: &str = "nobody";
 
 fn run(place: &Place) -> Process {
     let mut command = Command::new("memcached");
-    command.args(["-m", "8", "-t", "1", "-U", "0"]).stdout(Stdio::null());
+    command.args(["-m", "8", "-t", "1", "-U", "0"]).stdin(Stdio::null()).stdout(Stdio::null());
     match place {
         Place::Inet(port) => {
             let at = port.address();

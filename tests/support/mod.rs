@@ -18,7 +18,7 @@ mod process;
 mod relay;
 mod smtp;
 
-pub use daemon::{Daemon, PROGRAM, command};
+pub use daemon::{Daemon, command, install};
 pub use lines::Lines;
 pub use memcached::Memcached;
 pub use place::{Dir, Port, Stream, connect};

@@ -11,6 +11,11 @@ impl Policy {
     /// Connects to `inet:ADDRESS:PORT` or `unix:/PATH`.
     pub fn connect(endpoint: &str) -> Self {
         let stream = connect(endpoint).unwrap_or_else(|error| panic!("cannot connect to {endpoint}: {error}"));
+        Self::over(stream)
+    }
+
+    /// Speaks over a connection that is there already.
+    pub fn over(stream: Box<dyn Stream>) -> Self {
         Self(BufReader::new(stream))
     }
 

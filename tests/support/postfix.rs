@@ -131,7 +131,7 @@ impl Setup {
         let mut command = Command::new(parameter("daemon_directory") + "/master");
         // master(8) leaves our process group, so no ^C reaches it: it ends by itself when the tests must be over.
         command.arg("-c").arg(spool.etc()).args(["-e", "1800"]);
-        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = Process::start(&mut command, Signal::SIGTERM);
         // Its sockets listen when it says this. To try them would be an SMTP session too many.
         wait_for_start(&lines, &mut process);
