@@ -29,7 +29,7 @@ use crate::address::Address;
 use crate::log::{Facility, Severity};
 use crate::policy::action::Action;
 
-use default::{DEFAULT_TEXT, SYSLOG_SOCKET, mail};
+use default::{SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
 pub use keys::{KEYS, Key};
 pub use setting::{Origin, Setting};

@@ -15,6 +15,7 @@ fn main() -> ExitCode {
         Ok(Command::Query(options)) => ask(&options),
         Ok(Command::Convert(options)) => match Config::load_original(&options.old) {
             Ok(config) => {
+                config.warnings.iter().for_each(|warning| eprintln!("connshaper: {warning}"));
                 print!("{}", convert::to_toml(&config));
                 ExitCode::SUCCESS
             }

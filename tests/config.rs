@@ -320,6 +320,23 @@ fn a_directory_or_a_huge_file_is_no_configuration() {
 }
 
 #[test]
+fn depth_and_number_of_mistakes_are_bounded() {
+    let deep = [
+        "[".repeat(100_000),
+        format!("x = {}", "[".repeat(100_000)),
+        format!("x = {}", "{a=".repeat(100_000)),
+        format!("{}a = 1", "a.".repeat(100_000)),
+    ];
+    for text in deep {
+        parse(&text).unwrap_err();
+    }
+    let error = parse(&"= 3\n".repeat(10_000)).unwrap_err();
+    assert_eq!(error.mistakes.len() + error.more, 10_000);
+    assert!(error.mistakes.len() < 100);
+    assert!(warnings(&"colour blue\n".repeat(10_000)).len() < 100);
+}
+
+#[test]
 fn a_summary_fits_one_line_of_a_log() {
     let error = parse("limitt = 3\nthreshold = 0\n").unwrap_err();
     assert_eq!(error.summary(), "connshaper.toml:1:1: unknown key `limitt` (and 1 more)");

@@ -17,6 +17,9 @@ struct Site {
     _proxy: Option<Proxy>,
 }
 
+/// Deadlines are another test's business; this machine may be busy.
+const PATIENT: &str = "store_timeout = \"5s\"\n";
+
 impl Site {
     fn memory() -> Self {
         Self { config: String::new(), memcached: Vec::new(), _proxy: None }
@@ -24,7 +27,7 @@ impl Site {
 
     fn memcached(servers: Vec<Memcached>) -> Self {
         let addresses: Vec<String> = servers.iter().map(|server| format!("{:?}", server.server())).collect();
-        let config = format!("memcached_server = [{}]\n", addresses.join(", "));
+        let config = format!("memcached_server = [{}]\n{PATIENT}", addresses.join(", "));
         Self { config, memcached: servers, _proxy: None }
     }
 
@@ -32,7 +35,7 @@ impl Site {
     fn proxied() -> Self {
         let memcached = Memcached::start();
         let proxy = Proxy::before(&memcached);
-        let config = format!("memcached_server = {:?}\n", proxy.server());
+        let config = format!("memcached_server = {:?}\n{PATIENT}", proxy.server());
         Self { config, memcached: vec![memcached], _proxy: Some(proxy) }
     }
 

@@ -7,9 +7,6 @@ use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StoreConf
 use crate::log::{Facility, Severity};
 use crate::policy::action::Action;
 
-/// What is told to a client over the limit, unless configured.
-pub(super) const DEFAULT_TEXT: &str = "Too many connections from {client}, try again in {left} seconds";
-
 pub(super) const SYSLOG_SOCKET: &str = "/dev/log";
 
 pub(super) fn mail() -> Facility {
@@ -27,7 +24,7 @@ impl Default for Config {
             whitelist: loopback.map(|net| net.parse().expect("a netblock")).into(),
             ipv4_prefix_length: 32,
             ipv6_prefix_length: 64,
-            action: Action::new("DEFER_IF_PERMIT", DEFAULT_TEXT, "4.7.0", &[]).expect("the default action is one"),
+            action: Action::default(),
             store: StoreConfig {
                 servers: Vec::new(),
                 timeout: Duration::from_millis(100),

@@ -19,7 +19,7 @@ use super::settings::Settings;
 use super::source::Source;
 use super::{Config, Form, OnStoreFailure, Origin, Setting, StoreConfig};
 use super::{netblock, sense, syntax};
-use crate::policy::action::{Action, Part};
+use crate::policy::action::{self, Action, Part};
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -130,9 +130,9 @@ fn key_prefix(s: &mut Settings) -> Option<String> {
 
 fn action(s: &mut Settings) -> Option<Action> {
     let said = |found: Option<(String, _)>, default: &str| found.map_or_else(|| default.to_owned(), |(text, _)| text);
-    let action = said(s.string("action"), "DEFER_IF_PERMIT");
-    let text = said(s.string("text"), super::DEFAULT_TEXT);
-    let code = said(s.string("enhanced_status_code"), "4.7.0");
+    let action = said(s.string("action"), action::DEFAULT_ACTION);
+    let text = said(s.string("text"), action::DEFAULT_TEXT);
+    let code = said(s.string("enhanced_status_code"), action::DEFAULT_CODE);
     let classes = s.list("restriction_classes").unwrap_or_default();
     for (class, span) in &classes {
         let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_';

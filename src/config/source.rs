@@ -58,6 +58,12 @@ impl Source {
         (line, before[start..].chars().count() + 1)
     }
 
+    /// Whether no line ends between two offsets, the earlier one first.
+    pub fn same_line(&self, earlier: usize, later: usize) -> bool {
+        let between = self.text.as_bytes().get(earlier..later);
+        between.is_some_and(|between| !between.contains(&b'\n'))
+    }
+
     /// The line around an offset, without its end.
     pub fn line(&self, offset: usize) -> &str {
         let offset = self.text.floor_char_boundary(offset);

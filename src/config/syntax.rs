@@ -11,18 +11,17 @@ use super::{keys, units};
 /// The error for text that is no TOML.
 pub(super) fn explain(source: &Source, errors: &[toml::de::Error]) -> ConfigError {
     let mut remarks = Remarks::new(source);
-    let mut explained = None;
+    let mut explained: Option<usize> = None;
     let span = |error: &toml::de::Error| error.span().unwrap_or(0..0);
     let mut errors: Vec<_> = errors.iter().map(|error| (span(error), error)).collect();
     // toml finds what is wrong with lines before what is wrong with values.
     errors.sort_by_key(|(span, _)| span.start);
     for (span, error) in errors {
-        let (line, _) = source.place(span.start);
         // What follows in a line is mostly a consequence of what came first.
-        if explained == Some(line) {
+        if explained.is_some_and(|earlier| source.same_line(earlier, span.start)) {
             continue;
         }
-        explained = Some(line);
+        explained = Some(span.start);
         let (problem, remedy) = slip(source, &span, error.message());
         remarks.wrong::<()>(&span, problem, remedy);
         // An array that does not end takes the rest of the file with it.

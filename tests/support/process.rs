@@ -16,7 +16,12 @@ pub struct Process {
 impl Process {
     /// Starts it. `last_word` is the signal that ends it, and all it started, when the value is dropped.
     pub fn start(command: &mut Command, last_word: Signal) -> Self {
-        let child = command.stdin(Stdio::null()).spawn();
+        Self::start_on(command, Stdio::null(), last_word)
+    }
+
+    /// Starts it with this standard input.
+    pub fn start_on(command: &mut Command, input: Stdio, last_word: Signal) -> Self {
+        let child = command.stdin(input).spawn();
         let child = child.unwrap_or_else(|error| panic!("cannot start {:?}: {error}", command.get_program()));
         Self { child, last_word }
     }
