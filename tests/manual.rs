@@ -7,6 +7,7 @@ use std::process::Command;
 
 use connshaper::config::KEYS;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
 const PAGES: [&str; 2] = ["connshaper.8", "connshaper.toml.5"];
 
 #[test]
@@ -44,6 +45,25 @@ fn the_sample_changes_nothing_until_something_is_uncommented() {
     let text = read("conf/connshaper.toml");
     let set: Vec<_> = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
     assert!(set.is_empty(), "{set:?}");
+}
+
+#[test]
+fn the_examples_are_right() {
+    let page = read("man/connshaper.toml.5");
+    let literal = page.split(".Bd -literal -offset indent\n").skip(1).map(|rest| rest.split(".Ed\n").next().unwrap());
+    let readme = read("README.md");
+    let toml = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    // The lines for main.cf are tried elsewhere.
+    let examples: Vec<_> = literal.chain(toml).filter(|example| !example.starts_with("smtpd_")).collect();
+    assert_eq!(examples.len(), 8, "{examples:#?}");
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("connshaper.toml");
+    for example in examples {
+        fs::write(&file, example).unwrap();
+        let check = Command::new(PROGRAM).args(["check", "-c"]).arg(&file).output().unwrap();
+        let said = String::from_utf8_lossy(&check.stdout) + String::from_utf8_lossy(&check.stderr);
+        assert!(check.status.success() && !said.contains("warning:"), "{example}\n{said}");
+    }
 }
 
 #[test]
@@ -178,7 +198,7 @@ fn is_keyword(word: &str) -> bool {
 }
 
 fn help(command: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_connshaper")).args(command).arg("--help").output().unwrap();
+    let output = Command::new(PROGRAM).args(command).arg("--help").output().unwrap();
     assert!(output.status.success(), "connshaper {command:?} --help: {}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
