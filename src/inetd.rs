@@ -30,11 +30,11 @@ const LAST_LINES: Duration = Duration::from_secs(2);
 /// Serves until the other end closes, or SIGTERM.
 pub async fn run(path: Option<&Path>) -> io::Result<()> {
     let loaded = Config::load(path).map_err(|error| error.summary());
-    let config = loaded.and_then(|config| config.for_inetd());
     // Standard error is the policy connection too: nothing may be written there.
-    let mut default = Config::default();
-    default.log.target = default.inetd_log;
-    let log = Log::open(config.as_ref().map_or(&default.log, |config| &config.log))?;
+    let mut logging = loaded.as_ref().map_or_else(|_| Config::default(), Config::clone);
+    logging.log.target = logging.inetd_log;
+    let log = Log::open(&logging.log)?;
+    let config = loaded.and_then(|config| config.for_inetd());
     match standard_stream() {
         Ok((stream, peer)) => converse(stream, peer, config, &log).await?,
         // A pipe or a terminal: somebody tries it out by hand.

@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
@@ -12,27 +13,55 @@ use support::{Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, i
 /// More than inetd starts of a service in a minute by default.
 const CONNECTIONS: u16 = 300;
 
-#[test]
-fn all_processes_of_a_real_inetd_count_together_and_it_does_not_throttle_them() {
-    let (store, dir, port) = (Memcached::start(), Dir::new(), Port::new());
-    let config = dir.write("connshaper.toml", &counting_in(&store, &dir));
-    let line = format!(
-        "{} stream tcp nowait.10000 nobody {} connshaper inetd -c {}\n",
-        port.address(),
-        install(&dir).display(),
-        config.display()
-    );
-    let mut inetd = Command::new("inetd");
-    inetd.arg("-i").arg(dir.write("inetd.conf", &line)).stdin(Stdio::null());
-    let _inetd = Process::start(&mut inetd, Signal::SIGTERM);
-    until("an inetd that listens", || support::connect(&port.endpoint()).ok());
+/// inetd, or xinetd, with the entry of contrib/.
+type SuperServer = fn(&Dir, &Port, &str) -> Command;
 
-    for session in 1..=CONNECTIONS {
-        let expected = if session <= 2 { "DUNNO" } else { "DEFER_IF_PERMIT" };
-        let action = Policy::connect(&port.endpoint()).connected("198.51.100.1", session);
-        assert!(action.starts_with(expected), "session {session}: {action}");
+fn inetd(dir: &Dir, port: &Port, arguments: &str) -> Command {
+    let entry = entry("inetd/inetd.conf", dir, port, ("connshaper inetd", format!("connshaper {arguments}")));
+    let mut command = Command::new("inetd");
+    command.arg("-i").arg(dir.write("inetd.conf", &entry));
+    command
+}
+
+fn xinetd(dir: &Dir, port: &Port, arguments: &str) -> Command {
+    let entry = entry("xinetd/connshaper", dir, port, ("= inetd", format!("= {arguments}")));
+    // Debian has one super-server at a time; tests/run unpacks the other one here.
+    let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/sbin/xinetd"));
+    command.args(["-dontfork", "-f"]).arg(dir.write("xinetd.conf", &entry));
+    command
+}
+
+/// An entry of contrib/, with this test's program, port and user in it.
+fn entry(file: &str, dir: &Dir, port: &Port, (from, to): (&str, String)) -> String {
+    let text = fs::read_to_string(format!("{}/contrib/{file}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+    let (program, number) = (install(dir).display().to_string(), port.address().port().to_string());
+    let changes = [
+        ("/usr/local/sbin/connshaper", program.as_str()),
+        ("10040", &number),
+        ("\tconnshaper\t", "\tnobody\t"),
+        ("= connshaper\n", "= nobody\n"),
+        (from, &to),
+    ];
+    changes.iter().fold(text, |text, (from, to)| text.replace(from, to))
+}
+
+#[test]
+fn all_processes_of_a_super_server_count_together_and_it_does_not_throttle_them() {
+    for super_server in [inetd as SuperServer, xinetd] {
+        let (store, dir, port) = (Memcached::start(), Dir::new(), Port::new());
+        let config = dir.write("connshaper.toml", &counting_in(&store, &dir));
+        let mut command = super_server(&dir, &port, &format!("inetd -c {}", config.display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let _process = Process::start(&mut command, Signal::SIGTERM);
+        until(format_args!("{command:?} that listens"), || support::connect(&port.endpoint()).ok());
+
+        for session in 1..=CONNECTIONS {
+            let expected = if session <= 2 { "DUNNO" } else { "DEFER_IF_PERMIT" };
+            let action = Policy::connect(&port.endpoint()).connected("198.51.100.1", session);
+            assert!(action.starts_with(expected), "session {session}: {action}");
+        }
+        assert_eq!(store.value("connshaper:198.51.100.1"), Some(CONNECTIONS.to_string()));
     }
-    assert_eq!(store.value("connshaper:198.51.100.1"), Some(CONNECTIONS.to_string()));
 }
 
 #[test]
@@ -50,14 +79,27 @@ fn without_its_store_everyone_passes_and_the_log_says_so() {
 #[test]
 fn whatever_is_wrong_with_the_configuration_everyone_passes() {
     let dir = Dir::new();
-    let wrong = [
-        "threshold = 0",
-        "not even a file of ours",
-        "threshold = 1\nwhitelist = []",
-        "threshold = 1\nwhitelist = []\nmemcached_server = \"127.0.0.1:1\"\non_store_failure = \"local\"",
-    ];
+    let wrong = ["threshold = 0", "not even a file of ours"];
     for config in wrong {
         Inetd::start(&dir, config).passes_everyone();
+    }
+}
+
+#[test]
+fn what_cannot_work_here_is_told_and_everyone_passes() {
+    let dir = Dir::new();
+    let log = Lines::of_log_socket(&dir.join("log"));
+    let cases = [
+        ("", "set memcached_server"),
+        ("memcached_server = \"127.0.0.1:1\"\non_store_failure = \"local\"", "set on_store_failure"),
+    ];
+    for (number, (rules, told)) in cases.iter().enumerate() {
+        let config = format!("threshold = 1\nwhitelist = []\nsyslog_socket = {:?}\n{rules}", dir.join("log"));
+        let mut process = Inetd::start(&dir, &config);
+        process.passes_everyone();
+        let line = log.wait_for_more("CONFIGURATION", number);
+        // Facility mail, severity err.
+        assert!(line.starts_with("<19>connshaper[") && line.contains(told), "{line}");
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! The netblocks of a family are flattened once into disjoint ranges that cover
 //! its whole address space, in order, each with the netblock that decides in it.
-//! So a look-up is one binary search, however deep netblocks are nested. Nothing
+//! So a look-up is one search, however deep netblocks are nested. Nothing
 //! can be added later: a new set is built beside the old one and swapped in whole.
 //!
 //! IPv4 and IPv6 are apart. IPv4-mapped IPv6 counts as IPv4, in netblocks as in
@@ -65,23 +65,19 @@ impl<T> Netblocks<T> {
     }
 }
 
-/// Ranges that follow each other, as wide as an address of type `A`.
+/// Ranges that follow each other and cover all addresses of type `A`.
 #[derive(Clone, Debug)]
 struct Ranges<A> {
-    /// Where each range begins; it ends before the next one.
-    starts: Box<[A]>,
+    /// The last level says where each range begins; it ends before the next one.
+    /// Each level before has the first of every `A::BLOCK` starts of its next
+    /// level, so that a search reads one block of each and not the whole of any.
+    levels: Box<[Box<[A]>]>,
     /// The entry that decides in each range, or `NONE`.
     deciders: Box<[u32]>,
-    /// The start of every `BLOCK`th range: a million ranges are searched in a
-    /// table that fits the cache and then in a few adjacent lines.
-    samples: Box<[A]>,
 }
 
 /// No netblock decides here.
 const NONE: u32 = u32::MAX;
-
-/// Ranges for each sample.
-const BLOCK: usize = 64;
 
 /// A netblock of the input, by its first and last address.
 #[derive(Clone, Copy)]
@@ -105,21 +101,31 @@ impl<A: Bits> Ranges<A> {
             around.push(span);
         }
         leave(&mut ranges, &mut around, |_| true);
-        Self {
-            samples: ranges.iter().step_by(BLOCK).map(|(start, _)| *start).collect(),
-            starts: ranges.iter().map(|(start, _)| *start).collect(),
-            deciders: ranges.iter().map(|(_, decider)| *decider).collect(),
-        }
+        let starts = ranges.iter().map(|(start, _)| *start).collect();
+        Self { levels: levels(starts), deciders: ranges.iter().map(|(_, decider)| *decider).collect() }
     }
 
     fn lookup(&self, address: A) -> Option<u32> {
-        // The first range begins at the lowest address: neither search ends at 0.
-        let block = self.samples.partition_point(|start| *start <= address) - 1;
-        let (from, to) = (block * BLOCK, (block + 1) * BLOCK);
-        let starts = &self.starts[from..to.min(self.starts.len())];
-        let range = from + starts.partition_point(|start| *start <= address) - 1;
-        Some(self.deciders[range]).filter(|decider| *decider != NONE)
+        let mut at = 0;
+        for level in &self.levels {
+            let block = at * A::BLOCK;
+            let starts = &level[block..level.len().min(block + A::BLOCK)];
+            // The first start of a block is never beyond the address, and that of
+            // the first block is the lowest address.
+            // Counting so few takes no branches, and less time than a binary search.
+            at = block + starts.iter().filter(|start| **start <= address).count() - 1;
+        }
+        Some(self.deciders[at]).filter(|decider| *decider != NONE)
     }
+}
+
+/// Puts levels above the starts of ranges until the first one is a single block.
+fn levels<A: Bits>(starts: Box<[A]>) -> Box<[Box<[A]>]> {
+    let mut levels = vec![starts];
+    while levels[0].len() > A::BLOCK {
+        levels.insert(0, levels[0].iter().step_by(A::BLOCK).copied().collect());
+    }
+    levels.into()
 }
 
 /// Ends the innermost netblocks for which `left` is true; after each, the one around it decides.
@@ -146,11 +152,15 @@ fn push<A: Bits>(ranges: &mut Vec<(A, u32)>, start: A, decider: u32) {
 trait Bits: Copy + Ord {
     const MIN: Self;
 
+    /// How many are read at once: one or two cache lines full, as measured.
+    const BLOCK: usize;
+
     fn next(self) -> Option<Self>;
 }
 
 impl Bits for u32 {
     const MIN: Self = 0;
+    const BLOCK: usize = 16;
 
     fn next(self) -> Option<Self> {
         self.checked_add(1)
@@ -159,6 +169,7 @@ impl Bits for u32 {
 
 impl Bits for u128 {
     const MIN: Self = 0;
+    const BLOCK: usize = 8;
 
     fn next(self) -> Option<Self> {
         self.checked_add(1)

@@ -1,0 +1,109 @@
+//! The data structures of the request path, one at a time.
+//!
+//! `cargo bench --bench micro`
+
+use std::hint::black_box;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use connshaper::policy::netblock::mask;
+use connshaper::policy::netblocks::Netblocks;
+use connshaper::store::subject::Subject;
+use connshaper::store::table::Table;
+use criterion::{Criterion, criterion_group, criterion_main};
+use ipnet::IpNet;
+
+criterion_group!(micro, hits, lookups);
+criterion_main!(micro);
+
+const MINUTE: u64 = 60_000;
+
+fn hits(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("hit");
+    for clients in [1000, 1_000_000] {
+        for (family, client) in [("IPv4", ipv4 as fn(u64) -> IpAddr), ("IPv6", ipv6)] {
+            let subject = |number| {
+                let (network, length) = mask(client(number), 32, 64);
+                Subject::client(0, network, length)
+            };
+            let table = Table::new(clients as usize);
+            for number in 0..clients {
+                table.hit(subject(number), 1, MINUTE, 10, 0);
+            }
+            let mut turn = 0;
+            group.bench_function(format!("a known {family} client of {clients}"), |bencher| {
+                bencher.iter(|| {
+                    turn += 1;
+                    table.hit(subject(scramble(turn) % clients), 1, MINUTE, 10, 0)
+                });
+            });
+            let mut stranger = clients;
+            group.bench_function(format!("a new {family} client, {clients} being all"), |bencher| {
+                bencher.iter(|| {
+                    stranger += 1;
+                    table.hit(subject(stranger), 1, MINUTE, 10, 0)
+                });
+            });
+        }
+    }
+}
+
+fn lookups(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("lookup");
+    for size in [10, 10_000, 1_000_000] {
+        let list: Vec<(IpNet, ())> = (0..size).map(|number| (netblock(number), ())).collect();
+        if size > 10 {
+            group.sample_size(10);
+            group.bench_function(format!("build {size}"), |bencher| {
+                bencher.iter(|| list.iter().copied().collect::<Netblocks<()>>());
+            });
+            group.sample_size(100);
+        }
+        let netblocks: Netblocks<()> = list.iter().copied().collect();
+        // Half of the addresses are in some netblock for certain.
+        let addresses: Vec<IpAddr> = (0..1 << 20)
+            .map(|turn| match turn % 4 {
+                0 => ipv4(turn),
+                1 => ipv6(turn),
+                _ => list[(scramble(turn) % size) as usize].0.addr(),
+            })
+            .collect();
+        let mut turn = 0;
+        group.bench_function(format!("in {size}"), |bencher| {
+            bencher.iter(|| {
+                turn = (turn + 1) % addresses.len();
+                black_box(netblocks.lookup(addresses[turn]))
+            });
+        });
+    }
+}
+
+/// Netblocks as lists have them: IPv4 networks and hosts, clustered IPv6 networks.
+fn netblock(number: u64) -> IpNet {
+    let (address, length) = match number % 10 {
+        0..4 => (ipv4(number), 24),
+        4 | 5 => (ipv4(number), 32),
+        6 | 7 => (ipv6(number), 48),
+        8 => (ipv6(number), 64),
+        _ => (ipv6(number), 128),
+    };
+    IpNet::new(address, length).expect("lengths fit the families")
+}
+
+fn ipv4(number: u64) -> IpAddr {
+    Ipv4Addr::from_bits(scramble(number) as u32).into()
+}
+
+/// Addresses of 20,000 providers, each with a /32.
+fn ipv6(number: u64) -> IpAddr {
+    let provider = 0x2a00_0000 + scramble(number) % 20_000 * 8;
+    let rest = u128::from(scramble(!number)) << 32 | u128::from(number as u32);
+    Ipv6Addr::from_bits(u128::from(provider) << 96 | rest).into()
+}
+
+/// A different, random-looking number for each number (the finisher of splitmix64).
+fn scramble(number: u64) -> u64 {
+    let number = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    number ^ (number >> 31)
+}
