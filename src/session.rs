@@ -15,7 +15,10 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
 
 use crate::clock::Now;
 use crate::codec::{Instance, Request, State};
@@ -27,10 +30,16 @@ pub const LINGER: u64 = 300_000;
 /// Two CONNECTs of one session over two policy connections come within this many milliseconds.
 const SAME_CONNECT: u64 = 1_000;
 
+/// Postfix asks again one second after it gave up a policy connection (`smtpd_policy_service_retry_delay`),
+/// on a machine that may be busy.
+const ASKED_AGAIN: u64 = 5_000;
+
 /// All sessions known to this process.
 #[derive(Debug)]
 pub struct Sessions {
     table: Mutex<Table>,
+    /// Some session that was being counted has been.
+    settled: Notify,
 }
 
 #[derive(Debug)]
@@ -80,6 +89,10 @@ struct Session {
     opened: Option<u64>,
     /// The policy connection that asked closed before our answer was written, so Postfix will ask again.
     unanswered: bool,
+    /// When a policy connection closed after it had asked about the beginning only: the answer may have been lost.
+    left: Option<u64>,
+    /// Its first hits are on their way to the store.
+    counting: bool,
     /// The newest message.
     instance: Option<Instance>,
     counts: Counts,
@@ -90,14 +103,14 @@ impl Sessions {
     pub fn new(max_connections: usize) -> Arc<Self> {
         let table =
             Table { sessions: HashMap::new(), lingering: VecDeque::new(), max_lingering: max_connections, newest: 0 };
-        Arc::new(Self { table: Mutex::new(table) })
+        Arc::new(Self { table: Mutex::new(table), settled: Notify::new() })
     }
 
     /// A place for one policy connection. `peer` is the address of its other end, if it has one.
     pub fn seat(self: &Arc<Self>, peer: Option<IpAddr>) -> Seat {
         let mut table = self.lock();
         table.newest += 1;
-        Seat { number: table.newest, peer, current: None, sessions: Arc::clone(self) }
+        Seat { number: table.newest, peer, current: None, opening: false, sessions: Arc::clone(self) }
     }
 
     /// Sessions remembered.
@@ -122,7 +135,20 @@ pub struct Seat {
     number: u64,
     peer: Option<IpAddr>,
     current: Option<(Endpoints, u64)>,
+    /// Its last request was a CONNECT or XCLIENT.
+    opening: bool,
     sessions: Arc<Sessions>,
+}
+
+/// How a seat stands to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    /// Its last request was about this session.
+    Current,
+    /// This is its first request.
+    Fresh,
+    /// Its last request was about another.
+    Other,
 }
 
 /// What is known of the session a request belongs to.
@@ -130,6 +156,8 @@ pub struct Seat {
 pub struct Joined {
     /// The request is its first.
     pub new: bool,
+    /// Another policy connection's request is being counted for it: `settled` tells what came of it.
+    pub counting: bool,
     /// What it has been counted for.
     pub counts: Counts,
 }
@@ -140,20 +168,46 @@ impl Seat {
         let sessions = Arc::clone(&self.sessions);
         let mut table = sessions.lock();
         table.drop_ended(now.monotonic);
+        self.opening = matches!(request.state, State::Connect | State::Xclient);
         let endpoints = self.endpoints(client, request, &table, now.monotonic);
-        if let Some(session) = table.sessions.get_mut(&endpoints) {
-            let current = self.current == Some((endpoints, session.id));
-            if session.takes(request, current, now.monotonic) {
-                session.unanswered = false;
-                session.instance = request.instance.or(session.instance);
-                let (id, counts) = (session.id, session.counts.clone());
-                self.sit(&mut table, endpoints, id);
-                return Joined { new: false, counts };
-            }
+        if let Some(session) = table.sessions.get_mut(&endpoints)
+            && session.takes(request, self.relation(&endpoints, session), now.monotonic)
+        {
+            session.unanswered = false;
+            session.left = None;
+            session.instance = request.instance.or(session.instance);
+            let (id, counting, counts) = (session.id, session.counting, session.counts.clone());
+            self.sit(&mut table, endpoints, id);
+            return Joined { new: false, counting, counts };
         }
         let id = table.begin(endpoints, request, now.monotonic);
         self.sit(&mut table, endpoints, id);
-        Joined { new: true, counts: Counts::new() }
+        Joined { new: true, counting: false, counts: Counts::new() }
+    }
+
+    /// Says that the current session is being counted; `remember` says what came of it.
+    pub fn count(&self) {
+        if let Some((endpoints, id)) = self.current
+            && let Some(session) = self.sessions.lock().session(&endpoints, id)
+        {
+            session.counting = true;
+        }
+    }
+
+    /// Waits until another seat has counted the current session, and says for what.
+    pub async fn settled(&self) -> Counts {
+        loop {
+            let mut settled = pin!(self.sessions.settled.notified());
+            // Registers before the look, so that nothing is missed between the two.
+            settled.as_mut().enable();
+            match self.current.and_then(|(endpoints, id)| {
+                self.sessions.lock().session(&endpoints, id).map(|it| (it.counting, it.counts.clone()))
+            }) {
+                Some((true, _)) => settled.await,
+                Some((false, counts)) => return counts,
+                None => return Counts::new(),
+            }
+        }
     }
 
     /// Remembers what the current session has been counted for.
@@ -162,7 +216,9 @@ impl Seat {
             && let Some(session) = self.sessions.lock().session(&endpoints, id)
         {
             session.counts = counts;
+            session.counting = false;
         }
+        self.sessions.settled.notify_waiters();
     }
 
     /// Gives the place up. `answered`: the last answer reached Postfix, as far as we can know.
@@ -172,6 +228,7 @@ impl Seat {
         if let Some((endpoints, id)) = self.current.take() {
             if let Some(session) = table.session(&endpoints, id) {
                 session.unanswered = !answered;
+                session.left = self.opening.then_some(now.monotonic);
             }
             table.unseat(&endpoints, id, Some(now.monotonic + LINGER));
         }
@@ -189,6 +246,14 @@ impl Seat {
         }
     }
 
+    fn relation(&self, endpoints: &Endpoints, session: &Session) -> Relation {
+        match self.current {
+            None => Relation::Fresh,
+            Some(current) if current == (*endpoints, session.id) => Relation::Current,
+            Some(_) => Relation::Other,
+        }
+    }
+
     fn endpoints(&self, client: IpAddr, request: &Request, table: &Table, now: u64) -> Endpoints {
         let peer = if request.server.is_some() { None } else { self.peer };
         let with = |client_port| Endpoints { client, client_port, server: request.server, peer };
@@ -199,7 +264,7 @@ impl Seat {
         let session =
             current.and_then(|(endpoints, id)| table.sessions.get(&endpoints).filter(|session| session.id == id));
         match (current, session, request.instance) {
-            (Some((endpoints, _)), Some(session), _) if session.takes(request, true, now) => endpoints,
+            (Some((endpoints, _)), Some(session), _) if session.takes(request, Relation::Current, now) => endpoints,
             (_, _, Some(instance)) => with(Port::Process(instance.pid)),
             (_, _, None) => with(Port::Seat(self.number)),
         }
@@ -207,17 +272,21 @@ impl Seat {
 }
 
 impl Session {
-    /// Whether a request with this session's endpoints belongs to it. `current`: the seat's last request did.
-    fn takes(&self, request: &Request, current: bool, now: u64) -> bool {
+    /// Whether a request with this session's endpoints belongs to it.
+    fn takes(&self, request: &Request, seat: Relation, now: u64) -> bool {
         match (request.state, request.instance) {
-            // A session begins once on each policy connection that is asked about its beginning.
-            (State::Connect | State::Xclient, _) => {
-                let together = self.opened.is_some_and(|opened| now.saturating_sub(opened) < SAME_CONNECT);
-                !current && self.opened.is_some() && (together || self.unanswered)
-            }
+            (State::Connect | State::Xclient, _) => seat != Relation::Current && self.begins_again(seat, now),
             (State::Other, None) => true,
             (State::Other, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
         }
+    }
+
+    /// Whether a CONNECT or XCLIENT on another policy connection is about the beginning we know: one
+    /// of two that are asked about every session, or the same question again.
+    fn begins_again(&self, seat: Relation, now: u64) -> bool {
+        let within = |since: Option<u64>, time| since.is_some_and(|since| now.saturating_sub(since) < time);
+        let again = self.counting || self.unanswered || (seat == Relation::Fresh && within(self.left, ASKED_AGAIN));
+        within(self.opened, SAME_CONNECT) || (self.opened.is_some() && again)
     }
 }
 
@@ -240,6 +309,8 @@ impl Table {
             ends: 0,
             opened,
             unanswered: false,
+            left: None,
+            counting: false,
             instance: request.instance,
             counts: Counts::new(),
         };
@@ -386,12 +457,12 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_sent_again_because_our_answer_came_too_late_is_the_same_session() {
-        for (answered, begins) in [(false, false), (true, true)] {
+    fn a_connect_sent_again_because_our_answer_was_late_or_lost_is_the_same_session() {
+        for (answered, pause, begins) in [(false, 10_000, false), (true, 4_999, false), (true, 5_000, true)] {
             let mut site = Site::new(1);
             assert!(site.begins(0, 0, "CONNECT 198.51.100.1 4711 -"));
             site.reconnect(0, 10_000, answered);
-            assert_eq!(site.begins(0, 11_000, "CONNECT 198.51.100.1 4711 -"), begins);
+            assert_eq!(site.begins(0, 10_000 + pause, "CONNECT 198.51.100.1 4711 -"), begins);
         }
     }
 
