@@ -13,7 +13,8 @@
 //! size is bounded by the policy connections, so no flood of clients can push
 //! out a session that is still going on.
 
-use std::collections::{HashMap, VecDeque};
+mod table;
+
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -23,9 +24,7 @@ use tokio::sync::Notify;
 use crate::clock::Now;
 use crate::codec::{Instance, Request, State};
 use crate::policy::Counts;
-
-/// How long a session outlives its last policy connection: Postfix may close an idle one in mid-session.
-pub const LINGER: u64 = 300_000;
+use table::{Endpoints, Place, Port, Session, Table};
 
 /// Two CONNECTs of one session over two policy connections come within this many milliseconds.
 const SAME_CONNECT: u64 = 1_000;
@@ -42,80 +41,21 @@ pub struct Sessions {
     settled: Notify,
 }
 
-#[derive(Debug)]
-struct Table {
-    sessions: HashMap<Endpoints, Session>,
-    /// Sessions whose policy connections are all closed, in the order of their end.
-    lingering: VecDeque<Lingering>,
-    max_lingering: usize,
-    newest: u64,
-}
-
-#[derive(Debug)]
-struct Lingering {
-    until: u64,
-    endpoints: Endpoints,
-    id: u64,
-}
-
-/// What a session is found by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Endpoints {
-    client: IpAddr,
-    client_port: Port,
-    server: Option<(IpAddr, u16)>,
-    /// Where Postfix does not tell its own address, that of the policy connection's other end stands in.
-    peer: Option<IpAddr>,
-}
-
-/// What stands beside the client's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Port {
-    Known(u16),
-    /// Postfix before 3.0 tells no port; the smtpd process is the next best.
-    Process(u64),
-    /// Nor is there a process id before the first MAIL command, so only its own seat can find it.
-    Seat(u64),
-}
-
-#[derive(Debug)]
-struct Session {
-    id: u64,
-    /// Open policy connections whose current session this is.
-    seats: u32,
-    /// When it is forgotten, once there are none.
-    ends: u64,
-    /// When its CONNECT or XCLIENT came.
-    opened: Option<u64>,
-    /// The policy connection that asked closed before our answer was written, so Postfix will ask again.
-    unanswered: bool,
-    /// When a policy connection closed after it had asked about the beginning only: the answer may have been lost.
-    left: Option<u64>,
-    /// Its first hits are on their way to the store.
-    counting: bool,
-    /// The newest message.
-    instance: Option<Instance>,
-    counts: Counts,
-}
-
 impl Sessions {
-    /// A table for that many policy connections.
+    /// For that many policy connections.
     pub fn new(max_connections: usize) -> Arc<Self> {
-        let table =
-            Table { sessions: HashMap::new(), lingering: VecDeque::new(), max_lingering: max_connections, newest: 0 };
-        Arc::new(Self { table: Mutex::new(table), settled: Notify::new() })
+        Arc::new(Self { table: Mutex::new(Table::new(max_connections)), settled: Notify::new() })
     }
 
     /// A place for one policy connection. `peer` is the address of its other end, if it has one.
     pub fn seat(self: &Arc<Self>, peer: Option<IpAddr>) -> Seat {
-        let mut table = self.lock();
-        table.newest += 1;
-        Seat { number: table.newest, peer, current: None, opening: false, sessions: Arc::clone(self) }
+        let number = self.lock().number();
+        Seat { number, peer, current: None, opening: false, sessions: Arc::clone(self) }
     }
 
     /// Sessions remembered.
     pub fn len(&self) -> usize {
-        self.lock().sessions.len()
+        self.lock().len()
     }
 
     /// Whether none is.
@@ -134,7 +74,7 @@ impl Sessions {
 pub struct Seat {
     number: u64,
     peer: Option<IpAddr>,
-    current: Option<(Endpoints, u64)>,
+    current: Option<Place>,
     /// Its last request was a CONNECT or XCLIENT.
     opening: bool,
     sessions: Arc<Sessions>,
@@ -169,26 +109,33 @@ impl Seat {
         let mut table = sessions.lock();
         table.drop_ended(now.monotonic);
         self.opening = matches!(request.state, State::Connect | State::Xclient);
-        let endpoints = self.endpoints(client, request, &table, now.monotonic);
-        if let Some(session) = table.sessions.get_mut(&endpoints)
-            && session.takes(request, self.relation(&endpoints, session), now.monotonic)
+        let endpoints = self.endpoints(client, request, &mut table, now.monotonic);
+        let found = table.find(&endpoints);
+        let relation = self.relation(found);
+        if let Some(place) = found
+            && let Some(session) = table.session(place)
+            && session.takes(request, relation, now.monotonic)
         {
             session.unanswered = false;
             session.left = None;
             session.instance = request.instance.or(session.instance);
-            let (id, counting, counts) = (session.id, session.counting, session.counts.clone());
-            self.sit(&mut table, endpoints, id);
+            let (counting, counts) = (session.counting, session.counts.clone());
+            self.sit(&mut table, place);
             return Joined { new: false, counting, counts };
         }
-        let id = table.begin(endpoints, request, now.monotonic);
-        self.sit(&mut table, endpoints, id);
+        let opened = self.opening.then_some(now.monotonic);
+        let session = Session::new(opened, request.instance);
+        // Before it sits elsewhere, so that the slot it leaves is free.
+        self.stand_up(&mut table);
+        let place = table.begin(endpoints, session);
+        self.sit(&mut table, place);
         Joined { new: true, counting: false, counts: Counts::new() }
     }
 
     /// Says that the current session is being counted; `remember` says what came of it.
     pub fn count(&self) {
-        if let Some((endpoints, id)) = self.current
-            && let Some(session) = self.sessions.lock().session(&endpoints, id)
+        if let Some(place) = self.current
+            && let Some(session) = self.sessions.lock().session(place)
         {
             session.counting = true;
         }
@@ -200,20 +147,26 @@ impl Seat {
             let mut settled = pin!(self.sessions.settled.notified());
             // Registers before the look, so that nothing is missed between the two.
             settled.as_mut().enable();
-            match self.current.and_then(|(endpoints, id)| {
-                self.sessions.lock().session(&endpoints, id).map(|it| (it.counting, it.counts.clone()))
-            }) {
-                Some((true, _)) => settled.await,
-                Some((false, counts)) => return counts,
-                None => return Counts::new(),
+            match self.counts() {
+                Some(counts) => return counts,
+                None => settled.await,
             }
+        }
+    }
+
+    /// What the current session has been counted for; `None` while it is being counted.
+    fn counts(&self) -> Option<Counts> {
+        let mut table = self.sessions.lock();
+        match self.current.and_then(|place| table.session(place)) {
+            Some(session) => (!session.counting).then(|| session.counts.clone()),
+            None => Some(Counts::new()),
         }
     }
 
     /// Remembers what the current session has been counted for.
     pub fn remember(&mut self, counts: Counts) {
-        if let Some((endpoints, id)) = self.current
-            && let Some(session) = self.sessions.lock().session(&endpoints, id)
+        if let Some(place) = self.current
+            && let Some(session) = self.sessions.lock().session(place)
         {
             session.counts = counts;
             session.counting = false;
@@ -225,48 +178,53 @@ impl Seat {
     pub fn leave(mut self, answered: bool, now: Now) {
         let sessions = Arc::clone(&self.sessions);
         let mut table = sessions.lock();
-        if let Some((endpoints, id)) = self.current.take() {
-            if let Some(session) = table.session(&endpoints, id) {
+        if let Some(place) = self.current.take() {
+            if let Some(session) = table.session(place) {
                 session.unanswered = !answered;
                 session.left = self.opening.then_some(now.monotonic);
             }
-            table.unseat(&endpoints, id, Some(now.monotonic + LINGER));
+            table.unseat(place, Some(now.monotonic));
         }
     }
 
-    fn sit(&mut self, table: &mut Table, endpoints: Endpoints, id: u64) {
-        if self.current == Some((endpoints, id)) {
-            return;
-        }
-        if let Some((endpoints, id)) = self.current.replace((endpoints, id)) {
-            table.unseat(&endpoints, id, None);
-        }
-        if let Some(session) = table.session(&endpoints, id) {
-            session.seats += 1;
+    fn sit(&mut self, table: &mut Table, place: Place) {
+        if self.current != Some(place) {
+            self.stand_up(table);
+            table.seat(place);
+            self.current = Some(place);
         }
     }
 
-    fn relation(&self, endpoints: &Endpoints, session: &Session) -> Relation {
+    fn stand_up(&mut self, table: &mut Table) {
+        if let Some(place) = self.current.take() {
+            table.unseat(place, None);
+        }
+    }
+
+    fn relation(&self, found: Option<Place>) -> Relation {
         match self.current {
             None => Relation::Fresh,
-            Some(current) if current == (*endpoints, session.id) => Relation::Current,
+            current if current == found => Relation::Current,
             Some(_) => Relation::Other,
         }
     }
 
-    fn endpoints(&self, client: IpAddr, request: &Request, table: &Table, now: u64) -> Endpoints {
-        let peer = if request.server.is_some() { None } else { self.peer };
-        let with = |client_port| Endpoints { client, client_port, server: request.server, peer };
+    fn endpoints(&self, client: IpAddr, request: &Request, table: &mut Table, now: u64) -> Endpoints {
+        let with = |port| Endpoints::new(client, port, request.server, self.peer);
         if request.client_port != 0 {
-            return with(Port::Known(request.client_port));
+            return with(Port::Client(request.client_port));
         }
-        let current = self.current.filter(|(endpoints, _)| *endpoints == with(endpoints.client_port));
-        let session =
-            current.and_then(|(endpoints, id)| table.sessions.get(&endpoints).filter(|session| session.id == id));
-        match (current, session, request.instance) {
-            (Some((endpoints, _)), Some(session), _) if session.takes(request, Relation::Current, now) => endpoints,
-            (_, _, Some(instance)) => with(Port::Process(instance.pid)),
-            (_, _, None) => with(Port::Seat(self.number)),
+        // Postfix before 3.0: the session goes on over its policy connection while the client is the same.
+        let own = self.current.and_then(|place| table.endpoints(place).copied());
+        let goes_on = own.is_some_and(|own| own == with(own.port()))
+            && self
+                .current
+                .and_then(|place| table.session(place))
+                .is_some_and(|session| session.takes(request, Relation::Current, now));
+        match (own, request.instance) {
+            (Some(own), _) if goes_on => own,
+            (_, Some(instance)) => with(Port::Process(instance.pid)),
+            (_, None) => with(Port::Seat(self.number)),
         }
     }
 }
@@ -299,70 +257,12 @@ impl Instance {
     }
 }
 
-impl Table {
-    fn begin(&mut self, endpoints: Endpoints, request: &Request, now: u64) -> u64 {
-        self.newest += 1;
-        let opened = matches!(request.state, State::Connect | State::Xclient).then_some(now);
-        let session = Session {
-            id: self.newest,
-            seats: 0,
-            ends: 0,
-            opened,
-            unanswered: false,
-            left: None,
-            counting: false,
-            instance: request.instance,
-            counts: Counts::new(),
-        };
-        self.sessions.insert(endpoints, session);
-        self.newest
-    }
-
-    fn session(&mut self, endpoints: &Endpoints, id: u64) -> Option<&mut Session> {
-        self.sessions.get_mut(endpoints).filter(|session| session.id == id)
-    }
-
-    /// One seat less; the last one ends the session, at once or after lingering.
-    fn unseat(&mut self, endpoints: &Endpoints, id: u64, linger_until: Option<u64>) {
-        let Some(session) = self.session(endpoints, id) else {
-            return;
-        };
-        session.seats -= 1;
-        if session.seats > 0 {
-            return;
-        }
-        let Some(until) = linger_until else {
-            self.sessions.remove(endpoints);
-            return;
-        };
-        session.ends = until;
-        self.lingering.push_back(Lingering { until, endpoints: *endpoints, id });
-        if self.lingering.len() > self.max_lingering {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_ended(&mut self, now: u64) {
-        while self.lingering.front().is_some_and(|oldest| oldest.until <= now) {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        // It may have found a seat again since, and even lost that one too.
-        if let Some(Lingering { until, endpoints, id }) = self.lingering.pop_front()
-            && self.session(&endpoints, id).is_some_and(|session| session.seats == 0 && session.ends == until)
-        {
-            self.sessions.remove(&endpoints);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
     use tokio_util::codec::Decoder;
 
+    use super::table::LINGER;
     use super::*;
     use crate::codec::RequestDecoder;
 
