@@ -45,7 +45,7 @@ pub struct Serve {
     #[command(flatten)]
     pub file: File,
     /// Listen here instead of where the file says, e.g. inet:127.0.0.1:10040 or
-    /// unix:/run/connshaper/policy; may be repeated
+    /// unix:/var/spool/postfix/private/connshaper; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<Address>,
 }
@@ -138,7 +138,7 @@ struct Cli {
 const NOTES: &str = "\
 Examples:
   connshaper                               serve at inet:127.0.0.1:10040
-  connshaper --listen unix:/run/connshaper/policy
+  connshaper --listen unix:/var/spool/postfix/private/connshaper
   connshaper check                         is the configuration right?
   connshaper query 198.51.100.7            what would Postfix be told?
 
@@ -160,7 +160,7 @@ Exit codes: 0 (warnings too), 64 wrong command line, 78 wrong configuration.";
 const QUERY_NOTES: &str = "\
 Examples:
   connshaper query 198.51.100.7
-  connshaper query --to unix:/run/connshaper/policy 2001:db8::1 protocol_state=RCPT
+  connshaper query --to unix:/var/spool/postfix/private/connshaper 2001:db8::1 protocol_state=RCPT
 
 Every run is a connection of its own and counts like one.
 Exit codes: 0 whatever the answer, 64 wrong command line, 69 no daemon answers,

@@ -125,11 +125,12 @@ impl Connection<'_> {
         };
         let joined = self.seat.join(client, request, now);
         add(&statistics.sessions, u64::from(joined.new));
-        let mut counts = joined.counts;
+        let mut counts = if joined.counting { self.seat.settled().await } else { joined.counts };
         let verdict = match rules.policy.plan(request, &counts) {
             Plan::Done(verdict) if joined.new => verdict,
             Plan::Done(verdict) => return verdict,
             Plan::Hit(keys) => {
+                self.seat.count();
                 let hits = rules.store.hit(&keys, now).await;
                 let counted = keys.iter().zip(hits).map(|(key, hit)| Count { limit: key.limit.id, hit, passed: false });
                 counts.extend(counted);

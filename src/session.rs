@@ -13,96 +13,49 @@
 //! size is bounded by the policy connections, so no flood of clients can push
 //! out a session that is still going on.
 
-use std::collections::{HashMap, VecDeque};
+mod table;
+
 use std::net::IpAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
+
+use tokio::sync::Notify;
 
 use crate::clock::Now;
 use crate::codec::{Instance, Request, State};
 use crate::policy::Counts;
-
-/// How long a session outlives its last policy connection: Postfix may close an idle one in mid-session.
-pub const LINGER: u64 = 300_000;
+use table::{Endpoints, Place, Port, Session, Table};
 
 /// Two CONNECTs of one session over two policy connections come within this many milliseconds.
 const SAME_CONNECT: u64 = 1_000;
+
+/// Postfix asks again one second after it gave up a policy connection (`smtpd_policy_service_retry_delay`),
+/// on a machine that may be busy.
+const ASKED_AGAIN: u64 = 5_000;
 
 /// All sessions known to this process.
 #[derive(Debug)]
 pub struct Sessions {
     table: Mutex<Table>,
-}
-
-#[derive(Debug)]
-struct Table {
-    sessions: HashMap<Endpoints, Session>,
-    /// Sessions whose policy connections are all closed, in the order of their end.
-    lingering: VecDeque<Lingering>,
-    max_lingering: usize,
-    newest: u64,
-}
-
-#[derive(Debug)]
-struct Lingering {
-    until: u64,
-    endpoints: Endpoints,
-    id: u64,
-}
-
-/// What a session is found by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Endpoints {
-    client: IpAddr,
-    client_port: Port,
-    server: Option<(IpAddr, u16)>,
-    /// Where Postfix does not tell its own address, that of the policy connection's other end stands in.
-    peer: Option<IpAddr>,
-}
-
-/// What stands beside the client's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Port {
-    Known(u16),
-    /// Postfix before 3.0 tells no port; the smtpd process is the next best.
-    Process(u64),
-    /// Nor is there a process id before the first MAIL command, so only its own seat can find it.
-    Seat(u64),
-}
-
-#[derive(Debug)]
-struct Session {
-    id: u64,
-    /// Open policy connections whose current session this is.
-    seats: u32,
-    /// When it is forgotten, once there are none.
-    ends: u64,
-    /// When its CONNECT or XCLIENT came.
-    opened: Option<u64>,
-    /// The policy connection that asked closed before our answer was written, so Postfix will ask again.
-    unanswered: bool,
-    /// The newest message.
-    instance: Option<Instance>,
-    counts: Counts,
+    /// Some session that was being counted has been.
+    settled: Notify,
 }
 
 impl Sessions {
-    /// A table for that many policy connections.
+    /// For that many policy connections.
     pub fn new(max_connections: usize) -> Arc<Self> {
-        let table =
-            Table { sessions: HashMap::new(), lingering: VecDeque::new(), max_lingering: max_connections, newest: 0 };
-        Arc::new(Self { table: Mutex::new(table) })
+        Arc::new(Self { table: Mutex::new(Table::new(max_connections)), settled: Notify::new() })
     }
 
     /// A place for one policy connection. `peer` is the address of its other end, if it has one.
     pub fn seat(self: &Arc<Self>, peer: Option<IpAddr>) -> Seat {
-        let mut table = self.lock();
-        table.newest += 1;
-        Seat { number: table.newest, peer, current: None, sessions: Arc::clone(self) }
+        let number = self.lock().number();
+        Seat { number, peer, current: None, opening: false, sessions: Arc::clone(self) }
     }
 
     /// Sessions remembered.
     pub fn len(&self) -> usize {
-        self.lock().sessions.len()
+        self.lock().len()
     }
 
     /// Whether none is.
@@ -121,8 +74,21 @@ impl Sessions {
 pub struct Seat {
     number: u64,
     peer: Option<IpAddr>,
-    current: Option<(Endpoints, u64)>,
+    current: Option<Place>,
+    /// Its last request was a CONNECT or XCLIENT.
+    opening: bool,
     sessions: Arc<Sessions>,
+}
+
+/// How a seat stands to a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Relation {
+    /// Its last request was about this session.
+    Current,
+    /// This is its first request.
+    Fresh,
+    /// Its last request was about another.
+    Other,
 }
 
 /// What is known of the session a request belongs to.
@@ -130,6 +96,8 @@ pub struct Seat {
 pub struct Joined {
     /// The request is its first.
     pub new: bool,
+    /// Another policy connection's request is being counted for it: `settled` tells what came of it.
+    pub counting: bool,
     /// What it has been counted for.
     pub counts: Counts,
 }
@@ -140,84 +108,143 @@ impl Seat {
         let sessions = Arc::clone(&self.sessions);
         let mut table = sessions.lock();
         table.drop_ended(now.monotonic);
-        let endpoints = self.endpoints(client, request, &table, now.monotonic);
-        if let Some(session) = table.sessions.get_mut(&endpoints) {
-            let current = self.current == Some((endpoints, session.id));
-            if session.takes(request, current, now.monotonic) {
-                session.unanswered = false;
-                session.instance = request.instance.or(session.instance);
-                let (id, counts) = (session.id, session.counts.clone());
-                self.sit(&mut table, endpoints, id);
-                return Joined { new: false, counts };
+        self.opening = matches!(request.state, State::Connect | State::Xclient);
+        let endpoints = self.endpoints(client, request, &mut table, now.monotonic);
+        let found = table.find(&endpoints);
+        let relation = self.relation(found);
+        if let Some(place) = found
+            && let Some(session) = table.session(place)
+            && session.takes(request, relation, now.monotonic)
+        {
+            session.unanswered = false;
+            session.left = None;
+            session.instance = request.instance.or(session.instance);
+            let (counting, counts) = (session.counting, session.counts.clone());
+            self.sit(&mut table, place);
+            return Joined { new: false, counting, counts };
+        }
+        let opened = self.opening.then_some(now.monotonic);
+        let session = Session::new(opened, request.instance);
+        // Before it sits elsewhere, so that the slot it leaves is free.
+        self.stand_up(&mut table);
+        let place = table.begin(endpoints, session);
+        self.sit(&mut table, place);
+        Joined { new: true, counting: false, counts: Counts::new() }
+    }
+
+    /// Says that the current session is being counted; `remember` says what came of it.
+    pub fn count(&self) {
+        if let Some(place) = self.current
+            && let Some(session) = self.sessions.lock().session(place)
+        {
+            session.counting = true;
+        }
+    }
+
+    /// Waits until another seat has counted the current session, and says for what.
+    pub async fn settled(&self) -> Counts {
+        loop {
+            let mut settled = pin!(self.sessions.settled.notified());
+            // Registers before the look, so that nothing is missed between the two.
+            settled.as_mut().enable();
+            match self.counts() {
+                Some(counts) => return counts,
+                None => settled.await,
             }
         }
-        let id = table.begin(endpoints, request, now.monotonic);
-        self.sit(&mut table, endpoints, id);
-        Joined { new: true, counts: Counts::new() }
+    }
+
+    /// What the current session has been counted for; `None` while it is being counted.
+    fn counts(&self) -> Option<Counts> {
+        let mut table = self.sessions.lock();
+        match self.current.and_then(|place| table.session(place)) {
+            Some(session) => (!session.counting).then(|| session.counts.clone()),
+            None => Some(Counts::new()),
+        }
     }
 
     /// Remembers what the current session has been counted for.
     pub fn remember(&mut self, counts: Counts) {
-        if let Some((endpoints, id)) = self.current
-            && let Some(session) = self.sessions.lock().session(&endpoints, id)
+        if let Some(place) = self.current
+            && let Some(session) = self.sessions.lock().session(place)
         {
             session.counts = counts;
+            session.counting = false;
         }
+        self.sessions.settled.notify_waiters();
     }
 
     /// Gives the place up. `answered`: the last answer reached Postfix, as far as we can know.
     pub fn leave(mut self, answered: bool, now: Now) {
         let sessions = Arc::clone(&self.sessions);
         let mut table = sessions.lock();
-        if let Some((endpoints, id)) = self.current.take() {
-            if let Some(session) = table.session(&endpoints, id) {
+        if let Some(place) = self.current.take() {
+            if let Some(session) = table.session(place) {
                 session.unanswered = !answered;
+                session.left = self.opening.then_some(now.monotonic);
             }
-            table.unseat(&endpoints, id, Some(now.monotonic + LINGER));
+            table.unseat(place, Some(now.monotonic));
         }
     }
 
-    fn sit(&mut self, table: &mut Table, endpoints: Endpoints, id: u64) {
-        if self.current == Some((endpoints, id)) {
-            return;
-        }
-        if let Some((endpoints, id)) = self.current.replace((endpoints, id)) {
-            table.unseat(&endpoints, id, None);
-        }
-        if let Some(session) = table.session(&endpoints, id) {
-            session.seats += 1;
+    fn sit(&mut self, table: &mut Table, place: Place) {
+        if self.current != Some(place) {
+            self.stand_up(table);
+            table.seat(place);
+            self.current = Some(place);
         }
     }
 
-    fn endpoints(&self, client: IpAddr, request: &Request, table: &Table, now: u64) -> Endpoints {
-        let peer = if request.server.is_some() { None } else { self.peer };
-        let with = |client_port| Endpoints { client, client_port, server: request.server, peer };
+    fn stand_up(&mut self, table: &mut Table) {
+        if let Some(place) = self.current.take() {
+            table.unseat(place, None);
+        }
+    }
+
+    fn relation(&self, found: Option<Place>) -> Relation {
+        match self.current {
+            None => Relation::Fresh,
+            current if current == found => Relation::Current,
+            Some(_) => Relation::Other,
+        }
+    }
+
+    fn endpoints(&self, client: IpAddr, request: &Request, table: &mut Table, now: u64) -> Endpoints {
+        let with = |port| Endpoints::new(client, port, request.server, self.peer);
         if request.client_port != 0 {
-            return with(Port::Known(request.client_port));
+            return with(Port::Client(request.client_port));
         }
-        let current = self.current.filter(|(endpoints, _)| *endpoints == with(endpoints.client_port));
-        let session =
-            current.and_then(|(endpoints, id)| table.sessions.get(&endpoints).filter(|session| session.id == id));
-        match (current, session, request.instance) {
-            (Some((endpoints, _)), Some(session), _) if session.takes(request, true, now) => endpoints,
-            (_, _, Some(instance)) => with(Port::Process(instance.pid)),
-            (_, _, None) => with(Port::Seat(self.number)),
+        // Postfix before 3.0: the session goes on over its policy connection while the client is the same.
+        let own = self.current.and_then(|place| table.endpoints(place).copied());
+        let goes_on = own.is_some_and(|own| own == with(own.port()))
+            && self
+                .current
+                .and_then(|place| table.session(place))
+                .is_some_and(|session| session.takes(request, Relation::Current, now));
+        match (own, request.instance) {
+            (Some(own), _) if goes_on => own,
+            (_, Some(instance)) => with(Port::Process(instance.pid)),
+            (_, None) => with(Port::Seat(self.number)),
         }
     }
 }
 
 impl Session {
-    /// Whether a request with this session's endpoints belongs to it. `current`: the seat's last request did.
-    fn takes(&self, request: &Request, current: bool, now: u64) -> bool {
+    /// Whether a request with this session's endpoints belongs to it.
+    fn takes(&self, request: &Request, seat: Relation, now: u64) -> bool {
         match (request.state, request.instance) {
-            // A session begins once on each policy connection that is asked about its beginning.
-            (State::Connect | State::Xclient, _) => {
-                let together = self.opened.is_some_and(|opened| now.saturating_sub(opened) < SAME_CONNECT);
-                !current && self.opened.is_some() && (together || self.unanswered)
-            }
+            (State::Connect | State::Xclient, _) => seat != Relation::Current && self.begins_again(seat, now),
             (State::Other, None) => true,
             (State::Other, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
         }
+    }
+
+    /// Whether a CONNECT or XCLIENT on another policy connection is about the beginning we know: one
+    /// of two that are asked about every session, or the same question again.
+    fn begins_again(&self, seat: Relation, now: u64) -> bool {
+        let within = |since: Option<u64>, time| since.is_some_and(|since| now.saturating_sub(since) < time);
+        let again = self.counting || self.unanswered || (seat == Relation::Fresh && within(self.left, ASKED_AGAIN));
+        within(self.opened, SAME_CONNECT) || (self.opened.is_some() && again)
     }
 }
 
@@ -230,68 +257,12 @@ impl Instance {
     }
 }
 
-impl Table {
-    fn begin(&mut self, endpoints: Endpoints, request: &Request, now: u64) -> u64 {
-        self.newest += 1;
-        let opened = matches!(request.state, State::Connect | State::Xclient).then_some(now);
-        let session = Session {
-            id: self.newest,
-            seats: 0,
-            ends: 0,
-            opened,
-            unanswered: false,
-            instance: request.instance,
-            counts: Counts::new(),
-        };
-        self.sessions.insert(endpoints, session);
-        self.newest
-    }
-
-    fn session(&mut self, endpoints: &Endpoints, id: u64) -> Option<&mut Session> {
-        self.sessions.get_mut(endpoints).filter(|session| session.id == id)
-    }
-
-    /// One seat less; the last one ends the session, at once or after lingering.
-    fn unseat(&mut self, endpoints: &Endpoints, id: u64, linger_until: Option<u64>) {
-        let Some(session) = self.session(endpoints, id) else {
-            return;
-        };
-        session.seats -= 1;
-        if session.seats > 0 {
-            return;
-        }
-        let Some(until) = linger_until else {
-            self.sessions.remove(endpoints);
-            return;
-        };
-        session.ends = until;
-        self.lingering.push_back(Lingering { until, endpoints: *endpoints, id });
-        if self.lingering.len() > self.max_lingering {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_ended(&mut self, now: u64) {
-        while self.lingering.front().is_some_and(|oldest| oldest.until <= now) {
-            self.drop_oldest();
-        }
-    }
-
-    fn drop_oldest(&mut self) {
-        // It may have found a seat again since, and even lost that one too.
-        if let Some(Lingering { until, endpoints, id }) = self.lingering.pop_front()
-            && self.session(&endpoints, id).is_some_and(|session| session.seats == 0 && session.ends == until)
-        {
-            self.sessions.remove(&endpoints);
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use bytes::BytesMut;
     use tokio_util::codec::Decoder;
 
+    use super::table::LINGER;
     use super::*;
     use crate::codec::RequestDecoder;
 
@@ -386,12 +357,12 @@ mod tests {
     }
 
     #[test]
-    fn a_connect_sent_again_because_our_answer_came_too_late_is_the_same_session() {
-        for (answered, begins) in [(false, false), (true, true)] {
+    fn a_connect_sent_again_because_our_answer_was_late_or_lost_is_the_same_session() {
+        for (answered, pause, begins) in [(false, 10_000, false), (true, 4_999, false), (true, 5_000, true)] {
             let mut site = Site::new(1);
             assert!(site.begins(0, 0, "CONNECT 198.51.100.1 4711 -"));
             site.reconnect(0, 10_000, answered);
-            assert_eq!(site.begins(0, 11_000, "CONNECT 198.51.100.1 4711 -"), begins);
+            assert_eq!(site.begins(0, 10_000 + pause, "CONNECT 198.51.100.1 4711 -"), begins);
         }
     }
 

@@ -33,7 +33,10 @@ pub fn bind(path: &Path, rights: &SocketConfig) -> Result<(Socket, SocketFile), 
     socket.bind(&address).map_err(|error| creation(error, path))?;
     let mut file = SocketFile::made(trial).map_err(Problem::Other)?;
 
-    lchown(&file.path, owner, group).map_err(ownership)?;
+    // A sandbox may forbid even a change to what is.
+    if owner.is_some() || group.is_some() {
+        lchown(&file.path, owner, group).map_err(ownership)?;
+    }
     fs::set_permissions(&file.path, Permissions::from_mode(rights.mode)).map_err(Problem::Other)?;
     socket.set_nonblocking(true).map_err(Problem::Other)?;
     socket.listen(BACKLOG).map_err(Problem::Other)?;

@@ -3,7 +3,7 @@
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::thread;
+use std::thread::{self, JoinHandle};
 
 use super::PATIENCE;
 
@@ -46,12 +46,17 @@ impl Relay {
 }
 
 fn serve(listener: &TcpListener, to: SocketAddr, deaf_connections: usize, news: &Sender<()>) {
+    let mut deaf_questions: Vec<JoinHandle<()>> = Vec::new();
     for (number, postfix) in listener.incoming().enumerate() {
         let postfix = postfix.unwrap();
+        // Postfix closes a connection before it asks again over another: the daemon is to see it in that order.
+        for questions in deaf_questions.drain(..) {
+            questions.join().unwrap();
+        }
         let Ok(daemon) = TcpStream::connect(to) else { continue };
         let (questions, answers) = ((clone(&postfix), clone(&daemon)), (daemon, postfix));
         let mut news = Some(news.clone());
-        thread::spawn(move || {
+        let questions = thread::spawn(move || {
             pass(questions, |bytes, daemon| {
                 daemon.write_all(bytes)?;
                 if let Some(news) = news.take() {
@@ -62,6 +67,7 @@ fn serve(listener: &TcpListener, to: SocketAddr, deaf_connections: usize, news: 
             });
         });
         let deaf = number < deaf_connections;
+        deaf_questions.extend(deaf.then_some(questions));
         thread::spawn(move || pass(answers, |bytes, postfix| if deaf { Ok(()) } else { postfix.write_all(bytes) }));
     }
 }

@@ -1,0 +1,128 @@
+//! A server's process: started, measured, and ended with the benchmark.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// How long a process may take to end when it is asked to.
+const FAREWELL: Duration = Duration::from_secs(5);
+
+pub struct Process {
+    child: Child,
+    name: String,
+}
+
+impl Process {
+    /// Starts one. What it writes goes to a file, and is shown should it end too soon.
+    pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let log = File::create(log)?;
+        let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
+        Ok(Self { child: child.with_context(|| format!("cannot start {name}"))?, name })
+    }
+
+    /// Waits until `ready` has something to return. Looks often: start-up is measured with it.
+    pub fn wait_until<T>(&mut self, log: &Path, mut ready: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+        let begin = Instant::now();
+        loop {
+            if let Some(found) = ready() {
+                return Ok(found);
+            }
+            if let Some(status) = self.child.try_wait()? {
+                bail!("{} ended: {status}\n{}", self.name, fs::read_to_string(log).unwrap_or_default());
+            }
+            if begin.elapsed() > Duration::from_secs(60) {
+                bail!("{} does not become ready\n{}", self.name, fs::read_to_string(log).unwrap_or_default());
+            }
+            sleep(Duration::from_micros(100));
+        }
+    }
+
+    /// Time its threads, and those of its descendants that live, have spent on a processor.
+    pub fn cpu(&self) -> anyhow::Result<Duration> {
+        family(self.child.id())
+            .iter()
+            .map(|pid| cpu_of(&format!("/proc/{pid}/task")))
+            .sum::<io::Result<Duration>>()
+            .context("the kernel does not tell processor time in /proc/PID/task/TID/schedstat")
+    }
+
+    /// Memory of its own, as far as it is in use.
+    pub fn rss(&self) -> anyhow::Result<u64> {
+        self.figure("smaps_rollup", "Rss:").map(|kilobytes| kilobytes * 1024)
+    }
+
+    /// read(2) and its relatives so far, whatever came of them.
+    pub fn reads(&self) -> anyhow::Result<u64> {
+        self.figure("io", "syscr:")
+    }
+
+    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        Ok(kill(self.pid(), signal)?)
+    }
+
+    fn figure(&self, file: &str, name: &str) -> anyhow::Result<u64> {
+        let path = format!("/proc/{}/{file}", self.child.id());
+        let text = fs::read_to_string(&path).with_context(|| path.clone())?;
+        let line =
+            text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("{path}: no {name}"))?;
+        Ok(line.trim().trim_end_matches(" kB").parse()?)
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.child.id() as i32)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let begin = Instant::now();
+        // An error says that it is gone already.
+        let _ = kill(self.pid(), Signal::SIGTERM);
+        while let Ok(None) = self.child.try_wait() {
+            if begin.elapsed() > FAREWELL {
+                let _ = self.child.kill();
+                let _ = self.child.wait();
+            }
+            sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Time this thread has spent on a processor.
+pub fn own_cpu() -> Duration {
+    schedstat("/proc/thread-self/schedstat").unwrap_or_default()
+}
+
+/// A process and its descendants. Servers that fork do so at their start, so a snapshot will do.
+fn family(pid: u32) -> Vec<u32> {
+    let mut family = vec![pid];
+    let mut next = 0;
+    while let Some(pid) = family.get(next).copied() {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        for task in tasks {
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            family.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+        next += 1;
+    }
+    family
+}
+
+fn cpu_of(tasks: &str) -> io::Result<Duration> {
+    fs::read_dir(tasks)?.map(|task| schedstat(&task?.path().join("schedstat").to_string_lossy())).sum()
+}
+
+/// The first figure is nanoseconds on a processor, exact while the thread sleeps.
+fn schedstat(path: &str) -> io::Result<Duration> {
+    let text = fs::read_to_string(path)?;
+    let first = text.split(' ').next().and_then(|first| first.parse().ok());
+    first.map(Duration::from_nanos).ok_or_else(|| io::Error::other("no figures"))
+}

@@ -1,0 +1,147 @@
+//! The servers that are measured, each ready to answer once it is made.
+
+use std::fs::{self, Permissions};
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::Command;
+
+use nix::unistd::geteuid;
+use tempfile::TempDir;
+
+use crate::load::Address;
+use crate::process::Process;
+use crate::request::Requests;
+
+/// The program that all this is about.
+pub const CONNSHAPER: &str = env!("CARGO_BIN_EXE_connshaper");
+
+/// A directory for sockets, configurations and logs.
+pub struct Place(TempDir);
+
+impl Place {
+    pub fn new() -> anyhow::Result<Self> {
+        let directory = tempfile::Builder::new().prefix("connshaper-bench-").tempdir()?;
+        // memcached and Postfix are other users.
+        fs::set_permissions(directory.path(), Permissions::from_mode(0o1777))?;
+        Ok(Self(directory))
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.path(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+}
+
+/// A policy server that answers.
+pub struct Server {
+    pub name: &'static str,
+    pub address: Address,
+    pub process: Process,
+    pub memcached: Option<Memcached>,
+    /// Another policy server. It may be too slow for all that the others are asked, or unable to do it.
+    pub peer: bool,
+}
+
+impl Server {
+    /// The one all others are compared with: this program under another name.
+    pub fn null(place: &Place) -> anyhow::Result<Self> {
+        let socket = place.path("null.sock");
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--null-server").arg(&socket);
+        Self::start("null", command, Address::Unix(socket), place)
+    }
+
+    /// connshaper, counting in its own memory.
+    pub fn memory(place: &Place) -> anyhow::Result<Self> {
+        Self::connshaper("memory", "", place)
+    }
+
+    /// connshaper with a memcached of its own.
+    pub fn memcached(place: &Place) -> anyhow::Result<Self> {
+        let memcached = Memcached::start(place)?;
+        let key = format!("memcached_server = 'unix:{}'\n", memcached.socket.display());
+        let server = Self::connshaper("memcached", &key, place)?;
+        Ok(Self { memcached: Some(memcached), ..server })
+    }
+
+    /// connshaper under a name, with `keys` added to its configuration.
+    pub fn connshaper(name: &'static str, keys: &str, place: &Place) -> anyhow::Result<Self> {
+        let (command, address) = connshaper(name, keys, place)?;
+        Self::start(name, command, address, place)
+    }
+
+    /// Starts a server and waits until it has answered a request.
+    pub fn start(name: &'static str, mut command: Command, address: Address, place: &Place) -> anyhow::Result<Self> {
+        let log = place.path(&format!("{name}.log"));
+        let mut process = Process::start(&mut command, &log)?;
+        let mut requests = Requests::full();
+        process.wait_until(&log, || address.ask(&mut requests).ok())?;
+        Ok(Self { name, address, process, memcached: None, peer: false })
+    }
+}
+
+/// The command that starts connshaper, and where it will listen.
+pub fn connshaper(name: &str, keys: &str, place: &Place) -> anyhow::Result<(Command, Address)> {
+    let socket = place.path(&format!("{name}.sock"));
+    let socket_key = format!("listen = 'unix:{}'\n", socket.display());
+    let whitelist = if keys.contains("whitelist") { "" } else { "whitelist = []\n" };
+    let threshold = if keys.contains("threshold") { "" } else { THRESHOLD };
+    let text = format!("{socket_key}{COMMON}{whitelist}{threshold}{keys}");
+    let file = place.write(&format!("{name}.toml"), &text)?;
+    let mut command = Command::new(CONNSHAPER);
+    command.arg("serve").arg("-c").arg(file);
+    Ok((command, Address::Unix(socket)))
+}
+
+const COMMON: &str = "socket_mode = '0666'\nlog_level = 'warning'\nmax_clients = 20_000_000\n";
+
+/// Only the first few of a skewed population come more often than this in a minute.
+const THRESHOLD: &str = "threshold = 10_000\n";
+
+/// A memcached on a unix socket.
+pub struct Memcached {
+    pub process: Process,
+    socket: PathBuf,
+}
+
+impl Memcached {
+    fn start(place: &Place) -> anyhow::Result<Self> {
+        let socket = place.path("memcached.backend");
+        let mut command = Command::new("memcached");
+        command.args(["-m", "2048", "-a", "0700", "-s"]).arg(&socket);
+        if geteuid().is_root() {
+            command.args(["-u", "nobody"]);
+        }
+        let log = place.path("memcached.log");
+        let mut process = Process::start(&mut command, &log)?;
+        process.wait_until(&log, || UnixStream::connect(&socket).ok())?;
+        Ok(Self { process, socket })
+    }
+
+    /// Hits it has seen: counts that were there, and those that began. A count that grows by
+    /// a digit begins in a new place, so a few are seen twice.
+    pub fn hits(&self) -> anyhow::Result<u64> {
+        let mut stream = UnixStream::connect(&self.socket)?;
+        stream.write_all(b"stats\r\n")?;
+        let mut hits = 0;
+        for line in BufReader::new(stream).lines() {
+            let line = line?;
+            if line == "END" {
+                break;
+            }
+            if let Some(figure) =
+                ["STAT incr_hits ", "STAT total_items "].iter().find_map(|name| line.strip_prefix(name))
+            {
+                hits += figure.parse::<u64>()?;
+            }
+        }
+        Ok(hits)
+    }
+}
