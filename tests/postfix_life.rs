@@ -22,18 +22,22 @@ fn whitelisting_a_client_lifts_its_refusal_in_mid_session_and_keeps_the_counts()
 }
 
 #[test]
-fn a_reload_neither_counts_again_nor_refuses_who_passed() {
-    let daemon = Daemon::start("threshold = 1\nwhitelist = []");
+fn a_reload_judges_anew_who_was_refused_and_nobody_who_passed_and_counts_none_again() {
+    let daemon = Daemon::start("threshold = 2\nwhitelist = []");
     let postfix = asking(&daemon, "yes");
-    let mut smtp = begun(&postfix, "127.0.0.2");
-    smtp.rcpt().expect(250);
-    begun(&postfix, "127.0.0.2").rcpt().expect(450);
-    for _ in 0..3 {
-        daemon.reload("threshold = 1\nwhitelist = []");
+    let mut passed = [begun(&postfix, "127.0.0.2"), begun(&postfix, "127.0.0.2")];
+    for smtp in &mut passed {
         smtp.rcpt().expect(250);
     }
-    daemon.reload("threshold = 3\nwhitelist = []");
-    // Two were counted, so the third passes.
+    daemon.reload("threshold = 1\nwhitelist = []");
+    for smtp in &mut passed {
+        smtp.rcpt().expect(250);
+    }
+    let mut third = begun(&postfix, "127.0.0.2");
+    third.rcpt().expect(450);
+
+    daemon.reload("threshold = 4\nwhitelist = []");
+    third.rcpt().expect(250);
     begun(&postfix, "127.0.0.2").rcpt().expect(250);
     begun(&postfix, "127.0.0.2").rcpt().expect(450);
 }

@@ -219,3 +219,20 @@ fn each_client_behind_xclient_is_a_session_and_its_proxy_is_none() {
         }
     }
 }
+
+#[test]
+fn a_client_handed_over_again_is_a_new_session() {
+    // Where Postfix asks at RCPT only, the two look like one: same ports, and one count of messages.
+    let lists = "
+        smtpd_authorized_xclient_hosts = 127.0.0.9, 198.51.100.7
+        smtpd_client_restrictions = check_policy_service POLICY";
+    let site = Site::new("no", lists);
+    let mut smtp = site.postfix.client("127.0.0.9");
+    for session in 1..=3 {
+        smtp.ehlo();
+        smtp.command("XCLIENT NAME=[UNAVAILABLE] ADDR=198.51.100.7").expect(220);
+        smtp.ehlo();
+        smtp.deliver(2);
+        assert_eq!(site.count("198.51.100.7"), session);
+    }
+}

@@ -73,7 +73,9 @@ impl Daemon {
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
         let status = self.process.wait();
-        self.reader.take().map(|reader| reader.join().unwrap());
+        if let Some(reader) = self.reader.take() {
+            reader.join().unwrap();
+        }
         status
     }
 

@@ -59,8 +59,10 @@ fn serve(listener: &TcpListener, to: SocketAddr, deaf_connections: usize, news: 
         let questions = thread::spawn(move || {
             pass(questions, |bytes, daemon| {
                 daemon.write_all(bytes)?;
-                // Nobody may be waiting any more.
-                news.take().map(|news| news.send(()));
+                if let Some(news) = news.take() {
+                    // Nobody may be waiting any more.
+                    let _ = news.send(());
+                }
                 Ok(())
             });
         });
