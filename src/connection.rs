@@ -10,7 +10,6 @@ use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::io::poll_read_buf;
-use tokio_util::sync::CancellationToken;
 
 use crate::clock::Now;
 use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder, RequestError};
@@ -19,12 +18,13 @@ use crate::policy::{Count, Counts, Pass, Plan, Refusal, Verdict};
 use crate::service::{Rules, Service};
 use crate::session::Seat;
 use crate::statistics::add;
+use crate::stop::Stop;
 
 /// Room for one more request; thirty attributes of usual length are about 700 bytes.
 const READ: usize = 2 * 1024;
 
-/// Answers a policy connection until Postfix closes it, or `stop` is called and nothing asked is unanswered.
-pub async fn serve<S>(mut stream: S, peer: Peer, service: &Service, stop: CancellationToken)
+/// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
+pub async fn serve<S>(mut stream: S, peer: Peer, service: &Service, stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -63,12 +63,13 @@ enum Input {
 }
 
 impl Connection<'_> {
-    async fn converse<S>(&mut self, stream: &mut S, stop: &CancellationToken) -> Result<(), RequestError>
+    async fn converse<S>(&mut self, stream: &mut S, stop: &Stop) -> Result<(), RequestError>
     where
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (mut decoder, mut input, mut output) = (RequestDecoder::default(), BytesMut::new(), BytesMut::new());
-        let mut stopped = pin!(stop.cancelled());
+        let mut stopped = pin!(stop.heard());
+        let mut registered = false;
         loop {
             while let Some(request) = decoder.decode(&mut input)? {
                 output.clear();
@@ -88,7 +89,12 @@ impl Connection<'_> {
                     Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                     Poll::Pending => waited = true,
                 }
-                stopped.as_mut().poll(context).map(|()| Ok(Input::Stop))
+                // Nothing is there to be answered. The task's waker never changes, so once is enough to be woken.
+                if !registered || stop.said() {
+                    registered = true;
+                    return stopped.as_mut().poll(context).map(|()| Ok(Input::Stop));
+                }
+                Poll::Pending
             });
             match next.await {
                 Ok(Input::More) => {}
@@ -130,7 +136,9 @@ impl Connection<'_> {
             Plan::Done(verdict) if joined.new => verdict,
             Plan::Done(verdict) => return verdict,
             Plan::Hit(keys) => {
-                self.seat.count();
+                if rules.store.waits() {
+                    self.seat.count();
+                }
                 let hits = rules.store.hit(&keys, now).await;
                 let counted = keys.iter().zip(hits).map(|(key, hit)| Count { limit: key.limit.id, hit, passed: false });
                 counts.extend(counted);

@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval, timeout};
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Now;
@@ -18,6 +17,7 @@ use crate::log::{Log, Severity};
 use crate::notify;
 use crate::service::Service;
 use crate::statistics::add;
+use crate::stop::Stop;
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -60,14 +60,14 @@ struct Daemon {
     /// `--listen` replaces what the file says, also after a reload.
     listen_is_fixed: bool,
     log: Log,
-    stop: CancellationToken,
+    stop: Stop,
     connections: TaskTracker,
 }
 
 impl Daemon {
     fn new(config: Config, path: Option<PathBuf>, listen_is_fixed: bool, log: Log) -> Self {
         let service = Arc::new(Service::new(&config, log.clone()));
-        let (stop, connections) = (CancellationToken::new(), TaskTracker::new());
+        let (stop, connections) = (Stop::default(), TaskTracker::new());
         Self { service, config, path, listen_is_fixed, log, stop, connections }
     }
 
@@ -105,7 +105,7 @@ impl Daemon {
     async fn stop(&self) {
         self.tell(notify::stopping());
         self.log.line(Severity::Info, "STOPPING", |_| {});
-        self.stop.cancel();
+        self.stop.say();
         self.connections.close();
         let unfinished = timeout(LAST_ANSWERS, self.connections.wait()).await.is_err();
         if unfinished {
@@ -211,7 +211,7 @@ async fn either(one: &mut Signal, other: &mut Signal) {
 
 struct Acceptor {
     service: Arc<Service>,
-    stop: CancellationToken,
+    stop: Stop,
     connections: TaskTracker,
     max_connections: usize,
 }
@@ -222,7 +222,7 @@ async fn accept(mut listener: Listener, acceptor: Acceptor) {
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept(&service.log) => accepted,
-            () = stop.cancelled() => return,
+            () = stop.heard() => return,
         };
         if connections.len() >= max_connections {
             // Better than to let it wait in the backlog: Postfix tries again in a second, and waits no longer than that.

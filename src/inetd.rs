@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, join, stdin,
 use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::codec::{Decoder, Encoder};
-use tokio_util::sync::CancellationToken;
 
 use crate::codec::{Reply, ReplyEncoder, RequestDecoder};
 use crate::config::Config;
@@ -22,6 +21,7 @@ use crate::connection;
 use crate::listener::Peer;
 use crate::log::{Log, Severity};
 use crate::service::Service;
+use crate::stop::Stop;
 use crate::stream::Stream;
 
 /// How long the end of the process waits for the log.
@@ -77,13 +77,13 @@ async fn converse(
 }
 
 /// Cancelled at SIGTERM.
-fn terminated() -> io::Result<CancellationToken> {
+fn terminated() -> io::Result<Stop> {
     let mut terminate = signal(SignalKind::terminate())?;
-    let stop = CancellationToken::new();
+    let stop = Stop::default();
     let stopper = stop.clone();
     tokio::spawn(async move {
         terminate.recv().await;
-        stopper.cancel();
+        stopper.say();
     });
     Ok(stop)
 }

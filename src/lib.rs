@@ -19,5 +19,6 @@ pub mod query;
 pub mod service;
 pub mod session;
 pub mod statistics;
+pub mod stop;
 pub mod store;
 pub mod stream;

@@ -169,9 +169,10 @@ impl Seat {
             && let Some(session) = self.sessions.lock().session(place)
         {
             session.counts = counts;
-            session.counting = false;
+            if std::mem::take(&mut session.counting) {
+                self.sessions.settled.notify_waiters();
+            }
         }
-        self.sessions.settled.notify_waiters();
     }
 
     /// Gives the place up. `answered`: the last answer reached Postfix, as far as we can know.

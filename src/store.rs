@@ -117,6 +117,11 @@ impl Store {
         Hit { count: counted.count, left: left.unwrap_or(key.limit.exptime) }
     }
 
+    /// Whether a hit waits for another process.
+    pub fn waits(&self) -> bool {
+        self.memcached.is_some()
+    }
+
     /// The counts held in this process.
     pub fn table(&self) -> &Arc<Table> {
         &self.table

@@ -77,18 +77,55 @@ const NAMES: [(Attribute, &[u8]); Attribute::COUNT] = {
     ]
 };
 
+/// How many bytes `name=` is compared by; the longest of Postfix has 25.
+const WINDOW: usize = 32;
+
+/// `name=` of every attribute as the first bytes of a line, and which of those bytes count.
+const HEADS: [Head; Attribute::COUNT] = {
+    let mut heads = [Head { attribute: Attribute::Request, length: 0, bytes: [0; 4], mask: [0; 4] }; Attribute::COUNT];
+    let mut place = 0;
+    while place < Attribute::COUNT {
+        let (attribute, name) = NAMES[place];
+        let head = &mut heads[place];
+        head.attribute = attribute;
+        head.length = name.len() + 1;
+        let mut at = 0;
+        while at < head.length {
+            let byte = if at < name.len() { name[at] } else { b'=' };
+            head.bytes[at / 8] |= (byte as u64) << (at % 8 * 8);
+            head.mask[at / 8] |= 0xff << (at % 8 * 8);
+            at += 1;
+        }
+        place += 1;
+    }
+    heads
+};
+
+#[derive(Clone, Copy)]
+struct Head {
+    attribute: Attribute,
+    length: usize,
+    bytes: [u64; WINDOW / 8],
+    mask: [u64; WINDOW / 8],
+}
+
 impl Attribute {
     /// How many there are.
     pub const COUNT: usize = 32;
 
-    /// The attribute of a line's name, and its place in the order. The search begins at `hint`:
-    /// Postfix sends them in order, so the first comparison is nearly always the last.
-    pub fn find(name: &[u8], hint: usize) -> Option<(Self, usize)> {
-        let places = (hint..Self::COUNT).chain(0..hint.min(Self::COUNT));
-        places
-            .map(|place| (place, NAMES[place]))
-            .find(|(_, (_, known))| *known == name)
-            .map(|(place, (attribute, _))| (attribute, place))
+    /// The attribute at `place` in Postfix's order, and the length of its `name=`, if that is what
+    /// `line` begins with. Postfix sends them in order, so this is nearly always the right guess;
+    /// it may miss the last lines of the input.
+    pub fn expect(place: usize, line: &[u8]) -> Option<(Self, usize)> {
+        let head = HEADS.get(place)?;
+        let (words, _) = line.first_chunk::<WINDOW>()?.as_chunks::<8>();
+        let differs = |at: usize| (u64::from_le_bytes(words[at]) ^ head.bytes[at]) & head.mask[at];
+        (differs(0) | differs(1) | differs(2) | differs(3) == 0).then_some((head.attribute, head.length))
+    }
+
+    /// The attribute of a name, wherever it stands in the order.
+    pub fn find(name: &[u8]) -> Option<Self> {
+        NAMES.iter().find(|(_, known)| *known == name).map(|(attribute, _)| *attribute)
     }
 
     /// Its name on the wire.
@@ -102,13 +139,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_attribute_is_found_by_its_name_wherever_the_search_begins() {
+    fn every_attribute_is_found_by_its_name() {
         for (place, (attribute, name)) in NAMES.iter().enumerate() {
             assert_eq!(*attribute as usize, place);
-            for hint in 0..=Attribute::COUNT {
-                assert_eq!(Attribute::find(name, hint), Some((*attribute, place)));
-            }
+            assert_eq!(Attribute::find(name), Some(*attribute));
         }
-        assert_eq!(Attribute::find(b"Request", 0), None);
+        assert_eq!(Attribute::find(b"Request"), None);
+    }
+
+    #[test]
+    fn only_the_expected_attribute_is_met() {
+        for (place, (attribute, name)) in NAMES.iter().enumerate() {
+            let line = [name, b"=value\nand what follows the line, long enough\n".as_slice()].concat();
+            for expected in 0..=Attribute::COUNT {
+                let met = (expected == place).then_some((*attribute, name.len() + 1));
+                assert_eq!(Attribute::expect(expected, &line), met, "{}", attribute.name());
+            }
+            let longer = [name, b"x=value\nand what follows the line, long enough\n".as_slice()].concat();
+            assert_eq!(Attribute::expect(place, &longer), None);
+        }
     }
 }

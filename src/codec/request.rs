@@ -5,7 +5,7 @@
 //! values every request is recognised by are parsed here, once.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::BytesMut;
 use memchr::memchr;
@@ -97,11 +97,39 @@ impl Request {
 }
 
 fn address(value: &[u8]) -> Option<IpAddr> {
+    if let Some(address) = dotted_quad(value) {
+        return Some(IpAddr::V4(address));
+    }
     str::from_utf8(value).ok()?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
+/// The form that nearly all addresses have, read without the detours of a general parser.
+fn dotted_quad(value: &[u8]) -> Option<Ipv4Addr> {
+    let (mut octets, mut octet, mut digits, mut dots) = ([0; 4], 0_u16, 0, 0);
+    for byte in value {
+        match byte {
+            // A second digit after 0 may mean octal to some: the general parser decides.
+            b'0'..=b'9' if digits < 3 && (octet > 0 || digits == 0) => {
+                octet = octet * 10 + u16::from(byte - b'0');
+                digits += 1;
+            }
+            b'.' if digits > 0 && dots < 3 => {
+                octets[dots] = u8::try_from(octet).ok()?;
+                (octet, digits, dots) = (0, 0, dots + 1);
+            }
+            _ => return None,
+        }
+    }
+    octets[3] = u8::try_from(octet).ok()?;
+    (dots == 3 && digits > 0).then_some(Ipv4Addr::from(octets))
+}
+
 fn port(value: &[u8]) -> u16 {
-    str::from_utf8(value).ok().and_then(|text| text.parse().ok()).unwrap_or(0)
+    let digit = |number: u16, byte: &u8| match byte {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u16::from(byte - b'0')),
+        _ => None,
+    };
+    value.iter().try_fold(0, digit).unwrap_or(0)
 }
 
 impl Instance {
@@ -155,23 +183,29 @@ impl Decoder for RequestDecoder {
     type Error = RequestError;
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {
-        while let Some(length) = memchr(b'\n', &input[self.searched..]) {
-            let line = &input[self.line..self.searched + length];
+        loop {
+            let expected = Attribute::expect(self.hint, &input[self.line..]);
+            let value = self.line + expected.map_or(0, |(_, length)| length);
+            let Some(end) = line_end(input, value.max(self.searched)) else {
+                self.searched = input.len();
+                self.unfinished(&input[self.line..])?;
+                return Ok(None);
+            };
             let start = self.line;
-            self.line += line.len() + 1;
+            self.line = end + 1;
             self.searched = self.line;
             if self.line > MAX_REQUEST {
                 return Err(RequestError::too_long());
             }
-            if line.is_empty() {
-                let finished = std::mem::take(self);
-                return Request::new(input.split_to(finished.line), finished.places).map(Some);
+            match expected {
+                Some((attribute, _)) => self.found(attribute, value, end),
+                None if start == end => {
+                    let finished = std::mem::take(self);
+                    return Request::new(input.split_to(finished.line), finished.places).map(Some);
+                }
+                None => self.attribute(&input[start..end], start)?,
             }
-            self.attribute(line, start)?;
         }
-        self.searched = input.len();
-        self.unfinished(&input[self.line..])?;
-        Ok(None)
     }
 
     fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {
@@ -179,6 +213,14 @@ impl Decoder for RequestDecoder {
             None if !input.is_empty() => Err(RequestError::cut_short()),
             request => Ok(request),
         }
+    }
+}
+
+/// Where the line that is known to go on until `from` ends. Half of all values are empty.
+fn line_end(input: &[u8], from: usize) -> Option<usize> {
+    match input.get(from) {
+        Some(b'\n') => Some(from),
+        _ => memchr(b'\n', &input[from..]).map(|length| from + length),
     }
 }
 
@@ -190,12 +232,15 @@ impl RequestDecoder {
         if name > MAX_NAME {
             return Err(RequestError::long_name(line));
         }
-        if let Some((attribute, place)) = Attribute::find(&line[..name], self.hint) {
-            self.hint = place + 1;
-            let length = (line.len() - name - 1).min(MAX_VALUE);
-            self.places[attribute as usize] = Place { start: (start + name + 1) as u32, length: length as u32 };
+        if let Some(attribute) = Attribute::find(&line[..name]) {
+            self.found(attribute, start + name + 1, start + line.len());
         }
         Ok(())
+    }
+
+    fn found(&mut self, attribute: Attribute, value: usize, end: usize) {
+        self.hint = attribute as usize + 1;
+        self.places[attribute as usize] = Place { start: value as u32, length: (end - value).min(MAX_VALUE) as u32 };
     }
 
     /// A line without an end is refused as soon as nothing honest can follow.
@@ -362,6 +407,16 @@ mod tests {
         #[test]
         fn no_bytes_make_it_panic_and_its_input_is_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
             let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn addresses_are_read_as_the_standard_library_reads_them(text in "[0-9]{0,4}([.][0-9]{0,4}){2,4}") {
+            prop_assert_eq!(address(text.as_bytes()), text.parse().ok());
+        }
+
+        #[test]
+        fn ports_are_read_as_the_standard_library_reads_them(text in "[0-9a]{0,6}") {
+            prop_assert_eq!(port(text.as_bytes()), text.parse().unwrap_or(0));
         }
 
         #[test]
