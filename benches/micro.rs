@@ -5,17 +5,73 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bytes::BytesMut;
+use connshaper::clock::Now;
+use connshaper::codec::RequestDecoder;
+use connshaper::config::Config;
 use connshaper::policy::netblock::mask;
 use connshaper::policy::netblocks::Netblocks;
+use connshaper::policy::{Count, Counts, Hit, Policy};
+use connshaper::session::Sessions;
 use connshaper::store::subject::Subject;
 use connshaper::store::table::Table;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ipnet::IpNet;
+use tokio_util::codec::Decoder;
 
-criterion_group!(micro, hits, lookups);
+criterion_group!(micro, requests, hits, lookups);
 criterion_main!(micro);
 
 const MINUTE: u64 = 60_000;
+
+/// A request as Postfix 3.7 sends it at RCPT.
+const REQUEST: &str = "\
+request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\nclient_address=198.51.100.7\n\
+client_name=mail.example.net\nclient_port=41235\nreverse_client_name=mail.example.net\n\
+server_address=192.0.2.25\nserver_port=25\nhelo_name=mail.example.net\nsender=newsletter@example.net\n\
+recipient=someone@example.org\nrecipient_count=0\nqueue_id=\ninstance=1f4c.65a1b2c3.d4e5f.0\nsize=21874\n\
+etrn_domain=\nstress=\nsasl_method=\nsasl_username=\nsasl_sender=\nccert_subject=\nccert_issuer=\n\
+ccert_fingerprint=\nccert_pubkey_fingerprint=\nencryption_protocol=TLSv1.3\n\
+encryption_cipher=TLS_AES_256_GCM_SHA384\nencryption_keysize=256\npolicy_context=\n\n";
+
+/// What a request costs between its read and its write, step by step.
+fn requests(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("request");
+    let (mut decoder, mut input) = (RequestDecoder::default(), BytesMut::with_capacity(4096));
+    let mut decode = || {
+        input.reserve(2048);
+        input.extend_from_slice(REQUEST.as_bytes());
+        decoder.decode(&mut input).unwrap().unwrap()
+    };
+    group.bench_function("decode", |bencher| bencher.iter(|| drop(black_box(decode()))));
+
+    let mut request = decode();
+    let client = request.client.unwrap();
+    let policy = Policy::new(&Config::default());
+    let sessions = Sessions::new(4096);
+    let mut seat = sessions.seat(None);
+    let now = Now::simulated(0);
+    let hit = Count { limit: 0, hit: Some(Hit { count: 1, left: 60 }), passed: false };
+    group.bench_function("join a new session and remember its count", |bencher| {
+        bencher.iter(|| {
+            request.client_port = request.client_port.wrapping_add(1).max(1);
+            let joined = seat.join(client, &request, now);
+            seat.remember(Counts::from_iter([hit]));
+            joined
+        });
+    });
+    group.bench_function("plan", |bencher| {
+        bencher.iter(|| drop(black_box(policy.plan(&request, &Counts::new()))));
+    });
+    group.bench_function("judge", |bencher| {
+        let mut counts = Counts::from_iter([hit]);
+        bencher.iter(|| {
+            policy.settle(client, &mut counts);
+            let _ = black_box(policy.judge(client, &counts));
+        });
+    });
+    group.bench_function("read the clock", |bencher| bencher.iter(Now::read));
+}
 
 fn hits(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hit");

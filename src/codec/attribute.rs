@@ -123,9 +123,11 @@ impl Attribute {
         (differs(0) | differs(1) | differs(2) | differs(3) == 0).then_some((head.attribute, head.length))
     }
 
-    /// The attribute of a name, wherever it stands in the order.
-    pub fn find(name: &[u8]) -> Option<Self> {
-        NAMES.iter().find(|(_, known)| *known == name).map(|(attribute, _)| *attribute)
+    /// The attribute of a name, wherever it stands in the order. The search begins at `place`:
+    /// what an older Postfix leaves out is passed over.
+    pub fn find(name: &[u8], place: usize) -> Option<Self> {
+        let (before, after) = NAMES.split_at(place.min(Self::COUNT));
+        after.iter().chain(before).find(|(_, known)| *known == name).map(|(attribute, _)| *attribute)
     }
 
     /// Its name on the wire.
@@ -139,12 +141,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_attribute_is_found_by_its_name() {
+    fn every_attribute_is_found_by_its_name_wherever_the_search_begins() {
         for (place, (attribute, name)) in NAMES.iter().enumerate() {
             assert_eq!(*attribute as usize, place);
-            assert_eq!(Attribute::find(name), Some(*attribute));
+            for begin in 0..=Attribute::COUNT {
+                assert_eq!(Attribute::find(name, begin), Some(*attribute));
+            }
         }
-        assert_eq!(Attribute::find(b"Request"), None);
+        assert_eq!(Attribute::find(b"Request", 0), None);
     }
 
     #[test]

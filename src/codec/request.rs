@@ -232,7 +232,7 @@ impl RequestDecoder {
         if name > MAX_NAME {
             return Err(RequestError::long_name(line));
         }
-        if let Some(attribute) = Attribute::find(&line[..name]) {
+        if let Some(attribute) = Attribute::find(&line[..name], self.hint) {
             self.found(attribute, start + name + 1, start + line.len());
         }
         Ok(())
