@@ -50,8 +50,8 @@ fn standard_stream() -> io::Result<(Stream, Peer)> {
     let peer = socket.peer_addr()?;
     socket.set_nonblocking(true)?;
     match peer.as_socket() {
-        Some(address) => Ok((Stream::Tcp(TcpStream::from_std(socket.into())?), Peer::Inet(address))),
-        None => Ok((Stream::Unix(UnixStream::from_std(socket.into())?), Peer::Unix)),
+        Some(address) => Ok((TcpStream::from_std(socket.into())?.try_into()?, Peer::Inet(address))),
+        None => Ok((UnixStream::from_std(socket.into())?.try_into()?, Peer::Unix)),
     }
 }
 

@@ -98,13 +98,11 @@ impl Listener {
         match &self.socket {
             Socket::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
-                // Answers are single small writes. Fails only if the peer has gone, which reading will tell.
-                let _ = stream.set_nodelay(true);
-                Ok((Stream::Tcp(stream), Peer::inet(peer)))
+                Ok((stream.try_into()?, Peer::inet(peer)))
             }
             Socket::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
-                Ok((Stream::Unix(stream), Peer::Unix))
+                Ok((stream.try_into()?, Peer::Unix))
             }
         }
     }

@@ -6,6 +6,7 @@ use connshaper::listener::Peer;
 use connshaper::log::{Log, Severity};
 use connshaper::service::Service;
 use connshaper::stop::Stop;
+use connshaper::stream::Stream;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -52,7 +53,9 @@ fn a_request_on_the_memory_store_allocates_nothing() {
         let config = Config { whitelist: Vec::new(), ..Config::default() };
         let service = Service::new(&config, Log::in_memory(Severity::Warning));
         let (postfix, ours) = UnixStream::pair().unwrap();
-        tokio::spawn(async move { connection::serve(ours, Peer::Unix, &service, Stop::default()).await });
+        tokio::spawn(async move {
+            connection::serve(Stream::try_from(ours).unwrap(), Peer::Unix, &service, Stop::default()).await
+        });
         postfix
     });
     // A thousand clients are within their limit of ten, then over it: both ways are measured.

@@ -14,6 +14,7 @@ use connshaper::listener::{ListenError, Listener, Peer, Problem};
 use connshaper::log::{Log, Severity};
 use connshaper::stream::Stream;
 use nix::unistd::{Group, User};
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn rights(mode: u32) -> SocketConfig {
@@ -48,8 +49,7 @@ async fn a_connection_over_tcp_is_accepted_and_named() {
     let (mut stream, peer) = accept(&mut listener).await;
     assert_eq!(peer.to_string(), format!("inet:{}", client.local_addr().unwrap()));
     assert_eq!(peer.ip(), Some(Ipv4Addr::LOCALHOST.into()));
-    let Stream::Tcp(tcp) = &stream else { panic!("{stream:?} is not over TCP") };
-    assert!(tcp.nodelay().unwrap());
+    assert!(SockRef::from(&stream).tcp_nodelay().unwrap());
 
     client.write_all(b"request").unwrap();
     let mut request = [0; 7];

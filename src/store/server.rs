@@ -179,11 +179,9 @@ impl Server {
 
     async fn open(&self, addresses: &[SocketAddr]) -> io::Result<Stream> {
         if let Address::Unix(path) = &self.address {
-            return UnixStream::connect(path).await.map(Stream::Unix);
+            return UnixStream::connect(path).await?.try_into();
         }
-        let stream = TcpStream::connect(addresses).await?;
-        stream.set_nodelay(true)?;
-        Ok(Stream::Tcp(stream))
+        TcpStream::connect(addresses).await?.try_into()
     }
 
     /// The server is there: hits go to it again.
