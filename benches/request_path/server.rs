@@ -4,7 +4,7 @@ use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::unistd::geteuid;
@@ -80,9 +80,13 @@ impl Server {
     /// Starts a server and waits until it has answered a request.
     pub fn start(name: &'static str, mut command: Command, address: Address, place: &Place) -> anyhow::Result<Self> {
         let log = place.path(&format!("{name}.log"));
-        let mut process = Process::start(&mut command, &log)?;
+        Self::when_ready(name, Process::start(&mut command, &log)?, address, &log)
+    }
+
+    /// Waits until a server that was started has answered a request.
+    pub fn when_ready(name: &'static str, mut process: Process, address: Address, log: &Path) -> anyhow::Result<Self> {
         let mut requests = Requests::full();
-        process.wait_until(&log, || address.ask(&mut requests).ok())?;
+        process.wait_until(log, || address.ask(&mut requests).ok())?;
         Ok(Self { name, address, process, memcached: None, peer: false })
     }
 }
