@@ -32,7 +32,7 @@ use path::Sample;
 use population::Population;
 use postfix::Mail;
 use report::{Machine, Report, progress};
-use server::{Place, Server};
+use server::{PROGRAM, Place, Server};
 
 /// Measures connshaper beside a policy server that does nothing.
 #[derive(Debug, Parser)]
@@ -53,6 +53,9 @@ pub struct Options {
     /// What to measure: memory, memcached and peers on the request path, clients, prefixes, start, postfix
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Measure this connshaper instead of the one built with the benchmark
+    #[arg(long)]
+    program: Option<PathBuf>,
     /// Also write every sample to a file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -90,6 +93,9 @@ fn main() -> anyhow::Result<()> {
     if !options.bench {
         println!("this is a benchmark: cargo bench --bench request_path");
         return Ok(());
+    }
+    if let Some(program) = &options.program {
+        PROGRAM.set(program.clone()).expect("it is set here only");
     }
     let report = measure(&options)?;
     println!("{report}");
