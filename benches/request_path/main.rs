@@ -11,6 +11,7 @@ mod load;
 mod null;
 mod path;
 mod peers;
+mod pin;
 mod population;
 mod postfix;
 mod prefixes;
@@ -29,6 +30,7 @@ use clap::Parser;
 use nix::unistd::geteuid;
 
 use path::Sample;
+use pin::Pinned;
 use population::Population;
 use postfix::Mail;
 use report::{Machine, Report, progress};
@@ -56,6 +58,9 @@ pub struct Options {
     /// Measure this connshaper instead of the one built with the benchmark
     #[arg(long)]
     program: Option<PathBuf>,
+    /// Keep the load generator on one processor and the policy servers on another
+    #[arg(long)]
+    pin: bool,
     /// Also write every sample to a file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -126,6 +131,7 @@ fn request_path(place: &Place, options: &Options) -> anyhow::Result<Vec<Sample>>
     if options.wants("peers") {
         servers.extend(peers::installed(place));
     }
+    let _pinned = options.pin.then(|| Pinned::apart(&servers)).transpose()?;
     match servers.len() {
         1 => Ok(Vec::new()),
         _ => path::measure(&servers, options),

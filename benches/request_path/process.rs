@@ -92,7 +92,7 @@ impl Process {
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
-    fn pid(&self) -> Pid {
+    pub fn pid(&self) -> Pid {
         self.daemon.unwrap_or_else(|| Pid::from_raw(self.child.id() as i32))
     }
 
