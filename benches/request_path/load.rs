@@ -4,16 +4,16 @@
 //! next request of a connection is sent as soon as its reply is read. It is the
 //! same for every server.
 
-use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+
+use socket2::Socket;
 
 use crate::histogram::Histogram;
 use crate::population::Draw;
@@ -33,17 +33,15 @@ pub enum Address {
 }
 
 impl Address {
-    /// A connection, as a file: all that is done with it is to read and to write.
-    pub fn connect(&self) -> io::Result<File> {
-        let socket: OwnedFd = match self {
-            Self::Unix(path) => UnixStream::connect(path)?.into(),
+    pub fn connect(&self) -> io::Result<Socket> {
+        match self {
+            Self::Unix(path) => Ok(UnixStream::connect(path)?.into()),
             Self::Tcp(address) => {
                 let stream = TcpStream::connect(address)?;
                 stream.set_nodelay(true)?;
-                stream.into()
+                Ok(stream.into())
             }
-        };
-        Ok(socket.into())
+        }
     }
 
     /// Asks once over a connection of its own.
@@ -64,7 +62,7 @@ pub struct Load<'r> {
 }
 
 struct Connection {
-    socket: File,
+    socket: Socket,
     sent: Instant,
     /// A reply that came in pieces, so far.
     piece: Vec<u8>,
@@ -94,7 +92,7 @@ impl<'r> Load<'r> {
     /// Asks for that long, and returns when every request has its reply.
     pub fn drive(&mut self, clients: &mut Draw, duration: Duration) -> anyhow::Result<Outcome> {
         let mut outcome = Outcome { replies: 0, refusals: 0, elapsed: duration, latency: Histogram::new() };
-        let mut events = [EpollEvent::empty(); 512];
+        let (mut events, mut buffer) = ([EpollEvent::empty(); 512], [0; 1024]);
         let begin = Instant::now();
         for number in 0..self.connections.len() {
             self.ask(number, clients.next(), Instant::now())?;
@@ -105,7 +103,7 @@ impl<'r> Load<'r> {
             ensure!(ready > 0, "no reply in {PATIENCE} ms");
             for event in &events[..ready] {
                 let number = event.data() as usize;
-                let Some(refused) = self.connections[number].reply()? else {
+                let Some(refused) = self.connections[number].reply(&mut buffer)? else {
                     continue;
                 };
                 let now = Instant::now();
@@ -160,9 +158,8 @@ impl<'r> Load<'r> {
 
 impl Connection {
     /// Whether the reply is a refusal; `None` if it is not complete.
-    fn reply(&mut self) -> anyhow::Result<Option<bool>> {
-        let mut buffer = [0; 1024];
-        let length = self.socket.read(&mut buffer)?;
+    fn reply(&mut self, buffer: &mut [u8]) -> anyhow::Result<Option<bool>> {
+        let length = self.socket.read(buffer)?;
         ensure!(length > 0, "the server closed a connection");
         let mut reply = &buffer[..length];
         if reply == DUNNO && self.piece.is_empty() {

@@ -11,6 +11,7 @@ mod load;
 mod null;
 mod path;
 mod peers;
+mod pin;
 mod population;
 mod postfix;
 mod prefixes;
@@ -29,10 +30,11 @@ use clap::Parser;
 use nix::unistd::geteuid;
 
 use path::Sample;
+use pin::Pinned;
 use population::Population;
 use postfix::Mail;
 use report::{Machine, Report, progress};
-use server::{Place, Server};
+use server::{PROGRAM, Place, Server};
 
 /// Measures connshaper beside a policy server that does nothing.
 #[derive(Debug, Parser)]
@@ -53,6 +55,12 @@ pub struct Options {
     /// What to measure: memory, memcached and peers on the request path, clients, prefixes, start, postfix
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Measure this connshaper instead of the one built with the benchmark
+    #[arg(long)]
+    program: Option<PathBuf>,
+    /// Keep the load generator on one processor and the policy servers on another
+    #[arg(long)]
+    pin: bool,
     /// Also write every sample to a file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -91,6 +99,9 @@ fn main() -> anyhow::Result<()> {
         println!("this is a benchmark: cargo bench --bench request_path");
         return Ok(());
     }
+    if let Some(program) = &options.program {
+        PROGRAM.set(program.clone()).expect("it is set here only");
+    }
     let report = measure(&options)?;
     println!("{report}");
     if let Some(path) = &options.json {
@@ -120,6 +131,7 @@ fn request_path(place: &Place, options: &Options) -> anyhow::Result<Vec<Sample>>
     if options.wants("peers") {
         servers.extend(peers::installed(place));
     }
+    let _pinned = options.pin.then(|| Pinned::apart(&servers)).transpose()?;
     match servers.len() {
         1 => Ok(Vec::new()),
         _ => path::measure(&servers, options),

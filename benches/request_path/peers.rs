@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::load::Address;
+use crate::process::Process;
 use crate::report::progress;
 use crate::server::{Place, Server};
 
@@ -50,15 +51,18 @@ fn postgrey(place: &Place) -> anyhow::Result<Server> {
 
 fn postfwd2(place: &Place) -> anyhow::Result<Server> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()?));
+    let pid_file = place.path("postfwd2.pid");
     let mut command = Command::new("postfwd2");
-    command.args(["--nodaemon", "--nodns", "--user", "nobody", "--group", "nogroup", "--interface", "127.0.0.1"]);
+    command.args(["--nodns", "--user", "nobody", "--group", "nogroup", "--interface", "127.0.0.1"]);
     command.arg("--port").arg(address.port().to_string());
     command.arg("--cache_port").arg(free_port()?.to_string());
-    command.args([
-        "--rule",
-        "id=R1; client_address!=127.0.0.1; action=rate(client_address/10000/60/DEFER_IF_PERMIT over)",
-    ]);
-    Server::start("postfwd2", command, Address::Tcp(address), place)
+    command.arg("--pidfile").arg(&pid_file);
+    let limit = "action=rate(client_address/10000/60/DEFER_IF_PERMIT over)";
+    command.arg("--rule").arg(format!("id=R1; client_address!=127.0.0.1; {limit}"));
+    let log = place.path("postfwd2.log");
+    let mut process = Process::start(&mut command, &log)?;
+    process.follow(&pid_file)?;
+    Server::when_ready("postfwd2", process, Address::Tcp(address), &log)
 }
 
 fn policyd_rate_limit(place: &Place) -> anyhow::Result<Server> {

@@ -38,13 +38,14 @@ pub struct Mail {
 
 pub fn measure(null: &Server, memory: &Server, place: &Place, options: &Options) -> anyhow::Result<Mail> {
     let postfix = Postfix::start([null, memory], place)?;
-    let mails = if options.quick { 200 } else { 1000 };
+    let mails = if options.quick { 200 } else { 500 };
     // The processes of both ports are there before the first round.
     for port in &postfix.ports {
         postfix.send(*port, 50)?;
     }
     let mut rates = [Vec::new(), Vec::new()];
-    for round in 0..options.rounds() {
+    // Each mail is written to disk, and disks have moods: many short rounds.
+    for round in 0..2 * options.rounds() {
         for place in 0..2 {
             let server = (place + round) % 2;
             rates[server].push(postfix.send(postfix.ports[server], mails)?);

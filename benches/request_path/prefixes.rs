@@ -14,7 +14,7 @@ use crate::load::Load;
 use crate::population::{Draw, Population};
 use crate::report::progress;
 use crate::request::Requests;
-use crate::server::{CONNSHAPER, Place, Server, connshaper};
+use crate::server::{Place, Server, connshaper, program};
 use crate::spread::Spread;
 use crate::start::first_answer;
 
@@ -81,7 +81,7 @@ fn list() -> String {
 fn check(keys: &str, place: &Place) -> anyhow::Result<f64> {
     let (serve, _) = connshaper("check", keys, place)?;
     let file = serve.get_args().last().expect("its file");
-    let mut command = Command::new(CONNSHAPER);
+    let mut command = Command::new(program());
     command.args(["check", "-c"]).arg(file).stdout(Stdio::null()).stderr(Stdio::null());
     let begin = Instant::now();
     ensure!(command.status()?.success(), "connshaper check finds fault with the list");

@@ -7,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -16,6 +16,8 @@ const FAREWELL: Duration = Duration::from_secs(5);
 
 pub struct Process {
     child: Child,
+    /// The process that matters, when the one that was started has left it behind.
+    daemon: Option<Pid>,
     name: String,
 }
 
@@ -25,7 +27,21 @@ impl Process {
         let name = command.get_program().to_string_lossy().into_owned();
         let log = File::create(log)?;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-        Ok(Self { child: child.with_context(|| format!("cannot start {name}"))?, name })
+        Ok(Self { child: child.with_context(|| format!("cannot start {name}"))?, daemon: None, name })
+    }
+
+    /// Follows a server that goes to the background whatever it is told, to the process in its pid file.
+    pub fn follow(&mut self, pid_file: &Path) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        loop {
+            let pid = fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse().ok());
+            if let (Some(pid), Some(_)) = (pid, self.child.try_wait()?) {
+                self.daemon = Some(Pid::from_raw(pid));
+                return Ok(());
+            }
+            ensure!(begin.elapsed() < FAREWELL, "{} writes no pid file", self.name);
+            sleep(Duration::from_millis(1));
+        }
     }
 
     /// Waits until `ready` has something to return. Looks often: start-up is measured with it.
@@ -35,8 +51,8 @@ impl Process {
             if let Some(found) = ready() {
                 return Ok(found);
             }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("{} ended: {status}\n{}", self.name, fs::read_to_string(log).unwrap_or_default());
+            if self.ended() {
+                bail!("{} ended\n{}", self.name, fs::read_to_string(log).unwrap_or_default());
             }
             if begin.elapsed() > Duration::from_secs(60) {
                 bail!("{} does not become ready\n{}", self.name, fs::read_to_string(log).unwrap_or_default());
@@ -47,7 +63,7 @@ impl Process {
 
     /// Time its threads, and those of its descendants that live, have spent on a processor.
     pub fn cpu(&self) -> anyhow::Result<Duration> {
-        family(self.child.id())
+        family(self.pid().as_raw())
             .iter()
             .map(|pid| cpu_of(&format!("/proc/{pid}/task")))
             .sum::<io::Result<Duration>>()
@@ -69,15 +85,22 @@ impl Process {
     }
 
     fn figure(&self, file: &str, name: &str) -> anyhow::Result<u64> {
-        let path = format!("/proc/{}/{file}", self.child.id());
+        let path = format!("/proc/{}/{file}", self.pid());
         let text = fs::read_to_string(&path).with_context(|| path.clone())?;
         let line =
             text.lines().find_map(|line| line.strip_prefix(name)).with_context(|| format!("{path}: no {name}"))?;
         Ok(line.trim().trim_end_matches(" kB").parse()?)
     }
 
-    fn pid(&self) -> Pid {
-        Pid::from_raw(self.child.id() as i32)
+    pub fn pid(&self) -> Pid {
+        self.daemon.unwrap_or_else(|| Pid::from_raw(self.child.id() as i32))
+    }
+
+    fn ended(&mut self) -> bool {
+        match self.daemon {
+            Some(pid) => kill(pid, None).is_err(),
+            None => !matches!(self.child.try_wait(), Ok(None)),
+        }
     }
 }
 
@@ -86,10 +109,9 @@ impl Drop for Process {
         let begin = Instant::now();
         // An error says that it is gone already.
         let _ = kill(self.pid(), Signal::SIGTERM);
-        while let Ok(None) = self.child.try_wait() {
+        while !self.ended() {
             if begin.elapsed() > FAREWELL {
-                let _ = self.child.kill();
-                let _ = self.child.wait();
+                let _ = kill(self.pid(), Signal::SIGKILL);
             }
             sleep(Duration::from_millis(1));
         }
@@ -102,14 +124,14 @@ pub fn own_cpu() -> Duration {
 }
 
 /// A process and its descendants. Servers that fork do so at their start, so a snapshot will do.
-fn family(pid: u32) -> Vec<u32> {
+fn family(pid: i32) -> Vec<i32> {
     let mut family = vec![pid];
     let mut next = 0;
     while let Some(pid) = family.get(next).copied() {
         let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         for task in tasks {
             let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            family.extend(children.split_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+            family.extend(children.split_whitespace().filter_map(|pid| pid.parse::<i32>().ok()));
         }
         next += 1;
     }

@@ -4,8 +4,9 @@ use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
 
 use nix::unistd::geteuid;
 use tempfile::TempDir;
@@ -14,8 +15,13 @@ use crate::load::Address;
 use crate::process::Process;
 use crate::request::Requests;
 
-/// The program that all this is about.
-pub const CONNSHAPER: &str = env!("CARGO_BIN_EXE_connshaper");
+/// The program that all this is about: the one built for the benchmark, unless it was told of another.
+pub fn program() -> &'static Path {
+    PROGRAM.get().map_or(Path::new(env!("CARGO_BIN_EXE_connshaper")), PathBuf::as_path)
+}
+
+/// Another connshaper to measure. Set once, before anything is started.
+pub static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
 
 /// A directory for sockets, configurations and logs.
 pub struct Place(TempDir);
@@ -80,9 +86,13 @@ impl Server {
     /// Starts a server and waits until it has answered a request.
     pub fn start(name: &'static str, mut command: Command, address: Address, place: &Place) -> anyhow::Result<Self> {
         let log = place.path(&format!("{name}.log"));
-        let mut process = Process::start(&mut command, &log)?;
+        Self::when_ready(name, Process::start(&mut command, &log)?, address, &log)
+    }
+
+    /// Waits until a server that was started has answered a request.
+    pub fn when_ready(name: &'static str, mut process: Process, address: Address, log: &Path) -> anyhow::Result<Self> {
         let mut requests = Requests::full();
-        process.wait_until(&log, || address.ask(&mut requests).ok())?;
+        process.wait_until(log, || address.ask(&mut requests).ok())?;
         Ok(Self { name, address, process, memcached: None, peer: false })
     }
 }
@@ -95,7 +105,7 @@ pub fn connshaper(name: &str, keys: &str, place: &Place) -> anyhow::Result<(Comm
     let threshold = if keys.contains("threshold") { "" } else { THRESHOLD };
     let text = format!("{socket_key}{COMMON}{whitelist}{threshold}{keys}");
     let file = place.write(&format!("{name}.toml"), &text)?;
-    let mut command = Command::new(CONNSHAPER);
+    let mut command = Command::new(program());
     command.arg("serve").arg("-c").arg(file);
     Ok((command, Address::Unix(socket)))
 }

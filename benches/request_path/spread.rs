@@ -25,10 +25,10 @@ impl Spread {
     }
 }
 
-/// `0.93 (0.91-0.95)`; a precision is obeyed.
+/// `0.93 (0.91-0.95)`, or with as many digits as asked for.
 impl fmt::Display for Spread {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = f.precision().unwrap_or(2);
+        let digits = f.precision().unwrap_or(if self.median < 0.1 { 4 } else { 2 });
         write!(f, "{:.digits$} ({:.digits$}-{:.digits$})", self.median, self.min, self.max)
     }
 }

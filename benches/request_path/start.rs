@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::Options;
 use crate::report::progress;
-use crate::server::{CONNSHAPER, Place, Server};
+use crate::server::{Place, Server, program};
 use crate::spread::Spread;
 
 #[derive(Debug, Serialize)]
@@ -30,7 +30,7 @@ pub fn measure(place: &Place, options: &Options) -> anyhow::Result<Start> {
     }
     let milliseconds = Spread::of(milliseconds).expect("it was started at least once");
     progress(format_args!("first answer after {milliseconds:.1} ms"));
-    Ok(Start { milliseconds, rss, binary: fs::metadata(CONNSHAPER)?.len() })
+    Ok(Start { milliseconds, rss, binary: fs::metadata(program())?.len() })
 }
 
 /// Starts a connshaper, and says how long that took.
