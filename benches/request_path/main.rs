@@ -102,6 +102,7 @@ fn main() -> anyhow::Result<()> {
     if let Some(program) = &options.program {
         PROGRAM.set(program.clone()).expect("it is set here only");
     }
+    process::end_when_told()?;
     let report = measure(&options)?;
     println!("{report}");
     if let Some(path) = &options.json {

@@ -3,16 +3,41 @@
 use std::fs::{self, File};
 use std::io;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::thread::sleep;
+use std::process::{Child, Command, Stdio, exit};
+use std::sync::{Mutex, MutexGuard};
+use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigSet, Signal, kill};
 use nix::unistd::Pid;
 
 /// How long a process may take to end when it is asked to.
 const FAREWELL: Duration = Duration::from_secs(5);
+
+/// The processes that run, should the benchmark be ended before it ends them.
+static RUNNING: Mutex<Vec<Pid>> = Mutex::new(Vec::new());
+
+/// Ends what runs when the benchmark is told to end. Must be called before there is another thread.
+pub fn end_when_told() -> anyhow::Result<()> {
+    orders().thread_block()?;
+    thread::spawn(|| {
+        let signal = orders().wait().expect("there are signals to wait for");
+        for pid in running().iter() {
+            let _ = kill(*pid, Signal::SIGTERM);
+        }
+        exit(128 + signal as i32);
+    });
+    Ok(())
+}
+
+fn orders() -> SigSet {
+    SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP])
+}
+
+fn running() -> MutexGuard<'static, Vec<Pid>> {
+    RUNNING.lock().expect("nobody panics with the list in hand")
+}
 
 pub struct Process {
     child: Child,
@@ -26,8 +51,13 @@ impl Process {
     pub fn start(command: &mut Command, log: &Path) -> anyhow::Result<Self> {
         let name = command.get_program().to_string_lossy().into_owned();
         let log = File::create(log)?;
+        // A process inherits what is blocked here, and is to obey.
+        orders().thread_unblock()?;
         let child = command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn();
-        Ok(Self { child: child.with_context(|| format!("cannot start {name}"))?, daemon: None, name })
+        orders().thread_block()?;
+        let process = Self { child: child.with_context(|| format!("cannot start {name}"))?, daemon: None, name };
+        running().push(process.pid());
+        Ok(process)
     }
 
     /// Follows a server that goes to the background whatever it is told, to the process in its pid file.
@@ -36,7 +66,9 @@ impl Process {
         loop {
             let pid = fs::read_to_string(pid_file).ok().and_then(|text| text.trim().parse().ok());
             if let (Some(pid), Some(_)) = (pid, self.child.try_wait()?) {
-                self.daemon = Some(Pid::from_raw(pid));
+                let pid = Pid::from_raw(pid);
+                self.daemon = Some(pid);
+                running().push(pid);
                 return Ok(());
             }
             ensure!(begin.elapsed() < FAREWELL, "{} writes no pid file", self.name);
@@ -115,6 +147,8 @@ impl Drop for Process {
             }
             sleep(Duration::from_millis(1));
         }
+        let started = Pid::from_raw(self.child.id() as i32);
+        running().retain(|pid| *pid != started && Some(*pid) != self.daemon);
     }
 }
 
