@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::{spawn_blocking, yield_now};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
@@ -15,6 +16,7 @@ use crate::connection;
 use crate::listener::Listener;
 use crate::log::{Log, Severity};
 use crate::notify;
+use crate::policy::Policy;
 use crate::service::Service;
 use crate::statistics::add;
 use crate::stop::Stop;
@@ -25,8 +27,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for the log.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// Entries of the table in this process that a tick looks at for expired ones.
-const SWEEP: usize = 100_000;
+/// Places of the table in this process that are looked at for expired entries before requests have their turn.
+const SWEEP: usize = 2048;
 
 /// Serves until SIGTERM or SIGINT. `path` is what a reload reads again.
 pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -> anyhow::Result<()> {
@@ -121,20 +123,21 @@ impl Daemon {
     async fn reload(&mut self) {
         self.tell(notify::reloading());
         let path = self.path.clone();
-        let loaded = tokio::task::spawn_blocking(move || Config::load(path.as_deref())).await;
-        match loaded {
-            Ok(Ok(config)) => self.adopt(config),
+        // Long lists take their time, and requests do not wait for it.
+        let loaded = spawn_blocking(move || Config::load(path.as_deref()).map(|config| (Policy::new(&config), config)));
+        match loaded.await {
+            Ok(Ok((policy, config))) => self.adopt(policy, config),
             Ok(Err(error)) => self.stay(&error.summary()),
             Err(panic) => self.stay(&panic.to_string()),
         }
         self.tell(notify::ready());
     }
 
-    fn adopt(&mut self, mut config: Config) {
+    fn adopt(&mut self, policy: Policy, mut config: Config) {
         if self.listen_is_fixed {
             config.listen.clone_from(&self.config.listen);
         }
-        self.service.reload(&config);
+        self.service.reload(policy, &config);
         let (old, new) = (&self.config, &config);
         let unchanged = [
             ("listen", old.listen == new.listen),
@@ -192,13 +195,22 @@ impl Daemon {
             for elapsed in 0_u64.. {
                 second.tick().await;
                 let now = Now::read();
-                service.rules.load().store.table().sweep(now.monotonic, SWEEP);
+                sweep(&service, now).await;
                 service.log.mention_suppressed(now);
                 if statistics_interval > 0 && elapsed > 0 && elapsed.is_multiple_of(statistics_interval) {
                     service.report(connections.len());
                 }
             }
         }
+    }
+}
+
+/// Looks at an eighth of the table, so that what expired is gone within some ten seconds.
+async fn sweep(service: &Service, now: Now) {
+    let table = Arc::clone(service.rules.load().store.table());
+    for _ in 0..=table.len() / 8 / SWEEP {
+        table.sweep(now.monotonic, SWEEP);
+        yield_now().await;
     }
 }
 

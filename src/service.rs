@@ -42,16 +42,16 @@ impl Service {
         let table = Arc::new(Table::new(config.store.max_clients));
         let store = Store::new(&config.store, config.on_store_failure(), table, &statistics, &log);
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(config, Arc::new(store))),
+            rules: ArcSwap::from_pointee(Rules::new(Policy::new(config), config, Arc::new(store))),
             sessions: Sessions::new(config.max_connections),
             statistics,
             log,
         }
     }
 
-    /// Changes the rules. No connection and no count is lost: sessions keep what they were counted
+    /// Changes the rules to those of `config`, of which `policy` was made. No connection and no count is lost: sessions keep what they were counted
     /// for, counts in this process stay, and connections to memcached stay unless other servers are asked for.
-    pub fn reload(&self, config: &Config) {
+    pub fn reload(&self, policy: Policy, config: &Config) {
         let old = self.rules.load();
         let on_failure = config.on_store_failure();
         let store = if old.store_config == (config.store.clone(), on_failure) {
@@ -60,7 +60,7 @@ impl Service {
             let table = Arc::clone(old.store.table());
             Arc::new(Store::new(&config.store, on_failure, table, &self.statistics, &self.log))
         };
-        self.rules.store(Arc::new(Rules::new(config, store)));
+        self.rules.store(Arc::new(Rules::new(policy, config, store)));
         self.log.reconfigure(config.log.level, config.log.interval, config.log.rate);
     }
 
@@ -80,8 +80,8 @@ impl Service {
 }
 
 impl Rules {
-    fn new(config: &Config, store: Arc<Store>) -> Self {
+    fn new(policy: Policy, config: &Config, store: Arc<Store>) -> Self {
         let store_config = (config.store.clone(), config.on_store_failure());
-        Self { policy: Policy::new(config), store, store_config }
+        Self { policy, store, store_config }
     }
 }
