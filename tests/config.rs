@@ -434,7 +434,7 @@ proptest! {
         exptime in 0_u32..=31_536_000,
         threshold in 0_u32..=1_000_000_000,
         server in "|[a-z]{1,9}|[0-9a-f]{1,4}::[0-9]{1,3}|/run/[a-z]{1,9}",
-        whitelist in prop::collection::vec("[1-9][0-9]?(\\.[1-9][0-9]?){0,3}|[1-9a-f]{1,4}:[1-9a-f]{1,4}:?", 0..9),
+        whitelist in prop::collection::vec("[1-9][0-9]?(\\.[1-9][0-9]?){0,3}|[1-9a-f]{1,4}:[1-9a-f]{1,4}:?", 0..30),
     ) {
         let original = format!(
             "exptime {exptime}\nthreshold {threshold}\nmemcached_server {server}\nwhitelist {}\n",

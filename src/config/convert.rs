@@ -1,5 +1,7 @@
 //! A connection_shaper file as TOML that means the same.
 
+use ipnet::IpNet;
+
 use super::keys;
 use super::{Config, Origin};
 
@@ -13,7 +15,12 @@ pub fn to_toml(config: &Config) -> String {
             Origin::Line(_) => keys::find(setting.key).map_or("", |key| key.about),
             Origin::Form => way(setting.key),
         };
-        text += &format!("\n# {comment}\n{} = {}\n", setting.key, setting.spell());
+        let value = match setting.key {
+            // Here all of a long list is wanted.
+            "whitelist" => format!("{:?}", config.whitelist.iter().map(IpNet::to_string).collect::<Vec<_>>()),
+            _ => setting.spell(),
+        };
+        text += &format!("\n# {comment}\n{} = {value}\n", setting.key);
     }
     text
 }

@@ -163,7 +163,7 @@ fn in_force(s: &Settings, whitelist: &[IpNet]) -> Vec<Setting> {
     let said = |key: &'static str| {
         let value = s.values().get(key)?.get_ref();
         let (line, _) = s.remarks.source.place(s.name(key)?.start);
-        let value = if key == "whitelist" { whitelist.iter().map(IpNet::to_string).collect() } else { json(value) };
+        let value = if key == "whitelist" { Setting::netblocks(whitelist) } else { json(value) };
         Some(Setting { key, value, origin: Origin::Line(line) })
     };
     KEYS.iter().map(|key| said(key.name).unwrap_or_else(|| Setting::default_of(key))).collect()

@@ -8,7 +8,6 @@ mod whitelist;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use ipnet::IpNet;
 use serde_json::Value;
 
 use super::error::ConfigError;
@@ -182,7 +181,7 @@ impl<'s> File<'s> {
                 "threshold" => threshold.into(),
                 "memcached_server" => self.server_name().into(),
                 "memcached_port" => port.into(),
-                "whitelist" => config.whitelist.iter().map(IpNet::to_string).collect(),
+                "whitelist" => Setting::netblocks(&config.whitelist),
                 "on_store_failure" => "dunno".into(),
                 "key_prefix" => "".into(),
                 "ipv6_prefix_length" => 128.into(),

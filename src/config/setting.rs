@@ -1,5 +1,6 @@
 //! What is in force, key by key, for people to read.
 
+use ipnet::IpNet;
 use serde_json::Value;
 
 use super::keys::Key;
@@ -32,6 +33,15 @@ impl Setting {
             serde_json::from_str(text).expect("defaults are written so that JSON reads them too")
         });
         Self { key: key.name, value, origin: Origin::Default }
+    }
+
+    /// A list of netblocks as a value. Of a long one the beginning: it was made
+    /// by a program, and is better read where it stands.
+    pub(super) fn netblocks(list: &[IpNet]) -> Value {
+        const SHOWN: usize = 20;
+        let rest = list.len().saturating_sub(SHOWN);
+        let shown = list.iter().take(SHOWN).map(IpNet::to_string);
+        shown.chain((rest > 0).then(|| format!("and {rest} more"))).collect()
     }
 
     /// The value in TOML, on one line.
