@@ -3,7 +3,6 @@
 use std::future::poll_fn;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::Poll;
 
 use bytes::BytesMut;
@@ -28,12 +27,7 @@ pub async fn serve<S>(mut stream: S, peer: Peer, service: &Service, stop: Stop)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut connection = Connection {
-        service,
-        rules: arc_swap::Cache::new(&service.rules),
-        seat: service.sessions.seat(peer.ip()),
-        answered: true,
-    };
+    let mut connection = Connection { service, seat: service.sessions.seat(peer.ip()), answered: true };
     if let Err(error) = connection.converse(&mut stream, &stop).await {
         connection.answered = false;
         add(&service.statistics.bad_requests, 1);
@@ -45,8 +39,6 @@ where
 
 struct Connection<'s> {
     service: &'s Service,
-    /// A request keeps the rules it began with.
-    rules: arc_swap::Cache<&'s arc_swap::ArcSwap<Rules>, Arc<Rules>>,
     seat: Seat,
     /// The last answer reached Postfix, as far as we can know.
     answered: bool,
@@ -113,10 +105,12 @@ impl Connection<'_> {
     async fn answer(&mut self, request: &Request, output: &mut BytesMut) {
         let now = Now::read();
         add(&self.service.statistics.queries, 1);
-        let rules = Arc::clone(self.rules.load());
+        // A request keeps the rules it began with; between requests nothing keeps old ones alive.
+        let rules = self.service.rules.load_full();
         let verdict = self.decide(&rules, request, now).await;
         let reply = match &verdict {
             Verdict::Pass(_) => Reply::Dunno,
+            Verdict::Defer => Reply::Defer,
             Verdict::Refuse(refusal) => Reply::Refuse(&refusal.limit.action, refusal.values()),
         };
         ReplyEncoder.encode(reply, output).expect("a reply is written to memory");
@@ -133,8 +127,17 @@ impl Connection<'_> {
         add(&statistics.sessions, u64::from(joined.new));
         let mut counts = if joined.counting { self.seat.settled().await } else { joined.counts };
         let verdict = match rules.policy.plan(request, &counts) {
-            Plan::Done(verdict) if joined.new => verdict,
-            Plan::Done(verdict) => return verdict,
+            Plan::Done(verdict) => {
+                if let Verdict::Pass(_) = verdict
+                    && rules.policy.settle_pass(&mut counts)
+                {
+                    self.seat.remember(counts);
+                }
+                if !joined.new {
+                    return verdict;
+                }
+                verdict
+            }
             Plan::Hit(keys) => {
                 if rules.store.waits() {
                     self.seat.count();
@@ -163,6 +166,10 @@ impl Connection<'_> {
             Verdict::Pass(pass) => {
                 add(&statistics.whitelisted, u64::from(*pass == Pass::Whitelisted));
                 log.passed(&client, pass.reason(), now);
+            }
+            Verdict::Defer => {
+                add(&statistics.deferred, 1);
+                log.deferred(&client, Pass::StoreAway.reason(), now);
             }
             Verdict::Refuse(refusal) => {
                 add(&statistics.refused, 1);

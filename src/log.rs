@@ -128,6 +128,13 @@ impl Log {
         });
     }
 
+    /// A client that has to come back, though nothing is held against it.
+    pub fn deferred(&self, client: &dyn fmt::Display, reason: &str, now: Now) {
+        self.limited(Severity::Info, "DEFERRED", now, |line| {
+            line.field("client", client).field("reason", reason);
+        });
+    }
+
     /// A client that may go on; at debug only.
     pub fn passed(&self, client: &dyn fmt::Display, reason: &str, now: Now) {
         self.limited(Severity::Debug, "PASSED", now, |line| {

@@ -77,24 +77,41 @@ impl Policy {
         if let Some(refusal) = refusals.min_by_key(|refusal| refusal.limit.id) {
             return Verdict::Refuse(refusal);
         }
-        let away = counted.iter().any(|count| count.hit.is_none());
-        Verdict::Pass(if away { Pass::StoreAway } else { Pass::WithinLimits })
+        let away = counted.iter().any(|count| count.hit.is_none() && !count.passed);
+        match (away, self.on_store_failure) {
+            (true, OnStoreFailure::Defer) => Verdict::Defer,
+            (true, _) => Verdict::Pass(Pass::StoreAway),
+            (false, _) => Verdict::Pass(Pass::WithinLimits),
+        }
     }
 
-    /// Marks what has just been judged: a pass stays a pass for the session, whatever a reload says of its count.
+    /// Marks what has just been judged: a pass stays a pass for the session, whatever a reload says
+    /// of its count.
     pub fn settle(&self, client: IpAddr, counted: &mut Counts) {
         for count in counted {
-            count.passed = self.refusal(client, count).is_none();
+            let deferred = count.hit.is_none() && self.on_store_failure == OnStoreFailure::Defer;
+            count.passed |= !deferred && self.refusal(client, count).is_none();
         }
+    }
+
+    /// Marks a session that passes without a count, for it is exempt or was let go: it stays so. Says whether that is news.
+    pub fn settle_pass(&self, counted: &mut Counts) -> bool {
+        let mut news = false;
+        for limit in &self.limits {
+            match counted.iter_mut().find(|count| count.limit == limit.id) {
+                Some(count) => news |= !std::mem::replace(&mut count.passed, true),
+                None => {
+                    counted.push(Count { limit: limit.id, hit: None, passed: true });
+                    news = true;
+                }
+            }
+        }
+        news
     }
 
     fn refusal(&self, client: IpAddr, count: &Count) -> Option<Refusal<'_>> {
         let limit = self.limits.iter().find(|limit| limit.id == count.limit)?;
-        let refuse = match count.hit {
-            _ if count.passed => false,
-            Some(hit) => hit.count > limit.threshold,
-            None => self.on_store_failure == OnStoreFailure::Defer,
-        };
-        refuse.then_some(Refusal { client, limit, hit: count.hit })
+        let hit = count.hit.filter(|hit| hit.count > limit.threshold && !count.passed)?;
+        Some(Refusal { client, limit, hit })
     }
 }

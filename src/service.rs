@@ -50,7 +50,7 @@ impl Service {
     }
 
     /// Changes the rules to those of `config`, of which `policy` was made. No connection and no count is lost: sessions keep what they were counted
-    /// for, counts in this process stay, and connections to memcached stay unless other servers are asked for.
+    /// for, counts in this process stay, and so do connections to memcached unless a key of the store was changed.
     pub fn reload(&self, policy: Policy, config: &Config) {
         let old = self.rules.load();
         let on_failure = config.on_store_failure();
@@ -69,6 +69,7 @@ impl Service {
         let rules = self.rules.load();
         self.statistics.report(
             &self.log,
+            rules.store.state(),
             &[
                 ("connections", connections as u64),
                 ("known_sessions", self.sessions.len() as u64),

@@ -15,6 +15,8 @@ pub struct Statistics {
     pub whitelisted: AtomicU64,
     /// Sessions refused.
     pub refused: AtomicU64,
+    /// Sessions that have to come back because the store was away.
+    pub deferred: AtomicU64,
     /// Requests without a client address.
     pub unknown_client: AtomicU64,
     /// Sessions judged without the shared store.
@@ -31,13 +33,14 @@ pub fn add(number: &AtomicU64, amount: u64) {
 }
 
 impl Statistics {
-    /// Writes the STATISTICS line; `more` are numbers kept elsewhere.
-    pub fn report(&self, log: &Log, more: &[(&'static str, u64)]) {
+    /// Writes the STATISTICS line; `store` is how the store is, `more` are numbers kept elsewhere.
+    pub fn report(&self, log: &Log, store: &str, more: &[(&'static str, u64)]) {
         let own = [
             ("queries", &self.queries),
             ("sessions", &self.sessions),
             ("whitelisted", &self.whitelisted),
             ("refused", &self.refused),
+            ("deferred", &self.deferred),
             ("unknown_client", &self.unknown_client),
             ("without_store", &self.without_store),
             ("bad_requests", &self.bad_requests),
@@ -50,6 +53,7 @@ impl Statistics {
             for (name, number) in more {
                 line.field(name, number);
             }
+            line.field("store", store);
             line.field("suppressed_lines", log.suppressed()).field("dropped_lines", log.dropped());
         });
     }

@@ -117,6 +117,15 @@ impl Store {
         Hit { count: counted.count, left: left.unwrap_or(key.limit.exptime) }
     }
 
+    /// How it is: `memory`; `up`, or `away` when any server is.
+    pub fn state(&self) -> &'static str {
+        match &self.memcached {
+            None => "memory",
+            Some(memcached) if memcached.is_away() => "away",
+            Some(_) => "up",
+        }
+    }
+
     /// Whether a hit waits for another process.
     pub fn waits(&self) -> bool {
         self.memcached.is_some()

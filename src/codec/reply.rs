@@ -12,9 +12,14 @@ use crate::policy::action::{Action, Values};
 pub enum Reply<'a> {
     /// No opinion: the client passes as far as we are concerned. Never `OK`, which would end the site's later checks.
     Dunno,
+    /// Not now, for a reason of ours.
+    Defer,
     /// The action the administrator chose for clients over the limit.
     Refuse(&'a Action, Values<'a>),
 }
+
+/// 4.3.0 is RFC 3463's "other mail system status".
+const DEFER: &[u8] = b"action=DEFER_IF_PERMIT 4.3.0 Connections cannot be counted at the moment, try again later\n\n";
 
 /// Writes replies.
 #[derive(Clone, Copy, Debug, Default)]
@@ -26,6 +31,7 @@ impl Encoder<Reply<'_>> for ReplyEncoder {
     fn encode(&mut self, reply: Reply<'_>, output: &mut BytesMut) -> io::Result<()> {
         match reply {
             Reply::Dunno => output.extend_from_slice(b"action=DUNNO\n\n"),
+            Reply::Defer => output.extend_from_slice(DEFER),
             Reply::Refuse(action, values) => {
                 output.extend_from_slice(b"action=");
                 action.write(&values, output);

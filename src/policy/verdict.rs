@@ -33,6 +33,9 @@ pub enum Verdict<'p> {
     Pass(Pass),
     /// The limit's action.
     Refuse(Refusal<'p>),
+    /// The store is away, and `on_store_failure` is `defer`: a temporary refusal whatever the
+    /// limit's action is, for this is our trouble, not the client's.
+    Defer,
 }
 
 /// Why a client passes.
@@ -67,15 +70,14 @@ pub struct Refusal<'p> {
     pub client: IpAddr,
     /// The limit that is exceeded.
     pub limit: &'p Limit,
-    /// How far; `None` when the store was away, and `on_store_failure` is `defer`.
-    pub hit: Option<Hit>,
+    /// How far.
+    pub hit: Hit,
 }
 
 impl Refusal<'_> {
     /// What the action's placeholders stand for.
     pub fn values(&self) -> Values<'_> {
-        let hit = self.hit.unwrap_or(Hit { count: 0, left: 0 });
         let Limit { name, threshold, .. } = self.limit;
-        Values { client: self.client, limit: name, count: hit.count, threshold: *threshold, left: hit.left }
+        Values { client: self.client, limit: name, count: self.hit.count, threshold: *threshold, left: self.hit.left }
     }
 }

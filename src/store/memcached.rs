@@ -51,6 +51,11 @@ impl Memcached {
         Waiting(server.submit(Operation::new(text.0, exptime, wire::expiry(exptime, now.unix))))
     }
 
+    /// Whether any server is away.
+    pub fn is_away(&self) -> bool {
+        self.servers.iter().any(|server| server.is_away())
+    }
+
     fn server(&self, key: &[u8]) -> &Server {
         match self.servers.as_slice() {
             [only] => only,

@@ -7,6 +7,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Uncounted;
 use super::conversation::Conversation;
@@ -27,6 +28,12 @@ use crate::stream::Stream;
 
 /// Between two attempts to find a server that is away.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The same for a server that comes back only to fail again: its interval is doubled up to this.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
+
+/// A connection that lasts this long makes up for earlier ones.
+const LASTING: Duration = Duration::from_secs(60);
 
 /// One server.
 #[derive(Debug)]
@@ -97,6 +104,11 @@ impl Server {
         &self.name
     }
 
+    /// Whether hits are not sent to it at present.
+    pub fn is_away(&self) -> bool {
+        self.state().away.is_some()
+    }
+
     /// Queues a hit. Its answer comes within the time-out.
     pub fn submit(&self, mut operation: Operation) -> Result<oneshot::Receiver<Outcome>, Uncounted> {
         let (sender, receiver) = oneshot::channel();
@@ -116,58 +128,65 @@ impl Server {
 
     /// Keeps a connection and answers hits, for ever.
     pub async fn run(self: Arc<Self>) {
-        let mut dialect = Dialect::Meta;
+        let mut interval = PROBE_INTERVAL;
         loop {
-            let started = Instant::now();
-            match self.connect(&mut dialect).await {
-                Ok(stream) => {
+            match self.connect().await {
+                Ok((stream, dialect)) => {
                     self.back();
+                    let started = Instant::now();
                     let ended = Conversation::new(&self, stream, dialect).run().await;
-                    // A server that was restarted is there again at once; one that hangs up on us every time is not.
-                    if ended.closed && started.elapsed() > PROBE_INTERVAL {
-                        continue;
+                    if started.elapsed() > LASTING {
+                        interval = PROBE_INTERVAL;
+                        // One that was restarted is there again at once.
+                        if ended.closed {
+                            continue;
+                        }
                     }
                     self.gone(&ended.cause, ended.unanswered);
+                    sleep(interval).await;
+                    interval = (interval * 2).min(LONGEST_INTERVAL);
                 }
-                Err(cause) => self.gone(&cause, 0),
+                Err(cause) => {
+                    self.gone(&cause, 0);
+                    sleep(PROBE_INTERVAL).await;
+                }
             }
-            sleep(PROBE_INTERVAL).await;
         }
     }
 
-    /// Connects and finds out which dialect the server speaks.
-    async fn connect(&self, dialect: &mut Dialect) -> Result<Stream, String> {
-        let addresses = self.resolve().await?;
-        let attempt = async {
-            let mut stream = self.open(&addresses).await.map_err(|error| error.to_string())?;
-            match probe(&mut stream, Dialect::Meta).await {
-                Ok(true) => {
-                    *dialect = Dialect::Meta;
-                    return Ok(stream);
-                }
-                Ok(false) => {}
-                // A proxy that hangs up on a command it does not know may know the classic ones.
-                Err(_) => stream = self.open(&addresses).await.map_err(|error| error.to_string())?,
-            }
-            *dialect = Dialect::Classic;
-            match probe(&mut stream, Dialect::Classic).await {
-                Ok(true) => Ok(stream),
-                Ok(false) => Err("it does not speak memcached's text protocol".to_owned()),
-                Err(error) => Err(error.to_string()),
-            }
-        };
+    /// Connects within the time-out, and finds out which dialect the server speaks.
+    async fn connect(&self) -> Result<(Stream, Dialect), String> {
+        let deadline = Instant::now() + self.timeout;
+        let addresses = self.resolve(deadline).await?;
+        // A slow resolver has used it up; but then nobody waits, for the server is away already.
+        let deadline = if deadline > Instant::now() { deadline } else { Instant::now() + self.timeout };
         let late = || format!("no connection within {} ms", self.timeout.as_millis());
-        timeout(self.timeout, attempt).await.unwrap_or_else(|_| Err(late()))
+        timeout_at(deadline, self.attempt(&addresses)).await.unwrap_or_else(|_| Err(late()))
+    }
+
+    async fn attempt(&self, addresses: &[SocketAddr]) -> Result<(Stream, Dialect), String> {
+        let mut stream = self.open(addresses).await.map_err(|error| error.to_string())?;
+        match probe(&mut stream, Dialect::Meta).await {
+            Ok(true) => return Ok((stream, Dialect::Meta)),
+            Ok(false) => {}
+            // A proxy that hangs up on a command it does not know may know the classic ones.
+            Err(_) => stream = self.open(addresses).await.map_err(|error| error.to_string())?,
+        }
+        match probe(&mut stream, Dialect::Classic).await {
+            Ok(true) => Ok((stream, Dialect::Classic)),
+            Ok(false) => Err("it does not speak memcached's text protocol".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 
     /// The addresses of its name, looked up anew for every connection. A slow
     /// resolver makes the server away, but is never asked twice at once.
-    async fn resolve(&self) -> Result<Vec<SocketAddr>, String> {
+    async fn resolve(&self, deadline: Instant) -> Result<Vec<SocketAddr>, String> {
         let Address::Inet { host, port } = &self.address else {
             return Ok(Vec::new());
         };
-        let mut lookup = std::pin::pin!(lookup_host((host.as_str(), *port)));
-        let found = match timeout(self.timeout, &mut lookup).await {
+        let mut lookup = pin!(lookup_host((host.as_str(), *port)));
+        let found = match timeout_at(deadline, &mut lookup).await {
             Ok(found) => found,
             Err(_) => {
                 self.gone("its name is not resolved in time", 0);
