@@ -1,17 +1,18 @@
 //! The daemon: composes the parts, heeds signals, reloads, and stops in order.
 
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::task::{spawn_blocking, yield_now};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking, yield_now};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Now;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::connection;
 use crate::listener::Listener;
 use crate::log::{Log, Severity};
@@ -24,21 +25,24 @@ use crate::stop::Stop;
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
-/// How long the end of the process waits for the log.
-const LAST_LINES: Duration = Duration::from_secs(2);
+/// How long the end of the process waits for the log, and for systemd.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// Places of the table in this process that are looked at for expired entries before requests have their turn.
 const SWEEP: usize = 2048;
 
 /// Serves until SIGTERM or SIGINT. `path` is what a reload reads again.
 pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -> anyhow::Result<()> {
+    // Before anything that takes time: a SIGHUP too early would end us.
+    let signals = Signals::listen()?;
     let log = Log::open(&config.log).context("the log cannot be opened")?;
     let listeners = listen(&config)?;
     let daemon = Daemon::new(config, path, listen_is_fixed, log.clone());
     daemon.started(&listeners);
-    daemon.serve(listeners).await?;
+    daemon.serve(listeners, signals).await;
     log.line(Severity::Info, "STOPPED", |_| {});
-    log.flush(LAST_LINES);
+    log.flush(LAST_WORDS);
+    notify::flush(LAST_WORDS);
     Ok(())
 }
 
@@ -84,9 +88,7 @@ impl Daemon {
         self.warn(&self.config);
     }
 
-    async fn serve(mut self, listeners: Vec<Listener>) -> anyhow::Result<()> {
-        let mut hangup = signal(SignalKind::hangup())?;
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    async fn serve(mut self, listeners: Vec<Listener>, mut signals: Signals) {
         for listener in listeners {
             tokio::spawn(accept(listener, self.acceptor()));
         }
@@ -94,13 +96,21 @@ impl Daemon {
         tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
         loop {
-            tokio::select! {
-                Some(()) = hangup.recv() => self.reload().await,
-                () = either(&mut terminate, &mut interrupt) => break,
+            match signals.next().await {
+                Order::Reload => {
+                    self.tell(notify::reloading());
+                    let mut loading = self.load();
+                    // A file system that hangs does not keep us from stopping.
+                    match signals.stop_or(&mut loading).await {
+                        Some(loaded) => self.finish_reload(loaded),
+                        None => break,
+                    }
+                    self.tell(notify::ready());
+                }
+                Order::Stop => break,
             }
         }
         self.stop().await;
-        Ok(())
     }
 
     /// Answers what was asked, then closes.
@@ -119,18 +129,19 @@ impl Daemon {
         self.service.report(0);
     }
 
-    /// All or nothing: with a wrong file the old rules stay.
-    async fn reload(&mut self) {
-        self.tell(notify::reloading());
+    /// Reads the configuration again. Long lists take their time, and requests do not wait for it.
+    fn load(&self) -> JoinHandle<Loaded> {
         let path = self.path.clone();
-        // Long lists take their time, and requests do not wait for it.
-        let loaded = spawn_blocking(move || Config::load(path.as_deref()).map(|config| (Policy::new(&config), config)));
-        match loaded.await {
+        spawn_blocking(move || Config::load(path.as_deref()).map(|config| (Policy::new(&config), config)))
+    }
+
+    /// All or nothing: with a wrong file the old rules stay.
+    fn finish_reload(&mut self, loaded: Result<Loaded, JoinError>) {
+        match loaded {
             Ok(Ok((policy, config))) => self.adopt(policy, config),
             Ok(Err(error)) => self.stay(&error.summary()),
             Err(panic) => self.stay(&panic.to_string()),
         }
-        self.tell(notify::ready());
     }
 
     fn adopt(&mut self, policy: Policy, mut config: Config) {
@@ -168,7 +179,7 @@ impl Daemon {
         }
     }
 
-    fn tell(&self, told: std::io::Result<()>) {
+    fn tell(&self, told: io::Result<()>) {
         if let Err(error) = told {
             self.log.line(Severity::Warning, "NOTIFY_FAILED", |line| {
                 line.field("error", error);
@@ -214,10 +225,46 @@ async fn sweep(service: &Service, now: Now) {
     }
 }
 
-async fn either(one: &mut Signal, other: &mut Signal) {
-    tokio::select! {
-        _ = one.recv() => {}
-        _ = other.recv() => {}
+/// What was read for a reload.
+type Loaded = Result<(Policy, Config), ConfigError>;
+
+/// What a signal asks for.
+enum Order {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// From here on a signal waits until it is asked for.
+    fn listen() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Order {
+        tokio::select! {
+            _ = self.hangup.recv() => Order::Reload,
+            _ = self.terminate.recv() => Order::Stop,
+            _ = self.interrupt.recv() => Order::Stop,
+        }
+    }
+
+    /// What comes of `work`; `None`: we were told to stop before.
+    async fn stop_or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            _ = self.terminate.recv() => None,
+            _ = self.interrupt.recv() => None,
+            done = work => Some(done),
+        }
     }
 }
 

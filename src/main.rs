@@ -1,16 +1,17 @@
 //! The program: arguments to command, and the one place that exits.
 
+use std::fmt::Display;
 use std::process::ExitCode;
 
 use connshaper::cli::{Command, Query, Serve, exit};
 use connshaper::config::{Config, convert};
 use connshaper::{check, daemon, inetd, query};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     match Command::parse_or_exit_code() {
         Ok(Command::Serve(options)) => serve(options),
-        Ok(Command::Inetd(file)) => finish(runtime().block_on(inetd::run(file.config.as_deref()))),
+        Ok(Command::Inetd(file)) => run(inetd::run(file.config.as_deref())),
         Ok(Command::Check(options)) => check::run(options.file.config.as_deref(), options.json),
         Ok(Command::Query(options)) => ask(&options),
         Ok(Command::Convert(options)) => match Config::load_original(&options.old) {
@@ -36,7 +37,7 @@ fn serve(options: Serve) -> ExitCode {
     if listen_is_fixed {
         config.listen = options.listen;
     }
-    finish(runtime().block_on(daemon::run(config, path, listen_is_fixed)))
+    run(daemon::run(config, path, listen_is_fixed))
 }
 
 fn ask(options: &Query) -> ExitCode {
@@ -56,18 +57,18 @@ fn ask(options: &Query) -> ExitCode {
 }
 
 /// One thread: a request is a few microseconds of work, less than waking another thread costs.
-fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_all().build().expect("a process can have a thread and an epoll")
-}
-
-fn finish<E: std::fmt::Display>(result: Result<(), E>) -> ExitCode {
+fn run<E: Display>(program: impl Future<Output = Result<(), E>>) -> ExitCode {
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a process can have a thread and an epoll");
+    let result = runtime.block_on(program);
+    // Not waiting for a resolver or a file system that may never answer.
+    runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(exit::UNAVAILABLE, &error),
     }
 }
 
-fn fail(code: u8, error: &dyn std::fmt::Display) -> ExitCode {
+fn fail(code: u8, error: &dyn Display) -> ExitCode {
     eprintln!("connshaper: {error}");
     ExitCode::from(code)
 }
