@@ -1,16 +1,20 @@
 //! One policy connection: read, decide, log, count, reply, until Postfix closes it.
 
 use std::future::poll_fn;
+use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::task::Poll;
+use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::io::poll_read_buf;
 
 use crate::clock::Now;
+use crate::codec::request::REQUEST_TIME;
 use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder, RequestError};
 use crate::listener::Peer;
 use crate::policy::{Count, Counts, Pass, Plan, Refusal, Verdict};
@@ -21,6 +25,12 @@ use crate::stop::Stop;
 
 /// Room for one more request; thirty attributes of usual length are about 700 bytes.
 const READ: usize = 2 * 1024;
+
+/// A buffer that has grown beyond this for one request is not kept for the next.
+const LARGE: usize = 16 * 1024;
+
+/// Postfix takes an answer off at once; whoever does not is no Postfix, or dead.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
 pub async fn serve<S>(mut stream: S, peer: Peer, service: &Service, stop: Stop)
@@ -62,18 +72,25 @@ impl Connection<'_> {
         let (mut decoder, mut input, mut output) = (RequestDecoder::default(), BytesMut::new(), BytesMut::new());
         let mut stopped = pin!(stop.heard());
         let mut registered = false;
+        // Since when a request waits for its rest.
+        let mut begun = None;
         loop {
             while let Some(request) = decoder.decode(&mut input)? {
                 output.clear();
                 self.answer(&request, &mut output).await;
                 drop(request);
-                self.answered = stream.write_all(&output).await.is_ok();
+                self.answered = write(stream, &output).await.is_ok();
                 if !self.answered {
                     return Ok(());
                 }
+                begun = None;
+            }
+            if input.is_empty() && input.capacity() > LARGE {
+                input = BytesMut::new();
             }
             input.reserve(READ);
             let mut waited = false;
+            let partial = !input.is_empty();
             let next = poll_fn(|context| {
                 match poll_read_buf(Pin::new(&mut *stream), context, &mut input) {
                     Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Input::Closed { waited })),
@@ -88,7 +105,13 @@ impl Connection<'_> {
                 }
                 Poll::Pending
             });
-            match next.await {
+            let came = if partial {
+                let begun = *begun.get_or_insert_with(Instant::now);
+                timeout_at(begun + REQUEST_TIME, next).await.map_err(|_| RequestError::unfinished())?
+            } else {
+                next.await
+            };
+            match came {
                 Ok(Input::More) => {}
                 // Postfix had given up before it could see our answer, and will ask again.
                 Ok(Input::Closed { waited }) => {
@@ -177,6 +200,19 @@ impl Connection<'_> {
             }
         }
     }
+}
+
+/// Writes an answer: nearly always at once.
+async fn write<S: AsyncWrite + Unpin>(stream: &mut S, answer: &[u8]) -> io::Result<()> {
+    let at_once = poll_fn(|context| Poll::Ready(Pin::new(&mut *stream).poll_write(context, answer))).await;
+    let written = match at_once {
+        Poll::Ready(written) => written?,
+        Poll::Pending => 0,
+    };
+    if written == answer.len() {
+        return Ok(());
+    }
+    timeout(ANSWER_TIME, stream.write_all(&answer[written..])).await?
 }
 
 fn refused<'a>(refusal: &'a Refusal<'_>) -> crate::log::Refused<'a> {

@@ -6,20 +6,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::{JoinError, JoinHandle, spawn_blocking, yield_now};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
+use crate::acceptor::Acceptor;
 use crate::clock::Now;
 use crate::config::{Config, ConfigError};
-use crate::connection;
+use crate::descriptors;
 use crate::listener::Listener;
 use crate::log::{Log, Severity};
 use crate::notify;
 use crate::policy::Policy;
 use crate::service::Service;
-use crate::statistics::add;
+use crate::signals::{Order, Signals};
 use crate::stop::Stop;
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
@@ -36,14 +36,26 @@ pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -
     // Before anything that takes time: a SIGHUP too early would end us.
     let signals = Signals::listen()?;
     let log = Log::open(&config.log).context("the log cannot be opened")?;
+    let max_connections = max_connections(&config, &log);
     let listeners = listen(&config)?;
-    let daemon = Daemon::new(config, path, listen_is_fixed, log.clone());
+    let daemon = Daemon::new(config, path, listen_is_fixed, max_connections, log.clone());
     daemon.started(&listeners);
     daemon.serve(listeners, signals).await;
     log.line(Severity::Info, "STOPPED", |_| {});
     log.flush(LAST_WORDS);
     notify::flush(LAST_WORDS);
     Ok(())
+}
+
+/// As many policy connections as are configured, or as there can be descriptors.
+fn max_connections(config: &Config, log: &Log) -> usize {
+    let possible = descriptors::policy_connections();
+    if possible < config.max_connections {
+        log.line(Severity::Warning, "FEW_DESCRIPTORS", |line| {
+            line.field("max_connections", config.max_connections).field("possible", possible);
+        });
+    }
+    possible.min(config.max_connections)
 }
 
 /// Sockets that systemd passed are used instead of what the configuration says.
@@ -65,16 +77,18 @@ struct Daemon {
     path: Option<PathBuf>,
     /// `--listen` replaces what the file says, also after a reload.
     listen_is_fixed: bool,
+    /// As there were descriptors for at the start.
+    max_connections: usize,
     log: Log,
     stop: Stop,
     connections: TaskTracker,
 }
 
 impl Daemon {
-    fn new(config: Config, path: Option<PathBuf>, listen_is_fixed: bool, log: Log) -> Self {
+    fn new(config: Config, path: Option<PathBuf>, listen_is_fixed: bool, max_connections: usize, log: Log) -> Self {
         let service = Arc::new(Service::new(&config, log.clone()));
         let (stop, connections) = (Stop::default(), TaskTracker::new());
-        Self { service, config, path, listen_is_fixed, log, stop, connections }
+        Self { service, config, path, listen_is_fixed, max_connections, log, stop, connections }
     }
 
     fn started(&self, listeners: &[Listener]) {
@@ -90,25 +104,19 @@ impl Daemon {
 
     async fn serve(mut self, listeners: Vec<Listener>, mut signals: Signals) {
         for listener in listeners {
-            tokio::spawn(accept(listener, self.acceptor()));
+            tokio::spawn(self.acceptor().accept(listener));
         }
         tokio::spawn(self.housekeeping());
         tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
-        loop {
-            match signals.next().await {
-                Order::Reload => {
-                    self.tell(notify::reloading());
-                    let mut loading = self.load();
-                    // A file system that hangs does not keep us from stopping.
-                    match signals.stop_or(&mut loading).await {
-                        Some(loaded) => self.finish_reload(loaded),
-                        None => break,
-                    }
-                    self.tell(notify::ready());
-                }
-                Order::Stop => break,
-            }
+        while let Order::Reload = signals.next().await {
+            self.tell(notify::reloading());
+            // A file system that hangs does not keep us from stopping.
+            let Some(loaded) = signals.stop_or(&mut self.load()).await else {
+                break;
+            };
+            self.finish_reload(loaded);
+            self.tell(notify::ready());
         }
         self.stop().await;
     }
@@ -192,7 +200,7 @@ impl Daemon {
             service: Arc::clone(&self.service),
             stop: self.stop.clone(),
             connections: self.connections.clone(),
-            max_connections: self.config.max_connections,
+            max_connections: self.max_connections,
         }
     }
 
@@ -201,6 +209,7 @@ impl Daemon {
         let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
         let statistics_interval = self.config.log.statistics_interval.as_secs();
         async move {
+            let mut told = service.rules.load().store.state();
             let mut second = interval(Duration::from_secs(1));
             second.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for elapsed in 0_u64.. {
@@ -208,6 +217,11 @@ impl Daemon {
                 let now = Now::read();
                 sweep(&service, now).await;
                 service.log.mention_suppressed(now);
+                let state = service.rules.load().store.state();
+                if std::mem::replace(&mut told, state) != state {
+                    // The log tells of it too; a service manager that cannot be told is no news.
+                    let _ = notify::status(&format!("store: {state}"));
+                }
                 if statistics_interval > 0 && elapsed > 0 && elapsed.is_multiple_of(statistics_interval) {
                     service.report(connections.len());
                 }
@@ -227,71 +241,3 @@ async fn sweep(service: &Service, now: Now) {
 
 /// What was read for a reload.
 type Loaded = Result<(Policy, Config), ConfigError>;
-
-/// What a signal asks for.
-enum Order {
-    Reload,
-    Stop,
-}
-
-struct Signals {
-    hangup: Signal,
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    /// From here on a signal waits until it is asked for.
-    fn listen() -> io::Result<Self> {
-        Ok(Self {
-            hangup: signal(SignalKind::hangup())?,
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> Order {
-        tokio::select! {
-            _ = self.hangup.recv() => Order::Reload,
-            _ = self.terminate.recv() => Order::Stop,
-            _ = self.interrupt.recv() => Order::Stop,
-        }
-    }
-
-    /// What comes of `work`; `None`: we were told to stop before.
-    async fn stop_or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        tokio::select! {
-            _ = self.terminate.recv() => None,
-            _ = self.interrupt.recv() => None,
-            done = work => Some(done),
-        }
-    }
-}
-
-struct Acceptor {
-    service: Arc<Service>,
-    stop: Stop,
-    connections: TaskTracker,
-    max_connections: usize,
-}
-
-/// Accepts until the stop. Dropping the listener then closes it, and removes the file of its socket.
-async fn accept(mut listener: Listener, acceptor: Acceptor) {
-    let Acceptor { service, stop, connections, max_connections } = acceptor;
-    loop {
-        let (stream, peer) = tokio::select! {
-            accepted = listener.accept(&service.log) => accepted,
-            () = stop.heard() => return,
-        };
-        if connections.len() >= max_connections {
-            // Better than to let it wait in the backlog: Postfix tries again in a second, and waits no longer than that.
-            add(&service.statistics.turned_away, 1);
-            service.log.limited(Severity::Warning, "TOO_MANY_CONNECTIONS", Now::read(), |line| {
-                line.field("peer", peer).field("max_connections", max_connections);
-            });
-            continue;
-        }
-        let (service, stop) = (Arc::clone(&service), stop.clone());
-        connections.spawn(async move { connection::serve(stream, peer, &service, stop).await });
-    }
-}

@@ -92,7 +92,7 @@ fn terminated() -> io::Result<Stop> {
 async fn pass_all(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
     let (mut decoder, mut input, mut output) = (RequestDecoder::default(), BytesMut::new(), BytesMut::new());
     loop {
-        while let Ok(Some(_)) = decoder.decode(&mut input) {
+        while decoder.decode(&mut input).map_err(io::Error::other)?.is_some() {
             output.clear();
             ReplyEncoder.encode(Reply::Dunno, &mut output)?;
             stream.write_all(&output).await?;

@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod acceptor;
 pub mod address;
 pub mod check;
 pub mod cli;
@@ -10,6 +11,7 @@ pub mod codec;
 pub mod config;
 pub mod connection;
 pub mod daemon;
+pub mod descriptors;
 pub mod inetd;
 pub mod listener;
 pub mod log;
@@ -18,6 +20,7 @@ pub mod policy;
 pub mod query;
 pub mod service;
 pub mod session;
+pub mod signals;
 pub mod statistics;
 pub mod stop;
 pub mod store;

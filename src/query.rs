@@ -1,9 +1,9 @@
 //! `connshaper query`: asks a running daemon as Postfix would.
 
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
-use std::process;
 use std::time::Duration;
 
 use crate::address::Address;
@@ -48,8 +48,8 @@ fn connect(address: &Address) -> io::Result<Box<dyn Connection>> {
 
 /// What Postfix sends when a client has just connected.
 fn request(client: &str, attributes: &[(String, String)]) -> String {
-    // Every run must be a session of its own, also within one second: processes of one second have different ids.
-    let port = (1024 + process::id() % 64_000).to_string();
+    // Every run is to be a session of its own. The seed of the standard library's hashes is random.
+    let port = (1024 + RandomState::new().hash_one(client) % 64_000).to_string();
     let usual = [
         ("request", "smtpd_access_policy"),
         ("protocol_state", "CONNECT"),

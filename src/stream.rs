@@ -11,14 +11,20 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 use std::{net, os};
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 
 /// The most that is read at once.
 const READ: usize = 16 * 1024;
+
+/// A dead other end is found out within two minutes.
+const KEEPALIVE: TcpKeepalive =
+    TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 thread_local! {
     /// Where a read goes before it is known how much came, for all streams of a thread:
@@ -44,8 +50,10 @@ impl TryFrom<TcpStream> for Stream {
     type Error = io::Error;
 
     fn try_from(stream: TcpStream) -> io::Result<Self> {
-        // Answers and hits are single small writes. Fails only if the other end has gone, which reading will tell.
+        // Answers and hits are single small writes. And a host that died, or a firewall that forgot,
+        // must not hold a connection for ever. Both fail only if the other end has gone, which reading will tell.
         let _ = stream.set_nodelay(true);
+        let _ = SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE);
         Self::new(Socket::Tcp(stream.into_std()?))
     }
 }

@@ -305,7 +305,7 @@ fn a_named_file_must_exist_and_the_default_one_need_not() {
     assert_eq!(Config::load_if_there(absent).unwrap(), Config::default());
     let error = Config::load(Some(absent)).unwrap_err();
     assert!(error.is_unreadable());
-    assert!(error.to_string().contains("name an existing file"), "{error}");
+    assert!(error.to_string().contains("name a file that exists"), "{error}");
 }
 
 #[test]

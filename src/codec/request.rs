@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use bytes::BytesMut;
 use memchr::memchr;
@@ -23,6 +24,9 @@ pub const MAX_NAME: usize = 256;
 
 /// Thirty attributes of usual length are about 700 bytes.
 pub const MAX_REQUEST: usize = 128 * 1024;
+
+/// Postfix sends a request at once, so this leaves time for a network to recover.
+pub const REQUEST_TIME: Duration = Duration::from_secs(30);
 
 /// One policy request.
 #[derive(Debug)]
@@ -277,6 +281,8 @@ pub enum Problem {
     NotAPolicyRequest,
     /// The connection ended within a request.
     CutShort,
+    /// The rest of a request did not come in time.
+    Unfinished,
     /// Reading failed.
     Io(std::io::Error),
 }
@@ -303,6 +309,11 @@ impl RequestError {
         Self::new(b"", Problem::CutShort)
     }
 
+    /// A request whose rest did not come within `REQUEST_TIME`.
+    pub fn unfinished() -> Self {
+        Self::new(b"", Problem::Unfinished)
+    }
+
     fn new(attribute: &[u8], problem: Problem) -> Self {
         // Enough to recognise it by in the log.
         let shown = attribute.len().min(64);
@@ -323,6 +334,9 @@ impl fmt::Display for RequestError {
             Problem::LongName => write!(f, "a name longer than {MAX_NAME} bytes"),
             Problem::TooLong => write!(f, "a request longer than {MAX_REQUEST} bytes"),
             Problem::NotAPolicyRequest => f.write_str("not request=smtpd_access_policy"),
+            Problem::Unfinished => {
+                write!(f, "a request that was begun {} seconds ago is not finished", REQUEST_TIME.as_secs())
+            }
             Problem::CutShort => f.write_str("the connection ended within a request"),
             Problem::Io(error) => error.fmt(f),
         }

@@ -131,7 +131,7 @@ impl ReadError {
             Self::Io(error) => error,
         };
         let remedy = match error.kind() {
-            io::ErrorKind::NotFound => "name an existing file with -c, or give no -c at all",
+            io::ErrorKind::NotFound => "name a file that exists",
             io::ErrorKind::PermissionDenied => "let the user connshaper runs as read the file",
             io::ErrorKind::IsADirectory => "name the file in it",
             _ => "see whether other programs can read it",

@@ -42,9 +42,11 @@ pub enum Part {
 /// the client's name and address before the text.
 const MAX_ANSWER: usize = 200;
 
+/// Seconds; an smtpd process that sleeps serves nobody.
+const LONGEST_SLEEP: u64 = 60;
+
 /// Restrictions of postconf(5) that can only refuse, without an argument.
-const RESTRICTIONS: [&str; 18] = [
-    "defer_unauth_destination",
+const RESTRICTIONS: [&str; 16] = [
     "reject_invalid_helo_hostname",
     "reject_multi_recipient_bounce",
     "reject_non_fqdn_helo_hostname",
@@ -52,7 +54,6 @@ const RESTRICTIONS: [&str; 18] = [
     "reject_non_fqdn_sender",
     "reject_plaintext_session",
     "reject_sender_login_mismatch",
-    "reject_unauth_destination",
     "reject_unauth_pipelining",
     "reject_unknown_client_hostname",
     "reject_unknown_helo_hostname",
@@ -73,6 +74,10 @@ impl Action {
         let kind = Kind::of(action, classes)?;
         let code = enhanced_status_code(code)?;
         let lone = !action.contains(' ');
+        if text.trim().is_empty() {
+            let remedy = "write what the client is told, as in \"Too many connections\"".to_owned();
+            return Err(ActionError { part: Part::Text, problem: "an empty text".to_owned(), remedy });
+        }
         let whole = match kind {
             Kind::Reply { permanent } if lone => {
                 format!("{action} {}.{} {text}", if permanent { 5 } else { 4 }, code)
@@ -195,6 +200,11 @@ impl Kind {
             let remedy = "write sleep SECONDS, and what follows, as in \"sleep 1 defer_if_permit\"".to_owned();
             return Err(ActionError { part: Part::Action, problem: "sleep without seconds".into(), remedy });
         }
+        if seconds.parse().is_ok_and(|seconds: u64| seconds > LONGEST_SLEEP) {
+            let remedy =
+                format!("write {LONGEST_SLEEP} seconds at most: an smtpd process sleeps, and does nothing else");
+            return Err(ActionError { part: Part::Action, problem: format!("sleep {seconds} is long"), remedy });
+        }
         if !then.is_empty() && !["reject", "defer", "defer_if_permit", "defer_if_reject"].contains(&then) {
             Self::of(then, classes)?;
         }
@@ -296,6 +306,7 @@ mod tests {
     fn text_and_code_are_checked_too() {
         let part = |text: &str, code: &str| Action::new("DEFER", text, code, &[]).unwrap_err().part;
         assert_eq!(part("{who}", "4.7.0"), Part::Text);
+        assert_eq!(part(" ", "4.7.0"), Part::Text);
         assert_eq!(part("a\nb", "4.7.0"), Part::Text);
         assert_eq!(part("\u{e9}t\u{e9}", "4.7.0"), Part::Text);
         assert_eq!(part(&"x".repeat(201), "4.7.0"), Part::Text);

@@ -162,18 +162,20 @@ impl Table {
     }
 
     /// Frees expired entries, going on where the last sweep ended, and memory
-    /// that is no longer needed. Looks at about `budget` slots.
+    /// that is no longer needed. Looks at about `budget` slots, and at no shard twice.
     ///
     /// New entries pay for the upkeep of their shard, so a busy table needs no
     /// sweeps; without them, one that falls idle keeps its memory.
     pub fn sweep(&self, now: u64, budget: usize) {
         let now = tenths(now);
         let mut looked = 0;
-        while looked < budget {
+        // One round at most: an empty table has nothing more to show in another.
+        for _ in 0..SHARDS {
+            if looked >= budget {
+                break;
+            }
             let index = self.hand.fetch_add(1, Relaxed) % SHARDS;
             looked += self.narrow.sweep(index, now) + self.middle.sweep(index, now) + self.wide.sweep(index, now);
-            // An empty shard costs a look too, or an empty table would be swept for ever.
-            looked += 1;
         }
         for _ in 0..budget / SWEPT_AT_ONCE {
             if self.len() <= self.max_clients() {

@@ -248,17 +248,24 @@ fn a_lowered_bound_is_met_soon() {
     assert_eq!(table.len(), 5000);
 }
 
+/// A sweep goes round the shards once; a large shard takes several.
+fn sweep_all(table: &Table, now: u64) {
+    for _ in 0..10 {
+        table.sweep(now, 1_000_000);
+    }
+}
+
 #[test]
 fn sweeping_frees_what_is_expired_and_all_memory_in_the_end() {
     let table = Table::new(1_000_000);
     for number in 0..100_000 {
         table.hit(subject(number), 1, if number < 50_000 { 1000 } else { MINUTE }, 10, 0);
     }
-    table.sweep(999, 1_000_000);
+    sweep_all(&table, 999);
     assert_eq!(table.len(), 100_000);
-    table.sweep(1000, 1_000_000);
+    sweep_all(&table, 1000);
     assert_eq!(table.len(), 50_000);
-    table.sweep(MINUTE, 1_000_000);
+    sweep_all(&table, MINUTE);
     assert!(table.is_empty());
     assert_eq!(slots(&table), 0);
 }

@@ -1,0 +1,49 @@
+//! One listener's policy connections: accepted until we are to stop, and not more than are allowed.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Now;
+use crate::connection;
+use crate::listener::Listener;
+use crate::log::Severity;
+use crate::service::Service;
+use crate::statistics::add;
+use crate::stop::Stop;
+
+/// What accepting needs.
+#[derive(Clone, Debug)]
+pub struct Acceptor {
+    /// What answers.
+    pub service: Arc<Service>,
+    /// Ends it.
+    pub stop: Stop,
+    /// The open connections, of all listeners.
+    pub connections: TaskTracker,
+    /// The most of them.
+    pub max_connections: usize,
+}
+
+impl Acceptor {
+    /// Accepts until the stop. Dropping the listener then closes it, and removes the file of its socket.
+    pub async fn accept(self, mut listener: Listener) {
+        let Self { service, stop, connections, max_connections } = self;
+        loop {
+            let (stream, peer) = tokio::select! {
+                accepted = listener.accept(&service.log) => accepted,
+                () = stop.heard() => return,
+            };
+            if connections.len() >= max_connections {
+                // Better than to let it wait in the backlog: Postfix tries again in a second, and waits no longer than that.
+                add(&service.statistics.turned_away, 1);
+                service.log.limited(Severity::Warning, "TOO_MANY_CONNECTIONS", Now::read(), |line| {
+                    line.field("peer", peer).field("max_connections", max_connections);
+                });
+                continue;
+            }
+            let (service, stop) = (Arc::clone(&service), stop.clone());
+            connections.spawn(async move { connection::serve(stream, peer, &service, stop).await });
+        }
+    }
+}
