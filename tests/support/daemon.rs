@@ -2,9 +2,7 @@
 
 use std::fmt::Display;
 use std::fs;
-use std::io::ErrorKind;
-use std::os::unix::net::UnixDatagram;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -23,27 +21,38 @@ pub struct Daemon {
     reader: Option<JoinHandle<()>>,
     lines: Lines,
     endpoint: String,
-    dir: Dir,
+    site: Site,
     _port: Option<Port>,
 }
 
 impl Daemon {
     /// Starts one on a free port and waits until it is ready.
     pub fn start(config: &str) -> Self {
+        Self::start_in(&[], config)
+    }
+
+    /// The same, with these variables in its environment.
+    pub fn start_in(environment: &[(&str, &str)], config: &str) -> Self {
         let port = Port::new();
-        Self::launch(port.endpoint(), Some(port), config)
+        let endpoint = port.endpoint();
+        Self::launch(Site::new(config, Some(&endpoint), environment), endpoint, Some(port))
     }
 
     /// Starts one that listens where `endpoint` says: `inet:HOST:PORT` or `unix:/PATH`.
     pub fn start_at(endpoint: impl Display, config: &str) -> Self {
-        Self::launch(endpoint.to_string(), None, config)
+        let endpoint = endpoint.to_string();
+        Self::launch(Site::new(config, Some(&endpoint), &[]), endpoint, None)
     }
 
-    fn launch(endpoint: String, port: Option<Port>, config: &str) -> Self {
-        let (dir, lines) = (Dir::new(), Lines::default());
-        dir.write(CONFIG, config);
-        let (process, reader) = run(&dir, &endpoint, &lines);
-        Self { process, reader: Some(reader), lines, endpoint, dir, _port: port }
+    /// Starts one that only its configuration tells to listen at `endpoint`.
+    pub fn start_unled(endpoint: impl Display, config: &str) -> Self {
+        Self::launch(Site::new(config, None, &[]), endpoint.to_string(), None)
+    }
+
+    fn launch(site: Site, endpoint: String, port: Option<Port>) -> Self {
+        let lines = Lines::default();
+        let (process, reader) = site.run(&lines);
+        Self { process, reader: Some(reader), lines, endpoint, site, _port: port }
     }
 
     /// Where it answers, as main.cf writes it.
@@ -56,10 +65,20 @@ impl Daemon {
         &self.lines
     }
 
+    /// What it tells systemd, over all its starts: a message is a line.
+    pub fn told(&self) -> &Lines {
+        &self.site.told
+    }
+
+    /// The file it is configured by.
+    pub fn config(&self) -> PathBuf {
+        self.site.dir.join(CONFIG)
+    }
+
     /// Replaces its configuration, has it reload, and returns the line that tells how that went.
     pub fn reload(&self, config: &str) -> String {
         let seen = self.lines.with("RELOAD").len();
-        self.dir.write(CONFIG, config);
+        self.site.dir.write(CONFIG, config);
         self.signal(Signal::SIGHUP);
         self.lines.wait_for_more("RELOAD", seen)
     }
@@ -71,7 +90,12 @@ impl Daemon {
 
     /// Ends it in order; `lines` has then all it ever said.
     pub fn stop(&mut self) -> ExitStatus {
-        self.signal(Signal::SIGTERM);
+        self.stop_by(Signal::SIGTERM)
+    }
+
+    /// The same by another signal.
+    pub fn stop_by(&mut self, signal: Signal) -> ExitStatus {
+        self.signal(signal);
         let status = self.process.wait();
         if let Some(reader) = self.reader.take() {
             reader.join().unwrap();
@@ -81,7 +105,7 @@ impl Daemon {
 
     /// Starts it anew after `stop`, at the same address.
     pub fn start_again(&mut self) {
-        let (process, reader) = run(&self.dir, &self.endpoint, &self.lines);
+        let (process, reader) = self.site.run(&self.lines);
         (self.process, self.reader) = (process, Some(reader));
     }
 }
@@ -110,41 +134,44 @@ pub fn install(dir: &Dir) -> PathBuf {
     path
 }
 
-fn run(dir: &Dir, endpoint: &str, lines: &Lines) -> (Process, JoinHandle<()>) {
-    let (notifications, path) = notify_socket(dir);
-    let mut command = command();
-    command.args(["serve", "--listen", endpoint, "-c"]).arg(dir.join(CONFIG));
-    command.env("NOTIFY_SOCKET", path).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let mut process = Process::start(&mut command, Signal::SIGKILL);
-    let reader = lines.add_all(process.pipes().stderr.take().unwrap());
-    wait_until_ready(&notifications, &mut process, lines);
-    (process, reader)
+/// What a daemon finds when it starts.
+struct Site {
+    dir: Dir,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    told: Lines,
 }
 
-fn notify_socket(dir: &Dir) -> (UnixDatagram, PathBuf) {
-    let path = dir.join("notify");
-    remove_if_there(&path);
-    (UnixDatagram::bind(&path).unwrap(), path)
-}
+impl Site {
+    fn new(config: &str, listen: Option<&str>, environment: &[(&str, &str)]) -> Self {
+        let dir = Dir::new();
+        dir.write(CONFIG, config);
+        let told = Lines::of_log_socket(&dir.join(NOTIFY));
+        let arguments = listen.into_iter().flat_map(|endpoint| ["--listen".to_owned(), endpoint.to_owned()]).collect();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Self { dir, arguments, environment, told }
+    }
 
-fn remove_if_there(path: &Path) {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            panic!("cannot remove {}: {error}", path.display())
-        }
-        _ => {}
+    /// Starts the program and waits until it says that it is ready.
+    fn run(&self, lines: &Lines) -> (Process, JoinHandle<()>) {
+        let readied = self.told.with(READY).len();
+        let mut command = command();
+        command.arg("serve").args(&self.arguments).arg("-c").arg(self.dir.join(CONFIG));
+        command.envs(self.environment.iter().cloned()).env("NOTIFY_SOCKET", self.dir.join(NOTIFY));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut process = Process::start(&mut command, Signal::SIGKILL);
+        let reader = lines.add_all(process.pipes().stderr.take().unwrap());
+        until(format_args!("{READY} from connshaper, which said:\n{lines}"), || {
+            if let Some(status) = process.ended() {
+                panic!("connshaper ended with {status} instead of serving:\n{lines}");
+            }
+            // Gives up now and then, for a look whether there is still someone to wait for.
+            self.told.wait_within(Duration::from_millis(100), READY, readied)
+        });
+        (process, reader)
     }
 }
 
-fn wait_until_ready(notifications: &UnixDatagram, process: &mut Process, lines: &Lines) {
-    // The read gives up now and then, for a look whether there is still someone to wait for.
-    notifications.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    let mut buffer = [0; 1024];
-    until(format_args!("READY=1 from connshaper, which said:\n{lines}"), || {
-        if let Some(status) = process.ended() {
-            panic!("connshaper ended with {status} instead of serving:\n{lines}");
-        }
-        let length = notifications.recv(&mut buffer).ok()?;
-        buffer[..length].split(|&byte| byte == b'\n').any(|line| line == b"READY=1").then_some(())
-    });
-}
+const NOTIFY: &str = "notify";
+
+const READY: &str = "READY=1";
