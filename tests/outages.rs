@@ -127,6 +127,42 @@ fn an_outage_is_bridged_as_configured_and_told_at_its_beginning_and_end() {
 }
 
 #[test]
+fn deferring_is_our_own_trouble_and_never_the_sites_action() {
+    let mut memcached = Memcached::start();
+    memcached.kill();
+    let rules = "threshold = 1\non_store_failure = \"defer\"\naction = \"REJECT\"\n";
+    let mut daemon = daemon(&memcached, rules);
+    daemon.lines().wait_for("STORE_DOWN");
+    let mut policy = Policy::connect(daemon.endpoint());
+    let deferred = "DEFER_IF_PERMIT 4.3.0 Connections cannot be counted at the moment, try again later";
+    for port in 1..=3 {
+        assert_eq!(policy.connected("198.51.100.1", port), deferred);
+    }
+    daemon.stop();
+    let lines = daemon.lines();
+    assert_eq!(lines.with("DEFERRED "), ["DEFERRED client=198.51.100.1 reason=store_away"; 3], "{lines}");
+    assert!(lines.with("REFUSED ").is_empty(), "{lines}");
+    let line = lines.wait_for("STATISTICS ");
+    assert!(line.contains(" refused=0 deferred=3 ") && line.contains(" store=away "), "{line}");
+}
+
+#[test]
+fn systemd_and_the_statistics_are_told_how_the_store_is() {
+    let mut memcached = Memcached::start();
+    let mut daemon = daemon(&memcached, "statistics_interval = \"1s\"\n");
+    daemon.lines().wait_for(" store=up ");
+    memcached.kill();
+    daemon.told().wait_for("STATUS=store: away");
+    daemon.lines().wait_for(" store=away ");
+    memcached.start_again();
+    daemon.told().wait_for("STATUS=store: up");
+    daemon.stop();
+    let mut daemon = Daemon::start("");
+    daemon.stop();
+    daemon.lines().wait_for(" store=memory ");
+}
+
+#[test]
 fn memcached_may_come_later_than_the_daemon() {
     let mut memcached = Memcached::start();
     memcached.kill();
