@@ -275,17 +275,26 @@ mod tests {
 
     impl Site {
         fn new(connections: usize) -> Self {
-            let sessions = Sessions::new(connections);
-            let seats = (0..connections).map(|_| Some(sessions.seat(None))).collect();
+            Self::of(&vec![None; connections])
+        }
+
+        /// With policy connections from these addresses.
+        fn of(peers: &[Option<IpAddr>]) -> Self {
+            let sessions = Sessions::new(peers.len());
+            let seats = peers.iter().map(|peer| Some(sessions.seat(*peer))).collect();
             Self { sessions, seats }
         }
 
         /// Whether a request begins a session. `line` is `STATE CLIENT PORT INSTANCE`, `-` for nothing.
         fn begins(&mut self, connection: usize, at: u64, line: &str) -> bool {
+            self.begins_at(connection, at, line, "server_address=192.0.2.25\nserver_port=25\n")
+        }
+
+        fn begins_at(&mut self, connection: usize, at: u64, line: &str, server: &str) -> bool {
             let field: Vec<&str> = line.split(' ').map(|field| if field == "-" { "" } else { field }).collect();
             let text = format!(
                 "request=smtpd_access_policy\nprotocol_state={}\nclient_address={}\nclient_port={}\n\
-                 instance={}\nserver_address=192.0.2.25\nserver_port=25\n\n",
+                 instance={}\n{server}\n",
                 field[0], field[1], field[2], field[3],
             );
             let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
@@ -395,6 +404,19 @@ mod tests {
             (0, 8, "RCPT 198.51.100.1 - a1.30.0.0", false),
             (0, 9, "CONNECT 198.51.100.1 - -", true),
         ]);
+    }
+
+    #[test]
+    fn without_a_server_address_the_other_end_of_the_policy_connection_stands_in() {
+        // Two mail hosts ask one daemon, the first over two policy connections. One client may connect
+        // to both from the same port, and processes of both may have the same number.
+        let hosts = ["192.0.2.1", "192.0.2.1", "192.0.2.2"].map(|host| Some(host.parse().unwrap()));
+        let line = "RCPT 198.51.100.1 4711 a1.10.0.0";
+        for (server, second_host_begins) in [("", true), ("server_address=192.0.2.25\nserver_port=25\n", false)] {
+            let mut site = Site::of(&hosts);
+            let begins: Vec<_> = (0..3).map(|connection| site.begins_at(connection, 0, line, server)).collect();
+            assert_eq!(begins, [true, false, second_host_begins], "{server}");
+        }
     }
 
     #[test]
