@@ -97,7 +97,7 @@ fn the_manual_explains_the_log_lines_and_no_other() {
 #[test]
 fn mandoc_has_nothing_to_say_about_the_manual() {
     let output = Command::new("mandoc")
-        .args(["-T", "lint", "-W", "warning"])
+        .args(["-T", "lint"])
         .args(PAGES)
         .current_dir(path("man"))
         .output()

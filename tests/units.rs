@@ -31,6 +31,29 @@ fn the_service_can_do_little_beyond_its_task() {
 }
 
 #[test]
+fn without_postfix_queue_directory_neither_unit_starts() {
+    let units = Units::new();
+    let socket = fs::read_to_string(units.path(SOCKET)).unwrap();
+    // A condition that fails is no failure: the service would start without the socket, and listen elsewhere.
+    assert!(!socket.contains("\nCondition"), "{socket}");
+    assert!(fs::read_to_string(units.path(SERVICE)).unwrap().contains("\nRequires=connshaper.socket\n"));
+    let queue = "=/var/spool/postfix/private\n";
+    assert!(socket.contains(queue), "{socket}");
+    let missing = units.0.path().join("missing");
+    fs::write(units.path(SOCKET), socket.replace(queue, &format!("={}\n", missing.display()))).unwrap();
+    let asserts = |told: &str| {
+        let mut condition = Command::new("systemd-analyze");
+        condition.env("SYSTEMD_UNIT_PATH", format!("{}:", units.0.path().display()));
+        let output = run(condition.args(["condition", "--unit=connshaper.socket"]));
+        let said = text(&output);
+        assert!(said.contains(told), "{said}");
+    };
+    asserts("Asserts failed");
+    fs::create_dir(&missing).unwrap();
+    asserts("Asserts succeeded");
+}
+
+#[test]
 fn systemd_understands_the_user_to_create() {
     let output = run(Command::new("systemd-sysusers").arg("--dry-run").arg(contrib("connshaper.sysusers")));
     assert!(output.status.success(), "{}", text(&output));
