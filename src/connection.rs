@@ -75,6 +75,7 @@ impl Connection<'_> {
         // Since when a request waits for its rest.
         let mut begun = None;
         loop {
+            let large = input.capacity() > LARGE;
             while let Some(request) = decoder.decode(&mut input)? {
                 output.clear();
                 self.answer(&request, &mut output).await;
@@ -85,7 +86,7 @@ impl Connection<'_> {
                 }
                 begun = None;
             }
-            if input.is_empty() && input.capacity() > LARGE {
+            if large && input.is_empty() {
                 input = BytesMut::new();
             }
             input.reserve(READ);
