@@ -5,12 +5,14 @@ mod support;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::Path;
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
-use support::{Daemon, Dir, Lines, Memcached, Policy, Port, Process, command, connect, request, until};
+use support::{Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, connect, request, until};
 
 const PASS: &str = "DUNNO";
 
@@ -49,6 +51,59 @@ fn a_policy_connection_too_many_is_closed_at_once_and_told() {
 }
 
 #[test]
+fn the_limit_of_open_files_is_raised_as_far_as_it_goes() {
+    // What it needs for other things is kept free of policy connections.
+    let mut daemon = Daemon::start_after("ulimit -Sn 40 && ulimit -Hn 66", "");
+    assert_eq!(daemon.lines().wait_for("FEW_DESCRIPTORS "), "FEW_DESCRIPTORS max_connections=4096 possible=2");
+    let mut served = [(); 2].map(|()| Policy::connect(daemon.endpoint()));
+    for (port, policy) in (1..).zip(&mut served) {
+        assert_eq!(policy.connected("198.51.100.1", port), PASS);
+    }
+    assert_eq!(Policy::connect(daemon.endpoint()).answer(), None);
+    daemon.stop();
+
+    let daemon = Daemon::start_after("ulimit -Sn 40 && ulimit -Hn 300", "max_connections = 200");
+    let mut served: Vec<_> = (0..200).map(|_| Policy::connect(daemon.endpoint())).collect();
+    for (port, policy) in (1..).zip(&mut served) {
+        policy.connected("127.0.0.1", port);
+    }
+    assert!(daemon.lines().with("FEW_DESCRIPTORS").is_empty());
+}
+
+#[test]
+fn a_silent_peer_is_let_go_after_half_a_minute_unless_there_is_nothing_to_say() {
+    let dir = Dir::new();
+    let path = dir.join("policy");
+    let daemon = Daemon::start_at(format!("unix:{}", path.display()), "statistics_interval = \"1s\"");
+    let start = Instant::now();
+    let mut begins = Policy::connect(daemon.endpoint());
+    begins.send("request=smtpd_access_policy\nclient_address=198.51.100.1\n");
+    let _takes_no_answer = silent(&path);
+    let mut idles = Policy::connect(daemon.endpoint());
+    assert_eq!(idles.connected("198.51.100.1", 1), PASS);
+    daemon.lines().wait_for(" connections=3 ");
+
+    let line = daemon.lines().wait_within(PATIENCE * 2, "BAD_REQUEST ", 0).expect("an end of patience");
+    assert!(start.elapsed() >= Duration::from_secs(30), "{:?}", start.elapsed());
+    assert!(line.ends_with(" problem=\"a request that was begun 30 seconds ago is not finished\""), "{line}");
+    assert_eq!(begins.answer(), None);
+    daemon.lines().wait_for(" connections=1 ");
+    assert_eq!(idles.connected("198.51.100.1", 2), PASS);
+}
+
+/// Someone who asks more than there is room for answers, and takes none off.
+fn silent(path: &Path) -> UnixStream {
+    let mut stream = UnixStream::connect(path).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let requests = request(&["client_address=127.0.0.1"]).repeat(10_000);
+    until("a socket full of requests", || {
+        let sent = stream.write(requests.as_bytes());
+        sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock).then_some(())
+    });
+    stream
+}
+
+#[test]
 fn expired_counts_are_dropped_without_traffic() {
     let daemon = Daemon::start("whitelist = []\nexptime = 1\nstatistics_interval = \"1s\"");
     let mut policy = Policy::connect(daemon.endpoint());
@@ -79,7 +134,7 @@ fn lines_that_were_not_written_are_mentioned_without_further_traffic() {
 
 #[test]
 fn systemd_is_told_of_reloads_and_the_end_and_the_watchdog_is_fed() {
-    let mut daemon = Daemon::start_in(&[("WATCHDOG_USEC", "2000")], "");
+    let mut daemon = Daemon::start_after("export WATCHDOG_USEC=2000", "");
     daemon.told().wait_for_more("WATCHDOG=1", 2);
     daemon.reload("threshold = 3");
     daemon.told().wait_for_more("READY=1", 1);
@@ -146,14 +201,7 @@ fn who_does_not_read_is_cut_off_at_the_end_and_told_of() {
     // This one is asked between requests, and no trouble.
     let mut policy = Policy::connect(daemon.endpoint());
     policy.connected("198.51.100.1", 1);
-    // More answers than have room, asked for by someone who takes none off.
-    let mut stream = UnixStream::connect(&path).unwrap();
-    stream.set_nonblocking(true).unwrap();
-    let requests = request(&["client_address=127.0.0.1"]).repeat(10_000);
-    until("a socket full of requests", || {
-        let sent = stream.write(requests.as_bytes());
-        sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock).then_some(())
-    });
+    let _takes_no_answer = silent(&path);
     let status = daemon.stop();
     assert!(status.success(), "{status}");
     assert_eq!(daemon.lines().with("UNFINISHED"), ["UNFINISHED connections=1"], "{}", daemon.lines());

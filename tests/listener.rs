@@ -49,7 +49,10 @@ async fn a_connection_over_tcp_is_accepted_and_named() {
     let (mut stream, peer) = accept(&mut listener).await;
     assert_eq!(peer.to_string(), format!("inet:{}", client.local_addr().unwrap()));
     assert_eq!(peer.ip(), Some(Ipv4Addr::LOCALHOST.into()));
-    assert!(SockRef::from(&stream).tcp_nodelay().unwrap());
+    let socket = SockRef::from(&stream);
+    assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+    let keepalive = [socket.tcp_keepalive_time().unwrap(), socket.tcp_keepalive_interval().unwrap()];
+    assert_eq!((keepalive.map(|time| time.as_secs()), socket.tcp_keepalive_retries().unwrap()), ([60, 15], 4));
 
     client.write_all(b"request").unwrap();
     let mut request = [0; 7];

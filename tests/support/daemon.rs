@@ -28,25 +28,26 @@ pub struct Daemon {
 impl Daemon {
     /// Starts one on a free port and waits until it is ready.
     pub fn start(config: &str) -> Self {
-        Self::start_in(&[], config)
+        Self::start_after(":", config)
     }
 
-    /// The same, with these variables in its environment.
-    pub fn start_in(environment: &[(&str, &str)], config: &str) -> Self {
+    /// The same, from a shell after this command, which may set limits and variables.
+    pub fn start_after(preparation: &str, config: &str) -> Self {
         let port = Port::new();
         let endpoint = port.endpoint();
-        Self::launch(Site::new(config, Some(&endpoint), environment), endpoint, Some(port))
+        let site = Site { preparation: preparation.to_owned(), ..Site::new(config, Some(&endpoint)) };
+        Self::launch(site, endpoint, Some(port))
     }
 
     /// Starts one that listens where `endpoint` says: `inet:HOST:PORT` or `unix:/PATH`.
     pub fn start_at(endpoint: impl Display, config: &str) -> Self {
         let endpoint = endpoint.to_string();
-        Self::launch(Site::new(config, Some(&endpoint), &[]), endpoint, None)
+        Self::launch(Site::new(config, Some(&endpoint)), endpoint, None)
     }
 
     /// Starts one that only its configuration tells to listen at `endpoint`.
     pub fn start_unled(endpoint: impl Display, config: &str) -> Self {
-        Self::launch(Site::new(config, None, &[]), endpoint.to_string(), None)
+        Self::launch(Site::new(config, None), endpoint.to_string(), None)
     }
 
     fn launch(site: Site, endpoint: String, port: Option<Port>) -> Self {
@@ -120,7 +121,10 @@ const CONFIG: &str = "connshaper.toml";
 
 /// A command that runs the program as a service manager would, without what the test inherited from its own.
 pub fn command() -> Command {
-    let mut command = Command::new(PROGRAM);
+    sheltered(Command::new(PROGRAM))
+}
+
+fn sheltered(mut command: Command) -> Command {
     for name in ["LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "WATCHDOG_USEC", "WATCHDOG_PID", "JOURNAL_STREAM"] {
         command.env_remove(name);
     }
@@ -137,27 +141,26 @@ pub fn install(dir: &Dir) -> PathBuf {
 /// What a daemon finds when it starts.
 struct Site {
     dir: Dir,
+    preparation: String,
     arguments: Vec<String>,
-    environment: Vec<(String, String)>,
     told: Lines,
 }
 
 impl Site {
-    fn new(config: &str, listen: Option<&str>, environment: &[(&str, &str)]) -> Self {
+    fn new(config: &str, listen: Option<&str>) -> Self {
         let dir = Dir::new();
         dir.write(CONFIG, config);
         let told = Lines::of_log_socket(&dir.join(NOTIFY));
         let arguments = listen.into_iter().flat_map(|endpoint| ["--listen".to_owned(), endpoint.to_owned()]).collect();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        Self { dir, arguments, environment, told }
+        Self { dir, preparation: ":".to_owned(), arguments, told }
     }
 
     /// Starts the program and waits until it says that it is ready.
     fn run(&self, lines: &Lines) -> (Process, JoinHandle<()>) {
         let readied = self.told.with(READY).len();
-        let mut command = command();
-        command.arg("serve").args(&self.arguments).arg("-c").arg(self.dir.join(CONFIG));
-        command.envs(self.environment.iter().cloned()).env("NOTIFY_SOCKET", self.dir.join(NOTIFY));
+        let mut command = sheltered(Command::new("sh"));
+        command.args(["-c", &format!("{} && exec \"$0\" \"$@\"", self.preparation), PROGRAM, "serve"]);
+        command.args(&self.arguments).arg("-c").arg(self.dir.join(CONFIG)).env("NOTIFY_SOCKET", self.dir.join(NOTIFY));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::start(&mut command, Signal::SIGKILL);
         let reader = lines.add_all(process.pipes().stderr.take().unwrap());
