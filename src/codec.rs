@@ -4,9 +4,13 @@
 //! line; the answer is one `action=` line and an empty line.
 
 pub mod attribute;
+pub mod decoder;
+pub mod error;
 pub mod reply;
 pub mod request;
 
 pub use attribute::Attribute;
+pub use decoder::RequestDecoder;
+pub use error::RequestError;
 pub use reply::{Reply, ReplyEncoder};
-pub use request::{Instance, Request, RequestDecoder, RequestError, State};
+pub use request::{Instance, Request, State};

@@ -4,7 +4,7 @@ use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -12,9 +12,10 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::io::poll_read_buf;
+use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::clock::Now;
-use crate::codec::request::REQUEST_TIME;
+use crate::codec::decoder::REQUEST_TIME;
 use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder, RequestError};
 use crate::listener::Peer;
 use crate::policy::{Count, Counts, Pass, Plan, Refusal, Verdict};
@@ -70,8 +71,8 @@ impl Connection<'_> {
         S: AsyncRead + AsyncWrite + Unpin,
     {
         let (mut decoder, mut input, mut output) = (RequestDecoder::default(), BytesMut::new(), BytesMut::new());
-        let mut stopped = pin!(stop.heard());
-        let mut registered = false;
+        let heard = pin!(stop.heard());
+        let mut word = Word { stop, heard, registered: false };
         // Since when a request waits for its rest.
         let mut begun = None;
         loop {
@@ -89,39 +90,22 @@ impl Connection<'_> {
             if large && input.is_empty() {
                 input = BytesMut::new();
             }
-            input.reserve(READ);
-            let mut waited = false;
-            let partial = !input.is_empty();
-            let next = poll_fn(|context| {
-                match poll_read_buf(Pin::new(&mut *stream), context, &mut input) {
-                    Poll::Ready(Ok(0)) => return Poll::Ready(Ok(Input::Closed { waited })),
-                    Poll::Ready(Ok(_)) => return Poll::Ready(Ok(Input::More)),
-                    Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                    Poll::Pending => waited = true,
-                }
-                // Nothing is there to be answered. The task's waker never changes, so once is enough to be woken.
-                if !registered || stop.said() {
-                    registered = true;
-                    return stopped.as_mut().poll(context).map(|()| Ok(Input::Stop));
-                }
-                Poll::Pending
-            });
-            let came = if partial {
-                let begun = *begun.get_or_insert_with(Instant::now);
-                timeout_at(begun + REQUEST_TIME, next).await.map_err(|_| RequestError::unfinished())?
+            let came = if input.is_empty() {
+                read(stream, &mut input, &mut word).await
             } else {
-                next.await
+                let begun = *begun.get_or_insert_with(Instant::now);
+                let rest = timeout_at(begun + REQUEST_TIME, read(stream, &mut input, &mut word));
+                rest.await.map_err(|_| RequestError::unfinished())?
             };
             match came {
                 Ok(Input::More) => {}
-                // Postfix had given up before it could see our answer, and will ask again.
+                // Not waited: Postfix had given up before it could see our answer, and will ask again.
                 Ok(Input::Closed { waited }) => {
                     self.answered &= waited;
                     return decoder.decode_eof(&mut input).map(drop);
                 }
-                Ok(Input::Stop) => return Ok(()),
                 // A connection that was reset was closed, in a way.
-                Err(_) => return Ok(()),
+                Ok(Input::Stop) | Err(_) => return Ok(()),
             }
         }
     }
@@ -201,6 +185,41 @@ impl Connection<'_> {
             }
         }
     }
+}
+
+/// The word to stop, as one connection waits for it.
+struct Word<'w, 's> {
+    stop: &'s Stop,
+    heard: Pin<&'w mut WaitForCancellationFuture<'s>>,
+    registered: bool,
+}
+
+impl Word<'_, '_> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // The task's waker never changes, so once is enough to be woken.
+        if self.registered && !self.stop.said() {
+            return Poll::Pending;
+        }
+        self.registered = true;
+        self.heard.as_mut().poll(context)
+    }
+}
+
+/// Waits for input; for the word to stop only when there is none.
+async fn read<S>(stream: &mut S, input: &mut BytesMut, word: &mut Word<'_, '_>) -> io::Result<Input>
+where
+    S: AsyncRead + Unpin,
+{
+    input.reserve(READ);
+    let mut waited = false;
+    poll_fn(|context| {
+        let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), context, input) else {
+            waited = true;
+            return word.poll(context).map(|()| Ok(Input::Stop));
+        };
+        Poll::Ready(read.map(|length| if length == 0 { Input::Closed { waited } } else { Input::More }))
+    })
+    .await
 }
 
 /// Writes an answer: nearly always at once.

@@ -1,27 +1,47 @@
 //! connshaper: a Postfix policy daemon that limits how often an SMTP client may connect.
+//!
+//! The way of a request:
+//!
+//! ```text
+//! Postfix -> listener -> connection -> codec -> session -> policy -> store
+//!            accepts     one policy    bytes    which      plan      counts, in
+//!                        connection    to       SMTP                 one round trip
+//!                           |          Request  session              |
+//! Postfix <- connection <- codec <------------------------ policy <--+
+//!            logs, counts  Reply                           judge
+//! ```
+//!
+//! `policy` decides and does nothing else: it is handed the time and the counts,
+//! and reads no clock, no socket and no file. Whatever a stranger can make grow
+//! has a bound with a name, in the file that keeps it.
 
 #![forbid(unsafe_code)]
 
-pub mod acceptor;
-pub mod address;
-pub mod check;
-pub mod cli;
-pub mod clock;
-pub mod codec;
-pub mod config;
-pub mod connection;
-pub mod daemon;
-pub mod descriptors;
-pub mod inetd;
+// The way of a request, in its order.
 pub mod listener;
-pub mod log;
-pub mod notify;
-pub mod policy;
-pub mod query;
-pub mod service;
-pub mod session;
-pub mod signals;
-pub mod statistics;
-pub mod stop;
-pub mod store;
+pub mod acceptor;
 pub mod stream;
+pub mod connection;
+pub mod codec;
+pub mod session;
+pub mod policy;
+pub mod store;
+
+// What it is served by.
+pub mod service;
+pub mod config;
+pub mod log;
+pub mod statistics;
+pub mod clock;
+pub mod address;
+pub mod stop;
+
+// The programs: the daemon, and what else the command line can ask for.
+pub mod daemon;
+pub mod signals;
+pub mod descriptors;
+pub mod notify;
+pub mod inetd;
+pub mod check;
+pub mod query;
+pub mod cli;
