@@ -73,6 +73,7 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
 
 struct Daemon {
     service: Arc<Service>,
+    /// What it was started with.
     config: Config,
     path: Option<PathBuf>,
     /// `--listen` replaces what the file says, also after a reload.
@@ -102,7 +103,7 @@ impl Daemon {
         self.warn(&self.config);
     }
 
-    async fn serve(mut self, listeners: Vec<Listener>, mut signals: Signals) {
+    async fn serve(self, listeners: Vec<Listener>, mut signals: Signals) {
         for listener in listeners {
             tokio::spawn(self.acceptor().accept(listener));
         }
@@ -144,7 +145,7 @@ impl Daemon {
     }
 
     /// All or nothing: with a wrong file the old rules stay.
-    fn finish_reload(&mut self, loaded: Result<Loaded, JoinError>) {
+    fn finish_reload(&self, loaded: Result<Loaded, JoinError>) {
         match loaded {
             Ok(Ok((policy, config))) => self.adopt(policy, config),
             Ok(Err(error)) => self.stay(&error.summary()),
@@ -152,11 +153,12 @@ impl Daemon {
         }
     }
 
-    fn adopt(&mut self, policy: Policy, mut config: Config) {
+    fn adopt(&self, policy: Policy, mut config: Config) {
         if self.listen_is_fixed {
             config.listen.clone_from(&self.config.listen);
         }
         self.service.reload(policy, &config);
+        // What the daemon was started with is what these still are.
         let (old, new) = (&self.config, &config);
         let unchanged = [
             ("listen", old.listen == new.listen),
@@ -170,7 +172,6 @@ impl Daemon {
             line.field("form", config.form.name()).field("after_restart", later.join(", "));
         });
         self.warn(&config);
-        self.config = config;
     }
 
     fn stay(&self, error: &str) {
@@ -208,8 +209,10 @@ impl Daemon {
     fn housekeeping(&self) -> impl Future<Output = ()> + use<> {
         let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
         let statistics_interval = self.config.log.statistics_interval.as_secs();
+        let shared = !self.config.store.servers.is_empty();
         async move {
-            let mut told = service.rules.load().store.state();
+            // What systemd takes for granted before it is told otherwise; a server may be away from the first.
+            let mut told = if shared { "up" } else { "memory" };
             let mut second = interval(Duration::from_secs(1));
             second.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for elapsed in 0_u64.. {

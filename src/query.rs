@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -48,8 +48,12 @@ fn connect(address: &Address) -> io::Result<Box<dyn Connection>> {
 
 /// What Postfix sends when a client has just connected.
 fn request(client: &str, attributes: &[(String, String)]) -> String {
-    // Every run is to be a session of its own. The seed of the standard library's hashes is random.
-    let port = (1024 + RandomState::new().hash_one(client) % 64_000).to_string();
+    // Every run is to be a session of its own, so it comes from a port of its own, and to an address
+    // of its own. The seed of the standard library's hashes is random.
+    let random = RandomState::new().hash_one(client);
+    let port = (1024 + random % 64_000).to_string();
+    let [.., b, c, d] = (random >> 32).to_be_bytes();
+    let server = Ipv4Addr::new(127, b, c, d).to_string();
     let usual = [
         ("request", "smtpd_access_policy"),
         ("protocol_state", "CONNECT"),
@@ -58,7 +62,7 @@ fn request(client: &str, attributes: &[(String, String)]) -> String {
         ("client_name", "unknown"),
         ("client_port", &port),
         ("reverse_client_name", "unknown"),
-        ("server_address", "127.0.0.1"),
+        ("server_address", &server),
         ("server_port", "25"),
     ];
     let said = |name: &str| attributes.iter().any(|(said, _)| said == name);

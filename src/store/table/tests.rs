@@ -42,7 +42,7 @@ fn step() -> impl Strategy<Value = Step> {
     let who = 0..40u32;
     let amount = prop_oneof![9 => 1..5u32, 1 => Just(u32::MAX)];
     prop_oneof![
-        200 => (who.clone(), amount.clone(), 0..5000u64)
+        200 => (who.clone(), amount.clone(), 1..5000u64)
             .prop_map(|(subject, amount, exptime_ms)| Step::Hit { subject, amount, exptime_ms }),
         50 => (who.clone(), amount.clone(), 0..5000u64)
             .prop_map(|(subject, count, left_ms)| Step::Observe { subject, count, left_ms }),
