@@ -129,25 +129,29 @@ impl Server {
     /// Keeps a connection and answers hits, for ever.
     pub async fn run(self: Arc<Self>) {
         let mut interval = PROBE_INTERVAL;
+        // Hits that the last connection took with it.
+        let mut unanswered = 0;
         loop {
             match self.connect().await {
                 Ok((stream, dialect)) => {
                     self.back();
                     let started = Instant::now();
                     let ended = Conversation::new(&self, stream, dialect).run().await;
-                    if started.elapsed() > LASTING {
+                    let lasting = started.elapsed() > LASTING;
+                    if lasting {
                         interval = PROBE_INTERVAL;
+                    }
+                    if lasting && ended.closed {
                         // One that was restarted is there again at once.
-                        if ended.closed {
-                            continue;
-                        }
+                        unanswered = ended.unanswered;
+                        continue;
                     }
                     self.gone(&ended.cause, ended.unanswered);
                     sleep(interval).await;
                     interval = (interval * 2).min(LONGEST_INTERVAL);
                 }
                 Err(cause) => {
-                    self.gone(&cause, 0);
+                    self.gone(&cause, std::mem::take(&mut unanswered));
                     sleep(PROBE_INTERVAL).await;
                 }
             }

@@ -46,11 +46,11 @@ impl Relay {
 }
 
 fn serve(listener: &TcpListener, to: SocketAddr, deaf_connections: usize, news: &Sender<()>) {
-    let mut deaf_questions: Vec<JoinHandle<()>> = Vec::new();
+    let mut before: Vec<JoinHandle<()>> = Vec::new();
     for (number, postfix) in listener.incoming().enumerate() {
         let postfix = postfix.unwrap();
         // Postfix closes a connection before it asks again over another: the daemon is to see it in that order.
-        for questions in deaf_questions.drain(..) {
+        for questions in before.drain(..) {
             questions.join().unwrap();
         }
         let Ok(daemon) = TcpStream::connect(to) else { continue };
@@ -67,7 +67,7 @@ fn serve(listener: &TcpListener, to: SocketAddr, deaf_connections: usize, news: 
             });
         });
         let deaf = number < deaf_connections;
-        deaf_questions.extend(deaf.then_some(questions));
+        before.push(questions);
         thread::spawn(move || pass(answers, |bytes, postfix| if deaf { Ok(()) } else { postfix.write_all(bytes) }));
     }
 }

@@ -1,13 +1,13 @@
 //! An SMTP client that says what the test tells it to.
 
 use std::fmt::Display;
-use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use super::PATIENCE;
+use super::{PATIENCE, until};
 
 /// An SMTP session, from the client's side.
 pub struct Smtp {
@@ -27,14 +27,12 @@ pub struct Reply {
 impl Smtp {
     /// Connects to `server` from the given address, and port if that is not 0, and reads the greeting.
     pub fn connect(server: SocketAddr, from: SocketAddr) -> Self {
-        let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).unwrap();
-        // The same port can be used again at once: nothing of the old connection is in the
-        // way of the bind, and dropping this one resets it, so it leaves no TIME_WAIT either.
-        socket.set_reuse_address(true).unwrap();
-        socket.set_linger(Some(Duration::ZERO)).unwrap();
-        socket.bind(&from.into()).unwrap_or_else(|error| panic!("cannot bind {from}: {error}"));
-        socket.connect_timeout(&server.into(), PATIENCE).unwrap();
-        let stream = TcpStream::from(socket);
+        // The kernel may not be done yet with a connection from the same port that has just ended.
+        let busy = [ErrorKind::AddrInUse, ErrorKind::AddrNotAvailable, ErrorKind::ConnectionReset];
+        let stream = until(format_args!("a connection from {from}"), || match dial(server, from) {
+            Err(error) if busy.contains(&error.kind()) => None,
+            dialled => Some(dialled.unwrap_or_else(|error| panic!("cannot connect from {from}: {error}"))),
+        });
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut stream = BufReader::new(stream);
@@ -135,6 +133,17 @@ pub fn source(text: &str) -> SocketAddr {
 }
 
 #[track_caller]
+fn dial(server: SocketAddr, from: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
+    // The same port can be used again at once: nothing of the old connection is in the
+    // way of the bind, and dropping this one resets it, so it leaves no TIME_WAIT either.
+    socket.set_reuse_address(true)?;
+    socket.set_linger(Some(Duration::ZERO))?;
+    socket.bind(&from.into())?;
+    socket.connect_timeout(&server.into(), PATIENCE)?;
+    Ok(socket.into())
+}
+
 fn read_reply(stream: &mut impl BufRead) -> Reply {
     let mut text = String::new();
     loop {
