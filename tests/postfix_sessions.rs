@@ -2,7 +2,10 @@
 
 mod support;
 
-use support::{Daemon, Memcached, Port, Postfix, Relay, Smtp};
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
+
+use support::{Daemon, Memcached, PATIENCE, Port, Postfix, Relay, Smtp};
 
 /// Both ways Postfix can ask: at each recipient, or when the client connects.
 const DELAY_REJECT: [&str; 2] = ["yes", "no"];
@@ -234,5 +237,32 @@ fn a_client_handed_over_again_is_a_new_session() {
         smtp.ehlo();
         smtp.deliver(2);
         assert_eq!(site.count("198.51.100.7"), session);
+    }
+}
+
+#[test]
+fn a_client_behind_a_proxy_protocol_balancer_is_counted_and_the_balancer_is_not() {
+    let lists = "
+        smtpd_upstream_proxy_protocol = haproxy
+        smtpd_client_restrictions = check_policy_service POLICY";
+    for delay_reject in DELAY_REJECT {
+        let site = Site::new(delay_reject, lists);
+        for session in 1..=2 {
+            let stream = TcpStream::connect(site.postfix.address()).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut balancer = BufReader::new(stream);
+            write!(balancer.get_mut(), "PROXY TCP4 198.51.100.7 192.0.2.25 {} 25\r\n", 4000 + session).unwrap();
+            let mail = ["HELO client.example.net", "MAIL FROM:<>", "RCPT TO:<recipient@example.org>", "QUIT"];
+            for (command, code) in [""].iter().chain(&mail).zip(["220", "250", "250", "250", "221"]) {
+                if !command.is_empty() {
+                    write!(balancer.get_mut(), "{command}\r\n").unwrap();
+                }
+                let mut reply = String::new();
+                balancer.read_line(&mut reply).unwrap();
+                assert!(reply.starts_with(code), "{command:?} got {reply:?}");
+            }
+            assert_eq!(site.count("198.51.100.7"), session, "smtpd_delay_reject = {delay_reject}");
+            assert_eq!(site.count("127.0.0.1"), 0);
+        }
     }
 }
