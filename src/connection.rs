@@ -134,17 +134,14 @@ impl Connection<'_> {
         let joined = self.seat.join(client, request, now);
         add(&statistics.sessions, u64::from(joined.new));
         let mut counts = if joined.counting { self.seat.settled().await } else { joined.counts };
-        let verdict = match rules.policy.plan(request, &counts) {
+        let (verdict, news) = match rules.policy.plan(request, &counts) {
             Plan::Done(verdict) => {
                 if let Verdict::Pass(_) = verdict
                     && rules.policy.settle_pass(&mut counts)
                 {
                     self.seat.remember(counts);
                 }
-                if !joined.new {
-                    return verdict;
-                }
-                verdict
+                (verdict, joined.new)
             }
             Plan::Hit(keys) => {
                 if rules.store.waits() {
@@ -153,10 +150,12 @@ impl Connection<'_> {
                 let hits = rules.store.hit(&keys, now).await;
                 let counted = keys.iter().zip(hits).map(|(key, hit)| Count { limit: key.limit.id, hit, passed: false });
                 counts.extend(counted);
-                self.settle(rules, client, counts)
+                (self.settle(rules, client, counts), true)
             }
         };
-        self.report(client, &verdict, now);
+        if news {
+            self.report(client, &verdict, now);
+        }
         verdict
     }
 
