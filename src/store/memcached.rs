@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Uncounted;
-use super::server::{Operation, Server};
+use super::server::Server;
 use super::wire::{self, Counted};
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
@@ -48,7 +48,7 @@ impl Memcached {
         key.write(&mut text).expect("a key text grows as needed");
         let server = self.server(&text.0);
         let exptime = key.limit.exptime;
-        Waiting(server.submit(Operation::new(text.0, exptime, wire::expiry(exptime, now.unix))))
+        Waiting(server.submit(text.0, exptime, wire::expiry(exptime, now.unix)))
     }
 
     /// Whether any server is away.

@@ -79,11 +79,6 @@ pub struct Operation {
 }
 
 impl Operation {
-    /// A hit of `key`, whose window lasts `exptime` seconds; `expiry` is how memcached is told so.
-    pub fn new(key: SmallVec<[u8; 64]>, exptime: u32, expiry: u64) -> Self {
-        Self { key, exptime, expiry, deadline: Instant::now(), again: false, waiting: None }
-    }
-
     pub(super) fn finish(&mut self, outcome: Outcome) {
         if let Some(waiting) = self.waiting.take() {
             // Nobody listens when the request's connection has gone.
@@ -109,17 +104,22 @@ impl Server {
         self.state().away.is_some()
     }
 
-    /// Queues a hit. Its answer comes within the time-out.
-    pub fn submit(&self, mut operation: Operation) -> Result<oneshot::Receiver<Outcome>, Uncounted> {
-        let (sender, receiver) = oneshot::channel();
-        operation.deadline = Instant::now() + self.timeout;
-        operation.waiting = Some(sender);
+    /// Queues a hit of `key`, whose window lasts `exptime` seconds; `expiry` is how memcached is told so.
+    /// The answer comes within the time-out.
+    pub fn submit(
+        &self,
+        key: SmallVec<[u8; 64]>,
+        exptime: u32,
+        expiry: u64,
+    ) -> Result<oneshot::Receiver<Outcome>, Uncounted> {
         let mut state = self.state();
         if let Some(away) = &mut state.away {
             away.decisions += 1;
             return Err(Uncounted::Away);
         }
-        state.queue.push(operation);
+        let (sender, receiver) = oneshot::channel();
+        let deadline = Instant::now() + self.timeout;
+        state.queue.push(Operation { key, exptime, expiry, deadline, again: false, waiting: Some(sender) });
         if state.queue.len() == 1 {
             self.work.notify_one();
         }
