@@ -49,8 +49,9 @@ impl Service {
         }
     }
 
-    /// Changes the rules to those of `config`, of which `policy` was made. No connection and no count is lost: sessions keep what they were counted
-    /// for, counts in this process stay, and so do connections to memcached unless a key of the store was changed.
+    /// Changes the rules to those of `config`, of which `policy` was made. No connection and no count is
+    /// lost: sessions keep what they were counted for, counts in this process stay, and so do connections
+    /// to memcached unless a key of the store was changed.
     pub fn reload(&self, policy: Policy, config: &Config) {
         let old = self.rules.load();
         let on_failure = config.on_store_failure();

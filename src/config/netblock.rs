@@ -4,6 +4,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use crate::policy::netblock::canonical;
+
 /// A netblock as it was written.
 pub(super) struct Netblock {
     /// The network, its host bits cleared, IPv4-mapped IPv6 as IPv4.
@@ -28,13 +30,10 @@ pub(super) fn parse(text: &str) -> Result<Netblock, (String, String)> {
     };
     let most = if ip.is_ipv4() { 32 } else { 128 };
     let Some(length) = length else {
-        return Ok(Netblock { net: fold(ip, most), host_bits: false });
+        return Ok(netblock(ip, most));
     };
     match length.parse::<u8>() {
-        Ok(bits) if bits <= most => {
-            let net = fold(ip, bits);
-            Ok(Netblock { net: net.trunc(), host_bits: net.addr() != net.network() })
-        }
+        Ok(bits) if bits <= most => Ok(netblock(ip, bits)),
         Ok(_) => Err((format!("a prefix length of {length} is too long"), format!("write a length from 0 to {most}"))),
         Err(_) => Err((
             "the prefix length is not a number".into(),
@@ -87,16 +86,9 @@ fn beginning_v6(text: &str) -> Option<IpNet> {
     net.ok().map(IpNet::V6)
 }
 
-/// IPv4-mapped IPv6 is IPv4, as far as its prefix reaches into the IPv4 part.
-fn fold(ip: IpAddr, bits: u8) -> IpNet {
-    let (ip, bits) = match ip {
-        IpAddr::V6(v6) if bits >= 96 => match v6.to_ipv4_mapped() {
-            Some(v4) => (IpAddr::V4(v4), bits - 96),
-            None => (ip, bits),
-        },
-        _ => (ip, bits),
-    };
-    IpNet::new(ip, bits).expect("the callers checked the length")
+fn netblock(ip: IpAddr, bits: u8) -> Netblock {
+    let written = IpNet::new(ip, bits).expect("the callers checked the length");
+    Netblock { net: canonical(written), host_bits: written.addr() != written.network() }
 }
 
 /// Pairs of places in the list: a netblock, and an earlier or wider one that covers it.
