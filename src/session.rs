@@ -235,8 +235,8 @@ impl Session {
     fn takes(&self, request: &Request, seat: Relation, now: u64) -> bool {
         match (request.state, request.instance) {
             (State::Connect | State::Xclient, _) => seat != Relation::Current && self.begins_again(seat, now),
-            (State::Other, None) => true,
-            (State::Other, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
+            (_, None) => true,
+            (_, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
         }
     }
 

@@ -34,15 +34,34 @@ pub(super) struct Place {
     pub length: u32,
 }
 
-/// The stage of the SMTP session, as far as it tells sessions apart.
+/// The stage of the SMTP session, as far as it matters what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The client has just connected.
     Connect,
     /// A proxy has just named another client. Postfix sends the word `XCLIENT` though its manual does not list it.
     Xclient,
+    /// One recipient.
+    Rcpt,
+    /// The recipients are complete, the message is to come. Postfix reports BDAT as `DATA`.
+    Data,
+    /// The message has come.
+    EndOfMessage,
     /// Any other stage, known or not.
     Other,
+}
+
+impl State {
+    fn parse(value: &[u8]) -> Self {
+        match value {
+            b"CONNECT" => Self::Connect,
+            b"XCLIENT" => Self::Xclient,
+            b"RCPT" => Self::Rcpt,
+            b"DATA" | b"BDAT" => Self::Data,
+            b"END-OF-MESSAGE" => Self::EndOfMessage,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Postfix's `instance`: smtpd's process id, the time of MAIL FROM, and the count of MAIL commands in the session.
@@ -73,11 +92,7 @@ impl Request {
         request.client_port = port(request.value(Attribute::ClientPort));
         request.server = address(request.value(Attribute::ServerAddress))
             .map(|server| (server, port(request.value(Attribute::ServerPort))));
-        request.state = match request.value(Attribute::ProtocolState) {
-            b"CONNECT" => State::Connect,
-            b"XCLIENT" => State::Xclient,
-            _ => State::Other,
-        };
+        request.state = State::parse(request.value(Attribute::ProtocolState));
         request.instance = Instance::parse(request.value(Attribute::Instance));
         Ok(request)
     }
@@ -167,6 +182,24 @@ mod tests {
         assert_eq!(read(""), None);
         assert_ne!(read("message-1"), read("message-2"));
         assert_eq!(read("message-1"), read("message-1"));
+    }
+
+    #[test]
+    fn stages_are_told_apart_as_far_as_they_matter() {
+        let known = [
+            ("CONNECT", State::Connect),
+            ("XCLIENT", State::Xclient),
+            ("RCPT", State::Rcpt),
+            ("DATA", State::Data),
+            ("BDAT", State::Data),
+            ("END-OF-MESSAGE", State::EndOfMessage),
+        ];
+        for (word, state) in known {
+            assert_eq!(State::parse(word.as_bytes()), state);
+        }
+        for word in ["", "MAIL", "EHLO", "VRFY", "rcpt", "END-OF-MESSAGES"] {
+            assert_eq!(State::parse(word.as_bytes()), State::Other, "{word}");
+        }
     }
 
     proptest! {
