@@ -27,7 +27,8 @@ use serde_json::Value;
 
 use crate::address::Address;
 use crate::log::{Facility, Severity};
-use crate::policy::action::Action;
+use crate::policy::lists::{Entry, Lists};
+use crate::policy::{Blacklist, Limit};
 
 use default::{SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
@@ -45,18 +46,16 @@ pub struct Config {
     pub path: Option<PathBuf>,
     /// Which form the file has.
     pub form: Form,
-    /// Length of a window.
-    pub exptime: Duration,
-    /// Hits a window allows; the next is over.
-    pub threshold: u32,
-    /// Clients that are neither counted nor refused.
-    pub whitelist: Vec<IpNet>,
-    /// Bits of an IPv4 client's address that are counted together.
-    pub ipv4_prefix_length: u8,
-    /// The same for IPv6.
-    pub ipv6_prefix_length: u8,
-    /// What is answered over the limit.
-    pub action: Action,
+    /// Who is exempt, who is refused, and whose rate differs.
+    pub lists: Lists,
+    /// What is done about clients on the blacklist.
+    pub blacklist: Blacklist,
+    /// The limits in the order of the file; connection_shaper's, at the top level, is the first.
+    pub limits: Vec<Limit>,
+    /// Nothing is enforced: all of it is judged, counted and logged only.
+    pub log_only: bool,
+    /// Sessions that may wait for an answer at once.
+    pub max_delayed: usize,
     /// Where hits are counted.
     pub store: StoreConfig,
     /// Where Postfix asks.
@@ -144,6 +143,16 @@ impl Config {
         config.store.on_failure.get_or_insert(OnStoreFailure::Dunno);
         config.log.target = self.inetd_log.clone();
         Ok(config)
+    }
+
+    /// The limit that stands at the top level: connection_shaper's own.
+    pub fn top(&self) -> &Limit {
+        self.limits.first().expect("every configuration has it")
+    }
+
+    /// The netblocks that are exempt.
+    pub fn whitelist(&self) -> impl Iterator<Item = &IpNet> {
+        self.lists.netblocks.iter().filter(|(_, entry)| *entry == Entry::White).map(|(netblock, _)| netblock)
     }
 
     /// The value of a key, for people to read.

@@ -18,11 +18,13 @@ use crate::clock::Now;
 use crate::codec::decoder::REQUEST_TIME;
 use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder, RequestError};
 use crate::listener::Peer;
-use crate::policy::{Count, Counts, Pass, Plan, Refusal, Verdict};
+use crate::log::Severity;
+use crate::policy::{Judgement, Pass, Plan, Verdict};
 use crate::service::{Rules, Service};
 use crate::session::Seat;
 use crate::statistics::add;
 use crate::stop::Stop;
+use crate::waiting::Place;
 
 /// Room for one more request; thirty attributes of usual length are about 700 bytes.
 const READ: usize = 2 * 1024;
@@ -79,8 +81,15 @@ impl Connection<'_> {
             let large = input.capacity() > LARGE;
             while let Some(request) = decoder.decode(&mut input)? {
                 output.clear();
-                self.answer(&request, &mut output).await;
+                let delayed = self.answer(&request, &mut output).await;
                 drop(request);
+                if let Some((time, place)) = delayed
+                    && !self.wait(time, stream, &mut input, &mut word).await
+                {
+                    drop(place);
+                    self.answered = false;
+                    return Ok(());
+                }
                 self.answered = write(stream, &output).await.is_ok();
                 if !self.answered {
                     return Ok(());
@@ -110,63 +119,97 @@ impl Connection<'_> {
         }
     }
 
-    async fn answer(&mut self, request: &Request, output: &mut BytesMut) {
+    /// Waits before an answer is sent. Says whether anybody is there to take it.
+    async fn wait<S>(&self, time: Duration, stream: &mut S, input: &mut BytesMut, word: &mut Word<'_, '_>) -> bool
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let end = Instant::now() + time;
+        match timeout_at(end, read(stream, input, word)).await {
+            // Time is up, or nobody has any to lose: the answer is due.
+            Err(_) | Ok(Ok(Input::Stop)) => true,
+            // Postfix asks one thing at a time. What others send meanwhile is read later.
+            Ok(Ok(Input::More)) => {
+                let _ = timeout_at(end, poll_fn(|context| word.poll(context))).await;
+                true
+            }
+            Ok(Ok(Input::Closed { .. }) | Err(_)) => false,
+        }
+    }
+
+    /// Writes the answer to a request, and says how long to wait before it is sent.
+    async fn answer(&mut self, request: &Request, output: &mut BytesMut) -> Option<(Duration, Place)> {
         let now = Now::read();
         add(&self.service.statistics.queries, 1);
         // A request keeps the rules it began with; between requests nothing keeps old ones alive.
         let rules = self.service.rules.load_full();
-        let verdict = self.decide(&rules, request, now).await;
+        let (verdict, place) = self.decide(&rules, request, now).await;
         let reply = match &verdict {
-            Verdict::Pass(_) => Reply::Dunno,
+            Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
             Verdict::Defer => Reply::Defer,
-            Verdict::Refuse(refusal) => Reply::Refuse(&refusal.limit.action, refusal.values()),
+            Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values()),
         };
         ReplyEncoder.encode(reply, output).expect("a reply is written to memory");
+        match verdict {
+            Verdict::Delay(wait) => place.map(|place| (wait.time, place)),
+            _ => None,
+        }
     }
 
-    /// Plan, hit, judge; and what the session was counted for is remembered.
-    async fn decide<'r>(&mut self, rules: &'r Rules, request: &Request, now: Now) -> Verdict<'r> {
-        let statistics = &self.service.statistics;
+    /// Plan, ask the store, judge; and the session remembers what came of it. A place is where to wait first.
+    async fn decide<'r>(&mut self, rules: &'r Rules, request: &Request, now: Now) -> (Verdict<'r>, Option<Place>) {
+        let Service { statistics, waiting, .. } = self.service;
         let Some(client) = request.client else {
             add(&statistics.unknown_client, 1);
-            return Verdict::Pass(Pass::UnknownClient);
+            return (Verdict::Pass(Pass::UnknownClient), None);
         };
         let joined = self.seat.join(client, request, now);
         add(&statistics.sessions, u64::from(joined.new));
-        let mut counts = if joined.counting { self.seat.settled().await } else { joined.counts };
-        let (verdict, news) = match rules.policy.plan(request, &counts) {
-            Plan::Done(verdict) => {
-                if let Verdict::Pass(_) = verdict
-                    && rules.policy.settle_pass(&mut counts)
-                {
-                    self.seat.remember(counts);
-                }
-                (verdict, joined.new)
-            }
-            Plan::Hit(keys) => {
+        let mut memory = if joined.counting { self.seat.settled().await } else { joined.memory };
+        let (verdict, mut changed, mut news) = match rules.policy.plan(request, &mut memory) {
+            Plan::Done { verdict, changed } => (verdict, changed, joined.new),
+            Plan::Ask(case) => {
                 if rules.store.waits() {
                     self.seat.count();
                 }
-                let hits = rules.store.hit(&keys, now).await;
-                let counted = keys.iter().zip(hits).map(|(key, hit)| Count { limit: key.limit.id, hit, passed: false });
-                counts.extend(counted);
-                (self.settle(rules, client, counts), true)
+                let answers = rules.store.count(case.operations(now), now).await;
+                let judgement = rules.policy.judge(case, answers, &mut memory, now);
+                self.follow(&judgement, now);
+                (judgement.verdict, true, true)
             }
         };
+        let (verdict, place) = match verdict {
+            Verdict::Delay(wait) => {
+                (changed, news) = (true, true);
+                match waiting.enter(&wait, rules.max_delayed) {
+                    Some(place) => {
+                        wait.begin(&mut memory);
+                        (Verdict::Delay(wait), Some(place))
+                    }
+                    None => (Verdict::Refuse(wait.refuse(&mut memory)), None),
+                }
+            }
+            verdict => (verdict, None),
+        };
+        if changed {
+            self.seat.remember(memory);
+        }
         if news {
             self.report(client, &verdict, now);
         }
-        verdict
+        (verdict, place)
     }
 
-    fn settle<'r>(&mut self, rules: &'r Rules, client: IpAddr, mut counts: Counts) -> Verdict<'r> {
-        let verdict = rules.policy.judge(client, &counts);
-        rules.policy.settle(client, &mut counts);
-        self.seat.remember(counts);
-        verdict
+    /// What a judgement has for consequences beside the answer.
+    fn follow(&self, judgement: &Judgement<'_>, now: Now) {
+        let Service { statistics, log, .. } = self.service;
+        for refusal in &judgement.log_only {
+            add(&statistics.would_refuse, 1);
+            log.refused(Severity::Info, "WOULD_REFUSE", refusal, now);
+        }
     }
 
-    /// The one place that speaks of verdicts: once per session, not per request.
+    /// The one place that speaks of verdicts: once per session and count, not per request.
     fn report(&self, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
         let Service { statistics, log, .. } = self.service;
         match verdict {
@@ -178,9 +221,13 @@ impl Connection<'_> {
                 add(&statistics.deferred, 1);
                 log.deferred(&client, Pass::StoreAway.reason(), now);
             }
+            Verdict::Delay(wait) => {
+                add(&statistics.delayed, 1);
+                log.refused(Severity::Info, "DELAYED", &wait.refusal, now);
+            }
             Verdict::Refuse(refusal) => {
                 add(&statistics.refused, 1);
-                log.refused(&refused(refusal), now);
+                log.refused(Severity::Info, "REFUSED", refusal, now);
             }
         }
     }
@@ -232,17 +279,4 @@ async fn write<S: AsyncWrite + Unpin>(stream: &mut S, answer: &[u8]) -> io::Resu
         return Ok(());
     }
     timeout(ANSWER_TIME, stream.write_all(&answer[written..])).await?
-}
-
-fn refused<'a>(refusal: &'a Refusal<'_>) -> crate::log::Refused<'a> {
-    let values = refusal.values();
-    crate::log::Refused {
-        client: refusal.client,
-        prefix: refusal.limit.key(refusal.client).netblock(),
-        limit: values.limit,
-        count: values.count,
-        threshold: values.threshold,
-        left: values.left,
-        verdict: refusal.limit.action.keyword(),
-    }
 }

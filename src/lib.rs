@@ -26,6 +26,7 @@ pub mod codec;
 pub mod session;
 pub mod policy;
 pub mod store;
+pub mod waiting;
 
 // What it is served by.
 pub mod service;

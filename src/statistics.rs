@@ -15,6 +15,10 @@ pub struct Statistics {
     pub whitelisted: AtomicU64,
     /// Sessions refused.
     pub refused: AtomicU64,
+    /// Answers that were delayed.
+    pub delayed: AtomicU64,
+    /// What limits that are only logged would have refused.
+    pub would_refuse: AtomicU64,
     /// Sessions that have to come back because the store was away.
     pub deferred: AtomicU64,
     /// Requests without a client address.
@@ -41,6 +45,8 @@ impl Statistics {
             ("whitelisted", &self.whitelisted),
             ("refused", &self.refused),
             ("deferred", &self.deferred),
+            ("delayed", &self.delayed),
+            ("would_refuse", &self.would_refuse),
             ("unknown_client", &self.unknown_client),
             ("without_store", &self.without_store),
             ("bad_requests", &self.bad_requests),

@@ -16,7 +16,7 @@ use smallvec::SmallVec;
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
-use crate::policy::{Hit, Key};
+use crate::policy::{Hit, Operation};
 use crate::statistics::{Statistics, add};
 
 pub mod conversation;
@@ -29,7 +29,6 @@ pub mod table;
 pub mod wire;
 
 use memcached::Memcached;
-use subject::Subject;
 use table::Table;
 
 /// What the keys of one request came back with, in their order; `None`: not counted, the store is away.
@@ -69,52 +68,67 @@ impl Store {
         Self { table, memcached, on_failure, statistics: Arc::clone(statistics) }
     }
 
-    /// Hits every key once, in one round trip.
-    pub async fn hit(&self, keys: &[Key<'_>], now: Now) -> Hits {
+    /// Does all of it at once, in one round trip.
+    pub async fn count(&self, operations: impl Iterator<Item = Operation<'_>> + Clone, now: Now) -> Hits {
         match &self.memcached {
-            None => keys.iter().map(|key| Some(self.hit_here(key, now))).collect(),
-            Some(memcached) => self.hit_shared(memcached, keys, now).await,
+            None => operations.map(|operation| Some(self.count_here(&operation, now))).collect(),
+            Some(memcached) => self.count_shared(memcached, operations, now).await,
         }
     }
 
-    async fn hit_shared(&self, memcached: &Memcached, keys: &[Key<'_>], now: Now) -> Hits {
+    async fn count_shared(
+        &self,
+        memcached: &Memcached,
+        operations: impl Iterator<Item = Operation<'_>> + Clone,
+        now: Now,
+    ) -> Hits {
         let mut hits = Hits::new();
-        let waiting: SmallVec<[_; 2]> = keys.iter().map(|key| memcached.hit(key, now)).collect();
-        for (key, waiting) in keys.iter().zip(waiting) {
+        let waiting: SmallVec<[_; 2]> = operations.clone().map(|operation| memcached.hit(&operation, now)).collect();
+        for (operation, waiting) in operations.zip(waiting) {
             hits.push(match waiting.outcome().await {
-                Ok(counted) => Some(self.seen(key, counted, now)),
-                Err(uncounted) => self.without(key, uncounted, now),
+                Ok(counted) => Some(self.seen(&operation, counted, now)),
+                Err(uncounted) => self.without(&operation, uncounted, now),
             });
         }
         hits
     }
 
-    /// What is done about a hit that the shared store did not count.
-    fn without(&self, key: &Key<'_>, uncounted: Uncounted, now: Now) -> Option<Hit> {
+    /// What is done about an operation that the shared store did not do.
+    fn without(&self, operation: &Operation<'_>, uncounted: Uncounted, now: Now) -> Option<Hit> {
         add(&self.statistics.without_store, 1);
         match (uncounted, self.on_failure) {
             (Uncounted::Away, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
-            _ => Some(self.hit_here(key, now)),
+            _ => Some(self.count_here(operation, now)),
         }
     }
 
     /// Counts in this process: on top of the last value seen, if its window still runs.
-    fn hit_here(&self, key: &Key<'_>, now: Now) -> Hit {
-        let exptime = u64::from(key.limit.exptime) * 1000;
-        let hit = self.table.hit(subject(key), 1, exptime, key.limit.threshold, now.monotonic);
-        Hit { count: hit.count, left: hit.left_seconds() as u32 }
+    fn count_here(&self, operation: &Operation<'_>, now: Now) -> Hit {
+        let Operation { key, amount, exptime, threshold } = *operation;
+        let subject = self.table.subject(key);
+        if amount == 0 {
+            let known = self.table.peek(subject, now.monotonic);
+            return known.map_or(Hit { count: 0, left: 0, added: 0 }, |hit| Hit {
+                count: hit.count,
+                left: hit.left_seconds() as u32,
+                added: 0,
+            });
+        }
+        let hit = self.table.hit(subject, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
+        Hit { count: hit.count, left: hit.left_seconds() as u32, added: amount }
     }
 
     /// Remembers what a server said.
-    fn seen(&self, key: &Key<'_>, counted: wire::Counted, now: Now) -> Hit {
-        let subject = subject(key);
+    fn seen(&self, operation: &Operation<'_>, counted: wire::Counted, now: Now) -> Hit {
+        let Operation { key, amount, exptime, threshold } = *operation;
+        let subject = self.table.subject(key);
         // A server without meta commands does not say how long a window lasts. What is
         // remembered then ends early rather than late; what is told errs the other way.
         let known = || self.table.peek(subject, now.monotonic).map(|hit| hit.left_seconds() as u32);
         let left = counted.left.or_else(known);
         let remembered = u64::from(left.unwrap_or(1)) * 1000;
-        self.table.observe(subject, counted.count, remembered, key.limit.threshold, now.monotonic);
-        Hit { count: counted.count, left: left.unwrap_or(key.limit.exptime) }
+        self.table.observe(subject, counted.count, remembered, threshold, now.monotonic);
+        Hit { count: counted.count, left: left.unwrap_or(exptime), added: amount }
     }
 
     /// How it is: `memory`; `up`, or `away` when any server is.
@@ -140,8 +154,4 @@ impl Store {
     pub fn name(&self) -> &'static str {
         if self.memcached.is_some() { "memcached" } else { "memory" }
     }
-}
-
-fn subject(key: &Key<'_>) -> Subject {
-    Subject::client(key.limit.id, key.address, key.prefix_length)
 }

@@ -72,9 +72,9 @@ fn every_key_has_its_say() {
     let texts =
         |items: &[connshaper::address::Address]| -> Vec<String> { items.iter().map(ToString::to_string).collect() };
     assert_eq!(config.form, Form::Toml);
-    assert_eq!(config.exptime, Duration::from_secs(5400));
-    assert_eq!(config.threshold, 20);
-    let nets: Vec<String> = config.whitelist.iter().map(ToString::to_string).collect();
+    assert_eq!(config.top().exptime, 5400);
+    assert_eq!(config.top().threshold, 20);
+    let nets: Vec<String> = config.whitelist().map(ToString::to_string).collect();
     assert_eq!(nets, ["192.0.2.1/32", "198.51.100.0/24"]);
     assert_eq!(
         texts(&config.store.servers),
@@ -83,7 +83,8 @@ fn every_key_has_its_say() {
     assert_eq!(config.store.timeout, Duration::from_secs(1));
     assert_eq!(config.store.on_failure, Some(OnStoreFailure::Defer));
     assert_eq!(config.store.key_prefix, "mx:");
-    assert_eq!((config.ipv4_prefix_length, config.ipv6_prefix_length), (24, 48));
+    assert_eq!(config.top().key_prefix, "mx:");
+    assert_eq!((config.top().ipv4_prefix_length, config.top().ipv6_prefix_length), (24, 48));
     assert_eq!((config.store.max_clients, config.max_connections), (5000, 100));
     assert_eq!(texts(&config.listen), ["inet:[::1]:10040", "unix:/run/connshaper/policy"]);
     assert_eq!(config.socket.mode, 0o666);
@@ -208,13 +209,13 @@ whitelist 192.168.1., 192.168.2., 10.0.0
 fn the_original_documentation_s_example_keeps_the_original_s_ways() {
     let config = right(DOCUMENTED);
     assert_eq!(config.form, Form::ConnectionShaper);
-    assert_eq!(config.exptime, Duration::from_secs(60));
-    assert_eq!(config.threshold, 10);
+    assert_eq!(config.top().exptime, 60);
+    assert_eq!(config.top().threshold, 10);
     assert_eq!(config.store.servers[0].to_string(), "inet:memcached.example.com:11211");
-    let nets: Vec<String> = config.whitelist.iter().map(ToString::to_string).collect();
+    let nets: Vec<String> = config.whitelist().map(ToString::to_string).collect();
     assert_eq!(nets, ["192.168.1.0/24", "192.168.2.0/24", "10.0.0.0/24"]);
-    assert_eq!(config.store.key_prefix, "");
-    assert_eq!((config.ipv4_prefix_length, config.ipv6_prefix_length), (32, 128));
+    assert_eq!((&*config.store.key_prefix, &*config.top().key_prefix), ("", ""));
+    assert_eq!((config.top().ipv4_prefix_length, config.top().ipv6_prefix_length), (32, 128));
     assert_eq!(config.store.on_failure, Some(OnStoreFailure::Dunno));
     assert_eq!(config.warnings, []);
 }
@@ -224,9 +225,9 @@ fn nothing_or_zero_is_the_original_s_default() {
     for text in ["exptime 0\n", "exptime\nthreshold  \n", "threshold 0 \r\nmemcached_server 0\n"] {
         let config = right(text);
         assert_eq!(config.form, Form::ConnectionShaper, "{text:?}");
-        assert_eq!((config.exptime, config.threshold), (Duration::from_secs(60), 10));
+        assert_eq!((config.top().exptime, config.top().threshold), (60, 10));
         assert_eq!(config.store.servers[0].to_string(), "inet:localhost:11211");
-        assert_eq!(config.whitelist, []);
+        assert_eq!(config.whitelist().count(), 0);
     }
 }
 
@@ -257,14 +258,14 @@ fn the_original_s_form_warns_of_what_it_ignored_or_never_meant() {
          it as a date; here it is what it says",
     ];
     assert_eq!(warnings(text), seen.map(|warning| format!("connshaper.toml:{warning}")));
-    assert_eq!(right(text).threshold, 6);
+    assert_eq!(right(text).top().threshold, 6);
 }
 
 #[test]
 fn a_comment_in_latin_1_does_not_matter_to_the_original_s_form() {
     let text = b"# gr\xfc\xdfe\nthreshold 5\n";
     let config = Config::parse(Path::new("connection_shaper"), text).unwrap();
-    assert_eq!(config.threshold, 5);
+    assert_eq!(config.top().threshold, 5);
 }
 
 #[test]

@@ -98,7 +98,8 @@ impl Request {
     }
 }
 
-fn address(value: &[u8]) -> Option<IpAddr> {
+/// An address as Postfix writes it, IPv4-mapped IPv6 folded to IPv4.
+pub fn address(value: &[u8]) -> Option<IpAddr> {
     if let Some(address) = dotted_quad(value) {
         return Some(IpAddr::V4(address));
     }

@@ -17,7 +17,7 @@ pub fn to_toml(config: &Config) -> String {
         };
         let value = match setting.key {
             // Here all of a long list is wanted.
-            "whitelist" => format!("{:?}", config.whitelist.iter().map(IpNet::to_string).collect::<Vec<_>>()),
+            "whitelist" => format!("{:?}", config.whitelist().map(IpNet::to_string).collect::<Vec<_>>()),
             _ => setting.spell(),
         };
         text += &format!("\n# {comment}\n{} = {value}\n", setting.key);

@@ -6,6 +6,11 @@ use super::keys::KEYS;
 use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StoreConfig};
 use crate::log::{Facility, Severity};
 use crate::policy::action::Action;
+use crate::policy::lists::Lists;
+use crate::policy::{Blacklist, Limit};
+
+/// What keys in memcached begin with unless configured.
+const KEY_PREFIX: &str = "connshaper:";
 
 pub(super) const SYSLOG_SOCKET: &str = "/dev/log";
 
@@ -19,17 +24,16 @@ impl Default for Config {
         Self {
             path: None,
             form: Form::BuiltIn,
-            exptime: Duration::from_secs(60),
-            threshold: 10,
-            whitelist: loopback.map(|net| net.parse().expect("a netblock")).into(),
-            ipv4_prefix_length: 32,
-            ipv6_prefix_length: 64,
-            action: Action::default(),
+            lists: Lists::whitelist(loopback.map(|net| net.parse().expect("a netblock"))),
+            blacklist: Blacklist { action: Action::default(), delay: None, max_concurrent: 1 },
+            limits: vec![Limit::top(KEY_PREFIX.into())],
+            log_only: false,
+            max_delayed: 10,
             store: StoreConfig {
                 servers: Vec::new(),
                 timeout: Duration::from_millis(100),
                 on_failure: None,
-                key_prefix: "connshaper:".into(),
+                key_prefix: KEY_PREFIX.into(),
                 max_clients: 1_000_000,
             },
             listen: vec!["inet:127.0.0.1:10040".parse().expect("an address")],

@@ -19,7 +19,9 @@ use super::settings::Settings;
 use super::source::Source;
 use super::{Config, Form, OnStoreFailure, Origin, Setting, StoreConfig};
 use super::{netblock, sense, syntax};
+use crate::policy::Limit;
 use crate::policy::action::{self, Action, Part};
+use crate::policy::lists::Lists;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -36,16 +38,13 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     }
     let mut s = Settings::new(source, table.into_inner());
     let default = Config::default();
+    let top = top(&mut s, default.top());
     let inetd_log = logging::syslog(&mut s);
     let mut config = Config {
         path: Some(source.path.clone()),
         form: Form::Toml,
-        exptime: s.duration("exptime", SECOND..=365 * DAY, SECOND).unwrap_or(default.exptime),
-        threshold: threshold(&mut s).unwrap_or(default.threshold),
-        whitelist: whitelist(&mut s).unwrap_or(default.whitelist),
-        ipv4_prefix_length: s.integer("ipv4_prefix_length", 1..=32).unwrap_or(32) as u8,
-        ipv6_prefix_length: s.integer("ipv6_prefix_length", 1..=128).unwrap_or(64) as u8,
-        action: action(&mut s).unwrap_or(default.action),
+        lists: whitelist(&mut s).map_or(default.lists, Lists::whitelist),
+        limits: vec![top],
         store: store(&mut s, default.store),
         listen: places::listen(&mut s).unwrap_or(default.listen),
         socket: places::socket(&mut s, default.socket),
@@ -54,11 +53,28 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         inetd_log,
         settings: Vec::new(),
         warnings: Vec::new(),
+        ..default
     };
-    config.settings = in_force(&s, &config.whitelist);
+    config.limits[0].key_prefix.clone_from(&config.store.key_prefix);
+    config.settings = in_force(&s, &config);
     sense::examine(&config, &s.names, &mut s.remarks);
     config.warnings = s.remarks.finish()?;
     Ok(config)
+}
+
+/// connection_shaper's limit.
+fn top(s: &mut Settings, default: &Limit) -> Limit {
+    let exptime =
+        s.duration("exptime", SECOND..=365 * DAY, SECOND).map_or(default.exptime, |time| time.as_secs() as u32);
+    Limit {
+        exptime,
+        forget_after: exptime,
+        threshold: threshold(s).unwrap_or(default.threshold),
+        ipv4_prefix_length: s.integer("ipv4_prefix_length", 1..=32).unwrap_or(32) as u8,
+        ipv6_prefix_length: s.integer("ipv6_prefix_length", 1..=128).unwrap_or(64) as u8,
+        action: action(s).unwrap_or_default(),
+        ..default.clone()
+    }
 }
 
 fn threshold(s: &mut Settings) -> Option<u32> {
@@ -159,11 +175,11 @@ fn action(s: &mut Settings) -> Option<Action> {
 }
 
 /// Every key with its value and where that comes from.
-fn in_force(s: &Settings, whitelist: &[IpNet]) -> Vec<Setting> {
+fn in_force(s: &Settings, config: &Config) -> Vec<Setting> {
     let said = |key: &'static str| {
         let value = s.values().get(key)?.get_ref();
         let (line, _) = s.remarks.source.place(s.name(key)?.start);
-        let value = if key == "whitelist" { Setting::netblocks(whitelist) } else { json(value) };
+        let value = if key == "whitelist" { Setting::netblocks(config.whitelist()) } else { json(value) };
         Some(Setting { key, value, origin: Origin::Line(line) })
     };
     KEYS.iter().map(|key| said(key.name).unwrap_or_else(|| Setting::default_of(key))).collect()

@@ -1,7 +1,6 @@
 //! What parses but makes no sense: warnings about settings that do not fit together.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -10,6 +9,7 @@ use super::remarks::Remarks;
 use super::source::Span;
 use super::{Config, OnStoreFailure};
 use crate::address::Address;
+use crate::policy::Limit;
 
 /// Looks at the keys a file sets, knowing what all of them come to.
 pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &mut Remarks) {
@@ -34,7 +34,7 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
             odd(key, "has no effect: `listen` has no unix socket");
         }
     }
-    if rate(config.threshold, config.exptime) > MOST_PER_SECOND {
+    if rate(config.top()) > MOST_PER_SECOND {
         odd("threshold", "will never be reached: no client connects that often in `exptime`");
     }
     if action_has_text(config) {
@@ -69,8 +69,8 @@ pub(super) fn examine_whitelist(nets: &[IpNet], places: &[Span], remarks: &mut R
 /// More connections than one client can make: Postfix itself accepts fewer.
 const MOST_PER_SECOND: u64 = 10_000;
 
-fn rate(threshold: u32, exptime: Duration) -> u64 {
-    u64::from(threshold) / exptime.as_secs().max(1)
+fn rate(limit: &Limit) -> u64 {
+    u64::from(limit.threshold / limit.exptime.max(1))
 }
 
 fn uses_port(config: &Config) -> bool {

@@ -37,10 +37,11 @@ impl Setting {
 
     /// A list of netblocks as a value. Of a long one the beginning: it was made
     /// by a program, and is better read where it stands.
-    pub(super) fn netblocks(list: &[IpNet]) -> Value {
+    pub(super) fn netblocks<'a>(list: impl Iterator<Item = &'a IpNet>) -> Value {
         const SHOWN: usize = 20;
-        let rest = list.len().saturating_sub(SHOWN);
-        let shown = list.iter().take(SHOWN).map(IpNet::to_string);
+        let mut list = list.fuse();
+        let shown: Vec<_> = list.by_ref().take(SHOWN).map(IpNet::to_string).collect();
+        let (shown, rest) = (shown.into_iter(), list.count());
         shown.chain((rest > 0).then(|| format!("and {rest} more"))).collect()
     }
 

@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
 use crate::codec::Instance;
-use crate::policy::Counts;
+use crate::policy::Memory;
 
 /// How many milliseconds a session outlives its last policy connection: Postfix may close an idle one in mid-session.
 pub const LINGER: u64 = 300_000;
@@ -89,8 +89,8 @@ pub struct Session {
     pub counting: bool,
     /// The newest message.
     pub instance: Option<Instance>,
-    /// What it has been counted for.
-    pub counts: Counts,
+    /// What it has been judged for.
+    pub memory: Memory,
 }
 
 impl Session {

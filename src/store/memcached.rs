@@ -19,7 +19,7 @@ use super::wire::{self, Counted};
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
-use crate::policy::Key;
+use crate::policy::Operation;
 
 /// The servers, and the task that talks to each.
 #[derive(Debug)]
@@ -43,12 +43,12 @@ impl Memcached {
     }
 
     /// Sends a hit on its way. Hits of concurrent requests travel together.
-    pub fn hit(&self, key: &Key<'_>, now: Now) -> Waiting {
+    pub fn hit(&self, operation: &Operation<'_>, now: Now) -> Waiting {
         let mut text = KeyText::default();
-        key.write(&mut text).expect("a key text grows as needed");
+        operation.key.write(&mut text).expect("a key text grows as needed");
         let server = self.server(&text.0);
-        let exptime = key.limit.exptime;
-        Waiting(server.submit(text.0, exptime, wire::expiry(exptime, now.unix)))
+        let exptime = operation.exptime;
+        Waiting(server.submit(text.0, exptime, wire::expiry(exptime, now.unix())))
     }
 
     /// Whether any server is away.

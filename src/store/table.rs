@@ -20,7 +20,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::shard::{Entry, scale};
 use super::sharded::{SHARDS, SWEPT_AT_ONCE, Sharded};
-use super::subject::{Hashing, Key, Subject};
+use super::subject::{self, Hashing, Subject};
+use crate::policy::per::Part;
+use crate::policy::{Key, Purpose};
 
 /// What is known of a subject in its current window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,6 +75,16 @@ impl Table {
             evictions: AtomicU64::new(0),
             hand: AtomicUsize::new(0),
         }
+    }
+
+    /// What a key is here.
+    pub fn subject(&self, key: Key<'_>) -> Subject {
+        if let (Part::Client { address, prefix_length }, Purpose::Window) = (key.part, key.purpose) {
+            return Subject::client(key.limit.id, *address, *prefix_length);
+        }
+        let mut text = String::new();
+        key.write(&mut text).expect("a string grows as needed");
+        Subject::text(key.limit.id, self.hashing.text(&text))
     }
 
     /// Counts `amount` hits. A live entry keeps its end, otherwise a window of
@@ -189,9 +201,9 @@ impl Table {
     fn update<R>(&self, subject: Subject, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
         let now = tenths(now);
         match subject.0 {
-            Key::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
-            Key::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
-            Key::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
+            subject::Key::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
+            subject::Key::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
+            subject::Key::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
         }
     }
 
