@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,10 +16,10 @@ use tokio_util::sync::WaitForCancellationFuture;
 use crate::clock::Now;
 use crate::codec::decoder::REQUEST_TIME;
 use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder, RequestError};
+use crate::decision::decide;
 use crate::listener::Peer;
-use crate::log::Severity;
-use crate::policy::{Judgement, Pass, Plan, Verdict};
-use crate::service::{Rules, Service};
+use crate::policy::Verdict;
+use crate::service::Service;
 use crate::session::Seat;
 use crate::statistics::add;
 use crate::stop::Stop;
@@ -143,7 +142,7 @@ impl Connection<'_> {
         add(&self.service.statistics.queries, 1);
         // A request keeps the rules it began with; between requests nothing keeps old ones alive.
         let rules = self.service.rules.load_full();
-        let (verdict, place) = self.decide(&rules, request, now).await;
+        let (verdict, place) = decide(self.service, &rules, &mut self.seat, request, now).await;
         let reply = match &verdict {
             Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
             Verdict::Defer => Reply::Defer,
@@ -153,82 +152,6 @@ impl Connection<'_> {
         match verdict {
             Verdict::Delay(wait) => place.map(|place| (wait.time, place)),
             _ => None,
-        }
-    }
-
-    /// Plan, ask the store, judge; and the session remembers what came of it. A place is where to wait first.
-    async fn decide<'r>(&mut self, rules: &'r Rules, request: &Request, now: Now) -> (Verdict<'r>, Option<Place>) {
-        let Service { statistics, waiting, .. } = self.service;
-        let Some(client) = request.client else {
-            add(&statistics.unknown_client, 1);
-            return (Verdict::Pass(Pass::UnknownClient), None);
-        };
-        let joined = self.seat.join(client, request, now);
-        add(&statistics.sessions, u64::from(joined.new));
-        let mut memory = if joined.counting { self.seat.settled().await } else { joined.memory };
-        let (verdict, mut changed, mut news) = match rules.policy.plan(request, &mut memory) {
-            Plan::Done { verdict, changed } => (verdict, changed, joined.new),
-            Plan::Ask(case) => {
-                if rules.store.waits() {
-                    self.seat.count();
-                }
-                let answers = rules.store.count(case.operations(now), now).await;
-                let judgement = rules.policy.judge(case, answers, &mut memory, now);
-                self.follow(&judgement, now);
-                (judgement.verdict, true, true)
-            }
-        };
-        let (verdict, place) = match verdict {
-            Verdict::Delay(wait) => {
-                (changed, news) = (true, true);
-                match waiting.enter(&wait, rules.max_delayed) {
-                    Some(place) => {
-                        wait.begin(&mut memory);
-                        (Verdict::Delay(wait), Some(place))
-                    }
-                    None => (Verdict::Refuse(wait.refuse(&mut memory)), None),
-                }
-            }
-            verdict => (verdict, None),
-        };
-        if changed {
-            self.seat.remember(memory);
-        }
-        if news {
-            self.report(client, &verdict, now);
-        }
-        (verdict, place)
-    }
-
-    /// What a judgement has for consequences beside the answer.
-    fn follow(&self, judgement: &Judgement<'_>, now: Now) {
-        let Service { statistics, log, .. } = self.service;
-        for refusal in &judgement.log_only {
-            add(&statistics.would_refuse, 1);
-            log.refused(Severity::Info, "WOULD_REFUSE", refusal, now);
-        }
-    }
-
-    /// The one place that speaks of verdicts: once per session and count, not per request.
-    fn report(&self, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
-        let Service { statistics, log, .. } = self.service;
-        match verdict {
-            Verdict::Pass(pass) => {
-                add(&statistics.whitelisted, u64::from(*pass == Pass::Whitelisted));
-                log.passed(&client, pass.reason(), now);
-            }
-            Verdict::Defer => {
-                add(&statistics.deferred, 1);
-                log.deferred(&client, Pass::StoreAway.reason(), now);
-            }
-            Verdict::Delay(wait) => {
-                add(&statistics.delayed, 1);
-                log.refused(Severity::Info, "DELAYED", &wait.refusal, now);
-            }
-            Verdict::Refuse(refusal) => {
-                add(&statistics.refused, 1);
-                log.refused(Severity::Info, "REFUSED", refusal, now);
-            }
         }
     }
 }
