@@ -5,9 +5,11 @@
 //! values every request is recognised by are parsed here, once.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::ops::Range;
 
 use bytes::BytesMut;
 
+use super::decoder::{MAX_REQUEST, MAX_VALUE};
 use super::{Attribute, RequestError};
 
 /// One policy request.
@@ -27,12 +29,25 @@ pub struct Request {
     pub instance: Option<Instance>,
 }
 
-/// Where a value lies in a request.
+/// Where a value lies in a request: the start above the length, in one word, for the table of them is moved
+/// with every request.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Place {
-    pub start: u32,
-    pub length: u32,
+pub(super) struct Place(u32);
+
+impl Place {
+    const LENGTH_BITS: u32 = MAX_VALUE.ilog2() + 1;
+
+    pub fn new(start: usize, length: usize) -> Self {
+        Self((start << Self::LENGTH_BITS | length) as u32)
+    }
+
+    fn range(self) -> Range<usize> {
+        let start = (self.0 >> Self::LENGTH_BITS) as usize;
+        start..start + (self.0 & ((1 << Self::LENGTH_BITS) - 1)) as usize
+    }
 }
+
+const _: () = assert!(MAX_REQUEST <= 1 << (u32::BITS - Place::LENGTH_BITS), "every place in a request fits a word");
 
 /// The stage of the SMTP session, as far as it matters what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,8 +93,7 @@ pub struct Instance {
 impl Request {
     /// The bytes of an attribute; empty when absent (Postfix makes no difference). Clipped to `MAX_VALUE`.
     pub fn value(&self, attribute: Attribute) -> &[u8] {
-        let Place { start, length } = self.places[attribute as usize];
-        &self.block[start as usize..(start + length) as usize]
+        &self.block[self.places[attribute as usize].range()]
     }
 
     pub(super) fn new(block: BytesMut, places: [Place; Attribute::COUNT]) -> Result<Self, RequestError> {
@@ -180,6 +194,17 @@ mod tests {
         assert_eq!(read("75c.59df7ea1.56819.a"), Some(Instance { pid: 0x75c, time: (0x59df7ea1, 0x56819), seqno: 10 }));
         assert_eq!(read("123.456.7"), Some(Instance { pid: 0x123, time: (0x456, 0), seqno: 7 }));
         assert_eq!(read(""), None);
+        for another in [
+            "75c.59df7ea1.56819.a.1",
+            "75c.59df7ea1",
+            ".456.7",
+            "123..7",
+            "123.456.",
+            "123.456.g",
+            "12345678123456781.2.3",
+        ] {
+            assert_eq!(read(another).unwrap().pid, 0, "{another}");
+        }
         assert_ne!(read("message-1"), read("message-2"));
         assert_eq!(read("message-1"), read("message-1"));
     }
