@@ -4,7 +4,7 @@
 //! slice of the input with a table of where each value lies in it; the few
 //! values every request is recognised by are parsed here, once.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use bytes::BytesMut;
@@ -116,15 +116,15 @@ fn address(value: &[u8]) -> Option<IpAddr> {
     if let Some(address) = dotted_quad(value) {
         return Some(IpAddr::V4(address));
     }
-    str::from_utf8(value).ok()?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+    str::from_utf8(value).ok()?.parse::<Ipv6Addr>().ok().map(|address| address.to_canonical())
 }
 
-/// The form that nearly all addresses have, read without the detours of a general parser.
+/// As the standard library reads it, without the detours of a general parser.
 fn dotted_quad(value: &[u8]) -> Option<Ipv4Addr> {
     let (mut octets, mut octet, mut digits, mut dots) = ([0; 4], 0_u16, 0, 0);
     for byte in value {
         match byte {
-            // A second digit after 0 may mean octal to some: the general parser decides.
+            // A second digit after 0 may mean octal to some: that is no address.
             b'0'..=b'9' if digits < 3 && (octet > 0 || digits == 0) => {
                 octet = octet * 10 + u16::from(byte - b'0');
                 digits += 1;
@@ -158,12 +158,21 @@ impl Instance {
     }
 
     fn of_postfix(value: &[u8]) -> Option<Self> {
-        let mut fields = value.split(|byte| *byte == b'.').map(hexadecimal);
-        let mut next = || fields.next();
-        let (pid, seconds, third, fourth) = (next()??, next()??, next()??, next());
-        match (fourth, next()) {
-            (None, _) => Some(Self { pid, time: (seconds, 0), seqno: third }),
-            (Some(Some(seqno)), None) => Some(Self { pid, time: (seconds, third), seqno }),
+        let (mut fields, mut field, mut digits) = ([0_u64; 4], 0, 0);
+        for byte in value {
+            match (*byte as char).to_digit(16) {
+                Some(digit) if digits < 16 => {
+                    fields[field] = fields[field] << 4 | u64::from(digit);
+                    digits += 1;
+                }
+                None if *byte == b'.' && digits > 0 && field < 3 => (field, digits) = (field + 1, 0),
+                _ => return None,
+            }
+        }
+        let [pid, seconds, third, fourth] = fields;
+        match field {
+            3 if digits > 0 => Some(Self { pid, time: (seconds, third), seqno: fourth }),
+            2 if digits > 0 => Some(Self { pid, time: (seconds, 0), seqno: third }),
             _ => None,
         }
     }
@@ -173,13 +182,6 @@ impl Instance {
         let hash = siphasher::sip128::SipHasher13::new().hash(value);
         Self { pid: 0, time: (hash.h1, hash.h2), seqno: 0 }
     }
-}
-
-fn hexadecimal(field: &[u8]) -> Option<u64> {
-    if field.is_empty() || field.len() > 16 {
-        return None;
-    }
-    field.iter().try_fold(0, |value, byte| Some(value << 4 | u64::from((*byte as char).to_digit(16)?)))
 }
 
 #[cfg(test)]
