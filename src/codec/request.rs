@@ -158,30 +158,37 @@ impl Instance {
     }
 
     fn of_postfix(value: &[u8]) -> Option<Self> {
-        let (mut fields, mut field, mut digits) = ([0_u64; 4], 0, 0);
-        for byte in value {
-            match (*byte as char).to_digit(16) {
-                Some(digit) if digits < 16 => {
-                    fields[field] = fields[field] << 4 | u64::from(digit);
-                    digits += 1;
-                }
-                None if *byte == b'.' && digits > 0 && field < 3 => (field, digits) = (field + 1, 0),
-                _ => return None,
-            }
-        }
-        let [pid, seconds, third, fourth] = fields;
-        match field {
-            3 if digits > 0 => Some(Self { pid, time: (seconds, third), seqno: fourth }),
-            2 if digits > 0 => Some(Self { pid, time: (seconds, 0), seqno: third }),
+        let (pid, rest) = hexadecimal(value)?;
+        let (seconds, rest) = hexadecimal(rest?)?;
+        let (third, rest) = hexadecimal(rest?)?;
+        let Some(rest) = rest else {
+            return Some(Self { pid, time: (seconds, 0), seqno: third });
+        };
+        match hexadecimal(rest)? {
+            (seqno, None) => Some(Self { pid, time: (seconds, third), seqno }),
             _ => None,
         }
     }
 
     /// An instance that is not Postfix's: only its being the same or another means anything.
+    #[cold]
     fn of_another(value: &[u8]) -> Self {
         let hash = siphasher::sip128::SipHasher13::new().hash(value);
         Self { pid: 0, time: (hash.h1, hash.h2), seqno: 0 }
     }
+}
+
+/// A number that goes on until a dot, and what follows that, if there is one.
+fn hexadecimal(text: &[u8]) -> Option<(u64, Option<&[u8]>)> {
+    let mut number = 0;
+    for (place, byte) in text.iter().enumerate() {
+        match (*byte as char).to_digit(16) {
+            Some(digit) if place < 16 => number = number << 4 | u64::from(digit),
+            None if *byte == b'.' && place > 0 => return Some((number, Some(&text[place + 1..]))),
+            _ => return None,
+        }
+    }
+    (!text.is_empty()).then_some((number, None))
 }
 
 #[cfg(test)]
