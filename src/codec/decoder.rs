@@ -59,7 +59,8 @@ impl RequestDecoder {
     /// Notes where the values lie in all lines that are complete. Says how long the request is, once it is.
     fn end(&mut self, input: &[u8]) -> Result<Option<usize>, RequestError> {
         let bounded = &input[..input.len().min(MAX_REQUEST)];
-        if self.searched > 0 && memchr(b'\n', &bounded[self.searched..]).is_none() {
+        let came = &bounded[self.searched..];
+        if came.is_empty() || self.searched > 0 && memchr(b'\n', came).is_none() {
             self.searched = bounded.len();
             return unfinished(input, self.line).map(|()| None);
         }
