@@ -12,7 +12,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
 use crate::clock::Now;
 use crate::codec::Request;
@@ -152,7 +151,7 @@ impl Policy {
     ) -> Judgement<'p> {
         let mut answers = answers.into_iter();
         let mut judgement = Judgement::default();
-        let mut refunds = SmallVec::new();
+        let mut refunds = Vec::new();
         memory.admitted = true;
         for item in case.items {
             let (count, violations) = match item.matter {

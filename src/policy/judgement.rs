@@ -1,7 +1,5 @@
 //! The verdict on a case, and what the store is told in consequence.
 
-use smallvec::SmallVec;
-
 use super::case::{Item, Matter};
 use super::key::Purpose;
 use super::limit::{Limit, Window};
@@ -18,11 +16,11 @@ pub struct Judgement<'p> {
     /// The answer.
     pub verdict: Verdict<'p>,
     /// What limits that are only logged would have refused.
-    pub log_only: SmallVec<[Refusal<'p>; 1]>,
+    pub log_only: Vec<Refusal<'p>>,
     /// What of the case went over, and may be banned for it.
-    pub violations: SmallVec<[Violation<'p>; 1]>,
+    pub violations: Vec<Violation<'p>>,
     /// Hits that are to be taken back.
-    pub refunds: SmallVec<[Refund<'p>; 1]>,
+    pub refunds: Vec<Refund<'p>>,
 }
 
 /// Something went over a limit that remembers that.
@@ -51,9 +49,9 @@ impl Default for Judgement<'_> {
     fn default() -> Self {
         Self {
             verdict: Verdict::Pass(Pass::WithinLimits),
-            log_only: SmallVec::new(),
-            violations: SmallVec::new(),
-            refunds: SmallVec::new(),
+            log_only: Vec::new(),
+            violations: Vec::new(),
+            refunds: Vec::new(),
         }
     }
 }
