@@ -1,13 +1,14 @@
 //! The verdict on a case, and what the store is told in consequence.
 
+use super::Wait;
 use super::case::{Item, Matter};
 use super::key::Purpose;
 use super::limit::{Limit, Window};
 use super::memory::Count;
+use super::opinion::Opinion;
 use super::per::Part;
 use super::sliding;
 use super::verdict::{Pass, Refusal, Verdict};
-use super::{Opinion, Wait};
 use crate::clock::Now;
 
 /// The verdict on a case, and what follows from it.
@@ -79,7 +80,7 @@ impl<'p> Refund<'p> {
         // What the window leaves behind in a moment might be taken from the next one.
         const LEAST_LEFT: u32 = 2;
         let limit = item.limit;
-        let hit = count.hit.filter(|hit| hit.added > 0 && !limit.count_refused && !limit.log_only)?;
+        let hit = count.hit.filter(|hit| hit.added > 0 && !limit.count_refused)?;
         let purpose = match limit.window {
             Window::Fixed if hit.left < LEAST_LEFT => return None,
             Window::Fixed => Purpose::Window,
