@@ -14,7 +14,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::error::ConfigError;
 use super::keys::KEYS;
-use super::remarks::quoted;
+use super::remarks::{Remarks, quoted};
 use super::settings::Settings;
 use super::source::Source;
 use super::{Config, Form, OnStoreFailure, Origin, Setting, StoreConfig};
@@ -36,20 +36,21 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     if !errors.is_empty() {
         return Err(syntax::explain(source, &errors));
     }
-    let mut s = Settings::new(source, table.into_inner());
+    let remarks = Remarks::new(source);
+    let s = Settings::top(&remarks, table.get_ref());
     let default = Config::default();
-    let top = top(&mut s, default.top());
-    let inetd_log = logging::syslog(&mut s);
+    let top = top(&s, default.top());
+    let inetd_log = logging::syslog(&s);
     let mut config = Config {
         path: Some(source.path.clone()),
         form: Form::Toml,
-        lists: whitelist(&mut s).map_or(default.lists, Lists::whitelist),
+        lists: whitelist(&s).map_or(default.lists, Lists::whitelist),
         limits: vec![top],
-        store: store(&mut s, default.store),
-        listen: places::listen(&mut s).unwrap_or(default.listen),
-        socket: places::socket(&mut s, default.socket),
+        store: store(&s, default.store),
+        listen: places::listen(&s).unwrap_or(default.listen),
+        socket: places::socket(&s, default.socket),
         max_connections: s.integer("max_connections", 1..=1_000_000).map_or(default.max_connections, |n| n as usize),
-        log: logging::log(&mut s, default.log, &inetd_log),
+        log: logging::log(&s, default.log, &inetd_log),
         inetd_log,
         settings: Vec::new(),
         warnings: Vec::new(),
@@ -57,13 +58,13 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     };
     config.limits[0].key_prefix.clone_from(&config.store.key_prefix);
     config.settings = in_force(&s, &config);
-    sense::examine(&config, &s.names, &mut s.remarks);
-    config.warnings = s.remarks.finish()?;
+    sense::examine(&config, &s.names, s.remarks);
+    config.warnings = remarks.finish()?;
     Ok(config)
 }
 
 /// connection_shaper's limit.
-fn top(s: &mut Settings, default: &Limit) -> Limit {
+fn top(s: &Settings, default: &Limit) -> Limit {
     let exptime =
         s.duration("exptime", SECOND..=365 * DAY, SECOND).map_or(default.exptime, |time| time.as_secs() as u32);
     Limit {
@@ -77,7 +78,7 @@ fn top(s: &mut Settings, default: &Limit) -> Limit {
     }
 }
 
-fn threshold(s: &mut Settings) -> Option<u32> {
+fn threshold(s: &Settings) -> Option<u32> {
     if !s.is_zero("threshold") {
         let number = s.integer("threshold", 1..=1_000_000_000)?;
         return Some(number as u32);
@@ -89,7 +90,7 @@ fn threshold(s: &mut Settings) -> Option<u32> {
     s.remarks.wrong(&span, problem, remedy)
 }
 
-fn whitelist(s: &mut Settings) -> Option<Vec<IpNet>> {
+fn whitelist(s: &Settings) -> Option<Vec<IpNet>> {
     let list = s.list("whitelist")?;
     let mut nets = Vec::new();
     let mut spans = Vec::new();
@@ -109,11 +110,11 @@ fn whitelist(s: &mut Settings) -> Option<Vec<IpNet>> {
             }
         }
     }
-    sense::examine_whitelist(&nets, &spans, &mut s.remarks);
+    sense::examine_whitelist(&nets, &spans, s.remarks);
     Some(nets)
 }
 
-fn store(s: &mut Settings, default: StoreConfig) -> StoreConfig {
+fn store(s: &Settings, default: StoreConfig) -> StoreConfig {
     let port = s.integer("memcached_port", 1..=65535).unwrap_or(11211) as u16;
     StoreConfig {
         servers: places::servers(s, port).unwrap_or(default.servers),
@@ -129,7 +130,7 @@ fn store(s: &mut Settings, default: StoreConfig) -> StoreConfig {
     }
 }
 
-fn key_prefix(s: &mut Settings) -> Option<String> {
+fn key_prefix(s: &Settings) -> Option<String> {
     // memcached takes keys up to 250 bytes without spaces; the address needs the rest.
     const LONGEST: usize = 100;
     let (prefix, span) = s.string("key_prefix")?;
@@ -144,7 +145,7 @@ fn key_prefix(s: &mut Settings) -> Option<String> {
     Some(prefix)
 }
 
-fn action(s: &mut Settings) -> Option<Action> {
+fn action(s: &Settings) -> Option<Action> {
     let said = |found: Option<(String, _)>, default: &str| found.map_or_else(|| default.to_owned(), |(text, _)| text);
     let action = said(s.string("action"), action::DEFAULT_ACTION);
     let text = said(s.string("text"), action::DEFAULT_TEXT);
@@ -177,7 +178,7 @@ fn action(s: &mut Settings) -> Option<Action> {
 /// Every key with its value and where that comes from.
 fn in_force(s: &Settings, config: &Config) -> Vec<Setting> {
     let said = |key: &'static str| {
-        let value = s.values().get(key)?.get_ref();
+        let value = s.value(key)?.get_ref();
         let (line, _) = s.remarks.source.place(s.name(key)?.start);
         let value = if key == "whitelist" { Setting::netblocks(config.whitelist()) } else { json(value) };
         Some(Setting { key, value, origin: Origin::Line(line) })

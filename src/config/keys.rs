@@ -60,11 +60,11 @@ pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }
 
-/// The known key that was probably meant.
-pub(super) fn nearest(name: &str) -> Option<&'static str> {
+/// The one of some known words that was probably meant.
+pub(super) fn nearest<'w>(name: &str, words: impl Iterator<Item = &'w str>) -> Option<&'w str> {
     let name = name.to_lowercase().replace('-', "_");
-    let (key, steps) = KEYS.iter().map(|key| (key.name, distance(&name, key.name))).min_by_key(|(_, steps)| *steps)?;
-    (steps <= key.len() / 3).then_some(key)
+    let (word, steps) = words.map(|word| (word, distance(&name, word))).min_by_key(|(_, steps)| *steps)?;
+    (steps <= word.len() / 3).then_some(word)
 }
 
 /// Letters to insert, drop or replace to make one word of the other.
@@ -89,6 +89,7 @@ mod tests {
 
     #[test]
     fn a_slip_of_the_pen_finds_the_key_that_was_meant() {
+        let nearest = |name| nearest(name, KEYS.iter().map(|key| key.name));
         assert_eq!(nearest("treshold"), Some("threshold"));
         assert_eq!(nearest("Memcached-Servers"), Some("memcached_server"));
         assert_eq!(nearest("listens"), Some("listen"));

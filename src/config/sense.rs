@@ -12,8 +12,8 @@ use crate::address::Address;
 use crate::policy::Limit;
 
 /// Looks at the keys a file sets, knowing what all of them come to.
-pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &mut Remarks) {
-    let mut odd = |key: &str, text: &str| {
+pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &Remarks) {
+    let odd = |key: &str, text: &str| {
         if let Some(span) = said.get(key) {
             remarks.odd(span, format!("`{key}` {text}"));
         }
@@ -48,7 +48,7 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
 const LONGEST_READ: usize = 10_000;
 
 /// Looks for entries that add nothing, or too much. The places are those of the netblocks.
-pub(super) fn examine_whitelist(nets: &[IpNet], places: &[Span], remarks: &mut Remarks) {
+pub(super) fn examine_whitelist(nets: &[IpNet], places: &[Span], remarks: &Remarks) {
     let read = &nets[..if nets.len() > LONGEST_READ { 0 } else { nets.len() }];
     for (place, cover) in netblock::covered(read) {
         if remarks.is_full() {

@@ -44,7 +44,7 @@ impl Source {
         let Some(offset) = self.broken else {
             return Ok(());
         };
-        let mut remarks = Remarks::new(self);
+        let remarks = Remarks::new(self);
         let remedy = "save the file in UTF-8, or remove the character";
         remarks.wrong::<()>(&(offset..offset), "this character is not UTF-8", remedy);
         remarks.finish().map(|_| ())

@@ -7,7 +7,7 @@ use super::super::source::Span;
 use super::super::{netblock, sense};
 
 /// Reads the entries, which stand between commas.
-pub(super) fn read(span: Span, remarks: &mut Remarks) -> Vec<IpNet> {
+pub(super) fn read(span: Span, remarks: &Remarks) -> Vec<IpNet> {
     let mut nets = Vec::new();
     let mut places = Vec::new();
     let mut start = span.start;
