@@ -186,7 +186,7 @@ impl<'s> File<'s> {
                 "threshold" => threshold.into(),
                 "memcached_server" => self.server_name().into(),
                 "memcached_port" => port.into(),
-                "whitelist" => Setting::netblocks(config.whitelist()),
+                "whitelist" => Setting::shortened(config.lists.netblocks.iter().map(|(net, _)| net.to_string())),
                 "on_store_failure" => "dunno".into(),
                 "key_prefix" => "".into(),
                 "ipv6_prefix_length" => 128.into(),

@@ -30,6 +30,11 @@ impl<'s> Remarks<'s> {
     /// Notes a mistake. Returns `None`, so that a reader can end with it.
     pub fn wrong<T>(&self, span: &Span, problem: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
         let mut noted = self.noted.borrow_mut();
+        let problem = problem.into();
+        // What is read for two purposes is wrong once.
+        if noted.mistakes.iter().any(|(offset, mistake)| *offset == span.start && mistake.problem == problem) {
+            return None;
+        }
         if noted.mistakes.len() >= Self::KEPT {
             noted.more += 1;
             return None;
@@ -37,7 +42,7 @@ impl<'s> Remarks<'s> {
         let mistake = Mistake {
             path: self.source.path.clone(),
             spot: Some(self.source.spot(span)),
-            problem: problem.into(),
+            problem,
             remedy: remedy.into(),
         };
         noted.mistakes.push((span.start, mistake));

@@ -8,9 +8,9 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::Spanned;
-use toml::de::{DeTable, DeValue};
+use toml::de::{DeString, DeTable, DeValue};
 
-use super::keys::{self, KEYS};
+use super::keys::{self, KEYS, Key};
 use super::remarks::{Remarks, quoted};
 use super::source::Span;
 use super::units;
@@ -27,39 +27,58 @@ pub(super) struct Settings<'t, 's> {
 impl<'t, 's> Settings<'t, 's> {
     /// The keys at the top level of a file.
     pub fn top(remarks: &'t Remarks<'s>, table: &'t DeTable<'s>) -> Self {
-        Self::new(remarks, String::new(), table, |remarks, name, span| {
-            let remedy = match keys::nearest(name, KEYS.iter().map(|key| key.name)) {
-                Some(key) => format!("did you mean `{key}`?"),
-                None => "remove it; connshaper.toml(5) lists every key".to_owned(),
-            };
-            let problem = format!("unknown key {}", quoted(name));
-            remarks.wrong::<()>(span, problem, remedy);
-        })
+        Self::new(remarks, String::new(), table, |_| true)
     }
 
-    /// The keys of a table. `refuse` notes those that may not stand there.
+    /// The keys of a limit, which has this name.
+    pub fn of_limit(remarks: &'t Remarks<'s>, name: &str, table: &'t DeTable<'s>) -> Self {
+        Self::new(remarks, format!(" of limit `{name}`"), table, Key::is_of_limit)
+    }
+
     fn new(
         remarks: &'t Remarks<'s>,
         whose: String,
         table: &'t DeTable<'s>,
-        refuse: impl Fn(&Remarks<'s>, &str, &Span),
+        may_stand_here: impl Fn(&Key) -> bool,
     ) -> Self {
         let mut settings = Self { remarks, whose, values: BTreeMap::new(), names: BTreeMap::new() };
         for (key, value) in table {
             let name: &str = key.get_ref();
-            if keys::find(name).is_none() {
-                refuse(remarks, name, &key.span());
-                continue;
+            match keys::find(name) {
+                Some(known) if may_stand_here(known) => {
+                    settings.names.insert(name.to_owned(), key.span());
+                    settings.values.insert(name, value);
+                }
+                Some(_) => {
+                    // What follows a table's header belongs to the table, which is easily forgotten.
+                    let problem = format!("`{name}` is no key{}", settings.whose);
+                    let remedy = "write it above the first `[table]`, where the keys of the whole program stand";
+                    remarks.wrong::<()>(&key.span(), problem, remedy);
+                }
+                None => settings.refuse_unknown(name, &key.span(), &may_stand_here),
             }
-            settings.names.insert(name.to_owned(), key.span());
-            settings.values.insert(name, value);
         }
         settings
+    }
+
+    fn refuse_unknown(&self, name: &str, span: &Span, may_stand_here: impl Fn(&Key) -> bool) {
+        let known = KEYS.iter().filter(|key| may_stand_here(key)).map(|key| key.name);
+        let remedy = match keys::nearest(name, known) {
+            Some(key) => format!("did you mean `{key}`?"),
+            None => "remove it; connshaper.toml(5) lists every key".to_owned(),
+        };
+        let problem = format!("unknown key {}{}", quoted(name), self.whose);
+        self.remarks.wrong::<()>(span, problem, remedy);
     }
 
     /// A key as messages name it.
     pub fn named(&self, key: &str) -> String {
         format!("`{key}`{}", self.whose)
+    }
+
+    /// What follows a key in a message; nothing at the top level.
+    pub fn whose(&self) -> &str {
+        &self.whose
     }
 
     /// The place of a key's name, if the table sets it.
@@ -133,6 +152,26 @@ impl<'t, 's> Settings<'t, 's> {
         Some(read)
     }
 
+    /// `true` or `false`.
+    pub fn truth(&self, key: &'static str) -> Option<bool> {
+        match self.value(key)?.get_ref() {
+            DeValue::Boolean(truth) => Some(*truth),
+            _ => self.wrong_type(key, "true or false"),
+        }
+    }
+
+    /// A table, in the order of the file.
+    pub fn table(&self, key: &'static str) -> Vec<Entry<'t, 's>> {
+        let Some(value) = self.value(key) else {
+            return Vec::new();
+        };
+        if let DeValue::Table(table) = value.get_ref() {
+            return entries(table);
+        }
+        self.wrong_type::<()>(key, "a table");
+        Vec::new()
+    }
+
     /// A string.
     pub fn string(&self, key: &'static str) -> Option<(String, Span)> {
         let value = self.value(key)?;
@@ -197,13 +236,14 @@ impl<'t, 's> Settings<'t, 's> {
         self.values.get(key).copied()
     }
 
-    fn wrong_type<T>(&self, key: &'static str, wanted: &str) -> Option<T> {
+    pub fn wrong_type<T>(&self, key: &'static str, wanted: &str) -> Option<T> {
         let value = self.values.get(key)?;
         let (span, found) = (value.span(), a(value.get_ref().type_str()));
         let problem = format!("{} is {wanted}, not {found}", self.named(key));
-        let remedy = match keys::find(key).and_then(|key| key.default) {
-            Some(default) => format!("write it as in `{key} = {default}`"),
-            None => format!("write it as in `{key} = \"...\"`"),
+        let remedy = match (keys::find(key).and_then(|key| key.default), wanted) {
+            (Some(default), _) => format!("write it as in `{key} = {default}`"),
+            (None, "a table") => "connshaper.toml(5) has examples".to_owned(),
+            (None, _) => format!("write it as in `{key} = \"...\"`"),
         };
         self.remarks.wrong(&span, problem, remedy)
     }
@@ -220,8 +260,24 @@ impl<'t, 's> Settings<'t, 's> {
     }
 }
 
+/// A key of a table with its value.
+pub(super) struct Entry<'t, 's> {
+    pub name: &'t str,
+    pub span: Span,
+    pub value: &'t Spanned<DeValue<'s>>,
+}
+
+/// What stands in a table, in the order of the file.
+pub(super) fn entries<'t, 's>(table: &'t DeTable<'s>) -> Vec<Entry<'t, 's>> {
+    let entry =
+        |(name, value): (&'t Spanned<DeString<'s>>, _)| Entry { name: name.get_ref(), span: name.span(), value };
+    let mut entries: Vec<_> = table.iter().map(entry).collect();
+    entries.sort_by_key(|entry| entry.span.start);
+    entries
+}
+
 /// A word with its article.
-fn a(word: &str) -> String {
+pub(super) fn a(word: &str) -> String {
     let article = if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {word}")
 }
