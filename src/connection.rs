@@ -174,7 +174,7 @@ impl Connection<'_> {
                 }
                 let answers = rules.store.count(case.operations(now), now).await;
                 let judgement = rules.policy.judge(case, answers, &mut memory, now);
-                self.follow(&judgement, now);
+                self.follow(rules, &judgement, now);
                 (judgement.verdict, true, true)
             }
         };
@@ -201,11 +201,14 @@ impl Connection<'_> {
     }
 
     /// What a judgement has for consequences beside the answer.
-    fn follow(&self, judgement: &Judgement<'_>, now: Now) {
+    fn follow(&self, rules: &Rules, judgement: &Judgement<'_>, now: Now) {
         let Service { statistics, log, .. } = self.service;
         for refusal in &judgement.log_only {
             add(&statistics.would_refuse, 1);
             log.refused(Severity::Info, "WOULD_REFUSE", refusal, now);
+        }
+        for refund in &judgement.refunds {
+            rules.store.take_back(refund, now);
         }
     }
 

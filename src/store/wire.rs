@@ -3,23 +3,61 @@
 //! A hit is one `ma` command where the server has meta commands (1.6.0 and
 //! later): it creates the key with its expiry, or increments it, and answers
 //! with the value and the seconds left, in one step. Older servers and some
-//! proxies get `add` and `incr` in one write.
+//! proxies get `add` and `incr` in one write. What the classic commands do as
+//! well is said in them everywhere: servers before 1.6.10 spell the rest of the
+//! meta commands in another way.
 
 mod answer;
 
 use bytes::BytesMut;
+use smallvec::SmallVec;
 
 pub use answer::{Answer, Counted, Nonsense};
-use answer::{is_error, nonsense, read_classic, read_meta, take_line};
+use answer::{is_error, nonsense, take_line};
 
 /// Which commands a server knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Dialect {
-    /// `ma`: memcached 1.6.0 and later.
+    /// `ma` and `mg`: memcached 1.6.0 and later.
     Meta,
     /// `add` and `incr`.
     Classic,
 }
+
+/// What is to be done with one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// Add so much to its number, or begin with as much. The expiry is that of a new key.
+    Hit(u32),
+    /// Say its number.
+    Read,
+    /// Subtract so much, at most down to 0; never creates the key.
+    TakeBack(u32),
+    /// Create it with this number, unless it is there.
+    Add(u32),
+    /// Set its number and its expiry, if it is there.
+    Replace(u32),
+    /// Set its expiry, if it is there.
+    Touch,
+    /// Remove it.
+    Delete,
+}
+
+/// All that a server is told for one command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Question {
+    /// At most 250 bytes, without blanks and control characters.
+    pub key: KeyText,
+    /// What to do.
+    pub command: Command,
+    /// In how many seconds the key expires, where the command sets that.
+    pub exptime: u32,
+    /// The same as memcached wants to be told, see [`expiry`].
+    pub expiry: u64,
+}
+
+/// The text of a key; most fit without an allocation.
+pub type KeyText = SmallVec<[u8; 64]>;
 
 /// Up to 30 days memcached takes an expiry as seconds from now; beyond, as Unix time.
 const LONGEST_RELATIVE: u64 = 60 * 60 * 24 * 30;
@@ -57,44 +95,37 @@ impl Dialect {
             (_, line) => Err(nonsense(line)),
         }
     }
+}
 
-    /// Asks a server to count one hit.
-    pub fn write_hit(self, key: &[u8], expiry: u64, output: &mut BytesMut) {
-        let mut number = [0; MAX_NUMBER];
-        let expiry = decimal(expiry, &mut number);
-        let parts: &[&[u8]] = match self {
-            Self::Meta => &[b"ma ", key, b" N", expiry, b" J1 v t\r\n"],
-            Self::Classic => &[b"add ", key, b" 0 ", expiry, b" 1\r\n0\r\nincr ", key, b" 1\r\n"],
+impl Question {
+    /// Appends the command, and the data that belongs to it.
+    pub fn write(&self, dialect: Dialect, output: &mut BytesMut) {
+        let key = self.key.as_slice();
+        let [mut number, mut length, mut expiry] = [[0; MAX_NUMBER]; 3];
+        let number = match self.command {
+            Command::Hit(value) | Command::TakeBack(value) | Command::Add(value) | Command::Replace(value) => {
+                decimal(value.into(), &mut number)
+            }
+            Command::Read | Command::Touch | Command::Delete => &[],
         };
-        for part in parts {
+        let length = decimal(number.len() as u64, &mut length);
+        let expiry = decimal(self.expiry, &mut expiry);
+        let parts: &[&[u8]] = match (self.command, dialect) {
+            (Command::Hit(_), Dialect::Meta) => &[b"ma ", key, b" N", expiry, b" J", number, b" D", number, b" v t"],
+            (Command::Hit(_), Dialect::Classic) => {
+                &[b"add ", key, b" 0 ", expiry, b" 1\r\n0\r\nincr ", key, b" ", number]
+            }
+            (Command::Read, Dialect::Meta) => &[b"mg ", key, b" v t"],
+            (Command::Read, Dialect::Classic) => &[b"get ", key],
+            (Command::TakeBack(_), _) => &[b"decr ", key, b" ", number],
+            (Command::Add(_), _) => &[b"add ", key, b" 0 ", expiry, b" ", length, b"\r\n", number],
+            (Command::Replace(_), _) => &[b"replace ", key, b" 0 ", expiry, b" ", length, b"\r\n", number],
+            (Command::Touch, _) => &[b"touch ", key, b" ", expiry],
+            (Command::Delete, _) => &[b"delete ", key],
+        };
+        for part in parts.iter().chain(&[b"\r\n".as_slice()]) {
             output.extend_from_slice(part);
         }
-    }
-
-    /// The answer to one hit, once all of it is there. `exptime` is what was asked for.
-    pub fn read_hit(self, exptime: u32, input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
-        match self {
-            Self::Meta => read_meta(input),
-            Self::Classic => read_classic(exptime, input),
-        }
-    }
-}
-
-/// Gives a key that has none an expiry; `read_touched` reads the answer.
-pub fn write_touch(key: &[u8], expiry: u64, output: &mut BytesMut) {
-    let mut number = [0; MAX_NUMBER];
-    for part in [b"touch ".as_slice(), key, b" ", decimal(expiry, &mut number), b"\r\n"] {
-        output.extend_from_slice(part);
-    }
-}
-
-/// The answer to a touch, once it is there.
-pub fn read_touched(input: &mut BytesMut) -> Result<Option<()>, Nonsense> {
-    match take_line(input)?.as_deref() {
-        None => Ok(None),
-        Some(b"TOUCHED" | b"NOT_FOUND") => Ok(Some(())),
-        Some(line) if is_error(line) => Ok(Some(())),
-        Some(line) => Err(nonsense(line)),
     }
 }
 
