@@ -19,6 +19,8 @@ pub struct Statistics {
     pub delayed: AtomicU64,
     /// What limits that are only logged would have refused.
     pub would_refuse: AtomicU64,
+    /// Bans begun by this process.
+    pub banned: AtomicU64,
     /// Sessions that have to come back because the store was away.
     pub deferred: AtomicU64,
     /// Requests without a client address.
@@ -47,6 +49,7 @@ impl Statistics {
             ("deferred", &self.deferred),
             ("delayed", &self.delayed),
             ("would_refuse", &self.would_refuse),
+            ("banned", &self.banned),
             ("unknown_client", &self.unknown_client),
             ("without_store", &self.without_store),
             ("bad_requests", &self.bad_requests),

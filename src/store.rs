@@ -20,6 +20,7 @@ use crate::log::Log;
 use crate::policy::{Hit, Key, Operation, Purpose, Refund};
 use crate::statistics::{Statistics, add};
 
+pub mod ban;
 pub mod coalesce;
 pub mod conversation;
 mod counter;
