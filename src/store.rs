@@ -79,8 +79,8 @@ impl Store {
     }
 
     /// Does all of it at once, in one round trip.
-    pub async fn count(&self, operations: impl Iterator<Item = Operation<'_>>, now: Now) -> Hits {
-        let operations = operations.map(|operation| self.coalesce.apply(operation, now));
+    pub async fn count(&self, operations: impl IntoIterator<Item = Operation<'_>>, now: Now) -> Hits {
+        let operations = operations.into_iter().map(|operation| self.coalesce.apply(operation, now));
         match &self.memcached {
             None => operations.map(|operation| Some(self.count_here(&operation, now))).collect(),
             Some(memcached) => self.count_shared(memcached, operations, now).await,
