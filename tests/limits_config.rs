@@ -277,6 +277,123 @@ fn the_blacklist_refuses_with_a_text_of_its_own_or_delays_or_does_as_it_is_told(
     assert_eq!(words("action = \"421\"").0, "421 4.7.0 Access denied for 192.0.2.1");
 }
 
+#[test]
+fn what_makes_no_sense_is_warned_of() {
+    let cases = [
+        ("max_delay = 3", "1:1: `max_delay` has no effect without `initial_delay`: nobody waits"),
+        ("max_concurrent = 3", "1:1: `max_concurrent` has no effect without `initial_delay`: nobody waits"),
+        ("max_delayed = 3", "1:1: `max_delayed` has no effect: nobody waits"),
+        ("ban_max = 3", "1:1: `ban_max` has no effect without `ban_time`: nobody is banned"),
+        ("ban_threshold = 3", "1:1: `ban_threshold` has no effect without `ban_time`: nobody is banned"),
+        (
+            "forget_after = 3",
+            "1:1: `forget_after` has no effect without `initial_delay` or `ban_time`: nothing is remembered",
+        ),
+        ("stress_threshold = 11", "1:1: `stress_threshold` has no effect: `threshold` is lower"),
+        (
+            "log_only = true\ncount_refused = false",
+            "2:1: `count_refused` has no effect: what is only logged refuses nobody",
+        ),
+        (
+            "per = \"sender_domain\"",
+            "1:1: `per` looks at the first sender or recipient of a connection only: \
+             set `count` to \"messages\" or \"recipients\" to have all of them counted",
+        ),
+        (
+            "per = \"helo_name\"\nipv4_prefix_length = 24",
+            "2:1: `ipv4_prefix_length` has no effect: `per` does not have the client",
+        ),
+        (
+            "per = []\nnetblocks = { \"::1\" = { threshold = 3, per = \"farm\" } }",
+            "2:15: `per` has no effect: that of the limit does not have the client",
+        ),
+        (
+            "match = { protocol_state = \"RCTP\" }",
+            "1:1: `match` names a `protocol_state` that there is not: the states are \
+             CONNECT, EHLO, HELO, MAIL, RCPT, DATA, END-OF-MESSAGE, VRFY, ETRN",
+        ),
+        (
+            "count = \"bytes\"\nmatch = { protocol_state = \"DATA\" }",
+            "2:1: `match` is never fulfilled where bytes are known: that is at END-OF-MESSAGE",
+        ),
+        (
+            "match = { sender = true }\nunless = { sender = true }",
+            "2:1: `unless` has a condition that is in `match` too, so the limit is about nothing",
+        ),
+        (
+            "match = { sender = \"/joe\" }",
+            "1:20: `/joe` is compared as it stands: a regular expression also ends with `/`",
+        ),
+        (
+            "list_check_interval = 3",
+            "1:1: `list_check_interval` has no effect without `whitelist_file` or `blacklist_file`",
+        ),
+        ("blacklist_text = \"x\"", "1:1: `blacklist_text` has no effect: nobody is on the blacklist"),
+        (
+            "blacklist = [\"::1\"]\nblacklist_action = \"REJECT x\"\nblacklist_text = \"x\"",
+            "3:1: `blacklist_text` has no effect: `blacklist_action` has a text of its own",
+        ),
+        ("blacklist = [\"0.0.0.0/0\"]", "1:14: 0.0.0.0/0 refuses every IPv4 client"),
+        (
+            "whitelist = [\"192.0.2.1\"]\nblacklist = [\"192.0.2.1\"]",
+            "1:14: 192.0.2.1/32 is on whitelist and blacklist, see line 2: it passes",
+        ),
+        ("whitelist = [\"192.0.2.1\"]\n[netblocks]\n\"192.0.2.1\" = -1", "1:14: 192.0.2.1/32 stands in line 3 too"),
+        ("[limit.x]\nthreshold = 10", "1:8: limit `x` says the same as `connections`, so it has no effect"),
+        (
+            "[limit.x]\nthreshold = 3\nmax_delay = 3",
+            "3:1: `max_delay` of limit `x` has no effect without `initial_delay`: nobody waits",
+        ),
+    ];
+    for (text, warning) in cases {
+        let warnings: Vec<String> = right(text).warnings.iter().map(ToString::to_string).collect();
+        assert_eq!(warnings, [format!("connshaper.toml:{warning}")], "{text}");
+    }
+    let sensible = [
+        "blacklist = [\"::1\"]\nblacklist_action = \"delay\"\nmax_delay = 3\nmax_concurrent = 2\nmax_delayed = 4",
+        "[netblocks]\n\"192.0.2.0/24\" = 5\n[limit.x]\nthreshold = 10",
+        "action = \"421 x\"\ntext = \"y\"\n[limit.x]\nthreshold = 3\naction = \"REJECT\"",
+        "count = \"messages\"\nper = [\"sender\", \"client\"]",
+    ];
+    for text in sensible {
+        assert_eq!(right(text).warnings, [], "{text}");
+    }
+}
+
+// The examples.
+
+#[test]
+fn every_example_is_right_and_explained_in_the_manual() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = std::fs::read_to_string(root.join("man/connshaper.toml.5")).unwrap();
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(root.join("conf/examples")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        assert!(manual.contains(&format!("\n.It Pa {name}\n")), "the manual says nothing of {name}");
+        if path.extension().is_some() {
+            let config = Config::load(Some(&path)).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(config.warnings, [], "{name}");
+            names.push(name);
+        }
+    }
+    names.sort();
+    let known = ["busy-mx", "cgi-ratelimit", "connection_shaper", "mod-ip-count", "perlbal-throttle", "plack-greylist"];
+    let known = known.iter().chain(&["submission"]).map(|name| format!("{name}.toml"));
+    assert_eq!(names, known.collect::<Vec<_>>());
+}
+
+#[test]
+fn the_example_of_connection_shaper_is_what_its_own_file_means() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples/connection_shaper.toml");
+    let ours = Config::load(Some(&path)).unwrap();
+    let theirs = right(
+        "exptime 60\nthreshold 10\nmemcached_port 11211\nmemcached_server memcached.example.com\n\
+         whitelist 192.168.1., 192.168.2., 10.0.0\n",
+    );
+    assert_eq!((ours.limits, ours.lists, ours.store), (theirs.limits, theirs.lists, theirs.store));
+}
+
 // Reading.
 
 #[test]
