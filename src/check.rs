@@ -148,17 +148,21 @@ fn limit(config: &Config) -> String {
 }
 
 fn whitelist(nets: &[&IpNet]) -> String {
-    // A list from a file may have thousands; the table has them all.
-    const SHOWN: usize = 5;
     if nets.is_empty() {
         return "Nobody is exempt, loopback neither.".into();
     }
-    let shown: Vec<String> = nets.iter().take(SHOWN).map(ToString::to_string).collect();
-    let more = match nets.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    format!("Never counted nor refused: {}{more}.", shown.join(", "))
+    format!("Never counted nor refused: {}.", some(nets))
+}
+
+/// The first of a list, and how many more there are.
+fn some(items: &[impl ToString]) -> String {
+    // A list from a file may have thousands; the table has them all.
+    const SHOWN: usize = 5;
+    let shown: Vec<String> = items.iter().take(SHOWN).map(ToString::to_string).collect();
+    match items.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
 }
 
 fn store(config: &Config) -> String {
@@ -180,7 +184,9 @@ fn store(config: &Config) -> String {
 
 fn listeners(config: &Config) -> String {
     let places = addresses(&config.listen);
-    format!("Postfix asks at {places}, or at the sockets that systemd passes.")
+    let peers = config.allow_peers.netblocks();
+    let peers = if peers.is_empty() { "nobody".to_owned() } else { some(peers) };
+    format!("Postfix asks at {places}, or at the sockets that systemd passes. Over TCP {peers} may ask.")
 }
 
 fn log(config: &Config) -> String {

@@ -4,6 +4,7 @@
 //! wrong is noted and its default taken, so that reading goes on to the next.
 
 mod logging;
+mod peers;
 pub(super) mod places;
 
 use std::time::Duration;
@@ -48,6 +49,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         store: store(&mut s, default.store),
         listen: places::listen(&mut s).unwrap_or(default.listen),
         socket: places::socket(&mut s, default.socket),
+        allow_peers: peers::allow_peers(&mut s).unwrap_or(default.allow_peers),
         max_connections: s.integer("max_connections", 1..=1_000_000).map_or(default.max_connections, |n| n as usize),
         log: logging::log(&mut s, default.log, &inetd_log),
         inetd_log,

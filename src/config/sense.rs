@@ -34,6 +34,15 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
             odd(key, "has no effect: `listen` has no unix socket");
         }
     }
+    if !config.listen.iter().any(|place| matches!(place, Address::Inet { .. })) {
+        odd("allow_peers", "has no effect: `listen` has no TCP address");
+    } else if config.allow_peers.netblocks().is_empty() {
+        odd("allow_peers", "is empty: nobody may ask over TCP");
+    } else if config.allow_peers.are_of_this_host() {
+        for place in config.listen.iter().filter(|place| place.is_beyond_loopback()) {
+            odd("listen", &format!("has {place}, where no other host may ask: name those that may in `allow_peers`"));
+        }
+    }
     if rate(config.top()) > MOST_PER_SECOND {
         odd("threshold", "will never be reached: no client connects that often in `exptime`");
     }
