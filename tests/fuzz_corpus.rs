@@ -33,7 +33,8 @@ fn answers_of_memcached_are_read_however_they_are_cut() {
 fn every_target_has_a_corpus_a_dictionary_and_a_test() {
     let listed = |dir: &str| {
         let files = files(dir);
-        let mut names: Vec<_> = files.iter().map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
+        let mut names: Vec<_> =
+            files.iter().map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned()).collect();
         names.sort();
         names
     };
@@ -43,7 +44,10 @@ fn every_target_has_a_corpus_a_dictionary_and_a_test() {
     assert_eq!(listed("dictionaries"), targets);
     let tested = include_str!("fuzz_corpus.rs");
     for target in targets {
-        assert!(tested.contains(&format!("run_all(\"{target}\", targets::{target}::run);")), "{target} is not run here");
+        assert!(
+            tested.contains(&format!("run_all(\"{target}\", targets::{target}::run);")),
+            "{target} is not run here"
+        );
     }
 }
 
