@@ -91,6 +91,7 @@ fn setting(setting: &Setting) -> Value {
     let mut object = json!({ "key": setting.key, "value": setting.value, "from": "default" });
     match setting.origin {
         Origin::Default => {}
+        Origin::TopLevel => object["from"] = "top level".into(),
         Origin::Form => object["from"] = "connection_shaper".into(),
         Origin::Line(line) => {
             object["from"] = "file".into();
@@ -216,6 +217,7 @@ fn table(settings: &[Setting]) -> String {
         let origin = match setting.origin {
             Origin::Default => "default".to_owned(),
             Origin::Line(line) => format!("line {line}"),
+            Origin::TopLevel => "top level".to_owned(),
             Origin::Form => "connection_shaper's way".to_owned(),
         };
         let (key, value) = (setting.key, value(setting));

@@ -9,6 +9,8 @@ mod default;
 mod error;
 mod file;
 mod keys;
+mod list_file;
+mod lists;
 mod netblock;
 mod original;
 mod remarks;
@@ -33,8 +35,10 @@ use crate::policy::{Blacklist, Limit};
 
 use default::{SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
-pub use keys::{KEYS, Key};
-pub use setting::{Origin, Setting};
+pub use file::conditions::ATTRIBUTES;
+pub use keys::{KEYS, Key, Scope};
+pub use lists::{ListFile, ListKind, Stamp};
+pub use setting::{LimitSettings, Origin, Setting};
 use source::Source;
 
 /// The file that is read when none is named. It need not exist.
@@ -49,6 +53,12 @@ pub struct Config {
     pub form: Form,
     /// Who is exempt, who is refused, and whose rate differs.
     pub lists: Lists,
+    /// What the configuration itself says for `lists`, where list files add to it.
+    pub own_lists: Option<Lists>,
+    /// The list files that were read for `lists`.
+    pub list_files: Vec<ListFile>,
+    /// Between two looks whether a list file has changed; zero: they are read at a reload only.
+    pub list_check_interval: Duration,
     /// What is done about clients on the blacklist.
     pub blacklist: Blacklist,
     /// The limits in the order of the file; connection_shaper's, at the top level, is the first.
@@ -73,6 +83,8 @@ pub struct Config {
     pub inetd_log: LogTarget,
     /// Every key, its value and where that comes from, for people to read.
     pub settings: Vec<Setting>,
+    /// The same for the keys of every limit that has a name.
+    pub limit_settings: Vec<LimitSettings>,
     /// What parses but makes no sense.
     pub warnings: Vec<ConfigWarning>,
 }
@@ -96,7 +108,8 @@ impl Config {
         }
     }
 
-    /// Reads the content of a file; the path is only for messages.
+    /// Reads the content of a file, and the list files it names. The path is for messages, and its
+    /// directory is that of list files.
     pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         Self::of(&Source::new(path, content.as_ref()))
     }

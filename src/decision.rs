@@ -38,7 +38,7 @@ pub async fn decide<'r>(
             }
             let answers = rules.store.count(case.operations(now), now).await;
             let judgement = rules.policy.judge(case, answers, &mut memory, now);
-            follow(service, &judgement, now);
+            follow(service, rules, &judgement, now);
             (judgement.verdict, true, true)
         }
     };
@@ -65,11 +65,14 @@ pub async fn decide<'r>(
 }
 
 /// What a judgement has for consequences beside the answer.
-fn follow(service: &Service, judgement: &Judgement<'_>, now: Now) {
+fn follow(service: &Service, rules: &Rules, judgement: &Judgement<'_>, now: Now) {
     let Service { statistics, log, .. } = service;
     for refusal in &judgement.log_only {
         add(&statistics.would_refuse, 1);
         log.refused(Severity::Info, "WOULD_REFUSE", refusal, now);
+    }
+    for refund in &judgement.refunds {
+        rules.store.take_back(refund, now);
     }
 }
 

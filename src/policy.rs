@@ -12,7 +12,6 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use smallvec::SmallVec;
 
 use crate::clock::Now;
 use crate::codec::Request;
@@ -29,6 +28,7 @@ pub mod memory;
 pub mod netblock;
 pub mod netblocks;
 pub mod operation;
+mod opinion;
 pub mod per;
 pub mod rate;
 pub mod sliding;
@@ -44,7 +44,7 @@ pub use operation::{Hit, Operation};
 pub use verdict::{Pass, Reason, Refusal, Verdict, Wait};
 
 use action::Action;
-use case::{Finding, Item, Matter};
+use case::{Finding, Matter};
 use limit::{Counts, LimitId};
 use lists::Entry;
 use netblocks::Netblocks;
@@ -152,8 +152,11 @@ impl Policy {
     ) -> Judgement<'p> {
         let mut answers = answers.into_iter();
         let mut judgement = Judgement::default();
-        let mut refunds = SmallVec::new();
-        memory.admitted = true;
+        let mut refunds = Vec::new();
+        let admitted = std::mem::replace(&mut memory.admitted, true);
+        if self.log_only && !admitted {
+            judgement.log_only.extend(self.would_refuse(case.client));
+        }
         for item in case.items {
             let (count, violations) = match item.matter {
                 Matter::Known(count) => (count, 0),
@@ -166,14 +169,17 @@ impl Policy {
             memory.keep(self.settled(count, item.limit, &opinion));
             if matches!(item.matter, Matter::Open { .. }) {
                 judgement.follow(&item, &count, &opinion);
-                refunds.extend(Refund::of(&item, &count, now));
+                let refund = Refund::of(&item, &count, now);
+                // A limit that is only logged is on its own, in this too.
+                let refunds = if item.limit.log_only { &mut judgement.refunds } else { &mut refunds };
+                refunds.extend(refund.filter(|_| !item.limit.log_only || opinion.refuses()));
             }
             if !item.limit.log_only {
                 judgement.verdict.weigh(opinion.verdict());
             }
         }
         if matches!(judgement.verdict, Verdict::Refuse(_)) {
-            judgement.refunds = refunds;
+            judgement.refunds.append(&mut refunds);
         }
         judgement
     }
@@ -211,63 +217,15 @@ impl Policy {
         Plan::Done { verdict, changed }
     }
 
-    /// What a limit makes of its count of a client.
-    fn opinion<'p>(
-        &self,
-        client: IpAddr,
-        stress: bool,
-        item: &Item<'p>,
-        count: &Count,
-        violations: u32,
-    ) -> Opinion<'p> {
-        let limit = item.limit;
-        if count.passed {
-            return Opinion::Pass;
-        }
-        let refusal = |reason, hit: Hit| {
-            let unit = u64::from(limit.counts.unit());
-            let action = limit.stress_action.as_ref().filter(|_| stress).unwrap_or(&limit.action);
-            Refusal {
-                client,
-                reason,
-                limit: &limit.name,
-                key: item.part.clone(),
-                count: u64::from(hit.count) * unit,
-                threshold: u64::from(item.threshold) * unit,
-                left: hit.left,
-                action,
-            }
+    /// What the blacklist has to say where nothing is enforced.
+    fn would_refuse(&self, client: IpAddr) -> Option<Refusal<'_>> {
+        let (netblock, Entry::Black(reason)) = self.netblocks.lookup(client)? else {
+            return None;
         };
-        let hit = count.hit.unwrap_or(Hit { count: 0, left: 0, added: 0 });
-        if count.banned > 0 {
-            return Opinion::Refuse(refusal(Reason::Banned, Hit { left: count.banned, ..hit }));
+        match self.blacklisted(client, netblock, *reason) {
+            Verdict::Refuse(refusal) | Verdict::Delay(Wait { refusal, .. }) => Some(refusal),
+            Verdict::Pass(_) | Verdict::Defer => None,
         }
-        if count.hit.is_none() {
-            return Opinion::Uncounted(self.on_store_failure);
-        }
-        if hit.count <= item.threshold {
-            return Opinion::Pass;
-        }
-        match limit.delay {
-            Some(_) if count.crowded => Opinion::Refuse(refusal(Reason::Crowded, hit)),
-            Some(delay) if !stress => {
-                let time = delay.of(violations.saturating_add(1));
-                Opinion::Delay(Wait::new(refusal(Reason::Over, hit), time, delay.max_concurrent, Some(count)))
-            }
-            _ => Opinion::Refuse(refusal(Reason::Over, hit)),
-        }
-    }
-
-    /// A count as the session remembers it: a pass stays a pass, whatever a reload says of it later.
-    fn settled(&self, count: Count, limit: &Limit, opinion: &Opinion<'_>) -> Count {
-        let passed = match opinion {
-            Opinion::Pass => true,
-            Opinion::Uncounted(on_failure) => *on_failure != OnStoreFailure::Defer,
-            Opinion::Delay(_) | Opinion::Refuse(_) => limit.log_only,
-        };
-        // One that was refused because of stress is not made to wait once that is over.
-        let crowded = count.crowded || (limit.delay.is_some() && matches!(opinion, Opinion::Refuse(_)));
-        Count { passed, crowded, ..count }
     }
 
     fn blacklisted(&self, client: IpAddr, netblock: &IpNet, reason: Option<lists::Place>) -> Verdict<'_> {
@@ -284,30 +242,6 @@ impl Policy {
         match self.blacklist.delay {
             None => Verdict::Refuse(refusal),
             Some(time) => Verdict::Delay(Wait::new(refusal, time, self.blacklist.max_concurrent, None)),
-        }
-    }
-}
-
-/// What a limit makes of a count.
-enum Opinion<'p> {
-    /// It may go on.
-    Pass,
-    /// Nobody knows.
-    Uncounted(OnStoreFailure),
-    /// It has to wait.
-    Delay(Wait<'p>),
-    /// It must not go on.
-    Refuse(Refusal<'p>),
-}
-
-impl<'p> Opinion<'p> {
-    fn verdict(self) -> Verdict<'p> {
-        match self {
-            Self::Pass => Verdict::Pass(Pass::WithinLimits),
-            Self::Uncounted(OnStoreFailure::Defer) => Verdict::Defer,
-            Self::Uncounted(_) => Verdict::Pass(Pass::StoreAway),
-            Self::Delay(wait) => Verdict::Delay(wait),
-            Self::Refuse(refusal) => Verdict::Refuse(refusal),
         }
     }
 }

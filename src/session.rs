@@ -110,7 +110,8 @@ impl Seat {
         table.drop_ended(now.monotonic);
         self.opening = matches!(request.state, State::Connect | State::Xclient);
         let endpoints = self.endpoints(client, request, &mut table, now.monotonic);
-        let found = table.find(&endpoints);
+        let hash = table.hash(&endpoints);
+        let found = table.find(&endpoints, hash);
         let relation = self.relation(found);
         if let Some(place) = found
             && let Some(session) = table.session(place)
@@ -127,7 +128,7 @@ impl Seat {
         let session = Session::new(opened, request.instance);
         // Before it sits elsewhere, so that the slot it leaves is free.
         self.stand_up(&mut table);
-        let place = table.begin(endpoints, session);
+        let place = table.begin(endpoints, hash, session);
         self.sit(&mut table, place);
         Joined { new: true, counting: false, memory: Memory::default() }
     }

@@ -23,7 +23,7 @@ pub struct Statistics {
     pub deferred: AtomicU64,
     /// Requests without a client address.
     pub unknown_client: AtomicU64,
-    /// Sessions judged without the shared store.
+    /// Requests for which the shared store did not do all that was asked.
     pub without_store: AtomicU64,
     /// Policy connections that ended because of a request that was none.
     pub bad_requests: AtomicU64,

@@ -28,6 +28,7 @@ fn in_force(config: &Config) -> Config {
     config.path = None;
     config.form = Form::BuiltIn;
     config.settings = Vec::new();
+    config.limit_settings = Vec::new();
     config.warnings = Vec::new();
     config
 }
@@ -385,21 +386,30 @@ fn sample_settings() -> Vec<(String, String)> {
         let (key, value) = line.strip_prefix('#')?.split_once(" = ")?;
         (!key.starts_with([' ', '#'])).then(|| (key.to_owned(), value.to_owned()))
     };
+    // The example of a further limit has some of the keys again.
+    let (sample, _) = sample.split_once("\n#[limit.").unwrap();
     sample.lines().filter_map(pair).collect()
+}
+
+/// Keys that are absent by default; the sample has an example of each.
+fn absent() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter(|key| key.default.is_none()).map(|key| key.name)
 }
 
 #[test]
 fn the_sample_is_the_defaults_commented_out_or_not() {
     assert_eq!(in_force(&right(&sample())), in_force(&Config::default()));
-    // These are absent by default; the sample has an example.
-    let absent = ["memcached_server", "socket_owner", "socket_group"];
-    let lines = sample_settings().into_iter().filter(|(key, _)| !absent.contains(&key.as_str()));
+    let lines = sample_settings().into_iter().filter(|(key, _)| !absent().any(|absent| absent == key));
     let text: String = lines.map(|(key, value)| format!("{key} = {value}\n")).collect();
     let mut config = in_force(&right(&text));
     assert_eq!(config.store.on_failure.take(), Some(OnStoreFailure::Local));
     assert_eq!(config, in_force(&Config::default()));
-    let all = sample_settings().into_iter();
-    right(&all.map(|(key, value)| format!("{key} = {value}\n")).collect::<String>());
+    // The whole sample, but for files that are not there.
+    let sample = sample();
+    let lines = sample.lines().filter_map(|line| line.strip_prefix('#'));
+    let settings = lines.filter(|line| !line.starts_with([' ', '#']) && !line.contains("list_file ="));
+    let config = right(&settings.map(|line| format!("{line}\n")).collect::<String>());
+    assert_eq!(config.limits.len(), 2);
 }
 
 #[test]
@@ -407,7 +417,7 @@ fn the_sample_has_every_key_at_the_table_s_default() {
     let sample = sample_settings();
     let in_sample: BTreeSet<&str> = sample.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(in_sample.len(), sample.len(), "a key stands twice in the sample");
-    assert_eq!(in_sample, KEYS.iter().map(|key| key.name).collect());
+    assert_eq!(in_sample, KEYS.iter().map(|key| key.name).filter(|key| *key != "limit").collect());
     for (name, value) in &sample {
         let key = KEYS.iter().find(|key| key.name == name).unwrap();
         assert!(key.default.is_none_or(|default| default == value), "{name}");

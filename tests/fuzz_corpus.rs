@@ -25,6 +25,11 @@ fn files_of_the_original_form_mean_the_same_as_toml() {
 }
 
 #[test]
+fn list_files_hold_what_a_plain_reader_finds() {
+    run_all("lists", targets::lists::run);
+}
+
+#[test]
 fn answers_of_memcached_are_read_however_they_are_cut() {
     run_all("memcached", targets::memcached::run);
 }

@@ -4,5 +4,7 @@ use super::configuration;
 
 /// Reads it, and uses it if it is one.
 pub fn run(data: &[u8]) {
-    configuration::read(data);
+    if !configuration::names_files(data) {
+        configuration::read(data);
+    }
 }

@@ -11,7 +11,7 @@ pub fn to_toml(config: &Config) -> String {
     let mut text = String::from("# Converted from connection_shaper's form; means the same.\n");
     for setting in &config.settings {
         let comment = match setting.origin {
-            Origin::Default => continue,
+            Origin::Default | Origin::TopLevel => continue,
             Origin::Line(_) => keys::find(setting.key).map_or("", |key| key.about),
             Origin::Form => way(setting.key),
         };

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
+use super::file::answer::BLACKLIST_TEXT;
 use super::keys::KEYS;
 use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StoreConfig};
 use crate::listener::Peers;
 use crate::log::{Facility, Severity};
-use crate::policy::action::Action;
+use crate::policy::action::{self, Action};
 use crate::policy::lists::Lists;
 use crate::policy::{Blacklist, Limit};
 
@@ -19,6 +20,12 @@ pub(super) fn mail() -> Facility {
     "mail".parse().expect("every syslog has this facility")
 }
 
+/// The default action, with a text of the blacklist's own.
+fn blacklist_action() -> Action {
+    let action = Action::new(action::DEFAULT_ACTION, BLACKLIST_TEXT, action::DEFAULT_CODE, &[]);
+    action.expect("the defaults are an action")
+}
+
 impl Default for Config {
     fn default() -> Self {
         let loopback = ["127.0.0.0/8", "::1/128"];
@@ -26,7 +33,10 @@ impl Default for Config {
             path: None,
             form: Form::BuiltIn,
             lists: Lists::whitelist(loopback.map(|net| net.parse().expect("a netblock"))),
-            blacklist: Blacklist { action: Action::default(), delay: None, max_concurrent: 1 },
+            own_lists: None,
+            list_files: Vec::new(),
+            list_check_interval: Duration::ZERO,
+            blacklist: Blacklist { action: blacklist_action(), delay: None, max_concurrent: 3 },
             limits: vec![Limit::top(KEY_PREFIX.into())],
             log_only: false,
             max_delayed: 10,
@@ -50,6 +60,7 @@ impl Default for Config {
             },
             inetd_log: LogTarget::Syslog { socket: SYSLOG_SOCKET.into(), facility: mail() },
             settings: KEYS.iter().map(Setting::default_of).collect(),
+            limit_settings: Vec::new(),
             warnings: Vec::new(),
         }
     }

@@ -40,7 +40,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     let port = file.number("memcached_port", 11211, 65535);
     let server = file.server(port as u16);
     let whitelist = match file.values.get("whitelist").cloned() {
-        Some(span) => whitelist::read(span, &mut file.remarks),
+        Some(span) => whitelist::read(span, &file.remarks),
         None => Vec::new(),
     };
     file.examine_exptime(exptime);
@@ -68,7 +68,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         ..default
     };
     config.settings = file.in_force(&config, exptime, threshold, port);
-    sense::examine(&config, &file.names, &mut file.remarks);
+    sense::examine(&config, &file.names, &file.remarks);
     config.warnings = file.remarks.finish()?;
     Ok(config)
 }
@@ -186,7 +186,7 @@ impl<'s> File<'s> {
                 "threshold" => threshold.into(),
                 "memcached_server" => self.server_name().into(),
                 "memcached_port" => port.into(),
-                "whitelist" => Setting::netblocks(config.whitelist()),
+                "whitelist" => Setting::shortened(config.lists.netblocks.iter().map(|(net, _)| net.to_string())),
                 "on_store_failure" => "dunno".into(),
                 "key_prefix" => "".into(),
                 "ipv6_prefix_length" => 128.into(),

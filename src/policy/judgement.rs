@@ -1,15 +1,14 @@
 //! The verdict on a case, and what the store is told in consequence.
 
-use smallvec::SmallVec;
-
+use super::Wait;
 use super::case::{Item, Matter};
 use super::key::Purpose;
 use super::limit::{Limit, Window};
 use super::memory::Count;
+use super::opinion::Opinion;
 use super::per::Part;
 use super::sliding;
 use super::verdict::{Pass, Refusal, Verdict};
-use super::{Opinion, Wait};
 use crate::clock::Now;
 
 /// The verdict on a case, and what follows from it.
@@ -18,11 +17,11 @@ pub struct Judgement<'p> {
     /// The answer.
     pub verdict: Verdict<'p>,
     /// What limits that are only logged would have refused.
-    pub log_only: SmallVec<[Refusal<'p>; 1]>,
+    pub log_only: Vec<Refusal<'p>>,
     /// What of the case went over, and may be banned for it.
-    pub violations: SmallVec<[Violation<'p>; 1]>,
+    pub violations: Vec<Violation<'p>>,
     /// Hits that are to be taken back.
-    pub refunds: SmallVec<[Refund<'p>; 1]>,
+    pub refunds: Vec<Refund<'p>>,
 }
 
 /// Something went over a limit that remembers that.
@@ -51,9 +50,9 @@ impl Default for Judgement<'_> {
     fn default() -> Self {
         Self {
             verdict: Verdict::Pass(Pass::WithinLimits),
-            log_only: SmallVec::new(),
-            violations: SmallVec::new(),
-            refunds: SmallVec::new(),
+            log_only: Vec::new(),
+            violations: Vec::new(),
+            refunds: Vec::new(),
         }
     }
 }
@@ -81,7 +80,7 @@ impl<'p> Refund<'p> {
         // What the window leaves behind in a moment might be taken from the next one.
         const LEAST_LEFT: u32 = 2;
         let limit = item.limit;
-        let hit = count.hit.filter(|hit| hit.added > 0 && !limit.count_refused && !limit.log_only)?;
+        let hit = count.hit.filter(|hit| hit.added > 0 && !limit.count_refused)?;
         let purpose = match limit.window {
             Window::Fixed if hit.left < LEAST_LEFT => return None,
             Window::Fixed => Purpose::Window,

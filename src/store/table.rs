@@ -108,6 +108,30 @@ impl Table {
         hit
     }
 
+    /// Counts `amount` hits, and the window begins anew: it ends `exptime_ms` from now. Says how many it has had.
+    pub fn renew(&self, subject: Subject, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> u32 {
+        let expiry = tenths_rounded_up(now.saturating_add(exptime_ms));
+        let count = self.update(subject, now, |live| {
+            let before = live.map_or(0, |entry| entry.count);
+            let entry = Entry::new(before.saturating_add(amount), expiry, threshold);
+            (Some(entry), entry.count)
+        });
+        self.make_room(subject, now);
+        count
+    }
+
+    /// Begins a window with `count` hits, unless one runs. Says whether it did: of several threads that
+    /// do this at once only one is told so.
+    pub fn add(&self, subject: Subject, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
+        let expiry = tenths_rounded_up(now.saturating_add(exptime_ms));
+        let added = self.update(subject, now, |live| {
+            let entry = live.unwrap_or(Entry::new(count, expiry, threshold));
+            (Some(entry), live.is_none())
+        });
+        self.make_room(subject, now);
+        added
+    }
+
     /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds
     /// until the window ends. With nothing left the subject is forgotten.
     pub fn observe(&self, subject: Subject, count: u32, left_ms: u64, threshold: u32, now: u64) {
@@ -252,7 +276,7 @@ fn tenths_rounded_up(end: u64) -> u32 {
 }
 
 /// Milliseconds in the unit of ends.
-const TENTH: u64 = 100;
+pub(super) const TENTH: u64 = 100;
 
 #[cfg(test)]
 mod tests;

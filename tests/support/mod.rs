@@ -15,7 +15,10 @@ mod place;
 mod policy;
 mod postfix;
 mod process;
+mod proxy;
 mod relay;
+mod simulation;
+mod site;
 mod smtp;
 
 pub use daemon::{Daemon, command, install};
@@ -25,7 +28,10 @@ pub use place::{Dir, Port, Stream, connect};
 pub use policy::{Policy, request};
 pub use postfix::{Postfix, Setup};
 pub use process::Process;
+pub use proxy::Proxy;
 pub use relay::Relay;
+pub use simulation::{Simulation, at};
+pub use site::{Host, Site, on_every_store};
 pub use smtp::{Reply, Smtp};
 
 use std::fmt::Display;

@@ -5,7 +5,7 @@ use super::super::remarks::quoted;
 use super::super::settings::Settings;
 use crate::listener::Peers;
 
-pub(super) fn allow_peers(s: &mut Settings) -> Option<Peers> {
+pub(super) fn allow_peers(s: &Settings) -> Option<Peers> {
     let list = s.list("allow_peers")?;
     let mut netblocks = Vec::new();
     for (text, span) in &list {
