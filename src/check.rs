@@ -160,6 +160,17 @@ fn number(number: usize, one: &str, several: &str) -> String {
     format!("{number} {}", if number == 1 { one } else { several })
 }
 
+/// The first of a list, and how many more there are.
+fn some(items: &[impl ToString]) -> String {
+    // A list from a file may have thousands; the table has them all.
+    const SHOWN: usize = 5;
+    let shown: Vec<String> = items.iter().take(SHOWN).map(ToString::to_string).collect();
+    match items.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    }
+}
+
 fn store(config: &Config) -> String {
     let store = &config.store;
     if store.servers.is_empty() {
@@ -179,7 +190,9 @@ fn store(config: &Config) -> String {
 
 fn listeners(config: &Config) -> String {
     let places = addresses(&config.listen);
-    format!("Postfix asks at {places}, or at the sockets that systemd passes.")
+    let peers = config.allow_peers.netblocks();
+    let peers = if peers.is_empty() { "nobody".to_owned() } else { some(peers) };
+    format!("Postfix asks at {places}, or at the sockets that systemd passes. Over TCP {peers} may ask.")
 }
 
 fn log(config: &Config) -> String {

@@ -31,6 +31,8 @@ pub struct Statistics {
     pub bad_requests: AtomicU64,
     /// Policy connections turned away because there were `max_connections`.
     pub turned_away: AtomicU64,
+    /// Policy connections turned away because `allow_peers` does not have the peer.
+    pub refused_peers: AtomicU64,
 }
 
 /// Adds to a number. Nothing is ordered by it, so the cheapest way will do.
@@ -54,6 +56,7 @@ impl Statistics {
             ("without_store", &self.without_store),
             ("bad_requests", &self.bad_requests),
             ("turned_away", &self.turned_away),
+            ("refused_peers", &self.refused_peers),
         ];
         log.line(Severity::Info, "STATISTICS", |line| {
             for (name, number) in own {

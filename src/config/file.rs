@@ -13,6 +13,7 @@ mod limits;
 mod lists;
 mod logging;
 mod netblocks;
+mod peers;
 pub(super) mod places;
 mod store;
 
@@ -74,6 +75,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         store,
         listen: places::listen(&s).unwrap_or(default.listen),
         socket: places::socket(&s, default.socket),
+        allow_peers: peers::allow_peers(&s).unwrap_or(default.allow_peers),
         max_connections: s.integer("max_connections", 1..=1_000_000).map_or(default.max_connections, |n| n as usize),
         log: logging::log(&s, default.log, &inetd_log),
         inetd_log,

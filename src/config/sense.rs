@@ -44,6 +44,7 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
     if config.list_files.is_empty() {
         odd("list_check_interval", "has no effect without `whitelist_file` or `blacklist_file`");
     }
+    examine_peers(config, &odd);
     examine_blacklist(config, said, odd);
 }
 
@@ -61,6 +62,18 @@ fn examine_blacklist(config: &Config, said: &BTreeMap<String, Span>, odd: impl F
     let action = config.setting("blacklist_action").as_str().unwrap_or_default();
     if action.trim().contains(char::is_whitespace) {
         odd("blacklist_text", "has no effect: `blacklist_action` has a text of its own");
+    }
+}
+
+fn examine_peers(config: &Config, odd: &impl Fn(&str, &str)) {
+    if !config.listen.iter().any(|place| matches!(place, Address::Inet { .. })) {
+        odd("allow_peers", "has no effect: `listen` has no TCP address");
+    } else if config.allow_peers.netblocks().is_empty() {
+        odd("allow_peers", "is empty: nobody may ask over TCP");
+    } else if config.allow_peers.are_of_this_host() {
+        for place in config.listen.iter().filter(|place| place.is_beyond_loopback()) {
+            odd("listen", &format!("has {place}, where no other host may ask: name those that may in `allow_peers`"));
+        }
     }
 }
 
