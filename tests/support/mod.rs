@@ -17,6 +17,7 @@ mod postfix;
 mod process;
 mod relay;
 mod smtp;
+pub mod traffic;
 
 pub use daemon::{Daemon, command, install};
 pub use lines::Lines;

@@ -1,0 +1,268 @@
+//! SMTP sessions, as the daemon would be asked about them, and what became of their mail.
+//!
+//! The lines of one smtpd process between `connect from` and `disconnect from`
+//! are one session. It is asked about when the client connects or, where Postfix
+//! delays its checks, at the first recipient. A session that is under way when
+//! the log begins is known from its first recipient on.
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+
+use super::event::{Event, What, Who};
+use crate::policy::netblocks::Netblocks;
+
+/// smtpd processes remembered. Postfix runs a hundred unless told otherwise; each host has its own.
+const MAX_PROCESSES: usize = 65_536;
+
+/// Messages remembered between the client's line and the end of their delivery.
+const MAX_MESSAGES: usize = 262_144;
+
+/// When Postfix asks: what `smtpd_delay_reject` decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum Seen {
+    /// At RCPT TO, as with `smtpd_delay_reject = yes`
+    Rcpt,
+    /// When the client connects, as with `smtpd_delay_reject = no`
+    Connect,
+}
+
+/// Who wants to know.
+pub trait Audience {
+    /// The daemon would be asked about a session.
+    fn asked(&mut self, session: &Session<'_>);
+
+    /// A client's message was delivered, or is in the queue when the log ends.
+    fn delivered(&mut self, client: IpAddr);
+
+    /// It needs to hear no more.
+    fn has_enough(&self) -> bool {
+        false
+    }
+}
+
+/// A session that is asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Session<'a> {
+    /// When, in milliseconds since the epoch.
+    pub time: i64,
+    /// The client.
+    pub client: IpAddr,
+    /// Its verified host name; empty when it has none.
+    pub name: &'a [u8],
+    /// The smtpd process.
+    pub process: u64,
+}
+
+/// Why sessions are not among those asked about, and how many there are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Sums {
+    /// Sessions of smtpd.
+    pub sessions: u64,
+    /// Those the daemon would have been asked about, and count.
+    pub asked: u64,
+    /// Clients in `$mynetworks`.
+    pub mynetworks: u64,
+    /// Clients that logged in before they were asked about.
+    pub authenticated: u64,
+    /// Clients that were asked about and turned out to have logged in.
+    pub authenticated_late: u64,
+    /// Sessions that ended without getting to a recipient.
+    pub without_recipient: u64,
+    /// Clients whose address Postfix did not know.
+    pub unknown: u64,
+    /// Sessions of submission services.
+    pub submission: u64,
+    /// Clients of postscreen.
+    pub postscreen: u64,
+    /// Those that it handed to smtpd.
+    pub postscreen_passed: u64,
+}
+
+/// The state between the lines.
+pub struct Sessions {
+    seen: Seen,
+    mynetworks: Netblocks<()>,
+    processes: HashMap<u64, Open>,
+    messages: HashMap<u64, Message>,
+    /// The queue ids in the order they came.
+    order: VecDeque<u64>,
+    /// The numbers so far.
+    pub sums: Sums,
+}
+
+/// A session under way.
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    client: Option<IpAddr>,
+    is_settled: bool,
+    is_asked: bool,
+    number: u64,
+}
+
+/// A message under way.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    client: IpAddr,
+    is_queued: bool,
+    is_sent: bool,
+}
+
+impl Sessions {
+    /// Of a site that is seen so and trusts these networks.
+    pub fn new(seen: Seen, mynetworks: Netblocks<()>) -> Self {
+        Self {
+            seen,
+            mynetworks,
+            processes: HashMap::new(),
+            messages: HashMap::new(),
+            order: VecDeque::new(),
+            sums: Sums::default(),
+        }
+    }
+
+    /// Takes in what happened.
+    pub fn take(&mut self, time: i64, event: &Event, names: &[u8], audience: &mut impl Audience) {
+        match event.what {
+            What::Connect { process, who } => self.connect(time, process, who, names, audience),
+            What::Recipient { process, who, authenticated, message } => {
+                let counted = self.recipient(time, process, who, authenticated, names, audience);
+                if let (Some(client), Some(id)) = (counted, message) {
+                    self.begin_message(id, client, audience);
+                }
+            }
+            What::Disconnect { process, who, asked, authenticated } => {
+                if let Some(mut open) = self.disconnect(process, asked, authenticated) {
+                    self.ask(&mut open, time, process, name(who, names), audience);
+                }
+            }
+            What::Queued(id) => {
+                if let Some(message) = self.messages.get_mut(&id) {
+                    message.is_queued = true;
+                }
+            }
+            What::Sent(id) => {
+                if let Some(message) = self.messages.get_mut(&id)
+                    && !std::mem::replace(&mut message.is_sent, true)
+                {
+                    audience.delivered(message.client);
+                }
+            }
+            // Nothing was sent of it: it was returned, or somebody deleted it.
+            What::Removed(id) => drop(self.messages.remove(&id)),
+            What::ScreenConnect => self.sums.postscreen += 1,
+            What::ScreenPass => self.sums.postscreen_passed += 1,
+            What::Submission => self.sums.submission += 1,
+        }
+    }
+
+    /// The log ends: what is still in the queue was accepted, and is as good as delivered.
+    pub fn finish(&mut self, audience: &mut impl Audience) {
+        for message in self.messages.values().filter(|message| message.is_queued && !message.is_sent) {
+            audience.delivered(message.client);
+        }
+        self.messages.clear();
+        self.order.clear();
+    }
+
+    fn connect(&mut self, time: i64, process: u64, who: Who, names: &[u8], audience: &mut impl Audience) {
+        let mut open = self.begin(who);
+        if self.seen == Seen::Connect {
+            self.ask(&mut open, time, process, name(who, names), audience);
+        }
+        self.keep(process, open);
+    }
+
+    /// Says which client a message that begins here is from, if its session counts.
+    fn recipient(
+        &mut self,
+        time: i64,
+        process: u64,
+        who: Who,
+        authenticated: bool,
+        names: &[u8],
+        audience: &mut impl Audience,
+    ) -> Option<IpAddr> {
+        // Another client than the one that connected: a proxy speaks for it, or the log began in between.
+        let known = self.processes.get(&process).filter(|open| open.client == who.address).copied();
+        let mut open = known.unwrap_or_else(|| self.begin(who));
+        if !open.is_settled && authenticated {
+            open.is_settled = true;
+            self.sums.authenticated += 1;
+        }
+        self.ask(&mut open, time, process, name(who, names), audience);
+        self.keep(process, open);
+        who.address.filter(|_| open.is_asked)
+    }
+
+    /// Returns a session that has to be asked about now, for nothing of it got into the log before.
+    fn disconnect(&mut self, process: u64, asked: bool, authenticated: bool) -> Option<Open> {
+        let open = self.processes.remove(&process)?;
+        if authenticated && open.is_asked {
+            self.sums.authenticated_late += 1;
+        }
+        if open.is_settled {
+            return None;
+        }
+        match (authenticated, asked) {
+            (true, _) => self.sums.authenticated += 1,
+            (false, true) => return Some(open),
+            (false, false) => self.sums.without_recipient += 1,
+        }
+        None
+    }
+
+    fn begin(&mut self, who: Who) -> Open {
+        self.sums.sessions += 1;
+        let mut open = Open { client: who.address, is_settled: false, is_asked: false, number: self.sums.sessions };
+        match who.address {
+            None => {
+                open.is_settled = true;
+                self.sums.unknown += 1;
+            }
+            Some(client) if self.mynetworks.lookup(client).is_some() => {
+                open.is_settled = true;
+                self.sums.mynetworks += 1;
+            }
+            Some(_) => {}
+        }
+        open
+    }
+
+    /// Asks about a session that was not asked about yet.
+    fn ask(&mut self, open: &mut Open, time: i64, process: u64, name: &[u8], audience: &mut impl Audience) {
+        let Some(client) = open.client.filter(|_| !open.is_settled) else {
+            return;
+        };
+        (open.is_settled, open.is_asked) = (true, true);
+        self.sums.asked += 1;
+        audience.asked(&Session { time, client, name, process });
+    }
+
+    fn keep(&mut self, process: u64, open: Open) {
+        if self.processes.len() >= MAX_PROCESSES && !self.processes.contains_key(&process) {
+            // Processes that ended without a word; the older half of all goes.
+            let middle = self.sums.sessions.saturating_sub(MAX_PROCESSES as u64 / 2);
+            self.processes.retain(|_, open| open.number > middle);
+        }
+        self.processes.insert(process, open);
+    }
+
+    fn begin_message(&mut self, id: u64, client: IpAddr, audience: &mut impl Audience) {
+        self.messages.insert(id, Message { client, is_queued: false, is_sent: false });
+        self.order.push_back(id);
+        while self.order.len() > MAX_MESSAGES {
+            let oldest = self.order.pop_front().and_then(|id| self.messages.remove(&id));
+            if let Some(message) = oldest.filter(|message| message.is_queued && !message.is_sent) {
+                audience.delivered(message.client);
+            }
+        }
+    }
+}
+
+fn name(who: Who, names: &[u8]) -> &[u8] {
+    let start = who.name.start as usize;
+    &names[start..start + usize::from(who.name.length)]
+}
+
+#[cfg(test)]
+mod tests;
