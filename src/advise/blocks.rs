@@ -321,9 +321,9 @@ mod tests {
             }
         }
         let text = "Nov 21 09:05:07 mx postfix/smtpd[1]: connect from a[192.0.2.1]\n".repeat(20_000);
-        let mut blocks = Blocks::read(Box::new(io::Cursor::new(text.clone().into_bytes()).chain(Broken)));
+        let blocks = Blocks::read(Box::new(io::Cursor::new(text.clone().into_bytes()).chain(Broken)));
         let (mut events, mut errors) = (0, 0);
-        while let Some(batch) = blocks.next() {
+        for batch in blocks {
             events += batch.events.len();
             errors += usize::from(batch.error.is_some());
         }

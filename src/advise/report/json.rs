@@ -27,6 +27,7 @@ pub fn object(findings: &Findings) -> Value {
         "clock_set_back": account.set_back,
         "seen": match findings.seen { Seen::Rcpt => "rcpt", Seen::Connect => "connect" },
         "sums": sums(findings),
+        "timezone": findings.zone.iana_name(),
         "from": moment(|(first, _)| first),
         "to": moment(|(_, last)| last),
         "ipv4_prefix_length": findings.mask.ipv4_prefix_length,
