@@ -21,7 +21,7 @@ const DISORDER: i64 = 30 * 60;
 pub struct Calendar {
     zone: TimeZone,
     /// The year of the last line that had none, and its place in it.
-    year: i64,
+    year: Year,
     place: Option<i64>,
     /// Hours of local time that were looked up last, each with what to subtract.
     offset: Option<(i64, Offset)>,
@@ -48,7 +48,7 @@ impl Calendar {
     pub fn new(zone: TimeZone, first: Stamp, written: i64) -> Self {
         let mut calendar = Self {
             zone,
-            year: 1970,
+            year: Year::new(1970),
             place: None,
             offset: None,
             is_second_time: false,
@@ -60,9 +60,10 @@ impl Calendar {
             // A log may be read a little before its own time, when clocks differ.
             let latest = written + DAY;
             let this_year = 1970 + written / 31_556_952;
-            let is_past = |year: &i64| in_year(*year, first.seconds).is_some_and(|at| at <= latest);
+            let is_past = |year: &Year| year.at(first.seconds).is_some_and(|at| at <= latest);
             // Every eight years at the most there is a 29th of February.
-            calendar.year = (this_year - 9..=this_year + 1).rev().find(is_past).unwrap_or(this_year);
+            let years = (this_year - 9..=this_year + 1).rev().map(Year::new);
+            calendar.year = years.into_iter().find(is_past).unwrap_or(Year::new(this_year));
         }
         calendar
     }
@@ -99,15 +100,15 @@ impl Calendar {
     fn with_year(&mut self, place: i64) -> i64 {
         if let Some(last) = self.place {
             if place < last - HALF_A_YEAR {
-                self.year += 1;
+                self.year = Year::new(self.year.number + 1);
             } else if place > last + HALF_A_YEAR {
                 // A late line of December after the first one of January.
-                self.year -= 1;
+                self.year = Year::new(self.year.number - 1);
             }
         }
         self.place = Some(place);
         // A 29th of February where there is none: the clock ran wrong, and so does the year.
-        in_year(self.year, place).unwrap_or_else(|| days(self.year, 3, 1) * DAY + place % DAY)
+        self.year.at(place).unwrap_or(self.year.start + LEAP_DAY * DAY + place % DAY)
     }
 
     fn offset(&mut self, local: i64) -> Offset {
@@ -133,16 +134,32 @@ fn lookup(zone: &TimeZone, local: i64) -> Option<Offset> {
     Some(Offset { earlier: local - a.min(b), later: local - a.max(b) })
 }
 
-/// A place in a leap year as seconds of local time in another year; `None` for a 29th of February it has not.
-fn in_year(year: i64, place: i64) -> Option<i64> {
-    const LEAP_DAY: i64 = 59;
-    let is_leap = days(year, 3, 1) - days(year, 2, 1) == 29;
-    let day = match place / DAY {
-        day if is_leap || day < LEAP_DAY => day,
-        LEAP_DAY => return None,
-        day => day - 1,
-    };
-    Some((days(year, 1, 1) + day) * DAY + place % DAY)
+/// A year of the calendar.
+#[derive(Clone, Copy, Debug)]
+struct Year {
+    number: i64,
+    /// Seconds of local time to its beginning.
+    start: i64,
+    is_leap: bool,
+}
+
+/// The 29th of February, counted from 0.
+const LEAP_DAY: i64 = 59;
+
+impl Year {
+    fn new(number: i64) -> Self {
+        let is_leap = days(number, 3, 1) - days(number, 2, 1) == 29;
+        Self { number, start: days(number, 1, 1) * DAY, is_leap }
+    }
+
+    /// A place in a leap year as seconds of local time in this one; `None` for a 29th of February it has not.
+    fn at(&self, place: i64) -> Option<i64> {
+        match place / DAY {
+            day if self.is_leap || day < LEAP_DAY => Some(self.start + place),
+            LEAP_DAY => None,
+            _ => Some(self.start + place - DAY),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -5,11 +5,9 @@
 //! size. Bytes that strangers chose (names, addresses, HELO) are looked at
 //! only where Postfix puts a client in brackets.
 
-use std::hash::Hasher;
 use std::net::IpAddr;
 
-use memchr::memmem;
-use siphasher::sip::SipHasher13;
+use memchr::memmem::{self, FinderRev};
 
 use super::line::{Client, Line};
 use super::stamp::Stamp;
@@ -101,17 +99,17 @@ pub enum Sense {
 /// Reads the lines of one log.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    /// Hash values never leave the process, and nobody gains from making them meet: a fixed key will do.
-    hasher: SipHasher13,
+    /// Made once: that takes longer than to find something in a line.
+    status: FinderRev<'static>,
 }
 
 /// Services whose clients log in; their smtpd is not the one that strangers reach.
-const SUBMISSION: [&[u8]; 3] = [b"/submission/", b"/submissions/", b"/smtps/"];
+const SUBMISSION: [&[u8]; 3] = [b"submission", b"submissions", b"smtps"];
 
 impl Reader {
     /// A reader.
     pub fn new() -> Self {
-        Self { hasher: SipHasher13::new() }
+        Self { status: FinderRev::new(", status=") }
     }
 
     /// What a line says. Names of clients are appended to `names`.
@@ -120,8 +118,8 @@ impl Reader {
             return Sense::Foreign;
         };
         let what = match service {
-            b"smtpd" => self.smtpd(line, instance, names),
-            b"qmgr" | b"oqmgr" => self.qmgr(line, instance),
+            b"smtpd" => smtpd(line, instance, names),
+            b"qmgr" | b"oqmgr" => qmgr(line, instance),
             b"postscreen" => postscreen(line.message),
             b"smtp" | b"lmtp" | b"local" | b"virtual" | b"pipe" | b"discard" => self.delivery(line, instance),
             _ => None,
@@ -129,75 +127,11 @@ impl Reader {
         what.map_or(Sense::Idle, |what| Sense::Event(Event { stamp: line.stamp, what }))
     }
 
-    fn smtpd(&self, line: &Line<'_>, instance: &[u8], names: &mut Vec<u8>) -> Option<What> {
-        let message = line.message;
-        let is_submission = || SUBMISSION.iter().any(|name| memmem::find(line.program, name).is_some());
-        if let Some(client) = message.strip_prefix(b"connect from ") {
-            let client = Client::parse(client)?;
-            return Some(match is_submission() {
-                true => What::Submission,
-                false => What::Connect { process: self.process(line), who: who(&client, names) },
-            });
-        }
-        if is_submission() {
-            return None;
-        }
-        if let Some(client) = message.strip_prefix(b"disconnect from ") {
-            let client = Client::parse(client)?;
-            let asked =
-                [&b" rcpt="[..], b" vrfy=", b" etrn="].iter().any(|name| memmem::find(client.rest, name).is_some());
-            let authenticated = logged_in(client.rest);
-            return Some(What::Disconnect {
-                process: self.process(line),
-                who: who(&client, names),
-                asked,
-                authenticated,
-            });
-        }
-        let (id, rest) = queue_id(message)?;
-        let process = self.process(line);
-        if let Some(client) = rest.strip_prefix(b"client=") {
-            let client = Client::parse(client)?;
-            let authenticated = memmem::find(client.rest, b", sasl_username=").is_some();
-            let message = Some(self.message(line, instance, id));
-            return Some(What::Recipient { process, who: who(&client, names), authenticated, message });
-        }
-        let client = Client::parse(recipient_check(rest)?)?;
-        Some(What::Recipient { process, who: who(&client, names), authenticated: false, message: None })
-    }
-
-    fn qmgr(&self, line: &Line<'_>, instance: &[u8]) -> Option<What> {
-        let (id, rest) = queue_id(line.message)?;
-        let message = || self.message(line, instance, id);
-        match rest {
-            b"removed" => Some(What::Removed(message())),
-            _ if rest.starts_with(b"from=") && rest.ends_with(b" (queue active)") => Some(What::Queued(message())),
-            _ => None,
-        }
-    }
-
     fn delivery(&self, line: &Line<'_>, instance: &[u8]) -> Option<What> {
         let (id, rest) = queue_id(line.message)?;
         // The recipient stands before it and may look like anything.
-        let (_, status) = rest.split_at(memmem::rfind(rest, b", status=")?);
-        status.starts_with(b", status=sent ").then(|| What::Sent(self.message(line, instance, id)))
-    }
-
-    fn process(&self, line: &Line<'_>) -> u64 {
-        self.hash([line.host, line.program, line.process])
-    }
-
-    fn message(&self, line: &Line<'_>, instance: &[u8], id: &[u8]) -> u64 {
-        self.hash([line.host, instance, id])
-    }
-
-    fn hash(&self, parts: [&[u8]; 3]) -> u64 {
-        let mut hasher = self.hasher;
-        for part in parts {
-            hasher.write(part);
-            hasher.write_u8(0);
-        }
-        hasher.finish()
+        let (_, status) = rest.split_at(self.status.rfind(rest)?);
+        status.starts_with(b", status=sent ").then(|| What::Sent(message_id(line, instance, id)))
     }
 }
 
@@ -207,12 +141,87 @@ impl Default for Reader {
     }
 }
 
+fn process(line: &Line<'_>) -> u64 {
+    hash([line.host, line.program, line.process])
+}
+
+fn message_id(line: &Line<'_>, instance: &[u8], id: &[u8]) -> u64 {
+    hash([line.host, instance, id])
+}
+
+/// Values never leave the process, and nobody gains from making them meet: speed is all that is asked for.
+fn hash(parts: [&[u8]; 3]) -> u64 {
+    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
+    let mix = |hash: u64, word: u64| {
+        let product = u128::from(hash ^ word) * u128::from(ODD);
+        (product as u64) ^ (product >> 64) as u64
+    };
+    parts.iter().fold(ODD, |hash, part| {
+        let (words, rest) = part.as_chunks::<8>();
+        let hash = words.iter().fold(hash, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        // The length keeps apart what would run together.
+        mix(hash.rotate_left(29) ^ part.len() as u64, u64::from_le_bytes(last))
+    })
+}
+
+/// Whether this is `postfix/submission/smtpd`, or another service whose clients log in.
+fn is_submission(program: &[u8]) -> bool {
+    let mut parts = program.rsplit(|byte| *byte == b'/').skip(1);
+    parts.next().is_some_and(|service| SUBMISSION.contains(&service))
+}
+
 /// `postfix/smtpd` is the service `smtpd` of the instance `postfix`; `None` for another program's name.
 fn service(program: &[u8]) -> Option<(&[u8], &[u8])> {
     let first = memchr::memchr(b'/', program)?;
     let last = memchr::memrchr(b'/', program)?;
     // syslog_name is the site's choice; what Postfix adds to it is the name of the daemon.
     Some((&program[..first], &program[last + 1..]))
+}
+
+fn smtpd(line: &Line<'_>, instance: &[u8], names: &mut Vec<u8>) -> Option<What> {
+    let message = line.message;
+    let is_submission = is_submission(line.program);
+    if let Some(client) = message.strip_prefix(b"connect from ") {
+        let client = Client::parse(client)?;
+        return Some(match is_submission {
+            true => What::Submission,
+            false => What::Connect { process: process(line), who: who(&client, names) },
+        });
+    }
+    if is_submission {
+        return None;
+    }
+    if let Some(client) = message.strip_prefix(b"disconnect from ") {
+        let client = Client::parse(client)?;
+        let counters = || client.rest.split(|byte| *byte == b' ');
+        let is_check = |counter: &[u8]| matches!(counter.get(..5), Some(b"rcpt=" | b"vrfy=" | b"etrn="));
+        // auth=1 or auth=1/2; auth=0/2 is two failures.
+        let is_login = |counter: &[u8]| matches!(counter, [b'a', b'u', b't', b'h', b'=', b'1'..=b'9', ..]);
+        let (asked, authenticated) = (counters().any(is_check), counters().any(is_login));
+        return Some(What::Disconnect { process: process(line), who: who(&client, names), asked, authenticated });
+    }
+    let (id, rest) = queue_id(message)?;
+    let process = process(line);
+    if let Some(client) = rest.strip_prefix(b"client=") {
+        let client = Client::parse(client)?;
+        let authenticated = !client.rest.is_empty() && memmem::find(client.rest, b", sasl_username=").is_some();
+        let message = Some(message_id(line, instance, id));
+        return Some(What::Recipient { process, who: who(&client, names), authenticated, message });
+    }
+    let client = Client::parse(recipient_check(rest)?)?;
+    Some(What::Recipient { process, who: who(&client, names), authenticated: false, message: None })
+}
+
+fn qmgr(line: &Line<'_>, instance: &[u8]) -> Option<What> {
+    let (id, rest) = queue_id(line.message)?;
+    let message = || message_id(line, instance, id);
+    match rest {
+        b"removed" => Some(What::Removed(message())),
+        _ if rest.starts_with(b"from=") && rest.ends_with(b" (queue active)") => Some(What::Queued(message())),
+        _ => None,
+    }
 }
 
 fn postscreen(message: &[u8]) -> Option<What> {
@@ -256,12 +265,6 @@ fn recipient_check(text: &[u8]) -> Option<&[u8]> {
     // The stages at which Postfix has asked, of those that get into the log.
     let stages = [&b"RCPT from "[..], b"DATA from ", b"END-OF-MESSAGE from ", b"VRFY from ", b"ETRN from "];
     stages.iter().find_map(|stage| rest.strip_prefix(*stage))
-}
-
-/// Whether `auth=1` or `auth=1/2` is among the counters; `auth=0/2` is two failures.
-fn logged_in(counters: &[u8]) -> bool {
-    let value = memmem::find(counters, b" auth=").map(|at| &counters[at + 6..]);
-    value.is_some_and(|value| value.first().is_some_and(|digit| digit.is_ascii_digit() && *digit != b'0'))
 }
 
 #[cfg(test)]

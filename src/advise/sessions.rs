@@ -5,8 +5,11 @@
 //! delays its checks, at the first recipient. A session that is under way when
 //! the log begins is known from its first recipient on.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
+
+use hashbrown::HashMap;
 
 use super::event::{Event, What, Who};
 use crate::policy::netblocks::Netblocks;
@@ -82,12 +85,32 @@ pub struct Sums {
 pub struct Sessions {
     seen: Seen,
     mynetworks: Netblocks<()>,
-    processes: HashMap<u64, Open>,
-    messages: HashMap<u64, Message>,
+    processes: HashMap<u64, Open, Hashed>,
+    messages: HashMap<u64, Message, Hashed>,
     /// The queue ids in the order they came.
     order: VecDeque<u64>,
     /// The numbers so far.
     pub sums: Sums,
+}
+
+/// Processes and queue ids are hashes already.
+type Hashed = BuildHasherDefault<Identity>;
+
+#[derive(Default)]
+struct Identity(u64);
+
+impl Hasher for Identity {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
+    }
+
+    fn write_u64(&mut self, hash: u64) {
+        self.0 = hash;
+    }
 }
 
 /// A session under way.
@@ -113,8 +136,8 @@ impl Sessions {
         Self {
             seen,
             mynetworks,
-            processes: HashMap::new(),
-            messages: HashMap::new(),
+            processes: HashMap::default(),
+            messages: HashMap::default(),
             order: VecDeque::new(),
             sums: Sums::default(),
         }
