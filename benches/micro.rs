@@ -11,7 +11,7 @@ use connshaper::codec::RequestDecoder;
 use connshaper::config::Config;
 use connshaper::policy::netblock::mask;
 use connshaper::policy::netblocks::Netblocks;
-use connshaper::policy::{Count, Counts, Hit, Policy};
+use connshaper::policy::{Count, Hit, Memory, Plan, Policy, Scope};
 use connshaper::session::Sessions;
 use connshaper::store::subject::Subject;
 use connshaper::store::table::Table;
@@ -23,6 +23,8 @@ criterion_group!(micro, requests, hits, lookups);
 criterion_main!(micro);
 
 const MINUTE: u64 = 60_000;
+
+const HIT: Hit = Hit { count: 1, left: 60, added: 1 };
 
 /// A request as Postfix 3.7 sends it at RCPT.
 const REQUEST: &str = "\
@@ -47,27 +49,29 @@ fn requests(criterion: &mut Criterion) {
 
     let mut request = decode();
     let client = request.client.unwrap();
-    let policy = Policy::new(&Config::default());
+    let policy = Policy::new(&Config::default(), None);
     let sessions = Sessions::new(4096);
     let mut seat = sessions.seat(None);
     let now = Now::simulated(0);
-    let hit = Count { limit: 0, hit: Some(Hit { count: 1, left: 60 }), passed: false };
+    let memory = {
+        let mut memory = Memory::default();
+        memory.keep(Count::new(0, Scope::Session, Some(HIT), 0, false));
+        memory
+    };
     group.bench_function("join a new session and remember its count", |bencher| {
         bencher.iter(|| {
             request.client_port = request.client_port.wrapping_add(1).max(1);
             let joined = seat.join(client, &request, now);
-            seat.remember(Counts::from_iter([hit]));
+            seat.remember(memory.clone());
             joined
         });
     });
-    group.bench_function("plan", |bencher| {
-        bencher.iter(|| drop(black_box(policy.plan(&request, &Counts::new()))));
-    });
-    group.bench_function("judge", |bencher| {
-        let mut counts = Counts::from_iter([hit]);
+    group.bench_function("plan and judge", |bencher| {
         bencher.iter(|| {
-            policy.settle(client, &mut counts);
-            let _ = black_box(policy.judge(client, &counts));
+            let mut memory = Memory::default();
+            if let Plan::Ask(case) = policy.plan(&request, &mut memory) {
+                drop(black_box(policy.judge(case, [Some(HIT)], &mut memory, now)));
+            }
         });
     });
     group.bench_function("read the clock", |bencher| bencher.iter(Now::read));

@@ -3,6 +3,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -90,6 +91,7 @@ fn setting(setting: &Setting) -> Value {
     let mut object = json!({ "key": setting.key, "value": setting.value, "from": "default" });
     match setting.origin {
         Origin::Default => {}
+        Origin::TopLevel => object["from"] = "top level".into(),
         Origin::Form => object["from"] = "connection_shaper".into(),
         Origin::Line(line) => {
             object["from"] = "file".into();
@@ -122,16 +124,23 @@ fn seen(config: &Config) -> String {
 
 /// What is in force, in sentences.
 fn summary(config: &Config) -> Vec<String> {
-    vec![limit(config), whitelist(&config.whitelist), store(config), listeners(config), log(config)]
+    vec![
+        limit(config),
+        whitelist(&config.whitelist().collect::<Vec<_>>()),
+        store(config),
+        listeners(config),
+        log(config),
+    ]
 }
 
 fn limit(config: &Config) -> String {
-    let (v4, v6) = (config.ipv4_prefix_length, config.ipv6_prefix_length);
-    let times = match config.threshold {
+    let limit = config.top();
+    let (v4, v6) = (limit.ipv4_prefix_length, limit.ipv6_prefix_length);
+    let times = match limit.threshold {
         1 => "once".to_owned(),
         number => format!("{number} times"),
     };
-    let window = units::words(config.exptime);
+    let window = units::words(Duration::from_secs(limit.exptime.into()));
     let action = config.setting("action").as_str().unwrap_or_default();
     format!(
         "A client (IPv4 /{v4}, IPv6 /{v6}) may connect {times} in {window}; \
@@ -139,13 +148,13 @@ fn limit(config: &Config) -> String {
     )
 }
 
-fn whitelist(nets: &[IpNet]) -> String {
+fn whitelist(nets: &[&IpNet]) -> String {
     // A list from a file may have thousands; the table has them all.
     const SHOWN: usize = 5;
     if nets.is_empty() {
         return "Nobody is exempt, loopback neither.".into();
     }
-    let shown: Vec<String> = nets.iter().take(SHOWN).map(IpNet::to_string).collect();
+    let shown: Vec<String> = nets.iter().take(SHOWN).map(ToString::to_string).collect();
     let more = match nets.len().saturating_sub(SHOWN) {
         0 => String::new(),
         more => format!(" and {more} more"),
@@ -202,6 +211,7 @@ fn table(settings: &[Setting]) -> String {
         let origin = match setting.origin {
             Origin::Default => "default".to_owned(),
             Origin::Line(line) => format!("line {line}"),
+            Origin::TopLevel => "top level".to_owned(),
             Origin::Form => "connection_shaper's way".to_owned(),
         };
         let (key, value) = (setting.key, value(setting));

@@ -13,8 +13,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 pub struct Now {
     /// Milliseconds on a clock that never steps; its zero means nothing.
     pub monotonic: u64,
-    /// Seconds since the Unix epoch, as the system clock had it within the last second.
-    pub unix: u64,
+    /// Milliseconds since the Unix epoch; a step of the system clock is noticed within a second.
+    pub unix_ms: u64,
 }
 
 impl Now {
@@ -22,25 +22,31 @@ impl Now {
     pub fn read() -> Self {
         static START: LazyLock<Instant> = LazyLock::new(Instant::now);
         let monotonic = START.elapsed().as_millis() as u64;
-        Self { monotonic, unix: unix(monotonic / 1000 + 1) }
+        Self { monotonic, unix_ms: epoch(monotonic).wrapping_add(monotonic) }
     }
 
     /// A moment of a simulated clock that stood at Unix time 1,700,000,000 when it began.
     pub fn simulated(milliseconds: u64) -> Self {
-        Self { monotonic: milliseconds, unix: 1_700_000_000 + milliseconds / 1000 }
+        Self { monotonic: milliseconds, unix_ms: 1_700_000_000_000 + milliseconds }
+    }
+
+    /// Seconds since the Unix epoch.
+    pub fn unix(self) -> u64 {
+        self.unix_ms / 1000
     }
 }
 
-/// Unix time changes once a second, and few ask for it: that is how often it is read.
-/// `second` counts from 1.
-fn unix(second: u64) -> u64 {
+/// Unix time in milliseconds at the zero of the monotonic clock. It changes only when somebody sets the
+/// clock, so it is read once a second.
+fn epoch(monotonic: u64) -> u64 {
     static READ_IN: AtomicU64 = AtomicU64::new(0);
-    static UNIX: AtomicU64 = AtomicU64::new(0);
+    static EPOCH: AtomicU64 = AtomicU64::new(0);
+    let second = monotonic / 1000 + 1;
     // Two threads may both read it; then both are right.
     if READ_IN.load(Ordering::Acquire) != second {
-        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-        UNIX.store(unix, Ordering::Relaxed);
+        let unix = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_millis() as u64);
+        EPOCH.store(unix.wrapping_sub(monotonic), Ordering::Relaxed);
         READ_IN.store(second, Ordering::Release);
     }
-    UNIX.load(Ordering::Relaxed)
+    EPOCH.load(Ordering::Relaxed)
 }

@@ -13,4 +13,4 @@ pub use attribute::Attribute;
 pub use decoder::RequestDecoder;
 pub use error::RequestError;
 pub use reply::{Reply, ReplyEncoder};
-pub use request::{Instance, Request, State};
+pub use request::{Instance, Request, State, address};

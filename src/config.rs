@@ -9,6 +9,8 @@ mod default;
 mod error;
 mod file;
 mod keys;
+mod list_file;
+mod lists;
 mod netblock;
 mod original;
 mod remarks;
@@ -27,12 +29,15 @@ use serde_json::Value;
 
 use crate::address::Address;
 use crate::log::{Facility, Severity};
-use crate::policy::action::Action;
+use crate::policy::lists::{Entry, Lists};
+use crate::policy::{Blacklist, Limit};
 
 use default::{SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
-pub use keys::{KEYS, Key};
-pub use setting::{Origin, Setting};
+pub use file::conditions::ATTRIBUTES;
+pub use keys::{KEYS, Key, Scope};
+pub use lists::{ListFile, ListKind, Stamp};
+pub use setting::{LimitSettings, Origin, Setting};
 use source::Source;
 
 /// The file that is read when none is named. It need not exist.
@@ -45,18 +50,22 @@ pub struct Config {
     pub path: Option<PathBuf>,
     /// Which form the file has.
     pub form: Form,
-    /// Length of a window.
-    pub exptime: Duration,
-    /// Hits a window allows; the next is over.
-    pub threshold: u32,
-    /// Clients that are neither counted nor refused.
-    pub whitelist: Vec<IpNet>,
-    /// Bits of an IPv4 client's address that are counted together.
-    pub ipv4_prefix_length: u8,
-    /// The same for IPv6.
-    pub ipv6_prefix_length: u8,
-    /// What is answered over the limit.
-    pub action: Action,
+    /// Who is exempt, who is refused, and whose rate differs.
+    pub lists: Lists,
+    /// What the configuration itself says for `lists`, where list files add to it.
+    pub own_lists: Option<Lists>,
+    /// The list files that were read for `lists`.
+    pub list_files: Vec<ListFile>,
+    /// Between two looks whether a list file has changed; zero: they are read at a reload only.
+    pub list_check_interval: Duration,
+    /// What is done about clients on the blacklist.
+    pub blacklist: Blacklist,
+    /// The limits in the order of the file; connection_shaper's, at the top level, is the first.
+    pub limits: Vec<Limit>,
+    /// Nothing is enforced: all of it is judged, counted and logged only.
+    pub log_only: bool,
+    /// Sessions that may wait for an answer at once.
+    pub max_delayed: usize,
     /// Where hits are counted.
     pub store: StoreConfig,
     /// Where Postfix asks.
@@ -71,6 +80,8 @@ pub struct Config {
     pub inetd_log: LogTarget,
     /// Every key, its value and where that comes from, for people to read.
     pub settings: Vec<Setting>,
+    /// The same for the keys of every limit that has a name.
+    pub limit_settings: Vec<LimitSettings>,
     /// What parses but makes no sense.
     pub warnings: Vec<ConfigWarning>,
 }
@@ -94,7 +105,8 @@ impl Config {
         }
     }
 
-    /// Reads the content of a file; the path is only for messages.
+    /// Reads the content of a file, and the list files it names. The path is for messages, and its
+    /// directory is that of list files.
     pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
         Self::of(&Source::new(path, content.as_ref()))
     }
@@ -144,6 +156,16 @@ impl Config {
         config.store.on_failure.get_or_insert(OnStoreFailure::Dunno);
         config.log.target = self.inetd_log.clone();
         Ok(config)
+    }
+
+    /// The limit that stands at the top level: connection_shaper's own.
+    pub fn top(&self) -> &Limit {
+        self.limits.first().expect("every configuration has it")
+    }
+
+    /// The netblocks that are exempt.
+    pub fn whitelist(&self) -> impl Iterator<Item = &IpNet> {
+        self.lists.netblocks.iter().filter(|(_, entry)| *entry == Entry::White).map(|(netblock, _)| netblock)
     }
 
     /// The value of a key, for people to read.

@@ -2,7 +2,6 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::net::IpAddr;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -17,12 +16,14 @@ use tokio_util::sync::WaitForCancellationFuture;
 use crate::clock::Now;
 use crate::codec::decoder::REQUEST_TIME;
 use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder, RequestError};
+use crate::decision::decide;
 use crate::listener::Peer;
-use crate::policy::{Count, Counts, Pass, Plan, Refusal, Verdict};
-use crate::service::{Rules, Service};
+use crate::policy::Verdict;
+use crate::service::Service;
 use crate::session::Seat;
 use crate::statistics::add;
 use crate::stop::Stop;
+use crate::waiting::Place;
 
 /// Room for one more request; thirty attributes of usual length are about 700 bytes.
 const READ: usize = 2 * 1024;
@@ -79,8 +80,15 @@ impl Connection<'_> {
             let large = input.capacity() > LARGE;
             while let Some(request) = decoder.decode(&mut input)? {
                 output.clear();
-                self.answer(&request, &mut output).await;
+                let delayed = self.answer(&request, &mut output).await;
                 drop(request);
+                if let Some((time, place)) = delayed
+                    && !self.wait(time, stream, &mut input, &mut word).await
+                {
+                    drop(place);
+                    self.answered = false;
+                    return Ok(());
+                }
                 self.answered = write(stream, &output).await.is_ok();
                 if !self.answered {
                     return Ok(());
@@ -110,78 +118,40 @@ impl Connection<'_> {
         }
     }
 
-    async fn answer(&mut self, request: &Request, output: &mut BytesMut) {
+    /// Waits before an answer is sent. Says whether anybody is there to take it.
+    async fn wait<S>(&self, time: Duration, stream: &mut S, input: &mut BytesMut, word: &mut Word<'_, '_>) -> bool
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
+        let end = Instant::now() + time;
+        match timeout_at(end, read(stream, input, word)).await {
+            // Time is up, or nobody has any to lose: the answer is due.
+            Err(_) | Ok(Ok(Input::Stop)) => true,
+            // Postfix asks one thing at a time. What others send meanwhile is read later.
+            Ok(Ok(Input::More)) => {
+                let _ = timeout_at(end, poll_fn(|context| word.poll(context))).await;
+                true
+            }
+            Ok(Ok(Input::Closed { .. }) | Err(_)) => false,
+        }
+    }
+
+    /// Writes the answer to a request, and says how long to wait before it is sent.
+    async fn answer(&mut self, request: &Request, output: &mut BytesMut) -> Option<(Duration, Place)> {
         let now = Now::read();
         add(&self.service.statistics.queries, 1);
         // A request keeps the rules it began with; between requests nothing keeps old ones alive.
         let rules = self.service.rules.load_full();
-        let verdict = self.decide(&rules, request, now).await;
+        let (verdict, place) = decide(self.service, &rules, &mut self.seat, request, now).await;
         let reply = match &verdict {
-            Verdict::Pass(_) => Reply::Dunno,
+            Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
             Verdict::Defer => Reply::Defer,
-            Verdict::Refuse(refusal) => Reply::Refuse(&refusal.limit.action, refusal.values()),
+            Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values()),
         };
         ReplyEncoder.encode(reply, output).expect("a reply is written to memory");
-    }
-
-    /// Plan, hit, judge; and what the session was counted for is remembered.
-    async fn decide<'r>(&mut self, rules: &'r Rules, request: &Request, now: Now) -> Verdict<'r> {
-        let statistics = &self.service.statistics;
-        let Some(client) = request.client else {
-            add(&statistics.unknown_client, 1);
-            return Verdict::Pass(Pass::UnknownClient);
-        };
-        let joined = self.seat.join(client, request, now);
-        add(&statistics.sessions, u64::from(joined.new));
-        let mut counts = if joined.counting { self.seat.settled().await } else { joined.counts };
-        let (verdict, news) = match rules.policy.plan(request, &counts) {
-            Plan::Done(verdict) => {
-                if let Verdict::Pass(_) = verdict
-                    && rules.policy.settle_pass(&mut counts)
-                {
-                    self.seat.remember(counts);
-                }
-                (verdict, joined.new)
-            }
-            Plan::Hit(keys) => {
-                if rules.store.waits() {
-                    self.seat.count();
-                }
-                let hits = rules.store.hit(&keys, now).await;
-                let counted = keys.iter().zip(hits).map(|(key, hit)| Count { limit: key.limit.id, hit, passed: false });
-                counts.extend(counted);
-                (self.settle(rules, client, counts), true)
-            }
-        };
-        if news {
-            self.report(client, &verdict, now);
-        }
-        verdict
-    }
-
-    fn settle<'r>(&mut self, rules: &'r Rules, client: IpAddr, mut counts: Counts) -> Verdict<'r> {
-        let verdict = rules.policy.judge(client, &counts);
-        rules.policy.settle(client, &mut counts);
-        self.seat.remember(counts);
-        verdict
-    }
-
-    /// The one place that speaks of verdicts: once per session, not per request.
-    fn report(&self, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
-        let Service { statistics, log, .. } = self.service;
         match verdict {
-            Verdict::Pass(pass) => {
-                add(&statistics.whitelisted, u64::from(*pass == Pass::Whitelisted));
-                log.passed(&client, pass.reason(), now);
-            }
-            Verdict::Defer => {
-                add(&statistics.deferred, 1);
-                log.deferred(&client, Pass::StoreAway.reason(), now);
-            }
-            Verdict::Refuse(refusal) => {
-                add(&statistics.refused, 1);
-                log.refused(&refused(refusal), now);
-            }
+            Verdict::Delay(wait) => place.map(|place| (wait.time, place)),
+            _ => None,
         }
     }
 }
@@ -232,17 +202,4 @@ async fn write<S: AsyncWrite + Unpin>(stream: &mut S, answer: &[u8]) -> io::Resu
         return Ok(());
     }
     timeout(ANSWER_TIME, stream.write_all(&answer[written..])).await?
-}
-
-fn refused<'a>(refusal: &'a Refusal<'_>) -> crate::log::Refused<'a> {
-    let values = refusal.values();
-    crate::log::Refused {
-        client: refusal.client,
-        prefix: refusal.limit.key(refusal.client).netblock(),
-        limit: values.limit,
-        count: values.count,
-        threshold: values.threshold,
-        left: values.left,
-        verdict: refusal.limit.action.keyword(),
-    }
 }

@@ -141,7 +141,10 @@ impl Daemon {
     /// Reads the configuration again. Long lists take their time, and requests do not wait for it.
     fn load(&self) -> JoinHandle<Loaded> {
         let path = self.path.clone();
-        spawn_blocking(move || Config::load(path.as_deref()).map(|config| (Policy::new(&config), config)))
+        let before = self.service.rules.load_full();
+        spawn_blocking(move || {
+            Config::load(path.as_deref()).map(|config| (Policy::new(&config, Some(&before.policy)), config))
+        })
     }
 
     /// All or nothing: with a wrong file the old rules stay.

@@ -8,10 +8,11 @@
 //!                        connection    to       SMTP                 one round trip
 //!                           |          Request  session              |
 //! Postfix <- connection <- codec <------------------------ policy <--+
-//!            logs, counts  Reply                           judge
+//!            waits, if     Reply                           judge
+//!            it has to
 //! ```
 //!
-//! `policy` decides and does nothing else: it is handed the time and the counts,
+//! `decision` takes a request through the last three, and tells the log. `policy` decides and does nothing else: it is handed the time and the counts,
 //! and reads no clock, no socket and no file. Whatever a stranger can make grow
 //! has a bound with a name, in the file that keeps it.
 
@@ -23,9 +24,11 @@ pub mod acceptor;
 pub mod stream;
 pub mod connection;
 pub mod codec;
+pub mod decision;
 pub mod session;
 pub mod policy;
 pub mod store;
+pub mod waiting;
 
 // What it is served by.
 pub mod service;

@@ -10,16 +10,15 @@ pub mod severity;
 pub mod sink;
 
 use std::fmt;
+use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::net::IpAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use crate::clock::Now;
 use crate::config::LogConfig;
+use crate::policy::{Reason, Refusal};
 use line::Line;
 use repeat::Repeat;
 use sink::Sink;
@@ -37,25 +36,8 @@ struct Shared {
     /// Locked for a few map operations at a time, never while anything is written.
     repeat: Mutex<Repeat>,
     sink: Sink,
-}
-
-/// A refusal, as far as its line tells.
-#[derive(Clone, Copy, Debug)]
-pub struct Refused<'a> {
-    /// Who connected.
-    pub client: IpAddr,
-    /// What was counted: the client, masked.
-    pub prefix: IpNet,
-    /// The name of the limit that was passed.
-    pub limit: &'a str,
-    /// Hits in this window.
-    pub count: u32,
-    /// Hits the limit allows.
-    pub threshold: u32,
-    /// Seconds until the window ends; 0 where there is no window.
-    pub left: u32,
-    /// The action Postfix was told.
-    pub verdict: &'a str,
+    /// Makes a number of who a line is about.
+    hashing: RandomState,
 }
 
 impl Log {
@@ -73,7 +55,7 @@ impl Log {
 
     fn new(level: Severity, repeat: Repeat, sink: Sink) -> Self {
         let level = AtomicU8::new(level as u8);
-        Self { shared: Arc::new(Shared { level, repeat: Mutex::new(repeat), sink }) }
+        Self { shared: Arc::new(Shared { level, repeat: Mutex::new(repeat), sink, hashing: RandomState::new() }) }
     }
 
     /// Takes over what a reload changed. The target stays what it was.
@@ -107,24 +89,29 @@ impl Log {
         }
     }
 
-    /// A client over its limit.
-    pub fn refused(&self, refused: &Refused, now: Now) {
-        if !self.writes(Severity::Info) {
+    /// A client that is refused, is made to wait or, if only the log is to know, would be: the keyword says which.
+    pub fn refused(&self, severity: Severity, keyword: &'static str, refusal: &Refusal<'_>, now: Now) {
+        if !self.writes(severity) {
             return;
         }
         self.mention_suppressed(now);
-        let Some(suppressed) = self.repeat().refused(refused.prefix, refused.left, now) else {
+        let who = self.shared.hashing.hash_one((keyword, refusal.limit, &refusal.key));
+        let Some(suppressed) = self.repeat().refused(who, refusal.left, now) else {
             return;
         };
-        self.line(Severity::Info, "REFUSED", |line| {
-            line.field("client", refused.client)
-                .field("prefix", refused.prefix)
-                .field("limit", refused.limit)
-                .field("count", refused.count)
-                .field("threshold", refused.threshold)
-                .field("left", refused.left)
-                .field("verdict", refused.verdict)
+        self.line(severity, keyword, |line| {
+            line.field("client", refusal.client)
+                .field("key", &refusal.key)
+                .field("limit", refusal.limit)
+                .field("reason", refusal.reason.word())
+                .field("count", refusal.count)
+                .field("threshold", refusal.threshold)
+                .field("left", refusal.left)
+                .field("verdict", refusal.action.keyword())
                 .field("suppressed", suppressed);
+            if let Reason::Blacklisted(Some(note)) = refusal.reason {
+                line.field("note", note);
+            }
         });
     }
 

@@ -1,117 +1,255 @@
 //! The decision: what to count, and what the counts mean.
 //!
 //! Pure: nothing here reads a clock, a socket or a file. `plan` says either a
-//! finished verdict or which keys to hit, the store hits them in one round
+//! finished verdict or a case with keys to hit, the store hits them in one round
 //! trip, `judge` turns what came back into the verdict. The order of judgement
 //! is the order of `plan` and `judge`, read top to bottom: can the client be
-//! counted, whitelist, what its session already got, limits in file order, pass.
+//! counted, whitelist, what its session already got, blacklist, ban, limits in
+//! file order, pass.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
+use std::time::Duration;
 
-use smallvec::SmallVec;
+use ipnet::IpNet;
 
+use crate::clock::Now;
 use crate::codec::Request;
 use crate::config::{Config, OnStoreFailure};
 
 pub mod action;
+pub mod case;
+pub mod conditions;
+pub mod judgement;
+pub mod key;
 pub mod limit;
+pub mod lists;
+pub mod memory;
 pub mod netblock;
 pub mod netblocks;
+pub mod operation;
+mod opinion;
+pub mod per;
+pub mod rate;
+pub mod sliding;
 pub mod template;
 pub mod verdict;
 
-pub use limit::{Key, Limit};
-pub use verdict::{Count, Hit, Pass, Refusal, Verdict};
+pub use case::Case;
+pub use judgement::{Judgement, Refund};
+pub use key::{Key, Purpose};
+pub use limit::Limit;
+pub use memory::{Count, Memory, Scope};
+pub use operation::{Hit, Operation};
+pub use verdict::{Pass, Reason, Refusal, Verdict, Wait};
 
+use action::Action;
+use case::{Finding, Matter};
+use limit::{Counts, LimitId};
+use lists::Entry;
 use netblocks::Netblocks;
+use per::Part;
+use rate::Rate;
 
-/// Keys of one request; nearly always one.
-pub type Keys<'p> = SmallVec<[Key<'p>; 2]>;
-
-/// What a session has been counted for, in the order of the limits.
-pub type Counts = SmallVec<[Count; 2]>;
+/// What stands in place of a limit's name where the blacklist refuses.
+pub const BLACKLIST: &str = "blacklist";
 
 /// The rules in force.
 #[derive(Debug)]
 pub struct Policy {
-    whitelist: Netblocks<()>,
+    netblocks: Netblocks<Entry>,
+    reasons: Vec<Box<str>>,
+    rates: Vec<Rate>,
+    blacklist: Blacklist,
     limits: Vec<Limit>,
+    /// Every limit there ever was, so that counts keep their meaning over reloads.
+    ids: HashMap<String, LimitId>,
     on_store_failure: OnStoreFailure,
+    log_only: bool,
+}
+
+/// What is done about clients on the blacklist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blacklist {
+    /// What they are told.
+    pub action: Action,
+    /// They have to wait this long, and pass then.
+    pub delay: Option<Duration>,
+    /// Those of one client that may wait at once; the next is refused.
+    pub max_concurrent: u32,
 }
 
 /// What is to be done about a request.
 #[derive(Debug)]
 pub enum Plan<'p> {
-    /// Nothing to count: this is the verdict.
-    Done(Verdict<'p>),
-    /// Hit these keys, then `judge`.
-    Hit(Keys<'p>),
+    /// Nothing to count.
+    Done {
+        /// The answer.
+        verdict: Verdict<'p>,
+        /// The session has something new to remember.
+        changed: bool,
+    },
+    /// Have the store do the case's operations, then `judge`.
+    Ask(Case<'p>),
 }
 
 impl Policy {
-    /// The rules a configuration asks for.
-    pub fn new(config: &Config) -> Self {
+    /// The rules a configuration asks for. `before` are those it takes the place of.
+    pub fn new(config: &Config, before: Option<&Self>) -> Self {
+        let mut ids = before.map(|before| before.ids.clone()).unwrap_or_default();
+        let mut limits = config.limits.clone();
+        for limit in &mut limits {
+            limit.id = id(&mut ids, limit);
+        }
         Self {
-            whitelist: config.whitelist.iter().map(|netblock| (*netblock, ())).collect(),
-            limits: vec![Limit::connections(config)],
+            netblocks: config.lists.netblocks.iter().copied().collect(),
+            reasons: config.lists.reasons.clone(),
+            rates: config.lists.rates.clone(),
+            blacklist: config.blacklist.clone(),
+            limits,
+            ids,
             on_store_failure: config.on_store_failure(),
+            log_only: config.log_only,
         }
     }
 
-    /// What a request needs, given what its session has been counted for.
-    pub fn plan(&self, request: &Request, counted: &Counts) -> Plan<'_> {
+    /// What a request needs, given what its session remembers.
+    pub fn plan(&self, request: &Request, memory: &mut Memory) -> Plan<'_> {
         let Some(client) = request.client else {
-            return Plan::Done(Verdict::Pass(Pass::UnknownClient));
+            return Plan::Done { verdict: Verdict::Pass(Pass::UnknownClient), changed: false };
         };
-        if self.whitelist.lookup(client).is_some() {
-            return Plan::Done(Verdict::Pass(Pass::Whitelisted));
-        }
-        let uncounted = |limit: &&Limit| !counted.iter().any(|count| count.limit == limit.id);
-        let keys: Keys = self.limits.iter().filter(uncounted).map(|limit| limit.key(client)).collect();
-        if keys.is_empty() { Plan::Done(self.judge(client, counted)) } else { Plan::Hit(keys) }
-    }
-
-    /// The verdict on a client from what its session has been counted for. The first refusal in file order wins.
-    pub fn judge(&self, client: IpAddr, counted: &Counts) -> Verdict<'_> {
-        let refusals = counted.iter().filter_map(|count| self.refusal(client, count));
-        if let Some(refusal) = refusals.min_by_key(|refusal| refusal.limit.id) {
-            return Verdict::Refuse(refusal);
-        }
-        let away = counted.iter().any(|count| count.hit.is_none() && !count.passed);
-        match (away, self.on_store_failure) {
-            (true, OnStoreFailure::Defer) => Verdict::Defer,
-            (true, _) => Verdict::Pass(Pass::StoreAway),
-            (false, _) => Verdict::Pass(Pass::WithinLimits),
-        }
-    }
-
-    /// Marks what has just been judged: a pass stays a pass for the session, whatever a reload says
-    /// of its count.
-    pub fn settle(&self, client: IpAddr, counted: &mut Counts) {
-        for count in counted {
-            let deferred = count.hit.is_none() && self.on_store_failure == OnStoreFailure::Defer;
-            count.passed |= !deferred && self.refusal(client, count).is_none();
-        }
-    }
-
-    /// Marks a session that passes without a count, for it is exempt or was let go: it stays so. Says whether that is news.
-    pub fn settle_pass(&self, counted: &mut Counts) -> bool {
-        let mut news = false;
+        let listed = self.netblocks.lookup(client);
+        let rate = match listed {
+            Some((_, Entry::White)) => {
+                return Plan::Done { verdict: Verdict::Pass(Pass::Whitelisted), changed: self.exempt(memory) };
+            }
+            Some((netblock, Entry::Black(reason))) if !memory.admitted && !self.log_only => {
+                return Plan::Done { verdict: self.blacklisted(client, netblock, *reason), changed: false };
+            }
+            Some((netblock, Entry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
+            _ => None,
+        };
+        let mut case = Case::new(client, request);
         for limit in &self.limits {
-            match counted.iter_mut().find(|count| count.limit == limit.id) {
-                Some(count) => news |= !std::mem::replace(&mut count.passed, true),
-                None => {
-                    counted.push(Count { limit: limit.id, hit: None, passed: true });
-                    news = true;
+            let rate = match limit.netblocks.lookup(client) {
+                Some((_, None)) => continue,
+                Some((netblock, Some(rate))) => Some((netblock, rate)),
+                None if limit.name == limit::TOP => rate,
+                None => None,
+            };
+            case.consider(limit, rate, request, memory);
+        }
+        if case.is_open() { Plan::Ask(case) } else { self.repeat(case, memory) }
+    }
+
+    /// The verdict on a case from what its operations came back with, which the session is to remember.
+    pub fn judge<'p>(
+        &'p self,
+        case: Case<'p>,
+        answers: impl IntoIterator<Item = Option<Hit>>,
+        memory: &mut Memory,
+        now: Now,
+    ) -> Judgement<'p> {
+        let mut answers = answers.into_iter();
+        let mut judgement = Judgement::default();
+        let mut refunds = Vec::new();
+        let admitted = std::mem::replace(&mut memory.admitted, true);
+        if self.log_only && !admitted {
+            judgement.log_only.extend(self.would_refuse(case.client));
+        }
+        for item in case.items {
+            let (count, violations) = match item.matter {
+                Matter::Known(count) => (count, 0),
+                Matter::Open { scope, .. } => {
+                    let Finding { hit, banned, violations } = item.finding(&mut answers, now);
+                    (Count::new(item.limit.id, scope, hit, banned, case.stress), violations)
                 }
+            };
+            let opinion = self.opinion(case.client, case.stress, &item, &count, violations);
+            memory.keep(self.settled(count, item.limit, &opinion));
+            if matches!(item.matter, Matter::Open { .. }) {
+                judgement.follow(&item, &count, &opinion);
+                let refund = Refund::of(&item, &count, now);
+                // A limit that is only logged is on its own, in this too.
+                let refunds = if item.limit.log_only { &mut judgement.refunds } else { &mut refunds };
+                refunds.extend(refund.filter(|_| !item.limit.log_only || opinion.refuses()));
+            }
+            if !item.limit.log_only {
+                judgement.verdict.weigh(opinion.verdict());
+            }
+        }
+        if matches!(judgement.verdict, Verdict::Refuse(_)) {
+            judgement.refunds.append(&mut refunds);
+        }
+        judgement
+    }
+
+    /// Marks a session that passes without a count, for it is exempt: it stays so. Says whether that is news.
+    fn exempt(&self, memory: &mut Memory) -> bool {
+        let mut news = !std::mem::replace(&mut memory.admitted, true);
+        for limit in self.limits.iter().filter(|limit| limit.counts == Counts::Connections) {
+            let count = memory.find(limit.id, Scope::Session);
+            let count = count.unwrap_or(Count::new(limit.id, Scope::Session, None, 0, false));
+            if !count.passed {
+                memory.keep(Count { passed: true, ..count });
+                news = true;
             }
         }
         news
     }
 
-    fn refusal(&self, client: IpAddr, count: &Count) -> Option<Refusal<'_>> {
-        let limit = self.limits.iter().find(|limit| limit.id == count.limit)?;
-        let hit = count.hit.filter(|hit| hit.count > limit.threshold && !count.passed)?;
-        Some(Refusal { client, limit, hit })
+    /// The verdict on a case in which nothing is open: that of before, unless a reload has changed the rules.
+    fn repeat<'p>(&'p self, case: Case<'p>, memory: &mut Memory) -> Plan<'p> {
+        let mut verdict = Verdict::Pass(Pass::WithinLimits);
+        let mut changed = false;
+        for item in &case.items {
+            let Matter::Known(count) = item.matter else { continue };
+            let opinion = self.opinion(case.client, case.stress, item, &count, 0);
+            let settled = self.settled(count, item.limit, &opinion);
+            if settled != count {
+                memory.keep(settled);
+                changed = true;
+            }
+            if !item.limit.log_only {
+                verdict.weigh(opinion.verdict());
+            }
+        }
+        Plan::Done { verdict, changed }
     }
+
+    /// What the blacklist has to say where nothing is enforced.
+    fn would_refuse(&self, client: IpAddr) -> Option<Refusal<'_>> {
+        let (netblock, Entry::Black(reason)) = self.netblocks.lookup(client)? else {
+            return None;
+        };
+        match self.blacklisted(client, netblock, *reason) {
+            Verdict::Refuse(refusal) | Verdict::Delay(Wait { refusal, .. }) => Some(refusal),
+            Verdict::Pass(_) | Verdict::Defer => None,
+        }
+    }
+
+    fn blacklisted(&self, client: IpAddr, netblock: &IpNet, reason: Option<lists::Place>) -> Verdict<'_> {
+        let refusal = Refusal {
+            client,
+            reason: Reason::Blacklisted(reason.map(|place| &*self.reasons[place.index()])),
+            limit: BLACKLIST,
+            key: Part::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() },
+            count: 0,
+            threshold: 0,
+            left: 0,
+            action: &self.blacklist.action,
+        };
+        match self.blacklist.delay {
+            None => Verdict::Refuse(refusal),
+            Some(time) => Verdict::Delay(Wait::new(refusal, time, self.blacklist.max_concurrent, None)),
+        }
+    }
+}
+
+/// The limit's id: that of its name and of what it counts, so that no counter ever changes its meaning.
+fn id(ids: &mut HashMap<String, LimitId>, limit: &Limit) -> LimitId {
+    let Limit { name, counts, window, log_only, .. } = limit;
+    // There may be 65,536 in the life of a process; who has more shares the last one.
+    let next = LimitId::try_from(ids.len()).unwrap_or(LimitId::MAX);
+    *ids.entry(format!("{name} {counts:?} {window:?} {log_only}")).or_insert(next)
 }

@@ -11,6 +11,7 @@ use crate::session::Sessions;
 use crate::statistics::Statistics;
 use crate::store::Store;
 use crate::store::table::Table;
+use crate::waiting::Waiting;
 
 /// Everything a policy connection needs to answer.
 #[derive(Debug)]
@@ -19,6 +20,8 @@ pub struct Service {
     pub rules: ArcSwap<Rules>,
     /// The sessions of all policy connections.
     pub sessions: Arc<Sessions>,
+    /// The sessions whose answer is delayed.
+    pub waiting: Arc<Waiting>,
     /// Numbers of what was answered.
     pub statistics: Arc<Statistics>,
     /// Where it is told.
@@ -32,6 +35,8 @@ pub struct Rules {
     pub policy: Policy,
     /// The counts. Kept over a reload that does not concern it.
     pub store: Arc<Store>,
+    /// Sessions whose answer may be delayed at once.
+    pub max_delayed: usize,
     store_config: (StoreConfig, OnStoreFailure),
 }
 
@@ -42,8 +47,9 @@ impl Service {
         let table = Arc::new(Table::new(config.store.max_clients));
         let store = Store::new(&config.store, config.on_store_failure(), table, &statistics, &log);
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(Policy::new(config), config, Arc::new(store))),
+            rules: ArcSwap::from_pointee(Rules::new(Policy::new(config, None), config, Arc::new(store))),
             sessions: Sessions::new(config.max_connections),
+            waiting: Arc::default(),
             statistics,
             log,
         }
@@ -84,6 +90,6 @@ impl Service {
 impl Rules {
     fn new(policy: Policy, config: &Config, store: Arc<Store>) -> Self {
         let store_config = (config.store.clone(), config.on_store_failure());
-        Self { policy, store, store_config }
+        Self { policy, store, max_delayed: config.max_delayed, store_config }
     }
 }

@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Now;
 use crate::codec::{Instance, Request, State};
-use crate::policy::Counts;
+use crate::policy::Memory;
 use table::{Endpoints, Place, Port, Session, Table};
 
 /// Two CONNECTs of one session over two policy connections come within this many milliseconds.
@@ -98,8 +98,8 @@ pub struct Joined {
     pub new: bool,
     /// Another policy connection's request is being counted for it: `settled` tells what came of it.
     pub counting: bool,
-    /// What it has been counted for.
-    pub counts: Counts,
+    /// What it has been judged for.
+    pub memory: Memory,
 }
 
 impl Seat {
@@ -110,7 +110,8 @@ impl Seat {
         table.drop_ended(now.monotonic);
         self.opening = matches!(request.state, State::Connect | State::Xclient);
         let endpoints = self.endpoints(client, request, &mut table, now.monotonic);
-        let found = table.find(&endpoints);
+        let hash = table.hash(&endpoints);
+        let found = table.find(&endpoints, hash);
         let relation = self.relation(found);
         if let Some(place) = found
             && let Some(session) = table.session(place)
@@ -118,18 +119,18 @@ impl Seat {
         {
             session.unanswered = false;
             session.left = None;
-            session.instance = request.instance.or(session.instance);
-            let (counting, counts) = (session.counting, session.counts.clone());
+            session.proceed(request.instance);
+            let (counting, memory) = (session.counting, session.memory.clone());
             self.sit(&mut table, place);
-            return Joined { new: false, counting, counts };
+            return Joined { new: false, counting, memory };
         }
         let opened = self.opening.then_some(now.monotonic);
         let session = Session::new(opened, request.instance);
         // Before it sits elsewhere, so that the slot it leaves is free.
         self.stand_up(&mut table);
-        let place = table.begin(endpoints, session);
+        let place = table.begin(endpoints, hash, session);
         self.sit(&mut table, place);
-        Joined { new: true, counting: false, counts: Counts::new() }
+        Joined { new: true, counting: false, memory: Memory::default() }
     }
 
     /// Says that the current session is being counted; `remember` says what came of it.
@@ -141,34 +142,34 @@ impl Seat {
         }
     }
 
-    /// Waits until another seat has counted the current session, and says for what.
-    pub async fn settled(&self) -> Counts {
+    /// Waits until another seat has counted the current session, and says what it remembers.
+    pub async fn settled(&self) -> Memory {
         loop {
             let mut settled = pin!(self.sessions.settled.notified());
             // Registers before the look, so that nothing is missed between the two.
             settled.as_mut().enable();
-            match self.counts() {
-                Some(counts) => return counts,
+            match self.memory() {
+                Some(memory) => return memory,
                 None => settled.await,
             }
         }
     }
 
-    /// What the current session has been counted for; `None` while it is being counted.
-    fn counts(&self) -> Option<Counts> {
+    /// What the current session remembers; `None` while it is being counted.
+    fn memory(&self) -> Option<Memory> {
         let mut table = self.sessions.lock();
         match self.current.and_then(|place| table.session(place)) {
-            Some(session) => (!session.counting).then(|| session.counts.clone()),
-            None => Some(Counts::new()),
+            Some(session) => (!session.counting).then(|| session.memory.clone()),
+            None => Some(Memory::default()),
         }
     }
 
-    /// Remembers what the current session has been counted for.
-    pub fn remember(&mut self, counts: Counts) {
+    /// Has the current session remember what it has been judged for.
+    pub fn remember(&mut self, memory: Memory) {
         if let Some(place) = self.current
             && let Some(session) = self.sessions.lock().session(place)
         {
-            session.counts = counts;
+            session.memory = memory;
             if std::mem::take(&mut session.counting) {
                 self.sessions.settled.notify_waiters();
             }
@@ -231,12 +232,20 @@ impl Seat {
 }
 
 impl Session {
+    /// Takes a request's message for the newest; what was said of the one before concerns nobody any more.
+    fn proceed(&mut self, instance: Option<Instance>) {
+        if instance.is_some() && self.instance != instance {
+            self.memory.end_message();
+            self.instance = instance;
+        }
+    }
+
     /// Whether a request with this session's endpoints belongs to it.
     fn takes(&self, request: &Request, seat: Relation, now: u64) -> bool {
         match (request.state, request.instance) {
             (State::Connect | State::Xclient, _) => seat != Relation::Current && self.begins_again(seat, now),
-            (State::Other, None) => true,
-            (State::Other, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
+            (_, None) => true,
+            (_, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
         }
     }
 
@@ -444,15 +453,26 @@ mod tests {
 
     #[test]
     fn what_a_session_was_counted_for_is_remembered_until_it_ends() {
-        use crate::policy::{Count, Hit};
+        use crate::policy::{Count, Hit, Scope};
         let mut site = Site::new(2);
         assert!(site.begins(0, 0, "RCPT 198.51.100.1 4711 a1.10.0.0"));
-        let count = Count { limit: 0, hit: Some(Hit { count: 3, left: 60 }), passed: true };
-        site.seats[0].as_mut().unwrap().remember(Counts::from_iter([count]));
-        let text = "request=smtpd_access_policy\nclient_address=198.51.100.1\nclient_port=4711\ninstance=a1.10.0.0\n\
-                    server_address=192.0.2.25\nserver_port=25\n\n";
-        let request = RequestDecoder::default().decode(&mut BytesMut::from(text)).unwrap().unwrap();
-        let joined = site.seats[1].as_mut().unwrap().join([198, 51, 100, 1].into(), &request, Now::simulated(1));
-        assert_eq!(joined.counts.as_slice(), [count]);
+        let hit = Some(Hit { count: 3, left: 60, added: 1 });
+        let counts = [Scope::Session, Scope::Message].map(|scope| Count::new(0, scope, hit, 0, false));
+        let mut memory = Memory::default();
+        counts.iter().for_each(|count| memory.keep(*count));
+        site.seats[0].as_mut().unwrap().remember(memory);
+        let mut remembered = |instance: &str| {
+            let text = format!(
+                "request=smtpd_access_policy\nclient_address=198.51.100.1\nclient_port=4711\ninstance={instance}\n\
+                 server_address=192.0.2.25\nserver_port=25\n\n"
+            );
+            let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
+            let seat = site.seats[1].as_mut().unwrap();
+            let memory = seat.join([198, 51, 100, 1].into(), &request, Now::simulated(1)).memory;
+            counts.map(|count| memory.find(0, count.scope).is_some())
+        };
+        assert_eq!(remembered("a1.10.0.0"), [true, true]);
+        assert_eq!(remembered(""), [true, true]);
+        assert_eq!(remembered("a1.11.0.1"), [true, false], "what was said of a message ends with it");
     }
 }

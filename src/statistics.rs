@@ -15,11 +15,15 @@ pub struct Statistics {
     pub whitelisted: AtomicU64,
     /// Sessions refused.
     pub refused: AtomicU64,
+    /// Answers that were delayed.
+    pub delayed: AtomicU64,
+    /// What limits that are only logged would have refused.
+    pub would_refuse: AtomicU64,
     /// Sessions that have to come back because the store was away.
     pub deferred: AtomicU64,
     /// Requests without a client address.
     pub unknown_client: AtomicU64,
-    /// Sessions judged without the shared store.
+    /// Requests for which the shared store did not do all that was asked.
     pub without_store: AtomicU64,
     /// Policy connections that ended because of a request that was none.
     pub bad_requests: AtomicU64,
@@ -41,6 +45,8 @@ impl Statistics {
             ("whitelisted", &self.whitelisted),
             ("refused", &self.refused),
             ("deferred", &self.deferred),
+            ("delayed", &self.delayed),
+            ("would_refuse", &self.would_refuse),
             ("unknown_client", &self.unknown_client),
             ("without_store", &self.without_store),
             ("bad_requests", &self.bad_requests),

@@ -2,6 +2,7 @@
 //!
 //! The contract is one call: count these keys now, say how many hits each has
 //! and how long its window lasts. It always answers within `store_timeout`.
+//! What follows from a judgement, refunds and bans, is done with nobody waiting.
 //!
 //! The table in this process is the embedded store. With memcached it is a
 //! shadow: it remembers the last value seen of each key, so that a time-out or
@@ -16,10 +17,12 @@ use smallvec::SmallVec;
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
-use crate::policy::{Hit, Key};
+use crate::policy::{Hit, Key, Operation, Purpose, Refund};
 use crate::statistics::{Statistics, add};
 
+pub mod coalesce;
 pub mod conversation;
+mod counter;
 pub mod memcached;
 pub mod server;
 mod shard;
@@ -28,9 +31,10 @@ pub mod subject;
 pub mod table;
 pub mod wire;
 
-use memcached::Memcached;
-use subject::Subject;
+use coalesce::Coalesce;
+use memcached::{Memcached, text};
 use table::Table;
+use wire::{Answer, Command};
 
 /// What the keys of one request came back with, in their order; `None`: not counted, the store is away.
 pub type Hits = SmallVec<[Option<Hit>; 2]>;
@@ -40,16 +44,20 @@ pub type Hits = SmallVec<[Option<Hit>; 2]>;
 pub struct Store {
     table: Arc<Table>,
     memcached: Option<Memcached>,
+    coalesce: Coalesce,
     on_failure: OnStoreFailure,
     statistics: Arc<Statistics>,
 }
 
-/// Why a shared store did not count a key.
+/// What is read where there is no counter.
+const NOTHING: Hit = Hit { count: 0, left: 0, added: 0 };
+
+/// Why a shared store did not do what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uncounted {
     /// Its server is known to be away; it was not asked.
     Away,
-    /// It was asked, and whether it counted is unknown. Asking again might count twice.
+    /// It was asked, and whether it was done is unknown. Asking again might count twice.
     Unanswered,
     /// It holds something that is no number under this key.
     Foreign,
@@ -66,55 +74,94 @@ impl Store {
     ) -> Self {
         table.set_max_clients(config.max_clients);
         let memcached = (!config.servers.is_empty()).then(|| Memcached::new(config, on_failure, log));
-        Self { table, memcached, on_failure, statistics: Arc::clone(statistics) }
+        Self { table, memcached, coalesce: Coalesce::default(), on_failure, statistics: Arc::clone(statistics) }
     }
 
-    /// Hits every key once, in one round trip.
-    pub async fn hit(&self, keys: &[Key<'_>], now: Now) -> Hits {
+    /// Does all of it at once, in one round trip.
+    pub async fn count(&self, operations: impl Iterator<Item = Operation<'_>>, now: Now) -> Hits {
+        let operations = operations.map(|operation| self.coalesce.apply(operation, now));
         match &self.memcached {
-            None => keys.iter().map(|key| Some(self.hit_here(key, now))).collect(),
-            Some(memcached) => self.hit_shared(memcached, keys, now).await,
+            None => operations.map(|operation| Some(self.count_here(&operation, now))).collect(),
+            Some(memcached) => self.count_shared(memcached, operations, now).await,
         }
     }
 
-    async fn hit_shared(&self, memcached: &Memcached, keys: &[Key<'_>], now: Now) -> Hits {
+    /// Takes hits of a request back, which was refused. Nobody waits for that, and no counter comes of it.
+    pub fn take_back(&self, refund: &Refund<'_>, now: Now) {
+        let Refund { limit, part, purpose, amount } = refund;
+        let counter = self.counter(&Key { limit, part, purpose: *purpose });
+        self.give_back(&counter, *amount, now);
+    }
+
+    async fn count_shared(
+        &self,
+        memcached: &Memcached,
+        operations: impl Iterator<Item = Operation<'_>>,
+        now: Now,
+    ) -> Hits {
+        let mut batch = memcached.batch(now);
+        // Everything is sent before anything is waited for.
+        let mut sent = SmallVec::<[_; 2]>::new();
+        for operation in operations {
+            let command = if operation.amount > 0 { Command::Hit(operation.amount) } else { Command::Read };
+            sent.push((operation, batch.send(text(&operation.key), command, operation.exptime)));
+        }
         let mut hits = Hits::new();
-        let waiting: SmallVec<[_; 2]> = keys.iter().map(|key| memcached.hit(key, now)).collect();
-        for (key, waiting) in keys.iter().zip(waiting) {
+        let mut complete = true;
+        for (operation, waiting) in sent {
             hits.push(match waiting.outcome().await {
-                Ok(counted) => Some(self.seen(key, counted, now)),
-                Err(uncounted) => self.without(key, uncounted, now),
+                Ok(answer) => Some(self.seen(&operation, answer, now)),
+                Err(uncounted) => {
+                    complete = false;
+                    self.without(&operation, uncounted, now)
+                }
             });
         }
+        add(&self.statistics.without_store, u64::from(!complete));
         hits
     }
 
-    /// What is done about a hit that the shared store did not count.
-    fn without(&self, key: &Key<'_>, uncounted: Uncounted, now: Now) -> Option<Hit> {
-        add(&self.statistics.without_store, 1);
+    /// What is done about an operation that the shared store did not do.
+    fn without(&self, operation: &Operation<'_>, uncounted: Uncounted, now: Now) -> Option<Hit> {
         match (uncounted, self.on_failure) {
             (Uncounted::Away, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
-            _ => Some(self.hit_here(key, now)),
+            _ => Some(self.count_here(operation, now)),
         }
     }
 
     /// Counts in this process: on top of the last value seen, if its window still runs.
-    fn hit_here(&self, key: &Key<'_>, now: Now) -> Hit {
-        let exptime = u64::from(key.limit.exptime) * 1000;
-        let hit = self.table.hit(subject(key), 1, exptime, key.limit.threshold, now.monotonic);
-        Hit { count: hit.count, left: hit.left_seconds() as u32 }
+    fn count_here(&self, operation: &Operation<'_>, now: Now) -> Hit {
+        let Operation { key, amount, exptime, threshold } = *operation;
+        let subject = self.table.subject(key);
+        if amount == 0 {
+            let known = self.table.peek(subject, now.monotonic);
+            return known.map_or(NOTHING, |hit| Hit { count: hit.count, left: seconds(hit), added: 0 });
+        }
+        let hit = self.table.hit(subject, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
+        Hit { count: hit.count, left: hit.left_seconds() as u32, added: amount }
     }
 
     /// Remembers what a server said.
-    fn seen(&self, key: &Key<'_>, counted: wire::Counted, now: Now) -> Hit {
-        let subject = subject(key);
+    fn seen(&self, operation: &Operation<'_>, answer: Answer, now: Now) -> Hit {
+        let Operation { key, amount, exptime, threshold } = *operation;
+        let subject = self.table.subject(key);
+        let Answer::Counted(counted) = answer else {
+            // There is no such key, whatever was known of it here.
+            self.table.forget(subject);
+            return NOTHING;
+        };
+        // A banned client is kept longest, like one that is over its limit.
+        let ban = key.limit.ban.filter(|_| key.purpose == Purpose::Ban);
+        let threshold = if ban.is_some() { 0 } else { threshold };
         // A server without meta commands does not say how long a window lasts. What is
         // remembered then ends early rather than late; what is told errs the other way.
-        let known = || self.table.peek(subject, now.monotonic).map(|hit| hit.left_seconds() as u32);
-        let left = counted.left.or_else(known);
-        let remembered = u64::from(left.unwrap_or(1)) * 1000;
-        self.table.observe(subject, counted.count, remembered, key.limit.threshold, now.monotonic);
-        Hit { count: counted.count, left: left.unwrap_or(key.limit.exptime) }
+        let known = counted.left.is_none().then(|| self.table.peek(subject, now.monotonic)).flatten();
+        let told = counted.left.map(|left| u64::from(left) * 1000);
+        let remembered = told.or(known.map(|hit| hit.left_ms)).unwrap_or(1000);
+        self.table.observe(subject, counted.count, remembered, threshold, now.monotonic);
+        let longest = || ban.map_or(exptime, |ban| ban.length(counted.count));
+        let left = counted.left.or(known.map(seconds)).unwrap_or_else(longest);
+        Hit { count: counted.count, left, added: amount }
     }
 
     /// How it is: `memory`; `up`, or `away` when any server is.
@@ -142,6 +189,7 @@ impl Store {
     }
 }
 
-fn subject(key: &Key<'_>) -> Subject {
-    Subject::client(key.limit.id, key.address, key.prefix_length)
+/// Seconds that are left of what is known here. That the table rounds its ends up makes no second more.
+fn seconds(hit: table::Hit) -> u32 {
+    u32::try_from(hit.left_ms.saturating_sub(table::TENTH - 1).div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }

@@ -4,6 +4,7 @@ use connshaper::config::Config;
 use connshaper::connection;
 use connshaper::listener::Peer;
 use connshaper::log::{Log, Severity};
+use connshaper::policy::lists::Lists;
 use connshaper::service::Service;
 use connshaper::stop::Stop;
 use connshaper::stream::Stream;
@@ -50,7 +51,7 @@ fn a_request_on_the_memory_store_allocates_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut request = Vec::with_capacity(4096);
     let mut postfix = runtime.block_on(async {
-        let config = Config { whitelist: Vec::new(), ..Config::default() };
+        let config = Config { lists: Lists::default(), ..Config::default() };
         let service = Service::new(&config, Log::in_memory(Severity::Warning));
         let (postfix, ours) = UnixStream::pair().unwrap();
         tokio::spawn(async move {

@@ -28,6 +28,7 @@ fn in_force(config: &Config) -> Config {
     config.path = None;
     config.form = Form::BuiltIn;
     config.settings = Vec::new();
+    config.limit_settings = Vec::new();
     config.warnings = Vec::new();
     config
 }
@@ -72,9 +73,9 @@ fn every_key_has_its_say() {
     let texts =
         |items: &[connshaper::address::Address]| -> Vec<String> { items.iter().map(ToString::to_string).collect() };
     assert_eq!(config.form, Form::Toml);
-    assert_eq!(config.exptime, Duration::from_secs(5400));
-    assert_eq!(config.threshold, 20);
-    let nets: Vec<String> = config.whitelist.iter().map(ToString::to_string).collect();
+    assert_eq!(config.top().exptime, 5400);
+    assert_eq!(config.top().threshold, 20);
+    let nets: Vec<String> = config.whitelist().map(ToString::to_string).collect();
     assert_eq!(nets, ["192.0.2.1/32", "198.51.100.0/24"]);
     assert_eq!(
         texts(&config.store.servers),
@@ -83,7 +84,8 @@ fn every_key_has_its_say() {
     assert_eq!(config.store.timeout, Duration::from_secs(1));
     assert_eq!(config.store.on_failure, Some(OnStoreFailure::Defer));
     assert_eq!(config.store.key_prefix, "mx:");
-    assert_eq!((config.ipv4_prefix_length, config.ipv6_prefix_length), (24, 48));
+    assert_eq!(config.top().key_prefix, "mx:");
+    assert_eq!((config.top().ipv4_prefix_length, config.top().ipv6_prefix_length), (24, 48));
     assert_eq!((config.store.max_clients, config.max_connections), (5000, 100));
     assert_eq!(texts(&config.listen), ["inet:[::1]:10040", "unix:/run/connshaper/policy"]);
     assert_eq!(config.socket.mode, 0o666);
@@ -208,13 +210,13 @@ whitelist 192.168.1., 192.168.2., 10.0.0
 fn the_original_documentation_s_example_keeps_the_original_s_ways() {
     let config = right(DOCUMENTED);
     assert_eq!(config.form, Form::ConnectionShaper);
-    assert_eq!(config.exptime, Duration::from_secs(60));
-    assert_eq!(config.threshold, 10);
+    assert_eq!(config.top().exptime, 60);
+    assert_eq!(config.top().threshold, 10);
     assert_eq!(config.store.servers[0].to_string(), "inet:memcached.example.com:11211");
-    let nets: Vec<String> = config.whitelist.iter().map(ToString::to_string).collect();
+    let nets: Vec<String> = config.whitelist().map(ToString::to_string).collect();
     assert_eq!(nets, ["192.168.1.0/24", "192.168.2.0/24", "10.0.0.0/24"]);
-    assert_eq!(config.store.key_prefix, "");
-    assert_eq!((config.ipv4_prefix_length, config.ipv6_prefix_length), (32, 128));
+    assert_eq!((&*config.store.key_prefix, &*config.top().key_prefix), ("", ""));
+    assert_eq!((config.top().ipv4_prefix_length, config.top().ipv6_prefix_length), (32, 128));
     assert_eq!(config.store.on_failure, Some(OnStoreFailure::Dunno));
     assert_eq!(config.warnings, []);
 }
@@ -224,9 +226,9 @@ fn nothing_or_zero_is_the_original_s_default() {
     for text in ["exptime 0\n", "exptime\nthreshold  \n", "threshold 0 \r\nmemcached_server 0\n"] {
         let config = right(text);
         assert_eq!(config.form, Form::ConnectionShaper, "{text:?}");
-        assert_eq!((config.exptime, config.threshold), (Duration::from_secs(60), 10));
+        assert_eq!((config.top().exptime, config.top().threshold), (60, 10));
         assert_eq!(config.store.servers[0].to_string(), "inet:localhost:11211");
-        assert_eq!(config.whitelist, []);
+        assert_eq!(config.whitelist().count(), 0);
     }
 }
 
@@ -257,14 +259,14 @@ fn the_original_s_form_warns_of_what_it_ignored_or_never_meant() {
          it as a date; here it is what it says",
     ];
     assert_eq!(warnings(text), seen.map(|warning| format!("connshaper.toml:{warning}")));
-    assert_eq!(right(text).threshold, 6);
+    assert_eq!(right(text).top().threshold, 6);
 }
 
 #[test]
 fn a_comment_in_latin_1_does_not_matter_to_the_original_s_form() {
     let text = b"# gr\xfc\xdfe\nthreshold 5\n";
     let config = Config::parse(Path::new("connection_shaper"), text).unwrap();
-    assert_eq!(config.threshold, 5);
+    assert_eq!(config.top().threshold, 5);
 }
 
 #[test]
@@ -384,21 +386,30 @@ fn sample_settings() -> Vec<(String, String)> {
         let (key, value) = line.strip_prefix('#')?.split_once(" = ")?;
         (!key.starts_with([' ', '#'])).then(|| (key.to_owned(), value.to_owned()))
     };
+    // The example of a further limit has some of the keys again.
+    let (sample, _) = sample.split_once("\n#[limit.").unwrap();
     sample.lines().filter_map(pair).collect()
+}
+
+/// Keys that are absent by default; the sample has an example of each.
+fn absent() -> impl Iterator<Item = &'static str> {
+    KEYS.iter().filter(|key| key.default.is_none()).map(|key| key.name)
 }
 
 #[test]
 fn the_sample_is_the_defaults_commented_out_or_not() {
     assert_eq!(in_force(&right(&sample())), in_force(&Config::default()));
-    // These are absent by default; the sample has an example.
-    let absent = ["memcached_server", "socket_owner", "socket_group"];
-    let lines = sample_settings().into_iter().filter(|(key, _)| !absent.contains(&key.as_str()));
+    let lines = sample_settings().into_iter().filter(|(key, _)| !absent().any(|absent| absent == key));
     let text: String = lines.map(|(key, value)| format!("{key} = {value}\n")).collect();
     let mut config = in_force(&right(&text));
     assert_eq!(config.store.on_failure.take(), Some(OnStoreFailure::Local));
     assert_eq!(config, in_force(&Config::default()));
-    let all = sample_settings().into_iter();
-    right(&all.map(|(key, value)| format!("{key} = {value}\n")).collect::<String>());
+    // The whole sample, but for files that are not there.
+    let sample = sample();
+    let lines = sample.lines().filter_map(|line| line.strip_prefix('#'));
+    let settings = lines.filter(|line| !line.starts_with([' ', '#']) && !line.contains("list_file ="));
+    let config = right(&settings.map(|line| format!("{line}\n")).collect::<String>());
+    assert_eq!(config.limits.len(), 2);
 }
 
 #[test]
@@ -406,7 +417,7 @@ fn the_sample_has_every_key_at_the_table_s_default() {
     let sample = sample_settings();
     let in_sample: BTreeSet<&str> = sample.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(in_sample.len(), sample.len(), "a key stands twice in the sample");
-    assert_eq!(in_sample, KEYS.iter().map(|key| key.name).collect());
+    assert_eq!(in_sample, KEYS.iter().map(|key| key.name).filter(|key| *key != "limit").collect());
     for (name, value) in &sample {
         let key = KEYS.iter().find(|key| key.name == name).unwrap();
         assert!(key.default.is_none_or(|default| default == value), "{name}");

@@ -7,7 +7,10 @@ use std::time::{Duration, Instant};
 
 use connshaper::clock::Now;
 use connshaper::config::{LogConfig, LogTarget};
-use connshaper::log::{Facility, Log, Refused, Severity};
+use connshaper::log::{Facility, Log, Severity};
+use connshaper::policy::action::Action;
+use connshaper::policy::per::Part;
+use connshaper::policy::{Reason, Refusal};
 
 fn config(target: LogTarget) -> LogConfig {
     LogConfig {
@@ -50,19 +53,21 @@ fn a_refusal_is_one_datagram_in_the_mail_facility() {
     let path = dir.path().join("log");
     let socket = logger(&path);
     let log = syslog(&path);
-    let refused = Refused {
-        client: "2001:db8::25".parse().unwrap(),
-        prefix: "2001:db8::/64".parse().unwrap(),
+    let client = "2001:db8::25".parse().unwrap();
+    let refusal = Refusal {
+        client,
+        reason: Reason::Over,
         limit: "connections",
+        key: Part::client(client, 32, 64),
         count: 11,
         threshold: 10,
         left: 42,
-        verdict: "DEFER_IF_PERMIT",
+        action: &Action::default(),
     };
-    log.refused(&refused, Now::read());
+    log.refused(Severity::Info, "REFUSED", &refusal, Now::read());
     let expected = format!(
-        "<22>connshaper[{}]: REFUSED client=2001:db8::25 prefix=2001:db8::/64 limit=connections \
-         count=11 threshold=10 left=42 verdict=DEFER_IF_PERMIT suppressed=0",
+        "<22>connshaper[{}]: REFUSED client=2001:db8::25 key=2001:db8::/64 limit=connections \
+         reason=over count=11 threshold=10 left=42 verdict=DEFER_IF_PERMIT suppressed=0",
         std::process::id()
     );
     assert_eq!(receive(&socket), expected);

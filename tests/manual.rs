@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use connshaper::config::KEYS;
+use connshaper::config::{ATTRIBUTES, KEYS, Scope};
+use connshaper::policy::per::Field;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
 const PAGES: [&str; 2] = ["connshaper.8", "connshaper.toml.5"];
@@ -27,6 +28,44 @@ fn the_manual_states_the_parsers_defaults() {
         let stated = manual[key.name].as_deref();
         assert_eq!(stated.map(value), key.default.map(value), "default of {} in the manual", key.name);
     }
+}
+
+#[test]
+fn the_manual_says_which_keys_a_limit_may_have() {
+    let sections = section("LIMITS") + &section("OVER THE LIMIT");
+    let entries = sections.split("\n.It Cm ").skip(1).map(|entry| entry.split_once('\n').unwrap());
+    let of_limits = entries.filter(|(key, text)| *key != "limit" && !text.contains("Only at the top level."));
+    let of_limits: BTreeSet<&str> = of_limits.map(|(key, _)| key).collect();
+    assert_eq!(of_limits, KEYS.iter().filter(|key| key.is_of_limit()).map(|key| key.name).collect());
+}
+
+#[test]
+fn the_manual_says_which_keys_a_limit_takes_from_the_top_level() {
+    let limits = section("LIMITS");
+    let (_, rest) = limits.split_once("Where it does not set\n").unwrap();
+    let (list, _) = rest.split_once("the top level's value is in force").unwrap();
+    let inherited: BTreeSet<&str> =
+        list.lines().filter_map(|line| line.strip_prefix(".Cm ")).map(word_of_key).collect();
+    let expected = KEYS.iter().filter(|key| key.scope == Scope::Inherited);
+    assert_eq!(inherited, expected.map(|key| key.name).collect());
+}
+
+#[test]
+fn the_manual_explains_the_words_of_per_and_no_other() {
+    let limits = section("LIMITS");
+    let (_, rest) = limits.split_once(".It Cm per\n").unwrap();
+    let (list, _) = rest.split_once(".It Cm").unwrap();
+    let words: BTreeSet<&str> = list.lines().filter_map(|line| line.strip_prefix(".It Li ")).collect();
+    assert_eq!(words, Field::WORDS.iter().map(|(word, _)| *word).collect());
+}
+
+#[test]
+fn the_manual_lists_the_attributes_of_conditions_and_no_other() {
+    let limits = section("LIMITS");
+    let (_, list) = limits.split_once("These are the attributes").unwrap();
+    let lines = list.lines().filter_map(|line| line.strip_prefix(".It Li "));
+    let attributes: BTreeSet<&str> = lines.flat_map(|line| line.split(" , ")).collect();
+    assert_eq!(attributes, ATTRIBUTES.iter().map(|attribute| attribute.name()).collect());
 }
 
 #[test]
@@ -106,6 +145,17 @@ fn mandoc_has_nothing_to_say_about_the_manual() {
     assert!(output.status.success() && said.is_empty(), "{said}");
 }
 
+/// The text of a section of connshaper.toml(5).
+fn section(name: &str) -> String {
+    let page = read("man/connshaper.toml.5");
+    let (_, rest) = page.split_once(&format!("\n.Sh {name}\n")).unwrap_or_else(|| panic!("no section {name}"));
+    rest.split_once("\n.Sh ").map_or(rest, |(section, _)| section).to_owned()
+}
+
+fn word_of_key(text: &str) -> &str {
+    text.split(' ').next().unwrap_or(text)
+}
+
 /// Keys with their defaults, as they are written somewhere.
 type Keys = BTreeMap<String, Option<String>>;
 
@@ -150,12 +200,15 @@ fn quoted(line: &str) -> String {
 /// Keys of the sample: lines that become TOML without their `#`.
 fn sample() -> Keys {
     let text = read("conf/connshaper.toml");
+    // The example of a further limit has some of them again.
+    let (text, _) = text.split_once("\n#[limit.").unwrap();
     let keys = text.lines().filter_map(|line| {
         let (key, value) = line.strip_prefix('#')?.trim_start().split_once(" = ")?;
         let is_key = !key.is_empty() && key.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
         is_key.then(|| (key.to_owned(), Some(value.to_owned())))
     });
-    keys.collect()
+    // That there can be further limits is shown by one.
+    keys.chain([("limit".to_owned(), None)]).collect()
 }
 
 /// A value as TOML understands it.

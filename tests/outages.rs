@@ -143,7 +143,10 @@ fn deferring_is_our_own_trouble_and_never_the_sites_action() {
     assert_eq!(lines.with("DEFERRED "), ["DEFERRED client=198.51.100.1 reason=store_away"; 3], "{lines}");
     assert!(lines.with("REFUSED ").is_empty(), "{lines}");
     let line = lines.wait_for("STATISTICS ");
-    assert!(line.contains(" refused=0 deferred=3 ") && line.contains(" store=away "), "{line}");
+    assert!(
+        line.contains(" refused=0 deferred=3 delayed=0 would_refuse=0 ") && line.contains(" store=away "),
+        "{line}"
+    );
 }
 
 #[test]

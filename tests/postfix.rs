@@ -82,7 +82,7 @@ fn ipv6_clients_are_counted_by_their_64() {
     begun(&postfix, "::1").rcpt().expect(250);
     begun(&postfix, "::1").rcpt().expect(450);
     assert_eq!(store.value("connshaper:::/64").as_deref(), Some("2"));
-    daemon.lines().wait_for("REFUSED client=::1 prefix=::/64 ");
+    daemon.lines().wait_for("REFUSED client=::1 key=::/64 ");
 }
 
 #[test]

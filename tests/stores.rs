@@ -3,12 +3,11 @@
 
 mod support;
 
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 
-use nix::sys::signal::Signal;
-use support::{Daemon, Dir, Memcached, Policy, Port, Process, connect, until};
+use support::{Daemon, Memcached, Policy, Proxy, until};
 
 /// A store with whatever it needs running, and the lines that configure it.
 struct Site {
@@ -41,35 +40,6 @@ impl Site {
 
     fn daemon(&self, rules: &str) -> Daemon {
         Daemon::start(&format!("whitelist = []\n{}{rules}", self.config))
-    }
-}
-
-/// twemproxy before a memcached.
-struct Proxy {
-    _process: Process,
-    port: Port,
-    _dir: Dir,
-}
-
-impl Proxy {
-    fn before(memcached: &Memcached) -> Self {
-        let (dir, port, statistics) = (Dir::new(), Port::new(), Port::new());
-        let config = format!(
-            "pool:\n  listen: {}\n  timeout: 1000\n  servers:\n   - {}:1\n",
-            port.address(),
-            memcached.server()
-        );
-        let config = dir.write("nutcracker.yml", &config);
-        let mut command = Command::new("nutcracker");
-        command.arg("-c").arg(config).arg("-s").arg(statistics.address().port().to_string());
-        command.arg("-o").arg(dir.join("log")).stdout(Stdio::null()).stderr(Stdio::null());
-        let process = Process::start(&mut command, Signal::SIGKILL);
-        until("a proxy that listens", || connect(&port.endpoint()).ok());
-        Self { _process: process, port, _dir: dir }
-    }
-
-    fn server(&self) -> String {
-        self.port.address().to_string()
     }
 }
 

@@ -109,18 +109,33 @@ struct Head {
     mask: [u64; WINDOW / 8],
 }
 
+impl Head {
+    /// Whether the line that begins so has this attribute.
+    fn begins(&self, window: &[u8; WINDOW]) -> bool {
+        let (words, _) = window.as_chunks::<8>();
+        let differs = |at: usize| (u64::from_le_bytes(words[at]) ^ self.bytes[at]) & self.mask[at];
+        differs(0) | differs(1) | differs(2) | differs(3) == 0
+    }
+}
+
 impl Attribute {
     /// How many there are.
     pub const COUNT: usize = 32;
 
-    /// The attribute at `place` in Postfix's order, and the length of its `name=`, if that is what
-    /// `line` begins with. Postfix sends them in order, so this is nearly always the right guess;
-    /// it may miss the last lines of the input.
+    /// The attribute at `place` in Postfix's order or, as an older Postfix leaves one out here and
+    /// there, the one after it, and the length of its `name=`: if that is what `line` begins with.
+    /// Postfix sends them in order, so this is nearly always the right guess.
     pub fn expect(place: usize, line: &[u8]) -> Option<(Self, usize)> {
-        let head = HEADS.get(place)?;
-        let (words, _) = line.first_chunk::<WINDOW>()?.as_chunks::<8>();
-        let differs = |at: usize| (u64::from_le_bytes(words[at]) ^ head.bytes[at]) & head.mask[at];
-        (differs(0) | differs(1) | differs(2) | differs(3) == 0).then_some((head.attribute, head.length))
+        let window = match line.first_chunk() {
+            Some(window) => *window,
+            None => {
+                let mut window = [0; WINDOW];
+                window[..line.len()].copy_from_slice(line);
+                window
+            }
+        };
+        let met = |place: usize| HEADS.get(place).filter(|head| head.begins(&window));
+        met(place).or_else(|| met(place + 1)).map(|head| (head.attribute, head.length))
     }
 
     /// The attribute of a name, wherever it stands in the order. The search begins at `place`:
@@ -128,6 +143,11 @@ impl Attribute {
     pub fn find(name: &[u8], place: usize) -> Option<Self> {
         let (before, after) = NAMES.split_at(place.min(Self::COUNT));
         after.iter().chain(before).find(|(_, known)| *known == name).map(|(attribute, _)| *attribute)
+    }
+
+    /// All of them, in Postfix's order.
+    pub fn all() -> impl Iterator<Item = Self> {
+        NAMES.iter().map(|(attribute, _)| *attribute)
     }
 
     /// Its name on the wire.
@@ -152,15 +172,18 @@ mod tests {
     }
 
     #[test]
-    fn only_the_expected_attribute_is_met() {
+    fn only_the_expected_attribute_and_the_next_are_met() {
         for (place, (attribute, name)) in NAMES.iter().enumerate() {
-            let line = [name, b"=value\nand what follows the line, long enough\n".as_slice()].concat();
-            for expected in 0..=Attribute::COUNT {
-                let met = (expected == place).then_some((*attribute, name.len() + 1));
-                assert_eq!(Attribute::expect(expected, &line), met, "{}", attribute.name());
+            for rest in [b"".as_slice(), b"value\nand what follows the line, long enough\n"] {
+                let line = [name, b"=".as_slice(), rest].concat();
+                for expected in 0..=Attribute::COUNT {
+                    let met = (expected..expected + 2).contains(&place).then_some((*attribute, name.len() + 1));
+                    assert_eq!(Attribute::expect(expected, &line), met, "{}", attribute.name());
+                }
+                let longer = [name, b"x=".as_slice(), rest].concat();
+                assert_eq!(Attribute::expect(place, &longer), None);
+                assert_eq!(Attribute::expect(place, name), None);
             }
-            let longer = [name, b"x=value\nand what follows the line, long enough\n".as_slice()].concat();
-            assert_eq!(Attribute::expect(place, &longer), None);
         }
     }
 }

@@ -40,29 +40,11 @@ impl Decoder for RequestDecoder {
     type Error = RequestError;
 
     fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {
-        loop {
-            let expected = Attribute::expect(self.hint, &input[self.line..]);
-            let value = self.line + expected.map_or(0, |(_, length)| length);
-            let Some(end) = line_end(input, value.max(self.searched)) else {
-                self.searched = input.len();
-                self.unfinished(&input[self.line..])?;
-                return Ok(None);
-            };
-            let start = self.line;
-            self.line = end + 1;
-            self.searched = self.line;
-            if self.line > MAX_REQUEST {
-                return Err(RequestError::too_long());
-            }
-            match expected {
-                Some((attribute, _)) => self.found(attribute, value, end),
-                None if start == end => {
-                    let finished = std::mem::take(self);
-                    return Request::new(input.split_to(finished.line), finished.places).map(Some);
-                }
-                None => self.attribute(&input[start..end], start)?,
-            }
-        }
+        let Some(length) = self.end(input)? else {
+            return Ok(None);
+        };
+        let places = std::mem::take(self).places;
+        Request::new(input.split_to(length), places).map(Some)
     }
 
     fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {
@@ -73,43 +55,92 @@ impl Decoder for RequestDecoder {
     }
 }
 
-/// Where the line that is known to go on until `from` ends. Half of all values are empty.
-fn line_end(input: &[u8], from: usize) -> Option<usize> {
-    match input.get(from) {
-        Some(b'\n') => Some(from),
-        _ => memchr(b'\n', &input[from..]).map(|length| from + length),
+impl RequestDecoder {
+    /// Notes where the values lie in all lines that are complete. Says how long the request is, once it is.
+    fn end(&mut self, input: &[u8]) -> Result<Option<usize>, RequestError> {
+        let bounded = &input[..input.len().min(MAX_REQUEST)];
+        let came = &bounded[self.searched..];
+        if came.is_empty() || self.searched > 0 && memchr(b'\n', came).is_none() {
+            self.searched = bounded.len();
+            return unfinished(input, self.line).map(|()| None);
+        }
+        loop {
+            self.expected(bounded);
+            let rest = &bounded[self.line..];
+            let Some(length) = memchr(b'\n', rest) else {
+                self.searched = bounded.len();
+                return unfinished(input, self.line).map(|()| None);
+            };
+            if length == 0 {
+                return Ok(Some(self.line + 1));
+            }
+            if let Some((attribute, name)) = named(&rest[..length], self.hint)? {
+                self.places[attribute as usize] = Place::new(self.line + name, (length - name).min(MAX_VALUE));
+                self.hint = attribute as usize + 1;
+            }
+            self.line += length + 1;
+        }
+    }
+
+    /// Takes the lines that come as Postfix sends them, which all do, nearly always.
+    fn expected(&mut self, input: &[u8]) {
+        let Self { mut line, mut hint, .. } = *self;
+        while let Some((attribute, name)) = Attribute::expect(hint, &input[line..])
+            && let Some(length) = line_end(&input[line + name..])
+        {
+            self.places[attribute as usize] = Place::new(line + name, length.min(MAX_VALUE));
+            hint = attribute as usize + 1;
+            line += name + length + 1;
+        }
+        (self.line, self.hint) = (line, hint);
     }
 }
 
-impl RequestDecoder {
-    fn attribute(&mut self, line: &[u8], start: usize) -> Result<(), RequestError> {
-        let Some(name) = memchr(b'=', line) else {
-            return Err(RequestError::no_equals_sign(line));
-        };
-        if name > MAX_NAME {
-            return Err(RequestError::long_name(line));
-        }
-        if let Some(attribute) = Attribute::find(&line[..name], self.hint) {
-            self.found(attribute, start + name + 1, start + line.len());
-        }
-        Ok(())
+/// The attribute of a line that was not expected, if it is a known one, and the length of its `name=`.
+fn named(line: &[u8], hint: usize) -> Result<Option<(Attribute, usize)>, RequestError> {
+    let Some(name) = memchr(b'=', line) else {
+        return Err(RequestError::no_equals_sign(line));
+    };
+    if name > MAX_NAME {
+        return Err(RequestError::long_name(line));
     }
+    Ok(Attribute::find(&line[..name], hint).map(|attribute| (attribute, name + 1)))
+}
 
-    fn found(&mut self, attribute: Attribute, value: usize, end: usize) {
-        self.hint = attribute as usize + 1;
-        self.places[attribute as usize] = Place { start: value as u32, length: (end - value).min(MAX_VALUE) as u32 };
+/// A line without an end is refused as soon as nothing honest can follow.
+fn unfinished(input: &[u8], line: usize) -> Result<(), RequestError> {
+    if input.len() > MAX_REQUEST {
+        return Err(RequestError::too_long());
     }
+    let line = &input[line..];
+    if line.len() > MAX_NAME && memchr(b'=', &line[..=MAX_NAME]).is_none() {
+        return Err(RequestError::long_name(line));
+    }
+    Ok(())
+}
 
-    /// A line without an end is refused as soon as nothing honest can follow.
-    fn unfinished(&self, line: &[u8]) -> Result<(), RequestError> {
-        if self.line + line.len() > MAX_REQUEST {
-            return Err(RequestError::too_long());
-        }
-        if line.len() > MAX_NAME && memchr(b'=', &line[..=MAX_NAME]).is_none() {
-            return Err(RequestError::long_name(line));
-        }
-        Ok(())
+/// How much of a line is left. Half of all values are empty, and few are long.
+fn line_end(rest: &[u8]) -> Option<usize> {
+    if rest.first() == Some(&b'\n') {
+        return Some(0);
     }
+    let (words, tail) = rest.as_chunks::<8>();
+    let mut at = 0;
+    for word in words {
+        let newlines = newlines(u64::from_le_bytes(*word));
+        if newlines != 0 {
+            return Some(at + newlines.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    tail.iter().position(|byte| *byte == b'\n').map(|place| at + place)
+}
+
+/// A word whose lowest bit that is set stands in the lowest byte that is a line's end.
+fn newlines(word: u64) -> u64 {
+    const EACH: u64 = u64::MAX / 0xff;
+    let zero = word ^ (EACH * b'\n' as u64);
+    zero.wrapping_sub(EACH) & !zero & (EACH << 7)
 }
 
 #[cfg(test)]
@@ -176,6 +207,101 @@ mod tests {
         assert_eq!(cut.unwrap_err().to_string(), "the connection ended within a request");
     }
 
+    /// What requests and errors the pieces of an input come to.
+    fn decode_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Request>, Option<String>) {
+        let (mut decoder, mut input, mut requests) = (RequestDecoder::default(), BytesMut::new(), Vec::new());
+        for piece in pieces {
+            input.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut input) {
+                    Ok(Some(request)) => requests.push(request),
+                    Ok(None) => break,
+                    Err(error) => return (requests, Some(error.to_string())),
+                }
+            }
+        }
+        (requests, None)
+    }
+
+    /// The values of the requests in an input, and the error it ends with, read the simplest way there is.
+    fn reference(input: &[u8]) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
+        let (mut requests, mut values, mut length) = (Vec::new(), vec![Vec::new(); Attribute::COUNT], 0);
+        for line in input.split_inclusive(|byte| *byte == b'\n') {
+            length += line.len();
+            if length > MAX_REQUEST {
+                return (requests, Some(RequestError::too_long().to_string()));
+            }
+            let (name, value) = match (line.strip_suffix(b"\n"), line.iter().position(|byte| *byte == b'=')) {
+                (_, Some(name)) if name > MAX_NAME => {
+                    return (requests, Some(RequestError::long_name(line).to_string()));
+                }
+                (None, None) if line.len() > MAX_NAME => {
+                    return (requests, Some(RequestError::long_name(line).to_string()));
+                }
+                (None, _) => break,
+                (Some(b""), _) if values[0] != b"smtpd_access_policy" => {
+                    return (requests, Some(RequestError::not_a_policy_request(&values[0]).to_string()));
+                }
+                (Some(b""), _) => {
+                    requests.push(std::mem::replace(&mut values, vec![Vec::new(); Attribute::COUNT]));
+                    length = 0;
+                    continue;
+                }
+                (Some(line), None) => return (requests, Some(RequestError::no_equals_sign(line).to_string())),
+                (Some(line), Some(name)) => (&line[..name], &line[name + 1..]),
+            };
+            if let Some(attribute) = Attribute::find(name, 0) {
+                values[attribute as usize] = value[..value.len().min(MAX_VALUE)].to_vec();
+            }
+        }
+        (requests, None)
+    }
+
+    fn values(request: &Request) -> Vec<Vec<u8>> {
+        Attribute::all().map(|attribute| request.value(attribute).to_vec()).collect()
+    }
+
+    /// A value as they come, and as they might.
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        let bytes =
+            |length| proptest::collection::vec(any::<u8>().prop_map(|byte| byte ^ u8::from(byte == b'\n')), length);
+        prop_oneof![
+            4 => Just(Vec::new()),
+            4 => bytes(0..40),
+            1 => Just(b"=".to_vec()),
+            1 => bytes(0..40).prop_map(|bytes| bytes.repeat(500)),
+        ]
+    }
+
+    /// A line that may be in a request, or may not.
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        let name = prop_oneof![
+            8 => (0..Attribute::COUNT).prop_map(|place| Attribute::all().nth(place).unwrap().name().to_owned()),
+            2 => "[a-z_]{0,30}",
+            1 => (MAX_NAME - 1..MAX_NAME + 2).prop_map(|length| "n".repeat(length)),
+        ];
+        prop_oneof![
+            30 => (name, value()).prop_map(|(name, value)| [name.as_bytes(), b"=", &value, b"\n"].concat()),
+            1 => value().prop_map(|value| [value, b"\n".to_vec()].concat()),
+        ]
+    }
+
+    /// A request in Postfix's order with some attributes left out, then lines in any order.
+    fn block() -> impl Strategy<Value = Vec<u8>> {
+        let ordered = proptest::collection::vec(proptest::option::weighted(0.8, value()), Attribute::COUNT - 1);
+        (ordered, proptest::collection::vec(line(), 0..4)).prop_map(|(ordered, lines)| {
+            let mut block = b"request=smtpd_access_policy\n".to_vec();
+            for (attribute, value) in Attribute::all().skip(1).zip(ordered) {
+                if let Some(value) = value {
+                    block.extend([attribute.name().as_bytes(), b"=", &value, b"\n"].concat());
+                }
+            }
+            block.extend(lines.concat());
+            block.push(b'\n');
+            block
+        })
+    }
+
     proptest! {
         #[test]
         fn no_bytes_make_it_panic_and_its_input_is_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
@@ -183,31 +309,28 @@ mod tests {
         }
 
         #[test]
+        fn it_reads_what_the_simplest_decoder_reads(blocks in proptest::collection::vec(block(), 1..4)) {
+            let input = blocks.concat();
+            let (requests, error) = decode_pieces(std::iter::once(input.as_slice()));
+            let read = requests.iter().map(values).collect();
+            prop_assert_eq!((read, error), reference(&input));
+        }
+
+        #[test]
         fn the_cut_of_the_input_makes_no_difference(
-            values in proptest::collection::vec("[^\n\0]{0,40}", 3),
-            cuts in proptest::collection::vec(0_usize..400, 0..6),
+            blocks in proptest::collection::vec(block(), 1..4),
+            cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..6),
         ) {
-            let text = format!(
-                "request=smtpd_access_policy\nsender={}\nhelo_name={}\nrecipient={}\n\n",
-                values[0], values[1], values[2],
-            );
-            let twice = text.repeat(2);
-            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(twice.len())).collect();
-            cuts.extend([0, twice.len()]);
+            let input = blocks.concat();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.index(input.len())).collect();
+            cuts.extend([0, input.len()]);
             cuts.sort_unstable();
-            let (mut decoder, mut input, mut requests) = (RequestDecoder::default(), BytesMut::new(), Vec::new());
-            for part in cuts.windows(2) {
-                input.extend_from_slice(&twice.as_bytes()[part[0]..part[1]]);
-                while let Some(request) = decoder.decode(&mut input).unwrap() {
-                    requests.push(request);
-                }
-            }
-            prop_assert_eq!(requests.len(), 2);
-            for request in &requests {
-                prop_assert_eq!(request.value(Attribute::Sender), values[0].as_bytes());
-                prop_assert_eq!(request.value(Attribute::HeloName), values[1].as_bytes());
-                prop_assert_eq!(request.value(Attribute::Recipient), values[2].as_bytes());
-            }
+            let (requests, error) = decode_pieces(cuts.windows(2).map(|piece| &input[piece[0]..piece[1]]));
+            let (expected, problem) = reference(&input);
+            let read: Vec<_> = requests.iter().map(values).collect();
+            prop_assert_eq!(read, expected);
+            // What is wrong with a line may be told before all of it is there.
+            prop_assert_eq!(error.is_some(), problem.is_some());
         }
     }
 }

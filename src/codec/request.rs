@@ -4,10 +4,12 @@
 //! slice of the input with a table of where each value lies in it; the few
 //! values every request is recognised by are parsed here, once.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
 
 use bytes::BytesMut;
 
+use super::decoder::{MAX_REQUEST, MAX_VALUE};
 use super::{Attribute, RequestError};
 
 /// One policy request.
@@ -27,22 +29,54 @@ pub struct Request {
     pub instance: Option<Instance>,
 }
 
-/// Where a value lies in a request.
+/// Where a value lies in a request: the start above the length, in one word, for the table of them is moved
+/// with every request.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Place {
-    pub start: u32,
-    pub length: u32,
+pub(super) struct Place(u32);
+
+impl Place {
+    const LENGTH_BITS: u32 = MAX_VALUE.ilog2() + 1;
+
+    pub fn new(start: usize, length: usize) -> Self {
+        Self((start << Self::LENGTH_BITS | length) as u32)
+    }
+
+    fn range(self) -> Range<usize> {
+        let start = (self.0 >> Self::LENGTH_BITS) as usize;
+        start..start + (self.0 & ((1 << Self::LENGTH_BITS) - 1)) as usize
+    }
 }
 
-/// The stage of the SMTP session, as far as it tells sessions apart.
+const _: () = assert!(MAX_REQUEST <= 1 << (u32::BITS - Place::LENGTH_BITS), "every place in a request fits a word");
+
+/// The stage of the SMTP session, as far as it matters what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
     /// The client has just connected.
     Connect,
     /// A proxy has just named another client. Postfix sends the word `XCLIENT` though its manual does not list it.
     Xclient,
+    /// One recipient.
+    Rcpt,
+    /// The recipients are complete, the message is to come. Postfix reports BDAT as `DATA`.
+    Data,
+    /// The message has come.
+    EndOfMessage,
     /// Any other stage, known or not.
     Other,
+}
+
+impl State {
+    fn parse(value: &[u8]) -> Self {
+        match value {
+            b"CONNECT" => Self::Connect,
+            b"XCLIENT" => Self::Xclient,
+            b"RCPT" => Self::Rcpt,
+            b"DATA" | b"BDAT" => Self::Data,
+            b"END-OF-MESSAGE" => Self::EndOfMessage,
+            _ => Self::Other,
+        }
+    }
 }
 
 /// Postfix's `instance`: smtpd's process id, the time of MAIL FROM, and the count of MAIL commands in the session.
@@ -59,8 +93,7 @@ pub struct Instance {
 impl Request {
     /// The bytes of an attribute; empty when absent (Postfix makes no difference). Clipped to `MAX_VALUE`.
     pub fn value(&self, attribute: Attribute) -> &[u8] {
-        let Place { start, length } = self.places[attribute as usize];
-        &self.block[start as usize..(start + length) as usize]
+        &self.block[self.places[attribute as usize].range()]
     }
 
     pub(super) fn new(block: BytesMut, places: [Place; Attribute::COUNT]) -> Result<Self, RequestError> {
@@ -73,29 +106,26 @@ impl Request {
         request.client_port = port(request.value(Attribute::ClientPort));
         request.server = address(request.value(Attribute::ServerAddress))
             .map(|server| (server, port(request.value(Attribute::ServerPort))));
-        request.state = match request.value(Attribute::ProtocolState) {
-            b"CONNECT" => State::Connect,
-            b"XCLIENT" => State::Xclient,
-            _ => State::Other,
-        };
+        request.state = State::parse(request.value(Attribute::ProtocolState));
         request.instance = Instance::parse(request.value(Attribute::Instance));
         Ok(request)
     }
 }
 
-fn address(value: &[u8]) -> Option<IpAddr> {
+/// An address as Postfix writes it, IPv4-mapped IPv6 folded to IPv4.
+pub fn address(value: &[u8]) -> Option<IpAddr> {
     if let Some(address) = dotted_quad(value) {
         return Some(IpAddr::V4(address));
     }
-    str::from_utf8(value).ok()?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
+    str::from_utf8(value).ok()?.parse::<Ipv6Addr>().ok().map(|address| address.to_canonical())
 }
 
-/// The form that nearly all addresses have, read without the detours of a general parser.
+/// As the standard library reads it, without the detours of a general parser.
 fn dotted_quad(value: &[u8]) -> Option<Ipv4Addr> {
     let (mut octets, mut octet, mut digits, mut dots) = ([0; 4], 0_u16, 0, 0);
     for byte in value {
         match byte {
-            // A second digit after 0 may mean octal to some: the general parser decides.
+            // A second digit after 0 may mean octal to some: that is no address.
             b'0'..=b'9' if digits < 3 && (octet > 0 || digits == 0) => {
                 octet = octet * 10 + u16::from(byte - b'0');
                 digits += 1;
@@ -129,28 +159,37 @@ impl Instance {
     }
 
     fn of_postfix(value: &[u8]) -> Option<Self> {
-        let mut fields = value.split(|byte| *byte == b'.').map(hexadecimal);
-        let mut next = || fields.next();
-        let (pid, seconds, third, fourth) = (next()??, next()??, next()??, next());
-        match (fourth, next()) {
-            (None, _) => Some(Self { pid, time: (seconds, 0), seqno: third }),
-            (Some(Some(seqno)), None) => Some(Self { pid, time: (seconds, third), seqno }),
+        let (pid, rest) = hexadecimal(value)?;
+        let (seconds, rest) = hexadecimal(rest?)?;
+        let (third, rest) = hexadecimal(rest?)?;
+        let Some(rest) = rest else {
+            return Some(Self { pid, time: (seconds, 0), seqno: third });
+        };
+        match hexadecimal(rest)? {
+            (seqno, None) => Some(Self { pid, time: (seconds, third), seqno }),
             _ => None,
         }
     }
 
     /// An instance that is not Postfix's: only its being the same or another means anything.
+    #[cold]
     fn of_another(value: &[u8]) -> Self {
         let hash = siphasher::sip128::SipHasher13::new().hash(value);
         Self { pid: 0, time: (hash.h1, hash.h2), seqno: 0 }
     }
 }
 
-fn hexadecimal(field: &[u8]) -> Option<u64> {
-    if field.is_empty() || field.len() > 16 {
-        return None;
+/// A number that goes on until a dot, and what follows that, if there is one.
+fn hexadecimal(text: &[u8]) -> Option<(u64, Option<&[u8]>)> {
+    let mut number = 0;
+    for (place, byte) in text.iter().enumerate() {
+        match (*byte as char).to_digit(16) {
+            Some(digit) if place < 16 => number = number << 4 | u64::from(digit),
+            None if *byte == b'.' && place > 0 => return Some((number, Some(&text[place + 1..]))),
+            _ => return None,
+        }
     }
-    field.iter().try_fold(0, |value, byte| Some(value << 4 | u64::from((*byte as char).to_digit(16)?)))
+    (!text.is_empty()).then_some((number, None))
 }
 
 #[cfg(test)]
@@ -165,8 +204,37 @@ mod tests {
         assert_eq!(read("75c.59df7ea1.56819.a"), Some(Instance { pid: 0x75c, time: (0x59df7ea1, 0x56819), seqno: 10 }));
         assert_eq!(read("123.456.7"), Some(Instance { pid: 0x123, time: (0x456, 0), seqno: 7 }));
         assert_eq!(read(""), None);
+        for another in [
+            "75c.59df7ea1.56819.a.1",
+            "75c.59df7ea1",
+            ".456.7",
+            "123..7",
+            "123.456.",
+            "123.456.g",
+            "12345678123456781.2.3",
+        ] {
+            assert_eq!(read(another).unwrap().pid, 0, "{another}");
+        }
         assert_ne!(read("message-1"), read("message-2"));
         assert_eq!(read("message-1"), read("message-1"));
+    }
+
+    #[test]
+    fn stages_are_told_apart_as_far_as_they_matter() {
+        let known = [
+            ("CONNECT", State::Connect),
+            ("XCLIENT", State::Xclient),
+            ("RCPT", State::Rcpt),
+            ("DATA", State::Data),
+            ("BDAT", State::Data),
+            ("END-OF-MESSAGE", State::EndOfMessage),
+        ];
+        for (word, state) in known {
+            assert_eq!(State::parse(word.as_bytes()), state);
+        }
+        for word in ["", "MAIL", "EHLO", "VRFY", "rcpt", "END-OF-MESSAGES"] {
+            assert_eq!(State::parse(word.as_bytes()), State::Other, "{word}");
+        }
     }
 
     proptest! {

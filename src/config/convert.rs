@@ -11,13 +11,13 @@ pub fn to_toml(config: &Config) -> String {
     let mut text = String::from("# Converted from connection_shaper's form; means the same.\n");
     for setting in &config.settings {
         let comment = match setting.origin {
-            Origin::Default => continue,
+            Origin::Default | Origin::TopLevel => continue,
             Origin::Line(_) => keys::find(setting.key).map_or("", |key| key.about),
             Origin::Form => way(setting.key),
         };
         let value = match setting.key {
             // Here all of a long list is wanted.
-            "whitelist" => format!("{:?}", config.whitelist.iter().map(IpNet::to_string).collect::<Vec<_>>()),
+            "whitelist" => format!("{:?}", config.whitelist().map(IpNet::to_string).collect::<Vec<_>>()),
             _ => setting.spell(),
         };
         text += &format!("\n# {comment}\n{} = {value}\n", setting.key);

@@ -2,15 +2,27 @@
 
 use std::time::Duration;
 
+use super::file::answer::BLACKLIST_TEXT;
 use super::keys::KEYS;
 use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StoreConfig};
 use crate::log::{Facility, Severity};
-use crate::policy::action::Action;
+use crate::policy::action::{self, Action};
+use crate::policy::lists::Lists;
+use crate::policy::{Blacklist, Limit};
+
+/// What keys in memcached begin with unless configured.
+const KEY_PREFIX: &str = "connshaper:";
 
 pub(super) const SYSLOG_SOCKET: &str = "/dev/log";
 
 pub(super) fn mail() -> Facility {
     "mail".parse().expect("every syslog has this facility")
+}
+
+/// The default action, with a text of the blacklist's own.
+fn blacklist_action() -> Action {
+    let action = Action::new(action::DEFAULT_ACTION, BLACKLIST_TEXT, action::DEFAULT_CODE, &[]);
+    action.expect("the defaults are an action")
 }
 
 impl Default for Config {
@@ -19,17 +31,19 @@ impl Default for Config {
         Self {
             path: None,
             form: Form::BuiltIn,
-            exptime: Duration::from_secs(60),
-            threshold: 10,
-            whitelist: loopback.map(|net| net.parse().expect("a netblock")).into(),
-            ipv4_prefix_length: 32,
-            ipv6_prefix_length: 64,
-            action: Action::default(),
+            lists: Lists::whitelist(loopback.map(|net| net.parse().expect("a netblock"))),
+            own_lists: None,
+            list_files: Vec::new(),
+            list_check_interval: Duration::ZERO,
+            blacklist: Blacklist { action: blacklist_action(), delay: None, max_concurrent: 3 },
+            limits: vec![Limit::top(KEY_PREFIX.into())],
+            log_only: false,
+            max_delayed: 10,
             store: StoreConfig {
                 servers: Vec::new(),
                 timeout: Duration::from_millis(100),
                 on_failure: None,
-                key_prefix: "connshaper:".into(),
+                key_prefix: KEY_PREFIX.into(),
                 max_clients: 1_000_000,
             },
             listen: vec!["inet:127.0.0.1:10040".parse().expect("an address")],
@@ -44,6 +58,7 @@ impl Default for Config {
             },
             inetd_log: LogTarget::Syslog { socket: SYSLOG_SOCKET.into(), facility: mail() },
             settings: KEYS.iter().map(Setting::default_of).collect(),
+            limit_settings: Vec::new(),
             warnings: Vec::new(),
         }
     }

@@ -1,182 +1,127 @@
 //! The TOML form: each key's type and bounds.
 //!
-//! `Settings` types the values, this file knows what they mean. A value that is
+//! `Settings` types the values, the files below know what they mean. A value that is
 //! wrong is noted and its default taken, so that reading goes on to the next.
 
+mod amount;
+pub(super) mod answer;
+pub(super) mod conditions;
+mod in_force;
+mod ladder;
+mod limit;
+mod limits;
+mod lists;
 mod logging;
+mod netblocks;
 pub(super) mod places;
+mod store;
 
 use std::time::Duration;
 
-use ipnet::IpNet;
-use serde_json::Value;
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use super::error::ConfigError;
-use super::keys::KEYS;
-use super::remarks::quoted;
+use super::lists::{Complete, Wrong, complete};
+use super::remarks::Remarks;
 use super::settings::Settings;
-use super::source::Source;
-use super::{Config, Form, OnStoreFailure, Origin, Setting, StoreConfig};
-use super::{netblock, sense, syntax};
-use crate::policy::action::{self, Action, Part};
+use super::source::{Source, Span};
+use super::{Config, Form, sense, syntax};
+use crate::policy;
+use answer::Answer;
+use limit::Surroundings;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Postfix waits ten seconds for us as our manual sets it up; the store may have half of that.
-const LONGEST_STORE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Reads the TOML form.
+/// Reads the TOML form, and the list files it names.
 pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
         return Err(syntax::explain(source, &errors));
     }
-    let mut s = Settings::new(source, table.into_inner());
+    let remarks = Remarks::new(source);
+    let s = Settings::top(&remarks, table.get_ref());
     let default = Config::default();
-    let inetd_log = logging::syslog(&mut s);
+    let store = store::read(&s, default.store);
+    let inetd_log = logging::syslog(&s);
+    let around = surroundings(&s, &store.key_prefix);
+    let top = limit::read(&s, &around);
+    let blacklist = answer::blacklist(&s, &around.answer.with(&s), around.policy_timeout, &around.classes);
+    let own = lists::own(&s, top.counts, default.lists);
+    let inherited = Surroundings {
+        exptime: top.exptime,
+        ipv4_prefix_length: top.ipv4_prefix_length,
+        ipv6_prefix_length: top.ipv6_prefix_length,
+        answer: around.answer.with(&s),
+        ..around
+    };
+    let (named, limit_settings) = limits::read(&s, &inherited);
+    let (files, spans) = lists::files(&s, &source.path);
+    let (complete, wrong) = match complete(own, &files) {
+        Ok(complete) => (complete, None),
+        Err(wrong) => (Complete::default(), Some(not_read(&s, &spans, wrong))),
+    };
     let mut config = Config {
         path: Some(source.path.clone()),
         form: Form::Toml,
-        exptime: s.duration("exptime", SECOND..=365 * DAY, SECOND).unwrap_or(default.exptime),
-        threshold: threshold(&mut s).unwrap_or(default.threshold),
-        whitelist: whitelist(&mut s).unwrap_or(default.whitelist),
-        ipv4_prefix_length: s.integer("ipv4_prefix_length", 1..=32).unwrap_or(32) as u8,
-        ipv6_prefix_length: s.integer("ipv6_prefix_length", 1..=128).unwrap_or(64) as u8,
-        action: action(&mut s).unwrap_or(default.action),
-        store: store(&mut s, default.store),
-        listen: places::listen(&mut s).unwrap_or(default.listen),
-        socket: places::socket(&mut s, default.socket),
+        blacklist,
+        limits: std::iter::once(top).chain(named).collect(),
+        log_only: inherited.log_only,
+        max_delayed: s.integer("max_delayed", 1..=10_000).map_or(default.max_delayed, |n| n as usize),
+        list_check_interval: s.duration("list_check_interval", Duration::ZERO..=DAY, SECOND).unwrap_or_default(),
+        store,
+        listen: places::listen(&s).unwrap_or(default.listen),
+        socket: places::socket(&s, default.socket),
         max_connections: s.integer("max_connections", 1..=1_000_000).map_or(default.max_connections, |n| n as usize),
-        log: logging::log(&mut s, default.log, &inetd_log),
+        log: logging::log(&s, default.log, &inetd_log),
         inetd_log,
-        settings: Vec::new(),
+        settings: in_force::top(&s),
+        limit_settings,
+        lists: complete.lists,
+        own_lists: complete.own,
+        list_files: complete.files,
         warnings: Vec::new(),
     };
-    config.settings = in_force(&s, &config.whitelist);
-    sense::examine(&config, &s.names, &mut s.remarks);
-    config.warnings = s.remarks.finish()?;
-    Ok(config)
-}
-
-fn threshold(s: &mut Settings) -> Option<u32> {
-    if !s.is_zero("threshold") {
-        let number = s.integer("threshold", 1..=1_000_000_000)?;
-        return Some(number as u32);
-    }
-    let remedy = "write a number from 1; to refuse certain clients whatever they do, \
-                  use a blacklist: Postfix's check_client_access with REJECT";
-    let span = s.span("threshold")?;
-    let problem = "a `threshold` of 0 would refuse every client";
-    s.remarks.wrong(&span, problem, remedy)
-}
-
-fn whitelist(s: &mut Settings) -> Option<Vec<IpNet>> {
-    let list = s.list("whitelist")?;
-    let mut nets = Vec::new();
-    let mut spans = Vec::new();
-    for (text, span) in &list {
-        match netblock::parse(text) {
-            Ok(block) => {
-                if block.host_bits {
-                    let text = format!("{} has host bits set, taken as {}", quoted(text), block.net);
-                    s.remarks.odd(span, text);
-                }
-                nets.push(block.net);
-                spans.push(span.clone());
-            }
-            Err((problem, remedy)) => {
-                let problem = format!("{}: {problem}", quoted(text));
-                s.remarks.wrong::<()>(span, problem, remedy);
-            }
+    sense::examine(&config, &s.names, &remarks);
+    sense::examine_limit(config.top(), &s, &(0..0));
+    let remarks = remarks.finish();
+    match (remarks, wrong.filter(|wrong| !wrong.mistakes.is_empty())) {
+        (Ok(warnings), None) => {
+            config.warnings = warnings.into_iter().chain(complete.warnings).collect();
+            Ok(config)
+        }
+        (Err(error), None) | (Ok(_), Some(error)) => Err(error),
+        (Err(mut error), Some(more)) => {
+            error.mistakes.extend(more.mistakes);
+            error.more += more.more;
+            Err(error)
         }
     }
-    sense::examine_whitelist(&nets, &spans, &mut s.remarks);
-    Some(nets)
 }
 
-fn store(s: &mut Settings, default: StoreConfig) -> StoreConfig {
-    let port = s.integer("memcached_port", 1..=65535).unwrap_or(11211) as u16;
-    StoreConfig {
-        servers: places::servers(s, port).unwrap_or(default.servers),
-        timeout: s
-            .duration("store_timeout", MILLISECOND..=LONGEST_STORE_TIMEOUT, MILLISECOND)
-            .unwrap_or(default.timeout),
-        on_failure: s.choice(
-            "on_store_failure",
-            &[("local", OnStoreFailure::Local), ("dunno", OnStoreFailure::Dunno), ("defer", OnStoreFailure::Defer)],
-        ),
-        key_prefix: key_prefix(s).unwrap_or(default.key_prefix),
-        max_clients: s.integer("max_clients", 1000..=1_000_000_000).map_or(default.max_clients, |n| n as usize),
+/// What surrounds the top level's own limit: the defaults, and what is said for the whole program.
+fn surroundings(s: &Settings, key_prefix: &str) -> Surroundings {
+    let default = policy::Limit::top(String::new());
+    let policy_timeout = s.duration("policy_timeout", 3 * SECOND..=1000 * SECOND, SECOND);
+    Surroundings {
+        name: policy::limit::TOP.to_owned(),
+        span: 0..0,
+        key_prefix: key_prefix.to_owned(),
+        log_only: s.truth("log_only").unwrap_or(false),
+        classes: answer::classes(s),
+        policy_timeout: policy_timeout.unwrap_or(10 * SECOND),
+        exptime: default.exptime,
+        ipv4_prefix_length: default.ipv4_prefix_length,
+        ipv6_prefix_length: default.ipv6_prefix_length,
+        answer: Answer::default(),
     }
 }
 
-fn key_prefix(s: &mut Settings) -> Option<String> {
-    // memcached takes keys up to 250 bytes without spaces; the address needs the rest.
-    const LONGEST: usize = 100;
-    let (prefix, span) = s.string("key_prefix")?;
-    if prefix.len() > LONGEST {
-        let problem = "`key_prefix` is too long";
-        return s.remarks.wrong(&span, problem, format!("write at most {LONGEST} characters"));
+/// Notes the list files that could not be read where they are named; what is wrong in the others is returned.
+fn not_read(s: &Settings, spans: &[Span], wrong: Wrong) -> ConfigError {
+    for (place, problem, remedy) in wrong.unread {
+        s.remarks.wrong::<()>(&spans[place], format!("the list {problem}"), remedy);
     }
-    if !prefix.bytes().all(|b| b.is_ascii_graphic()) {
-        let problem = "`key_prefix` has characters that a memcached key cannot have";
-        return s.remarks.wrong(&span, problem, "write printable ASCII without spaces");
-    }
-    Some(prefix)
-}
-
-fn action(s: &mut Settings) -> Option<Action> {
-    let said = |found: Option<(String, _)>, default: &str| found.map_or_else(|| default.to_owned(), |(text, _)| text);
-    let action = said(s.string("action"), action::DEFAULT_ACTION);
-    let text = said(s.string("text"), action::DEFAULT_TEXT);
-    let code = said(s.string("enhanced_status_code"), action::DEFAULT_CODE);
-    let classes = s.list("restriction_classes").unwrap_or_default();
-    for (class, span) in &classes {
-        let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
-        if class.is_empty() || !class.bytes().all(letters) {
-            let problem = format!("{} is no name of a restriction class", quoted(class));
-            let remedy = "write a name that stands in main.cf's smtpd_restriction_classes";
-            s.remarks.wrong::<()>(span, problem, remedy);
-        }
-    }
-    let classes: Vec<String> = classes.into_iter().map(|(class, _)| class).collect();
-    let error = match Action::new(&action, &text, &code, &classes) {
-        Ok(action) => return Some(action),
-        Err(error) => error,
-    };
-    let key = match error.part {
-        Part::Action => "action",
-        Part::Text => "text",
-        Part::EnhancedStatusCode => "enhanced_status_code",
-    };
-    // A default can clash with what was said: then what was said is the place.
-    let places = [key, "action", "enhanced_status_code", "text"];
-    let span = places.into_iter().find_map(|key| s.span(key)).unwrap_or(0..0);
-    s.remarks.wrong(&span, error.problem, error.remedy)
-}
-
-/// Every key with its value and where that comes from.
-fn in_force(s: &Settings, whitelist: &[IpNet]) -> Vec<Setting> {
-    let said = |key: &'static str| {
-        let value = s.values().get(key)?.get_ref();
-        let (line, _) = s.remarks.source.place(s.name(key)?.start);
-        let value = if key == "whitelist" { Setting::netblocks(whitelist) } else { json(value) };
-        Some(Setting { key, value, origin: Origin::Line(line) })
-    };
-    KEYS.iter().map(|key| said(key.name).unwrap_or_else(|| Setting::default_of(key))).collect()
-}
-
-/// The value for people and programs; those that no key takes are nothing.
-fn json(value: &DeValue) -> Value {
-    match value {
-        DeValue::String(text) => text.as_ref().into(),
-        DeValue::Integer(number) => {
-            i64::from_str_radix(number.as_str(), number.radix()).map_or(Value::Null, Value::from)
-        }
-        DeValue::Array(items) => items.iter().map(|item| json(item.get_ref())).collect(),
-        _ => Value::Null,
-    }
+    ConfigError { mistakes: wrong.mistakes, more: wrong.more }
 }

@@ -6,7 +6,6 @@
 mod whitelist;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use serde_json::Value;
 
@@ -18,6 +17,8 @@ use super::sense;
 use super::source::{Source, Span};
 use super::{Config, Form, OnStoreFailure, Origin, Setting, StoreConfig};
 use crate::address::Address;
+use crate::policy::Limit;
+use crate::policy::lists::Lists;
 
 /// The five keys there were.
 const ORIGINAL: [&str; 5] = ["exptime", "threshold", "memcached_server", "memcached_port", "whitelist"];
@@ -39,7 +40,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     let port = file.number("memcached_port", 11211, 65535);
     let server = file.server(port as u16);
     let whitelist = match file.values.get("whitelist").cloned() {
-        Some(span) => whitelist::read(span, &mut file.remarks),
+        Some(span) => whitelist::read(span, &file.remarks),
         None => Vec::new(),
     };
     file.examine_exptime(exptime);
@@ -47,23 +48,27 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     let mut config = Config {
         path: Some(source.path.clone()),
         form: Form::ConnectionShaper,
-        exptime: Duration::from_secs(exptime),
-        threshold: threshold as u32,
+        limits: vec![Limit {
+            exptime: exptime as u32,
+            forget_after: exptime as u32,
+            threshold: threshold as u32,
+            // There was no notion of IPv6: its addresses counted as a whole.
+            ipv6_prefix_length: 128,
+            // The bare address, so that both programs share one count.
+            ..Limit::top(String::new())
+        }],
         // Nobody else is exempt: a loopback client is limited like any other.
-        whitelist,
-        // There was no notion of IPv6: its addresses counted as a whole.
-        ipv6_prefix_length: 128,
+        lists: Lists::whitelist(whitelist),
         store: StoreConfig {
             servers: server.into_iter().collect(),
             on_failure: Some(OnStoreFailure::Dunno),
-            // The bare address, so that both programs share one count.
             key_prefix: String::new(),
             ..default.store
         },
         ..default
     };
     config.settings = file.in_force(&config, exptime, threshold, port);
-    sense::examine(&config, &file.names, &mut file.remarks);
+    sense::examine(&config, &file.names, &file.remarks);
     config.warnings = file.remarks.finish()?;
     Ok(config)
 }
@@ -181,7 +186,7 @@ impl<'s> File<'s> {
                 "threshold" => threshold.into(),
                 "memcached_server" => self.server_name().into(),
                 "memcached_port" => port.into(),
-                "whitelist" => Setting::netblocks(&config.whitelist),
+                "whitelist" => Setting::shortened(config.lists.netblocks.iter().map(|(net, _)| net.to_string())),
                 "on_store_failure" => "dunno".into(),
                 "key_prefix" => "".into(),
                 "ipv6_prefix_length" => 128.into(),

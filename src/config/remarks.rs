@@ -1,11 +1,19 @@
 //! What is found wrong or odd while a file is read, collected.
 
+use std::cell::RefCell;
+
 use super::error::{ConfigError, ConfigWarning, Mistake};
 use super::source::{Source, Span};
 
-/// What is found wrong or odd while a source is read.
+/// What is found wrong or odd while a source is read. The readers of a file and of the tables in it
+/// all write here.
 pub(super) struct Remarks<'s> {
     pub source: &'s Source,
+    noted: RefCell<Noted>,
+}
+
+#[derive(Default)]
+struct Noted {
     mistakes: Vec<(usize, Mistake)>,
     more: usize,
     warnings: Vec<(usize, ConfigWarning)>,
@@ -16,50 +24,58 @@ impl<'s> Remarks<'s> {
     const KEPT: usize = 50;
 
     pub fn new(source: &'s Source) -> Self {
-        Self { source, mistakes: Vec::new(), more: 0, warnings: Vec::new() }
+        Self { source, noted: RefCell::default() }
     }
 
     /// Notes a mistake. Returns `None`, so that a reader can end with it.
-    pub fn wrong<T>(&mut self, span: &Span, problem: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
-        if self.mistakes.len() >= Self::KEPT {
-            self.more += 1;
+    pub fn wrong<T>(&self, span: &Span, problem: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
+        let mut noted = self.noted.borrow_mut();
+        let problem = problem.into();
+        // What is read for two purposes is wrong once.
+        if noted.mistakes.iter().any(|(offset, mistake)| *offset == span.start && mistake.problem == problem) {
+            return None;
+        }
+        if noted.mistakes.len() >= Self::KEPT {
+            noted.more += 1;
             return None;
         }
         let mistake = Mistake {
             path: self.source.path.clone(),
             spot: Some(self.source.spot(span)),
-            problem: problem.into(),
+            problem,
             remedy: remedy.into(),
         };
-        self.mistakes.push((span.start, mistake));
+        noted.mistakes.push((span.start, mistake));
         None
     }
 
     /// Notes something odd.
-    pub fn odd(&mut self, span: &Span, text: impl Into<String>) {
-        let text = match self.warnings.len() {
+    pub fn odd(&self, span: &Span, text: impl Into<String>) {
+        let mut noted = self.noted.borrow_mut();
+        let text = match noted.warnings.len() {
             ..Self::KEPT => text.into(),
             Self::KEPT => "and more like these, which are not shown".to_owned(),
             _ => return,
         };
         let (line, column) = self.source.place(span.start);
         let warning = ConfigWarning { path: self.source.path.clone(), line, column, text };
-        self.warnings.push((span.start, warning));
+        noted.warnings.push((span.start, warning));
     }
 
     /// Whether further warnings would not be kept.
     pub fn is_full(&self) -> bool {
-        self.warnings.len() > Self::KEPT
+        self.noted.borrow().warnings.len() > Self::KEPT
     }
 
     /// The warnings, or the error when there was a mistake.
-    pub fn finish(mut self) -> Result<Vec<ConfigWarning>, ConfigError> {
-        self.mistakes.sort_by_key(|(offset, _)| *offset);
-        self.warnings.sort_by_key(|(offset, _)| *offset);
-        if self.mistakes.is_empty() {
-            return Ok(self.warnings.into_iter().map(|(_, w)| w).collect());
+    pub fn finish(self) -> Result<Vec<ConfigWarning>, ConfigError> {
+        let Noted { mut mistakes, more, mut warnings } = self.noted.into_inner();
+        mistakes.sort_by_key(|(offset, _)| *offset);
+        warnings.sort_by_key(|(offset, _)| *offset);
+        if mistakes.is_empty() {
+            return Ok(warnings.into_iter().map(|(_, w)| w).collect());
         }
-        Err(ConfigError { mistakes: self.mistakes.into_iter().map(|(_, m)| m).collect(), more: self.more })
+        Err(ConfigError { mistakes: mistakes.into_iter().map(|(_, m)| m).collect(), more })
     }
 }
 

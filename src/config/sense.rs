@@ -1,7 +1,8 @@
 //! What parses but makes no sense: warnings about settings that do not fit together.
 
+mod limit;
+
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -10,10 +11,11 @@ use super::remarks::Remarks;
 use super::source::Span;
 use super::{Config, OnStoreFailure};
 use crate::address::Address;
+pub(super) use limit::examine_limit;
 
 /// Looks at the keys a file sets, knowing what all of them come to.
-pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &mut Remarks) {
-    let mut odd = |key: &str, text: &str| {
+pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &Remarks) {
+    let odd = |key: &str, text: &str| {
         if let Some(span) = said.get(key) {
             remarks.odd(span, format!("`{key}` {text}"));
         }
@@ -34,52 +36,41 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
             odd(key, "has no effect: `listen` has no unix socket");
         }
     }
-    if rate(config.threshold, config.exptime) > MOST_PER_SECOND {
-        odd("threshold", "will never be reached: no client connects that often in `exptime`");
-    }
-    if action_has_text(config) {
-        for key in ["text", "enhanced_status_code"] {
-            odd(key, "has no effect: `action` has a text of its own");
-        }
-    }
 }
 
 /// A longer list was made by a program, and nobody reads it entry by entry.
 const LONGEST_READ: usize = 10_000;
 
-/// Looks for entries that add nothing, or too much. The places are those of the netblocks.
-pub(super) fn examine_whitelist(nets: &[IpNet], places: &[Span], remarks: &mut Remarks) {
+/// Looks for entries that add nothing, or too much. `does` is what the list does to its clients.
+pub(super) fn examine_list(list: &[(IpNet, Span)], does: &str, remarks: &Remarks) {
+    let nets: Vec<IpNet> = list.iter().map(|(net, _)| *net).collect();
     let read = &nets[..if nets.len() > LONGEST_READ { 0 } else { nets.len() }];
     for (place, cover) in netblock::covered(read) {
         if remarks.is_full() {
             break;
         }
-        let (line, _) = remarks.source.place(places[cover].start);
+        let (line, _) = remarks.source.place(list[cover].1.start);
         let text = format!("{} is covered by {} in line {line}", nets[place], nets[cover]);
-        remarks.odd(&places[place], text);
+        remarks.odd(&list[place].1, text);
     }
-    for (net, place) in nets.iter().zip(places) {
-        if net.prefix_len() == 0 {
-            let family = if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
-            remarks.odd(place, format!("{net} exempts every {family} client"));
-        }
-    }
+    examine_whole_families(list, |place| list[place].1.clone(), does, remarks);
 }
 
-/// More connections than one client can make: Postfix itself accepts fewer.
-const MOST_PER_SECOND: u64 = 10_000;
-
-fn rate(threshold: u32, exptime: Duration) -> u64 {
-    u64::from(threshold) / exptime.as_secs().max(1)
+/// Looks for entries that are about everyone.
+pub(super) fn examine_whole_families<T>(
+    list: &[(IpNet, T)],
+    span: impl Fn(usize) -> Span,
+    does: &str,
+    remarks: &Remarks,
+) {
+    for (place, (net, _)) in list.iter().enumerate().filter(|(_, (net, _))| net.prefix_len() == 0) {
+        let family = if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
+        remarks.odd(&span(place), format!("{net} {does} every {family} client"));
+    }
 }
 
 fn uses_port(config: &Config) -> bool {
     let port = config.setting("memcached_port").as_u64();
     let same = |server: &Address| matches!(server, Address::Inet { port: p, .. } if Some(u64::from(*p)) == port);
     config.store.servers.iter().any(same)
-}
-
-fn action_has_text(config: &Config) -> bool {
-    let action = config.setting("action");
-    action.as_str().is_some_and(|action| action.trim().contains(char::is_whitespace))
 }

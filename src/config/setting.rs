@@ -1,6 +1,5 @@
 //! What is in force, key by key, for people to read.
 
-use ipnet::IpNet;
 use serde_json::Value;
 
 use super::keys::Key;
@@ -16,6 +15,15 @@ pub struct Setting {
     pub origin: Origin,
 }
 
+/// The keys of a limit as they are in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitSettings {
+    /// The limit's name.
+    pub name: String,
+    /// Every key that may stand in a limit.
+    pub settings: Vec<Setting>,
+}
+
 /// Where a value comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Origin {
@@ -23,6 +31,8 @@ pub enum Origin {
     Default,
     /// The line of the file that sets it.
     Line(usize),
+    /// The top level, from which a limit has it.
+    TopLevel,
     /// The ways of connection_shaper, which come with its form.
     Form,
 }
@@ -37,19 +47,30 @@ impl Setting {
 
     /// A list of netblocks as a value. Of a long one the beginning: it was made
     /// by a program, and is better read where it stands.
-    pub(super) fn netblocks(list: &[IpNet]) -> Value {
+    pub(super) fn shortened(mut list: impl ExactSizeIterator<Item = String>) -> Value {
         const SHOWN: usize = 20;
-        let rest = list.len().saturating_sub(SHOWN);
-        let shown = list.iter().take(SHOWN).map(IpNet::to_string);
-        shown.chain((rest > 0).then(|| format!("and {rest} more"))).collect()
+        let shown: Vec<_> = list.by_ref().take(SHOWN).collect();
+        let rest = list.len();
+        shown.into_iter().chain((rest > 0).then(|| format!("and {rest} more"))).collect()
     }
 
     /// The value in TOML, on one line.
     pub fn spell(&self) -> String {
-        let Value::Array(items) = &self.value else {
-            return self.value.to_string();
-        };
-        let items: Vec<String> = items.iter().map(Value::to_string).collect();
-        format!("[{}]", items.join(", "))
+        spell(&self.value)
+    }
+}
+
+fn spell(value: &Value) -> String {
+    let key = |key: &String| match key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+        true if !key.is_empty() => key.clone(),
+        _ => Value::from(key.as_str()).to_string(),
+    };
+    match value {
+        Value::Array(items) => format!("[{}]", items.iter().map(spell).collect::<Vec<_>>().join(", ")),
+        Value::Object(table) => {
+            let pairs: Vec<_> = table.iter().map(|(name, value)| format!("{} = {}", key(name), spell(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        other => other.to_string(),
     }
 }

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use super::error::{ConfigError, Spot};
+use super::lists::Stamp;
 use super::remarks::Remarks;
 
 /// A stretch of the text, in bytes.
@@ -44,7 +45,7 @@ impl Source {
         let Some(offset) = self.broken else {
             return Ok(());
         };
-        let mut remarks = Remarks::new(self);
+        let remarks = Remarks::new(self);
         let remedy = "save the file in UTF-8, or remove the character";
         remarks.wrong::<()>(&(offset..offset), "this character is not UTF-8", remedy);
         remarks.finish().map(|_| ())
@@ -109,6 +110,27 @@ pub(super) fn read(path: &Path) -> Result<Source, ReadError> {
         return Err(ReadError::Large);
     }
     Ok(Source::new(path, &bytes))
+}
+
+/// Reads a list file, which may be empty but has to be a file: no directory, and nothing that never ends.
+/// With it comes what it was. `Err` says what is wrong and what to do.
+pub(super) fn read_list(path: &Path) -> Result<(Source, Stamp), (String, String)> {
+    let wrong = |error: ReadError| {
+        let mistake = error.at(path).mistakes.swap_remove(0);
+        (format!("{} {}", path.display(), mistake.problem), mistake.remedy)
+    };
+    let metadata = path.metadata().map_err(|error| wrong(ReadError::Io(error)))?;
+    if !metadata.is_file() {
+        return Err((format!("{} is no file", path.display()), "name a file".to_owned()));
+    }
+    match read(path) {
+        Ok(source) => Ok((source, Stamp::from(&metadata))),
+        Err(ReadError::Large) => {
+            let problem = format!("{} is larger than 64 MiB", path.display());
+            Err((problem, "split it: the key takes a list of files".to_owned()))
+        }
+        Err(error) => Err(wrong(error)),
+    }
 }
 
 /// Why a file was not read.

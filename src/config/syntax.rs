@@ -10,7 +10,7 @@ use super::{keys, units};
 
 /// The error for text that is no TOML.
 pub(super) fn explain(source: &Source, errors: &[toml::de::Error]) -> ConfigError {
-    let mut remarks = Remarks::new(source);
+    let remarks = Remarks::new(source);
     let mut explained: Option<usize> = None;
     let span = |error: &toml::de::Error| error.span().unwrap_or(0..0);
     let mut errors: Vec<_> = errors.iter().map(|error| (span(error), error)).collect();

@@ -7,8 +7,6 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use ipnet::IpNet;
-
 use super::Severity;
 use crate::clock::Now;
 
@@ -55,7 +53,7 @@ impl Repeat {
     /// Whether the refusal of `client`, whose window has `left` seconds left,
     /// is written, and then how many of its refusals were not since its last line.
     #[must_use]
-    pub fn refused(&mut self, client: IpNet, left: u32, now: Now) -> Option<u64> {
+    pub fn refused(&mut self, client: u64, left: u32, now: Now) -> Option<u64> {
         let past = self.clients.recall(client);
         let due = past.window_ends <= now.monotonic || past.next_line <= now.monotonic;
         if !due || !self.rate.admits(self.rate.limit, now) {
@@ -99,12 +97,12 @@ struct Past {
 /// and no refusal ever waits for a sweep.
 #[derive(Debug, Default)]
 struct Clients {
-    young: HashMap<IpNet, Past>,
-    old: HashMap<IpNet, Past>,
+    young: HashMap<u64, Past>,
+    old: HashMap<u64, Past>,
 }
 
 impl Clients {
-    fn recall(&mut self, client: IpNet) -> &mut Past {
+    fn recall(&mut self, client: u64) -> &mut Past {
         if self.young.len() >= MAX_CLIENTS / 2 && !self.young.contains_key(&client) {
             std::mem::swap(&mut self.young, &mut self.old);
             // A client that moves on from the old generation is looked up there first.
@@ -153,8 +151,8 @@ impl Rate {
 mod tests {
     use super::*;
 
-    fn client(number: u32) -> IpNet {
-        IpNet::from(std::net::IpAddr::from(number.to_be_bytes()))
+    fn client(number: u64) -> u64 {
+        number
     }
 
     fn at(milliseconds: u64) -> Now {
@@ -231,7 +229,7 @@ mod tests {
             assert_eq!(repeat.refused(client(n), 60, at(5)), Some(0));
             assert!(repeat.clients.young.len() + repeat.clients.old.len() <= MAX_CLIENTS);
         }
-        for n in 100_000 - MAX_CLIENTS as u32 / 2..100_000 {
+        for n in 100_000 - MAX_CLIENTS as u64 / 2..100_000 {
             assert_eq!(repeat.refused(client(n), 60, at(6)), None, "client {n} was forgotten");
         }
         assert_eq!(repeat.refused(client(0), 60, at(7)), Some(0));

@@ -1,94 +1,187 @@
-//! A limit: what is counted, per what, and how much is allowed.
+//! A limit: what is counted, per what, for whom, how much is allowed, and what happens beyond.
 //!
-//! A window starts at the first hit of a key and ends `exptime` later whatever
-//! happens in between; nothing in this program ever extends or resets it.
+//! A limit is as the configuration says it; nothing in it changes while it is in force.
 
-use std::fmt::{self, Write};
-use std::net::IpAddr;
-
-use ipnet::IpNet;
+use std::time::Duration;
 
 use super::action::Action;
-use super::netblock::mask;
-use crate::config::Config;
+use super::conditions::Conditions;
+use super::netblocks::Netblocks;
+use super::per::Per;
+use super::rate::Rate;
 
-/// Tells limits apart within one process; the smaller stands earlier in the file.
+/// The name of the limit that stands at the top level of the configuration: connection_shaper's own.
+pub const TOP: &str = "connections";
+
+/// Tells limits apart within one process, also over reloads.
 pub type LimitId = u16;
 
 /// `threshold` hits per `exptime`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// Its place.
+    /// Given to it by the policy it is part of.
     pub id: LimitId,
-    /// Its name, in logs and answers.
+    /// Its name in the configuration, in logs and answers.
     pub name: String,
     /// What its keys begin with in a shared store.
     pub key_prefix: String,
-    /// Hits a window allows; the next is over.
+    /// What is a hit.
+    pub counts: Counts,
+    /// What has a counter of its own.
+    pub per: Per,
+    /// Which requests it is about.
+    pub conditions: Conditions,
+    /// Hits a window allows; the next is over. In units of [`Counts::unit`].
     pub threshold: u32,
+    /// The same while Postfix reports `stress=yes`.
+    pub stress_threshold: Option<u32>,
     /// Length of a window in seconds.
     pub exptime: u32,
+    /// Where a window begins and ends.
+    pub window: Window,
     /// Bits of an IPv4 client's address that are counted together.
     pub ipv4_prefix_length: u8,
     /// The same for IPv6.
     pub ipv6_prefix_length: u8,
+    /// Thresholds of its own for some netblocks; `None`: this limit does not count them.
+    pub netblocks: Netblocks<Option<Rate>>,
+    /// Hits of one key that are closer together than this many milliseconds are one; 0: none are.
+    pub coalesce: u32,
+    /// Whether what is refused stays counted.
+    pub count_refused: bool,
+    /// It is judged, counted and logged, never enforced.
+    pub log_only: bool,
+    /// What is done over it before anything is refused.
+    pub delay: Option<Delay>,
+    /// What is done about those who do not heed it.
+    pub ban: Option<Ban>,
+    /// Seconds without a violation after which earlier violations and bans are forgotten.
+    pub forget_after: u32,
     /// What is answered over it.
     pub action: Action,
+    /// The same while Postfix reports `stress=yes`.
+    pub stress_action: Option<Action>,
 }
 
 impl Limit {
-    /// connection_shaper's one limit, which stands at the top level of the configuration.
-    pub fn connections(config: &Config) -> Self {
+    /// connection_shaper's own limit at its defaults. `key_prefix` begins its keys.
+    pub fn top(key_prefix: String) -> Self {
         Self {
             id: 0,
-            name: "connections".to_owned(),
-            key_prefix: config.store.key_prefix.clone(),
-            threshold: config.threshold,
-            exptime: config.exptime.as_secs() as u32,
-            ipv4_prefix_length: config.ipv4_prefix_length,
-            ipv6_prefix_length: config.ipv6_prefix_length,
-            action: config.action.clone(),
+            name: TOP.to_owned(),
+            key_prefix,
+            counts: Counts::Connections,
+            per: Per::client(),
+            conditions: Conditions::default(),
+            threshold: 10,
+            stress_threshold: None,
+            exptime: 60,
+            window: Window::Fixed,
+            ipv4_prefix_length: 32,
+            ipv6_prefix_length: 64,
+            netblocks: Netblocks::default(),
+            coalesce: 0,
+            count_refused: true,
+            log_only: false,
+            delay: None,
+            ban: None,
+            forget_after: 60,
+            action: Action::default(),
+            stress_action: None,
         }
     }
+}
 
-    /// What a client's hit is counted under.
-    pub fn key(&self, client: IpAddr) -> Key<'_> {
-        let (address, prefix_length) = mask(client, self.ipv4_prefix_length, self.ipv6_prefix_length);
-        Key { limit: self, address, prefix_length }
+/// What is a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// An SMTP session.
+    Connections,
+    /// A mail transaction.
+    Messages,
+    /// A distinct recipient of a mail transaction.
+    Recipients,
+    /// The size of a message, in KiB rounded up.
+    Bytes,
+    /// A request of Postfix, whatever it is about.
+    Requests,
+}
+
+impl Counts {
+    /// Every one of them with its word.
+    pub const WORDS: [(&'static str, Self); 5] = [
+        ("connections", Self::Connections),
+        ("messages", Self::Messages),
+        ("recipients", Self::Recipients),
+        ("bytes", Self::Bytes),
+        ("requests", Self::Requests),
+    ];
+
+    /// What a count of one stands for.
+    pub fn unit(self) -> u32 {
+        if self == Self::Bytes { 1024 } else { 1 }
     }
 }
 
-/// One counter: a limit and a masked client address.
-#[derive(Clone, Copy, Debug)]
-pub struct Key<'p> {
-    /// The limit it counts for.
-    pub limit: &'p Limit,
-    /// The client's address with the bits after the prefix cleared.
-    pub address: IpAddr,
-    /// How many bits are left.
-    pub prefix_length: u8,
+/// Where a window begins and ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// From the first hit of a key on; nothing ever extends it.
+    Fixed,
+    /// Always the last `exptime`, in slots of a tenth of it.
+    Sliding,
 }
 
-impl Key<'_> {
-    /// What is counted together.
-    pub fn netblock(&self) -> IpNet {
-        IpNet::new_assert(self.address, self.prefix_length)
-    }
+/// A wait before the answer. After it the client passes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Delay {
+    /// The first violation's.
+    pub initial: Duration,
+    /// It is doubled with each further violation up to this.
+    pub max: Duration,
+    /// Sessions of one key that may wait at once; the next is refused.
+    pub max_concurrent: u32,
+}
 
-    /// Appends the key as a shared store names it: the bare address where all of it counts (so the
-    /// counters of connection_shaper are ours), else the prefix. At most 250 bytes, no blanks.
-    pub fn write(&self, output: &mut impl Write) -> fmt::Result {
-        output.write_str(&self.limit.key_prefix)?;
-        write!(output, "{self}")
+impl Delay {
+    /// How long the `violation`th of a key waits, from 1.
+    pub fn of(&self, violation: u32) -> Duration {
+        let doublings = violation.saturating_sub(1).min(30);
+        self.initial.saturating_mul(1 << doublings).min(self.max)
     }
 }
 
-impl fmt::Display for Key<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = if self.address.is_ipv4() { 32 } else { 128 };
-        match self.prefix_length {
-            length if length == whole => write!(f, "{}", self.address),
-            length => write!(f, "{}/{length}", self.address),
-        }
+/// A refusal that outlasts the window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ban {
+    /// Seconds the first one lasts; each further one twice as long as the one before.
+    pub time: u32,
+    /// It begins with this many violations.
+    pub threshold: u32,
+    /// No ban lasts longer than this many seconds.
+    pub max: u32,
+}
+
+impl Ban {
+    /// How many seconds the `repetition`th ban of a key lasts, from 1.
+    pub fn length(&self, repetition: u32) -> u32 {
+        let doublings = repetition.saturating_sub(1).min(31);
+        let length = u64::from(self.time) << doublings;
+        u32::try_from(length).unwrap_or(u32::MAX).min(self.max.max(self.time))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_and_bans_double_up_to_their_bounds() {
+        let second = Duration::from_secs(1);
+        let delay = Delay { initial: second, max: 5 * second, max_concurrent: 1 };
+        assert_eq!([1, 2, 3, 4, u32::MAX].map(|violation| delay.of(violation).as_secs()), [1, 2, 4, 5, 5]);
+        let ban = Ban { time: 60, threshold: 1, max: 300 };
+        assert_eq!([1, 2, 3, 4, u32::MAX].map(|repetition| ban.length(repetition)), [60, 120, 240, 300, 300]);
+        assert_eq!(Ban { max: 0, ..ban }.length(1), 60);
     }
 }

@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use super::netblock::canonical;
 
 /// Netblocks, each with what is said of it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Netblocks<T> {
     entries: Box<[(IpNet, T)]>,
     v4: Ranges<u32>,
@@ -43,6 +43,12 @@ impl<T> FromIterator<(IpNet, T)> for Netblocks<T> {
     }
 }
 
+impl<T> Default for Netblocks<T> {
+    fn default() -> Self {
+        Self::from_iter([])
+    }
+}
+
 impl<T> Netblocks<T> {
     /// The longest netblock that contains the address, and what is said of it.
     pub fn lookup(&self, address: IpAddr) -> Option<(&IpNet, &T)> {
@@ -66,7 +72,7 @@ impl<T> Netblocks<T> {
 }
 
 /// Ranges that follow each other and cover all addresses of type `A`.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 struct Ranges<A> {
     /// The last level says where each range begins; it ends before the next one.
     /// Each level before has the first of every `A::BLOCK` starts of its next

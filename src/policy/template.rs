@@ -13,9 +13,9 @@ pub struct Values<'a> {
     /// `{limit}`: the name of the limit.
     pub limit: &'a str,
     /// `{count}`: hits in this window.
-    pub count: u32,
+    pub count: u64,
     /// `{threshold}`: hits the limit allows.
-    pub threshold: u32,
+    pub threshold: u64,
     /// `{left}`: seconds until the window ends.
     pub left: u32,
 }
@@ -40,8 +40,8 @@ enum Segment {
 const PLACEHOLDERS: [(&str, Segment, usize); 5] = [
     ("client", Segment::Client, 39),
     ("limit", Segment::Limit, 64),
-    ("count", Segment::Count, 10),
-    ("threshold", Segment::Threshold, 10),
+    ("count", Segment::Count, 13),
+    ("threshold", Segment::Threshold, 13),
     ("left", Segment::Left, 10),
 ];
 

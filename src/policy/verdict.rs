@@ -1,41 +1,81 @@
 //! What we answer, with its reason. Log line, statistics and reply are all made from it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
-use super::limit::{Limit, LimitId};
+use super::action::Action;
+use super::limit::LimitId;
+use super::memory::{Count, Memory, Scope};
+use super::per::Part;
 use super::template::Values;
-
-/// What the store says of one key after a hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hit {
-    /// Hits in the window, this one included.
-    pub count: u32,
-    /// Seconds until the window ends, rounded up.
-    pub left: u32,
-}
-
-/// What a session was counted for by one limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Count {
-    /// The limit.
-    pub limit: LimitId,
-    /// What the store said; `None` when it was away and nothing counted in its place.
-    pub hit: Option<Hit>,
-    /// It was judged to pass, and that stands.
-    pub passed: bool,
-}
 
 /// The answer to one request.
 #[must_use]
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Verdict<'p> {
     /// `DUNNO`.
     Pass(Pass),
-    /// The limit's action.
+    /// `DUNNO` after a wait; a refusal where nobody more may wait.
+    Delay(Wait<'p>),
+    /// An action.
     Refuse(Refusal<'p>),
     /// The store is away, and `on_store_failure` is `defer`: a temporary refusal whatever the
     /// limit's action is, for this is our trouble, not the client's.
     Defer,
+}
+
+impl<'p> Verdict<'p> {
+    /// Takes another limit's verdict on the same request into account: the first refusal wins, then the
+    /// longest wait. Without the store nothing is said to be within its limits.
+    pub(super) fn weigh(&mut self, other: Self) {
+        let rank = |verdict: &Self| match verdict {
+            Self::Refuse(_) => (4, Duration::ZERO),
+            Self::Defer => (3, Duration::ZERO),
+            Self::Delay(wait) => (2, wait.time),
+            Self::Pass(Pass::StoreAway) => (1, Duration::ZERO),
+            Self::Pass(_) => (0, Duration::ZERO),
+        };
+        if rank(&other) > rank(self) {
+            *self = other;
+        }
+    }
+}
+
+/// A wait, after which the client passes.
+#[derive(Clone, Debug)]
+pub struct Wait<'p> {
+    /// Why; and the answer where nobody more may wait.
+    pub refusal: Refusal<'p>,
+    /// How long.
+    pub time: Duration,
+    /// How many may wait at once for the refusal's key.
+    pub max_concurrent: u32,
+    /// Whose count it was; none for the blacklist.
+    count: Option<(LimitId, Scope)>,
+}
+
+impl<'p> Wait<'p> {
+    pub(super) fn new(refusal: Refusal<'p>, time: Duration, max_concurrent: u32, count: Option<&Count>) -> Self {
+        Self { refusal, time, max_concurrent, count: count.map(|count| (count.limit, count.scope)) }
+    }
+
+    /// The session waits once; whatever it asks later passes.
+    pub fn begin(&self, memory: &mut Memory) {
+        memory.admitted = true;
+        self.settle(memory, |count| Count { passed: true, ..count });
+    }
+
+    /// Nobody more may wait, so it is refused, and that stands.
+    pub fn refuse(self, memory: &mut Memory) -> Refusal<'p> {
+        self.settle(memory, |count| Count { passed: false, crowded: true, ..count });
+        Refusal { reason: Reason::Crowded, ..self.refusal }
+    }
+
+    fn settle(&self, memory: &mut Memory, change: impl FnOnce(Count) -> Count) {
+        if let Some(count) = self.count.and_then(|(limit, scope)| memory.find(limit, scope)) {
+            memory.keep(change(count));
+        }
+    }
 }
 
 /// Why a client passes.
@@ -64,20 +104,55 @@ impl Pass {
 }
 
 /// A refusal, and what it is made of.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Refusal<'p> {
     /// Who is refused.
     pub client: IpAddr,
-    /// The limit that is exceeded.
-    pub limit: &'p Limit,
-    /// How far.
-    pub hit: Hit,
+    /// Why.
+    pub reason: Reason<'p>,
+    /// The name of the limit; `blacklist` where it is none of them.
+    pub limit: &'p str,
+    /// What was counted together, as its key names it.
+    pub key: Part,
+    /// Hits in this window.
+    pub count: u64,
+    /// Hits the limit allows.
+    pub threshold: u64,
+    /// Seconds until it ends; 0 where that does not end by itself.
+    pub left: u32,
+    /// What Postfix is told.
+    pub action: &'p Action,
+}
+
+/// Why a client is refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason<'p> {
+    /// It is over a limit.
+    Over,
+    /// It is banned.
+    Banned,
+    /// It is on the blacklist, for this reason if one is noted there.
+    Blacklisted(Option<&'p str>),
+    /// It would have to wait, but too many do.
+    Crowded,
+}
+
+impl Reason<'_> {
+    /// The word for it in the log.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Over => "over",
+            Self::Banned => "banned",
+            Self::Blacklisted(_) => "blacklisted",
+            Self::Crowded => "crowded",
+        }
+    }
 }
 
 impl Refusal<'_> {
     /// What the action's placeholders stand for.
     pub fn values(&self) -> Values<'_> {
-        let Limit { name, threshold, .. } = self.limit;
-        Values { client: self.client, limit: name, count: self.hit.count, threshold: *threshold, left: self.hit.left }
+        let Self { client, limit, count, threshold, left, .. } = self;
+        Values { client: *client, limit, count: *count, threshold: *threshold, left: *left }
     }
 }

@@ -6,14 +6,14 @@
 //! been known as are at a time.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, Hasher, RandomState};
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
 use crate::codec::Instance;
-use crate::policy::Counts;
+use crate::policy::Memory;
 
 /// How many milliseconds a session outlives its last policy connection: Postfix may close an idle one in mid-session.
 pub const LINGER: u64 = 300_000;
@@ -58,17 +58,18 @@ impl Endpoints {
 
     /// Clients choose their addresses and ports, so the hash has a secret.
     fn hash(&self, secret: &SipHasher13) -> u64 {
-        let mut hasher = *secret;
         let (kind, number) = match self.port {
             Port::Client(port) => (0, u64::from(port)),
             Port::Process(process) => (1, process),
             Port::Seat(seat) => (2, seat),
         };
-        hasher.write_u128(self.client);
-        hasher.write_u128(self.there);
-        hasher.write_u64(number);
-        hasher.write_u64(kind << 32 | u64::from(self.server_port.unwrap_or(0)));
-        hasher.finish()
+        let last = kind << 32 | u64::from(self.server_port.unwrap_or(0));
+        let mut bytes = [0; 48];
+        bytes[..16].copy_from_slice(&self.client.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.there.to_le_bytes());
+        bytes[32..40].copy_from_slice(&number.to_le_bytes());
+        bytes[40..].copy_from_slice(&last.to_le_bytes());
+        secret.hash(&bytes)
     }
 }
 
@@ -89,8 +90,8 @@ pub struct Session {
     pub counting: bool,
     /// The newest message.
     pub instance: Option<Instance>,
-    /// What it has been counted for.
-    pub counts: Counts,
+    /// What it has been judged for.
+    pub memory: Memory,
 }
 
 impl Session {
@@ -156,9 +157,14 @@ impl Table {
         self.newest
     }
 
+    /// What `find` and `begin` want to be given beside the endpoints, made once for both.
+    pub fn hash(&self, endpoints: &Endpoints) -> u64 {
+        endpoints.hash(&self.secret)
+    }
+
     /// The session between these endpoints.
-    pub fn find(&self, endpoints: &Endpoints) -> Option<Place> {
-        self.look_up(endpoints, endpoints.hash(&self.secret)).map(|slot| self.place(slot))
+    pub fn find(&self, endpoints: &Endpoints, hash: u64) -> Option<Place> {
+        self.look_up(endpoints, hash).map(|slot| self.place(slot))
     }
 
     /// The endpoints of a session that is still known.
@@ -172,8 +178,8 @@ impl Table {
     }
 
     /// Begins a session, in place of one between the same endpoints.
-    pub fn begin(&mut self, endpoints: Endpoints, session: Session) -> Place {
-        let (id, hash) = (self.number(), endpoints.hash(&self.secret));
+    pub fn begin(&mut self, endpoints: Endpoints, hash: u64, session: Session) -> Place {
+        let id = self.number();
         let new = Slot { id, hash, endpoints, session };
         if let Some(slot) = self.look_up(&endpoints, hash) {
             self.slots[slot as usize] = new;

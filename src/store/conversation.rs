@@ -1,26 +1,26 @@
-//! What goes over one connection to a memcached server: hits out, counts back.
+//! What goes over one connection to a memcached server: commands out, answers back.
 //!
-//! All hits that are waiting go out in one write, and the next write waits for
-//! their answers: under load hits travel together, and a lone one goes at once.
-//! Answers come in the order of the questions, so a hit that was given up keeps
-//! its place until its late answer is read: no hit ever gets another's count.
+//! All operations that are waiting go out in one write, and the next write waits
+//! for their answers: under load they travel together, and a lone one goes at
+//! once. Answers come in the order of the questions, so an operation that was
+//! given up keeps its place until its late answer is read: none ever gets
+//! another's count.
 
 use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Uncounted;
 use super::server::{Operation, Server};
-use super::wire::{self, Answer, Counted, Dialect, Nonsense};
+use super::wire::{Answer, Command, Counted, Dialect, Nonsense, Question};
 use crate::stream::Stream;
 
-/// Hits without an answer, one after the other, that make a server count as away.
+/// Requests without an answer, one after the other, that make a server count as away.
 const FAILURES: u32 = 3;
 
 /// Between two log lines on answers that are errors.
@@ -36,26 +36,11 @@ pub struct Conversation<'s> {
     stream: Stream,
     dialect: Dialect,
     /// Asked, in order.
-    flight: VecDeque<Expected>,
-    /// Keys found without an expiry, to be given one with the next write.
-    endless: Vec<Endless>,
+    flight: VecDeque<Operation>,
     failures: u32,
     complained: Option<Instant>,
     input: BytesMut,
     output: BytesMut,
-}
-
-/// What the next answer belongs to.
-#[derive(Debug)]
-enum Expected {
-    Hit(Operation),
-    Touch,
-}
-
-#[derive(Debug)]
-struct Endless {
-    key: SmallVec<[u8; 64]>,
-    expiry: u64,
 }
 
 /// How a conversation ended.
@@ -66,7 +51,7 @@ pub struct Ended {
     pub closed: bool,
     /// The reason, for the log.
     pub cause: String,
-    /// Hits that had no answer at the end.
+    /// Requests that had no answer at the end.
     pub unanswered: u64,
 }
 
@@ -84,7 +69,6 @@ impl<'s> Conversation<'s> {
             stream,
             dialect,
             flight: VecDeque::new(),
-            endless: Vec::new(),
             failures: 0,
             complained: None,
             input: BytesMut::new(),
@@ -99,11 +83,9 @@ impl<'s> Conversation<'s> {
             Stop::Useless(cause) => (false, cause),
         };
         let mut unanswered = u64::from(self.failures);
-        for expected in self.flight {
-            if let Expected::Hit(mut operation) = expected {
-                unanswered += u64::from(operation.waiting.is_some());
-                operation.finish(Err(Uncounted::Unanswered));
-            }
+        for mut operation in self.flight {
+            unanswered += u64::from(operation.leads && operation.is_open());
+            operation.finish(Err(Uncounted::Unanswered));
         }
         Ended { closed, cause, unanswered }
     }
@@ -138,7 +120,7 @@ impl<'s> Conversation<'s> {
                     self.expire(Instant::now());
                     if self.failures >= FAILURES {
                         let waited = self.server.timeout.as_millis();
-                        return Stop::Useless(format!("{} hits in a row without an answer in {waited} ms", self.failures));
+                        return Stop::Useless(format!("{} requests in a row without an answer in {waited} ms", self.failures));
                     }
                 }
             }
@@ -147,19 +129,15 @@ impl<'s> Conversation<'s> {
 
     /// Sends what waits, in one write.
     async fn send(&mut self) -> Result<(), String> {
-        if self.server.state().queue.is_empty() && self.endless.is_empty() {
+        if self.server.state().queue.is_empty() {
             return Ok(());
         }
         // The requests that are being read at this moment come along.
         yield_now().await;
         self.output.clear();
-        for Endless { key, expiry } in self.endless.drain(..) {
-            wire::write_touch(&key, expiry, &mut self.output);
-            self.flight.push_back(Expected::Touch);
-        }
         for operation in self.server.state().queue.drain(..) {
-            self.dialect.write_hit(&operation.key, operation.expiry, &mut self.output);
-            self.flight.push_back(Expected::Hit(operation));
+            operation.question.write(self.dialect, &mut self.output);
+            self.flight.push_back(operation);
         }
         match timeout(self.server.timeout, self.stream.write_all(&self.output)).await {
             Ok(written) => written.map_err(|error| error.to_string()),
@@ -169,16 +147,12 @@ impl<'s> Conversation<'s> {
 
     /// Hands out the answers that are complete.
     fn receive(&mut self) -> Result<(), Nonsense> {
-        while let Some(expected) = self.flight.front() {
-            let answer = match expected {
-                Expected::Touch => wire::read_touched(&mut self.input)?.map(|()| None),
-                Expected::Hit(operation) => self.dialect.read_hit(operation.exptime, &mut self.input)?.map(Some),
-            };
-            let Some(answer) = answer else {
+        while let Some(operation) = self.flight.front() {
+            let Some(answer) = operation.question.read(self.dialect, &mut self.input)? else {
                 return Ok(());
             };
             self.failures = 0;
-            if let (Some(Expected::Hit(operation)), Some(answer)) = (self.flight.pop_front(), answer) {
+            if let Some(operation) = self.flight.pop_front() {
                 self.finish(operation, answer);
             }
         }
@@ -189,24 +163,29 @@ impl<'s> Conversation<'s> {
     }
 
     fn finish(&mut self, mut operation: Operation, answer: Answer) {
-        match answer {
-            Answer::Counted(counted) => {
-                if counted.endless {
-                    self.endless.push(Endless { key: operation.key.clone(), expiry: operation.expiry });
-                }
-                operation.finish(Ok(counted));
+        let command = operation.question.command;
+        match (command, answer) {
+            (Command::Hit(_), Answer::Counted(counted)) if counted.endless => {
+                // A key of ours that has no expiry is given one, lest it be over for ever.
+                let touch = Question { command: Command::Touch, ..operation.question.clone() };
+                let (touch, _) = Operation::new(touch, false, Instant::now() + self.server.timeout);
+                self.server.state().queue.push(touch);
+                operation.finish(Ok(answer));
             }
-            Answer::Gone if !operation.again => {
+            (Command::Hit(_), Answer::NotDone) if !operation.again => {
                 operation.again = true;
                 self.server.state().queue.push(operation);
             }
             // Gone twice: it is a new window either way, and this is a hit of it.
-            Answer::Gone => operation.finish(Ok(Counted { count: 1, left: None, endless: false })),
-            Answer::Foreign => {
+            (Command::Hit(count), Answer::NotDone) => {
+                operation.finish(Ok(Answer::Counted(Counted { count, left: None, endless: false })));
+            }
+            (_, Answer::Counted(_) | Answer::Done | Answer::NotDone) => operation.finish(Ok(answer)),
+            (_, Answer::Foreign) => {
                 self.complain("a value that is no number is under one of our keys; set key_prefix", &operation);
                 operation.finish(Err(Uncounted::Foreign));
             }
-            Answer::Failed => {
+            (_, Answer::Failed) => {
                 self.complain("it answers with an error", &operation);
                 operation.finish(Err(Uncounted::Unanswered));
             }
@@ -216,36 +195,31 @@ impl<'s> Conversation<'s> {
     fn complain(&mut self, problem: &str, operation: &Operation) {
         if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
             self.complained = Some(Instant::now());
-            self.server.log.store_error(self.server.name(), problem, &operation.key);
+            self.server.log.store_error(self.server.name(), problem, &operation.question.key);
         }
     }
 
-    /// Gives up the hits whose time is over.
+    /// Gives up the operations whose time is over.
     fn expire(&mut self, now: Instant) {
         let mut failures = 0;
         let mut give_up = |operation: &mut Operation| {
-            let late = operation.deadline <= now && operation.waiting.is_some();
+            let late = operation.deadline <= now && operation.is_open();
             if late {
                 operation.finish(Err(Uncounted::Unanswered));
-                failures += 1;
+                failures += u32::from(operation.leads);
             }
             late
         };
-        for expected in &mut self.flight {
-            if let Expected::Hit(operation) = expected {
-                give_up(operation);
-            }
+        for operation in &mut self.flight {
+            give_up(operation);
         }
         self.server.state().queue.retain_mut(|operation| !give_up(operation));
         self.failures += failures;
     }
 
-    /// When the hit that waits longest is given up.
+    /// When the operation that waits longest is given up.
     fn deadline(&self) -> Option<Instant> {
-        let asked = self.flight.iter().filter_map(|expected| match expected {
-            Expected::Hit(operation) => operation.waiting.is_some().then_some(operation.deadline),
-            Expected::Touch => None,
-        });
+        let asked = self.flight.iter().filter(|operation| operation.is_open()).map(|operation| operation.deadline);
         asked.chain(self.server.state().queue.first().map(|operation| operation.deadline)).min()
     }
 }

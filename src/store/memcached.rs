@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
 use super::Uncounted;
-use super::server::Server;
-use super::wire::{self, Counted};
+use super::server::{Outcome, Server};
+use super::wire::{self, Command, KeyText, Question};
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
@@ -28,10 +28,18 @@ pub struct Memcached {
     tasks: Vec<JoinHandle<()>>,
 }
 
-/// One hit that is on its way.
-#[must_use]
+/// One command that is on its way. Nobody need wait for it.
 #[derive(Debug)]
-pub struct Waiting(Result<oneshot::Receiver<Result<Counted, Uncounted>>, Uncounted>);
+pub struct Waiting(Result<oneshot::Receiver<Outcome>, Uncounted>);
+
+/// The commands of one request, which are on their way together.
+#[derive(Debug)]
+pub struct Batch<'m> {
+    memcached: &'m Memcached,
+    now: Now,
+    /// The servers that are asked already, each of which has the request counted once.
+    asked: SmallVec<[usize; 2]>,
+}
 
 impl Memcached {
     /// Starts talking to the servers of a configuration; must be called within a runtime.
@@ -42,13 +50,20 @@ impl Memcached {
         Self { servers, tasks }
     }
 
-    /// Sends a hit on its way. Hits of concurrent requests travel together.
-    pub fn hit(&self, key: &Key<'_>, now: Now) -> Waiting {
-        let mut text = KeyText::default();
-        key.write(&mut text).expect("a key text grows as needed");
-        let server = self.server(&text.0);
-        let exptime = key.limit.exptime;
-        Waiting(server.submit(text.0, exptime, wire::expiry(exptime, now.unix)))
+    /// Begins to ask for a request. What is sent in a batch without a pause travels in one write to each server.
+    pub fn batch(&self, now: Now) -> Batch<'_> {
+        Batch { memcached: self, now, asked: SmallVec::new() }
+    }
+
+    /// Sends a command that no request waits for on its way.
+    pub fn send(&self, key: KeyText, command: Command, exptime: u32, now: Now) -> Waiting {
+        let server = self.server(&key);
+        self.submit(server, false, key, command, exptime, now)
+    }
+
+    fn submit(&self, server: usize, leads: bool, key: KeyText, command: Command, exptime: u32, now: Now) -> Waiting {
+        let expiry = wire::expiry(exptime, now.unix());
+        Waiting(self.servers[server].submit(Question { key, command, exptime, expiry }, leads))
     }
 
     /// Whether any server is away.
@@ -56,11 +71,25 @@ impl Memcached {
         self.servers.iter().any(|server| server.is_away())
     }
 
-    fn server(&self, key: &[u8]) -> &Server {
-        match self.servers.as_slice() {
-            [only] => only,
-            servers => servers.iter().max_by_key(|server| score(server.name(), key)).expect("there is a server"),
+    fn server(&self, key: &[u8]) -> usize {
+        if self.servers.len() == 1 {
+            return 0;
         }
+        let servers = self.servers.iter().enumerate();
+        let highest = servers.max_by_key(|(_, server)| score(server.name(), key));
+        highest.map(|(index, _)| index).expect("there is a server")
+    }
+}
+
+impl Batch<'_> {
+    /// Sends a command of the request on its way.
+    pub fn send(&mut self, key: KeyText, command: Command, exptime: u32) -> Waiting {
+        let server = self.memcached.server(&key);
+        let leads = !self.asked.contains(&server);
+        if leads {
+            self.asked.push(server);
+        }
+        self.memcached.submit(server, leads, key, command, exptime, self.now)
     }
 }
 
@@ -74,7 +103,7 @@ impl Drop for Memcached {
 
 impl Waiting {
     /// Waits for the answer, at most `store_timeout`.
-    pub async fn outcome(self) -> Result<Counted, Uncounted> {
+    pub async fn outcome(self) -> Outcome {
         self.0?.await.unwrap_or(Err(Uncounted::Unanswered))
     }
 }
@@ -86,11 +115,17 @@ fn score(server: &str, key: &[u8]) -> u64 {
     hasher.finish()
 }
 
-/// The text of a key; most fit without an allocation.
-#[derive(Default)]
-struct KeyText(SmallVec<[u8; 64]>);
+/// The text of a key.
+pub fn text(key: &Key<'_>) -> KeyText {
+    let mut text = Text::default();
+    key.write(&mut text).expect("a key text grows as needed");
+    text.0
+}
 
-impl std::fmt::Write for KeyText {
+#[derive(Default)]
+struct Text(KeyText);
+
+impl std::fmt::Write for Text {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         self.0.extend_from_slice(text.as_bytes());
         Ok(())

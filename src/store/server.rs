@@ -1,8 +1,8 @@
 //! One memcached server: its connection, its deadlines, and whether it is away.
 //!
 //! One task keeps the connection and holds a `Conversation` over it. When three
-//! hits in a row time out, or no connection can be made, the server is away:
-//! hits are not sent there any more, and the task, not the requests, finds out
+//! requests in a row time out, or no connection can be made, the server is away:
+//! nothing is sent there any more, and the task, not the requests, finds out
 //! when it is back.
 
 use std::io;
@@ -12,7 +12,6 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use smallvec::SmallVec;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::sync::{Notify, oneshot};
@@ -20,7 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Uncounted;
 use super::conversation::Conversation;
-use super::wire::{Counted, Dialect};
+use super::wire::{Answer, Dialect, Question};
 use crate::address::Address;
 use crate::config::OnStoreFailure;
 use crate::log::Log;
@@ -40,7 +39,7 @@ const LASTING: Duration = Duration::from_secs(60);
 pub struct Server {
     name: String,
     address: Address,
-    /// How long a hit waits.
+    /// How long an operation waits.
     pub(super) timeout: Duration,
     on_failure: OnStoreFailure,
     pub(super) log: Log,
@@ -63,25 +62,37 @@ struct Away {
     decisions: u64,
 }
 
-pub(super) type Outcome = Result<Counted, Uncounted>;
+/// What came of an operation; never `Foreign` or `Failed`, which are errors.
+pub type Outcome = Result<Answer, Uncounted>;
 
-/// One hit of one key.
+/// One command on its way.
 #[derive(Debug)]
 pub struct Operation {
-    pub(super) key: SmallVec<[u8; 64]>,
-    pub(super) exptime: u32,
-    pub(super) expiry: u64,
+    pub(super) question: Question,
     pub(super) deadline: Instant,
+    /// It stands for a request, of whose other operations nothing is said here.
+    pub(super) leads: bool,
     /// The key expired between `add` and `incr`; it is tried once more.
     pub(super) again: bool,
     /// Who waits; nobody any more once it is given up.
-    pub(super) waiting: Option<oneshot::Sender<Outcome>>,
+    waiting: Option<oneshot::Sender<Outcome>>,
 }
 
 impl Operation {
+    /// One that is given up at `deadline`, and where its outcome comes out.
+    pub(super) fn new(question: Question, leads: bool, deadline: Instant) -> (Self, oneshot::Receiver<Outcome>) {
+        let (sender, receiver) = oneshot::channel();
+        (Self { question, deadline, leads, again: false, waiting: Some(sender) }, receiver)
+    }
+
+    /// Whether its outcome is open.
+    pub(super) fn is_open(&self) -> bool {
+        self.waiting.is_some()
+    }
+
     pub(super) fn finish(&mut self, outcome: Outcome) {
         if let Some(waiting) = self.waiting.take() {
-            // Nobody listens when the request's connection has gone.
+            // Nobody listens when the request's connection has gone, or nobody wanted to know.
             let _ = waiting.send(outcome);
         }
     }
@@ -99,37 +110,31 @@ impl Server {
         &self.name
     }
 
-    /// Whether hits are not sent to it at present.
+    /// Whether nothing is sent to it at present.
     pub fn is_away(&self) -> bool {
         self.state().away.is_some()
     }
 
-    /// Queues a hit of `key`, whose window lasts `exptime` seconds; `expiry` is how memcached is told so.
-    /// The answer comes within the time-out.
-    pub fn submit(
-        &self,
-        key: SmallVec<[u8; 64]>,
-        exptime: u32,
-        expiry: u64,
-    ) -> Result<oneshot::Receiver<Outcome>, Uncounted> {
+    /// Queues a command. The first of each request `leads`: it stands for the request where such are counted.
+    /// The outcome comes within the time-out.
+    pub fn submit(&self, question: Question, leads: bool) -> Result<oneshot::Receiver<Outcome>, Uncounted> {
         let mut state = self.state();
         if let Some(away) = &mut state.away {
-            away.decisions += 1;
+            away.decisions += u64::from(leads);
             return Err(Uncounted::Away);
         }
-        let (sender, receiver) = oneshot::channel();
-        let deadline = Instant::now() + self.timeout;
-        state.queue.push(Operation { key, exptime, expiry, deadline, again: false, waiting: Some(sender) });
+        let (operation, receiver) = Operation::new(question, leads, Instant::now() + self.timeout);
+        state.queue.push(operation);
         if state.queue.len() == 1 {
             self.work.notify_one();
         }
         Ok(receiver)
     }
 
-    /// Keeps a connection and answers hits, for ever.
+    /// Keeps a connection and has operations answered, for ever.
     pub async fn run(self: Arc<Self>) {
         let mut interval = PROBE_INTERVAL;
-        // Hits that the last connection took with it.
+        // Requests that the last connection left unanswered.
         let mut unanswered = 0;
         loop {
             match self.connect().await {
@@ -207,20 +212,20 @@ impl Server {
         TcpStream::connect(addresses).await?.try_into()
     }
 
-    /// The server is there: hits go to it again.
+    /// The server is there: operations go to it again.
     fn back(&self) {
         if let Some(away) = self.state().away.take() {
             self.log.store_up(&self.name, away.since.elapsed().as_secs(), away.decisions);
         }
     }
 
-    /// The server is away: hits that wait, and those to come, are not sent. `unanswered` were, in vain.
+    /// The server is away: what waits, and what is to come, is not sent. `unanswered` requests were, in vain.
     fn gone(&self, cause: &str, unanswered: u64) {
         let mut state = self.state();
         let stranded = std::mem::take(&mut state.queue);
         let news = state.away.is_none();
         let away = state.away.get_or_insert_with(|| Away { since: Instant::now(), decisions: 0 });
-        away.decisions += unanswered + stranded.len() as u64;
+        away.decisions += unanswered + stranded.iter().filter(|operation| operation.leads).count() as u64;
         drop(state);
         for mut operation in stranded {
             operation.finish(Err(Uncounted::Away));

@@ -34,7 +34,7 @@ impl Subject {
         })
     }
 
-    /// A text of a limit, such as a user name, by its 128-bit keyed hash.
+    /// What `hash` is made of: anything of a limit that is no client's window.
     pub fn text(limit: u16, hash: u128) -> Self {
         let [a, b, c, d] = words(hash);
         Self(Key::Wide([tag(limit, 0, Kind::Text), a, b, c, d]))
@@ -91,6 +91,12 @@ impl Hashing {
         // Without `unsafe`, the standard library's own seed is the nearest source of entropy.
         let random = || RandomState::new().hash_one(0);
         Self { keys: [random(), random()] }
+    }
+
+    /// The hash of a text, long enough that no two are ever the same.
+    pub(super) fn text(&self, text: &str) -> u128 {
+        let [a, b] = self.keys;
+        siphasher::sip128::SipHasher13::new_with_keys(a, b).hash(text.as_bytes()).as_u128()
     }
 
     pub(super) fn hashed<const N: usize>(&self, key: [u32; N]) -> Hashed<N> {

@@ -20,7 +20,9 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use super::shard::{Entry, scale};
 use super::sharded::{SHARDS, SWEPT_AT_ONCE, Sharded};
-use super::subject::{Hashing, Key, Subject};
+use super::subject::{self, Hashing, Subject};
+use crate::policy::per::Part;
+use crate::policy::{Key, Purpose};
 
 /// What is known of a subject in its current window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +77,16 @@ impl Table {
         }
     }
 
+    /// What a key is here.
+    pub fn subject(&self, key: Key<'_>) -> Subject {
+        if let (Part::Client { address, prefix_length }, Purpose::Window) = (key.part, key.purpose) {
+            return Subject::client(key.limit.id, *address, *prefix_length);
+        }
+        let mut text = String::new();
+        key.write(&mut text).expect("a string grows as needed");
+        Subject::text(key.limit.id, self.hashing.text(&text))
+    }
+
     /// Counts `amount` hits. A live entry keeps its end, otherwise a window of
     /// `exptime_ms` starts. A subject with more than `threshold` hits is kept
     /// longest when the table is full.
@@ -94,6 +106,30 @@ impl Table {
         });
         self.make_room(subject, now);
         hit
+    }
+
+    /// Counts `amount` hits, and the window begins anew: it ends `exptime_ms` from now. Says how many it has had.
+    pub fn renew(&self, subject: Subject, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> u32 {
+        let expiry = tenths_rounded_up(now.saturating_add(exptime_ms));
+        let count = self.update(subject, now, |live| {
+            let before = live.map_or(0, |entry| entry.count);
+            let entry = Entry::new(before.saturating_add(amount), expiry, threshold);
+            (Some(entry), entry.count)
+        });
+        self.make_room(subject, now);
+        count
+    }
+
+    /// Begins a window with `count` hits, unless one runs. Says whether it did: of several threads that
+    /// do this at once only one is told so.
+    pub fn add(&self, subject: Subject, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
+        let expiry = tenths_rounded_up(now.saturating_add(exptime_ms));
+        let added = self.update(subject, now, |live| {
+            let entry = live.unwrap_or(Entry::new(count, expiry, threshold));
+            (Some(entry), live.is_none())
+        });
+        self.make_room(subject, now);
+        added
     }
 
     /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds
@@ -189,9 +225,9 @@ impl Table {
     fn update<R>(&self, subject: Subject, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
         let now = tenths(now);
         match subject.0 {
-            Key::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
-            Key::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
-            Key::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
+            subject::Key::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
+            subject::Key::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
+            subject::Key::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
         }
     }
 
@@ -240,7 +276,7 @@ fn tenths_rounded_up(end: u64) -> u32 {
 }
 
 /// Milliseconds in the unit of ends.
-const TENTH: u64 = 100;
+pub(super) const TENTH: u64 = 100;
 
 #[cfg(test)]
 mod tests;

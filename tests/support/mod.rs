@@ -15,7 +15,9 @@ mod place;
 mod policy;
 mod postfix;
 mod process;
+mod proxy;
 mod relay;
+mod site;
 mod smtp;
 pub mod traffic;
 
@@ -26,7 +28,9 @@ pub use place::{Dir, Port, Stream, connect};
 pub use policy::{Policy, request};
 pub use postfix::{Postfix, Setup};
 pub use process::Process;
+pub use proxy::Proxy;
 pub use relay::Relay;
+pub use site::{Host, Site, on_every_store};
 pub use smtp::{Reply, Smtp};
 
 use std::fmt::Display;

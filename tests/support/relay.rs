@@ -1,7 +1,10 @@
-//! A TCP relay between Postfix and the daemon: it counts connections, and loses answers.
+//! A TCP relay before a server, as between Postfix and the daemon: it counts connections and writes,
+//! and loses answers.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::{self, JoinHandle};
 
@@ -11,6 +14,7 @@ use super::PATIENCE;
 pub struct Relay {
     address: SocketAddr,
     asked: Receiver<()>,
+    writes: Arc<AtomicUsize>,
 }
 
 impl Relay {
@@ -29,13 +33,20 @@ impl Relay {
         let to: SocketAddr = to.unwrap_or_else(|| panic!("a relay to {endpoint}"));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let (address, (news, asked)) = (listener.local_addr().unwrap(), channel());
-        thread::spawn(move || serve(&listener, to, deaf_connections, &news));
-        Self { address, asked }
+        let writes = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&writes);
+        thread::spawn(move || serve(&listener, to, deaf_connections, &news, &count));
+        Self { address, asked, writes }
     }
 
     /// Where it listens, as main.cf writes it.
     pub fn endpoint(&self) -> String {
         format!("inet:{}", self.address)
+    }
+
+    /// How often something came to be passed on to the server. Writes without an answer in between may be one.
+    pub fn writes(&self) -> usize {
+        self.writes.load(Ordering::SeqCst)
     }
 
     /// Waits until something was asked over a connection that was not waited for before.
@@ -45,7 +56,13 @@ impl Relay {
     }
 }
 
-fn serve(listener: &TcpListener, to: SocketAddr, deaf_connections: usize, news: &Sender<()>) {
+fn serve(
+    listener: &TcpListener,
+    to: SocketAddr,
+    deaf_connections: usize,
+    news: &Sender<()>,
+    writes: &Arc<AtomicUsize>,
+) {
     let mut before: Vec<JoinHandle<()>> = Vec::new();
     for (number, postfix) in listener.incoming().enumerate() {
         let postfix = postfix.unwrap();
@@ -55,9 +72,10 @@ fn serve(listener: &TcpListener, to: SocketAddr, deaf_connections: usize, news: 
         }
         let Ok(daemon) = TcpStream::connect(to) else { continue };
         let (questions, answers) = ((clone(&postfix), clone(&daemon)), (daemon, postfix));
-        let mut news = Some(news.clone());
+        let (mut news, writes) = (Some(news.clone()), Arc::clone(writes));
         let questions = thread::spawn(move || {
             pass(questions, |bytes, daemon| {
+                writes.fetch_add(1, Ordering::SeqCst);
                 daemon.write_all(bytes)?;
                 if let Some(news) = news.take() {
                     // Nobody may be waiting any more.

@@ -9,7 +9,7 @@ use super::super::{LogConfig, LogTarget, SYSLOG_SOCKET, mail};
 use super::{DAY, SECOND};
 use crate::log::{Facility, Severity};
 
-pub(super) fn log(s: &mut Settings, default: LogConfig, syslog: &LogTarget) -> LogConfig {
+pub(super) fn log(s: &Settings, default: LogConfig, syslog: &LogTarget) -> LogConfig {
     let targets = [("stderr", LogTarget::Stderr), ("syslog", syslog.clone())];
     let levels = [
         ("err", Severity::Err),
@@ -29,7 +29,7 @@ pub(super) fn log(s: &mut Settings, default: LogConfig, syslog: &LogTarget) -> L
     }
 }
 
-pub(super) fn syslog(s: &mut Settings) -> LogTarget {
+pub(super) fn syslog(s: &Settings) -> LogTarget {
     let socket = s.string("syslog_socket").and_then(|(path, span)| {
         let path = PathBuf::from(path);
         if path.is_absolute() {

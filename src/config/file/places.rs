@@ -5,7 +5,7 @@ use super::super::remarks::quoted;
 use super::super::settings::Settings;
 use crate::address::Address;
 
-pub(super) fn servers(s: &mut Settings, port: u16) -> Option<Vec<Address>> {
+pub(super) fn servers(s: &Settings, port: u16) -> Option<Vec<Address>> {
     let list = s.one_or_more("memcached_server")?;
     let mut servers = Vec::new();
     for (text, span) in &list {
@@ -31,7 +31,7 @@ pub(in crate::config) fn server(text: &str, port: u16) -> Result<Address, String
     }
 }
 
-pub(super) fn listen(s: &mut Settings) -> Option<Vec<Address>> {
+pub(super) fn listen(s: &Settings) -> Option<Vec<Address>> {
     let list = s.one_or_more("listen")?;
     let mut places = Vec::new();
     for (text, span) in &list {
@@ -55,7 +55,7 @@ pub(super) fn listen(s: &mut Settings) -> Option<Vec<Address>> {
     Some(places)
 }
 
-pub(super) fn socket(s: &mut Settings, default: SocketConfig) -> SocketConfig {
+pub(super) fn socket(s: &Settings, default: SocketConfig) -> SocketConfig {
     SocketConfig {
         mode: socket_mode(s).unwrap_or(default.mode),
         owner: account(s, "socket_owner"),
@@ -63,7 +63,7 @@ pub(super) fn socket(s: &mut Settings, default: SocketConfig) -> SocketConfig {
     }
 }
 
-fn socket_mode(s: &mut Settings) -> Option<u32> {
+fn socket_mode(s: &Settings) -> Option<u32> {
     let (text, span) = s.string("socket_mode")?;
     let octal = text.bytes().all(|b| matches!(b, b'0'..=b'7'));
     match u32::from_str_radix(&text, 8) {
@@ -76,7 +76,7 @@ fn socket_mode(s: &mut Settings) -> Option<u32> {
     }
 }
 
-fn account(s: &mut Settings, key: &'static str) -> Option<String> {
+fn account(s: &Settings, key: &'static str) -> Option<String> {
     let (name, span) = s.string(key)?;
     let odd = |c: char| c.is_whitespace() || c.is_control() || c == ':' || c == '/';
     if name.is_empty() || name.contains(odd) {

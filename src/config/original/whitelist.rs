@@ -7,9 +7,8 @@ use super::super::source::Span;
 use super::super::{netblock, sense};
 
 /// Reads the entries, which stand between commas.
-pub(super) fn read(span: Span, remarks: &mut Remarks) -> Vec<IpNet> {
+pub(super) fn read(span: Span, remarks: &Remarks) -> Vec<IpNet> {
     let mut nets = Vec::new();
-    let mut places = Vec::new();
     let mut start = span.start;
     let all = &remarks.source.text[span.clone()];
     for part in all.split(',') {
@@ -30,16 +29,15 @@ pub(super) fn read(span: Span, remarks: &mut Remarks) -> Vec<IpNet> {
                     let text = format!("connection_shaper never matched {text}; taken as {net}");
                     remarks.odd(&place, text);
                 }
-                nets.push(net);
-                places.push(place);
+                nets.push((net, place));
             }
             Err((problem, remedy)) => {
                 remarks.wrong::<()>(&place, problem, remedy);
             }
         }
     }
-    sense::examine_whitelist(&nets, &places, remarks);
-    nets
+    sense::examine_list(&nets, "exempts", remarks);
+    nets.into_iter().map(|(net, _)| net).collect()
 }
 
 /// An entry of the whitelist: what its author meant by a regular expression.

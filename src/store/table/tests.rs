@@ -30,6 +30,8 @@ fn slots(table: &Table) -> usize {
 #[derive(Clone, Debug)]
 enum Step {
     Hit { subject: u32, amount: u32, exptime_ms: u64 },
+    Renew { subject: u32, amount: u32, exptime_ms: u64 },
+    Add { subject: u32, count: u32, exptime_ms: u64 },
     Observe { subject: u32, count: u32, left_ms: u64 },
     TakeBack { subject: u32, amount: u32 },
     Forget { subject: u32 },
@@ -44,6 +46,10 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         200 => (who.clone(), amount.clone(), 1..5000u64)
             .prop_map(|(subject, amount, exptime_ms)| Step::Hit { subject, amount, exptime_ms }),
+        50 => (who.clone(), amount.clone(), 1..5000u64)
+            .prop_map(|(subject, amount, exptime_ms)| Step::Renew { subject, amount, exptime_ms }),
+        50 => (who.clone(), amount.clone(), 1..5000u64)
+            .prop_map(|(subject, count, exptime_ms)| Step::Add { subject, count, exptime_ms }),
         50 => (who.clone(), amount.clone(), 0..5000u64)
             .prop_map(|(subject, count, left_ms)| Step::Observe { subject, count, left_ms }),
         20 => (who.clone(), amount).prop_map(|(subject, amount)| Step::TakeBack { subject, amount }),
@@ -77,6 +83,15 @@ impl Model {
                 let (count, end) = self.live(subject).unwrap_or((0, self.now + exptime_ms));
                 self.set(subject, count.saturating_add(amount), end);
             }
+            Step::Renew { subject, amount, exptime_ms } => {
+                let count = self.live(subject).map_or(0, |(count, _)| count);
+                self.set(subject, count.saturating_add(amount), self.now + exptime_ms);
+            }
+            Step::Add { subject, count, exptime_ms } => {
+                if self.live(subject).is_none() {
+                    self.set(subject, count, self.now + exptime_ms);
+                }
+            }
             Step::Observe { subject, count, left_ms } if left_ms > 0 => {
                 self.set(subject, count, self.now + left_ms);
             }
@@ -101,6 +116,10 @@ proptest! {
         let table = Table::new(1000);
         let mut model = Model::default();
         for step in steps {
+            let before = model.live(match step {
+                Step::Add { subject, .. } => subject,
+                _ => u32::MAX,
+            });
             model.take(&step);
             let now = model.now;
             match step {
@@ -109,6 +128,13 @@ proptest! {
                     let (count, _) = model.entries[&number];
                     prop_assert_eq!(hit.count, count);
                     prop_assert!(hit.left_ms > 0);
+                }
+                Step::Renew { subject: number, amount, exptime_ms } => {
+                    let count = table.renew(subject(number), amount, exptime_ms, 10, now);
+                    prop_assert_eq!(count, model.entries[&number].0);
+                }
+                Step::Add { subject: number, count, exptime_ms } => {
+                    prop_assert_eq!(table.add(subject(number), count, exptime_ms, 10, now), before.is_none());
                 }
                 Step::Observe { subject: number, count, left_ms } => {
                     table.observe(subject(number), count, left_ms, 10, now);
@@ -161,6 +187,17 @@ fn a_window_is_never_told_to_be_longer_than_exptime() {
     assert_eq!(hit(MINUTE, 2), 60);
     // The rest of a window that began under a longer exptime is told as it is.
     assert_eq!(hit(10_000, 200), 60);
+}
+
+#[test]
+fn of_many_threads_one_begins_a_window() {
+    let table = Table::new(1000);
+    let begun = thread::scope(|scope| {
+        let add = || (0..500).filter(|number| table.add(subject(*number), 1, MINUTE, 0, 0)).count();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(add)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+    });
+    assert_eq!(begun, 500);
 }
 
 #[test]

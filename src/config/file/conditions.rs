@@ -1,0 +1,161 @@
+//! `match` and `unless`: conditions on what Postfix says.
+
+use regex::bytes::{Regex, RegexBuilder};
+use toml::de::DeValue;
+
+use super::super::remarks::quoted;
+use super::super::settings::{Entry, Settings, a};
+use super::super::source::Span;
+use super::super::{keys, netblock};
+use crate::codec::Attribute;
+use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
+
+/// What a regular expression may take of memory, compiled and while it is matched.
+const REGEX_SIZE: usize = 1 << 20;
+
+/// The attributes that a condition can be about: all that Postfix sends but `request`, which is always the same.
+pub const ATTRIBUTES: [Attribute; Attribute::COUNT - 1] = {
+    use Attribute::*;
+    [
+        ProtocolState,
+        ProtocolName,
+        ClientAddress,
+        ClientName,
+        ClientPort,
+        ReverseClientName,
+        ServerAddress,
+        ServerPort,
+        HeloName,
+        Sender,
+        Recipient,
+        RecipientCount,
+        QueueId,
+        Instance,
+        Size,
+        EtrnDomain,
+        Stress,
+        SaslMethod,
+        SaslUsername,
+        SaslSender,
+        CcertSubject,
+        CcertIssuer,
+        CcertFingerprint,
+        CcertPubkeyFingerprint,
+        EncryptionProtocol,
+        EncryptionCipher,
+        EncryptionKeysize,
+        TlsSni,
+        PolicyContext,
+        CompatibilityLevel,
+        MailVersion,
+    ]
+};
+
+/// Reads both tables of a limit.
+pub(super) fn read(s: &Settings) -> Conditions {
+    let list = |key| s.table(key).iter().filter_map(|entry| condition(s, entry)).collect();
+    Conditions { all: list("match"), none: list("unless") }
+}
+
+fn condition(s: &Settings, entry: &Entry) -> Option<Condition> {
+    let Some(attribute) = ATTRIBUTES.into_iter().find(|attribute| attribute.name() == entry.name) else {
+        let remedy = match keys::nearest(entry.name, ATTRIBUTES.iter().map(|attribute| attribute.name())) {
+            Some(name) => format!("did you mean `{name}`?"),
+            None => "write one as Postfix names it, as in `sasl_username` or `server_port`".to_owned(),
+        };
+        let problem = format!("{} is no attribute of a request{}", quoted(entry.name), s.whose());
+        return s.remarks.wrong(&entry.span, problem, remedy);
+    };
+    let test = match entry.value.get_ref() {
+        DeValue::Boolean(true) => Test::Present,
+        DeValue::Boolean(false) => Test::Absent,
+        DeValue::Array(items) if items.is_empty() => {
+            let problem = format!("`{}` cannot be one of none", entry.name);
+            return s.remarks.wrong(&entry.value.span(), problem, "name a value, or write false for an empty one");
+        }
+        DeValue::Array(items) => {
+            let patterns: Vec<_> =
+                items.iter().filter_map(|item| pattern(s, attribute, item.get_ref(), &item.span())).collect();
+            Test::AnyOf(patterns)
+        }
+        value => Test::AnyOf(vec![pattern(s, attribute, value, &entry.value.span())?]),
+    };
+    Some(Condition { attribute, test })
+}
+
+fn pattern(s: &Settings, attribute: Attribute, value: &DeValue, span: &Span) -> Option<Pattern> {
+    let name = attribute.name();
+    let text = match value {
+        DeValue::String(text) => text,
+        DeValue::Integer(number) if is_number(attribute) && number.radix() == 10 => {
+            return Some(Pattern::Text(number.as_str().into()));
+        }
+        other => {
+            let problem = format!("`{name}` cannot be {}", a(other.type_str()));
+            return s.remarks.wrong(
+                span,
+                problem,
+                "put a value in quotes; true means that there is one, false that there is none",
+            );
+        }
+    };
+    if text.is_empty() {
+        return s.remarks.wrong(span, format!("`{name}` is compared with nothing"), "write false for an empty value");
+    }
+    if text == "/" || text == "//" {
+        let remedy = "write it between slashes, as in \"/^dyn-/\", or true for any value";
+        return s.remarks.wrong(span, "an empty regular expression", remedy);
+    }
+    if let Some(expression) = text.strip_prefix('/').and_then(|text| text.strip_suffix('/')) {
+        return regex(s, expression, span).map(Pattern::Regex);
+    }
+    if text.starts_with('/') {
+        s.remarks
+            .odd(span, format!("{} is compared as it stands: a regular expression also ends with `/`", quoted(text)));
+    }
+    if !matches!(attribute, Attribute::ClientAddress | Attribute::ServerAddress) {
+        return Some(Pattern::Text(text.as_ref().into()));
+    }
+    match netblock::parse(text) {
+        Ok(block) => {
+            if block.host_bits {
+                s.remarks.odd(span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
+            }
+            Some(Pattern::Netblock(block.net))
+        }
+        Err((problem, remedy)) => s.remarks.wrong(span, format!("{}: {problem}", quoted(text)), remedy),
+    }
+}
+
+fn regex(s: &Settings, expression: &str, span: &Span) -> Option<Regex> {
+    let built =
+        RegexBuilder::new(expression).case_insensitive(true).size_limit(REGEX_SIZE).dfa_size_limit(REGEX_SIZE).build();
+    let error = match built {
+        Ok(regex) => return Some(regex),
+        Err(error) => error.to_string(),
+    };
+    // Several lines with a picture of the place; the last one says what it is.
+    let last = error.trim_end().lines().last().unwrap_or_default();
+    let reason = last.trim().trim_start_matches("error: ").trim_end_matches('.').to_lowercase();
+    let problem = format!("{} is no regular expression: {reason}", quoted(expression));
+    let remedy = r"write one in the syntax of the regex crate: like Perl's, without look-around and back-references; `\\` for one `\`";
+    s.remarks.wrong(span, problem, remedy)
+}
+
+/// Whether its values are numbers, which need no quotes.
+fn is_number(attribute: Attribute) -> bool {
+    use Attribute::*;
+    matches!(attribute, ClientPort | ServerPort | RecipientCount | Size | EncryptionKeysize)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_attribute_but_the_first_can_be_a_condition() {
+        for (place, attribute) in (1..).zip(ATTRIBUTES) {
+            assert_eq!(attribute as usize, place, "{}", attribute.name());
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Where hits are counted.
+
+use std::time::Duration;
+
+use super::super::settings::Settings;
+use super::super::{OnStoreFailure, StoreConfig};
+use super::{MILLISECOND, places};
+
+/// Postfix waits ten seconds for us as our manual sets it up; the store may have half of that.
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub(super) fn read(s: &Settings, default: StoreConfig) -> StoreConfig {
+    let port = s.integer("memcached_port", 1..=65535).unwrap_or(11211) as u16;
+    StoreConfig {
+        servers: places::servers(s, port).unwrap_or(default.servers),
+        timeout: s.duration("store_timeout", MILLISECOND..=LONGEST_TIMEOUT, MILLISECOND).unwrap_or(default.timeout),
+        on_failure: s.choice(
+            "on_store_failure",
+            &[("local", OnStoreFailure::Local), ("dunno", OnStoreFailure::Dunno), ("defer", OnStoreFailure::Defer)],
+        ),
+        key_prefix: key_prefix(s).unwrap_or(default.key_prefix),
+        max_clients: s.integer("max_clients", 1000..=1_000_000_000).map_or(default.max_clients, |n| n as usize),
+    }
+}
+
+fn key_prefix(s: &Settings) -> Option<String> {
+    // memcached takes keys up to 250 bytes without spaces; the address needs the rest.
+    const LONGEST: usize = 100;
+    let (prefix, span) = s.string("key_prefix")?;
+    if prefix.len() > LONGEST {
+        let problem = "`key_prefix` is too long";
+        return s.remarks.wrong(&span, problem, format!("write at most {LONGEST} characters"));
+    }
+    if !prefix.bytes().all(|b| b.is_ascii_graphic()) {
+        let problem = "`key_prefix` has characters that a memcached key cannot have";
+        return s.remarks.wrong(&span, problem, "write printable ASCII without spaces");
+    }
+    Some(prefix)
+}

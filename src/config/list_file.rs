@@ -1,0 +1,155 @@
+//! A list file: a netblock a line, with a comment beside it.
+//!
+//! A list may have a million lines, so a line costs no allocation of its own:
+//! equal reasons are kept once.
+
+use std::collections::HashMap;
+
+use ipnet::IpNet;
+
+use super::lists::ListKind;
+use super::netblock;
+use super::remarks::{Remarks, quoted};
+use super::source::{Source, Span};
+use crate::policy::lists::{Entry, Place};
+
+/// A reason is cut at this many bytes.
+const LONGEST_REASON: usize = 200;
+
+/// A list file as it was read.
+pub(super) struct Read<'s> {
+    pub kind: ListKind,
+    pub netblocks: Vec<(IpNet, Entry)>,
+    /// Where each begins. No source has more than 64 MiB.
+    offsets: Vec<u32>,
+    pub remarks: Remarks<'s>,
+}
+
+impl Read<'_> {
+    /// The place of a netblock.
+    pub fn span(&self, place: usize) -> Span {
+        let start = self.offsets[place] as usize;
+        let text = &self.remarks.source.text[start..];
+        start..start + text.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(text.len())
+    }
+
+    /// What the list does to its clients.
+    pub fn does(&self) -> &'static str {
+        match self.kind {
+            ListKind::White => "exempts",
+            ListKind::Black => "refuses",
+        }
+    }
+}
+
+/// Reasons, each of them once.
+pub(super) struct Reasons {
+    list: Vec<Box<str>>,
+    places: HashMap<String, Place>,
+}
+
+impl Reasons {
+    /// Those there are already.
+    pub fn new(list: Vec<Box<str>>) -> Self {
+        Self { list, places: HashMap::new() }
+    }
+
+    pub fn finish(self) -> Vec<Box<str>> {
+        self.list
+    }
+
+    fn place(&mut self, text: &str) -> Option<Place> {
+        if let Some(place) = self.places.get(text) {
+            return Some(*place);
+        }
+        self.list.push(reason(text)?.into());
+        let place = Place::new(self.list.len() - 1);
+        self.places.insert(text.to_owned(), place);
+        Some(place)
+    }
+}
+
+/// A reason as the log may show it: printable, and not long.
+pub(super) fn reason(text: &str) -> Option<String> {
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    let mut reason: String = text.trim().chars().take(LONGEST_REASON).map(printable).collect();
+    reason.truncate(reason.floor_char_boundary(LONGEST_REASON));
+    (!reason.is_empty()).then_some(reason)
+}
+
+/// Reads one.
+pub(super) fn read<'s>(source: &'s Source, kind: ListKind, reasons: &mut Reasons) -> Read<'s> {
+    let mut read = Read { kind, netblocks: Vec::new(), offsets: Vec::new(), remarks: Remarks::new(source) };
+    let mut start = 0;
+    for line in source.text.split('\n') {
+        read.line(line, start, reasons);
+        start += line.len() + 1;
+    }
+    if read.netblocks.is_empty() {
+        read.remarks.odd(&(0..0), "there is no netblock in this list");
+    }
+    read
+}
+
+impl Read<'_> {
+    fn line(&mut self, line: &str, start: usize, reasons: &mut Reasons) {
+        let start = start + line.len() - line.trim_start().len();
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            return;
+        }
+        let (text, beside) = line.split_at(line.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(line.len()));
+        let span = start..start + text.len();
+        let block = match netblock::parse(text) {
+            Ok(block) => block,
+            Err((problem, remedy)) => {
+                let problem = format!("{}: {problem}", quoted(text));
+                self.remarks.wrong::<()>(&span, problem, remedy);
+                return;
+            }
+        };
+        if block.host_bits {
+            self.remarks.odd(&span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
+        }
+        let entry = self.entry(beside.trim(), &span, reasons);
+        self.netblocks.push((block.net, entry));
+        self.offsets.push(span.start as u32);
+    }
+
+    fn entry(&mut self, beside: &str, span: &Span, reasons: &mut Reasons) -> Entry {
+        let (says, comment) = beside.split_once('#').unwrap_or((beside, ""));
+        let says = says.trim();
+        // A table of Postfix, perhaps; one that means the opposite is not taken.
+        let word = says.split_whitespace().next().unwrap_or("");
+        let list = match self.kind {
+            ListKind::White if refuses(word) => "whitelist",
+            ListKind::Black if permits(word) => "blacklist",
+            ListKind::White => return Entry::White,
+            ListKind::Black => return Entry::Black(reasons.place(if says.is_empty() { comment.trim() } else { says })),
+        };
+        let problem = format!("the line says {}, but this is a {list}", quoted(word));
+        self.remarks.wrong::<()>(span, problem, "remove the line, or put it into the other list");
+        Entry::White
+    }
+}
+
+fn permits(word: &str) -> bool {
+    ["OK", "PERMIT", "DUNNO", "RELAY"].iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+fn refuses(word: &str) -> bool {
+    let code = matches!(word.as_bytes(), [b'4' | b'5', a, b] if a.is_ascii_digit() && b.is_ascii_digit());
+    code || ["REJECT", "DEFER", "DEFER_IF_PERMIT", "DISCARD"].iter().any(|known| word.eq_ignore_ascii_case(known))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_short_and_printable() {
+        assert_eq!(reason(" spam\tsource\u{7} ").as_deref(), Some("spam source "));
+        assert_eq!(reason("  "), None);
+        assert_eq!(reason(&"ä".repeat(300)).unwrap().len(), LONGEST_REASON);
+    }
+}

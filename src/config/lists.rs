@@ -1,0 +1,201 @@
+//! Lists from files, added to what the configuration itself says of netblocks.
+//!
+//! All of it becomes one set. Of equal netblocks the milder word counts: the
+//! whitelist before a rate, a rate before the blacklist. The files can be read
+//! again without the configuration.
+
+use std::collections::{HashMap, HashSet};
+use std::fs::Metadata;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ipnet::IpNet;
+
+use super::error::{ConfigError, ConfigWarning, Mistake};
+use super::list_file::{self, Read, Reasons};
+use super::source;
+use super::{Config, sense};
+use crate::policy::lists::{Entry, Lists};
+
+/// What a list file's netblocks are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ListKind {
+    /// Neither counted nor refused.
+    White,
+    /// Refused.
+    Black,
+}
+
+/// A list file as the configuration names it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Named {
+    pub path: PathBuf,
+    pub kind: ListKind,
+}
+
+/// A list file as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// What its netblocks are.
+    pub kind: ListKind,
+    /// How many it has.
+    pub netblocks: usize,
+    /// What it was when it was read.
+    pub stamp: Option<Stamp>,
+}
+
+/// What tells one state of a file from another without reading it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Stamp {
+    modified: (i64, i64),
+    size: u64,
+    inode: u64,
+}
+
+impl Stamp {
+    /// That of the file at a path; `None`: there is none that can be looked at.
+    pub fn of(path: &Path) -> Option<Self> {
+        path.metadata().ok().as_ref().map(Self::from)
+    }
+}
+
+impl From<&Metadata> for Stamp {
+    fn from(file: &Metadata) -> Self {
+        Self { modified: (file.mtime(), file.mtime_nsec()), size: file.size(), inode: file.ino() }
+    }
+}
+
+/// Lists with all that belongs to them.
+#[derive(Default)]
+pub(super) struct Complete {
+    pub lists: Lists,
+    /// What the configuration itself says, kept where there are files beside it.
+    pub own: Option<Lists>,
+    pub files: Vec<ListFile>,
+    pub warnings: Vec<ConfigWarning>,
+}
+
+/// What is wrong with list files.
+#[derive(Default)]
+pub(super) struct Wrong {
+    /// Those that could not be read, by their place among the named ones: problem and remedy.
+    pub unread: Vec<(usize, String, String)>,
+    /// What is wrong in the others.
+    pub mistakes: Vec<Mistake>,
+    pub more: usize,
+}
+
+/// Reads the files and adds them.
+pub(super) fn complete(own: Lists, named: &[Named]) -> Result<Complete, Wrong> {
+    if named.is_empty() {
+        return Ok(Complete { lists: own, own: None, files: Vec::new(), warnings: Vec::new() });
+    }
+    let mut wrong = Wrong::default();
+    let mut sources = Vec::new();
+    for (place, Named { path, kind }) in named.iter().enumerate() {
+        match source::read_list(path) {
+            Ok((source, stamp)) => sources.push((source, *kind, stamp)),
+            Err((problem, remedy)) => wrong.unread.push((place, problem, remedy)),
+        }
+    }
+    let mut reasons = Reasons::new(own.reasons.clone());
+    let read: Vec<Read> =
+        sources.iter().map(|(source, kind, _)| list_file::read(source, *kind, &mut reasons)).collect();
+    examine(&own, &read);
+    let mut lists = Lists { netblocks: Vec::new(), reasons: reasons.finish(), rates: own.rates.clone() };
+    let all = own.netblocks.len() + read.iter().map(|read| read.netblocks.len()).sum::<usize>();
+    lists.netblocks.reserve_exact(all);
+    let add = |lists: &mut Lists, kind| {
+        for read in read.iter().filter(|read| read.kind == kind) {
+            lists.netblocks.extend_from_slice(&read.netblocks);
+        }
+    };
+    // Of equal netblocks the last one counts.
+    add(&mut lists, ListKind::Black);
+    lists.netblocks.extend_from_slice(&own.netblocks);
+    add(&mut lists, ListKind::White);
+    let (mut files, mut warnings) = (Vec::new(), Vec::new());
+    for (read, (source, kind, stamp)) in read.into_iter().zip(&sources) {
+        let (path, netblocks) = (source.path.clone(), read.netblocks.len());
+        files.push(ListFile { path, kind: *kind, netblocks, stamp: Some(*stamp) });
+        match read.remarks.finish() {
+            Ok(odd) => warnings.extend(odd),
+            Err(error) => {
+                wrong.mistakes.extend(error.mistakes);
+                wrong.more += error.more;
+            }
+        }
+    }
+    if !wrong.unread.is_empty() || !wrong.mistakes.is_empty() {
+        return Err(wrong);
+    }
+    Ok(Complete { lists, own: Some(own), files, warnings })
+}
+
+/// Looks for netblocks of which two things are said, here and there.
+fn examine(own: &Lists, read: &[Read]) {
+    let said: HashMap<IpNet, Entry> = own.netblocks.iter().copied().collect();
+    for read in read {
+        sense::examine_whole_families(&read.netblocks, |place| read.span(place), read.does(), &read.remarks);
+        for (place, (net, _)) in read.netblocks.iter().enumerate() {
+            let text = match (said.get(net), read.kind) {
+                (None, _) | (Some(Entry::White), ListKind::White) | (Some(Entry::Black(_)), ListKind::Black) => {
+                    continue;
+                }
+                (Some(Entry::Black(_)), ListKind::White) => format!("{net} is on the blacklist too: it passes"),
+                (Some(Entry::White), ListKind::Black) => format!("{net} is on the whitelist too: it passes"),
+                (Some(Entry::Rate(_)), ListKind::White) => {
+                    format!("{net} has a threshold in `netblocks`, which has no effect: it is on the whitelist")
+                }
+                (Some(Entry::Rate(_)), ListKind::Black) => {
+                    format!("{net} has a threshold in `netblocks`, so it is not refused")
+                }
+            };
+            read.remarks.odd(&read.span(place), text);
+        }
+    }
+    let of = |kind| read.iter().filter(move |read| read.kind == kind);
+    let number = |kind| of(kind).map(|read| read.netblocks.len()).sum::<usize>();
+    let (few, many, other) = match number(ListKind::White) < number(ListKind::Black) {
+        true => (ListKind::White, ListKind::Black, "whitelist"),
+        false => (ListKind::Black, ListKind::White, "blacklist"),
+    };
+    let few: HashSet<IpNet> = of(few).flat_map(|read| read.netblocks.iter().map(|(net, _)| *net)).collect();
+    for read in of(many).filter(|_| !few.is_empty()) {
+        for (place, (net, _)) in read.netblocks.iter().enumerate() {
+            if few.contains(net) {
+                read.remarks.odd(&read.span(place), format!("{net} is on the {other} too: it passes"));
+            }
+        }
+    }
+}
+
+impl Config {
+    /// Reads the list files again, and nothing else: the configuration with what they say now, and the
+    /// warnings about them alone.
+    ///
+    /// # Errors
+    ///
+    /// When a list file cannot be read, or something in one is wrong.
+    pub fn with_lists_read_again(&self) -> Result<Self, ConfigError> {
+        let Some(own) = &self.own_lists else {
+            return Ok(Self { warnings: Vec::new(), ..self.clone() });
+        };
+        let named = |file: &ListFile| Named { path: file.path.clone(), kind: file.kind };
+        let named: Vec<Named> = self.list_files.iter().map(named).collect();
+        match complete(own.clone(), &named) {
+            Ok(Complete { lists, own, files, warnings }) => {
+                Ok(Self { lists, own_lists: own, list_files: files, warnings, ..self.clone() })
+            }
+            Err(Wrong { unread, mistakes, more }) => {
+                let whole = |(place, problem, remedy): (usize, String, String)| {
+                    let path: &PathBuf = &named[place].path;
+                    Mistake { path: path.clone(), spot: None, problem, remedy }
+                };
+                Err(ConfigError { mistakes: unread.into_iter().map(whole).chain(mistakes).collect(), more })
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! For whom a limit is: conditions on the attributes of a request.
+
+use ipnet::IpNet;
+use regex::bytes::Regex;
+
+use super::netblock::canonical;
+use crate::codec::{Attribute, Request, address};
+
+/// All of `all` hold, and none of `none`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// `match`.
+    pub all: Vec<Condition>,
+    /// `unless`.
+    pub none: Vec<Condition>,
+}
+
+/// What one attribute has to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Condition {
+    /// The attribute.
+    pub attribute: Attribute,
+    /// What it has to be.
+    pub test: Test,
+}
+
+/// A test of one value. Postfix makes no difference between absent and empty.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// There is a value.
+    Present,
+    /// There is none.
+    Absent,
+    /// One of these fits.
+    AnyOf(Vec<Pattern>),
+}
+
+/// What a value may be.
+#[derive(Clone, Debug)]
+pub enum Pattern {
+    /// This text, in whatever case.
+    Text(Box<str>),
+    /// An address in this netblock.
+    Netblock(IpNet),
+    /// Whatever this regular expression finds something in. It takes time linear in the value's length.
+    Regex(Regex),
+}
+
+impl PartialEq for Pattern {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(one), Self::Text(other)) => one == other,
+            (Self::Netblock(one), Self::Netblock(other)) => one == other,
+            (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            _ => false,
+        }
+    }
+}
+
+impl Eq for Pattern {}
+
+impl Conditions {
+    /// Whether a request fulfils them.
+    pub fn hold(&self, request: &Request) -> bool {
+        self.all.iter().all(|condition| condition.holds(request))
+            && !self.none.iter().any(|condition| condition.holds(request))
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.none.is_empty()
+    }
+}
+
+impl Condition {
+    fn holds(&self, request: &Request) -> bool {
+        let value = request.value(self.attribute);
+        match &self.test {
+            Test::Present => !value.is_empty(),
+            Test::Absent => value.is_empty(),
+            Test::AnyOf(patterns) => patterns.iter().any(|pattern| pattern.fits(value)),
+        }
+    }
+}
+
+impl Pattern {
+    fn fits(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Text(text) => value.eq_ignore_ascii_case(text.as_bytes()),
+            Self::Netblock(netblock) => address(value).is_some_and(|address| canonical(*netblock).contains(&address)),
+            Self::Regex(regex) => regex.is_match(value),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use regex::bytes::RegexBuilder;
+    use tokio_util::codec::Decoder;
+
+    use super::*;
+    use crate::codec::RequestDecoder;
+
+    fn request(lines: &str) -> Request {
+        let text = format!("request=smtpd_access_policy\n{lines}\n");
+        RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap()
+    }
+
+    fn holds(attribute: Attribute, test: Test, lines: &str) -> bool {
+        Condition { attribute, test }.holds(&request(lines))
+    }
+
+    #[test]
+    fn a_value_is_there_or_not() {
+        for (lines, there) in [("sasl_username=joe\n", true), ("sasl_username=\n", false), ("", false)] {
+            assert_eq!(holds(Attribute::SaslUsername, Test::Present, lines), there, "{lines:?}");
+            assert_eq!(holds(Attribute::SaslUsername, Test::Absent, lines), !there, "{lines:?}");
+        }
+    }
+
+    #[test]
+    fn any_of_several_patterns_may_fit() {
+        let regex = RegexBuilder::new("^dyn-").case_insensitive(true).build().unwrap();
+        let names = || Test::AnyOf(vec![Pattern::Text("mail.example.org".into()), Pattern::Regex(regex.clone())]);
+        for (name, fits) in [("Mail.Example.org", true), ("DYN-1.example.net", true), ("x.dyn-1", false), ("", false)] {
+            assert_eq!(holds(Attribute::ClientName, names(), &format!("client_name={name}\n")), fits, "{name}");
+        }
+    }
+
+    #[test]
+    fn netblocks_take_addresses_as_the_client_has_them() {
+        let inside = |address: &str| {
+            let test = Test::AnyOf(vec![Pattern::Netblock("192.0.2.0/24".parse().unwrap())]);
+            holds(Attribute::ClientAddress, test, &format!("client_address={address}\n"))
+        };
+        assert!(inside("192.0.2.7") && inside("::ffff:192.0.2.7"));
+        assert!(!inside("192.0.3.7") && !inside("unknown") && !inside("2001:db8::1"));
+    }
+
+    #[test]
+    fn all_have_to_hold_and_none_of_the_exceptions() {
+        let condition =
+            |attribute, text: &str| Condition { attribute, test: Test::AnyOf(vec![Pattern::Text(text.into())]) };
+        let conditions = Conditions {
+            all: vec![condition(Attribute::ServerPort, "25"), condition(Attribute::ProtocolState, "RCPT")],
+            none: vec![condition(Attribute::PolicyContext, "a"), condition(Attribute::PolicyContext, "b")],
+        };
+        let holds = |lines: &str| conditions.hold(&request(lines));
+        assert!(holds("server_port=25\nprotocol_state=RCPT\n"));
+        assert!(holds("server_port=25\nprotocol_state=RCPT\npolicy_context=c\n"));
+        assert!(!holds("server_port=25\nprotocol_state=DATA\n"));
+        assert!(!holds("server_port=25\nprotocol_state=RCPT\npolicy_context=b\n"));
+        assert!(Conditions::default().hold(&request("")));
+    }
+}

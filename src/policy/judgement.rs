@@ -1,0 +1,94 @@
+//! The verdict on a case, and what the store is told in consequence.
+
+use super::Wait;
+use super::case::{Item, Matter};
+use super::key::Purpose;
+use super::limit::{Limit, Window};
+use super::memory::Count;
+use super::opinion::Opinion;
+use super::per::Part;
+use super::sliding;
+use super::verdict::{Pass, Refusal, Verdict};
+use crate::clock::Now;
+
+/// The verdict on a case, and what follows from it.
+#[derive(Debug)]
+pub struct Judgement<'p> {
+    /// The answer.
+    pub verdict: Verdict<'p>,
+    /// What limits that are only logged would have refused.
+    pub log_only: Vec<Refusal<'p>>,
+    /// What of the case went over, and may be banned for it.
+    pub violations: Vec<Violation<'p>>,
+    /// Hits that are to be taken back.
+    pub refunds: Vec<Refund<'p>>,
+}
+
+/// Something went over a limit that remembers that.
+#[derive(Debug)]
+pub struct Violation<'p> {
+    /// The limit.
+    pub limit: &'p Limit,
+    /// What of it.
+    pub part: Part,
+}
+
+/// Hits that do not count, for the request was refused.
+#[derive(Debug)]
+pub struct Refund<'p> {
+    /// Whose they are.
+    pub limit: &'p Limit,
+    /// What was counted.
+    pub part: Part,
+    /// Under which of its keys.
+    pub purpose: Purpose,
+    /// How many.
+    pub amount: u32,
+}
+
+impl Default for Judgement<'_> {
+    fn default() -> Self {
+        Self {
+            verdict: Verdict::Pass(Pass::WithinLimits),
+            log_only: Vec::new(),
+            violations: Vec::new(),
+            refunds: Vec::new(),
+        }
+    }
+}
+
+impl<'p> Judgement<'p> {
+    /// Notes what follows from a limit's opinion of a count that was just made.
+    pub(super) fn follow(&mut self, item: &Item<'p>, count: &Count, opinion: &Opinion<'p>) {
+        let (Opinion::Refuse(refusal) | Opinion::Delay(Wait { refusal, .. })) = opinion else {
+            return;
+        };
+        if item.limit.log_only {
+            self.log_only.push(refusal.clone());
+        }
+        // Going on while banned is no further violation.
+        let remembers = item.limit.ban.is_some() || item.limit.delay.is_some();
+        if remembers && count.banned == 0 {
+            self.violations.push(Violation { limit: item.limit, part: item.part.clone() });
+        }
+    }
+}
+
+impl<'p> Refund<'p> {
+    /// What an item's count is worth if the request is refused.
+    pub(super) fn of(item: &Item<'p>, count: &Count, now: Now) -> Option<Self> {
+        // What the window leaves behind in a moment might be taken from the next one.
+        const LEAST_LEFT: u32 = 2;
+        let limit = item.limit;
+        let hit = count.hit.filter(|hit| hit.added > 0 && !limit.count_refused)?;
+        let purpose = match limit.window {
+            Window::Fixed if hit.left < LEAST_LEFT => return None,
+            Window::Fixed => Purpose::Window,
+            Window::Sliding => Purpose::Slot(sliding::slot(limit.exptime, now.unix_ms)),
+        };
+        match item.matter {
+            Matter::Open { .. } => Some(Self { limit, part: item.part.clone(), purpose, amount: hit.added }),
+            Matter::Known(_) => None,
+        }
+    }
+}

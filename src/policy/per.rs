@@ -1,0 +1,271 @@
+//! What has a counter of its own: the key of a limit, made from a request.
+//!
+//! A key made of a client's address alone stays a number. Any other is a text
+//! of `attribute=value` pairs, folded to lower case so that spelling makes no
+//! difference, escaped so that no two are the same, and bounded in length.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
+
+use super::netblock::mask;
+use crate::codec::{Attribute, Request};
+
+/// The longest key text; memcached takes 250 bytes, of which a prefix, a limit's name and a purpose need 160.
+const MAX_TEXT: usize = 88;
+
+/// The parts of a limit's keys, in order. None at all: everyone shares one counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Per(pub SmallVec<[Field; 2]>);
+
+/// One part of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// The client's address, masked.
+    Client,
+    /// An attribute as it is.
+    Whole(Attribute),
+    /// What follows the `@` of an address.
+    MailDomain(Attribute),
+    /// The registrable domain of a host name: `example.co.uk` of `mail.example.co.uk`.
+    HostDomain(Attribute),
+}
+
+impl Field {
+    /// Every one of them with its word.
+    pub const WORDS: [(&'static str, Self); 14] = [
+        ("client", Self::Client),
+        ("sasl_username", Self::Whole(Attribute::SaslUsername)),
+        ("sender", Self::Whole(Attribute::Sender)),
+        ("sender_domain", Self::MailDomain(Attribute::Sender)),
+        ("recipient", Self::Whole(Attribute::Recipient)),
+        ("recipient_domain", Self::MailDomain(Attribute::Recipient)),
+        ("helo_name", Self::Whole(Attribute::HeloName)),
+        ("client_name", Self::Whole(Attribute::ClientName)),
+        ("client_domain", Self::HostDomain(Attribute::ClientName)),
+        ("reverse_client_name", Self::Whole(Attribute::ReverseClientName)),
+        ("reverse_client_domain", Self::HostDomain(Attribute::ReverseClientName)),
+        ("policy_context", Self::Whole(Attribute::PolicyContext)),
+        ("server_address", Self::Whole(Attribute::ServerAddress)),
+        ("server_port", Self::Whole(Attribute::ServerPort)),
+    ];
+
+    /// Its word in the configuration.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, field)| *field == self).map_or("", |(word, _)| word)
+    }
+
+    /// Whether it differs between the recipients of one message.
+    pub fn is_of_recipient(self) -> bool {
+        matches!(self, Self::Whole(Attribute::Recipient) | Self::MailDomain(Attribute::Recipient))
+    }
+
+    /// The value, which is part of what the request says; `None` where it says nothing.
+    fn value(self, request: &Request) -> Option<&[u8]> {
+        let value = match self {
+            Self::Client => request.value(Attribute::ClientAddress),
+            Self::Whole(attribute) => request.value(attribute),
+            Self::MailDomain(attribute) => {
+                let address = request.value(attribute);
+                &address[memchr::memrchr(b'@', address)? + 1..]
+            }
+            Self::HostDomain(attribute) => registrable(request.value(attribute))?,
+        };
+        (!value.is_empty() && value != b"unknown").then_some(value)
+    }
+}
+
+/// The domain that somebody registered, after the public suffix list; an IP address has none.
+fn registrable(name: &[u8]) -> Option<&[u8]> {
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    if str::from_utf8(name).is_ok_and(|name| name.parse::<IpAddr>().is_ok()) {
+        return None;
+    }
+    psl::domain(name).map(|domain| domain.as_bytes())
+}
+
+/// What is counted, apart from the limit that counts it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Part {
+    /// A client's address with the bits after the prefix cleared.
+    Client {
+        /// The address.
+        address: IpAddr,
+        /// How many bits are left.
+        prefix_length: u8,
+    },
+    /// Anything else.
+    Text(Box<str>),
+}
+
+impl Part {
+    /// All of a client's netblock.
+    pub fn client(client: IpAddr, ipv4_prefix_length: u8, ipv6_prefix_length: u8) -> Self {
+        let (address, prefix_length) = mask(client, ipv4_prefix_length, ipv6_prefix_length);
+        Self::Client { address, prefix_length }
+    }
+
+    /// All netblocks of a group.
+    pub fn group(name: &str) -> Self {
+        let mut text = String::from("group=");
+        escape(name.as_bytes(), &mut text);
+        Self::Text(bounded(text))
+    }
+}
+
+impl std::fmt::Display for Part {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Client { address, prefix_length } => {
+                let whole = if address.is_ipv4() { 32 } else { 128 };
+                match prefix_length {
+                    length if *length == whole => write!(f, "{address}"),
+                    length => write!(f, "{address}/{length}"),
+                }
+            }
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Per {
+    /// The client's address alone.
+    pub fn client() -> Self {
+        Self(SmallVec::from_slice(&[Field::Client]))
+    }
+
+    /// Whether its keys are addresses.
+    pub fn is_client(&self) -> bool {
+        self.0.as_slice() == [Field::Client]
+    }
+
+    /// Whether its keys differ between the recipients of one message.
+    pub fn is_of_recipient(&self) -> bool {
+        self.0.iter().any(|field| field.is_of_recipient())
+    }
+
+    /// What a request is counted under; `client` is the client's part of it. `None`: the request does not say all of it.
+    pub fn part(&self, request: &Request, client: Part) -> Option<Part> {
+        if self.is_client() {
+            return Some(client);
+        }
+        let mut text = String::new();
+        for field in &self.0 {
+            if !text.is_empty() {
+                text.push(',');
+            }
+            text += field.word();
+            text.push('=');
+            match field {
+                Field::Client => write!(text, "{client}").expect("a string grows as needed"),
+                field => escape(field.value(request)?, &mut text),
+            }
+        }
+        if text.is_empty() {
+            text += "all";
+        }
+        Some(Part::Text(bounded(text)))
+    }
+}
+
+/// Letters in lower case; what has a meaning in a key, or none in a line of text, as `%` and two digits.
+fn escape(value: &[u8], text: &mut String) {
+    for byte in value.iter().map(u8::to_ascii_lowercase) {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' => text.push(byte.into()),
+            _ => write!(text, "%{byte:02x}").expect("a string grows as needed"),
+        }
+    }
+}
+
+/// A long text's place is taken by a digest that nobody can find a second text for.
+fn bounded(text: String) -> Box<str> {
+    if text.len() <= MAX_TEXT {
+        return text.into();
+    }
+    let mut digest = String::from("#");
+    for byte in Sha256::digest(text) {
+        write!(digest, "{byte:02x}").expect("a string grows as needed");
+    }
+    digest.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+    use tokio_util::codec::Decoder;
+
+    use super::*;
+    use crate::codec::RequestDecoder;
+
+    fn request(lines: &str) -> Request {
+        let text = format!("request=smtpd_access_policy\nclient_address=192.0.2.1\n{lines}\n");
+        RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap()
+    }
+
+    fn key(words: &[&str], lines: &str) -> Option<String> {
+        let field = |word: &&str| Field::WORDS.iter().find(|(known, _)| known == word).unwrap().1;
+        let client = Part::client([192, 0, 2, 1].into(), 24, 64);
+        Per(words.iter().map(field).collect()).part(&request(lines), client).map(|part| part.to_string())
+    }
+
+    #[test]
+    fn keys_name_what_they_are_made_of() {
+        assert_eq!(key(&["client"], "").as_deref(), Some("192.0.2.0/24"));
+        assert_eq!(key(&[], "").as_deref(), Some("all"));
+        assert_eq!(key(&["sasl_username"], "sasl_username=Joe\n").as_deref(), Some("sasl_username=joe"));
+        let lines = "sender=Joe@Example.ORG\nrecipient=a@b@example.net\n";
+        assert_eq!(key(&["sender_domain"], lines).as_deref(), Some("sender_domain=example.org"));
+        assert_eq!(key(&["recipient_domain"], lines).as_deref(), Some("recipient_domain=example.net"));
+        let both = Some("client=192.0.2.0/24,sender=joe@example.org");
+        assert_eq!(key(&["client", "sender"], lines).as_deref(), both);
+    }
+
+    #[test]
+    fn the_domain_of_a_host_is_what_was_registered() {
+        let domain = |name: &str| key(&["client_domain"], &format!("client_name={name}\n"));
+        assert_eq!(domain("mail-1.Example.co.uk").as_deref(), Some("client_domain=example.co.uk"));
+        assert_eq!(domain("a.b.example.com").as_deref(), Some("client_domain=example.com"));
+        for none in ["unknown", "", "com", "192.0.2.1"] {
+            assert_eq!(domain(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_the_request_does_not_say_has_no_key() {
+        assert_eq!(key(&["sasl_username"], ""), None);
+        assert_eq!(key(&["client", "sender"], "sender=\n"), None);
+        assert_eq!(key(&["sender_domain"], "sender=postmaster\n"), None);
+        assert_eq!(key(&["helo_name"], "helo_name=unknown\n"), None);
+    }
+
+    #[test]
+    fn every_word_of_a_key_is_there_once() {
+        for (place, (word, field)) in Field::WORDS.iter().enumerate() {
+            assert_eq!(field.word(), *word);
+            assert!(Field::WORDS.iter().skip(place + 1).all(|(other, _)| other != word));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn different_texts_have_different_keys_of_bounded_length(
+            one in ("[^\n\0]{0,60}", "[^\n\0]{0,60}"),
+            other in ("[a,=%#@ ]{0,3}", "[a,=%#@ ]{0,3}"),
+            with in ("[a,=%#@ ]{0,3}", "[a,=%#@ ]{0,3}"),
+        ) {
+            let key = |(sender, helo): &(String, String)| {
+                key(&["sender", "helo_name"], &format!("sender={sender}\nhelo_name={helo}\n"))
+            };
+            if let Some(key) = key(&one) {
+                prop_assert!(key.len() <= MAX_TEXT && key.bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+            if let (Some(one), Some(two)) = (key(&other), key(&with)) {
+                prop_assert_eq!(one == two, other == with);
+            }
+        }
+    }
+}

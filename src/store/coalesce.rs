@@ -1,0 +1,84 @@
+//! Hits that are so close together that they are one.
+//!
+//! What this process counted last is remembered here, so hosts that share a
+//! store coalesce each for themselves.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::mem;
+use std::sync::{Mutex, PoisonError};
+
+use crate::clock::Now;
+use crate::policy::Operation;
+
+/// Keys remembered at once, in about 2 MB. Beyond this those that were counted longest ago are forgotten;
+/// their next hit counts.
+pub const MAX_KEYS: usize = 65_536;
+
+/// When which key was counted last.
+#[derive(Debug, Default)]
+pub struct Coalesce {
+    hashing: RandomState,
+    generations: Mutex<Generations>,
+}
+
+impl Coalesce {
+    /// The operation as it is to be done: a hit that comes too soon after the last one that was counted
+    /// only reads, and has 0 `added`.
+    pub fn apply<'a>(&self, operation: Operation<'a>, now: Now) -> Operation<'a> {
+        let limit = operation.key.limit;
+        if limit.coalesce == 0 || operation.amount == 0 {
+            return operation;
+        }
+        // Not of the counter: the slots of a sliding window are one key.
+        let key = self.hashing.hash_one((limit.id, operation.key.part));
+        // Numbers are whole after any panic.
+        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = generations.find(key);
+        if last.is_some_and(|last| now.monotonic.saturating_sub(last) < u64::from(limit.coalesce)) {
+            return Operation { amount: 0, ..operation };
+        }
+        generations.keep(key, now.monotonic);
+        operation
+    }
+}
+
+/// Moments on the monotonic clock. When the young are full they become the old, which are forgotten as a whole.
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<u64, u64>,
+    old: HashMap<u64, u64>,
+}
+
+impl Generations {
+    fn find(&self, key: u64) -> Option<u64> {
+        self.young.get(&key).or_else(|| self.old.get(&key)).copied()
+    }
+
+    fn keep(&mut self, key: u64, moment: u64) {
+        if self.young.len() >= MAX_KEYS / 2 && !self.young.contains_key(&key) {
+            mem::swap(&mut self.young, &mut self.old);
+            self.young.clear();
+        }
+        self.young.insert(key, moment);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_the_latest_are_kept() {
+        let mut generations = Generations::default();
+        let many = 5 * MAX_KEYS as u64;
+        for key in 0..many {
+            generations.keep(key, key);
+            assert!(generations.young.len() + generations.old.len() <= MAX_KEYS);
+        }
+        for key in many - MAX_KEYS as u64 / 2..many {
+            assert_eq!(generations.find(key), Some(key));
+        }
+        assert_eq!(generations.find(0), None);
+    }
+}

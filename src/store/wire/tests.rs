@@ -1,0 +1,231 @@
+use proptest::prelude::*;
+
+use super::*;
+
+const DIALECTS: [Dialect; 2] = [Dialect::Meta, Dialect::Classic];
+
+const COMMANDS: [Command; 7] = [
+    Command::Hit(1),
+    Command::Read,
+    Command::TakeBack(3),
+    Command::Add(1),
+    Command::Replace(12),
+    Command::Touch,
+    Command::Delete,
+];
+
+fn question(command: Command) -> Question {
+    let key = KeyText::from_slice(b"c:192.0.2.1");
+    Question { key, command, exptime: 60, expiry: 60 }
+}
+
+fn written(dialect: Dialect, command: Command) -> String {
+    let mut output = BytesMut::new();
+    question(command).write(dialect, &mut output);
+    String::from_utf8(output.to_vec()).unwrap()
+}
+
+/// All answers in a text.
+fn answers(dialect: Dialect, command: Command, text: &str) -> Vec<Answer> {
+    let mut input = BytesMut::from(text);
+    let answers = std::iter::from_fn(|| question(command).read(dialect, &mut input).unwrap()).collect();
+    assert!(input.is_empty(), "left over: {input:?}");
+    answers
+}
+
+fn counted(count: u32, left: Option<u32>) -> Answer {
+    Answer::Counted(Counted { count, left, endless: false })
+}
+
+#[test]
+fn commands_are_written_in_both_dialects() {
+    let cases = [
+        (Command::Hit(1), "ma c:192.0.2.1 N60 J1 D1 v t\r\n", "add c:192.0.2.1 0 60 1\r\n0\r\nincr c:192.0.2.1 1\r\n"),
+        (
+            Command::Hit(1 << 30),
+            "ma c:192.0.2.1 N60 J1073741824 D1073741824 v t\r\n",
+            "add c:192.0.2.1 0 60 1\r\n0\r\nincr c:192.0.2.1 1073741824\r\n",
+        ),
+        (Command::Read, "mg c:192.0.2.1 v t\r\n", "get c:192.0.2.1\r\n"),
+    ];
+    for (command, meta, classic) in cases {
+        assert_eq!([written(Dialect::Meta, command), written(Dialect::Classic, command)], [meta, classic]);
+    }
+}
+
+#[test]
+fn what_classic_commands_do_is_written_in_them_alone() {
+    let cases = [
+        (Command::TakeBack(3), "decr c:192.0.2.1 3\r\n"),
+        (Command::Add(1), "add c:192.0.2.1 0 60 1\r\n1\r\n"),
+        (Command::Replace(12), "replace c:192.0.2.1 0 60 2\r\n12\r\n"),
+        (Command::Replace(u32::MAX), "replace c:192.0.2.1 0 60 10\r\n4294967295\r\n"),
+        (Command::Touch, "touch c:192.0.2.1 60\r\n"),
+        (Command::Delete, "delete c:192.0.2.1\r\n"),
+    ];
+    for (command, text) in cases {
+        assert_eq!(DIALECTS.map(|dialect| written(dialect, command)), [text; 2]);
+    }
+}
+
+#[test]
+fn an_expiry_over_thirty_days_is_told_as_unix_time() {
+    assert_eq!(expiry(2_592_000, 1_700_000_000), 2_592_000);
+    assert_eq!(expiry(2_592_001, 1_700_000_000), 1_702_592_001);
+}
+
+#[test]
+fn meta_answers_to_hits_are_read() {
+    let text = "VA 2 t60\r\n11\r\nVA 3 t0\r\n7  \r\nNS\r\nNF\r\nSERVER_ERROR out of memory\r\nERROR\r\n\
+                CLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
+    let expected = [
+        counted(11, Some(60)),
+        counted(7, Some(0)),
+        Answer::NotDone,
+        Answer::NotDone,
+        Answer::Failed,
+        Answer::Failed,
+        Answer::Foreign,
+    ];
+    let hits = |text| answers(Dialect::Meta, Command::Hit(1), text);
+    assert_eq!(hits(text), expected);
+    let endless = Answer::Counted(Counted { count: 5, left: None, endless: true });
+    assert_eq!(hits("VA 1 t-1\r\n5\r\n"), [endless]);
+    assert_eq!(hits("VA 20 t9\r\n18446744073709551615\r\n"), [counted(u32::MAX, Some(9))]);
+}
+
+#[test]
+fn classic_answers_to_hits_are_read() {
+    let text = "STORED\r\n1\r\nNOT_STORED\r\n12\r\nNOT_STORED\r\nNOT_FOUND\r\nSERVER_ERROR out of memory\r\nNOT_FOUND\r\n\
+                SERVER_ERROR out of memory\r\n3\r\n\
+                NOT_STORED\r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
+    let expected =
+        [counted(1, Some(60)), counted(12, None), Answer::NotDone, Answer::Failed, Answer::Failed, Answer::Foreign];
+    assert_eq!(answers(Dialect::Classic, Command::Hit(1), text), expected);
+}
+
+#[test]
+fn answers_to_reads_are_read() {
+    // What `decr` made shorter is padded with blanks.
+    let meta = "VA 2 t60\r\n9 \r\nEN\r\nVA 5 t-1\r\nhello\r\nVA 0 t5\r\n\r\nSERVER_ERROR busy\r\n";
+    let expected = [counted(9, Some(60)), Answer::NotDone, Answer::Foreign, Answer::Foreign, Answer::Failed];
+    assert_eq!(answers(Dialect::Meta, Command::Read, meta), expected);
+
+    let classic = "VALUE c:192.0.2.1 0 2\r\n9 \r\nEND\r\nEND\r\nVALUE c:192.0.2.1 7 5\r\nhello\r\nEND\r\n\
+                   VALUE c:192.0.2.1 0 3\r\nEND\r\nEND\r\nSERVER_ERROR busy\r\n";
+    let expected = [counted(9, None), Answer::NotDone, Answer::Foreign, Answer::Foreign, Answer::Failed];
+    assert_eq!(answers(Dialect::Classic, Command::Read, classic), expected);
+}
+
+#[test]
+fn answers_to_what_is_said_in_classic_commands_are_read() {
+    let cases = [
+        (Command::TakeBack(3), "7\r\n0 \r\nNOT_FOUND\r\n", vec![Answer::Done, Answer::Done, Answer::NotDone]),
+        (
+            Command::TakeBack(3),
+            "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
+            vec![Answer::Foreign],
+        ),
+        (Command::Add(1), "STORED\r\nNOT_STORED\r\n", vec![Answer::Done, Answer::NotDone]),
+        (Command::Replace(2), "STORED\r\nNOT_STORED\r\n", vec![Answer::Done, Answer::NotDone]),
+        (Command::Touch, "TOUCHED\r\nNOT_FOUND\r\n", vec![Answer::Done, Answer::NotDone]),
+        (Command::Delete, "DELETED\r\nNOT_FOUND\r\n", vec![Answer::Done, Answer::NotDone]),
+    ];
+    for (command, text, expected) in cases {
+        for dialect in DIALECTS {
+            assert_eq!(answers(dialect, command, text), expected, "{command:?}");
+            assert_eq!(answers(dialect, command, "SERVER_ERROR no\r\nERROR\r\n"), [Answer::Failed; 2], "{command:?}");
+        }
+    }
+}
+
+#[test]
+fn probes_tell_the_dialect() {
+    let probe = |dialect: Dialect, text: &str| dialect.read_probe(&mut BytesMut::from(text)).unwrap();
+    assert_eq!(probe(Dialect::Meta, "NF\r\n"), Some(true));
+    assert_eq!(probe(Dialect::Meta, "ERROR\r\n"), Some(false));
+    assert_eq!(probe(Dialect::Meta, "N"), None);
+    assert_eq!(probe(Dialect::Classic, "END\r\n"), Some(true));
+}
+
+#[test]
+fn answers_to_something_else_are_nonsense() {
+    let nonsense = |dialect, command, text: &str| {
+        let answer = question(command).read(dialect, &mut BytesMut::from(text));
+        assert!(answer.is_err(), "{text:?} to {command:?} is {answer:?}");
+    };
+    let long = "x".repeat(2000);
+    for command in COMMANDS {
+        for dialect in DIALECTS {
+            for text in ["HTTP/1.1 400 Bad Request\r\n\r\n", "OK\r\nOK\r\n", "\r\n\r\n", "HD\r\nHD\r\n", &long] {
+                nonsense(dialect, command, text);
+            }
+        }
+    }
+    for command in [Command::Hit(1), Command::Read] {
+        for text in ["VA x t1\r\n", "VA 1 t1\r\nxy\r\n", "VA 99999 t1\r\n", "VA \r\n", "STORED\r\n", "END\r\n"] {
+            nonsense(Dialect::Meta, command, text);
+        }
+    }
+    // Each command has its own words for what is not there.
+    nonsense(Dialect::Meta, Command::Hit(1), "EN\r\n");
+    nonsense(Dialect::Meta, Command::Read, "NF\r\n");
+    nonsense(Dialect::Classic, Command::Hit(1), "VALUE x 0 1\r\n1\r\n");
+    for text in [
+        "VALUE c:192.0.2.11 0 1\r\n1\r\nEND\r\n",
+        "VALUE c:192.0.2.1 0\r\n1\r\nEND\r\n",
+        "VALUE c:192.0.2.1 0 99999\r\n",
+        "VALUE c:192.0.2.1 0 1\r\n12\r\nEND\r\n",
+        "VALUE c:192.0.2.1 0 1\r\n1\r\nVALUE c:192.0.2.1 0 1\r\n",
+        "NOT_FOUND\r\n",
+    ] {
+        nonsense(Dialect::Classic, Command::Read, text);
+    }
+    for (command, text) in [
+        (Command::TakeBack(3), "STORED\r\n"),
+        (Command::Add(1), "NOT_FOUND\r\n"),
+        (Command::Replace(2), "5\r\n"),
+        (Command::Touch, "DELETED\r\n"),
+        (Command::Delete, "TOUCHED\r\n"),
+    ] {
+        nonsense(Dialect::Classic, command, text);
+    }
+}
+
+fn reply() -> impl Strategy<Value = Vec<u8>> {
+    let words = prop::sample::select(vec![
+        "VA 1 t5\r\n",
+        "VA 3 t-1\r\n",
+        "EN\r\n",
+        "NF\r\n",
+        "STORED\r\n",
+        "NOT_STORED\r\n",
+        "7\r\n",
+        "NOT_FOUND\r\n",
+        "VALUE c:192.0.2.1 0 1\r\n",
+        "END\r\n",
+        "SERVER_ERROR x\r\n",
+        "TOUCHED\r\n",
+        "\r\n",
+        "1",
+        "VA 1",
+    ]);
+    prop_oneof![
+        prop::collection::vec(words, 0..6).prop_map(|words| words.concat().into_bytes()),
+        prop::collection::vec(any::<u8>(), 0..200),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_answer_makes_it_panic_and_half_an_answer_takes_nothing(bytes in reply()) {
+        for dialect in DIALECTS {
+            for command in COMMANDS {
+                let mut input = BytesMut::from(bytes.as_slice());
+                if let Ok(None) = question(command).read(dialect, &mut input) {
+                    prop_assert_eq!(&input[..], &bytes[..]);
+                }
+            }
+        }
+    }
+}

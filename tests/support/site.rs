@@ -1,0 +1,144 @@
+//! The store as the library has it, with whatever it needs running.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use connshaper::address::Address;
+use connshaper::clock::Now;
+use connshaper::config::{OnStoreFailure, StoreConfig};
+use connshaper::log::{Log, Severity};
+use connshaper::policy::per::Part;
+use connshaper::policy::{Hit, Key, Limit, Operation, Purpose, sliding};
+use connshaper::statistics::Statistics;
+use connshaper::store::Store;
+use connshaper::store::table::Table;
+use tokio::runtime::Builder;
+
+use super::{Memcached, PATIENCE, Proxy};
+
+/// What the hosts of a site share.
+pub struct Site {
+    /// For the message of a failure.
+    pub name: &'static str,
+    /// The servers; none: each host counts for itself.
+    pub memcached: Vec<Memcached>,
+    /// Where hosts think the servers are.
+    pub servers: Vec<String>,
+    _proxy: Option<Proxy>,
+}
+
+/// One process that counts.
+pub struct Host {
+    pub store: Arc<Store>,
+    pub statistics: Arc<Statistics>,
+    pub log: Log,
+}
+
+/// Runs a test on every store.
+pub fn on_every_store(test: impl AsyncFn(&Site)) {
+    let sites = [Site::memory, Site::one_memcached, Site::three_memcached, Site::proxied];
+    for site in sites {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let site = site();
+        eprintln!("on {}:", site.name);
+        runtime.block_on(test(&site));
+    }
+}
+
+impl Site {
+    pub fn memory() -> Self {
+        Self { name: "memory", memcached: Vec::new(), servers: Vec::new(), _proxy: None }
+    }
+
+    pub fn one_memcached() -> Self {
+        Self::of("memcached", vec![Memcached::start()])
+    }
+
+    pub fn three_memcached() -> Self {
+        Self::of("three memcached", (0..3).map(|_| Memcached::start()).collect())
+    }
+
+    /// Behind a proxy without meta commands.
+    pub fn proxied() -> Self {
+        let memcached = Memcached::start();
+        let proxy = Proxy::before(&memcached);
+        let servers = vec![proxy.server()];
+        Self { servers, _proxy: Some(proxy), ..Self::of("memcached behind a proxy", vec![memcached]) }
+    }
+
+    fn of(name: &'static str, memcached: Vec<Memcached>) -> Self {
+        let servers = memcached.iter().map(Memcached::server).collect();
+        Self { name, memcached, servers, _proxy: None }
+    }
+
+    /// A host that is patient: deadlines are another test's business.
+    pub fn host(&self) -> Host {
+        self.host_with(OnStoreFailure::Local, PATIENCE)
+    }
+
+    /// A host.
+    pub fn host_with(&self, on_failure: OnStoreFailure, timeout: Duration) -> Host {
+        let config = StoreConfig {
+            servers: self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect(),
+            timeout,
+            on_failure: Some(on_failure),
+            key_prefix: String::new(),
+            max_clients: 100_000,
+        };
+        let (table, statistics, log) = (Arc::new(Table::new(100_000)), Arc::default(), Log::in_memory(Severity::Debug));
+        let store = Arc::new(Store::new(&config, on_failure, table, &statistics, &log));
+        Host { store, statistics, log }
+    }
+
+    /// Whether counts are outside of the hosts.
+    pub fn is_shared(&self) -> bool {
+        !self.memcached.is_empty()
+    }
+
+    /// What memcached holds under a key.
+    pub fn value(&self, key: &str) -> Option<String> {
+        self.memcached.iter().find_map(|memcached| memcached.value(key)).map(|value| value.trim_end().to_owned())
+    }
+
+    /// Seconds until a key expires, as memcached says.
+    pub fn seconds_left(&self, key: &str) -> Option<u32> {
+        let answers = self.memcached.iter().map(|memcached| memcached.say(&format!("mg {key} t")));
+        answers.into_iter().find_map(|answer| Some(answer.strip_prefix("HD t")?.parse().unwrap()))
+    }
+
+    /// Removes a key from memcached.
+    pub fn delete(&self, key: &str) {
+        for memcached in &self.memcached {
+            memcached.say(&format!("delete {key}"));
+        }
+    }
+}
+
+impl Host {
+    /// What is counted for one client of a limit.
+    pub async fn count(&self, limit: &Limit, part: &Part, asked: &[(Purpose, u32)], now: Now) -> Vec<Option<Hit>> {
+        let operation = |&(purpose, amount): &(Purpose, u32)| {
+            let exptime = match purpose {
+                Purpose::Slot(_) => sliding::lifetime(limit.exptime),
+                _ => limit.exptime,
+            };
+            Operation { key: Key { limit, part, purpose }, amount, exptime, threshold: limit.threshold }
+        };
+        self.store.count(asked.iter().map(operation), now).await.into_vec()
+    }
+
+    /// One hit of the window, or a read of it.
+    pub async fn hit(&self, limit: &Limit, part: &Part, amount: u32, now: Now) -> Hit {
+        self.count(limit, part, &[(Purpose::Window, amount)], now).await[0].expect("a store that is there")
+    }
+
+    /// What is there.
+    pub async fn read(&self, limit: &Limit, part: &Part, purpose: Purpose, now: Now) -> Hit {
+        self.count(limit, part, &[(purpose, 0)], now).await[0].expect("a store that is there")
+    }
+
+    /// The lines with a keyword so far.
+    pub fn lines(&self, keyword: &str) -> Vec<String> {
+        self.log.lines().into_iter().filter(|line| line.split(' ').next() == Some(keyword)).collect()
+    }
+}
