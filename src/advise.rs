@@ -21,6 +21,7 @@ use std::time::Instant;
 
 use crate::cli::exit;
 
+pub mod audience;
 pub mod blocks;
 pub mod calendar;
 pub mod census;

@@ -85,15 +85,46 @@ fn a_configuration_judges_as_the_candidate_with_its_numbers() {
     let report = json(&[&["--mynetworks", traffic::MYNETWORKS][..], &options].concat(), &[&log]);
     let candidate = the(&report["candidates"], |it| it["threshold"] == 8);
     assert!(candidate["masked"]["refused_sessions"].as_u64().unwrap() > 100, "{candidate}");
-    assert_eq!(report["config"]["refused_sessions"], candidate["masked"]["refused_sessions"]);
+    assert_eq!(report["config"]["refused_questions"], candidate["masked"]["refused_sessions"]);
     let whitelisted = the(&report["config"]["verdicts"], |it| it["reason"] == "whitelisted");
-    let exempt = whitelisted["sessions"].as_u64().unwrap();
+    let exempt = whitelisted["questions"].as_u64().unwrap();
     assert!(exempt > 10);
     assert_eq!(report["sessions"].as_u64().unwrap() + exempt, report["sums"]["asked"].as_u64().unwrap());
     let written = fs::read_to_string(verdicts).unwrap();
     assert_eq!(written.lines().count() as u64, report["sums"]["asked"].as_u64().unwrap());
     let refused = written.lines().filter(|line| line.ends_with(" DEFER_IF_PERMIT")).count() as u64;
-    assert_eq!(refused, report["config"]["refused_sessions"].as_u64().unwrap());
+    assert_eq!(refused, report["config"]["refused_questions"].as_u64().unwrap());
+}
+
+#[test]
+fn a_limit_on_messages_sees_every_message_of_a_session() {
+    let dir = Dir::new();
+    let client = "a.example.net[198.51.100.7]";
+    let mut log = String::new();
+    for session in 0..2 {
+        log += &format!("Nov 21 09:00:0{session} mx postfix/smtpd[7]: connect from {client}\n");
+        for message in 0..3 {
+            log += &format!("Nov 21 09:00:0{session} mx postfix/smtpd[7]: 4B{session}{message}: client={client}\n");
+        }
+        log += &format!("Nov 21 09:00:0{session} mx postfix/smtpd[7]: disconnect from {client} mail=3 rcpt=3 data=3\n");
+    }
+    let log = dir.write("mail.log", &log);
+    let config =
+        "threshold = 1\nlog_only = false\n[limit.messages]\ncount = \"messages\"\nthreshold = 4\nexptime = 60\n";
+    let config = dir.write("connshaper.toml", config);
+    let report = json(&["-c", text(&config)], &[&log]);
+    let verdicts = report["config"]["verdicts"].as_array().unwrap();
+    let count = |reason: &str| {
+        let found = verdicts.iter().find(|it| it["reason"] == reason);
+        found.map_or(0, |it| it["questions"].as_u64().unwrap())
+    };
+    // The second session is over the connection limit, and its second message over the other one, too: the first limit has the word.
+    assert_eq!((count("within_limits"), count("connections"), count("messages")), (3, 3, 0), "{verdicts:?}");
+    let config =
+        dir.write("connshaper.toml", &fs::read_to_string(config).unwrap().replace("threshold = 1", "threshold = 9"));
+    let report = json(&["-c", text(&config)], &[&log]);
+    let messages = the(&report["config"]["verdicts"], |it| it["reason"] == "messages");
+    assert_eq!(messages["questions"], 2);
 }
 
 #[test]

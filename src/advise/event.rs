@@ -7,7 +7,7 @@
 
 use std::net::IpAddr;
 
-use memchr::memmem::{self, FinderRev};
+use memchr::memmem::{self, Finder};
 
 use super::line::{Client, Line};
 use super::stamp::Stamp;
@@ -100,7 +100,7 @@ pub enum Sense {
 #[derive(Clone, Debug)]
 pub struct Reader {
     /// Made once: that takes longer than to find something in a line.
-    status: FinderRev<'static>,
+    status: Finder<'static>,
 }
 
 /// Services whose clients log in; their smtpd is not the one that strangers reach.
@@ -109,7 +109,7 @@ const SUBMISSION: [&[u8]; 3] = [b"submission", b"submissions", b"smtps"];
 impl Reader {
     /// A reader.
     pub fn new() -> Self {
-        Self { status: FinderRev::new(", status=") }
+        Self { status: Finder::new(", status=") }
     }
 
     /// What a line says. Names of clients are appended to `names`.
@@ -129,9 +129,10 @@ impl Reader {
 
     fn delivery(&self, line: &Line<'_>, instance: &[u8]) -> Option<What> {
         let (id, rest) = queue_id(line.message)?;
-        // The recipient stands before it and may look like anything.
-        let (_, status) = rest.split_at(self.status.rfind(rest)?);
-        status.starts_with(b", status=sent ").then(|| What::Sent(message_id(line, instance, id)))
+        let status = &rest[self.status.find(rest)?..];
+        // The recipient before it and the reply behind it may look like anything: then it is not believed.
+        let is_sent = status.starts_with(b", status=sent ") && self.status.find(&status[1..]).is_none();
+        is_sent.then(|| What::Sent(message_id(line, instance, id)))
     }
 }
 

@@ -105,9 +105,9 @@ pub struct Effect {
 pub struct Outcome {
     /// The file.
     pub path: String,
-    /// Sessions by action and reason, the most first.
+    /// Questions by action and reason, the most first.
     pub verdicts: Vec<(String, String, u64)>,
-    /// Sessions that were refused, and clients.
+    /// Questions that were refused, and addresses.
     pub refused: (u64, u64),
     /// Refused clients that delivered mail, the most often refused first, each with how often.
     pub senders: Vec<(Known, u64)>,

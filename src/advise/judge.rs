@@ -36,7 +36,6 @@ pub struct Judge {
     mask: Mask,
     seen: Seen,
     epoch: Option<i64>,
-    number: u64,
     request: String,
 }
 
@@ -67,8 +66,8 @@ impl Judge {
         let service = Service::new(&config, Log::in_memory(Severity::Err));
         let rules = service.rules.load_full();
         let (seats, max_connections) = (HashMap::new(), config.max_connections);
-        let (epoch, number, request) = (None, 0, String::new());
-        Ok(Self { service, rules, seats, max_connections, mask, seen, epoch, number, request })
+        let (epoch, request) = (None, String::new());
+        Ok(Self { service, rules, seats, max_connections, mask, seen, epoch, request })
     }
 
     /// How many bits of an address the limit at the top level of the configuration counts.
@@ -76,10 +75,9 @@ impl Judge {
         self.mask
     }
 
-    /// Asks about a session.
+    /// Asks about a session, or a further message of it.
     pub fn ask(&mut self, session: &Session<'_>) -> Judgement {
-        request::write(&mut self.request, session, self.number, self.seen);
-        self.number += 1;
+        request::write(&mut self.request, session, self.seen);
         let milliseconds = session.time - *self.epoch.get_or_insert(session.time);
         let now = Now { monotonic: milliseconds.max(0) as u64, unix_ms: session.time.max(0) as u64 };
         let request = RequestDecoder::default().decode(&mut BytesMut::from(self.request.as_str()));

@@ -23,8 +23,10 @@ impl Site {
     /// Asks postconf(1).
     pub fn ask() -> Self {
         let mut site = Self::default();
-        // The service may differ from main.cf.
-        let of_service = ask(&["-P", "smtp/inet/smtpd_delay_reject"]);
+        // The service may differ from main.cf; behind postscreen it is another one.
+        let of_service = ["smtpd/pass", "smtp/inet"]
+            .iter()
+            .find_map(|service| ask(&["-P", &format!("{service}/smtpd_delay_reject")]));
         if let Some(value) = of_service.or_else(|| ask(&["-x", "smtpd_delay_reject"])) {
             site.seen = Some(if value == "no" { Seen::Connect } else { Seen::Rcpt });
         }

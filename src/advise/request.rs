@@ -6,13 +6,13 @@ use std::net::Ipv4Addr;
 use super::sessions::{Seen, Session};
 use super::text::printable;
 
-/// Writes the request about the session with this number, of those that are asked about.
+/// Writes the request about a message of a session, or about its beginning.
 ///
 /// The log does not tell the client's port, the server's address, or the parts of `instance`: each
-/// session gets its own, so that none is taken for another.
-pub fn write(request: &mut String, session: &Session<'_>, number: u64, seen: Seen) {
+/// session gets its own, so that none is taken for another. Senders, recipients and sizes are left open.
+pub fn write(request: &mut String, session: &Session<'_>, seen: Seen) {
     request.clear();
-    let client = session.client;
+    let Session { client, number, message, .. } = *session;
     let name = if session.name.is_empty() { "unknown".into() } else { printable(session.name) };
     let port = 1_024 + number % 64_000;
     let [.., b, c, d] = (number / 64_000).to_be_bytes();
@@ -22,11 +22,11 @@ pub fn write(request: &mut String, session: &Session<'_>, number: u64, seen: See
         Seen::Rcpt => {
             // smtpd's process id, the time of MAIL FROM with microseconds, and the number of the message.
             let (process, seconds) = (session.process & 0xffff_ffff, session.time / 1000);
-            ("RCPT", format!("{process:x}.{seconds:x}.{:x}.0", number % 1_000_000))
+            ("RCPT", format!("{process:x}.{seconds:x}.{:x}.{message:x}", number % 1_000_000))
         }
     };
     let helo = if seen == Seen::Rcpt { &name } else { "" };
-    let recipient = if seen == Seen::Rcpt { "postmaster@localhost" } else { "" };
+    let recipient = if seen == Seen::Rcpt { "unknown@localhost" } else { "" };
     // A text has room for whatever is written to it.
     let _ = write!(
         request,

@@ -11,6 +11,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
+pub use super::audience::{Audience, Seen, Session};
 use super::event::{Event, What, Who};
 use crate::policy::netblocks::Netblocks;
 
@@ -19,42 +20,6 @@ const MAX_PROCESSES: usize = 65_536;
 
 /// Messages remembered between the client's line and the end of their delivery.
 const MAX_MESSAGES: usize = 262_144;
-
-/// When Postfix asks: what `smtpd_delay_reject` decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Seen {
-    /// At RCPT TO, as with `smtpd_delay_reject = yes`
-    Rcpt,
-    /// When the client connects, as with `smtpd_delay_reject = no`
-    Connect,
-}
-
-/// Who wants to know.
-pub trait Audience {
-    /// The daemon would be asked about a session.
-    fn asked(&mut self, session: &Session<'_>);
-
-    /// A client's message was delivered, or is in the queue when the log ends.
-    fn delivered(&mut self, client: IpAddr);
-
-    /// It needs to hear no more.
-    fn has_enough(&self) -> bool {
-        false
-    }
-}
-
-/// A session that is asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Session<'a> {
-    /// When, in milliseconds since the epoch.
-    pub time: i64,
-    /// The client.
-    pub client: IpAddr,
-    /// Its verified host name; empty when it has none.
-    pub name: &'a [u8],
-    /// The smtpd process.
-    pub process: u64,
-}
 
 /// Why sessions are not among those asked about, and how many there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +85,8 @@ struct Open {
     is_settled: bool,
     is_asked: bool,
     number: u64,
+    /// Messages that began so far.
+    messages: u32,
 }
 
 /// A message under way.
@@ -148,10 +115,13 @@ impl Sessions {
         match event.what {
             What::Connect { process, who } => self.connect(time, process, who, names, audience),
             What::Recipient { process, who, authenticated, message } => {
-                let counted = self.recipient(time, process, who, authenticated, names, audience);
-                if let (Some(client), Some(id)) = (counted, message) {
-                    self.begin_message(id, client, audience);
+                let mut open = self.recipient(process, who, authenticated);
+                self.ask(&mut open, time, process, name(who, names), audience);
+                if let Some(id) = message.filter(|_| open.is_asked) {
+                    self.further(&mut open, time, process, name(who, names), audience);
+                    open.client.into_iter().for_each(|client| self.begin_message(id, client, audience));
                 }
+                self.keep(process, open);
             }
             What::Disconnect { process, who, asked, authenticated } => {
                 if let Some(mut open) = self.disconnect(process, asked, authenticated) {
@@ -195,16 +165,8 @@ impl Sessions {
         self.keep(process, open);
     }
 
-    /// Says which client a message that begins here is from, if its session counts.
-    fn recipient(
-        &mut self,
-        time: i64,
-        process: u64,
-        who: Who,
-        authenticated: bool,
-        names: &[u8],
-        audience: &mut impl Audience,
-    ) -> Option<IpAddr> {
+    /// The session that a recipient belongs to.
+    fn recipient(&mut self, process: u64, who: Who, authenticated: bool) -> Open {
         // Another client than the one that connected: a proxy speaks for it, or the log began in between.
         let known = self.processes.get(&process).filter(|open| open.client == who.address).copied();
         let mut open = known.unwrap_or_else(|| self.begin(who));
@@ -212,9 +174,7 @@ impl Sessions {
             open.is_settled = true;
             self.sums.authenticated += 1;
         }
-        self.ask(&mut open, time, process, name(who, names), audience);
-        self.keep(process, open);
-        who.address.filter(|_| open.is_asked)
+        open
     }
 
     /// Returns a session that has to be asked about now, for nothing of it got into the log before.
@@ -236,7 +196,8 @@ impl Sessions {
 
     fn begin(&mut self, who: Who) -> Open {
         self.sums.sessions += 1;
-        let mut open = Open { client: who.address, is_settled: false, is_asked: false, number: self.sums.sessions };
+        let mut open =
+            Open { client: who.address, is_settled: false, is_asked: false, number: self.sums.sessions, messages: 0 };
         match who.address {
             None => {
                 open.is_settled = true;
@@ -258,7 +219,17 @@ impl Sessions {
         };
         (open.is_settled, open.is_asked) = (true, true);
         self.sums.asked += 1;
-        audience.asked(&Session { time, client, name, process });
+        audience.asked(&Session { time, client, name, process, number: open.number, message: 0 });
+    }
+
+    /// A message begins in a session that was asked about. The first one is part of that question; for
+    /// each further one Postfix asks again, unless it asks when clients connect.
+    fn further(&self, open: &mut Open, time: i64, process: u64, name: &[u8], audience: &mut impl Audience) {
+        open.messages += 1;
+        if let (Some(client), 2.., Seen::Rcpt) = (open.client, open.messages, self.seen) {
+            let message = open.messages - 1;
+            audience.asked_again(&Session { time, client, name, process, number: open.number, message });
+        }
     }
 
     fn keep(&mut self, process: u64, open: Open) {

@@ -32,7 +32,7 @@ pub struct Tally {
 /// A configuration and its verdicts.
 pub struct Trial {
     judge: Judge,
-    /// Sessions by action and reason.
+    /// Questions by action and reason: one for each session, and one for each further message of it.
     pub verdicts: HashMap<(String, String), u64>,
     /// Clients that were refused, and how often; bounded like the clients of a census.
     pub refused: HashMap<IpAddr, u64>,
@@ -106,6 +106,12 @@ impl Audience for Tally {
         }
     }
 
+    fn asked_again(&mut self, session: &Session<'_>) {
+        if let Some(trial) = &mut self.trial {
+            trial.is_exempt(session);
+        }
+    }
+
     fn delivered(&mut self, client: IpAddr) {
         if self.is_masked(client) {
             self.masked.deliver(client);
@@ -127,7 +133,7 @@ impl Trial {
         self.output.take().map_or(Ok(()), Verdicts::finish)
     }
 
-    /// Judges a session; says whether its client is exempt from all limits.
+    /// Judges a session, or a further message; says whether its client is exempt from all limits.
     fn is_exempt(&mut self, session: &Session<'_>) -> bool {
         let judgement = self.judge.ask(session);
         if let Some(output) = &mut self.output {

@@ -35,7 +35,9 @@ pub struct Player {
 pub struct Played {
     /// Sessions that were asked about.
     pub sessions: u64,
-    /// Sessions by the first word of the action.
+    /// Questions: one for each session, and one for each further message of it.
+    pub questions: u64,
+    /// Questions by the first word of the action.
     pub actions: BTreeMap<String, u64>,
     /// Clients that were refused, with their name and how often; at most a million.
     pub refused: HashMap<IpAddr, (String, u64)>,
@@ -109,12 +111,17 @@ impl Player {
 
 impl Audience for Player {
     fn asked(&mut self, session: &Session<'_>) {
+        self.played.sessions += 1;
+        self.asked_again(session);
+    }
+
+    fn asked_again(&mut self, session: &Session<'_>) {
         if self.failure.is_some() {
             return;
         }
         self.wait(session.time);
-        request::write(&mut self.request, session, self.played.sessions, self.seen);
-        self.played.sessions += 1;
+        request::write(&mut self.request, session, self.seen);
+        self.played.questions += 1;
         let asked = Instant::now();
         match self.connection.ask(&self.request) {
             Ok(action) => {

@@ -15,7 +15,8 @@ const NAMES: usize = 20;
 pub fn text(played: &Played, read: &Read) -> String {
     let sums = read.sums;
     let mut text = format!(
-        "Asked about {} of {} sessions in {:.1} s; the slowest answer took {:.1} ms.\n",
+        "Asked {} questions about {} of {} sessions in {:.1} s; the slowest answer took {:.1} ms.\n",
+        number(played.questions),
         number(played.sessions),
         number(sums.sessions),
         played.taken.as_secs_f64(),
@@ -28,7 +29,7 @@ pub fn text(played: &Played, read: &Read) -> String {
         );
     }
     for (action, count) in &played.actions {
-        text += &format!("  {:>12}  {:>8}  {action}\n", number(*count), percent(*count, played.sessions));
+        text += &format!("  {:>12}  {:>8}  {action}\n", number(*count), percent(*count, played.questions));
     }
     let refused = refused(played);
     let senders = refused.iter().filter(|client| client.is_sender).count();
@@ -57,6 +58,7 @@ pub fn json(played: &Played, read: &Read) -> String {
     let object = json!({
         "sessions": read.sums.sessions,
         "asked": played.sessions,
+        "questions": played.questions,
         "actions": played.actions,
         "refused_addresses": refused.len(),
         "refused_senders": refused.iter().filter(|client| client.is_sender).count(),

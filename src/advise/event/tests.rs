@@ -73,6 +73,8 @@ fn a_message_is_followed_by_its_queue_id() {
     assert_ne!(what("postfix-out/qmgr", "4Bc9x1: removed"), Some(What::Removed(begun)));
     let bounced = "4Bc9x1: to=<\", status=sent (\"@d>, relay=none, dsn=5.0.0, status=bounced (no)";
     assert_eq!(what("postfix/smtp", bounced), None);
+    let deferred = "4Bc9x1: to=<c@d>, relay=x, dsn=4.0.0, status=deferred (host x said: 450 , status=sent (250 ok)";
+    assert_eq!(what("postfix/smtp", deferred), None);
 }
 
 #[test]

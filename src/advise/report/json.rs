@@ -96,10 +96,10 @@ fn outcome(outcome: &Outcome) -> Value {
     });
     json!({
         "path": outcome.path,
-        "verdicts": verdicts.map(|(action, reason, sessions)| json!({
-            "action": action, "reason": reason, "sessions": sessions,
+        "verdicts": verdicts.map(|(action, reason, questions)| json!({
+            "action": action, "reason": reason, "questions": questions,
         })).collect::<Vec<_>>(),
-        "refused_sessions": outcome.refused.0,
+        "refused_questions": outcome.refused.0,
         "refused_addresses": outcome.refused.1,
         "refused_senders": senders.collect::<Vec<_>>(),
         "more_refused_senders": outcome.more_senders,
@@ -123,11 +123,15 @@ pub fn plots(findings: &Findings) -> Value {
                 steps.push((number, *sessions));
             }
         }
-        let slots = timeline.sessions(at).map(|levels| levels.map(|(level, count)| [level as u64, count.into()]).collect::<Vec<_>>());
+        let slot = |levels: &mut dyn Iterator<Item = (usize, u32)>| {
+            levels.map(|(level, count)| [level as u64, count.into()]).collect::<Vec<_>>()
+        };
+        let slots = timeline.sessions(at).map(|mut levels| slot(&mut levels));
+        let peaks = length.peaks.iter().map(|(peak, (senders, others))| [u64::from(*peak), *senders, *others]);
         json!({
             "steps": steps,
             "end": numbers.len(),
-            "peaks": length.peaks.iter().map(|(peak, (senders, others))| [u64::from(*peak), *senders, *others]).collect::<Vec<_>>(),
+            "peaks": peaks.collect::<Vec<_>>(),
             "slots": slots.collect::<Vec<_>>(),
         })
     });

@@ -255,12 +255,13 @@ fn plots(findings: &Findings) -> String {
 }
 
 fn trial(outcome: &Outcome) -> String {
-    let mut text = format!("\nWith {}\n", outcome.path);
+    let mut text =
+        format!("\nWith {}: a question for each session, and for each further message of it\n", outcome.path);
     for (action, reason, count) in &outcome.verdicts {
         text += &format!("  {:>12}  {action}  {reason}\n", number(*count));
     }
     let (sessions, clients) = outcome.refused;
-    text += &format!("  Refused: {} sessions of {} addresses.\n", number(sessions), number(clients));
+    text += &format!("  Refused: {} questions about {} addresses.\n", number(sessions), number(clients));
     if sessions > 0 && outcome.senders.is_empty() {
         text += "  None of them delivered mail.\n";
     }

@@ -6,12 +6,17 @@ use super::*;
 #[derive(Default)]
 struct Notes {
     asked: Vec<String>,
+    again: Vec<u32>,
     delivered: Vec<String>,
 }
 
 impl Audience for Notes {
     fn asked(&mut self, session: &Session<'_>) {
         self.asked.push(format!("{} {} {}", session.time, session.client, String::from_utf8_lossy(session.name)));
+    }
+
+    fn asked_again(&mut self, session: &Session<'_>) {
+        self.again.push(session.message);
     }
 
     fn delivered(&mut self, client: IpAddr) {
@@ -67,6 +72,20 @@ fn two_messages_and_a_refused_recipient_are_one_session() {
     );
     assert_eq!(notes.asked, ["2 198.51.100.1 ", "3 198.51.100.2 "]);
     assert_eq!(sums, Sums { sessions: 2, asked: 2, ..Sums::default() });
+}
+
+#[test]
+fn each_further_message_is_asked_about_at_its_first_recipient() {
+    let lines = [
+        "smtpd[1] connect from unknown[198.51.100.1]",
+        "smtpd[1] NOQUEUE: reject: RCPT from unknown[198.51.100.1]: 450 no",
+        "smtpd[1] 4Bc: client=unknown[198.51.100.1]",
+        "smtpd[1] 5Bc: client=unknown[198.51.100.1]",
+        "smtpd[1] 6Bc: client=unknown[198.51.100.1]",
+    ];
+    let (notes, _) = play(Seen::Rcpt, &lines);
+    assert_eq!((notes.asked.len(), notes.again), (1, vec![1, 2]));
+    assert!(play(Seen::Connect, &lines).0.again.is_empty());
 }
 
 #[test]
