@@ -11,6 +11,7 @@ use memchr::memmem::{self, Finder};
 
 use super::line::{Client, Line};
 use super::stamp::Stamp;
+use crate::codec::address;
 
 /// Something that happened, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,10 +245,6 @@ fn who(client: &Client<'_>, names: &mut Vec<u8>) -> Who {
         _ => Place::default(),
     };
     Who { address, name }
-}
-
-fn address(text: &[u8]) -> Option<IpAddr> {
-    str::from_utf8(text).ok()?.parse::<IpAddr>().ok().map(|address| address.to_canonical())
 }
 
 /// `4Bcd5: rest`, or `NOQUEUE: rest`.

@@ -1,4 +1,20 @@
+use proptest::prelude::*;
+
 use super::*;
+
+proptest! {
+    #[test]
+    fn no_line_makes_the_reader_stumble(
+        head in "(<[0-9]{1,3}>)?(1 )?(Nov [ 0-9][0-9] 09:05:0[0-9]|2026-11-[0-9]{2}T09:05:07([.][0-9]{0,7})?([+-][0-9:]{0,5}|Z)?)? ?",
+        middle in "(mx )?(postfix(-in)?/(submission/)?(smtpd|qmgr|lmtp|postscreen)(\\[[0-9]*\\]?)?:? ?)?",
+        what in "(connect from |disconnect from |[0-9A-F]{1,6}: (client=|from=|to=|reject: RCPT from )|CONNECT from )?",
+        rest in prop::collection::vec(any::<u8>(), 0..80),
+    ) {
+        let line = [head.as_bytes(), middle.as_bytes(), what.as_bytes(), &rest].concat();
+        let (lines, _) = read([&line[..], b"\n"].concat());
+        prop_assert_eq!(lines.all, lines.told + lines.idle + lines.foreign + lines.strange);
+    }
+}
 
 fn read(text: impl Into<Vec<u8>>) -> (Lines, Vec<Event>) {
     let mut blocks = Blocks::read(Box::new(io::Cursor::new(text.into())));
