@@ -17,6 +17,7 @@ mod postfix;
 mod process;
 mod proxy;
 mod relay;
+mod simulation;
 mod site;
 mod smtp;
 pub mod traffic;
@@ -30,7 +31,8 @@ pub use postfix::{Postfix, Setup};
 pub use process::Process;
 pub use proxy::Proxy;
 pub use relay::Relay;
-pub use site::{Host, Site, on_every_store};
+pub use simulation::{Simulation, at};
+pub use site::{Host, Site, eventually, on_every_store};
 pub use smtp::{Reply, Smtp};
 
 use std::fmt::Display;

@@ -53,11 +53,16 @@ impl Smtp {
     /// Sends one line and returns the reply.
     #[track_caller]
     pub fn command(&mut self, line: impl Display) -> Reply {
-        write!(self.stream.get_mut(), "{line}\r\n").unwrap();
+        self.send(line);
         self.reply()
     }
 
-    /// Reads a reply that no command asked for.
+    /// Sends one line; `reply` reads what comes of it.
+    pub fn send(&mut self, line: impl Display) {
+        write!(self.stream.get_mut(), "{line}\r\n").unwrap();
+    }
+
+    /// Reads the next reply.
     #[track_caller]
     pub fn reply(&mut self) -> Reply {
         read_reply(&mut self.stream)

@@ -1,0 +1,131 @@
+//! A daemon's decisions without its sockets, on a clock that the test moves.
+
+use std::path::Path;
+
+use bytes::BytesMut;
+use connshaper::clock::Now;
+use connshaper::codec::{Request, RequestDecoder};
+use connshaper::config::Config;
+use connshaper::decision::decide;
+use connshaper::log::{Log, Severity};
+use connshaper::policy::per::Part;
+use connshaper::policy::{Key, Limit, Operation, Policy, Purpose, Verdict};
+use connshaper::service::Service;
+use connshaper::session::Seat;
+use connshaper::store::Store;
+use connshaper::waiting::Place;
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::codec::Decoder;
+
+use super::Memcached;
+
+/// A site that asks over as many policy connections as it likes.
+pub struct Simulation {
+    runtime: Runtime,
+    service: Service,
+    seats: Vec<Seat>,
+    /// Who waits for an answer at present.
+    waiting: Vec<Place>,
+    /// Milliseconds of the simulated clock.
+    pub now: u64,
+}
+
+impl Simulation {
+    /// With rules in the configuration's language, counting in memory.
+    pub fn new(rules: &str) -> Self {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let guard = runtime.enter();
+        let service = Service::new(&read(rules), Log::in_memory(Severity::Info));
+        drop(guard);
+        Self { runtime, service, seats: Vec::new(), waiting: Vec::new(), now: 0 }
+    }
+
+    /// The same, counting in memcached, whose clock nobody moves.
+    pub fn on(memcached: &Memcached, rules: &str) -> Self {
+        Self::new(&format!("memcached_server = \"{}\"\nstore_timeout = \"5s\"\n{rules}", memcached.server()))
+    }
+
+    /// Changes the rules as a reload does.
+    pub fn reload(&mut self, rules: &str) {
+        let guard = self.runtime.enter();
+        let config = read(rules);
+        let policy = Policy::new(&config, Some(&self.service.rules.load().policy));
+        self.service.reload(policy, &config);
+        drop(guard);
+    }
+
+    /// Asks over a policy connection with these lines of attributes, and says what came of it: `pass`,
+    /// `wait MILLISECONDS`, `defer`, or `REASON LIMIT`.
+    pub fn ask(&mut self, connection: usize, lines: &str) -> String {
+        while self.seats.len() <= connection {
+            self.seats.push(self.service.sessions.seat(None));
+        }
+        let request = request(lines);
+        let now = Now::simulated(self.now);
+        let rules = self.service.rules.load_full();
+        let seat = &mut self.seats[connection];
+        let (verdict, place) = self.runtime.block_on(decide(&self.service, &rules, seat, &request, now));
+        self.waiting.extend(place);
+        self.runtime.block_on(finish(&rules.store, now));
+        match verdict {
+            Verdict::Pass(_) => "pass".to_owned(),
+            Verdict::Delay(wait) => format!("wait {}", wait.time.as_millis()),
+            Verdict::Defer => "defer".to_owned(),
+            Verdict::Refuse(refusal) => format!("{} {}", refusal.reason.word(), refusal.limit),
+        }
+    }
+
+    /// A session of its own at its first recipient.
+    pub fn session(&mut self, client: &str) -> String {
+        self.session_with(client, "")
+    }
+
+    /// The same with further attributes.
+    pub fn session_with(&mut self, client: &str, lines: &str) -> String {
+        let number = self.seats.len();
+        self.ask(number, &format!("{}{lines}", at(client, number, "RCPT", 0)))
+    }
+
+    /// Whoever waited has been answered.
+    pub fn answer_all(&mut self) {
+        self.waiting.clear();
+    }
+
+    /// What was logged.
+    pub fn lines(&self) -> Vec<String> {
+        self.service.log.lines()
+    }
+}
+
+/// Attributes of a request: a client, its session, the stage of that, and the number of the message.
+pub fn at(client: &str, session: usize, state: &str, message: u32) -> String {
+    let port = 1024 + session % 60_000;
+    let instance = match state {
+        "CONNECT" | "EHLO" | "MAIL" => String::new(),
+        _ => format!("a{session:x}.{message}.0.{message:x}"),
+    };
+    format!(
+        "protocol_state={state}\nclient_address={client}\nclient_port={port}\nserver_address=192.0.2.25\n\
+         server_port=25\ninstance={instance}\n"
+    )
+}
+
+/// Waits for what nobody waits for: of each of these reads the answer comes after those to all that was sent before.
+async fn finish(store: &Store, now: Now) {
+    let (limit, part) = (Limit::top("simulation:".to_owned()), Part::group("none"));
+    let key = Key { limit: &limit, part: &part, purpose: Purpose::Window };
+    let read = Operation { key, amount: 0, exptime: 1, threshold: 1 };
+    // A ban is the longest chain: a violation, the ban, its repetition, its end, the violations' end.
+    for _ in 0..10 {
+        store.count(std::iter::once(read), now).await;
+    }
+}
+
+fn request(lines: &str) -> Request {
+    let text = format!("request=smtpd_access_policy\n{lines}\n");
+    RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap()
+}
+
+fn read(rules: &str) -> Config {
+    Config::parse(Path::new("rules"), rules).unwrap_or_else(|error| panic!("{error}"))
+}
