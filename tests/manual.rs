@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use connshaper::config::{ATTRIBUTES, KEYS, Scope};
+use connshaper::config::{KEYS, Scope, condition_attributes};
 use connshaper::policy::per::Field;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
@@ -65,7 +65,7 @@ fn the_manual_lists_the_attributes_of_conditions_and_no_other() {
     let (_, list) = limits.split_once("These are the attributes").unwrap();
     let lines = list.lines().filter_map(|line| line.strip_prefix(".It Li "));
     let attributes: BTreeSet<&str> = lines.flat_map(|line| line.split(" , ")).collect();
-    assert_eq!(attributes, ATTRIBUTES.iter().map(|attribute| attribute.name()).collect());
+    assert_eq!(attributes, condition_attributes().map(|attribute| attribute.name()).collect());
 }
 
 #[test]
