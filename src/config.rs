@@ -35,7 +35,7 @@ use crate::policy::{Blacklist, Limit};
 
 use default::{SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
-pub use file::conditions::ATTRIBUTES;
+pub use file::conditions::attributes as condition_attributes;
 pub use keys::{KEYS, Key, Scope};
 pub use lists::{ListFile, ListKind, Stamp};
 pub use setting::{LimitSettings, Origin, Setting};
