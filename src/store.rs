@@ -25,6 +25,7 @@ pub mod coalesce;
 pub mod conversation;
 mod counter;
 pub mod memcached;
+pub mod rank;
 pub mod server;
 mod shard;
 mod sharded;
