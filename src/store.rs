@@ -26,6 +26,7 @@ pub mod conversation;
 mod counter;
 pub mod memcached;
 pub mod rank;
+pub mod replica;
 pub mod server;
 mod shard;
 mod sharded;

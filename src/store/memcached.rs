@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-use tokio::sync::oneshot;
+use smallvec::{SmallVec, smallvec};
 use tokio::task::JoinHandle;
 
-use super::Uncounted;
 use super::rank::score;
-use super::server::{Outcome, Server};
+use super::replica::Waiting;
+use super::server::Server;
 use super::wire::{self, Command, KeyText, Question};
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
@@ -20,11 +19,14 @@ use crate::policy::Key;
 pub struct Memcached {
     servers: Vec<Arc<Server>>,
     tasks: Vec<JoinHandle<()>>,
+    /// Servers that have the same key.
+    replicas: usize,
+    /// While a server is away its keys are those of the next in rank.
+    failover: bool,
 }
 
-/// One command that is on its way. Nobody need wait for it.
-#[derive(Debug)]
-pub struct Waiting(Result<oneshot::Receiver<Outcome>, Uncounted>);
+/// The servers of one key, the one that ranks highest first.
+type Places = SmallVec<[usize; 2]>;
 
 /// The commands of one request, which are on their way together.
 #[derive(Debug)]
@@ -41,7 +43,7 @@ impl Memcached {
         let server = |address| Arc::new(Server::new(address, config.timeout, on_failure, log.clone()));
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
         let tasks = servers.iter().map(|server| tokio::spawn(Arc::clone(server).run())).collect();
-        Self { servers, tasks }
+        Self { servers, tasks, replicas: config.replicas, failover: config.failover }
     }
 
     /// Begins to ask for a request. What is sent in a batch without a pause travels in one write to each server.
@@ -51,13 +53,28 @@ impl Memcached {
 
     /// Sends a command that no request waits for on its way.
     pub fn send(&self, key: KeyText, command: Command, exptime: u32, now: Now) -> Waiting {
-        let server = self.server(&key);
-        self.submit(server, false, key, command, exptime, now)
+        self.submit(key, command, exptime, now, |_| false)
     }
 
-    fn submit(&self, server: usize, leads: bool, key: KeyText, command: Command, exptime: u32, now: Now) -> Waiting {
+    /// `leads` says of a server whether this is the first that a request asks it.
+    fn submit(
+        &self,
+        key: KeyText,
+        command: Command,
+        exptime: u32,
+        now: Now,
+        mut leads: impl FnMut(usize) -> bool,
+    ) -> Waiting {
         let expiry = wire::expiry(exptime, now.unix());
-        Waiting(self.servers[server].submit(Question { key, command, exptime, expiry }, leads))
+        let places = self.places(&key);
+        let question = Question { key, command, exptime, expiry };
+        match places[..] {
+            [first, second, ..] => {
+                let sent = self.servers[first].submit(question.clone(), leads(first));
+                Waiting::new(sent, Some(self.servers[second].submit(question, leads(second))))
+            }
+            _ => Waiting::new(self.servers[places[0]].submit(question, leads(places[0])), None),
+        }
     }
 
     /// Whether any server is away.
@@ -65,25 +82,40 @@ impl Memcached {
         self.servers.iter().any(|server| server.is_away())
     }
 
-    fn server(&self, key: &[u8]) -> usize {
+    /// Whether every server is away.
+    fn is_gone(&self) -> bool {
+        self.servers.iter().all(|server| server.is_away())
+    }
+
+    /// Which servers have a key at present.
+    fn places(&self, key: &[u8]) -> Places {
         if self.servers.len() == 1 {
-            return 0;
+            return smallvec![0];
         }
-        let servers = self.servers.iter().enumerate();
-        let highest = servers.max_by_key(|(_, server)| score(server.name(), key));
-        highest.map(|(index, _)| index).expect("there is a server")
+        let scored = self.servers.iter().enumerate().map(|(index, server)| (score(server.name(), key), index));
+        if self.replicas == 1 && !self.failover {
+            return scored.max().map(|(_, index)| index).into_iter().collect();
+        }
+        let mut ranked: SmallVec<[(u64, usize); 8]> = scored.collect();
+        ranked.sort_unstable_by(|one, other| other.cmp(one));
+        if self.failover && !self.is_gone() {
+            ranked.retain(|(_, index)| !self.servers[*index].is_away());
+        }
+        ranked.into_iter().take(self.replicas).map(|(_, index)| index).collect()
     }
 }
 
 impl Batch<'_> {
     /// Sends a command of the request on its way.
     pub fn send(&mut self, key: KeyText, command: Command, exptime: u32) -> Waiting {
-        let server = self.memcached.server(&key);
-        let leads = !self.asked.contains(&server);
-        if leads {
-            self.asked.push(server);
-        }
-        self.memcached.submit(server, leads, key, command, exptime, self.now)
+        let Self { memcached, now, asked } = self;
+        memcached.submit(key, command, exptime, *now, |server| {
+            let leads = !asked.contains(&server);
+            if leads {
+                asked.push(server);
+            }
+            leads
+        })
     }
 }
 
@@ -92,13 +124,6 @@ impl Drop for Memcached {
         for task in &self.tasks {
             task.abort();
         }
-    }
-}
-
-impl Waiting {
-    /// Waits for the answer, at most `store_timeout`.
-    pub async fn outcome(self) -> Outcome {
-        self.0?.await.unwrap_or(Err(Uncounted::Unanswered))
     }
 }
 
