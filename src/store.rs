@@ -25,6 +25,8 @@ pub mod coalesce;
 pub mod conversation;
 mod counter;
 pub mod memcached;
+pub mod rank;
+pub mod replica;
 pub mod server;
 mod shard;
 mod sharded;
