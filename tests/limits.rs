@@ -499,6 +499,22 @@ fn hits_closer_together_than_coalesce_are_one() {
 }
 
 #[test]
+fn what_comes_soon_after_a_hit_that_was_taken_back_does_not_pass_for_that() {
+    on_both("threshold = 2\nexptime = 600\ncoalesce = \"2s\"\ncount_refused = false", |site| {
+        for (at, expected) in [
+            (0, "pass"),
+            (3_000, "pass"),
+            (6_000, "over connections"),
+            (7_000, "over connections"),
+            (7_500, "over connections"),
+        ] {
+            site.now = at;
+            assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+        }
+    });
+}
+
+#[test]
 fn a_session_keeps_its_verdict_when_the_rules_change_but_a_refusal_is_looked_at_anew() {
     let mut site = Simulation::new("threshold = 1");
     assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
