@@ -134,6 +134,24 @@ fn recipients_nobody_asked_about_are_counted_at_data() {
 }
 
 #[test]
+fn many_recipients_are_counted_once_each_by_several_limits() {
+    let limit = |name: &str| format!("[limit.{name}]\ncount = \"recipients\"\nthreshold = 1500\n");
+    let mut site = Simulation::new(&[limit("one"), limit("two")].concat());
+    for (number, times) in (0..1000).map(|number| (number, 2)).chain((1000..1400).map(|number| (number, 1))) {
+        let lines = format!("{}recipient=u{number}@example.org\n", at(CLIENT, 0, "RCPT", 0));
+        for _ in 0..times {
+            assert_eq!(site.ask(0, &lines), "pass", "recipient {number}");
+        }
+    }
+    let data = format!("{}recipient_count=1400\n", at(CLIENT, 0, "DATA", 0));
+    assert_eq!(site.ask(0, &data), "pass", "all of them were asked about one by one");
+    let more = format!("{}recipient_count=100\n", at(CLIENT, 0, "DATA", 1));
+    assert_eq!(site.ask(0, &more), "pass");
+    let more = format!("{}recipient_count=1\n", at(CLIENT, 0, "DATA", 2));
+    assert_eq!(site.ask(0, &more), "over one");
+}
+
+#[test]
 fn bytes_are_counted_at_the_end_of_each_message() {
     let rules = "[limit.bytes]\ncount = \"bytes\"\nthreshold = \"100KiB\"";
     on_both(rules, |site| {
