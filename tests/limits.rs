@@ -263,6 +263,33 @@ fn only_what_matches_is_counted() {
 }
 
 #[test]
+fn excepted_recipients_are_not_counted_at_data_either() {
+    for count in ["connections", "messages", "recipients"] {
+        let rules = format!(
+            "threshold = 100\n[limit.abroad]\ncount = \"{count}\"\nthreshold = 1\n\
+             unless = {{ recipient = \"/@example[.]org$/\" }}"
+        );
+        on_both(&rules, |site| {
+            let mut ask = |session: usize, message, recipient: &str| {
+                let rcpt = format!("{}recipient={recipient}\n", at(CLIENT, session, "RCPT", message));
+                site.ask(session, &rcpt)
+            };
+            for message in 0..3 {
+                assert_eq!(ask(0, message, "a@example.org"), "pass");
+                assert_eq!(ask(0, message, "b@example.org"), "pass");
+            }
+            assert_eq!(ask(1, 0, "a@example.net"), "pass");
+            assert_eq!(ask(2, 0, "b@example.org"), "pass");
+            assert_eq!(ask(2, 0, "b@example.net"), "over abroad", "{count}");
+            for state in ["CONNECT", "DATA", "END-OF-MESSAGE"] {
+                let lines = format!("{}recipient_count=2\n", at(CLIENT, 3, state, 0));
+                assert_eq!(site.ask(3, &lines), "pass", "{count} at {state}");
+            }
+        });
+    }
+}
+
+#[test]
 fn the_most_specific_netblock_has_its_rate() {
     let rules = "
         threshold = 1
