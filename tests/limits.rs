@@ -219,6 +219,20 @@ fn a_message_counts_once_for_each_domain_it_goes_to() {
 }
 
 #[test]
+fn the_spelling_of_a_host_s_name_makes_no_difference_to_its_domain() {
+    on_both("threshold = 100\n[limit.domains]\nper = \"reverse_client_domain\"\nthreshold = 1", |site| {
+        for (name, expected) in [
+            ("MAIL.ONE.CO.UK", "pass"),
+            ("MAIL.TWO.CO.UK", "pass"),
+            ("mail.one.co.uk", "over domains"),
+            ("Mx.Two.Co.Uk.", "over domains"),
+        ] {
+            assert_eq!(site.session_with(CLIENT, &format!("reverse_client_name={name}\n")), expected, "{name}");
+        }
+    });
+}
+
+#[test]
 fn combinations_and_no_key_at_all() {
     let rules = "
         threshold = 100

@@ -83,7 +83,9 @@ fn registrable(name: &[u8]) -> Option<&[u8]> {
     if str::from_utf8(name).is_ok_and(|name| name.parse::<IpAddr>().is_ok()) {
         return None;
     }
-    psl::domain(name).map(|domain| domain.as_bytes())
+    // The list is in lower case; names of hosts are as their owners spell them.
+    let length = psl::domain(&name.to_ascii_lowercase())?.as_bytes().len();
+    Some(&name[name.len() - length..])
 }
 
 /// What is counted, apart from the limit that counts it.
