@@ -233,6 +233,18 @@ fn the_spelling_of_a_host_s_name_makes_no_difference_to_its_domain() {
 }
 
 #[test]
+fn a_user_may_be_called_unknown_but_a_host_without_a_name_has_none() {
+    for (per, answer) in [("sasl_username", "over names"), ("helo_name", "over names"), ("client_name", "pass")] {
+        let rules = format!("threshold = 100\n[limit.names]\nper = \"{per}\"\nthreshold = 1");
+        on_both(&rules, |site| {
+            let lines = format!("{per}=unknown\n");
+            assert_eq!(site.session_with("192.0.2.1", &lines), "pass");
+            assert_eq!(site.session_with("192.0.2.2", &lines), answer, "{per}");
+        });
+    }
+}
+
+#[test]
 fn combinations_and_no_key_at_all() {
     let rules = "
         threshold = 100

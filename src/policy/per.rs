@@ -62,6 +62,12 @@ impl Field {
         matches!(self, Self::Whole(Attribute::Recipient) | Self::MailDomain(Attribute::Recipient))
     }
 
+    /// Whether Postfix says `unknown` where it does not know it. Elsewhere that is a word like any other.
+    fn may_be_unknown(self) -> bool {
+        use Attribute::{ClientName, ReverseClientName, ServerAddress, ServerPort};
+        matches!(self, Self::Whole(ClientName | ReverseClientName | ServerAddress | ServerPort))
+    }
+
     /// The value, which is part of what the request says; `None` where it says nothing.
     fn value(self, request: &Request) -> Option<&[u8]> {
         let value = match self {
@@ -73,7 +79,8 @@ impl Field {
             }
             Self::HostDomain(attribute) => registrable(request.value(attribute))?,
         };
-        (!value.is_empty() && value != b"unknown").then_some(value)
+        let unknown = value == b"unknown" && self.may_be_unknown();
+        (!value.is_empty() && !unknown).then_some(value)
     }
 }
 
@@ -241,7 +248,7 @@ mod tests {
         assert_eq!(key(&["sasl_username"], ""), None);
         assert_eq!(key(&["client", "sender"], "sender=\n"), None);
         assert_eq!(key(&["sender_domain"], "sender=postmaster\n"), None);
-        assert_eq!(key(&["helo_name"], "helo_name=unknown\n"), None);
+        assert_eq!(key(&["client_name"], "client_name=unknown\n"), None);
     }
 
     #[test]
