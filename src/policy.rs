@@ -164,7 +164,7 @@ impl Policy {
                     (Count::new(item.limit.id, scope, hit, banned, case.stress), violations)
                 }
             };
-            let opinion = self.opinion(case.client, case.stress, &item, &count, violations);
+            let opinion = self.opinion(case.client, case.stress, &item, &count, violations, memory.waited);
             memory.keep(self.settled(count, item.limit, &opinion));
             if matches!(item.matter, Matter::Open { .. }) {
                 judgement.follow(&item, &count, &opinion, now);
@@ -196,7 +196,7 @@ impl Policy {
         let mut changed = false;
         for item in &case.items {
             let Matter::Known(count) = item.matter else { continue };
-            let opinion = self.opinion(case.client, case.stress, item, &count, 0);
+            let opinion = self.opinion(case.client, case.stress, item, &count, 0, memory.waited);
             let settled = self.settled(count, item.limit, &opinion);
             if settled != count {
                 memory.keep(settled);

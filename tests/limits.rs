@@ -405,6 +405,32 @@ fn a_session_is_delayed_once() {
 }
 
 #[test]
+fn a_session_is_delayed_once_by_however_many_limits() {
+    let rules = "
+        threshold = 1
+        initial_delay = 1
+        [limit.network]
+        threshold = 1
+        ipv4_prefix_length = 24
+        initial_delay = 2
+        [limit.recipients]
+        count = \"recipients\"
+        threshold = 2
+        initial_delay = 3
+        ban_time = 60
+        ban_threshold = 3
+        ";
+    on_both(rules, |site| {
+        assert_eq!(site.session(CLIENT), "pass");
+        let answers: Vec<String> = (0..4)
+            .map(|number| site.ask(5, &format!("{}recipient=u{number}@example.org\n", at(CLIENT, 5, "RCPT", 0))))
+            .collect();
+        assert_eq!(answers, ["wait 2000", "pass", "pass", "pass"]);
+        assert_eq!(site.session(CLIENT), "banned recipients", "the later ones were violations");
+    });
+}
+
+#[test]
 fn where_too_many_wait_already_the_next_is_refused_and_stays_so() {
     let rules = "threshold = 1\ninitial_delay = 1\nmax_concurrent = 2\nmax_delayed = 3";
     let mut site = Simulation::new(rules);

@@ -71,11 +71,12 @@ impl<'p> Judgement<'p> {
                 true => {}
             }
         }
-        let (Opinion::Refuse(refusal) | Opinion::Delay(Wait { refusal, .. })) = opinion else {
-            return;
-        };
-        if item.limit.log_only {
-            self.log_only.push(refusal.clone());
+        match opinion {
+            Opinion::Refuse(refusal) | Opinion::Delay(Wait { refusal, .. }) if item.limit.log_only => {
+                self.log_only.push(refusal.clone());
+            }
+            Opinion::Refuse(_) | Opinion::Delay(_) | Opinion::Excuse => {}
+            Opinion::Pass | Opinion::Uncounted(_) => return,
         }
         // Going on while banned is no further violation.
         let remembers = item.limit.ban.is_some() || item.limit.delay.is_some();

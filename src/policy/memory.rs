@@ -71,6 +71,8 @@ pub type Counts = SmallVec<[Count; 1]>;
 pub struct Memory {
     /// The session got past the blacklist.
     pub admitted: bool,
+    /// It has waited for an answer, and is not made to again.
+    pub waited: bool,
     /// What stands for the session or the message.
     counts: Counts,
     /// What stands for recipients of the message.
@@ -140,7 +142,7 @@ impl Memory {
 
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
-        !self.admitted && self.counts.is_empty() && self.recipients.is_none()
+        !self.admitted && !self.waited && self.counts.is_empty() && self.recipients.is_none()
     }
 }
 

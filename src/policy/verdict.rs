@@ -62,6 +62,7 @@ impl<'p> Wait<'p> {
     /// The session waits once; whatever it asks later passes.
     pub fn begin(&self, memory: &mut Memory) {
         memory.admitted = true;
+        memory.waited = true;
         self.settle(memory, |count| Count { passed: true, ..count });
     }
 
