@@ -431,6 +431,27 @@ fn a_session_is_delayed_once_by_however_many_limits() {
 }
 
 #[test]
+fn on_a_blacklist_that_delays_a_session_waits_once_and_passes() {
+    let rules = "
+        threshold = 1
+        max_concurrent = 2
+        blacklist = [\"198.51.100.0/24\"]
+        blacklist_action = \"delay\"
+        ";
+    on_both(rules, |site| {
+        for (session, expected) in
+            [(0, ["wait 5000", "pass"]), (1, ["wait 5000", "pass"]), (2, ["crowded blacklist"; 2])]
+        {
+            assert_eq!([0, 0].map(|message| site.ask(session, &at(CLIENT, session, "RCPT", message))), expected);
+        }
+        site.answer_all();
+        assert_eq!(site.ask(2, &at(CLIENT, 2, "RCPT", 1)), "crowded blacklist", "its session goes on");
+        assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "blacklisted blacklist");
+        assert_eq!(site.session(CLIENT), "wait 5000");
+    });
+}
+
+#[test]
 fn where_too_many_wait_already_the_next_is_refused_and_stays_so() {
     let rules = "threshold = 1\ninitial_delay = 1\nmax_concurrent = 2\nmax_delayed = 3";
     let mut site = Simulation::new(rules);

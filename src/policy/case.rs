@@ -177,7 +177,7 @@ impl Item<'_> {
 }
 
 /// Whether Postfix says that it has no more processes to spare.
-fn is_stressed(request: &Request) -> bool {
+pub(super) fn is_stressed(request: &Request) -> bool {
     !request.value(Attribute::Stress).is_empty()
 }
 

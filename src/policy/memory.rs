@@ -66,11 +66,25 @@ impl Scope {
 /// Counts of a session or a message; nearly always one.
 pub type Counts = SmallVec<[Count; 1]>;
 
+/// How a session stands to the blacklist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// It has not got past it.
+    #[default]
+    Open,
+    /// It got past it.
+    Past,
+    /// It is on it and has waited for that; its connection is not counted.
+    Waited,
+    /// It is on it and had to wait, but could not.
+    Crowded,
+}
+
 /// All a session remembers.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// The session got past the blacklist.
-    pub admitted: bool,
+    /// How the session stands to the blacklist.
+    pub admission: Admission,
     /// It has waited for an answer, and is not made to again.
     pub waited: bool,
     /// What stands for the session or the message.
@@ -142,7 +156,7 @@ impl Memory {
 
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
-        !self.admitted && !self.waited && self.counts.is_empty() && self.recipients.is_none()
+        self.admission == Admission::Open && !self.waited && self.counts.is_empty() && self.recipients.is_none()
     }
 }
 
