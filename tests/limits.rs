@@ -575,6 +575,16 @@ fn a_ban_may_take_several_violations() {
 }
 
 #[test]
+fn a_ban_ends_with_the_rule_it_came_from() {
+    let mut site = Simulation::new("threshold = 1\nban_time = \"1d\"");
+    assert_eq!(sessions(&mut site, CLIENT, 2), ["pass", "over connections"]);
+    site.now = 61_000;
+    assert_eq!(site.ask(5, &at(CLIENT, 5, "RCPT", 0)), "banned connections");
+    site.reload("threshold = 1");
+    assert_eq!(site.ask(5, &at(CLIENT, 5, "RCPT", 0)), "pass");
+}
+
+#[test]
 fn a_ban_on_one_host_is_a_ban_on_all() {
     let memcached = Memcached::start();
     let rules = "threshold = 1\nban_time = \"10m\"";

@@ -70,7 +70,8 @@ impl Policy {
             }
         };
         let hit = count.hit.unwrap_or(Hit { count: 0, left: 0, added: 0 });
-        if count.banned > 0 {
+        // A ban that the configuration does not have any more holds nobody.
+        if count.banned > 0 && limit.ban.is_some() {
             return Opinion::Refuse(refusal(Reason::Banned, Hit { left: count.banned, ..hit }));
         }
         if count.hit.is_none() {
