@@ -585,6 +585,22 @@ fn a_ban_ends_with_the_rule_it_came_from() {
 }
 
 #[test]
+fn hits_that_are_one_are_one_violation() {
+    let mut site = Simulation::new("threshold = 1\ncoalesce = \"1s\"\nban_time = 60\nban_threshold = 2");
+    for (at, expected) in [
+        (0, "pass"),
+        (2_000, "over connections"),
+        (2_100, "over connections"),
+        (2_200, "over connections"),
+        (3_000, "over connections"),
+        (3_100, "banned connections"),
+    ] {
+        site.now = at;
+        assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+    }
+}
+
+#[test]
 fn a_ban_on_one_host_is_a_ban_on_all() {
     let memcached = Memcached::start();
     let rules = "threshold = 1\nban_time = \"10m\"";

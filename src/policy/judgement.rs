@@ -78,9 +78,9 @@ impl<'p> Judgement<'p> {
             Opinion::Refuse(_) | Opinion::Delay(_) | Opinion::Excuse => {}
             Opinion::Pass | Opinion::Uncounted(_) => return,
         }
-        // Going on while banned is no further violation.
+        // Going on while banned is no further violation, nor is what is one with an earlier hit.
         let remembers = item.limit.ban.is_some() || item.limit.delay.is_some();
-        if remembers && count.banned == 0 {
+        if remembers && count.banned == 0 && count.hit.is_some_and(|hit| hit.added > 0) {
             self.violations.push(Violation { limit: item.limit, part: item.part.clone() });
         }
     }
