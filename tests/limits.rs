@@ -519,6 +519,19 @@ fn a_limit_that_is_only_logged_never_enforces_and_never_changes_the_live_one() {
 }
 
 #[test]
+fn a_limit_that_is_only_logged_may_leave_out_what_it_would_refuse() {
+    for (count_refused, last) in [(true, " count=5 "), (false, " count=2 ")] {
+        let rules = format!("threshold = 1\nexptime = 600\nlog_only = true\ncount_refused = {count_refused}");
+        let mut site = Simulation::new(&rules);
+        assert_eq!(sessions(&mut site, CLIENT, 4), ["pass"; 4]);
+        site.now = 20_000;
+        assert_eq!(site.session(CLIENT), "pass");
+        let lines = site.lines();
+        assert!(lines.last().unwrap().contains(last), "{count_refused}: {lines:?}");
+    }
+}
+
+#[test]
 fn a_program_that_only_logs_counts_under_keys_of_its_own() {
     let memcached = Memcached::start();
     let rules = "threshold = 1\nblacklist = [\"192.0.2.0/24\"]";
