@@ -150,7 +150,9 @@ impl Policy {
             };
             case.consider(limit, rate, request, memory);
         }
-        if case.is_open() { Plan::Ask(case) } else { self.repeat(case, memory) }
+        // Where nothing is enforced the log has a blacklisted client once, also if no limit is about it.
+        let news = self.log_only && memory.admission == Admission::Open && matches!(listed, Some((_, Entry::Black(_))));
+        if case.is_open() || news { Plan::Ask(case) } else { self.repeat(case, memory) }
     }
 
     /// The verdict on a case from what its operations came back with, which the session is to remember.

@@ -532,6 +532,21 @@ fn a_limit_that_is_only_logged_may_leave_out_what_it_would_refuse() {
 }
 
 #[test]
+fn a_program_that_only_logs_tells_of_the_blacklist_also_where_no_limit_is_about_the_client() {
+    let rules = "log_only = true\nblacklist = [\"198.51.100.0/24\"]\nmatch = { sasl_username = true }";
+    on_both(rules, |site| {
+        for _ in 0..2 {
+            assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
+        }
+        let lines = site.lines();
+        assert!(
+            lines.len() == 1 && lines[0].contains("WOULD_REFUSE ") && lines[0].contains(" reason=blacklisted "),
+            "{lines:?}"
+        );
+    });
+}
+
+#[test]
 fn a_program_that_only_logs_counts_under_keys_of_its_own() {
     let memcached = Memcached::start();
     let rules = "threshold = 1\nblacklist = [\"192.0.2.0/24\"]";
