@@ -378,6 +378,20 @@ fn a_named_limit_may_have_rates_and_exemptions_of_its_own() {
 }
 
 #[test]
+fn in_the_example_of_a_busy_mx_a_provider_has_its_rate_from_one_network_too() {
+    let example = include_str!("../conf/examples/busy-mx.toml");
+    let elsewhere = ["memcached_server", "whitelist_file", "blacklist_file", "list_check_interval"];
+    let rules: Vec<&str> = example.lines().filter(|line| !elsewhere.iter().any(|key| line.starts_with(key))).collect();
+    for network in ["198.51.100.", "2001:db8:100::"] {
+        let mut site = Simulation::new(&rules.join("\n"));
+        for host in 0..600 {
+            assert_eq!(site.session(&format!("{network}{}", host % 100 + 1)), "pass", "{host} of {network}");
+        }
+        assert_eq!(site.session(&format!("{network}1")), "wait 500");
+    }
+}
+
+#[test]
 fn a_netblock_longer_than_the_client_s_prefix_keeps_its_clients_apart() {
     let rules = "threshold = 1\n[netblocks]\n\"2001:db8::/96\" = 2";
     on_both(rules, |site| {
