@@ -306,7 +306,7 @@ fn what_makes_no_sense_is_warned_of() {
         (
             "match = { protocol_state = \"RCTP\" }",
             "1:1: `match` names a `protocol_state` that there is not: the states are \
-             CONNECT, EHLO, HELO, MAIL, RCPT, DATA, END-OF-MESSAGE, VRFY, ETRN",
+             CONNECT, EHLO, HELO, MAIL, RCPT, DATA, END-OF-MESSAGE, VRFY, ETRN, XCLIENT",
         ),
         (
             "count = \"bytes\"\nmatch = { protocol_state = \"DATA\" }",
@@ -351,6 +351,7 @@ fn what_makes_no_sense_is_warned_of() {
         "action = \"421 x\"\ntext = \"y\"\n[limit.x]\nthreshold = 3\naction = \"REJECT\"",
         "count = \"messages\"\nper = [\"sender\", \"client\"]",
         "log_only = true\ncount_refused = false",
+        "match = { protocol_state = \"XCLIENT\" }",
     ];
     for text in sensible {
         assert_eq!(right(text).warnings, [], "{text}");
