@@ -643,6 +643,21 @@ fn hits_that_are_one_are_one_violation() {
 }
 
 #[test]
+fn what_comes_during_a_ban_counts_unless_the_refused_do_not() {
+    for (count_refused, then) in [(true, "over connections"), (false, "pass")] {
+        let rules = format!("threshold = 2\nexptime = 20\nban_time = 50\ncount_refused = {count_refused}");
+        let mut site = Simulation::new(&rules);
+        assert_eq!(sessions(&mut site, CLIENT, 4)[2..], ["over connections", "banned connections"]);
+        for at in [41, 42, 43, 44] {
+            site.now = at * 1000;
+            assert_eq!(site.session(CLIENT), "banned connections");
+        }
+        site.now = 51_000;
+        assert_eq!(site.session(CLIENT), then, "{count_refused}");
+    }
+}
+
+#[test]
 fn a_ban_on_one_host_is_a_ban_on_all() {
     let memcached = Memcached::start();
     let rules = "threshold = 1\nban_time = \"10m\"";
