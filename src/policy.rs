@@ -62,7 +62,7 @@ pub struct Policy {
     rates: Vec<Rate>,
     blacklist: Blacklist,
     limits: Vec<Limit>,
-    /// Every limit there ever was, so that counts keep their meaning over reloads.
+    /// Every limit there ever was, by its name, and by that with what it counts: so counts keep their meaning over reloads.
     ids: HashMap<String, LimitId>,
     on_store_failure: OnStoreFailure,
     log_only: bool,
@@ -99,7 +99,10 @@ impl Policy {
         let mut ids = before.map(|before| before.ids.clone()).unwrap_or_default();
         let mut limits = config.limits.clone();
         for limit in &mut limits {
-            limit.id = id(&mut ids, limit);
+            let Limit { name, counts, window, log_only, .. } = &*limit;
+            // No counter ever changes its meaning; but who was let in stays in.
+            let counted = format!("{name} {counts:?} {window:?} {log_only}");
+            (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
         }
         Self {
             netblocks: config.lists.netblocks.iter().copied().collect(),
@@ -177,7 +180,7 @@ impl Policy {
                 Matter::Known(count) => (count, 0),
                 Matter::Open { scope, .. } => {
                     let Finding { hit, banned, violations } = item.finding(&mut answers, now);
-                    (Count::new(item.limit.id, scope, hit, banned, case.stress), violations)
+                    (Count::new(item.limit.memory_id, scope, hit, banned, case.stress), violations)
                 }
             };
             let opinion = self.opinion(case.client, case.stress, &item, &count, violations, memory.waited);
@@ -196,8 +199,8 @@ impl Policy {
     fn exempt(&self, memory: &mut Memory) -> bool {
         let mut news = std::mem::replace(&mut memory.admission, Admission::Past) != Admission::Past;
         for limit in self.limits.iter().filter(|limit| limit.counts == Counts::Connections) {
-            let count = memory.find(limit.id, Scope::Session);
-            let count = count.unwrap_or(Count::new(limit.id, Scope::Session, None, 0, false));
+            let count = memory.find(limit.memory_id, Scope::Session);
+            let count = count.unwrap_or(Count::new(limit.memory_id, Scope::Session, None, 0, false));
             if !count.passed {
                 memory.keep(Count { passed: true, ..count });
                 news = true;
@@ -254,10 +257,9 @@ impl Policy {
     }
 }
 
-/// The limit's id: that of its name and of what it counts, so that no counter ever changes its meaning.
-fn id(ids: &mut HashMap<String, LimitId>, limit: &Limit) -> LimitId {
-    let Limit { name, counts, window, log_only, .. } = limit;
+/// The number of a name.
+fn id(ids: &mut HashMap<String, LimitId>, name: String) -> LimitId {
     // There may be 65,536 in the life of a process; who has more shares the last one.
     let next = LimitId::try_from(ids.len()).unwrap_or(LimitId::MAX);
-    *ids.entry(format!("{name} {counts:?} {window:?} {log_only}")).or_insert(next)
+    *ids.entry(name).or_insert(next)
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use crate::address::Address;
 
-/// Longer than the daemon ever takes.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// As long as Postfix waits by default, for the daemon may have us wait as it has clients.
+const PATIENCE: Duration = Duration::from_secs(100);
 
 /// The action a daemon answers. `attributes` are sent instead of, or beside, those of a client that has just connected.
 pub fn ask(address: &Address, client: &str, attributes: &[(String, String)]) -> io::Result<String> {

@@ -683,6 +683,41 @@ fn refused_attempts_may_be_left_out_of_the_count() {
 }
 
 #[test]
+fn who_was_let_in_stays_in_when_a_reload_has_the_limit_count_anew() {
+    let mut site = Simulation::new("threshold = 1");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
+    for rules in ["threshold = 1\nwindow = \"sliding\"", "threshold = 1"] {
+        site.reload(rules);
+        assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass", "{rules}");
+    }
+    site.reload("threshold = 1\nwindow = \"sliding\"");
+    assert_eq!(sessions(&mut site, CLIENT, 2), ["pass", "over connections"], "the session was not counted again");
+}
+
+#[test]
+fn a_limit_that_counts_something_else_under_its_name_begins_anew() {
+    let limit = |count| {
+        let two = if count == "bytes" { 2048 } else { 2 };
+        format!("threshold = 100\n[limit.mail]\ncount = \"{count}\"\nthreshold = {two}")
+    };
+    let memcached = Memcached::start();
+    for counts in ["messages", "recipients", "connections", "requests", "bytes"] {
+        let mut site = Simulation::on(&memcached, &limit(counts));
+        let state = if counts == "bytes" { "END-OF-MESSAGE" } else { "RCPT" };
+        let answers = [0, 1, 2].map(|session| site.ask(session, &at(CLIENT, session, state, 0)));
+        assert_eq!(answers, ["pass", "pass", "over mail"], "{counts}");
+    }
+}
+
+#[test]
+fn a_ban_by_one_limit_comes_before_what_another_says() {
+    let rules = "threshold = 2\n[limit.strict]\nthreshold = 1\nban_time = \"10m\"";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, CLIENT, 4), ["pass", "over strict", "banned strict", "banned strict"]);
+    });
+}
+
+#[test]
 fn hits_closer_together_than_coalesce_are_one() {
     let mut site = Simulation::new("threshold = 2\ncoalesce = \"500ms\"");
     for (at, expected) in [

@@ -44,6 +44,18 @@ fn limits_stand_in_the_order_of_the_file() {
 }
 
 #[test]
+fn what_the_store_may_take_is_not_left_to_wait() {
+    let wait = |max: &str, store: &str| {
+        parse(&format!("initial_delay = 1\nmax_delay = \"{max}\"\nstore_timeout = \"{store}\""))
+    };
+    for (longest, store) in [("8s", "100ms"), ("8s", "1s"), ("4s", "5s")] {
+        assert!(wait(longest, store).is_ok(), "{longest} {store}");
+        let longer = wait(&format!("{longest}1ms"), store).unwrap_err().to_string();
+        assert!(longer.contains(&format!("write at most {longest};")), "{longer}");
+    }
+}
+
+#[test]
 fn a_named_limit_takes_some_values_of_the_top_level_and_the_defaults_of_the_others() {
     let text = r#"
         exptime = 90

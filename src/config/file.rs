@@ -26,9 +26,10 @@ use super::lists::{Complete, Wrong, complete};
 use super::remarks::Remarks;
 use super::settings::Settings;
 use super::source::{Source, Span};
-use super::{Config, Form, sense, syntax};
+use super::{Config, Form, StoreConfig, sense, syntax};
 use crate::policy;
 use answer::Answer;
+use ladder::Patience;
 use limit::Surroundings;
 use limits::Named;
 
@@ -47,9 +48,9 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     let default = Config::default();
     let store = store::read(&s, default.store);
     let inetd_log = logging::syslog(&s);
-    let around = surroundings(&s, &store.key_prefix);
+    let around = surroundings(&s, &store);
     let top = limit::read(&s, &around);
-    let blacklist = answer::blacklist(&s, &around.answer.with(&s), around.policy_timeout, &around.classes);
+    let blacklist = answer::blacklist(&s, &around.answer.with(&s), around.patience, &around.classes);
     let own = lists::own(&s, &top, default.lists);
     let inherited = Surroundings {
         exptime: top.exptime,
@@ -105,16 +106,16 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
 }
 
 /// What surrounds the top level's own limit: the defaults, and what is said for the whole program.
-fn surroundings(s: &Settings, key_prefix: &str) -> Surroundings {
+fn surroundings(s: &Settings, store: &StoreConfig) -> Surroundings {
     let default = policy::Limit::top(String::new());
     let policy_timeout = s.duration("policy_timeout", 3 * SECOND..=1000 * SECOND, SECOND);
     Surroundings {
         name: policy::limit::TOP.to_owned(),
         span: 0..0,
-        key_prefix: key_prefix.to_owned(),
+        key_prefix: store.key_prefix.clone(),
         log_only: s.truth("log_only").unwrap_or(false),
         classes: answer::classes(s),
-        policy_timeout: policy_timeout.unwrap_or(10 * SECOND),
+        patience: Patience { postfix: policy_timeout.unwrap_or(10 * SECOND), store: store.timeout },
         exptime: default.exptime,
         ipv4_prefix_length: default.ipv4_prefix_length,
         ipv6_prefix_length: default.ipv6_prefix_length,

@@ -87,7 +87,7 @@ impl<'p> Case<'p> {
         };
         // What was said of a session stands, also where a request does not say all of the key any more.
         if limit.counts == Counts::Connections
-            && let Some(count) = memory.find(limit.id, Scope::Session)
+            && let Some(count) = memory.find(limit.memory_id, Scope::Session)
         {
             return self.items.push(known(count, client));
         }
@@ -98,7 +98,7 @@ impl<'p> Case<'p> {
         let Some(scope) = scope(limit, &part, request) else {
             return;
         };
-        if let Some(count) = memory.find(limit.id, scope) {
+        if let Some(count) = memory.find(limit.memory_id, scope) {
             return self.items.push(known(count, part));
         }
         let about = !is_recipient_missing(limit, request) && limit.conditions.hold(request);
@@ -230,7 +230,7 @@ fn amount(limit: &Limit, scope: Scope, request: &Request, memory: &Memory) -> u3
     let amount = match (limit.counts, scope) {
         (Counts::Bytes, _) => number(Attribute::Size).div_ceil(1024).max(1),
         (Counts::Recipients, Scope::Message) => {
-            number(Attribute::RecipientCount).saturating_sub(memory.recipients(limit.id).into())
+            number(Attribute::RecipientCount).saturating_sub(memory.recipients(limit.memory_id).into())
         }
         _ => 1,
     };

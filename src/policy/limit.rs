@@ -19,8 +19,10 @@ pub type LimitId = u16;
 /// `threshold` hits per `exptime`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// Given to it by the policy it is part of.
+    /// Tells its counters from others; given to it by the policy it is part of.
     pub id: LimitId,
+    /// Tells what sessions remember of it; the same as long as its name is.
+    pub memory_id: LimitId,
     /// Its name in the configuration, in logs and answers.
     pub name: String,
     /// What its keys begin with in a shared store.
@@ -68,6 +70,7 @@ impl Limit {
     pub fn top(key_prefix: String) -> Self {
         Self {
             id: 0,
+            memory_id: 0,
             name: TOP.to_owned(),
             key_prefix,
             counts: Counts::Connections,

@@ -25,10 +25,11 @@ pub enum Verdict<'p> {
 }
 
 impl<'p> Verdict<'p> {
-    /// Takes another limit's verdict on the same request into account: the first refusal wins, then the
-    /// longest wait. Without the store nothing is said to be within its limits.
+    /// Takes another limit's verdict on the same request into account: a ban comes first, then the first
+    /// refusal, then the longest wait. Without the store nothing is said to be within its limits.
     pub(super) fn weigh(&mut self, other: Self) {
         let rank = |verdict: &Self| match verdict {
+            Self::Refuse(refusal) if refusal.reason == Reason::Banned => (5, Duration::ZERO),
             Self::Refuse(_) => (4, Duration::ZERO),
             Self::Defer => (3, Duration::ZERO),
             Self::Delay(wait) => (2, wait.time),

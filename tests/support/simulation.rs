@@ -42,7 +42,7 @@ impl Simulation {
 
     /// The same, counting in memcached, whose clock nobody moves.
     pub fn on(memcached: &Memcached, rules: &str) -> Self {
-        Self::new(&format!("memcached_server = \"{}\"\nstore_timeout = \"5s\"\n{rules}", memcached.server()))
+        Self::new(&format!("memcached_server = \"{}\"\nstore_timeout = \"2s\"\n{rules}", memcached.server()))
     }
 
     /// Changes the rules as a reload does.

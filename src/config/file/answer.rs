@@ -1,10 +1,8 @@
 //! What is answered: the actions of limits and of the blacklist, with their texts.
 
-use std::time::Duration;
-
 use super::super::remarks::quoted;
 use super::super::settings::Settings;
-use super::ladder;
+use super::ladder::{self, Patience};
 use crate::policy::Blacklist;
 use crate::policy::action::{self, Action, ActionError, Part};
 use crate::policy::limit::Counts;
@@ -103,7 +101,7 @@ pub(super) fn classes(s: &Settings) -> Vec<String> {
 }
 
 /// What is done about clients on the blacklist.
-pub(super) fn blacklist(s: &Settings, top: &Answer, policy_timeout: Duration, classes: &[String]) -> Blacklist {
+pub(super) fn blacklist(s: &Settings, top: &Answer, patience: Patience, classes: &[String]) -> Blacklist {
     let said = s.string("blacklist_action").map(|(action, _)| action);
     let text = s.string("blacklist_text").map_or_else(|| BLACKLIST_TEXT.to_owned(), |(text, _)| text);
     let own = said.as_deref().filter(|action| !["refuse", "delay"].contains(action));
@@ -116,6 +114,6 @@ pub(super) fn blacklist(s: &Settings, top: &Answer, policy_timeout: Duration, cl
         Action::default()
     });
     let delays = said.as_deref() == Some("delay");
-    let waits = ladder::waits(s, policy_timeout, delays.then_some("blacklist_action"));
+    let waits = ladder::waits(s, patience, delays.then_some("blacklist_action"));
     Blacklist { action, delay: delays.then_some(waits.max), max_concurrent: waits.max_concurrent }
 }

@@ -13,12 +13,26 @@ const LONGEST_INITIAL: Duration = Duration::from_secs(60);
 /// `max_delay` unless configured.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
-/// What must be left of the time that Postfix waits for an answer.
-pub(super) const SPARE: Duration = Duration::from_secs(2);
+/// What must be left at the least of the time that Postfix waits for an answer.
+const SPARE: Duration = Duration::from_secs(2);
+
+/// How long Postfix waits for an answer, and how much of that the store may take before anyone is made to wait.
+#[derive(Clone, Copy)]
+pub(super) struct Patience {
+    pub postfix: Duration,
+    pub store: Duration,
+}
+
+impl Patience {
+    /// The longest delay.
+    fn most(self) -> Duration {
+        self.postfix.saturating_sub(SPARE.max(self.store + SECOND))
+    }
+}
 
 /// Delay, ban, and after how many seconds violations are forgotten.
-pub(super) fn read(s: &Settings, exptime: u32, policy_timeout: Duration) -> (Option<Delay>, Option<Ban>, u32) {
-    let waits = waits(s, policy_timeout, Some("initial_delay"));
+pub(super) fn read(s: &Settings, exptime: u32, patience: Patience) -> (Option<Delay>, Option<Ban>, u32) {
+    let waits = waits(s, patience, Some("initial_delay"));
     let initial = s.duration("initial_delay", MILLISECOND..=LONGEST_INITIAL, MILLISECOND);
     let delay = initial.map(|initial| Delay { initial, ..waits });
     if let Some(initial) = initial.filter(|initial| *initial > waits.max) {
@@ -36,11 +50,11 @@ pub(super) fn read(s: &Settings, exptime: u32, policy_timeout: Duration) -> (Opt
 }
 
 /// How long one waits at most, and how many at once. `because` is the key that makes them wait, if anyone does.
-pub(super) fn waits(s: &Settings, policy_timeout: Duration, because: Option<&'static str>) -> Delay {
+pub(super) fn waits(s: &Settings, patience: Patience, because: Option<&'static str>) -> Delay {
     let bounds = MILLISECOND..=Duration::from_secs(1000);
     let said = s.duration("max_delay", bounds, MILLISECOND);
     let max = said.unwrap_or(MAX_DELAY);
-    let most = policy_timeout.saturating_sub(SPARE);
+    let most = patience.most();
     let place = because.and_then(|key| s.span(key)).map(|span| s.span("max_delay").unwrap_or(span));
     if let Some(span) = place.filter(|_| max > most) {
         let problem = format!(
@@ -48,7 +62,7 @@ pub(super) fn waits(s: &Settings, policy_timeout: Duration, because: Option<&'st
              and the client pass",
             s.named("max_delay"),
             spell(max),
-            spell(policy_timeout)
+            spell(patience.postfix)
         );
         let remedy = format!(
             "write at most {}; or raise smtpd_policy_service_timeout in main.cf, and `policy_timeout` with it",

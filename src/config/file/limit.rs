@@ -7,6 +7,7 @@ use super::super::remarks::quoted;
 use super::super::settings::Settings;
 use super::super::source::Span;
 use super::answer::{self, Answer};
+use super::ladder::Patience;
 use super::{DAY, MILLISECOND, SECOND, amount, conditions, ladder, netblocks};
 use crate::policy::limit::{Counts, Window};
 use crate::policy::per::{Field, Per};
@@ -23,7 +24,7 @@ pub(super) struct Surroundings {
     pub log_only: bool,
     /// Classes of main.cf that an action may name.
     pub classes: Vec<String>,
-    pub policy_timeout: Duration,
+    pub patience: Patience,
     /// What it takes where it says nothing itself: the top level's values.
     pub exptime: u32,
     pub ipv4_prefix_length: u8,
@@ -36,13 +37,14 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> Limit {
     let counts = s.choice("count", &Counts::WORDS).unwrap_or(Counts::Connections);
     let seconds = |time: Duration| time.as_secs() as u32;
     let exptime = s.duration("exptime", SECOND..=365 * DAY, SECOND).map_or(around.exptime, seconds);
-    let (delay, ban, forget_after) = ladder::read(s, exptime, around.policy_timeout);
+    let (delay, ban, forget_after) = ladder::read(s, exptime, around.patience);
     let (action, stress_action) = answer::read(s, &around.answer, counts, &around.classes);
     let log_only = s.truth("log_only").unwrap_or(false) || around.log_only;
     let per = per(s).unwrap_or_else(Per::client);
     Limit {
         id: 0,
-        key_prefix: key_prefix(&around.key_prefix, &around.name, log_only),
+        memory_id: 0,
+        key_prefix: key_prefix(&around.key_prefix, &around.name, counts, log_only),
         name: around.name.clone(),
         counts,
         conditions: conditions::read(s),
@@ -71,12 +73,16 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> Limit {
     }
 }
 
-/// What the keys of a limit begin with; no two limits and no shadow of one share a counter.
-fn key_prefix(prefix: &str, name: &str, log_only: bool) -> String {
+/// What the keys of a limit begin with: no two limits, no shadow of one and nothing else that it may have counted
+/// share a counter.
+fn key_prefix(prefix: &str, name: &str, counts: Counts, log_only: bool) -> String {
     let shadow = if log_only { "log_only!" } else { "" };
-    match name {
-        limit::TOP => format!("{prefix}{shadow}"),
-        name => format!("{prefix}{shadow}{name}/"),
+    let word = Counts::WORDS.iter().find(|(_, known)| *known == counts).map_or("", |(word, _)| word);
+    match (name, counts) {
+        (limit::TOP, Counts::Connections) => format!("{prefix}{shadow}"),
+        (limit::TOP, _) => format!("{prefix}{shadow}{word}/"),
+        (name, Counts::Connections) => format!("{prefix}{shadow}{name}/"),
+        (name, _) => format!("{prefix}{shadow}{name}:{word}/"),
     }
 }
 
