@@ -7,6 +7,10 @@ use clap::{Args, Parser, Subcommand};
 
 use crate::address::Address;
 
+mod control;
+
+pub use control::{About, Allow, Ban, Connection, Explain, Hit};
+
 /// Exit codes, as sysexits has them.
 pub mod exit {
     /// The command line is wrong.
@@ -33,6 +37,39 @@ pub enum Command {
     /// Ask a running daemon as Postfix would, and print its action
     #[command(after_help = QUERY_NOTES)]
     Query(Query),
+    /// Show how the running daemon is
+    #[command(after_help = control::STATUS_NOTES)]
+    Status(Connection),
+    /// Show every counter and ban of a client, a prefix or a key
+    #[command(after_help = control::SHOW_NOTES)]
+    Show(About),
+    /// Show what a client's next request would get, and why; counts nothing
+    #[command(after_help = control::EXPLAIN_NOTES)]
+    Explain(Explain),
+    /// Forget all that is counted for a client, a prefix or a key, and let it in
+    #[command(after_help = control::RESET_NOTES)]
+    Reset(About),
+    /// Refuse a client or a prefix for a while
+    #[command(after_help = control::BAN_NOTES)]
+    Ban(Ban),
+    /// Lift the bans of a client, a prefix or a key
+    #[command(after_help = control::CHANGE_NOTES)]
+    Unban(About),
+    /// Let a client or a prefix pass uncounted for a while
+    #[command(after_help = control::ALLOW_NOTES)]
+    Allow(Allow),
+    /// Count something that happened outside of Postfix
+    #[command(after_help = control::HIT_NOTES)]
+    Hit(Hit),
+    /// Take the last hit back
+    #[command(after_help = control::CHANGE_NOTES)]
+    Revoke(Hit),
+    /// Say whether a hit would be one too many; counts nothing
+    #[command(after_help = control::CHECK_HIT_NOTES)]
+    CheckHit(Hit),
+    /// Have the daemon read its configuration again, and say how that went
+    #[command(after_help = control::RELOAD_NOTES)]
+    Reload(Connection),
     /// Print a configuration file of connection_shaper as TOML
     #[command(after_help = CONVERT_NOTES)]
     Convert(Convert),
@@ -141,6 +178,8 @@ Examples:
   connshaper --listen unix:/var/spool/postfix/private/connshaper
   connshaper check                         is the configuration right?
   connshaper query 198.51.100.7            what would Postfix be told?
+  connshaper explain 198.51.100.7          and why?
+  connshaper reset 198.51.100.7            let it in again
 
 Exit codes: 0, 64 wrong command line, 69 cannot listen, 78 wrong configuration.
 See connshaper(8) and connshaper.toml(5).";

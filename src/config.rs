@@ -72,6 +72,10 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// Rights of the unix sockets among them.
     pub socket: SocketConfig,
+    /// Where administrators ask; `None`: not said.
+    pub control: Option<ControlConfig>,
+    /// Where Prometheus may ask for metrics.
+    pub metrics: Vec<Address>,
     /// Policy connections held at once.
     pub max_connections: usize,
     /// What is logged, and where to.
@@ -242,6 +246,15 @@ pub struct SocketConfig {
     /// User name; `None`: the daemon's own.
     pub owner: Option<String>,
     /// Group name; `None`: the daemon's own.
+    pub group: Option<String>,
+}
+
+/// The control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Group name; `None`: only the daemon's user, and root, may open it.
     pub group: Option<String>,
 }
 

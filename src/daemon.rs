@@ -6,16 +6,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking, yield_now};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::acceptor::Acceptor;
+use crate::address::Address;
 use crate::clock::Now;
 use crate::config::{Config, ConfigError};
+use crate::control::socket::{self, Socket};
+use crate::control::{Control, Reload, words};
 use crate::descriptors;
 use crate::listener::Listener;
 use crate::log::{Log, Severity};
+use crate::metrics::http;
 use crate::notify;
 use crate::policy::Policy;
 use crate::service::Service;
@@ -38,9 +44,11 @@ pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -
     let log = Log::open(&config.log).context("the log cannot be opened")?;
     let max_connections = max_connections(&config, &log);
     let listeners = listen(&config)?;
+    let metrics = bind_all(&config.metrics, &config)?;
+    let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
     let daemon = Daemon::new(config, path, listen_is_fixed, max_connections, log.clone());
     daemon.started(&listeners);
-    daemon.serve(listeners, signals).await;
+    daemon.serve(listeners, metrics, control, signals).await;
     log.line(Severity::Info, "STOPPED", |_| {});
     log.flush(LAST_WORDS);
     notify::flush(LAST_WORDS);
@@ -64,8 +72,12 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
     if !passed.is_empty() {
         return Ok(passed);
     }
+    bind_all(&config.listen, config)
+}
+
+fn bind_all(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
-    for address in &config.listen {
+    for address in addresses {
         listeners.extend(Listener::bind(address, &config.socket)?);
     }
     Ok(listeners)
@@ -103,23 +115,52 @@ impl Daemon {
         self.warn(&self.config);
     }
 
-    async fn serve(self, listeners: Vec<Listener>, mut signals: Signals) {
+    async fn serve(
+        self,
+        listeners: Vec<Listener>,
+        metrics: Vec<Listener>,
+        socket: Option<Socket>,
+        mut signals: Signals,
+    ) {
         for listener in listeners {
             tokio::spawn(self.acceptor().accept(listener));
         }
+        // One at a time: whoever asks for another waits until it is done.
+        let (reload, mut asked) = mpsc::channel::<Reload>(1);
+        let control = self.control(reload);
+        for listener in metrics {
+            tokio::spawn(http::serve(listener, Arc::clone(&control), self.stop.clone()));
+        }
+        let control = socket.map(|socket| tokio::spawn(socket.serve(control, self.stop.clone())));
+        tokio::spawn(words::follow(Arc::clone(&self.service)));
         tokio::spawn(self.housekeeping());
         tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
-        while let Order::Reload = signals.next().await {
+        loop {
+            let told = tokio::select! {
+                order = signals.next() => match order {
+                    Order::Reload => None,
+                    Order::Stop => break,
+                },
+                Some(told) = asked.recv() => Some(told),
+            };
             self.tell(notify::reloading());
             // A file system that hangs does not keep us from stopping.
             let Some(loaded) = signals.stop_or(&mut self.load()).await else {
                 break;
             };
-            self.finish_reload(loaded);
+            let outcome = self.finish_reload(loaded);
             self.tell(notify::ready());
+            if let Some(told) = told {
+                // Who asked may have hung up meanwhile.
+                let _ = told.send(outcome);
+            }
         }
         self.stop().await;
+        if let Some(control) = control {
+            // It ends with the stop, and takes its file with it.
+            let _ = control.await;
+        }
     }
 
     /// Answers what was asked, then closes.
@@ -148,15 +189,15 @@ impl Daemon {
     }
 
     /// All or nothing: with a wrong file the old rules stay.
-    fn finish_reload(&self, loaded: Result<Loaded, JoinError>) {
+    fn finish_reload(&self, loaded: Result<Loaded, JoinError>) -> Result<Value, String> {
         match loaded {
-            Ok(Ok((policy, config))) => self.adopt(policy, config),
-            Ok(Err(error)) => self.stay(&error.summary()),
-            Err(panic) => self.stay(&panic.to_string()),
+            Ok(Ok((policy, config))) => Ok(self.adopt(policy, config)),
+            Ok(Err(error)) => Err(self.stay(error.summary())),
+            Err(panic) => Err(self.stay(panic.to_string())),
         }
     }
 
-    fn adopt(&self, policy: Policy, mut config: Config) {
+    fn adopt(&self, policy: Policy, mut config: Config) -> Value {
         if self.listen_is_fixed {
             config.listen.clone_from(&self.config.listen);
         }
@@ -166,6 +207,8 @@ impl Daemon {
         let unchanged = [
             ("listen", old.listen == new.listen),
             ("socket_mode, socket_owner or socket_group", old.socket == new.socket),
+            ("control_socket or control_group", old.control == new.control),
+            ("metrics_listen", old.metrics == new.metrics),
             ("max_connections", old.max_connections == new.max_connections),
             ("log, syslog_facility or syslog_socket", old.log.target == new.log.target),
             ("statistics_interval", old.log.statistics_interval == new.log.statistics_interval),
@@ -175,12 +218,23 @@ impl Daemon {
             line.field("form", config.form.name()).field("after_restart", later.join(", "));
         });
         self.warn(&config);
+        let later = later.iter().map(|keys| format!("{keys} takes effect at the next start"));
+        let warnings = config.warnings.iter().map(|warning| format!("warning: {warning}"));
+        json!({ "done": "the configuration is in force", "notes": later.chain(warnings).collect::<Vec<_>>() })
     }
 
-    fn stay(&self, error: &str) {
+    fn stay(&self, error: String) -> String {
         self.log.line(Severity::Err, "RELOAD_FAILED", |line| {
-            line.field("error", error);
+            line.field("error", &error);
         });
+        self.service.reload_failed(&error);
+        error
+    }
+
+    fn control(&self, reload: mpsc::Sender<Reload>) -> Arc<Control> {
+        let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
+        let max_connections = self.max_connections;
+        Arc::new(Control { service, connections, max_connections, reload, started: Now::read() })
     }
 
     fn warn(&self, config: &Config) {
@@ -223,6 +277,7 @@ impl Daemon {
                 let now = Now::read();
                 sweep(&service, now).await;
                 service.log.mention_suppressed(now);
+                service.note(now);
                 let state = service.rules.load().store.state();
                 if std::mem::replace(&mut told, state) != state {
                     // The log tells of it too; a service manager that cannot be told is no news.

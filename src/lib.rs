@@ -39,6 +39,12 @@ pub mod clock;
 pub mod address;
 pub mod stop;
 
+// How it is watched and administered while it runs.
+pub mod control;
+pub mod history;
+pub mod metrics;
+pub mod terminal;
+
 // The programs: the daemon, and what else the command line can ask for.
 pub mod daemon;
 pub mod signals;

@@ -63,6 +63,20 @@ impl Sessions {
         self.len() == 0
     }
 
+    /// Drops what the sessions of these clients remember of refusals, and says of how many there was any.
+    pub fn pardon(&self, concerns: impl Fn(IpAddr) -> bool) -> usize {
+        let mut pardoned = 0;
+        self.lock().each(|client, session| pardoned += usize::from(concerns(client) && session.memory.pardon()));
+        pardoned
+    }
+
+    /// The sessions of these clients.
+    pub fn count(&self, concerns: impl Fn(IpAddr) -> bool) -> usize {
+        let mut number = 0;
+        self.lock().each(|client, _| number += usize::from(concerns(client)));
+        number
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Nothing below can panic half-way through a change.
         self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())

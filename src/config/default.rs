@@ -48,6 +48,8 @@ impl Default for Config {
             },
             listen: vec!["inet:127.0.0.1:10040".parse().expect("an address")],
             socket: SocketConfig { mode: 0o660, owner: None, group: None },
+            control: None,
+            metrics: Vec::new(),
             max_connections: 4096,
             log: LogConfig {
                 target: LogTarget::Stderr,

@@ -98,6 +98,13 @@ pub const KEYS: &[Key] = &[
     key("socket_owner", "", "their owner; absent: the daemon's own"),
     key("socket_group", "", "their group; absent: the daemon's own"),
     key("max_connections", "4096", "policy connections held at once"),
+    key(
+        "control_socket",
+        "",
+        "where administrators ask; absent: beside the daemon's runtime files, if systemd made a place",
+    ),
+    key("control_group", "", "group that may ask there; absent: only the daemon's user and root"),
+    key("metrics_listen", "", "where Prometheus may ask; absent: nowhere"),
     key("log", r#""stderr""#, "where log lines go"),
     key("log_level", r#""info""#, "the least severe line that is logged"),
     key("syslog_facility", r#""mail""#, "facility of lines sent to syslog"),

@@ -66,6 +66,12 @@ impl Conditions {
             && !self.none.iter().any(|condition| condition.holds(request))
     }
 
+    /// The attribute of the first one that a request does not fulfil.
+    pub fn unmet(&self, request: &Request) -> Option<Attribute> {
+        let missed = self.all.iter().find(|condition| !condition.holds(request));
+        missed.or_else(|| self.none.iter().find(|condition| condition.holds(request))).map(|unmet| unmet.attribute)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty() && self.none.is_empty()

@@ -80,6 +80,11 @@ pub struct Memory {
 type Recipients = HashMap<(LimitId, Scope), Count>;
 
 impl Memory {
+    /// That of a session which got past the blacklist, and no more.
+    pub fn admitted() -> Self {
+        Self { admitted: true, ..Self::default() }
+    }
+
     /// What a limit has counted in this scope.
     pub fn find(&self, limit: LimitId, scope: Scope) -> Option<Count> {
         match scope {
@@ -120,6 +125,20 @@ impl Memory {
         let recipients = lock(recipients);
         let own = recipients.keys().filter(|(id, _)| *id == limit).count();
         u32::try_from(own).unwrap_or(u32::MAX)
+    }
+
+    /// Drops refusals: what was counted stays so, and passes. Says whether there was any.
+    pub fn pardon(&mut self) -> bool {
+        let mut pardoned = false;
+        let mut pardon = |count: &mut Count| {
+            pardoned |= !count.passed;
+            *count = Count { passed: true, banned: 0, crowded: false, ..*count };
+        };
+        self.counts.iter_mut().for_each(&mut pardon);
+        if let Some(recipients) = &self.recipients {
+            lock(recipients).values_mut().for_each(pardon);
+        }
+        pardoned
     }
 
     /// Another message begins.

@@ -16,10 +16,12 @@ use tokio::task::JoinHandle;
 use super::Uncounted;
 use super::server::{Outcome, Server};
 use super::wire::{self, Command, KeyText, Question};
+use crate::address::Address;
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
 use crate::policy::Key;
+use crate::statistics::Statistics;
 
 /// The servers, and the task that talks to each.
 #[derive(Debug)]
@@ -43,8 +45,9 @@ pub struct Batch<'m> {
 
 impl Memcached {
     /// Starts talking to the servers of a configuration; must be called within a runtime.
-    pub fn new(config: &StoreConfig, on_failure: OnStoreFailure, log: &Log) -> Self {
-        let server = |address| Arc::new(Server::new(address, config.timeout, on_failure, log.clone()));
+    pub fn new(config: &StoreConfig, on_failure: OnStoreFailure, statistics: &Arc<Statistics>, log: &Log) -> Self {
+        let server =
+            |address| Arc::new(Server::new(address, config.timeout, on_failure, Arc::clone(statistics), log.clone()));
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
         let tasks = servers.iter().map(|server| tokio::spawn(Arc::clone(server).run())).collect();
         Self { servers, tasks }
@@ -64,6 +67,16 @@ impl Memcached {
     fn submit(&self, server: usize, leads: bool, key: KeyText, command: Command, exptime: u32, now: Now) -> Waiting {
         let expiry = wire::expiry(exptime, now.unix());
         Waiting(self.servers[server].submit(Question { key, command, exptime, expiry }, leads))
+    }
+
+    /// The server that has a key.
+    pub fn address(&self, key: &[u8]) -> Address {
+        self.servers[self.server(key)].address().clone()
+    }
+
+    /// Every server, and whether it is away.
+    pub fn servers(&self) -> Vec<(String, bool)> {
+        self.servers.iter().map(|server| (server.name().to_owned(), server.is_away())).collect()
     }
 
     /// Whether any server is away.
