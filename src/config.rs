@@ -28,13 +28,14 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::address::Address;
+use crate::listener::Peers;
 use crate::log::{Facility, Severity};
 use crate::policy::lists::{Entry, Lists};
 use crate::policy::{Blacklist, Limit};
 
 use default::{SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
-pub use file::conditions::ATTRIBUTES;
+pub use file::conditions::attributes as condition_attributes;
 pub use keys::{KEYS, Key, Scope};
 pub use lists::{ListFile, ListKind, Stamp};
 pub use setting::{LimitSettings, Origin, Setting};
@@ -76,6 +77,8 @@ pub struct Config {
     pub control: Option<ControlConfig>,
     /// Where Prometheus may ask for metrics.
     pub metrics: Vec<Address>,
+    /// Who may ask at the TCP sockets among them.
+    pub allow_peers: Peers,
     /// Policy connections held at once.
     pub max_connections: usize,
     /// What is logged, and where to.

@@ -1,5 +1,8 @@
 //! The daemon: composes the parts, heeds signals, reloads, and stops in order.
 
+mod list_watch;
+mod reload;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -8,14 +11,14 @@ use std::time::Duration;
 use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking, yield_now};
+use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::acceptor::Acceptor;
 use crate::address::Address;
 use crate::clock::Now;
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::control::socket::{self, Socket};
 use crate::control::{Control, Reload, words};
 use crate::descriptors;
@@ -23,10 +26,11 @@ use crate::listener::Listener;
 use crate::log::{Log, Severity};
 use crate::metrics::http;
 use crate::notify;
-use crate::policy::Policy;
+use crate::policy::lists::Lists;
 use crate::service::Service;
 use crate::signals::{Order, Signals};
 use crate::stop::Stop;
+use list_watch::ListWatch;
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -98,8 +102,10 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn new(config: Config, path: Option<PathBuf>, listen_is_fixed: bool, max_connections: usize, log: Log) -> Self {
+    fn new(mut config: Config, path: Option<PathBuf>, listen_is_fixed: bool, max_connections: usize, log: Log) -> Self {
         let service = Arc::new(Service::new(&config, log.clone()));
+        // The policy has them, and a million netblocks are not kept twice.
+        config.lists = Lists::default();
         let (stop, connections) = (Stop::default(), TaskTracker::new());
         Self { service, config, path, listen_is_fixed, max_connections, log, stop, connections }
     }
@@ -136,24 +142,42 @@ impl Daemon {
         tokio::spawn(self.housekeeping());
         tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
+        // What is in force: lists that are read again come into it.
+        let mut current = Arc::new(self.config.clone());
+        let mut lists = ListWatch::new(&current);
         loop {
-            let told = tokio::select! {
-                order = signals.next() => match order {
-                    Order::Reload => None,
-                    Order::Stop => break,
-                },
-                Some(told) = asked.recv() => Some(told),
+            let news = tokio::select! {
+                order = signals.next() => News::Order(order),
+                changed = lists.changed() => News::Lists(changed),
+                Some(told) = asked.recv() => News::Asked(told),
             };
-            self.tell(notify::reloading());
             // A file system that hangs does not keep us from stopping.
-            let Some(loaded) = signals.stop_or(&mut self.load()).await else {
-                break;
-            };
-            let outcome = self.finish_reload(loaded);
-            self.tell(notify::ready());
-            if let Some(told) = told {
-                // Who asked may have hung up meanwhile.
-                let _ = told.send(outcome);
+            match news {
+                News::Order(Order::Stop) => break,
+                News::Order(Order::Reload) | News::Asked(_) => {
+                    self.tell(notify::reloading());
+                    let Some(loaded) = signals.stop_or(&mut self.load()).await else {
+                        break;
+                    };
+                    let outcome = self.finish_reload(loaded);
+                    if let News::Asked(told) = news {
+                        // Who asked may have hung up meanwhile.
+                        let _ = told.send(outcome.as_ref().map(|(_, notes)| told_of(notes)).map_err(String::clone));
+                    }
+                    if let Ok((config, _)) = outcome {
+                        current = Arc::new(config);
+                        lists = ListWatch::new(&current);
+                    }
+                    self.tell(notify::ready());
+                }
+                News::Lists(changed) => {
+                    let Some(loaded) = signals.stop_or(&mut self.load_lists(&current)).await else {
+                        break;
+                    };
+                    if let Some(config) = self.finish_lists(loaded, &changed) {
+                        current = Arc::new(config);
+                    }
+                }
             }
         }
         self.stop().await;
@@ -177,58 +201,6 @@ impl Daemon {
             });
         }
         self.service.report(0);
-    }
-
-    /// Reads the configuration again. Long lists take their time, and requests do not wait for it.
-    fn load(&self) -> JoinHandle<Loaded> {
-        let path = self.path.clone();
-        let before = self.service.rules.load_full();
-        spawn_blocking(move || {
-            Config::load(path.as_deref()).map(|config| (Policy::new(&config, Some(&before.policy)), config))
-        })
-    }
-
-    /// All or nothing: with a wrong file the old rules stay.
-    fn finish_reload(&self, loaded: Result<Loaded, JoinError>) -> Result<Value, String> {
-        match loaded {
-            Ok(Ok((policy, config))) => Ok(self.adopt(policy, config)),
-            Ok(Err(error)) => Err(self.stay(error.summary())),
-            Err(panic) => Err(self.stay(panic.to_string())),
-        }
-    }
-
-    fn adopt(&self, policy: Policy, mut config: Config) -> Value {
-        if self.listen_is_fixed {
-            config.listen.clone_from(&self.config.listen);
-        }
-        self.service.reload(policy, &config);
-        // What the daemon was started with is what these still are.
-        let (old, new) = (&self.config, &config);
-        let unchanged = [
-            ("listen", old.listen == new.listen),
-            ("socket_mode, socket_owner or socket_group", old.socket == new.socket),
-            ("control_socket or control_group", old.control == new.control),
-            ("metrics_listen", old.metrics == new.metrics),
-            ("max_connections", old.max_connections == new.max_connections),
-            ("log, syslog_facility or syslog_socket", old.log.target == new.log.target),
-            ("statistics_interval", old.log.statistics_interval == new.log.statistics_interval),
-        ];
-        let later: Vec<&str> = unchanged.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();
-        self.log.line(Severity::Info, "RELOADED", |line| {
-            line.field("form", config.form.name()).field("after_restart", later.join(", "));
-        });
-        self.warn(&config);
-        let later = later.iter().map(|keys| format!("{keys} takes effect at the next start"));
-        let warnings = config.warnings.iter().map(|warning| format!("warning: {warning}"));
-        json!({ "done": "the configuration is in force", "notes": later.chain(warnings).collect::<Vec<_>>() })
-    }
-
-    fn stay(&self, error: String) -> String {
-        self.log.line(Severity::Err, "RELOAD_FAILED", |line| {
-            line.field("error", &error);
-        });
-        self.service.reload_failed(&error);
-        error
     }
 
     fn control(&self, reload: mpsc::Sender<Reload>) -> Arc<Control> {
@@ -300,5 +272,14 @@ async fn sweep(service: &Service, now: Now) {
     }
 }
 
-/// What was read for a reload.
-type Loaded = Result<(Policy, Config), ConfigError>;
+/// What came of a reload, for whoever asked for it.
+fn told_of(notes: &[String]) -> Value {
+    json!({ "done": "the configuration is in force", "notes": notes })
+}
+
+/// What the daemon wakes up for.
+enum News {
+    Order(Order),
+    Lists(Vec<PathBuf>),
+    Asked(Reload),
+}

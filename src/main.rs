@@ -7,7 +7,7 @@ use connshaper::cli::{Command, Connection, Query, Serve, exit};
 use connshaper::config::{Config, convert};
 use connshaper::control::{client, explain, hit, show, status};
 use connshaper::terminal::Paint;
-use connshaper::{check, daemon, inetd, query};
+use connshaper::{advise, check, daemon, inetd, query, replay};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
@@ -37,6 +37,8 @@ fn main() -> ExitCode {
             Err(error) if error.is_unreadable() => fail(exit::NO_INPUT, &error),
             Err(error) => fail(exit::CONFIG, &error),
         },
+        Ok(Command::Advise(options)) => advise::run(&options),
+        Ok(Command::Replay(options)) => replay::run(&options),
         Err(code) => code,
     }
 }

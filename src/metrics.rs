@@ -57,6 +57,11 @@ fn decisions(text: &mut Text, control: &Control) {
             &statistics.bad_requests,
         ),
         ("turned_away_total", "Policy connections closed because there were max_connections.", &statistics.turned_away),
+        (
+            "refused_peers_total",
+            "Policy connections closed because allow_peers does not have the peer.",
+            &statistics.refused_peers,
+        ),
     ];
     for (name, help, number) in counters {
         text.counter(name, help, number.load(Relaxed));

@@ -175,7 +175,6 @@ impl Policy {
     ) -> Judgement<'p> {
         let mut answers = answers.into_iter();
         let mut judgement = Judgement::default();
-        let mut refunds = Vec::new();
         let admitted = std::mem::replace(&mut memory.admitted, true);
         if self.log_only && !admitted {
             judgement.log_only.extend(self.would_refuse(case.client, now));
@@ -191,18 +190,11 @@ impl Policy {
             let opinion = self.opinion(case.client, case.stress, &item, &count, violations);
             memory.keep(self.settled(count, item.limit, &opinion));
             if matches!(item.matter, Matter::Open { .. }) {
-                judgement.follow(&item, &count, &opinion);
-                let refund = Refund::of(&item, &count, now);
-                // A limit that is only logged is on its own, in this too.
-                let refunds = if item.limit.log_only { &mut judgement.refunds } else { &mut refunds };
-                refunds.extend(refund.filter(|_| !item.limit.log_only || opinion.refuses()));
+                judgement.follow(&item, &count, &opinion, now);
             }
             if !item.limit.log_only {
                 judgement.verdict.weigh(opinion.verdict());
             }
-        }
-        if matches!(judgement.verdict, Verdict::Refuse(_)) {
-            judgement.refunds.append(&mut refunds);
         }
         judgement
     }

@@ -9,6 +9,7 @@ use crate::clock::Now;
 use crate::config::{Config, OnStoreFailure, StoreConfig};
 use crate::control::words::Words;
 use crate::history::{History, Lately};
+use crate::listener::Peers;
 use crate::log::Log;
 use crate::policy::{BLACKLIST, Policy};
 use crate::session::Sessions;
@@ -66,6 +67,8 @@ pub struct Rules {
     pub store: Arc<Store>,
     /// Sessions whose answer may be delayed at once.
     pub max_delayed: usize,
+    /// Who may ask over TCP. A connection that was accepted stays.
+    pub peers: Peers,
     store_config: (StoreConfig, OnStoreFailure),
 }
 
@@ -156,6 +159,6 @@ impl Rules {
         let names = policy.limits().iter().map(|limit| limit.name.as_str());
         names.chain([BLACKLIST]).for_each(|name| statistics.decisions.begin(name));
         let store_config = (config.store.clone(), config.on_store_failure());
-        Self { policy, store, max_delayed: config.max_delayed, store_config }
+        Self { policy, store, max_delayed: config.max_delayed, peers: config.allow_peers.clone(), store_config }
     }
 }

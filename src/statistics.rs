@@ -42,6 +42,8 @@ pub struct Statistics {
     pub store_latency: Latency,
     /// How was decided, by limit.
     pub decisions: Decisions,
+    /// Policy connections turned away because `allow_peers` does not have the peer.
+    pub refused_peers: AtomicU64,
 }
 
 /// Adds to a number. Nothing is ordered by it, so the cheapest way will do.
@@ -51,7 +53,7 @@ pub fn add(number: &AtomicU64, amount: u64) {
 
 impl Statistics {
     /// Every number with its name.
-    pub fn numbers(&self) -> [(&'static str, &AtomicU64); 12] {
+    pub fn numbers(&self) -> [(&'static str, &AtomicU64); 13] {
         [
             ("queries", &self.queries),
             ("sessions", &self.sessions),
@@ -65,6 +67,7 @@ impl Statistics {
             ("without_store", &self.without_store),
             ("bad_requests", &self.bad_requests),
             ("turned_away", &self.turned_away),
+            ("refused_peers", &self.refused_peers),
         ]
     }
 

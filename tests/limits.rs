@@ -350,6 +350,20 @@ fn where_too_many_wait_already_the_next_is_refused_and_stays_so() {
 }
 
 #[test]
+fn one_that_may_not_even_wait_is_not_counted_where_the_refused_are_not() {
+    let rules = "threshold = 1\ncount_refused = false\ninitial_delay = 1\nmax_delayed = 1";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, CLIENT, 4)[..2], ["pass", "wait 1000"]);
+        site.answer_all();
+        site.session(CLIENT);
+        let lines = site.lines();
+        let crowded: Vec<&String> = lines.iter().filter(|line| line.contains(" reason=crowded ")).collect();
+        assert!(crowded.iter().all(|line| line.contains(" count=3 ")), "{lines:?}");
+        assert!(!crowded.is_empty(), "{lines:?}");
+    });
+}
+
+#[test]
 fn under_stress_nobody_is_made_to_wait() {
     let mut site = Simulation::new("threshold = 1\ninitial_delay = 1");
     assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "pass");

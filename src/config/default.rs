@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::file::answer::BLACKLIST_TEXT;
 use super::keys::KEYS;
 use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StoreConfig};
+use crate::listener::Peers;
 use crate::log::{Facility, Severity};
 use crate::policy::action::{self, Action};
 use crate::policy::lists::Lists;
@@ -50,6 +51,7 @@ impl Default for Config {
             socket: SocketConfig { mode: 0o660, owner: None, group: None },
             control: None,
             metrics: Vec::new(),
+            allow_peers: Peers::default(),
             max_connections: 4096,
             log: LogConfig {
                 target: LogTarget::Stderr,

@@ -8,7 +8,8 @@ use crate::store::Store;
 /// The answers the operations of a case would have, in their order: each counter is read, and what the
 /// request would add is added here.
 pub async fn foresee(store: &Store, case: &Case<'_>, now: Now) -> Vec<Option<Hit>> {
-    let reads = case.operations(now).map(|operation| Operation { amount: 0, ..operation });
+    let mut reads = case.operations(now);
+    reads.iter_mut().for_each(|operation| operation.amount = 0);
     let found = store.count(reads, now).await;
     let added = |(hit, operation): (Option<Hit>, Operation<'_>)| {
         let Operation { amount, exptime, .. } = operation;

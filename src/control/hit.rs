@@ -23,6 +23,9 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
     let mut memory = Memory::admitted();
     let judgement = rules.policy.judge(case, hits, &mut memory, now);
     follow(&control.service, &rules, &judgement, now);
+    if matches!(judgement.verdict, Verdict::Refuse(_)) {
+        judgement.refunds_if_refused.iter().for_each(|refund| rules.store.take_back(refund, now));
+    }
     let mut answer = said(&counted, &judgement, found.hit.map(|hit| (hit.count, hit.left)));
     let number = found
         .hit

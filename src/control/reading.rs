@@ -27,12 +27,11 @@ impl Reading {
     pub async fn of(store: &Store, counted: &Counted<'_>, now: Now) -> Option<Self> {
         let (limit, threshold) = (counted.limit, counted.threshold);
         let purposes = counted.purposes(now);
-        let operations = purposes.iter().map(|purpose| Operation {
-            key: counted.key(*purpose),
-            amount: 0,
-            exptime: limit.exptime,
-            threshold,
-        });
+        // All at once, for a borrowing iterator cannot be held over the wait.
+        let mut operations = Vec::with_capacity(purposes.len());
+        for purpose in &purposes {
+            operations.push(Operation { key: counted.key(*purpose), amount: 0, exptime: limit.exptime, threshold });
+        }
         let hits = store.count(operations, now).await;
         let mut reading = Self::default();
         let mut slots = Vec::new();

@@ -20,6 +20,7 @@ mod relay;
 mod simulation;
 mod site;
 mod smtp;
+pub mod traffic;
 
 pub use daemon::{Daemon, command, install};
 pub use lines::Lines;
