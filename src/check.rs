@@ -185,6 +185,8 @@ fn listeners(config: &Config) -> String {
 fn log(config: &Config) -> String {
     let target = match &config.log.target {
         LogTarget::Stderr => "standard error".to_owned(),
+        LogTarget::Json => "standard error as JSON".to_owned(),
+        LogTarget::Journal { socket, .. } => format!("the journal at {}", socket.display()),
         LogTarget::Syslog { socket, .. } => format!("syslog at {}", socket.display()),
     };
     let level = config.setting("log_level").as_str().unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::address::Address;
 use crate::{advise, replay};
@@ -43,6 +43,12 @@ pub enum Command {
     /// Show how the running daemon is
     #[command(after_help = control::STATUS_NOTES)]
     Status(Connection),
+    /// Watch the busiest clients of the running daemon
+    #[command(after_help = control::TOP_NOTES)]
+    Top(Connection),
+    /// Print what a shell needs to complete commands and options
+    #[command(after_help = control::COMPLETIONS_NOTES)]
+    Completions(Completions),
     /// Show every counter and ban of a client, a prefix or a key
     #[command(after_help = control::SHOW_NOTES)]
     Show(About),
@@ -134,6 +140,25 @@ pub struct Query {
     /// Further attributes of the request, or others for those that are sent anyway
     #[arg(value_name = "NAME=VALUE", value_parser = attribute)]
     pub attributes: Vec<(String, String)>,
+}
+
+/// Options of `completions`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_parser = ["bash", "zsh", "fish"])]
+    pub shell: String,
+}
+
+impl Completions {
+    /// The script for the shell.
+    pub fn script(&self) -> String {
+        let mut script = Vec::new();
+        if let Ok(shell) = self.shell.parse::<clap_complete::Shell>() {
+            clap_complete::generate(shell, &mut Cli::command(), "connshaper", &mut script);
+        }
+        String::from_utf8_lossy(&script).into_owned()
+    }
 }
 
 /// Options of `convert`.
@@ -260,8 +285,6 @@ fn attribute(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn read(line: &str) -> Result<Command, clap::Error> {

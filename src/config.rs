@@ -29,7 +29,8 @@ use serde_json::Value;
 
 use crate::address::Address;
 use crate::listener::Peers;
-use crate::log::{Facility, Severity};
+use crate::log::hook::Hook;
+use crate::log::{Events, Facility, Severity};
 use crate::policy::lists::{Entry, Lists};
 use crate::policy::{Blacklist, Limit};
 
@@ -272,6 +273,10 @@ pub struct LogConfig {
     pub interval: Duration,
     /// Lines a second in all.
     pub rate: u32,
+    /// What of clients is logged.
+    pub events: Events,
+    /// What is run when something happens.
+    pub hooks: Vec<Hook>,
     /// Between two STATISTICS lines; zero: none.
     pub statistics_interval: Duration,
 }
@@ -281,6 +286,15 @@ pub struct LogConfig {
 pub enum LogTarget {
     /// Standard error, with priority prefixes when that is the journal.
     Stderr,
+    /// Standard error, a line of JSON each.
+    Json,
+    /// The journal's own socket, with a field for each of a line's.
+    Journal {
+        /// Where it is.
+        socket: PathBuf,
+        /// The facility of every line.
+        facility: Facility,
+    },
     /// The system logger's datagram socket.
     Syslog {
         /// Where it is, `/dev/log` unless configured.

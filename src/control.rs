@@ -31,6 +31,7 @@ pub mod revoke;
 pub mod show;
 pub mod socket;
 pub mod status;
+pub mod top;
 pub mod unban;
 pub mod words;
 
@@ -119,6 +120,7 @@ impl Control {
         match command {
             "status" => Ok(status::answer(self, now)),
             "show" => show::answer(self, given, now).await,
+            "top" => top::answer(self, given, now).await,
             "explain" => explain::answer(self, given, now).await,
             "check-hit" => check_hit::answer(self, given, now).await,
             "hit" => self.change(user, command, given, hit::answer(self, given, now)).await,

@@ -94,7 +94,7 @@ fn report(service: &Service, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
         Verdict::Pass(pass) => {
             add(&statistics.whitelisted, u64::from(*pass == Pass::Whitelisted));
             statistics.decisions.passed(*pass);
-            log.passed(&client, pass.reason(), now);
+            log.passed(&client, *pass, now);
         }
         Verdict::Defer => {
             add(&statistics.deferred, 1);

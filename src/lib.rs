@@ -44,6 +44,7 @@ pub mod control;
 pub mod history;
 pub mod metrics;
 pub mod terminal;
+pub mod top;
 
 // The programs: the daemon, and what else the command line can ask for.
 pub mod daemon;

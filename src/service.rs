@@ -104,7 +104,7 @@ impl Service {
         };
         self.rules.store(Arc::new(Rules::new(policy, config, store, &self.statistics)));
         *lock(&self.configured) = Configured::new(config);
-        self.log.reconfigure(config.log.level, config.log.interval, config.log.rate);
+        self.log.reconfigure(&config.log);
     }
 
     /// A reload has changed nothing, for this reason.

@@ -168,6 +168,17 @@ pub(super) const STATUS_NOTES: &str = "\
 Exit codes of this and all commands to the daemon: 0 done, 64 wrong command line or
 nothing of that name, 69 no daemon answers, 78 wrong configuration.";
 
+pub(super) const TOP_NOTES: &str = "\
+Keys: up and down select a client; c, l and a sort by count, seconds left and
+address; b bans the client for an hour, u lifts its bans, r resets it; q ends.
+Without a terminal a line is printed each second; with --json one object, once.";
+
+pub(super) const COMPLETIONS_NOTES: &str = "\
+Examples:
+  connshaper completions bash > /etc/bash_completion.d/connshaper
+  connshaper completions zsh > /usr/local/share/zsh/site-functions/_connshaper
+  connshaper completions fish > /etc/fish/completions/connshaper.fish";
+
 pub(super) const SHOW_NOTES: &str = "\
 Examples:
   connshaper show 198.51.100.7

@@ -6,8 +6,11 @@ use super::columns::lasting;
 use super::words::Change;
 use super::{Arguments, Control, Problem};
 use crate::clock::Now;
+use crate::log::{Event, Severity};
 use crate::policy::overrides::{Kind, Word};
-use crate::policy::{Listed, Target};
+use crate::policy::per::Part;
+use crate::policy::{BLACKLIST, Listed, Target};
+use ipnet::IpNet;
 
 /// The longest ban or allowance, in seconds.
 pub const LONGEST: u64 = 365 * 86_400;
@@ -32,8 +35,15 @@ pub(super) async fn say(
     };
     let service = &control.service;
     let word = Word { netblock, kind, ends: now.unix() + seconds, by: user.to_owned() };
+    let (limit, by) = (BLACKLIST, word.by.clone());
     let reach = service.words.change(service, Change::Say(word), now).await?;
     let mut notes: Vec<String> = reach.note().into_iter().collect();
+    if kind == Kind::Ban {
+        service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
+            line.field("key", netblock_text(netblock)).field("limit", limit).field("seconds", seconds);
+            line.field("by", &by);
+        });
+    }
     let rules = service.rules.load();
     if let (Kind::Ban, Some((white, Listed::White))) = (kind, rules.policy.listed(netblock.addr()))
         && white.contains(&netblock)
@@ -50,4 +60,9 @@ pub(super) async fn say(
         "seconds": seconds,
         "notes": notes,
     }))
+}
+
+/// A netblock as keys have it: an address alone where it is all of it.
+pub(super) fn netblock_text(netblock: IpNet) -> Part {
+    Part::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() }
 }

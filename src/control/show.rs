@@ -63,6 +63,22 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
     }))
 }
 
+/// So many clients of the table, those with the most hits first.
+pub async fn busiest(table: &Table, number: usize, now: Now) -> Vec<Client> {
+    let mut found = Vec::new();
+    for part in 0..PARTS {
+        table.clients(part, now.monotonic, |client| found.push(client));
+        if found.len() > 4 * number + PARTS {
+            shorten(&mut found, number);
+        }
+        if part % PARTS_AT_ONCE == 0 {
+            yield_now().await;
+        }
+    }
+    shorten(&mut found, number);
+    found
+}
+
 /// The clients of a netblock in the table, those with the most hits first, and how many more there are.
 pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<Client>, usize) {
     let (mut found, mut more) = (Vec::new(), 0);
@@ -73,20 +89,20 @@ pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<Client>, u
             }
         });
         if found.len() > 2 * MAX_LISTED {
-            more += shorten(&mut found);
+            more += shorten(&mut found, MAX_LISTED);
         }
         if part % PARTS_AT_ONCE == 0 {
             yield_now().await;
         }
     }
-    more += shorten(&mut found);
+    more += shorten(&mut found, MAX_LISTED);
     (found, more)
 }
 
-fn shorten(found: &mut Vec<Client>) -> usize {
+fn shorten(found: &mut Vec<Client>, most: usize) -> usize {
     found.sort_by_key(|client| (std::cmp::Reverse(client.hit.count), client.address));
-    let more = found.len().saturating_sub(MAX_LISTED);
-    found.truncate(MAX_LISTED);
+    let more = found.len().saturating_sub(most);
+    found.truncate(most);
     more
 }
 

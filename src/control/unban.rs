@@ -2,12 +2,14 @@
 
 use serde_json::{Value, json};
 
+use super::ban::netblock_text;
 use super::reading::Reading;
 use super::words::{Change, Reach};
 use super::{Arguments, Control, Problem};
 use crate::clock::Now;
+use crate::log::{Event, Severity};
 use crate::policy::overrides::Kind;
-use crate::policy::{Purpose, Target};
+use crate::policy::{BLACKLIST, Purpose, Target};
 
 /// Lifts bans. What was counted stays counted, so a client that is still over is refused for that.
 pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
@@ -20,7 +22,12 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
     let mut lifted = 0;
     for one in counted.iter().filter(|one| one.limit.ban.is_some()) {
         let reading = Reading::of(&rules.store, one, now).await;
-        lifted += usize::from(reading.is_some_and(|reading| reading.banned > 0));
+        if reading.is_some_and(|reading| reading.banned > 0) {
+            lifted += 1;
+            service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
+                line.field("key", &one.part).field("limit", &one.limit.name);
+            });
+        }
     }
     let keys = counted.iter().filter(|one| one.limit.ban.is_some());
     let keys: Vec<_> = keys.flat_map(|one| [one.key(Purpose::Ban), one.key(Purpose::Violations)]).collect();
@@ -33,6 +40,9 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
         let bans = || words.iter().filter(|word| word.kind == Kind::Ban);
         if bans().any(|word| word.netblock == netblock) {
             lifted += 1;
+            service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
+                line.field("key", netblock_text(netblock)).field("limit", BLACKLIST);
+            });
             let reach = service.words.change(service, Change::Unsay(netblock), now).await?;
             notes.extend(Reach::note(&reach));
         }
