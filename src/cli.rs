@@ -14,6 +14,8 @@ pub use control::{About, Allow, Ban, Connection, Explain, Hit};
 
 /// Exit codes, as sysexits has them.
 pub mod exit {
+    /// What was looked at is not as it should be.
+    pub const UNHEALTHY: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
     /// A file that was named cannot be read.
@@ -43,6 +45,9 @@ pub enum Command {
     /// Show how the running daemon is
     #[command(after_help = control::STATUS_NOTES)]
     Status(Connection),
+    /// Say what is right and wrong about Postfix, the daemon and memcached here
+    #[command(after_help = control::DOCTOR_NOTES)]
+    Doctor(Connection),
     /// Watch the busiest clients of the running daemon
     #[command(after_help = control::TOP_NOTES)]
     Top(Connection),

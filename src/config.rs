@@ -210,6 +210,10 @@ impl Form {
 pub struct StoreConfig {
     /// The memcached servers; none: count in this process.
     pub servers: Vec<Address>,
+    /// Servers that have each key, 1 or 2.
+    pub replicas: usize,
+    /// The keys of a server that is away are the next one's meanwhile.
+    pub failover: bool,
     /// How long one request waits for the store.
     pub timeout: Duration,
     /// What is done while the store is away; `None`: not said, so the mode of running decides.

@@ -250,6 +250,7 @@ impl Daemon {
                 sweep(&service, now).await;
                 service.log.mention_suppressed(now);
                 service.note(now);
+                service.diagnosis.conclude(&service.log);
                 let state = service.rules.load().store.state();
                 if std::mem::replace(&mut told, state) != state {
                     // The log tells of it too; a service manager that cannot be told is no news.

@@ -31,6 +31,7 @@ pub async fn decide<'r>(
     };
     let joined = seat.join(client, request, now);
     add(&statistics.sessions, u64::from(joined.new));
+    service.diagnosis.look(client, request, &joined);
     let mut memory = if joined.counting { seat.settled().await } else { joined.memory };
     let mut refunds = Vec::new();
     let (verdict, mut changed, mut news) = match rules.policy.plan(request, &mut memory, now) {

@@ -42,6 +42,7 @@ pub mod stop;
 // How it is watched and administered while it runs.
 pub mod control;
 pub mod history;
+pub mod diagnosis;
 pub mod metrics;
 pub mod terminal;
 pub mod top;
@@ -54,6 +55,7 @@ pub mod notify;
 pub mod inetd;
 pub mod check;
 pub mod query;
+pub mod doctor;
 pub mod advise;
 pub mod replay;
 pub mod cli;

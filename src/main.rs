@@ -7,7 +7,7 @@ use connshaper::cli::{Command, Connection, Query, Serve, exit};
 use connshaper::config::{Config, convert};
 use connshaper::control::{client, explain, hit, show, status};
 use connshaper::terminal::Paint;
-use connshaper::{advise, check, daemon, inetd, query, replay, top};
+use connshaper::{advise, check, daemon, doctor, inetd, query, replay, top};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
@@ -18,6 +18,9 @@ fn main() -> ExitCode {
         Ok(Command::Check(options)) => check::run(options.file.config.as_deref(), options.json),
         Ok(Command::Query(options)) => ask(&options),
         Ok(Command::Status(options)) => tell(&options, ("status", json!({})), status::shown),
+        Ok(Command::Doctor(options)) => {
+            doctor::run(options.file.config.as_deref(), options.socket.as_deref(), options.json)
+        }
         Ok(Command::Top(options)) => match options.path() {
             Ok(path) => top::run(&path, options.json),
             Err(error) => fail(exit::CONFIG, &error),

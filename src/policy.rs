@@ -42,7 +42,7 @@ pub use case::Case;
 pub use judgement::{Judgement, Refund};
 pub use key::{Key, Purpose};
 pub use limit::Limit;
-pub use memory::{Count, Memory, Scope};
+pub use memory::{Admission, Count, Memory, Scope};
 pub use operation::{Hit, Operation};
 pub use overrides::Overrides;
 pub use target::{Counted, Listed, Target};
@@ -136,24 +136,35 @@ impl Policy {
         if let Some((_, Entry::White)) = listed {
             return Plan::Done { verdict: Verdict::Pass(Pass::Whitelisted), changed: self.exempt(memory) };
         }
-        match self.overrides.lookup(client, now) {
+        let outside = matches!(memory.admission, Admission::Open | Admission::Crowded);
+        let word = self.overrides.lookup(client, now);
+        match word {
             Some(word) if word.kind == Kind::Allow => {
                 return Plan::Done { verdict: Verdict::Pass(Pass::Allowed), changed: self.exempt(memory) };
             }
-            Some(word) if word.kind == Kind::Ban && !memory.admitted && !self.log_only => {
+            Some(word) if word.kind == Kind::Ban && outside && !self.log_only => {
                 return Plan::Done { verdict: Verdict::Refuse(self.banned(client, &word)), changed: false };
             }
             _ => {}
         }
         let rate = match listed {
-            Some((netblock, Entry::Black(reason))) if !memory.admitted && !self.log_only => {
-                return Plan::Done { verdict: self.blacklisted(client, netblock, *reason), changed: false };
+            Some((netblock, Entry::Black(reason))) if outside && !self.log_only => {
+                let verdict = match self.blacklisted(client, netblock, *reason) {
+                    // The same as where a limit makes wait.
+                    Verdict::Delay(wait) if memory.admission == Admission::Crowded => Verdict::Refuse(wait.crowded()),
+                    Verdict::Delay(wait) if case::is_stressed(request) => Verdict::Refuse(wait.refusal),
+                    verdict => verdict,
+                };
+                return Plan::Done { verdict, changed: false };
             }
             Some((netblock, Entry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
             _ => None,
         };
         let mut case = Case::new(client, request);
         for limit in &self.limits {
+            if memory.admission == Admission::Waited && limit.counts == Counts::Connections {
+                continue;
+            }
             let rate = match limit.netblocks.lookup(client) {
                 Some((_, None)) => continue,
                 Some((netblock, Some(rate))) => Some((netblock, rate)),
@@ -162,7 +173,11 @@ impl Policy {
             };
             case.consider(limit, rate, request, memory);
         }
-        if case.is_open() { Plan::Ask(case) } else { self.repeat(case, memory) }
+        // Where nothing is enforced the log has a blacklisted client once, also if no limit is about it.
+        let news = self.log_only
+            && memory.admission == Admission::Open
+            && (word.is_some() || matches!(listed, Some((_, Entry::Black(_)))));
+        if case.is_open() || news { Plan::Ask(case) } else { self.repeat(case, memory) }
     }
 
     /// The verdict on a case from what its operations came back with, which the session is to remember.
@@ -175,8 +190,11 @@ impl Policy {
     ) -> Judgement<'p> {
         let mut answers = answers.into_iter();
         let mut judgement = Judgement::default();
-        let admitted = std::mem::replace(&mut memory.admitted, true);
-        if self.log_only && !admitted {
+        let admission = memory.admission;
+        if admission != Admission::Waited {
+            memory.admission = Admission::Past;
+        }
+        if self.log_only && admission == Admission::Open {
             judgement.log_only.extend(self.would_refuse(case.client, now));
         }
         for item in case.items {
@@ -187,7 +205,7 @@ impl Policy {
                     (Count::new(item.limit.id, scope, hit, banned, case.stress), violations)
                 }
             };
-            let opinion = self.opinion(case.client, case.stress, &item, &count, violations);
+            let opinion = self.opinion(case.client, case.stress, &item, &count, violations, memory.waited);
             memory.keep(self.settled(count, item.limit, &opinion));
             if matches!(item.matter, Matter::Open { .. }) {
                 judgement.follow(&item, &count, &opinion, now);
@@ -201,7 +219,7 @@ impl Policy {
 
     /// Marks a session that passes without a count, for it is exempt: it stays so. Says whether that is news.
     fn exempt(&self, memory: &mut Memory) -> bool {
-        let mut news = !std::mem::replace(&mut memory.admitted, true);
+        let mut news = std::mem::replace(&mut memory.admission, Admission::Past) != Admission::Past;
         for limit in self.limits.iter().filter(|limit| limit.counts == Counts::Connections) {
             let count = memory.find(limit.id, Scope::Session);
             let count = count.unwrap_or(Count::new(limit.id, Scope::Session, None, 0, false));
@@ -219,7 +237,7 @@ impl Policy {
         let mut changed = false;
         for item in &case.items {
             let Matter::Known(count) = item.matter else { continue };
-            let opinion = self.opinion(case.client, case.stress, item, &count, 0);
+            let opinion = self.opinion(case.client, case.stress, item, &count, 0, memory.waited);
             let settled = self.settled(count, item.limit, &opinion);
             if settled != count {
                 memory.keep(settled);

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::clock::Now;
 use crate::config::{Config, OnStoreFailure, StoreConfig};
 use crate::control::words::Words;
+use crate::diagnosis::Diagnosis;
 use crate::history::{History, Lately};
 use crate::listener::Peers;
 use crate::log::Log;
@@ -29,6 +30,8 @@ pub struct Service {
     pub waiting: Arc<Waiting>,
     /// Numbers of what was answered.
     pub statistics: Arc<Statistics>,
+    /// What the requests tell of the set-up.
+    pub diagnosis: Diagnosis,
     /// What administrators said, as other hosts hear it.
     pub words: Words,
     /// Where it is told.
@@ -83,6 +86,7 @@ impl Service {
             sessions: Sessions::new(config.max_connections),
             waiting: Arc::default(),
             statistics,
+            diagnosis: Diagnosis::default(),
             words: Words::default(),
             log,
             history: Mutex::default(),

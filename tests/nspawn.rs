@@ -8,9 +8,11 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{Dir, Lines, Process, until};
+use support::{Dir, Lines, PATIENCE, Process, until};
 
 /// A Debian with Postfix, before anything of ours is installed.
 const DEBIAN: &str = "target/tools/debian";
@@ -214,9 +216,16 @@ impl Machine {
 
 impl Drop for Machine {
     fn drop(&mut self) {
+        if self.nspawn.ended().is_some() {
+            return;
+        }
         // In order, so that nothing of it stays mounted; a second signal would cut it off.
         self.nspawn.signal(Signal::SIGTERM);
-        self.nspawn.wait();
+        let begun = Instant::now();
+        // A panic here would hide the one that made the test fail. What does not end is killed.
+        while self.nspawn.ended().is_none() && begun.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 }
 

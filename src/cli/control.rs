@@ -168,6 +168,11 @@ pub(super) const STATUS_NOTES: &str = "\
 Exit codes of this and all commands to the daemon: 0 done, 64 wrong command line or
 nothing of that name, 69 no daemon answers, 78 wrong configuration.";
 
+pub(super) const DOCTOR_NOTES: &str = "\
+Run it on the mail host, as root. It asks postconf, the daemon and memcached, counts
+nothing and changes nothing.
+Exit codes: 0 nothing is wrong, 1 something is, 64 wrong command line.";
+
 pub(super) const TOP_NOTES: &str = "\
 Keys: up and down select a client; c, l and a sort by count, seconds left and
 address; b bans the client for an hour, u lifts its bans, r resets it; q ends.

@@ -29,6 +29,9 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
     } else if config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
         odd("max_clients", "has no effect: memcached counts, and nothing counts while it is away");
     }
+    if config.store.servers.len() <= config.store.replicas {
+        odd("failover", "has no effect: no server is left that could have the keys of another");
+    }
     if !config.store.servers.is_empty() && !uses_port(config) {
         odd("memcached_port", "has no effect: every server has a port of its own or none");
     }

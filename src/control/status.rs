@@ -47,6 +47,9 @@ pub fn answer(control: &Control, now: Now) -> Value {
         "bans": of(Kind::Ban),
         "allowances": of(Kind::Allow),
         "since_start": numbers,
+        "diagnosis": service.diagnosis.findings().iter().map(|finding| json!({
+            "problem": finding.problem(), "remedy": finding.remedy(),
+        })).collect::<Vec<_>>(),
         "suppressed_lines": service.log.suppressed(),
         "dropped_lines": service.log.dropped(),
     })
@@ -96,7 +99,10 @@ fn trouble(answer: &Value) -> Vec<String> {
         ("dropped_lines", "log lines were lost because the logger was away or too slow"),
     ];
     let number = |name: &str| answer[name].as_u64().unwrap_or(0);
-    said.iter().filter(|(name, _)| number(name) > 0).map(|(name, what)| format!("{} {what}", number(name))).collect()
+    let diagnosed = answer["diagnosis"].as_array().into_iter().flatten();
+    let diagnosed = diagnosed.map(|finding| format!("{}: {}", cell(&finding["problem"]), cell(&finding["remedy"])));
+    let numbers = said.iter().filter(|(name, _)| number(name) > 0);
+    numbers.map(|(name, what)| format!("{} {what}", number(name))).chain(diagnosed).collect()
 }
 
 fn store(store: &Value, paint: Paint) -> String {

@@ -71,15 +71,16 @@ impl<'p> Judgement<'p> {
                 true => {}
             }
         }
-        let (Opinion::Refuse(refusal) | Opinion::Delay(Wait { refusal, .. })) = opinion else {
-            return;
-        };
-        if item.limit.log_only {
-            self.log_only.push(refusal.clone());
+        match opinion {
+            Opinion::Refuse(refusal) | Opinion::Delay(Wait { refusal, .. }) if item.limit.log_only => {
+                self.log_only.push(refusal.clone());
+            }
+            Opinion::Refuse(_) | Opinion::Delay(_) | Opinion::Excuse => {}
+            Opinion::Pass | Opinion::Uncounted(_) => return,
         }
-        // Going on while banned is no further violation.
+        // Going on while banned is no further violation, nor is what is one with an earlier hit.
         let remembers = item.limit.ban.is_some() || item.limit.delay.is_some();
-        if remembers && count.banned == 0 {
+        if remembers && count.banned == 0 && count.hit.is_some_and(|hit| hit.added > 0) {
             self.violations.push(Violation { limit: item.limit, part: item.part.clone() });
         }
     }

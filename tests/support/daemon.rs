@@ -45,6 +45,13 @@ impl Daemon {
         Self::launch(Site::new(config, Some(&endpoint)), endpoint, None)
     }
 
+    /// The same from a shell after this command.
+    pub fn start_at_after(endpoint: impl Display, preparation: &str, config: &str) -> Self {
+        let endpoint = endpoint.to_string();
+        let site = Site { preparation: preparation.to_owned(), ..Site::new(config, Some(&endpoint)) };
+        Self::launch(site, endpoint, None)
+    }
+
     /// Starts one that only its configuration tells to listen at `endpoint`.
     pub fn start_unled(endpoint: impl Display, config: &str) -> Self {
         Self::launch(Site::new(config, None), endpoint.to_string(), None)
@@ -82,6 +89,11 @@ impl Daemon {
         self.site.dir.write(CONFIG, config);
         self.signal(Signal::SIGHUP);
         self.lines.wait_for_more("RELOAD", seen)
+    }
+
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
     }
 
     /// Sends a signal.

@@ -21,6 +21,11 @@ impl Process {
         Self { child, last_word }
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The other ends of its pipes are here, once.
     pub fn pipes(&mut self) -> &mut Child {
         &mut self.child
