@@ -1,6 +1,5 @@
 //! `connshaper reset CLIENT|PREFIX|KEY`: counters, violations and bans are forgotten.
 
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 use serde_json::{Value, json};
@@ -12,7 +11,6 @@ use crate::clock::Now;
 use crate::policy::overrides::{Kind, Word};
 use crate::policy::{Counted, Key, Policy, Target};
 use crate::service::Service;
-use crate::store::table::listing::PARTS;
 
 /// Forgets all that is counted for a target, here and in memcached, and drops what sessions remember of refusals.
 pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
@@ -56,23 +54,20 @@ fn keys<'c>(counted: &'c [Counted<'_>], now: Now) -> Vec<Key<'c>> {
 }
 
 /// Another host has reset a netblock: what this process remembers of it goes too. The store has been told.
-pub fn forget_here(service: &Service, netblock: IpNet, now: Now) {
-    let rules = service.rules.load();
-    let mut clients: Vec<IpAddr> = Vec::new();
-    for part in 0..PARTS {
-        rules.store.table().clients(part, now.monotonic, |client| {
-            if netblock.contains(&client.address) {
-                clients.push(client.address);
-            }
-        });
-    }
-    let target = match netblock.prefix_len() == netblock.max_prefix_len() {
+pub async fn forget_here(service: &Service, netblock: IpNet, now: Now) {
+    let rules = service.rules.load_full();
+    let mut targets = vec![match netblock.prefix_len() == netblock.max_prefix_len() {
         true => Target::Client(netblock.addr()),
         false => Target::Netblock(netblock),
-    };
-    let targets = clients.into_iter().map(Target::Client).chain([target]);
-    for counted in targets.flat_map(|target| rules.policy.counted(&target)) {
-        keys(std::slice::from_ref(&counted), now).iter().for_each(|key| rules.store.forget_here(key));
+    }];
+    if let [Target::Netblock(_)] = targets[..] {
+        let (clients, _) = within(rules.store.table(), netblock, now).await;
+        targets.extend(clients.iter().map(|client| Target::Client(client.address)));
+    }
+    for target in &targets {
+        for counted in rules.policy.counted(target) {
+            keys(std::slice::from_ref(&counted), now).iter().for_each(|key| rules.store.forget_here(key));
+        }
     }
     pardon(service, &rules.policy, netblock);
 }

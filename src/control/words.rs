@@ -174,7 +174,7 @@ impl Link {
             }
             for word in list.iter().filter(|word| word.kind == Kind::Reset) {
                 if self.heeded.insert((word.netblock, word.ends)) {
-                    forget_here(service, word.netblock, now);
+                    forget_here(service, word.netblock, now).await;
                 }
             }
             if list != overrides.list() {
