@@ -79,7 +79,8 @@ impl Field {
             }
             Self::HostDomain(attribute) => registrable(request.value(attribute))?,
         };
-        (!value.is_empty() && !(self.may_be_unknown() && value == b"unknown")).then_some(value)
+        let unknown = self.may_be_unknown() && value == b"unknown";
+        (!value.is_empty() && !unknown).then_some(value)
     }
 }
 
