@@ -13,7 +13,7 @@ use crate::address::Address;
 use crate::cli::exit;
 use crate::config::{Config, ConfigError, Form, LogTarget, Mistake, OnStoreFailure, Origin, Setting};
 use crate::policy::limit::Counts;
-use crate::terminal::Paint;
+pub use crate::terminal::Paint;
 
 /// Reads a configuration and prints what it comes to, or what is wrong.
 pub fn run(path: Option<&Path>, json: bool) -> ExitCode {

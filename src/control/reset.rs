@@ -1,6 +1,5 @@
 //! `connshaper reset CLIENT|PREFIX|KEY`: counters, violations and bans are forgotten.
 
-
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
