@@ -131,7 +131,7 @@ impl Screen {
         let latency = &self.answer["latency"];
         let milliseconds = |name: &str| latency[name].as_f64().map(|seconds| format!("{:.1} ms", seconds * 1000.0));
         let store = match (cell(&self.answer["store"]["kind"]), milliseconds("median"), milliseconds("p99")) {
-            (kind, Some(median), Some(p99)) => format!("{kind}, half within {median}, 99% within {p99}"),
+            (kind, Some(median), Some(p99)) => format!("{kind}, median {median}, 99% {p99}"),
             (kind, ..) => kind,
         };
         vec![
@@ -173,9 +173,9 @@ impl Screen {
         let heading = Row::new([
             sorted(Sort::Key, "client"),
             "limit".to_owned(),
-            sorted(Sort::Count, "count"),
-            "of".to_owned(),
-            sorted(Sort::Left, "left"),
+            format!("{:>9}", sorted(Sort::Count, "count")),
+            format!("{:>9}", "of"),
+            format!("{:>11}", sorted(Sort::Left, "left")),
             String::new(),
         ]);
         let row = |row: &Value| {
@@ -185,10 +185,11 @@ impl Screen {
             let cells = [&row["key"], &row["limit"], &row["count"], &row["threshold"]].map(cell);
             let [key, limit, count, of] = cells;
             let style = if over { Style::new().fg(Color::Red) } else { Style::new() };
+            let (count, of, left) = (format!("{count:>9}"), format!("{of:>9}"), format!("{left:>11}"));
             Row::new([key, limit, count, of, left, state.to_owned()]).style(style)
         };
         let widths = [
-            Constraint::Min(20),
+            Constraint::Max(45),
             Constraint::Max(20),
             Constraint::Length(9),
             Constraint::Length(9),
@@ -262,7 +263,7 @@ mod tests {
             let lines = drawn(&mut screen, width, height);
             eprintln!("{}", lines.join("\n"));
             assert!(
-                lines[0].starts_with("connshaper 0.1.0  up 1 h 1 min  store: memcached, half within"),
+                lines[0].starts_with("connshaper 0.1.0  up 1 h 1 min  store: memcached, median 0.2 ms, 99% 2.5 ms"),
                 "{}",
                 lines[0]
             );
