@@ -18,7 +18,7 @@ pub struct Statistics {
     pub sessions: AtomicU64,
     /// Sessions of clients on the whitelist.
     pub whitelisted: AtomicU64,
-    /// Sessions refused.
+    /// Refusals of what was counted: a session, a message or a recipient, once each.
     pub refused: AtomicU64,
     /// Answers that were delayed.
     pub delayed: AtomicU64,

@@ -378,6 +378,20 @@ fn a_named_limit_may_have_rates_and_exemptions_of_its_own() {
 }
 
 #[test]
+fn in_the_example_of_a_busy_mx_a_provider_has_its_rate_from_one_network_too() {
+    let example = include_str!("../conf/examples/busy-mx.toml");
+    let elsewhere = ["memcached_server", "whitelist_file", "blacklist_file", "list_check_interval"];
+    let rules: Vec<&str> = example.lines().filter(|line| !elsewhere.iter().any(|key| line.starts_with(key))).collect();
+    for network in ["198.51.100.", "2001:db8:100::"] {
+        let mut site = Simulation::new(&rules.join("\n"));
+        for host in 0..600 {
+            assert_eq!(site.session(&format!("{network}{}", host % 100 + 1)), "pass", "{host} of {network}");
+        }
+        assert_eq!(site.session(&format!("{network}1")), "wait 500");
+    }
+}
+
+#[test]
 fn a_netblock_longer_than_the_client_s_prefix_keeps_its_clients_apart() {
     let rules = "threshold = 1\n[netblocks]\n\"2001:db8::/96\" = 2";
     on_both(rules, |site| {
@@ -625,6 +639,21 @@ fn hits_that_are_one_are_one_violation() {
     ] {
         site.now = at;
         assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+    }
+}
+
+#[test]
+fn what_comes_during_a_ban_counts_unless_the_refused_do_not() {
+    for (count_refused, then) in [(true, "over connections"), (false, "pass")] {
+        let rules = format!("threshold = 2\nexptime = 20\nban_time = 50\ncount_refused = {count_refused}");
+        let mut site = Simulation::new(&rules);
+        assert_eq!(sessions(&mut site, CLIENT, 4)[2..], ["over connections", "banned connections"]);
+        for at in [41, 42, 43, 44] {
+            site.now = at * 1000;
+            assert_eq!(site.session(CLIENT), "banned connections");
+        }
+        site.now = 51_000;
+        assert_eq!(site.session(CLIENT), then, "{count_refused}");
     }
 }
 

@@ -306,7 +306,7 @@ fn what_makes_no_sense_is_warned_of() {
         (
             "match = { protocol_state = \"RCTP\" }",
             "1:1: `match` names a `protocol_state` that there is not: the states are \
-             CONNECT, EHLO, HELO, MAIL, RCPT, DATA, END-OF-MESSAGE, VRFY, ETRN",
+             CONNECT, EHLO, HELO, MAIL, RCPT, DATA, END-OF-MESSAGE, VRFY, ETRN, XCLIENT",
         ),
         (
             "count = \"bytes\"\nmatch = { protocol_state = \"DATA\" }",
@@ -351,6 +351,7 @@ fn what_makes_no_sense_is_warned_of() {
         "action = \"421 x\"\ntext = \"y\"\n[limit.x]\nthreshold = 3\naction = \"REJECT\"",
         "count = \"messages\"\nper = [\"sender\", \"client\"]",
         "log_only = true\ncount_refused = false",
+        "match = { protocol_state = \"XCLIENT\" }",
     ];
     for text in sensible {
         assert_eq!(right(text).warnings, [], "{text}");
@@ -470,6 +471,8 @@ fn each_limit_is_said_in_a_sentence() {
         "Instead of 10 the threshold is 30 for 2001:db8::/32, 40 for all of 2001:db9::/32, \
          50 for the 1 netblock of group farm together."
     );
+    let sizes = "count = \"bytes\"\nthreshold = \"1MiB\"\nnetblocks = { \"2001:db8::/32\" = \"5GiB\" }";
+    assert_eq!(sentence(sizes, 2), "Instead of 1 MiB the threshold is 5 GiB for 2001:db8::/32.");
     assert_eq!(sentence(lists, 3), "On the blacklist: 192.0.2.0/24; they are answered DEFER_IF_PERMIT.");
     assert_eq!(
         sentence("initial_delay = 1\nmax_delayed = 7", 2),

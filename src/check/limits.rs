@@ -144,6 +144,11 @@ fn what(counts: Counts, threshold: u32) -> String {
     }
 }
 
+/// A threshold of what is counted.
+pub(super) fn amount(counts: Counts, number: u32) -> String {
+    if counts == Counts::Bytes { size(number) } else { number.to_string() }
+}
+
 fn size(kib: u32) -> String {
     match kib {
         kib if kib % (1 << 20) == 0 => format!("{} GiB", kib >> 20),

@@ -8,6 +8,7 @@ use crate::config::{Config, ListKind, units};
 use crate::policy::lists::Entry;
 use crate::policy::rate::RatePer;
 
+use super::limits::amount;
 use super::number;
 
 /// More of a list nobody reads in a sentence.
@@ -73,14 +74,16 @@ fn beginning<'a>(mut list: impl Iterator<Item = &'a IpNet>) -> Option<String> {
 /// The netblocks with thresholds of their own, and their groups.
 fn rates(config: &Config) -> Option<String> {
     let own = config.own_lists.as_ref().unwrap_or(&config.lists);
+    let top = config.top();
+    let amount = |threshold| amount(top.counts, threshold);
     let mut parts = Vec::new();
     let mut groups: Vec<(&str, u32, usize)> = Vec::new();
     for (net, entry) in &own.netblocks {
         let Entry::Rate(place) = entry else { continue };
         let rate = &own.rates[place.index()];
         match &rate.per {
-            RatePer::Ip => parts.push(format!("{} for {net}", rate.threshold)),
-            RatePer::Netblock => parts.push(format!("{} for all of {net}", rate.threshold)),
+            RatePer::Ip => parts.push(format!("{} for {net}", amount(rate.threshold))),
+            RatePer::Netblock => parts.push(format!("{} for all of {net}", amount(rate.threshold))),
             RatePer::Group(name) => match groups.iter_mut().find(|(group, ..)| group == name) {
                 Some((_, _, netblocks)) => *netblocks += 1,
                 None => groups.push((name, rate.threshold, 1)),
@@ -88,7 +91,7 @@ fn rates(config: &Config) -> Option<String> {
         }
     }
     parts.extend(groups.into_iter().map(|(name, threshold, netblocks)| {
-        format!("{threshold} for the {} of group {name} together", number(netblocks, "netblock", "netblocks"))
+        format!("{} for the {} of group {name} together", amount(threshold), number(netblocks, "netblock", "netblocks"))
     }));
     let more = match parts.len().saturating_sub(SHOWN) {
         0 => String::new(),
@@ -96,7 +99,7 @@ fn rates(config: &Config) -> Option<String> {
     };
     parts.truncate(SHOWN);
     (!parts.is_empty())
-        .then(|| format!("Instead of {} the threshold is {}{more}.", config.top().threshold, parts.join(", ")))
+        .then(|| format!("Instead of {} the threshold is {}{more}.", amount(top.threshold), parts.join(", ")))
 }
 
 fn check_interval(config: &Config) -> Option<String> {

@@ -23,7 +23,8 @@ pub fn spell(duration: Duration) -> String {
 pub fn words(duration: Duration) -> String {
     // Mail administrators think of a window of 60 seconds as just that.
     if duration <= Duration::from_secs(120) && duration.subsec_millis() == 0 {
-        return format!("{} seconds", duration.as_secs());
+        let seconds = duration.as_secs();
+        return format!("{seconds} second{}", if seconds == 1 { "" } else { "s" });
     }
     let units = [" days", " hours", " minutes", " seconds", " milliseconds"];
     written(duration, &units, " ")
@@ -62,6 +63,7 @@ mod tests {
 
     #[test]
     fn words_are_those_of_an_administrator() {
+        assert_eq!(words(Duration::from_secs(1)), "1 second");
         assert_eq!(words(Duration::from_secs(60)), "60 seconds");
         assert_eq!(words(Duration::from_secs(600)), "10 minutes");
         assert_eq!(words(Duration::from_secs(5400)), "1 hour 30 minutes");

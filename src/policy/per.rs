@@ -79,7 +79,7 @@ impl Field {
             }
             Self::HostDomain(attribute) => registrable(request.value(attribute))?,
         };
-        let unknown = self.may_be_unknown() && value == b"unknown";
+        let unknown = value == b"unknown" && self.may_be_unknown();
         (!value.is_empty() && !unknown).then_some(value)
     }
 }

@@ -13,8 +13,9 @@ use crate::policy::per::Field;
 /// More connections than one client can make: Postfix itself accepts fewer.
 const MOST_PER_SECOND: u32 = 10_000;
 
-/// What `protocol_state` can be.
-const STATES: [&str; 9] = ["CONNECT", "EHLO", "HELO", "MAIL", "RCPT", "DATA", "END-OF-MESSAGE", "VRFY", "ETRN"];
+/// What `protocol_state` can be; the last one is not documented, but sent.
+const STATES: [&str; 10] =
+    ["CONNECT", "EHLO", "HELO", "MAIL", "RCPT", "DATA", "END-OF-MESSAGE", "VRFY", "ETRN", "XCLIENT"];
 
 /// Looks at the keys a limit sets, knowing what all of them come to.
 pub(in crate::config) fn examine_limit(limit: &Limit, s: &Settings) {
