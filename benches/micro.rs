@@ -69,7 +69,7 @@ fn requests(criterion: &mut Criterion) {
     group.bench_function("plan and judge", |bencher| {
         bencher.iter(|| {
             let mut memory = Memory::default();
-            if let Plan::Ask(case) = policy.plan(&request, &mut memory) {
+            if let Plan::Ask(case) = policy.plan(&request, &mut memory, now) {
                 drop(black_box(policy.judge(case, [Some(HIT)], &mut memory, now)));
             }
         });

@@ -3,7 +3,7 @@
 mod limits;
 mod lists;
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,11 +13,12 @@ use crate::address::Address;
 use crate::cli::exit;
 use crate::config::{Config, ConfigError, Form, LogTarget, Mistake, OnStoreFailure, Origin, Setting};
 use crate::policy::limit::Counts;
+pub use crate::terminal::Paint;
 
 /// Reads a configuration and prints what it comes to, or what is wrong.
 pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
     let result = Config::load(path);
-    let paint = Paint(io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none());
+    let paint = Paint::of(&io::stdout());
     // Nobody is left to tell when standard output is closed.
     let _ = match &result {
         _ if json => writeln!(io::stdout(), "{:#}", object(&result)),
@@ -27,20 +28,6 @@ pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
     match result {
         Ok(_) => ExitCode::SUCCESS,
         Err(_) => ExitCode::from(exit::CONFIG),
-    }
-}
-
-/// Whether headings and warnings are coloured.
-#[derive(Clone, Copy, Debug)]
-pub struct Paint(pub bool);
-
-impl Paint {
-    fn bold(self, text: &str) -> String {
-        if self.0 { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
-    }
-
-    fn warning(self, text: &str) -> String {
-        if self.0 { format!("\x1b[33m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -206,6 +193,8 @@ fn listeners(config: &Config) -> String {
 fn log(config: &Config) -> String {
     let target = match &config.log.target {
         LogTarget::Stderr => "standard error".to_owned(),
+        LogTarget::Json => "standard error as JSON".to_owned(),
+        LogTarget::Journal { socket, .. } => format!("the journal at {}", socket.display()),
         LogTarget::Syslog { socket, .. } => format!("syslog at {}", socket.display()),
     };
     let level = config.setting("log_level").as_str().unwrap_or_default();

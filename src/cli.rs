@@ -3,13 +3,19 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::address::Address;
 use crate::{advise, replay};
 
+mod control;
+
+pub use control::{About, Allow, Ban, Connection, Explain, Hit};
+
 /// Exit codes, as sysexits has them.
 pub mod exit {
+    /// What was looked at is not as it should be.
+    pub const UNHEALTHY: u8 = 1;
     /// The command line is wrong.
     pub const USAGE: u8 = 64;
     /// A file that was named cannot be read.
@@ -36,6 +42,48 @@ pub enum Command {
     /// Ask a running daemon as Postfix would, and print its action
     #[command(after_help = QUERY_NOTES)]
     Query(Query),
+    /// Show how the running daemon is
+    #[command(after_help = control::STATUS_NOTES)]
+    Status(Connection),
+    /// Say what is right and wrong about Postfix, the daemon and memcached here
+    #[command(after_help = control::DOCTOR_NOTES)]
+    Doctor(Connection),
+    /// Watch the busiest clients of the running daemon
+    #[command(after_help = control::TOP_NOTES)]
+    Top(Connection),
+    /// Print what a shell needs to complete commands and options
+    #[command(after_help = control::COMPLETIONS_NOTES)]
+    Completions(Completions),
+    /// Show every counter and ban of a client, a prefix or a key
+    #[command(after_help = control::SHOW_NOTES)]
+    Show(About),
+    /// Show what a client's next request would get, and why; counts nothing
+    #[command(after_help = control::EXPLAIN_NOTES)]
+    Explain(Explain),
+    /// Forget all that is counted for a client, a prefix or a key, and let it in
+    #[command(after_help = control::RESET_NOTES)]
+    Reset(About),
+    /// Refuse a client or a prefix for a while
+    #[command(after_help = control::BAN_NOTES)]
+    Ban(Ban),
+    /// Lift the bans of a client, a prefix or a key
+    #[command(after_help = control::CHANGE_NOTES)]
+    Unban(About),
+    /// Let a client or a prefix pass uncounted for a while
+    #[command(after_help = control::ALLOW_NOTES)]
+    Allow(Allow),
+    /// Count something that happened outside of Postfix
+    #[command(after_help = control::HIT_NOTES)]
+    Hit(Hit),
+    /// Take the last hit back
+    #[command(after_help = control::CHANGE_NOTES)]
+    Revoke(Hit),
+    /// Say whether a hit would be one too many; counts nothing
+    #[command(after_help = control::CHECK_HIT_NOTES)]
+    CheckHit(Hit),
+    /// Have the daemon read its configuration again, and say how that went
+    #[command(after_help = control::RELOAD_NOTES)]
+    Reload(Connection),
     /// Print a configuration file of connection_shaper as TOML
     #[command(after_help = CONVERT_NOTES)]
     Convert(Convert),
@@ -99,6 +147,25 @@ pub struct Query {
     pub attributes: Vec<(String, String)>,
 }
 
+/// Options of `completions`.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Completions {
+    /// The shell
+    #[arg(value_parser = ["bash", "zsh", "fish"])]
+    pub shell: String,
+}
+
+impl Completions {
+    /// The script for the shell.
+    pub fn script(&self) -> String {
+        let mut script = Vec::new();
+        if let Ok(shell) = self.shell.parse::<clap_complete::Shell>() {
+            clap_complete::generate(shell, &mut Cli::command(), "connshaper", &mut script);
+        }
+        String::from_utf8_lossy(&script).into_owned()
+    }
+}
+
 /// Options of `convert`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Convert {
@@ -150,6 +217,8 @@ Examples:
   connshaper --listen unix:/var/spool/postfix/private/connshaper
   connshaper check                         is the configuration right?
   connshaper query 198.51.100.7            what would Postfix be told?
+  connshaper explain 198.51.100.7          and why?
+  connshaper reset 198.51.100.7            let it in again
 
 Exit codes: 0, 64 wrong command line, 69 cannot listen, 78 wrong configuration.
 See connshaper(8) and connshaper.toml(5).";
@@ -221,8 +290,6 @@ fn attribute(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     fn read(line: &str) -> Result<Command, clap::Error> {

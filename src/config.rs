@@ -29,7 +29,8 @@ use serde_json::Value;
 
 use crate::address::Address;
 use crate::listener::Peers;
-use crate::log::{Facility, Severity};
+use crate::log::hook::Hook;
+use crate::log::{Events, Facility, Severity};
 use crate::policy::lists::{Entry, Lists};
 use crate::policy::{Blacklist, Limit};
 
@@ -73,6 +74,10 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// Rights of the unix sockets among them.
     pub socket: SocketConfig,
+    /// Where administrators ask; `None`: not said.
+    pub control: Option<ControlConfig>,
+    /// Where Prometheus may ask for metrics.
+    pub metrics: Vec<Address>,
     /// Who may ask at the TCP sockets among them.
     pub allow_peers: Peers,
     /// Policy connections held at once.
@@ -252,6 +257,15 @@ pub struct SocketConfig {
     pub group: Option<String>,
 }
 
+/// The control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Group name; `None`: only the daemon's user, and root, may open it.
+    pub group: Option<String>,
+}
+
 /// What is logged, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogConfig {
@@ -263,6 +277,10 @@ pub struct LogConfig {
     pub interval: Duration,
     /// Lines a second in all.
     pub rate: u32,
+    /// What of clients is logged.
+    pub events: Events,
+    /// What is run when something happens.
+    pub hooks: Vec<Hook>,
     /// Between two STATISTICS lines; zero: none.
     pub statistics_interval: Duration,
 }
@@ -272,6 +290,15 @@ pub struct LogConfig {
 pub enum LogTarget {
     /// Standard error, with priority prefixes when that is the journal.
     Stderr,
+    /// Standard error, a line of JSON each.
+    Json,
+    /// The journal's own socket, with a field for each of a line's.
+    Journal {
+        /// Where it is.
+        socket: PathBuf,
+        /// The facility of every line.
+        facility: Facility,
+    },
     /// The system logger's datagram socket.
     Syslog {
         /// Where it is, `/dev/log` unless configured.

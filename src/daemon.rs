@@ -9,16 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
 use tokio::task::yield_now;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::TaskTracker;
 
 use crate::acceptor::Acceptor;
+use crate::address::Address;
 use crate::clock::Now;
 use crate::config::Config;
+use crate::control::socket::{self, Socket};
+use crate::control::{Control, Reload, words};
 use crate::descriptors;
 use crate::listener::Listener;
 use crate::log::{Log, Severity};
+use crate::metrics::http;
 use crate::notify;
 use crate::policy::lists::Lists;
 use crate::service::Service;
@@ -42,9 +48,11 @@ pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -
     let log = Log::open(&config.log).context("the log cannot be opened")?;
     let max_connections = max_connections(&config, &log);
     let listeners = listen(&config)?;
+    let metrics = bind_all(&config.metrics, &config)?;
+    let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
     let daemon = Daemon::new(config, path, listen_is_fixed, max_connections, log.clone());
     daemon.started(&listeners);
-    daemon.serve(listeners, signals).await;
+    daemon.serve(listeners, metrics, control, signals).await;
     log.line(Severity::Info, "STOPPED", |_| {});
     log.flush(LAST_WORDS);
     notify::flush(LAST_WORDS);
@@ -68,8 +76,12 @@ fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
     if !passed.is_empty() {
         return Ok(passed);
     }
+    bind_all(&config.listen, config)
+}
+
+fn bind_all(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {
     let mut listeners = Vec::new();
-    for address in &config.listen {
+    for address in addresses {
         listeners.extend(Listener::bind(address, &config.socket)?);
     }
     Ok(listeners)
@@ -109,10 +121,24 @@ impl Daemon {
         self.warn(&self.config);
     }
 
-    async fn serve(self, listeners: Vec<Listener>, mut signals: Signals) {
+    async fn serve(
+        self,
+        listeners: Vec<Listener>,
+        metrics: Vec<Listener>,
+        socket: Option<Socket>,
+        mut signals: Signals,
+    ) {
         for listener in listeners {
             tokio::spawn(self.acceptor().accept(listener));
         }
+        // One at a time: whoever asks for another waits until it is done.
+        let (reload, mut asked) = mpsc::channel::<Reload>(1);
+        let control = self.control(reload);
+        for listener in metrics {
+            tokio::spawn(http::serve(listener, Arc::clone(&control), self.stop.clone()));
+        }
+        let control = socket.map(|socket| tokio::spawn(socket.serve(control, self.stop.clone())));
+        tokio::spawn(words::follow(Arc::clone(&self.service)));
         tokio::spawn(self.housekeeping());
         tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
@@ -123,16 +149,22 @@ impl Daemon {
             let news = tokio::select! {
                 order = signals.next() => News::Order(order),
                 changed = lists.changed() => News::Lists(changed),
+                Some(told) = asked.recv() => News::Asked(told),
             };
             // A file system that hangs does not keep us from stopping.
             match news {
                 News::Order(Order::Stop) => break,
-                News::Order(Order::Reload) => {
+                News::Order(Order::Reload) | News::Asked(_) => {
                     self.tell(notify::reloading());
                     let Some(loaded) = signals.stop_or(&mut self.load()).await else {
                         break;
                     };
-                    if let Some(config) = self.finish_reload(loaded) {
+                    let outcome = self.finish_reload(loaded);
+                    if let News::Asked(told) = news {
+                        // Who asked may have hung up meanwhile.
+                        let _ = told.send(outcome.as_ref().map(|(_, notes)| told_of(notes)).map_err(String::clone));
+                    }
+                    if let Ok((config, _)) = outcome {
                         current = Arc::new(config);
                         lists = ListWatch::new(&current);
                     }
@@ -149,6 +181,10 @@ impl Daemon {
             }
         }
         self.stop().await;
+        if let Some(control) = control {
+            // It ends with the stop, and takes its file with it.
+            let _ = control.await;
+        }
     }
 
     /// Answers what was asked, then closes.
@@ -165,6 +201,12 @@ impl Daemon {
             });
         }
         self.service.report(0);
+    }
+
+    fn control(&self, reload: mpsc::Sender<Reload>) -> Arc<Control> {
+        let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
+        let max_connections = self.max_connections;
+        Arc::new(Control { service, connections, max_connections, reload, started: Now::read() })
     }
 
     fn warn(&self, config: &Config) {
@@ -207,6 +249,8 @@ impl Daemon {
                 let now = Now::read();
                 sweep(&service, now).await;
                 service.log.mention_suppressed(now);
+                service.note(now);
+                service.diagnosis.conclude(&service.log);
                 let state = service.rules.load().store.state();
                 if std::mem::replace(&mut told, state) != state {
                     // The log tells of it too; a service manager that cannot be told is no news.
@@ -229,8 +273,14 @@ async fn sweep(service: &Service, now: Now) {
     }
 }
 
+/// What came of a reload, for whoever asked for it.
+fn told_of(notes: &[String]) -> Value {
+    json!({ "done": "the configuration is in force", "notes": notes })
+}
+
 /// What the daemon wakes up for.
 enum News {
     Order(Order),
     Lists(Vec<PathBuf>),
+    Asked(Reload),
 }

@@ -12,6 +12,7 @@ use crate::policy::{Judgement, Pass, Plan, Verdict};
 use crate::service::{Rules, Service};
 use crate::session::Seat;
 use crate::statistics::add;
+use crate::statistics::decisions::Against;
 use crate::waiting::Place;
 
 /// Plan, ask the store, judge; and the session remembers what came of it. A place is where to wait first.
@@ -25,13 +26,15 @@ pub async fn decide<'r>(
     let Service { statistics, waiting, .. } = service;
     let Some(client) = request.client else {
         add(&statistics.unknown_client, 1);
+        statistics.decisions.passed(Pass::UnknownClient);
         return (Verdict::Pass(Pass::UnknownClient), None);
     };
     let joined = seat.join(client, request, now);
     add(&statistics.sessions, u64::from(joined.new));
+    service.diagnosis.look(client, request, &joined);
     let mut memory = if joined.counting { seat.settled().await } else { joined.memory };
     let mut refunds = Vec::new();
-    let (verdict, mut changed, mut news) = match rules.policy.plan(request, &mut memory) {
+    let (verdict, mut changed, mut news) = match rules.policy.plan(request, &mut memory, now) {
         Plan::Done { verdict, changed } => (verdict, changed, joined.new),
         Plan::Ask(case) => {
             if rules.store.waits() {
@@ -70,10 +73,11 @@ pub async fn decide<'r>(
 }
 
 /// What a judgement has for consequences beside the answer.
-fn follow(service: &Service, rules: &Rules, judgement: &Judgement<'_>, now: Now) {
+pub fn follow(service: &Service, rules: &Rules, judgement: &Judgement<'_>, now: Now) {
     let Service { statistics, log, .. } = service;
     for refusal in &judgement.log_only {
         add(&statistics.would_refuse, 1);
+        statistics.decisions.against(Against::WouldRefuse, refusal);
         log.refused(Severity::Info, "WOULD_REFUSE", refusal, now);
     }
     for violation in &judgement.violations {
@@ -90,18 +94,22 @@ fn report(service: &Service, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
     match verdict {
         Verdict::Pass(pass) => {
             add(&statistics.whitelisted, u64::from(*pass == Pass::Whitelisted));
-            log.passed(&client, pass.reason(), now);
+            statistics.decisions.passed(*pass);
+            log.passed(&client, *pass, now);
         }
         Verdict::Defer => {
             add(&statistics.deferred, 1);
+            statistics.decisions.deferred();
             log.deferred(&client, Pass::StoreAway.reason(), now);
         }
         Verdict::Delay(wait) => {
             add(&statistics.delayed, 1);
+            statistics.decisions.against(Against::Delayed, &wait.refusal);
             log.refused(Severity::Info, "DELAYED", &wait.refusal, now);
         }
         Verdict::Refuse(refusal) => {
             add(&statistics.refused, 1);
+            statistics.decisions.against(Against::Refused, refusal);
             log.refused(Severity::Info, "REFUSED", refusal, now);
         }
     }

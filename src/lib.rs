@@ -39,6 +39,14 @@ pub mod clock;
 pub mod address;
 pub mod stop;
 
+// How it is watched and administered while it runs.
+pub mod control;
+pub mod history;
+pub mod diagnosis;
+pub mod metrics;
+pub mod terminal;
+pub mod top;
+
 // The programs: the daemon, and what else the command line can ask for.
 pub mod daemon;
 pub mod signals;
@@ -47,6 +55,7 @@ pub mod notify;
 pub mod inetd;
 pub mod check;
 pub mod query;
+pub mod doctor;
 pub mod advise;
 pub mod replay;
 pub mod cli;

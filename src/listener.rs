@@ -18,7 +18,7 @@ mod peers;
 mod systemd;
 mod tcp;
 mod trouble;
-mod unix;
+pub(crate) mod unix;
 
 use trouble::Trouble;
 

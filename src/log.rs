@@ -4,26 +4,31 @@
 //! what a stranger causes too often, `line` makes the text, and `sink` writes
 //! it on a thread of its own, so that no request ever waits for a logger.
 
+pub mod event;
+pub mod hook;
 pub mod line;
 pub mod repeat;
 pub mod severity;
 pub mod sink;
+pub mod structured;
 
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Now;
 use crate::config::LogConfig;
 use crate::listener::Peer;
-use crate::policy::{Reason, Refusal};
+use crate::policy::{Pass, Reason, Refusal};
+use hook::Hooks;
 use line::Line;
 use repeat::Repeat;
 use sink::Sink;
 
+pub use event::{Event, Events};
 pub use severity::{Facility, Severity, UnknownName};
 
 /// The log; a clone speaks to the same one.
@@ -34,6 +39,8 @@ pub struct Log {
 
 struct Shared {
     level: AtomicU8,
+    events: AtomicU16,
+    hooks: Hooks,
     /// Locked for a few map operations at a time, never while anything is written.
     repeat: Mutex<Repeat>,
     sink: Sink,
@@ -46,7 +53,9 @@ impl Log {
     /// logger that is not there yet is no error.
     pub fn open(config: &LogConfig) -> io::Result<Self> {
         let sink = Sink::open(&config.target)?;
-        Ok(Self::new(config.level, Repeat::new(config.interval, config.rate), sink))
+        let log = Self::new(config.level, Repeat::new(config.interval, config.rate), sink);
+        log.reconfigure(config);
+        Ok(log)
     }
 
     /// A log that keeps its lines, for tests to read with `lines`.
@@ -55,14 +64,44 @@ impl Log {
     }
 
     fn new(level: Severity, repeat: Repeat, sink: Sink) -> Self {
-        let level = AtomicU8::new(level as u8);
-        Self { shared: Arc::new(Shared { level, repeat: Mutex::new(repeat), sink, hashing: RandomState::new() }) }
+        let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(Events::default().bits()));
+        let (repeat, hashing, hooks) = (Mutex::new(repeat), RandomState::new(), Hooks::new());
+        Self { shared: Arc::new(Shared { level, events, hooks, repeat, sink, hashing }) }
     }
 
     /// Takes over what a reload changed. The target stays what it was.
-    pub fn reconfigure(&self, level: Severity, interval: Duration, rate: u32) {
-        self.shared.level.store(level as u8, Ordering::Relaxed);
-        self.repeat().reconfigure(interval, rate);
+    pub fn reconfigure(&self, config: &LogConfig) {
+        self.shared.level.store(config.level as u8, Ordering::Relaxed);
+        self.shared.events.store(config.events.bits(), Ordering::Relaxed);
+        self.repeat().reconfigure(config.interval, config.rate);
+        // Weak, for the hooks are part of what they would hold.
+        let shared = Arc::downgrade(&self.shared);
+        let complain = Box::new(move |command: &str, problem: &str| {
+            if let Some(shared) = shared.upgrade() {
+                Self { shared }.limited(Severity::Warning, "COMMAND_FAILED", Now::read(), |line| {
+                    line.field("command", command).field("problem", problem);
+                });
+            }
+        });
+        self.shared.hooks.set(config.hooks.clone(), complain);
+    }
+
+    /// Whether `log_events` has this.
+    pub fn has(&self, event: Event) -> bool {
+        Events::of_bits(self.shared.events.load(Ordering::Relaxed)).has(event)
+    }
+
+    /// Writes a line for something that hooks may be run for, whether or not it is logged. A stranger
+    /// can repeat it, so it is subject to the rate.
+    pub fn event(&self, event: Event, severity: Severity, keyword: &'static str, now: Now, fill: impl Fn(&mut Line)) {
+        if self.shared.hooks.wants(keyword) {
+            let mut line = Line::new(keyword);
+            fill(&mut line);
+            self.shared.hooks.happened(keyword, &line.finish());
+        }
+        if self.has(event) {
+            self.limited(severity, keyword, now, fill);
+        }
     }
 
     /// Whether lines of this severity are written.
@@ -92,7 +131,15 @@ impl Log {
 
     /// A client that is refused, is made to wait or, if only the log is to know, would be: the keyword says which.
     pub fn refused(&self, severity: Severity, keyword: &'static str, refusal: &Refusal<'_>, now: Now) {
-        if !self.writes(severity) {
+        let event = match (keyword, refusal.reason) {
+            ("WOULD_REFUSE", _) => Event::LogOnly,
+            ("DELAYED", _) => Event::Delayed,
+            (_, Reason::Over) => Event::Over,
+            (_, Reason::Banned) => Event::Banned,
+            (_, Reason::Blacklisted(_)) => Event::Blacklisted,
+            (_, Reason::Crowded) => Event::Concurrent,
+        };
+        if !self.writes(severity) || !self.has(event) {
             return;
         }
         self.mention_suppressed(now);
@@ -118,16 +165,27 @@ impl Log {
 
     /// A client that has to come back, though nothing is held against it.
     pub fn deferred(&self, client: &dyn fmt::Display, reason: &str, now: Now) {
+        if !self.has(Event::Store) {
+            return;
+        }
         self.limited(Severity::Info, "DEFERRED", now, |line| {
             line.field("client", client).field("reason", reason);
         });
     }
 
-    /// A client that may go on; at debug only.
-    pub fn passed(&self, client: &dyn fmt::Display, reason: &str, now: Now) {
-        self.limited(Severity::Debug, "PASSED", now, |line| {
-            line.field("client", client).field("reason", reason);
-        });
+    /// A client that may go on; at debug, unless `log_events` asks for it.
+    pub fn passed(&self, client: &dyn fmt::Display, pass: Pass, now: Now) {
+        let event = match pass {
+            Pass::Whitelisted | Pass::Allowed => Event::Whitelisted,
+            _ => Event::Session,
+        };
+        let fill = |line: &mut Line| {
+            line.field("client", client).field("reason", pass.reason());
+        };
+        match self.has(event) {
+            true => self.limited(Severity::Info, "PASSED", now, fill),
+            false => self.limited(Severity::Debug, "PASSED", now, fill),
+        }
     }
 
     /// A request that Postfix would not have sent. The connection ends with it.
@@ -158,16 +216,28 @@ impl Log {
 
     /// A server of the store no longer answers. Once, when that begins.
     pub fn store_down(&self, server: &str, cause: &str, on_store_failure: &str) {
-        self.line(Severity::Err, "STORE_DOWN", |line| {
+        self.happened(Severity::Err, "STORE_DOWN", |line| {
             line.field("server", server).field("cause", cause).field("on_store_failure", on_store_failure);
         });
     }
 
     /// It answers again, after `seconds` in which `decisions` were made without it.
     pub fn store_up(&self, server: &str, seconds: u64, decisions: u64) {
-        self.line(Severity::Notice, "STORE_UP", |line| {
+        self.happened(Severity::Notice, "STORE_UP", |line| {
             line.field("server", server).field("seconds", seconds).field("decisions", decisions);
         });
+    }
+
+    /// A line about the store, which nobody can repeat at will.
+    fn happened(&self, severity: Severity, keyword: &'static str, fill: impl Fn(&mut Line)) {
+        if self.shared.hooks.wants(keyword) {
+            let mut line = Line::new(keyword);
+            fill(&mut line);
+            self.shared.hooks.happened(keyword, &line.finish());
+        }
+        if self.has(Event::Store) {
+            self.line(severity, keyword, fill);
+        }
     }
 
     /// A server of the store answers, but not with a count.

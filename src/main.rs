@@ -3,9 +3,12 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use connshaper::cli::{Command, Query, Serve, exit};
+use connshaper::cli::{Command, Connection, Query, Serve, exit};
 use connshaper::config::{Config, convert};
-use connshaper::{advise, check, daemon, inetd, query, replay};
+use connshaper::control::{client, explain, hit, show, status};
+use connshaper::terminal::Paint;
+use connshaper::{advise, check, daemon, doctor, inetd, query, replay, top};
+use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
@@ -14,6 +17,28 @@ fn main() -> ExitCode {
         Ok(Command::Inetd(file)) => run(inetd::run(file.config.as_deref())),
         Ok(Command::Check(options)) => check::run(options.file.config.as_deref(), options.json),
         Ok(Command::Query(options)) => ask(&options),
+        Ok(Command::Status(options)) => tell(&options, ("status", json!({})), status::shown),
+        Ok(Command::Doctor(options)) => {
+            doctor::run(options.file.config.as_deref(), options.socket.as_deref(), options.json)
+        }
+        Ok(Command::Top(options)) => match options.path() {
+            Ok(path) => top::run(&path, options.json),
+            Err(error) => fail(exit::CONFIG, &error),
+        },
+        Ok(Command::Completions(options)) => {
+            print!("{}", options.script());
+            ExitCode::SUCCESS
+        }
+        Ok(Command::Show(options)) => tell(&options.connection, ("show", options.target()), show::shown),
+        Ok(Command::Explain(options)) => tell(&options.connection, ("explain", options.request()), explain::shown),
+        Ok(Command::Reset(options)) => tell(&options.connection, ("reset", options.target()), client::done),
+        Ok(Command::Ban(options)) => tell(&options.about.connection, ("ban", options.word()), client::done),
+        Ok(Command::Unban(options)) => tell(&options.connection, ("unban", options.target()), client::done),
+        Ok(Command::Allow(options)) => tell(&options.about.connection, ("allow", options.word()), client::done),
+        Ok(Command::Hit(options)) => over(&options.connection, ("hit", options.named())),
+        Ok(Command::Revoke(options)) => tell(&options.connection, ("revoke", options.named()), client::done),
+        Ok(Command::CheckHit(options)) => over(&options.connection, ("check-hit", options.named())),
+        Ok(Command::Reload(options)) => tell(&options, ("reload", json!({})), client::done),
         Ok(Command::Convert(options)) => match Config::load_original(&options.old) {
             Ok(config) => {
                 config.warnings.iter().for_each(|warning| eprintln!("connshaper: {warning}"));
@@ -56,6 +81,22 @@ fn ask(options: &Query) -> ExitCode {
         Err(error) => return fail(exit::UNAVAILABLE, &format!("{address}: {error}")),
     }
     ExitCode::SUCCESS
+}
+
+/// Has the daemon do a command, and prints what came of it.
+fn tell(connection: &Connection, command: (&str, Value), shown: fn(&Value, Paint) -> String) -> ExitCode {
+    match connection.path() {
+        Ok(path) => client::run(&path, connection.json, command, shown, |_| 0),
+        Err(error) => fail(exit::CONFIG, &error),
+    }
+}
+
+/// The same for a count, whose exit code says whether it is over.
+fn over(connection: &Connection, command: (&str, Value)) -> ExitCode {
+    match connection.path() {
+        Ok(path) => client::run(&path, connection.json, command, hit::shown, hit::code),
+        Err(error) => fail(exit::CONFIG, &error),
+    }
 }
 
 /// One thread: a request is a few microseconds of work, less than waking another thread costs.

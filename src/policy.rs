@@ -4,8 +4,8 @@
 //! finished verdict or a case with keys to hit, the store hits them in one round
 //! trip, `judge` turns what came back into the verdict. The order of judgement
 //! is the order of `plan` and `judge`, read top to bottom: can the client be
-//! counted, whitelist, what its session already got, blacklist, ban, limits in
-//! file order, pass.
+//! counted, whitelist, what its session already got, an administrator's word,
+//! blacklist, ban, limits in file order, pass.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -20,6 +20,7 @@ use crate::config::{Config, OnStoreFailure};
 pub mod action;
 pub mod case;
 pub mod conditions;
+pub mod explain;
 pub mod judgement;
 pub mod key;
 pub mod limit;
@@ -29,9 +30,11 @@ pub mod netblock;
 pub mod netblocks;
 pub mod operation;
 mod opinion;
+pub mod overrides;
 pub mod per;
 pub mod rate;
 pub mod sliding;
+pub mod target;
 pub mod template;
 pub mod verdict;
 
@@ -41,6 +44,8 @@ pub use key::{Key, Purpose};
 pub use limit::Limit;
 pub use memory::{Admission, Count, Memory, Scope};
 pub use operation::{Hit, Operation};
+pub use overrides::Overrides;
+pub use target::{Counted, Listed, Target};
 pub use verdict::{Pass, Reason, Refusal, Verdict, Wait};
 
 use action::Action;
@@ -48,6 +53,7 @@ use case::{Finding, Matter};
 use limit::{Counts, LimitId};
 use lists::Entry;
 use netblocks::Netblocks;
+use overrides::Kind;
 use per::Part;
 use rate::Rate;
 
@@ -66,6 +72,8 @@ pub struct Policy {
     ids: HashMap<String, LimitId>,
     on_store_failure: OnStoreFailure,
     log_only: bool,
+    /// What administrators said meanwhile.
+    overrides: Overrides,
 }
 
 /// What is done about clients on the blacklist.
@@ -113,22 +121,37 @@ impl Policy {
             ids,
             on_store_failure: config.on_store_failure(),
             log_only: config.log_only,
+            overrides: before.map(|before| before.overrides.clone()).unwrap_or_default(),
         }
     }
 
+    /// What administrators said, which outlives reloads.
+    pub fn overrides(&self) -> &Overrides {
+        &self.overrides
+    }
+
     /// What a request needs, given what its session remembers.
-    pub fn plan(&self, request: &Request, memory: &mut Memory) -> Plan<'_> {
+    pub fn plan(&self, request: &Request, memory: &mut Memory, now: Now) -> Plan<'_> {
         let Some(client) = request.client else {
             return Plan::Done { verdict: Verdict::Pass(Pass::UnknownClient), changed: false };
         };
         let listed = self.netblocks.lookup(client);
-        let rate = match listed {
-            Some((_, Entry::White)) => {
-                return Plan::Done { verdict: Verdict::Pass(Pass::Whitelisted), changed: self.exempt(memory) };
+        if let Some((_, Entry::White)) = listed {
+            return Plan::Done { verdict: Verdict::Pass(Pass::Whitelisted), changed: self.exempt(memory) };
+        }
+        let outside = matches!(memory.admission, Admission::Open | Admission::Crowded);
+        let word = self.overrides.lookup(client, now);
+        match word {
+            Some(word) if word.kind == Kind::Allow => {
+                return Plan::Done { verdict: Verdict::Pass(Pass::Allowed), changed: self.exempt(memory) };
             }
-            Some((netblock, Entry::Black(reason)))
-                if matches!(memory.admission, Admission::Open | Admission::Crowded) && !self.log_only =>
-            {
+            Some(word) if word.kind == Kind::Ban && outside && !self.log_only => {
+                return Plan::Done { verdict: Verdict::Refuse(self.banned(client, &word)), changed: false };
+            }
+            _ => {}
+        }
+        let rate = match listed {
+            Some((netblock, Entry::Black(reason))) if outside && !self.log_only => {
                 let verdict = match self.blacklisted(client, netblock, *reason) {
                     // The same as where a limit makes wait.
                     Verdict::Delay(wait) if memory.admission == Admission::Crowded => Verdict::Refuse(wait.crowded()),
@@ -154,7 +177,9 @@ impl Policy {
             case.consider(limit, rate, request, memory);
         }
         // Where nothing is enforced the log has a blacklisted client once, also if no limit is about it.
-        let news = self.log_only && memory.admission == Admission::Open && matches!(listed, Some((_, Entry::Black(_))));
+        let news = self.log_only
+            && memory.admission == Admission::Open
+            && (word.is_some() || matches!(listed, Some((_, Entry::Black(_)))));
         if case.is_open() || news { Plan::Ask(case) } else { self.repeat(case, memory) }
     }
 
@@ -173,7 +198,7 @@ impl Policy {
             memory.admission = Admission::Past;
         }
         if self.log_only && admission == Admission::Open {
-            judgement.log_only.extend(self.would_refuse(case.client));
+            judgement.log_only.extend(self.would_refuse(case.client, now));
         }
         for item in case.items {
             let (count, violations) = match item.matter {
@@ -229,13 +254,30 @@ impl Policy {
     }
 
     /// What the blacklist has to say where nothing is enforced.
-    fn would_refuse(&self, client: IpAddr) -> Option<Refusal<'_>> {
+    fn would_refuse(&self, client: IpAddr, now: Now) -> Option<Refusal<'_>> {
+        if let Some(word) = self.overrides.lookup(client, now).filter(|word| word.kind == Kind::Ban) {
+            return Some(self.banned(client, &word));
+        }
         let (netblock, Entry::Black(reason)) = self.netblocks.lookup(client)? else {
             return None;
         };
         match self.blacklisted(client, netblock, *reason) {
             Verdict::Refuse(refusal) | Verdict::Delay(Wait { refusal, .. }) => Some(refusal),
             Verdict::Pass(_) | Verdict::Defer => None,
+        }
+    }
+
+    /// An administrator's ban, which is an entry of the blacklist for a while.
+    fn banned(&self, client: IpAddr, word: &overrides::InForce) -> Refusal<'_> {
+        Refusal {
+            client,
+            reason: Reason::Banned,
+            limit: BLACKLIST,
+            key: Part::Client { address: word.netblock.addr(), prefix_length: word.netblock.prefix_len() },
+            count: 0,
+            threshold: 0,
+            left: word.left,
+            action: &self.blacklist.action,
         }
     }
 

@@ -28,7 +28,7 @@ pub fn ask(address: &Address, client: &str, attributes: &[(String, String)]) -> 
 }
 
 /// What Postfix sends when a client has just connected.
-fn request(client: &str, attributes: &[(String, String)]) -> String {
+pub fn request(client: &str, attributes: &[(String, String)]) -> String {
     // Every run is to be a session of its own, so it comes from a port of its own, and to an address
     // of its own. The seed of the standard library's hashes is random.
     let random = RandomState::new().hash_one(client);

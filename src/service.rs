@@ -1,13 +1,18 @@
 //! What all policy connections share, and how a reload changes it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
+use serde_json::{Value, json};
 
+use crate::clock::Now;
 use crate::config::{Config, OnStoreFailure, StoreConfig};
+use crate::control::words::Words;
+use crate::diagnosis::Diagnosis;
+use crate::history::{History, Lately};
 use crate::listener::Peers;
 use crate::log::Log;
-use crate::policy::Policy;
+use crate::policy::{BLACKLIST, Policy};
 use crate::session::Sessions;
 use crate::statistics::Statistics;
 use crate::store::Store;
@@ -25,8 +30,35 @@ pub struct Service {
     pub waiting: Arc<Waiting>,
     /// Numbers of what was answered.
     pub statistics: Arc<Statistics>,
+    /// What the requests tell of the set-up.
+    pub diagnosis: Diagnosis,
+    /// What administrators said, as other hosts hear it.
+    pub words: Words,
     /// Where it is told.
     pub log: Log,
+    history: Mutex<History>,
+    configured: Mutex<Configured>,
+}
+
+/// What is told of the configuration in force.
+#[derive(Debug, Default)]
+struct Configured {
+    path: Option<String>,
+    form: &'static str,
+    warnings: Vec<String>,
+    /// Why the last reload changed nothing, if so.
+    reload_failed: Option<String>,
+}
+
+impl Configured {
+    fn new(config: &Config) -> Self {
+        Self {
+            path: config.path.as_ref().map(|path| path.to_string_lossy().into_owned()),
+            form: config.form.name(),
+            warnings: config.warnings.iter().map(ToString::to_string).collect(),
+            reload_failed: None,
+        }
+    }
 }
 
 /// What a configuration says about the answers.
@@ -50,11 +82,15 @@ impl Service {
         let table = Arc::new(Table::new(config.store.max_clients));
         let store = Store::new(&config.store, config.on_store_failure(), table, &statistics, &log);
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(Policy::new(config, None), config, Arc::new(store))),
+            rules: ArcSwap::from_pointee(Rules::new(Policy::new(config, None), config, Arc::new(store), &statistics)),
             sessions: Sessions::new(config.max_connections),
             waiting: Arc::default(),
             statistics,
+            diagnosis: Diagnosis::default(),
+            words: Words::default(),
             log,
+            history: Mutex::default(),
+            configured: Mutex::new(Configured::new(config)),
         }
     }
 
@@ -70,8 +106,35 @@ impl Service {
             let table = Arc::clone(old.store.table());
             Arc::new(Store::new(&config.store, on_failure, table, &self.statistics, &self.log))
         };
-        self.rules.store(Arc::new(Rules::new(policy, config, store)));
-        self.log.reconfigure(config.log.level, config.log.interval, config.log.rate);
+        self.rules.store(Arc::new(Rules::new(policy, config, store, &self.statistics)));
+        *lock(&self.configured) = Configured::new(config);
+        self.log.reconfigure(&config.log);
+    }
+
+    /// A reload has changed nothing, for this reason.
+    pub fn reload_failed(&self, error: &str) {
+        lock(&self.configured).reload_failed = Some(error.to_owned());
+    }
+
+    /// Whether the last reload has changed nothing.
+    pub fn stays(&self) -> bool {
+        lock(&self.configured).reload_failed.is_some()
+    }
+
+    /// What is told of the configuration in force.
+    pub fn configured(&self) -> Value {
+        let Configured { path, form, warnings, reload_failed } = &*lock(&self.configured);
+        json!({ "path": path, "form": form, "warnings": warnings, "reload_failed": reload_failed })
+    }
+
+    /// Once a second: notes the numbers as they are.
+    pub fn note(&self, now: Now) {
+        lock(&self.history).note(&self.statistics, now);
+    }
+
+    /// What went on lately.
+    pub fn history(&self) -> Lately {
+        lock(&self.history).lately()
     }
 
     /// Tells the numbers so far.
@@ -90,8 +153,15 @@ impl Service {
     }
 }
 
+/// What these locks guard is whole after any panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Rules {
-    fn new(policy: Policy, config: &Config, store: Arc<Store>) -> Self {
+    fn new(policy: Policy, config: &Config, store: Arc<Store>, statistics: &Statistics) -> Self {
+        let names = policy.limits().iter().map(|limit| limit.name.as_str());
+        names.chain([BLACKLIST]).for_each(|name| statistics.decisions.begin(name));
         let store_config = (config.store.clone(), config.on_store_failure());
         Self { policy, store, max_delayed: config.max_delayed, peers: config.allow_peers.clone(), store_config }
     }

@@ -63,6 +63,20 @@ impl Sessions {
         self.len() == 0
     }
 
+    /// Drops what the sessions of these clients remember of refusals, and says of how many there was any.
+    pub fn pardon(&self, concerns: impl Fn(IpAddr) -> bool) -> usize {
+        let mut pardoned = 0;
+        self.lock().each(|client, session| pardoned += usize::from(concerns(client) && session.memory.pardon()));
+        pardoned
+    }
+
+    /// The sessions of these clients.
+    pub fn count(&self, concerns: impl Fn(IpAddr) -> bool) -> usize {
+        let mut number = 0;
+        self.lock().each(|client, _| number += usize::from(concerns(client)));
+        number
+    }
+
     fn lock(&self) -> MutexGuard<'_, Table> {
         // Nothing below can panic half-way through a change.
         self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
@@ -96,6 +110,8 @@ enum Relation {
 pub struct Joined {
     /// The request is its first.
     pub new: bool,
+    /// Another policy connection was about it before this one.
+    pub elsewhere: bool,
     /// Another policy connection's request is being counted for it: `settled` tells what came of it.
     pub counting: bool,
     /// What it has been judged for.
@@ -122,7 +138,7 @@ impl Seat {
             session.proceed(request.instance);
             let (counting, memory) = (session.counting, session.memory.clone());
             self.sit(&mut table, place);
-            return Joined { new: false, counting, memory };
+            return Joined { new: false, elsewhere: relation != Relation::Current, counting, memory };
         }
         let opened = self.opening.then_some(now.monotonic);
         let session = Session::new(opened, request.instance);
@@ -130,7 +146,7 @@ impl Seat {
         self.stand_up(&mut table);
         let place = table.begin(endpoints, hash, session);
         self.sit(&mut table, place);
-        Joined { new: true, counting: false, memory: Memory::default() }
+        Joined { new: true, elsewhere: false, counting: false, memory: Memory::default() }
     }
 
     /// Says that the current session is being counted; `remember` says what came of it.

@@ -1,8 +1,13 @@
 //! Numbers of what was answered, and the STATISTICS line that tells them.
 
+pub mod decisions;
+pub mod latency;
+
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::log::{Log, Severity};
+use decisions::Decisions;
+use latency::Latency;
 
 /// Counts since the start.
 #[derive(Debug, Default)]
@@ -31,6 +36,12 @@ pub struct Statistics {
     pub bad_requests: AtomicU64,
     /// Policy connections turned away because there were `max_connections`.
     pub turned_away: AtomicU64,
+    /// Times that a server of the shared store went away.
+    pub outages: AtomicU64,
+    /// How long requests waited for the shared store.
+    pub store_latency: Latency,
+    /// How was decided, by limit.
+    pub decisions: Decisions,
     /// Policy connections turned away because `allow_peers` does not have the peer.
     pub refused_peers: AtomicU64,
 }
@@ -41,9 +52,9 @@ pub fn add(number: &AtomicU64, amount: u64) {
 }
 
 impl Statistics {
-    /// Writes the STATISTICS line; `store` is how the store is, `more` are numbers kept elsewhere.
-    pub fn report(&self, log: &Log, store: &str, more: &[(&'static str, u64)]) {
-        let own = [
+    /// Every number with its name.
+    pub fn numbers(&self) -> [(&'static str, &AtomicU64); 13] {
+        [
             ("queries", &self.queries),
             ("sessions", &self.sessions),
             ("whitelisted", &self.whitelisted),
@@ -57,9 +68,13 @@ impl Statistics {
             ("bad_requests", &self.bad_requests),
             ("turned_away", &self.turned_away),
             ("refused_peers", &self.refused_peers),
-        ];
+        ]
+    }
+
+    /// Writes the STATISTICS line; `store` is how the store is, `more` are numbers kept elsewhere.
+    pub fn report(&self, log: &Log, store: &str, more: &[(&'static str, u64)]) {
         log.line(Severity::Info, "STATISTICS", |line| {
-            for (name, number) in own {
+            for (name, number) in self.numbers() {
                 line.field(name, number.load(Ordering::Relaxed));
             }
             for (name, number) in more {

@@ -11,6 +11,7 @@
 //! count, so too few may be counted after an outage, never too many.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use smallvec::SmallVec;
 
@@ -29,6 +30,7 @@ pub mod rank;
 pub mod replica;
 pub mod server;
 mod shard;
+pub mod shared;
 mod sharded;
 pub mod subject;
 pub mod table;
@@ -49,8 +51,12 @@ pub struct Store {
     memcached: Option<Memcached>,
     coalesce: Coalesce,
     on_failure: OnStoreFailure,
+    key_prefix: String,
     statistics: Arc<Statistics>,
 }
+
+/// No request waits for a shared value, so it may take longer than they do.
+const SHARED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is read where there is no counter.
 const NOTHING: Hit = Hit { count: 0, left: 0, added: 0 };
@@ -76,8 +82,9 @@ impl Store {
         log: &Log,
     ) -> Self {
         table.set_max_clients(config.max_clients);
-        let memcached = (!config.servers.is_empty()).then(|| Memcached::new(config, on_failure, log));
-        Self { table, memcached, coalesce: Coalesce::default(), on_failure, statistics: Arc::clone(statistics) }
+        let memcached = (!config.servers.is_empty()).then(|| Memcached::new(config, on_failure, statistics, log));
+        let (key_prefix, statistics) = (config.key_prefix.clone(), Arc::clone(statistics));
+        Self { table, memcached, coalesce: Coalesce::default(), on_failure, key_prefix, statistics }
     }
 
     /// Does all of it at once, in one round trip.
@@ -144,7 +151,7 @@ impl Store {
         let subject = self.table.subject(key);
         if amount == 0 {
             let known = self.table.peek(subject, now.monotonic);
-            return known.map_or(NOTHING, |hit| Hit { count: hit.count, left: seconds(hit), added: 0 });
+            return known.map_or(NOTHING, |hit| Hit { count: hit.count, left: seconds(hit.left_ms), added: 0 });
         }
         let hit = self.table.hit(subject, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
         Hit { count: hit.count, left: hit.left_seconds() as u32, added: amount }
@@ -169,7 +176,7 @@ impl Store {
         let remembered = told.or(known.map(|hit| hit.left_ms)).unwrap_or(1000);
         self.table.observe(subject, counted.count, remembered, threshold, now.monotonic);
         let longest = || ban.map_or(exptime, |ban| ban.length(counted.count));
-        let left = counted.left.or(known.map(seconds)).unwrap_or_else(longest);
+        let left = counted.left.or(known.map(|hit| seconds(hit.left_ms))).unwrap_or_else(longest);
         Hit { count: counted.count, left, added: amount }
     }
 
@@ -180,6 +187,19 @@ impl Store {
             Some(memcached) if memcached.is_away() => "away",
             Some(_) => "up",
         }
+    }
+
+    /// Where a value lies that all hosts share which share the counts; `None`: no host does. `name` tells it
+    /// from counters, of which none begins like that.
+    pub fn shared(&self, name: &str) -> Option<shared::Location> {
+        let memcached = self.memcached.as_ref()?;
+        let key = format!("{}!{name}", self.key_prefix);
+        Some(shared::Location { server: memcached.address(key.as_bytes()), key, timeout: SHARED_TIMEOUT })
+    }
+
+    /// The servers, and whether each is away.
+    pub fn servers(&self) -> Vec<(String, bool)> {
+        self.memcached.as_ref().map(Memcached::servers).unwrap_or_default()
     }
 
     /// Whether a hit waits for another process.
@@ -199,6 +219,6 @@ impl Store {
 }
 
 /// Seconds that are left of what is known here. That the table rounds its ends up makes no second more.
-fn seconds(hit: table::Hit) -> u32 {
-    u32::try_from(hit.left_ms.saturating_sub(table::TENTH - 1).div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+pub fn seconds(left_ms: u64) -> u32 {
+    u32::try_from(left_ms.saturating_sub(table::TENTH - 1).div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }

@@ -121,7 +121,7 @@ fn what_makes_no_sense_is_warned_of() {
         ("whitelist = [\n\"10.1.0.0/16\",\n\"10.0.0.0/8\"]", "2:1: 10.1.0.0/16 is covered by 10.0.0.0/8 in line 3"),
         ("whitelist = [\"192.0.2.1/24\"]", "1:14: `192.0.2.1/24` has host bits set, taken as 192.0.2.0/24"),
         ("whitelist = [\"::/0\"]", "1:14: ::/0 exempts every IPv6 client"),
-        ("listen = \"inet:127.0.0.1:0\"", "1:10: port 0 is any free port: Postfix cannot know which"),
+        ("listen = \"inet:127.0.0.1:0\"", "1:10: port 0 is any free port: nobody can know which"),
         (
             "action = \"WARN slow down\"\ntext = \"Slow down\"",
             "2:1: `text` has no effect: `action` has a text of its own",
@@ -135,7 +135,7 @@ fn what_makes_no_sense_is_warned_of() {
 #[test]
 fn a_setting_knows_its_line() {
     let config = right("# the limit\nthreshold = 3\nwhitelist = [\"192.0.2.1/24\"]\n");
-    let report = check::report(&config, check::Paint(false));
+    let report = check::report(&config, connshaper::terminal::Paint(false));
     let row = |key: &str| {
         let row = report.lines().find(|line| line.trim_start().starts_with(key)).unwrap();
         row.split_whitespace().collect::<Vec<_>>().join(" ")

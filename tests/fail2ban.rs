@@ -1,4 +1,4 @@
-//! The filter for fail2ban in the manual, tried on lines that the daemon wrote.
+//! The filter for fail2ban, tried on lines that the daemon wrote.
 
 mod support;
 
@@ -77,8 +77,17 @@ fn found(dir: &Dir, log: &str) -> BTreeSet<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
-/// The filter, as the manual shows it.
+/// The filter that is shipped, which the manual shows.
 fn filter() -> String {
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/fail2ban/filter.d/connshaper.conf");
+    let shipped = fs::read_to_string(shipped).unwrap();
+    for line in manual().lines() {
+        assert!(shipped.lines().any(|other| other == line), "{line} of the manual is not in the filter");
+    }
+    shipped
+}
+
+fn manual() -> String {
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/connshaper.8")).unwrap();
     let (_, section) = page.split_once("\n.Ss fail2ban\n").expect("a section about fail2ban");
     let (_, display) = section.split_once("\n.Bd -literal\n").unwrap();

@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use connshaper::clock::Now;
 use connshaper::config::{LogConfig, LogTarget};
-use connshaper::log::{Facility, Log, Severity};
+use connshaper::log::{Events, Facility, Log, Severity};
 use connshaper::policy::action::Action;
 use connshaper::policy::per::Part;
-use connshaper::policy::{Reason, Refusal};
+use connshaper::policy::{Pass, Reason, Refusal};
 
 fn config(target: LogTarget) -> LogConfig {
     LogConfig {
@@ -18,6 +18,8 @@ fn config(target: LogTarget) -> LogConfig {
         level: Severity::Info,
         interval: Duration::from_secs(10),
         rate: 100,
+        events: Events::ALL,
+        hooks: Vec::new(),
         statistics_interval: Duration::ZERO,
     }
 }
@@ -160,12 +162,13 @@ fn lines_over_the_rate_are_mentioned_by_the_next() {
 #[test]
 fn a_level_hides_what_matters_less_until_it_is_changed() {
     let log = Log::in_memory(Severity::Info);
-    log.passed(&"192.0.2.1", "within", Now::simulated(0));
+    log.passed(&"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     assert!(log.lines().is_empty());
-    log.reconfigure(Severity::Debug, Duration::from_secs(10), 1);
-    log.passed(&"192.0.2.1", "within", Now::simulated(0));
-    log.passed(&"192.0.2.1", "within", Now::simulated(0));
-    assert_eq!(log.lines(), ["PASSED client=192.0.2.1 reason=within"]);
+    let chosen = LogConfig { level: Severity::Debug, rate: 1, events: Events::default(), ..config(LogTarget::Stderr) };
+    log.reconfigure(&chosen);
+    log.passed(&"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    log.passed(&"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    assert_eq!(log.lines(), ["PASSED client=192.0.2.1 reason=within_limits"]);
     log.store_down("mc1:11211", "connection refused", "local");
     log.store_up("mc1:11211", 12, 345);
     let lines = [
@@ -240,4 +243,20 @@ fn a_standard_error_that_nobody_reads_holds_up_nobody() {
     let mut speaker =
         child("a_standard_error_that_nobody_reads_holds_up_nobody").stderr(Stdio::piped()).spawn().unwrap();
     assert!(speaker.wait().unwrap().success());
+}
+
+#[test]
+fn the_journal_gets_a_datagram_with_a_field_for_each_of_a_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let journal = UnixDatagram::bind(&path).unwrap();
+    let log = Log::open(&config(LogTarget::Journal { socket: path, facility: Facility::MAIL })).unwrap();
+    log.line(Severity::Notice, "STORE_UP", |line| {
+        line.field("server", "inet:127.0.0.1:11211").field("seconds", 3);
+    });
+    let mut datagram = [0; 4096];
+    let length = journal.recv(&mut datagram).unwrap();
+    let text = String::from_utf8(datagram[..length].to_vec()).unwrap();
+    assert!(text.starts_with("MESSAGE=STORE_UP server=inet:127.0.0.1:11211 seconds=3\nPRIORITY=5\n"), "{text}");
+    assert!(text.contains("\nCONNSHAPER_EVENT=STORE_UP\nCONNSHAPER_SERVER=inet:127.0.0.1:11211\n"), "{text}");
 }

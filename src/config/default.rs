@@ -6,7 +6,7 @@ use super::file::answer::BLACKLIST_TEXT;
 use super::keys::KEYS;
 use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StoreConfig};
 use crate::listener::Peers;
-use crate::log::{Facility, Severity};
+use crate::log::{Events, Facility, Severity};
 use crate::policy::action::{self, Action};
 use crate::policy::lists::Lists;
 use crate::policy::{Blacklist, Limit};
@@ -51,6 +51,8 @@ impl Default for Config {
             },
             listen: vec!["inet:127.0.0.1:10040".parse().expect("an address")],
             socket: SocketConfig { mode: 0o660, owner: None, group: None },
+            control: None,
+            metrics: Vec::new(),
             allow_peers: Peers::default(),
             max_connections: 4096,
             log: LogConfig {
@@ -58,6 +60,8 @@ impl Default for Config {
                 level: Severity::Info,
                 interval: Duration::from_secs(10),
                 rate: 100,
+                events: Events::default(),
+                hooks: Vec::new(),
                 statistics_interval: Duration::from_secs(600),
             },
             inetd_log: LogTarget::Syslog { socket: SYSLOG_SOCKET.into(), facility: mail() },

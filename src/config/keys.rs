@@ -101,13 +101,28 @@ pub const KEYS: &[Key] = &[
     key("socket_group", "", "their group; absent: the daemon's own"),
     key("allow_peers", r#"["127.0.0.0/8", "::1"]"#, "who may ask over TCP"),
     key("max_connections", "4096", "policy connections held at once"),
+    key(
+        "control_socket",
+        "",
+        "where administrators ask; absent: beside the daemon's runtime files, if systemd made a place",
+    ),
+    key("control_group", "", "group that may ask there; absent: only the daemon's user and root"),
+    key("metrics_listen", "", "where Prometheus may ask; absent: nowhere"),
     key("log", r#""stderr""#, "where log lines go"),
     key("log_level", r#""info""#, "the least severe line that is logged"),
     key("syslog_facility", r#""mail""#, "facility of lines sent to syslog"),
     key("syslog_socket", r#""/dev/log""#, "where syslog listens"),
+    key(
+        "log_events",
+        r#"["blacklisted", "over", "ban", "unban", "banned", "delayed", "concurrent", "log-only", "store"]"#,
+        "what of clients is logged",
+    ),
     key("log_interval", r#""10s""#, "between two lines about one client"),
     key("log_rate", "100", "log lines a second in all"),
     key("statistics_interval", r#""10m""#, "between two STATISTICS lines; 0: never"),
+    key("ban_command", "", "run when a ban begins or is lifted; absent: nothing"),
+    key("alert_command", "", "run on bans, outages and recoveries; absent: nothing"),
+    key("alert_interval", r#""1m""#, "between two runs of alert_command for the same"),
 ];
 
 impl Key {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Reads `90s`, `10m`, `1h30m`. `Err` says what to write.
-pub(super) fn duration(text: &str) -> Result<Duration, String> {
+pub fn duration(text: &str) -> Result<Duration, String> {
     if text.trim().bytes().all(|b| b.is_ascii_digit()) && !text.trim().is_empty() {
         return Err(format!("write {0} without quotes, or \"{0}s\"", text.trim()));
     }

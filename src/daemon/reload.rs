@@ -36,20 +36,20 @@ impl Daemon {
 
     /// All or nothing: with a wrong file the old rules stay. Returns what is in force now, if that
     /// is new, without the lists, which the policy has.
-    pub(super) fn finish_reload(&self, loaded: Result<Loaded, JoinError>) -> Option<Config> {
+    /// Beside it, what an administrator should know; or why the old rules stay.
+    pub(super) fn finish_reload(&self, loaded: Result<Loaded, JoinError>) -> Result<(Config, Vec<String>), String> {
         match loaded {
-            Ok(Ok((policy, config))) => return Some(self.adopt(policy, config)),
-            Ok(Err(error)) => self.stay(&error.summary()),
-            Err(panic) => self.stay(&panic.to_string()),
+            Ok(Ok((policy, config))) => Ok(self.adopt(policy, config)),
+            Ok(Err(error)) => Err(self.stay(error.summary())),
+            Err(panic) => Err(self.stay(panic.to_string())),
         }
-        None
     }
 
     /// The same for lists that were read again because these of them have changed.
     pub(super) fn finish_lists(&self, loaded: Result<Loaded, JoinError>, changed: &[PathBuf]) -> Option<Config> {
         let (policy, mut config) = match loaded {
             Ok(Ok(loaded)) => loaded,
-            wrong => return self.finish_reload(wrong),
+            wrong => return self.finish_reload(wrong).ok().map(|(config, _)| config),
         };
         self.service.reload(policy, &config);
         let netblocks = |kind| -> usize {
@@ -66,7 +66,7 @@ impl Daemon {
         Some(config)
     }
 
-    fn adopt(&self, policy: Policy, mut config: Config) -> Config {
+    fn adopt(&self, policy: Policy, mut config: Config) -> (Config, Vec<String>) {
         if self.listen_is_fixed {
             config.listen.clone_from(&self.config.listen);
         }
@@ -76,6 +76,8 @@ impl Daemon {
         let unchanged = [
             ("listen", old.listen == new.listen),
             ("socket_mode, socket_owner or socket_group", old.socket == new.socket),
+            ("control_socket or control_group", old.control == new.control),
+            ("metrics_listen", old.metrics == new.metrics),
             ("max_connections", old.max_connections == new.max_connections),
             ("log, syslog_facility or syslog_socket", old.log.target == new.log.target),
             ("statistics_interval", old.log.statistics_interval == new.log.statistics_interval),
@@ -85,13 +87,18 @@ impl Daemon {
             line.field("form", config.form.name()).field("after_restart", later.join(", "));
         });
         self.warn(&config);
+        let later = later.iter().map(|keys| format!("{keys} takes effect at the next start"));
+        let warnings = config.warnings.iter().map(|warning| format!("warning: {warning}"));
+        let notes = later.chain(warnings).collect();
         config.lists = Lists::default();
-        config
+        (config, notes)
     }
 
-    fn stay(&self, error: &str) {
+    fn stay(&self, error: String) -> String {
         self.log.line(Severity::Err, "RELOAD_FAILED", |line| {
-            line.field("error", error);
+            line.field("error", &error);
         });
+        self.service.reload_failed(&error);
+        error
     }
 }

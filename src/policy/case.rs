@@ -182,7 +182,7 @@ pub(super) fn is_stressed(request: &Request) -> bool {
 }
 
 /// The client's part of a key: the client alone, or with others of its netblock.
-fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: IpAddr) -> Part {
+pub(super) fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: IpAddr) -> Part {
     let (v4, v6) = (limit.ipv4_prefix_length, limit.ipv6_prefix_length);
     match rate {
         None => Part::client(client, v4, v6),

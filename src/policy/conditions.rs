@@ -66,6 +66,12 @@ impl Conditions {
             && !self.none.iter().any(|condition| condition.holds(request))
     }
 
+    /// The attribute of the first one that a request does not fulfil.
+    pub fn unmet(&self, request: &Request) -> Option<Attribute> {
+        let missed = self.all.iter().find(|condition| !condition.holds(request));
+        missed.or_else(|| self.none.iter().find(|condition| condition.holds(request))).map(|unmet| unmet.attribute)
+    }
+
     /// Whether a request would have to say an attribute before anyone knows whether `unless` leaves it out.
     pub fn spare_some_of(&self, attribute: Attribute) -> bool {
         let some = |condition: &Condition| condition.attribute == attribute && matches!(condition.test, Test::AnyOf(_));

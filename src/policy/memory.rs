@@ -104,6 +104,11 @@ struct OfLimit {
 }
 
 impl Memory {
+    /// That of a session which got past the blacklist, and no more.
+    pub fn admitted() -> Self {
+        Self { admission: Admission::Past, ..Self::default() }
+    }
+
     /// What a limit has counted in this scope.
     pub fn find(&self, limit: LimitId, scope: Scope) -> Option<Count> {
         match scope {
@@ -146,6 +151,20 @@ impl Memory {
         };
         let recipients = lock(recipients);
         recipients.get(&limit).map_or(0, |own| own.more.saturating_add(own.counts.len() as u32))
+    }
+
+    /// Drops refusals: what was counted stays so, and passes. Says whether there was any.
+    pub fn pardon(&mut self) -> bool {
+        let mut pardoned = false;
+        let mut pardon = |count: &mut Count| {
+            pardoned |= !count.passed;
+            *count = Count { passed: true, banned: 0, crowded: false, ..*count };
+        };
+        self.counts.iter_mut().for_each(&mut pardon);
+        if let Some(recipients) = &self.recipients {
+            lock(recipients).values_mut().flat_map(|of_limit| of_limit.counts.values_mut()).for_each(pardon);
+        }
+        pardoned
     }
 
     /// Another message begins.

@@ -122,6 +122,13 @@ impl Part {
         escape(name.as_bytes(), &mut text);
         Self::Text(bounded(text))
     }
+
+    /// A key of one attribute with this value.
+    pub fn of_value(field: Field, value: &str) -> Self {
+        let mut text = format!("{}=", field.word());
+        escape(value.as_bytes(), &mut text);
+        Self::Text(bounded(text))
+    }
 }
 
 impl std::fmt::Display for Part {
@@ -143,6 +150,11 @@ impl Per {
     /// The client's address alone.
     pub fn client() -> Self {
         Self(SmallVec::from_slice(&[Field::Client]))
+    }
+
+    /// The words of a key that a request does not say.
+    pub fn missing(&self, request: &Request) -> Vec<&'static str> {
+        self.0.iter().filter(|field| field.value(request).is_none()).map(|field| field.word()).collect()
     }
 
     /// Whether its keys are addresses.
@@ -177,6 +189,12 @@ impl Per {
         }
         Some(Part::Text(bounded(text)))
     }
+}
+
+/// Whether a text could be a key as `part` writes it.
+pub fn key_text(text: &str) -> bool {
+    let known = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' | b'%' | b'=' | b',' | b'/');
+    text.len() <= MAX_TEXT && text.strip_prefix('#').unwrap_or(text).bytes().all(known) && !text.is_empty()
 }
 
 /// Letters in lower case; what has a meaning in a key, or none in a line of text, as `%` and two digits.

@@ -95,6 +95,8 @@ pub enum Pass {
     UnknownClient,
     /// The client is on the whitelist; it is not counted.
     Whitelisted,
+    /// An administrator lets it pass for a while; it is not counted.
+    Allowed,
     /// No limit is exceeded.
     WithinLimits,
     /// The store was away, and `on_store_failure` is `dunno`.
@@ -107,6 +109,7 @@ impl Pass {
         match self {
             Self::UnknownClient => "unknown_client",
             Self::Whitelisted => "whitelisted",
+            Self::Allowed => "allowed",
             Self::WithinLimits => "within_limits",
             Self::StoreAway => "store_away",
         }

@@ -177,6 +177,13 @@ impl Table {
         self.slots.get_mut(place.slot as usize).filter(|slot| slot.id == place.id).map(|slot| &mut slot.session)
     }
 
+    /// Shows every session with its client.
+    pub fn each(&mut self, mut show: impl FnMut(IpAddr, &mut Session)) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.id != 0) {
+            show(IpAddr::V6(slot.endpoints.client.into()).to_canonical(), &mut slot.session);
+        }
+    }
+
     /// Begins a session, in place of one between the same endpoints.
     pub fn begin(&mut self, endpoints: Endpoints, hash: u64, session: Session) -> Place {
         let id = self.number();

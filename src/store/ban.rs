@@ -13,7 +13,7 @@ use super::Store;
 use super::counter::Counter;
 use crate::clock::Now;
 use crate::log::line::Line;
-use crate::log::{Log, Severity};
+use crate::log::{Event, Log, Severity};
 use crate::policy::judgement::Violation;
 use crate::policy::limit::Ban;
 use crate::policy::per::Part;
@@ -100,10 +100,12 @@ impl Store {
             self.replace(bans, repetition, known_for(repetition), now);
         }
         if offence.log_only {
-            log.limited(Severity::Info, "WOULD_BAN", now, |line| offence.describe(seconds, repetition, line));
+            log.event(Event::LogOnly, Severity::Info, "WOULD_BAN", now, |line| {
+                offence.describe(seconds, repetition, line)
+            });
         } else {
             add(&self.statistics.banned, 1);
-            log.limited(Severity::Info, "BANNED", now, |line| offence.describe(seconds, repetition, line));
+            log.event(Event::Ban, Severity::Info, "BANNED", now, |line| offence.describe(seconds, repetition, line));
         }
     }
 }

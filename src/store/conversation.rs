@@ -147,12 +147,17 @@ impl<'s> Conversation<'s> {
 
     /// Hands out the answers that are complete.
     fn receive(&mut self) -> Result<(), Nonsense> {
+        let now = Instant::now();
         while let Some(operation) = self.flight.front() {
             let Some(answer) = operation.question.read(self.dialect, &mut self.input)? else {
                 return Ok(());
             };
             self.failures = 0;
             if let Some(operation) = self.flight.pop_front() {
+                if operation.leads && operation.is_open() {
+                    let asked = operation.deadline - self.server.timeout;
+                    self.server.statistics.store_latency.observe(now.saturating_duration_since(asked));
+                }
                 self.finish(operation, answer);
             }
         }
@@ -207,6 +212,9 @@ impl<'s> Conversation<'s> {
             if late {
                 operation.finish(Err(Uncounted::Unanswered));
                 failures += u32::from(operation.leads);
+                if operation.leads {
+                    self.server.statistics.store_latency.observe(self.server.timeout);
+                }
             }
             late
         };

@@ -79,6 +79,28 @@ impl Store {
         self.table.forget(counter.subject);
     }
 
+    /// Ends counters, and waits until a shared store has done that too. Says whether it has.
+    pub async fn reset(&self, keys: impl Iterator<Item = Key<'_>>, now: Now) -> bool {
+        let mut sent = Vec::new();
+        for key in keys {
+            let counter = self.counter(&key);
+            self.table.forget(counter.subject);
+            if let Some(memcached) = &self.memcached {
+                sent.push(memcached.send(counter.text, Command::Delete, 0, now));
+            }
+        }
+        let mut done = true;
+        for waiting in sent {
+            done &= waiting.outcome().await.is_ok();
+        }
+        done
+    }
+
+    /// Forgets what this process knows of a counter, which the store was told already.
+    pub fn forget_here(&self, key: &Key<'_>) {
+        self.table.forget(self.table.subject(*key));
+    }
+
     /// Sends a command to memcached and does not wait for it.
     fn send(&self, counter: &Counter, command: Command, exptime: u32, now: Now) {
         if let Some(memcached) = &self.memcached {

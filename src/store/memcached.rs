@@ -9,10 +9,12 @@ use super::rank::score;
 use super::replica::Waiting;
 use super::server::Server;
 use super::wire::{self, Command, KeyText, Question};
+use crate::address::Address;
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
 use crate::policy::Key;
+use crate::statistics::Statistics;
 
 /// The servers, and the task that talks to each.
 #[derive(Debug)]
@@ -39,8 +41,9 @@ pub struct Batch<'m> {
 
 impl Memcached {
     /// Starts talking to the servers of a configuration; must be called within a runtime.
-    pub fn new(config: &StoreConfig, on_failure: OnStoreFailure, log: &Log) -> Self {
-        let server = |address| Arc::new(Server::new(address, config.timeout, on_failure, log.clone()));
+    pub fn new(config: &StoreConfig, on_failure: OnStoreFailure, statistics: &Arc<Statistics>, log: &Log) -> Self {
+        let server =
+            |address| Arc::new(Server::new(address, config.timeout, on_failure, Arc::clone(statistics), log.clone()));
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
         let tasks = servers.iter().map(|server| tokio::spawn(Arc::clone(server).run())).collect();
         Self { servers, tasks, replicas: config.replicas, failover: config.failover }
@@ -75,6 +78,17 @@ impl Memcached {
             }
             _ => Waiting::new(self.servers[places[0]].submit(question, leads(places[0])), None),
         }
+    }
+
+    /// The server that ranks highest for a key, whether or not it is away: the same on every host.
+    pub fn address(&self, key: &[u8]) -> Address {
+        let highest = self.servers.iter().max_by_key(|server| score(server.name(), key));
+        highest.expect("there is a server").address().clone()
+    }
+
+    /// Every server, and whether it is away.
+    pub fn servers(&self) -> Vec<(String, bool)> {
+        self.servers.iter().map(|server| (server.name().to_owned(), server.is_away())).collect()
     }
 
     /// Whether any server is away.

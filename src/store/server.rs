@@ -23,6 +23,7 @@ use super::wire::{Answer, Dialect, Question};
 use crate::address::Address;
 use crate::config::OnStoreFailure;
 use crate::log::Log;
+use crate::statistics::{Statistics, add};
 use crate::stream::Stream;
 
 /// Between two attempts to find a server that is away.
@@ -42,6 +43,7 @@ pub struct Server {
     /// How long an operation waits.
     pub(super) timeout: Duration,
     on_failure: OnStoreFailure,
+    pub(super) statistics: Arc<Statistics>,
     pub(super) log: Log,
     state: Mutex<State>,
     /// There is something in the queue.
@@ -100,14 +102,25 @@ impl Operation {
 
 impl Server {
     /// A server that is not talked to yet.
-    pub fn new(address: Address, timeout: Duration, on_failure: OnStoreFailure, log: Log) -> Self {
+    pub fn new(
+        address: Address,
+        timeout: Duration,
+        on_failure: OnStoreFailure,
+        statistics: Arc<Statistics>,
+        log: Log,
+    ) -> Self {
         let (state, work) = (Mutex::default(), Notify::new());
-        Self { name: address.to_string(), address, timeout, on_failure, log, state, work }
+        Self { name: address.to_string(), address, timeout, on_failure, statistics, log, state, work }
     }
 
     /// Its address, as logs show it and keys are mapped by it.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where it is.
+    pub fn address(&self) -> &Address {
+        &self.address
     }
 
     /// Whether nothing is sent to it at present.
@@ -231,6 +244,7 @@ impl Server {
             operation.finish(Err(Uncounted::Away));
         }
         if news {
+            add(&self.statistics.outages, 1);
             self.log.store_down(&self.name, cause, self.on_failure.name());
         }
     }

@@ -120,6 +120,12 @@ impl<const N: usize> Shard<N> {
         result
     }
 
+    /// Shows the live entries.
+    pub(super) fn visit(&self, now: u32, show: &mut impl FnMut(&[u32; N], Entry)) {
+        let filled = self.slots.iter().filter(|slot| !slot.is_empty());
+        filled.filter(|slot| slot.expiry > now).for_each(|slot| show(&slot.key, slot.entry()));
+    }
+
     /// Looks at up to `slots` slots, from where the last look ended, and frees the expired ones.
     pub(super) fn sweep(&mut self, slots: usize, now: u32) {
         let mut hand = self.hand as usize;

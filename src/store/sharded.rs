@@ -58,6 +58,11 @@ impl<const N: usize> Sharded<N> {
         })
     }
 
+    /// Shows the live entries of one shard.
+    pub(super) fn visit(&self, index: usize, now: u32, show: &mut impl FnMut(&[u32; N], Entry)) {
+        self.hold(index, |shard| shard.visit(now, show));
+    }
+
     /// Empties one shard.
     pub(super) fn clear(&self, index: usize) {
         self.hold(index, Shard::clear);

@@ -53,6 +53,20 @@ pub(super) enum Key {
 }
 
 impl Key {
+    /// The limit, address and prefix length it was made of; `None`: of a text.
+    pub(super) fn client(&self) -> Option<(u16, IpAddr, u8)> {
+        let words = self.words();
+        let address = match (words[0] & 0xff, words) {
+            (kind, [_, bits]) if kind == Kind::Ipv4 as u32 => IpAddr::from(bits.to_be_bytes()),
+            (kind, [_, high @ ..]) if kind == Kind::Ipv6 as u32 => {
+                let upper = high.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(*word));
+                IpAddr::V6((upper << (128 - 32 * high.len())).into())
+            }
+            _ => return None,
+        };
+        Some(((words[0] >> 16) as u16, address, (words[0] >> 8) as u8))
+    }
+
     pub(super) fn words(&self) -> &[u32] {
         match self {
             Self::Narrow(words) => words,

@@ -15,6 +15,8 @@
 //! up, so a window may last up to 99 ms longer than asked, never less; they reach
 //! 13 years beyond the epoch.
 
+pub mod listing;
+
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 

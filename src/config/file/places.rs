@@ -1,8 +1,8 @@
 //! Where memcached is and where Postfix asks: addresses and rights of sockets.
 
-use super::super::SocketConfig;
 use super::super::remarks::quoted;
 use super::super::settings::Settings;
+use super::super::{ControlConfig, SocketConfig};
 use crate::address::Address;
 
 pub(super) fn servers(s: &Settings, port: u16) -> Option<Vec<Address>> {
@@ -31,8 +31,8 @@ pub(in crate::config) fn server(text: &str, port: u16) -> Result<Address, String
     }
 }
 
-pub(super) fn listen(s: &Settings) -> Option<Vec<Address>> {
-    let list = s.one_or_more("listen")?;
+pub(super) fn listen(s: &Settings, key: &'static str) -> Option<Vec<Address>> {
+    let list = s.one_or_more(key)?;
     let mut places = Vec::new();
     for (text, span) in &list {
         match text.parse::<Address>() {
@@ -41,7 +41,7 @@ pub(super) fn listen(s: &Settings) -> Option<Vec<Address>> {
             }
             Ok(place) => {
                 if matches!(place, Address::Inet { port: 0, .. }) {
-                    let text = "port 0 is any free port: Postfix cannot know which";
+                    let text = "port 0 is any free port: nobody can know which";
                     s.remarks.odd(span, text);
                 }
                 places.push(place);
@@ -60,6 +60,27 @@ pub(super) fn socket(s: &Settings, default: SocketConfig) -> SocketConfig {
         mode: socket_mode(s).unwrap_or(default.mode),
         owner: account(s, "socket_owner"),
         group: account(s, "socket_group"),
+    }
+}
+
+pub(super) fn control(s: &Settings) -> Option<ControlConfig> {
+    let group = account(s, "control_group");
+    let Some((path, span)) = s.string("control_socket") else {
+        if let Some(span) = s.name("control_group") {
+            s.remarks.odd(&span, "`control_group` has no effect without `control_socket`");
+        }
+        return None;
+    };
+    match format!("unix:{path}").parse::<Address>() {
+        Ok(Address::Unix(path)) => Some(ControlConfig { path, group }),
+        _ => {
+            let problem = format!("{} is no path of a socket", quoted(&path));
+            s.remarks.wrong(
+                &span,
+                problem,
+                "write an absolute path of at most 107 bytes, as in \"/run/connshaper/control\"",
+            )
+        }
     }
 }
 

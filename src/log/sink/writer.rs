@@ -11,11 +11,11 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::Entry;
 use crate::config::LogTarget;
-use crate::log::Facility;
+use crate::log::{Facility, structured};
 
 /// How long a line is retried, counted from when it was logged. Loggers are
 /// restarted in less; and a receiver stamps a line when it gets it, so that a
@@ -33,7 +33,12 @@ pub enum Writer {
         /// Whether a line was given up after a part of it was written.
         torn: bool,
     },
-    /// The system logger.
+    /// Standard error, as JSON.
+    Json {
+        /// Whether a line was given up after a part of it was written.
+        torn: bool,
+    },
+    /// A datagram socket: the system logger's, or the journal's.
     Syslog {
         /// Where its socket is.
         path: PathBuf,
@@ -41,6 +46,8 @@ pub enum Writer {
         facility: Facility,
         /// Ours; `None` before it could be made.
         socket: Option<UnixDatagram>,
+        /// Whether it is the journal's, which takes fields.
+        journal: bool,
     },
 }
 
@@ -53,8 +60,12 @@ impl Writer {
                 let journal = stream.is_some_and(|stream| is_stream(io::stderr(), &stream).unwrap_or(false));
                 Self::Stderr { journal, torn: false }
             }
+            LogTarget::Json => Self::Json { torn: false },
             LogTarget::Syslog { socket, facility } => {
-                Self::Syslog { path: socket.clone(), facility: *facility, socket: None }
+                Self::Syslog { path: socket.clone(), facility: *facility, socket: None, journal: false }
+            }
+            LogTarget::Journal { socket, facility } => {
+                Self::Syslog { path: socket.clone(), facility: *facility, socket: None, journal: true }
             }
         }
     }
@@ -63,7 +74,17 @@ impl Writer {
     pub fn write(&mut self, entry: &Entry) -> bool {
         match self {
             Self::Stderr { journal, torn } => write_line(&mut io::stderr(), torn, *journal, entry),
-            Self::Syslog { path, facility, socket } => {
+            Self::Json { torn } => {
+                let time = SystemTime::now() - entry.since.elapsed();
+                let text = structured::json(&entry.text, entry.severity, time);
+                let entry = Entry { severity: entry.severity, text, since: entry.since };
+                write_line(&mut io::stderr(), torn, false, &entry)
+            }
+            Self::Syslog { path, facility, socket, journal: true } => {
+                let datagram = structured::journal(&entry.text, entry.severity, *facility);
+                send(socket, path, &datagram, entry)
+            }
+            Self::Syslog { path, facility, socket, journal: false } => {
                 let priority = facility.priority(entry.severity);
                 let text = format!("<{priority}>connshaper[{}]: {}", std::process::id(), entry.text);
                 send(socket, path, text.as_bytes(), entry)

@@ -1,0 +1,68 @@
+//! `connshaper ban CLIENT|PREFIX [for DURATION]`: refused for a while, on every host that shares the store.
+
+use serde_json::{Value, json};
+
+use super::columns::lasting;
+use super::words::Change;
+use super::{Arguments, Control, Problem};
+use crate::clock::Now;
+use crate::log::{Event, Severity};
+use crate::policy::overrides::{Kind, Word};
+use crate::policy::per::Part;
+use crate::policy::{BLACKLIST, Listed, Target};
+use ipnet::IpNet;
+
+/// The longest ban or allowance, in seconds.
+pub const LONGEST: u64 = 365 * 86_400;
+
+/// Bans all clients of a target. Sessions that were let in stay in.
+pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
+    say(control, user, arguments, Kind::Ban, now).await
+}
+
+/// Says a word of a netblock.
+pub(super) async fn say(
+    control: &Control,
+    user: &str,
+    arguments: &Arguments,
+    kind: Kind,
+    now: Now,
+) -> Result<Value, Problem> {
+    let target: Target = arguments.parsed("target")?;
+    let seconds = arguments.number("seconds", 1..=LONGEST)?;
+    let Some(netblock) = target.netblock() else {
+        return Err(Problem::usage(format!("{target} is no address and no netblock")));
+    };
+    let service = &control.service;
+    let word = Word { netblock, kind, ends: now.unix() + seconds, by: user.to_owned() };
+    let (limit, by) = (BLACKLIST, word.by.clone());
+    let reach = service.words.change(service, Change::Say(word), now).await?;
+    let mut notes: Vec<String> = reach.note().into_iter().collect();
+    if kind == Kind::Ban {
+        service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
+            line.field("key", netblock_text(netblock)).field("limit", limit).field("seconds", seconds);
+            line.field("by", &by);
+        });
+    }
+    let rules = service.rules.load();
+    if let (Kind::Ban, Some((white, Listed::White))) = (kind, rules.policy.listed(netblock.addr()))
+        && white.contains(&netblock)
+    {
+        notes.push(format!("{white} is on the whitelist, so it passes all the same"));
+    }
+    let done = match kind {
+        Kind::Ban => "banned",
+        _ => "allowed",
+    };
+    Ok(json!({
+        "done": format!("{target} is {done} for {}", lasting(seconds)),
+        "netblock": netblock.to_string(),
+        "seconds": seconds,
+        "notes": notes,
+    }))
+}
+
+/// A netblock as keys have it: an address alone where it is all of it.
+pub(super) fn netblock_text(netblock: IpNet) -> Part {
+    Part::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() }
+}

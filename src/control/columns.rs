@@ -1,0 +1,72 @@
+//! Tables for people: columns as wide as they need be.
+
+use serde_json::Value;
+
+use crate::terminal::Paint;
+
+/// A column: its heading, and whether it holds numbers.
+pub type Column = (&'static str, bool);
+
+/// Rows under headings; numbers are set to the right.
+pub fn table(columns: &[Column], rows: &[Vec<String>], paint: Paint) -> String {
+    let width = |at: usize| {
+        let cells = rows.iter().map(|row| row[at].chars().count());
+        cells.chain([columns[at].0.len()]).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns.len()).map(width).collect();
+    let line = |cells: &[&str]| {
+        let padded = cells.iter().zip(&widths).zip(columns).map(|((cell, width), (_, number))| match number {
+            true => format!("{cell:>width$}"),
+            false => format!("{cell:width$}"),
+        });
+        format!("  {}", padded.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    let headings: Vec<&str> = columns.iter().map(|(heading, _)| *heading).collect();
+    let mut text = format!("{}\n", paint.bold(&line(&headings)));
+    for row in rows {
+        text += &line(&row.iter().map(String::as_str).collect::<Vec<_>>());
+        text.push('\n');
+    }
+    text
+}
+
+/// A value in a cell; nothing for null.
+pub fn cell(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// A number of seconds, as people say it: the two largest units.
+pub fn lasting(seconds: u64) -> String {
+    let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
+    let at = units.iter().position(|(length, _)| seconds >= *length).unwrap_or(3);
+    let (length, unit) = units[at];
+    let first = format!("{} {unit}", seconds / length);
+    match units.get(at + 1) {
+        Some((smaller, unit)) if seconds % length >= *smaller => {
+            format!("{first} {} {unit}", seconds % length / smaller)
+        }
+        _ => first,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_as_wide_as_their_widest_cell() {
+        let rows = [vec!["192.0.2.1".to_owned(), "7".to_owned()], vec!["a".to_owned(), "12".to_owned()]];
+        let text = table(&[("client", false), ("count", true)], &rows, Paint(false));
+        assert_eq!(text, "  client     count\n  192.0.2.1      7\n  a             12\n");
+    }
+
+    #[test]
+    fn durations_have_two_units_at_most() {
+        let said = [0, 59, 60, 61, 3_600, 7_260, 90_000, 86_401].map(lasting);
+        assert_eq!(said, ["0 s", "59 s", "1 min", "1 min 1 s", "1 h", "2 h 1 min", "1 d 1 h", "1 d"]);
+    }
+}

@@ -1,0 +1,83 @@
+//! `connshaper reset CLIENT|PREFIX|KEY`: counters, violations and bans are forgotten.
+
+use ipnet::IpNet;
+use serde_json::{Value, json};
+
+use super::show::within;
+use super::words::{Change, RESET_TOLD};
+use super::{Arguments, Control, Problem};
+use crate::clock::Now;
+use crate::policy::overrides::{Kind, Word};
+use crate::policy::{Counted, Key, Policy, Target};
+use crate::service::Service;
+
+/// Forgets all that is counted for a target, here and in memcached, and drops what sessions remember of refusals.
+pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
+    let target: Target = arguments.parsed("target")?;
+    let service = &control.service;
+    let rules = service.rules.load_full();
+    let mut counted = rules.policy.counted(&target);
+    let mut notes = Vec::new();
+    if let Target::Netblock(netblock) = &target {
+        let (clients, more) = within(rules.store.table(), *netblock, now).await;
+        counted.extend(clients.iter().flat_map(|client| rules.policy.counted(&Target::Client(client.address))));
+        if more > 0 {
+            notes.push(format!("{more} further clients of it were counted, and are not reset; repeat it"));
+        }
+        if rules.store.waits() {
+            notes.push("memcached cannot list its keys: the clients this daemon has seen are reset".to_owned());
+        }
+    }
+    if !rules.store.reset(keys(&counted, now).into_iter(), now).await {
+        notes.push("memcached is away: its counters stay as they are".to_owned());
+    }
+    let mut pardoned = 0;
+    if let Some(netblock) = target.netblock() {
+        pardoned = pardon(service, &rules.policy, netblock);
+        let ends = now.unix() + RESET_TOLD;
+        let word = Word { netblock, kind: Kind::Reset, ends, by: user.to_owned() };
+        notes.extend(service.words.change(service, Change::Say(word), now).await?.note());
+    }
+    let number = counted.len();
+    Ok(json!({
+        "done": format!("{target}: keys reset: {number}, sessions no longer refused: {pardoned}"),
+        "keys": number,
+        "sessions": pardoned,
+        "notes": notes,
+    }))
+}
+
+/// All counters of these.
+fn keys<'c>(counted: &'c [Counted<'_>], now: Now) -> Vec<Key<'c>> {
+    counted.iter().flat_map(|one| one.purposes(now).into_iter().map(|purpose| one.key(purpose))).collect()
+}
+
+/// Another host has reset a netblock: what this process remembers of it goes too. The store has been told.
+pub async fn forget_here(service: &Service, netblock: IpNet, now: Now) {
+    let rules = service.rules.load_full();
+    let mut targets = vec![match netblock.prefix_len() == netblock.max_prefix_len() {
+        true => Target::Client(netblock.addr()),
+        false => Target::Netblock(netblock),
+    }];
+    if let [Target::Netblock(_)] = targets[..] {
+        let (clients, _) = within(rules.store.table(), netblock, now).await;
+        targets.extend(clients.iter().map(|client| Target::Client(client.address)));
+    }
+    for target in &targets {
+        for counted in rules.policy.counted(target) {
+            keys(std::slice::from_ref(&counted), now).iter().for_each(|key| rules.store.forget_here(key));
+        }
+    }
+    pardon(service, &rules.policy, netblock);
+}
+
+/// Drops the refusals that sessions of a netblock, or of clients counted together with it, remember.
+fn pardon(service: &Service, policy: &Policy, netblock: IpNet) -> usize {
+    // A client of a /64 is refused for all of the /64.
+    let wide = policy.counted(&Target::Client(netblock.addr())).into_iter().filter_map(|counted| match counted.part {
+        crate::policy::per::Part::Client { address, prefix_length } => IpNet::new(address, prefix_length).ok(),
+        crate::policy::per::Part::Text(_) => None,
+    });
+    let around: Vec<IpNet> = wide.chain([netblock]).collect();
+    service.sessions.pardon(|client| around.iter().any(|netblock| netblock.contains(&client)))
+}

@@ -1,0 +1,70 @@
+//! `connshaper unban CLIENT|PREFIX|KEY`: no ban holds any more, an administrator's or a limit's.
+
+use serde_json::{Value, json};
+
+use super::ban::netblock_text;
+use super::reading::Reading;
+use super::words::{Change, Reach};
+use super::{Arguments, Control, Problem};
+use crate::clock::Now;
+use crate::log::{Event, Severity};
+use crate::policy::overrides::Kind;
+use crate::policy::{BLACKLIST, Purpose, Target};
+
+/// Lifts bans. What was counted stays counted, so a client that is still over is refused for that.
+pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
+    let target: Target = arguments.parsed("target")?;
+    let service = &control.service;
+    // Another host may have banned it a moment ago.
+    service.words.refresh(service, now).await;
+    let rules = service.rules.load_full();
+    let counted = rules.policy.counted(&target);
+    let mut lifted = 0;
+    for one in counted.iter().filter(|one| one.limit.ban.is_some()) {
+        let reading = Reading::of(&rules.store, one, now).await;
+        if reading.is_some_and(|reading| reading.banned > 0) {
+            lifted += 1;
+            service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
+                line.field("key", &one.part).field("limit", &one.limit.name);
+            });
+        }
+    }
+    let keys = counted.iter().filter(|one| one.limit.ban.is_some());
+    let keys: Vec<_> = keys.flat_map(|one| [one.key(Purpose::Ban), one.key(Purpose::Violations)]).collect();
+    let mut notes = Vec::new();
+    if !keys.is_empty() && !rules.store.reset(keys.into_iter(), now).await {
+        notes.push("memcached is away: a limit's ban stays there".to_owned());
+    }
+    if let Some(netblock) = target.netblock() {
+        let words = rules.policy.overrides().list();
+        let bans = || words.iter().filter(|word| word.kind == Kind::Ban);
+        if bans().any(|word| word.netblock == netblock) {
+            lifted += 1;
+            service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
+                line.field("key", netblock_text(netblock)).field("limit", BLACKLIST);
+            });
+            let reach = service.words.change(service, Change::Unsay(netblock), now).await?;
+            notes.extend(Reach::note(&reach));
+        }
+        let around = bans().filter(|word| word.netblock != netblock && word.netblock.contains(&netblock));
+        notes.extend(around.map(|word| {
+            let around = word.netblock;
+            format!("{around} is banned by {}: unban that, or allow {target} for a while", word.by)
+        }));
+        let sessions = service.sessions.pardon(|client| netblock.contains(&client));
+        if sessions > 0 {
+            notes.push(format!("sessions that are no longer refused: {sessions}"));
+        }
+    }
+    for one in &counted {
+        if let Some(reading) = Reading::of(&rules.store, one, now).await.filter(|read| read.count > one.threshold) {
+            let (limit, count, threshold) = (&one.limit.name, reading.count, one.threshold);
+            notes.push(format!("it is still over limit {limit}, {count} of {threshold}: reset it to let it in"));
+        }
+    }
+    let done = match lifted {
+        0 => format!("{target} had no ban of its own"),
+        number => format!("{target}: bans lifted: {number}"),
+    };
+    Ok(json!({ "done": done, "lifted": lifted, "notes": notes }))
+}

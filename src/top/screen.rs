@@ -1,0 +1,312 @@
+//! What `connshaper top` shows. Draws what it is told and asks nobody.
+
+use std::cmp::Reverse;
+
+use ratatui::Frame;
+use ratatui::layout::{Constraint, Layout, Rect};
+use ratatui::style::{Color, Modifier, Style};
+use ratatui::text::{Line, Span};
+use ratatui::widgets::{Block, Borders, Paragraph, Row, Sparkline, Table, TableState};
+use serde_json::Value;
+
+use crate::control::columns::{cell, lasting};
+
+/// By what the clients are sorted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sort {
+    /// Those with the most hits first.
+    Count,
+    /// Those whose window ends last first.
+    Left,
+    /// By address.
+    Key,
+}
+
+/// The screen.
+#[derive(Debug)]
+pub struct Screen {
+    answer: Value,
+    rows: Vec<Value>,
+    sort: Sort,
+    table: TableState,
+    /// What the last key did.
+    said: Option<String>,
+    /// Why the daemon does not answer any more.
+    lost: Option<String>,
+}
+
+impl Screen {
+    /// A screen of what the daemon said first.
+    pub fn new(answer: Value) -> Self {
+        let table = TableState::new().with_selected(0);
+        let mut screen =
+            Self { answer: Value::Null, rows: Vec::new(), sort: Sort::Count, table, said: None, lost: None };
+        screen.heard(answer);
+        screen
+    }
+
+    /// The daemon said this. The same client stays selected.
+    pub fn heard(&mut self, answer: Value) {
+        let selected = self.selected();
+        self.rows = answer["busiest"].as_array().cloned().unwrap_or_default();
+        self.answer = answer;
+        self.lost = None;
+        self.arrange();
+        if let Some(place) = self.rows.iter().position(|row| row["key"].as_str() == selected.as_deref()) {
+            self.table.select(Some(place));
+        }
+    }
+
+    /// The daemon does not answer.
+    pub fn lost(&mut self, error: String) {
+        self.lost = Some(error);
+    }
+
+    /// Says what a key did.
+    pub fn say(&mut self, said: String) {
+        self.said = Some(said);
+    }
+
+    /// Sorts by something else.
+    pub fn sort(&mut self, sort: Sort) {
+        self.sort = sort;
+        self.arrange();
+    }
+
+    /// Moves the selection.
+    pub fn select(&mut self, steps: isize) {
+        let last = self.rows.len().saturating_sub(1);
+        let place = self.table.selected().unwrap_or(0).saturating_add_signed(steps).min(last);
+        self.table.select(Some(place));
+        self.said = None;
+    }
+
+    /// The key of the selected client.
+    pub fn selected(&self) -> Option<String> {
+        self.rows.get(self.table.selected()?)?["key"].as_str().map(str::to_owned)
+    }
+
+    fn arrange(&mut self) {
+        let number = |row: &Value, name: &str| Reverse(row[name].as_u64().unwrap_or(0));
+        match self.sort {
+            Sort::Count => self.rows.sort_by_key(|row| (number(row, "count"), cell(&row["key"]))),
+            Sort::Left => self.rows.sort_by_key(|row| (number(row, "left"), cell(&row["key"]))),
+            Sort::Key => self.rows.sort_by_key(|row| cell(&row["key"])),
+        }
+    }
+
+    /// Draws all of it.
+    pub fn draw(&mut self, frame: &mut Frame) {
+        let trouble = self.trouble();
+        let heights = [2, u16::from(trouble.is_some()), 6, 0, 1];
+        let constraints =
+            heights.map(|height| if height == 0 { Constraint::Length(0) } else { Constraint::Length(height) });
+        let [head, banner, picture, _, foot] = constraints;
+        let areas = Layout::vertical([head, banner, picture, Constraint::Min(3), foot]).split(frame.area());
+        frame.render_widget(Paragraph::new(self.head()), areas[0]);
+        if let Some(trouble) = trouble {
+            let style = Style::new().fg(Color::White).bg(Color::Red).add_modifier(Modifier::BOLD);
+            frame.render_widget(Paragraph::new(format!(" {trouble} ")).style(style), areas[1]);
+        }
+        self.picture(frame, areas[2]);
+        self.clients(frame, areas[3]);
+        frame.render_widget(Paragraph::new(self.foot()).style(Style::new().add_modifier(Modifier::DIM)), areas[4]);
+    }
+
+    /// What everybody should see first.
+    fn trouble(&self) -> Option<String> {
+        if let Some(error) = &self.lost {
+            return Some(format!("NO ANSWER: {error}"));
+        }
+        let servers = self.answer["store"]["servers"].as_array();
+        let away = servers.into_iter().flatten().filter(|server| server["away"] == true);
+        let away: Vec<String> = away.map(|server| cell(&server["server"])).collect();
+        (!away.is_empty()).then(|| format!("STORE AWAY: {}", away.join(", ")))
+    }
+
+    fn head(&self) -> Vec<Line<'static>> {
+        let number = |name: &str| self.answer[name].as_u64().unwrap_or(0);
+        let rate = |name: &str| self.answer[name].as_f64().unwrap_or(0.0);
+        let bold = |text: String| Span::styled(text, Style::new().add_modifier(Modifier::BOLD));
+        let latency = &self.answer["latency"];
+        let milliseconds = |name: &str| latency[name].as_f64().map(|seconds| format!("{:.1} ms", seconds * 1000.0));
+        let store = match (cell(&self.answer["store"]["kind"]), milliseconds("median"), milliseconds("p99")) {
+            (kind, Some(median), Some(p99)) => format!("{kind}, median {median}, 99% {p99}"),
+            (kind, ..) => kind,
+        };
+        vec![
+            Line::from(vec![
+                bold(format!("connshaper {}", cell(&self.answer["version"]))),
+                Span::raw(format!("  up {}  store: {store}", lasting(number("uptime")))),
+            ]),
+            Line::from(format!(
+                "{:.1} requests/s  {:.1} refused/s  {} sessions  {} waiting  {} clients  {} bans",
+                rate("queries_per_second"),
+                rate("refusals_per_second"),
+                number("sessions"),
+                number("waiting"),
+                number("clients"),
+                number("bans"),
+            )),
+        ]
+    }
+
+    fn picture(&self, frame: &mut Frame, area: Rect) {
+        let refusals = self.answer["refusals"].as_array().into_iter().flatten().filter_map(Value::as_u64);
+        let refusals: Vec<u64> = refusals.collect();
+        let shown = refusals.len().min(usize::from(area.width));
+        let latest = &refusals[refusals.len() - shown..];
+        let most = latest.iter().max().copied().unwrap_or(0);
+        let title = format!(" refused each second, the last {} (at most {most}) ", lasting(shown as u64));
+        let block = Block::new().borders(Borders::TOP).title(title);
+        let inner = block.inner(area);
+        frame.render_widget(block, area);
+        // The present is at the right edge.
+        let width = u16::try_from(shown).unwrap_or(u16::MAX).min(inner.width);
+        let right = Rect { x: inner.x + inner.width - width, width, ..inner };
+        let style = Style::new().fg(Color::Red);
+        frame.render_widget(Sparkline::default().data(latest).max(most.max(1)).style(style), right);
+    }
+
+    fn clients(&mut self, frame: &mut Frame, area: Rect) {
+        let sorted = |sort, name: &'static str| if self.sort == sort { format!("{name} v") } else { name.to_owned() };
+        let heading = Row::new([
+            sorted(Sort::Key, "client"),
+            "limit".to_owned(),
+            format!("{:>9}", sorted(Sort::Count, "count")),
+            format!("{:>9}", "of"),
+            format!("{:>11}", sorted(Sort::Left, "left")),
+            String::new(),
+        ]);
+        let row = |row: &Value| {
+            let over = row["over"] == true;
+            let left = lasting(row["left"].as_u64().unwrap_or(0));
+            let state = if over { "over" } else { "" };
+            let cells = [&row["key"], &row["limit"], &row["count"], &row["threshold"]].map(cell);
+            let [key, limit, count, of] = cells;
+            let style = if over { Style::new().fg(Color::Red) } else { Style::new() };
+            let (count, of, left) = (format!("{count:>9}"), format!("{of:>9}"), format!("{left:>11}"));
+            Row::new([key, limit, count, of, left, state.to_owned()]).style(style)
+        };
+        let widths = [
+            Constraint::Max(45),
+            Constraint::Max(20),
+            Constraint::Length(9),
+            Constraint::Length(9),
+            Constraint::Length(11),
+            Constraint::Length(5),
+        ];
+        let title = format!(" busiest clients, {} ", self.rows.len());
+        let table = Table::new(self.rows.iter().map(row), widths)
+            .header(heading.style(Style::new().add_modifier(Modifier::BOLD)))
+            .block(Block::new().borders(Borders::TOP).title(title))
+            .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
+        frame.render_stateful_widget(table, area, &mut self.table);
+    }
+
+    fn foot(&self) -> String {
+        self.said.clone().unwrap_or_else(|| {
+            "up/down  sort: c count  l left  a address  b ban 1 h  u unban  r reset  q quit".to_owned()
+        })
+    }
+}
+
+/// The same on one line, where there is no terminal.
+pub fn line(answer: &Value) -> String {
+    let rate = |name: &str| answer[name].as_f64().unwrap_or(0.0);
+    let busiest = answer["busiest"].as_array().into_iter().flatten().take(3);
+    let busiest: Vec<String> = busiest
+        .map(|row| format!("{} {}/{}", cell(&row["key"]), cell(&row["count"]), cell(&row["threshold"])))
+        .collect();
+    format!(
+        "requests/s {:.1}  refused/s {:.1}  store {}  clients {}  busiest {}",
+        rate("queries_per_second"),
+        rate("refusals_per_second"),
+        cell(&answer["store"]["state"]),
+        cell(&answer["clients"]),
+        busiest.join(", "),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+    use serde_json::json;
+
+    use super::*;
+
+    fn answer(away: bool) -> Value {
+        let row = |n: u64| json!({ "limit": "connections", "key": format!("198.51.100.{n}"), "count": n, "threshold": 10, "left": n, "over": n > 10 });
+        json!({
+            "version": "0.1.0", "uptime": 3700, "queries_per_second": 812.4, "refusals_per_second": 700.0,
+            "sessions": 40, "waiting": 2, "clients": 60, "bans": 1,
+            "refusals": (0..300).map(|n| n % 50 * 20).collect::<Vec<u64>>(),
+            "store": { "kind": "memcached", "state": "up", "servers": [{ "server": "inet:mc:11211", "away": away }] },
+            "latency": { "median": 0.00025, "p99": 0.0025 },
+            "busiest": (1..=60).map(row).collect::<Vec<_>>(),
+        })
+    }
+
+    fn drawn(screen: &mut Screen, width: u16, height: u16) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| screen.draw(frame)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let line = |y| (0..width).map(|x| buffer[(x, y)].symbol()).collect::<String>();
+        (0..height).map(line).collect()
+    }
+
+    #[test]
+    fn a_small_and_a_large_terminal_show_the_busiest_first() {
+        for (width, height) in [(80, 24), (200, 50)] {
+            let mut screen = Screen::new(answer(false));
+            let lines = drawn(&mut screen, width, height);
+            eprintln!("{}", lines.join("\n"));
+            assert!(
+                lines[0].starts_with("connshaper 0.1.0  up 1 h 1 min  store: memcached, median 0.2 ms, 99% 2.5 ms"),
+                "{}",
+                lines[0]
+            );
+            assert!(lines[1].starts_with("812.4 requests/s  700.0 refused/s"), "{}", lines[1]);
+            let first = lines.iter().position(|line| line.starts_with("client ")).unwrap() + 1;
+            assert!(lines[first].starts_with("198.51.100.60 ") && lines[first].contains("over"), "{}", lines[first]);
+            // The last line is for the keys, all others below the heading are clients.
+            assert!(lines[height as usize - 2].starts_with("198.51.100."), "{lines:#?}");
+            assert!(lines[height as usize - 1].contains("q quit"), "{lines:#?}");
+            assert!(lines.iter().any(|line| line.contains('\u{2588}')), "no picture of refusals: {lines:#?}");
+        }
+    }
+
+    #[test]
+    fn an_outage_has_a_line_of_its_own() {
+        let mut screen = Screen::new(answer(true));
+        assert!(drawn(&mut screen, 80, 24)[2].starts_with(" STORE AWAY: inet:mc:11211 "));
+        screen.lost("no such file".to_owned());
+        assert!(drawn(&mut screen, 80, 24)[2].starts_with(" NO ANSWER: no such file "));
+    }
+
+    #[test]
+    fn the_selection_follows_its_client_and_sorting_keeps_to_its_column() {
+        let mut screen = Screen::new(answer(false));
+        screen.select(2);
+        assert_eq!(screen.selected().as_deref(), Some("198.51.100.58"));
+        screen.sort(Sort::Key);
+        assert_eq!(screen.rows[0]["key"], "198.51.100.1");
+        screen.select(1000);
+        let last = screen.selected();
+        screen.heard(answer(false));
+        assert_eq!(screen.selected(), last);
+        screen.select(-1000);
+        assert_eq!(screen.selected().as_deref(), Some("198.51.100.1"));
+    }
+
+    #[test]
+    fn a_line_tells_the_same_where_there_is_no_terminal() {
+        let line = line(&answer(false));
+        assert_eq!(
+            line,
+            "requests/s 812.4  refused/s 700.0  store up  clients 60  \
+             busiest 198.51.100.1 1/10, 198.51.100.2 2/10, 198.51.100.3 3/10"
+        );
+    }
+}
