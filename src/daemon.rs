@@ -6,14 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use tokio::task::{JoinError, JoinHandle, spawn_blocking, yield_now};
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::acceptor::Acceptor;
-use crate::clock::Now;
 use crate::config::{Config, ConfigError};
 use crate::descriptors;
+use crate::housekeeping::Housekeeping;
 use crate::listener::Listener;
 use crate::log::{Log, Severity};
 use crate::notify;
@@ -27,9 +27,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 /// How long the end of the process waits for the log, and for systemd.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// Places of the table in this process that are looked at for expired entries before requests have their turn.
-const SWEEP: usize = 2048;
 
 /// Serves until SIGTERM or SIGINT. `path` is what a reload reads again.
 pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -> anyhow::Result<()> {
@@ -107,7 +104,8 @@ impl Daemon {
         for listener in listeners {
             tokio::spawn(self.acceptor().accept(listener));
         }
-        tokio::spawn(self.housekeeping());
+        let housekeeping = Housekeeping::new(&self.config, Arc::clone(&self.service), self.connections.clone());
+        tokio::spawn(housekeeping.run());
         tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
         while let Order::Reload = signals.next().await {
@@ -206,42 +204,6 @@ impl Daemon {
             connections: self.connections.clone(),
             max_connections: self.max_connections,
         }
-    }
-
-    /// What is done by the clock: expired counts are dropped, numbers are told.
-    fn housekeeping(&self) -> impl Future<Output = ()> + use<> {
-        let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
-        let statistics_interval = self.config.log.statistics_interval.as_secs();
-        let shared = !self.config.store.servers.is_empty();
-        async move {
-            // What systemd takes for granted before it is told otherwise; a server may be away from the first.
-            let mut told = if shared { "up" } else { "memory" };
-            let mut second = interval(Duration::from_secs(1));
-            second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            for elapsed in 0_u64.. {
-                second.tick().await;
-                let now = Now::read();
-                sweep(&service, now).await;
-                service.log.mention_suppressed(now);
-                let state = service.rules.load().store.state();
-                if std::mem::replace(&mut told, state) != state {
-                    // The log tells of it too; a service manager that cannot be told is no news.
-                    let _ = notify::status(&format!("store: {state}"));
-                }
-                if statistics_interval > 0 && elapsed > 0 && elapsed.is_multiple_of(statistics_interval) {
-                    service.report(connections.len());
-                }
-            }
-        }
-    }
-}
-
-/// Looks at an eighth of the table, so that what expired is gone within some ten seconds.
-async fn sweep(service: &Service, now: Now) {
-    let table = Arc::clone(service.rules.load().store.table());
-    for _ in 0..=table.len() / 8 / SWEEP {
-        table.sweep(now.monotonic, SWEEP);
-        yield_now().await;
     }
 }
 

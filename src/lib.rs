@@ -41,6 +41,7 @@ pub mod stop;
 
 // The programs: the daemon, and what else the command line can ask for.
 pub mod daemon;
+pub mod housekeeping;
 pub mod signals;
 pub mod descriptors;
 pub mod notify;
