@@ -11,19 +11,25 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::acceptor::Acceptor;
+use crate::clock::Now;
 use crate::config::{Config, ConfigError};
 use crate::descriptors;
-use crate::housekeeping::Housekeeping;
+use crate::housekeeping::{self, Housekeeping};
 use crate::listener::Listener;
 use crate::log::{Log, Severity};
 use crate::notify;
 use crate::policy::Policy;
 use crate::service::Service;
 use crate::signals::{Order, Signals};
+use crate::state::file::StateFile;
 use crate::stop::Stop;
+use crate::store::table::Table;
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// How long the end of the process waits for the disk that the counts are saved on.
+const LAST_SAVE: Duration = Duration::from_secs(5);
 
 /// How long the end of the process waits for the log, and for systemd.
 const LAST_WORDS: Duration = Duration::from_secs(2);
@@ -35,6 +41,7 @@ pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -
     let log = Log::open(&config.log).context("the log cannot be opened")?;
     let max_connections = max_connections(&config, &log);
     let listeners = listen(&config)?;
+    // Whoever asks from here on waits until the counts of before are there.
     let daemon = Daemon::new(config, path, listen_is_fixed, max_connections, log.clone());
     daemon.started(&listeners);
     daemon.serve(listeners, signals).await;
@@ -78,15 +85,22 @@ struct Daemon {
     /// As there were descriptors for at the start.
     max_connections: usize,
     log: Log,
+    state: Option<Arc<StateFile>>,
     stop: Stop,
     connections: TaskTracker,
 }
 
 impl Daemon {
     fn new(config: Config, path: Option<PathBuf>, listen_is_fixed: bool, max_connections: usize, log: Log) -> Self {
-        let service = Arc::new(Service::new(&config, log.clone()));
+        let (policy, max_clients) = (Policy::new(&config, None), config.store.max_clients);
+        let state = StateFile::of(&config, &log).map(Arc::new);
+        let table = match &state {
+            Some(state) => state.load(&policy, max_clients, Now::read()),
+            None => Table::new(max_clients),
+        };
+        let service = Arc::new(Service::going_on(&config, log.clone(), policy, table));
         let (stop, connections) = (Stop::default(), TaskTracker::new());
-        Self { service, config, path, listen_is_fixed, max_connections, log, stop, connections }
+        Self { service, config, path, listen_is_fixed, max_connections, log, state, stop, connections }
     }
 
     fn started(&self, listeners: &[Listener]) {
@@ -104,8 +118,8 @@ impl Daemon {
         for listener in listeners {
             tokio::spawn(self.acceptor().accept(listener));
         }
-        let housekeeping = Housekeeping::new(&self.config, Arc::clone(&self.service), self.connections.clone());
-        tokio::spawn(housekeeping.run());
+        let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
+        tokio::spawn(Housekeeping::new(&self.config, service, connections, self.state.clone()).run());
         tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
         while let Order::Reload = signals.next().await {
@@ -134,6 +148,13 @@ impl Daemon {
             });
         }
         self.service.report(0);
+        if let Some(state) = &self.state
+            && timeout(LAST_SAVE, housekeeping::save(state, &self.service)).await.is_err()
+        {
+            self.log.line(Severity::Warning, "STATE_NOT_SAVED", |line| {
+                line.field("error", "the disk takes too long");
+            });
+        }
     }
 
     /// Reads the configuration again. Long lists take their time, and requests do not wait for it.
@@ -166,6 +187,7 @@ impl Daemon {
             ("socket_mode, socket_owner or socket_group", old.socket == new.socket),
             ("max_connections", old.max_connections == new.max_connections),
             ("log, syslog_facility or syslog_socket", old.log.target == new.log.target),
+            ("state_file or state_interval", old.state == new.state),
             ("statistics_interval", old.log.statistics_interval == new.log.statistics_interval),
         ];
         let later: Vec<&str> = unchanged.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();

@@ -35,6 +35,7 @@ pub mod service;
 pub mod config;
 pub mod log;
 pub mod statistics;
+pub mod state;
 pub mod clock;
 pub mod address;
 pub mod stop;
