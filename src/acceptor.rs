@@ -1,4 +1,4 @@
-//! One listener's policy connections: accepted until we are to stop, and not more than are allowed.
+//! One listener's policy connections: accepted until we are to stop, from whom we may be asked, and not more than are allowed.
 
 use std::sync::Arc;
 
@@ -34,6 +34,11 @@ impl Acceptor {
                 accepted = listener.accept(&service.log) => accepted,
                 () = stop.heard() => return,
             };
+            if !service.rules.load().peers.admit(&peer) {
+                add(&service.statistics.refused_peers, 1);
+                service.log.refused_peer(&peer, Now::read());
+                continue;
+            }
             if connections.len() >= max_connections {
                 // Better than to let it wait in the backlog: Postfix tries again in a second, and waits no longer than that.
                 add(&service.statistics.turned_away, 1);

@@ -4,7 +4,7 @@
 //! listen, where a memcached is, and where `connshaper query` asks.
 
 use std::fmt;
-use std::net::Ipv6Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -53,6 +53,17 @@ impl Address {
         }
         let (host, port) = split_port(text.strip_prefix("inet:").unwrap_or(text))?;
         Self::inet(host, port.unwrap_or(default_port))
+    }
+
+    /// Whether it is, or may be, more than a loopback address of this host.
+    pub fn is_beyond_loopback(&self) -> bool {
+        match self {
+            Self::Inet { host, .. } => match host.parse::<IpAddr>() {
+                Ok(ip) => !ip.to_canonical().is_loopback(),
+                Err(_) => !host.eq_ignore_ascii_case("localhost"),
+            },
+            Self::Unix(_) => false,
+        }
     }
 
     fn unix(path: &str) -> Result<Self, AddressError> {

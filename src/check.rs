@@ -1,16 +1,18 @@
 //! `connshaper check`: whether the configuration is right, and what it comes to.
 
+mod limits;
+mod lists;
+
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::Duration;
 
-use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use crate::address::Address;
 use crate::cli::exit;
-use crate::config::{Config, ConfigError, Form, LogTarget, Mistake, OnStoreFailure, Origin, Setting, units};
+use crate::config::{Config, ConfigError, Form, LogTarget, Mistake, OnStoreFailure, Origin, Setting};
+use crate::policy::limit::Counts;
 
 /// Reads a configuration and prints what it comes to, or what is wrong.
 pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
@@ -50,6 +52,12 @@ pub fn report(config: &Config, paint: Paint) -> String {
     }
     text += &format!("\n{}\n", paint.bold("In force"));
     text += &table(&config.settings);
+    for limit in &config.limit_settings {
+        text += &format!("\n{}\n", paint.bold(&format!("In force for limit {}", limit.name)));
+        let said: Vec<Setting> =
+            limit.settings.iter().filter(|setting| setting.origin != Origin::Default).cloned().collect();
+        text += &table(&said);
+    }
     for warning in &config.warnings {
         text += &format!("\n{} {warning}", paint.warning("warning:"));
     }
@@ -70,6 +78,7 @@ pub fn object(result: &Result<Config, ConfigError>) -> Value {
             "path": config.path.as_ref().map(|path| path.to_string_lossy()),
             "form": config.form.name(),
             "summary": summary(config),
+            "limits": limits::objects(config),
             "settings": config.settings.iter().map(setting).collect::<Vec<_>>(),
             "warnings": config.warnings.iter().map(|warning| json!({
                 "path": warning.path.to_string_lossy(),
@@ -124,42 +133,42 @@ fn seen(config: &Config) -> String {
 
 /// What is in force, in sentences.
 fn summary(config: &Config) -> Vec<String> {
-    vec![
-        limit(config),
-        whitelist(&config.whitelist().collect::<Vec<_>>()),
-        store(config),
-        listeners(config),
-        log(config),
-    ]
+    let mut sentences = limits::sentences(config);
+    sentences.extend(lists::sentences(config));
+    sentences.extend(delays(config));
+    sentences.extend([store(config), listeners(config), log(config)]);
+    if config.log_only {
+        sentences.push("Nothing is enforced: all of this is judged, counted and logged only.".into());
+    }
+    sentences
 }
 
-fn limit(config: &Config) -> String {
-    let limit = config.top();
-    let (v4, v6) = (limit.ipv4_prefix_length, limit.ipv6_prefix_length);
-    let times = match limit.threshold {
-        1 => "once".to_owned(),
-        number => format!("{number} times"),
-    };
-    let window = units::words(Duration::from_secs(limit.exptime.into()));
-    let action = config.setting("action").as_str().unwrap_or_default();
-    format!(
-        "A client (IPv4 /{v4}, IPv6 /{v6}) may connect {times} in {window}; \
-         the next is answered {action}."
-    )
+/// What all delays have in common.
+fn delays(config: &Config) -> Option<String> {
+    let some = config.limits.iter().any(|limit| limit.delay.is_some()) || config.blacklist.delay.is_some();
+    some.then(|| {
+        format!(
+            "At most {} wait for their answer at once; beyond that, and while Postfix reports stress, \
+             they are refused.",
+            number(config.max_delayed, "session", "sessions")
+        )
+    })
 }
 
-fn whitelist(nets: &[&IpNet]) -> String {
+/// A number of things.
+fn number(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
+}
+
+/// The first of a list, and how many more there are.
+fn some(items: &[impl ToString]) -> String {
     // A list from a file may have thousands; the table has them all.
     const SHOWN: usize = 5;
-    if nets.is_empty() {
-        return "Nobody is exempt, loopback neither.".into();
+    let shown: Vec<String> = items.iter().take(SHOWN).map(ToString::to_string).collect();
+    match items.len().saturating_sub(SHOWN) {
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
     }
-    let shown: Vec<String> = nets.iter().take(SHOWN).map(ToString::to_string).collect();
-    let more = match nets.len().saturating_sub(SHOWN) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
-    format!("Never counted nor refused: {}{more}.", shown.join(", "))
 }
 
 fn store(config: &Config) -> String {
@@ -183,7 +192,9 @@ fn store(config: &Config) -> String {
 
 fn listeners(config: &Config) -> String {
     let places = addresses(&config.listen);
-    format!("Postfix asks at {places}, or at the sockets that systemd passes.")
+    let peers = config.allow_peers.netblocks();
+    let peers = if peers.is_empty() { "nobody".to_owned() } else { some(peers) };
+    format!("Postfix asks at {places}, or at the sockets that systemd passes. Over TCP {peers} may ask.")
 }
 
 fn log(config: &Config) -> String {
@@ -231,5 +242,13 @@ fn value(setting: &Setting) -> String {
 
 /// What is right as it is, but good to know.
 fn notes(config: &Config) -> Vec<String> {
-    config.for_inetd().err().into_iter().collect()
+    let bytes = config.limits.iter().filter(|limit| limit.counts == Counts::Bytes);
+    let bytes = bytes.map(|limit| {
+        format!(
+            "limit {} counts bytes, which Postfix knows at the end of a message only: \
+             name this service in smtpd_end_of_data_restrictions",
+            limit.name
+        )
+    });
+    bytes.chain(config.for_inetd().err()).collect()
 }

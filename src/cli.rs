@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 
 use crate::address::Address;
+use crate::{advise, replay};
 
 /// Exit codes, as sysexits has them.
 pub mod exit {
@@ -15,6 +16,8 @@ pub mod exit {
     pub const NO_INPUT: u8 = 66;
     /// A place to listen at, or a running daemon, cannot be had.
     pub const UNAVAILABLE: u8 = 69;
+    /// A file that was named cannot be written.
+    pub const CANNOT_CREATE: u8 = 73;
     /// The configuration is wrong.
     pub const CONFIG: u8 = 78;
 }
@@ -36,6 +39,12 @@ pub enum Command {
     /// Print a configuration file of connection_shaper as TOML
     #[command(after_help = CONVERT_NOTES)]
     Convert(Convert),
+    /// Choose threshold and exptime from Postfix's own logs
+    #[command(after_help = ADVISE_NOTES)]
+    Advise(Box<advise::options::Options>),
+    /// Ask a running daemon about the sessions of Postfix's logs
+    #[command(after_help = REPLAY_NOTES)]
+    Replay(Box<replay::options::Options>),
 }
 
 /// Options of `serve`.
@@ -171,6 +180,26 @@ Example:
   connshaper convert /etc/qpsmtpd/connection_shaper > /etc/connshaper/connshaper.toml
 
 Exit codes: 0, 64 wrong command line, 66 OLD cannot be read, 78 OLD is wrong.";
+
+const ADVISE_NOTES: &str = "\
+Examples:
+  connshaper advise /var/log/mail.log*
+  connshaper advise --threshold 5,10,20 --exptime 1m,10m --html numbers.html mail.log
+  journalctl -o json -u 'postfix*' | connshaper advise -c connshaper.toml -
+
+See CHOOSING THE NUMBERS in connshaper(8).
+Exit codes: 0, 64 wrong command line, 66 LOG cannot be read or is empty,
+73 a file cannot be written, 78 wrong configuration.";
+
+const REPLAY_NOTES: &str = "\
+Examples:
+  connshaper serve -c new.toml --listen inet:127.0.0.1:10041
+  connshaper replay --to inet:127.0.0.1:10041 --speed 60 /var/log/mail.log
+
+Never at a daemon that counts for real mail: it would count the log's clients.
+Exit codes: 0 whatever the verdicts, 64 wrong command line, 66 LOG cannot be
+read or is empty, 69 no daemon answers, 73 a file cannot be written, 78 wrong
+configuration.";
 
 /// A value that fits into one line of a request.
 fn line(text: &str) -> Result<String, String> {

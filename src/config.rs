@@ -28,6 +28,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::address::Address;
+use crate::listener::Peers;
 use crate::log::{Facility, Severity};
 use crate::policy::lists::{Entry, Lists};
 use crate::policy::{Blacklist, Limit};
@@ -74,6 +75,8 @@ pub struct Config {
     pub listen: Vec<Address>,
     /// Rights of the unix sockets among them.
     pub socket: SocketConfig,
+    /// Who may ask at the TCP sockets among them.
+    pub allow_peers: Peers,
     /// Policy connections held at once.
     pub max_connections: usize,
     /// What is logged, and where to.

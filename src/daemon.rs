@@ -1,5 +1,7 @@
 //! The daemon: composes the parts, heeds signals, reloads, and stops in order.
 
+mod list_watch;
+
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::acceptor::Acceptor;
 use crate::clock::Now;
-use crate::config::{Config, ConfigError};
+use crate::config::{Config, ConfigError, ListKind};
 use crate::descriptors;
 use crate::housekeeping::{self, Housekeeping};
 use crate::listener::Listener;
@@ -24,6 +26,7 @@ use crate::signals::{Order, Signals};
 use crate::state::file::StateFile;
 use crate::stop::Stop;
 use crate::store::table::Table;
+use list_watch::ListWatch;
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -122,14 +125,37 @@ impl Daemon {
         tokio::spawn(Housekeeping::new(&self.config, service, connections, self.state.clone()).run());
         tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
-        while let Order::Reload = signals.next().await {
-            self.tell(notify::reloading());
-            // A file system that hangs does not keep us from stopping.
-            let Some(loaded) = signals.stop_or(&mut self.load()).await else {
-                break;
+        // What is in force: lists that are read again come into it.
+        let mut current = Arc::new(self.config.clone());
+        let mut lists = ListWatch::new(&current);
+        loop {
+            let news = tokio::select! {
+                order = signals.next() => News::Order(order),
+                changed = lists.changed() => News::Lists(changed),
             };
-            self.finish_reload(loaded);
-            self.tell(notify::ready());
+            // A file system that hangs does not keep us from stopping.
+            match news {
+                News::Order(Order::Stop) => break,
+                News::Order(Order::Reload) => {
+                    self.tell(notify::reloading());
+                    let Some(loaded) = signals.stop_or(&mut self.load()).await else {
+                        break;
+                    };
+                    if let Some(config) = self.finish_reload(loaded) {
+                        current = Arc::new(config);
+                        lists = ListWatch::new(&current);
+                    }
+                    self.tell(notify::ready());
+                }
+                News::Lists(changed) => {
+                    let Some(loaded) = signals.stop_or(&mut self.load_lists(&current)).await else {
+                        break;
+                    };
+                    if let Some(config) = self.finish_lists(loaded, &changed) {
+                        current = Arc::new(config);
+                    }
+                }
+            }
         }
         self.stop().await;
     }
@@ -166,16 +192,47 @@ impl Daemon {
         })
     }
 
-    /// All or nothing: with a wrong file the old rules stay.
-    fn finish_reload(&self, loaded: Result<Loaded, JoinError>) {
+    /// Reads the list files again, and nothing else.
+    fn load_lists(&self, current: &Arc<Config>) -> JoinHandle<Loaded> {
+        let current = Arc::clone(current);
+        let before = self.service.rules.load_full();
+        spawn_blocking(move || {
+            let config = current.with_lists_read_again()?;
+            Ok((Policy::new(&config, Some(&before.policy)), config))
+        })
+    }
+
+    /// All or nothing: with a wrong file the old rules stay. Returns what is in force now, if that is new.
+    fn finish_reload(&self, loaded: Result<Loaded, JoinError>) -> Option<Config> {
         match loaded {
-            Ok(Ok((policy, config))) => self.adopt(policy, config),
+            Ok(Ok((policy, config))) => return Some(self.adopt(policy, config)),
             Ok(Err(error)) => self.stay(&error.summary()),
             Err(panic) => self.stay(&panic.to_string()),
         }
+        None
     }
 
-    fn adopt(&self, policy: Policy, mut config: Config) {
+    /// The same for lists that were read again because these of them have changed.
+    fn finish_lists(&self, loaded: Result<Loaded, JoinError>, changed: &[PathBuf]) -> Option<Config> {
+        let (policy, config) = match loaded {
+            Ok(Ok(loaded)) => loaded,
+            wrong => return self.finish_reload(wrong),
+        };
+        self.service.reload(policy, &config);
+        let netblocks = |kind| -> usize {
+            config.list_files.iter().filter(|file| file.kind == kind).map(|file| file.netblocks).sum()
+        };
+        let changed: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
+        self.log.line(Severity::Info, "RELOADED", |line| {
+            line.field("lists", changed.join(", "))
+                .field("whitelist", netblocks(ListKind::White))
+                .field("blacklist", netblocks(ListKind::Black));
+        });
+        self.warn(&config);
+        Some(config)
+    }
+
+    fn adopt(&self, policy: Policy, mut config: Config) -> Config {
         if self.listen_is_fixed {
             config.listen.clone_from(&self.config.listen);
         }
@@ -195,6 +252,7 @@ impl Daemon {
             line.field("form", config.form.name()).field("after_restart", later.join(", "));
         });
         self.warn(&config);
+        config
     }
 
     fn stay(&self, error: &str) {
@@ -227,6 +285,12 @@ impl Daemon {
             max_connections: self.max_connections,
         }
     }
+}
+
+/// What the daemon wakes up for.
+enum News {
+    Order(Order),
+    Lists(Vec<PathBuf>),
 }
 
 /// What was read for a reload.

@@ -71,6 +71,9 @@ fn follow(service: &Service, rules: &Rules, judgement: &Judgement<'_>, now: Now)
         add(&statistics.would_refuse, 1);
         log.refused(Severity::Info, "WOULD_REFUSE", refusal, now);
     }
+    for violation in &judgement.violations {
+        rules.store.violated(violation, log, now);
+    }
     for refund in &judgement.refunds {
         rules.store.take_back(refund, now);
     }

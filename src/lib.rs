@@ -49,4 +49,6 @@ pub mod notify;
 pub mod inetd;
 pub mod check;
 pub mod query;
+pub mod advise;
+pub mod replay;
 pub mod cli;

@@ -14,7 +14,7 @@ use crate::log::Log;
 use crate::stream::Stream;
 
 mod error;
-
+mod peers;
 mod systemd;
 mod tcp;
 mod trouble;
@@ -23,6 +23,7 @@ mod unix;
 use trouble::Trouble;
 
 pub use error::{ListenError, Problem};
+pub use peers::Peers;
 
 /// Connections the kernel holds until we accept them. It clips this to
 /// net.core.somaxconn, 4096 by default; all of Postfix may reconnect at once.

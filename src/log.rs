@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use crate::clock::Now;
 use crate::config::LogConfig;
+use crate::listener::Peer;
 use crate::policy::{Reason, Refusal};
 use line::Line;
 use repeat::Repeat;
@@ -138,6 +139,21 @@ impl Log {
             }
             line.field("problem", problem);
         });
+    }
+
+    /// Somebody who may not ask, told like a refused client: the first time, then once per interval.
+    pub fn refused_peer(&self, peer: &Peer, now: Now) {
+        if !self.writes(Severity::Notice) {
+            return;
+        }
+        self.mention_suppressed(now);
+        let who = self.shared.hashing.hash_one(("REFUSED_PEER", peer.ip()));
+        let suppressed = self.repeat().refused(who, 0, now);
+        if let Some(suppressed) = suppressed {
+            self.line(Severity::Notice, "REFUSED_PEER", |line| {
+                line.field("peer", peer).field("suppressed", suppressed);
+            });
+        }
     }
 
     /// A server of the store no longer answers. Once, when that begins.

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use connshaper::cli::{Command, Query, Serve, exit};
 use connshaper::config::{Config, convert};
-use connshaper::{check, daemon, inetd, query};
+use connshaper::{advise, check, daemon, inetd, query, replay};
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
@@ -23,6 +23,8 @@ fn main() -> ExitCode {
             Err(error) if error.is_unreadable() => fail(exit::NO_INPUT, &error),
             Err(error) => fail(exit::CONFIG, &error),
         },
+        Ok(Command::Advise(options)) => advise::run(&options),
+        Ok(Command::Replay(options)) => replay::run(&options),
         Err(code) => code,
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use crate::config::{Config, OnStoreFailure, StoreConfig};
+use crate::listener::Peers;
 use crate::log::Log;
 use crate::policy::Policy;
 use crate::session::Sessions;
@@ -37,6 +38,8 @@ pub struct Rules {
     pub store: Arc<Store>,
     /// Sessions whose answer may be delayed at once.
     pub max_delayed: usize,
+    /// Who may ask over TCP. A connection that was accepted stays.
+    pub peers: Peers,
     store_config: (StoreConfig, OnStoreFailure),
 }
 
@@ -94,6 +97,6 @@ impl Service {
 impl Rules {
     fn new(policy: Policy, config: &Config, store: Arc<Store>) -> Self {
         let store_config = (config.store.clone(), config.on_store_failure());
-        Self { policy, store, max_delayed: config.max_delayed, store_config }
+        Self { policy, store, max_delayed: config.max_delayed, peers: config.allow_peers.clone(), store_config }
     }
 }

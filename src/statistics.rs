@@ -19,6 +19,8 @@ pub struct Statistics {
     pub delayed: AtomicU64,
     /// What limits that are only logged would have refused.
     pub would_refuse: AtomicU64,
+    /// Bans begun by this process.
+    pub banned: AtomicU64,
     /// Sessions that have to come back because the store was away.
     pub deferred: AtomicU64,
     /// Requests without a client address.
@@ -29,6 +31,8 @@ pub struct Statistics {
     pub bad_requests: AtomicU64,
     /// Policy connections turned away because there were `max_connections`.
     pub turned_away: AtomicU64,
+    /// Policy connections turned away because `allow_peers` does not have the peer.
+    pub refused_peers: AtomicU64,
 }
 
 /// Adds to a number. Nothing is ordered by it, so the cheapest way will do.
@@ -47,10 +51,12 @@ impl Statistics {
             ("deferred", &self.deferred),
             ("delayed", &self.delayed),
             ("would_refuse", &self.would_refuse),
+            ("banned", &self.banned),
             ("unknown_client", &self.unknown_client),
             ("without_store", &self.without_store),
             ("bad_requests", &self.bad_requests),
             ("turned_away", &self.turned_away),
+            ("refused_peers", &self.refused_peers),
         ];
         log.line(Severity::Info, "STATISTICS", |line| {
             for (name, number) in own {

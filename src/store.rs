@@ -20,6 +20,7 @@ use crate::log::Log;
 use crate::policy::{Hit, Key, Operation, Purpose, Refund};
 use crate::statistics::{Statistics, add};
 
+pub mod ban;
 pub mod coalesce;
 pub mod conversation;
 mod counter;
@@ -78,12 +79,15 @@ impl Store {
     }
 
     /// Does all of it at once, in one round trip.
-    pub async fn count(&self, operations: impl Iterator<Item = Operation<'_>>, now: Now) -> Hits {
-        let operations = operations.map(|operation| self.coalesce.apply(operation, now));
-        match &self.memcached {
-            None => operations.map(|operation| Some(self.count_here(&operation, now))).collect(),
-            Some(memcached) => self.count_shared(memcached, operations, now).await,
-        }
+    pub async fn count(&self, operations: impl IntoIterator<Item = Operation<'_>>, now: Now) -> Hits {
+        let Some(memcached) = &self.memcached else {
+            let here = |mut operation| {
+                self.coalesce.apply(&mut operation, now);
+                Some(self.count_here(&operation, now))
+            };
+            return operations.into_iter().map(here).collect();
+        };
+        self.count_shared(memcached, operations.into_iter(), now).await
     }
 
     /// Takes hits of a request back, which was refused. Nobody waits for that, and no counter comes of it.
@@ -102,7 +106,8 @@ impl Store {
         let mut batch = memcached.batch(now);
         // Everything is sent before anything is waited for.
         let mut sent = SmallVec::<[_; 2]>::new();
-        for operation in operations {
+        for mut operation in operations {
+            self.coalesce.apply(&mut operation, now);
             let command = if operation.amount > 0 { Command::Hit(operation.amount) } else { Command::Read };
             sent.push((operation, batch.send(text(&operation.key), command, operation.exptime)));
         }

@@ -413,10 +413,10 @@ fn who_goes_over_is_banned_beyond_the_window_and_longer_each_time() {
         (10 * minute + 1000, "pass"),
         // The second ban lasts twice as long, the third is bounded.
         (10 * minute + 2000, "over connections"),
-        (30 * minute, "banned connections"),
+        (29 * minute, "banned connections"),
         (30 * minute + 3000, "pass"),
         (30 * minute + 4000, "over connections"),
-        (60 * minute + 3000, "banned connections"),
+        (59 * minute, "banned connections"),
         (60 * minute + 5000, "pass"),
         // Good behaviour is rewarded.
         (200 * minute, "pass"),

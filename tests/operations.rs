@@ -201,7 +201,8 @@ async fn what_was_read_is_known_while_memcached_is_away() {
         let limit = Limit { ban: Some(Ban { time: 60, threshold: 1, max: 60 }), ..limit() };
         let (host, other) = (site.host_with(OnStoreFailure::Local, Duration::from_secs(1)), site.host());
         other.count(&limit, &client(1), &[(Purpose::Slot(1), 7)], at(0)).await;
-        other.count(&limit, &client(1), &[(Purpose::Ban, 1)], at(0)).await;
+        other.violated(&limit, &client(1), at(0));
+        other.settled().await;
         let asked = [(Purpose::Slot(1), 0), (Purpose::Ban, 0), (WINDOW, 1)];
         let told = host.count(&limit, &client(1), &asked, at(0)).await;
         assert_eq!(told.iter().map(|hit| hit.unwrap().count).collect::<Vec<_>>(), [7, 1, 1]);
@@ -224,9 +225,7 @@ async fn nothing_is_said_of_a_server_that_is_known_to_be_away_if_so_configured()
         let (host, limit) = (site.host_with(on_failure, Duration::from_secs(1)), limit());
         host.hit(&limit, &client(1), 1, at(0)).await;
         site.memcached[0].kill();
-        while host.lines("STORE_DOWN").is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        host.line("STORE_DOWN").await;
         assert_eq!(host.count(&limit, &client(1), &everything(), at(0)).await, vec![None; everything().len()]);
     }
 }
@@ -236,23 +235,19 @@ async fn a_server_is_left_alone_after_three_requests_however_much_each_asks() {
     let site = Site::one_memcached();
     let host = site.host_with(OnStoreFailure::Local, Duration::from_millis(300));
     let limit = limit();
-    while site.value("c:198.51.100.1").is_none() {
+    for _ in 0..100 {
         host.hit(&limit, &client(1), 1, at(0)).await;
+        if site.value("c:198.51.100.1").is_some() {
+            break;
+        }
     }
     site.memcached[0].freeze();
     for request in 1..=3 {
         assert!(host.lines("STORE_DOWN").is_empty(), "after {} requests", request - 1);
         host.count(&limit, &client(1), &everything(), at(0)).await;
     }
-    while host.lines("STORE_DOWN").is_empty() {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    host.line("STORE_DOWN").await;
     site.memcached[0].thaw();
-    let told = loop {
-        if let Some(line) = host.lines("STORE_UP").pop() {
-            break line;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    };
+    let told = host.line("STORE_UP").await;
     assert!(told.contains("decisions=3"), "{told}");
 }

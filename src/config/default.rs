@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::file::answer::BLACKLIST_TEXT;
 use super::keys::KEYS;
 use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StateConfig, StoreConfig};
+use crate::listener::Peers;
 use crate::log::{Facility, Severity};
 use crate::policy::action::{self, Action};
 use crate::policy::lists::Lists;
@@ -49,6 +50,7 @@ impl Default for Config {
             state: StateConfig { file: None, interval: Duration::from_secs(300) },
             listen: vec!["inet:127.0.0.1:10040".parse().expect("an address")],
             socket: SocketConfig { mode: 0o660, owner: None, group: None },
+            allow_peers: Peers::default(),
             max_connections: 4096,
             log: LogConfig {
                 target: LogTarget::Stderr,

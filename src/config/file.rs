@@ -13,6 +13,7 @@ mod limits;
 mod lists;
 mod logging;
 mod netblocks;
+mod peers;
 pub(super) mod places;
 mod store;
 
@@ -29,6 +30,7 @@ use super::{Config, Form, sense, syntax};
 use crate::policy;
 use answer::Answer;
 use limit::Surroundings;
+use limits::Named;
 
 const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
@@ -48,7 +50,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
     let around = surroundings(&s, &store.key_prefix);
     let top = limit::read(&s, &around);
     let blacklist = answer::blacklist(&s, &around.answer.with(&s), around.policy_timeout, &around.classes);
-    let own = lists::own(&s, top.counts, default.lists);
+    let own = lists::own(&s, &top, default.lists);
     let inherited = Surroundings {
         exptime: top.exptime,
         ipv4_prefix_length: top.ipv4_prefix_length,
@@ -56,7 +58,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         answer: around.answer.with(&s),
         ..around
     };
-    let (named, limit_settings) = limits::read(&s, &inherited);
+    let Named { limits: named, settings: limit_settings, places } = limits::read(&s, &inherited);
     let (files, spans) = lists::files(&s, &source.path);
     let (complete, wrong) = match complete(own, &files) {
         Ok(complete) => (complete, None),
@@ -74,6 +76,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         state: store::state(&s, default.state),
         listen: places::listen(&s).unwrap_or(default.listen),
         socket: places::socket(&s, default.socket),
+        allow_peers: peers::allow_peers(&s).unwrap_or(default.allow_peers),
         max_connections: s.integer("max_connections", 1..=1_000_000).map_or(default.max_connections, |n| n as usize),
         log: logging::log(&s, default.log, &inetd_log),
         inetd_log,
@@ -85,7 +88,8 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         warnings: Vec::new(),
     };
     sense::examine(&config, &s.names, &remarks);
-    sense::examine_limit(config.top(), &s, &(0..0));
+    sense::examine_limit(config.top(), &s);
+    sense::examine_equals(&config, &places, &remarks);
     let remarks = remarks.finish();
     match (remarks, wrong.filter(|wrong| !wrong.mistakes.is_empty())) {
         (Ok(warnings), None) => {

@@ -99,6 +99,7 @@ pub const KEYS: &[Key] = &[
     key("socket_mode", r#""0660""#, "permissions of unix sockets"),
     key("socket_owner", "", "their owner; absent: the daemon's own"),
     key("socket_group", "", "their group; absent: the daemon's own"),
+    key("allow_peers", r#"["127.0.0.0/8", "::1"]"#, "who may ask over TCP"),
     key("max_connections", "4096", "policy connections held at once"),
     key("log", r#""stderr""#, "where log lines go"),
     key("log_level", r#""info""#, "the least severe line that is logged"),

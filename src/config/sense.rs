@@ -11,7 +11,8 @@ use super::remarks::Remarks;
 use super::source::Span;
 use super::{Config, OnStoreFailure};
 use crate::address::Address;
-pub(super) use limit::examine_limit;
+use crate::policy::lists::Entry;
+pub(super) use limit::{examine_equals, examine_limit};
 
 /// Looks at the keys a file sets, knowing what all of them come to.
 pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &Remarks) {
@@ -40,6 +41,44 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
     if !config.listen.iter().any(|place| matches!(place, Address::Unix(_))) {
         for key in ["socket_mode", "socket_owner", "socket_group"] {
             odd(key, "has no effect: `listen` has no unix socket");
+        }
+    }
+    let waits = config.limits.iter().any(|limit| limit.delay.is_some()) || config.blacklist.delay.is_some();
+    if !waits {
+        odd("max_delayed", "has no effect: nobody waits");
+    }
+    if config.list_files.is_empty() {
+        odd("list_check_interval", "has no effect without `whitelist_file` or `blacklist_file`");
+    }
+    examine_peers(config, &odd);
+    examine_blacklist(config, said, odd);
+}
+
+fn examine_blacklist(config: &Config, said: &BTreeMap<String, Span>, odd: impl Fn(&str, &str)) {
+    let keys = ["blacklist_action", "blacklist_text"];
+    if !keys.iter().any(|key| said.contains_key(*key)) {
+        return;
+    }
+    let named = ["blacklist", "blacklist_file"].iter().any(|key| said.contains_key(*key));
+    if !named && !config.lists.netblocks.iter().any(|(_, entry)| matches!(entry, Entry::Black(_))) {
+        for key in keys {
+            odd(key, "has no effect: nobody is on the blacklist");
+        }
+    }
+    let action = config.setting("blacklist_action").as_str().unwrap_or_default();
+    if action.trim().contains(char::is_whitespace) {
+        odd("blacklist_text", "has no effect: `blacklist_action` has a text of its own");
+    }
+}
+
+fn examine_peers(config: &Config, odd: &impl Fn(&str, &str)) {
+    if !config.listen.iter().any(|place| matches!(place, Address::Inet { .. })) {
+        odd("allow_peers", "has no effect: `listen` has no TCP address");
+    } else if config.allow_peers.netblocks().is_empty() {
+        odd("allow_peers", "is empty: nobody may ask over TCP");
+    } else if config.allow_peers.are_of_this_host() {
+        for place in config.listen.iter().filter(|place| place.is_beyond_loopback()) {
+            odd("listen", &format!("has {place}, where no other host may ask: name those that may in `allow_peers`"));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::keys::Key;
+use super::keys::{self, Key};
 
 /// One key as it is in force.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -52,6 +52,11 @@ impl Setting {
         let shown: Vec<_> = list.by_ref().take(SHOWN).collect();
         let rest = list.len();
         shown.into_iter().chain((rest > 0).then(|| format!("and {rest} more"))).collect()
+    }
+
+    /// Whether the key may stand in a limit.
+    pub fn is_of_limit(&self) -> bool {
+        keys::find(self.key).is_some_and(Key::is_of_limit)
     }
 
     /// The value in TOML, on one line.

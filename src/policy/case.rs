@@ -26,6 +26,9 @@ pub struct Case<'p> {
     pub items: SmallVec<[Item<'p>; 1]>,
 }
 
+/// What one request needs of the store; nearly always one hit.
+pub type Operations<'a> = SmallVec<[Operation<'a>; 1]>;
+
 /// One limit's say.
 #[derive(Debug)]
 pub struct Item<'p> {
@@ -111,37 +114,40 @@ impl<'p> Case<'p> {
     }
 
     /// What the store is asked: everything at once, in the order in which [`Item::finding`] takes the answers.
-    pub fn operations(&self, now: Now) -> impl Iterator<Item = Operation<'_>> + Clone {
-        self.items.iter().flat_map(move |item| item.operations(now))
+    pub fn operations(&self, now: Now) -> Operations<'_> {
+        let mut operations = Operations::new();
+        for item in &self.items {
+            if let Matter::Open { amount, .. } = item.matter {
+                item.ask(amount, now, &mut operations);
+            }
+        }
+        operations
     }
 }
 
 impl Item<'_> {
-    fn operations(&self, now: Now) -> impl Iterator<Item = Operation<'_>> + Clone {
-        let Matter::Open { amount, .. } = self.matter else {
-            return None.into_iter().flatten();
-        };
+    fn ask<'a>(&'a self, amount: u32, now: Now, operations: &mut Operations<'a>) {
         let limit = self.limit;
-        let window = match limit.window {
-            Window::Fixed => (Purpose::Window, limit.exptime, 0),
-            Window::Sliding => {
-                let newest = sliding::slot(limit.exptime, now.unix_ms);
-                (Purpose::Slot(newest), sliding::lifetime(limit.exptime), sliding::OLDER)
-            }
-        };
-        let (purpose, exptime, older) = window;
-        let operation = move |purpose, amount| {
+        let mut ask = |purpose, amount, exptime| {
             let key = Key { limit, part: &self.part, purpose };
-            Operation { key, amount, exptime, threshold: self.threshold }
+            operations.push(Operation { key, amount, exptime, threshold: self.threshold });
         };
-        let older = (1..=older).filter_map(move |age| match purpose {
-            Purpose::Slot(newest) => Some(Purpose::Slot(newest.saturating_sub(age))),
-            _ => None,
-        });
-        let ban = limit.ban.map(|_| Purpose::Ban);
-        let violations = limit.delay.map(|_| Purpose::Violations);
-        let read = older.chain(ban).chain(violations).map(move |purpose| operation(purpose, 0));
-        Some(std::iter::once(operation(purpose, amount)).chain(read)).into_iter().flatten()
+        match limit.window {
+            Window::Fixed => ask(Purpose::Window, amount, limit.exptime),
+            Window::Sliding => {
+                let (newest, lifetime) = (sliding::slot(limit.exptime, now.unix_ms), sliding::lifetime(limit.exptime));
+                ask(Purpose::Slot(newest), amount, lifetime);
+                for age in 1..=sliding::OLDER {
+                    ask(Purpose::Slot(newest.saturating_sub(age)), 0, lifetime);
+                }
+            }
+        }
+        if limit.ban.is_some() {
+            ask(Purpose::Ban, 0, limit.forget_after);
+        }
+        if limit.delay.is_some() {
+            ask(Purpose::Violations, 0, limit.forget_after);
+        }
     }
 
     /// Takes the answers to this item's operations.

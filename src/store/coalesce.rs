@@ -23,23 +23,27 @@ pub struct Coalesce {
 }
 
 impl Coalesce {
-    /// The operation as it is to be done: a hit that comes too soon after the last one that was counted
-    /// only reads, and has 0 `added`.
-    pub fn apply<'a>(&self, operation: Operation<'a>, now: Now) -> Operation<'a> {
-        let limit = operation.key.limit;
-        if limit.coalesce == 0 || operation.amount == 0 {
-            return operation;
+    /// Makes a hit that comes too soon after the last one that was counted a read, with 0 `added`.
+    #[inline]
+    pub fn apply(&self, operation: &mut Operation<'_>, now: Now) {
+        // Few limits coalesce, and the others are not to pay for it.
+        if operation.key.limit.coalesce > 0 && operation.amount > 0 && !self.counts(operation, now) {
+            operation.amount = 0;
         }
+    }
+
+    fn counts(&self, operation: &Operation<'_>, now: Now) -> bool {
+        let limit = operation.key.limit;
         // Not of the counter: the slots of a sliding window are one key.
         let key = self.hashing.hash_one((limit.id, operation.key.part));
         // Numbers are whole after any panic.
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         let last = generations.find(key);
-        if last.is_some_and(|last| now.monotonic.saturating_sub(last) < u64::from(limit.coalesce)) {
-            return Operation { amount: 0, ..operation };
+        let counts = last.is_none_or(|last| now.monotonic.saturating_sub(last) >= u64::from(limit.coalesce));
+        if counts {
+            generations.keep(key, now.monotonic);
         }
-        generations.keep(key, now.monotonic);
-        operation
+        counts
     }
 }
 

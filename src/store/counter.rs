@@ -6,9 +6,9 @@
 use super::Store;
 use super::memcached::text;
 use super::subject::Subject;
-use super::wire::{Command, KeyText};
+use super::wire::{Answer, Command, KeyText};
 use crate::clock::Now;
-use crate::policy::Key;
+use crate::policy::{Key, Purpose};
 
 /// A counter by its names.
 #[derive(Debug)]
@@ -17,11 +17,54 @@ pub(super) struct Counter {
     subject: Subject,
     /// In memcached.
     text: KeyText,
+    /// Beyond this it is kept longest where room is short.
+    threshold: u32,
 }
 
 impl Store {
     pub(super) fn counter(&self, key: &Key<'_>) -> Counter {
-        Counter { subject: self.table.subject(*key), text: text(key) }
+        // Bans are kept. What else is remembered of violations may go before those that are over.
+        let threshold = if key.purpose == Purpose::Ban { 0 } else { u32::MAX };
+        Counter { subject: self.table.subject(*key), text: text(key), threshold }
+    }
+
+    /// One more hit, after which the counter lives for `exptime` seconds. Says how many there were.
+    pub(super) async fn renew(&self, counter: &Counter, exptime: u32, now: Now) -> u32 {
+        let Counter { subject, threshold, .. } = *counter;
+        let lasts = u64::from(exptime) * 1000;
+        if self.memcached.is_some() {
+            // First, so that a hit that creates the key is the last word. `ma` could set the expiry itself,
+            // but memcached drops that when the number gains a digit.
+            self.send(counter, Command::Touch, exptime, now);
+            if let Some(Answer::Counted(counted)) = self.ask(counter, Command::Hit(1), exptime, now).await {
+                self.table.observe(subject, counted.count, lasts, threshold, now.monotonic);
+                return counted.count;
+            }
+        }
+        self.table.renew(subject, 1, lasts, threshold, now.monotonic)
+    }
+
+    /// Begins a counter of 1 that lives for `exptime` seconds, unless it is there. Says whether it did.
+    pub(super) async fn add(&self, counter: &Counter, exptime: u32, now: Now) -> bool {
+        let Counter { subject, threshold, .. } = *counter;
+        let lasts = u64::from(exptime) * 1000;
+        match self.ask(counter, Command::Add(1), exptime, now).await {
+            Some(Answer::Done) => {
+                self.table.observe(subject, 1, lasts, threshold, now.monotonic);
+                true
+            }
+            Some(_) => false,
+            None => self.table.add(subject, 1, lasts, threshold, now.monotonic),
+        }
+    }
+
+    /// Gives a counter another number and `exptime` seconds from now. One that has ended meanwhile stays so.
+    pub(super) fn replace(&self, counter: &Counter, number: u32, exptime: u32, now: Now) {
+        let Counter { subject, threshold, .. } = *counter;
+        self.send(counter, Command::Replace(number), exptime, now);
+        if self.table.peek(subject, now.monotonic).is_some() {
+            self.table.observe(subject, number, u64::from(exptime) * 1000, threshold, now.monotonic);
+        }
     }
 
     /// Takes hits back, down to 0. Neither makes a counter nor changes how long it lives.
@@ -30,10 +73,22 @@ impl Store {
         self.table.take_back(counter.subject, amount, now.monotonic);
     }
 
+    /// Ends a counter.
+    pub(super) fn forget(&self, counter: &Counter, now: Now) {
+        self.send(counter, Command::Delete, 0, now);
+        self.table.forget(counter.subject);
+    }
+
     /// Sends a command to memcached and does not wait for it.
     fn send(&self, counter: &Counter, command: Command, exptime: u32, now: Now) {
         if let Some(memcached) = &self.memcached {
             drop(memcached.send(counter.text.clone(), command, exptime, now));
         }
+    }
+
+    /// What memcached answers; `None`: it is away, or there is none.
+    async fn ask(&self, counter: &Counter, command: Command, exptime: u32, now: Now) -> Option<Answer> {
+        let memcached = self.memcached.as_ref()?;
+        memcached.send(counter.text.clone(), command, exptime, now).outcome().await.ok()
     }
 }

@@ -20,6 +20,7 @@ mod relay;
 mod simulation;
 mod site;
 mod smtp;
+pub mod traffic;
 
 pub use daemon::{Daemon, command, install};
 pub use lines::Lines;
@@ -31,7 +32,7 @@ pub use process::Process;
 pub use proxy::Proxy;
 pub use relay::Relay;
 pub use simulation::{Simulation, at};
-pub use site::{Host, Site, on_every_store};
+pub use site::{Host, Site, eventually, on_every_store};
 pub use smtp::{Reply, Smtp};
 
 use std::fmt::Display;

@@ -8,9 +8,11 @@ use connshaper::codec::{Request, RequestDecoder};
 use connshaper::config::Config;
 use connshaper::decision::decide;
 use connshaper::log::{Log, Severity};
-use connshaper::policy::{Policy, Verdict};
+use connshaper::policy::per::Part;
+use connshaper::policy::{Key, Limit, Operation, Policy, Purpose, Verdict};
 use connshaper::service::Service;
 use connshaper::session::Seat;
+use connshaper::store::Store;
 use connshaper::waiting::Place;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::codec::Decoder;
@@ -64,6 +66,7 @@ impl Simulation {
         let seat = &mut self.seats[connection];
         let (verdict, place) = self.runtime.block_on(decide(&self.service, &rules, seat, &request, now));
         self.waiting.extend(place);
+        self.runtime.block_on(finish(&rules.store, now));
         match verdict {
             Verdict::Pass(_) => "pass".to_owned(),
             Verdict::Delay(wait) => format!("wait {}", wait.time.as_millis()),
@@ -105,6 +108,17 @@ pub fn at(client: &str, session: usize, state: &str, message: u32) -> String {
         "protocol_state={state}\nclient_address={client}\nclient_port={port}\nserver_address=192.0.2.25\n\
          server_port=25\ninstance={instance}\n"
     )
+}
+
+/// Waits for what nobody waits for: of each of these reads the answer comes after those to all that was sent before.
+async fn finish(store: &Store, now: Now) {
+    let (limit, part) = (Limit::top("simulation:".to_owned()), Part::group("none"));
+    let key = Key { limit: &limit, part: &part, purpose: Purpose::Window };
+    let read = Operation { key, amount: 0, exptime: 1, threshold: 1 };
+    // A ban is the longest chain: a violation, the ban, its repetition, its end, the violations' end.
+    for _ in 0..10 {
+        store.count(std::iter::once(read), now).await;
+    }
 }
 
 fn request(lines: &str) -> Request {

@@ -1,12 +1,14 @@
 //! The store as the library has it, with whatever it needs running.
 
+use std::fmt::Display;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use connshaper::address::Address;
 use connshaper::clock::Now;
 use connshaper::config::{OnStoreFailure, StoreConfig};
 use connshaper::log::{Log, Severity};
+use connshaper::policy::judgement::Violation;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Hit, Key, Limit, Operation, Purpose, sliding};
 use connshaper::statistics::Statistics;
@@ -32,6 +34,18 @@ pub struct Host {
     pub store: Arc<Store>,
     pub statistics: Arc<Statistics>,
     pub log: Log,
+}
+
+/// As `until`, while everything else of the runtime goes on.
+pub async fn eventually<T>(what: impl Display, mut probe: impl FnMut() -> Option<T>) -> T {
+    let start = Instant::now();
+    loop {
+        if let Some(found) = probe() {
+            return found;
+        }
+        assert!(start.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
 }
 
 /// Runs a test on every store.
@@ -135,6 +149,22 @@ impl Host {
     /// What is there.
     pub async fn read(&self, limit: &Limit, part: &Part, purpose: Purpose, now: Now) -> Hit {
         self.count(limit, part, &[(purpose, 0)], now).await[0].expect("a store that is there")
+    }
+
+    /// A client goes over.
+    pub fn violated(&self, limit: &Limit, part: &Part, now: Now) {
+        self.store.violated(&Violation { limit, part: part.clone() }, &self.log, now);
+    }
+
+    /// Waits until everything that follows from violations is done.
+    pub async fn settled(&self) {
+        eventually("an end of what follows from violations", || (Arc::strong_count(&self.store) == 1).then_some(()))
+            .await;
+    }
+
+    /// The first line with a keyword, as soon as there is one.
+    pub async fn line(&self, keyword: &str) -> String {
+        eventually(keyword, || self.lines(keyword).into_iter().next()).await
     }
 
     /// The lines with a keyword so far.

@@ -39,12 +39,12 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> Limit {
     let (delay, ban, forget_after) = ladder::read(s, exptime, around.policy_timeout);
     let (action, stress_action) = answer::read(s, &around.answer, counts, &around.classes);
     let log_only = s.truth("log_only").unwrap_or(false) || around.log_only;
+    let per = per(s).unwrap_or_else(Per::client);
     Limit {
         id: 0,
         key_prefix: key_prefix(&around.key_prefix, &around.name, log_only),
         name: around.name.clone(),
         counts,
-        per: per(s).unwrap_or_else(Per::client),
         conditions: conditions::read(s),
         threshold: threshold(s, counts, around).unwrap_or(10),
         stress_threshold: s.value("stress_threshold").and_then(|_| amount::read(s, "stress_threshold", counts)),
@@ -55,8 +55,9 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> Limit {
         netblocks: match &*around.name {
             // They decide about the program's lists too.
             limit::TOP => Default::default(),
-            _ => netblocks::of_limit(s, counts),
+            _ => netblocks::of_limit(s, counts, &per),
         },
+        per,
         coalesce: s
             .duration("coalesce", Duration::ZERO..=10 * SECOND, MILLISECOND)
             .map_or(0, |time| time.as_millis() as u32),

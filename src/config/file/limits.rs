@@ -6,6 +6,7 @@ use super::super::LimitSettings;
 use super::super::remarks::quoted;
 use super::super::sense;
 use super::super::settings::{Settings, a};
+use super::super::source::Span;
 use super::in_force;
 use super::limit::{self, Surroundings};
 use crate::policy::{self, Limit};
@@ -13,9 +14,18 @@ use crate::policy::{self, Limit};
 /// More than this nobody can judge a request by, nor read.
 const MOST: usize = 100;
 
+/// Limits that have names.
+#[derive(Default)]
+pub(super) struct Named {
+    pub limits: Vec<Limit>,
+    pub settings: Vec<LimitSettings>,
+    /// Where their names stand.
+    pub places: Vec<Span>,
+}
+
 /// Reads them. `around` is what the top level says, of which `s` are the keys.
-pub(super) fn read(s: &Settings, around: &Surroundings) -> (Vec<Limit>, Vec<LimitSettings>) {
-    let (mut limits, mut settings) = (Vec::new(), Vec::new());
+pub(super) fn read(s: &Settings, around: &Surroundings) -> Named {
+    let mut named = Named::default();
     for entry in s.table("limit") {
         let DeValue::Table(table) = entry.value.get_ref() else {
             let problem = format!("{} is {}, not a limit", quoted(entry.name), a(entry.value.get_ref().type_str()));
@@ -27,7 +37,7 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> (Vec<Limit>, Vec<Limi
             s.remarks.wrong::<()>(&entry.span, problem, remedy);
             continue;
         }
-        if limits.len() == MOST {
+        if named.limits.len() == MOST {
             let remedy = "one limit can cover many clients: see `per` and `netblocks`";
             s.remarks.wrong::<()>(&entry.span, format!("more than {MOST} limits"), remedy);
             break;
@@ -35,11 +45,12 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> (Vec<Limit>, Vec<Limi
         let own = Settings::of_limit(s.remarks, entry.name, table);
         let around = Surroundings { name: entry.name.to_owned(), span: entry.span.clone(), ..around.clone() };
         let limit = limit::read(&own, &around);
-        sense::examine_limit(&limit, &own, &around.span);
-        settings.push(in_force::of_limit(&own, s, entry.name));
-        limits.push(limit);
+        sense::examine_limit(&limit, &own);
+        named.settings.push(in_force::of_limit(&own, s, entry.name));
+        named.limits.push(limit);
+        named.places.push(entry.span);
     }
-    (limits, settings)
+    named
 }
 
 /// Whether a limit can be called that. `Err`: problem and remedy.

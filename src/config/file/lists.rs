@@ -11,17 +11,17 @@ use super::super::settings::Settings;
 use super::super::source::Span;
 use super::super::{netblock, sense};
 use super::netblocks::{self, Said, Word};
-use crate::policy::limit::Counts;
+use crate::policy::Limit;
 use crate::policy::lists::{Entry, Lists, Place};
 
 /// Netblocks of a list with their places in the file.
 type List = Vec<(IpNet, Span)>;
 
 /// What the file itself says. `default` is the whitelist unless it has one.
-pub(super) fn own(s: &Settings, counts: Counts, default: Lists) -> Lists {
+pub(super) fn own(s: &Settings, top: &Limit, default: Lists) -> Lists {
     let white = list(s, "whitelist", "exempts");
     let black = list(s, "blacklist", "refuses").unwrap_or_default();
-    let said = netblocks::read(s, counts, true);
+    let said = netblocks::read(s, top.counts, &top.per, true);
     examine(s, white.as_deref().unwrap_or_default(), &black, &said);
     let mut lists = Lists::default();
     // Of equal netblocks the last one counts: what is written wins over a default, the milder word over the harder.

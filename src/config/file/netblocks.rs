@@ -13,6 +13,7 @@ use super::super::{keys, netblock};
 use super::amount;
 use crate::policy::limit::Counts;
 use crate::policy::netblocks::Netblocks;
+use crate::policy::per::{Field, Per};
 use crate::policy::rate::{Rate, RatePer};
 
 /// What is said of a netblock.
@@ -34,8 +35,8 @@ pub(super) struct Said {
 }
 
 /// The netblocks of a named limit. Those on its whitelist it does not count.
-pub(super) fn of_limit(s: &Settings, counts: Counts) -> Netblocks<Option<Rate>> {
-    let said = read(s, counts, false).into_iter();
+pub(super) fn of_limit(s: &Settings, counts: Counts, per: &Per) -> Netblocks<Option<Rate>> {
+    let said = read(s, counts, per, false).into_iter();
     let rate = |word| match word {
         Word::Rate(rate) => Some(rate),
         Word::White | Word::Black(_) => None,
@@ -44,7 +45,7 @@ pub(super) fn of_limit(s: &Settings, counts: Counts) -> Netblocks<Option<Rate>> 
 }
 
 /// Reads a limit's table. `refuses`: a netblock may be blacklisted there.
-pub(super) fn read(s: &Settings, counts: Counts, refuses: bool) -> Vec<Said> {
+pub(super) fn read(s: &Settings, counts: Counts, per: &Per, refuses: bool) -> Vec<Said> {
     let mut seen: HashMap<IpNet, usize> = HashMap::new();
     let mut groups = HashMap::new();
     let mut list: Vec<Said> = Vec::new();
@@ -57,6 +58,10 @@ pub(super) fn read(s: &Settings, counts: Counts, refuses: bool) -> Vec<Said> {
             let remedy = "put it into `blacklist`, or into `[netblocks]` at the top level";
             s.remarks.wrong::<()>(&span, problem, remedy);
             continue;
+        }
+        let shared = matches!(&word, Word::Rate(rate) if rate.per != RatePer::Ip);
+        if shared && !per.0.contains(&Field::Client) {
+            s.remarks.odd(&span, "`per` has no effect: that of the limit does not have the client");
         }
         if let Word::Rate(Rate { threshold, per: RatePer::Group(group) }) = &word {
             let (first, place) = *groups.entry(group.clone()).or_insert((*threshold, span.start));

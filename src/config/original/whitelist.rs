@@ -1,5 +1,7 @@
 //! The original's whitelist: regular expressions, read as the netblocks their authors meant.
 
+use std::net::Ipv6Addr;
+
 use ipnet::IpNet;
 
 use super::super::remarks::{Remarks, quoted};
@@ -49,7 +51,8 @@ fn entry(text: &str) -> Result<IpNet, (String, String)> {
             Err((what, remedy)) => Err((format!("{}: {what}", quoted(text)), remedy)),
         };
     }
-    if text.ends_with("::") {
+    // A remedy repeats nothing but what is an address.
+    if text.ends_with("::") && text.parse::<Ipv6Addr>().is_ok() {
         let remedy = format!("write {text}/64, or the length that is meant");
         return Err((problem("does not say how much of an address it means"), remedy));
     }
@@ -57,7 +60,7 @@ fn entry(text: &str) -> Result<IpNet, (String, String)> {
         return Ok(net);
     }
     let stripped = text.replace(['^', '$', '\\'], "");
-    let stripped = stripped.trim_end_matches(".*");
+    let stripped = stripped.trim_end_matches(".*").trim();
     let remedy = match plain(stripped) {
         Some(_) => format!("write {stripped}"),
         None => "write plain addresses or beginnings of them, as in 192.168.1. or 10.0.0, \

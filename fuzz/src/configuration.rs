@@ -1,0 +1,78 @@
+//! What holds for every configuration, of either form.
+
+use std::net::IpAddr;
+use std::path::Path;
+
+use bytes::BytesMut;
+use connshaper::codec::{Reply, ReplyEncoder};
+use connshaper::config::{Config, ConfigError, KEYS};
+use connshaper::policy::Policy;
+use connshaper::policy::action::Values;
+use tokio_util::codec::Encoder;
+
+/// The most mistakes that are shown.
+const SHOWN: usize = 50;
+
+/// Whether it may name list files. A fuzzer would find files that never end; `lists` makes its own.
+pub fn names_files(content: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(content);
+    // A key may be written with escapes as well.
+    text.contains("_file") || (text.contains('\\') && text.contains("ile"))
+}
+
+/// Reads a configuration. What parses can be used; what does not says where and why, in text that can be shown.
+pub fn read(content: &[u8]) -> Option<Config> {
+    match Config::parse(Path::new("/etc/connshaper.toml"), content) {
+        Ok(config) => {
+            use_it(&config);
+            Some(config)
+        }
+        Err(error) => {
+            show(&error, content);
+            None
+        }
+    }
+}
+
+/// Makes of it what the daemon does.
+pub fn use_it(config: &Config) {
+    assert_eq!(config.settings.len(), KEYS.len());
+    assert!(config.max_connections > 0 && !config.listen.is_empty());
+    for warning in &config.warnings {
+        printable(&warning.to_string());
+    }
+    for setting in &config.settings {
+        printable(&setting.spell());
+    }
+    // Makes every table that a lookup needs.
+    drop(Policy::new(config, None));
+    for limit in &config.limits {
+        assert!(limit.threshold > 0 && limit.exptime > 0);
+        let client = IpAddr::from([0x2001; 8]);
+        let values = Values { client, limit: &limit.name, count: u64::MAX, threshold: u64::MAX, left: u32::MAX };
+        let mut reply = BytesMut::new();
+        ReplyEncoder.encode(Reply::Refuse(&limit.action, values), &mut reply).expect("it is written to memory");
+        let line = reply.strip_suffix(b"\n\n").expect("a reply ends in an empty line");
+        let action = line.strip_prefix(b"action=").expect("a reply is an action");
+        assert!(!action.is_empty() && action.iter().all(|byte| (b' '..=b'~').contains(byte)), "{reply:?}");
+    }
+}
+
+/// Says what is wrong with `content`.
+pub fn show(error: &ConfigError, content: &[u8]) {
+    assert!(!error.mistakes.is_empty() && error.mistakes.len() <= SHOWN);
+    printable(&error.summary());
+    error.to_string().lines().for_each(printable);
+    let lines = content.iter().filter(|byte| **byte == b'\n').count() + 1;
+    for mistake in &error.mistakes {
+        let spot = mistake.spot.as_ref().expect("text has lines");
+        assert!((1..=lines).contains(&spot.line), "line {} of {lines}", spot.line);
+        assert!(!mistake.problem.is_empty() && !mistake.remedy.is_empty(), "{mistake:?}");
+    }
+}
+
+/// Fails for text that a terminal would obey.
+#[track_caller]
+pub fn printable(text: &str) {
+    assert!(!text.contains(char::is_control), "{text:?}");
+}

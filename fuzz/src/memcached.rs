@@ -1,0 +1,122 @@
+//! What a memcached server might answer, in pieces: the cuts make no difference, and nothing is taken of half an answer.
+
+use bytes::BytesMut;
+use connshaper::store::wire::{Answer, Command, Counted, Dialect, KeyText, Nonsense, Question};
+
+use super::cuts::Cuts;
+
+/// Reads answers until they are nonsense or there are no more; then some that make sense.
+pub fn run(data: &[u8]) {
+    let (kinds, rest) = data.split_first().unwrap_or((&0, &[]));
+    let input = Cuts::read(rest);
+    let whole = read(*kinds, std::iter::once(&input.bytes[..]));
+    let cut = read(*kinds, input.pieces());
+    assert_eq!(cut, whole, "{input:?}");
+    if let Some(Err(Nonsense(said))) = cut.last() {
+        // The log gets it, and shows no more than it was sent.
+        assert!(said.chars().count() <= 64);
+    }
+    honest(rest);
+}
+
+/// What was asked.
+#[derive(Clone, Copy)]
+enum Asked {
+    Probe,
+    Command(Command),
+}
+
+/// An answer.
+#[derive(Debug, PartialEq)]
+enum Told {
+    Probed(bool),
+    Answer(Answer),
+}
+
+const COMMANDS: [Command; 7] = [
+    Command::Hit(1),
+    Command::Read,
+    Command::TakeBack(1),
+    Command::Add(1),
+    Command::Replace(1),
+    Command::Touch,
+    Command::Delete,
+];
+
+/// What `kinds` says: the dialect, whether a probe comes first, one command again and again or all in turn, and which is first.
+fn asked(kinds: u8) -> (Dialect, impl Iterator<Item = Asked>) {
+    let dialect = if kinds & 1 == 0 { Dialect::Meta } else { Dialect::Classic };
+    let probe = (kinds & 2 != 0).then_some(Asked::Probe);
+    let step = usize::from(kinds & 4 != 0);
+    let commands = (0..).map(move |number| COMMANDS[(usize::from(kinds >> 3) + step * number) % COMMANDS.len()]);
+    (dialect, probe.into_iter().chain(commands.map(Asked::Command)))
+}
+
+fn question(command: Command) -> Question {
+    Question { key: KeyText::from_slice(b"c:192.0.2.1"), command, exptime: 60, expiry: 60 }
+}
+
+fn read<'a>(kinds: u8, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Result<Told, Nonsense>> {
+    let (dialect, mut asked) = asked(kinds);
+    let mut next = asked.next();
+    let (mut buffer, mut answers) = (BytesMut::new(), Vec::new());
+    for piece in pieces {
+        buffer.extend_from_slice(piece);
+        while let Some(asked_next) = next {
+            let before = buffer.len();
+            let told = match asked_next {
+                Asked::Probe => dialect.read_probe(&mut buffer).map(|known| known.map(Told::Probed)),
+                Asked::Command(command) => {
+                    question(command).read(dialect, &mut buffer).map(|answer| answer.map(Told::Answer))
+                }
+            };
+            match told {
+                Ok(None) => {
+                    assert_eq!(buffer.len(), before, "half an answer was taken");
+                    // No answer is longer than three lines.
+                    assert!(before < 4096, "{before} bytes are no answer yet");
+                    break;
+                }
+                Ok(Some(told)) => {
+                    assert!(buffer.len() < before, "an answer of nothing");
+                    answers.push(Ok(told));
+                }
+                Err(nonsense) => {
+                    answers.push(Err(nonsense));
+                    return answers;
+                }
+            }
+            next = asked.next();
+        }
+    }
+    answers
+}
+
+/// Writes counts as a server would, and reads them.
+fn honest(data: &[u8]) {
+    for (command, dialect) in [
+        (Command::Hit(1), Dialect::Meta),
+        (Command::Hit(1), Dialect::Classic),
+        (Command::Read, Dialect::Meta),
+        (Command::Read, Dialect::Classic),
+    ] {
+        let mut buffer = BytesMut::new();
+        let mut counts = Vec::new();
+        for bytes in data.chunks_exact(8) {
+            let count = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
+            let (left, length) = (count as u32 >> 7, count.to_string().len());
+            let text = match (command, dialect) {
+                (_, Dialect::Meta) => format!("VA {length} t{left}\r\n{count}\r\n"),
+                (Command::Hit(_), _) => format!("NOT_STORED\r\n{count}\r\n"),
+                (_, _) => format!("VALUE c:192.0.2.1 0 {length}\r\n{count}\r\nEND\r\n"),
+            };
+            buffer.extend_from_slice(text.as_bytes());
+            let left = (dialect == Dialect::Meta).then_some(left);
+            counts.push(Counted { count: u32::try_from(count).unwrap_or(u32::MAX), left, endless: false });
+        }
+        for counted in counts {
+            assert_eq!(question(command).read(dialect, &mut buffer), Ok(Some(Answer::Counted(counted))));
+        }
+        assert!(buffer.is_empty());
+    }
+}

@@ -1,0 +1,24 @@
+//! A file of connection_shaper's form, which converted to TOML means the same.
+
+use connshaper::config::{Form, convert};
+
+use super::configuration;
+
+/// A line by which the form is told; those that follow may say otherwise.
+const FIRST: &[u8] = b"exptime 60\n";
+
+/// Reads it, converts it, and reads that.
+pub fn run(data: &[u8]) {
+    let Some(config) = configuration::read(&[FIRST, data].concat()) else {
+        return;
+    };
+    assert_eq!(config.form, Form::ConnectionShaper);
+    let text = convert::to_toml(&config);
+    let converted = configuration::read(text.as_bytes()).unwrap_or_else(|| panic!("cannot be read:\n{text}"));
+    assert_eq!(converted.form, Form::Toml);
+    assert_eq!(converted.lists, config.lists, "{text}");
+    assert_eq!(converted.limits, config.limits, "{text}");
+    assert_eq!(converted.store, config.store, "{text}");
+    assert_eq!(converted.on_store_failure(), config.on_store_failure(), "{text}");
+    assert_eq!(converted.listen, config.listen, "{text}");
+}

@@ -1,0 +1,222 @@
+//! The time of each line on one clock that never goes back.
+//!
+//! Fills in what the stamps of a log leave open: the year, which turns when
+//! December is followed by January, and the offset to UTC, for which the zone
+//! is asked. In the hour that comes twice when daylight saving ends, the order
+//! of the lines says which one is meant.
+
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
+use super::stamp::{DAY, Form, Stamp, days};
+
+/// Further apart than this, in seconds, two neighbouring lines without a year are in different ones.
+const HALF_A_YEAR: i64 = 183 * DAY;
+
+/// Lines may be this many seconds out of order without anybody having set the clock.
+const DISORDER: i64 = 30 * 60;
+
+/// The calendar of one log.
+#[derive(Clone, Debug)]
+pub struct Calendar {
+    zone: TimeZone,
+    /// The year of the last line that had none, and its place in it.
+    year: Year,
+    place: Option<i64>,
+    /// Hours of local time that were looked up last, each with what to subtract.
+    offset: Option<(i64, Offset)>,
+    /// An hour comes twice, and this is the second time.
+    is_second_time: bool,
+    /// The last moment that was told, in milliseconds since the epoch.
+    last: Option<i64>,
+    /// What is added because the clock was set back, in milliseconds.
+    shift: i64,
+    /// How often it was.
+    pub set_back: u64,
+}
+
+/// Local time minus UTC in seconds; two where the hour comes twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Offset {
+    earlier: i64,
+    later: i64,
+}
+
+impl Calendar {
+    /// For a log of this zone that nobody has written to since `written`, in seconds since the epoch.
+    /// A first line without a year is from the year before that moment.
+    pub fn new(zone: TimeZone, first: Stamp, written: i64) -> Self {
+        let mut calendar = Self {
+            zone,
+            year: Year::new(1970),
+            place: None,
+            offset: None,
+            is_second_time: false,
+            last: None,
+            shift: 0,
+            set_back: 0,
+        };
+        if first.form == Form::WithoutYear {
+            // A log may be read a little before its own time, when clocks differ.
+            let latest = written + DAY;
+            let this_year = 1970 + written / 31_556_952;
+            let is_past = |year: &Year| year.at(first.seconds).is_some_and(|at| at <= latest);
+            // Every eight years at the most there is a 29th of February.
+            let years = (this_year - 9..=this_year + 1).rev().map(Year::new);
+            calendar.year = years.into_iter().find(is_past).unwrap_or(Year::new(this_year));
+        }
+        calendar
+    }
+
+    /// The moment of the next line, in milliseconds since the epoch, never before the one of the last line.
+    pub fn time(&mut self, stamp: Stamp) -> i64 {
+        let told = self.utc(stamp) * 1000 + i64::from(stamp.milliseconds) + self.shift;
+        let last = self.last.unwrap_or(told);
+        if told < last - DISORDER * 1000 {
+            // Somebody set the clock. What came after went on from there.
+            self.shift += last - told;
+            self.set_back += 1;
+        }
+        let time = told.max(last);
+        self.last = Some(time);
+        time
+    }
+
+    fn utc(&mut self, stamp: Stamp) -> i64 {
+        let local = match stamp.form {
+            Form::Absolute => return stamp.seconds,
+            Form::Local => stamp.seconds,
+            Form::WithoutYear => self.with_year(stamp.seconds),
+        };
+        let offset = self.offset(local);
+        let earlier = local - offset.earlier;
+        // The second time round, the first reading lies well before the last line, once.
+        let shown = self.last.map(|last| (last - self.shift) / 1000);
+        let goes_back = shown.is_some_and(|last| earlier < last - DISORDER);
+        self.is_second_time = offset.earlier != offset.later && (self.is_second_time || goes_back);
+        if self.is_second_time { local - offset.later } else { earlier }
+    }
+
+    fn with_year(&mut self, place: i64) -> i64 {
+        if let Some(last) = self.place {
+            if place < last - HALF_A_YEAR {
+                self.year = Year::new(self.year.number + 1);
+            } else if place > last + HALF_A_YEAR {
+                // A late line of December after the first one of January.
+                self.year = Year::new(self.year.number - 1);
+            }
+        }
+        self.place = Some(place);
+        // A 29th of February where there is none: the clock ran wrong, and so does the year.
+        self.year.at(place).unwrap_or(self.year.start + LEAP_DAY * DAY + place % DAY)
+    }
+
+    fn offset(&mut self, local: i64) -> Offset {
+        // No zone changes within a quarter of an hour of local time.
+        let quarter = local.div_euclid(900);
+        if let Some((known, offset)) = self.offset
+            && known == quarter
+        {
+            return offset;
+        }
+        let offset = lookup(&self.zone, quarter * 900).unwrap_or(Offset { earlier: 0, later: 0 });
+        self.offset = Some((quarter, offset));
+        offset
+    }
+}
+
+fn lookup(zone: &TimeZone, local: i64) -> Option<Offset> {
+    let civil: DateTime = TimeZone::UTC.to_datetime(jiff::Timestamp::from_second(local).ok()?);
+    let ambiguous = zone.to_ambiguous_timestamp(civil);
+    let utc = |time: Result<jiff::Timestamp, jiff::Error>| time.ok().map(jiff::Timestamp::as_second);
+    // In the hour that is left out in spring both readings are odd; the earlier offset is then the later moment.
+    let (a, b) = (utc(ambiguous.earlier())?, utc(ambiguous.later())?);
+    Some(Offset { earlier: local - a.min(b), later: local - a.max(b) })
+}
+
+/// A year of the calendar.
+#[derive(Clone, Copy, Debug)]
+struct Year {
+    number: i64,
+    /// Seconds of local time to its beginning.
+    start: i64,
+    is_leap: bool,
+}
+
+/// The 29th of February, counted from 0.
+const LEAP_DAY: i64 = 59;
+
+impl Year {
+    fn new(number: i64) -> Self {
+        let is_leap = days(number, 3, 1) - days(number, 2, 1) == 29;
+        Self { number, start: days(number, 1, 1) * DAY, is_leap }
+    }
+
+    /// A place in a leap year as seconds of local time in this one; `None` for a 29th of February it has not.
+    fn at(&self, place: i64) -> Option<i64> {
+        match place / DAY {
+            day if self.is_leap || day < LEAP_DAY => Some(self.start + place),
+            LEAP_DAY => None,
+            _ => Some(self.start + place - DAY),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stamp(text: &str) -> Stamp {
+        Stamp::traditional(text.as_bytes()).or_else(|| Stamp::iso(text.as_bytes())).unwrap().0
+    }
+
+    fn at(text: &str) -> i64 {
+        stamp(text).seconds
+    }
+
+    /// The moments of lines, in seconds after the first.
+    fn seconds(zone: &str, written: &str, lines: &[&str]) -> Vec<i64> {
+        let zone = TimeZone::get(zone).unwrap();
+        let mut calendar = Calendar::new(zone, stamp(lines[0]), at(written));
+        let times: Vec<i64> = lines.iter().map(|line| calendar.time(stamp(line)) / 1000).collect();
+        times.iter().map(|time| time - times[0]).collect()
+    }
+
+    #[test]
+    fn the_year_is_the_last_one_before_the_log_was_written() {
+        let year = |line: &str, written: &str| {
+            let mut calendar = Calendar::new(TimeZone::UTC, stamp(line), at(written));
+            calendar.time(stamp(line)) / 1000
+        };
+        assert_eq!(year("Nov 21 09:00:00", "2026-11-21T10:00:00Z"), at("2026-11-21T09:00:00Z"));
+        assert_eq!(year("Dec 20 09:00:00", "2026-01-03T10:00:00Z"), at("2025-12-20T09:00:00Z"));
+        assert_eq!(year("Feb 29 09:00:00", "2026-01-03T10:00:00Z"), at("2024-02-29T09:00:00Z"));
+        assert_eq!(year("Mar  1 09:00:00", "2026-03-03T10:00:00Z"), at("2026-03-01T09:00:00Z"));
+    }
+
+    #[test]
+    fn the_year_turns_with_january_and_a_late_line_is_no_new_one() {
+        let lines = ["Dec 31 23:59:58", "Jan  1 00:00:01", "Dec 31 23:59:59", "Jan  1 00:00:03"];
+        assert_eq!(seconds("UTC", "2026-01-03T10:00:00Z", &lines), [0, 3, 3, 5]);
+    }
+
+    #[test]
+    fn daylight_saving_neither_repeats_an_hour_nor_leaves_one_out() {
+        let autumn = ["Oct 25 02:59:00", "Oct 25 02:00:00", "Oct 25 02:59:00", "Oct 25 03:00:00"];
+        assert_eq!(seconds("Europe/Berlin", "2026-10-26T00:00:00Z", &autumn), [0, 60, 3600, 3660]);
+        let spring = ["Mar 29 01:59:59", "Mar 29 03:00:00"];
+        assert_eq!(seconds("Europe/Berlin", "2026-03-30T00:00:00Z", &spring), [0, 1]);
+        let iso = ["2026-10-25T02:59:00+02:00", "2026-10-25T02:00:00+01:00"];
+        assert_eq!(seconds("UTC", "2026-10-26T00:00:00Z", &iso), [0, 60]);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_goes_on() {
+        let mut calendar = Calendar::new(TimeZone::UTC, stamp("Nov 21 09:00:00"), at("2026-11-21T10:00:00Z"));
+        let mut time = |line| calendar.time(stamp(line));
+        let first = time("Nov 21 09:00:00");
+        assert_eq!(time("Nov 21 04:00:00") - first, 0);
+        assert_eq!(time("Nov 21 04:00:07") - first, 7_000);
+        assert_eq!(calendar.set_back, 1);
+    }
+}

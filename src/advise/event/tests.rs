@@ -1,0 +1,91 @@
+use super::*;
+
+fn sense(program: &str, message: &str) -> (Sense, String) {
+    let text = format!("Nov 21 09:05:07 mx {program}[411]: {message}");
+    let mut names = Vec::new();
+    let sense = Reader::new().read(&Line::parse(text.as_bytes()).unwrap(), &mut names);
+    (sense, String::from_utf8(names).unwrap())
+}
+
+fn what(program: &str, message: &str) -> Option<What> {
+    match sense(program, message).0 {
+        Sense::Event(event) => Some(event.what),
+        _ => None,
+    }
+}
+
+#[test]
+fn a_connect_names_its_client() {
+    let (Sense::Event(event), names) = sense("postfix/smtpd", "connect from mail.example.net[198.51.100.7]") else {
+        panic!("no event");
+    };
+    let What::Connect { who, .. } = event.what else { panic!("no connect: {event:?}") };
+    assert_eq!((who.address, names.as_str()), (Some("198.51.100.7".parse().unwrap()), "mail.example.net"));
+    assert_eq!(sense("postfix/smtpd", "connect from unknown[2001:db8::1]").1, "");
+    let Some(What::Connect { who, .. }) = what("postfix/smtpd", "connect from unknown[unknown]") else {
+        panic!("no connect");
+    };
+    assert_eq!(who.address, None);
+}
+
+#[test]
+fn the_counters_of_a_disconnect_tell_whether_there_was_a_recipient_and_a_login() {
+    let seen = |counters: &str| match what("postfix/smtpd", &format!("disconnect from a[192.0.2.1]{counters}")) {
+        Some(What::Disconnect { asked, authenticated, .. }) => (asked, authenticated),
+        other => panic!("{counters}: {other:?}"),
+    };
+    assert_eq!(seen(" ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5"), (true, false));
+    assert_eq!(seen(" ehlo=1 auth=1 mail=1 rcpt=0/2 commands=4"), (true, true));
+    assert_eq!(seen(" ehlo=1 auth=0/3 commands=1/4"), (false, false));
+    assert_eq!(seen(" vrfy=1 commands=1"), (true, false));
+    assert_eq!(seen(""), (false, false));
+}
+
+#[test]
+fn a_recipient_is_known_by_a_message_or_a_refusal() {
+    let message = |text: &str| match what("postfix/smtpd", text) {
+        Some(What::Recipient { authenticated, message, .. }) => Some((authenticated, message.is_some())),
+        _ => None,
+    };
+    assert_eq!(message("4Bc9x1: client=a[192.0.2.1]"), Some((false, true)));
+    let login = "4Bc9x1: client=a[192.0.2.1], sasl_method=PLAIN, sasl_username=me";
+    assert_eq!(message(login), Some((true, true)));
+    for refusal in ["reject", "reject_warning", "milter-reject", "discard"] {
+        let text = format!("NOQUEUE: {refusal}: RCPT from a[192.0.2.1]: 450 4.7.1 <x>: no; from=<y>");
+        assert_eq!(message(&text), Some((false, false)), "{text}");
+    }
+    assert_eq!(message("NOQUEUE: reject: CONNECT from a[192.0.2.1]: 554 5.7.1"), None);
+    assert_eq!(message("NOQUEUE: reject: MAIL from a[192.0.2.1]: 450"), None);
+    assert_eq!(message("lost connection after RCPT from a[192.0.2.1]"), None);
+}
+
+#[test]
+fn a_message_is_followed_by_its_queue_id() {
+    let Some(What::Recipient { message: Some(begun), .. }) = what("postfix/smtpd", "4Bc9x1: client=a[192.0.2.1]")
+    else {
+        panic!("no message");
+    };
+    let queued = "4Bc9x1: from=<a@b>, size=1200, nrcpt=1 (queue active)";
+    assert_eq!(what("postfix/qmgr", queued), Some(What::Queued(begun)));
+    let sent = "4Bc9x1: to=<c@d>, relay=x[192.0.2.9]:25, delay=1, dsn=2.0.0, status=sent (250 ok)";
+    assert_eq!(what("postfix/smtp", sent), Some(What::Sent(begun)));
+    assert_eq!(what("postfix/qmgr", "4Bc9x1: removed"), Some(What::Removed(begun)));
+    assert_ne!(what("postfix-out/qmgr", "4Bc9x1: removed"), Some(What::Removed(begun)));
+    let bounced = "4Bc9x1: to=<\", status=sent (\"@d>, relay=none, dsn=5.0.0, status=bounced (no)";
+    assert_eq!(what("postfix/smtp", bounced), None);
+    let deferred = "4Bc9x1: to=<c@d>, relay=x, dsn=4.0.0, status=deferred (host x said: 450 , status=sent (250 ok)";
+    assert_eq!(what("postfix/smtp", deferred), None);
+}
+
+#[test]
+fn instances_and_services_are_told_apart() {
+    let connect = "connect from a[192.0.2.1]";
+    assert!(matches!(what("postfix-in/smtpd", connect), Some(What::Connect { .. })));
+    assert_ne!(what("postfix-in/smtpd", connect), what("postfix/smtpd", connect));
+    assert_eq!(what("postfix/submission/smtpd", connect), Some(What::Submission));
+    assert_eq!(what("postfix/smtps/smtpd", connect), Some(What::Submission));
+    assert_eq!(what("postfix/postscreen", "CONNECT from [192.0.2.1]:5 to [192.0.2.2]:25"), Some(What::ScreenConnect));
+    assert_eq!(what("postfix/postscreen", "PASS OLD [192.0.2.1]:5"), Some(What::ScreenPass));
+    assert_eq!(sense("sshd", connect).0, Sense::Foreign);
+    assert_eq!(sense("postfix/anvil", "statistics: max").0, Sense::Idle);
+}

@@ -1,0 +1,262 @@
+//! What the logs say: candidates, who would have been refused, and the recommendation.
+
+use std::collections::BTreeMap;
+
+use jiff::tz::TimeZone;
+
+use super::census::{Census, Client, Mask};
+use super::reading::Read;
+use super::sessions::Seen;
+use super::tally::{Grouping, Tally};
+use super::text::printable;
+
+/// Names listed for a window length; the rest is a number.
+pub const MAX_NAMES: usize = 200;
+
+/// Thresholds of the grid, of which those are taken that the log can tell apart.
+const GRID: [u32; 12] = [3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
+
+/// Everything that is reported.
+pub struct Findings {
+    /// What was read.
+    pub read: Read,
+    /// Where the facts about Postfix come from, and what is to be known about them.
+    pub notes: Vec<String>,
+    /// When Postfix asks.
+    pub seen: Seen,
+    /// The zone of all times that are shown.
+    pub zone: TimeZone,
+    /// How many bits of an address count.
+    pub mask: Mask,
+    /// What was counted.
+    pub tally: Tally,
+    /// Clients, and how many of them delivered mail.
+    pub clients: (u64, u64),
+    /// Clients no longer kept when the log ended.
+    pub forgotten: u64,
+    /// For each length of windows.
+    pub lengths: Vec<Length>,
+    /// In the order of lengths and thresholds.
+    pub candidates: Vec<Candidate>,
+    /// The candidate that is recommended, by its place.
+    pub advice: Option<usize>,
+    /// The configuration that was tried.
+    pub trial: Option<Outcome>,
+}
+
+/// What is known of one length of windows.
+#[derive(Clone, Debug)]
+pub struct Length {
+    /// In seconds.
+    pub exptime: u32,
+    /// Clients that delivered mail, by the most sessions they had in a window, the most first.
+    pub senders: Vec<Known>,
+    /// Senders that are not in the list.
+    pub more_senders: u64,
+    /// The smallest threshold that refuses none of them; `None` when there are none.
+    pub needed: Option<u32>,
+    /// Clients that delivered nothing, the busiest ten.
+    pub others: Vec<Known>,
+    /// Clients by the most sessions they had in a window: those that delivered, and the others.
+    pub peaks: BTreeMap<u32, (u64, u64)>,
+}
+
+/// A client as it is listed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its verified name, fit to print; empty when it has none.
+    pub name: String,
+    /// Its address, with a prefix length where that is not all of it.
+    pub address: String,
+    /// Sessions in all.
+    pub sessions: u64,
+    /// Messages that were delivered.
+    pub delivered: u64,
+    /// The most sessions in a window.
+    pub peak: u32,
+}
+
+/// A threshold and a length of windows, and what they would have done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The place of the length.
+    pub length: usize,
+    /// Hits allowed.
+    pub threshold: u32,
+    /// With the masks.
+    pub masked: Effect,
+    /// With every address for itself.
+    pub whole: Effect,
+}
+
+/// What would have been refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Effect {
+    /// Sessions.
+    pub sessions: u64,
+    /// Clients, once or more often.
+    pub clients: u64,
+    /// Those of them that delivered mail in the time of the log.
+    pub senders: u64,
+}
+
+/// What a configuration would have done.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// The file.
+    pub path: String,
+    /// Questions by action and reason, the most first.
+    pub verdicts: Vec<(String, String, u64)>,
+    /// Questions that were refused, and addresses.
+    pub refused: (u64, u64),
+    /// Refused clients that delivered mail, the most often refused first, each with how often.
+    pub senders: Vec<(Known, u64)>,
+    /// Those that are not in the list.
+    pub more_senders: u64,
+}
+
+impl Length {
+    fn new(tally: &Tally, length: usize, exptime: u32) -> Self {
+        let mut peaks: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+        let (mut senders, mut others) = (Vec::new(), Vec::new());
+        for census in tally.censuses(Grouping::Masked) {
+            for (client, peak) in census.peaks(length) {
+                let count = peaks.entry(peak).or_default();
+                if client.delivered > 0 {
+                    count.0 += 1;
+                    senders.push((peak, client));
+                } else {
+                    count.1 += 1;
+                    others.push((peak, client));
+                }
+            }
+            census.forgotten(length).for_each(|(peak, clients)| peaks.entry(peak).or_default().1 += clients);
+        }
+        let needed = senders.iter().map(|(peak, _)| *peak).max();
+        let more_senders = senders.len().saturating_sub(MAX_NAMES) as u64;
+        let (senders, others) = (busiest(senders, MAX_NAMES), busiest(others, 10));
+        Self { exptime, senders, more_senders, needed, others, peaks }
+    }
+}
+
+fn busiest(mut clients: Vec<(u32, &Client)>, count: usize) -> Vec<Known> {
+    clients.sort_unstable_by_key(|(peak, client)| (std::cmp::Reverse((*peak, client.sessions)), client.address));
+    clients.iter().take(count).map(|(peak, client)| Known::new(client, *peak)).collect()
+}
+
+impl Known {
+    fn new(client: &Client, peak: u32) -> Self {
+        let whole = if client.address.is_ipv4() { 32 } else { 128 };
+        let address = match client.prefix_length {
+            length if length == whole => client.address.to_string(),
+            length => format!("{}/{length}", client.address),
+        };
+        let (sessions, delivered) = (client.sessions, client.delivered);
+        Self { name: printable(&client.name), address, sessions, delivered, peak }
+    }
+}
+
+impl Candidate {
+    fn new(tally: &Tally, length: usize, threshold: u32) -> Self {
+        let effect = |grouping| {
+            tally.censuses(grouping).iter().fold(Effect::default(), |sum, census: &&Census| {
+                let (clients, senders) = census.refused_clients(length, threshold);
+                Effect {
+                    sessions: sum.sessions + census.refused_sessions(length, threshold),
+                    clients: sum.clients + clients,
+                    senders: sum.senders + senders,
+                }
+            })
+        };
+        Self { length, threshold, masked: effect(Grouping::Masked), whole: effect(Grouping::Whole) }
+    }
+}
+
+impl Findings {
+    /// Draws the conclusions. `thresholds` may be empty: then they are chosen from the log.
+    pub fn new(read: Read, mut tally: Tally, mask: Mask, exptimes: &[u32], thresholds: &[u32]) -> Self {
+        let lengths: Vec<Length> =
+            exptimes.iter().enumerate().map(|(length, exptime)| Length::new(&tally, length, *exptime)).collect();
+        let mut candidates = Vec::new();
+        for (at, length) in lengths.iter().enumerate() {
+            let thresholds = choose(length, thresholds);
+            candidates.extend(thresholds.iter().map(|threshold| Candidate::new(&tally, at, *threshold)));
+        }
+        let parts = tally.censuses(Grouping::Masked);
+        let clients = parts.iter().map(|census| census.clients()).sum();
+        let forgotten = parts.iter().map(|census| census.forgotten_clients()).sum();
+        let senders = lengths.first().map_or(0, |length| length.senders.len() as u64 + length.more_senders);
+        let trial = tally.trial.take().map(|trial| Outcome::new(&tally, &trial));
+        Self {
+            read,
+            notes: Vec::new(),
+            seen: Seen::Rcpt,
+            zone: TimeZone::UTC,
+            mask,
+            clients: (clients, senders),
+            forgotten,
+            advice: advise(&lengths, &candidates),
+            lengths,
+            candidates,
+            tally,
+            trial,
+        }
+    }
+
+    /// The candidate that is recommended.
+    pub fn advised(&self) -> Option<&Candidate> {
+        self.advice.map(|at| &self.candidates[at])
+    }
+
+    /// Sessions that were counted.
+    pub fn sessions(&self) -> u64 {
+        let parts = self.tally.censuses(Grouping::Masked);
+        parts.iter().map(|census| census.numbers(0).iter().sum::<u64>()).sum()
+    }
+}
+
+/// The thresholds to show for a length: what was asked for, or else a grid, with the needed one in any case.
+fn choose(length: &Length, thresholds: &[u32]) -> Vec<u32> {
+    let highest = length.peaks.keys().next_back().copied().unwrap_or(0);
+    let grid = GRID.iter().copied().filter(|threshold| *threshold < highest.max(GRID[2]));
+    let mut chosen: Vec<u32> = if thresholds.is_empty() { grid.collect() } else { thresholds.to_vec() };
+    chosen.extend(length.needed.map(|needed| needed.min(super::census::HIGHEST as u32 - 1)));
+    chosen.sort_unstable();
+    chosen.dedup();
+    chosen
+}
+
+/// Of the smallest thresholds that refuse no client that delivered mail, one for each length, the one
+/// that stops most; of equal ones that with the shortest windows, for it delays the least.
+fn advise(lengths: &[Length], candidates: &[Candidate]) -> Option<usize> {
+    let needed = |candidate: &Candidate| lengths[candidate.length].needed == Some(candidate.threshold);
+    let places = (0..candidates.len()).filter(|at| needed(&candidates[*at]));
+    places.min_by_key(|at| {
+        let Candidate { length, masked, .. } = candidates[*at];
+        (std::cmp::Reverse(masked.sessions), lengths[length].exptime)
+    })
+}
+
+impl Outcome {
+    fn new(tally: &Tally, trial: &super::tally::Trial) -> Self {
+        let mut verdicts: Vec<_> =
+            trial.verdicts.iter().map(|((action, reason), count)| (action.clone(), reason.clone(), *count)).collect();
+        verdicts.sort_by(|a, b| (b.2, &a.0, &a.1).cmp(&(a.2, &b.0, &b.1)));
+        let mut senders: Vec<(Known, u64)> =
+            trial.refused.iter().filter_map(|(address, refused)| Some((tally.sender(*address)?, *refused))).collect();
+        senders.sort_by(|a, b| (b.1, &a.0.address).cmp(&(a.1, &b.0.address)));
+        let more_senders = senders.len().saturating_sub(MAX_NAMES) as u64;
+        senders.truncate(MAX_NAMES);
+        let sessions = trial.refused.values().sum::<u64>() + trial.unlisted;
+        let refused = (sessions, trial.refused.len() as u64);
+        Self { path: String::new(), verdicts, refused, senders, more_senders }
+    }
+}
+
+impl Tally {
+    /// The client with this address, by all of it, if it delivered mail.
+    fn sender(&self, address: std::net::IpAddr) -> Option<Known> {
+        let client = self.censuses(Grouping::Whole).iter().find_map(|census| census.client(address))?;
+        (client.delivered > 0).then(|| Known::new(client, 0))
+    }
+}

@@ -1,0 +1,143 @@
+//! Several logs as one: their events in the order of their times.
+//!
+//! Logs that follow each other, as rotated ones do, are read one after the
+//! other; logs of several hosts that cover the same time are read side by
+//! side. A log is opened when the time has come to its first line.
+
+use std::io;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use super::blocks::{Batch, Blocks, Lines};
+use super::calendar::Calendar;
+use super::event::Event;
+use super::source::{Progress, Source};
+
+/// All logs.
+pub struct Merge {
+    /// Not opened yet, the first to come last.
+    waiting: Vec<Source>,
+    open: Vec<Open>,
+    progress: Arc<Progress>,
+    /// What has been read so far.
+    pub account: Account,
+}
+
+/// What was read.
+#[derive(Debug, Default)]
+pub struct Account {
+    /// Names of the logs in the order of their times.
+    pub logs: Vec<String>,
+    /// Their lines.
+    pub lines: Lines,
+    /// How often a clock was set back.
+    pub set_back: u64,
+    /// What could not be read, and why.
+    pub troubles: Vec<String>,
+}
+
+/// A log that is being read.
+struct Open {
+    name: String,
+    calendar: Calendar,
+    blocks: Blocks,
+    batch: Batch,
+    /// The next event of the batch, and its time.
+    next: usize,
+    time: i64,
+}
+
+impl Merge {
+    /// All of these.
+    pub fn new(mut sources: Vec<Source>, progress: Arc<Progress>) -> Self {
+        // Of logs that begin at the same moment the first named is the first.
+        sources.sort_by_key(|source| source.first);
+        let account =
+            Account { logs: sources.iter().map(|source| source.name.clone()).collect(), ..Account::default() };
+        sources.reverse();
+        Self { waiting: sources, open: Vec::new(), progress, account }
+    }
+
+    /// Shows every event in order, with its time in milliseconds since the epoch, which never goes
+    /// back, and the names its batch has, until `show` says that it has seen enough.
+    pub fn for_each(&mut self, mut show: impl FnMut(i64, &Event, &[u8]) -> ControlFlow<()>) {
+        let mut last = i64::MIN;
+        while let Some(at) = self.earliest() {
+            let open = &mut self.open[at];
+            last = last.max(open.time);
+            if show(last, &open.batch.events[open.next], &open.batch.names).is_break() {
+                return;
+            }
+            if !open.advance(&mut self.account) {
+                self.open.remove(at);
+            }
+        }
+    }
+
+    /// Which open log has the next event. Opens those that may have it.
+    fn earliest(&mut self) -> Option<usize> {
+        loop {
+            let earliest = (0..self.open.len()).min_by_key(|at| self.open[*at].time);
+            let is_due = |source: &Source| earliest.is_none_or(|at| source.first <= self.open[at].time);
+            let Some(source) = self.waiting.pop_if(|source| is_due(source)) else {
+                return earliest;
+            };
+            let (name, calendar) = (source.name.clone(), source.calendar.clone());
+            match Source::read(source, &self.progress) {
+                Ok(input) => {
+                    let blocks = Blocks::read(input);
+                    let mut open = Open { name, calendar, blocks, batch: Batch::default(), next: 0, time: 0 };
+                    if open.load(&mut self.account) {
+                        self.open.push(open);
+                    }
+                }
+                Err(error) => self.account.trouble(&name, &error),
+            }
+        }
+    }
+}
+
+impl Open {
+    /// Goes to the next event; `false` at the end.
+    fn advance(&mut self, account: &mut Account) -> bool {
+        self.next += 1;
+        self.arrive(account)
+    }
+
+    /// Finds the time of the event it stands before, in this batch or a later one.
+    fn arrive(&mut self, account: &mut Account) -> bool {
+        match self.batch.events.get(self.next) {
+            Some(event) => {
+                self.time = self.calendar.time(event.stamp);
+                true
+            }
+            None => self.load(account),
+        }
+    }
+
+    fn load(&mut self, account: &mut Account) -> bool {
+        loop {
+            self.blocks.recycle(std::mem::take(&mut self.batch));
+            let Some(batch) = self.blocks.next() else {
+                account.set_back += self.calendar.set_back;
+                return false;
+            };
+            self.batch = batch;
+            account.lines.add(&self.batch.lines);
+            if let Some(error) = &self.batch.error {
+                account.trouble(&self.name, error);
+            }
+            self.next = 0;
+            if !self.batch.events.is_empty() {
+                return self.arrive(account);
+            }
+        }
+    }
+}
+
+impl Account {
+    /// Notes what could not be read.
+    pub fn trouble(&mut self, name: &str, error: &io::Error) {
+        self.troubles.push(format!("{name}: {error}"));
+    }
+}

@@ -1,0 +1,150 @@
+//! From the names of logs to sessions: what `advise` and `replay` have in common.
+
+use std::fmt;
+use std::io::{self, IsTerminal};
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use ipnet::IpNet;
+use jiff::tz::TimeZone;
+
+use super::merge::{Account, Merge};
+use super::options::Reading;
+use super::postconf::Site;
+use super::sessions::{Audience, Seen, Sessions, Sums};
+use super::source::{Progress, Source};
+use super::text::plain;
+
+/// Events between two looks at how far the reading is.
+const EVENTS_PER_LOOK: u64 = 8 * 1024;
+
+/// Logs about to be read, and how.
+pub struct Logs {
+    /// When Postfix asks.
+    pub seen: Seen,
+    /// What to tell about where that, and the networks, come from.
+    pub notes: Vec<String>,
+    /// The zone of times without an offset.
+    pub zone: TimeZone,
+    mynetworks: Vec<IpNet>,
+    sources: Vec<Source>,
+    account: Account,
+    progress: Arc<Progress>,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct Read {
+    /// Logs and lines.
+    pub account: Account,
+    /// Sessions.
+    pub sums: Sums,
+}
+
+/// Why a log cannot be read.
+#[derive(Debug)]
+pub struct Unreadable {
+    path: PathBuf,
+    error: io::Error,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", plain(&self.path.display().to_string()), self.error)
+    }
+}
+
+impl std::error::Error for Unreadable {}
+
+impl Logs {
+    /// Looks into every log. One that cannot be opened is an error; one without a line of a log is noted.
+    pub fn open(options: &Reading) -> Result<Self, Unreadable> {
+        let zone = options.timezone.as_deref().and_then(|name| TimeZone::get(name).ok());
+        let zone = zone.unwrap_or_else(TimeZone::system);
+        let progress = Arc::new(Progress::default());
+        let (mut sources, mut account) = (Vec::new(), Account::default());
+        for path in &options.logs {
+            match Source::open(path, &zone, &progress) {
+                Ok(Some(source)) => sources.push(source),
+                Ok(None) => {
+                    let error = io::Error::other("no line of a log in it");
+                    account.trouble(&plain(&path.display().to_string()), &error);
+                }
+                Err(error) => return Err(Unreadable { path: path.clone(), error }),
+            }
+        }
+        let mut logs =
+            Self { seen: Seen::Rcpt, notes: Vec::new(), zone, mynetworks: Vec::new(), sources, account, progress };
+        logs.learn(options);
+        Ok(logs)
+    }
+
+    /// Asks Postfix for what the command line leaves open.
+    fn learn(&mut self, options: &Reading) {
+        let is_open = options.seen.is_none() || options.mynetworks.is_none();
+        let site = if is_open { Site::ask() } else { Site::default() };
+        let mut note = |text: String| self.notes.push(text);
+        self.seen = match (options.seen, site.seen) {
+            (Some(seen), _) => seen,
+            (None, Some(seen)) => seen,
+            (None, None) => {
+                note("postconf does not say when Postfix asks: taken for smtpd_delay_reject = yes; see --seen".into());
+                Seen::Rcpt
+            }
+        };
+        self.mynetworks = match (&options.mynetworks, site.mynetworks) {
+            (Some(networks), _) => networks.clone(),
+            (None, Some(networks)) => networks,
+            (None, None) => {
+                note("postconf does not say what mynetworks is: taken for loopback; see --mynetworks".into());
+                let loopback = ["127.0.0.0/8", "::1/128"];
+                loopback.iter().filter_map(|network| network.parse().ok()).collect()
+            }
+        };
+        if !site.unread.is_empty() && options.mynetworks.is_none() {
+            note(format!("not read of mynetworks: {}; see --mynetworks", plain(&site.unread.join(" "))));
+        }
+    }
+
+    /// Reads them all, shows a bar on a terminal, and tells the audience what is in them.
+    pub fn read(mut self, audience: &mut impl Audience, show_bar: bool) -> Read {
+        let mynetworks = self.mynetworks.iter().map(|network| (*network, ())).collect();
+        let mut sessions = Sessions::new(self.seen, mynetworks);
+        let bar = bar(&self.progress, show_bar);
+        let mut merge = Merge::new(std::mem::take(&mut self.sources), Arc::clone(&self.progress));
+        let mut events = 0_u64;
+        merge.for_each(|time, event, names| {
+            sessions.take(time, event, names, audience);
+            events += 1;
+            if events.is_multiple_of(EVENTS_PER_LOOK) {
+                bar.set_position(self.progress.read.load(Ordering::Relaxed));
+            }
+            if audience.has_enough() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        sessions.finish(audience);
+        bar.finish_and_clear();
+        let mut account = merge.account;
+        account.troubles.splice(0..0, self.account.troubles);
+        Read { account, sums: sessions.sums }
+    }
+}
+
+fn bar(progress: &Progress, show_bar: bool) -> ProgressBar {
+    if !show_bar || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let total = progress.total.load(Ordering::Relaxed);
+    if total == 0 {
+        let bar = ProgressBar::new_spinner();
+        bar.enable_steady_tick(std::time::Duration::from_millis(200));
+        return bar.with_style(style("{spinner} {bytes} read, {bytes_per_sec}"));
+    }
+    ProgressBar::new(total).with_style(style("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"))
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("our own templates are right")
+}

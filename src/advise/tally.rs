@@ -1,0 +1,173 @@
+//! What is counted while the logs are read.
+
+use std::collections::HashMap;
+use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
+
+use jiff::tz::TimeZone;
+
+use super::census::{Census, MAX_CLIENTS, Mask};
+use super::judge::Judge;
+use super::sessions::{Audience, Session};
+use super::text::time;
+use super::timeline::Timeline;
+
+/// The sums of all candidates and, if there is one, of a configuration.
+pub struct Tally {
+    /// Clients of the families whose mask leaves the whole address.
+    plain: Census,
+    /// Clients of the others, masked.
+    masked: Census,
+    /// The same clients by their whole addresses.
+    unmasked: Census,
+    mask: Mask,
+    /// Sessions over time.
+    pub timeline: Timeline,
+    /// The configuration at work.
+    pub trial: Option<Trial>,
+    /// The first and the last moment something was asked, in milliseconds since the epoch.
+    pub span: Option<(i64, i64)>,
+}
+
+/// A configuration and its verdicts.
+pub struct Trial {
+    judge: Judge,
+    /// Questions by action and reason: one for each session, and one for each further message of it.
+    pub verdicts: HashMap<(String, String), u64>,
+    /// Clients that were refused, and how often; bounded like the clients of a census.
+    pub refused: HashMap<IpAddr, u64>,
+    /// Refusals of clients beyond that bound.
+    pub unlisted: u64,
+    output: Option<Verdicts>,
+}
+
+/// A file with a verdict in each line.
+pub struct Verdicts {
+    output: BufWriter<std::fs::File>,
+    zone: TimeZone,
+    error: Option<io::Error>,
+}
+
+/// Whether addresses of one network count together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grouping {
+    /// As the masks say.
+    Masked,
+    /// Every address for itself.
+    Whole,
+}
+
+impl Tally {
+    /// Nothing yet. `lengths` of windows are in seconds.
+    pub fn new(mask: Mask, lengths: &[u32], trial: Option<Trial>) -> Self {
+        let census = |mask| Census::new(mask, lengths, MAX_CLIENTS);
+        Self {
+            plain: census(mask),
+            masked: census(mask),
+            unmasked: census(Mask::NONE),
+            mask,
+            timeline: Timeline::new(lengths.len()),
+            trial,
+            span: None,
+        }
+    }
+
+    /// The clients, in two parts that have none in common.
+    pub fn censuses(&self, grouping: Grouping) -> [&Census; 2] {
+        match grouping {
+            Grouping::Masked => [&self.plain, &self.masked],
+            Grouping::Whole => [&self.plain, &self.unmasked],
+        }
+    }
+
+    fn is_masked(&self, client: IpAddr) -> bool {
+        match client {
+            IpAddr::V4(_) => self.mask.ipv4_prefix_length < 32,
+            IpAddr::V6(_) => self.mask.ipv6_prefix_length < 128,
+        }
+    }
+}
+
+impl Audience for Tally {
+    fn asked(&mut self, session: &Session<'_>) {
+        if let Some(trial) = &mut self.trial
+            && trial.is_exempt(session)
+        {
+            return;
+        }
+        let Session { time, client, name, .. } = *session;
+        let (first, _) = *self.span.get_or_insert((time, time));
+        self.span = Some((first, time));
+        let is_masked = self.is_masked(client);
+        let census = if is_masked { &mut self.masked } else { &mut self.plain };
+        census.count(time, client, name, |length, number| self.timeline.count(time, length, number));
+        if is_masked {
+            self.unmasked.count(time, client, name, |_, _| {});
+        }
+    }
+
+    fn asked_again(&mut self, session: &Session<'_>) {
+        if let Some(trial) = &mut self.trial {
+            trial.is_exempt(session);
+        }
+    }
+
+    fn delivered(&mut self, client: IpAddr) {
+        if self.is_masked(client) {
+            self.masked.deliver(client);
+            self.unmasked.deliver(client);
+        } else {
+            self.plain.deliver(client);
+        }
+    }
+}
+
+impl Trial {
+    /// A configuration that is to be tried.
+    pub fn new(judge: Judge, output: Option<Verdicts>) -> Self {
+        Self { judge, verdicts: HashMap::new(), refused: HashMap::new(), unlisted: 0, output }
+    }
+
+    /// The verdicts as far as they could not be written, if so.
+    pub fn finish(&mut self) -> io::Result<()> {
+        self.output.take().map_or(Ok(()), Verdicts::finish)
+    }
+
+    /// Judges a session, or a further message; says whether its client is exempt from all limits.
+    fn is_exempt(&mut self, session: &Session<'_>) -> bool {
+        let judgement = self.judge.ask(session);
+        if let Some(output) = &mut self.output {
+            output.write(session, &judgement.action);
+        }
+        if judgement.is_refusal {
+            if self.refused.len() < MAX_CLIENTS || self.refused.contains_key(&session.client) {
+                *self.refused.entry(session.client).or_default() += 1;
+            } else {
+                self.unlisted += 1;
+            }
+        }
+        *self.verdicts.entry((judgement.action, judgement.reason)).or_default() += 1;
+        judgement.is_exempt
+    }
+}
+
+impl Verdicts {
+    /// Writes to this file, with times of this zone.
+    pub fn create(path: &std::path::Path, zone: &TimeZone) -> io::Result<Self> {
+        Ok(Self { output: BufWriter::new(std::fs::File::create(path)?), zone: zone.clone(), error: None })
+    }
+
+    /// Writes one line: when, who, and the first word of the action.
+    pub fn write(&mut self, session: &Session<'_>, action: &str) {
+        let written = writeln!(self.output, "{} {} {action}", time(session.time, &self.zone), session.client);
+        if let (Err(error), None) = (written, &self.error) {
+            self.error = Some(error);
+        }
+    }
+
+    /// Everything is written, or else why not.
+    pub fn finish(mut self) -> io::Result<()> {
+        let flushed = self.output.flush();
+        self.error.map_or(flushed, Err)
+    }
+}

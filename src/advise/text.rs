@@ -1,0 +1,99 @@
+//! Numbers, times and strangers' bytes as people read them.
+
+use std::fmt::Write as _;
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+
+/// A name of a log as text that is safe anywhere: host names have no other characters.
+pub fn printable(bytes: &[u8]) -> String {
+    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
+    bytes.iter().map(|byte| if is_safe(*byte) { char::from(*byte) } else { '?' }).collect()
+}
+
+/// A text of the administrator's, as the name of a file, without what a terminal would obey.
+pub fn plain(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// `1,234,567`.
+pub fn number(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::new();
+    for (place, digit) in digits.chars().enumerate() {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// `12.3 %`, with more digits where it is small.
+pub fn percent(part: u64, whole: u64) -> String {
+    if whole == 0 {
+        return "0 %".to_owned();
+    }
+    let share = part as f64 * 100.0 / whole as f64;
+    match share {
+        0.0 => "0 %".to_owned(),
+        share if share < 0.01 => "<0.01 %".to_owned(),
+        share if share < 1.0 => format!("{share:.2} %"),
+        share => format!("{share:.1} %"),
+    }
+}
+
+/// `1.5 GB`.
+pub fn bytes(bytes: u64) -> String {
+    let units = ["bytes", "kB", "MB", "GB", "TB"];
+    let mut size = bytes as f64;
+    let mut unit = 0;
+    while size >= 1000.0 && unit + 1 < units.len() {
+        size /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} bytes") } else { format!("{size:.1} {}", units[unit]) }
+}
+
+/// A moment in milliseconds since the epoch as `2026-11-21T09:05:07+01:00`, with a fraction where there is one.
+pub fn time(milliseconds: i64, zone: &TimeZone) -> String {
+    let Ok(timestamp) = Timestamp::from_millisecond(milliseconds) else {
+        return milliseconds.to_string();
+    };
+    let zoned = timestamp.to_zoned(zone.clone());
+    let mut text = zoned.strftime("%Y-%m-%dT%H:%M:%S").to_string();
+    if milliseconds.rem_euclid(1000) != 0 {
+        let _ = write!(text, ".{:03}", milliseconds.rem_euclid(1000));
+    }
+    let _ = write!(text, "{}", zoned.strftime("%:z"));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_for_people() {
+        assert_eq!([0, 999, 1_000, 1_234_567].map(number), ["0", "999", "1,000", "1,234,567"]);
+        assert_eq!(
+            (percent(1, 8), percent(0, 8), percent(1, 200), percent(1, 1_000_000)),
+            ("12.5 %".to_owned(), "0 %".to_owned(), "0.50 %".to_owned(), "<0.01 %".to_owned())
+        );
+        assert_eq!((bytes(999), bytes(1_234_567)), ("999 bytes".to_owned(), "1.2 MB".to_owned()));
+    }
+
+    #[test]
+    fn times_are_local_with_their_offset() {
+        let zone = TimeZone::get("Europe/Berlin").unwrap();
+        assert_eq!(time(1_793_523_907_000, &zone), "2026-11-01T10:05:07+01:00");
+        assert_eq!(time(1_793_523_907_250, &TimeZone::UTC), "2026-11-01T09:05:07.250+00:00");
+    }
+
+    #[test]
+    fn nothing_a_stranger_wrote_can_move_the_cursor_or_end_a_tag() {
+        assert_eq!(printable(b"mail-1.example.net"), "mail-1.example.net");
+        assert_eq!(printable(b"\x1b[2J<script>\xff"), "??2J?script??");
+        assert_eq!(plain("a\x1b[2Jb\u{9b}"), "a?[2Jb?");
+    }
+}

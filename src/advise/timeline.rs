@@ -1,0 +1,132 @@
+//! Sessions and refusals over time, for every threshold.
+//!
+//! The time a log covers is not known before its end, so the slots begin short
+//! and are joined in pairs whenever there would be too many of them.
+
+/// Slots at the end: more than half of this, and at most this many.
+const MAX_SLOTS: usize = 512;
+
+/// Milliseconds of a slot in the beginning.
+const SHORTEST: i64 = 1_000;
+
+/// Sessions in slots of time, by the number they had in their window.
+#[derive(Debug)]
+pub struct Timeline {
+    start: Option<i64>,
+    /// Milliseconds of a slot.
+    slot: i64,
+    lengths: usize,
+    levels: Vec<u32>,
+    /// For each slot, for each length of windows, how many sessions were at each level.
+    slots: Vec<Vec<u32>>,
+}
+
+impl Timeline {
+    /// For so many lengths of windows.
+    pub fn new(lengths: usize) -> Self {
+        Self { start: None, slot: SHORTEST, lengths, levels: levels(), slots: Vec::new() }
+    }
+
+    /// Notes a session that has this number in the window of a length.
+    pub fn count(&mut self, time: i64, length: usize, number: u32) {
+        let start = *self.start.get_or_insert(time);
+        let mut at = ((time - start) / self.slot) as usize;
+        while at >= MAX_SLOTS {
+            self.join();
+            at = ((time - start) / self.slot) as usize;
+        }
+        if self.slots.len() <= at {
+            self.slots.resize(at + 1, vec![0; self.lengths * self.levels.len()]);
+        }
+        let level = self.level(number);
+        self.slots[at][length * self.levels.len() + level] += 1;
+    }
+
+    /// When the first slot begins, in milliseconds since the epoch.
+    pub fn start(&self) -> i64 {
+        self.start.unwrap_or(0)
+    }
+
+    /// How long a slot is, in milliseconds.
+    pub fn slot(&self) -> i64 {
+        self.slot
+    }
+
+    /// The numbers at which levels begin. Up to 64 each number is one; from there on they are five
+    /// percent apart, and a threshold in between is taken for the next level.
+    pub fn levels(&self) -> &[u32] {
+        &self.levels
+    }
+
+    /// For each slot: sessions of the level, as indices of levels and how many there were.
+    pub fn sessions(&self, length: usize) -> impl Iterator<Item = impl Iterator<Item = (usize, u32)>> {
+        let count = self.levels.len();
+        self.slots.iter().map(move |slot| {
+            let levels = slot[length * count..][..count].iter().copied().enumerate();
+            levels.filter(|(_, sessions)| *sessions > 0)
+        })
+    }
+
+    /// For each slot: all sessions, and those beyond a threshold.
+    pub fn refused(&self, length: usize, threshold: u32) -> Vec<(u64, u64)> {
+        let first = self.level(threshold.saturating_add(1));
+        let sum = |levels: &mut dyn Iterator<Item = (usize, u32)>| {
+            levels.fold((0, 0), |(all, over), (level, sessions)| {
+                (all + u64::from(sessions), over + if level >= first { u64::from(sessions) } else { 0 })
+            })
+        };
+        self.sessions(length).map(|mut levels| sum(&mut levels)).collect()
+    }
+
+    fn level(&self, number: u32) -> usize {
+        self.levels.partition_point(|level| *level <= number).saturating_sub(1)
+    }
+
+    fn join(&mut self) {
+        self.slot *= 2;
+        let joined = self.slots.chunks(2).map(|pair| match pair {
+            [a, b] => a.iter().zip(b).map(|(a, b)| a + b).collect(),
+            _ => pair[0].clone(),
+        });
+        self.slots = joined.collect();
+    }
+}
+
+fn levels() -> Vec<u32> {
+    let mut levels: Vec<u32> = (1..=64).collect();
+    while levels[levels.len() - 1] < 65_536 {
+        let last = levels[levels.len() - 1];
+        levels.push(last + last / 20);
+    }
+    levels
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_are_those_beyond_the_threshold_in_their_slot() {
+        let mut timeline = Timeline::new(2);
+        for (time, number) in [(0, 1), (10, 2), (999, 3), (1_000, 1), (2_500, 4)] {
+            timeline.count(5_000 + time, 1, number);
+        }
+        assert_eq!(timeline.refused(1, 1), [(3, 2), (1, 0), (1, 1)]);
+        assert_eq!(timeline.refused(0, 1), [(0, 0), (0, 0), (0, 0)]);
+        assert_eq!((timeline.start(), timeline.slot()), (5_000, 1_000));
+    }
+
+    #[test]
+    fn a_long_log_has_longer_slots_and_loses_no_session() {
+        let mut timeline = Timeline::new(1);
+        const YEAR: i64 = 365 * 86_400_000;
+        for day in 0..365 {
+            timeline.count(day * 86_400_000, 0, day as u32 + 1);
+        }
+        let slots = timeline.refused(0, 100);
+        assert!(slots.len() <= MAX_SLOTS && slots.len() > MAX_SLOTS / 2 && timeline.slot() * MAX_SLOTS as i64 >= YEAR);
+        assert_eq!(slots.iter().map(|(all, _)| all).sum::<u64>(), 365);
+        let refused = slots.iter().map(|(_, refused)| refused).sum::<u64>();
+        assert!((250..=270).contains(&refused), "{refused}");
+    }
+}

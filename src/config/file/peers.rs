@@ -1,0 +1,28 @@
+//! Who may ask over TCP.
+
+use super::super::netblock;
+use super::super::remarks::quoted;
+use super::super::settings::Settings;
+use crate::listener::Peers;
+
+pub(super) fn allow_peers(s: &Settings) -> Option<Peers> {
+    let list = s.list("allow_peers")?;
+    let mut netblocks = Vec::new();
+    for (text, span) in &list {
+        match netblock::parse(text) {
+            Ok(block) => {
+                if block.host_bits {
+                    s.remarks.odd(span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
+                }
+                if block.net.prefix_len() == 0 {
+                    s.remarks.odd(span, format!("{} lets every host ask that reaches the port", block.net));
+                }
+                netblocks.push(block.net);
+            }
+            Err((problem, remedy)) => {
+                s.remarks.wrong::<()>(span, format!("{}: {problem}", quoted(text)), remedy);
+            }
+        }
+    }
+    Some(Peers::new(netblocks))
+}

@@ -1,0 +1,83 @@
+//! Who may ask over TCP.
+//!
+//! A policy client is believed whatever it says, so whoever reaches the port
+//! could fill counts and refuse others' mail. On a unix socket the rights of
+//! its file decide instead.
+
+use ipnet::IpNet;
+
+use super::Peer;
+
+/// The netblocks whose hosts may ask over TCP.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Peers(Vec<IpNet>);
+
+impl Peers {
+    /// The hosts of these netblocks and no other.
+    pub fn new(netblocks: Vec<IpNet>) -> Self {
+        Self(netblocks)
+    }
+
+    /// Whether this one may ask.
+    pub fn admit(&self, peer: &Peer) -> bool {
+        peer.ip().is_none_or(|ip| self.0.iter().any(|netblock| netblock.contains(&ip)))
+    }
+
+    /// Whether no other host may.
+    pub fn are_of_this_host(&self) -> bool {
+        let loopback = Self::default();
+        self.0.iter().all(|netblock| loopback.0.iter().any(|loopback| loopback.contains(netblock)))
+    }
+
+    /// The netblocks, as configured.
+    pub fn netblocks(&self) -> &[IpNet] {
+        &self.0
+    }
+}
+
+impl Default for Peers {
+    /// This host's loopback addresses.
+    fn default() -> Self {
+        Self(["127.0.0.0/8", "::1/128"].map(|netblock| netblock.parse().expect("a netblock")).to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peers(netblocks: &[&str]) -> Peers {
+        Peers::new(netblocks.iter().map(|netblock| netblock.parse().unwrap()).collect())
+    }
+
+    fn admits(peers: &Peers, address: &str) -> bool {
+        peers.admit(&Peer::inet(format!("{address}:4711").parse().unwrap()))
+    }
+
+    #[test]
+    fn only_loopback_may_ask_unless_more_is_said() {
+        let peers = Peers::default();
+        assert!(admits(&peers, "127.0.0.1") && admits(&peers, "127.9.9.9") && admits(&peers, "[::1]"));
+        assert!(!admits(&peers, "192.0.2.1") && !admits(&peers, "[2001:db8::1]"));
+    }
+
+    #[test]
+    fn ipv4_through_an_ipv6_socket_is_ipv4() {
+        let site = peers(&["192.0.2.0/24"]);
+        assert!(admits(&site, "[::ffff:192.0.2.1]") && !admits(&site, "[::ffff:198.51.100.1]"));
+        assert!(!admits(&peers(&["::/0"]), "192.0.2.1"));
+    }
+
+    #[test]
+    fn a_unix_socket_is_guarded_by_its_file() {
+        assert!(peers(&[]).admit(&Peer::Unix));
+    }
+
+    #[test]
+    fn other_hosts_are_told_from_this_one() {
+        assert!(Peers::default().are_of_this_host() && peers(&["127.0.0.1/32"]).are_of_this_host());
+        assert!(
+            !peers(&["127.0.0.0/8", "192.0.2.0/24"]).are_of_this_host() && !peers(&["0.0.0.0/0"]).are_of_this_host()
+        );
+    }
+}

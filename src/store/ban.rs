@@ -1,0 +1,109 @@
+//! Violations, and the bans that come of them.
+//!
+//! Nobody waits for any of this: the request that went over has its answer by its
+//! count. Each step is atomic in the store, so of sessions that go over at the
+//! same time, on whatever host, exactly one begins the ban. A step that a shared
+//! store does not do, because the server is away, is done in this process.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::Store;
+use super::counter::Counter;
+use crate::clock::Now;
+use crate::log::line::Line;
+use crate::log::{Log, Severity};
+use crate::policy::judgement::Violation;
+use crate::policy::limit::Ban;
+use crate::policy::per::Part;
+use crate::policy::{Key, Purpose};
+use crate::statistics::add;
+
+/// A violation that outlives the request and the rules it was found by.
+#[derive(Debug)]
+struct Offence {
+    limit: String,
+    log_only: bool,
+    part: Part,
+    violations: Counter,
+    ban: Option<(Ban, Bans)>,
+    forget_after: u32,
+    now: Now,
+}
+
+/// Where bans are.
+#[derive(Debug)]
+struct Bans {
+    /// The ban in force, with its number.
+    ban: Counter,
+    /// How many there were.
+    bans: Counter,
+}
+
+impl Offence {
+    fn new(store: &Store, violation: &Violation<'_>, now: Now) -> Self {
+        let Violation { limit, part } = violation;
+        let counter = |purpose| store.counter(&Key { limit, part, purpose });
+        let bans = || Bans { ban: counter(Purpose::Ban), bans: counter(Purpose::Bans) };
+        Self {
+            limit: limit.name.clone(),
+            log_only: limit.log_only,
+            part: part.clone(),
+            violations: counter(Purpose::Violations),
+            ban: limit.ban.map(|ban| (ban, bans())),
+            forget_after: limit.forget_after,
+            now,
+        }
+    }
+
+    fn describe(&self, seconds: u32, repetition: u32, line: &mut Line) {
+        line.field("key", &self.part).field("limit", &self.limit);
+        line.field("seconds", seconds).field("repetition", repetition);
+    }
+}
+
+impl Store {
+    /// Counts a violation, and bans if it is one too many. In this process that is done when this returns;
+    /// with memcached it takes a few round trips, for which nobody waits. Must be called within a runtime.
+    pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, log: &Log, now: Now) {
+        let offence = Offence::new(self, violation, now);
+        if self.memcached.is_some() {
+            let (store, log) = (Arc::clone(self), log.clone());
+            tokio::spawn(async move { store.punish(&offence, &log).await });
+            return;
+        }
+        let done = pin!(self.punish(&offence, log)).poll(&mut Context::from_waker(Waker::noop()));
+        debug_assert_eq!(done, Poll::Ready(()), "nothing waits for a store in this process");
+    }
+
+    async fn punish(&self, offence: &Offence, log: &Log) {
+        let Offence { forget_after, now, .. } = *offence;
+        let violations = self.renew(&offence.violations, forget_after, now).await;
+        let Some((ban, Bans { ban: in_force, bans })) = &offence.ban else {
+            return;
+        };
+        if violations < ban.threshold {
+            return;
+        }
+        let begun = self.add(in_force, ban.length(1), now).await;
+        // The next ban takes as many violations again, and those of sessions that were late are none of them.
+        self.forget(&offence.violations, now);
+        if !begun {
+            return;
+        }
+        let known_for = |repetition| ban.length(repetition).saturating_add(forget_after);
+        let repetition = self.renew(bans, known_for(1), now).await;
+        let seconds = ban.length(repetition);
+        if repetition > 1 {
+            self.replace(in_force, repetition, seconds, now);
+            self.replace(bans, repetition, known_for(repetition), now);
+        }
+        if offence.log_only {
+            log.limited(Severity::Info, "WOULD_BAN", now, |line| offence.describe(seconds, repetition, line));
+        } else {
+            add(&self.statistics.banned, 1);
+            log.limited(Severity::Info, "BANNED", now, |line| offence.describe(seconds, repetition, line));
+        }
+    }
+}
