@@ -37,6 +37,7 @@ pub mod log;
 pub mod statistics;
 pub mod state;
 pub mod clock;
+pub mod secret;
 pub mod address;
 pub mod stop;
 

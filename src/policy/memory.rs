@@ -5,13 +5,13 @@
 //! has a scope within which it is made once and judged the same every time.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
 
 use super::limit::LimitId;
 use super::operation::Hit;
+use crate::secret;
 
 /// The most recipients of a message that are remembered: Postfix's own bound, `smtpd_recipient_limit`.
 pub const MAX_RECIPIENTS: usize = 1000;
@@ -58,8 +58,7 @@ pub enum Scope {
 impl Scope {
     /// That of a recipient, or of what makes a key of it. The hash has a secret, for senders choose recipients.
     pub fn recipient(text: &[u8]) -> Self {
-        static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        Self::Recipient(SECRET.hash_one(text))
+        Self::Recipient(secret::hash(text))
     }
 }
 
@@ -110,6 +109,12 @@ impl Memory {
                 }
             }
         }
+    }
+
+    /// All counts, of recipients too, in no order.
+    pub fn counts(&self) -> Vec<Count> {
+        let recipients = self.recipients.as_ref().map(|recipients| lock(recipients).values().copied().collect());
+        self.counts.iter().copied().chain(recipients.unwrap_or_else(Vec::new)).collect()
     }
 
     /// How much a limit has counted for recipients of the message, one by one.

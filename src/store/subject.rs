@@ -5,10 +5,11 @@
 //! five for anything wider. The first word is a tag that keeps limits, families
 //! and prefix lengths apart, so that equal words always mean the same subject.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
+
+use crate::secret;
 
 /// The key of one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -121,9 +122,7 @@ pub(super) struct Hashing {
 
 impl Hashing {
     pub(super) fn random() -> Self {
-        // Without `unsafe`, the standard library's own seed is the nearest source of entropy.
-        let random = || RandomState::new().hash_one(0);
-        Self { keys: [random(), random()] }
+        Self { keys: secret::random() }
     }
 
     /// With the secret of another, so that it hashes as that does.
