@@ -1,0 +1,94 @@
+//! Reading the configuration, or its lists, again: all or nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::task::{JoinError, JoinHandle, spawn_blocking};
+
+use super::Daemon;
+use crate::config::{Config, ConfigError, ListKind};
+use crate::log::Severity;
+use crate::policy::Policy;
+
+/// What was read for a reload.
+type Loaded = Result<(Policy, Config), ConfigError>;
+
+impl Daemon {
+    /// Reads the configuration again. Long lists take their time, and requests do not wait for it.
+    pub(super) fn load(&self) -> JoinHandle<Loaded> {
+        let path = self.path.clone();
+        let before = self.service.rules.load_full();
+        spawn_blocking(move || {
+            Config::load(path.as_deref()).map(|config| (Policy::new(&config, Some(&before.policy)), config))
+        })
+    }
+
+    /// Reads the list files again, and nothing else.
+    pub(super) fn load_lists(&self, current: &Arc<Config>) -> JoinHandle<Loaded> {
+        let current = Arc::clone(current);
+        let before = self.service.rules.load_full();
+        spawn_blocking(move || {
+            let config = current.with_lists_read_again()?;
+            Ok((Policy::new(&config, Some(&before.policy)), config))
+        })
+    }
+
+    /// All or nothing: with a wrong file the old rules stay. Returns what is in force now, if that is new.
+    pub(super) fn finish_reload(&self, loaded: Result<Loaded, JoinError>) -> Option<Config> {
+        match loaded {
+            Ok(Ok((policy, config))) => return Some(self.adopt(policy, config)),
+            Ok(Err(error)) => self.stay(&error.summary()),
+            Err(panic) => self.stay(&panic.to_string()),
+        }
+        None
+    }
+
+    /// The same for lists that were read again because these of them have changed.
+    pub(super) fn finish_lists(&self, loaded: Result<Loaded, JoinError>, changed: &[PathBuf]) -> Option<Config> {
+        let (policy, config) = match loaded {
+            Ok(Ok(loaded)) => loaded,
+            wrong => return self.finish_reload(wrong),
+        };
+        self.service.reload(policy, &config);
+        let netblocks = |kind| -> usize {
+            config.list_files.iter().filter(|file| file.kind == kind).map(|file| file.netblocks).sum()
+        };
+        let changed: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
+        self.log.line(Severity::Info, "RELOADED", |line| {
+            line.field("lists", changed.join(", "))
+                .field("whitelist", netblocks(ListKind::White))
+                .field("blacklist", netblocks(ListKind::Black));
+        });
+        self.warn(&config);
+        Some(config)
+    }
+
+    fn adopt(&self, policy: Policy, mut config: Config) -> Config {
+        if self.listen_is_fixed {
+            config.listen.clone_from(&self.config.listen);
+        }
+        self.service.reload(policy, &config);
+        // What the daemon was started with is what these still are.
+        let (old, new) = (&self.config, &config);
+        let unchanged = [
+            ("listen", old.listen == new.listen),
+            ("socket_mode, socket_owner or socket_group", old.socket == new.socket),
+            ("max_connections", old.max_connections == new.max_connections),
+            ("log, syslog_facility or syslog_socket", old.log.target == new.log.target),
+            ("state_file or state_interval", old.state == new.state),
+            ("statistics_interval", old.log.statistics_interval == new.log.statistics_interval),
+        ];
+        let later: Vec<&str> = unchanged.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();
+        self.log.line(Severity::Info, "RELOADED", |line| {
+            line.field("form", config.form.name()).field("after_restart", later.join(", "));
+        });
+        self.warn(&config);
+        config
+    }
+
+    fn stay(&self, error: &str) {
+        self.log.line(Severity::Err, "RELOAD_FAILED", |line| {
+            line.field("error", error);
+        });
+    }
+}
