@@ -5,5 +5,7 @@
 //! a table of them again; `file` keeps all of that in `state_file`.
 
 pub mod counts;
+pub mod fields;
 pub mod file;
+pub mod memory;
 pub mod section;

@@ -41,9 +41,9 @@ pub fn add(number: &AtomicU64, amount: u64) {
 }
 
 impl Statistics {
-    /// Writes the STATISTICS line; `store` is how the store is, `more` are numbers kept elsewhere.
-    pub fn report(&self, log: &Log, store: &str, more: &[(&'static str, u64)]) {
-        let own = [
+    /// Every number with its name, in the order of the STATISTICS line.
+    pub fn numbers(&self) -> [(&'static str, &AtomicU64); 13] {
+        [
             ("queries", &self.queries),
             ("sessions", &self.sessions),
             ("whitelisted", &self.whitelisted),
@@ -57,9 +57,13 @@ impl Statistics {
             ("bad_requests", &self.bad_requests),
             ("turned_away", &self.turned_away),
             ("refused_peers", &self.refused_peers),
-        ];
+        ]
+    }
+
+    /// Writes the STATISTICS line; `store` is how the store is, `more` are numbers kept elsewhere.
+    pub fn report(&self, log: &Log, store: &str, more: &[(&'static str, u64)]) {
         log.line(Severity::Info, "STATISTICS", |line| {
-            for (name, number) in own {
+            for (name, number) in self.numbers() {
                 line.field(name, number.load(Ordering::Relaxed));
             }
             for (name, number) in more {

@@ -113,8 +113,9 @@ impl Memory {
 
     /// All counts, of recipients too, in no order.
     pub fn counts(&self) -> Vec<Count> {
-        let recipients = self.recipients.as_ref().map(|recipients| lock(recipients).values().copied().collect());
-        self.counts.iter().copied().chain(recipients.unwrap_or_else(Vec::new)).collect()
+        let recipients =
+            self.recipients.as_ref().map(|recipients| lock(recipients).values().copied().collect::<Vec<_>>());
+        self.counts.iter().copied().chain(recipients.into_iter().flatten()).collect()
     }
 
     /// How much a limit has counted for recipients of the message, one by one.

@@ -11,6 +11,8 @@ use std::net::IpAddr;
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
+pub mod handed;
+
 use crate::codec::Instance;
 use crate::policy::Memory;
 use crate::secret;
@@ -102,7 +104,7 @@ impl Session {
 }
 
 /// Where a session is, as long as it is the same session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     slot: u32,
     id: u64,

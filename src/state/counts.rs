@@ -5,15 +5,14 @@
 //! section says both, and when it was; a count of a limit that is no more is
 //! left out, and none is ever taken for another limit's.
 
-use std::collections::HashMap;
 use std::io::{self, Write};
 
 use bytes::{Buf, BufMut};
 
+use super::memory::Ids;
 use super::section::{Damage, Section, Writer};
 use crate::clock::Now;
 use crate::policy::Policy;
-use crate::policy::limit::LimitId;
 use crate::store::subject::Subject;
 use crate::store::table::{Kept, Table};
 
@@ -88,8 +87,7 @@ struct Origin {
     table: Table,
     /// Milliseconds since then.
     elapsed: u64,
-    /// The ids that limits have now, by those they had.
-    ids: HashMap<LimitId, LimitId>,
+    ids: Ids,
 }
 
 impl<'p> Reading<'p> {
@@ -117,25 +115,20 @@ impl<'p> Reading<'p> {
         Ok(true)
     }
 
-    /// How many counts of the table are there by now.
-    pub fn counters(&self) -> usize {
-        self.origin.as_ref().map_or(0, |origin| origin.table.len())
-    }
-
     /// Seconds since they were taken.
     pub fn age(&self) -> u64 {
         self.origin.as_ref().map_or(0, |origin| origin.elapsed / 1000)
     }
 
-    /// The table; `None` if nothing said what the counts mean.
-    pub fn finish(self) -> Option<Table> {
-        self.origin.map(|origin| origin.table)
+    /// The table, and the ids of its limits by those they had; `None` if nothing said what the counts mean.
+    pub fn finish(self) -> Option<(Table, Ids)> {
+        self.origin.map(|origin| (origin.table, origin.ids))
     }
 
     fn origin(&self, mut content: &[u8]) -> Result<Origin, Damage> {
         let (unix_ms, monotonic) = (content.try_get_u64_le()?, content.try_get_u64_le()?);
         let secret = [content.try_get_u64_le()?, content.try_get_u64_le()?];
-        let mut ids = HashMap::new();
+        let mut ids = Ids::new();
         while content.has_remaining() {
             let id = content.try_get_u16_le()?;
             let length = content.try_get_u32_le()? as usize;
@@ -207,7 +200,7 @@ mod tests {
         while let Some(section) = reader.next_section().unwrap() {
             assert!(reading.take(&section).unwrap());
         }
-        reading.finish().unwrap()
+        reading.finish().unwrap().0
     }
 
     const THREE: &str = "[limit.a]\nthreshold = 2\n[limit.b]\nthreshold = 3\n[limit.c]\nthreshold = 4\n";

@@ -97,7 +97,7 @@ impl StateFile {
             reading.take(&section)?;
         }
         let age = reading.age();
-        reading.finish().map(|table| Some((table, age))).ok_or(Damage::Corrupt)
+        reading.finish().map(|(table, _)| Some((table, age))).ok_or(Damage::Corrupt)
     }
 
     fn set_aside(&self, damage: &Damage) {
