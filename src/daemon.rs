@@ -2,31 +2,29 @@
 
 mod list_watch;
 mod reload;
+mod start;
+mod upgrade;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::acceptor::Acceptor;
-use crate::clock::Now;
 use crate::config::Config;
-use crate::descriptors;
 use crate::housekeeping::{self, Housekeeping};
-use crate::listener::Listener;
 use crate::log::{Log, Severity};
 use crate::notify;
-use crate::policy::Policy;
+use crate::parking::Parking;
 use crate::service::Service;
 use crate::signals::{Order, Signals};
 use crate::state::file::StateFile;
 use crate::stop::Stop;
-use crate::store::table::Table;
 use list_watch::ListWatch;
+use start::Open;
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -41,44 +39,18 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -> anyhow::Result<()> {
     // Before anything that takes time: a SIGHUP too early would end us.
     let signals = Signals::listen()?;
-    let log = Log::open(&config.log).context("the log cannot be opened")?;
-    let max_connections = max_connections(&config, &log);
-    let listeners = listen(&config)?;
-    // Whoever asks from here on waits until the counts of before are there.
-    let daemon = Daemon::new(config, path, listen_is_fixed, max_connections, log.clone());
-    daemon.started(&listeners);
-    daemon.serve(listeners, signals).await;
+    let (daemon, open) = Daemon::begin(config, path, listen_is_fixed)?;
+    let log = daemon.log.clone();
+    daemon.serve(open, signals).await;
     log.line(Severity::Info, "STOPPED", |_| {});
     log.flush(LAST_WORDS);
     notify::flush(LAST_WORDS);
     Ok(())
 }
 
-/// As many policy connections as are configured, or as there can be descriptors.
-fn max_connections(config: &Config, log: &Log) -> usize {
-    let possible = descriptors::policy_connections();
-    if possible < config.max_connections {
-        log.line(Severity::Warning, "FEW_DESCRIPTORS", |line| {
-            line.field("max_connections", config.max_connections).field("possible", possible);
-        });
-    }
-    possible.min(config.max_connections)
-}
-
-/// Sockets that systemd passed are used instead of what the configuration says.
-fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let passed = Listener::from_systemd()?;
-    if !passed.is_empty() {
-        return Ok(passed);
-    }
-    let mut listeners = Vec::new();
-    for address in &config.listen {
-        listeners.extend(Listener::bind(address, &config.socket)?);
-    }
-    Ok(listeners)
-}
-
 struct Daemon {
+    /// The program file that an upgrade calls.
+    program: PathBuf,
     service: Arc<Service>,
     /// What it was started with.
     config: Config,
@@ -91,36 +63,15 @@ struct Daemon {
     state: Option<Arc<StateFile>>,
     stop: Stop,
     connections: TaskTracker,
+    parking: Parking,
 }
 
 impl Daemon {
-    fn new(config: Config, path: Option<PathBuf>, listen_is_fixed: bool, max_connections: usize, log: Log) -> Self {
-        let (policy, max_clients) = (Policy::new(&config, None), config.store.max_clients);
-        let state = StateFile::of(&config, &log).map(Arc::new);
-        let table = match &state {
-            Some(state) => state.load(&policy, max_clients, Now::read()),
-            None => Table::new(max_clients),
-        };
-        let service = Arc::new(Service::going_on(&config, log.clone(), policy, table));
-        let (stop, connections) = (Stop::default(), TaskTracker::new());
-        Self { service, config, path, listen_is_fixed, max_connections, log, state, stop, connections }
-    }
-
-    fn started(&self, listeners: &[Listener]) {
-        let listen: Vec<String> = listeners.iter().map(|listener| listener.address().to_string()).collect();
-        self.log.line(Severity::Info, "START", |line| {
-            line.field("version", env!("CARGO_PKG_VERSION"))
-                .field("form", self.config.form.name())
-                .field("listen", listen.join(","))
-                .field("store", self.service.rules.load().store.name());
-        });
-        self.warn(&self.config);
-    }
-
-    async fn serve(self, listeners: Vec<Listener>, mut signals: Signals) {
-        for listener in listeners {
-            tokio::spawn(self.acceptor().accept(listener));
-        }
+    async fn serve(mut self, open: Open, mut signals: Signals) {
+        let Open { listeners, connections } = open;
+        connections.into_iter().for_each(|connection| self.acceptor().go_on(connection));
+        let accept = |listener| tokio::spawn(self.acceptor().accept(listener));
+        let mut accepting: Vec<_> = listeners.into_iter().map(accept).collect();
         let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
         tokio::spawn(Housekeeping::new(&self.config, service, connections, self.state.clone()).run());
         tokio::spawn(notify::feed_watchdog());
@@ -147,6 +98,11 @@ impl Daemon {
                     }
                     self.tell(notify::ready());
                 }
+                News::Order(Order::Upgrade) => {
+                    if self.upgrade(&mut accepting, &mut signals).await.is_none() {
+                        break;
+                    }
+                }
                 News::Lists(changed) => {
                     let Some(loaded) = signals.stop_or(&mut self.load_lists(&current)).await else {
                         break;
@@ -157,6 +113,8 @@ impl Daemon {
                 }
             }
         }
+        // Its listeners go as soon as it hears the word.
+        drop(accepting);
         self.stop().await;
     }
 
@@ -205,6 +163,7 @@ impl Daemon {
             stop: self.stop.clone(),
             connections: self.connections.clone(),
             max_connections: self.max_connections,
+            parking: self.parking.clone(),
         }
     }
 }

@@ -40,11 +40,13 @@ pub mod clock;
 pub mod secret;
 pub mod address;
 pub mod stop;
+pub mod parking;
 
 // The programs: the daemon, and what else the command line can ask for.
 pub mod daemon;
 pub mod housekeeping;
 pub mod signals;
+pub mod upgrade;
 pub mod descriptors;
 pub mod notify;
 pub mod inetd;

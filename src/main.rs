@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use connshaper::cli::{Command, Query, Serve, exit};
 use connshaper::config::{Config, convert};
-use connshaper::{advise, check, daemon, inetd, query, replay};
+use connshaper::{advise, check, daemon, inetd, query, replay, signals};
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
@@ -60,7 +60,11 @@ fn ask(options: &Query) -> ExitCode {
 
 /// One thread: a request is a few microseconds of work, less than waking another thread costs.
 fn run<E: Display>(program: impl Future<Output = Result<(), E>>) -> ExitCode {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a process can have a thread and an epoll");
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_start(signals::leave_to_main)
+        .build()
+        .expect("a process can have a thread and an epoll");
     let result = runtime.block_on(program);
     // Not waiting for a resolver or a file system that may never answer.
     runtime.shutdown_background();

@@ -13,6 +13,7 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
@@ -48,6 +49,8 @@ pub struct Store {
     coalesce: Coalesce,
     on_failure: OnStoreFailure,
     statistics: Arc<Statistics>,
+    /// What follows from judgements, with nobody waiting.
+    following: TaskTracker,
 }
 
 /// What is read where there is no counter.
@@ -75,7 +78,14 @@ impl Store {
     ) -> Self {
         table.set_max_clients(config.max_clients);
         let memcached = (!config.servers.is_empty()).then(|| Memcached::new(config, on_failure, log));
-        Self { table, memcached, coalesce: Coalesce::default(), on_failure, statistics: Arc::clone(statistics) }
+        Self {
+            table,
+            memcached,
+            coalesce: Coalesce::default(),
+            on_failure,
+            statistics: Arc::clone(statistics),
+            following: TaskTracker::new(),
+        }
     }
 
     /// Does all of it at once, in one round trip.
@@ -175,6 +185,15 @@ impl Store {
             None => "memory",
             Some(memcached) if memcached.is_away() => "away",
             Some(_) => "up",
+        }
+    }
+
+    /// Waits until everything is done, or given up, that follows from judgements so far. For the end of the process.
+    pub async fn settled(&self) {
+        self.following.close();
+        self.following.wait().await;
+        if let Some(memcached) = &self.memcached {
+            memcached.settled().await;
         }
     }
 

@@ -66,6 +66,17 @@ impl Memcached {
         Waiting(self.servers[server].submit(Question { key, command, exptime, expiry }, leads))
     }
 
+    /// Waits until the servers have answered all that was sent before, or it was given up.
+    pub async fn settled(&self) {
+        // Answers come in the order of the questions.
+        let question =
+            || Question { key: KeyText::from_slice(b"connshaper"), command: Command::Read, exptime: 0, expiry: 0 };
+        let last: Vec<_> = self.servers.iter().map(|server| Waiting(server.submit(question(), false))).collect();
+        for waiting in last {
+            let _ = waiting.outcome().await;
+        }
+    }
+
     /// Whether any server is away.
     pub fn is_away(&self) -> bool {
         self.servers.iter().any(|server| server.is_away())

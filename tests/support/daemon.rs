@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
@@ -84,6 +85,23 @@ impl Daemon {
         self.lines.wait_for_more("RELOAD", seen)
     }
 
+    /// Has the program file take its place, and returns the line that tells how that went.
+    pub fn upgrade(&self) -> String {
+        let seen = self.lines.with("UPGRADE").len();
+        self.signal(Signal::SIGUSR2);
+        self.lines.wait_for_more("UPGRADE", seen)
+    }
+
+    /// Where its program file is: a link to the program under test.
+    pub fn program(&self) -> PathBuf {
+        self.site.dir.join(LINK)
+    }
+
+    /// The number of its process.
+    pub fn pid(&self) -> i32 {
+        self.process.pid().as_raw()
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
@@ -119,6 +137,9 @@ impl Drop for Daemon {
 
 const CONFIG: &str = "connshaper.toml";
 
+/// The program as a daemon is started by it, so that another can take its place there.
+const LINK: &str = "connshaper";
+
 /// A command that runs the program as a service manager would, without what the test inherited from its own.
 pub fn command() -> Command {
     sheltered(Command::new(PROGRAM))
@@ -150,6 +171,7 @@ impl Site {
     fn new(config: &str, listen: Option<&str>) -> Self {
         let dir = Dir::new();
         dir.write(CONFIG, config);
+        symlink(PROGRAM, dir.join(LINK)).unwrap();
         let told = Lines::of_log_socket(&dir.join(NOTIFY));
         let arguments = listen.into_iter().flat_map(|endpoint| ["--listen".to_owned(), endpoint.to_owned()]).collect();
         Self { dir, preparation: ":".to_owned(), arguments, told }
@@ -159,7 +181,8 @@ impl Site {
     fn run(&self, lines: &Lines) -> (Process, JoinHandle<()>) {
         let readied = self.told.with(READY).len();
         let mut command = sheltered(Command::new("sh"));
-        command.args(["-c", &format!("{} && exec \"$0\" \"$@\"", self.preparation), PROGRAM, "serve"]);
+        command.args(["-c", &format!("{} && exec \"$0\" \"$@\"", self.preparation)]);
+        command.arg(self.dir.join(LINK)).arg("serve");
         command.args(&self.arguments).arg("-c").arg(self.dir.join(CONFIG)).env("NOTIFY_SOCKET", self.dir.join(NOTIFY));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::start(&mut command, Signal::SIGKILL);

@@ -52,7 +52,8 @@ impl Process {
         until("the end of a process", || self.ended())
     }
 
-    fn pid(&self) -> Pid {
+    /// Its number.
+    pub fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }
 
