@@ -3,7 +3,9 @@
 mod support;
 
 use std::fs::{self, Permissions};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -55,22 +57,40 @@ fn sessions_counts_and_connections_go_on_in_the_new_program() {
 
 #[test]
 fn every_question_of_a_crowd_has_one_answer_over_twenty_upgrades_and_counts_once() {
-    crowd("");
+    crowd("", upgraded);
 }
 
 #[test]
 fn it_is_the_same_with_memcached() {
     let memcached = Memcached::start();
-    crowd(&format!("memcached_server = {:?}\nstore_timeout = \"5s\"\n", memcached.server()));
+    crowd(&format!("memcached_server = {:?}\nstore_timeout = \"5s\"\n", memcached.server()), upgraded);
 }
 
-/// 64 policy connections that ask without a pause, while the daemon is upgraded again and again. A limit that
-/// counts every request tells in the end how many were counted.
-fn crowd(store: &str) {
-    const CONNECTIONS: u16 = 64;
-    let limit = "[limit.all]\nthreshold = 1000000\nexptime = \"1h\"\ncount = \"requests\"\nper = []\nlog_only = true\n";
+#[test]
+fn a_reload_under_load_changes_nothing_but_the_rules() {
+    crowd("", |daemon| {
+        let rules = fs::read_to_string(daemon.config()).unwrap();
+        let line = daemon.reload(&rules);
+        assert!(line.starts_with("RELOADED "), "{line}");
+        0
+    });
+}
+
+const CONNECTIONS: u16 = 64;
+
+/// Upgrades a daemon that the crowd asks. Says how many milliseconds nobody was answered.
+fn upgraded(daemon: &Daemon) -> u64 {
+    let line = daemon.upgrade();
+    assert!(line.starts_with("UPGRADED "), "{line}");
+    assert_eq!(field(&line, "connections"), u64::from(CONNECTIONS), "{line}");
+    field(&line, "took_ms")
+}
+
+/// 64 policy connections that ask without a pause, while something is done with the daemon twenty times in a
+/// row. Each client's limit tells in the end how often it was counted.
+fn crowd(store: &str, act: impl Fn(&Daemon) -> u64) {
     let top = "whitelist = []\nthreshold = 1000000\nexptime = 3600\naction = \"DEFER\"\ntext = \"{count}\"\n";
-    let daemon = Daemon::start(&format!("{top}{store}{limit}"));
+    let daemon = Daemon::start(&format!("{top}{store}"));
     let (over, asked) = (AtomicBool::new(false), AtomicU32::new(0));
     let longest = thread::scope(|scope| {
         let ask = |connection: u16| {
@@ -89,14 +109,12 @@ fn crowd(store: &str) {
             longest
         };
         let crowd: Vec<_> = (0..CONNECTIONS).map(|connection| scope.spawn(move || ask(connection))).collect();
+        until("a crowd", || (asked.load(Ordering::Relaxed) > 1000).then_some(()));
         let mut pauses = Vec::new();
         for _ in 0..20 {
             let before = asked.load(Ordering::Relaxed);
-            let line = daemon.upgrade();
-            assert!(line.starts_with("UPGRADED "), "{line}");
-            assert_eq!(field(&line, "connections"), u64::from(CONNECTIONS), "{line}");
-            pauses.push(field(&line, "took_ms"));
-            until("questions after an upgrade", || (asked.load(Ordering::Relaxed) > before + 64).then_some(()));
+            pauses.push(act(&daemon));
+            until("questions after it", || (asked.load(Ordering::Relaxed) > before + 64).then_some(()));
         }
         over.store(true, Ordering::Relaxed);
         eprintln!("pauses in ms: {pauses:?}");
@@ -106,18 +124,66 @@ fn crowd(store: &str) {
     eprintln!("{asked} questions, the longest answer after {longest:?}");
     assert!(longest < Duration::from_secs(1), "{longest:?}");
 
-    // What was counted, all in all and for each client, is told by one refusal.
-    let counted = |limit: &str, client: &str| {
-        let rules = format!("{top}{store}{limit}")
-            .replace("threshold = 1000000", "threshold = 1")
-            .replace("log_only = true\n", "");
-        assert!(daemon.reload(&rules).contains("RELOADED"));
-        let answer = Policy::connect(daemon.endpoint()).connected(client, 1);
-        answer.rsplit(' ').next().unwrap().parse::<u32>().unwrap_or_else(|_| panic!("{answer}"))
+    // What was counted for each client is told by its refusal.
+    daemon.reload(&format!("{top}{store}").replace("threshold = 1000000", "threshold = 1"));
+    let mut policy = Policy::connect(daemon.endpoint());
+    let counted = |client: u16| -> u32 {
+        let answer = policy.connected(&format!("198.51.100.{client}"), 1);
+        answer.rsplit(' ').next().unwrap().parse().unwrap_or_else(|_| panic!("{answer}"))
     };
-    let each: u32 = (0..CONNECTIONS).map(|client| counted("", &format!("198.51.100.{client}")) - 1).sum();
-    assert_eq!(each, asked);
+    let counted: u32 = (0..CONNECTIONS).map(counted).map(|count| count - 1).sum();
+    assert_eq!(counted, asked);
     assert!(daemon.lines().with("UPGRADE_INCOMPLETE").is_empty());
+}
+
+#[test]
+fn answers_that_nobody_has_read_yet_come_from_the_new_program() {
+    let dir = Dir::new();
+    let daemon = Daemon::start_at(format!("unix:{}", dir.join("policy").display()), "");
+    let mut stream = UnixStream::connect(dir.join("policy")).unwrap();
+    // Fewer than there is room for on the way to the daemon, and more answers than fit on the way back.
+    let mut sent = 0;
+    stream.set_nonblocking(true).unwrap();
+    let one = request(&["client_address=127.0.0.1"]);
+    until("a socket full of requests", || match stream.write(one.as_bytes()) {
+        Ok(length) => {
+            assert_eq!(length, one.len(), "half a request");
+            sent += 1;
+            None
+        }
+        Err(error) => (error.kind() == ErrorKind::WouldBlock).then_some(()),
+    });
+    stream.set_nonblocking(false).unwrap();
+    for _ in 0..3 {
+        assert!(daemon.upgrade().starts_with("UPGRADED "));
+    }
+    let mut answers = Policy::over(Box::new(stream));
+    for number in 0..sent {
+        assert_eq!(answers.answer().as_deref(), Some("action=DUNNO"), "{number} of {sent}");
+    }
+}
+
+#[test]
+fn requests_that_wait_for_a_frozen_memcached_are_answered_first() {
+    let memcached = Memcached::start();
+    let rules = format!("whitelist = []\nstore_timeout = \"500ms\"\nmemcached_server = {:?}", memcached.server());
+    let daemon = Daemon::start(&rules);
+    let mut policies = [(); 8].map(|()| Policy::connect(daemon.endpoint()));
+    let ask = |policy: &mut Policy, port: u16| {
+        policy.send(request(&["client_address=198.51.100.1", &format!("client_port={port}")]));
+    };
+    ask(&mut policies[0], 1);
+    assert_eq!(policies[0].answer().as_deref(), Some("action=DUNNO"));
+    memcached.freeze();
+    for (port, policy) in (2..).zip(&mut policies) {
+        ask(policy, port);
+    }
+    let line = daemon.upgrade();
+    assert!(line.starts_with("UPGRADED ") && field(&line, "connections") == 8, "{line}");
+    memcached.thaw();
+    for policy in &mut policies {
+        assert_eq!(policy.answer().as_deref(), Some("action=DUNNO"));
+    }
 }
 
 #[test]
@@ -188,10 +254,7 @@ fn a_program_or_a_configuration_that_does_not_work_changes_nothing() {
 
 #[test]
 fn a_signal_that_comes_during_an_upgrade_is_heeded_after_it() {
-    let rules = "whitelist = []\nthreshold = 1\nexptime = 3600\n";
-    let daemon = Daemon::start(rules);
-    fs::write(daemon.config(), format!("{rules}threshold = 2")).unwrap();
-    fs::write(daemon.config(), rules).unwrap();
+    let daemon = Daemon::start("");
     for _ in 0..5 {
         let (upgraded, reloaded) = (daemon.lines().with("UPGRADED ").len(), daemon.lines().with("RELOADED ").len());
         daemon.signal(Signal::SIGUSR2);

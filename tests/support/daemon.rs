@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
@@ -49,6 +50,14 @@ impl Daemon {
     /// Starts one that only its configuration tells to listen at `endpoint`.
     pub fn start_unled(endpoint: impl Display, config: &str) -> Self {
         Self::launch(Site::new(config, None), endpoint.to_string(), None)
+    }
+
+    /// Starts one that is handed `socket`, where `endpoint` is, as systemd does it, over all its starts.
+    pub fn start_at_socket(socket: impl Into<OwnedFd>, endpoint: impl Display, config: &str) -> Self {
+        // The shell has the number that the daemon will have.
+        let preparation = "exec 3<&0 </dev/null && export LISTEN_PID=$$ LISTEN_FDS=1".to_owned();
+        let site = Site { preparation, socket: Some(socket.into()), ..Site::new(config, None) };
+        Self::launch(site, endpoint.to_string(), None)
     }
 
     fn launch(site: Site, endpoint: String, port: Option<Port>) -> Self {
@@ -164,6 +173,8 @@ struct Site {
     dir: Dir,
     preparation: String,
     arguments: Vec<String>,
+    /// Standard input; without it there is none.
+    socket: Option<OwnedFd>,
     told: Lines,
 }
 
@@ -174,7 +185,7 @@ impl Site {
         symlink(PROGRAM, dir.join(LINK)).unwrap();
         let told = Lines::of_log_socket(&dir.join(NOTIFY));
         let arguments = listen.into_iter().flat_map(|endpoint| ["--listen".to_owned(), endpoint.to_owned()]).collect();
-        Self { dir, preparation: ":".to_owned(), arguments, told }
+        Self { dir, preparation: ":".to_owned(), arguments, socket: None, told }
     }
 
     /// Starts the program and waits until it says that it is ready.
@@ -184,7 +195,8 @@ impl Site {
         command.args(["-c", &format!("{} && exec \"$0\" \"$@\"", self.preparation)]);
         command.arg(self.dir.join(LINK)).arg("serve");
         command.args(&self.arguments).arg("-c").arg(self.dir.join(CONFIG)).env("NOTIFY_SOCKET", self.dir.join(NOTIFY));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let socket = self.socket.as_ref().map(|socket| socket.try_clone().unwrap());
+        command.stdin(socket.map_or_else(Stdio::null, Stdio::from)).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::start(&mut command, Signal::SIGKILL);
         let reader = lines.add_all(process.pipes().stderr.take().unwrap());
         until(format_args!("{READY} from connshaper, which said:\n{lines}"), || {
