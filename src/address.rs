@@ -4,9 +4,12 @@
 //! listen, where a memcached is, and where `connshaper query` asks.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv6Addr, TcpStream, ToSocketAddrs};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
+use std::time::Duration;
 
 /// Where a stream socket is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -21,6 +24,11 @@ pub enum Address {
     /// The absolute path of a Unix-domain socket.
     Unix(PathBuf),
 }
+
+/// Something to read from and write to.
+pub trait Duplex: Read + Write {}
+
+impl<S: Read + Write> Duplex for S {}
 
 impl FromStr for Address {
     type Err = AddressError;
@@ -53,6 +61,32 @@ impl Address {
         }
         let (host, port) = split_port(text.strip_prefix("inet:").unwrap_or(text))?;
         Self::inet(host, port.unwrap_or(default_port))
+    }
+
+    /// A connection to it, for programs that wait. Neither connecting nor reading takes longer than `patience`
+    /// for each of the addresses a name has.
+    pub fn dial(&self, patience: Duration) -> io::Result<Box<dyn Duplex>> {
+        match self {
+            Self::Inet { host, port } => {
+                let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
+                for address in (host.as_str(), *port).to_socket_addrs()? {
+                    match TcpStream::connect_timeout(&address, patience) {
+                        Ok(stream) => {
+                            stream.set_nodelay(true)?;
+                            stream.set_read_timeout(Some(patience))?;
+                            return Ok(Box::new(stream));
+                        }
+                        Err(error) => last = error,
+                    }
+                }
+                Err(last)
+            }
+            Self::Unix(path) => {
+                let stream = UnixStream::connect(path)?;
+                stream.set_read_timeout(Some(patience))?;
+                Ok(Box::new(stream))
+            }
+        }
     }
 
     /// Whether it is, or may be, more than a loopback address of this host.

@@ -187,7 +187,15 @@ fn store(config: &Config) -> String {
         "" => "under the bare address".to_owned(),
         prefix => format!("under keys that begin with {prefix}"),
     };
-    format!("Counts are kept in memcached at {}, {keys}; while it is away, {away}.", addresses(&store.servers))
+    let servers = match store.replicas {
+        1 => addresses(&store.servers),
+        replicas => format!("{}, {replicas} of which have each key", addresses(&store.servers)),
+    };
+    let away = match store.failover {
+        true => format!("while one is away the next has its keys; while all are, {away}"),
+        false => format!("while it is away, {away}"),
+    };
+    format!("Counts are kept in memcached at {servers}, {keys}; {away}.")
 }
 
 fn listeners(config: &Config) -> String {

@@ -35,7 +35,7 @@ use crate::policy::{Blacklist, Limit};
 
 use default::{SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
-pub use file::conditions::ATTRIBUTES;
+pub use file::conditions::attributes as condition_attributes;
 pub use keys::{KEYS, Key, Scope};
 pub use lists::{ListFile, ListKind, Stamp};
 pub use setting::{LimitSettings, Origin, Setting};
@@ -207,6 +207,10 @@ impl Form {
 pub struct StoreConfig {
     /// The memcached servers; none: count in this process.
     pub servers: Vec<Address>,
+    /// Servers that have each key, 1 or 2.
+    pub replicas: usize,
+    /// The keys of a server that is away are the next one's meanwhile.
+    pub failover: bool,
     /// How long one request waits for the store.
     pub timeout: Duration,
     /// What is done while the store is away; `None`: not said, so the mode of running decides.

@@ -30,6 +30,7 @@ pub async fn decide<'r>(
     let joined = seat.join(client, request, now);
     add(&statistics.sessions, u64::from(joined.new));
     let mut memory = if joined.counting { seat.settled().await } else { joined.memory };
+    let mut refunds = Vec::new();
     let (verdict, mut changed, mut news) = match rules.policy.plan(request, &mut memory) {
         Plan::Done { verdict, changed } => (verdict, changed, joined.new),
         Plan::Ask(case) => {
@@ -39,6 +40,7 @@ pub async fn decide<'r>(
             let answers = rules.store.count(case.operations(now), now).await;
             let judgement = rules.policy.judge(case, answers, &mut memory, now);
             follow(service, rules, &judgement, now);
+            refunds = judgement.refunds_if_refused;
             (judgement.verdict, true, true)
         }
     };
@@ -55,6 +57,9 @@ pub async fn decide<'r>(
         }
         verdict => (verdict, None),
     };
+    if matches!(verdict, Verdict::Refuse(_)) {
+        refunds.iter().for_each(|refund| rules.store.take_back(refund, now));
+    }
     if changed {
         seat.remember(memory);
     }

@@ -39,7 +39,7 @@ pub use case::Case;
 pub use judgement::{Judgement, Refund};
 pub use key::{Key, Purpose};
 pub use limit::Limit;
-pub use memory::{Count, Memory, Scope};
+pub use memory::{Admission, Count, Memory, Scope};
 pub use operation::{Hit, Operation};
 pub use verdict::{Pass, Reason, Refusal, Verdict, Wait};
 
@@ -138,14 +138,25 @@ impl Policy {
             Some((_, Entry::White)) => {
                 return Plan::Done { verdict: Verdict::Pass(Pass::Whitelisted), changed: self.exempt(memory) };
             }
-            Some((netblock, Entry::Black(reason))) if !memory.admitted && !self.log_only => {
-                return Plan::Done { verdict: self.blacklisted(client, netblock, *reason), changed: false };
+            Some((netblock, Entry::Black(reason)))
+                if matches!(memory.admission, Admission::Open | Admission::Crowded) && !self.log_only =>
+            {
+                let verdict = match self.blacklisted(client, netblock, *reason) {
+                    // The same as where a limit makes wait.
+                    Verdict::Delay(wait) if memory.admission == Admission::Crowded => Verdict::Refuse(wait.crowded()),
+                    Verdict::Delay(wait) if case::is_stressed(request) => Verdict::Refuse(wait.refusal),
+                    verdict => verdict,
+                };
+                return Plan::Done { verdict, changed: false };
             }
             Some((netblock, Entry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
             _ => None,
         };
         let mut case = Case::new(client, request);
         for limit in &self.limits {
+            if memory.admission == Admission::Waited && limit.counts == Counts::Connections {
+                continue;
+            }
             let rate = match limit.netblocks.lookup(client) {
                 Some((_, None)) => continue,
                 Some((netblock, Some(rate))) => Some((netblock, rate)),
@@ -154,7 +165,9 @@ impl Policy {
             };
             case.consider(limit, rate, request, memory);
         }
-        if case.is_open() { Plan::Ask(case) } else { self.repeat(case, memory) }
+        // Where nothing is enforced the log has a blacklisted client once, also if no limit is about it.
+        let news = self.log_only && memory.admission == Admission::Open && matches!(listed, Some((_, Entry::Black(_))));
+        if case.is_open() || news { Plan::Ask(case) } else { self.repeat(case, memory) }
     }
 
     /// The verdict on a case from what its operations came back with, which the session is to remember.
@@ -167,9 +180,11 @@ impl Policy {
     ) -> Judgement<'p> {
         let mut answers = answers.into_iter();
         let mut judgement = Judgement::default();
-        let mut refunds = Vec::new();
-        let admitted = std::mem::replace(&mut memory.admitted, true);
-        if self.log_only && !admitted {
+        let admission = memory.admission;
+        if admission != Admission::Waited {
+            memory.admission = Admission::Past;
+        }
+        if self.log_only && admission == Admission::Open {
             judgement.log_only.extend(self.would_refuse(case.client));
         }
         for item in case.items {
@@ -180,28 +195,21 @@ impl Policy {
                     (Count::new(item.limit.id, scope, hit, banned, case.stress), violations)
                 }
             };
-            let opinion = self.opinion(case.client, case.stress, &item, &count, violations);
+            let opinion = self.opinion(case.client, case.stress, &item, &count, violations, memory.waited);
             memory.keep(self.settled(count, item.limit, &opinion));
             if matches!(item.matter, Matter::Open { .. }) {
-                judgement.follow(&item, &count, &opinion);
-                let refund = Refund::of(&item, &count, now);
-                // A limit that is only logged is on its own, in this too.
-                let refunds = if item.limit.log_only { &mut judgement.refunds } else { &mut refunds };
-                refunds.extend(refund.filter(|_| !item.limit.log_only || opinion.refuses()));
+                judgement.follow(&item, &count, &opinion, now);
             }
             if !item.limit.log_only {
                 judgement.verdict.weigh(opinion.verdict());
             }
-        }
-        if matches!(judgement.verdict, Verdict::Refuse(_)) {
-            judgement.refunds.append(&mut refunds);
         }
         judgement
     }
 
     /// Marks a session that passes without a count, for it is exempt: it stays so. Says whether that is news.
     fn exempt(&self, memory: &mut Memory) -> bool {
-        let mut news = !std::mem::replace(&mut memory.admitted, true);
+        let mut news = std::mem::replace(&mut memory.admission, Admission::Past) != Admission::Past;
         for limit in self.limits.iter().filter(|limit| limit.counts == Counts::Connections) {
             let count = memory.find(limit.id, Scope::Session);
             let count = count.unwrap_or(Count::new(limit.id, Scope::Session, None, 0, false));
@@ -219,7 +227,7 @@ impl Policy {
         let mut changed = false;
         for item in &case.items {
             let Matter::Known(count) = item.matter else { continue };
-            let opinion = self.opinion(case.client, case.stress, item, &count, 0);
+            let opinion = self.opinion(case.client, case.stress, item, &count, 0, memory.waited);
             let settled = self.settled(count, item.limit, &opinion);
             if settled != count {
                 memory.keep(settled);

@@ -2,8 +2,7 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, TcpStream};
-use std::os::unix::net::UnixStream;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use crate::address::Address;
@@ -13,7 +12,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The action a daemon answers. `attributes` are sent instead of, or beside, those of a client that has just connected.
 pub fn ask(address: &Address, client: &str, attributes: &[(String, String)]) -> io::Result<String> {
-    let mut stream = connect(address)?;
+    let mut stream = address.dial(PATIENCE)?;
     stream.write_all(request(client, attributes).as_bytes())?;
     let mut reply = Vec::new();
     while !reply.ends_with(b"\n\n") {
@@ -26,24 +25,6 @@ pub fn ask(address: &Address, client: &str, attributes: &[(String, String)]) -> 
     let reply = String::from_utf8_lossy(&reply);
     let action = reply.lines().find_map(|line| line.strip_prefix("action="));
     action.map(str::to_owned).ok_or_else(|| io::Error::other(format!("its answer has no action: {reply:?}")))
-}
-
-trait Connection: Read + Write {}
-impl<S: Read + Write> Connection for S {}
-
-fn connect(address: &Address) -> io::Result<Box<dyn Connection>> {
-    match address {
-        Address::Inet { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port))?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(Box::new(stream))
-        }
-        Address::Unix(path) => {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(Box::new(stream))
-        }
-    }
 }
 
 /// What Postfix sends when a client has just connected.

@@ -26,6 +26,8 @@ pub mod coalesce;
 pub mod conversation;
 mod counter;
 pub mod memcached;
+pub mod rank;
+pub mod replica;
 pub mod server;
 mod shard;
 mod sharded;
@@ -105,6 +107,8 @@ impl Store {
         let Refund { limit, part, purpose, amount } = refund;
         let counter = self.counter(&Key { limit, part, purpose: *purpose });
         self.give_back(&counter, *amount, now);
+        // Whatever comes next would else be one with a hit that is no more, and pass.
+        self.coalesce.forget(limit, part);
     }
 
     async fn count_shared(

@@ -236,6 +236,28 @@ fn a_log_of_a_real_postfix_is_understood() {
 }
 
 #[test]
+fn what_is_not_said_on_the_command_line_is_asked_of_postfix() {
+    let dir = Dir::new();
+    let log = dir.write("mail.log", &sessions(&[(0, "a"), (1, "b"), (2, "b")]));
+    fs::create_dir(dir.join("etc")).unwrap();
+    dir.write("etc/main.cf", "smtpd_delay_reject = no\nmynetworks = 198.51.100.97 hash:/etc/nets\n");
+    let report = |service: &str| -> Value {
+        dir.write("etc/master.cf", service);
+        let mut command = command();
+        command.env("MAIL_CONFIG", dir.join("etc")).args(["advise", "--json"]).arg(&log);
+        serde_json::from_slice(&command.output().unwrap().stdout).unwrap()
+    };
+    let main_cf = report("smtp inet n - n - - smtpd\n");
+    assert_eq!(
+        (&main_cf["seen"], &main_cf["sums"]["mynetworks"], &main_cf["sums"]["asked"]),
+        (&"connect".into(), &1.into(), &2.into())
+    );
+    assert!(main_cf["notes"][0].as_str().unwrap().contains("not read of mynetworks: hash:/etc/nets"), "{main_cf}");
+    let service = report("smtp inet n - n - - smtpd\n    -o smtpd_delay_reject=yes\n");
+    assert_eq!(service["seen"], "rcpt");
+}
+
+#[test]
 fn what_a_stranger_wrote_reaches_neither_the_terminal_nor_the_page_as_it_is() {
     let dir = Dir::new();
     let mut log = sessions(&[(0, "evil</script><b>\x1b]0;x\x07"), (1, "evil</script><b>\x1b]0;x\x07")]);

@@ -134,6 +134,24 @@ fn recipients_nobody_asked_about_are_counted_at_data() {
 }
 
 #[test]
+fn many_recipients_are_counted_once_each_by_several_limits() {
+    let limit = |name: &str| format!("[limit.{name}]\ncount = \"recipients\"\nthreshold = 1500\n");
+    let mut site = Simulation::new(&[limit("one"), limit("two")].concat());
+    for (number, times) in (0..1000).map(|number| (number, 2)).chain((1000..1400).map(|number| (number, 1))) {
+        let lines = format!("{}recipient=u{number}@example.org\n", at(CLIENT, 0, "RCPT", 0));
+        for _ in 0..times {
+            assert_eq!(site.ask(0, &lines), "pass", "recipient {number}");
+        }
+    }
+    let data = format!("{}recipient_count=1400\n", at(CLIENT, 0, "DATA", 0));
+    assert_eq!(site.ask(0, &data), "pass", "all of them were asked about one by one");
+    let more = format!("{}recipient_count=100\n", at(CLIENT, 0, "DATA", 1));
+    assert_eq!(site.ask(0, &more), "pass");
+    let more = format!("{}recipient_count=1\n", at(CLIENT, 0, "DATA", 2));
+    assert_eq!(site.ask(0, &more), "over one");
+}
+
+#[test]
 fn bytes_are_counted_at_the_end_of_each_message() {
     let rules = "[limit.bytes]\ncount = \"bytes\"\nthreshold = \"100KiB\"";
     on_both(rules, |site| {
@@ -201,6 +219,32 @@ fn a_message_counts_once_for_each_domain_it_goes_to() {
 }
 
 #[test]
+fn the_spelling_of_a_host_s_name_makes_no_difference_to_its_domain() {
+    on_both("threshold = 100\n[limit.domains]\nper = \"reverse_client_domain\"\nthreshold = 1", |site| {
+        for (name, expected) in [
+            ("MAIL.ONE.CO.UK", "pass"),
+            ("MAIL.TWO.CO.UK", "pass"),
+            ("mail.one.co.uk", "over domains"),
+            ("Mx.Two.Co.Uk.", "over domains"),
+        ] {
+            assert_eq!(site.session_with(CLIENT, &format!("reverse_client_name={name}\n")), expected, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_user_may_be_called_unknown_but_a_host_without_a_name_has_none() {
+    for (per, answer) in [("sasl_username", "over names"), ("helo_name", "over names"), ("client_name", "pass")] {
+        let rules = format!("threshold = 100\n[limit.names]\nper = \"{per}\"\nthreshold = 1");
+        on_both(&rules, |site| {
+            let lines = format!("{per}=unknown\n");
+            assert_eq!(site.session_with("192.0.2.1", &lines), "pass");
+            assert_eq!(site.session_with("192.0.2.2", &lines), answer, "{per}");
+        });
+    }
+}
+
+#[test]
 fn combinations_and_no_key_at_all() {
     let rules = "
         threshold = 100
@@ -242,6 +286,33 @@ fn only_what_matches_is_counted() {
         assert_eq!(twice("192.0.2.129", "client_name=unknown\n"), "pass");
         assert_eq!(twice("192.0.2.5", "client_name=unknown\nserver_port=587\n"), "pass");
     });
+}
+
+#[test]
+fn excepted_recipients_are_not_counted_at_data_either() {
+    for count in ["connections", "messages", "recipients"] {
+        let rules = format!(
+            "threshold = 100\n[limit.abroad]\ncount = \"{count}\"\nthreshold = 1\n\
+             unless = {{ recipient = \"/@example[.]org$/\" }}"
+        );
+        on_both(&rules, |site| {
+            let mut ask = |session: usize, message, recipient: &str| {
+                let rcpt = format!("{}recipient={recipient}\n", at(CLIENT, session, "RCPT", message));
+                site.ask(session, &rcpt)
+            };
+            for message in 0..3 {
+                assert_eq!(ask(0, message, "a@example.org"), "pass");
+                assert_eq!(ask(0, message, "b@example.org"), "pass");
+            }
+            assert_eq!(ask(1, 0, "a@example.net"), "pass");
+            assert_eq!(ask(2, 0, "b@example.org"), "pass");
+            assert_eq!(ask(2, 0, "b@example.net"), "over abroad", "{count}");
+            for state in ["CONNECT", "DATA", "END-OF-MESSAGE"] {
+                let lines = format!("{}recipient_count=2\n", at(CLIENT, 3, state, 0));
+                assert_eq!(site.ask(3, &lines), "pass", "{count} at {state}");
+            }
+        });
+    }
 }
 
 #[test]
@@ -334,6 +405,53 @@ fn a_session_is_delayed_once() {
 }
 
 #[test]
+fn a_session_is_delayed_once_by_however_many_limits() {
+    let rules = "
+        threshold = 1
+        initial_delay = 1
+        [limit.network]
+        threshold = 1
+        ipv4_prefix_length = 24
+        initial_delay = 2
+        [limit.recipients]
+        count = \"recipients\"
+        threshold = 2
+        initial_delay = 3
+        ban_time = 60
+        ban_threshold = 3
+        ";
+    on_both(rules, |site| {
+        assert_eq!(site.session(CLIENT), "pass");
+        let answers: Vec<String> = (0..4)
+            .map(|number| site.ask(5, &format!("{}recipient=u{number}@example.org\n", at(CLIENT, 5, "RCPT", 0))))
+            .collect();
+        assert_eq!(answers, ["wait 2000", "pass", "pass", "pass"]);
+        assert_eq!(site.session(CLIENT), "banned recipients", "the later ones were violations");
+    });
+}
+
+#[test]
+fn on_a_blacklist_that_delays_a_session_waits_once_and_passes() {
+    let rules = "
+        threshold = 1
+        max_concurrent = 2
+        blacklist = [\"198.51.100.0/24\"]
+        blacklist_action = \"delay\"
+        ";
+    on_both(rules, |site| {
+        for (session, expected) in
+            [(0, ["wait 5000", "pass"]), (1, ["wait 5000", "pass"]), (2, ["crowded blacklist"; 2])]
+        {
+            assert_eq!([0, 0].map(|message| site.ask(session, &at(CLIENT, session, "RCPT", message))), expected);
+        }
+        site.answer_all();
+        assert_eq!(site.ask(2, &at(CLIENT, 2, "RCPT", 1)), "crowded blacklist", "its session goes on");
+        assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "blacklisted blacklist");
+        assert_eq!(site.session(CLIENT), "wait 5000");
+    });
+}
+
+#[test]
 fn where_too_many_wait_already_the_next_is_refused_and_stays_so() {
     let rules = "threshold = 1\ninitial_delay = 1\nmax_concurrent = 2\nmax_delayed = 3";
     let mut site = Simulation::new(rules);
@@ -347,6 +465,20 @@ fn where_too_many_wait_already_the_next_is_refused_and_stays_so() {
     site.answer_all();
     assert_eq!(site.ask(refused, &at("192.0.2.1", refused, "RCPT", 0)), "crowded connections", "its session goes on");
     assert_eq!(site.session("192.0.2.3"), "wait 2000");
+}
+
+#[test]
+fn one_that_may_not_even_wait_is_not_counted_where_the_refused_are_not() {
+    let rules = "threshold = 1\ncount_refused = false\ninitial_delay = 1\nmax_delayed = 1";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, CLIENT, 4)[..2], ["pass", "wait 1000"]);
+        site.answer_all();
+        site.session(CLIENT);
+        let lines = site.lines();
+        let crowded: Vec<&String> = lines.iter().filter(|line| line.contains(" reason=crowded ")).collect();
+        assert!(crowded.iter().all(|line| line.contains(" count=3 ")), "{lines:?}");
+        assert!(!crowded.is_empty(), "{lines:?}");
+    });
 }
 
 #[test]
@@ -383,6 +515,34 @@ fn a_limit_that_is_only_logged_never_enforces_and_never_changes_the_live_one() {
         let of = |keyword: &str| lines.iter().filter(|line| line.starts_with(keyword)).count();
         assert_eq!((of("WOULD_REFUSE "), of("REFUSED ")), (1, 1), "{lines:?}");
         assert!(lines[0].contains(" limit=shadow ") && lines[0].contains(" count=2 threshold=1 "), "{lines:?}");
+    });
+}
+
+#[test]
+fn a_limit_that_is_only_logged_may_leave_out_what_it_would_refuse() {
+    for (count_refused, last) in [(true, " count=5 "), (false, " count=2 ")] {
+        let rules = format!("threshold = 1\nexptime = 600\nlog_only = true\ncount_refused = {count_refused}");
+        let mut site = Simulation::new(&rules);
+        assert_eq!(sessions(&mut site, CLIENT, 4), ["pass"; 4]);
+        site.now = 20_000;
+        assert_eq!(site.session(CLIENT), "pass");
+        let lines = site.lines();
+        assert!(lines.last().unwrap().contains(last), "{count_refused}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_program_that_only_logs_tells_of_the_blacklist_also_where_no_limit_is_about_the_client() {
+    let rules = "log_only = true\nblacklist = [\"198.51.100.0/24\"]\nmatch = { sasl_username = true }";
+    on_both(rules, |site| {
+        for _ in 0..2 {
+            assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
+        }
+        let lines = site.lines();
+        assert!(
+            lines.len() == 1 && lines[0].contains("WOULD_REFUSE ") && lines[0].contains(" reason=blacklisted "),
+            "{lines:?}"
+        );
     });
 }
 
@@ -443,6 +603,32 @@ fn a_ban_may_take_several_violations() {
 }
 
 #[test]
+fn a_ban_ends_with_the_rule_it_came_from() {
+    let mut site = Simulation::new("threshold = 1\nban_time = \"1d\"");
+    assert_eq!(sessions(&mut site, CLIENT, 2), ["pass", "over connections"]);
+    site.now = 61_000;
+    assert_eq!(site.ask(5, &at(CLIENT, 5, "RCPT", 0)), "banned connections");
+    site.reload("threshold = 1");
+    assert_eq!(site.ask(5, &at(CLIENT, 5, "RCPT", 0)), "pass");
+}
+
+#[test]
+fn hits_that_are_one_are_one_violation() {
+    let mut site = Simulation::new("threshold = 1\ncoalesce = \"1s\"\nban_time = 60\nban_threshold = 2");
+    for (at, expected) in [
+        (0, "pass"),
+        (2_000, "over connections"),
+        (2_100, "over connections"),
+        (2_200, "over connections"),
+        (3_000, "over connections"),
+        (3_100, "banned connections"),
+    ] {
+        site.now = at;
+        assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+    }
+}
+
+#[test]
 fn a_ban_on_one_host_is_a_ban_on_all() {
     let memcached = Memcached::start();
     let rules = "threshold = 1\nban_time = \"10m\"";
@@ -482,6 +668,22 @@ fn hits_closer_together_than_coalesce_are_one() {
         site.now = at;
         assert_eq!(site.session(CLIENT), expected, "at {at} ms");
     }
+}
+
+#[test]
+fn what_comes_soon_after_a_hit_that_was_taken_back_does_not_pass_for_that() {
+    on_both("threshold = 2\nexptime = 600\ncoalesce = \"2s\"\ncount_refused = false", |site| {
+        for (at, expected) in [
+            (0, "pass"),
+            (3_000, "pass"),
+            (6_000, "over connections"),
+            (7_000, "over connections"),
+            (7_500, "over connections"),
+        ] {
+            site.now = at;
+            assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+        }
+    });
 }
 
 #[test]

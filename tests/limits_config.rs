@@ -291,10 +291,6 @@ fn what_makes_no_sense_is_warned_of() {
         ),
         ("stress_threshold = 11", "1:1: `stress_threshold` has no effect: `threshold` is lower"),
         (
-            "log_only = true\ncount_refused = false",
-            "2:1: `count_refused` has no effect: what is only logged refuses nobody",
-        ),
-        (
             "per = \"sender_domain\"",
             "1:1: `per` looks at the first sender or recipient of a connection only: \
              set `count` to \"messages\" or \"recipients\" to have all of them counted",
@@ -354,6 +350,7 @@ fn what_makes_no_sense_is_warned_of() {
         "[netblocks]\n\"192.0.2.0/24\" = 5\n[limit.x]\nthreshold = 10",
         "action = \"421 x\"\ntext = \"y\"\n[limit.x]\nthreshold = 3\naction = \"REJECT\"",
         "count = \"messages\"\nper = [\"sender\", \"client\"]",
+        "log_only = true\ncount_refused = false",
     ];
     for text in sensible {
         assert_eq!(right(text).warnings, [], "{text}");

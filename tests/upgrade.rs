@@ -32,7 +32,7 @@ fn sessions_counts_and_connections_go_on_in_the_new_program() {
     let (begin, end) = half.split_at(40);
     policies[3].send(begin);
 
-    let pid = daemon.pid();
+    let pid = daemon.id();
     let line = daemon.upgrade();
     assert!(line.starts_with("UPGRADED from=0.1.0 to=0.1.0 form=toml connections=4 sessions=4 counters=1 "), "{line}");
     assert!(daemon.lines().with("UPGRADE_INCOMPLETE").is_empty(), "{}", daemon.lines());

@@ -15,7 +15,7 @@ use memchr::{memchr, memrchr};
 
 use super::event::{Event, Reader, Sense};
 use super::journal::Entry;
-use super::line::Line;
+use super::line::{Head, Line};
 use super::source::Input;
 
 /// Bytes of a block. A longer line is none of Postfix's.
@@ -153,7 +153,7 @@ struct Feed {
 
 fn work(feed: &Mutex<Feed>, finish: &Sender<(u64, Batch)>) {
     let reader = Reader::new();
-    let mut block = Vec::with_capacity(BLOCK);
+    let mut block = vec![0; BLOCK];
     loop {
         let mut shared: MutexGuard<'_, Feed> = feed.lock().unwrap_or_else(PoisonError::into_inner);
         if shared.is_over {
@@ -162,12 +162,12 @@ fn work(feed: &Mutex<Feed>, finish: &Sender<(u64, Batch)>) {
         let Ok(mut batch) = shared.empty.recv() else {
             return;
         };
-        batch.error = shared.fill(&mut block, &mut batch.lines).err();
-        shared.is_over |= batch.error.is_some();
+        let (filled, read) = shared.fill(&mut block, &mut batch.lines);
+        batch.error = read.err();
         let number = shared.next;
         shared.next += 1;
         drop(shared);
-        batch.read(&block, &reader);
+        batch.read(&block[..filled], &reader);
         if finish.send((number, batch)).is_err() {
             return;
         }
@@ -175,42 +175,35 @@ fn work(feed: &Mutex<Feed>, finish: &Sender<(u64, Batch)>) {
 }
 
 impl Feed {
-    /// Fills a block with whole lines.
-    fn fill(&mut self, block: &mut Vec<u8>, lines: &mut Lines) -> io::Result<()> {
-        block.clear();
-        block.append(&mut self.carry);
+    /// Fills a block with whole lines; says up to where, and what went wrong after that.
+    fn fill(&mut self, block: &mut [u8], lines: &mut Lines) -> (usize, io::Result<()>) {
+        let mut filled = self.carry.len();
+        block[..filled].copy_from_slice(&self.carry);
+        self.carry.clear();
         loop {
-            let filled = block.len();
-            block.resize(BLOCK, 0);
             let (end, read) = fill(&mut self.input, block, filled);
-            block.truncate(end);
-            // What came before the trouble is as good as any.
-            read?;
+            self.is_over = end < block.len();
             if self.is_in_long_line {
-                let rest = memchr(b'\n', block);
-                self.is_in_long_line = rest.is_none() && end == BLOCK;
-                block.drain(..rest.map_or(block.len(), |at| at + 1));
-                if end == BLOCK {
-                    continue;
-                }
+                let newline = memchr(b'\n', &block[..end]);
+                self.is_in_long_line = newline.is_none();
+                let rest = newline.map_or(end, |newline| newline + 1);
+                block.copy_within(rest..end, 0);
+                filled = end - rest;
+            } else if self.is_over {
+                return (end, read);
+            } else if let Some(last) = memrchr(b'\n', block) {
+                self.carry.extend_from_slice(&block[last + 1..]);
+                return (last + 1, read);
+            } else {
+                lines.all += 1;
+                lines.strange += 1;
+                lines.bytes += block.len() as u64;
+                self.is_in_long_line = true;
+                filled = 0;
             }
-            self.is_over = end < BLOCK;
-            match memrchr(b'\n', block) {
-                _ if self.is_over => {}
-                Some(last) => {
-                    self.carry.extend_from_slice(&block[last + 1..]);
-                    block.truncate(last + 1);
-                }
-                None => {
-                    lines.all += 1;
-                    lines.strange += 1;
-                    lines.bytes += block.len() as u64;
-                    block.clear();
-                    self.is_in_long_line = true;
-                    continue;
-                }
+            if self.is_over {
+                return (filled, read);
             }
-            return Ok(());
         }
     }
 }
@@ -232,7 +225,7 @@ impl Batch {
     fn read(&mut self, block: &[u8], reader: &Reader) {
         let Self { events, names, lines, .. } = self;
         lines.bytes += block.len() as u64;
-        let mut rest = block;
+        let (mut rest, mut head) = (block, None);
         while !rest.is_empty() {
             let end = memchr(b'\n', rest).unwrap_or(rest.len());
             let line = &rest[..end];
@@ -241,7 +234,7 @@ impl Batch {
                 continue;
             }
             lines.all += 1;
-            match parse(line, |line| reader.read(line, names)) {
+            match parse_after(&mut head, line, |line| reader.read(line, names)) {
                 Some(Sense::Event(event)) => {
                     lines.told += 1;
                     events.push(event);
@@ -256,10 +249,15 @@ impl Batch {
 
 /// Takes a line of any format apart, and what `use_it` makes of it.
 pub fn parse<T>(line: &[u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
+    parse_after(&mut None, line, use_it)
+}
+
+/// The same for a line that follows others.
+fn parse_after<'a, T>(head: &mut Option<Head<'a>>, line: &'a [u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     match line.first()? {
         b'{' => Entry::parse(line).map(|entry| use_it(&entry.line())),
-        _ => Line::parse(line).as_ref().map(use_it),
+        _ => Line::parse_after(head, line).as_ref().map(use_it),
     }
 }
 

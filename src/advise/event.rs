@@ -47,8 +47,8 @@ pub enum What {
     Disconnect {
         /// The smtpd process.
         process: u64,
-        /// The client.
-        who: Who,
+        /// The client's name, as in `Who`.
+        name: Place,
         /// It got to RCPT TO, VRFY or ETRN.
         asked: bool,
         /// It has logged in.
@@ -197,12 +197,18 @@ fn smtpd(line: &Line<'_>, instance: &[u8], names: &mut Vec<u8>) -> Option<What> 
     }
     if let Some(client) = message.strip_prefix(b"disconnect from ") {
         let client = Client::parse(client)?;
-        let counters = || client.rest.split(|byte| *byte == b' ');
-        let is_check = |counter: &[u8]| matches!(counter.get(..5), Some(b"rcpt=" | b"vrfy=" | b"etrn="));
-        // auth=1 or auth=1/2; auth=0/2 is two failures.
-        let is_login = |counter: &[u8]| matches!(counter, [b'a', b'u', b't', b'h', b'=', b'1'..=b'9', ..]);
-        let (asked, authenticated) = (counters().any(is_check), counters().any(is_login));
-        return Some(What::Disconnect { process: process(line), who: who(&client, names), asked, authenticated });
+        let (mut asked, mut authenticated) = (false, false);
+        for blank in memchr::memchr_iter(b' ', client.rest) {
+            match client.rest.get(blank + 1..blank + 7) {
+                Some([b'r', b'c', b'p', b't', b'=', _]) => asked = true,
+                Some([b'v', b'r', b'f', b'y', b'=', _] | [b'e', b't', b'r', b'n', b'=', _]) => asked = true,
+                // auth=1 or auth=1/2; auth=0/2 is two failures.
+                Some([b'a', b'u', b't', b'h', b'=', b'1'..=b'9']) => authenticated = true,
+                _ => {}
+            }
+        }
+        let name = name(&client, names);
+        return Some(What::Disconnect { process: process(line), name, asked, authenticated });
     }
     let (id, rest) = queue_id(message)?;
     let process = process(line);
@@ -235,16 +241,18 @@ fn postscreen(message: &[u8]) -> Option<What> {
 }
 
 fn who(client: &Client<'_>, names: &mut Vec<u8>) -> Who {
-    let address = address(client.address);
-    let is_name = address.is_some() && client.name != b"unknown" && client.name.len() <= 255;
-    let name = match (is_name, u32::try_from(names.len())) {
+    Who { address: address(client.address), name: name(client, names) }
+}
+
+fn name(client: &Client<'_>, names: &mut Vec<u8>) -> Place {
+    let is_name = client.name != b"unknown" && client.name.len() <= 255;
+    match (is_name, u32::try_from(names.len())) {
         (true, Ok(start)) => {
             names.extend_from_slice(client.name);
             Place { start, length: client.name.len() as u8 }
         }
         _ => Place::default(),
-    };
-    Who { address, name }
+    }
 }
 
 /// `4Bcd5: rest`, or `NOQUEUE: rest`.
@@ -252,8 +260,7 @@ fn queue_id(message: &[u8]) -> Option<(&[u8], &[u8])> {
     // The longest one of Postfix has less than 20 characters.
     let end = memchr::memchr(b':', &message[..message.len().min(32)])?;
     let (id, rest) = message.split_at(end);
-    let is_id = !id.is_empty() && id.iter().all(u8::is_ascii_alphanumeric);
-    is_id.then_some((id, rest.strip_prefix(b": ")?))
+    Some((id, rest.strip_prefix(b": ")?))
 }
 
 /// The client in `reject: RCPT from client: 450 ...`, whatever was done instead of rejecting.

@@ -23,9 +23,29 @@ pub struct Line<'a> {
     pub message: &'a [u8],
 }
 
+/// What a line begins with: its time and its host. The next line often begins with the same.
+#[derive(Clone, Copy, Debug)]
+pub struct Head<'a> {
+    text: &'a [u8],
+    stamp: Stamp,
+    host: &'a [u8],
+}
+
 impl<'a> Line<'a> {
     /// Takes a line apart, which must not end in a line break. `None`: this is no line of a log.
+    #[cfg(test)]
     pub fn parse(line: &'a [u8]) -> Option<Self> {
+        Self::parse_after(&mut None, line)
+    }
+
+    /// The same for a line that follows one with this head, and leaves its own there.
+    pub fn parse_after(head: &mut Option<Head<'a>>, line: &'a [u8]) -> Option<Self> {
+        if let Some(Head { text, stamp, host }) = *head
+            && let Some(rest) = line.strip_prefix(text)
+        {
+            return Self::after_host(stamp, host, rest);
+        }
+        let whole = line;
         let (line, is_rfc5424) = without_priority(line);
         if is_rfc5424 {
             return Self::rfc5424(line);
@@ -35,15 +55,20 @@ impl<'a> Line<'a> {
             _ => Stamp::traditional(line)?,
         };
         let (host, rest) = word(rest.strip_prefix(b" ")?)?;
-        Self::after_host(stamp, host, rest).or_else(|| {
+        *head = Some(Head { text: &whole[..whole.len() - rest.len()], stamp, host });
+        Self::after_host(stamp, host, rest)
+    }
+
+    fn after_host(stamp: Stamp, host: &'a [u8], rest: &'a [u8]) -> Option<Self> {
+        Self::program(stamp, host, rest).or_else(|| {
             // Some loggers write facility and severity between host and program.
             let (_, rest) = word(rest)?;
-            Self::after_host(stamp, host, rest)
+            Self::program(stamp, host, rest)
         })
     }
 
     /// Reads `program[process]: message` or `program: message`.
-    fn after_host(stamp: Stamp, host: &'a [u8], rest: &'a [u8]) -> Option<Self> {
+    fn program(stamp: Stamp, host: &'a [u8], rest: &'a [u8]) -> Option<Self> {
         let end = rest.iter().position(|byte| matches!(byte, b'[' | b':' | b' '))?;
         let (program, rest) = rest.split_at(end);
         let (process, rest) = match rest.first()? {
@@ -154,6 +179,20 @@ mod tests {
             format!("1 2026-11-21T09:05:07Z mx postfix/smtpd 411 id [a@1 b=\"]\\\"\"][c@1] \u{feff}{said}"),
         ] {
             assert_eq!(parts(&line), Some(["mx", "postfix/smtpd", "411", said].map(str::to_owned)), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_line_after_one_of_the_same_second_is_read_like_any_other() {
+        let mut head = None;
+        for second in ["07", "07", "08", "07"] {
+            let line = format!("Nov 21 09:05:{second} mx postfix/smtpd[411]: x");
+            let line = line.leak().as_bytes();
+            assert_eq!(Line::parse_after(&mut head, line), Line::parse(line));
+            assert_eq!(
+                Line::parse_after(&mut head, b"Nov 21 09:05:07 mx2 sshd: y"),
+                Line::parse(b"Nov 21 09:05:07 mx2 sshd: y")
+            );
         }
     }
 

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 
 pub use super::audience::{Audience, Seen, Session};
-use super::event::{Event, What, Who};
+use super::event::{Event, Place, What, Who};
 use crate::policy::netblocks::Netblocks;
 
 /// smtpd processes remembered. Postfix runs a hundred unless told otherwise; each host has its own.
@@ -116,16 +116,16 @@ impl Sessions {
             What::Connect { process, who } => self.connect(time, process, who, names, audience),
             What::Recipient { process, who, authenticated, message } => {
                 let mut open = self.recipient(process, who, authenticated);
-                self.ask(&mut open, time, process, name(who, names), audience);
+                self.ask(&mut open, time, process, name(who.name, names), audience);
                 if let Some(id) = message.filter(|_| open.is_asked) {
-                    self.further(&mut open, time, process, name(who, names), audience);
+                    self.further(&mut open, time, process, name(who.name, names), audience);
                     open.client.into_iter().for_each(|client| self.begin_message(id, client, audience));
                 }
                 self.keep(process, open);
             }
-            What::Disconnect { process, who, asked, authenticated } => {
+            What::Disconnect { process, name: place, asked, authenticated } => {
                 if let Some(mut open) = self.disconnect(process, asked, authenticated) {
-                    self.ask(&mut open, time, process, name(who, names), audience);
+                    self.ask(&mut open, time, process, name(place, names), audience);
                 }
             }
             What::Queued(id) => {
@@ -160,7 +160,7 @@ impl Sessions {
     fn connect(&mut self, time: i64, process: u64, who: Who, names: &[u8], audience: &mut impl Audience) {
         let mut open = self.begin(who);
         if self.seen == Seen::Connect {
-            self.ask(&mut open, time, process, name(who, names), audience);
+            self.ask(&mut open, time, process, name(who.name, names), audience);
         }
         self.keep(process, open);
     }
@@ -253,9 +253,9 @@ impl Sessions {
     }
 }
 
-fn name(who: Who, names: &[u8]) -> &[u8] {
-    let start = who.name.start as usize;
-    &names[start..start + usize::from(who.name.length)]
+fn name(place: Place, names: &[u8]) -> &[u8] {
+    let start = place.start as usize;
+    &names[start..start + usize::from(place.length)]
 }
 
 #[cfg(test)]

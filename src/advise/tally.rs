@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use jiff::tz::TimeZone;
 
 use super::census::{Census, MAX_CLIENTS, Mask};
-use super::judge::Judge;
+use super::judge::{Judge, Judgement};
 use super::sessions::{Audience, Session};
 use super::text::time;
 use super::timeline::Timeline;
@@ -91,7 +91,7 @@ impl Tally {
 impl Audience for Tally {
     fn asked(&mut self, session: &Session<'_>) {
         if let Some(trial) = &mut self.trial
-            && trial.is_exempt(session)
+            && trial.take(session).is_exempt
         {
             return;
         }
@@ -108,7 +108,7 @@ impl Audience for Tally {
 
     fn asked_again(&mut self, session: &Session<'_>) {
         if let Some(trial) = &mut self.trial {
-            trial.is_exempt(session);
+            trial.take(session);
         }
     }
 
@@ -133,8 +133,8 @@ impl Trial {
         self.output.take().map_or(Ok(()), Verdicts::finish)
     }
 
-    /// Judges a session, or a further message; says whether its client is exempt from all limits.
-    fn is_exempt(&mut self, session: &Session<'_>) -> bool {
+    /// Judges a session, or a further message of it, and keeps what came of it.
+    fn take(&mut self, session: &Session<'_>) -> Judgement {
         let judgement = self.judge.ask(session);
         if let Some(output) = &mut self.output {
             output.write(session, &judgement.action);
@@ -146,8 +146,8 @@ impl Trial {
                 self.unlisted += 1;
             }
         }
-        *self.verdicts.entry((judgement.action, judgement.reason)).or_default() += 1;
-        judgement.is_exempt
+        *self.verdicts.entry((judgement.action.clone(), judgement.reason.clone())).or_default() += 1;
+        judgement
     }
 }
 

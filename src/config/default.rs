@@ -42,6 +42,8 @@ impl Default for Config {
             max_delayed: 10,
             store: StoreConfig {
                 servers: Vec::new(),
+                replicas: 1,
+                failover: false,
                 timeout: Duration::from_millis(100),
                 on_failure: None,
                 key_prefix: KEY_PREFIX.into(),

@@ -35,6 +35,9 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
     if config.state.file.is_none() || !config.store.servers.is_empty() {
         odd("state_interval", "has no effect: no counts are kept in a file");
     }
+    if config.store.servers.len() <= config.store.replicas {
+        odd("failover", "has no effect: no server is left that could have the keys of another");
+    }
     if !config.store.servers.is_empty() && !uses_port(config) {
         odd("memcached_port", "has no effect: every server has a port of its own or none");
     }

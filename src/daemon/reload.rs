@@ -1,4 +1,4 @@
-//! Reading the configuration, or its lists, again: all or nothing.
+//! What a reload does: the configuration or its list files are read again, and replace the rules whole.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use super::Daemon;
 use crate::config::{Config, ConfigError, ListKind};
 use crate::log::Severity;
 use crate::policy::Policy;
+use crate::policy::lists::Lists;
 
 /// What was read for a reload.
 type Loaded = Result<(Policy, Config), ConfigError>;
@@ -33,7 +34,8 @@ impl Daemon {
         })
     }
 
-    /// All or nothing: with a wrong file the old rules stay. Returns what is in force now, if that is new.
+    /// All or nothing: with a wrong file the old rules stay. Returns what is in force now, if that
+    /// is new, without the lists, which the policy has.
     pub(super) fn finish_reload(&self, loaded: Result<Loaded, JoinError>) -> Option<Config> {
         match loaded {
             Ok(Ok((policy, config))) => return Some(self.adopt(policy, config)),
@@ -45,7 +47,7 @@ impl Daemon {
 
     /// The same for lists that were read again because these of them have changed.
     pub(super) fn finish_lists(&self, loaded: Result<Loaded, JoinError>, changed: &[PathBuf]) -> Option<Config> {
-        let (policy, config) = match loaded {
+        let (policy, mut config) = match loaded {
             Ok(Ok(loaded)) => loaded,
             wrong => return self.finish_reload(wrong),
         };
@@ -60,6 +62,7 @@ impl Daemon {
                 .field("blacklist", netblocks(ListKind::Black));
         });
         self.warn(&config);
+        config.lists = Lists::default();
         Some(config)
     }
 
@@ -83,6 +86,7 @@ impl Daemon {
             line.field("form", config.form.name()).field("after_restart", later.join(", "));
         });
         self.warn(&config);
+        config.lists = Lists::default();
         config
     }
 

@@ -15,6 +15,7 @@ use crate::listener::Listener;
 use crate::log::{Log, Severity};
 use crate::parking::Parking;
 use crate::policy::Policy;
+use crate::policy::lists::Lists;
 use crate::service::Service;
 use crate::state::file::StateFile;
 use crate::state::memory::Ids;
@@ -32,7 +33,11 @@ pub(super) struct Open {
 }
 
 impl Daemon {
-    pub(super) fn begin(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -> anyhow::Result<(Self, Open)> {
+    pub(super) fn begin(
+        mut config: Config,
+        path: Option<PathBuf>,
+        listen_is_fixed: bool,
+    ) -> anyhow::Result<(Self, Open)> {
         // First of all: what is hashed from here on is to be hashed as before.
         let mut inheritance = Inheritance::receive();
         let log = Log::open(&config.log).context("the log cannot be opened")?;
@@ -48,6 +53,8 @@ impl Daemon {
             (None, None) => (Table::new(max_clients), Ids::new()),
         };
         let service = Arc::new(Service::going_on(&config, log.clone(), policy, table));
+        // The policy has them, and a million netblocks are not kept twice.
+        config.lists = Lists::default();
         let daemon = Self {
             program,
             service,

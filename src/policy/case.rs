@@ -101,7 +101,8 @@ impl<'p> Case<'p> {
         if let Some(count) = memory.find(limit.id, scope) {
             return self.items.push(known(count, part));
         }
-        let amount = if limit.conditions.hold(request) { amount(limit, scope, request, memory) } else { 0 };
+        let about = !is_recipient_missing(limit, request) && limit.conditions.hold(request);
+        let amount = if about { amount(limit, scope, request, memory) } else { 0 };
         if amount > 0 {
             let matter = Matter::Open { scope, amount };
             self.items.push(Item { limit, threshold: threshold(self.stress), part, matter });
@@ -176,7 +177,7 @@ impl Item<'_> {
 }
 
 /// Whether Postfix says that it has no more processes to spare.
-fn is_stressed(request: &Request) -> bool {
+pub(super) fn is_stressed(request: &Request) -> bool {
     !request.value(Attribute::Stress).is_empty()
 }
 
@@ -210,6 +211,14 @@ fn scope(limit: &Limit, part: &Part, request: &Request) -> Option<Scope> {
             _ => None,
         },
     }
+}
+
+/// Whether the limit spares some recipients, and the request does not say which it is about. Postfix names
+/// them at RCPT, and at DATA only where a message has one.
+fn is_recipient_missing(limit: &Limit, request: &Request) -> bool {
+    matches!(limit.counts, Counts::Connections | Counts::Messages | Counts::Recipients)
+        && limit.conditions.spare_some_of(Attribute::Recipient)
+        && request.value(Attribute::Recipient).is_empty()
 }
 
 /// Hits that this request stands for.

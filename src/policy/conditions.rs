@@ -66,6 +66,12 @@ impl Conditions {
             && !self.none.iter().any(|condition| condition.holds(request))
     }
 
+    /// Whether a request would have to say an attribute before anyone knows whether `unless` leaves it out.
+    pub fn spare_some_of(&self, attribute: Attribute) -> bool {
+        let some = |condition: &Condition| condition.attribute == attribute && matches!(condition.test, Test::AnyOf(_));
+        self.none.iter().any(some)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty() && self.none.is_empty()

@@ -22,6 +22,8 @@ pub struct Judgement<'p> {
     pub violations: Vec<Violation<'p>>,
     /// Hits that are to be taken back.
     pub refunds: Vec<Refund<'p>>,
+    /// Hits that are to be taken back too if the request is refused in the end.
+    pub refunds_if_refused: Vec<Refund<'p>>,
 }
 
 /// Something went over a limit that remembers that.
@@ -53,22 +55,32 @@ impl Default for Judgement<'_> {
             log_only: Vec::new(),
             violations: Vec::new(),
             refunds: Vec::new(),
+            refunds_if_refused: Vec::new(),
         }
     }
 }
 
 impl<'p> Judgement<'p> {
     /// Notes what follows from a limit's opinion of a count that was just made.
-    pub(super) fn follow(&mut self, item: &Item<'p>, count: &Count, opinion: &Opinion<'p>) {
-        let (Opinion::Refuse(refusal) | Opinion::Delay(Wait { refusal, .. })) = opinion else {
-            return;
-        };
-        if item.limit.log_only {
-            self.log_only.push(refusal.clone());
+    pub(super) fn follow(&mut self, item: &Item<'p>, count: &Count, opinion: &Opinion<'p>, now: Now) {
+        if let Some(refund) = Refund::of(item, count, now) {
+            match item.limit.log_only {
+                false => self.refunds_if_refused.push(refund),
+                // It is on its own, in this too.
+                true if opinion.refuses() => self.refunds.push(refund),
+                true => {}
+            }
         }
-        // Going on while banned is no further violation.
+        match opinion {
+            Opinion::Refuse(refusal) | Opinion::Delay(Wait { refusal, .. }) if item.limit.log_only => {
+                self.log_only.push(refusal.clone());
+            }
+            Opinion::Refuse(_) | Opinion::Delay(_) | Opinion::Excuse => {}
+            Opinion::Pass | Opinion::Uncounted(_) => return,
+        }
+        // Going on while banned is no further violation, nor is what is one with an earlier hit.
         let remembers = item.limit.ban.is_some() || item.limit.delay.is_some();
-        if remembers && count.banned == 0 {
+        if remembers && count.banned == 0 && count.hit.is_some_and(|hit| hit.added > 0) {
             self.violations.push(Violation { limit: item.limit, part: item.part.clone() });
         }
     }

@@ -13,7 +13,7 @@ use super::limit::LimitId;
 use super::operation::Hit;
 use crate::secret;
 
-/// The most recipients of a message that are remembered: Postfix's own bound, `smtpd_recipient_limit`.
+/// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.
 pub const MAX_RECIPIENTS: usize = 1000;
 
 /// What a session was counted for by one limit.
@@ -65,18 +65,42 @@ impl Scope {
 /// Counts of a session or a message; nearly always one.
 pub type Counts = SmallVec<[Count; 1]>;
 
+/// How a session stands to the blacklist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// It has not got past it.
+    #[default]
+    Open,
+    /// It got past it.
+    Past,
+    /// It is on it and has waited for that; its connection is not counted.
+    Waited,
+    /// It is on it and had to wait, but could not.
+    Crowded,
+}
+
 /// All a session remembers.
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
-    /// The session got past the blacklist.
-    pub admitted: bool,
+    /// How the session stands to the blacklist.
+    pub admission: Admission,
+    /// It has waited for an answer, and is not made to again.
+    pub waited: bool,
     /// What stands for the session or the message.
     counts: Counts,
     /// What stands for recipients of the message.
     recipients: Option<Arc<Mutex<Recipients>>>,
 }
 
-type Recipients = HashMap<(LimitId, Scope), Count>;
+/// What stands for the recipients of a message, limit by limit.
+type Recipients = HashMap<LimitId, OfLimit>;
+
+#[derive(Debug, Default)]
+struct OfLimit {
+    counts: HashMap<Scope, Count>,
+    /// How often others were counted that are too many to be remembered.
+    more: u32,
+}
 
 impl Memory {
     /// What a limit has counted in this scope.
@@ -86,7 +110,7 @@ impl Memory {
             Scope::Session | Scope::Message => {
                 self.counts.iter().find(|count| count.limit == limit && count.scope == scope).copied()
             }
-            Scope::Recipient(_) => lock(self.recipients.as_ref()?).get(&(limit, scope)).copied(),
+            Scope::Recipient(_) => lock(self.recipients.as_ref()?).get(&limit)?.counts.get(&scope).copied(),
         }
     }
 
@@ -103,9 +127,12 @@ impl Memory {
             }
             Scope::Recipient(_) => {
                 let mut recipients = lock(self.recipients.get_or_insert_default());
+                let own = recipients.entry(count.limit).or_default();
                 // Whoever gets more past Postfix has each of them counted whenever it is asked about.
-                if recipients.len() < MAX_RECIPIENTS || recipients.contains_key(&(count.limit, count.scope)) {
-                    recipients.insert((count.limit, count.scope), count);
+                if own.counts.len() < MAX_RECIPIENTS || own.counts.contains_key(&count.scope) {
+                    own.counts.insert(count.scope, count);
+                } else {
+                    own.more = own.more.saturating_add(1);
                 }
             }
         }
@@ -113,9 +140,25 @@ impl Memory {
 
     /// All counts, of recipients too, in no order.
     pub fn counts(&self) -> Vec<Count> {
-        let recipients =
-            self.recipients.as_ref().map(|recipients| lock(recipients).values().copied().collect::<Vec<_>>());
-        self.counts.iter().copied().chain(recipients.into_iter().flatten()).collect()
+        let of_recipients = self.of_recipients(|_, own| own.counts.values().copied().collect::<Vec<_>>());
+        self.counts.iter().copied().chain(of_recipients.into_iter().flatten()).collect()
+    }
+
+    /// How often limits have counted recipients that are too many to be remembered.
+    pub fn more(&self) -> Vec<(LimitId, u32)> {
+        self.of_recipients(|limit, own| (limit, own.more))
+    }
+
+    /// That a limit has counted so many of these.
+    pub fn keep_more(&mut self, limit: LimitId, more: u32) {
+        lock(self.recipients.get_or_insert_default()).entry(limit).or_default().more = more;
+    }
+
+    fn of_recipients<T>(&self, each: impl Fn(LimitId, &OfLimit) -> T) -> Vec<T> {
+        let Some(recipients) = &self.recipients else {
+            return Vec::new();
+        };
+        lock(recipients).iter().map(|(limit, own)| each(*limit, own)).collect()
     }
 
     /// How much a limit has counted for recipients of the message, one by one.
@@ -124,8 +167,7 @@ impl Memory {
             return 0;
         };
         let recipients = lock(recipients);
-        let own = recipients.keys().filter(|(id, _)| *id == limit).count();
-        u32::try_from(own).unwrap_or(u32::MAX)
+        recipients.get(&limit).map_or(0, |own| own.more.saturating_add(own.counts.len() as u32))
     }
 
     /// Another message begins.
@@ -136,7 +178,7 @@ impl Memory {
 
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
-        !self.admitted && self.counts.is_empty() && self.recipients.is_none()
+        self.admission == Admission::Open && !self.waited && self.counts.is_empty() && self.recipients.is_none()
     }
 }
 

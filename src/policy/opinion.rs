@@ -18,6 +18,8 @@ pub(super) enum Opinion<'p> {
     Uncounted(OnStoreFailure),
     /// It has to wait.
     Delay(Wait<'p>),
+    /// It would have to wait, but its session has waited already.
+    Excuse,
     /// It must not go on.
     Refuse(Refusal<'p>),
 }
@@ -29,7 +31,7 @@ impl<'p> Opinion<'p> {
 
     pub(super) fn verdict(self) -> Verdict<'p> {
         match self {
-            Self::Pass => Verdict::Pass(Pass::WithinLimits),
+            Self::Pass | Self::Excuse => Verdict::Pass(Pass::WithinLimits),
             Self::Uncounted(OnStoreFailure::Defer) => Verdict::Defer,
             Self::Uncounted(_) => Verdict::Pass(Pass::StoreAway),
             Self::Delay(wait) => Verdict::Delay(wait),
@@ -39,7 +41,7 @@ impl<'p> Opinion<'p> {
 }
 
 impl Policy {
-    /// What a limit makes of its count of a client.
+    /// What a limit makes of its count of a client. `waited`: the session has.
     pub(super) fn opinion<'p>(
         &self,
         client: IpAddr,
@@ -47,6 +49,7 @@ impl Policy {
         item: &Item<'p>,
         count: &Count,
         violations: u32,
+        waited: bool,
     ) -> Opinion<'p> {
         let limit = item.limit;
         if count.passed {
@@ -67,7 +70,8 @@ impl Policy {
             }
         };
         let hit = count.hit.unwrap_or(Hit { count: 0, left: 0, added: 0 });
-        if count.banned > 0 {
+        // A ban that the configuration does not have any more holds nobody.
+        if count.banned > 0 && limit.ban.is_some() {
             return Opinion::Refuse(refusal(Reason::Banned, Hit { left: count.banned, ..hit }));
         }
         if count.hit.is_none() {
@@ -78,6 +82,8 @@ impl Policy {
         }
         match limit.delay {
             Some(_) if count.crowded => Opinion::Refuse(refusal(Reason::Crowded, hit)),
+            // One that is only logged has made nobody wait.
+            Some(_) if waited && !limit.log_only => Opinion::Excuse,
             Some(delay) if !stress => {
                 let time = delay.of(violations.saturating_add(1));
                 Opinion::Delay(Wait::new(refusal(Reason::Over, hit), time, delay.max_concurrent, Some(count)))
@@ -89,7 +95,7 @@ impl Policy {
     /// A count as the session remembers it: a pass stays a pass, whatever a reload says of it later.
     pub(super) fn settled(&self, count: Count, limit: &Limit, opinion: &Opinion<'_>) -> Count {
         let passed = match opinion {
-            Opinion::Pass => true,
+            Opinion::Pass | Opinion::Excuse => true,
             Opinion::Uncounted(on_failure) => *on_failure != OnStoreFailure::Defer,
             Opinion::Delay(_) | Opinion::Refuse(_) => limit.log_only,
         };

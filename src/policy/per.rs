@@ -62,6 +62,12 @@ impl Field {
         matches!(self, Self::Whole(Attribute::Recipient) | Self::MailDomain(Attribute::Recipient))
     }
 
+    /// Whether Postfix says `unknown` where it does not know it. Elsewhere that is a word like any other.
+    fn may_be_unknown(self) -> bool {
+        use Attribute::{ClientName, ReverseClientName, ServerAddress, ServerPort};
+        matches!(self, Self::Whole(ClientName | ReverseClientName | ServerAddress | ServerPort))
+    }
+
     /// The value, which is part of what the request says; `None` where it says nothing.
     fn value(self, request: &Request) -> Option<&[u8]> {
         let value = match self {
@@ -73,7 +79,8 @@ impl Field {
             }
             Self::HostDomain(attribute) => registrable(request.value(attribute))?,
         };
-        (!value.is_empty() && value != b"unknown").then_some(value)
+        let says_nothing = value.is_empty() || self.may_be_unknown() && value == b"unknown";
+        (!says_nothing).then_some(value)
     }
 }
 
@@ -83,7 +90,9 @@ fn registrable(name: &[u8]) -> Option<&[u8]> {
     if str::from_utf8(name).is_ok_and(|name| name.parse::<IpAddr>().is_ok()) {
         return None;
     }
-    psl::domain(name).map(|domain| domain.as_bytes())
+    // The list is in lower case; names of hosts are as their owners spell them.
+    let length = psl::domain(&name.to_ascii_lowercase())?.as_bytes().len();
+    Some(&name[name.len() - length..])
 }
 
 /// What is counted, apart from the limit that counts it.
@@ -239,7 +248,7 @@ mod tests {
         assert_eq!(key(&["sasl_username"], ""), None);
         assert_eq!(key(&["client", "sender"], "sender=\n"), None);
         assert_eq!(key(&["sender_domain"], "sender=postmaster\n"), None);
-        assert_eq!(key(&["helo_name"], "helo_name=unknown\n"), None);
+        assert_eq!(key(&["client_name"], "client_name=unknown\n"), None);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::action::Action;
 use super::limit::LimitId;
-use super::memory::{Count, Memory, Scope};
+use super::memory::{Admission, Count, Memory, Scope};
 use super::per::Part;
 use super::template::Values;
 
@@ -61,13 +61,22 @@ impl<'p> Wait<'p> {
 
     /// The session waits once; whatever it asks later passes.
     pub fn begin(&self, memory: &mut Memory) {
-        memory.admitted = true;
+        memory.admission = if self.count.is_some() { Admission::Past } else { Admission::Waited };
+        memory.waited = true;
         self.settle(memory, |count| Count { passed: true, ..count });
     }
 
     /// Nobody more may wait, so it is refused, and that stands.
     pub fn refuse(self, memory: &mut Memory) -> Refusal<'p> {
+        if self.count.is_none() {
+            memory.admission = Admission::Crowded;
+        }
         self.settle(memory, |count| Count { passed: false, crowded: true, ..count });
+        self.crowded()
+    }
+
+    /// The refusal of one that may not even wait.
+    pub(super) fn crowded(self) -> Refusal<'p> {
         Refusal { reason: Reason::Crowded, ..self.refusal }
     }
 

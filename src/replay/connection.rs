@@ -1,11 +1,9 @@
 //! A policy connection, from Postfix's side.
 
 use std::io::{self, Read, Write};
-use std::net::TcpStream;
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use crate::address::Address;
+use crate::address::{Address, Duplex};
 
 /// Longer than the daemon ever takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -13,20 +11,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// An answer is one line; ours are far shorter.
 const LONGEST: usize = 64 * 1024;
 
-trait Stream: Read + Write {}
-impl<S: Read + Write> Stream for S {}
-
 /// An open policy connection.
 pub struct Connection {
     address: Address,
-    stream: Box<dyn Stream>,
+    stream: Box<dyn Duplex>,
     reply: Vec<u8>,
 }
 
 impl Connection {
     /// Connects.
     pub fn open(address: &Address) -> io::Result<Self> {
-        Ok(Self { address: address.clone(), stream: connect(address)?, reply: Vec::new() })
+        Ok(Self { address: address.clone(), stream: address.dial(PATIENCE)?, reply: Vec::new() })
     }
 
     /// Asks and waits for the action. Like Postfix it tries once more over a new connection, when the
@@ -34,7 +29,7 @@ impl Connection {
     pub fn ask(&mut self, request: &str) -> io::Result<String> {
         match self.ask_once(request) {
             Err(error) if error.kind() != io::ErrorKind::InvalidData => {
-                self.stream = connect(&self.address)?;
+                self.stream = self.address.dial(PATIENCE)?;
                 self.ask_once(request)
             }
             answered => answered,
@@ -60,20 +55,4 @@ impl Connection {
 
 fn strange(problem: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, problem)
-}
-
-fn connect(address: &Address) -> io::Result<Box<dyn Stream>> {
-    match address {
-        Address::Inet { host, port } => {
-            let stream = TcpStream::connect((host.as_str(), *port))?;
-            stream.set_nodelay(true)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(Box::new(stream))
-        }
-        Address::Unix(path) => {
-            let stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            Ok(Box::new(stream))
-        }
-    }
 }

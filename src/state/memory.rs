@@ -7,6 +7,7 @@ use bytes::{Buf, BufMut};
 use super::fields::{put_option, take_option, take_truth};
 use super::section::Damage;
 use crate::policy::limit::LimitId;
+use crate::policy::memory::Admission;
 use crate::policy::{Count, Hit, Memory, Scope};
 
 /// The ids that limits have now, by those they had before.
@@ -14,7 +15,20 @@ pub type Ids = HashMap<LimitId, LimitId>;
 
 /// Adds a memory.
 pub fn put(output: &mut Vec<u8>, memory: &Memory) {
-    output.put_u8(memory.admitted.into());
+    let admission = match memory.admission {
+        Admission::Open => 0,
+        Admission::Past => 1,
+        Admission::Waited => 2,
+        Admission::Crowded => 3,
+    };
+    output.put_u8(admission);
+    output.put_u8(memory.waited.into());
+    let more = memory.more();
+    output.put_u32_le(more.len() as u32);
+    for (limit, more) in more {
+        output.put_u16_le(limit);
+        output.put_u32_le(more);
+    }
     let counts = memory.counts();
     output.put_u32_le(counts.len() as u32);
     for count in counts {
@@ -37,7 +51,20 @@ pub fn put(output: &mut Vec<u8>, memory: &Memory) {
 /// Takes one off. What limits remember that are no more is forgotten.
 pub fn take(input: &mut &[u8], ids: &Ids) -> Result<Memory, Damage> {
     let mut memory = Memory::default();
-    memory.admitted = take_truth(input)?;
+    memory.admission = match input.try_get_u8()? {
+        0 => Admission::Open,
+        1 => Admission::Past,
+        2 => Admission::Waited,
+        3 => Admission::Crowded,
+        _ => return Err(Damage::Corrupt),
+    };
+    memory.waited = take_truth(input)?;
+    for _ in 0..input.try_get_u32_le()? {
+        let (limit, more) = (input.try_get_u16_le()?, input.try_get_u32_le()?);
+        if let Some(limit) = ids.get(&limit) {
+            memory.keep_more(*limit, more);
+        }
+    }
     for _ in 0..input.try_get_u32_le()? {
         let limit = input.try_get_u16_le()?;
         let (kind, recipient) = (input.try_get_u8()?, input.try_get_u64_le()?);
@@ -73,12 +100,13 @@ mod tests {
             Count::new(1, Scope::Recipient(u64::MAX), hit, 0, false),
         ];
         let mut memory = Memory::default();
-        memory.admitted = true;
+        (memory.admission, memory.waited) = (Admission::Past, true);
+        memory.keep_more(1, 7);
         counts.iter().for_each(|count| memory.keep(*count));
         let mut bytes = Vec::new();
         put(&mut bytes, &memory);
         let taken = take(&mut bytes.as_slice(), &HashMap::from([(1, 5)])).unwrap();
-        assert!(taken.admitted);
+        assert_eq!((taken.admission, taken.waited, taken.recipients(5)), (Admission::Past, true, 8));
         for count in counts {
             let expected = (count.limit == 1).then_some(Count { limit: 5, ..count });
             assert_eq!(taken.find(5, count.scope).filter(|_| count.limit == 1), expected);

@@ -9,7 +9,8 @@ use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Now;
-use crate::policy::Operation;
+use crate::policy::per::Part;
+use crate::policy::{Limit, Operation};
 
 /// Keys remembered at once, in about 2 MB. Beyond this those that were counted longest ago are forgotten;
 /// their next hit counts.
@@ -29,6 +30,14 @@ impl Coalesce {
         // Few limits coalesce, and the others are not to pay for it.
         if operation.key.limit.coalesce > 0 && operation.amount > 0 && !self.counts(operation, now) {
             operation.amount = 0;
+        }
+    }
+
+    /// The next hit counts, however soon it comes: the last one that was counted has been taken back.
+    pub fn forget(&self, limit: &Limit, part: &Part) {
+        if limit.coalesce > 0 {
+            let key = self.hashing.hash_one((limit.id, part));
+            self.generations.lock().unwrap_or_else(PoisonError::into_inner).forget(key);
         }
     }
 
@@ -57,6 +66,11 @@ struct Generations {
 impl Generations {
     fn find(&self, key: u64) -> Option<u64> {
         self.young.get(&key).or_else(|| self.old.get(&key)).copied()
+    }
+
+    fn forget(&mut self, key: u64) {
+        self.young.remove(&key);
+        self.old.remove(&key);
     }
 
     fn keep(&mut self, key: u64, moment: u64) {

@@ -47,6 +47,13 @@ impl Daemon {
         Self::launch(Site::new(config, Some(&endpoint)), endpoint, None)
     }
 
+    /// The same from a shell after this command.
+    pub fn start_at_after(endpoint: impl Display, preparation: &str, config: &str) -> Self {
+        let endpoint = endpoint.to_string();
+        let site = Site { preparation: preparation.to_owned(), ..Site::new(config, Some(&endpoint)) };
+        Self::launch(site, endpoint, None)
+    }
+
     /// Starts one that only its configuration tells to listen at `endpoint`.
     pub fn start_unled(endpoint: impl Display, config: &str) -> Self {
         Self::launch(Site::new(config, None), endpoint.to_string(), None)
@@ -94,6 +101,11 @@ impl Daemon {
         self.lines.wait_for_more("RELOAD", seen)
     }
 
+    /// The number of its process.
+    pub fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Has the program file take its place, and returns the line that tells how that went.
     pub fn upgrade(&self) -> String {
         let seen = self.lines.with("UPGRADE").len();
@@ -104,11 +116,6 @@ impl Daemon {
     /// Where its program file is: a link to the program under test.
     pub fn program(&self) -> PathBuf {
         self.site.dir.join(LINK)
-    }
-
-    /// The number of its process.
-    pub fn pid(&self) -> i32 {
-        self.process.pid().as_raw()
     }
 
     /// Sends a signal.

@@ -1,6 +1,7 @@
 //! A memcached of the test's own.
 
 use std::io::{BufRead, BufReader, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::chown;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -8,17 +9,20 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use nix::unistd::{User, geteuid};
 
-use super::{Dir, Port, Process, connect, until};
+use super::{Dir, Namespace, Port, Process, connect, until};
 
 /// A running memcached. It can be frozen, killed, and started again at the same address.
 pub struct Memcached {
     process: Process,
     place: Place,
+    options: &'static [&'static str],
 }
 
 enum Place {
     Inet(Port),
     Unix(Dir),
+    /// Where only a namespace gets to, which `nsenter` enters for us.
+    Namespace(String),
 }
 
 impl Memcached {
@@ -38,8 +42,24 @@ impl Memcached {
         Self::start_in(Place::Unix(dir))
     }
 
+    /// Starts one on a free port with further options.
+    pub fn start_with(options: &'static [&'static str]) -> Self {
+        let place = Place::Inet(Port::new());
+        Self { process: run(&place, options), place, options }
+    }
+
+    /// Starts one at a certain place.
+    pub fn start_at(address: SocketAddr) -> Self {
+        Self::start_in(Place::Inet(Port::at(address)))
+    }
+
+    /// Starts one in a namespace, at 10.9.8.2:11211.
+    pub fn start_within(namespace: &Namespace) -> Self {
+        Self::start_in(Place::Namespace(namespace.id()))
+    }
+
     fn start_in(place: Place) -> Self {
-        Self { process: run(&place), place }
+        Self { process: run(&place, &[]), place, options: &[] }
     }
 
     /// The value of `memcached_server`.
@@ -47,6 +67,7 @@ impl Memcached {
         match &self.place {
             Place::Inet(port) => port.address().to_string(),
             Place::Unix(_) => self.place.endpoint(),
+            Place::Namespace(_) => FAR.to_owned(),
         }
     }
 
@@ -69,6 +90,31 @@ impl Memcached {
         read_line(&mut connection)
     }
 
+    /// A number out of its statistics.
+    #[track_caller]
+    pub fn statistic(&self, name: &str) -> u64 {
+        let mut connection = BufReader::new(connect(&self.place.endpoint()).unwrap());
+        write!(connection.get_mut(), "stats\r\n").unwrap();
+        loop {
+            let line = read_line(&mut connection);
+            assert_ne!(line, "END", "no {name} among the statistics");
+            if let Some(number) = line.strip_prefix(&format!("STAT {name} ")) {
+                return number.parse().unwrap();
+            }
+        }
+    }
+
+    /// Stores keys of the size of counters until it says that there is no more room.
+    pub fn fill(&self) {
+        let mut connection = BufReader::new(connect(&self.place.endpoint()).unwrap());
+        for number in 0.. {
+            write!(connection.get_mut(), "set filling:{number:012} 0 0 2\r\n10\r\n").unwrap();
+            if read_line(&mut connection) != "STORED" {
+                return;
+            }
+        }
+    }
+
     /// Has it keep its connections open and answer nothing.
     pub fn freeze(&self) {
         self.process.freeze();
@@ -87,16 +133,26 @@ impl Memcached {
 
     /// Starts it anew after `kill`, empty, at the same address.
     pub fn start_again(&mut self) {
-        self.process = run(&self.place);
+        self.process = run(&self.place, self.options);
     }
 }
 
 /// Whom memcached becomes when root starts it.
 const USER: &str = "nobody";
 
-fn run(place: &Place) -> Process {
-    let mut command = Command::new("memcached");
-    command.args(["-m", "8", "-t", "1", "-U", "0"]).stdin(Stdio::null()).stdout(Stdio::null());
+/// Where one in a namespace is.
+const FAR: &str = "10.9.8.2:11211";
+
+fn run(place: &Place, options: &[&str]) -> Process {
+    let mut command = match place {
+        Place::Inet(_) | Place::Unix(_) => Command::new("memcached"),
+        Place::Namespace(id) => {
+            let mut command = Command::new("nsenter");
+            command.args(["--net", "--target", id, "memcached"]);
+            command
+        }
+    };
+    command.args(["-m", "8", "-t", "1", "-U", "0"]).args(options).stdin(Stdio::null()).stdout(Stdio::null());
     match place {
         Place::Inet(port) => {
             let at = port.address();
@@ -104,6 +160,9 @@ fn run(place: &Place) -> Process {
         }
         Place::Unix(dir) => {
             command.arg("-s").arg(socket_in(dir)).args(["-a", "0666"]);
+        }
+        Place::Namespace(_) => {
+            command.args(["-l", "10.9.8.2"]);
         }
     }
     if geteuid().is_root() {
@@ -114,7 +173,12 @@ fn run(place: &Place) -> Process {
         if let Some(status) = process.ended() {
             panic!("memcached ended with {status}");
         }
-        connect(&place.endpoint()).ok()
+        if let Place::Namespace(id) = place {
+            // Nobody gets there from here.
+            let listens = Command::new("nsenter").args(["--net", "--target", id, "ss", "-Hltn"]).output().unwrap();
+            return String::from_utf8_lossy(&listens.stdout).contains(FAR).then_some(());
+        }
+        connect(&place.endpoint()).ok().map(drop)
     });
     process
 }
@@ -124,6 +188,7 @@ impl Place {
         match self {
             Self::Inet(port) => port.endpoint(),
             Self::Unix(dir) => format!("unix:{}", socket_in(dir).display()),
+            Self::Namespace(_) => panic!("nobody gets into a namespace from here"),
         }
     }
 }

@@ -9,8 +9,11 @@
 #![allow(dead_code, unused_imports)]
 
 mod daemon;
+mod gate;
 mod lines;
+pub mod load;
 mod memcached;
+mod namespace;
 mod place;
 mod policy;
 mod postfix;
@@ -23,8 +26,10 @@ mod smtp;
 pub mod traffic;
 
 pub use daemon::{Daemon, command, install};
+pub use gate::{Fault, Gate};
 pub use lines::Lines;
 pub use memcached::Memcached;
+pub use namespace::Namespace;
 pub use place::{Dir, Port, Stream, connect};
 pub use policy::{Policy, request};
 pub use postfix::{Postfix, Setup};

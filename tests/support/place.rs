@@ -62,6 +62,14 @@ impl Port {
         Self { address, _reservation: socket }
     }
 
+    /// A certain one, which must be free.
+    pub fn at(address: SocketAddr) -> Self {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&address.into()).unwrap_or_else(|error| panic!("cannot bind {address}: {error}"));
+        Self { address, _reservation: socket }
+    }
+
     /// Address and port, to connect to.
     pub fn address(&self) -> SocketAddr {
         self.address

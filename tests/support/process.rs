@@ -21,6 +21,11 @@ impl Process {
         Self { child, last_word }
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The other ends of its pipes are here, once.
     pub fn pipes(&mut self) -> &mut Child {
         &mut self.child
@@ -52,8 +57,7 @@ impl Process {
         until("the end of a process", || self.ended())
     }
 
-    /// Its number.
-    pub fn pid(&self) -> Pid {
+    fn pid(&self) -> Pid {
         Pid::from_raw(self.child.id().try_into().unwrap())
     }
 

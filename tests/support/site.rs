@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use connshaper::address::Address;
 use connshaper::clock::Now;
-use connshaper::config::{OnStoreFailure, StoreConfig};
+use connshaper::config::{Config, OnStoreFailure, StoreConfig};
 use connshaper::log::{Log, Severity};
 use connshaper::policy::judgement::Violation;
 use connshaper::policy::per::Part;
@@ -96,8 +96,8 @@ impl Site {
             servers: self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect(),
             timeout,
             on_failure: Some(on_failure),
-            key_prefix: String::new(),
             max_clients: 100_000,
+            ..Config::default().store
         };
         let (table, statistics, log) = (Arc::new(Table::new(100_000)), Arc::default(), Log::in_memory(Severity::Debug));
         let store = Arc::new(Store::new(&config, on_failure, table, &statistics, &log));

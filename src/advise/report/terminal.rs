@@ -218,7 +218,7 @@ fn would_delay(findings: &Findings) -> String {
         }
         let more = tightest.masked.senders.saturating_sub(shown);
         if more > 0 {
-            text += &format!("  and from {} more clients by threshold {}\n", number(more), tightest.threshold);
+            text += &format!("  and that of {} more by threshold {}\n", number(more), tightest.threshold);
         }
     }
     text
@@ -267,7 +267,7 @@ fn trial(outcome: &Outcome) -> String {
     }
     if !outcome.senders.is_empty() {
         let all = outcome.senders.len() as u64 + outcome.more_senders;
-        text += &format!("  It would have delayed real mail from {} clients:\n", number(all));
+        text += &format!("  It would have delayed real mail; clients: {}\n", number(all));
         for (sender, refused) in outcome.senders.iter().take(NAMES) {
             text += &format!("  {:>7} refused  {}\n", number(*refused), known(sender));
         }

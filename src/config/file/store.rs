@@ -12,8 +12,11 @@ const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn read(s: &Settings, default: StoreConfig) -> StoreConfig {
     let port = s.integer("memcached_port", 1..=65535).unwrap_or(11211) as u16;
+    let servers = places::servers(s, port).unwrap_or(default.servers);
     StoreConfig {
-        servers: places::servers(s, port).unwrap_or(default.servers),
+        replicas: replicas(s, servers.len()).unwrap_or(default.replicas),
+        failover: s.truth("failover").unwrap_or(default.failover),
+        servers,
         timeout: s.duration("store_timeout", MILLISECOND..=LONGEST_TIMEOUT, MILLISECOND).unwrap_or(default.timeout),
         on_failure: s.choice(
             "on_store_failure",
@@ -39,6 +42,16 @@ fn state_file(s: &Settings) -> Option<PathBuf> {
         return s.remarks.wrong(&span, "`state_file` is no absolute path of a file", remedy);
     }
     Some(path)
+}
+
+fn replicas(s: &Settings, servers: usize) -> Option<usize> {
+    let replicas = s.integer("replicas", 1..=2)? as usize;
+    if replicas > servers.max(1) {
+        let problem = format!("`replicas = {replicas}` needs as many servers");
+        let remedy = "name two or more in `memcached_server`, or leave it at 1";
+        return s.remarks.wrong(&s.span("replicas").unwrap_or_default(), problem, remedy);
+    }
+    Some(replicas)
 }
 
 fn key_prefix(s: &Settings) -> Option<String> {

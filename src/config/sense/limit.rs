@@ -58,9 +58,6 @@ fn examine_ladder(limit: &Limit, s: &Settings, odd: &impl Fn(&str, &str)) {
     if limit.ban.is_none() && limit.delay.is_none() {
         odd("forget_after", "has no effect without `initial_delay` or `ban_time`: nothing is remembered");
     }
-    if limit.log_only && !limit.count_refused {
-        odd("count_refused", "has no effect: what is only logged refuses nobody");
-    }
 }
 
 /// Keys that the first request of a session does not say, or that are not what a client is.

@@ -1,0 +1,69 @@
+//! Two policy connections ask about one SMTP session at the same moment: one counts it, the other is told.
+//!
+//! The daemon has one thread, but what is shared does not rely on that. Here
+//! every policy connection has a thread of its own, and who is first is a race.
+
+use std::sync::Barrier;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use connshaper::clock::Now;
+use connshaper::codec::{Request, RequestDecoder};
+use connshaper::policy::Memory;
+use connshaper::session::Sessions;
+use tokio::time::timeout;
+use tokio_util::codec::Decoder;
+
+const SEATS: usize = 4;
+const SESSIONS: u16 = 2000;
+
+#[test]
+fn whoever_waits_for_a_count_is_told_of_it() {
+    let sessions = Sessions::new(SEATS);
+    let barrier = Barrier::new(SEATS);
+    let [counted, told, lost] = [(); 3].map(|()| AtomicUsize::new(0));
+    thread::scope(|scope| {
+        for _ in 0..SEATS {
+            scope.spawn(|| {
+                let mut judged = Memory::default();
+                judged.admitted = true;
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+                let mut seat = sessions.seat(None);
+                for session in 1..=SESSIONS {
+                    let now = Now::simulated(u64::from(session) * 10_000);
+                    let request = recipient(session);
+                    barrier.wait();
+                    let joined = seat.join([192, 0, 2, 1].into(), &request, now);
+                    if joined.new {
+                        seat.count();
+                        counted.fetch_add(1, Ordering::Relaxed);
+                        thread::yield_now();
+                        seat.remember(judged.clone());
+                    } else if joined.counting {
+                        // A panic here would leave the others at the barrier.
+                        let patience = Duration::from_secs(if lost.load(Ordering::Relaxed) == 0 { 10 } else { 0 });
+                        let settled = runtime.block_on(async { timeout(patience, seat.settled()).await });
+                        let sum = if settled.is_ok_and(|memory| memory.admitted) { &told } else { &lost };
+                        sum.fetch_add(1, Ordering::Relaxed);
+                    }
+                    // Between `join` and `count` another may have joined and found nothing counted: that one is not told.
+                    barrier.wait();
+                }
+            });
+        }
+    });
+    assert_eq!(lost.into_inner(), 0, "somebody was not told");
+    assert_eq!(counted.into_inner(), usize::from(SESSIONS));
+    assert!(told.into_inner() > 0, "nobody ever had to wait");
+}
+
+/// The first recipient of a session that two restriction lists ask about.
+fn recipient(session: u16) -> Request {
+    let text = format!(
+        "request=smtpd_access_policy\nprotocol_state=RCPT\nclient_address=192.0.2.1\nclient_port={session}\n\
+         server_address=192.0.2.25\nserver_port=25\ninstance={session:x}.10.0.0\n\n"
+    );
+    RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap()
+}

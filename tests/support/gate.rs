@@ -1,0 +1,134 @@
+//! A relay before a memcached that fails as it is told to, and counts what comes.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+/// How it fails.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Fault {
+    /// Not at all.
+    None,
+    /// Every answer is late by this much.
+    Slow(Duration),
+    /// It says no more, but keeps reading: the half of a connection is closed.
+    HalfClosed,
+    /// It answers, but this, whatever it is asked.
+    Nonsense(&'static str),
+}
+
+/// A running gate. Its threads end with the connections they serve, the listening one with the tests.
+pub struct Gate {
+    address: SocketAddr,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    to: SocketAddr,
+    fault: Mutex<Fault>,
+    /// The open connections from the daemons.
+    clients: Mutex<Vec<TcpStream>>,
+    connections: AtomicUsize,
+    commands: AtomicUsize,
+}
+
+impl Gate {
+    /// One before the server at `HOST:PORT`.
+    pub fn to(server: &str) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared = Arc::new(Shared {
+            to: server.parse().unwrap(),
+            fault: Mutex::new(Fault::None),
+            clients: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            commands: AtomicUsize::new(0),
+        });
+        let serving = Arc::clone(&shared);
+        thread::spawn(move || {
+            for client in listener.incoming() {
+                serving.serve(client.unwrap());
+            }
+        });
+        Self { address, shared }
+    }
+
+    /// The value of `memcached_server`.
+    pub fn server(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Fails like that from now on.
+    pub fn set(&self, fault: Fault) {
+        *self.shared.fault.lock().unwrap() = fault;
+        if fault == Fault::HalfClosed {
+            for client in self.shared.clients.lock().unwrap().drain(..) {
+                let _ = client.shutdown(Shutdown::Write);
+            }
+        }
+    }
+
+    /// Connections so far.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Commands so far, probes among them; each is a line.
+    pub fn commands(&self) -> usize {
+        self.shared.commands.load(Ordering::SeqCst)
+    }
+}
+
+impl Shared {
+    fn fault(&self) -> Fault {
+        *self.fault.lock().unwrap()
+    }
+
+    fn serve(self: &Arc<Self>, client: TcpStream) {
+        self.connections.fetch_add(1, Ordering::SeqCst);
+        let Ok(server) = TcpStream::connect(self.to) else { return };
+        client.set_nodelay(true).unwrap();
+        server.set_nodelay(true).unwrap();
+        let clone = |stream: &TcpStream| stream.try_clone().unwrap();
+        match self.fault() {
+            Fault::HalfClosed => client.shutdown(Shutdown::Write).unwrap(),
+            _ => self.clients.lock().unwrap().push(clone(&client)),
+        }
+        let (questions, answers) = ((clone(&client), clone(&server)), (server, client));
+        let (asking, answering) = (Arc::clone(self), Arc::clone(self));
+        thread::spawn(move || asking.ask(questions));
+        thread::spawn(move || answering.answer(answers));
+    }
+
+    fn ask(&self, (mut client, mut server): (TcpStream, TcpStream)) {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(length @ 1..) = client.read(&mut buffer) {
+            let lines = buffer[..length].iter().filter(|byte| **byte == b'\n').count();
+            self.commands.fetch_add(lines, Ordering::SeqCst);
+            let passed = match self.fault() {
+                Fault::Nonsense(text) => client.write_all(text.as_bytes()),
+                _ => server.write_all(&buffer[..length]),
+            };
+            if passed.is_err() {
+                break;
+            }
+        }
+        let _ = server.shutdown(Shutdown::Both);
+    }
+
+    fn answer(&self, (mut server, mut client): (TcpStream, TcpStream)) {
+        let mut buffer = [0; 16 * 1024];
+        while let Ok(length @ 1..) = server.read(&mut buffer) {
+            if let Fault::Slow(time) = self.fault() {
+                thread::sleep(time);
+            }
+            if client.write_all(&buffer[..length]).is_err() {
+                break;
+            }
+        }
+        let _ = client.shutdown(Shutdown::Both);
+    }
+}
