@@ -28,7 +28,7 @@ fn whoever_waits_for_a_count_is_told_of_it() {
         for _ in 0..SEATS {
             scope.spawn(|| {
                 let mut judged = Memory::default();
-                judged.admitted = true;
+                judged.waited = true;
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
                 let mut seat = sessions.seat(None);
                 for session in 1..=SESSIONS {
@@ -45,7 +45,7 @@ fn whoever_waits_for_a_count_is_told_of_it() {
                         // A panic here would leave the others at the barrier.
                         let patience = Duration::from_secs(if lost.load(Ordering::Relaxed) == 0 { 10 } else { 0 });
                         let settled = runtime.block_on(async { timeout(patience, seat.settled()).await });
-                        let sum = if settled.is_ok_and(|memory| memory.admitted) { &told } else { &lost };
+                        let sum = if settled.is_ok_and(|memory| memory.waited) { &told } else { &lost };
                         sum.fetch_add(1, Ordering::Relaxed);
                     }
                     // Between `join` and `count` another may have joined and found nothing counted: that one is not told.

@@ -79,8 +79,8 @@ impl Field {
             }
             Self::HostDomain(attribute) => registrable(request.value(attribute))?,
         };
-        let says_nothing = value.is_empty() || self.may_be_unknown() && value == b"unknown";
-        (!says_nothing).then_some(value)
+        let unknown = self.may_be_unknown() && value == b"unknown";
+        (!value.is_empty() && !unknown).then_some(value)
     }
 }
 
