@@ -50,7 +50,7 @@ pub fn unload() -> io::Result<Option<Vec<OwnedFd>>> {
     receive(&receiver).map(Some)
 }
 
-fn receive(receiver: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
+pub(super) fn receive(receiver: &OwnedFd) -> io::Result<Vec<OwnedFd>> {
     let mut descriptors = Vec::new();
     loop {
         let (mut space, mut byte) = ([MaybeUninit::uninit(); SPACE], [0]);

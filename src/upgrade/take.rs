@@ -49,19 +49,24 @@ pub struct Inheritance {
 impl Inheritance {
     /// What is there for this process, if anything is. To be asked once, before anything is hashed.
     pub fn receive() -> Option<Self> {
-        let mut inheritance = Self { begun: Now::read().monotonic, ..Self::default() };
-        let descriptors = match carrier::unload() {
-            Ok(descriptors) => descriptors?,
+        let mut inheritance = match carrier::unload() {
+            Ok(descriptors) => Self::of(descriptors?),
             Err(error) => {
-                inheritance.problems.push(format!("the sockets cannot be had: {error}"));
-                Vec::new()
+                let mut nothing = Self::of(Vec::new());
+                nothing.problems.insert(0, format!("the sockets cannot be had: {error}"));
+                nothing
             }
         };
-        inheritance.sort(descriptors);
         if let Err(damage) = inheritance.begin() {
             inheritance.problems.push(format!("who hands over: {damage}"));
         }
         Some(inheritance)
+    }
+
+    fn of(descriptors: Vec<OwnedFd>) -> Self {
+        let mut inheritance = Self { begun: Now::read().monotonic, ..Self::default() };
+        inheritance.sort(descriptors);
+        inheritance
     }
 
     /// The first is what is known; of the others each says itself what it is.
@@ -108,10 +113,10 @@ impl Inheritance {
         let mut content = self.content(kind::ORIGIN)?;
         let from = String::from_utf8_lossy(take_bytes(&mut content)?).into_owned();
         let begun = content.try_get_u64_le()?;
-        let inherited = secret::inherit([content.try_get_u64_le()?, content.try_get_u64_le()?]);
-        debug_assert!(inherited, "nothing was hashed before");
+        let secret = [content.try_get_u64_le()?, content.try_get_u64_le()?];
         (self.from, self.begun) = (from, begun);
-        Ok(())
+        // What is remembered of recipients and delays would mean others.
+        secret::inherit(secret).then_some(()).ok_or(Damage::Corrupt)
     }
 
     /// The listening sockets.
@@ -194,3 +199,6 @@ impl Inheritance {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;
