@@ -10,7 +10,6 @@ pub mod severity;
 pub mod sink;
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +19,8 @@ use crate::clock::Now;
 use crate::config::LogConfig;
 use crate::listener::Peer;
 use crate::policy::{Reason, Refusal};
+use crate::secret;
+use crate::state::section::Damage;
 use line::Line;
 use repeat::Repeat;
 use sink::Sink;
@@ -37,8 +38,6 @@ struct Shared {
     /// Locked for a few map operations at a time, never while anything is written.
     repeat: Mutex<Repeat>,
     sink: Sink,
-    /// Makes a number of who a line is about.
-    hashing: RandomState,
 }
 
 impl Log {
@@ -56,7 +55,7 @@ impl Log {
 
     fn new(level: Severity, repeat: Repeat, sink: Sink) -> Self {
         let level = AtomicU8::new(level as u8);
-        Self { shared: Arc::new(Shared { level, repeat: Mutex::new(repeat), sink, hashing: RandomState::new() }) }
+        Self { shared: Arc::new(Shared { level, repeat: Mutex::new(repeat), sink }) }
     }
 
     /// Takes over what a reload changed. The target stays what it was.
@@ -96,7 +95,7 @@ impl Log {
             return;
         }
         self.mention_suppressed(now);
-        let who = self.shared.hashing.hash_one((keyword, refusal.limit, &refusal.key));
+        let who = secret::hash((keyword, refusal.limit, &refusal.key));
         let Some(suppressed) = self.repeat().refused(who, refusal.left, now) else {
             return;
         };
@@ -147,7 +146,7 @@ impl Log {
             return;
         }
         self.mention_suppressed(now);
-        let who = self.shared.hashing.hash_one(("REFUSED_PEER", peer.ip()));
+        let who = secret::hash(("REFUSED_PEER", peer.ip()));
         let suppressed = self.repeat().refused(who, 0, now);
         if let Some(suppressed) = suppressed {
             self.line(Severity::Notice, "REFUSED_PEER", |line| {
@@ -191,6 +190,16 @@ impl Log {
     /// Lines not written so far, because of the rate or a client's interval.
     pub fn suppressed(&self) -> u64 {
         self.repeat().suppressed()
+    }
+
+    /// Adds who was mentioned lately, for the process that takes this one's place.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        self.repeat().put(output);
+    }
+
+    /// Takes that over.
+    pub fn take(&self, input: &mut &[u8]) -> Result<(), Damage> {
+        self.repeat().take(input)
     }
 
     /// Lines lost so far, because the logger was away or slower than we.

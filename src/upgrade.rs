@@ -24,4 +24,6 @@ mod kind {
     pub const CONNECTIONS: (u16, u16) = (19, 1);
     /// The numbers of the STATISTICS line.
     pub const STATISTICS: (u16, u16) = (20, 1);
+    /// Who was mentioned in the log lately.
+    pub const LOG: (u16, u16) = (21, 1);
 }

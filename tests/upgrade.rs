@@ -137,6 +137,19 @@ fn crowd(store: &str, act: impl Fn(&Daemon) -> u64) {
 }
 
 #[test]
+fn a_client_is_mentioned_as_seldom_as_without_an_upgrade() {
+    let mut daemon = Daemon::start("whitelist = []\nthreshold = 1\nexptime = 3600\nlog_interval = \"1h\"");
+    let mut policy = Policy::connect(daemon.endpoint());
+    for port in 1..=6 {
+        policy.connected("198.51.100.1", port);
+        assert!(port % 2 == 1 || daemon.upgrade().starts_with("UPGRADED "));
+    }
+    daemon.stop();
+    assert_eq!(daemon.lines().with("REFUSED ").len(), 1, "{}", daemon.lines());
+    assert!(daemon.lines().wait_for("STATISTICS ").contains(" suppressed_lines=4 "), "{}", daemon.lines());
+}
+
+#[test]
 fn answers_that_nobody_has_read_yet_come_from_the_new_program() {
     let dir = Dir::new();
     let daemon = Daemon::start_at(format!("unix:{}", dir.join("policy").display()), "");

@@ -67,6 +67,10 @@ pub fn load(service: &Service, listeners: &[Listener], parked: &[Parked<Stream>]
         content.put_u64_le(number.load(Ordering::Relaxed));
     }
     writer.add(kind::STATISTICS.0, kind::STATISTICS.1, &content)?;
+
+    content.clear();
+    service.log.put(&mut content);
+    writer.add(kind::LOG.0, kind::LOG.1, &content)?;
     let known = writer.finish()?.into_inner()?;
 
     let sockets = listeners.iter().map(AsFd::as_fd).chain(parked.iter().map(|parked| parked.stream.as_fd()));

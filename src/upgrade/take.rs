@@ -152,11 +152,14 @@ impl Inheritance {
         reading.finish().unwrap_or_else(|| (Table::new(max_clients), HashMap::new()))
     }
 
-    /// The policy connections as they were left; the sessions they are about, and the numbers so far, go to
-    /// `service`.
+    /// The policy connections as they were left; the sessions they are about, the numbers so far, and who was
+    /// mentioned in the log, go to `service`.
     pub fn connections(&mut self, service: &Service, ids: &Ids, now: Now) -> Vec<Parked<Stream>> {
         if let Err(damage) = self.statistics(service) {
             self.problems.push(format!("statistics: {damage}"));
+        }
+        if let Err(damage) = self.content(kind::LOG).and_then(|mut content| service.log.take(&mut content)) {
+            self.problems.push(format!("log: {damage}"));
         }
         let places = self.content(kind::SESSIONS).and_then(|mut content| service.sessions.take(&mut content, ids));
         let places = places.unwrap_or_else(|damage| {
