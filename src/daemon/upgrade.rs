@@ -49,11 +49,12 @@ impl Daemon {
         self.stop.hand_over();
         self.connections.close();
         let patience = self.config.store.timeout + LAST_ANSWERS;
-        let answered = timeout(patience, self.connections.wait()).await;
+        // First of all, for one that is just accepting makes another connection.
         let mut listeners = Vec::new();
         for accepting in accepting.drain(..) {
             listeners.extend(accepting.await.ok());
         }
+        let answered = timeout(patience, self.connections.wait()).await;
         let mut parked = self.parking.empty();
         let error = match answered {
             Ok(()) => self.call(&listeners, &parked, begun, signals, patience).await.to_string(),

@@ -20,7 +20,7 @@ use rustix::net::{
 pub const VARIABLE: &str = "CONNSHAPER_UPGRADE_PID";
 
 /// As many as the kernel takes in one message, or a few less.
-const AT_ONCE: usize = 200;
+const AT_ONCE: usize = 250;
 
 const SPACE: usize = rustix::cmsg_space!(ScmRights(AT_ONCE));
 
@@ -74,6 +74,12 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn there_is_room_for_as_many_as_a_process_may_have_open() {
+        let (one, _other) = UnixStream::pair().unwrap();
+        load(&vec![one.as_fd(); 65_536]).unwrap();
+    }
 
     #[test]
     fn descriptors_come_out_in_the_order_they_went_in_and_are_open_all_the_while() {
