@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use nix::sys::signal::Signal;
-use support::{Daemon, Dir, Policy};
+use support::{Daemon, Dir, Policy, until};
 
 const PASS: &str = "DUNNO";
 
@@ -131,4 +131,31 @@ fn what_is_no_regular_file_is_neither_read_nor_replaced() {
     assert!(daemon.stop().success());
     daemon.lines().wait_for("STATE_NOT_SAVED ");
     assert!(dir.join("state").is_dir());
+}
+
+#[test]
+fn bans_survive_a_restart_and_the_next_is_longer() {
+    let dir = Dir::new();
+    let state = dir.join("state");
+    let rules = format!(
+        "whitelist = []\nthreshold = 1\nexptime = 1\nban_time = \"3s\"\nban_max = \"1h\"\nlog_interval = \"1s\"\nstate_file = {state:?}"
+    );
+    let mut daemon = Daemon::start(&rules);
+    assert!(passes(&daemon, "198.51.100.1", 1));
+    assert!(!passes(&daemon, "198.51.100.1", 2));
+    let line = daemon.lines().wait_for("BANNED ");
+    assert!(line.contains(" seconds=3 ") && line.ends_with(" repetition=1"), "{line}");
+    daemon.stop();
+    daemon.start_again();
+    assert!(!passes(&daemon, "198.51.100.1", 3));
+    let line = daemon.lines().wait_for(" reason=banned ");
+    assert!(line.starts_with("REFUSED client=198.51.100.1 "), "{line}");
+
+    // It ends, and how many there were is not forgotten.
+    let mut ports = 4..;
+    let line = until("another ban", || {
+        assert!(!passes(&daemon, "198.51.100.1", ports.next().unwrap()), "it comes too often to pass ever");
+        daemon.lines().with("BANNED ").into_iter().nth(1)
+    });
+    assert!(line.ends_with(" seconds=6 repetition=2"), "{line}");
 }
