@@ -32,6 +32,7 @@ pub fn write(writer: &mut Writer<impl Write>, policy: &Policy, table: &Table, no
     content.put_u64_le(now.unix_ms);
     content.put_u64_le(now.monotonic);
     table.secret().iter().for_each(|half| content.put_u64_le(*half));
+    table.widths().iter().for_each(|entries| content.put_u64_le(*entries as u64));
     for (identity, id) in policy.identities() {
         content.put_u16_le(id);
         content.put_u32_le(identity.len() as u32);
@@ -128,6 +129,8 @@ impl<'p> Reading<'p> {
     fn origin(&self, mut content: &[u8]) -> Result<Origin, Damage> {
         let (unix_ms, monotonic) = (content.try_get_u64_le()?, content.try_get_u64_le()?);
         let secret = [content.try_get_u64_le()?, content.try_get_u64_le()?];
+        let mut entries = || content.try_get_u64_le().map(|entries| entries as usize);
+        let widths = [entries()?, entries()?, entries()?];
         let mut ids = Ids::new();
         while content.has_remaining() {
             let id = content.try_get_u16_le()?;
@@ -141,7 +144,9 @@ impl<'p> Reading<'p> {
             Since::Unix => self.now.unix_ms.saturating_sub(unix_ms),
             Since::Monotonic => self.now.monotonic.saturating_sub(monotonic),
         };
-        Ok(Origin { table: Table::with_secret(self.max_clients, secret), elapsed, ids })
+        let table = Table::with_secret(self.max_clients, secret);
+        table.reserve(widths);
+        Ok(Origin { table, elapsed, ids })
     }
 }
 
@@ -260,7 +265,7 @@ mod tests {
         let mut reading = Reading::new(&policy, 1000, Since::Unix, Now::simulated(0));
         let section = |content: &[u8]| Section { kind: COUNTS.0, version: COUNTS.1, content: content.to_vec() };
         assert!(matches!(reading.take(&section(&[2, 0, 0])), Err(Damage::Corrupt)));
-        let origin = Section { kind: ORIGIN.0, version: ORIGIN.1, content: vec![0; 32] };
+        let origin = Section { kind: ORIGIN.0, version: ORIGIN.1, content: vec![0; 56] };
         assert!(reading.take(&origin).unwrap());
         for content in [&[2_u8, 0, 0][..], &[4; 40], &[255]] {
             assert!(matches!(reading.take(&section(content)), Err(Damage::Corrupt)), "{content:?}");

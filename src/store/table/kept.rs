@@ -36,6 +36,19 @@ impl Table {
         self.hashing.secret()
     }
 
+    /// How many entries it holds of each width, for `reserve`.
+    pub fn widths(&self) -> [usize; 3] {
+        [self.narrow.len(), self.middle.len(), self.wide.len()]
+    }
+
+    /// Makes room for so many entries of each width at once, or as many as there may be.
+    pub fn reserve(&self, widths: [usize; 3]) {
+        let [narrow, middle, wide] = widths.map(|entries| entries.min(self.max_clients()));
+        self.narrow.reserve(narrow);
+        self.middle.reserve(middle);
+        self.wide.reserve(wide);
+    }
+
     /// Adds what one part holds to `counts`: the windows that still run. The table keeps it.
     pub fn keep(&self, part: usize, now: u64, counts: &mut Vec<Kept>) {
         // Not in their order: a smaller table that takes them in makes room around the newest, and is to find
