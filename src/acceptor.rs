@@ -5,12 +5,14 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Now;
-use crate::connection;
+use crate::connection::{self, Business, Parked};
 use crate::listener::Listener;
 use crate::log::Severity;
+use crate::parking::Parking;
 use crate::service::Service;
 use crate::statistics::add;
 use crate::stop::Stop;
+use crate::stream::Stream;
 
 /// What accepting needs.
 #[derive(Clone, Debug)]
@@ -23,23 +25,25 @@ pub struct Acceptor {
     pub connections: TaskTracker,
     /// The most of them.
     pub max_connections: usize,
+    /// Where they are put that another process is to take over.
+    pub parking: Parking,
 }
 
 impl Acceptor {
     /// Accepts until the stop. Dropping the listener then closes it, and removes the file of its socket.
-    pub async fn accept(self, mut listener: Listener) {
-        let Self { service, stop, connections, max_connections } = self;
+    pub async fn accept(self, mut listener: Listener) -> Listener {
         loop {
+            let Self { service, stop, connections, max_connections, .. } = &self;
             let (stream, peer) = tokio::select! {
                 accepted = listener.accept(&service.log) => accepted,
-                () = stop.heard() => return,
+                () = stop.heard() => return listener,
             };
             if !service.rules.load().peers.admit(&peer) {
                 add(&service.statistics.refused_peers, 1);
                 service.log.refused_peer(&peer, Now::read());
                 continue;
             }
-            if connections.len() >= max_connections {
+            if connections.len() >= *max_connections {
                 // Better than to let it wait in the backlog: Postfix tries again in a second, and waits no longer than that.
                 add(&service.statistics.turned_away, 1);
                 service.log.limited(Severity::Warning, "TOO_MANY_CONNECTIONS", Now::read(), |line| {
@@ -47,8 +51,21 @@ impl Acceptor {
                 });
                 continue;
             }
-            let (service, stop) = (Arc::clone(&service), stop.clone());
-            connections.spawn(async move { connection::serve(stream, peer, &service, stop).await });
+            let (seat, business) = (service.sessions.seat(peer.ip()), Business::default());
+            self.go_on(Parked { stream, peer, seat, business });
         }
+    }
+
+    /// Goes on with a connection that was served before.
+    pub fn go_on(&self, mut connection: Parked<Stream>) {
+        let (service, mut stop, parking) = (Arc::clone(&self.service), self.stop.clone(), self.parking.clone());
+        self.connections.spawn(async move {
+            while let Some(parked) = connection::go_on(connection, &service, stop).await {
+                match parking.put(parked) {
+                    Some(again) => (connection, stop) = again,
+                    None => return,
+                }
+            }
+        });
     }
 }

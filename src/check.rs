@@ -161,7 +161,9 @@ fn some(items: &[impl ToString]) -> String {
 fn store(config: &Config) -> String {
     let store = &config.store;
     if store.servers.is_empty() {
-        return format!("Counts are kept in this process, for at most {} clients.", store.max_clients);
+        let kept = config.state.file.as_ref().map(|file| format!(", and over a restart in {}", file.display()));
+        let kept = kept.unwrap_or_default();
+        return format!("Counts are kept in this process, for at most {} clients{kept}.", store.max_clients);
     }
     let away = match config.on_store_failure() {
         OnStoreFailure::Local => "each process counts for itself",

@@ -4,14 +4,15 @@
 //! the monotonic part, which no step of the system clock can move; the Unix
 //! part is for what leaves this process (memcached expiries, logs).
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::time::{ClockId, clock_gettime};
 
 /// A moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Now {
-    /// Milliseconds on a clock that never steps; its zero means nothing.
+    /// Milliseconds on a clock that never steps: since the host was started, for every process of it.
     pub monotonic: u64,
     /// Milliseconds since the Unix epoch; a step of the system clock is noticed within a second.
     pub unix_ms: u64,
@@ -20,8 +21,8 @@ pub struct Now {
 impl Now {
     /// Reads the clock.
     pub fn read() -> Self {
-        static START: LazyLock<Instant> = LazyLock::new(Instant::now);
-        let monotonic = START.elapsed().as_millis() as u64;
+        let now = clock_gettime(ClockId::CLOCK_MONOTONIC).expect("every Linux has this clock");
+        let monotonic = now.tv_sec() as u64 * 1000 + now.tv_nsec() as u64 / 1_000_000;
         Self { monotonic, unix_ms: epoch(monotonic).wrapping_add(monotonic) }
     }
 

@@ -70,6 +70,8 @@ pub struct Config {
     pub max_delayed: usize,
     /// Where hits are counted.
     pub store: StoreConfig,
+    /// What of it outlives the process.
+    pub state: StateConfig,
     /// Where Postfix asks.
     pub listen: Vec<Address>,
     /// Rights of the unix sockets among them.
@@ -222,6 +224,15 @@ pub struct StoreConfig {
     pub key_prefix: String,
     /// Clients counted in this process at once.
     pub max_clients: usize,
+}
+
+/// Whether counts outlive the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateConfig {
+    /// Where they are kept; `None`: nowhere.
+    pub file: Option<PathBuf>,
+    /// Between two writes; zero: it is written at the end only.
+    pub interval: Duration,
 }
 
 /// What is done while the store is away.

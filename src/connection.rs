@@ -1,13 +1,15 @@
 //! One policy connection: read, decide, log, count, reply, until Postfix closes it.
 
+mod parked;
+
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use bytes::{Buf, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::io::poll_read_buf;
@@ -23,7 +25,8 @@ use crate::service::Service;
 use crate::session::Seat;
 use crate::statistics::add;
 use crate::stop::Stop;
-use crate::waiting::Place;
+
+pub use parked::{Business, Parked};
 
 /// Room for one more request; thirty attributes of usual length are about 700 bytes.
 const READ: usize = 2 * 1024;
@@ -35,25 +38,52 @@ const LARGE: usize = 16 * 1024;
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
-pub async fn serve<S>(mut stream: S, peer: Peer, service: &Service, stop: Stop)
+/// A connection that another process is to take over comes back.
+pub async fn serve<S>(stream: S, peer: Peer, service: &Service, stop: Stop) -> Option<Parked<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let mut connection = Connection { service, seat: service.sessions.seat(peer.ip()), answered: true };
-    if let Err(error) = connection.converse(&mut stream, &stop).await {
-        connection.answered = false;
-        add(&service.statistics.bad_requests, 1);
-        let attribute = Some(error.attribute.as_slice()).filter(|attribute| !attribute.is_empty());
-        service.log.bad_request(&peer, attribute, &error.to_string(), Now::read());
-    }
-    connection.seat.leave(connection.answered, Now::read());
+    let seat = service.sessions.seat(peer.ip());
+    go_on(Parked { stream, peer, seat, business: Business::default() }, service, stop).await
 }
 
-struct Connection<'s> {
+/// The same for a connection that was served before.
+pub async fn go_on<S>(parked: Parked<S>, service: &Service, stop: Stop) -> Option<Parked<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Parked { stream, peer, seat, business } = parked;
+    let mut connection = Connection { service, stream, seat, business };
+    match connection.converse(&stop).await {
+        Ok(End::Stopped) if stop.hands_over() => {
+            let Connection { stream, seat, business, .. } = connection;
+            return Some(Parked { stream, peer, seat, business });
+        }
+        Ok(_) => {}
+        Err(error) => {
+            connection.business.answered = false;
+            add(&service.statistics.bad_requests, 1);
+            let attribute = Some(error.attribute.as_slice()).filter(|attribute| !attribute.is_empty());
+            service.log.bad_request(&peer, attribute, &error.to_string(), Now::read());
+        }
+    }
+    connection.seat.leave(connection.business.answered, Now::read());
+    None
+}
+
+struct Connection<'s, S> {
     service: &'s Service,
+    stream: S,
     seat: Seat,
-    /// The last answer reached Postfix, as far as we can know.
-    answered: bool,
+    business: Business,
+}
+
+/// Why a connection is no longer served.
+enum End {
+    /// The other end is gone.
+    Closed,
+    /// We are to stop.
+    Stopped,
 }
 
 /// What came of waiting for input.
@@ -66,78 +96,110 @@ enum Input {
     Stop,
 }
 
-impl Connection<'_> {
-    async fn converse<S>(&mut self, stream: &mut S, stop: &Stop) -> Result<(), RequestError>
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let (mut decoder, mut input, mut output) = (RequestDecoder::default(), BytesMut::new(), BytesMut::new());
+/// What came of waiting with an answer.
+enum Waited {
+    /// It is due.
+    Due,
+    /// Nobody is there to take it.
+    InVain,
+    /// Another process is to go on waiting.
+    HandOver,
+}
+
+impl<S> Connection<'_, S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    async fn converse(&mut self, stop: &Stop) -> Result<End, RequestError> {
+        let mut decoder = RequestDecoder::default();
         let heard = pin!(stop.heard());
         let mut word = Word { stop, heard, registered: false };
-        // Since when a request waits for its rest.
-        let mut begun = None;
+        if !self.business.output.is_empty()
+            && let Some(end) = self.send(&mut word).await
+        {
+            return Ok(end);
+        }
         loop {
-            let large = input.capacity() > LARGE;
-            while let Some(request) = decoder.decode(&mut input)? {
-                output.clear();
-                let delayed = self.answer(&request, &mut output).await;
+            let large = self.business.input.capacity() > LARGE;
+            while let Some(request) = decoder.decode(&mut self.business.input)? {
+                self.answer(&request).await;
                 drop(request);
-                if let Some((time, place)) = delayed
-                    && !self.wait(time, stream, &mut input, &mut word).await
-                {
-                    drop(place);
-                    self.answered = false;
-                    return Ok(());
+                self.business.begun = None;
+                if let Some(end) = self.send(&mut word).await {
+                    return Ok(end);
                 }
-                self.answered = write(stream, &output).await.is_ok();
-                if !self.answered {
-                    return Ok(());
-                }
-                begun = None;
             }
+            let Business { input, begun, .. } = &mut self.business;
             if large && input.is_empty() {
-                input = BytesMut::new();
+                *input = BytesMut::new();
             }
             let came = if input.is_empty() {
-                read(stream, &mut input, &mut word).await
+                read(&mut self.stream, input, &mut word).await
             } else {
                 let begun = *begun.get_or_insert_with(Instant::now);
-                let rest = timeout_at(begun + REQUEST_TIME, read(stream, &mut input, &mut word));
+                let rest = timeout_at(begun + REQUEST_TIME, read(&mut self.stream, input, &mut word));
                 rest.await.map_err(|_| RequestError::unfinished())?
             };
             match came {
                 Ok(Input::More) => {}
                 // Not waited: Postfix had given up before it could see our answer, and will ask again.
                 Ok(Input::Closed { waited }) => {
-                    self.answered &= waited;
-                    return decoder.decode_eof(&mut input).map(drop);
+                    self.business.answered &= waited;
+                    return decoder.decode_eof(&mut self.business.input).map(|_| End::Closed);
                 }
+                Ok(Input::Stop) => return Ok(End::Stopped),
                 // A connection that was reset was closed, in a way.
-                Ok(Input::Stop) | Err(_) => return Ok(()),
+                Err(_) => return Ok(End::Closed),
             }
         }
     }
 
-    /// Waits before an answer is sent. Says whether anybody is there to take it.
-    async fn wait<S>(&self, time: Duration, stream: &mut S, input: &mut BytesMut, word: &mut Word<'_, '_>) -> bool
-    where
-        S: AsyncRead + AsyncWrite + Unpin,
-    {
-        let end = Instant::now() + time;
-        match timeout_at(end, read(stream, input, word)).await {
-            // Time is up, or nobody has any to lose: the answer is due.
-            Err(_) | Ok(Ok(Input::Stop)) => true,
+    /// Sends the answer when it is due. Says what ends the connection, if that does.
+    async fn send(&mut self, word: &mut Word<'_, '_>) -> Option<End> {
+        if let Some((end, place)) = self.business.due.take() {
+            match self.wait(end, word).await {
+                Waited::Due => drop(place),
+                Waited::InVain => {
+                    self.business.answered = false;
+                    return Some(End::Closed);
+                }
+                Waited::HandOver => {
+                    self.business.due = Some((end, place));
+                    return Some(End::Stopped);
+                }
+            }
+        }
+        match write(&mut self.stream, &mut self.business.output, word).await {
+            Ok(true) => {
+                self.business.answered = true;
+                None
+            }
+            Ok(false) => Some(End::Stopped),
+            Err(_) => {
+                self.business.answered = false;
+                Some(End::Closed)
+            }
+        }
+    }
+
+    /// Waits before an answer is sent.
+    async fn wait(&mut self, end: Instant, word: &mut Word<'_, '_>) -> Waited {
+        let stopped = |word: &Word<'_, '_>| if word.stop.hands_over() { Waited::HandOver } else { Waited::Due };
+        match timeout_at(end, read(&mut self.stream, &mut self.business.input, word)).await {
+            Err(_) => Waited::Due,
+            // Nobody has any time to lose: the answer is due.
+            Ok(Ok(Input::Stop)) => stopped(word),
             // Postfix asks one thing at a time. What others send meanwhile is read later.
-            Ok(Ok(Input::More)) => {
-                let _ = timeout_at(end, poll_fn(|context| word.poll(context))).await;
-                true
-            }
-            Ok(Ok(Input::Closed { .. }) | Err(_)) => false,
+            Ok(Ok(Input::More)) => match timeout_at(end, poll_fn(|context| word.poll(context))).await {
+                Err(_) => Waited::Due,
+                Ok(()) => stopped(word),
+            },
+            Ok(Ok(Input::Closed { .. }) | Err(_)) => Waited::InVain,
         }
     }
 
-    /// Writes the answer to a request, and says how long to wait before it is sent.
-    async fn answer(&mut self, request: &Request, output: &mut BytesMut) -> Option<(Duration, Place)> {
+    /// Has the answer to a request ready, and notes how long to wait before it is sent.
+    async fn answer(&mut self, request: &Request) {
         let now = Now::read();
         add(&self.service.statistics.queries, 1);
         // A request keeps the rules it began with; between requests nothing keeps old ones alive.
@@ -148,10 +210,9 @@ impl Connection<'_> {
             Verdict::Defer => Reply::Defer,
             Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values()),
         };
-        ReplyEncoder.encode(reply, output).expect("a reply is written to memory");
-        match verdict {
-            Verdict::Delay(wait) => place.map(|place| (wait.time, place)),
-            _ => None,
+        ReplyEncoder.encode(reply, &mut self.business.output).expect("a reply is written to memory");
+        if let Verdict::Delay(wait) = verdict {
+            self.business.due = place.map(|place| (Instant::now() + wait.time, place));
         }
     }
 }
@@ -191,15 +252,42 @@ where
     .await
 }
 
-/// Writes an answer: nearly always at once.
-async fn write<S: AsyncWrite + Unpin>(stream: &mut S, answer: &[u8]) -> io::Result<()> {
+/// Writes an answer: nearly always at once. Says whether it is written; what is left is another process's.
+async fn write<S>(stream: &mut S, answer: &mut BytesMut, word: &mut Word<'_, '_>) -> io::Result<bool>
+where
+    S: AsyncWrite + Unpin,
+{
     let at_once = poll_fn(|context| Poll::Ready(Pin::new(&mut *stream).poll_write(context, answer))).await;
     let written = match at_once {
         Poll::Ready(written) => written?,
         Poll::Pending => 0,
     };
     if written == answer.len() {
-        return Ok(());
+        answer.clear();
+        return Ok(true);
     }
-    timeout(ANSWER_TIME, stream.write_all(&answer[written..])).await?
+    answer.advance(written);
+    timeout(ANSWER_TIME, write_rest(stream, answer, word)).await?
+}
+
+async fn write_rest<S>(stream: &mut S, answer: &mut BytesMut, word: &mut Word<'_, '_>) -> io::Result<bool>
+where
+    S: AsyncWrite + Unpin,
+{
+    poll_fn(|context| {
+        while !answer.is_empty() {
+            match Pin::new(&mut *stream).poll_write(context, answer) {
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Poll::Ready(Ok(written)) => answer.advance(written),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if word.poll(context).is_ready() && word.stop.hands_over() => {
+                    return Poll::Ready(Ok(false));
+                }
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        answer.clear();
+        Poll::Ready(Ok(true))
+    })
+    .await
 }

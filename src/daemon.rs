@@ -2,92 +2,60 @@
 
 mod list_watch;
 mod reload;
+mod start;
+mod upgrade;
 
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
-use tokio::task::yield_now;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::acceptor::Acceptor;
-use crate::address::Address;
 use crate::clock::Now;
 use crate::config::Config;
-use crate::control::socket::{self, Socket};
 use crate::control::{Control, Reload, words};
-use crate::descriptors;
-use crate::listener::Listener;
+use crate::housekeeping::{self, Housekeeping};
 use crate::log::{Log, Severity};
 use crate::metrics::http;
 use crate::notify;
-use crate::policy::lists::Lists;
+use crate::parking::Parking;
 use crate::service::Service;
 use crate::signals::{Order, Signals};
+use crate::state::file::StateFile;
 use crate::stop::Stop;
 use list_watch::ListWatch;
+use start::Open;
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
+/// How long the end of the process waits for the disk that the counts are saved on.
+const LAST_SAVE: Duration = Duration::from_secs(5);
+
 /// How long the end of the process waits for the log, and for systemd.
 const LAST_WORDS: Duration = Duration::from_secs(2);
-
-/// Places of the table in this process that are looked at for expired entries before requests have their turn.
-const SWEEP: usize = 2048;
 
 /// Serves until SIGTERM or SIGINT. `path` is what a reload reads again.
 pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -> anyhow::Result<()> {
     // Before anything that takes time: a SIGHUP too early would end us.
     let signals = Signals::listen()?;
-    let log = Log::open(&config.log).context("the log cannot be opened")?;
-    let max_connections = max_connections(&config, &log);
-    let listeners = listen(&config)?;
-    let metrics = bind_all(&config.metrics, &config)?;
-    let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
-    let daemon = Daemon::new(config, path, listen_is_fixed, max_connections, log.clone());
-    daemon.started(&listeners);
-    daemon.serve(listeners, metrics, control, signals).await;
+    let (daemon, open) = Daemon::begin(config, path, listen_is_fixed)?;
+    let log = daemon.log.clone();
+    daemon.serve(open, signals).await;
     log.line(Severity::Info, "STOPPED", |_| {});
     log.flush(LAST_WORDS);
     notify::flush(LAST_WORDS);
     Ok(())
 }
 
-/// As many policy connections as are configured, or as there can be descriptors.
-fn max_connections(config: &Config, log: &Log) -> usize {
-    let possible = descriptors::policy_connections();
-    if possible < config.max_connections {
-        log.line(Severity::Warning, "FEW_DESCRIPTORS", |line| {
-            line.field("max_connections", config.max_connections).field("possible", possible);
-        });
-    }
-    possible.min(config.max_connections)
-}
-
-/// Sockets that systemd passed are used instead of what the configuration says.
-fn listen(config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let passed = Listener::from_systemd()?;
-    if !passed.is_empty() {
-        return Ok(passed);
-    }
-    bind_all(&config.listen, config)
-}
-
-fn bind_all(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        listeners.extend(Listener::bind(address, &config.socket)?);
-    }
-    Ok(listeners)
-}
-
 struct Daemon {
+    /// The program file that an upgrade calls.
+    program: PathBuf,
     service: Arc<Service>,
     /// What it was started with.
     config: Config,
@@ -97,49 +65,30 @@ struct Daemon {
     /// As there were descriptors for at the start.
     max_connections: usize,
     log: Log,
+    state: Option<Arc<StateFile>>,
     stop: Stop,
+    /// For those who are served beside Postfix, whom no upgrade that fails concerns.
+    side: Stop,
     connections: TaskTracker,
+    parking: Parking,
 }
 
 impl Daemon {
-    fn new(mut config: Config, path: Option<PathBuf>, listen_is_fixed: bool, max_connections: usize, log: Log) -> Self {
-        let service = Arc::new(Service::new(&config, log.clone()));
-        // The policy has them, and a million netblocks are not kept twice.
-        config.lists = Lists::default();
-        let (stop, connections) = (Stop::default(), TaskTracker::new());
-        Self { service, config, path, listen_is_fixed, max_connections, log, stop, connections }
-    }
-
-    fn started(&self, listeners: &[Listener]) {
-        let listen: Vec<String> = listeners.iter().map(|listener| listener.address().to_string()).collect();
-        self.log.line(Severity::Info, "START", |line| {
-            line.field("version", env!("CARGO_PKG_VERSION"))
-                .field("form", self.config.form.name())
-                .field("listen", listen.join(","))
-                .field("store", self.service.rules.load().store.name());
-        });
-        self.warn(&self.config);
-    }
-
-    async fn serve(
-        self,
-        listeners: Vec<Listener>,
-        metrics: Vec<Listener>,
-        socket: Option<Socket>,
-        mut signals: Signals,
-    ) {
-        for listener in listeners {
-            tokio::spawn(self.acceptor().accept(listener));
-        }
+    async fn serve(mut self, open: Open, mut signals: Signals) {
+        let Open { listeners, connections, metrics, control: socket } = open;
+        connections.into_iter().for_each(|connection| self.acceptor().go_on(connection));
+        let accept = |listener| tokio::spawn(self.acceptor().accept(listener));
+        let mut accepting: Vec<_> = listeners.into_iter().map(accept).collect();
         // One at a time: whoever asks for another waits until it is done.
         let (reload, mut asked) = mpsc::channel::<Reload>(1);
         let control = self.control(reload);
         for listener in metrics {
-            tokio::spawn(http::serve(listener, Arc::clone(&control), self.stop.clone()));
+            tokio::spawn(http::serve(listener, Arc::clone(&control), self.side.clone()));
         }
-        let control = socket.map(|socket| tokio::spawn(socket.serve(control, self.stop.clone())));
+        let control = socket.map(|socket| tokio::spawn(socket.serve(control, self.side.clone())));
         tokio::spawn(words::follow(Arc::clone(&self.service)));
-        tokio::spawn(self.housekeeping());
+        let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
+        tokio::spawn(Housekeeping::new(&self.config, service, connections, self.state.clone()).run());
         tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
         // What is in force: lists that are read again come into it.
@@ -170,6 +119,11 @@ impl Daemon {
                     }
                     self.tell(notify::ready());
                 }
+                News::Order(Order::Upgrade) => {
+                    if self.upgrade(&mut accepting, &mut signals).await.is_none() {
+                        break;
+                    }
+                }
                 News::Lists(changed) => {
                     let Some(loaded) = signals.stop_or(&mut self.load_lists(&current)).await else {
                         break;
@@ -180,6 +134,8 @@ impl Daemon {
                 }
             }
         }
+        // Its listeners go as soon as it hears the word.
+        drop(accepting);
         self.stop().await;
         if let Some(control) = control {
             // It ends with the stop, and takes its file with it.
@@ -192,6 +148,7 @@ impl Daemon {
         self.tell(notify::stopping());
         self.log.line(Severity::Info, "STOPPING", |_| {});
         self.stop.say();
+        self.side.say();
         self.connections.close();
         let unfinished = timeout(LAST_ANSWERS, self.connections.wait()).await.is_err();
         if unfinished {
@@ -201,6 +158,13 @@ impl Daemon {
             });
         }
         self.service.report(0);
+        if let Some(state) = &self.state
+            && timeout(LAST_SAVE, housekeeping::save(state, &self.service)).await.is_err()
+        {
+            self.log.line(Severity::Warning, "STATE_NOT_SAVED", |line| {
+                line.field("error", "the disk takes too long");
+            });
+        }
     }
 
     fn control(&self, reload: mpsc::Sender<Reload>) -> Arc<Control> {
@@ -231,45 +195,8 @@ impl Daemon {
             stop: self.stop.clone(),
             connections: self.connections.clone(),
             max_connections: self.max_connections,
+            parking: self.parking.clone(),
         }
-    }
-
-    /// What is done by the clock: expired counts are dropped, numbers are told.
-    fn housekeeping(&self) -> impl Future<Output = ()> + use<> {
-        let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
-        let statistics_interval = self.config.log.statistics_interval.as_secs();
-        let shared = !self.config.store.servers.is_empty();
-        async move {
-            // What systemd takes for granted before it is told otherwise; a server may be away from the first.
-            let mut told = if shared { "up" } else { "memory" };
-            let mut second = interval(Duration::from_secs(1));
-            second.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            for elapsed in 0_u64.. {
-                second.tick().await;
-                let now = Now::read();
-                sweep(&service, now).await;
-                service.log.mention_suppressed(now);
-                service.note(now);
-                service.diagnosis.conclude(&service.log);
-                let state = service.rules.load().store.state();
-                if std::mem::replace(&mut told, state) != state {
-                    // The log tells of it too; a service manager that cannot be told is no news.
-                    let _ = notify::status(&format!("store: {state}"));
-                }
-                if statistics_interval > 0 && elapsed > 0 && elapsed.is_multiple_of(statistics_interval) {
-                    service.report(connections.len());
-                }
-            }
-        }
-    }
-}
-
-/// Looks at an eighth of the table, so that what expired is gone within some ten seconds.
-async fn sweep(service: &Service, now: Now) {
-    let table = Arc::clone(service.rules.load().store.table());
-    for _ in 0..=table.len() / 8 / SWEEP {
-        table.sweep(now.monotonic, SWEEP);
-        yield_now().await;
     }
 }
 

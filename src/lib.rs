@@ -35,9 +35,12 @@ pub mod service;
 pub mod config;
 pub mod log;
 pub mod statistics;
+pub mod state;
 pub mod clock;
+pub mod secret;
 pub mod address;
 pub mod stop;
+pub mod parking;
 
 // How it is watched and administered while it runs.
 pub mod control;
@@ -49,7 +52,9 @@ pub mod top;
 
 // The programs: the daemon, and what else the command line can ask for.
 pub mod daemon;
+pub mod housekeeping;
 pub mod signals;
+pub mod upgrade;
 pub mod descriptors;
 pub mod notify;
 pub mod inetd;

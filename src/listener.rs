@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::address::Address;
 use crate::clock::Now;
@@ -24,6 +25,7 @@ use trouble::Trouble;
 
 pub use error::{ListenError, Problem};
 pub use peers::Peers;
+pub use unix::SocketFile;
 
 /// Connections the kernel holds until we accept them. It clips this to
 /// net.core.somaxconn, 4096 by default; all of Postfix may reconnect at once.
@@ -38,7 +40,7 @@ pub struct Listener {
     address: Address,
     trouble: Trouble,
     /// Removes the file of a unix socket with us, if we made it.
-    _file: Option<unix::SocketFile>,
+    file: Option<SocketFile>,
 }
 
 #[derive(Debug)]
@@ -70,6 +72,16 @@ impl Listener {
     /// finds them. Must run inside the runtime.
     pub fn from_systemd() -> Result<Vec<Self>, ListenError> {
         systemd::listeners()
+    }
+
+    /// The socket of a process before us, and the file that is to go with it. Must run inside the runtime.
+    pub fn inherited(socket: socket2::Socket, file: Option<SocketFile>) -> Result<Self, ListenError> {
+        systemd::listener(socket, file).map_err(|problem| ListenError { place: "an inherited socket".into(), problem })
+    }
+
+    /// The file of a unix socket, if we made it.
+    pub fn file(&self) -> Option<&SocketFile> {
+        self.file.as_ref()
     }
 
     /// Where this listens, with the port the kernel chose if that was 0.
@@ -112,16 +124,25 @@ impl Listener {
         let local = listener.local_addr().map_err(Problem::Other)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(Problem::Other)?;
         let address = Address::Inet { host: local.ip().to_string(), port: local.port() };
-        Ok(Self { socket: Socket::Tcp(listener), address, trouble: Trouble::default(), _file: None })
+        Ok(Self { socket: Socket::Tcp(listener), address, trouble: Trouble::default(), file: None })
     }
 
     fn unix(
         listener: std::os::unix::net::UnixListener,
         address: Address,
-        file: Option<unix::SocketFile>,
+        file: Option<SocketFile>,
     ) -> Result<Self, Problem> {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(Problem::Other)?;
-        Ok(Self { socket: Socket::Unix(listener), address, trouble: Trouble::default(), _file: file })
+        Ok(Self { socket: Socket::Unix(listener), address, trouble: Trouble::default(), file })
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match &self.socket {
+            Socket::Tcp(listener) => listener.as_fd(),
+            Socket::Unix(listener) => listener.as_fd(),
+        }
     }
 }
 
@@ -136,7 +157,7 @@ pub enum Peer {
 
 impl Peer {
     /// IPv4 through an IPv6 socket is IPv4.
-    fn inet(address: SocketAddr) -> Self {
+    pub(crate) fn inet(address: SocketAddr) -> Self {
         Self::Inet(SocketAddr::new(address.ip().to_canonical(), address.port()))
     }
 

@@ -13,7 +13,6 @@ pub mod sink;
 pub mod structured;
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,6 +22,8 @@ use crate::clock::Now;
 use crate::config::LogConfig;
 use crate::listener::Peer;
 use crate::policy::{Pass, Reason, Refusal};
+use crate::secret;
+use crate::state::section::Damage;
 use hook::Hooks;
 use line::Line;
 use repeat::Repeat;
@@ -44,8 +45,6 @@ struct Shared {
     /// Locked for a few map operations at a time, never while anything is written.
     repeat: Mutex<Repeat>,
     sink: Sink,
-    /// Makes a number of who a line is about.
-    hashing: RandomState,
 }
 
 impl Log {
@@ -65,8 +64,8 @@ impl Log {
 
     fn new(level: Severity, repeat: Repeat, sink: Sink) -> Self {
         let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(Events::default().bits()));
-        let (repeat, hashing, hooks) = (Mutex::new(repeat), RandomState::new(), Hooks::new());
-        Self { shared: Arc::new(Shared { level, events, hooks, repeat, sink, hashing }) }
+        let (repeat, hooks) = (Mutex::new(repeat), Hooks::new());
+        Self { shared: Arc::new(Shared { level, events, hooks, repeat, sink }) }
     }
 
     /// Takes over what a reload changed. The target stays what it was.
@@ -143,7 +142,7 @@ impl Log {
             return;
         }
         self.mention_suppressed(now);
-        let who = self.shared.hashing.hash_one((keyword, refusal.limit, &refusal.key));
+        let who = secret::hash((keyword, refusal.limit, &refusal.key));
         let Some(suppressed) = self.repeat().refused(who, refusal.left, now) else {
             return;
         };
@@ -205,7 +204,7 @@ impl Log {
             return;
         }
         self.mention_suppressed(now);
-        let who = self.shared.hashing.hash_one(("REFUSED_PEER", peer.ip()));
+        let who = secret::hash(("REFUSED_PEER", peer.ip()));
         let suppressed = self.repeat().refused(who, 0, now);
         if let Some(suppressed) = suppressed {
             self.line(Severity::Notice, "REFUSED_PEER", |line| {
@@ -261,6 +260,16 @@ impl Log {
     /// Lines not written so far, because of the rate or a client's interval.
     pub fn suppressed(&self) -> u64 {
         self.repeat().suppressed()
+    }
+
+    /// Adds who was mentioned lately, for the process that takes this one's place.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        self.repeat().put(output);
+    }
+
+    /// Takes that over.
+    pub fn take(&self, input: &mut &[u8]) -> Result<(), Damage> {
+        self.repeat().take(input)
     }
 
     /// Lines lost so far, because the logger was away or slower than we.

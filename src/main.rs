@@ -7,7 +7,7 @@ use connshaper::cli::{Command, Connection, Query, Serve, exit};
 use connshaper::config::{Config, convert};
 use connshaper::control::{client, explain, hit, show, status};
 use connshaper::terminal::Paint;
-use connshaper::{advise, check, daemon, doctor, inetd, query, replay, top};
+use connshaper::{advise, check, daemon, doctor, inetd, query, replay, signals, top};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
@@ -101,7 +101,11 @@ fn over(connection: &Connection, command: (&str, Value)) -> ExitCode {
 
 /// One thread: a request is a few microseconds of work, less than waking another thread costs.
 fn run<E: Display>(program: impl Future<Output = Result<(), E>>) -> ExitCode {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a process can have a thread and an epoll");
+    let runtime = Builder::new_current_thread()
+        .enable_all()
+        .on_thread_start(signals::leave_to_main)
+        .build()
+        .expect("a process can have a thread and an epoll");
     let result = runtime.block_on(program);
     // Not waiting for a resolver or a file system that may never answer.
     runtime.shutdown_background();

@@ -130,6 +130,16 @@ impl Policy {
         &self.overrides
     }
 
+    /// What every limit is known by that there is or was, with its id. Two that have the same count the same.
+    pub fn identities(&self) -> impl Iterator<Item = (&str, LimitId)> {
+        self.ids.iter().map(|(identity, id)| (identity.as_str(), *id))
+    }
+
+    /// The id of the limit that is known by this.
+    pub fn id(&self, identity: &str) -> Option<LimitId> {
+        self.ids.get(identity).copied()
+    }
+
     /// What a request needs, given what its session remembers.
     pub fn plan(&self, request: &Request, memory: &mut Memory, now: Now) -> Plan<'_> {
         let Some(client) = request.client else {

@@ -78,11 +78,15 @@ pub struct Rules {
 impl Service {
     /// A service after a configuration; must be called within a runtime.
     pub fn new(config: &Config, log: Log) -> Self {
+        Self::going_on(config, log, Policy::new(config, None), Table::new(config.store.max_clients))
+    }
+
+    /// The same with the counts of before, which the limits of `policy` know as theirs.
+    pub fn going_on(config: &Config, log: Log, policy: Policy, table: Table) -> Self {
         let statistics = Arc::new(Statistics::default());
-        let table = Arc::new(Table::new(config.store.max_clients));
-        let store = Store::new(&config.store, config.on_store_failure(), table, &statistics, &log);
+        let store = Store::new(&config.store, config.on_store_failure(), Arc::new(table), &statistics, &log);
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(Policy::new(config, None), config, Arc::new(store), &statistics)),
+            rules: ArcSwap::from_pointee(Rules::new(policy, config, Arc::new(store), &statistics)),
             sessions: Sessions::new(config.max_connections),
             waiting: Arc::default(),
             statistics,

@@ -1,8 +1,25 @@
 //! The signals the daemon heeds, and what they ask for.
+//!
+//! Only the main thread heeds them: all others block them. So what comes while
+//! the main thread blocks them too waits in the kernel, over the call of
+//! another program, and none is lost on a thread that ends with this one.
 
 use std::io;
+use std::task::{Context, Waker};
 
+use nix::sys::signal::{self, SigSet, kill};
+use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::yield_now;
+
+const HEEDED: [signal::Signal; 4] =
+    [signal::Signal::SIGHUP, signal::Signal::SIGTERM, signal::Signal::SIGINT, signal::Signal::SIGUSR2];
+
+/// Leaves signals to the main thread. For the beginning of every other thread.
+pub fn leave_to_main() {
+    // It fails for wrong arguments only.
+    let _ = HEEDED.into_iter().collect::<SigSet>().thread_block();
+}
 
 /// What a signal asks for.
 pub enum Order {
@@ -10,6 +27,8 @@ pub enum Order {
     Reload,
     /// SIGTERM or SIGINT.
     Stop,
+    /// SIGUSR2.
+    Upgrade,
 }
 
 /// Signals that wait until they are asked for.
@@ -18,16 +37,41 @@ pub struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    user2: Signal,
 }
 
 impl Signals {
-    /// From here on a signal waits until it is asked for.
+    /// From here on a signal waits until it is asked for. Those that came during an upgrade come now.
     pub fn listen() -> io::Result<Self> {
-        Ok(Self {
+        let signals = Self {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
-        })
+            user2: signal(SignalKind::user_defined2())?,
+        };
+        signals.unblock()?;
+        Ok(signals)
+    }
+
+    /// From here on signals wait in the kernel. Those that came before and were not asked for do so as well.
+    pub async fn block(&mut self) -> io::Result<()> {
+        HEEDED.into_iter().collect::<SigSet>().thread_block()?;
+        // One that has just come has woken the runtime and is told in its next turn.
+        yield_now().await;
+        yield_now().await;
+        let mut context = Context::from_waker(Waker::noop());
+        let streams = [&mut self.hangup, &mut self.terminate, &mut self.interrupt, &mut self.user2];
+        for (stream, number) in streams.into_iter().zip(HEEDED) {
+            if stream.poll_recv(&mut context).is_ready() {
+                kill(Pid::this(), number)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lets signals come again.
+    pub fn unblock(&self) -> io::Result<()> {
+        HEEDED.into_iter().collect::<SigSet>().thread_unblock().map_err(io::Error::from)
     }
 
     /// The next order.
@@ -36,6 +80,7 @@ impl Signals {
             _ = self.hangup.recv() => Order::Reload,
             _ = self.terminate.recv() => Order::Stop,
             _ = self.interrupt.recv() => Order::Stop,
+            _ = self.user2.recv() => Order::Upgrade,
         }
     }
 

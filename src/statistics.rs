@@ -52,7 +52,7 @@ pub fn add(number: &AtomicU64, amount: u64) {
 }
 
 impl Statistics {
-    /// Every number with its name.
+    /// Every number with its name, in the order of the STATISTICS line.
     pub fn numbers(&self) -> [(&'static str, &AtomicU64); 13] {
         [
             ("queries", &self.queries),

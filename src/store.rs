@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use smallvec::SmallVec;
+use tokio_util::task::TaskTracker;
 
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
@@ -53,6 +54,8 @@ pub struct Store {
     on_failure: OnStoreFailure,
     key_prefix: String,
     statistics: Arc<Statistics>,
+    /// What follows from judgements, with nobody waiting.
+    following: TaskTracker,
 }
 
 /// No request waits for a shared value, so it may take longer than they do.
@@ -83,8 +86,15 @@ impl Store {
     ) -> Self {
         table.set_max_clients(config.max_clients);
         let memcached = (!config.servers.is_empty()).then(|| Memcached::new(config, on_failure, statistics, log));
-        let (key_prefix, statistics) = (config.key_prefix.clone(), Arc::clone(statistics));
-        Self { table, memcached, coalesce: Coalesce::default(), on_failure, key_prefix, statistics }
+        Self {
+            table,
+            memcached,
+            coalesce: Coalesce::default(),
+            on_failure,
+            key_prefix: config.key_prefix.clone(),
+            statistics: Arc::clone(statistics),
+            following: TaskTracker::new(),
+        }
     }
 
     /// Does all of it at once, in one round trip.
@@ -200,6 +210,15 @@ impl Store {
     /// The servers, and whether each is away.
     pub fn servers(&self) -> Vec<(String, bool)> {
         self.memcached.as_ref().map(Memcached::servers).unwrap_or_default()
+    }
+
+    /// Waits until everything is done, or given up, that follows from judgements so far. For the end of the process.
+    pub async fn settled(&self) {
+        self.following.close();
+        self.following.wait().await;
+        if let Some(memcached) = &self.memcached {
+            memcached.settled().await;
+        }
     }
 
     /// Whether a hit waits for another process.

@@ -67,6 +67,17 @@ impl TryFrom<UnixStream> for Stream {
 }
 
 impl Stream {
+    /// A connection of the process before us, with the address of its other end if that has one.
+    pub fn inherited(socket: socket2::Socket) -> io::Result<(Self, Option<net::SocketAddr>)> {
+        let peer = socket.peer_addr()?.as_socket();
+        socket.set_nonblocking(true)?;
+        let socket = match peer {
+            Some(_) => Socket::Tcp(socket.into()),
+            None => Socket::Unix(socket.into()),
+        };
+        Ok((Self::new(socket)?, peer))
+    }
+
     fn new(socket: Socket) -> io::Result<Self> {
         Ok(Self { socket: watch(socket, Interest::READABLE)?, writing: None })
     }

@@ -4,16 +4,15 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::policy::Wait;
+use crate::secret;
 
 /// Everyone who waits.
 #[derive(Debug, Default)]
 pub struct Waiting {
     of: Mutex<HashMap<u64, u32>>,
-    hashing: RandomState,
 }
 
 /// One who waits; gives its place up when dropped.
@@ -27,7 +26,7 @@ pub struct Place {
 impl Waiting {
     /// A place to wait at, unless `max_delayed` wait already, or as many of this key as may.
     pub fn enter(self: &Arc<Self>, wait: &Wait<'_>, max_delayed: usize) -> Option<Place> {
-        let key = self.hashing.hash_one((wait.refusal.limit, &wait.refusal.key));
+        let key = secret::hash((wait.refusal.limit, &wait.refusal.key));
         let mut of = self.lock();
         if of.values().map(|waiting| *waiting as usize).sum::<usize>() >= max_delayed {
             return None;
@@ -38,6 +37,12 @@ impl Waiting {
         }
         *here += 1;
         Some(Place { waiting: Arc::clone(self), key })
+    }
+
+    /// The place that somebody had in the process before, with this `key`.
+    pub fn keep(self: &Arc<Self>, key: u64) -> Place {
+        *self.lock().entry(key).or_insert(0) += 1;
+        Place { waiting: Arc::clone(self), key }
     }
 
     /// How many wait.
@@ -53,6 +58,13 @@ impl Waiting {
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
         // Counters are whole after any panic.
         self.of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Whom it counts with, as a number.
+    pub fn key(&self) -> u64 {
+        self.key
     }
 }
 

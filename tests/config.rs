@@ -112,6 +112,11 @@ fn what_makes_no_sense_is_warned_of() {
             "memcached_server = \"mc1:1\"\nmemcached_port = 11212",
             "2:1: `memcached_port` has no effect: every server has a port of its own or none",
         ),
+        (
+            "memcached_server = \"mc1:1\"\nstate_file = \"/var/lib/connshaper/state\"",
+            "2:1: `state_file` has no effect: counts are kept in memcached",
+        ),
+        ("state_interval = \"1m\"", "1:1: `state_interval` has no effect: no counts are kept in a file"),
         ("memcached_server = [\"mc1\", \"mc1:11211\"]", "1:28: inet:mc1:11211 is named twice"),
         ("socket_mode = \"0666\"", "1:1: `socket_mode` has no effect: `listen` has no unix socket"),
         (
@@ -130,6 +135,13 @@ fn what_makes_no_sense_is_warned_of() {
     for (text, warning) in cases {
         assert_eq!(warnings(text), [format!("connshaper.toml:{warning}")], "{text}");
     }
+}
+
+#[test]
+fn counts_are_kept_over_a_restart_where_a_file_is_named() {
+    assert_eq!(right("").state.file, None);
+    let state = right("state_file = \"/var/lib/connshaper/state\"\nstate_interval = 0").state;
+    assert_eq!((state.file, state.interval), (Some("/var/lib/connshaper/state".into()), Duration::ZERO));
 }
 
 #[test]

@@ -31,6 +31,7 @@ fn the_service_runs_as_installed() {
     is_open_to_root_and_postfix_alone(&machine);
     is_asked_by_postfix(&machine);
     reloads(&machine);
+    is_upgraded(&machine);
     stops_and_starts(&machine);
 }
 
@@ -108,6 +109,28 @@ fn reloads(machine: &Machine) {
     machine.sh("sed -i '/many/d' /etc/connshaper/connshaper.toml");
 }
 
+/// As README.md says; what systemd knows of the service stays true.
+fn is_upgraded(machine: &Machine) {
+    machine.sh("echo 'state_file = \"/var/lib/connshaper/state\"' >> /etc/connshaper/connshaper.toml");
+    let state = || machine.sh("systemctl show --property=MainPID,NRestarts,ActiveState,SubState connshaper.service");
+    let before = state();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, command) = readme.split_once("and run `systemctl kill ").unwrap();
+    let (command, _) = command.split_once('`').unwrap();
+    for upgrades in 1..=2 {
+        machine.sh(&format!("systemctl kill {command}"));
+        until(format_args!("upgrade {upgrades}"), || {
+            (journal(machine).matches("\nUPGRADED from=").count() == upgrades).then_some(())
+        });
+        until("a service that is ready again", || (state() == before).then_some(()));
+        // Its counts go on.
+        let answers = [machine.sh(&query("192.0.2.9")), machine.sh(&query("192.0.2.9"))];
+        let answers = answers.map(|answer| answer.trim() == "DUNNO");
+        assert_eq!(answers, if upgrades == 1 { [true, true] } else { [true, false] });
+    }
+    assert!(machine.sh("systemctl status --no-pager connshaper.service").contains("Active: active (running)"));
+}
+
 fn stops_and_starts(machine: &Machine) {
     machine.sh("systemctl stop connshaper.service");
     let result = machine.sh("systemctl show --property=Result,ExecMainStatus,ActiveState connshaper.service");
@@ -116,8 +139,10 @@ fn stops_and_starts(machine: &Machine) {
     }
     let lines = journal(machine);
     assert!(lines.contains("STOPPING") && lines.contains("STOPPED"), "{lines}");
+    assert_eq!(machine.sh("stat --format='%a %U' /var/lib/connshaper/state"), "600 connshaper\n");
     // systemd still listens; a question starts the service anew.
-    assert_eq!(machine.sh(&query("198.51.100.9")), "DUNNO\n");
+    assert_eq!(machine.sh(&query("198.51.100.10")), "DUNNO\n");
+    assert!(journal(machine).contains("STATE_RESTORED file="), "{}", journal(machine));
     assert_eq!(machine.sh("systemctl is-active connshaper.service"), "active\n");
 
     machine.sh("systemctl stop connshaper.socket connshaper.service");

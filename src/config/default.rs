@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::file::answer::BLACKLIST_TEXT;
 use super::keys::KEYS;
-use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StoreConfig};
+use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StateConfig, StoreConfig};
 use crate::listener::Peers;
 use crate::log::{Events, Facility, Severity};
 use crate::policy::action::{self, Action};
@@ -49,6 +49,7 @@ impl Default for Config {
                 key_prefix: KEY_PREFIX.into(),
                 max_clients: 1_000_000,
             },
+            state: StateConfig { file: None, interval: Duration::from_secs(300) },
             listen: vec!["inet:127.0.0.1:10040".parse().expect("an address")],
             socket: SocketConfig { mode: 0o660, owner: None, group: None },
             control: None,

@@ -74,6 +74,7 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         max_delayed: s.integer("max_delayed", 1..=10_000).map_or(default.max_delayed, |n| n as usize),
         list_check_interval: s.duration("list_check_interval", Duration::ZERO..=DAY, SECOND).unwrap_or_default(),
         store,
+        state: store::state(&s, default.state),
         listen: places::listen(&s, "listen").unwrap_or(default.listen),
         socket: places::socket(&s, default.socket),
         control: places::control(&s),

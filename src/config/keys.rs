@@ -94,6 +94,8 @@ pub const KEYS: &[Key] = &[
     key("on_store_failure", r#""local""#, "what to do while memcached is away"),
     key("key_prefix", r#""connshaper:""#, "what the keys in memcached begin with"),
     key("max_clients", "1000000", "clients counted in this process at once"),
+    key("state_file", "", "where they outlive a restart; absent: nowhere"),
+    key("state_interval", r#""5m""#, "between two writes of it; 0: only at the end"),
     key("restriction_classes", "[]", "classes of main.cf that action may name"),
     key("listen", r#""inet:127.0.0.1:10040""#, "where Postfix asks"),
     key("socket_mode", r#""0660""#, "permissions of unix sockets"),

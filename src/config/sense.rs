@@ -29,6 +29,12 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
     } else if config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
         odd("max_clients", "has no effect: memcached counts, and nothing counts while it is away");
     }
+    if !config.store.servers.is_empty() {
+        odd("state_file", "has no effect: counts are kept in memcached");
+    }
+    if config.state.file.is_none() || !config.store.servers.is_empty() {
+        odd("state_interval", "has no effect: no counts are kept in a file");
+    }
     if config.store.servers.len() <= config.store.replicas {
         odd("failover", "has no effect: no server is left that could have the keys of another");
     }

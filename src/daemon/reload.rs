@@ -80,6 +80,7 @@ impl Daemon {
             ("metrics_listen", old.metrics == new.metrics),
             ("max_connections", old.max_connections == new.max_connections),
             ("log, syslog_facility or syslog_socket", old.log.target == new.log.target),
+            ("state_file or state_interval", old.state == new.state),
             ("statistics_interval", old.log.statistics_interval == new.log.statistics_interval),
         ];
         let later: Vec<&str> = unchanged.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();

@@ -11,6 +11,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 
 use crate::address::Address;
 
+use super::unix::SocketFile;
 use super::{ListenError, Listener, Problem};
 
 /// All passed sockets, in the order of the socket units' directives.
@@ -28,12 +29,13 @@ pub fn listeners() -> Result<Vec<Listener>, ListenError> {
             Some(name) => format!("descriptor {number} ({name})"),
             None => format!("descriptor {number}"),
         };
-        listener(descriptor.into_std().into()).map_err(|problem| ListenError { place, problem })
+        listener(descriptor.into_std().into(), None).map_err(|problem| ListenError { place, problem })
     });
     named.collect()
 }
 
-fn listener(socket: Socket) -> Result<Listener, Problem> {
+/// Listens on a socket that another process opened. `file` is that of a unix socket which is ours to remove.
+pub fn listener(socket: Socket, file: Option<SocketFile>) -> Result<Listener, Problem> {
     let kind = socket.r#type().map_err(|_| Problem::Passed("it is not a socket".to_owned()))?;
     if kind != Type::STREAM {
         return Err(Problem::Passed("it is not a stream socket".to_owned()));
@@ -48,8 +50,8 @@ fn listener(socket: Socket) -> Result<Listener, Problem> {
     }
     if domain == Domain::UNIX {
         let address = Address::Unix(path(&socket.local_addr().map_err(Problem::Other)?));
-        // The file belongs to systemd, which goes on listening when we are gone.
-        return Listener::unix(socket.into(), address, None);
+        // That of systemd is not ours: it goes on listening when we are gone.
+        return Listener::unix(socket.into(), address, file);
     }
     Err(Problem::Passed("it is neither an internet nor a unix socket".to_owned()))
 }

@@ -59,6 +59,16 @@ impl SocketFile {
         Ok(Self { path, device: metadata.dev(), inode: metadata.ino() })
     }
 
+    /// The one that a process before us made.
+    pub fn inherited(path: PathBuf, device: u64, inode: u64) -> Self {
+        Self { path, device, inode }
+    }
+
+    /// Path, device and inode, for `inherited`.
+    pub fn identity(&self) -> (&Path, u64, u64) {
+        (&self.path, self.device, self.inode)
+    }
+
     fn is_ours(&self) -> bool {
         let found = fs::symlink_metadata(&self.path);
         found.is_ok_and(|found| found.dev() == self.device && found.ino() == self.inode)

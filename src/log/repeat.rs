@@ -7,8 +7,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use bytes::{Buf, BufMut};
+
 use super::Severity;
 use crate::clock::Now;
+use crate::state::section::Damage;
 
 /// Clients remembered at once, in about 1 MB. Beyond this the least recently
 /// refused are forgotten; their next refusal is a first one, which the rate bounds.
@@ -75,6 +78,27 @@ impl Repeat {
     #[must_use]
     pub fn unmentioned(&mut self, now: Now) -> Option<u64> {
         self.rate.unmentioned(now)
+    }
+
+    /// Adds what is remembered of clients, the least recently refused first.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        output.put_u64_le(self.suppressed);
+        for (client, past) in self.clients.old.iter().chain(&self.clients.young) {
+            let Past { window_ends, next_line, suppressed } = *past;
+            [*client, window_ends, next_line, suppressed].into_iter().for_each(|number| output.put_u64_le(number));
+        }
+    }
+
+    /// Takes it over; the moments are those of the same clock.
+    pub fn take(&mut self, input: &mut &[u8]) -> Result<(), Damage> {
+        self.suppressed += input.try_get_u64_le()?;
+        while input.has_remaining() {
+            let client = input.try_get_u64_le()?;
+            let mut number = || input.try_get_u64_le();
+            let past = Past { window_ends: number()?, next_line: number()?, suppressed: number()? };
+            *self.clients.recall(client) = past;
+        }
+        Ok(())
     }
 
     /// All that was ever left out.

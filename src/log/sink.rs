@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use super::{Line, Severity};
 use crate::config::LogTarget;
+use crate::signals;
 
 mod writer;
 
@@ -83,10 +84,10 @@ impl Thread {
     fn start(mut writer: Writer) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let entries = Arc::clone(&queue);
-        thread::Builder::new()
-            .name("log".to_owned())
-            .stack_size(STACK)
-            .spawn(move || write_all(&entries, &mut writer))?;
+        thread::Builder::new().name("log".to_owned()).stack_size(STACK).spawn(move || {
+            signals::leave_to_main();
+            write_all(&entries, &mut writer);
+        })?;
         Ok(Self { queue })
     }
 }

@@ -5,13 +5,13 @@
 //! has a scope within which it is made once and judged the same every time.
 
 use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
 
 use super::limit::LimitId;
 use super::operation::Hit;
+use crate::secret;
 
 /// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.
 pub const MAX_RECIPIENTS: usize = 1000;
@@ -58,8 +58,7 @@ pub enum Scope {
 impl Scope {
     /// That of a recipient, or of what makes a key of it. The hash has a secret, for senders choose recipients.
     pub fn recipient(text: &[u8]) -> Self {
-        static SECRET: LazyLock<RandomState> = LazyLock::new(RandomState::new);
-        Self::Recipient(SECRET.hash_one(text))
+        Self::Recipient(secret::hash(text))
     }
 }
 
@@ -142,6 +141,29 @@ impl Memory {
                 }
             }
         }
+    }
+
+    /// All counts, of recipients too, in no order.
+    pub fn counts(&self) -> Vec<Count> {
+        let of_recipients = self.of_recipients(|_, own| own.counts.values().copied().collect::<Vec<_>>());
+        self.counts.iter().copied().chain(of_recipients.into_iter().flatten()).collect()
+    }
+
+    /// How often limits have counted recipients that are too many to be remembered.
+    pub fn more(&self) -> Vec<(LimitId, u32)> {
+        self.of_recipients(|limit, own| (limit, own.more))
+    }
+
+    /// That a limit has counted so many of these.
+    pub fn keep_more(&mut self, limit: LimitId, more: u32) {
+        lock(self.recipients.get_or_insert_default()).entry(limit).or_default().more = more;
+    }
+
+    fn of_recipients<T>(&self, each: impl Fn(LimitId, &OfLimit) -> T) -> Vec<T> {
+        let Some(recipients) = &self.recipients else {
+            return Vec::new();
+        };
+        lock(recipients).iter().map(|(limit, own)| each(*limit, own)).collect()
     }
 
     /// How much a limit has counted for recipients of the message, one by one.

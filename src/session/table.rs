@@ -6,14 +6,16 @@
 //! been known as are at a time.
 
 use std::collections::VecDeque;
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
+pub mod handed;
+
 use crate::codec::Instance;
 use crate::policy::Memory;
+use crate::secret;
 
 /// How many milliseconds a session outlives its last policy connection: Postfix may close an idle one in mid-session.
 pub const LINGER: u64 = 300_000;
@@ -102,7 +104,7 @@ impl Session {
 }
 
 /// Where a session is, as long as it is the same session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Place {
     slot: u32,
     id: u64,
@@ -133,13 +135,12 @@ struct Slot {
 impl Table {
     /// An empty table that keeps at most `max_lingering` sessions without a policy connection.
     pub fn new(max_lingering: usize) -> Self {
-        // Without `unsafe`, the standard library's own seed is the nearest source of entropy.
-        let random = || RandomState::new().hash_one(0);
+        let [a, b] = secret::random();
         Self {
             slots: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
-            secret: SipHasher13::new_with_keys(random(), random()),
+            secret: SipHasher13::new_with_keys(a, b),
             lingering: VecDeque::new(),
             max_lingering,
             newest: 0,

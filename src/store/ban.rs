@@ -70,7 +70,7 @@ impl Store {
         let offence = Offence::new(self, violation, now);
         if self.memcached.is_some() {
             let (store, log) = (Arc::clone(self), log.clone());
-            tokio::spawn(async move { store.punish(&offence, &log).await });
+            self.following.spawn(async move { store.punish(&offence, &log).await });
             return;
         }
         let done = pin!(self.punish(&offence, log)).poll(&mut Context::from_waker(Waker::noop()));

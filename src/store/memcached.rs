@@ -91,6 +91,18 @@ impl Memcached {
         self.servers.iter().map(|server| (server.name().to_owned(), server.is_away())).collect()
     }
 
+    /// Waits until the servers have answered all that was sent before, or it was given up.
+    pub async fn settled(&self) {
+        // Answers come in the order of the questions.
+        let question =
+            || Question { key: KeyText::from_slice(b"connshaper"), command: Command::Read, exptime: 0, expiry: 0 };
+        let last: Vec<_> =
+            self.servers.iter().map(|server| Waiting::new(server.submit(question(), false), None)).collect();
+        for waiting in last {
+            let _ = waiting.outcome().await;
+        }
+    }
+
     /// Whether any server is away.
     pub fn is_away(&self) -> bool {
         self.servers.iter().any(|server| server.is_away())

@@ -152,6 +152,20 @@ impl<const N: usize> Shard<N> {
         near.filter(|slot| !slot.is_empty()).map(|slot| (slot.key, slot.entry()))
     }
 
+    /// Makes room for so many entries at once, instead of bit by bit.
+    pub(super) fn reserve(&mut self, entries: usize) {
+        let capacity = entries * 5 / 4 + 4;
+        if entries > 0 && capacity > self.capacity() {
+            self.resize(capacity, 0);
+        }
+    }
+
+    /// The entries whose windows still run.
+    pub(super) fn live(&self, now: u32) -> impl Iterator<Item = ([u32; N], Entry)> {
+        let live = self.slots.iter().filter(move |slot| !slot.is_empty() && slot.expiry > now);
+        live.map(|slot| (slot.key, slot.entry()))
+    }
+
     pub(super) fn hashed(&self, key: [u32; N]) -> Hashed<N> {
         self.hashing.hashed(key)
     }

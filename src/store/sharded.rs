@@ -68,6 +68,18 @@ impl<const N: usize> Sharded<N> {
         self.hold(index, Shard::clear);
     }
 
+    /// Makes room for so many entries in all.
+    pub(super) fn reserve(&self, entries: usize) {
+        for index in 0..SHARDS {
+            self.hold(index, |shard| shard.reserve(entries.div_ceil(SHARDS)));
+        }
+    }
+
+    /// Shows the live entries of one shard.
+    pub(super) fn show(&self, index: usize, now: u32, mut each: impl FnMut([u32; N], Entry)) {
+        self.hold(index, |shard| shard.live(now).for_each(|(key, entry)| each(key, entry)));
+    }
+
     /// Frees the entry least worth keeping among a few around the place of
     /// `hash`, though never that of the key `spared`, and says what it held.
     pub(super) fn evict(&self, hash: u64, spared: &[u32], now: u32) -> Option<Entry> {

@@ -5,10 +5,11 @@
 //! five for anything wider. The first word is a tag that keeps limits, families
 //! and prefix lengths apart, so that equal words always mean the same subject.
 
-use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 
 use siphasher::sip::SipHasher13;
+
+use crate::secret;
 
 /// The key of one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +33,39 @@ impl Subject {
                 if c == 0 && d == 0 { Key::Middle([tag, a, b]) } else { Key::Wide([tag, a, b, c, d]) }
             }
         })
+    }
+
+    /// The limit it belongs to.
+    pub fn limit(&self) -> u16 {
+        (self.0.words()[0] >> 16) as u16
+    }
+
+    /// The same of another limit.
+    #[must_use]
+    pub fn of_limit(mut self, limit: u16) -> Self {
+        let tag = match &mut self.0 {
+            Key::Narrow(words) => &mut words[0],
+            Key::Middle(words) => &mut words[0],
+            Key::Wide(words) => &mut words[0],
+        };
+        *tag = u32::from(limit) << 16 | *tag & 0xffff;
+        self
+    }
+
+    /// What it is made of: two, three or five words.
+    pub fn words(&self) -> &[u32] {
+        self.0.words()
+    }
+
+    /// What was made of these words, which came from `words`. `None`: there are none of that number.
+    pub fn of_words(words: &[u32]) -> Option<Self> {
+        let key = match words.len() {
+            2 => Key::Narrow(words.try_into().ok()?),
+            3 => Key::Middle(words.try_into().ok()?),
+            5 => Key::Wide(words.try_into().ok()?),
+            _ => return None,
+        };
+        Some(Self(key))
     }
 
     /// What `hash` is made of: anything of a limit that is no client's window.
@@ -102,9 +136,16 @@ pub(super) struct Hashing {
 
 impl Hashing {
     pub(super) fn random() -> Self {
-        // Without `unsafe`, the standard library's own seed is the nearest source of entropy.
-        let random = || RandomState::new().hash_one(0);
-        Self { keys: [random(), random()] }
+        Self { keys: secret::random() }
+    }
+
+    /// With the secret of another, so that it hashes as that does.
+    pub(super) fn with_secret(keys: [u64; 2]) -> Self {
+        Self { keys }
+    }
+
+    pub(super) fn secret(self) -> [u64; 2] {
+        self.keys
     }
 
     /// The hash of a text, long enough that no two are ever the same.
@@ -169,6 +210,16 @@ mod tests {
         ];
         let distinct: std::collections::HashSet<_> = subjects.iter().collect();
         assert_eq!(distinct.len(), subjects.len());
+    }
+
+    #[test]
+    fn a_subject_made_of_its_words_is_the_same_and_of_another_limit_differs_in_that_alone() {
+        for address in ["192.0.2.1", "2001:db8::", "2001:db8::1"] {
+            let subject = client(7, address, 30);
+            assert_eq!(Subject::of_words(subject.words()), Some(subject));
+            assert_eq!((subject.limit(), subject.of_limit(513)), (7, client(513, address, 30)));
+        }
+        assert_eq!(Subject::of_words(&[0; 4]), None);
     }
 
     #[test]

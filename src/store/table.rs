@@ -26,6 +26,10 @@ use super::subject::{self, Hashing, Subject};
 use crate::policy::per::Part;
 use crate::policy::{Key, Purpose};
 
+mod kept;
+
+pub use kept::Kept;
+
 /// What is known of a subject in its current window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hit {
@@ -67,7 +71,10 @@ impl fmt::Debug for Table {
 impl Table {
     /// An empty table of at most `max_clients` entries.
     pub fn new(max_clients: usize) -> Self {
-        let hashing = Hashing::random();
+        Self::hashed_by(Hashing::random(), max_clients)
+    }
+
+    fn hashed_by(hashing: Hashing, max_clients: usize) -> Self {
         Self {
             narrow: Sharded::new(hashing),
             middle: Sharded::new(hashing),

@@ -2,6 +2,8 @@
 
 use std::fmt::Display;
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
@@ -57,6 +59,14 @@ impl Daemon {
         Self::launch(Site::new(config, None), endpoint.to_string(), None)
     }
 
+    /// Starts one that is handed `socket`, where `endpoint` is, as systemd does it, over all its starts.
+    pub fn start_at_socket(socket: impl Into<OwnedFd>, endpoint: impl Display, config: &str) -> Self {
+        // The shell has the number that the daemon will have.
+        let preparation = "exec 3<&0 </dev/null && export LISTEN_PID=$$ LISTEN_FDS=1".to_owned();
+        let site = Site { preparation, socket: Some(socket.into()), ..Site::new(config, None) };
+        Self::launch(site, endpoint.to_string(), None)
+    }
+
     fn launch(site: Site, endpoint: String, port: Option<Port>) -> Self {
         let lines = Lines::default();
         let (process, reader) = site.run(&lines);
@@ -96,6 +106,18 @@ impl Daemon {
         self.process.id()
     }
 
+    /// Has the program file take its place, and returns the line that tells how that went.
+    pub fn upgrade(&self) -> String {
+        let seen = self.lines.with("UPGRADE").len();
+        self.signal(Signal::SIGUSR2);
+        self.lines.wait_for_more("UPGRADE", seen)
+    }
+
+    /// Where its program file is: a link to the program under test.
+    pub fn program(&self) -> PathBuf {
+        self.site.dir.join(LINK)
+    }
+
     /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
@@ -131,6 +153,9 @@ impl Drop for Daemon {
 
 const CONFIG: &str = "connshaper.toml";
 
+/// The program as a daemon is started by it, so that another can take its place there.
+const LINK: &str = "connshaper";
+
 /// A command that runs the program as a service manager would, without what the test inherited from its own.
 pub fn command() -> Command {
     sheltered(Command::new(PROGRAM))
@@ -155,6 +180,8 @@ struct Site {
     dir: Dir,
     preparation: String,
     arguments: Vec<String>,
+    /// Standard input; without it there is none.
+    socket: Option<OwnedFd>,
     told: Lines,
 }
 
@@ -162,18 +189,21 @@ impl Site {
     fn new(config: &str, listen: Option<&str>) -> Self {
         let dir = Dir::new();
         dir.write(CONFIG, config);
+        symlink(PROGRAM, dir.join(LINK)).unwrap();
         let told = Lines::of_log_socket(&dir.join(NOTIFY));
         let arguments = listen.into_iter().flat_map(|endpoint| ["--listen".to_owned(), endpoint.to_owned()]).collect();
-        Self { dir, preparation: ":".to_owned(), arguments, told }
+        Self { dir, preparation: ":".to_owned(), arguments, socket: None, told }
     }
 
     /// Starts the program and waits until it says that it is ready.
     fn run(&self, lines: &Lines) -> (Process, JoinHandle<()>) {
         let readied = self.told.with(READY).len();
         let mut command = sheltered(Command::new("sh"));
-        command.args(["-c", &format!("{} && exec \"$0\" \"$@\"", self.preparation), PROGRAM, "serve"]);
+        command.args(["-c", &format!("{} && exec \"$0\" \"$@\"", self.preparation)]);
+        command.arg(self.dir.join(LINK)).arg("serve");
         command.args(&self.arguments).arg("-c").arg(self.dir.join(CONFIG)).env("NOTIFY_SOCKET", self.dir.join(NOTIFY));
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let socket = self.socket.as_ref().map(|socket| socket.try_clone().unwrap());
+        command.stdin(socket.map_or_else(Stdio::null, Stdio::from)).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut process = Process::start(&mut command, Signal::SIGKILL);
         let reader = lines.add_all(process.pipes().stderr.take().unwrap());
         until(format_args!("{READY} from connshaper, which said:\n{lines}"), || {

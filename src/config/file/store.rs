@@ -1,10 +1,11 @@
-//! Where hits are counted.
+//! Where hits are counted, and what of that outlives the process.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::super::settings::Settings;
-use super::super::{OnStoreFailure, StoreConfig};
-use super::{MILLISECOND, places};
+use super::super::{OnStoreFailure, StateConfig, StoreConfig};
+use super::{DAY, MILLISECOND, SECOND, places};
 
 /// Postfix waits ten seconds for us as our manual sets it up; the store may have half of that.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -24,6 +25,23 @@ pub(super) fn read(s: &Settings, default: StoreConfig) -> StoreConfig {
         key_prefix: key_prefix(s).unwrap_or(default.key_prefix),
         max_clients: s.integer("max_clients", 1000..=1_000_000_000).map_or(default.max_clients, |n| n as usize),
     }
+}
+
+pub(super) fn state(s: &Settings, default: StateConfig) -> StateConfig {
+    StateConfig {
+        file: state_file(s),
+        interval: s.duration("state_interval", Duration::ZERO..=DAY, SECOND).unwrap_or(default.interval),
+    }
+}
+
+fn state_file(s: &Settings) -> Option<PathBuf> {
+    let (path, span) = s.string("state_file")?;
+    let path = PathBuf::from(path);
+    if !path.is_absolute() || path.file_name().is_none() {
+        let remedy = "write it as in \"/var/lib/connshaper/state\"";
+        return s.remarks.wrong(&span, "`state_file` is no absolute path of a file", remedy);
+    }
+    Some(path)
 }
 
 fn replicas(s: &Settings, servers: usize) -> Option<usize> {

@@ -353,3 +353,48 @@ fn many_threads_keep_the_bound() {
     });
     assert!((1000..=1004).contains(&table.len()), "{} entries", table.len());
 }
+
+/// A table with the same counts, made at `now` of what `table` keeps.
+fn copy(table: &Table, max_clients: usize, now: u64) -> Table {
+    let copy = Table::with_secret(max_clients, table.secret());
+    let mut counts = Vec::new();
+    (0..Table::PARTS).for_each(|part| table.keep(part, now, &mut counts));
+    counts.iter().for_each(|kept| copy.take_in(kept, now));
+    copy
+}
+
+#[test]
+fn a_table_made_of_what_another_keeps_has_its_counts_and_ends() {
+    let table = Table::new(10_000);
+    for number in 0..1000 {
+        table.hit(subject(number), 1 + number % 5, u64::from(number + 1) * 100, 3, 0);
+    }
+    let now = 50_050;
+    let copy = copy(&table, 10_000, now);
+    assert_eq!(copy.len(), 500, "those that are over stay behind");
+    for number in 0..1000 {
+        assert_eq!(copy.peek(subject(number), now), table.peek(subject(number), now), "{number}");
+    }
+}
+
+#[test]
+fn a_smaller_table_takes_in_those_over_their_limit() {
+    let table = Table::new(10_000);
+    for number in 0..3000 {
+        table.hit(ipv4(number), if number < 100 { 5 } else { 1 }, MINUTE, 3, 0);
+    }
+    let copy = copy(&table, 1000, 1);
+    assert_eq!(copy.len(), 1000);
+    let over = (0..100).filter(|number| copy.peek(ipv4(*number), 1).is_some_and(|hit| hit.count == 5));
+    assert_eq!(over.count(), 100);
+}
+
+#[test]
+fn what_is_counted_already_is_not_taken_in() {
+    let (table, now) = (Table::new(1000), 5);
+    table.hit(ipv4(1), 7, MINUTE, 3, now);
+    table.take_in(&Kept { subject: ipv4(1), count: 1, over: false, ends: 10 * MINUTE }, now);
+    table.take_in(&Kept { subject: ipv4(2), count: 1, over: false, ends: now }, now);
+    assert_eq!(table.peek(ipv4(1), now).map(|hit| hit.count), Some(7));
+    assert_eq!(table.len(), 1);
+}

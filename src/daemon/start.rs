@@ -1,0 +1,148 @@
+//! The beginning: with a configuration alone, or with all that the program before this one has left.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context;
+use tokio_util::task::TaskTracker;
+
+use super::Daemon;
+use crate::address::Address;
+use crate::clock::Now;
+use crate::config::Config;
+use crate::connection::Parked;
+use crate::control::socket::{self, Socket};
+use crate::descriptors;
+use crate::listener::Listener;
+use crate::log::{Log, Severity};
+use crate::parking::Parking;
+use crate::policy::Policy;
+use crate::policy::lists::Lists;
+use crate::service::Service;
+use crate::state::file::StateFile;
+use crate::state::memory::Ids;
+use crate::stop::Stop;
+use crate::store::table::Table;
+use crate::stream::Stream;
+use crate::upgrade::program;
+use crate::upgrade::take::Inheritance;
+
+/// What is open at the beginning.
+pub(super) struct Open {
+    pub listeners: Vec<Listener>,
+    /// Policy connections that were served before.
+    pub connections: Vec<Parked<Stream>>,
+    pub metrics: Vec<Listener>,
+    pub control: Option<Socket>,
+}
+
+impl Daemon {
+    pub(super) fn begin(
+        mut config: Config,
+        path: Option<PathBuf>,
+        listen_is_fixed: bool,
+    ) -> anyhow::Result<(Self, Open)> {
+        // First of all: what is hashed from here on is to be hashed as before.
+        let mut inheritance = Inheritance::receive();
+        let log = Log::open(&config.log).context("the log cannot be opened")?;
+        let program = program::path().context("the path of the program cannot be found out")?;
+        let max_connections = max_connections(&config, &log);
+        let listeners = listen(&config, inheritance.as_mut())?;
+        let metrics = bind(&config.metrics, &config)?;
+        let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
+        // Whoever asks from here on waits until the counts of before are there.
+        let (policy, max_clients, now) = (Policy::new(&config, None), config.store.max_clients, Now::read());
+        let state = StateFile::of(&config, &log).map(Arc::new);
+        let (table, ids) = match (&mut inheritance, &state) {
+            (Some(inheritance), _) => inheritance.counts(&policy, max_clients, now),
+            (None, Some(state)) => (state.load(&policy, max_clients, now), Ids::new()),
+            (None, None) => (Table::new(max_clients), Ids::new()),
+        };
+        let service = Arc::new(Service::going_on(&config, log.clone(), policy, table));
+        // The policy has them, and a million netblocks are not kept twice.
+        config.lists = Lists::default();
+        let daemon = Self {
+            program,
+            service,
+            config,
+            path,
+            listen_is_fixed,
+            max_connections,
+            log,
+            state,
+            stop: Stop::default(),
+            side: Stop::default(),
+            connections: TaskTracker::new(),
+            parking: Parking::default(),
+        };
+        let connections = match &mut inheritance {
+            Some(inheritance) => inheritance.connections(&daemon.service, &ids, now),
+            None => Vec::new(),
+        };
+        match &inheritance {
+            Some(inheritance) => daemon.upgraded(inheritance, connections.len()),
+            None => daemon.started(&listeners),
+        }
+        daemon.warn(&daemon.config);
+        Ok((daemon, Open { listeners, connections, metrics, control }))
+    }
+
+    fn started(&self, listeners: &[Listener]) {
+        let listen: Vec<String> = listeners.iter().map(|listener| listener.address().to_string()).collect();
+        self.log.line(Severity::Info, "START", |line| {
+            line.field("version", env!("CARGO_PKG_VERSION"))
+                .field("form", self.config.form.name())
+                .field("listen", listen.join(","))
+                .field("store", self.service.rules.load().store.name());
+        });
+    }
+
+    fn upgraded(&self, inheritance: &Inheritance, connections: usize) {
+        let took = Now::read().monotonic.saturating_sub(inheritance.begun);
+        self.log.line(Severity::Info, "UPGRADED", |line| {
+            line.field("from", &inheritance.from)
+                .field("to", env!("CARGO_PKG_VERSION"))
+                .field("form", self.config.form.name())
+                .field("connections", connections)
+                .field("sessions", self.service.sessions.len())
+                .field("counters", self.service.rules.load().store.table().len())
+                .field("took_ms", took);
+        });
+        if let Some(problem) = inheritance.problems.first() {
+            self.log.line(Severity::Warning, "UPGRADE_INCOMPLETE", |line| {
+                line.field("problems", inheritance.problems.len()).field("first", problem);
+            });
+        }
+    }
+}
+
+/// As many policy connections as are configured, or as there can be descriptors.
+fn max_connections(config: &Config, log: &Log) -> usize {
+    let possible = descriptors::policy_connections();
+    if possible < config.max_connections {
+        log.line(Severity::Warning, "FEW_DESCRIPTORS", |line| {
+            line.field("max_connections", config.max_connections).field("possible", possible);
+        });
+    }
+    possible.min(config.max_connections)
+}
+
+/// Sockets of the program before, or those that systemd passed, are used instead of what the configuration says.
+fn listen(config: &Config, inheritance: Option<&mut Inheritance>) -> anyhow::Result<Vec<Listener>> {
+    let passed = match inheritance {
+        Some(inheritance) => inheritance.listeners()?,
+        None => Listener::from_systemd()?,
+    };
+    if !passed.is_empty() {
+        return Ok(passed);
+    }
+    bind(&config.listen, config)
+}
+
+fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.extend(Listener::bind(address, &config.socket)?);
+    }
+    Ok(listeners)
+}

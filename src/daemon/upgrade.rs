@@ -1,0 +1,91 @@
+//! SIGUSR2: the program file, which is a newer one as a rule, takes this one's place.
+
+use std::io;
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::Daemon;
+use crate::clock::Now;
+use crate::connection::Parked;
+use crate::listener::Listener;
+use crate::log::Severity;
+use crate::notify;
+use crate::signals::Signals;
+use crate::stop::Stop;
+use crate::stream::Stream;
+use crate::upgrade::{give, program, trial};
+
+/// How much longer than `store_timeout` requests may take that are under way.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long the log and systemd may take for what was said before. Everyone waits meanwhile.
+const LAST_WORDS: Duration = Duration::from_millis(100);
+
+/// The tasks that accept connections.
+pub(super) type Accepting = Vec<JoinHandle<Listener>>;
+
+impl Daemon {
+    /// Hands over to the program file, and comes back only if that does not work: then nothing has happened.
+    /// `None`: we were told to stop before.
+    pub(super) async fn upgrade(&mut self, accepting: &mut Accepting, signals: &mut Signals) -> Option<()> {
+        self.tell(notify::reloading());
+        let error = match signals.stop_or(trial::run(&self.program, self.path.as_deref())).await? {
+            Ok(_) => self.hand_over(accepting, signals).await,
+            Err(error) => error,
+        };
+        self.log.line(Severity::Err, "UPGRADE_FAILED", |line| {
+            line.field("program", self.program.display()).field("error", error);
+        });
+        self.tell(notify::ready());
+        Some(())
+    }
+
+    /// Puts everything down, calls the other program, and takes it all up again if that fails. Says why it did.
+    async fn hand_over(&mut self, accepting: &mut Accepting, signals: &mut Signals) -> String {
+        let begun = Now::read();
+        self.parking.open();
+        self.stop.hand_over();
+        self.connections.close();
+        let patience = self.config.store.timeout + LAST_ANSWERS;
+        // First of all, for one that is just accepting makes another connection.
+        let mut listeners = Vec::new();
+        for accepting in accepting.drain(..) {
+            listeners.extend(accepting.await.ok());
+        }
+        let answered = timeout(patience, self.connections.wait()).await;
+        let mut parked = self.parking.empty();
+        let error = match answered {
+            Ok(()) => self.call(&listeners, &parked, begun, signals, patience).await.to_string(),
+            Err(_) => "requests that are under way take too long".to_owned(),
+        };
+        self.stop = Stop::default();
+        self.connections.reopen();
+        parked.extend(self.parking.give_up(self.stop.clone()));
+        parked.into_iter().for_each(|parked| self.acceptor().go_on(parked));
+        accepting.extend(listeners.into_iter().map(|listener| tokio::spawn(self.acceptor().accept(listener))));
+        error
+    }
+
+    async fn call(
+        &self,
+        listeners: &[Listener],
+        parked: &[Parked<Stream>],
+        begun: Now,
+        signals: &mut Signals,
+        patience: Duration,
+    ) -> io::Error {
+        // What nobody waited for is on its way to memcached.
+        let _ = timeout(patience, self.service.rules.load().store.settled()).await;
+        self.log.flush(LAST_WORDS);
+        notify::flush(LAST_WORDS);
+        let called = match signals.block().await {
+            Ok(()) => give::load(&self.service, listeners, parked, begun)
+                .and_then(|carrier| program::call(&self.program, &carrier)),
+            Err(error) => Err(error),
+        };
+        let Err(error) = called;
+        signals.unblock().err().unwrap_or(error)
+    }
+}

@@ -1,0 +1,132 @@
+//! The sessions on their way into the process that takes this one's place.
+
+use std::collections::HashMap;
+
+use bytes::{Buf, BufMut};
+
+use super::{Endpoints, LINGER, Place, Port, Session, Table};
+use crate::codec::Instance;
+use crate::state::fields::{put_option, take_option, take_truth};
+use crate::state::memory::{self, Ids};
+use crate::state::section::Damage;
+
+/// Where sessions are now, by where they were.
+pub type Places = HashMap<Place, Place>;
+
+impl Table {
+    /// Adds all sessions: those without a policy connection in the order in which they are forgotten.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        output.put_u64_le(self.newest);
+        let mut places: Vec<Place> = self.lingering.iter().map(|(_, place)| *place).collect();
+        places.extend((0..self.slots.len() as u32).map(|slot| self.place(slot)));
+        let known = |place: &Place| place.id != 0 && self.slots[place.slot as usize].id == place.id;
+        let mut put = std::collections::HashSet::new();
+        for place in places.into_iter().filter(known).filter(|place| put.insert(*place)) {
+            output.put_u8(1);
+            put_place(output, place);
+            let slot = &self.slots[place.slot as usize];
+            slot.endpoints.put(output);
+            slot.session.put(output);
+        }
+        output.put_u8(0);
+    }
+
+    /// Takes them over. Until their policy connections sit down again `linger` must not be called.
+    pub fn take(&mut self, input: &mut &[u8], ids: &Ids) -> Result<Places, Damage> {
+        self.newest = self.newest.max(input.try_get_u64_le()?);
+        let mut places = Places::new();
+        while take_truth(input)? {
+            let before = take_place(input)?;
+            let endpoints = Endpoints::take(input)?;
+            let session = Session::take(input, ids)?;
+            let hash = self.hash(&endpoints);
+            places.insert(before, self.begin(endpoints, hash, session));
+        }
+        Ok(places)
+    }
+
+    /// Has the sessions of `places` that no policy connection is about end as they would have.
+    pub fn linger(&mut self, places: &Places, now: u64) {
+        let mut left: Vec<_> = Vec::new();
+        for place in places.values() {
+            if let Some(session) = self.session(*place).filter(|session| session.seats == 0) {
+                if session.ends == 0 {
+                    session.ends = now + LINGER;
+                }
+                left.push((session.ends, *place));
+            }
+        }
+        left.sort_by_key(|(ends, _)| *ends);
+        self.lingering.extend(left);
+        while self.lingering.len() > self.max_lingering {
+            self.drop_oldest();
+        }
+    }
+}
+
+/// Adds a place.
+pub fn put_place(output: &mut Vec<u8>, place: Place) {
+    output.put_u32_le(place.slot);
+    output.put_u64_le(place.id);
+}
+
+/// Takes one off.
+pub fn take_place(input: &mut &[u8]) -> Result<Place, Damage> {
+    Ok(Place { slot: input.try_get_u32_le()?, id: input.try_get_u64_le()? })
+}
+
+impl Endpoints {
+    fn put(&self, output: &mut Vec<u8>) {
+        output.put_u128_le(self.client);
+        output.put_u128_le(self.there);
+        put_option(output, self.server_port.map(u64::from));
+        let (kind, number) = match self.port {
+            Port::Client(port) => (0, u64::from(port)),
+            Port::Process(process) => (1, process),
+            Port::Seat(seat) => (2, seat),
+        };
+        output.put_u8(kind);
+        output.put_u64_le(number);
+    }
+
+    fn take(input: &mut &[u8]) -> Result<Self, Damage> {
+        let (client, there) = (input.try_get_u128_le()?, input.try_get_u128_le()?);
+        let server_port = take_option(input)?.map(|port| port as u16);
+        let port = match (input.try_get_u8()?, input.try_get_u64_le()?) {
+            (0, port) => Port::Client(port as u16),
+            (1, process) => Port::Process(process),
+            (2, seat) => Port::Seat(seat),
+            _ => return Err(Damage::Corrupt),
+        };
+        Ok(Self { client, there, server_port, port })
+    }
+}
+
+impl Session {
+    fn put(&self, output: &mut Vec<u8>) {
+        // What it was of one that has a policy connection again means nothing.
+        output.put_u64_le(if self.seats == 0 { self.ends } else { 0 });
+        put_option(output, self.opened);
+        output.put_u8(self.unanswered.into());
+        put_option(output, self.left);
+        output.put_u8(self.instance.is_some().into());
+        if let Some(Instance { pid, time: (seconds, more), seqno }) = self.instance {
+            [pid, seconds, more, seqno].into_iter().for_each(|part| output.put_u64_le(part));
+        }
+        memory::put(output, &self.memory);
+    }
+
+    fn take(input: &mut &[u8], ids: &Ids) -> Result<Self, Damage> {
+        let (ends, opened) = (input.try_get_u64_le()?, take_option(input)?);
+        let (unanswered, left) = (take_truth(input)?, take_option(input)?);
+        let instance = if take_truth(input)? {
+            let mut part = || input.try_get_u64_le();
+            Some(Instance { pid: part()?, time: (part()?, part()?), seqno: part()? })
+        } else {
+            None
+        };
+        let memory = memory::take(input, ids)?;
+        // Nothing was being counted when it was handed over.
+        Ok(Self { seats: 0, ends, opened, unanswered, left, counting: false, instance, memory })
+    }
+}
