@@ -200,6 +200,7 @@ impl Daemon {
         async move {
             // What systemd takes for granted before it is told otherwise; a server may be away from the first.
             let mut told = if shared { "up" } else { "memory" };
+            let mut full = false;
             let mut second = interval(Duration::from_secs(1));
             second.set_missed_tick_behavior(MissedTickBehavior::Delay);
             for elapsed in 0_u64.. {
@@ -207,6 +208,10 @@ impl Daemon {
                 let now = Now::read();
                 sweep(&service, now).await;
                 service.log.mention_suppressed(now);
+                if !full && service.rules.load().store.table().evictions() > 0 {
+                    full = true;
+                    tell_full(&service);
+                }
                 let state = service.rules.load().store.state();
                 if std::mem::replace(&mut told, state) != state {
                     // The log tells of it too; a service manager that cannot be told is no news.
@@ -218,6 +223,14 @@ impl Daemon {
             }
         }
     }
+}
+
+/// Says, once, that clients are forgotten for want of room. How many is among the statistics.
+fn tell_full(service: &Service) {
+    let rules = service.rules.load();
+    service.log.line(Severity::Warning, "MAX_CLIENTS", |line| {
+        line.field("max_clients", rules.store.table().max_clients());
+    });
 }
 
 /// Looks at an eighth of the table, so that what expired is gone within some ten seconds.

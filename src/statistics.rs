@@ -27,6 +27,8 @@ pub struct Statistics {
     pub unknown_client: AtomicU64,
     /// Requests for which the shared store did not do all that was asked.
     pub without_store: AtomicU64,
+    /// Hits of keys over their limit that the shared store was not asked about.
+    pub over_memory: AtomicU64,
     /// Policy connections that ended because of a request that was none.
     pub bad_requests: AtomicU64,
     /// Policy connections turned away because there were `max_connections`.
@@ -54,6 +56,7 @@ impl Statistics {
             ("banned", &self.banned),
             ("unknown_client", &self.unknown_client),
             ("without_store", &self.without_store),
+            ("over_memory", &self.over_memory),
             ("bad_requests", &self.bad_requests),
             ("turned_away", &self.turned_away),
             ("refused_peers", &self.refused_peers),
