@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::io::poll_read_buf;
@@ -94,6 +95,10 @@ impl Connection<'_> {
                     return Ok(());
                 }
                 begun = None;
+                // Postfix asks one thing at a time. Whoever asks more does not keep it waiting.
+                if !input.is_empty() {
+                    yield_now().await;
+                }
             }
             if large && input.is_empty() {
                 input = BytesMut::new();
