@@ -29,6 +29,12 @@ pub struct Statistics {
     pub without_store: AtomicU64,
     /// Hits of keys over their limit that the shared store was not asked about.
     pub over_memory: AtomicU64,
+    /// How often a server of the shared store lost all its counts.
+    pub store_flushes: AtomicU64,
+    /// Keys that servers of the shared store gave up for want of memory.
+    pub store_evictions: AtomicU64,
+    /// Counters that the shared store began anew although their window had not ended.
+    pub began_anew: AtomicU64,
     /// Policy connections that ended because of a request that was none.
     pub bad_requests: AtomicU64,
     /// Policy connections turned away because there were `max_connections`.
@@ -57,6 +63,9 @@ impl Statistics {
             ("unknown_client", &self.unknown_client),
             ("without_store", &self.without_store),
             ("over_memory", &self.over_memory),
+            ("store_flushes", &self.store_flushes),
+            ("store_evictions", &self.store_evictions),
+            ("began_anew", &self.began_anew),
             ("bad_requests", &self.bad_requests),
             ("turned_away", &self.turned_away),
             ("refused_peers", &self.refused_peers),

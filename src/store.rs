@@ -24,6 +24,7 @@ pub mod ban;
 pub mod coalesce;
 pub mod conversation;
 mod counter;
+mod losses;
 pub mod memcached;
 pub mod over;
 pub mod rank;
@@ -79,7 +80,7 @@ impl Store {
         log: &Log,
     ) -> Self {
         table.set_max_clients(config.max_clients);
-        let memcached = (!config.servers.is_empty()).then(|| Memcached::new(config, on_failure, log));
+        let memcached = (!config.servers.is_empty()).then(|| Memcached::new(config, on_failure, statistics, log));
         let (coalesce, over) = (Coalesce::default(), Over::new(config.over_memory));
         Self { table, memcached, coalesce, over, on_failure, statistics: Arc::clone(statistics) }
     }

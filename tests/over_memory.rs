@@ -127,6 +127,6 @@ async fn without_over_memory_and_for_sliding_windows_every_hit_asks() {
     }
     assert_eq!(site.value(KEY).as_deref(), Some("33"));
     assert_eq!(site.value("c:198.51.100.1!1").as_deref(), Some("33"));
-    // Both asked what is spoken here.
-    assert_eq!(gate.commands(), 6 + 2);
+    // Both asked what is spoken here, and how the server is.
+    assert_eq!(gate.commands(), 6 + 4);
 }

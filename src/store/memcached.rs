@@ -13,6 +13,7 @@ use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
 use crate::policy::Key;
+use crate::statistics::Statistics;
 
 /// The servers, and the task that talks to each.
 #[derive(Debug)]
@@ -39,8 +40,9 @@ pub struct Batch<'m> {
 
 impl Memcached {
     /// Starts talking to the servers of a configuration; must be called within a runtime.
-    pub fn new(config: &StoreConfig, on_failure: OnStoreFailure, log: &Log) -> Self {
-        let server = |address| Arc::new(Server::new(address, config.timeout, on_failure, log.clone()));
+    pub fn new(config: &StoreConfig, on_failure: OnStoreFailure, statistics: &Arc<Statistics>, log: &Log) -> Self {
+        let server =
+            |address| Arc::new(Server::new(address, config.timeout, on_failure, Arc::clone(statistics), log.clone()));
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
         let tasks = servers.iter().map(|server| tokio::spawn(Arc::clone(server).run())).collect();
         Self { servers, tasks, replicas: config.replicas, failover: config.failover }

@@ -19,10 +19,12 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Uncounted;
 use super::conversation::Conversation;
+use super::losses::Losses;
 use super::wire::{Answer, Dialect, Question};
 use crate::address::Address;
 use crate::config::OnStoreFailure;
 use crate::log::Log;
+use crate::statistics::Statistics;
 use crate::stream::Stream;
 
 /// Between two attempts to find a server that is away.
@@ -43,7 +45,9 @@ pub struct Server {
     pub(super) timeout: Duration,
     on_failure: OnStoreFailure,
     pub(super) log: Log,
+    pub(super) statistics: Arc<Statistics>,
     state: Mutex<State>,
+    losses: Mutex<Losses>,
     /// There is something in the queue.
     pub(super) work: Notify,
 }
@@ -100,9 +104,15 @@ impl Operation {
 
 impl Server {
     /// A server that is not talked to yet.
-    pub fn new(address: Address, timeout: Duration, on_failure: OnStoreFailure, log: Log) -> Self {
-        let (state, work) = (Mutex::default(), Notify::new());
-        Self { name: address.to_string(), address, timeout, on_failure, log, state, work }
+    pub fn new(
+        address: Address,
+        timeout: Duration,
+        on_failure: OnStoreFailure,
+        statistics: Arc<Statistics>,
+        log: Log,
+    ) -> Self {
+        let (state, losses, work) = (Mutex::default(), Mutex::default(), Notify::new());
+        Self { name: address.to_string(), address, timeout, on_failure, log, statistics, state, losses, work }
     }
 
     /// Its address, as logs show it and keys are mapped by it.
@@ -233,6 +243,11 @@ impl Server {
         if news {
             self.log.store_down(&self.name, cause, self.on_failure.name());
         }
+    }
+
+    pub(super) fn losses(&self) -> MutexGuard<'_, Losses> {
+        // Numbers are whole after any panic.
+        self.losses.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

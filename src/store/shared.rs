@@ -12,6 +12,9 @@ use crate::config::OnStoreFailure;
 use crate::policy::{Hit, Key, Operation, Purpose};
 use crate::statistics::add;
 
+/// Milliseconds that a window may end before the time that memcached told, in whole seconds.
+const TOLERANCE: u64 = 2000;
+
 /// One operation on its way.
 enum Sent {
     /// To the store, with hits of earlier requests.
@@ -146,7 +149,12 @@ impl Store {
         let known = counted.left.is_none().then(|| self.table.peek(subject, now.monotonic)).flatten();
         let told = counted.left.map(|left| u64::from(left) * 1000);
         let remembered = told.or(known.map(|hit| hit.left_ms)).unwrap_or(1000);
-        self.table.observe(subject, counted.count, remembered, threshold, now.monotonic);
+        let before = self.table.observe(subject, counted.count, remembered, threshold, now.monotonic);
+        // A hit that begins a counter, though there was one: somebody reset it, or the store has lost it.
+        if amount > 0 && counted.count == amount {
+            let lost = before.is_some_and(|before| before.count > amount && before.left_ms > TOLERANCE);
+            add(&self.statistics.began_anew, u64::from(lost));
+        }
         let longest = || ban.map_or(exptime, |ban| ban.length(counted.count));
         let left = counted.left.or(known.map(seconds)).unwrap_or_else(longest);
         Hit { count: counted.count, left, added: amount }

@@ -133,12 +133,13 @@ impl Table {
     }
 
     /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds
-    /// until the window ends. With nothing left the subject is forgotten.
-    pub fn observe(&self, subject: Subject, count: u32, left_ms: u64, threshold: u32, now: u64) {
+    /// until the window ends. With nothing left the subject is forgotten. Says what was known before.
+    pub fn observe(&self, subject: Subject, count: u32, left_ms: u64, threshold: u32, now: u64) -> Option<Hit> {
         let expiry = tenths_rounded_up(now.saturating_add(left_ms));
         let told = (left_ms > 0).then(|| Entry::new(count, expiry, threshold));
-        self.update(subject, now, |_| (told, ()));
+        let before = self.update(subject, now, |live| (told, live.map(|entry| Hit::of(entry, now))));
         self.make_room(subject, now);
+        before
     }
 
     /// What is known of a subject, without counting. Its `count` may be 0 after
