@@ -216,6 +216,8 @@ pub struct StoreConfig {
     pub replicas: usize,
     /// The keys of a server that is away are the next one's meanwhile.
     pub failover: bool,
+    /// Between two questions about a key that is over its limit; zero: every hit is one.
+    pub over_memory: Duration,
     /// How long one request waits for the store.
     pub timeout: Duration,
     /// What is done while the store is away; `None`: not said, so the mode of running decides.

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::{Decoder, Encoder};
 use tokio_util::io::poll_read_buf;
@@ -127,6 +128,10 @@ where
                 self.business.begun = None;
                 if let Some(end) = self.send(&mut word).await {
                     return Ok(end);
+                }
+                // Postfix asks one thing at a time. Whoever asks more does not keep it waiting.
+                if !self.business.input.is_empty() {
+                    yield_now().await;
                 }
             }
             let Business { input, begun, .. } = &mut self.business;

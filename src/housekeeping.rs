@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Now;
 use crate::config::Config;
+use crate::log::Severity;
 use crate::notify;
 use crate::service::Service;
 use crate::state::file::StateFile;
@@ -28,6 +29,8 @@ pub struct Housekeeping {
     state_interval: u64,
     /// How the store is, as systemd knows it.
     told: &'static str,
+    /// It was said that clients are forgotten.
+    full: bool,
 }
 
 impl Housekeeping {
@@ -46,6 +49,7 @@ impl Housekeeping {
             state_interval: config.state.interval.as_secs(),
             // What systemd takes for granted before it is told otherwise; a server may be away from the first.
             told: if config.store.servers.is_empty() { "memory" } else { "up" },
+            full: false,
         }
     }
 
@@ -60,6 +64,7 @@ impl Housekeeping {
             sweep(&self.service, now).await;
             self.service.log.mention_suppressed(now);
             self.service.note(now);
+            self.tell_full();
             self.service.diagnosis.conclude(&self.service.log);
             self.tell_state();
             if is_due(elapsed, self.statistics_interval) {
@@ -69,6 +74,18 @@ impl Housekeeping {
             if is_due(elapsed, self.state_interval) && saving.as_ref().is_none_or(JoinHandle::is_finished) {
                 saving = self.state.as_ref().map(|state| save(state, &self.service));
             }
+        }
+    }
+
+    /// Says, once, that clients are forgotten for want of room. How many is among the statistics.
+    fn tell_full(&mut self) {
+        let rules = self.service.rules.load();
+        let table = rules.store.table();
+        if !self.full && table.evictions() > 0 {
+            self.full = true;
+            self.service.log.line(Severity::Warning, "MAX_CLIENTS", |line| {
+                line.field("max_clients", table.max_clients());
+            });
         }
     }
 

@@ -246,6 +246,20 @@ impl Log {
         });
     }
 
+    /// A server of the store has lost all its counts.
+    pub fn store_flushed(&self, server: &str, cause: &str, uptime: u64) {
+        self.line(Severity::Warning, "STORE_FLUSHED", |line| {
+            line.field("server", server).field("cause", cause).field("uptime", uptime);
+        });
+    }
+
+    /// A server of the store gives up counts for want of memory.
+    pub fn store_evicts(&self, server: &str, evictions: u64) {
+        self.line(Severity::Warning, "STORE_EVICTS", |line| {
+            line.field("server", server).field("evictions", evictions);
+        });
+    }
+
     /// Says how many lines the rate kept back, if any and if their second is
     /// over. Every line under the rate does this; call it where none may follow.
     pub fn mention_suppressed(&self, now: Now) {

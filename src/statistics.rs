@@ -32,6 +32,14 @@ pub struct Statistics {
     pub unknown_client: AtomicU64,
     /// Requests for which the shared store did not do all that was asked.
     pub without_store: AtomicU64,
+    /// Hits of keys over their limit that the shared store was not asked about.
+    pub over_memory: AtomicU64,
+    /// How often a server of the shared store lost all its counts.
+    pub store_flushes: AtomicU64,
+    /// Keys that servers of the shared store gave up for want of memory.
+    pub store_evictions: AtomicU64,
+    /// Counters that the shared store began anew although their window had not ended.
+    pub began_anew: AtomicU64,
     /// Policy connections that ended because of a request that was none.
     pub bad_requests: AtomicU64,
     /// Policy connections turned away because there were `max_connections`.
@@ -53,7 +61,7 @@ pub fn add(number: &AtomicU64, amount: u64) {
 
 impl Statistics {
     /// Every number with its name, in the order of the STATISTICS line.
-    pub fn numbers(&self) -> [(&'static str, &AtomicU64); 13] {
+    pub fn numbers(&self) -> [(&'static str, &AtomicU64); 17] {
         [
             ("queries", &self.queries),
             ("sessions", &self.sessions),
@@ -65,6 +73,10 @@ impl Statistics {
             ("banned", &self.banned),
             ("unknown_client", &self.unknown_client),
             ("without_store", &self.without_store),
+            ("over_memory", &self.over_memory),
+            ("store_flushes", &self.store_flushes),
+            ("store_evictions", &self.store_evictions),
+            ("began_anew", &self.began_anew),
             ("bad_requests", &self.bad_requests),
             ("turned_away", &self.turned_away),
             ("refused_peers", &self.refused_peers),

@@ -19,14 +19,17 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
-use crate::policy::{Hit, Key, Operation, Purpose, Refund};
-use crate::statistics::{Statistics, add};
+use crate::policy::{Hit, Key, Operation, Refund};
+use crate::statistics::Statistics;
 
+mod ask;
 pub mod ban;
 pub mod coalesce;
 pub mod conversation;
 mod counter;
+mod losses;
 pub mod memcached;
+pub mod over;
 pub mod rank;
 pub mod replica;
 pub mod server;
@@ -38,9 +41,9 @@ pub mod table;
 pub mod wire;
 
 use coalesce::Coalesce;
-use memcached::{Memcached, text};
+use memcached::Memcached;
+use over::Over;
 use table::Table;
-use wire::{Answer, Command};
 
 /// What the keys of one request came back with, in their order; `None`: not counted, the store is away.
 pub type Hits = SmallVec<[Option<Hit>; 2]>;
@@ -51,6 +54,7 @@ pub struct Store {
     table: Arc<Table>,
     memcached: Option<Memcached>,
     coalesce: Coalesce,
+    over: Over,
     on_failure: OnStoreFailure,
     key_prefix: String,
     statistics: Arc<Statistics>,
@@ -90,6 +94,7 @@ impl Store {
             table,
             memcached,
             coalesce: Coalesce::default(),
+            over: Over::new(config.over_memory),
             on_failure,
             key_prefix: config.key_prefix.clone(),
             statistics: Arc::clone(statistics),
@@ -118,43 +123,6 @@ impl Store {
         self.coalesce.forget(limit, part);
     }
 
-    async fn count_shared(
-        &self,
-        memcached: &Memcached,
-        operations: impl Iterator<Item = Operation<'_>>,
-        now: Now,
-    ) -> Hits {
-        let mut batch = memcached.batch(now);
-        // Everything is sent before anything is waited for.
-        let mut sent = SmallVec::<[_; 2]>::new();
-        for mut operation in operations {
-            self.coalesce.apply(&mut operation, now);
-            let command = if operation.amount > 0 { Command::Hit(operation.amount) } else { Command::Read };
-            sent.push((operation, batch.send(text(&operation.key), command, operation.exptime)));
-        }
-        let mut hits = Hits::new();
-        let mut complete = true;
-        for (operation, waiting) in sent {
-            hits.push(match waiting.outcome().await {
-                Ok(answer) => Some(self.seen(&operation, answer, now)),
-                Err(uncounted) => {
-                    complete = false;
-                    self.without(&operation, uncounted, now)
-                }
-            });
-        }
-        add(&self.statistics.without_store, u64::from(!complete));
-        hits
-    }
-
-    /// What is done about an operation that the shared store did not do.
-    fn without(&self, operation: &Operation<'_>, uncounted: Uncounted, now: Now) -> Option<Hit> {
-        match (uncounted, self.on_failure) {
-            (Uncounted::Away, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
-            _ => Some(self.count_here(operation, now)),
-        }
-    }
-
     /// Counts in this process: on top of the last value seen, if its window still runs.
     fn count_here(&self, operation: &Operation<'_>, now: Now) -> Hit {
         let Operation { key, amount, exptime, threshold } = *operation;
@@ -165,29 +133,6 @@ impl Store {
         }
         let hit = self.table.hit(subject, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
         Hit { count: hit.count, left: hit.left_seconds() as u32, added: amount }
-    }
-
-    /// Remembers what a server said.
-    fn seen(&self, operation: &Operation<'_>, answer: Answer, now: Now) -> Hit {
-        let Operation { key, amount, exptime, threshold } = *operation;
-        let subject = self.table.subject(key);
-        let Answer::Counted(counted) = answer else {
-            // There is no such key, whatever was known of it here.
-            self.table.forget(subject);
-            return NOTHING;
-        };
-        // A banned client is kept longest, like one that is over its limit.
-        let ban = key.limit.ban.filter(|_| key.purpose == Purpose::Ban);
-        let threshold = if ban.is_some() { 0 } else { threshold };
-        // A server without meta commands does not say how long a window lasts. What is
-        // remembered then ends early rather than late; what is told errs the other way.
-        let known = counted.left.is_none().then(|| self.table.peek(subject, now.monotonic)).flatten();
-        let told = counted.left.map(|left| u64::from(left) * 1000);
-        let remembered = told.or(known.map(|hit| hit.left_ms)).unwrap_or(1000);
-        self.table.observe(subject, counted.count, remembered, threshold, now.monotonic);
-        let longest = || ban.map_or(exptime, |ban| ban.length(counted.count));
-        let left = counted.left.or(known.map(|hit| seconds(hit.left_ms))).unwrap_or_else(longest);
-        Hit { count: counted.count, left, added: amount }
     }
 
     /// How it is: `memory`; `up`, or `away` when any server is.

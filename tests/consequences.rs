@@ -39,6 +39,8 @@ impl Asker {
         let mut config = Config { lists: Lists::default(), limits: vec![limit], ..Config::default() };
         config.store.servers = site.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect();
         config.store.timeout = support::PATIENCE;
+        // Each of the few connections is to be seen by all.
+        config.store.over_memory = std::time::Duration::ZERO;
         let service = Arc::new(Service::new(&config, Log::in_memory(Severity::Info)));
         let (postfix, ours) = UnixStream::pair().unwrap();
         let serving = Arc::clone(&service);

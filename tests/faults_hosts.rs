@@ -16,7 +16,8 @@ fn hosts_with_one_memcached_count_exactly_and_refuse_at_the_same_moment() {
     const ROUNDS: usize = 8;
     const THRESHOLD: usize = 50;
     let memcached = Memcached::start_with(&["-c", "256"]);
-    let rules = format!("whitelist = []\nthreshold = {THRESHOLD}\nexptime = \"1h\"\nstore_timeout = \"5s\"\n");
+    let rules =
+        format!("whitelist = []\nthreshold = {THRESHOLD}\nexptime = \"1h\"\nstore_timeout = \"5s\"\nover_memory = 0\n");
     let rules = format!("{rules}memcached_server = {:?}\n", memcached.server());
     let hosts: Vec<_> = (0..HOSTS).map(|_| Daemon::start(&rules)).collect();
     let start = Instant::now();

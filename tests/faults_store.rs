@@ -14,7 +14,7 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::load::{Progress, RULES, Row, Seen, under_load};
-use support::{Daemon, Dir, Fault, Gate, Memcached, Namespace, Postfix, until};
+use support::{Daemon, Dir, Fault, Gate, Memcached, Namespace, Postfix, statistic, until};
 
 /// `store_timeout` unless configured.
 const STORE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -109,6 +109,7 @@ fn a_server_that_is_killed_is_bridged() {
 fn a_server_that_is_restarted_at_once_is_bridged() {
     let mut memcached = Memcached::start();
     let daemon = daemon(&memcached.server());
+    until("a server that has run for some seconds", || (memcached.statistic("uptime") > 3).then_some(()));
     let (seen, recovery) = under_load(&daemon, |progress| {
         memcached.kill();
         memcached.start_again();
@@ -122,6 +123,8 @@ fn a_server_that_is_restarted_at_once_is_bridged() {
     Row { fault: "restarted", seen: &seen, p99: None, recovery: Some(recovery), log: daemon.lines() }.print();
     in_time_and_right("restarted", &seen);
     assert!(recovery < RECOVERY, "{recovery:?}");
+    let line = daemon.lines().wait_for("STORE_FLUSHED ");
+    assert!(line.contains(" cause=\"it was started again\" "), "{line}");
 }
 
 #[test]
@@ -211,12 +214,30 @@ fn a_server_without_memory_is_counted_for_here() {
 }
 
 #[test]
+fn a_server_that_is_short_of_memory_gives_up_counts_and_that_is_said() {
+    let memcached = Memcached::start_with(&["-m", "2"]);
+    let mut daemon = daemon(&memcached.server());
+    let (seen, ()) = under_load(&daemon, |progress| {
+        memcached.store(30_000);
+        assert!(memcached.statistic("evictions") > 0);
+        daemon.lines().wait_for("STORE_EVICTS ");
+        progress.wait_for(800);
+    });
+    Row { fault: "short of memory", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
+    in_time_and_right("short of memory", &seen);
+    daemon.stop();
+    assert!(statistic(&daemon, "store_evictions").unwrap() > 0);
+}
+
+#[test]
 fn a_flush_lets_clients_begin_anew_and_refuses_nobody() {
     let memcached = Memcached::start();
     let daemon = daemon(&memcached.server());
     let (seen, ()) = under_load(&daemon, |progress| {
         memcached.say("flush_all");
         progress.wait_for(2000);
+        let line = daemon.lines().wait_for("STORE_FLUSHED ");
+        assert!(line.contains(" cause=flush_all "), "{line}");
     });
     Row { fault: "flushed", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
     in_time_and_right("flushed", &seen);

@@ -175,7 +175,8 @@ fn an_original_file_is_taken_as_it_is_and_shares_its_keys() {
         verdicts(&daemon, &["2001:db8::1", "2001:db8::1", "2001:db8::1", "2001:db8::2", "2001:db8::1"]),
         "....x"
     );
-    assert_eq!(memcached.value("198.51.100.1").as_deref(), Some("5"));
+    // The fifth was refused by what is known here, and would go along with the next question.
+    assert_eq!(memcached.value("198.51.100.1").as_deref(), Some("4"));
     assert_eq!(memcached.value("2001:db8::1").as_deref(), Some("4"));
 }
 

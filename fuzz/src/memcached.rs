@@ -33,7 +33,7 @@ enum Told {
     Answer(Answer),
 }
 
-const COMMANDS: [Command; 7] = [
+const COMMANDS: [Command; 8] = [
     Command::Hit(1),
     Command::Read,
     Command::TakeBack(1),
@@ -41,6 +41,7 @@ const COMMANDS: [Command; 7] = [
     Command::Replace(1),
     Command::Touch,
     Command::Delete,
+    Command::Statistics,
 ];
 
 /// What `kinds` says: the dialect, whether a probe comes first, one command again and again or all in turn, and which is first.

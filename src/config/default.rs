@@ -44,6 +44,7 @@ impl Default for Config {
                 servers: Vec::new(),
                 replicas: 1,
                 failover: false,
+                over_memory: Duration::from_secs(2),
                 timeout: Duration::from_millis(100),
                 on_failure: None,
                 key_prefix: KEY_PREFIX.into(),

@@ -90,6 +90,7 @@ pub const KEYS: &[Key] = &[
     key("memcached_port", "11211", "port of servers named without one"),
     key("replicas", "1", "servers that have each key"),
     key("failover", "false", "whether the keys of a server that is away are the next one's meanwhile"),
+    key("over_memory", r#""2s""#, "between two questions about a key over its limit; 0: every hit is one"),
     key("store_timeout", r#""100ms""#, "how long a request waits for memcached"),
     key("on_store_failure", r#""local""#, "what to do while memcached is away"),
     key("key_prefix", r#""connshaper:""#, "what the keys in memcached begin with"),

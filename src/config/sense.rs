@@ -22,7 +22,7 @@ pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &
         }
     };
     if config.store.servers.is_empty() {
-        let keys = ["memcached_port", "store_timeout", "on_store_failure", "key_prefix"];
+        let keys = ["memcached_port", "over_memory", "store_timeout", "on_store_failure", "key_prefix"];
         for key in keys {
             odd(key, "has no effect without `memcached_server`: counts are kept in this process");
         }

@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::Uncounted;
 use super::server::{Operation, Server};
-use super::wire::{Answer, Command, Counted, Dialect, Nonsense, Question};
+use super::wire::{Answer, Command, Counted, Dialect, KeyText, Nonsense, Question};
 use crate::stream::Stream;
 
 /// Requests without an answer, one after the other, that make a server count as away.
@@ -25,6 +25,9 @@ const FAILURES: u32 = 3;
 
 /// Between two log lines on answers that are errors.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Between two questions how the server is.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Room for the answers of a write; each is some ten bytes.
 const READ: usize = 8 * 1024;
@@ -93,6 +96,12 @@ impl<'s> Conversation<'s> {
     async fn converse(&mut self) -> Stop {
         let mut timer = pin!(sleep_until(Instant::now()));
         let mut armed = false;
+        // Proxies know no meta commands, and some hang up on this one too.
+        let mut asks = self.dialect == Dialect::Meta;
+        let mut census = pin!(sleep_until(Instant::now() + CENSUS_INTERVAL));
+        if asks {
+            self.ask_census();
+        }
         loop {
             if self.flight.is_empty()
                 && let Err(error) = self.send().await
@@ -115,6 +124,13 @@ impl<'s> Conversation<'s> {
                 },
                 // Also while answers are awaited: what waits behind them has a deadline too.
                 () = self.server.work.notified() => {}
+                () = &mut census, if asks => {
+                    asks = self.server.tells();
+                    if asks {
+                        self.ask_census();
+                    }
+                    census.as_mut().reset(Instant::now() + CENSUS_INTERVAL);
+                }
                 () = &mut timer, if armed => {
                     armed = false;
                     self.expire(Instant::now());
@@ -125,6 +141,13 @@ impl<'s> Conversation<'s> {
                 }
             }
         }
+    }
+
+    /// Has the server asked how it is, with the next write.
+    fn ask_census(&self) {
+        let question = Question { key: KeyText::new(), command: Command::Statistics, exptime: 0, expiry: 0 };
+        let (operation, _) = Operation::new(question, false, Instant::now() + self.server.timeout);
+        self.server.state().queue.push(operation);
     }
 
     /// Sends what waits, in one write.
@@ -185,6 +208,8 @@ impl<'s> Conversation<'s> {
             (Command::Hit(count), Answer::NotDone) => {
                 operation.finish(Ok(Answer::Counted(Counted { count, left: None, endless: false })));
             }
+            (_, Answer::Census(census)) => self.server.take_census(census),
+            (Command::Statistics, Answer::Failed) => self.server.tells_nothing(),
             (_, Answer::Counted(_) | Answer::Done | Answer::NotDone) => operation.finish(Ok(answer)),
             (_, Answer::Foreign) => {
                 self.complain("a value that is no number is under one of our keys; set key_prefix", &operation);

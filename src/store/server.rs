@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Uncounted;
 use super::conversation::Conversation;
+use super::losses::Losses;
 use super::wire::{Answer, Dialect, Question};
 use crate::address::Address;
 use crate::config::OnStoreFailure;
@@ -43,9 +44,10 @@ pub struct Server {
     /// How long an operation waits.
     pub(super) timeout: Duration,
     on_failure: OnStoreFailure,
-    pub(super) statistics: Arc<Statistics>,
     pub(super) log: Log,
+    pub(super) statistics: Arc<Statistics>,
     state: Mutex<State>,
+    losses: Mutex<Losses>,
     /// There is something in the queue.
     pub(super) work: Notify,
 }
@@ -109,8 +111,8 @@ impl Server {
         statistics: Arc<Statistics>,
         log: Log,
     ) -> Self {
-        let (state, work) = (Mutex::default(), Notify::new());
-        Self { name: address.to_string(), address, timeout, on_failure, statistics, log, state, work }
+        let (state, losses, work) = (Mutex::default(), Mutex::default(), Notify::new());
+        Self { name: address.to_string(), address, timeout, on_failure, log, statistics, state, losses, work }
     }
 
     /// Its address, as logs show it and keys are mapped by it.
@@ -247,6 +249,11 @@ impl Server {
             add(&self.statistics.outages, 1);
             self.log.store_down(&self.name, cause, self.on_failure.name());
         }
+    }
+
+    pub(super) fn losses(&self) -> MutexGuard<'_, Losses> {
+        // Numbers are whole after any panic.
+        self.losses.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -82,11 +82,15 @@ impl<const N: usize> Sharded<N> {
 
     /// Frees the entry least worth keeping among a few around the place of
     /// `hash`, though never that of the key `spared`, and says what it held.
-    pub(super) fn evict(&self, hash: u64, spared: &[u32], now: u32) -> Option<Entry> {
+    /// `keep_over`: nor one that is over its limit.
+    pub(super) fn evict(&self, hash: u64, spared: &[u32], now: u32, keep_over: bool) -> Option<Entry> {
         if self.len() == 0 {
             return None;
         }
         let (index, key, entry) = self.least_worth(hash, spared, now)?;
+        if keep_over && entry.over && entry.expiry > now {
+            return None;
+        }
         // Another thread may have hit it since it was sampled; one of a sample
         // has to go all the same. If one has freed it, this one has freed nothing.
         self.hold(index, |shard| {

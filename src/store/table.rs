@@ -142,12 +142,13 @@ impl Table {
     }
 
     /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds
-    /// until the window ends. With nothing left the subject is forgotten.
-    pub fn observe(&self, subject: Subject, count: u32, left_ms: u64, threshold: u32, now: u64) {
+    /// until the window ends. With nothing left the subject is forgotten. Says what was known before.
+    pub fn observe(&self, subject: Subject, count: u32, left_ms: u64, threshold: u32, now: u64) -> Option<Hit> {
         let expiry = tenths_rounded_up(now.saturating_add(left_ms));
         let told = (left_ms > 0).then(|| Entry::new(count, expiry, threshold));
-        self.update(subject, now, |_| (told, ()));
+        let before = self.update(subject, now, |live| (told, live.map(|entry| Hit::of(entry, now))));
         self.make_room(subject, now);
+        before
     }
 
     /// What is known of a subject, without counting. Its `count` may be 0 after
@@ -254,20 +255,24 @@ impl Table {
 
     /// Gives up one entry around the place of `hash`, but not that of the key `spared`.
     fn evict(&self, hash: u64, spared: &[u32], now: u32) {
-        let narrow = || self.narrow.evict(hash, spared, now);
-        let middle = || self.middle.evict(hash, spared, now);
-        let wide = || self.wide.evict(hash, spared, now);
         // Each width gives as often as it has entries, so that none crowds out another.
         let narrow_end = self.narrow.len();
         let middle_end = narrow_end + self.middle.len();
         let turn = scale(hash.rotate_left(32), self.len());
-        let evicted = if turn < narrow_end {
-            narrow().or_else(middle).or_else(wide)
-        } else if turn < middle_end {
-            middle().or_else(wide).or_else(narrow)
-        } else {
-            wide().or_else(narrow).or_else(middle)
+        let give = |keep_over| {
+            let narrow = || self.narrow.evict(hash, spared, now, keep_over);
+            let middle = || self.middle.evict(hash, spared, now, keep_over);
+            let wide = || self.wide.evict(hash, spared, now, keep_over);
+            if turn < narrow_end {
+                narrow().or_else(middle).or_else(wide)
+            } else if turn < middle_end {
+                middle().or_else(wide).or_else(narrow)
+            } else {
+                wide().or_else(narrow).or_else(middle)
+            }
         };
+        // Those over their limit go last, also where a width has few others.
+        let evicted = give(true).or_else(|| give(false));
         if evicted.is_some_and(|entry| entry.expiry > now) {
             self.evictions.fetch_add(1, Relaxed);
         }

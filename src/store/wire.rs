@@ -8,12 +8,14 @@
 //! meta commands in another way.
 
 mod answer;
+mod census;
 
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
 pub use answer::{Answer, Counted, Nonsense};
 use answer::{is_error, nonsense, take_line};
+pub use census::Census;
 
 /// Which commands a server knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub enum Command {
     Touch,
     /// Remove it.
     Delete,
+    /// Of the server, not of a key: how it is.
+    Statistics,
 }
 
 /// All that a server is told for one command.
@@ -106,7 +110,7 @@ impl Question {
             Command::Hit(value) | Command::TakeBack(value) | Command::Add(value) | Command::Replace(value) => {
                 decimal(value.into(), &mut number)
             }
-            Command::Read | Command::Touch | Command::Delete => &[],
+            Command::Read | Command::Touch | Command::Delete | Command::Statistics => &[],
         };
         let length = decimal(number.len() as u64, &mut length);
         let expiry = decimal(self.expiry, &mut expiry);
@@ -122,6 +126,7 @@ impl Question {
             (Command::Replace(_), _) => &[b"replace ", key, b" 0 ", expiry, b" ", length, b"\r\n", number],
             (Command::Touch, _) => &[b"touch ", key, b" ", expiry],
             (Command::Delete, _) => &[b"delete ", key],
+            (Command::Statistics, _) => &[b"stats"],
         };
         for part in parts.iter().chain(&[b"\r\n".as_slice()]) {
             output.extend_from_slice(part);

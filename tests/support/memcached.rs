@@ -106,8 +106,13 @@ impl Memcached {
 
     /// Stores keys of the size of counters until it says that there is no more room.
     pub fn fill(&self) {
+        self.store(u32::MAX);
+    }
+
+    /// The same, so many at most.
+    pub fn store(&self, keys: u32) {
         let mut connection = BufReader::new(connect(&self.place.endpoint()).unwrap());
-        for number in 0.. {
+        for number in 0..keys {
             write!(connection.get_mut(), "set filling:{number:012} 0 0 2\r\n10\r\n").unwrap();
             if read_line(&mut connection) != "STORED" {
                 return;

@@ -92,7 +92,13 @@ impl Site {
 
     /// A host.
     pub fn host_with(&self, on_failure: OnStoreFailure, timeout: Duration) -> Host {
+        self.host_that_remembers(Duration::ZERO, on_failure, timeout)
+    }
+
+    /// The same with an `over_memory`.
+    pub fn host_that_remembers(&self, over_memory: Duration, on_failure: OnStoreFailure, timeout: Duration) -> Host {
         let config = StoreConfig {
+            over_memory,
             servers: self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect(),
             timeout,
             on_failure: Some(on_failure),

@@ -10,12 +10,18 @@ use super::{DAY, MILLISECOND, SECOND, places};
 /// Postfix waits ten seconds for us as our manual sets it up; the store may have half of that.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// A reset on another host is to be noticed soon.
+const LONGEST_MEMORY: Duration = Duration::from_secs(60);
+
 pub(super) fn read(s: &Settings, default: StoreConfig) -> StoreConfig {
     let port = s.integer("memcached_port", 1..=65535).unwrap_or(11211) as u16;
     let servers = places::servers(s, port).unwrap_or(default.servers);
     StoreConfig {
         replicas: replicas(s, servers.len()).unwrap_or(default.replicas),
         failover: s.truth("failover").unwrap_or(default.failover),
+        over_memory: s
+            .duration("over_memory", Duration::ZERO..=LONGEST_MEMORY, MILLISECOND)
+            .unwrap_or(default.over_memory),
         servers,
         timeout: s.duration("store_timeout", MILLISECOND..=LONGEST_TIMEOUT, MILLISECOND).unwrap_or(default.timeout),
         on_failure: s.choice(

@@ -8,6 +8,7 @@ use std::fmt;
 use bytes::{Buf, BytesMut};
 use memchr::memmem;
 
+use super::census::{Census, census};
 use super::{Command, Dialect, Question};
 
 /// What a server says of a key's number.
@@ -33,6 +34,8 @@ pub enum Answer {
     NotDone,
     /// The value under the key is no number.
     Foreign,
+    /// How the server is.
+    Census(Census),
     /// The server could not: out of memory, for one.
     Failed,
 }
@@ -61,6 +64,7 @@ impl Question {
             (Command::TakeBack(_), _) => one_line(|line| number(line).is_some(), &[b"NOT_FOUND"], input),
             (Command::Add(_) | Command::Replace(_), _) => one_line(|line| line == b"STORED", &[b"NOT_STORED"], input),
             (Command::Touch, _) => one_line(|line| line == b"TOUCHED", &[b"NOT_FOUND"], input),
+            (Command::Statistics, _) => census(input),
             (Command::Delete, _) => one_line(|line| line == b"DELETED", &[b"NOT_FOUND"], input),
         }
     }

@@ -1,0 +1,209 @@
+//! Floods and bad neighbours: what each is held to, and what says so.
+//!
+//! ```text
+//! cargo test --test faults_flood -- --nocapture              # a million clients
+//! cargo test --release --test faults_flood -- --nocapture    # ten million
+//! ```
+
+mod support;
+
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use connshaper::policy::per::Part;
+use connshaper::policy::{Key, Limit, Purpose};
+use connshaper::store::table::Table;
+use support::{Daemon, Dir, Gate, Memcached, Policy, request, resident, statistic, until};
+
+#[test]
+fn a_flood_of_one_client_costs_memcached_next_to_nothing() {
+    const CONNECTIONS: usize = 8;
+    const SESSIONS: usize = 3000;
+    let memcached = Memcached::start();
+    let gate = Gate::to(&memcached.server());
+    let mut daemon = Daemon::start(&format!(
+        "whitelist = []\nexptime = \"10m\"\nstore_timeout = \"5s\"\nmemcached_server = {:?}\n",
+        gate.server()
+    ));
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for connection in 0..CONNECTIONS {
+            let endpoint = daemon.endpoint();
+            scope.spawn(move || {
+                let mut policy = Policy::connect(endpoint);
+                for session in 0..SESSIONS {
+                    policy.connected("198.51.100.1", 1 + (connection * SESSIONS + session) as u16);
+                }
+            });
+        }
+    });
+    let took = start.elapsed();
+    // Up to the limit all ask, and then those that were under way; from then on one in two seconds. And how the server is.
+    let most = 11 + CONNECTIONS + took.as_secs() as usize / 2 + 2 + 2;
+    assert!(gate.commands() <= most, "{} commands in {took:?}", gate.commands());
+    println!("flood of one client: {} sessions in {took:.1?}, {} commands", CONNECTIONS * SESSIONS, gate.commands());
+    // Another host sees the flood with the next question.
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut port = 0;
+    until("a count of all", || {
+        port += 1;
+        policy.connected("198.51.100.1", 30_000 + port);
+        let counted: usize = memcached.value("connshaper:198.51.100.1")?.trim().parse().unwrap();
+        (counted >= CONNECTIONS * SESSIONS).then_some(())
+    });
+    daemon.stop();
+    assert!(statistic(&daemon, "over_memory").unwrap() as usize > CONNECTIONS * SESSIONS - most);
+}
+
+#[test]
+fn slow_senders_and_those_who_do_not_read_keep_nobody_waiting() {
+    let dir = Dir::new();
+    let path = dir.join("policy");
+    let endpoint = format!("unix:{}", path.display());
+    let _daemon = Daemon::start_at(&endpoint, "whitelist = []\nthreshold = 1000000\n");
+    let question = request(&["protocol_state=CONNECT", "client_address=198.51.100.9", "client_port=1"]);
+    // They ask until the socket is full, and read nothing.
+    let deaf: Vec<_> = (0..50)
+        .map(|_| {
+            let mut stream = UnixStream::connect(&path).unwrap();
+            stream.set_nonblocking(true).unwrap();
+            while stream.write(question.repeat(100).as_bytes()).is_ok() {}
+            stream
+        })
+        .collect();
+    let mut slow: Vec<_> = (0..200).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    let mut policy = Policy::connect(&endpoint);
+    let (start, mut longest, mut port) = (Instant::now(), Duration::ZERO, 0_u16);
+    for (second, byte) in (1..).zip(&question.as_bytes()[..3]) {
+        for stream in &mut slow {
+            stream.write_all(&[*byte]).unwrap();
+        }
+        while start.elapsed() < Duration::from_secs(second) {
+            port = port % 60_000 + 1;
+            let asked = Instant::now();
+            assert_eq!(policy.connected("198.51.100.1", port), "DUNNO");
+            longest = longest.max(asked.elapsed());
+        }
+    }
+    println!("{} slow senders, {} who do not read: longest answer {longest:?}", slow.len(), deaf.len());
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    // The slow ones get their answer, when they have asked.
+    let stream = &mut slow[0];
+    stream.write_all(&question.as_bytes()[3..]).unwrap();
+    stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
+    let mut answer = [0; 14];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"action=DUNNO\n\n");
+}
+
+/// Counts clients in a table as the daemon does.
+fn count(table: &Table, limit: &Limit, client: IpAddr, now: u64) {
+    let part = Part::client(client, 32, 64);
+    let subject = table.subject(Key { limit, part: &part, purpose: Purpose::Window });
+    table.hit(subject, 1, 3_600_000, limit.threshold, now);
+}
+
+#[test]
+fn millions_of_clients_are_held_to_max_clients_and_those_who_are_over_are_kept() {
+    // Without the compiler's optimisations a tenth of it takes as long.
+    const CLIENTS: u32 = if cfg!(debug_assertions) { 1_000_000 } else { 10_000_000 };
+    const MAX_CLIENTS: usize = CLIENTS as usize / 10;
+    let (table, limit) = (Table::new(MAX_CLIENTS), Limit::top(String::new()));
+    let known: Vec<IpAddr> = (0..1000).map(|host| Ipv4Addr::from_bits(0x0a00_0000 + host).into()).collect();
+    for client in &known {
+        for _ in 0..11 {
+            count(&table, &limit, *client, 0);
+        }
+    }
+    let before = resident(std::process::id());
+    for client in 0..CLIENTS {
+        count(&table, &limit, Ipv4Addr::from_bits(0x2000_0000 + client).into(), u64::from(client / 1000));
+    }
+    assert!(table.len() <= MAX_CLIENTS, "{}", table.len());
+    assert!(table.evictions() >= u64::from(CLIENTS) / 10 * 9, "{}", table.evictions());
+    let grown = resident(std::process::id()).saturating_sub(before) * 1024;
+    println!("{CLIENTS} clients: {} held in {} KB", table.len(), grown / 1000);
+    // Twenty to forty bytes each, as the manual says; other tests of this process have some as well.
+    assert!(grown < 40 * MAX_CLIENTS as u64 + 20_000_000, "{grown} bytes");
+    let kept = known.iter().filter(|client| {
+        let part = Part::client(**client, 32, 64);
+        table.peek(table.subject(Key { limit: &limit, part: &part, purpose: Purpose::Window }), 10_000).is_some()
+    });
+    assert_eq!(kept.count(), known.len(), "clients over the limit go last");
+}
+
+#[test]
+fn a_sprayed_network_is_held_to_max_clients_by_the_daemon_and_said() {
+    const CLIENTS: u32 = 60_000;
+    let mut daemon = Daemon::start("whitelist = []\nmax_clients = 10000\nexptime = \"1h\"\nthreshold = 3\n");
+    let mut regular = Policy::connect(daemon.endpoint());
+    for port in 1..=4 {
+        regular.connected("198.51.100.1", port);
+    }
+    // Each in a /64 of its own, out of one /32.
+    std::thread::scope(|scope| {
+        for connection in 0..4 {
+            let endpoint = daemon.endpoint();
+            scope.spawn(move || {
+                let mut policy = Policy::connect(endpoint);
+                for client in (connection..CLIENTS).step_by(4) {
+                    let net = Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(client.reverse_bits()) << 64 | 1);
+                    assert_eq!(policy.connected(&net.to_string(), 25), "DUNNO");
+                }
+            });
+        }
+    });
+    // Who was over before is so still.
+    assert_ne!(regular.connected("198.51.100.1", 5), "DUNNO");
+    daemon.lines().wait_for("MAX_CLIENTS ");
+    let memory = resident(daemon.id());
+    daemon.stop();
+    assert!(statistic(&daemon, "clients").unwrap() <= 10_000);
+    assert!(statistic(&daemon, "evictions").unwrap() >= u64::from(CLIENTS) - 10_001);
+    let told = daemon.lines().with("MAX_CLIENTS ");
+    assert_eq!(told, ["MAX_CLIENTS max_clients=10000"]);
+    println!("a sprayed /32: {CLIENTS} networks, {memory} KiB resident");
+}
+
+#[test]
+fn a_storm_of_log_lines_is_held_to_log_rate_and_counted() {
+    let mut daemon = Daemon::start("whitelist = []\nthreshold = 1\nlog_rate = 10\n");
+    let start = Instant::now();
+    let clients: u64 = 3000;
+    let mut policy = Policy::connect(daemon.endpoint());
+    for client in 0..clients {
+        let address = format!("198.51.{}.{}", client / 250, client % 250);
+        assert_eq!(policy.connected(&address, 1), "DUNNO");
+        assert_ne!(policy.connected(&address, 2), "DUNNO");
+    }
+    let took = start.elapsed();
+    daemon.stop();
+    let written = daemon.lines().with("REFUSED ").len() as u64;
+    assert!(written <= 10 * (took.as_secs() + 2), "{written} lines in {took:?}");
+    assert_eq!(statistic(&daemon, "refused"), Some(clients));
+    assert_eq!(statistic(&daemon, "suppressed_lines"), Some(clients - written));
+}
+
+#[test]
+fn a_full_disk_behind_the_log_costs_lines_and_nothing_else() {
+    let dir = Dir::new();
+    let endpoint = format!("unix:{}", dir.join("policy").display());
+    // Whatever is written there fails for want of space.
+    let redirect = "exec 2>/dev/full";
+    let daemon = Daemon::start_at_after(&endpoint, redirect, "whitelist = []\nthreshold = 1\nlog_rate = 100000\n");
+    let mut policy = Policy::connect(&endpoint);
+    let (mut longest, start) = (Duration::ZERO, Instant::now());
+    for client in 0..1000 {
+        for port in 1..=2 {
+            let asked = Instant::now();
+            let answer = policy.connected(&format!("198.51.{}.{}", client / 250, client % 250), port);
+            assert_eq!(answer == "DUNNO", port == 1);
+            longest = longest.max(asked.elapsed());
+        }
+    }
+    println!("full disk behind the log: 2000 requests in {:.1?}, longest answer {longest:?}", start.elapsed());
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    drop(daemon);
+}
