@@ -160,6 +160,25 @@ impl<const N: usize> Shard<N> {
         }
     }
 
+    /// Takes a live entry in, unless there is one under its key. Sweeps nothing, so that the room made for many
+    /// is not given back before they are there.
+    pub(super) fn take_in(&mut self, key: &Hashed<N>, entry: Entry, now: u32) {
+        let mut place = self.find(key);
+        if place.is_err() && (self.len() + 1) * 8 > self.capacity() * 7 {
+            self.resize(self.capacity() * 5 / 4 + 4, now);
+            place = Err(self.vacant(key.hash));
+        }
+        match place {
+            Ok(at) if self.slots[at].expiry > now => {}
+            Ok(at) => self.slots[at].set(entry),
+            Err(vacant) => {
+                self.slots[vacant].key = key.key;
+                self.slots[vacant].set(entry);
+                self.len += 1;
+            }
+        }
+    }
+
     /// The entries whose windows still run.
     pub(super) fn live(&self, now: u32) -> impl Iterator<Item = ([u32; N], Entry)> {
         let live = self.slots.iter().filter(move |slot| !slot.is_empty() && slot.expiry > now);

@@ -75,6 +75,11 @@ impl<const N: usize> Sharded<N> {
         }
     }
 
+    /// Takes a live entry in, unless there is one under its key.
+    pub(super) fn take_in(&self, key: Hashed<N>, entry: Entry, now: u32) {
+        self.hold(shard_of(key.hash), |shard| shard.take_in(&key, entry, now));
+    }
+
     /// Shows the live entries of one shard.
     pub(super) fn show(&self, index: usize, now: u32, mut each: impl FnMut([u32; N], Entry)) {
         self.hold(index, |shard| shard.live(now).for_each(|(key, entry)| each(key, entry)));

@@ -6,7 +6,7 @@
 
 use super::super::shard::Entry;
 use super::super::sharded::SHARDS;
-use super::super::subject::Hashing;
+use super::super::subject::{Hashing, Key};
 use super::{Subject, TENTH, Table, tenths, tenths_rounded_up};
 
 /// One count as it leaves a table.
@@ -72,7 +72,11 @@ impl Table {
         }
         let expiry = tenths_rounded_up(kept.ends);
         let entry = Entry { count: kept.count.min(Entry::MAX_COUNT), over: kept.over, expiry };
-        self.update(kept.subject, now, |live| (live.or(Some(entry)), ()));
+        match kept.subject.0 {
+            Key::Narrow(key) => self.narrow.take_in(self.hashing.hashed(key), entry, tenths(now)),
+            Key::Middle(key) => self.middle.take_in(self.hashing.hashed(key), entry, tenths(now)),
+            Key::Wide(key) => self.wide.take_in(self.hashing.hashed(key), entry, tenths(now)),
+        }
         self.make_room(kept.subject, now);
     }
 }
