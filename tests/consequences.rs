@@ -105,15 +105,16 @@ fn a_client_that_goes_over_too_often_is_refused_until_its_ban_ends() {
 fn what_is_refused_does_not_count_if_so_configured() {
     on_every_store(async |site: &Site| {
         let limit = Limit { threshold: 2, exptime: 600, count_refused: false, ..Limit::top("c:".to_owned()) };
-        let mut asker = Asker::new(site, limit.clone());
+        let mut asker = Asker::new(site, limit);
         for _ in 0..2 {
             assert_eq!(asker.connect().await, "action=DUNNO\n\n");
         }
         for _ in 0..5 {
             assert!(asker.connect().await.starts_with("action=DEFER_IF_PERMIT "));
         }
-        let table = asker.service.rules.load().store.table().clone();
-        let subject = table.subject(Key { limit: &limit, part: &client(), purpose: Purpose::Window });
+        let rules = asker.service.rules.load();
+        let (table, limit) = (rules.store.table(), &rules.policy.limits()[0]);
+        let subject = table.subject(Key { limit, part: &client(), purpose: Purpose::Window });
         assert_eq!(table.peek(subject, Now::read().monotonic).unwrap().count, 2);
         if site.is_shared() {
             // Nobody waits for that.
