@@ -84,6 +84,23 @@ fn store(text: &mut Text, control: &Control) {
         statistics.without_store.load(Relaxed),
     );
     text.counter("store_outages_total", "Times that a memcached server went away.", statistics.outages.load(Relaxed));
+    let counters = [
+        (
+            "over_memory_total",
+            "Hits over a limit that memcached was not asked about, see over_memory.",
+            &statistics.over_memory,
+        ),
+        ("store_flushes_total", "Times that a memcached server lost all its counts.", &statistics.store_flushes),
+        ("store_evictions_total", "Keys that memcached gave up for want of memory.", &statistics.store_evictions),
+        (
+            "began_anew_total",
+            "Counts that memcached began anew although their window had not ended.",
+            &statistics.began_anew,
+        ),
+    ];
+    for (name, help, number) in counters {
+        text.counter(name, help, number.load(Relaxed));
+    }
     text.family("store_up", "gauge", "Whether a store is asked: 0 while its breaker is open.");
     if !rules.store.waits() {
         text.sample("store_up", &[("server", "memory")], 1.0);
