@@ -103,6 +103,8 @@ impl Store {
         if amount == 0 || operation.key.limit.count_refused {
             return self.count_here(operation, now);
         }
+        // It is not counted, so whatever comes next is not one with it.
+        self.coalesce.forget(operation.key.limit, operation.key.part);
         let hit = self.count_here(&Operation { amount: 0, ..*operation }, now);
         Hit { count: hit.count.saturating_add(amount), ..hit }
     }
