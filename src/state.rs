@@ -1,4 +1,4 @@
-//! What outlives a process: counts that are kept over a restart.
+//! What outlives a process: counts, and what administrators said, kept over a restart or handed to the next.
 //!
 //! `section` is the form of it, sections of bytes with a checksum each;
 //! `counts` puts the table and the names of its limits into sections and makes
@@ -9,3 +9,4 @@ pub mod fields;
 pub mod file;
 pub mod memory;
 pub mod section;
+pub mod words;

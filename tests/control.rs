@@ -315,3 +315,21 @@ fn whatever_is_sent_there_is_answered_or_closed_and_the_daemon_goes_on() {
     assert_eq!(host.ask("status")["policy_connections"], 0);
     drop(silent);
 }
+
+#[test]
+fn what_was_said_holds_after_an_upgrade_and_after_a_restart_with_a_state_file() {
+    let dir = support::Dir::new();
+    let mut host = Host::start(&format!("state_file = {:?}", dir.join("state")));
+    host.ask("ban 203.0.113.0/24 for 1h");
+    let refused = host.connected("203.0.113.7", 1);
+    assert!(refused.starts_with("DEFER_IF_PERMIT"), "{refused}");
+    let upgraded = host.daemon.upgrade();
+    assert!(upgraded.starts_with("UPGRADED "), "{upgraded}");
+    assert_eq!(host.connected("203.0.113.7", 2), refused);
+    // The socket is there again, too.
+    until("an answer", || (host.say("status").code == 0).then_some(()));
+    host.daemon.stop();
+    host.daemon.start_again();
+    assert_eq!(host.connected("203.0.113.7", 3), refused);
+    assert!(host.daemon.lines().with("UPGRADE_INCOMPLETE").is_empty(), "{}", host.daemon.lines());
+}

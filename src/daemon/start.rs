@@ -48,8 +48,15 @@ impl Daemon {
         let program = program::path().context("the path of the program cannot be found out")?;
         let max_connections = max_connections(&config, &log);
         let listeners = listen(&config, inheritance.as_mut())?;
-        let metrics = bind(&config.metrics, &config)?;
-        let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
+        let (metrics, control) = match (aside(&config), &mut inheritance) {
+            (Ok(aside), _) => aside,
+            // Postfix goes on being served.
+            (Err(error), Some(inheritance)) => {
+                inheritance.problems.push(error.to_string());
+                (Vec::new(), None)
+            }
+            (Err(error), None) => return Err(error),
+        };
         // Whoever asks from here on waits until the counts of before are there.
         let (policy, max_clients, now) = (Policy::new(&config, None), config.store.max_clients, Now::read());
         let state = StateFile::of(&config, &log).map(Arc::new);
@@ -137,6 +144,13 @@ fn listen(config: &Config, inheritance: Option<&mut Inheritance>) -> anyhow::Res
         return Ok(passed);
     }
     bind(&config.listen, config)
+}
+
+/// Where others than Postfix ask. An upgrade closes these and opens them anew.
+fn aside(config: &Config) -> anyhow::Result<(Vec<Listener>, Option<Socket>)> {
+    let metrics = bind(&config.metrics, config)?;
+    let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
+    Ok((metrics, control))
 }
 
 fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {

@@ -11,6 +11,7 @@ use bytes::{Buf, BufMut};
 
 use super::memory::Ids;
 use super::section::{Damage, Section, Writer};
+use super::words;
 use crate::clock::Now;
 use crate::policy::Policy;
 use crate::store::subject::Subject;
@@ -21,6 +22,9 @@ const ORIGIN: (u16, u16) = (1, 1);
 
 /// Some counts.
 const COUNTS: (u16, u16) = (2, 1);
+
+/// What administrators said of netblocks.
+const SAID: (u16, u16) = (3, 1);
 
 /// The most words of a subject.
 const WORDS: usize = 5;
@@ -39,6 +43,9 @@ pub fn write(writer: &mut Writer<impl Write>, policy: &Policy, table: &Table, no
         content.put_slice(identity.as_bytes());
     }
     writer.add(ORIGIN.0, ORIGIN.1, &content)?;
+    content.clear();
+    words::put(&mut content, &policy.overrides().list());
+    writer.add(SAID.0, SAID.1, &content)?;
     let (mut counts, mut written) = (Vec::new(), 0);
     for part in 0..Table::PARTS {
         counts.clear();
@@ -102,6 +109,7 @@ impl<'p> Reading<'p> {
         let known = match section.kind {
             kind if kind == ORIGIN.0 => ORIGIN.1,
             kind if kind == COUNTS.0 => COUNTS.1,
+            kind if kind == SAID.0 => SAID.1,
             _ => return Ok(false),
         };
         if section.version != known {
@@ -109,6 +117,8 @@ impl<'p> Reading<'p> {
         }
         if section.kind == ORIGIN.0 {
             self.origin = Some(self.origin(&section.content)?);
+        } else if section.kind == SAID.0 {
+            self.policy.overrides().set(words::take(&section.content)?, self.now);
         } else {
             let origin = self.origin.as_ref().ok_or(Damage::Corrupt)?;
             origin.take_in(&section.content, self.now)?;
