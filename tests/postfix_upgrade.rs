@@ -106,20 +106,7 @@ fn a_stop_and_a_start_under_load_cost_no_recipient_where_systemd_holds_the_socke
     let endpoint = format!("unix:{}", path.display());
     let mut daemon = Daemon::start_at_socket(socket, &endpoint, RULES);
     let postfix = asking(&endpoint);
-    restarted_under_load(&mut daemon, &postfix);
-}
-
-#[test]
-fn a_stop_and_a_start_under_load_cost_no_recipient_where_the_next_makes_its_own_socket() {
-    let dir = Dir::new();
-    let endpoint = format!("unix:{}", dir.join("policy").display());
-    let mut daemon = Daemon::start_at(&endpoint, &format!("{RULES}\nsocket_mode = \"0666\""));
-    let postfix = asking(&endpoint);
-    restarted_under_load(&mut daemon, &postfix);
-}
-
-fn restarted_under_load(daemon: &mut Daemon, postfix: &Postfix) {
-    let (named, longest) = under_load(postfix, |goes_on| {
+    let (named, longest) = under_load(&postfix, |goes_on| {
         for _ in 0..3 {
             assert!(daemon.stop().success());
             daemon.start_again();
