@@ -122,7 +122,8 @@ fn crowd(store: &str, act: impl Fn(&Daemon) -> u64) {
     });
     let asked = asked.into_inner();
     eprintln!("{asked} questions, the longest answer after {longest:?}");
-    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    // As long as main.cf has Postfix wait. It is milliseconds, unless the machine itself stands still.
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
 
     // What was counted for each client is told by its refusal.
     daemon.reload(&format!("{top}{store}").replace("threshold = 1000000", "threshold = 1"));
