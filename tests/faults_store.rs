@@ -110,7 +110,8 @@ fn a_server_that_is_killed_is_bridged() {
 fn a_server_that_is_restarted_at_once_is_bridged() {
     let mut memcached = Memcached::start();
     let daemon = daemon(&memcached.server());
-    until("a server that has run for some seconds", || (memcached.statistic("uptime") > 3).then_some(()));
+    // Longer than what the coarse clocks of both sides may be apart.
+    until("a server that has run for some seconds", || (memcached.statistic("uptime") > 6).then_some(()));
     let (seen, recovery) = under_load(&daemon, |progress| {
         memcached.kill();
         memcached.start_again();
