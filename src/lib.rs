@@ -38,6 +38,7 @@ pub mod statistics;
 pub mod state;
 pub mod clock;
 pub mod secret;
+pub mod generations;
 pub mod address;
 pub mod stop;
 pub mod parking;

@@ -4,13 +4,13 @@
 //! `interval` with the number left out; all lines a stranger can cause share
 //! one rate. Pure: no clock is read and nothing is written here.
 
-use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut};
 
 use super::Severity;
 use crate::clock::Now;
+use crate::generations::Generations;
 use crate::state::section::Damage;
 
 /// Clients remembered at once, in about 1 MB. Beyond this the least recently
@@ -21,7 +21,7 @@ pub const MAX_CLIENTS: usize = 16384;
 #[derive(Debug)]
 pub struct Repeat {
     interval: u64,
-    clients: Clients,
+    clients: Generations<Past, MAX_CLIENTS>,
     rate: Rate,
     suppressed: u64,
 }
@@ -29,7 +29,7 @@ pub struct Repeat {
 impl Repeat {
     /// At most one line per `interval` and client, and `rate` lines a second in all.
     pub fn new(interval: Duration, rate: u32) -> Self {
-        let mut repeat = Self { interval: 0, clients: Clients::default(), rate: Rate::default(), suppressed: 0 };
+        let mut repeat = Self { interval: 0, clients: Generations::default(), rate: Rate::default(), suppressed: 0 };
         repeat.reconfigure(interval, rate);
         repeat
     }
@@ -57,7 +57,7 @@ impl Repeat {
     /// is written, and then how many of its refusals were not since its last line.
     #[must_use]
     pub fn refused(&mut self, client: u64, left: u32, now: Now) -> Option<u64> {
-        let past = self.clients.recall(client);
+        let past = self.clients.touch(client);
         let due = past.window_ends <= now.monotonic || past.next_line <= now.monotonic;
         if !due || !self.rate.admits(self.rate.limit, now) {
             past.suppressed += 1;
@@ -83,7 +83,7 @@ impl Repeat {
     /// Adds what is remembered of clients, the least recently refused first.
     pub fn put(&self, output: &mut Vec<u8>) {
         output.put_u64_le(self.suppressed);
-        for (client, past) in self.clients.old.iter().chain(&self.clients.young) {
+        for (client, past) in self.clients.iter() {
             let Past { window_ends, next_line, suppressed } = *past;
             [*client, window_ends, next_line, suppressed].into_iter().for_each(|number| output.put_u64_le(number));
         }
@@ -96,7 +96,7 @@ impl Repeat {
             let client = input.try_get_u64_le()?;
             let mut number = || input.try_get_u64_le();
             let past = Past { window_ends: number()?, next_line: number()?, suppressed: number()? };
-            *self.clients.recall(client) = past;
+            *self.clients.touch(client) = past;
         }
         Ok(())
     }
@@ -113,30 +113,6 @@ struct Past {
     window_ends: u64,
     next_line: u64,
     suppressed: u64,
-}
-
-/// The clients refused lately, in two generations. When the young one is full
-/// it becomes the old one, and the old one is forgotten as a whole. So the
-/// least recently refused go, which are those whose times are over if any are,
-/// and no refusal ever waits for a sweep.
-#[derive(Debug, Default)]
-struct Clients {
-    young: HashMap<u64, Past>,
-    old: HashMap<u64, Past>,
-}
-
-impl Clients {
-    fn recall(&mut self, client: u64) -> &mut Past {
-        if self.young.len() >= MAX_CLIENTS / 2 && !self.young.contains_key(&client) {
-            std::mem::swap(&mut self.young, &mut self.old);
-            // A client that moves on from the old generation is looked up there first.
-            let moved = self.young.get(&client).copied();
-            self.young.clear();
-            return self.young.entry(client).or_insert(moved.unwrap_or_default());
-        }
-        let old = &mut self.old;
-        self.young.entry(client).or_insert_with(|| old.remove(&client).unwrap_or_default())
-    }
 }
 
 /// Lines a second, counted in seconds of the monotonic clock.
@@ -251,7 +227,7 @@ mod tests {
         let mut repeat = Repeat::new(Duration::from_secs(10), 1_000_000);
         for n in 0..100_000 {
             assert_eq!(repeat.refused(client(n), 60, at(5)), Some(0));
-            assert!(repeat.clients.young.len() + repeat.clients.old.len() <= MAX_CLIENTS);
+            assert!(repeat.clients.len() <= MAX_CLIENTS);
         }
         for n in 100_000 - MAX_CLIENTS as u64 / 2..100_000 {
             assert_eq!(repeat.refused(client(n), 60, at(6)), None, "client {n} was forgotten");

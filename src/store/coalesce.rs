@@ -3,24 +3,22 @@
 //! What this process counted last is remembered here, so hosts that share a
 //! store coalesce each for themselves.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::mem;
 use std::sync::{Mutex, PoisonError};
 
 use crate::clock::Now;
+use crate::generations::Generations;
 use crate::policy::per::Part;
 use crate::policy::{Limit, Operation};
+use crate::secret;
 
 /// Keys remembered at once, in about 2 MB. Beyond this those that were counted longest ago are forgotten;
 /// their next hit counts.
 pub const MAX_KEYS: usize = 65_536;
 
-/// When which key was counted last.
+/// When which key was counted last, on the monotonic clock.
 #[derive(Debug, Default)]
 pub struct Coalesce {
-    hashing: RandomState,
-    generations: Mutex<Generations>,
+    generations: Mutex<Generations<u64, MAX_KEYS>>,
 }
 
 impl Coalesce {
@@ -36,7 +34,7 @@ impl Coalesce {
     /// The next hit counts, however soon it comes: the last one that was counted has been taken back.
     pub fn forget(&self, limit: &Limit, part: &Part) {
         if limit.coalesce > 0 {
-            let key = self.hashing.hash_one((limit.id, part));
+            let key = secret::hash((limit.id, part));
             self.generations.lock().unwrap_or_else(PoisonError::into_inner).forget(key);
         }
     }
@@ -44,41 +42,15 @@ impl Coalesce {
     fn counts(&self, operation: &Operation<'_>, now: Now) -> bool {
         let limit = operation.key.limit;
         // Not of the counter: the slots of a sliding window are one key.
-        let key = self.hashing.hash_one((limit.id, operation.key.part));
+        let key = secret::hash((limit.id, operation.key.part));
         // Numbers are whole after any panic.
         let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
         let last = generations.find(key);
         let counts = last.is_none_or(|last| now.monotonic.saturating_sub(last) >= u64::from(limit.coalesce));
         if counts {
-            generations.keep(key, now.monotonic);
+            *generations.touch(key) = now.monotonic;
         }
         counts
-    }
-}
-
-/// Moments on the monotonic clock. When the young are full they become the old, which are forgotten as a whole.
-#[derive(Debug, Default)]
-struct Generations {
-    young: HashMap<u64, u64>,
-    old: HashMap<u64, u64>,
-}
-
-impl Generations {
-    fn find(&self, key: u64) -> Option<u64> {
-        self.young.get(&key).or_else(|| self.old.get(&key)).copied()
-    }
-
-    fn forget(&mut self, key: u64) {
-        self.young.remove(&key);
-        self.old.remove(&key);
-    }
-
-    fn keep(&mut self, key: u64, moment: u64) {
-        if self.young.len() >= MAX_KEYS / 2 && !self.young.contains_key(&key) {
-            mem::swap(&mut self.young, &mut self.old);
-            self.young.clear();
-        }
-        self.young.insert(key, moment);
     }
 }
 
@@ -88,11 +60,11 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_latest_are_kept() {
-        let mut generations = Generations::default();
+        let mut generations = Generations::<u64, MAX_KEYS>::default();
         let many = 5 * MAX_KEYS as u64;
         for key in 0..many {
-            generations.keep(key, key);
-            assert!(generations.young.len() + generations.old.len() <= MAX_KEYS);
+            *generations.touch(key) = key;
+            assert!(generations.len() <= MAX_KEYS);
         }
         for key in many - MAX_KEYS as u64 / 2..many {
             assert_eq!(generations.find(key), Some(key));

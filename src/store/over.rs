@@ -8,15 +8,14 @@
 //!
 //! Only for fixed windows: the slots of a sliding one move under the question.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasher, RandomState};
-use std::mem;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Now;
+use crate::generations::Generations;
 use crate::policy::Key;
+use crate::secret;
 
 /// Keys remembered at once, in about 4 MB. Beyond this those that were remembered first ask the store
 /// again, and the hits they kept are not counted.
@@ -47,25 +46,17 @@ pub enum Advice {
 pub struct Over {
     /// Milliseconds between two questions; 0: every hit is one.
     pause: u64,
-    hashing: RandomState,
     /// Nothing was ever over: nobody pays for looking.
     empty: AtomicBool,
-    generations: Mutex<Generations>,
+    generations: Mutex<Generations<Entry, MAX_KEYS>>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Entry {
     /// When the store was asked last, on the monotonic clock.
     asked: u64,
     /// Hits since, which it was not told.
     kept: u32,
-}
-
-/// When the young are full they become the old, which are forgotten as a whole.
-#[derive(Debug, Default)]
-struct Generations {
-    young: HashMap<u64, Entry>,
-    old: HashMap<u64, Entry>,
 }
 
 /// What memcached says in whole seconds may end this much earlier.
@@ -74,12 +65,7 @@ const MARGIN: u64 = 1000;
 impl Over {
     /// At most one question per `pause`; zero: every hit asks.
     pub fn new(pause: Duration) -> Self {
-        Self {
-            pause: pause.as_millis() as u64,
-            hashing: RandomState::new(),
-            empty: AtomicBool::new(true),
-            generations: Mutex::default(),
-        }
+        Self { pause: pause.as_millis() as u64, empty: AtomicBool::new(true), generations: Mutex::default() }
     }
 
     /// Remembers that the store has just called a key over, or banned.
@@ -91,7 +77,7 @@ impl Over {
         let hash = self.hash(key);
         let mut generations = self.lock();
         if generations.find(hash).is_none() {
-            generations.keep(hash, Entry { asked: now.monotonic, kept: 0 });
+            *generations.touch(hash) = Entry { asked: now.monotonic, kept: 0 };
         }
     }
 
@@ -122,32 +108,18 @@ impl Over {
                 Advice::Ask(kept)
             }
         };
-        generations.keep(hash, entry);
+        *generations.touch(hash) = entry;
         advice
     }
 
     /// Of the limit and what of it: its window, its ban and its violations go together.
     fn hash(&self, key: &Key<'_>) -> u64 {
-        self.hashing.hash_one((key.limit.id, key.part))
+        secret::hash((key.limit.id, key.part))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Generations> {
+    fn lock(&self) -> MutexGuard<'_, Generations<Entry, MAX_KEYS>> {
         // Numbers are whole after any panic.
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Generations {
-    fn find(&self, key: u64) -> Option<Entry> {
-        self.young.get(&key).or_else(|| self.old.get(&key)).copied()
-    }
-
-    fn keep(&mut self, key: u64, entry: Entry) {
-        if self.young.len() >= MAX_KEYS / 2 && !self.young.contains_key(&key) {
-            mem::swap(&mut self.young, &mut self.old);
-            self.young.clear();
-        }
-        self.young.insert(key, entry);
     }
 }
 
@@ -206,10 +178,10 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut generations = Generations::default();
+        let mut generations = Generations::<Entry, MAX_KEYS>::default();
         for key in 0..5 * MAX_KEYS as u64 {
-            generations.keep(key, Entry { asked: 0, kept: 0 });
-            assert!(generations.young.len() + generations.old.len() <= MAX_KEYS);
+            *generations.touch(key) = Entry { asked: 0, kept: 0 };
+            assert!(generations.len() <= MAX_KEYS);
         }
     }
 }
