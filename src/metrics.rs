@@ -6,7 +6,6 @@
 pub mod http;
 mod text;
 
-use std::sync::atomic::Ordering::Relaxed;
 
 use crate::control::Control;
 use crate::policy::overrides::Kind;
@@ -47,7 +46,7 @@ fn process(text: &mut Text, control: &Control) {
 
 fn decisions(text: &mut Text, control: &Control) {
     let statistics = &control.service.statistics;
-    let counters = [
+    text.counters(&[
         ("requests_total", "Policy requests answered.", &statistics.queries),
         ("sessions_total", "SMTP sessions recognised in them.", &statistics.sessions),
         ("bans_total", "Bans begun by this process.", &statistics.banned),
@@ -62,10 +61,7 @@ fn decisions(text: &mut Text, control: &Control) {
             "Policy connections closed because allow_peers does not have the peer.",
             &statistics.refused_peers,
         ),
-    ];
-    for (name, help, number) in counters {
-        text.counter(name, help, number.load(Relaxed));
-    }
+    ]);
     text.family(
         "decisions_total",
         "counter",
@@ -78,13 +74,13 @@ fn decisions(text: &mut Text, control: &Control) {
 
 fn store(text: &mut Text, control: &Control) {
     let (statistics, rules) = (&control.service.statistics, control.service.rules.load());
-    text.counter(
-        "requests_without_store_total",
-        "Requests for which memcached did not count, or not everything.",
-        statistics.without_store.load(Relaxed),
-    );
-    text.counter("store_outages_total", "Times that a memcached server went away.", statistics.outages.load(Relaxed));
-    let counters = [
+    text.counters(&[
+        (
+            "requests_without_store_total",
+            "Requests for which memcached did not count, or not everything.",
+            &statistics.without_store,
+        ),
+        ("store_outages_total", "Times that a memcached server went away.", &statistics.outages),
         (
             "over_memory_total",
             "Hits over a limit that memcached was not asked about, see over_memory.",
@@ -97,10 +93,7 @@ fn store(text: &mut Text, control: &Control) {
             "Counts that memcached began anew although their window had not ended.",
             &statistics.began_anew,
         ),
-    ];
-    for (name, help, number) in counters {
-        text.counter(name, help, number.load(Relaxed));
-    }
+    ]);
     text.family("store_up", "gauge", "Whether a store is asked: 0 while its breaker is open.");
     if !rules.store.waits() {
         text.sample("store_up", &[("server", "memory")], 1.0);

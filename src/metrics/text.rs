@@ -1,6 +1,7 @@
 //! Prometheus' text format: families of samples.
 
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What every name begins with.
 const PREFIX: &str = "connshaper_";
@@ -27,6 +28,13 @@ impl Text {
     pub fn counter(&mut self, name: &str, help: &str, value: u64) {
         self.family(name, "counter", help);
         self.sample(name, &[], value as f64);
+    }
+
+    /// Families of one number each, with their names and what they say.
+    pub fn counters(&mut self, counters: &[(&str, &str, &AtomicU64)]) {
+        for (name, help, number) in counters {
+            self.counter(name, help, number.load(Ordering::Relaxed));
+        }
     }
 
     /// A family of one number that comes and goes.
