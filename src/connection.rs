@@ -1,13 +1,16 @@
 //! One policy connection: read, decide, log, count, reply, until Postfix closes it.
 
+mod buffer;
 mod parked;
 
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use arc_swap::Guard;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
@@ -19,21 +22,15 @@ use tokio_util::sync::WaitForCancellationFuture;
 use crate::clock::Now;
 use crate::codec::decoder::REQUEST_TIME;
 use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder, RequestError};
-use crate::decision::decide;
+use crate::decision::{Beginning, Decision, Open, begin};
 use crate::listener::Peer;
 use crate::policy::Verdict;
-use crate::service::Service;
+use crate::service::{Rules, Service};
 use crate::session::Seat;
 use crate::statistics::add;
 use crate::stop::Stop;
 
 pub use parked::{Business, Parked};
-
-/// Room for one more request; thirty attributes of usual length are about 700 bytes.
-const READ: usize = 2 * 1024;
-
-/// A buffer that has grown beyond this for one request is not kept for the next.
-const LARGE: usize = 16 * 1024;
 
 /// Postfix takes an answer off at once; whoever does not is no Postfix, or dead.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -121,11 +118,12 @@ where
             return Ok(end);
         }
         loop {
-            let large = self.business.input.capacity() > LARGE;
             while let Some(request) = decoder.decode(&mut self.business.input)? {
-                self.answer(&request).await;
-                drop(request);
                 self.business.begun = None;
+                if let Some(later) = self.answer(request) {
+                    // What nobody needs who has nothing to wait for is not part of every connection.
+                    Box::pin(self.answer_later(later)).await;
+                }
                 if let Some(end) = self.send(&mut word).await {
                     return Ok(end);
                 }
@@ -135,9 +133,6 @@ where
                 }
             }
             let Business { input, begun, .. } = &mut self.business;
-            if large && input.is_empty() {
-                *input = BytesMut::new();
-            }
             let came = if input.is_empty() {
                 read(&mut self.stream, input, &mut word).await
             } else {
@@ -177,6 +172,7 @@ where
         match write(&mut self.stream, &mut self.business.output, word).await {
             Ok(true) => {
                 self.business.answered = true;
+                buffer::give_back(&mut self.business.output);
                 None
             }
             Ok(false) => Some(End::Stopped),
@@ -203,21 +199,49 @@ where
         }
     }
 
-    /// Has the answer to a request ready, and notes how long to wait before it is sent.
-    async fn answer(&mut self, request: &Request) {
+    /// Has the answer to a request ready, if there is nothing to wait for.
+    fn answer(&mut self, request: Request) -> Option<Later> {
         let now = Now::read();
         add(&self.service.statistics.queries, 1);
-        // A request keeps the rules it began with; between requests nothing keeps old ones alive.
-        let rules = self.service.rules.load_full();
-        let (verdict, place) = decide(self.service, &rules, &mut self.seat, request, now).await;
+        let rules = self.service.rules.load();
+        let open = match begin(self.service, &rules, &mut self.seat, &request, now) {
+            Beginning::Decided(decision) => {
+                self.business.answer(decision);
+                return None;
+            }
+            Beginning::Open(open) => open,
+        };
+        Some(Later { request, rules: Guard::into_inner(rules), open, now })
+    }
+
+    async fn answer_later(&mut self, later: Later) {
+        let Later { request, rules, open, now } = later;
+        let decision = open.decide(self.service, &rules, &mut self.seat, &request, now).await;
+        self.business.answer(decision);
+    }
+}
+
+/// A request that has something to wait for.
+struct Later {
+    request: Request,
+    /// A request keeps the rules it began with; between requests nothing keeps old ones alive.
+    rules: Arc<Rules>,
+    open: Open,
+    now: Now,
+}
+
+impl Business {
+    /// Has an answer ready, and notes how long to wait before it is sent.
+    fn answer(&mut self, (verdict, place): Decision<'_>) {
         let reply = match &verdict {
             Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
             Verdict::Defer => Reply::Defer,
             Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values()),
         };
-        ReplyEncoder.encode(reply, &mut self.business.output).expect("a reply is written to memory");
+        buffer::make_room(&mut self.output);
+        ReplyEncoder.encode(reply, &mut self.output).expect("a reply is written to memory");
         if let Verdict::Delay(wait) = verdict {
-            self.business.due = place.map(|place| (Instant::now() + wait.time, place));
+            self.due = place.map(|place| (Instant::now() + wait.time, place));
         }
     }
 }
@@ -245,10 +269,11 @@ async fn read<S>(stream: &mut S, input: &mut BytesMut, word: &mut Word<'_, '_>) 
 where
     S: AsyncRead + Unpin,
 {
-    input.reserve(READ);
     let mut waited = false;
     poll_fn(|context| {
+        buffer::make_room(input);
         let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), context, input) else {
+            buffer::give_back(input);
             waited = true;
             return word.poll(context).map(|()| Ok(Input::Stop));
         };

@@ -104,14 +104,19 @@ impl Store {
 
     /// Does all of it at once, in one round trip.
     pub async fn count(&self, operations: impl IntoIterator<Item = Operation<'_>>, now: Now) -> Hits {
-        let Some(memcached) = &self.memcached else {
-            let here = |mut operation| {
-                self.coalesce.apply(&mut operation, now);
-                Some(self.count_here(&operation, now))
-            };
-            return operations.into_iter().map(here).collect();
+        match &self.memcached {
+            Some(memcached) => self.count_shared(memcached, operations.into_iter(), now).await,
+            None => self.count_at_once(operations, now),
+        }
+    }
+
+    /// Counts in this process, as nobody waits.
+    pub fn count_at_once<'a>(&self, operations: impl IntoIterator<Item = Operation<'a>>, now: Now) -> Hits {
+        let here = |mut operation: Operation<'a>| {
+            self.coalesce.apply(&mut operation, now);
+            Some(self.count_here(&operation, now))
         };
-        self.count_shared(memcached, operations.into_iter(), now).await
+        operations.into_iter().map(here).collect()
     }
 
     /// Takes hits of a request back, which was refused. Nobody waits for that, and no counter comes of it.

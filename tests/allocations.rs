@@ -62,7 +62,7 @@ fn a_request_on_the_memory_store_allocates_nothing() {
     // A thousand clients are within their limit of ten, then over it: both ways are measured.
     let mut refused = runtime.block_on(ask(&mut postfix, &mut request, 0..CLIENTS));
     assert_eq!(refused, 0);
-    // The buffer of the answers grows once, to the longest of them: one client is over already.
+    // One client is over already: the log has had a line of that kind.
     refused = runtime.block_on(ask(&mut postfix, &mut request, (40..50).map(|round| round * CLIENTS)));
     assert_eq!(refused, 1);
     let allocations = allocation_counter::measure(|| {

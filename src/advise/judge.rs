@@ -6,9 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 use tokio_util::codec::Decoder;
@@ -19,7 +17,7 @@ use super::sessions::{Seen, Session};
 use crate::clock::Now;
 use crate::codec::RequestDecoder;
 use crate::config::{Config, ConfigError};
-use crate::decision::decide;
+use crate::decision::{Beginning, begin};
 use crate::log::{Log, Severity};
 use crate::policy::limit::TOP;
 use crate::policy::{Pass, Verdict};
@@ -89,16 +87,10 @@ impl Judge {
         let sessions = &self.service.sessions;
         let seat = self.seats.entry(session.process).or_insert_with(|| sessions.seat(None));
         // Whoever waits has waited when the next one comes: its place is given up at once.
-        let (verdict, _place) = at_once(decide(&self.service, &self.rules, seat, &request, now));
-        judgement(verdict)
-    }
-}
-
-/// What comes of something that waits for nothing.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(result) => result,
-        Poll::Pending => unreachable!("a store in this process answers at once"),
+        match begin(&self.service, &self.rules, seat, &request, now) {
+            Beginning::Decided((verdict, _place)) => judgement(verdict),
+            Beginning::Open(_) => unreachable!("a store in this process answers at once"),
+        }
     }
 }
 
