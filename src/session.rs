@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 use crate::clock::Now;
 use crate::codec::{Instance, Request, State};
-use crate::policy::Memory;
+use crate::policy::{Count, Memory};
 use table::{Endpoints, Place, Port, Session, Table};
 
 /// Two CONNECTs of one session over two policy connections come within this many milliseconds.
@@ -64,10 +64,12 @@ impl Sessions {
         self.len() == 0
     }
 
-    /// Drops what the sessions of these clients remember of refusals, and says of how many there was any.
-    pub fn pardon(&self, concerns: impl Fn(IpAddr) -> bool) -> usize {
+    /// Drops what sessions remember of these refusals of a client, and says of how many sessions there was any.
+    pub fn pardon(&self, concerns: impl Fn(IpAddr, &Count) -> bool) -> usize {
         let mut pardoned = 0;
-        self.lock().each(|client, session| pardoned += usize::from(concerns(client) && session.memory.pardon()));
+        self.lock().each(|client, session| {
+            pardoned += usize::from(session.memory.pardon(|count| concerns(client, count)));
+        });
         pardoned
     }
 

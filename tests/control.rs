@@ -87,6 +87,38 @@ fn three_commands_lead_from_a_refusal_to_its_reason_and_an_end_of_it() {
 }
 
 #[test]
+fn a_reset_of_a_key_lets_the_sessions_go_on_that_were_refused_for_it_and_no_others() {
+    let host = Host::start(
+        "threshold = 100\n[limit.logins]\nper = \"sasl_username\"\nthreshold = 1\n\
+         [limit.senders]\nper = \"sender\"\ncount = \"recipients\"\nthreshold = 1\n",
+    );
+    // A session of its own each, which is then asked about again.
+    let session = |port: u16, login: &str, sender: &str| {
+        let mut session = Policy::connect(host.daemon.endpoint());
+        let port = format!("client_port={port}");
+        let (login, sender) = (format!("sasl_username={login}"), format!("sender={sender}"));
+        move |recipient: &str| {
+            let recipient = format!("recipient={recipient}@example.net");
+            let (state, client) = ("protocol_state=RCPT", "client_address=198.51.100.7");
+            passes(&session.ask(&[state, client, "instance=1.2.3.0", &port, &login, &sender, &recipient]))
+        }
+    };
+    assert!(session(1, "joe", "")("a") && session(2, "ann", "")("a") && session(3, "", "list@example.org")("a"));
+    let mut joe = session(4, "Joe", "");
+    let mut ann = session(5, "ann", "");
+    let mut list = session(6, "", "list@example.org");
+    assert_eq!([joe("a"), ann("a"), list("b")], [false; 3]);
+
+    assert_eq!(host.ask("reset sasl_username=joe")["sessions"], 1);
+    assert_eq!([joe("a"), joe("b"), ann("a"), list("b")], [true, true, false, false]);
+    assert_eq!(host.ask("reset sender=list@example.org")["sessions"], 1);
+    assert_eq!([ann("a"), list("b")], [false, true]);
+    // Those that go on are not counted again, and a recipient that was not refused yet is.
+    assert_eq!(host.ask("show sasl_username=joe")["counters"][0]["count"], 0);
+    assert_eq!([list("c"), list("d")], [true, false]);
+}
+
+#[test]
 fn explaining_showing_and_checking_count_nothing() {
     let memcached = Memcached::start();
     for store in [String::new(), format!("memcached_server = \"{}\"", memcached.server())] {

@@ -8,7 +8,8 @@ use super::words::{Change, RESET_TOLD};
 use super::{Arguments, Control, Problem};
 use crate::clock::Now;
 use crate::policy::overrides::{Kind, Word};
-use crate::policy::{Counted, Key, Policy, Target};
+use crate::policy::per::Part;
+use crate::policy::{Count, Counted, Key, Policy, Target};
 use crate::service::Service;
 
 /// Forgets all that is counted for a target, here and in memcached, and drops what sessions remember of refusals.
@@ -31,9 +32,8 @@ pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: N
     if !rules.store.reset(keys(&counted, now).into_iter(), now).await {
         notes.push("memcached is away: its counters stay as they are".to_owned());
     }
-    let mut pardoned = 0;
+    let pardoned = pardon(service, &rules.policy, &target, &counted);
     if let Some(netblock) = target.netblock() {
-        pardoned = pardon(service, &rules.policy, netblock);
         let ends = now.unix() + RESET_TOLD;
         let word = Word { netblock, kind: Kind::Reset, ends, by: user.to_owned() };
         notes.extend(service.words.change(service, Change::Say(word), now).await?.note());
@@ -63,21 +63,23 @@ pub async fn forget_here(service: &Service, netblock: IpNet, now: Now) {
         let (clients, _) = within(rules.store.table(), netblock, now).await;
         targets.extend(clients.iter().map(|client| Target::Client(client.address)));
     }
-    for target in &targets {
-        for counted in rules.policy.counted(target) {
-            keys(std::slice::from_ref(&counted), now).iter().for_each(|key| rules.store.forget_here(key));
-        }
-    }
-    pardon(service, &rules.policy, netblock);
+    let counted: Vec<_> = targets.iter().flat_map(|target| rules.policy.counted(target)).collect();
+    keys(&counted, now).iter().for_each(|key| rules.store.forget_here(key));
+    pardon(service, &rules.policy, &targets[0], &counted);
 }
 
-/// Drops the refusals that sessions of a netblock, or of clients counted together with it, remember.
-fn pardon(service: &Service, policy: &Policy, netblock: IpNet) -> usize {
+/// Drops the refusals that sessions remember: all those of a netblock's clients and of clients counted together
+/// with it, and those for what was counted under a key that is no address.
+fn pardon(service: &Service, policy: &Policy, target: &Target, counted: &[Counted<'_>]) -> usize {
     // A client of a /64 is refused for all of the /64.
-    let wide = policy.counted(&Target::Client(netblock.addr())).into_iter().filter_map(|counted| match counted.part {
-        crate::policy::per::Part::Client { address, prefix_length } => IpNet::new(address, prefix_length).ok(),
-        crate::policy::per::Part::Text(_) => None,
+    let wide = target.netblock().map(|netblock| policy.counted(&Target::Client(netblock.addr()))).unwrap_or_default();
+    let wide = wide.into_iter().filter_map(|counted| match counted.part {
+        Part::Client { address, prefix_length } => IpNet::new(address, prefix_length).ok(),
+        Part::Text(_) => None,
     });
-    let around: Vec<IpNet> = wide.chain([netblock]).collect();
-    service.sessions.pardon(|client| around.iter().any(|netblock| netblock.contains(&client)))
+    let around: Vec<IpNet> = wide.chain(target.netblock()).collect();
+    let keys: Vec<_> = counted.iter().map(|one| (one.limit.memory_id, Count::key(&one.part))).collect();
+    service.sessions.pardon(|client, count| {
+        around.iter().any(|netblock| netblock.contains(&client)) || keys.contains(&(count.limit, count.key))
+    })
 }
