@@ -218,6 +218,25 @@ fn what_is_said_on_one_host_holds_on_all_that_share_the_store() {
 }
 
 #[test]
+fn the_status_tells_of_each_server_how_its_breaker_is() {
+    let (mut one, other) = (Memcached::start(), Memcached::start());
+    let host = Host::start(&format!("memcached_server = [\"{}\", \"{}\"]", one.server(), other.server()));
+    let text = host.say("status").text;
+    assert!(text.contains(&format!("inet:{}, breaker closed\n", one.server())), "{text}");
+    one.kill();
+    let servers = until("a server that is away", || {
+        let servers = host.ask("status")["store"]["servers"].clone();
+        (servers[0]["away"] == true).then_some(servers)
+    });
+    assert!(servers[0]["breaker"] != "closed" && servers[0]["away_seconds"].is_u64(), "{servers}");
+    let server = format!("inet:{}", other.server());
+    assert_eq!(servers[1], json!({ "server": server, "away": false, "breaker": "closed", "away_seconds": null }));
+    let text = host.say("status").text;
+    let says = |state: &str| text.contains(&format!("inet:{}, breaker {state}, away for ", one.server()));
+    assert!(text.contains("memcached, away\n") && (says("open") || says("half-open")), "{text}");
+}
+
+#[test]
 fn a_ban_holds_here_while_memcached_is_away_and_everywhere_when_it_is_back() {
     let mut memcached = Memcached::start();
     let config = format!("memcached_server = \"{}\"", memcached.server());
