@@ -195,7 +195,8 @@ fn an_administrators_word_outlives_a_reload_and_ends_in_its_time() {
 #[test]
 fn what_is_said_on_one_host_holds_on_all_that_share_the_store() {
     let memcached = Memcached::start();
-    let config = format!("threshold = 1\nmemcached_server = \"{}\"", memcached.server());
+    let logins = "[limit.logins]\nper = \"sasl_username\"\nthreshold = 1";
+    let config = format!("threshold = 1\nmemcached_server = \"{}\"\n{logins}", memcached.server());
     let (one, other) = (Host::start(&config), Host::start(&config));
     one.ask("ban 203.0.113.0/24 for 1h");
     let mut port = 1000..;
@@ -215,6 +216,21 @@ fn what_is_said_on_one_host_holds_on_all_that_share_the_store() {
     until("a session that is no longer refused", || passes(&session.ask(&later)).then_some(()));
     // Nothing of the count before is left anywhere.
     assert_eq!(other.ask("show 198.51.100.7")["counters"][0]["count"], 0);
+
+    // And so with a key that is no address.
+    let mail = |client: &'static str| {
+        let mut session = Policy::connect(other.daemon.endpoint());
+        move || {
+            let (state, login) = ("protocol_state=RCPT", "sasl_username=joe");
+            passes(&session.ask(&[state, client, "client_port=1", "instance=1.2.3.0", login]))
+        }
+    };
+    assert!(mail("client_address=192.0.2.7")());
+    let mut refused = mail("client_address=192.0.2.8");
+    assert!(!refused());
+    one.ask("reset sasl_username=joe");
+    until("a login whose session is no longer refused", || refused().then_some(()));
+    assert_eq!(other.ask("show sasl_username=joe")["counters"][0]["count"], 0);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::show::within;
-use super::words::{Change, RESET_TOLD};
+use super::words::{Change, KeyReset, RESET_TOLD};
 use super::{Arguments, Control, Problem};
 use crate::clock::Now;
 use crate::policy::overrides::{Kind, Word};
@@ -33,11 +33,12 @@ pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: N
         notes.push("memcached is away: its counters stay as they are".to_owned());
     }
     let pardoned = pardon(service, &rules.policy, &target, &counted);
-    if let Some(netblock) = target.netblock() {
-        let ends = now.unix() + RESET_TOLD;
-        let word = Word { netblock, kind: Kind::Reset, ends, by: user.to_owned() };
-        notes.extend(service.words.change(service, Change::Say(word), now).await?.note());
-    }
+    let (ends, by) = (now.unix() + RESET_TOLD, user.to_owned());
+    let change = match (target.netblock(), &target) {
+        (Some(netblock), _) => Change::Say(Word { netblock, kind: Kind::Reset, ends, by }),
+        (None, target) => Change::Forget(KeyReset { key: target.to_string(), ends, by }),
+    };
+    notes.extend(service.words.change(service, change, now).await?.note());
     let number = counted.len();
     Ok(json!({
         "done": format!("{target}: keys reset: {number}, sessions no longer refused: {pardoned}"),
@@ -52,14 +53,11 @@ fn keys<'c>(counted: &'c [Counted<'_>], now: Now) -> Vec<Key<'c>> {
     counted.iter().flat_map(|one| one.purposes(now).into_iter().map(|purpose| one.key(purpose))).collect()
 }
 
-/// Another host has reset a netblock: what this process remembers of it goes too. The store has been told.
-pub async fn forget_here(service: &Service, netblock: IpNet, now: Now) {
+/// Another host has reset a target: what this process remembers of it goes too. The store has been told.
+pub async fn forget_here(service: &Service, target: Target, now: Now) {
     let rules = service.rules.load_full();
-    let mut targets = vec![match netblock.prefix_len() == netblock.max_prefix_len() {
-        true => Target::Client(netblock.addr()),
-        false => Target::Netblock(netblock),
-    }];
-    if let [Target::Netblock(_)] = targets[..] {
+    let mut targets = vec![target];
+    if let Target::Netblock(netblock) = targets[0] {
         let (clients, _) = within(rules.store.table(), netblock, now).await;
         targets.extend(clients.iter().map(|client| Target::Client(client.address)));
     }
