@@ -26,11 +26,19 @@ pub enum Finding {
     TrustedClients,
     /// Sessions are asked about over two policy connections.
     AskedTwice,
+    /// Each recipient is asked about twice over one policy connection.
+    AskedAgain,
 }
 
 impl Finding {
-    const ALL: [Self; 5] =
-        [Self::WrongList, Self::NoClientPort, Self::OneClient, Self::TrustedClients, Self::AskedTwice];
+    const ALL: [Self; 6] = [
+        Self::WrongList,
+        Self::NoClientPort,
+        Self::OneClient,
+        Self::TrustedClients,
+        Self::AskedTwice,
+        Self::AskedAgain,
+    ];
 
     /// What is wrong.
     pub fn problem(self) -> &'static str {
@@ -40,6 +48,7 @@ impl Finding {
             Self::OneClient => "nearly all clients have one private address, which is probably a proxy's",
             Self::TrustedClients => "Postfix asks about its own host, whose connections are none of strangers",
             Self::AskedTwice => "Postfix asks about one session over two policy connections",
+            Self::AskedAgain => "Postfix asks the same twice, from two restriction lists",
         }
     }
 
@@ -57,6 +66,11 @@ impl Finding {
             }
             Self::TrustedClients => "write permit_mynetworks before check_policy_service",
             Self::AskedTwice => "write the same text after check_policy_service in every list, braces included",
+            Self::AskedAgain => {
+                "keep check_policy_service in smtpd_client_restrictions and take it out of the other lists that Postfix \
+                 asks at RCPT TO: smtpd_helo_restrictions, smtpd_sender_restrictions, smtpd_relay_restrictions, \
+                 smtpd_recipient_restrictions"
+            }
         }
     }
 }
@@ -77,20 +91,22 @@ struct Seen {
     candidate: Option<(IpAddr, u64)>,
     candidates: u64,
     twice: u64,
+    again: u64,
     /// What holds now, and what was said already.
     found: Vec<Finding>,
     said: Vec<Finding>,
 }
 
 impl Diagnosis {
-    /// A request that begins a session, or is the first about it over another policy connection.
+    /// A request that begins a session, is the first about it over another policy connection, or repeats another.
     pub fn look(&self, client: IpAddr, request: &Request, joined: &Joined) {
-        if !joined.new && !joined.elsewhere {
+        if !joined.new && !joined.elsewhere && !joined.repeated {
             return;
         }
         let mut seen = self.lock();
         if !joined.new {
-            seen.twice += 1;
+            seen.twice += u64::from(joined.elsewhere);
+            seen.again += u64::from(joined.repeated);
             return;
         }
         seen.sessions += 1;
@@ -161,6 +177,8 @@ impl Seen {
             Finding::OneClient => nearly_all(self.candidates),
             Finding::TrustedClients => self.loopback * 10 >= self.sessions,
             Finding::AskedTwice => self.twice * 2 >= self.sessions,
+            // Hardly any client names a recipient twice in a row. Many are refused before they come to a second list.
+            Finding::AskedAgain => self.again * 2 >= self.sessions,
         }
     }
 }
@@ -174,8 +192,16 @@ mod tests {
     use crate::codec::RequestDecoder;
     use crate::policy::Memory;
 
+    /// What the second request of a session is.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Later {
+        Usual,
+        Elsewhere,
+        Repeated,
+    }
+
     /// What two hundred sessions with these attributes show.
-    fn shown(session: impl Fn(u64) -> (String, &'static str), elsewhere: bool) -> (Vec<Finding>, usize) {
+    fn shown(session: impl Fn(u64) -> (String, &'static str), later: Later) -> (Vec<Finding>, usize) {
         let (diagnosis, log) = (Diagnosis::default(), Log::in_memory(Severity::Info));
         for _ in 0..2 {
             for number in 0..ENOUGH {
@@ -183,7 +209,8 @@ mod tests {
                 let text = format!("request=smtpd_access_policy\nclient_address={client}\n{attributes}\n");
                 let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
                 for new in [true, false] {
-                    let joined = Joined { new, elsewhere, counting: false, memory: Memory::default() };
+                    let (elsewhere, repeated) = (later == Later::Elsewhere, !new && later == Later::Repeated);
+                    let joined = Joined { new, elsewhere, repeated, counting: false, memory: Memory::default() };
                     diagnosis.look(request.client.unwrap(), &request, &joined);
                 }
             }
@@ -196,20 +223,21 @@ mod tests {
     fn what_is_wrong_is_found_and_said_once() {
         let stranger = |number: u64| format!("198.51.{}.{}", number / 200, number % 200);
         const RCPT: &str = "protocol_state=RCPT\nclient_port=4711\n";
-        assert_eq!(shown(|number| (stranger(number), RCPT), false), (vec![], 0));
+        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Usual), (vec![], 0));
         let late = |number| (stranger(number), "protocol_state=END-OF-MESSAGE\nclient_port=4711\n");
-        assert_eq!(shown(late, false), (vec![Finding::WrongList], 1));
+        assert_eq!(shown(late, Later::Usual), (vec![Finding::WrongList], 1));
         let old = |number| (stranger(number), "protocol_state=RCPT\n");
-        assert_eq!(shown(old, false), (vec![Finding::NoClientPort], 1));
-        assert_eq!(shown(|_| ("10.0.0.7".to_owned(), RCPT), false), (vec![Finding::OneClient], 1));
+        assert_eq!(shown(old, Later::Usual), (vec![Finding::NoClientPort], 1));
+        assert_eq!(shown(|_| ("10.0.0.7".to_owned(), RCPT), Later::Usual), (vec![Finding::OneClient], 1));
         let mixed = |number| (if number % 5 == 0 { "127.0.0.1".to_owned() } else { stranger(number) }, RCPT);
-        assert_eq!(shown(mixed, false), (vec![Finding::TrustedClients], 1));
-        assert_eq!(shown(|number| (stranger(number), RCPT), true), (vec![Finding::AskedTwice], 1));
+        assert_eq!(shown(mixed, Later::Usual), (vec![Finding::TrustedClients], 1));
+        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Elsewhere), (vec![Finding::AskedTwice], 1));
+        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Repeated), (vec![Finding::AskedAgain], 1));
     }
 
     #[test]
     fn private_clients_that_differ_are_no_proxy() {
         let many = |number: u64| (format!("10.0.0.{}", number % 100), "protocol_state=RCPT\nclient_port=4711\n");
-        assert_eq!(shown(many, false), (vec![], 0));
+        assert_eq!(shown(many, Later::Usual), (vec![], 0));
     }
 }

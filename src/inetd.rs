@@ -6,6 +6,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -13,11 +14,14 @@ use socket2::Socket;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, join, stdin, stdout};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::timeout;
 use tokio_util::codec::{Decoder, Encoder};
 
+use crate::clock::Now;
 use crate::codec::{Reply, ReplyEncoder, RequestDecoder};
 use crate::config::Config;
 use crate::connection;
+use crate::control::words;
 use crate::listener::Peer;
 use crate::log::{Log, Severity};
 use crate::service::Service;
@@ -63,7 +67,11 @@ async fn converse(
 ) -> io::Result<()> {
     match config {
         Ok(config) => {
-            let service = Service::new(&config, log.clone());
+            let service = Arc::new(Service::new(&config, log.clone()));
+            // A ban or an allowance holds for the first request too. The store is being connected to meanwhile, so
+            // where memcached is away nobody waits longer than for that.
+            let _ = timeout(config.store.timeout, service.words.refresh(&service, Now::read())).await;
+            tokio::spawn(words::follow(Arc::clone(&service)));
             connection::serve(stream, peer, &service, terminated()?).await;
             Ok(())
         }

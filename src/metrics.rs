@@ -8,6 +8,7 @@ mod text;
 
 use crate::control::Control;
 use crate::policy::overrides::Kind;
+use crate::store::breaker::{Breaker, Condition};
 use text::Text;
 
 /// Everything there is to tell, as one page.
@@ -97,8 +98,16 @@ fn store(text: &mut Text, control: &Control) {
     if !rules.store.waits() {
         text.sample("store_up", &[("server", "memory")], 1.0);
     }
-    for (server, away) in rules.store.servers() {
-        text.sample("store_up", &[("server", &server)], f64::from(u8::from(!away)));
+    let servers = rules.store.servers();
+    for Condition { server, away, .. } in &servers {
+        text.sample("store_up", &[("server", server)], f64::from(u8::from(away.is_none())));
+    }
+    text.family("store_breaker_state", "gauge", "1 for the state that the breaker before a memcached server is in.");
+    for Condition { server, breaker, .. } in &servers {
+        for state in Breaker::ALL {
+            let labels = [("server", server.as_str()), ("state", state.name())];
+            text.sample("store_breaker_state", &labels, f64::from(u8::from(state == *breaker)));
+        }
     }
     let histogram = statistics.store_latency.histogram();
     let name = "store_latency_seconds";

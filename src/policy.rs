@@ -219,10 +219,14 @@ impl Policy {
                 }
             };
             let opinion = self.opinion(case.client, case.stress, &item, &count, violations, memory.waited);
-            memory.keep(self.settled(count, item.limit, &opinion));
+            let mut settled = self.settled(count, item.limit, &opinion);
             if matches!(item.matter, Matter::Open { .. }) {
+                if !settled.passed {
+                    settled.key = Count::key(&item.part);
+                }
                 judgement.follow(&item, &count, &opinion, now);
             }
+            memory.keep(settled);
             if !item.limit.log_only {
                 judgement.verdict.weigh(opinion.verdict());
             }

@@ -23,8 +23,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::clock::Now;
-use crate::codec::{Instance, Request, State};
-use crate::policy::Memory;
+use crate::codec::{Attribute, Instance, Request, State};
+use crate::policy::{Count, Memory};
+use crate::secret;
 use table::{Endpoints, Place, Port, Session, Table};
 
 /// Two CONNECTs of one session over two policy connections come within this many milliseconds.
@@ -51,7 +52,7 @@ impl Sessions {
     /// A place for one policy connection. `peer` is the address of its other end, if it has one.
     pub fn seat(self: &Arc<Self>, peer: Option<IpAddr>) -> Seat {
         let number = self.lock().number();
-        Seat { number, peer, current: None, opening: false, sessions: Arc::clone(self) }
+        Seat { number, peer, current: None, opening: false, last: None, repeated: false, sessions: Arc::clone(self) }
     }
 
     /// Sessions remembered.
@@ -64,10 +65,12 @@ impl Sessions {
         self.len() == 0
     }
 
-    /// Drops what the sessions of these clients remember of refusals, and says of how many there was any.
-    pub fn pardon(&self, concerns: impl Fn(IpAddr) -> bool) -> usize {
+    /// Drops what sessions remember of these refusals of a client, and says of how many sessions there was any.
+    pub fn pardon(&self, concerns: impl Fn(IpAddr, &Count) -> bool) -> usize {
         let mut pardoned = 0;
-        self.lock().each(|client, session| pardoned += usize::from(concerns(client) && session.memory.pardon()));
+        self.lock().each(|client, session| {
+            pardoned += usize::from(session.memory.pardon(|count| concerns(client, count)));
+        });
         pardoned
     }
 
@@ -92,8 +95,15 @@ pub struct Seat {
     current: Option<Place>,
     /// Its last request was a CONNECT or XCLIENT.
     opening: bool,
+    /// What its last request asked, if that was about a message.
+    last: Option<Asked>,
+    /// A request of the current session was the same as the one before.
+    repeated: bool,
     sessions: Arc<Sessions>,
 }
+
+/// What Postfix asks once from each list: the message, the stage, and the hash of the recipient.
+type Asked = (Instance, State, u64);
 
 /// How a seat stands to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +123,8 @@ pub struct Joined {
     pub new: bool,
     /// Another policy connection was about it before this one.
     pub elsewhere: bool,
+    /// It asks what the one before asked over the same policy connection; said of a session once.
+    pub repeated: bool,
     /// Another policy connection's request is being counted for it: `settled` tells what came of it.
     pub counting: bool,
     /// What it has been judged for.
@@ -139,15 +151,18 @@ impl Seat {
             session.proceed(request.instance);
             let (counting, memory) = (session.counting, session.memory.clone());
             self.sit(&mut table, place);
-            return Joined { new: false, elsewhere: relation != Relation::Current, counting, memory };
+            let elsewhere = relation != Relation::Current;
+            let repeated = self.repeats(request, !elsewhere);
+            return Joined { new: false, elsewhere, repeated, counting, memory };
         }
+        self.repeats(request, false);
         let opened = self.opening.then_some(now.monotonic);
         let session = Session::new(opened, request.instance);
         // Before it sits elsewhere, so that the slot it leaves is free.
         self.stand_up(&mut table);
         let place = table.begin(endpoints, hash, session);
         self.sit(&mut table, place);
-        Joined { new: true, elsewhere: false, counting: false, memory: Memory::default() }
+        Joined { new: true, elsewhere: false, repeated: false, counting: false, memory: Memory::default() }
     }
 
     /// Says that the current session is being counted; `remember` says what came of it.
@@ -214,6 +229,15 @@ impl Seat {
         }
     }
 
+    /// Whether a request is the first of its session that asks what the one before did. `goes_on`: that was of the same.
+    fn repeats(&mut self, request: &Request, goes_on: bool) -> bool {
+        let asked = asked(request);
+        let same = asked.is_some() && std::mem::replace(&mut self.last, asked) == asked;
+        let before = goes_on && self.repeated;
+        self.repeated = goes_on && (before || same);
+        self.repeated && !before
+    }
+
     fn stand_up(&mut self, table: &mut Table) {
         if let Some(place) = self.current.take() {
             table.unseat(place, None);
@@ -246,6 +270,12 @@ impl Seat {
             (_, None) => with(Port::Seat(self.number)),
         }
     }
+}
+
+fn asked(request: &Request) -> Option<Asked> {
+    // Before there is a message nothing tells a list that asks again from a client that begins again.
+    let recipient = || secret::hash(request.value(Attribute::Recipient));
+    request.instance.map(|instance| (instance, request.state, recipient()))
 }
 
 impl Session {
@@ -317,6 +347,10 @@ mod tests {
         }
 
         fn begins_at(&mut self, connection: usize, at: u64, line: &str, server: &str) -> bool {
+            self.join(connection, at, line, server).new
+        }
+
+        fn join(&mut self, connection: usize, at: u64, line: &str, server: &str) -> Joined {
             let field: Vec<&str> = line.split(' ').map(|field| if field == "-" { "" } else { field }).collect();
             let text = format!(
                 "request=smtpd_access_policy\nprotocol_state={}\nclient_address={}\nclient_port={}\n\
@@ -325,7 +359,7 @@ mod tests {
             );
             let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
             let seat = self.seats[connection].as_mut().unwrap();
-            seat.join(request.client.unwrap(), &request, Now::simulated(at)).new
+            seat.join(request.client.unwrap(), &request, Now::simulated(at))
         }
 
         /// Postfix closes a policy connection and opens another in its place.
@@ -430,6 +464,26 @@ mod tests {
             (0, 8, "RCPT 198.51.100.1 - a1.30.0.0", false),
             (0, 9, "CONNECT 198.51.100.1 - -", true),
         ]);
+    }
+
+    #[test]
+    fn a_question_that_is_asked_twice_in_a_row_is_noticed_once_for_a_session() {
+        let mut site = Site::new(2);
+        let mut repeats = |connection, line: &str, recipient: &str| {
+            site.join(connection, 0, line, &format!("recipient={recipient}\n")).repeated
+        };
+        let (first, second) = ("RCPT 198.51.100.1 4711 a1.10.0.0", "RCPT 198.51.100.1 4711 a1.11.0.1");
+        let data = "DATA 198.51.100.1 4711 a1.11.0.1";
+        // Lists at different stages, recipients and messages, and a client that begins again.
+        for (line, recipient) in [(first, "a"), (first, "b"), (first, "a"), (second, "a"), (data, "a")] {
+            assert!(!repeats(0, line, recipient), "{line} {recipient}");
+        }
+        let ehlo = "EHLO 198.51.100.1 4711 -";
+        assert!(!repeats(0, ehlo, "") && !repeats(0, ehlo, ""));
+        // Another policy connection asks for another list that is written differently.
+        assert!(!repeats(1, data, "a") && repeats(1, data, "a") && !repeats(1, data, "a"));
+        let other = "RCPT 198.51.100.1 4712 a1.20.0.0";
+        assert!(!repeats(1, other, "a") && repeats(1, other, "a"));
     }
 
     #[test]

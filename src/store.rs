@@ -24,6 +24,7 @@ use crate::statistics::Statistics;
 
 mod ask;
 pub mod ban;
+pub mod breaker;
 pub mod coalesce;
 pub mod conversation;
 mod counter;
@@ -40,6 +41,7 @@ pub mod subject;
 pub mod table;
 pub mod wire;
 
+use breaker::Condition;
 use coalesce::Coalesce;
 use memcached::Memcached;
 use over::Over;
@@ -157,8 +159,8 @@ impl Store {
         Some(shared::Location { server: memcached.address(key.as_bytes()), key, timeout: SHARED_TIMEOUT })
     }
 
-    /// The servers, and whether each is away.
-    pub fn servers(&self) -> Vec<(String, bool)> {
+    /// How each server is.
+    pub fn servers(&self) -> Vec<Condition> {
         self.memcached.as_ref().map(Memcached::servers).unwrap_or_default()
     }
 

@@ -19,7 +19,7 @@ mod kind {
     /// The files of unix sockets, by the place of their listener.
     pub const LISTENERS: (u16, u16) = (17, 1);
     /// The sessions.
-    pub const SESSIONS: (u16, u16) = (18, 1);
+    pub const SESSIONS: (u16, u16) = (18, 2);
     /// What is open on the connections, in their order.
     pub const CONNECTIONS: (u16, u16) = (19, 1);
     /// The numbers of the STATISTICS line.

@@ -87,6 +87,38 @@ fn three_commands_lead_from_a_refusal_to_its_reason_and_an_end_of_it() {
 }
 
 #[test]
+fn a_reset_of_a_key_lets_the_sessions_go_on_that_were_refused_for_it_and_no_others() {
+    let host = Host::start(
+        "threshold = 100\n[limit.logins]\nper = \"sasl_username\"\nthreshold = 1\n\
+         [limit.senders]\nper = \"sender\"\ncount = \"recipients\"\nthreshold = 1\n",
+    );
+    // A session of its own each, which is then asked about again.
+    let session = |port: u16, login: &str, sender: &str| {
+        let mut session = Policy::connect(host.daemon.endpoint());
+        let port = format!("client_port={port}");
+        let (login, sender) = (format!("sasl_username={login}"), format!("sender={sender}"));
+        move |recipient: &str| {
+            let recipient = format!("recipient={recipient}@example.net");
+            let (state, client) = ("protocol_state=RCPT", "client_address=198.51.100.7");
+            passes(&session.ask(&[state, client, "instance=1.2.3.0", &port, &login, &sender, &recipient]))
+        }
+    };
+    assert!(session(1, "joe", "")("a") && session(2, "ann", "")("a") && session(3, "", "list@example.org")("a"));
+    let mut joe = session(4, "Joe", "");
+    let mut ann = session(5, "ann", "");
+    let mut list = session(6, "", "list@example.org");
+    assert_eq!([joe("a"), ann("a"), list("b")], [false; 3]);
+
+    assert_eq!(host.ask("reset sasl_username=joe")["sessions"], 1);
+    assert_eq!([joe("a"), joe("b"), ann("a"), list("b")], [true, true, false, false]);
+    assert_eq!(host.ask("reset sender=list@example.org")["sessions"], 1);
+    assert_eq!([ann("a"), list("b")], [false, true]);
+    // Those that go on are not counted again, and a recipient that was not refused yet is.
+    assert_eq!(host.ask("show sasl_username=joe")["counters"][0]["count"], 0);
+    assert_eq!([list("c"), list("d")], [true, false]);
+}
+
+#[test]
 fn explaining_showing_and_checking_count_nothing() {
     let memcached = Memcached::start();
     for store in [String::new(), format!("memcached_server = \"{}\"", memcached.server())] {
@@ -163,7 +195,8 @@ fn an_administrators_word_outlives_a_reload_and_ends_in_its_time() {
 #[test]
 fn what_is_said_on_one_host_holds_on_all_that_share_the_store() {
     let memcached = Memcached::start();
-    let config = format!("threshold = 1\nmemcached_server = \"{}\"", memcached.server());
+    let logins = "[limit.logins]\nper = \"sasl_username\"\nthreshold = 1";
+    let config = format!("threshold = 1\nmemcached_server = \"{}\"\n{logins}", memcached.server());
     let (one, other) = (Host::start(&config), Host::start(&config));
     one.ask("ban 203.0.113.0/24 for 1h");
     let mut port = 1000..;
@@ -183,6 +216,40 @@ fn what_is_said_on_one_host_holds_on_all_that_share_the_store() {
     until("a session that is no longer refused", || passes(&session.ask(&later)).then_some(()));
     // Nothing of the count before is left anywhere.
     assert_eq!(other.ask("show 198.51.100.7")["counters"][0]["count"], 0);
+
+    // And so with a key that is no address.
+    let mail = |client: &'static str| {
+        let mut session = Policy::connect(other.daemon.endpoint());
+        move || {
+            let (state, login) = ("protocol_state=RCPT", "sasl_username=joe");
+            passes(&session.ask(&[state, client, "client_port=1", "instance=1.2.3.0", login]))
+        }
+    };
+    assert!(mail("client_address=192.0.2.7")());
+    let mut refused = mail("client_address=192.0.2.8");
+    assert!(!refused());
+    one.ask("reset sasl_username=joe");
+    until("a login whose session is no longer refused", || refused().then_some(()));
+    assert_eq!(other.ask("show sasl_username=joe")["counters"][0]["count"], 0);
+}
+
+#[test]
+fn the_status_tells_of_each_server_how_its_breaker_is() {
+    let (mut one, other) = (Memcached::start(), Memcached::start());
+    let host = Host::start(&format!("memcached_server = [\"{}\", \"{}\"]", one.server(), other.server()));
+    let text = host.say("status").text;
+    assert!(text.contains(&format!("inet:{}, breaker closed\n", one.server())), "{text}");
+    one.kill();
+    let servers = until("a server that is away", || {
+        let servers = host.ask("status")["store"]["servers"].clone();
+        (servers[0]["away"] == true).then_some(servers)
+    });
+    assert!(servers[0]["breaker"] != "closed" && servers[0]["away_seconds"].is_u64(), "{servers}");
+    let server = format!("inet:{}", other.server());
+    assert_eq!(servers[1], json!({ "server": server, "away": false, "breaker": "closed", "away_seconds": null }));
+    let text = host.say("status").text;
+    let says = |state: &str| text.contains(&format!("inet:{}, breaker {state}, away for ", one.server()));
+    assert!(text.contains("memcached, away\n") && (says("open") || says("half-open")), "{text}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
-use support::{Daemon, Dir, Memcached, Policy, Port, command};
+use support::{Daemon, Dir, Memcached, Policy, Port, Postfix, command};
 
 /// What doctor says of a main.cf, with its exit code.
 fn examined(main_cf: &str, config: &str, dir: &Dir) -> (Vec<String>, i32) {
@@ -110,4 +110,33 @@ fn the_daemon_notices_that_it_is_asked_too_late_and_says_so_once() {
     ask(300..600);
     support::until("as many sessions as were begun", || status().contains("600 in all").then_some(()));
     assert_eq!(daemon.lines().with("DIAGNOSIS ").len(), 1);
+}
+
+#[test]
+fn the_daemon_notices_that_two_lists_ask_the_same_and_is_silent_where_they_ask_at_different_stages() {
+    let right = "smtpd_client_restrictions = check_policy_service POLICY\n\
+                 smtpd_data_restrictions = check_policy_service POLICY\n\
+                 smtpd_end_of_data_restrictions = check_policy_service POLICY";
+    let twice = format!("{right}\nsmtpd_recipient_restrictions = check_policy_service POLICY, permit");
+    for (main_cf, noticed) in [(right, 0), (&twice, 1)] {
+        let mut daemon = Daemon::start("");
+        let postfix = Postfix::setup().one_smtpd().main_cf(&main_cf.replace("POLICY", daemon.endpoint())).start();
+        for session in 0..210 {
+            let mut smtp = postfix.client("127.0.0.2");
+            smtp.ehlo();
+            // Several messages, several recipients, and one that is named twice in a row now and then.
+            smtp.deliver(1 + session % 3);
+            smtp.mail().expect(250);
+            for _ in 0..=session % 4 / 3 {
+                smtp.command("RCPT TO:<twice@example.net>");
+            }
+            smtp.quit();
+        }
+        // That clients are of its own host it notices at the same moment.
+        daemon.lines().wait_for("asks about its own host");
+        daemon.stop();
+        let said = daemon.lines().with("asks the same twice");
+        assert_eq!(said.len(), noticed, "{main_cf}: {said:?}");
+        assert!(said.iter().all(|line| line.contains("keep check_policy_service in smtpd_client_restrictions")));
+    }
 }

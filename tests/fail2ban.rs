@@ -1,9 +1,10 @@
-//! The filter for fail2ban, tried on lines that the daemon wrote.
+//! The filter and the jail for fail2ban, tried on lines that the daemon wrote and in fail2ban itself.
 
 mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use support::{Daemon, Dir, Lines, Memcached, Policy};
@@ -34,6 +35,38 @@ fn it_finds_who_was_refused_and_nobody_who_passed_or_was_deferred() {
     let refused = log.wait_for(" REFUSED ").replace(": REFUSED client=198.51.100.1 ", ": REFUSED client=203.0.113.3 ");
     file += &in_a_file("postfix/smtpd", &format!("<22>postfix/smtpd[1]: improper command from unknown: {refused}"));
     assert_eq!(found(&dir, &file), banned);
+}
+
+#[test]
+fn the_jail_and_its_filter_are_what_fail2ban_starts_with() {
+    let dir = Dir::new();
+    let log = dir.write("mail.log", "");
+    let jail = fs::read_to_string(shipped("jail.d/connshaper.conf")).unwrap();
+    let with_syslog = jail.replace("/var/log/mail.log", log.to_str().unwrap());
+    let with_journal = format!("{jail}backend = systemd\n");
+    assert_ne!(with_syslog, jail);
+    for (name, jail) in [("syslog", with_syslog), ("journal", with_journal)] {
+        // As the package brings it, and no jails beside ours.
+        let config = dir.join(name);
+        assert!(Command::new("cp").args(["-r", "/etc/fail2ban"]).arg(&config).status().unwrap().success());
+        fs::remove_dir_all(config.join("jail.d")).unwrap();
+        fs::create_dir(config.join("jail.d")).unwrap();
+        fs::write(config.join("jail.d/connshaper.conf"), jail).unwrap();
+        fs::copy(shipped("filter.d/connshaper.conf"), config.join("filter.d/connshaper.conf")).unwrap();
+        let client = |option: &str| {
+            let output = Command::new("fail2ban-client").arg("-c").arg(&config).arg(option).output();
+            let output = output.unwrap_or_else(|error| panic!("cannot run fail2ban-client: {error}"));
+            assert!(output.status.success(), "{name} {option}: {}", String::from_utf8_lossy(&output.stderr));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        client("-t");
+        let commands = client("-d");
+        for command in ["'maxretry', 1]", "'addfailregex', '^REFUSED client=<ADDR> .*", "['start', 'connshaper']"] {
+            assert!(commands.contains(command), "{command} in {commands}");
+        }
+        let source = if name == "syslog" { log.to_str().unwrap() } else { "_SYSTEMD_UNIT=connshaper.service" };
+        assert!(commands.contains(source), "{source} in {commands}");
+    }
 }
 
 /// Has clients refused by a daemon.
@@ -77,10 +110,13 @@ fn found(dir: &Dir, log: &str) -> BTreeSet<String> {
     String::from_utf8(output.stdout).unwrap().lines().map(str::to_owned).collect()
 }
 
+fn shipped(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("contrib/fail2ban").join(name)
+}
+
 /// The filter that is shipped, which the manual shows.
 fn filter() -> String {
-    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/fail2ban/filter.d/connshaper.conf");
-    let shipped = fs::read_to_string(shipped).unwrap();
+    let shipped = fs::read_to_string(shipped("filter.d/connshaper.conf")).unwrap();
     for line in manual().lines() {
         assert!(shipped.lines().any(|other| other == line), "{line} of the manual is not in the filter");
     }

@@ -6,9 +6,10 @@ use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use support::{Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, install, until};
+use support::{Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, install, until};
 
 /// More than inetd starts of a service in a minute by default.
 const CONNECTIONS: u16 = 300;
@@ -110,6 +111,51 @@ fn without_a_log_socket_clients_are_still_counted() {
     let sessions: Vec<String> = (1..=3).map(|port| process.policy.connected("198.51.100.1", port)).collect();
     assert_eq!(sessions[..2], ["DUNNO", "DUNNO"]);
     assert!(sessions[2].starts_with("DEFER_IF_PERMIT"), "{sessions:?}");
+}
+
+#[test]
+fn what_an_administrator_says_to_a_daemon_with_the_same_store_holds_from_the_first_request_on() {
+    let (store, dir) = (Memcached::start(), Dir::new());
+    let control = dir.join("control");
+    let _daemon = Daemon::start(&format!("control_socket = {control:?}\n{}", counting_in(&store, &dir)));
+    let say = |words: &str| {
+        let output = command().args(words.split(' ')).arg("--socket").arg(&control).output().unwrap();
+        assert!(output.status.success(), "{words}: {output:?}");
+    };
+    say("ban 203.0.113.0/24 for 1h");
+    say("allow 198.51.100.7 for 1h");
+    let mut process = Inetd::start(&dir, &counting_in(&store, &dir));
+    let first = process.policy.connected("203.0.113.9", 1);
+    assert!(first.ends_with("Access denied for 203.0.113.9"), "{first}");
+    for port in 1..=5 {
+        assert_eq!(process.policy.connected("198.51.100.7", port), "DUNNO");
+    }
+    assert_eq!(store.value("connshaper:198.51.100.7"), None);
+    // What is said while it runs it hears of as a daemon does.
+    say("unban 203.0.113.0/24");
+    let mut port = 10..;
+    until("the end of a ban", || {
+        (process.policy.connected("203.0.113.9", port.next().unwrap()) == "DUNNO").then_some(())
+    });
+}
+
+#[test]
+fn a_store_that_hangs_at_the_start_delays_the_first_request_by_its_time_out_once() {
+    let (store, dir) = (Memcached::start(), Dir::new());
+    store.freeze();
+    let config = counting_in(&store, &dir).replace("\"5s\"", "\"300ms\"");
+    let mut process = Inetd::start(&dir, &config);
+    let start = Instant::now();
+    process.passes_everyone();
+    let waited = start.elapsed();
+    // The list of what was said and the connection for counts time out together, and not after the second that
+    // the list may take where nobody waits for it.
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
+    store.thaw();
+    let mut port = 10..;
+    until("a count", || {
+        process.policy.connected("198.51.100.2", port.next().unwrap()).starts_with("DEFER_IF_PERMIT").then_some(())
+    });
 }
 
 #[test]

@@ -483,8 +483,8 @@ fn each_limit_is_said_in_a_sentence() {
         "Instead of 10 the threshold is 30 for 2001:db8::/32, 40 for all of 2001:db9::/32, \
          50 for the 1 netblock of group farm together."
     );
-    let sizes = "count = \"bytes\"\nthreshold = \"1MiB\"\nnetblocks = { \"2001:db8::/32\" = \"5GiB\" }";
-    assert_eq!(sentence(sizes, 2), "Instead of 1 MiB the threshold is 5 GiB for 2001:db8::/32.");
+    let sizes = "count = \"bytes\"\nthreshold = \"500MB\"\nnetblocks = { \"2001:db8::/32\" = \"5GiB\" }";
+    assert_eq!(sentence(sizes, 2), "Instead of 500 MB the threshold is 5 GiB for 2001:db8::/32.");
     assert_eq!(sentence(lists, 3), "On the blacklist: 192.0.2.0/24; they are answered DEFER_IF_PERMIT.");
     assert_eq!(
         sentence("initial_delay = 1\nmax_delayed = 7", 2),

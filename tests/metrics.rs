@@ -102,6 +102,31 @@ fn the_page_is_what_prometheus_takes_and_follows_its_conventions() {
 }
 
 #[test]
+fn the_breaker_is_open_half_open_while_a_probe_tries_and_closed_when_the_server_is_back() {
+    let memcached = Memcached::start();
+    let host = Host::start(&format!("store_timeout = \"500ms\"\nmemcached_server = \"{}\"", memcached.server()));
+    let states = || {
+        let page = host.page();
+        let is_in = |state: &&str| {
+            let labels = format!("server=\"inet:{}\",state=\"{state}\"", memcached.server());
+            page.contains(&format!("connshaper_store_breaker_state{{{labels}}} 1\n"))
+        };
+        ["closed", "open", "half_open"].into_iter().filter(is_in).collect::<Vec<_>>()
+    };
+    host.traffic();
+    assert_eq!(states(), ["closed"]);
+    // It accepts connections and says nothing, so that each probe takes as long as it may.
+    memcached.freeze();
+    host.traffic();
+    for state in ["open", "half_open"] {
+        until(format!("a breaker that is {state}"), || (states() == [state]).then_some(()));
+    }
+    assert_eq!(host.value(&format!("connshaper_store_up{{server=\"inet:{}\"}}", memcached.server())), 0.0);
+    memcached.thaw();
+    until("a breaker that is closed", || (states() == ["closed"]).then_some(()));
+}
+
+#[test]
 fn the_manual_explains_the_metrics_and_no_other() {
     let page = Host::start("").page();
     let told: BTreeSet<&str> = page

@@ -140,21 +140,13 @@ fn what(counts: Counts, threshold: u32) -> String {
         (Counts::Messages, number) => format!("send {}", super::number(number as usize, "message", "messages")),
         (Counts::Recipients, number) => format!("name {}", super::number(number as usize, "recipient", "recipients")),
         (Counts::Requests, number) => format!("cause {}", super::number(number as usize, "request", "requests")),
-        (Counts::Bytes, kib) => format!("send {}", size(kib)),
+        (Counts::Bytes, kib) => format!("send {}", units::size_words(kib)),
     }
 }
 
 /// A threshold of what is counted.
 pub(super) fn amount(counts: Counts, number: u32) -> String {
-    if counts == Counts::Bytes { size(number) } else { number.to_string() }
-}
-
-fn size(kib: u32) -> String {
-    match kib {
-        kib if kib % (1 << 20) == 0 => format!("{} GiB", kib >> 20),
-        kib if kib % (1 << 10) == 0 => format!("{} MiB", kib >> 10),
-        kib => format!("{kib} KiB"),
-    }
+    if counts == Counts::Bytes { units::size_words(number) } else { number.to_string() }
 }
 
 /// What happens to the next one.
@@ -199,7 +191,7 @@ fn banned(ban: Ban) -> String {
 /// What is different while Postfix reports stress.
 fn stress(limit: &Limit, action: &str) -> String {
     let threshold = limit.stress_threshold.map(|threshold| match limit.counts {
-        Counts::Bytes => format!("{} are allowed", size(threshold)),
+        Counts::Bytes => format!("{} are allowed", units::size_words(threshold)),
         _ => format!("{threshold} are allowed"),
     });
     let action = limit.stress_action.as_ref().map(|_| format!("the answer is {action}"));

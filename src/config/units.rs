@@ -1,4 +1,4 @@
-//! Durations: how they are written, and how we write them.
+//! Durations and sizes: how they are written, and how we write them.
 
 use std::time::Duration;
 
@@ -47,9 +47,64 @@ fn written(duration: Duration, units: &[&str; 5], gap: &str) -> String {
     parts.join(gap)
 }
 
+/// Units of sizes, largest first, as we write them and in bytes.
+const SIZES: [(&str, u64); 9] = [
+    ("TiB", 1 << 40),
+    ("TB", 1_000_000_000_000),
+    ("GiB", 1 << 30),
+    ("GB", 1_000_000_000),
+    ("MiB", 1 << 20),
+    ("MB", 1_000_000),
+    ("KiB", 1 << 10),
+    ("KB", 1_000),
+    ("B", 1),
+];
+
+/// Reads `100MB`, `1GiB`, `500 kB`: bytes.
+pub fn size(text: &str) -> Option<u64> {
+    let text = text.trim();
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let number: u64 = text[..digits].parse().ok()?;
+    let unit = text[digits..].trim_start();
+    let (_, factor) = SIZES.iter().find(|(known, _)| known.eq_ignore_ascii_case(unit))?;
+    number.checked_mul(*factor)
+}
+
+/// A size in words, in the largest unit whose whole number reads back as so many KiB, rounded up: `500 MB`.
+pub fn size_words(kib: u32) -> String {
+    let bytes = u64::from(kib) * 1024;
+    let whole = |(unit, factor): &(&str, u64)| {
+        let number = bytes / factor;
+        (number > 0 && (number * factor).div_ceil(1024) == u64::from(kib)).then(|| format!("{number} {unit}"))
+    };
+    SIZES.iter().find_map(whole).unwrap_or_else(|| format!("{kib} KiB"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_have_units_of_1000_or_1024() {
+        for (text, bytes) in [("1KB", 1000), ("1 KiB", 1024), ("100MB", 100_000_000), ("2GiB", 2 << 30), ("7B", 7)] {
+            assert_eq!(size(text), Some(bytes), "{text}");
+        }
+        for text in ["", "MB", "1.5MB", "-1MB", "1XB", "99999999999TiB", "1"] {
+            assert_eq!(size(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_said_as_they_were_written() {
+        for text in ["1 KiB", "100 KiB", "1 MiB", "1536 KiB", "500 MB", "1 GB", "5 GiB", "1500 MB", "1 TB", "999 MB"] {
+            let kib = size(text).unwrap().div_ceil(1024) as u32;
+            assert_eq!(size_words(kib), text);
+        }
+        // What the same number of KiB comes of is said in the larger unit.
+        for (text, said) in [("1024KiB", "1 MiB"), ("1000MB", "1 GB"), ("500KB", "489 KiB"), ("1B", "1 KiB")] {
+            assert_eq!(size_words(size(text).unwrap().div_ceil(1024) as u32), said);
+        }
+    }
 
     #[test]
     fn durations_read_back_as_they_are_spelled() {

@@ -8,6 +8,7 @@ use super::Control;
 use super::columns::{cell, lasting};
 use crate::clock::Now;
 use crate::policy::overrides::Kind;
+use crate::store::breaker::Condition;
 use crate::terminal::Paint;
 
 /// All that can be told in a few numbers.
@@ -22,7 +23,6 @@ pub fn answer(control: &Control, now: Now) -> Value {
         .collect();
     let words = rules.policy.overrides().list();
     let of = |kind| words.iter().filter(|word| word.kind == kind).count();
-    let server = |(name, away): (String, bool)| json!({ "server": name, "away": away });
     let history = service.history();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -32,7 +32,7 @@ pub fn answer(control: &Control, now: Now) -> Value {
         "store": {
             "kind": rules.store.name(),
             "state": rules.store.state(),
-            "servers": rules.store.servers().into_iter().map(server).collect::<Vec<_>>(),
+            "servers": rules.store.servers().into_iter().map(object).collect::<Vec<_>>(),
         },
         "limits": rules.policy.limits().iter().map(|limit| limit.name.as_str()).collect::<Vec<_>>(),
         "queries_per_second": history.queries_per_second,
@@ -55,6 +55,15 @@ pub fn answer(control: &Control, now: Now) -> Value {
     })
 }
 
+fn object(Condition { server, breaker, away }: Condition) -> Value {
+    json!({
+        "server": server,
+        "away": away.is_some(),
+        "breaker": breaker.name(),
+        "away_seconds": away.map(|time| time.as_secs()),
+    })
+}
+
 /// The same for people.
 pub fn shown(answer: &Value, paint: Paint) -> String {
     let number = |name: &str| answer[name].as_u64().unwrap_or(0);
@@ -63,6 +72,9 @@ pub fn shown(answer: &Value, paint: Paint) -> String {
     let mut text = paint.bold(&format!("connshaper {version}, up {}", lasting(number("uptime")))) + "\n";
     let mut line = |name: &str, value: String| text += &format!("  {name:14}{value}\n");
     line("store", store(&answer["store"], paint));
+    for condition in answer["store"]["servers"].as_array().into_iter().flatten() {
+        line("", server(condition, paint));
+    }
     line("configuration", cell(&answer["configuration"]["form"]) + &path(&answer["configuration"]["path"]));
     let limits: Vec<String> = answer["limits"].as_array().into_iter().flatten().map(cell).collect();
     line("limits", limits.join(", "));
@@ -106,17 +118,18 @@ fn trouble(answer: &Value) -> Vec<String> {
 }
 
 fn store(store: &Value, paint: Paint) -> String {
-    let away: Vec<&str> = store["servers"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|server| server["away"] == true)
-        .filter_map(|server| server["server"].as_str())
-        .collect();
-    match (store["kind"].as_str(), away.as_slice()) {
+    match (store["kind"].as_str(), store["state"].as_str()) {
         (Some("memory"), _) => "memory of this process".to_owned(),
-        (_, []) => format!("memcached, {}", paint.good("up")),
-        (_, away) => format!("memcached, {}: {}", paint.bad("away"), away.join(", ")),
+        (_, Some("away")) => format!("memcached, {}", paint.bad("away")),
+        _ => format!("memcached, {}", paint.good("up")),
+    }
+}
+
+fn server(condition: &Value, paint: Paint) -> String {
+    let (server, breaker) = (cell(&condition["server"]), cell(&condition["breaker"]).replace('_', "-"));
+    match condition["away_seconds"].as_u64() {
+        None => format!("{server}, breaker {breaker}"),
+        Some(seconds) => format!("{server}, breaker {}, away for {}", paint.bad(&breaker), lasting(seconds)),
     }
 }
 

@@ -51,7 +51,7 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
             let around = word.netblock;
             format!("{around} is banned by {}: unban that, or allow {target} for a while", word.by)
         }));
-        let sessions = service.sessions.pardon(|client| netblock.contains(&client));
+        let sessions = service.sessions.pardon(|client, _| netblock.contains(&client));
         if sessions > 0 {
             notes.push(format!("sessions that are no longer refused: {sessions}"));
         }

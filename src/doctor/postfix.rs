@@ -1,6 +1,6 @@
 //! What postconf(1) says of the way Postfix asks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::process::Command;
 
@@ -20,6 +20,15 @@ const LISTS: [&str; 9] = [
     "smtpd_delay_reject",
 ];
 
+/// Those of them that smtpd goes through at RCPT TO; without `smtpd_delay_reject` the last two.
+const AT_RCPT: [&str; 5] = [
+    "smtpd_client_restrictions",
+    "smtpd_helo_restrictions",
+    "smtpd_sender_restrictions",
+    "smtpd_relay_restrictions",
+    "smtpd_recipient_restrictions",
+];
+
 /// Postfix's configuration as far as it concerns us.
 #[derive(Clone, Debug, Default)]
 pub struct Postfix {
@@ -28,6 +37,8 @@ pub struct Postfix {
     queue_directory: String,
     /// Restriction lists by their name; those of a service in master.cf as `SERVICE: LIST`.
     lists: BTreeMap<String, String>,
+    /// Whom `permit_mynetworks` permits.
+    mynetworks: String,
 }
 
 /// A `check_policy_service` with what belongs to it.
@@ -35,6 +46,8 @@ pub struct Postfix {
 struct Call {
     list: String,
     endpoint: String,
+    /// All that stands after `check_policy_service`: another text is another policy connection.
+    text: String,
     default_action: bool,
     trusted_before: bool,
 }
@@ -55,7 +68,9 @@ impl Postfix {
         let values: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(" = ")).collect();
         let value = |name: &str| values.get(name).copied().unwrap_or_default().to_owned();
         let lists = LISTS.iter().map(|list| ((*list).to_owned(), value(list)));
-        Self { mail_owner: value("mail_owner"), queue_directory: value("queue_directory"), lists: lists.collect() }
+        let lists = lists.collect();
+        let (mail_owner, queue_directory) = (value("mail_owner"), value("queue_directory"));
+        Self { mail_owner, queue_directory, lists, mynetworks: value("mynetworks") }
     }
 
     /// Lines of `SERVICE/TYPE/PARAMETER = VALUE`.
@@ -118,13 +133,16 @@ impl Postfix {
             if !call.trusted_before {
                 findings.push(not_right(
                     State::Doubtful,
-                    format!("{list} has no permit_mynetworks before it: the site's own hosts are counted"),
+                    format!(
+                        "{list} has no permit_mynetworks before it: the site's own hosts, {}, are counted",
+                        self.mynetworks
+                    ),
                     "write permit_mynetworks before check_policy_service",
                 ));
             }
         }
-        let texts: Vec<&String> = calls.iter().map(|call| &call.endpoint).collect();
-        if texts.windows(2).any(|pair| pair[0] != pair[1]) {
+        findings.extend(self.asked_again());
+        if calls.windows(2).any(|pair| pair[0].text != pair[1].text) {
             findings.push(not_right(
                 State::Doubtful,
                 "Postfix asks at several places; where that is one daemon it holds a connection for each",
@@ -132,6 +150,37 @@ impl Postfix {
             ));
         }
         findings
+    }
+}
+
+impl Postfix {
+    /// Lists that ask the same service the same at RCPT TO, in main.cf and with what services of master.cf change.
+    fn asked_again(&self) -> Vec<Finding> {
+        let services = self.lists.keys().filter_map(|list| Some(list.split_once(": ")?.0)).collect::<BTreeSet<_>>();
+        let mut found = Vec::new();
+        for service in services.into_iter().map(Some).chain([None]) {
+            let named = |list: &str| match service {
+                Some(service) => self.lists.get_key_value(&format!("{service}: {list}")),
+                None => None,
+            };
+            let list = |list: &str| named(list).or_else(|| self.lists.get_key_value(list));
+            let delayed = list("smtpd_delay_reject").is_none_or(|(_, value)| value != "no");
+            let lists = if delayed { &AT_RCPT[..] } else { &AT_RCPT[3..] };
+            let calls: Vec<Call> =
+                lists.iter().filter_map(|name| list(name)).flat_map(|(name, value)| calls(name, value)).collect();
+            for (at, call) in calls.iter().enumerate() {
+                let Some(first) = calls[..at].iter().find(|first| first.text == call.text) else { continue };
+                let finding = not_right(
+                    State::Doubtful,
+                    format!("{} and {} ask {} the same, at each RCPT TO", first.list, call.list, call.endpoint),
+                    format!("take check_policy_service out of {}", call.list),
+                );
+                if !found.contains(&finding) {
+                    found.push(finding);
+                }
+            }
+        }
+        found
     }
 }
 
@@ -158,6 +207,7 @@ fn calls(list: &str, value: &str) -> Vec<Call> {
         calls.push(Call {
             list: list.to_owned(),
             endpoint: words.first().copied().unwrap_or_default().to_owned(),
+            text: service.trim().to_owned(),
             default_action: service.replace(' ', "").contains("default_action="),
             trusted_before: before.contains("permit_mynetworks"),
         });
@@ -203,6 +253,34 @@ mod tests {
         );
         assert_eq!(postfix.examine()[0].what, "smtp/inet: smtpd_client_restrictions asks inet:[::1]:10040");
         assert_eq!(states(&postfix), [State::Right]);
+    }
+
+    #[test]
+    fn lists_that_ask_the_same_at_one_stage_are_found_whoever_names_them() {
+        let call = "permit_mynetworks, check_policy_service {inet:a:1, default_action=DUNNO}";
+        let main_cf = |delay_reject: &str, second: &str| {
+            let mut postfix = postfix("smtpd_recipient_restrictions", call);
+            postfix.parse_services(&format!("smtp/inet/{second} = {call}\n"));
+            postfix.lists.insert("smtpd_delay_reject".to_owned(), delay_reject.to_owned());
+            let again = postfix.asked_again().into_iter().map(|finding| finding.what).collect::<Vec<_>>();
+            again.concat()
+        };
+        let again = "smtp/inet: smtpd_client_restrictions and smtpd_recipient_restrictions ask inet:a:1 the same, at each RCPT TO";
+        assert_eq!(main_cf("yes", "smtpd_client_restrictions"), again);
+        // At CONNECT, at DATA, and in place of the other.
+        assert_eq!(main_cf("no", "smtpd_client_restrictions"), "");
+        assert_eq!(main_cf("yes", "smtpd_data_restrictions"), "");
+        assert_eq!(main_cf("yes", "smtpd_recipient_restrictions"), "");
+        assert!(main_cf("no", "smtpd_relay_restrictions").starts_with("smtp/inet: smtpd_relay_restrictions and "));
+    }
+
+    #[test]
+    fn trusted_networks_must_be_permitted_before_the_service_is_asked() {
+        let after = "check_policy_service { inet:a:1, default_action=DUNNO }, permit_mynetworks";
+        let mut postfix = postfix("smtpd_client_restrictions", after);
+        postfix.mynetworks = "127.0.0.0/8 192.168.0.0/16".to_owned();
+        let what = &postfix.examine()[1].what;
+        assert!(what.ends_with("the site's own hosts, 127.0.0.0/8 192.168.0.0/16, are counted"), "{what}");
     }
 
     #[test]

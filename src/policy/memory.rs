@@ -11,6 +11,7 @@ use smallvec::SmallVec;
 
 use super::limit::LimitId;
 use super::operation::Hit;
+use super::per::Part;
 use crate::secret;
 
 /// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.
@@ -33,12 +34,19 @@ pub struct Count {
     pub passed: bool,
     /// It had to wait but could not, so it is refused.
     pub crowded: bool,
+    /// The hash of what it was counted under, where it was not judged to pass; else 0.
+    pub key: u64,
 }
 
 impl Count {
     /// What the store has just said, to be judged.
     pub fn new(limit: LimitId, scope: Scope, hit: Option<Hit>, banned: u32, stress: bool) -> Self {
-        Self { limit, scope, hit, banned, stress, passed: false, crowded: false }
+        Self { limit, scope, hit, banned, stress, passed: false, crowded: false, key: 0 }
+    }
+
+    /// The hash of what counts are made under, which for most is what strangers choose.
+    pub fn key(part: &Part) -> u64 {
+        secret::hash(part)
     }
 }
 
@@ -175,12 +183,14 @@ impl Memory {
         recipients.get(&limit).map_or(0, |own| own.more.saturating_add(own.counts.len() as u32))
     }
 
-    /// Drops refusals: what was counted stays so, and passes. Says whether there was any.
-    pub fn pardon(&mut self) -> bool {
+    /// Drops refusals among these counts: what was counted stays so, and passes. Says whether there was any.
+    pub fn pardon(&mut self, concerns: impl Fn(&Count) -> bool) -> bool {
         let mut pardoned = false;
         let mut pardon = |count: &mut Count| {
-            pardoned |= !count.passed;
-            *count = Count { passed: true, banned: 0, crowded: false, ..*count };
+            if !count.passed && concerns(count) {
+                pardoned = true;
+                *count = Count { passed: true, banned: 0, crowded: false, ..*count };
+            }
         };
         self.counts.iter_mut().for_each(&mut pardon);
         if let Some(recipients) = &self.recipients {

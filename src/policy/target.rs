@@ -17,7 +17,7 @@ use super::{Policy, sliding};
 use crate::clock::Now;
 
 /// Whom a command is about.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// One address.
     Client(IpAddr),
@@ -35,11 +35,7 @@ impl FromStr for Target {
             return Ok(Self::Client(address.to_canonical()));
         }
         if let Ok(netblock) = text.parse::<IpNet>() {
-            let netblock = canonical(netblock);
-            return Ok(match netblock.prefix_len() == netblock.max_prefix_len() {
-                true => Self::Client(netblock.addr()),
-                false => Self::Netblock(netblock),
-            });
+            return Ok(Self::of_netblock(canonical(netblock)));
         }
         let is_key = text.contains('=') || text == "all" || text.starts_with('#');
         if is_key && key_text(text) {
@@ -60,6 +56,14 @@ impl fmt::Display for Target {
 }
 
 impl Target {
+    /// All of a netblock, which may be one address.
+    pub fn of_netblock(netblock: IpNet) -> Self {
+        match netblock.prefix_len() == netblock.max_prefix_len() {
+            true => Self::Client(netblock.addr()),
+            false => Self::Netblock(netblock),
+        }
+    }
+
     /// The netblock it stands for; none for a key.
     pub fn netblock(&self) -> Option<IpNet> {
         match self {

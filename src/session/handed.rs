@@ -35,7 +35,7 @@ impl Sessions {
         let mut table = self.lock();
         let current = place.and_then(|place| places.get(&place)).copied();
         current.into_iter().for_each(|place| table.seat(place));
-        Ok(Seat { number, peer, current, opening, sessions: Arc::clone(self) })
+        Ok(Seat { number, peer, current, opening, last: None, repeated: false, sessions: Arc::clone(self) })
     }
 
     /// Has sessions that no policy connection is about any more end in their time.

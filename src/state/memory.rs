@@ -44,6 +44,7 @@ pub fn put(output: &mut Vec<u8>, memory: &Memory) {
         put_option(output, count.hit.map(|hit| u64::from(hit.count) << 32 | u64::from(hit.left)));
         output.put_u32_le(count.hit.map_or(0, |hit| hit.added));
         output.put_u32_le(count.banned);
+        output.put_u64_le(count.key);
         output.put_u8(u8::from(count.stress) | u8::from(count.passed) << 1 | u8::from(count.crowded) << 2);
     }
 }
@@ -75,12 +76,13 @@ pub fn take(input: &mut &[u8], ids: &Ids) -> Result<Memory, Damage> {
             3 => Scope::Recipient(recipient),
             _ => return Err(Damage::Corrupt),
         };
-        let (hit, added, banned) = (take_option(input)?, input.try_get_u32_le()?, input.try_get_u32_le()?);
+        let (hit, added) = (take_option(input)?, input.try_get_u32_le()?);
+        let (banned, key) = (input.try_get_u32_le()?, input.try_get_u64_le()?);
         let hit = hit.map(|hit| Hit { count: (hit >> 32) as u32, left: hit as u32, added });
         let flags = input.try_get_u8()?;
         let [stress, passed, crowded] = [0, 1, 2].map(|bit| flags >> bit & 1 == 1);
         if let Some(limit) = ids.get(&limit) {
-            memory.keep(Count { limit: *limit, scope, hit, banned, stress, passed, crowded });
+            memory.keep(Count { limit: *limit, scope, hit, banned, stress, passed, crowded, key });
         }
     }
     Ok(memory)
@@ -97,7 +99,7 @@ mod tests {
             Count { passed: true, ..Count::new(1, Scope::Session, hit, 0, true) },
             Count { crowded: true, ..Count::new(1, Scope::Message, None, 0, false) },
             Count::new(2, Scope::Session, hit, 7, false),
-            Count::new(1, Scope::Recipient(u64::MAX), hit, 0, false),
+            Count { key: u64::MAX, ..Count::new(1, Scope::Recipient(u64::MAX), hit, 0, false) },
         ];
         let mut memory = Memory::default();
         (memory.admission, memory.waited) = (Admission::Past, true);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use smallvec::{SmallVec, smallvec};
 use tokio::task::JoinHandle;
 
+use super::breaker::Condition;
 use super::rank::score;
 use super::replica::Waiting;
 use super::server::Server;
@@ -86,9 +87,9 @@ impl Memcached {
         highest.expect("there is a server").address().clone()
     }
 
-    /// Every server, and whether it is away.
-    pub fn servers(&self) -> Vec<(String, bool)> {
-        self.servers.iter().map(|server| (server.name().to_owned(), server.is_away())).collect()
+    /// How every server is.
+    pub fn servers(&self) -> Vec<Condition> {
+        self.servers.iter().map(|server| server.condition()).collect()
     }
 
     /// Waits until the servers have answered all that was sent before, or it was given up.

@@ -18,6 +18,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Uncounted;
+use super::breaker::{Breaker, Condition};
 use super::conversation::Conversation;
 use super::losses::Losses;
 use super::wire::{Answer, Dialect, Question};
@@ -64,6 +65,8 @@ pub(super) struct State {
 struct Away {
     since: Instant,
     decisions: u64,
+    /// It is being asked whether it is back.
+    trying: bool,
 }
 
 /// What came of an operation; never `Foreign` or `Failed`, which are errors.
@@ -130,6 +133,18 @@ impl Server {
         self.state().away.is_some()
     }
 
+    /// How it is.
+    pub fn condition(&self) -> Condition {
+        let state = self.state();
+        let breaker = match &state.away {
+            None => Breaker::Closed,
+            Some(Away { trying: false, .. }) => Breaker::Open,
+            Some(Away { trying: true, .. }) => Breaker::HalfOpen,
+        };
+        let away = state.away.as_ref().map(|away| away.since.elapsed());
+        Condition { server: self.name.clone(), breaker, away }
+    }
+
     /// Queues a command. The first of each request `leads`: it stands for the request where such are counted.
     /// The outcome comes within the time-out.
     pub fn submit(&self, question: Question, leads: bool) -> Result<oneshot::Receiver<Outcome>, Uncounted> {
@@ -184,6 +199,9 @@ impl Server {
         let addresses = self.resolve(deadline).await?;
         // A slow resolver has used it up; but then nobody waits, for the server is away already.
         let deadline = if deadline > Instant::now() { deadline } else { Instant::now() + self.timeout };
+        if let Some(away) = &mut self.state().away {
+            away.trying = true;
+        }
         let late = || format!("no connection within {} ms", self.timeout.as_millis());
         timeout_at(deadline, self.attempt(&addresses)).await.unwrap_or_else(|_| Err(late()))
     }
@@ -239,7 +257,8 @@ impl Server {
         let mut state = self.state();
         let stranded = std::mem::take(&mut state.queue);
         let news = state.away.is_none();
-        let away = state.away.get_or_insert_with(|| Away { since: Instant::now(), decisions: 0 });
+        let away = state.away.get_or_insert_with(|| Away { since: Instant::now(), decisions: 0, trying: false });
+        away.trying = false;
         away.decisions += unanswered + stranded.iter().filter(|operation| operation.leads).count() as u64;
         drop(state);
         for mut operation in stranded {

@@ -5,6 +5,7 @@ use toml::de::DeValue;
 
 use super::super::remarks::quoted;
 use super::super::settings::{Settings, a};
+use super::super::units;
 use crate::policy::limit::Counts;
 
 /// The most a window can allow, in units of what is counted.
@@ -22,7 +23,7 @@ pub(super) fn of(s: &Settings, named: &str, value: &Spanned<DeValue>, counts: Co
     let wanted = if bytes { "a size" } else { "a whole number" };
     let number = match value.get_ref() {
         DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix()).ok(),
-        DeValue::String(text) if bytes => match size(text) {
+        DeValue::String(text) if bytes => match units::size(text) {
             Some(bytes) => Some(i128::from(bytes)),
             None => {
                 let problem = format!("{} is no size", quoted(text));
@@ -42,42 +43,6 @@ pub(super) fn of(s: &Settings, named: &str, value: &Spanned<DeValue>, counts: Co
         _ => {
             let most = if bytes { "\"1000000000KiB\"".to_owned() } else { MOST.to_string() };
             s.remarks.wrong(&span, format!("{named} is out of bounds"), format!("write {wanted} from 1 to {most}"))
-        }
-    }
-}
-
-/// Reads `100MB`, `1GiB`, `500 kB`: bytes.
-fn size(text: &str) -> Option<u64> {
-    let text = text.trim();
-    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
-    let number: u64 = text[..digits].parse().ok()?;
-    let units = [
-        ("b", 1),
-        ("kb", 1000),
-        ("mb", 1000_u64.pow(2)),
-        ("gb", 1000_u64.pow(3)),
-        ("tb", 1000_u64.pow(4)),
-        ("kib", 1024),
-        ("mib", 1024_u64.pow(2)),
-        ("gib", 1024_u64.pow(3)),
-        ("tib", 1024_u64.pow(4)),
-    ];
-    let unit = text[digits..].trim_start().to_ascii_lowercase();
-    let (_, factor) = units.iter().find(|(known, _)| *known == unit)?;
-    number.checked_mul(*factor)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_have_units_of_1000_or_1024() {
-        for (text, bytes) in [("1KB", 1000), ("1 KiB", 1024), ("100MB", 100_000_000), ("2GiB", 2 << 30), ("7B", 7)] {
-            assert_eq!(size(text), Some(bytes), "{text}");
-        }
-        for text in ["", "MB", "1.5MB", "-1MB", "1XB", "99999999999TiB", "1"] {
-            assert_eq!(size(text), None, "{text}");
         }
     }
 }
