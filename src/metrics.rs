@@ -6,7 +6,6 @@
 pub mod http;
 mod text;
 
-
 use crate::control::Control;
 use crate::policy::overrides::Kind;
 use text::Text;

@@ -32,6 +32,7 @@ pub mod memcached;
 pub mod over;
 pub mod rank;
 pub mod replica;
+mod resolve;
 pub mod server;
 mod shard;
 pub mod shared;

@@ -13,13 +13,14 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::Uncounted;
 use super::conversation::Conversation;
 use super::losses::Losses;
+use super::resolve;
 use super::wire::{Answer, Dialect, Question};
 use crate::address::Address;
 use crate::config::OnStoreFailure;
@@ -203,13 +204,12 @@ impl Server {
         }
     }
 
-    /// The addresses of its name, looked up anew for every connection. A slow
-    /// resolver makes the server away, but is never asked twice at once.
+    /// The addresses of its name, looked up anew for every connection. A slow resolver makes the server away.
     async fn resolve(&self, deadline: Instant) -> Result<Vec<SocketAddr>, String> {
         let Address::Inet { host, port } = &self.address else {
             return Ok(Vec::new());
         };
-        let mut lookup = pin!(lookup_host((host.as_str(), *port)));
+        let mut lookup = pin!(resolve::addresses(host, *port));
         let found = match timeout_at(deadline, &mut lookup).await {
             Ok(found) => found,
             Err(_) => {
@@ -217,7 +217,7 @@ impl Server {
                 lookup.await
             }
         };
-        found.map(Iterator::collect).map_err(|error| format!("its name does not resolve: {error}"))
+        found.map_err(|error| format!("its name does not resolve: {error}"))
     }
 
     async fn open(&self, addresses: &[SocketAddr]) -> io::Result<Stream> {
