@@ -1,6 +1,7 @@
 //! The daemon: composes the parts, heeds signals, reloads, and stops in order.
 
 mod list_watch;
+mod listening;
 mod reload;
 mod start;
 mod upgrade;
@@ -29,6 +30,7 @@ use crate::signals::{Order, Signals};
 use crate::state::file::StateFile;
 use crate::stop::Stop;
 use list_watch::ListWatch;
+use listening::Listening;
 use start::Open;
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
@@ -40,7 +42,8 @@ const LAST_SAVE: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for the log, and for systemd.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Serves until SIGTERM or SIGINT. `path` is what a reload reads again.
+/// Serves until SIGTERM or SIGINT. `path` is what a reload reads again; that `listen_is_fixed`, by `--listen`,
+/// is so also after one.
 pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -> anyhow::Result<()> {
     // Before anything that takes time: a SIGHUP too early would end us.
     let signals = Signals::listen()?;
@@ -60,8 +63,7 @@ struct Daemon {
     /// What it was started with.
     config: Config,
     path: Option<PathBuf>,
-    /// `--listen` replaces what the file says, also after a reload.
-    listen_is_fixed: bool,
+    listening: Listening,
     /// As there were descriptors for at the start.
     max_connections: usize,
     log: Log,
@@ -179,6 +181,7 @@ impl Daemon {
                 line.field("warning", warning);
             });
         }
+        self.listening.warn(config, &self.log);
     }
 
     fn tell(&self, told: io::Result<()>) {

@@ -26,4 +26,6 @@ mod kind {
     pub const STATISTICS: (u16, u16) = (20, 1);
     /// Who was mentioned in the log lately.
     pub const LOG: (u16, u16) = (21, 1);
+    /// What the listeners were asked for by.
+    pub const LISTEN: (u16, u16) = (22, 1);
 }

@@ -250,6 +250,9 @@ fn a_reload_names_what_waits_for_a_restart() {
         expect(&format!("{}{more}", at("one")), waiting);
     }
     expect(&at("two"), Some("listen"));
+    let line = daemon.lines().wait_for("LISTEN_UNCHANGED ");
+    let [one, two] = ["one", "two"].map(|name| format!("unix:{}", dir.join(name).display()));
+    assert_eq!(line, format!("LISTEN_UNCHANGED listen={one} configured={two} remedy=\"restart the daemon\""));
     assert_eq!(Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1), PASS);
 }
 

@@ -295,3 +295,27 @@ fn the_file_of_its_socket_goes_with_the_last_of_several_programs() {
     assert_eq!(policy.answer(), None);
     assert!(!path.exists());
 }
+
+#[test]
+fn another_listen_is_said_to_wait_for_a_restart() {
+    let dir = Dir::new();
+    let at = |name: &str| format!("unix:{}", dir.join(name).display());
+    let config = |name: &str| format!("listen = {:?}\n", at(name));
+    let mut daemon = Daemon::start_unled(at("one"), &config("one"));
+    for number in 0..2 {
+        fs::write(daemon.config(), config("two")).unwrap();
+        assert!(daemon.upgrade().starts_with("UPGRADED "));
+        let line = daemon.lines().wait_for_more("LISTEN_UNCHANGED ", number);
+        let expected = format!("listen={} configured={} remedy=\"restart the daemon\"", at("one"), at("two"));
+        assert_eq!(line, format!("LISTEN_UNCHANGED {expected}"));
+    }
+    // What the program before was told counts, not what this one found.
+    let line = daemon.reload(&config("two"));
+    assert!(line.ends_with(" after_restart=listen"), "{line}");
+    daemon.lines().wait_for_more("LISTEN_UNCHANGED ", 2);
+    let line = daemon.reload(&config("one"));
+    assert!(line.ends_with(" after_restart=\"\""), "{line}");
+    assert_eq!(Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1), PASS);
+    daemon.stop();
+    assert_eq!(daemon.lines().with("LISTEN_UNCHANGED ").len(), 3);
+}

@@ -7,6 +7,7 @@ use anyhow::Context;
 use tokio_util::task::TaskTracker;
 
 use super::Daemon;
+use super::listening::Listening;
 use crate::address::Address;
 use crate::clock::Now;
 use crate::config::Config;
@@ -47,7 +48,8 @@ impl Daemon {
         let log = Log::open(&config.log).context("the log cannot be opened")?;
         let program = program::path().context("the path of the program cannot be found out")?;
         let max_connections = max_connections(&config, &log);
-        let listeners = listen(&config, inheritance.as_mut())?;
+        let (listeners, asked) = listen(&config, inheritance.as_mut())?;
+        let listening = Listening::new(asked, listen_is_fixed, &listeners);
         let (metrics, control) = match (aside(&config), &mut inheritance) {
             (Ok(aside), _) => aside,
             // Postfix goes on being served.
@@ -73,7 +75,7 @@ impl Daemon {
             service,
             config,
             path,
-            listen_is_fixed,
+            listening,
             max_connections,
             log,
             state,
@@ -88,18 +90,17 @@ impl Daemon {
         };
         match &inheritance {
             Some(inheritance) => daemon.upgraded(inheritance, connections.len()),
-            None => daemon.started(&listeners),
+            None => daemon.started(),
         }
         daemon.warn(&daemon.config);
         Ok((daemon, Open { listeners, connections, metrics, control }))
     }
 
-    fn started(&self, listeners: &[Listener]) {
-        let listen: Vec<String> = listeners.iter().map(|listener| listener.address().to_string()).collect();
+    fn started(&self) {
         self.log.line(Severity::Info, "START", |line| {
             line.field("version", env!("CARGO_PKG_VERSION"))
                 .field("form", self.config.form.name())
-                .field("listen", listen.join(","))
+                .field("listen", self.listening.sockets())
                 .field("store", self.service.rules.load().store.name());
         });
     }
@@ -135,15 +136,16 @@ fn max_connections(config: &Config, log: &Log) -> usize {
 }
 
 /// Sockets of the program before, or those that systemd passed, are used instead of what the configuration says.
-fn listen(config: &Config, inheritance: Option<&mut Inheritance>) -> anyhow::Result<Vec<Listener>> {
-    let passed = match inheritance {
-        Some(inheritance) => inheritance.listeners()?,
-        None => Listener::from_systemd()?,
+/// With them comes what was asked for, which is nothing where systemd passed them.
+fn listen(config: &Config, inheritance: Option<&mut Inheritance>) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
+    let (passed, asked) = match inheritance {
+        Some(inheritance) => (inheritance.listeners()?, inheritance.listen(&config.listen)),
+        None => (Listener::from_systemd()?, Vec::new()),
     };
     if !passed.is_empty() {
-        return Ok(passed);
+        return Ok((passed, asked));
     }
-    bind(&config.listen, config)
+    Ok((bind(&config.listen, config)?, config.listen.clone()))
 }
 
 /// Where others than Postfix ask. An upgrade closes these and opens them anew.

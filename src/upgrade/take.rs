@@ -15,6 +15,7 @@ use bytes::Buf;
 use socket2::Socket;
 
 use super::{carrier, kind};
+use crate::address::Address;
 use crate::clock::Now;
 use crate::connection::{Business, Parked};
 use crate::listener::{ListenError, Listener, Peer, SocketFile};
@@ -127,6 +128,22 @@ impl Inheritance {
         });
         let sockets = (0..).zip(std::mem::take(&mut self.listeners));
         sockets.map(|(number, socket)| Listener::inherited(socket, files.remove(&number))).collect()
+    }
+
+    /// What they were asked for by; nothing where systemd passed them. `configured` now, where that is not said.
+    pub fn listen(&mut self, configured: &[Address]) -> Vec<Address> {
+        let said = self.content(kind::LISTEN).and_then(|mut content| {
+            let mut said = Vec::new();
+            while content.has_remaining() {
+                let address = str::from_utf8(take_bytes(&mut content)?).ok().and_then(|text| text.parse().ok());
+                said.push(address.ok_or(Damage::Corrupt)?);
+            }
+            Ok(said)
+        });
+        said.unwrap_or_else(|damage| {
+            self.problems.push(format!("what to listen at: {damage}"));
+            configured.to_vec()
+        })
     }
 
     fn files(&self) -> Result<HashMap<u32, SocketFile>, Damage> {
