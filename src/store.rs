@@ -177,6 +177,11 @@ impl Store {
         &self.table
     }
 
+    /// Which hits are one with an earlier one.
+    pub fn coalesce(&self) -> &Coalesce {
+        &self.coalesce
+    }
+
     /// `memory` or `memcached`.
     pub fn name(&self) -> &'static str {
         if self.memcached.is_some() { "memcached" } else { "memory" }

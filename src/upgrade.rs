@@ -28,4 +28,6 @@ mod kind {
     pub const LOG: (u16, u16) = (21, 1);
     /// What the listeners were asked for by.
     pub const LISTEN: (u16, u16) = (22, 1);
+    /// What was counted so lately that another hit may be one with it.
+    pub const COALESCE: (u16, u16) = (23, 1);
 }

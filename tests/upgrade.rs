@@ -297,6 +297,20 @@ fn the_file_of_its_socket_goes_with_the_last_of_several_programs() {
 }
 
 #[test]
+fn hits_that_are_one_are_so_over_an_upgrade() {
+    let daemon = Daemon::start("whitelist = []\nthreshold = 1\nexptime = 3600\ncoalesce = \"10s\"");
+    let mut policy = Policy::connect(daemon.endpoint());
+    let start = Instant::now();
+    for port in 1..=3 {
+        assert_eq!(policy.connected("198.51.100.1", port), PASS, "one with the first");
+        assert!(daemon.upgrade().starts_with("UPGRADED "));
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "the machine is too slow for this test");
+    assert_eq!(policy.connected("198.51.100.2", 1), PASS);
+    assert!(daemon.lines().with("UPGRADE_INCOMPLETE").is_empty());
+}
+
+#[test]
 fn another_listen_is_said_to_wait_for_a_restart() {
     let dir = Dir::new();
     let at = |name: &str| format!("unix:{}", dir.join(name).display());

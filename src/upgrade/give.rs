@@ -44,6 +44,10 @@ pub fn load(
     counts::write(&mut writer, &rules.policy, rules.store.table(), Now::read())?;
 
     content.clear();
+    rules.store.coalesce().put(&mut content);
+    writer.add(kind::COALESCE.0, kind::COALESCE.1, &content)?;
+
+    content.clear();
     for (number, listener) in (0_u32..).zip(listeners) {
         if let Some((path, device, inode)) = listener.file().map(SocketFile::identity) {
             content.put_u32_le(number);

@@ -178,6 +178,10 @@ impl Inheritance {
         if let Err(damage) = self.content(kind::LOG).and_then(|mut content| service.log.take(&mut content)) {
             self.problems.push(format!("log: {damage}"));
         }
+        let coalesced = self.content(kind::COALESCE);
+        if let Err(damage) = coalesced.and_then(|content| service.rules.load().store.coalesce().take(content)) {
+            self.problems.push(format!("what coalesces: {damage}"));
+        }
         let places = self.content(kind::SESSIONS).and_then(|mut content| service.sessions.take(&mut content, ids));
         let places = places.unwrap_or_else(|damage| {
             self.problems.push(format!("sessions: {damage}"));
