@@ -56,6 +56,8 @@ pub struct Store {
     memcached: Option<Memcached>,
     coalesce: Coalesce,
     over: Over,
+    /// The same for violations.
+    offences: Over,
     on_failure: OnStoreFailure,
     key_prefix: String,
     statistics: Arc<Statistics>,
@@ -96,6 +98,7 @@ impl Store {
             memcached,
             coalesce: Coalesce::default(),
             over: Over::new(config.over_memory),
+            offences: Over::new(config.over_memory),
             on_failure,
             key_prefix: config.key_prefix.clone(),
             statistics: Arc::clone(statistics),
