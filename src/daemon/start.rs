@@ -7,8 +7,7 @@ use anyhow::Context;
 use tokio_util::task::TaskTracker;
 
 use super::Daemon;
-use super::listening::Listening;
-use crate::address::Address;
+use super::sockets::{Found, bind};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::connection::Parked;
@@ -38,18 +37,11 @@ pub(super) struct Open {
 }
 
 impl Daemon {
-    pub(super) fn begin(
-        mut config: Config,
-        path: Option<PathBuf>,
-        listen_is_fixed: bool,
-    ) -> anyhow::Result<(Self, Open)> {
-        // First of all: what is hashed from here on is to be hashed as before.
-        let mut inheritance = Inheritance::receive();
+    pub(super) fn begin(mut config: Config, path: Option<PathBuf>, sockets: Found) -> anyhow::Result<(Self, Open)> {
+        let Found { listeners, listening, mut inheritance } = sockets;
         let log = Log::open(&config.log).context("the log cannot be opened")?;
         let program = program::path().context("the path of the program cannot be found out")?;
         let max_connections = max_connections(&config, &log);
-        let (listeners, asked) = listen(&config, inheritance.as_mut())?;
-        let listening = Listening::new(asked, listen_is_fixed, &listeners);
         let (metrics, control) = match (aside(&config), &mut inheritance) {
             (Ok(aside), _) => aside,
             // Postfix goes on being served.
@@ -135,30 +127,9 @@ fn max_connections(config: &Config, log: &Log) -> usize {
     possible.min(config.max_connections)
 }
 
-/// Sockets of the program before, or those that systemd passed, are used instead of what the configuration says.
-/// With them comes what was asked for, which is nothing where systemd passed them.
-fn listen(config: &Config, inheritance: Option<&mut Inheritance>) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
-    let (passed, asked) = match inheritance {
-        Some(inheritance) => (inheritance.listeners()?, inheritance.listen(&config.listen)),
-        None => (Listener::from_systemd()?, Vec::new()),
-    };
-    if !passed.is_empty() {
-        return Ok((passed, asked));
-    }
-    Ok((bind(&config.listen, config)?, config.listen.clone()))
-}
-
 /// Where others than Postfix ask. An upgrade closes these and opens them anew.
 fn aside(config: &Config) -> anyhow::Result<(Vec<Listener>, Option<Socket>)> {
     let metrics = bind(&config.metrics, config)?;
     let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
     Ok((metrics, control))
-}
-
-fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        listeners.extend(Listener::bind(address, &config.socket)?);
-    }
-    Ok(listeners)
 }
