@@ -180,6 +180,11 @@ impl Store {
         &self.table
     }
 
+    /// The shared store, if there is one.
+    pub fn memcached(&self) -> Option<&Memcached> {
+        self.memcached.as_ref()
+    }
+
     /// Which hits are one with an earlier one.
     pub fn coalesce(&self) -> &Coalesce {
         &self.coalesce

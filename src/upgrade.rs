@@ -30,4 +30,6 @@ mod kind {
     pub const LISTEN: (u16, u16) = (22, 1);
     /// What was counted so lately that another hit may be one with it.
     pub const COALESCE: (u16, u16) = (23, 1);
+    /// Which servers are away.
+    pub const ABSENCES: (u16, u16) = (24, 1);
 }

@@ -311,6 +311,27 @@ fn hits_that_are_one_are_so_over_an_upgrade() {
 }
 
 #[test]
+fn a_server_that_is_away_is_so_for_the_new_program_too() {
+    let mut memcached = Memcached::start();
+    let daemon = Daemon::start(&format!("whitelist = []\nmemcached_server = {:?}", memcached.server()));
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut ask = |port| assert_eq!(policy.connected("198.51.100.1", port), PASS);
+    ask(1);
+    memcached.kill();
+    daemon.lines().wait_for("STORE_DOWN ");
+    (2..=4).for_each(&mut ask);
+    for _ in 0..3 {
+        assert!(daemon.upgrade().starts_with("UPGRADED "));
+    }
+    (5..=7).for_each(&mut ask);
+    memcached.start_again();
+    let line = daemon.lines().wait_for("STORE_UP ");
+    // Those before the upgrade and those after it.
+    assert_eq!(field(&line, "decisions"), 6, "{line}");
+    assert_eq!(daemon.lines().with("STORE_DOWN ").len(), 1, "{}", daemon.lines());
+}
+
+#[test]
 fn another_listen_is_said_to_wait_for_a_restart() {
     let dir = Dir::new();
     let at = |name: &str| format!("unix:{}", dir.join(name).display());

@@ -6,7 +6,8 @@
 //! hosts see the flood. Where the key is gone by then, it was reset, and they
 //! go nowhere.
 //!
-//! Only for fixed windows: the slots of a sliding one move under the question.
+//! Hits only in fixed windows: the slots of a sliding one move under the question.
+//! The violations of a limit that makes wait are kept back in the same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -131,6 +131,18 @@ impl Server {
         self.state().away.is_some()
     }
 
+    /// For how many milliseconds nothing has been sent to it, and what was decided without it; `None`: it is there.
+    pub fn absence(&self) -> Option<(u64, u64)> {
+        self.state().away.as_ref().map(|away| (away.since.elapsed().as_millis() as u64, away.decisions))
+    }
+
+    /// It was away for the program before, and is so until it is found to be back.
+    pub fn stay_away(&self, (milliseconds, decisions): (u64, u64)) {
+        let now = Instant::now();
+        let since = now.checked_sub(Duration::from_millis(milliseconds)).unwrap_or(now);
+        self.state().away.get_or_insert(Away { since, decisions });
+    }
+
     /// Queues a command. The first of each request `leads`: it stands for the request where such are counted.
     /// The outcome comes within the time-out.
     pub fn submit(&self, question: Question, leads: bool) -> Result<oneshot::Receiver<Outcome>, Uncounted> {

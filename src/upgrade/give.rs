@@ -48,6 +48,10 @@ pub fn load(
     writer.add(kind::COALESCE.0, kind::COALESCE.1, &content)?;
 
     content.clear();
+    rules.store.memcached().into_iter().for_each(|memcached| memcached.put_absences(&mut content));
+    writer.add(kind::ABSENCES.0, kind::ABSENCES.1, &content)?;
+
+    content.clear();
     for (number, listener) in (0_u32..).zip(listeners) {
         if let Some((path, device, inode)) = listener.file().map(SocketFile::identity) {
             content.put_u32_le(number);

@@ -182,6 +182,9 @@ impl Inheritance {
         if let Err(damage) = coalesced.and_then(|content| service.rules.load().store.coalesce().take(content)) {
             self.problems.push(format!("what coalesces: {damage}"));
         }
+        if let Err(damage) = self.absences(service) {
+            self.problems.push(format!("servers that are away: {damage}"));
+        }
         let places = self.content(kind::SESSIONS).and_then(|mut content| service.sessions.take(&mut content, ids));
         let places = places.unwrap_or_else(|damage| {
             self.problems.push(format!("sessions: {damage}"));
@@ -208,6 +211,11 @@ impl Inheritance {
         }
         service.sessions.linger(&places, now);
         parked
+    }
+
+    fn absences(&self, service: &Service) -> Result<(), Damage> {
+        let content = self.content(kind::ABSENCES)?;
+        service.rules.load().store.memcached().map_or(Ok(()), |memcached| memcached.take_absences(content))
     }
 
     fn statistics(&self, service: &Service) -> Result<(), Damage> {
