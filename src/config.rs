@@ -99,17 +99,30 @@ pub struct Config {
 impl Config {
     /// Reads the file that is named, or else the default one if there is such a file.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_with(path, Files::Read)
+    }
+
+    /// Reads the same file, and none of the list files it names, which may be long: enough to know where to listen.
+    pub fn load_without_lists(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_with(path, Files::Leave)
+    }
+
+    fn load_with(path: Option<&Path>, files: Files) -> Result<Self, ConfigError> {
         let Some(path) = path else {
-            return Self::load_if_there(Path::new(DEFAULT_PATH));
+            return Self::if_there(Path::new(DEFAULT_PATH), files);
         };
         let source = source::read(path).map_err(|error| error.at(path))?;
-        Self::of(&source)
+        Self::of(&source, files)
     }
 
     /// Reads a file; without it the built-in defaults are in force.
     pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
+        Self::if_there(path, Files::Read)
+    }
+
+    fn if_there(path: &Path, files: Files) -> Result<Self, ConfigError> {
         match source::read(path) {
-            Ok(source) => Self::of(&source),
+            Ok(source) => Self::of(&source, files),
             Err(error) if error.is_absent() => Ok(Self::default()),
             Err(error) => Err(error.at(path)),
         }
@@ -118,15 +131,15 @@ impl Config {
     /// Reads the content of a file, and the list files it names. The path is for messages, and its
     /// directory is that of list files.
     pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        Self::of(&Source::new(path, content.as_ref()))
+        Self::of(&Source::new(path, content.as_ref()), Files::Read)
     }
 
-    fn of(source: &Source) -> Result<Self, ConfigError> {
+    fn of(source: &Source, files: Files) -> Result<Self, ConfigError> {
         if original::form(&source.text) == Some(Form::ConnectionShaper) {
             return original::read(source);
         }
         source.require_utf8()?;
-        file::read(source)
+        file::read(source, files)
     }
 
     /// Reads a file that is said to be connection_shaper's, so even one of
@@ -183,6 +196,13 @@ impl Config {
         let setting = self.settings.iter().find(|setting| setting.key == key);
         setting.map_or(&Value::Null, |setting| &setting.value)
     }
+}
+
+/// What is done about list files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Files {
+    Read,
+    Leave,
 }
 
 /// The form of a configuration file, told by its content.

@@ -1,10 +1,13 @@
 //! The daemon: composes the parts, heeds signals, reloads, and stops in order.
 
 mod list_watch;
+mod listening;
 mod reload;
+mod sockets;
 mod start;
 mod upgrade;
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,8 +19,9 @@ use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::acceptor::Acceptor;
+use crate::address::Address;
 use crate::clock::Now;
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::control::{Control, Reload, words};
 use crate::housekeeping::{self, Housekeeping};
 use crate::log::{Log, Severity};
@@ -29,6 +33,8 @@ use crate::signals::{Order, Signals};
 use crate::state::file::StateFile;
 use crate::stop::Stop;
 use list_watch::ListWatch;
+use listening::Listening;
+use sockets::Sockets;
 use start::Open;
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
@@ -40,17 +46,56 @@ const LAST_SAVE: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for the log, and for systemd.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// Serves until SIGTERM or SIGINT. `path` is what a reload reads again.
-pub async fn run(config: Config, path: Option<PathBuf>, listen_is_fixed: bool) -> anyhow::Result<()> {
+/// Serves until SIGTERM or SIGINT, as the file at `path` says, which a reload reads again. `listen`, if there is
+/// any, takes the place of what the file says of that.
+///
+/// # Errors
+///
+/// When the configuration is wrong, or a place to listen at cannot be had.
+pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Failure> {
+    let sockets = Sockets::open(path.as_deref(), listen)?;
+    // What is asked from here on waits. What is wrong with the configuration is said before what is with a socket.
+    let config = Config::load(path.as_deref())?;
+    let sockets = sockets.found()?;
     // Before anything that takes time: a SIGHUP too early would end us.
-    let signals = Signals::listen()?;
-    let (daemon, open) = Daemon::begin(config, path, listen_is_fixed)?;
+    let signals = Signals::listen().map_err(anyhow::Error::from)?;
+    let (daemon, open) = Daemon::begin(config, path, sockets)?;
     let log = daemon.log.clone();
     daemon.serve(open, signals).await;
     log.line(Severity::Info, "STOPPED", |_| {});
     log.flush(LAST_WORDS);
     notify::flush(LAST_WORDS);
     Ok(())
+}
+
+/// Why the daemon does not serve.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration is wrong.
+    Configuration(ConfigError),
+    /// It is right, and something else is not.
+    Other(anyhow::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(error) => error.fmt(f),
+            Self::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Configuration(error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
 }
 
 struct Daemon {
@@ -60,8 +105,7 @@ struct Daemon {
     /// What it was started with.
     config: Config,
     path: Option<PathBuf>,
-    /// `--listen` replaces what the file says, also after a reload.
-    listen_is_fixed: bool,
+    listening: Listening,
     /// As there were descriptors for at the start.
     max_connections: usize,
     log: Log,
@@ -179,6 +223,7 @@ impl Daemon {
                 line.field("warning", warning);
             });
         }
+        self.listening.warn(config, &self.log);
     }
 
     fn tell(&self, told: io::Result<()>) {

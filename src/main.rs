@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use connshaper::cli::{Command, Connection, Query, Serve, exit};
 use connshaper::config::{Config, convert};
 use connshaper::control::{client, explain, hit, show, status};
+use connshaper::daemon::Failure;
 use connshaper::terminal::Paint;
 use connshaper::{advise, check, daemon, doctor, inetd, query, replay, signals, top};
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use tokio::runtime::Builder;
 fn main() -> ExitCode {
     match Command::parse_or_exit_code() {
         Ok(Command::Serve(options)) => serve(options),
-        Ok(Command::Inetd(file)) => run(inetd::run(file.config.as_deref())),
+        Ok(Command::Inetd(file)) => run(inetd::run(file.config.as_deref()), |_| exit::UNAVAILABLE),
         Ok(Command::Check(options)) => check::run(options.file.config.as_deref(), options.json),
         Ok(Command::Query(options)) => ask(&options),
         Ok(Command::Status(options)) => tell(&options, ("status", json!({})), status::shown),
@@ -55,16 +56,11 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: Serve) -> ExitCode {
-    let path = options.file.config;
-    let mut config = match Config::load(path.as_deref()) {
-        Ok(config) => config,
-        Err(error) => return fail(exit::CONFIG, &error),
+    let code = |failure: &Failure| match failure {
+        Failure::Configuration(_) => exit::CONFIG,
+        Failure::Other(_) => exit::UNAVAILABLE,
     };
-    let listen_is_fixed = !options.listen.is_empty();
-    if listen_is_fixed {
-        config.listen = options.listen;
-    }
-    run(daemon::run(config, path, listen_is_fixed))
+    run(daemon::run(options.file.config, options.listen), code)
 }
 
 fn ask(options: &Query) -> ExitCode {
@@ -100,7 +96,7 @@ fn over(connection: &Connection, command: (&str, Value)) -> ExitCode {
 }
 
 /// One thread: a request is a few microseconds of work, less than waking another thread costs.
-fn run<E: Display>(program: impl Future<Output = Result<(), E>>) -> ExitCode {
+fn run<E: Display>(program: impl Future<Output = Result<(), E>>, code: impl Fn(&E) -> u8) -> ExitCode {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .on_thread_start(signals::leave_to_main)
@@ -111,7 +107,7 @@ fn run<E: Display>(program: impl Future<Output = Result<(), E>>) -> ExitCode {
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => fail(exit::UNAVAILABLE, &error),
+        Err(error) => fail(code(&error), &error),
     }
 }
 

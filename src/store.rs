@@ -33,6 +33,7 @@ pub mod memcached;
 pub mod over;
 pub mod rank;
 pub mod replica;
+mod resolve;
 pub mod server;
 mod shard;
 pub mod shared;
@@ -57,6 +58,8 @@ pub struct Store {
     memcached: Option<Memcached>,
     coalesce: Coalesce,
     over: Over,
+    /// The same for violations.
+    offences: Over,
     on_failure: OnStoreFailure,
     key_prefix: String,
     statistics: Arc<Statistics>,
@@ -97,6 +100,7 @@ impl Store {
             memcached,
             coalesce: Coalesce::default(),
             over: Over::new(config.over_memory),
+            offences: Over::new(config.over_memory),
             on_failure,
             key_prefix: config.key_prefix.clone(),
             statistics: Arc::clone(statistics),
@@ -181,6 +185,16 @@ impl Store {
     /// The counts held in this process.
     pub fn table(&self) -> &Arc<Table> {
         &self.table
+    }
+
+    /// The shared store, if there is one.
+    pub fn memcached(&self) -> Option<&Memcached> {
+        self.memcached.as_ref()
+    }
+
+    /// Which hits are one with an earlier one.
+    pub fn coalesce(&self) -> &Coalesce {
+        &self.coalesce
     }
 
     /// `memory` or `memcached`.

@@ -26,4 +26,10 @@ mod kind {
     pub const STATISTICS: (u16, u16) = (20, 1);
     /// Who was mentioned in the log lately.
     pub const LOG: (u16, u16) = (21, 1);
+    /// What the listeners were asked for by.
+    pub const LISTEN: (u16, u16) = (22, 1);
+    /// What was counted so lately that another hit may be one with it.
+    pub const COALESCE: (u16, u16) = (23, 1);
+    /// Which servers are away.
+    pub const ABSENCES: (u16, u16) = (24, 1);
 }

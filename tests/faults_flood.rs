@@ -3,6 +3,7 @@
 //! ```text
 //! cargo test --test faults_flood -- --nocapture              # a million clients
 //! cargo test --release --test faults_flood -- --nocapture    # ten million
+//! cargo test --release --test faults_flood -- --nocapture --ignored    # the same through the daemon: some minutes
 //! ```
 
 mod support;
@@ -10,8 +11,10 @@ mod support;
 use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::unix::net::UnixStream;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use connshaper::codec::decoder::REQUEST_TIME;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Key, Limit, Purpose};
 use connshaper::store::table::Table;
@@ -98,6 +101,28 @@ fn slow_senders_and_those_who_do_not_read_keep_nobody_waiting() {
     assert_eq!(&answer, b"action=DUNNO\n\n");
 }
 
+#[test]
+fn whoever_sends_a_byte_a_second_is_hung_up_on_after_thirty() {
+    let dir = Dir::new();
+    let path = dir.join("policy");
+    let daemon = Daemon::start_at(format!("unix:{}", path.display()), "");
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.set_nonblocking(true).unwrap();
+    let start = Instant::now();
+    let ended = std::iter::repeat(b"a").zip(0..).find(|(byte, second)| {
+        while start.elapsed() < Duration::from_secs(*second) {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let hung_up = matches!(stream.read(&mut [0]), Ok(0));
+        hung_up || stream.write_all(*byte).is_err()
+    });
+    let (_, seconds) = ended.expect("somebody who hangs up");
+    println!("a byte a second: hung up on in the {seconds}th second");
+    assert!((REQUEST_TIME.as_secs()..REQUEST_TIME.as_secs() + 3).contains(&seconds), "{seconds} s");
+    let line = daemon.lines().wait_for("BAD_REQUEST");
+    assert!(line.contains("peer=unix"), "{line}");
+}
+
 /// Counts clients in a table as the daemon does.
 fn count(table: &Table, limit: &Limit, client: IpAddr, now: u64) {
     let part = Part::client(client, 32, 64);
@@ -134,6 +159,80 @@ fn millions_of_clients_are_held_to_max_clients_and_those_who_are_over_are_kept()
     assert_eq!(kept.count(), known.len(), "clients over the limit go last");
 }
 
+/// Has every /64 of so many connect once, all out of one /32. None of them is over its limit. Says how long the
+/// longest answer took.
+fn spray(endpoint: &str, networks: u32) -> Duration {
+    const CONNECTIONS: u32 = 4;
+    let ask = |connection| {
+        let mut policy = Policy::connect(endpoint);
+        let mut longest = Duration::ZERO;
+        for network in (connection..networks).step_by(CONNECTIONS as usize) {
+            let client = Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(network.reverse_bits()) << 64 | 1);
+            let asked = Instant::now();
+            assert_eq!(policy.connected(&client.to_string(), 25), "DUNNO", "{client} is refused wrongly");
+            longest = longest.max(asked.elapsed());
+        }
+        longest
+    };
+    std::thread::scope(|scope| {
+        let askers: Vec<_> = (0..CONNECTIONS).map(|connection| scope.spawn(move || ask(connection))).collect();
+        askers.into_iter().map(|asker| asker.join().unwrap()).max().unwrap()
+    })
+}
+
+#[test]
+#[ignore = "takes minutes, and wants --release"]
+fn ten_million_networks_of_a_sprayed_prefix_neither_fill_the_memory_nor_keep_anyone_waiting() {
+    const CLIENTS: u32 = 10_000_000;
+    // As many clients as by default, of whom ten times as many come.
+    let mut daemon = Daemon::start("whitelist = []\nexptime = \"1h\"\nthreshold = 3\n");
+    let before = resident(daemon.id());
+    let (over, start) = (AtomicBool::new(false), Instant::now());
+    let (longest, regular, refused) = std::thread::scope(|scope| {
+        let regular = scope.spawn(|| {
+            let mut policy = Policy::connect(daemon.endpoint());
+            let mut ask = |client: &str, port| {
+                let asked = Instant::now();
+                (policy.connected(client, port), asked.elapsed())
+            };
+            (1..=3).for_each(|port| assert_eq!(ask("198.51.100.1", port).0, "DUNNO"));
+            let (mut longest, mut refused) = (Duration::ZERO, 0);
+            for number in 0_u32.. {
+                if over.load(Ordering::Relaxed) {
+                    break;
+                }
+                let port = 4 + (number % 60_000) as u16;
+                // One that is over and stays so, and one after the other who comes for the first time.
+                let (answer, took) = ask("198.51.100.1", port);
+                assert_ne!(answer, "DUNNO", "session {number}");
+                refused += 1;
+                let (answer, other) = ask(&Ipv4Addr::from_bits(0x0a00_0000 + number).to_string(), port);
+                assert_eq!(answer, "DUNNO", "session {number}");
+                longest = longest.max(took).max(other);
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            (longest, refused)
+        });
+        let longest = spray(daemon.endpoint(), CLIENTS);
+        over.store(true, Ordering::Relaxed);
+        let (regular, refused) = regular.join().unwrap();
+        (longest, regular, refused)
+    });
+    let (took, memory) = (start.elapsed(), resident(daemon.id()));
+    daemon.stop();
+    let (clients, evictions) = (statistic(&daemon, "clients").unwrap(), statistic(&daemon, "evictions").unwrap());
+    println!(
+        "a sprayed /32: {CLIENTS} networks in {took:.0?}, 0 refused wrongly, longest answer {longest:.1?}, to others \
+         {regular:.1?}; one over its limit refused {refused} times of {refused}; {clients} clients held, {evictions} \
+         forgotten; {before} KiB resident before, {memory} after"
+    );
+    assert!(clients <= 1_000_000, "{clients}");
+    // As the manual says of each client, and what any daemon takes.
+    assert!(memory - before < 40_000 + 20_000, "{memory} KiB");
+    assert!(longest.max(regular) < Duration::from_secs(1), "{longest:?}, {regular:?}");
+    assert_eq!(daemon.lines().with("MAX_CLIENTS "), ["MAX_CLIENTS max_clients=1000000"]);
+}
+
 #[test]
 fn a_sprayed_network_is_held_to_max_clients_by_the_daemon_and_said() {
     const CLIENTS: u32 = 60_000;
@@ -142,19 +241,7 @@ fn a_sprayed_network_is_held_to_max_clients_by_the_daemon_and_said() {
     for port in 1..=4 {
         regular.connected("198.51.100.1", port);
     }
-    // Each in a /64 of its own, out of one /32.
-    std::thread::scope(|scope| {
-        for connection in 0..4 {
-            let endpoint = daemon.endpoint();
-            scope.spawn(move || {
-                let mut policy = Policy::connect(endpoint);
-                for client in (connection..CLIENTS).step_by(4) {
-                    let net = Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(client.reverse_bits()) << 64 | 1);
-                    assert_eq!(policy.connected(&net.to_string(), 25), "DUNNO");
-                }
-            });
-        }
-    });
+    spray(daemon.endpoint(), CLIENTS);
     // Who was over before is so still.
     assert_ne!(regular.connected("198.51.100.1", 5), "DUNNO");
     daemon.lines().wait_for("MAX_CLIENTS ");

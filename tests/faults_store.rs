@@ -14,7 +14,9 @@ mod support;
 use std::time::{Duration, Instant};
 
 use support::load::{Progress, RULES, Row, Seen, under_load};
-use support::{Daemon, Dir, Fault, Gate, Memcached, Namespace, Postfix, statistic, until};
+use support::{
+    Daemon, Dir, Fault, Gate, Memcached, Mood, NameServer, Names, Namespace, Policy, Postfix, statistic, until,
+};
 
 /// `store_timeout` unless configured.
 const STORE_TIMEOUT: Duration = Duration::from_millis(100);
@@ -247,44 +249,25 @@ fn a_flush_lets_clients_begin_anew_and_refuses_nobody() {
     assert!(daemon.lines().with("STORE_DOWN").is_empty());
 }
 
-/// A mount namespace in which names are those of a file of the test's, and no name server is asked.
-struct Names(Dir);
-
-impl Names {
-    fn new(hosts: &str) -> Self {
-        let dir = Dir::new();
-        dir.write("hosts", hosts);
-        dir.write("nsswitch.conf", "hosts: files\n");
-        Self(dir)
-    }
-
-    fn set(&self, hosts: &str) {
-        // In place: what is mounted is the file, not its name.
-        self.0.write("hosts", hosts);
-    }
-
-    fn daemon(&self, server: &str) -> Daemon {
-        let path = |name| self.0.join(name).display().to_string();
-        let mounts = format!(
-            "mount --bind {} /etc/hosts && mount --bind {} /etc/nsswitch.conf",
-            path("hosts"),
-            path("nsswitch.conf")
-        );
-        let enter = format!("exec unshare --mount sh -c '{mounts} && exec \"$0\" \"$@\"' \"$0\" \"$@\"");
-        Daemon::start_after(&enter, &config(server))
-    }
+/// A daemon in whose world names are others.
+fn daemon_among(names: &Names, server: &str) -> Daemon {
+    Daemon::start_after(&names.enter(), &config(server))
 }
 
 fn port(memcached: &Memcached) -> String {
     memcached.server().rsplit_once(':').unwrap().1.to_owned()
 }
 
+fn server_by_name(memcached: &Memcached) -> String {
+    format!("memcached.test:{}", port(memcached))
+}
+
 #[test]
 fn a_name_that_does_not_resolve_at_the_start_is_bridged() {
     let memcached = Memcached::start();
-    let names = Names::new("127.0.0.1 localhost\n");
-    let daemon = names.daemon(&format!("memcached.test:{}", port(&memcached)));
-    let seen = outage(&daemon, || {}, || names.set("127.0.0.1 memcached.test\n"));
+    let names = Names::of_hosts("127.0.0.1 localhost\n");
+    let daemon = daemon_among(&names, &server_by_name(&memcached));
+    let seen = outage(&daemon, || {}, || names.set_hosts("127.0.0.1 memcached.test\n"));
     assert!(daemon.lines().wait_for("STORE_DOWN").contains("its name does not resolve"), "{}", daemon.lines());
     conclude("name without address", &daemon, &seen);
 }
@@ -292,13 +275,68 @@ fn a_name_that_does_not_resolve_at_the_start_is_bridged() {
 #[test]
 fn a_name_that_stands_for_another_address_later_is_followed() {
     let memcached = Memcached::start();
-    let names = Names::new("127.0.0.2 memcached.test\n");
+    let names = Names::of_hosts("127.0.0.2 memcached.test\n");
     let before = Memcached::start_at(format!("127.0.0.2:{}", port(&memcached)).parse().unwrap());
-    let daemon = names.daemon(&format!("memcached.test:{}", port(&memcached)));
+    let daemon = daemon_among(&names, &server_by_name(&memcached));
     let before = std::cell::RefCell::new(before);
-    let seen = outage(&daemon, || before.borrow_mut().kill(), || names.set("127.0.0.1 memcached.test\n"));
+    let seen = outage(&daemon, || before.borrow_mut().kill(), || names.set_hosts("127.0.0.1 memcached.test\n"));
     conclude("name with another address", &daemon, &seen);
     assert!(memcached.value("connshaper:10.0.200.0").is_some());
+}
+
+#[test]
+fn a_resolver_that_hangs_at_the_start_is_bridged() {
+    let (memcached, name_server) = (Memcached::start(), NameServer::new(Mood::Hangs));
+    let start = Instant::now();
+    let daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached));
+    assert!(start.elapsed() < 5 * NOISE, "ready after {:?}", start.elapsed());
+    let seen = outage(&daemon, || {}, || name_server.set(Mood::Answers));
+    assert!(daemon.lines().wait_for("STORE_DOWN").contains("its name is not resolved in time"), "{}", daemon.lines());
+    conclude("resolver hangs at the start", &daemon, &seen);
+}
+
+#[test]
+fn a_resolver_that_hangs_when_the_server_is_restarted_is_bridged() {
+    let memcached = std::cell::RefCell::new(Memcached::start());
+    let name_server = NameServer::new(Mood::Answers);
+    let daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached.borrow()));
+    let restart = || {
+        name_server.set(Mood::Hangs);
+        memcached.borrow_mut().kill();
+        memcached.borrow_mut().start_again();
+    };
+    let seen = outage(&daemon, restart, || name_server.set(Mood::Answers));
+    conclude("resolver hangs later", &daemon, &seen);
+    assert!(memcached.borrow().value("connshaper:10.0.200.0").is_some());
+}
+
+#[test]
+fn a_resolver_that_hangs_holds_one_thread_and_nothing_waits_for_it() {
+    let (memcached, name_server) = (Memcached::start(), NameServer::new(Mood::Hangs));
+    let mut daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached));
+    let start = Instant::now();
+    for number in 0..10 {
+        // Another store each time, which has to look for its server.
+        let other = format!("{}key_prefix = \"p{number}:\"\n", config(&server_by_name(&memcached)));
+        let line = daemon.reload(&other);
+        assert!(line.contains("RELOADED"), "{line}");
+    }
+    // So long that the list of what administrators say was asked for again and again.
+    until("five seconds", || (start.elapsed() > Duration::from_secs(5)).then_some(()));
+    let mut policy = Policy::connect(daemon.endpoint());
+    let asked = Instant::now();
+    assert_eq!(policy.connected("198.51.100.1", 1), "DUNNO");
+    assert!(asked.elapsed() < STORE_TIMEOUT + NOISE, "{:?}", asked.elapsed());
+    // Both families are asked for, once.
+    assert_eq!(name_server.queries(), 2);
+    let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap().count();
+    assert!(threads <= 6, "{threads} threads");
+    let line = daemon.upgrade();
+    assert!(line.contains("UPGRADED"), "{line}");
+    let stop = Instant::now();
+    assert!(daemon.stop().success());
+    println!("a resolver that hangs: {threads} threads, stopped after {:.1?}", stop.elapsed());
+    assert!(stop.elapsed() < 2 * NOISE, "{:?}", stop.elapsed());
 }
 
 #[test]

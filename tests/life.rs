@@ -4,6 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
@@ -224,6 +225,45 @@ fn a_reload_that_hangs_keeps_it_neither_from_answering_nor_from_stopping() {
 }
 
 #[test]
+fn its_socket_is_there_while_long_lists_are_read() {
+    // Without the compiler's optimisations a tenth of it takes longer.
+    const NETBLOCKS: u32 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
+    let dir = Dir::new();
+    let list: String = (0..NETBLOCKS).map(|net| format!("{}\n", Ipv4Addr::from_bits(net << 8))).collect();
+    dir.write("black", &list);
+    let path = dir.join("policy");
+    let config = format!("listen = \"unix:{}\"\nblacklist_file = \"black\"\n", path.display());
+    let config = dir.write("connshaper.toml", &config);
+    let mut start = command();
+    start.args(["serve", "-c"]).arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let begun = Instant::now();
+    let _daemon = Process::start(&mut start, Signal::SIGKILL);
+    let stream = until("a socket", || UnixStream::connect(&path).ok());
+    let bound = begun.elapsed();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    // Asked while nobody is there to answer yet.
+    assert_eq!(Policy::over(Box::new(stream)).connected("198.51.100.1", 1), PASS);
+    let answered = begun.elapsed();
+    println!("from exec: bound after {bound:.1?}, the first answer after {answered:.1?}, with a list of {NETBLOCKS}");
+    assert!(2 * bound < answered, "bound after {bound:?}, answered after {answered:?}");
+}
+
+#[test]
+fn what_is_wrong_in_a_list_is_said_before_a_socket_that_is_taken() {
+    let dir = Dir::new();
+    dir.write("black", "example.org\n");
+    let endpoint = format!("unix:{}", dir.join("policy").display());
+    let daemon = Daemon::start_at(&endpoint, "");
+    let config = dir.write("connshaper.toml", "blacklist_file = \"black\"\n");
+    let second = command().args(["serve", "--listen", &endpoint, "-c"]).arg(&config).output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(78), "{said}");
+    assert!(said.contains("black:1:1: "), "{said}");
+    // Nor has it touched the socket of the one that runs.
+    assert_eq!(Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1), PASS);
+}
+
+#[test]
 fn a_reload_names_what_waits_for_a_restart() {
     let dir = Dir::new();
     let at = |name: &str| format!("listen = \"unix:{}\"\n", dir.join(name).display());
@@ -250,6 +290,9 @@ fn a_reload_names_what_waits_for_a_restart() {
         expect(&format!("{}{more}", at("one")), waiting);
     }
     expect(&at("two"), Some("listen"));
+    let line = daemon.lines().wait_for("LISTEN_UNCHANGED ");
+    let [one, two] = ["one", "two"].map(|name| format!("unix:{}", dir.join(name).display()));
+    assert_eq!(line, format!("LISTEN_UNCHANGED listen={one} configured={two} remedy=\"restart the daemon\""));
     assert_eq!(Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1), PASS);
 }
 

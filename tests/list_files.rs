@@ -9,6 +9,8 @@ use std::time::Duration;
 use connshaper::config::{Config, ConfigError, ListKind};
 use connshaper::policy::lists::Entry;
 use connshaper::policy::netblocks::Netblocks;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
 use support::{Daemon, Dir, Policy};
 
 const PASS: &str = "DUNNO";
@@ -123,9 +125,13 @@ fn a_list_is_a_file_and_not_endless() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("huge");
     fs::File::create(&file).unwrap().set_len(65 << 20).unwrap();
-    for (path, problem) in
-        [("huge", "is larger than 64 MiB"), ("/dev/zero", "is no file"), ("absent", "cannot be read")]
-    {
+    mkfifo(&dir.path().join("pipe"), Mode::S_IRWXU).unwrap();
+    for (path, problem) in [
+        ("huge", "huge is larger than 64 MiB"),
+        ("/dev/zero", "/dev/zero is no file but a device"),
+        ("pipe", "pipe is no file but a named pipe"),
+        ("absent", "cannot be read"),
+    ] {
         let error = Config::parse(&dir.path().join("c"), format!("\nblacklist_file = \"{path}\"")).unwrap_err();
         assert!(error.summary().contains(problem), "{error}");
         assert_eq!(error.mistakes[0].spot.as_ref().map(|spot| (spot.line, spot.column)), Some((2, 18)));
@@ -182,6 +188,30 @@ fn a_changed_list_comes_into_force_without_a_signal() {
     replace(&dir, "black", "192.0.2.1\n");
     daemon.lines().wait_for_more("RELOADED", 1);
     assert!(is_refused("192.0.2.1") && !is_refused("192.0.2.2"));
+    daemon.stop();
+}
+
+#[test]
+fn a_list_that_has_become_a_pipe_holds_up_neither_a_reload_nor_a_start() {
+    let dir = Dir::new();
+    dir.write("black", "192.0.2.1\n");
+    let config = format!("blacklist_file = {:?}\nlist_check_interval = 1\n", dir.join("black"));
+    let mut daemon = Daemon::start(&config);
+    let pipe = dir.join("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    fs::rename(&pipe, dir.join("black")).unwrap();
+    for reload in 0..2 {
+        let line = match reload {
+            0 => daemon.lines().wait_for("RELOAD"),
+            _ => daemon.reload(&config),
+        };
+        assert!(line.starts_with("RELOAD_FAILED") && line.contains("black is no file but a named pipe"), "{line}");
+    }
+    assert_ne!(Policy::connect(daemon.endpoint()).connected("192.0.2.1", 1), PASS, "the old list stays");
+    let started = support::command().args(["serve", "-c"]).arg(daemon.config()).output().unwrap();
+    let said = String::from_utf8_lossy(&started.stderr);
+    assert_eq!(started.status.code(), Some(78), "{said}");
+    assert!(said.contains("black is no file but a named pipe") && said.contains("= help: name a plain file"), "{said}");
     daemon.stop();
 }
 

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use connshaper::clock::Now;
 use connshaper::config::OnStoreFailure;
-use connshaper::policy::limit::Ban;
+use connshaper::policy::limit::{Ban, Delay};
 use connshaper::policy::per::Part;
 use connshaper::policy::{Limit, Purpose};
 use support::{Gate, Host, PATIENCE, Site, eventually};
 
 const KEY: &str = "c:198.51.100.1";
+
+const VIOLATIONS: &str = "c:198.51.100.1!violations";
 
 fn client() -> Part {
     Part::client([198, 51, 100, 1].into(), 32, 64)
@@ -113,6 +115,68 @@ async fn a_banned_client_is_spared_also_below_its_limit_and_a_ban_lifted_elsewhe
     site.delete("c:198.51.100.1!ban");
     let lifted: Vec<_> = ask(2000).await.collect();
     assert_eq!(lifted.iter().map(|hit| hit.count).collect::<Vec<_>>(), [1001, 0]);
+}
+
+/// A limit that makes wait longer with each violation.
+fn delaying() -> Limit {
+    let delay = Delay { initial: Duration::from_millis(100), max: Duration::from_secs(5), max_concurrent: 10 };
+    Limit { delay: Some(delay), forget_after: 600, ..limit() }
+}
+
+#[tokio::test]
+async fn violations_of_a_flood_are_told_once_per_over_memory_and_counted_whole() {
+    let mut site = Site::one_memcached();
+    let (host, _gate) = host(&mut site);
+    let limit = delaying();
+    host.hit(&limit, &client(), 11, at(0)).await;
+    host.violated(&limit, &client(), at(0));
+    host.settled().await;
+    let before = site.memcached[0].commands();
+    for session in 1..=10_000_u32 {
+        let now = at(session.into());
+        let hits = host.count(&limit, &client(), &[(Purpose::Window, 1), (Purpose::Violations, 0)], now).await;
+        let counts: Vec<_> = hits.into_iter().map(|hit| hit.unwrap().count).collect();
+        assert_eq!(counts, [11 + session, session], "each waits longer than the one before");
+        host.violated(&limit, &client(), now);
+        host.settled().await;
+    }
+    // In ten seconds five times: the hits, the violations so far, and what is added to these and to their time.
+    let commands = site.memcached[0].commands() - before;
+    println!("flood that has to wait: 10000 violations, {commands} commands to memcached");
+    assert_eq!(commands, 5 * 4);
+    host.violated(&limit, &client(), at(12_000));
+    host.settled().await;
+    assert_eq!(site.value(VIOLATIONS).as_deref(), Some("10002"));
+}
+
+#[tokio::test]
+async fn violations_before_a_reset_on_another_host_are_not_added_after_it() {
+    let mut site = Site::one_memcached();
+    let (host, _gate) = host(&mut site);
+    let limit = delaying();
+    for moment in 0..100 {
+        host.violated(&limit, &client(), at(moment));
+        host.settled().await;
+    }
+    assert_eq!(site.value(VIOLATIONS).as_deref(), Some("1"));
+    site.delete(VIOLATIONS);
+    host.violated(&limit, &client(), at(2000));
+    host.settled().await;
+    eventually("what was kept, taken back", || (site.value(VIOLATIONS)? == "1").then_some(())).await;
+    assert_eq!(host.read(&limit, &client(), Purpose::Violations, at(2001)).await.count, 1);
+}
+
+#[tokio::test]
+async fn violations_that_a_ban_hangs_on_are_told_one_by_one() {
+    let mut site = Site::one_memcached();
+    let (host, _gate) = host(&mut site);
+    let limit = Limit { ban: Some(Ban { time: 600, threshold: 5, max: 600 }), ..delaying() };
+    for violations in 1..=5 {
+        assert!(host.lines("BANNED").is_empty(), "{violations}");
+        host.violated(&limit, &client(), at(violations));
+        host.settled().await;
+    }
+    assert_eq!(host.lines("BANNED").len(), 1);
 }
 
 #[tokio::test]

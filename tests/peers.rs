@@ -4,7 +4,7 @@ mod support;
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
@@ -110,6 +110,24 @@ fn listeners_that_nobody_or_everybody_can_ask_are_warned_of() {
         let expected: Vec<_> = warnings.iter().map(|warning| format!("connshaper.toml:{warning}")).collect();
         assert_eq!(said, expected, "{text}");
     }
+}
+
+#[test]
+fn an_option_or_a_socket_of_systemd_that_nobody_can_ask_at_is_warned_of() {
+    let warnings = |mut daemon: Daemon| {
+        daemon.stop();
+        daemon.lines().with("CONFIGURATION ")
+    };
+    let everywhere = Port::of([0, 0, 0, 0]);
+    let advice = "where no other host may ask: name those that may in `allow_peers`";
+    let expected = format!("CONFIGURATION warning=\"listening at {}, {advice}\"", everywhere.endpoint());
+    assert_eq!(warnings(Daemon::start_at(everywhere.endpoint(), "")), [expected]);
+    assert!(warnings(Daemon::start_at(everywhere.endpoint(), "allow_peers = [\"192.0.2.1\"]")).is_empty());
+    assert!(warnings(Daemon::start("")).is_empty());
+    let socket = TcpListener::bind("0.0.0.0:0").unwrap();
+    let endpoint = format!("inet:{}", socket.local_addr().unwrap());
+    let said = warnings(Daemon::start_at_socket(socket, &endpoint, ""));
+    assert_eq!(said, [format!("CONFIGURATION warning=\"listening at {endpoint}, {advice}\"")]);
 }
 
 #[test]

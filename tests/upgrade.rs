@@ -295,3 +295,62 @@ fn the_file_of_its_socket_goes_with_the_last_of_several_programs() {
     assert_eq!(policy.answer(), None);
     assert!(!path.exists());
 }
+
+#[test]
+fn hits_that_are_one_are_so_over_an_upgrade() {
+    let daemon = Daemon::start("whitelist = []\nthreshold = 1\nexptime = 3600\ncoalesce = \"10s\"");
+    let mut policy = Policy::connect(daemon.endpoint());
+    let start = Instant::now();
+    for port in 1..=3 {
+        assert_eq!(policy.connected("198.51.100.1", port), PASS, "one with the first");
+        assert!(daemon.upgrade().starts_with("UPGRADED "));
+    }
+    assert!(start.elapsed() < Duration::from_secs(10), "the machine is too slow for this test");
+    assert_eq!(policy.connected("198.51.100.2", 1), PASS);
+    assert!(daemon.lines().with("UPGRADE_INCOMPLETE").is_empty());
+}
+
+#[test]
+fn a_server_that_is_away_is_so_for_the_new_program_too() {
+    let mut memcached = Memcached::start();
+    let daemon = Daemon::start(&format!("whitelist = []\nmemcached_server = {:?}", memcached.server()));
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut ask = |port| assert_eq!(policy.connected("198.51.100.1", port), PASS);
+    ask(1);
+    memcached.kill();
+    daemon.lines().wait_for("STORE_DOWN ");
+    (2..=4).for_each(&mut ask);
+    for _ in 0..3 {
+        assert!(daemon.upgrade().starts_with("UPGRADED "));
+    }
+    (5..=7).for_each(&mut ask);
+    memcached.start_again();
+    let line = daemon.lines().wait_for("STORE_UP ");
+    // Those before the upgrade and those after it.
+    assert_eq!(field(&line, "decisions"), 6, "{line}");
+    assert_eq!(daemon.lines().with("STORE_DOWN ").len(), 1, "{}", daemon.lines());
+}
+
+#[test]
+fn another_listen_is_said_to_wait_for_a_restart() {
+    let dir = Dir::new();
+    let at = |name: &str| format!("unix:{}", dir.join(name).display());
+    let config = |name: &str| format!("listen = {:?}\n", at(name));
+    let mut daemon = Daemon::start_unled(at("one"), &config("one"));
+    for number in 0..2 {
+        fs::write(daemon.config(), config("two")).unwrap();
+        assert!(daemon.upgrade().starts_with("UPGRADED "));
+        let line = daemon.lines().wait_for_more("LISTEN_UNCHANGED ", number);
+        let expected = format!("listen={} configured={} remedy=\"restart the daemon\"", at("one"), at("two"));
+        assert_eq!(line, format!("LISTEN_UNCHANGED {expected}"));
+    }
+    // What the program before was told counts, not what this one found.
+    let line = daemon.reload(&config("two"));
+    assert!(line.ends_with(" after_restart=listen"), "{line}");
+    daemon.lines().wait_for_more("LISTEN_UNCHANGED ", 2);
+    let line = daemon.reload(&config("one"));
+    assert!(line.ends_with(" after_restart=\"\""), "{line}");
+    assert_eq!(Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1), PASS);
+    daemon.stop();
+    assert_eq!(daemon.lines().with("LISTEN_UNCHANGED ").len(), 3);
+}

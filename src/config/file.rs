@@ -26,7 +26,7 @@ use super::lists::{Complete, Wrong, complete};
 use super::remarks::Remarks;
 use super::settings::Settings;
 use super::source::{Source, Span};
-use super::{Config, Form, StoreConfig, sense, syntax};
+use super::{Config, Files, Form, StoreConfig, sense, syntax};
 use crate::policy;
 use answer::Answer;
 use ladder::Patience;
@@ -37,8 +37,8 @@ const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Reads the TOML form, and the list files it names.
-pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
+/// Reads the TOML form, and the list files it names unless these are to be left alone.
+pub(super) fn read(source: &Source, list_files: Files) -> Result<Config, ConfigError> {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
         return Err(syntax::explain(source, &errors));
@@ -60,7 +60,10 @@ pub(super) fn read(source: &Source) -> Result<Config, ConfigError> {
         ..around
     };
     let Named { limits: named, settings: limit_settings, places } = limits::read(&s, &inherited);
-    let (files, spans) = lists::files(&s, &source.path);
+    let (mut files, spans) = lists::files(&s, &source.path);
+    if list_files == Files::Leave {
+        files.clear();
+    }
     let (complete, wrong) = match complete(own, &files) {
         Ok(complete) => (complete, None),
         Err(wrong) => (Complete::default(), Some(not_read(&s, &spans, wrong))),

@@ -11,6 +11,7 @@ use super::remarks::Remarks;
 use super::source::Span;
 use super::{Config, OnStoreFailure};
 use crate::address::Address;
+use crate::listener::Peers;
 use crate::policy::lists::Entry;
 pub(super) use limit::{examine_equals, examine_limit};
 
@@ -79,9 +80,9 @@ fn examine_peers(config: &Config, odd: &impl Fn(&str, &str)) {
         odd("allow_peers", "has no effect: `listen` has no TCP address");
     } else if config.allow_peers.netblocks().is_empty() {
         odd("allow_peers", "is empty: nobody may ask over TCP");
-    } else if config.allow_peers.are_of_this_host() {
-        for place in config.listen.iter().filter(|place| place.is_beyond_loopback()) {
-            odd("listen", &format!("has {place}, where no other host may ask: name those that may in `allow_peers`"));
+    } else {
+        for place in config.listen.iter().filter(|place| config.allow_peers.exclude_others_at(place)) {
+            odd("listen", &format!("has {place}, {}", Peers::EXCLUDES));
         }
     }
 }

@@ -3,10 +3,13 @@
 //! Both forms are read from a `Source`; offsets into its text become lines,
 //! columns and excerpts here, and only for what is reported.
 
-use std::fs::File;
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Read};
 use std::ops::Range;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+
+use nix::fcntl::OFlag;
 
 use super::error::{ConfigError, Spot};
 use super::lists::Stamp;
@@ -103,8 +106,11 @@ fn excerpt(text: &str, line: usize, column: usize, width: usize) -> Spot {
 
 /// Reads a whole file, within reason.
 pub(super) fn read(path: &Path) -> Result<Source, ReadError> {
+    read_all(path, File::open(path).map_err(ReadError::Io)?)
+}
+
+fn read_all(path: &Path, file: File) -> Result<Source, ReadError> {
     let mut bytes = Vec::new();
-    let file = File::open(path).map_err(ReadError::Io)?;
     let size = file.take(LARGEST + 1).read_to_end(&mut bytes);
     if size.map_err(ReadError::Io)? as u64 > LARGEST {
         return Err(ReadError::Large);
@@ -119,17 +125,37 @@ pub(super) fn read_list(path: &Path) -> Result<(Source, Stamp), (String, String)
         let mistake = error.at(path).mistakes.swap_remove(0);
         (format!("{} {}", path.display(), mistake.problem), mistake.remedy)
     };
-    let metadata = path.metadata().map_err(|error| wrong(ReadError::Io(error)))?;
-    if !metadata.is_file() {
-        return Err((format!("{} is no file", path.display()), "name a file".to_owned()));
-    }
-    match read(path) {
+    let plain = |metadata: Metadata| match metadata.is_file() {
+        true => Ok(metadata),
+        false => {
+            let problem = format!("{} is no file but {}", path.display(), kind(&metadata));
+            Err((problem, "name a plain file; whoever makes the list can write one and rename it".to_owned()))
+        }
+    };
+    // To open a device may already do something to it.
+    plain(path.metadata().map_err(|error| wrong(ReadError::Io(error)))?)?;
+    // Nor is a pipe waited for that has just taken the file's place.
+    let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
+    let file = file.map_err(|error| wrong(ReadError::Io(error)))?;
+    let metadata = plain(file.metadata().map_err(|error| wrong(ReadError::Io(error)))?)?;
+    match read_all(path, file) {
         Ok(source) => Ok((source, Stamp::from(&metadata))),
         Err(ReadError::Large) => {
             let problem = format!("{} is larger than 64 MiB", path.display());
             Err((problem, "split it: the key takes a list of files".to_owned()))
         }
         Err(error) => Err(wrong(error)),
+    }
+}
+
+/// What something is that is no file.
+fn kind(metadata: &Metadata) -> &'static str {
+    let kind = metadata.file_type();
+    match () {
+        () if kind.is_dir() => "a directory",
+        () if kind.is_fifo() => "a named pipe",
+        () if kind.is_socket() => "a socket",
+        () => "a device",
     }
 }
 

@@ -67,14 +67,11 @@ impl Daemon {
     }
 
     fn adopt(&self, policy: Policy, mut config: Config) -> (Config, Vec<String>) {
-        if self.listen_is_fixed {
-            config.listen.clone_from(&self.config.listen);
-        }
         self.service.reload(policy, &config);
         // What the daemon was started with is what these still are.
         let (old, new) = (&self.config, &config);
         let unchanged = [
-            ("listen", old.listen == new.listen),
+            ("listen", !self.listening.differs(new)),
             ("socket_mode, socket_owner or socket_group", old.socket == new.socket),
             ("control_socket or control_group", old.control == new.control),
             ("metrics_listen", old.metrics == new.metrics),

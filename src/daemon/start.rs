@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio_util::task::TaskTracker;
 
 use super::Daemon;
-use crate::address::Address;
+use super::sockets::{Found, bind};
 use crate::clock::Now;
 use crate::config::Config;
 use crate::connection::Parked;
@@ -37,17 +37,11 @@ pub(super) struct Open {
 }
 
 impl Daemon {
-    pub(super) fn begin(
-        mut config: Config,
-        path: Option<PathBuf>,
-        listen_is_fixed: bool,
-    ) -> anyhow::Result<(Self, Open)> {
-        // First of all: what is hashed from here on is to be hashed as before.
-        let mut inheritance = Inheritance::receive();
+    pub(super) fn begin(mut config: Config, path: Option<PathBuf>, sockets: Found) -> anyhow::Result<(Self, Open)> {
+        let Found { listeners, listening, mut inheritance } = sockets;
         let log = Log::open(&config.log).context("the log cannot be opened")?;
         let program = program::path().context("the path of the program cannot be found out")?;
         let max_connections = max_connections(&config, &log);
-        let listeners = listen(&config, inheritance.as_mut())?;
         let (metrics, control) = match (aside(&config), &mut inheritance) {
             (Ok(aside), _) => aside,
             // Postfix goes on being served.
@@ -73,7 +67,7 @@ impl Daemon {
             service,
             config,
             path,
-            listen_is_fixed,
+            listening,
             max_connections,
             log,
             state,
@@ -88,18 +82,17 @@ impl Daemon {
         };
         match &inheritance {
             Some(inheritance) => daemon.upgraded(inheritance, connections.len()),
-            None => daemon.started(&listeners),
+            None => daemon.started(),
         }
         daemon.warn(&daemon.config);
         Ok((daemon, Open { listeners, connections, metrics, control }))
     }
 
-    fn started(&self, listeners: &[Listener]) {
-        let listen: Vec<String> = listeners.iter().map(|listener| listener.address().to_string()).collect();
+    fn started(&self) {
         self.log.line(Severity::Info, "START", |line| {
             line.field("version", env!("CARGO_PKG_VERSION"))
                 .field("form", self.config.form.name())
-                .field("listen", listen.join(","))
+                .field("listen", self.listening.sockets())
                 .field("store", self.service.rules.load().store.name());
         });
     }
@@ -134,29 +127,9 @@ fn max_connections(config: &Config, log: &Log) -> usize {
     possible.min(config.max_connections)
 }
 
-/// Sockets of the program before, or those that systemd passed, are used instead of what the configuration says.
-fn listen(config: &Config, inheritance: Option<&mut Inheritance>) -> anyhow::Result<Vec<Listener>> {
-    let passed = match inheritance {
-        Some(inheritance) => inheritance.listeners()?,
-        None => Listener::from_systemd()?,
-    };
-    if !passed.is_empty() {
-        return Ok(passed);
-    }
-    bind(&config.listen, config)
-}
-
 /// Where others than Postfix ask. An upgrade closes these and opens them anew.
 fn aside(config: &Config) -> anyhow::Result<(Vec<Listener>, Option<Socket>)> {
     let metrics = bind(&config.metrics, config)?;
     let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
     Ok((metrics, control))
-}
-
-fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {
-    let mut listeners = Vec::new();
-    for address in addresses {
-        listeners.extend(Listener::bind(address, &config.socket)?);
-    }
-    Ok(listeners)
 }

@@ -81,7 +81,7 @@ impl Daemon {
         self.log.flush(LAST_WORDS);
         notify::flush(LAST_WORDS);
         let called = match signals.block().await {
-            Ok(()) => give::load(&self.service, listeners, parked, begun)
+            Ok(()) => give::load(&self.service, self.listening.asked(), listeners, parked, begun)
                 .and_then(|carrier| program::call(&self.program, &carrier)),
             Err(error) => Err(error),
         };

@@ -7,6 +7,7 @@
 use ipnet::IpNet;
 
 use super::Peer;
+use crate::address::Address;
 
 /// The netblocks whose hosts may ask over TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +24,16 @@ impl Peers {
         peer.ip().is_none_or(|ip| self.0.iter().any(|netblock| netblock.contains(&ip)))
     }
 
+    /// What to say of a place at which others are excluded.
+    pub const EXCLUDES: &str = "where no other host may ask: name those that may in `allow_peers`";
+
+    /// Whether a place to listen at is there for other hosts, and none of them may ask.
+    pub fn exclude_others_at(&self, place: &Address) -> bool {
+        place.is_beyond_loopback() && self.are_of_this_host()
+    }
+
     /// Whether no other host may.
-    pub fn are_of_this_host(&self) -> bool {
+    fn are_of_this_host(&self) -> bool {
         let loopback = Self::default();
         self.0.iter().all(|netblock| loopback.0.iter().any(|loopback| loopback.contains(netblock)))
     }

@@ -96,7 +96,7 @@ impl Limit {
 }
 
 /// What is a hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Counts {
     /// An SMTP session.
     Connections,
@@ -127,7 +127,7 @@ impl Counts {
 }
 
 /// Where a window begins and ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Window {
     /// From the first hit of a key on; nothing ever extends it.
     Fixed,

@@ -78,7 +78,9 @@ impl Store {
         }
         // A server that is known to be away costs nothing to ask, and says what is done meanwhile.
         let known = if memcached.is_away() { None } else { self.known(operation, now) };
-        self.over.advise(key, operation.amount, known, now)
+        // What is not to stay counted is not counted to be taken back.
+        let kept = if key.limit.count_refused { operation.amount } else { 0 };
+        self.over.advise(key, kept, known, now)
     }
 
     /// What is known here of a window.
@@ -139,6 +141,8 @@ impl Store {
             self.table.forget(subject);
             return NOTHING;
         };
+        let untold = if key.purpose == Purpose::Violations { self.offences.kept(&key) } else { 0 };
+        let counted = Counted { count: counted.count.saturating_add(untold), ..counted };
         let is_banned = key.purpose == Purpose::Ban && counted.count > 0;
         if is_banned || (key.purpose == Purpose::Window && counted.count > threshold) {
             self.over.remember(&key, now);

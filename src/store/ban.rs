@@ -11,6 +11,8 @@ use std::task::{Context, Poll, Waker};
 
 use super::Store;
 use super::counter::Counter;
+use super::memcached::Memcached;
+use super::over::{Advice, Known};
 use crate::clock::Now;
 use crate::log::line::Line;
 use crate::log::{Event, Log, Severity};
@@ -27,6 +29,8 @@ struct Offence {
     log_only: bool,
     part: Part,
     violations: Counter,
+    /// Violations before this one that the store does not know of.
+    kept: u32,
     ban: Option<(Ban, Bans)>,
     forget_after: u32,
     now: Now,
@@ -42,7 +46,7 @@ struct Bans {
 }
 
 impl Offence {
-    fn new(store: &Store, violation: &Violation<'_>, now: Now) -> Self {
+    fn new(store: &Store, violation: &Violation<'_>, kept: u32, now: Now) -> Self {
         let Violation { limit, part } = violation;
         let counter = |purpose| store.counter(&Key { limit, part, purpose });
         let bans = || Bans { ban: counter(Purpose::Ban), bans: counter(Purpose::Bans) };
@@ -51,6 +55,7 @@ impl Offence {
             log_only: limit.log_only,
             part: part.clone(),
             violations: counter(Purpose::Violations),
+            kept,
             ban: limit.ban.map(|ban| (ban, bans())),
             forget_after: limit.forget_after,
             now,
@@ -67,19 +72,42 @@ impl Store {
     /// Counts a violation, and bans if it is one too many. In this process that is done when this returns;
     /// with memcached it takes a few round trips, for which nobody waits. Must be called within a runtime.
     pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, log: &Log, now: Now) {
-        let offence = Offence::new(self, violation, now);
-        if self.memcached.is_some() {
-            let (store, log) = (Arc::clone(self), log.clone());
-            self.following.spawn(async move { store.punish(&offence, &log).await });
+        if let Some(memcached) = &self.memcached {
+            if let Advice::Ask(kept) = self.advise_violation(memcached, violation, now) {
+                let (offence, store, log) = (Offence::new(self, violation, kept, now), Arc::clone(self), log.clone());
+                self.following.spawn(async move { store.punish(&offence, &log).await });
+            }
             return;
         }
+        let offence = Offence::new(self, violation, 0, now);
         let done = pin!(self.punish(&offence, log)).poll(&mut Context::from_waker(Waker::noop()));
         debug_assert_eq!(done, Poll::Ready(()), "nothing waits for a store in this process");
     }
 
+    /// Whether memcached is told of a violation, or it is counted in this process for the time being: of those of
+    /// a flood it hears once per `over_memory`. Not where a ban hangs on them, which is to begin in time.
+    fn advise_violation(&self, memcached: &Memcached, violation: &Violation<'_>, now: Now) -> Advice {
+        let Violation { limit, part } = violation;
+        if limit.ban.is_some() {
+            return Advice::Ask(0);
+        }
+        let key = Key { limit, part, purpose: Purpose::Violations };
+        let subject = self.table.subject(key);
+        let known = self.table.peek(subject, now.monotonic).filter(|_| !memcached.is_away());
+        let known = known.map(|hit| Known { count: hit.count, left: hit.left_ms, is_over: true });
+        let advice = self.offences.advise(&key, 1, known, now);
+        match advice {
+            Advice::Spare => {
+                self.table.renew(subject, 1, u64::from(limit.forget_after) * 1000, u32::MAX, now.monotonic);
+            }
+            Advice::Ask(_) => self.offences.remember(&key, now),
+        }
+        advice
+    }
+
     async fn punish(&self, offence: &Offence, log: &Log) {
-        let Offence { forget_after, now, .. } = *offence;
-        let violations = self.renew(&offence.violations, forget_after, now).await;
+        let Offence { kept, forget_after, now, .. } = *offence;
+        let violations = self.renew(&offence.violations, kept, forget_after, now).await;
         let Some((ban, Bans { ban: in_force, bans })) = &offence.ban else {
             return;
         };
@@ -93,7 +121,7 @@ impl Store {
             return;
         }
         let known_for = |repetition| ban.length(repetition).saturating_add(forget_after);
-        let repetition = self.renew(bans, known_for(1), now).await;
+        let repetition = self.renew(bans, 0, known_for(1), now).await;
         let seconds = ban.length(repetition);
         if repetition > 1 {
             self.replace(in_force, repetition, seconds, now);

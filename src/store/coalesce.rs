@@ -3,13 +3,16 @@
 //! What this process counted last is remembered here, so hosts that share a
 //! store coalesce each for themselves.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::{Buf, BufMut};
 
 use crate::clock::Now;
 use crate::generations::Generations;
 use crate::policy::per::Part;
 use crate::policy::{Limit, Operation};
 use crate::secret;
+use crate::state::section::Damage;
 
 /// Keys remembered at once, in about 2 MB. Beyond this those that were counted longest ago are forgotten;
 /// their next hit counts.
@@ -34,17 +37,32 @@ impl Coalesce {
     /// The next hit counts, however soon it comes: the last one that was counted has been taken back.
     pub fn forget(&self, limit: &Limit, part: &Part) {
         if limit.coalesce > 0 {
-            let key = secret::hash((limit.id, part));
-            self.generations.lock().unwrap_or_else(PoisonError::into_inner).forget(key);
+            self.lock().forget(key(limit, part));
         }
+    }
+
+    /// Adds what is remembered, the longest ago first.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        for (key, last) in self.lock().iter() {
+            output.put_u64_le(*key);
+            output.put_u64_le(*last);
+        }
+    }
+
+    /// Takes it over, from a program with the same secret and the same clock.
+    pub fn take(&self, mut input: &[u8]) -> Result<(), Damage> {
+        let mut generations = self.lock();
+        while input.has_remaining() {
+            let (key, last) = (input.try_get_u64_le()?, input.try_get_u64_le()?);
+            *generations.touch(key) = last;
+        }
+        Ok(())
     }
 
     fn counts(&self, operation: &Operation<'_>, now: Now) -> bool {
         let limit = operation.key.limit;
-        // Not of the counter: the slots of a sliding window are one key.
-        let key = secret::hash((limit.id, operation.key.part));
-        // Numbers are whole after any panic.
-        let mut generations = self.generations.lock().unwrap_or_else(PoisonError::into_inner);
+        let key = key(limit, operation.key.part);
+        let mut generations = self.lock();
         let last = generations.find(key);
         let counts = last.is_none_or(|last| now.monotonic.saturating_sub(last) >= u64::from(limit.coalesce));
         if counts {
@@ -52,6 +70,18 @@ impl Coalesce {
         }
         counts
     }
+
+    fn lock(&self) -> MutexGuard<'_, Generations<u64, MAX_KEYS>> {
+        // Numbers are whole after any panic.
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Not of the counter: the slots of a sliding window are one key. Nor of the limit's id, which is another in the
+/// program that comes after this one.
+fn key(limit: &Limit, part: &Part) -> u64 {
+    let Limit { name, counts, window, log_only, .. } = limit;
+    secret::hash((name, counts, window, log_only, part))
 }
 
 #[cfg(test)]

@@ -28,17 +28,25 @@ impl Store {
         Counter { subject: self.table.subject(*key), text: text(key), threshold }
     }
 
-    /// One more hit, after which the counter lives for `exptime` seconds. Says how many there were.
-    pub(super) async fn renew(&self, counter: &Counter, exptime: u32, now: Now) -> u32 {
+    /// One more hit, after which the counter lives for `exptime` seconds. Says how many there were. With it go
+    /// earlier ones that were `kept` from the store, and are counted in this process.
+    pub(super) async fn renew(&self, counter: &Counter, kept: u32, exptime: u32, now: Now) -> u32 {
         let Counter { subject, threshold, .. } = *counter;
         let lasts = u64::from(exptime) * 1000;
         if self.memcached.is_some() {
             // First, so that a hit that creates the key is the last word. `ma` could set the expiry itself,
             // but memcached drops that when the number gains a digit.
             self.send(counter, Command::Touch, exptime, now);
-            if let Some(Answer::Counted(counted)) = self.ask(counter, Command::Hit(1), exptime, now).await {
-                self.table.observe(subject, counted.count, lasts, threshold, now.monotonic);
-                return counted.count;
+            let amount = kept.saturating_add(1);
+            if let Some(Answer::Counted(counted)) = self.ask(counter, Command::Hit(amount), exptime, now).await {
+                let mut count = counted.count;
+                if kept > 0 && count == amount {
+                    // They began the counter: it was forgotten meanwhile, and they are none of the new one's.
+                    self.give_back(counter, kept, now);
+                    count = 1;
+                }
+                self.table.observe(subject, count, lasts, threshold, now.monotonic);
+                return count;
             }
         }
         self.table.renew(subject, 1, lasts, threshold, now.monotonic)

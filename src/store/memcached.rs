@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::{Buf, BufMut};
 use smallvec::{SmallVec, smallvec};
 use tokio::task::JoinHandle;
 
@@ -15,6 +16,8 @@ use crate::clock::Now;
 use crate::config::{OnStoreFailure, StoreConfig};
 use crate::log::Log;
 use crate::policy::Key;
+use crate::state::fields::{put_bytes, take_bytes};
+use crate::state::section::Damage;
 use crate::statistics::Statistics;
 
 /// The servers, and the task that talks to each.
@@ -90,6 +93,30 @@ impl Memcached {
     /// How every server is.
     pub fn servers(&self) -> Vec<Condition> {
         self.servers.iter().map(|server| server.condition()).collect()
+    }
+
+    /// Adds the servers that are away.
+    pub fn put_absences(&self, output: &mut Vec<u8>) {
+        for server in &self.servers {
+            if let Some((milliseconds, decisions)) = server.absence() {
+                put_bytes(output, server.name().as_bytes());
+                output.put_u64_le(milliseconds);
+                output.put_u64_le(decisions);
+            }
+        }
+    }
+
+    /// Takes them over. Must be called before the servers are asked anything.
+    pub fn take_absences(&self, mut input: &[u8]) -> Result<(), Damage> {
+        while input.has_remaining() {
+            let name = take_bytes(&mut input)?;
+            let absence = (input.try_get_u64_le()?, input.try_get_u64_le()?);
+            // The configuration may have others now.
+            if let Some(server) = self.servers.iter().find(|server| server.name().as_bytes() == name) {
+                server.stay_away(absence);
+            }
+        }
+        Ok(())
     }
 
     /// Waits until the servers have answered all that was sent before, or it was given up.

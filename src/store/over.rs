@@ -6,7 +6,8 @@
 //! hosts see the flood. Where the key is gone by then, it was reset, and they
 //! go nowhere.
 //!
-//! Only for fixed windows: the slots of a sliding one move under the question.
+//! Hits only in fixed windows: the slots of a sliding one move under the question.
+//! The violations of a limit that makes wait are kept back in the same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -86,8 +87,17 @@ impl Over {
         !self.empty.load(Ordering::Relaxed) && self.lock().find(self.hash(key)).is_some()
     }
 
-    /// What to do about `amount` hits. `known`: of the key, here; `None` also where it is not to be used.
-    pub fn advise(&self, key: &Key<'_>, amount: u32, known: Option<Known>, now: Now) -> Advice {
+    /// Hits of a key that the store was not told.
+    pub fn kept(&self, key: &Key<'_>) -> u32 {
+        if self.empty.load(Ordering::Relaxed) {
+            return 0;
+        }
+        self.lock().find(self.hash(key)).map_or(0, |entry| entry.kept)
+    }
+
+    /// What to do about hits of which so many are to be `kept` if the store is not asked. `known`: of the key,
+    /// here; `None` also where it is not to be used.
+    pub fn advise(&self, key: &Key<'_>, kept: u32, known: Option<Known>, now: Now) -> Advice {
         let hash = self.hash(key);
         let mut generations = self.lock();
         let Some(mut entry) = generations.find(hash) else {
@@ -97,8 +107,7 @@ impl Over {
         let due = now.monotonic.saturating_sub(entry.asked) >= self.pause;
         let advice = match running {
             Some(known) if known.is_over && !due => {
-                // What is not to stay counted is not counted to be taken back.
-                entry.kept = entry.kept.saturating_add(if key.limit.count_refused { amount } else { 0 });
+                entry.kept = entry.kept.saturating_add(kept);
                 Advice::Spare
             }
             _ => {

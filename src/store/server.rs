@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream, lookup_host};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -21,6 +21,7 @@ use super::Uncounted;
 use super::breaker::{Breaker, Condition};
 use super::conversation::Conversation;
 use super::losses::Losses;
+use super::resolve;
 use super::wire::{Answer, Dialect, Question};
 use crate::address::Address;
 use crate::config::OnStoreFailure;
@@ -145,6 +146,18 @@ impl Server {
         Condition { server: self.name.clone(), breaker, away }
     }
 
+    /// For how many milliseconds nothing has been sent to it, and what was decided without it; `None`: it is there.
+    pub fn absence(&self) -> Option<(u64, u64)> {
+        self.state().away.as_ref().map(|away| (away.since.elapsed().as_millis() as u64, away.decisions))
+    }
+
+    /// It was away for the program before, and is so until it is found to be back.
+    pub fn stay_away(&self, (milliseconds, decisions): (u64, u64)) {
+        let now = Instant::now();
+        let since = now.checked_sub(Duration::from_millis(milliseconds)).unwrap_or(now);
+        self.state().away.get_or_insert(Away { since, decisions, trying: false });
+    }
+
     /// Queues a command. The first of each request `leads`: it stands for the request where such are counted.
     /// The outcome comes within the time-out.
     pub fn submit(&self, question: Question, leads: bool) -> Result<oneshot::Receiver<Outcome>, Uncounted> {
@@ -221,13 +234,12 @@ impl Server {
         }
     }
 
-    /// The addresses of its name, looked up anew for every connection. A slow
-    /// resolver makes the server away, but is never asked twice at once.
+    /// The addresses of its name, looked up anew for every connection. A slow resolver makes the server away.
     async fn resolve(&self, deadline: Instant) -> Result<Vec<SocketAddr>, String> {
         let Address::Inet { host, port } = &self.address else {
             return Ok(Vec::new());
         };
-        let mut lookup = pin!(lookup_host((host.as_str(), *port)));
+        let mut lookup = pin!(resolve::addresses(host, *port));
         let found = match timeout_at(deadline, &mut lookup).await {
             Ok(found) => found,
             Err(_) => {
@@ -235,7 +247,7 @@ impl Server {
                 lookup.await
             }
         };
-        found.map(Iterator::collect).map_err(|error| format!("its name does not resolve: {error}"))
+        found.map_err(|error| format!("its name does not resolve: {error}"))
     }
 
     async fn open(&self, addresses: &[SocketAddr]) -> io::Result<Stream> {

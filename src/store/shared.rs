@@ -10,6 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
 
+use super::resolve;
 use crate::address::Address;
 use crate::stream::Stream;
 
@@ -133,7 +134,9 @@ impl Shared {
 
 async fn connect(server: &Address) -> io::Result<Stream> {
     match server {
-        Address::Inet { host, port } => TcpStream::connect((host.as_str(), *port)).await?.try_into(),
+        Address::Inet { host, port } => {
+            TcpStream::connect(&resolve::addresses(host, *port).await?[..]).await?.try_into()
+        }
         Address::Unix(path) => UnixStream::connect(path).await?.try_into(),
     }
 }

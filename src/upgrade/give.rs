@@ -10,6 +10,7 @@ use bytes::BufMut;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{carrier, kind};
+use crate::address::Address;
 use crate::clock::Now;
 use crate::connection::Parked;
 use crate::listener::{Listener, SocketFile};
@@ -23,8 +24,14 @@ use crate::stream::Stream;
 /// Written in pieces of this size.
 const PIECE: usize = 256 * 1024;
 
-/// Nobody has been answered since `begun`. The result becomes standard input of the other program.
-pub fn load(service: &Service, listeners: &[Listener], parked: &[Parked<Stream>], begun: Now) -> io::Result<OwnedFd> {
+/// The sockets are there because of `listen`. Nobody has been answered since `begun`. The result becomes standard input of the other program.
+pub fn load(
+    service: &Service,
+    listen: &[Address],
+    listeners: &[Listener],
+    parked: &[Parked<Stream>],
+    begun: Now,
+) -> io::Result<OwnedFd> {
     let known = memfd_create(c"connshaper", MFdFlags::MFD_CLOEXEC)?;
     let mut writer = Writer::begin(BufWriter::with_capacity(PIECE, File::from(known)))?;
     let mut content = Vec::new();
@@ -37,6 +44,14 @@ pub fn load(service: &Service, listeners: &[Listener], parked: &[Parked<Stream>]
     counts::write(&mut writer, &rules.policy, rules.store.table(), Now::read())?;
 
     content.clear();
+    rules.store.coalesce().put(&mut content);
+    writer.add(kind::COALESCE.0, kind::COALESCE.1, &content)?;
+
+    content.clear();
+    rules.store.memcached().into_iter().for_each(|memcached| memcached.put_absences(&mut content));
+    writer.add(kind::ABSENCES.0, kind::ABSENCES.1, &content)?;
+
+    content.clear();
     for (number, listener) in (0_u32..).zip(listeners) {
         if let Some((path, device, inode)) = listener.file().map(SocketFile::identity) {
             content.put_u32_le(number);
@@ -46,6 +61,10 @@ pub fn load(service: &Service, listeners: &[Listener], parked: &[Parked<Stream>]
         }
     }
     writer.add(kind::LISTENERS.0, kind::LISTENERS.1, &content)?;
+
+    content.clear();
+    listen.iter().for_each(|address| put_bytes(&mut content, address.to_string().as_bytes()));
+    writer.add(kind::LISTEN.0, kind::LISTEN.1, &content)?;
 
     content.clear();
     service.sessions.put(&mut content);

@@ -15,6 +15,7 @@ use bytes::Buf;
 use socket2::Socket;
 
 use super::{carrier, kind};
+use crate::address::Address;
 use crate::clock::Now;
 use crate::connection::{Business, Parked};
 use crate::listener::{ListenError, Listener, Peer, SocketFile};
@@ -129,6 +130,22 @@ impl Inheritance {
         sockets.map(|(number, socket)| Listener::inherited(socket, files.remove(&number))).collect()
     }
 
+    /// What they were asked for by; nothing where systemd passed them. `configured` now, where that is not said.
+    pub fn listen(&mut self, configured: &[Address]) -> Vec<Address> {
+        let said = self.content(kind::LISTEN).and_then(|mut content| {
+            let mut said = Vec::new();
+            while content.has_remaining() {
+                let address = str::from_utf8(take_bytes(&mut content)?).ok().and_then(|text| text.parse().ok());
+                said.push(address.ok_or(Damage::Corrupt)?);
+            }
+            Ok(said)
+        });
+        said.unwrap_or_else(|damage| {
+            self.problems.push(format!("what to listen at: {damage}"));
+            configured.to_vec()
+        })
+    }
+
     fn files(&self) -> Result<HashMap<u32, SocketFile>, Damage> {
         let mut content = self.content(kind::LISTENERS)?;
         let mut files = HashMap::new();
@@ -161,6 +178,13 @@ impl Inheritance {
         if let Err(damage) = self.content(kind::LOG).and_then(|mut content| service.log.take(&mut content)) {
             self.problems.push(format!("log: {damage}"));
         }
+        let coalesced = self.content(kind::COALESCE);
+        if let Err(damage) = coalesced.and_then(|content| service.rules.load().store.coalesce().take(content)) {
+            self.problems.push(format!("what coalesces: {damage}"));
+        }
+        if let Err(damage) = self.absences(service) {
+            self.problems.push(format!("servers that are away: {damage}"));
+        }
         let places = self.content(kind::SESSIONS).and_then(|mut content| service.sessions.take(&mut content, ids));
         let places = places.unwrap_or_else(|damage| {
             self.problems.push(format!("sessions: {damage}"));
@@ -187,6 +211,11 @@ impl Inheritance {
         }
         service.sessions.linger(&places, now);
         parked
+    }
+
+    fn absences(&self, service: &Service) -> Result<(), Damage> {
+        let content = self.content(kind::ABSENCES)?;
+        service.rules.load().store.memcached().map_or(Ok(()), |memcached| memcached.take_absences(content))
     }
 
     fn statistics(&self, service: &Service) -> Result<(), Damage> {

@@ -104,6 +104,12 @@ impl Memcached {
         }
     }
 
+    /// Commands on keys that it was sent, as it counts them itself.
+    pub fn commands(&self) -> u64 {
+        let classic = ["cmd_get", "cmd_set", "cmd_touch", "incr_hits", "incr_misses", "decr_hits", "decr_misses"];
+        classic.iter().chain(&["cmd_meta"]).map(|name| self.statistic(name)).sum()
+    }
+
     /// Stores keys of the size of counters until it says that there is no more room.
     pub fn fill(&self) {
         self.store(u32::MAX);

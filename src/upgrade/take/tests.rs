@@ -23,7 +23,7 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let (stream, _) = Stream::inherited(theirs.into()).unwrap();
     let business = Business { input: b"request=smtpd_"[..].into(), ..Business::default() };
     let parked = Parked { stream, peer: Peer::Unix, seat: service.sessions.seat(None), business };
-    (carrier::receive(&give::load(&service, &[listener], &[parked], now).unwrap()).unwrap(), ours)
+    (carrier::receive(&give::load(&service, &config.listen, &[listener], &[parked], now).unwrap()).unwrap(), ours)
 }
 
 /// The same, but that one section comes in a version that nobody knows yet.
@@ -49,6 +49,7 @@ fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
     let config = Config::default();
     let (policy, now) = (Policy::new(&config, None), Now::read());
     let listeners = inheritance.listeners().unwrap();
+    assert_eq!(inheritance.listen(&config.listen), config.listen);
     let (table, ids) = inheritance.counts(&policy, 1000, now);
     let counters = table.len();
     let service = Service::going_on(&config, Log::in_memory(Severity::Debug), policy, table);
@@ -70,6 +71,9 @@ async fn what_is_not_understood_is_left_behind_and_the_sockets_are_taken_over() 
         (kind::CONNECTIONS.0, 0, 1),
         (kind::STATISTICS.0, 14, 1),
         (kind::LOG.0, 14, 1),
+        (kind::LISTEN.0, 14, 1),
+        (kind::COALESCE.0, 14, 1),
+        (kind::ABSENCES.0, 14, 1),
     ] {
         let (descriptors, _ours) = given();
         assert_eq!(taken(newer(descriptors, kind)), [1, 1, waiting, counters, 1], "{kind}");

@@ -1,0 +1,76 @@
+//! The sockets that Postfix asks at: had first of all, so that it finds them while long lists and counts are read.
+
+use std::path::Path;
+
+use super::Failure;
+use super::listening::Listening;
+use crate::address::Address;
+use crate::config::Config;
+use crate::listener::Listener;
+use crate::upgrade::take::Inheritance;
+
+/// What is there of sockets at the beginning. Some may not be had.
+pub(super) struct Sockets {
+    bound: anyhow::Result<(Vec<Listener>, Vec<Address>)>,
+    by_option: bool,
+    inheritance: Option<Inheritance>,
+}
+
+/// The sockets, and what the program before has left beside them.
+pub(super) struct Found {
+    pub listeners: Vec<Listener>,
+    pub listening: Listening,
+    pub inheritance: Option<Inheritance>,
+}
+
+impl Sockets {
+    /// Those that `listen`, or else the configuration at `path`, asks for. Its list files are not read yet.
+    pub fn open(path: Option<&Path>, listen: Vec<Address>) -> Result<Self, Failure> {
+        let mut config = match Config::load_without_lists(path) {
+            Ok(config) => config,
+            // All that is wrong is told at once, in lists too.
+            Err(error) => return Err(Config::load(path).err().unwrap_or(error).into()),
+        };
+        let by_option = !listen.is_empty();
+        if by_option {
+            config.listen = listen;
+        }
+        // Before anything is hashed: that is to be done as before.
+        let mut inheritance = Inheritance::receive();
+        let bound = listeners(&config, inheritance.as_mut());
+        Ok(Self { bound, by_option, inheritance })
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be had.
+    pub fn found(self) -> anyhow::Result<Found> {
+        let (listeners, asked) = self.bound?;
+        let listening = Listening::new(asked, self.by_option, &listeners);
+        Ok(Found { listeners, listening, inheritance: self.inheritance })
+    }
+}
+
+/// Sockets of the program before, or those that systemd passed, are used instead of what the configuration says.
+/// With them comes what was asked for, which is nothing where systemd passed them.
+fn listeners(config: &Config, inheritance: Option<&mut Inheritance>) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
+    let (passed, asked) = match inheritance {
+        Some(inheritance) => (inheritance.listeners()?, inheritance.listen(&config.listen)),
+        None => (Listener::from_systemd()?, Vec::new()),
+    };
+    if !passed.is_empty() {
+        return Ok((passed, asked));
+    }
+    Ok((bind(&config.listen, config)?, config.listen.clone()))
+}
+
+/// Listens at each of these addresses.
+pub(super) fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.extend(Listener::bind(address, &config.socket)?);
+    }
+    Ok(listeners)
+}
