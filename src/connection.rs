@@ -1,23 +1,17 @@
 //! One policy connection: read, decide, log, count, reply, until Postfix closes it.
 
 mod buffer;
+mod exchange;
 mod parked;
 
-use std::future::poll_fn;
-use std::io;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use std::time::Duration;
 
 use arc_swap::Guard;
-use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::codec::{Decoder, Encoder};
-use tokio_util::io::poll_read_buf;
-use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::clock::Now;
 use crate::codec::decoder::REQUEST_TIME;
@@ -29,11 +23,8 @@ use crate::service::{Rules, Service};
 use crate::session::Seat;
 use crate::statistics::add;
 use crate::stop::Stop;
-
+use exchange::{Input, Word, read, write};
 pub use parked::{Business, Parked};
-
-/// Postfix takes an answer off at once; whoever does not is no Postfix, or dead.
-const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
 /// A connection that another process is to take over comes back.
@@ -84,16 +75,6 @@ enum End {
     Stopped,
 }
 
-/// What came of waiting for input.
-enum Input {
-    /// There is more. `waited`: not at once.
-    More,
-    /// The other end closed. `waited`: not before our last answer was written.
-    Closed { waited: bool },
-    /// We are to stop, and nothing is there to be answered.
-    Stop,
-}
-
 /// What came of waiting with an answer.
 enum Waited {
     /// It is due.
@@ -111,7 +92,7 @@ where
     async fn converse(&mut self, stop: &Stop) -> Result<End, RequestError> {
         let mut decoder = RequestDecoder::default();
         let heard = pin!(stop.heard());
-        let mut word = Word { stop, heard, registered: false };
+        let mut word = Word::new(stop, heard);
         if !self.business.output.is_empty()
             && let Some(end) = self.send(&mut word).await
         {
@@ -185,13 +166,13 @@ where
 
     /// Waits before an answer is sent.
     async fn wait(&mut self, end: Instant, word: &mut Word<'_, '_>) -> Waited {
-        let stopped = |word: &Word<'_, '_>| if word.stop.hands_over() { Waited::HandOver } else { Waited::Due };
+        let stopped = |word: &Word<'_, '_>| if word.hands_over() { Waited::HandOver } else { Waited::Due };
         match timeout_at(end, read(&mut self.stream, &mut self.business.input, word)).await {
             Err(_) => Waited::Due,
             // Nobody has any time to lose: the answer is due.
             Ok(Ok(Input::Stop)) => stopped(word),
             // Postfix asks one thing at a time. What others send meanwhile is read later.
-            Ok(Ok(Input::More)) => match timeout_at(end, poll_fn(|context| word.poll(context))).await {
+            Ok(Ok(Input::More)) => match timeout_at(end, word.said()).await {
                 Err(_) => Waited::Due,
                 Ok(()) => stopped(word),
             },
@@ -244,80 +225,4 @@ impl Business {
             self.due = place.map(|place| (Instant::now() + wait.time, place));
         }
     }
-}
-
-/// The word to stop, as one connection waits for it.
-struct Word<'w, 's> {
-    stop: &'s Stop,
-    heard: Pin<&'w mut WaitForCancellationFuture<'s>>,
-    registered: bool,
-}
-
-impl Word<'_, '_> {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // The task's waker never changes, so once is enough to be woken.
-        if self.registered && !self.stop.said() {
-            return Poll::Pending;
-        }
-        self.registered = true;
-        self.heard.as_mut().poll(context)
-    }
-}
-
-/// Waits for input; for the word to stop only when there is none.
-async fn read<S>(stream: &mut S, input: &mut BytesMut, word: &mut Word<'_, '_>) -> io::Result<Input>
-where
-    S: AsyncRead + Unpin,
-{
-    let mut waited = false;
-    poll_fn(|context| {
-        buffer::make_room(input);
-        let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), context, input) else {
-            buffer::give_back(input);
-            waited = true;
-            return word.poll(context).map(|()| Ok(Input::Stop));
-        };
-        Poll::Ready(read.map(|length| if length == 0 { Input::Closed { waited } } else { Input::More }))
-    })
-    .await
-}
-
-/// Writes an answer: nearly always at once. Says whether it is written; what is left is another process's.
-async fn write<S>(stream: &mut S, answer: &mut BytesMut, word: &mut Word<'_, '_>) -> io::Result<bool>
-where
-    S: AsyncWrite + Unpin,
-{
-    let at_once = poll_fn(|context| Poll::Ready(Pin::new(&mut *stream).poll_write(context, answer))).await;
-    let written = match at_once {
-        Poll::Ready(written) => written?,
-        Poll::Pending => 0,
-    };
-    if written == answer.len() {
-        answer.clear();
-        return Ok(true);
-    }
-    answer.advance(written);
-    timeout(ANSWER_TIME, write_rest(stream, answer, word)).await?
-}
-
-async fn write_rest<S>(stream: &mut S, answer: &mut BytesMut, word: &mut Word<'_, '_>) -> io::Result<bool>
-where
-    S: AsyncWrite + Unpin,
-{
-    poll_fn(|context| {
-        while !answer.is_empty() {
-            match Pin::new(&mut *stream).poll_write(context, answer) {
-                Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                Poll::Ready(Ok(written)) => answer.advance(written),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending if word.poll(context).is_ready() && word.stop.hands_over() => {
-                    return Poll::Ready(Ok(false));
-                }
-                Poll::Pending => return Poll::Pending,
-            }
-        }
-        answer.clear();
-        Poll::Ready(Ok(true))
-    })
-    .await
 }
