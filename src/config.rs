@@ -99,31 +99,32 @@ pub struct Config {
 impl Config {
     /// Reads the file that is named, or else the default one if there is such a file.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::load_with(path, Files::Read)
+        Self::load_telling(path, &mut |_| ())
     }
 
-    /// Reads the same file, and none of the list files it names, which may be long: enough to know where to listen.
-    pub fn load_without_lists(path: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::load_with(path, Files::Leave)
-    }
-
-    fn load_with(path: Option<&Path>, files: Files) -> Result<Self, ConfigError> {
+    /// The same. `before_lists` is shown what is there when all else has been read and is right: netblocks and list
+    /// files may be long.
+    pub fn load_telling(path: Option<&Path>, before_lists: &mut dyn FnMut(&Self)) -> Result<Self, ConfigError> {
         let Some(path) = path else {
-            return Self::if_there(Path::new(DEFAULT_PATH), files);
+            return Self::if_there(Path::new(DEFAULT_PATH), before_lists);
         };
         let source = source::read(path).map_err(|error| error.at(path))?;
-        Self::of(&source, files)
+        Self::of(&source, before_lists)
     }
 
     /// Reads a file; without it the built-in defaults are in force.
     pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
-        Self::if_there(path, Files::Read)
+        Self::if_there(path, &mut |_| ())
     }
 
-    fn if_there(path: &Path, files: Files) -> Result<Self, ConfigError> {
+    fn if_there(path: &Path, before_lists: &mut dyn FnMut(&Self)) -> Result<Self, ConfigError> {
         match source::read(path) {
-            Ok(source) => Self::of(&source, files),
-            Err(error) if error.is_absent() => Ok(Self::default()),
+            Ok(source) => Self::of(&source, before_lists),
+            Err(error) if error.is_absent() => {
+                let config = Self::default();
+                before_lists(&config);
+                Ok(config)
+            }
             Err(error) => Err(error.at(path)),
         }
     }
@@ -131,15 +132,17 @@ impl Config {
     /// Reads the content of a file, and the list files it names. The path is for messages, and its
     /// directory is that of list files.
     pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        Self::of(&Source::new(path, content.as_ref()), Files::Read)
+        Self::of(&Source::new(path, content.as_ref()), &mut |_| ())
     }
 
-    fn of(source: &Source, files: Files) -> Result<Self, ConfigError> {
+    fn of(source: &Source, before_lists: &mut dyn FnMut(&Self)) -> Result<Self, ConfigError> {
         if original::form(&source.text) == Some(Form::ConnectionShaper) {
-            return original::read(source);
+            let config = original::read(source)?;
+            before_lists(&config);
+            return Ok(config);
         }
         source.require_utf8()?;
-        file::read(source, files)
+        file::read(source, before_lists)
     }
 
     /// Reads a file that is said to be connection_shaper's, so even one of
@@ -196,13 +199,6 @@ impl Config {
         let setting = self.settings.iter().find(|setting| setting.key == key);
         setting.map_or(&Value::Null, |setting| &setting.value)
     }
-}
-
-/// What is done about list files.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Files {
-    Read,
-    Leave,
 }
 
 /// The form of a configuration file, told by its content.

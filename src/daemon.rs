@@ -53,10 +53,10 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 ///
 /// When the configuration is wrong, or a place to listen at cannot be had.
 pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Failure> {
-    let sockets = Sockets::open(path.as_deref(), listen)?;
-    // What is asked from here on waits. What is wrong with the configuration is said before what is with a socket.
-    let config = Config::load(path.as_deref())?;
-    let sockets = sockets.found()?;
+    let mut sockets = None;
+    // What is asked from then on waits. What is wrong with the configuration is said before what is with a socket.
+    let config = Config::load_telling(path.as_deref(), &mut |config| sockets = Some(Sockets::open(config, &listen)))?;
+    let sockets = sockets.expect("a configuration is shown before its lists are read").found()?;
     // Before anything that takes time: a SIGHUP too early would end us.
     let signals = Signals::listen().map_err(anyhow::Error::from)?;
     let (daemon, open) = Daemon::begin(config, path, sockets)?;

@@ -26,7 +26,7 @@ use super::lists::{Complete, Wrong, complete};
 use super::remarks::Remarks;
 use super::settings::Settings;
 use super::source::{Source, Span};
-use super::{Config, Files, Form, StoreConfig, sense, syntax};
+use super::{Config, Form, StoreConfig, sense, syntax};
 use crate::policy;
 use answer::Answer;
 use ladder::Patience;
@@ -37,8 +37,9 @@ const SECOND: Duration = Duration::from_secs(1);
 const MILLISECOND: Duration = Duration::from_millis(1);
 const DAY: Duration = Duration::from_secs(86_400);
 
-/// Reads the TOML form, and the list files it names unless these are to be left alone.
-pub(super) fn read(source: &Source, list_files: Files) -> Result<Config, ConfigError> {
+/// Reads the TOML form, and the list files it names. `before_lists` is shown what is there before any netblock of a
+/// list is, unless that is wrong already.
+pub(super) fn read(source: &Source, before_lists: &mut dyn FnMut(&Config)) -> Result<Config, ConfigError> {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
         return Err(syntax::explain(source, &errors));
@@ -51,7 +52,6 @@ pub(super) fn read(source: &Source, list_files: Files) -> Result<Config, ConfigE
     let around = surroundings(&s, &store);
     let top = limit::read(&s, &around);
     let blacklist = answer::blacklist(&s, &around.answer.with(&s), around.patience, &around.classes);
-    let own = lists::own(&s, &top, default.lists);
     let inherited = Surroundings {
         exptime: top.exptime,
         ipv4_prefix_length: top.ipv4_prefix_length,
@@ -60,14 +60,6 @@ pub(super) fn read(source: &Source, list_files: Files) -> Result<Config, ConfigE
         ..around
     };
     let Named { limits: named, settings: limit_settings, places } = limits::read(&s, &inherited);
-    let (mut files, spans) = lists::files(&s, &source.path);
-    if list_files == Files::Leave {
-        files.clear();
-    }
-    let (complete, wrong) = match complete(own, &files) {
-        Ok(complete) => (complete, None),
-        Err(wrong) => (Complete::default(), Some(not_read(&s, &spans, wrong))),
-    };
     let mut config = Config {
         path: Some(source.path.clone()),
         form: Form::Toml,
@@ -88,11 +80,18 @@ pub(super) fn read(source: &Source, list_files: Files) -> Result<Config, ConfigE
         inetd_log,
         settings: in_force::top(&s),
         limit_settings,
-        lists: complete.lists,
-        own_lists: complete.own,
-        list_files: complete.files,
-        warnings: Vec::new(),
+        ..default
     };
+    if remarks.are_harmless() {
+        before_lists(&config);
+    }
+    let own = lists::own(&s, config.top(), Config::default().lists);
+    let (files, spans) = lists::files(&s, &source.path);
+    let (complete, wrong) = match complete(own, &files) {
+        Ok(complete) => (complete, None),
+        Err(wrong) => (Complete::default(), Some(not_read(&s, &spans, wrong))),
+    };
+    (config.lists, config.own_lists, config.list_files) = (complete.lists, complete.own, complete.files);
     sense::examine(&config, &s.names, &remarks);
     sense::examine_limit(config.top(), &s);
     sense::examine_equals(&config, &places, &remarks);

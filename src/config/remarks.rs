@@ -62,6 +62,11 @@ impl<'s> Remarks<'s> {
         noted.warnings.push((span.start, warning));
     }
 
+    /// Whether there was no mistake so far.
+    pub fn are_harmless(&self) -> bool {
+        self.noted.borrow().mistakes.is_empty()
+    }
+
     /// Whether further warnings would not be kept.
     pub fn is_full(&self) -> bool {
         self.noted.borrow().warnings.len() > Self::KEPT

@@ -1,8 +1,5 @@
 //! The sockets that Postfix asks at: had first of all, so that it finds them while long lists and counts are read.
 
-use std::path::Path;
-
-use super::Failure;
 use super::listening::Listening;
 use crate::address::Address;
 use crate::config::Config;
@@ -24,21 +21,14 @@ pub(super) struct Found {
 }
 
 impl Sockets {
-    /// Those that `listen`, or else the configuration at `path`, asks for. Its list files are not read yet.
-    pub fn open(path: Option<&Path>, listen: Vec<Address>) -> Result<Self, Failure> {
-        let mut config = match Config::load_without_lists(path) {
-            Ok(config) => config,
-            // All that is wrong is told at once, in lists too.
-            Err(error) => return Err(Config::load(path).err().unwrap_or(error).into()),
-        };
+    /// Those that `listen`, or else the configuration asks for.
+    pub fn open(config: &Config, listen: &[Address]) -> Self {
         let by_option = !listen.is_empty();
-        if by_option {
-            config.listen = listen;
-        }
+        let listen = if by_option { listen } else { &config.listen };
         // Before anything is hashed: that is to be done as before.
         let mut inheritance = Inheritance::receive();
-        let bound = listeners(&config, inheritance.as_mut());
-        Ok(Self { bound, by_option, inheritance })
+        let bound = listeners(config, listen, inheritance.as_mut());
+        Self { bound, by_option, inheritance }
     }
 
     /// All of them.
@@ -55,15 +45,19 @@ impl Sockets {
 
 /// Sockets of the program before, or those that systemd passed, are used instead of what the configuration says.
 /// With them comes what was asked for, which is nothing where systemd passed them.
-fn listeners(config: &Config, inheritance: Option<&mut Inheritance>) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
+fn listeners(
+    config: &Config,
+    listen: &[Address],
+    inheritance: Option<&mut Inheritance>,
+) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
     let (passed, asked) = match inheritance {
-        Some(inheritance) => (inheritance.listeners()?, inheritance.listen(&config.listen)),
+        Some(inheritance) => (inheritance.listeners()?, inheritance.listen(listen)),
         None => (Listener::from_systemd()?, Vec::new()),
     };
     if !passed.is_empty() {
         return Ok((passed, asked));
     }
-    Ok((bind(&config.listen, config)?, config.listen.clone()))
+    Ok((bind(listen, config)?, listen.to_vec()))
 }
 
 /// Listens at each of these addresses.
