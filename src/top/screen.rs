@@ -10,6 +10,7 @@ use ratatui::widgets::{Block, Borders, Paragraph, Row, Sparkline, Table, TableSt
 use serde_json::Value;
 
 use crate::control::columns::{cell, lasting};
+use crate::terminal::bar;
 
 /// By what the clients are sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,6 +22,12 @@ pub enum Sort {
     /// By address.
     Key,
 }
+
+/// What the columns that are always there take of a wide screen.
+const COLUMNS: usize = 45 + 20 + 9 + 9 + 11 + 5 + 6;
+
+/// What `12.3x ` takes before a bar.
+const TIMES: usize = 8;
 
 /// The screen.
 #[derive(Debug)]
@@ -98,11 +105,14 @@ impl Screen {
     /// Draws all of it.
     pub fn draw(&mut self, frame: &mut Frame) {
         let trouble = self.trouble();
-        let heights = [2, u16::from(trouble.is_some()), 6, 0, 1];
-        let constraints =
-            heights.map(|height| if height == 0 { Constraint::Length(0) } else { Constraint::Length(height) });
-        let [head, banner, picture, _, foot] = constraints;
-        let areas = Layout::vertical([head, banner, picture, Constraint::Min(3), foot]).split(frame.area());
+        let heights = [
+            Constraint::Length(2),
+            Constraint::Length(u16::from(trouble.is_some())),
+            Constraint::Length(6),
+            Constraint::Min(3),
+            Constraint::Length(1),
+        ];
+        let areas = Layout::vertical(heights).split(frame.area());
         frame.render_widget(Paragraph::new(self.head()), areas[0]);
         if let Some(trouble) = trouble {
             let style = Style::new().fg(Color::White).bg(Color::Red).add_modifier(Modifier::BOLD);
@@ -170,14 +180,23 @@ impl Screen {
 
     fn clients(&mut self, frame: &mut Frame, area: Rect) {
         let sorted = |sort, name: &'static str| if self.sort == sort { format!("{name} v") } else { name.to_owned() };
-        let heading = Row::new([
+        let heading = [
             sorted(Sort::Key, "client"),
             "limit".to_owned(),
             format!("{:>9}", sorted(Sort::Count, "count")),
             format!("{:>9}", "of"),
             format!("{:>11}", sorted(Sort::Left, "left")),
             String::new(),
-        ]);
+            "of its limit".to_owned(),
+        ];
+        // Where there is room for it, how far each has got: limits may count different things.
+        let room = usize::from(area.width).saturating_sub(COLUMNS + TIMES);
+        let columns = if room > 0 { 7 } else { 6 };
+        let times = |row: &Value| {
+            let number = |name: &str| row[name].as_f64().unwrap_or(0.0);
+            number("count") / number("threshold").max(1.0)
+        };
+        let most = self.rows.iter().map(times).fold(0.0, f64::max);
         let row = |row: &Value| {
             let over = row["over"] == true;
             let left = lasting(row["left"].as_u64().unwrap_or(0));
@@ -186,7 +205,8 @@ impl Screen {
             let [key, limit, count, of] = cells;
             let style = if over { Style::new().fg(Color::Red) } else { Style::new() };
             let (count, of, left) = (format!("{count:>9}"), format!("{of:>9}"), format!("{left:>11}"));
-            Row::new([key, limit, count, of, left, state.to_owned()]).style(style)
+            let far = format!("{:>6.1}x {}", times(row), bar(times(row) / most, room));
+            Row::new([key, limit, count, of, left, state.to_owned(), far].into_iter().take(columns)).style(style)
         };
         let widths = [
             Constraint::Max(45),
@@ -195,10 +215,12 @@ impl Screen {
             Constraint::Length(9),
             Constraint::Length(11),
             Constraint::Length(5),
+            Constraint::Min(0),
         ];
         let title = format!(" busiest clients, {} ", self.rows.len());
-        let table = Table::new(self.rows.iter().map(row), widths)
-            .header(heading.style(Style::new().add_modifier(Modifier::BOLD)))
+        let heading = Row::new(heading.into_iter().take(columns)).style(Style::new().add_modifier(Modifier::BOLD));
+        let table = Table::new(self.rows.iter().map(row), widths.into_iter().take(columns))
+            .header(heading)
             .block(Block::new().borders(Borders::TOP).title(title))
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
         frame.render_stateful_widget(table, area, &mut self.table);
@@ -270,6 +292,8 @@ mod tests {
             assert!(lines[1].starts_with("812.4 requests/s  700.0 refused/s"), "{}", lines[1]);
             let first = lines.iter().position(|line| line.starts_with("client ")).unwrap() + 1;
             assert!(lines[first].starts_with("198.51.100.60 ") && lines[first].contains("over"), "{}", lines[first]);
+            let bars = lines[first].ends_with('\u{2588}') && lines[first].contains(" 6.0x ");
+            assert_eq!(bars, width == 200, "{}", lines[first]);
             // The last line is for the keys, all others below the heading are clients.
             assert!(lines[height as usize - 2].starts_with("198.51.100."), "{lines:#?}");
             assert!(lines[height as usize - 1].contains("q quit"), "{lines:#?}");
