@@ -61,6 +61,9 @@ pub struct Options {
     /// Keep the load generator on one processor and the policy servers on another
     #[arg(long)]
     pin: bool,
+    /// Also measure a null server that is busy for so many microseconds before each answer
+    #[arg(long, value_name = "MICROSECONDS")]
+    busy: Option<u64>,
     /// Also write every sample to a file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -93,7 +96,7 @@ impl Options {
 fn main() -> anyhow::Result<()> {
     let options = Options::parse();
     if let Some(path) = &options.null_server {
-        return Ok(null::serve(path)?);
+        return Ok(null::serve(path, Duration::from_micros(options.busy.unwrap_or(0)))?);
     }
     if !options.bench {
         println!("this is a benchmark: cargo bench --bench request_path");
@@ -123,6 +126,9 @@ fn measure(options: &Options) -> anyhow::Result<Report> {
 
 fn request_path(place: &Place, options: &Options) -> anyhow::Result<Vec<Sample>> {
     let mut servers = vec![Server::null(place)?];
+    if let Some(microseconds) = options.busy {
+        servers.push(Server::busy(microseconds, place)?);
+    }
     if options.wants("memory") {
         servers.push(Server::memory(place)?);
     }

@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::prctl::set_pdeathsig;
@@ -18,8 +19,8 @@ use crate::request::DUNNO;
 /// The listener's name in epoll; connections are named by numbers from 0.
 const LISTENER: u64 = u64::MAX;
 
-/// Serves until it is killed, or the benchmark ends.
-pub fn serve(path: &Path) -> io::Result<()> {
+/// Serves until it is killed, or the benchmark ends. `busy`: how long it keeps the processor before each answer.
+pub fn serve(path: &Path, busy: Duration) -> io::Result<()> {
     set_pdeathsig(Signal::SIGKILL)?;
     // A null server before this one may have left its socket.
     let _ = fs::remove_file(path);
@@ -29,7 +30,7 @@ pub fn serve(path: &Path) -> io::Result<()> {
     listener.set_nonblocking(true)?;
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER))?;
-    let mut server = Server { epoll, connections: Vec::new(), free: Vec::new(), input: [0; 4096] };
+    let mut server = Server { epoll, connections: Vec::new(), free: Vec::new(), input: [0; 4096], busy };
     let mut events = [EpollEvent::empty(); 512];
     loop {
         let ready = server.epoll.wait(&mut events, EpollTimeout::NONE)?;
@@ -48,6 +49,7 @@ struct Server {
     free: Vec<usize>,
     /// Made once: to clear it for each read would cost a twentieth of a request.
     input: [u8; 4096],
+    busy: Duration,
 }
 
 struct Connection {
@@ -87,6 +89,10 @@ impl Server {
         let before = if read > 1 { input[read - 2] } else { connection.last };
         connection.last = input[read - 1];
         if before == b'\n' && connection.last == b'\n' {
+            if !self.busy.is_zero() {
+                let end = Instant::now() + self.busy;
+                while Instant::now() < end {}
+            }
             connection.stream.write_all(DUNNO)?;
         }
         Ok(())

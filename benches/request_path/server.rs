@@ -64,6 +64,14 @@ impl Server {
         Self::start("null", command, Address::Unix(socket), place)
     }
 
+    /// The same, but busy for a while before each answer: what a server costs that has just so much to do.
+    pub fn busy(microseconds: u64, place: &Place) -> anyhow::Result<Self> {
+        let socket = place.path("busy.sock");
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg("--null-server").arg(&socket).arg("--busy").arg(microseconds.to_string());
+        Self::start("busy", command, Address::Unix(socket), place)
+    }
+
     /// connshaper, counting in its own memory.
     pub fn memory(place: &Place) -> anyhow::Result<Self> {
         Self::connshaper("memory", "", place)
