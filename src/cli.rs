@@ -72,6 +72,9 @@ pub enum Command {
     /// Let a client or a prefix pass uncounted for a while
     #[command(after_help = control::ALLOW_NOTES)]
     Allow(Allow),
+    /// End before its time what allow said of a client or a prefix
+    #[command(after_help = control::CHANGE_NOTES)]
+    Disallow(About),
     /// Count something that happened outside of Postfix
     #[command(after_help = control::HIT_NOTES)]
     Hit(Hit),

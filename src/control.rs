@@ -21,6 +21,7 @@ pub mod ban;
 pub mod check_hit;
 pub mod client;
 pub mod columns;
+pub mod disallow;
 pub mod explain;
 mod foresee;
 pub mod hit;
@@ -129,6 +130,7 @@ impl Control {
             "ban" => self.change(user, command, given, ban::answer(self, user, given, now)).await,
             "unban" => self.change(user, command, given, unban::answer(self, given, now)).await,
             "allow" => self.change(user, command, given, allow::answer(self, user, given, now)).await,
+            "disallow" => self.change(user, command, given, disallow::answer(self, given, now)).await,
             "reload" => self.change(user, command, given, reload::answer(self)).await,
             _ => Err(Problem::usage(format!("there is no command {command:?}; is the daemon older than the program?"))),
         }

@@ -36,6 +36,7 @@ fn main() -> ExitCode {
         Ok(Command::Ban(options)) => tell(&options.about.connection, ("ban", options.word()), client::done),
         Ok(Command::Unban(options)) => tell(&options.connection, ("unban", options.target()), client::done),
         Ok(Command::Allow(options)) => tell(&options.about.connection, ("allow", options.word()), client::done),
+        Ok(Command::Disallow(options)) => tell(&options.connection, ("disallow", options.target()), client::done),
         Ok(Command::Hit(options)) => over(&options.connection, ("hit", options.named())),
         Ok(Command::Revoke(options)) => tell(&options.connection, ("revoke", options.named()), client::done),
         Ok(Command::CheckHit(options)) => over(&options.connection, ("check-hit", options.named())),

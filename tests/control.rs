@@ -173,6 +173,17 @@ fn a_ban_holds_for_its_prefix_until_it_is_lifted_and_the_whitelist_is_stronger()
     host.ask("allow 198.51.100.7 for 10m");
     assert!(passes(&host.connected("198.51.100.7", 2)));
     assert_eq!(host.ask("explain 198.51.100.7")["verdict"]["reason"], "allowed");
+    host.ask("allow 198.51.0.0/16 for 10m");
+    let disallow = host.ask("disallow 198.51.100.7");
+    assert_eq!((&disallow["lifted"], &disallow["done"]), (&1.into(), &"198.51.100.7 is no longer allowed".into()));
+    assert!(disallow["notes"][0].as_str().unwrap().starts_with("198.51.0.0/16 is allowed by root"), "{disallow}");
+    assert!(!passes(&host.connected("198.51.100.7", 3)));
+    let remedies = &host.ask("explain 198.51.100.7")["verdict"]["remedies"];
+    assert_eq!(
+        *remedies,
+        serde_json::json!(["connshaper unban 198.51.100.0/24", "connshaper allow 198.51.100.7 for 2h"])
+    );
+    assert_eq!(host.ask("disallow 198.51.0.0/16")["lifted"], 1);
     let unban = host.ask("unban 198.51.100.9");
     assert!(unban["notes"][0].as_str().unwrap().starts_with("198.51.100.0/24 is banned by root"), "{unban}");
     assert!(!passes(&host.connected("198.51.100.9", 1)));

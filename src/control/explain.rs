@@ -15,7 +15,7 @@ use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder};
 use crate::policy::case::Item;
 use crate::policy::explain::Say;
 use crate::policy::limit::Limit;
-use crate::policy::{BLACKLIST, Case, Hit, Memory, Pass, Plan, Refusal, Verdict, Wait};
+use crate::policy::{BLACKLIST, Case, Hit, Memory, Pass, Plan, Reason, Refusal, Verdict, Wait};
 use crate::query;
 use crate::service::Rules;
 use crate::terminal::Paint;
@@ -25,9 +25,8 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
     let request = request(arguments)?;
     let rules = control.service.rules.load_full();
     let Some(client) = request.client else {
-        return Ok(
-            json!({ "client": arguments.text("client")?, "verdict": verdict(&Verdict::Pass(Pass::UnknownClient)) }),
-        );
+        let passes = verdict(&Verdict::Pass(Pass::UnknownClient));
+        return Ok(json!({ "client": arguments.text("client")?, "verdict": passes }));
     };
     let mut memory = Memory::default();
     let mut limits = Vec::new();
@@ -126,12 +125,14 @@ fn verdict(verdict: &Verdict<'_>) -> Value {
         Verdict::Delay(Wait { refusal: because, time, .. }) => {
             let mut object = refusal(because);
             object["verdict"] = "delay".into();
+            object["remedies"] = remedies(because).into();
             object["milliseconds"] = (time.as_millis() as u64).into();
             object
         }
         Verdict::Refuse(because) => {
             let mut object = refusal(because);
             object["verdict"] = "refuse".into();
+            object["remedies"] = remedies(because).into();
             object
         }
     };
@@ -156,6 +157,23 @@ fn refusal(refusal: &Refusal<'_>) -> Value {
         "threshold": refusal.threshold,
         "left": refusal.left,
     })
+}
+
+/// Commands that let it in, the one that is about nothing else first.
+fn remedies(refusal: &Refusal<'_>) -> Vec<String> {
+    let key = quoted(&refusal.key.to_string());
+    let first = match refusal.reason {
+        Reason::Blacklisted(_) => None,
+        Reason::Banned if refusal.limit == BLACKLIST => Some(format!("connshaper unban {key}")),
+        Reason::Over | Reason::Banned | Reason::Crowded => Some(format!("connshaper reset {key}")),
+    };
+    first.into_iter().chain([format!("connshaper allow {} for 2h", refusal.client)]).collect()
+}
+
+/// A word for a shell, which obeys nothing in it: some keys are what strangers choose.
+fn quoted(word: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "=.:/@_-+".contains(c);
+    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
 }
 
 /// The same for people: the steps in the order of judgement.
@@ -195,7 +213,11 @@ pub fn shown(answer: &Value, paint: Paint) -> String {
     let action = cell(&verdict["action"]);
     let wait = verdict["milliseconds"].as_u64().map(|time| format!(" after {time} ms")).unwrap_or_default();
     let action = if verdict["verdict"] == "pass" { paint.good(&action) } else { paint.bad(&action) };
-    text + &format!("answer{wait}: {action}\nbecause {because}\n")
+    text += &format!("answer{wait}: {action}\nbecause {because}\n");
+    for (place, remedy) in verdict["remedies"].as_array().into_iter().flatten().enumerate() {
+        text += &format!("{} {}\n", ["to let it in:", "          or:"][place.min(1)], cell(remedy));
+    }
+    text
 }
 
 fn say(limit: &Value, paint: Paint) -> String {
@@ -214,4 +236,18 @@ fn say(limit: &Value, paint: Paint) -> String {
         _ => paint.good("within"),
     };
     format!(" {found}{only}: {counted}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shell_obeys_nothing_in_a_word() {
+        for plain in ["198.51.100.7", "2001:db8::/64", "sasl_username=joe@example.org"] {
+            assert_eq!(quoted(plain), plain);
+        }
+        assert_eq!(quoted("sender=$(reboot)@x"), "'sender=$(reboot)@x'");
+        assert_eq!(quoted("sender=a';reboot;'"), r"'sender=a'\'';reboot;'\'''");
+    }
 }
