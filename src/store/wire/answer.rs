@@ -119,14 +119,14 @@ fn added_and_increased(exptime: u32, input: &mut BytesMut) -> Result<Option<Answ
     let Some(first) = line_end(input, 0)? else {
         return Ok(None);
     };
-    let Some(second) = line_end(input, first + 2)? else {
-        return Ok(None);
-    };
     let added = match &input[..first] {
         b"STORED" => Some(true),
         b"NOT_STORED" => Some(false),
         line if is_error(line) => None,
         line => return Err(nonsense(line)),
+    };
+    let Some(second) = line_end(input, first + 2)? else {
+        return Ok(None);
     };
     let line = &input[first + 2..second];
     let answer = match (added, number(line)) {

@@ -30,8 +30,9 @@ pub(super) fn census(input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
         };
     }
     let length = match memmem::find(input, b"\r\nEND\r\n") {
+        // An empty list; the end that was found is another answer's.
+        _ if input.starts_with(END) => 0,
         Some(last) => last + 2,
-        None if input.starts_with(END) => 0,
         None if input.len() > MAX_LIST => return Err(nonsense(input)),
         None => return Ok(None),
     };
@@ -70,6 +71,7 @@ mod tests {
             assert_eq!(read(&list[..end]), (Ok(None), end));
         }
         assert_eq!(read("END\r\n"), (Ok(Some(Answer::Census(Census::default()))), 0));
+        assert_eq!(read("END\r\nSTAT uptime 1\r\nEND\r\n"), (Ok(Some(Answer::Census(Census::default()))), 20));
     }
 
     #[test]
