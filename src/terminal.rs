@@ -36,10 +36,3 @@ impl Paint {
         if self.0 { format!("\x1b[{attribute}m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
-
-/// A bar that fills a share of a width, to an eighth of a character. What is there at all is seen.
-pub fn bar(share: f64, width: usize) -> String {
-    let eighths = ((share * width as f64 * 8.0) as usize).max(1);
-    let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
-    "█".repeat(eighths / 8) + part
-}

@@ -10,7 +10,6 @@ use ratatui::widgets::{Block, Borders, Paragraph, Row, Sparkline, Table, TableSt
 use serde_json::Value;
 
 use crate::control::columns::{cell, lasting};
-use crate::terminal::bar;
 
 /// By what the clients are sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +21,9 @@ pub enum Sort {
     /// By address.
     Key,
 }
+
+/// What bars are made of.
+const BAR: &str = "\u{2501}";
 
 /// What the columns that are always there take of a wide screen.
 const COLUMNS: usize = 45 + 20 + 9 + 9 + 11 + 5 + 6;
@@ -233,6 +235,11 @@ impl Screen {
     }
 }
 
+/// A line that fills a share of a width. Rows of it stay apart.
+fn bar(share: f64, width: usize) -> String {
+    BAR.repeat(((share * width as f64) as usize).max(1))
+}
+
 /// The same on one line, where there is no terminal.
 pub fn line(answer: &Value) -> String {
     let rate = |name: &str| answer[name].as_f64().unwrap_or(0.0);
@@ -292,7 +299,7 @@ mod tests {
             assert!(lines[1].starts_with("812.4 requests/s  700.0 refused/s"), "{}", lines[1]);
             let first = lines.iter().position(|line| line.starts_with("client ")).unwrap() + 1;
             assert!(lines[first].starts_with("198.51.100.60 ") && lines[first].contains("over"), "{}", lines[first]);
-            let bars = lines[first].ends_with('\u{2588}') && lines[first].contains(" 6.0x ");
+            let bars = lines[first].ends_with(BAR) && lines[first].contains(" 6.0x ");
             assert_eq!(bars, width == 200, "{}", lines[first]);
             // The last line is for the keys, all others below the heading are clients.
             assert!(lines[height as usize - 2].starts_with("198.51.100."), "{lines:#?}");

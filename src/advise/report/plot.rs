@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use super::super::text::number;
-use crate::terminal;
 
 /// Characters that can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,7 +77,11 @@ fn bar(count: u64, most: u64, characters: Characters) -> String {
     }
     let share = (1.0 + count as f64).ln() / (1.0 + most as f64).ln();
     match characters {
-        Characters::Unicode => terminal::bar(share, BAR),
+        Characters::Unicode => {
+            let eighths = ((share * BAR as f64 * 8.0) as usize).max(1);
+            let part = ["", "▏", "▎", "▍", "▌", "▋", "▊", "▉"][eighths % 8];
+            "█".repeat(eighths / 8) + part
+        }
         Characters::Plain => "#".repeat(((share * BAR as f64) as usize).max(1)),
     }
 }
