@@ -132,7 +132,10 @@ impl Screen {
         }
         let servers = self.answer["store"]["servers"].as_array();
         let away = servers.into_iter().flatten().filter(|server| server["away"] == true);
-        let away: Vec<String> = away.map(|server| cell(&server["server"])).collect();
+        let since =
+            |server: &Value| server["away_seconds"].as_u64().map(|seconds| format!(" for {}", lasting(seconds)));
+        let away: Vec<String> =
+            away.map(|server| cell(&server["server"]) + &since(server).unwrap_or_default()).collect();
         (!away.is_empty()).then(|| format!("STORE AWAY: {}", away.join(", ")))
     }
 
@@ -271,7 +274,7 @@ mod tests {
             "version": "0.1.0", "uptime": 3700, "queries_per_second": 812.4, "refusals_per_second": 700.0,
             "sessions": 40, "waiting": 2, "clients": 60, "bans": 1,
             "refusals": (0..300).map(|n| n % 50 * 20).collect::<Vec<u64>>(),
-            "store": { "kind": "memcached", "state": "up", "servers": [{ "server": "inet:mc:11211", "away": away }] },
+            "store": { "kind": "memcached", "state": "up", "servers": [{ "server": "inet:mc:11211", "away": away, "away_seconds": 75 }] },
             "latency": { "median": 0.00025, "p99": 0.0025 },
             "busiest": (1..=60).map(row).collect::<Vec<_>>(),
         })
@@ -311,7 +314,7 @@ mod tests {
     #[test]
     fn an_outage_has_a_line_of_its_own() {
         let mut screen = Screen::new(answer(true));
-        assert!(drawn(&mut screen, 80, 24)[2].starts_with(" STORE AWAY: inet:mc:11211 "));
+        assert!(drawn(&mut screen, 80, 24)[2].starts_with(" STORE AWAY: inet:mc:11211 for 1 min 15 s "));
         screen.lost("no such file".to_owned());
         assert!(drawn(&mut screen, 80, 24)[2].starts_with(" NO ANSWER: no such file "));
     }
