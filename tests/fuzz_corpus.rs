@@ -30,6 +30,11 @@ fn list_files_hold_what_a_plain_reader_finds() {
 }
 
 #[test]
+fn lines_of_a_log_are_read_whatever_is_before_them() {
+    run_all("log", targets::log::run);
+}
+
+#[test]
 fn answers_of_memcached_are_read_however_they_are_cut() {
     run_all("memcached", targets::memcached::run);
 }

@@ -7,6 +7,7 @@
 pub mod configuration;
 pub mod cuts;
 pub mod lists;
+pub mod log;
 pub mod memcached;
 pub mod original;
 pub mod request;

@@ -1,0 +1,48 @@
+//! Lines of a log: the same whatever line is before them, and never in the past of that.
+
+use connshaper::advise::blocks;
+use connshaper::advise::calendar::Calendar;
+use connshaper::advise::event::{Event, Place, Reader, Sense, What};
+use connshaper::advise::line::Line;
+use jiff::tz::TimeZone;
+
+/// When the log was written: in the year 2026.
+const WRITTEN: i64 = 1_790_000_000;
+
+/// The longest name a host may have.
+const MAX_NAME: usize = 255;
+
+/// Reads a log as `connshaper advise` does.
+pub fn run(data: &[u8]) {
+    let (reader, mut head, mut calendar) = (Reader::new(), None, None);
+    let mut last = i64::MIN;
+    let mut names = Vec::new();
+    for line in data.split(|byte| *byte == b'\n') {
+        let after_others = Line::parse_after(&mut head, line);
+        assert_eq!(after_others, Line::parse_after(&mut None, line));
+        let Some(Sense::Event(event)) = blocks::parse(line, |line| reader.read(line, &mut names)) else {
+            continue;
+        };
+        if let Some(place) = name(&event) {
+            let name = &names[place.start as usize..][..usize::from(place.length)];
+            assert!(name.len() <= MAX_NAME && (name.is_empty() || is_within(name, line)), "{name:?}");
+        }
+        let calendar = calendar.get_or_insert_with(|| Calendar::new(TimeZone::UTC, event.stamp, WRITTEN));
+        let time = calendar.time(event.stamp);
+        assert!(time >= last, "{last}, then {time}");
+        last = time;
+    }
+}
+
+fn name(event: &Event) -> Option<Place> {
+    match event.what {
+        What::Connect { who, .. } | What::Recipient { who, .. } => Some(who.name),
+        What::Disconnect { name, .. } => Some(name),
+        _ => None,
+    }
+}
+
+/// Whether a line says this. An entry of the journal may say it with escapes.
+fn is_within(name: &[u8], line: &[u8]) -> bool {
+    line.starts_with(b"{") || line.windows(name.len()).any(|text| text.eq_ignore_ascii_case(name))
+}
