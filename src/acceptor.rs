@@ -1,4 +1,5 @@
-//! One listener's policy connections: accepted until we are to stop, from whom we may be asked, and not more than are allowed.
+//! One listener's policy connections: accepted until we are to stop, from whom we may be asked, and not more than
+//! are allowed.
 
 use std::sync::Arc;
 

@@ -12,9 +12,10 @@
 //!            it has to
 //! ```
 //!
-//! `decision` takes a request through the last three, and tells the log. `policy` decides and does nothing else: it is handed the time and the counts,
-//! and reads no clock, no socket and no file. Whatever a stranger can make grow
-//! has a bound with a name, in the file that keeps it.
+//! `decision` takes a request through the last three, and tells the log. `policy`
+//! decides and does nothing else: it is handed the time and the counts, and reads
+//! no clock, no socket and no file. Whatever a stranger can make grow has a bound
+//! with a name, in the file that keeps it.
 
 #![forbid(unsafe_code)]
 

@@ -24,7 +24,8 @@ use crate::stream::Stream;
 /// Written in pieces of this size.
 const PIECE: usize = 256 * 1024;
 
-/// The sockets are there because of `listen`. Nobody has been answered since `begun`. The result becomes standard input of the other program.
+/// The sockets are there because of `listen`. Nobody has been answered since `begun`. The result becomes standard
+/// input of the other program.
 pub fn load(
     service: &Service,
     listen: &[Address],
