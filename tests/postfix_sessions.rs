@@ -251,7 +251,9 @@ fn a_client_behind_a_proxy_protocol_balancer_is_counted_and_the_balancer_is_not(
             let stream = TcpStream::connect(site.postfix.address()).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut balancer = BufReader::new(stream);
-            write!(balancer.get_mut(), "PROXY TCP4 198.51.100.7 192.0.2.25 {} 25\r\n", 4000 + session).unwrap();
+            // In one piece: smtpd looks once.
+            let header = format!("PROXY TCP4 198.51.100.7 192.0.2.25 {} 25\r\n", 4000 + session);
+            balancer.get_mut().write_all(header.as_bytes()).unwrap();
             let mail = ["HELO client.example.net", "MAIL FROM:<>", "RCPT TO:<recipient@example.org>", "QUIT"];
             for (command, code) in [""].iter().chain(&mail).zip(["220", "250", "250", "250", "221"]) {
                 if !command.is_empty() {
