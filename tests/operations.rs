@@ -138,9 +138,11 @@ fn hits_too_close_to_the_last_that_counted_are_one_with_it() {
         }
         // Others are not concerned: another client, another limit, one that does not coalesce.
         assert_eq!(host.hit(&limit, &client(2), 1, at(5000)).await.added, 1);
-        let other = Limit { id: 1, key_prefix: "other/".to_owned(), ..limit.clone() };
+        let named =
+            |name: &str, id| Limit { id, name: name.to_owned(), key_prefix: format!("{name}/"), ..limit.clone() };
+        let other = named("other", 1);
         assert_eq!(host.hit(&other, &client(1), 1, at(5000)).await.added, 1);
-        let all = Limit { id: 2, key_prefix: "all/".to_owned(), coalesce: 0, ..limit };
+        let all = Limit { coalesce: 0, ..named("all", 2) };
         for count in 1..=3 {
             assert_eq!(host.hit(&all, &client(1), 1, at(5000)).await.count, count);
         }
