@@ -34,20 +34,6 @@ pub struct Open {
     joined: Joined,
 }
 
-/// Decides, whatever there is to wait for.
-pub async fn decide<'r>(
-    service: &Service,
-    rules: &'r Rules,
-    seat: &mut Seat,
-    request: &Request,
-    now: Now,
-) -> Decision<'r> {
-    match begin(service, rules, seat, request, now) {
-        Beginning::Decided(decision) => decision,
-        Beginning::Open(open) => open.decide(service, rules, seat, request, now).await,
-    }
-}
-
 /// Decides where the store counts in this process: then nothing has to be kept while anything is waited for.
 pub fn begin<'r>(service: &Service, rules: &'r Rules, seat: &mut Seat, request: &Request, now: Now) -> Beginning<'r> {
     let Service { statistics, .. } = service;

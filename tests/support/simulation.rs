@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use connshaper::clock::Now;
 use connshaper::codec::{Request, RequestDecoder};
 use connshaper::config::Config;
-use connshaper::decision::decide;
+use connshaper::decision::{Beginning, begin};
 use connshaper::log::{Log, Severity};
 use connshaper::policy::per::Part;
 use connshaper::policy::{Key, Limit, Operation, Policy, Purpose, Verdict};
@@ -64,7 +64,10 @@ impl Simulation {
         let now = Now::simulated(self.now);
         let rules = self.service.rules.load_full();
         let seat = &mut self.seats[connection];
-        let (verdict, place) = self.runtime.block_on(decide(&self.service, &rules, seat, &request, now));
+        let (verdict, place) = match begin(&self.service, &rules, seat, &request, now) {
+            Beginning::Decided(decision) => decision,
+            Beginning::Open(open) => self.runtime.block_on(open.decide(&self.service, &rules, seat, &request, now)),
+        };
         self.waiting.extend(place);
         self.runtime.block_on(finish(&rules.store, now));
         match verdict {
