@@ -19,50 +19,18 @@
 
 #![forbid(unsafe_code)]
 
-// The way of a request, in its order.
-pub mod listener;
-pub mod acceptor;
-pub mod stream;
-pub mod connection;
-pub mod codec;
-pub mod decision;
-pub mod session;
+pub mod net;
+pub mod snapshot;
+pub mod observe;
 pub mod policy;
+pub mod session;
 pub mod store;
-pub mod waiting;
-
-// What it is served by.
-pub mod service;
+pub mod listener;
+pub mod engine;
 pub mod config;
-pub mod log;
-pub mod statistics;
-pub mod state;
-pub mod clock;
-pub mod secret;
-pub mod generations;
-pub mod address;
-pub mod stop;
-pub mod parking;
-
-// How it is watched and administered while it runs.
+pub mod postfix;
+pub mod http;
 pub mod control;
-pub mod history;
-pub mod diagnosis;
-pub mod metrics;
-pub mod terminal;
-pub mod top;
-
-// The programs: the daemon, and what else the command line can ask for.
 pub mod daemon;
-pub mod housekeeping;
-pub mod signals;
-pub mod upgrade;
-pub mod descriptors;
-pub mod notify;
-pub mod inetd;
-pub mod check;
-pub mod query;
-pub mod doctor;
-pub mod advise;
-pub mod replay;
+pub mod maillog;
 pub mod cli;

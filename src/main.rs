@@ -3,12 +3,16 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
+use connshaper::cli::terminal::Paint;
 use connshaper::cli::{Command, Connection, Query, Serve, exit};
+use connshaper::cli::{check, doctor, top};
 use connshaper::config::{Config, convert};
 use connshaper::control::{client, explain, hit, show, status};
+use connshaper::daemon;
 use connshaper::daemon::Failure;
-use connshaper::terminal::Paint;
-use connshaper::{advise, check, daemon, doctor, inetd, query, replay, signals, top};
+use connshaper::daemon::signals;
+use connshaper::maillog::{advise, replay};
+use connshaper::postfix::{client as query, inetd};
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 

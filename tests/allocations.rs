@@ -1,13 +1,13 @@
 //! The request path allocates nothing once a policy connection is warm.
 
 use connshaper::config::Config;
-use connshaper::connection;
+use connshaper::engine::service::Service;
 use connshaper::listener::Peer;
-use connshaper::log::{Log, Severity};
+use connshaper::net::shutdown::Stop;
+use connshaper::net::stream::Stream;
+use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::lists::Lists;
-use connshaper::service::Service;
-use connshaper::stop::Stop;
-use connshaper::stream::Stream;
+use connshaper::postfix::connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 

@@ -6,8 +6,8 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use connshaper::clock::Now;
 use connshaper::config::OnStoreFailure;
+use connshaper::net::clock::Now;
 use connshaper::policy::limit::Ban;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Limit, Purpose};

@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use connshaper::cli::check;
 use connshaper::config::{Config, ConfigError, Form, KEYS, OnStoreFailure};
 use connshaper::config::{LogTarget, convert};
-use connshaper::{check, log::Severity};
+use connshaper::observe::log::Severity;
 use proptest::prelude::*;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
@@ -70,8 +71,9 @@ fn every_key_has_its_say() {
         statistics_interval = 0
         "#,
     );
-    let texts =
-        |items: &[connshaper::address::Address]| -> Vec<String> { items.iter().map(ToString::to_string).collect() };
+    let texts = |items: &[connshaper::net::address::Address]| -> Vec<String> {
+        items.iter().map(ToString::to_string).collect()
+    };
     assert_eq!(config.form, Form::Toml);
     assert_eq!(config.top().exptime, 5400);
     assert_eq!(config.top().threshold, 20);
@@ -147,7 +149,7 @@ fn counts_are_kept_over_a_restart_where_a_file_is_named() {
 #[test]
 fn a_setting_knows_its_line() {
     let config = right("# the limit\nthreshold = 3\nwhitelist = [\"192.0.2.1/24\"]\n");
-    let report = check::report(&config, connshaper::terminal::Paint(false));
+    let report = check::report(&config, connshaper::cli::terminal::Paint(false));
     let row = |key: &str| {
         let row = report.lines().find(|line| line.trim_start().starts_with(key)).unwrap();
         row.split_whitespace().collect::<Vec<_>>().join(" ")

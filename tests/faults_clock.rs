@@ -2,7 +2,7 @@
 
 mod support;
 
-use connshaper::clock::Now;
+use connshaper::net::clock::Now;
 use connshaper::policy::limit::Window;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Limit, Purpose, sliding};

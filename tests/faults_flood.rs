@@ -14,10 +14,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use connshaper::codec::decoder::REQUEST_TIME;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Key, Limit, Purpose};
-use connshaper::store::table::Table;
+use connshaper::postfix::decoder::REQUEST_TIME;
+use connshaper::store::local::Table;
 use support::{Daemon, Dir, Gate, Memcached, Policy, request, resident, statistic, until};
 
 #[test]

@@ -4,13 +4,13 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use connshaper::config::Config;
-use connshaper::connection;
+use connshaper::engine::service::Service;
 use connshaper::listener::Peer;
-use connshaper::log::line::MAX_LINE;
-use connshaper::log::{Log, Severity};
+use connshaper::net::shutdown::Stop;
+use connshaper::observe::log::line::MAX_LINE;
+use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::per::Field;
-use connshaper::service::Service;
-use connshaper::stop::Stop;
+use connshaper::postfix::connection;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use connshaper::check;
-use connshaper::codec::Attribute;
+use connshaper::cli::check;
 use connshaper::config::{Config, ConfigError, KEYS};
+use connshaper::net::netblock_table::Netblocks;
+use connshaper::policy::attribute::Attribute;
 use connshaper::policy::conditions::{Condition, Pattern, Test};
 use connshaper::policy::limit::{Ban, Counts, Delay, Window};
 use connshaper::policy::lists::Entry;
-use connshaper::policy::netblocks::Netblocks;
 use connshaper::policy::per::Field;
 use connshaper::policy::rate::{Rate, RatePer};
 use connshaper::policy::{Limit, limit};

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use connshaper::config::{Config, ConfigError, ListKind};
+use connshaper::net::netblock_table::Netblocks;
 use connshaper::policy::lists::Entry;
-use connshaper::policy::netblocks::Netblocks;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use support::{Daemon, Dir, Policy};

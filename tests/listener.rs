@@ -8,11 +8,11 @@ use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use connshaper::address::Address;
 use connshaper::config::SocketConfig;
 use connshaper::listener::{ListenError, Listener, Peer, Problem};
-use connshaper::log::{Log, Severity};
-use connshaper::stream::Stream;
+use connshaper::net::address::Address;
+use connshaper::net::stream::Stream;
+use connshaper::observe::log::{Log, Severity};
 use nix::unistd::{Group, User};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

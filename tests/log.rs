@@ -5,9 +5,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use connshaper::clock::Now;
 use connshaper::config::{LogConfig, LogTarget};
-use connshaper::log::{Events, Facility, Log, Severity};
+use connshaper::net::clock::Now;
+use connshaper::observe::log::{Events, Facility, Log, Severity};
 use connshaper::policy::action::Action;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Pass, Reason, Refusal};

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixDatagram;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use connshaper::notify;
+use connshaper::daemon::notify;
 
 /// The environment belongs to the whole process, so a child of ours speaks:
 /// this same program, told by the environment which part it plays.

@@ -7,8 +7,8 @@ mod support;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use connshaper::clock::Now;
 use connshaper::config::OnStoreFailure;
+use connshaper::net::clock::Now;
 use connshaper::policy::limit::{Ban, Window};
 use connshaper::policy::per::Part;
 use connshaper::policy::{Hit, Limit, Purpose, Refund, sliding};

@@ -9,9 +9,10 @@ use std::thread;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use connshaper::clock::Now;
-use connshaper::codec::{Request, RequestDecoder};
+use connshaper::net::clock::Now;
 use connshaper::policy::Memory;
+use connshaper::policy::request::Request;
+use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::session::Sessions;
 use tokio::time::timeout;
 use tokio_util::codec::Decoder;

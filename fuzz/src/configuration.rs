@@ -4,10 +4,10 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use bytes::BytesMut;
-use connshaper::codec::{Reply, ReplyEncoder};
 use connshaper::config::{Config, ConfigError, KEYS};
 use connshaper::policy::Policy;
 use connshaper::policy::action::Values;
+use connshaper::postfix::reply::{Reply, ReplyEncoder};
 use tokio_util::codec::Encoder;
 
 /// The most mistakes that are shown.

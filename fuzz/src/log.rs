@@ -1,9 +1,9 @@
 //! Lines of a log: the same whatever line is before them, and never in the past of that.
 
-use connshaper::advise::blocks;
-use connshaper::advise::calendar::Calendar;
-use connshaper::advise::event::{Event, Place, Reader, Sense, What};
-use connshaper::advise::line::Line;
+use connshaper::maillog::advise::blocks;
+use connshaper::maillog::advise::calendar::Calendar;
+use connshaper::maillog::advise::event::{Event, Place, Reader, Sense, What};
+use connshaper::maillog::advise::line::Line;
 use jiff::tz::TimeZone;
 
 /// When the log was written: in the year 2026.

@@ -1,7 +1,7 @@
 //! What a memcached server might answer, in pieces: the cuts make no difference, and nothing is taken of half an answer.
 
 use bytes::BytesMut;
-use connshaper::store::wire::{Answer, Command, Counted, Dialect, KeyText, Nonsense, Question};
+use connshaper::store::memcached::protocol::{Answer, Command, Counted, Dialect, KeyText, Nonsense, Question};
 
 use super::cuts::Cuts;
 

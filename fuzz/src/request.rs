@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 
 use bytes::BytesMut;
-use connshaper::codec::decoder::{MAX_NAME, MAX_REQUEST, MAX_VALUE};
-use connshaper::codec::{Attribute, Request, RequestDecoder, RequestError, State};
+use connshaper::policy::attribute::Attribute;
+use connshaper::policy::request::{Request, State};
+use connshaper::postfix::decoder::RequestDecoder;
+use connshaper::postfix::decoder::{MAX_NAME, MAX_REQUEST, MAX_VALUE};
+use connshaper::postfix::error::RequestError;
 use tokio_util::codec::Decoder;
 
 use super::cuts::Cuts;

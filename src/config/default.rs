@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use super::file::answer::BLACKLIST_TEXT;
 use super::keys::KEYS;
 use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StateConfig, StoreConfig};
+use crate::config::file::reply::BLACKLIST_TEXT;
 use crate::listener::Peers;
-use crate::log::{Events, Facility, Severity};
+use crate::observe::log::{Events, Facility, Severity};
 use crate::policy::action::{self, Action};
 use crate::policy::lists::Lists;
 use crate::policy::{Blacklist, Limit};

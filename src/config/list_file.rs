@@ -9,8 +9,8 @@ use ipnet::IpNet;
 
 use super::lists::ListKind;
 use super::netblock;
-use super::remarks::{Remarks, quoted};
 use super::source::{Source, Span};
+use crate::config::diagnostics::{Remarks, quoted};
 use crate::policy::lists::{Entry, Place};
 
 /// A reason is cut at this many bytes.

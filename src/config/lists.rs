@@ -11,10 +11,11 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
+use super::Config;
 use super::error::{ConfigError, ConfigWarning, Mistake};
 use super::list_file::{self, Read, Reasons};
 use super::source;
-use super::{Config, sense};
+use crate::config::lint as sense;
 use crate::policy::lists::{Entry, Lists};
 
 /// What a list file's netblocks are.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-use crate::policy::netblock::canonical;
+use crate::net::netblock::canonical;
 
 /// A netblock as it was written.
 pub(super) struct Netblock {

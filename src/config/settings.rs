@@ -11,9 +11,9 @@ use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
 use super::keys::{self, KEYS, Key};
-use super::remarks::{Remarks, quoted};
 use super::source::Span;
 use super::units;
+use crate::config::diagnostics::{Remarks, quoted};
 
 /// What a table sets. What is wrong with it is noted in the remarks on its file.
 pub(super) struct Settings<'t, 's> {

@@ -13,7 +13,7 @@ use nix::fcntl::OFlag;
 
 use super::error::{ConfigError, Spot};
 use super::lists::Stamp;
-use super::remarks::Remarks;
+use crate::config::diagnostics::Remarks;
 
 /// A stretch of the text, in bytes.
 pub(super) type Span = Range<usize>;

@@ -4,9 +4,9 @@
 //! what to write. A message that is not known here is passed on as it is.
 
 use super::error::ConfigError;
-use super::remarks::{Remarks, quoted};
 use super::source::{Source, Span};
 use super::{keys, units};
+use crate::config::diagnostics::{Remarks, quoted};
 
 /// The error for text that is no TOML.
 pub(super) fn explain(source: &Source, errors: &[toml::de::Error]) -> ConfigError {

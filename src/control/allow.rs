@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::ban::say;
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
+use crate::net::clock::Now;
 use crate::policy::overrides::Kind;
 
 /// Lets all clients of a target pass, whatever lists, bans and limits say.

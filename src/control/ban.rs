@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::columns::lasting;
-use super::words::Change;
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
-use crate::log::{Event, Severity};
+use crate::engine::overrides::Change;
+use crate::net::clock::Now;
+use crate::observe::log::{Event, Severity};
 use crate::policy::overrides::{Kind, Word};
 use crate::policy::per::Part;
 use crate::policy::{BLACKLIST, Listed, Target};

@@ -2,10 +2,10 @@
 
 use serde_json::Value;
 
-use super::foresee::{case_of, foresee};
 use super::hit::{amount, named, said};
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
+use crate::engine::preview::{case_of, foresee};
+use crate::net::clock::Now;
 use crate::policy::Memory;
 
 /// What the next hit would come to.

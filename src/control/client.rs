@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Problem, VERSION};
 use crate::cli::exit;
-use crate::terminal::Paint;
+use crate::cli::terminal::Paint;
 
 /// Where the socket is when neither the command line nor the configuration says: as the systemd unit has it.
 pub const USUAL: &str = "/run/connshaper/control";

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::words::{Change, Reach};
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
+use crate::engine::overrides::{Change, Reach};
+use crate::net::clock::Now;
 use crate::policy::Target;
 use crate::policy::overrides::Kind;
 

@@ -7,18 +7,20 @@ use serde_json::{Value, json};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::columns::{cell, lasting};
-use super::foresee::foresee;
 use super::show::{list_entry, listed};
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
-use crate::codec::{Reply, ReplyEncoder, Request, RequestDecoder};
-use crate::policy::case::Item;
+use crate::cli::terminal::Paint;
+use crate::engine::preview::foresee;
+use crate::engine::service::Rules;
+use crate::net::clock::Now;
+use crate::policy::checks::Item;
 use crate::policy::explain::Say;
 use crate::policy::limit::Limit;
+use crate::policy::request::Request;
 use crate::policy::{BLACKLIST, Case, Hit, Memory, Pass, Plan, Reason, Refusal, Verdict, Wait};
-use crate::query;
-use crate::service::Rules;
-use crate::terminal::Paint;
+use crate::postfix::client as query;
+use crate::postfix::decoder::RequestDecoder;
+use crate::postfix::reply::{Reply, ReplyEncoder};
 
 /// A request of `client` with `attributes`, judged step by step as if it were the first of its session.
 pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {

@@ -2,12 +2,12 @@
 
 use serde_json::{Value, json};
 
-use super::foresee::case_of;
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
-use crate::decision::follow;
+use crate::cli::terminal::Paint;
+use crate::engine::decide::follow;
+use crate::engine::preview::case_of;
+use crate::net::clock::Now;
 use crate::policy::{Counted, Judgement, Memory, Reason, Verdict, Wait};
-use crate::terminal::Paint;
 
 /// The most that one command counts.
 pub const MOST: u64 = 1_000_000;

@@ -4,13 +4,13 @@ use ipnet::IpNet;
 use serde_json::{Value, json};
 
 use super::show::within;
-use super::words::{Change, KeyReset, RESET_TOLD};
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
+use crate::engine::overrides::{Change, KeyReset, RESET_TOLD};
+use crate::engine::service::Service;
+use crate::net::clock::Now;
 use crate::policy::overrides::{Kind, Word};
 use crate::policy::per::Part;
 use crate::policy::{Count, Counted, Key, Policy, Target};
-use crate::service::Service;
 
 /// Forgets all that is counted for a target, here and in memcached, and drops what sessions remember of refusals.
 pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: Now) -> Result<Value, Problem> {

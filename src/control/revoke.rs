@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::hit::{amount, named};
-use super::reading::Reading;
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
+use crate::engine::reading::Reading;
+use crate::net::clock::Now;
 use crate::policy::Refund;
 
 /// Takes hits back, down to none. The window goes on as it was.

@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use tokio::task::yield_now;
 
 use super::columns::{cell, lasting, table};
-use super::reading::Reading;
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
+use crate::cli::terminal::Paint;
+use crate::engine::reading::Reading;
+use crate::net::clock::Now;
 use crate::policy::{Listed, Policy, Target};
+use crate::store::local::Table;
+use crate::store::local::listing::{Client, PARTS};
 use crate::store::seconds;
-use crate::store::table::Table;
-use crate::store::table::listing::{Client, PARTS};
-use crate::terminal::Paint;
 
 /// The most clients of a prefix that are listed: those with the most hits.
 pub const MAX_LISTED: usize = 1000;

@@ -16,12 +16,12 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use super::{Arguments, Control, Problem, VERSION, spell};
-use crate::clock::Now;
 use crate::config::{ControlConfig, SocketConfig};
 use crate::listener::unix::{self, SocketFile};
 use crate::listener::{ListenError, Problem as ListenProblem};
-use crate::log::Severity;
-use crate::stop::Stop;
+use crate::net::clock::Now;
+use crate::net::shutdown::Stop;
+use crate::observe::log::Severity;
 
 /// Connections held at once; a further one waits.
 const MAX_CONNECTIONS: usize = 16;

@@ -6,10 +6,10 @@ use serde_json::{Map, Value, json};
 
 use super::Control;
 use super::columns::{cell, lasting};
-use crate::clock::Now;
+use crate::cli::terminal::Paint;
+use crate::net::clock::Now;
 use crate::policy::overrides::Kind;
-use crate::store::breaker::Condition;
-use crate::terminal::Paint;
+use crate::store::shared::breaker::Condition;
 
 /// All that can be told in a few numbers.
 pub fn answer(control: &Control, now: Now) -> Value {

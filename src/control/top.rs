@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::show::{busiest, object};
 use super::{Arguments, Control, Problem, status};
-use crate::clock::Now;
+use crate::net::clock::Now;
 
 /// The most clients that can be asked for.
 const MOST: u64 = 500;

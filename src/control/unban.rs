@@ -3,11 +3,11 @@
 use serde_json::{Value, json};
 
 use super::ban::netblock_text;
-use super::reading::Reading;
-use super::words::{Change, Reach};
 use super::{Arguments, Control, Problem};
-use crate::clock::Now;
-use crate::log::{Event, Severity};
+use crate::engine::overrides::{Change, Reach};
+use crate::engine::reading::Reading;
+use crate::net::clock::Now;
+use crate::observe::log::{Event, Severity};
 use crate::policy::overrides::Kind;
 use crate::policy::{BLACKLIST, Purpose, Target};
 

@@ -1,9 +1,9 @@
 //! Where the daemon listens, which only a restart changes, and what an administrator should know of it.
 
-use crate::address::Address;
 use crate::config::Config;
 use crate::listener::{Listener, Peers};
-use crate::log::{Log, Severity};
+use crate::net::address::Address;
+use crate::observe::log::{Log, Severity};
 
 /// Where it listens, whatever a configuration says later.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::Daemon;
 use crate::config::{Config, ConfigError, ListKind};
-use crate::log::Severity;
+use crate::observe::log::Severity;
 use crate::policy::Policy;
 use crate::policy::lists::Lists;
 

@@ -1,10 +1,10 @@
 //! The sockets that Postfix asks at: had first of all, so that it finds them while long lists and counts are read.
 
 use super::listening::Listening;
-use crate::address::Address;
 use crate::config::Config;
+use crate::daemon::handover::receive::Inheritance;
 use crate::listener::Listener;
-use crate::upgrade::take::Inheritance;
+use crate::net::address::Address;
 
 /// What is there of sockets at the beginning. Some may not be had.
 pub(super) struct Sockets {

@@ -8,24 +8,24 @@ use tokio_util::task::TaskTracker;
 
 use super::Daemon;
 use super::sockets::{Found, bind};
-use crate::clock::Now;
 use crate::config::Config;
-use crate::connection::Parked;
 use crate::control::socket::{self, Socket};
-use crate::descriptors;
+use crate::daemon::descriptors;
+use crate::daemon::handover::exec as program;
+use crate::daemon::handover::receive::Inheritance;
+use crate::daemon::state_file::StateFile;
+use crate::engine::service::Service;
 use crate::listener::Listener;
-use crate::log::{Log, Severity};
-use crate::parking::Parking;
+use crate::net::clock::Now;
+use crate::net::shutdown::Stop;
+use crate::net::stream::Stream;
+use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
 use crate::policy::lists::Lists;
-use crate::service::Service;
-use crate::state::file::StateFile;
-use crate::state::memory::Ids;
-use crate::stop::Stop;
-use crate::store::table::Table;
-use crate::stream::Stream;
-use crate::upgrade::program;
-use crate::upgrade::take::Inheritance;
+use crate::policy::record_snapshot::Ids;
+use crate::postfix::connection::Parked;
+use crate::postfix::suspended::Parking;
+use crate::store::local::Table;
 
 /// What is open at the beginning.
 pub(super) struct Open {

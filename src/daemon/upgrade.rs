@@ -7,15 +7,15 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Daemon;
-use crate::clock::Now;
-use crate::connection::Parked;
+use crate::daemon::handover::{exec as program, preflight as trial, send as give};
+use crate::daemon::notify;
+use crate::daemon::signals::Signals;
 use crate::listener::Listener;
-use crate::log::Severity;
-use crate::notify;
-use crate::signals::Signals;
-use crate::stop::Stop;
-use crate::stream::Stream;
-use crate::upgrade::{give, program, trial};
+use crate::net::clock::Now;
+use crate::net::shutdown::Stop;
+use crate::net::stream::Stream;
+use crate::observe::log::Severity;
+use crate::postfix::connection::Parked;
 
 /// How much longer than `store_timeout` requests may take that are under way.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);

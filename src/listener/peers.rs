@@ -7,7 +7,7 @@
 use ipnet::IpNet;
 
 use super::Peer;
-use crate::address::Address;
+use crate::net::address::Address;
 
 /// The netblocks whose hosts may ask over TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use crate::address::Address;
+use crate::net::address::Address;
 
 use super::unix::SocketFile;
 use super::{ListenError, Listener, Problem};

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use crate::address::Address;
-use crate::clock::Now;
-use crate::log::{Log, Severity};
+use crate::net::address::Address;
+use crate::net::clock::Now;
+use crate::observe::log::{Log, Severity};
 
 /// Long enough to cost nothing, short against the time Postfix waits.
 const PAUSE: Duration = Duration::from_millis(100);

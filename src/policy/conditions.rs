@@ -3,8 +3,9 @@
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
-use super::netblock::canonical;
-use crate::codec::{Attribute, Request, address};
+use crate::net::netblock::canonical;
+use crate::policy::attribute::Attribute;
+use crate::policy::request::{Request, address};
 
 /// All of `all` hold, and none of `none`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -112,7 +113,7 @@ mod tests {
     use tokio_util::codec::Decoder;
 
     use super::*;
-    use crate::codec::RequestDecoder;
+    use crate::postfix::decoder::RequestDecoder;
 
     fn request(lines: &str) -> Request {
         let text = format!("request=smtpd_access_policy\n{lines}\n");

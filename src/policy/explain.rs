@@ -3,9 +3,9 @@
 use ipnet::IpNet;
 
 use super::Policy;
-use super::case::Case;
 use super::limit::Limit;
-use crate::codec::Request;
+use crate::policy::checks::Case;
+use crate::policy::request::Request;
 
 /// Whether a limit has a say in a request, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]

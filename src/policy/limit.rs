@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::action::Action;
 use super::conditions::Conditions;
-use super::netblocks::Netblocks;
 use super::per::Per;
 use super::rate::Rate;
+use crate::net::netblock_table::Netblocks;
 
 /// The name of the limit that stands at the top level of the configuration: connection_shaper's own.
 pub const TOP: &str = "connections";

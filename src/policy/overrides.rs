@@ -10,8 +10,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
-use super::netblocks::Netblocks;
-use crate::clock::Now;
+use crate::net::clock::Now;
+use crate::net::netblock_table::Netblocks;
 
 /// The most of them at once. They travel as a whole, once a second.
 pub const MAX_WORDS: usize = 1000;

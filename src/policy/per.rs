@@ -10,8 +10,9 @@ use std::net::IpAddr;
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
-use super::netblock::mask;
-use crate::codec::{Attribute, Request};
+use crate::net::netblock::mask;
+use crate::policy::attribute::Attribute;
+use crate::policy::request::Request;
 
 /// The longest key text; memcached takes 250 bytes, of which a prefix, a limit's name and a purpose need 160.
 const MAX_TEXT: usize = 88;
@@ -226,7 +227,7 @@ mod tests {
     use tokio_util::codec::Decoder;
 
     use super::*;
-    use crate::codec::RequestDecoder;
+    use crate::postfix::decoder::RequestDecoder;
 
     fn request(lines: &str) -> Request {
         let text = format!("request=smtpd_access_policy\nclient_address=192.0.2.1\n{lines}\n");

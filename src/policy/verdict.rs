@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::action::Action;
 use super::limit::LimitId;
-use super::memory::{Admission, Count, Memory, Scope};
 use super::per::Part;
 use super::template::Values;
+use crate::policy::record::{Admission, Count, Memory, Scope};
 
 /// The answer to one request.
 #[must_use]

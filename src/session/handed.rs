@@ -7,10 +7,10 @@ use bytes::{Buf, BufMut};
 
 use super::table::handed::{Places, put_place, take_place};
 use super::{Seat, Sessions};
-use crate::clock::Now;
-use crate::state::fields::take_truth;
-use crate::state::memory::Ids;
-use crate::state::section::Damage;
+use crate::net::clock::Now;
+use crate::policy::record_snapshot::Ids;
+use crate::snapshot::fields::take_truth;
+use crate::snapshot::section::Damage;
 
 impl Sessions {
     /// Adds all sessions.

@@ -3,7 +3,7 @@ use tokio_util::codec::Decoder;
 
 use super::table::LINGER;
 use super::*;
-use crate::codec::RequestDecoder;
+use crate::postfix::decoder::RequestDecoder;
 
 /// A site's policy connections, and the sessions they were recognised as.
 struct Site {

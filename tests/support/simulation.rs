@@ -3,17 +3,18 @@
 use std::path::Path;
 
 use bytes::BytesMut;
-use connshaper::clock::Now;
-use connshaper::codec::{Request, RequestDecoder};
 use connshaper::config::Config;
-use connshaper::decision::{Beginning, begin};
-use connshaper::log::{Log, Severity};
+use connshaper::engine::decide::{Beginning, begin};
+use connshaper::engine::delays::Place;
+use connshaper::engine::service::Service;
+use connshaper::net::clock::Now;
+use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::per::Part;
+use connshaper::policy::request::Request;
 use connshaper::policy::{Key, Limit, Operation, Policy, Purpose, Verdict};
-use connshaper::service::Service;
+use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::session::Seat;
 use connshaper::store::Store;
-use connshaper::waiting::Place;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::codec::Decoder;
 

@@ -4,16 +4,16 @@ use std::fmt::Display;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use connshaper::address::Address;
-use connshaper::clock::Now;
 use connshaper::config::{Config, OnStoreFailure, StoreConfig};
-use connshaper::log::{Log, Severity};
-use connshaper::policy::judgement::Violation;
+use connshaper::net::address::Address;
+use connshaper::net::clock::Now;
+use connshaper::observe::log::{Log, Severity};
+use connshaper::observe::statistics::Statistics;
+use connshaper::policy::decision::Violation;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Hit, Key, Limit, Operation, Purpose, sliding};
-use connshaper::statistics::Statistics;
 use connshaper::store::Store;
-use connshaper::store::table::Table;
+use connshaper::store::local::Table;
 use tokio::runtime::Builder;
 
 use super::{Memcached, PATIENCE, Proxy};

@@ -3,11 +3,11 @@
 use regex::bytes::{Regex, RegexBuilder};
 use toml::de::DeValue;
 
-use super::super::remarks::quoted;
 use super::super::settings::{Entry, Settings, a};
 use super::super::source::Span;
 use super::super::{keys, netblock};
-use crate::codec::Attribute;
+use crate::config::diagnostics::quoted;
+use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
 
 /// What a regular expression may take of memory, compiled and while it is matched.

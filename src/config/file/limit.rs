@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use super::super::keys;
-use super::super::remarks::quoted;
 use super::super::settings::Settings;
 use super::super::source::Span;
-use super::answer::{self, Answer};
-use super::ladder::Patience;
-use super::{DAY, MILLISECOND, SECOND, amount, conditions, ladder, netblocks};
+use super::{DAY, MILLISECOND, SECOND, conditions, netblocks};
+use crate::config::diagnostics::quoted;
+use crate::config::file::penalties::Patience;
+use crate::config::file::reply as answer;
+use crate::config::file::reply::Answer;
+use crate::config::file::{penalties as ladder, threshold as amount};
 use crate::policy::limit::{Counts, Window};
 use crate::policy::per::{Field, Per};
 use crate::policy::{Limit, limit};

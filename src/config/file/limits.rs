@@ -3,12 +3,12 @@
 use toml::de::DeValue;
 
 use super::super::LimitSettings;
-use super::super::remarks::quoted;
-use super::super::sense;
 use super::super::settings::{Settings, a};
 use super::super::source::Span;
-use super::in_force;
 use super::limit::{self, Surroundings};
+use crate::config::diagnostics::quoted;
+use crate::config::file::effective as in_force;
+use crate::config::lint as sense;
 use crate::policy::{self, Limit};
 
 /// More than this nobody can judge a request by, nor read.

@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::super::lists::{ListKind, Named};
-use super::super::remarks::quoted;
+use super::super::netblock;
 use super::super::settings::Settings;
 use super::super::source::Span;
-use super::super::{netblock, sense};
 use super::netblocks::{self, Said, Word};
+use crate::config::diagnostics::quoted;
+use crate::config::lint as sense;
 use crate::policy::Limit;
 use crate::policy::lists::{Entry, Lists, Place};
 

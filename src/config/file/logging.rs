@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::super::remarks::quoted;
 use super::super::settings::Settings;
 use super::super::{LogConfig, LogTarget, SYSLOG_SOCKET, mail};
 use super::{DAY, SECOND};
-use crate::log::hook::{ALERTS, BANS, Hook};
-use crate::log::{Event, Events, Facility, Severity};
+use crate::config::diagnostics::quoted;
+use crate::observe::log::hook::{ALERTS, BANS, Hook};
+use crate::observe::log::{Event, Events, Facility, Severity};
 
 pub(super) fn log(s: &Settings, default: LogConfig, syslog: &LogTarget) -> LogConfig {
     let journal = match syslog {

@@ -6,13 +6,13 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::super::remarks::quoted;
 use super::super::settings::{self, Entry, Settings, a};
 use super::super::source::Span;
 use super::super::{keys, netblock};
-use super::amount;
+use crate::config::diagnostics::quoted;
+use crate::config::file::threshold as amount;
+use crate::net::netblock_table::Netblocks;
 use crate::policy::limit::Counts;
-use crate::policy::netblocks::Netblocks;
 use crate::policy::per::{Field, Per};
 use crate::policy::rate::{Rate, RatePer};
 

@@ -1,8 +1,8 @@
 //! Who may ask over TCP.
 
 use super::super::netblock;
-use super::super::remarks::quoted;
 use super::super::settings::Settings;
+use crate::config::diagnostics::quoted;
 use crate::listener::Peers;
 
 pub(super) fn allow_peers(s: &Settings) -> Option<Peers> {

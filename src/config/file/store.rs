@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::super::settings::Settings;
 use super::super::{OnStoreFailure, StateConfig, StoreConfig};
-use super::{DAY, MILLISECOND, SECOND, places};
+use super::{DAY, MILLISECOND, SECOND};
+use crate::config::file::endpoints as places;
 
 /// Postfix waits ten seconds for us as our manual sets it up; the store may have half of that.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);

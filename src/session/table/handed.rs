@@ -5,10 +5,11 @@ use std::collections::HashMap;
 use bytes::{Buf, BufMut};
 
 use super::{Endpoints, LINGER, Place, Port, Session, Table};
-use crate::codec::Instance;
-use crate::state::fields::{put_option, take_option, take_truth};
-use crate::state::memory::{self, Ids};
-use crate::state::section::Damage;
+use crate::policy::record_snapshot as memory;
+use crate::policy::record_snapshot::Ids;
+use crate::policy::request::Instance;
+use crate::snapshot::fields::{put_option, take_option, take_truth};
+use crate::snapshot::section::Damage;
 
 /// Where sessions are now, by where they were.
 pub type Places = HashMap<Place, Place>;

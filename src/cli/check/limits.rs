@@ -1,0 +1,203 @@
+//! A limit as a sentence, and as an object.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::config::{Config, Setting, units};
+use crate::policy::conditions::{Condition, Pattern, Test};
+use crate::policy::limit::{self, Ban, Counts, Limit, Window};
+use crate::policy::per::Field;
+
+/// A sentence for every limit.
+pub(crate) fn sentences(config: &Config) -> Vec<String> {
+    config.limits.iter().enumerate().map(|(place, limit)| sentence(limit, settings(config, place))).collect()
+}
+
+/// Every limit in the words of the configuration.
+pub(crate) fn objects(config: &Config) -> Vec<Value> {
+    let object = |(place, limit): (usize, &Limit)| {
+        let mut object = json!({ "name": limit.name });
+        for setting in settings(config, place).iter().filter(|setting| setting.is_of_limit()) {
+            object[setting.key] = setting.value.clone();
+        }
+        object
+    };
+    config.limits.iter().enumerate().map(object).collect()
+}
+
+/// The keys of a limit as they are in force.
+fn settings(config: &Config, place: usize) -> &[Setting] {
+    match place.checked_sub(1) {
+        None => &config.settings,
+        Some(place) => &config.limit_settings[place].settings,
+    }
+}
+
+/// What is counted, per what, for whom, how many, in what time, and what happens over it.
+fn sentence(limit: &Limit, settings: &[Setting]) -> String {
+    let word = |key: &str| {
+        let setting = settings.iter().find(|setting| setting.key == key);
+        setting.and_then(|setting| setting.value.as_str()).unwrap_or_default()
+    };
+    let name = if limit.name == limit::TOP { String::new() } else { format!("{}: ", limit.name) };
+    let span = match limit.window {
+        Window::Fixed => "in",
+        Window::Sliding => "in any",
+    };
+    let window = units::words(Duration::from_secs(limit.exptime.into()));
+    let mut text = format!(
+        "{name}{who}{whom} may {what} {span} {window}; the next {over}",
+        who = who(limit),
+        whom = whom(limit),
+        what = what(limit.counts, limit.threshold),
+        over = over(limit, word("action")),
+    );
+    text += &stress(limit, word("stress_action"));
+    if limit.coalesce > 0 {
+        let time = units::words(Duration::from_millis(limit.coalesce.into()));
+        text += &format!("; what comes within {time} of another counts as one with it");
+    }
+    if !limit.count_refused {
+        text += "; what is refused does not stay counted";
+    }
+    if !limit.netblocks.is_empty() {
+        text += &format!(
+            "; {}",
+            super::number(
+                limit.netblocks.len(),
+                "netblock has a threshold of its own",
+                "netblocks have thresholds of their own"
+            )
+        );
+    }
+    if limit.log_only {
+        text += "; this is only logged";
+    }
+    format!("{text}.")
+}
+
+/// Who has a counter.
+fn who(limit: &Limit) -> String {
+    let (v4, v6) = (limit.ipv4_prefix_length, limit.ipv6_prefix_length);
+    let part = |field: &Field| match field {
+        Field::Client => format!("client (IPv4 /{v4}, IPv6 /{v6})"),
+        field => field.word().to_owned(),
+    };
+    match limit.per.0.as_slice() {
+        [] => "All clients together".to_owned(),
+        [Field::Client] => format!("A {}", part(&Field::Client)),
+        [field] => format!("Each {}", part(field)),
+        fields => format!("Each combination of {}", fields.iter().map(part).collect::<Vec<_>>().join(" and ")),
+    }
+}
+
+/// For whom it is.
+fn whom(limit: &Limit) -> String {
+    let list = |conditions: &[Condition], word: &str, between: &str| match conditions {
+        [] => String::new(),
+        conditions => format!(" {word} {}", conditions.iter().map(condition).collect::<Vec<_>>().join(between)),
+    };
+    let conditions = &limit.conditions;
+    list(&conditions.all, "where", " and ") + &list(&conditions.none, "unless", " or ")
+}
+
+fn condition(condition: &Condition) -> String {
+    let name = condition.attribute.name();
+    match &condition.test {
+        Test::Present => format!("{name} is present"),
+        Test::Absent => format!("{name} is empty"),
+        Test::AnyOf(patterns) => {
+            let mut text = name.to_owned();
+            let mut before = "";
+            for (place, pattern) in patterns.iter().enumerate() {
+                let (verb, value) = words(pattern);
+                // `is 25 or 587`, not `is 25 or is 587`.
+                let verb = if verb == before { "" } else { verb };
+                let or = if place == 0 { "" } else { " or" };
+                text += &format!("{or}{verb} {value}");
+                before = words(pattern).0;
+            }
+            text
+        }
+    }
+}
+
+fn words(pattern: &Pattern) -> (&'static str, String) {
+    match pattern {
+        Pattern::Text(text) => (" is", text.to_string()),
+        Pattern::Netblock(net) if net.prefix_len() == net.max_prefix_len() => (" is", net.addr().to_string()),
+        Pattern::Netblock(net) => (" is in", net.to_string()),
+        Pattern::Regex(regex) => (" matches", format!("/{regex}/")),
+    }
+}
+
+/// What it may do that often.
+fn what(counts: Counts, threshold: u32) -> String {
+    match (counts, threshold) {
+        (Counts::Connections, 1) => "connect once".to_owned(),
+        (Counts::Connections, number) => format!("connect {number} times"),
+        (Counts::Messages, number) => format!("send {}", super::number(number as usize, "message", "messages")),
+        (Counts::Recipients, number) => format!("name {}", super::number(number as usize, "recipient", "recipients")),
+        (Counts::Requests, number) => format!("cause {}", super::number(number as usize, "request", "requests")),
+        (Counts::Bytes, kib) => format!("send {}", units::size_words(kib)),
+    }
+}
+
+/// A threshold of what is counted.
+pub(crate) fn amount(counts: Counts, number: u32) -> String {
+    if counts == Counts::Bytes { units::size_words(number) } else { number.to_string() }
+}
+
+/// What happens to the next one.
+fn over(limit: &Limit, action: &str) -> String {
+    let mut text = match limit.delay {
+        None => format!("is answered {action}"),
+        Some(delay) if delay.initial == delay.max => {
+            format!("waits {}, and passes", units::words(delay.max))
+        }
+        Some(delay) => format!(
+            "waits {}, each further one twice as long up to {}, and passes",
+            units::words(delay.initial),
+            units::words(delay.max)
+        ),
+    };
+    if let Some(delay) = limit.delay {
+        text += &format!("; when {} of a key wait already, it is answered {action}", delay.max_concurrent);
+    }
+    if let Some(ban) = limit.ban {
+        text += &banned(ban);
+    }
+    if limit.delay.is_some() || limit.ban.is_some() {
+        let time = units::words(Duration::from_secs(limit.forget_after.into()));
+        text += &format!("; all is forgotten after {time} within the limit");
+    }
+    text
+}
+
+fn banned(ban: Ban) -> String {
+    let time = |seconds: u32| units::words(Duration::from_secs(seconds.into()));
+    let after = match ban.threshold {
+        1 => "whoever is over".to_owned(),
+        number => format!("whoever is over {number} times"),
+    };
+    let growth = match ban.max > ban.time {
+        true => format!(", each further time twice as long up to {}", time(ban.max)),
+        false => String::new(),
+    };
+    format!("; {after} is banned for {}{growth}", time(ban.time))
+}
+
+/// What is different while Postfix reports stress.
+fn stress(limit: &Limit, action: &str) -> String {
+    let threshold = limit.stress_threshold.map(|threshold| match limit.counts {
+        Counts::Bytes => format!("{} are allowed", units::size_words(threshold)),
+        _ => format!("{threshold} are allowed"),
+    });
+    let action = limit.stress_action.as_ref().map(|_| format!("the answer is {action}"));
+    let parts: Vec<String> = threshold.into_iter().chain(action).collect();
+    match parts.as_slice() {
+        [] => String::new(),
+        parts => format!("; while Postfix reports stress, {}", parts.join(" and ")),
+    }
+}

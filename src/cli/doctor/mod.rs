@@ -1,0 +1,269 @@
+//! `connshaper doctor`: whether Postfix, the daemon and memcached on this machine fit together.
+//!
+//! Reads the configuration and what postconf(1) says, asks the daemon a question that counts nothing, and
+//! changes nothing. Each finding says what is right, or what to do.
+
+pub mod postfix;
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use nix::unistd::User;
+use serde_json::{Value, json};
+
+use crate::cli::exit;
+use crate::cli::terminal::Paint;
+use crate::config::Config;
+use crate::control::client::{Client, USUAL};
+use crate::net::address::Address;
+use crate::postfix::client as query;
+use postfix::Postfix;
+
+/// How long memcached may take to be looked at.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How far memcached may be away without a remark.
+const FAR: Duration = Duration::from_millis(10);
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// How it is.
+    pub state: State,
+    /// What was found.
+    pub what: String,
+    /// What to do; nothing where it is right.
+    pub remedy: Option<String>,
+}
+
+/// How something is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// As it should be.
+    Right,
+    /// It works, but not as it could.
+    Doubtful,
+    /// It does not work.
+    Wrong,
+}
+
+impl State {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Right => "right",
+            Self::Doubtful => "doubtful",
+            Self::Wrong => "wrong",
+        }
+    }
+}
+
+/// Something that is right.
+pub(crate) fn right(what: impl Into<String>) -> Finding {
+    Finding { state: State::Right, what: what.into(), remedy: None }
+}
+
+/// Something that is not.
+pub(crate) fn not_right(state: State, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    Finding { state, what: what.into(), remedy: Some(remedy.into()) }
+}
+
+/// Looks at all of it and prints what was found. Exit code 1: something is wrong.
+pub fn run(path: Option<&Path>, socket: Option<&Path>, json: bool) -> ExitCode {
+    let findings = match Config::load(path) {
+        Err(error) => vec![not_right(
+            State::Wrong,
+            format!("the configuration is wrong: {}", error.summary()),
+            "run connshaper check",
+        )],
+        Ok(config) => examine(&config, socket),
+    };
+    let wrong = findings.iter().any(|finding| finding.state == State::Wrong);
+    let text = match json {
+        true => format!("{:#}\n", object(&findings)),
+        false => report(&findings, Paint::of(&io::stdout())),
+    };
+    // Nobody is left to tell when standard output is closed.
+    let _ = io::stdout().write_all(text.as_bytes());
+    if wrong { ExitCode::from(exit::UNHEALTHY) } else { ExitCode::SUCCESS }
+}
+
+fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
+    let mut findings = vec![configuration(config)];
+    let postfix = Postfix::read();
+    let asked: Vec<Address> = postfix.as_ref().map(Postfix::endpoints).unwrap_or_default();
+    match &postfix {
+        Ok(postfix) => findings.extend(postfix.examine()),
+        Err(error) => findings.push(not_right(
+            State::Doubtful,
+            format!("postconf cannot be run: {error}"),
+            "run this on the mail host, as root",
+        )),
+    }
+    // Where Postfix asks is what counts; else where we listen.
+    let places = if asked.is_empty() { &config.listen } else { &asked };
+    findings.extend(places.iter().map(answers));
+    if let Ok(postfix) = &postfix {
+        findings.extend(places.iter().filter_map(|place| rights(place, &postfix.mail_owner)));
+    }
+    findings.extend(config.store.servers.iter().map(memcached));
+    findings.extend(daemon(config, socket));
+    findings
+}
+
+fn configuration(config: &Config) -> Finding {
+    let place = config.path.as_ref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
+    match config.warnings.len() {
+        0 => right(format!("configuration: {place}")),
+        number => {
+            not_right(State::Doubtful, format!("configuration: {place}, {number} warnings"), "run connshaper check")
+        }
+    }
+}
+
+/// Whether a test request comes back. It has no client's address, so it is not counted.
+fn answers(place: &Address) -> Finding {
+    let start = Instant::now();
+    match query::ask(place, "unknown", &[]) {
+        Ok(action) => right(format!("a request to {place} is answered {action} in {:.1} ms", milliseconds(start))),
+        Err(error) => not_right(
+            State::Wrong,
+            format!("a request to {place} is not answered: {error}"),
+            "start the daemon, or have Postfix and `listen` name the same place",
+        ),
+    }
+}
+
+fn milliseconds(start: Instant) -> f64 {
+    start.elapsed().as_secs_f64() * 1000.0
+}
+
+/// Whether Postfix's user may open a unix socket.
+fn rights(place: &Address, owner: &str) -> Option<Finding> {
+    let Address::Unix(path) = place else { return None };
+    let user = User::from_name(owner).ok().flatten()?;
+    // master(8) opens private sockets as root, but smtpd connects as mail_owner.
+    for directory in path.ancestors().skip(1) {
+        if !may(directory, &user, 0o1) {
+            let what = format!("{} is closed to {owner}, whom smtpd runs as", directory.display());
+            return Some(not_right(
+                State::Wrong,
+                what,
+                format!("give {owner} the x right there, or choose another place"),
+            ));
+        }
+    }
+    match may(path, &user, 0o2) {
+        true => Some(right(format!("{} is open to {owner}, whom smtpd runs as", path.display()))),
+        false => Some(not_right(
+            State::Wrong,
+            format!("{} is closed to {owner}, whom smtpd runs as", path.display()),
+            format!("set socket_group = \"{owner}\", or SocketGroup={owner} in connshaper.socket"),
+        )),
+    }
+}
+
+/// Whether a user has a right (of the last three bits) to a file, by owner, own group or all.
+fn may(path: &Path, user: &User, bit: u32) -> bool {
+    let Ok(metadata) = std::fs::metadata(path) else { return false };
+    let shift = match (metadata.uid() == user.uid.as_raw(), metadata.gid() == user.gid.as_raw()) {
+        (true, _) => 6,
+        (_, true) => 3,
+        _ => 0,
+    };
+    metadata.mode() >> shift & bit != 0
+}
+
+/// Whether memcached is there, and how far away.
+fn memcached(server: &Address) -> Finding {
+    match ping(server) {
+        Ok(time) if time > FAR => not_right(
+            State::Doubtful,
+            format!("memcached at {server} is {:.1} ms away", time.as_secs_f64() * 1000.0),
+            "every first request of a session waits that long; take one that is nearer",
+        ),
+        Ok(time) => right(format!("memcached at {server} is {:.1} ms away", time.as_secs_f64() * 1000.0)),
+        Err(error) => not_right(
+            State::Wrong,
+            format!("memcached at {server} does not answer: {error}"),
+            "start it, or correct memcached_server; on_store_failure says what happens meanwhile",
+        ),
+    }
+}
+
+/// How long memcached takes to tell its version.
+fn ping(server: &Address) -> io::Result<Duration> {
+    fn speak(stream: &mut (impl Read + Write)) -> io::Result<Duration> {
+        let start = Instant::now();
+        stream.write_all(b"version\r\n")?;
+        let mut answer = [0; 64];
+        match stream.read(&mut answer)? {
+            length if answer[..length].starts_with(b"VERSION ") => Ok(start.elapsed()),
+            _ => Err(io::Error::other("what answers there is no memcached")),
+        }
+    }
+    match server {
+        Address::Inet { host, port } => {
+            let place = (host.as_str(), *port).to_socket_addrs()?.next();
+            let place = place.ok_or_else(|| io::Error::other("its name has no address"))?;
+            let mut stream = TcpStream::connect_timeout(&place, PATIENCE)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            speak(&mut stream)
+        }
+        Address::Unix(path) => {
+            let mut stream = UnixStream::connect(path)?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            speak(&mut stream)
+        }
+    }
+}
+
+/// What the daemon itself warns of.
+fn daemon(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
+    let configured = config.control.as_ref().map(|control| control.path.as_path());
+    let path = socket.or(configured).unwrap_or(Path::new(USUAL));
+    let status = match Client::connect(path).and_then(|mut client| client.ask("status", &json!({}))) {
+        Ok(status) => status,
+        Err(problem) => {
+            let remedy = "set control_socket, so that status, explain and reset work";
+            return vec![not_right(State::Doubtful, format!("the control socket: {}", problem.error), remedy)];
+        }
+    };
+    let mut findings = vec![right(format!("the control socket {} answers", path.display()))];
+    for finding in status["diagnosis"].as_array().into_iter().flatten() {
+        let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
+        findings.push(not_right(State::Wrong, text("problem"), text("remedy")));
+    }
+    if let Some(error) = status["configuration"]["reload_failed"].as_str() {
+        let what = format!("the daemon runs on an old configuration: {error}");
+        findings.push(not_right(State::Wrong, what, "mend it and run connshaper reload"));
+    }
+    findings
+}
+
+fn object(findings: &[Finding]) -> Value {
+    let finding =
+        |finding: &Finding| json!({ "state": finding.state.word(), "what": finding.what, "remedy": finding.remedy });
+    json!({ "findings": findings.iter().map(finding).collect::<Vec<_>>() })
+}
+
+fn report(findings: &[Finding], paint: Paint) -> String {
+    let mut text = String::new();
+    for Finding { state, what, remedy } in findings {
+        let word = format!("{:8}", state.word());
+        let word = match state {
+            State::Right => paint.good(&word),
+            State::Doubtful => paint.warning(&word),
+            State::Wrong => paint.bad(&word),
+        };
+        text += &format!("{word} {what}\n");
+        if let Some(remedy) = remedy {
+            text += &format!("         {}\n", remedy.replace('\n', "\n         "));
+        }
+    }
+    text
+}

@@ -1,0 +1,338 @@
+//! The finished configuration: typed, checked, immutable.
+//!
+//! `file` reads the TOML form, `original` the `key value` form of
+//! connection_shaper; both end in a `Config` or in errors that name the place.
+//! Nothing here logs: warnings are part of the `Config`.
+
+pub mod convert;
+mod default;
+pub mod diagnostics;
+mod error;
+mod file;
+mod keys;
+pub mod legacy;
+pub mod lint;
+mod list_file;
+mod lists;
+mod netblock;
+mod setting;
+mod settings;
+mod source;
+mod syntax;
+pub mod units;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use serde_json::Value;
+
+use crate::listener::Peers;
+use crate::net::address::Address;
+use crate::observe::log::hook::Hook;
+use crate::observe::log::{Events, Facility, Severity};
+use crate::policy::lists::{Entry, Lists};
+use crate::policy::{Blacklist, Limit};
+
+use default::{SYSLOG_SOCKET, mail};
+pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
+pub use file::conditions::attributes as condition_attributes;
+pub use keys::{KEYS, Key, Scope};
+pub use lists::{ListFile, ListKind, Stamp};
+pub use setting::{LimitSettings, Origin, Setting};
+use source::Source;
+
+/// The file that is read when none is named. It need not exist.
+pub const DEFAULT_PATH: &str = "/etc/connshaper/connshaper.toml";
+
+/// Everything an administrator can say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    /// Where it was read from; `None` for the built-in defaults.
+    pub path: Option<PathBuf>,
+    /// Which form the file has.
+    pub form: Form,
+    /// Who is exempt, who is refused, and whose rate differs.
+    pub lists: Lists,
+    /// What the configuration itself says for `lists`, where list files add to it.
+    pub own_lists: Option<Lists>,
+    /// The list files that were read for `lists`.
+    pub list_files: Vec<ListFile>,
+    /// Between two looks whether a list file has changed; zero: they are read at a reload only.
+    pub list_check_interval: Duration,
+    /// What is done about clients on the blacklist.
+    pub blacklist: Blacklist,
+    /// The limits in the order of the file; connection_shaper's, at the top level, is the first.
+    pub limits: Vec<Limit>,
+    /// Nothing is enforced: all of it is judged, counted and logged only.
+    pub log_only: bool,
+    /// Sessions that may wait for an answer at once.
+    pub max_delayed: usize,
+    /// Where hits are counted.
+    pub store: StoreConfig,
+    /// What of it outlives the process.
+    pub state: StateConfig,
+    /// Where Postfix asks.
+    pub listen: Vec<Address>,
+    /// Rights of the unix sockets among them.
+    pub socket: SocketConfig,
+    /// Where administrators ask; `None`: not said.
+    pub control: Option<ControlConfig>,
+    /// Where Prometheus may ask for metrics.
+    pub metrics: Vec<Address>,
+    /// Who may ask at the TCP sockets among them.
+    pub allow_peers: Peers,
+    /// Policy connections held at once.
+    pub max_connections: usize,
+    /// What is logged, and where to.
+    pub log: LogConfig,
+    /// Where inetd mode logs to: its standard error is the policy connection.
+    pub inetd_log: LogTarget,
+    /// Every key, its value and where that comes from, for people to read.
+    pub settings: Vec<Setting>,
+    /// The same for the keys of every limit that has a name.
+    pub limit_settings: Vec<LimitSettings>,
+    /// What parses but makes no sense.
+    pub warnings: Vec<ConfigWarning>,
+}
+
+impl Config {
+    /// Reads the file that is named, or else the default one if there is such a file.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_telling(path, &mut |_| ())
+    }
+
+    /// The same. `before_lists` is shown what is there when all else has been read and is right: netblocks and list
+    /// files may be long.
+    pub fn load_telling(path: Option<&Path>, before_lists: &mut dyn FnMut(&Self)) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return Self::if_there(Path::new(DEFAULT_PATH), before_lists);
+        };
+        let source = source::read(path).map_err(|error| error.at(path))?;
+        Self::of(&source, before_lists)
+    }
+
+    /// Reads a file; without it the built-in defaults are in force.
+    pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
+        Self::if_there(path, &mut |_| ())
+    }
+
+    fn if_there(path: &Path, before_lists: &mut dyn FnMut(&Self)) -> Result<Self, ConfigError> {
+        match source::read(path) {
+            Ok(source) => Self::of(&source, before_lists),
+            Err(error) if error.is_absent() => {
+                let config = Self::default();
+                before_lists(&config);
+                Ok(config)
+            }
+            Err(error) => Err(error.at(path)),
+        }
+    }
+
+    /// Reads the content of a file, and the list files it names. The path is for messages, and its
+    /// directory is that of list files.
+    pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        Self::of(&Source::new(path, content.as_ref()), &mut |_| ())
+    }
+
+    fn of(source: &Source, before_lists: &mut dyn FnMut(&Self)) -> Result<Self, ConfigError> {
+        if legacy::form(&source.text) == Some(Form::ConnectionShaper) {
+            let config = legacy::read(source)?;
+            before_lists(&config);
+            return Ok(config);
+        }
+        source.require_utf8()?;
+        file::read(source, before_lists)
+    }
+
+    /// Reads a file that is said to be connection_shaper's, so even one of
+    /// nothing but comments.
+    pub fn load_original(path: &Path) -> Result<Self, ConfigError> {
+        let source = source::read(path).map_err(|error| error.at(path))?;
+        if legacy::form(&source.text) == Some(Form::Toml) {
+            let problem = "this is no file of connection_shaper, which has lines of `key value`";
+            let remedy = "see whether `connshaper check` takes it as it is";
+            return Err(ConfigError::whole(path, problem, remedy));
+        }
+        legacy::read(&source)
+    }
+
+    /// What is done while the store is away.
+    pub fn on_store_failure(&self) -> OnStoreFailure {
+        self.store.on_failure.unwrap_or(OnStoreFailure::Local)
+    }
+
+    /// The configuration as inetd mode uses it. `Err`: it cannot, and why.
+    ///
+    /// There every policy connection has a process of its own, so nothing that
+    /// one process counts says anything.
+    pub fn for_inetd(&self) -> Result<Self, String> {
+        if self.store.servers.is_empty() {
+            return Err("in inetd mode every policy connection has a process of its own, \
+                        which cannot share counts: set memcached_server, or run the daemon"
+                .into());
+        }
+        if self.store.on_failure == Some(OnStoreFailure::Local) {
+            return Err("in inetd mode every policy connection has a process of its own, \
+                        which cannot count while memcached is away: \
+                        set on_store_failure to \"dunno\" or \"defer\", or run the daemon"
+                .into());
+        }
+        let mut config = self.clone();
+        config.store.on_failure.get_or_insert(OnStoreFailure::Dunno);
+        config.log.target = self.inetd_log.clone();
+        Ok(config)
+    }
+
+    /// The limit that stands at the top level: connection_shaper's own.
+    pub fn top(&self) -> &Limit {
+        self.limits.first().expect("every configuration has it")
+    }
+
+    /// The netblocks that are exempt.
+    pub fn whitelist(&self) -> impl Iterator<Item = &IpNet> {
+        self.lists.netblocks.iter().filter(|(_, entry)| *entry == Entry::White).map(|(netblock, _)| netblock)
+    }
+
+    /// The value of a key, for people to read.
+    pub fn setting(&self, key: &str) -> &Value {
+        let setting = self.settings.iter().find(|setting| setting.key == key);
+        setting.map_or(&Value::Null, |setting| &setting.value)
+    }
+}
+
+/// The form of a configuration file, told by its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// No file: built-in defaults.
+    BuiltIn,
+    /// Our own form.
+    Toml,
+    /// The original's lines of `key value`.
+    ConnectionShaper,
+}
+
+impl Form {
+    /// The word for it in logs and reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BuiltIn => "built-in",
+            Self::Toml => "toml",
+            Self::ConnectionShaper => "connection_shaper",
+        }
+    }
+}
+
+/// Where hits are counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoreConfig {
+    /// The memcached servers; none: count in this process.
+    pub servers: Vec<Address>,
+    /// Servers that have each key, 1 or 2.
+    pub replicas: usize,
+    /// The keys of a server that is away are the next one's meanwhile.
+    pub failover: bool,
+    /// Between two questions about a key that is over its limit; zero: every hit is one.
+    pub over_memory: Duration,
+    /// How long one request waits for the store.
+    pub timeout: Duration,
+    /// What is done while the store is away; `None`: not said, so the mode of running decides.
+    pub on_failure: Option<OnStoreFailure>,
+    /// What the store's keys begin with.
+    pub key_prefix: String,
+    /// Clients counted in this process at once.
+    pub max_clients: usize,
+}
+
+/// Whether counts outlive the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct StateConfig {
+    /// Where they are kept; `None`: nowhere.
+    pub file: Option<PathBuf>,
+    /// Between two writes; zero: it is written at the end only.
+    pub interval: Duration,
+}
+
+/// What is done while the store is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// Count in this process meanwhile.
+    Local,
+    /// Let everyone pass.
+    Dunno,
+    /// Refuse everyone who is not whitelisted.
+    Defer,
+}
+
+impl OnStoreFailure {
+    /// Its word in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Dunno => "dunno",
+            Self::Defer => "defer",
+        }
+    }
+}
+
+/// Rights of a unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// Permission bits.
+    pub mode: u32,
+    /// User name; `None`: the daemon's own.
+    pub owner: Option<String>,
+    /// Group name; `None`: the daemon's own.
+    pub group: Option<String>,
+}
+
+/// The control socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// Its absolute path.
+    pub path: PathBuf,
+    /// Group name; `None`: only the daemon's user, and root, may open it.
+    pub group: Option<String>,
+}
+
+/// What is logged, and where to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogConfig {
+    /// Where lines go.
+    pub target: LogTarget,
+    /// The least severe line that is written.
+    pub level: Severity,
+    /// Refusals of one client: at most one line per this.
+    pub interval: Duration,
+    /// Lines a second in all.
+    pub rate: u32,
+    /// What of clients is logged.
+    pub events: Events,
+    /// What is run when something happens.
+    pub hooks: Vec<Hook>,
+    /// Between two STATISTICS lines; zero: none.
+    pub statistics_interval: Duration,
+}
+
+/// Where log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LogTarget {
+    /// Standard error, with priority prefixes when that is the journal.
+    Stderr,
+    /// Standard error, a line of JSON each.
+    Json,
+    /// The journal's own socket, with a field for each of a line's.
+    Journal {
+        /// Where it is.
+        socket: PathBuf,
+        /// The facility of every line.
+        facility: Facility,
+    },
+    /// The system logger's datagram socket.
+    Syslog {
+        /// Where it is, `/dev/log` unless configured.
+        socket: PathBuf,
+        /// The facility of every line.
+        facility: Facility,
+    },
+}

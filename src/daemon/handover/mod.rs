@@ -1,0 +1,35 @@
+//! Another program takes this one's place, in the same process and without a pause that anybody notices.
+//!
+//! `trial` finds out beforehand whether the other one works. `give` writes what
+//! is open, counted and remembered into a file of memory, `carrier` puts that
+//! and every socket into the queue of a socket that becomes standard input, and
+//! `program` calls the other one in this process. There `take` gets all of it
+//! back. Nothing is closed meanwhile: what is in a queue stays open.
+
+pub mod exec;
+pub mod preflight;
+pub mod receive;
+pub mod send;
+pub mod transport;
+
+/// Kinds and versions of the sections that are handed over beside the counts.
+mod kind {
+    /// Who hands over, and since when nobody is answered.
+    pub const ORIGIN: (u16, u16) = (16, 1);
+    /// The files of unix sockets, by the place of their listener.
+    pub const LISTENERS: (u16, u16) = (17, 1);
+    /// The sessions.
+    pub const SESSIONS: (u16, u16) = (18, 2);
+    /// What is open on the connections, in their order.
+    pub const CONNECTIONS: (u16, u16) = (19, 1);
+    /// The numbers of the STATISTICS line.
+    pub const STATISTICS: (u16, u16) = (20, 1);
+    /// Who was mentioned in the log lately.
+    pub const LOG: (u16, u16) = (21, 1);
+    /// What the listeners were asked for by.
+    pub const LISTEN: (u16, u16) = (22, 1);
+    /// What was counted so lately that another hit may be one with it.
+    pub const COALESCE: (u16, u16) = (23, 1);
+    /// Which servers are away.
+    pub const ABSENCES: (u16, u16) = (24, 1);
+}

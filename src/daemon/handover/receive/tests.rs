@@ -1,0 +1,89 @@
+use std::os::unix::net::{UnixListener, UnixStream};
+
+use super::*;
+use crate::config::Config;
+use crate::daemon::handover::send as give;
+use crate::observe::log::{Log, Severity};
+use crate::snapshot::section::Writer;
+
+/// What a program hands over that has one listener, one connection in the middle of a request, and one count.
+fn given() -> (Vec<OwnedFd>, UnixStream) {
+    let config = Config::default();
+    let service = Service::new(&config, Log::in_memory(Severity::Debug));
+    let policy = &service.rules.load().policy;
+    let part = crate::policy::per::Part::client([192, 0, 2, 1].into(), 32, 64);
+    let key = crate::policy::Key { limit: &policy.limits()[0], part: &part, purpose: crate::policy::Purpose::Window };
+    let (rules, now) = (service.rules.load(), Now::read());
+    let table = rules.store.table();
+    table.hit(table.subject(key), 3, 60_000, 10, now.monotonic);
+    let dir = tempfile::tempdir().unwrap();
+    let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
+    let listener = Listener::inherited(listener.into(), None).unwrap();
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let (stream, _) = Stream::inherited(theirs.into()).unwrap();
+    let business = Business { input: b"request=smtpd_"[..].into(), ..Business::default() };
+    let parked = Parked { stream, peer: Peer::Unix, seat: service.sessions.seat(None), business };
+    (carrier::receive(&give::load(&service, &config.listen, &[listener], &[parked], now).unwrap()).unwrap(), ours)
+}
+
+/// The same, but that one section comes in a version that nobody knows yet.
+fn newer(mut descriptors: Vec<OwnedFd>, kind: u16) -> Vec<OwnedFd> {
+    let mut file = File::from(descriptors.remove(0));
+    file.rewind().unwrap();
+    let mut reader = Reader::begin(BufReader::new(file)).unwrap();
+    let mut writer = Writer::begin(tempfile::tempfile().unwrap()).unwrap();
+    while let Some(section) = reader.next_section().unwrap() {
+        let version = section.version + u16::from(section.kind == kind);
+        writer.add(section.kind, version, &section.content).unwrap();
+    }
+    descriptors.insert(0, writer.finish().unwrap().into());
+    descriptors
+}
+
+/// What comes of it: listeners, connections, bytes that wait on them, counts, problems.
+fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
+    let mut inheritance = Inheritance::of(descriptors);
+    if inheritance.begin().is_err() {
+        inheritance.problems.push(String::new());
+    }
+    let config = Config::default();
+    let (policy, now) = (Policy::new(&config, None), Now::read());
+    let listeners = inheritance.listeners().unwrap();
+    assert_eq!(inheritance.listen(&config.listen), config.listen);
+    let (table, ids) = inheritance.counts(&policy, 1000, now);
+    let counters = table.len();
+    let service = Service::going_on(&config, Log::in_memory(Severity::Debug), policy, table);
+    let parked = inheritance.connections(&service, &ids, now);
+    let waiting = parked.iter().map(|parked| parked.business.input.len()).sum();
+    [listeners.len(), parked.len(), waiting, counters, inheritance.problems.len()]
+}
+
+#[tokio::test]
+async fn what_is_not_understood_is_left_behind_and_the_sockets_are_taken_over() {
+    let (descriptors, _ours) = given();
+    assert_eq!(taken(descriptors), [1, 1, 14, 1, 0]);
+    for (kind, waiting, counters) in [
+        (1, 14, 0),
+        (2, 14, 0),
+        (kind::ORIGIN.0, 14, 1),
+        (kind::LISTENERS.0, 14, 1),
+        (kind::SESSIONS.0, 14, 1),
+        (kind::CONNECTIONS.0, 0, 1),
+        (kind::STATISTICS.0, 14, 1),
+        (kind::LOG.0, 14, 1),
+        (kind::LISTEN.0, 14, 1),
+        (kind::COALESCE.0, 14, 1),
+        (kind::ABSENCES.0, 14, 1),
+    ] {
+        let (descriptors, _ours) = given();
+        assert_eq!(taken(newer(descriptors, kind)), [1, 1, waiting, counters, 1], "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn sockets_are_taken_over_from_a_program_that_says_nothing_else() {
+    let (mut descriptors, _ours) = given();
+    descriptors[0] = tempfile::tempfile().unwrap().into();
+    let [listeners, connections, ..] = taken(descriptors);
+    assert_eq!((listeners, connections), (1, 1));
+}

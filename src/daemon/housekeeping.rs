@@ -1,0 +1,119 @@
+//! What the daemon does by the clock: expired counts are dropped, numbers are told, counts are saved.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::task::{JoinHandle, spawn_blocking, yield_now};
+use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::TaskTracker;
+
+use crate::config::Config;
+use crate::daemon::notify;
+use crate::daemon::state_file::StateFile;
+use crate::engine::service::Service;
+use crate::net::clock::Now;
+use crate::observe::log::Severity;
+
+/// Places of the table in this process that are looked at for expired entries before requests have their turn.
+const SWEEP: usize = 2048;
+
+/// What is looked after.
+#[derive(Debug)]
+pub struct Housekeeping {
+    service: Arc<Service>,
+    connections: TaskTracker,
+    /// Seconds between two STATISTICS lines; 0: none.
+    statistics_interval: u64,
+    /// Where counts are saved, and the seconds between; 0: at the end only.
+    state: Option<Arc<StateFile>>,
+    state_interval: u64,
+    /// How the store is, as systemd knows it.
+    told: &'static str,
+    /// It was said that clients are forgotten.
+    full: bool,
+}
+
+impl Housekeeping {
+    /// For a daemon with this configuration.
+    pub fn new(
+        config: &Config,
+        service: Arc<Service>,
+        connections: TaskTracker,
+        state: Option<Arc<StateFile>>,
+    ) -> Self {
+        Self {
+            service,
+            connections,
+            statistics_interval: config.log.statistics_interval.as_secs(),
+            state,
+            state_interval: config.state.interval.as_secs(),
+            // What systemd takes for granted before it is told otherwise; a server may be away from the first.
+            told: if config.store.servers.is_empty() { "memory" } else { "up" },
+            full: false,
+        }
+    }
+
+    /// Does it all, once a second.
+    pub async fn run(mut self) {
+        let mut second = interval(Duration::from_secs(1));
+        second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut saving: Option<JoinHandle<()>> = None;
+        for elapsed in 0_u64.. {
+            second.tick().await;
+            let now = Now::read();
+            sweep(&self.service, now).await;
+            self.service.log.mention_suppressed(now);
+            self.service.note(now);
+            self.tell_full();
+            self.service.diagnosis.conclude(&self.service.log);
+            self.tell_state();
+            if is_due(elapsed, self.statistics_interval) {
+                self.service.report(self.connections.len());
+            }
+            // A disk that is slower than that is not asked twice at a time.
+            if is_due(elapsed, self.state_interval) && saving.as_ref().is_none_or(JoinHandle::is_finished) {
+                saving = self.state.as_ref().map(|state| save(state, &self.service));
+            }
+        }
+    }
+
+    /// Says, once, that clients are forgotten for want of room. How many is among the statistics.
+    fn tell_full(&mut self) {
+        let rules = self.service.rules.load();
+        let table = rules.store.table();
+        if !self.full && table.evictions() > 0 {
+            self.full = true;
+            self.service.log.line(Severity::Warning, "MAX_CLIENTS", |line| {
+                line.field("max_clients", table.max_clients());
+            });
+        }
+    }
+
+    fn tell_state(&mut self) {
+        let state = self.service.rules.load().store.state();
+        if std::mem::replace(&mut self.told, state) != state {
+            // The log tells of it too; a service manager that cannot be told is no news.
+            let _ = notify::status(&format!("store: {state}"));
+        }
+    }
+}
+
+/// Saves the counts where a disk can keep nobody waiting.
+pub fn save(state: &Arc<StateFile>, service: &Service) -> JoinHandle<()> {
+    let (state, rules) = (Arc::clone(state), service.rules.load_full());
+    spawn_blocking(move || state.save(&rules.policy, rules.store.table(), Now::read()))
+}
+
+/// Whether something is due that is done every `interval` seconds; 0: never.
+fn is_due(elapsed: u64, interval: u64) -> bool {
+    interval > 0 && elapsed > 0 && elapsed.is_multiple_of(interval)
+}
+
+/// Looks at an eighth of the table, so that what expired is gone within some ten seconds.
+async fn sweep(service: &Service, now: Now) {
+    let table = Arc::clone(service.rules.load().store.table());
+    for _ in 0..=table.len() / 8 / SWEEP {
+        table.sweep(now.monotonic, SWEEP);
+        yield_now().await;
+    }
+}

@@ -1,0 +1,265 @@
+//! The daemon: composes the parts, heeds signals, reloads, and stops in order.
+
+pub mod counts;
+pub mod descriptors;
+pub mod handover;
+pub mod housekeeping;
+mod list_watch;
+mod listening;
+pub mod notify;
+mod reload;
+pub mod signals;
+mod sockets;
+mod start;
+pub mod state_file;
+mod upgrade;
+
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, ConfigError};
+use crate::control::{Control, Reload};
+use crate::daemon::housekeeping::Housekeeping;
+use crate::daemon::signals::{Order, Signals};
+use crate::daemon::state_file::StateFile;
+use crate::engine::overrides as words;
+use crate::engine::service::Service;
+use crate::http::server as http;
+use crate::net::address::Address;
+use crate::net::clock::Now;
+use crate::net::shutdown::Stop;
+use crate::observe::log::{Log, Severity};
+use crate::postfix::acceptor::Acceptor;
+use crate::postfix::suspended::Parking;
+use list_watch::ListWatch;
+use listening::Listening;
+use sockets::Sockets;
+use start::Open;
+
+/// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
+
+/// How long the end of the process waits for the disk that the counts are saved on.
+const LAST_SAVE: Duration = Duration::from_secs(5);
+
+/// How long the end of the process waits for the log, and for systemd.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+
+/// Serves until SIGTERM or SIGINT, as the file at `path` says, which a reload reads again. `listen`, if there is
+/// any, takes the place of what the file says of that.
+///
+/// # Errors
+///
+/// When the configuration is wrong, or a place to listen at cannot be had.
+pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Failure> {
+    let mut sockets = None;
+    // What is asked from then on waits. What is wrong with the configuration is said before what is with a socket.
+    let config = Config::load_telling(path.as_deref(), &mut |config| sockets = Some(Sockets::open(config, &listen)))?;
+    let sockets = sockets.expect("a configuration is shown before its lists are read").found()?;
+    // Before anything that takes time: a SIGHUP too early would end us.
+    let signals = Signals::listen().map_err(anyhow::Error::from)?;
+    let (daemon, open) = Daemon::begin(config, path, sockets)?;
+    let log = daemon.log.clone();
+    daemon.serve(open, signals).await;
+    log.line(Severity::Info, "STOPPED", |_| {});
+    log.flush(LAST_WORDS);
+    notify::flush(LAST_WORDS);
+    Ok(())
+}
+
+/// Why the daemon does not serve.
+#[derive(Debug)]
+pub enum Failure {
+    /// The configuration is wrong.
+    Configuration(ConfigError),
+    /// It is right, and something else is not.
+    Other(anyhow::Error),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Configuration(error) => error.fmt(f),
+            Self::Other(error) => error.fmt(f),
+        }
+    }
+}
+
+impl From<ConfigError> for Failure {
+    fn from(error: ConfigError) -> Self {
+        Self::Configuration(error)
+    }
+}
+
+impl From<anyhow::Error> for Failure {
+    fn from(error: anyhow::Error) -> Self {
+        Self::Other(error)
+    }
+}
+
+struct Daemon {
+    /// The program file that an upgrade calls.
+    program: PathBuf,
+    service: Arc<Service>,
+    /// What it was started with.
+    config: Config,
+    path: Option<PathBuf>,
+    listening: Listening,
+    /// As there were descriptors for at the start.
+    max_connections: usize,
+    log: Log,
+    state: Option<Arc<StateFile>>,
+    stop: Stop,
+    /// For those who are served beside Postfix, whom no upgrade that fails concerns.
+    side: Stop,
+    connections: TaskTracker,
+    parking: Parking,
+}
+
+impl Daemon {
+    async fn serve(mut self, open: Open, mut signals: Signals) {
+        let Open { listeners, connections, metrics, control: socket } = open;
+        connections.into_iter().for_each(|connection| self.acceptor().go_on(connection));
+        let accept = |listener| tokio::spawn(self.acceptor().accept(listener));
+        let mut accepting: Vec<_> = listeners.into_iter().map(accept).collect();
+        // One at a time: whoever asks for another waits until it is done.
+        let (reload, mut asked) = mpsc::channel::<Reload>(1);
+        let control = self.control(reload);
+        for listener in metrics {
+            tokio::spawn(http::serve(listener, Arc::clone(&control), self.side.clone()));
+        }
+        let control = socket.map(|socket| tokio::spawn(socket.serve(control, self.side.clone())));
+        tokio::spawn(words::follow(Arc::clone(&self.service)));
+        let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
+        tokio::spawn(Housekeeping::new(&self.config, service, connections, self.state.clone()).run());
+        tokio::spawn(notify::feed_watchdog());
+        self.tell(notify::ready());
+        // What is in force: lists that are read again come into it.
+        let mut current = Arc::new(self.config.clone());
+        let mut lists = ListWatch::new(&current);
+        loop {
+            let news = tokio::select! {
+                order = signals.next() => News::Order(order),
+                changed = lists.changed() => News::Lists(changed),
+                Some(told) = asked.recv() => News::Asked(told),
+            };
+            // A file system that hangs does not keep us from stopping.
+            match news {
+                News::Order(Order::Stop) => break,
+                News::Order(Order::Reload) | News::Asked(_) => {
+                    self.tell(notify::reloading());
+                    let Some(loaded) = signals.stop_or(&mut self.load()).await else {
+                        break;
+                    };
+                    let outcome = self.finish_reload(loaded);
+                    if let News::Asked(told) = news {
+                        // Who asked may have hung up meanwhile.
+                        let _ = told.send(outcome.as_ref().map(|(_, notes)| told_of(notes)).map_err(String::clone));
+                    }
+                    if let Ok((config, _)) = outcome {
+                        current = Arc::new(config);
+                        lists = ListWatch::new(&current);
+                    }
+                    self.tell(notify::ready());
+                }
+                News::Order(Order::Upgrade) => {
+                    if self.upgrade(&mut accepting, &mut signals).await.is_none() {
+                        break;
+                    }
+                }
+                News::Lists(changed) => {
+                    let Some(loaded) = signals.stop_or(&mut self.load_lists(&current)).await else {
+                        break;
+                    };
+                    if let Some(config) = self.finish_lists(loaded, &changed) {
+                        current = Arc::new(config);
+                    }
+                }
+            }
+        }
+        // Its listeners go as soon as it hears the word.
+        drop(accepting);
+        self.stop().await;
+        if let Some(control) = control {
+            // It ends with the stop, and takes its file with it.
+            let _ = control.await;
+        }
+    }
+
+    /// Answers what was asked, then closes.
+    async fn stop(&self) {
+        self.tell(notify::stopping());
+        self.log.line(Severity::Info, "STOPPING", |_| {});
+        self.stop.say();
+        self.side.say();
+        self.connections.close();
+        let unfinished = timeout(LAST_ANSWERS, self.connections.wait()).await.is_err();
+        if unfinished {
+            let connections = self.connections.len();
+            self.log.line(Severity::Warning, "UNFINISHED", |line| {
+                line.field("connections", connections);
+            });
+        }
+        self.service.report(0);
+        if let Some(state) = &self.state
+            && timeout(LAST_SAVE, housekeeping::save(state, &self.service)).await.is_err()
+        {
+            self.log.line(Severity::Warning, "STATE_NOT_SAVED", |line| {
+                line.field("error", "the disk takes too long");
+            });
+        }
+    }
+
+    fn control(&self, reload: mpsc::Sender<Reload>) -> Arc<Control> {
+        let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
+        let max_connections = self.max_connections;
+        Arc::new(Control { service, connections, max_connections, reload, started: Now::read() })
+    }
+
+    fn warn(&self, config: &Config) {
+        for warning in &config.warnings {
+            self.log.line(Severity::Warning, "CONFIGURATION", |line| {
+                line.field("warning", warning);
+            });
+        }
+        self.listening.warn(config, &self.log);
+    }
+
+    fn tell(&self, told: io::Result<()>) {
+        if let Err(error) = told {
+            self.log.line(Severity::Warning, "NOTIFY_FAILED", |line| {
+                line.field("error", error);
+            });
+        }
+    }
+
+    fn acceptor(&self) -> Acceptor {
+        Acceptor {
+            service: Arc::clone(&self.service),
+            stop: self.stop.clone(),
+            connections: self.connections.clone(),
+            max_connections: self.max_connections,
+            parking: self.parking.clone(),
+        }
+    }
+}
+
+/// What came of a reload, for whoever asked for it.
+fn told_of(notes: &[String]) -> Value {
+    json!({ "done": "the configuration is in force", "notes": notes })
+}
+
+/// What the daemon wakes up for.
+enum News {
+    Order(Order),
+    Lists(Vec<PathBuf>),
+    Asked(Reload),
+}

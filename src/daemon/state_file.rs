@@ -1,0 +1,160 @@
+//! `state_file`: the counts of this process, kept over a restart.
+//!
+//! Written beside the old one, synced, and put in its place by a rename, so
+//! there is always a whole one. What cannot be read is set aside, never
+//! overwritten, and the counts begin anew: a daemon starts whatever it finds.
+
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, ErrorKind};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use nix::fcntl::OFlag;
+
+use super::counts::{self, Reading, Since};
+use crate::config::Config;
+use crate::net::clock::Now;
+use crate::observe::log::line::Line;
+use crate::observe::log::{Log, Severity};
+use crate::policy::Policy;
+use crate::snapshot::section::{Damage, Reader, Writer};
+use crate::store::local::Table;
+
+/// Read in pieces of this size.
+const PIECE: usize = 64 * 1024;
+
+/// Where counts are kept, and how that goes.
+#[derive(Debug)]
+pub struct StateFile {
+    path: PathBuf,
+    log: Log,
+    /// Whether the last attempt failed. Locked while one is made.
+    failing: Mutex<bool>,
+}
+
+impl StateFile {
+    /// That of a configuration, if it has one and counts in this process.
+    pub fn of(config: &Config, log: &Log) -> Option<Self> {
+        let path = config.state.file.clone().filter(|_| config.store.servers.is_empty())?;
+        Some(Self { path, log: log.clone(), failing: Mutex::new(false) })
+    }
+
+    /// A table of at most `max_clients` with the counts of the limits of `policy`. Blocks.
+    pub fn load(&self, policy: &Policy, max_clients: usize, now: Now) -> Table {
+        match self.read(policy, max_clients, now) {
+            Ok(Some((table, age))) => {
+                self.log.line(Severity::Info, "STATE_RESTORED", |line| {
+                    line.field("file", self.path.display()).field("counters", table.len()).field("age", age);
+                });
+                table
+            }
+            Ok(None) => Table::new(max_clients),
+            Err(damage) => {
+                self.set_aside(&damage);
+                Table::new(max_clients)
+            }
+        }
+    }
+
+    /// Writes the counts. Blocks, for as long as the disk takes; of two calls one waits for the other.
+    pub fn save(&self, policy: &Policy, table: &Table, now: Now) {
+        // A bool is whole after any panic.
+        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = self.write(policy, table, now);
+        let failed_before = std::mem::replace(&mut *failing, written.is_err());
+        match written {
+            Ok(counters) => {
+                let fill = |line: &mut Line| {
+                    line.field("file", self.path.display()).field("counters", counters);
+                };
+                // Every few minutes it is no news, unless it is good news.
+                match failed_before {
+                    true => self.log.line(Severity::Notice, "STATE_SAVED", fill),
+                    false => self.log.line(Severity::Debug, "STATE_SAVED", fill),
+                }
+            }
+            Err(error) if !failed_before => {
+                self.log.line(Severity::Warning, "STATE_NOT_SAVED", |line| {
+                    line.field("file", self.path.display()).field("error", error);
+                });
+            }
+            Err(_) => {}
+        }
+    }
+
+    fn read(&self, policy: &Policy, max_clients: usize, now: Now) -> Result<Option<(Table, u64)>, Damage> {
+        // Were it a pipe, opening it would wait for somebody who writes.
+        let file = match OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Damage::Unreadable(error)),
+        };
+        let mut reader = Reader::begin(BufReader::with_capacity(PIECE, file))?;
+        let mut reading = Reading::new(policy, max_clients, Since::Unix, now);
+        while let Some(section) = reader.next_section()? {
+            reading.take(&section)?;
+        }
+        let age = reading.age();
+        reading.finish().map(|(table, _)| Some((table, age))).ok_or(Damage::Corrupt)
+    }
+
+    fn set_aside(&self, damage: &Damage) {
+        let aside = beside(&self.path, ".damaged");
+        let moved = self.require_file().and_then(|()| fs::rename(&self.path, &aside));
+        self.log.line(Severity::Warning, "STATE_DAMAGED", |line| {
+            line.field("file", self.path.display()).field("problem", damage);
+            match moved {
+                Ok(()) => line.field("set_aside", aside.display()),
+                Err(error) => line.field("error", error),
+            };
+        });
+    }
+
+    fn write(&self, policy: &Policy, table: &Table, now: Now) -> io::Result<u64> {
+        self.require_file()?;
+        let new = beside(&self.path, ".new");
+        let written = write_new(&new, policy, table, now).and_then(|counters| {
+            fs::rename(&new, &self.path)?;
+            Ok(counters)
+        });
+        if written.is_err() {
+            // On a full disk the place is needed.
+            let _ = fs::remove_file(&new);
+        }
+        written
+    }
+
+    /// What is no file is nobody's state, and not to be moved or replaced: a directory, a device, a link.
+    fn require_file(&self) -> io::Result<()> {
+        match fs::symlink_metadata(&self.path) {
+            Ok(found) if !found.is_file() => Err(io::Error::other("it is no regular file")),
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Writes a file that was not there, for nobody else to read, and has the disk keep it.
+fn write_new(path: &Path, policy: &Policy, table: &Table, now: Now) -> io::Result<u64> {
+    match fs::remove_file(path) {
+        // Left behind by a process that was killed while it wrote.
+        Ok(()) => {}
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    let mut writer = Writer::begin(BufWriter::with_capacity(PIECE, file))?;
+    let counters = counts::write(&mut writer, policy, table, now)?;
+    let file: File = writer.finish()?.into_inner()?;
+    file.sync_all()?;
+    Ok(counters)
+}
+
+/// A name in the same directory.
+fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
+}

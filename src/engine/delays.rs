@@ -1,0 +1,80 @@
+//! Sessions whose answer is delayed: how many there may be, of one key and in all.
+//!
+//! Each of them keeps an smtpd process from serving others, so their number has a bound.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::net::secret;
+use crate::policy::Wait;
+
+/// Everyone who waits.
+#[derive(Debug, Default)]
+pub struct Waiting {
+    of: Mutex<HashMap<u64, u32>>,
+}
+
+/// One who waits; gives its place up when dropped.
+#[must_use]
+#[derive(Debug)]
+pub struct Place {
+    waiting: Arc<Waiting>,
+    key: u64,
+}
+
+impl Waiting {
+    /// A place to wait at, unless `max_delayed` wait already, or as many of this key as may.
+    pub fn enter(self: &Arc<Self>, wait: &Wait<'_>, max_delayed: usize) -> Option<Place> {
+        let key = secret::hash((wait.refusal.limit, &wait.refusal.key));
+        let mut of = self.lock();
+        if of.values().map(|waiting| *waiting as usize).sum::<usize>() >= max_delayed {
+            return None;
+        }
+        let here = of.entry(key).or_insert(0);
+        if *here >= wait.max_concurrent {
+            return None;
+        }
+        *here += 1;
+        Some(Place { waiting: Arc::clone(self), key })
+    }
+
+    /// The place that somebody had in the process before, with this `key`.
+    pub fn keep(self: &Arc<Self>, key: u64) -> Place {
+        *self.lock().entry(key).or_insert(0) += 1;
+        Place { waiting: Arc::clone(self), key }
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.lock().values().map(|waiting| *waiting as usize).sum()
+    }
+
+    /// Whether nobody does.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
+        // Counters are whole after any panic.
+        self.of.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
+    /// Whom it counts with, as a number.
+    pub fn key(&self) -> u64 {
+        self.key
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        if let Entry::Occupied(mut waiting) = self.waiting.lock().entry(self.key) {
+            *waiting.get_mut() -= 1;
+            if *waiting.get() == 0 {
+                waiting.remove();
+            }
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What the requests themselves tell of a set-up that is wrong, and how to mend it.
+//!
+//! Looked at once for a session, not for a request. What is found is said once, with the lines of main.cf
+//! that repair it, and stands in the status as long as it is so.
+
+use std::net::IpAddr;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::observe::log::{Log, Severity};
+use crate::policy::request::{Request, State};
+use crate::session::Joined;
+
+/// Sessions that are looked at before anything is said. A few odd ones prove nothing.
+pub const ENOUGH: u64 = 200;
+
+/// What can be wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Finding {
+    /// Sessions begin with DATA or END-OF-MESSAGE: most connections are never asked about.
+    WrongList,
+    /// Postfix does not tell the client's port.
+    NoClientPort,
+    /// Nearly all clients are one private address.
+    OneClient,
+    /// Loopback clients are asked about.
+    TrustedClients,
+    /// Sessions are asked about over two policy connections.
+    AskedTwice,
+    /// Each recipient is asked about twice over one policy connection.
+    AskedAgain,
+}
+
+impl Finding {
+    const ALL: [Self; 6] = [
+        Self::WrongList,
+        Self::NoClientPort,
+        Self::OneClient,
+        Self::TrustedClients,
+        Self::AskedTwice,
+        Self::AskedAgain,
+    ];
+
+    /// What is wrong.
+    pub fn problem(self) -> &'static str {
+        match self {
+            Self::WrongList => "Postfix asks only when a message comes, so most connections are not counted",
+            Self::NoClientPort => "Postfix does not tell client_port, so some connections are taken for others",
+            Self::OneClient => "nearly all clients have one private address, which is probably a proxy's",
+            Self::TrustedClients => "Postfix asks about its own host, whose connections are none of strangers",
+            Self::AskedTwice => "Postfix asks about one session over two policy connections",
+            Self::AskedAgain => "Postfix asks the same twice, from two restriction lists",
+        }
+    }
+
+    /// What to do about it.
+    pub fn remedy(self) -> &'static str {
+        match self {
+            Self::WrongList => {
+                "move check_policy_service from smtpd_data_restrictions or smtpd_end_of_data_restrictions to \
+                 smtpd_client_restrictions"
+            }
+            Self::NoClientPort => "use Postfix 3.0 or later",
+            Self::OneClient => {
+                "have the proxy pass the client on: smtpd_authorized_xclient_hosts = PROXY, or \
+                 smtpd_upstream_proxy_protocol = haproxy"
+            }
+            Self::TrustedClients => "write permit_mynetworks before check_policy_service",
+            Self::AskedTwice => "write the same text after check_policy_service in every list, braces included",
+            Self::AskedAgain => {
+                "keep check_policy_service in smtpd_client_restrictions and take it out of the other lists that Postfix \
+                 asks at RCPT TO: smtpd_helo_restrictions, smtpd_sender_restrictions, smtpd_relay_restrictions, \
+                 smtpd_recipient_restrictions"
+            }
+        }
+    }
+}
+
+/// What was seen so far, and what it came to.
+#[derive(Debug, Default)]
+pub struct Diagnosis {
+    state: Mutex<Seen>,
+}
+
+#[derive(Debug, Default)]
+struct Seen {
+    sessions: u64,
+    late: u64,
+    without_port: u64,
+    loopback: u64,
+    /// A private address that may be that of most clients, and its votes.
+    candidate: Option<(IpAddr, u64)>,
+    candidates: u64,
+    twice: u64,
+    again: u64,
+    /// What holds now, and what was said already.
+    found: Vec<Finding>,
+    said: Vec<Finding>,
+}
+
+impl Diagnosis {
+    /// A request that begins a session, is the first about it over another policy connection, or repeats another.
+    pub fn look(&self, client: IpAddr, request: &Request, joined: &Joined) {
+        if !joined.new && !joined.elsewhere && !joined.repeated {
+            return;
+        }
+        let mut seen = self.lock();
+        if !joined.new {
+            seen.twice += u64::from(joined.elsewhere);
+            seen.again += u64::from(joined.repeated);
+            return;
+        }
+        seen.sessions += 1;
+        seen.late += u64::from(matches!(request.state, State::Data | State::EndOfMessage));
+        seen.without_port += u64::from(request.client_port == 0);
+        seen.loopback += u64::from(client.is_loopback());
+        seen.vote(client);
+    }
+
+    /// Draws conclusions, now and then, and says what is new.
+    pub fn conclude(&self, log: &Log) {
+        let mut seen = self.lock();
+        if seen.sessions < ENOUGH {
+            return;
+        }
+        let found: Vec<Finding> = Finding::ALL.into_iter().filter(|finding| seen.shows(*finding)).collect();
+        for finding in &found {
+            if !seen.said.contains(finding) {
+                seen.said.push(*finding);
+                log.line(Severity::Warning, "DIAGNOSIS", |line| {
+                    line.field("problem", finding.problem()).field("remedy", finding.remedy());
+                });
+            }
+        }
+        // What comes from now on is judged by itself.
+        let said = std::mem::take(&mut seen.said);
+        *seen = Seen { found, said, ..Seen::default() };
+    }
+
+    /// What holds, as far as is known.
+    pub fn findings(&self) -> Vec<Finding> {
+        self.lock().found.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Seen> {
+        // Numbers are whole after any panic.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Seen {
+    /// Majority vote: whoever has more than half of all is the candidate in the end.
+    fn vote(&mut self, client: IpAddr) {
+        let private = match client {
+            IpAddr::V4(client) => client.is_private(),
+            IpAddr::V6(client) => client.is_unique_local(),
+        };
+        match &mut self.candidate {
+            Some((candidate, votes)) if *candidate == client => {
+                *votes += 1;
+                self.candidates += 1;
+            }
+            Some((_, votes)) if *votes > 0 => *votes -= 1,
+            _ if private => {
+                self.candidate = Some((client, 1));
+                self.candidates = 1;
+            }
+            _ => {}
+        }
+    }
+
+    fn shows(&self, finding: Finding) -> bool {
+        // Nineteen of twenty: there are always some that differ.
+        let nearly_all = |number: u64| number * 20 >= self.sessions * 19;
+        match finding {
+            Finding::WrongList => nearly_all(self.late),
+            Finding::NoClientPort => nearly_all(self.without_port),
+            Finding::OneClient => nearly_all(self.candidates),
+            Finding::TrustedClients => self.loopback * 10 >= self.sessions,
+            Finding::AskedTwice => self.twice * 2 >= self.sessions,
+            // Hardly any client names a recipient twice in a row. Many are refused before they come to a second list.
+            Finding::AskedAgain => self.again * 2 >= self.sessions,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use tokio_util::codec::Decoder;
+
+    use super::*;
+    use crate::policy::Memory;
+    use crate::postfix::decoder::RequestDecoder;
+
+    /// What the second request of a session is.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Later {
+        Usual,
+        Elsewhere,
+        Repeated,
+    }
+
+    /// What two hundred sessions with these attributes show.
+    fn shown(session: impl Fn(u64) -> (String, &'static str), later: Later) -> (Vec<Finding>, usize) {
+        let (diagnosis, log) = (Diagnosis::default(), Log::in_memory(Severity::Info));
+        for _ in 0..2 {
+            for number in 0..ENOUGH {
+                let (client, attributes) = session(number);
+                let text = format!("request=smtpd_access_policy\nclient_address={client}\n{attributes}\n");
+                let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
+                for new in [true, false] {
+                    let (elsewhere, repeated) = (later == Later::Elsewhere, !new && later == Later::Repeated);
+                    let joined = Joined { new, elsewhere, repeated, counting: false, memory: Memory::default() };
+                    diagnosis.look(request.client.unwrap(), &request, &joined);
+                }
+            }
+            diagnosis.conclude(&log);
+        }
+        (diagnosis.findings(), log.lines().len())
+    }
+
+    #[test]
+    fn what_is_wrong_is_found_and_said_once() {
+        let stranger = |number: u64| format!("198.51.{}.{}", number / 200, number % 200);
+        const RCPT: &str = "protocol_state=RCPT\nclient_port=4711\n";
+        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Usual), (vec![], 0));
+        let late = |number| (stranger(number), "protocol_state=END-OF-MESSAGE\nclient_port=4711\n");
+        assert_eq!(shown(late, Later::Usual), (vec![Finding::WrongList], 1));
+        let old = |number| (stranger(number), "protocol_state=RCPT\n");
+        assert_eq!(shown(old, Later::Usual), (vec![Finding::NoClientPort], 1));
+        assert_eq!(shown(|_| ("10.0.0.7".to_owned(), RCPT), Later::Usual), (vec![Finding::OneClient], 1));
+        let mixed = |number| (if number % 5 == 0 { "127.0.0.1".to_owned() } else { stranger(number) }, RCPT);
+        assert_eq!(shown(mixed, Later::Usual), (vec![Finding::TrustedClients], 1));
+        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Elsewhere), (vec![Finding::AskedTwice], 1));
+        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Repeated), (vec![Finding::AskedAgain], 1));
+    }
+
+    #[test]
+    fn private_clients_that_differ_are_no_proxy() {
+        let many = |number: u64| (format!("10.0.0.{}", number % 100), "protocol_state=RCPT\nclient_port=4711\n");
+        assert_eq!(shown(many, Later::Usual), (vec![], 0));
+    }
+}

@@ -1,0 +1,10 @@
+//! One request from its session to its decision, and what follows from it.
+
+pub mod decide;
+pub mod delays;
+pub mod diagnosis;
+pub mod overrides;
+pub mod preview;
+pub mod reading;
+pub mod service;
+pub mod target;

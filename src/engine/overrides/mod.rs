@@ -1,0 +1,175 @@
+//! What administrators said, and how the hosts that share a store hear of it.
+//!
+//! All of it is one small list in the store. A change is written at once; every host reads the list once a
+//! second, off the way of requests. What cannot be written, because memcached is away, holds on this host and
+//! is written when memcached is back. Without memcached the list is this process's own.
+
+mod list;
+pub mod snapshot;
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Mutex;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::control::Problem;
+use crate::control::reset::forget_here;
+use crate::engine::service::Service;
+use crate::net::clock::Now;
+use crate::policy::Target;
+use crate::policy::overrides::MAX_WORDS;
+use crate::store::memcached::protocol::expiry;
+use crate::store::memcached::value::{Read, Shared};
+pub use list::{Change, KeyReset};
+use list::{Told, parse, spell};
+
+/// The key of the list, after the prefix of all keys.
+const NAME: &str = "overrides";
+
+/// How long a reset is told to other hosts, in seconds; each hears of it within one.
+pub const RESET_TOLD: u64 = 60;
+
+/// The list stays this many seconds longer than its last word: clocks differ.
+const SPARE: u64 = 60;
+
+/// Hosts that change the list at the same moment try again; this many would have to win before us.
+const TRIES: usize = 8;
+
+/// Where a change holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// In this process, which is all there is.
+    Here,
+    /// On every host that shares the store.
+    Everywhere,
+    /// On this host, until memcached is back.
+    HereFirst(String),
+}
+
+impl Reach {
+    /// For people to read; nothing where nothing is to be said.
+    pub fn note(&self) -> Option<String> {
+        match self {
+            Self::Here | Self::Everywhere => None,
+            Self::HereFirst(error) => {
+                Some(format!("memcached cannot be told ({error}): it holds on this host, and on others once it can"))
+            }
+        }
+    }
+}
+
+/// The list's other copy.
+#[derive(Debug, Default)]
+pub struct Words {
+    link: Mutex<Link>,
+}
+
+#[derive(Debug, Default)]
+struct Link {
+    shared: Option<Shared>,
+    /// Changes the store does not know of yet.
+    pending: Vec<Change>,
+    /// Resets that were heeded here, by their end.
+    heeded: HashSet<(Target, u64)>,
+}
+
+/// Keeps the list as the other hosts have it, for ever.
+pub async fn follow(service: Arc<Service>) {
+    let mut second = interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        second.tick().await;
+        let now = Now::read();
+        service.words.refresh(&service, now).await;
+        service.rules.load().policy.overrides().expire(now);
+    }
+}
+
+impl Words {
+    /// Makes a change, here at once, and wherever it can be told.
+    ///
+    /// # Errors
+    ///
+    /// When there are too many words already.
+    pub async fn change(&self, service: &Service, change: Change, now: Now) -> Result<Reach, Problem> {
+        let mut link = self.link.lock().await;
+        let overrides = service.rules.load().policy.overrides().clone();
+        let told = Told { words: overrides.list(), keys: Vec::new() }.after(std::slice::from_ref(&change));
+        if told.words.len() > MAX_WORDS {
+            return Err(Problem::unavailable(format!("there are {MAX_WORDS} bans and allowances already; lift some")));
+        }
+        link.heeded.extend(Told::default().after(std::slice::from_ref(&change)).resets());
+        overrides.set(told.words, now);
+        link.meet(service);
+        if link.shared.is_none() {
+            return Ok(Reach::Here);
+        }
+        link.pending.push(change);
+        // Beyond this they are kept here only.
+        link.pending.truncate(MAX_WORDS);
+        Ok(match link.exchange(service, now).await {
+            Ok(()) => Reach::Everywhere,
+            Err(error) => Reach::HereFirst(error.to_string()),
+        })
+    }
+
+    /// Reads the list, and says what other hosts do not know yet.
+    pub async fn refresh(&self, service: &Service, now: Now) {
+        let mut link = self.link.lock().await;
+        link.meet(service);
+        link.heeded.retain(|(_, ends)| *ends > now.unix());
+        if link.shared.is_some() {
+            // The store's own lines tell of it when it is away.
+            let _ = link.exchange(service, now).await;
+        }
+    }
+}
+
+impl Link {
+    /// Goes where the list is, which a reload may have changed.
+    fn meet(&mut self, service: &Service) {
+        let location = service.rules.load().store.shared(NAME);
+        if self.shared.as_ref().map(Shared::location) != location.as_ref() {
+            self.shared = location.map(Shared::new);
+        }
+    }
+
+    /// Reads the list, adds what it lacks of ours, and puts it in force.
+    async fn exchange(&mut self, service: &Service, now: Now) -> io::Result<()> {
+        let Some(shared) = &mut self.shared else {
+            return Ok(());
+        };
+        let overrides = service.rules.load().policy.overrides().clone();
+        for _ in 0..TRIES {
+            let read = shared.read().await?;
+            let told = match &read {
+                Some(Read { value, .. }) => parse(value)?,
+                // It was lost with a restart of memcached, or there never was one.
+                None => Told { words: overrides.list(), keys: Vec::new() },
+            };
+            let missing = read.is_none() && !told.words.is_empty();
+            let told = told.after(&self.pending).at(now);
+            if !self.pending.is_empty() || missing {
+                let last = told.ends().max().unwrap_or(0);
+                let seconds = u32::try_from(last.saturating_sub(now.unix()) + SPARE).unwrap_or(u32::MAX);
+                if !shared.write(spell(&told).as_bytes(), expiry(seconds, now.unix()), read.as_ref()).await? {
+                    continue;
+                }
+                self.pending.clear();
+            }
+            for (target, ends) in told.resets() {
+                if self.heeded.insert((target.clone(), ends)) {
+                    forget_here(service, target, now).await;
+                }
+            }
+            if told.words != overrides.list() {
+                overrides.set(told.words, now);
+            }
+            return Ok(());
+        }
+        Err(io::Error::other("other hosts change the list all the time"))
+    }
+}

@@ -1,0 +1,59 @@
+//! What administrators said of netblocks, as bytes.
+
+use bytes::{Buf, BufMut};
+
+use crate::policy::overrides::{Kind, Word};
+use crate::snapshot::fields::{put_bytes, take_bytes};
+use crate::snapshot::section::Damage;
+
+/// Adds a list of words.
+pub fn put(output: &mut Vec<u8>, words: &[Word]) {
+    for word in words {
+        put_bytes(output, word.netblock.to_string().as_bytes());
+        put_bytes(output, word.kind.name().as_bytes());
+        output.put_u64_le(word.ends);
+        put_bytes(output, word.by.as_bytes());
+    }
+}
+
+/// Takes a list off.
+pub fn take(mut input: &[u8]) -> Result<Vec<Word>, Damage> {
+    let mut words = Vec::new();
+    while input.has_remaining() {
+        let netblock = text(take_bytes(&mut input)?)?.parse().map_err(|_| Damage::Corrupt)?;
+        let name = text(take_bytes(&mut input)?)?;
+        let kind = [Kind::Allow, Kind::Ban, Kind::Reset].into_iter().find(|kind| kind.name() == name);
+        let ends = input.try_get_u64_le()?;
+        let by = text(take_bytes(&mut input)?)?.to_owned();
+        words.push(Word { netblock, kind: kind.ok_or(Damage::Corrupt)?, ends, by });
+    }
+    Ok(words)
+}
+
+fn text(bytes: &[u8]) -> Result<&str, Damage> {
+    str::from_utf8(bytes).map_err(|_| Damage::Corrupt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_the_same_afterwards() {
+        let word = |netblock: &str, kind| Word {
+            netblock: netblock.parse().unwrap(),
+            kind,
+            ends: 1_700_000_060,
+            by: "root".to_owned(),
+        };
+        let words = [word("192.0.2.0/24", Kind::Ban), word("2001:db8::1/128", Kind::Allow), word("::/0", Kind::Reset)];
+        let mut bytes = Vec::new();
+        put(&mut bytes, &words);
+        assert_eq!(take(&bytes).unwrap(), words);
+        let mut one = Vec::new();
+        put(&mut one, &words[..1]);
+        for length in 1..one.len() {
+            assert!(take(&one[..length]).is_err(), "{length}");
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! Whom an administrator means: a client, a netblock, or a key as the log shows it.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+use ipnet::IpNet;
+
+use crate::net::clock::Now;
+use crate::net::netblock::canonical;
+use crate::policy::checks::client_part;
+use crate::policy::key::{Key, Purpose};
+use crate::policy::limit;
+use crate::policy::limit::{Limit, Window};
+use crate::policy::lists::Entry;
+use crate::policy::per::{Field, Part, key_text};
+use crate::policy::rate::Rate;
+use crate::policy::{Policy, sliding};
+
+/// Whom a command is about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Target {
+    /// One address.
+    Client(IpAddr),
+    /// All addresses of a netblock of more than one.
+    Netblock(IpNet),
+    /// What has a counter of its own and is no address, as `key=` in the log has it.
+    Key(String),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Ok(address) = text.parse::<IpAddr>() {
+            return Ok(Self::Client(address.to_canonical()));
+        }
+        if let Ok(netblock) = text.parse::<IpNet>() {
+            return Ok(Self::of_netblock(canonical(netblock)));
+        }
+        let is_key = text.contains('=') || text == "all" || text.starts_with('#');
+        if is_key && key_text(text) {
+            return Ok(Self::Key(text.to_owned()));
+        }
+        Err(format!("{text:?} is no address, no netblock and no key as the log shows it, like sender=joe@example.org"))
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Client(address) => write!(f, "{address}"),
+            Self::Netblock(netblock) => write!(f, "{netblock}"),
+            Self::Key(text) => f.write_str(text),
+        }
+    }
+}
+
+impl Target {
+    /// All of a netblock, which may be one address.
+    pub fn of_netblock(netblock: IpNet) -> Self {
+        match netblock.prefix_len() == netblock.max_prefix_len() {
+            true => Self::Client(netblock.addr()),
+            false => Self::Netblock(netblock),
+        }
+    }
+
+    /// The netblock it stands for; none for a key.
+    pub fn netblock(&self) -> Option<IpNet> {
+        match self {
+            Self::Client(address) => Some(IpNet::from(*address)),
+            Self::Netblock(netblock) => Some(*netblock),
+            Self::Key(_) => None,
+        }
+    }
+}
+
+/// Something that has counters: of one limit, of one key.
+#[derive(Clone, Debug)]
+pub struct Counted<'p> {
+    /// The limit.
+    pub limit: &'p Limit,
+    /// What is counted together.
+    pub part: Part,
+    /// Hits it allows.
+    pub threshold: u32,
+}
+
+impl Counted<'_> {
+    /// Every counter there may be of it at a moment, those of the window first.
+    pub fn purposes(&self, now: Now) -> Vec<Purpose> {
+        let mut purposes = match self.limit.window {
+            Window::Fixed => vec![Purpose::Window],
+            Window::Sliding => {
+                let newest = sliding::slot(self.limit.exptime, now.unix_ms);
+                (0..=sliding::OLDER).map(|age| Purpose::Slot(newest.saturating_sub(age))).collect()
+            }
+        };
+        if self.limit.delay.is_some() || self.limit.ban.is_some() {
+            purposes.extend([Purpose::Violations, Purpose::Ban, Purpose::Bans]);
+        }
+        purposes
+    }
+
+    /// The counter of it for this purpose.
+    pub fn key(&self, purpose: Purpose) -> Key<'_> {
+        Key { limit: self.limit, part: &self.part, purpose }
+    }
+}
+
+impl Policy {
+    /// The limits in force, in their order.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// What has counters of its own for a target, in the order of the limits.
+    pub fn counted(&self, target: &Target) -> Vec<Counted<'_>> {
+        let of = |limit| match target {
+            Target::Client(client) => self.of_client(limit, *client),
+            Target::Netblock(netblock) => {
+                let (address, prefix_length) = (netblock.addr(), netblock.prefix_len());
+                let part = Part::Client { address, prefix_length };
+                limit.per.is_client().then_some(Counted { limit, part, threshold: limit.threshold })
+            }
+            Target::Key(text) => fits(limit, text).then(|| Counted {
+                limit,
+                part: Part::Text(text.as_str().into()),
+                threshold: limit.threshold,
+            }),
+        };
+        self.limits.iter().filter_map(of).collect()
+    }
+
+    /// What a limit counts under a text: an address where its keys are addresses, the value of the one attribute
+    /// they are made of, or all of a key as the log shows it.
+    ///
+    /// # Errors
+    ///
+    /// When there is no limit of that name, or the text cannot be a key of it; says what to write.
+    pub fn named(&self, limit: &str, text: &str) -> Result<Counted<'_>, String> {
+        let Some(limit) = self.limits.iter().find(|known| known.name == limit) else {
+            let names: Vec<&str> = self.limits.iter().map(|limit| limit.name.as_str()).collect();
+            return Err(format!("there is no limit {limit:?}; there are {}", names.join(", ")));
+        };
+        if limit.per.is_client() {
+            let Ok(Target::Client(client)) = text.parse() else {
+                return Err(format!("limit {} counts clients, and {text:?} is no address", limit.name));
+            };
+            return self
+                .of_client(limit, client)
+                .ok_or_else(|| format!("limit {} does not count {client}", limit.name));
+        }
+        let counted = |part| Counted { limit, part, threshold: limit.threshold };
+        if fits(limit, text) {
+            return Ok(counted(Part::Text(text.into())));
+        }
+        match limit.per.0.as_slice() {
+            [] => Ok(counted(Part::Text("all".into()))),
+            [field] if !text.is_empty() => Ok(counted(Part::of_value(*field, text))),
+            fields => {
+                let words: Vec<String> = fields.iter().map(|field| format!("{}=...", field.word())).collect();
+                Err(format!("{text:?} is no key of limit {}; write {}", limit.name, words.join(",")))
+            }
+        }
+    }
+
+    /// What is said of a client's netblock, and the longest netblock that says it.
+    pub fn listed(&self, client: IpAddr) -> Option<(IpNet, Listed<'_>)> {
+        let (netblock, entry) = self.netblocks.lookup(client)?;
+        let listed = match entry {
+            Entry::White => Listed::White,
+            Entry::Black(reason) => Listed::Black(reason.map(|place| &*self.reasons[place.index()])),
+            Entry::Rate(place) => Listed::Rate(&self.rates[place.index()]),
+        };
+        Some((*netblock, listed))
+    }
+
+    fn of_client<'p>(&'p self, limit: &'p Limit, client: IpAddr) -> Option<Counted<'p>> {
+        let rate = match limit.netblocks.lookup(client) {
+            Some((_, None)) => return None,
+            Some((netblock, Some(rate))) => Some((netblock, rate)),
+            None if limit.name == limit::TOP => self.rate(client),
+            None => None,
+        };
+        let threshold = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
+        limit.per.is_client().then(|| Counted { limit, part: client_part(limit, rate, client), threshold })
+    }
+
+    fn rate(&self, client: IpAddr) -> Option<(&IpNet, &Rate)> {
+        match self.netblocks.lookup(client)? {
+            (netblock, Entry::Rate(place)) => Some((netblock, &self.rates[place.index()])),
+            _ => None,
+        }
+    }
+}
+
+/// What the lists of the configuration say of a netblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed<'p> {
+    /// It is on the whitelist.
+    White,
+    /// It is on the blacklist, for this reason if one is noted there.
+    Black(Option<&'p str>),
+    /// It has a threshold of its own.
+    Rate(&'p Rate),
+}
+
+/// Whether a key text has the form of a limit's keys.
+fn fits(limit: &Limit, text: &str) -> bool {
+    let word = |pair: &str| pair.split_once('=').map(|(word, _)| word.to_owned());
+    let words: Option<Vec<String>> = text.split(',').map(word).collect();
+    let fields = &limit.per.0;
+    key_text(text)
+        && match words {
+            Some(words) if words == ["group"] => limit.per.is_client(),
+            Some(words) => words.iter().map(String::as_str).eq(fields.iter().map(|field: &Field| field.word())),
+            None if text == "all" => fields.is_empty(),
+            None => text.starts_with('#') && !limit.per.is_client(),
+        }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use std::path::Path;
+
+    fn policy(text: &str) -> Policy {
+        Policy::new(&Config::parse(Path::new("connshaper.toml"), text).unwrap(), None)
+    }
+
+    const LIMITS: &str = "[netblocks]\n\"198.51.100.0/24\" = { threshold = 5, per = \"netblock\" }\n\
+        [limit.login]\nthreshold = 3\nper = \"sasl_username\"\n\
+        [limit.pair]\nthreshold = 3\nper = [\"client\", \"sender\"]\n";
+
+    #[test]
+    fn a_target_is_an_address_a_netblock_or_a_key() {
+        let read = |text: &str| text.parse::<Target>().map(|target| target.to_string());
+        assert_eq!(read("::ffff:192.0.2.1").unwrap(), "192.0.2.1");
+        assert_eq!(read("192.0.2.1/32").unwrap(), "192.0.2.1");
+        assert_eq!(read("192.0.2.7/24").unwrap(), "192.0.2.0/24");
+        assert_eq!(read("sender=joe@example.org").unwrap(), "sender=joe@example.org");
+        assert!(read("192.0.2").is_err());
+        assert!(read("sender=a b").is_err());
+    }
+
+    #[test]
+    fn a_client_has_the_counters_that_requests_of_it_would_hit() {
+        let policy = policy(LIMITS);
+        let of = |text: &str| -> Vec<String> {
+            let counted = policy.counted(&text.parse().unwrap());
+            let line = |counted: &Counted| format!("{} {} {}", counted.limit.name, counted.part, counted.threshold);
+            counted.iter().map(line).collect()
+        };
+        assert_eq!(of("192.0.2.1"), ["connections 192.0.2.1 10"]);
+        assert_eq!(of("198.51.100.7"), ["connections 198.51.100.0/24 5"]);
+        assert_eq!(of("sasl_username=joe"), ["login sasl_username=joe 3"]);
+        assert_eq!(of("client=192.0.2.1,sender=joe@example.org"), ["pair client=192.0.2.1,sender=joe@example.org 3"]);
+    }
+
+    #[test]
+    fn a_key_of_a_limit_is_named_as_briefly_as_it_can_be() {
+        let policy = policy(LIMITS);
+        let named = |limit: &str, text: &str| policy.named(limit, text).map(|counted| counted.part.to_string());
+        assert_eq!(named("connections", "192.0.2.1").unwrap(), "192.0.2.1");
+        assert_eq!(named("login", "Joe Doe").unwrap(), "sasl_username=joe%20doe");
+        assert_eq!(named("login", "sasl_username=joe").unwrap(), "sasl_username=joe");
+        assert!(named("pair", "joe").unwrap_err().ends_with("write client=...,sender=..."));
+        assert!(named("logins", "joe").unwrap_err().contains("there are connections, login, pair"));
+        assert!(named("connections", "joe").is_err());
+    }
+}

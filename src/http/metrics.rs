@@ -1,0 +1,142 @@
+//! Metrics in Prometheus' text format, and the HTTP that hands them out.
+//!
+//! A scrape reads numbers that are counted anyway, off the way of requests. Labels are names of limits,
+//! verdicts, reasons and servers: none of it can a stranger multiply.
+
+use crate::control::Control;
+use crate::observe::exposition::Text;
+use crate::policy::overrides::Kind;
+use crate::store::shared::breaker::{Breaker, Condition};
+
+/// Everything there is to tell, as one page.
+pub fn page(control: &Control) -> String {
+    let mut text = Text::default();
+    process(&mut text, control);
+    decisions(&mut text, control);
+    store(&mut text, control);
+    held(&mut text, control);
+    text.finish()
+}
+
+fn process(text: &mut Text, control: &Control) {
+    let service = &control.service;
+    text.family("build_info", "gauge", "The version that runs.");
+    text.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    text.gauge("start_time_seconds", "When it was started, in Unix time.", control.started.unix() as f64);
+    text.gauge(
+        "last_reload_successful",
+        "0 after a reload that changed nothing.",
+        f64::from(u8::from(!service.stays())),
+    );
+    let counters = [
+        (
+            "log_lines_suppressed_total",
+            "Log lines not written because of log_interval and log_rate.",
+            service.log.suppressed(),
+        ),
+        ("log_lines_dropped_total", "Log lines lost because the logger was away or too slow.", service.log.dropped()),
+    ];
+    for (name, help, number) in counters {
+        text.counter(name, help, number);
+    }
+}
+
+fn decisions(text: &mut Text, control: &Control) {
+    let statistics = &control.service.statistics;
+    text.counters(&[
+        ("requests_total", "Policy requests answered.", &statistics.queries),
+        ("sessions_total", "SMTP sessions recognised in them.", &statistics.sessions),
+        ("bans_total", "Bans begun by this process.", &statistics.banned),
+        (
+            "bad_requests_total",
+            "Policy connections ended because of a request that was none.",
+            &statistics.bad_requests,
+        ),
+        ("turned_away_total", "Policy connections closed because there were max_connections.", &statistics.turned_away),
+        (
+            "refused_peers_total",
+            "Policy connections closed because allow_peers does not have the peer.",
+            &statistics.refused_peers,
+        ),
+    ]);
+    text.family(
+        "decisions_total",
+        "counter",
+        "Decisions, once for an SMTP session and count, by limit, verdict and reason.",
+    );
+    for (limit, verdict, reason, number) in statistics.decisions.list() {
+        text.sample("decisions_total", &[("limit", &limit), ("verdict", verdict), ("reason", reason)], number as f64);
+    }
+}
+
+fn store(text: &mut Text, control: &Control) {
+    let (statistics, rules) = (&control.service.statistics, control.service.rules.load());
+    text.counters(&[
+        (
+            "requests_without_store_total",
+            "Requests for which memcached did not count, or not everything.",
+            &statistics.without_store,
+        ),
+        ("store_outages_total", "Times that a memcached server went away.", &statistics.outages),
+        (
+            "over_memory_total",
+            "Hits over a limit that memcached was not asked about, see over_memory.",
+            &statistics.over_memory,
+        ),
+        ("store_flushes_total", "Times that a memcached server lost all its counts.", &statistics.store_flushes),
+        ("store_evictions_total", "Keys that memcached gave up for want of memory.", &statistics.store_evictions),
+        (
+            "began_anew_total",
+            "Counts that memcached began anew although their window had not ended.",
+            &statistics.began_anew,
+        ),
+    ]);
+    text.family("store_up", "gauge", "Whether a store is asked: 0 while its breaker is open.");
+    if !rules.store.waits() {
+        text.sample("store_up", &[("server", "memory")], 1.0);
+    }
+    let servers = rules.store.servers();
+    for Condition { server, away, .. } in &servers {
+        text.sample("store_up", &[("server", server)], f64::from(u8::from(away.is_none())));
+    }
+    text.family("store_breaker_state", "gauge", "1 for the state that the breaker before a memcached server is in.");
+    for Condition { server, breaker, .. } in &servers {
+        for state in Breaker::ALL {
+            let labels = [("server", server.as_str()), ("state", state.name())];
+            text.sample("store_breaker_state", &labels, f64::from(u8::from(state == *breaker)));
+        }
+    }
+    let histogram = statistics.store_latency.histogram();
+    let name = "store_latency_seconds";
+    text.family(name, "histogram", "How long requests waited for memcached.");
+    for (bound, count) in &histogram.cumulative {
+        let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
+        text.sample(&format!("{name}_bucket"), &[("le", &bound)], *count as f64);
+    }
+    text.sample(&format!("{name}_sum"), &[], histogram.sum);
+    text.sample(&format!("{name}_count"), &[], histogram.count as f64);
+}
+
+fn held(text: &mut Text, control: &Control) {
+    let service = &control.service;
+    let rules = service.rules.load();
+    let table = rules.store.table();
+    text.counter("evictions_total", "Clients forgotten because max_clients was reached.", table.evictions());
+    let gauges = [
+        ("clients", "Clients counted in this process.", table.len()),
+        ("clients_max", "The most of them, max_clients.", table.max_clients()),
+        ("known_sessions", "SMTP sessions remembered.", service.sessions.len()),
+        ("waiting_sessions", "SMTP sessions whose answer is delayed.", service.waiting.len()),
+        ("policy_connections", "Policy connections of Postfix.", control.connections.len()),
+        ("policy_connections_max", "The most of them, max_connections.", control.max_connections),
+    ];
+    for (name, help, number) in gauges {
+        text.gauge(name, help, number as f64);
+    }
+    let words = rules.policy.overrides().list();
+    text.family("overrides", "gauge", "Bans and allowances of administrators in force.");
+    for kind in [Kind::Ban, Kind::Allow] {
+        let number = words.iter().filter(|word| word.kind == kind).count();
+        text.sample("overrides", &[("word", kind.name())], number as f64);
+    }
+}

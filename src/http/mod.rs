@@ -1,0 +1,4 @@
+//! The HTTP front door: metrics.
+
+pub mod metrics;
+pub mod server;

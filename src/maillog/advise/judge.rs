@@ -1,0 +1,110 @@
+//! The decision itself, asked about a log: sessions, policy and store of the daemon, on the log's clock.
+//!
+//! Everything `advise` knows of the daemon's inside is here. Counts are kept in
+//! the memory of this process, whatever store the configuration names; what
+//! the daemon would log goes nowhere.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use tokio_util::codec::Decoder;
+
+use super::census::Mask;
+use super::request;
+use super::sessions::{Seen, Session};
+use crate::config::{Config, ConfigError};
+use crate::engine::decide::{Beginning, begin};
+use crate::engine::service::{Rules, Service};
+use crate::net::clock::Now;
+use crate::observe::log::{Log, Severity};
+use crate::policy::limit::TOP;
+use crate::policy::{Pass, Verdict};
+use crate::postfix::decoder::RequestDecoder;
+use crate::session::Seat;
+
+/// A configuration at work on a log.
+pub struct Judge {
+    service: Service,
+    rules: Arc<Rules>,
+    /// A policy connection for each smtpd process.
+    seats: HashMap<u64, Seat>,
+    max_connections: usize,
+    mask: Mask,
+    seen: Seen,
+    epoch: Option<i64>,
+    request: String,
+}
+
+/// What the daemon would have answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Judgement {
+    /// The first word of its action.
+    pub action: String,
+    /// The limit that refuses or delays, or why the client passes, in the daemon's words.
+    pub reason: String,
+    /// Whether it is a refusal.
+    pub is_refusal: bool,
+    /// Whether the client is never counted.
+    pub is_exempt: bool,
+}
+
+impl Judge {
+    /// A daemon with this configuration that nobody has asked yet.
+    pub fn new(path: &Path, seen: Seen) -> Result<Self, ConfigError> {
+        let mut config = Config::load(Some(path))?;
+        config.store.servers.clear();
+        let top = config.limits.iter().find(|limit| limit.name == TOP);
+        let mask = top.map_or(Mask { ipv4_prefix_length: 32, ipv6_prefix_length: 64 }, |top| Mask {
+            ipv4_prefix_length: top.ipv4_prefix_length,
+            ipv6_prefix_length: top.ipv6_prefix_length,
+        });
+        // Verdicts are told at lower severities.
+        let service = Service::new(&config, Log::in_memory(Severity::Err));
+        let rules = service.rules.load_full();
+        let (seats, max_connections) = (HashMap::new(), config.max_connections);
+        let (epoch, request) = (None, String::new());
+        Ok(Self { service, rules, seats, max_connections, mask, seen, epoch, request })
+    }
+
+    /// How many bits of an address the limit at the top level of the configuration counts.
+    pub fn mask(&self) -> Mask {
+        self.mask
+    }
+
+    /// Asks about a session, or a further message of it.
+    pub fn ask(&mut self, session: &Session<'_>) -> Judgement {
+        request::write(&mut self.request, session, self.seen);
+        let milliseconds = session.time - *self.epoch.get_or_insert(session.time);
+        let now = Now { monotonic: milliseconds.max(0) as u64, unix_ms: session.time.max(0) as u64 };
+        let request = RequestDecoder::default().decode(&mut BytesMut::from(self.request.as_str()));
+        let request = request.ok().flatten().expect("what we write ourselves is a whole request");
+        if self.seats.len() >= self.max_connections && !self.seats.contains_key(&session.process) {
+            // Processes end; Postfix has closed their policy connections.
+            self.seats.drain().for_each(|(_, seat)| seat.leave(true, now));
+        }
+        let sessions = &self.service.sessions;
+        let seat = self.seats.entry(session.process).or_insert_with(|| sessions.seat(None));
+        // Whoever waits has waited when the next one comes: its place is given up at once.
+        match begin(&self.service, &self.rules, seat, &request, now) {
+            Beginning::Decided((verdict, _place)) => judgement(verdict),
+            Beginning::Open(_) => unreachable!("a store in this process answers at once"),
+        }
+    }
+}
+
+fn judgement(verdict: Verdict<'_>) -> Judgement {
+    let judgement = |action: &str, reason: &str, is_refusal, is_exempt| Judgement {
+        action: action.to_owned(),
+        reason: reason.to_owned(),
+        is_refusal,
+        is_exempt,
+    };
+    match verdict {
+        Verdict::Pass(pass) => judgement("DUNNO", pass.reason(), false, pass == Pass::Whitelisted),
+        Verdict::Delay(wait) => judgement("DUNNO", &format!("delayed by {}", wait.refusal.limit), false, false),
+        Verdict::Defer => judgement("DEFER_IF_PERMIT", Pass::StoreAway.reason(), true, false),
+        Verdict::Refuse(refusal) => judgement(refusal.action.keyword(), refusal.limit, true, false),
+    }
+}

@@ -1,0 +1,138 @@
+//! `connshaper advise`: which numbers fit a site, from its own mail logs.
+//!
+//! The way of a line:
+//!
+//! ```text
+//! source -> blocks -> line -> event -> merge -> sessions -> tally -> findings -> report
+//! opens,    all cores, takes   what     one      what the    counts   candidates, text,
+//! unpacks   in order   apart   it says  order    daemon is            advice      plots,
+//!                                                asked about                      page
+//! ```
+//!
+//! One pass over the logs answers for every candidate (`census`), and with
+//! `--config` the sessions go through the daemon's own decision as well
+//! (`judge`). What is kept while reading is bounded: blocks of text, smtpd
+//! processes, messages under way, a million clients.
+
+pub mod audience;
+pub mod blocks;
+pub mod calendar;
+pub mod census;
+pub mod decompress;
+pub mod event;
+pub mod findings;
+pub mod journal;
+pub mod judge;
+pub mod line;
+pub mod merge;
+pub mod options;
+pub mod postconf;
+pub mod reading;
+pub mod report;
+pub mod request;
+pub mod sessions;
+pub mod source;
+pub mod stamp;
+pub mod tally;
+pub mod text;
+pub mod timeline;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use crate::cli::exit;
+
+use census::Mask;
+use findings::Findings;
+use judge::Judge;
+use options::Options;
+use reading::Logs;
+use tally::{Tally, Trial, Verdicts};
+
+/// Lengths of windows that are evaluated at once, at most: each takes memory for every client.
+pub const MAX_LENGTHS: usize = 8;
+
+/// Reads the logs and prints what they say.
+pub fn run(options: &Options) -> ExitCode {
+    let exptimes = match lengths(options) {
+        Ok(exptimes) => exptimes,
+        Err(problem) => return fail(exit::USAGE, &problem),
+    };
+    let logs = match Logs::open(&options.reading) {
+        Ok(logs) => logs,
+        Err(error) => return fail(exit::NO_INPUT, &error),
+    };
+    let judge = match options.config.as_deref().map(|path| Judge::new(path, logs.seen)).transpose() {
+        Ok(judge) => judge,
+        Err(error) => return fail(exit::CONFIG, &error),
+    };
+    let verdicts = options.verdicts.as_deref().map(|path| Verdicts::create(path, &logs.zone)).transpose();
+    let verdicts = match verdicts {
+        Ok(verdicts) => verdicts,
+        Err(error) => return fail(exit::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error)),
+    };
+    let mask = mask(options, judge.as_ref());
+    let mut tally = Tally::new(mask, &exptimes, judge.map(|judge| Trial::new(judge, verdicts)));
+    let (seen, zone, notes) = (logs.seen, logs.zone.clone(), logs.notes.clone());
+    let start = Instant::now();
+    let read = logs.read(&mut tally, true);
+    let taken = start.elapsed();
+    if let Some(Err(error)) = tally.trial.as_mut().map(Trial::finish) {
+        return fail(exit::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error));
+    }
+    let mut findings = Findings::new(read, tally, mask, &exptimes, &options.threshold);
+    (findings.seen, findings.zone, findings.notes) = (seen, zone, notes);
+    if let (Some(outcome), Some(path)) = (&mut findings.trial, &options.config) {
+        outcome.path = text::plain(&path.display().to_string());
+    }
+    if let Some(path) = &options.html
+        && let Err(error) = std::fs::write(path, report::html::page(&findings))
+    {
+        return fail(exit::CANNOT_CREATE, &cannot_write(Some(path), &error));
+    }
+    for trouble in &findings.read.account.troubles {
+        eprintln!("connshaper: {trouble}");
+    }
+    let report = match () {
+        () if options.json => format!("{:#}\n", report::json::object(&findings)),
+        () if options.csv => report::csv::table(&findings),
+        () => report::terminal::text(&findings, taken),
+    };
+    // Nobody is left to tell when standard output is closed.
+    let _ = io::stdout().write_all(report.as_bytes());
+    match findings.read.account.lines.all {
+        0 => ExitCode::from(exit::NO_INPUT),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+/// The lengths of windows, each once, the shortest first.
+fn lengths(options: &Options) -> Result<Vec<u32>, String> {
+    let mut exptimes = options.exptime.clone();
+    exptimes.sort_unstable();
+    exptimes.dedup();
+    match exptimes.len() {
+        0..=MAX_LENGTHS => Ok(exptimes),
+        more => Err(format!("{more} different values of --exptime; give at most {MAX_LENGTHS}")),
+    }
+}
+
+fn mask(options: &Options, judge: Option<&Judge>) -> Mask {
+    let usual = judge.map_or(Mask { ipv4_prefix_length: 32, ipv6_prefix_length: 64 }, Judge::mask);
+    Mask {
+        ipv4_prefix_length: options.ipv4_prefix_length.unwrap_or(usual.ipv4_prefix_length),
+        ipv6_prefix_length: options.ipv6_prefix_length.unwrap_or(usual.ipv6_prefix_length),
+    }
+}
+
+fn cannot_write(path: Option<&std::path::Path>, error: &io::Error) -> String {
+    let path = path.map(|path| text::plain(&path.display().to_string())).unwrap_or_default();
+    format!("{path}: cannot be written: {error}")
+}
+
+fn fail(code: u8, error: &dyn Display) -> ExitCode {
+    eprintln!("connshaper: {error}");
+    ExitCode::from(code)
+}

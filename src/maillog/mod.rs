@@ -1,0 +1,4 @@
+//! Reading the logs of Postfix: `advise` and `replay`.
+
+pub mod advise;
+pub mod replay;

@@ -1,0 +1,58 @@
+//! A policy connection, from Postfix's side.
+
+use std::io::{self, Read, Write};
+use std::time::Duration;
+
+use crate::net::address::{Address, Duplex};
+
+/// Longer than the daemon ever takes.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An answer is one line; ours are far shorter.
+const LONGEST: usize = 64 * 1024;
+
+/// An open policy connection.
+pub struct Connection {
+    address: Address,
+    stream: Box<dyn Duplex>,
+    reply: Vec<u8>,
+}
+
+impl Connection {
+    /// Connects.
+    pub fn open(address: &Address) -> io::Result<Self> {
+        Ok(Self { address: address.clone(), stream: address.dial(PATIENCE)?, reply: Vec::new() })
+    }
+
+    /// Asks and waits for the action. Like Postfix it tries once more over a new connection, when the
+    /// daemon has closed this one.
+    pub fn ask(&mut self, request: &str) -> io::Result<String> {
+        match self.ask_once(request) {
+            Err(error) if error.kind() != io::ErrorKind::InvalidData => {
+                self.stream = self.address.dial(PATIENCE)?;
+                self.ask_once(request)
+            }
+            answered => answered,
+        }
+    }
+
+    fn ask_once(&mut self, request: &str) -> io::Result<String> {
+        self.stream.write_all(request.as_bytes())?;
+        self.reply.clear();
+        while !self.reply.ends_with(b"\n\n") {
+            let mut part = [0; 1024];
+            match self.stream.read(&mut part)? {
+                0 => return Err(io::Error::other("it closed the connection without an answer; see its log")),
+                _ if self.reply.len() > LONGEST => return Err(strange("its answer has no end")),
+                length => self.reply.extend_from_slice(&part[..length]),
+            }
+        }
+        let reply = String::from_utf8_lossy(&self.reply);
+        let action = reply.lines().find_map(|line| line.strip_prefix("action="));
+        action.map(str::to_owned).ok_or_else(|| strange("its answer has no action"))
+    }
+}
+
+fn strange(problem: &str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, problem)
+}

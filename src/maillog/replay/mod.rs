@@ -1,0 +1,84 @@
+//! `connshaper replay`: asks a running daemon about the sessions of a log, as Postfix would have.
+//!
+//! The sessions are those that `advise` finds. Each becomes one policy request,
+//! sent when its time has come, at the log's pace or a multiple of it; the
+//! next one waits for the answer, so verdicts come in the order of the log.
+
+pub mod connection;
+pub mod options;
+pub mod player;
+pub mod report;
+
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use crate::cli::exit;
+use crate::config::{Config, ConfigError};
+use crate::maillog::advise::reading::Logs;
+use crate::maillog::advise::tally::Verdicts;
+use crate::maillog::advise::text::plain;
+use crate::net::address::Address;
+
+use connection::Connection;
+use options::Options;
+use player::Player;
+
+/// Replays the logs and prints what the daemon answered.
+pub fn run(options: &Options) -> ExitCode {
+    let address = match address(options) {
+        Ok(address) => address,
+        Err(error) => return fail(exit::CONFIG, &error),
+    };
+    let logs = match Logs::open(&options.reading) {
+        Ok(logs) => logs,
+        Err(error) => return fail(exit::NO_INPUT, &error),
+    };
+    let verdicts = options.verdicts.as_deref().map(|path| Verdicts::create(path, &logs.zone)).transpose();
+    let verdicts = match verdicts {
+        Ok(verdicts) => verdicts,
+        Err(error) => return fail(exit::CANNOT_CREATE, &cannot_write(options, &error)),
+    };
+    let connection = match Connection::open(&address) {
+        Ok(connection) => connection,
+        Err(error) => return fail(exit::UNAVAILABLE, &format!("{address}: {error}")),
+    };
+    for note in &logs.notes {
+        eprintln!("connshaper: {note}");
+    }
+    let mut player = Player::new(connection, options.speed, logs.seen, verdicts);
+    let read = logs.read(&mut player, true);
+    for trouble in &read.account.troubles {
+        eprintln!("connshaper: {trouble}");
+    }
+    match player.finish() {
+        Ok(played) => {
+            let report = if options.json { report::json(&played, &read) } else { report::text(&played, &read) };
+            // Nobody is left to tell when standard output is closed.
+            let _ = io::stdout().write_all(report.as_bytes());
+        }
+        Err(player::Failure::Daemon(error)) => return fail(exit::UNAVAILABLE, &format!("{address}: {error}")),
+        Err(player::Failure::Verdicts(error)) => return fail(exit::CANNOT_CREATE, &cannot_write(options, &error)),
+    }
+    match read.account.lines.all {
+        0 => ExitCode::from(exit::NO_INPUT),
+        _ => ExitCode::SUCCESS,
+    }
+}
+
+fn address(options: &Options) -> Result<Address, ConfigError> {
+    match &options.to {
+        Some(address) => Ok(address.clone()),
+        None => Config::load(options.config.as_deref()).map(|config| config.listen[0].clone()),
+    }
+}
+
+fn cannot_write(options: &Options, error: &io::Error) -> String {
+    let path = options.verdicts.as_deref().map(|path| plain(&path.display().to_string())).unwrap_or_default();
+    format!("{path}: cannot be written: {error}")
+}
+
+fn fail(code: u8, error: &dyn Display) -> ExitCode {
+    eprintln!("connshaper: {error}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,144 @@
+//! Sends each session when its time has come, and keeps what was answered.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::io;
+use std::net::IpAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::connection::Connection;
+use super::options::Speed;
+use crate::maillog::advise::census::MAX_CLIENTS;
+use crate::maillog::advise::request;
+use crate::maillog::advise::sessions::{Audience, Seen, Session};
+use crate::maillog::advise::tally::Verdicts;
+use crate::maillog::advise::text::printable;
+
+/// Actions told apart; a daemon of another make may answer anything.
+const MAX_ACTIONS: usize = 100;
+
+/// A replay under way.
+pub struct Player {
+    connection: Connection,
+    speed: Speed,
+    seen: Seen,
+    verdicts: Option<Verdicts>,
+    /// When the first session was sent, and its time in the log.
+    start: Option<(Instant, i64)>,
+    request: String,
+    failure: Option<Failure>,
+    played: Played,
+}
+
+/// What was answered.
+#[derive(Debug, Default)]
+pub struct Played {
+    /// Sessions that were asked about.
+    pub sessions: u64,
+    /// Questions: one for each session, and one for each further message of it.
+    pub questions: u64,
+    /// Questions by the first word of the action.
+    pub actions: BTreeMap<String, u64>,
+    /// Clients that were refused, with their name and how often; at most a million.
+    pub refused: HashMap<IpAddr, (String, u64)>,
+    /// Clients that delivered mail in the log; at most a million.
+    pub senders: HashSet<IpAddr>,
+    /// The longest time an answer took.
+    pub slowest: Duration,
+    /// The most that a request came later than its time.
+    pub behind: Duration,
+    /// How long all of it took.
+    pub taken: Duration,
+}
+
+/// Why a replay ended early.
+#[derive(Debug)]
+pub enum Failure {
+    /// The daemon does not answer.
+    Daemon(io::Error),
+    /// The file of verdicts cannot be written.
+    Verdicts(io::Error),
+}
+
+impl Player {
+    /// A replay over this connection.
+    pub fn new(connection: Connection, speed: Speed, seen: Seen, verdicts: Option<Verdicts>) -> Self {
+        let (start, request, failure, played) = (None, String::new(), None, Played::default());
+        Self { connection, speed, seen, verdicts, start, request, failure, played }
+    }
+
+    /// What came of it.
+    pub fn finish(mut self) -> Result<Played, Failure> {
+        if let Some(failure) = self.failure {
+            return Err(failure);
+        }
+        self.verdicts.take().map_or(Ok(()), Verdicts::finish).map_err(Failure::Verdicts)?;
+        self.played.taken = self.start.map_or(Duration::ZERO, |(start, _)| start.elapsed());
+        Ok(self.played)
+    }
+
+    /// Waits until a session's time has come.
+    fn wait(&mut self, time: i64) {
+        let (start, first) = *self.start.get_or_insert_with(|| (Instant::now(), time));
+        let Speed::Times(times) = self.speed else {
+            return;
+        };
+        // The clock of a log never goes back.
+        let due = Duration::from_secs_f64((time - first).max(0) as f64 / 1000.0 / times);
+        match due.checked_sub(start.elapsed()) {
+            Some(early) => thread::sleep(early),
+            None => self.played.behind = self.played.behind.max(start.elapsed() - due),
+        }
+    }
+
+    fn note(&mut self, session: &Session<'_>, action: &str) {
+        let word = action.split_whitespace().next().unwrap_or_default();
+        let word = printable(word.as_bytes());
+        if let Some(verdicts) = &mut self.verdicts {
+            verdicts.write(session, &word);
+        }
+        let is_refusal = !matches!(word.to_ascii_uppercase().as_str(), "DUNNO" | "OK" | "PREPEND" | "WARN" | "INFO");
+        let Played { actions, refused, .. } = &mut self.played;
+        if is_refusal && (refused.len() < MAX_CLIENTS || refused.contains_key(&session.client)) {
+            let client = refused.entry(session.client).or_insert_with(|| (printable(session.name), 0));
+            client.1 += 1;
+        }
+        if actions.len() < MAX_ACTIONS || actions.contains_key(&word) {
+            *actions.entry(word).or_default() += 1;
+        }
+    }
+}
+
+impl Audience for Player {
+    fn asked(&mut self, session: &Session<'_>) {
+        self.played.sessions += 1;
+        self.asked_again(session);
+    }
+
+    fn asked_again(&mut self, session: &Session<'_>) {
+        if self.failure.is_some() {
+            return;
+        }
+        self.wait(session.time);
+        request::write(&mut self.request, session, self.seen);
+        self.played.questions += 1;
+        let asked = Instant::now();
+        match self.connection.ask(&self.request) {
+            Ok(action) => {
+                self.played.slowest = self.played.slowest.max(asked.elapsed());
+                self.note(session, &action);
+            }
+            Err(error) => self.failure = Some(Failure::Daemon(error)),
+        }
+    }
+
+    fn delivered(&mut self, client: IpAddr) {
+        if self.played.senders.len() < MAX_CLIENTS {
+            self.played.senders.insert(client);
+        }
+    }
+
+    fn has_enough(&self) -> bool {
+        self.failure.is_some()
+    }
+}

@@ -1,0 +1,98 @@
+//! What the daemon answered, as text and as JSON.
+
+use std::net::IpAddr;
+
+use serde_json::json;
+
+use super::player::Played;
+use crate::maillog::advise::reading::Read;
+use crate::maillog::advise::text::{number, percent};
+
+/// Clients that are named.
+const NAMES: usize = 20;
+
+/// For people.
+pub fn text(played: &Played, read: &Read) -> String {
+    let sums = read.sums;
+    let mut text = format!(
+        "Asked {} questions about {} of {} sessions in {:.1} s; the slowest answer took {:.1} ms.\n",
+        number(played.questions),
+        number(played.sessions),
+        number(sums.sessions),
+        played.taken.as_secs_f64(),
+        played.slowest.as_secs_f64() * 1000.0,
+    );
+    if played.behind.as_millis() >= 1000 {
+        text += &format!(
+            "The daemon, or this machine, was slower than the log: up to {:.1} s behind it.\n",
+            played.behind.as_secs_f64()
+        );
+    }
+    for (action, count) in &played.actions {
+        text += &format!("  {:>12}  {:>8}  {action}\n", number(*count), percent(*count, played.questions));
+    }
+    let refused = refused(played);
+    let senders = refused.iter().filter(|client| client.is_sender).count();
+    if refused.is_empty() {
+        return text;
+    }
+    text += &format!(
+        "Refused: {} addresses; of these, delivered mail in the log: {}.\n",
+        number(refused.len() as u64),
+        number(senders as u64)
+    );
+    for client in refused.iter().take(NAMES) {
+        let name = if client.name.is_empty() { "unknown" } else { client.name };
+        let sender = if client.is_sender { ", delivered mail" } else { "" };
+        text += &format!("  {:>12}  {name}[{}]{sender}\n", number(client.refused), client.address);
+    }
+    if refused.len() > NAMES {
+        text += &format!("  and {} more\n", number((refused.len() - NAMES) as u64));
+    }
+    text
+}
+
+/// For programs.
+pub fn json(played: &Played, read: &Read) -> String {
+    let refused = refused(played);
+    let object = json!({
+        "sessions": read.sums.sessions,
+        "asked": played.sessions,
+        "questions": played.questions,
+        "actions": played.actions,
+        "refused_addresses": refused.len(),
+        "refused_senders": refused.iter().filter(|client| client.is_sender).count(),
+        "refused": refused.iter().take(NAMES).map(|client| json!({
+            "name": client.name,
+            "address": client.address.to_string(),
+            "refused": client.refused,
+            "delivered_mail": client.is_sender,
+        })).collect::<Vec<_>>(),
+        "seconds": played.taken.as_secs_f64(),
+        "slowest_milliseconds": played.slowest.as_secs_f64() * 1000.0,
+        "behind_seconds": played.behind.as_secs_f64(),
+        "troubles": read.account.troubles,
+    });
+    format!("{object:#}\n")
+}
+
+/// A client that was refused.
+struct Refused<'p> {
+    name: &'p str,
+    address: IpAddr,
+    refused: u64,
+    is_sender: bool,
+}
+
+/// Those that delivered mail first, then by how often they were refused.
+fn refused(played: &Played) -> Vec<Refused<'_>> {
+    let clients = played.refused.iter().map(|(address, (name, refused))| Refused {
+        name,
+        address: *address,
+        refused: *refused,
+        is_sender: played.senders.contains(address),
+    });
+    let mut clients: Vec<_> = clients.collect();
+    clients.sort_by_key(|client| std::cmp::Reverse((client.is_sender, client.refused, client.address)));
+    clients
+}

@@ -1,0 +1,102 @@
+//! What can be logged of clients, by the words of `log_events`.
+
+/// A kind of event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// A client on the whitelist, or that an administrator allowed, passes.
+    Whitelisted,
+    /// A client on the blacklist is refused, or waits.
+    Blacklisted,
+    /// A client over a limit is refused.
+    Over,
+    /// A ban begins.
+    Ban,
+    /// A ban is lifted.
+    Unban,
+    /// A client is refused because it is banned.
+    Banned,
+    /// A client has to wait.
+    Delayed,
+    /// A client is refused because too many wait.
+    Concurrent,
+    /// What a limit that is only logged would have done.
+    LogOnly,
+    /// A server of the store goes away or comes back, or a client is deferred for that.
+    Store,
+    /// Any other session passes.
+    Session,
+}
+
+impl Event {
+    /// Every one of them with its word.
+    pub const WORDS: [(&'static str, Self); 11] = [
+        ("whitelisted", Self::Whitelisted),
+        ("blacklisted", Self::Blacklisted),
+        ("over", Self::Over),
+        ("ban", Self::Ban),
+        ("unban", Self::Unban),
+        ("banned", Self::Banned),
+        ("delayed", Self::Delayed),
+        ("concurrent", Self::Concurrent),
+        ("log-only", Self::LogOnly),
+        ("store", Self::Store),
+        ("session", Self::Session),
+    ];
+}
+
+/// Some of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Events(u16);
+
+impl Events {
+    /// All of them.
+    pub const ALL: Self = Self((1 << Event::WORDS.len()) - 1);
+
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it is among them.
+    pub fn has(self, event: Event) -> bool {
+        self.0 & 1 << event as u16 != 0
+    }
+
+    /// These and one more.
+    pub fn with(self, event: Event) -> Self {
+        Self(self.0 | 1 << event as u16)
+    }
+
+    /// These but one.
+    pub fn without(self, event: Event) -> Self {
+        Self(self.0 & !(1 << event as u16))
+    }
+
+    /// As a number, for an atomic.
+    pub(crate) fn bits(self) -> u16 {
+        self.0
+    }
+
+    pub(crate) fn of_bits(bits: u16) -> Self {
+        Self(bits)
+    }
+}
+
+impl Default for Events {
+    /// All but those who pass.
+    fn default() -> Self {
+        Self::ALL.without(Event::Whitelisted).without(Event::Session)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_word_is_an_event_of_its_own() {
+        for (place, (_, event)) in Event::WORDS.into_iter().enumerate() {
+            assert_eq!(event as usize, place);
+            assert!(Events::NONE.with(event).has(event) && !Events::ALL.without(event).has(event));
+        }
+        assert!(Events::default().has(Event::Over) && !Events::default().has(Event::Session));
+    }
+}

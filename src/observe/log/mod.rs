@@ -1,0 +1,315 @@
+//! What we say, and how: one line per event, keyword first.
+//!
+//! Session, store and daemon hand their events to a `Log`. `repeat` holds back
+//! what a stranger causes too often, `line` makes the text, and `sink` writes
+//! it on a thread of its own, so that no request ever waits for a logger.
+
+pub mod event;
+pub mod hook;
+pub mod line;
+pub mod repeat;
+pub mod severity;
+pub mod sink;
+pub mod structured;
+
+use std::fmt;
+use std::io;
+use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::config::LogConfig;
+use crate::listener::Peer;
+use crate::net::clock::Now;
+use crate::net::secret;
+use crate::policy::{Pass, Reason, Refusal};
+use crate::snapshot::section::Damage;
+use hook::Hooks;
+use line::Line;
+use repeat::Repeat;
+use sink::Sink;
+
+pub use event::{Event, Events};
+pub use severity::{Facility, Severity, UnknownName};
+
+/// The log; a clone speaks to the same one.
+#[derive(Clone)]
+pub struct Log {
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    level: AtomicU8,
+    events: AtomicU16,
+    hooks: Hooks,
+    /// Locked for a few map operations at a time, never while anything is written.
+    repeat: Mutex<Repeat>,
+    sink: Sink,
+}
+
+impl Log {
+    /// The log an administrator configured. Starts the writing thread; a
+    /// logger that is not there yet is no error.
+    pub fn open(config: &LogConfig) -> io::Result<Self> {
+        let sink = Sink::open(&config.target)?;
+        let log = Self::new(config.level, Repeat::new(config.interval, config.rate), sink);
+        log.reconfigure(config);
+        Ok(log)
+    }
+
+    /// A log that keeps its lines, for tests to read with `lines`.
+    pub fn in_memory(level: Severity) -> Self {
+        Self::new(level, Repeat::new(Duration::from_secs(10), 100), Sink::memory())
+    }
+
+    fn new(level: Severity, repeat: Repeat, sink: Sink) -> Self {
+        let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(Events::default().bits()));
+        let (repeat, hooks) = (Mutex::new(repeat), Hooks::new());
+        Self { shared: Arc::new(Shared { level, events, hooks, repeat, sink }) }
+    }
+
+    /// Takes over what a reload changed. The target stays what it was.
+    pub fn reconfigure(&self, config: &LogConfig) {
+        self.shared.level.store(config.level as u8, Ordering::Relaxed);
+        self.shared.events.store(config.events.bits(), Ordering::Relaxed);
+        self.repeat().reconfigure(config.interval, config.rate);
+        // Weak, for the hooks are part of what they would hold.
+        let shared = Arc::downgrade(&self.shared);
+        let complain = Box::new(move |command: &str, problem: &str| {
+            if let Some(shared) = shared.upgrade() {
+                Self { shared }.limited(Severity::Warning, "COMMAND_FAILED", Now::read(), |line| {
+                    line.field("command", command).field("problem", problem);
+                });
+            }
+        });
+        self.shared.hooks.set(config.hooks.clone(), complain);
+    }
+
+    /// Whether `log_events` has this.
+    pub fn has(&self, event: Event) -> bool {
+        Events::of_bits(self.shared.events.load(Ordering::Relaxed)).has(event)
+    }
+
+    /// Writes a line for something that hooks may be run for, whether or not it is logged. A stranger
+    /// can repeat it, so it is subject to the rate.
+    pub fn event(&self, event: Event, severity: Severity, keyword: &'static str, now: Now, fill: impl Fn(&mut Line)) {
+        if self.shared.hooks.wants(keyword) {
+            let mut line = Line::new(keyword);
+            fill(&mut line);
+            self.shared.hooks.happened(keyword, &line.finish());
+        }
+        if self.has(event) {
+            self.limited(severity, keyword, now, fill);
+        }
+    }
+
+    /// Whether lines of this severity are written.
+    pub fn writes(&self, severity: Severity) -> bool {
+        severity as u8 <= self.shared.level.load(Ordering::Relaxed)
+    }
+
+    /// Writes a line. Never for events that a stranger can repeat: see `limited`.
+    pub fn line(&self, severity: Severity, keyword: &'static str, fill: impl FnOnce(&mut Line)) {
+        if self.writes(severity) {
+            let mut line = Line::new(keyword);
+            fill(&mut line);
+            self.shared.sink.push(severity, line.finish());
+        }
+    }
+
+    /// Writes a line for an event that a stranger can repeat, unless the rate is used up.
+    pub fn limited(&self, severity: Severity, keyword: &'static str, now: Now, fill: impl FnOnce(&mut Line)) {
+        if !self.writes(severity) {
+            return;
+        }
+        self.mention_suppressed(now);
+        if self.repeat().admits(severity, now) {
+            self.line(severity, keyword, fill);
+        }
+    }
+
+    /// A client that is refused, is made to wait or, if only the log is to know, would be: the keyword says which.
+    pub fn refused(&self, severity: Severity, keyword: &'static str, refusal: &Refusal<'_>, now: Now) {
+        let event = match (keyword, refusal.reason) {
+            ("WOULD_REFUSE", _) => Event::LogOnly,
+            ("DELAYED", _) => Event::Delayed,
+            (_, Reason::Over) => Event::Over,
+            (_, Reason::Banned) => Event::Banned,
+            (_, Reason::Blacklisted(_)) => Event::Blacklisted,
+            (_, Reason::Crowded) => Event::Concurrent,
+        };
+        if !self.writes(severity) || !self.has(event) {
+            return;
+        }
+        self.mention_suppressed(now);
+        let who = secret::hash((keyword, refusal.limit, &refusal.key));
+        let Some(suppressed) = self.repeat().refused(who, refusal.left, now) else {
+            return;
+        };
+        self.line(severity, keyword, |line| {
+            line.field("client", refusal.client)
+                .field("key", &refusal.key)
+                .field("limit", refusal.limit)
+                .field("reason", refusal.reason.word())
+                .field("count", refusal.count)
+                .field("threshold", refusal.threshold)
+                .field("left", refusal.left)
+                .field("verdict", refusal.action.keyword())
+                .field("suppressed", suppressed);
+            if let Reason::Blacklisted(Some(note)) = refusal.reason {
+                line.field("note", note);
+            }
+        });
+    }
+
+    /// A client that has to come back, though nothing is held against it.
+    pub fn deferred(&self, client: &dyn fmt::Display, reason: &str, now: Now) {
+        if !self.has(Event::Store) {
+            return;
+        }
+        self.limited(Severity::Info, "DEFERRED", now, |line| {
+            line.field("client", client).field("reason", reason);
+        });
+    }
+
+    /// A client that may go on; at debug, unless `log_events` asks for it.
+    pub fn passed(&self, client: &dyn fmt::Display, pass: Pass, now: Now) {
+        let event = match pass {
+            Pass::Whitelisted | Pass::Allowed => Event::Whitelisted,
+            _ => Event::Session,
+        };
+        let fill = |line: &mut Line| {
+            line.field("client", client).field("reason", pass.reason());
+        };
+        match self.has(event) {
+            true => self.limited(Severity::Info, "PASSED", now, fill),
+            false => self.limited(Severity::Debug, "PASSED", now, fill),
+        }
+    }
+
+    /// A request that Postfix would not have sent. The connection ends with it.
+    pub fn bad_request(&self, peer: &dyn fmt::Display, attribute: Option<&[u8]>, problem: &str, now: Now) {
+        self.limited(Severity::Notice, "BAD_REQUEST", now, |line| {
+            line.field("peer", peer);
+            if let Some(attribute) = attribute {
+                line.bytes("attribute", attribute);
+            }
+            line.field("problem", problem);
+        });
+    }
+
+    /// Somebody who may not ask, told like a refused client: the first time, then once per interval.
+    pub fn refused_peer(&self, peer: &Peer, now: Now) {
+        if !self.writes(Severity::Notice) {
+            return;
+        }
+        self.mention_suppressed(now);
+        let who = secret::hash(("REFUSED_PEER", peer.ip()));
+        let suppressed = self.repeat().refused(who, 0, now);
+        if let Some(suppressed) = suppressed {
+            self.line(Severity::Notice, "REFUSED_PEER", |line| {
+                line.field("peer", peer).field("suppressed", suppressed);
+            });
+        }
+    }
+
+    /// A server of the store no longer answers. Once, when that begins.
+    pub fn store_down(&self, server: &str, cause: &str, on_store_failure: &str) {
+        self.happened(Severity::Err, "STORE_DOWN", |line| {
+            line.field("server", server).field("cause", cause).field("on_store_failure", on_store_failure);
+        });
+    }
+
+    /// It answers again, after `seconds` in which `decisions` were made without it.
+    pub fn store_up(&self, server: &str, seconds: u64, decisions: u64) {
+        self.happened(Severity::Notice, "STORE_UP", |line| {
+            line.field("server", server).field("seconds", seconds).field("decisions", decisions);
+        });
+    }
+
+    /// A line about the store, which nobody can repeat at will.
+    fn happened(&self, severity: Severity, keyword: &'static str, fill: impl Fn(&mut Line)) {
+        if self.shared.hooks.wants(keyword) {
+            let mut line = Line::new(keyword);
+            fill(&mut line);
+            self.shared.hooks.happened(keyword, &line.finish());
+        }
+        if self.has(Event::Store) {
+            self.line(severity, keyword, fill);
+        }
+    }
+
+    /// A server of the store answers, but not with a count.
+    pub fn store_error(&self, server: &str, problem: &str, key: &[u8]) {
+        self.line(Severity::Warning, "STORE_ERROR", |line| {
+            line.field("server", server).field("problem", problem).bytes("key", key);
+        });
+    }
+
+    /// A server of the store has lost all its counts.
+    pub fn store_flushed(&self, server: &str, cause: &str, uptime: u64) {
+        self.line(Severity::Warning, "STORE_FLUSHED", |line| {
+            line.field("server", server).field("cause", cause).field("uptime", uptime);
+        });
+    }
+
+    /// A server of the store gives up counts for want of memory.
+    pub fn store_evicts(&self, server: &str, evictions: u64) {
+        self.line(Severity::Warning, "STORE_EVICTS", |line| {
+            line.field("server", server).field("evictions", evictions);
+        });
+    }
+
+    /// Says how many lines the rate kept back, if any and if their second is
+    /// over. Every line under the rate does this; call it where none may follow.
+    pub fn mention_suppressed(&self, now: Now) {
+        let unmentioned = self.repeat().unmentioned(now);
+        if let Some(lines) = unmentioned {
+            self.line(Severity::Notice, "SUPPRESSED", |line| {
+                line.field("lines", lines);
+            });
+        }
+    }
+
+    /// Lines not written so far, because of the rate or a client's interval.
+    pub fn suppressed(&self) -> u64 {
+        self.repeat().suppressed()
+    }
+
+    /// Adds who was mentioned lately, for the process that takes this one's place.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        self.repeat().put(output);
+    }
+
+    /// Takes that over.
+    pub fn take(&self, input: &mut &[u8]) -> Result<(), Damage> {
+        self.repeat().take(input)
+    }
+
+    /// Lines lost so far, because the logger was away or slower than we.
+    pub fn dropped(&self) -> u64 {
+        self.shared.sink.dropped()
+    }
+
+    /// Waits until every line so far is written, at most for `patience`; says
+    /// whether they are. For the end of the process; blocks its thread.
+    pub fn flush(&self, patience: Duration) -> bool {
+        self.shared.sink.flush(patience)
+    }
+
+    /// The lines of a log made by `in_memory`; none of any other.
+    pub fn lines(&self) -> Vec<String> {
+        self.shared.sink.lines()
+    }
+
+    fn repeat(&self) -> MutexGuard<'_, Repeat> {
+        // Counters are whole after any panic.
+        self.shared.repeat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Log {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Log").finish_non_exhaustive()
+    }
+}

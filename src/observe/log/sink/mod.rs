@@ -1,0 +1,197 @@
+//! Lines on their way out: a bounded queue, and one thread that empties it.
+//!
+//! Whoever logs only pushes: when the queue is full the line is dropped and
+//! counted, and once there is room again one line says how many were.
+
+mod writer;
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::{Line, Severity};
+use crate::config::LogTarget;
+use crate::daemon::signals;
+
+use writer::Writer;
+
+/// Lines that wait at once: at most 4 MB, and 40 s at the default rate.
+pub const MAX_QUEUED: usize = 4096;
+
+/// The writing thread formats into short buffers and calls nothing deep.
+const STACK: usize = 128 * 1024;
+
+/// Where a log's lines go.
+pub enum Sink {
+    /// To a thread that writes them.
+    Thread(Thread),
+    /// Nowhere: they are kept.
+    Memory(Mutex<Vec<String>>),
+}
+
+impl Sink {
+    /// A sink for the configured target.
+    pub fn open(target: &LogTarget) -> io::Result<Self> {
+        Thread::start(Writer::new(target)).map(Self::Thread)
+    }
+
+    /// A sink that keeps its lines.
+    pub fn memory() -> Self {
+        Self::Memory(Mutex::new(Vec::new()))
+    }
+
+    /// Takes one line. Never waits for whoever reads them.
+    pub fn push(&self, severity: Severity, text: String) {
+        match self {
+            Self::Thread(thread) => thread.queue.push(Entry { severity, text, since: Instant::now() }),
+            Self::Memory(lines) => lock(lines).push(text),
+        }
+    }
+
+    /// Lines lost so far.
+    pub fn dropped(&self) -> u64 {
+        match self {
+            Self::Thread(thread) => lock(&thread.queue.state).dropped,
+            Self::Memory(_) => 0,
+        }
+    }
+
+    /// Waits until the queue is empty, and says whether it is.
+    pub fn flush(&self, patience: Duration) -> bool {
+        match self {
+            Self::Thread(thread) => thread.queue.flush(patience),
+            Self::Memory(_) => true,
+        }
+    }
+
+    /// The lines kept so far.
+    pub fn lines(&self) -> Vec<String> {
+        match self {
+            Self::Thread(_) => Vec::new(),
+            Self::Memory(lines) => lock(lines).clone(),
+        }
+    }
+}
+
+/// The handle of the writing thread, which ends some time after this is dropped.
+pub struct Thread {
+    queue: Arc<Queue>,
+}
+
+impl Thread {
+    fn start(mut writer: Writer) -> io::Result<Self> {
+        let queue = Arc::new(Queue::default());
+        let entries = Arc::clone(&queue);
+        thread::Builder::new().name("log".to_owned()).stack_size(STACK).spawn(move || {
+            signals::leave_to_main();
+            write_all(&entries, &mut writer);
+        })?;
+        Ok(Self { queue })
+    }
+}
+
+impl Drop for Thread {
+    fn drop(&mut self) {
+        lock(&self.queue.state).closed = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+fn write_all(queue: &Queue, writer: &mut Writer) {
+    while let Some(entry) = queue.next() {
+        let written = writer.write(&entry);
+        if let Some(lost) = queue.to_report(written) {
+            let mut line = Line::new("DROPPED");
+            line.field("lines", lost);
+            let report = Entry { severity: Severity::Warning, text: line.finish(), since: Instant::now() };
+            // When it is lost too, the next report tells the sum.
+            if !writer.write(&report) {
+                lock(&queue.state).unreported += lost;
+            }
+        }
+    }
+}
+
+/// A line that waits.
+struct Entry {
+    severity: Severity,
+    text: String,
+    since: Instant,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    waiting: VecDeque<Entry>,
+    /// Whether the thread has a line in hand.
+    writing: bool,
+    closed: bool,
+    dropped: u64,
+    unreported: u64,
+}
+
+impl State {
+    fn lose(&mut self) {
+        self.dropped += 1;
+        self.unreported += 1;
+    }
+}
+
+impl Queue {
+    fn push(&self, entry: Entry) {
+        let mut state = lock(&self.state);
+        if state.waiting.len() >= MAX_QUEUED {
+            state.lose();
+            return;
+        }
+        state.waiting.push_back(entry);
+        // A busy thread looks for the next line by itself.
+        if !state.writing {
+            drop(state);
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for the next line; `None` when there will be none.
+    fn next(&self) -> Option<Entry> {
+        let mut state = lock(&self.state);
+        state.writing = false;
+        if state.waiting.is_empty() {
+            self.changed.notify_all();
+        }
+        let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
+        let mut state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
+        let entry = state.waiting.pop_front();
+        state.writing = entry.is_some();
+        entry
+    }
+
+    /// Counts a line that was lost; after one that was not: the losses to report.
+    fn to_report(&self, written: bool) -> Option<u64> {
+        let mut state = lock(&self.state);
+        if !written {
+            state.lose();
+            return None;
+        }
+        (state.unreported > 0).then(|| std::mem::take(&mut state.unreported))
+    }
+
+    fn flush(&self, patience: Duration) -> bool {
+        let state = lock(&self.state);
+        let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
+        let waited = self.changed.wait_timeout_while(state, patience, busy);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
+    }
+}
+
+/// What these locks guard is whole after any panic.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,232 @@
+//! Where lines end: standard error, or the system logger's datagram socket.
+//!
+//! Runs on the log's own thread, so it may wait, but never for long: a line
+//! that cannot be written is retried for a while and then given up.
+//! Nothing that happens to a logger ends or blocks the daemon.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, SystemTime};
+
+use super::Entry;
+use crate::config::LogTarget;
+use crate::observe::log::{Facility, structured};
+
+/// How long a line is retried, counted from when it was logged. Loggers are
+/// restarted in less; and a receiver stamps a line when it gets it, so that a
+/// late one would tell a wrong time.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Between two tries, and how long one may wait for a logger that does not read.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// Writes lines to a target.
+pub enum Writer {
+    /// Standard error.
+    Stderr {
+        /// Whether the journal reads it and takes a priority from each line.
+        journal: bool,
+        /// Whether a line was given up after a part of it was written.
+        torn: bool,
+    },
+    /// Standard error, as JSON.
+    Json {
+        /// Whether a line was given up after a part of it was written.
+        torn: bool,
+    },
+    /// A datagram socket: the system logger's, or the journal's.
+    Syslog {
+        /// Where its socket is.
+        path: PathBuf,
+        /// The facility of every line.
+        facility: Facility,
+        /// Ours; `None` before it could be made.
+        socket: Option<UnixDatagram>,
+        /// Whether it is the journal's, which takes fields.
+        journal: bool,
+    },
+}
+
+impl Writer {
+    /// A writer for the configured target.
+    pub fn new(target: &LogTarget) -> Self {
+        match target {
+            LogTarget::Stderr => {
+                let stream = std::env::var("JOURNAL_STREAM").ok();
+                let journal = stream.is_some_and(|stream| is_stream(io::stderr(), &stream).unwrap_or(false));
+                Self::Stderr { journal, torn: false }
+            }
+            LogTarget::Json => Self::Json { torn: false },
+            LogTarget::Syslog { socket, facility } => {
+                Self::Syslog { path: socket.clone(), facility: *facility, socket: None, journal: false }
+            }
+            LogTarget::Journal { socket, facility } => {
+                Self::Syslog { path: socket.clone(), facility: *facility, socket: None, journal: true }
+            }
+        }
+    }
+
+    /// Writes one line, and says whether it arrived.
+    pub fn write(&mut self, entry: &Entry) -> bool {
+        match self {
+            Self::Stderr { journal, torn } => write_line(&mut io::stderr(), torn, *journal, entry),
+            Self::Json { torn } => {
+                let time = SystemTime::now() - entry.since.elapsed();
+                let text = structured::json(&entry.text, entry.severity, time);
+                let entry = Entry { severity: entry.severity, text, since: entry.since };
+                write_line(&mut io::stderr(), torn, false, &entry)
+            }
+            Self::Syslog { path, facility, socket, journal: true } => {
+                let datagram = structured::journal(&entry.text, entry.severity, *facility);
+                send(socket, path, &datagram, entry)
+            }
+            Self::Syslog { path, facility, socket, journal: false } => {
+                let priority = facility.priority(entry.severity);
+                let text = format!("<{priority}>connshaper[{}]: {}", std::process::id(), entry.text);
+                send(socket, path, text.as_bytes(), entry)
+            }
+        }
+    }
+}
+
+/// Whether `file` is the stream that systemd describes as `DEVICE:INODE`.
+/// The variable alone proves nothing: it is inherited when the stream is not.
+fn is_stream(file: impl AsFd, described: &str) -> io::Result<bool> {
+    let metadata = File::from(file.as_fd().try_clone_to_owned()?).metadata()?;
+    Ok(described == format!("{}:{}", metadata.dev(), metadata.ino()))
+}
+
+/// Writes one line to a stream; `torn` says whether the line before ended early.
+fn write_line(stream: &mut impl Write, torn: &mut bool, journal: bool, entry: &Entry) -> bool {
+    let end_of_torn = if *torn { "\n" } else { "" };
+    let text = match journal {
+        true => format!("{end_of_torn}<{}>{}\n", entry.severity as u8, entry.text),
+        false => format!("{end_of_torn}{}\n", entry.text),
+    };
+    let written = write_stream(stream, text.as_bytes(), entry);
+    if written > 0 {
+        *torn = written < text.len();
+    }
+    written == text.len()
+}
+
+/// Writes to a stream that may be closed, full or unwilling to block; returns how much went out.
+fn write_stream(stream: &mut impl Write, text: &[u8], entry: &Entry) -> usize {
+    let mut written = 0;
+    while written < text.len() {
+        match stream.write(&text[written..]) {
+            Ok(0) => break,
+            Ok(count) => written += count,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == ErrorKind::WouldBlock && entry.since.elapsed() < PATIENCE => {
+                thread::sleep(PAUSE);
+            }
+            Err(_) => break,
+        }
+    }
+    written
+}
+
+/// Sends a datagram, to a socket that may be away or full for a while.
+fn send(socket: &mut Option<UnixDatagram>, path: &Path, text: &[u8], entry: &Entry) -> bool {
+    loop {
+        match try_to_send(socket, path, text) {
+            Ok(()) => return true,
+            Err(_) if entry.since.elapsed() >= PATIENCE => return false,
+            // A full receiver has been waited for already.
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(_) => thread::sleep(PAUSE),
+        }
+    }
+}
+
+/// Our socket is never connected, so it finds a logger that was started again by itself.
+fn try_to_send(socket: &mut Option<UnixDatagram>, path: &Path, text: &[u8]) -> io::Result<()> {
+    let socket = match socket {
+        Some(socket) => socket,
+        none => {
+            let unbound = UnixDatagram::unbound()?;
+            unbound.set_write_timeout(Some(PAUSE))?;
+            none.insert(unbound)
+        }
+    };
+    socket.send_to(text, path).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::log::Severity;
+    use std::time::Instant;
+
+    /// Takes `room` bytes, then fails as it is told to.
+    struct Narrow {
+        room: usize,
+        error: ErrorKind,
+        taken: Vec<u8>,
+    }
+
+    impl Write for Narrow {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            let count = bytes.len().min(self.room).min(7);
+            if count == 0 {
+                return Err(self.error.into());
+            }
+            self.room -= count;
+            self.taken.extend(&bytes[..count]);
+            Ok(count)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn entry(text: &str, since: Instant) -> Entry {
+        Entry { severity: Severity::Info, text: text.to_owned(), since }
+    }
+
+    #[test]
+    fn a_stream_that_takes_little_at_a_time_gets_it_all() {
+        let mut stream = Narrow { room: 100, error: ErrorKind::BrokenPipe, taken: Vec::new() };
+        let text = b"REFUSED client=192.0.2.1\n";
+        assert_eq!(write_stream(&mut stream, text, &entry("", Instant::now())), text.len());
+        assert_eq!(stream.taken, text);
+    }
+
+    #[test]
+    fn a_closed_stream_is_given_up_at_once_and_a_full_one_after_a_while() {
+        for error in [ErrorKind::BrokenPipe, ErrorKind::StorageFull] {
+            let mut stream = Narrow { room: 3, error, taken: Vec::new() };
+            assert_eq!(write_stream(&mut stream, b"REFUSED", &entry("", Instant::now())), 3);
+        }
+        let mut stream = Narrow { room: 0, error: ErrorKind::WouldBlock, taken: Vec::new() };
+        let long_ago = Instant::now().checked_sub(PATIENCE).unwrap();
+        assert_eq!(write_stream(&mut stream, b"REFUSED", &entry("", long_ago)), 0);
+    }
+
+    #[test]
+    fn a_torn_line_is_ended_before_the_next() {
+        let mut torn = false;
+        let mut stream = Narrow { room: 5, error: ErrorKind::BrokenPipe, taken: Vec::new() };
+        assert!(!write_line(&mut stream, &mut torn, false, &entry("REFUSED", Instant::now())));
+        stream.room = 100;
+        assert!(write_line(&mut stream, &mut torn, true, &entry("STOPPED", Instant::now())));
+        assert!(write_line(&mut stream, &mut torn, false, &entry("START", Instant::now())));
+        assert_eq!(stream.taken, b"REFUS\n<6>STOPPED\nSTART\n");
+    }
+
+    #[test]
+    fn a_stream_is_told_by_its_device_and_inode() {
+        let file = tempfile::tempfile().unwrap();
+        let metadata = file.metadata().unwrap();
+        let described = format!("{}:{}", metadata.dev(), metadata.ino());
+        assert!(is_stream(&file, &described).unwrap());
+        assert!(!is_stream(&file, &format!("{}:{}", metadata.dev(), metadata.ino() + 1)).unwrap());
+        assert!(!is_stream(&file, "").unwrap());
+    }
+}

@@ -1,0 +1,6 @@
+//! What the program says of itself: log, statistics, and the text that metrics are exposed in.
+
+pub mod exposition;
+pub mod log;
+pub mod rates;
+pub mod statistics;

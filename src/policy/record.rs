@@ -1,0 +1,217 @@
+//! What a session remembers of its judgements, limit by limit.
+//!
+//! Postfix asks many times within a session, and a client that is at its limit
+//! must not be let in for one recipient and refused for the next. So each count
+//! has a scope within which it is made once and judged the same every time.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use smallvec::SmallVec;
+
+use super::limit::LimitId;
+use super::operation::Hit;
+use super::per::Part;
+use crate::net::secret;
+
+/// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.
+pub const MAX_RECIPIENTS: usize = 1000;
+
+/// What a session was counted for by one limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Count {
+    /// The limit.
+    pub limit: LimitId,
+    /// For how long it stands.
+    pub scope: Scope,
+    /// What the store said; `None` when it was away and nothing counted in its place.
+    pub hit: Option<Hit>,
+    /// Seconds its ban had left; 0: it was not banned.
+    pub banned: u32,
+    /// It was judged by the threshold for times of stress.
+    pub stress: bool,
+    /// It was judged to pass, and that stands.
+    pub passed: bool,
+    /// It had to wait but could not, so it is refused.
+    pub crowded: bool,
+    /// The hash of what it was counted under, where it was not judged to pass; else 0.
+    pub key: u64,
+}
+
+impl Count {
+    /// What the store has just said, to be judged.
+    pub fn new(limit: LimitId, scope: Scope, hit: Option<Hit>, banned: u32, stress: bool) -> Self {
+        Self { limit, scope, hit, banned, stress, passed: false, crowded: false, key: 0 }
+    }
+
+    /// The hash of what counts are made under, which for most is what strangers choose.
+    pub fn key(part: &Part) -> u64 {
+        secret::hash(part)
+    }
+}
+
+/// For how long a count stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// This request alone.
+    Request,
+    /// The session.
+    Session,
+    /// The mail transaction.
+    Message,
+    /// The recipient of the mail transaction with this hash, or whatever of it makes the key.
+    Recipient(u64),
+}
+
+impl Scope {
+    /// That of a recipient, or of what makes a key of it. The hash has a secret, for senders choose recipients.
+    pub fn recipient(text: &[u8]) -> Self {
+        Self::Recipient(secret::hash(text))
+    }
+}
+
+/// Counts of a session or a message; nearly always one.
+pub type Counts = SmallVec<[Count; 1]>;
+
+/// How a session stands to the blacklist.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Admission {
+    /// It has not got past it.
+    #[default]
+    Open,
+    /// It got past it.
+    Past,
+    /// It is on it and has waited for that; its connection is not counted.
+    Waited,
+    /// It is on it and had to wait, but could not.
+    Crowded,
+}
+
+/// All a session remembers.
+#[derive(Clone, Debug, Default)]
+pub struct Memory {
+    /// How the session stands to the blacklist.
+    pub admission: Admission,
+    /// It has waited for an answer, and is not made to again.
+    pub waited: bool,
+    /// What stands for the session or the message.
+    counts: Counts,
+    /// What stands for recipients of the message.
+    recipients: Option<Arc<Mutex<Recipients>>>,
+}
+
+/// What stands for the recipients of a message, limit by limit.
+type Recipients = HashMap<LimitId, OfLimit>;
+
+#[derive(Debug, Default)]
+struct OfLimit {
+    counts: HashMap<Scope, Count>,
+    /// How often others were counted that are too many to be remembered.
+    more: u32,
+}
+
+impl Memory {
+    /// That of a session which got past the blacklist, and no more.
+    pub fn admitted() -> Self {
+        Self { admission: Admission::Past, ..Self::default() }
+    }
+
+    /// What a limit has counted in this scope.
+    pub fn find(&self, limit: LimitId, scope: Scope) -> Option<Count> {
+        match scope {
+            Scope::Request => None,
+            Scope::Session | Scope::Message => {
+                self.counts.iter().find(|count| count.limit == limit && count.scope == scope).copied()
+            }
+            Scope::Recipient(_) => lock(self.recipients.as_ref()?).get(&limit)?.counts.get(&scope).copied(),
+        }
+    }
+
+    /// Remembers a count, in place of an earlier one of the same scope.
+    pub fn keep(&mut self, count: Count) {
+        match count.scope {
+            Scope::Request => {}
+            Scope::Session | Scope::Message => {
+                let same = |other: &&mut Count| other.limit == count.limit && other.scope == count.scope;
+                match self.counts.iter_mut().find(same) {
+                    Some(other) => *other = count,
+                    None => self.counts.push(count),
+                }
+            }
+            Scope::Recipient(_) => {
+                let mut recipients = lock(self.recipients.get_or_insert_default());
+                let own = recipients.entry(count.limit).or_default();
+                // Whoever gets more past Postfix has each of them counted whenever it is asked about.
+                if own.counts.len() < MAX_RECIPIENTS || own.counts.contains_key(&count.scope) {
+                    own.counts.insert(count.scope, count);
+                } else {
+                    own.more = own.more.saturating_add(1);
+                }
+            }
+        }
+    }
+
+    /// All counts, of recipients too, in no order.
+    pub fn counts(&self) -> Vec<Count> {
+        let of_recipients = self.of_recipients(|_, own| own.counts.values().copied().collect::<Vec<_>>());
+        self.counts.iter().copied().chain(of_recipients.into_iter().flatten()).collect()
+    }
+
+    /// How often limits have counted recipients that are too many to be remembered.
+    pub fn more(&self) -> Vec<(LimitId, u32)> {
+        self.of_recipients(|limit, own| (limit, own.more))
+    }
+
+    /// That a limit has counted so many of these.
+    pub fn keep_more(&mut self, limit: LimitId, more: u32) {
+        lock(self.recipients.get_or_insert_default()).entry(limit).or_default().more = more;
+    }
+
+    fn of_recipients<T>(&self, each: impl Fn(LimitId, &OfLimit) -> T) -> Vec<T> {
+        let Some(recipients) = &self.recipients else {
+            return Vec::new();
+        };
+        lock(recipients).iter().map(|(limit, own)| each(*limit, own)).collect()
+    }
+
+    /// How much a limit has counted for recipients of the message, one by one.
+    pub fn recipients(&self, limit: LimitId) -> u32 {
+        let Some(recipients) = &self.recipients else {
+            return 0;
+        };
+        let recipients = lock(recipients);
+        recipients.get(&limit).map_or(0, |own| own.more.saturating_add(own.counts.len() as u32))
+    }
+
+    /// Drops refusals among these counts: what was counted stays so, and passes. Says whether there was any.
+    pub fn pardon(&mut self, concerns: impl Fn(&Count) -> bool) -> bool {
+        let mut pardoned = false;
+        let mut pardon = |count: &mut Count| {
+            if !count.passed && concerns(count) {
+                pardoned = true;
+                *count = Count { passed: true, banned: 0, crowded: false, ..*count };
+            }
+        };
+        self.counts.iter_mut().for_each(&mut pardon);
+        if let Some(recipients) = &self.recipients {
+            lock(recipients).values_mut().flat_map(|of_limit| of_limit.counts.values_mut()).for_each(pardon);
+        }
+        pardoned
+    }
+
+    /// Another message begins.
+    pub fn end_message(&mut self) {
+        self.counts.retain(|count| count.scope == Scope::Session);
+        self.recipients = None;
+    }
+
+    /// Whether nothing is remembered.
+    pub fn is_empty(&self) -> bool {
+        self.admission == Admission::Open && !self.waited && self.counts.is_empty() && self.recipients.is_none()
+    }
+}
+
+fn lock(recipients: &Arc<Mutex<Recipients>>) -> MutexGuard<'_, Recipients> {
+    // A map is whole after any panic.
+    recipients.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,252 @@
+//! A policy request: its values, and those that every request is recognised by.
+//!
+//! Works on bytes: a HELO name or a sender need not be UTF-8. A request is one
+//! slice of the input with a table of where each value lies in it; the few
+//! values every request is recognised by are parsed here, once.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::ops::Range;
+
+use bytes::BytesMut;
+
+use crate::policy::attribute::Attribute;
+use crate::postfix::decoder::{MAX_REQUEST, MAX_VALUE};
+use crate::postfix::error::RequestError;
+
+/// One policy request.
+#[derive(Debug)]
+pub struct Request {
+    block: BytesMut,
+    places: [Place; Attribute::COUNT],
+    /// The client's address, IPv4-mapped IPv6 folded to IPv4; `None` when absent, `unknown` or no address.
+    pub client: Option<IpAddr>,
+    /// The client's port; 0 when Postfix does not say.
+    pub client_port: u16,
+    /// The address and port the client connected to; `None` before Postfix 3.2.
+    pub server: Option<(IpAddr, u16)>,
+    /// The stage of the SMTP session.
+    pub state: State,
+    /// Which message this is about; `None` outside a mail transaction.
+    pub instance: Option<Instance>,
+}
+
+/// Where a value lies in a request: the start above the length, in one word, for the table of them is moved
+/// with every request.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Place(u32);
+
+impl Place {
+    const LENGTH_BITS: u32 = MAX_VALUE.ilog2() + 1;
+
+    pub fn new(start: usize, length: usize) -> Self {
+        Self((start << Self::LENGTH_BITS | length) as u32)
+    }
+
+    fn range(self) -> Range<usize> {
+        let start = (self.0 >> Self::LENGTH_BITS) as usize;
+        start..start + (self.0 & ((1 << Self::LENGTH_BITS) - 1)) as usize
+    }
+}
+
+const _: () = assert!(MAX_REQUEST <= 1 << (u32::BITS - Place::LENGTH_BITS), "every place in a request fits a word");
+
+/// The stage of the SMTP session, as far as it matters what it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// The client has just connected.
+    Connect,
+    /// A proxy has just named another client. Postfix sends the word `XCLIENT` though its manual does not list it.
+    Xclient,
+    /// One recipient.
+    Rcpt,
+    /// The recipients are complete, the message is to come. Postfix reports BDAT as `DATA`.
+    Data,
+    /// The message has come.
+    EndOfMessage,
+    /// Any other stage, known or not.
+    Other,
+}
+
+impl State {
+    fn parse(value: &[u8]) -> Self {
+        match value {
+            b"CONNECT" => Self::Connect,
+            b"XCLIENT" => Self::Xclient,
+            b"RCPT" => Self::Rcpt,
+            b"DATA" | b"BDAT" => Self::Data,
+            b"END-OF-MESSAGE" => Self::EndOfMessage,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Postfix's `instance`: smtpd's process id, the time of MAIL FROM, and the count of MAIL commands in the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instance {
+    /// The smtpd process.
+    pub pid: u64,
+    /// Seconds and microseconds (or a hash where the form is not Postfix's).
+    pub time: (u64, u64),
+    /// Accepted MAIL commands of the session before this one.
+    pub seqno: u64,
+}
+
+impl Request {
+    /// The bytes of an attribute; empty when absent (Postfix makes no difference). Clipped to `MAX_VALUE`.
+    pub fn value(&self, attribute: Attribute) -> &[u8] {
+        &self.block[self.places[attribute as usize].range()]
+    }
+
+    pub(crate) fn new(block: BytesMut, places: [Place; Attribute::COUNT]) -> Result<Self, RequestError> {
+        let mut request =
+            Self { block, places, client: None, client_port: 0, server: None, state: State::Other, instance: None };
+        if request.value(Attribute::Request) != b"smtpd_access_policy" {
+            return Err(RequestError::not_a_policy_request(request.value(Attribute::Request)));
+        }
+        request.client = address(request.value(Attribute::ClientAddress));
+        request.client_port = port(request.value(Attribute::ClientPort));
+        request.server = address(request.value(Attribute::ServerAddress))
+            .map(|server| (server, port(request.value(Attribute::ServerPort))));
+        request.state = State::parse(request.value(Attribute::ProtocolState));
+        request.instance = Instance::parse(request.value(Attribute::Instance));
+        Ok(request)
+    }
+}
+
+/// An address as Postfix writes it, IPv4-mapped IPv6 folded to IPv4.
+pub fn address(value: &[u8]) -> Option<IpAddr> {
+    if let Some(address) = dotted_quad(value) {
+        return Some(IpAddr::V4(address));
+    }
+    str::from_utf8(value).ok()?.parse::<Ipv6Addr>().ok().map(|address| address.to_canonical())
+}
+
+/// As the standard library reads it, without the detours of a general parser.
+fn dotted_quad(value: &[u8]) -> Option<Ipv4Addr> {
+    let (mut octets, mut octet, mut digits, mut dots) = ([0; 4], 0_u16, 0, 0);
+    for byte in value {
+        match byte {
+            // A second digit after 0 may mean octal to some: that is no address.
+            b'0'..=b'9' if digits < 3 && (octet > 0 || digits == 0) => {
+                octet = octet * 10 + u16::from(byte - b'0');
+                digits += 1;
+            }
+            b'.' if digits > 0 && dots < 3 => {
+                octets[dots] = u8::try_from(octet).ok()?;
+                (octet, digits, dots) = (0, 0, dots + 1);
+            }
+            _ => return None,
+        }
+    }
+    octets[3] = u8::try_from(octet).ok()?;
+    (dots == 3 && digits > 0).then_some(Ipv4Addr::from(octets))
+}
+
+fn port(value: &[u8]) -> u16 {
+    let digit = |number: u16, byte: &u8| match byte {
+        b'0'..=b'9' => number.checked_mul(10)?.checked_add(u16::from(byte - b'0')),
+        _ => None,
+    };
+    value.iter().try_fold(0, digit).unwrap_or(0)
+}
+
+impl Instance {
+    /// `pid.seconds.microseconds.seqno` in hexadecimal; before Postfix 2.3 without the microseconds.
+    pub fn parse(value: &[u8]) -> Option<Self> {
+        if value.is_empty() || value == b"0" {
+            return None;
+        }
+        Some(Self::of_postfix(value).unwrap_or_else(|| Self::of_another(value)))
+    }
+
+    fn of_postfix(value: &[u8]) -> Option<Self> {
+        let (pid, rest) = hexadecimal(value)?;
+        let (seconds, rest) = hexadecimal(rest?)?;
+        let (third, rest) = hexadecimal(rest?)?;
+        let Some(rest) = rest else {
+            return Some(Self { pid, time: (seconds, 0), seqno: third });
+        };
+        match hexadecimal(rest)? {
+            (seqno, None) => Some(Self { pid, time: (seconds, third), seqno }),
+            _ => None,
+        }
+    }
+
+    /// An instance that is not Postfix's: only its being the same or another means anything.
+    #[cold]
+    fn of_another(value: &[u8]) -> Self {
+        let hash = siphasher::sip128::SipHasher13::new().hash(value);
+        Self { pid: 0, time: (hash.h1, hash.h2), seqno: 0 }
+    }
+}
+
+/// A number that goes on until a dot, and what follows that, if there is one.
+fn hexadecimal(text: &[u8]) -> Option<(u64, Option<&[u8]>)> {
+    let mut number = 0;
+    for (place, byte) in text.iter().enumerate() {
+        match (*byte as char).to_digit(16) {
+            Some(digit) if place < 16 => number = number << 4 | u64::from(digit),
+            None if *byte == b'.' && place > 0 => return Some((number, Some(&text[place + 1..]))),
+            _ => return None,
+        }
+    }
+    (!text.is_empty()).then_some((number, None))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn instances_are_read_in_both_forms_of_postfix() {
+        let read = |text: &str| Instance::parse(text.as_bytes());
+        assert_eq!(read("75c.59df7ea1.56819.a"), Some(Instance { pid: 0x75c, time: (0x59df7ea1, 0x56819), seqno: 10 }));
+        assert_eq!(read("123.456.7"), Some(Instance { pid: 0x123, time: (0x456, 0), seqno: 7 }));
+        assert_eq!(read(""), None);
+        for another in [
+            "75c.59df7ea1.56819.a.1",
+            "75c.59df7ea1",
+            ".456.7",
+            "123..7",
+            "123.456.",
+            "123.456.g",
+            "12345678123456781.2.3",
+        ] {
+            assert_eq!(read(another).unwrap().pid, 0, "{another}");
+        }
+        assert_ne!(read("message-1"), read("message-2"));
+        assert_eq!(read("message-1"), read("message-1"));
+    }
+
+    #[test]
+    fn stages_are_told_apart_as_far_as_they_matter() {
+        let known = [
+            ("CONNECT", State::Connect),
+            ("XCLIENT", State::Xclient),
+            ("RCPT", State::Rcpt),
+            ("DATA", State::Data),
+            ("BDAT", State::Data),
+            ("END-OF-MESSAGE", State::EndOfMessage),
+        ];
+        for (word, state) in known {
+            assert_eq!(State::parse(word.as_bytes()), state);
+        }
+        for word in ["", "MAIL", "EHLO", "VRFY", "rcpt", "END-OF-MESSAGES"] {
+            assert_eq!(State::parse(word.as_bytes()), State::Other, "{word}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn addresses_are_read_as_the_standard_library_reads_them(text in "[0-9]{0,4}([.][0-9]{0,4}){2,4}") {
+            prop_assert_eq!(address(text.as_bytes()), text.parse().ok());
+        }
+
+        #[test]
+        fn ports_are_read_as_the_standard_library_reads_them(text in "[0-9a]{0,6}") {
+            prop_assert_eq!(port(text.as_bytes()), text.parse().unwrap_or(0));
+        }
+    }
+}

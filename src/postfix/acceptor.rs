@@ -1,0 +1,73 @@
+//! One listener's policy connections: accepted until we are to stop, from whom we may be asked, and not more than
+//! are allowed.
+
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use crate::engine::service::Service;
+use crate::listener::Listener;
+use crate::net::clock::Now;
+use crate::net::shutdown::Stop;
+use crate::net::stream::Stream;
+use crate::observe::log::Severity;
+use crate::observe::statistics::add;
+use crate::postfix::connection;
+use crate::postfix::connection::{Business, Parked};
+use crate::postfix::suspended::Parking;
+
+/// What accepting needs.
+#[derive(Clone, Debug)]
+pub struct Acceptor {
+    /// What answers.
+    pub service: Arc<Service>,
+    /// Ends it.
+    pub stop: Stop,
+    /// The open connections, of all listeners.
+    pub connections: TaskTracker,
+    /// The most of them.
+    pub max_connections: usize,
+    /// Where they are put that another process is to take over.
+    pub parking: Parking,
+}
+
+impl Acceptor {
+    /// Accepts until the stop. Dropping the listener then closes it, and removes the file of its socket.
+    pub async fn accept(self, mut listener: Listener) -> Listener {
+        loop {
+            let Self { service, stop, connections, max_connections, .. } = &self;
+            let (stream, peer) = tokio::select! {
+                accepted = listener.accept(&service.log) => accepted,
+                () = stop.heard() => return listener,
+            };
+            if !service.rules.load().peers.admit(&peer) {
+                add(&service.statistics.refused_peers, 1);
+                service.log.refused_peer(&peer, Now::read());
+                continue;
+            }
+            if connections.len() >= *max_connections {
+                // Better than to let it wait in the backlog: Postfix tries again in a second, and waits no longer than that.
+                add(&service.statistics.turned_away, 1);
+                service.log.limited(Severity::Warning, "TOO_MANY_CONNECTIONS", Now::read(), |line| {
+                    line.field("peer", peer).field("max_connections", max_connections);
+                });
+                continue;
+            }
+            let (seat, business) = (service.sessions.seat(peer.ip()), Business::default());
+            self.go_on(Parked { stream, peer, seat, business });
+        }
+    }
+
+    /// Goes on with a connection that was served before.
+    pub fn go_on(&self, mut connection: Parked<Stream>) {
+        let (service, mut stop, parking) = (Arc::clone(&self.service), self.stop.clone(), self.parking.clone());
+        self.connections.spawn(async move {
+            while let Some(parked) = connection::go_on(connection, &service, stop).await {
+                match parking.put(parked) {
+                    Some(again) => (connection, stop) = again,
+                    None => return,
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,70 @@
+//! `connshaper query`: asks a running daemon as Postfix would.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write};
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use crate::net::address::Address;
+
+/// As long as Postfix waits by default, for the daemon may have us wait as it has clients.
+const PATIENCE: Duration = Duration::from_secs(100);
+
+/// The action a daemon answers. `attributes` are sent instead of, or beside, those of a client that has just connected.
+pub fn ask(address: &Address, client: &str, attributes: &[(String, String)]) -> io::Result<String> {
+    let mut stream = address.dial(PATIENCE)?;
+    stream.write_all(request(client, attributes).as_bytes())?;
+    let mut reply = Vec::new();
+    while !reply.ends_with(b"\n\n") {
+        let mut part = [0; 1024];
+        match stream.read(&mut part)? {
+            0 => return Err(io::Error::other("it closed the connection without an answer; see its log")),
+            length => reply.extend_from_slice(&part[..length]),
+        }
+    }
+    let reply = String::from_utf8_lossy(&reply);
+    let action = reply.lines().find_map(|line| line.strip_prefix("action="));
+    action.map(str::to_owned).ok_or_else(|| io::Error::other(format!("its answer has no action: {reply:?}")))
+}
+
+/// What Postfix sends when a client has just connected.
+pub fn request(client: &str, attributes: &[(String, String)]) -> String {
+    // Every run is to be a session of its own, so it comes from a port of its own, and to an address
+    // of its own. The seed of the standard library's hashes is random.
+    let random = RandomState::new().hash_one(client);
+    let port = (1024 + random % 64_000).to_string();
+    let [.., b, c, d] = (random >> 32).to_be_bytes();
+    let server = Ipv4Addr::new(127, b, c, d).to_string();
+    let usual = [
+        ("request", "smtpd_access_policy"),
+        ("protocol_state", "CONNECT"),
+        ("protocol_name", "SMTP"),
+        ("client_address", client),
+        ("client_name", "unknown"),
+        ("client_port", &port),
+        ("reverse_client_name", "unknown"),
+        ("server_address", &server),
+        ("server_port", "25"),
+    ];
+    let said = |name: &str| attributes.iter().any(|(said, _)| said == name);
+    let mut lines: String =
+        usual.iter().filter(|(name, _)| !said(name)).map(|(name, value)| format!("{name}={value}\n")).collect();
+    lines.extend(attributes.iter().map(|(name, value)| format!("{name}={value}\n")));
+    lines.push('\n');
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn given_attributes_take_the_place_of_the_usual_ones() {
+        let given =
+            [("protocol_state".to_owned(), "RCPT".to_owned()), ("sender".to_owned(), "a@example.org".to_owned())];
+        let text = request("192.0.2.1", &given);
+        assert!(text.starts_with("request=smtpd_access_policy\nprotocol_name=SMTP\nclient_address=192.0.2.1\n"));
+        assert!(text.ends_with("\nprotocol_state=RCPT\nsender=a@example.org\n\n"));
+        assert_eq!(text.matches("protocol_state=").count(), 1);
+    }
+}

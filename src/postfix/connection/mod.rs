@@ -1,0 +1,231 @@
+//! One policy connection: read, decide, log, count, reply, until Postfix closes it.
+
+mod buffer;
+mod exchange;
+mod parked;
+
+use std::pin::pin;
+use std::sync::Arc;
+
+use arc_swap::Guard;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::task::yield_now;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::codec::{Decoder, Encoder};
+
+use crate::engine::decide::{Beginning, Decision, Open, begin};
+use crate::engine::service::{Rules, Service};
+use crate::listener::Peer;
+use crate::net::clock::Now;
+use crate::net::shutdown::Stop;
+use crate::observe::statistics::add;
+use crate::policy::Verdict;
+use crate::policy::request::Request;
+use crate::postfix::decoder::REQUEST_TIME;
+use crate::postfix::decoder::RequestDecoder;
+use crate::postfix::error::RequestError;
+use crate::postfix::reply::{Reply, ReplyEncoder};
+use crate::session::Seat;
+use exchange::{Input, Word, read, write};
+pub use parked::{Business, Parked};
+
+/// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
+/// A connection that another process is to take over comes back.
+pub async fn serve<S>(stream: S, peer: Peer, service: &Service, stop: Stop) -> Option<Parked<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let seat = service.sessions.seat(peer.ip());
+    go_on(Parked { stream, peer, seat, business: Business::default() }, service, stop).await
+}
+
+/// The same for a connection that was served before.
+pub async fn go_on<S>(parked: Parked<S>, service: &Service, stop: Stop) -> Option<Parked<S>>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Parked { stream, peer, seat, business } = parked;
+    let mut connection = Connection { service, stream, seat, business };
+    match connection.converse(&stop).await {
+        Ok(End::Stopped) if stop.hands_over() => {
+            let Connection { stream, seat, business, .. } = connection;
+            return Some(Parked { stream, peer, seat, business });
+        }
+        Ok(_) => {}
+        Err(error) => {
+            connection.business.answered = false;
+            add(&service.statistics.bad_requests, 1);
+            let attribute = Some(error.attribute.as_slice()).filter(|attribute| !attribute.is_empty());
+            service.log.bad_request(&peer, attribute, &error.to_string(), Now::read());
+        }
+    }
+    connection.seat.leave(connection.business.answered, Now::read());
+    None
+}
+
+struct Connection<'s, S> {
+    service: &'s Service,
+    stream: S,
+    seat: Seat,
+    business: Business,
+}
+
+/// Why a connection is no longer served.
+enum End {
+    /// The other end is gone.
+    Closed,
+    /// We are to stop.
+    Stopped,
+}
+
+/// What came of waiting with an answer.
+enum Waited {
+    /// It is due.
+    Due,
+    /// Nobody is there to take it.
+    InVain,
+    /// Another process is to go on waiting.
+    HandOver,
+}
+
+impl<S> Connection<'_, S>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    async fn converse(&mut self, stop: &Stop) -> Result<End, RequestError> {
+        let mut decoder = RequestDecoder::default();
+        let heard = pin!(stop.heard());
+        let mut word = Word::new(stop, heard);
+        if !self.business.output.is_empty()
+            && let Some(end) = self.send(&mut word).await
+        {
+            return Ok(end);
+        }
+        loop {
+            while let Some(request) = decoder.decode(&mut self.business.input)? {
+                self.business.begun = None;
+                if let Some(later) = self.answer(request) {
+                    // What nobody needs who has nothing to wait for is not part of every connection.
+                    Box::pin(self.answer_later(later)).await;
+                }
+                if let Some(end) = self.send(&mut word).await {
+                    return Ok(end);
+                }
+                // Postfix asks one thing at a time. Whoever asks more does not keep it waiting.
+                if !self.business.input.is_empty() {
+                    yield_now().await;
+                }
+            }
+            let Business { input, begun, .. } = &mut self.business;
+            let came = if input.is_empty() {
+                read(&mut self.stream, input, &mut word).await
+            } else {
+                let begun = *begun.get_or_insert_with(Instant::now);
+                let rest = timeout_at(begun + REQUEST_TIME, read(&mut self.stream, input, &mut word));
+                rest.await.map_err(|_| RequestError::unfinished())?
+            };
+            match came {
+                Ok(Input::More) => {}
+                // Not waited: Postfix had given up before it could see our answer, and will ask again.
+                Ok(Input::Closed { waited }) => {
+                    self.business.answered &= waited;
+                    return decoder.decode_eof(&mut self.business.input).map(|_| End::Closed);
+                }
+                Ok(Input::Stop) => return Ok(End::Stopped),
+                // A connection that was reset was closed, in a way.
+                Err(_) => return Ok(End::Closed),
+            }
+        }
+    }
+
+    /// Sends the answer when it is due. Says what ends the connection, if that does.
+    async fn send(&mut self, word: &mut Word<'_, '_>) -> Option<End> {
+        if let Some((end, place)) = self.business.due.take() {
+            match self.wait(end, word).await {
+                Waited::Due => drop(place),
+                Waited::InVain => {
+                    self.business.answered = false;
+                    return Some(End::Closed);
+                }
+                Waited::HandOver => {
+                    self.business.due = Some((end, place));
+                    return Some(End::Stopped);
+                }
+            }
+        }
+        match write(&mut self.stream, &mut self.business.output, word).await {
+            Ok(true) => {
+                self.business.answered = true;
+                buffer::give_back(&mut self.business.output);
+                None
+            }
+            Ok(false) => Some(End::Stopped),
+            Err(_) => {
+                self.business.answered = false;
+                Some(End::Closed)
+            }
+        }
+    }
+
+    /// Waits before an answer is sent.
+    async fn wait(&mut self, end: Instant, word: &mut Word<'_, '_>) -> Waited {
+        let stopped = |word: &Word<'_, '_>| if word.hands_over() { Waited::HandOver } else { Waited::Due };
+        match timeout_at(end, read(&mut self.stream, &mut self.business.input, word)).await {
+            Err(_) => Waited::Due,
+            // Nobody has any time to lose: the answer is due.
+            Ok(Ok(Input::Stop)) => stopped(word),
+            // Postfix asks one thing at a time. What others send meanwhile is read later.
+            Ok(Ok(Input::More)) => match timeout_at(end, word.said()).await {
+                Err(_) => Waited::Due,
+                Ok(()) => stopped(word),
+            },
+            Ok(Ok(Input::Closed { .. }) | Err(_)) => Waited::InVain,
+        }
+    }
+
+    /// Has the answer to a request ready, if there is nothing to wait for.
+    fn answer(&mut self, request: Request) -> Option<Later> {
+        let now = Now::read();
+        add(&self.service.statistics.queries, 1);
+        let rules = self.service.rules.load();
+        let open = match begin(self.service, &rules, &mut self.seat, &request, now) {
+            Beginning::Decided(decision) => {
+                self.business.answer(decision);
+                return None;
+            }
+            Beginning::Open(open) => open,
+        };
+        Some(Later { request, rules: Guard::into_inner(rules), open, now })
+    }
+
+    async fn answer_later(&mut self, later: Later) {
+        let Later { request, rules, open, now } = later;
+        let decision = open.decide(self.service, &rules, &mut self.seat, &request, now).await;
+        self.business.answer(decision);
+    }
+}
+
+/// A request that has something to wait for.
+struct Later {
+    request: Request,
+    /// A request keeps the rules it began with; between requests nothing keeps old ones alive.
+    rules: Arc<Rules>,
+    open: Open,
+    now: Now,
+}
+
+impl Business {
+    /// Has an answer ready, and notes how long to wait before it is sent.
+    fn answer(&mut self, (verdict, place): Decision<'_>) {
+        let reply = match &verdict {
+            Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
+            Verdict::Defer => Reply::Defer,
+            Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values()),
+        };
+        buffer::make_room(&mut self.output);
+        ReplyEncoder.encode(reply, &mut self.output).expect("a reply is written to memory");
+        if let Verdict::Delay(wait) = verdict {
+            self.due = place.map(|place| (Instant::now() + wait.time, place));
+        }
+    }
+}

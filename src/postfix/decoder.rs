@@ -1,0 +1,338 @@
+//! Bytes to requests, and the bounds on what a stranger may send.
+
+use std::time::Duration;
+
+use bytes::BytesMut;
+use memchr::memchr;
+use tokio_util::codec::Decoder;
+
+use crate::policy::attribute::Attribute;
+use crate::policy::request::Place;
+use crate::policy::request::Request;
+use crate::postfix::error::RequestError;
+
+/// A longer value is clipped to this many bytes. SMTP commands are bounded by
+/// `line_length_limit` (2048 in Postfix), so nothing honest is longer, and no
+/// answer at all would mean the site's `default_action`.
+pub const MAX_VALUE: usize = 16 * 1024;
+
+/// The longest name of Postfix has 24 bytes; a longer one than this is no policy client.
+pub const MAX_NAME: usize = 256;
+
+/// Thirty attributes of usual length are about 700 bytes.
+pub const MAX_REQUEST: usize = 128 * 1024;
+
+/// Postfix sends a request at once, so this leaves time for a network to recover.
+pub const REQUEST_TIME: Duration = Duration::from_secs(30);
+
+/// Cuts requests out of the bytes of one policy connection. Of a repeated attribute the last one counts.
+#[derive(Debug, Default)]
+pub struct RequestDecoder {
+    /// Where the first line that is not read yet begins.
+    line: usize,
+    /// Up to where that line has no end; a slow sender is not searched twice.
+    searched: usize,
+    /// Where the next attribute stands in Postfix's order.
+    hint: usize,
+    places: [Place; Attribute::COUNT],
+}
+
+impl Decoder for RequestDecoder {
+    type Item = Request;
+    type Error = RequestError;
+
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {
+        let Some(length) = self.end(input)? else {
+            return Ok(None);
+        };
+        let places = std::mem::take(self).places;
+        Request::new(input.split_to(length), places).map(Some)
+    }
+
+    fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {
+        match self.decode(input)? {
+            None if !input.is_empty() => Err(RequestError::cut_short()),
+            request => Ok(request),
+        }
+    }
+}
+
+impl RequestDecoder {
+    /// Notes where the values lie in all lines that are complete. Says how long the request is, once it is.
+    fn end(&mut self, input: &[u8]) -> Result<Option<usize>, RequestError> {
+        let bounded = &input[..input.len().min(MAX_REQUEST)];
+        let came = &bounded[self.searched..];
+        if came.is_empty() || self.searched > 0 && memchr(b'\n', came).is_none() {
+            self.searched = bounded.len();
+            return unfinished(input, self.line).map(|()| None);
+        }
+        loop {
+            self.expected(bounded);
+            let rest = &bounded[self.line..];
+            let Some(length) = memchr(b'\n', rest) else {
+                self.searched = bounded.len();
+                return unfinished(input, self.line).map(|()| None);
+            };
+            if length == 0 {
+                return Ok(Some(self.line + 1));
+            }
+            if let Some((attribute, name)) = named(&rest[..length], self.hint)? {
+                self.places[attribute as usize] = Place::new(self.line + name, (length - name).min(MAX_VALUE));
+                self.hint = attribute as usize + 1;
+            }
+            self.line += length + 1;
+        }
+    }
+
+    /// Takes the lines that come as Postfix sends them, which all do, nearly always.
+    fn expected(&mut self, input: &[u8]) {
+        let Self { mut line, mut hint, .. } = *self;
+        while let Some((attribute, name)) = Attribute::expect(hint, &input[line..])
+            && let Some(length) = line_end(&input[line + name..])
+        {
+            self.places[attribute as usize] = Place::new(line + name, length.min(MAX_VALUE));
+            hint = attribute as usize + 1;
+            line += name + length + 1;
+        }
+        (self.line, self.hint) = (line, hint);
+    }
+}
+
+/// The attribute of a line that was not expected, if it is a known one, and the length of its `name=`.
+fn named(line: &[u8], hint: usize) -> Result<Option<(Attribute, usize)>, RequestError> {
+    let Some(name) = memchr(b'=', line) else {
+        return Err(RequestError::no_equals_sign(line));
+    };
+    if name > MAX_NAME {
+        return Err(RequestError::long_name(line));
+    }
+    Ok(Attribute::find(&line[..name], hint).map(|attribute| (attribute, name + 1)))
+}
+
+/// A line without an end is refused as soon as nothing honest can follow.
+fn unfinished(input: &[u8], line: usize) -> Result<(), RequestError> {
+    if input.len() > MAX_REQUEST {
+        return Err(RequestError::too_long());
+    }
+    let line = &input[line..];
+    if line.len() > MAX_NAME && memchr(b'=', &line[..=MAX_NAME]).is_none() {
+        return Err(RequestError::long_name(line));
+    }
+    Ok(())
+}
+
+/// How much of a line is left. Half of all values are empty, and few are long.
+fn line_end(rest: &[u8]) -> Option<usize> {
+    if rest.first() == Some(&b'\n') {
+        return Some(0);
+    }
+    let (words, tail) = rest.as_chunks::<8>();
+    let mut at = 0;
+    for word in words {
+        let newlines = newlines(u64::from_le_bytes(*word));
+        if newlines != 0 {
+            return Some(at + newlines.trailing_zeros() as usize / 8);
+        }
+        at += 8;
+    }
+    tail.iter().position(|byte| *byte == b'\n').map(|place| at + place)
+}
+
+/// A word whose lowest bit that is set stands in the lowest byte that is a line's end.
+fn newlines(word: u64) -> u64 {
+    const EACH: u64 = u64::MAX / 0xff;
+    let zero = word ^ (EACH * b'\n' as u64);
+    zero.wrapping_sub(EACH) & !zero & (EACH << 7)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::policy::request::State;
+
+    fn decode(bytes: &[u8]) -> Result<Option<Request>, RequestError> {
+        RequestDecoder::default().decode(&mut BytesMut::from(bytes))
+    }
+
+    fn request(lines: &str) -> Request {
+        decode(format!("request=smtpd_access_policy\n{lines}\n").as_bytes()).unwrap().unwrap()
+    }
+
+    #[test]
+    fn attributes_are_found_in_any_order_among_unknown_ones() {
+        let request =
+            request("sender=a=b\nfoo=bar\nclient_port=4711\nclient_address=192.0.2.1\nprotocol_state=CONNECT\n");
+        assert_eq!(request.value(Attribute::Sender), b"a=b");
+        assert_eq!(request.value(Attribute::Recipient), b"");
+        assert_eq!((request.client, request.client_port), (Some([192, 0, 2, 1].into()), 4711));
+        assert_eq!(request.state, State::Connect);
+    }
+
+    #[test]
+    fn the_last_of_a_repeated_attribute_counts() {
+        assert_eq!(request("sender=a\nsender=b\n").value(Attribute::Sender), b"b");
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4_and_unknown_ones_are_none() {
+        assert_eq!(request("client_address=::ffff:192.0.2.1\n").client, Some([192, 0, 2, 1].into()));
+        for absent in ["unknown", "", "0", "192.0.2", "2001:db8::1%lo"] {
+            assert_eq!(request(&format!("client_address={absent}\n")).client, None, "{absent}");
+        }
+        assert_eq!(request("client_port=unknown\n").client_port, 0);
+    }
+
+    #[test]
+    fn long_values_are_clipped_and_answered() {
+        let long = "x".repeat(MAX_VALUE + 5);
+        let request = request(&format!("helo_name={long}\nsender=a\n"));
+        assert_eq!(request.value(Attribute::HeloName).len(), MAX_VALUE);
+        assert_eq!(request.value(Attribute::Sender), b"a");
+    }
+
+    #[test]
+    fn trouble_is_told_apart() {
+        let problem = |bytes: &[u8]| decode(bytes).unwrap_err().to_string();
+        assert_eq!(problem(b"request\n"), "a line without =");
+        assert_eq!(problem(b"request=smtpd_access_policy\r\n\r\n"), "a line without =");
+        assert_eq!(problem(b"\n"), "not request=smtpd_access_policy");
+        assert_eq!(problem(b"request=junk\n\n"), "not request=smtpd_access_policy");
+        assert_eq!(problem(&[b'a'; MAX_NAME + 1]), "a name longer than 256 bytes");
+        let name = [&[b'a'; MAX_NAME + 1][..], b"=b\n"].concat();
+        assert_eq!(problem(&name), "a name longer than 256 bytes");
+        let long = b"sender=a\n".repeat(MAX_REQUEST / 9 + 1);
+        assert_eq!(problem(&long), "a request longer than 131072 bytes");
+        assert_eq!(problem(&[b"a=".to_vec(), vec![b'x'; MAX_REQUEST]].concat()), "a request longer than 131072 bytes");
+        let cut = RequestDecoder::default().decode_eof(&mut BytesMut::from("request=x"));
+        assert_eq!(cut.unwrap_err().to_string(), "the connection ended within a request");
+    }
+
+    /// What requests and errors the pieces of an input come to.
+    fn decode_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Request>, Option<String>) {
+        let (mut decoder, mut input, mut requests) = (RequestDecoder::default(), BytesMut::new(), Vec::new());
+        for piece in pieces {
+            input.extend_from_slice(piece);
+            loop {
+                match decoder.decode(&mut input) {
+                    Ok(Some(request)) => requests.push(request),
+                    Ok(None) => break,
+                    Err(error) => return (requests, Some(error.to_string())),
+                }
+            }
+        }
+        (requests, None)
+    }
+
+    /// The values of the requests in an input, and the error it ends with, read the simplest way there is.
+    fn reference(input: &[u8]) -> (Vec<Vec<Vec<u8>>>, Option<String>) {
+        let (mut requests, mut values, mut length) = (Vec::new(), vec![Vec::new(); Attribute::COUNT], 0);
+        for line in input.split_inclusive(|byte| *byte == b'\n') {
+            length += line.len();
+            if length > MAX_REQUEST {
+                return (requests, Some(RequestError::too_long().to_string()));
+            }
+            let (name, value) = match (line.strip_suffix(b"\n"), line.iter().position(|byte| *byte == b'=')) {
+                (_, Some(name)) if name > MAX_NAME => {
+                    return (requests, Some(RequestError::long_name(line).to_string()));
+                }
+                (None, None) if line.len() > MAX_NAME => {
+                    return (requests, Some(RequestError::long_name(line).to_string()));
+                }
+                (None, _) => break,
+                (Some(b""), _) if values[0] != b"smtpd_access_policy" => {
+                    return (requests, Some(RequestError::not_a_policy_request(&values[0]).to_string()));
+                }
+                (Some(b""), _) => {
+                    requests.push(std::mem::replace(&mut values, vec![Vec::new(); Attribute::COUNT]));
+                    length = 0;
+                    continue;
+                }
+                (Some(line), None) => return (requests, Some(RequestError::no_equals_sign(line).to_string())),
+                (Some(line), Some(name)) => (&line[..name], &line[name + 1..]),
+            };
+            if let Some(attribute) = Attribute::find(name, 0) {
+                values[attribute as usize] = value[..value.len().min(MAX_VALUE)].to_vec();
+            }
+        }
+        (requests, None)
+    }
+
+    fn values(request: &Request) -> Vec<Vec<u8>> {
+        Attribute::all().map(|attribute| request.value(attribute).to_vec()).collect()
+    }
+
+    /// A value as they come, and as they might.
+    fn value() -> impl Strategy<Value = Vec<u8>> {
+        let bytes =
+            |length| proptest::collection::vec(any::<u8>().prop_map(|byte| byte ^ u8::from(byte == b'\n')), length);
+        prop_oneof![
+            4 => Just(Vec::new()),
+            4 => bytes(0..40),
+            1 => Just(b"=".to_vec()),
+            1 => bytes(0..40).prop_map(|bytes| bytes.repeat(500)),
+        ]
+    }
+
+    /// A line that may be in a request, or may not.
+    fn line() -> impl Strategy<Value = Vec<u8>> {
+        let name = prop_oneof![
+            8 => (0..Attribute::COUNT).prop_map(|place| Attribute::all().nth(place).unwrap().name().to_owned()),
+            2 => "[a-z_]{0,30}",
+            1 => (MAX_NAME - 1..MAX_NAME + 2).prop_map(|length| "n".repeat(length)),
+        ];
+        prop_oneof![
+            30 => (name, value()).prop_map(|(name, value)| [name.as_bytes(), b"=", &value, b"\n"].concat()),
+            1 => value().prop_map(|value| [value, b"\n".to_vec()].concat()),
+        ]
+    }
+
+    /// A request in Postfix's order with some attributes left out, then lines in any order.
+    fn block() -> impl Strategy<Value = Vec<u8>> {
+        let ordered = proptest::collection::vec(proptest::option::weighted(0.8, value()), Attribute::COUNT - 1);
+        (ordered, proptest::collection::vec(line(), 0..4)).prop_map(|(ordered, lines)| {
+            let mut block = b"request=smtpd_access_policy\n".to_vec();
+            for (attribute, value) in Attribute::all().skip(1).zip(ordered) {
+                if let Some(value) = value {
+                    block.extend([attribute.name().as_bytes(), b"=", &value, b"\n"].concat());
+                }
+            }
+            block.extend(lines.concat());
+            block.push(b'\n');
+            block
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_and_its_input_is_bounded(bytes in proptest::collection::vec(any::<u8>(), 0..4096)) {
+            let _ = decode(&bytes);
+        }
+
+        #[test]
+        fn it_reads_what_the_simplest_decoder_reads(blocks in proptest::collection::vec(block(), 1..4)) {
+            let input = blocks.concat();
+            let (requests, error) = decode_pieces(std::iter::once(input.as_slice()));
+            let read = requests.iter().map(values).collect();
+            prop_assert_eq!((read, error), reference(&input));
+        }
+
+        #[test]
+        fn the_cut_of_the_input_makes_no_difference(
+            blocks in proptest::collection::vec(block(), 1..4),
+            cuts in proptest::collection::vec(any::<proptest::sample::Index>(), 0..6),
+        ) {
+            let input = blocks.concat();
+            let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.index(input.len())).collect();
+            cuts.extend([0, input.len()]);
+            cuts.sort_unstable();
+            let (requests, error) = decode_pieces(cuts.windows(2).map(|piece| &input[piece[0]..piece[1]]));
+            let (expected, problem) = reference(&input);
+            let read: Vec<_> = requests.iter().map(values).collect();
+            prop_assert_eq!(read, expected);
+            // What is wrong with a line may be told before all of it is there.
+            prop_assert_eq!(error.is_some(), problem.is_some());
+        }
+    }
+}

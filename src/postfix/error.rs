@@ -1,0 +1,91 @@
+//! Why a policy connection cannot go on.
+
+use std::fmt;
+
+use super::decoder::{MAX_NAME, MAX_REQUEST, REQUEST_TIME};
+
+/// Why a policy connection cannot go on. There is no reply to such a request: Postfix asks again, then takes its default action.
+#[derive(Debug)]
+pub struct RequestError {
+    /// The beginning of the offending name or line; not to be shown unescaped.
+    pub attribute: Vec<u8>,
+    /// What is wrong with it.
+    pub problem: Problem,
+}
+
+/// What is wrong with a request.
+#[derive(Debug)]
+pub enum Problem {
+    /// A line that is no `name=value`.
+    NoEqualsSign,
+    /// A name longer than `MAX_NAME`.
+    LongName,
+    /// More than `MAX_REQUEST` bytes before the empty line.
+    TooLong,
+    /// `request` is not `smtpd_access_policy`.
+    NotAPolicyRequest,
+    /// The connection ended within a request.
+    CutShort,
+    /// The rest of a request did not come in time.
+    Unfinished,
+    /// Reading failed.
+    Io(std::io::Error),
+}
+
+impl RequestError {
+    pub(crate) fn no_equals_sign(line: &[u8]) -> Self {
+        Self::new(line, Problem::NoEqualsSign)
+    }
+
+    pub(crate) fn long_name(line: &[u8]) -> Self {
+        Self::new(line, Problem::LongName)
+    }
+
+    pub(crate) fn too_long() -> Self {
+        Self::new(b"", Problem::TooLong)
+    }
+
+    pub(crate) fn not_a_policy_request(value: &[u8]) -> Self {
+        let attribute = [b"request=", value].concat();
+        Self::new(&attribute, Problem::NotAPolicyRequest)
+    }
+
+    pub(crate) fn cut_short() -> Self {
+        Self::new(b"", Problem::CutShort)
+    }
+
+    /// A request whose rest did not come within `REQUEST_TIME`.
+    pub fn unfinished() -> Self {
+        Self::new(b"", Problem::Unfinished)
+    }
+
+    fn new(attribute: &[u8], problem: Problem) -> Self {
+        // Enough to recognise it by in the log.
+        let shown = attribute.len().min(64);
+        Self { attribute: attribute[..shown].to_vec(), problem }
+    }
+}
+
+impl From<std::io::Error> for RequestError {
+    fn from(error: std::io::Error) -> Self {
+        Self::new(b"", Problem::Io(error))
+    }
+}
+
+impl fmt::Display for RequestError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.problem {
+            Problem::NoEqualsSign => f.write_str("a line without ="),
+            Problem::LongName => write!(f, "a name longer than {MAX_NAME} bytes"),
+            Problem::TooLong => write!(f, "a request longer than {MAX_REQUEST} bytes"),
+            Problem::NotAPolicyRequest => f.write_str("not request=smtpd_access_policy"),
+            Problem::Unfinished => {
+                write!(f, "a request that was begun {} seconds ago is not finished", REQUEST_TIME.as_secs())
+            }
+            Problem::CutShort => f.write_str("the connection ended within a request"),
+            Problem::Io(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RequestError {}

@@ -1,0 +1,10 @@
+//! The Postfix front door: the policy protocol, policy connections, inetd.
+
+pub mod acceptor;
+pub mod client;
+pub mod connection;
+pub mod decoder;
+pub mod error;
+pub mod inetd;
+pub mod reply;
+pub mod suspended;

@@ -1,0 +1,54 @@
+//! Where policy connections are put that another process is to take over.
+
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::net::shutdown::Stop;
+use crate::net::stream::Stream;
+use crate::postfix::connection::Parked;
+
+/// Connections that nobody serves at the moment; a clone is the same place.
+#[derive(Clone, Debug, Default)]
+pub struct Parking(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    parked: Vec<Parked<Stream>>,
+    /// Nobody takes them over after all: whoever comes late is to go on, and to heed this.
+    given_up: Option<Stop>,
+}
+
+impl Parking {
+    /// Puts one down, or says that it is to be gone on with.
+    pub fn put(&self, parked: Parked<Stream>) -> Option<(Parked<Stream>, Stop)> {
+        let mut state = self.lock();
+        match state.given_up.clone() {
+            Some(stop) => Some((parked, stop)),
+            None => {
+                state.parked.push(parked);
+                None
+            }
+        }
+    }
+
+    /// All that are there.
+    pub fn empty(&self) -> Vec<Parked<Stream>> {
+        mem::take(&mut self.lock().parked)
+    }
+
+    /// From here on connections can be put down.
+    pub fn open(&self) {
+        self.lock().given_up = None;
+    }
+
+    /// From here on they are to be gone on with. Returns those that were put down.
+    pub fn give_up(&self, stop: Stop) -> Vec<Parked<Stream>> {
+        self.lock().given_up = Some(stop);
+        self.empty()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Whole after any panic.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

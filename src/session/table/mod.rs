@@ -1,0 +1,271 @@
+//! The sessions of all policy connections, found by their endpoints or by their place.
+//!
+//! A session keeps its slot while a policy connection is about it, so that
+//! connection reaches it without a search; the index serves the others. Slots
+//! are used again, so nothing is allocated for a session once as many have
+//! been known as are at a time.
+
+pub mod handed;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+
+use hashbrown::HashTable;
+use siphasher::sip::SipHasher13;
+
+use crate::net::secret;
+use crate::policy::Memory;
+use crate::policy::request::Instance;
+
+/// How many milliseconds a session outlives its last policy connection: Postfix may close an idle one in mid-session.
+pub const LINGER: u64 = 300_000;
+
+/// What a session is found by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Endpoints {
+    /// Addresses are kept as IPv6, so that one comparison serves both families.
+    client: u128,
+    there: u128,
+    server_port: Option<u16>,
+    port: Port,
+}
+
+/// What stands beside the client's address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    /// The client's port.
+    Client(u16),
+    /// Postfix before 3.0 tells no port; the smtpd process is the next best.
+    Process(u64),
+    /// Nor is there a process id before the first MAIL command, so only its own seat can find the session.
+    Seat(u64),
+}
+
+impl Endpoints {
+    /// `server` is what the client connected to; where Postfix does not tell it, the
+    /// policy connection's other end stands in.
+    pub fn new(client: IpAddr, port: Port, server: Option<(IpAddr, u16)>, peer: Option<IpAddr>) -> Self {
+        let bits = |address: IpAddr| match address {
+            IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
+            IpAddr::V6(address) => address.to_bits(),
+        };
+        let there = server.map(|(address, _)| address).or(peer).map_or(0, bits);
+        Self { client: bits(client), there, server_port: server.map(|(_, port)| port), port }
+    }
+
+    /// What stands beside the client's address.
+    pub fn port(&self) -> Port {
+        self.port
+    }
+
+    /// Clients choose their addresses and ports, so the hash has a secret.
+    fn hash(&self, secret: &SipHasher13) -> u64 {
+        let (kind, number) = match self.port {
+            Port::Client(port) => (0, u64::from(port)),
+            Port::Process(process) => (1, process),
+            Port::Seat(seat) => (2, seat),
+        };
+        let last = kind << 32 | u64::from(self.server_port.unwrap_or(0));
+        let mut bytes = [0; 48];
+        bytes[..16].copy_from_slice(&self.client.to_le_bytes());
+        bytes[16..32].copy_from_slice(&self.there.to_le_bytes());
+        bytes[32..40].copy_from_slice(&number.to_le_bytes());
+        bytes[40..].copy_from_slice(&last.to_le_bytes());
+        secret.hash(&bytes)
+    }
+}
+
+/// One SMTP session.
+#[derive(Debug, Default)]
+pub struct Session {
+    /// Open policy connections whose current session this is.
+    seats: u32,
+    /// When it is forgotten, once there are none.
+    ends: u64,
+    /// When its CONNECT or XCLIENT came.
+    pub opened: Option<u64>,
+    /// The policy connection that asked closed before our answer was written, so Postfix will ask again.
+    pub unanswered: bool,
+    /// When a policy connection closed after it had asked about the beginning only: the answer may have been lost.
+    pub left: Option<u64>,
+    /// Its hits are on their way to the store.
+    pub counting: bool,
+    /// The newest message.
+    pub instance: Option<Instance>,
+    /// What it has been judged for.
+    pub memory: Memory,
+}
+
+impl Session {
+    /// A session that began with this message, or at `opened` with a CONNECT or XCLIENT.
+    pub fn new(opened: Option<u64>, instance: Option<Instance>) -> Self {
+        Self { opened, instance, ..Self::default() }
+    }
+}
+
+/// Where a session is, as long as it is the same session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Place {
+    slot: u32,
+    id: u64,
+}
+
+/// All sessions known to this process.
+#[derive(Debug)]
+pub struct Table {
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    index: HashTable<u32>,
+    secret: SipHasher13,
+    /// Sessions whose policy connections are all closed, in the order of their end.
+    lingering: VecDeque<(u64, Place)>,
+    max_lingering: usize,
+    newest: u64,
+}
+
+#[derive(Debug)]
+struct Slot {
+    /// 0: no session is here.
+    id: u64,
+    hash: u64,
+    endpoints: Endpoints,
+    session: Session,
+}
+
+impl Table {
+    /// An empty table that keeps at most `max_lingering` sessions without a policy connection.
+    pub fn new(max_lingering: usize) -> Self {
+        let [a, b] = secret::random();
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            index: HashTable::new(),
+            secret: SipHasher13::new_with_keys(a, b),
+            lingering: VecDeque::new(),
+            max_lingering,
+            newest: 0,
+        }
+    }
+
+    /// Sessions known.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// A number that was never given before.
+    pub fn number(&mut self) -> u64 {
+        self.newest += 1;
+        self.newest
+    }
+
+    /// What `find` and `begin` want to be given beside the endpoints, made once for both.
+    pub fn hash(&self, endpoints: &Endpoints) -> u64 {
+        endpoints.hash(&self.secret)
+    }
+
+    /// The session between these endpoints.
+    pub fn find(&self, endpoints: &Endpoints, hash: u64) -> Option<Place> {
+        self.look_up(endpoints, hash).map(|slot| self.place(slot))
+    }
+
+    /// The endpoints of a session that is still known.
+    pub fn endpoints(&self, place: Place) -> Option<&Endpoints> {
+        self.slots.get(place.slot as usize).filter(|slot| slot.id == place.id).map(|slot| &slot.endpoints)
+    }
+
+    /// A session that is still known.
+    pub fn session(&mut self, place: Place) -> Option<&mut Session> {
+        self.slots.get_mut(place.slot as usize).filter(|slot| slot.id == place.id).map(|slot| &mut slot.session)
+    }
+
+    /// Shows every session with its client.
+    pub fn each(&mut self, mut show: impl FnMut(IpAddr, &mut Session)) {
+        for slot in self.slots.iter_mut().filter(|slot| slot.id != 0) {
+            show(IpAddr::V6(slot.endpoints.client.into()).to_canonical(), &mut slot.session);
+        }
+    }
+
+    /// Begins a session, in place of one between the same endpoints.
+    pub fn begin(&mut self, endpoints: Endpoints, hash: u64, session: Session) -> Place {
+        let id = self.number();
+        let new = Slot { id, hash, endpoints, session };
+        if let Some(slot) = self.look_up(&endpoints, hash) {
+            self.slots[slot as usize] = new;
+            return Place { slot, id };
+        }
+        let slot = match self.free.pop() {
+            Some(slot) => {
+                self.slots[slot as usize] = new;
+                slot
+            }
+            None => {
+                self.slots.push(new);
+                u32::try_from(self.slots.len() - 1).expect("there are fewer sessions than file descriptors")
+            }
+        };
+        let slots = &self.slots;
+        self.index.insert_unique(hash, slot, |slot| slots[*slot as usize].hash);
+        Place { slot, id }
+    }
+
+    /// One policy connection more is about a session.
+    pub fn seat(&mut self, place: Place) {
+        if let Some(session) = self.session(place) {
+            session.seats += 1;
+        }
+    }
+
+    /// One policy connection less. The last one ends the session: at once, as it is about
+    /// another now, or, as it closed, after lingering from `closed` on.
+    pub fn unseat(&mut self, place: Place, closed: Option<u64>) {
+        let Some(session) = self.session(place) else {
+            return;
+        };
+        session.seats -= 1;
+        if session.seats > 0 {
+            return;
+        }
+        let Some(closed) = closed else {
+            return self.remove(place);
+        };
+        session.ends = closed + LINGER;
+        let ends = session.ends;
+        self.lingering.push_back((ends, place));
+        if self.lingering.len() > self.max_lingering {
+            self.drop_oldest();
+        }
+    }
+
+    /// Forgets the sessions that have lingered long enough.
+    pub fn drop_ended(&mut self, now: u64) {
+        while self.lingering.front().is_some_and(|(ends, _)| *ends <= now) {
+            self.drop_oldest();
+        }
+    }
+
+    fn drop_oldest(&mut self) {
+        // It may have found a seat again since, and even lost that one too.
+        if let Some((ends, place)) = self.lingering.pop_front()
+            && self.session(place).is_some_and(|session| session.seats == 0 && session.ends == ends)
+        {
+            self.remove(place);
+        }
+    }
+
+    fn remove(&mut self, place: Place) {
+        let hash = self.slots[place.slot as usize].hash;
+        if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == place.slot) {
+            entry.remove();
+            self.slots[place.slot as usize].id = 0;
+            self.free.push(place.slot);
+        }
+    }
+
+    fn look_up(&self, endpoints: &Endpoints, hash: u64) -> Option<u32> {
+        self.index.find(hash, |slot| self.slots[*slot as usize].endpoints == *endpoints).copied()
+    }
+
+    fn place(&self, slot: u32) -> Place {
+        Place { slot, id: self.slots[slot as usize].id }
+    }
+}

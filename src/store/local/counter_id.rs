@@ -1,0 +1,232 @@
+//! What is counted: one limit's view of one client, folded into a few words.
+//!
+//! A subject is as wide as it has to be, because ten million of them are kept:
+//! two words for an IPv4 client, three for an IPv6 network of at most 64 bits,
+//! five for anything wider. The first word is a tag that keeps limits, families
+//! and prefix lengths apart, so that equal words always mean the same subject.
+
+use std::net::IpAddr;
+
+use siphasher::sip::SipHasher13;
+
+use crate::net::secret;
+
+/// The key of one counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Subject(pub(crate) Key);
+
+impl Subject {
+    /// A client of a limit: an address and how many of its bits count.
+    ///
+    /// The address is taken as it is. It must have been masked to `prefix_length`
+    /// bits before, with IPv4-mapped IPv6 folded to IPv4, as
+    /// [`mask`](crate::net::netblock::mask) does; otherwise addresses of one
+    /// network are different subjects.
+    pub fn client(limit: u16, address: IpAddr, prefix_length: u8) -> Self {
+        Self(match address {
+            IpAddr::V4(address) => Key::Narrow([tag(limit, prefix_length, Kind::Ipv4), address.to_bits()]),
+            IpAddr::V6(address) => {
+                let tag = tag(limit, prefix_length, Kind::Ipv6);
+                let [a, b, c, d] = words(address.to_bits());
+                // The words alone decide, so that a badly masked address never
+                // shares the counter of another one.
+                if c == 0 && d == 0 { Key::Middle([tag, a, b]) } else { Key::Wide([tag, a, b, c, d]) }
+            }
+        })
+    }
+
+    /// The limit it belongs to.
+    pub fn limit(&self) -> u16 {
+        (self.0.words()[0] >> 16) as u16
+    }
+
+    /// The same of another limit.
+    #[must_use]
+    pub fn of_limit(mut self, limit: u16) -> Self {
+        let tag = match &mut self.0 {
+            Key::Narrow(words) => &mut words[0],
+            Key::Middle(words) => &mut words[0],
+            Key::Wide(words) => &mut words[0],
+        };
+        *tag = u32::from(limit) << 16 | *tag & 0xffff;
+        self
+    }
+
+    /// What it is made of: two, three or five words.
+    pub fn words(&self) -> &[u32] {
+        self.0.words()
+    }
+
+    /// What was made of these words, which came from `words`. `None`: there are none of that number.
+    pub fn of_words(words: &[u32]) -> Option<Self> {
+        let key = match words.len() {
+            2 => Key::Narrow(words.try_into().ok()?),
+            3 => Key::Middle(words.try_into().ok()?),
+            5 => Key::Wide(words.try_into().ok()?),
+            _ => return None,
+        };
+        Some(Self(key))
+    }
+
+    /// What `hash` is made of: anything of a limit that is no client's window.
+    pub fn text(limit: u16, hash: u128) -> Self {
+        let [a, b, c, d] = words(hash);
+        Self(Key::Wide([tag(limit, 0, Kind::Text), a, b, c, d]))
+    }
+}
+
+/// The words of a subject, in the three widths that slots have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Key {
+    /// Tag and one word: IPv4.
+    Narrow([u32; 2]),
+    /// Tag and two words: IPv6 networks of at most 64 bits.
+    Middle([u32; 3]),
+    /// Tag and four words: longer IPv6 networks, and texts.
+    Wide([u32; 5]),
+}
+
+impl Key {
+    /// The limit, address and prefix length it was made of; `None`: of a text.
+    pub(crate) fn client(&self) -> Option<(u16, IpAddr, u8)> {
+        let words = self.words();
+        let address = match (words[0] & 0xff, words) {
+            (kind, [_, bits]) if kind == Kind::Ipv4 as u32 => IpAddr::from(bits.to_be_bytes()),
+            (kind, [_, high @ ..]) if kind == Kind::Ipv6 as u32 => {
+                let upper = high.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(*word));
+                IpAddr::V6((upper << (128 - 32 * high.len())).into())
+            }
+            _ => return None,
+        };
+        Some(((words[0] >> 16) as u16, address, (words[0] >> 8) as u8))
+    }
+
+    pub(crate) fn words(&self) -> &[u32] {
+        match self {
+            Self::Narrow(words) => words,
+            Self::Middle(words) => words,
+            Self::Wide(words) => words,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    Ipv4,
+    Ipv6,
+    Text,
+}
+
+fn tag(limit: u16, prefix_length: u8, kind: Kind) -> u32 {
+    u32::from(limit) << 16 | u32::from(prefix_length) << 8 | kind as u32
+}
+
+fn words(bits: u128) -> [u32; 4] {
+    [96, 64, 32, 0].map(|shift| (bits >> shift) as u32)
+}
+
+/// A hash function of its own for every table.
+///
+/// Clients choose their addresses. SipHash-1-3 under a random key keeps them
+/// from choosing ones that meet in one place of the table.
+#[derive(Clone, Copy)]
+pub(crate) struct Hashing {
+    keys: [u64; 2],
+}
+
+impl Hashing {
+    pub(crate) fn random() -> Self {
+        Self { keys: secret::random() }
+    }
+
+    /// With the secret of another, so that it hashes as that does.
+    pub(crate) fn with_secret(keys: [u64; 2]) -> Self {
+        Self { keys }
+    }
+
+    pub(crate) fn secret(self) -> [u64; 2] {
+        self.keys
+    }
+
+    /// The hash of a text, long enough that no two are ever the same.
+    pub(crate) fn text(&self, text: &str) -> u128 {
+        let [a, b] = self.keys;
+        siphasher::sip128::SipHasher13::new_with_keys(a, b).hash(text.as_bytes()).as_u128()
+    }
+
+    pub(crate) fn hashed<const N: usize>(&self, key: [u32; N]) -> Hashed<N> {
+        Hashed { key, hash: self.hash(&key) }
+    }
+
+    /// Hashes the words of a key, at most five.
+    #[inline]
+    pub(crate) fn hash(&self, words: &[u32]) -> u64 {
+        let mut bytes = [0; 20];
+        for (four, word) in bytes.chunks_exact_mut(4).zip(words) {
+            four.copy_from_slice(&word.to_ne_bytes());
+        }
+        let [a, b] = self.keys;
+        SipHasher13::new_with_keys(a, b).hash(&bytes[..4 * words.len()])
+    }
+}
+
+/// A key with its hash, made once for the choice of the shard and of the slot.
+#[derive(Clone, Copy)]
+pub(crate) struct Hashed<const N: usize> {
+    pub(crate) key: [u32; N],
+    pub(crate) hash: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(limit: u16, address: &str, prefix_length: u8) -> Subject {
+        Subject::client(limit, address.parse().unwrap(), prefix_length)
+    }
+
+    #[test]
+    fn a_subject_is_as_wide_as_it_has_to_be() {
+        assert!(matches!(client(0, "192.0.2.1", 32).0, Key::Narrow(_)));
+        assert!(matches!(client(0, "2001:db8::", 64).0, Key::Middle(_)));
+        assert!(matches!(client(0, "2001:db8::1", 128).0, Key::Wide(_)));
+        assert!(matches!(Subject::text(0, 0).0, Key::Wide(_)));
+    }
+
+    #[test]
+    fn limits_families_and_prefix_lengths_are_kept_apart() {
+        let subjects = [
+            client(0, "0.0.0.0", 32),
+            client(1, "0.0.0.0", 32),
+            client(256, "0.0.0.0", 32),
+            client(0, "0.0.0.0", 24),
+            client(0, "::", 32),
+            client(0, "::", 128),
+            client(0, "::1", 128),
+            client(0, "::1:0:0:0", 128),
+            Subject::text(0, 0),
+            Subject::text(0, 1),
+            Subject::text(1, 1),
+        ];
+        let distinct: std::collections::HashSet<_> = subjects.iter().collect();
+        assert_eq!(distinct.len(), subjects.len());
+    }
+
+    #[test]
+    fn a_subject_made_of_its_words_is_the_same_and_of_another_limit_differs_in_that_alone() {
+        for address in ["192.0.2.1", "2001:db8::", "2001:db8::1"] {
+            let subject = client(7, address, 30);
+            assert_eq!(Subject::of_words(subject.words()), Some(subject));
+            assert_eq!((subject.limit(), subject.of_limit(513)), (7, client(513, address, 30)));
+        }
+        assert_eq!(Subject::of_words(&[0; 4]), None);
+    }
+
+    #[test]
+    fn every_table_hashes_in_its_own_way() {
+        let (one, other) = (Hashing::random(), Hashing::random());
+        assert_ne!(one.hash(&[1, 2]), other.hash(&[1, 2]));
+        assert_eq!(one.hash(&[1, 2]), one.hash(&[1, 2]));
+        assert_ne!(one.hash(&[1, 2]), one.hash(&[2, 1]));
+    }
+}

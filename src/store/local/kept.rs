@@ -1,0 +1,82 @@
+//! Counts on their way out of the table and into another, which may belong to the next process.
+//!
+//! They leave shard by shard, so that a request waits for the copying of one
+//! at most. A subject that is a text is known by its hash only, so the table
+//! that takes it in needs the secret of the one it came from.
+
+use super::{Subject, TENTH, Table, tenths, tenths_rounded_up};
+use crate::store::local::counter_id::{Hashing, Key};
+use crate::store::local::shard::Entry;
+use crate::store::local::sharded::SHARDS;
+
+/// One count as it leaves a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Whose it is.
+    pub subject: Subject,
+    /// Hits of this window.
+    pub count: u32,
+    /// Whether the count was over its limit when it was last hit.
+    pub over: bool,
+    /// When the window ends, in milliseconds on the monotonic clock.
+    pub ends: u64,
+}
+
+impl Table {
+    /// Parts that are taken out one by one.
+    pub const PARTS: usize = SHARDS;
+
+    /// An empty table that knows texts by the same hashes as the table with this secret.
+    pub fn with_secret(max_clients: usize, secret: [u64; 2]) -> Self {
+        Self::hashed_by(Hashing::with_secret(secret), max_clients)
+    }
+
+    /// What texts are hashed with. Whoever knows it can choose texts that meet in one place.
+    pub fn secret(&self) -> [u64; 2] {
+        self.hashing.secret()
+    }
+
+    /// How many entries it holds of each width, for `reserve`.
+    pub fn widths(&self) -> [usize; 3] {
+        [self.narrow.len(), self.middle.len(), self.wide.len()]
+    }
+
+    /// Makes room for so many entries of each width at once, or as many as there may be.
+    pub fn reserve(&self, widths: [usize; 3]) {
+        let [narrow, middle, wide] = widths.map(|entries| entries.min(self.max_clients()));
+        self.narrow.reserve(narrow);
+        self.middle.reserve(middle);
+        self.wide.reserve(wide);
+    }
+
+    /// Adds what one part holds to `counts`: the windows that still run. The table keeps it.
+    pub fn keep(&self, part: usize, now: u64, counts: &mut Vec<Kept>) {
+        // Not in their order: a smaller table that takes them in makes room around the newest, and is to find
+        // some of all worth there. The golden section of 1024, which is odd, so no shard is left out.
+        let part = part * 633 % SHARDS;
+        let now = tenths(now);
+        let mut each = |words: &[u32], entry: Entry| {
+            let subject = Subject::of_words(words).expect("every width is that of a subject");
+            let ends = u64::from(entry.expiry) * TENTH;
+            counts.push(Kept { subject, count: entry.count, over: entry.over, ends });
+        };
+        self.narrow.show(part, now, |key, entry| each(&key, entry));
+        self.middle.show(part, now, |key, entry| each(&key, entry));
+        self.wide.show(part, now, |key, entry| each(&key, entry));
+    }
+
+    /// Takes a count in, unless its window is over or the subject is counted here already.
+    pub fn take_in(&self, kept: &Kept, now: u64) {
+        if kept.ends <= now {
+            return;
+        }
+        let expiry = tenths_rounded_up(kept.ends);
+        let entry = Entry { count: kept.count.min(Entry::MAX_COUNT), over: kept.over, expiry };
+        match kept.subject.0 {
+            Key::Narrow(key) => self.narrow.take_in(self.hashing.hashed(key), entry, tenths(now)),
+            Key::Middle(key) => self.middle.take_in(self.hashing.hashed(key), entry, tenths(now)),
+            Key::Wide(key) => self.wide.take_in(self.hashing.hashed(key), entry, tenths(now)),
+        }
+        self.make_room(kept.subject, now);
+    }
+}

@@ -1,0 +1,68 @@
+//! What the table knows, client by client: for lists that people ask for.
+
+use std::net::IpAddr;
+
+use super::{Hit, Table, tenths};
+use crate::store::local::counter_id as subject;
+use crate::store::local::sharded::SHARDS;
+
+/// Parts the table is shown in, so that requests have their turn in between.
+pub const PARTS: usize = SHARDS;
+
+/// A client's window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    /// Whose limit's.
+    pub limit: u16,
+    /// The address, masked.
+    pub address: IpAddr,
+    /// To so many bits.
+    pub prefix_length: u8,
+    /// Its hits.
+    pub hit: Hit,
+    /// Whether it was over when it was last hit.
+    pub over: bool,
+}
+
+impl Table {
+    /// Shows the windows of clients in one of [`PARTS`]. Keys that are no addresses are kept as hashes only,
+    /// so they cannot be listed.
+    pub fn clients(&self, part: usize, now: u64, mut show: impl FnMut(Client)) {
+        let tenth = tenths(now);
+        let mut meet = |key: subject::Key, entry: super::Entry| {
+            if let Some((limit, address, prefix_length)) = key.client() {
+                show(Client { limit, address, prefix_length, hit: Hit::of(entry, now), over: entry.over });
+            }
+        };
+        self.narrow.visit(part, tenth, &mut |key, entry| meet(subject::Key::Narrow(*key), entry));
+        self.middle.visit(part, tenth, &mut |key, entry| meet(subject::Key::Middle(*key), entry));
+        self.wide.visit(part, tenth, &mut |key, entry| meet(subject::Key::Wide(*key), entry));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::store::local::counter_id::Subject;
+
+    #[test]
+    fn every_client_is_listed_as_it_was_counted_and_no_text_is() {
+        let table = Table::new(1000);
+        let clients = [("192.0.2.1", 32), ("192.0.2.0", 24), ("2001:db8::", 64), ("2001:db8::1", 128)];
+        for (address, length) in clients {
+            table.hit(Subject::client(3, address.parse().unwrap(), length), 7, 60_000, 5, 0);
+        }
+        table.hit(Subject::text(3, 1 << 70), 1, 60_000, 5, 0);
+        table.hit(Subject::client(3, [192, 0, 2, 9].into(), 32), 1, 1_000, 5, 0);
+        let mut listed = BTreeSet::new();
+        for part in 0..PARTS {
+            table.clients(part, 30_000, |client| {
+                assert_eq!((client.limit, client.hit.count, client.hit.left_ms, client.over), (3, 7, 30_000, true));
+                assert!(listed.insert((client.address.to_string(), client.prefix_length)));
+            });
+        }
+        assert_eq!(listed, clients.map(|(address, length)| (address.to_owned(), length)).into());
+    }
+}

@@ -1,0 +1,299 @@
+//! The counter table: how often each subject was hit in its current window.
+//!
+//! It is the embedded store, and the memory of what a shared store last said.
+//! A window starts with a subject's first hit and ends at a fixed time after it,
+//! whatever happens in between; then the subject starts anew.
+//!
+//! Entries are bounded in number and small: an IPv4 client takes a slot of 16
+//! bytes, an IPv6 network of at most 64 bits one of 20, anything else one of 28,
+//! of which at least seven in ten are filled while the table grows. Nothing here
+//! takes long, for every operation holds one of many shards and does a bounded
+//! piece of the upkeep: the longest is to grow or shrink one shard.
+//!
+//! Time is an argument: `now` in milliseconds on the monotonic clock, whose zero
+//! is the table's epoch. Ends of windows are kept as tenths of a second, rounded
+//! up, so a window may last up to 99 ms longer than asked, never less; they reach
+//! 13 years beyond the epoch.
+
+pub mod counter_id;
+mod kept;
+pub mod listing;
+pub mod shard;
+pub mod sharded;
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+
+use crate::policy::per::Part;
+use crate::policy::{Key, Purpose};
+use crate::store::local::counter_id as subject;
+use crate::store::local::counter_id::{Hashing, Subject};
+use crate::store::local::shard::{Entry, scale};
+use crate::store::local::sharded::{SHARDS, SWEPT_AT_ONCE, Sharded};
+
+pub use kept::Kept;
+
+/// What is known of a subject in its current window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hit {
+    /// Hits so far, this one included; stops at 2,147,483,647.
+    pub count: u32,
+    /// Milliseconds until the window ends, at least 1.
+    pub left_ms: u64,
+}
+
+impl Hit {
+    /// Seconds until the window ends, rounded up.
+    pub fn left_seconds(&self) -> u64 {
+        self.left_ms.div_ceil(1000)
+    }
+
+    fn of(live: Entry, now: u64) -> Self {
+        Self { count: live.count, left_ms: u64::from(live.expiry) * TENTH - now }
+    }
+}
+
+/// Counters of many subjects, shared by threads.
+pub struct Table {
+    narrow: Sharded<2>,
+    middle: Sharded<3>,
+    wide: Sharded<5>,
+    hashing: Hashing,
+    max_clients: AtomicUsize,
+    evictions: AtomicU64,
+    /// The next shards to be swept.
+    hand: AtomicUsize,
+}
+
+impl fmt::Debug for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Table").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    /// An empty table of at most `max_clients` entries.
+    pub fn new(max_clients: usize) -> Self {
+        Self::hashed_by(Hashing::random(), max_clients)
+    }
+
+    fn hashed_by(hashing: Hashing, max_clients: usize) -> Self {
+        Self {
+            narrow: Sharded::new(hashing),
+            middle: Sharded::new(hashing),
+            wide: Sharded::new(hashing),
+            hashing,
+            max_clients: AtomicUsize::new(max_clients),
+            evictions: AtomicU64::new(0),
+            hand: AtomicUsize::new(0),
+        }
+    }
+
+    /// What a key is here.
+    pub fn subject(&self, key: Key<'_>) -> Subject {
+        if let (Part::Client { address, prefix_length }, Purpose::Window) = (key.part, key.purpose) {
+            return Subject::client(key.limit.id, *address, *prefix_length);
+        }
+        let mut text = String::new();
+        key.write(&mut text).expect("a string grows as needed");
+        Subject::text(key.limit.id, self.hashing.text(&text))
+    }
+
+    /// Counts `amount` hits. A live entry keeps its end, otherwise a window of
+    /// `exptime_ms` starts. A subject with more than `threshold` hits is kept
+    /// longest when the table is full.
+    pub fn hit(&self, subject: Subject, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> Hit {
+        let hit = self.update(subject, now, |live| {
+            let (before, expiry) = match live {
+                Some(entry) => (entry.count, entry.expiry),
+                None => (0, tenths_rounded_up(now.saturating_add(exptime_ms))),
+            };
+            let entry = Entry::new(before.saturating_add(amount), expiry, threshold);
+            let mut hit = Hit::of(entry, now);
+            // What rounding added to the window is not told.
+            if hit.left_ms.saturating_sub(exptime_ms) < TENTH {
+                hit.left_ms = hit.left_ms.min(exptime_ms.max(1));
+            }
+            (Some(entry), hit)
+        });
+        self.make_room(subject, now);
+        hit
+    }
+
+    /// Counts `amount` hits, and the window begins anew: it ends `exptime_ms` from now. Says how many it has had.
+    pub fn renew(&self, subject: Subject, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> u32 {
+        let expiry = tenths_rounded_up(now.saturating_add(exptime_ms));
+        let count = self.update(subject, now, |live| {
+            let before = live.map_or(0, |entry| entry.count);
+            let entry = Entry::new(before.saturating_add(amount), expiry, threshold);
+            (Some(entry), entry.count)
+        });
+        self.make_room(subject, now);
+        count
+    }
+
+    /// Begins a window with `count` hits, unless one runs. Says whether it did: of several threads that
+    /// do this at once only one is told so.
+    pub fn add(&self, subject: Subject, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
+        let expiry = tenths_rounded_up(now.saturating_add(exptime_ms));
+        let added = self.update(subject, now, |live| {
+            let entry = live.unwrap_or(Entry::new(count, expiry, threshold));
+            (Some(entry), live.is_none())
+        });
+        self.make_room(subject, now);
+        added
+    }
+
+    /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds
+    /// until the window ends. With nothing left the subject is forgotten. Says what was known before.
+    pub fn observe(&self, subject: Subject, count: u32, left_ms: u64, threshold: u32, now: u64) -> Option<Hit> {
+        let expiry = tenths_rounded_up(now.saturating_add(left_ms));
+        let told = (left_ms > 0).then(|| Entry::new(count, expiry, threshold));
+        let before = self.update(subject, now, |live| (told, live.map(|entry| Hit::of(entry, now))));
+        self.make_room(subject, now);
+        before
+    }
+
+    /// What is known of a subject, without counting. Its `count` may be 0 after
+    /// [`take_back`](Self::take_back).
+    pub fn peek(&self, subject: Subject, now: u64) -> Option<Hit> {
+        self.update(subject, now, |live| (live, live.map(|entry| Hit::of(entry, now))))
+    }
+
+    /// Takes hits back, down to 0. Neither makes an entry nor moves its end, and
+    /// a subject that was over its limit stays marked as such until its next hit.
+    pub fn take_back(&self, subject: Subject, amount: u32, now: u64) {
+        self.update(subject, now, |live| {
+            let less = live.map(|entry| Entry { count: entry.count.saturating_sub(amount), ..entry });
+            (less, ())
+        });
+    }
+
+    /// Ends a subject's window at once.
+    pub fn forget(&self, subject: Subject) {
+        self.update(subject, 0, |_| (None, ()));
+    }
+
+    /// Ends every window at once and gives the memory back.
+    pub fn clear(&self) {
+        for index in 0..SHARDS {
+            self.narrow.clear(index);
+            self.middle.clear(index);
+            self.wide.clear(index);
+        }
+    }
+
+    /// Entries held, with expired ones that were not swept yet.
+    pub fn len(&self) -> usize {
+        self.narrow.len() + self.middle.len() + self.wide.len()
+    }
+
+    /// Whether no entry is held.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Live entries given up because the table was full, since it was made.
+    pub fn evictions(&self) -> u64 {
+        self.evictions.load(Relaxed)
+    }
+
+    /// The most entries held. Threads that add entries at the same moment may
+    /// exceed it by one each until they have made room.
+    pub fn max_clients(&self) -> usize {
+        self.max_clients.load(Relaxed)
+    }
+
+    /// Sets the most entries held. Lowering it frees nothing at once: every
+    /// hit, and every sweep, then gives up a few until the bound is met.
+    pub fn set_max_clients(&self, max_clients: usize) {
+        self.max_clients.store(max_clients, Relaxed);
+    }
+
+    /// Frees expired entries, going on where the last sweep ended, and memory
+    /// that is no longer needed. Looks at about `budget` slots, and at no shard twice.
+    ///
+    /// New entries pay for the upkeep of their shard, so a busy table needs no
+    /// sweeps; without them, one that falls idle keeps its memory.
+    pub fn sweep(&self, now: u64, budget: usize) {
+        let now = tenths(now);
+        let mut looked = 0;
+        // One round at most: an empty table has nothing more to show in another.
+        for _ in 0..SHARDS {
+            if looked >= budget {
+                break;
+            }
+            let index = self.hand.fetch_add(1, Relaxed) % SHARDS;
+            looked += self.narrow.sweep(index, now) + self.middle.sweep(index, now) + self.wide.sweep(index, now);
+        }
+        for _ in 0..budget / SWEPT_AT_ONCE {
+            if self.len() <= self.max_clients() {
+                break;
+            }
+            let anywhere = self.hashing.hash(&[self.hand.fetch_add(1, Relaxed) as u32]);
+            self.evict(anywhere, &[], now);
+        }
+    }
+
+    fn update<R>(&self, subject: Subject, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
+        let now = tenths(now);
+        match subject.0 {
+            subject::Key::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
+            subject::Key::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
+            subject::Key::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
+        }
+    }
+
+    /// Keeps the bound after `newest` may have come in.
+    fn make_room(&self, newest: Subject, now: u64) {
+        // One new entry needs one place; the second catches up with a lowered bound.
+        for _ in 0..2 {
+            if self.len() <= self.max_clients() {
+                return;
+            }
+            let words = newest.0.words();
+            self.evict(self.hashing.hash(words), words, tenths(now));
+        }
+    }
+
+    /// Gives up one entry around the place of `hash`, but not that of the key `spared`.
+    fn evict(&self, hash: u64, spared: &[u32], now: u32) {
+        // Each width gives as often as it has entries, so that none crowds out another.
+        let narrow_end = self.narrow.len();
+        let middle_end = narrow_end + self.middle.len();
+        let turn = scale(hash.rotate_left(32), self.len());
+        let give = |keep_over| {
+            let narrow = || self.narrow.evict(hash, spared, now, keep_over);
+            let middle = || self.middle.evict(hash, spared, now, keep_over);
+            let wide = || self.wide.evict(hash, spared, now, keep_over);
+            if turn < narrow_end {
+                narrow().or_else(middle).or_else(wide)
+            } else if turn < middle_end {
+                middle().or_else(wide).or_else(narrow)
+            } else {
+                wide().or_else(narrow).or_else(middle)
+            }
+        };
+        // Those over their limit go last, also where a width has few others.
+        let evicted = give(true).or_else(|| give(false));
+        if evicted.is_some_and(|entry| entry.expiry > now) {
+            self.evictions.fetch_add(1, Relaxed);
+        }
+    }
+}
+
+/// A moment in the table's unit: the tenth of a second it lies in.
+fn tenths(now: u64) -> u32 {
+    u32::try_from(now / TENTH).unwrap_or(u32::MAX)
+}
+
+/// An end that is not before `end`, and not the 0 that marks an empty slot.
+fn tenths_rounded_up(end: u64) -> u32 {
+    u32::try_from(end.div_ceil(TENTH)).unwrap_or(u32::MAX).max(1)
+}
+
+/// Milliseconds in the unit of ends.
+pub(crate) const TENTH: u64 = 100;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! The entries of one width, dealt out to shards by their hashes.
+//!
+//! Each shard has a lock of its own, held for one step on that shard. At most
+//! one is held at a time.
+
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+
+use super::shard::{Entry, Shard};
+use crate::store::local::counter_id::{Hashed, Hashing};
+
+/// Enough that the longest step, growing one shard, stays under a millisecond
+/// at ten million entries; few enough that an empty table costs little.
+pub(crate) const SHARDS: usize = 1024;
+
+/// Slots looked at under one lock while sweeping.
+pub(crate) const SWEPT_AT_ONCE: usize = 256;
+
+/// Entries that are compared when one has to go.
+const SAMPLE: usize = 16;
+
+pub(crate) struct Sharded<const N: usize> {
+    shards: Box<[Mutex<Shard<N>>]>,
+    len: AtomicUsize,
+}
+
+impl<const N: usize> Sharded<N> {
+    pub(crate) fn new(hashing: Hashing) -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::new(Shard::new(hashing))).collect(), len: AtomicUsize::new(0) }
+    }
+
+    /// Entries held, with expired ones that were not swept yet.
+    pub(crate) fn len(&self) -> usize {
+        self.len.load(Relaxed)
+    }
+
+    /// Shows `step` the live entry of a key and makes the entry what `step` says.
+    pub(crate) fn update<R>(
+        &self,
+        key: Hashed<N>,
+        now: u32,
+        step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R),
+    ) -> R {
+        self.hold(shard_of(key.hash), |shard| shard.update(&key, now, step))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn capacity(&self) -> usize {
+        (0..SHARDS).map(|index| self.hold(index, |shard| shard.capacity())).sum()
+    }
+
+    /// Looks at some slots of one shard for expired entries, and says at how many.
+    pub(crate) fn sweep(&self, index: usize, now: u32) -> usize {
+        self.hold(index, |shard| {
+            let slots = shard.capacity().min(SWEPT_AT_ONCE);
+            shard.sweep(slots, now);
+            slots
+        })
+    }
+
+    /// Shows the live entries of one shard.
+    pub(crate) fn visit(&self, index: usize, now: u32, show: &mut impl FnMut(&[u32; N], Entry)) {
+        self.hold(index, |shard| shard.visit(now, show));
+    }
+
+    /// Empties one shard.
+    pub(crate) fn clear(&self, index: usize) {
+        self.hold(index, Shard::clear);
+    }
+
+    /// Makes room for so many entries in all.
+    pub(crate) fn reserve(&self, entries: usize) {
+        for index in 0..SHARDS {
+            self.hold(index, |shard| shard.reserve(entries.div_ceil(SHARDS)));
+        }
+    }
+
+    /// Takes a live entry in, unless there is one under its key.
+    pub(crate) fn take_in(&self, key: Hashed<N>, entry: Entry, now: u32) {
+        self.hold(shard_of(key.hash), |shard| shard.take_in(&key, entry, now));
+    }
+
+    /// Shows the live entries of one shard.
+    pub(crate) fn show(&self, index: usize, now: u32, mut each: impl FnMut([u32; N], Entry)) {
+        self.hold(index, |shard| shard.live(now).for_each(|(key, entry)| each(key, entry)));
+    }
+
+    /// Frees the entry least worth keeping among a few around the place of
+    /// `hash`, though never that of the key `spared`, and says what it held.
+    /// `keep_over`: nor one that is over its limit.
+    pub(crate) fn evict(&self, hash: u64, spared: &[u32], now: u32, keep_over: bool) -> Option<Entry> {
+        if self.len() == 0 {
+            return None;
+        }
+        let (index, key, entry) = self.least_worth(hash, spared, now)?;
+        if keep_over && entry.over && entry.expiry > now {
+            return None;
+        }
+        // Another thread may have hit it since it was sampled; one of a sample
+        // has to go all the same. If one has freed it, this one has freed nothing.
+        self.hold(index, |shard| {
+            let before = shard.len();
+            shard.update(&shard.hashed(key), now, |_| (None, ()));
+            (shard.len() < before).then_some(entry)
+        })
+    }
+
+    fn least_worth(&self, hash: u64, spared: &[u32], now: u32) -> Option<(usize, [u32; N], Entry)> {
+        let mut least: Option<(usize, [u32; N], Entry)> = None;
+        let mut seen = 0;
+        // One shard is enough unless the table is all but empty.
+        for step in 0..SHARDS {
+            let index = (shard_of(hash) + step) % SHARDS;
+            self.hold(index, |shard| {
+                let others = shard.neighbours(hash).filter(|(key, _)| key[..] != *spared);
+                for (key, entry) in others.take(SAMPLE - seen) {
+                    seen += 1;
+                    if least.is_none_or(|(_, _, least)| entry.worth(now) < least.worth(now)) {
+                        least = Some((index, key, entry));
+                    }
+                }
+            });
+            if seen == SAMPLE {
+                break;
+            }
+        }
+        least
+    }
+
+    /// Works on one shard, alone, and keeps account of its entries.
+    fn hold<R>(&self, index: usize, work: impl FnOnce(&mut Shard<N>) -> R) -> R {
+        // A shard is never left half changed by a panic of ours: there is no
+        // step in it that could panic on what a client can choose.
+        let mut shard = self.shards[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let before = shard.len();
+        let result = work(&mut shard);
+        let after = shard.len();
+        if after != before {
+            // Wraps round when entries went, and so subtracts.
+            self.len.fetch_add(after.wrapping_sub(before), Relaxed);
+        }
+        result
+    }
+}
+
+/// Slots are chosen by the upper bits of a hash, shards by the lowest.
+fn shard_of(hash: u64) -> usize {
+    hash as usize % SHARDS
+}

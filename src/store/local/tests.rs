@@ -1,0 +1,400 @@
+use std::collections::HashMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Mutex;
+use std::thread;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::local::shard::Shard;
+
+const MINUTE: u64 = 60_000;
+
+/// Clients of all widths in turn.
+fn subject(number: u32) -> Subject {
+    match number % 4 {
+        0 | 1 => ipv4(number),
+        2 => Subject::client(0, Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64),
+        _ => Subject::text(0, number.into()),
+    }
+}
+
+fn ipv4(number: u32) -> Subject {
+    Subject::client(0, Ipv4Addr::from_bits(number).into(), 32)
+}
+
+fn slots(table: &Table) -> usize {
+    table.narrow.capacity() + table.middle.capacity() + table.wide.capacity()
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Hit { subject: u32, amount: u32, exptime_ms: u64 },
+    Renew { subject: u32, amount: u32, exptime_ms: u64 },
+    Add { subject: u32, count: u32, exptime_ms: u64 },
+    Observe { subject: u32, count: u32, left_ms: u64 },
+    TakeBack { subject: u32, amount: u32 },
+    Forget { subject: u32 },
+    Clear,
+    Wait { ms: u64 },
+    Sweep { budget: usize },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let who = 0..40u32;
+    let amount = prop_oneof![9 => 1..5u32, 1 => Just(u32::MAX)];
+    prop_oneof![
+        200 => (who.clone(), amount.clone(), 1..5000u64)
+            .prop_map(|(subject, amount, exptime_ms)| Step::Hit { subject, amount, exptime_ms }),
+        50 => (who.clone(), amount.clone(), 1..5000u64)
+            .prop_map(|(subject, amount, exptime_ms)| Step::Renew { subject, amount, exptime_ms }),
+        50 => (who.clone(), amount.clone(), 1..5000u64)
+            .prop_map(|(subject, count, exptime_ms)| Step::Add { subject, count, exptime_ms }),
+        50 => (who.clone(), amount.clone(), 0..5000u64)
+            .prop_map(|(subject, count, left_ms)| Step::Observe { subject, count, left_ms }),
+        20 => (who.clone(), amount).prop_map(|(subject, amount)| Step::TakeBack { subject, amount }),
+        20 => who.prop_map(|subject| Step::Forget { subject }),
+        1 => Just(Step::Clear),
+        50 => (0..1500u64).prop_map(|ms| Step::Wait { ms }),
+        20 => (0..5000usize).prop_map(|budget| Step::Sweep { budget }),
+    ]
+}
+
+/// The table said plainly: counts and ends in milliseconds.
+#[derive(Default)]
+struct Model {
+    entries: HashMap<u32, (u32, u64)>,
+    now: u64,
+}
+
+impl Model {
+    fn live(&self, subject: u32) -> Option<(u32, u64)> {
+        self.entries.get(&subject).copied().filter(|(_, end)| self.now < *end)
+    }
+
+    fn set(&mut self, subject: u32, count: u32, end: u64) {
+        let end = end.next_multiple_of(100).max(100);
+        self.entries.insert(subject, (count.min(Entry::MAX_COUNT), end));
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Hit { subject, amount, exptime_ms } => {
+                let (count, end) = self.live(subject).unwrap_or((0, self.now + exptime_ms));
+                self.set(subject, count.saturating_add(amount), end);
+            }
+            Step::Renew { subject, amount, exptime_ms } => {
+                let count = self.live(subject).map_or(0, |(count, _)| count);
+                self.set(subject, count.saturating_add(amount), self.now + exptime_ms);
+            }
+            Step::Add { subject, count, exptime_ms } => {
+                if self.live(subject).is_none() {
+                    self.set(subject, count, self.now + exptime_ms);
+                }
+            }
+            Step::Observe { subject, count, left_ms } if left_ms > 0 => {
+                self.set(subject, count, self.now + left_ms);
+            }
+            Step::Observe { subject, .. } | Step::Forget { subject } => {
+                self.entries.remove(&subject);
+            }
+            Step::TakeBack { subject, amount } => {
+                if let Some((count, end)) = self.live(subject) {
+                    self.set(subject, count.saturating_sub(amount), end);
+                }
+            }
+            Step::Clear => self.entries.clear(),
+            Step::Wait { ms } => self.now += ms,
+            Step::Sweep { .. } => {}
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_table_counts_as_a_map_would(steps in prop::collection::vec(step(), 0..200)) {
+        let table = Table::new(1000);
+        let mut model = Model::default();
+        for step in steps {
+            let before = model.live(match step {
+                Step::Add { subject, .. } => subject,
+                _ => u32::MAX,
+            });
+            model.take(&step);
+            let now = model.now;
+            match step {
+                Step::Hit { subject: number, amount, exptime_ms } => {
+                    let hit = table.hit(subject(number), amount, exptime_ms, 10, now);
+                    let (count, _) = model.entries[&number];
+                    prop_assert_eq!(hit.count, count);
+                    prop_assert!(hit.left_ms > 0);
+                }
+                Step::Renew { subject: number, amount, exptime_ms } => {
+                    let count = table.renew(subject(number), amount, exptime_ms, 10, now);
+                    prop_assert_eq!(count, model.entries[&number].0);
+                }
+                Step::Add { subject: number, count, exptime_ms } => {
+                    prop_assert_eq!(table.add(subject(number), count, exptime_ms, 10, now), before.is_none());
+                }
+                Step::Observe { subject: number, count, left_ms } => {
+                    table.observe(subject(number), count, left_ms, 10, now);
+                }
+                Step::TakeBack { subject: number, amount } => table.take_back(subject(number), amount, now),
+                Step::Forget { subject: number } => table.forget(subject(number)),
+                Step::Clear => table.clear(),
+                Step::Wait { .. } => {}
+                Step::Sweep { budget } => table.sweep(now, budget),
+            }
+            for number in 0..40 {
+                let expected = model.live(number).map(|(count, end)| Hit { count, left_ms: end - now });
+                prop_assert_eq!(table.peek(subject(number), now), expected);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn a_full_table_never_exceeds_its_bound(bound in 1..300usize, numbers in prop::collection::vec(0..2000u32, 0..1000)) {
+        let table = Table::new(bound);
+        for number in numbers {
+            prop_assert_eq!(table.hit(subject(number), 1, MINUTE, 10, 0).left_ms, MINUTE);
+            prop_assert!(table.len() <= bound);
+            // The newest is never the one to go.
+            prop_assert!(table.peek(subject(number), 0).is_some());
+        }
+    }
+}
+
+#[test]
+fn a_window_ends_at_its_time_and_not_before() {
+    let table = Table::new(1000);
+    let hit = |now| table.hit(ipv4(1), 1, MINUTE, 10, now);
+    assert_eq!(hit(1000), Hit { count: 1, left_ms: 60_000 });
+    assert_eq!(hit(1001), Hit { count: 2, left_ms: 59_999 });
+    assert_eq!(hit(60_999), Hit { count: 3, left_ms: 1 });
+    assert_eq!(hit(61_000), Hit { count: 1, left_ms: 60_000 });
+    assert_eq!(table.peek(ipv4(1), 121_000), None);
+}
+
+#[test]
+fn a_window_is_never_told_to_be_longer_than_exptime() {
+    let table = Table::new(1000);
+    let hit = |exptime, now| table.hit(ipv4(1), 1, exptime, 10, now).left_seconds();
+    assert_eq!(hit(MINUTE, 1), 60);
+    assert_eq!(hit(MINUTE, 2), 60);
+    // The rest of a window that began under a longer exptime is told as it is.
+    assert_eq!(hit(10_000, 200), 60);
+}
+
+#[test]
+fn of_many_threads_one_begins_a_window() {
+    let table = Table::new(1000);
+    let begun = thread::scope(|scope| {
+        let add = || (0..500).filter(|number| table.add(subject(*number), 1, MINUTE, 0, 0)).count();
+        let threads: Vec<_> = (0..8).map(|_| scope.spawn(add)).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
+    });
+    assert_eq!(begun, 500);
+}
+
+#[test]
+fn counts_stop_at_their_maximum() {
+    let table = Table::new(1000);
+    assert_eq!(table.hit(ipv4(1), u32::MAX, MINUTE, 10, 0).count, 2_147_483_647);
+    assert_eq!(table.hit(ipv4(1), 1, MINUTE, 10, 0).count, 2_147_483_647);
+}
+
+#[test]
+fn an_end_beyond_the_clock_of_the_table_is_its_last_moment() {
+    let table = Table::new(1000);
+    let hit = table.hit(ipv4(1), 1, u64::MAX, 10, 5);
+    assert_eq!(hit.left_ms, u64::from(u32::MAX) * 100 - 5);
+}
+
+#[test]
+fn expired_entries_make_room_first() {
+    let table = Table::new(10);
+    for number in 0..10 {
+        table.hit(ipv4(number), 1, if number == 7 { 1000 } else { MINUTE }, 10, 0);
+    }
+    table.hit(ipv4(10), 1, MINUTE, 10, 1000);
+    assert_eq!(table.evictions(), 0);
+    assert_eq!(table.peek(ipv4(7), 1000), None);
+    assert_eq!(table.len(), 10);
+}
+
+#[test]
+fn then_the_nearest_end_goes_and_a_client_over_its_limit_last() {
+    let table = Table::new(10);
+    for number in 0..10 {
+        // The lower the number, the nearer the end; the first three are over their limit.
+        let amount = if number < 3 { 11 } else { 10 };
+        table.hit(ipv4(number), amount, 1000 * u64::from(number + 1), 10, 0);
+    }
+    let expected = [3, 4, 5, 6, 7, 8, 9, 0, 1, 2];
+    for (step, gone) in expected.into_iter().enumerate() {
+        assert!(table.peek(ipv4(gone), 0).is_some());
+        // The newcomers end last, and are over their limit.
+        table.hit(ipv4(100 + step as u32), 11, MINUTE, 10, 0);
+        assert!(table.peek(ipv4(gone), 0).is_none(), "{gone} is still there");
+        assert_eq!(table.evictions(), step as u64 + 1);
+    }
+}
+
+#[test]
+fn a_flood_of_strangers_does_not_free_a_client_over_its_limit() {
+    let table = Table::new(20_000);
+    table.hit(ipv4(0), 11, MINUTE, 10, 0);
+    for number in 1..200_000 {
+        table.hit(ipv4(number), 1, MINUTE, 10, 0);
+    }
+    assert_eq!(table.peek(ipv4(0), 0), Some(Hit { count: 11, left_ms: MINUTE }));
+    assert_eq!(table.len(), 20_000);
+    assert_eq!(table.evictions(), 180_000);
+}
+
+#[test]
+fn a_flood_of_one_family_leaves_the_other_room() {
+    let table = Table::new(10_000);
+    for number in 0..20_000 {
+        table.hit(ipv4(number), 1, MINUTE, 10, 0);
+    }
+    for number in 0..10_000u32 {
+        table.hit(Subject::client(0, Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64), 1, MINUTE, 10, 0);
+    }
+    let (ipv4, ipv6) = (table.narrow.len(), table.middle.len());
+    assert_eq!(ipv4 + ipv6, 10_000);
+    assert!(ipv6 > 5000, "{ipv6} IPv6 networks are left");
+}
+
+#[test]
+fn a_lowered_bound_is_met_soon() {
+    let table = Table::new(10_000);
+    for number in 0..10_000 {
+        table.hit(ipv4(number), 1, MINUTE, 10, 0);
+    }
+    table.set_max_clients(5000);
+    for number in 0..2000 {
+        table.hit(ipv4(number), 1, MINUTE, 10, 0);
+    }
+    assert!(table.len() <= 6500, "{} entries", table.len());
+    table.sweep(0, 1_000_000);
+    assert_eq!(table.len(), 5000);
+}
+
+/// A sweep goes round the shards once; a large shard takes several.
+fn sweep_all(table: &Table, now: u64) {
+    for _ in 0..10 {
+        table.sweep(now, 1_000_000);
+    }
+}
+
+#[test]
+fn sweeping_frees_what_is_expired_and_all_memory_in_the_end() {
+    let table = Table::new(1_000_000);
+    for number in 0..100_000 {
+        table.hit(subject(number), 1, if number < 50_000 { 1000 } else { MINUTE }, 10, 0);
+    }
+    sweep_all(&table, 999);
+    assert_eq!(table.len(), 100_000);
+    sweep_all(&table, 1000);
+    assert_eq!(table.len(), 50_000);
+    sweep_all(&table, MINUTE);
+    assert!(table.is_empty());
+    assert_eq!(slots(&table), 0);
+}
+
+#[test]
+fn an_empty_table_is_small() {
+    assert!(size_of::<Mutex<Shard<5>>>() * 3 * SHARDS <= 256 * 1024);
+    let table = Table::new(usize::MAX);
+    assert_eq!(slots(&table), 0);
+}
+
+#[test]
+fn hits_of_many_threads_add_up() {
+    const THREADS: u32 = 8;
+    const ROUNDS: u32 = 200;
+    const SUBJECTS: u32 = 500;
+    let table = Table::new(10_000);
+    thread::scope(|scope| {
+        for _ in 0..THREADS {
+            scope.spawn(|| {
+                for _ in 0..ROUNDS {
+                    for number in 0..SUBJECTS {
+                        table.hit(subject(number), 1, MINUTE, 10, 0);
+                    }
+                }
+            });
+        }
+    });
+    for number in 0..SUBJECTS {
+        assert_eq!(table.peek(subject(number), 0).unwrap().count, THREADS * ROUNDS);
+    }
+    assert_eq!(table.len(), SUBJECTS as usize);
+}
+
+#[test]
+fn many_threads_keep_the_bound() {
+    const THREADS: u32 = 4;
+    let table = Table::new(1000);
+    thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let table = &table;
+            scope.spawn(move || {
+                for number in 0..20_000 {
+                    table.hit(subject(number * THREADS + thread), 1, MINUTE, 10, 0);
+                }
+            });
+        }
+    });
+    assert!((1000..=1004).contains(&table.len()), "{} entries", table.len());
+}
+
+/// A table with the same counts, made at `now` of what `table` keeps.
+fn copy(table: &Table, max_clients: usize, now: u64) -> Table {
+    let copy = Table::with_secret(max_clients, table.secret());
+    let mut counts = Vec::new();
+    (0..Table::PARTS).for_each(|part| table.keep(part, now, &mut counts));
+    counts.iter().for_each(|kept| copy.take_in(kept, now));
+    copy
+}
+
+#[test]
+fn a_table_made_of_what_another_keeps_has_its_counts_and_ends() {
+    let table = Table::new(10_000);
+    for number in 0..1000 {
+        table.hit(subject(number), 1 + number % 5, u64::from(number + 1) * 100, 3, 0);
+    }
+    let now = 50_050;
+    let copy = copy(&table, 10_000, now);
+    assert_eq!(copy.len(), 500, "those that are over stay behind");
+    for number in 0..1000 {
+        assert_eq!(copy.peek(subject(number), now), table.peek(subject(number), now), "{number}");
+    }
+}
+
+#[test]
+fn a_smaller_table_takes_in_those_over_their_limit() {
+    let table = Table::new(10_000);
+    for number in 0..3000 {
+        table.hit(ipv4(number), if number < 100 { 5 } else { 1 }, MINUTE, 3, 0);
+    }
+    let copy = copy(&table, 1000, 1);
+    assert_eq!(copy.len(), 1000);
+    let over = (0..100).filter(|number| copy.peek(ipv4(*number), 1).is_some_and(|hit| hit.count == 5));
+    assert_eq!(over.count(), 100);
+}
+
+#[test]
+fn what_is_counted_already_is_not_taken_in() {
+    let (table, now) = (Table::new(1000), 5);
+    table.hit(ipv4(1), 7, MINUTE, 3, now);
+    table.take_in(&Kept { subject: ipv4(1), count: 1, over: false, ends: 10 * MINUTE }, now);
+    table.take_in(&Kept { subject: ipv4(2), count: 1, over: false, ends: now }, now);
+    assert_eq!(table.peek(ipv4(1), now).map(|hit| hit.count), Some(7));
+    assert_eq!(table.len(), 1);
+}

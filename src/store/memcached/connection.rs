@@ -1,0 +1,258 @@
+//! What goes over one connection to a memcached server: commands out, answers back.
+//!
+//! All operations that are waiting go out in one write, and the next write waits
+//! for their answers: under load they travel together, and a lone one goes at
+//! once. Answers come in the order of the questions, so an operation that was
+//! given up keeps its place until its late answer is read: none ever gets
+//! another's count.
+
+use std::collections::VecDeque;
+use std::pin::pin;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::server::{Operation, Server};
+use crate::net::stream::Stream;
+use crate::store::Uncounted;
+use crate::store::memcached::protocol::{Answer, Command, Counted, Dialect, KeyText, Nonsense, Question};
+
+/// Requests without an answer, one after the other, that make a server count as away.
+const FAILURES: u32 = 3;
+
+/// Between two log lines on answers that are errors.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Between two questions how the server is.
+const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Room for the answers of a write; each is some ten bytes.
+const READ: usize = 8 * 1024;
+
+/// One connection.
+#[derive(Debug)]
+pub struct Conversation<'s> {
+    server: &'s Server,
+    stream: Stream,
+    dialect: Dialect,
+    /// Asked, in order.
+    flight: VecDeque<Operation>,
+    failures: u32,
+    complained: Option<Instant>,
+    input: BytesMut,
+    output: BytesMut,
+}
+
+/// How a conversation ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Which of the two gave up: the server, or the network, closed the connection; or we, because
+    /// it does not answer, or not to what was asked.
+    pub closed: bool,
+    /// The reason, for the log.
+    pub cause: String,
+    /// Requests that had no answer at the end.
+    pub unanswered: u64,
+}
+
+/// Why a conversation cannot go on.
+enum Stop {
+    Closed(String),
+    Useless(String),
+}
+
+impl<'s> Conversation<'s> {
+    /// Over a connection whose other end speaks `dialect`.
+    pub fn new(server: &'s Server, stream: Stream, dialect: Dialect) -> Self {
+        Self {
+            server,
+            stream,
+            dialect,
+            flight: VecDeque::new(),
+            failures: 0,
+            complained: None,
+            input: BytesMut::new(),
+            output: BytesMut::new(),
+        }
+    }
+
+    /// Goes on until the connection is of no more use, and says why.
+    pub async fn run(mut self) -> Ended {
+        let (closed, cause) = match self.converse().await {
+            Stop::Closed(cause) => (true, cause),
+            Stop::Useless(cause) => (false, cause),
+        };
+        let mut unanswered = u64::from(self.failures);
+        for mut operation in self.flight {
+            unanswered += u64::from(operation.leads && operation.is_open());
+            operation.finish(Err(Uncounted::Unanswered));
+        }
+        Ended { closed, cause, unanswered }
+    }
+
+    async fn converse(&mut self) -> Stop {
+        let mut timer = pin!(sleep_until(Instant::now()));
+        let mut armed = false;
+        // Proxies know no meta commands, and some hang up on this one too.
+        let mut asks = self.dialect == Dialect::Meta;
+        let mut census = pin!(sleep_until(Instant::now() + CENSUS_INTERVAL));
+        if asks {
+            self.ask_census();
+        }
+        loop {
+            if self.flight.is_empty()
+                && let Err(error) = self.send().await
+            {
+                return Stop::Closed(error);
+            }
+            if !armed && let Some(deadline) = self.deadline() {
+                timer.as_mut().reset(deadline);
+                armed = true;
+            }
+            self.input.reserve(READ);
+            tokio::select! {
+                biased;
+                read = self.stream.read_buf(&mut self.input) => match read {
+                    Ok(0) => return Stop::Closed("it closed the connection".to_owned()),
+                    Ok(_) => if let Err(nonsense) = self.receive() {
+                        return Stop::Useless(nonsense.to_string());
+                    },
+                    Err(error) => return Stop::Closed(error.to_string()),
+                },
+                // Also while answers are awaited: what waits behind them has a deadline too.
+                () = self.server.work.notified() => {}
+                () = &mut census, if asks => {
+                    asks = self.server.tells();
+                    if asks {
+                        self.ask_census();
+                    }
+                    census.as_mut().reset(Instant::now() + CENSUS_INTERVAL);
+                }
+                () = &mut timer, if armed => {
+                    armed = false;
+                    self.expire(Instant::now());
+                    if self.failures >= FAILURES {
+                        let waited = self.server.timeout.as_millis();
+                        return Stop::Useless(format!("{} requests in a row without an answer in {waited} ms", self.failures));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Has the server asked how it is, with the next write.
+    fn ask_census(&self) {
+        let question = Question { key: KeyText::new(), command: Command::Statistics, exptime: 0, expiry: 0 };
+        let (operation, _) = Operation::new(question, false, Instant::now() + self.server.timeout);
+        self.server.state().queue.push(operation);
+    }
+
+    /// Sends what waits, in one write.
+    async fn send(&mut self) -> Result<(), String> {
+        if self.server.state().queue.is_empty() {
+            return Ok(());
+        }
+        // The requests that are being read at this moment come along.
+        yield_now().await;
+        self.output.clear();
+        for operation in self.server.state().queue.drain(..) {
+            operation.question.write(self.dialect, &mut self.output);
+            self.flight.push_back(operation);
+        }
+        match timeout(self.server.timeout, self.stream.write_all(&self.output)).await {
+            Ok(written) => written.map_err(|error| error.to_string()),
+            Err(_) => Err("it does not read what we send".to_owned()),
+        }
+    }
+
+    /// Hands out the answers that are complete.
+    fn receive(&mut self) -> Result<(), Nonsense> {
+        let now = Instant::now();
+        while let Some(operation) = self.flight.front() {
+            let Some(answer) = operation.question.read(self.dialect, &mut self.input)? else {
+                return Ok(());
+            };
+            self.failures = 0;
+            if let Some(operation) = self.flight.pop_front() {
+                if operation.leads && operation.is_open() {
+                    let asked = operation.deadline - self.server.timeout;
+                    self.server.statistics.store_latency.observe(now.saturating_duration_since(asked));
+                }
+                self.finish(operation, answer);
+            }
+        }
+        match self.input.is_empty() {
+            true => Ok(()),
+            false => Err(Nonsense(String::from_utf8_lossy(&self.input).chars().take(64).collect())),
+        }
+    }
+
+    fn finish(&mut self, mut operation: Operation, answer: Answer) {
+        let command = operation.question.command;
+        match (command, answer) {
+            (Command::Hit(_), Answer::Counted(counted)) if counted.endless => {
+                // A key of ours that has no expiry is given one, lest it be over for ever.
+                let touch = Question { command: Command::Touch, ..operation.question.clone() };
+                let (touch, _) = Operation::new(touch, false, Instant::now() + self.server.timeout);
+                self.server.state().queue.push(touch);
+                operation.finish(Ok(answer));
+            }
+            (Command::Hit(_), Answer::NotDone) if !operation.again => {
+                operation.again = true;
+                self.server.state().queue.push(operation);
+            }
+            // Gone twice: it is a new window either way, and this is a hit of it.
+            (Command::Hit(count), Answer::NotDone) => {
+                operation.finish(Ok(Answer::Counted(Counted { count, left: None, endless: false })));
+            }
+            (_, Answer::Census(census)) => self.server.take_census(census),
+            (Command::Statistics, Answer::Failed) => self.server.tells_nothing(),
+            (_, Answer::Counted(_) | Answer::Done | Answer::NotDone) => operation.finish(Ok(answer)),
+            (_, Answer::Foreign) => {
+                self.complain("a value that is no number is under one of our keys; set key_prefix", &operation);
+                operation.finish(Err(Uncounted::Foreign));
+            }
+            (_, Answer::Failed) => {
+                self.complain("it answers with an error", &operation);
+                operation.finish(Err(Uncounted::Unanswered));
+            }
+        }
+    }
+
+    fn complain(&mut self, problem: &str, operation: &Operation) {
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            self.complained = Some(Instant::now());
+            self.server.log.store_error(self.server.name(), problem, &operation.question.key);
+        }
+    }
+
+    /// Gives up the operations whose time is over.
+    fn expire(&mut self, now: Instant) {
+        let mut failures = 0;
+        let mut give_up = |operation: &mut Operation| {
+            let late = operation.deadline <= now && operation.is_open();
+            if late {
+                operation.finish(Err(Uncounted::Unanswered));
+                failures += u32::from(operation.leads);
+                if operation.leads {
+                    self.server.statistics.store_latency.observe(self.server.timeout);
+                }
+            }
+            late
+        };
+        for operation in &mut self.flight {
+            give_up(operation);
+        }
+        self.server.state().queue.retain_mut(|operation| !give_up(operation));
+        self.failures += failures;
+    }
+
+    /// When the operation that waits longest is given up.
+    fn deadline(&self) -> Option<Instant> {
+        let asked = self.flight.iter().filter(|operation| operation.is_open()).map(|operation| operation.deadline);
+        asked.chain(self.server.state().queue.first().map(|operation| operation.deadline)).min()
+    }
+}

@@ -1,0 +1,114 @@
+//! Counts that a server has lost: it was started again, told to forget everything, or short of memory.
+//!
+//! Told by its own numbers, which its task asks for now and then, beside the requests.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::server::Server;
+use crate::observe::statistics::add;
+use crate::store::memcached::protocol::Census;
+
+/// Between two lines on evictions by one server.
+const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
+
+/// What a server's uptime may seem to go back without a restart: it counts whole seconds, by a coarse clock.
+const TOLERANCE: u64 = 2;
+
+/// What a server said of itself last.
+#[derive(Debug, Default)]
+pub struct Losses {
+    last: Option<(Census, Instant)>,
+    /// Its uptime has fallen behind since then, for the first time.
+    lags: bool,
+    /// It does not say.
+    mute: bool,
+    /// Evictions that no line has mentioned.
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl Losses {
+    /// Why counts were lost since it last spoke, if they were; and how many keys had to make room.
+    fn weigh(&mut self, census: Census, now: Instant) -> (Option<&'static str>, u64) {
+        let Some((before, at)) = self.last else {
+            self.last = Some((census, now));
+            return (None, 0);
+        };
+        let lags = census.uptime + TOLERANCE < before.uptime + (now - at).as_secs();
+        if lags && census.uptime >= before.uptime && !self.lags {
+            // One that was frozen for a while may be asked before it looks at its clock again.
+            self.lags = true;
+            return (None, 0);
+        }
+        (self.last, self.lags) = (Some((census, now)), false);
+        match () {
+            () if lags => (Some("it was started again"), census.evictions),
+            () => {
+                let flushed = census.flushes > before.flushes;
+                (flushed.then_some("flush_all"), census.evictions.saturating_sub(before.evictions))
+            }
+        }
+    }
+}
+
+impl Server {
+    /// Whether it answers when it is asked how it is.
+    pub(crate) fn tells(&self) -> bool {
+        !self.losses().mute
+    }
+
+    /// It does not.
+    pub(crate) fn tells_nothing(&self) {
+        self.losses().mute = true;
+    }
+
+    /// Compares what it says with what it said before, and tells of what was lost.
+    pub(crate) fn take_census(&self, census: Census) {
+        let now = Instant::now();
+        let mut losses = self.losses();
+        let (cause, evictions) = losses.weigh(census, now);
+        losses.untold += evictions;
+        let due = losses.told.is_none_or(|told| now - told >= EVICTS_INTERVAL);
+        let evicted = if due { std::mem::take(&mut losses.untold) } else { 0 };
+        if evicted > 0 {
+            losses.told = Some(now);
+        }
+        drop(losses);
+        add(&self.statistics.store_evictions, evictions);
+        if let Some(cause) = cause {
+            add(&self.statistics.store_flushes, 1);
+            self.log.store_flushed(self.name(), cause, census.uptime);
+        }
+        if evicted > 0 {
+            self.log.store_evicts(self.name(), evicted);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What comes of it to hear these uptimes at these seconds.
+    fn causes(told: &[(u64, u64)]) -> Vec<Option<&'static str>> {
+        let (mut losses, begin) = (Losses::default(), Instant::now());
+        let weigh = |(second, uptime): &(u64, u64)| {
+            let census = Census { uptime: *uptime, ..Census::default() };
+            losses.weigh(census, begin + Duration::from_secs(*second)).0
+        };
+        told.iter().map(weigh).collect()
+    }
+
+    #[test]
+    fn a_restart_is_told_from_a_server_that_was_frozen() {
+        let again = Some("it was started again");
+        assert_eq!(causes(&[(0, 100), (5, 105), (10, 111), (15, 114)]), [None; 4]);
+        assert_eq!(causes(&[(0, 100), (5, 0), (10, 5)]), [None, again, None]);
+        // It has not looked at its clock yet; then it has.
+        assert_eq!(causes(&[(0, 100), (30, 101), (35, 135), (40, 140)]), [None; 4]);
+        // It was away for longer than it had been up.
+        assert_eq!(causes(&[(0, 1), (60, 30), (65, 35), (70, 40)]), [None, None, again, None]);
+    }
+}

@@ -1,0 +1,218 @@
+//! What a memcached server says, taken apart.
+//!
+//! Nothing is taken from the input before an answer is there whole, and every
+//! line is bounded: the other end may be anything.
+
+use std::fmt;
+
+use bytes::{Buf, BytesMut};
+use memchr::memmem;
+
+use super::{Command, Dialect, Question};
+use crate::store::memcached::protocol::stats::{Census, census};
+
+/// What a server says of a key's number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// The number.
+    pub count: u32,
+    /// Seconds until the key expires; `None` where the dialect does not tell.
+    pub left: Option<u32>,
+    /// It has no expiry.
+    pub endless: bool,
+}
+
+/// A server's answer to one command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A number, to a hit or a read.
+    Counted(Counted),
+    /// It is done, whatever else was asked.
+    Done,
+    /// It is not done: what is to be added is there, anything else is not. A hit is not done when the
+    /// key goes away between `add` and `incr`; nothing was counted then.
+    NotDone,
+    /// The value under the key is no number.
+    Foreign,
+    /// How the server is.
+    Census(Census),
+    /// The server could not: out of memory, for one.
+    Failed,
+}
+
+/// An answer that is no answer to what was asked. Nothing on this connection can be trusted any more.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Nonsense(pub String);
+
+impl fmt::Display for Nonsense {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "unexpected answer {:?}", self.0)
+    }
+}
+
+/// The longest line a server sends us honestly; errors carry a text.
+const MAX_LINE: usize = 1024;
+
+impl Question {
+    /// The answer, once all of it is there.
+    pub fn read(&self, dialect: Dialect, input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
+        match (self.command, dialect) {
+            (Command::Hit(_), Dialect::Meta) => meta(&[b"NF", b"NS", b"EX"], input),
+            (Command::Hit(_), Dialect::Classic) => added_and_increased(self.exptime, input),
+            (Command::Read, Dialect::Meta) => meta(&[b"EN"], input),
+            (Command::Read, Dialect::Classic) => got(&self.key, input),
+            (Command::TakeBack(_), _) => one_line(|line| number(line).is_some(), &[b"NOT_FOUND"], input),
+            (Command::Add(_) | Command::Replace(_), _) => one_line(|line| line == b"STORED", &[b"NOT_STORED"], input),
+            (Command::Touch, _) => one_line(|line| line == b"TOUCHED", &[b"NOT_FOUND"], input),
+            (Command::Statistics, _) => census(input),
+            (Command::Delete, _) => one_line(|line| line == b"DELETED", &[b"NOT_FOUND"], input),
+        }
+    }
+}
+
+/// `VA <bytes> t<seconds>`, then the value on a line of its own; or one of the codes that say there is none.
+fn meta(none: &[&[u8]], input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
+    let Some(end) = line_end(input, 0)? else {
+        return Ok(None);
+    };
+    let Some(header) = input[..end].strip_prefix(b"VA ") else {
+        return one_line(|_| false, none, input);
+    };
+    let mut words = header.split(|byte| *byte == b' ');
+    let length = words.next().and_then(number).ok_or_else(|| nonsense(&input[..end]))?;
+    let endless = words.clone().any(|word| word == b"t-1");
+    let left = words.find_map(|word| word.strip_prefix(b"t").and_then(number)).map(saturated);
+    let Some((value, stop)) = data(end + 2, length, input)? else {
+        return Ok(None);
+    };
+    input.advance(stop);
+    Ok(Some(value.map_or(Answer::Foreign, |count| Answer::Counted(Counted { count, left, endless }))))
+}
+
+/// `VALUE <key> <flags> <bytes>`, then the value on a line of its own; then, or at once, `END`.
+fn got(key: &[u8], input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
+    let Some(end) = line_end(input, 0)? else {
+        return Ok(None);
+    };
+    let Some(header) = input[..end].strip_prefix(b"VALUE ") else {
+        return one_line(|_| false, &[b"END"], input);
+    };
+    let header = header.strip_prefix(key).and_then(|header| header.strip_prefix(b" "));
+    let length = header.and_then(|header| header.split(|byte| *byte == b' ').nth(1)).and_then(number);
+    let length = length.ok_or_else(|| nonsense(&input[..end]))?;
+    let Some((value, stop)) = data(end + 2, length, input)? else {
+        return Ok(None);
+    };
+    let Some(last) = line_end(input, stop)? else {
+        return Ok(None);
+    };
+    if &input[stop..last] != b"END" {
+        return Err(nonsense(&input[stop..last]));
+    }
+    input.advance(last + 2);
+    let counted = |count| Answer::Counted(Counted { count, left: None, endless: false });
+    Ok(Some(value.map_or(Answer::Foreign, counted)))
+}
+
+/// `STORED` or `NOT_STORED`, then the value or `NOT_FOUND`.
+fn added_and_increased(exptime: u32, input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
+    let Some(first) = line_end(input, 0)? else {
+        return Ok(None);
+    };
+    let added = match &input[..first] {
+        b"STORED" => Some(true),
+        b"NOT_STORED" => Some(false),
+        line if is_error(line) => None,
+        line => return Err(nonsense(line)),
+    };
+    let Some(second) = line_end(input, first + 2)? else {
+        return Ok(None);
+    };
+    let line = &input[first + 2..second];
+    let answer = match (added, number(line)) {
+        (Some(added), Some(count)) => {
+            let left = added.then_some(exptime);
+            Answer::Counted(Counted { count: saturated(count), left, endless: false })
+        }
+        (Some(_), None) if line == b"NOT_FOUND" => Answer::NotDone,
+        (None, Some(_)) => Answer::Failed,
+        (None, None) if line == b"NOT_FOUND" => Answer::Failed,
+        (_, None) => of_error(line)?,
+    };
+    input.advance(second + 2);
+    Ok(Some(answer))
+}
+
+/// A line that says whether something is done.
+fn one_line(
+    is_done: impl FnOnce(&[u8]) -> bool,
+    not_done: &[&[u8]],
+    input: &mut BytesMut,
+) -> Result<Option<Answer>, Nonsense> {
+    let Some(line) = take_line(input)? else {
+        return Ok(None);
+    };
+    match line.as_ref() {
+        line if is_done(line) => Ok(Some(Answer::Done)),
+        line if not_done.contains(&line) => Ok(Some(Answer::NotDone)),
+        line => of_error(line).map(Some),
+    }
+}
+
+/// A block of data that begins at `start`: its number, if it is one, and where what follows it begins.
+fn data(start: usize, length: u64, input: &[u8]) -> Result<Option<(Option<u32>, usize)>, Nonsense> {
+    // Nobody puts more than a line under our keys honestly.
+    let length = usize::try_from(length).ok().filter(|length| *length <= MAX_LINE);
+    let stop = start + length.ok_or_else(|| nonsense(&input[..start]))?;
+    let Some(end) = input.get(stop..stop + 2) else {
+        return Ok(None);
+    };
+    if end != b"\r\n" {
+        return Err(nonsense(&input[..stop]));
+    }
+    Ok(Some((number(&input[start..stop]).map(saturated), stop + 2)))
+}
+
+fn of_error(line: &[u8]) -> Result<Answer, Nonsense> {
+    match line {
+        _ if !is_error(line) => Err(nonsense(line)),
+        _ if memmem::find(line, b"non-numeric").is_some() => Ok(Answer::Foreign),
+        _ => Ok(Answer::Failed),
+    }
+}
+
+pub(crate) fn is_error(line: &[u8]) -> bool {
+    line == b"ERROR" || line.starts_with(b"CLIENT_ERROR") || line.starts_with(b"SERVER_ERROR")
+}
+
+/// Where the line that begins at `start` ends, without its CR LF.
+fn line_end(input: &[u8], start: usize) -> Result<Option<usize>, Nonsense> {
+    let rest = &input[start..];
+    match memmem::find(&rest[..rest.len().min(MAX_LINE)], b"\r\n") {
+        Some(length) => Ok(Some(start + length)),
+        None if rest.len() >= MAX_LINE => Err(nonsense(rest)),
+        None => Ok(None),
+    }
+}
+
+pub(crate) fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, Nonsense> {
+    let Some(end) = line_end(input, 0)? else {
+        return Ok(None);
+    };
+    let line = input.split_to(end);
+    input.advance(2);
+    Ok(Some(line))
+}
+
+fn number(digits: &[u8]) -> Option<u64> {
+    str::from_utf8(digits.trim_ascii_end()).ok()?.parse().ok()
+}
+
+fn saturated(count: u64) -> u32 {
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+pub(crate) fn nonsense(line: &[u8]) -> Nonsense {
+    // Enough to recognise it by in the log.
+    Nonsense(String::from_utf8_lossy(&line[..line.len().min(64)]).into_owned())
+}

@@ -1,0 +1,139 @@
+//! Violations, and the bans that come of them.
+//!
+//! Nobody waits for any of this: the request that went over has its answer by its
+//! count. Each step is atomic in the store, so of sessions that go over at the
+//! same time, on whatever host, exactly one begins the ban. A step that a shared
+//! store does not do, because the server is away, is done in this process.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use super::counter::Counter;
+use crate::net::clock::Now;
+use crate::observe::log::line::Line;
+use crate::observe::log::{Event, Log, Severity};
+use crate::observe::statistics::add;
+use crate::policy::decision::Violation;
+use crate::policy::limit::Ban;
+use crate::policy::per::Part;
+use crate::policy::{Key, Purpose};
+use crate::store::Store;
+use crate::store::memcached::Memcached;
+use crate::store::shared::over_limit::{Advice, Known};
+
+/// A violation that outlives the request and the rules it was found by.
+#[derive(Debug)]
+struct Offence {
+    limit: String,
+    log_only: bool,
+    part: Part,
+    violations: Counter,
+    /// Violations before this one that the store does not know of.
+    kept: u32,
+    ban: Option<(Ban, Bans)>,
+    forget_after: u32,
+    now: Now,
+}
+
+/// Where bans are.
+#[derive(Debug)]
+struct Bans {
+    /// The ban in force, with its number.
+    ban: Counter,
+    /// How many there were.
+    bans: Counter,
+}
+
+impl Offence {
+    fn new(store: &Store, violation: &Violation<'_>, kept: u32, now: Now) -> Self {
+        let Violation { limit, part } = violation;
+        let counter = |purpose| store.counter(&Key { limit, part, purpose });
+        let bans = || Bans { ban: counter(Purpose::Ban), bans: counter(Purpose::Bans) };
+        Self {
+            limit: limit.name.clone(),
+            log_only: limit.log_only,
+            part: part.clone(),
+            violations: counter(Purpose::Violations),
+            kept,
+            ban: limit.ban.map(|ban| (ban, bans())),
+            forget_after: limit.forget_after,
+            now,
+        }
+    }
+
+    fn describe(&self, seconds: u32, repetition: u32, line: &mut Line) {
+        line.field("key", &self.part).field("limit", &self.limit);
+        line.field("seconds", seconds).field("repetition", repetition);
+    }
+}
+
+impl Store {
+    /// Counts a violation, and bans if it is one too many. In this process that is done when this returns;
+    /// with memcached it takes a few round trips, for which nobody waits. Must be called within a runtime.
+    pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, log: &Log, now: Now) {
+        if let Some(memcached) = &self.memcached {
+            if let Advice::Ask(kept) = self.advise_violation(memcached, violation, now) {
+                let (offence, store, log) = (Offence::new(self, violation, kept, now), Arc::clone(self), log.clone());
+                self.following.spawn(async move { store.punish(&offence, &log).await });
+            }
+            return;
+        }
+        let offence = Offence::new(self, violation, 0, now);
+        let done = pin!(self.punish(&offence, log)).poll(&mut Context::from_waker(Waker::noop()));
+        debug_assert_eq!(done, Poll::Ready(()), "nothing waits for a store in this process");
+    }
+
+    /// Whether memcached is told of a violation, or it is counted in this process for the time being: of those of
+    /// a flood it hears once per `over_memory`. Not where a ban hangs on them, which is to begin in time.
+    fn advise_violation(&self, memcached: &Memcached, violation: &Violation<'_>, now: Now) -> Advice {
+        let Violation { limit, part } = violation;
+        if limit.ban.is_some() {
+            return Advice::Ask(0);
+        }
+        let key = Key { limit, part, purpose: Purpose::Violations };
+        let subject = self.table.subject(key);
+        let known = self.table.peek(subject, now.monotonic).filter(|_| !memcached.is_away());
+        let known = known.map(|hit| Known { count: hit.count, left: hit.left_ms, is_over: true });
+        let advice = self.offences.advise(&key, 1, known, now);
+        match advice {
+            Advice::Spare => {
+                self.table.renew(subject, 1, u64::from(limit.forget_after) * 1000, u32::MAX, now.monotonic);
+            }
+            Advice::Ask(_) => self.offences.remember(&key, now),
+        }
+        advice
+    }
+
+    async fn punish(&self, offence: &Offence, log: &Log) {
+        let Offence { kept, forget_after, now, .. } = *offence;
+        let violations = self.renew(&offence.violations, kept, forget_after, now).await;
+        let Some((ban, Bans { ban: in_force, bans })) = &offence.ban else {
+            return;
+        };
+        if violations < ban.threshold {
+            return;
+        }
+        let begun = self.add(in_force, ban.length(1), now).await;
+        // The next ban takes as many violations again, and those of sessions that were late are none of them.
+        self.forget(&offence.violations, now);
+        if !begun {
+            return;
+        }
+        let known_for = |repetition| ban.length(repetition).saturating_add(forget_after);
+        let repetition = self.renew(bans, 0, known_for(1), now).await;
+        let seconds = ban.length(repetition);
+        if repetition > 1 {
+            self.replace(in_force, repetition, seconds, now);
+            self.replace(bans, repetition, known_for(repetition), now);
+        }
+        if offence.log_only {
+            log.event(Event::LogOnly, Severity::Info, "WOULD_BAN", now, |line| {
+                offence.describe(seconds, repetition, line)
+            });
+        } else {
+            add(&self.statistics.banned, 1);
+            log.event(Event::Ban, Severity::Info, "BANNED", now, |line| offence.describe(seconds, repetition, line));
+        }
+    }
+}

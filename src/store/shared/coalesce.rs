@@ -1,0 +1,104 @@
+//! Hits that are so close together that they are one.
+//!
+//! What this process counted last is remembered here, so hosts that share a
+//! store coalesce each for themselves.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use bytes::{Buf, BufMut};
+
+use crate::net::clock::Now;
+use crate::net::recent_map::Generations;
+use crate::net::secret;
+use crate::policy::per::Part;
+use crate::policy::{Limit, Operation};
+use crate::snapshot::section::Damage;
+
+/// Keys remembered at once, in about 2 MB. Beyond this those that were counted longest ago are forgotten;
+/// their next hit counts.
+pub const MAX_KEYS: usize = 65_536;
+
+/// When which key was counted last, on the monotonic clock.
+#[derive(Debug, Default)]
+pub struct Coalesce {
+    generations: Mutex<Generations<u64, MAX_KEYS>>,
+}
+
+impl Coalesce {
+    /// Makes a hit that comes too soon after the last one that was counted a read, with 0 `added`.
+    #[inline]
+    pub fn apply(&self, operation: &mut Operation<'_>, now: Now) {
+        // Few limits coalesce, and the others are not to pay for it.
+        if operation.key.limit.coalesce > 0 && operation.amount > 0 && !self.counts(operation, now) {
+            operation.amount = 0;
+        }
+    }
+
+    /// The next hit counts, however soon it comes: the last one that was counted has been taken back.
+    pub fn forget(&self, limit: &Limit, part: &Part) {
+        if limit.coalesce > 0 {
+            self.lock().forget(key(limit, part));
+        }
+    }
+
+    /// Adds what is remembered, the longest ago first.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        for (key, last) in self.lock().iter() {
+            output.put_u64_le(*key);
+            output.put_u64_le(*last);
+        }
+    }
+
+    /// Takes it over, from a program with the same secret and the same clock.
+    pub fn take(&self, mut input: &[u8]) -> Result<(), Damage> {
+        let mut generations = self.lock();
+        while input.has_remaining() {
+            let (key, last) = (input.try_get_u64_le()?, input.try_get_u64_le()?);
+            *generations.touch(key) = last;
+        }
+        Ok(())
+    }
+
+    fn counts(&self, operation: &Operation<'_>, now: Now) -> bool {
+        let limit = operation.key.limit;
+        let key = key(limit, operation.key.part);
+        let mut generations = self.lock();
+        let last = generations.find(key);
+        let counts = last.is_none_or(|last| now.monotonic.saturating_sub(last) >= u64::from(limit.coalesce));
+        if counts {
+            *generations.touch(key) = now.monotonic;
+        }
+        counts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Generations<u64, MAX_KEYS>> {
+        // Numbers are whole after any panic.
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Not of the counter: the slots of a sliding window are one key. Nor of the limit's id, which is another in the
+/// program that comes after this one.
+fn key(limit: &Limit, part: &Part) -> u64 {
+    let Limit { name, counts, window, log_only, .. } = limit;
+    secret::hash((name, counts, window, log_only, part))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_the_latest_are_kept() {
+        let mut generations = Generations::<u64, MAX_KEYS>::default();
+        let many = 5 * MAX_KEYS as u64;
+        for key in 0..many {
+            *generations.touch(key) = key;
+            assert!(generations.len() <= MAX_KEYS);
+        }
+        for key in many - MAX_KEYS as u64 / 2..many {
+            assert_eq!(generations.find(key), Some(key));
+        }
+        assert_eq!(generations.find(0), None);
+    }
+}

@@ -1,0 +1,196 @@
+//! What is over its limit is known here for a while, so that a flood costs a shared store little.
+//!
+//! Such a key asks the store at most once per `over_memory`, and never past its
+//! window. The hits in between are answered by what is known in this process
+//! and go out as one increment with the next question, so that bans and other
+//! hosts see the flood. Where the key is gone by then, it was reset, and they
+//! go nowhere.
+//!
+//! Hits only in fixed windows: the slots of a sliding one move under the question.
+//! The violations of a limit that makes wait are kept back in the same way.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::net::clock::Now;
+use crate::net::recent_map::Generations;
+use crate::net::secret;
+use crate::policy::Key;
+
+/// Keys remembered at once, in about 4 MB. Beyond this those that were remembered first ask the store
+/// again, and the hits they kept are not counted.
+pub const MAX_KEYS: usize = 65_536;
+
+/// What is known here of a key.
+#[derive(Clone, Copy, Debug)]
+pub struct Known {
+    /// Hits in its window.
+    pub count: u32,
+    /// Milliseconds until that ends.
+    pub left: u64,
+    /// Whether one more hit is to be refused.
+    pub is_over: bool,
+}
+
+/// What is to be done about a hit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Advice {
+    /// Ask the store, and add these earlier hits.
+    Ask(u32),
+    /// Answer by what is known.
+    Spare,
+}
+
+/// The keys that are over.
+#[derive(Debug)]
+pub struct Over {
+    /// Milliseconds between two questions; 0: every hit is one.
+    pause: u64,
+    /// Nothing was ever over: nobody pays for looking.
+    empty: AtomicBool,
+    generations: Mutex<Generations<Entry, MAX_KEYS>>,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Entry {
+    /// When the store was asked last, on the monotonic clock.
+    asked: u64,
+    /// Hits since, which it was not told.
+    kept: u32,
+}
+
+/// What memcached says in whole seconds may end this much earlier.
+const MARGIN: u64 = 1000;
+
+impl Over {
+    /// At most one question per `pause`; zero: every hit asks.
+    pub fn new(pause: Duration) -> Self {
+        Self { pause: pause.as_millis() as u64, empty: AtomicBool::new(true), generations: Mutex::default() }
+    }
+
+    /// Remembers that the store has just called a key over, or banned.
+    pub fn remember(&self, key: &Key<'_>, now: Now) {
+        if self.pause == 0 {
+            return;
+        }
+        self.empty.store(false, Ordering::Relaxed);
+        let hash = self.hash(key);
+        let mut generations = self.lock();
+        if generations.find(hash).is_none() {
+            *generations.touch(hash) = Entry { asked: now.monotonic, kept: 0 };
+        }
+    }
+
+    /// Whether anything is remembered of a key.
+    pub fn remembers(&self, key: &Key<'_>) -> bool {
+        !self.empty.load(Ordering::Relaxed) && self.lock().find(self.hash(key)).is_some()
+    }
+
+    /// Hits of a key that the store was not told.
+    pub fn kept(&self, key: &Key<'_>) -> u32 {
+        if self.empty.load(Ordering::Relaxed) {
+            return 0;
+        }
+        self.lock().find(self.hash(key)).map_or(0, |entry| entry.kept)
+    }
+
+    /// What to do about hits of which so many are to be `kept` if the store is not asked. `known`: of the key,
+    /// here; `None` also where it is not to be used.
+    pub fn advise(&self, key: &Key<'_>, kept: u32, known: Option<Known>, now: Now) -> Advice {
+        let hash = self.hash(key);
+        let mut generations = self.lock();
+        let Some(mut entry) = generations.find(hash) else {
+            return Advice::Ask(0);
+        };
+        let running = known.filter(|known| known.left > MARGIN);
+        let due = now.monotonic.saturating_sub(entry.asked) >= self.pause;
+        let advice = match running {
+            Some(known) if known.is_over && !due => {
+                entry.kept = entry.kept.saturating_add(kept);
+                Advice::Spare
+            }
+            _ => {
+                // In another window they would be too many.
+                let kept = running.map_or(0, |_| entry.kept);
+                entry = Entry { asked: now.monotonic, kept: 0 };
+                Advice::Ask(kept)
+            }
+        };
+        *generations.touch(hash) = entry;
+        advice
+    }
+
+    /// Of the limit and what of it: its window, its ban and its violations go together.
+    fn hash(&self, key: &Key<'_>) -> u64 {
+        secret::hash((key.limit.id, key.part))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Generations<Entry, MAX_KEYS>> {
+        // Numbers are whole after any panic.
+        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::per::Part;
+    use crate::policy::{Limit, Purpose};
+
+    const OVER: Option<Known> = Some(Known { count: 11, left: 60_000, is_over: true });
+
+    fn at(milliseconds: u64) -> Now {
+        Now::simulated(milliseconds)
+    }
+
+    fn with_key(test: impl FnOnce(&Over, &Key<'_>)) {
+        let (limit, part) = (Limit::top(String::new()), Part::group("a"));
+        test(&Over::new(Duration::from_secs(2)), &Key { limit: &limit, part: &part, purpose: Purpose::Window });
+    }
+
+    #[test]
+    fn a_key_that_is_over_asks_once_in_a_while_and_brings_what_was_kept() {
+        with_key(|over, key| {
+            assert_eq!(over.advise(key, 1, OVER, at(0)), Advice::Ask(0), "nothing is remembered");
+            over.remember(key, at(0));
+            for moment in [0, 1, 1999] {
+                assert_eq!(over.advise(key, 2, OVER, at(moment)), Advice::Spare);
+            }
+            assert_eq!(over.advise(key, 1, OVER, at(2000)), Advice::Ask(6));
+            assert_eq!(over.advise(key, 1, OVER, at(2001)), Advice::Spare, "while it is being asked");
+            assert_eq!(over.advise(key, 1, OVER, at(4000)), Advice::Ask(1));
+        });
+    }
+
+    #[test]
+    fn it_asks_at_the_end_of_its_window_and_brings_nothing_into_the_next() {
+        with_key(|over, key| {
+            over.remember(key, at(0));
+            assert_eq!(over.advise(key, 1, OVER, at(0)), Advice::Spare);
+            let ending = Some(Known { left: 1000, ..OVER.unwrap() });
+            assert_eq!(over.advise(key, 1, ending, at(1)), Advice::Ask(0));
+            over.advise(key, 1, OVER, at(2));
+            assert_eq!(over.advise(key, 1, None, at(3)), Advice::Ask(0));
+        });
+    }
+
+    #[test]
+    fn one_that_is_not_over_any_more_asks_at_once() {
+        with_key(|over, key| {
+            over.remember(key, at(0));
+            over.advise(key, 1, OVER, at(0));
+            let within = Some(Known { is_over: false, ..OVER.unwrap() });
+            assert_eq!(over.advise(key, 1, within, at(1)), Advice::Ask(1));
+        });
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let mut generations = Generations::<Entry, MAX_KEYS>::default();
+        for key in 0..5 * MAX_KEYS as u64 {
+            *generations.touch(key) = Entry { asked: 0, kept: 0 };
+            assert!(generations.len() <= MAX_KEYS);
+        }
+    }
+}
