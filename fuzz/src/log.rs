@@ -1,9 +1,9 @@
 //! Lines of a log: the same whatever line is before them, and never in the past of that.
 
-use connshaper::maillog::advise::blocks;
-use connshaper::maillog::advise::calendar::Calendar;
-use connshaper::maillog::advise::event::{Event, Place, Reader, Sense, What};
-use connshaper::maillog::advise::line::Line;
+use connshaper::maillog::lines::blocks;
+use connshaper::maillog::lines::calendar::Calendar;
+use connshaper::maillog::lines::event::{Event, Place, Reader, Sense, What};
+use connshaper::maillog::lines::line::Line;
 use jiff::tz::TimeZone;
 
 /// When the log was written: in the year 2026.

@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use jiff::tz::TimeZone;
 
 use super::census::{Census, Client, Mask};
-use super::reading::Read;
-use super::sessions::Seen;
 use super::tally::{Grouping, Tally};
-use super::text::printable;
+use crate::maillog::reading::Read;
+use crate::maillog::sessions::Seen;
+use crate::maillog::text::printable;
 
 /// Names listed for a window length; the rest is a number.
 pub const MAX_NAMES: usize = 200;

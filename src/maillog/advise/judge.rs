@@ -12,11 +12,11 @@ use bytes::BytesMut;
 use tokio_util::codec::Decoder;
 
 use super::census::Mask;
-use super::request;
-use super::sessions::{Seen, Session};
 use crate::config::{Config, ConfigError};
 use crate::engine::decide::{Beginning, begin};
 use crate::engine::service::{Rules, Service};
+use crate::maillog::request;
+use crate::maillog::sessions::{Seen, Session};
 use crate::net::clock::Now;
 use crate::observe::log::{Log, Severity};
 use crate::policy::limit::TOP;

@@ -1,40 +1,23 @@
 //! `connshaper advise`: which numbers fit a site, from its own mail logs.
 //!
-//! The way of a line:
+//! The sessions come from `reading`:
 //!
 //! ```text
-//! source -> blocks -> line -> event -> merge -> sessions -> tally -> findings -> report
-//! opens,    all cores, takes   what     one      what the    counts   candidates, text,
-//! unpacks   in order   apart   it says  order    daemon is            advice      plots,
-//!                                                asked about                      page
+//! reading -> tally ----> findings ----> report
+//!            counts      candidates,    text, plots,
+//!                        advice         page
 //! ```
 //!
 //! One pass over the logs answers for every candidate (`census`), and with
 //! `--config` the sessions go through the daemon's own decision as well
-//! (`judge`). What is kept while reading is bounded: blocks of text, smtpd
-//! processes, messages under way, a million clients.
+//! (`judge`). The clients kept are at most a million.
 
-pub mod audience;
-pub mod blocks;
-pub mod calendar;
 pub mod census;
-pub mod decompress;
-pub mod event;
 pub mod findings;
-pub mod journal;
 pub mod judge;
-pub mod line;
-pub mod merge;
 pub mod options;
-pub mod postconf;
-pub mod reading;
 pub mod report;
-pub mod request;
-pub mod sessions;
-pub mod source;
-pub mod stamp;
 pub mod tally;
-pub mod text;
 pub mod timeline;
 
 use std::fmt::Display;
@@ -43,12 +26,13 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::cli::exit;
+use crate::maillog::reading::Logs;
+use crate::maillog::text;
 
 use census::Mask;
 use findings::Findings;
 use judge::Judge;
 use options::Options;
-use reading::Logs;
 use tally::{Tally, Trial, Verdicts};
 
 /// Lengths of windows that are evaluated at once, at most: each takes memory for every client.

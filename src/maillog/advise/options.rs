@@ -1,19 +1,17 @@
-//! What can be said on the command line about logs and candidates.
+//! What can be said on the command line about candidates.
 
 use std::path::PathBuf;
 
 use clap::Args;
-use ipnet::IpNet;
 
-use super::postconf::netblock;
-use super::sessions::Seen;
+use crate::maillog::options::LogOptions;
 
 /// Options of `advise`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Options {
     /// What to read, and how.
     #[command(flatten)]
-    pub reading: Reading,
+    pub reading: LogOptions,
     /// Thresholds to evaluate, as in 5,10,20; chosen from the log unless given
     #[arg(long, value_name = "N,...", value_delimiter = ',', value_parser = clap::value_parser!(u32).range(1..=65_534))]
     pub threshold: Vec<u32>,
@@ -44,23 +42,6 @@ pub struct Options {
     pub verdicts: Option<PathBuf>,
 }
 
-/// Options about reading logs.
-#[derive(Clone, Debug, PartialEq, Eq, Args)]
-pub struct Reading {
-    /// Postfix logs, plain or compressed with gzip, zstd or xz, in any order; - is standard input
-    #[arg(value_name = "LOG", required = true)]
-    pub logs: Vec<PathBuf>,
-    /// When Postfix asks; without this option what postconf says of smtpd_delay_reject
-    #[arg(long, value_enum, value_name = "STAGE")]
-    pub seen: Option<Seen>,
-    /// Networks whose clients are not asked about; without this option what postconf says
-    #[arg(long, value_name = "NET,...", value_delimiter = ',', value_parser = network)]
-    pub mynetworks: Option<Vec<IpNet>>,
-    /// The zone of times without an offset, as in Europe/Berlin; without this option this machine's
-    #[arg(long, value_name = "ZONE", value_parser = zone)]
-    pub timezone: Option<String>,
-}
-
 /// Seconds up to what the daemon takes.
 fn exptime(text: &str) -> Result<u32, String> {
     const LONGEST: u64 = 365 * 86_400;
@@ -71,16 +52,5 @@ fn exptime(text: &str) -> Result<u32, String> {
     match u32::try_from(seconds) {
         Ok(seconds) if seconds > 0 && u64::from(seconds) <= LONGEST => Ok(seconds),
         _ => Err("write a time from 1s to 365d".to_owned()),
-    }
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
-    netblock(text).ok_or_else(|| "write a network or an address, as in 192.0.2.0/24".to_owned())
-}
-
-fn zone(text: &str) -> Result<String, String> {
-    match jiff::tz::TimeZone::get(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => Err("there is no such zone; write it as in Europe/Berlin or UTC".to_owned()),
     }
 }

@@ -8,9 +8,9 @@ use jiff::tz::TimeZone;
 
 use super::census::{Census, MAX_CLIENTS, Mask};
 use super::judge::{Judge, Judgement};
-use super::sessions::{Audience, Session};
-use super::text::time;
 use super::timeline::Timeline;
+use crate::maillog::sessions::{Audience, Session};
+use crate::maillog::text::time;
 
 /// The sums of all candidates and, if there is one, of a configuration.
 pub struct Tally {

@@ -15,9 +15,9 @@ use std::process::ExitCode;
 
 use crate::cli::exit;
 use crate::config::{Config, ConfigError};
-use crate::maillog::advise::reading::Logs;
 use crate::maillog::advise::tally::Verdicts;
-use crate::maillog::advise::text::plain;
+use crate::maillog::reading::Logs;
+use crate::maillog::text::plain;
 use crate::net::address::Address;
 
 use connection::Connection;

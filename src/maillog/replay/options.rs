@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::maillog::advise::options::Reading;
+use crate::maillog::options::LogOptions;
 use crate::net::address::Address;
 
 /// Options of `replay`.
@@ -12,7 +12,7 @@ use crate::net::address::Address;
 pub struct Options {
     /// What to read, and how.
     #[command(flatten)]
-    pub reading: Reading,
+    pub reading: LogOptions,
     /// The configuration file, which tells where the daemon listens
     #[arg(short, long, value_name = "FILE")]
     pub config: Option<PathBuf>,

@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 use super::connection::Connection;
 use super::options::Speed;
 use crate::maillog::advise::census::MAX_CLIENTS;
-use crate::maillog::advise::request;
-use crate::maillog::advise::sessions::{Audience, Seen, Session};
 use crate::maillog::advise::tally::Verdicts;
-use crate::maillog::advise::text::printable;
+use crate::maillog::request;
+use crate::maillog::sessions::{Audience, Seen, Session};
+use crate::maillog::text::printable;
 
 /// Actions told apart; a daemon of another make may answer anything.
 const MAX_ACTIONS: usize = 100;

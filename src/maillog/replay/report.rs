@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use serde_json::json;
 
 use super::player::Played;
-use crate::maillog::advise::reading::Read;
-use crate::maillog::advise::text::{number, percent};
+use crate::maillog::reading::Read;
+use crate::maillog::text::{number, percent};
 
 /// Clients that are named.
 const NAMES: usize = 20;

@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::super::findings::{Candidate, Effect, Findings, Known, Length, Outcome};
-use super::super::sessions::Seen;
 use super::super::tally::Grouping;
-use super::super::text::{plain, time};
+use crate::maillog::sessions::Seen;
+use crate::maillog::text::{plain, time};
 
 /// All of it.
 pub fn object(findings: &Findings) -> Value {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::super::text::number;
+use crate::maillog::text::number;
 
 /// Characters that can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

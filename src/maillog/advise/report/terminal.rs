@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use super::super::census::MAX_CLIENTS;
 use super::super::findings::{Candidate, Effect, Findings, Known, Length, Outcome};
-use super::super::sessions::Seen;
-use super::super::text::{bytes, number, percent, plain, time};
 use super::plot::{Characters, area, distribution};
 use crate::config::units;
+use crate::maillog::sessions::Seen;
+use crate::maillog::text::{bytes, number, percent, plain, time};
 
 /// Names printed of a list; the page and the JSON have more.
 const NAMES: usize = 10;

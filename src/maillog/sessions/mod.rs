@@ -5,15 +5,17 @@
 //! delays its checks, at the first recipient. A session that is under way when
 //! the log begins is known from its first recipient on.
 
+mod sink;
+
 use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-pub use super::audience::{Audience, Seen, Session};
-use super::event::{Event, Place, What, Who};
+use super::lines::event::{Event, Place, What, Who};
 use crate::net::netblock_table::Netblocks;
+pub use sink::{Audience, Seen, Session};
 
 /// smtpd processes remembered. Postfix runs a hundred unless told otherwise; each host has its own.
 const MAX_PROCESSES: usize = 65_536;

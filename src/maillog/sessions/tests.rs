@@ -1,6 +1,6 @@
-use super::super::blocks::parse;
-use super::super::event::{Reader, Sense};
 use super::*;
+use crate::maillog::lines::blocks::parse;
+use crate::maillog::lines::event::{Reader, Sense};
 
 /// Notes what it is told.
 #[derive(Default)]

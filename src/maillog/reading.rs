@@ -11,11 +11,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
-use super::merge::{Account, Merge};
-use super::options::Reading;
+use super::lines::merge::{Account, Merge};
+use super::lines::source::{Progress, Source};
+use super::options::LogOptions;
 use super::postconf::Site;
 use super::sessions::{Audience, Seen, Sessions, Sums};
-use super::source::{Progress, Source};
 use super::text::plain;
 
 /// Events between two looks at how far the reading is.
@@ -61,7 +61,7 @@ impl std::error::Error for Unreadable {}
 
 impl Logs {
     /// Looks into every log. One that cannot be opened is an error; one without a line of a log is noted.
-    pub fn open(options: &Reading) -> Result<Self, Unreadable> {
+    pub fn open(options: &LogOptions) -> Result<Self, Unreadable> {
         let zone = options.timezone.as_deref().and_then(|name| TimeZone::get(name).ok());
         let zone = zone.unwrap_or_else(TimeZone::system);
         let progress = Arc::new(Progress::default());
@@ -83,7 +83,7 @@ impl Logs {
     }
 
     /// Asks Postfix for what the command line leaves open.
-    fn learn(&mut self, options: &Reading) {
+    fn learn(&mut self, options: &LogOptions) {
         let is_open = options.seen.is_none() || options.mynetworks.is_none();
         let site = if is_open { Site::ask() } else { Site::default() };
         let mut note = |text: String| self.notes.push(text);

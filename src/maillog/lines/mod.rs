@@ -1,0 +1,11 @@
+//! From the files of a log to events in the order of their times.
+
+pub mod blocks;
+pub mod calendar;
+pub mod decompress;
+pub mod event;
+pub mod journal;
+pub mod line;
+pub mod merge;
+pub mod source;
+pub mod stamp;
