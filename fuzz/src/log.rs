@@ -2,7 +2,7 @@
 
 use connshaper::maillog::lines::blocks;
 use connshaper::maillog::lines::calendar::Calendar;
-use connshaper::maillog::lines::event::{Event, Place, Reader, Sense, What};
+use connshaper::maillog::lines::event::{Event, EventKind, LineKind, Place, Reader};
 use connshaper::maillog::lines::line::Line;
 use jiff::tz::TimeZone;
 
@@ -20,7 +20,7 @@ pub fn run(data: &[u8]) {
     for line in data.split(|byte| *byte == b'\n') {
         let after_others = Line::parse_after(&mut head, line);
         assert_eq!(after_others, Line::parse_after(&mut None, line));
-        let Some(Sense::Event(event)) = blocks::parse(line, |line| reader.read(line, &mut names)) else {
+        let Some(LineKind::Event(event)) = blocks::parse(line, |line| reader.read(line, &mut names)) else {
             continue;
         };
         if let Some(place) = name(&event) {
@@ -35,9 +35,9 @@ pub fn run(data: &[u8]) {
 }
 
 fn name(event: &Event) -> Option<Place> {
-    match event.what {
-        What::Connect { who, .. } | What::Recipient { who, .. } => Some(who.name),
-        What::Disconnect { name, .. } => Some(name),
+    match event.kind {
+        EventKind::Connect { who, .. } | EventKind::Recipient { who, .. } => Some(who.name),
+        EventKind::Disconnect { name, .. } => Some(name),
         _ => None,
     }
 }

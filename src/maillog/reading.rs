@@ -11,11 +11,11 @@ use indicatif::{ProgressBar, ProgressStyle};
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
-use super::lines::merge::{Account, Merge};
+use super::lines::merge::{Merge, ReadStats};
 use super::lines::source::{Progress, Source};
 use super::options::LogOptions;
 use super::postconf::Site;
-use super::sessions::{Audience, Seen, Sessions, Sums};
+use super::sessions::{Seen, SessionSink, Sessions, Sums};
 use super::text::plain;
 
 /// Events between two looks at how far the reading is.
@@ -31,7 +31,7 @@ pub struct Logs {
     pub zone: TimeZone,
     mynetworks: Vec<IpNet>,
     sources: Vec<Source>,
-    account: Account,
+    stats: ReadStats,
     progress: Arc<Progress>,
 }
 
@@ -39,7 +39,7 @@ pub struct Logs {
 #[derive(Debug)]
 pub struct Read {
     /// Logs and lines.
-    pub account: Account,
+    pub stats: ReadStats,
     /// Sessions.
     pub sums: Sums,
 }
@@ -65,19 +65,19 @@ impl Logs {
         let zone = options.timezone.as_deref().and_then(|name| TimeZone::get(name).ok());
         let zone = zone.unwrap_or_else(TimeZone::system);
         let progress = Arc::new(Progress::default());
-        let (mut sources, mut account) = (Vec::new(), Account::default());
+        let (mut sources, mut stats) = (Vec::new(), ReadStats::default());
         for path in &options.logs {
             match Source::open(path, &zone, &progress) {
                 Ok(Some(source)) => sources.push(source),
                 Ok(None) => {
                     let error = io::Error::other("no line of a log in it");
-                    account.trouble(&plain(&path.display().to_string()), &error);
+                    stats.trouble(&plain(&path.display().to_string()), &error);
                 }
                 Err(error) => return Err(Unreadable { path: path.clone(), error }),
             }
         }
         let mut logs =
-            Self { seen: Seen::Rcpt, notes: Vec::new(), zone, mynetworks: Vec::new(), sources, account, progress };
+            Self { seen: Seen::Rcpt, notes: Vec::new(), zone, mynetworks: Vec::new(), sources, stats, progress };
         logs.learn(options);
         Ok(logs)
     }
@@ -110,25 +110,25 @@ impl Logs {
     }
 
     /// Reads them all, shows a bar on a terminal, and tells the audience what is in them.
-    pub fn read(mut self, audience: &mut impl Audience, show_bar: bool) -> Read {
+    pub fn read(mut self, sink: &mut impl SessionSink, show_bar: bool) -> Read {
         let mynetworks = self.mynetworks.iter().map(|network| (*network, ())).collect();
         let mut sessions = Sessions::new(self.seen, mynetworks);
         let bar = bar(&self.progress, show_bar);
         let mut merge = Merge::new(std::mem::take(&mut self.sources), Arc::clone(&self.progress));
         let mut events = 0_u64;
         merge.for_each(|time, event, names| {
-            sessions.take(time, event, names, audience);
+            sessions.take(time, event, names, sink);
             events += 1;
             if events.is_multiple_of(EVENTS_PER_LOOK) {
                 bar.set_position(self.progress.read.load(Ordering::Relaxed));
             }
-            if audience.has_enough() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            if sink.has_enough() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
-        sessions.finish(audience);
+        sessions.finish(sink);
         bar.finish_and_clear();
-        let mut account = merge.account;
-        account.troubles.splice(0..0, self.account.troubles);
-        Read { account, sums: sessions.sums }
+        let mut stats = merge.stats;
+        stats.troubles.splice(0..0, self.stats.troubles);
+        Read { stats, sums: sessions.sums }
     }
 }
 

@@ -76,7 +76,7 @@ pub fn run(options: &Options) -> ExitCode {
     {
         return fail(exit::CANNOT_CREATE, &cannot_write(Some(path), &error));
     }
-    for trouble in &findings.read.account.troubles {
+    for trouble in &findings.read.stats.troubles {
         eprintln!("connshaper: {trouble}");
     }
     let report = match () {
@@ -86,7 +86,7 @@ pub fn run(options: &Options) -> ExitCode {
     };
     // Nobody is left to tell when standard output is closed.
     let _ = io::stdout().write_all(report.as_bytes());
-    match findings.read.account.lines.all {
+    match findings.read.stats.lines.all {
         0 => ExitCode::from(exit::NO_INPUT),
         _ => ExitCode::SUCCESS,
     }

@@ -9,7 +9,7 @@ use jiff::tz::TimeZone;
 use super::census::{Census, MAX_CLIENTS, Mask};
 use super::judge::{Judge, Judgement};
 use super::timeline::Timeline;
-use crate::maillog::sessions::{Audience, Session};
+use crate::maillog::sessions::{Session, SessionSink};
 use crate::maillog::text::time;
 
 /// The sums of all candidates and, if there is one, of a configuration.
@@ -88,7 +88,7 @@ impl Tally {
     }
 }
 
-impl Audience for Tally {
+impl SessionSink for Tally {
     fn asked(&mut self, session: &Session<'_>) {
         if let Some(trial) = &mut self.trial
             && trial.take(session).is_exempt

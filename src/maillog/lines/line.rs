@@ -134,7 +134,7 @@ fn after_structured_data(text: &[u8]) -> Option<&[u8]> {
 
 /// `name[address]` or `name[address]:port` at the beginning of a text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client<'a> {
+pub struct ClientText<'a> {
     /// The host name, `unknown` when the address has none that leads back to it.
     pub name: &'a [u8],
     /// The address, as Postfix writes it; `unknown` when there is none.
@@ -143,7 +143,7 @@ pub struct Client<'a> {
     pub rest: &'a [u8],
 }
 
-impl<'a> Client<'a> {
+impl<'a> ClientText<'a> {
     /// Reads one.
     pub fn parse(text: &'a [u8]) -> Option<Self> {
         let open = memchr2(b'[', b' ', text)?;
@@ -205,12 +205,12 @@ mod tests {
 
     #[test]
     fn clients_have_a_name_and_an_address() {
-        let client = Client::parse(b"unknown[2001:db8::1]:4711 ehlo=1").unwrap();
+        let client = ClientText::parse(b"unknown[2001:db8::1]:4711 ehlo=1").unwrap();
         assert_eq!(
             (client.name, client.address, client.rest),
             (&b"unknown"[..], &b"2001:db8::1"[..], &b":4711 ehlo=1"[..])
         );
-        assert_eq!(Client::parse(b"unknown"), None);
-        assert_eq!(Client::parse(b"a b[192.0.2.1]"), None);
+        assert_eq!(ClientText::parse(b"unknown"), None);
+        assert_eq!(ClientText::parse(b"a b[192.0.2.1]"), None);
     }
 }

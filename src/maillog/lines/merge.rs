@@ -20,12 +20,12 @@ pub struct Merge {
     open: Vec<Open>,
     progress: Arc<Progress>,
     /// What has been read so far.
-    pub account: Account,
+    pub stats: ReadStats,
 }
 
 /// What was read.
 #[derive(Debug, Default)]
-pub struct Account {
+pub struct ReadStats {
     /// Names of the logs in the order of their times.
     pub logs: Vec<String>,
     /// Their lines.
@@ -52,10 +52,10 @@ impl Merge {
     pub fn new(mut sources: Vec<Source>, progress: Arc<Progress>) -> Self {
         // Of logs that begin at the same moment the first named is the first.
         sources.sort_by_key(|source| source.first);
-        let account =
-            Account { logs: sources.iter().map(|source| source.name.clone()).collect(), ..Account::default() };
+        let stats =
+            ReadStats { logs: sources.iter().map(|source| source.name.clone()).collect(), ..ReadStats::default() };
         sources.reverse();
-        Self { waiting: sources, open: Vec::new(), progress, account }
+        Self { waiting: sources, open: Vec::new(), progress, stats }
     }
 
     /// Shows every event in order, with its time in milliseconds since the epoch, which never goes
@@ -68,7 +68,7 @@ impl Merge {
             if show(last, &open.batch.events[open.next], &open.batch.names).is_break() {
                 return;
             }
-            if !open.advance(&mut self.account) {
+            if !open.advance(&mut self.stats) {
                 self.open.remove(at);
             }
         }
@@ -87,11 +87,11 @@ impl Merge {
                 Ok(input) => {
                     let blocks = Blocks::read(input);
                     let mut open = Open { name, calendar, blocks, batch: Batch::default(), next: 0, time: 0 };
-                    if open.load(&mut self.account) {
+                    if open.load(&mut self.stats) {
                         self.open.push(open);
                     }
                 }
-                Err(error) => self.account.trouble(&name, &error),
+                Err(error) => self.stats.trouble(&name, &error),
             }
         }
     }
@@ -99,43 +99,43 @@ impl Merge {
 
 impl Open {
     /// Goes to the next event; `false` at the end.
-    fn advance(&mut self, account: &mut Account) -> bool {
+    fn advance(&mut self, stats: &mut ReadStats) -> bool {
         self.next += 1;
-        self.arrive(account)
+        self.arrive(stats)
     }
 
     /// Finds the time of the event it stands before, in this batch or a later one.
-    fn arrive(&mut self, account: &mut Account) -> bool {
+    fn arrive(&mut self, stats: &mut ReadStats) -> bool {
         match self.batch.events.get(self.next) {
             Some(event) => {
                 self.time = self.calendar.time(event.stamp);
                 true
             }
-            None => self.load(account),
+            None => self.load(stats),
         }
     }
 
-    fn load(&mut self, account: &mut Account) -> bool {
+    fn load(&mut self, stats: &mut ReadStats) -> bool {
         loop {
             self.blocks.recycle(std::mem::take(&mut self.batch));
             let Some(batch) = self.blocks.next() else {
-                account.set_back += self.calendar.set_back;
+                stats.set_back += self.calendar.set_back;
                 return false;
             };
             self.batch = batch;
-            account.lines.add(&self.batch.lines);
+            stats.lines.add(&self.batch.lines);
             if let Some(error) = &self.batch.error {
-                account.trouble(&self.name, error);
+                stats.trouble(&self.name, error);
             }
             self.next = 0;
             if !self.batch.events.is_empty() {
-                return self.arrive(account);
+                return self.arrive(stats);
             }
         }
     }
 }
 
-impl Account {
+impl ReadStats {
     /// Notes what could not be read.
     pub fn trouble(&mut self, name: &str, error: &io::Error) {
         self.troubles.push(format!("{name}: {error}"));

@@ -48,7 +48,7 @@ pub fn run(options: &Options) -> ExitCode {
     }
     let mut player = Player::new(connection, options.speed, logs.seen, verdicts);
     let read = logs.read(&mut player, true);
-    for trouble in &read.account.troubles {
+    for trouble in &read.stats.troubles {
         eprintln!("connshaper: {trouble}");
     }
     match player.finish() {
@@ -60,7 +60,7 @@ pub fn run(options: &Options) -> ExitCode {
         Err(player::Failure::Daemon(error)) => return fail(exit::UNAVAILABLE, &format!("{address}: {error}")),
         Err(player::Failure::Verdicts(error)) => return fail(exit::CANNOT_CREATE, &cannot_write(options, &error)),
     }
-    match read.account.lines.all {
+    match read.stats.lines.all {
         0 => ExitCode::from(exit::NO_INPUT),
         _ => ExitCode::SUCCESS,
     }

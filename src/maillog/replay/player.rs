@@ -11,7 +11,7 @@ use super::options::Speed;
 use crate::maillog::advise::census::MAX_CLIENTS;
 use crate::maillog::advise::tally::Verdicts;
 use crate::maillog::request;
-use crate::maillog::sessions::{Audience, Seen, Session};
+use crate::maillog::sessions::{Seen, Session, SessionSink};
 use crate::maillog::text::printable;
 
 /// Actions told apart; a daemon of another make may answer anything.
@@ -109,7 +109,7 @@ impl Player {
     }
 }
 
-impl Audience for Player {
+impl SessionSink for Player {
     fn asked(&mut self, session: &Session<'_>) {
         self.played.sessions += 1;
         self.asked_again(session);

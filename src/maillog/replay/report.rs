@@ -71,7 +71,7 @@ pub fn json(played: &Played, read: &Read) -> String {
         "seconds": played.taken.as_secs_f64(),
         "slowest_milliseconds": played.slowest.as_secs_f64() * 1000.0,
         "behind_seconds": played.behind.as_secs_f64(),
-        "troubles": read.account.troubles,
+        "troubles": read.stats.troubles,
     });
     format!("{object:#}\n")
 }

@@ -13,9 +13,9 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-use super::lines::event::{Event, Place, What, Who};
+use super::lines::event::{Client, Event, EventKind, Place};
 use crate::net::netblock_table::Netblocks;
-pub use sink::{Audience, Seen, Session};
+pub use sink::{Seen, Session, SessionSink};
 
 /// smtpd processes remembered. Postfix runs a hundred unless told otherwise; each host has its own.
 const MAX_PROCESSES: usize = 65_536;
@@ -113,62 +113,62 @@ impl Sessions {
     }
 
     /// Takes in what happened.
-    pub fn take(&mut self, time: i64, event: &Event, names: &[u8], audience: &mut impl Audience) {
-        match event.what {
-            What::Connect { process, who } => self.connect(time, process, who, names, audience),
-            What::Recipient { process, who, authenticated, message } => {
+    pub fn take(&mut self, time: i64, event: &Event, names: &[u8], sink: &mut impl SessionSink) {
+        match event.kind {
+            EventKind::Connect { process, who } => self.connect(time, process, who, names, sink),
+            EventKind::Recipient { process, who, authenticated, message } => {
                 let mut open = self.recipient(process, who, authenticated);
-                self.ask(&mut open, time, process, name(who.name, names), audience);
+                self.ask(&mut open, time, process, name(who.name, names), sink);
                 if let Some(id) = message.filter(|_| open.is_asked) {
-                    self.further(&mut open, time, process, name(who.name, names), audience);
-                    open.client.into_iter().for_each(|client| self.begin_message(id, client, audience));
+                    self.further(&mut open, time, process, name(who.name, names), sink);
+                    open.client.into_iter().for_each(|client| self.begin_message(id, client, sink));
                 }
                 self.keep(process, open);
             }
-            What::Disconnect { process, name: place, asked, authenticated } => {
+            EventKind::Disconnect { process, name: place, asked, authenticated } => {
                 if let Some(mut open) = self.disconnect(process, asked, authenticated) {
-                    self.ask(&mut open, time, process, name(place, names), audience);
+                    self.ask(&mut open, time, process, name(place, names), sink);
                 }
             }
-            What::Queued(id) => {
+            EventKind::Queued(id) => {
                 if let Some(message) = self.messages.get_mut(&id) {
                     message.is_queued = true;
                 }
             }
-            What::Sent(id) => {
+            EventKind::Sent(id) => {
                 if let Some(message) = self.messages.get_mut(&id)
                     && !std::mem::replace(&mut message.is_sent, true)
                 {
-                    audience.delivered(message.client);
+                    sink.delivered(message.client);
                 }
             }
             // Nothing was sent of it: it was returned, or somebody deleted it.
-            What::Removed(id) => drop(self.messages.remove(&id)),
-            What::ScreenConnect => self.sums.postscreen += 1,
-            What::ScreenPass => self.sums.postscreen_passed += 1,
-            What::Submission => self.sums.submission += 1,
+            EventKind::Removed(id) => drop(self.messages.remove(&id)),
+            EventKind::ScreenConnect => self.sums.postscreen += 1,
+            EventKind::ScreenPass => self.sums.postscreen_passed += 1,
+            EventKind::Submission => self.sums.submission += 1,
         }
     }
 
     /// The log ends: what is still in the queue was accepted, and is as good as delivered.
-    pub fn finish(&mut self, audience: &mut impl Audience) {
+    pub fn finish(&mut self, sink: &mut impl SessionSink) {
         for message in self.messages.values().filter(|message| message.is_queued && !message.is_sent) {
-            audience.delivered(message.client);
+            sink.delivered(message.client);
         }
         self.messages.clear();
         self.order.clear();
     }
 
-    fn connect(&mut self, time: i64, process: u64, who: Who, names: &[u8], audience: &mut impl Audience) {
+    fn connect(&mut self, time: i64, process: u64, who: Client, names: &[u8], sink: &mut impl SessionSink) {
         let mut open = self.begin(who);
         if self.seen == Seen::Connect {
-            self.ask(&mut open, time, process, name(who.name, names), audience);
+            self.ask(&mut open, time, process, name(who.name, names), sink);
         }
         self.keep(process, open);
     }
 
     /// The session that a recipient belongs to.
-    fn recipient(&mut self, process: u64, who: Who, authenticated: bool) -> Open {
+    fn recipient(&mut self, process: u64, who: Client, authenticated: bool) -> Open {
         // Another client than the one that connected: a proxy speaks for it, or the log began in between.
         let known = self.processes.get(&process).filter(|open| open.client == who.address).copied();
         let mut open = known.unwrap_or_else(|| self.begin(who));
@@ -196,7 +196,7 @@ impl Sessions {
         None
     }
 
-    fn begin(&mut self, who: Who) -> Open {
+    fn begin(&mut self, who: Client) -> Open {
         self.sums.sessions += 1;
         let mut open =
             Open { client: who.address, is_settled: false, is_asked: false, number: self.sums.sessions, messages: 0 };
@@ -215,22 +215,22 @@ impl Sessions {
     }
 
     /// Asks about a session that was not asked about yet.
-    fn ask(&mut self, open: &mut Open, time: i64, process: u64, name: &[u8], audience: &mut impl Audience) {
+    fn ask(&mut self, open: &mut Open, time: i64, process: u64, name: &[u8], sink: &mut impl SessionSink) {
         let Some(client) = open.client.filter(|_| !open.is_settled) else {
             return;
         };
         (open.is_settled, open.is_asked) = (true, true);
         self.sums.asked += 1;
-        audience.asked(&Session { time, client, name, process, number: open.number, message: 0 });
+        sink.asked(&Session { time, client, name, process, number: open.number, message: 0 });
     }
 
     /// A message begins in a session that was asked about. The first one is part of that question; for
     /// each further one Postfix asks again, unless it asks when clients connect.
-    fn further(&self, open: &mut Open, time: i64, process: u64, name: &[u8], audience: &mut impl Audience) {
+    fn further(&self, open: &mut Open, time: i64, process: u64, name: &[u8], sink: &mut impl SessionSink) {
         open.messages += 1;
         if let (Some(client), 2.., Seen::Rcpt) = (open.client, open.messages, self.seen) {
             let message = open.messages - 1;
-            audience.asked_again(&Session { time, client, name, process, number: open.number, message });
+            sink.asked_again(&Session { time, client, name, process, number: open.number, message });
         }
     }
 
@@ -243,13 +243,13 @@ impl Sessions {
         self.processes.insert(process, open);
     }
 
-    fn begin_message(&mut self, id: u64, client: IpAddr, audience: &mut impl Audience) {
+    fn begin_message(&mut self, id: u64, client: IpAddr, sink: &mut impl SessionSink) {
         self.messages.insert(id, Message { client, is_queued: false, is_sent: false });
         self.order.push_back(id);
         while self.order.len() > MAX_MESSAGES {
             let oldest = self.order.pop_front().and_then(|id| self.messages.remove(&id));
             if let Some(message) = oldest.filter(|message| message.is_queued && !message.is_sent) {
-                audience.delivered(message.client);
+                sink.delivered(message.client);
             }
         }
     }

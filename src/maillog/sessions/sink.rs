@@ -12,7 +12,7 @@ pub enum Seen {
 }
 
 /// Who wants to know.
-pub trait Audience {
+pub trait SessionSink {
     /// The daemon would be asked about a session, for the first time.
     fn asked(&mut self, session: &Session<'_>);
 

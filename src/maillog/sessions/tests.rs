@@ -1,6 +1,6 @@
 use super::*;
 use crate::maillog::lines::blocks::parse;
-use crate::maillog::lines::event::{Reader, Sense};
+use crate::maillog::lines::event::{LineKind, Reader};
 
 /// Notes what it is told.
 #[derive(Default)]
@@ -10,7 +10,7 @@ struct Notes {
     delivered: Vec<String>,
 }
 
-impl Audience for Notes {
+impl SessionSink for Notes {
     fn asked(&mut self, session: &Session<'_>) {
         self.asked.push(format!("{} {} {}", session.time, session.client, String::from_utf8_lossy(session.name)));
     }
@@ -33,7 +33,7 @@ fn play(seen: Seen, lines: &[&str]) -> (Notes, Sums) {
         let text = format!("Nov 21 09:05:07 mx postfix/{program}: {rest}");
         let mut names = Vec::new();
         let sense = parse(text.as_bytes(), |line| Reader::new().read(line, &mut names)).unwrap();
-        let Sense::Event(event) = sense else { panic!("{line}: {sense:?}") };
+        let LineKind::Event(event) = sense else { panic!("{line}: {sense:?}") };
         sessions.take(time, &event, &names, &mut notes);
     }
     sessions.finish(&mut notes);

@@ -9,22 +9,22 @@ use crate::maillog::text::{plain, time};
 
 /// All of it.
 pub fn object(findings: &Findings) -> Value {
-    let account = &findings.read.account;
+    let stats = &findings.read.stats;
     let span = findings.tally.span;
     let moment = |pick: fn((i64, i64)) -> i64| span.map(|span| time(pick(span), &findings.zone));
     json!({
-        "logs": account.logs.iter().map(|name| plain(name)).collect::<Vec<_>>(),
-        "troubles": account.troubles,
+        "logs": stats.logs.iter().map(|name| plain(name)).collect::<Vec<_>>(),
+        "troubles": stats.troubles,
         "notes": findings.notes,
         "lines": {
-            "all": account.lines.all,
-            "told": account.lines.told,
-            "postfix": account.lines.idle,
-            "other_programs": account.lines.foreign,
-            "not_understood": account.lines.strange,
-            "bytes": account.lines.bytes,
+            "all": stats.lines.all,
+            "told": stats.lines.told,
+            "postfix": stats.lines.idle,
+            "other_programs": stats.lines.foreign,
+            "not_understood": stats.lines.strange,
+            "bytes": stats.lines.bytes,
         },
-        "clock_set_back": account.set_back,
+        "clock_set_back": stats.set_back,
         "seen": match findings.seen { Seen::Rcpt => "rcpt", Seen::Connect => "connect" },
         "sums": sums(findings),
         "timezone": findings.zone.iana_name(),

@@ -28,10 +28,10 @@ pub fn text(findings: &Findings, taken: Duration) -> String {
 }
 
 fn read(findings: &Findings, taken: Duration) -> String {
-    let account = &findings.read.account;
-    let lines = account.lines;
+    let stats = &findings.read.stats;
+    let lines = stats.lines;
     let seconds = taken.as_secs_f64().max(0.001);
-    let logs = match account.logs.as_slice() {
+    let logs = match stats.logs.as_slice() {
         [one] => plain(one),
         many => format!("{} logs", many.len()),
     };
@@ -45,10 +45,10 @@ fn read(findings: &Findings, taken: Duration) -> String {
         number(lines.foreign),
         number(lines.strange),
     );
-    if account.set_back > 0 {
+    if stats.set_back > 0 {
         text += &format!(
             "  The clock was set back {} times; the time is taken to have gone on. See --timezone.\n",
-            number(account.set_back)
+            number(stats.set_back)
         );
     }
     text

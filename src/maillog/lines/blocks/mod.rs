@@ -13,7 +13,7 @@ use std::thread::{self, JoinHandle};
 
 use memchr::{memchr, memrchr};
 
-use super::event::{Event, Reader, Sense};
+use super::event::{Event, LineKind, Reader};
 use super::journal::Entry;
 use super::line::{Head, Line};
 use super::source::Input;
@@ -235,12 +235,12 @@ impl Batch {
             }
             lines.all += 1;
             match parse_after(&mut head, line, |line| reader.read(line, names)) {
-                Some(Sense::Event(event)) => {
+                Some(LineKind::Event(event)) => {
                     lines.told += 1;
                     events.push(event);
                 }
-                Some(Sense::Idle) => lines.idle += 1,
-                Some(Sense::Foreign) => lines.foreign += 1,
+                Some(LineKind::Idle) => lines.idle += 1,
+                Some(LineKind::Foreign) => lines.foreign += 1,
                 None => lines.strange += 1,
             }
         }

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 
 use memchr::memmem::{self, Finder};
 
-use super::line::{Client, Line};
+use super::line::{ClientText, Line};
 use super::stamp::Stamp;
 use crate::policy::request::address;
 
@@ -19,25 +19,25 @@ pub struct Event {
     /// When.
     pub stamp: Stamp,
     /// What.
-    pub what: What,
+    pub kind: EventKind,
 }
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum What {
+pub enum EventKind {
     /// smtpd greets a client.
     Connect {
         /// The smtpd process.
         process: u64,
         /// Who came.
-        who: Who,
+        who: Client,
     },
     /// smtpd asked about a recipient, for it accepted or refused one.
     Recipient {
         /// The smtpd process.
         process: u64,
         /// The client.
-        who: Who,
+        who: Client,
         /// It has logged in.
         authenticated: bool,
         /// The queue id of a message that begins here.
@@ -47,7 +47,7 @@ pub enum What {
     Disconnect {
         /// The smtpd process.
         process: u64,
-        /// The client's name, as in `Who`.
+        /// The client's name, as in `Client`.
         name: Place,
         /// It got to RCPT TO, VRFY or ETRN.
         asked: bool,
@@ -70,7 +70,7 @@ pub enum What {
 
 /// A client as Postfix names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Who {
+pub struct Client {
     /// Its address, IPv4-mapped IPv6 folded to IPv4; `None` when Postfix does not know it.
     pub address: Option<IpAddr>,
     /// Where its verified name lies in the names of the batch; empty when it has none.
@@ -88,7 +88,7 @@ pub struct Place {
 
 /// What became of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Sense {
+pub enum LineKind {
     /// It told something.
     Event(Event),
     /// It is Postfix's, and of no interest here.
@@ -114,26 +114,26 @@ impl Reader {
     }
 
     /// What a line says. Names of clients are appended to `names`.
-    pub fn read(&self, line: &Line<'_>, names: &mut Vec<u8>) -> Sense {
+    pub fn read(&self, line: &Line<'_>, names: &mut Vec<u8>) -> LineKind {
         let Some((instance, service)) = service(line.program) else {
-            return Sense::Foreign;
+            return LineKind::Foreign;
         };
-        let what = match service {
+        let kind = match service {
             b"smtpd" => smtpd(line, instance, names),
             b"qmgr" | b"oqmgr" => qmgr(line, instance),
             b"postscreen" => postscreen(line.message),
             b"smtp" | b"lmtp" | b"local" | b"virtual" | b"pipe" | b"discard" => self.delivery(line, instance),
             _ => None,
         };
-        what.map_or(Sense::Idle, |what| Sense::Event(Event { stamp: line.stamp, what }))
+        kind.map_or(LineKind::Idle, |kind| LineKind::Event(Event { stamp: line.stamp, kind }))
     }
 
-    fn delivery(&self, line: &Line<'_>, instance: &[u8]) -> Option<What> {
+    fn delivery(&self, line: &Line<'_>, instance: &[u8]) -> Option<EventKind> {
         let (id, rest) = queue_id(line.message)?;
         let status = &rest[self.status.find(rest)?..];
         // The recipient before it and the reply behind it may look like anything: then it is not believed.
         let is_sent = status.starts_with(b", status=sent ") && self.status.find(&status[1..]).is_none();
-        is_sent.then(|| What::Sent(message_id(line, instance, id)))
+        is_sent.then(|| EventKind::Sent(message_id(line, instance, id)))
     }
 }
 
@@ -182,21 +182,21 @@ fn service(program: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&program[..first], &program[last + 1..]))
 }
 
-fn smtpd(line: &Line<'_>, instance: &[u8], names: &mut Vec<u8>) -> Option<What> {
+fn smtpd(line: &Line<'_>, instance: &[u8], names: &mut Vec<u8>) -> Option<EventKind> {
     let message = line.message;
     let is_submission = is_submission(line.program);
     if let Some(client) = message.strip_prefix(b"connect from ") {
-        let client = Client::parse(client)?;
+        let client = ClientText::parse(client)?;
         return Some(match is_submission {
-            true => What::Submission,
-            false => What::Connect { process: process(line), who: who(&client, names) },
+            true => EventKind::Submission,
+            false => EventKind::Connect { process: process(line), who: who(&client, names) },
         });
     }
     if is_submission {
         return None;
     }
     if let Some(client) = message.strip_prefix(b"disconnect from ") {
-        let client = Client::parse(client)?;
+        let client = ClientText::parse(client)?;
         let (mut asked, mut authenticated) = (false, false);
         for blank in memchr::memchr_iter(b' ', client.rest) {
             match client.rest.get(blank + 1..blank + 7) {
@@ -208,43 +208,43 @@ fn smtpd(line: &Line<'_>, instance: &[u8], names: &mut Vec<u8>) -> Option<What> 
             }
         }
         let name = name(&client, names);
-        return Some(What::Disconnect { process: process(line), name, asked, authenticated });
+        return Some(EventKind::Disconnect { process: process(line), name, asked, authenticated });
     }
     let (id, rest) = queue_id(message)?;
     let process = process(line);
     if let Some(client) = rest.strip_prefix(b"client=") {
-        let client = Client::parse(client)?;
+        let client = ClientText::parse(client)?;
         let authenticated = !client.rest.is_empty() && memmem::find(client.rest, b", sasl_username=").is_some();
         let message = Some(message_id(line, instance, id));
-        return Some(What::Recipient { process, who: who(&client, names), authenticated, message });
+        return Some(EventKind::Recipient { process, who: who(&client, names), authenticated, message });
     }
-    let client = Client::parse(recipient_check(rest)?)?;
-    Some(What::Recipient { process, who: who(&client, names), authenticated: false, message: None })
+    let client = ClientText::parse(recipient_check(rest)?)?;
+    Some(EventKind::Recipient { process, who: who(&client, names), authenticated: false, message: None })
 }
 
-fn qmgr(line: &Line<'_>, instance: &[u8]) -> Option<What> {
+fn qmgr(line: &Line<'_>, instance: &[u8]) -> Option<EventKind> {
     let (id, rest) = queue_id(line.message)?;
     let message = || message_id(line, instance, id);
     match rest {
-        b"removed" => Some(What::Removed(message())),
-        _ if rest.starts_with(b"from=") && rest.ends_with(b" (queue active)") => Some(What::Queued(message())),
+        b"removed" => Some(EventKind::Removed(message())),
+        _ if rest.starts_with(b"from=") && rest.ends_with(b" (queue active)") => Some(EventKind::Queued(message())),
         _ => None,
     }
 }
 
-fn postscreen(message: &[u8]) -> Option<What> {
+fn postscreen(message: &[u8]) -> Option<EventKind> {
     let passes = [&b"PASS "[..], b"ALLOWLISTED ", b"WHITELISTED "];
     if message.starts_with(b"CONNECT from ") {
-        return Some(What::ScreenConnect);
+        return Some(EventKind::ScreenConnect);
     }
-    passes.iter().any(|word| message.starts_with(word)).then_some(What::ScreenPass)
+    passes.iter().any(|word| message.starts_with(word)).then_some(EventKind::ScreenPass)
 }
 
-fn who(client: &Client<'_>, names: &mut Vec<u8>) -> Who {
-    Who { address: address(client.address), name: name(client, names) }
+fn who(client: &ClientText<'_>, names: &mut Vec<u8>) -> Client {
+    Client { address: address(client.address), name: name(client, names) }
 }
 
-fn name(client: &Client<'_>, names: &mut Vec<u8>) -> Place {
+fn name(client: &ClientText<'_>, names: &mut Vec<u8>) -> Place {
     let is_name = client.name != b"unknown" && client.name.len() <= 255;
     match (is_name, u32::try_from(names.len())) {
         (true, Ok(start)) => {

@@ -1,28 +1,28 @@
 use super::*;
 
-fn sense(program: &str, message: &str) -> (Sense, String) {
+fn sense(program: &str, message: &str) -> (LineKind, String) {
     let text = format!("Nov 21 09:05:07 mx {program}[411]: {message}");
     let mut names = Vec::new();
     let sense = Reader::new().read(&Line::parse(text.as_bytes()).unwrap(), &mut names);
     (sense, String::from_utf8(names).unwrap())
 }
 
-fn what(program: &str, message: &str) -> Option<What> {
+fn what(program: &str, message: &str) -> Option<EventKind> {
     match sense(program, message).0 {
-        Sense::Event(event) => Some(event.what),
+        LineKind::Event(event) => Some(event.kind),
         _ => None,
     }
 }
 
 #[test]
 fn a_connect_names_its_client() {
-    let (Sense::Event(event), names) = sense("postfix/smtpd", "connect from mail.example.net[198.51.100.7]") else {
+    let (LineKind::Event(event), names) = sense("postfix/smtpd", "connect from mail.example.net[198.51.100.7]") else {
         panic!("no event");
     };
-    let What::Connect { who, .. } = event.what else { panic!("no connect: {event:?}") };
+    let EventKind::Connect { who, .. } = event.kind else { panic!("no connect: {event:?}") };
     assert_eq!((who.address, names.as_str()), (Some("198.51.100.7".parse().unwrap()), "mail.example.net"));
     assert_eq!(sense("postfix/smtpd", "connect from unknown[2001:db8::1]").1, "");
-    let Some(What::Connect { who, .. }) = what("postfix/smtpd", "connect from unknown[unknown]") else {
+    let Some(EventKind::Connect { who, .. }) = what("postfix/smtpd", "connect from unknown[unknown]") else {
         panic!("no connect");
     };
     assert_eq!(who.address, None);
@@ -31,7 +31,7 @@ fn a_connect_names_its_client() {
 #[test]
 fn the_counters_of_a_disconnect_tell_whether_there_was_a_recipient_and_a_login() {
     let seen = |counters: &str| match what("postfix/smtpd", &format!("disconnect from a[192.0.2.1]{counters}")) {
-        Some(What::Disconnect { asked, authenticated, .. }) => (asked, authenticated),
+        Some(EventKind::Disconnect { asked, authenticated, .. }) => (asked, authenticated),
         other => panic!("{counters}: {other:?}"),
     };
     assert_eq!(seen(" ehlo=1 mail=1 rcpt=1 data=1 quit=1 commands=5"), (true, false));
@@ -44,7 +44,7 @@ fn the_counters_of_a_disconnect_tell_whether_there_was_a_recipient_and_a_login()
 #[test]
 fn a_recipient_is_known_by_a_message_or_a_refusal() {
     let message = |text: &str| match what("postfix/smtpd", text) {
-        Some(What::Recipient { authenticated, message, .. }) => Some((authenticated, message.is_some())),
+        Some(EventKind::Recipient { authenticated, message, .. }) => Some((authenticated, message.is_some())),
         _ => None,
     };
     assert_eq!(message("4Bc9x1: client=a[192.0.2.1]"), Some((false, true)));
@@ -61,16 +61,16 @@ fn a_recipient_is_known_by_a_message_or_a_refusal() {
 
 #[test]
 fn a_message_is_followed_by_its_queue_id() {
-    let Some(What::Recipient { message: Some(begun), .. }) = what("postfix/smtpd", "4Bc9x1: client=a[192.0.2.1]")
+    let Some(EventKind::Recipient { message: Some(begun), .. }) = what("postfix/smtpd", "4Bc9x1: client=a[192.0.2.1]")
     else {
         panic!("no message");
     };
     let queued = "4Bc9x1: from=<a@b>, size=1200, nrcpt=1 (queue active)";
-    assert_eq!(what("postfix/qmgr", queued), Some(What::Queued(begun)));
+    assert_eq!(what("postfix/qmgr", queued), Some(EventKind::Queued(begun)));
     let sent = "4Bc9x1: to=<c@d>, relay=x[192.0.2.9]:25, delay=1, dsn=2.0.0, status=sent (250 ok)";
-    assert_eq!(what("postfix/smtp", sent), Some(What::Sent(begun)));
-    assert_eq!(what("postfix/qmgr", "4Bc9x1: removed"), Some(What::Removed(begun)));
-    assert_ne!(what("postfix-out/qmgr", "4Bc9x1: removed"), Some(What::Removed(begun)));
+    assert_eq!(what("postfix/smtp", sent), Some(EventKind::Sent(begun)));
+    assert_eq!(what("postfix/qmgr", "4Bc9x1: removed"), Some(EventKind::Removed(begun)));
+    assert_ne!(what("postfix-out/qmgr", "4Bc9x1: removed"), Some(EventKind::Removed(begun)));
     let bounced = "4Bc9x1: to=<\", status=sent (\"@d>, relay=none, dsn=5.0.0, status=bounced (no)";
     assert_eq!(what("postfix/smtp", bounced), None);
     let deferred = "4Bc9x1: to=<c@d>, relay=x, dsn=4.0.0, status=deferred (host x said: 450 , status=sent (250 ok)";
@@ -80,12 +80,15 @@ fn a_message_is_followed_by_its_queue_id() {
 #[test]
 fn instances_and_services_are_told_apart() {
     let connect = "connect from a[192.0.2.1]";
-    assert!(matches!(what("postfix-in/smtpd", connect), Some(What::Connect { .. })));
+    assert!(matches!(what("postfix-in/smtpd", connect), Some(EventKind::Connect { .. })));
     assert_ne!(what("postfix-in/smtpd", connect), what("postfix/smtpd", connect));
-    assert_eq!(what("postfix/submission/smtpd", connect), Some(What::Submission));
-    assert_eq!(what("postfix/smtps/smtpd", connect), Some(What::Submission));
-    assert_eq!(what("postfix/postscreen", "CONNECT from [192.0.2.1]:5 to [192.0.2.2]:25"), Some(What::ScreenConnect));
-    assert_eq!(what("postfix/postscreen", "PASS OLD [192.0.2.1]:5"), Some(What::ScreenPass));
-    assert_eq!(sense("sshd", connect).0, Sense::Foreign);
-    assert_eq!(sense("postfix/anvil", "statistics: max").0, Sense::Idle);
+    assert_eq!(what("postfix/submission/smtpd", connect), Some(EventKind::Submission));
+    assert_eq!(what("postfix/smtps/smtpd", connect), Some(EventKind::Submission));
+    assert_eq!(
+        what("postfix/postscreen", "CONNECT from [192.0.2.1]:5 to [192.0.2.2]:25"),
+        Some(EventKind::ScreenConnect)
+    );
+    assert_eq!(what("postfix/postscreen", "PASS OLD [192.0.2.1]:5"), Some(EventKind::ScreenPass));
+    assert_eq!(sense("sshd", connect).0, LineKind::Foreign);
+    assert_eq!(sense("postfix/anvil", "statistics: max").0, LineKind::Idle);
 }
