@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-#[path = "../tests/support/traffic.rs"]
+#[path = "../tests/it/support/traffic.rs"]
 #[allow(dead_code)]
 mod traffic;
 

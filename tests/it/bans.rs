@@ -1,0 +1,217 @@
+//! Violations and bans, the same on every store: begun once, longer each time,
+//! forgotten after good behaviour, and what the log says of them.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::support::{Host, Site, eventually, on_every_store};
+use connshaper::config::OnStoreFailure;
+use connshaper::net::clock::Now;
+use connshaper::policy::limit::Ban;
+use connshaper::policy::per::Part;
+use connshaper::policy::{Limit, Purpose};
+
+fn client() -> Part {
+    Part::client([198, 51, 100, 1].into(), 32, 64)
+}
+
+/// A minute at first, three at most, after two violations.
+fn limit() -> Limit {
+    let ban = Some(Ban { time: 60, threshold: 2, max: 180 });
+    Limit { ban, forget_after: 600, ..Limit::top("c:".to_owned()) }
+}
+
+fn at(seconds: u64) -> Now {
+    Now::simulated(seconds * 1000)
+}
+
+/// Goes over so often, and waits for what comes of it.
+async fn violate(host: &Host, limit: &Limit, times: u32, now: Now) {
+    for _ in 0..times {
+        host.violated(limit, &client(), now);
+        host.settled().await;
+    }
+}
+
+#[test]
+fn a_ban_begins_with_its_number_of_violations() {
+    on_every_store(async |site: &Site| {
+        let (host, limit) = (site.host(), limit());
+        violate(&host, &limit, 1, at(0)).await;
+        assert_eq!(host.read(&limit, &client(), Purpose::Violations, at(0)).await.count, 1);
+        assert_eq!(host.read(&limit, &client(), Purpose::Ban, at(0)).await.count, 0);
+        violate(&host, &limit, 1, at(0)).await;
+        let ban = host.read(&limit, &client(), Purpose::Ban, at(0)).await;
+        assert_eq!(ban.count, 1);
+        assert!((58..=60).contains(&ban.left), "{ban:?}");
+        // The next one takes as many violations again.
+        assert_eq!(host.read(&limit, &client(), Purpose::Violations, at(0)).await.count, 0);
+        assert_eq!(host.lines("BANNED"), ["BANNED key=198.51.100.1 limit=connections seconds=60 repetition=1"]);
+        assert_eq!(host.statistics.banned.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn of_many_that_go_over_at_once_on_two_hosts_one_bans() {
+    on_every_store(async |site: &Site| {
+        let hosts = match site.is_shared() {
+            true => vec![site.host(), site.host()],
+            false => vec![site.host()],
+        };
+        let limit = limit();
+        for turn in 0..40 {
+            hosts[turn % hosts.len()].violated(&limit, &client(), at(0));
+        }
+        for host in &hosts {
+            host.settled().await;
+        }
+        let told: Vec<_> = hosts.iter().flat_map(|host| host.lines("BANNED")).collect();
+        assert_eq!(told, ["BANNED key=198.51.100.1 limit=connections seconds=60 repetition=1"]);
+        let banned: u64 = hosts.iter().map(|host| host.statistics.banned.load(Ordering::Relaxed)).sum();
+        assert_eq!(banned, 1);
+        for host in &hosts {
+            assert_eq!(host.read(&limit, &client(), Purpose::Ban, at(0)).await.count, 1);
+            assert_eq!(host.read(&limit, &client(), Purpose::Bans, at(0)).await.count, 1);
+        }
+    });
+}
+
+#[test]
+fn bans_double_up_to_their_longest_and_each_host_sees_their_number() {
+    on_every_store(async |site: &Site| {
+        let (host, limit) = (site.host(), limit());
+        let mut now = 0;
+        for (repetition, seconds) in [(1, 60), (2, 120), (3, 180), (4, 180)] {
+            violate(&host, &limit, 2, at(now)).await;
+            let line = format!("BANNED key=198.51.100.1 limit=connections seconds={seconds} repetition={repetition}");
+            assert_eq!(host.lines("BANNED").last(), Some(&line));
+            let about =
+                |expected: u32, left: u32| assert!((expected - 2..=expected).contains(&left), "{left} s, {line}");
+            let ban = host.read(&limit, &client(), Purpose::Ban, at(now)).await;
+            assert_eq!(ban.count, repetition);
+            about(seconds, ban.left);
+            if site.is_shared() {
+                about(seconds, site.seconds_left("c:198.51.100.1!ban").unwrap());
+                about(seconds + limit.forget_after, site.seconds_left("c:198.51.100.1!bans").unwrap());
+                let other = site.host().read(&limit, &client(), Purpose::Ban, at(now)).await;
+                assert_eq!(other.count, repetition);
+                about(seconds, other.left);
+                site.delete("c:198.51.100.1!ban");
+            } else {
+                now += u64::from(seconds);
+            }
+            assert_eq!(host.read(&limit, &client(), Purpose::Ban, at(now)).await.count, 0, "it has ended");
+        }
+    });
+}
+
+#[tokio::test]
+async fn violations_and_bans_are_forgotten_some_time_after_the_last() {
+    let site = Site::memory();
+    let (host, limit) = (site.host(), limit());
+    violate(&host, &limit, 1, at(0)).await;
+    violate(&host, &limit, 1, at(601)).await;
+    assert!(host.lines("BANNED").is_empty(), "the first was forgotten after 600 s");
+    violate(&host, &limit, 1, at(1200)).await;
+    assert_eq!(host.lines("BANNED").len(), 1);
+    // A ban of 60 s from 1200 on is remembered until 1860; one of 120 s from 1850 on until 2570.
+    violate(&host, &limit, 2, at(1850)).await;
+    assert!(host.lines("BANNED")[1].ends_with("seconds=120 repetition=2"));
+    violate(&host, &limit, 2, at(2571)).await;
+    assert!(host.lines("BANNED")[2].ends_with("seconds=60 repetition=1"));
+
+    let patient = Limit { ban: Some(Ban { time: 60, threshold: 3, max: 60 }), id: 1, ..limit };
+    for moment in [0, 500, 1000] {
+        violate(&host, &patient, 1, at(moment)).await;
+    }
+    assert_eq!(host.lines("BANNED").len(), 4, "each violation keeps those before it");
+}
+
+#[tokio::test]
+async fn memcached_forgets_bans_by_itself() {
+    for site in [Site::one_memcached(), Site::proxied()] {
+        let (host, limit) = (site.host(), Limit { forget_after: 1, ..limit() });
+        let limit = Limit { ban: Some(Ban { time: 1, threshold: 1, max: 60 }), ..limit };
+        violate(&host, &limit, 1, at(0)).await;
+        for key in ["c:198.51.100.1!ban", "c:198.51.100.1!bans"] {
+            eventually("the end of a key", || site.value(key).is_none().then_some(())).await;
+        }
+        violate(&host, &limit, 1, at(0)).await;
+        let line = "BANNED key=198.51.100.1 limit=connections seconds=1 repetition=1";
+        assert_eq!(host.lines("BANNED"), [line; 2], "on {}", site.name);
+    }
+}
+
+#[tokio::test]
+async fn every_violation_renews_what_is_remembered_also_when_the_number_gains_a_digit() {
+    for site in [Site::one_memcached(), Site::proxied()] {
+        let (host, limit) = (site.host(), limit());
+        let limit = Limit { ban: Some(Ban { time: 60, threshold: 100, max: 60 }), ..limit };
+        violate(&host, &limit, 9, at(0)).await;
+        let left = || site.seconds_left("c:198.51.100.1!violations").unwrap();
+        eventually("a second or two", || (left() <= 598).then_some(())).await;
+        violate(&host, &limit, 1, at(0)).await;
+        assert_eq!(site.value("c:198.51.100.1!violations").as_deref(), Some("10"));
+        assert!(left() > 598, "{} s on {}", left(), site.name);
+    }
+}
+
+#[test]
+fn a_ban_may_be_longer_than_thirty_days() {
+    on_every_store(async |site: &Site| {
+        const DAYS: u32 = 86_400;
+        let ban = Some(Ban { time: 40 * DAYS, threshold: 1, max: 100 * DAYS });
+        let (host, limit) = (site.host(), Limit { ban, forget_after: 100 * DAYS, ..limit() });
+        for seconds in [40 * DAYS, 80 * DAYS] {
+            let now = Now::read();
+            violate(&host, &limit, 1, now).await;
+            let left = host.read(&limit, &client(), Purpose::Ban, now).await.left;
+            assert!((seconds - 3..=seconds + 1).contains(&left), "{left}");
+            if site.is_shared() {
+                let left = site.seconds_left("c:198.51.100.1!bans").unwrap();
+                let known_for = seconds + 100 * DAYS;
+                assert!((known_for - 3..=known_for + 1).contains(&left), "{left}");
+                site.delete("c:198.51.100.1!ban");
+            } else {
+                // Its clock does not go on for the next one.
+                break;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_limit_that_is_only_logged_says_whom_it_would_ban() {
+    on_every_store(async |site: &Site| {
+        let (host, limit) = (site.host(), Limit { log_only: true, ..limit() });
+        violate(&host, &limit, 2, at(0)).await;
+        assert_eq!(host.lines("WOULD_BAN"), ["WOULD_BAN key=198.51.100.1 limit=connections seconds=60 repetition=1"]);
+        assert!(host.lines("BANNED").is_empty());
+        assert_eq!(host.statistics.banned.load(Ordering::Relaxed), 0);
+        assert_eq!(host.read(&limit, &client(), Purpose::Ban, at(0)).await.count, 1);
+    });
+}
+
+#[test]
+fn a_limit_without_bans_remembers_violations_alone() {
+    on_every_store(async |site: &Site| {
+        let (host, limit) = (site.host(), Limit { ban: None, ..limit() });
+        violate(&host, &limit, 5, at(0)).await;
+        assert_eq!(host.read(&limit, &client(), Purpose::Violations, at(0)).await.count, 5);
+        assert_eq!(host.read(&limit, &client(), Purpose::Ban, at(0)).await.count, 0);
+        assert!(host.lines("BANNED").is_empty());
+    });
+}
+
+#[tokio::test]
+async fn who_goes_over_while_memcached_is_away_is_banned_here() {
+    let mut site = Site::one_memcached();
+    let (host, limit) = (site.host_with(OnStoreFailure::Local, Duration::from_secs(1)), limit());
+    host.hit(&limit, &client(), 1, at(0)).await;
+    site.memcached[0].kill();
+    host.line("STORE_DOWN").await;
+    violate(&host, &limit, 5, at(0)).await;
+    assert_eq!(host.lines("BANNED"), ["BANNED key=198.51.100.1 limit=connections seconds=60 repetition=1"]);
+    let ban = host.read(&limit, &client(), Purpose::Ban, at(20)).await;
+    assert_eq!((ban.count, ban.left), (1, 40));
+}

@@ -1,0 +1,411 @@
+//! What an administrator asks of the running daemon, and tells it.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+
+use crate::support::{self, Daemon, Memcached, PATIENCE, Policy, command, until};
+use serde_json::{Value, json};
+
+/// A daemon with a control socket.
+struct Host {
+    daemon: Daemon,
+    socket: PathBuf,
+    _dir: support::Dir,
+}
+
+/// What a command said.
+struct Said {
+    text: String,
+    code: i32,
+}
+
+impl Host {
+    fn start(config: &str) -> Self {
+        let dir = support::Dir::new();
+        let socket = dir.join("control");
+        let daemon = Daemon::start(&format!("control_socket = {:?}\n{config}", socket.to_str().unwrap()));
+        Self { daemon, socket, _dir: dir }
+    }
+
+    /// Runs a command of the program.
+    fn say(&self, words: &str) -> Said {
+        let words = words.split(' ');
+        let output = command().args(words).arg("--socket").arg(&self.socket).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        Said { text, code: output.status.code().unwrap() }
+    }
+
+    /// The same, which must work; with its answer for programs.
+    fn ask(&self, words: &str) -> Value {
+        let said = self.say(&format!("{words} --json"));
+        let answer: Value =
+            serde_json::from_str(&said.text).unwrap_or_else(|error| panic!("{words}: {error}: {}", said.text));
+        assert_eq!((&answer["ok"], &answer["v"]), (&json!(true), &json!(1)), "{words}: {answer:#}");
+        answer
+    }
+
+    fn connected(&self, client: &str, port: u16) -> String {
+        Policy::connect(self.daemon.endpoint()).connected(client, port)
+    }
+
+    /// Lets a client connect so often.
+    fn connect_often(&self, client: &str, times: u16) -> String {
+        (0..times).fold(String::new(), |_, time| self.connected(client, 2000 + time))
+    }
+}
+
+fn passes(answer: &str) -> bool {
+    answer == "DUNNO"
+}
+
+#[test]
+fn three_commands_lead_from_a_refusal_to_its_reason_and_an_end_of_it() {
+    let host = Host::start("threshold = 2");
+    let mut session = Policy::connect(host.daemon.endpoint());
+    host.connect_often("198.51.100.7", 2);
+    assert!(!passes(&session.connected("198.51.100.7", 4711)));
+
+    let explained = host.say("explain 198.51.100.7").text;
+    assert!(explained.contains("limit connections over: 4 of 2 for 198.51.100.7"), "{explained}");
+    assert!(explained.contains("because it is over at limit connections: 4 of 2"), "{explained}");
+    let shown = host.say("show 198.51.100.7").text;
+    assert!(shown.contains("connections  198.51.100.7      3   2"), "{shown}");
+    let reset = host.say("reset 198.51.100.7");
+    assert_eq!(reset.code, 0, "{}", reset.text);
+
+    // The session that was refused goes on, and is not counted again.
+    let later = ["protocol_state=RCPT", "client_address=198.51.100.7", "client_port=4711", "instance=1.2.3.0"];
+    assert!(passes(&session.ask(&[&later[..], &["server_address=192.0.2.25", "server_port=25"]].concat())));
+    assert_eq!(host.ask("show 198.51.100.7")["counters"][0]["count"], 0);
+    assert!(passes(&host.connected("198.51.100.7", 9)));
+    let line = host.daemon.lines().wait_for("CONTROL ");
+    assert!(line.starts_with("CONTROL user=root command=reset target=198.51.100.7 "), "{line}");
+}
+
+#[test]
+fn a_reset_of_a_key_lets_the_sessions_go_on_that_were_refused_for_it_and_no_others() {
+    let host = Host::start(
+        "threshold = 100\n[limit.logins]\nper = \"sasl_username\"\nthreshold = 1\n\
+         [limit.senders]\nper = \"sender\"\ncount = \"recipients\"\nthreshold = 1\n",
+    );
+    // A session of its own each, which is then asked about again.
+    let session = |port: u16, login: &str, sender: &str| {
+        let mut session = Policy::connect(host.daemon.endpoint());
+        let port = format!("client_port={port}");
+        let (login, sender) = (format!("sasl_username={login}"), format!("sender={sender}"));
+        move |recipient: &str| {
+            let recipient = format!("recipient={recipient}@example.net");
+            let (state, client) = ("protocol_state=RCPT", "client_address=198.51.100.7");
+            passes(&session.ask(&[state, client, "instance=1.2.3.0", &port, &login, &sender, &recipient]))
+        }
+    };
+    assert!(session(1, "joe", "")("a") && session(2, "ann", "")("a") && session(3, "", "list@example.org")("a"));
+    let mut joe = session(4, "Joe", "");
+    let mut ann = session(5, "ann", "");
+    let mut list = session(6, "", "list@example.org");
+    assert_eq!([joe("a"), ann("a"), list("b")], [false; 3]);
+
+    assert_eq!(host.ask("reset sasl_username=joe")["sessions"], 1);
+    assert_eq!([joe("a"), joe("b"), ann("a"), list("b")], [true, true, false, false]);
+    assert_eq!(host.ask("reset sender=list@example.org")["sessions"], 1);
+    assert_eq!([ann("a"), list("b")], [false, true]);
+    // Those that go on are not counted again, and a recipient that was not refused yet is.
+    assert_eq!(host.ask("show sasl_username=joe")["counters"][0]["count"], 0);
+    assert_eq!([list("c"), list("d")], [true, false]);
+}
+
+#[test]
+fn explaining_showing_and_checking_count_nothing() {
+    let memcached = Memcached::start();
+    for store in [String::new(), format!("memcached_server = \"{}\"", memcached.server())] {
+        let host = Host::start(&format!("threshold = 2\n{store}"));
+        host.connect_often("198.51.100.7", 2);
+        for _ in 0..5 {
+            let verdict = &host.ask("explain 198.51.100.7")["verdict"];
+            assert_eq!((&verdict["verdict"], &verdict["count"]), (&json!("refuse"), &json!(3)));
+            let counter = &host.ask("show 198.51.100.7")["counters"][0];
+            assert_eq!((&counter["count"], &counter["over"]), (&json!(2), &json!(false)));
+            assert_eq!(host.say("check-hit connections 198.51.100.7").code, 1);
+        }
+        assert_eq!(host.ask("explain 203.0.113.9")["verdict"]["verdict"], "pass");
+        assert_eq!(host.ask("status")["since_start"]["queries"], 2);
+    }
+}
+
+#[test]
+fn an_explanation_names_the_list_and_why_a_limit_is_not_asked() {
+    let host = Host::start(
+        "threshold = 5\nblacklist = [\"203.0.113.0/24\"]\n[netblocks]\n\"198.51.100.0/24\" = 1\n\
+         [limit.logins]\nper = \"sasl_username\"\nthreshold = 3\nmatch = { sasl_method = \"LOGIN\" }\n\
+         [limit.mails]\ncount = \"messages\"\nthreshold = 3\n",
+    );
+    let said = |words: &str| host.say(&format!("explain {words}")).text;
+    assert!(said("127.0.0.1").contains("on the whitelist (127.0.0.0/8)"));
+    assert!(said("203.0.113.9").contains("on the blacklist (203.0.113.0/24)"));
+    let rate = said("198.51.100.7");
+    assert!(rate.contains("threshold 1 (198.51.100.0/24)") && rate.contains("1 of 1 for 198.51.100.7"), "{rate}");
+    assert!(rate.contains("limit logins    not asked: the request has no sasl_username"), "{rate}");
+    assert!(rate.contains("limit mails     not asked: nothing that it counts happens at this stage"), "{rate}");
+    let logged_in = said("192.0.2.9 sasl_username=joe sasl_method=PLAIN protocol_state=RCPT instance=1.2.3.0");
+    assert!(logged_in.contains("not asked: its condition on sasl_method does not hold"), "{logged_in}");
+    assert!(logged_in.contains("limit mails     within: 1 of 3 for 192.0.2.9"), "{logged_in}");
+    assert!(said("unknown").contains("it cannot be counted"));
+}
+
+#[test]
+fn a_ban_holds_for_its_prefix_until_it_is_lifted_and_the_whitelist_is_stronger() {
+    let host = Host::start("whitelist = [\"198.51.100.25\"]");
+    let mut inside = Policy::connect(host.daemon.endpoint());
+    assert!(passes(&inside.connected("198.51.100.8", 1)));
+    host.ask("ban 198.51.100.0/24 for 2h");
+    assert!(host.connected("198.51.100.7", 1).ends_with("Access denied for 198.51.100.7"));
+    assert!(passes(&host.connected("198.51.100.25", 1)));
+    assert!(passes(&host.connected("203.0.113.1", 1)));
+    let later = ["protocol_state=RCPT", "client_address=198.51.100.8", "client_port=1", "instance=1.2.3.0"];
+    assert!(passes(&inside.ask(&[&later[..], &["server_address=192.0.2.25", "server_port=25"]].concat())));
+    let line = host.daemon.lines().wait_for("REFUSED ");
+    assert!(line.contains(" key=198.51.100.0/24 limit=blacklist reason=banned "), "{line}");
+
+    host.ask("allow 198.51.100.7 for 10m");
+    assert!(passes(&host.connected("198.51.100.7", 2)));
+    assert_eq!(host.ask("explain 198.51.100.7")["verdict"]["reason"], "allowed");
+    host.ask("allow 198.51.0.0/16 for 10m");
+    let disallow = host.ask("disallow 198.51.100.7");
+    assert_eq!((&disallow["lifted"], &disallow["done"]), (&1.into(), &"198.51.100.7 is no longer allowed".into()));
+    assert!(disallow["notes"][0].as_str().unwrap().starts_with("198.51.0.0/16 is allowed by root"), "{disallow}");
+    assert!(!passes(&host.connected("198.51.100.7", 3)));
+    let remedies = &host.ask("explain 198.51.100.7")["verdict"]["remedies"];
+    assert_eq!(
+        *remedies,
+        serde_json::json!(["connshaper unban 198.51.100.0/24", "connshaper allow 198.51.100.7 for 2h"])
+    );
+    assert_eq!(host.ask("disallow 198.51.0.0/16")["lifted"], 1);
+    let unban = host.ask("unban 198.51.100.9");
+    assert!(unban["notes"][0].as_str().unwrap().starts_with("198.51.100.0/24 is banned by root"), "{unban}");
+    assert!(!passes(&host.connected("198.51.100.9", 1)));
+    assert_eq!(host.ask("unban 198.51.100.0/24")["lifted"], 1);
+    assert!(passes(&host.connected("198.51.100.9", 2)));
+    assert!(host.ask("ban 198.51.100.25")["notes"][0].as_str().unwrap().contains("is on the whitelist"));
+}
+
+#[test]
+fn an_administrators_word_outlives_a_reload_and_ends_in_its_time() {
+    let host = Host::start("");
+    host.ask("ban 198.51.100.7 for 1h");
+    host.ask("ban 198.51.100.8 for 1s");
+    assert_eq!(host.ask("reload")["done"], "the configuration is in force");
+    assert!(!passes(&host.connected("198.51.100.7", 1)));
+    until("the end of a ban of one second", || passes(&host.connected("198.51.100.8", 1)).then_some(()));
+    until("a list without it", || (host.ask("status")["bans"] == 1).then_some(()));
+}
+
+#[test]
+fn what_is_said_on_one_host_holds_on_all_that_share_the_store() {
+    let memcached = Memcached::start();
+    let logins = "[limit.logins]\nper = \"sasl_username\"\nthreshold = 1";
+    let config = format!("threshold = 1\nmemcached_server = \"{}\"\n{logins}", memcached.server());
+    let (one, other) = (Host::start(&config), Host::start(&config));
+    one.ask("ban 203.0.113.0/24 for 1h");
+    let mut port = 1000..;
+    until("a ban on the other host", || {
+        other.connected("203.0.113.9", port.next().unwrap()).contains("Access denied").then_some(())
+    });
+    other.ask("unban 203.0.113.0/24");
+    until("its end on the first", || passes(&one.connected("203.0.113.10", port.next().unwrap())).then_some(()));
+
+    // A session that the other host refuses is let in by a reset on the first.
+    other.connect_often("198.51.100.7", 1);
+    let mut session = Policy::connect(other.daemon.endpoint());
+    assert!(!passes(&session.connected("198.51.100.7", 4711)));
+    one.ask("reset 198.51.100.7");
+    let later = ["protocol_state=RCPT", "client_address=198.51.100.7", "client_port=4711", "instance=1.2.3.0"];
+    let later = [&later[..], &["server_address=192.0.2.25", "server_port=25"]].concat();
+    until("a session that is no longer refused", || passes(&session.ask(&later)).then_some(()));
+    // Nothing of the count before is left anywhere.
+    assert_eq!(other.ask("show 198.51.100.7")["counters"][0]["count"], 0);
+
+    // And so with a key that is no address.
+    let mail = |client: &'static str| {
+        let mut session = Policy::connect(other.daemon.endpoint());
+        move || {
+            let (state, login) = ("protocol_state=RCPT", "sasl_username=joe");
+            passes(&session.ask(&[state, client, "client_port=1", "instance=1.2.3.0", login]))
+        }
+    };
+    assert!(mail("client_address=192.0.2.7")());
+    let mut refused = mail("client_address=192.0.2.8");
+    assert!(!refused());
+    one.ask("reset sasl_username=joe");
+    until("a login whose session is no longer refused", || refused().then_some(()));
+    assert_eq!(other.ask("show sasl_username=joe")["counters"][0]["count"], 0);
+}
+
+#[test]
+fn the_status_tells_of_each_server_how_its_breaker_is() {
+    let (mut one, other) = (Memcached::start(), Memcached::start());
+    let host = Host::start(&format!("memcached_server = [\"{}\", \"{}\"]", one.server(), other.server()));
+    let text = host.say("status").text;
+    assert!(text.contains(&format!("inet:{}, breaker closed\n", one.server())), "{text}");
+    one.kill();
+    let servers = until("a server that is away", || {
+        let servers = host.ask("status")["store"]["servers"].clone();
+        (servers[0]["away"] == true).then_some(servers)
+    });
+    assert!(servers[0]["breaker"] != "closed" && servers[0]["away_seconds"].is_u64(), "{servers}");
+    let server = format!("inet:{}", other.server());
+    assert_eq!(servers[1], json!({ "server": server, "away": false, "breaker": "closed", "away_seconds": null }));
+    let text = host.say("status").text;
+    let says = |state: &str| text.contains(&format!("inet:{}, breaker {state}, away for ", one.server()));
+    assert!(text.contains("memcached, away\n") && (says("open") || says("half-open")), "{text}");
+}
+
+#[test]
+fn a_ban_holds_here_while_memcached_is_away_and_everywhere_when_it_is_back() {
+    let mut memcached = Memcached::start();
+    let config = format!("memcached_server = \"{}\"", memcached.server());
+    let (one, other) = (Host::start(&config), Host::start(&config));
+    memcached.kill();
+    let answer = one.ask("ban 203.0.113.0/24 for 1h");
+    assert!(answer["notes"][0].as_str().unwrap().starts_with("memcached cannot be told"), "{answer}");
+    assert!(!passes(&one.connected("203.0.113.9", 1)));
+    assert!(passes(&other.connected("203.0.113.9", 1)));
+    memcached.start_again();
+    let mut port = 1000..;
+    until("a ban on the other host", || {
+        other.connected("203.0.113.9", port.next().unwrap()).contains("Access denied").then_some(())
+    });
+}
+
+#[test]
+fn a_script_can_count_and_is_told_by_exit_codes() {
+    let host = Host::start("[limit.logins]\nper = \"sasl_username\"\nthreshold = 2\nban_time = \"5m\"");
+    let code = |words: &str| host.say(words).code;
+    assert_eq!([code("check-hit logins joe"), code("hit logins joe"), code("hit logins Joe")], [0, 0, 0]);
+    assert_eq!(code("check-hit logins joe"), 1);
+    assert_eq!(host.ask("revoke logins joe")["count"], 1);
+    assert_eq!(code("check-hit logins joe"), 0);
+    assert_eq!([code("hit logins joe --amount 5"), code("hit logins joe")], [1, 1]);
+    let shown = host.ask("show sasl_username=joe");
+    assert_eq!(shown["counters"][0]["banned"], 300, "{shown:#}");
+    assert_eq!(host.ask("unban sasl_username=joe")["lifted"], 1);
+    host.ask("reset sasl_username=joe");
+    assert_eq!(code("check-hit logins joe"), 0);
+    assert_eq!([code("hit nothing joe"), code("hit connections joe")], [64, 64]);
+}
+
+#[test]
+fn a_reload_is_answered_with_what_came_of_it() {
+    let host = Host::start("");
+    let config = host.daemon.config();
+    let before = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{before}\ntreshold = 3\n")).unwrap();
+    let said = host.say("reload");
+    assert_eq!(said.code, 78, "{}", said.text);
+    assert!(said.text.contains("unknown key `treshold`"), "{}", said.text);
+    assert!(host.say("status").text.contains("the last reload failed"));
+    std::fs::write(&config, format!("{before}\nthreshold = 1\nmax_connections = 5\n")).unwrap();
+    let answer = host.ask("reload");
+    assert_eq!(answer["notes"], json!(["max_connections takes effect at the next start"]));
+    assert!(!host.say("status").text.contains("the last reload failed"));
+    assert!(!passes(&host.connect_often("198.51.100.7", 2)));
+}
+
+#[test]
+fn a_prefix_shows_the_clients_with_the_most_hits_first_and_is_reset_as_a_whole() {
+    let host = Host::start("");
+    for (client, times) in [("198.51.100.1", 1), ("198.51.100.2", 3), ("203.0.113.1", 2), ("2001:db8::1", 1)] {
+        host.connect_often(client, times);
+    }
+    let keys = |prefix: &str| -> Vec<String> {
+        let answer = host.ask(&format!("show {prefix}"));
+        let counters = answer["counters"].as_array().unwrap().clone();
+        counters.iter().map(|counter| format!("{} {}", counter["key"].as_str().unwrap(), counter["count"])).collect()
+    };
+    assert_eq!(keys("198.51.100.0/24"), ["198.51.100.2 3", "198.51.100.1 1"]);
+    assert_eq!(keys("2001:db8::/32"), ["2001:db8::/64 1"]);
+    host.ask("reset 198.51.100.0/24");
+    assert_eq!(keys("0.0.0.0/0"), ["203.0.113.1 2"]);
+}
+
+#[test]
+fn the_socket_is_open_to_its_owner_alone_or_to_a_group_and_goes_with_the_daemon() {
+    let mut host = Host::start("");
+    let mode = |host: &Host| std::fs::metadata(&host.socket).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&host), 0o600);
+    host.daemon.stop();
+    assert!(!host.socket.exists());
+    let said = host.say("status");
+    assert_eq!(said.code, 69);
+    assert!(said.text.contains("is the daemon running"), "{}", said.text);
+    let open = Host::start("control_group = \"daemon\"");
+    assert_eq!(mode(&open), 0o660);
+    let group = nix::unistd::Group::from_name("daemon").unwrap().unwrap().gid.as_raw();
+    assert_eq!(std::fs::metadata(&open.socket).unwrap().gid(), group);
+}
+
+#[test]
+fn systemds_runtime_directory_has_the_socket_unless_it_is_configured() {
+    let dir = support::Dir::new();
+    let preparation = format!("export RUNTIME_DIRECTORY={}", dir.join("").display());
+    let _daemon = Daemon::start_after(&preparation, "");
+    let output = command().arg("status").arg("--socket").arg(dir.join("control")).output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn whatever_is_sent_there_is_answered_or_closed_and_the_daemon_goes_on() {
+    let host = Host::start("");
+    let speak = |bytes: &[u8]| -> (Value, bool) {
+        let mut stream = BufReader::new(UnixStream::connect(&host.socket).unwrap());
+        stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+        // The daemon may have closed before all of it was sent.
+        let _ = stream.get_mut().write_all(bytes);
+        let mut line = String::new();
+        stream.read_line(&mut line).unwrap();
+        let closed = bytes.len() > 65_536 && matches!(stream.read(&mut [0]), Ok(0) | Err(_));
+        (serde_json::from_str(&line).unwrap(), closed)
+    };
+    for wrong in ["\n", "hello\n", "{}\n", "{\"v\":2,\"command\":\"status\"}\n", "{\"v\":1,\"command\":\"dance\"}\n"] {
+        let (answer, _) = speak(wrong.as_bytes());
+        assert_eq!((&answer["ok"], &answer["code"]), (&json!(false), &json!(64)), "{wrong:?}");
+    }
+    let wrong = [
+        json!({ "command": "ban", "target": "198.51.100.0/24", "seconds": 0 }),
+        json!({ "command": "ban", "target": "sender=joe", "seconds": 10 }),
+        json!({ "command": "show", "target": "all of them" }),
+        json!({ "command": "explain", "client": "192.0.2.1\nx", "attributes": {} }),
+        json!({ "command": "explain", "client": "192.0.2.1", "attributes": { "sender": "a\nb" } }),
+        json!({ "command": "hit", "limit": "connections", "key": "192.0.2.1", "amount": -1 }),
+    ];
+    for mut request in wrong {
+        request["v"] = 1.into();
+        let (answer, _) = speak(format!("{request}\n").as_bytes());
+        assert_eq!(answer["ok"], false, "{request}: {answer}");
+    }
+    let (answer, closed) = speak(&[b'x'; 70_000]);
+    assert!(closed && answer["error"].as_str().unwrap().contains("at most 65536 bytes"), "{answer}");
+    // Those who say nothing hold a place each, and no more than there are.
+    let silent: Vec<_> = (0..12).map(|_| UnixStream::connect(&host.socket).unwrap()).collect();
+    assert_eq!(host.ask("status")["policy_connections"], 0);
+    drop(silent);
+}
+
+#[test]
+fn what_was_said_holds_after_an_upgrade_and_after_a_restart_with_a_state_file() {
+    let dir = support::Dir::new();
+    let mut host = Host::start(&format!("state_file = {:?}", dir.join("state")));
+    host.ask("ban 203.0.113.0/24 for 1h");
+    let refused = host.connected("203.0.113.7", 1);
+    assert!(refused.starts_with("DEFER_IF_PERMIT"), "{refused}");
+    let upgraded = host.daemon.upgrade();
+    assert!(upgraded.starts_with("UPGRADED "), "{upgraded}");
+    assert_eq!(host.connected("203.0.113.7", 2), refused);
+    // The socket is there again, too.
+    until("an answer", || (host.say("status").code == 0).then_some(()));
+    host.daemon.stop();
+    host.daemon.start_again();
+    assert_eq!(host.connected("203.0.113.7", 3), refused);
+    assert!(host.daemon.lines().with("UPGRADE_INCOMPLETE").is_empty(), "{}", host.daemon.lines());
+}

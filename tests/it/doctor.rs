@@ -1,0 +1,140 @@
+//! What is noticed of a set-up that is wrong: by `connshaper doctor`, and by the daemon itself.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+
+use crate::support::{self, Daemon, Dir, Memcached, Policy, Port, Postfix, command};
+use serde_json::Value;
+
+/// What doctor says of a main.cf, with its exit code.
+fn examined(main_cf: &str, config: &str, dir: &Dir) -> (Vec<String>, i32) {
+    dir.write("main.cf", &format!("compatibility_level = 3.6\nmail_owner = postfix\n{main_cf}\n"));
+    dir.write("master.cf", "smtp inet n - n - - smtpd\n");
+    let config = dir.write("doctor.toml", config);
+    let mut doctor = command();
+    doctor.args(["doctor", "--json", "-c"]).arg(config).env("MAIL_CONFIG", dir.join(""));
+    let output = doctor.output().unwrap();
+    let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+    let finding =
+        |finding: &Value| format!("{}: {}", finding["state"].as_str().unwrap(), finding["what"].as_str().unwrap());
+    (said["findings"].as_array().unwrap().iter().map(finding).collect(), output.status.code().unwrap())
+}
+
+fn has(findings: &[String], beginning: &str) -> bool {
+    findings.iter().any(|finding| finding.starts_with(beginning))
+}
+
+#[test]
+fn a_set_up_that_is_right_has_nothing_wrong() {
+    let (dir, memcached) = (Dir::new(), Memcached::start());
+    let endpoint = format!("unix:{}", dir.join("policy").display());
+    let config = format!(
+        "listen = \"{endpoint}\"\nmemcached_server = \"{}\"\nsocket_group = \"postfix\"\ncontrol_socket = {:?}",
+        memcached.server(),
+        dir.join("control")
+    );
+    let daemon = Daemon::start_at(&endpoint, &config);
+    let main_cf = format!(
+        "smtpd_client_restrictions = permit_mynetworks, check_policy_service {{ {endpoint}, timeout=10s, default_action=DUNNO }}"
+    );
+    let (findings, code) = examined(&main_cf, &config, &dir);
+    assert_eq!(code, 0, "{findings:#?}");
+    assert!(findings.iter().all(|finding| finding.starts_with("right: ")), "{findings:#?}");
+    for beginning in [
+        format!("right: smtpd_client_restrictions asks {endpoint}"),
+        format!("right: a request to {endpoint} is answered DUNNO in "),
+        format!("right: {} is open to postfix", dir.join("policy").display()),
+        "right: memcached at ".to_owned(),
+        "right: the control socket ".to_owned(),
+    ] {
+        assert!(has(&findings, &beginning), "{beginning} in {findings:#?}");
+    }
+    // Nobody was counted.
+    drop(daemon);
+    assert_eq!(memcached.value("connshaper:unknown"), None);
+}
+
+#[test]
+fn what_is_wrong_is_named() {
+    let (dir, port) = (Dir::new(), Port::new());
+    let main_cf = format!("smtpd_data_restrictions = check_policy_service {}", port.endpoint());
+    let (findings, code) = examined(&main_cf, &format!("memcached_server = \"{}\"", Port::new().address()), &dir);
+    assert_eq!(code, 1);
+    for beginning in [
+        format!("wrong: smtpd_data_restrictions asks {}: only clients that already", port.endpoint()),
+        "doubtful: smtpd_data_restrictions has no default_action".to_owned(),
+        "doubtful: smtpd_data_restrictions has no permit_mynetworks".to_owned(),
+        format!("wrong: a request to {} is not answered", port.endpoint()),
+        "wrong: memcached at ".to_owned(),
+    ] {
+        assert!(has(&findings, &beginning), "{beginning} in {findings:#?}");
+    }
+    let (findings, code) = examined("", "", &dir);
+    assert!(code == 1 && has(&findings, "wrong: Postfix asks no policy service"), "{findings:#?}");
+}
+
+#[test]
+fn a_socket_that_smtpd_cannot_open_is_found() {
+    let dir = Dir::new();
+    let path = dir.join("policy");
+    let _daemon = Daemon::start_at(format!("unix:{}", path.display()), "");
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let (findings, code) =
+        examined(&format!("smtpd_client_restrictions = check_policy_service unix:{}", path.display()), "", &dir);
+    assert!(code == 1 && has(&findings, &format!("wrong: {} is closed to postfix", path.display())), "{findings:#?}");
+}
+
+#[test]
+fn the_daemon_notices_that_it_is_asked_too_late_and_says_so_once() {
+    let dir = Dir::new();
+    let control = dir.join("control");
+    let daemon = Daemon::start(&format!("control_socket = {control:?}"));
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut ask = |sessions: std::ops::Range<u32>| {
+        for number in sessions {
+            let client = format!("client_address=198.51.{}.{}", number / 250, number % 250);
+            let instance = format!("instance={number:x}.10.0.0");
+            policy.ask(&["protocol_state=END-OF-MESSAGE", &client, "client_port=4711", &instance]);
+        }
+    };
+    ask(0..300);
+    let line = daemon.lines().wait_for("DIAGNOSIS ");
+    assert!(line.contains("asks only when a message comes") && line.contains("smtpd_client_restrictions"), "{line}");
+    let status = || {
+        let output = command().args(["status", "--socket"]).arg(&control).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(status().contains("warning: Postfix asks only when a message comes"), "{}", status());
+    ask(300..600);
+    support::until("as many sessions as were begun", || status().contains("600 in all").then_some(()));
+    assert_eq!(daemon.lines().with("DIAGNOSIS ").len(), 1);
+}
+
+#[test]
+fn the_daemon_notices_that_two_lists_ask_the_same_and_is_silent_where_they_ask_at_different_stages() {
+    let right = "smtpd_client_restrictions = check_policy_service POLICY\n\
+                 smtpd_data_restrictions = check_policy_service POLICY\n\
+                 smtpd_end_of_data_restrictions = check_policy_service POLICY";
+    let twice = format!("{right}\nsmtpd_recipient_restrictions = check_policy_service POLICY, permit");
+    for (main_cf, noticed) in [(right, 0), (&twice, 1)] {
+        let mut daemon = Daemon::start("");
+        let postfix = Postfix::setup().one_smtpd().main_cf(&main_cf.replace("POLICY", daemon.endpoint())).start();
+        for session in 0..210 {
+            let mut smtp = postfix.client("127.0.0.2");
+            smtp.ehlo();
+            // Several messages, several recipients, and one that is named twice in a row now and then.
+            smtp.deliver(1 + session % 3);
+            smtp.mail().expect(250);
+            for _ in 0..=session % 4 / 3 {
+                smtp.command("RCPT TO:<twice@example.net>");
+            }
+            smtp.quit();
+        }
+        // That clients are of its own host it notices at the same moment.
+        daemon.lines().wait_for("asks about its own host");
+        daemon.stop();
+        let said = daemon.lines().with("asks the same twice");
+        assert_eq!(said.len(), noticed, "{main_cf}: {said:?}");
+        assert!(said.iter().all(|line| line.contains("keep check_policy_service in smtpd_client_restrictions")));
+    }
+}

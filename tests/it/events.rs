@@ -1,0 +1,203 @@
+//! What is told of events: chosen log lines, JSON, and commands that are run.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use crate::support::{Daemon, Dir, Lines, Memcached, Namespace, Policy, command, until};
+use serde_json::Value;
+
+/// Has a client connect so often.
+fn connect(daemon: &Daemon, client: &str, times: u16) {
+    let mut policy = Policy::connect(daemon.endpoint());
+    for port in 1..=times {
+        policy.connected(client, port);
+    }
+}
+
+/// A script that notes the variables of ours it is run with, a line each time.
+fn script(dir: &Dir, name: &str) -> (PathBuf, PathBuf) {
+    let out = dir.join(format!("{name}.out"));
+    let text = format!("#!/bin/sh\nenv | grep ^CONNSHAPER_ | sort | tr '\\n' ' ' >> {0}; echo >> {0}\n", out.display());
+    let script = dir.write(name, &text);
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    (script, out)
+}
+
+fn lines(path: &Path) -> Vec<String> {
+    fs::read_to_string(path).unwrap_or_default().lines().map(|line| line.trim_end().to_owned()).collect()
+}
+
+#[test]
+fn only_chosen_events_are_logged() {
+    let all = "threshold = 1\nblacklist = [\"203.0.113.1\"]\n";
+    let seen = |events: &str| -> Vec<String> {
+        let mut daemon = Daemon::start(&format!("{all}log_events = {events}"));
+        connect(&daemon, "198.51.100.7", 2);
+        connect(&daemon, "203.0.113.1", 1);
+        connect(&daemon, "127.0.0.1", 1);
+        daemon.stop();
+        let keyword = |line: &String| ["REFUSED", "PASSED"].iter().any(|word| line.starts_with(word));
+        let short = |line: String| {
+            let field = |name: &str| line.split(' ').find_map(|pair| pair.strip_prefix(name)).unwrap().to_owned();
+            format!("{} {}", field("client="), field("reason="))
+        };
+        daemon.lines().with("").into_iter().filter(keyword).map(short).collect()
+    };
+    assert_eq!(seen("\"none\""), Vec::<String>::new());
+    assert_eq!(seen("[\"over\"]"), ["198.51.100.7 over"]);
+    assert_eq!(seen("[\"blacklisted\", \"whitelisted\"]"), ["203.0.113.1 blacklisted", "127.0.0.1 whitelisted"]);
+    assert_eq!(seen("[\"session\"]"), ["198.51.100.7 within_limits"]);
+    assert_eq!(seen("\"all\"").len(), 4);
+}
+
+#[test]
+fn every_line_can_be_json() {
+    let mut daemon = Daemon::start("log = \"json\"\nthreshold = 1");
+    connect(&daemon, "198.51.100.7", 2);
+    daemon.stop();
+    let lines = daemon.lines().with("");
+    let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).expect(line)).collect();
+    let events: Vec<&str> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+    assert_eq!(events, ["START", "REFUSED", "STOPPING", "STATISTICS", "STOPPED"]);
+    let refused = &lines[1];
+    assert_eq!((&refused["client"], &refused["count"]), (&"198.51.100.7".into(), &2.into()));
+    assert!(refused["time"].as_str().unwrap().ends_with('Z') && refused["severity"] == "info");
+}
+
+#[test]
+fn a_firewall_is_told_of_bans_whatever_is_logged() {
+    let dir = Dir::new();
+    let (script, out) = script(&dir, "ban");
+    let control = dir.join("control");
+    let daemon = Daemon::start(&format!(
+        "threshold = 1\nban_time = \"1h\"\nlog_events = \"none\"\nban_command = {script:?}\ncontrol_socket = {control:?}"
+    ));
+    connect(&daemon, "198.51.100.7", 2);
+    let first = until("a ban that the script was told of", || lines(&out).first().cloned());
+    assert_eq!(
+        first,
+        "CONNSHAPER_EVENT=BANNED CONNSHAPER_KEY=198.51.100.7 CONNSHAPER_LIMIT=connections \
+         CONNSHAPER_REPETITION=1 CONNSHAPER_SECONDS=3600 CONNSHAPER_SUPPRESSED=0"
+    );
+    let say = |words: &str| {
+        let status = command().args(words.split(' ')).arg("--socket").arg(&control).stdout(Stdio::null()).status();
+        assert!(status.unwrap().success(), "{words}");
+    };
+    say("ban 203.0.113.0/24 for 2m");
+    say("unban 198.51.100.7");
+    let told = until("two more", || Some(lines(&out)).filter(|lines| lines.len() == 3));
+    assert!(told[1].contains("_KEY=203.0.113.0/24 CONNSHAPER_LIMIT=blacklist CONNSHAPER_SECONDS=120"), "{told:?}");
+    assert!(told[2].starts_with("CONNSHAPER_EVENT=UNBANNED CONNSHAPER_KEY=198.51.100.7 "), "{told:?}");
+    assert!(daemon.lines().with("BANNED").is_empty());
+}
+
+#[test]
+fn somebody_is_told_of_an_outage_and_of_its_end_and_not_too_often() {
+    let dir = Dir::new();
+    let (script, out) = script(&dir, "alert");
+    let mut memcached = Memcached::start();
+    let daemon = Daemon::start(&format!(
+        "memcached_server = \"{}\"\nalert_command = [{script:?}]\nalert_interval = \"1h\"",
+        memcached.server()
+    ));
+    for outage in 1..=3 {
+        memcached.kill();
+        daemon.lines().wait_for_more("STORE_DOWN ", outage - 1);
+        memcached.start_again();
+        daemon.lines().wait_for_more("STORE_UP ", outage - 1);
+    }
+    let told = until("an outage and its end", || Some(lines(&out)).filter(|lines| lines.len() >= 2));
+    assert!(told[0].contains("CONNSHAPER_EVENT=STORE_DOWN ") && told[0].contains("_SERVER="), "{told:?}");
+    assert!(told[1].contains("CONNSHAPER_EVENT=STORE_UP ") && told[1].contains("_DECISIONS="), "{told:?}");
+    assert_eq!(told.len(), 2);
+}
+
+#[test]
+fn a_command_that_fails_is_told_and_harms_nobody() {
+    let daemon = Daemon::start("threshold = 1\nban_time = \"1h\"\nban_command = [\"/bin/false\"]");
+    connect(&daemon, "198.51.100.7", 2);
+    let line = daemon.lines().wait_for("COMMAND_FAILED ");
+    assert_eq!(line, "COMMAND_FAILED command=/bin/false problem=\"exit status: 1\"");
+    connect(&daemon, "198.51.100.8", 2);
+}
+
+#[test]
+fn the_example_for_nftables_drops_who_is_banned_and_takes_bans_that_overlap_or_are_there_already() {
+    let [client, host] = Namespace::pair();
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/nftables/connshaper-nft");
+    let run = |event: &str, key: &str, seconds: u32| {
+        let facts = format!("CONNSHAPER_EVENT={event} CONNSHAPER_KEY='{key}' CONNSHAPER_SECONDS={seconds}");
+        host.run(&format!("{facts} {example}"));
+    };
+    // Nothing listens there, so one that gets through is refused at once.
+    let connects = || client.run("timeout 1 bash -c '</dev/tcp/10.9.8.2/25' 2>/dev/null; test $? = 1");
+    let is_dropped = || client.run("timeout 1 bash -c '</dev/tcp/10.9.8.2/25' 2>/dev/null; test $? = 124");
+    connects();
+    for (key, seconds) in [("10.9.8.1", 60), ("10.9.8.0/24", 60), ("2001:db8::/64", 60), ("2001:db8::/48", 600)] {
+        run("BANNED", key, seconds);
+    }
+    // Longer than before, as a limit's second ban is; and what is no address is nothing to a firewall.
+    run("BANNED", "10.9.8.1", 600);
+    run("BANNED", "sasl_username=joe", 60);
+    is_dropped();
+    let holds = |set: &str, text: &str| {
+        host.run(&format!("nft list set inet connshaper {set} | grep -q 'elements = {{ {text} '"));
+    };
+    holds("banned_ip_32", "10.9.8.1 timeout 10m");
+    holds("banned_ip_24", "10.9.8.0/24 timeout 1m");
+    holds("banned_ip6_64", "2001:db8::/64 timeout 1m");
+    holds("banned_ip6_48", "2001:db8::/48 timeout 10m");
+    run("UNBANNED", "10.9.8.1", 0);
+    is_dropped();
+    run("UNBANNED", "10.9.8.0/24", 0);
+    connects();
+    // One whose ban has ended meanwhile.
+    run("UNBANNED", "10.9.8.0/24", 0);
+}
+
+#[test]
+fn top_prints_lines_where_there_is_no_terminal_and_a_screen_where_there_is() {
+    let dir = Dir::new();
+    let control = dir.join("control");
+    let daemon = Daemon::start(&format!("threshold = 1\ncontrol_socket = {control:?}"));
+    connect(&daemon, "198.51.100.7", 3);
+    let mut child = command().arg("top").arg("--socket").arg(&control).stdout(Stdio::piped()).spawn().unwrap();
+    let printed = Lines::default();
+    let reader = printed.add_all(child.stdout.take().unwrap());
+    let line = printed.wait_for("requests/s");
+    assert!(line.contains("store memory") && line.ends_with("busiest 198.51.100.7 3/1"), "{line}");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    reader.join().unwrap();
+
+    // script(1) gives it a terminal; q ends it.
+    let top = format!("stty rows 24 cols 80; {} top --socket {}", env!("CARGO_BIN_EXE_connshaper"), control.display());
+    let mut script = Command::new("script");
+    script.args(["-qec", &top, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = script.spawn().unwrap_or_else(|error| panic!("cannot run script(1): {error}"));
+    use std::io::{Read, Write};
+    child.stdin.as_mut().unwrap().write_all(b"q").unwrap();
+    let mut screen = String::new();
+    child.stdout.take().unwrap().read_to_string(&mut screen).unwrap();
+    assert!(child.wait().unwrap().success());
+    assert!(screen.contains("busiest") && screen.contains("198.51.100.7"), "{screen:?}");
+}
+
+#[test]
+fn completions_name_every_command_and_are_what_each_shell_takes() {
+    let dir = Dir::new();
+    for shell in ["bash", "zsh", "fish"] {
+        let output = command().args(["completions", shell]).output().unwrap();
+        let script = String::from_utf8(output.stdout).unwrap();
+        for word in ["explain", "check-hit", "completions", "socket"] {
+            assert!(script.contains(word), "{word} in the script for {shell}");
+        }
+        let script = dir.write(shell, &script);
+        let output = Command::new(shell).arg("-n").arg(script).output();
+        let output = output.unwrap_or_else(|error| panic!("cannot run {shell} (is it installed?): {error}"));
+        assert!(output.status.success() && output.stderr.is_empty(), "{shell}: {output:?}");
+    }
+    assert_eq!(command().args(["completions", "tcsh"]).output().unwrap().status.code(), Some(64));
+}

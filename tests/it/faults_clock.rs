@@ -1,0 +1,75 @@
+//! A system clock that is set back and forth: windows go on, and nobody is refused for it.
+
+use crate::support::Site;
+use connshaper::net::clock::Now;
+use connshaper::policy::limit::Window;
+use connshaper::policy::per::Part;
+use connshaper::policy::{Limit, Purpose, sliding};
+use proptest::prelude::*;
+use tokio::runtime::Builder;
+
+/// A moment whose two clocks disagree as they do after the system's was set.
+fn at(monotonic: u64, step: i64) -> Now {
+    Now { monotonic, unix_ms: 1_700_000_000_000_u64.wrapping_add(monotonic).wrapping_add_signed(step) }
+}
+
+fn client() -> Part {
+    Part::client([198, 51, 100, 1].into(), 32, 64)
+}
+
+const HOUR: i64 = 3_600_000;
+
+#[tokio::test]
+async fn a_fixed_window_lasts_as_long_as_it_should_whatever_the_clock_says() {
+    let (host, limit) = (Site::memory().host(), Limit { exptime: 60, ..Limit::top(String::new()) });
+    let story = [(0, 0, 1), (1000, HOUR, 2), (2000, -HOUR, 3), (59_000, 1000 * HOUR, 4), (60_100, -HOUR, 1)];
+    for (monotonic, step, count) in story {
+        assert_eq!(host.hit(&limit, &client(), 1, at(monotonic, step)).await.count, count, "at {monotonic} ms");
+    }
+}
+
+#[tokio::test]
+async fn a_key_of_more_than_thirty_days_outlives_a_clock_that_is_an_hour_off() {
+    const DAY: u32 = 86_400;
+    let site = Site::one_memcached();
+    let (host, limit) = (site.host(), Limit { exptime: 31 * DAY, ..Limit::top(String::new()) });
+    for (number, step) in (1..).zip([-HOUR, HOUR]) {
+        let client = Part::client([198, 51, 100, number].into(), 32, 64);
+        let now = Now::read();
+        let stepped = Now { unix_ms: now.unix_ms.wrapping_add_signed(step), ..now };
+        for count in 1..=2 {
+            assert_eq!(host.hit(&limit, &client, 1, stepped).await.count, count);
+        }
+        let left = i64::from(site.seconds_left(&format!("198.51.100.{number}")).unwrap());
+        let expected = i64::from(31 * DAY) + step / 1000;
+        assert!((expected - 3..=expected + 3).contains(&left), "{left} s left");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn a_sliding_window_never_counts_what_is_longer_ago_than_it_is_kept(
+        hits in prop::collection::vec((0_u64..3000, prop_oneof![3 => Just(0), 1 => -HOUR..HOUR, 1 => -2000_i64..2000]), 1..100),
+    ) {
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+        let host = runtime.block_on(async { Site::memory().host() });
+        let limit = Limit { exptime: 10, window: Window::Sliding, ..Limit::top(String::new()) };
+        let (mut monotonic, mut made) = (0, Vec::new());
+        for (pause, step) in hits {
+            monotonic += pause;
+            let now = at(monotonic, step);
+            let newest = sliding::slot(limit.exptime, now.unix_ms);
+            let asked: Vec<_> = (0..=sliding::OLDER).map(|age| (Purpose::Slot(newest - age), u32::from(age == 0))).collect();
+            let answers = runtime.block_on(host.count(&limit, &client(), &asked, now));
+            let count: u32 = answers.into_iter().map(|hit| hit.unwrap().count).sum();
+            made.push(monotonic);
+            // A table's entry lasts up to a tenth of a second longer.
+            let kept = u64::from(sliding::lifetime(limit.exptime)) * 1000 + 100;
+            let within = made.iter().filter(|then| **then + kept > monotonic).count();
+            prop_assert!(count as usize <= within, "{count} counted of {within} hits");
+            prop_assert!(count >= 1);
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Open files: as many policy connections as there can be, and what happens when there are none left.
+//!
+//! ```text
+//! cargo test --test faults_descriptors -- --nocapture
+//! ```
+
+use std::fs;
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::support::{Daemon, Dir, Policy, connect, resident, statistic, until};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Raises this process' own limit of open files, and says what it is.
+fn descriptors() -> u64 {
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    hard
+}
+
+#[test]
+fn as_many_idle_connections_are_held_as_the_hard_limit_of_open_files_less_a_hundred() {
+    let wanted = usize::try_from(descriptors() - 100).unwrap().min(60_000);
+    assert!(wanted >= 15_000, "the hard limit of open files allows {wanted} connections alone");
+    let dir = Dir::new();
+    let path = dir.join("policy");
+    let endpoint = format!("unix:{}", path.display());
+    let config = format!("max_connections = {wanted}\nwhitelist = []\nstatistics_interval = \"1s\"\n");
+    // It is started with a soft limit that is far too low, as from a shell.
+    let daemon = Daemon::start_at_after(&endpoint, "ulimit -Sn 1024", &config);
+    let before = resident(daemon.id());
+    let start = Instant::now();
+    let idle: Vec<_> = (0..wanted - 2).map(|_| UnixStream::connect(&path).unwrap()).collect();
+    until("all of them", || (statistic(&daemon, "connections")? as usize >= idle.len()).then_some(()));
+    let took = start.elapsed();
+    let mut policy = Policy::connect(&endpoint);
+    let start = Instant::now();
+    assert_eq!(policy.connected("198.51.100.1", 1), "DUNNO");
+    let answer = start.elapsed();
+    let each = (resident(daemon.id()) - before) * 1024 / idle.len() as u64;
+    println!("{} idle connections in {took:.1?}, {each} bytes each; one that asks waits {answer:?}", idle.len());
+    assert!(answer < Duration::from_secs(1), "{answer:?}");
+    assert!(each < 8 * 1024, "{each} bytes for an idle connection");
+    assert!(daemon.lines().with("TOO_MANY_CONNECTIONS").is_empty(), "{}", daemon.lines());
+}
+
+#[test]
+fn without_descriptors_those_who_are_there_are_served_and_others_later() {
+    let dir = Dir::new();
+    let endpoint = format!("unix:{}", dir.join("policy").display());
+    let daemon = Daemon::start_at(&endpoint, "whitelist = []\nthreshold = 1000000\n");
+    let mut served: Vec<_> = (0..20).map(|_| Policy::connect(&endpoint)).collect();
+    for (policy, port) in served.iter_mut().zip(1..) {
+        assert_eq!(policy.connected("198.51.100.1", port), "DUNNO");
+    }
+    // As if the rest of the system had taken them: no more files than are open.
+    let open = fs::read_dir(format!("/proc/{}/fd", daemon.id())).unwrap().count();
+    prlimit(daemon.id(), open);
+    let waiting: Vec<_> = (0..10).map(|_| connect(&endpoint).unwrap()).collect();
+    daemon.lines().wait_for("ACCEPT_FAILED ");
+    for (policy, port) in served.iter_mut().zip(100..) {
+        assert_eq!(policy.connected("198.51.100.1", port), "DUNNO");
+    }
+    prlimit(daemon.id(), open + 1000);
+    for (stream, port) in waiting.into_iter().zip(200..) {
+        assert_eq!(Policy::over(stream).connected("198.51.100.1", port), "DUNNO");
+    }
+    daemon.lines().wait_for("ACCEPT_RESUMED ");
+}
+
+/// Sets the limit of open files of a running process.
+fn prlimit(id: u32, files: usize) {
+    let mut command = Command::new("prlimit");
+    let status = command.args(["--pid", &id.to_string(), &format!("--nofile={files}:")]).status();
+    assert!(status.expect("prlimit, of util-linux").success());
+}

@@ -1,0 +1,391 @@
+//! What Postfix notices of a memcached that fails, in every way it can: nothing.
+//!
+//! Each test is a fault under load and prints its line of the table:
+//!
+//! ```text
+//! cargo test --test faults_store -- --nocapture
+//! ```
+//!
+//! `load` is policy connections; of wrong verdicts the first number is of clients refused that had
+//! not connected too often, which must be 0, the second of clients let in that had.
+
+use std::time::{Duration, Instant};
+
+use crate::support::load::{Progress, RULES, Row, Seen, under_load};
+use crate::support::{
+    Daemon, Dir, Fault, Gate, Memcached, Mood, NameServer, Names, Namespace, Policy, Postfix, statistic, until,
+};
+
+/// `store_timeout` unless configured.
+const STORE_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// What a machine that is busy with other tests may add.
+const NOISE: Duration = Duration::from_secs(1);
+
+/// The same to 99 of 100 answers; far below `store_timeout`.
+const NOISE_OF_P99: Duration = Duration::from_millis(20);
+
+/// How long after a server's return its counts are in force again, at the latest.
+const RECOVERY: Duration = Duration::from_secs(1);
+
+fn daemon(server: &str) -> Daemon {
+    Daemon::start(&config(server))
+}
+
+fn config(server: &str) -> String {
+    format!("{RULES}memcached_server = {server:?}\n")
+}
+
+/// Moments of an outage.
+struct Outage {
+    /// The breaker was open.
+    away: Instant,
+    /// The server was back.
+    end: Instant,
+    /// It counted again.
+    up: Instant,
+}
+
+/// The server fails under load and comes back.
+fn outage(daemon: &Daemon, begin: impl FnOnce(), end: impl FnOnce()) -> (Seen, Outage) {
+    under_load(daemon, |progress| {
+        begin();
+        bridge(daemon, progress, end)
+    })
+}
+
+/// Waits for the breaker, lets the outage last, and ends it.
+fn bridge(daemon: &Daemon, progress: &Progress, end: impl FnOnce()) -> Outage {
+    let seen = daemon.lines().with("STORE_UP").len();
+    daemon.lines().wait_for_more("STORE_DOWN", seen);
+    let away = Instant::now();
+    progress.wait_for(4000);
+    let back = Instant::now();
+    end();
+    daemon.lines().wait_for_more("STORE_UP", seen);
+    let up = Instant::now();
+    progress.wait_for(800);
+    Outage { away, end: back, up }
+}
+
+/// What holds in every outage, and the line of the table.
+#[track_caller]
+fn conclude(fault: &str, daemon: &Daemon, (seen, outage): &(Seen, Outage)) {
+    let (own, reference) = seen.p99(outage.away, outage.end);
+    let recovery = outage.up - outage.end;
+    Row { fault, seen, p99: Some((own, reference)), recovery: Some(recovery), log: daemon.lines() }.print();
+    in_time_and_right(fault, seen);
+    // Nobody waits for a server that is known to be away.
+    assert!(own <= 2 * reference + NOISE_OF_P99, "{fault}: {own:?}, from memory {reference:?}");
+    assert!(recovery < RECOVERY, "{fault}: {recovery:?}");
+    // Not once per request; on a machine that stalls a server may seem to be away for once more.
+    let told = daemon.lines().with("STORE_DOWN").len();
+    assert!((1..=3).contains(&told), "{fault}:\n{}", daemon.lines());
+}
+
+#[track_caller]
+fn in_time_and_right(fault: &str, seen: &Seen) {
+    assert!(seen.longest() < STORE_TIMEOUT + NOISE, "{fault}: an answer took {:?}", seen.longest());
+    assert_eq!(seen.refused_wrongly(), 0, "{fault}: refused, though not over");
+}
+
+#[test]
+fn a_server_that_refuses_connections_from_the_start_is_bridged() {
+    let mut memcached = Memcached::start();
+    memcached.kill();
+    let daemon = daemon(&memcached.server());
+    let seen = outage(&daemon, || {}, || memcached.start_again());
+    conclude("refused", &daemon, &seen);
+}
+
+#[test]
+fn a_server_that_is_killed_is_bridged() {
+    let memcached = std::cell::RefCell::new(Memcached::start());
+    let daemon = daemon(&memcached.borrow().server());
+    let seen = outage(&daemon, || memcached.borrow_mut().kill(), || memcached.borrow_mut().start_again());
+    conclude("killed", &daemon, &seen);
+}
+
+#[test]
+fn a_server_that_is_restarted_at_once_is_bridged() {
+    let mut memcached = Memcached::start();
+    let daemon = daemon(&memcached.server());
+    // Longer than what the coarse clocks of both sides may be apart.
+    until("a server that has run for some seconds", || (memcached.statistic("uptime") > 6).then_some(()));
+    let (seen, recovery) = under_load(&daemon, |progress| {
+        memcached.kill();
+        memcached.start_again();
+        let back = Instant::now();
+        let client = until("a count after the restart", || memcached.value("connshaper:10.0.200.0"));
+        assert!(client.trim().parse::<u32>().unwrap() > 0);
+        let recovery = back.elapsed();
+        progress.wait_for(800);
+        recovery
+    });
+    Row { fault: "restarted", seen: &seen, p99: None, recovery: Some(recovery), log: daemon.lines() }.print();
+    in_time_and_right("restarted", &seen);
+    assert!(recovery < RECOVERY, "{recovery:?}");
+    let line = daemon.lines().wait_for("STORE_FLUSHED ");
+    assert!(line.contains(" cause=\"it was started again\" "), "{line}");
+}
+
+#[test]
+fn a_server_that_freezes_is_bridged() {
+    let memcached = Memcached::start();
+    let daemon = daemon(&memcached.server());
+    let seen = outage(&daemon, || memcached.freeze(), || memcached.thaw());
+    conclude("frozen", &daemon, &seen);
+}
+
+#[test]
+fn a_server_whose_packets_are_lost_is_bridged() {
+    let [near, far] = Namespace::pair();
+    let memcached = Memcached::start_within(&far);
+    let dir = Dir::new();
+    let endpoint = format!("unix:{}", dir.join("policy").display());
+    let daemon = Daemon::start_at_after(&endpoint, &near.enter(), &config(&memcached.server()));
+    let lose = || far.run("ip route add blackhole 10.9.8.1/32");
+    let seen = outage(&daemon, lose, || far.run("ip route del blackhole 10.9.8.1/32"));
+    conclude("black-holed", &daemon, &seen);
+}
+
+#[test]
+fn a_server_that_is_too_slow_is_bridged_and_no_late_answer_is_anothers() {
+    let memcached = Memcached::start();
+    let gate = Gate::to(&memcached.server());
+    let daemon = daemon(&gate.server());
+    let seen = outage(&daemon, || gate.set(Fault::Slow(Duration::from_millis(300))), || gate.set(Fault::None));
+    conclude("slow, 300 ms", &daemon, &seen);
+}
+
+#[test]
+fn a_server_that_is_slow_within_the_time_counts_everything() {
+    let memcached = Memcached::start();
+    let gate = Gate::to(&memcached.server());
+    let daemon = Daemon::start(&format!("{}store_timeout = \"1s\"\n", config(&gate.server())));
+    let (seen, ()) = under_load(&daemon, |progress| {
+        gate.set(Fault::Slow(Duration::from_millis(40)));
+        progress.wait_for(400);
+    });
+    Row { fault: "slow, 40 ms of 1 s", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
+    assert_eq!((seen.refused_wrongly(), seen.passed_wrongly()), (0, 0));
+    assert!(daemon.lines().with("STORE_DOWN").is_empty());
+}
+
+#[test]
+fn a_server_that_closes_its_half_of_the_connection_is_bridged() {
+    let memcached = Memcached::start();
+    let gate = Gate::to(&memcached.server());
+    let daemon = daemon(&gate.server());
+    let seen = outage(&daemon, || gate.set(Fault::HalfClosed), || gate.set(Fault::None));
+    conclude("half-closed", &daemon, &seen);
+}
+
+#[test]
+fn a_server_that_answers_nonsense_is_bridged() {
+    for nonsense in ["HTTP/1.1 400 Bad Request\r\n\r\n", "VA 3 t60\r\n9999\r\n", "VA 4000000000 t1\r\n"] {
+        let memcached = Memcached::start();
+        let gate = Gate::to(&memcached.server());
+        let daemon = daemon(&gate.server());
+        let seen = outage(&daemon, || gate.set(Fault::Nonsense(nonsense)), || gate.set(Fault::None));
+        conclude("nonsense", &daemon, &seen);
+    }
+}
+
+#[test]
+fn a_server_without_memory_is_counted_for_here() {
+    let memcached = Memcached::start_with(&["-m", "2", "-M"]);
+    let daemon = daemon(&memcached.server());
+    let (seen, recovery) = under_load(&daemon, |progress| {
+        memcached.fill();
+        daemon.lines().wait_for("STORE_ERROR");
+        progress.wait_for(4000);
+        let end = Instant::now();
+        memcached.say("flush_all");
+        until("a count after there is memory again", || memcached.value("connshaper:10.0.200.0"));
+        let recovery = end.elapsed();
+        progress.wait_for(800);
+        recovery
+    });
+    Row { fault: "out of memory (-M)", seen: &seen, p99: None, recovery: Some(recovery), log: daemon.lines() }.print();
+    in_time_and_right("out of memory", &seen);
+    // memcached itself takes its time to find the room that a flush has made.
+    assert!(recovery < 4 * RECOVERY, "{recovery:?}");
+    // It answers, so it is not away; and its errors are told at most once in ten seconds.
+    assert!(daemon.lines().with("STORE_DOWN").is_empty());
+    assert!(daemon.lines().with("STORE_ERROR").len() <= 3, "{}", daemon.lines());
+}
+
+#[test]
+fn a_server_that_is_short_of_memory_gives_up_counts_and_that_is_said() {
+    let memcached = Memcached::start_with(&["-m", "2"]);
+    let mut daemon = daemon(&memcached.server());
+    let (seen, ()) = under_load(&daemon, |progress| {
+        memcached.store(30_000);
+        assert!(memcached.statistic("evictions") > 0);
+        daemon.lines().wait_for("STORE_EVICTS ");
+        progress.wait_for(800);
+    });
+    Row { fault: "short of memory", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
+    in_time_and_right("short of memory", &seen);
+    daemon.stop();
+    assert!(statistic(&daemon, "store_evictions").unwrap() > 0);
+}
+
+#[test]
+fn a_flush_lets_clients_begin_anew_and_refuses_nobody() {
+    let memcached = Memcached::start();
+    let daemon = daemon(&memcached.server());
+    let (seen, ()) = under_load(&daemon, |progress| {
+        memcached.say("flush_all");
+        progress.wait_for(2000);
+        let line = daemon.lines().wait_for("STORE_FLUSHED ");
+        assert!(line.contains(" cause=flush_all "), "{line}");
+    });
+    Row { fault: "flushed", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
+    in_time_and_right("flushed", &seen);
+    assert!(daemon.lines().with("STORE_DOWN").is_empty());
+}
+
+/// A daemon in whose world names are others.
+fn daemon_among(names: &Names, server: &str) -> Daemon {
+    Daemon::start_after(&names.enter(), &config(server))
+}
+
+fn port(memcached: &Memcached) -> String {
+    memcached.server().rsplit_once(':').unwrap().1.to_owned()
+}
+
+fn server_by_name(memcached: &Memcached) -> String {
+    format!("memcached.test:{}", port(memcached))
+}
+
+#[test]
+fn a_name_that_does_not_resolve_at_the_start_is_bridged() {
+    let memcached = Memcached::start();
+    let names = Names::of_hosts("127.0.0.1 localhost\n");
+    let daemon = daemon_among(&names, &server_by_name(&memcached));
+    let seen = outage(&daemon, || {}, || names.set_hosts("127.0.0.1 memcached.test\n"));
+    assert!(daemon.lines().wait_for("STORE_DOWN").contains("its name does not resolve"), "{}", daemon.lines());
+    conclude("name without address", &daemon, &seen);
+}
+
+#[test]
+fn a_name_that_stands_for_another_address_later_is_followed() {
+    let memcached = Memcached::start();
+    let names = Names::of_hosts("127.0.0.2 memcached.test\n");
+    let before = Memcached::start_at(format!("127.0.0.2:{}", port(&memcached)).parse().unwrap());
+    let daemon = daemon_among(&names, &server_by_name(&memcached));
+    let before = std::cell::RefCell::new(before);
+    let seen = outage(&daemon, || before.borrow_mut().kill(), || names.set_hosts("127.0.0.1 memcached.test\n"));
+    conclude("name with another address", &daemon, &seen);
+    assert!(memcached.value("connshaper:10.0.200.0").is_some());
+}
+
+#[test]
+fn a_resolver_that_hangs_at_the_start_is_bridged() {
+    let (memcached, name_server) = (Memcached::start(), NameServer::new(Mood::Hangs));
+    let start = Instant::now();
+    let daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached));
+    assert!(start.elapsed() < 5 * NOISE, "ready after {:?}", start.elapsed());
+    let seen = outage(&daemon, || {}, || name_server.set(Mood::Answers));
+    assert!(daemon.lines().wait_for("STORE_DOWN").contains("its name is not resolved in time"), "{}", daemon.lines());
+    conclude("resolver hangs at the start", &daemon, &seen);
+}
+
+#[test]
+fn a_resolver_that_hangs_when_the_server_is_restarted_is_bridged() {
+    let memcached = std::cell::RefCell::new(Memcached::start());
+    let name_server = NameServer::new(Mood::Answers);
+    let daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached.borrow()));
+    let restart = || {
+        name_server.set(Mood::Hangs);
+        memcached.borrow_mut().kill();
+        memcached.borrow_mut().start_again();
+    };
+    let seen = outage(&daemon, restart, || name_server.set(Mood::Answers));
+    conclude("resolver hangs later", &daemon, &seen);
+    assert!(memcached.borrow().value("connshaper:10.0.200.0").is_some());
+}
+
+#[test]
+fn a_resolver_that_hangs_holds_one_thread_and_nothing_waits_for_it() {
+    let (memcached, name_server) = (Memcached::start(), NameServer::new(Mood::Hangs));
+    let mut daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached));
+    let start = Instant::now();
+    for number in 0..10 {
+        // Another store each time, which has to look for its server.
+        let other = format!("{}key_prefix = \"p{number}:\"\n", config(&server_by_name(&memcached)));
+        let line = daemon.reload(&other);
+        assert!(line.contains("RELOADED"), "{line}");
+    }
+    // So long that the list of what administrators say was asked for again and again.
+    until("five seconds", || (start.elapsed() > Duration::from_secs(5)).then_some(()));
+    let mut policy = Policy::connect(daemon.endpoint());
+    let asked = Instant::now();
+    assert_eq!(policy.connected("198.51.100.1", 1), "DUNNO");
+    assert!(asked.elapsed() < STORE_TIMEOUT + NOISE, "{:?}", asked.elapsed());
+    // Both families are asked for, once.
+    assert_eq!(name_server.queries(), 2);
+    let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap().count();
+    assert!(threads <= 6, "{threads} threads");
+    let line = daemon.upgrade();
+    assert!(line.contains("UPGRADED"), "{line}");
+    let stop = Instant::now();
+    assert!(daemon.stop().success());
+    println!("a resolver that hangs: {threads} threads, stopped after {:.1?}", stop.elapsed());
+    assert!(stop.elapsed() < 2 * NOISE, "{:?}", stop.elapsed());
+}
+
+#[test]
+fn a_server_that_returns_is_not_stampeded() {
+    let memcached = Memcached::start();
+    let gate = Gate::to(&memcached.server());
+    let daemon = daemon(&gate.server());
+    let (seen, (outage, connections, commands)) = under_load(&daemon, |progress| {
+        gate.set(Fault::HalfClosed);
+        let mut before = (0, 0);
+        let outage = bridge(&daemon, progress, || {
+            before = (gate.connections(), gate.commands());
+            gate.set(Fault::None);
+        });
+        (outage, gate.connections() - before.0, gate.commands() - before.1)
+    });
+    // One that found it away just before, and the one that found it back; each asks what it speaks.
+    assert!(connections <= 2, "{connections} connections at its return");
+    let asked = seen.between(outage.up - RECOVERY, Instant::now());
+    assert!(commands <= asked + 2, "{commands} commands for {asked} requests");
+    conclude("returns", &daemon, &(seen, outage));
+}
+
+#[test]
+fn mail_goes_on_while_memcached_freezes_and_comes_back() {
+    let memcached = Memcached::start();
+    let daemon =
+        Daemon::start(&format!("whitelist = []\nthreshold = 4\nmemcached_server = {:?}\n", memcached.server()));
+    let postfix = Postfix::start(&format!("smtpd_client_restrictions = check_policy_service {}\n", daemon.endpoint()));
+    let mut longest = Duration::ZERO;
+    let mut codes = |client: &str, sessions: usize| {
+        let session = |_| {
+            let start = Instant::now();
+            let mut smtp = postfix.client(client);
+            smtp.ehlo().expect(250);
+            smtp.mail().expect(250);
+            let code = smtp.rcpt().code;
+            longest = longest.max(start.elapsed());
+            code
+        };
+        (0..sessions).map(session).collect::<Vec<_>>()
+    };
+    assert_eq!(codes("127.0.0.2", 3), [250; 3]);
+    memcached.freeze();
+    // On top of what memcached said last: the fifth is over, whatever happens.
+    assert_eq!(codes("127.0.0.2", 3), [250, 450, 450]);
+    assert_eq!(codes("127.0.0.3", 5), [250, 250, 250, 250, 450]);
+    daemon.lines().wait_for("STORE_DOWN");
+    memcached.thaw();
+    daemon.lines().wait_for("STORE_UP");
+    assert_eq!(codes("127.0.0.4", 5), [250, 250, 250, 250, 450]);
+    assert_eq!(memcached.value("connshaper:127.0.0.4").as_deref(), Some("5"));
+    assert!(longest < STORE_TIMEOUT + NOISE, "{longest:?}");
+}

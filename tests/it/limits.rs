@@ -1,0 +1,762 @@
+//! What limits say, in the words of the configuration: one suite, on the memory store and on memcached.
+//!
+//! Where time has to pass the clock is simulated, so those run on the memory store alone.
+
+use crate::support::{Memcached, Simulation, at};
+
+const CLIENT: &str = "198.51.100.7";
+
+/// Runs a story on each kind of store.
+fn on_both(rules: &str, story: impl Fn(&mut Simulation)) {
+    story(&mut Simulation::new(rules));
+    let memcached = Memcached::start();
+    story(&mut Simulation::on(&memcached, rules));
+}
+
+/// The answers to so many sessions of a client.
+fn sessions(site: &mut Simulation, client: &str, number: usize) -> Vec<String> {
+    (0..number).map(|_| site.session(client)).collect()
+}
+
+#[test]
+fn limits_are_judged_in_the_order_of_the_file() {
+    let rules = "
+        threshold = 4
+        [limit.second]
+        threshold = 2
+        exptime = \"1d\"
+        [limit.first]
+        threshold = 2
+        ";
+    on_both(rules, |site| {
+        let expected = ["pass", "pass", "over second", "over second", "over connections"];
+        assert_eq!(sessions(site, CLIENT, 5), expected);
+        assert_eq!(site.session("198.51.100.8"), "pass");
+    });
+}
+
+#[test]
+fn several_windows_hold_at_once() {
+    let mut site = Simulation::new("threshold = 2\n[limit.day]\nthreshold = 5\nexptime = \"1d\"");
+    assert_eq!(sessions(&mut site, CLIENT, 3), ["pass", "pass", "over connections"]);
+    site.now = 60_000;
+    assert_eq!(sessions(&mut site, CLIENT, 2), ["pass", "pass"]);
+    site.now = 120_000;
+    assert_eq!(sessions(&mut site, CLIENT, 1), ["over day"], "the refused one counts too");
+    site.now = 86_400_000;
+    assert_eq!(sessions(&mut site, CLIENT, 1), ["pass"]);
+}
+
+#[test]
+fn tiers_of_prefixes_are_two_limits() {
+    let rules = "
+        threshold = 2
+        [limit.network]
+        threshold = 3
+        ipv4_prefix_length = 24
+        ipv6_prefix_length = 48
+        ";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, "198.51.100.1", 2), ["pass", "pass"]);
+        assert_eq!(sessions(site, "198.51.100.2", 2), ["pass", "over network"]);
+        assert_eq!(sessions(site, "2001:db8:1:1::1", 2), ["pass", "pass"]);
+        assert_eq!(sessions(site, "2001:db8:1:2::1", 2), ["pass", "over network"]);
+        assert_eq!(sessions(site, "2001:db8:2::1", 1), ["pass"]);
+    });
+}
+
+#[test]
+fn a_sliding_window_never_lets_more_through_in_any_span() {
+    let rules = "threshold = 1000000\n[limit.sliding]\nthreshold = 10\nwindow = \"sliding\"";
+    let mut site = Simulation::new(rules);
+    // Ten at the end of what would be one fixed window, and ten at the beginning of the next.
+    site.now = 59_000;
+    assert_eq!(sessions(&mut site, CLIENT, 11)[9..], ["pass", "over sliding"]);
+    site.now = 61_000;
+    assert_eq!(site.session(CLIENT), "over sliding");
+    site.now = 59_000 + 60_000;
+    assert_eq!(site.session(CLIENT), "over sliding", "slots count in full");
+    site.now = 61_000 + 66_000;
+    assert_eq!(site.session(CLIENT), "pass");
+    on_both(rules, |site| assert_eq!(sessions(site, CLIENT, 11)[9..], ["pass", "over sliding"]));
+}
+
+#[test]
+fn a_fixed_window_begins_with_the_first_hit_and_is_never_extended() {
+    let mut site = Simulation::new("threshold = 2");
+    for (now, expected) in [(0, "pass"), (30_000, "pass"), (59_999, "over connections"), (60_000, "pass")] {
+        site.now = now;
+        assert_eq!(site.session(CLIENT), expected, "at {now}");
+    }
+}
+
+#[test]
+fn messages_are_counted_once_each_however_often_postfix_asks() {
+    let rules = "threshold = 1\n[limit.messages]\ncount = \"messages\"\nthreshold = 2";
+    on_both(rules, |site| {
+        for (message, expected) in [(0, "pass"), (1, "pass"), (2, "over messages"), (3, "over messages")] {
+            for state in ["RCPT", "RCPT", "DATA", "END-OF-MESSAGE"] {
+                assert_eq!(site.ask(0, &at(CLIENT, 0, state, message)), expected, "message {message} at {state}");
+            }
+            assert_eq!(site.ask(0, &at(CLIENT, 0, "MAIL", 0)), "pass", "between messages");
+        }
+        assert_eq!(site.session(CLIENT), "over connections");
+    });
+}
+
+#[test]
+fn recipients_are_counted_once_each_and_refused_one_by_one() {
+    let rules = "[limit.recipients]\ncount = \"recipients\"\nthreshold = 3";
+    on_both(rules, |site| {
+        let mut rcpt =
+            |recipient: &str| site.ask(0, &format!("{}recipient={recipient}@example.org\n", at(CLIENT, 0, "RCPT", 0)));
+        for recipient in ["a", "a", "A", "b", "c"] {
+            assert_eq!(rcpt(recipient), "pass", "{recipient}");
+        }
+        assert_eq!(rcpt("d"), "over recipients");
+        assert_eq!(rcpt("a"), "pass", "it was let in");
+        assert_eq!(rcpt("d"), "over recipients", "it was refused");
+        let data = format!("{}recipient_count=3\n", at(CLIENT, 0, "DATA", 0));
+        assert_eq!(site.ask(0, &data), "pass", "all of them were asked about one by one");
+    });
+}
+
+#[test]
+fn recipients_nobody_asked_about_are_counted_at_data() {
+    let rules = "[limit.recipients]\ncount = \"recipients\"\nthreshold = 10";
+    on_both(rules, |site| {
+        let mut data =
+            |message, count| site.ask(0, &format!("{}recipient_count={count}\n", at(CLIENT, 0, "DATA", message)));
+        assert_eq!([data(0, 6), data(0, 6), data(1, 4), data(2, 1)], ["pass", "pass", "pass", "over recipients"]);
+    });
+}
+
+#[test]
+fn many_recipients_are_counted_once_each_by_several_limits() {
+    let limit = |name: &str| format!("[limit.{name}]\ncount = \"recipients\"\nthreshold = 1500\n");
+    let mut site = Simulation::new(&[limit("one"), limit("two")].concat());
+    for (number, times) in (0..1000).map(|number| (number, 2)).chain((1000..1400).map(|number| (number, 1))) {
+        let lines = format!("{}recipient=u{number}@example.org\n", at(CLIENT, 0, "RCPT", 0));
+        for _ in 0..times {
+            assert_eq!(site.ask(0, &lines), "pass", "recipient {number}");
+        }
+    }
+    let data = format!("{}recipient_count=1400\n", at(CLIENT, 0, "DATA", 0));
+    assert_eq!(site.ask(0, &data), "pass", "all of them were asked about one by one");
+    let more = format!("{}recipient_count=100\n", at(CLIENT, 0, "DATA", 1));
+    assert_eq!(site.ask(0, &more), "pass");
+    let more = format!("{}recipient_count=1\n", at(CLIENT, 0, "DATA", 2));
+    assert_eq!(site.ask(0, &more), "over one");
+}
+
+#[test]
+fn bytes_are_counted_at_the_end_of_each_message() {
+    let rules = "[limit.bytes]\ncount = \"bytes\"\nthreshold = \"100KiB\"";
+    on_both(rules, |site| {
+        let mut message =
+            |state: &str, number, size: u32| site.ask(0, &format!("{}size={size}\n", at(CLIENT, 0, state, number)));
+        assert_eq!(message("RCPT", 0, 200_000), "pass", "what is announced is not counted");
+        assert_eq!(message("END-OF-MESSAGE", 0, 60 * 1024), "pass");
+        assert_eq!(message("END-OF-MESSAGE", 0, 60 * 1024), "pass", "asked again");
+        assert_eq!(message("END-OF-MESSAGE", 1, 40 * 1024), "pass");
+        assert_eq!(message("END-OF-MESSAGE", 2, 1), "over bytes");
+    });
+}
+
+#[test]
+fn requests_are_counted_every_time() {
+    on_both("[limit.requests]\ncount = \"requests\"\nthreshold = 3", |site| {
+        let answers: Vec<String> = (0..4).map(|_| site.ask(0, &at(CLIENT, 0, "RCPT", 0))).collect();
+        assert_eq!(answers, ["pass", "pass", "pass", "over requests"]);
+    });
+}
+
+#[test]
+fn a_limit_on_users_is_judged_once_the_user_is_known_although_the_connection_has_its_verdict() {
+    let rules = "
+        threshold = 1
+        [limit.users]
+        count = \"messages\"
+        per = \"sasl_username\"
+        threshold = 2
+        ";
+    on_both(rules, |site| {
+        assert_eq!(site.ask(0, &at(CLIENT, 0, "CONNECT", 0)), "pass");
+        for (message, user, expected) in
+            [(0, "joe", "pass"), (1, "JOE", "pass"), (2, "joe", "over users"), (3, "ann", "pass"), (4, "", "pass")]
+        {
+            let lines = format!("{}sasl_username={user}\n", at(CLIENT, 0, "RCPT", message));
+            assert_eq!(site.ask(0, &lines), expected, "message {message} of {user:?}");
+        }
+    });
+}
+
+#[test]
+fn a_user_is_counted_over_all_the_addresses_it_comes_from() {
+    on_both("[limit.users]\nper = \"sasl_username\"\nthreshold = 2", |site| {
+        for (client, expected) in [("192.0.2.1", "pass"), ("192.0.2.2", "pass"), ("192.0.2.3", "over users")] {
+            assert_eq!(site.session_with(client, "sasl_username=joe\n"), expected, "{client}");
+        }
+        assert_eq!(site.session_with("192.0.2.3", "sasl_username=ann\n"), "pass");
+    });
+}
+
+#[test]
+fn a_message_counts_once_for_each_domain_it_goes_to() {
+    let rules = "[limit.domains]\ncount = \"messages\"\nper = \"recipient_domain\"\nthreshold = 1";
+    on_both(rules, |site| {
+        let mut rcpt = |message, recipient: &str| {
+            site.ask(0, &format!("{}recipient={recipient}\n", at(CLIENT, 0, "RCPT", message)))
+        };
+        assert_eq!(rcpt(0, "a@example.org"), "pass");
+        assert_eq!(rcpt(0, "b@example.org"), "pass");
+        assert_eq!(rcpt(0, "c@example.net"), "pass");
+        assert_eq!(rcpt(1, "a@Example.org"), "over domains");
+        assert_eq!(rcpt(1, "c@example.com"), "pass");
+    });
+}
+
+#[test]
+fn the_spelling_of_a_host_s_name_makes_no_difference_to_its_domain() {
+    on_both("threshold = 100\n[limit.domains]\nper = \"reverse_client_domain\"\nthreshold = 1", |site| {
+        for (name, expected) in [
+            ("MAIL.ONE.CO.UK", "pass"),
+            ("MAIL.TWO.CO.UK", "pass"),
+            ("mail.one.co.uk", "over domains"),
+            ("Mx.Two.Co.Uk.", "over domains"),
+        ] {
+            assert_eq!(site.session_with(CLIENT, &format!("reverse_client_name={name}\n")), expected, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_user_may_be_called_unknown_but_a_host_without_a_name_has_none() {
+    for (per, answer) in [("sasl_username", "over names"), ("helo_name", "over names"), ("client_name", "pass")] {
+        let rules = format!("threshold = 100\n[limit.names]\nper = \"{per}\"\nthreshold = 1");
+        on_both(&rules, |site| {
+            let lines = format!("{per}=unknown\n");
+            assert_eq!(site.session_with("192.0.2.1", &lines), "pass");
+            assert_eq!(site.session_with("192.0.2.2", &lines), answer, "{per}");
+        });
+    }
+}
+
+#[test]
+fn combinations_and_no_key_at_all() {
+    let rules = "
+        threshold = 100
+        [limit.pairs]
+        per = [\"client\", \"sender_domain\"]
+        threshold = 1
+        [limit.everyone]
+        per = []
+        threshold = 4
+        ";
+    on_both(rules, |site| {
+        let mut from = |client: &str, sender: &str| site.session_with(client, &format!("sender=joe@{sender}\n"));
+        assert_eq!(from("192.0.2.1", "example.org"), "pass");
+        assert_eq!(from("192.0.2.1", "example.net"), "pass");
+        assert_eq!(from("192.0.2.2", "example.org"), "pass");
+        assert_eq!(from("192.0.2.2", "EXAMPLE.org"), "over pairs");
+        assert_eq!(from("192.0.2.3", "example.org"), "over everyone");
+    });
+}
+
+#[test]
+fn only_what_matches_is_counted() {
+    let rules = "
+        threshold = 100
+        [limit.dynamic]
+        threshold = 1
+        match = { client_name = [\"/^dyn-/\", \"unknown\"], sasl_username = false }
+        unless = { client_address = \"192.0.2.128/25\", server_port = 587 }
+        ";
+    on_both(rules, |site| {
+        let mut twice = |client: &str, lines: &str| {
+            assert_eq!(site.session_with(client, lines), "pass", "{client} {lines}");
+            site.session_with(client, lines)
+        };
+        assert_eq!(twice("192.0.2.1", "client_name=DYN-1.example.net\n"), "over dynamic");
+        assert_eq!(twice("192.0.2.2", "client_name=unknown\n"), "over dynamic");
+        assert_eq!(twice("192.0.2.3", "client_name=mail.example.net\n"), "pass");
+        assert_eq!(twice("192.0.2.4", "client_name=unknown\nsasl_username=joe\n"), "pass");
+        assert_eq!(twice("192.0.2.129", "client_name=unknown\n"), "pass");
+        assert_eq!(twice("192.0.2.5", "client_name=unknown\nserver_port=587\n"), "pass");
+    });
+}
+
+#[test]
+fn excepted_recipients_are_not_counted_at_data_either() {
+    for count in ["connections", "messages", "recipients"] {
+        let rules = format!(
+            "threshold = 100\n[limit.abroad]\ncount = \"{count}\"\nthreshold = 1\n\
+             unless = {{ recipient = \"/@example[.]org$/\" }}"
+        );
+        on_both(&rules, |site| {
+            let mut ask = |session: usize, message, recipient: &str| {
+                let rcpt = format!("{}recipient={recipient}\n", at(CLIENT, session, "RCPT", message));
+                site.ask(session, &rcpt)
+            };
+            for message in 0..3 {
+                assert_eq!(ask(0, message, "a@example.org"), "pass");
+                assert_eq!(ask(0, message, "b@example.org"), "pass");
+            }
+            assert_eq!(ask(1, 0, "a@example.net"), "pass");
+            assert_eq!(ask(2, 0, "b@example.org"), "pass");
+            assert_eq!(ask(2, 0, "b@example.net"), "over abroad", "{count}");
+            for state in ["CONNECT", "DATA", "END-OF-MESSAGE"] {
+                let lines = format!("{}recipient_count=2\n", at(CLIENT, 3, state, 0));
+                assert_eq!(site.ask(3, &lines), "pass", "{count} at {state}");
+            }
+        });
+    }
+}
+
+#[test]
+fn the_most_specific_netblock_has_its_rate() {
+    let rules = "
+        threshold = 1
+        [netblocks]
+        \"192.0.2.0/24\" = 2
+        \"192.0.2.128/25\" = 3
+        \"192.0.2.200\" = -1
+        \"192.0.2.201\" = 0
+        \"198.51.100.0/24\" = \"blacklist\"
+        \"198.51.100.1\" = \"whitelist\"
+        ";
+    on_both(rules, |site| {
+        for (client, allowed) in [("203.0.113.1", 1), ("192.0.2.1", 2), ("192.0.2.2", 2), ("192.0.2.129", 3)] {
+            let answers = sessions(site, client, allowed + 1);
+            assert!(answers[..allowed].iter().all(|answer| answer == "pass"), "{client}: {answers:?}");
+            assert_eq!(answers[allowed], "over connections", "{client}");
+        }
+        assert_eq!(sessions(site, "192.0.2.200", 5), ["pass"; 5]);
+        assert_eq!(sessions(site, "198.51.100.1", 5), ["pass"; 5]);
+        assert_eq!(sessions(site, "192.0.2.201", 1), ["blacklisted blacklist"]);
+        assert_eq!(sessions(site, "198.51.100.2", 1), ["blacklisted blacklist"]);
+    });
+}
+
+#[test]
+fn netblocks_and_groups_share_one_count() {
+    let rules = "
+        threshold = 100
+        [netblocks]
+        \"192.0.2.0/24\" = { threshold = 2, per = \"netblock\" }
+        \"198.51.100.0/24\" = { threshold = 3, per = \"partners\" }
+        \"2001:db8::/32\" = { threshold = 3, per = \"partners\" }
+        ";
+    on_both(rules, |site| {
+        assert_eq!(site.session("192.0.2.1"), "pass");
+        assert_eq!(site.session("192.0.2.2"), "pass");
+        assert_eq!(site.session("192.0.2.3"), "over connections");
+        assert_eq!(site.session("198.51.100.1"), "pass");
+        assert_eq!(site.session("2001:db8::1"), "pass");
+        assert_eq!(site.session("198.51.100.2"), "pass");
+        assert_eq!(site.session("2001:db8:1::1"), "over connections");
+    });
+}
+
+#[test]
+fn a_named_limit_may_have_rates_and_exemptions_of_its_own() {
+    let rules = "
+        threshold = 100
+        [limit.small]
+        threshold = 1
+        [limit.small.netblocks]
+        \"192.0.2.0/24\" = 2
+        \"192.0.2.1\" = \"whitelist\"
+        ";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, "203.0.113.1", 2), ["pass", "over small"]);
+        assert_eq!(sessions(site, "192.0.2.2", 3), ["pass", "pass", "over small"]);
+        assert_eq!(sessions(site, "192.0.2.1", 4), ["pass"; 4]);
+    });
+}
+
+#[test]
+fn in_the_example_of_a_busy_mx_a_provider_has_its_rate_from_one_network_too() {
+    let example = include_str!("../../conf/examples/busy-mx.toml");
+    let elsewhere = ["memcached_server", "whitelist_file", "blacklist_file", "list_check_interval"];
+    let rules: Vec<&str> = example.lines().filter(|line| !elsewhere.iter().any(|key| line.starts_with(key))).collect();
+    for network in ["198.51.100.", "2001:db8:100::"] {
+        let mut site = Simulation::new(&rules.join("\n"));
+        for host in 0..600 {
+            assert_eq!(site.session(&format!("{network}{}", host % 100 + 1)), "pass", "{host} of {network}");
+        }
+        assert_eq!(site.session(&format!("{network}1")), "wait 500");
+    }
+}
+
+#[test]
+fn a_netblock_longer_than_the_client_s_prefix_keeps_its_clients_apart() {
+    let rules = "threshold = 1\n[netblocks]\n\"2001:db8::/96\" = 2";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, "2001:db8::1", 2), ["pass", "pass"]);
+        assert_eq!(sessions(site, "2001:db8::1:0:0:1", 2), ["pass", "over connections"], "the rest of the /64");
+        assert_eq!(sessions(site, "2001:db8::2", 1), ["over connections"]);
+    });
+}
+
+#[test]
+fn over_the_limit_answers_are_delayed_twice_as_long_each_time() {
+    let rules = "threshold = 1\ninitial_delay = \"100ms\"\nmax_delay = \"300ms\"\nmax_concurrent = 10";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, CLIENT, 5), ["pass", "wait 100", "wait 200", "wait 300", "wait 300"]);
+    });
+}
+
+#[test]
+fn a_session_is_delayed_once() {
+    let mut site = Simulation::new("threshold = 1\ninitial_delay = 1");
+    assert_eq!(site.session(CLIENT), "pass");
+    for (message, expected) in [(0, "wait 1000"), (0, "pass"), (1, "pass")] {
+        assert_eq!(site.ask(5, &at(CLIENT, 5, "RCPT", message)), expected);
+    }
+}
+
+#[test]
+fn a_session_is_delayed_once_by_however_many_limits() {
+    let rules = "
+        threshold = 1
+        initial_delay = 1
+        [limit.network]
+        threshold = 1
+        ipv4_prefix_length = 24
+        initial_delay = 2
+        [limit.recipients]
+        count = \"recipients\"
+        threshold = 2
+        initial_delay = 3
+        ban_time = 60
+        ban_threshold = 3
+        ";
+    on_both(rules, |site| {
+        assert_eq!(site.session(CLIENT), "pass");
+        let answers: Vec<String> = (0..4)
+            .map(|number| site.ask(5, &format!("{}recipient=u{number}@example.org\n", at(CLIENT, 5, "RCPT", 0))))
+            .collect();
+        assert_eq!(answers, ["wait 2000", "pass", "pass", "pass"]);
+        assert_eq!(site.session(CLIENT), "banned recipients", "the later ones were violations");
+    });
+}
+
+#[test]
+fn on_a_blacklist_that_delays_a_session_waits_once_and_passes() {
+    let rules = "
+        threshold = 1
+        max_concurrent = 2
+        blacklist = [\"198.51.100.0/24\"]
+        blacklist_action = \"delay\"
+        ";
+    on_both(rules, |site| {
+        for (session, expected) in
+            [(0, ["wait 5000", "pass"]), (1, ["wait 5000", "pass"]), (2, ["crowded blacklist"; 2])]
+        {
+            assert_eq!([0, 0].map(|message| site.ask(session, &at(CLIENT, session, "RCPT", message))), expected);
+        }
+        site.answer_all();
+        assert_eq!(site.ask(2, &at(CLIENT, 2, "RCPT", 1)), "crowded blacklist", "its session goes on");
+        assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "blacklisted blacklist");
+        assert_eq!(site.session(CLIENT), "wait 5000");
+    });
+}
+
+#[test]
+fn where_too_many_wait_already_the_next_is_refused_and_stays_so() {
+    let rules = "threshold = 1\ninitial_delay = 1\nmax_concurrent = 2\nmax_delayed = 3";
+    let mut site = Simulation::new(rules);
+    for client in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+        assert_eq!(site.session(client), "pass");
+    }
+    assert_eq!(sessions(&mut site, "192.0.2.1", 3), ["wait 1000", "wait 2000", "crowded connections"]);
+    let refused = 5;
+    assert_eq!(site.session("192.0.2.2"), "wait 1000");
+    assert_eq!(site.session("192.0.2.3"), "crowded connections", "three wait in all");
+    site.answer_all();
+    assert_eq!(site.ask(refused, &at("192.0.2.1", refused, "RCPT", 0)), "crowded connections", "its session goes on");
+    assert_eq!(site.session("192.0.2.3"), "wait 2000");
+}
+
+#[test]
+fn one_that_may_not_even_wait_is_not_counted_where_the_refused_are_not() {
+    let rules = "threshold = 1\ncount_refused = false\ninitial_delay = 1\nmax_delayed = 1";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, CLIENT, 4)[..2], ["pass", "wait 1000"]);
+        site.answer_all();
+        site.session(CLIENT);
+        let lines = site.lines();
+        let crowded: Vec<&String> = lines.iter().filter(|line| line.contains(" reason=crowded ")).collect();
+        assert!(crowded.iter().all(|line| line.contains(" count=3 ")), "{lines:?}");
+        assert!(!crowded.is_empty(), "{lines:?}");
+    });
+}
+
+#[test]
+fn under_stress_nobody_is_made_to_wait() {
+    let mut site = Simulation::new("threshold = 1\ninitial_delay = 1");
+    assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "pass");
+    assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "over connections");
+    assert_eq!(site.session_with(CLIENT, "stress=\n"), "wait 2000");
+}
+
+#[test]
+fn under_stress_the_threshold_may_be_tighter() {
+    on_both("threshold = 3\nstress_threshold = 1\nstress_action = \"421\"", |site| {
+        assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "pass");
+        assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "over connections");
+        assert_eq!(site.session_with(CLIENT, "stress=\n"), "pass");
+        assert_eq!(site.session_with(CLIENT, "stress=\n"), "over connections");
+        let lines = site.lines();
+        assert!(lines.iter().any(|line| line.contains(" verdict=421 ")), "{lines:?}");
+    });
+}
+
+#[test]
+fn a_limit_that_is_only_logged_never_enforces_and_never_changes_the_live_one() {
+    let rules = "
+        threshold = 2
+        [limit.shadow]
+        threshold = 1
+        log_only = true
+        ";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, CLIENT, 3), ["pass", "pass", "over connections"]);
+        let lines = site.lines();
+        let of = |keyword: &str| lines.iter().filter(|line| line.starts_with(keyword)).count();
+        assert_eq!((of("WOULD_REFUSE "), of("REFUSED ")), (1, 1), "{lines:?}");
+        assert!(lines[0].contains(" limit=shadow ") && lines[0].contains(" count=2 threshold=1 "), "{lines:?}");
+    });
+}
+
+#[test]
+fn a_limit_that_is_only_logged_may_leave_out_what_it_would_refuse() {
+    for (count_refused, last) in [(true, " count=5 "), (false, " count=2 ")] {
+        let rules = format!("threshold = 1\nexptime = 600\nlog_only = true\ncount_refused = {count_refused}");
+        let mut site = Simulation::new(&rules);
+        assert_eq!(sessions(&mut site, CLIENT, 4), ["pass"; 4]);
+        site.now = 20_000;
+        assert_eq!(site.session(CLIENT), "pass");
+        let lines = site.lines();
+        assert!(lines.last().unwrap().contains(last), "{count_refused}: {lines:?}");
+    }
+}
+
+#[test]
+fn a_program_that_only_logs_tells_of_the_blacklist_also_where_no_limit_is_about_the_client() {
+    let rules = "log_only = true\nblacklist = [\"198.51.100.0/24\"]\nmatch = { sasl_username = true }";
+    on_both(rules, |site| {
+        for _ in 0..2 {
+            assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
+        }
+        let lines = site.lines();
+        assert!(
+            lines.len() == 1 && lines[0].contains("WOULD_REFUSE ") && lines[0].contains(" reason=blacklisted "),
+            "{lines:?}"
+        );
+    });
+}
+
+#[test]
+fn a_program_that_only_logs_counts_under_keys_of_its_own() {
+    let memcached = Memcached::start();
+    let rules = "threshold = 1\nblacklist = [\"192.0.2.0/24\"]";
+    let mut dry = Simulation::on(&memcached, &format!("log_only = true\n{rules}"));
+    assert_eq!(sessions(&mut dry, CLIENT, 3), ["pass"; 3]);
+    assert_eq!(dry.session("192.0.2.1"), "pass");
+    let lines = dry.lines();
+    for reason in ["reason=over", "reason=blacklisted"] {
+        assert!(lines.iter().any(|line| line.starts_with("WOULD_REFUSE ") && line.contains(reason)), "{lines:?}");
+    }
+    let mut live = Simulation::on(&memcached, rules);
+    assert_eq!(sessions(&mut live, CLIENT, 2), ["pass", "over connections"]);
+}
+
+#[test]
+fn who_goes_over_is_banned_beyond_the_window_and_longer_each_time() {
+    let mut site = Simulation::new("threshold = 1\nban_time = \"10m\"\nban_max = \"30m\"");
+    let minute = 60_000;
+    for (at, expected) in [
+        (0, "pass"),
+        (1, "over connections"),
+        (2, "banned connections"),
+        (5 * minute, "banned connections"),
+        (10 * minute + 1000, "pass"),
+        // The second ban lasts twice as long, the third is bounded.
+        (10 * minute + 2000, "over connections"),
+        (29 * minute, "banned connections"),
+        (30 * minute + 3000, "pass"),
+        (30 * minute + 4000, "over connections"),
+        (59 * minute, "banned connections"),
+        (60 * minute + 5000, "pass"),
+        // Good behaviour is rewarded.
+        (200 * minute, "pass"),
+        (200 * minute + 1000, "over connections"),
+        (210 * minute + 2000, "pass"),
+    ] {
+        site.now = at;
+        assert_eq!(site.session(CLIENT), expected, "at {} s", at / 1000);
+    }
+    let lines = site.lines();
+    let bans: Vec<&String> = lines.iter().filter(|line| line.starts_with("BANNED ")).collect();
+    let lengths = [600, 1200, 1800, 600].map(|seconds| format!(" seconds={seconds} "));
+    assert!(bans.len() == 4 && bans.iter().zip(&lengths).all(|(ban, length)| ban.contains(length)), "{bans:?}");
+}
+
+#[test]
+fn a_ban_may_take_several_violations() {
+    let rules = "threshold = 1\nban_time = \"10m\"\nban_threshold = 3";
+    on_both(rules, |site| {
+        let answers = sessions(site, CLIENT, 6);
+        let expected = ["pass", "over connections", "over connections", "over connections", "banned connections"];
+        assert_eq!(answers[..5], expected);
+    });
+}
+
+#[test]
+fn a_ban_ends_with_the_rule_it_came_from() {
+    let mut site = Simulation::new("threshold = 1\nban_time = \"1d\"");
+    assert_eq!(sessions(&mut site, CLIENT, 2), ["pass", "over connections"]);
+    site.now = 61_000;
+    assert_eq!(site.ask(5, &at(CLIENT, 5, "RCPT", 0)), "banned connections");
+    site.reload("threshold = 1");
+    assert_eq!(site.ask(5, &at(CLIENT, 5, "RCPT", 0)), "pass");
+}
+
+#[test]
+fn hits_that_are_one_are_one_violation() {
+    let mut site = Simulation::new("threshold = 1\ncoalesce = \"1s\"\nban_time = 60\nban_threshold = 2");
+    for (at, expected) in [
+        (0, "pass"),
+        (2_000, "over connections"),
+        (2_100, "over connections"),
+        (2_200, "over connections"),
+        (3_000, "over connections"),
+        (3_100, "banned connections"),
+    ] {
+        site.now = at;
+        assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+    }
+}
+
+#[test]
+fn what_comes_during_a_ban_counts_unless_the_refused_do_not() {
+    for (count_refused, then) in [(true, "over connections"), (false, "pass")] {
+        let rules = format!("threshold = 2\nexptime = 20\nban_time = 50\ncount_refused = {count_refused}");
+        let mut site = Simulation::new(&rules);
+        assert_eq!(sessions(&mut site, CLIENT, 4)[2..], ["over connections", "banned connections"]);
+        for at in [41, 42, 43, 44] {
+            site.now = at * 1000;
+            assert_eq!(site.session(CLIENT), "banned connections");
+        }
+        site.now = 51_000;
+        assert_eq!(site.session(CLIENT), then, "{count_refused}");
+    }
+}
+
+#[test]
+fn a_ban_on_one_host_is_a_ban_on_all() {
+    let memcached = Memcached::start();
+    let rules = "threshold = 1\nban_time = \"10m\"";
+    let mut hosts = [Simulation::on(&memcached, rules), Simulation::on(&memcached, rules)];
+    assert_eq!(sessions(&mut hosts[0], CLIENT, 3), ["pass", "over connections", "banned connections"]);
+    assert_eq!(hosts[1].session(CLIENT), "banned connections");
+    hosts[1].reload(&format!("memcached_server = \"{}\"\nwhitelist = [\"{CLIENT}\"]\n{rules}", memcached.server()));
+    assert_eq!(hosts[1].session(CLIENT), "pass", "the whitelist lifts a ban at once");
+}
+
+#[test]
+fn refused_attempts_may_be_left_out_of_the_count() {
+    let mut site = Simulation::new(
+        "threshold = 2\ncount_refused = false\n[limit.sliding]\nthreshold = 4\nexptime = 600\nwindow = \"sliding\"\ncount_refused = false",
+    );
+    assert_eq!(sessions(&mut site, CLIENT, 10)[1..4], ["pass", "over connections", "over connections"]);
+    site.now = 60_000;
+    assert_eq!(sessions(&mut site, CLIENT, 10)[1..4], ["pass", "over connections", "over connections"]);
+    site.now = 120_000;
+    assert_eq!(site.session(CLIENT), "over sliding", "two and two have passed");
+    site.now = 661_000;
+    assert_eq!(site.session(CLIENT), "pass");
+}
+
+#[test]
+fn who_was_let_in_stays_in_when_a_reload_has_the_limit_count_anew() {
+    let mut site = Simulation::new("threshold = 1");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
+    for rules in ["threshold = 1\nwindow = \"sliding\"", "threshold = 1"] {
+        site.reload(rules);
+        assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass", "{rules}");
+    }
+    site.reload("threshold = 1\nwindow = \"sliding\"");
+    assert_eq!(sessions(&mut site, CLIENT, 2), ["pass", "over connections"], "the session was not counted again");
+}
+
+#[test]
+fn a_limit_that_counts_something_else_under_its_name_begins_anew() {
+    let limit = |count| {
+        let two = if count == "bytes" { 2048 } else { 2 };
+        format!("threshold = 100\n[limit.mail]\ncount = \"{count}\"\nthreshold = {two}")
+    };
+    let memcached = Memcached::start();
+    for counts in ["messages", "recipients", "connections", "requests", "bytes"] {
+        let mut site = Simulation::on(&memcached, &limit(counts));
+        let state = if counts == "bytes" { "END-OF-MESSAGE" } else { "RCPT" };
+        let answers = [0, 1, 2].map(|session| site.ask(session, &at(CLIENT, session, state, 0)));
+        assert_eq!(answers, ["pass", "pass", "over mail"], "{counts}");
+    }
+}
+
+#[test]
+fn a_ban_by_one_limit_comes_before_what_another_says() {
+    let rules = "threshold = 2\n[limit.strict]\nthreshold = 1\nban_time = \"10m\"";
+    on_both(rules, |site| {
+        assert_eq!(sessions(site, CLIENT, 4), ["pass", "over strict", "banned strict", "banned strict"]);
+    });
+}
+
+#[test]
+fn hits_closer_together_than_coalesce_are_one() {
+    let mut site = Simulation::new("threshold = 2\ncoalesce = \"500ms\"");
+    for (at, expected) in [
+        (0, "pass"),
+        (499, "pass"),
+        (500, "pass"),
+        (900, "pass"),
+        (1_000, "over connections"),
+        (1_100, "over connections"),
+        (60_100, "pass"),
+    ] {
+        site.now = at;
+        assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+    }
+}
+
+#[test]
+fn what_comes_soon_after_a_hit_that_was_taken_back_does_not_pass_for_that() {
+    on_both("threshold = 2\nexptime = 600\ncoalesce = \"2s\"\ncount_refused = false", |site| {
+        for (at, expected) in [
+            (0, "pass"),
+            (3_000, "pass"),
+            (6_000, "over connections"),
+            (7_000, "over connections"),
+            (7_500, "over connections"),
+        ] {
+            site.now = at;
+            assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+        }
+    });
+}
+
+#[test]
+fn a_session_keeps_its_verdict_when_the_rules_change_but_a_refusal_is_looked_at_anew() {
+    let mut site = Simulation::new("threshold = 1");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
+    assert_eq!(site.ask(1, &at(CLIENT, 1, "RCPT", 0)), "over connections");
+    site.reload("threshold = 1\nblacklist = [\"198.51.100.0/24\"]");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass", "a pass stays a pass");
+    assert_eq!(site.session(CLIENT), "blacklisted blacklist");
+    site.reload("threshold = 3");
+    assert_eq!(site.ask(1, &at(CLIENT, 1, "RCPT", 0)), "pass");
+    assert_eq!(site.session(CLIENT), "pass", "the refused by the list were not counted");
+}

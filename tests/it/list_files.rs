@@ -1,0 +1,235 @@
+//! List files: what they say, what may be wrong with them, and how a change comes into force.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::support::{self, Daemon, Dir, Policy};
+use connshaper::config::{Config, ConfigError, ListKind};
+use connshaper::net::netblock_table::Netblocks;
+use connshaper::policy::lists::Entry;
+use nix::sys::stat::Mode;
+use nix::unistd::mkfifo;
+
+const PASS: &str = "DUNNO";
+
+/// A configuration with these keys, beside a file `white` and a file `black`.
+fn read(dir: &Path, keys: &str, white: &str, black: &str) -> Result<Config, ConfigError> {
+    fs::write(dir.join("white"), white).unwrap();
+    fs::write(dir.join("black"), black).unwrap();
+    let text = format!("whitelist_file = \"white\"\nblacklist_file = [\"black\"]\n{keys}\n");
+    Config::parse(&dir.join("connshaper.toml"), text)
+}
+
+fn says(config: &Config, client: &str) -> Option<(Entry, Option<String>)> {
+    let set: Netblocks<Entry> = config.lists.netblocks.iter().copied().collect();
+    let (_, entry) = set.lookup(client.parse().unwrap())?;
+    let reason = match entry {
+        Entry::Black(Some(place)) => Some(config.lists.reasons[place.index()].to_string()),
+        _ => None,
+    };
+    Some((*entry, reason))
+}
+
+#[test]
+fn lists_add_to_what_the_configuration_says_and_keep_their_reasons() {
+    let dir = tempfile::tempdir().unwrap();
+    let black =
+        "# comments\n\n  192.0.2.0/24\t# spam\r\n2001:db8::/32#spam\n198.51.100.7 REJECT go away # then\n203.0.113.1";
+    let keys = "blacklist = [\"203.0.113.2\"]\n[netblocks]\n\"203.0.113.3\" = { threshold = 0, reason = \"own\" }";
+    let config = read(dir.path(), keys, "192.0.2.7 # ours\n", black).unwrap();
+    let reason = |client| match says(&config, client) {
+        Some((Entry::Black(_), reason)) => reason,
+        other => panic!("{client}: {other:?}"),
+    };
+    assert_eq!(reason("192.0.2.1").as_deref(), Some("spam"));
+    assert_eq!(reason("2001:db8::1").as_deref(), Some("spam"));
+    assert_eq!(reason("198.51.100.7").as_deref(), Some("REJECT go away"));
+    assert_eq!(reason("203.0.113.3").as_deref(), Some("own"));
+    assert_eq!((reason("203.0.113.1"), reason("203.0.113.2")), (None, None));
+    assert_eq!(config.lists.reasons.len(), 3, "{:?}", config.lists.reasons);
+    // The longest netblock decides, whichever list it is on; loopback is exempt still.
+    for client in ["192.0.2.7", "127.0.0.1"] {
+        assert_eq!(says(&config, client), Some((Entry::White, None)), "{client}");
+    }
+    let files: Vec<_> = config.list_files.iter().map(|file| (file.kind, file.netblocks)).collect();
+    assert_eq!(files, [(ListKind::White, 1), (ListKind::Black, 4)]);
+    assert_eq!(config.warnings, []);
+}
+
+#[test]
+fn what_is_wrong_in_a_list_has_its_place_there_and_a_remedy() {
+    let cases = [
+        ("", "192.0.2.0/24 x\n10.0.0\n", "black:2:1: `10.0.0`: not an address or netblock"),
+        ("", "\n   192.0.2.0/33\n", "black:2:4: `192.0.2.0/33`: a prefix length of 33 is too long"),
+        ("", "::1 OK\n", "black:1:1: the line says `OK`, but this is a blacklist"),
+        ("# x\n::1 554 spam", "", "white:2:1: the line says `554`, but this is a whitelist"),
+        ("example.org", "", "white:1:1: `example.org`: not an address or netblock"),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (white, black, expected) in cases {
+        let error = read(dir.path(), "", white, black).unwrap_err();
+        let expected = format!("{}/{expected}", dir.path().display());
+        assert_eq!(error.summary(), expected);
+        assert!(error.to_string().contains("= help: "), "{error}");
+    }
+    // All of it in one run.
+    let error = read(dir.path(), "treshold = 3", "x\n", "y\nz\n").unwrap_err();
+    assert_eq!(error.mistakes.len(), 4, "{error}");
+    let error = read(dir.path(), "", "", &"x\n".repeat(10_000)).unwrap_err();
+    assert_eq!(error.mistakes.len() + error.more, 10_000);
+}
+
+#[test]
+fn of_equal_netblocks_the_milder_word_counts_with_a_warning() {
+    let dir = tempfile::tempdir().unwrap();
+    let keys =
+        "whitelist = [\"192.0.2.1\"]\nblacklist = [\"192.0.2.5\"]\n[netblocks]\n\"192.0.2.2\" = 9\n\"192.0.2.3\" = 9\n";
+    let config = read(
+        dir.path(),
+        keys,
+        "192.0.2.3\n192.0.2.4\n192.0.2.5\n192.0.2.9/24\n",
+        "192.0.2.1\n192.0.2.2\n192.0.2.4\n0.0.0.0/0\n",
+    )
+    .unwrap();
+    for client in ["192.0.2.1", "192.0.2.3", "192.0.2.4", "192.0.2.5"] {
+        assert_eq!(says(&config, client), Some((Entry::White, None)), "{client}");
+    }
+    assert!(matches!(says(&config, "192.0.2.2"), Some((Entry::Rate(_), _))));
+    let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    let place = format!("{}/", dir.path().display());
+    let warnings: Vec<String> = warnings.iter().map(|warning| warning.replace(&place, "")).collect();
+    let expected = [
+        "white:1:1: 192.0.2.3/32 has a threshold in `netblocks`, which has no effect: it is on the whitelist",
+        "white:2:1: 192.0.2.4/32 is on the blacklist too: it passes",
+        "white:3:1: 192.0.2.5/32 is on the blacklist too: it passes",
+        "white:4:1: `192.0.2.9/24` has host bits set, taken as 192.0.2.0/24",
+        "black:1:1: 192.0.2.1/32 is on the whitelist too: it passes",
+        "black:2:1: 192.0.2.2/32 has a threshold in `netblocks`, so it is not refused",
+        "black:4:1: 0.0.0.0/0 refuses every IPv4 client",
+    ];
+    assert_eq!(warnings, expected);
+}
+
+#[test]
+fn an_empty_list_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = read(dir.path(), "", "# nothing yet\n", "192.0.2.1").unwrap();
+    assert!(config.warnings[0].to_string().ends_with("/white:1:1: there is no netblock in this list"));
+}
+
+#[test]
+fn a_list_is_a_file_and_not_endless() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("huge");
+    fs::File::create(&file).unwrap().set_len(65 << 20).unwrap();
+    mkfifo(&dir.path().join("pipe"), Mode::S_IRWXU).unwrap();
+    for (path, problem) in [
+        ("huge", "huge is larger than 64 MiB"),
+        ("/dev/zero", "/dev/zero is no file but a device"),
+        ("pipe", "pipe is no file but a named pipe"),
+        ("absent", "cannot be read"),
+    ] {
+        let error = Config::parse(&dir.path().join("c"), format!("\nblacklist_file = \"{path}\"")).unwrap_err();
+        assert!(error.summary().contains(problem), "{error}");
+        assert_eq!(error.mistakes[0].spot.as_ref().map(|spot| (spot.line, spot.column)), Some((2, 18)));
+    }
+}
+
+#[test]
+fn only_the_lists_are_read_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let before = read(dir.path(), "threshold = 3", "192.0.2.1", "192.0.2.2").unwrap();
+    fs::write(dir.path().join("black"), "192.0.2.3 # new").unwrap();
+    let after = before.with_lists_read_again().unwrap();
+    assert_eq!(says(&after, "192.0.2.2"), None);
+    assert_eq!(says(&after, "192.0.2.3").unwrap().1.as_deref(), Some("new"));
+    assert_eq!(says(&after, "192.0.2.1"), Some((Entry::White, None)));
+    assert_eq!(after.limits, before.limits);
+    assert_ne!(after.list_files[1].stamp, before.list_files[1].stamp);
+    fs::remove_file(dir.path().join("black")).unwrap();
+    let error = after.with_lists_read_again().unwrap_err();
+    assert!(error.summary().contains("black"), "{error}");
+}
+
+/// Replaces a list as the manual says.
+fn replace(dir: &Dir, name: &str, content: &str) {
+    dir.write("new", content);
+    fs::rename(dir.join("new"), dir.join(name)).unwrap();
+}
+
+#[test]
+fn a_changed_list_comes_into_force_without_a_signal() {
+    let dir = Dir::new();
+    dir.write("black", "192.0.2.1 # spam\n");
+    let config = format!("blacklist_file = {:?}\nlist_check_interval = 1\n", dir.join("black"));
+    let mut daemon = Daemon::start(&config);
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut port = 0;
+    let mut is_refused = |client: &str| {
+        port += 1;
+        policy.connected(client, port) != PASS
+    };
+    assert!(is_refused("192.0.2.1") && !is_refused("192.0.2.2"));
+    // The configuration itself is not read again, or this would be a mistake.
+    fs::write(daemon.config(), "treshold = 1\n").unwrap();
+    replace(&dir, "black", "192.0.2.2 # spam\n");
+    let line = daemon.lines().wait_for("RELOADED");
+    assert!(line.contains("black") && line.contains(" blacklist=1"), "{line}");
+    assert!(!is_refused("192.0.2.1") && is_refused("192.0.2.2"));
+    // With a wrong list the old one stays, and that is said once.
+    replace(&dir, "black", "192.0.2.1\nexample.org\n");
+    let line = daemon.lines().wait_for("RELOAD_FAILED");
+    assert!(line.contains("black:2:1"), "{line}");
+    assert!(!is_refused("192.0.2.1") && is_refused("192.0.2.2"));
+    assert_eq!(daemon.lines().wait_within(Duration::from_millis(2500), "RELOAD_FAILED", 1), None);
+    replace(&dir, "black", "192.0.2.1\n");
+    daemon.lines().wait_for_more("RELOADED", 1);
+    assert!(is_refused("192.0.2.1") && !is_refused("192.0.2.2"));
+    daemon.stop();
+}
+
+#[test]
+fn a_list_that_has_become_a_pipe_holds_up_neither_a_reload_nor_a_start() {
+    let dir = Dir::new();
+    dir.write("black", "192.0.2.1\n");
+    let config = format!("blacklist_file = {:?}\nlist_check_interval = 1\n", dir.join("black"));
+    let mut daemon = Daemon::start(&config);
+    let pipe = dir.join("pipe");
+    mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+    fs::rename(&pipe, dir.join("black")).unwrap();
+    for reload in 0..2 {
+        let line = match reload {
+            0 => daemon.lines().wait_for("RELOAD"),
+            _ => daemon.reload(&config),
+        };
+        assert!(line.starts_with("RELOAD_FAILED") && line.contains("black is no file but a named pipe"), "{line}");
+    }
+    assert_ne!(Policy::connect(daemon.endpoint()).connected("192.0.2.1", 1), PASS, "the old list stays");
+    let started = support::command().args(["serve", "-c"]).arg(daemon.config()).output().unwrap();
+    let said = String::from_utf8_lossy(&started.stderr);
+    assert_eq!(started.status.code(), Some(78), "{said}");
+    assert!(said.contains("black is no file but a named pipe") && said.contains("= help: name a plain file"), "{said}");
+    daemon.stop();
+}
+
+#[test]
+fn a_signal_has_the_lists_read_too() {
+    let dir = Dir::new();
+    dir.write("white", "192.0.2.1\n");
+    let config = format!("whitelist_file = {:?}\nthreshold = 1\n", dir.join("white"));
+    let mut daemon = Daemon::start(&config);
+    let mut policy = Policy::connect(daemon.endpoint());
+    assert_eq!(policy.connected("192.0.2.1", 1), PASS);
+    assert_eq!(policy.connected("192.0.2.1", 2), PASS);
+    replace(&dir, "white", "192.0.2.\n");
+    let line = daemon.reload(&config);
+    assert!(line.contains("RELOAD_FAILED") && line.contains("white:1:1"), "{line}");
+    assert_eq!(policy.connected("192.0.2.1", 3), PASS);
+    replace(&dir, "white", "192.0.2.2\n");
+    let line = daemon.reload(&config);
+    assert!(line.contains("RELOADED"), "{line}");
+    assert_eq!(policy.connected("192.0.2.1", 4), PASS);
+    assert_ne!(policy.connected("192.0.2.1", 5), PASS);
+    daemon.stop();
+}

@@ -1,0 +1,262 @@
+//! The log against loggers that come, go and stall.
+
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use connshaper::config::{LogConfig, LogTarget};
+use connshaper::net::clock::Now;
+use connshaper::observe::log::{Events, Facility, Log, Severity};
+use connshaper::policy::action::Action;
+use connshaper::policy::per::Part;
+use connshaper::policy::{Pass, Reason, Refusal};
+
+fn config(target: LogTarget) -> LogConfig {
+    LogConfig {
+        target,
+        level: Severity::Info,
+        interval: Duration::from_secs(10),
+        rate: 100,
+        events: Events::ALL,
+        hooks: Vec::new(),
+        statistics_interval: Duration::ZERO,
+    }
+}
+
+fn syslog(socket: &Path) -> Log {
+    Log::open(&config(LogTarget::Syslog { socket: socket.to_owned(), facility: Facility::MAIL })).unwrap()
+}
+
+/// A logger that gives up after a time far beyond any it should need.
+fn logger(path: &Path) -> UnixDatagram {
+    let socket = UnixDatagram::bind(path).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    socket
+}
+
+fn receive(socket: &UnixDatagram) -> String {
+    let mut buffer = [0; 2048];
+    let length = socket.recv(&mut buffer).expect("a datagram");
+    String::from_utf8(buffer[..length].to_vec()).unwrap()
+}
+
+fn say(log: &Log, number: u32) {
+    log.line(Severity::Info, "TEST", |line| {
+        line.field("number", number);
+    });
+}
+
+const LONG: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_refusal_is_one_datagram_in_the_mail_facility() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let socket = logger(&path);
+    let log = syslog(&path);
+    let client = "2001:db8::25".parse().unwrap();
+    let refusal = Refusal {
+        client,
+        reason: Reason::Over,
+        limit: "connections",
+        key: Part::client(client, 32, 64),
+        count: 11,
+        threshold: 10,
+        left: 42,
+        action: &Action::default(),
+    };
+    log.refused(Severity::Info, "REFUSED", &refusal, Now::read());
+    let expected = format!(
+        "<22>connshaper[{}]: REFUSED client=2001:db8::25 key=2001:db8::/64 limit=connections \
+         reason=over count=11 threshold=10 left=42 verdict=DEFER_IF_PERMIT suppressed=0",
+        std::process::id()
+    );
+    assert_eq!(receive(&socket), expected);
+}
+
+#[test]
+fn nobody_waits_for_a_logger_that_does_not_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let socket = logger(&path);
+    let log = syslog(&path);
+    let mut calls = Vec::new();
+    for number in 0..2000 {
+        let start = Instant::now();
+        say(&log, number);
+        calls.push(start.elapsed());
+    }
+    calls.sort();
+    // A call takes microseconds; what is more is the scheduler's, on a busy machine.
+    assert!(calls[1990] < Duration::from_millis(2), "{:?}", calls[1990]);
+    assert!(calls[1999] < Duration::from_millis(100), "{:?}", calls[1999]);
+    for number in 0..2000 {
+        assert!(receive(&socket).ends_with(&format!("TEST number={number}")));
+    }
+    assert_eq!(log.dropped(), 0);
+}
+
+#[test]
+fn a_logger_that_is_started_again_is_found_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = syslog(&path);
+    say(&log, 1);
+    let first = logger(&path);
+    assert!(receive(&first).ends_with("number=1"), "said before there was a logger");
+    drop(first);
+    say(&log, 2);
+    std::fs::remove_file(&path).unwrap();
+    let second = logger(&path);
+    assert!(receive(&second).ends_with("number=2"), "said between two loggers");
+    say(&log, 3);
+    assert!(receive(&second).ends_with("number=3"));
+}
+
+#[test]
+fn what_was_lost_is_counted_and_told_when_the_logger_is_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let log = syslog(&path);
+    for number in 0..5000 {
+        say(&log, number);
+    }
+    assert!(log.dropped() >= 900, "the queue is bounded");
+    assert!(log.flush(LONG), "lines are given up in the end");
+    assert_eq!(log.dropped(), 5000);
+    let socket = logger(&path);
+    say(&log, 5000);
+    assert!(receive(&socket).ends_with("TEST number=5000"));
+    assert!(receive(&socket).ends_with("DROPPED lines=5000"));
+}
+
+#[test]
+fn a_flush_ends_at_its_deadline() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = syslog(&dir.path().join("nobody"));
+    say(&log, 1);
+    assert!(!log.flush(Duration::from_millis(10)));
+}
+
+#[test]
+fn a_stranger_cannot_forge_a_line() {
+    let log = Log::in_memory(Severity::Info);
+    log.bad_request(&"inet:192.0.2.1:25", Some(b"x\nSTART"), "line without =", Now::simulated(0));
+    let line = r#"BAD_REQUEST peer=inet:192.0.2.1:25 attribute="x\x0aSTART" problem="line without =""#;
+    assert_eq!(log.lines(), [line]);
+}
+
+#[test]
+fn lines_over_the_rate_are_mentioned_by_the_next() {
+    let log = Log::in_memory(Severity::Info);
+    for _ in 0..150 {
+        log.bad_request(&"unix", None, "too long", Now::simulated(1));
+    }
+    assert_eq!(log.lines().len(), 100);
+    assert_eq!(log.suppressed(), 50);
+    log.bad_request(&"unix", None, "too long", Now::simulated(1000));
+    assert_eq!(log.lines()[100..], ["SUPPRESSED lines=50", "BAD_REQUEST peer=unix problem=\"too long\""]);
+}
+
+#[test]
+fn a_level_hides_what_matters_less_until_it_is_changed() {
+    let log = Log::in_memory(Severity::Info);
+    log.passed(&"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    assert!(log.lines().is_empty());
+    let chosen = LogConfig { level: Severity::Debug, rate: 1, events: Events::default(), ..config(LogTarget::Stderr) };
+    log.reconfigure(&chosen);
+    log.passed(&"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    log.passed(&"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    assert_eq!(log.lines(), ["PASSED client=192.0.2.1 reason=within_limits"]);
+    log.store_down("mc1:11211", "connection refused", "local");
+    log.store_up("mc1:11211", 12, 345);
+    let lines = [
+        "STORE_DOWN server=mc1:11211 cause=\"connection refused\" on_store_failure=local",
+        "STORE_UP server=mc1:11211 seconds=12 decisions=345",
+    ];
+    assert_eq!(log.lines()[1..], lines);
+}
+
+/// Standard error belongs to the whole process, so a child of ours speaks:
+/// this same program, told by the environment which part it plays.
+const ROLE: &str = "CONNSHAPER_TEST_STDERR";
+
+fn child(test: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", &format!("log::{test}"), "--nocapture"]);
+    command.env(ROLE, "speak").env_remove("JOURNAL_STREAM").stdout(Stdio::null());
+    command
+}
+
+const SPEAKER: &str = "a_line_on_standard_error_is_bare_outside_the_journal";
+
+#[test]
+fn a_line_on_standard_error_is_bare_outside_the_journal() {
+    if std::env::var_os(ROLE).is_some() {
+        let log = Log::open(&config(LogTarget::Stderr)).unwrap();
+        say(&log, 1);
+        log.flush(LONG);
+        return;
+    }
+    // A variable that names another stream changes nothing.
+    let output = child(SPEAKER).env("JOURNAL_STREAM", "8:1").output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "TEST number=1\n");
+}
+
+#[test]
+fn a_line_for_the_journal_carries_its_priority() {
+    // The shell knows what its standard error will be, and says so as systemd does.
+    let script = r#"JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2) exec "$0" "$@""#;
+    let itself = child(SPEAKER);
+    let mut child = Command::new("sh");
+    child.args(["-c", script]).arg(itself.get_program()).args(itself.get_args());
+    let output = child.env(ROLE, "speak").stdout(Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "<6>TEST number=1\n");
+}
+
+#[test]
+fn a_closed_standard_error_does_no_harm() {
+    let mut speaker = child(SPEAKER).stderr(Stdio::piped()).spawn().unwrap();
+    drop(speaker.stderr.take());
+    assert!(speaker.wait().unwrap().success());
+}
+
+#[test]
+fn a_full_disk_behind_standard_error_does_no_harm() {
+    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+    assert!(child(SPEAKER).stderr(full).status().unwrap().success());
+}
+
+#[test]
+fn a_standard_error_that_nobody_reads_holds_up_nobody() {
+    if std::env::var_os(ROLE).is_some() {
+        let log = Log::open(&config(LogTarget::Stderr)).unwrap();
+        let start = Instant::now();
+        (0..10_000).for_each(|number| say(&log, number));
+        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(log.dropped() > 0);
+        assert!(!log.flush(Duration::from_millis(10)));
+        return;
+    }
+    // The pipe holds 64 KiB, and stays open unread until the child has ended.
+    let mut speaker =
+        child("a_standard_error_that_nobody_reads_holds_up_nobody").stderr(Stdio::piped()).spawn().unwrap();
+    assert!(speaker.wait().unwrap().success());
+}
+
+#[test]
+fn the_journal_gets_a_datagram_with_a_field_for_each_of_a_lines() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("journal");
+    let journal = UnixDatagram::bind(&path).unwrap();
+    let log = Log::open(&config(LogTarget::Journal { socket: path, facility: Facility::MAIL })).unwrap();
+    log.line(Severity::Notice, "STORE_UP", |line| {
+        line.field("server", "inet:127.0.0.1:11211").field("seconds", 3);
+    });
+    let mut datagram = [0; 4096];
+    let length = journal.recv(&mut datagram).unwrap();
+    let text = String::from_utf8(datagram[..length].to_vec()).unwrap();
+    assert!(text.starts_with("MESSAGE=STORE_UP server=inet:127.0.0.1:11211 seconds=3\nPRIORITY=5\n"), "{text}");
+    assert!(text.contains("\nCONNSHAPER_EVENT=STORE_UP\nCONNSHAPER_SERVER=inet:127.0.0.1:11211\n"), "{text}");
+}

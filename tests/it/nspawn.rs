@@ -1,0 +1,268 @@
+//! A machine of its own, installed as README.md says: systemd starts the shipped units for real, and Postfix asks.
+//!
+//! The machine is the Debian that `tests/run` unpacks into target/tools, booted
+//! in a container without a network. What is written in it goes with it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::support::{self, Dir, Lines, PATIENCE, Process, until};
+use nix::sys::signal::Signal;
+
+/// A Debian with Postfix, before anything of ours is installed.
+const DEBIAN: &str = "target/tools/debian";
+
+/// In tenths: 0 is locked up, 100 can do everything.
+const MOST_EXPOSURE: &str = "--threshold=15";
+
+#[test]
+fn the_service_runs_as_installed() {
+    let machine = Machine::boot();
+    install(&machine);
+    assert_eq!(machine.sh("systemctl is-active connshaper.socket connshaper.service"), "active\nactive\n");
+    assert!(journal(&machine).contains("START version="), "{}", journal(&machine));
+
+    is_locked_up(&machine);
+    is_open_to_root_and_postfix_alone(&machine);
+    is_asked_by_postfix(&machine);
+    reloads(&machine);
+    is_upgraded(&machine);
+    stops_and_starts(&machine);
+}
+
+/// What README.md says under Install, to the letter, but for the build; then its lines for Postfix.
+fn install(machine: &Machine) {
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, section) = readme.split_once("\n## Install\n").unwrap();
+    let build = "cargo build --release\n";
+    let commands = block(section, "sh");
+    assert!(commands.starts_with(build), "{commands}");
+    let commands = commands.replace(build, "").replace("target/release/connshaper", "/test/connshaper");
+    machine.sh(&format!("cd /source\n{commands}"));
+
+    let (service, options) = block(&readme, "master.cf").split_once('\n').unwrap();
+    let lines = format!("{}smtpd_authorized_xclient_hosts = 127.0.0.1\n", block(&readme, "main.cf"));
+    fs::write(machine.shared.join("main.cf"), lines).unwrap();
+    fs::write(machine.shared.join("options"), options).unwrap();
+    let words = service.split_whitespace().collect::<Vec<_>>().join(" *");
+    machine.sh(&format!(
+        "cat /test/main.cf >> /etc/postfix/main.cf
+        grep -q '^{words}$' /etc/postfix/master.cf
+        sed -i '/^{words}$/r /test/options' /etc/postfix/master.cf
+        postfix reload"
+    ));
+}
+
+/// Of the running process, not of a file: what systemd and the kernel hold it to.
+fn is_locked_up(machine: &Machine) {
+    machine.sh(&format!("systemd-analyze security --no-pager {MOST_EXPOSURE} connshaper.service"));
+    let status = machine.sh("cat /proc/$(systemctl show --property=MainPID --value connshaper)/status");
+    let field = |name: &str| {
+        let value = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.unwrap_or_else(|| panic!("no {name} in {status}")).split_whitespace().collect::<Vec<_>>()
+    };
+    let user = machine.sh("id --user connshaper");
+    assert_ne!(user.trim(), "0");
+    assert_eq!(field("Uid"), [user.trim(); 4]);
+    for capabilities in ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"] {
+        assert_eq!(field(capabilities), ["0000000000000000"], "{capabilities}");
+    }
+    assert_eq!((field("NoNewPrivs"), field("Seccomp")), (vec!["1"], vec!["2"]));
+}
+
+fn is_open_to_root_and_postfix_alone(machine: &Machine) {
+    for user in ["root", "postfix"] {
+        assert_eq!(machine.sh(&as_user(user, &query("192.0.2.1"))), "DUNNO\n", "{user}");
+    }
+    let refused = machine.run(&as_user("nobody", &query("192.0.2.1")));
+    assert!(!refused.status.success() && text(&refused).contains("Permission denied"), "{}", text(&refused));
+}
+
+fn is_asked_by_postfix(machine: &Machine) {
+    for _ in 0..10 {
+        let dialog = machine.sh(&recipient("198.51.100.7"));
+        assert!(dialog.contains("\nRCPT: 250 "), "{dialog}");
+    }
+    let dialog = machine.sh(&recipient("198.51.100.7"));
+    assert!(dialog.contains("\nRCPT: 450 4.7.0 ") && dialog.contains("Too many connections from"), "{dialog}");
+    let dialog = machine.sh(&recipient("198.51.100.8"));
+    assert!(dialog.contains("\nRCPT: 250 "), "{dialog}");
+}
+
+fn reloads(machine: &Machine) {
+    machine.sh("echo 'threshold = 3' >> /etc/connshaper/connshaper.toml; systemctl reload connshaper");
+    until("a reload", || journal(machine).contains("RELOADED form=toml").then_some(()));
+    let answers = machine.sh(&format!("for i in 1 2 3 4; do {}; done", query("198.51.100.9")));
+    let words: Vec<_> = answers.lines().filter_map(|line| line.split(' ').next()).collect();
+    assert_eq!(words, ["DUNNO", "DUNNO", "DUNNO", "DEFER_IF_PERMIT"], "{answers}");
+    // Nothing was forgotten.
+    assert!(machine.sh(&query("198.51.100.7")).starts_with("DEFER_IF_PERMIT"));
+
+    machine.sh("echo 'threshold = many' >> /etc/connshaper/connshaper.toml; systemctl reload connshaper");
+    until("a reload that fails", || journal(machine).contains("RELOAD_FAILED error=").then_some(()));
+    assert!(machine.sh(&query("198.51.100.7")).starts_with("DEFER_IF_PERMIT"));
+    machine.sh("sed -i '/many/d' /etc/connshaper/connshaper.toml");
+}
+
+/// As README.md says; what systemd knows of the service stays true.
+fn is_upgraded(machine: &Machine) {
+    machine.sh("echo 'state_file = \"/var/lib/connshaper/state\"' >> /etc/connshaper/connshaper.toml");
+    let state = || machine.sh("systemctl show --property=MainPID,NRestarts,ActiveState,SubState connshaper.service");
+    let before = state();
+    let readme = fs::read_to_string(root().join("README.md")).unwrap();
+    let (_, command) = readme.split_once("and run `systemctl kill ").unwrap();
+    let (command, _) = command.split_once('`').unwrap();
+    for upgrades in 1..=2 {
+        machine.sh(&format!("systemctl kill {command}"));
+        until(format_args!("upgrade {upgrades}"), || {
+            (journal(machine).matches("\nUPGRADED from=").count() == upgrades).then_some(())
+        });
+        until("a service that is ready again", || (state() == before).then_some(()));
+        // Its counts go on.
+        let answers = [machine.sh(&query("192.0.2.9")), machine.sh(&query("192.0.2.9"))];
+        let answers = answers.map(|answer| answer.trim() == "DUNNO");
+        assert_eq!(answers, if upgrades == 1 { [true, true] } else { [true, false] });
+    }
+    assert!(machine.sh("systemctl status --no-pager connshaper.service").contains("Active: active (running)"));
+}
+
+fn stops_and_starts(machine: &Machine) {
+    machine.sh("systemctl stop connshaper.service");
+    let result = machine.sh("systemctl show --property=Result,ExecMainStatus,ActiveState connshaper.service");
+    for property in ["Result=success", "ExecMainStatus=0", "ActiveState=inactive"] {
+        assert!(result.lines().any(|line| line == property), "{result}");
+    }
+    let lines = journal(machine);
+    assert!(lines.contains("STOPPING") && lines.contains("STOPPED"), "{lines}");
+    assert_eq!(machine.sh("stat --format='%a %U' /var/lib/connshaper/state"), "600 connshaper\n");
+    // systemd still listens; a question starts the service anew.
+    assert_eq!(machine.sh(&query("198.51.100.10")), "DUNNO\n");
+    assert!(journal(machine).contains("STATE_RESTORED file="), "{}", journal(machine));
+    assert_eq!(machine.sh("systemctl is-active connshaper.service"), "active\n");
+
+    machine.sh("systemctl stop connshaper.socket connshaper.service");
+    assert!(!machine.run(&query("198.51.100.9")).status.success());
+    // The lines for Postfix let mail pass when nobody answers.
+    let dialog = machine.sh(&recipient("198.51.100.7"));
+    assert!(dialog.contains("\nRCPT: 250 "), "{dialog}");
+}
+
+fn query(client: &str) -> String {
+    format!("/usr/local/sbin/connshaper query --to unix:/var/spool/postfix/private/connshaper {client}")
+}
+
+fn as_user(user: &str, command: &str) -> String {
+    format!("setpriv --reuid={user} --regid={user} --init-groups {command}")
+        .replace("--regid=nobody", "--regid=nogroup")
+}
+
+/// An SMTP session of a client that XCLIENT makes up, up to its first recipient: each verb with the last line of the reply.
+fn recipient(client: &str) -> String {
+    format!(
+        r#"exec 3<>/dev/tcp/127.0.0.1/25
+        for command in "" "XCLIENT ADDR={client}" "EHLO client" "MAIL FROM:<a@example.org>" "RCPT TO:<root@localhost>" QUIT; do
+            [[ -z $command ]] || printf '%s\r\n' "$command" >&3
+            while IFS= read -r -t 30 reply <&3 && [[ $reply == ???-* ]]; do :; done
+            printf '%s: %s\n' "${{command%%[ :]*}}" "$reply"
+        done"#
+    )
+}
+
+fn journal(machine: &Machine) -> String {
+    machine.sh("journalctl --unit=connshaper --no-pager --output=cat")
+}
+
+/// A booted container.
+struct Machine {
+    /// Its first process, as this host numbers it.
+    init: String,
+    /// Seen there as /test.
+    shared: Dir,
+    nspawn: Process,
+}
+
+impl Machine {
+    fn boot() -> Self {
+        let debian = root().join(DEBIAN);
+        assert!(debian.join("etc/debian_version").exists(), "there is no Debian in {DEBIAN}: tests/run makes it");
+        let shared = Dir::new();
+        support::install(&shared);
+        let mut command = Command::new("systemd-nspawn");
+        command.args(["--quiet", "--boot", "--register=no", "--keep-unit", "--private-network", "--console=pipe"]);
+        // All changes go to memory: the next machine finds the root as this one did.
+        command.args(["--volatile=overlay", &format!("--machine=connshaper-{}", std::process::id())]);
+        command.arg(format!("--directory={}", debian.display()));
+        command.arg(format!("--bind-ro={}:/source", root().display()));
+        command.arg(format!("--bind-ro={}:/test", shared.join("").display()));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut nspawn = Process::start(&mut command, Signal::SIGKILL);
+        let said = Lines::of(nspawn.pipes().stderr.take().unwrap());
+        let mut machine = Self { init: String::new(), shared, nspawn };
+        until(format_args!("the end of a container's start; systemd-nspawn said:\n{said}"), || {
+            if let Some(status) = machine.nspawn.ended() {
+                panic!("systemd-nspawn ended with {status}:\n{said}");
+            }
+            // The first child only makes the one that stays.
+            let pid = machine.nspawn.pipes().id();
+            let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
+            machine.init = children.split_whitespace().next()?.to_owned();
+            let state = text(&machine.run("systemctl is-system-running"));
+            assert!(!state.contains("degraded"), "{}", text(&machine.run("systemctl --failed --no-pager")));
+            state.contains("running").then_some(())
+        });
+        machine
+    }
+
+    /// Runs commands in it, which must succeed, and returns what they print.
+    #[track_caller]
+    fn sh(&self, commands: &str) -> String {
+        let output = self.run(&format!("set -e\n{commands}"));
+        assert!(
+            output.status.success(),
+            "{commands}\n{}\n{}",
+            text(&output),
+            text(&self.run("journalctl --no-pager -n 50"))
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn run(&self, commands: &str) -> Output {
+        let mut command = Command::new("nsenter");
+        command.args(["--all", "--target", &self.init, "bash", "-c", commands]);
+        command.env_clear().env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+        command.stdin(Stdio::null()).output().unwrap()
+    }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        if self.nspawn.ended().is_some() {
+            return;
+        }
+        // In order, so that nothing of it stays mounted; a second signal would cut it off.
+        self.nspawn.signal(Signal::SIGTERM);
+        let begun = Instant::now();
+        // A panic here would hide the one that made the test fail. What does not end is killed.
+        while self.nspawn.ended().is_none() && begun.elapsed() < PATIENCE {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// The first code block of that kind.
+fn block<'t>(text: &'t str, kind: &str) -> &'t str {
+    let (_, rest) = text.split_once(&format!("```{kind}\n")).unwrap_or_else(|| panic!("no block of {kind}"));
+    rest.split_once("```").unwrap().0
+}
+
+fn text(output: &Output) -> String {
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    format!("{}\n{out}{err}", output.status)
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}

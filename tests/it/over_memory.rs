@@ -1,0 +1,194 @@
+//! What is over its limit asks memcached seldom, and is counted all the same.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use crate::support::{Gate, Host, PATIENCE, Site, eventually};
+use connshaper::config::OnStoreFailure;
+use connshaper::net::clock::Now;
+use connshaper::policy::limit::{Ban, Delay};
+use connshaper::policy::per::Part;
+use connshaper::policy::{Limit, Purpose};
+
+const KEY: &str = "c:198.51.100.1";
+
+const VIOLATIONS: &str = "c:198.51.100.1!violations";
+
+fn client() -> Part {
+    Part::client([198, 51, 100, 1].into(), 32, 64)
+}
+
+fn limit() -> Limit {
+    Limit { exptime: 600, ..Limit::top("c:".to_owned()) }
+}
+
+fn at(milliseconds: u64) -> Now {
+    Now::simulated(milliseconds)
+}
+
+/// A host of a site that remembers for two seconds, and the site's gate.
+fn host(site: &mut Site) -> (Host, Gate) {
+    let gate = Gate::to(&site.memcached[0].server());
+    site.servers = vec![gate.server()];
+    (site.host_that_remembers(Duration::from_secs(2), OnStoreFailure::Local, PATIENCE), gate)
+}
+
+#[tokio::test]
+async fn a_flood_asks_once_per_over_memory_and_is_counted_whole() {
+    let mut site = Site::one_memcached();
+    let (host, gate) = host(&mut site);
+    let limit = limit();
+    for count in 1..=11 {
+        assert_eq!(host.hit(&limit, &client(), 1, at(0)).await.count, count);
+    }
+    let before = gate.commands();
+    for hit in 1..=10_000_u32 {
+        assert_eq!(host.hit(&limit, &client(), 1, at(u64::from(hit))).await.count, 11 + hit);
+    }
+    assert_eq!(gate.commands() - before, 5, "one in two seconds of ten");
+    assert_eq!(host.hit(&limit, &client(), 1, at(12_000)).await.count, 10_012);
+    assert_eq!(site.value(KEY).as_deref(), Some("10012"));
+    assert_eq!(host.statistics.over_memory.load(Ordering::Relaxed), 9_995);
+    // Nobody else is concerned.
+    let other = Part::client([198, 51, 100, 2].into(), 32, 64);
+    for count in 1..=10 {
+        assert_eq!(host.hit(&limit, &other, 1, at(12_000)).await.count, count);
+    }
+    assert_eq!(gate.commands() - before, 6 + 10);
+}
+
+#[tokio::test]
+async fn a_reset_on_another_host_works_within_that_time_whatever_came_meanwhile() {
+    let mut site = Site::one_memcached();
+    let (host, _gate) = host(&mut site);
+    let limit = limit();
+    host.hit(&limit, &client(), 11, at(0)).await;
+    site.delete(KEY);
+    for _ in 0..1000 {
+        assert!(host.hit(&limit, &client(), 1, at(1999)).await.count > 10);
+    }
+    for count in 1..=10 {
+        assert_eq!(host.hit(&limit, &client(), 1, at(2000)).await.count, count);
+    }
+    eventually("what was kept before the reset, taken back", || (site.value(KEY)? == "10").then_some(())).await;
+}
+
+#[tokio::test]
+async fn hits_that_are_not_to_stay_counted_are_not_added() {
+    let mut site = Site::one_memcached();
+    let (host, gate) = host(&mut site);
+    let limit = Limit { count_refused: false, ..limit() };
+    let refund =
+        |amount| connshaper::policy::Refund { limit: &limit, part: client(), purpose: Purpose::Window, amount };
+    assert_eq!(host.hit(&limit, &client(), 11, at(0)).await.added, 11);
+    host.store.take_back(&refund(1), at(0));
+    eventually("ten", || (site.value(KEY)? == "10").then_some(())).await;
+    let before = gate.commands();
+    for _ in 0..100 {
+        let hit = host.hit(&limit, &client(), 1, at(1)).await;
+        assert_eq!((hit.count, hit.added), (11, 0));
+    }
+    assert_eq!(gate.commands(), before);
+    assert_eq!(host.hit(&limit, &client(), 1, at(2000)).await.count, 11);
+    assert_eq!(site.value(KEY).as_deref(), Some("11"));
+}
+
+#[tokio::test]
+async fn a_banned_client_is_spared_also_below_its_limit_and_a_ban_lifted_elsewhere_ends_here() {
+    let mut site = Site::one_memcached();
+    let (host, gate) = host(&mut site);
+    let limit = Limit { ban: Some(Ban { time: 600, threshold: 1, max: 600 }), ..limit() };
+    host.violated(&limit, &client(), at(0));
+    host.settled().await;
+    let asked = [(Purpose::Window, 1), (Purpose::Ban, 0)];
+    let ask = async |moment| host.count(&limit, &client(), &asked, at(moment)).await.into_iter().map(Option::unwrap);
+    let first: Vec<_> = ask(0).await.collect();
+    assert_eq!(first.iter().map(|hit| hit.count).collect::<Vec<_>>(), [1, 1]);
+    let before = gate.commands();
+    for moment in 1..1000 {
+        let hits: Vec<_> = ask(moment).await.collect();
+        assert_eq!(hits.iter().map(|hit| hit.count).collect::<Vec<_>>(), [1 + moment as u32, 1]);
+    }
+    assert_eq!(gate.commands(), before);
+    site.delete("c:198.51.100.1!ban");
+    let lifted: Vec<_> = ask(2000).await.collect();
+    assert_eq!(lifted.iter().map(|hit| hit.count).collect::<Vec<_>>(), [1001, 0]);
+}
+
+/// A limit that makes wait longer with each violation.
+fn delaying() -> Limit {
+    let delay = Delay { initial: Duration::from_millis(100), max: Duration::from_secs(5), max_concurrent: 10 };
+    Limit { delay: Some(delay), forget_after: 600, ..limit() }
+}
+
+#[tokio::test]
+async fn violations_of_a_flood_are_told_once_per_over_memory_and_counted_whole() {
+    let mut site = Site::one_memcached();
+    let (host, _gate) = host(&mut site);
+    let limit = delaying();
+    host.hit(&limit, &client(), 11, at(0)).await;
+    host.violated(&limit, &client(), at(0));
+    host.settled().await;
+    let before = site.memcached[0].commands();
+    for session in 1..=10_000_u32 {
+        let now = at(session.into());
+        let hits = host.count(&limit, &client(), &[(Purpose::Window, 1), (Purpose::Violations, 0)], now).await;
+        let counts: Vec<_> = hits.into_iter().map(|hit| hit.unwrap().count).collect();
+        assert_eq!(counts, [11 + session, session], "each waits longer than the one before");
+        host.violated(&limit, &client(), now);
+        host.settled().await;
+    }
+    // In ten seconds five times: the hits, the violations so far, and what is added to these and to their time.
+    let commands = site.memcached[0].commands() - before;
+    println!("flood that has to wait: 10000 violations, {commands} commands to memcached");
+    assert_eq!(commands, 5 * 4);
+    host.violated(&limit, &client(), at(12_000));
+    host.settled().await;
+    assert_eq!(site.value(VIOLATIONS).as_deref(), Some("10002"));
+}
+
+#[tokio::test]
+async fn violations_before_a_reset_on_another_host_are_not_added_after_it() {
+    let mut site = Site::one_memcached();
+    let (host, _gate) = host(&mut site);
+    let limit = delaying();
+    for moment in 0..100 {
+        host.violated(&limit, &client(), at(moment));
+        host.settled().await;
+    }
+    assert_eq!(site.value(VIOLATIONS).as_deref(), Some("1"));
+    site.delete(VIOLATIONS);
+    host.violated(&limit, &client(), at(2000));
+    host.settled().await;
+    eventually("what was kept, taken back", || (site.value(VIOLATIONS)? == "1").then_some(())).await;
+    assert_eq!(host.read(&limit, &client(), Purpose::Violations, at(2001)).await.count, 1);
+}
+
+#[tokio::test]
+async fn violations_that_a_ban_hangs_on_are_told_one_by_one() {
+    let mut site = Site::one_memcached();
+    let (host, _gate) = host(&mut site);
+    let limit = Limit { ban: Some(Ban { time: 600, threshold: 5, max: 600 }), ..delaying() };
+    for violations in 1..=5 {
+        assert!(host.lines("BANNED").is_empty(), "{violations}");
+        host.violated(&limit, &client(), at(violations));
+        host.settled().await;
+    }
+    assert_eq!(host.lines("BANNED").len(), 1);
+}
+
+#[tokio::test]
+async fn without_over_memory_and_for_sliding_windows_every_hit_asks() {
+    let mut site = Site::one_memcached();
+    let (remembers, gate) = host(&mut site);
+    let forgets = site.host();
+    let limit = limit();
+    for _ in 0..3 {
+        forgets.hit(&limit, &client(), 11, at(0)).await;
+        remembers.count(&limit, &client(), &[(Purpose::Slot(1), 11)], at(0)).await;
+    }
+    assert_eq!(site.value(KEY).as_deref(), Some("33"));
+    assert_eq!(site.value("c:198.51.100.1!1").as_deref(), Some("33"));
+    // Both asked what is spoken here, and how the server is.
+    assert_eq!(gate.commands(), 6 + 4);
+}

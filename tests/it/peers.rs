@@ -1,0 +1,174 @@
+//! Who may ask: over TCP the peers that are listed, over a unix socket whoever may open its file.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Daemon, Dir, PATIENCE, Policy, Port, command, install, request};
+use connshaper::config::Config;
+use connshaper::listener::Peers;
+use socket2::{Domain, Socket, Type};
+
+#[test]
+fn a_peer_that_is_not_listed_is_closed_at_once_counted_and_told_once() {
+    let port = Port::of([0, 0, 0, 0]);
+    let config = "allow_peers = [\"127.0.0.2\", \"127.0.1.0/24\"]\nwhitelist = []";
+    let mut daemon = Daemon::start_at(port.endpoint(), config);
+    for _ in 0..50 {
+        assert_eq!(ask_from("127.0.0.3", port.address().port()), "");
+    }
+    for listed in ["127.0.0.2", "127.0.1.9"] {
+        assert_eq!(ask_from(listed, port.address().port()), "action=DUNNO\n\n", "{listed}");
+    }
+    daemon.stop();
+    let lines = daemon.lines().with("REFUSED_PEER");
+    let [line] = &lines[..] else { panic!("{lines:#?}") };
+    assert!(line.starts_with("REFUSED_PEER peer=inet:127.0.0.3:") && line.ends_with(" suppressed=0"), "{line}");
+    let line = daemon.lines().wait_for("STATISTICS ");
+    assert!(line.contains(" queries=2 ") && line.contains(" refused_peers=50 "), "{line}");
+}
+
+#[test]
+fn a_reload_changes_who_may_ask_and_keeps_who_is_connected() {
+    let port = Port::new();
+    let daemon = Daemon::start_at(port.endpoint(), "");
+    let mut policy = Policy::connect(daemon.endpoint());
+    assert_eq!(policy.connected("198.51.100.1", 1), "DUNNO");
+    let line = daemon.reload("allow_peers = [\"192.0.2.0/24\"]");
+    assert!(line.starts_with("RELOADED ") && line.ends_with(" after_restart=\"\""), "{line}");
+    assert_eq!(policy.connected("198.51.100.1", 2), "DUNNO");
+    assert_eq!(ask_from("127.0.0.1", port.address().port()), "");
+    daemon.reload("");
+    assert_eq!(ask_from("127.0.0.1", port.address().port()), "action=DUNNO\n\n");
+}
+
+#[test]
+fn a_unix_socket_is_open_to_its_group_alone() {
+    let dir = Dir::new();
+    let program = install(&dir);
+    let open = dir.join("open");
+    fs::create_dir(&open).unwrap();
+    fs::set_permissions(&open, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = open.join("policy");
+    let config = "allow_peers = []\nsocket_group = \"mail\"";
+    let _daemon = Daemon::start_at(format!("unix:{}", path.display()), config);
+    assert_eq!(query_as("mail", &program, &path), Ok("DUNNO\n".to_owned()));
+    let refused = query_as("nogroup", &program, &path).unwrap_err();
+    assert!(refused.contains("Permission denied"), "{refused}");
+
+    // Nor where its directory is closed, whatever the rights of the socket.
+    fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
+    assert_eq!(query_as("nogroup", &program, &path), Ok("DUNNO\n".to_owned()));
+    fs::set_permissions(&open, PermissionsExt::from_mode(0o700)).unwrap();
+    let refused = query_as("nogroup", &program, &path).unwrap_err();
+    assert!(refused.contains("Permission denied"), "{refused}");
+}
+
+#[test]
+fn only_this_hosts_loopback_may_ask_unless_peers_are_listed() {
+    assert_eq!(parse("").unwrap().allow_peers, Peers::default());
+    let netblocks = ["192.0.2.0/24".parse().unwrap(), "198.51.100.0/24".parse().unwrap()];
+    let config = parse("allow_peers = [\"192.0.2.0/24\", \"::ffff:198.51.100.0/120\"]").unwrap();
+    assert_eq!(config.allow_peers, Peers::new(netblocks.to_vec()));
+    let error = parse("allow_peers = [\"mx.example.org\"]").unwrap_err().to_string();
+    assert!(error.starts_with("connshaper.toml:1:16: `mx.example.org`: not an address or netblock"), "{error}");
+}
+
+#[test]
+fn listeners_that_nobody_or_everybody_can_ask_are_warned_of() {
+    let cases = [
+        (
+            "listen = [\"inet:127.0.0.1:10040\", \"inet:0.0.0.0:10041\"]",
+            vec![
+                "1:1: `listen` has inet:0.0.0.0:10041, where no other host may ask: name those that may in `allow_peers`",
+            ],
+        ),
+        (
+            "listen = \"inet:mx.example.org:10040\"\nallow_peers = [\"127.0.0.2\"]",
+            vec![
+                "1:1: `listen` has inet:mx.example.org:10040, where no other host may ask: name those that may in \
+                 `allow_peers`",
+            ],
+        ),
+        ("listen = \"inet:[2001:db8::1]:10040\"\nallow_peers = [\"2001:db8::/64\"]", vec![]),
+        ("listen = [\"inet:[::1]:10040\", \"inet:localhost:10040\"]", vec![]),
+        ("allow_peers = []", vec!["1:1: `allow_peers` is empty: nobody may ask over TCP"]),
+        ("allow_peers = [\"0.0.0.0/0\"]", vec!["1:16: 0.0.0.0/0 lets every host ask that reaches the port"]),
+        ("allow_peers = [\"192.0.2.1/24\"]", vec!["1:16: `192.0.2.1/24` has host bits set, taken as 192.0.2.0/24"]),
+        (
+            "listen = \"unix:/run/connshaper\"\nallow_peers = [\"192.0.2.1\"]",
+            vec!["2:1: `allow_peers` has no effect: `listen` has no TCP address"],
+        ),
+    ];
+    for (text, warnings) in cases {
+        let said: Vec<_> = parse(text).unwrap().warnings.iter().map(ToString::to_string).collect();
+        let expected: Vec<_> = warnings.iter().map(|warning| format!("connshaper.toml:{warning}")).collect();
+        assert_eq!(said, expected, "{text}");
+    }
+}
+
+#[test]
+fn an_option_or_a_socket_of_systemd_that_nobody_can_ask_at_is_warned_of() {
+    let warnings = |mut daemon: Daemon| {
+        daemon.stop();
+        daemon.lines().with("CONFIGURATION ")
+    };
+    let everywhere = Port::of([0, 0, 0, 0]);
+    let advice = "where no other host may ask: name those that may in `allow_peers`";
+    let expected = format!("CONFIGURATION warning=\"listening at {}, {advice}\"", everywhere.endpoint());
+    assert_eq!(warnings(Daemon::start_at(everywhere.endpoint(), "")), [expected]);
+    assert!(warnings(Daemon::start_at(everywhere.endpoint(), "allow_peers = [\"192.0.2.1\"]")).is_empty());
+    assert!(warnings(Daemon::start("")).is_empty());
+    let socket = TcpListener::bind("0.0.0.0:0").unwrap();
+    let endpoint = format!("inet:{}", socket.local_addr().unwrap());
+    let said = warnings(Daemon::start_at_socket(socket, &endpoint, ""));
+    assert_eq!(said, [format!("CONFIGURATION warning=\"listening at {endpoint}, {advice}\"")]);
+}
+
+#[test]
+fn check_says_who_may_ask() {
+    let dir = Dir::new();
+    let said = |text: &str| {
+        let file = dir.write("connshaper.toml", text);
+        let output = command().arg("check").arg("-c").arg(file).output().unwrap();
+        assert!(output.status.success());
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(said("").contains(" Over TCP 127.0.0.0/8, ::1/128 may ask.\n"));
+    assert!(said("allow_peers = [\"192.0.2.1\"]").contains(" Over TCP 192.0.2.1/32 may ask.\n"));
+    assert!(said("allow_peers = []").contains(" Over TCP nobody may ask.\n"));
+}
+
+fn parse(text: &str) -> Result<Config, connshaper::config::ConfigError> {
+    Config::parse(Path::new("connshaper.toml"), text)
+}
+
+/// What comes back to a request from that address; nothing when the daemon hangs up.
+fn ask_from(address: &str, port: u16) -> String {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let from: IpAddr = address.parse().unwrap();
+    socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    let mut stream = TcpStream::from(socket);
+    let mut answer = Vec::new();
+    // Who is turned away may find that out while writing.
+    let asked = stream.write_all(request(&["client_address=198.51.100.1"]).as_bytes());
+    if asked.and_then(|()| stream.shutdown(std::net::Shutdown::Write)).is_ok() {
+        let _ = stream.read_to_end(&mut answer);
+    }
+    String::from_utf8(answer).unwrap()
+}
+
+/// What `connshaper query` prints when a user without rights runs it in that group. `Err`: what it complains of.
+fn query_as(group: &str, program: &Path, socket: &Path) -> Result<String, String> {
+    let mut query = Command::new("setpriv");
+    query.args(["--reuid=nobody", &format!("--regid={group}"), "--clear-groups"]).arg(program);
+    query.args(["query", "--to", &format!("unix:{}", socket.display()), "198.51.100.1"]);
+    let output = query.output().unwrap();
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    if output.status.success() { Ok(text(output.stdout)) } else { Err(text(output.stderr)) }
+}

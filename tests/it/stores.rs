@@ -1,0 +1,264 @@
+//! Counting, the same on every store: connection_shaper's semantics as a table
+//! of cases, and what a memcached holds and says, with real servers and clients.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::thread;
+
+use crate::support::{Daemon, Memcached, Policy, Proxy, until};
+
+/// A store with whatever it needs running, and the lines that configure it.
+struct Site {
+    config: String,
+    memcached: Vec<Memcached>,
+    _proxy: Option<Proxy>,
+}
+
+/// Deadlines are another test's business; this machine may be busy.
+const PATIENT: &str = "store_timeout = \"5s\"\n";
+
+impl Site {
+    fn memory() -> Self {
+        Self { config: String::new(), memcached: Vec::new(), _proxy: None }
+    }
+
+    fn memcached(servers: Vec<Memcached>) -> Self {
+        let addresses: Vec<String> = servers.iter().map(|server| format!("{:?}", server.server())).collect();
+        let config = format!("memcached_server = [{}]\n{PATIENT}", addresses.join(", "));
+        Self { config, memcached: servers, _proxy: None }
+    }
+
+    /// Behind a proxy that knows `add` and `incr`, but no meta commands: it hangs up on them.
+    fn proxied() -> Self {
+        let memcached = Memcached::start();
+        let proxy = Proxy::before(&memcached);
+        let config = format!("memcached_server = {:?}\n{PATIENT}", proxy.server());
+        Self { config, memcached: vec![memcached], _proxy: Some(proxy) }
+    }
+
+    fn daemon(&self, rules: &str) -> Daemon {
+        Daemon::start(&format!("whitelist = []\n{}{rules}", self.config))
+    }
+}
+
+/// Runs a test on every store, each with a name for the message of a failure.
+fn on_every_store(test: impl Fn(&str, &Site)) {
+    test("memory", &Site::memory());
+    test("memcached", &Site::memcached(vec![Memcached::start()]));
+    test("memcached on a unix socket", &Site::memcached(vec![Memcached::start_on_unix_socket()]));
+    test("three memcached", &Site::memcached((0..3).map(|_| Memcached::start()).collect()));
+    test("memcached behind a proxy without meta commands", &Site::proxied());
+}
+
+const PASS: &str = "DUNNO";
+
+/// The verdicts on connections of these clients, in turn: `.` passes, `x` is refused.
+fn verdicts(daemon: &Daemon, clients: &[&str]) -> String {
+    // Every connection is a session of its own, so it has a port of its own.
+    static PORT: AtomicU16 = AtomicU16::new(1024);
+    let mut policy = Policy::connect(daemon.endpoint());
+    let verdict = |client: &&str| match policy.connected(client, PORT.fetch_add(1, Ordering::Relaxed)).as_str() {
+        PASS => '.',
+        _ => 'x',
+    };
+    clients.iter().map(verdict).collect()
+}
+
+#[test]
+fn every_store_counts_as_connection_shaper_did() {
+    let (a, b) = ("198.51.100.1", "198.51.100.2");
+    let (v6, same_64, other_64) = ("2001:db8::1", "2001:db8::ffff:1", "2001:db8:0:1::1");
+    let cases: &[(&str, &str, &[&str], &str)] = &[
+        ("the hit after the threshold is over", "threshold = 3", &[a, a, a, a, a], "...xx"),
+        ("ten are allowed by default", "", &[a; 12], "..........xx"),
+        ("clients are counted apart", "threshold = 1", &[a, b, a, b], "..xx"),
+        ("an IPv6 client is its /64", "threshold = 1", &[v6, same_64, other_64], ".x."),
+        (
+            "prefix lengths are configurable",
+            "threshold = 1\nipv4_prefix_length = 24\nipv6_prefix_length = 128",
+            &[a, b, v6, same_64],
+            ".x..",
+        ),
+        ("mapped addresses are IPv4", "threshold = 1", &[a, "::ffff:198.51.100.1"], ".x"),
+        (
+            "a whitelisted client is not counted",
+            "threshold = 1\nwhitelist = [\"198.51.100.1\"]",
+            &[a, a, a, b, b],
+            "....x",
+        ),
+    ];
+    on_every_store(|store, site| {
+        for (number, (claim, rules, clients, expected)) in cases.iter().enumerate() {
+            // Cases share a memcached, so each has keys of its own.
+            let whitelist = if rules.contains("whitelist") { "" } else { "whitelist = []\n" };
+            let config = format!("{whitelist}{}key_prefix = \"case{number}:\"\n{rules}\n", site.config);
+            let daemon = Daemon::start(&config);
+            assert_eq!(verdicts(&daemon, clients), *expected, "{claim}, on {store}");
+        }
+    });
+}
+
+#[test]
+fn a_window_ends_by_itself_and_hits_do_not_extend_it() {
+    on_every_store(|store, site| {
+        let daemon = site.daemon("threshold = 1\nexptime = 2\n");
+        let mut policy = Policy::connect(daemon.endpoint());
+        assert_eq!(policy.connected("198.51.100.1", 1), PASS, "on {store}");
+        let mut refused = 0;
+        until("the end of a window of two seconds", || {
+            refused += 1;
+            (policy.connected("198.51.100.1", 1 + refused) == PASS).then_some(())
+        });
+        assert!(refused > 1, "refused {refused} times within the window, on {store}");
+    });
+}
+
+#[test]
+fn two_daemons_with_one_memcached_count_a_client_together() {
+    for site in [Site::memcached(vec![Memcached::start()]), Site::proxied()] {
+        let daemons = [site.daemon("threshold = 3\n"), site.daemon("threshold = 3\n")];
+        let alternately: String = (0..6).map(|turn| verdicts(&daemons[turn % 2], &["198.51.100.1"])).collect();
+        assert_eq!(alternately, "...xxx");
+    }
+}
+
+#[test]
+fn concurrent_hits_of_one_key_are_all_counted_and_no_key_gets_anothers_count() {
+    on_every_store(|store, site| {
+        let daemon = site.daemon("threshold = 100000\n");
+        let connections = 16;
+        thread::scope(|scope| {
+            for connection in 0..connections {
+                let endpoint = daemon.endpoint();
+                scope.spawn(move || {
+                    let mut policy = Policy::connect(endpoint);
+                    for port in 1..=50 {
+                        policy.connected("198.51.100.1", connection * 100 + port);
+                        policy.connected(&format!("203.0.113.{connection}"), port);
+                    }
+                });
+            }
+        });
+        for memcached in &site.memcached {
+            for connection in 0..connections {
+                let value = memcached.value(&format!("connshaper:203.0.113.{connection}"));
+                assert!(value.is_none_or(|value| value == "50"), "on {store}");
+            }
+        }
+        let held = |memcached: &Memcached| memcached.value("connshaper:198.51.100.1");
+        let total = site.memcached.iter().filter_map(held).map(|value| value.parse::<u32>().unwrap()).sum::<u32>();
+        assert!(site.memcached.is_empty() || total == 16 * 50, "{total} on {store}");
+    });
+}
+
+#[test]
+fn an_original_file_is_taken_as_it_is_and_shares_its_keys() {
+    let memcached = Memcached::start();
+    let (host, port) =
+        memcached.server().rsplit_once(':').map(|(host, port)| (host.to_owned(), port.to_owned())).unwrap();
+    let file = format!(
+        "# the plugin's own example, with another server\nexptime 60\nthreshold 3\nmemcached_port {port}\n\
+         memcached_server {host}\nwhitelist 192.168.1., 192.168.2., 10.0.0\n"
+    );
+    let daemon = Daemon::start(&file);
+    assert!(daemon.lines().wait_for("START").contains("form=connection_shaper"));
+    assert_eq!(verdicts(&daemon, &["198.51.100.1"; 5]), "...xx");
+    assert_eq!(verdicts(&daemon, &["192.168.1.9"; 5]), ".....");
+    assert_eq!(verdicts(&daemon, &["10.0.0.200"; 5]), ".....");
+    // What only its unanchored match exempted is counted.
+    assert_eq!(verdicts(&daemon, &["110.0.0.5"; 4]), "...x");
+    // Nothing but its whitelist is exempt, and IPv6 clients count as whole addresses.
+    assert_eq!(verdicts(&daemon, &["127.0.0.1"; 4]), "...x");
+    assert_eq!(
+        verdicts(&daemon, &["2001:db8::1", "2001:db8::1", "2001:db8::1", "2001:db8::2", "2001:db8::1"]),
+        "....x"
+    );
+    // The fifth was refused by what is known here, and would go along with the next question.
+    assert_eq!(memcached.value("198.51.100.1").as_deref(), Some("4"));
+    assert_eq!(memcached.value("2001:db8::1").as_deref(), Some("4"));
+}
+
+/// What the original did for one connection: `add`, then `incr`; and what is there.
+fn with_the_originals_client(memcached: &Memcached, key: &str) -> String {
+    let script = "my $m = Cache::Memcached::Fast->new({ servers => [$ARGV[0]] });\
+                  $m->add($ARGV[1], 0, 60); my $n = $m->incr($ARGV[1]); print $n, ' ', $m->get($ARGV[1]);";
+    let output =
+        Command::new("perl").args(["-MCache::Memcached::Fast", "-e", script, &memcached.server(), key]).output();
+    let output = output.expect("perl with Cache::Memcached::Fast");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn keys_are_countable_by_the_originals_client_whoever_created_them() {
+    for (memcached, proxied) in [(Memcached::start(), false), (Memcached::start(), true)] {
+        let proxy = proxied.then(|| Proxy::before(&memcached));
+        let server = proxy.as_ref().map_or_else(|| memcached.server(), Proxy::server);
+        let (host, port) = server.rsplit_once(':').unwrap();
+        let daemon = Daemon::start(&format!("threshold 3\nmemcached_server {host}\nmemcached_port {port}\n"));
+        assert_eq!(verdicts(&daemon, &["198.51.100.1"; 2]), "..");
+        assert_eq!(with_the_originals_client(&memcached, "198.51.100.1"), "3 3");
+        assert_eq!(verdicts(&daemon, &["198.51.100.1"]), "x");
+        for count in 1..=3 {
+            assert_eq!(with_the_originals_client(&memcached, "198.51.100.2"), format!("{count} {count}"));
+        }
+        assert_eq!(verdicts(&daemon, &["198.51.100.2"]), "x");
+        assert_eq!(memcached.value("198.51.100.2").as_deref(), Some("4"));
+    }
+}
+
+/// Seconds until a key expires, as memcached says; -1: never.
+fn seconds_left(memcached: &Memcached, key: &str) -> i64 {
+    let answer = memcached.say(&format!("mg {key} t"));
+    let left = answer.strip_prefix("HD t").unwrap_or_else(|| panic!("memcached said {answer:?}"));
+    left.parse().unwrap()
+}
+
+#[test]
+fn keys_expire_when_their_window_ends_also_beyond_thirty_days() {
+    for site in [Site::memcached(vec![Memcached::start()]), Site::proxied()] {
+        for (exptime, seconds) in [("60", 60), ("30d", 2_592_000), ("31d", 2_678_400), ("300d", 25_920_000)] {
+            let daemon = site.daemon(
+                &format!("threshold = 1\nexptime = \"{exptime}s\"\nkey_prefix = \"{exptime}:\"\n").replace("ds", "d"),
+            );
+            assert_eq!(verdicts(&daemon, &["198.51.100.1"; 2]), ".x", "exptime {exptime}");
+            let left = seconds_left(&site.memcached[0], &format!("{exptime}:198.51.100.1"));
+            assert!((seconds - 3..=seconds + 1).contains(&left), "exptime {exptime}: {left} seconds left");
+        }
+    }
+}
+
+#[test]
+fn a_key_without_an_expiry_is_given_one() {
+    let site = Site::memcached(vec![Memcached::start()]);
+    let memcached = &site.memcached[0];
+    memcached.say("set connshaper:198.51.100.1 0 0 1\r\n7");
+    let daemon = site.daemon("");
+    assert_eq!(verdicts(&daemon, &["198.51.100.1"]), ".");
+    until("an expiry", || (seconds_left(memcached, "connshaper:198.51.100.1") > 0).then_some(()));
+    assert_eq!(memcached.value("connshaper:198.51.100.1").as_deref(), Some("8"));
+}
+
+#[test]
+fn a_foreign_value_under_our_key_is_counted_in_this_process_and_told() {
+    for site in [Site::memcached(vec![Memcached::start()]), Site::proxied()] {
+        site.memcached[0].say("set connshaper:198.51.100.1 0 60 5\r\nhello");
+        let daemon = site.daemon("threshold = 2\n");
+        assert_eq!(verdicts(&daemon, &["198.51.100.1"; 4]), "..xx");
+        let line = daemon.lines().wait_for("STORE_ERROR");
+        assert!(line.contains("key=connshaper:198.51.100.1") && line.contains("key_prefix"), "{line}");
+        assert_eq!(site.memcached[0].value("connshaper:198.51.100.1").as_deref(), Some("hello"));
+    }
+}
+
+#[test]
+fn the_text_tells_the_seconds_that_are_left() {
+    let site = Site::memcached(vec![Memcached::start()]);
+    site.memcached[0].say("set connshaper:198.51.100.1 0 30 2\r\n10");
+    let daemon =
+        site.daemon("text = \"{client} {limit} {count}/{threshold} {left}\"\nenhanced_status_code = \"4.2.0\"\n");
+    let answer = Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1);
+    let told = answer.strip_prefix("DEFER_IF_PERMIT 4.2.0 198.51.100.1 connections 11/10 ");
+    let left: u32 = told.unwrap_or_else(|| panic!("{answer}")).parse().unwrap();
+    assert!((28..=30).contains(&left), "{answer}");
+}
