@@ -14,7 +14,6 @@ use crate::net::clock::Now;
 use crate::policy::{Listed, Policy, Target};
 use crate::store::local::Table;
 use crate::store::local::listing::{Client, PARTS};
-use crate::store::seconds;
 
 /// The most clients of a prefix that are listed: those with the most hits.
 pub const MAX_LISTED: usize = 1000;
@@ -116,7 +115,7 @@ pub fn object(policy: &Policy, client: &Client) -> Option<Value> {
         "key": crate::policy::per::Part::Client { address, prefix_length }.to_string(),
         "count": u64::from(client.hit.count) * unit,
         "threshold": u64::from(limit.threshold) * unit,
-        "left": seconds(client.hit.left_ms),
+        "left": client.hit.left_seconds(),
         "over": client.over,
     }))
 }

@@ -21,7 +21,7 @@ use crate::store::local::{Kept, Table};
 const ORIGIN: (u16, u16) = (1, 1);
 
 /// Some counts.
-const COUNTS: (u16, u16) = (2, 1);
+const COUNTS: (u16, u16) = (2, 2);
 
 /// What administrators said of netblocks.
 const SAID: (u16, u16) = (3, 1);
@@ -280,8 +280,8 @@ mod tests {
         for content in [&[2_u8, 0, 0][..], &[4; 40], &[255]] {
             assert!(matches!(reading.take(&section(content)), Err(Damage::Corrupt)), "{content:?}");
         }
-        let newer = Section { kind: COUNTS.0, version: 2, content: Vec::new() };
-        assert!(matches!(reading.take(&newer), Err(Damage::Newer(2))));
+        let newer = Section { kind: COUNTS.0, version: COUNTS.1 + 1, content: Vec::new() };
+        assert!(matches!(reading.take(&newer), Err(Damage::Newer(3))));
         let other = Section { kind: 99, version: 1, content: Vec::new() };
         assert!(!reading.take(&other).unwrap());
     }

@@ -124,10 +124,10 @@ impl Store {
         let subject = self.table.subject(key);
         if amount == 0 {
             let known = self.table.peek(subject, now.monotonic);
-            return known.map_or(NOTHING, |hit| Hit { count: hit.count, left: seconds(hit.left_ms), added: 0 });
+            return known.map_or(NOTHING, |hit| Hit { count: hit.count, left: hit.left_seconds(), added: 0 });
         }
         let hit = self.table.hit(subject, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
-        Hit { count: hit.count, left: hit.left_seconds() as u32, added: amount }
+        Hit { count: hit.count, left: hit.left_seconds(), added: amount }
     }
 
     /// How it is: `memory`; `up`, or `away` when any server is.
@@ -189,9 +189,4 @@ impl Store {
     pub fn name(&self) -> &'static str {
         if self.memcached.is_some() { "memcached" } else { "memory" }
     }
-}
-
-/// Seconds that are left of what is known here. That the table rounds its ends up makes no second more.
-pub fn seconds(left_ms: u64) -> u32 {
-    u32::try_from(left_ms.saturating_sub(local::TENTH - 1).div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }

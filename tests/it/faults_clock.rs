@@ -65,8 +65,7 @@ proptest! {
             let answers = runtime.block_on(host.count(&limit, &client(), &asked, now));
             let count: u32 = answers.into_iter().map(|hit| hit.unwrap().count).sum();
             made.push(monotonic);
-            // A table's entry lasts up to a tenth of a second longer.
-            let kept = u64::from(sliding::lifetime(limit.exptime)) * 1000 + 100;
+            let kept = u64::from(sliding::lifetime(limit.exptime)) * 1000;
             let within = made.iter().filter(|then| **then + kept > monotonic).count();
             prop_assert!(count as usize <= within, "{count} counted of {within} hits");
             prop_assert!(count >= 1);

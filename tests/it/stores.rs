@@ -4,6 +4,7 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use crate::support::{Daemon, Memcached, Policy, Proxy, until};
 
@@ -111,6 +112,17 @@ fn a_window_ends_by_itself_and_hits_do_not_extend_it() {
         });
         assert!(refused > 1, "refused {refused} times within the window, on {store}");
     });
+}
+
+#[test]
+fn a_window_in_memory_is_over_when_exptime_is_over() {
+    let daemon = Site::memory().daemon("threshold = 1\nexptime = 1\n");
+    let mut policy = Policy::connect(daemon.endpoint());
+    for port in 1..=5 {
+        // Each window begins at another part of a second. The daemon has read its clock before it answers.
+        assert_eq!(policy.connected("198.51.100.1", port), PASS, "connection {port}");
+        thread::sleep(Duration::from_millis(1000));
+    }
 }
 
 #[test]

@@ -24,9 +24,9 @@ impl Subject {
     /// network are different subjects.
     pub fn client(limit: u16, address: IpAddr, prefix_length: u8) -> Self {
         Self(match address {
-            IpAddr::V4(address) => Key::Narrow([tag(limit, prefix_length, Kind::Ipv4), address.to_bits()]),
+            IpAddr::V4(address) => Key::Narrow([tag(limit, prefix_length), address.to_bits()]),
             IpAddr::V6(address) => {
-                let tag = tag(limit, prefix_length, Kind::Ipv6);
+                let tag = tag(limit, IPV6 + prefix_length);
                 let [a, b, c, d] = words(address.to_bits());
                 // The words alone decide, so that a badly masked address never
                 // shares the counter of another one.
@@ -57,7 +57,7 @@ impl Subject {
         self.0.words()
     }
 
-    /// What was made of these words, which came from `words`. `None`: there are none of that number.
+    /// What was made of these words, which came from `words`. `None`: no subject has such words.
     pub fn of_words(words: &[u32]) -> Option<Self> {
         let key = match words.len() {
             2 => Key::Narrow(words.try_into().ok()?),
@@ -65,13 +65,13 @@ impl Subject {
             5 => Key::Wide(words.try_into().ok()?),
             _ => return None,
         };
-        Some(Self(key))
+        (words[0] & 0xff == 0).then_some(Self(key))
     }
 
     /// What `hash` is made of: anything of a limit that is no client's window.
     pub fn text(limit: u16, hash: u128) -> Self {
         let [a, b, c, d] = words(hash);
-        Self(Key::Wide([tag(limit, 0, Kind::Text), a, b, c, d]))
+        Self(Key::Wide([tag(limit, TEXT), a, b, c, d]))
     }
 }
 
@@ -90,15 +90,15 @@ impl Key {
     /// The limit, address and prefix length it was made of; `None`: of a text.
     pub(crate) fn client(&self) -> Option<(u16, IpAddr, u8)> {
         let words = self.words();
-        let address = match (words[0] & 0xff, words) {
-            (kind, [_, bits]) if kind == Kind::Ipv4 as u32 => IpAddr::from(bits.to_be_bytes()),
-            (kind, [_, high @ ..]) if kind == Kind::Ipv6 as u32 => {
+        let (address, prefix_length) = match ((words[0] >> 8) as u8, words) {
+            (length @ 0..=32, [_, bits]) => (IpAddr::from(bits.to_be_bytes()), length),
+            (code @ IPV6..=IPV6_END, [_, high @ ..]) => {
                 let upper = high.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(*word));
-                IpAddr::V6((upper << (128 - 32 * high.len())).into())
+                (IpAddr::V6((upper << (128 - 32 * high.len())).into()), code - IPV6)
             }
             _ => return None,
         };
-        Some(((words[0] >> 16) as u16, address, (words[0] >> 8) as u8))
+        Some(((words[0] >> 16) as u16, address, prefix_length))
     }
 
     pub(crate) fn words(&self) -> &[u32] {
@@ -110,15 +110,14 @@ impl Key {
     }
 }
 
-#[derive(Clone, Copy)]
-enum Kind {
-    Ipv4,
-    Ipv6,
-    Text,
-}
+/// Codes of a tag: up to 32 the prefix length of an IPv4 client, then that of an IPv6 client plus this, then texts.
+const IPV6: u8 = 64;
+const IPV6_END: u8 = IPV6 + 128;
+const TEXT: u8 = 255;
 
-fn tag(limit: u16, prefix_length: u8, kind: Kind) -> u32 {
-    u32::from(limit) << 16 | u32::from(prefix_length) << 8 | kind as u32
+/// The limit and a code. The low byte stays 0: the table keeps a part of the end of the window in it.
+fn tag(limit: u16, code: u8) -> u32 {
+    u32::from(limit) << 16 | u32::from(code) << 8
 }
 
 fn words(bits: u128) -> [u32; 4] {
@@ -219,7 +218,7 @@ mod tests {
             assert_eq!(Subject::of_words(subject.words()), Some(subject));
             assert_eq!((subject.limit(), subject.of_limit(513)), (7, client(513, address, 30)));
         }
-        assert_eq!(Subject::of_words(&[0; 4]), None);
+        assert_eq!((Subject::of_words(&[0; 4]), Subject::of_words(&[1, 0])), (None, None));
     }
 
     #[test]

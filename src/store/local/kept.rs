@@ -4,7 +4,7 @@
 //! at most. A subject that is a text is known by its hash only, so the table
 //! that takes it in needs the secret of the one it came from.
 
-use super::{Subject, TENTH, Table, tenths, tenths_rounded_up};
+use super::{Subject, Table};
 use crate::store::local::counter_id::{Hashing, Key};
 use crate::store::local::shard::Entry;
 use crate::store::local::sharded::SHARDS;
@@ -54,11 +54,9 @@ impl Table {
         // Not in their order: a smaller table that takes them in makes room around the newest, and is to find
         // some of all worth there. The golden section of 1024, which is odd, so no shard is left out.
         let part = part * 633 % SHARDS;
-        let now = tenths(now);
         let mut each = |words: &[u32], entry: Entry| {
             let subject = Subject::of_words(words).expect("every width is that of a subject");
-            let ends = u64::from(entry.expiry) * TENTH;
-            counts.push(Kept { subject, count: entry.count, over: entry.over, ends });
+            counts.push(Kept { subject, count: entry.count, over: entry.over, ends: entry.expiry });
         };
         self.narrow.show(part, now, |key, entry| each(&key, entry));
         self.middle.show(part, now, |key, entry| each(&key, entry));
@@ -70,12 +68,11 @@ impl Table {
         if kept.ends <= now {
             return;
         }
-        let expiry = tenths_rounded_up(kept.ends);
-        let entry = Entry { count: kept.count.min(Entry::MAX_COUNT), over: kept.over, expiry };
+        let entry = Entry { over: kept.over, ..Entry::new(kept.count, kept.ends, 0) };
         match kept.subject.0 {
-            Key::Narrow(key) => self.narrow.take_in(self.hashing.hashed(key), entry, tenths(now)),
-            Key::Middle(key) => self.middle.take_in(self.hashing.hashed(key), entry, tenths(now)),
-            Key::Wide(key) => self.wide.take_in(self.hashing.hashed(key), entry, tenths(now)),
+            Key::Narrow(key) => self.narrow.take_in(self.hashing.hashed(key), entry, now),
+            Key::Middle(key) => self.middle.take_in(self.hashing.hashed(key), entry, now),
+            Key::Wide(key) => self.wide.take_in(self.hashing.hashed(key), entry, now),
         }
         self.make_room(kept.subject, now);
     }

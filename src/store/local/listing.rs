@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Hit, Table, tenths};
+use super::{Hit, Table};
 use crate::store::local::counter_id as subject;
 use crate::store::local::sharded::SHARDS;
 
@@ -28,15 +28,14 @@ impl Table {
     /// Shows the windows of clients in one of [`PARTS`]. Keys that are no addresses are kept as hashes only,
     /// so they cannot be listed.
     pub fn clients(&self, part: usize, now: u64, mut show: impl FnMut(Client)) {
-        let tenth = tenths(now);
         let mut meet = |key: subject::Key, entry: super::Entry| {
             if let Some((limit, address, prefix_length)) = key.client() {
                 show(Client { limit, address, prefix_length, hit: Hit::of(entry, now), over: entry.over });
             }
         };
-        self.narrow.visit(part, tenth, &mut |key, entry| meet(subject::Key::Narrow(*key), entry));
-        self.middle.visit(part, tenth, &mut |key, entry| meet(subject::Key::Middle(*key), entry));
-        self.wide.visit(part, tenth, &mut |key, entry| meet(subject::Key::Wide(*key), entry));
+        self.narrow.visit(part, now, &mut |key, entry| meet(subject::Key::Narrow(*key), entry));
+        self.middle.visit(part, now, &mut |key, entry| meet(subject::Key::Middle(*key), entry));
+        self.wide.visit(part, now, &mut |key, entry| meet(subject::Key::Wide(*key), entry));
     }
 }
 

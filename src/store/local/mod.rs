@@ -11,9 +11,8 @@
 //! piece of the upkeep: the longest is to grow or shrink one shard.
 //!
 //! Time is an argument: `now` in milliseconds on the monotonic clock, whose zero
-//! is the table's epoch. Ends of windows are kept as tenths of a second, rounded
-//! up, so a window may last up to 99 ms longer than asked, never less; they reach
-//! 13 years beyond the epoch.
+//! is the table's epoch. Windows end at their millisecond; ends reach 34 years
+//! beyond the epoch.
 
 pub mod counter_id;
 mod kept;
@@ -44,12 +43,13 @@ pub struct Hit {
 
 impl Hit {
     /// Seconds until the window ends, rounded up.
-    pub fn left_seconds(&self) -> u64 {
-        self.left_ms.div_ceil(1000)
+    pub fn left_seconds(&self) -> u32 {
+        // No end is farther away than 2^40 milliseconds.
+        self.left_ms.div_ceil(1000) as u32
     }
 
     fn of(live: Entry, now: u64) -> Self {
-        Self { count: live.count, left_ms: u64::from(live.expiry) * TENTH - now }
+        Self { count: live.count, left_ms: live.expiry.saturating_sub(now) }
     }
 }
 
@@ -106,15 +106,10 @@ impl Table {
         let hit = self.update(subject, now, |live| {
             let (before, expiry) = match live {
                 Some(entry) => (entry.count, entry.expiry),
-                None => (0, tenths_rounded_up(now.saturating_add(exptime_ms))),
+                None => (0, now.saturating_add(exptime_ms)),
             };
             let entry = Entry::new(before.saturating_add(amount), expiry, threshold);
-            let mut hit = Hit::of(entry, now);
-            // What rounding added to the window is not told.
-            if hit.left_ms.saturating_sub(exptime_ms) < TENTH {
-                hit.left_ms = hit.left_ms.min(exptime_ms.max(1));
-            }
-            (Some(entry), hit)
+            (Some(entry), Hit::of(entry, now))
         });
         self.make_room(subject, now);
         hit
@@ -122,7 +117,7 @@ impl Table {
 
     /// Counts `amount` hits, and the window begins anew: it ends `exptime_ms` from now. Says how many it has had.
     pub fn renew(&self, subject: Subject, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> u32 {
-        let expiry = tenths_rounded_up(now.saturating_add(exptime_ms));
+        let expiry = now.saturating_add(exptime_ms);
         let count = self.update(subject, now, |live| {
             let before = live.map_or(0, |entry| entry.count);
             let entry = Entry::new(before.saturating_add(amount), expiry, threshold);
@@ -135,7 +130,7 @@ impl Table {
     /// Begins a window with `count` hits, unless one runs. Says whether it did: of several threads that
     /// do this at once only one is told so.
     pub fn add(&self, subject: Subject, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
-        let expiry = tenths_rounded_up(now.saturating_add(exptime_ms));
+        let expiry = now.saturating_add(exptime_ms);
         let added = self.update(subject, now, |live| {
             let entry = live.unwrap_or(Entry::new(count, expiry, threshold));
             (Some(entry), live.is_none())
@@ -147,7 +142,7 @@ impl Table {
     /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds
     /// until the window ends. With nothing left the subject is forgotten. Says what was known before.
     pub fn observe(&self, subject: Subject, count: u32, left_ms: u64, threshold: u32, now: u64) -> Option<Hit> {
-        let expiry = tenths_rounded_up(now.saturating_add(left_ms));
+        let expiry = now.saturating_add(left_ms);
         let told = (left_ms > 0).then(|| Entry::new(count, expiry, threshold));
         let before = self.update(subject, now, |live| (told, live.map(|entry| Hit::of(entry, now))));
         self.make_room(subject, now);
@@ -216,7 +211,6 @@ impl Table {
     /// New entries pay for the upkeep of their shard, so a busy table needs no
     /// sweeps; without them, one that falls idle keeps its memory.
     pub fn sweep(&self, now: u64, budget: usize) {
-        let now = tenths(now);
         let mut looked = 0;
         // One round at most: an empty table has nothing more to show in another.
         for _ in 0..SHARDS {
@@ -236,7 +230,6 @@ impl Table {
     }
 
     fn update<R>(&self, subject: Subject, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
-        let now = tenths(now);
         match subject.0 {
             subject::Key::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
             subject::Key::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
@@ -252,12 +245,12 @@ impl Table {
                 return;
             }
             let words = newest.0.words();
-            self.evict(self.hashing.hash(words), words, tenths(now));
+            self.evict(self.hashing.hash(words), words, now);
         }
     }
 
     /// Gives up one entry around the place of `hash`, but not that of the key `spared`.
-    fn evict(&self, hash: u64, spared: &[u32], now: u32) {
+    fn evict(&self, hash: u64, spared: &[u32], now: u64) {
         // Each width gives as often as it has entries, so that none crowds out another.
         let narrow_end = self.narrow.len();
         let middle_end = narrow_end + self.middle.len();
@@ -281,19 +274,6 @@ impl Table {
         }
     }
 }
-
-/// A moment in the table's unit: the tenth of a second it lies in.
-fn tenths(now: u64) -> u32 {
-    u32::try_from(now / TENTH).unwrap_or(u32::MAX)
-}
-
-/// An end that is not before `end`, and not the 0 that marks an empty slot.
-fn tenths_rounded_up(end: u64) -> u32 {
-    u32::try_from(end.div_ceil(TENTH)).unwrap_or(u32::MAX).max(1)
-}
-
-/// Milliseconds in the unit of ends.
-pub(crate) const TENTH: u64 = 100;
 
 #[cfg(test)]
 mod tests;

@@ -5,7 +5,7 @@
 //! that were pushed on by collisions. A slot is freed by moving later ones back,
 //! never by marking it: there is nothing that would have to be rebuilt in time.
 //!
-//! Time is in tenths of a second since the table's epoch.
+//! Time is in milliseconds since the table's epoch.
 
 use std::mem;
 
@@ -28,21 +28,24 @@ pub(crate) struct Entry {
     pub(crate) count: u32,
     /// Whether the count was over its limit when it was last hit.
     pub(crate) over: bool,
-    /// When the window ends: an entry is expired from this tenth of a second on. Never 0.
-    pub(crate) expiry: u32,
+    /// When the window ends: an entry is expired from this millisecond on. From 1 to [`Entry::LAST`].
+    pub(crate) expiry: u64,
 }
 
 impl Entry {
     /// Where counts stop.
     pub(crate) const MAX_COUNT: u32 = OVER - 1;
 
+    /// The last end that a slot can hold: 34 years after the epoch.
+    pub(crate) const LAST: u64 = (1 << 40) - 1;
+
     /// An entry whose window ends at `expiry`, marked if it is over `threshold`.
-    pub(crate) fn new(count: u32, expiry: u32, threshold: u32) -> Self {
-        Self { count: count.min(Self::MAX_COUNT), over: count > threshold, expiry }
+    pub(crate) fn new(count: u32, expiry: u64, threshold: u32) -> Self {
+        Self { count: count.min(Self::MAX_COUNT), over: count > threshold, expiry: expiry.clamp(1, Self::LAST) }
     }
 
     /// What makes one entry worth more than another when the table is full.
-    pub(crate) fn worth(&self, now: u32) -> (bool, bool, u32) {
+    pub(crate) fn worth(&self, now: u64) -> (bool, bool, u64) {
         (self.expiry > now, self.over, self.expiry)
     }
 }
@@ -50,31 +53,50 @@ impl Entry {
 /// The bit of a slot's count that marks a subject over its limit.
 const OVER: u32 = 1 << 31;
 
-/// Room for one entry. An expiry of 0 says that it is empty.
+/// Room for one entry. An end of 0 marks an empty slot.
+///
+/// Ends take 40 bits, so that windows end at their millisecond and a slot has no more than eight bytes beside
+/// the key. The low byte of a key's first word is always 0; a slot keeps the low byte of the end there.
 #[derive(Clone, Copy)]
 struct Slot<const N: usize> {
-    key: [u32; N],
+    words: [u32; N],
     count: u32,
+    /// The end without its low byte.
     expiry: u32,
 }
 
 impl<const N: usize> Slot<N> {
-    const EMPTY: Self = Self { key: [0; N], count: 0, expiry: 0 };
+    const EMPTY: Self = Self { words: [0; N], count: 0, expiry: 0 };
+
+    fn new(key: [u32; N], entry: Entry) -> Self {
+        debug_assert!(key[0] & LOW_BYTE == 0 && entry.count <= Entry::MAX_COUNT);
+        debug_assert!((1..=Entry::LAST).contains(&entry.expiry));
+        let mut words = key;
+        words[0] |= entry.expiry as u32 & LOW_BYTE;
+        let count = entry.count | if entry.over { OVER } else { 0 };
+        Self { words, count, expiry: (entry.expiry >> 8) as u32 }
+    }
 
     fn is_empty(&self) -> bool {
-        self.expiry == 0
+        self.expiry() == 0
+    }
+
+    fn key(&self) -> [u32; N] {
+        let mut key = self.words;
+        key[0] &= !LOW_BYTE;
+        key
+    }
+
+    fn expiry(&self) -> u64 {
+        u64::from(self.expiry) << 8 | u64::from(self.words[0] & LOW_BYTE)
     }
 
     fn entry(&self) -> Entry {
-        Entry { count: self.count & !OVER, over: self.count & OVER != 0, expiry: self.expiry }
-    }
-
-    fn set(&mut self, entry: Entry) {
-        debug_assert!(entry.count <= Entry::MAX_COUNT && entry.expiry != 0);
-        self.count = entry.count | if entry.over { OVER } else { 0 };
-        self.expiry = entry.expiry;
+        Entry { count: self.count & !OVER, over: self.count & OVER != 0, expiry: self.expiry() }
     }
 }
+
+const LOW_BYTE: u32 = 0xff;
 
 /// An open-addressing table of entries under keys of `N` words.
 pub(crate) struct Shard<const N: usize> {
@@ -105,14 +127,14 @@ impl<const N: usize> Shard<N> {
     pub(crate) fn update<R>(
         &mut self,
         key: &Hashed<N>,
-        now: u32,
+        now: u64,
         step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R),
     ) -> R {
         let place = self.find(key);
         let live = place.ok().map(|at| self.slots[at].entry());
         let (entry, result) = step(live.filter(|entry| entry.expiry > now));
         match (place, entry) {
-            (Ok(at), Some(entry)) => self.slots[at].set(entry),
+            (Ok(at), Some(entry)) => self.slots[at] = Slot::new(key.key, entry),
             (Ok(at), None) => self.remove(at),
             (Err(vacant), Some(entry)) => self.insert(key, vacant, entry, now),
             (Err(_), None) => {}
@@ -121,20 +143,19 @@ impl<const N: usize> Shard<N> {
     }
 
     /// Shows the live entries.
-    pub(crate) fn visit(&self, now: u32, show: &mut impl FnMut(&[u32; N], Entry)) {
-        let filled = self.slots.iter().filter(|slot| !slot.is_empty());
-        filled.filter(|slot| slot.expiry > now).for_each(|slot| show(&slot.key, slot.entry()));
+    pub(crate) fn visit(&self, now: u64, show: &mut impl FnMut(&[u32; N], Entry)) {
+        self.slots.iter().filter(|slot| slot.expiry() > now).for_each(|slot| show(&slot.key(), slot.entry()));
     }
 
     /// Looks at up to `slots` slots, from where the last look ended, and frees the expired ones.
-    pub(crate) fn sweep(&mut self, slots: usize, now: u32) {
+    pub(crate) fn sweep(&mut self, slots: usize, now: u64) {
         let mut hand = self.hand as usize;
         for _ in 0..slots.min(self.capacity()) {
             if hand >= self.capacity() {
                 hand = 0;
             }
             let slot = &self.slots[hand];
-            if !slot.is_empty() && slot.expiry <= now {
+            if !slot.is_empty() && slot.expiry() <= now {
                 // What moves back into this slot is looked at next.
                 self.remove(hand);
             } else {
@@ -149,7 +170,7 @@ impl<const N: usize> Shard<N> {
     pub(crate) fn neighbours(&self, hash: u64) -> impl Iterator<Item = ([u32; N], Entry)> {
         let (before, after) = self.slots.split_at(self.home(hash));
         let near = after.iter().chain(before).take(NEIGHBOURHOOD);
-        near.filter(|slot| !slot.is_empty()).map(|slot| (slot.key, slot.entry()))
+        near.filter(|slot| !slot.is_empty()).map(|slot| (slot.key(), slot.entry()))
     }
 
     /// Makes room for so many entries at once, instead of bit by bit.
@@ -162,27 +183,26 @@ impl<const N: usize> Shard<N> {
 
     /// Takes a live entry in, unless there is one under its key. Sweeps nothing, so that the room made for many
     /// is not given back before they are there.
-    pub(crate) fn take_in(&mut self, key: &Hashed<N>, entry: Entry, now: u32) {
+    pub(crate) fn take_in(&mut self, key: &Hashed<N>, entry: Entry, now: u64) {
         let mut place = self.find(key);
         if place.is_err() && (self.len() + 1) * 8 > self.capacity() * 7 {
             self.resize(self.capacity() * 5 / 4 + 4, now);
             place = Err(self.vacant(key.hash));
         }
         match place {
-            Ok(at) if self.slots[at].expiry > now => {}
-            Ok(at) => self.slots[at].set(entry),
+            Ok(at) if self.slots[at].expiry() > now => {}
+            Ok(at) => self.slots[at] = Slot::new(key.key, entry),
             Err(vacant) => {
-                self.slots[vacant].key = key.key;
-                self.slots[vacant].set(entry);
+                self.slots[vacant] = Slot::new(key.key, entry);
                 self.len += 1;
             }
         }
     }
 
     /// The entries whose windows still run.
-    pub(crate) fn live(&self, now: u32) -> impl Iterator<Item = ([u32; N], Entry)> {
-        let live = self.slots.iter().filter(move |slot| !slot.is_empty() && slot.expiry > now);
-        live.map(|slot| (slot.key, slot.entry()))
+    pub(crate) fn live(&self, now: u64) -> impl Iterator<Item = ([u32; N], Entry)> {
+        let live = self.slots.iter().filter(move |slot| slot.expiry() > now);
+        live.map(|slot| (slot.key(), slot.entry()))
     }
 
     pub(crate) fn hashed(&self, key: [u32; N]) -> Hashed<N> {
@@ -205,21 +225,20 @@ impl<const N: usize> Shard<N> {
             if slot.is_empty() {
                 return Err(at);
             }
-            if slot.key == key.key {
+            if slot.key() == key.key {
                 return Ok(at);
             }
             at = self.after(at);
         }
     }
 
-    fn insert(&mut self, key: &Hashed<N>, mut vacant: usize, entry: Entry, now: u32) {
+    fn insert(&mut self, key: &Hashed<N>, mut vacant: usize, entry: Entry, now: u64) {
         // Probing slows down steeply beyond seven eighths.
         if (self.len() + 1) * 8 > self.capacity() * 7 {
             self.resize(self.capacity() * 5 / 4 + 4, now);
             vacant = self.vacant(key.hash);
         }
-        self.slots[vacant].key = key.key;
-        self.slots[vacant].set(entry);
+        self.slots[vacant] = Slot::new(key.key, entry);
         self.len += 1;
         self.sweep(SWEPT_PER_INSERT, now);
     }
@@ -229,7 +248,7 @@ impl<const N: usize> Shard<N> {
         let mut hole = at;
         let mut next = self.after(hole);
         while !self.slots[next].is_empty() {
-            let home = self.home(self.hashing.hash(&self.slots[next].key));
+            let home = self.home(self.hashing.hash(&self.slots[next].key()));
             if self.distance(home, next) >= self.distance(hole, next) {
                 self.slots[hole] = self.slots[next];
                 hole = next;
@@ -241,7 +260,7 @@ impl<const N: usize> Shard<N> {
     }
 
     /// Gives memory back once less than a third of the slots are filled.
-    fn shrink(&mut self, now: u32) {
+    fn shrink(&mut self, now: u64) {
         if self.len == 0 {
             self.clear();
         } else if self.capacity() >= SHRINKABLE && self.len() * 3 < self.capacity() {
@@ -250,15 +269,15 @@ impl<const N: usize> Shard<N> {
     }
 
     /// Moves to as many slots as said, which must suffice, and leaves expired entries behind.
-    fn resize(&mut self, capacity: usize, now: u32) {
+    fn resize(&mut self, capacity: usize, now: u64) {
         let fresh = vec![Slot::EMPTY; capacity].into_boxed_slice();
         let old = mem::replace(&mut self.slots, fresh);
         // The hand stays where it is in the order of hashes: slots that it has
         // not seen for long remain the next ones.
         self.hand = (self.hand as usize * capacity / old.len().max(1)) as u32;
         self.len = 0;
-        for slot in old.iter().filter(|slot| slot.expiry > now) {
-            let vacant = self.vacant(self.hashing.hash(&slot.key));
+        for slot in old.iter().filter(|slot| slot.expiry() > now) {
+            let vacant = self.vacant(self.hashing.hash(&slot.key()));
             self.slots[vacant] = *slot;
             self.len += 1;
         }
@@ -300,13 +319,13 @@ mod tests {
 
     use super::*;
 
-    fn put(shard: &mut Shard<2>, key: u32, expiry: u32, now: u32) {
-        let key = shard.hashed([key, 0]);
+    fn put(shard: &mut Shard<2>, key: u32, expiry: u64, now: u64) {
+        let key = shard.hashed([0, key]);
         shard.update(&key, now, |_| (Some(Entry::new(1, expiry, 0)), ()));
     }
 
-    fn expiry(shard: &mut Shard<2>, key: u32, now: u32) -> Option<u32> {
-        let key = shard.hashed([key, 0]);
+    fn expiry(shard: &mut Shard<2>, key: u32, now: u64) -> Option<u64> {
+        let key = shard.hashed([0, key]);
         shard.update(&key, now, |live| (live, live.map(|entry| entry.expiry)))
     }
 
@@ -315,23 +334,23 @@ mod tests {
         let filled = shard.slots.iter().filter(|slot| !slot.is_empty());
         assert_eq!(filled.clone().count(), shard.len());
         for slot in filled {
-            assert!(shard.find(&shard.hashed(slot.key)).is_ok());
+            assert!(shard.find(&shard.hashed(slot.key())).is_ok());
         }
     }
 
     #[derive(Clone, Debug)]
     enum Step {
-        Put { key: u32, window: u32 },
+        Put { key: u32, window: u64 },
         Remove { key: u32 },
-        Wait { time: u32 },
+        Wait { time: u64 },
         Sweep { slots: usize },
     }
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            8 => (0..300u32, 1..60u32).prop_map(|(key, window)| Step::Put { key, window }),
+            8 => (0..300u32, 1..60u64).prop_map(|(key, window)| Step::Put { key, window }),
             2 => (0..300u32).prop_map(|key| Step::Remove { key }),
-            1 => (0..60u32).prop_map(|time| Step::Wait { time }),
+            1 => (0..60u64).prop_map(|time| Step::Wait { time }),
             1 => (0..100usize).prop_map(|slots| Step::Sweep { slots }),
         ]
     }
@@ -349,7 +368,7 @@ mod tests {
                         model.insert(key, now + window);
                     }
                     Step::Remove { key } => {
-                        let hashed = shard.hashed([key, 0]);
+                        let hashed = shard.hashed([0, key]);
                         shard.update(&hashed, now, |_| (None, ()));
                         model.remove(&key);
                     }
@@ -406,7 +425,7 @@ mod tests {
         let mut shard = Shard::new(Hashing::random());
         // A thousand entries live at any time; without sweeping there would be 100,000.
         for now in 1..100_000 {
-            put(&mut shard, now, now + 1000, now);
+            put(&mut shard, now as u32, now + 1000, now);
         }
         assert!(shard.len() < 1300, "{} entries", shard.len());
     }

@@ -38,7 +38,7 @@ impl<const N: usize> Sharded<N> {
     pub(crate) fn update<R>(
         &self,
         key: Hashed<N>,
-        now: u32,
+        now: u64,
         step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R),
     ) -> R {
         self.hold(shard_of(key.hash), |shard| shard.update(&key, now, step))
@@ -50,7 +50,7 @@ impl<const N: usize> Sharded<N> {
     }
 
     /// Looks at some slots of one shard for expired entries, and says at how many.
-    pub(crate) fn sweep(&self, index: usize, now: u32) -> usize {
+    pub(crate) fn sweep(&self, index: usize, now: u64) -> usize {
         self.hold(index, |shard| {
             let slots = shard.capacity().min(SWEPT_AT_ONCE);
             shard.sweep(slots, now);
@@ -59,7 +59,7 @@ impl<const N: usize> Sharded<N> {
     }
 
     /// Shows the live entries of one shard.
-    pub(crate) fn visit(&self, index: usize, now: u32, show: &mut impl FnMut(&[u32; N], Entry)) {
+    pub(crate) fn visit(&self, index: usize, now: u64, show: &mut impl FnMut(&[u32; N], Entry)) {
         self.hold(index, |shard| shard.visit(now, show));
     }
 
@@ -76,19 +76,19 @@ impl<const N: usize> Sharded<N> {
     }
 
     /// Takes a live entry in, unless there is one under its key.
-    pub(crate) fn take_in(&self, key: Hashed<N>, entry: Entry, now: u32) {
+    pub(crate) fn take_in(&self, key: Hashed<N>, entry: Entry, now: u64) {
         self.hold(shard_of(key.hash), |shard| shard.take_in(&key, entry, now));
     }
 
     /// Shows the live entries of one shard.
-    pub(crate) fn show(&self, index: usize, now: u32, mut each: impl FnMut([u32; N], Entry)) {
+    pub(crate) fn show(&self, index: usize, now: u64, mut each: impl FnMut([u32; N], Entry)) {
         self.hold(index, |shard| shard.live(now).for_each(|(key, entry)| each(key, entry)));
     }
 
     /// Frees the entry least worth keeping among a few around the place of
     /// `hash`, though never that of the key `spared`, and says what it held.
     /// `keep_over`: nor one that is over its limit.
-    pub(crate) fn evict(&self, hash: u64, spared: &[u32], now: u32, keep_over: bool) -> Option<Entry> {
+    pub(crate) fn evict(&self, hash: u64, spared: &[u32], now: u64, keep_over: bool) -> Option<Entry> {
         if self.len() == 0 {
             return None;
         }
@@ -105,7 +105,7 @@ impl<const N: usize> Sharded<N> {
         })
     }
 
-    fn least_worth(&self, hash: u64, spared: &[u32], now: u32) -> Option<(usize, [u32; N], Entry)> {
+    fn least_worth(&self, hash: u64, spared: &[u32], now: u64) -> Option<(usize, [u32; N], Entry)> {
         let mut least: Option<(usize, [u32; N], Entry)> = None;
         let mut seen = 0;
         // One shard is enough unless the table is all but empty.

@@ -73,7 +73,6 @@ impl Model {
     }
 
     fn set(&mut self, subject: u32, count: u32, end: u64) {
-        let end = end.next_multiple_of(100).max(100);
         self.entries.insert(subject, (count.min(Entry::MAX_COUNT), end));
     }
 
@@ -172,11 +171,12 @@ proptest! {
 fn a_window_ends_at_its_time_and_not_before() {
     let table = Table::new(1000);
     let hit = |now| table.hit(ipv4(1), 1, MINUTE, 10, now);
-    assert_eq!(hit(1000), Hit { count: 1, left_ms: 60_000 });
-    assert_eq!(hit(1001), Hit { count: 2, left_ms: 59_999 });
-    assert_eq!(hit(60_999), Hit { count: 3, left_ms: 1 });
-    assert_eq!(hit(61_000), Hit { count: 1, left_ms: 60_000 });
-    assert_eq!(table.peek(ipv4(1), 121_000), None);
+    assert_eq!(hit(1007), Hit { count: 1, left_ms: 60_000 });
+    assert_eq!(hit(1008), Hit { count: 2, left_ms: 59_999 });
+    assert_eq!(hit(61_006), Hit { count: 3, left_ms: 1 });
+    assert_eq!(hit(61_007), Hit { count: 1, left_ms: 60_000 });
+    assert_eq!(table.peek(ipv4(1), 121_006).map(|hit| hit.left_ms), Some(1));
+    assert_eq!(table.peek(ipv4(1), 121_007), None);
 }
 
 #[test]
@@ -211,7 +211,7 @@ fn counts_stop_at_their_maximum() {
 fn an_end_beyond_the_clock_of_the_table_is_its_last_moment() {
     let table = Table::new(1000);
     let hit = table.hit(ipv4(1), 1, u64::MAX, 10, 5);
-    assert_eq!(hit.left_ms, u64::from(u32::MAX) * 100 - 5);
+    assert_eq!(hit.left_ms, (1 << 40) - 1 - 5);
 }
 
 #[test]

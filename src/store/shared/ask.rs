@@ -10,7 +10,7 @@ use crate::policy::{Hit, Key, Operation, Purpose};
 use crate::store::memcached::protocol::{Answer, Command, Counted};
 use crate::store::memcached::{Memcached, text};
 use crate::store::shared::over_limit::{Advice, Known};
-use crate::store::{Hits, NOTHING, Store, Uncounted, seconds};
+use crate::store::{Hits, NOTHING, Store, Uncounted};
 
 /// Milliseconds that a window may end before the time that memcached told, in whole seconds.
 const TOLERANCE: u64 = 2000;
@@ -162,7 +162,7 @@ impl Store {
             add(&self.statistics.began_anew, u64::from(lost));
         }
         let longest = || ban.map_or(exptime, |ban| ban.length(counted.count));
-        let left = counted.left.or(known.map(|hit| seconds(hit.left_ms))).unwrap_or_else(longest);
+        let left = counted.left.or(known.map(|hit| hit.left_seconds())).unwrap_or_else(longest);
         Hit { count: counted.count, left, added: amount }
     }
 }
