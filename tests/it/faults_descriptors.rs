@@ -1,7 +1,7 @@
 //! Open files: as many policy connections as there can be, and what happens when there are none left.
 //!
 //! ```text
-//! cargo test --test faults_descriptors -- --nocapture
+//! cargo test --test it -- faults_descriptors:: --nocapture
 //! ```
 
 use std::fs;

@@ -1,9 +1,9 @@
 //! Floods and bad neighbours: what each is held to, and what says so.
 //!
 //! ```text
-//! cargo test --test faults_flood -- --nocapture              # a million clients
-//! cargo test --release --test faults_flood -- --nocapture    # ten million
-//! cargo test --release --test faults_flood -- --nocapture --ignored    # the same through the daemon: some minutes
+//! cargo test --test it -- faults_flood:: --nocapture              # a million clients
+//! cargo test --release --test it -- faults_flood:: --nocapture    # ten million
+//! cargo test --release --test it -- faults_flood:: --nocapture --ignored    # the same through the daemon: some minutes
 //! ```
 
 use std::io::{Read, Write};

@@ -2,7 +2,7 @@
 //! keys stay or go as configured.
 //!
 //! ```text
-//! cargo test --test faults_replicas -- --nocapture
+//! cargo test --test it -- faults_replicas:: --nocapture
 //! ```
 
 use std::time::{Duration, Instant};

@@ -3,7 +3,7 @@
 //! Each test is a fault under load and prints its line of the table:
 //!
 //! ```text
-//! cargo test --test faults_store -- --nocapture
+//! cargo test --test it -- faults_store:: --nocapture
 //! ```
 //!
 //! `load` is policy connections; of wrong verdicts the first number is of clients refused that had
