@@ -5,9 +5,6 @@
 //! here sleeps for a fixed time: everything waits for an event, and gives up
 //! with a panic that shows what was seen instead.
 
-// Each test crate compiles all of this and uses a part of it.
-#![allow(dead_code, unused_imports)]
-
 mod daemon;
 mod gate;
 mod lines;

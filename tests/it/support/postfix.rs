@@ -20,11 +20,12 @@ use super::{Dir, Lines, Port, Process, Smtp, until};
 
 /// A running Postfix that accepts mail for example.org and discards it.
 pub struct Postfix {
-    process: Process,
+    // Ended first when this is dropped, and only then are its directories removed.
+    _process: Process,
     lines: Lines,
     smtpd: Port,
-    spool: Spool,
-    // Keeps the log from ending before the readers have seen the last word.
+    _spool: Spool,
+    // Keeps the log open until the reader has seen its last line.
     _log: File,
 }
 
@@ -70,11 +71,6 @@ impl Postfix {
     /// Its mail log.
     pub fn lines(&self) -> &Lines {
         &self.lines
-    }
-
-    /// A path in the queue directory.
-    pub fn in_queue_directory(&self, name: &str) -> PathBuf {
-        self.spool.queue(name)
     }
 }
 
@@ -135,7 +131,7 @@ impl Setup {
         let mut process = Process::start(&mut command, Signal::SIGTERM);
         // Its sockets listen when it says this. To try them would be an SMTP session too many.
         wait_for_start(&lines, &mut process);
-        Postfix { process, lines, smtpd, spool, _log: log }
+        Postfix { _process: process, lines, smtpd, _spool: spool, _log: log }
     }
 }
 

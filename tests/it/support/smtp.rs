@@ -45,11 +45,6 @@ impl Smtp {
         &self.greeting
     }
 
-    /// Where this end is.
-    pub fn address(&self) -> SocketAddr {
-        self.stream.get_ref().local_addr().unwrap()
-    }
-
     /// Sends one line and returns the reply.
     #[track_caller]
     pub fn command(&mut self, line: impl Display) -> Reply {
