@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpStream, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener, UnixStream};
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use connshaper::config::SocketConfig;
 use connshaper::listener::{ListenError, Listener, Peer, Problem};
@@ -16,6 +16,8 @@ use connshaper::observe::log::{Log, Severity};
 use nix::unistd::{Group, User};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{must_pass, own_process, role};
 
 fn rights(mode: u32) -> SocketConfig {
     SocketConfig { mode, owner: None, group: None }
@@ -229,22 +231,9 @@ async fn a_socket_goes_with_its_listener_unless_another_took_its_place() {
     UnixStream::connect(&path).expect("the successor's socket is still there");
 }
 
-/// What a process inherits belongs to all of it, so these tests act in a child:
-/// this same program, told by the environment which part it plays.
-const ROLE: &str = "CONNSHAPER_TEST_LISTENER";
-
-fn plays_a_role() -> bool {
-    std::env::var_os(ROLE).is_some()
-}
-
-fn child_arguments(test: &str) -> Vec<String> {
-    let program = std::env::current_exe().unwrap().to_str().unwrap().to_owned();
-    vec![program, "--exact".into(), format!("listener::{test}"), "--nocapture".into()]
-}
-
 #[tokio::test]
 async fn sockets_from_systemd_are_served() {
-    if plays_a_role() {
+    if role().is_some() {
         let mut listeners = Listener::from_systemd().unwrap();
         assert_eq!(listeners.len(), 2);
         assert!(Listener::from_systemd().unwrap().is_empty(), "they are taken once");
@@ -258,13 +247,13 @@ async fn sockets_from_systemd_are_served() {
     let path = dir.path().join("policy");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let tcp = format!("127.0.0.1:{port}");
-    let mut systemd = Command::new("systemd-socket-activate")
-        .args(["-l", &tcp, "-l", path.to_str().unwrap(), "-E", &format!("{ROLE}=serve")])
-        .args(child_arguments("sockets_from_systemd_are_served"))
+    // Of Debian's package systemd. It passes on no variable unless told to.
+    let activate = format!("exec systemd-socket-activate -l {tcp} -l {} -E CONNSHAPER_TEST_ROLE", path.display());
+    let mut systemd = own_process(sockets_from_systemd_are_served, &format!("{activate} \"$0\" \"$@\""), "serve")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn()
-        .expect("systemd-socket-activate, of Debian's package systemd");
+        .unwrap();
     let mut said = BufReader::new(systemd.stderr.take().unwrap()).lines();
     // It says so for each socket, once that listens.
     let listening = said.by_ref().map(Result::unwrap).filter(|line| line.starts_with("Listening on")).take(2);
@@ -281,37 +270,26 @@ async fn sockets_from_systemd_are_served() {
 
 #[tokio::test]
 async fn a_passed_descriptor_of_another_kind_is_named() {
-    if plays_a_role() {
+    if let Some(report) = role() {
         let error = Listener::from_systemd().unwrap_err().to_string();
-        fs::write(std::env::var_os(ROLE).unwrap(), error).unwrap();
+        fs::write(report, error).unwrap();
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let report = dir.path().join("report");
-    let passed = "LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=policy exec \"$0\" \"$@\" 3</dev/null";
-    let status = Command::new("sh")
-        .args(["-c", passed])
-        .args(child_arguments("a_passed_descriptor_of_another_kind_is_named"))
-        .env(ROLE, &report)
-        .stdout(Stdio::null())
-        .status();
-    assert!(status.unwrap().success());
+    let passed = "exec 3</dev/null && export LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=policy";
+    must_pass(own_process(a_passed_descriptor_of_another_kind_is_named, passed, &report));
     let error = fs::read_to_string(&report).unwrap();
     assert!(error.starts_with("cannot listen at descriptor 3 (policy): it is not a socket; "), "{error}");
 }
 
 #[tokio::test]
 async fn accepting_outlives_a_lack_of_descriptors() {
-    if plays_a_role() {
+    if role().is_some() {
         outlive_a_lack_of_descriptors().await;
         return;
     }
-    let status = Command::new("sh")
-        .args(["-c", "ulimit -n 40 && exec \"$0\" \"$@\""])
-        .args(child_arguments("accepting_outlives_a_lack_of_descriptors"))
-        .env(ROLE, "starve")
-        .status();
-    assert!(status.unwrap().success());
+    must_pass(own_process(accepting_outlives_a_lack_of_descriptors, "ulimit -n 40", "starve"));
 }
 
 async fn outlive_a_lack_of_descriptors() {

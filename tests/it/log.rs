@@ -12,6 +12,8 @@ use connshaper::policy::action::Action;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Pass, Reason, Refusal};
 
+use crate::support::{must_pass, own_process, role};
+
 fn config(target: LogTarget) -> LogConfig {
     LogConfig {
         target,
@@ -178,59 +180,46 @@ fn a_level_hides_what_matters_less_until_it_is_changed() {
     assert_eq!(log.lines()[1..], lines);
 }
 
-/// Standard error belongs to the whole process, so a child of ours speaks:
-/// this same program, told by the environment which part it plays.
-const ROLE: &str = "CONNSHAPER_TEST_STDERR";
-
-fn child(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("log::{test}"), "--nocapture"]);
-    command.env(ROLE, "speak").env_remove("JOURNAL_STREAM").stdout(Stdio::null());
-    command
+/// A process that writes one line to its standard error.
+fn speaker(preparation: &str) -> Command {
+    own_process(a_line_on_standard_error_is_bare_outside_the_journal, preparation, "speak")
 }
-
-const SPEAKER: &str = "a_line_on_standard_error_is_bare_outside_the_journal";
 
 #[test]
 fn a_line_on_standard_error_is_bare_outside_the_journal() {
-    if std::env::var_os(ROLE).is_some() {
+    if role().is_some() {
         let log = Log::open(&config(LogTarget::Stderr)).unwrap();
         say(&log, 1);
         log.flush(LONG);
         return;
     }
     // A variable that names another stream changes nothing.
-    let output = child(SPEAKER).env("JOURNAL_STREAM", "8:1").output().unwrap();
+    let output = speaker("export JOURNAL_STREAM=8:1").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "TEST number=1\n");
 }
 
 #[test]
 fn a_line_for_the_journal_carries_its_priority() {
     // The shell knows what its standard error will be, and says so as systemd does.
-    let script = r#"JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2) exec "$0" "$@""#;
-    let itself = child(SPEAKER);
-    let mut child = Command::new("sh");
-    child.args(["-c", script]).arg(itself.get_program()).args(itself.get_args());
-    let output = child.env(ROLE, "speak").stdout(Stdio::null()).output().unwrap();
+    let output = speaker("export JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2)").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "<6>TEST number=1\n");
 }
 
 #[test]
 fn a_closed_standard_error_does_no_harm() {
-    let mut speaker = child(SPEAKER).stderr(Stdio::piped()).spawn().unwrap();
+    let mut speaker = speaker("unset JOURNAL_STREAM").stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     drop(speaker.stderr.take());
     assert!(speaker.wait().unwrap().success());
 }
 
 #[test]
 fn a_full_disk_behind_standard_error_does_no_harm() {
-    let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
-    assert!(child(SPEAKER).stderr(full).status().unwrap().success());
+    must_pass(speaker("unset JOURNAL_STREAM && exec 2>/dev/full"));
 }
 
 #[test]
 fn a_standard_error_that_nobody_reads_holds_up_nobody() {
-    if std::env::var_os(ROLE).is_some() {
+    if role().is_some() {
         let log = Log::open(&config(LogTarget::Stderr)).unwrap();
         let start = Instant::now();
         (0..10_000).for_each(|number| say(&log, number));
@@ -240,9 +229,9 @@ fn a_standard_error_that_nobody_reads_holds_up_nobody() {
         return;
     }
     // The pipe holds 64 KiB, and stays open unread until the child has ended.
-    let mut speaker =
-        child("a_standard_error_that_nobody_reads_holds_up_nobody").stderr(Stdio::piped()).spawn().unwrap();
-    assert!(speaker.wait().unwrap().success());
+    let mut child = own_process(a_standard_error_that_nobody_reads_holds_up_nobody, "unset JOURNAL_STREAM", "speak");
+    let mut child = child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    assert!(child.wait().unwrap().success());
 }
 
 #[test]

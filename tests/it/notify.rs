@@ -1,24 +1,16 @@
 //! What systemd is told, seen by a stand-in for it.
 
 use std::os::unix::net::UnixDatagram;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 use std::time::Duration;
 
 use connshaper::daemon::notify;
 
-/// The environment belongs to the whole process, so a child of ours speaks:
-/// this same program, told by the environment which part it plays.
-const ROLE: &str = "CONNSHAPER_TEST_NOTIFY";
-
-fn child(test: &str) -> Command {
-    let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", &format!("notify::{test}")]).env(ROLE, "speak").stdout(Stdio::null());
-    command
-}
+use crate::support::{must_pass, own_process, role};
 
 #[tokio::test]
 async fn systemd_is_told_of_start_reload_end_and_life() {
-    if std::env::var_os(ROLE).is_some() {
+    if role().is_some() {
         notify::ready().unwrap();
         notify::reloading().unwrap();
         notify::status("two\nlines").unwrap();
@@ -29,10 +21,11 @@ async fn systemd_is_told_of_start_reload_end_and_life() {
     let path = dir.path().join("notify");
     let systemd = UnixDatagram::bind(&path).unwrap();
     systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut child = child("systemd_is_told_of_start_reload_end_and_life")
+    let mut child = own_process(systemd_is_told_of_start_reload_end_and_life, ":", "speak")
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "2000")
         .env_remove("WATCHDOG_PID")
+        .stdout(Stdio::null())
         .spawn()
         .unwrap();
     let told = || {
@@ -55,7 +48,7 @@ async fn systemd_is_told_of_start_reload_end_and_life() {
 
 #[tokio::test]
 async fn nobody_is_told_where_nobody_asked() {
-    if std::env::var_os(ROLE).is_some() {
+    if role().is_some() {
         notify::ready().unwrap();
         notify::reloading().unwrap();
         notify::status("running").unwrap();
@@ -64,6 +57,5 @@ async fn nobody_is_told_where_nobody_asked() {
         assert!(fed.is_err(), "without a watchdog there is nothing to do, and no end");
         return;
     }
-    let mut child = child("nobody_is_told_where_nobody_asked");
-    assert!(child.env_remove("NOTIFY_SOCKET").env_remove("WATCHDOG_USEC").status().unwrap().success());
+    must_pass(own_process(nobody_is_told_where_nobody_asked, "unset NOTIFY_SOCKET WATCHDOG_USEC", "speak"));
 }
