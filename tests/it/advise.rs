@@ -5,8 +5,9 @@ use std::io::Write;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Dir, Postfix, command, traffic};
 use serde_json::Value;
+
+use crate::support::{Dir, Postfix, command, traffic};
 
 #[test]
 fn the_recommendation_separates_the_senders_from_the_bots() {

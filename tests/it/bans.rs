@@ -4,12 +4,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::{Host, Site, eventually, on_every_store};
 use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
 use connshaper::policy::limit::Ban;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Limit, Purpose};
+
+use crate::support::{Host, Site, eventually, on_every_store};
 
 fn client() -> Part {
     Part::client([198, 51, 100, 1].into(), 32, 64)

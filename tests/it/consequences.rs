@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use crate::support::{self, Site, eventually, on_every_store, request};
 use connshaper::config::Config;
 use connshaper::engine::service::Service;
 use connshaper::listener::Peer;
@@ -20,6 +19,8 @@ use connshaper::policy::{Key, Limit, Purpose};
 use connshaper::postfix::connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
+
+use crate::support::{self, Site, eventually, on_every_store, request};
 
 fn client() -> Part {
     Part::client([198, 51, 100, 1].into(), 32, 64)

@@ -5,8 +5,9 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 
-use crate::support::{self, Daemon, Memcached, PATIENCE, Policy, command, until};
 use serde_json::{Value, json};
+
+use crate::support::{self, Daemon, Memcached, PATIENCE, Policy, command, until};
 
 /// A daemon with a control socket.
 struct Host {

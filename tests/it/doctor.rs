@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{self, Daemon, Dir, Memcached, Policy, Port, Postfix, command};
 use serde_json::Value;
+
+use crate::support::{self, Daemon, Dir, Memcached, Policy, Port, Postfix, command};
 
 /// What doctor says of a main.cf, with its exit code.
 fn examined(main_cf: &str, config: &str, dir: &Dir) -> (Vec<String>, i32) {

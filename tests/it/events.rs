@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use crate::support::{Daemon, Dir, Lines, Memcached, Namespace, Policy, command, until};
 use serde_json::Value;
+
+use crate::support::{Daemon, Dir, Lines, Memcached, Namespace, Policy, command, until};
 
 /// Has a client connect so often.
 fn connect(daemon: &Daemon, client: &str, times: u16) {

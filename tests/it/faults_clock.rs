@@ -1,12 +1,13 @@
 //! A system clock that is set back and forth: windows go on, and nobody is refused for it.
 
-use crate::support::Site;
 use connshaper::net::clock::Now;
 use connshaper::policy::limit::Window;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Limit, Purpose, sliding};
 use proptest::prelude::*;
 use tokio::runtime::Builder;
+
+use crate::support::Site;
 
 /// A moment whose two clocks disagree as they do after the system's was set.
 fn at(monotonic: u64, step: i64) -> Now {

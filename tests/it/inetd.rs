@@ -6,8 +6,9 @@ use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::support::{self, Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, install, until};
 use nix::sys::signal::Signal;
+
+use crate::support::{self, Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, install, until};
 
 /// More than inetd starts of a service in a minute by default.
 const CONNECTIONS: u16 = 300;

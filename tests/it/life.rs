@@ -8,12 +8,13 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use crate::support::{
-    Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, connect, request, until,
-};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+
+use crate::support::{
+    Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, connect, request, until,
+};
 
 const PASS: &str = "DUNNO";
 

@@ -4,12 +4,13 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use crate::support::{self, Daemon, Dir, Policy};
 use connshaper::config::{Config, ConfigError, ListKind};
 use connshaper::net::netblock_table::Netblocks;
 use connshaper::policy::lists::Entry;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+
+use crate::support::{self, Daemon, Dir, Policy};
 
 const PASS: &str = "DUNNO";
 

@@ -7,9 +7,10 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use crate::support::{Daemon, Dir, Memcached, PATIENCE, Policy, Port, Process, until};
 use nix::sys::signal::Signal;
 use serde_json::Value;
+
+use crate::support::{Daemon, Dir, Memcached, PATIENCE, Policy, Port, Process, until};
 
 /// A daemon with metrics.
 struct Host {

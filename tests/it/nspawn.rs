@@ -9,8 +9,9 @@ use std::process::{Command, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{self, Dir, Lines, PATIENCE, Process, until};
 use nix::sys::signal::Signal;
+
+use crate::support::{self, Dir, Lines, PATIENCE, Process, until};
 
 /// A Debian with Postfix, before anything of ours is installed.
 const DEBIAN: &str = "target/tools/debian";

@@ -5,12 +5,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::{Relay, Site, on_every_store};
 use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
 use connshaper::policy::limit::{Ban, Window};
 use connshaper::policy::per::Part;
 use connshaper::policy::{Hit, Limit, Purpose, Refund, sliding};
+
+use crate::support::{Relay, Site, on_every_store};
 
 const WINDOW: Purpose = Purpose::Window;
 

@@ -3,12 +3,13 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::support::{Gate, Host, PATIENCE, Site, eventually};
 use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
 use connshaper::policy::limit::{Ban, Delay};
 use connshaper::policy::per::Part;
 use connshaper::policy::{Limit, Purpose};
+
+use crate::support::{Gate, Host, PATIENCE, Site, eventually};
 
 const KEY: &str = "c:198.51.100.1";
 

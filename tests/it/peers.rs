@@ -7,10 +7,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Daemon, Dir, PATIENCE, Policy, Port, command, install, request};
 use connshaper::config::Config;
 use connshaper::listener::Peers;
 use socket2::{Domain, Socket, Type};
+
+use crate::support::{Daemon, Dir, PATIENCE, Policy, Port, command, install, request};
 
 #[test]
 fn a_peer_that_is_not_listed_is_closed_at_once_counted_and_told_once() {

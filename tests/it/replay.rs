@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::Output;
 use std::thread;
 
-use crate::support::{Daemon, Dir, command, traffic};
 use serde_json::Value;
+
+use crate::support::{Daemon, Dir, command, traffic};
 
 #[test]
 fn advise_and_a_daemon_agree_on_every_verdict_within_one_window() {

@@ -3,8 +3,9 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
-use crate::support::{Daemon, Dir, Policy, until};
 use nix::sys::signal::Signal;
+
+use crate::support::{Daemon, Dir, Policy, until};
 
 const PASS: &str = "DUNNO";
 

@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::{Daemon, Dir, Memcached, Policy, request, until};
 use nix::sys::signal::Signal;
+
+use crate::support::{Daemon, Dir, Memcached, Policy, request, until};
 
 const PASS: &str = "DUNNO";
 
