@@ -19,6 +19,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod sysexits;
 pub mod net;
 pub mod snapshot;
 pub mod observe;

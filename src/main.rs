@@ -4,7 +4,7 @@ use std::fmt::Display;
 use std::process::ExitCode;
 
 use connshaper::cli::terminal::Paint;
-use connshaper::cli::{Command, Connection, Query, Serve, exit};
+use connshaper::cli::{Command, Connection, Query, Serve};
 use connshaper::cli::{check, doctor, top};
 use connshaper::config::{Config, convert};
 use connshaper::control::{client, explain, hit, show, status};
@@ -13,13 +13,14 @@ use connshaper::daemon::Failure;
 use connshaper::daemon::signals;
 use connshaper::maillog::{advise, replay};
 use connshaper::postfix::{client as query, inetd};
+use connshaper::sysexits;
 use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
     match Command::parse_or_exit_code() {
         Ok(Command::Serve(options)) => serve(options),
-        Ok(Command::Inetd(file)) => run(inetd::run(file.config.as_deref()), |_| exit::UNAVAILABLE),
+        Ok(Command::Inetd(file)) => run(inetd::run(file.config.as_deref()), |_| sysexits::UNAVAILABLE),
         Ok(Command::Check(options)) => check::run(options.file.config.as_deref(), options.json),
         Ok(Command::Query(options)) => ask(&options),
         Ok(Command::Status(options)) => tell(&options, ("status", json!({})), status::shown),
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
         }
         Ok(Command::Top(options)) => match options.path() {
             Ok(path) => top::run(&path, options.json),
-            Err(error) => fail(exit::CONFIG, &error),
+            Err(error) => fail(sysexits::CONFIG, &error),
         },
         Ok(Command::Completions(options)) => {
             print!("{}", options.script());
@@ -51,8 +52,8 @@ fn main() -> ExitCode {
                 print!("{}", convert::to_toml(&config));
                 ExitCode::SUCCESS
             }
-            Err(error) if error.is_unreadable() => fail(exit::NO_INPUT, &error),
-            Err(error) => fail(exit::CONFIG, &error),
+            Err(error) if error.is_unreadable() => fail(sysexits::NO_INPUT, &error),
+            Err(error) => fail(sysexits::CONFIG, &error),
         },
         Ok(Command::Advise(options)) => advise::run(&options),
         Ok(Command::Replay(options)) => replay::run(&options),
@@ -62,8 +63,8 @@ fn main() -> ExitCode {
 
 fn serve(options: Serve) -> ExitCode {
     let code = |failure: &Failure| match failure {
-        Failure::Configuration(_) => exit::CONFIG,
-        Failure::Other(_) => exit::UNAVAILABLE,
+        Failure::Configuration(_) => sysexits::CONFIG,
+        Failure::Other(_) => sysexits::UNAVAILABLE,
     };
     run(daemon::run(options.file.config, options.listen), code)
 }
@@ -73,13 +74,13 @@ fn ask(options: &Query) -> ExitCode {
         Some(address) => address.clone(),
         None => match Config::load(options.file.config.as_deref()) {
             Ok(config) => config.listen[0].clone(),
-            Err(error) => return fail(exit::CONFIG, &error),
+            Err(error) => return fail(sysexits::CONFIG, &error),
         },
     };
     match query::ask(&address, &options.client, &options.attributes) {
         Ok(action) if options.json => println!("{}", serde_json::json!({ "action": action })),
         Ok(action) => println!("{action}"),
-        Err(error) => return fail(exit::UNAVAILABLE, &format!("{address}: {error}")),
+        Err(error) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
     }
     ExitCode::SUCCESS
 }
@@ -88,7 +89,7 @@ fn ask(options: &Query) -> ExitCode {
 fn tell(connection: &Connection, command: (&str, Value), shown: fn(&Value, Paint) -> String) -> ExitCode {
     match connection.path() {
         Ok(path) => client::run(&path, connection.json, command, shown, |_| 0),
-        Err(error) => fail(exit::CONFIG, &error),
+        Err(error) => fail(sysexits::CONFIG, &error),
     }
 }
 
@@ -96,7 +97,7 @@ fn tell(connection: &Connection, command: (&str, Value), shown: fn(&Value, Paint
 fn over(connection: &Connection, command: (&str, Value)) -> ExitCode {
     match connection.path() {
         Ok(path) => client::run(&path, connection.json, command, hit::shown, hit::code),
-        Err(error) => fail(exit::CONFIG, &error),
+        Err(error) => fail(sysexits::CONFIG, &error),
     }
 }
 

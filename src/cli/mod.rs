@@ -13,24 +13,9 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::maillog::{advise, replay};
 use crate::net::address::Address;
+use crate::sysexits;
 
 pub use control::{About, Allow, Ban, Connection, Explain, Hit};
-
-/// Exit codes, as sysexits has them.
-pub mod exit {
-    /// What was looked at is not as it should be.
-    pub const UNHEALTHY: u8 = 1;
-    /// The command line is wrong.
-    pub const USAGE: u8 = 64;
-    /// A file that was named cannot be read.
-    pub const NO_INPUT: u8 = 66;
-    /// A place to listen at, or a running daemon, cannot be had.
-    pub const UNAVAILABLE: u8 = 69;
-    /// A file that was named cannot be written.
-    pub const CANNOT_CREATE: u8 = 73;
-    /// The configuration is wrong.
-    pub const CONFIG: u8 = 78;
-}
 
 /// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
@@ -188,7 +173,7 @@ impl Command {
         Self::parse_from(std::env::args_os()).map_err(|error| {
             // A closed pipe behind --help is no error of the command line.
             let _ = error.print();
-            if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+            if error.use_stderr() { ExitCode::from(sysexits::USAGE) } else { ExitCode::SUCCESS }
         })
     }
 

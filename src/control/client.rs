@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Problem, VERSION};
-use crate::cli::exit;
 use crate::cli::terminal::Paint;
+use crate::sysexits;
 
 /// Where the socket is when neither the command line nor the configuration says: as the systemd unit has it.
 pub const USUAL: &str = "/run/connshaper/control";
@@ -68,7 +68,7 @@ impl Client {
         }
         let error = answer["error"].as_str().unwrap_or("an answer without a reason").to_owned();
         let code = answer["code"].as_u64().and_then(|code| u8::try_from(code).ok());
-        Err(Problem { error, code: code.unwrap_or(exit::UNAVAILABLE) })
+        Err(Problem { error, code: code.unwrap_or(sysexits::UNAVAILABLE) })
     }
 
     fn exchange(&mut self, request: &str) -> io::Result<Value> {

@@ -66,12 +66,12 @@ pub struct Problem {
 impl Problem {
     /// The command, or what it is about, is wrong.
     pub fn usage(error: impl Into<String>) -> Self {
-        Self { error: error.into(), code: crate::cli::exit::USAGE }
+        Self { error: error.into(), code: crate::sysexits::USAGE }
     }
 
     /// It cannot be done at present.
     pub fn unavailable(error: impl Into<String>) -> Self {
-        Self { error: error.into(), code: crate::cli::exit::UNAVAILABLE }
+        Self { error: error.into(), code: crate::sysexits::UNAVAILABLE }
     }
 }
 

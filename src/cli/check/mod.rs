@@ -9,11 +9,11 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::cli::exit;
 pub use crate::cli::terminal::Paint;
 use crate::config::{Config, ConfigError, Form, LogTarget, Mistake, OnStoreFailure, Origin, Setting};
 use crate::net::address::Address;
 use crate::policy::limit::Counts;
+use crate::sysexits;
 
 /// Reads a configuration and prints what it comes to, or what is wrong.
 pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
@@ -27,7 +27,7 @@ pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
     };
     match result {
         Ok(_) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(exit::CONFIG),
+        Err(_) => ExitCode::from(sysexits::CONFIG),
     }
 }
 

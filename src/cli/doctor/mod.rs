@@ -16,12 +16,12 @@ use std::time::{Duration, Instant};
 use nix::unistd::User;
 use serde_json::{Value, json};
 
-use crate::cli::exit;
 use crate::cli::terminal::Paint;
 use crate::config::Config;
 use crate::control::client::{Client, USUAL};
 use crate::net::address::Address;
 use crate::postfix::client as query;
+use crate::sysexits;
 use postfix::Postfix;
 
 /// How long memcached may take to be looked at.
@@ -89,7 +89,7 @@ pub fn run(path: Option<&Path>, socket: Option<&Path>, json: bool) -> ExitCode {
     };
     // Nobody is left to tell when standard output is closed.
     let _ = io::stdout().write_all(text.as_bytes());
-    if wrong { ExitCode::from(exit::UNHEALTHY) } else { ExitCode::SUCCESS }
+    if wrong { ExitCode::from(sysexits::UNHEALTHY) } else { ExitCode::SUCCESS }
 }
 
 fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {

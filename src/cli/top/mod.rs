@@ -14,9 +14,9 @@ use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 use serde_json::{Value, json};
 
-use crate::cli::exit;
 use crate::control::Problem;
 use crate::control::client::Client;
+use crate::sysexits;
 use screen::{Screen, Sort};
 
 /// Between two questions.
@@ -70,7 +70,7 @@ fn watch(path: &Path) -> Result<(), Problem> {
 }
 
 fn trouble(error: io::Error) -> Problem {
-    Problem { error: error.to_string(), code: exit::UNAVAILABLE }
+    Problem { error: error.to_string(), code: sysexits::UNAVAILABLE }
 }
 
 fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path) -> io::Result<()> {

@@ -25,7 +25,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::cli::exit;
+use crate::sysexits;
 use crate::maillog::reading::Logs;
 use crate::maillog::text;
 
@@ -42,20 +42,20 @@ pub const MAX_LENGTHS: usize = 8;
 pub fn run(options: &Options) -> ExitCode {
     let exptimes = match lengths(options) {
         Ok(exptimes) => exptimes,
-        Err(problem) => return fail(exit::USAGE, &problem),
+        Err(problem) => return fail(sysexits::USAGE, &problem),
     };
     let logs = match Logs::open(&options.reading) {
         Ok(logs) => logs,
-        Err(error) => return fail(exit::NO_INPUT, &error),
+        Err(error) => return fail(sysexits::NO_INPUT, &error),
     };
     let judge = match options.config.as_deref().map(|path| Judge::new(path, logs.seen)).transpose() {
         Ok(judge) => judge,
-        Err(error) => return fail(exit::CONFIG, &error),
+        Err(error) => return fail(sysexits::CONFIG, &error),
     };
     let verdicts = options.verdicts.as_deref().map(|path| Verdicts::create(path, &logs.zone)).transpose();
     let verdicts = match verdicts {
         Ok(verdicts) => verdicts,
-        Err(error) => return fail(exit::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error)),
+        Err(error) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error)),
     };
     let mask = mask(options, judge.as_ref());
     let mut tally = Tally::new(mask, &exptimes, judge.map(|judge| Trial::new(judge, verdicts)));
@@ -64,7 +64,7 @@ pub fn run(options: &Options) -> ExitCode {
     let read = logs.read(&mut tally, true);
     let taken = start.elapsed();
     if let Some(Err(error)) = tally.trial.as_mut().map(Trial::finish) {
-        return fail(exit::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error));
+        return fail(sysexits::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error));
     }
     let mut findings = Findings::new(read, tally, mask, &exptimes, &options.threshold);
     (findings.seen, findings.zone, findings.notes) = (seen, zone, notes);
@@ -74,7 +74,7 @@ pub fn run(options: &Options) -> ExitCode {
     if let Some(path) = &options.html
         && let Err(error) = std::fs::write(path, report::html::page(&findings))
     {
-        return fail(exit::CANNOT_CREATE, &cannot_write(Some(path), &error));
+        return fail(sysexits::CANNOT_CREATE, &cannot_write(Some(path), &error));
     }
     for trouble in &findings.read.stats.troubles {
         eprintln!("connshaper: {trouble}");
@@ -87,7 +87,7 @@ pub fn run(options: &Options) -> ExitCode {
     // Nobody is left to tell when standard output is closed.
     let _ = io::stdout().write_all(report.as_bytes());
     match findings.read.stats.lines.all {
-        0 => ExitCode::from(exit::NO_INPUT),
+        0 => ExitCode::from(sysexits::NO_INPUT),
         _ => ExitCode::SUCCESS,
     }
 }

@@ -13,12 +13,12 @@ use std::fmt::Display;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-use crate::cli::exit;
 use crate::config::{Config, ConfigError};
 use crate::maillog::advise::tally::Verdicts;
 use crate::maillog::reading::Logs;
 use crate::maillog::text::plain;
 use crate::net::address::Address;
+use crate::sysexits;
 
 use connection::Connection;
 use options::Options;
@@ -28,20 +28,20 @@ use player::Player;
 pub fn run(options: &Options) -> ExitCode {
     let address = match address(options) {
         Ok(address) => address,
-        Err(error) => return fail(exit::CONFIG, &error),
+        Err(error) => return fail(sysexits::CONFIG, &error),
     };
     let logs = match Logs::open(&options.reading) {
         Ok(logs) => logs,
-        Err(error) => return fail(exit::NO_INPUT, &error),
+        Err(error) => return fail(sysexits::NO_INPUT, &error),
     };
     let verdicts = options.verdicts.as_deref().map(|path| Verdicts::create(path, &logs.zone)).transpose();
     let verdicts = match verdicts {
         Ok(verdicts) => verdicts,
-        Err(error) => return fail(exit::CANNOT_CREATE, &cannot_write(options, &error)),
+        Err(error) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options, &error)),
     };
     let connection = match Connection::open(&address) {
         Ok(connection) => connection,
-        Err(error) => return fail(exit::UNAVAILABLE, &format!("{address}: {error}")),
+        Err(error) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
     };
     for note in &logs.notes {
         eprintln!("connshaper: {note}");
@@ -57,11 +57,11 @@ pub fn run(options: &Options) -> ExitCode {
             // Nobody is left to tell when standard output is closed.
             let _ = io::stdout().write_all(report.as_bytes());
         }
-        Err(player::Failure::Daemon(error)) => return fail(exit::UNAVAILABLE, &format!("{address}: {error}")),
-        Err(player::Failure::Verdicts(error)) => return fail(exit::CANNOT_CREATE, &cannot_write(options, &error)),
+        Err(player::Failure::Daemon(error)) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
+        Err(player::Failure::Verdicts(error)) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options, &error)),
     }
     match read.stats.lines.all {
-        0 => ExitCode::from(exit::NO_INPUT),
+        0 => ExitCode::from(sysexits::NO_INPUT),
         _ => ExitCode::SUCCESS,
     }
 }
