@@ -3,7 +3,6 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use connshaper::cli::terminal::Paint;
 use connshaper::cli::{Command, Connection, Query, Serve};
 use connshaper::cli::{check, doctor, top};
 use connshaper::config::{Config, convert};
@@ -12,6 +11,7 @@ use connshaper::daemon;
 use connshaper::daemon::Failure;
 use connshaper::daemon::signals;
 use connshaper::maillog::{advise, replay};
+use connshaper::observe::terminal::Paint;
 use connshaper::postfix::{client as query, inetd};
 use connshaper::sysexits;
 use serde_json::{Value, json};

@@ -3,7 +3,6 @@
 pub mod check;
 mod control;
 pub mod doctor;
-pub mod terminal;
 pub mod top;
 
 use std::path::PathBuf;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::{Problem, VERSION};
-use crate::cli::terminal::Paint;
+use crate::observe::terminal::Paint;
 use crate::sysexits;
 
 /// Where the socket is when neither the command line nor the configuration says: as the systemd unit has it.

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::cli::terminal::Paint;
+use crate::observe::terminal::Paint;
 
 /// A column: its heading, and whether it holds numbers.
 pub type Column = (&'static str, bool);

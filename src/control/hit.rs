@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{Arguments, Control, Problem};
-use crate::cli::terminal::Paint;
 use crate::engine::decide::follow;
 use crate::engine::preview::case_of;
 use crate::net::clock::Now;
+use crate::observe::terminal::Paint;
 use crate::policy::{Counted, Judgement, Memory, Reason, Verdict, Wait};
 
 /// The most that one command counts.

@@ -8,9 +8,9 @@ use tokio::task::yield_now;
 
 use super::columns::{cell, lasting, table};
 use super::{Arguments, Control, Problem};
-use crate::cli::terminal::Paint;
 use crate::engine::reading::Reading;
 use crate::net::clock::Now;
+use crate::observe::terminal::Paint;
 use crate::policy::{Listed, Policy, Target};
 use crate::store::local::Table;
 use crate::store::local::listing::{Client, PARTS};

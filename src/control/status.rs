@@ -6,8 +6,8 @@ use serde_json::{Map, Value, json};
 
 use super::Control;
 use super::columns::{cell, lasting};
-use crate::cli::terminal::Paint;
 use crate::net::clock::Now;
+use crate::observe::terminal::Paint;
 use crate::policy::overrides::Kind;
 use crate::store::shared::breaker::Condition;
 

@@ -4,3 +4,4 @@ pub mod exposition;
 pub mod log;
 pub mod rates;
 pub mod statistics;
+pub mod terminal;

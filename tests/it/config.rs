@@ -149,7 +149,7 @@ fn counts_are_kept_over_a_restart_where_a_file_is_named() {
 #[test]
 fn a_setting_knows_its_line() {
     let config = right("# the limit\nthreshold = 3\nwhitelist = [\"192.0.2.1/24\"]\n");
-    let report = check::report(&config, connshaper::cli::terminal::Paint(false));
+    let report = check::report(&config, connshaper::observe::terminal::Paint(false));
     let row = |key: &str| {
         let row = report.lines().find(|line| line.trim_start().starts_with(key)).unwrap();
         row.split_whitespace().collect::<Vec<_>>().join(" ")

@@ -9,9 +9,9 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-pub use crate::cli::terminal::Paint;
 use crate::config::{Config, ConfigError, Form, LogTarget, Mistake, OnStoreFailure, Origin, Setting};
 use crate::net::address::Address;
+pub use crate::observe::terminal::Paint;
 use crate::policy::limit::Counts;
 use crate::sysexits;
 

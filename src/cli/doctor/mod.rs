@@ -16,10 +16,10 @@ use std::time::{Duration, Instant};
 use nix::unistd::User;
 use serde_json::{Value, json};
 
-use crate::cli::terminal::Paint;
 use crate::config::Config;
 use crate::control::client::{Client, USUAL};
 use crate::net::address::Address;
+use crate::observe::terminal::Paint;
 use crate::postfix::client as query;
 use crate::sysexits;
 use postfix::Postfix;
