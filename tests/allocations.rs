@@ -6,6 +6,7 @@ use connshaper::listener::Peer;
 use connshaper::net::shutdown::Stop;
 use connshaper::net::stream::Stream;
 use connshaper::observe::log::{Log, Severity};
+use connshaper::policy::Policy;
 use connshaper::policy::lists::Lists;
 use connshaper::postfix::connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -52,7 +53,8 @@ fn a_request_on_the_memory_store_allocates_nothing() {
     let mut request = Vec::with_capacity(4096);
     let mut postfix = runtime.block_on(async {
         let config = Config { lists: Lists::default(), ..Config::default() };
-        let service = Service::new(&config, Log::in_memory(Severity::Warning));
+        let service =
+            Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Warning));
         let (postfix, ours) = UnixStream::pair().unwrap();
         tokio::spawn(async move {
             connection::serve(Stream::try_from(ours).unwrap(), Peer::Unix, &service, Stop::default()).await

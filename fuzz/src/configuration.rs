@@ -45,7 +45,7 @@ pub fn use_it(config: &Config) {
         printable(&setting.spell());
     }
     // Makes every table that a lookup needs.
-    drop(Policy::new(config, None));
+    drop(Policy::new(config.policy(), None));
     for limit in &config.limits {
         assert!(limit.threshold > 0 && limit.exptime > 0);
         let client = IpAddr::from([0x2001; 8]);

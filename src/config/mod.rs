@@ -28,11 +28,14 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 use crate::listener::Peers;
+pub use crate::listener::SocketConfig;
 use crate::net::address::Address;
-use crate::observe::log::hook::Hook;
-use crate::observe::log::{Events, Facility, Severity};
+pub use crate::observe::log::{LogConfig, LogTarget};
+pub use crate::policy::OnStoreFailure;
 use crate::policy::lists::{Entry, Lists};
 use crate::policy::{Blacklist, Limit};
+pub use crate::store::StoreConfig;
+use crate::{engine, policy};
 
 use default::{SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
@@ -162,6 +165,34 @@ impl Config {
         self.store.on_failure.unwrap_or(OnStoreFailure::Local)
     }
 
+    /// What it says about decisions.
+    pub fn policy(&self) -> policy::Settings {
+        policy::Settings {
+            lists: self.lists.clone(),
+            blacklist: self.blacklist.clone(),
+            limits: self.limits.clone(),
+            on_store_failure: self.on_store_failure(),
+            log_only: self.log_only,
+        }
+    }
+
+    /// What it says about answering, beside the decisions.
+    pub fn engine(&self) -> engine::Settings {
+        engine::Settings {
+            store: self.store.clone(),
+            on_store_failure: self.on_store_failure(),
+            log: self.log.clone(),
+            max_connections: self.max_connections,
+            max_delayed: self.max_delayed,
+            allow_peers: self.allow_peers.clone(),
+            source: engine::settings::Source {
+                path: self.path.as_ref().map(|path| path.to_string_lossy().into_owned()),
+                form: self.form.name(),
+                warnings: self.warnings.iter().map(ToString::to_string).collect(),
+            },
+        }
+    }
+
     /// The configuration as inetd mode uses it. `Err`: it cannot, and why.
     ///
     /// There every policy connection has a process of its own, so nothing that
@@ -223,27 +254,6 @@ impl Form {
     }
 }
 
-/// Where hits are counted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoreConfig {
-    /// The memcached servers; none: count in this process.
-    pub servers: Vec<Address>,
-    /// Servers that have each key, 1 or 2.
-    pub replicas: usize,
-    /// The keys of a server that is away are the next one's meanwhile.
-    pub failover: bool,
-    /// Between two questions about a key that is over its limit; zero: every hit is one.
-    pub over_memory: Duration,
-    /// How long one request waits for the store.
-    pub timeout: Duration,
-    /// What is done while the store is away; `None`: not said, so the mode of running decides.
-    pub on_failure: Option<OnStoreFailure>,
-    /// What the store's keys begin with.
-    pub key_prefix: String,
-    /// Clients counted in this process at once.
-    pub max_clients: usize,
-}
-
 /// Whether counts outlive the process.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateConfig {
@@ -253,39 +263,6 @@ pub struct StateConfig {
     pub interval: Duration,
 }
 
-/// What is done while the store is away.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnStoreFailure {
-    /// Count in this process meanwhile.
-    Local,
-    /// Let everyone pass.
-    Dunno,
-    /// Refuse everyone who is not whitelisted.
-    Defer,
-}
-
-impl OnStoreFailure {
-    /// Its word in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Dunno => "dunno",
-            Self::Defer => "defer",
-        }
-    }
-}
-
-/// Rights of a unix socket.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SocketConfig {
-    /// Permission bits.
-    pub mode: u32,
-    /// User name; `None`: the daemon's own.
-    pub owner: Option<String>,
-    /// Group name; `None`: the daemon's own.
-    pub group: Option<String>,
-}
-
 /// The control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlConfig {
@@ -293,46 +270,4 @@ pub struct ControlConfig {
     pub path: PathBuf,
     /// Group name; `None`: only the daemon's user, and root, may open it.
     pub group: Option<String>,
-}
-
-/// What is logged, and where to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LogConfig {
-    /// Where lines go.
-    pub target: LogTarget,
-    /// The least severe line that is written.
-    pub level: Severity,
-    /// Refusals of one client: at most one line per this.
-    pub interval: Duration,
-    /// Lines a second in all.
-    pub rate: u32,
-    /// What of clients is logged.
-    pub events: Events,
-    /// What is run when something happens.
-    pub hooks: Vec<Hook>,
-    /// Between two STATISTICS lines; zero: none.
-    pub statistics_interval: Duration,
-}
-
-/// Where log lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum LogTarget {
-    /// Standard error, with priority prefixes when that is the journal.
-    Stderr,
-    /// Standard error, a line of JSON each.
-    Json,
-    /// The journal's own socket, with a field for each of a line's.
-    Journal {
-        /// Where it is.
-        socket: PathBuf,
-        /// The facility of every line.
-        facility: Facility,
-    },
-    /// The system logger's datagram socket.
-    Syslog {
-        /// Where it is, `/dev/log` unless configured.
-        socket: PathBuf,
-        /// The facility of every line.
-        facility: Facility,
-    },
 }

@@ -190,7 +190,7 @@ mod tests {
     use crate::snapshot::section::Reader;
 
     fn policy(toml: &str) -> Policy {
-        Policy::new(&config(toml), None)
+        Policy::new(config(toml).policy(), None)
     }
 
     fn config(toml: &str) -> Config {

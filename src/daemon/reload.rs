@@ -20,7 +20,7 @@ impl Daemon {
         let path = self.path.clone();
         let before = self.service.rules.load_full();
         spawn_blocking(move || {
-            Config::load(path.as_deref()).map(|config| (Policy::new(&config, Some(&before.policy)), config))
+            Config::load(path.as_deref()).map(|config| (Policy::new(config.policy(), Some(&before.policy)), config))
         })
     }
 
@@ -30,7 +30,7 @@ impl Daemon {
         let before = self.service.rules.load_full();
         spawn_blocking(move || {
             let config = current.with_lists_read_again()?;
-            Ok((Policy::new(&config, Some(&before.policy)), config))
+            Ok((Policy::new(config.policy(), Some(&before.policy)), config))
         })
     }
 
@@ -51,7 +51,7 @@ impl Daemon {
             Ok(Ok(loaded)) => loaded,
             wrong => return self.finish_reload(wrong).ok().map(|(config, _)| config),
         };
-        self.service.reload(policy, &config);
+        self.service.reload(policy, config.engine());
         let netblocks = |kind| -> usize {
             config.list_files.iter().filter(|file| file.kind == kind).map(|file| file.netblocks).sum()
         };
@@ -67,7 +67,7 @@ impl Daemon {
     }
 
     fn adopt(&self, policy: Policy, mut config: Config) -> (Config, Vec<String>) {
-        self.service.reload(policy, &config);
+        self.service.reload(policy, config.engine());
         // What the daemon was started with is what these still are.
         let (old, new) = (&self.config, &config);
         let unchanged = [

@@ -52,14 +52,14 @@ impl Daemon {
             (Err(error), None) => return Err(error),
         };
         // Whoever asks from here on waits until the counts of before are there.
-        let (policy, max_clients, now) = (Policy::new(&config, None), config.store.max_clients, Now::read());
+        let (policy, max_clients, now) = (Policy::new(config.policy(), None), config.store.max_clients, Now::read());
         let state = StateFile::of(&config, &log).map(Arc::new);
         let (table, ids) = match (&mut inheritance, &state) {
             (Some(inheritance), _) => inheritance.counts(&policy, max_clients, now),
             (None, Some(state)) => (state.load(&policy, max_clients, now), Ids::new()),
             (None, None) => (Table::new(max_clients), Ids::new()),
         };
-        let service = Arc::new(Service::going_on(&config, log.clone(), policy, table));
+        let service = Arc::new(Service::going_on(config.engine(), policy, log.clone(), table));
         // The policy has them, and a million netblocks are not kept twice.
         config.lists = Lists::default();
         let daemon = Self {

@@ -7,4 +7,7 @@ pub mod overrides;
 pub mod preview;
 pub mod reading;
 pub mod service;
+pub mod settings;
 pub mod target;
+
+pub use settings::Settings;

@@ -5,19 +5,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use crate::config::{Config, OnStoreFailure, StoreConfig};
 use crate::engine::delays::Waiting;
 use crate::engine::diagnosis::Diagnosis;
 use crate::engine::overrides::Words;
+use crate::engine::settings::{Settings, Source};
 use crate::listener::Peers;
 use crate::net::clock::Now;
 use crate::observe::log::Log;
 use crate::observe::rates::{History, Lately};
 use crate::observe::statistics::Statistics;
-use crate::policy::{BLACKLIST, Policy};
+use crate::policy::{BLACKLIST, OnStoreFailure, Policy};
 use crate::session::Sessions;
-use crate::store::Store;
 use crate::store::local::Table;
+use crate::store::{Store, StoreConfig};
 
 /// Everything a policy connection needs to answer.
 #[derive(Debug)]
@@ -43,22 +43,9 @@ pub struct Service {
 /// What is told of the configuration in force.
 #[derive(Debug, Default)]
 struct Configured {
-    path: Option<String>,
-    form: &'static str,
-    warnings: Vec<String>,
+    source: Source,
     /// Why the last reload changed nothing, if so.
     reload_failed: Option<String>,
-}
-
-impl Configured {
-    fn new(config: &Config) -> Self {
-        Self {
-            path: config.path.as_ref().map(|path| path.to_string_lossy().into_owned()),
-            form: config.form.name(),
-            warnings: config.warnings.iter().map(ToString::to_string).collect(),
-            reload_failed: None,
-        }
-    }
 }
 
 /// What a configuration says about the answers.
@@ -77,42 +64,43 @@ pub struct Rules {
 
 impl Service {
     /// A service after a configuration; must be called within a runtime.
-    pub fn new(config: &Config, log: Log) -> Self {
-        Self::going_on(config, log, Policy::new(config, None), Table::new(config.store.max_clients))
+    pub fn new(settings: Settings, policy: Policy, log: Log) -> Self {
+        let table = Table::new(settings.store.max_clients);
+        Self::going_on(settings, policy, log, table)
     }
 
     /// The same with the counts of before, which the limits of `policy` know as theirs.
-    pub fn going_on(config: &Config, log: Log, policy: Policy, table: Table) -> Self {
+    pub fn going_on(settings: Settings, policy: Policy, log: Log, table: Table) -> Self {
         let statistics = Arc::new(Statistics::default());
-        let store = Store::new(&config.store, config.on_store_failure(), Arc::new(table), &statistics, &log);
+        let store = Store::new(&settings.store, settings.on_store_failure, Arc::new(table), &statistics, &log);
         Self {
-            rules: ArcSwap::from_pointee(Rules::new(policy, config, Arc::new(store), &statistics)),
-            sessions: Sessions::new(config.max_connections),
+            sessions: Sessions::new(settings.max_connections),
+            configured: Mutex::new(Configured { source: settings.source.clone(), reload_failed: None }),
+            rules: ArcSwap::from_pointee(Rules::new(policy, settings, Arc::new(store), &statistics)),
             waiting: Arc::default(),
             statistics,
             diagnosis: Diagnosis::default(),
             words: Words::default(),
             log,
             history: Mutex::default(),
-            configured: Mutex::new(Configured::new(config)),
         }
     }
 
     /// Changes the rules to those of `config`, of which `policy` was made. No connection and no count is
     /// lost: sessions keep what they were counted for, counts in this process stay, and so do connections
     /// to memcached unless a key of the store was changed.
-    pub fn reload(&self, policy: Policy, config: &Config) {
+    pub fn reload(&self, policy: Policy, settings: Settings) {
         let old = self.rules.load();
-        let on_failure = config.on_store_failure();
-        let store = if old.store_config == (config.store.clone(), on_failure) {
+        let on_failure = settings.on_store_failure;
+        let store = if old.store_config == (settings.store.clone(), on_failure) {
             Arc::clone(&old.store)
         } else {
             let table = Arc::clone(old.store.table());
-            Arc::new(Store::new(&config.store, on_failure, table, &self.statistics, &self.log))
+            Arc::new(Store::new(&settings.store, on_failure, table, &self.statistics, &self.log))
         };
-        self.rules.store(Arc::new(Rules::new(policy, config, store, &self.statistics)));
-        *lock(&self.configured) = Configured::new(config);
-        self.log.reconfigure(&config.log);
+        *lock(&self.configured) = Configured { source: settings.source.clone(), reload_failed: None };
+        self.log.reconfigure(&settings.log);
+        self.rules.store(Arc::new(Rules::new(policy, settings, store, &self.statistics)));
     }
 
     /// A reload has changed nothing, for this reason.
@@ -127,7 +115,7 @@ impl Service {
 
     /// What is told of the configuration in force.
     pub fn configured(&self) -> Value {
-        let Configured { path, form, warnings, reload_failed } = &*lock(&self.configured);
+        let Configured { source: Source { path, form, warnings }, reload_failed } = &*lock(&self.configured);
         json!({ "path": path, "form": form, "warnings": warnings, "reload_failed": reload_failed })
     }
 
@@ -163,10 +151,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Rules {
-    fn new(policy: Policy, config: &Config, store: Arc<Store>, statistics: &Statistics) -> Self {
+    fn new(policy: Policy, settings: Settings, store: Arc<Store>, statistics: &Statistics) -> Self {
         let names = policy.limits().iter().map(|limit| limit.name.as_str());
         names.chain([BLACKLIST]).for_each(|name| statistics.decisions.begin(name));
-        let store_config = (config.store.clone(), config.on_store_failure());
-        Self { policy, store, max_delayed: config.max_delayed, peers: config.allow_peers.clone(), store_config }
+        let store_config = (settings.store, settings.on_store_failure);
+        Self { policy, store, max_delayed: settings.max_delayed, peers: settings.allow_peers, store_config }
     }
 }

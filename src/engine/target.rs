@@ -227,7 +227,7 @@ mod tests {
     use std::path::Path;
 
     fn policy(text: &str) -> Policy {
-        Policy::new(&Config::parse(Path::new("connshaper.toml"), text).unwrap(), None)
+        Policy::new(Config::parse(Path::new("connshaper.toml"), text).unwrap().policy(), None)
     }
 
     const LIMITS: &str = "[netblocks]\n\"198.51.100.0/24\" = { threshold = 5, per = \"netblock\" }\n\

@@ -15,7 +15,6 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::config::SocketConfig;
 use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::net::stream::Stream;
@@ -30,6 +29,17 @@ pub use unix::SocketFile;
 /// Connections the kernel holds until we accept them. It clips this to
 /// net.core.somaxconn, 4096 by default; all of Postfix may reconnect at once.
 const BACKLOG: i32 = 4096;
+
+/// Rights of a unix socket.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SocketConfig {
+    /// Permission bits.
+    pub mode: u32,
+    /// User name; `None`: the daemon's own.
+    pub owner: Option<String>,
+    /// Group name; `None`: the daemon's own.
+    pub group: Option<String>,
+}
 
 /// A socket that accepts connections.
 ///

@@ -14,8 +14,8 @@ use nix::errno::Errno;
 use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, Socket, Type};
 
+use super::SocketConfig;
 use super::{BACKLOG, Problem};
-use crate::config::SocketConfig;
 
 /// Listens at `path`, in place of a socket that nobody listens at any more.
 pub fn bind(path: &Path, rights: &SocketConfig) -> Result<(Socket, SocketFile), Problem> {

@@ -24,6 +24,7 @@ pub mod rate;
 pub mod record;
 pub mod record_snapshot;
 pub mod request;
+pub mod settings;
 pub mod sliding;
 pub mod template;
 pub mod verdict;
@@ -34,7 +35,6 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, OnStoreFailure};
 use crate::net::clock::Now;
 use crate::policy::request::Request;
 
@@ -46,6 +46,7 @@ pub use limit::Limit;
 pub use operation::{Hit, Operation};
 pub use overrides::Overrides;
 pub use record::{Admission, Count, Memory, Scope};
+pub use settings::{OnStoreFailure, Settings};
 pub use verdict::{Pass, Reason, Refusal, Verdict, Wait};
 
 use crate::net::netblock_table::Netblocks;
@@ -103,9 +104,9 @@ pub enum Plan<'p> {
 
 impl Policy {
     /// The rules a configuration asks for. `before` are those it takes the place of.
-    pub fn new(config: &Config, before: Option<&Self>) -> Self {
+    pub fn new(settings: Settings, before: Option<&Self>) -> Self {
         let mut ids = before.map(|before| before.ids.clone()).unwrap_or_default();
-        let mut limits = config.limits.clone();
+        let mut limits = settings.limits;
         for limit in &mut limits {
             let Limit { name, counts, window, log_only, .. } = &*limit;
             // No counter ever changes its meaning; but who was let in stays in.
@@ -113,14 +114,14 @@ impl Policy {
             (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
         }
         Self {
-            netblocks: config.lists.netblocks.iter().copied().collect(),
-            reasons: config.lists.reasons.clone(),
-            rates: config.lists.rates.clone(),
-            blacklist: config.blacklist.clone(),
+            netblocks: settings.lists.netblocks.into_iter().collect(),
+            reasons: settings.lists.reasons,
+            rates: settings.lists.rates,
+            blacklist: settings.blacklist,
             limits,
             ids,
-            on_store_failure: config.on_store_failure(),
-            log_only: config.log_only,
+            on_store_failure: settings.on_store_failure,
+            log_only: settings.log_only,
             overrides: before.map(|before| before.overrides.clone()).unwrap_or_default(),
         }
     }

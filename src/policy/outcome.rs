@@ -6,7 +6,7 @@ use super::Policy;
 use super::limit::Limit;
 use super::operation::Hit;
 use super::verdict::{Pass, Reason, Refusal, Verdict, Wait};
-use crate::config::OnStoreFailure;
+use crate::policy::OnStoreFailure;
 use crate::policy::checks::Item;
 use crate::policy::record::Count;
 

@@ -25,6 +25,7 @@ use crate::net::clock::Now;
 use crate::net::shutdown::Stop;
 use crate::net::stream::Stream;
 use crate::observe::log::{Log, Severity};
+use crate::policy::Policy;
 use crate::postfix::connection;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::reply::{Reply, ReplyEncoder};
@@ -68,7 +69,7 @@ async fn converse(
 ) -> io::Result<()> {
     match config {
         Ok(config) => {
-            let service = Arc::new(Service::new(&config, log.clone()));
+            let service = Arc::new(Service::new(config.engine(), Policy::new(config.policy(), None), log.clone()));
             // A ban or an allowance holds for the first request too. The store is being connected to meanwhile, so
             // where memcached is away nobody waits longer than for that.
             let _ = timeout(config.store.timeout, service.words.refresh(&service, Now::read())).await;

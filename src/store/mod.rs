@@ -12,6 +12,7 @@
 
 pub mod local;
 pub mod memcached;
+pub mod settings;
 pub mod shared;
 
 use std::sync::Arc;
@@ -20,11 +21,12 @@ use std::time::Duration;
 use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
 
-use crate::config::{OnStoreFailure, StoreConfig};
 use crate::net::clock::Now;
 use crate::observe::log::Log;
 use crate::observe::statistics::Statistics;
+use crate::policy::OnStoreFailure;
 use crate::policy::{Hit, Key, Operation, Refund};
+pub use settings::StoreConfig;
 
 use crate::store::shared::breaker::Condition;
 use crate::store::shared::coalesce::Coalesce;

@@ -12,6 +12,7 @@ use connshaper::net::clock::Now;
 use connshaper::net::shutdown::Stop;
 use connshaper::net::stream::Stream;
 use connshaper::observe::log::{Log, Severity};
+use connshaper::policy::Policy;
 use connshaper::policy::limit::Ban;
 use connshaper::policy::lists::Lists;
 use connshaper::policy::per::Part;
@@ -40,7 +41,8 @@ impl Asker {
         config.store.timeout = support::PATIENCE;
         // Each of the few connections is to be seen by all.
         config.store.over_memory = std::time::Duration::ZERO;
-        let service = Arc::new(Service::new(&config, Log::in_memory(Severity::Info)));
+        let service =
+            Arc::new(Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Info)));
         let (postfix, ours) = UnixStream::pair().unwrap();
         let serving = Arc::clone(&service);
         tokio::spawn(async move {

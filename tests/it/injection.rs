@@ -9,6 +9,7 @@ use connshaper::listener::Peer;
 use connshaper::net::shutdown::Stop;
 use connshaper::observe::log::line::MAX_LINE;
 use connshaper::observe::log::{Log, Severity};
+use connshaper::policy::Policy;
 use connshaper::policy::per::Field;
 use connshaper::postfix::connection;
 use proptest::collection::vec;
@@ -118,7 +119,7 @@ fn converse(input: &[u8]) -> (Vec<u8>, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let log = Log::in_memory(Severity::Debug);
-        let service = Service::new(&CONFIG, log.clone());
+        let service = Service::new(CONFIG.engine(), Policy::new(CONFIG.policy(), None), log.clone());
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let mut answers = Vec::new();
         let ask = async {

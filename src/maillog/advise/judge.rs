@@ -19,6 +19,7 @@ use crate::maillog::request;
 use crate::maillog::sessions::{Seen, Session};
 use crate::net::clock::Now;
 use crate::observe::log::{Log, Severity};
+use crate::policy::Policy;
 use crate::policy::limit::TOP;
 use crate::policy::{Pass, Verdict};
 use crate::postfix::decoder::RequestDecoder;
@@ -61,7 +62,7 @@ impl Judge {
             ipv6_prefix_length: top.ipv6_prefix_length,
         });
         // Verdicts are told at lower severities.
-        let service = Service::new(&config, Log::in_memory(Severity::Err));
+        let service = Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Err));
         let rules = service.rules.load_full();
         let (seats, max_connections) = (HashMap::new(), config.max_connections);
         let (epoch, request) = (None, String::new());

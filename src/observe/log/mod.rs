@@ -8,6 +8,7 @@ pub mod event;
 pub mod hook;
 pub mod line;
 pub mod repeat;
+pub mod settings;
 pub mod severity;
 pub mod sink;
 pub mod structured;
@@ -18,7 +19,6 @@ use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::config::LogConfig;
 use crate::listener::Peer;
 use crate::net::clock::Now;
 use crate::net::secret;
@@ -30,6 +30,7 @@ use repeat::Repeat;
 use sink::Sink;
 
 pub use event::{Event, Events};
+pub use settings::{LogConfig, LogTarget};
 pub use severity::{Facility, Severity, UnknownName};
 
 /// The log; a clone speaks to the same one.

@@ -12,14 +12,15 @@ use bytes::{Buf, BufMut};
 use smallvec::{SmallVec, smallvec};
 use tokio::task::JoinHandle;
 
-use crate::config::{OnStoreFailure, StoreConfig};
 use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::observe::log::Log;
 use crate::observe::statistics::Statistics;
 use crate::policy::Key;
+use crate::policy::OnStoreFailure;
 use crate::snapshot::fields::{put_bytes, take_bytes};
 use crate::snapshot::section::Damage;
+use crate::store::StoreConfig;
 use crate::store::memcached::protocol as wire;
 use crate::store::memcached::protocol::{Command, KeyText, Question};
 use crate::store::memcached::server::Server;

@@ -18,12 +18,12 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::losses::Losses;
-use crate::config::OnStoreFailure;
 use crate::net::address::Address;
 use crate::net::resolve;
 use crate::net::stream::Stream;
 use crate::observe::log::Log;
 use crate::observe::statistics::{Statistics, add};
+use crate::policy::OnStoreFailure;
 use crate::store::Uncounted;
 use crate::store::memcached::connection::Conversation;
 use crate::store::memcached::protocol::{Answer, Dialect, Question};

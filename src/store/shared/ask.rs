@@ -3,9 +3,9 @@
 use smallvec::SmallVec;
 
 use super::replica::Waiting;
-use crate::config::OnStoreFailure;
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
+use crate::policy::OnStoreFailure;
 use crate::policy::{Hit, Key, Operation, Purpose};
 use crate::store::memcached::protocol::{Answer, Command, Counted};
 use crate::store::memcached::{Memcached, text};

@@ -12,8 +12,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Line, Severity};
-use crate::config::LogTarget;
 use crate::daemon::signals;
+use crate::observe::log::LogTarget;
 
 use writer::Writer;
 

@@ -14,7 +14,7 @@ use std::thread;
 use std::time::{Duration, SystemTime};
 
 use super::Entry;
-use crate::config::LogTarget;
+use crate::observe::log::LogTarget;
 use crate::observe::log::{Facility, structured};
 
 /// How long a line is retried, counted from when it was logged. Loggers are

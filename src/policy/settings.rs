@@ -1,0 +1,41 @@
+//! What a configuration says about decisions.
+
+use super::lists::Lists;
+use super::{Blacklist, Limit};
+
+/// What a configuration says about decisions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Who is exempt, who is refused, and whose rate differs.
+    pub lists: Lists,
+    /// What is done about clients on the blacklist.
+    pub blacklist: Blacklist,
+    /// The limits in the order of the file.
+    pub limits: Vec<Limit>,
+    /// What is done while the store is away.
+    pub on_store_failure: OnStoreFailure,
+    /// Nothing is enforced: all of it is judged, counted and logged only.
+    pub log_only: bool,
+}
+
+/// What is done while the store is away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnStoreFailure {
+    /// Count in this process meanwhile.
+    Local,
+    /// Let everyone pass.
+    Dunno,
+    /// Refuse everyone who is not whitelisted.
+    Defer,
+}
+
+impl OnStoreFailure {
+    /// Its word in the configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Local => "local",
+            Self::Dunno => "dunno",
+            Self::Defer => "defer",
+        }
+    }
+}
