@@ -9,8 +9,8 @@ use connshaper::config::{Config, convert};
 use connshaper::control::{client, explain, hit, show, status};
 use connshaper::daemon;
 use connshaper::daemon::Failure;
-use connshaper::daemon::signals;
 use connshaper::maillog::{advise, replay};
+use connshaper::net::signals::block_signals;
 use connshaper::observe::terminal::Paint;
 use connshaper::postfix::{client as query, inetd};
 use connshaper::sysexits;
@@ -105,7 +105,7 @@ fn over(connection: &Connection, command: (&str, Value)) -> ExitCode {
 fn run<E: Display>(program: impl Future<Output = Result<(), E>>, code: impl Fn(&E) -> u8) -> ExitCode {
     let runtime = Builder::new_current_thread()
         .enable_all()
-        .on_thread_start(signals::leave_to_main)
+        .on_thread_start(block_signals)
         .build()
         .expect("a process can have a thread and an epoll");
     let result = runtime.block_on(program);

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 
 use bytes::BytesMut;
 use connshaper::policy::attribute::Attribute;
+use connshaper::policy::request::{MAX_REQUEST, MAX_VALUE};
 use connshaper::policy::request::{Request, State};
+use connshaper::postfix::decoder::MAX_NAME;
 use connshaper::postfix::decoder::RequestDecoder;
-use connshaper::postfix::decoder::{MAX_NAME, MAX_REQUEST, MAX_VALUE};
 use connshaper::postfix::error::RequestError;
 use tokio_util::codec::Decoder;
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
-use crate::daemon::signals;
+use crate::net::signals::block_signals;
 
 /// Messages that wait for the thread. More than these are not worth keeping: they are old news.
 const WAITING: usize = 16;
@@ -36,7 +36,7 @@ static THREAD: LazyLock<Option<SyncSender<Message>>> = LazyLock::new(|| {
 });
 
 fn tell_all(messages: &Receiver<Message>) {
-    signals::leave_to_main();
+    block_signals();
     for message in messages {
         // Whom nothing reaches can be told nothing of it.
         let _ = match &message {

@@ -7,19 +7,12 @@
 use std::io;
 use std::task::{Context, Waker};
 
-use nix::sys::signal::{self, SigSet, kill};
+use nix::sys::signal::{SigSet, kill};
 use nix::unistd::Pid;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::yield_now;
 
-const HEEDED: [signal::Signal; 4] =
-    [signal::Signal::SIGHUP, signal::Signal::SIGTERM, signal::Signal::SIGINT, signal::Signal::SIGUSR2];
-
-/// Leaves signals to the main thread. For the beginning of every other thread.
-pub fn leave_to_main() {
-    // It fails for wrong arguments only.
-    let _ = HEEDED.into_iter().collect::<SigSet>().thread_block();
-}
+use crate::net::signals::HANDLED;
 
 /// What a signal asks for.
 pub enum Order {
@@ -55,13 +48,13 @@ impl Signals {
 
     /// From here on signals wait in the kernel. Those that came before and were not asked for do so as well.
     pub async fn block(&mut self) -> io::Result<()> {
-        HEEDED.into_iter().collect::<SigSet>().thread_block()?;
+        HANDLED.into_iter().collect::<SigSet>().thread_block()?;
         // One that has just come has woken the runtime and is told in its next turn.
         yield_now().await;
         yield_now().await;
         let mut context = Context::from_waker(Waker::noop());
         let streams = [&mut self.hangup, &mut self.terminate, &mut self.interrupt, &mut self.user2];
-        for (stream, number) in streams.into_iter().zip(HEEDED) {
+        for (stream, number) in streams.into_iter().zip(HANDLED) {
             if stream.poll_recv(&mut context).is_ready() {
                 kill(Pid::this(), number)?;
             }
@@ -71,7 +64,7 @@ impl Signals {
 
     /// Lets signals come again.
     pub fn unblock(&self) -> io::Result<()> {
-        HEEDED.into_iter().collect::<SigSet>().thread_unblock().map_err(io::Error::from)
+        HANDLED.into_iter().collect::<SigSet>().thread_unblock().map_err(io::Error::from)
     }
 
     /// The next order.

@@ -8,4 +8,5 @@ pub mod recent_map;
 pub mod resolve;
 pub mod secret;
 pub mod shutdown;
+pub mod signals;
 pub mod stream;

@@ -10,8 +10,14 @@ use std::ops::Range;
 use bytes::BytesMut;
 
 use crate::policy::attribute::Attribute;
-use crate::postfix::decoder::{MAX_REQUEST, MAX_VALUE};
-use crate::postfix::error::RequestError;
+
+/// A longer value is clipped to this many bytes. SMTP commands are bounded by
+/// `line_length_limit` (2048 in Postfix), so nothing honest is longer, and no
+/// answer at all would mean the site's `default_action`.
+pub const MAX_VALUE: usize = 16 * 1024;
+
+/// Bytes of a request. Thirty attributes of usual length are about 700 bytes.
+pub const MAX_REQUEST: usize = 128 * 1024;
 
 /// One policy request.
 #[derive(Debug)]
@@ -97,19 +103,16 @@ impl Request {
         &self.block[self.places[attribute as usize].range()]
     }
 
-    pub(crate) fn new(block: BytesMut, places: [Place; Attribute::COUNT]) -> Result<Self, RequestError> {
+    pub(crate) fn new(block: BytesMut, places: [Place; Attribute::COUNT]) -> Self {
         let mut request =
             Self { block, places, client: None, client_port: 0, server: None, state: State::Other, instance: None };
-        if request.value(Attribute::Request) != b"smtpd_access_policy" {
-            return Err(RequestError::not_a_policy_request(request.value(Attribute::Request)));
-        }
         request.client = address(request.value(Attribute::ClientAddress));
         request.client_port = port(request.value(Attribute::ClientPort));
         request.server = address(request.value(Attribute::ServerAddress))
             .map(|server| (server, port(request.value(Attribute::ServerPort))));
         request.state = State::parse(request.value(Attribute::ProtocolState));
         request.instance = Instance::parse(request.value(Attribute::Instance));
-        Ok(request)
+        request
     }
 }
 

@@ -7,20 +7,11 @@ use memchr::memchr;
 use tokio_util::codec::Decoder;
 
 use crate::policy::attribute::Attribute;
-use crate::policy::request::Place;
-use crate::policy::request::Request;
+use crate::policy::request::{MAX_REQUEST, MAX_VALUE, Place, Request};
 use crate::postfix::error::RequestError;
-
-/// A longer value is clipped to this many bytes. SMTP commands are bounded by
-/// `line_length_limit` (2048 in Postfix), so nothing honest is longer, and no
-/// answer at all would mean the site's `default_action`.
-pub const MAX_VALUE: usize = 16 * 1024;
 
 /// The longest name of Postfix has 24 bytes; a longer one than this is no policy client.
 pub const MAX_NAME: usize = 256;
-
-/// Thirty attributes of usual length are about 700 bytes.
-pub const MAX_REQUEST: usize = 128 * 1024;
 
 /// Postfix sends a request at once, so this leaves time for a network to recover.
 pub const REQUEST_TIME: Duration = Duration::from_secs(30);
@@ -46,7 +37,11 @@ impl Decoder for RequestDecoder {
             return Ok(None);
         };
         let places = std::mem::take(self).places;
-        Request::new(input.split_to(length), places).map(Some)
+        let request = Request::new(input.split_to(length), places);
+        match request.value(Attribute::Request) {
+            b"smtpd_access_policy" => Ok(Some(request)),
+            other => Err(RequestError::not_a_policy_request(other)),
+        }
     }
 
     fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {

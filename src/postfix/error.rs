@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::decoder::{MAX_NAME, MAX_REQUEST, REQUEST_TIME};
+use super::decoder::{MAX_NAME, REQUEST_TIME};
+use crate::policy::request::MAX_REQUEST;
 
 /// Why a policy connection cannot go on. There is no reply to such a request: Postfix asks again, then takes its default action.
 #[derive(Debug)]

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::{Line, Severity};
-use crate::daemon::signals;
+use crate::net::signals::block_signals;
 use crate::observe::log::LogTarget;
 
 use writer::Writer;
@@ -85,7 +85,7 @@ impl Thread {
         let queue = Arc::new(Queue::default());
         let entries = Arc::clone(&queue);
         thread::Builder::new().name("log".to_owned()).stack_size(STACK).spawn(move || {
-            signals::leave_to_main();
+            block_signals();
             write_all(&entries, &mut writer);
         })?;
         Ok(Self { queue })
