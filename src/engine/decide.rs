@@ -6,11 +6,10 @@
 use std::net::IpAddr;
 
 use crate::engine::delays::Place;
+use crate::engine::report::{report, would_refuse};
 use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;
-use crate::observe::log::Severity;
 use crate::observe::statistics::add;
-use crate::observe::statistics::decisions::Against;
 use crate::policy::request::Request;
 use crate::policy::{Judgement, Memory, Pass, Plan, Refund, Verdict};
 use crate::session::{Joined, Seat};
@@ -36,10 +35,10 @@ pub struct Open {
 
 /// Decides where the store counts in this process: then nothing has to be kept while anything is waited for.
 pub fn begin<'r>(service: &Service, rules: &'r Rules, seat: &mut Seat, request: &Request, now: Now) -> Beginning<'r> {
-    let Service { statistics, .. } = service;
+    let Service { statistics, decisions, .. } = service;
     let Some(client) = request.client else {
         add(&statistics.unknown_client, 1);
-        statistics.decisions.passed(Pass::UnknownClient);
+        decisions.passed(Pass::UnknownClient);
         return Beginning::Decided((Verdict::Pass(Pass::UnknownClient), None));
     };
     let joined = seat.join(client, request, now);
@@ -145,43 +144,13 @@ impl<'r> Thought<'r> {
 
 /// What a judgement has for consequences beside the answer.
 pub fn follow(service: &Service, rules: &Rules, judgement: &Judgement<'_>, now: Now) {
-    let Service { statistics, log, .. } = service;
     for refusal in &judgement.log_only {
-        add(&statistics.would_refuse, 1);
-        statistics.decisions.against(Against::WouldRefuse, refusal);
-        log.refused(Severity::Info, "WOULD_REFUSE", refusal, now);
+        would_refuse(service, refusal, now);
     }
     for violation in &judgement.violations {
-        rules.store.violated(violation, log, now);
+        rules.store.violated(violation, &service.log, now);
     }
     for refund in &judgement.refunds {
         rules.store.take_back(refund, now);
-    }
-}
-
-/// The one place that speaks of verdicts: once per session and count, not per request.
-fn report(service: &Service, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
-    let Service { statistics, log, .. } = service;
-    match verdict {
-        Verdict::Pass(pass) => {
-            add(&statistics.whitelisted, u64::from(*pass == Pass::Whitelisted));
-            statistics.decisions.passed(*pass);
-            log.passed(&client, *pass, now);
-        }
-        Verdict::Defer => {
-            add(&statistics.deferred, 1);
-            statistics.decisions.deferred();
-            log.deferred(&client, Pass::StoreAway.reason(), now);
-        }
-        Verdict::Delay(wait) => {
-            add(&statistics.delayed, 1);
-            statistics.decisions.against(Against::Delayed, &wait.refusal);
-            log.refused(Severity::Info, "DELAYED", &wait.refusal, now);
-        }
-        Verdict::Refuse(refusal) => {
-            add(&statistics.refused, 1);
-            statistics.decisions.against(Against::Refused, refusal);
-            log.refused(Severity::Info, "REFUSED", refusal, now);
-        }
     }
 }

@@ -1,11 +1,13 @@
 //! One request from its session to its decision, and what follows from it.
 
 pub mod decide;
+pub mod decisions;
 pub mod delays;
 pub mod diagnosis;
 pub mod overrides;
 pub mod preview;
 pub mod reading;
+pub mod report;
 pub mod service;
 pub mod settings;
 pub mod target;

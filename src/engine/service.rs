@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
+use crate::engine::decisions::Decisions;
 use crate::engine::delays::Waiting;
 use crate::engine::diagnosis::Diagnosis;
 use crate::engine::overrides::Words;
@@ -30,6 +31,8 @@ pub struct Service {
     pub waiting: Arc<Waiting>,
     /// Numbers of what was answered.
     pub statistics: Arc<Statistics>,
+    /// The same by limit, verdict and reason.
+    pub decisions: Decisions,
     /// What the requests tell of the set-up.
     pub diagnosis: Diagnosis,
     /// What administrators said, as other hosts hear it.
@@ -71,14 +74,15 @@ impl Service {
 
     /// The same with the counts of before, which the limits of `policy` know as theirs.
     pub fn going_on(settings: Settings, policy: Policy, log: Log, table: Table) -> Self {
-        let statistics = Arc::new(Statistics::default());
+        let (statistics, decisions) = (Arc::new(Statistics::default()), Decisions::default());
         let store = Store::new(&settings.store, settings.on_store_failure, Arc::new(table), &statistics, &log);
         Self {
             sessions: Sessions::new(settings.max_connections),
             configured: Mutex::new(Configured { source: settings.source.clone(), reload_failed: None }),
-            rules: ArcSwap::from_pointee(Rules::new(policy, settings, Arc::new(store), &statistics)),
+            rules: ArcSwap::from_pointee(Rules::new(policy, settings, Arc::new(store), &decisions)),
             waiting: Arc::default(),
             statistics,
+            decisions,
             diagnosis: Diagnosis::default(),
             words: Words::default(),
             log,
@@ -100,7 +104,7 @@ impl Service {
         };
         *lock(&self.configured) = Configured { source: settings.source.clone(), reload_failed: None };
         self.log.reconfigure(&settings.log);
-        self.rules.store(Arc::new(Rules::new(policy, settings, store, &self.statistics)));
+        self.rules.store(Arc::new(Rules::new(policy, settings, store, &self.decisions)));
     }
 
     /// A reload has changed nothing, for this reason.
@@ -151,9 +155,9 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Rules {
-    fn new(policy: Policy, settings: Settings, store: Arc<Store>, statistics: &Statistics) -> Self {
+    fn new(policy: Policy, settings: Settings, store: Arc<Store>, decisions: &Decisions) -> Self {
         let names = policy.limits().iter().map(|limit| limit.name.as_str());
-        names.chain([BLACKLIST]).for_each(|name| statistics.decisions.begin(name));
+        names.chain([BLACKLIST]).for_each(|name| decisions.begin(name));
         let store_config = (settings.store, settings.on_store_failure);
         Self { policy, store, max_delayed: settings.max_delayed, peers: settings.allow_peers, store_config }
     }

@@ -64,7 +64,7 @@ fn decisions(text: &mut Text, control: &Control) {
         "counter",
         "Decisions, once for an SMTP session and count, by limit, verdict and reason.",
     );
-    for (limit, verdict, reason, number) in statistics.decisions.list() {
+    for (limit, verdict, reason, number) in control.service.decisions.list() {
         text.sample("decisions_total", &[("limit", &limit), ("verdict", verdict), ("reason", reason)], number as f64);
     }
 }

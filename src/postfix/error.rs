@@ -2,6 +2,10 @@
 
 use std::fmt;
 
+use crate::listener::Peer;
+use crate::net::clock::Now;
+use crate::observe::log::{Log, Severity};
+
 use super::decoder::{MAX_NAME, REQUEST_TIME};
 use crate::policy::request::MAX_REQUEST;
 
@@ -58,6 +62,17 @@ impl RequestError {
     /// A request whose rest did not come within `REQUEST_TIME`.
     pub fn unfinished() -> Self {
         Self::new(b"", Problem::Unfinished)
+    }
+
+    /// Writes the line about it.
+    pub fn log(&self, log: &Log, peer: &Peer, now: Now) {
+        log.limited(Severity::Notice, "BAD_REQUEST", now, |line| {
+            line.field("peer", peer);
+            if !self.attribute.is_empty() {
+                line.bytes("attribute", &self.attribute);
+            }
+            line.field("problem", self);
+        });
     }
 
     fn new(attribute: &[u8], problem: Problem) -> Self {

@@ -6,11 +6,14 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use connshaper::config::{LogConfig, LogTarget};
+use connshaper::engine::report;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Events, Facility, Log, Severity};
+use connshaper::policy::OnStoreFailure;
 use connshaper::policy::action::Action;
 use connshaper::policy::per::Part;
 use connshaper::policy::{Pass, Reason, Refusal};
+use connshaper::store;
 
 use crate::support::{must_pass, own_process, role};
 
@@ -49,6 +52,17 @@ fn say(log: &Log, number: u32) {
     });
 }
 
+/// A line that a stranger causes.
+fn bad_request(log: &Log, peer: &str, attribute: Option<&[u8]>, problem: &str, now: Now) {
+    log.limited(Severity::Notice, "BAD_REQUEST", now, |line| {
+        line.field("peer", peer);
+        if let Some(attribute) = attribute {
+            line.bytes("attribute", attribute);
+        }
+        line.field("problem", problem);
+    });
+}
+
 const LONG: Duration = Duration::from_secs(20);
 
 #[test]
@@ -68,7 +82,7 @@ fn a_refusal_is_one_datagram_in_the_mail_facility() {
         left: 42,
         action: &Action::default(),
     };
-    log.refused(Severity::Info, "REFUSED", &refusal, Now::read());
+    report::refused(&log, "REFUSED", &refusal, Now::read());
     let expected = format!(
         "<22>connshaper[{}]: REFUSED client=2001:db8::25 key=2001:db8::/64 limit=connections \
          reason=over count=11 threshold=10 left=42 verdict=DEFER_IF_PERMIT suppressed=0",
@@ -144,7 +158,7 @@ fn a_flush_ends_at_its_deadline() {
 #[test]
 fn a_stranger_cannot_forge_a_line() {
     let log = Log::in_memory(Severity::Info);
-    log.bad_request(&"inet:192.0.2.1:25", Some(b"x\nSTART"), "line without =", Now::simulated(0));
+    bad_request(&log, "inet:192.0.2.1:25", Some(b"x\nSTART"), "line without =", Now::simulated(0));
     let line = r#"BAD_REQUEST peer=inet:192.0.2.1:25 attribute="x\x0aSTART" problem="line without =""#;
     assert_eq!(log.lines(), [line]);
 }
@@ -153,26 +167,26 @@ fn a_stranger_cannot_forge_a_line() {
 fn lines_over_the_rate_are_mentioned_by_the_next() {
     let log = Log::in_memory(Severity::Info);
     for _ in 0..150 {
-        log.bad_request(&"unix", None, "too long", Now::simulated(1));
+        bad_request(&log, "unix", None, "too long", Now::simulated(1));
     }
     assert_eq!(log.lines().len(), 100);
     assert_eq!(log.suppressed(), 50);
-    log.bad_request(&"unix", None, "too long", Now::simulated(1000));
+    bad_request(&log, "unix", None, "too long", Now::simulated(1000));
     assert_eq!(log.lines()[100..], ["SUPPRESSED lines=50", "BAD_REQUEST peer=unix problem=\"too long\""]);
 }
 
 #[test]
 fn a_level_hides_what_matters_less_until_it_is_changed() {
     let log = Log::in_memory(Severity::Info);
-    log.passed(&"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    report::passed(&log, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     assert!(log.lines().is_empty());
     let chosen = LogConfig { level: Severity::Debug, rate: 1, events: Events::default(), ..config(LogTarget::Stderr) };
     log.reconfigure(&chosen);
-    log.passed(&"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
-    log.passed(&"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    report::passed(&log, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    report::passed(&log, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     assert_eq!(log.lines(), ["PASSED client=192.0.2.1 reason=within_limits"]);
-    log.store_down("mc1:11211", "connection refused", "local");
-    log.store_up("mc1:11211", 12, 345);
+    store::shared::report::down(&log, "mc1:11211", "connection refused", OnStoreFailure::Local);
+    store::shared::report::up(&log, "mc1:11211", 12, 345);
     let lines = [
         "STORE_DOWN server=mc1:11211 cause=\"connection refused\" on_store_failure=local",
         "STORE_UP server=mc1:11211 seconds=12 decisions=345",

@@ -19,10 +19,7 @@ use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::listener::Peer;
 use crate::net::clock::Now;
-use crate::net::secret;
-use crate::policy::{Pass, Reason, Refusal};
 use crate::snapshot::section::Damage;
 use hook::Hooks;
 use line::Line;
@@ -94,11 +91,7 @@ impl Log {
     /// Writes a line for something that hooks may be run for, whether or not it is logged. A stranger
     /// can repeat it, so it is subject to the rate.
     pub fn event(&self, event: Event, severity: Severity, keyword: &'static str, now: Now, fill: impl Fn(&mut Line)) {
-        if self.shared.hooks.wants(keyword) {
-            let mut line = Line::new(keyword);
-            fill(&mut line);
-            self.shared.hooks.happened(keyword, &line.finish());
-        }
+        self.run_hooks(keyword, &fill);
         if self.has(event) {
             self.limited(severity, keyword, now, fill);
         }
@@ -129,136 +122,42 @@ impl Log {
         }
     }
 
-    /// A client that is refused, is made to wait or, if only the log is to know, would be: the keyword says which.
-    pub fn refused(&self, severity: Severity, keyword: &'static str, refusal: &Refusal<'_>, now: Now) {
-        let event = match (keyword, refusal.reason) {
-            ("WOULD_REFUSE", _) => Event::LogOnly,
-            ("DELAYED", _) => Event::Delayed,
-            (_, Reason::Over) => Event::Over,
-            (_, Reason::Banned) => Event::Banned,
-            (_, Reason::Blacklisted(_)) => Event::Blacklisted,
-            (_, Reason::Crowded) => Event::Concurrent,
-        };
-        if !self.writes(severity) || !self.has(event) {
+    /// Writes a line about a client or peer, unless one about the same subject was written less than `log_interval`
+    /// ago or the rate is used up. `subject` is a hash of the keyword and of what the line is about; a subject is new
+    /// again after `left` seconds. `fill` is given the number of such lines that were not written since the last.
+    pub fn per_subject(
+        &self,
+        severity: Severity,
+        keyword: &'static str,
+        subject: u64,
+        left: u32,
+        now: Now,
+        fill: impl FnOnce(&mut Line, u64),
+    ) {
+        if !self.writes(severity) {
             return;
         }
         self.mention_suppressed(now);
-        let who = secret::hash((keyword, refusal.limit, &refusal.key));
-        let Some(suppressed) = self.repeat().refused(who, refusal.left, now) else {
-            return;
-        };
-        self.line(severity, keyword, |line| {
-            line.field("client", refusal.client)
-                .field("key", &refusal.key)
-                .field("limit", refusal.limit)
-                .field("reason", refusal.reason.word())
-                .field("count", refusal.count)
-                .field("threshold", refusal.threshold)
-                .field("left", refusal.left)
-                .field("verdict", refusal.action.keyword())
-                .field("suppressed", suppressed);
-            if let Reason::Blacklisted(Some(note)) = refusal.reason {
-                line.field("note", note);
-            }
-        });
-    }
-
-    /// A client that has to come back, though nothing is held against it.
-    pub fn deferred(&self, client: &dyn fmt::Display, reason: &str, now: Now) {
-        if !self.has(Event::Store) {
-            return;
-        }
-        self.limited(Severity::Info, "DEFERRED", now, |line| {
-            line.field("client", client).field("reason", reason);
-        });
-    }
-
-    /// A client that may go on; at debug, unless `log_events` asks for it.
-    pub fn passed(&self, client: &dyn fmt::Display, pass: Pass, now: Now) {
-        let event = match pass {
-            Pass::Whitelisted | Pass::Allowed => Event::Whitelisted,
-            _ => Event::Session,
-        };
-        let fill = |line: &mut Line| {
-            line.field("client", client).field("reason", pass.reason());
-        };
-        match self.has(event) {
-            true => self.limited(Severity::Info, "PASSED", now, fill),
-            false => self.limited(Severity::Debug, "PASSED", now, fill),
-        }
-    }
-
-    /// A request that Postfix would not have sent. The connection ends with it.
-    pub fn bad_request(&self, peer: &dyn fmt::Display, attribute: Option<&[u8]>, problem: &str, now: Now) {
-        self.limited(Severity::Notice, "BAD_REQUEST", now, |line| {
-            line.field("peer", peer);
-            if let Some(attribute) = attribute {
-                line.bytes("attribute", attribute);
-            }
-            line.field("problem", problem);
-        });
-    }
-
-    /// Somebody who may not ask, told like a refused client: the first time, then once per interval.
-    pub fn refused_peer(&self, peer: &Peer, now: Now) {
-        if !self.writes(Severity::Notice) {
-            return;
-        }
-        self.mention_suppressed(now);
-        let who = secret::hash(("REFUSED_PEER", peer.ip()));
-        let suppressed = self.repeat().refused(who, 0, now);
+        let suppressed = self.repeat().refused(subject, left, now);
         if let Some(suppressed) = suppressed {
-            self.line(Severity::Notice, "REFUSED_PEER", |line| {
-                line.field("peer", peer).field("suppressed", suppressed);
-            });
+            self.line(severity, keyword, |line| fill(line, suppressed));
         }
     }
 
-    /// A server of the store no longer answers. Once, when that begins.
-    pub fn store_down(&self, server: &str, cause: &str, on_store_failure: &str) {
-        self.happened(Severity::Err, "STORE_DOWN", |line| {
-            line.field("server", server).field("cause", cause).field("on_store_failure", on_store_failure);
-        });
+    /// Writes a line for a change of state, which a stranger cannot repeat at will, and has hooks run for it.
+    pub fn change(&self, event: Event, severity: Severity, keyword: &'static str, fill: impl Fn(&mut Line)) {
+        self.run_hooks(keyword, &fill);
+        if self.has(event) {
+            self.line(severity, keyword, fill);
+        }
     }
 
-    /// It answers again, after `seconds` in which `decisions` were made without it.
-    pub fn store_up(&self, server: &str, seconds: u64, decisions: u64) {
-        self.happened(Severity::Notice, "STORE_UP", |line| {
-            line.field("server", server).field("seconds", seconds).field("decisions", decisions);
-        });
-    }
-
-    /// A line about the store, which nobody can repeat at will.
-    fn happened(&self, severity: Severity, keyword: &'static str, fill: impl Fn(&mut Line)) {
+    fn run_hooks(&self, keyword: &'static str, fill: impl Fn(&mut Line)) {
         if self.shared.hooks.wants(keyword) {
             let mut line = Line::new(keyword);
             fill(&mut line);
             self.shared.hooks.happened(keyword, &line.finish());
         }
-        if self.has(Event::Store) {
-            self.line(severity, keyword, fill);
-        }
-    }
-
-    /// A server of the store answers, but not with a count.
-    pub fn store_error(&self, server: &str, problem: &str, key: &[u8]) {
-        self.line(Severity::Warning, "STORE_ERROR", |line| {
-            line.field("server", server).field("problem", problem).bytes("key", key);
-        });
-    }
-
-    /// A server of the store has lost all its counts.
-    pub fn store_flushed(&self, server: &str, cause: &str, uptime: u64) {
-        self.line(Severity::Warning, "STORE_FLUSHED", |line| {
-            line.field("server", server).field("cause", cause).field("uptime", uptime);
-        });
-    }
-
-    /// A server of the store gives up counts for want of memory.
-    pub fn store_evicts(&self, server: &str, evictions: u64) {
-        self.line(Severity::Warning, "STORE_EVICTS", |line| {
-            line.field("server", server).field("evictions", evictions);
-        });
     }
 
     /// Says how many lines the rate kept back, if any and if their second is

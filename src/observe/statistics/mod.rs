@@ -1,12 +1,10 @@
 //! Numbers of what was answered, and the STATISTICS line that tells them.
 
-pub mod decisions;
 pub mod latency;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::observe::log::{Log, Severity};
-use decisions::Decisions;
 use latency::Latency;
 
 /// Counts since the start.
@@ -48,8 +46,6 @@ pub struct Statistics {
     pub outages: AtomicU64,
     /// How long requests waited for the shared store.
     pub store_latency: Latency,
-    /// How was decided, by limit.
-    pub decisions: Decisions,
     /// Policy connections turned away because `allow_peers` does not have the peer.
     pub refused_peers: AtomicU64,
 }

@@ -55,8 +55,7 @@ where
         Err(error) => {
             connection.business.answered = false;
             add(&service.statistics.bad_requests, 1);
-            let attribute = Some(error.attribute.as_slice()).filter(|attribute| !attribute.is_empty());
-            service.log.bad_request(&peer, attribute, &error.to_string(), Now::read());
+            error.log(&service.log, &peer, Now::read());
         }
     }
     connection.seat.leave(connection.business.answered, Now::read());

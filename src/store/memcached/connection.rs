@@ -19,6 +19,7 @@ use super::server::{Operation, Server};
 use crate::net::stream::Stream;
 use crate::store::Uncounted;
 use crate::store::memcached::protocol::{Answer, Command, Counted, Dialect, KeyText, Nonsense, Question};
+use crate::store::shared::report;
 
 /// Requests without an answer, one after the other, that make a server count as away.
 const FAILURES: u32 = 3;
@@ -225,7 +226,7 @@ impl<'s> Conversation<'s> {
     fn complain(&mut self, problem: &str, operation: &Operation) {
         if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
             self.complained = Some(Instant::now());
-            self.server.log.store_error(self.server.name(), problem, &operation.question.key);
+            report::error(&self.server.log, self.server.name(), problem, &operation.question.key);
         }
     }
 

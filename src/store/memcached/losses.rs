@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::server::Server;
 use crate::observe::statistics::add;
 use crate::store::memcached::protocol::Census;
+use crate::store::shared::report;
 
 /// Between two lines on evictions by one server.
 const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
@@ -79,10 +80,10 @@ impl Server {
         add(&self.statistics.store_evictions, evictions);
         if let Some(cause) = cause {
             add(&self.statistics.store_flushes, 1);
-            self.log.store_flushed(self.name(), cause, census.uptime);
+            report::flushed(&self.log, self.name(), cause, census.uptime);
         }
         if evicted > 0 {
-            self.log.store_evicts(self.name(), evicted);
+            report::evicts(&self.log, self.name(), evicted);
         }
     }
 }

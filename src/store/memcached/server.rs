@@ -28,6 +28,7 @@ use crate::store::Uncounted;
 use crate::store::memcached::connection::Conversation;
 use crate::store::memcached::protocol::{Answer, Dialect, Question};
 use crate::store::shared::breaker::{Breaker, Condition};
+use crate::store::shared::report;
 
 /// Between two attempts to find a server that is away.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
@@ -260,7 +261,7 @@ impl Server {
     /// The server is there: operations go to it again.
     fn back(&self) {
         if let Some(away) = self.state().away.take() {
-            self.log.store_up(&self.name, away.since.elapsed().as_secs(), away.decisions);
+            report::up(&self.log, &self.name, away.since.elapsed().as_secs(), away.decisions);
         }
     }
 
@@ -278,7 +279,7 @@ impl Server {
         }
         if news {
             add(&self.statistics.outages, 1);
-            self.log.store_down(&self.name, cause, self.on_failure.name());
+            report::down(&self.log, &self.name, cause, self.on_failure);
         }
     }
 

@@ -8,3 +8,4 @@ pub mod counter;
 pub mod over_limit;
 pub mod rank;
 pub mod replica;
+pub mod report;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 
-use super::add;
+use crate::observe::statistics::add;
 use crate::policy::{Pass, Reason, Refusal};
 
 /// Limits that have counters of their own; further ones, after many reloads, share those of [`OTHERS`].
