@@ -5,11 +5,12 @@ use serde_json::{Value, json};
 use super::columns::lasting;
 use super::{Arguments, Control, Problem};
 use crate::engine::overrides::Change;
+use crate::engine::target::{Listed, Target};
 use crate::net::clock::Now;
 use crate::observe::log::{Event, Severity};
+use crate::policy::BLACKLIST;
 use crate::policy::overrides::{Kind, Word};
 use crate::policy::per::Part;
-use crate::policy::{BLACKLIST, Listed, Target};
 use ipnet::IpNet;
 
 /// The longest ban or allowance, in seconds.

@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::{Arguments, Control, Problem};
 use crate::engine::overrides::{Change, Reach};
+use crate::engine::target::Target;
 use crate::net::clock::Now;
-use crate::policy::Target;
 use crate::policy::overrides::Kind;
 
 /// Ends an allowance, on every host that shares the store. Sessions that were let in stay in.

@@ -5,9 +5,10 @@ use serde_json::{Value, json};
 use super::{Arguments, Control, Problem};
 use crate::engine::decide::follow;
 use crate::engine::preview::case_of;
+use crate::engine::target::Counted;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
-use crate::policy::{Counted, Judgement, Memory, Reason, Verdict, Wait};
+use crate::policy::{Judgement, Memory, Reason, Verdict, Wait};
 
 /// The most that one command counts.
 pub const MOST: u64 = 1_000_000;

@@ -28,6 +28,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::task::TaskTracker;
 
+use crate::engine::overrides::TooMany;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::observe::log::Severity;
@@ -72,6 +73,12 @@ impl Problem {
     /// It cannot be done at present.
     pub fn unavailable(error: impl Into<String>) -> Self {
         Self { error: error.into(), code: crate::sysexits::UNAVAILABLE }
+    }
+}
+
+impl From<TooMany> for Problem {
+    fn from(error: TooMany) -> Self {
+        Self::unavailable(error.to_string())
     }
 }
 

@@ -2,24 +2,16 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use serde_json::{Value, json};
-use tokio::task::yield_now;
 
 use super::columns::{cell, lasting, table};
 use super::{Arguments, Control, Problem};
 use crate::engine::reading::Reading;
+use crate::engine::target::{Listed, Target};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
-use crate::policy::{Listed, Policy, Target};
-use crate::store::local::Table;
-use crate::store::local::listing::{Client, PARTS};
-
-/// The most clients of a prefix that are listed: those with the most hits.
-pub const MAX_LISTED: usize = 1000;
-
-/// Parts of the table that are looked at before requests have their turn.
-const PARTS_AT_ONCE: usize = 8;
+use crate::policy::Policy;
+use crate::store::local::listing::{Client, within};
 
 /// What is known of a target. With memcached the counters of one client are those all hosts share; a prefix
 /// shows what this daemon has seen.
@@ -60,49 +52,6 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
         "only_seen_here": matches!(target, Target::Netblock(_)) && rules.store.waits(),
         "sessions": control.service.sessions.count(concerns),
     }))
-}
-
-/// So many clients of the table, those with the most hits first.
-pub async fn busiest(table: &Table, number: usize, now: Now) -> Vec<Client> {
-    let mut found = Vec::new();
-    for part in 0..PARTS {
-        table.clients(part, now.monotonic, |client| found.push(client));
-        if found.len() > 4 * number + PARTS {
-            shorten(&mut found, number);
-        }
-        if part % PARTS_AT_ONCE == 0 {
-            yield_now().await;
-        }
-    }
-    shorten(&mut found, number);
-    found
-}
-
-/// The clients of a netblock in the table, those with the most hits first, and how many more there are.
-pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<Client>, usize) {
-    let (mut found, mut more) = (Vec::new(), 0);
-    for part in 0..PARTS {
-        table.clients(part, now.monotonic, |client| {
-            if netblock.contains(&client.address) && client.prefix_length > netblock.prefix_len() {
-                found.push(client);
-            }
-        });
-        if found.len() > 2 * MAX_LISTED {
-            more += shorten(&mut found, MAX_LISTED);
-        }
-        if part % PARTS_AT_ONCE == 0 {
-            yield_now().await;
-        }
-    }
-    more += shorten(&mut found, MAX_LISTED);
-    (found, more)
-}
-
-fn shorten(found: &mut Vec<Client>, most: usize) -> usize {
-    found.sort_by_key(|client| (std::cmp::Reverse(client.hit.count), client.address));
-    let more = found.len().saturating_sub(most);
-    found.truncate(most);
-    more
 }
 
 /// A client of the table as one of its limit's; none where the limit is no longer in force.

@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
-use super::show::{busiest, object};
+use super::show::object;
 use super::{Arguments, Control, Problem, status};
 use crate::net::clock::Now;
+use crate::store::local::listing::busiest;
 
 /// The most clients that can be asked for.
 const MOST: u64 = 500;

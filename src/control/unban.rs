@@ -6,10 +6,11 @@ use super::ban::netblock_text;
 use super::{Arguments, Control, Problem};
 use crate::engine::overrides::{Change, Reach};
 use crate::engine::reading::Reading;
+use crate::engine::target::Target;
 use crate::net::clock::Now;
 use crate::observe::log::{Event, Severity};
 use crate::policy::overrides::Kind;
-use crate::policy::{BLACKLIST, Purpose, Target};
+use crate::policy::{BLACKLIST, Purpose};
 
 /// Lifts bans. What was counted stays counted, so a client that is still over is refused for that.
 pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {

@@ -32,6 +32,7 @@ use crate::daemon::signals::{Order, Signals};
 use crate::daemon::state_file::StateFile;
 use crate::engine::overrides as words;
 use crate::engine::service::Service;
+use crate::http::metrics::Source;
 use crate::http::server as http;
 use crate::net::address::Address;
 use crate::net::clock::Now;
@@ -133,8 +134,14 @@ impl Daemon {
         // One at a time: whoever asks for another waits until it is done.
         let (reload, mut asked) = mpsc::channel::<Reload>(1);
         let control = self.control(reload);
+        let source = Arc::new(Source {
+            service: Arc::clone(&self.service),
+            connections: self.connections.clone(),
+            max_connections: self.max_connections,
+            started: control.started,
+        });
         for listener in metrics {
-            tokio::spawn(http::serve(listener, Arc::clone(&control), self.side.clone()));
+            tokio::spawn(http::serve(listener, Arc::clone(&source), self.side.clone()));
         }
         let control = socket.map(|socket| tokio::spawn(socket.serve(control, self.side.clone())));
         tokio::spawn(words::follow(Arc::clone(&self.service)));

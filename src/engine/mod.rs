@@ -8,6 +8,7 @@ pub mod overrides;
 pub mod preview;
 pub mod reading;
 pub mod report;
+pub mod reset;
 pub mod service;
 pub mod settings;
 pub mod target;

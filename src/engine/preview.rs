@@ -1,8 +1,9 @@
 //! What the store would answer, without being told to count.
 
+use crate::engine::target::Counted;
 use crate::net::clock::Now;
 use crate::policy::checks::Matter;
-use crate::policy::{Case, Counted, Hit, Operation, Scope, checks as case};
+use crate::policy::{Case, Hit, Operation, Scope, checks as case};
 use crate::store::Store;
 
 /// The answers the operations of a case would have, in their order: each counter is read, and what the

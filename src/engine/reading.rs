@@ -2,9 +2,10 @@
 
 use serde_json::{Value, json};
 
+use crate::engine::target::Counted;
 use crate::net::clock::Now;
 use crate::policy::limit::Window;
-use crate::policy::{Counted, Operation, Purpose, sliding};
+use crate::policy::{Operation, Purpose, sliding};
 use crate::store::Store;
 
 /// All counters of one key, read at one moment.

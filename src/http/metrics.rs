@@ -3,26 +3,42 @@
 //! A scrape reads numbers that are counted anyway, off the way of requests. Labels are names of limits,
 //! verdicts, reasons and servers: none of it can a stranger multiply.
 
-use crate::control::Control;
+use std::sync::Arc;
+
+use tokio_util::task::TaskTracker;
+
+use crate::engine::service::Service;
+use crate::net::clock::Now;
 use crate::observe::exposition::Text;
 use crate::policy::overrides::Kind;
 use crate::store::shared::breaker::{Breaker, Condition};
 
+/// What the metrics are read from.
+#[derive(Debug)]
+pub struct Source {
+    pub service: Arc<Service>,
+    /// The policy connections.
+    pub connections: TaskTracker,
+    pub max_connections: usize,
+    /// When the daemon began to serve.
+    pub started: Now,
+}
+
 /// Everything there is to tell, as one page.
-pub fn page(control: &Control) -> String {
+pub fn page(source: &Source) -> String {
     let mut text = Text::default();
-    process(&mut text, control);
-    decisions(&mut text, control);
-    store(&mut text, control);
-    held(&mut text, control);
+    process(&mut text, source);
+    decisions(&mut text, source);
+    store(&mut text, source);
+    held(&mut text, source);
     text.finish()
 }
 
-fn process(text: &mut Text, control: &Control) {
-    let service = &control.service;
+fn process(text: &mut Text, source: &Source) {
+    let service = &source.service;
     text.family("build_info", "gauge", "The version that runs.");
     text.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
-    text.gauge("start_time_seconds", "When it was started, in Unix time.", control.started.unix() as f64);
+    text.gauge("start_time_seconds", "When it was started, in Unix time.", source.started.unix() as f64);
     text.gauge(
         "last_reload_successful",
         "0 after a reload that changed nothing.",
@@ -41,8 +57,8 @@ fn process(text: &mut Text, control: &Control) {
     }
 }
 
-fn decisions(text: &mut Text, control: &Control) {
-    let statistics = &control.service.statistics;
+fn decisions(text: &mut Text, source: &Source) {
+    let statistics = &source.service.statistics;
     text.counters(&[
         ("requests_total", "Policy requests answered.", &statistics.queries),
         ("sessions_total", "SMTP sessions recognised in them.", &statistics.sessions),
@@ -64,13 +80,13 @@ fn decisions(text: &mut Text, control: &Control) {
         "counter",
         "Decisions, once for an SMTP session and count, by limit, verdict and reason.",
     );
-    for (limit, verdict, reason, number) in control.service.decisions.list() {
+    for (limit, verdict, reason, number) in source.service.decisions.list() {
         text.sample("decisions_total", &[("limit", &limit), ("verdict", verdict), ("reason", reason)], number as f64);
     }
 }
 
-fn store(text: &mut Text, control: &Control) {
-    let (statistics, rules) = (&control.service.statistics, control.service.rules.load());
+fn store(text: &mut Text, source: &Source) {
+    let (statistics, rules) = (&source.service.statistics, source.service.rules.load());
     text.counters(&[
         (
             "requests_without_store_total",
@@ -117,8 +133,8 @@ fn store(text: &mut Text, control: &Control) {
     text.sample(&format!("{name}_count"), &[], histogram.count as f64);
 }
 
-fn held(text: &mut Text, control: &Control) {
-    let service = &control.service;
+fn held(text: &mut Text, source: &Source) {
+    let service = &source.service;
     let rules = service.rules.load();
     let table = rules.store.table();
     text.counter("evictions_total", "Clients forgotten because max_clients was reached.", table.evictions());
@@ -127,8 +143,8 @@ fn held(text: &mut Text, control: &Control) {
         ("clients_max", "The most of them, max_clients.", table.max_clients()),
         ("known_sessions", "SMTP sessions remembered.", service.sessions.len()),
         ("waiting_sessions", "SMTP sessions whose answer is delayed.", service.waiting.len()),
-        ("policy_connections", "Policy connections of Postfix.", control.connections.len()),
-        ("policy_connections_max", "The most of them, max_connections.", control.max_connections),
+        ("policy_connections", "Policy connections of Postfix.", source.connections.len()),
+        ("policy_connections_max", "The most of them, max_connections.", source.max_connections),
     ];
     for (name, help, number) in gauges {
         text.gauge(name, help, number as f64);

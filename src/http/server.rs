@@ -8,8 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::control::Control;
-use crate::http::metrics::page;
+use crate::http::metrics::{Source, page};
 use crate::listener::Listener;
 use crate::net::shutdown::Stop;
 use crate::net::stream::Stream;
@@ -24,24 +23,24 @@ const MAX_REQUEST: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves until the stop.
-pub async fn serve(mut listener: Listener, control: Arc<Control>, stop: Stop) {
+pub async fn serve(mut listener: Listener, source: Arc<Source>, stop: Stop) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, _) = tokio::select! {
-            accepted = listener.accept(&control.service.log) => accepted,
+            accepted = listener.accept(&source.service.log) => accepted,
             () = stop.heard() => return,
         };
-        let control = Arc::clone(&control);
+        let source = Arc::clone(&source);
         tokio::spawn(async move {
             // Whoever hangs up, or dawdles, has no page to wait for.
-            let _ = timeout(PATIENCE, answer(stream, &control)).await;
+            let _ = timeout(PATIENCE, answer(stream, &source)).await;
             drop(place);
         });
     }
 }
 
-async fn answer(mut stream: Stream, control: &Control) -> io::Result<()> {
+async fn answer(mut stream: Stream, source: &Source) -> io::Result<()> {
     let mut request = Vec::new();
     while !complete(&request) && request.len() < MAX_REQUEST {
         let mut part = [0; 1024];
@@ -52,7 +51,7 @@ async fn answer(mut stream: Stream, control: &Control) -> io::Result<()> {
     }
     let (status, body) = match target(&request) {
         _ if !complete(&request) => ("431 Request Header Fields Too Large", String::new()),
-        Some(("GET" | "HEAD", "/metrics")) => ("200 OK", page(control)),
+        Some(("GET" | "HEAD", "/metrics")) => ("200 OK", page(source)),
         Some(("GET" | "HEAD", "/")) => ("200 OK", "connshaper: /metrics\n".to_owned()),
         Some(("GET" | "HEAD", _)) => ("404 Not Found", "there is only /metrics\n".to_owned()),
         _ => ("405 Method Not Allowed", String::new()),

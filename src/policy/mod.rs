@@ -38,7 +38,6 @@ use ipnet::IpNet;
 use crate::net::clock::Now;
 use crate::policy::request::Request;
 
-pub use crate::engine::target::{Counted, Listed, Target};
 pub use checks::Case;
 pub use decision::{Judgement, Refund};
 pub use key::{Key, Purpose};

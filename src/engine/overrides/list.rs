@@ -5,8 +5,8 @@ use std::io;
 use ipnet::IpNet;
 use serde_json::{Value, json};
 
+use crate::engine::target::Target;
 use crate::net::clock::Now;
-use crate::policy::Target;
 use crate::policy::overrides::{Kind, MAX_WORDS, Word};
 
 /// The version of the list's form.

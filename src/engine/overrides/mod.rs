@@ -8,6 +8,7 @@ mod list;
 pub mod snapshot;
 
 use std::collections::HashSet;
+use std::fmt;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,11 +16,10 @@ use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::control::Problem;
-use crate::control::reset::forget_here;
+use crate::engine::reset::forget_here;
 use crate::engine::service::Service;
+use crate::engine::target::Target;
 use crate::net::clock::Now;
-use crate::policy::Target;
 use crate::policy::overrides::MAX_WORDS;
 use crate::store::memcached::protocol::expiry;
 use crate::store::memcached::value::{Read, Shared};
@@ -61,6 +61,18 @@ impl Reach {
     }
 }
 
+/// There are [`MAX_WORDS`] bans and allowances already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TooMany;
+
+impl fmt::Display for TooMany {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "there are {MAX_WORDS} bans and allowances already; lift some")
+    }
+}
+
+impl std::error::Error for TooMany {}
+
 /// The list's other copy.
 #[derive(Debug, Default)]
 pub struct Words {
@@ -94,12 +106,12 @@ impl Words {
     /// # Errors
     ///
     /// When there are too many words already.
-    pub async fn change(&self, service: &Service, change: Change, now: Now) -> Result<Reach, Problem> {
+    pub async fn change(&self, service: &Service, change: Change, now: Now) -> Result<Reach, TooMany> {
         let mut link = self.link.lock().await;
         let overrides = service.rules.load().policy.overrides().clone();
         let told = Told { words: overrides.list(), keys: Vec::new() }.after(std::slice::from_ref(&change));
         if told.words.len() > MAX_WORDS {
-            return Err(Problem::unavailable(format!("there are {MAX_WORDS} bans and allowances already; lift some")));
+            return Err(TooMany);
         }
         link.heeded.extend(Told::default().after(std::slice::from_ref(&change)).resets());
         overrides.set(told.words, now);

@@ -25,9 +25,9 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::sysexits;
 use crate::maillog::reading::Logs;
 use crate::maillog::text;
+use crate::sysexits;
 
 use census::Mask;
 use findings::Findings;

@@ -2,9 +2,19 @@
 
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+use tokio::task::yield_now;
+
 use super::{Hit, Table};
+use crate::net::clock::Now;
 use crate::store::local::counter_id as subject;
 use crate::store::local::sharded::SHARDS;
+
+/// The most clients of a prefix that are listed: those with the most hits.
+pub const MAX_LISTED: usize = 1000;
+
+/// Parts of the table that are looked at before requests have their turn.
+const PARTS_AT_ONCE: usize = 8;
 
 /// Parts the table is shown in, so that requests have their turn in between.
 pub const PARTS: usize = SHARDS;
@@ -37,6 +47,49 @@ impl Table {
         self.middle.visit(part, now, &mut |key, entry| meet(subject::Key::Middle(*key), entry));
         self.wide.visit(part, now, &mut |key, entry| meet(subject::Key::Wide(*key), entry));
     }
+}
+
+/// So many clients of the table, those with the most hits first.
+pub async fn busiest(table: &Table, number: usize, now: Now) -> Vec<Client> {
+    let mut found = Vec::new();
+    for part in 0..PARTS {
+        table.clients(part, now.monotonic, |client| found.push(client));
+        if found.len() > 4 * number + PARTS {
+            shorten(&mut found, number);
+        }
+        if part % PARTS_AT_ONCE == 0 {
+            yield_now().await;
+        }
+    }
+    shorten(&mut found, number);
+    found
+}
+
+/// The clients of a netblock in the table, those with the most hits first, and how many more there are.
+pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<Client>, usize) {
+    let (mut found, mut more) = (Vec::new(), 0);
+    for part in 0..PARTS {
+        table.clients(part, now.monotonic, |client| {
+            if netblock.contains(&client.address) && client.prefix_length > netblock.prefix_len() {
+                found.push(client);
+            }
+        });
+        if found.len() > 2 * MAX_LISTED {
+            more += shorten(&mut found, MAX_LISTED);
+        }
+        if part % PARTS_AT_ONCE == 0 {
+            yield_now().await;
+        }
+    }
+    more += shorten(&mut found, MAX_LISTED);
+    (found, more)
+}
+
+fn shorten(found: &mut Vec<Client>, most: usize) -> usize {
+    found.sort_by_key(|client| (std::cmp::Reverse(client.hit.count), client.address));
+    let more = found.len().saturating_sub(most);
+    found.truncate(most);
+    more
 }
 
 #[cfg(test)]

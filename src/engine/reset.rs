@@ -1,0 +1,44 @@
+//! Counters and refusals are forgotten, as an administrator asked on this host or on another.
+
+use ipnet::IpNet;
+
+use crate::engine::service::Service;
+use crate::engine::target::{Counted, Target};
+use crate::net::clock::Now;
+use crate::policy::per::Part;
+use crate::policy::{Count, Key, Policy};
+use crate::store::local::listing::within;
+
+/// All counters of these.
+pub fn keys<'c>(counted: &'c [Counted<'_>], now: Now) -> Vec<Key<'c>> {
+    counted.iter().flat_map(|one| one.purposes(now).into_iter().map(|purpose| one.key(purpose))).collect()
+}
+
+/// Another host has reset a target: what this process remembers of it goes too. The store has been told.
+pub async fn forget_here(service: &Service, target: Target, now: Now) {
+    let rules = service.rules.load_full();
+    let mut targets = vec![target];
+    if let Target::Netblock(netblock) = targets[0] {
+        let (clients, _) = within(rules.store.table(), netblock, now).await;
+        targets.extend(clients.iter().map(|client| Target::Client(client.address)));
+    }
+    let counted: Vec<_> = targets.iter().flat_map(|target| rules.policy.counted(target)).collect();
+    keys(&counted, now).iter().for_each(|key| rules.store.forget_here(key));
+    clear_refusals(service, &rules.policy, &targets[0], &counted);
+}
+
+/// Drops the refusals that sessions remember: all those of a netblock's clients and of clients counted together
+/// with it, and those for what was counted under a key that is no address.
+pub fn clear_refusals(service: &Service, policy: &Policy, target: &Target, counted: &[Counted<'_>]) -> usize {
+    // A client of a /64 is refused for all of the /64.
+    let wide = target.netblock().map(|netblock| policy.counted(&Target::Client(netblock.addr()))).unwrap_or_default();
+    let wide = wide.into_iter().filter_map(|counted| match counted.part {
+        Part::Client { address, prefix_length } => IpNet::new(address, prefix_length).ok(),
+        Part::Text(_) => None,
+    });
+    let around: Vec<IpNet> = wide.chain(target.netblock()).collect();
+    let keys: Vec<_> = counted.iter().map(|one| (one.limit.memory_id, Count::key(&one.part))).collect();
+    service.sessions.pardon(|client, count| {
+        around.iter().any(|netblock| netblock.contains(&client)) || keys.contains(&(count.limit, count.key))
+    })
+}
