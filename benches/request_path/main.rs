@@ -19,6 +19,8 @@ mod process;
 mod report;
 mod request;
 mod server;
+#[path = "../../tests/it/support/spool.rs"]
+mod spool;
 mod spread;
 mod start;
 

@@ -349,7 +349,7 @@ fn the_socket_is_open_to_its_owner_alone_or_to_a_group_and_goes_with_the_daemon(
 #[test]
 fn systemds_runtime_directory_has_the_socket_unless_it_is_configured() {
     let dir = support::Dir::new();
-    let preparation = format!("export RUNTIME_DIRECTORY={}", dir.join("").display());
+    let preparation = format!("export RUNTIME_DIRECTORY={}", dir.path().display());
     let _daemon = Daemon::start_after(&preparation, "");
     let output = command().arg("status").arg("--socket").arg(dir.join("control")).output().unwrap();
     assert!(output.status.success(), "{output:?}");

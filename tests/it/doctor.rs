@@ -13,7 +13,7 @@ fn examined(main_cf: &str, config: &str, dir: &Dir) -> (Vec<String>, i32) {
     dir.write("master.cf", "smtp inet n - n - - smtpd\n");
     let config = dir.write("doctor.toml", config);
     let mut doctor = command();
-    doctor.args(["doctor", "--json", "-c"]).arg(config).env("MAIL_CONFIG", dir.join(""));
+    doctor.args(["doctor", "--json", "-c"]).arg(config).env("MAIL_CONFIG", dir.path());
     let output = doctor.output().unwrap();
     let said: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
     let finding =

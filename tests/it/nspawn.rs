@@ -197,7 +197,7 @@ impl Machine {
         command.args(["--volatile=overlay", &format!("--machine=connshaper-{}", std::process::id())]);
         command.arg(format!("--directory={}", debian.display()));
         command.arg(format!("--bind-ro={}:/source", root().display()));
-        command.arg(format!("--bind-ro={}:/test", shared.join("").display()));
+        command.arg(format!("--bind-ro={}:/test", shared.path().display()));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut nspawn = Process::start(&mut command, Signal::SIGKILL);
         let said = Lines::of(nspawn.pipes().stderr.take().unwrap());

@@ -37,7 +37,7 @@ impl Memcached {
         if geteuid().is_root() {
             // memcached makes the socket after it has become this user.
             let user = User::from_name(USER).unwrap().expect("a user for memcached");
-            chown(dir.join(""), Some(user.uid.as_raw()), None).unwrap();
+            chown(dir.path(), Some(user.uid.as_raw()), None).unwrap();
         }
         Self::start_in(Place::Unix(dir))
     }

@@ -23,6 +23,7 @@ mod relay;
 mod simulation;
 mod site;
 mod smtp;
+mod spool;
 pub mod traffic;
 
 pub use daemon::{Daemon, command, install};

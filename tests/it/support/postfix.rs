@@ -3,19 +3,19 @@
 //! master(8) is started directly, not by `postfix start`, whose checks take
 //! seconds and are about the system's instance. Works with Postfix 3.7 and newer.
 
-use std::fs::{self, File, Permissions};
+use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
-use nix::unistd::{Group, User, geteuid, mkfifo};
+use nix::unistd::{geteuid, mkfifo};
 
 use super::lines::show_if_panicking;
 use super::smtp::source;
+use super::spool::{Spool, built_in};
 use super::{Dir, Lines, Port, Process, Smtp, until};
 
 /// A running Postfix that accepts mail for example.org and discards it.
@@ -24,7 +24,7 @@ pub struct Postfix {
     _process: Process,
     lines: Lines,
     smtpd: Port,
-    _spool: Spool,
+    _dir: Dir,
     // Keeps the log open until the reader has seen its last line.
     _log: File,
 }
@@ -37,6 +37,7 @@ pub struct Setup {
     processes: &'static str,
     chroot: &'static str,
     spool: Spool,
+    dir: Dir,
 }
 
 impl Postfix {
@@ -48,13 +49,15 @@ impl Postfix {
     /// Begins with a plain one. Its queue directory exists already.
     pub fn setup() -> Setup {
         assert!(geteuid().is_root(), "tests with a real Postfix must be run as root: its master(8) needs that");
+        let dir = Dir::new();
         Setup {
             main_cf: String::new(),
             master_cf: String::new(),
             smtpd: Port::new(),
             processes: "-",
             chroot: "n",
-            spool: Spool::new(),
+            spool: Spool::new(dir.path().to_owned()).unwrap(),
+            dir,
         }
     }
 
@@ -113,25 +116,25 @@ impl Setup {
 
     /// A path in the queue directory.
     pub fn in_queue_directory(&self, name: &str) -> PathBuf {
-        self.spool.queue(name)
+        self.spool.path("queue").join(name)
     }
 
     /// Starts it and waits until it listens.
     pub fn start(self) -> Postfix {
-        let Self { main_cf, master_cf, smtpd, processes, chroot, spool } = self;
+        let Self { main_cf, master_cf, smtpd, processes, chroot, spool, dir } = self;
         let at = smtpd.address();
         let service = format!("{at} inet n - {chroot} - {processes} smtpd");
-        let (lines, log) = spool.read_log();
-        spool.configure(&main_cf, &format!("{service}\n{master_cf}"));
+        let (lines, log) = read_log(&spool);
+        spool.configure(&main_cf, &format!("{service}\n{master_cf}")).unwrap();
 
-        let mut command = Command::new(parameter("daemon_directory") + "/master");
+        let mut command = Command::new(built_in("daemon_directory").unwrap() + "/master");
         // master(8) leaves our process group, so no ^C reaches it: it ends by itself when the tests must be over.
-        command.arg("-c").arg(spool.etc()).args(["-e", "1800"]);
+        command.arg("-c").arg(spool.path("etc")).args(["-e", "1800"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = Process::start(&mut command, Signal::SIGTERM);
         // Its sockets listen when it says this. To try them would be an SMTP session too many.
         wait_for_start(&lines, &mut process);
-        Postfix { _process: process, lines, smtpd, _spool: spool, _log: log }
+        Postfix { _process: process, lines, smtpd, _dir: dir, _log: log }
     }
 }
 
@@ -151,98 +154,11 @@ fn wait_for_start(lines: &Lines, process: &mut Process) {
     });
 }
 
-/// A value built into Postfix.
-fn parameter(name: &str) -> String {
-    let output = Command::new("postconf").args(["-d", "-h", name]).output();
-    let output = output.unwrap_or_else(|error| panic!("cannot run postconf (is Postfix installed?): {error}"));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+/// Postfix' log is a named pipe, so that its lines are events. The file returned keeps it open.
+fn read_log(spool: &Spool) -> (Lines, File) {
+    let path = spool.path("log");
+    mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
+    let both_ends = File::options().read(true).write(true).open(&path).unwrap();
+    let lines = Lines::of(File::open(&path).unwrap());
+    (lines, both_ends)
 }
-
-/// The directories of an instance.
-struct Spool(Dir);
-
-impl Spool {
-    fn new() -> Self {
-        let spool = Self(Dir::new());
-        let owner = User::from_name(&parameter("mail_owner")).unwrap().expect("Postfix' user");
-        let group = Group::from_name(&parameter("setgid_group")).unwrap().expect("Postfix' group");
-        let make = |name: &str, mode, group: Option<&Group>| {
-            let path = spool.0.join(name);
-            fs::create_dir(&path).unwrap();
-            chown(&path, Some(owner.uid.as_raw()), group.map(|group| group.gid.as_raw())).unwrap();
-            fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
-        };
-        for name in ["etc", "queue", "queue/pid"] {
-            fs::create_dir(spool.0.join(name)).unwrap();
-        }
-        make("data", 0o700, None);
-        for name in
-            ["active", "bounce", "corrupt", "defer", "deferred", "flush", "hold", "incoming", "private", "trace"]
-        {
-            make(&format!("queue/{name}"), 0o700, None);
-        }
-        make("queue/maildrop", 0o1730, Some(&group));
-        make("queue/public", 0o2710, Some(&group));
-        spool
-    }
-
-    fn etc(&self) -> PathBuf {
-        self.0.join("etc")
-    }
-
-    fn queue(&self, name: &str) -> PathBuf {
-        self.0.join("queue").join(name)
-    }
-
-    /// Postfix' log is a named pipe, so that its lines are events. The file returned keeps it open.
-    fn read_log(&self) -> (Lines, File) {
-        let path = self.0.join("log");
-        mkfifo(&path, Mode::S_IRUSR | Mode::S_IWUSR).unwrap();
-        let both_ends = File::options().read(true).write(true).open(&path).unwrap();
-        let lines = Lines::of(File::open(&path).unwrap());
-        (lines, both_ends)
-    }
-
-    fn configure(&self, main_cf: &str, services: &str) {
-        let place = self.0.join("");
-        let ours = MAIN_CF.replace("PLACE/", place.to_str().unwrap());
-        let path = self.0.write("etc/main.cf", &format!("{ours}\n{main_cf}"));
-        // Postfix waits until main.cf is two seconds old, lest it read a half-written one.
-        File::options().write(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
-        self.0.write("etc/master.cf", &format!("{services}\n{MASTER_CF}"));
-    }
-}
-
-const MAIN_CF: &str = "
-compatibility_level = 3.6
-queue_directory = PLACE/queue
-data_directory = PLACE/data
-maillog_file = PLACE/log
-maillog_file_prefixes = PLACE/
-inet_protocols = all
-myhostname = mx.example.org
-mydestination = example.org
-# Loopback clients are strangers here.
-mynetworks = 192.0.2.25
-smtpd_relay_restrictions = reject_unauth_destination
-# Asks no name server.
-smtpd_peername_lookup = no
-alias_maps =
-local_recipient_maps =
-local_transport = discard:
-";
-
-const MASTER_CF: &str = "
-postlog unix-dgram n - n - 1 postlogd
-cleanup unix n - n - 0 cleanup
-qmgr unix n - n 300 1 qmgr
-rewrite unix - - n - - trivial-rewrite
-bounce unix - - n - 0 bounce
-defer unix - - n - 0 bounce
-trace unix - - n - 0 bounce
-flush unix n - n 1000? 0 flush
-anvil unix - - n - 1 anvil
-error unix - - n - - error
-retry unix - - n - - error
-discard unix - - n - - discard
-";
