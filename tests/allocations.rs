@@ -3,7 +3,7 @@
 use connshaper::config::Config;
 use connshaper::engine::service::Service;
 use connshaper::listener::Peer;
-use connshaper::net::shutdown::Stop;
+use connshaper::net::shutdown::Shutdown;
 use connshaper::net::stream::Stream;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
@@ -57,7 +57,7 @@ fn a_request_on_the_memory_store_allocates_nothing() {
             Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Warning));
         let (postfix, ours) = UnixStream::pair().unwrap();
         tokio::spawn(async move {
-            connection::serve(Stream::try_from(ours).unwrap(), Peer::Unix, &service, Stop::default()).await
+            connection::serve(Stream::try_from(ours).unwrap(), Peer::Unix, &service, Shutdown::default()).await
         });
         postfix
     });

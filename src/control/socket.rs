@@ -20,7 +20,7 @@ use crate::config::{ControlConfig, SocketConfig};
 use crate::listener::unix::{self, SocketFile};
 use crate::listener::{ListenError, Problem as ListenProblem};
 use crate::net::clock::Now;
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 use crate::observe::log::Severity;
 
 /// Connections held at once; a further one waits.
@@ -63,12 +63,12 @@ impl Socket {
     }
 
     /// Answers until the stop.
-    pub async fn serve(self, control: Arc<Control>, stop: Stop) {
+    pub async fn serve(self, control: Arc<Control>, stop: Shutdown) {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
             let accepted = tokio::select! {
                 accepted = self.accept(&places) => accepted,
-                () = stop.heard() => return,
+                () = stop.wait() => return,
             };
             let Ok((stream, place)) = accepted else {
                 control.service.log.limited(Severity::Warning, "CONTROL_FAILED", Now::read(), |line| {

@@ -36,7 +36,7 @@ use crate::http::metrics::Source;
 use crate::http::server as http;
 use crate::net::address::Address;
 use crate::net::clock::Now;
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 use crate::observe::log::{Log, Severity};
 use crate::postfix::acceptor::Acceptor;
 use crate::postfix::suspended::Parking;
@@ -118,9 +118,9 @@ struct Daemon {
     max_connections: usize,
     log: Log,
     state: Option<Arc<StateFile>>,
-    stop: Stop,
+    stop: Shutdown,
     /// For those who are served beside Postfix, whom no upgrade that fails concerns.
-    side: Stop,
+    side: Shutdown,
     connections: TaskTracker,
     parking: Parking,
 }
@@ -205,8 +205,8 @@ impl Daemon {
     async fn stop(&self) {
         self.tell(notify::stopping());
         self.log.line(Severity::Info, "STOPPING", |_| {});
-        self.stop.say();
-        self.side.say();
+        self.stop.trigger();
+        self.side.trigger();
         self.connections.close();
         let unfinished = timeout(LAST_ANSWERS, self.connections.wait()).await.is_err();
         if unfinished {

@@ -17,7 +17,7 @@ use crate::daemon::state_file::StateFile;
 use crate::engine::service::Service;
 use crate::listener::Listener;
 use crate::net::clock::Now;
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
@@ -71,8 +71,8 @@ impl Daemon {
             max_connections,
             log,
             state,
-            stop: Stop::default(),
-            side: Stop::default(),
+            stop: Shutdown::default(),
+            side: Shutdown::default(),
             connections: TaskTracker::new(),
             parking: Parking::default(),
         };

@@ -12,7 +12,7 @@ use crate::daemon::notify;
 use crate::daemon::signals::Signals;
 use crate::listener::Listener;
 use crate::net::clock::Now;
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::observe::log::Severity;
 use crate::postfix::connection::Parked;
@@ -60,7 +60,7 @@ impl Daemon {
             Ok(()) => self.call(&listeners, &parked, begun, signals, patience).await.to_string(),
             Err(_) => "requests that are under way take too long".to_owned(),
         };
-        self.stop = Stop::default();
+        self.stop = Shutdown::default();
         self.connections.reopen();
         parked.extend(self.parking.give_up(self.stop.clone()));
         parked.into_iter().for_each(|parked| self.acceptor().go_on(parked));

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::http::metrics::{Source, page};
 use crate::listener::Listener;
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 
 /// Scrapes served at once; a further one waits.
@@ -23,13 +23,13 @@ const MAX_REQUEST: usize = 8 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Serves until the stop.
-pub async fn serve(mut listener: Listener, source: Arc<Source>, stop: Stop) {
+pub async fn serve(mut listener: Listener, source: Arc<Source>, stop: Shutdown) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, _) = tokio::select! {
             accepted = listener.accept(&source.service.log) => accepted,
-            () = stop.heard() => return,
+            () = stop.wait() => return,
         };
         let source = Arc::clone(&source);
         tokio::spawn(async move {

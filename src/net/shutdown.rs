@@ -16,15 +16,15 @@ const HAND_OVER: u8 = 2;
 
 /// Whether we are to stop; a clone hears the same word.
 #[derive(Clone, Debug, Default)]
-pub struct Stop {
+pub struct Shutdown {
     token: CancellationToken,
     /// The token locks a mutex to answer, which every request would pay for.
     said: Arc<AtomicU8>,
 }
 
-impl Stop {
+impl Shutdown {
     /// Says the word: this is the end.
-    pub fn say(&self) {
+    pub fn trigger(&self) {
         self.set(END);
     }
 
@@ -34,7 +34,7 @@ impl Stop {
     }
 
     /// Whether it was said.
-    pub fn said(&self) -> bool {
+    pub fn is_triggered(&self) -> bool {
         self.said.load(Ordering::Acquire) != GO_ON
     }
 
@@ -44,7 +44,7 @@ impl Stop {
     }
 
     /// Waits for it.
-    pub fn heard(&self) -> WaitForCancellationFuture<'_> {
+    pub fn wait(&self) -> WaitForCancellationFuture<'_> {
         self.token.cancelled()
     }
 

@@ -9,7 +9,7 @@ use crate::engine::service::Service;
 use crate::listener::{Listener, Peer};
 use crate::net::clock::Now;
 use crate::net::secret;
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::observe::log::{Log, Severity};
 use crate::observe::statistics::add;
@@ -23,7 +23,7 @@ pub struct Acceptor {
     /// What answers.
     pub service: Arc<Service>,
     /// Ends it.
-    pub stop: Stop,
+    pub stop: Shutdown,
     /// The open connections, of all listeners.
     pub connections: TaskTracker,
     /// The most of them.
@@ -39,7 +39,7 @@ impl Acceptor {
             let Self { service, stop, connections, max_connections, .. } = &self;
             let (stream, peer) = tokio::select! {
                 accepted = listener.accept(&service.log) => accepted,
-                () = stop.heard() => return listener,
+                () = stop.wait() => return listener,
             };
             if !service.rules.load().peers.admit(&peer) {
                 add(&service.statistics.refused_peers, 1);

@@ -22,7 +22,7 @@ use crate::engine::overrides as words;
 use crate::engine::service::Service;
 use crate::listener::Peer;
 use crate::net::clock::Now;
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
@@ -87,13 +87,13 @@ async fn converse(
 }
 
 /// Cancelled at SIGTERM.
-fn terminated() -> io::Result<Stop> {
+fn terminated() -> io::Result<Shutdown> {
     let mut terminate = signal(SignalKind::terminate())?;
-    let stop = Stop::default();
+    let stop = Shutdown::default();
     let stopper = stop.clone();
     tokio::spawn(async move {
         terminate.recv().await;
-        stopper.say();
+        stopper.trigger();
     });
     Ok(stop)
 }

@@ -3,7 +3,7 @@
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::postfix::connection::Parked;
 
@@ -15,12 +15,12 @@ pub struct Parking(Arc<Mutex<State>>);
 struct State {
     parked: Vec<Parked<Stream>>,
     /// Nobody takes them over after all: whoever comes late is to go on, and to heed this.
-    given_up: Option<Stop>,
+    given_up: Option<Shutdown>,
 }
 
 impl Parking {
     /// Puts one down, or says that it is to be gone on with.
-    pub fn put(&self, parked: Parked<Stream>) -> Option<(Parked<Stream>, Stop)> {
+    pub fn put(&self, parked: Parked<Stream>) -> Option<(Parked<Stream>, Shutdown)> {
         let mut state = self.lock();
         match state.given_up.clone() {
             Some(stop) => Some((parked, stop)),
@@ -42,7 +42,7 @@ impl Parking {
     }
 
     /// From here on they are to be gone on with. Returns those that were put down.
-    pub fn give_up(&self, stop: Stop) -> Vec<Parked<Stream>> {
+    pub fn give_up(&self, stop: Shutdown) -> Vec<Parked<Stream>> {
         self.lock().given_up = Some(stop);
         self.empty()
     }

@@ -9,7 +9,7 @@ use connshaper::engine::service::Service;
 use connshaper::listener::Peer;
 use connshaper::net::address::Address;
 use connshaper::net::clock::Now;
-use connshaper::net::shutdown::Stop;
+use connshaper::net::shutdown::Shutdown;
 use connshaper::net::stream::Stream;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
@@ -46,7 +46,7 @@ impl Asker {
         let (postfix, ours) = UnixStream::pair().unwrap();
         let serving = Arc::clone(&service);
         tokio::spawn(async move {
-            connection::serve(Stream::try_from(ours).unwrap(), Peer::Unix, &serving, Stop::default()).await
+            connection::serve(Stream::try_from(ours).unwrap(), Peer::Unix, &serving, Shutdown::default()).await
         });
         Self { postfix, service, sessions: 0 }
     }

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use connshaper::config::Config;
 use connshaper::engine::service::Service;
 use connshaper::listener::Peer;
-use connshaper::net::shutdown::Stop;
+use connshaper::net::shutdown::Shutdown;
 use connshaper::observe::log::line::MAX_LINE;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
@@ -128,7 +128,7 @@ fn converse(input: &[u8]) -> (Vec<u8>, Vec<String>) {
             let _ = client.shutdown().await;
             client.read_to_end(&mut answers).await.unwrap();
         };
-        tokio::join!(ask, connection::serve(server, Peer::Unix, &service, Stop::default()));
+        tokio::join!(ask, connection::serve(server, Peer::Unix, &service, Shutdown::default()));
         (answers, log.lines())
     })
 }

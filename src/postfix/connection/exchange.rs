@@ -13,7 +13,7 @@ use tokio_util::io::poll_read_buf;
 use tokio_util::sync::WaitForCancellationFuture;
 
 use super::buffer;
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 
 /// Postfix takes an answer off at once; whoever does not is no Postfix, or dead.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -30,14 +30,14 @@ pub enum Input {
 
 /// The word to stop, as one connection waits for it.
 pub struct Word<'w, 's> {
-    stop: &'s Stop,
+    stop: &'s Shutdown,
     heard: Pin<&'w mut WaitForCancellationFuture<'s>>,
     registered: bool,
 }
 
 impl<'w, 's> Word<'w, 's> {
     /// Of this stop; `heard` is where it comes in.
-    pub fn new(stop: &'s Stop, heard: Pin<&'w mut WaitForCancellationFuture<'s>>) -> Self {
+    pub fn new(stop: &'s Shutdown, heard: Pin<&'w mut WaitForCancellationFuture<'s>>) -> Self {
         Self { stop, heard, registered: false }
     }
 
@@ -53,7 +53,7 @@ impl<'w, 's> Word<'w, 's> {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
         // The task's waker never changes, so once is enough to be woken.
-        if self.registered && !self.stop.said() {
+        if self.registered && !self.stop.is_triggered() {
             return Poll::Pending;
         }
         self.registered = true;

@@ -17,7 +17,7 @@ use crate::engine::decide::{Beginning, Decision, Open, begin};
 use crate::engine::service::{Rules, Service};
 use crate::listener::Peer;
 use crate::net::clock::Now;
-use crate::net::shutdown::Stop;
+use crate::net::shutdown::Shutdown;
 use crate::observe::statistics::add;
 use crate::policy::Verdict;
 use crate::policy::request::Request;
@@ -31,7 +31,7 @@ pub use parked::{Business, Parked};
 
 /// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
 /// A connection that another process is to take over comes back.
-pub async fn serve<S>(stream: S, peer: Peer, service: &Service, stop: Stop) -> Option<Parked<S>>
+pub async fn serve<S>(stream: S, peer: Peer, service: &Service, stop: Shutdown) -> Option<Parked<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -40,7 +40,7 @@ where
 }
 
 /// The same for a connection that was served before.
-pub async fn go_on<S>(parked: Parked<S>, service: &Service, stop: Stop) -> Option<Parked<S>>
+pub async fn go_on<S>(parked: Parked<S>, service: &Service, stop: Shutdown) -> Option<Parked<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -91,9 +91,9 @@ impl<S> Connection<'_, S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    async fn converse(&mut self, stop: &Stop) -> Result<End, RequestError> {
+    async fn converse(&mut self, stop: &Shutdown) -> Result<End, RequestError> {
         let mut decoder = RequestDecoder::default();
-        let heard = pin!(stop.heard());
+        let heard = pin!(stop.wait());
         let mut word = Word::new(stop, heard);
         if !self.business.output.is_empty()
             && let Some(end) = self.send(&mut word).await
