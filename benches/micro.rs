@@ -9,12 +9,12 @@ use bytes::BytesMut;
 use connshaper::config::Config;
 use connshaper::net::clock::Now;
 use connshaper::net::netblock::mask;
-use connshaper::net::netblock_table::Netblocks;
-use connshaper::policy::{Count, Hit, Memory, Plan, Policy, Scope};
+use connshaper::net::netblock_table::NetblockTable;
+use connshaper::policy::{CountRecord, Counter, Plan, Policy, Scope, SessionRecord};
 use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::session::Sessions;
 use connshaper::store::local::Table;
-use connshaper::store::local::counter_id::Subject;
+use connshaper::store::local::counter_id::CounterId;
 use criterion::{Criterion, criterion_group, criterion_main};
 use ipnet::IpNet;
 use tokio_util::codec::Decoder;
@@ -24,7 +24,7 @@ criterion_main!(micro);
 
 const MINUTE: u64 = 60_000;
 
-const HIT: Hit = Hit { count: 1, left: 60, added: 1 };
+const HIT: Counter = Counter { count: 1, left: 60, added: 1 };
 
 /// A request as Postfix 3.7 sends it at RCPT.
 const REQUEST: &str = "\
@@ -51,24 +51,24 @@ fn requests(criterion: &mut Criterion) {
     let client = request.client.unwrap();
     let policy = Policy::new(Config::default().policy(), None);
     let sessions = Sessions::new(4096);
-    let mut seat = sessions.seat(None);
+    let mut seat = sessions.attach(None);
     let now = Now::simulated(0);
     let memory = {
-        let mut memory = Memory::default();
-        memory.keep(Count::new(0, Scope::Session, Some(HIT), 0, false));
+        let mut memory = SessionRecord::default();
+        memory.keep(CountRecord::new(0, Scope::Session, Some(HIT), 0, false));
         memory
     };
     group.bench_function("join a new session and remember its count", |bencher| {
         bencher.iter(|| {
             request.client_port = request.client_port.wrapping_add(1).max(1);
-            let joined = seat.join(client, &request, now);
+            let joined = seat.lookup(client, &request, now);
             seat.remember(memory.clone());
             joined
         });
     });
     group.bench_function("plan and judge", |bencher| {
         bencher.iter(|| {
-            let mut memory = Memory::default();
+            let mut memory = SessionRecord::default();
             if let Plan::Ask(case) = policy.plan(&request, &mut memory, now) {
                 drop(black_box(policy.judge(case, [Some(HIT)], &mut memory, now)));
             }
@@ -83,7 +83,7 @@ fn hits(criterion: &mut Criterion) {
         for (family, client) in [("IPv4", ipv4 as fn(u64) -> IpAddr), ("IPv6", ipv6)] {
             let subject = |number| {
                 let (network, length) = mask(client(number), 32, 64);
-                Subject::client(0, network, length)
+                CounterId::client(0, network, length)
             };
             let table = Table::new(clients as usize);
             for number in 0..clients {
@@ -114,11 +114,11 @@ fn lookups(criterion: &mut Criterion) {
         if size > 10 {
             group.sample_size(10);
             group.bench_function(format!("build {size}"), |bencher| {
-                bencher.iter(|| list.iter().copied().collect::<Netblocks<()>>());
+                bencher.iter(|| list.iter().copied().collect::<NetblockTable<()>>());
             });
             group.sample_size(100);
         }
-        let netblocks: Netblocks<()> = list.iter().copied().collect();
+        let netblocks: NetblockTable<()> = list.iter().copied().collect();
         // Half of the addresses are in some netblock for certain.
         let addresses: Vec<IpAddr> = (0..1 << 20)
             .map(|turn| match turn % 4 {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use connshaper::config::Config;
-use connshaper::policy::lists::Entry;
+use connshaper::policy::lists::ListEntry;
 
 use super::configuration::{printable, show, use_it};
 
@@ -37,14 +37,14 @@ fn compare(config: &Config, white: bool, content: &[u8]) {
     for (net, entry) in &config.lists.netblocks {
         assert_eq!(net.trunc(), *net);
         match entry {
-            Entry::White => assert!(white),
-            Entry::Black(reason) => {
+            ListEntry::Whitelist => assert!(white),
+            ListEntry::Blacklist(reason) => {
                 assert!(!white);
                 if let Some(reason) = reason {
                     printable(&config.lists.reasons[reason.index()]);
                 }
             }
-            Entry::Rate(_) => panic!("a rate in a list"),
+            ListEntry::Rate(_) => panic!("a rate in a list"),
         }
     }
 }

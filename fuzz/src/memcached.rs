@@ -1,7 +1,7 @@
 //! What a memcached server might answer, in pieces: the cuts make no difference, and nothing is taken of half an answer.
 
 use bytes::BytesMut;
-use connshaper::store::memcached::protocol::{Answer, Command, Counted, Dialect, KeyText, Nonsense, Question};
+use connshaper::store::memcached::protocol::{Command, Counted, KeyText, Protocol, ProtocolError, Question, Response};
 
 use super::cuts::Cuts;
 
@@ -12,7 +12,7 @@ pub fn run(data: &[u8]) {
     let whole = read(*kinds, std::iter::once(&input.bytes[..]));
     let cut = read(*kinds, input.pieces());
     assert_eq!(cut, whole, "{input:?}");
-    if let Some(Err(Nonsense(said))) = cut.last() {
+    if let Some(Err(ProtocolError(said))) = cut.last() {
         // The log gets it, and shows no more than it was sent.
         assert!(said.chars().count() <= 64);
     }
@@ -30,7 +30,7 @@ enum Asked {
 #[derive(Debug, PartialEq)]
 enum Told {
     Probed(bool),
-    Answer(Answer),
+    Answer(Response),
 }
 
 const COMMANDS: [Command; 8] = [
@@ -45,8 +45,8 @@ const COMMANDS: [Command; 8] = [
 ];
 
 /// What `kinds` says: the dialect, whether a probe comes first, one command again and again or all in turn, and which is first.
-fn asked(kinds: u8) -> (Dialect, impl Iterator<Item = Asked>) {
-    let dialect = if kinds & 1 == 0 { Dialect::Meta } else { Dialect::Classic };
+fn asked(kinds: u8) -> (Protocol, impl Iterator<Item = Asked>) {
+    let dialect = if kinds & 1 == 0 { Protocol::Meta } else { Protocol::Classic };
     let probe = (kinds & 2 != 0).then_some(Asked::Probe);
     let step = usize::from(kinds & 4 != 0);
     let commands = (0..).map(move |number| COMMANDS[(usize::from(kinds >> 3) + step * number) % COMMANDS.len()]);
@@ -57,7 +57,7 @@ fn question(command: Command) -> Question {
     Question { key: KeyText::from_slice(b"c:192.0.2.1"), command, exptime: 60, expiry: 60 }
 }
 
-fn read<'a>(kinds: u8, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Result<Told, Nonsense>> {
+fn read<'a>(kinds: u8, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Result<Told, ProtocolError>> {
     let (dialect, mut asked) = asked(kinds);
     let mut next = asked.next();
     let (mut buffer, mut answers) = (BytesMut::new(), Vec::new());
@@ -103,10 +103,10 @@ fn longest(asked: Asked) -> usize {
 /// Writes counts as a server would, and reads them.
 fn honest(data: &[u8]) {
     for (command, dialect) in [
-        (Command::Hit(1), Dialect::Meta),
-        (Command::Hit(1), Dialect::Classic),
-        (Command::Read, Dialect::Meta),
-        (Command::Read, Dialect::Classic),
+        (Command::Hit(1), Protocol::Meta),
+        (Command::Hit(1), Protocol::Classic),
+        (Command::Read, Protocol::Meta),
+        (Command::Read, Protocol::Classic),
     ] {
         let mut buffer = BytesMut::new();
         let mut counts = Vec::new();
@@ -114,16 +114,16 @@ fn honest(data: &[u8]) {
             let count = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
             let (left, length) = (count as u32 >> 7, count.to_string().len());
             let text = match (command, dialect) {
-                (_, Dialect::Meta) => format!("VA {length} t{left}\r\n{count}\r\n"),
+                (_, Protocol::Meta) => format!("VA {length} t{left}\r\n{count}\r\n"),
                 (Command::Hit(_), _) => format!("NOT_STORED\r\n{count}\r\n"),
                 (_, _) => format!("VALUE c:192.0.2.1 0 {length}\r\n{count}\r\nEND\r\n"),
             };
             buffer.extend_from_slice(text.as_bytes());
-            let left = (dialect == Dialect::Meta).then_some(left);
+            let left = (dialect == Protocol::Meta).then_some(left);
             counts.push(Counted { count: u32::try_from(count).unwrap_or(u32::MAX), left, endless: false });
         }
         for counted in counts {
-            assert_eq!(question(command).read(dialect, &mut buffer), Ok(Some(Answer::Counted(counted))));
+            assert_eq!(question(command).read(dialect, &mut buffer), Ok(Some(Response::Counted(counted))));
         }
         assert!(buffer.is_empty());
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use bytes::BytesMut;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::request::{MAX_REQUEST, MAX_VALUE};
-use connshaper::policy::request::{Request, State};
+use connshaper::policy::request::{Request, Stage};
 use connshaper::postfix::decoder::MAX_NAME;
 use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::postfix::error::RequestError;
@@ -106,6 +106,6 @@ fn compare(request: &Request, values: &Values<'_>) {
     assert_eq!(request.client, address("client_address"));
     assert_eq!(request.client_port, port("client_port"));
     assert_eq!(request.server, address("server_address").map(|address| (address, port("server_port"))));
-    assert_eq!(request.state == State::Connect, value("protocol_state") == b"CONNECT");
+    assert_eq!(request.state == Stage::Connect, value("protocol_state") == b"CONNECT");
     assert_eq!(request.instance.is_none(), matches!(value("instance"), b"" | b"0"));
 }

@@ -11,7 +11,7 @@ use super::lists::ListKind;
 use super::netblock;
 use super::source::{Source, Span};
 use crate::config::diagnostics::{Remarks, quoted};
-use crate::policy::lists::{Entry, Place};
+use crate::policy::lists::{ListEntry, ListIndex};
 
 /// A reason is cut at this many bytes.
 const LONGEST_REASON: usize = 200;
@@ -19,7 +19,7 @@ const LONGEST_REASON: usize = 200;
 /// A list file as it was read.
 pub(super) struct Read<'s> {
     pub kind: ListKind,
-    pub netblocks: Vec<(IpNet, Entry)>,
+    pub netblocks: Vec<(IpNet, ListEntry)>,
     /// Where each begins. No source has more than 64 MiB.
     offsets: Vec<u32>,
     pub remarks: Remarks<'s>,
@@ -45,7 +45,7 @@ impl Read<'_> {
 /// Reasons, each of them once.
 pub(super) struct Reasons {
     list: Vec<Box<str>>,
-    places: HashMap<String, Place>,
+    places: HashMap<String, ListIndex>,
 }
 
 impl Reasons {
@@ -58,12 +58,12 @@ impl Reasons {
         self.list
     }
 
-    fn place(&mut self, text: &str) -> Option<Place> {
+    fn place(&mut self, text: &str) -> Option<ListIndex> {
         if let Some(place) = self.places.get(text) {
             return Some(*place);
         }
         self.list.push(reason(text)?.into());
-        let place = Place::new(self.list.len() - 1);
+        let place = ListIndex::new(self.list.len() - 1);
         self.places.insert(text.to_owned(), place);
         Some(place)
     }
@@ -116,7 +116,7 @@ impl Read<'_> {
         self.offsets.push(span.start as u32);
     }
 
-    fn entry(&mut self, beside: &str, span: &Span, reasons: &mut Reasons) -> Entry {
+    fn entry(&mut self, beside: &str, span: &Span, reasons: &mut Reasons) -> ListEntry {
         let (says, comment) = beside.split_once('#').unwrap_or((beside, ""));
         let says = says.trim();
         // A table of Postfix, perhaps; one that means the opposite is not taken.
@@ -124,12 +124,14 @@ impl Read<'_> {
         let list = match self.kind {
             ListKind::White if refuses(word) => "whitelist",
             ListKind::Black if permits(word) => "blacklist",
-            ListKind::White => return Entry::White,
-            ListKind::Black => return Entry::Black(reasons.place(if says.is_empty() { comment.trim() } else { says })),
+            ListKind::White => return ListEntry::Whitelist,
+            ListKind::Black => {
+                return ListEntry::Blacklist(reasons.place(if says.is_empty() { comment.trim() } else { says }));
+            }
         };
         let problem = format!("the line says {}, but this is a {list}", quoted(word));
         self.remarks.wrong::<()>(span, problem, "remove the line, or put it into the other list");
-        Entry::White
+        ListEntry::Whitelist
     }
 }
 

@@ -16,7 +16,7 @@ use super::error::{ConfigError, ConfigWarning, Mistake};
 use super::list_file::{self, Read, Reasons};
 use super::source;
 use crate::config::lint as sense;
-use crate::policy::lists::{Entry, Lists};
+use crate::policy::lists::{ListEntry, Lists};
 
 /// What a list file's netblocks are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,20 +137,22 @@ pub(super) fn complete(own: Lists, named: &[Named]) -> Result<Complete, Wrong> {
 
 /// Looks for netblocks of which two things are said, here and there.
 fn examine(own: &Lists, read: &[Read]) {
-    let said: HashMap<IpNet, Entry> = own.netblocks.iter().copied().collect();
+    let said: HashMap<IpNet, ListEntry> = own.netblocks.iter().copied().collect();
     for read in read {
         sense::examine_whole_families(&read.netblocks, |place| read.span(place), read.does(), &read.remarks);
         for (place, (net, _)) in read.netblocks.iter().enumerate() {
             let text = match (said.get(net), read.kind) {
-                (None, _) | (Some(Entry::White), ListKind::White) | (Some(Entry::Black(_)), ListKind::Black) => {
+                (None, _)
+                | (Some(ListEntry::Whitelist), ListKind::White)
+                | (Some(ListEntry::Blacklist(_)), ListKind::Black) => {
                     continue;
                 }
-                (Some(Entry::Black(_)), ListKind::White) => format!("{net} is on the blacklist too: it passes"),
-                (Some(Entry::White), ListKind::Black) => format!("{net} is on the whitelist too: it passes"),
-                (Some(Entry::Rate(_)), ListKind::White) => {
+                (Some(ListEntry::Blacklist(_)), ListKind::White) => format!("{net} is on the blacklist too: it passes"),
+                (Some(ListEntry::Whitelist), ListKind::Black) => format!("{net} is on the whitelist too: it passes"),
+                (Some(ListEntry::Rate(_)), ListKind::White) => {
                     format!("{net} has a threshold in `netblocks`, which has no effect: it is on the whitelist")
                 }
-                (Some(Entry::Rate(_)), ListKind::Black) => {
+                (Some(ListEntry::Rate(_)), ListKind::Black) => {
                     format!("{net} has a threshold in `netblocks`, so it is not refused")
                 }
             };

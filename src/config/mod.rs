@@ -32,7 +32,7 @@ pub use crate::listener::SocketConfig;
 use crate::net::address::Address;
 pub use crate::observe::log::{LogConfig, LogTarget};
 pub use crate::policy::OnStoreFailure;
-use crate::policy::lists::{Entry, Lists};
+use crate::policy::lists::{ListEntry, Lists};
 use crate::policy::{Blacklist, Limit};
 pub use crate::store::StoreConfig;
 use crate::{engine, policy};
@@ -222,7 +222,7 @@ impl Config {
 
     /// The netblocks that are exempt.
     pub fn whitelist(&self) -> impl Iterator<Item = &IpNet> {
-        self.lists.netblocks.iter().filter(|(_, entry)| *entry == Entry::White).map(|(netblock, _)| netblock)
+        self.lists.netblocks.iter().filter(|(_, entry)| *entry == ListEntry::Whitelist).map(|(netblock, _)| netblock)
     }
 
     /// The value of a key, for people to read.

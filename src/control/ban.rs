@@ -9,8 +9,8 @@ use crate::engine::target::{Listed, Target};
 use crate::net::clock::Now;
 use crate::observe::log::{Event, Severity};
 use crate::policy::BLACKLIST;
-use crate::policy::overrides::{Kind, Word};
-use crate::policy::per::Part;
+use crate::policy::overrides::{Override, OverrideKind};
+use crate::policy::per::KeyPart;
 use ipnet::IpNet;
 
 /// The longest ban or allowance, in seconds.
@@ -18,7 +18,7 @@ pub const LONGEST: u64 = 365 * 86_400;
 
 /// Bans all clients of a target. Sessions that were let in stay in.
 pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
-    say(control, user, arguments, Kind::Ban, now).await
+    say(control, user, arguments, OverrideKind::Ban, now).await
 }
 
 /// Says a word of a netblock.
@@ -26,7 +26,7 @@ pub(super) async fn say(
     control: &Control,
     user: &str,
     arguments: &Arguments,
-    kind: Kind,
+    kind: OverrideKind,
     now: Now,
 ) -> Result<Value, Problem> {
     let target: Target = arguments.parsed("target")?;
@@ -35,24 +35,24 @@ pub(super) async fn say(
         return Err(Problem::usage(format!("{target} is no address and no netblock")));
     };
     let service = &control.service;
-    let word = Word { netblock, kind, ends: now.unix() + seconds, by: user.to_owned() };
+    let word = Override { netblock, kind, ends: now.unix() + seconds, by: user.to_owned() };
     let (limit, by) = (BLACKLIST, word.by.clone());
-    let reach = service.words.change(service, Change::Say(word), now).await?;
+    let reach = service.overrides.change(service, Change::Set(word), now).await?;
     let mut notes: Vec<String> = reach.note().into_iter().collect();
-    if kind == Kind::Ban {
+    if kind == OverrideKind::Ban {
         service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
             line.field("key", netblock_text(netblock)).field("limit", limit).field("seconds", seconds);
             line.field("by", &by);
         });
     }
     let rules = service.rules.load();
-    if let (Kind::Ban, Some((white, Listed::White))) = (kind, rules.policy.listed(netblock.addr()))
+    if let (OverrideKind::Ban, Some((white, Listed::White))) = (kind, rules.policy.listed(netblock.addr()))
         && white.contains(&netblock)
     {
         notes.push(format!("{white} is on the whitelist, so it passes all the same"));
     }
     let done = match kind {
-        Kind::Ban => "banned",
+        OverrideKind::Ban => "banned",
         _ => "allowed",
     };
     Ok(json!({
@@ -64,6 +64,6 @@ pub(super) async fn say(
 }
 
 /// A netblock as keys have it: an address alone where it is all of it.
-pub(super) fn netblock_text(netblock: IpNet) -> Part {
-    Part::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() }
+pub(super) fn netblock_text(netblock: IpNet) -> KeyPart {
+    KeyPart::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() }
 }

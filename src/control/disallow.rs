@@ -3,10 +3,10 @@
 use serde_json::{Value, json};
 
 use super::{Arguments, Control, Problem};
-use crate::engine::overrides::{Change, Reach};
+use crate::engine::overrides::{Change, Propagation};
 use crate::engine::target::Target;
 use crate::net::clock::Now;
-use crate::policy::overrides::Kind;
+use crate::policy::overrides::OverrideKind;
 
 /// Ends an allowance, on every host that shares the store. Sessions that were let in stay in.
 pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
@@ -16,14 +16,14 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
     };
     let service = &control.service;
     // Another host may have allowed it a moment ago.
-    service.words.refresh(service, now).await;
+    service.overrides.refresh(service, now).await;
     let words = service.rules.load().policy.overrides().list();
-    let allowances = || words.iter().filter(|word| word.kind == Kind::Allow);
+    let allowances = || words.iter().filter(|word| word.kind == OverrideKind::Allow);
     let is_allowed = allowances().any(|word| word.netblock == netblock);
     let mut notes = Vec::new();
     if is_allowed {
-        let reach = service.words.change(service, Change::Unsay(netblock), now).await?;
-        notes.extend(Reach::note(&reach));
+        let reach = service.overrides.change(service, Change::Remove(netblock), now).await?;
+        notes.extend(Propagation::note(&reach));
     }
     let around = allowances().filter(|word| word.netblock != netblock && word.netblock.contains(&netblock));
     notes.extend(around.map(|word| {

@@ -9,15 +9,15 @@ use tokio_util::codec::{Decoder, Encoder};
 use super::columns::{cell, lasting};
 use super::show::{list_entry, listed};
 use super::{Arguments, Control, Problem};
-use crate::engine::preview::foresee;
+use crate::engine::preview::preview;
 use crate::engine::service::Rules;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
-use crate::policy::checks::Item;
+use crate::policy::checks::LimitCheck;
 use crate::policy::explain::Say;
 use crate::policy::limit::Limit;
 use crate::policy::request::Request;
-use crate::policy::{BLACKLIST, Case, Hit, Memory, Pass, Plan, Reason, Refusal, Verdict, Wait};
+use crate::policy::{BLACKLIST, Counter, Delayed, LimitChecks, Pass, Plan, Reason, Refusal, SessionRecord, Verdict};
 use crate::postfix::client as query;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::reply::{Reply, ReplyEncoder};
@@ -30,12 +30,12 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
         let passes = verdict(&Verdict::Pass(Pass::UnknownClient));
         return Ok(json!({ "client": arguments.text("client")?, "verdict": passes }));
     };
-    let mut memory = Memory::default();
+    let mut memory = SessionRecord::default();
     let mut limits = Vec::new();
     let judged = match rules.policy.plan(&request, &mut memory, now) {
         Plan::Done { verdict: done, .. } => verdict(&done),
         Plan::Ask(case) => {
-            let answers = foresee(&rules.store, &case, now).await;
+            let answers = preview(&rules.store, &case, now).await;
             limits = says(&rules, &request, &case, &answers, now);
             let judgement = rules.policy.judge(case, answers, &mut memory, now);
             let mut judged = verdict(&judgement.verdict);
@@ -77,9 +77,9 @@ fn request(arguments: &Arguments) -> Result<Request, Problem> {
 }
 
 /// What each limit says, in their order.
-fn says(rules: &Rules, request: &Request, case: &Case<'_>, answers: &[Option<Hit>], now: Now) -> Vec<Value> {
+fn says(rules: &Rules, request: &Request, case: &LimitChecks<'_>, answers: &[Option<Counter>], now: Now) -> Vec<Value> {
     let mut answers = answers.iter().copied();
-    let mut items = case.items.iter();
+    let mut items = case.checks.iter();
     let say = |(limit, say): (&Limit, Say)| {
         let mut object = json!({ "limit": limit.name, "log_only": limit.log_only, "counts": false });
         match say {
@@ -100,8 +100,8 @@ fn says(rules: &Rules, request: &Request, case: &Case<'_>, answers: &[Option<Hit
     rules.policy.explain(request, case).into_iter().map(say).collect()
 }
 
-fn count(object: &mut Value, item: &Item<'_>, answers: &mut impl Iterator<Item = Option<Hit>>, now: Now) {
-    let found = item.finding(answers, now);
+fn count(object: &mut Value, item: &LimitCheck<'_>, answers: &mut impl Iterator<Item = Option<Counter>>, now: Now) {
+    let found = item.reading(answers, now);
     let unit = u64::from(item.limit.counts.unit());
     object["counts"] = true.into();
     object["key"] = item.part.to_string().into();
@@ -124,7 +124,7 @@ fn verdict(verdict: &Verdict<'_>) -> Value {
     let mut object = match verdict {
         Verdict::Pass(pass) => json!({ "verdict": "pass", "reason": pass.reason() }),
         Verdict::Defer => json!({ "verdict": "defer", "reason": Pass::StoreAway.reason() }),
-        Verdict::Delay(Wait { refusal: because, time, .. }) => {
+        Verdict::Delay(Delayed { refusal: because, time, .. }) => {
             let mut object = refusal(because);
             object["verdict"] = "delay".into();
             object["remedies"] = remedies(because).into();
@@ -167,7 +167,7 @@ fn remedies(refusal: &Refusal<'_>) -> Vec<String> {
     let first = match refusal.reason {
         Reason::Blacklisted(_) => None,
         Reason::Banned if refusal.limit == BLACKLIST => Some(format!("connshaper unban {key}")),
-        Reason::Over | Reason::Banned | Reason::Crowded => Some(format!("connshaper reset {key}")),
+        Reason::Over | Reason::Banned | Reason::DelayLimit => Some(format!("connshaper reset {key}")),
     };
     first.into_iter().chain([format!("connshaper allow {} for 2h", refusal.client)]).collect()
 }

@@ -8,7 +8,7 @@ use crate::engine::preview::case_of;
 use crate::engine::target::Counted;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
-use crate::policy::{Judgement, Memory, Reason, Verdict, Wait};
+use crate::policy::{Delayed, Judgement, Reason, SessionRecord, Verdict};
 
 /// The most that one command counts.
 pub const MOST: u64 = 1_000_000;
@@ -20,8 +20,8 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
     let case = case_of(counted.clone(), amount(arguments)?);
     let hits = rules.store.count(case.operations(now), now).await;
     let answers = hits.to_vec();
-    let found = case.items[0].finding(&mut answers.iter().copied(), now);
-    let mut memory = Memory::admitted();
+    let found = case.checks[0].reading(&mut answers.iter().copied(), now);
+    let mut memory = SessionRecord::admitted();
     let judgement = rules.policy.judge(case, hits, &mut memory, now);
     follow(&control.service, &rules, &judgement, now);
     if matches!(judgement.verdict, Verdict::Refuse(_)) {
@@ -51,7 +51,7 @@ pub(super) fn amount(arguments: &Arguments) -> Result<u32, Problem> {
 /// What a count comes to.
 pub(super) fn said(counted: &Counted<'_>, judgement: &Judgement<'_>, hit: Option<(u32, u32)>) -> Value {
     let refusal = match &judgement.verdict {
-        Verdict::Refuse(refusal) | Verdict::Delay(Wait { refusal, .. }) => Some(refusal),
+        Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
         Verdict::Pass(_) | Verdict::Defer => judgement.log_only.first(),
     };
     json!({

@@ -7,7 +7,7 @@ use crate::engine::overrides::{Change, KeyReset, RESET_TOLD};
 use crate::engine::reset::{clear_refusals, keys};
 use crate::engine::target::Target;
 use crate::net::clock::Now;
-use crate::policy::overrides::{Kind, Word};
+use crate::policy::overrides::{Override, OverrideKind};
 use crate::store::local::listing::within;
 
 /// Forgets all that is counted for a target, here and in memcached, and drops what sessions remember of refusals.
@@ -33,10 +33,10 @@ pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: N
     let pardoned = clear_refusals(service, &rules.policy, &target, &counted);
     let (ends, by) = (now.unix() + RESET_TOLD, user.to_owned());
     let change = match (target.netblock(), &target) {
-        (Some(netblock), _) => Change::Say(Word { netblock, kind: Kind::Reset, ends, by }),
-        (None, target) => Change::Forget(KeyReset { key: target.to_string(), ends, by }),
+        (Some(netblock), _) => Change::Set(Override { netblock, kind: OverrideKind::Reset, ends, by }),
+        (None, target) => Change::Reset(KeyReset { key: target.to_string(), ends, by }),
     };
-    notes.extend(service.words.change(service, change, now).await?.note());
+    notes.extend(service.overrides.change(service, change, now).await?.note());
     let number = counted.len();
     Ok(json!({
         "done": format!("{target}: keys reset: {number}, sessions no longer refused: {pardoned}"),

@@ -11,7 +11,7 @@ use crate::engine::target::{Listed, Target};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::Policy;
-use crate::store::local::listing::{Client, within};
+use crate::store::local::listing::{ListedClient, within};
 
 /// What is known of a target. With memcached the counters of one client are those all hosts share; a prefix
 /// shows what this daemon has seen.
@@ -55,13 +55,13 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
 }
 
 /// A client of the table as one of its limit's; none where the limit is no longer in force.
-pub fn object(policy: &Policy, client: &Client) -> Option<Value> {
+pub fn object(policy: &Policy, client: &ListedClient) -> Option<Value> {
     let limit = policy.limits().iter().find(|limit| limit.id == client.limit)?;
     let (address, prefix_length) = (client.address, client.prefix_length);
     let unit = u64::from(limit.counts.unit());
     Some(json!({
         "limit": limit.name,
-        "key": crate::policy::per::Part::Client { address, prefix_length }.to_string(),
+        "key": crate::policy::per::KeyPart::Client { address, prefix_length }.to_string(),
         "count": u64::from(client.hit.count) * unit,
         "threshold": u64::from(limit.threshold) * unit,
         "left": client.hit.left_seconds(),

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::{Arguments, Control, Problem, VERSION, spell};
 use crate::config::{ControlConfig, SocketConfig};
 use crate::listener::unix::{self, SocketFile};
-use crate::listener::{ListenError, Problem as ListenProblem};
+use crate::listener::{ListenError, ListenProblem};
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
 use crate::observe::log::Severity;

@@ -8,7 +8,7 @@ use super::Control;
 use super::columns::{cell, lasting};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
-use crate::policy::overrides::Kind;
+use crate::policy::overrides::OverrideKind;
 use crate::store::shared::breaker::Condition;
 
 /// All that can be told in a few numbers.
@@ -23,7 +23,7 @@ pub fn answer(control: &Control, now: Now) -> Value {
         .collect();
     let words = rules.policy.overrides().list();
     let of = |kind| words.iter().filter(|word| word.kind == kind).count();
-    let history = service.history();
+    let history = service.rates();
     json!({
         "version": env!("CARGO_PKG_VERSION"),
         "pid": std::process::id(),
@@ -43,9 +43,9 @@ pub fn answer(control: &Control, now: Now) -> Value {
         "evictions": rules.store.table().evictions(),
         "policy_connections": control.connections.len(),
         "sessions": service.sessions.len(),
-        "waiting": service.waiting.len(),
-        "bans": of(Kind::Ban),
-        "allowances": of(Kind::Allow),
+        "waiting": service.delayed.len(),
+        "bans": of(OverrideKind::Ban),
+        "allowances": of(OverrideKind::Allow),
         "since_start": numbers,
         "diagnosis": service.diagnosis.findings().iter().map(|finding| json!({
             "problem": finding.problem(), "remedy": finding.remedy(),

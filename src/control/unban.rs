@@ -4,20 +4,20 @@ use serde_json::{Value, json};
 
 use super::ban::netblock_text;
 use super::{Arguments, Control, Problem};
-use crate::engine::overrides::{Change, Reach};
+use crate::engine::overrides::{Change, Propagation};
 use crate::engine::reading::Reading;
 use crate::engine::target::Target;
 use crate::net::clock::Now;
 use crate::observe::log::{Event, Severity};
-use crate::policy::overrides::Kind;
-use crate::policy::{BLACKLIST, Purpose};
+use crate::policy::overrides::OverrideKind;
+use crate::policy::{BLACKLIST, CounterKind};
 
 /// Lifts bans. What was counted stays counted, so a client that is still over is refused for that.
 pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
     let target: Target = arguments.parsed("target")?;
     let service = &control.service;
     // Another host may have banned it a moment ago.
-    service.words.refresh(service, now).await;
+    service.overrides.refresh(service, now).await;
     let rules = service.rules.load_full();
     let counted = rules.policy.counted(&target);
     let mut lifted = 0;
@@ -31,28 +31,28 @@ pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Resul
         }
     }
     let keys = counted.iter().filter(|one| one.limit.ban.is_some());
-    let keys: Vec<_> = keys.flat_map(|one| [one.key(Purpose::Ban), one.key(Purpose::Violations)]).collect();
+    let keys: Vec<_> = keys.flat_map(|one| [one.key(CounterKind::Ban), one.key(CounterKind::Violations)]).collect();
     let mut notes = Vec::new();
     if !keys.is_empty() && !rules.store.reset(keys.into_iter(), now).await {
         notes.push("memcached is away: a limit's ban stays there".to_owned());
     }
     if let Some(netblock) = target.netblock() {
         let words = rules.policy.overrides().list();
-        let bans = || words.iter().filter(|word| word.kind == Kind::Ban);
+        let bans = || words.iter().filter(|word| word.kind == OverrideKind::Ban);
         if bans().any(|word| word.netblock == netblock) {
             lifted += 1;
             service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
                 line.field("key", netblock_text(netblock)).field("limit", BLACKLIST);
             });
-            let reach = service.words.change(service, Change::Unsay(netblock), now).await?;
-            notes.extend(Reach::note(&reach));
+            let reach = service.overrides.change(service, Change::Remove(netblock), now).await?;
+            notes.extend(Propagation::note(&reach));
         }
         let around = bans().filter(|word| word.netblock != netblock && word.netblock.contains(&netblock));
         notes.extend(around.map(|word| {
             let around = word.netblock;
             format!("{around} is banned by {}: unban that, or allow {target} for a while", word.by)
         }));
-        let sessions = service.sessions.pardon(|client, _| netblock.contains(&client));
+        let sessions = service.sessions.clear_refusals(|client, _| netblock.contains(&client));
         if sessions > 0 {
             notes.push(format!("sessions that are no longer refused: {sessions}"));
         }

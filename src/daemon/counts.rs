@@ -13,9 +13,9 @@ use crate::engine::overrides::snapshot as words;
 use crate::net::clock::Now;
 use crate::policy::Policy;
 use crate::policy::record_snapshot::Ids;
-use crate::snapshot::section::{Damage, Section, Writer};
-use crate::store::local::counter_id::Subject;
-use crate::store::local::{Kept, Table};
+use crate::snapshot::section::{Section, SnapshotError, Writer};
+use crate::store::local::counter_id::CounterId;
+use crate::store::local::{RestoredEntry, Table};
 
 /// When the counts were taken, their secret, and their limits.
 const ORIGIN: (u16, u16) = (1, 1);
@@ -61,7 +61,7 @@ pub fn write(writer: &mut Writer<impl Write>, policy: &Policy, table: &Table, no
     Ok(written)
 }
 
-fn put(content: &mut Vec<u8>, kept: &Kept, now: Now) {
+fn put(content: &mut Vec<u8>, kept: &RestoredEntry, now: Now) {
     let words = kept.subject.words();
     content.put_u8(words.len() as u8);
     words.iter().for_each(|word| content.put_u32_le(*word));
@@ -105,7 +105,7 @@ impl<'p> Reading<'p> {
     }
 
     /// Takes a section, if it is about counts. Says whether it was.
-    pub fn take(&mut self, section: &Section) -> Result<bool, Damage> {
+    pub fn take(&mut self, section: &Section) -> Result<bool, SnapshotError> {
         let known = match section.kind {
             kind if kind == ORIGIN.0 => ORIGIN.1,
             kind if kind == COUNTS.0 => COUNTS.1,
@@ -113,14 +113,14 @@ impl<'p> Reading<'p> {
             _ => return Ok(false),
         };
         if section.version != known {
-            return Err(Damage::Newer(section.version.into()));
+            return Err(SnapshotError::Newer(section.version.into()));
         }
         if section.kind == ORIGIN.0 {
             self.origin = Some(self.origin(&section.content)?);
         } else if section.kind == SAID.0 {
             self.policy.overrides().set(words::take(&section.content)?, self.now);
         } else {
-            let origin = self.origin.as_ref().ok_or(Damage::Corrupt)?;
+            let origin = self.origin.as_ref().ok_or(SnapshotError::Corrupt)?;
             origin.take_in(&section.content, self.now)?;
         }
         Ok(true)
@@ -136,7 +136,7 @@ impl<'p> Reading<'p> {
         self.origin.map(|origin| (origin.table, origin.ids))
     }
 
-    fn origin(&self, mut content: &[u8]) -> Result<Origin, Damage> {
+    fn origin(&self, mut content: &[u8]) -> Result<Origin, SnapshotError> {
         let (unix_ms, monotonic) = (content.try_get_u64_le()?, content.try_get_u64_le()?);
         let secret = [content.try_get_u64_le()?, content.try_get_u64_le()?];
         let mut entries = || content.try_get_u64_le().map(|entries| entries as usize);
@@ -145,7 +145,7 @@ impl<'p> Reading<'p> {
         while content.has_remaining() {
             let id = content.try_get_u16_le()?;
             let length = content.try_get_u32_le()? as usize;
-            let identity = content.split_off(..length).ok_or(Damage::Corrupt)?;
+            let identity = content.split_off(..length).ok_or(SnapshotError::Corrupt)?;
             if let Some(now) = str::from_utf8(identity).ok().and_then(|identity| self.policy.id(identity)) {
                 ids.insert(id, now);
             }
@@ -161,21 +161,24 @@ impl<'p> Reading<'p> {
 }
 
 impl Origin {
-    fn take_in(&self, mut content: &[u8], now: Now) -> Result<(), Damage> {
+    fn take_in(&self, mut content: &[u8], now: Now) -> Result<(), SnapshotError> {
         while content.has_remaining() {
             let mut words = [0; WORDS];
-            let words = words.get_mut(..content.try_get_u8()?.into()).ok_or(Damage::Corrupt)?;
+            let words = words.get_mut(..content.try_get_u8()?.into()).ok_or(SnapshotError::Corrupt)?;
             for word in words.iter_mut() {
                 *word = content.try_get_u32_le()?;
             }
-            let subject = Subject::of_words(words).ok_or(Damage::Corrupt)?;
+            let subject = CounterId::of_words(words).ok_or(SnapshotError::Corrupt)?;
             let (count, over) = (content.try_get_u32_le()?, content.try_get_u8()? != 0);
             let left = content.try_get_u64_le()?.saturating_sub(self.elapsed);
             let Some(limit) = self.ids.get(&subject.limit()) else {
                 continue;
             };
             let ends = now.monotonic.saturating_add(left);
-            self.table.take_in(&Kept { subject: subject.of_limit(*limit), count, over, ends }, now.monotonic);
+            self.table.insert_restored(
+                &RestoredEntry { subject: subject.of_limit(*limit), count, over, ends },
+                now.monotonic,
+            );
         }
         Ok(())
     }
@@ -185,8 +188,8 @@ impl Origin {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::policy::per::Part;
-    use crate::policy::{Key, Limit, Purpose};
+    use crate::policy::per::KeyPart;
+    use crate::policy::{CounterKind, Key, Limit};
     use crate::snapshot::section::Reader;
 
     fn policy(toml: &str) -> Policy {
@@ -198,10 +201,10 @@ mod tests {
     }
 
     /// What the limit of a name counts of a client, as the table of this policy knows it.
-    fn subject(policy: &Policy, table: &Table, name: &str, purpose: Purpose) -> Subject {
+    fn subject(policy: &Policy, table: &Table, name: &str, purpose: CounterKind) -> CounterId {
         let limit: &Limit = policy.limits().iter().find(|limit| limit.name == name).unwrap();
-        let part = Part::client([192, 0, 2, 1].into(), 32, 64);
-        table.subject(Key { limit, part: &part, purpose })
+        let part = KeyPart::client([192, 0, 2, 1].into(), 32, 64);
+        table.subject(Key { limit, part: &part, kind: purpose })
     }
 
     fn written(policy: &Policy, table: &Table, now: Now) -> Vec<u8> {
@@ -226,7 +229,7 @@ mod tests {
         let (before, table) = (policy(THREE), Table::new(1000));
         let start = Now::simulated(7_777);
         for (name, count) in NAMES.iter().zip(1..) {
-            for purpose in [Purpose::Window, Purpose::Ban] {
+            for purpose in [CounterKind::Window, CounterKind::Ban] {
                 table.hit(subject(&before, &table, name, purpose), count, 60_000, 2, start.monotonic);
             }
         }
@@ -237,7 +240,7 @@ mod tests {
         let table = read(&bytes, &after, now);
         assert_eq!(table.len(), 4);
         for (name, count) in [("a", Some(1)), ("c", Some(3)), ("new", None)] {
-            for purpose in [Purpose::Window, Purpose::Ban] {
+            for purpose in [CounterKind::Window, CounterKind::Ban] {
                 let hit = table.peek(subject(&after, &table, name, purpose), now.monotonic);
                 assert_eq!(hit.map(|hit| hit.count), count, "{name} {purpose:?}");
                 assert!(hit.is_none_or(|hit| hit.left_seconds() == 50 || hit.left_seconds() == 51), "{hit:?}");
@@ -248,7 +251,7 @@ mod tests {
     #[test]
     fn a_limit_that_counts_something_else_now_begins_anew() {
         let (before, table, now) = (policy(THREE), Table::new(1000), Now::simulated(0));
-        table.hit(subject(&before, &table, "a", Purpose::Window), 2, 60_000, 2, 0);
+        table.hit(subject(&before, &table, "a", CounterKind::Window), 2, 60_000, 2, 0);
         let bytes = written(&before, &table, now);
         let after = policy("[limit.a]\nthreshold = 2\ncount = \"messages\"\n");
         assert!(read(&bytes, &after, now).is_empty());
@@ -258,7 +261,7 @@ mod tests {
     fn a_clock_that_was_set_back_prolongs_nothing_and_one_that_went_on_ends_what_is_over() {
         let (policy, table) = (policy(THREE), Table::new(1000));
         let start = Now { monotonic: 5_000_000, unix_ms: 1_700_000_000_000 };
-        let subject = subject(&policy, &table, "a", Purpose::Window);
+        let subject = subject(&policy, &table, "a", CounterKind::Window);
         table.hit(subject, 2, 60_000, 2, start.monotonic - 20_000);
         let bytes = written(&policy, &table, start);
         for (step, left) in [(-86_400_000, Some(40)), (0, Some(40)), (10_000, Some(30)), (40_000, None)] {
@@ -274,14 +277,14 @@ mod tests {
         let policy = policy(THREE);
         let mut reading = Reading::new(&policy, 1000, Since::Unix, Now::simulated(0));
         let section = |content: &[u8]| Section { kind: COUNTS.0, version: COUNTS.1, content: content.to_vec() };
-        assert!(matches!(reading.take(&section(&[2, 0, 0])), Err(Damage::Corrupt)));
+        assert!(matches!(reading.take(&section(&[2, 0, 0])), Err(SnapshotError::Corrupt)));
         let origin = Section { kind: ORIGIN.0, version: ORIGIN.1, content: vec![0; 56] };
         assert!(reading.take(&origin).unwrap());
         for content in [&[2_u8, 0, 0][..], &[4; 40], &[255]] {
-            assert!(matches!(reading.take(&section(content)), Err(Damage::Corrupt)), "{content:?}");
+            assert!(matches!(reading.take(&section(content)), Err(SnapshotError::Corrupt)), "{content:?}");
         }
         let newer = Section { kind: COUNTS.0, version: COUNTS.1 + 1, content: Vec::new() };
-        assert!(matches!(reading.take(&newer), Err(Damage::Newer(3))));
+        assert!(matches!(reading.take(&newer), Err(SnapshotError::Newer(3))));
         let other = Section { kind: 99, version: 1, content: Vec::new() };
         assert!(!reading.take(&other).unwrap());
     }

@@ -63,7 +63,7 @@ impl Housekeeping {
             let now = Now::read();
             sweep(&self.service, now).await;
             self.service.log.mention_suppressed(now);
-            self.service.note(now);
+            self.service.sample_rates(now);
             self.tell_full();
             self.service.diagnosis.conclude(&self.service.log);
             self.tell_state();

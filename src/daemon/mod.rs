@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, ConfigError};
 use crate::control::{Control, Reload};
 use crate::daemon::housekeeping::Housekeeping;
-use crate::daemon::signals::{Order, Signals};
+use crate::daemon::signals::{SignalAction, Signals};
 use crate::daemon::state_file::StateFile;
 use crate::engine::overrides as words;
 use crate::engine::service::Service;
@@ -39,7 +39,7 @@ use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
 use crate::observe::log::{Log, Severity};
 use crate::postfix::acceptor::Acceptor;
-use crate::postfix::suspended::Parking;
+use crate::postfix::suspended::SuspendedConnections;
 use list_watch::ListWatch;
 use listening::Listening;
 use sockets::Sockets;
@@ -122,13 +122,13 @@ struct Daemon {
     /// For those who are served beside Postfix, whom no upgrade that fails concerns.
     side: Shutdown,
     connections: TaskTracker,
-    parking: Parking,
+    parking: SuspendedConnections,
 }
 
 impl Daemon {
     async fn serve(mut self, open: Open, mut signals: Signals) {
         let Open { listeners, connections, metrics, control: socket } = open;
-        connections.into_iter().for_each(|connection| self.acceptor().go_on(connection));
+        connections.into_iter().for_each(|connection| self.acceptor().resume(connection));
         let accept = |listener| tokio::spawn(self.acceptor().accept(listener));
         let mut accepting: Vec<_> = listeners.into_iter().map(accept).collect();
         // One at a time: whoever asks for another waits until it is done.
@@ -154,20 +154,20 @@ impl Daemon {
         let mut lists = ListWatch::new(&current);
         loop {
             let news = tokio::select! {
-                order = signals.next() => News::Order(order),
-                changed = lists.changed() => News::Lists(changed),
-                Some(told) = asked.recv() => News::Asked(told),
+                order = signals.next() => DaemonEvent::Order(order),
+                changed = lists.changed() => DaemonEvent::Lists(changed),
+                Some(told) = asked.recv() => DaemonEvent::Asked(told),
             };
             // A file system that hangs does not keep us from stopping.
             match news {
-                News::Order(Order::Stop) => break,
-                News::Order(Order::Reload) | News::Asked(_) => {
+                DaemonEvent::Order(SignalAction::Stop) => break,
+                DaemonEvent::Order(SignalAction::Reload) | DaemonEvent::Asked(_) => {
                     self.tell(notify::reloading());
                     let Some(loaded) = signals.stop_or(&mut self.load()).await else {
                         break;
                     };
                     let outcome = self.finish_reload(loaded);
-                    if let News::Asked(told) = news {
+                    if let DaemonEvent::Asked(told) = news {
                         // Who asked may have hung up meanwhile.
                         let _ = told.send(outcome.as_ref().map(|(_, notes)| told_of(notes)).map_err(String::clone));
                     }
@@ -177,12 +177,12 @@ impl Daemon {
                     }
                     self.tell(notify::ready());
                 }
-                News::Order(Order::Upgrade) => {
+                DaemonEvent::Order(SignalAction::Upgrade) => {
                     if self.upgrade(&mut accepting, &mut signals).await.is_none() {
                         break;
                     }
                 }
-                News::Lists(changed) => {
+                DaemonEvent::Lists(changed) => {
                     let Some(loaded) = signals.stop_or(&mut self.load_lists(&current)).await else {
                         break;
                     };
@@ -254,7 +254,7 @@ impl Daemon {
             stop: self.stop.clone(),
             connections: self.connections.clone(),
             max_connections: self.max_connections,
-            parking: self.parking.clone(),
+            suspended: self.parking.clone(),
         }
     }
 }
@@ -265,8 +265,8 @@ fn told_of(notes: &[String]) -> Value {
 }
 
 /// What the daemon wakes up for.
-enum News {
-    Order(Order),
+enum DaemonEvent {
+    Order(SignalAction),
     Lists(Vec<PathBuf>),
     Asked(Reload),
 }

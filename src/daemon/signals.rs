@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 use crate::net::signals::HANDLED;
 
 /// What a signal asks for.
-pub enum Order {
+pub enum SignalAction {
     /// SIGHUP.
     Reload,
     /// SIGTERM or SIGINT.
@@ -68,12 +68,12 @@ impl Signals {
     }
 
     /// The next order.
-    pub async fn next(&mut self) -> Order {
+    pub async fn next(&mut self) -> SignalAction {
         tokio::select! {
-            _ = self.hangup.recv() => Order::Reload,
-            _ = self.terminate.recv() => Order::Stop,
-            _ = self.interrupt.recv() => Order::Stop,
-            _ = self.user2.recv() => Order::Upgrade,
+            _ = self.hangup.recv() => SignalAction::Reload,
+            _ = self.terminate.recv() => SignalAction::Stop,
+            _ = self.interrupt.recv() => SignalAction::Stop,
+            _ = self.user2.recv() => SignalAction::Upgrade,
         }
     }
 

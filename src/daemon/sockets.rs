@@ -2,7 +2,7 @@
 
 use super::listening::Listening;
 use crate::config::Config;
-use crate::daemon::handover::receive::Inheritance;
+use crate::daemon::handover::receive::Handover;
 use crate::listener::Listener;
 use crate::net::address::Address;
 
@@ -10,14 +10,14 @@ use crate::net::address::Address;
 pub(super) struct Sockets {
     bound: anyhow::Result<(Vec<Listener>, Vec<Address>)>,
     by_option: bool,
-    inheritance: Option<Inheritance>,
+    inheritance: Option<Handover>,
 }
 
 /// The sockets, and what the program before has left beside them.
 pub(super) struct Found {
     pub listeners: Vec<Listener>,
     pub listening: Listening,
-    pub inheritance: Option<Inheritance>,
+    pub inheritance: Option<Handover>,
 }
 
 impl Sockets {
@@ -26,7 +26,7 @@ impl Sockets {
         let by_option = !listen.is_empty();
         let listen = if by_option { listen } else { &config.listen };
         // Before anything is hashed: that is to be done as before.
-        let mut inheritance = Inheritance::receive();
+        let mut inheritance = Handover::receive();
         let bound = listeners(config, listen, inheritance.as_mut());
         Self { bound, by_option, inheritance }
     }
@@ -48,7 +48,7 @@ impl Sockets {
 fn listeners(
     config: &Config,
     listen: &[Address],
-    inheritance: Option<&mut Inheritance>,
+    inheritance: Option<&mut Handover>,
 ) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
     let (passed, asked) = match inheritance {
         Some(inheritance) => (inheritance.listeners()?, inheritance.listen(listen)),

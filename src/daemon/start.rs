@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::control::socket::{self, Socket};
 use crate::daemon::descriptors;
 use crate::daemon::handover::exec as program;
-use crate::daemon::handover::receive::Inheritance;
+use crate::daemon::handover::receive::Handover;
 use crate::daemon::state_file::StateFile;
 use crate::engine::service::Service;
 use crate::listener::Listener;
@@ -23,15 +23,15 @@ use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
 use crate::policy::lists::Lists;
 use crate::policy::record_snapshot::Ids;
-use crate::postfix::connection::Parked;
-use crate::postfix::suspended::Parking;
+use crate::postfix::connection::SuspendedConnection;
+use crate::postfix::suspended::SuspendedConnections;
 use crate::store::local::Table;
 
 /// What is open at the beginning.
 pub(super) struct Open {
     pub listeners: Vec<Listener>,
     /// Policy connections that were served before.
-    pub connections: Vec<Parked<Stream>>,
+    pub connections: Vec<SuspendedConnection<Stream>>,
     pub metrics: Vec<Listener>,
     pub control: Option<Socket>,
 }
@@ -59,7 +59,7 @@ impl Daemon {
             (None, Some(state)) => (state.load(&policy, max_clients, now), Ids::new()),
             (None, None) => (Table::new(max_clients), Ids::new()),
         };
-        let service = Arc::new(Service::going_on(config.engine(), policy, log.clone(), table));
+        let service = Arc::new(Service::restored(config.engine(), policy, log.clone(), table));
         // The policy has them, and a million netblocks are not kept twice.
         config.lists = Lists::default();
         let daemon = Self {
@@ -74,7 +74,7 @@ impl Daemon {
             stop: Shutdown::default(),
             side: Shutdown::default(),
             connections: TaskTracker::new(),
-            parking: Parking::default(),
+            parking: SuspendedConnections::default(),
         };
         let connections = match &mut inheritance {
             Some(inheritance) => inheritance.connections(&daemon.service, &ids, now),
@@ -97,7 +97,7 @@ impl Daemon {
         });
     }
 
-    fn upgraded(&self, inheritance: &Inheritance, connections: usize) {
+    fn upgraded(&self, inheritance: &Handover, connections: usize) {
         let took = Now::read().monotonic.saturating_sub(inheritance.begun);
         self.log.line(Severity::Info, "UPGRADED", |line| {
             line.field("from", &inheritance.from)

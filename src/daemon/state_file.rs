@@ -19,7 +19,7 @@ use crate::net::clock::Now;
 use crate::observe::log::line::Line;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
-use crate::snapshot::section::{Damage, Reader, Writer};
+use crate::snapshot::section::{Reader, SnapshotError, Writer};
 use crate::store::local::Table;
 
 /// Read in pieces of this size.
@@ -84,12 +84,12 @@ impl StateFile {
         }
     }
 
-    fn read(&self, policy: &Policy, max_clients: usize, now: Now) -> Result<Option<(Table, u64)>, Damage> {
+    fn read(&self, policy: &Policy, max_clients: usize, now: Now) -> Result<Option<(Table, u64)>, SnapshotError> {
         // Were it a pipe, opening it would wait for somebody who writes.
         let file = match OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Damage::Unreadable(error)),
+            Err(error) => return Err(SnapshotError::Unreadable(error)),
         };
         let mut reader = Reader::begin(BufReader::with_capacity(PIECE, file))?;
         let mut reading = Reading::new(policy, max_clients, Since::Unix, now);
@@ -97,10 +97,10 @@ impl StateFile {
             reading.take(&section)?;
         }
         let age = reading.age();
-        reading.finish().map(|(table, _)| Some((table, age))).ok_or(Damage::Corrupt)
+        reading.finish().map(|(table, _)| Some((table, age))).ok_or(SnapshotError::Corrupt)
     }
 
-    fn set_aside(&self, damage: &Damage) {
+    fn set_aside(&self, damage: &SnapshotError) {
         let aside = beside(&self.path, ".damaged");
         let moved = self.require_file().and_then(|()| fs::rename(&self.path, &aside));
         self.log.line(Severity::Warning, "STATE_DAMAGED", |line| {

@@ -15,7 +15,7 @@ use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::observe::log::Severity;
-use crate::postfix::connection::Parked;
+use crate::postfix::connection::SuspendedConnection;
 
 /// How much longer than `store_timeout` requests may take that are under way.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -63,7 +63,7 @@ impl Daemon {
         self.stop = Shutdown::default();
         self.connections.reopen();
         parked.extend(self.parking.give_up(self.stop.clone()));
-        parked.into_iter().for_each(|parked| self.acceptor().go_on(parked));
+        parked.into_iter().for_each(|parked| self.acceptor().resume(parked));
         accepting.extend(listeners.into_iter().map(|listener| tokio::spawn(self.acceptor().accept(listener))));
         error
     }
@@ -71,7 +71,7 @@ impl Daemon {
     async fn call(
         &self,
         listeners: &[Listener],
-        parked: &[Parked<Stream>],
+        parked: &[SuspendedConnection<Stream>],
         begun: Now,
         signals: &mut Signals,
         patience: Duration,

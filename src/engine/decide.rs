@@ -5,17 +5,17 @@
 
 use std::net::IpAddr;
 
-use crate::engine::delays::Place;
+use crate::engine::delays::DelayPermit;
 use crate::engine::report::{report, would_refuse};
 use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::request::Request;
-use crate::policy::{Judgement, Memory, Pass, Plan, Refund, Verdict};
-use crate::session::{Joined, Seat};
+use crate::policy::{Judgement, Pass, Plan, Refund, SessionRecord, Verdict};
+use crate::session::{SessionHandle, SessionLookup};
 
 /// The answer, and where to wait before it is given.
-pub type Decision<'r> = (Verdict<'r>, Option<Place>);
+pub type Decision<'r> = (Verdict<'r>, Option<DelayPermit>);
 
 /// What came of a request at once.
 #[derive(Debug)]
@@ -30,24 +30,30 @@ pub enum Beginning<'r> {
 #[derive(Debug)]
 pub struct Open {
     client: IpAddr,
-    joined: Joined,
+    joined: SessionLookup,
 }
 
 /// Decides where the store counts in this process: then nothing has to be kept while anything is waited for.
-pub fn begin<'r>(service: &Service, rules: &'r Rules, seat: &mut Seat, request: &Request, now: Now) -> Beginning<'r> {
+pub fn begin<'r>(
+    service: &Service,
+    rules: &'r Rules,
+    seat: &mut SessionHandle,
+    request: &Request,
+    now: Now,
+) -> Beginning<'r> {
     let Service { statistics, decisions, .. } = service;
     let Some(client) = request.client else {
         add(&statistics.unknown_client, 1);
         decisions.passed(Pass::UnknownClient);
         return Beginning::Decided((Verdict::Pass(Pass::UnknownClient), None));
     };
-    let joined = seat.join(client, request, now);
+    let joined = seat.lookup(client, request, now);
     add(&statistics.sessions, u64::from(joined.new));
-    service.diagnosis.look(client, request, &joined);
+    service.diagnosis.observe(client, request, &joined);
     if rules.store.waits() || joined.counting {
         return Beginning::Open(Open { client, joined });
     }
-    let Joined { new, mut memory, .. } = joined;
+    let SessionLookup { new, mut memory, .. } = joined;
     let thought = match rules.policy.plan(request, &mut memory, now) {
         Plan::Done { verdict, changed } => Thought::done(verdict, changed, new),
         Plan::Ask(case) => {
@@ -64,12 +70,12 @@ impl Open {
         self,
         service: &Service,
         rules: &'r Rules,
-        seat: &mut Seat,
+        seat: &mut SessionHandle,
         request: &Request,
         now: Now,
     ) -> Decision<'r> {
         let Self { client, joined } = self;
-        let mut memory = if joined.counting { seat.settled().await } else { joined.memory };
+        let mut memory = if joined.counting { seat.counted().await } else { joined.memory };
         let thought = match rules.policy.plan(request, &mut memory, now) {
             Plan::Done { verdict, changed } => Thought::done(verdict, changed, joined.new),
             Plan::Ask(case) => {
@@ -110,16 +116,16 @@ impl<'r> Thought<'r> {
         self,
         service: &Service,
         rules: &'r Rules,
-        seat: &mut Seat,
+        seat: &mut SessionHandle,
         client: IpAddr,
-        mut memory: Memory,
+        mut memory: SessionRecord,
         now: Now,
     ) -> Decision<'r> {
         let Self { verdict, mut changed, mut news, refunds } = self;
         let (verdict, place) = match verdict {
             Verdict::Delay(wait) => {
                 (changed, news) = (true, true);
-                match service.waiting.enter(&wait, rules.max_delayed) {
+                match service.delayed.try_acquire(&wait, rules.max_delayed) {
                     Some(place) => {
                         wait.begin(&mut memory);
                         (Verdict::Delay(wait), Some(place))

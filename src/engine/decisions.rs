@@ -18,7 +18,7 @@ pub const OTHERS: &str = "others";
 
 /// What was decided against a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Against {
+pub enum Denial {
     /// It was refused.
     Refused,
     /// It had to wait.
@@ -27,29 +27,29 @@ pub enum Against {
     WouldRefuse,
 }
 
-impl Against {
+impl Denial {
     const ALL: [(Self, &'static str); 3] =
         [(Self::Refused, "refused"), (Self::Delayed, "delayed"), (Self::WouldRefuse, "would_refuse")];
 }
 
-const REASONS: [Reason<'static>; 4] = [Reason::Over, Reason::Banned, Reason::Blacklisted(None), Reason::Crowded];
+const REASONS: [Reason<'static>; 4] = [Reason::Over, Reason::Banned, Reason::Blacklisted(None), Reason::DelayLimit];
 
 const PASSES: [Pass; 5] = [Pass::UnknownClient, Pass::Whitelisted, Pass::Allowed, Pass::WithinLimits, Pass::StoreAway];
 
 /// One limit's counters.
 #[derive(Debug, Default)]
-struct Tally([[AtomicU64; REASONS.len()]; Against::ALL.len()]);
+struct LimitCounters([[AtomicU64; REASONS.len()]; Denial::ALL.len()]);
 
 /// All counters.
 #[derive(Debug, Default)]
 pub struct Decisions {
     passes: [AtomicU64; PASSES.len()],
     deferred: AtomicU64,
-    limits: Mutex<BTreeMap<String, Tally>>,
+    limits: Mutex<BTreeMap<String, LimitCounters>>,
 }
 
 /// One counter: limit, verdict, reason, and how many there were.
-pub type Decided = (String, &'static str, &'static str, u64);
+pub type DecisionCount = (String, &'static str, &'static str, u64);
 
 impl Decisions {
     /// One that passed.
@@ -63,8 +63,8 @@ impl Decisions {
     }
 
     /// One that was judged against. Looks the limit up, which only refusals pay for.
-    pub fn against(&self, against: Against, refusal: &Refusal<'_>) {
-        let verdict = Against::ALL.iter().position(|(other, _)| *other == against).unwrap_or(0);
+    pub fn against(&self, against: Denial, refusal: &Refusal<'_>) {
+        let verdict = Denial::ALL.iter().position(|(other, _)| *other == against).unwrap_or(0);
         let reason = REASONS.iter().position(|other| other.word() == refusal.reason.word()).unwrap_or(0);
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(tally) = limits.get(refusal.limit) {
@@ -75,8 +75,8 @@ impl Decisions {
     }
 
     /// All of them; those of a limit as soon as it has decided anything, passes always.
-    pub fn list(&self) -> Vec<Decided> {
-        let mut list: Vec<Decided> = PASSES
+    pub fn list(&self) -> Vec<DecisionCount> {
+        let mut list: Vec<DecisionCount> = PASSES
             .iter()
             .zip(&self.passes)
             .map(|(pass, number)| (String::new(), "passed", pass.reason(), number.load(Relaxed)))
@@ -84,7 +84,7 @@ impl Decisions {
         list.push((String::new(), "deferred", Pass::StoreAway.reason(), self.deferred.load(Relaxed)));
         let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         for (limit, tally) in limits.iter() {
-            for ((_, verdict), reasons) in Against::ALL.iter().zip(&tally.0) {
+            for ((_, verdict), reasons) in Denial::ALL.iter().zip(&tally.0) {
                 let numbers = REASONS.iter().zip(reasons).map(|(reason, number)| (reason.word(), number.load(Relaxed)));
                 list.extend(numbers.map(|(reason, number)| (limit.clone(), *verdict, reason, number)));
             }
@@ -96,7 +96,7 @@ impl Decisions {
     pub fn begin(&self, limit: &str) {
         let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
         if limits.len() < MAX_LIMITS && !limits.contains_key(limit) {
-            limits.insert(limit.to_owned(), Tally::default());
+            limits.insert(limit.to_owned(), LimitCounters::default());
         }
     }
 }

@@ -7,25 +7,25 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::net::secret;
-use crate::policy::Wait;
+use crate::policy::Delayed;
 
 /// Everyone who waits.
 #[derive(Debug, Default)]
-pub struct Waiting {
+pub struct DelayedReplies {
     of: Mutex<HashMap<u64, u32>>,
 }
 
 /// One who waits; gives its place up when dropped.
 #[must_use]
 #[derive(Debug)]
-pub struct Place {
-    waiting: Arc<Waiting>,
+pub struct DelayPermit {
+    waiting: Arc<DelayedReplies>,
     key: u64,
 }
 
-impl Waiting {
+impl DelayedReplies {
     /// A place to wait at, unless `max_delayed` wait already, or as many of this key as may.
-    pub fn enter(self: &Arc<Self>, wait: &Wait<'_>, max_delayed: usize) -> Option<Place> {
+    pub fn try_acquire(self: &Arc<Self>, wait: &Delayed<'_>, max_delayed: usize) -> Option<DelayPermit> {
         let key = secret::hash((wait.refusal.limit, &wait.refusal.key));
         let mut of = self.lock();
         if of.values().map(|waiting| *waiting as usize).sum::<usize>() >= max_delayed {
@@ -36,13 +36,13 @@ impl Waiting {
             return None;
         }
         *here += 1;
-        Some(Place { waiting: Arc::clone(self), key })
+        Some(DelayPermit { waiting: Arc::clone(self), key })
     }
 
     /// The place that somebody had in the process before, with this `key`.
-    pub fn keep(self: &Arc<Self>, key: u64) -> Place {
+    pub fn restore(self: &Arc<Self>, key: u64) -> DelayPermit {
         *self.lock().entry(key).or_insert(0) += 1;
-        Place { waiting: Arc::clone(self), key }
+        DelayPermit { waiting: Arc::clone(self), key }
     }
 
     /// How many wait.
@@ -61,14 +61,14 @@ impl Waiting {
     }
 }
 
-impl Place {
+impl DelayPermit {
     /// Whom it counts with, as a number.
     pub fn key(&self) -> u64 {
         self.key
     }
 }
 
-impl Drop for Place {
+impl Drop for DelayPermit {
     fn drop(&mut self) {
         if let Entry::Occupied(mut waiting) = self.waiting.lock().entry(self.key) {
             *waiting.get_mut() -= 1;

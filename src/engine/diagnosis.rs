@@ -7,15 +7,15 @@ use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::observe::log::{Log, Severity};
-use crate::policy::request::{Request, State};
-use crate::session::Joined;
+use crate::policy::request::{Request, Stage};
+use crate::session::SessionLookup;
 
 /// Sessions that are looked at before anything is said. A few odd ones prove nothing.
 pub const ENOUGH: u64 = 200;
 
 /// What can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Finding {
+pub enum SetupProblem {
     /// Sessions begin with DATA or END-OF-MESSAGE: most connections are never asked about.
     WrongList,
     /// Postfix does not tell the client's port.
@@ -30,7 +30,7 @@ pub enum Finding {
     AskedAgain,
 }
 
-impl Finding {
+impl SetupProblem {
     const ALL: [Self; 6] = [
         Self::WrongList,
         Self::NoClientPort,
@@ -93,13 +93,13 @@ struct Seen {
     twice: u64,
     again: u64,
     /// What holds now, and what was said already.
-    found: Vec<Finding>,
-    said: Vec<Finding>,
+    found: Vec<SetupProblem>,
+    said: Vec<SetupProblem>,
 }
 
 impl Diagnosis {
     /// A request that begins a session, is the first about it over another policy connection, or repeats another.
-    pub fn look(&self, client: IpAddr, request: &Request, joined: &Joined) {
+    pub fn observe(&self, client: IpAddr, request: &Request, joined: &SessionLookup) {
         if !joined.new && !joined.elsewhere && !joined.repeated {
             return;
         }
@@ -110,7 +110,7 @@ impl Diagnosis {
             return;
         }
         seen.sessions += 1;
-        seen.late += u64::from(matches!(request.state, State::Data | State::EndOfMessage));
+        seen.late += u64::from(matches!(request.state, Stage::Data | Stage::EndOfMessage));
         seen.without_port += u64::from(request.client_port == 0);
         seen.loopback += u64::from(client.is_loopback());
         seen.vote(client);
@@ -122,7 +122,7 @@ impl Diagnosis {
         if seen.sessions < ENOUGH {
             return;
         }
-        let found: Vec<Finding> = Finding::ALL.into_iter().filter(|finding| seen.shows(*finding)).collect();
+        let found: Vec<SetupProblem> = SetupProblem::ALL.into_iter().filter(|finding| seen.shows(*finding)).collect();
         for finding in &found {
             if !seen.said.contains(finding) {
                 seen.said.push(*finding);
@@ -137,7 +137,7 @@ impl Diagnosis {
     }
 
     /// What holds, as far as is known.
-    pub fn findings(&self) -> Vec<Finding> {
+    pub fn findings(&self) -> Vec<SetupProblem> {
         self.lock().found.clone()
     }
 
@@ -168,17 +168,17 @@ impl Seen {
         }
     }
 
-    fn shows(&self, finding: Finding) -> bool {
+    fn shows(&self, finding: SetupProblem) -> bool {
         // Nineteen of twenty: there are always some that differ.
         let nearly_all = |number: u64| number * 20 >= self.sessions * 19;
         match finding {
-            Finding::WrongList => nearly_all(self.late),
-            Finding::NoClientPort => nearly_all(self.without_port),
-            Finding::OneClient => nearly_all(self.candidates),
-            Finding::TrustedClients => self.loopback * 10 >= self.sessions,
-            Finding::AskedTwice => self.twice * 2 >= self.sessions,
+            SetupProblem::WrongList => nearly_all(self.late),
+            SetupProblem::NoClientPort => nearly_all(self.without_port),
+            SetupProblem::OneClient => nearly_all(self.candidates),
+            SetupProblem::TrustedClients => self.loopback * 10 >= self.sessions,
+            SetupProblem::AskedTwice => self.twice * 2 >= self.sessions,
             // Hardly any client names a recipient twice in a row. Many are refused before they come to a second list.
-            Finding::AskedAgain => self.again * 2 >= self.sessions,
+            SetupProblem::AskedAgain => self.again * 2 >= self.sessions,
         }
     }
 }
@@ -189,7 +189,7 @@ mod tests {
     use tokio_util::codec::Decoder;
 
     use super::*;
-    use crate::policy::Memory;
+    use crate::policy::SessionRecord;
     use crate::postfix::decoder::RequestDecoder;
 
     /// What the second request of a session is.
@@ -201,7 +201,7 @@ mod tests {
     }
 
     /// What two hundred sessions with these attributes show.
-    fn shown(session: impl Fn(u64) -> (String, &'static str), later: Later) -> (Vec<Finding>, usize) {
+    fn shown(session: impl Fn(u64) -> (String, &'static str), later: Later) -> (Vec<SetupProblem>, usize) {
         let (diagnosis, log) = (Diagnosis::default(), Log::in_memory(Severity::Info));
         for _ in 0..2 {
             for number in 0..ENOUGH {
@@ -210,8 +210,9 @@ mod tests {
                 let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
                 for new in [true, false] {
                     let (elsewhere, repeated) = (later == Later::Elsewhere, !new && later == Later::Repeated);
-                    let joined = Joined { new, elsewhere, repeated, counting: false, memory: Memory::default() };
-                    diagnosis.look(request.client.unwrap(), &request, &joined);
+                    let joined =
+                        SessionLookup { new, elsewhere, repeated, counting: false, memory: SessionRecord::default() };
+                    diagnosis.observe(request.client.unwrap(), &request, &joined);
                 }
             }
             diagnosis.conclude(&log);
@@ -225,14 +226,14 @@ mod tests {
         const RCPT: &str = "protocol_state=RCPT\nclient_port=4711\n";
         assert_eq!(shown(|number| (stranger(number), RCPT), Later::Usual), (vec![], 0));
         let late = |number| (stranger(number), "protocol_state=END-OF-MESSAGE\nclient_port=4711\n");
-        assert_eq!(shown(late, Later::Usual), (vec![Finding::WrongList], 1));
+        assert_eq!(shown(late, Later::Usual), (vec![SetupProblem::WrongList], 1));
         let old = |number| (stranger(number), "protocol_state=RCPT\n");
-        assert_eq!(shown(old, Later::Usual), (vec![Finding::NoClientPort], 1));
-        assert_eq!(shown(|_| ("10.0.0.7".to_owned(), RCPT), Later::Usual), (vec![Finding::OneClient], 1));
+        assert_eq!(shown(old, Later::Usual), (vec![SetupProblem::NoClientPort], 1));
+        assert_eq!(shown(|_| ("10.0.0.7".to_owned(), RCPT), Later::Usual), (vec![SetupProblem::OneClient], 1));
         let mixed = |number| (if number % 5 == 0 { "127.0.0.1".to_owned() } else { stranger(number) }, RCPT);
-        assert_eq!(shown(mixed, Later::Usual), (vec![Finding::TrustedClients], 1));
-        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Elsewhere), (vec![Finding::AskedTwice], 1));
-        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Repeated), (vec![Finding::AskedAgain], 1));
+        assert_eq!(shown(mixed, Later::Usual), (vec![SetupProblem::TrustedClients], 1));
+        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Elsewhere), (vec![SetupProblem::AskedTwice], 1));
+        assert_eq!(shown(|number| (stranger(number), RCPT), Later::Repeated), (vec![SetupProblem::AskedAgain], 1));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::engine::target::Counted;
 use crate::net::clock::Now;
 use crate::policy::limit::Window;
-use crate::policy::{Operation, Purpose, sliding};
+use crate::policy::{CounterKind, Operation, sliding};
 use crate::store::Store;
 
 /// All counters of one key, read at one moment.
@@ -39,14 +39,14 @@ impl Reading {
         for (purpose, hit) in purposes.iter().zip(hits) {
             let hit = hit?;
             match purpose {
-                Purpose::Window | Purpose::Slot(_) => {
+                CounterKind::Window | CounterKind::Slot(_) => {
                     reading.count = reading.count.saturating_add(hit.count);
                     reading.left = hit.left;
                     slots.push(hit.count);
                 }
-                Purpose::Violations => reading.violations = hit.count,
-                Purpose::Bans => reading.bans = hit.count,
-                Purpose::Ban => reading.banned = if hit.count > 0 { hit.left.max(1) } else { 0 },
+                CounterKind::Violations => reading.violations = hit.count,
+                CounterKind::Bans => reading.bans = hit.count,
+                CounterKind::Ban => reading.banned = if hit.count > 0 { hit.left.max(1) } else { 0 },
             }
         }
         if limit.window == Window::Sliding {

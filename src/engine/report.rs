@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::net::IpAddr;
 
-use crate::engine::decisions::Against;
+use crate::engine::decisions::Denial;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::net::secret;
@@ -28,12 +28,12 @@ pub fn report(service: &Service, client: IpAddr, verdict: &Verdict<'_>, now: Now
         }
         Verdict::Delay(wait) => {
             add(&statistics.delayed, 1);
-            decisions.against(Against::Delayed, &wait.refusal);
+            decisions.against(Denial::Delayed, &wait.refusal);
             refused(log, "DELAYED", &wait.refusal, now);
         }
         Verdict::Refuse(refusal) => {
             add(&statistics.refused, 1);
-            decisions.against(Against::Refused, refusal);
+            decisions.against(Denial::Refused, refusal);
             refused(log, "REFUSED", refusal, now);
         }
     }
@@ -42,7 +42,7 @@ pub fn report(service: &Service, client: IpAddr, verdict: &Verdict<'_>, now: Now
 /// Reports what a log-only limit would have refused.
 pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
     add(&service.statistics.would_refuse, 1);
-    service.decisions.against(Against::WouldRefuse, refusal);
+    service.decisions.against(Denial::WouldRefuse, refusal);
     refused(&service.log, "WOULD_REFUSE", refusal, now);
 }
 
@@ -55,7 +55,7 @@ pub fn refused(log: &Log, keyword: &'static str, refusal: &Refusal<'_>, now: Now
         (_, Reason::Over) => Event::Over,
         (_, Reason::Banned) => Event::Banned,
         (_, Reason::Blacklisted(_)) => Event::Blacklisted,
-        (_, Reason::Crowded) => Event::Concurrent,
+        (_, Reason::DelayLimit) => Event::Concurrent,
     };
     if !log.has(event) {
         return;

@@ -5,8 +5,8 @@ use ipnet::IpNet;
 use crate::engine::service::Service;
 use crate::engine::target::{Counted, Target};
 use crate::net::clock::Now;
-use crate::policy::per::Part;
-use crate::policy::{Count, Key, Policy};
+use crate::policy::per::KeyPart;
+use crate::policy::{CountRecord, Key, Policy};
 use crate::store::local::listing::within;
 
 /// All counters of these.
@@ -33,12 +33,12 @@ pub fn clear_refusals(service: &Service, policy: &Policy, target: &Target, count
     // A client of a /64 is refused for all of the /64.
     let wide = target.netblock().map(|netblock| policy.counted(&Target::Client(netblock.addr()))).unwrap_or_default();
     let wide = wide.into_iter().filter_map(|counted| match counted.part {
-        Part::Client { address, prefix_length } => IpNet::new(address, prefix_length).ok(),
-        Part::Text(_) => None,
+        KeyPart::Client { address, prefix_length } => IpNet::new(address, prefix_length).ok(),
+        KeyPart::Text(_) => None,
     });
     let around: Vec<IpNet> = wide.chain(target.netblock()).collect();
-    let keys: Vec<_> = counted.iter().map(|one| (one.limit.memory_id, Count::key(&one.part))).collect();
-    service.sessions.pardon(|client, count| {
+    let keys: Vec<_> = counted.iter().map(|one| (one.limit.memory_id, CountRecord::key(&one.part))).collect();
+    service.sessions.clear_refusals(|client, count| {
         around.iter().any(|netblock| netblock.contains(&client)) || keys.contains(&(count.limit, count.key))
     })
 }

@@ -6,14 +6,14 @@ use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
 use crate::engine::decisions::Decisions;
-use crate::engine::delays::Waiting;
+use crate::engine::delays::DelayedReplies;
 use crate::engine::diagnosis::Diagnosis;
-use crate::engine::overrides::Words;
+use crate::engine::overrides::SharedOverrides;
 use crate::engine::settings::{Settings, Source};
 use crate::listener::Peers;
 use crate::net::clock::Now;
 use crate::observe::log::Log;
-use crate::observe::rates::{History, Lately};
+use crate::observe::rates::{RateSampler, Rates};
 use crate::observe::statistics::Statistics;
 use crate::policy::{BLACKLIST, OnStoreFailure, Policy};
 use crate::session::Sessions;
@@ -28,7 +28,7 @@ pub struct Service {
     /// The sessions of all policy connections.
     pub sessions: Arc<Sessions>,
     /// The sessions whose answer is delayed.
-    pub waiting: Arc<Waiting>,
+    pub delayed: Arc<DelayedReplies>,
     /// Numbers of what was answered.
     pub statistics: Arc<Statistics>,
     /// The same by limit, verdict and reason.
@@ -36,10 +36,10 @@ pub struct Service {
     /// What the requests tell of the set-up.
     pub diagnosis: Diagnosis,
     /// What administrators said, as other hosts hear it.
-    pub words: Words,
+    pub overrides: SharedOverrides,
     /// Where it is told.
     pub log: Log,
-    history: Mutex<History>,
+    history: Mutex<RateSampler>,
     configured: Mutex<Configured>,
 }
 
@@ -69,22 +69,22 @@ impl Service {
     /// A service after a configuration; must be called within a runtime.
     pub fn new(settings: Settings, policy: Policy, log: Log) -> Self {
         let table = Table::new(settings.store.max_clients);
-        Self::going_on(settings, policy, log, table)
+        Self::restored(settings, policy, log, table)
     }
 
     /// The same with the counts of before, which the limits of `policy` know as theirs.
-    pub fn going_on(settings: Settings, policy: Policy, log: Log, table: Table) -> Self {
+    pub fn restored(settings: Settings, policy: Policy, log: Log, table: Table) -> Self {
         let (statistics, decisions) = (Arc::new(Statistics::default()), Decisions::default());
         let store = Store::new(&settings.store, settings.on_store_failure, Arc::new(table), &statistics, &log);
         Self {
             sessions: Sessions::new(settings.max_connections),
             configured: Mutex::new(Configured { source: settings.source.clone(), reload_failed: None }),
             rules: ArcSwap::from_pointee(Rules::new(policy, settings, Arc::new(store), &decisions)),
-            waiting: Arc::default(),
+            delayed: Arc::default(),
             statistics,
             decisions,
             diagnosis: Diagnosis::default(),
-            words: Words::default(),
+            overrides: SharedOverrides::default(),
             log,
             history: Mutex::default(),
         }
@@ -113,7 +113,7 @@ impl Service {
     }
 
     /// Whether the last reload has changed nothing.
-    pub fn stays(&self) -> bool {
+    pub fn last_reload_failed(&self) -> bool {
         lock(&self.configured).reload_failed.is_some()
     }
 
@@ -124,12 +124,12 @@ impl Service {
     }
 
     /// Once a second: notes the numbers as they are.
-    pub fn note(&self, now: Now) {
+    pub fn sample_rates(&self, now: Now) {
         lock(&self.history).note(&self.statistics, now);
     }
 
     /// What went on lately.
-    pub fn history(&self) -> Lately {
+    pub fn rates(&self) -> Rates {
         lock(&self.history).lately()
     }
 

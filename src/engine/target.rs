@@ -9,11 +9,11 @@ use ipnet::IpNet;
 use crate::net::clock::Now;
 use crate::net::netblock::canonical;
 use crate::policy::checks::client_part;
-use crate::policy::key::{Key, Purpose};
+use crate::policy::key::{CounterKind, Key};
 use crate::policy::limit;
 use crate::policy::limit::{Limit, Window};
-use crate::policy::lists::Entry;
-use crate::policy::per::{Field, Part, key_text};
+use crate::policy::lists::ListEntry;
+use crate::policy::per::{KeyField, KeyPart, key_text};
 use crate::policy::rate::Rate;
 use crate::policy::{Policy, sliding};
 
@@ -81,30 +81,30 @@ pub struct Counted<'p> {
     /// The limit.
     pub limit: &'p Limit,
     /// What is counted together.
-    pub part: Part,
+    pub part: KeyPart,
     /// Hits it allows.
     pub threshold: u32,
 }
 
 impl Counted<'_> {
     /// Every counter there may be of it at a moment, those of the window first.
-    pub fn purposes(&self, now: Now) -> Vec<Purpose> {
+    pub fn purposes(&self, now: Now) -> Vec<CounterKind> {
         let mut purposes = match self.limit.window {
-            Window::Fixed => vec![Purpose::Window],
+            Window::Fixed => vec![CounterKind::Window],
             Window::Sliding => {
                 let newest = sliding::slot(self.limit.exptime, now.unix_ms);
-                (0..=sliding::OLDER).map(|age| Purpose::Slot(newest.saturating_sub(age))).collect()
+                (0..=sliding::OLDER).map(|age| CounterKind::Slot(newest.saturating_sub(age))).collect()
             }
         };
         if self.limit.delay.is_some() || self.limit.ban.is_some() {
-            purposes.extend([Purpose::Violations, Purpose::Ban, Purpose::Bans]);
+            purposes.extend([CounterKind::Violations, CounterKind::Ban, CounterKind::Bans]);
         }
         purposes
     }
 
     /// The counter of it for this purpose.
-    pub fn key(&self, purpose: Purpose) -> Key<'_> {
-        Key { limit: self.limit, part: &self.part, purpose }
+    pub fn key(&self, purpose: CounterKind) -> Key<'_> {
+        Key { limit: self.limit, part: &self.part, kind: purpose }
     }
 }
 
@@ -120,12 +120,12 @@ impl Policy {
             Target::Client(client) => self.of_client(limit, *client),
             Target::Netblock(netblock) => {
                 let (address, prefix_length) = (netblock.addr(), netblock.prefix_len());
-                let part = Part::Client { address, prefix_length };
+                let part = KeyPart::Client { address, prefix_length };
                 limit.per.is_client().then_some(Counted { limit, part, threshold: limit.threshold })
             }
             Target::Key(text) => fits(limit, text).then(|| Counted {
                 limit,
-                part: Part::Text(text.as_str().into()),
+                part: KeyPart::Text(text.as_str().into()),
                 threshold: limit.threshold,
             }),
         };
@@ -153,11 +153,11 @@ impl Policy {
         }
         let counted = |part| Counted { limit, part, threshold: limit.threshold };
         if fits(limit, text) {
-            return Ok(counted(Part::Text(text.into())));
+            return Ok(counted(KeyPart::Text(text.into())));
         }
         match limit.per.0.as_slice() {
-            [] => Ok(counted(Part::Text("all".into()))),
-            [field] if !text.is_empty() => Ok(counted(Part::of_value(*field, text))),
+            [] => Ok(counted(KeyPart::Text("all".into()))),
+            [field] if !text.is_empty() => Ok(counted(KeyPart::of_value(*field, text))),
             fields => {
                 let words: Vec<String> = fields.iter().map(|field| format!("{}=...", field.word())).collect();
                 Err(format!("{text:?} is no key of limit {}; write {}", limit.name, words.join(",")))
@@ -169,9 +169,9 @@ impl Policy {
     pub fn listed(&self, client: IpAddr) -> Option<(IpNet, Listed<'_>)> {
         let (netblock, entry) = self.netblocks.lookup(client)?;
         let listed = match entry {
-            Entry::White => Listed::White,
-            Entry::Black(reason) => Listed::Black(reason.map(|place| &*self.reasons[place.index()])),
-            Entry::Rate(place) => Listed::Rate(&self.rates[place.index()]),
+            ListEntry::Whitelist => Listed::White,
+            ListEntry::Blacklist(reason) => Listed::Black(reason.map(|place| &*self.reasons[place.index()])),
+            ListEntry::Rate(place) => Listed::Rate(&self.rates[place.index()]),
         };
         Some((*netblock, listed))
     }
@@ -189,7 +189,7 @@ impl Policy {
 
     fn rate(&self, client: IpAddr) -> Option<(&IpNet, &Rate)> {
         match self.netblocks.lookup(client)? {
-            (netblock, Entry::Rate(place)) => Some((netblock, &self.rates[place.index()])),
+            (netblock, ListEntry::Rate(place)) => Some((netblock, &self.rates[place.index()])),
             _ => None,
         }
     }
@@ -214,7 +214,7 @@ fn fits(limit: &Limit, text: &str) -> bool {
     key_text(text)
         && match words {
             Some(words) if words == ["group"] => limit.per.is_client(),
-            Some(words) => words.iter().map(String::as_str).eq(fields.iter().map(|field: &Field| field.word())),
+            Some(words) => words.iter().map(String::as_str).eq(fields.iter().map(|field: &KeyField| field.word())),
             None if text == "all" => fields.is_empty(),
             None => text.starts_with('#') && !limit.per.is_client(),
         }

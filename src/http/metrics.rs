@@ -10,7 +10,7 @@ use tokio_util::task::TaskTracker;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::observe::exposition::Text;
-use crate::policy::overrides::Kind;
+use crate::policy::overrides::OverrideKind;
 use crate::store::shared::breaker::{Breaker, Condition};
 
 /// What the metrics are read from.
@@ -42,7 +42,7 @@ fn process(text: &mut Text, source: &Source) {
     text.gauge(
         "last_reload_successful",
         "0 after a reload that changed nothing.",
-        f64::from(u8::from(!service.stays())),
+        f64::from(u8::from(!service.last_reload_failed())),
     );
     let counters = [
         (
@@ -68,7 +68,11 @@ fn decisions(text: &mut Text, source: &Source) {
             "Policy connections ended because of a request that was none.",
             &statistics.bad_requests,
         ),
-        ("turned_away_total", "Policy connections closed because there were max_connections.", &statistics.turned_away),
+        (
+            "turned_away_total",
+            "Policy connections closed because there were max_connections.",
+            &statistics.connections_rejected,
+        ),
         (
             "refused_peers_total",
             "Policy connections closed because allow_peers does not have the peer.",
@@ -91,7 +95,7 @@ fn store(text: &mut Text, source: &Source) {
         (
             "requests_without_store_total",
             "Requests for which memcached did not count, or not everything.",
-            &statistics.without_store,
+            &statistics.store_bypassed,
         ),
         ("store_outages_total", "Times that a memcached server went away.", &statistics.outages),
         (
@@ -104,7 +108,7 @@ fn store(text: &mut Text, source: &Source) {
         (
             "began_anew_total",
             "Counts that memcached began anew although their window had not ended.",
-            &statistics.began_anew,
+            &statistics.windows_lost,
         ),
     ]);
     text.family("store_up", "gauge", "Whether a store is asked: 0 while its breaker is open.");
@@ -142,7 +146,7 @@ fn held(text: &mut Text, source: &Source) {
         ("clients", "Clients counted in this process.", table.len()),
         ("clients_max", "The most of them, max_clients.", table.max_clients()),
         ("known_sessions", "SMTP sessions remembered.", service.sessions.len()),
-        ("waiting_sessions", "SMTP sessions whose answer is delayed.", service.waiting.len()),
+        ("waiting_sessions", "SMTP sessions whose answer is delayed.", service.delayed.len()),
         ("policy_connections", "Policy connections of Postfix.", source.connections.len()),
         ("policy_connections_max", "The most of them, max_connections.", source.max_connections),
     ];
@@ -151,7 +155,7 @@ fn held(text: &mut Text, source: &Source) {
     }
     let words = rules.policy.overrides().list();
     text.family("overrides", "gauge", "Bans and allowances of administrators in force.");
-    for kind in [Kind::Ban, Kind::Allow] {
+    for kind in [OverrideKind::Ban, OverrideKind::Allow] {
         let number = words.iter().filter(|word| word.kind == kind).count();
         text.sample("overrides", &[("word", kind.name())], number as f64);
     }

@@ -10,12 +10,12 @@ pub struct ListenError {
     /// The address, or the descriptor that was passed.
     pub place: String,
     /// What is in the way.
-    pub problem: Problem,
+    pub problem: ListenProblem,
 }
 
 /// What is in the way of listening.
 #[derive(Debug)]
-pub enum Problem {
+pub enum ListenProblem {
     /// A host name that cannot be resolved, with the resolver's words.
     NoSuchHost(String),
     /// An address that no interface has.
@@ -54,7 +54,7 @@ impl fmt::Display for ListenError {
     }
 }
 
-impl fmt::Display for Problem {
+impl fmt::Display for ListenProblem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoSuchHost(cause) => write!(f, "{cause}; write an address instead of the name"),

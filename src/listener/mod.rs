@@ -20,9 +20,9 @@ use crate::net::clock::Now;
 use crate::net::stream::Stream;
 use crate::observe::log::Log;
 
-use trouble::Trouble;
+use trouble::AcceptErrors;
 
-pub use error::{ListenError, Problem};
+pub use error::{ListenError, ListenProblem};
 pub use peers::Peers;
 pub use unix::SocketFile;
 
@@ -48,7 +48,7 @@ pub struct SocketConfig {
 pub struct Listener {
     socket: Socket,
     address: Address,
-    trouble: Trouble,
+    trouble: AcceptErrors,
     /// Removes the file of a unix socket with us, if we made it.
     file: Option<SocketFile>,
 }
@@ -105,11 +105,11 @@ impl Listener {
         loop {
             match self.try_accept().await {
                 Ok(accepted) => {
-                    self.trouble.over(&self.address, log, Now::read());
+                    self.trouble.clear(&self.address, log, Now::read());
                     return accepted;
                 }
                 Err(error) => {
-                    if let Some(pause) = self.trouble.met(&error, &self.address, log, Now::read()) {
+                    if let Some(pause) = self.trouble.record(&error, &self.address, log, Now::read()) {
                         tokio::time::sleep(pause).await;
                     }
                 }
@@ -130,20 +130,20 @@ impl Listener {
         }
     }
 
-    fn tcp(listener: std::net::TcpListener) -> Result<Self, Problem> {
-        let local = listener.local_addr().map_err(Problem::Other)?;
-        let listener = tokio::net::TcpListener::from_std(listener).map_err(Problem::Other)?;
+    fn tcp(listener: std::net::TcpListener) -> Result<Self, ListenProblem> {
+        let local = listener.local_addr().map_err(ListenProblem::Other)?;
+        let listener = tokio::net::TcpListener::from_std(listener).map_err(ListenProblem::Other)?;
         let address = Address::Inet { host: local.ip().to_string(), port: local.port() };
-        Ok(Self { socket: Socket::Tcp(listener), address, trouble: Trouble::default(), file: None })
+        Ok(Self { socket: Socket::Tcp(listener), address, trouble: AcceptErrors::default(), file: None })
     }
 
     fn unix(
         listener: std::os::unix::net::UnixListener,
         address: Address,
         file: Option<SocketFile>,
-    ) -> Result<Self, Problem> {
-        let listener = tokio::net::UnixListener::from_std(listener).map_err(Problem::Other)?;
-        Ok(Self { socket: Socket::Unix(listener), address, trouble: Trouble::default(), file })
+    ) -> Result<Self, ListenProblem> {
+        let listener = tokio::net::UnixListener::from_std(listener).map_err(ListenProblem::Other)?;
+        Ok(Self { socket: Socket::Unix(listener), address, trouble: AcceptErrors::default(), file })
     }
 }
 

@@ -12,7 +12,7 @@ use socket2::{Domain, SockAddr, Socket, Type};
 use crate::net::address::Address;
 
 use super::unix::SocketFile;
-use super::{ListenError, Listener, Problem};
+use super::{ListenError, ListenProblem, Listener};
 
 /// All passed sockets, in the order of the socket units' directives.
 pub fn listeners() -> Result<Vec<Listener>, ListenError> {
@@ -21,7 +21,7 @@ pub fn listeners() -> Result<Vec<Listener>, ListenError> {
     if TAKEN.swap(true, Ordering::Relaxed) {
         return Ok(Vec::new());
     }
-    let broken = |cause: String| ListenError { place: "LISTEN_FDS".to_owned(), problem: Problem::Passed(cause) };
+    let broken = |cause: String| ListenError { place: "LISTEN_FDS".to_owned(), problem: ListenProblem::Passed(cause) };
     let numbers = sd_notify::listen_fds().map_err(|error| broken(error.to_string()))?;
     let passed = sd_listen_fds::get().map_err(|error| broken(error.to_string()))?;
     let named = numbers.zip(passed).map(|(number, (name, descriptor))| {
@@ -35,25 +35,25 @@ pub fn listeners() -> Result<Vec<Listener>, ListenError> {
 }
 
 /// Listens on a socket that another process opened. `file` is that of a unix socket which is ours to remove.
-pub fn listener(socket: Socket, file: Option<SocketFile>) -> Result<Listener, Problem> {
-    let kind = socket.r#type().map_err(|_| Problem::Passed("it is not a socket".to_owned()))?;
+pub fn listener(socket: Socket, file: Option<SocketFile>) -> Result<Listener, ListenProblem> {
+    let kind = socket.r#type().map_err(|_| ListenProblem::Passed("it is not a socket".to_owned()))?;
     if kind != Type::STREAM {
-        return Err(Problem::Passed("it is not a stream socket".to_owned()));
+        return Err(ListenProblem::Passed("it is not a stream socket".to_owned()));
     }
-    if !socket.is_listener().map_err(Problem::Other)? {
-        return Err(Problem::Passed("it is a connection".to_owned()));
+    if !socket.is_listener().map_err(ListenProblem::Other)? {
+        return Err(ListenProblem::Passed("it is a connection".to_owned()));
     }
-    socket.set_nonblocking(true).map_err(Problem::Other)?;
-    let domain = socket.domain().map_err(Problem::Other)?;
+    socket.set_nonblocking(true).map_err(ListenProblem::Other)?;
+    let domain = socket.domain().map_err(ListenProblem::Other)?;
     if domain == Domain::IPV4 || domain == Domain::IPV6 {
         return Listener::tcp(socket.into());
     }
     if domain == Domain::UNIX {
-        let address = Address::Unix(path(&socket.local_addr().map_err(Problem::Other)?));
+        let address = Address::Unix(path(&socket.local_addr().map_err(ListenProblem::Other)?));
         // That of systemd is not ours: it goes on listening when we are gone.
         return Listener::unix(socket.into(), address, file);
     }
-    Err(Problem::Passed("it is neither an internet nor a unix socket".to_owned()))
+    Err(ListenProblem::Passed("it is neither an internet nor a unix socket".to_owned()))
 }
 
 /// Where a unix socket is; in the abstract namespace it is written with an @.

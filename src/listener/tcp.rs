@@ -6,11 +6,11 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use nix::errno::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{BACKLOG, Problem};
+use super::{BACKLOG, ListenProblem};
 
 /// A socket at each address of `host`. A name may have addresses that this
 /// host lacks (`localhost` without IPv6); one that can be had is enough.
-pub fn bind(host: &str, port: u16) -> Result<Vec<Socket>, Problem> {
+pub fn bind(host: &str, port: u16) -> Result<Vec<Socket>, ListenProblem> {
     let mut sockets = Vec::new();
     let mut lacking = None;
     for address in resolve(host, port)? {
@@ -26,11 +26,11 @@ pub fn bind(host: &str, port: u16) -> Result<Vec<Socket>, Problem> {
     }
 }
 
-fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Problem> {
+fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, ListenProblem> {
     if let Ok(ip) = host.parse::<IpAddr>() {
         return Ok(vec![SocketAddr::new(ip, port)]);
     }
-    let found = (host, port).to_socket_addrs().map_err(|error| Problem::NoSuchHost(error.to_string()))?;
+    let found = (host, port).to_socket_addrs().map_err(|error| ListenProblem::NoSuchHost(error.to_string()))?;
     let mut addresses = Vec::new();
     // A hosts file may name an address twice.
     for address in found {
@@ -39,7 +39,7 @@ fn resolve(host: &str, port: u16) -> Result<Vec<SocketAddr>, Problem> {
         }
     }
     if addresses.is_empty() {
-        return Err(Problem::NoSuchHost("it has no address".to_owned()));
+        return Err(ListenProblem::NoSuchHost("it has no address".to_owned()));
     }
     Ok(addresses)
 }
@@ -62,11 +62,11 @@ fn is_lacking(error: &io::Error) -> bool {
     error.kind() == ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(Errno::EAFNOSUPPORT as i32)
 }
 
-fn problem(error: io::Error) -> Problem {
+fn problem(error: io::Error) -> ListenProblem {
     match error.kind() {
-        ErrorKind::AddrInUse => Problem::PortInUse,
-        ErrorKind::PermissionDenied => Problem::PortForbidden,
-        _ if is_lacking(&error) => Problem::NotLocal,
-        _ => Problem::Other(error),
+        ErrorKind::AddrInUse => ListenProblem::PortInUse,
+        ErrorKind::PermissionDenied => ListenProblem::PortForbidden,
+        _ if is_lacking(&error) => ListenProblem::NotLocal,
+        _ => ListenProblem::Other(error),
     }
 }

@@ -18,13 +18,13 @@ const PAUSE: Duration = Duration::from_millis(100);
 
 /// Whether accepting is in trouble, and since when.
 #[derive(Debug, Default)]
-pub struct Trouble {
+pub struct AcceptErrors {
     since: Option<Now>,
 }
 
-impl Trouble {
+impl AcceptErrors {
     /// Takes an error of accept(2), and says how long to pause, if at all.
-    pub fn met(&mut self, error: &io::Error, address: &Address, log: &Log, now: Now) -> Option<Duration> {
+    pub fn record(&mut self, error: &io::Error, address: &Address, log: &Log, now: Now) -> Option<Duration> {
         if is_of_the_peer(error) {
             return None;
         }
@@ -39,7 +39,7 @@ impl Trouble {
     }
 
     /// A connection was accepted.
-    pub fn over(&mut self, address: &Address, log: &Log, now: Now) {
+    pub fn clear(&mut self, address: &Address, log: &Log, now: Now) {
         if let Some(since) = self.since.take() {
             let seconds = now.monotonic.saturating_sub(since.monotonic) / 1000;
             log.limited(Severity::Notice, "ACCEPT_RESUMED", now, |line| {
@@ -80,10 +80,10 @@ mod tests {
     #[test]
     fn a_peer_that_left_is_passed_over_in_silence() {
         let log = Log::in_memory(Severity::Debug);
-        let mut trouble = Trouble::default();
+        let mut trouble = AcceptErrors::default();
         for errno in [Errno::ECONNABORTED, Errno::EINTR, Errno::EPROTO, Errno::ETIMEDOUT] {
             let address = "unix:/run/x".parse().unwrap();
-            assert_eq!(trouble.met(&error(errno), &address, &log, Now::simulated(0)), None, "{errno}");
+            assert_eq!(trouble.record(&error(errno), &address, &log, Now::simulated(0)), None, "{errno}");
         }
         assert!(log.lines().is_empty());
     }
@@ -92,12 +92,12 @@ mod tests {
     fn an_exhausted_host_is_told_once_and_once_when_it_has_recovered() {
         let log = Log::in_memory(Severity::Debug);
         let address = "inet:127.0.0.1:10040".parse().unwrap();
-        let mut trouble = Trouble::default();
+        let mut trouble = AcceptErrors::default();
         for (time, errno) in [(0, Errno::EMFILE), (100, Errno::ENFILE), (200, Errno::ENOMEM), (300, Errno::EBADF)] {
-            assert_eq!(trouble.met(&error(errno), &address, &log, Now::simulated(time)), Some(PAUSE));
+            assert_eq!(trouble.record(&error(errno), &address, &log, Now::simulated(time)), Some(PAUSE));
         }
-        trouble.over(&address, &log, Now::simulated(2500));
-        trouble.over(&address, &log, Now::simulated(2600));
+        trouble.clear(&address, &log, Now::simulated(2500));
+        trouble.clear(&address, &log, Now::simulated(2600));
         let lines = [
             "ACCEPT_FAILED listen=inet:127.0.0.1:10040 cause=\"Too many open files (os error 24)\"",
             "ACCEPT_RESUMED listen=inet:127.0.0.1:10040 seconds=2",

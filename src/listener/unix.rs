@@ -15,10 +15,10 @@ use nix::unistd::{Group, User};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::SocketConfig;
-use super::{BACKLOG, Problem};
+use super::{BACKLOG, ListenProblem};
 
 /// Listens at `path`, in place of a socket that nobody listens at any more.
-pub fn bind(path: &Path, rights: &SocketConfig) -> Result<(Socket, SocketFile), Problem> {
+pub fn bind(path: &Path, rights: &SocketConfig) -> Result<(Socket, SocketFile), ListenProblem> {
     let owner = rights.owner.as_deref().map(user).transpose()?;
     let group = rights.group.as_deref().map(self::group).transpose()?;
     check_free(path)?;
@@ -28,18 +28,18 @@ pub fn bind(path: &Path, rights: &SocketConfig) -> Result<(Socket, SocketFile), 
         // Left behind by a process that ended between bind and rename and had our number.
         let _ = fs::remove_file(&trial);
     }
-    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(Problem::Other)?;
-    let address = SockAddr::unix(&trial).map_err(|_| Problem::PathLong)?;
+    let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(ListenProblem::Other)?;
+    let address = SockAddr::unix(&trial).map_err(|_| ListenProblem::PathLong)?;
     socket.bind(&address).map_err(|error| creation(error, path))?;
-    let mut file = SocketFile::made(trial).map_err(Problem::Other)?;
+    let mut file = SocketFile::made(trial).map_err(ListenProblem::Other)?;
 
     // A sandbox may forbid even a change to what is.
     if owner.is_some() || group.is_some() {
         lchown(&file.path, owner, group).map_err(ownership)?;
     }
-    fs::set_permissions(&file.path, Permissions::from_mode(rights.mode)).map_err(Problem::Other)?;
-    socket.set_nonblocking(true).map_err(Problem::Other)?;
-    socket.listen(BACKLOG).map_err(Problem::Other)?;
+    fs::set_permissions(&file.path, Permissions::from_mode(rights.mode)).map_err(ListenProblem::Other)?;
+    socket.set_nonblocking(true).map_err(ListenProblem::Other)?;
+    socket.listen(BACKLOG).map_err(ListenProblem::Other)?;
     fs::rename(&file.path, path).map_err(|error| creation(error, path))?;
     file.path = path.to_owned();
     Ok((socket, file))
@@ -85,16 +85,16 @@ impl Drop for SocketFile {
 }
 
 /// Whether `path` may be taken: nothing is there, or a socket without a listener.
-fn check_free(path: &Path) -> Result<(), Problem> {
+fn check_free(path: &Path) -> Result<(), ListenProblem> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         Err(error) => Err(creation(error, path)),
-        Ok(found) if !found.file_type().is_socket() => Err(Problem::NotASocket),
+        Ok(found) if !found.file_type().is_socket() => Err(ListenProblem::NotASocket),
         Ok(_) => match connect(path) {
             Err(error) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Ok(()),
-            Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(Problem::NotOurs),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => Err(ListenProblem::NotOurs),
             // A full backlog or another type of socket: somebody is there all the same.
-            Err(_) | Ok(()) => Err(Problem::SocketInUse),
+            Err(_) | Ok(()) => Err(ListenProblem::SocketInUse),
         },
     }
 }
@@ -113,34 +113,34 @@ fn trial_path(path: &Path) -> PathBuf {
     path.with_file_name(name)
 }
 
-fn user(name: &str) -> Result<u32, Problem> {
+fn user(name: &str) -> Result<u32, ListenProblem> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }
-    let found = User::from_name(name).map_err(|errno| Problem::Other(errno.into()))?;
-    found.map(|user| user.uid.as_raw()).ok_or_else(|| Problem::UnknownUser(name.to_owned()))
+    let found = User::from_name(name).map_err(|errno| ListenProblem::Other(errno.into()))?;
+    found.map(|user| user.uid.as_raw()).ok_or_else(|| ListenProblem::UnknownUser(name.to_owned()))
 }
 
-fn group(name: &str) -> Result<u32, Problem> {
+fn group(name: &str) -> Result<u32, ListenProblem> {
     if let Ok(number) = name.parse() {
         return Ok(number);
     }
-    let found = Group::from_name(name).map_err(|errno| Problem::Other(errno.into()))?;
-    found.map(|group| group.gid.as_raw()).ok_or_else(|| Problem::UnknownGroup(name.to_owned()))
+    let found = Group::from_name(name).map_err(|errno| ListenProblem::Other(errno.into()))?;
+    found.map(|group| group.gid.as_raw()).ok_or_else(|| ListenProblem::UnknownGroup(name.to_owned()))
 }
 
-fn creation(error: io::Error, path: &Path) -> Problem {
+fn creation(error: io::Error, path: &Path) -> ListenProblem {
     let directory = || path.parent().unwrap_or(Path::new("/")).to_owned();
     match error.kind() {
-        ErrorKind::NotFound | ErrorKind::NotADirectory => Problem::NoDirectory(directory()),
-        ErrorKind::PermissionDenied => Problem::DirectoryForbidden(directory()),
-        _ => Problem::Other(error),
+        ErrorKind::NotFound | ErrorKind::NotADirectory => ListenProblem::NoDirectory(directory()),
+        ErrorKind::PermissionDenied => ListenProblem::DirectoryForbidden(directory()),
+        _ => ListenProblem::Other(error),
     }
 }
 
-fn ownership(error: io::Error) -> Problem {
+fn ownership(error: io::Error) -> ListenProblem {
     match error.raw_os_error().map(Errno::from_raw) {
-        Some(Errno::EPERM) => Problem::OwnershipForbidden,
-        _ => Problem::Other(error),
+        Some(Errno::EPERM) => ListenProblem::OwnershipForbidden,
+        _ => ListenProblem::Other(error),
     }
 }

@@ -16,13 +16,13 @@ use super::netblock::canonical;
 
 /// Netblocks, each with what is said of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Netblocks<T> {
+pub struct NetblockTable<T> {
     entries: Box<[(IpNet, T)]>,
     v4: Ranges<u32>,
     v6: Ranges<u128>,
 }
 
-impl<T> FromIterator<(IpNet, T)> for Netblocks<T> {
+impl<T> FromIterator<(IpNet, T)> for NetblockTable<T> {
     /// Builds the set, at most 4,294,967,295 netblocks. Host bits are ignored;
     /// of equal netblocks the last one counts.
     fn from_iter<I: IntoIterator<Item = (IpNet, T)>>(netblocks: I) -> Self {
@@ -43,13 +43,13 @@ impl<T> FromIterator<(IpNet, T)> for Netblocks<T> {
     }
 }
 
-impl<T> Default for Netblocks<T> {
+impl<T> Default for NetblockTable<T> {
     fn default() -> Self {
         Self::from_iter([])
     }
 }
 
-impl<T> Netblocks<T> {
+impl<T> NetblockTable<T> {
     /// The longest netblock that contains the address, and what is said of it.
     pub fn lookup(&self, address: IpAddr) -> Option<(&IpNet, &T)> {
         let entry = match address.to_canonical() {
@@ -191,11 +191,11 @@ mod tests {
 
     use super::*;
 
-    fn netblocks(texts: &[&str]) -> Netblocks<usize> {
+    fn netblocks(texts: &[&str]) -> NetblockTable<usize> {
         texts.iter().enumerate().map(|(place, text)| (text.parse().unwrap(), place)).collect()
     }
 
-    fn decider(netblocks: &Netblocks<usize>, address: &str) -> Option<String> {
+    fn decider(netblocks: &NetblockTable<usize>, address: &str) -> Option<String> {
         netblocks.lookup(address.parse().unwrap()).map(|(netblock, _)| netblock.to_string())
     }
 
@@ -300,7 +300,7 @@ mod tests {
             list in prop::collection::vec(netblock(), 0..100),
             others in prop::collection::vec(address(), 0..50),
         ) {
-            let netblocks: Netblocks<usize> = list.iter().copied().zip(0..).collect();
+            let netblocks: NetblockTable<usize> = list.iter().copied().zip(0..).collect();
             let mut trie = JointPrefixMap::new();
             for (netblock, place) in list.iter().zip(0..) {
                 trie.insert(canonical(*netblock), place);

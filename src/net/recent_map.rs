@@ -8,12 +8,12 @@ use std::collections::HashMap;
 
 /// Values of at most `MOST` keys, which are hashes under [`crate::net::secret`].
 #[derive(Debug, Default)]
-pub struct Generations<V, const MOST: usize> {
+pub struct RecentMap<V, const MOST: usize> {
     young: HashMap<u64, V>,
     old: HashMap<u64, V>,
 }
 
-impl<V: Copy + Default, const MOST: usize> Generations<V, MOST> {
+impl<V: Copy + Default, const MOST: usize> RecentMap<V, MOST> {
     /// The value of a key.
     pub fn find(&self, key: u64) -> Option<V> {
         self.young.get(&key).or_else(|| self.old.get(&key)).copied()
@@ -62,7 +62,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_latest_are_kept() {
-        let mut generations = Generations::<u64, MOST>::default();
+        let mut generations = RecentMap::<u64, MOST>::default();
         let many = 5 * MOST as u64;
         for key in 0..many {
             *generations.touch(key) = key;
@@ -76,7 +76,7 @@ mod tests {
 
     #[test]
     fn a_key_that_is_touched_again_and_again_outlives_the_others() {
-        let mut generations = Generations::<u64, MOST>::default();
+        let mut generations = RecentMap::<u64, MOST>::default();
         for key in 1..5 * MOST as u64 {
             *generations.touch(0) += 1;
             *generations.touch(key) = key;

@@ -14,7 +14,7 @@ const MINUTE: usize = 60;
 
 /// The numbers since the start, as they were each second.
 #[derive(Debug, Default)]
-pub struct History {
+pub struct RateSampler {
     moments: VecDeque<Moment>,
 }
 
@@ -27,7 +27,7 @@ struct Moment {
 
 /// What people want to know of it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Lately {
+pub struct Rates {
     /// Requests a second, over the last minute.
     pub queries_per_second: f64,
     /// Refusals a second, over the last minute.
@@ -36,7 +36,7 @@ pub struct Lately {
     pub refusals: Vec<u64>,
 }
 
-impl History {
+impl RateSampler {
     /// Notes the numbers of a moment; once a second.
     pub fn note(&mut self, statistics: &Statistics, now: Now) {
         let read = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
@@ -48,7 +48,7 @@ impl History {
     }
 
     /// What went on.
-    pub fn lately(&self) -> Lately {
+    pub fn lately(&self) -> Rates {
         let last = self.moments.len().checked_sub(1);
         let rate = |number: fn(&Moment) -> u64| {
             let Some(last) = last else { return 0.0 };
@@ -57,7 +57,7 @@ impl History {
             (number(to) - number(from)) as f64 * 1000.0 / milliseconds as f64
         };
         let pairs = self.moments.iter().zip(self.moments.iter().skip(1));
-        Lately {
+        Rates {
             queries_per_second: rate(|moment| moment.queries),
             refusals_per_second: rate(|moment| moment.refused),
             refusals: pairs.map(|(before, after)| after.refused - before.refused).collect(),
@@ -72,7 +72,7 @@ mod tests {
 
     #[test]
     fn rates_are_those_of_the_last_minute_and_memory_is_bounded() {
-        let (mut history, statistics) = (History::default(), Statistics::default());
+        let (mut history, statistics) = (RateSampler::default(), Statistics::default());
         assert_eq!(history.lately().queries_per_second, 0.0);
         for second in 0..1000 {
             history.note(&statistics, Now::simulated(second * 1000));

@@ -1,15 +1,15 @@
 //! The verdict on a case, and what the store is told in consequence.
 
-use super::Wait;
-use super::key::Purpose;
+use super::Delayed;
+use super::key::CounterKind;
 use super::limit::{Limit, Window};
-use super::per::Part;
+use super::per::KeyPart;
 use super::sliding;
 use super::verdict::{Pass, Refusal, Verdict};
 use crate::net::clock::Now;
-use crate::policy::checks::{Item, Matter};
-use crate::policy::outcome::Opinion;
-use crate::policy::record::Count;
+use crate::policy::checks::{CheckState, LimitCheck};
+use crate::policy::outcome::LimitOutcome;
+use crate::policy::record::CountRecord;
 
 /// The verdict on a case, and what follows from it.
 #[derive(Debug)]
@@ -32,7 +32,7 @@ pub struct Violation<'p> {
     /// The limit.
     pub limit: &'p Limit,
     /// What of it.
-    pub part: Part,
+    pub part: KeyPart,
 }
 
 /// Hits that do not count, for the request was refused.
@@ -41,9 +41,9 @@ pub struct Refund<'p> {
     /// Whose they are.
     pub limit: &'p Limit,
     /// What was counted.
-    pub part: Part,
+    pub part: KeyPart,
     /// Under which of its keys.
-    pub purpose: Purpose,
+    pub purpose: CounterKind,
     /// How many.
     pub amount: u32,
 }
@@ -62,7 +62,7 @@ impl Default for Judgement<'_> {
 
 impl<'p> Judgement<'p> {
     /// Notes what follows from a limit's opinion of a count that was just made.
-    pub(crate) fn follow(&mut self, item: &Item<'p>, count: &Count, opinion: &Opinion<'p>, now: Now) {
+    pub(crate) fn follow(&mut self, item: &LimitCheck<'p>, count: &CountRecord, opinion: &LimitOutcome<'p>, now: Now) {
         if let Some(refund) = Refund::of(item, count, now) {
             match item.limit.log_only {
                 false => self.refunds_if_refused.push(refund),
@@ -72,11 +72,11 @@ impl<'p> Judgement<'p> {
             }
         }
         match opinion {
-            Opinion::Refuse(refusal) | Opinion::Delay(Wait { refusal, .. }) if item.limit.log_only => {
+            LimitOutcome::Refuse(refusal) | LimitOutcome::Delay(Delayed { refusal, .. }) if item.limit.log_only => {
                 self.log_only.push(refusal.clone());
             }
-            Opinion::Refuse(_) | Opinion::Delay(_) | Opinion::Excuse => {}
-            Opinion::Pass | Opinion::Uncounted(_) => return,
+            LimitOutcome::Refuse(_) | LimitOutcome::Delay(_) | LimitOutcome::AlreadyDelayed => {}
+            LimitOutcome::Pass | LimitOutcome::Uncounted(_) => return,
         }
         // Going on while banned is no further violation, nor is what is one with an earlier hit.
         let remembers = item.limit.ban.is_some() || item.limit.delay.is_some();
@@ -88,19 +88,19 @@ impl<'p> Judgement<'p> {
 
 impl<'p> Refund<'p> {
     /// What an item's count is worth if the request is refused.
-    pub(crate) fn of(item: &Item<'p>, count: &Count, now: Now) -> Option<Self> {
+    pub(crate) fn of(item: &LimitCheck<'p>, count: &CountRecord, now: Now) -> Option<Self> {
         // What the window leaves behind in a moment might be taken from the next one.
         const LEAST_LEFT: u32 = 2;
         let limit = item.limit;
         let hit = count.hit.filter(|hit| hit.added > 0 && !limit.count_refused)?;
         let purpose = match limit.window {
             Window::Fixed if hit.left < LEAST_LEFT => return None,
-            Window::Fixed => Purpose::Window,
-            Window::Sliding => Purpose::Slot(sliding::slot(limit.exptime, now.unix_ms)),
+            Window::Fixed => CounterKind::Window,
+            Window::Sliding => CounterKind::Slot(sliding::slot(limit.exptime, now.unix_ms)),
         };
-        match item.matter {
-            Matter::Open { .. } => Some(Self { limit, part: item.part.clone(), purpose, amount: hit.added }),
-            Matter::Known(_) => None,
+        match item.state {
+            CheckState::ToCount { .. } => Some(Self { limit, part: item.part.clone(), purpose, amount: hit.added }),
+            CheckState::Cached(_) => None,
         }
     }
 }

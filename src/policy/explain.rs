@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::Policy;
 use super::limit::Limit;
-use crate::policy::checks::Case;
+use crate::policy::checks::LimitChecks;
 use crate::policy::request::Request;
 
 /// Whether a limit has a say in a request, and if not, why.
@@ -24,12 +24,12 @@ pub enum Say {
 
 impl Policy {
     /// What every limit has to say, in their order; `case` is what `plan` made of the same request.
-    pub fn explain(&self, request: &Request, case: &Case<'_>) -> Vec<(&Limit, Say)> {
+    pub fn explain(&self, request: &Request, case: &LimitChecks<'_>) -> Vec<(&Limit, Say)> {
         let say = |limit: &Limit| {
             if let Some((netblock, None)) = limit.netblocks.lookup(case.client) {
                 return Say::Exempt(*netblock);
             }
-            if case.items.iter().any(|item| item.limit.id == limit.id) {
+            if case.checks.iter().any(|item| item.limit.id == limit.id) {
                 return Say::Counts;
             }
             let missing = limit.per.missing(request);

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 
 use super::limit::Limit;
-use super::per::Part;
+use super::per::KeyPart;
 
 /// One counter.
 #[derive(Clone, Copy, Debug)]
@@ -11,14 +11,14 @@ pub struct Key<'a> {
     /// The limit it belongs to.
     pub limit: &'a Limit,
     /// What it is about.
-    pub part: &'a Part,
+    pub part: &'a KeyPart,
     /// What is counted in it.
-    pub purpose: Purpose,
+    pub kind: CounterKind,
 }
 
 /// What is counted under a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Purpose {
+pub enum CounterKind {
     /// Hits of a fixed window.
     Window,
     /// Hits of one slot of a sliding window, by its number since the Unix epoch.
@@ -39,12 +39,12 @@ impl Key<'_> {
     /// nor a second `/` that no number follows occurs in what comes before a purpose.
     pub fn write(&self, output: &mut impl Write) -> fmt::Result {
         write!(output, "{}{}", self.limit.key_prefix, self.part)?;
-        match self.purpose {
-            Purpose::Window => Ok(()),
-            Purpose::Slot(number) => write!(output, "!{number:x}"),
-            Purpose::Violations => output.write_str("!violations"),
-            Purpose::Ban => output.write_str("!ban"),
-            Purpose::Bans => output.write_str("!bans"),
+        match self.kind {
+            CounterKind::Window => Ok(()),
+            CounterKind::Slot(number) => write!(output, "!{number:x}"),
+            CounterKind::Violations => output.write_str("!violations"),
+            CounterKind::Ban => output.write_str("!ban"),
+            CounterKind::Bans => output.write_str("!bans"),
         }
     }
 }

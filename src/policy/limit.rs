@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use super::action::Action;
 use super::conditions::Conditions;
-use super::per::Per;
+use super::per::KeySpec;
 use super::rate::Rate;
-use crate::net::netblock_table::Netblocks;
+use crate::net::netblock_table::NetblockTable;
 
 /// The name of the limit that stands at the top level of the configuration: connection_shaper's own.
 pub const TOP: &str = "connections";
@@ -30,7 +30,7 @@ pub struct Limit {
     /// What is a hit.
     pub counts: Counts,
     /// What has a counter of its own.
-    pub per: Per,
+    pub per: KeySpec,
     /// Which requests it is about.
     pub conditions: Conditions,
     /// Hits a window allows; the next is over. In units of [`Counts::unit`].
@@ -46,7 +46,7 @@ pub struct Limit {
     /// The same for IPv6.
     pub ipv6_prefix_length: u8,
     /// Thresholds of its own for some netblocks; `None`: this limit does not count them.
-    pub netblocks: Netblocks<Option<Rate>>,
+    pub netblocks: NetblockTable<Option<Rate>>,
     /// Hits of one key that are closer together than this many milliseconds are one; 0: none are.
     pub coalesce: u32,
     /// Whether what is refused stays counted.
@@ -74,7 +74,7 @@ impl Limit {
             name: TOP.to_owned(),
             key_prefix,
             counts: Counts::Connections,
-            per: Per::client(),
+            per: KeySpec::client(),
             conditions: Conditions::default(),
             threshold: 10,
             stress_threshold: None,
@@ -82,7 +82,7 @@ impl Limit {
             window: Window::Fixed,
             ipv4_prefix_length: 32,
             ipv6_prefix_length: 64,
-            netblocks: Netblocks::default(),
+            netblocks: NetblockTable::default(),
             coalesce: 0,
             count_refused: true,
             log_only: false,

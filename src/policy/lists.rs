@@ -12,7 +12,7 @@ use super::rate::Rate;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lists {
     /// Each netblock with what is said of it; of equal ones the last counts.
-    pub netblocks: Vec<(IpNet, Entry)>,
+    pub netblocks: Vec<(IpNet, ListEntry)>,
     /// The reasons of blacklist entries.
     pub reasons: Vec<Box<str>>,
     /// The rates.
@@ -21,20 +21,20 @@ pub struct Lists {
 
 /// What is said of a netblock. Small, for there may be a million of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Entry {
+pub enum ListEntry {
     /// Its clients are neither counted nor refused.
-    White,
+    Whitelist,
     /// Its clients are refused, for the reason of this number in [`Lists::reasons`] if one is noted.
-    Black(Option<Place>),
+    Blacklist(Option<ListIndex>),
     /// Its clients have the rate of this place in [`Lists::rates`] instead of the top level's threshold.
-    Rate(Place),
+    Rate(ListIndex),
 }
 
 /// A place in a table of [`Lists`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Place(std::num::NonZeroU32);
+pub struct ListIndex(std::num::NonZeroU32);
 
-impl Place {
+impl ListIndex {
     /// The place at an index below 4,294,967,295.
     pub fn new(index: usize) -> Self {
         let number = u32::try_from(index + 1).ok().and_then(std::num::NonZeroU32::new);
@@ -50,7 +50,7 @@ impl Place {
 impl Lists {
     /// A list of exempt netblocks.
     pub fn whitelist(netblocks: impl IntoIterator<Item = IpNet>) -> Self {
-        let netblocks = netblocks.into_iter().map(|netblock| (netblock, Entry::White)).collect();
+        let netblocks = netblocks.into_iter().map(|netblock| (netblock, ListEntry::Whitelist)).collect();
         Self { netblocks, ..Self::default() }
     }
 }

@@ -38,23 +38,23 @@ use ipnet::IpNet;
 use crate::net::clock::Now;
 use crate::policy::request::Request;
 
-pub use checks::Case;
+pub use checks::LimitChecks;
 pub use decision::{Judgement, Refund};
-pub use key::{Key, Purpose};
+pub use key::{CounterKind, Key};
 pub use limit::Limit;
-pub use operation::{Hit, Operation};
+pub use operation::{Counter, Operation};
 pub use overrides::Overrides;
-pub use record::{Admission, Count, Memory, Scope};
+pub use record::{BlacklistState, CountRecord, Scope, SessionRecord};
 pub use settings::{OnStoreFailure, Settings};
-pub use verdict::{Pass, Reason, Refusal, Verdict, Wait};
+pub use verdict::{Delayed, Pass, Reason, Refusal, Verdict};
 
-use crate::net::netblock_table::Netblocks;
+use crate::net::netblock_table::NetblockTable;
 use action::Action;
-use checks::{Finding, Matter};
+use checks::{CheckState, CounterReading};
 use limit::{Counts, LimitId};
-use lists::Entry;
-use overrides::Kind;
-use per::Part;
+use lists::ListEntry;
+use overrides::OverrideKind;
+use per::KeyPart;
 use rate::Rate;
 
 /// What stands in place of a limit's name where the blacklist refuses.
@@ -63,7 +63,7 @@ pub const BLACKLIST: &str = "blacklist";
 /// The rules in force.
 #[derive(Debug)]
 pub struct Policy {
-    pub(crate) netblocks: Netblocks<Entry>,
+    pub(crate) netblocks: NetblockTable<ListEntry>,
     pub(crate) reasons: Vec<Box<str>>,
     pub(crate) rates: Vec<Rate>,
     blacklist: Blacklist,
@@ -98,7 +98,7 @@ pub enum Plan<'p> {
         changed: bool,
     },
     /// Have the store do the case's operations, then `judge`.
-    Ask(Case<'p>),
+    Ask(LimitChecks<'p>),
 }
 
 impl Policy {
@@ -141,41 +141,43 @@ impl Policy {
     }
 
     /// What a request needs, given what its session remembers.
-    pub fn plan(&self, request: &Request, memory: &mut Memory, now: Now) -> Plan<'_> {
+    pub fn plan(&self, request: &Request, memory: &mut SessionRecord, now: Now) -> Plan<'_> {
         let Some(client) = request.client else {
             return Plan::Done { verdict: Verdict::Pass(Pass::UnknownClient), changed: false };
         };
         let listed = self.netblocks.lookup(client);
-        if let Some((_, Entry::White)) = listed {
+        if let Some((_, ListEntry::Whitelist)) = listed {
             return Plan::Done { verdict: Verdict::Pass(Pass::Whitelisted), changed: self.exempt(memory) };
         }
-        let outside = matches!(memory.admission, Admission::Open | Admission::Crowded);
+        let outside = matches!(memory.blacklist, BlacklistState::Unchecked | BlacklistState::TooManyDelayed);
         let word = self.overrides.lookup(client, now);
         match word {
-            Some(word) if word.kind == Kind::Allow => {
+            Some(word) if word.kind == OverrideKind::Allow => {
                 return Plan::Done { verdict: Verdict::Pass(Pass::Allowed), changed: self.exempt(memory) };
             }
-            Some(word) if word.kind == Kind::Ban && outside && !self.log_only => {
+            Some(word) if word.kind == OverrideKind::Ban && outside && !self.log_only => {
                 return Plan::Done { verdict: Verdict::Refuse(self.banned(client, &word)), changed: false };
             }
             _ => {}
         }
         let rate = match listed {
-            Some((netblock, Entry::Black(reason))) if outside && !self.log_only => {
+            Some((netblock, ListEntry::Blacklist(reason))) if outside && !self.log_only => {
                 let verdict = match self.blacklisted(client, netblock, *reason) {
                     // The same as where a limit makes wait.
-                    Verdict::Delay(wait) if memory.admission == Admission::Crowded => Verdict::Refuse(wait.crowded()),
+                    Verdict::Delay(wait) if memory.blacklist == BlacklistState::TooManyDelayed => {
+                        Verdict::Refuse(wait.over_delay_limit())
+                    }
                     Verdict::Delay(wait) if checks::is_stressed(request) => Verdict::Refuse(wait.refusal),
                     verdict => verdict,
                 };
                 return Plan::Done { verdict, changed: false };
             }
-            Some((netblock, Entry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
+            Some((netblock, ListEntry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
             _ => None,
         };
-        let mut case = Case::new(client, request);
+        let mut case = LimitChecks::new(client, request);
         for limit in &self.limits {
-            if memory.admission == Admission::Waited && limit.counts == Counts::Connections {
+            if memory.blacklist == BlacklistState::Delayed && limit.counts == Counts::Connections {
                 continue;
             }
             let rate = match limit.netblocks.lookup(client) {
@@ -188,41 +190,41 @@ impl Policy {
         }
         // Where nothing is enforced the log has a blacklisted client once, also if no limit is about it.
         let news = self.log_only
-            && memory.admission == Admission::Open
-            && (word.is_some() || matches!(listed, Some((_, Entry::Black(_)))));
-        if case.is_open() || news { Plan::Ask(case) } else { self.repeat(case, memory) }
+            && memory.blacklist == BlacklistState::Unchecked
+            && (word.is_some() || matches!(listed, Some((_, ListEntry::Blacklist(_)))));
+        if case.must_count() || news { Plan::Ask(case) } else { self.repeat(case, memory) }
     }
 
     /// The verdict on a case from what its operations came back with, which the session is to remember.
     pub fn judge<'p>(
         &'p self,
-        case: Case<'p>,
-        answers: impl IntoIterator<Item = Option<Hit>>,
-        memory: &mut Memory,
+        case: LimitChecks<'p>,
+        answers: impl IntoIterator<Item = Option<Counter>>,
+        memory: &mut SessionRecord,
         now: Now,
     ) -> Judgement<'p> {
         let mut answers = answers.into_iter();
         let mut judgement = Judgement::default();
-        let admission = memory.admission;
-        if admission != Admission::Waited {
-            memory.admission = Admission::Past;
+        let admission = memory.blacklist;
+        if admission != BlacklistState::Delayed {
+            memory.blacklist = BlacklistState::Passed;
         }
-        if self.log_only && admission == Admission::Open {
+        if self.log_only && admission == BlacklistState::Unchecked {
             judgement.log_only.extend(self.would_refuse(case.client, now));
         }
-        for item in case.items {
-            let (count, violations) = match item.matter {
-                Matter::Known(count) => (count, 0),
-                Matter::Open { scope, .. } => {
-                    let Finding { hit, banned, violations } = item.finding(&mut answers, now);
-                    (Count::new(item.limit.memory_id, scope, hit, banned, case.stress), violations)
+        for item in case.checks {
+            let (count, violations) = match item.state {
+                CheckState::Cached(count) => (count, 0),
+                CheckState::ToCount { scope, .. } => {
+                    let CounterReading { hit, banned, violations } = item.reading(&mut answers, now);
+                    (CountRecord::new(item.limit.memory_id, scope, hit, banned, case.stress), violations)
                 }
             };
-            let opinion = self.opinion(case.client, case.stress, &item, &count, violations, memory.waited);
-            let mut settled = self.settled(count, item.limit, &opinion);
-            if matches!(item.matter, Matter::Open { .. }) {
+            let opinion = self.outcome(case.client, case.stress, &item, &count, violations, memory.delayed);
+            let mut settled = self.finalize(count, item.limit, &opinion);
+            if matches!(item.state, CheckState::ToCount { .. }) {
                 if !settled.passed {
-                    settled.key = Count::key(&item.part);
+                    settled.key = CountRecord::key(&item.part);
                 }
                 judgement.follow(&item, &count, &opinion, now);
             }
@@ -235,13 +237,13 @@ impl Policy {
     }
 
     /// Marks a session that passes without a count, for it is exempt: it stays so. Says whether that is news.
-    fn exempt(&self, memory: &mut Memory) -> bool {
-        let mut news = std::mem::replace(&mut memory.admission, Admission::Past) != Admission::Past;
+    fn exempt(&self, memory: &mut SessionRecord) -> bool {
+        let mut news = std::mem::replace(&mut memory.blacklist, BlacklistState::Passed) != BlacklistState::Passed;
         for limit in self.limits.iter().filter(|limit| limit.counts == Counts::Connections) {
             let count = memory.find(limit.memory_id, Scope::Session);
-            let count = count.unwrap_or(Count::new(limit.memory_id, Scope::Session, None, 0, false));
+            let count = count.unwrap_or(CountRecord::new(limit.memory_id, Scope::Session, None, 0, false));
             if !count.passed {
-                memory.keep(Count { passed: true, ..count });
+                memory.keep(CountRecord { passed: true, ..count });
                 news = true;
             }
         }
@@ -249,13 +251,13 @@ impl Policy {
     }
 
     /// The verdict on a case in which nothing is open: that of before, unless a reload has changed the rules.
-    fn repeat<'p>(&'p self, case: Case<'p>, memory: &mut Memory) -> Plan<'p> {
+    fn repeat<'p>(&'p self, case: LimitChecks<'p>, memory: &mut SessionRecord) -> Plan<'p> {
         let mut verdict = Verdict::Pass(Pass::WithinLimits);
         let mut changed = false;
-        for item in &case.items {
-            let Matter::Known(count) = item.matter else { continue };
-            let opinion = self.opinion(case.client, case.stress, item, &count, 0, memory.waited);
-            let settled = self.settled(count, item.limit, &opinion);
+        for item in &case.checks {
+            let CheckState::Cached(count) = item.state else { continue };
+            let opinion = self.outcome(case.client, case.stress, item, &count, 0, memory.delayed);
+            let settled = self.finalize(count, item.limit, &opinion);
             if settled != count {
                 memory.keep(settled);
                 changed = true;
@@ -269,25 +271,25 @@ impl Policy {
 
     /// What the blacklist has to say where nothing is enforced.
     fn would_refuse(&self, client: IpAddr, now: Now) -> Option<Refusal<'_>> {
-        if let Some(word) = self.overrides.lookup(client, now).filter(|word| word.kind == Kind::Ban) {
+        if let Some(word) = self.overrides.lookup(client, now).filter(|word| word.kind == OverrideKind::Ban) {
             return Some(self.banned(client, &word));
         }
-        let (netblock, Entry::Black(reason)) = self.netblocks.lookup(client)? else {
+        let (netblock, ListEntry::Blacklist(reason)) = self.netblocks.lookup(client)? else {
             return None;
         };
         match self.blacklisted(client, netblock, *reason) {
-            Verdict::Refuse(refusal) | Verdict::Delay(Wait { refusal, .. }) => Some(refusal),
+            Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
             Verdict::Pass(_) | Verdict::Defer => None,
         }
     }
 
     /// An administrator's ban, which is an entry of the blacklist for a while.
-    fn banned(&self, client: IpAddr, word: &overrides::InForce) -> Refusal<'_> {
+    fn banned(&self, client: IpAddr, word: &overrides::ActiveOverride) -> Refusal<'_> {
         Refusal {
             client,
             reason: Reason::Banned,
             limit: BLACKLIST,
-            key: Part::Client { address: word.netblock.addr(), prefix_length: word.netblock.prefix_len() },
+            key: KeyPart::Client { address: word.netblock.addr(), prefix_length: word.netblock.prefix_len() },
             count: 0,
             threshold: 0,
             left: word.left,
@@ -295,12 +297,12 @@ impl Policy {
         }
     }
 
-    fn blacklisted(&self, client: IpAddr, netblock: &IpNet, reason: Option<lists::Place>) -> Verdict<'_> {
+    fn blacklisted(&self, client: IpAddr, netblock: &IpNet, reason: Option<lists::ListIndex>) -> Verdict<'_> {
         let refusal = Refusal {
             client,
             reason: Reason::Blacklisted(reason.map(|place| &*self.reasons[place.index()])),
             limit: BLACKLIST,
-            key: Part::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() },
+            key: KeyPart::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() },
             count: 0,
             threshold: 0,
             left: 0,
@@ -308,7 +310,7 @@ impl Policy {
         };
         match self.blacklist.delay {
             None => Verdict::Refuse(refusal),
-            Some(time) => Verdict::Delay(Wait::new(refusal, time, self.blacklist.max_concurrent, None)),
+            Some(time) => Verdict::Delay(Delayed::new(refusal, time, self.blacklist.max_concurrent, None)),
         }
     }
 }

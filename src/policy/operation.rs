@@ -17,7 +17,7 @@ pub struct Operation<'a> {
 
 /// What the store says of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hit {
+pub struct Counter {
     /// Hits in the window, this one included; 0 where there is no such counter.
     pub count: u32,
     /// Seconds until the window ends, rounded up.

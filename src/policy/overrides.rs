@@ -11,18 +11,18 @@ use arc_swap::ArcSwap;
 use ipnet::IpNet;
 
 use crate::net::clock::Now;
-use crate::net::netblock_table::Netblocks;
+use crate::net::netblock_table::NetblockTable;
 
 /// The most of them at once. They travel as a whole, once a second.
-pub const MAX_WORDS: usize = 1000;
+pub const MAX_OVERRIDES: usize = 1000;
 
 /// What an administrator said of one netblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Word {
+pub struct Override {
     /// Of whom.
     pub netblock: IpNet,
     /// What.
-    pub kind: Kind,
+    pub kind: OverrideKind,
     /// Until when, in seconds since the Unix epoch.
     pub ends: u64,
     /// Who said it, for people to read.
@@ -31,7 +31,7 @@ pub struct Word {
 
 /// What can be said.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum OverrideKind {
     /// They pass and are not counted.
     Allow,
     /// They are refused as those on the blacklist are.
@@ -40,7 +40,7 @@ pub enum Kind {
     Reset,
 }
 
-impl Kind {
+impl OverrideKind {
     /// Its word.
     pub fn name(self) -> &'static str {
         match self {
@@ -53,11 +53,11 @@ impl Kind {
 
 /// What holds for one client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct InForce {
+pub struct ActiveOverride {
     /// The netblock it was said of.
     pub netblock: IpNet,
     /// What was said.
-    pub kind: Kind,
+    pub kind: OverrideKind,
     /// Seconds until it ends.
     pub left: u32,
 }
@@ -72,39 +72,39 @@ pub struct Overrides {
 struct Shared {
     /// Read with every request, so that most need not look further.
     any: AtomicBool,
-    words: ArcSwap<Words>,
+    words: ArcSwap<OverrideTable>,
 }
 
 #[derive(Debug, Default)]
-struct Words {
-    list: Vec<Word>,
-    netblocks: Netblocks<(Kind, u64)>,
+struct OverrideTable {
+    list: Vec<Override>,
+    netblocks: NetblockTable<(OverrideKind, u64)>,
 }
 
 impl Overrides {
     /// The longest netblock around a client that something was said of. Of equal ones the last word counts.
-    pub fn lookup(&self, client: IpAddr, now: Now) -> Option<InForce> {
+    pub fn lookup(&self, client: IpAddr, now: Now) -> Option<ActiveOverride> {
         if !self.shared.any.load(Ordering::Relaxed) {
             return None;
         }
         let words = self.shared.words.load();
         let (netblock, (kind, ends)) = words.netblocks.lookup(client)?;
         let left = ends.checked_sub(now.unix()).filter(|left| *left > 0)?;
-        Some(InForce { netblock: *netblock, kind: *kind, left: u32::try_from(left).unwrap_or(u32::MAX) })
+        Some(ActiveOverride { netblock: *netblock, kind: *kind, left: u32::try_from(left).unwrap_or(u32::MAX) })
     }
 
     /// All of them.
-    pub fn list(&self) -> Vec<Word> {
+    pub fn list(&self) -> Vec<Override> {
         self.shared.words.load().list.clone()
     }
 
     /// Puts this list in force, without what has ended.
-    pub fn set(&self, mut list: Vec<Word>, now: Now) {
+    pub fn set(&self, mut list: Vec<Override>, now: Now) {
         list.retain(|word| word.ends > now.unix());
-        let lasting = list.iter().filter(|word| word.kind != Kind::Reset);
-        let netblocks: Netblocks<_> = lasting.map(|word| (word.netblock, (word.kind, word.ends))).collect();
+        let lasting = list.iter().filter(|word| word.kind != OverrideKind::Reset);
+        let netblocks: NetblockTable<_> = lasting.map(|word| (word.netblock, (word.kind, word.ends))).collect();
         let any = !netblocks.is_empty();
-        self.shared.words.store(Arc::new(Words { list, netblocks }));
+        self.shared.words.store(Arc::new(OverrideTable { list, netblocks }));
         self.shared.any.store(any, Ordering::Relaxed);
     }
 
@@ -121,8 +121,8 @@ impl Overrides {
 mod tests {
     use super::*;
 
-    fn word(netblock: &str, kind: Kind, ends: u64) -> Word {
-        Word { netblock: netblock.parse().unwrap(), kind, ends: Now::simulated(0).unix() + ends, by: "root".into() }
+    fn word(netblock: &str, kind: OverrideKind, ends: u64) -> Override {
+        Override { netblock: netblock.parse().unwrap(), kind, ends: Now::simulated(0).unix() + ends, by: "root".into() }
     }
 
     #[test]
@@ -133,21 +133,21 @@ mod tests {
             Some((word.kind, word.left))
         };
         assert_eq!(said("192.0.2.1", 0), None);
-        let words = vec![word("192.0.2.0/24", Kind::Ban, 60), word("192.0.2.1/32", Kind::Allow, 10)];
+        let words = vec![word("192.0.2.0/24", OverrideKind::Ban, 60), word("192.0.2.1/32", OverrideKind::Allow, 10)];
         overrides.set(words, Now::simulated(0));
-        assert_eq!(said("192.0.2.1", 0), Some((Kind::Allow, 10)));
-        assert_eq!(said("192.0.2.2", 59), Some((Kind::Ban, 1)));
+        assert_eq!(said("192.0.2.1", 0), Some((OverrideKind::Allow, 10)));
+        assert_eq!(said("192.0.2.2", 59), Some((OverrideKind::Ban, 1)));
         assert_eq!(said("192.0.2.2", 60), None);
         assert_eq!(said("198.51.100.1", 0), None);
         overrides.expire(Now::simulated(10_000));
-        assert_eq!(said("192.0.2.1", 10), Some((Kind::Ban, 50)));
+        assert_eq!(said("192.0.2.1", 10), Some((OverrideKind::Ban, 50)));
         assert_eq!(overrides.list().len(), 1);
     }
 
     #[test]
     fn a_reset_is_told_but_lets_nobody_pass() {
         let overrides = Overrides::default();
-        overrides.set(vec![word("192.0.2.0/24", Kind::Reset, 60)], Now::simulated(0));
+        overrides.set(vec![word("192.0.2.0/24", OverrideKind::Reset, 60)], Now::simulated(0));
         assert_eq!(overrides.lookup([192, 0, 2, 1].into(), Now::simulated(0)), None);
         assert_eq!(overrides.list().len(), 1);
     }

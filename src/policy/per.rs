@@ -19,11 +19,11 @@ const MAX_TEXT: usize = 88;
 
 /// The parts of a limit's keys, in order. None at all: everyone shares one counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Per(pub SmallVec<[Field; 2]>);
+pub struct KeySpec(pub SmallVec<[KeyField; 2]>);
 
 /// One part of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
+pub enum KeyField {
     /// The client's address, masked.
     Client,
     /// An attribute as it is.
@@ -34,7 +34,7 @@ pub enum Field {
     HostDomain(Attribute),
 }
 
-impl Field {
+impl KeyField {
     /// Every one of them with its word.
     pub const WORDS: [(&'static str, Self); 14] = [
         ("client", Self::Client),
@@ -98,7 +98,7 @@ fn registrable(name: &[u8]) -> Option<&[u8]> {
 
 /// What is counted, apart from the limit that counts it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Part {
+pub enum KeyPart {
     /// A client's address with the bits after the prefix cleared.
     Client {
         /// The address.
@@ -110,7 +110,7 @@ pub enum Part {
     Text(Box<str>),
 }
 
-impl Part {
+impl KeyPart {
     /// All of a client's netblock.
     pub fn client(client: IpAddr, ipv4_prefix_length: u8, ipv6_prefix_length: u8) -> Self {
         let (address, prefix_length) = mask(client, ipv4_prefix_length, ipv6_prefix_length);
@@ -125,14 +125,14 @@ impl Part {
     }
 
     /// A key of one attribute with this value.
-    pub fn of_value(field: Field, value: &str) -> Self {
+    pub fn of_value(field: KeyField, value: &str) -> Self {
         let mut text = format!("{}=", field.word());
         escape(value.as_bytes(), &mut text);
         Self::Text(bounded(text))
     }
 }
 
-impl std::fmt::Display for Part {
+impl std::fmt::Display for KeyPart {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Client { address, prefix_length } => {
@@ -147,10 +147,10 @@ impl std::fmt::Display for Part {
     }
 }
 
-impl Per {
+impl KeySpec {
     /// The client's address alone.
     pub fn client() -> Self {
-        Self(SmallVec::from_slice(&[Field::Client]))
+        Self(SmallVec::from_slice(&[KeyField::Client]))
     }
 
     /// The words of a key that a request does not say.
@@ -160,7 +160,7 @@ impl Per {
 
     /// Whether its keys are addresses.
     pub fn is_client(&self) -> bool {
-        self.0.as_slice() == [Field::Client]
+        self.0.as_slice() == [KeyField::Client]
     }
 
     /// Whether its keys differ between the recipients of one message.
@@ -169,7 +169,7 @@ impl Per {
     }
 
     /// What a request is counted under; `client` is the client's part of it. `None`: the request does not say all of it.
-    pub fn part(&self, request: &Request, client: Part) -> Option<Part> {
+    pub fn part(&self, request: &Request, client: KeyPart) -> Option<KeyPart> {
         if self.is_client() {
             return Some(client);
         }
@@ -181,14 +181,14 @@ impl Per {
             text += field.word();
             text.push('=');
             match field {
-                Field::Client => write!(text, "{client}").expect("a string grows as needed"),
+                KeyField::Client => write!(text, "{client}").expect("a string grows as needed"),
                 field => escape(field.value(request)?, &mut text),
             }
         }
         if text.is_empty() {
             text += "all";
         }
-        Some(Part::Text(bounded(text)))
+        Some(KeyPart::Text(bounded(text)))
     }
 }
 
@@ -235,9 +235,9 @@ mod tests {
     }
 
     fn key(words: &[&str], lines: &str) -> Option<String> {
-        let field = |word: &&str| Field::WORDS.iter().find(|(known, _)| known == word).unwrap().1;
-        let client = Part::client([192, 0, 2, 1].into(), 24, 64);
-        Per(words.iter().map(field).collect()).part(&request(lines), client).map(|part| part.to_string())
+        let field = |word: &&str| KeyField::WORDS.iter().find(|(known, _)| known == word).unwrap().1;
+        let client = KeyPart::client([192, 0, 2, 1].into(), 24, 64);
+        KeySpec(words.iter().map(field).collect()).part(&request(lines), client).map(|part| part.to_string())
     }
 
     #[test]
@@ -272,9 +272,9 @@ mod tests {
 
     #[test]
     fn every_word_of_a_key_is_there_once() {
-        for (place, (word, field)) in Field::WORDS.iter().enumerate() {
+        for (place, (word, field)) in KeyField::WORDS.iter().enumerate() {
             assert_eq!(field.word(), *word);
-            assert!(Field::WORDS.iter().skip(place + 1).all(|(other, _)| other != word));
+            assert!(KeyField::WORDS.iter().skip(place + 1).all(|(other, _)| other != word));
         }
     }
 

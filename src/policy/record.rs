@@ -10,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use smallvec::SmallVec;
 
 use super::limit::LimitId;
-use super::operation::Hit;
-use super::per::Part;
+use super::operation::Counter;
+use super::per::KeyPart;
 use crate::net::secret;
 
 /// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.
@@ -19,13 +19,13 @@ pub const MAX_RECIPIENTS: usize = 1000;
 
 /// What a session was counted for by one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Count {
+pub struct CountRecord {
     /// The limit.
     pub limit: LimitId,
     /// For how long it stands.
     pub scope: Scope,
     /// What the store said; `None` when it was away and nothing counted in its place.
-    pub hit: Option<Hit>,
+    pub hit: Option<Counter>,
     /// Seconds its ban had left; 0: it was not banned.
     pub banned: u32,
     /// It was judged by the threshold for times of stress.
@@ -33,19 +33,19 @@ pub struct Count {
     /// It was judged to pass, and that stands.
     pub passed: bool,
     /// It had to wait but could not, so it is refused.
-    pub crowded: bool,
+    pub delay_limit: bool,
     /// The hash of what it was counted under, where it was not judged to pass; else 0.
     pub key: u64,
 }
 
-impl Count {
+impl CountRecord {
     /// What the store has just said, to be judged.
-    pub fn new(limit: LimitId, scope: Scope, hit: Option<Hit>, banned: u32, stress: bool) -> Self {
-        Self { limit, scope, hit, banned, stress, passed: false, crowded: false, key: 0 }
+    pub fn new(limit: LimitId, scope: Scope, hit: Option<Counter>, banned: u32, stress: bool) -> Self {
+        Self { limit, scope, hit, banned, stress, passed: false, delay_limit: false, key: 0 }
     }
 
     /// The hash of what counts are made under, which for most is what strangers choose.
-    pub fn key(part: &Part) -> u64 {
+    pub fn key(part: &KeyPart) -> u64 {
         secret::hash(part)
     }
 }
@@ -71,29 +71,29 @@ impl Scope {
 }
 
 /// Counts of a session or a message; nearly always one.
-pub type Counts = SmallVec<[Count; 1]>;
+pub type Counts = SmallVec<[CountRecord; 1]>;
 
 /// How a session stands to the blacklist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Admission {
+pub enum BlacklistState {
     /// It has not got past it.
     #[default]
-    Open,
+    Unchecked,
     /// It got past it.
-    Past,
+    Passed,
     /// It is on it and has waited for that; its connection is not counted.
-    Waited,
+    Delayed,
     /// It is on it and had to wait, but could not.
-    Crowded,
+    TooManyDelayed,
 }
 
 /// All a session remembers.
 #[derive(Clone, Debug, Default)]
-pub struct Memory {
+pub struct SessionRecord {
     /// How the session stands to the blacklist.
-    pub admission: Admission,
+    pub blacklist: BlacklistState,
     /// It has waited for an answer, and is not made to again.
-    pub waited: bool,
+    pub delayed: bool,
     /// What stands for the session or the message.
     counts: Counts,
     /// What stands for recipients of the message.
@@ -101,23 +101,23 @@ pub struct Memory {
 }
 
 /// What stands for the recipients of a message, limit by limit.
-type Recipients = HashMap<LimitId, OfLimit>;
+type Recipients = HashMap<LimitId, RecipientCounts>;
 
 #[derive(Debug, Default)]
-struct OfLimit {
-    counts: HashMap<Scope, Count>,
+struct RecipientCounts {
+    counts: HashMap<Scope, CountRecord>,
     /// How often others were counted that are too many to be remembered.
     more: u32,
 }
 
-impl Memory {
+impl SessionRecord {
     /// That of a session which got past the blacklist, and no more.
     pub fn admitted() -> Self {
-        Self { admission: Admission::Past, ..Self::default() }
+        Self { blacklist: BlacklistState::Passed, ..Self::default() }
     }
 
     /// What a limit has counted in this scope.
-    pub fn find(&self, limit: LimitId, scope: Scope) -> Option<Count> {
+    pub fn find(&self, limit: LimitId, scope: Scope) -> Option<CountRecord> {
         match scope {
             Scope::Request => None,
             Scope::Session | Scope::Message => {
@@ -128,11 +128,11 @@ impl Memory {
     }
 
     /// Remembers a count, in place of an earlier one of the same scope.
-    pub fn keep(&mut self, count: Count) {
+    pub fn keep(&mut self, count: CountRecord) {
         match count.scope {
             Scope::Request => {}
             Scope::Session | Scope::Message => {
-                let same = |other: &&mut Count| other.limit == count.limit && other.scope == count.scope;
+                let same = |other: &&mut CountRecord| other.limit == count.limit && other.scope == count.scope;
                 match self.counts.iter_mut().find(same) {
                     Some(other) => *other = count,
                     None => self.counts.push(count),
@@ -152,7 +152,7 @@ impl Memory {
     }
 
     /// All counts, of recipients too, in no order.
-    pub fn counts(&self) -> Vec<Count> {
+    pub fn counts(&self) -> Vec<CountRecord> {
         let of_recipients = self.of_recipients(|_, own| own.counts.values().copied().collect::<Vec<_>>());
         self.counts.iter().copied().chain(of_recipients.into_iter().flatten()).collect()
     }
@@ -167,7 +167,7 @@ impl Memory {
         lock(self.recipients.get_or_insert_default()).entry(limit).or_default().more = more;
     }
 
-    fn of_recipients<T>(&self, each: impl Fn(LimitId, &OfLimit) -> T) -> Vec<T> {
+    fn of_recipients<T>(&self, each: impl Fn(LimitId, &RecipientCounts) -> T) -> Vec<T> {
         let Some(recipients) = &self.recipients else {
             return Vec::new();
         };
@@ -184,12 +184,12 @@ impl Memory {
     }
 
     /// Drops refusals among these counts: what was counted stays so, and passes. Says whether there was any.
-    pub fn pardon(&mut self, concerns: impl Fn(&Count) -> bool) -> bool {
+    pub fn clear_refusals(&mut self, concerns: impl Fn(&CountRecord) -> bool) -> bool {
         let mut pardoned = false;
-        let mut pardon = |count: &mut Count| {
+        let mut pardon = |count: &mut CountRecord| {
             if !count.passed && concerns(count) {
                 pardoned = true;
-                *count = Count { passed: true, banned: 0, crowded: false, ..*count };
+                *count = CountRecord { passed: true, banned: 0, delay_limit: false, ..*count };
             }
         };
         self.counts.iter_mut().for_each(&mut pardon);
@@ -207,7 +207,10 @@ impl Memory {
 
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
-        self.admission == Admission::Open && !self.waited && self.counts.is_empty() && self.recipients.is_none()
+        self.blacklist == BlacklistState::Unchecked
+            && !self.delayed
+            && self.counts.is_empty()
+            && self.recipients.is_none()
     }
 }
 

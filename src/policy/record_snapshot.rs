@@ -5,24 +5,24 @@ use std::collections::HashMap;
 use bytes::{Buf, BufMut};
 
 use crate::policy::limit::LimitId;
-use crate::policy::record::Admission;
-use crate::policy::{Count, Hit, Memory, Scope};
+use crate::policy::record::BlacklistState;
+use crate::policy::{CountRecord, Counter, Scope, SessionRecord};
 use crate::snapshot::fields::{put_option, take_option, take_truth};
-use crate::snapshot::section::Damage;
+use crate::snapshot::section::SnapshotError;
 
 /// The ids that limits have now, by those they had before.
 pub type Ids = HashMap<LimitId, LimitId>;
 
 /// Adds a memory.
-pub fn put(output: &mut Vec<u8>, memory: &Memory) {
-    let admission = match memory.admission {
-        Admission::Open => 0,
-        Admission::Past => 1,
-        Admission::Waited => 2,
-        Admission::Crowded => 3,
+pub fn put(output: &mut Vec<u8>, memory: &SessionRecord) {
+    let admission = match memory.blacklist {
+        BlacklistState::Unchecked => 0,
+        BlacklistState::Passed => 1,
+        BlacklistState::Delayed => 2,
+        BlacklistState::TooManyDelayed => 3,
     };
     output.put_u8(admission);
-    output.put_u8(memory.waited.into());
+    output.put_u8(memory.delayed.into());
     let more = memory.more();
     output.put_u32_le(more.len() as u32);
     for (limit, more) in more {
@@ -45,21 +45,21 @@ pub fn put(output: &mut Vec<u8>, memory: &Memory) {
         output.put_u32_le(count.hit.map_or(0, |hit| hit.added));
         output.put_u32_le(count.banned);
         output.put_u64_le(count.key);
-        output.put_u8(u8::from(count.stress) | u8::from(count.passed) << 1 | u8::from(count.crowded) << 2);
+        output.put_u8(u8::from(count.stress) | u8::from(count.passed) << 1 | u8::from(count.delay_limit) << 2);
     }
 }
 
 /// Takes one off. What limits remember that are no more is forgotten.
-pub fn take(input: &mut &[u8], ids: &Ids) -> Result<Memory, Damage> {
-    let mut memory = Memory::default();
-    memory.admission = match input.try_get_u8()? {
-        0 => Admission::Open,
-        1 => Admission::Past,
-        2 => Admission::Waited,
-        3 => Admission::Crowded,
-        _ => return Err(Damage::Corrupt),
+pub fn take(input: &mut &[u8], ids: &Ids) -> Result<SessionRecord, SnapshotError> {
+    let mut memory = SessionRecord::default();
+    memory.blacklist = match input.try_get_u8()? {
+        0 => BlacklistState::Unchecked,
+        1 => BlacklistState::Passed,
+        2 => BlacklistState::Delayed,
+        3 => BlacklistState::TooManyDelayed,
+        _ => return Err(SnapshotError::Corrupt),
     };
-    memory.waited = take_truth(input)?;
+    memory.delayed = take_truth(input)?;
     for _ in 0..input.try_get_u32_le()? {
         let (limit, more) = (input.try_get_u16_le()?, input.try_get_u32_le()?);
         if let Some(limit) = ids.get(&limit) {
@@ -74,15 +74,15 @@ pub fn take(input: &mut &[u8], ids: &Ids) -> Result<Memory, Damage> {
             1 => Scope::Session,
             2 => Scope::Message,
             3 => Scope::Recipient(recipient),
-            _ => return Err(Damage::Corrupt),
+            _ => return Err(SnapshotError::Corrupt),
         };
         let (hit, added) = (take_option(input)?, input.try_get_u32_le()?);
         let (banned, key) = (input.try_get_u32_le()?, input.try_get_u64_le()?);
-        let hit = hit.map(|hit| Hit { count: (hit >> 32) as u32, left: hit as u32, added });
+        let hit = hit.map(|hit| Counter { count: (hit >> 32) as u32, left: hit as u32, added });
         let flags = input.try_get_u8()?;
         let [stress, passed, crowded] = [0, 1, 2].map(|bit| flags >> bit & 1 == 1);
         if let Some(limit) = ids.get(&limit) {
-            memory.keep(Count { limit: *limit, scope, hit, banned, stress, passed, crowded, key });
+            memory.keep(CountRecord { limit: *limit, scope, hit, banned, stress, passed, delay_limit: crowded, key });
         }
     }
     Ok(memory)
@@ -94,23 +94,23 @@ mod tests {
 
     #[test]
     fn a_memory_is_the_same_under_the_ids_of_the_limits_there_are() {
-        let hit = Some(Hit { count: 3, left: 59, added: 2 });
+        let hit = Some(Counter { count: 3, left: 59, added: 2 });
         let counts = [
-            Count { passed: true, ..Count::new(1, Scope::Session, hit, 0, true) },
-            Count { crowded: true, ..Count::new(1, Scope::Message, None, 0, false) },
-            Count::new(2, Scope::Session, hit, 7, false),
-            Count { key: u64::MAX, ..Count::new(1, Scope::Recipient(u64::MAX), hit, 0, false) },
+            CountRecord { passed: true, ..CountRecord::new(1, Scope::Session, hit, 0, true) },
+            CountRecord { delay_limit: true, ..CountRecord::new(1, Scope::Message, None, 0, false) },
+            CountRecord::new(2, Scope::Session, hit, 7, false),
+            CountRecord { key: u64::MAX, ..CountRecord::new(1, Scope::Recipient(u64::MAX), hit, 0, false) },
         ];
-        let mut memory = Memory::default();
-        (memory.admission, memory.waited) = (Admission::Past, true);
+        let mut memory = SessionRecord::default();
+        (memory.blacklist, memory.delayed) = (BlacklistState::Passed, true);
         memory.keep_more(1, 7);
         counts.iter().for_each(|count| memory.keep(*count));
         let mut bytes = Vec::new();
         put(&mut bytes, &memory);
         let taken = take(&mut bytes.as_slice(), &HashMap::from([(1, 5)])).unwrap();
-        assert_eq!((taken.admission, taken.waited, taken.recipients(5)), (Admission::Past, true, 8));
+        assert_eq!((taken.blacklist, taken.delayed, taken.recipients(5)), (BlacklistState::Passed, true, 8));
         for count in counts {
-            let expected = (count.limit == 1).then_some(Count { limit: 5, ..count });
+            let expected = (count.limit == 1).then_some(CountRecord { limit: 5, ..count });
             assert_eq!(taken.find(5, count.scope).filter(|_| count.limit == 1), expected);
         }
         assert_eq!(taken.counts().len(), 3);

@@ -23,7 +23,7 @@ pub const MAX_REQUEST: usize = 128 * 1024;
 #[derive(Debug)]
 pub struct Request {
     block: BytesMut,
-    places: [Place; Attribute::COUNT],
+    places: [Span; Attribute::COUNT],
     /// The client's address, IPv4-mapped IPv6 folded to IPv4; `None` when absent, `unknown` or no address.
     pub client: Option<IpAddr>,
     /// The client's port; 0 when Postfix does not say.
@@ -31,7 +31,7 @@ pub struct Request {
     /// The address and port the client connected to; `None` before Postfix 3.2.
     pub server: Option<(IpAddr, u16)>,
     /// The stage of the SMTP session.
-    pub state: State,
+    pub state: Stage,
     /// Which message this is about; `None` outside a mail transaction.
     pub instance: Option<Instance>,
 }
@@ -39,9 +39,9 @@ pub struct Request {
 /// Where a value lies in a request: the start above the length, in one word, for the table of them is moved
 /// with every request.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Place(u32);
+pub(crate) struct Span(u32);
 
-impl Place {
+impl Span {
     const LENGTH_BITS: u32 = MAX_VALUE.ilog2() + 1;
 
     pub fn new(start: usize, length: usize) -> Self {
@@ -54,11 +54,11 @@ impl Place {
     }
 }
 
-const _: () = assert!(MAX_REQUEST <= 1 << (u32::BITS - Place::LENGTH_BITS), "every place in a request fits a word");
+const _: () = assert!(MAX_REQUEST <= 1 << (u32::BITS - Span::LENGTH_BITS), "every place in a request fits a word");
 
 /// The stage of the SMTP session, as far as it matters what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum State {
+pub enum Stage {
     /// The client has just connected.
     Connect,
     /// A proxy has just named another client. Postfix sends the word `XCLIENT` though its manual does not list it.
@@ -73,7 +73,7 @@ pub enum State {
     Other,
 }
 
-impl State {
+impl Stage {
     fn parse(value: &[u8]) -> Self {
         match value {
             b"CONNECT" => Self::Connect,
@@ -103,14 +103,14 @@ impl Request {
         &self.block[self.places[attribute as usize].range()]
     }
 
-    pub(crate) fn new(block: BytesMut, places: [Place; Attribute::COUNT]) -> Self {
+    pub(crate) fn new(block: BytesMut, places: [Span; Attribute::COUNT]) -> Self {
         let mut request =
-            Self { block, places, client: None, client_port: 0, server: None, state: State::Other, instance: None };
+            Self { block, places, client: None, client_port: 0, server: None, state: Stage::Other, instance: None };
         request.client = address(request.value(Attribute::ClientAddress));
         request.client_port = port(request.value(Attribute::ClientPort));
         request.server = address(request.value(Attribute::ServerAddress))
             .map(|server| (server, port(request.value(Attribute::ServerPort))));
-        request.state = State::parse(request.value(Attribute::ProtocolState));
+        request.state = Stage::parse(request.value(Attribute::ProtocolState));
         request.instance = Instance::parse(request.value(Attribute::Instance));
         request
     }
@@ -226,18 +226,18 @@ mod tests {
     #[test]
     fn stages_are_told_apart_as_far_as_they_matter() {
         let known = [
-            ("CONNECT", State::Connect),
-            ("XCLIENT", State::Xclient),
-            ("RCPT", State::Rcpt),
-            ("DATA", State::Data),
-            ("BDAT", State::Data),
-            ("END-OF-MESSAGE", State::EndOfMessage),
+            ("CONNECT", Stage::Connect),
+            ("XCLIENT", Stage::Xclient),
+            ("RCPT", Stage::Rcpt),
+            ("DATA", Stage::Data),
+            ("BDAT", Stage::Data),
+            ("END-OF-MESSAGE", Stage::EndOfMessage),
         ];
         for (word, state) in known {
-            assert_eq!(State::parse(word.as_bytes()), state);
+            assert_eq!(Stage::parse(word.as_bytes()), state);
         }
         for word in ["", "MAIL", "EHLO", "VRFY", "rcpt", "END-OF-MESSAGES"] {
-            assert_eq!(State::parse(word.as_bytes()), State::Other, "{word}");
+            assert_eq!(Stage::parse(word.as_bytes()), Stage::Other, "{word}");
         }
     }
 

@@ -5,9 +5,9 @@ use std::time::Duration;
 
 use super::action::Action;
 use super::limit::LimitId;
-use super::per::Part;
+use super::per::KeyPart;
 use super::template::Values;
-use crate::policy::record::{Admission, Count, Memory, Scope};
+use crate::policy::record::{BlacklistState, CountRecord, Scope, SessionRecord};
 
 /// The answer to one request.
 #[must_use]
@@ -16,7 +16,7 @@ pub enum Verdict<'p> {
     /// `DUNNO`.
     Pass(Pass),
     /// `DUNNO` after a wait; a refusal where nobody more may wait.
-    Delay(Wait<'p>),
+    Delay(Delayed<'p>),
     /// An action.
     Refuse(Refusal<'p>),
     /// The store is away, and `on_store_failure` is `defer`: a temporary refusal whatever the
@@ -44,7 +44,7 @@ impl<'p> Verdict<'p> {
 
 /// A wait, after which the client passes.
 #[derive(Clone, Debug)]
-pub struct Wait<'p> {
+pub struct Delayed<'p> {
     /// Why; and the answer where nobody more may wait.
     pub refusal: Refusal<'p>,
     /// How long.
@@ -55,33 +55,33 @@ pub struct Wait<'p> {
     count: Option<(LimitId, Scope)>,
 }
 
-impl<'p> Wait<'p> {
-    pub(super) fn new(refusal: Refusal<'p>, time: Duration, max_concurrent: u32, count: Option<&Count>) -> Self {
+impl<'p> Delayed<'p> {
+    pub(super) fn new(refusal: Refusal<'p>, time: Duration, max_concurrent: u32, count: Option<&CountRecord>) -> Self {
         Self { refusal, time, max_concurrent, count: count.map(|count| (count.limit, count.scope)) }
     }
 
     /// The session waits once; whatever it asks later passes.
-    pub fn begin(&self, memory: &mut Memory) {
-        memory.admission = if self.count.is_some() { Admission::Past } else { Admission::Waited };
-        memory.waited = true;
-        self.settle(memory, |count| Count { passed: true, ..count });
+    pub fn begin(&self, memory: &mut SessionRecord) {
+        memory.blacklist = if self.count.is_some() { BlacklistState::Passed } else { BlacklistState::Delayed };
+        memory.delayed = true;
+        self.settle(memory, |count| CountRecord { passed: true, ..count });
     }
 
     /// Nobody more may wait, so it is refused, and that stands.
-    pub fn refuse(self, memory: &mut Memory) -> Refusal<'p> {
+    pub fn refuse(self, memory: &mut SessionRecord) -> Refusal<'p> {
         if self.count.is_none() {
-            memory.admission = Admission::Crowded;
+            memory.blacklist = BlacklistState::TooManyDelayed;
         }
-        self.settle(memory, |count| Count { passed: false, crowded: true, ..count });
-        self.crowded()
+        self.settle(memory, |count| CountRecord { passed: false, delay_limit: true, ..count });
+        self.over_delay_limit()
     }
 
     /// The refusal of one that may not even wait.
-    pub(super) fn crowded(self) -> Refusal<'p> {
-        Refusal { reason: Reason::Crowded, ..self.refusal }
+    pub(super) fn over_delay_limit(self) -> Refusal<'p> {
+        Refusal { reason: Reason::DelayLimit, ..self.refusal }
     }
 
-    fn settle(&self, memory: &mut Memory, change: impl FnOnce(Count) -> Count) {
+    fn settle(&self, memory: &mut SessionRecord, change: impl FnOnce(CountRecord) -> CountRecord) {
         if let Some(count) = self.count.and_then(|(limit, scope)| memory.find(limit, scope)) {
             memory.keep(change(count));
         }
@@ -126,7 +126,7 @@ pub struct Refusal<'p> {
     /// The name of the limit; `blacklist` where it is none of them.
     pub limit: &'p str,
     /// What was counted together, as its key names it.
-    pub key: Part,
+    pub key: KeyPart,
     /// Hits in this window.
     pub count: u64,
     /// Hits the limit allows.
@@ -147,7 +147,7 @@ pub enum Reason<'p> {
     /// It is on the blacklist, for this reason if one is noted there.
     Blacklisted(Option<&'p str>),
     /// It would have to wait, but too many do.
-    Crowded,
+    DelayLimit,
 }
 
 impl Reason<'_> {
@@ -157,7 +157,7 @@ impl Reason<'_> {
             Self::Over => "over",
             Self::Banned => "banned",
             Self::Blacklisted(_) => "blacklisted",
-            Self::Crowded => "crowded",
+            Self::DelayLimit => "crowded",
         }
     }
 }

@@ -14,8 +14,8 @@ use crate::net::stream::Stream;
 use crate::observe::log::{Log, Severity};
 use crate::observe::statistics::add;
 use crate::postfix::connection;
-use crate::postfix::connection::{Business, Parked};
-use crate::postfix::suspended::Parking;
+use crate::postfix::connection::{ConnectionState, SuspendedConnection};
+use crate::postfix::suspended::SuspendedConnections;
 
 /// What accepting needs.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ pub struct Acceptor {
     /// The most of them.
     pub max_connections: usize,
     /// Where they are put that another process is to take over.
-    pub parking: Parking,
+    pub suspended: SuspendedConnections,
 }
 
 impl Acceptor {
@@ -48,22 +48,22 @@ impl Acceptor {
             }
             if connections.len() >= *max_connections {
                 // Better than to let it wait in the backlog: Postfix tries again in a second, and waits no longer than that.
-                add(&service.statistics.turned_away, 1);
+                add(&service.statistics.connections_rejected, 1);
                 service.log.limited(Severity::Warning, "TOO_MANY_CONNECTIONS", Now::read(), |line| {
                     line.field("peer", peer).field("max_connections", max_connections);
                 });
                 continue;
             }
-            let (seat, business) = (service.sessions.seat(peer.ip()), Business::default());
-            self.go_on(Parked { stream, peer, seat, business });
+            let (seat, business) = (service.sessions.attach(peer.ip()), ConnectionState::default());
+            self.resume(SuspendedConnection { stream, peer, session: seat, state: business });
         }
     }
 
     /// Goes on with a connection that was served before.
-    pub fn go_on(&self, mut connection: Parked<Stream>) {
-        let (service, mut stop, parking) = (Arc::clone(&self.service), self.stop.clone(), self.parking.clone());
+    pub fn resume(&self, mut connection: SuspendedConnection<Stream>) {
+        let (service, mut stop, parking) = (Arc::clone(&self.service), self.stop.clone(), self.suspended.clone());
         self.connections.spawn(async move {
-            while let Some(parked) = connection::go_on(connection, &service, stop).await {
+            while let Some(parked) = connection::resume(connection, &service, stop).await {
                 match parking.put(parked) {
                     Some(again) => (connection, stop) = again,
                     None => return,

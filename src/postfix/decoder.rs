@@ -7,7 +7,7 @@ use memchr::memchr;
 use tokio_util::codec::Decoder;
 
 use crate::policy::attribute::Attribute;
-use crate::policy::request::{MAX_REQUEST, MAX_VALUE, Place, Request};
+use crate::policy::request::{MAX_REQUEST, MAX_VALUE, Request, Span};
 use crate::postfix::error::RequestError;
 
 /// The longest name of Postfix has 24 bytes; a longer one than this is no policy client.
@@ -25,7 +25,7 @@ pub struct RequestDecoder {
     searched: usize,
     /// Where the next attribute stands in Postfix's order.
     hint: usize,
-    places: [Place; Attribute::COUNT],
+    places: [Span; Attribute::COUNT],
 }
 
 impl Decoder for RequestDecoder {
@@ -72,7 +72,7 @@ impl RequestDecoder {
                 return Ok(Some(self.line + 1));
             }
             if let Some((attribute, name)) = named(&rest[..length], self.hint)? {
-                self.places[attribute as usize] = Place::new(self.line + name, (length - name).min(MAX_VALUE));
+                self.places[attribute as usize] = Span::new(self.line + name, (length - name).min(MAX_VALUE));
                 self.hint = attribute as usize + 1;
             }
             self.line += length + 1;
@@ -85,7 +85,7 @@ impl RequestDecoder {
         while let Some((attribute, name)) = Attribute::expect(hint, &input[line..])
             && let Some(length) = line_end(&input[line + name..])
         {
-            self.places[attribute as usize] = Place::new(line + name, length.min(MAX_VALUE));
+            self.places[attribute as usize] = Span::new(line + name, length.min(MAX_VALUE));
             hint = attribute as usize + 1;
             line += name + length + 1;
         }
@@ -145,7 +145,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::policy::request::State;
+    use crate::policy::request::Stage;
 
     fn decode(bytes: &[u8]) -> Result<Option<Request>, RequestError> {
         RequestDecoder::default().decode(&mut BytesMut::from(bytes))
@@ -162,7 +162,7 @@ mod tests {
         assert_eq!(request.value(Attribute::Sender), b"a=b");
         assert_eq!(request.value(Attribute::Recipient), b"");
         assert_eq!((request.client, request.client_port), (Some([192, 0, 2, 1].into()), 4711));
-        assert_eq!(request.state, State::Connect);
+        assert_eq!(request.state, Stage::Connect);
     }
 
     #[test]

@@ -15,12 +15,12 @@ pub struct RequestError {
     /// The beginning of the offending name or line; not to be shown unescaped.
     pub attribute: Vec<u8>,
     /// What is wrong with it.
-    pub problem: Problem,
+    pub problem: RequestProblem,
 }
 
 /// What is wrong with a request.
 #[derive(Debug)]
-pub enum Problem {
+pub enum RequestProblem {
     /// A line that is no `name=value`.
     NoEqualsSign,
     /// A name longer than `MAX_NAME`.
@@ -39,29 +39,29 @@ pub enum Problem {
 
 impl RequestError {
     pub(crate) fn no_equals_sign(line: &[u8]) -> Self {
-        Self::new(line, Problem::NoEqualsSign)
+        Self::new(line, RequestProblem::NoEqualsSign)
     }
 
     pub(crate) fn long_name(line: &[u8]) -> Self {
-        Self::new(line, Problem::LongName)
+        Self::new(line, RequestProblem::LongName)
     }
 
     pub(crate) fn too_long() -> Self {
-        Self::new(b"", Problem::TooLong)
+        Self::new(b"", RequestProblem::TooLong)
     }
 
     pub(crate) fn not_a_policy_request(value: &[u8]) -> Self {
         let attribute = [b"request=", value].concat();
-        Self::new(&attribute, Problem::NotAPolicyRequest)
+        Self::new(&attribute, RequestProblem::NotAPolicyRequest)
     }
 
     pub(crate) fn cut_short() -> Self {
-        Self::new(b"", Problem::CutShort)
+        Self::new(b"", RequestProblem::CutShort)
     }
 
     /// A request whose rest did not come within `REQUEST_TIME`.
     pub fn unfinished() -> Self {
-        Self::new(b"", Problem::Unfinished)
+        Self::new(b"", RequestProblem::Unfinished)
     }
 
     /// Writes the line about it.
@@ -75,7 +75,7 @@ impl RequestError {
         });
     }
 
-    fn new(attribute: &[u8], problem: Problem) -> Self {
+    fn new(attribute: &[u8], problem: RequestProblem) -> Self {
         // Enough to recognise it by in the log.
         let shown = attribute.len().min(64);
         Self { attribute: attribute[..shown].to_vec(), problem }
@@ -84,22 +84,22 @@ impl RequestError {
 
 impl From<std::io::Error> for RequestError {
     fn from(error: std::io::Error) -> Self {
-        Self::new(b"", Problem::Io(error))
+        Self::new(b"", RequestProblem::Io(error))
     }
 }
 
 impl fmt::Display for RequestError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.problem {
-            Problem::NoEqualsSign => f.write_str("a line without ="),
-            Problem::LongName => write!(f, "a name longer than {MAX_NAME} bytes"),
-            Problem::TooLong => write!(f, "a request longer than {MAX_REQUEST} bytes"),
-            Problem::NotAPolicyRequest => f.write_str("not request=smtpd_access_policy"),
-            Problem::Unfinished => {
+            RequestProblem::NoEqualsSign => f.write_str("a line without ="),
+            RequestProblem::LongName => write!(f, "a name longer than {MAX_NAME} bytes"),
+            RequestProblem::TooLong => write!(f, "a request longer than {MAX_REQUEST} bytes"),
+            RequestProblem::NotAPolicyRequest => f.write_str("not request=smtpd_access_policy"),
+            RequestProblem::Unfinished => {
                 write!(f, "a request that was begun {} seconds ago is not finished", REQUEST_TIME.as_secs())
             }
-            Problem::CutShort => f.write_str("the connection ended within a request"),
-            Problem::Io(error) => error.fmt(f),
+            RequestProblem::CutShort => f.write_str("the connection ended within a request"),
+            RequestProblem::Io(error) => error.fmt(f),
         }
     }
 }

@@ -72,7 +72,7 @@ async fn converse(
             let service = Arc::new(Service::new(config.engine(), Policy::new(config.policy(), None), log.clone()));
             // A ban or an allowance holds for the first request too. The store is being connected to meanwhile, so
             // where memcached is away nobody waits longer than for that.
-            let _ = timeout(config.store.timeout, service.words.refresh(&service, Now::read())).await;
+            let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;
             tokio::spawn(words::follow(Arc::clone(&service)));
             connection::serve(stream, peer, &service, terminated()?).await;
             Ok(())

@@ -5,22 +5,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
-use crate::postfix::connection::Parked;
+use crate::postfix::connection::SuspendedConnection;
 
 /// Connections that nobody serves at the moment; a clone is the same place.
 #[derive(Clone, Debug, Default)]
-pub struct Parking(Arc<Mutex<State>>);
+pub struct SuspendedConnections(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    parked: Vec<Parked<Stream>>,
+    parked: Vec<SuspendedConnection<Stream>>,
     /// Nobody takes them over after all: whoever comes late is to go on, and to heed this.
     given_up: Option<Shutdown>,
 }
 
-impl Parking {
+impl SuspendedConnections {
     /// Puts one down, or says that it is to be gone on with.
-    pub fn put(&self, parked: Parked<Stream>) -> Option<(Parked<Stream>, Shutdown)> {
+    pub fn put(&self, parked: SuspendedConnection<Stream>) -> Option<(SuspendedConnection<Stream>, Shutdown)> {
         let mut state = self.lock();
         match state.given_up.clone() {
             Some(stop) => Some((parked, stop)),
@@ -32,7 +32,7 @@ impl Parking {
     }
 
     /// All that are there.
-    pub fn empty(&self) -> Vec<Parked<Stream>> {
+    pub fn empty(&self) -> Vec<SuspendedConnection<Stream>> {
         mem::take(&mut self.lock().parked)
     }
 
@@ -42,7 +42,7 @@ impl Parking {
     }
 
     /// From here on they are to be gone on with. Returns those that were put down.
-    pub fn give_up(&self, stop: Shutdown) -> Vec<Parked<Stream>> {
+    pub fn give_up(&self, stop: Shutdown) -> Vec<SuspendedConnection<Stream>> {
         self.lock().given_up = Some(stop);
         self.empty()
     }

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut};
 
 use super::table::handed::{Places, put_place, take_place};
-use super::{Seat, Sessions};
+use super::{SessionHandle, Sessions};
 use crate::net::clock::Now;
 use crate::policy::record_snapshot::Ids;
 use crate::snapshot::fields::take_truth;
-use crate::snapshot::section::Damage;
+use crate::snapshot::section::SnapshotError;
 
 impl Sessions {
     /// Adds all sessions.
@@ -19,7 +19,7 @@ impl Sessions {
     }
 
     /// Takes them over, and says where they are now: for `seat_again`, and then for `linger`.
-    pub fn take(&self, input: &mut &[u8], ids: &Ids) -> Result<Places, Damage> {
+    pub fn take(&self, input: &mut &[u8], ids: &Ids) -> Result<Places, SnapshotError> {
         self.lock().take(input, ids)
     }
 
@@ -29,13 +29,13 @@ impl Sessions {
         peer: Option<IpAddr>,
         input: &mut &[u8],
         places: &Places,
-    ) -> Result<Seat, Damage> {
+    ) -> Result<SessionHandle, SnapshotError> {
         let (number, opening) = (input.try_get_u64_le()?, take_truth(input)?);
         let place = if take_truth(input)? { Some(take_place(input)?) } else { None };
         let mut table = self.lock();
         let current = place.and_then(|place| places.get(&place)).copied();
-        current.into_iter().for_each(|place| table.seat(place));
-        Ok(Seat { number, peer, current, opening, last: None, repeated: false, sessions: Arc::clone(self) })
+        current.into_iter().for_each(|place| table.attach(place));
+        Ok(SessionHandle { number, peer, current, opening, last: None, repeated: false, sessions: Arc::clone(self) })
     }
 
     /// Has sessions that no policy connection is about any more end in their time.
@@ -44,7 +44,7 @@ impl Sessions {
     }
 }
 
-impl Seat {
+impl SessionHandle {
     /// Adds it, for `seat_again`.
     pub fn put(&self, output: &mut Vec<u8>) {
         output.put_u64_le(self.number);

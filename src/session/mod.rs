@@ -25,9 +25,9 @@ use tokio::sync::Notify;
 use crate::net::clock::Now;
 use crate::net::secret;
 use crate::policy::attribute::Attribute;
-use crate::policy::request::{Instance, Request, State};
-use crate::policy::{Count, Memory};
-use table::{Endpoints, Place, Port, Session, Table};
+use crate::policy::request::{Instance, Request, Stage};
+use crate::policy::{CountRecord, SessionRecord};
+use table::{Endpoints, Port, Session, SessionId, Table};
 
 /// Two CONNECTs of one session over two policy connections come within this many milliseconds.
 const SAME_CONNECT: u64 = 1_000;
@@ -51,9 +51,17 @@ impl Sessions {
     }
 
     /// A place for one policy connection. `peer` is the address of its other end, if it has one.
-    pub fn seat(self: &Arc<Self>, peer: Option<IpAddr>) -> Seat {
+    pub fn attach(self: &Arc<Self>, peer: Option<IpAddr>) -> SessionHandle {
         let number = self.lock().number();
-        Seat { number, peer, current: None, opening: false, last: None, repeated: false, sessions: Arc::clone(self) }
+        SessionHandle {
+            number,
+            peer,
+            current: None,
+            opening: false,
+            last: None,
+            repeated: false,
+            sessions: Arc::clone(self),
+        }
     }
 
     /// Sessions remembered.
@@ -67,10 +75,10 @@ impl Sessions {
     }
 
     /// Drops what sessions remember of these refusals of a client, and says of how many sessions there was any.
-    pub fn pardon(&self, concerns: impl Fn(IpAddr, &Count) -> bool) -> usize {
+    pub fn clear_refusals(&self, concerns: impl Fn(IpAddr, &CountRecord) -> bool) -> usize {
         let mut pardoned = 0;
         self.lock().each(|client, session| {
-            pardoned += usize::from(session.memory.pardon(|count| concerns(client, count)));
+            pardoned += usize::from(session.memory.clear_refusals(|count| concerns(client, count)));
         });
         pardoned
     }
@@ -90,10 +98,10 @@ impl Sessions {
 
 /// One policy connection's view of the sessions.
 #[derive(Debug)]
-pub struct Seat {
+pub struct SessionHandle {
     number: u64,
     peer: Option<IpAddr>,
-    current: Option<Place>,
+    current: Option<SessionId>,
     /// Its last request was a CONNECT or XCLIENT.
     opening: bool,
     /// What its last request asked, if that was about a message.
@@ -104,7 +112,7 @@ pub struct Seat {
 }
 
 /// What Postfix asks once from each list: the message, the stage, and the hash of the recipient.
-type Asked = (Instance, State, u64);
+type Asked = (Instance, Stage, u64);
 
 /// How a seat stands to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,7 +127,7 @@ enum Relation {
 
 /// What is known of the session a request belongs to.
 #[derive(Debug)]
-pub struct Joined {
+pub struct SessionLookup {
     /// The request is its first.
     pub new: bool,
     /// Another policy connection was about it before this one.
@@ -129,16 +137,16 @@ pub struct Joined {
     /// Another policy connection's request is being counted for it: `settled` tells what came of it.
     pub counting: bool,
     /// What it has been judged for.
-    pub memory: Memory,
+    pub memory: SessionRecord,
 }
 
-impl Seat {
+impl SessionHandle {
     /// Finds the session of a request, or begins one.
-    pub fn join(&mut self, client: IpAddr, request: &Request, now: Now) -> Joined {
+    pub fn lookup(&mut self, client: IpAddr, request: &Request, now: Now) -> SessionLookup {
         let sessions = Arc::clone(&self.sessions);
         let mut table = sessions.lock();
         table.drop_ended(now.monotonic);
-        self.opening = matches!(request.state, State::Connect | State::Xclient);
+        self.opening = matches!(request.state, Stage::Connect | Stage::Xclient);
         let endpoints = self.endpoints(client, request, &mut table, now.monotonic);
         let hash = table.hash(&endpoints);
         let found = table.find(&endpoints, hash);
@@ -151,19 +159,25 @@ impl Seat {
             session.left = None;
             session.proceed(request.instance);
             let (counting, memory) = (session.counting, session.memory.clone());
-            self.sit(&mut table, place);
+            self.move_to(&mut table, place);
             let elsewhere = relation != Relation::Current;
             let repeated = self.repeats(request, !elsewhere);
-            return Joined { new: false, elsewhere, repeated, counting, memory };
+            return SessionLookup { new: false, elsewhere, repeated, counting, memory };
         }
         self.repeats(request, false);
         let opened = self.opening.then_some(now.monotonic);
         let session = Session::new(opened, request.instance);
         // Before it sits elsewhere, so that the slot it leaves is free.
-        self.stand_up(&mut table);
+        self.detach(&mut table);
         let place = table.begin(endpoints, hash, session);
-        self.sit(&mut table, place);
-        Joined { new: true, elsewhere: false, repeated: false, counting: false, memory: Memory::default() }
+        self.move_to(&mut table, place);
+        SessionLookup {
+            new: true,
+            elsewhere: false,
+            repeated: false,
+            counting: false,
+            memory: SessionRecord::default(),
+        }
     }
 
     /// Says that the current session is being counted; `remember` says what came of it.
@@ -176,7 +190,7 @@ impl Seat {
     }
 
     /// Waits until another seat has counted the current session, and says what it remembers.
-    pub async fn settled(&self) -> Memory {
+    pub async fn counted(&self) -> SessionRecord {
         loop {
             let mut settled = pin!(self.sessions.settled.notified());
             // Registers before the look, so that nothing is missed between the two.
@@ -189,16 +203,16 @@ impl Seat {
     }
 
     /// What the current session remembers; `None` while it is being counted.
-    fn memory(&self) -> Option<Memory> {
+    fn memory(&self) -> Option<SessionRecord> {
         let mut table = self.sessions.lock();
         match self.current.and_then(|place| table.session(place)) {
             Some(session) => (!session.counting).then(|| session.memory.clone()),
-            None => Some(Memory::default()),
+            None => Some(SessionRecord::default()),
         }
     }
 
     /// Has the current session remember what it has been judged for.
-    pub fn remember(&mut self, memory: Memory) {
+    pub fn remember(&mut self, memory: SessionRecord) {
         if let Some(place) = self.current
             && let Some(session) = self.sessions.lock().session(place)
         {
@@ -210,7 +224,7 @@ impl Seat {
     }
 
     /// Gives the place up. `answered`: the last answer reached Postfix, as far as we can know.
-    pub fn leave(mut self, answered: bool, now: Now) {
+    pub fn close(mut self, answered: bool, now: Now) {
         let sessions = Arc::clone(&self.sessions);
         let mut table = sessions.lock();
         if let Some(place) = self.current.take() {
@@ -218,14 +232,14 @@ impl Seat {
                 session.unanswered = !answered;
                 session.left = self.opening.then_some(now.monotonic);
             }
-            table.unseat(place, Some(now.monotonic));
+            table.detach(place, Some(now.monotonic));
         }
     }
 
-    fn sit(&mut self, table: &mut Table, place: Place) {
+    fn move_to(&mut self, table: &mut Table, place: SessionId) {
         if self.current != Some(place) {
-            self.stand_up(table);
-            table.seat(place);
+            self.detach(table);
+            table.attach(place);
             self.current = Some(place);
         }
     }
@@ -239,13 +253,13 @@ impl Seat {
         self.repeated && !before
     }
 
-    fn stand_up(&mut self, table: &mut Table) {
+    fn detach(&mut self, table: &mut Table) {
         if let Some(place) = self.current.take() {
-            table.unseat(place, None);
+            table.detach(place, None);
         }
     }
 
-    fn relation(&self, found: Option<Place>) -> Relation {
+    fn relation(&self, found: Option<SessionId>) -> Relation {
         match self.current {
             None => Relation::Fresh,
             current if current == found => Relation::Current,
@@ -291,7 +305,7 @@ impl Session {
     /// Whether a request with this session's endpoints belongs to it.
     fn takes(&self, request: &Request, seat: Relation, now: u64) -> bool {
         match (request.state, request.instance) {
-            (State::Connect | State::Xclient, _) => seat != Relation::Current && self.begins_again(seat, now),
+            (Stage::Connect | Stage::Xclient, _) => seat != Relation::Current && self.begins_again(seat, now),
             (_, None) => true,
             (_, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
         }

@@ -8,7 +8,7 @@ use crate::postfix::decoder::RequestDecoder;
 /// A site's policy connections, and the sessions they were recognised as.
 struct Site {
     sessions: Arc<Sessions>,
-    seats: Vec<Option<Seat>>,
+    seats: Vec<Option<SessionHandle>>,
 }
 
 impl Site {
@@ -19,7 +19,7 @@ impl Site {
     /// With policy connections from these addresses.
     fn of(peers: &[Option<IpAddr>]) -> Self {
         let sessions = Sessions::new(peers.len());
-        let seats = peers.iter().map(|peer| Some(sessions.seat(*peer))).collect();
+        let seats = peers.iter().map(|peer| Some(sessions.attach(*peer))).collect();
         Self { sessions, seats }
     }
 
@@ -32,7 +32,7 @@ impl Site {
         self.join(connection, at, line, server).new
     }
 
-    fn join(&mut self, connection: usize, at: u64, line: &str, server: &str) -> Joined {
+    fn join(&mut self, connection: usize, at: u64, line: &str, server: &str) -> SessionLookup {
         let field: Vec<&str> = line.split(' ').map(|field| if field == "-" { "" } else { field }).collect();
         let text = format!(
             "request=smtpd_access_policy\nprotocol_state={}\nclient_address={}\nclient_port={}\n\
@@ -41,13 +41,13 @@ impl Site {
         );
         let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
         let seat = self.seats[connection].as_mut().unwrap();
-        seat.join(request.client.unwrap(), &request, Now::simulated(at))
+        seat.lookup(request.client.unwrap(), &request, Now::simulated(at))
     }
 
     /// Postfix closes a policy connection and opens another in its place.
     fn reconnect(&mut self, connection: usize, at: u64, answered: bool) {
-        let seat = self.seats[connection].replace(self.sessions.seat(None));
-        seat.unwrap().leave(answered, Now::simulated(at));
+        let seat = self.seats[connection].replace(self.sessions.attach(None));
+        seat.unwrap().close(answered, Now::simulated(at));
     }
 }
 
@@ -206,12 +206,12 @@ fn the_number_of_sessions_is_bounded_by_the_policy_connections() {
 
 #[test]
 fn what_a_session_was_counted_for_is_remembered_until_it_ends() {
-    use crate::policy::{Count, Hit, Scope};
+    use crate::policy::{CountRecord, Counter, Scope};
     let mut site = Site::new(2);
     assert!(site.begins(0, 0, "RCPT 198.51.100.1 4711 a1.10.0.0"));
-    let hit = Some(Hit { count: 3, left: 60, added: 1 });
-    let counts = [Scope::Session, Scope::Message].map(|scope| Count::new(0, scope, hit, 0, false));
-    let mut memory = Memory::default();
+    let hit = Some(Counter { count: 3, left: 60, added: 1 });
+    let counts = [Scope::Session, Scope::Message].map(|scope| CountRecord::new(0, scope, hit, 0, false));
+    let mut memory = SessionRecord::default();
     counts.iter().for_each(|count| memory.keep(*count));
     site.seats[0].as_mut().unwrap().remember(memory);
     let mut remembered = |instance: &str| {
@@ -221,7 +221,7 @@ fn what_a_session_was_counted_for_is_remembered_until_it_ends() {
         );
         let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
         let seat = site.seats[1].as_mut().unwrap();
-        let memory = seat.join([198, 51, 100, 1].into(), &request, Now::simulated(1)).memory;
+        let memory = seat.lookup([198, 51, 100, 1].into(), &request, Now::simulated(1)).memory;
         counts.map(|count| memory.find(0, count.scope).is_some())
     };
     assert_eq!(remembered("a1.10.0.0"), [true, true]);

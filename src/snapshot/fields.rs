@@ -2,7 +2,7 @@
 
 use bytes::{Buf, BufMut};
 
-use super::section::Damage;
+use super::section::SnapshotError;
 
 /// Adds a number that may be absent.
 pub fn put_option(output: &mut Vec<u8>, number: Option<u64>) {
@@ -13,13 +13,13 @@ pub fn put_option(output: &mut Vec<u8>, number: Option<u64>) {
 }
 
 /// Takes one off.
-pub fn take_option(input: &mut &[u8]) -> Result<Option<u64>, Damage> {
+pub fn take_option(input: &mut &[u8]) -> Result<Option<u64>, SnapshotError> {
     let is_there = take_truth(input)?;
     Ok(if is_there { Some(input.try_get_u64_le()?) } else { None })
 }
 
 /// Takes a yes or no off, which was put as a byte.
-pub fn take_truth(input: &mut &[u8]) -> Result<bool, Damage> {
+pub fn take_truth(input: &mut &[u8]) -> Result<bool, SnapshotError> {
     Ok(input.try_get_u8()? != 0)
 }
 
@@ -30,7 +30,7 @@ pub fn put_bytes(output: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 /// Takes them off.
-pub fn take_bytes<'i>(input: &mut &'i [u8]) -> Result<&'i [u8], Damage> {
-    let length = usize::try_from(input.try_get_u64_le()?).map_err(|_| Damage::Corrupt)?;
-    input.split_off(..length).ok_or(Damage::Corrupt)
+pub fn take_bytes<'i>(input: &mut &'i [u8]) -> Result<&'i [u8], SnapshotError> {
+    let length = usize::try_from(input.try_get_u64_le()?).map_err(|_| SnapshotError::Corrupt)?;
+    input.split_off(..length).ok_or(SnapshotError::Corrupt)
 }

@@ -37,7 +37,7 @@ pub struct Section {
 
 /// Why something cannot be read.
 #[derive(Debug)]
-pub enum Damage {
+pub enum SnapshotError {
     /// It does not begin as it should.
     Foreign,
     /// It was written by a newer program, in a form or with a section of this version.
@@ -88,40 +88,40 @@ pub struct Reader<R>(R);
 
 impl<R: Read> Reader<R> {
     /// Begins, if there is something to read.
-    pub fn begin(mut input: R) -> Result<Self, Damage> {
+    pub fn begin(mut input: R) -> Result<Self, SnapshotError> {
         let (mut mark, mut form) = ([0; MARK.len()], [0; 4]);
-        input.read_exact(&mut mark).map_err(|error| match Damage::from(error) {
-            Damage::CutShort => Damage::Foreign,
+        input.read_exact(&mut mark).map_err(|error| match SnapshotError::from(error) {
+            SnapshotError::CutShort => SnapshotError::Foreign,
             damage => damage,
         })?;
         if mark != *MARK {
-            return Err(Damage::Foreign);
+            return Err(SnapshotError::Foreign);
         }
         input.read_exact(&mut form)?;
         match u32::from_le_bytes(form) {
             FORM => Ok(Self(input)),
-            form => Err(Damage::Newer(form)),
+            form => Err(SnapshotError::Newer(form)),
         }
     }
 
     /// The next section; `None` after the last.
-    pub fn next_section(&mut self) -> Result<Option<Section>, Damage> {
+    pub fn next_section(&mut self) -> Result<Option<Section>, SnapshotError> {
         let mut header = [0; HEADER];
         self.0.read_exact(&mut header)?;
         let [k0, k1, v0, v1, l0, l1, l2, l3, expected @ ..] = header;
         let (kind, version) = (u16::from_le_bytes([k0, k1]), u16::from_le_bytes([v0, v1]));
         let length = u32::from_le_bytes([l0, l1, l2, l3]);
         if length > MAX_CONTENT {
-            return Err(Damage::Corrupt);
+            return Err(SnapshotError::Corrupt);
         }
         let mut content = Vec::new();
         // Grows as the bytes come: a length that is not true costs nothing.
         self.0.by_ref().take(length.into()).read_to_end(&mut content)?;
         if content.len() < length as usize {
-            return Err(Damage::CutShort);
+            return Err(SnapshotError::CutShort);
         }
         if checksum(&header[..8], &content) != u64::from_le_bytes(expected) {
-            return Err(Damage::Corrupt);
+            return Err(SnapshotError::Corrupt);
         }
         Ok((kind != LAST).then_some(Section { kind, version, content }))
     }
@@ -135,7 +135,7 @@ fn checksum(header: &[u8], content: &[u8]) -> u64 {
     hasher.finish()
 }
 
-impl From<io::Error> for Damage {
+impl From<io::Error> for SnapshotError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             ErrorKind::UnexpectedEof => Self::CutShort,
@@ -144,13 +144,13 @@ impl From<io::Error> for Damage {
     }
 }
 
-impl From<bytes::TryGetError> for Damage {
+impl From<bytes::TryGetError> for SnapshotError {
     fn from(_: bytes::TryGetError) -> Self {
         Self::Corrupt
     }
 }
 
-impl fmt::Display for Damage {
+impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Foreign => f.write_str("it is no state of connshaper"),
@@ -162,7 +162,7 @@ impl fmt::Display for Damage {
     }
 }
 
-impl std::error::Error for Damage {}
+impl std::error::Error for SnapshotError {}
 
 #[cfg(test)]
 mod tests {
@@ -176,7 +176,7 @@ mod tests {
         writer.finish().unwrap()
     }
 
-    fn read(bytes: &[u8]) -> Result<Vec<Section>, Damage> {
+    fn read(bytes: &[u8]) -> Result<Vec<Section>, SnapshotError> {
         let mut reader = Reader::begin(bytes)?;
         let mut sections = Vec::new();
         while let Some(section) = reader.next_section()? {

@@ -25,17 +25,17 @@ use crate::net::clock::Now;
 use crate::observe::log::Log;
 use crate::observe::statistics::Statistics;
 use crate::policy::OnStoreFailure;
-use crate::policy::{Hit, Key, Operation, Refund};
+use crate::policy::{Counter, Key, Operation, Refund};
 pub use settings::StoreConfig;
 
 use crate::store::shared::breaker::Condition;
 use crate::store::shared::coalesce::Coalesce;
-use crate::store::shared::over_limit::Over;
+use crate::store::shared::over_limit::OverLimitCache;
 use local::Table;
 use memcached::Memcached;
 
 /// What the keys of one request came back with, in their order; `None`: not counted, the store is away.
-pub type Hits = SmallVec<[Option<Hit>; 2]>;
+pub type Hits = SmallVec<[Option<Counter>; 2]>;
 
 /// Where hits are counted.
 #[derive(Debug)]
@@ -43,9 +43,9 @@ pub struct Store {
     table: Arc<Table>,
     memcached: Option<Memcached>,
     coalesce: Coalesce,
-    over: Over,
+    over: OverLimitCache,
     /// The same for violations.
-    offences: Over,
+    offences: OverLimitCache,
     on_failure: OnStoreFailure,
     key_prefix: String,
     statistics: Arc<Statistics>,
@@ -57,17 +57,17 @@ pub struct Store {
 const SHARED_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is read where there is no counter.
-const NOTHING: Hit = Hit { count: 0, left: 0, added: 0 };
+const NOTHING: Counter = Counter { count: 0, left: 0, added: 0 };
 
 /// Why a shared store did not do what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Uncounted {
+pub enum StoreError {
     /// Its server is known to be away; it was not asked.
-    Away,
+    Unavailable,
     /// It was asked, and whether it was done is unknown. Asking again might count twice.
-    Unanswered,
+    TimedOut,
     /// It holds something that is no number under this key.
-    Foreign,
+    NotANumber,
 }
 
 impl Store {
@@ -85,8 +85,8 @@ impl Store {
             table,
             memcached,
             coalesce: Coalesce::default(),
-            over: Over::new(config.over_memory),
-            offences: Over::new(config.over_memory),
+            over: OverLimitCache::new(config.over_memory),
+            offences: OverLimitCache::new(config.over_memory),
             on_failure,
             key_prefix: config.key_prefix.clone(),
             statistics: Arc::clone(statistics),
@@ -114,22 +114,22 @@ impl Store {
     /// Takes hits of a request back, which was refused. Nobody waits for that, and no counter comes of it.
     pub fn take_back(&self, refund: &Refund<'_>, now: Now) {
         let Refund { limit, part, purpose, amount } = refund;
-        let counter = self.counter(&Key { limit, part, purpose: *purpose });
+        let counter = self.counter(&Key { limit, part, kind: *purpose });
         self.give_back(&counter, *amount, now);
         // Whatever comes next would else be one with a hit that is no more, and pass.
         self.coalesce.forget(limit, part);
     }
 
     /// Counts in this process: on top of the last value seen, if its window still runs.
-    fn count_here(&self, operation: &Operation<'_>, now: Now) -> Hit {
+    fn count_here(&self, operation: &Operation<'_>, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
         let subject = self.table.subject(key);
         if amount == 0 {
             let known = self.table.peek(subject, now.monotonic);
-            return known.map_or(NOTHING, |hit| Hit { count: hit.count, left: hit.left_seconds(), added: 0 });
+            return known.map_or(NOTHING, |hit| Counter { count: hit.count, left: hit.left_seconds(), added: 0 });
         }
         let hit = self.table.hit(subject, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
-        Hit { count: hit.count, left: hit.left_seconds(), added: amount }
+        Counter { count: hit.count, left: hit.left_seconds(), added: amount }
     }
 
     /// How it is: `memory`; `up`, or `away` when any server is.

@@ -15,16 +15,16 @@ use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
 use connshaper::policy::limit::Ban;
 use connshaper::policy::lists::Lists;
-use connshaper::policy::per::Part;
-use connshaper::policy::{Key, Limit, Purpose};
+use connshaper::policy::per::KeyPart;
+use connshaper::policy::{CounterKind, Key, Limit};
 use connshaper::postfix::connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
 use crate::support::{self, Site, eventually, on_every_store, request};
 
-fn client() -> Part {
-    Part::client([198, 51, 100, 1].into(), 32, 64)
+fn client() -> KeyPart {
+    KeyPart::client([198, 51, 100, 1].into(), 32, 64)
 }
 
 /// A policy connection to a service with one limit.
@@ -115,7 +115,7 @@ fn what_is_refused_does_not_count_if_so_configured() {
         }
         let rules = asker.service.rules.load();
         let (table, limit) = (rules.store.table(), &rules.policy.limits()[0]);
-        let subject = table.subject(Key { limit, part: &client(), purpose: Purpose::Window });
+        let subject = table.subject(Key { limit, part: &client(), kind: CounterKind::Window });
         assert_eq!(table.peek(subject, Now::read().monotonic).unwrap().count, 2);
         if site.is_shared() {
             // Nobody waits for that.

@@ -2,8 +2,8 @@
 
 use connshaper::net::clock::Now;
 use connshaper::policy::limit::Window;
-use connshaper::policy::per::Part;
-use connshaper::policy::{Limit, Purpose, sliding};
+use connshaper::policy::per::KeyPart;
+use connshaper::policy::{CounterKind, Limit, sliding};
 use proptest::prelude::*;
 use tokio::runtime::Builder;
 
@@ -14,8 +14,8 @@ fn at(monotonic: u64, step: i64) -> Now {
     Now { monotonic, unix_ms: 1_700_000_000_000_u64.wrapping_add(monotonic).wrapping_add_signed(step) }
 }
 
-fn client() -> Part {
-    Part::client([198, 51, 100, 1].into(), 32, 64)
+fn client() -> KeyPart {
+    KeyPart::client([198, 51, 100, 1].into(), 32, 64)
 }
 
 const HOUR: i64 = 3_600_000;
@@ -35,7 +35,7 @@ async fn a_key_of_more_than_thirty_days_outlives_a_clock_that_is_an_hour_off() {
     let site = Site::one_memcached();
     let (host, limit) = (site.host(), Limit { exptime: 31 * DAY, ..Limit::top(String::new()) });
     for (number, step) in (1..).zip([-HOUR, HOUR]) {
-        let client = Part::client([198, 51, 100, number].into(), 32, 64);
+        let client = KeyPart::client([198, 51, 100, number].into(), 32, 64);
         let now = Now::read();
         let stepped = Now { unix_ms: now.unix_ms.wrapping_add_signed(step), ..now };
         for count in 1..=2 {
@@ -62,7 +62,7 @@ proptest! {
             monotonic += pause;
             let now = at(monotonic, step);
             let newest = sliding::slot(limit.exptime, now.unix_ms);
-            let asked: Vec<_> = (0..=sliding::OLDER).map(|age| (Purpose::Slot(newest - age), u32::from(age == 0))).collect();
+            let asked: Vec<_> = (0..=sliding::OLDER).map(|age| (CounterKind::Slot(newest - age), u32::from(age == 0))).collect();
             let answers = runtime.block_on(host.count(&limit, &client(), &asked, now));
             let count: u32 = answers.into_iter().map(|hit| hit.unwrap().count).sum();
             made.push(monotonic);

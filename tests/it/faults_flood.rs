@@ -12,8 +12,8 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use connshaper::policy::per::Part;
-use connshaper::policy::{Key, Limit, Purpose};
+use connshaper::policy::per::KeyPart;
+use connshaper::policy::{CounterKind, Key, Limit};
 use connshaper::postfix::decoder::REQUEST_TIME;
 use connshaper::store::local::Table;
 
@@ -126,8 +126,8 @@ fn whoever_sends_a_byte_a_second_is_hung_up_on_after_thirty() {
 
 /// Counts clients in a table as the daemon does.
 fn count(table: &Table, limit: &Limit, client: IpAddr, now: u64) {
-    let part = Part::client(client, 32, 64);
-    let subject = table.subject(Key { limit, part: &part, purpose: Purpose::Window });
+    let part = KeyPart::client(client, 32, 64);
+    let subject = table.subject(Key { limit, part: &part, kind: CounterKind::Window });
     table.hit(subject, 1, 3_600_000, limit.threshold, now);
 }
 
@@ -159,8 +159,8 @@ fn millions_of_clients_are_held_to_max_clients_and_those_who_are_over_are_kept()
     // Twenty to forty bytes each, as the manual says, and what the allocator keeps.
     assert!(grown < 40 * MAX_CLIENTS as u64 + 20_000_000, "{grown} bytes");
     let kept = known.iter().filter(|client| {
-        let part = Part::client(**client, 32, 64);
-        table.peek(table.subject(Key { limit: &limit, part: &part, purpose: Purpose::Window }), 10_000).is_some()
+        let part = KeyPart::client(**client, 32, 64);
+        table.peek(table.subject(Key { limit: &limit, part: &part, kind: CounterKind::Window }), 10_000).is_some()
     });
     assert_eq!(kept.count(), known.len(), "clients over the limit go last");
 }

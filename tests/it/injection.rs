@@ -10,7 +10,7 @@ use connshaper::net::shutdown::Shutdown;
 use connshaper::observe::log::line::MAX_LINE;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
-use connshaper::policy::per::Field;
+use connshaper::policy::per::KeyField;
 use connshaper::postfix::connection;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -141,7 +141,7 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         action = \"REJECT\"
         text = \"{client} {limit} {count} {threshold} {left}\"\n"
         .to_owned();
-    for (number, (word, _)) in Field::WORDS.iter().enumerate() {
+    for (number, (word, _)) in KeyField::WORDS.iter().enumerate() {
         let log_only = number % 2 == 0;
         text +=
             &format!("[limit.{word}]\ncount = \"requests\"\nper = \"{word}\"\nthreshold = 1\nlog_only = {log_only}\n");

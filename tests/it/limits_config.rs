@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use connshaper::cli::check;
 use connshaper::config::{Config, ConfigError, KEYS};
-use connshaper::net::netblock_table::Netblocks;
+use connshaper::net::netblock_table::NetblockTable;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::conditions::{Condition, Pattern, Test};
 use connshaper::policy::limit::{Ban, Counts, Delay, Window};
-use connshaper::policy::lists::Entry;
-use connshaper::policy::per::Field;
+use connshaper::policy::lists::ListEntry;
+use connshaper::policy::per::KeyField;
 use connshaper::policy::rate::{Rate, RatePer};
 use connshaper::policy::{Limit, limit};
 
@@ -127,7 +127,7 @@ fn every_key_of_a_limit_has_its_say() {
         "#,
     );
     assert_eq!((limit.exptime, limit.window, limit.counts), (86_400, Window::Sliding, Counts::Messages));
-    assert_eq!(limit.per.0.as_slice(), [Field::WORDS[1].1, Field::WORDS[3].1]);
+    assert_eq!(limit.per.0.as_slice(), [KeyField::WORDS[1].1, KeyField::WORDS[3].1]);
     assert_eq!((limit.ipv4_prefix_length, limit.ipv6_prefix_length), (16, 32));
     assert_eq!((limit.coalesce, limit.count_refused), (1500, false));
     let delay = Delay { initial: Duration::from_millis(100), max: Duration::from_secs(5), max_concurrent: 3 };
@@ -214,7 +214,7 @@ fn a_regular_expression_takes_bounded_memory() {
 
 // Netblocks and lists.
 
-fn decides<'l>(set: &'l Netblocks<Entry>, client: &str) -> Option<&'l Entry> {
+fn decides<'l>(set: &'l NetblockTable<ListEntry>, client: &str) -> Option<&'l ListEntry> {
     set.lookup(client.parse::<IpAddr>().unwrap()).map(|(_, entry)| entry)
 }
 
@@ -233,21 +233,21 @@ fn a_netblock_has_a_rate_or_is_on_a_list() {
         "203.0.113.7" = -1
         "#,
     );
-    let set: Netblocks<Entry> = config.lists.netblocks.iter().copied().collect();
+    let set: NetblockTable<ListEntry> = config.lists.netblocks.iter().copied().collect();
     let rate = |client: &str| match decides(&set, client) {
-        Some(Entry::Rate(place)) => config.lists.rates[place.index()].clone(),
+        Some(ListEntry::Rate(place)) => config.lists.rates[place.index()].clone(),
         other => panic!("{client}: {other:?}"),
     };
     assert_eq!(rate("192.0.2.9"), Rate { threshold: 100, per: RatePer::Ip });
     assert_eq!(rate("198.51.100.9"), Rate { threshold: 50, per: RatePer::Netblock });
     assert_eq!(rate("2001:db8::9"), Rate { threshold: 70, per: RatePer::Group("farm".into()) });
     for client in ["192.0.2.1", "203.0.113.7", "127.0.0.1", "::1"] {
-        assert_eq!(decides(&set, client), Some(&Entry::White), "{client}");
+        assert_eq!(decides(&set, client), Some(&ListEntry::Whitelist), "{client}");
     }
     for client in ["192.0.2.2", "203.0.113.8"] {
-        assert_eq!(decides(&set, client), Some(&Entry::Black(None)), "{client}");
+        assert_eq!(decides(&set, client), Some(&ListEntry::Blacklist(None)), "{client}");
     }
-    let Some(Entry::Black(Some(place))) = decides(&set, "192.0.2.3") else { panic!("{:?}", config.lists) };
+    let Some(ListEntry::Blacklist(Some(place))) = decides(&set, "192.0.2.3") else { panic!("{:?}", config.lists) };
     assert_eq!(&*config.lists.reasons[place.index()], "spam");
     assert_eq!(decides(&set, "8.8.8.8"), None);
 }
@@ -266,8 +266,8 @@ fn a_limit_s_own_netblocks_are_its_alone() {
 #[test]
 fn what_is_written_wins_over_the_default_whitelist() {
     let config = right("blacklist = [\"127.0.0.0/8\"]");
-    let set: Netblocks<Entry> = config.lists.netblocks.iter().copied().collect();
-    assert_eq!(decides(&set, "127.0.0.1"), Some(&Entry::Black(None)));
+    let set: NetblockTable<ListEntry> = config.lists.netblocks.iter().copied().collect();
+    assert_eq!(decides(&set, "127.0.0.1"), Some(&ListEntry::Blacklist(None)));
 }
 
 #[test]
@@ -522,7 +522,7 @@ proptest! {
         initial in 1_u64..=5_000,
         ban_time in 1_u32..1000,
         count in 0..5_usize,
-        per in prop::sample::subsequence(Field::WORDS.to_vec(), 0..=Field::WORDS.len()),
+        per in prop::sample::subsequence(KeyField::WORDS.to_vec(), 0..=KeyField::WORDS.len()),
     ) {
         let words: Vec<&str> = per.iter().map(|(word, _)| *word).collect();
         let (word, counts) = Counts::WORDS[count];

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use connshaper::config::{Config, ConfigError, ListKind};
-use connshaper::net::netblock_table::Netblocks;
-use connshaper::policy::lists::Entry;
+use connshaper::net::netblock_table::NetblockTable;
+use connshaper::policy::lists::ListEntry;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 
@@ -22,11 +22,11 @@ fn read(dir: &Path, keys: &str, white: &str, black: &str) -> Result<Config, Conf
     Config::parse(&dir.join("connshaper.toml"), text)
 }
 
-fn says(config: &Config, client: &str) -> Option<(Entry, Option<String>)> {
-    let set: Netblocks<Entry> = config.lists.netblocks.iter().copied().collect();
+fn says(config: &Config, client: &str) -> Option<(ListEntry, Option<String>)> {
+    let set: NetblockTable<ListEntry> = config.lists.netblocks.iter().copied().collect();
     let (_, entry) = set.lookup(client.parse().unwrap())?;
     let reason = match entry {
-        Entry::Black(Some(place)) => Some(config.lists.reasons[place.index()].to_string()),
+        ListEntry::Blacklist(Some(place)) => Some(config.lists.reasons[place.index()].to_string()),
         _ => None,
     };
     Some((*entry, reason))
@@ -40,7 +40,7 @@ fn lists_add_to_what_the_configuration_says_and_keep_their_reasons() {
     let keys = "blacklist = [\"203.0.113.2\"]\n[netblocks]\n\"203.0.113.3\" = { threshold = 0, reason = \"own\" }";
     let config = read(dir.path(), keys, "192.0.2.7 # ours\n", black).unwrap();
     let reason = |client| match says(&config, client) {
-        Some((Entry::Black(_), reason)) => reason,
+        Some((ListEntry::Blacklist(_), reason)) => reason,
         other => panic!("{client}: {other:?}"),
     };
     assert_eq!(reason("192.0.2.1").as_deref(), Some("spam"));
@@ -51,7 +51,7 @@ fn lists_add_to_what_the_configuration_says_and_keep_their_reasons() {
     assert_eq!(config.lists.reasons.len(), 3, "{:?}", config.lists.reasons);
     // The longest netblock decides, whichever list it is on; loopback is exempt still.
     for client in ["192.0.2.7", "127.0.0.1"] {
-        assert_eq!(says(&config, client), Some((Entry::White, None)), "{client}");
+        assert_eq!(says(&config, client), Some((ListEntry::Whitelist, None)), "{client}");
     }
     let files: Vec<_> = config.list_files.iter().map(|file| (file.kind, file.netblocks)).collect();
     assert_eq!(files, [(ListKind::White, 1), (ListKind::Black, 4)]);
@@ -94,9 +94,9 @@ fn of_equal_netblocks_the_milder_word_counts_with_a_warning() {
     )
     .unwrap();
     for client in ["192.0.2.1", "192.0.2.3", "192.0.2.4", "192.0.2.5"] {
-        assert_eq!(says(&config, client), Some((Entry::White, None)), "{client}");
+        assert_eq!(says(&config, client), Some((ListEntry::Whitelist, None)), "{client}");
     }
-    assert!(matches!(says(&config, "192.0.2.2"), Some((Entry::Rate(_), _))));
+    assert!(matches!(says(&config, "192.0.2.2"), Some((ListEntry::Rate(_), _))));
     let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
     let place = format!("{}/", dir.path().display());
     let warnings: Vec<String> = warnings.iter().map(|warning| warning.replace(&place, "")).collect();
@@ -145,7 +145,7 @@ fn only_the_lists_are_read_again() {
     let after = before.with_lists_read_again().unwrap();
     assert_eq!(says(&after, "192.0.2.2"), None);
     assert_eq!(says(&after, "192.0.2.3").unwrap().1.as_deref(), Some("new"));
-    assert_eq!(says(&after, "192.0.2.1"), Some((Entry::White, None)));
+    assert_eq!(says(&after, "192.0.2.1"), Some((ListEntry::Whitelist, None)));
     assert_eq!(after.limits, before.limits);
     assert_ne!(after.list_files[1].stamp, before.list_files[1].stamp);
     fs::remove_file(dir.path().join("black")).unwrap();

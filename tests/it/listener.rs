@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use connshaper::config::SocketConfig;
-use connshaper::listener::{ListenError, Listener, Peer, Problem};
+use connshaper::listener::{ListenError, ListenProblem, Listener, Peer};
 use connshaper::net::address::Address;
 use connshaper::net::stream::Stream;
 use connshaper::observe::log::{Log, Severity};
@@ -171,14 +171,14 @@ async fn a_live_socket_is_refused_and_left_alone() {
     let path = dir.path().join("policy");
     let live = UnixListener::bind(&path).unwrap();
     let error = bind_unix(&path, &rights(0o660)).unwrap_err();
-    assert!(matches!(error.problem, Problem::SocketInUse), "{error}");
+    assert!(matches!(error.problem, ListenProblem::SocketInUse), "{error}");
     let _client = UnixStream::connect(&path).unwrap();
     live.accept().unwrap();
 
     let other = dir.path().join("log");
     let _datagrams = UnixDatagram::bind(&other).unwrap();
     let error = bind_unix(&other, &rights(0o660)).unwrap_err();
-    assert!(matches!(error.problem, Problem::SocketInUse), "{error}");
+    assert!(matches!(error.problem, ListenProblem::SocketInUse), "{error}");
 }
 
 #[tokio::test]
@@ -190,7 +190,7 @@ async fn a_live_socket_with_a_full_backlog_is_refused_at_once() {
     socket.listen(0).unwrap();
     let _waiting = UnixStream::connect(&path).unwrap();
     let error = bind_unix(&path, &rights(0o660)).unwrap_err();
-    assert!(matches!(error.problem, Problem::SocketInUse), "{error}");
+    assert!(matches!(error.problem, ListenProblem::SocketInUse), "{error}");
 }
 
 #[tokio::test]
@@ -199,7 +199,7 @@ async fn a_path_without_room_for_a_name_beside_it_says_so() {
     let deep = dir.path().join("d".repeat(104 - dir.path().as_os_str().len()));
     fs::create_dir(&deep).unwrap();
     let error = bind_unix(&deep.join("p"), &rights(0o660)).unwrap_err();
-    assert!(matches!(error.problem, Problem::PathLong), "{error}");
+    assert!(matches!(error.problem, ListenProblem::PathLong), "{error}");
 }
 
 #[tokio::test]
@@ -211,7 +211,7 @@ async fn what_is_not_a_socket_is_never_removed() {
     symlink(&file, &link).unwrap();
     for path in [&file, &link, dir.path()] as [&Path; 3] {
         let error = bind_unix(path, &rights(0o660)).unwrap_err();
-        assert!(matches!(error.problem, Problem::NotASocket), "{error}");
+        assert!(matches!(error.problem, ListenProblem::NotASocket), "{error}");
     }
     assert_eq!(fs::read_to_string(&link).unwrap(), "precious");
 }

@@ -11,7 +11,7 @@ use connshaper::net::clock::Now;
 use connshaper::observe::log::{Events, Facility, Log, Severity};
 use connshaper::policy::OnStoreFailure;
 use connshaper::policy::action::Action;
-use connshaper::policy::per::Part;
+use connshaper::policy::per::KeyPart;
 use connshaper::policy::{Pass, Reason, Refusal};
 use connshaper::store;
 
@@ -76,7 +76,7 @@ fn a_refusal_is_one_datagram_in_the_mail_facility() {
         client,
         reason: Reason::Over,
         limit: "connections",
-        key: Part::client(client, 32, 64),
+        key: KeyPart::client(client, 32, 64),
         count: 11,
         threshold: 10,
         left: 42,

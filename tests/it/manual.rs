@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use connshaper::config::{KEYS, Scope, condition_attributes};
-use connshaper::policy::per::Field;
+use connshaper::policy::per::KeyField;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
 const PAGES: [&str; 2] = ["connshaper.8", "connshaper.toml.5"];
@@ -56,7 +56,7 @@ fn the_manual_explains_the_words_of_per_and_no_other() {
     let (_, rest) = limits.split_once(".It Cm per\n").unwrap();
     let (list, _) = rest.split_once(".It Cm").unwrap();
     let words: BTreeSet<&str> = list.lines().filter_map(|line| line.strip_prefix(".It Li ")).collect();
-    assert_eq!(words, Field::WORDS.iter().map(|(word, _)| *word).collect());
+    assert_eq!(words, KeyField::WORDS.iter().map(|(word, _)| *word).collect());
 }
 
 #[test]

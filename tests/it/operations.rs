@@ -8,15 +8,15 @@ use std::time::Duration;
 use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
 use connshaper::policy::limit::{Ban, Window};
-use connshaper::policy::per::Part;
-use connshaper::policy::{Hit, Limit, Purpose, Refund, sliding};
+use connshaper::policy::per::KeyPart;
+use connshaper::policy::{Counter, CounterKind, Limit, Refund, sliding};
 
 use crate::support::{Relay, Site, on_every_store};
 
-const WINDOW: Purpose = Purpose::Window;
+const WINDOW: CounterKind = CounterKind::Window;
 
-fn client(host: u8) -> Part {
-    Part::client([198, 51, 100, host].into(), 32, 64)
+fn client(host: u8) -> KeyPart {
+    KeyPart::client([198, 51, 100, host].into(), 32, 64)
 }
 
 fn limit() -> Limit {
@@ -27,7 +27,7 @@ fn at(milliseconds: u64) -> Now {
     Now::simulated(milliseconds)
 }
 
-fn refund<'p>(limit: &'p Limit, part: &Part, amount: u32) -> Refund<'p> {
+fn refund<'p>(limit: &'p Limit, part: &KeyPart, amount: u32) -> Refund<'p> {
     Refund { limit, part: part.clone(), purpose: WINDOW, amount }
 }
 
@@ -40,8 +40,8 @@ fn amounts_are_added_and_reads_create_nothing() {
             let hit = host.hit(&limit, &client(1), amount, at(0)).await;
             assert_eq!((hit.count, hit.added), (count, amount));
         }
-        for purpose in [WINDOW, Purpose::Slot(7), Purpose::Violations, Purpose::Ban, Purpose::Bans] {
-            let nothing = Hit { count: 0, left: 0, added: 0 };
+        for purpose in [WINDOW, CounterKind::Slot(7), CounterKind::Violations, CounterKind::Ban, CounterKind::Bans] {
+            let nothing = Counter { count: 0, left: 0, added: 0 };
             assert_eq!(host.read(&limit, &client(2), purpose, at(0)).await, nothing);
         }
         assert_eq!(host.store.table().len(), 1);
@@ -57,10 +57,10 @@ fn each_operation_of_a_request_has_its_own_answer() {
     on_every_store(async |site: &Site| {
         let (host, limit) = (site.host(), limit());
         for number in 1..=20 {
-            let asked = (1..=20).map(|slot| (Purpose::Slot(slot), if slot == number { number as u32 } else { 0 }));
+            let asked = (1..=20).map(|slot| (CounterKind::Slot(slot), if slot == number { number as u32 } else { 0 }));
             host.count(&limit, &client(1), &asked.collect::<Vec<_>>(), at(0)).await;
         }
-        let asked: Vec<_> = (0..=21).map(|slot| (Purpose::Slot(slot), 0)).collect();
+        let asked: Vec<_> = (0..=21).map(|slot| (CounterKind::Slot(slot), 0)).collect();
         let answers = host.count(&limit, &client(1), &asked, at(0)).await;
         let counts: Vec<_> = answers.into_iter().map(|hit| hit.unwrap().count).collect();
         assert_eq!(counts, (0..=20).chain([0]).collect::<Vec<_>>());
@@ -115,7 +115,7 @@ fn a_sliding_window_counts_what_its_slots_hold() {
             moment += number * 7919 % 2500;
             let newest = sliding::slot(limit.exptime, at(moment).unix_ms);
             hits.push(newest);
-            let slots = (0..=sliding::OLDER).map(|age| (Purpose::Slot(newest - age), u32::from(age == 0)));
+            let slots = (0..=sliding::OLDER).map(|age| (CounterKind::Slot(newest - age), u32::from(age == 0)));
             let slots: Vec<_> = slots.collect();
             let answers = host.count(&limit, &client(1), &slots, at(moment)).await;
             let count: u32 = answers.into_iter().map(|hit| hit.unwrap().count).sum();
@@ -153,17 +153,18 @@ fn the_slots_of_a_sliding_window_coalesce_as_one_key() {
     on_every_store(async |site: &Site| {
         let host = site.host();
         let limit = Limit { coalesce: 500, exptime: 10, window: Window::Sliding, ..limit() };
-        let added = async |slot, moment| host.count(&limit, &client(1), &[(Purpose::Slot(slot), 1)], at(moment)).await;
+        let added =
+            async |slot, moment| host.count(&limit, &client(1), &[(CounterKind::Slot(slot), 1)], at(moment)).await;
         assert_eq!(added(1, 900).await[0].unwrap().added, 1);
-        assert_eq!(added(2, 1100).await[0], Some(Hit { count: 0, left: 0, added: 0 }));
+        assert_eq!(added(2, 1100).await[0], Some(Counter { count: 0, left: 0, added: 0 }));
         assert_eq!(added(2, 1400).await[0].unwrap().added, 1);
     });
 }
 
 /// All that a sliding window with bans and delays asks for one request.
-fn everything() -> Vec<(Purpose, u32)> {
-    let slots = (0..=sliding::OLDER).map(|age| (Purpose::Slot(100 - age), u32::from(age == 0)));
-    slots.chain([(Purpose::Ban, 0), (Purpose::Violations, 0)]).collect()
+fn everything() -> Vec<(CounterKind, u32)> {
+    let slots = (0..=sliding::OLDER).map(|age| (CounterKind::Slot(100 - age), u32::from(age == 0)));
+    slots.chain([(CounterKind::Ban, 0), (CounterKind::Violations, 0)]).collect()
 }
 
 #[tokio::test]
@@ -201,21 +202,21 @@ async fn what_was_read_is_known_while_memcached_is_away() {
     for mut site in [Site::one_memcached(), Site::proxied()] {
         let limit = Limit { ban: Some(Ban { time: 60, threshold: 1, max: 60 }), ..limit() };
         let (host, other) = (site.host_with(OnStoreFailure::Local, Duration::from_secs(1)), site.host());
-        other.count(&limit, &client(1), &[(Purpose::Slot(1), 7)], at(0)).await;
+        other.count(&limit, &client(1), &[(CounterKind::Slot(1), 7)], at(0)).await;
         other.violated(&limit, &client(1), at(0));
         other.settled().await;
-        let asked = [(Purpose::Slot(1), 0), (Purpose::Ban, 0), (WINDOW, 1)];
+        let asked = [(CounterKind::Slot(1), 0), (CounterKind::Ban, 0), (WINDOW, 1)];
         let told = host.count(&limit, &client(1), &asked, at(0)).await;
         assert_eq!(told.iter().map(|hit| hit.unwrap().count).collect::<Vec<_>>(), [7, 1, 1]);
         // The most it can be, where the dialect does not say.
         assert!((55..=60).contains(&told[1].unwrap().left), "{told:?}");
 
         site.memcached[0].kill();
-        let without = host.statistics.without_store.load(Ordering::Relaxed);
+        let without = host.statistics.store_bypassed.load(Ordering::Relaxed);
         let known = host.count(&limit, &client(1), &asked, at(0)).await;
         assert_eq!(known.iter().map(|hit| hit.unwrap().count).collect::<Vec<_>>(), [7, 1, 2], "on {}", site.name);
         // One request of three operations.
-        assert_eq!(host.statistics.without_store.load(Ordering::Relaxed) - without, 1);
+        assert_eq!(host.statistics.store_bypassed.load(Ordering::Relaxed) - without, 1);
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
 use connshaper::policy::limit::{Ban, Delay};
-use connshaper::policy::per::Part;
-use connshaper::policy::{Limit, Purpose};
+use connshaper::policy::per::KeyPart;
+use connshaper::policy::{CounterKind, Limit};
 
 use crate::support::{Gate, Host, PATIENCE, Site, eventually};
 
@@ -15,8 +15,8 @@ const KEY: &str = "c:198.51.100.1";
 
 const VIOLATIONS: &str = "c:198.51.100.1!violations";
 
-fn client() -> Part {
-    Part::client([198, 51, 100, 1].into(), 32, 64)
+fn client() -> KeyPart {
+    KeyPart::client([198, 51, 100, 1].into(), 32, 64)
 }
 
 fn limit() -> Limit {
@@ -51,7 +51,7 @@ async fn a_flood_asks_once_per_over_memory_and_is_counted_whole() {
     assert_eq!(site.value(KEY).as_deref(), Some("10012"));
     assert_eq!(host.statistics.over_memory.load(Ordering::Relaxed), 9_995);
     // Nobody else is concerned.
-    let other = Part::client([198, 51, 100, 2].into(), 32, 64);
+    let other = KeyPart::client([198, 51, 100, 2].into(), 32, 64);
     for count in 1..=10 {
         assert_eq!(host.hit(&limit, &other, 1, at(12_000)).await.count, count);
     }
@@ -80,7 +80,7 @@ async fn hits_that_are_not_to_stay_counted_are_not_added() {
     let (host, gate) = host(&mut site);
     let limit = Limit { count_refused: false, ..limit() };
     let refund =
-        |amount| connshaper::policy::Refund { limit: &limit, part: client(), purpose: Purpose::Window, amount };
+        |amount| connshaper::policy::Refund { limit: &limit, part: client(), purpose: CounterKind::Window, amount };
     assert_eq!(host.hit(&limit, &client(), 11, at(0)).await.added, 11);
     host.store.take_back(&refund(1), at(0));
     eventually("ten", || (site.value(KEY)? == "10").then_some(())).await;
@@ -101,7 +101,7 @@ async fn a_banned_client_is_spared_also_below_its_limit_and_a_ban_lifted_elsewhe
     let limit = Limit { ban: Some(Ban { time: 600, threshold: 1, max: 600 }), ..limit() };
     host.violated(&limit, &client(), at(0));
     host.settled().await;
-    let asked = [(Purpose::Window, 1), (Purpose::Ban, 0)];
+    let asked = [(CounterKind::Window, 1), (CounterKind::Ban, 0)];
     let ask = async |moment| host.count(&limit, &client(), &asked, at(moment)).await.into_iter().map(Option::unwrap);
     let first: Vec<_> = ask(0).await.collect();
     assert_eq!(first.iter().map(|hit| hit.count).collect::<Vec<_>>(), [1, 1]);
@@ -133,7 +133,7 @@ async fn violations_of_a_flood_are_told_once_per_over_memory_and_counted_whole()
     let before = site.memcached[0].commands();
     for session in 1..=10_000_u32 {
         let now = at(session.into());
-        let hits = host.count(&limit, &client(), &[(Purpose::Window, 1), (Purpose::Violations, 0)], now).await;
+        let hits = host.count(&limit, &client(), &[(CounterKind::Window, 1), (CounterKind::Violations, 0)], now).await;
         let counts: Vec<_> = hits.into_iter().map(|hit| hit.unwrap().count).collect();
         assert_eq!(counts, [11 + session, session], "each waits longer than the one before");
         host.violated(&limit, &client(), now);
@@ -162,7 +162,7 @@ async fn violations_before_a_reset_on_another_host_are_not_added_after_it() {
     host.violated(&limit, &client(), at(2000));
     host.settled().await;
     eventually("what was kept, taken back", || (site.value(VIOLATIONS)? == "1").then_some(())).await;
-    assert_eq!(host.read(&limit, &client(), Purpose::Violations, at(2001)).await.count, 1);
+    assert_eq!(host.read(&limit, &client(), CounterKind::Violations, at(2001)).await.count, 1);
 }
 
 #[tokio::test]
@@ -186,7 +186,7 @@ async fn without_over_memory_and_for_sliding_windows_every_hit_asks() {
     let limit = limit();
     for _ in 0..3 {
         forgets.hit(&limit, &client(), 11, at(0)).await;
-        remembers.count(&limit, &client(), &[(Purpose::Slot(1), 11)], at(0)).await;
+        remembers.count(&limit, &client(), &[(CounterKind::Slot(1), 11)], at(0)).await;
     }
     assert_eq!(site.value(KEY).as_deref(), Some("33"));
     assert_eq!(site.value("c:198.51.100.1!1").as_deref(), Some("33"));

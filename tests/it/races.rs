@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use bytes::BytesMut;
 use connshaper::net::clock::Now;
-use connshaper::policy::Memory;
+use connshaper::policy::SessionRecord;
 use connshaper::policy::request::Request;
 use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::session::Sessions;
@@ -28,15 +28,15 @@ fn whoever_waits_for_a_count_is_told_of_it() {
     thread::scope(|scope| {
         for _ in 0..SEATS {
             scope.spawn(|| {
-                let mut judged = Memory::default();
-                judged.waited = true;
+                let mut judged = SessionRecord::default();
+                judged.delayed = true;
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-                let mut seat = sessions.seat(None);
+                let mut seat = sessions.attach(None);
                 for session in 1..=SESSIONS {
                     let now = Now::simulated(u64::from(session) * 10_000);
                     let request = recipient(session);
                     barrier.wait();
-                    let joined = seat.join([192, 0, 2, 1].into(), &request, now);
+                    let joined = seat.lookup([192, 0, 2, 1].into(), &request, now);
                     if joined.new {
                         seat.count();
                         counted.fetch_add(1, Ordering::Relaxed);
@@ -45,8 +45,8 @@ fn whoever_waits_for_a_count_is_told_of_it() {
                     } else if joined.counting {
                         // A panic here would leave the others at the barrier.
                         let patience = Duration::from_secs(if lost.load(Ordering::Relaxed) == 0 { 10 } else { 0 });
-                        let settled = runtime.block_on(async { timeout(patience, seat.settled()).await });
-                        let sum = if settled.is_ok_and(|memory| memory.waited) { &told } else { &lost };
+                        let settled = runtime.block_on(async { timeout(patience, seat.counted()).await });
+                        let sum = if settled.is_ok_and(|memory| memory.delayed) { &told } else { &lost };
                         sum.fetch_add(1, Ordering::Relaxed);
                     }
                     // Between `join` and `count` another may have joined and found nothing counted: that one is not told.

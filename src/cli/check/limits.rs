@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::config::{Config, Setting, units};
 use crate::policy::conditions::{Condition, Pattern, Test};
 use crate::policy::limit::{self, Ban, Counts, Limit, Window};
-use crate::policy::per::Field;
+use crate::policy::per::KeyField;
 
 /// A sentence for every limit.
 pub(crate) fn sentences(config: &Config) -> Vec<String> {
@@ -80,13 +80,13 @@ fn sentence(limit: &Limit, settings: &[Setting]) -> String {
 /// Who has a counter.
 fn who(limit: &Limit) -> String {
     let (v4, v6) = (limit.ipv4_prefix_length, limit.ipv6_prefix_length);
-    let part = |field: &Field| match field {
-        Field::Client => format!("client (IPv4 /{v4}, IPv6 /{v6})"),
+    let part = |field: &KeyField| match field {
+        KeyField::Client => format!("client (IPv4 /{v4}, IPv6 /{v6})"),
         field => field.word().to_owned(),
     };
     match limit.per.0.as_slice() {
         [] => "All clients together".to_owned(),
-        [Field::Client] => format!("A {}", part(&Field::Client)),
+        [KeyField::Client] => format!("A {}", part(&KeyField::Client)),
         [field] => format!("Each {}", part(field)),
         fields => format!("Each combination of {}", fields.iter().map(part).collect::<Vec<_>>().join(" and ")),
     }

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use ipnet::IpNet;
 
 use crate::config::{Config, ListKind, units};
-use crate::policy::lists::Entry;
+use crate::policy::lists::ListEntry;
 use crate::policy::rate::RatePer;
 
 use super::limits::amount;
@@ -45,10 +45,10 @@ fn blacklist(config: &Config) -> Option<String> {
 /// The configuration's own netblocks of a kind, and those of files.
 fn list(config: &Config, kind: ListKind) -> Option<String> {
     let own = config.own_lists.as_ref().unwrap_or(&config.lists);
-    let fits = |entry: &Entry| match entry {
-        Entry::White => kind == ListKind::White,
-        Entry::Black(_) => kind == ListKind::Black,
-        Entry::Rate(_) => false,
+    let fits = |entry: &ListEntry| match entry {
+        ListEntry::Whitelist => kind == ListKind::White,
+        ListEntry::Blacklist(_) => kind == ListKind::Black,
+        ListEntry::Rate(_) => false,
     };
     let nets = own.netblocks.iter().filter(|(_, entry)| fits(entry)).map(|(net, _)| net);
     let files = config.list_files.iter().filter(|file| file.kind == kind);
@@ -79,7 +79,7 @@ fn rates(config: &Config) -> Option<String> {
     let mut parts = Vec::new();
     let mut groups: Vec<(&str, u32, usize)> = Vec::new();
     for (net, entry) in &own.netblocks {
-        let Entry::Rate(place) = entry else { continue };
+        let ListEntry::Rate(place) = entry else { continue };
         let rate = &own.rates[place.index()];
         match &rate.per {
             RatePer::Ip => parts.push(format!("{} for {net}", amount(rate.threshold))),

@@ -12,7 +12,7 @@ use crate::config::file::reply as answer;
 use crate::config::file::reply::Answer;
 use crate::config::file::{penalties as ladder, threshold as amount};
 use crate::policy::limit::{Counts, Window};
-use crate::policy::per::{Field, Per};
+use crate::policy::per::{KeyField, KeySpec};
 use crate::policy::{Limit, limit};
 
 /// What a limit takes from outside of its own table.
@@ -42,7 +42,7 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> Limit {
     let (delay, ban, forget_after) = ladder::read(s, exptime, around.patience);
     let (action, stress_action) = answer::read(s, &around.answer, counts, &around.classes);
     let log_only = s.truth("log_only").unwrap_or(false) || around.log_only;
-    let per = per(s).unwrap_or_else(Per::client);
+    let per = per(s).unwrap_or_else(KeySpec::client);
     Limit {
         id: 0,
         memory_id: 0,
@@ -104,21 +104,21 @@ fn threshold(s: &Settings, counts: Counts, around: &Surroundings) -> Option<u32>
     s.remarks.wrong(&s.span("threshold")?, problem, remedy)
 }
 
-fn per(s: &Settings) -> Option<Per> {
+fn per(s: &Settings) -> Option<KeySpec> {
     let words = match s.value("per")?.get_ref().as_array().is_some_and(|list| list.is_empty()) {
         true => Vec::new(),
         false => s.one_or_more("per")?,
     };
-    let mut per = Per(Default::default());
+    let mut per = KeySpec(Default::default());
     for (word, span) in words {
-        match Field::WORDS.iter().find(|(known, _)| *known == word) {
+        match KeyField::WORDS.iter().find(|(known, _)| *known == word) {
             Some((_, field)) if per.0.contains(field) => {
                 let problem = format!("{} stands twice in {}", quoted(&word), s.named("per"));
                 s.remarks.wrong::<()>(&span, problem, "keep one of them");
             }
             Some((_, field)) => per.0.push(*field),
             None => {
-                let known = Field::WORDS.map(|(word, _)| word);
+                let known = KeyField::WORDS.map(|(word, _)| word);
                 let remedy = match keys::nearest(&word, known.into_iter()) {
                     Some(word) => format!("did you mean \"{word}\"?"),
                     None => format!("write some of {}", known.join(", ")),

@@ -13,7 +13,7 @@ use super::netblocks::{self, Said, Word};
 use crate::config::diagnostics::quoted;
 use crate::config::lint as sense;
 use crate::policy::Limit;
-use crate::policy::lists::{Entry, Lists, Place};
+use crate::policy::lists::{ListEntry, ListIndex, Lists};
 
 /// Netblocks of a list with their places in the file.
 type List = Vec<(IpNet, Span)>;
@@ -29,22 +29,22 @@ pub(super) fn own(s: &Settings, top: &Limit, default: Lists) -> Lists {
     if white.is_none() {
         lists = default;
     }
-    lists.netblocks.extend(black.into_iter().map(|(net, _)| (net, Entry::Black(None))));
+    lists.netblocks.extend(black.into_iter().map(|(net, _)| (net, ListEntry::Blacklist(None))));
     for Said { net, word, .. } in said {
         let entry = match word {
-            Word::White => Entry::White,
-            Word::Black(reason) => Entry::Black(reason.map(|reason| {
+            Word::White => ListEntry::Whitelist,
+            Word::Black(reason) => ListEntry::Blacklist(reason.map(|reason| {
                 lists.reasons.push(reason.into());
-                Place::new(lists.reasons.len() - 1)
+                ListIndex::new(lists.reasons.len() - 1)
             })),
             Word::Rate(rate) => {
                 lists.rates.push(rate);
-                Entry::Rate(Place::new(lists.rates.len() - 1))
+                ListEntry::Rate(ListIndex::new(lists.rates.len() - 1))
             }
         };
         lists.netblocks.push((net, entry));
     }
-    lists.netblocks.extend(white.into_iter().flatten().map(|(net, _)| (net, Entry::White)));
+    lists.netblocks.extend(white.into_iter().flatten().map(|(net, _)| (net, ListEntry::Whitelist)));
     lists
 }
 

@@ -11,9 +11,9 @@ use super::super::source::Span;
 use super::super::{keys, netblock};
 use crate::config::diagnostics::quoted;
 use crate::config::file::threshold as amount;
-use crate::net::netblock_table::Netblocks;
+use crate::net::netblock_table::NetblockTable;
 use crate::policy::limit::Counts;
-use crate::policy::per::{Field, Per};
+use crate::policy::per::{KeyField, KeySpec};
 use crate::policy::rate::{Rate, RatePer};
 
 /// What is said of a netblock.
@@ -35,7 +35,7 @@ pub(super) struct Said {
 }
 
 /// The netblocks of a named limit. Those on its whitelist it does not count.
-pub(super) fn of_limit(s: &Settings, counts: Counts, per: &Per) -> Netblocks<Option<Rate>> {
+pub(super) fn of_limit(s: &Settings, counts: Counts, per: &KeySpec) -> NetblockTable<Option<Rate>> {
     let said = read(s, counts, per, false).into_iter();
     let rate = |word| match word {
         Word::Rate(rate) => Some(rate),
@@ -45,7 +45,7 @@ pub(super) fn of_limit(s: &Settings, counts: Counts, per: &Per) -> Netblocks<Opt
 }
 
 /// Reads a limit's table. `refuses`: a netblock may be blacklisted there.
-pub(super) fn read(s: &Settings, counts: Counts, per: &Per, refuses: bool) -> Vec<Said> {
+pub(super) fn read(s: &Settings, counts: Counts, per: &KeySpec, refuses: bool) -> Vec<Said> {
     let mut seen: HashMap<IpNet, usize> = HashMap::new();
     let mut groups = HashMap::new();
     let mut list: Vec<Said> = Vec::new();
@@ -60,7 +60,7 @@ pub(super) fn read(s: &Settings, counts: Counts, per: &Per, refuses: bool) -> Ve
             continue;
         }
         let shared = matches!(&word, Word::Rate(rate) if rate.per != RatePer::Ip);
-        if shared && !per.0.contains(&Field::Client) {
+        if shared && !per.0.contains(&KeyField::Client) {
             s.remarks.odd(&span, "`per` has no effect: that of the limit does not have the client");
         }
         if let Word::Rate(Rate { threshold, per: RatePer::Group(group) }) = &word {

@@ -8,7 +8,7 @@ use crate::policy::Limit;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Pattern, Test};
 use crate::policy::limit::{self, Counts};
-use crate::policy::per::Field;
+use crate::policy::per::KeyField;
 
 /// More connections than one client can make: Postfix itself accepts fewer.
 const MOST_PER_SECOND: u32 = 10_000;
@@ -63,8 +63,8 @@ fn examine_ladder(limit: &Limit, s: &Settings, odd: &impl Fn(&str, &str)) {
 
 /// Keys that the first request of a session does not say, or that are not what a client is.
 fn examine_key(limit: &Limit, s: &Settings, odd: &impl Fn(&str, &str)) {
-    let of_mail = |field: &Field| {
-        let (Field::Whole(attribute) | Field::MailDomain(attribute)) = field else { return false };
+    let of_mail = |field: &KeyField| {
+        let (KeyField::Whole(attribute) | KeyField::MailDomain(attribute)) = field else { return false };
         matches!(attribute, Attribute::Sender | Attribute::Recipient)
     };
     if limit.counts == Counts::Connections && limit.per.0.iter().any(of_mail) {
@@ -72,7 +72,7 @@ fn examine_key(limit: &Limit, s: &Settings, odd: &impl Fn(&str, &str)) {
                     set `count` to \"messages\" or \"recipients\" to have all of them counted";
         odd("per", text);
     }
-    if !limit.per.0.contains(&Field::Client) {
+    if !limit.per.0.contains(&KeyField::Client) {
         for key in ["ipv4_prefix_length", "ipv6_prefix_length"] {
             // At the top level further limits may take it.
             if s.value("limit").is_none() {

@@ -12,7 +12,7 @@ use super::{Config, OnStoreFailure};
 use crate::config::diagnostics::Remarks;
 use crate::listener::Peers;
 use crate::net::address::Address;
-use crate::policy::lists::Entry;
+use crate::policy::lists::ListEntry;
 pub(super) use limit::{examine_equals, examine_limit};
 
 /// Looks at the keys a file sets, knowing what all of them come to.
@@ -64,7 +64,7 @@ fn examine_blacklist(config: &Config, said: &BTreeMap<String, Span>, odd: impl F
         return;
     }
     let named = ["blacklist", "blacklist_file"].iter().any(|key| said.contains_key(*key));
-    if !named && !config.lists.netblocks.iter().any(|(_, entry)| matches!(entry, Entry::Black(_))) {
+    if !named && !config.lists.netblocks.iter().any(|(_, entry)| matches!(entry, ListEntry::Blacklist(_))) {
         for key in keys {
             odd(key, "has no effect: nobody is on the blacklist");
         }

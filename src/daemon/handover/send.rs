@@ -18,7 +18,7 @@ use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::net::secret;
 use crate::net::stream::Stream;
-use crate::postfix::connection::Parked;
+use crate::postfix::connection::SuspendedConnection;
 use crate::snapshot::fields::put_bytes;
 use crate::snapshot::section::Writer;
 
@@ -31,7 +31,7 @@ pub fn load(
     service: &Service,
     listen: &[Address],
     listeners: &[Listener],
-    parked: &[Parked<Stream>],
+    parked: &[SuspendedConnection<Stream>],
     begun: Now,
 ) -> io::Result<OwnedFd> {
     let known = memfd_create(c"connshaper", MFdFlags::MFD_CLOEXEC)?;
@@ -76,8 +76,8 @@ pub fn load(
     let mut one = Vec::new();
     for connection in parked {
         one.clear();
-        connection.seat.put(&mut one);
-        connection.business.put(&mut one);
+        connection.session.put(&mut one);
+        connection.state.put(&mut one);
         put_bytes(&mut content, &one);
     }
     writer.add(kind::CONNECTIONS.0, kind::CONNECTIONS.1, &content)?;

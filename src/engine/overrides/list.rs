@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::engine::target::Target;
 use crate::net::clock::Now;
-use crate::policy::overrides::{Kind, MAX_WORDS, Word};
+use crate::policy::overrides::{MAX_OVERRIDES, Override, OverrideKind};
 
 /// The version of the list's form.
 const FORM: u64 = 1;
@@ -16,11 +16,11 @@ const FORM: u64 = 1;
 #[derive(Clone, Debug)]
 pub enum Change {
     /// Something is said of a netblock, in place of what was.
-    Say(Word),
+    Set(Override),
     /// What was said of this netblock no longer holds.
-    Unsay(IpNet),
+    Remove(IpNet),
     /// What was counted under a key was forgotten.
-    Forget(KeyReset),
+    Reset(KeyReset),
 }
 
 /// A reset of a key that is no address, which every host is to heed.
@@ -36,29 +36,29 @@ pub struct KeyReset {
 
 /// All of the list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Told {
+pub struct OverrideList {
     /// Of netblocks.
-    pub words: Vec<Word>,
+    pub words: Vec<Override>,
     /// Of keys, for a minute.
     pub keys: Vec<KeyReset>,
 }
 
-impl Told {
+impl OverrideList {
     /// The list after these changes.
     pub fn after(mut self, changes: &[Change]) -> Self {
         for change in changes {
             let (netblock, reset) = match change {
-                Change::Say(word) => (word.netblock, word.kind == Kind::Reset),
-                Change::Unsay(netblock) => (*netblock, false),
-                Change::Forget(reset) => {
+                Change::Set(word) => (word.netblock, word.kind == OverrideKind::Reset),
+                Change::Remove(netblock) => (*netblock, false),
+                Change::Reset(reset) => {
                     self.keys.retain(|other| other.key != reset.key);
                     self.keys.push(reset.clone());
                     continue;
                 }
             };
             // A reset is news, and stands beside what holds.
-            self.words.retain(|word| word.netblock != netblock || (word.kind == Kind::Reset) != reset);
-            if let Change::Say(word) = change {
+            self.words.retain(|word| word.netblock != netblock || (word.kind == OverrideKind::Reset) != reset);
+            if let Change::Set(word) = change {
                 self.words.push(word.clone());
             }
         }
@@ -69,8 +69,8 @@ impl Told {
     pub fn at(mut self, now: Now) -> Self {
         self.words.retain(|word| word.ends > now.unix());
         self.keys.retain(|reset| reset.ends > now.unix());
-        self.words.truncate(MAX_WORDS);
-        self.keys.truncate(MAX_WORDS);
+        self.words.truncate(MAX_OVERRIDES);
+        self.keys.truncate(MAX_OVERRIDES);
         self
     }
 
@@ -81,15 +81,15 @@ impl Told {
 
     /// What was reset, and until when that is told.
     pub fn resets(&self) -> impl Iterator<Item = (Target, u64)> {
-        let netblocks = self.words.iter().filter(|word| word.kind == Kind::Reset);
+        let netblocks = self.words.iter().filter(|word| word.kind == OverrideKind::Reset);
         let netblocks = netblocks.map(|word| (Target::of_netblock(word.netblock), word.ends));
         netblocks.chain(self.keys.iter().map(|reset| (Target::Key(reset.key.clone()), reset.ends)))
     }
 }
 
 /// The list as it lies in the store.
-pub fn spell(told: &Told) -> String {
-    let word = |word: &Word| json!({ "netblock": word.netblock.to_string(), "word": word.kind.name(), "ends": word.ends, "by": word.by });
+pub fn spell(told: &OverrideList) -> String {
+    let word = |word: &Override| json!({ "netblock": word.netblock.to_string(), "word": word.kind.name(), "ends": word.ends, "by": word.by });
     let key = |reset: &KeyReset| json!({ "key": reset.key, "ends": reset.ends, "by": reset.by });
     let words = told.words.iter().map(word).collect::<Vec<_>>();
     json!({ "v": FORM, "words": words, "keys": told.keys.iter().map(key).collect::<Vec<_>>() }).to_string()
@@ -100,56 +100,58 @@ pub fn spell(told: &Told) -> String {
 /// # Errors
 ///
 /// When it is none, or one of another version.
-pub fn parse(value: &[u8]) -> io::Result<Told> {
+pub fn parse(value: &[u8]) -> io::Result<OverrideList> {
     let wrong = || io::Error::other("the list in memcached is not one of this version");
     let list: Value = serde_json::from_slice(value).map_err(|_| wrong())?;
     let words = list["words"].as_array().filter(|_| list["v"] == FORM).ok_or_else(wrong)?;
     let by = |said: &Value| Some(said["by"].as_str()?.chars().take(100).collect());
     let word = |word: &Value| {
-        let kind = [Kind::Allow, Kind::Ban, Kind::Reset].into_iter().find(|kind| word["word"] == kind.name())?;
+        let kind = [OverrideKind::Allow, OverrideKind::Ban, OverrideKind::Reset]
+            .into_iter()
+            .find(|kind| word["word"] == kind.name())?;
         let (netblock, ends) = (word["netblock"].as_str()?.parse().ok()?, word["ends"].as_u64()?);
-        Some(Word { netblock, kind, ends, by: by(word)? })
+        Some(Override { netblock, kind, ends, by: by(word)? })
     };
     let key = |reset: &Value| match reset["key"].as_str()?.parse() {
         Ok(Target::Key(key)) => Some(KeyReset { key, ends: reset["ends"].as_u64()?, by: by(reset)? }),
         _ => None,
     };
-    let words: Option<Vec<Word>> = words.iter().take(MAX_WORDS).map(word).collect();
-    let keys = list["keys"].as_array().into_iter().flatten().take(MAX_WORDS).map(key);
-    Ok(Told { words: words.ok_or_else(wrong)?, keys: keys.collect::<Option<_>>().ok_or_else(wrong)? })
+    let words: Option<Vec<Override>> = words.iter().take(MAX_OVERRIDES).map(word).collect();
+    let keys = list["keys"].as_array().into_iter().flatten().take(MAX_OVERRIDES).map(key);
+    Ok(OverrideList { words: words.ok_or_else(wrong)?, keys: keys.collect::<Option<_>>().ok_or_else(wrong)? })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn word(netblock: &str, kind: Kind) -> Word {
-        Word { netblock: netblock.parse().unwrap(), kind, ends: 1_700_000_060, by: "root".to_owned() }
+    fn word(netblock: &str, kind: OverrideKind) -> Override {
+        Override { netblock: netblock.parse().unwrap(), kind, ends: 1_700_000_060, by: "root".to_owned() }
     }
 
     #[test]
     fn the_last_word_of_a_netblock_holds_and_a_reset_stands_beside_it() {
         let said = [
-            Change::Say(word("192.0.2.0/24", Kind::Ban)),
-            Change::Say(word("192.0.2.0/24", Kind::Reset)),
-            Change::Say(word("192.0.2.0/24", Kind::Allow)),
-            Change::Say(word("2001:db8::/32", Kind::Ban)),
+            Change::Set(word("192.0.2.0/24", OverrideKind::Ban)),
+            Change::Set(word("192.0.2.0/24", OverrideKind::Reset)),
+            Change::Set(word("192.0.2.0/24", OverrideKind::Allow)),
+            Change::Set(word("2001:db8::/32", OverrideKind::Ban)),
         ];
-        let told = Told::default().after(&said);
+        let told = OverrideList::default().after(&said);
         let kinds: Vec<_> = told.words.iter().map(|word| word.kind).collect();
-        assert_eq!(kinds, [Kind::Reset, Kind::Allow, Kind::Ban]);
-        let told = told.after(&[Change::Unsay("192.0.2.0/24".parse().unwrap())]);
+        assert_eq!(kinds, [OverrideKind::Reset, OverrideKind::Allow, OverrideKind::Ban]);
+        let told = told.after(&[Change::Remove("192.0.2.0/24".parse().unwrap())]);
         assert_eq!(told.words.len(), 2);
-        let again = |ends| Change::Forget(KeyReset { key: "sender=joe".to_owned(), ends, by: "root".to_owned() });
+        let again = |ends| Change::Reset(KeyReset { key: "sender=joe".to_owned(), ends, by: "root".to_owned() });
         let told = told.after(&[again(10), again(20)]);
         assert_eq!((told.words.len(), told.resets().last()), (2, Some((Target::Key("sender=joe".to_owned()), 20))));
     }
 
     #[test]
     fn a_list_reads_back_as_it_was_written_and_nothing_else_is_one() {
-        let words = vec![word("192.0.2.0/24", Kind::Ban), word("2001:db8::1/128", Kind::Allow)];
+        let words = vec![word("192.0.2.0/24", OverrideKind::Ban), word("2001:db8::1/128", OverrideKind::Allow)];
         let reset = KeyReset { key: "sasl_username=joe%20doe".to_owned(), ends: 1_700_000_060, by: "root".to_owned() };
-        let told = Told { words, keys: vec![reset] };
+        let told = OverrideList { words, keys: vec![reset] };
         assert_eq!(parse(spell(&told).as_bytes()).unwrap(), told);
         let address = "{\"v\":1,\"words\":[],\"keys\":[{\"key\":\"192.0.2.1\",\"ends\":1,\"by\":\"root\"}]}";
         let words = ["", "11", "{}", "{\"v\":2,\"words\":[]}", "{\"v\":1,\"words\":[{\"netblock\":\"x\"}]}"];

@@ -20,11 +20,11 @@ use crate::engine::reset::forget_here;
 use crate::engine::service::Service;
 use crate::engine::target::Target;
 use crate::net::clock::Now;
-use crate::policy::overrides::MAX_WORDS;
+use crate::policy::overrides::MAX_OVERRIDES;
 use crate::store::memcached::protocol::expiry;
-use crate::store::memcached::value::{Read, Shared};
+use crate::store::memcached::value::{Read, SharedValue};
 pub use list::{Change, KeyReset};
-use list::{Told, parse, spell};
+use list::{OverrideList, parse, spell};
 
 /// The key of the list, after the prefix of all keys.
 const NAME: &str = "overrides";
@@ -40,21 +40,21 @@ const TRIES: usize = 8;
 
 /// Where a change holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reach {
+pub enum Propagation {
     /// In this process, which is all there is.
-    Here,
+    Local,
     /// On every host that shares the store.
-    Everywhere,
+    Shared,
     /// On this host, until memcached is back.
-    HereFirst(String),
+    Pending(String),
 }
 
-impl Reach {
+impl Propagation {
     /// For people to read; nothing where nothing is to be said.
     pub fn note(&self) -> Option<String> {
         match self {
-            Self::Here | Self::Everywhere => None,
-            Self::HereFirst(error) => {
+            Self::Local | Self::Shared => None,
+            Self::Pending(error) => {
                 Some(format!("memcached cannot be told ({error}): it holds on this host, and on others once it can"))
             }
         }
@@ -67,7 +67,7 @@ pub struct TooMany;
 
 impl fmt::Display for TooMany {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there are {MAX_WORDS} bans and allowances already; lift some")
+        write!(f, "there are {MAX_OVERRIDES} bans and allowances already; lift some")
     }
 }
 
@@ -75,13 +75,13 @@ impl std::error::Error for TooMany {}
 
 /// The list's other copy.
 #[derive(Debug, Default)]
-pub struct Words {
+pub struct SharedOverrides {
     link: Mutex<Link>,
 }
 
 #[derive(Debug, Default)]
 struct Link {
-    shared: Option<Shared>,
+    shared: Option<SharedValue>,
     /// Changes the store does not know of yet.
     pending: Vec<Change>,
     /// Resets that were heeded here, by their end.
@@ -95,36 +95,36 @@ pub async fn follow(service: Arc<Service>) {
     loop {
         second.tick().await;
         let now = Now::read();
-        service.words.refresh(&service, now).await;
+        service.overrides.refresh(&service, now).await;
         service.rules.load().policy.overrides().expire(now);
     }
 }
 
-impl Words {
+impl SharedOverrides {
     /// Makes a change, here at once, and wherever it can be told.
     ///
     /// # Errors
     ///
     /// When there are too many words already.
-    pub async fn change(&self, service: &Service, change: Change, now: Now) -> Result<Reach, TooMany> {
+    pub async fn change(&self, service: &Service, change: Change, now: Now) -> Result<Propagation, TooMany> {
         let mut link = self.link.lock().await;
         let overrides = service.rules.load().policy.overrides().clone();
-        let told = Told { words: overrides.list(), keys: Vec::new() }.after(std::slice::from_ref(&change));
-        if told.words.len() > MAX_WORDS {
+        let told = OverrideList { words: overrides.list(), keys: Vec::new() }.after(std::slice::from_ref(&change));
+        if told.words.len() > MAX_OVERRIDES {
             return Err(TooMany);
         }
-        link.heeded.extend(Told::default().after(std::slice::from_ref(&change)).resets());
+        link.heeded.extend(OverrideList::default().after(std::slice::from_ref(&change)).resets());
         overrides.set(told.words, now);
         link.meet(service);
         if link.shared.is_none() {
-            return Ok(Reach::Here);
+            return Ok(Propagation::Local);
         }
         link.pending.push(change);
         // Beyond this they are kept here only.
-        link.pending.truncate(MAX_WORDS);
+        link.pending.truncate(MAX_OVERRIDES);
         Ok(match link.exchange(service, now).await {
-            Ok(()) => Reach::Everywhere,
-            Err(error) => Reach::HereFirst(error.to_string()),
+            Ok(()) => Propagation::Shared,
+            Err(error) => Propagation::Pending(error.to_string()),
         })
     }
 
@@ -144,8 +144,8 @@ impl Link {
     /// Goes where the list is, which a reload may have changed.
     fn meet(&mut self, service: &Service) {
         let location = service.rules.load().store.shared(NAME);
-        if self.shared.as_ref().map(Shared::location) != location.as_ref() {
-            self.shared = location.map(Shared::new);
+        if self.shared.as_ref().map(SharedValue::location) != location.as_ref() {
+            self.shared = location.map(SharedValue::new);
         }
     }
 
@@ -160,7 +160,7 @@ impl Link {
             let told = match &read {
                 Some(Read { value, .. }) => parse(value)?,
                 // It was lost with a restart of memcached, or there never was one.
-                None => Told { words: overrides.list(), keys: Vec::new() },
+                None => OverrideList { words: overrides.list(), keys: Vec::new() },
             };
             let missing = read.is_none() && !told.words.is_empty();
             let told = told.after(&self.pending).at(now);

@@ -23,14 +23,14 @@ use crate::policy::Policy;
 use crate::policy::limit::TOP;
 use crate::policy::{Pass, Verdict};
 use crate::postfix::decoder::RequestDecoder;
-use crate::session::Seat;
+use crate::session::SessionHandle;
 
 /// A configuration at work on a log.
 pub struct Judge {
     service: Service,
     rules: Arc<Rules>,
     /// A policy connection for each smtpd process.
-    seats: HashMap<u64, Seat>,
+    seats: HashMap<u64, SessionHandle>,
     max_connections: usize,
     mask: Mask,
     seen: Seen,
@@ -83,10 +83,10 @@ impl Judge {
         let request = request.ok().flatten().expect("what we write ourselves is a whole request");
         if self.seats.len() >= self.max_connections && !self.seats.contains_key(&session.process) {
             // Processes end; Postfix has closed their policy connections.
-            self.seats.drain().for_each(|(_, seat)| seat.leave(true, now));
+            self.seats.drain().for_each(|(_, seat)| seat.close(true, now));
         }
         let sessions = &self.service.sessions;
-        let seat = self.seats.entry(session.process).or_insert_with(|| sessions.seat(None));
+        let seat = self.seats.entry(session.process).or_insert_with(|| sessions.attach(None));
         // Whoever waits has waited when the next one comes: its place is given up at once.
         match begin(&self.service, &self.rules, seat, &request, now) {
             Beginning::Decided((verdict, _place)) => judgement(verdict),

@@ -14,7 +14,7 @@ use std::net::IpAddr;
 use hashbrown::HashMap;
 
 use super::lines::event::{Client, Event, EventKind, Place};
-use crate::net::netblock_table::Netblocks;
+use crate::net::netblock_table::NetblockTable;
 pub use sink::{Seen, Session, SessionSink};
 
 /// smtpd processes remembered. Postfix runs a hundred unless told otherwise; each host has its own.
@@ -51,7 +51,7 @@ pub struct Sums {
 /// The state between the lines.
 pub struct Sessions {
     seen: Seen,
-    mynetworks: Netblocks<()>,
+    mynetworks: NetblockTable<()>,
     processes: HashMap<u64, Open, Hashed>,
     messages: HashMap<u64, Message, Hashed>,
     /// The queue ids in the order they came.
@@ -101,7 +101,7 @@ struct Message {
 
 impl Sessions {
     /// Of a site that is seen so and trusts these networks.
-    pub fn new(seen: Seen, mynetworks: Netblocks<()>) -> Self {
+    pub fn new(seen: Seen, mynetworks: NetblockTable<()>) -> Self {
         Self {
             seen,
             mynetworks,

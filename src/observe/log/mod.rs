@@ -20,10 +20,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::net::clock::Now;
-use crate::snapshot::section::Damage;
+use crate::snapshot::section::SnapshotError;
 use hook::Hooks;
 use line::Line;
-use repeat::Repeat;
+use repeat::LineLimiter;
 use sink::Sink;
 
 pub use event::{Event, Events};
@@ -41,7 +41,7 @@ struct Shared {
     events: AtomicU16,
     hooks: Hooks,
     /// Locked for a few map operations at a time, never while anything is written.
-    repeat: Mutex<Repeat>,
+    repeat: Mutex<LineLimiter>,
     sink: Sink,
 }
 
@@ -50,17 +50,17 @@ impl Log {
     /// logger that is not there yet is no error.
     pub fn open(config: &LogConfig) -> io::Result<Self> {
         let sink = Sink::open(&config.target)?;
-        let log = Self::new(config.level, Repeat::new(config.interval, config.rate), sink);
+        let log = Self::new(config.level, LineLimiter::new(config.interval, config.rate), sink);
         log.reconfigure(config);
         Ok(log)
     }
 
     /// A log that keeps its lines, for tests to read with `lines`.
     pub fn in_memory(level: Severity) -> Self {
-        Self::new(level, Repeat::new(Duration::from_secs(10), 100), Sink::memory())
+        Self::new(level, LineLimiter::new(Duration::from_secs(10), 100), Sink::memory())
     }
 
-    fn new(level: Severity, repeat: Repeat, sink: Sink) -> Self {
+    fn new(level: Severity, repeat: LineLimiter, sink: Sink) -> Self {
         let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(Events::default().bits()));
         let (repeat, hooks) = (Mutex::new(repeat), Hooks::new());
         Self { shared: Arc::new(Shared { level, events, hooks, repeat, sink }) }
@@ -182,7 +182,7 @@ impl Log {
     }
 
     /// Takes that over.
-    pub fn take(&self, input: &mut &[u8]) -> Result<(), Damage> {
+    pub fn take(&self, input: &mut &[u8]) -> Result<(), SnapshotError> {
         self.repeat().take(input)
     }
 
@@ -202,7 +202,7 @@ impl Log {
         self.shared.sink.lines()
     }
 
-    fn repeat(&self) -> MutexGuard<'_, Repeat> {
+    fn repeat(&self) -> MutexGuard<'_, LineLimiter> {
         // Counters are whole after any panic.
         self.shared.repeat.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -10,8 +10,8 @@ use bytes::{Buf, BufMut};
 
 use super::Severity;
 use crate::net::clock::Now;
-use crate::net::recent_map::Generations;
-use crate::snapshot::section::Damage;
+use crate::net::recent_map::RecentMap;
+use crate::snapshot::section::SnapshotError;
 
 /// Clients remembered at once, in about 1 MB. Beyond this the least recently
 /// refused are forgotten; their next refusal is a first one, which the rate bounds.
@@ -19,17 +19,17 @@ pub const MAX_CLIENTS: usize = 16384;
 
 /// What was written lately, and what was left out.
 #[derive(Debug)]
-pub struct Repeat {
+pub struct LineLimiter {
     interval: u64,
-    clients: Generations<Past, MAX_CLIENTS>,
+    clients: RecentMap<LastLine, MAX_CLIENTS>,
     rate: Rate,
     suppressed: u64,
 }
 
-impl Repeat {
+impl LineLimiter {
     /// At most one line per `interval` and client, and `rate` lines a second in all.
     pub fn new(interval: Duration, rate: u32) -> Self {
-        let mut repeat = Self { interval: 0, clients: Generations::default(), rate: Rate::default(), suppressed: 0 };
+        let mut repeat = Self { interval: 0, clients: RecentMap::default(), rate: Rate::default(), suppressed: 0 };
         repeat.reconfigure(interval, rate);
         repeat
     }
@@ -84,18 +84,18 @@ impl Repeat {
     pub fn put(&self, output: &mut Vec<u8>) {
         output.put_u64_le(self.suppressed);
         for (client, past) in self.clients.iter() {
-            let Past { window_ends, next_line, suppressed } = *past;
+            let LastLine { window_ends, next_line, suppressed } = *past;
             [*client, window_ends, next_line, suppressed].into_iter().for_each(|number| output.put_u64_le(number));
         }
     }
 
     /// Takes it over; the moments are those of the same clock.
-    pub fn take(&mut self, input: &mut &[u8]) -> Result<(), Damage> {
+    pub fn take(&mut self, input: &mut &[u8]) -> Result<(), SnapshotError> {
         self.suppressed += input.try_get_u64_le()?;
         while input.has_remaining() {
             let client = input.try_get_u64_le()?;
             let mut number = || input.try_get_u64_le();
-            let past = Past { window_ends: number()?, next_line: number()?, suppressed: number()? };
+            let past = LastLine { window_ends: number()?, next_line: number()?, suppressed: number()? };
             *self.clients.touch(client) = past;
         }
         Ok(())
@@ -109,7 +109,7 @@ impl Repeat {
 
 /// What is known of one client; a new one's times have passed already.
 #[derive(Clone, Copy, Debug, Default)]
-struct Past {
+struct LastLine {
     window_ends: u64,
     next_line: u64,
     suppressed: u64,
@@ -162,7 +162,7 @@ mod tests {
     /// Interval 10 s, window 60 s that began at 0.
     #[test]
     fn a_client_is_logged_at_first_then_once_per_interval() {
-        let mut repeat = Repeat::new(Duration::from_secs(10), 100);
+        let mut repeat = LineLimiter::new(Duration::from_secs(10), 100);
         let story = [
             (1_000, 59, Some(0)), // first refused
             (1_001, 59, None),
@@ -185,7 +185,7 @@ mod tests {
 
     #[test]
     fn a_new_window_is_logged_before_the_interval_is_over() {
-        let mut repeat = Repeat::new(Duration::from_secs(10), 100);
+        let mut repeat = LineLimiter::new(Duration::from_secs(10), 100);
         let story = [(0, 2, Some(0)), (1_900, 1, None), (2_000, 2, Some(1)), (3_999, 1, None), (4_000, 2, Some(1))];
         for (time, left, written) in story {
             assert_eq!(repeat.refused(client(1), left, at(time)), written, "at {time} ms");
@@ -194,8 +194,8 @@ mod tests {
 
     #[test]
     fn a_refusal_without_a_window_is_held_to_the_interval() {
-        let mut repeat = Repeat::new(Duration::from_secs(10), 100);
-        let written = |repeat: &mut Repeat, time| repeat.refused(client(1), 0, at(time));
+        let mut repeat = LineLimiter::new(Duration::from_secs(10), 100);
+        let written = |repeat: &mut LineLimiter, time| repeat.refused(client(1), 0, at(time));
         assert_eq!(written(&mut repeat, 0), Some(0));
         assert_eq!(written(&mut repeat, 9_999), None);
         assert_eq!(written(&mut repeat, 10_000), Some(1));
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn all_lines_share_the_rate_and_the_rest_is_mentioned_later() {
-        let mut repeat = Repeat::new(Duration::from_secs(10), 3);
+        let mut repeat = LineLimiter::new(Duration::from_secs(10), 3);
         let written = (0..10).filter(|n| repeat.refused(client(*n), 60, at(500)).is_some()).count();
         assert_eq!(written, 3);
         assert!(!repeat.admits(Severity::Notice, at(999)));
@@ -216,7 +216,7 @@ mod tests {
 
     #[test]
     fn a_line_the_rate_kept_back_is_made_up_for() {
-        let mut repeat = Repeat::new(Duration::from_secs(10), 1);
+        let mut repeat = LineLimiter::new(Duration::from_secs(10), 1);
         assert_eq!(repeat.refused(client(1), 60, at(0)), Some(0));
         assert_eq!(repeat.refused(client(2), 60, at(1)), None);
         assert_eq!(repeat.refused(client(2), 59, at(1_000)), Some(1));
@@ -224,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_flood_of_clients_is_bounded_and_the_latest_are_remembered() {
-        let mut repeat = Repeat::new(Duration::from_secs(10), 1_000_000);
+        let mut repeat = LineLimiter::new(Duration::from_secs(10), 1_000_000);
         for n in 0..100_000 {
             assert_eq!(repeat.refused(client(n), 60, at(5)), Some(0));
             assert!(repeat.clients.len() <= MAX_CLIENTS);
@@ -237,7 +237,7 @@ mod tests {
 
     #[test]
     fn a_client_refused_again_and_again_outlives_a_flood() {
-        let mut repeat = Repeat::new(Duration::from_secs(10), 1_000_000);
+        let mut repeat = LineLimiter::new(Duration::from_secs(10), 1_000_000);
         assert_eq!(repeat.refused(client(1), 60, at(0)), Some(0));
         for n in 2..200_000 {
             let _ = repeat.refused(client(n), 60, at(1));
@@ -249,7 +249,7 @@ mod tests {
 
     #[test]
     fn new_bounds_hold_at_once() {
-        let mut repeat = Repeat::new(Duration::from_secs(10), 1);
+        let mut repeat = LineLimiter::new(Duration::from_secs(10), 1);
         assert!(repeat.admits(Severity::Notice, at(0)));
         assert!(!repeat.admits(Severity::Notice, at(0)));
         repeat.reconfigure(Duration::from_secs(1), 2);
@@ -259,7 +259,7 @@ mod tests {
 
     #[test]
     fn debugging_leaves_half_of_the_rate_to_refusals() {
-        let mut repeat = Repeat::new(Duration::from_secs(10), 5);
+        let mut repeat = LineLimiter::new(Duration::from_secs(10), 5);
         let passed = (0..10).filter(|_| repeat.admits(Severity::Debug, at(0))).count();
         let refused = (0..10).filter(|n| repeat.refused(client(*n), 60, at(0)).is_some()).count();
         assert_eq!((passed, refused), (3, 2));

@@ -29,7 +29,7 @@ pub struct Statistics {
     /// Requests without a client address.
     pub unknown_client: AtomicU64,
     /// Requests for which the shared store did not do all that was asked.
-    pub without_store: AtomicU64,
+    pub store_bypassed: AtomicU64,
     /// Hits of keys over their limit that the shared store was not asked about.
     pub over_memory: AtomicU64,
     /// How often a server of the shared store lost all its counts.
@@ -37,11 +37,11 @@ pub struct Statistics {
     /// Keys that servers of the shared store gave up for want of memory.
     pub store_evictions: AtomicU64,
     /// Counters that the shared store began anew although their window had not ended.
-    pub began_anew: AtomicU64,
+    pub windows_lost: AtomicU64,
     /// Policy connections that ended because of a request that was none.
     pub bad_requests: AtomicU64,
     /// Policy connections turned away because there were `max_connections`.
-    pub turned_away: AtomicU64,
+    pub connections_rejected: AtomicU64,
     /// Times that a server of the shared store went away.
     pub outages: AtomicU64,
     /// How long requests waited for the shared store.
@@ -68,13 +68,13 @@ impl Statistics {
             ("would_refuse", &self.would_refuse),
             ("banned", &self.banned),
             ("unknown_client", &self.unknown_client),
-            ("without_store", &self.without_store),
+            ("without_store", &self.store_bypassed),
             ("over_memory", &self.over_memory),
             ("store_flushes", &self.store_flushes),
             ("store_evictions", &self.store_evictions),
-            ("began_anew", &self.began_anew),
+            ("began_anew", &self.windows_lost),
             ("bad_requests", &self.bad_requests),
-            ("turned_away", &self.turned_away),
+            ("turned_away", &self.connections_rejected),
             ("refused_peers", &self.refused_peers),
         ]
     }

@@ -29,13 +29,13 @@ pub enum Input {
 }
 
 /// The word to stop, as one connection waits for it.
-pub struct Word<'w, 's> {
+pub struct ShutdownListener<'w, 's> {
     stop: &'s Shutdown,
     heard: Pin<&'w mut WaitForCancellationFuture<'s>>,
     registered: bool,
 }
 
-impl<'w, 's> Word<'w, 's> {
+impl<'w, 's> ShutdownListener<'w, 's> {
     /// Of this stop; `heard` is where it comes in.
     pub fn new(stop: &'s Shutdown, heard: Pin<&'w mut WaitForCancellationFuture<'s>>) -> Self {
         Self { stop, heard, registered: false }
@@ -47,7 +47,7 @@ impl<'w, 's> Word<'w, 's> {
     }
 
     /// Waits until it is said.
-    pub async fn said(&mut self) {
+    pub async fn wait(&mut self) {
         poll_fn(|context| self.poll(context)).await;
     }
 
@@ -62,7 +62,7 @@ impl<'w, 's> Word<'w, 's> {
 }
 
 /// Waits for input; for the word to stop only when there is none.
-pub async fn read<S>(stream: &mut S, input: &mut BytesMut, word: &mut Word<'_, '_>) -> io::Result<Input>
+pub async fn read<S>(stream: &mut S, input: &mut BytesMut, word: &mut ShutdownListener<'_, '_>) -> io::Result<Input>
 where
     S: AsyncRead + Unpin,
 {
@@ -80,7 +80,7 @@ where
 }
 
 /// Writes an answer: nearly always at once. Says whether it is written; what is left is another process's.
-pub async fn write<S>(stream: &mut S, answer: &mut BytesMut, word: &mut Word<'_, '_>) -> io::Result<bool>
+pub async fn write<S>(stream: &mut S, answer: &mut BytesMut, word: &mut ShutdownListener<'_, '_>) -> io::Result<bool>
 where
     S: AsyncWrite + Unpin,
 {
@@ -97,7 +97,7 @@ where
     timeout(ANSWER_TIME, write_rest(stream, answer, word)).await?
 }
 
-async fn write_rest<S>(stream: &mut S, answer: &mut BytesMut, word: &mut Word<'_, '_>) -> io::Result<bool>
+async fn write_rest<S>(stream: &mut S, answer: &mut BytesMut, word: &mut ShutdownListener<'_, '_>) -> io::Result<bool>
 where
     S: AsyncWrite + Unpin,
 {

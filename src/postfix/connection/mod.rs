@@ -25,31 +25,35 @@ use crate::postfix::decoder::REQUEST_TIME;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::error::RequestError;
 use crate::postfix::reply::{Reply, ReplyEncoder};
-use crate::session::Seat;
-use exchange::{Input, Word, read, write};
-pub use parked::{Business, Parked};
+use crate::session::SessionHandle;
+use exchange::{Input, ShutdownListener, read, write};
+pub use parked::{ConnectionState, SuspendedConnection};
 
 /// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
 /// A connection that another process is to take over comes back.
-pub async fn serve<S>(stream: S, peer: Peer, service: &Service, stop: Shutdown) -> Option<Parked<S>>
+pub async fn serve<S>(stream: S, peer: Peer, service: &Service, stop: Shutdown) -> Option<SuspendedConnection<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let seat = service.sessions.seat(peer.ip());
-    go_on(Parked { stream, peer, seat, business: Business::default() }, service, stop).await
+    let seat = service.sessions.attach(peer.ip());
+    resume(SuspendedConnection { stream, peer, session: seat, state: ConnectionState::default() }, service, stop).await
 }
 
 /// The same for a connection that was served before.
-pub async fn go_on<S>(parked: Parked<S>, service: &Service, stop: Shutdown) -> Option<Parked<S>>
+pub async fn resume<S>(
+    parked: SuspendedConnection<S>,
+    service: &Service,
+    stop: Shutdown,
+) -> Option<SuspendedConnection<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Parked { stream, peer, seat, business } = parked;
+    let SuspendedConnection { stream, peer, session: seat, state: business } = parked;
     let mut connection = Connection { service, stream, seat, business };
-    match connection.converse(&stop).await {
+    match connection.run(&stop).await {
         Ok(End::Stopped) if stop.hands_over() => {
             let Connection { stream, seat, business, .. } = connection;
-            return Some(Parked { stream, peer, seat, business });
+            return Some(SuspendedConnection { stream, peer, session: seat, state: business });
         }
         Ok(_) => {}
         Err(error) => {
@@ -58,15 +62,15 @@ where
             error.log(&service.log, &peer, Now::read());
         }
     }
-    connection.seat.leave(connection.business.answered, Now::read());
+    connection.seat.close(connection.business.answered, Now::read());
     None
 }
 
 struct Connection<'s, S> {
     service: &'s Service,
     stream: S,
-    seat: Seat,
-    business: Business,
+    seat: SessionHandle,
+    business: ConnectionState,
 }
 
 /// Why a connection is no longer served.
@@ -78,11 +82,11 @@ enum End {
 }
 
 /// What came of waiting with an answer.
-enum Waited {
+enum DelayEnd {
     /// It is due.
-    Due,
+    Elapsed,
     /// Nobody is there to take it.
-    InVain,
+    PeerClosed,
     /// Another process is to go on waiting.
     HandOver,
 }
@@ -91,10 +95,10 @@ impl<S> Connection<'_, S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    async fn converse(&mut self, stop: &Shutdown) -> Result<End, RequestError> {
+    async fn run(&mut self, stop: &Shutdown) -> Result<End, RequestError> {
         let mut decoder = RequestDecoder::default();
         let heard = pin!(stop.wait());
-        let mut word = Word::new(stop, heard);
+        let mut word = ShutdownListener::new(stop, heard);
         if !self.business.output.is_empty()
             && let Some(end) = self.send(&mut word).await
         {
@@ -115,7 +119,7 @@ where
                     yield_now().await;
                 }
             }
-            let Business { input, begun, .. } = &mut self.business;
+            let ConnectionState { input, begun, .. } = &mut self.business;
             let came = if input.is_empty() {
                 read(&mut self.stream, input, &mut word).await
             } else {
@@ -138,15 +142,15 @@ where
     }
 
     /// Sends the answer when it is due. Says what ends the connection, if that does.
-    async fn send(&mut self, word: &mut Word<'_, '_>) -> Option<End> {
+    async fn send(&mut self, word: &mut ShutdownListener<'_, '_>) -> Option<End> {
         if let Some((end, place)) = self.business.due.take() {
             match self.wait(end, word).await {
-                Waited::Due => drop(place),
-                Waited::InVain => {
+                DelayEnd::Elapsed => drop(place),
+                DelayEnd::PeerClosed => {
                     self.business.answered = false;
                     return Some(End::Closed);
                 }
-                Waited::HandOver => {
+                DelayEnd::HandOver => {
                     self.business.due = Some((end, place));
                     return Some(End::Stopped);
                 }
@@ -167,18 +171,19 @@ where
     }
 
     /// Waits before an answer is sent.
-    async fn wait(&mut self, end: Instant, word: &mut Word<'_, '_>) -> Waited {
-        let stopped = |word: &Word<'_, '_>| if word.hands_over() { Waited::HandOver } else { Waited::Due };
+    async fn wait(&mut self, end: Instant, word: &mut ShutdownListener<'_, '_>) -> DelayEnd {
+        let stopped =
+            |word: &ShutdownListener<'_, '_>| if word.hands_over() { DelayEnd::HandOver } else { DelayEnd::Elapsed };
         match timeout_at(end, read(&mut self.stream, &mut self.business.input, word)).await {
-            Err(_) => Waited::Due,
+            Err(_) => DelayEnd::Elapsed,
             // Nobody has any time to lose: the answer is due.
             Ok(Ok(Input::Stop)) => stopped(word),
             // Postfix asks one thing at a time. What others send meanwhile is read later.
-            Ok(Ok(Input::More)) => match timeout_at(end, word.said()).await {
-                Err(_) => Waited::Due,
+            Ok(Ok(Input::More)) => match timeout_at(end, word.wait()).await {
+                Err(_) => DelayEnd::Elapsed,
                 Ok(()) => stopped(word),
             },
-            Ok(Ok(Input::Closed { .. }) | Err(_)) => Waited::InVain,
+            Ok(Ok(Input::Closed { .. }) | Err(_)) => DelayEnd::PeerClosed,
         }
     }
 
@@ -213,7 +218,7 @@ struct Later {
     now: Now,
 }
 
-impl Business {
+impl ConnectionState {
     /// Has an answer ready, and notes how long to wait before it is sent.
     fn answer(&mut self, (verdict, place): Decision<'_>) {
         let reply = match &verdict {

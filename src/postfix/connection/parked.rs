@@ -6,29 +6,29 @@ use std::time::Duration;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::time::Instant;
 
-use crate::engine::delays::{Place, Waiting};
+use crate::engine::delays::{DelayPermit, DelayedReplies};
 use crate::listener::Peer;
 use crate::postfix::decoder::REQUEST_TIME;
-use crate::session::Seat;
+use crate::session::SessionHandle;
 use crate::snapshot::fields::{put_bytes, put_option, take_bytes, take_option, take_truth};
-use crate::snapshot::section::Damage;
+use crate::snapshot::section::SnapshotError;
 
 /// A connection that nobody serves at the moment.
 #[derive(Debug)]
-pub struct Parked<S> {
+pub struct SuspendedConnection<S> {
     /// To the other end.
     pub stream: S,
     /// Who is there.
     pub peer: Peer,
     /// Its place in the sessions.
-    pub seat: Seat,
+    pub session: SessionHandle,
     /// What else is known of it.
-    pub business: Business,
+    pub state: ConnectionState,
 }
 
 /// What is open on a connection.
 #[derive(Debug)]
-pub struct Business {
+pub struct ConnectionState {
     /// The last answer reached Postfix, as far as we can know.
     pub answered: bool,
     /// What came and is not answered yet: part of a request, as a rule nothing.
@@ -36,18 +36,18 @@ pub struct Business {
     /// What is left to be sent of the answer to the last request.
     pub output: BytesMut,
     /// When it is to be sent, if not at once, and whose turn it is then.
-    pub due: Option<(Instant, Place)>,
+    pub due: Option<(Instant, DelayPermit)>,
     /// Since when a request waits for its rest.
     pub begun: Option<Instant>,
 }
 
-impl Default for Business {
+impl Default for ConnectionState {
     fn default() -> Self {
         Self { answered: true, input: BytesMut::new(), output: BytesMut::new(), due: None, begun: None }
     }
 }
 
-impl Business {
+impl ConnectionState {
     /// Adds it, except for the stream and the seat.
     pub fn put(&self, output: &mut Vec<u8>) {
         let milliseconds = |time: Duration| time.as_millis() as u64;
@@ -63,14 +63,14 @@ impl Business {
     }
 
     /// Takes it off; a place to wait at is kept.
-    pub fn take(input: &mut &[u8], waiting: &Arc<Waiting>) -> Result<Self, Damage> {
+    pub fn take(input: &mut &[u8], waiting: &Arc<DelayedReplies>) -> Result<Self, SnapshotError> {
         let now = Instant::now();
         let answered = take_truth(input)?;
         let (came, left) = (take_bytes(input)?, take_bytes(input)?);
         let begun = take_option(input)?.map(|ago| Duration::from_millis(ago).min(REQUEST_TIME));
         let due = if take_truth(input)? {
             let (left, key) = (input.try_get_u64_le()?, input.try_get_u64_le()?);
-            Some((now + Duration::from_millis(left), waiting.keep(key)))
+            Some((now + Duration::from_millis(left), waiting.restore(key)))
         } else {
             None
         };

@@ -4,23 +4,23 @@ use std::collections::HashMap;
 
 use bytes::{Buf, BufMut};
 
-use super::{Endpoints, LINGER, Place, Port, Session, Table};
+use super::{Endpoints, LINGER, Port, Session, SessionId, Table};
 use crate::policy::record_snapshot as memory;
 use crate::policy::record_snapshot::Ids;
 use crate::policy::request::Instance;
 use crate::snapshot::fields::{put_option, take_option, take_truth};
-use crate::snapshot::section::Damage;
+use crate::snapshot::section::SnapshotError;
 
 /// Where sessions are now, by where they were.
-pub type Places = HashMap<Place, Place>;
+pub type Places = HashMap<SessionId, SessionId>;
 
 impl Table {
     /// Adds all sessions: those without a policy connection in the order in which they are forgotten.
     pub fn put(&self, output: &mut Vec<u8>) {
         output.put_u64_le(self.newest);
-        let mut places: Vec<Place> = self.lingering.iter().map(|(_, place)| *place).collect();
+        let mut places: Vec<SessionId> = self.lingering.iter().map(|(_, place)| *place).collect();
         places.extend((0..self.slots.len() as u32).map(|slot| self.place(slot)));
-        let known = |place: &Place| place.id != 0 && self.slots[place.slot as usize].id == place.id;
+        let known = |place: &SessionId| place.id != 0 && self.slots[place.slot as usize].id == place.id;
         let mut put = std::collections::HashSet::new();
         for place in places.into_iter().filter(known).filter(|place| put.insert(*place)) {
             output.put_u8(1);
@@ -33,7 +33,7 @@ impl Table {
     }
 
     /// Takes them over. Until their policy connections sit down again `linger` must not be called.
-    pub fn take(&mut self, input: &mut &[u8], ids: &Ids) -> Result<Places, Damage> {
+    pub fn take(&mut self, input: &mut &[u8], ids: &Ids) -> Result<Places, SnapshotError> {
         self.newest = self.newest.max(input.try_get_u64_le()?);
         let mut places = Places::new();
         while take_truth(input)? {
@@ -66,14 +66,14 @@ impl Table {
 }
 
 /// Adds a place.
-pub fn put_place(output: &mut Vec<u8>, place: Place) {
+pub fn put_place(output: &mut Vec<u8>, place: SessionId) {
     output.put_u32_le(place.slot);
     output.put_u64_le(place.id);
 }
 
 /// Takes one off.
-pub fn take_place(input: &mut &[u8]) -> Result<Place, Damage> {
-    Ok(Place { slot: input.try_get_u32_le()?, id: input.try_get_u64_le()? })
+pub fn take_place(input: &mut &[u8]) -> Result<SessionId, SnapshotError> {
+    Ok(SessionId { slot: input.try_get_u32_le()?, id: input.try_get_u64_le()? })
 }
 
 impl Endpoints {
@@ -90,14 +90,14 @@ impl Endpoints {
         output.put_u64_le(number);
     }
 
-    fn take(input: &mut &[u8]) -> Result<Self, Damage> {
+    fn take(input: &mut &[u8]) -> Result<Self, SnapshotError> {
         let (client, there) = (input.try_get_u128_le()?, input.try_get_u128_le()?);
         let server_port = take_option(input)?.map(|port| port as u16);
         let port = match (input.try_get_u8()?, input.try_get_u64_le()?) {
             (0, port) => Port::Client(port as u16),
             (1, process) => Port::Process(process),
             (2, seat) => Port::Seat(seat),
-            _ => return Err(Damage::Corrupt),
+            _ => return Err(SnapshotError::Corrupt),
         };
         Ok(Self { client, there, server_port, port })
     }
@@ -117,7 +117,7 @@ impl Session {
         memory::put(output, &self.memory);
     }
 
-    fn take(input: &mut &[u8], ids: &Ids) -> Result<Self, Damage> {
+    fn take(input: &mut &[u8], ids: &Ids) -> Result<Self, SnapshotError> {
         let (ends, opened) = (input.try_get_u64_le()?, take_option(input)?);
         let (unanswered, left) = (take_truth(input)?, take_option(input)?);
         let instance = if take_truth(input)? {

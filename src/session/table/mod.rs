@@ -14,7 +14,7 @@ use hashbrown::HashTable;
 use siphasher::sip::SipHasher13;
 
 use crate::net::secret;
-use crate::policy::Memory;
+use crate::policy::SessionRecord;
 use crate::policy::request::Instance;
 
 /// How many milliseconds a session outlives its last policy connection: Postfix may close an idle one in mid-session.
@@ -93,7 +93,7 @@ pub struct Session {
     /// The newest message.
     pub instance: Option<Instance>,
     /// What it has been judged for.
-    pub memory: Memory,
+    pub memory: SessionRecord,
 }
 
 impl Session {
@@ -105,7 +105,7 @@ impl Session {
 
 /// Where a session is, as long as it is the same session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Place {
+pub struct SessionId {
     slot: u32,
     id: u64,
 }
@@ -118,7 +118,7 @@ pub struct Table {
     index: HashTable<u32>,
     secret: SipHasher13,
     /// Sessions whose policy connections are all closed, in the order of their end.
-    lingering: VecDeque<(u64, Place)>,
+    lingering: VecDeque<(u64, SessionId)>,
     max_lingering: usize,
     newest: u64,
 }
@@ -164,17 +164,17 @@ impl Table {
     }
 
     /// The session between these endpoints.
-    pub fn find(&self, endpoints: &Endpoints, hash: u64) -> Option<Place> {
+    pub fn find(&self, endpoints: &Endpoints, hash: u64) -> Option<SessionId> {
         self.look_up(endpoints, hash).map(|slot| self.place(slot))
     }
 
     /// The endpoints of a session that is still known.
-    pub fn endpoints(&self, place: Place) -> Option<&Endpoints> {
+    pub fn endpoints(&self, place: SessionId) -> Option<&Endpoints> {
         self.slots.get(place.slot as usize).filter(|slot| slot.id == place.id).map(|slot| &slot.endpoints)
     }
 
     /// A session that is still known.
-    pub fn session(&mut self, place: Place) -> Option<&mut Session> {
+    pub fn session(&mut self, place: SessionId) -> Option<&mut Session> {
         self.slots.get_mut(place.slot as usize).filter(|slot| slot.id == place.id).map(|slot| &mut slot.session)
     }
 
@@ -186,12 +186,12 @@ impl Table {
     }
 
     /// Begins a session, in place of one between the same endpoints.
-    pub fn begin(&mut self, endpoints: Endpoints, hash: u64, session: Session) -> Place {
+    pub fn begin(&mut self, endpoints: Endpoints, hash: u64, session: Session) -> SessionId {
         let id = self.number();
         let new = Slot { id, hash, endpoints, session };
         if let Some(slot) = self.look_up(&endpoints, hash) {
             self.slots[slot as usize] = new;
-            return Place { slot, id };
+            return SessionId { slot, id };
         }
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -205,11 +205,11 @@ impl Table {
         };
         let slots = &self.slots;
         self.index.insert_unique(hash, slot, |slot| slots[*slot as usize].hash);
-        Place { slot, id }
+        SessionId { slot, id }
     }
 
     /// One policy connection more is about a session.
-    pub fn seat(&mut self, place: Place) {
+    pub fn attach(&mut self, place: SessionId) {
         if let Some(session) = self.session(place) {
             session.seats += 1;
         }
@@ -217,7 +217,7 @@ impl Table {
 
     /// One policy connection less. The last one ends the session: at once, as it is about
     /// another now, or, as it closed, after lingering from `closed` on.
-    pub fn unseat(&mut self, place: Place, closed: Option<u64>) {
+    pub fn detach(&mut self, place: SessionId, closed: Option<u64>) {
         let Some(session) = self.session(place) else {
             return;
         };
@@ -252,7 +252,7 @@ impl Table {
         }
     }
 
-    fn remove(&mut self, place: Place) {
+    fn remove(&mut self, place: SessionId) {
         let hash = self.slots[place.slot as usize].hash;
         if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == place.slot) {
             entry.remove();
@@ -265,7 +265,7 @@ impl Table {
         self.index.find(hash, |slot| self.slots[*slot as usize].endpoints == *endpoints).copied()
     }
 
-    fn place(&self, slot: u32) -> Place {
-        Place { slot, id: self.slots[slot as usize].id }
+    fn place(&self, slot: u32) -> SessionId {
+        SessionId { slot, id: self.slots[slot as usize].id }
     }
 }

@@ -13,9 +13,9 @@ use crate::net::secret;
 
 /// The key of one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Subject(pub(crate) Key);
+pub struct CounterId(pub(crate) Key);
 
-impl Subject {
+impl CounterId {
     /// A client of a limit: an address and how many of its bits count.
     ///
     /// The address is taken as it is. It must have been masked to `prefix_length`
@@ -180,8 +180,8 @@ pub(crate) struct Hashed<const N: usize> {
 mod tests {
     use super::*;
 
-    fn client(limit: u16, address: &str, prefix_length: u8) -> Subject {
-        Subject::client(limit, address.parse().unwrap(), prefix_length)
+    fn client(limit: u16, address: &str, prefix_length: u8) -> CounterId {
+        CounterId::client(limit, address.parse().unwrap(), prefix_length)
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
         assert!(matches!(client(0, "192.0.2.1", 32).0, Key::Narrow(_)));
         assert!(matches!(client(0, "2001:db8::", 64).0, Key::Middle(_)));
         assert!(matches!(client(0, "2001:db8::1", 128).0, Key::Wide(_)));
-        assert!(matches!(Subject::text(0, 0).0, Key::Wide(_)));
+        assert!(matches!(CounterId::text(0, 0).0, Key::Wide(_)));
     }
 
     #[test]
@@ -203,9 +203,9 @@ mod tests {
             client(0, "::", 128),
             client(0, "::1", 128),
             client(0, "::1:0:0:0", 128),
-            Subject::text(0, 0),
-            Subject::text(0, 1),
-            Subject::text(1, 1),
+            CounterId::text(0, 0),
+            CounterId::text(0, 1),
+            CounterId::text(1, 1),
         ];
         let distinct: std::collections::HashSet<_> = subjects.iter().collect();
         assert_eq!(distinct.len(), subjects.len());
@@ -215,10 +215,10 @@ mod tests {
     fn a_subject_made_of_its_words_is_the_same_and_of_another_limit_differs_in_that_alone() {
         for address in ["192.0.2.1", "2001:db8::", "2001:db8::1"] {
             let subject = client(7, address, 30);
-            assert_eq!(Subject::of_words(subject.words()), Some(subject));
+            assert_eq!(CounterId::of_words(subject.words()), Some(subject));
             assert_eq!((subject.limit(), subject.of_limit(513)), (7, client(513, address, 30)));
         }
-        assert_eq!((Subject::of_words(&[0; 4]), Subject::of_words(&[1, 0])), (None, None));
+        assert_eq!((CounterId::of_words(&[0; 4]), CounterId::of_words(&[1, 0])), (None, None));
     }
 
     #[test]

@@ -4,16 +4,16 @@
 //! at most. A subject that is a text is known by its hash only, so the table
 //! that takes it in needs the secret of the one it came from.
 
-use super::{Subject, Table};
+use super::{CounterId, Table};
 use crate::store::local::counter_id::{Hashing, Key};
 use crate::store::local::shard::Entry;
 use crate::store::local::sharded::SHARDS;
 
 /// One count as it leaves a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Kept {
+pub struct RestoredEntry {
     /// Whose it is.
-    pub subject: Subject,
+    pub subject: CounterId,
     /// Hits of this window.
     pub count: u32,
     /// Whether the count was over its limit when it was last hit.
@@ -50,13 +50,13 @@ impl Table {
     }
 
     /// Adds what one part holds to `counts`: the windows that still run. The table keeps it.
-    pub fn keep(&self, part: usize, now: u64, counts: &mut Vec<Kept>) {
+    pub fn keep(&self, part: usize, now: u64, counts: &mut Vec<RestoredEntry>) {
         // Not in their order: a smaller table that takes them in makes room around the newest, and is to find
         // some of all worth there. The golden section of 1024, which is odd, so no shard is left out.
         let part = part * 633 % SHARDS;
         let mut each = |words: &[u32], entry: Entry| {
-            let subject = Subject::of_words(words).expect("every width is that of a subject");
-            counts.push(Kept { subject, count: entry.count, over: entry.over, ends: entry.expiry });
+            let subject = CounterId::of_words(words).expect("every width is that of a subject");
+            counts.push(RestoredEntry { subject, count: entry.count, over: entry.over, ends: entry.expiry });
         };
         self.narrow.show(part, now, |key, entry| each(&key, entry));
         self.middle.show(part, now, |key, entry| each(&key, entry));
@@ -64,7 +64,7 @@ impl Table {
     }
 
     /// Takes a count in, unless its window is over or the subject is counted here already.
-    pub fn take_in(&self, kept: &Kept, now: u64) {
+    pub fn insert_restored(&self, kept: &RestoredEntry, now: u64) {
         if kept.ends <= now {
             return;
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tokio::task::yield_now;
 
-use super::{Hit, Table};
+use super::{Table, TableEntry};
 use crate::net::clock::Now;
 use crate::store::local::counter_id as subject;
 use crate::store::local::sharded::SHARDS;
@@ -21,7 +21,7 @@ pub const PARTS: usize = SHARDS;
 
 /// A client's window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Client {
+pub struct ListedClient {
     /// Whose limit's.
     pub limit: u16,
     /// The address, masked.
@@ -29,7 +29,7 @@ pub struct Client {
     /// To so many bits.
     pub prefix_length: u8,
     /// Its hits.
-    pub hit: Hit,
+    pub hit: TableEntry,
     /// Whether it was over when it was last hit.
     pub over: bool,
 }
@@ -37,10 +37,10 @@ pub struct Client {
 impl Table {
     /// Shows the windows of clients in one of [`PARTS`]. Keys that are no addresses are kept as hashes only,
     /// so they cannot be listed.
-    pub fn clients(&self, part: usize, now: u64, mut show: impl FnMut(Client)) {
+    pub fn clients(&self, part: usize, now: u64, mut show: impl FnMut(ListedClient)) {
         let mut meet = |key: subject::Key, entry: super::Entry| {
             if let Some((limit, address, prefix_length)) = key.client() {
-                show(Client { limit, address, prefix_length, hit: Hit::of(entry, now), over: entry.over });
+                show(ListedClient { limit, address, prefix_length, hit: TableEntry::of(entry, now), over: entry.over });
             }
         };
         self.narrow.visit(part, now, &mut |key, entry| meet(subject::Key::Narrow(*key), entry));
@@ -50,7 +50,7 @@ impl Table {
 }
 
 /// So many clients of the table, those with the most hits first.
-pub async fn busiest(table: &Table, number: usize, now: Now) -> Vec<Client> {
+pub async fn busiest(table: &Table, number: usize, now: Now) -> Vec<ListedClient> {
     let mut found = Vec::new();
     for part in 0..PARTS {
         table.clients(part, now.monotonic, |client| found.push(client));
@@ -66,7 +66,7 @@ pub async fn busiest(table: &Table, number: usize, now: Now) -> Vec<Client> {
 }
 
 /// The clients of a netblock in the table, those with the most hits first, and how many more there are.
-pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<Client>, usize) {
+pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<ListedClient>, usize) {
     let (mut found, mut more) = (Vec::new(), 0);
     for part in 0..PARTS {
         table.clients(part, now.monotonic, |client| {
@@ -85,7 +85,7 @@ pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<Client>, u
     (found, more)
 }
 
-fn shorten(found: &mut Vec<Client>, most: usize) -> usize {
+fn shorten(found: &mut Vec<ListedClient>, most: usize) -> usize {
     found.sort_by_key(|client| (std::cmp::Reverse(client.hit.count), client.address));
     let more = found.len().saturating_sub(most);
     found.truncate(most);
@@ -97,17 +97,17 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::store::local::counter_id::Subject;
+    use crate::store::local::counter_id::CounterId;
 
     #[test]
     fn every_client_is_listed_as_it_was_counted_and_no_text_is() {
         let table = Table::new(1000);
         let clients = [("192.0.2.1", 32), ("192.0.2.0", 24), ("2001:db8::", 64), ("2001:db8::1", 128)];
         for (address, length) in clients {
-            table.hit(Subject::client(3, address.parse().unwrap(), length), 7, 60_000, 5, 0);
+            table.hit(CounterId::client(3, address.parse().unwrap(), length), 7, 60_000, 5, 0);
         }
-        table.hit(Subject::text(3, 1 << 70), 1, 60_000, 5, 0);
-        table.hit(Subject::client(3, [192, 0, 2, 9].into(), 32), 1, 1_000, 5, 0);
+        table.hit(CounterId::text(3, 1 << 70), 1, 60_000, 5, 0);
+        table.hit(CounterId::client(3, [192, 0, 2, 9].into(), 32), 1, 1_000, 5, 0);
         let mut listed = BTreeSet::new();
         for part in 0..PARTS {
             table.clients(part, 30_000, |client| {

@@ -23,25 +23,25 @@ pub mod sharded;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use crate::policy::per::Part;
-use crate::policy::{Key, Purpose};
+use crate::policy::per::KeyPart;
+use crate::policy::{CounterKind, Key};
 use crate::store::local::counter_id as subject;
-use crate::store::local::counter_id::{Hashing, Subject};
+use crate::store::local::counter_id::{CounterId, Hashing};
 use crate::store::local::shard::{Entry, scale};
 use crate::store::local::sharded::{SHARDS, SWEPT_AT_ONCE, Sharded};
 
-pub use kept::Kept;
+pub use kept::RestoredEntry;
 
 /// What is known of a subject in its current window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Hit {
+pub struct TableEntry {
     /// Hits so far, this one included; stops at 2,147,483,647.
     pub count: u32,
     /// Milliseconds until the window ends, at least 1.
     pub left_ms: u64,
 }
 
-impl Hit {
+impl TableEntry {
     /// Seconds until the window ends, rounded up.
     pub fn left_seconds(&self) -> u32 {
         // No end is farther away than 2^40 milliseconds.
@@ -90,33 +90,33 @@ impl Table {
     }
 
     /// What a key is here.
-    pub fn subject(&self, key: Key<'_>) -> Subject {
-        if let (Part::Client { address, prefix_length }, Purpose::Window) = (key.part, key.purpose) {
-            return Subject::client(key.limit.id, *address, *prefix_length);
+    pub fn subject(&self, key: Key<'_>) -> CounterId {
+        if let (KeyPart::Client { address, prefix_length }, CounterKind::Window) = (key.part, key.kind) {
+            return CounterId::client(key.limit.id, *address, *prefix_length);
         }
         let mut text = String::new();
         key.write(&mut text).expect("a string grows as needed");
-        Subject::text(key.limit.id, self.hashing.text(&text))
+        CounterId::text(key.limit.id, self.hashing.text(&text))
     }
 
     /// Counts `amount` hits. A live entry keeps its end, otherwise a window of
     /// `exptime_ms` starts. A subject with more than `threshold` hits is kept
     /// longest when the table is full.
-    pub fn hit(&self, subject: Subject, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> Hit {
+    pub fn hit(&self, subject: CounterId, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> TableEntry {
         let hit = self.update(subject, now, |live| {
             let (before, expiry) = match live {
                 Some(entry) => (entry.count, entry.expiry),
                 None => (0, now.saturating_add(exptime_ms)),
             };
             let entry = Entry::new(before.saturating_add(amount), expiry, threshold);
-            (Some(entry), Hit::of(entry, now))
+            (Some(entry), TableEntry::of(entry, now))
         });
         self.make_room(subject, now);
         hit
     }
 
     /// Counts `amount` hits, and the window begins anew: it ends `exptime_ms` from now. Says how many it has had.
-    pub fn renew(&self, subject: Subject, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> u32 {
+    pub fn renew(&self, subject: CounterId, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> u32 {
         let expiry = now.saturating_add(exptime_ms);
         let count = self.update(subject, now, |live| {
             let before = live.map_or(0, |entry| entry.count);
@@ -129,7 +129,7 @@ impl Table {
 
     /// Begins a window with `count` hits, unless one runs. Says whether it did: of several threads that
     /// do this at once only one is told so.
-    pub fn add(&self, subject: Subject, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
+    pub fn add(&self, subject: CounterId, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
         let expiry = now.saturating_add(exptime_ms);
         let added = self.update(subject, now, |live| {
             let entry = live.unwrap_or(Entry::new(count, expiry, threshold));
@@ -141,23 +141,30 @@ impl Table {
 
     /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds
     /// until the window ends. With nothing left the subject is forgotten. Says what was known before.
-    pub fn observe(&self, subject: Subject, count: u32, left_ms: u64, threshold: u32, now: u64) -> Option<Hit> {
+    pub fn observe(
+        &self,
+        subject: CounterId,
+        count: u32,
+        left_ms: u64,
+        threshold: u32,
+        now: u64,
+    ) -> Option<TableEntry> {
         let expiry = now.saturating_add(left_ms);
         let told = (left_ms > 0).then(|| Entry::new(count, expiry, threshold));
-        let before = self.update(subject, now, |live| (told, live.map(|entry| Hit::of(entry, now))));
+        let before = self.update(subject, now, |live| (told, live.map(|entry| TableEntry::of(entry, now))));
         self.make_room(subject, now);
         before
     }
 
     /// What is known of a subject, without counting. Its `count` may be 0 after
     /// [`take_back`](Self::take_back).
-    pub fn peek(&self, subject: Subject, now: u64) -> Option<Hit> {
-        self.update(subject, now, |live| (live, live.map(|entry| Hit::of(entry, now))))
+    pub fn peek(&self, subject: CounterId, now: u64) -> Option<TableEntry> {
+        self.update(subject, now, |live| (live, live.map(|entry| TableEntry::of(entry, now))))
     }
 
     /// Takes hits back, down to 0. Neither makes an entry nor moves its end, and
     /// a subject that was over its limit stays marked as such until its next hit.
-    pub fn take_back(&self, subject: Subject, amount: u32, now: u64) {
+    pub fn take_back(&self, subject: CounterId, amount: u32, now: u64) {
         self.update(subject, now, |live| {
             let less = live.map(|entry| Entry { count: entry.count.saturating_sub(amount), ..entry });
             (less, ())
@@ -165,7 +172,7 @@ impl Table {
     }
 
     /// Ends a subject's window at once.
-    pub fn forget(&self, subject: Subject) {
+    pub fn forget(&self, subject: CounterId) {
         self.update(subject, 0, |_| (None, ()));
     }
 
@@ -229,7 +236,7 @@ impl Table {
         }
     }
 
-    fn update<R>(&self, subject: Subject, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
+    fn update<R>(&self, subject: CounterId, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
         match subject.0 {
             subject::Key::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
             subject::Key::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
@@ -238,7 +245,7 @@ impl Table {
     }
 
     /// Keeps the bound after `newest` may have come in.
-    fn make_room(&self, newest: Subject, now: u64) {
+    fn make_room(&self, newest: CounterId, now: u64) {
         // One new entry needs one place; the second catches up with a lowered bound.
         for _ in 0..2 {
             if self.len() <= self.max_clients() {

@@ -11,16 +11,16 @@ use crate::store::local::shard::Shard;
 const MINUTE: u64 = 60_000;
 
 /// Clients of all widths in turn.
-fn subject(number: u32) -> Subject {
+fn subject(number: u32) -> CounterId {
     match number % 4 {
         0 | 1 => ipv4(number),
-        2 => Subject::client(0, Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64),
-        _ => Subject::text(0, number.into()),
+        2 => CounterId::client(0, Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64),
+        _ => CounterId::text(0, number.into()),
     }
 }
 
-fn ipv4(number: u32) -> Subject {
-    Subject::client(0, Ipv4Addr::from_bits(number).into(), 32)
+fn ipv4(number: u32) -> CounterId {
+    CounterId::client(0, Ipv4Addr::from_bits(number).into(), 32)
 }
 
 fn slots(table: &Table) -> usize {
@@ -145,7 +145,7 @@ proptest! {
                 Step::Sweep { budget } => table.sweep(now, budget),
             }
             for number in 0..40 {
-                let expected = model.live(number).map(|(count, end)| Hit { count, left_ms: end - now });
+                let expected = model.live(number).map(|(count, end)| TableEntry { count, left_ms: end - now });
                 prop_assert_eq!(table.peek(subject(number), now), expected);
             }
         }
@@ -171,10 +171,10 @@ proptest! {
 fn a_window_ends_at_its_time_and_not_before() {
     let table = Table::new(1000);
     let hit = |now| table.hit(ipv4(1), 1, MINUTE, 10, now);
-    assert_eq!(hit(1007), Hit { count: 1, left_ms: 60_000 });
-    assert_eq!(hit(1008), Hit { count: 2, left_ms: 59_999 });
-    assert_eq!(hit(61_006), Hit { count: 3, left_ms: 1 });
-    assert_eq!(hit(61_007), Hit { count: 1, left_ms: 60_000 });
+    assert_eq!(hit(1007), TableEntry { count: 1, left_ms: 60_000 });
+    assert_eq!(hit(1008), TableEntry { count: 2, left_ms: 59_999 });
+    assert_eq!(hit(61_006), TableEntry { count: 3, left_ms: 1 });
+    assert_eq!(hit(61_007), TableEntry { count: 1, left_ms: 60_000 });
     assert_eq!(table.peek(ipv4(1), 121_006).map(|hit| hit.left_ms), Some(1));
     assert_eq!(table.peek(ipv4(1), 121_007), None);
 }
@@ -251,7 +251,7 @@ fn a_flood_of_strangers_does_not_free_a_client_over_its_limit() {
     for number in 1..200_000 {
         table.hit(ipv4(number), 1, MINUTE, 10, 0);
     }
-    assert_eq!(table.peek(ipv4(0), 0), Some(Hit { count: 11, left_ms: MINUTE }));
+    assert_eq!(table.peek(ipv4(0), 0), Some(TableEntry { count: 11, left_ms: MINUTE }));
     assert_eq!(table.len(), 20_000);
     assert_eq!(table.evictions(), 180_000);
 }
@@ -263,7 +263,7 @@ fn a_flood_of_one_family_leaves_the_other_room() {
         table.hit(ipv4(number), 1, MINUTE, 10, 0);
     }
     for number in 0..10_000u32 {
-        table.hit(Subject::client(0, Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64), 1, MINUTE, 10, 0);
+        table.hit(CounterId::client(0, Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64), 1, MINUTE, 10, 0);
     }
     let (ipv4, ipv6) = (table.narrow.len(), table.middle.len());
     assert_eq!(ipv4 + ipv6, 10_000);
@@ -359,7 +359,7 @@ fn copy(table: &Table, max_clients: usize, now: u64) -> Table {
     let copy = Table::with_secret(max_clients, table.secret());
     let mut counts = Vec::new();
     (0..Table::PARTS).for_each(|part| table.keep(part, now, &mut counts));
-    counts.iter().for_each(|kept| copy.take_in(kept, now));
+    counts.iter().for_each(|kept| copy.insert_restored(kept, now));
     copy
 }
 
@@ -393,8 +393,8 @@ fn a_smaller_table_takes_in_those_over_their_limit() {
 fn what_is_counted_already_is_not_taken_in() {
     let (table, now) = (Table::new(1000), 5);
     table.hit(ipv4(1), 7, MINUTE, 3, now);
-    table.take_in(&Kept { subject: ipv4(1), count: 1, over: false, ends: 10 * MINUTE }, now);
-    table.take_in(&Kept { subject: ipv4(2), count: 1, over: false, ends: now }, now);
+    table.insert_restored(&RestoredEntry { subject: ipv4(1), count: 1, over: false, ends: 10 * MINUTE }, now);
+    table.insert_restored(&RestoredEntry { subject: ipv4(2), count: 1, over: false, ends: now }, now);
     assert_eq!(table.peek(ipv4(1), now).map(|hit| hit.count), Some(7));
     assert_eq!(table.len(), 1);
 }

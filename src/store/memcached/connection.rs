@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::server::{Operation, Server};
 use crate::net::stream::Stream;
-use crate::store::Uncounted;
-use crate::store::memcached::protocol::{Answer, Command, Counted, Dialect, KeyText, Nonsense, Question};
+use crate::store::StoreError;
+use crate::store::memcached::protocol::{Command, Counted, KeyText, Protocol, ProtocolError, Question, Response};
 use crate::store::shared::report;
 
 /// Requests without an answer, one after the other, that make a server count as away.
@@ -35,10 +35,10 @@ const READ: usize = 8 * 1024;
 
 /// One connection.
 #[derive(Debug)]
-pub struct Conversation<'s> {
+pub struct Connection<'s> {
     server: &'s Server,
     stream: Stream,
-    dialect: Dialect,
+    dialect: Protocol,
     /// Asked, in order.
     flight: VecDeque<Operation>,
     failures: u32,
@@ -60,14 +60,14 @@ pub struct Ended {
 }
 
 /// Why a conversation cannot go on.
-enum Stop {
+enum ConnectionEnd {
     Closed(String),
     Useless(String),
 }
 
-impl<'s> Conversation<'s> {
+impl<'s> Connection<'s> {
     /// Over a connection whose other end speaks `dialect`.
-    pub fn new(server: &'s Server, stream: Stream, dialect: Dialect) -> Self {
+    pub fn new(server: &'s Server, stream: Stream, dialect: Protocol) -> Self {
         Self {
             server,
             stream,
@@ -83,22 +83,22 @@ impl<'s> Conversation<'s> {
     /// Goes on until the connection is of no more use, and says why.
     pub async fn run(mut self) -> Ended {
         let (closed, cause) = match self.converse().await {
-            Stop::Closed(cause) => (true, cause),
-            Stop::Useless(cause) => (false, cause),
+            ConnectionEnd::Closed(cause) => (true, cause),
+            ConnectionEnd::Useless(cause) => (false, cause),
         };
         let mut unanswered = u64::from(self.failures);
         for mut operation in self.flight {
             unanswered += u64::from(operation.leads && operation.is_open());
-            operation.finish(Err(Uncounted::Unanswered));
+            operation.finish(Err(StoreError::TimedOut));
         }
         Ended { closed, cause, unanswered }
     }
 
-    async fn converse(&mut self) -> Stop {
+    async fn converse(&mut self) -> ConnectionEnd {
         let mut timer = pin!(sleep_until(Instant::now()));
         let mut armed = false;
         // Proxies know no meta commands, and some hang up on this one too.
-        let mut asks = self.dialect == Dialect::Meta;
+        let mut asks = self.dialect == Protocol::Meta;
         let mut census = pin!(sleep_until(Instant::now() + CENSUS_INTERVAL));
         if asks {
             self.ask_census();
@@ -107,7 +107,7 @@ impl<'s> Conversation<'s> {
             if self.flight.is_empty()
                 && let Err(error) = self.send().await
             {
-                return Stop::Closed(error);
+                return ConnectionEnd::Closed(error);
             }
             if !armed && let Some(deadline) = self.deadline() {
                 timer.as_mut().reset(deadline);
@@ -117,11 +117,11 @@ impl<'s> Conversation<'s> {
             tokio::select! {
                 biased;
                 read = self.stream.read_buf(&mut self.input) => match read {
-                    Ok(0) => return Stop::Closed("it closed the connection".to_owned()),
+                    Ok(0) => return ConnectionEnd::Closed("it closed the connection".to_owned()),
                     Ok(_) => if let Err(nonsense) = self.receive() {
-                        return Stop::Useless(nonsense.to_string());
+                        return ConnectionEnd::Useless(nonsense.to_string());
                     },
-                    Err(error) => return Stop::Closed(error.to_string()),
+                    Err(error) => return ConnectionEnd::Closed(error.to_string()),
                 },
                 // Also while answers are awaited: what waits behind them has a deadline too.
                 () = self.server.work.notified() => {}
@@ -137,7 +137,7 @@ impl<'s> Conversation<'s> {
                     self.expire(Instant::now());
                     if self.failures >= FAILURES {
                         let waited = self.server.timeout.as_millis();
-                        return Stop::Useless(format!("{} requests in a row without an answer in {waited} ms", self.failures));
+                        return ConnectionEnd::Useless(format!("{} requests in a row without an answer in {waited} ms", self.failures));
                     }
                 }
             }
@@ -170,7 +170,7 @@ impl<'s> Conversation<'s> {
     }
 
     /// Hands out the answers that are complete.
-    fn receive(&mut self) -> Result<(), Nonsense> {
+    fn receive(&mut self) -> Result<(), ProtocolError> {
         let now = Instant::now();
         while let Some(operation) = self.flight.front() {
             let Some(answer) = operation.question.read(self.dialect, &mut self.input)? else {
@@ -187,38 +187,38 @@ impl<'s> Conversation<'s> {
         }
         match self.input.is_empty() {
             true => Ok(()),
-            false => Err(Nonsense(String::from_utf8_lossy(&self.input).chars().take(64).collect())),
+            false => Err(ProtocolError(String::from_utf8_lossy(&self.input).chars().take(64).collect())),
         }
     }
 
-    fn finish(&mut self, mut operation: Operation, answer: Answer) {
+    fn finish(&mut self, mut operation: Operation, answer: Response) {
         let command = operation.question.command;
         match (command, answer) {
-            (Command::Hit(_), Answer::Counted(counted)) if counted.endless => {
+            (Command::Hit(_), Response::Counted(counted)) if counted.endless => {
                 // A key of ours that has no expiry is given one, lest it be over for ever.
                 let touch = Question { command: Command::Touch, ..operation.question.clone() };
                 let (touch, _) = Operation::new(touch, false, Instant::now() + self.server.timeout);
                 self.server.state().queue.push(touch);
                 operation.finish(Ok(answer));
             }
-            (Command::Hit(_), Answer::NotDone) if !operation.again => {
+            (Command::Hit(_), Response::NotDone) if !operation.again => {
                 operation.again = true;
                 self.server.state().queue.push(operation);
             }
             // Gone twice: it is a new window either way, and this is a hit of it.
-            (Command::Hit(count), Answer::NotDone) => {
-                operation.finish(Ok(Answer::Counted(Counted { count, left: None, endless: false })));
+            (Command::Hit(count), Response::NotDone) => {
+                operation.finish(Ok(Response::Counted(Counted { count, left: None, endless: false })));
             }
-            (_, Answer::Census(census)) => self.server.take_census(census),
-            (Command::Statistics, Answer::Failed) => self.server.tells_nothing(),
-            (_, Answer::Counted(_) | Answer::Done | Answer::NotDone) => operation.finish(Ok(answer)),
-            (_, Answer::Foreign) => {
+            (_, Response::Census(census)) => self.server.take_census(census),
+            (Command::Statistics, Response::Failed) => self.server.tells_nothing(),
+            (_, Response::Counted(_) | Response::Done | Response::NotDone) => operation.finish(Ok(answer)),
+            (_, Response::Foreign) => {
                 self.complain("a value that is no number is under one of our keys; set key_prefix", &operation);
-                operation.finish(Err(Uncounted::Foreign));
+                operation.finish(Err(StoreError::NotANumber));
             }
-            (_, Answer::Failed) => {
+            (_, Response::Failed) => {
                 self.complain("it answers with an error", &operation);
-                operation.finish(Err(Uncounted::Unanswered));
+                operation.finish(Err(StoreError::TimedOut));
             }
         }
     }
@@ -236,7 +236,7 @@ impl<'s> Conversation<'s> {
         let mut give_up = |operation: &mut Operation| {
             let late = operation.deadline <= now && operation.is_open();
             if late {
-                operation.finish(Err(Uncounted::Unanswered));
+                operation.finish(Err(StoreError::TimedOut));
                 failures += u32::from(operation.leads);
                 if operation.leads {
                     self.server.statistics.store_latency.observe(self.server.timeout);

@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::server::Server;
 use crate::observe::statistics::add;
-use crate::store::memcached::protocol::Census;
+use crate::store::memcached::protocol::ServerStats;
 use crate::store::shared::report;
 
 /// Between two lines on evictions by one server.
@@ -19,8 +19,8 @@ const TOLERANCE: u64 = 2;
 
 /// What a server said of itself last.
 #[derive(Debug, Default)]
-pub struct Losses {
-    last: Option<(Census, Instant)>,
+pub struct LossDetector {
+    last: Option<(ServerStats, Instant)>,
     /// Its uptime has fallen behind since then, for the first time.
     lags: bool,
     /// It does not say.
@@ -30,9 +30,9 @@ pub struct Losses {
     told: Option<Instant>,
 }
 
-impl Losses {
+impl LossDetector {
     /// Why counts were lost since it last spoke, if they were; and how many keys had to make room.
-    fn weigh(&mut self, census: Census, now: Instant) -> (Option<&'static str>, u64) {
+    fn weigh(&mut self, census: ServerStats, now: Instant) -> (Option<&'static str>, u64) {
         let Some((before, at)) = self.last else {
             self.last = Some((census, now));
             return (None, 0);
@@ -66,7 +66,7 @@ impl Server {
     }
 
     /// Compares what it says with what it said before, and tells of what was lost.
-    pub(crate) fn take_census(&self, census: Census) {
+    pub(crate) fn take_census(&self, census: ServerStats) {
         let now = Instant::now();
         let mut losses = self.losses();
         let (cause, evictions) = losses.weigh(census, now);
@@ -94,9 +94,9 @@ mod tests {
 
     /// What comes of it to hear these uptimes at these seconds.
     fn causes(told: &[(u64, u64)]) -> Vec<Option<&'static str>> {
-        let (mut losses, begin) = (Losses::default(), Instant::now());
+        let (mut losses, begin) = (LossDetector::default(), Instant::now());
         let weigh = |(second, uptime): &(u64, u64)| {
-            let census = Census { uptime: *uptime, ..Census::default() };
+            let census = ServerStats { uptime: *uptime, ..ServerStats::default() };
             losses.weigh(census, begin + Duration::from_secs(*second)).0
         };
         told.iter().map(weigh).collect()

@@ -19,14 +19,14 @@ use crate::observe::statistics::Statistics;
 use crate::policy::Key;
 use crate::policy::OnStoreFailure;
 use crate::snapshot::fields::{put_bytes, take_bytes};
-use crate::snapshot::section::Damage;
+use crate::snapshot::section::SnapshotError;
 use crate::store::StoreConfig;
 use crate::store::memcached::protocol as wire;
 use crate::store::memcached::protocol::{Command, KeyText, Question};
 use crate::store::memcached::server::Server;
 use crate::store::shared::breaker::Condition;
 use crate::store::shared::rank::score;
-use crate::store::shared::replica::Waiting;
+use crate::store::shared::replica::ReplicaWait;
 
 /// The servers, and the task that talks to each.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Memcached {
     }
 
     /// Sends a command that no request waits for on its way.
-    pub fn send(&self, key: KeyText, command: Command, exptime: u32, now: Now) -> Waiting {
+    pub fn send(&self, key: KeyText, command: Command, exptime: u32, now: Now) -> ReplicaWait {
         self.submit(key, command, exptime, now, |_| false)
     }
 
@@ -79,16 +79,16 @@ impl Memcached {
         exptime: u32,
         now: Now,
         mut leads: impl FnMut(usize) -> bool,
-    ) -> Waiting {
+    ) -> ReplicaWait {
         let expiry = wire::expiry(exptime, now.unix());
         let places = self.places(&key);
         let question = Question { key, command, exptime, expiry };
         match places[..] {
             [first, second, ..] => {
                 let sent = self.servers[first].submit(question.clone(), leads(first));
-                Waiting::new(sent, Some(self.servers[second].submit(question, leads(second))))
+                ReplicaWait::new(sent, Some(self.servers[second].submit(question, leads(second))))
             }
-            _ => Waiting::new(self.servers[places[0]].submit(question, leads(places[0])), None),
+            _ => ReplicaWait::new(self.servers[places[0]].submit(question, leads(places[0])), None),
         }
     }
 
@@ -106,7 +106,7 @@ impl Memcached {
     /// Adds the servers that are away.
     pub fn put_absences(&self, output: &mut Vec<u8>) {
         for server in &self.servers {
-            if let Some((milliseconds, decisions)) = server.absence() {
+            if let Some((milliseconds, decisions)) = server.outage() {
                 put_bytes(output, server.name().as_bytes());
                 output.put_u64_le(milliseconds);
                 output.put_u64_le(decisions);
@@ -115,13 +115,13 @@ impl Memcached {
     }
 
     /// Takes them over. Must be called before the servers are asked anything.
-    pub fn take_absences(&self, mut input: &[u8]) -> Result<(), Damage> {
+    pub fn take_absences(&self, mut input: &[u8]) -> Result<(), SnapshotError> {
         while input.has_remaining() {
             let name = take_bytes(&mut input)?;
             let absence = (input.try_get_u64_le()?, input.try_get_u64_le()?);
             // The configuration may have others now.
             if let Some(server) = self.servers.iter().find(|server| server.name().as_bytes() == name) {
-                server.stay_away(absence);
+                server.restore_outage(absence);
             }
         }
         Ok(())
@@ -133,7 +133,7 @@ impl Memcached {
         let question =
             || Question { key: KeyText::from_slice(b"connshaper"), command: Command::Read, exptime: 0, expiry: 0 };
         let last: Vec<_> =
-            self.servers.iter().map(|server| Waiting::new(server.submit(question(), false), None)).collect();
+            self.servers.iter().map(|server| ReplicaWait::new(server.submit(question(), false), None)).collect();
         for waiting in last {
             let _ = waiting.outcome().await;
         }
@@ -141,12 +141,12 @@ impl Memcached {
 
     /// Whether any server is away.
     pub fn is_away(&self) -> bool {
-        self.servers.iter().any(|server| server.is_away())
+        self.servers.iter().any(|server| server.is_down())
     }
 
     /// Whether every server is away.
     fn is_gone(&self) -> bool {
-        self.servers.iter().all(|server| server.is_away())
+        self.servers.iter().all(|server| server.is_down())
     }
 
     /// Which servers have a key at present.
@@ -161,7 +161,7 @@ impl Memcached {
         let mut ranked: SmallVec<[(u64, usize); 8]> = scored.collect();
         ranked.sort_unstable_by(|one, other| other.cmp(one));
         if self.failover && !self.is_gone() {
-            ranked.retain(|(_, index)| !self.servers[*index].is_away());
+            ranked.retain(|(_, index)| !self.servers[*index].is_down());
         }
         ranked.into_iter().take(self.replicas).map(|(_, index)| index).collect()
     }
@@ -169,7 +169,7 @@ impl Memcached {
 
 impl Batch<'_> {
     /// Sends a command of the request on its way.
-    pub fn send(&mut self, key: KeyText, command: Command, exptime: u32) -> Waiting {
+    pub fn send(&mut self, key: KeyText, command: Command, exptime: u32) -> ReplicaWait {
         let Self { memcached, now, asked } = self;
         memcached.submit(key, command, exptime, *now, |server| {
             let leads = !asked.contains(&server);

@@ -17,16 +17,16 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::losses::Losses;
+use super::losses::LossDetector;
 use crate::net::address::Address;
 use crate::net::resolve;
 use crate::net::stream::Stream;
 use crate::observe::log::Log;
 use crate::observe::statistics::{Statistics, add};
 use crate::policy::OnStoreFailure;
-use crate::store::Uncounted;
-use crate::store::memcached::connection::Conversation;
-use crate::store::memcached::protocol::{Answer, Dialect, Question};
+use crate::store::StoreError;
+use crate::store::memcached::connection::Connection;
+use crate::store::memcached::protocol::{Protocol, Question, Response};
 use crate::store::shared::breaker::{Breaker, Condition};
 use crate::store::shared::report;
 
@@ -50,7 +50,7 @@ pub struct Server {
     pub(crate) log: Log,
     pub(crate) statistics: Arc<Statistics>,
     state: Mutex<State>,
-    losses: Mutex<Losses>,
+    losses: Mutex<LossDetector>,
     /// There is something in the queue.
     pub(crate) work: Notify,
 }
@@ -60,11 +60,11 @@ pub(crate) struct State {
     /// Not sent yet.
     pub(crate) queue: Vec<Operation>,
     /// Since when requests are not sent here.
-    away: Option<Away>,
+    away: Option<Outage>,
 }
 
 #[derive(Debug)]
-struct Away {
+struct Outage {
     since: Instant,
     decisions: u64,
     /// It is being asked whether it is back.
@@ -72,7 +72,7 @@ struct Away {
 }
 
 /// What came of an operation; never `Foreign` or `Failed`, which are errors.
-pub type Outcome = Result<Answer, Uncounted>;
+pub type Outcome = Result<Response, StoreError>;
 
 /// One command on its way.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl Server {
     }
 
     /// Whether nothing is sent to it at present.
-    pub fn is_away(&self) -> bool {
+    pub fn is_down(&self) -> bool {
         self.state().away.is_some()
     }
 
@@ -140,32 +140,32 @@ impl Server {
         let state = self.state();
         let breaker = match &state.away {
             None => Breaker::Closed,
-            Some(Away { trying: false, .. }) => Breaker::Open,
-            Some(Away { trying: true, .. }) => Breaker::HalfOpen,
+            Some(Outage { trying: false, .. }) => Breaker::Open,
+            Some(Outage { trying: true, .. }) => Breaker::HalfOpen,
         };
         let away = state.away.as_ref().map(|away| away.since.elapsed());
         Condition { server: self.name.clone(), breaker, away }
     }
 
     /// For how many milliseconds nothing has been sent to it, and what was decided without it; `None`: it is there.
-    pub fn absence(&self) -> Option<(u64, u64)> {
+    pub fn outage(&self) -> Option<(u64, u64)> {
         self.state().away.as_ref().map(|away| (away.since.elapsed().as_millis() as u64, away.decisions))
     }
 
     /// It was away for the program before, and is so until it is found to be back.
-    pub fn stay_away(&self, (milliseconds, decisions): (u64, u64)) {
+    pub fn restore_outage(&self, (milliseconds, decisions): (u64, u64)) {
         let now = Instant::now();
         let since = now.checked_sub(Duration::from_millis(milliseconds)).unwrap_or(now);
-        self.state().away.get_or_insert(Away { since, decisions, trying: false });
+        self.state().away.get_or_insert(Outage { since, decisions, trying: false });
     }
 
     /// Queues a command. The first of each request `leads`: it stands for the request where such are counted.
     /// The outcome comes within the time-out.
-    pub fn submit(&self, question: Question, leads: bool) -> Result<oneshot::Receiver<Outcome>, Uncounted> {
+    pub fn submit(&self, question: Question, leads: bool) -> Result<oneshot::Receiver<Outcome>, StoreError> {
         let mut state = self.state();
         if let Some(away) = &mut state.away {
             away.decisions += u64::from(leads);
-            return Err(Uncounted::Away);
+            return Err(StoreError::Unavailable);
         }
         let (operation, receiver) = Operation::new(question, leads, Instant::now() + self.timeout);
         state.queue.push(operation);
@@ -183,9 +183,9 @@ impl Server {
         loop {
             match self.connect().await {
                 Ok((stream, dialect)) => {
-                    self.back();
+                    self.mark_up();
                     let started = Instant::now();
-                    let ended = Conversation::new(&self, stream, dialect).run().await;
+                    let ended = Connection::new(&self, stream, dialect).run().await;
                     let lasting = started.elapsed() > LASTING;
                     if lasting {
                         interval = PROBE_INTERVAL;
@@ -195,12 +195,12 @@ impl Server {
                         unanswered = ended.unanswered;
                         continue;
                     }
-                    self.gone(&ended.cause, ended.unanswered);
+                    self.mark_down(&ended.cause, ended.unanswered);
                     sleep(interval).await;
                     interval = (interval * 2).min(LONGEST_INTERVAL);
                 }
                 Err(cause) => {
-                    self.gone(&cause, std::mem::take(&mut unanswered));
+                    self.mark_down(&cause, std::mem::take(&mut unanswered));
                     sleep(PROBE_INTERVAL).await;
                 }
             }
@@ -208,7 +208,7 @@ impl Server {
     }
 
     /// Connects within the time-out, and finds out which dialect the server speaks.
-    async fn connect(&self) -> Result<(Stream, Dialect), String> {
+    async fn connect(&self) -> Result<(Stream, Protocol), String> {
         let deadline = Instant::now() + self.timeout;
         let addresses = self.resolve(deadline).await?;
         // A slow resolver has used it up; but then nobody waits, for the server is away already.
@@ -220,16 +220,16 @@ impl Server {
         timeout_at(deadline, self.attempt(&addresses)).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn attempt(&self, addresses: &[SocketAddr]) -> Result<(Stream, Dialect), String> {
+    async fn attempt(&self, addresses: &[SocketAddr]) -> Result<(Stream, Protocol), String> {
         let mut stream = self.open(addresses).await.map_err(|error| error.to_string())?;
-        match probe(&mut stream, Dialect::Meta).await {
-            Ok(true) => return Ok((stream, Dialect::Meta)),
+        match probe(&mut stream, Protocol::Meta).await {
+            Ok(true) => return Ok((stream, Protocol::Meta)),
             Ok(false) => {}
             // A proxy that hangs up on a command it does not know may know the classic ones.
             Err(_) => stream = self.open(addresses).await.map_err(|error| error.to_string())?,
         }
-        match probe(&mut stream, Dialect::Classic).await {
-            Ok(true) => Ok((stream, Dialect::Classic)),
+        match probe(&mut stream, Protocol::Classic).await {
+            Ok(true) => Ok((stream, Protocol::Classic)),
             Ok(false) => Err("it does not speak memcached's text protocol".to_owned()),
             Err(error) => Err(error.to_string()),
         }
@@ -244,7 +244,7 @@ impl Server {
         let found = match timeout_at(deadline, &mut lookup).await {
             Ok(found) => found,
             Err(_) => {
-                self.gone("its name is not resolved in time", 0);
+                self.mark_down("its name is not resolved in time", 0);
                 lookup.await
             }
         };
@@ -259,23 +259,23 @@ impl Server {
     }
 
     /// The server is there: operations go to it again.
-    fn back(&self) {
+    fn mark_up(&self) {
         if let Some(away) = self.state().away.take() {
             report::up(&self.log, &self.name, away.since.elapsed().as_secs(), away.decisions);
         }
     }
 
     /// The server is away: what waits, and what is to come, is not sent. `unanswered` requests were, in vain.
-    fn gone(&self, cause: &str, unanswered: u64) {
+    fn mark_down(&self, cause: &str, unanswered: u64) {
         let mut state = self.state();
         let stranded = std::mem::take(&mut state.queue);
         let news = state.away.is_none();
-        let away = state.away.get_or_insert_with(|| Away { since: Instant::now(), decisions: 0, trying: false });
+        let away = state.away.get_or_insert_with(|| Outage { since: Instant::now(), decisions: 0, trying: false });
         away.trying = false;
         away.decisions += unanswered + stranded.iter().filter(|operation| operation.leads).count() as u64;
         drop(state);
         for mut operation in stranded {
-            operation.finish(Err(Uncounted::Away));
+            operation.finish(Err(StoreError::Unavailable));
         }
         if news {
             add(&self.statistics.outages, 1);
@@ -283,7 +283,7 @@ impl Server {
         }
     }
 
-    pub(crate) fn losses(&self) -> MutexGuard<'_, Losses> {
+    pub(crate) fn losses(&self) -> MutexGuard<'_, LossDetector> {
         // Numbers are whole after any panic.
         self.losses.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
     }
@@ -295,7 +295,7 @@ impl Server {
 }
 
 /// Asks the other end whether it knows a dialect.
-async fn probe(stream: &mut Stream, dialect: Dialect) -> io::Result<bool> {
+async fn probe(stream: &mut Stream, dialect: Protocol) -> io::Result<bool> {
     let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
     dialect.write_probe(&mut output);
     stream.write_all(&output).await?;

@@ -33,7 +33,7 @@ pub struct Location {
 
 /// The value, and a connection to it while it lasts.
 #[derive(Debug)]
-pub struct Shared {
+pub struct SharedValue {
     location: Location,
     connection: Option<BufReader<Stream>>,
 }
@@ -47,7 +47,7 @@ pub struct Read {
     pub unique: u64,
 }
 
-impl Shared {
+impl SharedValue {
     /// A value that is not asked for yet.
     pub fn new(location: Location) -> Self {
         Self { location, connection: None }

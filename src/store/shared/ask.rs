@@ -2,15 +2,15 @@
 
 use smallvec::SmallVec;
 
-use super::replica::Waiting;
+use super::replica::ReplicaWait;
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::OnStoreFailure;
-use crate::policy::{Hit, Key, Operation, Purpose};
-use crate::store::memcached::protocol::{Answer, Command, Counted};
+use crate::policy::{Counter, CounterKind, Key, Operation};
+use crate::store::memcached::protocol::{Command, Counted, Response};
 use crate::store::memcached::{Memcached, text};
-use crate::store::shared::over_limit::{Advice, Known};
-use crate::store::{Hits, NOTHING, Store, Uncounted};
+use crate::store::shared::over_limit::{Known, Lookup};
+use crate::store::{Hits, NOTHING, Store, StoreError};
 
 /// Milliseconds that a window may end before the time that memcached told, in whole seconds.
 const TOLERANCE: u64 = 2000;
@@ -18,9 +18,9 @@ const TOLERANCE: u64 = 2000;
 /// One operation on its way.
 enum Sent {
     /// To the store, with hits of earlier requests.
-    There(Waiting, u32),
+    There(ReplicaWait, u32),
     /// Nowhere: what is known here is the answer.
-    Spared(Hit),
+    Spared(Counter),
 }
 
 impl Store {
@@ -37,10 +37,10 @@ impl Store {
         for mut operation in operations {
             self.coalesce.apply(&mut operation, now);
             let advice = self.advise(memcached, &operation, spared, now);
-            spared = advice == Advice::Spare;
+            spared = advice == Lookup::UseCached;
             let way = match advice {
-                Advice::Spare => Sent::Spared(self.spare(&operation, now)),
-                Advice::Ask(kept) => {
+                Lookup::UseCached => Sent::Spared(self.spare(&operation, now)),
+                Lookup::Ask(kept) => {
                     let amount = operation.amount.saturating_add(kept);
                     let command = if amount > 0 { Command::Hit(amount) } else { Command::Read };
                     Sent::There(batch.send(text(&operation.key), command, operation.exptime), kept)
@@ -62,19 +62,19 @@ impl Store {
                 },
             });
         }
-        add(&self.statistics.without_store, u64::from(!complete));
+        add(&self.statistics.store_bypassed, u64::from(!complete));
         hits
     }
 
     /// Whether a key is so surely over that the store is not asked. `spared`: it was not for the
     /// operation before.
-    fn advise(&self, memcached: &Memcached, operation: &Operation<'_>, spared: bool, now: Now) -> Advice {
+    fn advise(&self, memcached: &Memcached, operation: &Operation<'_>, spared: bool, now: Now) -> Lookup {
         let key = &operation.key;
-        match key.purpose {
+        match key.kind {
             // What else is asked of the key follows its window, with which each of them begins.
-            Purpose::Ban | Purpose::Violations | Purpose::Bans if spared => return Advice::Spare,
-            Purpose::Window if self.over.remembers(key) => {}
-            _ => return Advice::Ask(0),
+            CounterKind::Ban | CounterKind::Violations | CounterKind::Bans if spared => return Lookup::UseCached,
+            CounterKind::Window if self.over.remembers(key) => {}
+            _ => return Lookup::Ask(0),
         }
         // A server that is known to be away costs nothing to ask, and says what is done meanwhile.
         let known = if memcached.is_away() { None } else { self.known(operation, now) };
@@ -90,7 +90,7 @@ impl Store {
         // Where refused hits are taken back, the one that makes it over is missing.
         let missing = if key.limit.count_refused { 0 } else { amount };
         let is_banned = || {
-            let ban = Key { purpose: Purpose::Ban, ..key };
+            let ban = Key { kind: CounterKind::Ban, ..key };
             let ban = self.table.peek(self.table.subject(ban), now.monotonic);
             key.limit.ban.is_some() && ban.is_some_and(|ban| ban.count > 0)
         };
@@ -99,56 +99,56 @@ impl Store {
     }
 
     /// The answer without the store.
-    fn spare(&self, operation: &Operation<'_>, now: Now) -> Hit {
+    fn spare(&self, operation: &Operation<'_>, now: Now) -> Counter {
         let amount = operation.amount;
-        add(&self.statistics.over_memory, u64::from(operation.key.purpose == Purpose::Window));
+        add(&self.statistics.over_memory, u64::from(operation.key.kind == CounterKind::Window));
         if amount == 0 || operation.key.limit.count_refused {
             return self.count_here(operation, now);
         }
         // It is not counted, so whatever comes next is not one with it.
         self.coalesce.forget(operation.key.limit, operation.key.part);
         let hit = self.count_here(&Operation { amount: 0, ..*operation }, now);
-        Hit { count: hit.count.saturating_add(amount), ..hit }
+        Counter { count: hit.count.saturating_add(amount), ..hit }
     }
 
     /// An answer as it would be without the hits of earlier requests, where those began the key: then it was
     /// reset, and they are none of the new one's.
-    fn without_kept(&self, operation: &Operation<'_>, answer: Answer, kept: u32, now: Now) -> Answer {
+    fn without_kept(&self, operation: &Operation<'_>, answer: Response, kept: u32, now: Now) -> Response {
         let amount = operation.amount;
         match answer {
-            Answer::Counted(counted) if kept > 0 && counted.count == amount.saturating_add(kept) => {
+            Response::Counted(counted) if kept > 0 && counted.count == amount.saturating_add(kept) => {
                 self.give_back(&self.counter(&operation.key), kept, now);
-                Answer::Counted(Counted { count: amount, ..counted })
+                Response::Counted(Counted { count: amount, ..counted })
             }
             answer => answer,
         }
     }
 
     /// What is done about an operation that the shared store did not do.
-    fn without(&self, operation: &Operation<'_>, uncounted: Uncounted, now: Now) -> Option<Hit> {
+    fn without(&self, operation: &Operation<'_>, uncounted: StoreError, now: Now) -> Option<Counter> {
         match (uncounted, self.on_failure) {
-            (Uncounted::Away, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
+            (StoreError::Unavailable, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
             _ => Some(self.count_here(operation, now)),
         }
     }
 
     /// Remembers what a server said.
-    fn seen(&self, operation: &Operation<'_>, answer: Answer, now: Now) -> Hit {
+    fn seen(&self, operation: &Operation<'_>, answer: Response, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
         let subject = self.table.subject(key);
-        let Answer::Counted(counted) = answer else {
+        let Response::Counted(counted) = answer else {
             // There is no such key, whatever was known of it here.
             self.table.forget(subject);
             return NOTHING;
         };
-        let untold = if key.purpose == Purpose::Violations { self.offences.kept(&key) } else { 0 };
+        let untold = if key.kind == CounterKind::Violations { self.offences.kept(&key) } else { 0 };
         let counted = Counted { count: counted.count.saturating_add(untold), ..counted };
-        let is_banned = key.purpose == Purpose::Ban && counted.count > 0;
-        if is_banned || (key.purpose == Purpose::Window && counted.count > threshold) {
+        let is_banned = key.kind == CounterKind::Ban && counted.count > 0;
+        if is_banned || (key.kind == CounterKind::Window && counted.count > threshold) {
             self.over.remember(&key, now);
         }
         // A banned client is kept longest, like one that is over its limit.
-        let ban = key.limit.ban.filter(|_| key.purpose == Purpose::Ban);
+        let ban = key.limit.ban.filter(|_| key.kind == CounterKind::Ban);
         let threshold = if ban.is_some() { 0 } else { threshold };
         // A server without meta commands does not say how long a window lasts. What is
         // remembered then ends early rather than late; what is told errs the other way.
@@ -159,10 +159,10 @@ impl Store {
         // A hit that begins a counter, though there was one: somebody reset it, or the store has lost it.
         if amount > 0 && counted.count == amount {
             let lost = before.is_some_and(|before| before.count > amount && before.left_ms > TOLERANCE);
-            add(&self.statistics.began_anew, u64::from(lost));
+            add(&self.statistics.windows_lost, u64::from(lost));
         }
         let longest = || ban.map_or(exptime, |ban| ban.length(counted.count));
         let left = counted.left.or(known.map(|hit| hit.left_seconds())).unwrap_or_else(longest);
-        Hit { count: counted.count, left, added: amount }
+        Counter { count: counted.count, left, added: amount }
     }
 }

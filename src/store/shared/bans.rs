@@ -16,18 +16,18 @@ use crate::observe::log::{Event, Log, Severity};
 use crate::observe::statistics::add;
 use crate::policy::decision::Violation;
 use crate::policy::limit::Ban;
-use crate::policy::per::Part;
-use crate::policy::{Key, Purpose};
+use crate::policy::per::KeyPart;
+use crate::policy::{CounterKind, Key};
 use crate::store::Store;
 use crate::store::memcached::Memcached;
-use crate::store::shared::over_limit::{Advice, Known};
+use crate::store::shared::over_limit::{Known, Lookup};
 
 /// A violation that outlives the request and the rules it was found by.
 #[derive(Debug)]
-struct Offence {
+struct ViolationReport {
     limit: String,
     log_only: bool,
-    part: Part,
+    part: KeyPart,
     violations: Counter,
     /// Violations before this one that the store does not know of.
     kept: u32,
@@ -45,16 +45,16 @@ struct Bans {
     bans: Counter,
 }
 
-impl Offence {
+impl ViolationReport {
     fn new(store: &Store, violation: &Violation<'_>, kept: u32, now: Now) -> Self {
         let Violation { limit, part } = violation;
-        let counter = |purpose| store.counter(&Key { limit, part, purpose });
-        let bans = || Bans { ban: counter(Purpose::Ban), bans: counter(Purpose::Bans) };
+        let counter = |purpose| store.counter(&Key { limit, part, kind: purpose });
+        let bans = || Bans { ban: counter(CounterKind::Ban), bans: counter(CounterKind::Bans) };
         Self {
             limit: limit.name.clone(),
             log_only: limit.log_only,
             part: part.clone(),
-            violations: counter(Purpose::Violations),
+            violations: counter(CounterKind::Violations),
             kept,
             ban: limit.ban.map(|ban| (ban, bans())),
             forget_after: limit.forget_after,
@@ -73,40 +73,41 @@ impl Store {
     /// with memcached it takes a few round trips, for which nobody waits. Must be called within a runtime.
     pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, log: &Log, now: Now) {
         if let Some(memcached) = &self.memcached {
-            if let Advice::Ask(kept) = self.advise_violation(memcached, violation, now) {
-                let (offence, store, log) = (Offence::new(self, violation, kept, now), Arc::clone(self), log.clone());
+            if let Lookup::Ask(kept) = self.advise_violation(memcached, violation, now) {
+                let (offence, store, log) =
+                    (ViolationReport::new(self, violation, kept, now), Arc::clone(self), log.clone());
                 self.following.spawn(async move { store.punish(&offence, &log).await });
             }
             return;
         }
-        let offence = Offence::new(self, violation, 0, now);
+        let offence = ViolationReport::new(self, violation, 0, now);
         let done = pin!(self.punish(&offence, log)).poll(&mut Context::from_waker(Waker::noop()));
         debug_assert_eq!(done, Poll::Ready(()), "nothing waits for a store in this process");
     }
 
     /// Whether memcached is told of a violation, or it is counted in this process for the time being: of those of
     /// a flood it hears once per `over_memory`. Not where a ban hangs on them, which is to begin in time.
-    fn advise_violation(&self, memcached: &Memcached, violation: &Violation<'_>, now: Now) -> Advice {
+    fn advise_violation(&self, memcached: &Memcached, violation: &Violation<'_>, now: Now) -> Lookup {
         let Violation { limit, part } = violation;
         if limit.ban.is_some() {
-            return Advice::Ask(0);
+            return Lookup::Ask(0);
         }
-        let key = Key { limit, part, purpose: Purpose::Violations };
+        let key = Key { limit, part, kind: CounterKind::Violations };
         let subject = self.table.subject(key);
         let known = self.table.peek(subject, now.monotonic).filter(|_| !memcached.is_away());
         let known = known.map(|hit| Known { count: hit.count, left: hit.left_ms, is_over: true });
         let advice = self.offences.advise(&key, 1, known, now);
         match advice {
-            Advice::Spare => {
+            Lookup::UseCached => {
                 self.table.renew(subject, 1, u64::from(limit.forget_after) * 1000, u32::MAX, now.monotonic);
             }
-            Advice::Ask(_) => self.offences.remember(&key, now),
+            Lookup::Ask(_) => self.offences.remember(&key, now),
         }
         advice
     }
 
-    async fn punish(&self, offence: &Offence, log: &Log) {
-        let Offence { kept, forget_after, now, .. } = *offence;
+    async fn punish(&self, offence: &ViolationReport, log: &Log) {
+        let ViolationReport { kept, forget_after, now, .. } = *offence;
         let violations = self.renew(&offence.violations, kept, forget_after, now).await;
         let Some((ban, Bans { ban: in_force, bans })) = &offence.ban else {
             return;

@@ -8,11 +8,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use bytes::{Buf, BufMut};
 
 use crate::net::clock::Now;
-use crate::net::recent_map::Generations;
+use crate::net::recent_map::RecentMap;
 use crate::net::secret;
-use crate::policy::per::Part;
+use crate::policy::per::KeyPart;
 use crate::policy::{Limit, Operation};
-use crate::snapshot::section::Damage;
+use crate::snapshot::section::SnapshotError;
 
 /// Keys remembered at once, in about 2 MB. Beyond this those that were counted longest ago are forgotten;
 /// their next hit counts.
@@ -21,7 +21,7 @@ pub const MAX_KEYS: usize = 65_536;
 /// When which key was counted last, on the monotonic clock.
 #[derive(Debug, Default)]
 pub struct Coalesce {
-    generations: Mutex<Generations<u64, MAX_KEYS>>,
+    generations: Mutex<RecentMap<u64, MAX_KEYS>>,
 }
 
 impl Coalesce {
@@ -35,7 +35,7 @@ impl Coalesce {
     }
 
     /// The next hit counts, however soon it comes: the last one that was counted has been taken back.
-    pub fn forget(&self, limit: &Limit, part: &Part) {
+    pub fn forget(&self, limit: &Limit, part: &KeyPart) {
         if limit.coalesce > 0 {
             self.lock().forget(key(limit, part));
         }
@@ -50,7 +50,7 @@ impl Coalesce {
     }
 
     /// Takes it over, from a program with the same secret and the same clock.
-    pub fn take(&self, mut input: &[u8]) -> Result<(), Damage> {
+    pub fn take(&self, mut input: &[u8]) -> Result<(), SnapshotError> {
         let mut generations = self.lock();
         while input.has_remaining() {
             let (key, last) = (input.try_get_u64_le()?, input.try_get_u64_le()?);
@@ -71,7 +71,7 @@ impl Coalesce {
         counts
     }
 
-    fn lock(&self) -> MutexGuard<'_, Generations<u64, MAX_KEYS>> {
+    fn lock(&self) -> MutexGuard<'_, RecentMap<u64, MAX_KEYS>> {
         // Numbers are whole after any panic.
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -79,7 +79,7 @@ impl Coalesce {
 
 /// Not of the counter: the slots of a sliding window are one key. Nor of the limit's id, which is another in the
 /// program that comes after this one.
-fn key(limit: &Limit, part: &Part) -> u64 {
+fn key(limit: &Limit, part: &KeyPart) -> u64 {
     let Limit { name, counts, window, log_only, .. } = limit;
     secret::hash((name, counts, window, log_only, part))
 }
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_latest_are_kept() {
-        let mut generations = Generations::<u64, MAX_KEYS>::default();
+        let mut generations = RecentMap::<u64, MAX_KEYS>::default();
         let many = 5 * MAX_KEYS as u64;
         for key in 0..many {
             *generations.touch(key) = key;

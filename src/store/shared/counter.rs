@@ -4,17 +4,17 @@
 //! what memcached does not do is done in this process alone.
 
 use crate::net::clock::Now;
-use crate::policy::{Key, Purpose};
+use crate::policy::{CounterKind, Key};
 use crate::store::Store;
-use crate::store::local::counter_id::Subject;
-use crate::store::memcached::protocol::{Answer, Command, KeyText};
+use crate::store::local::counter_id::CounterId;
+use crate::store::memcached::protocol::{Command, KeyText, Response};
 use crate::store::memcached::text;
 
 /// A counter by its names.
 #[derive(Debug)]
 pub(crate) struct Counter {
     /// In this process.
-    subject: Subject,
+    subject: CounterId,
     /// In memcached.
     text: KeyText,
     /// Beyond this it is kept longest where room is short.
@@ -24,7 +24,7 @@ pub(crate) struct Counter {
 impl Store {
     pub(crate) fn counter(&self, key: &Key<'_>) -> Counter {
         // Bans are kept. What else is remembered of violations may go before those that are over.
-        let threshold = if key.purpose == Purpose::Ban { 0 } else { u32::MAX };
+        let threshold = if key.kind == CounterKind::Ban { 0 } else { u32::MAX };
         Counter { subject: self.table.subject(*key), text: text(key), threshold }
     }
 
@@ -38,7 +38,7 @@ impl Store {
             // but memcached drops that when the number gains a digit.
             self.send(counter, Command::Touch, exptime, now);
             let amount = kept.saturating_add(1);
-            if let Some(Answer::Counted(counted)) = self.ask(counter, Command::Hit(amount), exptime, now).await {
+            if let Some(Response::Counted(counted)) = self.ask(counter, Command::Hit(amount), exptime, now).await {
                 let mut count = counted.count;
                 if kept > 0 && count == amount {
                     // They began the counter: it was forgotten meanwhile, and they are none of the new one's.
@@ -57,7 +57,7 @@ impl Store {
         let Counter { subject, threshold, .. } = *counter;
         let lasts = u64::from(exptime) * 1000;
         match self.ask(counter, Command::Add(1), exptime, now).await {
-            Some(Answer::Done) => {
+            Some(Response::Done) => {
                 self.table.observe(subject, 1, lasts, threshold, now.monotonic);
                 true
             }
@@ -117,7 +117,7 @@ impl Store {
     }
 
     /// What memcached answers; `None`: it is away, or there is none.
-    async fn ask(&self, counter: &Counter, command: Command, exptime: u32, now: Now) -> Option<Answer> {
+    async fn ask(&self, counter: &Counter, command: Command, exptime: u32, now: Now) -> Option<Response> {
         let memcached = self.memcached.as_ref()?;
         memcached.send(counter.text.clone(), command, exptime, now).outcome().await.ok()
     }

@@ -14,7 +14,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crate::net::clock::Now;
-use crate::net::recent_map::Generations;
+use crate::net::recent_map::RecentMap;
 use crate::net::secret;
 use crate::policy::Key;
 
@@ -35,21 +35,21 @@ pub struct Known {
 
 /// What is to be done about a hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Advice {
+pub enum Lookup {
     /// Ask the store, and add these earlier hits.
     Ask(u32),
     /// Answer by what is known.
-    Spare,
+    UseCached,
 }
 
 /// The keys that are over.
 #[derive(Debug)]
-pub struct Over {
+pub struct OverLimitCache {
     /// Milliseconds between two questions; 0: every hit is one.
     pause: u64,
     /// Nothing was ever over: nobody pays for looking.
     empty: AtomicBool,
-    generations: Mutex<Generations<Entry, MAX_KEYS>>,
+    generations: Mutex<RecentMap<Entry, MAX_KEYS>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -63,7 +63,7 @@ struct Entry {
 /// What memcached says in whole seconds may end this much earlier.
 const MARGIN: u64 = 1000;
 
-impl Over {
+impl OverLimitCache {
     /// At most one question per `pause`; zero: every hit asks.
     pub fn new(pause: Duration) -> Self {
         Self { pause: pause.as_millis() as u64, empty: AtomicBool::new(true), generations: Mutex::default() }
@@ -97,24 +97,24 @@ impl Over {
 
     /// What to do about hits of which so many are to be `kept` if the store is not asked. `known`: of the key,
     /// here; `None` also where it is not to be used.
-    pub fn advise(&self, key: &Key<'_>, kept: u32, known: Option<Known>, now: Now) -> Advice {
+    pub fn advise(&self, key: &Key<'_>, kept: u32, known: Option<Known>, now: Now) -> Lookup {
         let hash = self.hash(key);
         let mut generations = self.lock();
         let Some(mut entry) = generations.find(hash) else {
-            return Advice::Ask(0);
+            return Lookup::Ask(0);
         };
         let running = known.filter(|known| known.left > MARGIN);
         let due = now.monotonic.saturating_sub(entry.asked) >= self.pause;
         let advice = match running {
             Some(known) if known.is_over && !due => {
                 entry.kept = entry.kept.saturating_add(kept);
-                Advice::Spare
+                Lookup::UseCached
             }
             _ => {
                 // In another window they would be too many.
                 let kept = running.map_or(0, |_| entry.kept);
                 entry = Entry { asked: now.monotonic, kept: 0 };
-                Advice::Ask(kept)
+                Lookup::Ask(kept)
             }
         };
         *generations.touch(hash) = entry;
@@ -126,7 +126,7 @@ impl Over {
         secret::hash((key.limit.id, key.part))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Generations<Entry, MAX_KEYS>> {
+    fn lock(&self) -> MutexGuard<'_, RecentMap<Entry, MAX_KEYS>> {
         // Numbers are whole after any panic.
         self.generations.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -135,8 +135,8 @@ impl Over {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::per::Part;
-    use crate::policy::{Limit, Purpose};
+    use crate::policy::per::KeyPart;
+    use crate::policy::{CounterKind, Limit};
 
     const OVER: Option<Known> = Some(Known { count: 11, left: 60_000, is_over: true });
 
@@ -144,22 +144,25 @@ mod tests {
         Now::simulated(milliseconds)
     }
 
-    fn with_key(test: impl FnOnce(&Over, &Key<'_>)) {
-        let (limit, part) = (Limit::top(String::new()), Part::group("a"));
-        test(&Over::new(Duration::from_secs(2)), &Key { limit: &limit, part: &part, purpose: Purpose::Window });
+    fn with_key(test: impl FnOnce(&OverLimitCache, &Key<'_>)) {
+        let (limit, part) = (Limit::top(String::new()), KeyPart::group("a"));
+        test(
+            &OverLimitCache::new(Duration::from_secs(2)),
+            &Key { limit: &limit, part: &part, kind: CounterKind::Window },
+        );
     }
 
     #[test]
     fn a_key_that_is_over_asks_once_in_a_while_and_brings_what_was_kept() {
         with_key(|over, key| {
-            assert_eq!(over.advise(key, 1, OVER, at(0)), Advice::Ask(0), "nothing is remembered");
+            assert_eq!(over.advise(key, 1, OVER, at(0)), Lookup::Ask(0), "nothing is remembered");
             over.remember(key, at(0));
             for moment in [0, 1, 1999] {
-                assert_eq!(over.advise(key, 2, OVER, at(moment)), Advice::Spare);
+                assert_eq!(over.advise(key, 2, OVER, at(moment)), Lookup::UseCached);
             }
-            assert_eq!(over.advise(key, 1, OVER, at(2000)), Advice::Ask(6));
-            assert_eq!(over.advise(key, 1, OVER, at(2001)), Advice::Spare, "while it is being asked");
-            assert_eq!(over.advise(key, 1, OVER, at(4000)), Advice::Ask(1));
+            assert_eq!(over.advise(key, 1, OVER, at(2000)), Lookup::Ask(6));
+            assert_eq!(over.advise(key, 1, OVER, at(2001)), Lookup::UseCached, "while it is being asked");
+            assert_eq!(over.advise(key, 1, OVER, at(4000)), Lookup::Ask(1));
         });
     }
 
@@ -167,11 +170,11 @@ mod tests {
     fn it_asks_at_the_end_of_its_window_and_brings_nothing_into_the_next() {
         with_key(|over, key| {
             over.remember(key, at(0));
-            assert_eq!(over.advise(key, 1, OVER, at(0)), Advice::Spare);
+            assert_eq!(over.advise(key, 1, OVER, at(0)), Lookup::UseCached);
             let ending = Some(Known { left: 1000, ..OVER.unwrap() });
-            assert_eq!(over.advise(key, 1, ending, at(1)), Advice::Ask(0));
+            assert_eq!(over.advise(key, 1, ending, at(1)), Lookup::Ask(0));
             over.advise(key, 1, OVER, at(2));
-            assert_eq!(over.advise(key, 1, None, at(3)), Advice::Ask(0));
+            assert_eq!(over.advise(key, 1, None, at(3)), Lookup::Ask(0));
         });
     }
 
@@ -181,13 +184,13 @@ mod tests {
             over.remember(key, at(0));
             over.advise(key, 1, OVER, at(0));
             let within = Some(Known { is_over: false, ..OVER.unwrap() });
-            assert_eq!(over.advise(key, 1, within, at(1)), Advice::Ask(1));
+            assert_eq!(over.advise(key, 1, within, at(1)), Lookup::Ask(1));
         });
     }
 
     #[test]
     fn memory_is_bounded() {
-        let mut generations = Generations::<Entry, MAX_KEYS>::default();
+        let mut generations = RecentMap::<Entry, MAX_KEYS>::default();
         for key in 0..5 * MAX_KEYS as u64 {
             *generations.touch(key) = Entry { asked: 0, kept: 0 };
             assert!(generations.len() <= MAX_KEYS);

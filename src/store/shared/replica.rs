@@ -7,21 +7,21 @@
 
 use tokio::sync::oneshot;
 
-use crate::store::Uncounted;
-use crate::store::memcached::protocol::Answer;
+use crate::store::StoreError;
+use crate::store::memcached::protocol::Response;
 use crate::store::memcached::server::Outcome;
 
 /// One server's part. A server whose breaker is open is not waited for.
-pub type Sent = Result<oneshot::Receiver<Outcome>, Uncounted>;
+pub type Sent = Result<oneshot::Receiver<Outcome>, StoreError>;
 
 /// One command that is on its way. Nobody need wait for it.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct ReplicaWait {
     first: Sent,
     second: Option<Sent>,
 }
 
-impl Waiting {
+impl ReplicaWait {
     /// Sent to the server that ranks highest, and to the next if that has the key too.
     pub fn new(first: Sent, second: Option<Sent>) -> Self {
         Self { first, second }
@@ -38,20 +38,20 @@ impl Waiting {
 }
 
 async fn outcome(sent: Sent) -> Outcome {
-    sent?.await.unwrap_or(Err(Uncounted::Unanswered))
+    sent?.await.unwrap_or(Err(StoreError::TimedOut))
 }
 
 /// What two servers that have the same key say together.
 fn both(first: Outcome, second: Outcome) -> Outcome {
     match (first, second) {
-        (Ok(Answer::Counted(one)), Ok(Answer::Counted(other))) if other.count > one.count => second,
-        (Ok(Answer::Counted(_)), _) => first,
-        (_, Ok(Answer::Counted(_))) => second,
+        (Ok(Response::Counted(one)), Ok(Response::Counted(other))) if other.count > one.count => second,
+        (Ok(Response::Counted(_)), _) => first,
+        (_, Ok(Response::Counted(_))) => second,
         // The higher ranks first on every host, so of several hosts one is told that it was done.
         (Ok(_), _) => first,
         (_, Ok(_)) => second,
         // It was asked, so it may have been done.
-        (Err(Uncounted::Away), Err(_)) => second,
+        (Err(StoreError::Unavailable), Err(_)) => second,
         (Err(_), Err(_)) => first,
     }
 }
@@ -62,32 +62,34 @@ mod tests {
     use crate::store::memcached::protocol::Counted;
 
     fn counted(count: u32, left: u32) -> Outcome {
-        Ok(Answer::Counted(Counted { count, left: Some(left), endless: false }))
+        Ok(Response::Counted(Counted { count, left: Some(left), endless: false }))
     }
 
     #[test]
     fn the_larger_count_decides_with_its_own_end() {
         assert_eq!(both(counted(3, 50), counted(7, 10)), counted(7, 10));
         assert_eq!(both(counted(7, 10), counted(3, 50)), counted(7, 10));
-        assert_eq!(both(counted(3, 50), Err(Uncounted::Away)), counted(3, 50));
-        assert_eq!(both(Err(Uncounted::Unanswered), counted(3, 50)), counted(3, 50));
+        assert_eq!(both(counted(3, 50), Err(StoreError::Unavailable)), counted(3, 50));
+        assert_eq!(both(Err(StoreError::TimedOut), counted(3, 50)), counted(3, 50));
         // One has lost the key that is read.
-        assert_eq!(both(Ok(Answer::NotDone), counted(3, 50)), counted(3, 50));
+        assert_eq!(both(Ok(Response::NotDone), counted(3, 50)), counted(3, 50));
     }
 
     #[test]
     fn of_what_is_done_once_the_first_says_whether_it_was() {
-        assert_eq!(both(Ok(Answer::Done), Ok(Answer::NotDone)), Ok(Answer::Done));
-        assert_eq!(both(Ok(Answer::NotDone), Ok(Answer::Done)), Ok(Answer::NotDone));
-        assert_eq!(both(Err(Uncounted::Away), Ok(Answer::Done)), Ok(Answer::Done));
+        assert_eq!(both(Ok(Response::Done), Ok(Response::NotDone)), Ok(Response::Done));
+        assert_eq!(both(Ok(Response::NotDone), Ok(Response::Done)), Ok(Response::NotDone));
+        assert_eq!(both(Err(StoreError::Unavailable), Ok(Response::Done)), Ok(Response::Done));
     }
 
     #[test]
     fn that_one_was_asked_in_vain_is_said() {
-        use Uncounted::{Away, Unanswered};
-        for (one, other, together) in
-            [(Away, Away, Away), (Away, Unanswered, Unanswered), (Unanswered, Away, Unanswered)]
-        {
+        use StoreError::{TimedOut, Unavailable};
+        for (one, other, together) in [
+            (Unavailable, Unavailable, Unavailable),
+            (Unavailable, TimedOut, TimedOut),
+            (TimedOut, Unavailable, TimedOut),
+        ] {
             assert_eq!(both(Err(one), Err(other)), Err(together));
         }
     }

@@ -5,15 +5,15 @@ use std::path::Path;
 use bytes::BytesMut;
 use connshaper::config::Config;
 use connshaper::engine::decide::{Beginning, begin};
-use connshaper::engine::delays::Place;
+use connshaper::engine::delays::DelayPermit;
 use connshaper::engine::service::Service;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
-use connshaper::policy::per::Part;
+use connshaper::policy::per::KeyPart;
 use connshaper::policy::request::Request;
-use connshaper::policy::{Key, Limit, Operation, Policy, Purpose, Verdict};
+use connshaper::policy::{CounterKind, Key, Limit, Operation, Policy, Verdict};
 use connshaper::postfix::decoder::RequestDecoder;
-use connshaper::session::Seat;
+use connshaper::session::SessionHandle;
 use connshaper::store::Store;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::codec::Decoder;
@@ -24,9 +24,9 @@ use super::Memcached;
 pub struct Simulation {
     runtime: Runtime,
     service: Service,
-    seats: Vec<Seat>,
+    seats: Vec<SessionHandle>,
     /// Who waits for an answer at present.
-    waiting: Vec<Place>,
+    waiting: Vec<DelayPermit>,
     /// Milliseconds of the simulated clock.
     pub now: u64,
 }
@@ -60,7 +60,7 @@ impl Simulation {
     /// `wait MILLISECONDS`, `defer`, or `REASON LIMIT`.
     pub fn ask(&mut self, connection: usize, lines: &str) -> String {
         while self.seats.len() <= connection {
-            self.seats.push(self.service.sessions.seat(None));
+            self.seats.push(self.service.sessions.attach(None));
         }
         let request = request(lines);
         let now = Now::simulated(self.now);
@@ -117,8 +117,8 @@ pub fn at(client: &str, session: usize, state: &str, message: u32) -> String {
 
 /// Waits for what nobody waits for: of each of these reads the answer comes after those to all that was sent before.
 async fn finish(store: &Store, now: Now) {
-    let (limit, part) = (Limit::top("simulation:".to_owned()), Part::group("none"));
-    let key = Key { limit: &limit, part: &part, purpose: Purpose::Window };
+    let (limit, part) = (Limit::top("simulation:".to_owned()), KeyPart::group("none"));
+    let key = Key { limit: &limit, part: &part, kind: CounterKind::Window };
     let read = Operation { key, amount: 0, exptime: 1, threshold: 1 };
     // A ban is the longest chain: a violation, the ban, its repetition, its end, the violations' end.
     for _ in 0..10 {

@@ -10,8 +10,8 @@ use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::observe::statistics::Statistics;
 use connshaper::policy::decision::Violation;
-use connshaper::policy::per::Part;
-use connshaper::policy::{Hit, Key, Limit, Operation, Purpose, sliding};
+use connshaper::policy::per::KeyPart;
+use connshaper::policy::{Counter, CounterKind, Key, Limit, Operation, sliding};
 use connshaper::store::Store;
 use connshaper::store::local::Table;
 use tokio::runtime::Builder;
@@ -136,29 +136,35 @@ impl Site {
 
 impl Host {
     /// What is counted for one client of a limit.
-    pub async fn count(&self, limit: &Limit, part: &Part, asked: &[(Purpose, u32)], now: Now) -> Vec<Option<Hit>> {
-        let operation = |&(purpose, amount): &(Purpose, u32)| {
+    pub async fn count(
+        &self,
+        limit: &Limit,
+        part: &KeyPart,
+        asked: &[(CounterKind, u32)],
+        now: Now,
+    ) -> Vec<Option<Counter>> {
+        let operation = |&(purpose, amount): &(CounterKind, u32)| {
             let exptime = match purpose {
-                Purpose::Slot(_) => sliding::lifetime(limit.exptime),
+                CounterKind::Slot(_) => sliding::lifetime(limit.exptime),
                 _ => limit.exptime,
             };
-            Operation { key: Key { limit, part, purpose }, amount, exptime, threshold: limit.threshold }
+            Operation { key: Key { limit, part, kind: purpose }, amount, exptime, threshold: limit.threshold }
         };
         self.store.count(asked.iter().map(operation), now).await.into_vec()
     }
 
     /// One hit of the window, or a read of it.
-    pub async fn hit(&self, limit: &Limit, part: &Part, amount: u32, now: Now) -> Hit {
-        self.count(limit, part, &[(Purpose::Window, amount)], now).await[0].expect("a store that is there")
+    pub async fn hit(&self, limit: &Limit, part: &KeyPart, amount: u32, now: Now) -> Counter {
+        self.count(limit, part, &[(CounterKind::Window, amount)], now).await[0].expect("a store that is there")
     }
 
     /// What is there.
-    pub async fn read(&self, limit: &Limit, part: &Part, purpose: Purpose, now: Now) -> Hit {
+    pub async fn read(&self, limit: &Limit, part: &KeyPart, purpose: CounterKind, now: Now) -> Counter {
         self.count(limit, part, &[(purpose, 0)], now).await[0].expect("a store that is there")
     }
 
     /// A client goes over.
-    pub fn violated(&self, limit: &Limit, part: &Part, now: Now) {
+    pub fn violated(&self, limit: &Limit, part: &KeyPart, now: Now) {
         self.store.violated(&Violation { limit, part: part.clone() }, &self.log, now);
     }
 

@@ -25,9 +25,9 @@ use crate::net::secret;
 use crate::net::stream::Stream;
 use crate::policy::Policy;
 use crate::policy::record_snapshot::Ids;
-use crate::postfix::connection::{Business, Parked};
+use crate::postfix::connection::{ConnectionState, SuspendedConnection};
 use crate::snapshot::fields::take_bytes;
-use crate::snapshot::section::{Damage, Reader, Section};
+use crate::snapshot::section::{Reader, Section, SnapshotError};
 use crate::store::local::Table;
 
 /// Read in pieces of this size.
@@ -35,7 +35,7 @@ const PIECE: usize = 256 * 1024;
 
 /// All that was left.
 #[derive(Debug, Default)]
-pub struct Inheritance {
+pub struct Handover {
     /// The version of the program before.
     pub from: String,
     /// Since when nobody is answered, in milliseconds on the monotonic clock.
@@ -48,7 +48,7 @@ pub struct Inheritance {
     counts: Vec<Section>,
 }
 
-impl Inheritance {
+impl Handover {
     /// What is there for this process, if anything is. To be asked once, before anything is hashed.
     pub fn receive() -> Option<Self> {
         let mut inheritance = match carrier::unload() {
@@ -89,7 +89,7 @@ impl Inheritance {
         }
     }
 
-    fn read(&mut self, mut file: File) -> Result<(), Damage> {
+    fn read(&mut self, mut file: File) -> Result<(), SnapshotError> {
         file.rewind()?;
         let mut reader = Reader::begin(BufReader::with_capacity(PIECE, file))?;
         while let Some(section) = reader.next_section()? {
@@ -103,22 +103,22 @@ impl Inheritance {
     }
 
     /// The content of a section, if it is there in a version that is known here.
-    fn content(&self, (kind, version): (u16, u16)) -> Result<&[u8], Damage> {
-        let section = self.sections.get(&kind).ok_or(Damage::CutShort)?;
+    fn content(&self, (kind, version): (u16, u16)) -> Result<&[u8], SnapshotError> {
+        let section = self.sections.get(&kind).ok_or(SnapshotError::CutShort)?;
         if section.version != version {
-            return Err(Damage::Newer(section.version.into()));
+            return Err(SnapshotError::Newer(section.version.into()));
         }
         Ok(&section.content)
     }
 
-    fn begin(&mut self) -> Result<(), Damage> {
+    fn begin(&mut self) -> Result<(), SnapshotError> {
         let mut content = self.content(kind::ORIGIN)?;
         let from = String::from_utf8_lossy(take_bytes(&mut content)?).into_owned();
         let begun = content.try_get_u64_le()?;
         let secret = [content.try_get_u64_le()?, content.try_get_u64_le()?];
         (self.from, self.begun) = (from, begun);
         // What is remembered of recipients and delays would mean others.
-        secret::inherit(secret).then_some(()).ok_or(Damage::Corrupt)
+        secret::inherit(secret).then_some(()).ok_or(SnapshotError::Corrupt)
     }
 
     /// The listening sockets.
@@ -137,7 +137,7 @@ impl Inheritance {
             let mut said = Vec::new();
             while content.has_remaining() {
                 let address = str::from_utf8(take_bytes(&mut content)?).ok().and_then(|text| text.parse().ok());
-                said.push(address.ok_or(Damage::Corrupt)?);
+                said.push(address.ok_or(SnapshotError::Corrupt)?);
             }
             Ok(said)
         });
@@ -147,7 +147,7 @@ impl Inheritance {
         })
     }
 
-    fn files(&self) -> Result<HashMap<u32, SocketFile>, Damage> {
+    fn files(&self) -> Result<HashMap<u32, SocketFile>, SnapshotError> {
         let mut content = self.content(kind::LISTENERS)?;
         let mut files = HashMap::new();
         while content.has_remaining() {
@@ -172,7 +172,7 @@ impl Inheritance {
 
     /// The policy connections as they were left; the sessions they are about, the numbers so far, and who was
     /// mentioned in the log, go to `service`.
-    pub fn connections(&mut self, service: &Service, ids: &Ids, now: Now) -> Vec<Parked<Stream>> {
+    pub fn connections(&mut self, service: &Service, ids: &Ids, now: Now) -> Vec<SuspendedConnection<Stream>> {
         if let Err(damage) = self.statistics(service) {
             self.problems.push(format!("statistics: {damage}"));
         }
@@ -202,24 +202,24 @@ impl Inheritance {
             let peer = peer.map_or(Peer::Unix, Peer::inet);
             let known = one.and_then(|mut one| {
                 let seat = service.sessions.seat_again(peer.ip(), &mut one, &places)?;
-                Ok((seat, Business::take(&mut one, &service.waiting)?))
+                Ok((seat, ConnectionState::take(&mut one, &service.delayed)?))
             });
             let (seat, business) = known.unwrap_or_else(|damage| {
                 self.problems.push(format!("a connection: {damage}"));
-                (service.sessions.seat(peer.ip()), Business::default())
+                (service.sessions.attach(peer.ip()), ConnectionState::default())
             });
-            parked.push(Parked { stream, peer, seat, business });
+            parked.push(SuspendedConnection { stream, peer, session: seat, state: business });
         }
         service.sessions.linger(&places, now);
         parked
     }
 
-    fn absences(&self, service: &Service) -> Result<(), Damage> {
+    fn absences(&self, service: &Service) -> Result<(), SnapshotError> {
         let content = self.content(kind::ABSENCES)?;
         service.rules.load().store.memcached().map_or(Ok(()), |memcached| memcached.take_absences(content))
     }
 
-    fn statistics(&self, service: &Service) -> Result<(), Damage> {
+    fn statistics(&self, service: &Service) -> Result<(), SnapshotError> {
         let mut content = self.content(kind::STATISTICS)?;
         let numbers: HashMap<_, _> = service.statistics.numbers().into();
         while content.has_remaining() {

@@ -11,8 +11,8 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let config = Config::default();
     let service = Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Debug));
     let policy = &service.rules.load().policy;
-    let part = crate::policy::per::Part::client([192, 0, 2, 1].into(), 32, 64);
-    let key = crate::policy::Key { limit: &policy.limits()[0], part: &part, purpose: crate::policy::Purpose::Window };
+    let part = crate::policy::per::KeyPart::client([192, 0, 2, 1].into(), 32, 64);
+    let key = crate::policy::Key { limit: &policy.limits()[0], part: &part, kind: crate::policy::CounterKind::Window };
     let (rules, now) = (service.rules.load(), Now::read());
     let table = rules.store.table();
     table.hit(table.subject(key), 3, 60_000, 10, now.monotonic);
@@ -21,8 +21,9 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let listener = Listener::inherited(listener.into(), None).unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (stream, _) = Stream::inherited(theirs.into()).unwrap();
-    let business = Business { input: b"request=smtpd_"[..].into(), ..Business::default() };
-    let parked = Parked { stream, peer: Peer::Unix, seat: service.sessions.seat(None), business };
+    let business = ConnectionState { input: b"request=smtpd_"[..].into(), ..ConnectionState::default() };
+    let parked =
+        SuspendedConnection { stream, peer: Peer::Unix, session: service.sessions.attach(None), state: business };
     (carrier::receive(&give::load(&service, &config.listen, &[listener], &[parked], now).unwrap()).unwrap(), ours)
 }
 
@@ -42,7 +43,7 @@ fn newer(mut descriptors: Vec<OwnedFd>, kind: u16) -> Vec<OwnedFd> {
 
 /// What comes of it: listeners, connections, bytes that wait on them, counts, problems.
 fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
-    let mut inheritance = Inheritance::of(descriptors);
+    let mut inheritance = Handover::of(descriptors);
     if inheritance.begin().is_err() {
         inheritance.problems.push(String::new());
     }
@@ -52,9 +53,9 @@ fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
     assert_eq!(inheritance.listen(&config.listen), config.listen);
     let (table, ids) = inheritance.counts(&policy, 1000, now);
     let counters = table.len();
-    let service = Service::going_on(config.engine(), policy, Log::in_memory(Severity::Debug), table);
+    let service = Service::restored(config.engine(), policy, Log::in_memory(Severity::Debug), table);
     let parked = inheritance.connections(&service, &ids, now);
-    let waiting = parked.iter().map(|parked| parked.business.input.len()).sum();
+    let waiting = parked.iter().map(|parked| parked.state.input.len()).sum();
     [listeners.len(), parked.len(), waiting, counters, inheritance.problems.len()]
 }
 

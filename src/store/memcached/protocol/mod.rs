@@ -13,13 +13,13 @@ pub mod stats;
 use bytes::BytesMut;
 use smallvec::SmallVec;
 
-pub use response::{Answer, Counted, Nonsense};
+pub use response::{Counted, ProtocolError, Response};
 use response::{is_error, nonsense, take_line};
-pub use stats::Census;
+pub use stats::ServerStats;
 
 /// Which commands a server knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Dialect {
+pub enum Protocol {
     /// `ma` and `mg`: memcached 1.6.0 and later.
     Meta,
     /// `add` and `incr`.
@@ -78,7 +78,7 @@ pub fn expiry(exptime: u32, unix_now: u64) -> u64 {
     if exptime > LONGEST_RELATIVE { unix_now + exptime } else { exptime }
 }
 
-impl Dialect {
+impl Protocol {
     /// Asks a server whether it knows this dialect, creating nothing.
     pub fn write_probe(self, output: &mut BytesMut) {
         let verb = match self {
@@ -89,7 +89,7 @@ impl Dialect {
     }
 
     /// The answer to the probe, once it is there.
-    pub fn read_probe(self, input: &mut BytesMut) -> Result<Option<bool>, Nonsense> {
+    pub fn read_probe(self, input: &mut BytesMut) -> Result<Option<bool>, ProtocolError> {
         let Some(line) = take_line(input)? else {
             return Ok(None);
         };
@@ -103,7 +103,7 @@ impl Dialect {
 
 impl Question {
     /// Appends the command, and the data that belongs to it.
-    pub fn write(&self, dialect: Dialect, output: &mut BytesMut) {
+    pub fn write(&self, dialect: Protocol, output: &mut BytesMut) {
         let key = self.key.as_slice();
         let [mut number, mut length, mut expiry] = [[0; MAX_NUMBER]; 3];
         let number = match self.command {
@@ -115,12 +115,12 @@ impl Question {
         let length = decimal(number.len() as u64, &mut length);
         let expiry = decimal(self.expiry, &mut expiry);
         let parts: &[&[u8]] = match (self.command, dialect) {
-            (Command::Hit(_), Dialect::Meta) => &[b"ma ", key, b" N", expiry, b" J", number, b" D", number, b" v t"],
-            (Command::Hit(_), Dialect::Classic) => {
+            (Command::Hit(_), Protocol::Meta) => &[b"ma ", key, b" N", expiry, b" J", number, b" D", number, b" v t"],
+            (Command::Hit(_), Protocol::Classic) => {
                 &[b"add ", key, b" 0 ", expiry, b" 1\r\n0\r\nincr ", key, b" ", number]
             }
-            (Command::Read, Dialect::Meta) => &[b"mg ", key, b" v t"],
-            (Command::Read, Dialect::Classic) => &[b"get ", key],
+            (Command::Read, Protocol::Meta) => &[b"mg ", key, b" v t"],
+            (Command::Read, Protocol::Classic) => &[b"get ", key],
             (Command::TakeBack(_), _) => &[b"decr ", key, b" ", number],
             (Command::Add(_), _) => &[b"add ", key, b" 0 ", expiry, b" ", length, b"\r\n", number],
             (Command::Replace(_), _) => &[b"replace ", key, b" 0 ", expiry, b" ", length, b"\r\n", number],

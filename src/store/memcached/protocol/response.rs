@@ -8,8 +8,8 @@ use std::fmt;
 use bytes::{Buf, BytesMut};
 use memchr::memmem;
 
-use super::{Command, Dialect, Question};
-use crate::store::memcached::protocol::stats::{Census, census};
+use super::{Command, Protocol, Question};
+use crate::store::memcached::protocol::stats::{ServerStats, census};
 
 /// What a server says of a key's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub struct Counted {
 
 /// A server's answer to one command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Response {
     /// A number, to a hit or a read.
     Counted(Counted),
     /// It is done, whatever else was asked.
@@ -35,16 +35,16 @@ pub enum Answer {
     /// The value under the key is no number.
     Foreign,
     /// How the server is.
-    Census(Census),
+    Census(ServerStats),
     /// The server could not: out of memory, for one.
     Failed,
 }
 
 /// An answer that is no answer to what was asked. Nothing on this connection can be trusted any more.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Nonsense(pub String);
+pub struct ProtocolError(pub String);
 
-impl fmt::Display for Nonsense {
+impl fmt::Display for ProtocolError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "unexpected answer {:?}", self.0)
     }
@@ -55,12 +55,12 @@ const MAX_LINE: usize = 1024;
 
 impl Question {
     /// The answer, once all of it is there.
-    pub fn read(&self, dialect: Dialect, input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
+    pub fn read(&self, dialect: Protocol, input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
         match (self.command, dialect) {
-            (Command::Hit(_), Dialect::Meta) => meta(&[b"NF", b"NS", b"EX"], input),
-            (Command::Hit(_), Dialect::Classic) => added_and_increased(self.exptime, input),
-            (Command::Read, Dialect::Meta) => meta(&[b"EN"], input),
-            (Command::Read, Dialect::Classic) => got(&self.key, input),
+            (Command::Hit(_), Protocol::Meta) => meta(&[b"NF", b"NS", b"EX"], input),
+            (Command::Hit(_), Protocol::Classic) => added_and_increased(self.exptime, input),
+            (Command::Read, Protocol::Meta) => meta(&[b"EN"], input),
+            (Command::Read, Protocol::Classic) => got(&self.key, input),
             (Command::TakeBack(_), _) => one_line(|line| number(line).is_some(), &[b"NOT_FOUND"], input),
             (Command::Add(_) | Command::Replace(_), _) => one_line(|line| line == b"STORED", &[b"NOT_STORED"], input),
             (Command::Touch, _) => one_line(|line| line == b"TOUCHED", &[b"NOT_FOUND"], input),
@@ -71,7 +71,7 @@ impl Question {
 }
 
 /// `VA <bytes> t<seconds>`, then the value on a line of its own; or one of the codes that say there is none.
-fn meta(none: &[&[u8]], input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
+fn meta(none: &[&[u8]], input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
     let Some(end) = line_end(input, 0)? else {
         return Ok(None);
     };
@@ -86,11 +86,11 @@ fn meta(none: &[&[u8]], input: &mut BytesMut) -> Result<Option<Answer>, Nonsense
         return Ok(None);
     };
     input.advance(stop);
-    Ok(Some(value.map_or(Answer::Foreign, |count| Answer::Counted(Counted { count, left, endless }))))
+    Ok(Some(value.map_or(Response::Foreign, |count| Response::Counted(Counted { count, left, endless }))))
 }
 
 /// `VALUE <key> <flags> <bytes>`, then the value on a line of its own; then, or at once, `END`.
-fn got(key: &[u8], input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
+fn got(key: &[u8], input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
     let Some(end) = line_end(input, 0)? else {
         return Ok(None);
     };
@@ -110,12 +110,12 @@ fn got(key: &[u8], input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
         return Err(nonsense(&input[stop..last]));
     }
     input.advance(last + 2);
-    let counted = |count| Answer::Counted(Counted { count, left: None, endless: false });
-    Ok(Some(value.map_or(Answer::Foreign, counted)))
+    let counted = |count| Response::Counted(Counted { count, left: None, endless: false });
+    Ok(Some(value.map_or(Response::Foreign, counted)))
 }
 
 /// `STORED` or `NOT_STORED`, then the value or `NOT_FOUND`.
-fn added_and_increased(exptime: u32, input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
+fn added_and_increased(exptime: u32, input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
     let Some(first) = line_end(input, 0)? else {
         return Ok(None);
     };
@@ -132,11 +132,11 @@ fn added_and_increased(exptime: u32, input: &mut BytesMut) -> Result<Option<Answ
     let answer = match (added, number(line)) {
         (Some(added), Some(count)) => {
             let left = added.then_some(exptime);
-            Answer::Counted(Counted { count: saturated(count), left, endless: false })
+            Response::Counted(Counted { count: saturated(count), left, endless: false })
         }
-        (Some(_), None) if line == b"NOT_FOUND" => Answer::NotDone,
-        (None, Some(_)) => Answer::Failed,
-        (None, None) if line == b"NOT_FOUND" => Answer::Failed,
+        (Some(_), None) if line == b"NOT_FOUND" => Response::NotDone,
+        (None, Some(_)) => Response::Failed,
+        (None, None) if line == b"NOT_FOUND" => Response::Failed,
         (_, None) => of_error(line)?,
     };
     input.advance(second + 2);
@@ -148,19 +148,19 @@ fn one_line(
     is_done: impl FnOnce(&[u8]) -> bool,
     not_done: &[&[u8]],
     input: &mut BytesMut,
-) -> Result<Option<Answer>, Nonsense> {
+) -> Result<Option<Response>, ProtocolError> {
     let Some(line) = take_line(input)? else {
         return Ok(None);
     };
     match line.as_ref() {
-        line if is_done(line) => Ok(Some(Answer::Done)),
-        line if not_done.contains(&line) => Ok(Some(Answer::NotDone)),
+        line if is_done(line) => Ok(Some(Response::Done)),
+        line if not_done.contains(&line) => Ok(Some(Response::NotDone)),
         line => of_error(line).map(Some),
     }
 }
 
 /// A block of data that begins at `start`: its number, if it is one, and where what follows it begins.
-fn data(start: usize, length: u64, input: &[u8]) -> Result<Option<(Option<u32>, usize)>, Nonsense> {
+fn data(start: usize, length: u64, input: &[u8]) -> Result<Option<(Option<u32>, usize)>, ProtocolError> {
     // Nobody puts more than a line under our keys honestly.
     let length = usize::try_from(length).ok().filter(|length| *length <= MAX_LINE);
     let stop = start + length.ok_or_else(|| nonsense(&input[..start]))?;
@@ -173,11 +173,11 @@ fn data(start: usize, length: u64, input: &[u8]) -> Result<Option<(Option<u32>, 
     Ok(Some((number(&input[start..stop]).map(saturated), stop + 2)))
 }
 
-fn of_error(line: &[u8]) -> Result<Answer, Nonsense> {
+fn of_error(line: &[u8]) -> Result<Response, ProtocolError> {
     match line {
         _ if !is_error(line) => Err(nonsense(line)),
-        _ if memmem::find(line, b"non-numeric").is_some() => Ok(Answer::Foreign),
-        _ => Ok(Answer::Failed),
+        _ if memmem::find(line, b"non-numeric").is_some() => Ok(Response::Foreign),
+        _ => Ok(Response::Failed),
     }
 }
 
@@ -186,7 +186,7 @@ pub(crate) fn is_error(line: &[u8]) -> bool {
 }
 
 /// Where the line that begins at `start` ends, without its CR LF.
-fn line_end(input: &[u8], start: usize) -> Result<Option<usize>, Nonsense> {
+fn line_end(input: &[u8], start: usize) -> Result<Option<usize>, ProtocolError> {
     let rest = &input[start..];
     match memmem::find(&rest[..rest.len().min(MAX_LINE)], b"\r\n") {
         Some(length) => Ok(Some(start + length)),
@@ -195,7 +195,7 @@ fn line_end(input: &[u8], start: usize) -> Result<Option<usize>, Nonsense> {
     }
 }
 
-pub(crate) fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, Nonsense> {
+pub(crate) fn take_line(input: &mut BytesMut) -> Result<Option<BytesMut>, ProtocolError> {
     let Some(end) = line_end(input, 0)? else {
         return Ok(None);
     };
@@ -212,7 +212,7 @@ fn saturated(count: u64) -> u32 {
     u32::try_from(count).unwrap_or(u32::MAX)
 }
 
-pub(crate) fn nonsense(line: &[u8]) -> Nonsense {
+pub(crate) fn nonsense(line: &[u8]) -> ProtocolError {
     // Enough to recognise it by in the log.
-    Nonsense(String::from_utf8_lossy(&line[..line.len().min(64)]).into_owned())
+    ProtocolError(String::from_utf8_lossy(&line[..line.len().min(64)]).into_owned())
 }

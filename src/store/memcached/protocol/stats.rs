@@ -3,11 +3,11 @@
 use bytes::{Buf, BytesMut};
 use memchr::memmem;
 
-use crate::store::memcached::protocol::response::{Answer, Nonsense, is_error, nonsense, take_line};
+use crate::store::memcached::protocol::response::{ProtocolError, Response, is_error, nonsense, take_line};
 
 /// Numbers since the server was started.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Census {
+pub struct ServerStats {
     /// Seconds.
     pub uptime: u64,
     /// Keys that had to make room for others before their time.
@@ -20,12 +20,12 @@ pub struct Census {
 const MAX_LIST: usize = 64 * 1024;
 
 /// Lines of `STAT <name> <value>`, then `END`; or an error.
-pub(crate) fn census(input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
+pub(crate) fn census(input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
     const END: &[u8] = b"END\r\n";
     if !b"STAT ".starts_with(&input[..input.len().min(5)]) && !input.starts_with(END) {
         return match take_line(input)? {
             None => Ok(None),
-            Some(line) if is_error(&line) => Ok(Some(Answer::Failed)),
+            Some(line) if is_error(&line) => Ok(Some(Response::Failed)),
             Some(line) => Err(nonsense(&line)),
         };
     }
@@ -36,7 +36,7 @@ pub(crate) fn census(input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
         None if input.len() > MAX_LIST => return Err(nonsense(input)),
         None => return Ok(None),
     };
-    let mut census = Census::default();
+    let mut census = ServerStats::default();
     for line in input[..length].split(|byte| *byte == b'\n') {
         let mut words = line.trim_ascii_end().split(|byte| *byte == b' ').skip(1);
         let number = match words.next() {
@@ -49,14 +49,14 @@ pub(crate) fn census(input: &mut BytesMut) -> Result<Option<Answer>, Nonsense> {
         *number = value.ok_or_else(|| nonsense(line))?;
     }
     input.advance(length + END.len());
-    Ok(Some(Answer::Census(census)))
+    Ok(Some(Response::Census(census)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(text: &str) -> (Result<Option<Answer>, Nonsense>, usize) {
+    fn read(text: &str) -> (Result<Option<Response>, ProtocolError>, usize) {
         let mut input = BytesMut::from(text);
         let answer = census(&mut input);
         (answer, input.len())
@@ -65,18 +65,18 @@ mod tests {
     #[test]
     fn three_numbers_are_taken_from_the_list_and_nothing_beyond_it() {
         let list = "STAT pid 7\r\nSTAT uptime 12\r\nSTAT cmd_flush 3\r\nSTAT evictions 45\r\nEND\r\n";
-        let expected = Census { uptime: 12, evictions: 45, flushes: 3 };
-        assert_eq!(read(&format!("{list}NF\r\n")), (Ok(Some(Answer::Census(expected))), 4));
+        let expected = ServerStats { uptime: 12, evictions: 45, flushes: 3 };
+        assert_eq!(read(&format!("{list}NF\r\n")), (Ok(Some(Response::Census(expected))), 4));
         for end in 0..list.len() {
             assert_eq!(read(&list[..end]), (Ok(None), end));
         }
-        assert_eq!(read("END\r\n"), (Ok(Some(Answer::Census(Census::default()))), 0));
-        assert_eq!(read("END\r\nSTAT uptime 1\r\nEND\r\n"), (Ok(Some(Answer::Census(Census::default()))), 20));
+        assert_eq!(read("END\r\n"), (Ok(Some(Response::Census(ServerStats::default()))), 0));
+        assert_eq!(read("END\r\nSTAT uptime 1\r\nEND\r\n"), (Ok(Some(Response::Census(ServerStats::default()))), 20));
     }
 
     #[test]
     fn a_server_that_does_not_say_is_one_that_could_not() {
-        assert_eq!(read("ERROR\r\n"), (Ok(Some(Answer::Failed)), 0));
+        assert_eq!(read("ERROR\r\n"), (Ok(Some(Response::Failed)), 0));
         assert!(read("STAT uptime long\r\nEND\r\n").0.is_err());
         assert!(read("HTTP/1.1 400\r\n").0.is_err());
         assert!(read(&format!("STAT {}", "x".repeat(MAX_LIST))).0.is_err());

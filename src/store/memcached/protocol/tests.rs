@@ -2,7 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-const DIALECTS: [Dialect; 2] = [Dialect::Meta, Dialect::Classic];
+const DIALECTS: [Protocol; 2] = [Protocol::Meta, Protocol::Classic];
 
 const COMMANDS: [Command; 7] = [
     Command::Hit(1),
@@ -19,22 +19,22 @@ fn question(command: Command) -> Question {
     Question { key, command, exptime: 60, expiry: 60 }
 }
 
-fn written(dialect: Dialect, command: Command) -> String {
+fn written(dialect: Protocol, command: Command) -> String {
     let mut output = BytesMut::new();
     question(command).write(dialect, &mut output);
     String::from_utf8(output.to_vec()).unwrap()
 }
 
 /// All answers in a text.
-fn answers(dialect: Dialect, command: Command, text: &str) -> Vec<Answer> {
+fn answers(dialect: Protocol, command: Command, text: &str) -> Vec<Response> {
     let mut input = BytesMut::from(text);
     let answers = std::iter::from_fn(|| question(command).read(dialect, &mut input).unwrap()).collect();
     assert!(input.is_empty(), "left over: {input:?}");
     answers
 }
 
-fn counted(count: u32, left: Option<u32>) -> Answer {
-    Answer::Counted(Counted { count, left, endless: false })
+fn counted(count: u32, left: Option<u32>) -> Response {
+    Response::Counted(Counted { count, left, endless: false })
 }
 
 #[test]
@@ -49,7 +49,7 @@ fn commands_are_written_in_both_dialects() {
         (Command::Read, "mg c:192.0.2.1 v t\r\n", "get c:192.0.2.1\r\n"),
     ];
     for (command, meta, classic) in cases {
-        assert_eq!([written(Dialect::Meta, command), written(Dialect::Classic, command)], [meta, classic]);
+        assert_eq!([written(Protocol::Meta, command), written(Protocol::Classic, command)], [meta, classic]);
     }
 }
 
@@ -81,15 +81,15 @@ fn meta_answers_to_hits_are_read() {
     let expected = [
         counted(11, Some(60)),
         counted(7, Some(0)),
-        Answer::NotDone,
-        Answer::NotDone,
-        Answer::Failed,
-        Answer::Failed,
-        Answer::Foreign,
+        Response::NotDone,
+        Response::NotDone,
+        Response::Failed,
+        Response::Failed,
+        Response::Foreign,
     ];
-    let hits = |text| answers(Dialect::Meta, Command::Hit(1), text);
+    let hits = |text| answers(Protocol::Meta, Command::Hit(1), text);
     assert_eq!(hits(text), expected);
-    let endless = Answer::Counted(Counted { count: 5, left: None, endless: true });
+    let endless = Response::Counted(Counted { count: 5, left: None, endless: true });
     assert_eq!(hits("VA 1 t-1\r\n5\r\n"), [endless]);
     assert_eq!(hits("VA 20 t9\r\n18446744073709551615\r\n"), [counted(u32::MAX, Some(9))]);
 }
@@ -99,53 +99,59 @@ fn classic_answers_to_hits_are_read() {
     let text = "STORED\r\n1\r\nNOT_STORED\r\n12\r\nNOT_STORED\r\nNOT_FOUND\r\nSERVER_ERROR out of memory\r\nNOT_FOUND\r\n\
                 SERVER_ERROR out of memory\r\n3\r\n\
                 NOT_STORED\r\nCLIENT_ERROR cannot increment or decrement non-numeric value\r\n";
-    let expected =
-        [counted(1, Some(60)), counted(12, None), Answer::NotDone, Answer::Failed, Answer::Failed, Answer::Foreign];
-    assert_eq!(answers(Dialect::Classic, Command::Hit(1), text), expected);
+    let expected = [
+        counted(1, Some(60)),
+        counted(12, None),
+        Response::NotDone,
+        Response::Failed,
+        Response::Failed,
+        Response::Foreign,
+    ];
+    assert_eq!(answers(Protocol::Classic, Command::Hit(1), text), expected);
 }
 
 #[test]
 fn answers_to_reads_are_read() {
     // What `decr` made shorter is padded with blanks.
     let meta = "VA 2 t60\r\n9 \r\nEN\r\nVA 5 t-1\r\nhello\r\nVA 0 t5\r\n\r\nSERVER_ERROR busy\r\n";
-    let expected = [counted(9, Some(60)), Answer::NotDone, Answer::Foreign, Answer::Foreign, Answer::Failed];
-    assert_eq!(answers(Dialect::Meta, Command::Read, meta), expected);
+    let expected = [counted(9, Some(60)), Response::NotDone, Response::Foreign, Response::Foreign, Response::Failed];
+    assert_eq!(answers(Protocol::Meta, Command::Read, meta), expected);
 
     let classic = "VALUE c:192.0.2.1 0 2\r\n9 \r\nEND\r\nEND\r\nVALUE c:192.0.2.1 7 5\r\nhello\r\nEND\r\n\
                    VALUE c:192.0.2.1 0 3\r\nEND\r\nEND\r\nSERVER_ERROR busy\r\n";
-    let expected = [counted(9, None), Answer::NotDone, Answer::Foreign, Answer::Foreign, Answer::Failed];
-    assert_eq!(answers(Dialect::Classic, Command::Read, classic), expected);
+    let expected = [counted(9, None), Response::NotDone, Response::Foreign, Response::Foreign, Response::Failed];
+    assert_eq!(answers(Protocol::Classic, Command::Read, classic), expected);
 }
 
 #[test]
 fn answers_to_what_is_said_in_classic_commands_are_read() {
     let cases = [
-        (Command::TakeBack(3), "7\r\n0 \r\nNOT_FOUND\r\n", vec![Answer::Done, Answer::Done, Answer::NotDone]),
+        (Command::TakeBack(3), "7\r\n0 \r\nNOT_FOUND\r\n", vec![Response::Done, Response::Done, Response::NotDone]),
         (
             Command::TakeBack(3),
             "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
-            vec![Answer::Foreign],
+            vec![Response::Foreign],
         ),
-        (Command::Add(1), "STORED\r\nNOT_STORED\r\n", vec![Answer::Done, Answer::NotDone]),
-        (Command::Replace(2), "STORED\r\nNOT_STORED\r\n", vec![Answer::Done, Answer::NotDone]),
-        (Command::Touch, "TOUCHED\r\nNOT_FOUND\r\n", vec![Answer::Done, Answer::NotDone]),
-        (Command::Delete, "DELETED\r\nNOT_FOUND\r\n", vec![Answer::Done, Answer::NotDone]),
+        (Command::Add(1), "STORED\r\nNOT_STORED\r\n", vec![Response::Done, Response::NotDone]),
+        (Command::Replace(2), "STORED\r\nNOT_STORED\r\n", vec![Response::Done, Response::NotDone]),
+        (Command::Touch, "TOUCHED\r\nNOT_FOUND\r\n", vec![Response::Done, Response::NotDone]),
+        (Command::Delete, "DELETED\r\nNOT_FOUND\r\n", vec![Response::Done, Response::NotDone]),
     ];
     for (command, text, expected) in cases {
         for dialect in DIALECTS {
             assert_eq!(answers(dialect, command, text), expected, "{command:?}");
-            assert_eq!(answers(dialect, command, "SERVER_ERROR no\r\nERROR\r\n"), [Answer::Failed; 2], "{command:?}");
+            assert_eq!(answers(dialect, command, "SERVER_ERROR no\r\nERROR\r\n"), [Response::Failed; 2], "{command:?}");
         }
     }
 }
 
 #[test]
 fn probes_tell_the_dialect() {
-    let probe = |dialect: Dialect, text: &str| dialect.read_probe(&mut BytesMut::from(text)).unwrap();
-    assert_eq!(probe(Dialect::Meta, "NF\r\n"), Some(true));
-    assert_eq!(probe(Dialect::Meta, "ERROR\r\n"), Some(false));
-    assert_eq!(probe(Dialect::Meta, "N"), None);
-    assert_eq!(probe(Dialect::Classic, "END\r\n"), Some(true));
+    let probe = |dialect: Protocol, text: &str| dialect.read_probe(&mut BytesMut::from(text)).unwrap();
+    assert_eq!(probe(Protocol::Meta, "NF\r\n"), Some(true));
+    assert_eq!(probe(Protocol::Meta, "ERROR\r\n"), Some(false));
+    assert_eq!(probe(Protocol::Meta, "N"), None);
+    assert_eq!(probe(Protocol::Classic, "END\r\n"), Some(true));
 }
 
 #[test]
@@ -164,13 +170,13 @@ fn answers_to_something_else_are_nonsense() {
     }
     for command in [Command::Hit(1), Command::Read] {
         for text in ["VA x t1\r\n", "VA 1 t1\r\nxy\r\n", "VA 99999 t1\r\n", "VA \r\n", "STORED\r\n", "END\r\n"] {
-            nonsense(Dialect::Meta, command, text);
+            nonsense(Protocol::Meta, command, text);
         }
     }
     // Each command has its own words for what is not there.
-    nonsense(Dialect::Meta, Command::Hit(1), "EN\r\n");
-    nonsense(Dialect::Meta, Command::Read, "NF\r\n");
-    nonsense(Dialect::Classic, Command::Hit(1), "VALUE x 0 1\r\n1\r\n");
+    nonsense(Protocol::Meta, Command::Hit(1), "EN\r\n");
+    nonsense(Protocol::Meta, Command::Read, "NF\r\n");
+    nonsense(Protocol::Classic, Command::Hit(1), "VALUE x 0 1\r\n1\r\n");
     for text in [
         "VALUE c:192.0.2.11 0 1\r\n1\r\nEND\r\n",
         "VALUE c:192.0.2.1 0\r\n1\r\nEND\r\n",
@@ -179,7 +185,7 @@ fn answers_to_something_else_are_nonsense() {
         "VALUE c:192.0.2.1 0 1\r\n1\r\nVALUE c:192.0.2.1 0 1\r\n",
         "NOT_FOUND\r\n",
     ] {
-        nonsense(Dialect::Classic, Command::Read, text);
+        nonsense(Protocol::Classic, Command::Read, text);
     }
     for (command, text) in [
         (Command::TakeBack(3), "STORED\r\n"),
@@ -188,7 +194,7 @@ fn answers_to_something_else_are_nonsense() {
         (Command::Touch, "DELETED\r\n"),
         (Command::Delete, "TOUCHED\r\n"),
     ] {
-        nonsense(Dialect::Classic, command, text);
+        nonsense(Protocol::Classic, command, text);
     }
 }
 
