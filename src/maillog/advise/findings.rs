@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 
-use super::census::{Census, Client, Mask};
-use super::tally::{Grouping, Tally};
+use super::clients::{Client, ClientTable, Mask};
+use super::counts::{Counts, Grouping};
 use crate::maillog::reading::Read;
 use crate::maillog::sessions::Seen;
 use crate::maillog::text::printable;
@@ -29,7 +29,7 @@ pub struct Findings {
     /// How many bits of an address count.
     pub mask: Mask,
     /// What was counted.
-    pub tally: Tally,
+    pub counts: Counts,
     /// Clients, and how many of them delivered mail.
     pub clients: (u64, u64),
     /// Clients no longer kept when the log ended.
@@ -116,11 +116,11 @@ pub struct Outcome {
 }
 
 impl Length {
-    fn new(tally: &Tally, length: usize, exptime: u32) -> Self {
+    fn new(counts: &Counts, length: usize, exptime: u32) -> Self {
         let mut peaks: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
         let (mut senders, mut others) = (Vec::new(), Vec::new());
-        for census in tally.censuses(Grouping::Masked) {
-            for (client, peak) in census.peaks(length) {
+        for table in counts.tables(Grouping::Masked) {
+            for (client, peak) in table.peaks(length) {
                 let count = peaks.entry(peak).or_default();
                 if client.delivered > 0 {
                     count.0 += 1;
@@ -130,7 +130,7 @@ impl Length {
                     others.push((peak, client));
                 }
             }
-            census.forgotten(length).for_each(|(peak, clients)| peaks.entry(peak).or_default().1 += clients);
+            table.forgotten(length).for_each(|(peak, clients)| peaks.entry(peak).or_default().1 += clients);
         }
         let needed = senders.iter().map(|(peak, _)| *peak).max();
         let more_senders = senders.len().saturating_sub(MAX_NAMES) as u64;
@@ -157,12 +157,12 @@ impl Known {
 }
 
 impl Candidate {
-    fn new(tally: &Tally, length: usize, threshold: u32) -> Self {
+    fn new(counts: &Counts, length: usize, threshold: u32) -> Self {
         let effect = |grouping| {
-            tally.censuses(grouping).iter().fold(Effect::default(), |sum, census: &&Census| {
-                let (clients, senders) = census.refused_clients(length, threshold);
+            counts.tables(grouping).iter().fold(Effect::default(), |sum, table: &&ClientTable| {
+                let (clients, senders) = table.refused_clients(length, threshold);
                 Effect {
-                    sessions: sum.sessions + census.refused_sessions(length, threshold),
+                    sessions: sum.sessions + table.refused_sessions(length, threshold),
                     clients: sum.clients + clients,
                     senders: sum.senders + senders,
                 }
@@ -174,19 +174,19 @@ impl Candidate {
 
 impl Findings {
     /// Draws the conclusions. `thresholds` may be empty: then they are chosen from the log.
-    pub fn new(read: Read, mut tally: Tally, mask: Mask, exptimes: &[u32], thresholds: &[u32]) -> Self {
+    pub fn new(read: Read, mut counts: Counts, mask: Mask, exptimes: &[u32], thresholds: &[u32]) -> Self {
         let lengths: Vec<Length> =
-            exptimes.iter().enumerate().map(|(length, exptime)| Length::new(&tally, length, *exptime)).collect();
+            exptimes.iter().enumerate().map(|(length, exptime)| Length::new(&counts, length, *exptime)).collect();
         let mut candidates = Vec::new();
         for (at, length) in lengths.iter().enumerate() {
             let thresholds = choose(length, thresholds);
-            candidates.extend(thresholds.iter().map(|threshold| Candidate::new(&tally, at, *threshold)));
+            candidates.extend(thresholds.iter().map(|threshold| Candidate::new(&counts, at, *threshold)));
         }
-        let parts = tally.censuses(Grouping::Masked);
-        let clients = parts.iter().map(|census| census.clients()).sum();
-        let forgotten = parts.iter().map(|census| census.forgotten_clients()).sum();
+        let parts = counts.tables(Grouping::Masked);
+        let clients = parts.iter().map(|table| table.clients()).sum();
+        let forgotten = parts.iter().map(|table| table.forgotten_clients()).sum();
         let senders = lengths.first().map_or(0, |length| length.senders.len() as u64 + length.more_senders);
-        let trial = tally.trial.take().map(|trial| Outcome::new(&tally, &trial));
+        let trial = counts.trial.take().map(|trial| Outcome::new(&counts, &trial));
         Self {
             read,
             notes: Vec::new(),
@@ -198,7 +198,7 @@ impl Findings {
             advice: advise(&lengths, &candidates),
             lengths,
             candidates,
-            tally,
+            counts,
             trial,
         }
     }
@@ -210,8 +210,8 @@ impl Findings {
 
     /// Sessions that were counted.
     pub fn sessions(&self) -> u64 {
-        let parts = self.tally.censuses(Grouping::Masked);
-        parts.iter().map(|census| census.numbers(0).iter().sum::<u64>()).sum()
+        let parts = self.counts.tables(Grouping::Masked);
+        parts.iter().map(|table| table.numbers(0).iter().sum::<u64>()).sum()
     }
 }
 
@@ -220,7 +220,7 @@ fn choose(length: &Length, thresholds: &[u32]) -> Vec<u32> {
     let highest = length.peaks.keys().next_back().copied().unwrap_or(0);
     let grid = GRID.iter().copied().filter(|threshold| *threshold < highest.max(GRID[2]));
     let mut chosen: Vec<u32> = if thresholds.is_empty() { grid.collect() } else { thresholds.to_vec() };
-    chosen.extend(length.needed.map(|needed| needed.min(super::census::HIGHEST as u32 - 1)));
+    chosen.extend(length.needed.map(|needed| needed.min(super::clients::HIGHEST as u32 - 1)));
     chosen.sort_unstable();
     chosen.dedup();
     chosen
@@ -238,12 +238,12 @@ fn advise(lengths: &[Length], candidates: &[Candidate]) -> Option<usize> {
 }
 
 impl Outcome {
-    fn new(tally: &Tally, trial: &super::tally::Trial) -> Self {
+    fn new(counts: &Counts, trial: &super::counts::ConfigTrial) -> Self {
         let mut verdicts: Vec<_> =
             trial.verdicts.iter().map(|((action, reason), count)| (action.clone(), reason.clone(), *count)).collect();
         verdicts.sort_by(|a, b| (b.2, &a.0, &a.1).cmp(&(a.2, &b.0, &b.1)));
         let mut senders: Vec<(Known, u64)> =
-            trial.refused.iter().filter_map(|(address, refused)| Some((tally.sender(*address)?, *refused))).collect();
+            trial.refused.iter().filter_map(|(address, refused)| Some((counts.sender(*address)?, *refused))).collect();
         senders.sort_by(|a, b| (b.1, &a.0.address).cmp(&(a.1, &b.0.address)));
         let more_senders = senders.len().saturating_sub(MAX_NAMES) as u64;
         senders.truncate(MAX_NAMES);
@@ -253,10 +253,10 @@ impl Outcome {
     }
 }
 
-impl Tally {
+impl Counts {
     /// The client with this address, by all of it, if it delivered mail.
     fn sender(&self, address: std::net::IpAddr) -> Option<Known> {
-        let client = self.censuses(Grouping::Whole).iter().find_map(|census| census.client(address))?;
+        let client = self.tables(Grouping::Whole).iter().find_map(|table| table.client(address))?;
         (client.delivered > 0).then(|| Known::new(client, 0))
     }
 }

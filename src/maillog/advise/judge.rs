@@ -11,7 +11,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use tokio_util::codec::Decoder;
 
-use super::census::Mask;
+use super::clients::Mask;
 use crate::config::{Config, ConfigError};
 use crate::engine::decide::{Beginning, begin};
 use crate::engine::service::{Rules, Service};

@@ -3,21 +3,21 @@
 //! The sessions come from `reading`:
 //!
 //! ```text
-//! reading -> tally ----> findings ----> report
+//! reading -> counts ----> findings ----> report
 //!            counts      candidates,    text, plots,
 //!                        advice         page
 //! ```
 //!
-//! One pass over the logs answers for every candidate (`census`), and with
+//! One pass over the logs answers for every candidate (`table`), and with
 //! `--config` the sessions go through the daemon's own decision as well
 //! (`judge`). The clients kept are at most a million.
 
-pub mod census;
+pub mod clients;
 pub mod findings;
 pub mod judge;
 pub mod options;
 pub mod report;
-pub mod tally;
+pub mod counts;
 pub mod timeline;
 
 use std::fmt::Display;
@@ -29,11 +29,11 @@ use crate::maillog::reading::Logs;
 use crate::maillog::text;
 use crate::sysexits;
 
-use census::Mask;
+use clients::Mask;
+use counts::{ConfigTrial, Counts, Verdicts};
 use findings::Findings;
 use judge::Judge;
 use options::Options;
-use tally::{Tally, Trial, Verdicts};
 
 /// Lengths of windows that are evaluated at once, at most: each takes memory for every client.
 pub const MAX_LENGTHS: usize = 8;
@@ -58,15 +58,15 @@ pub fn run(options: &Options) -> ExitCode {
         Err(error) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error)),
     };
     let mask = mask(options, judge.as_ref());
-    let mut tally = Tally::new(mask, &exptimes, judge.map(|judge| Trial::new(judge, verdicts)));
+    let mut counts = Counts::new(mask, &exptimes, judge.map(|judge| ConfigTrial::new(judge, verdicts)));
     let (seen, zone, notes) = (logs.seen, logs.zone.clone(), logs.notes.clone());
     let start = Instant::now();
-    let read = logs.read(&mut tally, true);
+    let read = logs.read(&mut counts, true);
     let taken = start.elapsed();
-    if let Some(Err(error)) = tally.trial.as_mut().map(Trial::finish) {
+    if let Some(Err(error)) = counts.trial.as_mut().map(ConfigTrial::finish) {
         return fail(sysexits::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error));
     }
-    let mut findings = Findings::new(read, tally, mask, &exptimes, &options.threshold);
+    let mut findings = Findings::new(read, counts, mask, &exptimes, &options.threshold);
     (findings.seen, findings.zone, findings.notes) = (seen, zone, notes);
     if let (Some(outcome), Some(path)) = (&mut findings.trial, &options.config) {
         outcome.path = text::plain(&path.display().to_string());

@@ -14,7 +14,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use crate::config::{Config, ConfigError};
-use crate::maillog::advise::tally::Verdicts;
+use crate::maillog::advise::counts::Verdicts;
 use crate::maillog::reading::Logs;
 use crate::maillog::text::plain;
 use crate::net::address::Address;

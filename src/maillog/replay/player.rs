@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::connection::Connection;
 use super::options::Speed;
-use crate::maillog::advise::census::MAX_CLIENTS;
-use crate::maillog::advise::tally::Verdicts;
+use crate::maillog::advise::clients::MAX_CLIENTS;
+use crate::maillog::advise::counts::Verdicts;
 use crate::maillog::request;
 use crate::maillog::sessions::{Seen, Session, SessionSink};
 use crate::maillog::text::printable;

@@ -2,15 +2,15 @@
 
 use serde_json::{Value, json};
 
+use super::super::counts::Grouping;
 use super::super::findings::{Candidate, Effect, Findings, Known, Length, Outcome};
-use super::super::tally::Grouping;
 use crate::maillog::sessions::Seen;
 use crate::maillog::text::{plain, time};
 
 /// All of it.
 pub fn object(findings: &Findings) -> Value {
     let stats = &findings.read.stats;
-    let span = findings.tally.span;
+    let span = findings.counts.span;
     let moment = |pick: fn((i64, i64)) -> i64| span.map(|span| time(pick(span), &findings.zone));
     json!({
         "logs": stats.logs.iter().map(|name| plain(name)).collect::<Vec<_>>(),
@@ -108,11 +108,11 @@ fn outcome(outcome: &Outcome) -> Value {
 
 /// What the page's plots are drawn from, beside `object`: everything for every threshold.
 pub fn plots(findings: &Findings) -> Value {
-    let timeline = &findings.tally.timeline;
+    let timeline = &findings.counts.timeline;
     let lengths = findings.lengths.iter().enumerate().map(|(at, length)| {
         let mut numbers: Vec<u64> = Vec::new();
-        for census in findings.tally.censuses(Grouping::Masked) {
-            let more = census.numbers(at);
+        for table in findings.counts.tables(Grouping::Masked) {
+            let more = table.numbers(at);
             numbers.resize(numbers.len().max(more.len()), 0);
             numbers.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
         }

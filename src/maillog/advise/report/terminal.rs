@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::census::MAX_CLIENTS;
+use super::super::clients::MAX_CLIENTS;
 use super::super::findings::{Candidate, Effect, Findings, Known, Length, Outcome};
 use super::plot::{Characters, area, distribution};
 use crate::config::units;
@@ -90,7 +90,7 @@ fn sessions(findings: &Findings) -> String {
     for note in &findings.notes {
         text += &format!("  {note}\n");
     }
-    let Some((first, last)) = findings.tally.span else {
+    let Some((first, last)) = findings.counts.span else {
         return text + "No session of a client was asked about: there is nothing to choose a number from.\n";
     };
     let (clients, senders) = findings.clients;
@@ -240,14 +240,14 @@ fn plots(findings: &Findings) -> String {
     let mut text = format!("\nClients by the most sessions they had within {exptime} (logarithmic)\n");
     text += &distribution(&length.peaks, threshold, characters);
     let threshold = threshold.unwrap_or(findings.candidates.first().map_or(10, |candidate| candidate.threshold));
-    let slots = findings.tally.timeline.refused(at, threshold);
-    let slot = units::words(Duration::from_millis(findings.tally.timeline.slot() as u64));
+    let slots = findings.counts.timeline.refused(at, threshold);
+    let slot = units::words(Duration::from_millis(findings.counts.timeline.slot() as u64));
     let [all, refused] = [0, 1].map(|which| -> Vec<u64> {
         slots.iter().map(|(all, refused)| if which == 0 { *all } else { *refused }).collect()
     });
     text += &format!("\nSessions per {slot}\n{}", area(&all, characters));
     text += &format!("\nRefusals per {slot} with threshold {threshold} in {exptime}\n{}", area(&refused, characters));
-    if let Some((first, last)) = findings.tally.span {
+    if let Some((first, last)) = findings.counts.span {
         let (first, last) = (time(first, &findings.zone), time(last, &findings.zone));
         text += &format!("{:>15}{first}{last:>width$}\n", "", width = 72_usize.saturating_sub(first.len()));
     }

@@ -6,35 +6,35 @@ use std::net::IpAddr;
 
 use jiff::tz::TimeZone;
 
-use super::census::{Census, MAX_CLIENTS, Mask};
+use super::clients::{ClientTable, MAX_CLIENTS, Mask};
 use super::judge::{Judge, Judgement};
 use super::timeline::Timeline;
 use crate::maillog::sessions::{Session, SessionSink};
 use crate::maillog::text::time;
 
 /// The sums of all candidates and, if there is one, of a configuration.
-pub struct Tally {
+pub struct Counts {
     /// Clients of the families whose mask leaves the whole address.
-    plain: Census,
+    plain: ClientTable,
     /// Clients of the others, masked.
-    masked: Census,
+    masked: ClientTable,
     /// The same clients by their whole addresses.
-    unmasked: Census,
+    unmasked: ClientTable,
     mask: Mask,
     /// Sessions over time.
     pub timeline: Timeline,
     /// The configuration at work.
-    pub trial: Option<Trial>,
+    pub trial: Option<ConfigTrial>,
     /// The first and the last moment something was asked, in milliseconds since the epoch.
     pub span: Option<(i64, i64)>,
 }
 
 /// A configuration and its verdicts.
-pub struct Trial {
+pub struct ConfigTrial {
     judge: Judge,
     /// Questions by action and reason: one for each session, and one for each further message of it.
     pub verdicts: HashMap<(String, String), u64>,
-    /// Clients that were refused, and how often; bounded like the clients of a census.
+    /// Clients that were refused, and how often; bounded like the clients of a table.
     pub refused: HashMap<IpAddr, u64>,
     /// Refusals of clients beyond that bound.
     pub unlisted: u64,
@@ -57,14 +57,14 @@ pub enum Grouping {
     Whole,
 }
 
-impl Tally {
+impl Counts {
     /// Nothing yet. `lengths` of windows are in seconds.
-    pub fn new(mask: Mask, lengths: &[u32], trial: Option<Trial>) -> Self {
-        let census = |mask| Census::new(mask, lengths, MAX_CLIENTS);
+    pub fn new(mask: Mask, lengths: &[u32], trial: Option<ConfigTrial>) -> Self {
+        let table = |mask| ClientTable::new(mask, lengths, MAX_CLIENTS);
         Self {
-            plain: census(mask),
-            masked: census(mask),
-            unmasked: census(Mask::NONE),
+            plain: table(mask),
+            masked: table(mask),
+            unmasked: table(Mask::NONE),
             mask,
             timeline: Timeline::new(lengths.len()),
             trial,
@@ -73,7 +73,7 @@ impl Tally {
     }
 
     /// The clients, in two parts that have none in common.
-    pub fn censuses(&self, grouping: Grouping) -> [&Census; 2] {
+    pub fn tables(&self, grouping: Grouping) -> [&ClientTable; 2] {
         match grouping {
             Grouping::Masked => [&self.plain, &self.masked],
             Grouping::Whole => [&self.plain, &self.unmasked],
@@ -88,7 +88,7 @@ impl Tally {
     }
 }
 
-impl SessionSink for Tally {
+impl SessionSink for Counts {
     fn asked(&mut self, session: &Session<'_>) {
         if let Some(trial) = &mut self.trial
             && trial.take(session).is_exempt
@@ -99,8 +99,8 @@ impl SessionSink for Tally {
         let (first, _) = *self.span.get_or_insert((time, time));
         self.span = Some((first, time));
         let is_masked = self.is_masked(client);
-        let census = if is_masked { &mut self.masked } else { &mut self.plain };
-        census.count(time, client, name, |length, number| self.timeline.count(time, length, number));
+        let table = if is_masked { &mut self.masked } else { &mut self.plain };
+        table.count(time, client, name, |length, number| self.timeline.count(time, length, number));
         if is_masked {
             self.unmasked.count(time, client, name, |_, _| {});
         }
@@ -122,7 +122,7 @@ impl SessionSink for Tally {
     }
 }
 
-impl Trial {
+impl ConfigTrial {
     /// A configuration that is to be tried.
     pub fn new(judge: Judge, output: Option<Verdicts>) -> Self {
         Self { judge, verdicts: HashMap::new(), refused: HashMap::new(), unlisted: 0, output }

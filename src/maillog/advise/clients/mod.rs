@@ -34,7 +34,7 @@ impl Mask {
 
 /// All clients under one mask.
 #[derive(Debug)]
-pub struct Census {
+pub struct ClientTable {
     mask: Mask,
     /// Lengths of windows in milliseconds.
     lengths: Vec<u64>,
@@ -77,7 +77,7 @@ struct Window {
     peak: u32,
 }
 
-impl Census {
+impl ClientTable {
     /// Nobody yet. `lengths` of windows are in seconds.
     pub fn new(mask: Mask, lengths: &[u32], max_clients: usize) -> Self {
         Self {
