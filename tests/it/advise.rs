@@ -69,8 +69,35 @@ fn candidates_are_counted_as_a_daemon_would_have_counted() {
             candidate["masked"]["refused_clients"].as_u64().unwrap(),
         )
     };
-    assert_eq!([refused(60, 1), refused(60, 2), refused(60, 3)], [(2, 1), (1, 1), (0, 0)]);
+    // A session of the whole second in which the window ends may be its fourth.
+    assert_eq!([refused(60, 1), refused(60, 2), refused(60, 3)], [(2, 1), (1, 1), (0, 1)]);
     assert_eq!([refused(600, 1), refused(600, 2), refused(600, 3)], [(3, 1), (2, 1), (1, 1)]);
+}
+
+#[test]
+fn a_sender_once_a_minute_needs_two_in_a_minute_where_stamps_are_whole_seconds() {
+    let report =
+        json(&["--exptime", "1m", "--mynetworks", "127.0.0.0/8"], &["tests/it/logs/whole_seconds.log".as_ref()]);
+    let best = &report["recommended"];
+    assert_eq!((&best["exptime"], &best["threshold"]), (&60.into(), &2.into()), "{report:#}");
+    assert_eq!(best["masked"]["refused_senders"], 0);
+    assert_eq!(report["lengths"][0]["senders"][0]["peak"], 2);
+}
+
+#[test]
+fn a_window_is_over_when_exptime_is_over() {
+    let dir = Dir::new();
+    let config = dir.write("connshaper.toml", "threshold = 1\nexptime = 60\n");
+    // The client comes again 60.08 s after it came first.
+    let options = ["--seen", "connect", "--mynetworks", "127.0.0.0/8", "--threshold", "1", "--exptime", "60", "-c"];
+    let options = [&options[..], &[text(&config)]].concat();
+    let report = json(&options, &["tests/it/logs/window_edge.log".as_ref()]);
+    let candidate = the(&report["candidates"], |it| it["threshold"] == 1);
+    assert_eq!(
+        (&candidate["masked"]["refused_sessions"], &candidate["masked"]["refused_clients"]),
+        (&0.into(), &0.into())
+    );
+    assert_eq!((&report["sums"]["asked"], &report["config"]["refused_questions"]), (&3.into(), &0.into()));
 }
 
 #[test]

@@ -8,11 +8,13 @@ use jiff::tz::TimeZone;
 
 use super::clients::{ClientTable, MAX_CLIENTS, Mask};
 use super::judge::{Judge, Judgement};
+use super::parts::Parts;
 use super::timeline::Timeline;
+use super::window::Moment;
 use crate::maillog::sessions::{Session, SessionSink};
 use crate::maillog::text::time;
 
-/// The sums of all candidates and, if there is one, of a configuration.
+/// What decides between the candidates and, if there is one, about a configuration.
 pub struct Counts {
     /// Clients of the families whose mask leaves the whole address.
     plain: ClientTable,
@@ -21,12 +23,16 @@ pub struct Counts {
     /// The same clients by their whole addresses.
     unmasked: ClientTable,
     mask: Mask,
+    /// The parts of the log on which a recommendation is tested.
+    pub parts: Parts,
     /// Sessions over time.
     pub timeline: Timeline,
     /// The configuration at work.
     pub trial: Option<ConfigTrial>,
-    /// The first and the last moment something was asked, in milliseconds since the epoch.
+    /// The first and the last time a client was asked about, in milliseconds since the epoch.
     pub span: Option<(i64, i64)>,
+    /// Whether a stamp had no fraction of a second.
+    pub has_whole_seconds: bool,
 }
 
 /// A configuration and its verdicts.
@@ -58,7 +64,7 @@ pub enum Grouping {
 }
 
 impl Counts {
-    /// Nothing yet. `lengths` of windows are in seconds.
+    /// `lengths` of windows are in seconds.
     pub fn new(mask: Mask, lengths: &[u32], trial: Option<ConfigTrial>) -> Self {
         let table = |mask| ClientTable::new(mask, lengths, MAX_CLIENTS);
         Self {
@@ -66,9 +72,11 @@ impl Counts {
             masked: table(mask),
             unmasked: table(Mask::NONE),
             mask,
+            parts: Parts::default(),
             timeline: Timeline::new(lengths.len()),
             trial,
             span: None,
+            has_whole_seconds: false,
         }
     }
 
@@ -78,6 +86,11 @@ impl Counts {
             Grouping::Masked => [&self.plain, &self.masked],
             Grouping::Whole => [&self.plain, &self.unmasked],
         }
+    }
+
+    fn part(&mut self, time: i64) -> usize {
+        let Self { plain, masked, unmasked, .. } = self;
+        self.parts.part(time, || [&mut *plain, masked, unmasked].into_iter().for_each(ClientTable::join_parts))
     }
 
     fn is_masked(&self, client: IpAddr) -> bool {
@@ -96,13 +109,16 @@ impl SessionSink for Counts {
             return;
         }
         let Session { time, client, name, .. } = *session;
-        let (first, _) = *self.span.get_or_insert((time, time));
-        self.span = Some((first, time));
+        let has_fraction = time.rem_euclid(1000) != 0;
+        self.has_whole_seconds |= !has_fraction;
+        let (first, last) = self.span.unwrap_or((time, time));
+        self.span = Some((first.min(time), last.max(time)));
+        let (moment, part) = (Moment::new(time, has_fraction), self.part(time));
         let is_masked = self.is_masked(client);
         let table = if is_masked { &mut self.masked } else { &mut self.plain };
-        table.count(time, client, name, |length, number| self.timeline.count(time, length, number));
+        table.count(moment, part, client, name, |length, number| self.timeline.count(time, length, number));
         if is_masked {
-            self.unmasked.count(time, client, name, |_, _| {});
+            self.unmasked.count(moment, part, client, name, |_, _| {});
         }
     }
 
@@ -113,11 +129,12 @@ impl SessionSink for Counts {
     }
 
     fn delivered(&mut self, client: IpAddr) {
+        let part = self.span.map_or(0, |(_, last)| self.part(last));
         if self.is_masked(client) {
-            self.masked.deliver(client);
-            self.unmasked.deliver(client);
+            self.masked.deliver(client, part);
+            self.unmasked.deliver(client, part);
         } else {
-            self.plain.deliver(client);
+            self.plain.deliver(client, part);
         }
     }
 }

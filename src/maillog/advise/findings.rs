@@ -220,7 +220,7 @@ fn choose(length: &Length, thresholds: &[u32]) -> Vec<u32> {
     let highest = length.peaks.keys().next_back().copied().unwrap_or(0);
     let grid = GRID.iter().copied().filter(|threshold| *threshold < highest.max(GRID[2]));
     let mut chosen: Vec<u32> = if thresholds.is_empty() { grid.collect() } else { thresholds.to_vec() };
-    chosen.extend(length.needed.map(|needed| needed.min(super::clients::HIGHEST as u32 - 1)));
+    chosen.extend(length.needed.map(|needed| needed.min(super::window::HIGHEST - 1)));
     chosen.sort_unstable();
     chosen.dedup();
     chosen

@@ -16,9 +16,11 @@ pub mod clients;
 pub mod findings;
 pub mod judge;
 pub mod options;
+pub mod parts;
 pub mod report;
 pub mod counts;
 pub mod timeline;
+pub mod window;
 
 use std::fmt::Display;
 use std::io::{self, Write};

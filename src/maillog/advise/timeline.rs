@@ -30,11 +30,11 @@ impl Timeline {
     /// Notes a session that has this number in the window of a length.
     pub fn count(&mut self, time: i64, length: usize, number: u32) {
         let start = *self.start.get_or_insert(time);
-        let mut at = ((time - start) / self.slot) as usize;
-        while at >= MAX_SLOTS {
+        let at = |slot: i64| ((time - start).max(0) / slot) as usize;
+        while at(self.slot) >= MAX_SLOTS {
             self.join();
-            at = ((time - start) / self.slot) as usize;
         }
+        let at = at(self.slot);
         if self.slots.len() <= at {
             self.slots.resize(at + 1, vec![0; self.lengths * self.levels.len()]);
         }

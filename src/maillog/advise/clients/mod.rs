@@ -1,29 +1,27 @@
 //! Every client, and how many sessions it had in each window of every length.
 //!
-//! Windows are the daemon's: the first session of a client begins one, it ends
-//! `exptime` later whatever happens in between, and the next session begins a
-//! new one. The number a session has in its window decides for all thresholds
-//! at once: with `threshold` it is refused when its number is greater. So one pass
-//! answers for every candidate, and keeps per client a window and the highest
-//! number for each length; nothing grows with the number of sessions.
+//! The number that a session has in its window decides for all thresholds at
+//! once: a threshold refuses it when the number is greater. So one pass over the
+//! log answers for every candidate. For each client and length a window and the
+//! highest number are kept; nothing grows with the number of sessions.
+//!
+//! To test a recommendation, the highest numbers are kept by part of the log,
+//! too (`parts`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use super::parts::{MAX_PARTS, PartPeaks};
+use super::window::{HIGHEST, Moment, Window};
 use crate::net::netblock::mask;
 
-/// Numbers from here on are one: no threshold is evaluated beyond.
-pub const HIGHEST: usize = 65_535;
-
-/// Of a million clients each holds some hundred bytes.
+/// The most clients that are kept, of some hundred bytes each.
 pub const MAX_CLIENTS: usize = 1_000_000;
 
-/// How many bits of an address count.
+/// How many bits of an address are counted together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Mask {
-    /// Of IPv4, at most 32.
     pub ipv4_prefix_length: u8,
-    /// Of IPv6, at most 128.
     pub ipv6_prefix_length: u8,
 }
 
@@ -47,8 +45,6 @@ pub struct ClientTable {
     numbers: Vec<Vec<u64>>,
     /// For each length: how many clients that are no longer kept had this as their highest number.
     forgotten: Vec<HashMap<u32, u64>>,
-    /// The first moment, from which the windows are measured.
-    epoch: Option<i64>,
 }
 
 /// What is known of a client.
@@ -56,29 +52,20 @@ pub struct ClientTable {
 pub struct Client {
     /// Its address, masked.
     pub address: IpAddr,
-    /// How many bits of it.
     pub prefix_length: u8,
-    /// Sessions it had.
+    /// The parts of the log in which it delivered mail, a bit for each.
+    pub delivered_parts: u8,
     pub sessions: u64,
     /// Messages of it that were delivered.
     pub delivered: u64,
     /// Its verified name, the last one it had; empty when it has none.
     pub name: Box<[u8]>,
-}
-
-/// A window of a client.
-#[derive(Clone, Copy, Debug, Default)]
-struct Window {
-    /// When it ends, in tenths of a second after the epoch; 0: there was none.
-    end: u32,
-    /// Sessions in it.
-    count: u32,
-    /// The most that were in any of its length.
-    peak: u32,
+    /// Its highest numbers by part. Absent while they are all 1.
+    pub parts: Option<Box<PartPeaks>>,
 }
 
 impl ClientTable {
-    /// Nobody yet. `lengths` of windows are in seconds.
+    /// `lengths` of windows are in seconds.
     pub fn new(mask: Mask, lengths: &[u32], max_clients: usize) -> Self {
         Self {
             mask,
@@ -89,14 +76,19 @@ impl ClientTable {
             windows: Vec::new(),
             numbers: vec![Vec::new(); lengths.len()],
             forgotten: vec![HashMap::new(); lengths.len()],
-            epoch: None,
         }
     }
 
-    /// Counts a session; shows its number in the window of each length.
-    pub fn count(&mut self, time: i64, client: IpAddr, name: &[u8], mut show: impl FnMut(usize, u32)) {
-        let now = (time - *self.epoch.get_or_insert(time)).max(0) as u64;
-        let at = self.find(client, now);
+    /// Counts a session in a part of the log; shows its number in the window of each length.
+    pub fn count(
+        &mut self,
+        moment: Moment,
+        part: usize,
+        client: IpAddr,
+        name: &[u8],
+        mut show: impl FnMut(usize, u32),
+    ) {
+        let at = self.find(client, moment.time);
         let known = &mut self.clients[at];
         known.sessions += 1;
         if !name.is_empty() && *known.name != *name {
@@ -105,32 +97,49 @@ impl ClientTable {
         let per_client = self.lengths.len();
         let windows = &mut self.windows[at * per_client..][..per_client];
         for (length, window) in windows.iter_mut().enumerate() {
-            let number = window.count(now, self.lengths[length]);
-            let place = (number as usize).min(HIGHEST);
+            let number = window.count(moment, self.lengths[length], 1);
+            let place = number.stamped as usize;
             let numbers = &mut self.numbers[length];
             if numbers.len() <= place {
                 numbers.resize(place + 1, 0);
             }
             numbers[place] += 1;
-            show(length, number);
+            if number.worst > 1 {
+                let parts = known.parts.get_or_insert_with(|| Box::new(PartPeaks::new(per_client)));
+                parts.note(part, length, number.worst);
+            }
+            show(length, number.stamped);
         }
     }
 
-    /// Notes that a client's message was delivered.
-    pub fn deliver(&mut self, client: IpAddr) {
+    /// Notes that a client's message was delivered, in this part of the log.
+    pub fn deliver(&mut self, client: IpAddr, part: usize) {
         let key = mask(client, self.mask.ipv4_prefix_length, self.mask.ipv6_prefix_length);
-        // One that is no longer kept never had many sessions in a window.
+        // A client that is no longer kept never had many sessions in a window.
         if let Some(at) = self.index.get(&key) {
-            self.clients[*at as usize].delivered += 1;
+            let client = &mut self.clients[*at as usize];
+            client.delivered += 1;
+            client.delivered_parts |= 1 << part;
         }
     }
 
-    /// Sessions that a threshold would have refused with windows of this length.
+    /// Joins the parts of the log in pairs.
+    pub fn join_parts(&mut self) {
+        for client in &mut self.clients {
+            let bit = |part: usize| u8::from(client.delivered_parts >> (2 * part) & 3 != 0) << part;
+            client.delivered_parts = (0..MAX_PARTS.div_ceil(2)).map(bit).sum();
+            if let Some(parts) = &mut client.parts {
+                parts.join();
+            }
+        }
+    }
+
+    /// Sessions that a threshold would have refused with windows of this length, as the stamps say.
     pub fn refused_sessions(&self, length: usize, threshold: u32) -> u64 {
         self.numbers[length].iter().skip(threshold as usize + 1).sum()
     }
 
-    /// Clients that a threshold would have refused at least once, and how many of them delivered mail.
+    /// Clients that a threshold may have refused at least once, and how many of them delivered mail.
     pub fn refused_clients(&self, length: usize, threshold: u32) -> (u64, u64) {
         let over = |(_, peak): &(&Client, u32)| *peak > threshold;
         let (mut all, mut delivering) = (0, 0);
@@ -144,11 +153,8 @@ impl ClientTable {
 
     /// Clients, each with the most sessions it had in a window of this length.
     pub fn peaks(&self, length: usize) -> impl Iterator<Item = (&Client, u32)> {
-        let per_client = self.lengths.len();
-        self.clients
-            .iter()
-            .zip(self.windows.chunks_exact(per_client))
-            .map(move |(client, windows)| (client, windows[length].peak))
+        let windows = self.windows.chunks_exact(self.lengths.len());
+        self.clients.iter().zip(windows).map(move |(client, windows)| (client, windows[length].peak()))
     }
 
     /// The client with this address.
@@ -157,17 +163,22 @@ impl ClientTable {
         self.index.get(&key).map(|at| &self.clients[*at as usize])
     }
 
+    /// The client with the most sessions.
+    pub fn busiest(&self) -> Option<&Client> {
+        self.clients.iter().max_by_key(|client| client.sessions)
+    }
+
     /// Clients that are no longer kept: their highest number, and how many had it.
     pub fn forgotten(&self, length: usize) -> impl Iterator<Item = (u32, u64)> {
         self.forgotten[length].iter().map(|(peak, clients)| (*peak, *clients))
     }
 
-    /// How many sessions had each number in their window, up to `HIGHEST`.
+    /// How many sessions had each number in their window, up to [`HIGHEST`].
     pub fn numbers(&self, length: usize) -> &[u64] {
         &self.numbers[length]
     }
 
-    /// Clients there were; one that came back after it was forgotten counts again.
+    /// All clients; one that came back after it was forgotten counts again.
     pub fn clients(&self) -> u64 {
         self.clients.len() as u64 + self.forgotten_clients()
     }
@@ -177,7 +188,7 @@ impl ClientTable {
         self.forgotten.first().map_or(0, |peaks| peaks.values().sum())
     }
 
-    fn find(&mut self, client: IpAddr, now: u64) -> usize {
+    fn find(&mut self, client: IpAddr, now: i64) -> usize {
         let key = mask(client, self.mask.ipv4_prefix_length, self.mask.ipv6_prefix_length);
         if let Some(at) = self.index.get(&key) {
             return *at as usize;
@@ -187,23 +198,25 @@ impl ClientTable {
         }
         let at = self.clients.len();
         let (address, prefix_length) = key;
-        self.clients.push(Client { address, prefix_length, sessions: 0, delivered: 0, name: Box::default() });
+        let (delivered_parts, name, parts) = (0, Box::default(), None);
+        self.clients.push(Client { address, prefix_length, delivered_parts, sessions: 0, delivered: 0, name, parts });
         self.windows.resize(self.windows.len() + self.lengths.len(), Window::default());
-        // The bound on clients is far below.
+        // The bound on clients is far below 2^32.
         self.index.insert(key, at as u32);
         at
     }
 
     /// Forgets a tenth of the clients or more: those that delivered nothing and had the fewest
     /// sessions in a window, and of these, as far as that suffices, those whose windows have ended.
-    fn make_room(&mut self, now: u64) {
+    fn make_room(&mut self, now: i64) {
         let wanted = self.max_clients / 10 + 1;
         let per_client = self.lengths.len();
         let mut worth: Vec<(bool, u32, bool, u32)> = (0_u32..)
             .zip(self.clients.iter().zip(self.windows.chunks_exact(per_client)))
             .map(|(at, (client, windows))| {
-                let peak = windows.iter().map(|window| window.peak).max().unwrap_or(0);
-                let is_running = windows.iter().any(|window| u64::from(window.end) > now / TENTH);
+                let peak = windows.iter().map(Window::peak).max().unwrap_or(0);
+                let mut running = windows.iter().zip(&self.lengths);
+                let is_running = running.any(|(window, length)| window.is_running(now, *length));
                 (client.delivered > 0, peak.next_power_of_two(), is_running, at)
             })
             .collect();
@@ -214,7 +227,7 @@ impl ClientTable {
             goes[*at as usize] = true;
             let windows = &self.windows[*at as usize * per_client..][..per_client];
             for (forgotten, window) in self.forgotten.iter_mut().zip(windows) {
-                *forgotten.entry(window.peak).or_default() += 1;
+                *forgotten.entry(window.peak()).or_default() += 1;
             }
         }
         let (clients, windows) = (std::mem::take(&mut self.clients), std::mem::take(&mut self.windows));
@@ -229,23 +242,7 @@ impl ClientTable {
     }
 }
 
-impl Window {
-    /// The number of a session in its window. Windows end as in the daemon's table, at a tenth of a
-    /// second, rounded up.
-    fn count(&mut self, now: u64, length: u64) -> u32 {
-        if u64::from(self.end) > now / TENTH {
-            self.count = self.count.saturating_add(1);
-        } else {
-            self.count = 1;
-            self.end = u32::try_from((now + length).div_ceil(TENTH)).unwrap_or(u32::MAX);
-        }
-        self.peak = self.peak.max(self.count);
-        self.count
-    }
-}
-
-/// Milliseconds in the unit of ends.
-const TENTH: u64 = 100;
+const _: () = assert!(HIGHEST == u16::MAX as u32);
 
 #[cfg(test)]
 mod tests;

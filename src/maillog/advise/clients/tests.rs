@@ -5,7 +5,8 @@ const DEFAULT: Mask = Mask { ipv4_prefix_length: 32, ipv6_prefix_length: 64 };
 fn table(mask: Mask, lengths: &[u32], hits: &[(i64, &str)]) -> ClientTable {
     let mut table = ClientTable::new(mask, lengths, MAX_CLIENTS);
     for (seconds, client) in hits {
-        table.count(1_700_000_000_000 + seconds * 1000, client.parse().unwrap(), b"", |_, _| {});
+        let moment = Moment::new(1_700_000_000_000 + seconds * 1000, true);
+        table.count(moment, 0, client.parse().unwrap(), b"", |_, _| {});
     }
     table
 }
@@ -30,8 +31,8 @@ fn addresses_of_one_network_are_one_client_under_its_mask() {
 #[test]
 fn who_delivered_mail_is_told_from_the_rest() {
     let mut table = table(DEFAULT, &[60], &[(0, "198.51.100.1"), (1, "198.51.100.1"), (2, "198.51.100.2")]);
-    table.deliver("198.51.100.1".parse().unwrap());
-    table.deliver("198.51.100.77".parse().unwrap());
+    table.deliver("198.51.100.1".parse().unwrap(), 0);
+    table.deliver("198.51.100.77".parse().unwrap(), 0);
     assert_eq!(table.refused_clients(0, 0), (2, 1));
     assert_eq!(table.refused_clients(0, 1), (1, 1));
 }
@@ -41,14 +42,14 @@ fn memory_is_bounded_and_no_busy_or_delivering_client_is_forgotten() {
     let mut table = ClientTable::new(DEFAULT, &[60], 100);
     let client = |number: u32| IpAddr::from(number.to_be_bytes());
     for number in 0..20_u32 {
-        table.count(0, client(1), b"busy", |_, _| {});
+        table.count(Moment::new(0, true), 0, client(1), b"busy", |_, _| {});
         if number == 0 {
-            table.count(0, client(2), b"mail", |_, _| {});
-            table.deliver(client(2));
+            table.count(Moment::new(0, true), 0, client(2), b"mail", |_, _| {});
+            table.deliver(client(2), 0);
         }
     }
     for number in 10..5_000 {
-        table.count(i64::from(number), client(number), b"", |_, _| {});
+        table.count(Moment::new(i64::from(number), true), 0, client(number), b"", |_, _| {});
         assert!(table.clients.len() <= 100);
     }
     assert_eq!(table.clients(), 4_992);
