@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 
 use connshaper::policy::per::KeyPart;
 use connshaper::policy::{CounterKind, Key, Limit};
-use connshaper::postfix::decoder::REQUEST_TIME;
 use connshaper::store::local::Table;
 
 use crate::support::{
@@ -79,13 +78,12 @@ fn slow_senders_and_those_who_do_not_read_keep_nobody_waiting() {
         .collect();
     let mut slow: Vec<_> = (0..200).map(|_| UnixStream::connect(&path).unwrap()).collect();
     let mut policy = Policy::connect(&endpoint);
-    let (start, mut longest, mut port) = (Instant::now(), Duration::ZERO, 0_u16);
-    for (second, byte) in (1..).zip(&question.as_bytes()[..3]) {
+    let (mut longest, mut ports) = (Duration::ZERO, 1..);
+    for byte in &question.as_bytes()[..10] {
         for stream in &mut slow {
             stream.write_all(&[*byte]).unwrap();
         }
-        while start.elapsed() < Duration::from_secs(second) {
-            port = port % 60_000 + 1;
+        for port in ports.by_ref().take(200) {
             let asked = Instant::now();
             assert_eq!(policy.connected("198.51.100.1", port), "DUNNO");
             longest = longest.max(asked.elapsed());
@@ -95,33 +93,11 @@ fn slow_senders_and_those_who_do_not_read_keep_nobody_waiting() {
     assert!(longest < Duration::from_secs(1), "{longest:?}");
     // The slow ones get their answer, when they have asked.
     let stream = &mut slow[0];
-    stream.write_all(&question.as_bytes()[3..]).unwrap();
+    stream.write_all(&question.as_bytes()[10..]).unwrap();
     stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
     let mut answer = [0; 14];
     stream.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"action=DUNNO\n\n");
-}
-
-#[test]
-fn whoever_sends_a_byte_a_second_is_hung_up_on_after_thirty() {
-    let dir = Dir::new();
-    let path = dir.join("policy");
-    let daemon = Daemon::start_at(format!("unix:{}", path.display()), "");
-    let mut stream = UnixStream::connect(&path).unwrap();
-    stream.set_nonblocking(true).unwrap();
-    let start = Instant::now();
-    let ended = std::iter::repeat(b"a").zip(0..).find(|(byte, second)| {
-        while start.elapsed() < Duration::from_secs(*second) {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let hung_up = matches!(stream.read(&mut [0]), Ok(0));
-        hung_up || stream.write_all(*byte).is_err()
-    });
-    let (_, seconds) = ended.expect("somebody who hangs up");
-    println!("a byte a second: hung up on in the {seconds}th second");
-    assert!((REQUEST_TIME.as_secs()..REQUEST_TIME.as_secs() + 3).contains(&seconds), "{seconds} s");
-    let line = daemon.lines().wait_for("BAD_REQUEST");
-    assert!(line.contains("peer=unix"), "{line}");
 }
 
 /// Counts clients in a table as the daemon does.

@@ -6,6 +6,7 @@ mod advise;
 mod advise_page;
 mod bans;
 mod config;
+mod connection;
 mod consequences;
 mod control;
 mod doctor;
