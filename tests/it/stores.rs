@@ -42,13 +42,21 @@ impl Site {
     }
 }
 
-/// Runs a test on every store, each with a name for the message of a failure.
-fn on_every_store(test: impl Fn(&str, &Site)) {
-    test("memory", &Site::memory());
-    test("memcached", &Site::memcached(vec![Memcached::start()]));
-    test("memcached on a unix socket", &Site::memcached(vec![Memcached::start_on_unix_socket()]));
-    test("three memcached", &Site::memcached((0..3).map(|_| Memcached::start()).collect()));
-    test("memcached behind a proxy without meta commands", &Site::proxied());
+/// Runs a test on every store at once, each with a name for the message of a failure.
+fn on_every_store(test: impl Fn(&str, &Site) + Sync) {
+    let sites: [(&str, fn() -> Site); 5] = [
+        ("memory", Site::memory),
+        ("memcached", || Site::memcached(vec![Memcached::start()])),
+        ("memcached on a unix socket", || Site::memcached(vec![Memcached::start_on_unix_socket()])),
+        ("three memcached", || Site::memcached((0..3).map(|_| Memcached::start()).collect())),
+        ("memcached behind a proxy without meta commands", Site::proxied),
+    ];
+    thread::scope(|scope| {
+        for (store, site) in sites {
+            let test = &test;
+            scope.spawn(move || test(store, &site()));
+        }
+    });
 }
 
 const PASS: &str = "DUNNO";
