@@ -266,7 +266,7 @@ fn what_is_not_said_on_the_command_line_is_asked_of_postfix() {
     let dir = Dir::new();
     let log = dir.write("mail.log", &sessions(&[(0, "a"), (1, "b"), (2, "b")]));
     fs::create_dir(dir.join("etc")).unwrap();
-    dir.write("etc/main.cf", "smtpd_delay_reject = no\nmynetworks = 198.51.100.97 hash:/etc/nets\n");
+    dir.write_main_cf("etc/main.cf", "smtpd_delay_reject = no\nmynetworks = 198.51.100.97 hash:/etc/nets\n");
     let report = |service: &str| -> Value {
         dir.write("etc/master.cf", service);
         let mut command = command();

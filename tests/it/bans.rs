@@ -10,7 +10,7 @@ use connshaper::policy::limit::Ban;
 use connshaper::policy::per::KeyPart;
 use connshaper::policy::{CounterKind, Limit};
 
-use crate::support::{Host, Site, eventually, on_every_store};
+use crate::support::{Host, Site, eventually, on_each, on_every_store};
 
 fn client() -> KeyPart {
     KeyPart::client([198, 51, 100, 1].into(), 32, 64)
@@ -128,9 +128,9 @@ async fn violations_and_bans_are_forgotten_some_time_after_the_last() {
     assert_eq!(host.lines("BANNED").len(), 4, "each violation keeps those before it");
 }
 
-#[tokio::test]
-async fn memcached_forgets_bans_by_itself() {
-    for site in [Site::one_memcached(), Site::proxied()] {
+#[test]
+fn memcached_forgets_bans_by_itself() {
+    on_each([Site::one_memcached, Site::proxied], async |site: &Site| {
         let (host, limit) = (site.host(), Limit { forget_after: 1, ..limit() });
         let limit = Limit { ban: Some(Ban { time: 1, threshold: 1, max: 60 }), ..limit };
         violate(&host, &limit, 1, at(0)).await;
@@ -140,12 +140,12 @@ async fn memcached_forgets_bans_by_itself() {
         violate(&host, &limit, 1, at(0)).await;
         let line = "BANNED key=198.51.100.1 limit=connections seconds=1 repetition=1";
         assert_eq!(host.lines("BANNED"), [line; 2], "on {}", site.name);
-    }
+    });
 }
 
-#[tokio::test]
-async fn every_violation_renews_what_is_remembered_also_when_the_number_gains_a_digit() {
-    for site in [Site::one_memcached(), Site::proxied()] {
+#[test]
+fn every_violation_renews_what_is_remembered_also_when_the_number_gains_a_digit() {
+    on_each([Site::one_memcached, Site::proxied], async |site: &Site| {
         let (host, limit) = (site.host(), limit());
         let limit = Limit { ban: Some(Ban { time: 60, threshold: 100, max: 60 }), ..limit };
         violate(&host, &limit, 9, at(0)).await;
@@ -154,7 +154,7 @@ async fn every_violation_renews_what_is_remembered_also_when_the_number_gains_a_
         violate(&host, &limit, 1, at(0)).await;
         assert_eq!(site.value("c:198.51.100.1!violations").as_deref(), Some("10"));
         assert!(left() > 598, "{} s on {}", left(), site.name);
-    }
+    });
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::support::{self, Daemon, Dir, Memcached, Policy, Port, Postfix, comman
 
 /// What doctor says of a main.cf, with its exit code.
 fn examined(main_cf: &str, config: &str, dir: &Dir) -> (Vec<String>, i32) {
-    dir.write("main.cf", &format!("compatibility_level = 3.6\nmail_owner = postfix\n{main_cf}\n"));
+    dir.write_main_cf("main.cf", &format!("compatibility_level = 3.6\nmail_owner = postfix\n{main_cf}\n"));
     dir.write("master.cf", "smtp inet n - n - - smtpd\n");
     let config = dir.write("doctor.toml", config);
     let mut doctor = command();

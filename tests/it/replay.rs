@@ -122,7 +122,7 @@ fn without_a_daemon_there_is_nothing_to_replay_to() {
     let dir = Dir::new();
     let log = dir.write("mail.log", "Nov 21 09:00:00 mx postfix/smtpd[1]: connect from a[198.51.100.1]\n");
     let nobody = format!("unix:{}", dir.join("nobody").display());
-    let output = command().args(["replay", "--to", &nobody]).arg(&log).output().unwrap();
+    let output = output("replay", &["--to", &nobody], &log);
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(69), "{said}");
     assert!(said.contains(&format!("{nobody}: No such file")), "{said}");
@@ -138,18 +138,23 @@ fn a_daemon_that_goes_away_ends_the_replay() {
     let log = dir.write("mail.log", &[0, 3, 6, 9].map(line).concat());
     let endpoint = daemon.endpoint().to_owned();
     let output = thread::scope(|scope| {
-        let replay =
-            scope.spawn(|| command().args(["replay", "--to", &endpoint, "--seen", "rcpt"]).arg(&log).output().unwrap());
+        let replay = scope.spawn(|| output("replay", &["--to", &endpoint], &log));
         daemon.stop();
         replay.join().unwrap()
     });
     assert_eq!(output.status.code(), Some(69), "{output:?}");
 }
 
+/// Runs a command that must succeed.
 fn run(name: &str, options: &[&str], log: &Path) -> Output {
-    let mut command = command();
-    command.args([name, "--seen", "rcpt", "--timezone", "UTC", "--mynetworks", traffic::MYNETWORKS]);
-    let output = command.args(options).arg(log).output().unwrap();
+    let output = output(name, options, log);
     assert!(output.status.success(), "{name}: {output:?}");
     output
+}
+
+/// Runs a command that need not ask postconf about anything.
+fn output(name: &str, options: &[&str], log: &Path) -> Output {
+    let mut command = command();
+    command.args([name, "--seen", "rcpt", "--timezone", "UTC", "--mynetworks", traffic::MYNETWORKS]);
+    command.args(options).arg(log).output().unwrap()
 }

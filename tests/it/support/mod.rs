@@ -41,7 +41,7 @@ pub use process::Process;
 pub use proxy::Proxy;
 pub use relay::Relay;
 pub use simulation::{Simulation, at};
-pub use site::{Host, Site, eventually, on_every_store};
+pub use site::{Host, Site, eventually, on_each, on_every_store};
 pub use smtp::{Reply, Smtp};
 
 use std::fmt::Display;

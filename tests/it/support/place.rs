@@ -1,11 +1,12 @@
 //! Where a part lives: a directory, a port, and the way to it.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use socket2::{Domain, Socket, Type};
 use tempfile::TempDir;
@@ -39,6 +40,12 @@ impl Dir {
         let path = self.join(name);
         fs::write(&path, text).unwrap();
         path
+    }
+
+    /// Writes a main.cf that seems to be old: Postfix waits until the file is two seconds old before it reads it.
+    pub fn write_main_cf(&self, name: &str, text: &str) {
+        let path = self.write(name, text);
+        File::options().write(true).open(path).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
     }
 }
 

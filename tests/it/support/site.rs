@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::sync::Arc;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use connshaper::config::{Config, OnStoreFailure, StoreConfig};
@@ -48,14 +49,34 @@ pub async fn eventually<T>(what: impl Display, mut probe: impl FnMut() -> Option
     }
 }
 
-/// Runs a test on every store.
-pub fn on_every_store(test: impl AsyncFn(&Site)) {
-    let sites = [Site::memory, Site::one_memcached, Site::three_memcached, Site::proxied];
-    for site in sites {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        let site = site();
-        eprintln!("on {}:", site.name);
-        runtime.block_on(test(&site));
+/// Runs a test on every store, at once.
+pub fn on_every_store(test: impl AsyncFn(&Site) + Sync) {
+    on_each([Site::memory, Site::one_memcached, Site::three_memcached, Site::proxied], test);
+}
+
+/// Runs a test on each of these stores, at once.
+pub fn on_each<const N: usize>(sites: [fn() -> Site; N], test: impl AsyncFn(&Site) + Sync) {
+    thread::scope(|scope| {
+        for site in sites {
+            let test = &test;
+            scope.spawn(move || {
+                let site = site();
+                let _name = NameIfPanicking(site.name);
+                let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+                runtime.block_on(test(&site));
+            });
+        }
+    });
+}
+
+/// Says on which store a test failed.
+struct NameIfPanicking(&'static str);
+
+impl Drop for NameIfPanicking {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            eprintln!("This was on {}.", self.0);
+        }
     }
 }
 
