@@ -178,10 +178,10 @@ impl Prometheus {
         let (dir, port) = (Dir::new(), Port::new());
         // Of the rules as they are shipped, only the patience is shortened.
         let rules =
-            fs::read_to_string(contrib("prometheus/connshaper.rules.yml")).unwrap().replace("for: 1m", "for: 1s");
+            fs::read_to_string(contrib("prometheus/connshaper.rules.yml")).unwrap().replace("for: 1m", "for: 200ms");
         dir.write("rules.yml", &rules);
         let config = format!(
-            "global: {{ scrape_interval: 1s, evaluation_interval: 1s }}\nrule_files: [rules.yml]\n\
+            "global: {{ scrape_interval: 200ms, evaluation_interval: 200ms }}\nrule_files: [rules.yml]\n\
              scrape_configs:\n  - job_name: connshaper\n    static_configs: [{{ targets: [\"{}\"] }}]\n",
             host.port.address()
         );

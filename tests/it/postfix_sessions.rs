@@ -2,11 +2,22 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
+use std::thread;
 
 use crate::support::{Daemon, Memcached, PATIENCE, Port, Postfix, Relay, Smtp};
 
 /// Both ways Postfix can ask: at each recipient, or when the client connects.
 const DELAY_REJECT: [&str; 2] = ["yes", "no"];
+
+/// Runs a test with both values of smtpd_delay_reject at once.
+fn with_and_without_delay_reject(test: impl Fn(&str) + Sync) {
+    thread::scope(|scope| {
+        for delay_reject in DELAY_REJECT {
+            let test = &test;
+            scope.spawn(move || test(delay_reject));
+        }
+    });
+}
 
 /// A Postfix and a connshaper that counts in a memcached.
 struct Site {
@@ -133,7 +144,7 @@ fn a_source_port_used_again_is_a_new_session() {
 
 #[test]
 fn a_question_asked_again_after_its_answer_was_lost_counts_once() {
-    for delay_reject in DELAY_REJECT {
+    with_and_without_delay_reject(|delay_reject| {
         let (store, daemon) = counting();
         let relay = Relay::losing_first_answers(daemon.endpoint());
         let postfix = Postfix::start(&format!(
@@ -144,12 +155,12 @@ fn a_question_asked_again_after_its_answer_was_lost_counts_once() {
         smtp.ehlo().expect(250);
         smtp.deliver(2);
         assert_eq!(count(&store, "127.0.0.2"), 1, "smtpd_delay_reject = {delay_reject}");
-    }
+    });
 }
 
 #[test]
 fn a_question_asked_again_while_the_store_is_slow_counts_once() {
-    for delay_reject in DELAY_REJECT {
+    with_and_without_delay_reject(|delay_reject| {
         let (store, daemon) = counting();
         let relay = Relay::to(daemon.endpoint());
         let postfix = Postfix::start(&format!(
@@ -157,7 +168,7 @@ fn a_question_asked_again_while_the_store_is_slow_counts_once() {
             relay.endpoint()
         ));
         store.freeze();
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(|| {
                 let mut smtp = postfix.client("127.0.0.2");
                 smtp.ehlo().expect(250);
@@ -168,7 +179,7 @@ fn a_question_asked_again_while_the_store_is_slow_counts_once() {
             store.thaw();
         });
         assert_eq!(count(&store, "127.0.0.2"), 1, "smtpd_delay_reject = {delay_reject}");
-    }
+    });
 }
 
 #[test]
