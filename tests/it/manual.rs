@@ -231,7 +231,7 @@ fn long_options(help: &str) -> BTreeSet<String> {
     lines.filter_map(|line| line.split_once("--")).map(|(_, option)| word(option).to_owned()).collect()
 }
 
-/// The keywords of log lines in the source: they follow the severity, or the line is made without the log.
+/// The keywords of log lines in the source: each follows a severity, the log, or `Line::new(`.
 fn keywords(place: &Path) -> BTreeSet<String> {
     if place.is_dir() {
         return fs::read_dir(place).unwrap().flat_map(|entry| keywords(&entry.unwrap().path())).collect();
@@ -243,8 +243,8 @@ fn keywords(place: &Path) -> BTreeSet<String> {
         let rest = text.trim_start_matches(char::is_alphanumeric).strip_prefix(',')?;
         rest.trim_start().strip_prefix('"')?.split('"').next()
     });
-    let made = code.split("Line::new(\"").skip(1).filter_map(|rest| rest.split('"').next());
-    words.chain(made).filter(|word| is_keyword(word)).map(str::to_owned).collect()
+    let after = |text| code.split(text).skip(1).filter_map(|rest| rest.split('"').next());
+    words.chain(after("log, \"")).chain(after("Line::new(\"")).filter(|word| is_keyword(word)).map(str::to_owned).collect()
 }
 
 fn is_keyword(word: &str) -> bool {
