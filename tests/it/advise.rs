@@ -58,7 +58,7 @@ fn senders(log: &Path) -> u64 {
 }
 
 #[test]
-fn candidates_are_counted_as_a_daemon_would_have_counted() {
+fn candidates_are_counted_as_the_daemon_counts() {
     let dir = Dir::new();
     let log = dir.write("mail.log", &sessions(&[(0, "a"), (10, "a"), (59, "a"), (60, "a"), (61, "b")]));
     let report = json(&["--threshold", "1,2,3", "--exptime", "60,10m"], &[&log]);
@@ -123,7 +123,7 @@ fn a_configuration_judges_as_the_candidate_with_its_numbers() {
 }
 
 #[test]
-fn a_limit_on_messages_sees_every_message_of_a_session() {
+fn a_limit_on_messages_counts_every_message_of_a_session() {
     let dir = Dir::new();
     let client = "a.example.net[198.51.100.7]";
     let mut log = String::new();
@@ -154,7 +154,7 @@ fn a_limit_on_messages_sees_every_message_of_a_session() {
 }
 
 #[test]
-fn rotated_logs_in_any_order_and_compression_are_one_log() {
+fn rotated_logs_in_any_order_and_compression_are_read_as_one() {
     let dir = Dir::new();
     let whole = dir.join("whole");
     traffic::write(&mut fs::File::create(&whole).unwrap(), 20_000, 5).unwrap();
@@ -186,7 +186,7 @@ fn rotated_logs_in_any_order_and_compression_are_one_log() {
 }
 
 #[test]
-fn logs_of_two_hosts_that_cover_the_same_time_are_read_side_by_side() {
+fn logs_of_two_hosts_of_the_same_time_are_merged_by_time() {
     let dir = Dir::new();
     let a = dir.write("a", &sessions(&[(0, "a"), (100, "a"), (200, "a")]));
     let b = dir.write("b", &sessions(&[(20, "a"), (30, "a"), (210, "a")]).replace(" mx ", " mx2 "));
@@ -196,7 +196,7 @@ fn logs_of_two_hosts_that_cover_the_same_time_are_read_side_by_side() {
 }
 
 #[test]
-fn standard_input_is_a_log_and_every_format_says_the_same() {
+fn standard_input_is_read_and_every_log_format_gives_the_same_report() {
     let seconds = [0, 5, 70, 71, 72];
     let said = |second: i64, line: &str| {
         let (minute, second) = (second / 60, second % 60);
@@ -262,7 +262,7 @@ fn a_log_of_a_real_postfix_is_understood() {
 }
 
 #[test]
-fn what_is_not_said_on_the_command_line_is_asked_of_postfix() {
+fn options_not_given_are_read_from_postconf() {
     let dir = Dir::new();
     let log = dir.write("mail.log", &sessions(&[(0, "a"), (1, "b"), (2, "b")]));
     fs::create_dir(dir.join("etc")).unwrap();
@@ -284,7 +284,7 @@ fn what_is_not_said_on_the_command_line_is_asked_of_postfix() {
 }
 
 #[test]
-fn what_a_stranger_wrote_reaches_neither_the_terminal_nor_the_page_as_it_is() {
+fn control_characters_and_markup_from_a_log_are_escaped_in_text_and_page() {
     let dir = Dir::new();
     let mut log = sessions(&[(0, "evil</script><b>\x1b]0;x\x07"), (1, "evil</script><b>\x1b]0;x\x07")]);
     log += "Nov 21 09:00:09 mx postfix/smtpd[1]: connect from \x1b]0;x\x07[198.51.100.9]\n\x1b[31m\n";
@@ -298,7 +298,7 @@ fn what_a_stranger_wrote_reaches_neither_the_terminal_nor_the_page_as_it_is() {
 }
 
 #[test]
-fn the_table_is_comma_separated_numbers() {
+fn csv_output_has_one_line_per_candidate() {
     let dir = Dir::new();
     let log = dir.write("mail.log", &sessions(&[(0, "a"), (1, "a"), (2, "b")]));
     let output = advise(&["--csv", "--threshold", "1,7", "--exptime", "1m"], &[&log], b"");
@@ -319,7 +319,7 @@ fn the_table_is_comma_separated_numbers() {
 }
 
 #[test]
-fn wrong_input_says_what_is_wrong_and_exits_as_sysexits_has_it() {
+fn wrong_input_is_explained_and_sets_a_sysexits_code() {
     let dir = Dir::new();
     let log = dir.write("mail.log", &sessions(&[(0, "a")]));
     let config = dir.write("wrong.toml", "treshold = 3\n");
@@ -344,7 +344,7 @@ fn wrong_input_says_what_is_wrong_and_exits_as_sysexits_has_it() {
 }
 
 #[test]
-fn a_log_that_ends_in_the_middle_of_its_compression_is_told_and_used() {
+fn a_truncated_compressed_log_is_reported_and_its_beginning_used() {
     let dir = Dir::new();
     let plain = dir.write("mail.log", &sessions(&(0..2_000).map(|n| (n, "a")).collect::<Vec<_>>()));
     let packed = Command::new("gzip").arg("-c").arg(&plain).output().unwrap().stdout;

@@ -45,7 +45,7 @@ note("outside", performance.getEntriesByType("resource").length);
 </script>"#;
 
 #[test]
-fn the_page_answers_to_its_reader() {
+fn the_page_responds_to_input() {
     let dir = Dir::new();
     let page = page(&dir);
     let source = fs::read_to_string(&page).unwrap();
@@ -78,7 +78,7 @@ fn the_page_answers_to_its_reader() {
 }
 
 #[test]
-fn the_page_has_a_light_and_a_dark_face() {
+fn the_page_has_a_light_and_a_dark_theme() {
     let dir = Dir::new();
     let page = page(&dir);
     let shot = |scheme: &str| {

@@ -35,7 +35,7 @@ async fn violate(host: &Host, limit: &Limit, times: u32, now: Now) {
 }
 
 #[test]
-fn a_ban_begins_with_its_number_of_violations() {
+fn a_ban_begins_at_ban_threshold_violations() {
     on_every_store(async |site: &Site| {
         let (host, limit) = (site.host(), limit());
         violate(&host, &limit, 1, at(0)).await;
@@ -53,7 +53,7 @@ fn a_ban_begins_with_its_number_of_violations() {
 }
 
 #[test]
-fn of_many_that_go_over_at_once_on_two_hosts_one_bans() {
+fn simultaneous_violations_on_two_hosts_start_one_ban() {
     on_every_store(async |site: &Site| {
         let hosts = match site.is_shared() {
             true => vec![site.host(), site.host()],
@@ -78,7 +78,7 @@ fn of_many_that_go_over_at_once_on_two_hosts_one_bans() {
 }
 
 #[test]
-fn bans_double_up_to_their_longest_and_each_host_sees_their_number() {
+fn bans_double_up_to_ban_max_and_hosts_share_their_number() {
     on_every_store(async |site: &Site| {
         let (host, limit) = (site.host(), limit());
         let mut now = 0;
@@ -107,7 +107,7 @@ fn bans_double_up_to_their_longest_and_each_host_sees_their_number() {
 }
 
 #[tokio::test]
-async fn violations_and_bans_are_forgotten_some_time_after_the_last() {
+async fn violations_and_bans_are_forgotten_after_forget_after() {
     let site = Site::memory();
     let (host, limit) = (site.host(), limit());
     violate(&host, &limit, 1, at(0)).await;
@@ -129,7 +129,7 @@ async fn violations_and_bans_are_forgotten_some_time_after_the_last() {
 }
 
 #[test]
-fn memcached_forgets_bans_by_itself() {
+fn ban_keys_expire_in_memcached() {
     on_each([Site::one_memcached, Site::proxied], async |site: &Site| {
         let (host, limit) = (site.host(), Limit { forget_after: 1, ..limit() });
         let limit = Limit { ban: Some(Ban { time: 1, threshold: 1, max: 60 }), ..limit };
@@ -144,7 +144,7 @@ fn memcached_forgets_bans_by_itself() {
 }
 
 #[test]
-fn every_violation_renews_what_is_remembered_also_when_the_number_gains_a_digit() {
+fn every_violation_renews_the_expiry_even_when_the_number_gains_a_digit() {
     on_each([Site::one_memcached, Site::proxied], async |site: &Site| {
         let (host, limit) = (site.host(), limit());
         let limit = Limit { ban: Some(Ban { time: 60, threshold: 100, max: 60 }), ..limit };
@@ -182,7 +182,7 @@ fn a_ban_may_be_longer_than_thirty_days() {
 }
 
 #[test]
-fn a_limit_that_is_only_logged_says_whom_it_would_ban() {
+fn a_log_only_limit_logs_would_ban() {
     on_every_store(async |site: &Site| {
         let (host, limit) = (site.host(), Limit { log_only: true, ..limit() });
         violate(&host, &limit, 2, at(0)).await;
@@ -194,7 +194,7 @@ fn a_limit_that_is_only_logged_says_whom_it_would_ban() {
 }
 
 #[test]
-fn a_limit_without_bans_remembers_violations_alone() {
+fn a_limit_without_bans_stores_violations_only() {
     on_every_store(async |site: &Site| {
         let (host, limit) = (site.host(), Limit { ban: None, ..limit() });
         violate(&host, &limit, 5, at(0)).await;
@@ -205,7 +205,7 @@ fn a_limit_without_bans_remembers_violations_alone() {
 }
 
 #[tokio::test]
-async fn who_goes_over_while_memcached_is_away_is_banned_here() {
+async fn a_violation_while_memcached_is_down_starts_a_local_ban() {
     let mut site = Site::one_memcached();
     let (host, limit) = (site.host_with(OnStoreFailure::Local, Duration::from_secs(1)), limit());
     host.hit(&limit, &client(), 1, at(0)).await;

@@ -44,7 +44,7 @@ fn an_empty_file_is_the_defaults() {
 }
 
 #[test]
-fn every_key_has_its_say() {
+fn every_key_of_the_configuration_takes_effect() {
     let config = right(
         r#"
         exptime = "1h30m"
@@ -103,7 +103,7 @@ fn every_key_has_its_say() {
 }
 
 #[test]
-fn what_makes_no_sense_is_warned_of() {
+fn valid_but_pointless_settings_are_warned_of() {
     let cases = [
         (
             "memcached_port = 11212",
@@ -140,14 +140,14 @@ fn what_makes_no_sense_is_warned_of() {
 }
 
 #[test]
-fn counts_are_kept_over_a_restart_where_a_file_is_named() {
+fn state_file_turns_on_saving_of_counts() {
     assert_eq!(right("").state.file, None);
     let state = right("state_file = \"/var/lib/connshaper/state\"\nstate_interval = 0").state;
     assert_eq!((state.file, state.interval), (Some("/var/lib/connshaper/state".into()), Duration::ZERO));
 }
 
 #[test]
-fn a_setting_knows_its_line() {
+fn every_setting_has_its_line_number() {
     let config = right("# the limit\nthreshold = 3\nwhitelist = [\"192.0.2.1/24\"]\n");
     let report = check::report(&config, connshaper::observe::terminal::Paint(false));
     let row = |key: &str| {
@@ -161,7 +161,7 @@ fn a_setting_knows_its_line() {
 }
 
 #[test]
-fn the_limit_in_force_is_said_in_a_sentence() {
+fn check_describes_the_limit_in_a_sentence() {
     let limit = |text: &str| {
         let object = check::object(&parse(text));
         object["summary"][0].as_str().unwrap().to_owned()
@@ -179,7 +179,7 @@ fn the_limit_in_force_is_said_in_a_sentence() {
 }
 
 #[test]
-fn check_says_the_same_to_programs() {
+fn check_json_has_the_same_settings() {
     let object = check::object(&parse("threshold = 3\nmemcached_port = 3\n"));
     assert_eq!(object["ok"], true);
     assert_eq!(object["form"], "toml");
@@ -198,7 +198,7 @@ fn check_says_the_same_to_programs() {
 // Modes of running.
 
 #[test]
-fn inetd_mode_needs_a_store_that_can_be_shared() {
+fn inetd_mode_requires_a_shared_store() {
     let inetd = |text: &str| right(text).for_inetd();
     assert!(inetd("").unwrap_err().contains("set memcached_server"));
     let local = "memcached_server = \"mc\"\non_store_failure = \"local\"";
@@ -221,7 +221,7 @@ whitelist 192.168.1., 192.168.2., 10.0.0
 ";
 
 #[test]
-fn the_original_documentation_s_example_keeps_the_original_s_ways() {
+fn the_original_documentations_example_keeps_its_meaning() {
     let config = right(DOCUMENTED);
     assert_eq!(config.form, Form::ConnectionShaper);
     assert_eq!(config.top().exptime, 60);
@@ -236,7 +236,7 @@ fn the_original_documentation_s_example_keeps_the_original_s_ways() {
 }
 
 #[test]
-fn nothing_or_zero_is_the_original_s_default() {
+fn in_the_original_form_an_empty_or_zero_value_is_the_default() {
     for text in ["exptime 0\n", "exptime\nthreshold  \n", "threshold 0 \r\nmemcached_server 0\n"] {
         let config = right(text);
         assert_eq!(config.form, Form::ConnectionShaper, "{text:?}");
@@ -247,7 +247,7 @@ fn nothing_or_zero_is_the_original_s_default() {
 }
 
 #[test]
-fn the_content_tells_the_form() {
+fn the_form_of_a_file_is_recognised_by_its_content() {
     let original = ["exptime 60", "# x = 1\n\n\tthreshold\t5", "colour blue", "whitelist"];
     let toml = ["exptime = 60", "exptime=60", "", "# exptime 60", "threshold=  1 # exptime 60"];
     for text in original {
@@ -259,7 +259,7 @@ fn the_content_tells_the_form() {
 }
 
 #[test]
-fn the_original_s_form_warns_of_what_it_ignored_or_never_meant() {
+fn the_original_form_warns_of_ignored_and_reinterpreted_settings() {
     let text = "threshold 5\nthreshold 6\ncolour blue\nlisten inet:127.0.0.1:1\n\
                 whitelist 10.0.0.0/8, , 10.1.\nexptime 2592001\n";
     let seen = [
@@ -277,7 +277,7 @@ fn the_original_s_form_warns_of_what_it_ignored_or_never_meant() {
 }
 
 #[test]
-fn a_comment_in_latin_1_does_not_matter_to_the_original_s_form() {
+fn the_original_form_accepts_latin_1_in_comments() {
     let text = b"# gr\xfc\xdfe\nthreshold 5\n";
     let config = Config::parse(Path::new("connection_shaper"), text).unwrap();
     assert_eq!(config.top().threshold, 5);
@@ -316,7 +316,7 @@ fn only_a_file_of_the_original_is_converted() {
 // Files.
 
 #[test]
-fn a_named_file_must_exist_and_the_default_one_need_not() {
+fn a_file_given_by_option_must_exist_but_the_default_file_need_not() {
     let absent = Path::new("/nonexistent/connshaper.toml");
     assert_eq!(Config::load_if_there(absent).unwrap(), Config::default());
     let error = Config::load(Some(absent)).unwrap_err();
@@ -325,7 +325,7 @@ fn a_named_file_must_exist_and_the_default_one_need_not() {
 }
 
 #[test]
-fn a_directory_or_a_huge_file_is_no_configuration() {
+fn a_directory_or_a_huge_file_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let error = Config::load(Some(directory.path())).unwrap_err();
     assert!(error.to_string().contains("name the file in it"), "{error}");
@@ -336,7 +336,7 @@ fn a_directory_or_a_huge_file_is_no_configuration() {
 }
 
 #[test]
-fn depth_and_number_of_mistakes_are_bounded() {
+fn nesting_depth_and_reported_mistakes_are_bounded() {
     let deep = [
         "[".repeat(100_000),
         format!("x = {}", "[".repeat(100_000)),
@@ -353,7 +353,7 @@ fn depth_and_number_of_mistakes_are_bounded() {
 }
 
 #[test]
-fn a_summary_fits_one_line_of_a_log() {
+fn an_error_summary_fits_on_one_log_line() {
     let error = parse("limitt = 3\nthreshold = 0\n").unwrap_err();
     assert_eq!(error.summary(), "connshaper.toml:1:1: unknown key `limitt` (and 1 more)");
 }
@@ -361,7 +361,7 @@ fn a_summary_fits_one_line_of_a_log() {
 /// Each file of tests/bad-config has the message it must get beside it, as
 /// NAME.txt. With BLESS set, writes them instead; read the difference then.
 #[test]
-fn every_bad_file_gets_its_message() {
+fn every_bad_file_gets_the_expected_message() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-config");
     let entries = fs::read_dir(&directory).unwrap();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.unwrap().path()).collect();
@@ -411,7 +411,7 @@ fn absent() -> impl Iterator<Item = &'static str> {
 }
 
 #[test]
-fn the_sample_is_the_defaults_commented_out_or_not() {
+fn the_sample_equals_the_defaults_commented_out_or_not() {
     assert_eq!(in_force(&right(&sample())), in_force(&Config::default()));
     let lines = sample_settings().into_iter().filter(|(key, _)| !absent().any(|absent| absent == key));
     let text: String = lines.map(|(key, value)| format!("{key} = {value}\n")).collect();
@@ -427,7 +427,7 @@ fn the_sample_is_the_defaults_commented_out_or_not() {
 }
 
 #[test]
-fn the_sample_has_every_key_at_the_table_s_default() {
+fn the_sample_has_every_key_at_its_default() {
     let sample = sample_settings();
     let in_sample: BTreeSet<&str> = sample.iter().map(|(key, _)| key.as_str()).collect();
     assert_eq!(in_sample.len(), sample.len(), "a key stands twice in the sample");
@@ -455,7 +455,7 @@ proptest! {
     }
 
     #[test]
-    fn whatever_is_converted_means_the_same(
+    fn any_converted_file_means_the_same(
         exptime in 0_u32..=31_536_000,
         threshold in 0_u32..=1_000_000_000,
         server in "|[a-z]{1,9}|[0-9a-f]{1,4}::[0-9]{1,3}|/run/[a-z]{1,9}",

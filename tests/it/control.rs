@@ -62,7 +62,7 @@ fn passes(answer: &str) -> bool {
 }
 
 #[test]
-fn three_commands_lead_from_a_refusal_to_its_reason_and_an_end_of_it() {
+fn explain_show_and_reset_find_and_clear_a_refusal() {
     let host = Host::start("threshold = 2");
     let mut session = Policy::connect(host.daemon.endpoint());
     host.connect_often("198.51.100.7", 2);
@@ -86,7 +86,7 @@ fn three_commands_lead_from_a_refusal_to_its_reason_and_an_end_of_it() {
 }
 
 #[test]
-fn a_reset_of_a_key_lets_the_sessions_go_on_that_were_refused_for_it_and_no_others() {
+fn a_reset_of_a_key_clears_only_refusals_for_that_key() {
     let host = Host::start(
         "threshold = 100\n[limit.logins]\nper = \"sasl_username\"\nthreshold = 1\n\
          [limit.senders]\nper = \"sender\"\ncount = \"recipients\"\nthreshold = 1\n",
@@ -118,7 +118,7 @@ fn a_reset_of_a_key_lets_the_sessions_go_on_that_were_refused_for_it_and_no_othe
 }
 
 #[test]
-fn explaining_showing_and_checking_count_nothing() {
+fn explain_show_and_check_hit_count_nothing() {
     let memcached = Memcached::start();
     for store in [String::new(), format!("memcached_server = \"{}\"", memcached.server())] {
         let host = Host::start(&format!("threshold = 2\n{store}"));
@@ -136,7 +136,7 @@ fn explaining_showing_and_checking_count_nothing() {
 }
 
 #[test]
-fn an_explanation_names_the_list_and_why_a_limit_is_not_asked() {
+fn explain_names_the_list_and_why_a_limit_does_not_apply() {
     let host = Host::start(
         "threshold = 5\nblacklist = [\"203.0.113.0/24\"]\n[netblocks]\n\"198.51.100.0/24\" = 1\n\
          [limit.logins]\nper = \"sasl_username\"\nthreshold = 3\nmatch = { sasl_method = \"LOGIN\" }\n\
@@ -156,7 +156,7 @@ fn an_explanation_names_the_list_and_why_a_limit_is_not_asked() {
 }
 
 #[test]
-fn a_ban_holds_for_its_prefix_until_it_is_lifted_and_the_whitelist_is_stronger() {
+fn a_ban_of_a_prefix_holds_until_unban_except_for_the_whitelist() {
     let host = Host::start("whitelist = [\"198.51.100.25\"]");
     let mut inside = Policy::connect(host.daemon.endpoint());
     assert!(passes(&inside.connected("198.51.100.8", 1)));
@@ -192,7 +192,7 @@ fn a_ban_holds_for_its_prefix_until_it_is_lifted_and_the_whitelist_is_stronger()
 }
 
 #[test]
-fn an_administrators_word_outlives_a_reload_and_ends_in_its_time() {
+fn an_override_survives_a_reload_and_expires() {
     let host = Host::start("");
     host.ask("ban 198.51.100.7 for 1h");
     host.ask("ban 198.51.100.8 for 1s");
@@ -203,7 +203,7 @@ fn an_administrators_word_outlives_a_reload_and_ends_in_its_time() {
 }
 
 #[test]
-fn what_is_said_on_one_host_holds_on_all_that_share_the_store() {
+fn overrides_and_resets_reach_all_hosts_of_a_shared_store() {
     let memcached = Memcached::start();
     let logins = "[limit.logins]\nper = \"sasl_username\"\nthreshold = 1";
     let config = format!("threshold = 1\nmemcached_server = \"{}\"\n{logins}", memcached.server());
@@ -244,7 +244,7 @@ fn what_is_said_on_one_host_holds_on_all_that_share_the_store() {
 }
 
 #[test]
-fn the_status_tells_of_each_server_how_its_breaker_is() {
+fn status_reports_the_breaker_of_each_server() {
     let (mut one, other) = (Memcached::start(), Memcached::start());
     let host = Host::start(&format!("memcached_server = [\"{}\", \"{}\"]", one.server(), other.server()));
     let text = host.say("status").text;
@@ -263,7 +263,7 @@ fn the_status_tells_of_each_server_how_its_breaker_is() {
 }
 
 #[test]
-fn a_ban_holds_here_while_memcached_is_away_and_everywhere_when_it_is_back() {
+fn a_ban_set_while_memcached_is_down_is_local_and_is_shared_later() {
     let mut memcached = Memcached::start();
     let config = format!("memcached_server = \"{}\"", memcached.server());
     let (one, other) = (Host::start(&config), Host::start(&config));
@@ -280,7 +280,7 @@ fn a_ban_holds_here_while_memcached_is_away_and_everywhere_when_it_is_back() {
 }
 
 #[test]
-fn a_script_can_count_and_is_told_by_exit_codes() {
+fn hit_check_hit_and_revoke_report_by_exit_code() {
     let host = Host::start("[limit.logins]\nper = \"sasl_username\"\nthreshold = 2\nban_time = \"5m\"");
     let code = |words: &str| host.say(words).code;
     assert_eq!([code("check-hit logins joe"), code("hit logins joe"), code("hit logins Joe")], [0, 0, 0]);
@@ -297,7 +297,7 @@ fn a_script_can_count_and_is_told_by_exit_codes() {
 }
 
 #[test]
-fn a_reload_is_answered_with_what_came_of_it() {
+fn the_reload_command_reports_the_result() {
     let host = Host::start("");
     let config = host.daemon.config();
     let before = std::fs::read_to_string(&config).unwrap();
@@ -314,7 +314,7 @@ fn a_reload_is_answered_with_what_came_of_it() {
 }
 
 #[test]
-fn a_prefix_shows_the_clients_with_the_most_hits_first_and_is_reset_as_a_whole() {
+fn show_and_reset_work_on_all_clients_of_a_prefix() {
     let host = Host::start("");
     for (client, times) in [("198.51.100.1", 1), ("198.51.100.2", 3), ("203.0.113.1", 2), ("2001:db8::1", 1)] {
         host.connect_often(client, times);
@@ -331,7 +331,7 @@ fn a_prefix_shows_the_clients_with_the_most_hits_first_and_is_reset_as_a_whole()
 }
 
 #[test]
-fn the_socket_is_open_to_its_owner_alone_or_to_a_group_and_goes_with_the_daemon() {
+fn the_control_socket_has_the_configured_mode_and_is_removed_at_exit() {
     let mut host = Host::start("");
     let mode = |host: &Host| std::fs::metadata(&host.socket).unwrap().permissions().mode() & 0o777;
     assert_eq!(mode(&host), 0o600);
@@ -347,7 +347,7 @@ fn the_socket_is_open_to_its_owner_alone_or_to_a_group_and_goes_with_the_daemon(
 }
 
 #[test]
-fn systemds_runtime_directory_has_the_socket_unless_it_is_configured() {
+fn the_control_socket_is_in_systemds_runtime_directory_by_default() {
     let dir = support::Dir::new();
     let preparation = format!("export RUNTIME_DIRECTORY={}", dir.path().display());
     let _daemon = Daemon::start_after(&preparation, "");
@@ -356,7 +356,7 @@ fn systemds_runtime_directory_has_the_socket_unless_it_is_configured() {
 }
 
 #[test]
-fn whatever_is_sent_there_is_answered_or_closed_and_the_daemon_goes_on() {
+fn invalid_control_input_is_answered_or_closed_and_harms_nothing() {
     let host = Host::start("");
     let speak = |bytes: &[u8]| -> (Value, bool) {
         let mut stream = BufReader::new(UnixStream::connect(&host.socket).unwrap());
@@ -394,7 +394,7 @@ fn whatever_is_sent_there_is_answered_or_closed_and_the_daemon_goes_on() {
 }
 
 #[test]
-fn what_was_said_holds_after_an_upgrade_and_after_a_restart_with_a_state_file() {
+fn overrides_survive_an_upgrade_and_a_restart_with_a_state_file() {
     let dir = support::Dir::new();
     let mut host = Host::start(&format!("state_file = {:?}", dir.join("state")));
     host.ask("ban 203.0.113.0/24 for 1h");

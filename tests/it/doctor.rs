@@ -26,7 +26,7 @@ fn has(findings: &[String], beginning: &str) -> bool {
 }
 
 #[test]
-fn a_set_up_that_is_right_has_nothing_wrong() {
+fn doctor_finds_nothing_wrong_in_a_correct_setup() {
     let (dir, memcached) = (Dir::new(), Memcached::start());
     let endpoint = format!("unix:{}", dir.join("policy").display());
     let config = format!(
@@ -56,7 +56,7 @@ fn a_set_up_that_is_right_has_nothing_wrong() {
 }
 
 #[test]
-fn what_is_wrong_is_named() {
+fn doctor_names_each_fault() {
     let (dir, port) = (Dir::new(), Port::new());
     let main_cf = format!("smtpd_data_restrictions = check_policy_service {}", port.endpoint());
     let (findings, code) = examined(&main_cf, &format!("memcached_server = \"{}\"", Port::new().address()), &dir);
@@ -75,7 +75,7 @@ fn what_is_wrong_is_named() {
 }
 
 #[test]
-fn a_socket_that_smtpd_cannot_open_is_found() {
+fn doctor_finds_a_socket_that_smtpd_cannot_open() {
     let dir = Dir::new();
     let path = dir.join("policy");
     let _daemon = Daemon::start_at(format!("unix:{}", path.display()), "");
@@ -86,7 +86,7 @@ fn a_socket_that_smtpd_cannot_open_is_found() {
 }
 
 #[test]
-fn the_daemon_notices_that_it_is_asked_too_late_and_says_so_once() {
+fn the_daemon_logs_once_that_it_is_queried_too_late() {
     let dir = Dir::new();
     let control = dir.join("control");
     let daemon = Daemon::start(&format!("control_socket = {control:?}"));
@@ -112,7 +112,7 @@ fn the_daemon_notices_that_it_is_asked_too_late_and_says_so_once() {
 }
 
 #[test]
-fn the_daemon_notices_that_two_lists_ask_the_same_and_is_silent_where_they_ask_at_different_stages() {
+fn the_daemon_logs_duplicate_queries_of_two_restriction_lists() {
     let right = "smtpd_client_restrictions = check_policy_service POLICY\n\
                  smtpd_data_restrictions = check_policy_service POLICY\n\
                  smtpd_end_of_data_restrictions = check_policy_service POLICY";

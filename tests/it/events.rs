@@ -68,7 +68,7 @@ fn every_line_can_be_json() {
 }
 
 #[test]
-fn a_firewall_is_told_of_bans_whatever_is_logged() {
+fn hooks_run_on_bans_whatever_is_logged() {
     let dir = Dir::new();
     let (script, out) = script(&dir, "ban");
     let control = dir.join("control");
@@ -95,7 +95,7 @@ fn a_firewall_is_told_of_bans_whatever_is_logged() {
 }
 
 #[test]
-fn somebody_is_told_of_an_outage_and_of_its_end_and_not_too_often() {
+fn hooks_run_at_the_start_and_end_of_an_outage_at_a_bounded_rate() {
     let dir = Dir::new();
     let (script, out) = script(&dir, "alert");
     let mut memcached = Memcached::start();
@@ -116,7 +116,7 @@ fn somebody_is_told_of_an_outage_and_of_its_end_and_not_too_often() {
 }
 
 #[test]
-fn a_command_that_fails_is_told_and_harms_nobody() {
+fn a_failing_hook_is_logged_and_harms_nothing() {
     let daemon = Daemon::start("threshold = 1\nban_time = \"1h\"\nban_command = [\"/bin/false\"]");
     connect(&daemon, "198.51.100.7", 2);
     let line = daemon.lines().wait_for("COMMAND_FAILED ");
@@ -125,7 +125,7 @@ fn a_command_that_fails_is_told_and_harms_nobody() {
 }
 
 #[test]
-fn the_example_for_nftables_drops_who_is_banned_and_takes_bans_that_overlap_or_are_there_already() {
+fn the_nftables_example_drops_banned_clients_and_accepts_overlapping_bans() {
     let [client, host] = Namespace::pair();
     let example = concat!(env!("CARGO_MANIFEST_DIR"), "/contrib/nftables/connshaper-nft");
     let run = |event: &str, key: &str, seconds: u32| {
@@ -187,7 +187,7 @@ fn top_prints_lines_where_there_is_no_terminal_and_a_screen_where_there_is() {
 }
 
 #[test]
-fn completions_name_every_command_and_are_what_each_shell_takes() {
+fn completions_name_every_command_and_load_in_each_shell() {
     let dir = Dir::new();
     for shell in ["bash", "zsh", "fish"] {
         let output = command().args(["completions", shell]).output().unwrap();

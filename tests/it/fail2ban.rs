@@ -8,7 +8,7 @@ use std::process::Command;
 use crate::support::{Daemon, Dir, Lines, Memcached, Policy};
 
 #[test]
-fn it_finds_who_was_refused_and_nobody_who_passed_or_was_deferred() {
+fn the_filter_matches_refused_clients_and_no_others() {
     let dir = Dir::new();
     let log = Lines::of_log_socket(&dir.join("log"));
     let syslog = format!("log = \"syslog\"\nsyslog_socket = {:?}\nthreshold = 1\n", dir.join("log"));
@@ -36,7 +36,7 @@ fn it_finds_who_was_refused_and_nobody_who_passed_or_was_deferred() {
 }
 
 #[test]
-fn the_jail_and_its_filter_are_what_fail2ban_starts_with() {
+fn fail2ban_starts_with_the_jail_and_its_filter() {
     let dir = Dir::new();
     let log = dir.write("mail.log", "");
     let jail = fs::read_to_string(shipped("jail.d/connshaper.conf")).unwrap();

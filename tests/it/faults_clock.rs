@@ -21,7 +21,7 @@ fn client() -> KeyPart {
 const HOUR: i64 = 3_600_000;
 
 #[tokio::test]
-async fn a_fixed_window_lasts_as_long_as_it_should_whatever_the_clock_says() {
+async fn a_fixed_window_is_independent_of_the_system_clock() {
     let (host, limit) = (Site::memory().host(), Limit { exptime: 60, ..Limit::top(String::new()) });
     let story = [(0, 0, 1), (1000, HOUR, 2), (2000, -HOUR, 3), (59_000, 1000 * HOUR, 4), (60_100, -HOUR, 1)];
     for (monotonic, step, count) in story {
@@ -30,7 +30,7 @@ async fn a_fixed_window_lasts_as_long_as_it_should_whatever_the_clock_says() {
 }
 
 #[tokio::test]
-async fn a_key_of_more_than_thirty_days_outlives_a_clock_that_is_an_hour_off() {
+async fn a_key_of_over_thirty_days_expires_right_with_a_clock_an_hour_off() {
     const DAY: u32 = 86_400;
     let site = Site::one_memcached();
     let (host, limit) = (site.host(), Limit { exptime: 31 * DAY, ..Limit::top(String::new()) });
@@ -51,7 +51,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(64))]
 
     #[test]
-    fn a_sliding_window_never_counts_what_is_longer_ago_than_it_is_kept(
+    fn a_sliding_window_never_counts_expired_hits(
         hits in prop::collection::vec((0_u64..3000, prop_oneof![3 => Just(0), 1 => -HOUR..HOUR, 1 => -2000_i64..2000]), 1..100),
     ) {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();

@@ -19,10 +19,10 @@ fn hard_limit() -> u64 {
 }
 
 #[test]
-fn as_many_idle_connections_are_held_as_the_hard_limit_of_open_files_less_a_hundred() {
+fn idle_connections_may_use_nearly_the_hard_limit_of_open_files() {
     if role().is_none() {
         // Opens as many files itself.
-        let test = as_many_idle_connections_are_held_as_the_hard_limit_of_open_files_less_a_hundred;
+        let test = idle_connections_may_use_nearly_the_hard_limit_of_open_files;
         return must_pass(own_process(test, "ulimit -Sn $(ulimit -Hn)", "hold"));
     }
     let wanted = usize::try_from(hard_limit() - 100).unwrap().min(60_000);
@@ -50,7 +50,7 @@ fn as_many_idle_connections_are_held_as_the_hard_limit_of_open_files_less_a_hund
 }
 
 #[test]
-fn without_descriptors_those_who_are_there_are_served_and_others_later() {
+fn without_free_descriptors_open_connections_are_served_and_new_ones_wait() {
     let dir = Dir::new();
     let endpoint = format!("unix:{}", dir.join("policy").display());
     let daemon = Daemon::start_at(&endpoint, "whitelist = []\nthreshold = 1000000\n");

@@ -61,7 +61,7 @@ fn a_flood_of_one_client_costs_memcached_next_to_nothing() {
 }
 
 #[test]
-fn slow_senders_and_those_who_do_not_read_keep_nobody_waiting() {
+fn peers_that_send_slowly_or_do_not_read_delay_no_other() {
     let dir = Dir::new();
     let path = dir.join("policy");
     let endpoint = format!("unix:{}", path.display());
@@ -108,10 +108,10 @@ fn count(table: &Table, limit: &Limit, client: IpAddr, now: u64) {
 }
 
 #[test]
-fn millions_of_clients_are_held_to_max_clients_and_those_who_are_over_are_kept() {
+fn max_clients_bounds_the_table_and_clients_over_the_limit_are_kept() {
     if role().is_none() {
         // Measures its own memory.
-        let test = millions_of_clients_are_held_to_max_clients_and_those_who_are_over_are_kept;
+        let test = max_clients_bounds_the_table_and_clients_over_the_limit_are_kept;
         return must_pass(own_process(test, ":", "count"));
     }
     // Without the compiler's optimisations each takes more than ten times as long.
@@ -164,7 +164,7 @@ fn spray(endpoint: &str, networks: u32) -> Duration {
 
 #[test]
 #[ignore = "takes minutes, and wants --release"]
-fn ten_million_networks_of_a_sprayed_prefix_neither_fill_the_memory_nor_keep_anyone_waiting() {
+fn ten_million_networks_of_one_prefix_neither_fill_memory_nor_delay_answers() {
     const CLIENTS: u32 = 10_000_000;
     // As many clients as by default, of whom ten times as many come.
     let mut daemon = Daemon::start("whitelist = []\nexptime = \"1h\"\nthreshold = 3\n");
@@ -216,7 +216,7 @@ fn ten_million_networks_of_a_sprayed_prefix_neither_fill_the_memory_nor_keep_any
 }
 
 #[test]
-fn a_sprayed_network_is_held_to_max_clients_by_the_daemon_and_said() {
+fn max_clients_bounds_a_flood_from_one_prefix_and_is_logged() {
     const CLIENTS: u32 = 60_000;
     let mut daemon = Daemon::start("whitelist = []\nmax_clients = 10000\nexptime = \"1h\"\nthreshold = 3\n");
     let mut regular = Policy::connect(daemon.endpoint());
@@ -237,7 +237,7 @@ fn a_sprayed_network_is_held_to_max_clients_by_the_daemon_and_said() {
 }
 
 #[test]
-fn a_storm_of_log_lines_is_held_to_log_rate_and_counted() {
+fn log_rate_bounds_lines_and_suppressed_ones_are_counted() {
     let mut daemon = Daemon::start("whitelist = []\nthreshold = 1\nlog_rate = 10\n");
     let start = Instant::now();
     let clients: u64 = 3000;
@@ -256,7 +256,7 @@ fn a_storm_of_log_lines_is_held_to_log_rate_and_counted() {
 }
 
 #[test]
-fn a_full_disk_behind_the_log_costs_lines_and_nothing_else() {
+fn a_full_disk_under_the_log_loses_lines_only() {
     let dir = Dir::new();
     let endpoint = format!("unix:{}", dir.join("policy").display());
     // Whatever is written there fails for want of space.

@@ -26,7 +26,7 @@ fn conclude(fault: &str, daemon: &Daemon, seen: &Seen, recovery: Option<Duration
 }
 
 #[test]
-fn with_two_replicas_no_single_loss_is_noticed() {
+fn with_two_replicas_the_loss_of_one_server_loses_no_count() {
     let mut servers = [Memcached::start(), Memcached::start(), Memcached::start()];
     let daemon = daemon(&servers, "replicas = 2\n");
     let (seen, recovery) = under_load(&daemon, |progress| {
@@ -44,7 +44,7 @@ fn with_two_replicas_no_single_loss_is_noticed() {
 }
 
 #[test]
-fn with_two_replicas_a_frozen_server_resets_nothing() {
+fn with_two_replicas_a_frozen_server_loses_no_count() {
     let servers = [Memcached::start(), Memcached::start()];
     let daemon = daemon(&servers, "replicas = 2\n");
     let (seen, recovery) = under_load(&daemon, |progress| {
@@ -62,7 +62,7 @@ fn with_two_replicas_a_frozen_server_resets_nothing() {
 }
 
 #[test]
-fn with_two_replicas_the_flush_of_one_resets_nothing() {
+fn with_two_replicas_the_flush_of_one_loses_no_count() {
     let servers = [Memcached::start(), Memcached::start()];
     let daemon = daemon(&servers, "replicas = 2\n");
     let (seen, ()) = under_load(&daemon, |progress| {
@@ -73,7 +73,7 @@ fn with_two_replicas_the_flush_of_one_resets_nothing() {
 }
 
 #[test]
-fn bans_and_hits_taken_back_are_on_every_replica() {
+fn bans_and_refunds_reach_every_replica() {
     let mut servers = [Memcached::start(), Memcached::start()];
     let rules = "replicas = 2\nban_time = \"10m\"\ncount_refused = false\nstore_timeout = \"5s\"\n";
     let daemon = daemon(&servers, rules);
@@ -106,7 +106,7 @@ fn counted(policy: &mut Policy, servers: &[Memcached], net: u8) -> Vec<Vec<bool>
 }
 
 #[test]
-fn with_failover_the_keys_of_a_server_that_is_away_go_to_the_next_and_come_back() {
+fn with_failover_the_keys_of_a_server_that_is_down_move_to_the_next_and_back() {
     let mut servers = vec![Memcached::start(), Memcached::start(), Memcached::start()];
     let daemon = daemon(&servers, "failover = true\nstore_timeout = \"5s\"\n");
     let mut policy = Policy::connect(daemon.endpoint());
@@ -134,7 +134,7 @@ fn with_failover_the_keys_of_a_server_that_is_away_go_to_the_next_and_come_back(
 }
 
 #[test]
-fn without_failover_they_stay_and_are_counted_here() {
+fn without_failover_the_keys_of_a_server_that_is_down_are_counted_locally() {
     let mut servers = vec![Memcached::start(), Memcached::start()];
     let daemon = daemon(&servers, "store_timeout = \"5s\"\n");
     let mut policy = Policy::connect(daemon.endpoint());

@@ -90,7 +90,7 @@ fn in_time_and_right(fault: &str, seen: &Seen) {
 }
 
 #[test]
-fn a_server_that_refuses_connections_from_the_start_is_bridged() {
+fn a_server_that_refuses_connections_at_startup_delays_no_answer() {
     let mut memcached = Memcached::start();
     memcached.kill();
     let daemon = daemon(&memcached.server());
@@ -99,7 +99,7 @@ fn a_server_that_refuses_connections_from_the_start_is_bridged() {
 }
 
 #[test]
-fn a_server_that_is_killed_is_bridged() {
+fn a_killed_server_delays_no_answer() {
     let memcached = std::cell::RefCell::new(Memcached::start());
     let daemon = daemon(&memcached.borrow().server());
     let seen = outage(&daemon, || memcached.borrow_mut().kill(), || memcached.borrow_mut().start_again());
@@ -107,7 +107,7 @@ fn a_server_that_is_killed_is_bridged() {
 }
 
 #[test]
-fn a_server_that_is_restarted_at_once_is_bridged() {
+fn a_restarted_server_delays_no_answer_and_its_loss_is_logged() {
     let mut memcached = Memcached::start();
     let daemon = daemon(&memcached.server());
     // Longer than what the coarse clocks of both sides may be apart.
@@ -130,7 +130,7 @@ fn a_server_that_is_restarted_at_once_is_bridged() {
 }
 
 #[test]
-fn a_server_that_freezes_is_bridged() {
+fn a_frozen_server_delays_no_answer() {
     let memcached = Memcached::start();
     let daemon = daemon(&memcached.server());
     let seen = outage(&daemon, || memcached.freeze(), || memcached.thaw());
@@ -138,7 +138,7 @@ fn a_server_that_freezes_is_bridged() {
 }
 
 #[test]
-fn a_server_whose_packets_are_lost_is_bridged() {
+fn a_server_whose_packets_are_lost_delays_no_answer() {
     let [near, far] = Namespace::pair();
     let memcached = Memcached::start_within(&far);
     let dir = Dir::new();
@@ -150,7 +150,7 @@ fn a_server_whose_packets_are_lost_is_bridged() {
 }
 
 #[test]
-fn a_server_that_is_too_slow_is_bridged_and_no_late_answer_is_anothers() {
+fn a_server_slower_than_store_timeout_delays_no_answer_and_mixes_up_none() {
     let memcached = Memcached::start();
     let gate = Gate::to(&memcached.server());
     let daemon = daemon(&gate.server());
@@ -159,7 +159,7 @@ fn a_server_that_is_too_slow_is_bridged_and_no_late_answer_is_anothers() {
 }
 
 #[test]
-fn a_server_that_is_slow_within_the_time_counts_everything() {
+fn a_slow_server_within_store_timeout_counts_everything() {
     let memcached = Memcached::start();
     let gate = Gate::to(&memcached.server());
     let daemon = Daemon::start(&format!("{}store_timeout = \"1s\"\n", config(&gate.server())));
@@ -173,7 +173,7 @@ fn a_server_that_is_slow_within_the_time_counts_everything() {
 }
 
 #[test]
-fn a_server_that_closes_its_half_of_the_connection_is_bridged() {
+fn a_half_closed_connection_delays_no_answer() {
     let memcached = Memcached::start();
     let gate = Gate::to(&memcached.server());
     let daemon = daemon(&gate.server());
@@ -182,7 +182,7 @@ fn a_server_that_closes_its_half_of_the_connection_is_bridged() {
 }
 
 #[test]
-fn a_server_that_answers_nonsense_is_bridged() {
+fn a_server_with_invalid_answers_delays_no_answer() {
     for nonsense in ["HTTP/1.1 400 Bad Request\r\n\r\n", "VA 3 t60\r\n9999\r\n", "VA 4000000000 t1\r\n"] {
         let memcached = Memcached::start();
         let gate = Gate::to(&memcached.server());
@@ -193,7 +193,7 @@ fn a_server_that_answers_nonsense_is_bridged() {
 }
 
 #[test]
-fn a_server_without_memory_is_counted_for_here() {
+fn counts_are_local_while_a_server_is_out_of_memory() {
     let memcached = Memcached::start_with(&["-m", "2", "-M"]);
     let daemon = daemon(&memcached.server());
     let (seen, recovery) = under_load(&daemon, |progress| {
@@ -217,7 +217,7 @@ fn a_server_without_memory_is_counted_for_here() {
 }
 
 #[test]
-fn a_server_that_is_short_of_memory_gives_up_counts_and_that_is_said() {
+fn evictions_of_a_server_short_of_memory_are_logged() {
     let memcached = Memcached::start_with(&["-m", "2"]);
     let mut daemon = daemon(&memcached.server());
     let (seen, ()) = under_load(&daemon, |progress| {
@@ -233,7 +233,7 @@ fn a_server_that_is_short_of_memory_gives_up_counts_and_that_is_said() {
 }
 
 #[test]
-fn a_flush_lets_clients_begin_anew_and_refuses_nobody() {
+fn a_flush_restarts_counts_and_refuses_no_client() {
     let memcached = Memcached::start();
     let daemon = daemon(&memcached.server());
     let (seen, ()) = under_load(&daemon, |progress| {
@@ -261,7 +261,7 @@ fn server_by_name(memcached: &Memcached) -> String {
 }
 
 #[test]
-fn a_name_that_does_not_resolve_at_the_start_is_bridged() {
+fn a_name_that_does_not_resolve_at_startup_delays_no_answer() {
     let memcached = Memcached::start();
     let names = Names::of_hosts("127.0.0.1 localhost\n");
     let daemon = daemon_among(&names, &server_by_name(&memcached));
@@ -271,7 +271,7 @@ fn a_name_that_does_not_resolve_at_the_start_is_bridged() {
 }
 
 #[test]
-fn a_name_that_stands_for_another_address_later_is_followed() {
+fn a_new_address_of_a_server_name_is_followed() {
     let memcached = Memcached::start();
     let names = Names::of_hosts("127.0.0.2 memcached.test\n");
     let before = Memcached::start_at(format!("127.0.0.2:{}", port(&memcached)).parse().unwrap());
@@ -283,7 +283,7 @@ fn a_name_that_stands_for_another_address_later_is_followed() {
 }
 
 #[test]
-fn a_resolver_that_hangs_at_the_start_is_bridged() {
+fn a_resolver_that_hangs_at_startup_delays_no_answer() {
     let (memcached, name_server) = (Memcached::start(), NameServer::new(Mood::Hangs));
     let start = Instant::now();
     let daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached));
@@ -294,7 +294,7 @@ fn a_resolver_that_hangs_at_the_start_is_bridged() {
 }
 
 #[test]
-fn a_resolver_that_hangs_when_the_server_is_restarted_is_bridged() {
+fn a_resolver_that_hangs_after_a_server_restart_delays_no_answer() {
     let memcached = std::cell::RefCell::new(Memcached::start());
     let name_server = NameServer::new(Mood::Answers);
     let daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached.borrow()));
@@ -309,7 +309,7 @@ fn a_resolver_that_hangs_when_the_server_is_restarted_is_bridged() {
 }
 
 #[test]
-fn a_resolver_that_hangs_holds_one_thread_and_nothing_waits_for_it() {
+fn a_resolver_that_hangs_holds_one_thread_and_blocks_nothing() {
     let (memcached, name_server) = (Memcached::start(), NameServer::new(Mood::Hangs));
     let mut daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached));
     let start = Instant::now();

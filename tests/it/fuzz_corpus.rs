@@ -15,7 +15,7 @@ fn requests_are_decoded_as_a_naive_reader_would() {
 }
 
 #[test]
-fn configurations_are_read_or_refused_with_a_reason() {
+fn configurations_are_accepted_or_rejected_with_a_reason() {
     run_all("toml", targets::toml::run);
 }
 
@@ -30,7 +30,7 @@ fn list_files_hold_what_a_plain_reader_finds() {
 }
 
 #[test]
-fn lines_of_a_log_are_read_whatever_is_before_them() {
+fn a_log_line_is_read_the_same_whatever_precedes_it() {
     run_all("log", targets::log::run);
 }
 

@@ -46,7 +46,7 @@ fn entry(file: &str, dir: &Dir, port: &Port, (from, to): (&str, String)) -> Stri
 }
 
 #[test]
-fn all_processes_of_a_super_server_count_together_and_it_does_not_throttle_them() {
+fn all_processes_of_a_super_server_count_together_without_its_throttling() {
     for super_server in [inetd as SuperServer, xinetd] {
         let (store, dir, port) = (Memcached::start(), Dir::new(), Port::new());
         let config = dir.write("connshaper.toml", &counting_in(&store, &dir));
@@ -65,7 +65,7 @@ fn all_processes_of_a_super_server_count_together_and_it_does_not_throttle_them(
 }
 
 #[test]
-fn without_its_store_everyone_passes_and_the_log_says_so() {
+fn without_its_store_every_client_passes_and_that_is_logged() {
     let (mut store, dir) = (Memcached::start(), Dir::new());
     let log = Lines::of_log_socket(&dir.join("log"));
     let config = counting_in(&store, &dir);
@@ -77,7 +77,7 @@ fn without_its_store_everyone_passes_and_the_log_says_so() {
 }
 
 #[test]
-fn whatever_is_wrong_with_the_configuration_everyone_passes() {
+fn with_a_wrong_configuration_every_client_passes() {
     let dir = Dir::new();
     let wrong = ["threshold = 0", "not even a file of ours"];
     for config in wrong {
@@ -86,7 +86,7 @@ fn whatever_is_wrong_with_the_configuration_everyone_passes() {
 }
 
 #[test]
-fn what_cannot_work_here_is_told_and_everyone_passes() {
+fn with_settings_impossible_under_inetd_every_client_passes_and_that_is_logged() {
     let dir = Dir::new();
     let log = Lines::of_log_socket(&dir.join("log"));
     let cases = [
@@ -113,7 +113,7 @@ fn without_a_log_socket_clients_are_still_counted() {
 }
 
 #[test]
-fn what_an_administrator_says_to_a_daemon_with_the_same_store_holds_from_the_first_request_on() {
+fn overrides_in_the_store_hold_from_the_first_request() {
     let (store, dir) = (Memcached::start(), Dir::new());
     let control = dir.join("control");
     let _daemon = Daemon::start(&format!("control_socket = {control:?}\n{}", counting_in(&store, &dir)));
@@ -139,7 +139,7 @@ fn what_an_administrator_says_to_a_daemon_with_the_same_store_holds_from_the_fir
 }
 
 #[test]
-fn a_store_that_hangs_at_the_start_delays_the_first_request_by_its_time_out_once() {
+fn a_store_that_hangs_at_startup_delays_only_the_first_request() {
     let (store, dir) = (Memcached::start(), Dir::new());
     store.freeze();
     let config = counting_in(&store, &dir).replace("\"5s\"", "\"300ms\"");
@@ -158,7 +158,7 @@ fn a_store_that_hangs_at_the_start_delays_the_first_request_by_its_time_out_once
 }
 
 #[test]
-fn it_ends_when_its_connection_does_and_when_it_is_told_to() {
+fn it_exits_at_the_end_of_its_connection_and_on_a_signal() {
     let (store, dir) = (Memcached::start(), Dir::new());
     for told in [false, true] {
         let mut inetd = Inetd::start(&dir, &counting_in(&store, &dir));

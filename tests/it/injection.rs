@@ -40,7 +40,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(100))]
 
     #[test]
-    fn requests_get_one_action_each_and_the_log_whole_lines(requests in vec(request(), 1..8)) {
+    fn hostile_values_yield_one_action_per_request_and_whole_log_lines(requests in vec(request(), 1..8)) {
         let (answers, lines) = converse(&requests.concat());
         prop_assert_eq!(actions(&answers)?.len(), requests.len());
         printable(&lines)?;
@@ -49,7 +49,7 @@ proptest! {
     }
 
     #[test]
-    fn bytes_of_any_kind_break_neither(bytes in vec(piece(true), 0..40)) {
+    fn arbitrary_bytes_yield_one_action_per_request_and_whole_log_lines(bytes in vec(piece(true), 0..40)) {
         let (answers, lines) = converse(&bytes.concat());
         actions(&answers)?;
         printable(&lines)?;

@@ -27,7 +27,7 @@ fn recipient(policy: &mut Policy, client: &str, port: u16) -> bool {
 }
 
 #[test]
-fn a_policy_connection_too_many_is_closed_at_once_and_told() {
+fn a_connection_beyond_max_connections_is_closed_and_logged() {
     let mut daemon = Daemon::start("max_connections = 2");
     let mut served = [(); 2].map(|()| Policy::connect(daemon.endpoint()));
     for (port, policy) in (1..).zip(&mut served) {
@@ -53,7 +53,7 @@ fn a_policy_connection_too_many_is_closed_at_once_and_told() {
 }
 
 #[test]
-fn the_limit_of_open_files_is_raised_as_far_as_it_goes() {
+fn the_limit_of_open_files_is_raised_to_the_hard_limit() {
     // What it needs for other things is kept free of policy connections.
     let mut daemon = Daemon::start_after("ulimit -Sn 40 && ulimit -Hn 66", "");
     assert_eq!(daemon.lines().wait_for("FEW_DESCRIPTORS "), "FEW_DESCRIPTORS max_connections=4096 possible=2");
@@ -73,7 +73,7 @@ fn the_limit_of_open_files_is_raised_as_far_as_it_goes() {
 }
 
 #[test]
-fn the_statistics_have_the_connections_that_are_open() {
+fn the_statistics_report_the_open_connections() {
     let daemon = Daemon::start("statistics_interval = \"1s\"");
     let mut policies: Vec<_> = (0..3).map(|_| Policy::connect(daemon.endpoint())).collect();
     for (port, policy) in (1..).zip(&mut policies) {
@@ -110,7 +110,7 @@ fn expired_counts_are_dropped_without_traffic() {
 }
 
 #[test]
-fn lines_that_were_not_written_are_mentioned_without_further_traffic() {
+fn suppressed_lines_are_reported_without_further_traffic() {
     let daemon = Daemon::start("log_rate = 1");
     let requests = 20;
     for _ in 0..requests {
@@ -126,7 +126,7 @@ fn lines_that_were_not_written_are_mentioned_without_further_traffic() {
 }
 
 #[test]
-fn systemd_is_told_of_reloads_and_the_end_and_the_watchdog_is_fed() {
+fn systemd_is_notified_of_reloads_and_stop_and_the_watchdog_is_fed() {
     let mut daemon = Daemon::start_after("export WATCHDOG_USEC=2000", "");
     daemon.told().wait_for_more("WATCHDOG=1", 2);
     daemon.reload("threshold = 3");
@@ -143,7 +143,7 @@ fn systemd_is_told_of_reloads_and_the_end_and_the_watchdog_is_fed() {
 }
 
 #[test]
-fn a_service_manager_that_does_not_read_holds_up_nobody() {
+fn a_service_manager_that_does_not_read_delays_nothing() {
     let (dir, port) = (Dir::new(), Port::new());
     let _systemd = UnixDatagram::bind(dir.join("notify")).unwrap();
     let mut command = command();
@@ -173,7 +173,7 @@ fn a_service_manager_that_does_not_read_holds_up_nobody() {
 }
 
 #[test]
-fn both_signals_end_it_in_order() {
+fn sigterm_and_sigint_stop_it_cleanly() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut daemon = Daemon::start("");
         let mut policy = Policy::connect(daemon.endpoint());
@@ -188,7 +188,7 @@ fn both_signals_end_it_in_order() {
 }
 
 #[test]
-fn who_does_not_read_is_cut_off_at_the_end_and_told_of() {
+fn a_peer_that_does_not_read_is_closed_at_shutdown_and_logged() {
     let dir = Dir::new();
     let path = dir.join("policy");
     let mut daemon = Daemon::start_at(format!("unix:{}", path.display()), "");
@@ -203,7 +203,7 @@ fn who_does_not_read_is_cut_off_at_the_end_and_told_of() {
 }
 
 #[test]
-fn a_reload_that_hangs_keeps_it_neither_from_answering_nor_from_stopping() {
+fn a_reload_that_hangs_blocks_neither_answers_nor_shutdown() {
     let mut daemon = Daemon::start("");
     fs::remove_file(daemon.config()).unwrap();
     // Nobody ever writes to it.
@@ -217,7 +217,7 @@ fn a_reload_that_hangs_keeps_it_neither_from_answering_nor_from_stopping() {
 }
 
 #[test]
-fn its_socket_is_there_while_long_lists_are_read() {
+fn the_socket_exists_before_long_lists_are_read() {
     // Without the compiler's optimisations a tenth of it takes longer.
     const NETBLOCKS: u32 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
     let dir = Dir::new();
@@ -241,7 +241,7 @@ fn its_socket_is_there_while_long_lists_are_read() {
 }
 
 #[test]
-fn what_is_wrong_in_a_list_is_said_before_a_socket_that_is_taken() {
+fn an_error_in_a_list_is_reported_before_a_busy_socket() {
     let dir = Dir::new();
     dir.write("black", "example.org\n");
     let endpoint = format!("unix:{}", dir.join("policy").display());
@@ -256,7 +256,7 @@ fn what_is_wrong_in_a_list_is_said_before_a_socket_that_is_taken() {
 }
 
 #[test]
-fn a_reload_names_what_waits_for_a_restart() {
+fn a_reload_names_the_settings_that_need_a_restart() {
     let dir = Dir::new();
     let at = |name: &str| format!("listen = \"unix:{}\"\n", dir.join(name).display());
     let endpoint = format!("unix:{}", dir.join("one").display());
@@ -289,7 +289,7 @@ fn a_reload_names_what_waits_for_a_restart() {
 }
 
 #[test]
-fn a_reload_asks_other_servers_and_keys_from_then_on() {
+fn a_reload_switches_to_other_servers_and_key_prefixes() {
     let servers = [Memcached::start(), Memcached::start()];
     let config = |server: usize, more: &str| {
         let server = servers[server].server();
@@ -310,7 +310,7 @@ fn a_reload_asks_other_servers_and_keys_from_then_on() {
 }
 
 #[test]
-fn a_reload_changes_which_lines_are_written() {
+fn a_reload_changes_the_log_level() {
     let mut daemon = Daemon::start("log_level = \"warning\"");
     let mut policy = Policy::connect(daemon.endpoint());
     policy.connected("198.51.100.1", 1);
@@ -324,7 +324,7 @@ fn a_reload_changes_which_lines_are_written() {
 }
 
 #[test]
-fn a_reload_changes_how_often_a_client_is_mentioned() {
+fn a_reload_changes_log_interval() {
     let config = |interval: &str| format!("threshold = 1\nexptime = 3600\nlog_interval = \"{interval}\"");
     let daemon = Daemon::start(&config("1d"));
     daemon.reload(&config("1s"));
@@ -337,7 +337,7 @@ fn a_reload_changes_how_often_a_client_is_mentioned() {
 }
 
 #[test]
-fn a_reload_changes_how_many_lines_are_written_in_a_second() {
+fn a_reload_changes_log_rate() {
     let mut daemon = Daemon::start("threshold = 1\nlog_rate = 1");
     daemon.reload("threshold = 1\nlog_rate = 100000");
     let mut policy = Policy::connect(daemon.endpoint());
@@ -351,7 +351,7 @@ fn a_reload_changes_how_many_lines_are_written_in_a_second() {
 }
 
 #[test]
-fn who_was_exempt_when_let_in_stays_in_and_is_not_counted() {
+fn a_session_that_passed_as_whitelisted_passes_uncounted_after_a_reload() {
     let daemon = Daemon::start("threshold = 1\nwhitelist = [\"198.51.100.1\"]");
     let mut policies = [(); 3].map(|()| Policy::connect(daemon.endpoint()));
     let mut passes = |session: u16| recipient(&mut policies[usize::from(session)], "198.51.100.1", 4000 + session);
@@ -364,7 +364,7 @@ fn who_was_exempt_when_let_in_stays_in_and_is_not_counted() {
 }
 
 #[test]
-fn who_was_let_go_by_a_reload_stays_in() {
+fn a_refused_session_that_a_reload_lets_pass_keeps_passing() {
     let rules = ["threshold = 1\nwhitelist = []", "threshold = 100\nwhitelist = []"];
     let daemon = Daemon::start(rules[0]);
     let mut policies = [(); 3].map(|()| Policy::connect(daemon.endpoint()));

@@ -19,7 +19,7 @@ fn sessions(site: &mut Simulation, client: &str, number: usize) -> Vec<String> {
 }
 
 #[test]
-fn limits_are_judged_in_the_order_of_the_file() {
+fn the_first_limit_of_the_file_that_is_over_refuses() {
     let rules = "
         threshold = 4
         [limit.second]
@@ -36,7 +36,7 @@ fn limits_are_judged_in_the_order_of_the_file() {
 }
 
 #[test]
-fn several_windows_hold_at_once() {
+fn limits_with_different_windows_apply_together() {
     let mut site = Simulation::new("threshold = 2\n[limit.day]\nthreshold = 5\nexptime = \"1d\"");
     assert_eq!(sessions(&mut site, CLIENT, 3), ["pass", "pass", "over connections"]);
     site.now = 60_000;
@@ -48,7 +48,7 @@ fn several_windows_hold_at_once() {
 }
 
 #[test]
-fn tiers_of_prefixes_are_two_limits() {
+fn two_limits_may_count_prefixes_of_different_lengths() {
     let rules = "
         threshold = 2
         [limit.network]
@@ -66,7 +66,7 @@ fn tiers_of_prefixes_are_two_limits() {
 }
 
 #[test]
-fn a_sliding_window_never_lets_more_through_in_any_span() {
+fn a_sliding_window_never_exceeds_the_threshold_in_any_span() {
     let rules = "threshold = 1000000\n[limit.sliding]\nthreshold = 10\nwindow = \"sliding\"";
     let mut site = Simulation::new(rules);
     // Ten at the end of what would be one fixed window, and ten at the beginning of the next.
@@ -122,7 +122,7 @@ fn recipients_are_counted_once_each_and_refused_one_by_one() {
 }
 
 #[test]
-fn recipients_nobody_asked_about_are_counted_at_data() {
+fn recipients_not_seen_at_rcpt_are_counted_at_data() {
     let rules = "[limit.recipients]\ncount = \"recipients\"\nthreshold = 10";
     on_both(rules, |site| {
         let mut data =
@@ -132,7 +132,7 @@ fn recipients_nobody_asked_about_are_counted_at_data() {
 }
 
 #[test]
-fn many_recipients_are_counted_once_each_by_several_limits() {
+fn several_limits_count_each_of_many_recipients_once() {
     let limit = |name: &str| format!("[limit.{name}]\ncount = \"recipients\"\nthreshold = 1500\n");
     let mut site = Simulation::new(&[limit("one"), limit("two")].concat());
     for (number, times) in (0..1000).map(|number| (number, 2)).chain((1000..1400).map(|number| (number, 1))) {
@@ -172,7 +172,7 @@ fn requests_are_counted_every_time() {
 }
 
 #[test]
-fn a_limit_on_users_is_judged_once_the_user_is_known_although_the_connection_has_its_verdict() {
+fn a_limit_per_user_is_judged_after_login_although_the_session_passed_before() {
     let rules = "
         threshold = 1
         [limit.users]
@@ -192,7 +192,7 @@ fn a_limit_on_users_is_judged_once_the_user_is_known_although_the_connection_has
 }
 
 #[test]
-fn a_user_is_counted_over_all_the_addresses_it_comes_from() {
+fn a_user_is_counted_over_all_client_addresses() {
     on_both("[limit.users]\nper = \"sasl_username\"\nthreshold = 2", |site| {
         for (client, expected) in [("192.0.2.1", "pass"), ("192.0.2.2", "pass"), ("192.0.2.3", "over users")] {
             assert_eq!(site.session_with(client, "sasl_username=joe\n"), expected, "{client}");
@@ -202,7 +202,7 @@ fn a_user_is_counted_over_all_the_addresses_it_comes_from() {
 }
 
 #[test]
-fn a_message_counts_once_for_each_domain_it_goes_to() {
+fn a_message_counts_once_for_each_recipient_domain() {
     let rules = "[limit.domains]\ncount = \"messages\"\nper = \"recipient_domain\"\nthreshold = 1";
     on_both(rules, |site| {
         let mut rcpt = |message, recipient: &str| {
@@ -217,7 +217,7 @@ fn a_message_counts_once_for_each_domain_it_goes_to() {
 }
 
 #[test]
-fn the_spelling_of_a_host_s_name_makes_no_difference_to_its_domain() {
+fn the_domain_of_a_host_name_ignores_case_and_a_final_dot() {
     on_both("threshold = 100\n[limit.domains]\nper = \"reverse_client_domain\"\nthreshold = 1", |site| {
         for (name, expected) in [
             ("MAIL.ONE.CO.UK", "pass"),
@@ -231,7 +231,7 @@ fn the_spelling_of_a_host_s_name_makes_no_difference_to_its_domain() {
 }
 
 #[test]
-fn a_user_may_be_called_unknown_but_a_host_without_a_name_has_none() {
+fn unknown_is_a_valid_user_name_but_means_no_host_name() {
     for (per, answer) in [("sasl_username", "over names"), ("helo_name", "over names"), ("client_name", "pass")] {
         let rules = format!("threshold = 100\n[limit.names]\nper = \"{per}\"\nthreshold = 1");
         on_both(&rules, |site| {
@@ -243,7 +243,7 @@ fn a_user_may_be_called_unknown_but_a_host_without_a_name_has_none() {
 }
 
 #[test]
-fn combinations_and_no_key_at_all() {
+fn a_limit_may_have_a_combined_key_or_none() {
     let rules = "
         threshold = 100
         [limit.pairs]
@@ -264,7 +264,7 @@ fn combinations_and_no_key_at_all() {
 }
 
 #[test]
-fn only_what_matches_is_counted() {
+fn a_limit_counts_only_what_matches() {
     let rules = "
         threshold = 100
         [limit.dynamic]
@@ -287,7 +287,7 @@ fn only_what_matches_is_counted() {
 }
 
 #[test]
-fn excepted_recipients_are_not_counted_at_data_either() {
+fn recipients_that_do_not_match_are_not_counted_at_data() {
     for count in ["connections", "messages", "recipients"] {
         let rules = format!(
             "threshold = 100\n[limit.abroad]\ncount = \"{count}\"\nthreshold = 1\n\
@@ -314,7 +314,7 @@ fn excepted_recipients_are_not_counted_at_data_either() {
 }
 
 #[test]
-fn the_most_specific_netblock_has_its_rate() {
+fn the_most_specific_netblock_sets_the_rate() {
     let rules = "
         threshold = 1
         [netblocks]
@@ -339,7 +339,7 @@ fn the_most_specific_netblock_has_its_rate() {
 }
 
 #[test]
-fn netblocks_and_groups_share_one_count() {
+fn netblocks_and_groups_may_share_one_count() {
     let rules = "
         threshold = 100
         [netblocks]
@@ -376,7 +376,7 @@ fn a_named_limit_may_have_rates_and_exemptions_of_its_own() {
 }
 
 #[test]
-fn in_the_example_of_a_busy_mx_a_provider_has_its_rate_from_one_network_too() {
+fn the_busy_mx_example_limits_a_provider_within_one_network() {
     let example = include_str!("../../conf/examples/busy-mx.toml");
     let elsewhere = ["memcached_server", "whitelist_file", "blacklist_file", "list_check_interval"];
     let rules: Vec<&str> = example.lines().filter(|line| !elsewhere.iter().any(|key| line.starts_with(key))).collect();
@@ -400,7 +400,7 @@ fn a_netblock_longer_than_the_client_s_prefix_keeps_its_clients_apart() {
 }
 
 #[test]
-fn over_the_limit_answers_are_delayed_twice_as_long_each_time() {
+fn each_answer_over_the_limit_is_delayed_twice_as_long() {
     let rules = "threshold = 1\ninitial_delay = \"100ms\"\nmax_delay = \"300ms\"\nmax_concurrent = 10";
     on_both(rules, |site| {
         assert_eq!(sessions(site, CLIENT, 5), ["pass", "wait 100", "wait 200", "wait 300", "wait 300"]);
@@ -417,7 +417,7 @@ fn a_session_is_delayed_once() {
 }
 
 #[test]
-fn a_session_is_delayed_once_by_however_many_limits() {
+fn several_limits_delay_a_session_once() {
     let rules = "
         threshold = 1
         initial_delay = 1
@@ -443,7 +443,7 @@ fn a_session_is_delayed_once_by_however_many_limits() {
 }
 
 #[test]
-fn on_a_blacklist_that_delays_a_session_waits_once_and_passes() {
+fn a_delaying_blacklist_delays_a_session_once_and_it_passes() {
     let rules = "
         threshold = 1
         max_concurrent = 2
@@ -464,7 +464,7 @@ fn on_a_blacklist_that_delays_a_session_waits_once_and_passes() {
 }
 
 #[test]
-fn where_too_many_wait_already_the_next_is_refused_and_stays_so() {
+fn beyond_max_delayed_a_session_is_refused_for_good() {
     let rules = "threshold = 1\ninitial_delay = 1\nmax_concurrent = 2\nmax_delayed = 3";
     let mut site = Simulation::new(rules);
     for client in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
@@ -480,7 +480,7 @@ fn where_too_many_wait_already_the_next_is_refused_and_stays_so() {
 }
 
 #[test]
-fn one_that_may_not_even_wait_is_not_counted_where_the_refused_are_not() {
+fn count_refused_false_applies_beyond_max_delayed_too() {
     let rules = "threshold = 1\ncount_refused = false\ninitial_delay = 1\nmax_delayed = 1";
     on_both(rules, |site| {
         assert_eq!(sessions(site, CLIENT, 4)[..2], ["pass", "wait 1000"]);
@@ -494,7 +494,7 @@ fn one_that_may_not_even_wait_is_not_counted_where_the_refused_are_not() {
 }
 
 #[test]
-fn under_stress_nobody_is_made_to_wait() {
+fn under_stress_sessions_are_refused_instead_of_delayed() {
     let mut site = Simulation::new("threshold = 1\ninitial_delay = 1");
     assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "pass");
     assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "over connections");
@@ -502,7 +502,7 @@ fn under_stress_nobody_is_made_to_wait() {
 }
 
 #[test]
-fn under_stress_the_threshold_may_be_tighter() {
+fn under_stress_another_threshold_may_apply() {
     on_both("threshold = 3\nstress_threshold = 1\nstress_action = \"421\"", |site| {
         assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "pass");
         assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "over connections");
@@ -514,7 +514,7 @@ fn under_stress_the_threshold_may_be_tighter() {
 }
 
 #[test]
-fn a_limit_that_is_only_logged_never_enforces_and_never_changes_the_live_one() {
+fn a_log_only_limit_never_affects_an_enforced_one() {
     let rules = "
         threshold = 2
         [limit.shadow]
@@ -531,7 +531,7 @@ fn a_limit_that_is_only_logged_never_enforces_and_never_changes_the_live_one() {
 }
 
 #[test]
-fn a_limit_that_is_only_logged_may_leave_out_what_it_would_refuse() {
+fn count_refused_false_works_for_a_log_only_limit() {
     for (count_refused, last) in [(true, " count=5 "), (false, " count=2 ")] {
         let rules = format!("threshold = 1\nexptime = 600\nlog_only = true\ncount_refused = {count_refused}");
         let mut site = Simulation::new(&rules);
@@ -544,7 +544,7 @@ fn a_limit_that_is_only_logged_may_leave_out_what_it_would_refuse() {
 }
 
 #[test]
-fn a_program_that_only_logs_tells_of_the_blacklist_also_where_no_limit_is_about_the_client() {
+fn with_log_only_the_blacklist_is_logged_even_where_no_limit_applies() {
     let rules = "log_only = true\nblacklist = [\"198.51.100.0/24\"]\nmatch = { sasl_username = true }";
     on_both(rules, |site| {
         for _ in 0..2 {
@@ -559,7 +559,7 @@ fn a_program_that_only_logs_tells_of_the_blacklist_also_where_no_limit_is_about_
 }
 
 #[test]
-fn a_program_that_only_logs_counts_under_keys_of_its_own() {
+fn with_log_only_counts_have_keys_of_their_own() {
     let memcached = Memcached::start();
     let rules = "threshold = 1\nblacklist = [\"192.0.2.0/24\"]";
     let mut dry = Simulation::on(&memcached, &format!("log_only = true\n{rules}"));
@@ -574,7 +574,7 @@ fn a_program_that_only_logs_counts_under_keys_of_its_own() {
 }
 
 #[test]
-fn who_goes_over_is_banned_beyond_the_window_and_longer_each_time() {
+fn a_ban_outlasts_the_window_and_is_longer_each_time() {
     let mut site = Simulation::new("threshold = 1\nban_time = \"10m\"\nban_max = \"30m\"");
     let minute = 60_000;
     for (at, expected) in [
@@ -605,7 +605,7 @@ fn who_goes_over_is_banned_beyond_the_window_and_longer_each_time() {
 }
 
 #[test]
-fn a_ban_may_take_several_violations() {
+fn ban_threshold_may_require_several_violations() {
     let rules = "threshold = 1\nban_time = \"10m\"\nban_threshold = 3";
     on_both(rules, |site| {
         let answers = sessions(site, CLIENT, 6);
@@ -625,7 +625,7 @@ fn a_ban_ends_with_the_rule_it_came_from() {
 }
 
 #[test]
-fn hits_that_are_one_are_one_violation() {
+fn coalesced_hits_are_one_violation() {
     let mut site = Simulation::new("threshold = 1\ncoalesce = \"1s\"\nban_time = 60\nban_threshold = 2");
     for (at, expected) in [
         (0, "pass"),
@@ -641,7 +641,7 @@ fn hits_that_are_one_are_one_violation() {
 }
 
 #[test]
-fn what_comes_during_a_ban_counts_unless_the_refused_do_not() {
+fn hits_during_a_ban_count_unless_count_refused_is_false() {
     for (count_refused, then) in [(true, "over connections"), (false, "pass")] {
         let rules = format!("threshold = 2\nexptime = 20\nban_time = 50\ncount_refused = {count_refused}");
         let mut site = Simulation::new(&rules);
@@ -667,7 +667,7 @@ fn a_ban_on_one_host_is_a_ban_on_all() {
 }
 
 #[test]
-fn refused_attempts_may_be_left_out_of_the_count() {
+fn count_refused_false_leaves_refused_hits_out() {
     let mut site = Simulation::new(
         "threshold = 2\ncount_refused = false\n[limit.sliding]\nthreshold = 4\nexptime = 600\nwindow = \"sliding\"\ncount_refused = false",
     );
@@ -681,7 +681,7 @@ fn refused_attempts_may_be_left_out_of_the_count() {
 }
 
 #[test]
-fn who_was_let_in_stays_in_when_a_reload_has_the_limit_count_anew() {
+fn a_session_that_passed_keeps_passing_when_a_reload_restarts_its_limit() {
     let mut site = Simulation::new("threshold = 1");
     assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
     for rules in ["threshold = 1\nwindow = \"sliding\"", "threshold = 1"] {
@@ -693,7 +693,7 @@ fn who_was_let_in_stays_in_when_a_reload_has_the_limit_count_anew() {
 }
 
 #[test]
-fn a_limit_that_counts_something_else_under_its_name_begins_anew() {
+fn a_limit_that_counts_something_else_after_a_reload_starts_at_zero() {
     let limit = |count| {
         let two = if count == "bytes" { 2048 } else { 2 };
         format!("threshold = 100\n[limit.mail]\ncount = \"{count}\"\nthreshold = {two}")
@@ -708,7 +708,7 @@ fn a_limit_that_counts_something_else_under_its_name_begins_anew() {
 }
 
 #[test]
-fn a_ban_by_one_limit_comes_before_what_another_says() {
+fn a_ban_by_one_limit_precedes_the_verdict_of_another() {
     let rules = "threshold = 2\n[limit.strict]\nthreshold = 1\nban_time = \"10m\"";
     on_both(rules, |site| {
         assert_eq!(sessions(site, CLIENT, 4), ["pass", "over strict", "banned strict", "banned strict"]);
@@ -716,7 +716,7 @@ fn a_ban_by_one_limit_comes_before_what_another_says() {
 }
 
 #[test]
-fn hits_closer_together_than_coalesce_are_one() {
+fn hits_within_coalesce_count_once() {
     let mut site = Simulation::new("threshold = 2\ncoalesce = \"500ms\"");
     for (at, expected) in [
         (0, "pass"),
@@ -733,7 +733,7 @@ fn hits_closer_together_than_coalesce_are_one() {
 }
 
 #[test]
-fn what_comes_soon_after_a_hit_that_was_taken_back_does_not_pass_for_that() {
+fn a_hit_soon_after_a_refunded_hit_is_not_coalesced_with_it() {
     on_both("threshold = 2\nexptime = 600\ncoalesce = \"2s\"\ncount_refused = false", |site| {
         for (at, expected) in [
             (0, "pass"),
@@ -749,7 +749,7 @@ fn what_comes_soon_after_a_hit_that_was_taken_back_does_not_pass_for_that() {
 }
 
 #[test]
-fn a_session_keeps_its_verdict_when_the_rules_change_but_a_refusal_is_looked_at_anew() {
+fn a_reload_keeps_passes_and_judges_refusals_again() {
     let mut site = Simulation::new("threshold = 1");
     assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
     assert_eq!(site.ask(1, &at(CLIENT, 1, "RCPT", 0)), "over connections");

@@ -34,7 +34,7 @@ fn limit(keys: &str) -> Limit {
 // Limits.
 
 #[test]
-fn limits_stand_in_the_order_of_the_file() {
+fn limits_keep_the_order_of_the_file() {
     let config = right(
         "[limit.b]\nthreshold = 1\n[limit.c.match]\nstress = true\n[limit.a]\nthreshold = 2\n[limit.c]\nthreshold = 3\n",
     );
@@ -44,7 +44,7 @@ fn limits_stand_in_the_order_of_the_file() {
 }
 
 #[test]
-fn what_the_store_may_take_is_not_left_to_wait() {
+fn max_delay_leaves_time_for_the_store() {
     let wait = |max: &str, store: &str| {
         parse(&format!("initial_delay = 1\nmax_delay = \"{max}\"\nstore_timeout = \"{store}\""))
     };
@@ -56,7 +56,7 @@ fn what_the_store_may_take_is_not_left_to_wait() {
 }
 
 #[test]
-fn a_named_limit_takes_some_values_of_the_top_level_and_the_defaults_of_the_others() {
+fn a_named_limit_inherits_some_keys_of_the_top_level() {
     let text = r#"
         exptime = 90
         threshold = 7
@@ -109,7 +109,7 @@ fn a_named_limit_takes_some_values_of_the_top_level_and_the_defaults_of_the_othe
 }
 
 #[test]
-fn every_key_of_a_limit_has_its_say() {
+fn every_key_of_a_limit_takes_effect() {
     let limit = limit(
         r#"
         exptime = "1d"
@@ -159,7 +159,7 @@ fn bytes_are_kept_in_kib_rounded_up() {
 }
 
 #[test]
-fn what_is_only_logged_has_keys_of_its_own() {
+fn log_only_limits_have_counter_keys_of_their_own() {
     let prefixes = |text: &str| -> Vec<(String, bool)> {
         right(text).limits.into_iter().map(|limit| (limit.key_prefix, limit.log_only)).collect()
     };
@@ -171,7 +171,7 @@ fn what_is_only_logged_has_keys_of_its_own() {
 }
 
 #[test]
-fn a_text_that_nobody_wrote_says_what_there_was_too_much_of() {
+fn the_default_text_names_what_exceeded_the_limit() {
     let told = |keys: &str| {
         let object = check::object(&parse(&format!("{keys}\n[limit.x]\nthreshold = 1\ncount = \"messages\"")));
         object["limits"][1]["text"].as_str().unwrap().to_owned()
@@ -219,7 +219,7 @@ fn decides<'l>(set: &'l NetblockTable<ListEntry>, client: &str) -> Option<&'l Li
 }
 
 #[test]
-fn a_netblock_has_a_rate_or_is_on_a_list() {
+fn a_netblock_has_a_rate_or_a_list() {
     let config = right(
         r#"
         blacklist = ["203.0.113.0/24"]
@@ -253,7 +253,7 @@ fn a_netblock_has_a_rate_or_is_on_a_list() {
 }
 
 #[test]
-fn a_limit_s_own_netblocks_are_its_alone() {
+fn the_netblocks_of_a_limit_apply_to_that_limit_only() {
     let config = right("[limit.x]\nthreshold = 1\n[limit.x.netblocks]\n\"192.0.2.0/24\" = 5\n\"192.0.2.1\" = -1\n");
     assert_eq!(config.lists.netblocks.len(), Config::default().lists.netblocks.len());
     let set = &config.limits[1].netblocks;
@@ -264,14 +264,14 @@ fn a_limit_s_own_netblocks_are_its_alone() {
 }
 
 #[test]
-fn what_is_written_wins_over_the_default_whitelist() {
+fn an_explicit_entry_overrides_the_default_whitelist() {
     let config = right("blacklist = [\"127.0.0.0/8\"]");
     let set: NetblockTable<ListEntry> = config.lists.netblocks.iter().copied().collect();
     assert_eq!(decides(&set, "127.0.0.1"), Some(&ListEntry::Blacklist(None)));
 }
 
 #[test]
-fn the_blacklist_refuses_with_a_text_of_its_own_or_delays_or_does_as_it_is_told() {
+fn blacklist_action_refuses_delays_or_gives_an_action() {
     let words = |text: &str| {
         let blacklist = right(text).blacklist;
         let mut told = bytes::BytesMut::new();
@@ -290,7 +290,7 @@ fn the_blacklist_refuses_with_a_text_of_its_own_or_delays_or_does_as_it_is_told(
 }
 
 #[test]
-fn what_makes_no_sense_is_warned_of() {
+fn valid_but_pointless_settings_are_warned_of() {
     let cases = [
         ("max_delay = 3", "1:1: `max_delay` has no effect without `initial_delay`: nobody waits"),
         ("max_concurrent = 3", "1:1: `max_concurrent` has no effect without `initial_delay`: nobody waits"),
@@ -373,7 +373,7 @@ fn what_makes_no_sense_is_warned_of() {
 // The examples.
 
 #[test]
-fn every_example_is_right_and_explained_in_the_manual() {
+fn every_example_is_valid_and_explained_in_the_manual() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let manual = std::fs::read_to_string(root.join("man/connshaper.toml.5")).unwrap();
     let mut names = Vec::new();
@@ -394,7 +394,7 @@ fn every_example_is_right_and_explained_in_the_manual() {
 }
 
 #[test]
-fn the_example_of_connection_shaper_is_what_its_own_file_means() {
+fn the_connection_shaper_example_equals_the_original_file() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples/connection_shaper.toml");
     let ours = Config::load(Some(&path)).unwrap();
     let theirs = right(
@@ -407,7 +407,7 @@ fn the_example_of_connection_shaper_is_what_its_own_file_means() {
 // Reading.
 
 #[test]
-fn what_the_manual_calls_a_key_of_a_limit_can_be_one() {
+fn only_keys_of_a_limit_are_accepted_in_its_table() {
     for key in KEYS {
         let error = parse(&format!("[limit.x]\nthreshold = 1\n{} = 1979-05-27", key.name)).unwrap_err().to_string();
         assert_eq!(error.contains("is no key of limit `x`"), !key.is_of_limit(), "{error}");
@@ -422,7 +422,7 @@ fn there_may_be_a_hundred_limits() {
 }
 
 #[test]
-fn programs_get_the_limits_in_the_words_of_the_configuration() {
+fn json_output_names_limits_as_the_configuration_does() {
     let text = "exptime = 90\n[limit.x]\nthreshold = 5\nper = [\"client\", \"sender\"]\nmatch = { server_port = 25 }";
     let object = check::object(&parse(text));
     let limits = object["limits"].as_array().unwrap();
@@ -439,7 +439,7 @@ fn programs_get_the_limits_in_the_words_of_the_configuration() {
 }
 
 #[test]
-fn each_limit_is_said_in_a_sentence() {
+fn each_limit_is_described_in_a_sentence() {
     let sentence = |text: &str, place: usize| {
         let object = check::object(&parse(text));
         object["summary"][place].as_str().unwrap_or_else(|| panic!("{object:#}")).to_owned()

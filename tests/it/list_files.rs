@@ -33,7 +33,7 @@ fn says(config: &Config, client: &str) -> Option<(ListEntry, Option<String>)> {
 }
 
 #[test]
-fn lists_add_to_what_the_configuration_says_and_keep_their_reasons() {
+fn list_files_add_to_the_configured_lists_and_keep_comments() {
     let dir = tempfile::tempdir().unwrap();
     let black =
         "# comments\n\n  192.0.2.0/24\t# spam\r\n2001:db8::/32#spam\n198.51.100.7 REJECT go away # then\n203.0.113.1";
@@ -59,7 +59,7 @@ fn lists_add_to_what_the_configuration_says_and_keep_their_reasons() {
 }
 
 #[test]
-fn what_is_wrong_in_a_list_has_its_place_there_and_a_remedy() {
+fn an_error_in_a_list_has_file_line_and_remedy() {
     let cases = [
         ("", "192.0.2.0/24 x\n10.0.0\n", "black:2:1: `10.0.0`: not an address or netblock"),
         ("", "\n   192.0.2.0/33\n", "black:2:4: `192.0.2.0/33`: a prefix length of 33 is too long"),
@@ -82,7 +82,7 @@ fn what_is_wrong_in_a_list_has_its_place_there_and_a_remedy() {
 }
 
 #[test]
-fn of_equal_netblocks_the_milder_word_counts_with_a_warning() {
+fn of_equal_netblocks_the_more_lenient_list_wins_with_a_warning() {
     let dir = tempfile::tempdir().unwrap();
     let keys =
         "whitelist = [\"192.0.2.1\"]\nblacklist = [\"192.0.2.5\"]\n[netblocks]\n\"192.0.2.2\" = 9\n\"192.0.2.3\" = 9\n";
@@ -120,7 +120,7 @@ fn an_empty_list_is_warned_of() {
 }
 
 #[test]
-fn a_list_is_a_file_and_not_endless() {
+fn a_list_must_be_a_regular_file_of_bounded_size() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("huge");
     fs::File::create(&file).unwrap().set_len(65 << 20).unwrap();
@@ -160,7 +160,7 @@ fn replace(dir: &Dir, name: &str, content: &str) {
 }
 
 #[test]
-fn a_changed_list_comes_into_force_without_a_signal() {
+fn a_changed_list_takes_effect_without_a_signal() {
     let dir = Dir::new();
     dir.write("black", "192.0.2.1 # spam\n");
     let config = format!("blacklist_file = {:?}\nlist_check_interval = 1\n", dir.join("black"));
@@ -191,7 +191,7 @@ fn a_changed_list_comes_into_force_without_a_signal() {
 }
 
 #[test]
-fn a_list_that_has_become_a_pipe_holds_up_neither_a_reload_nor_a_start() {
+fn a_list_that_became_a_pipe_blocks_neither_reload_nor_start() {
     let dir = Dir::new();
     dir.write("black", "192.0.2.1\n");
     let config = format!("blacklist_file = {:?}\nlist_check_interval = 1\n", dir.join("black"));
@@ -215,7 +215,7 @@ fn a_list_that_has_become_a_pipe_holds_up_neither_a_reload_nor_a_start() {
 }
 
 #[test]
-fn a_signal_has_the_lists_read_too() {
+fn a_reload_reads_the_lists_again() {
     let dir = Dir::new();
     dir.write("white", "192.0.2.1\n");
     let config = format!("whitelist_file = {:?}\nthreshold = 1\n", dir.join("white"));

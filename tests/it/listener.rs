@@ -79,7 +79,7 @@ async fn ipv4_and_ipv6_can_listen_on_the_same_port() {
 }
 
 #[tokio::test]
-async fn a_host_name_is_listened_at_under_each_of_its_addresses() {
+async fn a_host_name_is_bound_at_each_of_its_addresses() {
     let mut expected: Vec<_> =
         ("localhost", 0).to_socket_addrs().unwrap().map(|address| address.ip().to_string()).collect();
     expected.sort();
@@ -96,7 +96,7 @@ async fn a_host_name_is_listened_at_under_each_of_its_addresses() {
 }
 
 #[tokio::test]
-async fn an_address_that_cannot_be_had_is_an_error_with_a_remedy() {
+async fn an_address_that_cannot_be_bound_is_an_error_with_a_remedy() {
     let taken = bind("inet:127.0.0.1:0").unwrap().remove(0);
     let address = taken.address().to_string();
     let said = |address: &str| bind(address).unwrap_err().to_string();
@@ -203,7 +203,7 @@ async fn a_path_without_room_for_a_name_beside_it_says_so() {
 }
 
 #[tokio::test]
-async fn what_is_not_a_socket_is_never_removed() {
+async fn a_file_that_is_not_a_socket_is_never_removed() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("file");
     fs::write(&file, "precious").unwrap();
@@ -217,7 +217,7 @@ async fn what_is_not_a_socket_is_never_removed() {
 }
 
 #[tokio::test]
-async fn a_socket_goes_with_its_listener_unless_another_took_its_place() {
+async fn a_socket_file_is_removed_with_its_listener_unless_it_was_replaced() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("policy");
     let listener = bind_unix(&path, &rights(0o660)).unwrap();

@@ -92,7 +92,7 @@ fn a_refusal_is_one_datagram_in_the_mail_facility() {
 }
 
 #[test]
-fn nobody_waits_for_a_logger_that_does_not_read() {
+fn a_logger_that_does_not_read_blocks_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let socket = logger(&path);
@@ -114,7 +114,7 @@ fn nobody_waits_for_a_logger_that_does_not_read() {
 }
 
 #[test]
-fn a_logger_that_is_started_again_is_found_again() {
+fn the_log_reconnects_to_a_restarted_logger() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let log = syslog(&path);
@@ -131,7 +131,7 @@ fn a_logger_that_is_started_again_is_found_again() {
 }
 
 #[test]
-fn what_was_lost_is_counted_and_told_when_the_logger_is_back() {
+fn lost_lines_are_counted_and_reported_when_the_logger_is_back() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let log = syslog(&path);
@@ -156,7 +156,7 @@ fn a_flush_ends_at_its_deadline() {
 }
 
 #[test]
-fn a_stranger_cannot_forge_a_line() {
+fn a_value_cannot_forge_a_line() {
     let log = Log::in_memory(Severity::Info);
     bad_request(&log, "inet:192.0.2.1:25", Some(b"x\nSTART"), "line without =", Now::simulated(0));
     let line = r#"BAD_REQUEST peer=inet:192.0.2.1:25 attribute="x\x0aSTART" problem="line without =""#;
@@ -164,7 +164,7 @@ fn a_stranger_cannot_forge_a_line() {
 }
 
 #[test]
-fn lines_over_the_rate_are_mentioned_by_the_next() {
+fn suppressed_lines_are_reported_with_the_next() {
     let log = Log::in_memory(Severity::Info);
     for _ in 0..150 {
         bad_request(&log, "unix", None, "too long", Now::simulated(1));
@@ -176,7 +176,7 @@ fn lines_over_the_rate_are_mentioned_by_the_next() {
 }
 
 #[test]
-fn a_level_hides_what_matters_less_until_it_is_changed() {
+fn the_log_level_hides_less_severe_lines_until_it_is_changed() {
     let log = Log::in_memory(Severity::Info);
     report::passed(&log, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     assert!(log.lines().is_empty());
@@ -232,7 +232,7 @@ fn a_full_disk_behind_standard_error_does_no_harm() {
 }
 
 #[test]
-fn a_standard_error_that_nobody_reads_holds_up_nobody() {
+fn a_standard_error_that_is_not_read_blocks_nothing() {
     if role().is_some() {
         let log = Log::open(&config(LogTarget::Stderr)).unwrap();
         let start = Instant::now();
@@ -243,13 +243,13 @@ fn a_standard_error_that_nobody_reads_holds_up_nobody() {
         return;
     }
     // The pipe holds 64 KiB, and stays open unread until the child has ended.
-    let mut child = own_process(a_standard_error_that_nobody_reads_holds_up_nobody, "unset JOURNAL_STREAM", "speak");
+    let mut child = own_process(a_standard_error_that_is_not_read_blocks_nothing, "unset JOURNAL_STREAM", "speak");
     let mut child = child.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     assert!(child.wait().unwrap().success());
 }
 
 #[test]
-fn the_journal_gets_a_datagram_with_a_field_for_each_of_a_lines() {
+fn the_journal_gets_one_datagram_with_a_field_for_each_field_of_a_line() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("journal");
     let journal = UnixDatagram::bind(&path).unwrap();

@@ -12,17 +12,17 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
 const PAGES: [&str; 2] = ["connshaper.8", "connshaper.toml.5"];
 
 #[test]
-fn the_manual_explains_the_parsers_keys_and_no_other() {
+fn the_manual_explains_every_key_and_no_other() {
     assert_eq!(names(&manual()), parser_keys());
 }
 
 #[test]
-fn the_sample_has_the_parsers_keys_and_no_other() {
+fn the_sample_has_every_key_and_no_other() {
     assert_eq!(names(&sample()), parser_keys());
 }
 
 #[test]
-fn the_manual_states_the_parsers_defaults() {
+fn the_manual_states_the_defaults() {
     let manual = manual();
     for key in KEYS {
         let stated = manual[key.name].as_deref();
@@ -69,7 +69,7 @@ fn the_manual_lists_the_attributes_of_conditions_and_no_other() {
 }
 
 #[test]
-fn the_sample_shows_the_parsers_defaults() {
+fn the_sample_shows_the_defaults() {
     let sample = sample();
     for key in KEYS {
         // A key without a default has an example in the sample.
@@ -87,7 +87,7 @@ fn the_sample_changes_nothing_until_something_is_uncommented() {
 }
 
 #[test]
-fn the_examples_are_right() {
+fn the_examples_are_valid() {
     let page = read("man/connshaper.toml.5");
     let literal = page.split(".Bd -literal -offset indent\n").skip(1).map(|rest| rest.split(".Ed\n").next().unwrap());
     let readme = read("README.md");
@@ -134,7 +134,7 @@ fn the_manual_explains_the_log_lines_and_no_other() {
 }
 
 #[test]
-fn mandoc_has_nothing_to_say_about_the_manual() {
+fn mandoc_reports_no_problem_in_the_manual() {
     let output = Command::new("mandoc")
         .args(["-T", "lint"])
         .args(PAGES)
@@ -244,7 +244,12 @@ fn keywords(place: &Path) -> BTreeSet<String> {
         rest.trim_start().strip_prefix('"')?.split('"').next()
     });
     let after = |text| code.split(text).skip(1).filter_map(|rest| rest.split('"').next());
-    words.chain(after("log, \"")).chain(after("Line::new(\"")).filter(|word| is_keyword(word)).map(str::to_owned).collect()
+    words
+        .chain(after("log, \""))
+        .chain(after("Line::new(\""))
+        .filter(|word| is_keyword(word))
+        .map(str::to_owned)
+        .collect()
 }
 
 fn is_keyword(word: &str) -> bool {

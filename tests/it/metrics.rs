@@ -90,7 +90,7 @@ fn decisions_are_counted_by_limit_verdict_and_reason() {
 }
 
 #[test]
-fn the_page_is_what_prometheus_takes_and_follows_its_conventions() {
+fn the_page_is_valid_prometheus_text() {
     let memcached = Memcached::start();
     let host = Host::start(&format!("memcached_server = \"{}\"", memcached.server()));
     host.traffic();
@@ -101,7 +101,7 @@ fn the_page_is_what_prometheus_takes_and_follows_its_conventions() {
 }
 
 #[test]
-fn the_breaker_is_open_half_open_while_a_probe_tries_and_closed_when_the_server_is_back() {
+fn the_breaker_metric_is_open_half_open_and_closed() {
     let memcached = Memcached::start();
     let host = Host::start(&format!("store_timeout = \"500ms\"\nmemcached_server = \"{}\"", memcached.server()));
     let states = || {
@@ -141,7 +141,7 @@ fn the_manual_explains_the_metrics_and_no_other() {
 }
 
 #[test]
-fn other_requests_are_turned_down_and_none_holds_the_server_up() {
+fn other_http_requests_are_rejected_and_block_nothing() {
     let host = Host::start("");
     let status = |request: &str| host.get(request).lines().next().unwrap_or_default().to_owned();
     assert_eq!(status("GET /etc/passwd HTTP/1.1\r\n\r\n"), "HTTP/1.1 404 Not Found");
@@ -155,7 +155,7 @@ fn other_requests_are_turned_down_and_none_holds_the_server_up() {
 }
 
 #[test]
-fn the_alerts_are_silent_while_all_is_well_and_fire_when_it_is_not() {
+fn the_alerts_fire_on_faults_only() {
     for arguments in [["check", "rules", "connshaper.rules.yml"], ["test", "rules", "connshaper.tests.yml"]] {
         let said = promtool(&arguments, None);
         assert!(

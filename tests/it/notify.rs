@@ -9,7 +9,7 @@ use connshaper::daemon::notify;
 use crate::support::{must_pass, own_process, role};
 
 #[tokio::test]
-async fn systemd_is_told_of_start_reload_end_and_life() {
+async fn systemd_is_notified_of_start_reload_stop_and_watchdog() {
     if role().is_some() {
         notify::ready().unwrap();
         notify::reloading().unwrap();
@@ -21,7 +21,7 @@ async fn systemd_is_told_of_start_reload_end_and_life() {
     let path = dir.path().join("notify");
     let systemd = UnixDatagram::bind(&path).unwrap();
     systemd.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-    let mut child = own_process(systemd_is_told_of_start_reload_end_and_life, ":", "speak")
+    let mut child = own_process(systemd_is_notified_of_start_reload_stop_and_watchdog, ":", "speak")
         .env("NOTIFY_SOCKET", &path)
         .env("WATCHDOG_USEC", "2000")
         .env_remove("WATCHDOG_PID")
@@ -47,7 +47,7 @@ async fn systemd_is_told_of_start_reload_end_and_life() {
 }
 
 #[tokio::test]
-async fn nobody_is_told_where_nobody_asked() {
+async fn nothing_is_sent_without_a_notify_socket() {
     if role().is_some() {
         notify::ready().unwrap();
         notify::reloading().unwrap();
@@ -57,5 +57,5 @@ async fn nobody_is_told_where_nobody_asked() {
         assert!(fed.is_err(), "without a watchdog there is nothing to do, and no end");
         return;
     }
-    must_pass(own_process(nobody_is_told_where_nobody_asked, "unset NOTIFY_SOCKET WATCHDOG_USEC", "speak"));
+    must_pass(own_process(nothing_is_sent_without_a_notify_socket, "unset NOTIFY_SOCKET WATCHDOG_USEC", "speak"));
 }

@@ -20,7 +20,7 @@ const DEBIAN: &str = "target/tools/debian";
 const MOST_EXPOSURE: &str = "--threshold=15";
 
 #[test]
-fn the_service_runs_as_installed() {
+fn the_installed_service_runs_in_a_container() {
     let machine = Machine::boot();
     install(&machine);
     assert_eq!(machine.sh("systemctl is-active connshaper.socket connshaper.service"), "active\nactive\n");

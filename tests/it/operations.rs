@@ -53,7 +53,7 @@ fn amounts_are_added_and_reads_create_nothing() {
 }
 
 #[test]
-fn each_operation_of_a_request_has_its_own_answer() {
+fn each_operation_of_a_request_gets_its_own_answer() {
     on_every_store(async |site: &Site| {
         let (host, limit) = (site.host(), limit());
         for number in 1..=20 {
@@ -68,7 +68,7 @@ fn each_operation_of_a_request_has_its_own_answer() {
 }
 
 #[test]
-fn taking_back_never_creates_a_counter_and_stops_at_zero() {
+fn a_refund_never_creates_a_counter_and_stops_at_zero() {
     on_every_store(async |site: &Site| {
         let (host, limit) = (site.host(), limit());
         let taken = async |amount| {
@@ -90,7 +90,7 @@ fn taking_back_never_creates_a_counter_and_stops_at_zero() {
 }
 
 #[test]
-fn taking_back_does_not_move_the_end_of_the_window() {
+fn a_refund_does_not_move_the_end_of_the_window() {
     on_every_store(async |site: &Site| {
         let (host, limit) = (site.host(), Limit { exptime: 600, ..limit() });
         host.hit(&limit, &client(1), 5, at(0)).await;
@@ -126,7 +126,7 @@ fn a_sliding_window_counts_what_its_slots_hold() {
 }
 
 #[test]
-fn hits_too_close_to_the_last_that_counted_are_one_with_it() {
+fn hits_within_coalesce_of_the_last_counted_hit_are_not_counted() {
     on_every_store(async |site: &Site| {
         let host = site.host();
         let limit = Limit { coalesce: 500, ..limit() };
@@ -149,7 +149,7 @@ fn hits_too_close_to_the_last_that_counted_are_one_with_it() {
 }
 
 #[test]
-fn the_slots_of_a_sliding_window_coalesce_as_one_key() {
+fn coalescing_treats_the_slots_of_a_sliding_window_as_one_key() {
     on_every_store(async |site: &Site| {
         let host = site.host();
         let limit = Limit { coalesce: 500, exptime: 10, window: Window::Sliding, ..limit() };
@@ -186,7 +186,7 @@ async fn all_operations_of_a_request_are_one_round_trip() {
 }
 
 #[tokio::test]
-async fn where_the_dialect_tells_no_end_hits_do_not_move_what_is_known_of_it() {
+async fn without_meta_commands_hits_do_not_move_the_known_end_of_a_window() {
     let site = Site::proxied();
     let (host, limit) = (site.host(), Limit { exptime: 600, ..limit() });
     for count in 0..100 {
@@ -198,7 +198,7 @@ async fn where_the_dialect_tells_no_end_hits_do_not_move_what_is_known_of_it() {
 }
 
 #[tokio::test]
-async fn what_was_read_is_known_while_memcached_is_away() {
+async fn counts_read_before_an_outage_are_used_during_it() {
     for mut site in [Site::one_memcached(), Site::proxied()] {
         let limit = Limit { ban: Some(Ban { time: 60, threshold: 1, max: 60 }), ..limit() };
         let (host, other) = (site.host_with(OnStoreFailure::Local, Duration::from_secs(1)), site.host());
@@ -221,7 +221,7 @@ async fn what_was_read_is_known_while_memcached_is_away() {
 }
 
 #[tokio::test]
-async fn nothing_is_said_of_a_server_that_is_known_to_be_away_if_so_configured() {
+async fn without_local_counting_a_server_that_is_down_gives_no_answer() {
     for on_failure in [OnStoreFailure::Dunno, OnStoreFailure::Defer] {
         let mut site = Site::one_memcached();
         let (host, limit) = (site.host_with(on_failure, Duration::from_secs(1)), limit());
@@ -233,7 +233,7 @@ async fn nothing_is_said_of_a_server_that_is_known_to_be_away_if_so_configured()
 }
 
 #[tokio::test]
-async fn a_server_is_left_alone_after_three_requests_however_much_each_asks() {
+async fn the_breaker_opens_after_three_requests_however_many_operations_each_has() {
     let site = Site::one_memcached();
     let host = site.host_with(OnStoreFailure::Local, Duration::from_millis(300));
     let limit = limit();

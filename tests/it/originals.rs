@@ -81,7 +81,7 @@ mod perlbal_throttle {
     }
 
     #[test]
-    fn no_more_wait_at_once_than_may() {
+    fn max_concurrent_and_max_delayed_bound_the_delayed_sessions() {
         let rules = "threshold = 1\nwhitelist = []\ninitial_delay = 3\nmax_concurrent = 1\nmax_delayed = 2";
         let daemon = Daemon::start(rules);
         let postfix = asking(&daemon, &[]);
@@ -102,7 +102,7 @@ mod perlbal_throttle {
     }
 
     #[test]
-    fn one_that_goes_away_frees_its_place_at_once() {
+    fn a_closed_connection_frees_its_delay_slot_at_once() {
         let rules = "threshold = 1\nwhitelist = []\ninitial_delay = 3\nmax_delayed = 1";
         let daemon = Daemon::start(rules);
         let attributes = |port: u16| [("192.0.2.1", port), ("192.0.2.2", port)];
@@ -127,7 +127,7 @@ mod perlbal_throttle {
     }
 
     #[test]
-    fn one_that_does_not_heed_it_is_banned() {
+    fn a_client_that_keeps_connecting_is_banned() {
         let rules = "threshold = 1\nexptime = 1\nwhitelist = []\nban_threshold = 2\nban_time = 2";
         let daemon = Daemon::start(rules);
         let postfix = asking(&daemon, &[]);
@@ -138,7 +138,7 @@ mod perlbal_throttle {
     }
 
     #[test]
-    fn white_and_blacklists_come_from_files_that_are_read_again() {
+    fn whitelist_and_blacklist_files_are_read_again_on_reload() {
         let dir = Dir::new();
         let (white, black) = (dir.join("white"), dir.join("black"));
         dir.write("white", "127.0.0.8/31 # the office\n");
@@ -161,7 +161,7 @@ mod perlbal_throttle {
     }
 
     #[test]
-    fn one_on_the_blacklist_may_be_made_to_wait_instead() {
+    fn the_blacklist_may_delay_instead_of_refuse() {
         let rules = "whitelist = []\nblacklist = [\"127.0.0.2\"]\nblacklist_action = \"delay\"\nmax_delay = 1";
         let daemon = Daemon::start(rules);
         let postfix = asking(&daemon, &[]);
@@ -172,7 +172,7 @@ mod perlbal_throttle {
     }
 
     #[test]
-    fn only_what_matches_is_throttled() {
+    fn only_matching_requests_are_limited() {
         let rules = "
             threshold = 1000
             whitelist = []
@@ -270,7 +270,7 @@ mod mod_ip_count {
     use super::*;
 
     #[test]
-    fn several_servers_share_the_keys_and_a_block_outlasts_the_window() {
+    fn keys_spread_over_servers_and_a_ban_outlasts_the_window() {
         let stores = [Memcached::start(), Memcached::start()];
         let [one, other] = stores.each_ref().map(|store| format!("{:?}", store.server()));
         let rules = format!(
@@ -327,7 +327,7 @@ mod busy_sites {
     }
 
     #[test]
-    fn refused_attempts_do_not_count_against_a_patient_queue() {
+    fn count_refused_false_spares_a_retrying_queue() {
         let rules = "threshold = 2\nexptime = 3\nwhitelist = []\ncount_refused = false";
         let memcached = Memcached::start();
         let daemon = Daemon::start(&format!("{rules}\nmemcached_server = {:?}", memcached.server()));

@@ -78,7 +78,7 @@ fn daemon_counts(memcached: &Memcached) {
 }
 
 #[test]
-fn a_refused_client_does_not_get_in_through_a_time_out() {
+fn a_refused_client_stays_refused_through_a_store_timeout() {
     for on_store_failure in ["local", "dunno", "defer"] {
         let memcached = Memcached::start();
         let rules = format!("threshold = 2\non_store_failure = {on_store_failure:?}\n");
@@ -95,7 +95,7 @@ fn a_refused_client_does_not_get_in_through_a_time_out() {
 }
 
 #[test]
-fn an_outage_is_bridged_as_configured_and_told_at_its_beginning_and_end() {
+fn on_store_failure_applies_and_an_outage_is_logged_at_start_and_end() {
     // Connections of a client that was over, and of one that was not seen, while memcached is away.
     let cases = [
         ("local", [false, false], [true, false]),
@@ -125,7 +125,7 @@ fn an_outage_is_bridged_as_configured_and_told_at_its_beginning_and_end() {
 }
 
 #[test]
-fn deferring_is_our_own_trouble_and_never_the_sites_action() {
+fn on_store_failure_defer_ignores_the_configured_action() {
     let mut memcached = Memcached::start();
     memcached.kill();
     let rules = "threshold = 1\non_store_failure = \"defer\"\naction = \"REJECT\"\n";
@@ -148,7 +148,7 @@ fn deferring_is_our_own_trouble_and_never_the_sites_action() {
 }
 
 #[test]
-fn systemd_and_the_statistics_are_told_how_the_store_is() {
+fn systemd_status_and_statistics_report_the_state_of_the_store() {
     let mut memcached = Memcached::start();
     let mut daemon = daemon(&memcached, "statistics_interval = \"1s\"\n");
     daemon.lines().wait_for(" store=up ");
@@ -164,7 +164,7 @@ fn systemd_and_the_statistics_are_told_how_the_store_is() {
 }
 
 #[test]
-fn memcached_may_come_later_than_the_daemon() {
+fn memcached_may_start_after_the_daemon() {
     let mut memcached = Memcached::start();
     memcached.kill();
     let daemon = daemon(&memcached, "threshold = 1\n");
@@ -176,7 +176,7 @@ fn memcached_may_come_later_than_the_daemon() {
 }
 
 #[test]
-fn one_server_of_several_that_is_away_does_not_concern_the_keys_of_the_others() {
+fn one_server_that_is_down_does_not_affect_keys_of_the_others() {
     let mut servers = [Memcached::start(), Memcached::start()];
     let addresses = servers.each_ref().map(Memcached::server);
     let daemon =
@@ -217,7 +217,7 @@ fn impostor(answer: &'static str) -> String {
 }
 
 #[test]
-fn nonsense_is_never_taken_for_a_count() {
+fn an_invalid_answer_is_never_taken_for_a_count() {
     let answers = [
         "HTTP/1.1 400 Bad Request\r\n\r\n",
         "VA 1 t60\r\n999\r\n",
@@ -238,7 +238,7 @@ fn nonsense_is_never_taken_for_a_count() {
 }
 
 #[test]
-fn a_server_out_of_memory_is_told_and_counted_for_here() {
+fn a_server_out_of_memory_is_logged_and_counts_are_local() {
     let server = impostor("SERVER_ERROR out of memory storing object\r\n");
     let daemon = Daemon::start(&format!("whitelist = []\nthreshold = 2\nmemcached_server = {server:?}\n"));
     let mut policy = Policy::connect(daemon.endpoint());

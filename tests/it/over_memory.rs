@@ -35,7 +35,7 @@ fn host(site: &mut Site) -> (Host, Gate) {
 }
 
 #[tokio::test]
-async fn a_flood_asks_once_per_over_memory_and_is_counted_whole() {
+async fn a_flood_queries_once_per_over_memory_and_every_hit_is_counted() {
     let mut site = Site::one_memcached();
     let (host, gate) = host(&mut site);
     let limit = limit();
@@ -59,7 +59,7 @@ async fn a_flood_asks_once_per_over_memory_and_is_counted_whole() {
 }
 
 #[tokio::test]
-async fn a_reset_on_another_host_works_within_that_time_whatever_came_meanwhile() {
+async fn a_reset_on_another_host_takes_effect_within_over_memory() {
     let mut site = Site::one_memcached();
     let (host, _gate) = host(&mut site);
     let limit = limit();
@@ -75,7 +75,7 @@ async fn a_reset_on_another_host_works_within_that_time_whatever_came_meanwhile(
 }
 
 #[tokio::test]
-async fn hits_that_are_not_to_stay_counted_are_not_added() {
+async fn with_count_refused_false_cached_hits_are_not_added() {
     let mut site = Site::one_memcached();
     let (host, gate) = host(&mut site);
     let limit = Limit { count_refused: false, ..limit() };
@@ -95,7 +95,7 @@ async fn hits_that_are_not_to_stay_counted_are_not_added() {
 }
 
 #[tokio::test]
-async fn a_banned_client_is_spared_also_below_its_limit_and_a_ban_lifted_elsewhere_ends_here() {
+async fn a_ban_is_cached_below_the_limit_and_ends_when_lifted_elsewhere() {
     let mut site = Site::one_memcached();
     let (host, gate) = host(&mut site);
     let limit = Limit { ban: Some(Ban { time: 600, threshold: 1, max: 600 }), ..limit() };
@@ -123,7 +123,7 @@ fn delaying() -> Limit {
 }
 
 #[tokio::test]
-async fn violations_of_a_flood_are_told_once_per_over_memory_and_counted_whole() {
+async fn violations_of_a_flood_are_sent_once_per_over_memory_and_all_counted() {
     let mut site = Site::one_memcached();
     let (host, _gate) = host(&mut site);
     let limit = delaying();
@@ -166,7 +166,7 @@ async fn violations_before_a_reset_on_another_host_are_not_added_after_it() {
 }
 
 #[tokio::test]
-async fn violations_that_a_ban_hangs_on_are_told_one_by_one() {
+async fn violations_that_may_start_a_ban_are_sent_one_by_one() {
     let mut site = Site::one_memcached();
     let (host, _gate) = host(&mut site);
     let limit = Limit { ban: Some(Ban { time: 600, threshold: 5, max: 600 }), ..delaying() };
@@ -179,7 +179,7 @@ async fn violations_that_a_ban_hangs_on_are_told_one_by_one() {
 }
 
 #[tokio::test]
-async fn without_over_memory_and_for_sliding_windows_every_hit_asks() {
+async fn without_over_memory_and_for_sliding_windows_every_hit_queries_the_store() {
     let mut site = Site::one_memcached();
     let (remembers, gate) = host(&mut site);
     let forgets = site.host();

@@ -14,7 +14,7 @@ use socket2::{Domain, Socket, Type};
 use crate::support::{Daemon, Dir, PATIENCE, Policy, Port, command, install, request};
 
 #[test]
-fn a_peer_that_is_not_listed_is_closed_at_once_counted_and_told_once() {
+fn a_peer_not_in_allow_peers_is_closed_counted_and_logged_once() {
     let port = Port::of([0, 0, 0, 0]);
     let config = "allow_peers = [\"127.0.0.2\", \"127.0.1.0/24\"]\nwhitelist = []";
     let mut daemon = Daemon::start_at(port.endpoint(), config);
@@ -33,7 +33,7 @@ fn a_peer_that_is_not_listed_is_closed_at_once_counted_and_told_once() {
 }
 
 #[test]
-fn a_reload_changes_who_may_ask_and_keeps_who_is_connected() {
+fn a_reload_changes_allow_peers_and_keeps_open_connections() {
     let port = Port::new();
     let daemon = Daemon::start_at(port.endpoint(), "");
     let mut policy = Policy::connect(daemon.endpoint());
@@ -69,7 +69,7 @@ fn a_unix_socket_is_open_to_its_group_alone() {
 }
 
 #[test]
-fn only_this_hosts_loopback_may_ask_unless_peers_are_listed() {
+fn without_allow_peers_only_loopback_may_query() {
     assert_eq!(parse("").unwrap().allow_peers, Peers::default());
     let netblocks = ["192.0.2.0/24".parse().unwrap(), "198.51.100.0/24".parse().unwrap()];
     let config = parse("allow_peers = [\"192.0.2.0/24\", \"::ffff:198.51.100.0/120\"]").unwrap();
@@ -79,7 +79,7 @@ fn only_this_hosts_loopback_may_ask_unless_peers_are_listed() {
 }
 
 #[test]
-fn listeners_that_nobody_or_everybody_can_ask_are_warned_of() {
+fn allow_peers_that_does_not_fit_the_listeners_is_warned_of() {
     let cases = [
         (
             "listen = [\"inet:127.0.0.1:10040\", \"inet:0.0.0.0:10041\"]",
@@ -112,7 +112,7 @@ fn listeners_that_nobody_or_everybody_can_ask_are_warned_of() {
 }
 
 #[test]
-fn an_option_or_a_socket_of_systemd_that_nobody_can_ask_at_is_warned_of() {
+fn a_listener_by_option_or_systemd_that_no_peer_may_query_is_warned_of() {
     let warnings = |mut daemon: Daemon| {
         daemon.stop();
         daemon.lines().with("CONFIGURATION ")
@@ -130,7 +130,7 @@ fn an_option_or_a_socket_of_systemd_that_nobody_can_ask_at_is_warned_of() {
 }
 
 #[test]
-fn check_says_who_may_ask() {
+fn check_reports_who_may_query() {
     let dir = Dir::new();
     let said = |text: &str| {
         let file = dir.write("connshaper.toml", text);

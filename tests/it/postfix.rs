@@ -174,7 +174,7 @@ fn spawn_runs_one_policy_process_per_smtpd_and_all_count_together() {
 }
 
 #[test]
-fn an_action_has_the_effect_postfix_gives_it() {
+fn each_action_has_its_effect_in_postfix() {
     // What a client over its limit hears at RCPT, where Postfix asks at RCPT.
     let table = [
         (
@@ -214,7 +214,7 @@ fn an_action_has_the_effect_postfix_gives_it() {
 }
 
 #[test]
-fn a_421_at_connect_is_the_banner_and_the_end() {
+fn action_421_at_connect_replaces_the_banner_and_closes() {
     let daemon = Daemon::start("threshold = 1\nwhitelist = []\naction = \"421 4.7.0 Slow down, {client}\"");
     let postfix = asking(&daemon, "no").start();
     postfix.client("127.0.0.2").greeting().clone().expect(220);
@@ -225,7 +225,7 @@ fn a_421_at_connect_is_the_banner_and_the_end() {
 }
 
 #[test]
-fn warn_if_reject_makes_a_dry_run() {
+fn warn_if_reject_refuses_nobody() {
     let daemon = Daemon::start("threshold = 1\nwhitelist = []");
     let postfix = Postfix::start(&format!(
         "smtpd_client_restrictions = warn_if_reject check_policy_service {}",

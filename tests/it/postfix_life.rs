@@ -3,7 +3,7 @@
 use crate::support::{Daemon, Postfix, Smtp};
 
 #[test]
-fn whitelisting_a_client_lifts_its_refusal_in_mid_session_and_keeps_the_counts() {
+fn whitelisting_lifts_a_refusal_in_mid_session_and_keeps_the_counts() {
     let daemon = Daemon::start("threshold = 1\nwhitelist = []");
     let postfix = asking(&daemon, "yes");
     for client in ["127.0.0.2", "127.0.0.3"] {
@@ -20,7 +20,7 @@ fn whitelisting_a_client_lifts_its_refusal_in_mid_session_and_keeps_the_counts()
 }
 
 #[test]
-fn a_reload_judges_anew_who_was_refused_and_nobody_who_passed_and_counts_none_again() {
+fn a_reload_judges_only_refused_sessions_again_and_counts_none_twice() {
     let daemon = Daemon::start("threshold = 2\nwhitelist = []");
     let postfix = asking(&daemon, "yes");
     let mut passed = [begun(&postfix, "127.0.0.2"), begun(&postfix, "127.0.0.2")];
@@ -41,7 +41,7 @@ fn a_reload_judges_anew_who_was_refused_and_nobody_who_passed_and_counts_none_ag
 }
 
 #[test]
-fn a_wrong_file_changes_nothing() {
+fn a_reload_of_a_wrong_file_changes_nothing() {
     let daemon = Daemon::start("threshold = 1\nwhitelist = []");
     let postfix = asking(&daemon, "yes");
     let mut smtp = begun(&postfix, "127.0.0.2");

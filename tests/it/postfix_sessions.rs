@@ -55,7 +55,7 @@ fn count(store: &Memcached, client: &str) -> u32 {
 }
 
 #[test]
-fn a_session_counts_once_whatever_it_does_and_however_many_lists_ask() {
+fn a_session_counts_once_whatever_it_does_and_however_many_lists_query() {
     let everywhere = "
         smtpd_client_restrictions = check_policy_service POLICY
         smtpd_helo_restrictions = check_policy_service POLICY
@@ -143,7 +143,7 @@ fn a_source_port_used_again_is_a_new_session() {
 }
 
 #[test]
-fn a_question_asked_again_after_its_answer_was_lost_counts_once() {
+fn a_retried_query_after_a_lost_answer_counts_once() {
     with_and_without_delay_reject(|delay_reject| {
         let (store, daemon) = counting();
         let relay = Relay::losing_first_answers(daemon.endpoint());
@@ -159,7 +159,7 @@ fn a_question_asked_again_after_its_answer_was_lost_counts_once() {
 }
 
 #[test]
-fn a_question_asked_again_while_the_store_is_slow_counts_once() {
+fn a_retried_query_while_the_store_is_slow_counts_once() {
     with_and_without_delay_reject(|delay_reject| {
         let (store, daemon) = counting();
         let relay = Relay::to(daemon.endpoint());
@@ -208,7 +208,7 @@ fn vrfy_and_etrn_belong_to_their_session() {
 }
 
 #[test]
-fn each_client_behind_xclient_is_a_session_and_its_proxy_is_none() {
+fn each_xclient_client_is_a_session_and_the_proxy_is_not_counted() {
     // Postfix asks whether the client it sees now may say XCLIENT: that is the first client, the second time.
     let lists = "
         smtpd_authorized_xclient_hosts = 127.0.0.9, 198.51.100.7
@@ -233,7 +233,7 @@ fn each_client_behind_xclient_is_a_session_and_its_proxy_is_none() {
 }
 
 #[test]
-fn a_client_handed_over_again_is_a_new_session() {
+fn a_client_handed_over_again_by_xclient_is_a_new_session() {
     // Where Postfix asks at RCPT only, the two look like one: same ports, and one count of messages.
     let lists = "
         smtpd_authorized_xclient_hosts = 127.0.0.9, 198.51.100.7

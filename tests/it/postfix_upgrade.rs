@@ -65,7 +65,7 @@ fn under_load(postfix: &Postfix, act: impl FnOnce(&dyn Fn())) -> (u32, Duration)
 }
 
 #[test]
-fn smtp_sessions_notice_nothing_of_upgrades_and_keep_their_verdicts() {
+fn smtp_sessions_keep_their_verdicts_over_upgrades() {
     let daemon = Daemon::start(RULES);
     let postfix = asking(daemon.endpoint());
     let mut passed = [begun(&postfix, "127.0.0.2"), begun(&postfix, "127.0.0.2")];
@@ -96,7 +96,7 @@ fn smtp_sessions_notice_nothing_of_upgrades_and_keep_their_verdicts() {
 }
 
 #[test]
-fn a_stop_and_a_start_under_load_cost_no_recipient_where_systemd_holds_the_socket() {
+fn with_socket_activation_a_restart_under_load_costs_no_recipient() {
     let dir = Dir::new();
     let path = dir.join("policy");
     let socket = UnixListener::bind(&path).unwrap();

@@ -36,7 +36,7 @@ fn attributes_come_in_any_order_among_unknown_ones() {
 }
 
 #[test]
-fn a_value_may_hold_what_ends_a_name_and_be_empty() {
+fn a_value_may_contain_equals_signs_or_be_empty() {
     let daemon = Daemon::start(CONFIG);
     let mut policy = Policy::connect(daemon.endpoint());
     policy.connected("198.51.100.1", 1);
@@ -75,7 +75,7 @@ fn long_values_are_clipped_and_the_request_answered() {
 }
 
 #[test]
-fn trouble_is_logged_once_and_ends_the_connection_without_an_answer() {
+fn a_malformed_request_is_logged_once_and_closes_the_connection() {
     let good = request(&["client_address=198.51.100.1"]);
     let table: [(&str, Vec<u8>, &str); 9] = [
         ("no equals sign", b"request=smtpd_access_policy\nclient_address\n\n".into(), "attribute=client_address "),
@@ -138,7 +138,7 @@ fn requests_sent_together_are_answered_in_order() {
 }
 
 #[test]
-fn a_slow_sender_is_understood() {
+fn a_request_sent_byte_by_byte_is_answered() {
     let daemon = Daemon::start(CONFIG);
     let mut policy = Policy::connect(daemon.endpoint());
     for port in [1, 2] {
@@ -152,7 +152,7 @@ fn a_slow_sender_is_understood() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_answered_and_kept_out_of_log_and_answer() {
+fn unprintable_bytes_are_answered_and_escaped_in_log_and_answer() {
     let mut daemon = Daemon::start(CONFIG);
     let mut policy = Policy::connect(daemon.endpoint());
     let odd: [&[u8]; 4] = [b"\xff\xfe\xc3", b"a\0b", b"\x1b[2J\x07", b"evil\rREFUSED client"];
@@ -218,7 +218,7 @@ fn an_ipv4_mapped_address_is_its_ipv4_address() {
 }
 
 #[test]
-fn a_stage_unknown_to_us_is_answered() {
+fn an_unknown_protocol_state_is_answered() {
     let daemon = Daemon::start(CONFIG);
     let mut policy = Policy::connect(daemon.endpoint());
     for (client, state) in ["STARTTLS", "connect", "", "END-OF-MESSAGE"].iter().enumerate() {
@@ -230,7 +230,7 @@ fn a_stage_unknown_to_us_is_answered() {
 }
 
 #[test]
-fn a_unix_socket_speaks_the_same() {
+fn a_unix_socket_serves_the_same_protocol() {
     let dir = Dir::new();
     let daemon = Daemon::start_at(format!("unix:{}", dir.join("policy").display()), CONFIG);
     let mut policy = Policy::connect(daemon.endpoint());

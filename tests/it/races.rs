@@ -21,7 +21,7 @@ const SEATS: usize = 4;
 const SESSIONS: u16 = 2000;
 
 #[test]
-fn whoever_waits_for_a_count_is_told_of_it() {
+fn a_connection_that_waits_for_anothers_count_gets_the_result() {
     let sessions = Sessions::new(SEATS);
     let barrier = Barrier::new(SEATS);
     let [counted, told, lost] = [(); 3].map(|()| AtomicUsize::new(0));

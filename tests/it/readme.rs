@@ -47,7 +47,7 @@ fn its_postfix_lines_leave_the_sites_own_clients_alone() {
 }
 
 #[test]
-fn warn_if_reject_is_a_dry_run() {
+fn its_warn_if_reject_lines_refuse_nobody() {
     let lines = main_cf().replace("check_policy_service", "warn_if_reject check_policy_service");
     let (daemon, postfix) = site(&format!("threshold = 1\n{CONFIG}"), lines);
     for _ in 0..2 {
@@ -58,7 +58,7 @@ fn warn_if_reject_is_a_dry_run() {
 }
 
 #[test]
-fn a_warn_action_is_a_dry_run() {
+fn a_warn_action_refuses_nobody() {
     let action = r#"action = "WARN over the limit: {count} of {threshold}""#;
     assert!(readme().contains(action));
     let (daemon, postfix) = site(&format!("threshold = 1\n{action}\n{CONFIG}"), main_cf());
@@ -70,7 +70,7 @@ fn a_warn_action_is_a_dry_run() {
 }
 
 #[test]
-fn twelve_queries_show_ten_passes_and_two_refusals() {
+fn its_twelve_queries_get_ten_passes_and_two_refusals() {
     let command = "for i in $(seq 12); do target/release/connshaper query 198.51.100.7; done";
     assert!(readme().contains(command));
     let daemon = Daemon::start("");
@@ -84,7 +84,7 @@ fn twelve_queries_show_ten_passes_and_two_refusals() {
 }
 
 #[test]
-fn its_install_lines_put_files_where_other_files_expect_them() {
+fn its_install_commands_put_files_where_other_files_expect_them() {
     let target = tempfile::tempdir().unwrap();
     let root_dir = target.path().display();
     let readme = readme();
@@ -139,7 +139,7 @@ fn the_examples_and_the_manual_give_the_same_postfix_lines() {
 }
 
 #[test]
-fn the_files_it_names_are_there() {
+fn the_files_it_names_exist() {
     let readme = readme();
     let places = ["src/", "conf/", "contrib/", "man/", "tests/"];
     let words =

@@ -85,7 +85,7 @@ fn both(dir: &Dir, daemon: &Daemon, config: &str, log: &Path, options: &[&str]) 
 }
 
 #[test]
-fn the_pace_is_that_of_the_log_or_a_multiple() {
+fn replay_keeps_the_pace_of_the_log_or_a_multiple() {
     let dir = Dir::new();
     let daemon = Daemon::start("");
     let line = |second| {
@@ -106,7 +106,7 @@ fn the_pace_is_that_of_the_log_or_a_multiple() {
 }
 
 #[test]
-fn the_report_names_who_was_refused_and_who_of_them_delivers_mail() {
+fn the_report_names_refused_clients_and_those_that_delivered_mail() {
     let dir = Dir::new();
     let log = dir.join("mail.log");
     traffic::write(&mut fs::File::create(&log).unwrap(), 5_000, 4).unwrap();
@@ -118,7 +118,7 @@ fn the_report_names_who_was_refused_and_who_of_them_delivers_mail() {
 }
 
 #[test]
-fn without_a_daemon_there_is_nothing_to_replay_to() {
+fn without_a_daemon_replay_fails() {
     let dir = Dir::new();
     let log = dir.write("mail.log", "Nov 21 09:00:00 mx postfix/smtpd[1]: connect from a[198.51.100.1]\n");
     let nobody = format!("unix:{}", dir.join("nobody").display());
@@ -129,7 +129,7 @@ fn without_a_daemon_there_is_nothing_to_replay_to() {
 }
 
 #[test]
-fn a_daemon_that_goes_away_ends_the_replay() {
+fn replay_ends_when_the_daemon_stops() {
     let dir = Dir::new();
     let mut daemon = Daemon::start("");
     let line = |second| {

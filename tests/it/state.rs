@@ -21,7 +21,7 @@ fn passes(daemon: &Daemon, client: &str, port: u16) -> bool {
 }
 
 #[test]
-fn counts_survive_a_restart_and_belong_to_the_limits_they_were_made_for() {
+fn counts_survive_a_restart_if_their_limit_is_the_same() {
     let dir = Dir::new();
     let senders = "[limit.hosts]\nper = \"helo_name\"\nthreshold = 3\nexptime = \"1h\"\n";
     let mut daemon = Daemon::start(&rules(&dir, senders));
@@ -57,7 +57,7 @@ fn counts_survive_a_restart_and_belong_to_the_limits_they_were_made_for() {
 }
 
 #[test]
-fn what_was_saved_survives_a_death_without_notice() {
+fn saved_counts_survive_a_kill() {
     let dir = Dir::new();
     let mut daemon = Daemon::start(&rules(&dir, "state_interval = \"1s\"\nlog_level = \"debug\""));
     assert!(passes(&daemon, "198.51.100.1", 1) && passes(&daemon, "198.51.100.1", 2));
@@ -70,7 +70,7 @@ fn what_was_saved_survives_a_death_without_notice() {
 }
 
 #[test]
-fn a_file_that_cannot_be_used_is_set_aside_and_counting_begins_anew() {
+fn an_unusable_state_file_is_set_aside_and_counting_restarts() {
     let dir = Dir::new();
     let mut daemon = Daemon::start(&rules(&dir, ""));
     assert!(passes(&daemon, "198.51.100.1", 1) && passes(&daemon, "198.51.100.1", 2));
@@ -98,7 +98,7 @@ fn a_file_that_cannot_be_used_is_set_aside_and_counting_begins_anew() {
 }
 
 #[test]
-fn a_disk_without_room_costs_a_warning_and_the_old_file_stays() {
+fn a_full_disk_causes_a_warning_and_keeps_the_old_state_file() {
     let dir = Dir::new();
     let mut daemon = Daemon::start(&rules(&dir, ""));
     assert!(passes(&daemon, "198.51.100.1", 1) && passes(&daemon, "198.51.100.1", 2));
@@ -120,7 +120,7 @@ fn a_disk_without_room_costs_a_warning_and_the_old_file_stays() {
 }
 
 #[test]
-fn what_is_no_regular_file_is_neither_read_nor_replaced() {
+fn a_state_file_that_is_not_a_regular_file_is_neither_read_nor_replaced() {
     let dir = Dir::new();
     fs::create_dir(dir.join("state")).unwrap();
     let mut daemon = Daemon::start(&rules(&dir, ""));

@@ -123,7 +123,7 @@ fn a_window_ends_by_itself_and_hits_do_not_extend_it() {
 }
 
 #[test]
-fn a_window_in_memory_is_over_when_exptime_is_over() {
+fn a_window_in_memory_ends_at_exptime() {
     let daemon = Site::memory().daemon("threshold = 1\nexptime = 1\n");
     let mut policy = Policy::connect(daemon.endpoint());
     for port in 1..=5 {
@@ -143,7 +143,7 @@ fn two_daemons_with_one_memcached_count_a_client_together() {
 }
 
 #[test]
-fn concurrent_hits_of_one_key_are_all_counted_and_no_key_gets_anothers_count() {
+fn concurrent_hits_are_all_counted_under_their_own_key() {
     on_every_store(|store, site| {
         let daemon = site.daemon("threshold = 100000\n");
         let connections = 16;
@@ -172,7 +172,7 @@ fn concurrent_hits_of_one_key_are_all_counted_and_no_key_gets_anothers_count() {
 }
 
 #[test]
-fn an_original_file_is_taken_as_it_is_and_shares_its_keys() {
+fn a_file_in_the_original_form_uses_the_originals_keys() {
     let memcached = Memcached::start();
     let (host, port) =
         memcached.server().rsplit_once(':').map(|(host, port)| (host.to_owned(), port.to_owned())).unwrap();
@@ -210,7 +210,7 @@ fn with_the_originals_client(memcached: &Memcached, key: &str) -> String {
 }
 
 #[test]
-fn keys_are_countable_by_the_originals_client_whoever_created_them() {
+fn the_originals_client_and_this_program_share_keys() {
     for (memcached, proxied) in [(Memcached::start(), false), (Memcached::start(), true)] {
         let proxy = proxied.then(|| Proxy::before(&memcached));
         let server = proxy.as_ref().map_or_else(|| memcached.server(), Proxy::server);
@@ -260,7 +260,7 @@ fn a_key_without_an_expiry_is_given_one() {
 }
 
 #[test]
-fn a_foreign_value_under_our_key_is_counted_in_this_process_and_told() {
+fn a_value_that_is_not_a_number_is_logged_and_counts_are_local() {
     for site in [Site::memcached(vec![Memcached::start()]), Site::proxied()] {
         site.memcached[0].say("set connshaper:198.51.100.1 0 60 5\r\nhello");
         let daemon = site.daemon("threshold = 2\n");
@@ -272,7 +272,7 @@ fn a_foreign_value_under_our_key_is_counted_in_this_process_and_told() {
 }
 
 #[test]
-fn the_text_tells_the_seconds_that_are_left() {
+fn the_text_may_have_the_seconds_left() {
     let site = Site::memcached(vec![Memcached::start()]);
     site.memcached[0].say("set connshaper:198.51.100.1 0 30 2\r\n10");
     let daemon =

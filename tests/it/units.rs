@@ -31,7 +31,7 @@ fn the_service_can_do_little_beyond_its_task() {
 }
 
 #[test]
-fn without_postfix_queue_directory_neither_unit_starts() {
+fn without_postfixs_queue_directory_neither_unit_starts() {
     let units = Units::new();
     let socket = fs::read_to_string(units.path(SOCKET)).unwrap();
     // A condition that fails is no failure: the service would start without the socket, and listen elsewhere.

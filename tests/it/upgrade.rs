@@ -21,7 +21,7 @@ fn field(line: &str, name: &str) -> u64 {
 }
 
 #[test]
-fn sessions_counts_and_connections_go_on_in_the_new_program() {
+fn sessions_counts_and_connections_survive_an_upgrade() {
     let mut daemon = Daemon::start("whitelist = []\nthreshold = 2\nexptime = 3600");
     let mut policies = [(); 4].map(|()| Policy::connect(daemon.endpoint()));
     let answers: Vec<String> =
@@ -55,18 +55,18 @@ fn sessions_counts_and_connections_go_on_in_the_new_program() {
 }
 
 #[test]
-fn every_question_of_a_crowd_has_one_answer_over_twenty_upgrades_and_counts_once() {
+fn under_load_every_request_is_answered_and_counted_once_over_twenty_upgrades() {
     crowd("", upgraded);
 }
 
 #[test]
-fn it_is_the_same_with_memcached() {
+fn under_load_with_memcached_every_request_is_answered_and_counted_once_over_upgrades() {
     let memcached = Memcached::start();
     crowd(&format!("memcached_server = {:?}\nstore_timeout = \"5s\"\n", memcached.server()), upgraded);
 }
 
 #[test]
-fn a_reload_under_load_changes_nothing_but_the_rules() {
+fn a_reload_under_load_loses_no_answer_and_no_count() {
     crowd("", |daemon| {
         let rules = fs::read_to_string(daemon.config()).unwrap();
         let line = daemon.reload(&rules);
@@ -137,7 +137,7 @@ fn crowd(store: &str, act: impl Fn(&Daemon) -> u64) {
 }
 
 #[test]
-fn a_client_is_mentioned_as_seldom_as_without_an_upgrade() {
+fn log_interval_holds_over_an_upgrade() {
     let mut daemon = Daemon::start("whitelist = []\nthreshold = 1\nexptime = 3600\nlog_interval = \"1h\"");
     let mut policy = Policy::connect(daemon.endpoint());
     for port in 1..=6 {
@@ -150,7 +150,7 @@ fn a_client_is_mentioned_as_seldom_as_without_an_upgrade() {
 }
 
 #[test]
-fn answers_that_nobody_has_read_yet_come_from_the_new_program() {
+fn unread_answers_are_sent_by_the_new_program() {
     let dir = Dir::new();
     let daemon = Daemon::start_at(format!("unix:{}", dir.join("policy").display()), "");
     let mut stream = UnixStream::connect(dir.join("policy")).unwrap();
@@ -177,7 +177,7 @@ fn answers_that_nobody_has_read_yet_come_from_the_new_program() {
 }
 
 #[test]
-fn requests_that_wait_for_a_frozen_memcached_are_answered_first() {
+fn requests_that_wait_for_memcached_are_answered_before_the_upgrade() {
     let memcached = Memcached::start();
     let rules = format!("whitelist = []\nstore_timeout = \"500ms\"\nmemcached_server = {:?}", memcached.server());
     let daemon = Daemon::start(&rules);
@@ -200,7 +200,7 @@ fn requests_that_wait_for_a_frozen_memcached_are_answered_first() {
 }
 
 #[test]
-fn a_delayed_answer_keeps_its_time_and_its_place() {
+fn a_delayed_answer_keeps_its_time_and_delay_slot_over_an_upgrade() {
     let rules =
         "whitelist = []\nthreshold = 1\nexptime = 3600\ninitial_delay = \"1s\"\nmax_delay = \"1s\"\nmax_concurrent = 1";
     let daemon = Daemon::start(rules);
@@ -228,7 +228,7 @@ fn a_delayed_answer_keeps_its_time_and_its_place() {
 }
 
 #[test]
-fn a_program_or_a_configuration_that_does_not_work_changes_nothing() {
+fn an_upgrade_to_a_broken_program_or_configuration_changes_nothing() {
     let rules = "whitelist = []\nthreshold = 2\nexptime = 3600";
     let daemon = Daemon::start(rules);
     let mut policy = Policy::connect(daemon.endpoint());
@@ -266,7 +266,7 @@ fn a_program_or_a_configuration_that_does_not_work_changes_nothing() {
 }
 
 #[test]
-fn a_signal_that_comes_during_an_upgrade_is_heeded_after_it() {
+fn a_signal_during_an_upgrade_is_handled_after_it() {
     let daemon = Daemon::start("");
     for _ in 0..5 {
         let (upgraded, reloaded) = (daemon.lines().with("UPGRADED ").len(), daemon.lines().with("RELOADED ").len());
@@ -279,7 +279,7 @@ fn a_signal_that_comes_during_an_upgrade_is_heeded_after_it() {
 }
 
 #[test]
-fn the_file_of_its_socket_goes_with_the_last_of_several_programs() {
+fn the_last_program_of_several_upgrades_removes_the_socket_file() {
     let dir = Dir::new();
     let path = dir.join("policy");
     let mut daemon = Daemon::start_at(format!("unix:{}", path.display()), "");
@@ -296,7 +296,7 @@ fn the_file_of_its_socket_goes_with_the_last_of_several_programs() {
 }
 
 #[test]
-fn hits_that_are_one_are_so_over_an_upgrade() {
+fn coalescing_continues_over_an_upgrade() {
     let daemon = Daemon::start("whitelist = []\nthreshold = 1\nexptime = 3600\ncoalesce = \"10s\"");
     let mut policy = Policy::connect(daemon.endpoint());
     let start = Instant::now();
@@ -310,7 +310,7 @@ fn hits_that_are_one_are_so_over_an_upgrade() {
 }
 
 #[test]
-fn a_server_that_is_away_is_so_for_the_new_program_too() {
+fn the_new_program_knows_which_servers_are_down() {
     let mut memcached = Memcached::start();
     let daemon = Daemon::start(&format!("whitelist = []\nmemcached_server = {:?}", memcached.server()));
     let mut policy = Policy::connect(daemon.endpoint());
@@ -331,7 +331,7 @@ fn a_server_that_is_away_is_so_for_the_new_program_too() {
 }
 
 #[test]
-fn another_listen_is_said_to_wait_for_a_restart() {
+fn an_upgrade_logs_that_a_changed_listen_needs_a_restart() {
     let dir = Dir::new();
     let at = |name: &str| format!("unix:{}", dir.join(name).display());
     let config = |name: &str| format!("listen = {:?}\n", at(name));
