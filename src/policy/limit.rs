@@ -13,6 +13,9 @@ use crate::net::netblock_table::NetblockTable;
 /// The name of the limit that stands at the top level of the configuration: connection_shaper's own.
 pub const TOP: &str = "connections";
 
+/// The longest name of a limit.
+pub const MAX_NAME: usize = 32;
+
 /// Tells limits apart within one process, also over reloads.
 pub type LimitId = u16;
 
@@ -119,6 +122,10 @@ impl Counts {
         ("bytes", Self::Bytes),
         ("requests", Self::Requests),
     ];
+
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, counts)| *counts == self).map_or("", |(word, _)| word)
+    }
 
     /// What a count of one stands for.
     pub fn unit(self) -> u32 {

@@ -12,10 +12,8 @@ use smallvec::SmallVec;
 
 use crate::net::netblock::mask;
 use crate::policy::attribute::Attribute;
+use crate::policy::key::MAX_PART;
 use crate::policy::request::Request;
-
-/// The longest key text; memcached takes 250 bytes, of which a prefix, a limit's name and a purpose need 160.
-const MAX_TEXT: usize = 88;
 
 /// The parts of a limit's keys, in order. None at all: everyone shares one counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -195,7 +193,7 @@ impl KeySpec {
 /// Whether a text could be a key as `part` writes it.
 pub fn key_text(text: &str) -> bool {
     let known = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' | b'%' | b'=' | b',' | b'/');
-    text.len() <= MAX_TEXT && text.strip_prefix('#').unwrap_or(text).bytes().all(known) && !text.is_empty()
+    text.len() <= MAX_PART && text.strip_prefix('#').unwrap_or(text).bytes().all(known) && !text.is_empty()
 }
 
 /// Letters in lower case; what has a meaning in a key, or none in a line of text, as `%` and two digits.
@@ -208,9 +206,11 @@ fn escape(value: &[u8], text: &mut String) {
     }
 }
 
-/// A long text's place is taken by a digest that nobody can find a second text for.
+const _: () = assert!("#".len() + 64 <= MAX_PART, "a digest fits where a text does not");
+
+/// A text that is too long is replaced by its SHA-256 digest.
 fn bounded(text: String) -> Box<str> {
-    if text.len() <= MAX_TEXT {
+    if text.len() <= MAX_PART {
         return text.into();
     }
     let mut digest = String::from("#");
@@ -289,7 +289,7 @@ mod tests {
                 key(&["sender", "helo_name"], &format!("sender={sender}\nhelo_name={helo}\n"))
             };
             if let Some(key) = key(&one) {
-                prop_assert!(key.len() <= MAX_TEXT && key.bytes().all(|byte| byte.is_ascii_graphic()));
+                prop_assert!(key.len() <= MAX_PART && key.bytes().all(|byte| byte.is_ascii_graphic()));
             }
             if let (Some(one), Some(two)) = (key(&other), key(&with)) {
                 prop_assert_eq!(one == two, other == with);

@@ -1,5 +1,6 @@
 //! Limits, netblocks and lists as administrators write them.
 
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -9,11 +10,12 @@ use connshaper::config::{Config, ConfigError, KEYS};
 use connshaper::net::netblock_table::NetblockTable;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::conditions::{Condition, Pattern, Test};
+use connshaper::policy::key::MAX_KEY;
 use connshaper::policy::limit::{Ban, Counts, Delay, Window};
 use connshaper::policy::lists::ListEntry;
-use connshaper::policy::per::KeyField;
+use connshaper::policy::per::{KeyField, KeyPart};
 use connshaper::policy::rate::{Rate, RatePer};
-use connshaper::policy::{Limit, limit};
+use connshaper::policy::{CounterKind, Key, Limit, limit};
 
 use proptest::prelude::*;
 
@@ -537,5 +539,140 @@ proptest! {
         prop_assert_eq!(limit.delay.unwrap().initial, Duration::from_millis(initial));
         prop_assert_eq!(limit.ban.unwrap().max, ban_time);
         prop_assert!(limit.per.0.iter().eq(per.iter().map(|(_, field)| field)));
+    }
+}
+
+// Keys in a shared store.
+
+/// A key as a shared store names it.
+fn key_text(limit: &Limit, part: &KeyPart, kind: CounterKind) -> String {
+    let mut text = String::new();
+    Key { limit, part, kind }.write(&mut text).unwrap();
+    text
+}
+
+#[test]
+fn the_top_level_shares_no_counter_with_a_limit_named_after_what_it_counts() {
+    for count in ["messages", "recipients", "bytes", "requests"] {
+        let config = right(&format!("count = \"{count}\"\nthreshold = 3\n[limit.{count}]\nthreshold = 3\n"));
+        let client = KeyPart::client([192, 0, 2, 1].into(), 32, 64);
+        let keys: BTreeSet<_> =
+            config.limits.iter().map(|limit| key_text(limit, &client, CounterKind::Window)).collect();
+        assert_eq!(keys.len(), 2, "{keys:?}");
+    }
+}
+
+#[test]
+fn the_keys_of_connection_shaper_are_bare_addresses() {
+    let original = parse("exptime 60\n").unwrap();
+    let toml = right("key_prefix = \"\"\nipv6_prefix_length = 128\n");
+    for limit in [&original.limits[0], &toml.limits[0]] {
+        for client in ["192.0.2.1", "2001:db8::1"] {
+            let part = KeyPart::client(client.parse().unwrap(), limit.ipv4_prefix_length, limit.ipv6_prefix_length);
+            assert_eq!(key_text(limit, &part, CounterKind::Window), client);
+        }
+    }
+}
+
+#[test]
+fn the_names_of_groups_make_no_difference_between_upper_and_lower_case() {
+    let problem = parse(
+        "[netblocks]\n\"192.0.2.0/24\" = { threshold = 1, per = \"Dial\" }\n\
+         \"198.51.100.0/24\" = { threshold = 2, per = \"dial\" }\n",
+    );
+    assert!(problem.unwrap_err().to_string().contains("has another threshold in line 2"));
+}
+
+/// Names that look like something else in a key, and any others.
+fn limit_name() -> impl Strategy<Value = String> {
+    let odd = [
+        "messages",
+        "recipients",
+        "bytes",
+        "requests",
+        "log_only",
+        "group",
+        "client",
+        "sender",
+        "all",
+        "violations",
+        "ban",
+        "bans",
+        "192",
+        "2001",
+        "abcd",
+        "fe80",
+        "0",
+        "Messages",
+    ];
+    prop_oneof![
+        prop::sample::select(odd.to_vec()).prop_map(str::to_owned),
+        "[A-Za-z0-9_-]{1,32}".prop_filter("taken", |name| ![limit::TOP, "blacklist"].contains(&name.as_str())),
+    ]
+}
+
+/// The keys of one limit, without its name.
+fn limit_keys() -> impl Strategy<Value = String> {
+    let counts = Counts::WORDS.map(|(word, _)| word);
+    let per = [r#"["client"]"#, "[]", r#"["sender"]"#, r#"["client", "sender"]"#, r#"["sender_domain", "helo_name"]"#];
+    let with = (
+        prop::sample::select(counts.to_vec()),
+        prop::sample::select(per.to_vec()),
+        any::<bool>(),
+        prop::sample::select(vec!["fixed", "sliding"]),
+    );
+    with.prop_map(|(count, per, log_only, window)| {
+        format!("threshold = 3\ncount = \"{count}\"\nper = {per}\nlog_only = {log_only}\nwindow = \"{window}\"\n")
+    })
+}
+
+/// Parts that a limit may make of clients, netblocks and groups, and of what a client says.
+fn parts(limit: &Limit, said: &[String]) -> Vec<KeyPart> {
+    let mut parts = vec![KeyPart::group("dial"), KeyPart::group("abcd")];
+    for address in ["192.0.2.1", "2001:db8::1", "abcd::", "fe80::1", "::"] {
+        for (v4, v6) in [(32, 128), (24, 64), (limit.ipv4_prefix_length, limit.ipv6_prefix_length)] {
+            parts.push(KeyPart::client(address.parse().unwrap(), v4, v6));
+        }
+    }
+    let fields = KeyField::WORDS.iter();
+    parts.extend(fields.flat_map(|(_, field)| said.iter().map(|value| KeyPart::of_value(*field, value))));
+    parts
+}
+
+proptest! {
+    #[test]
+    fn no_two_counters_of_a_configuration_share_a_key_and_memcached_takes_every_one(
+        prefix in "[!-~]{0,100}",
+        top in limit_keys(),
+        named in prop::collection::hash_map(limit_name(), limit_keys(), 0..5),
+        said in prop::collection::vec("[a-z/!:=,#%é]{1,60}", 1..3),
+    ) {
+        let prefix = prefix.replace('\\', "\\\\").replace('"', "\\\"");
+        let mut text = format!("key_prefix = \"{prefix}\"\n{top}");
+        for (name, keys) in &named {
+            text += &format!("[limit.{name}]\n{keys}");
+        }
+        let config = right(&text);
+        let kinds = [
+            CounterKind::Window,
+            CounterKind::Slot(0),
+            CounterKind::Slot(0xba),
+            CounterKind::Slot(u64::MAX),
+            CounterKind::Violations,
+            CounterKind::Ban,
+            CounterKind::Bans,
+        ];
+        let mut counters = HashMap::new();
+        for limit in &config.limits {
+            for part in parts(limit, &said) {
+                for kind in kinds {
+                    let key = key_text(limit, &part, kind);
+                    prop_assert!(key.len() <= MAX_KEY && key.bytes().all(|byte| byte.is_ascii_graphic()), "{key}");
+                    let counter = (limit.name.clone(), part.clone(), format!("{kind:?}"));
+                    let other = counters.insert(key.clone(), counter.clone());
+                    prop_assert!(other.as_ref().is_none_or(|other| *other == counter), "{key}: {other:?} {counter:?}");
+                }
+            }
+        }
     }
 }

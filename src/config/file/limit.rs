@@ -13,7 +13,7 @@ use crate::config::file::reply::Answer;
 use crate::config::file::{penalties as ladder, threshold as amount};
 use crate::policy::limit::{Counts, Window};
 use crate::policy::per::{KeyField, KeySpec};
-use crate::policy::{Limit, limit};
+use crate::policy::{Limit, key, limit};
 
 /// What a limit takes from outside of its own table.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> Limit {
     Limit {
         id: 0,
         memory_id: 0,
-        key_prefix: key_prefix(&around.key_prefix, &around.name, counts, log_only),
+        key_prefix: key::limit_prefix(&around.key_prefix, &around.name, counts, log_only),
         name: around.name.clone(),
         counts,
         conditions: conditions::read(s),
@@ -72,19 +72,6 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> Limit {
         forget_after,
         action,
         stress_action,
-    }
-}
-
-/// What the keys of a limit begin with: no two limits, no shadow of one and nothing else that it may have counted
-/// share a counter.
-fn key_prefix(prefix: &str, name: &str, counts: Counts, log_only: bool) -> String {
-    let shadow = if log_only { "log_only!" } else { "" };
-    let word = Counts::WORDS.iter().find(|(_, known)| *known == counts).map_or("", |(word, _)| word);
-    match (name, counts) {
-        (limit::TOP, Counts::Connections) => format!("{prefix}{shadow}"),
-        (limit::TOP, _) => format!("{prefix}{shadow}{word}/"),
-        (name, Counts::Connections) => format!("{prefix}{shadow}{name}/"),
-        (name, _) => format!("{prefix}{shadow}{name}:{word}/"),
     }
 }
 

@@ -61,7 +61,7 @@ fn name(name: &str) -> Result<(), (String, &'static str)> {
     }
     let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     match name.len() {
-        1..=32 if name.bytes().all(good) => Ok(()),
+        1..=policy::limit::MAX_NAME if name.bytes().all(good) => Ok(()),
         _ => {
             let remedy = "write 1 to 32 letters, digits, `_` and `-`, as in `[limit.daily]`";
             Err((format!("{} is no name for a limit", quoted(name)), remedy))

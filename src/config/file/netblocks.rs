@@ -198,7 +198,10 @@ fn rate_per(s: &Settings, text: &str, span: &Span) -> Option<RatePer> {
     match text {
         "ip" => Some(RatePer::Ip),
         "netblock" => Some(RatePer::Netblock),
-        group if (1..=32).contains(&group.len()) && group.bytes().all(good) => Some(RatePer::Group(group.to_owned())),
+        group if (1..=32).contains(&group.len()) && group.bytes().all(good) => {
+            // Letters in keys are lower case, so that names which differ in case only are one group.
+            Some(RatePer::Group(group.to_ascii_lowercase()))
+        }
         _ => {
             let problem = format!("`per` of a netblock cannot be {}", quoted(text));
             let remedy = "write \"ip\", \"netblock\", or the name of a group: 1 to 32 letters, digits, `_` and `-`";

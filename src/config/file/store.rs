@@ -7,6 +7,7 @@ use super::super::settings::Settings;
 use super::super::{OnStoreFailure, StateConfig, StoreConfig};
 use super::{DAY, MILLISECOND, SECOND};
 use crate::config::file::endpoints as places;
+use crate::policy::key::MAX_SITE_PREFIX;
 
 /// Postfix waits ten seconds for us as our manual sets it up; the store may have half of that.
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -62,12 +63,10 @@ fn replicas(s: &Settings, servers: usize) -> Option<usize> {
 }
 
 fn key_prefix(s: &Settings) -> Option<String> {
-    // memcached takes keys up to 250 bytes without spaces; the address needs the rest.
-    const LONGEST: usize = 100;
     let (prefix, span) = s.string("key_prefix")?;
-    if prefix.len() > LONGEST {
+    if prefix.len() > MAX_SITE_PREFIX {
         let problem = "`key_prefix` is too long";
-        return s.remarks.wrong(&span, problem, format!("write at most {LONGEST} characters"));
+        return s.remarks.wrong(&span, problem, format!("write at most {MAX_SITE_PREFIX} characters"));
     }
     if !prefix.bytes().all(|b| b.is_ascii_graphic()) {
         let problem = "`key_prefix` has characters that a memcached key cannot have";
