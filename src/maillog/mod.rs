@@ -16,4 +16,5 @@ pub mod reading;
 pub mod replay;
 pub mod request;
 pub mod sessions;
+pub mod summary;
 pub mod text;

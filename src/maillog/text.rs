@@ -29,6 +29,11 @@ pub fn number(number: u64) -> String {
     text
 }
 
+/// `1 session`, `2 sessions`.
+pub fn count(of: u64, noun: &str) -> String {
+    format!("{} {noun}{}", number(of), if of == 1 { "" } else { "s" })
+}
+
 /// `12.3 %`, with more digits where it is small.
 pub fn percent(part: u64, whole: u64) -> String {
     if whole == 0 {

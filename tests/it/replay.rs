@@ -103,6 +103,7 @@ fn replay_keeps_the_pace_of_the_log_or_a_multiple() {
     let fast = report("max");
     assert!(fast["seconds"].as_f64().unwrap() < slow, "{fast}");
     assert_eq!((&fast["asked"], &fast["actions"]["DUNNO"]), (&3.into(), &3.into()));
+    assert_eq!((&fast["lines"]["all"], &fast["sums"]["asked"], &fast["seen"]), (&3.into(), &3.into(), &"rcpt".into()));
 }
 
 #[test]
@@ -113,7 +114,8 @@ fn the_report_names_refused_clients_and_those_that_delivered_mail() {
     let daemon = Daemon::start("threshold = 1\nexptime = \"1d\"\n");
     let output = run("replay", &["--to", daemon.endpoint(), "--speed", "max"], &log);
     let said = String::from_utf8(output.stdout).unwrap();
-    assert!(said.starts_with("Asked ") && said.contains("  DEFER_IF_PERMIT\n"), "{said}");
+    assert!(said.starts_with("Read 5,0") && said.contains("\nPostfix asks at RCPT TO: about "), "{said}");
+    assert!(said.contains("\nAsked ") && said.contains("  DEFER_IF_PERMIT\n"), "{said}");
     assert!(said.contains("heavy0.example.net[198.100.0.0], delivered mail"), "{said}");
 }
 

@@ -43,17 +43,18 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(connection) => connection,
         Err(error) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
     };
-    for note in &logs.notes {
-        eprintln!("connshaper: {note}");
-    }
-    let mut player = Player::new(connection, options.speed, logs.seen, verdicts);
+    let (seen, notes) = (logs.seen, logs.notes.clone());
+    let mut player = Player::new(connection, options.speed, seen, verdicts);
     let read = logs.read(&mut player, true);
     for trouble in &read.stats.troubles {
         eprintln!("connshaper: {trouble}");
     }
     match player.finish() {
         Ok(played) => {
-            let report = if options.json { report::json(&played, &read) } else { report::text(&played, &read) };
+            let report = match options.json {
+                true => report::json(&played, &read, seen, &notes),
+                false => report::text(&played, &read, seen, &notes),
+            };
             // Nobody is left to tell when standard output is closed.
             let _ = io::stdout().write_all(report.as_bytes());
         }

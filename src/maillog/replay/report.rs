@@ -6,15 +6,18 @@ use serde_json::json;
 
 use super::player::Played;
 use crate::maillog::reading::Read;
+use crate::maillog::sessions::Seen;
+use crate::maillog::summary;
 use crate::maillog::text::{number, percent};
 
 /// Clients that are named.
 const NAMES: usize = 20;
 
 /// For people.
-pub fn text(played: &Played, read: &Read) -> String {
+pub fn text(played: &Played, read: &Read, seen: Seen, notes: &[String]) -> String {
     let sums = read.sums;
-    let mut text = format!(
+    let mut text = summary::lines(read, None) + &summary::sessions(read, seen, notes);
+    text += &format!(
         "Asked {} questions about {} of {} sessions in {:.1} s; the slowest answer took {:.1} ms.\n",
         number(played.questions),
         number(played.sessions),
@@ -53,9 +56,10 @@ pub fn text(played: &Played, read: &Read) -> String {
 }
 
 /// For programs.
-pub fn json(played: &Played, read: &Read) -> String {
+pub fn json(played: &Played, read: &Read, seen: Seen, notes: &[String]) -> String {
     let refused = refused(played);
-    let object = json!({
+    let mut object = summary::json(read, seen, notes);
+    let answered = json!({
         "sessions": read.sums.sessions,
         "asked": played.sessions,
         "questions": played.questions,
@@ -71,8 +75,8 @@ pub fn json(played: &Played, read: &Read) -> String {
         "seconds": played.taken.as_secs_f64(),
         "slowest_milliseconds": played.slowest.as_secs_f64() * 1000.0,
         "behind_seconds": played.behind.as_secs_f64(),
-        "troubles": read.stats.troubles,
     });
+    summary::merge(&mut object, answered);
     format!("{object:#}\n")
 }
 

@@ -1,0 +1,116 @@
+//! The figures of a reading: lines, and the sessions found in them. `advise` and `replay` show the same.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::reading::Read;
+use super::sessions::Seen;
+use super::text::{bytes, number, plain};
+
+/// What was read, in what time, and how it was understood.
+pub fn lines(read: &Read, taken: Option<Duration>) -> String {
+    let stats = &read.stats;
+    let lines = stats.lines;
+    let taken = taken.map(|taken| format!(" in {:.1} s", taken.as_secs_f64())).unwrap_or_default();
+    let logs = match stats.logs.as_slice() {
+        [one] => plain(one),
+        many => format!("{} logs", many.len()),
+    };
+    let mut text = format!(
+        "Read {} lines ({}) of {logs}{taken}.\n  {} told something, {} were other lines of Postfix, \
+         {} of other programs, {} not understood.\n",
+        number(lines.all),
+        bytes(lines.bytes),
+        number(lines.told),
+        number(lines.idle),
+        number(lines.foreign),
+        number(lines.strange),
+    );
+    if stats.set_back > 0 {
+        text += &format!(
+            "  The clock was set back {} times; the time is taken to have gone on. See --timezone.\n",
+            number(stats.set_back)
+        );
+    }
+    text
+}
+
+/// The sessions that were found, and why some do not count.
+pub fn sessions(read: &Read, seen: Seen, notes: &[String]) -> String {
+    let sums = read.sums;
+    let stage = match seen {
+        Seen::Rcpt => "at RCPT TO",
+        Seen::Connect => "when the client connects",
+    };
+    let mut text =
+        format!("Postfix asks {stage}: about {} of {} sessions.\n", number(sums.asked), number(sums.sessions));
+    let left_out = [
+        (sums.without_recipient, "got to no recipient"),
+        (sums.mynetworks, "were from mynetworks"),
+        (sums.authenticated, "had logged in"),
+        (sums.unknown, "had no known address"),
+    ];
+    let left_out: Vec<String> = left_out
+        .iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, why)| format!("{} {why}", number(*count)))
+        .collect();
+    if !left_out.is_empty() {
+        text += &format!("  Not asked about: {}.\n", left_out.join(", "));
+    }
+    if sums.authenticated_late > 0 {
+        text +=
+            &format!("  {} turned out to have logged in after they were counted.\n", number(sums.authenticated_late));
+    }
+    if sums.submission > 0 {
+        text += &format!("  {} more were of submission services.\n", number(sums.submission));
+    }
+    if sums.postscreen > 0 {
+        let kept = sums.postscreen.saturating_sub(sums.postscreen_passed);
+        text += &format!("  postscreen kept {} of {} clients from smtpd.\n", number(kept), number(sums.postscreen));
+    }
+    for note in notes {
+        text += &format!("  {note}\n");
+    }
+    text
+}
+
+/// The same as JSON.
+pub fn json(read: &Read, seen: Seen, notes: &[String]) -> Value {
+    let (stats, sums) = (&read.stats, read.sums);
+    json!({
+        "logs": stats.logs.iter().map(|name| plain(name)).collect::<Vec<_>>(),
+        "troubles": stats.troubles,
+        "notes": notes,
+        "lines": {
+            "all": stats.lines.all,
+            "told": stats.lines.told,
+            "postfix": stats.lines.idle,
+            "other_programs": stats.lines.foreign,
+            "not_understood": stats.lines.strange,
+            "bytes": stats.lines.bytes,
+        },
+        "clock_set_back": stats.set_back,
+        "seen": match seen { Seen::Rcpt => "rcpt", Seen::Connect => "connect" },
+        "sums": {
+            "sessions": sums.sessions,
+            "asked": sums.asked,
+            "mynetworks": sums.mynetworks,
+            "authenticated": sums.authenticated,
+            "authenticated_late": sums.authenticated_late,
+            "without_recipient": sums.without_recipient,
+            "unknown_address": sums.unknown,
+            "submission": sums.submission,
+            "postscreen": sums.postscreen,
+            "postscreen_passed": sums.postscreen_passed,
+        },
+    })
+}
+
+/// Adds the members of one object to those of another.
+pub fn merge(object: &mut Value, more: Value) {
+    if let (Value::Object(object), Value::Object(more)) = (object, more) {
+        object.extend(more);
+    }
+}
