@@ -43,6 +43,7 @@ mod postfix_upgrade;
 mod protocol;
 mod races;
 mod readme;
+mod recommendation;
 mod replay;
 mod state;
 mod stores;

@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use jiff::{Timestamp, ToSpan};
 
+use super::basis::Basis;
 use super::clients::{Client, ClientTable, Mask};
 use super::counts::{Counts, Grouping};
 use crate::maillog::reading::Read;
@@ -40,6 +43,14 @@ pub struct Findings {
     pub candidates: Vec<Candidate>,
     /// The candidate that is recommended, by its place.
     pub advice: Option<usize>,
+    /// What that rests on.
+    pub basis: Option<Basis>,
+    /// Until when the recommended limit should only log, where it rests on too little.
+    pub log_only_until: Option<Date>,
+    /// The client that carries nearly all sessions, and delivers mail.
+    pub gateway: Option<ListedClient>,
+    /// The only client that delivered mail.
+    pub only_sender: Option<ListedClient>,
     /// The configuration that was tried.
     pub trial: Option<Outcome>,
 }
@@ -50,20 +61,20 @@ pub struct Length {
     /// In seconds.
     pub exptime: u32,
     /// Clients that delivered mail, by the most sessions they had in a window, the most first.
-    pub senders: Vec<Known>,
+    pub senders: Vec<ListedClient>,
     /// Senders that are not in the list.
     pub more_senders: u64,
     /// The smallest threshold that refuses none of them; `None` when there are none.
     pub needed: Option<u32>,
     /// Clients that delivered nothing, the busiest ten.
-    pub others: Vec<Known>,
+    pub others: Vec<ListedClient>,
     /// Clients by the most sessions they had in a window: those that delivered, and the others.
     pub peaks: BTreeMap<u32, (u64, u64)>,
 }
 
 /// A client as it is listed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Known {
+pub struct ListedClient {
     /// Its verified name, fit to print; empty when it has none.
     pub name: String,
     /// Its address, with a prefix length where that is not all of it.
@@ -84,14 +95,14 @@ pub struct Candidate {
     /// Hits allowed.
     pub threshold: u32,
     /// With the masks.
-    pub masked: Effect,
+    pub masked: Refusals,
     /// With every address for itself.
-    pub whole: Effect,
+    pub whole: Refusals,
 }
 
 /// What would have been refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Effect {
+pub struct Refusals {
     /// Sessions.
     pub sessions: u64,
     /// Clients, once or more often.
@@ -110,7 +121,7 @@ pub struct Outcome {
     /// Questions that were refused, and addresses.
     pub refused: (u64, u64),
     /// Refused clients that delivered mail, the most often refused first, each with how often.
-    pub senders: Vec<(Known, u64)>,
+    pub senders: Vec<(ListedClient, u64)>,
     /// Those that are not in the list.
     pub more_senders: u64,
 }
@@ -139,13 +150,13 @@ impl Length {
     }
 }
 
-fn busiest(mut clients: Vec<(u32, &Client)>, count: usize) -> Vec<Known> {
+fn busiest(mut clients: Vec<(u32, &Client)>, count: usize) -> Vec<ListedClient> {
     clients.sort_unstable_by_key(|(peak, client)| (std::cmp::Reverse((*peak, client.sessions)), client.address));
-    clients.iter().take(count).map(|(peak, client)| Known::new(client, *peak)).collect()
+    clients.iter().take(count).map(|(peak, client)| ListedClient::new(client, *peak)).collect()
 }
 
-impl Known {
-    fn new(client: &Client, peak: u32) -> Self {
+impl ListedClient {
+    pub fn new(client: &Client, peak: u32) -> Self {
         let whole = if client.address.is_ipv4() { 32 } else { 128 };
         let address = match client.prefix_length {
             length if length == whole => client.address.to_string(),
@@ -159,9 +170,9 @@ impl Known {
 impl Candidate {
     fn new(counts: &Counts, length: usize, threshold: u32) -> Self {
         let effect = |grouping| {
-            counts.tables(grouping).iter().fold(Effect::default(), |sum, table: &&ClientTable| {
+            counts.tables(grouping).iter().fold(Refusals::default(), |sum, table: &&ClientTable| {
                 let (clients, senders) = table.refused_clients(length, threshold);
-                Effect {
+                Refusals {
                     sessions: sum.sessions + table.refused_sessions(length, threshold),
                     clients: sum.clients + clients,
                     senders: sum.senders + senders,
@@ -182,10 +193,17 @@ impl Findings {
             let thresholds = choose(length, thresholds);
             candidates.extend(thresholds.iter().map(|threshold| Candidate::new(&counts, at, *threshold)));
         }
-        let parts = counts.tables(Grouping::Masked);
-        let clients = parts.iter().map(|table| table.clients()).sum();
-        let forgotten = parts.iter().map(|table| table.forgotten_clients()).sum();
+        let tables = counts.tables(Grouping::Masked);
+        let clients = tables.iter().map(|table| table.clients()).sum();
+        let forgotten = tables.iter().map(|table| table.forgotten_clients()).sum();
         let senders = lengths.first().map_or(0, |length| length.senders.len() as u64 + length.more_senders);
+        let advice = advise(&lengths, &candidates);
+        let basis = advice.zip(counts.span).map(|(at, span)| {
+            let length = candidates[at].length;
+            Basis::new(tables, length, &counts.parts, span)
+        });
+        let only_sender = lengths.first().filter(|_| senders == 1).and_then(|length| length.senders.first().cloned());
+        let gateway = gateway(tables);
         let trial = counts.trial.take().map(|trial| Outcome::new(&counts, &trial));
         Self {
             read,
@@ -195,7 +213,11 @@ impl Findings {
             mask,
             clients: (clients, senders),
             forgotten,
-            advice: advise(&lengths, &candidates),
+            advice,
+            log_only_until: basis.as_ref().and_then(log_only_until),
+            basis,
+            gateway,
+            only_sender,
             lengths,
             candidates,
             counts,
@@ -210,9 +232,36 @@ impl Findings {
 
     /// Sessions that were counted.
     pub fn sessions(&self) -> u64 {
-        let parts = self.counts.tables(Grouping::Masked);
-        parts.iter().map(|table| table.numbers(0).iter().sum::<u64>()).sum()
+        self.numbers(0).iter().sum()
     }
+
+    /// How many sessions had each number in their window of a length.
+    pub fn numbers(&self, length: usize) -> Vec<u64> {
+        let mut numbers: Vec<u64> = Vec::new();
+        for table in self.counts.tables(Grouping::Masked) {
+            let more = table.numbers(length);
+            numbers.resize(numbers.len().max(more.len()), 0);
+            numbers.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
+        }
+        numbers
+    }
+}
+
+/// Days are counted from today: the log may be an old one.
+fn log_only_until(basis: &Basis) -> Option<Date> {
+    let today = Timestamp::now().to_zoned(TimeZone::system()).date();
+    today.checked_add(basis.trial_days()?.days()).ok()
+}
+
+/// Sessions below which no client is said to carry nearly all of them.
+const FEW_SESSIONS: u64 = 20;
+
+/// The client that has nine of ten sessions, if it delivers mail: a smart host, a gateway or a content filter.
+fn gateway(tables: [&ClientTable; 2]) -> Option<ListedClient> {
+    let all: u64 = tables.iter().map(|table| table.numbers(0).iter().sum::<u64>()).sum();
+    let busiest = tables.into_iter().filter_map(ClientTable::busiest).max_by_key(|client| client.sessions)?;
+    let is_gateway = busiest.delivered > 0 && all >= FEW_SESSIONS && busiest.sessions * 10 >= all * 9;
+    is_gateway.then(|| ListedClient::new(busiest, 0))
 }
 
 /// The thresholds to show for a length: what was asked for, or else a grid, with the needed one in any case.
@@ -242,7 +291,7 @@ impl Outcome {
         let mut verdicts: Vec<_> =
             trial.verdicts.iter().map(|((action, reason), count)| (action.clone(), reason.clone(), *count)).collect();
         verdicts.sort_by(|a, b| (b.2, &a.0, &a.1).cmp(&(a.2, &b.0, &b.1)));
-        let mut senders: Vec<(Known, u64)> =
+        let mut senders: Vec<(ListedClient, u64)> =
             trial.refused.iter().filter_map(|(address, refused)| Some((counts.sender(*address)?, *refused))).collect();
         senders.sort_by(|a, b| (b.1, &a.0.address).cmp(&(a.1, &b.0.address)));
         let more_senders = senders.len().saturating_sub(MAX_NAMES) as u64;
@@ -255,8 +304,8 @@ impl Outcome {
 
 impl Counts {
     /// The client with this address, by all of it, if it delivered mail.
-    fn sender(&self, address: std::net::IpAddr) -> Option<Known> {
+    fn sender(&self, address: std::net::IpAddr) -> Option<ListedClient> {
         let client = self.tables(Grouping::Whole).iter().find_map(|table| table.client(address))?;
-        (client.delivered > 0).then(|| Known::new(client, 0))
+        (client.delivered > 0).then(|| ListedClient::new(client, 0))
     }
 }

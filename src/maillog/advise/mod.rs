@@ -12,6 +12,7 @@
 //! `--config` the sessions go through the daemon's own decision as well
 //! (`judge`). The clients kept are at most a million.
 
+pub mod basis;
 pub mod clients;
 pub mod findings;
 pub mod judge;

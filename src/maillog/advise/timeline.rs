@@ -3,6 +3,8 @@
 //! The time a log covers is not known before its end, so the slots begin short
 //! and are joined in pairs whenever there would be too many of them.
 
+use std::cmp::Ordering;
+
 /// Slots at the end: more than half of this, and at most this many.
 const MAX_SLOTS: usize = 512;
 
@@ -52,8 +54,8 @@ impl Timeline {
         self.slot
     }
 
-    /// The numbers at which levels begin. Up to 64 each number is one; from there on they are five
-    /// percent apart, and a threshold in between is taken for the next level.
+    /// The numbers at which levels begin. Up to 65 each number is a level; from there on levels are five
+    /// percent apart.
     pub fn levels(&self) -> &[u32] {
         &self.levels
     }
@@ -68,14 +70,37 @@ impl Timeline {
     }
 
     /// For each slot: all sessions, and those beyond a threshold.
-    pub fn refused(&self, length: usize, threshold: u32) -> Vec<(u64, u64)> {
-        let first = self.level(threshold.saturating_add(1));
-        let sum = |levels: &mut dyn Iterator<Item = (usize, u32)>| {
-            levels.fold((0, 0), |(all, over), (level, sessions)| {
-                (all + u64::from(sessions), over + if level >= first { u64::from(sessions) } else { 0 })
-            })
+    ///
+    /// `numbers` says how many sessions of the whole log had each number. Where the threshold lies within a
+    /// level, each slot has its share of those beyond it, so that the sum is exact.
+    pub fn refused(&self, length: usize, threshold: u32, numbers: &[u64]) -> Vec<(u64, u64)> {
+        let (first, bounds) = self.level_of(threshold.saturating_add(1));
+        let sum = |from: u32, to: u32| numbers.iter().take(to as usize).skip(from as usize).sum::<u64>();
+        let (beyond, whole) = (sum(threshold.saturating_add(1), bounds.1), sum(bounds.0, bounds.1));
+        let mut so_far = 0;
+        let mut share = |sessions: u64| {
+            let before = so_far * beyond / whole.max(1);
+            so_far += sessions;
+            so_far * beyond / whole.max(1) - before
         };
-        self.sessions(length).map(|mut levels| sum(&mut levels)).collect()
+        let slots = self.sessions(length).map(|levels| {
+            levels.fold((0, 0), |(all, refused), (level, sessions)| {
+                let sessions = u64::from(sessions);
+                let over = match level.cmp(&first) {
+                    Ordering::Less => 0,
+                    Ordering::Equal => share(sessions),
+                    Ordering::Greater => sessions,
+                };
+                (all + sessions, refused + over)
+            })
+        });
+        slots.collect()
+    }
+
+    /// The level of a number, where it begins, and where the next one begins.
+    fn level_of(&self, number: u32) -> (usize, (u32, u32)) {
+        let level = self.level(number);
+        (level, (self.levels[level], self.levels.get(level + 1).copied().unwrap_or(u32::MAX)))
     }
 
     fn level(&self, number: u32) -> usize {
@@ -93,7 +118,7 @@ impl Timeline {
 }
 
 fn levels() -> Vec<u32> {
-    let mut levels: Vec<u32> = (1..=64).collect();
+    let mut levels: Vec<u32> = (1..=65).collect();
     while levels[levels.len() - 1] < 65_536 {
         let last = levels[levels.len() - 1];
         levels.push(last + last / 20);
@@ -111,8 +136,8 @@ mod tests {
         for (time, number) in [(0, 1), (10, 2), (999, 3), (1_000, 1), (2_500, 4)] {
             timeline.count(5_000 + time, 1, number);
         }
-        assert_eq!(timeline.refused(1, 1), [(3, 2), (1, 0), (1, 1)]);
-        assert_eq!(timeline.refused(0, 1), [(0, 0), (0, 0), (0, 0)]);
+        assert_eq!(timeline.refused(1, 1, &[0, 2, 1, 1, 1]), [(3, 2), (1, 0), (1, 1)]);
+        assert_eq!(timeline.refused(0, 1, &[]), [(0, 0), (0, 0), (0, 0)]);
         assert_eq!((timeline.start(), timeline.slot()), (5_000, 1_000));
     }
 
@@ -123,10 +148,13 @@ mod tests {
         for day in 0..365 {
             timeline.count(day * 86_400_000, 0, day as u32 + 1);
         }
-        let slots = timeline.refused(0, 100);
+        let numbers: Vec<u64> = (0..366).map(|number| u64::from(number > 0)).collect();
+        let slots = timeline.refused(0, 100, &numbers);
         assert!(slots.len() <= MAX_SLOTS && slots.len() > MAX_SLOTS / 2 && timeline.slot() * MAX_SLOTS as i64 >= YEAR);
         assert_eq!(slots.iter().map(|(all, _)| all).sum::<u64>(), 365);
-        let refused = slots.iter().map(|(_, refused)| refused).sum::<u64>();
-        assert!((250..=270).contains(&refused), "{refused}");
+        for threshold in [63, 64, 65, 66, 100, 101, 364, 365, 65_534] {
+            let refused = timeline.refused(0, threshold, &numbers).iter().map(|(_, refused)| refused).sum::<u64>();
+            assert_eq!(refused, 365_u64.saturating_sub(threshold.into()), "{threshold}");
+        }
     }
 }

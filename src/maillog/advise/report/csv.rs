@@ -1,6 +1,6 @@
 //! The table of candidates as comma-separated values (RFC 4180). Every value is a number or a word.
 
-use super::super::findings::{Effect, Findings};
+use super::super::findings::{Findings, Refusals};
 
 /// A line of names, then one for each candidate.
 pub fn table(findings: &Findings) -> String {
@@ -12,7 +12,7 @@ pub fn table(findings: &Findings) -> String {
         let is_advised = if findings.advice == Some(at) { "yes" } else { "no" };
         let exptime = findings.lengths[candidate.length].exptime;
         let [masked, whole] = [candidate.masked, candidate.whole]
-            .map(|Effect { sessions, clients, senders }| format!("{sessions},{clients},{senders}"));
+            .map(|Refusals { sessions, clients, senders }| format!("{sessions},{clients},{senders}"));
         text += &format!("{exptime},{},{is_advised},{sessions},{masked},{whole}\n", candidate.threshold);
     }
     text

@@ -2,31 +2,17 @@
 
 use serde_json::{Value, json};
 
-use super::super::counts::Grouping;
-use super::super::findings::{Candidate, Effect, Findings, Known, Length, Outcome};
-use crate::maillog::sessions::Seen;
-use crate::maillog::text::{plain, time};
+use super::super::basis::{Basis, Doubt};
+use super::super::findings::{Candidate, Findings, Length, ListedClient, Outcome, Refusals};
+use crate::maillog::summary;
+use crate::maillog::text::time;
 
 /// All of it.
 pub fn object(findings: &Findings) -> Value {
-    let stats = &findings.read.stats;
     let span = findings.counts.span;
     let moment = |pick: fn((i64, i64)) -> i64| span.map(|span| time(pick(span), &findings.zone));
-    json!({
-        "logs": stats.logs.iter().map(|name| plain(name)).collect::<Vec<_>>(),
-        "troubles": stats.troubles,
-        "notes": findings.notes,
-        "lines": {
-            "all": stats.lines.all,
-            "told": stats.lines.told,
-            "postfix": stats.lines.idle,
-            "other_programs": stats.lines.foreign,
-            "not_understood": stats.lines.strange,
-            "bytes": stats.lines.bytes,
-        },
-        "clock_set_back": stats.set_back,
-        "seen": match findings.seen { Seen::Rcpt => "rcpt", Seen::Connect => "connect" },
-        "sums": sums(findings),
+    let mut object = summary::json(&findings.read, findings.seen, &findings.notes);
+    let found = json!({
         "timezone": findings.zone.iana_name(),
         "from": moment(|(first, _)| first),
         "to": moment(|(_, last)| last),
@@ -37,30 +23,56 @@ pub fn object(findings: &Findings) -> Value {
         "senders": findings.clients.1,
         "forgotten_clients": findings.forgotten,
         "candidates": findings.candidates.iter().map(|it| candidate(findings, it)).collect::<Vec<_>>(),
-        "recommended": findings.advised().map(|it| candidate(findings, it)),
+        "recommended": findings.advised().map(|it| recommended(findings, it)),
+        "basis": findings.basis.as_ref().map(|it| basis(findings, it)),
+        "gateway": findings.gateway.as_ref().map(known),
+        "only_sender": findings.only_sender.as_ref().map(known),
         "lengths": findings.lengths.iter().map(length).collect::<Vec<_>>(),
         "config": findings.trial.as_ref().map(outcome),
-    })
+    });
+    summary::merge(&mut object, found);
+    object
 }
 
-fn sums(findings: &Findings) -> Value {
-    let sums = findings.read.sums;
+fn recommended(findings: &Findings, it: &Candidate) -> Value {
+    let mut object = candidate(findings, it);
+    object["log_only"] = findings.log_only_until.is_some().into();
+    object["log_only_until"] = findings.log_only_until.map(|date| date.to_string()).into();
+    object
+}
+
+fn basis(findings: &Findings, basis: &Basis) -> Value {
+    let doubts = basis.doubts.iter().map(|doubt| match doubt {
+        Doubt::Days => "days",
+        Doubt::Senders => "senders",
+        Doubt::Refused => "refused_senders",
+        Doubt::Untested => "untested",
+    });
+    let parts = basis.parts.iter().map(|part| {
+        json!({
+            "from": time(part.begin, &findings.zone),
+            "threshold_of_the_rest": part.threshold,
+            "senders": part.senders,
+            "refused_senders": part.refused,
+        })
+    });
+    let missed = basis.missed.iter().map(|missed| {
+        let mut object = known(&missed.client);
+        object["threshold_of_the_rest"] = missed.threshold.into();
+        object
+    });
     json!({
-        "sessions": sums.sessions,
-        "asked": sums.asked,
-        "mynetworks": sums.mynetworks,
-        "authenticated": sums.authenticated,
-        "authenticated_late": sums.authenticated_late,
-        "without_recipient": sums.without_recipient,
-        "unknown_address": sums.unknown,
-        "submission": sums.submission,
-        "postscreen": sums.postscreen,
-        "postscreen_passed": sums.postscreen_passed,
+        "days": (basis.covered as f64 / 86_400_000.0 * 100.0).round() / 100.0,
+        "senders": basis.senders,
+        "parts": parts.collect::<Vec<_>>(),
+        "refused_senders": basis.all_missed,
+        "refused": missed.collect::<Vec<_>>(),
+        "too_little": doubts.collect::<Vec<_>>(),
     })
 }
 
 fn candidate(findings: &Findings, candidate: &Candidate) -> Value {
-    let effect = |Effect { sessions, clients, senders }: Effect| json!({ "refused_sessions": sessions, "refused_clients": clients, "refused_senders": senders });
+    let effect = |Refusals { sessions, clients, senders }: Refusals| json!({ "refused_sessions": sessions, "refused_clients": clients, "refused_senders": senders });
     let Candidate { length, threshold, masked, whole } = *candidate;
     json!({
         "exptime": findings.lengths[length].exptime,
@@ -80,8 +92,8 @@ fn length(length: &Length) -> Value {
     })
 }
 
-fn known(client: &Known) -> Value {
-    let Known { name, address, sessions, delivered, peak } = client;
+fn known(client: &ListedClient) -> Value {
+    let ListedClient { name, address, sessions, delivered, peak } = client;
     json!({ "name": name, "address": address, "sessions": sessions, "delivered": delivered, "peak": peak })
 }
 
@@ -110,12 +122,7 @@ fn outcome(outcome: &Outcome) -> Value {
 pub fn plots(findings: &Findings) -> Value {
     let timeline = &findings.counts.timeline;
     let lengths = findings.lengths.iter().enumerate().map(|(at, length)| {
-        let mut numbers: Vec<u64> = Vec::new();
-        for table in findings.counts.tables(Grouping::Masked) {
-            let more = table.numbers(at);
-            numbers.resize(numbers.len().max(more.len()), 0);
-            numbers.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
-        }
+        let numbers = findings.numbers(at);
         // Many neighbours are equal: only where it changes.
         let mut steps: Vec<(usize, u64)> = Vec::new();
         for (number, sessions) in numbers.iter().enumerate() {

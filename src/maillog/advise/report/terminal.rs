@@ -2,20 +2,21 @@
 
 use std::time::Duration;
 
+use super::super::basis::{Basis, Doubt, ENOUGH_DAYS, ENOUGH_SENDERS, Missed};
 use super::super::clients::MAX_CLIENTS;
-use super::super::findings::{Candidate, Effect, Findings, Known, Length, Outcome};
+use super::super::findings::{Candidate, Findings, Length, ListedClient, Outcome, Refusals};
 use super::plot::{Characters, area, distribution};
 use crate::config::units;
-use crate::maillog::sessions::Seen;
-use crate::maillog::text::{bytes, number, percent, plain, time};
+use crate::maillog::summary;
+use crate::maillog::text::{count, number, percent, time};
 
 /// Names printed of a list; the page and the JSON have more.
 const NAMES: usize = 10;
 
 /// All of it.
 pub fn text(findings: &Findings, taken: Duration) -> String {
-    let mut text = read(findings, taken);
-    text += &sessions(findings);
+    let Findings { read, seen, notes, .. } = findings;
+    let mut text = summary::lines(read, Some(taken)) + &summary::sessions(read, *seen, notes) + &clients(findings);
     if findings.sessions() > 0 {
         text += &candidates(findings);
         text += &advice(findings);
@@ -27,79 +28,17 @@ pub fn text(findings: &Findings, taken: Duration) -> String {
     text
 }
 
-fn read(findings: &Findings, taken: Duration) -> String {
-    let stats = &findings.read.stats;
-    let lines = stats.lines;
-    let seconds = taken.as_secs_f64().max(0.001);
-    let logs = match stats.logs.as_slice() {
-        [one] => plain(one),
-        many => format!("{} logs", many.len()),
-    };
-    let mut text = format!(
-        "Read {} lines ({}) of {logs} in {seconds:.1} s.\n  {} told something, {} were other lines of Postfix, \
-         {} of other programs, {} not understood.\n",
-        number(lines.all),
-        bytes(lines.bytes),
-        number(lines.told),
-        number(lines.idle),
-        number(lines.foreign),
-        number(lines.strange),
-    );
-    if stats.set_back > 0 {
-        text += &format!(
-            "  The clock was set back {} times; the time is taken to have gone on. See --timezone.\n",
-            number(stats.set_back)
-        );
-    }
-    text
-}
-
-fn sessions(findings: &Findings) -> String {
-    let sums = findings.read.sums;
-    let stage = match findings.seen {
-        Seen::Rcpt => "at RCPT TO",
-        Seen::Connect => "when the client connects",
-    };
-    let mut text =
-        format!("Postfix asks {stage}: about {} of {} sessions.\n", number(sums.asked), number(sums.sessions));
-    let left_out = [
-        (sums.without_recipient, "got to no recipient"),
-        (sums.mynetworks, "were from mynetworks"),
-        (sums.authenticated, "had logged in"),
-        (sums.unknown, "had no known address"),
-    ];
-    let left_out: Vec<String> = left_out
-        .iter()
-        .filter(|(count, _)| *count > 0)
-        .map(|(count, why)| format!("{} {why}", number(*count)))
-        .collect();
-    if !left_out.is_empty() {
-        text += &format!("  Not asked about: {}.\n", left_out.join(", "));
-    }
-    if sums.authenticated_late > 0 {
-        text +=
-            &format!("  {} turned out to have logged in after they were counted.\n", number(sums.authenticated_late));
-    }
-    if sums.submission > 0 {
-        text += &format!("  {} more were of submission services.\n", number(sums.submission));
-    }
-    if sums.postscreen > 0 {
-        let kept = sums.postscreen.saturating_sub(sums.postscreen_passed);
-        text += &format!("  postscreen kept {} of {} clients from smtpd.\n", number(kept), number(sums.postscreen));
-    }
-    for note in &findings.notes {
-        text += &format!("  {note}\n");
-    }
+fn clients(findings: &Findings) -> String {
     let Some((first, last)) = findings.counts.span else {
-        return text + "No session of a client was asked about: there is nothing to choose a number from.\n";
+        return "No session of a client was asked about: there is nothing to choose a number from.\n".into();
     };
     let (clients, senders) = findings.clients;
     let (v4, v6) = (findings.mask.ipv4_prefix_length, findings.mask.ipv6_prefix_length);
-    text += &format!("  From {} to {}.\n", time(first, &findings.zone), time(last, &findings.zone));
+    let mut text = format!("  From {} to {}.\n", time(first, &findings.zone), time(last, &findings.zone));
     text += &format!(
-        "  {} sessions of {} clients (IPv4 /{v4}, IPv6 /{v6}), of which {} delivered mail.\n",
-        number(findings.sessions()),
-        number(clients),
+        "  {} of {} (IPv4 /{v4}, IPv6 /{v6}), of which {} delivered mail.\n",
+        count(findings.sessions(), "session"),
+        count(clients, "client"),
         number(senders)
     );
     if findings.forgotten > 0 {
@@ -126,7 +65,7 @@ fn candidates(findings: &Findings) -> String {
         let Candidate { length, threshold, masked, whole } = *candidate;
         let exptime = units::spell(Duration::from_secs(findings.lengths[length].exptime.into()));
         let share = percent(masked.sessions, findings.sessions());
-        let Effect { sessions, clients, senders } = masked;
+        let Refusals { sessions, clients, senders } = masked;
         text += &row(&[exptime, number(threshold.into()), number(sessions), share, number(clients), number(senders)]);
         if has_whole {
             text += &format!("   {} sessions, {} clients", number(whole.sessions), number(whole.clients));
@@ -152,22 +91,85 @@ fn advice(findings: &Findings) -> String {
     };
     let length = &findings.lengths[*length];
     let exptime = units::spell(Duration::from_secs(length.exptime.into()));
-    let mut text = format!("\nRecommended\n  threshold = {threshold}\n  exptime = \"{exptime}\"\n");
-    text += &format!(
-        "The smallest threshold that refuses no client that delivered mail. It would have stopped\n\
-         {} of {} sessions ({}), of {} clients.\n",
-        number(masked.sessions),
-        number(findings.sessions()),
-        percent(masked.sessions, findings.sessions()),
-        number(masked.clients),
-    );
-    if masked.sessions == 0 {
-        text += "Nobody came more often than the busiest sender of mail: these logs show no need of a limit.\n";
+    let mut text = "\nRecommended\n".to_owned();
+    text += &whitelist(findings);
+    text += &format!("  threshold = {threshold}\n  exptime = \"{exptime}\"\n");
+    if let Some(date) = findings.log_only_until {
+        text += &format!("  log_only = true    # until {date}\n");
     }
+    text += "The smallest threshold that refuses no client that delivered mail. It would have stopped\n";
+    text += &match masked.sessions {
+        0 => format!("none of {}.\n", count(findings.sessions(), "session")),
+        refused => format!(
+            "{} of {} ({}), of {}.\n",
+            number(refused),
+            count(findings.sessions(), "session"),
+            percent(refused, findings.sessions()),
+            count(masked.clients, "client"),
+        ),
+    };
+    text += &findings.basis.as_ref().map(|basis| rests_on(findings, basis)).unwrap_or_default();
     text += &deciders(length);
     text += &others(length, *threshold);
     text += &would_delay(findings);
     text
+}
+
+/// The client that no number fits, because all or nearly all mail comes from it.
+fn whitelist(findings: &Findings) -> String {
+    if let Some(gateway) = &findings.gateway {
+        return format!(
+            "  whitelist: add {}\n    {} has {} of all sessions: it is a smart host, a gateway or a content filter.\n    \
+             A limit on it stops the mail of all who send through it. Limit clients where they connect.\n",
+            gateway.address,
+            name(gateway),
+            percent(gateway.sessions, findings.sessions()),
+        );
+    }
+    match &findings.only_sender {
+        Some(sender) => format!(
+            "  whitelist: add {}\n    {} is the only client that delivered mail: a number made from it holds for no other.\n",
+            sender.address,
+            name(sender)
+        ),
+        None => String::new(),
+    }
+}
+
+/// What the recommendation rests on, how it did on parts of the log, and what follows.
+fn rests_on(findings: &Findings, basis: &Basis) -> String {
+    let days = basis.covered as f64 / 86_400_000.0;
+    let covered = match basis.covered {
+        ..86_400_000 => units::words(Duration::from_secs((basis.covered / 1000).max(1) as u64)),
+        _ => format!("{days:.1} days"),
+    };
+    let mut text = format!("It rests on {} of mail in {covered}.\n", count(basis.senders, "sender"));
+    if let Some((lowest, highest)) = basis.thresholds() {
+        let numbers = if lowest == highest { number(lowest.into()) } else { format!("{lowest} to {highest}") };
+        text += &format!(
+            "Tested on each of {} parts of the log, made from the others it is {numbers} and refuses {}{}\n",
+            basis.parts.len(),
+            if basis.all_missed == 0 { "no sender".to_owned() } else { count(basis.all_missed, "sender") },
+            if basis.all_missed == 0 { "." } else { ":" },
+        );
+        for Missed { client, threshold } in basis.missed.iter().take(NAMES) {
+            text += &format!("  {:>9}  {}; the others gave {threshold}\n", number(client.peak.into()), known(client));
+        }
+    }
+    let Some(date) = findings.log_only_until else {
+        return text;
+    };
+    let reasons = basis.doubts.iter().map(|doubt| match doubt {
+        Doubt::Days => format!("less than {ENOUGH_DAYS} days"),
+        Doubt::Senders => format!("fewer than {ENOUGH_SENDERS} senders"),
+        Doubt::Refused => "the test refused senders".to_owned(),
+        Doubt::Untested => "nothing to test it on".to_owned(),
+    });
+    let reasons = reasons.collect::<Vec<_>>().join(", ");
+    text + &format!(
+        "Too little to refuse mail on: {reasons}.\nLet it only log until {date}, then run advise again on all logs \
+         up to that day.\n"
+    )
 }
 
 /// Who decides the threshold, and what it would be without them.
@@ -186,7 +188,7 @@ fn deciders(length: &Length) -> String {
 }
 
 fn others(length: &Length, threshold: u32) -> String {
-    let refused: Vec<&Known> = length.others.iter().filter(|other| other.peak > threshold).collect();
+    let refused: Vec<&ListedClient> = length.others.iter().filter(|other| other.peak > threshold).collect();
     if refused.is_empty() {
         return String::new();
     }
@@ -224,10 +226,14 @@ fn would_delay(findings: &Findings) -> String {
     text
 }
 
-fn known(client: &Known) -> String {
-    let Known { name, address, sessions, delivered, .. } = client;
-    let name = if name.is_empty() { "unknown" } else { name };
-    format!("{name}[{address}], {} sessions, {} messages delivered", number(*sessions), number(*delivered))
+fn known(client: &ListedClient) -> String {
+    let (sessions, delivered) = (count(client.sessions, "session"), count(client.delivered, "message"));
+    format!("{}, {sessions}, {delivered} delivered", name(client))
+}
+
+fn name(client: &ListedClient) -> String {
+    let name = if client.name.is_empty() { "unknown" } else { &client.name };
+    format!("{name}[{}]", client.address)
 }
 
 fn plots(findings: &Findings) -> String {
@@ -240,7 +246,7 @@ fn plots(findings: &Findings) -> String {
     let mut text = format!("\nClients by the most sessions they had within {exptime} (logarithmic)\n");
     text += &distribution(&length.peaks, threshold, characters);
     let threshold = threshold.unwrap_or(findings.candidates.first().map_or(10, |candidate| candidate.threshold));
-    let slots = findings.counts.timeline.refused(at, threshold);
+    let slots = findings.counts.timeline.refused(at, threshold, &findings.numbers(at));
     let slot = units::words(Duration::from_millis(findings.counts.timeline.slot() as u64));
     let [all, refused] = [0, 1].map(|which| -> Vec<u64> {
         slots.iter().map(|(all, refused)| if which == 0 { *all } else { *refused }).collect()
