@@ -1,5 +1,6 @@
 //! What is over its limit asks memcached seldom, and is counted all the same.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use connshaper::net::clock::Now;
 use connshaper::policy::limit::{Ban, Delay};
 use connshaper::policy::per::KeyPart;
 use connshaper::policy::{CounterKind, Limit};
+use connshaper::store::shared::rank::score;
 
 use crate::support::{Gate, Host, PATIENCE, Site, eventually};
 
@@ -56,6 +58,50 @@ async fn a_flood_queries_once_per_over_memory_and_every_hit_is_counted() {
         assert_eq!(host.hit(&limit, &other, 1, at(12_000)).await.count, count);
     }
     assert_eq!(gate.commands() - before, 6 + 10);
+}
+
+#[tokio::test]
+async fn a_flood_asks_as_seldom_while_a_server_of_other_keys_is_away() {
+    let mut site = Site::one_memcached();
+    let gate = Gate::to(&site.memcached[0].server());
+    // Nothing listens on port 1.
+    site.servers = vec![gate.server(), "127.0.0.1:1".to_owned()];
+    let host = site.host_that_remembers(Duration::from_secs(2), OnStoreFailure::Local, PATIENCE);
+    host.line("STORE_DOWN").await;
+    let is_at_gate = |address: &[u8; 4]| {
+        let key = format!("c:{}", IpAddr::from(*address));
+        let score = |server: &str| score(&format!("inet:{server}"), key.as_bytes());
+        score(&gate.server()) > score("127.0.0.1:1")
+    };
+    let address = (1..).map(|last| [198, 51, 100, last]).find(is_at_gate).unwrap();
+    let (limit, client) = (delaying(), KeyPart::client(address.into(), 32, 64));
+    assert_eq!(host.hit(&limit, &client, 11, at(0)).await.count, 11);
+    host.violated(&limit, &client, at(0));
+    host.settled().await;
+    let before = gate.commands();
+    for hit in 1..=1500_u32 {
+        let now = at(2 * u64::from(hit));
+        assert_eq!(host.hit(&limit, &client, 1, now).await.count, 11 + hit);
+        host.violated(&limit, &client, now);
+        host.settled().await;
+    }
+    assert_eq!(gate.commands() - before, 3, "one increment, and one violation with its expiry");
+}
+
+#[tokio::test]
+async fn with_two_replicas_a_flood_asks_as_seldom_while_one_of_them_is_away() {
+    let mut site = Site::one_memcached();
+    let gate = Gate::to(&site.memcached[0].server());
+    site.servers = vec![gate.server(), "127.0.0.1:1".to_owned()];
+    site.replicas = 2;
+    let host = site.host_that_remembers(Duration::from_secs(2), OnStoreFailure::Local, PATIENCE);
+    host.line("STORE_DOWN").await;
+    assert_eq!(host.hit(&limit(), &client(), 11, at(0)).await.count, 11);
+    let before = gate.commands();
+    for hit in 1..=1500_u32 {
+        assert_eq!(host.hit(&limit(), &client(), 1, at(2 * u64::from(hit))).await.count, 11 + hit);
+    }
+    assert_eq!(gate.commands() - before, 1);
 }
 
 #[tokio::test]

@@ -144,6 +144,12 @@ impl Memcached {
         self.servers.iter().any(|server| server.is_down())
     }
 
+    /// Whether no server that has a key can be asked.
+    pub fn is_away_for(&self, key: &Key<'_>) -> bool {
+        // Nearly always all are there, which is found out without the text of the key.
+        self.is_away() && self.places(&text(key)).iter().all(|place| self.servers[*place].is_down())
+    }
+
     /// Whether every server is away.
     fn is_gone(&self) -> bool {
         self.servers.iter().all(|server| server.is_down())

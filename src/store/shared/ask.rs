@@ -76,8 +76,8 @@ impl Store {
             CounterKind::Window if self.over.remembers(key) => {}
             _ => return Lookup::Ask(0),
         }
-        // A server that is known to be away costs nothing to ask, and says what is done meanwhile.
-        let known = if memcached.is_away() { None } else { self.known(operation, now) };
+        // Asking a server that is known to be away costs nothing, and decides what is done meanwhile.
+        let known = self.known(operation, now).filter(|_| !memcached.is_away_for(key));
         // What is not to stay counted is not counted to be taken back.
         let kept = if key.limit.count_refused { operation.amount } else { 0 };
         self.over.advise(key, kept, known, now)

@@ -94,7 +94,7 @@ impl Store {
         }
         let key = Key { limit, part, kind: CounterKind::Violations };
         let subject = self.table.subject(key);
-        let known = self.table.peek(subject, now.monotonic).filter(|_| !memcached.is_away());
+        let known = self.table.peek(subject, now.monotonic).filter(|_| !memcached.is_away_for(&key));
         let known = known.map(|hit| Known { count: hit.count, left: hit.left_ms, is_over: true });
         let advice = self.offences.advise(&key, 1, known, now);
         match advice {

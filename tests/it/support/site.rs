@@ -27,6 +27,8 @@ pub struct Site {
     pub memcached: Vec<Memcached>,
     /// Where hosts think the servers are.
     pub servers: Vec<String>,
+    /// Servers that have each key.
+    pub replicas: usize,
     _proxy: Option<Proxy>,
 }
 
@@ -82,7 +84,7 @@ impl Drop for NameIfPanicking {
 
 impl Site {
     pub fn memory() -> Self {
-        Self { name: "memory", memcached: Vec::new(), servers: Vec::new(), _proxy: None }
+        Self { name: "memory", memcached: Vec::new(), servers: Vec::new(), replicas: 1, _proxy: None }
     }
 
     pub fn one_memcached() -> Self {
@@ -103,7 +105,7 @@ impl Site {
 
     fn of(name: &'static str, memcached: Vec<Memcached>) -> Self {
         let servers = memcached.iter().map(Memcached::server).collect();
-        Self { name, memcached, servers, _proxy: None }
+        Self { name, memcached, servers, replicas: 1, _proxy: None }
     }
 
     /// A host that is patient: deadlines are another test's business.
@@ -121,6 +123,7 @@ impl Site {
         let config = StoreConfig {
             over_memory,
             servers: self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect(),
+            replicas: self.replicas,
             timeout,
             on_failure: Some(on_failure),
             max_clients: 100_000,
