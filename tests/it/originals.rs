@@ -3,7 +3,7 @@
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use crate::support::{self, Daemon, Dir, Memcached, Policy, Postfix, Smtp, request};
+use crate::support::{self, Daemon, Dir, Memcached, Postfix, Smtp};
 
 /// Loopback clients are strangers, and nobody's patience ends before ours.
 const PATIENT: &str = "
@@ -99,31 +99,6 @@ mod perlbal_throttle {
         let line = daemon.lines().wait_for("REFUSED client=127.0.0.4 ");
         assert!(line.contains(" reason=crowded "), "{line}");
         assert_eq!(waiting.map(|mut smtp| smtp.reply().code), [250; 2]);
-    }
-
-    #[test]
-    fn a_closed_connection_frees_its_delay_slot_at_once() {
-        let rules = "threshold = 1\nwhitelist = []\ninitial_delay = 3\nmax_delayed = 1";
-        let daemon = Daemon::start(rules);
-        let attributes = |port: u16| [("192.0.2.1", port), ("192.0.2.2", port)];
-        let mut policy = Policy::connect(daemon.endpoint());
-        for (client, port) in attributes(1) {
-            assert_eq!(policy.connected(client, port), "DUNNO");
-        }
-        let mut leaving = Policy::connect(daemon.endpoint());
-        leaving.send(request(&["protocol_state=CONNECT", "client_address=192.0.2.1", "client_port=2"]));
-        daemon.lines().wait_for("DELAYED client=192.0.2.1 ");
-        assert!(policy.connected("192.0.2.2", 2).starts_with("DEFER_IF_PERMIT "), "the place is taken");
-        drop(leaving);
-        // Whoever is refused a place tries again with a session of its own.
-        let start = Instant::now();
-        let mut port = 3;
-        support::until("the place to be free", || {
-            port += 1;
-            (policy.connected("192.0.2.2", port) == "DUNNO").then_some(())
-        });
-        let waited = start.elapsed().as_secs_f32();
-        assert!((3.0..5.8).contains(&waited), "it waited for itself alone, not {waited} s");
     }
 
     #[test]

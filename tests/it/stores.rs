@@ -4,7 +4,7 @@
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::support::{Daemon, Memcached, Policy, Proxy, until};
 
@@ -126,10 +126,18 @@ fn a_window_ends_by_itself_and_hits_do_not_extend_it() {
 fn a_window_in_memory_ends_at_exptime() {
     let daemon = Site::memory().daemon("threshold = 1\nexptime = 1\n");
     let mut policy = Policy::connect(daemon.endpoint());
-    for port in 1..=5 {
-        // Each window begins at another part of a second. The daemon has read its clock before it answers.
-        assert_eq!(policy.connected("198.51.100.1", port), PASS, "connection {port}");
-        thread::sleep(Duration::from_millis(1000));
+    let mut hit = |client: usize, port| policy.connected(&format!("198.51.100.{client}"), port);
+    // The windows begin at different parts of a second. The daemon has read its clock before it answers.
+    let answered: Vec<Instant> = (0..5)
+        .map(|client| {
+            thread::sleep(Duration::from_millis(200));
+            assert_eq!(hit(client, 1), PASS);
+            Instant::now()
+        })
+        .collect();
+    for (client, answered) in answered.iter().enumerate() {
+        thread::sleep((*answered + Duration::from_secs(1)).saturating_duration_since(Instant::now()));
+        assert_eq!(hit(client, 2), PASS, "client {client}");
     }
 }
 
