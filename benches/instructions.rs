@@ -1,0 +1,269 @@
+//! Instructions in user space that the daemon spends on a request, part by part.
+//!
+//! `cargo run --example instructions` prints them; `-- --check` fails when they are more than three per cent over
+//! the number in `benches/instructions.txt`, and `-- --keep` writes that file. They are counted by callgrind, so
+//! other work on the machine makes no difference.
+//!
+//! Eight policy connections ask in turn, each request the first of a new session of one of a thousand IPv4 clients,
+//! and the daemon counts in its own memory. The difference between 8,000 requests and 4,000 leaves the start and the
+//! end out.
+
+#[allow(dead_code, reason = "short requests are for filling stores")]
+#[path = "request_path/request.rs"]
+mod request;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use request::{Client, DUNNO, Requests};
+
+const CONNECTIONS: usize = 8;
+const CLIENTS: u32 = 1_000;
+const FEW: u32 = 4_000;
+const MANY: u32 = 8_000;
+
+/// By how much the number may exceed the one that is kept, in per cent.
+const TOLERANCE: f64 = 3.0;
+
+/// Where the number is kept.
+const KEPT: &str = "benches/instructions.txt";
+
+/// callgrind runs a program some fifty times slower.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Parts of a request, by what the path of a source file begins with. The first match counts.
+const PARTS: [(&str, &str); 14] = [
+    ("src/postfix/decoder.rs", "decoding"),
+    ("src/policy/attribute", "decoding"),
+    ("src/policy/request", "decoding"),
+    ("src/session", "session"),
+    ("src/policy/record", "session"),
+    ("src/policy", "policy: plan, judge"),
+    ("src/net/netblock", "policy: plan, judge"),
+    ("src/store", "store"),
+    ("src/net/clock", "clock"),
+    ("src/net/stream", "reading and writing"),
+    ("src/postfix", "reading and writing"),
+    ("src/engine", "engine: decide, report"),
+    ("src/observe", "engine: decide, report"),
+    ("src/", "rest of connshaper"),
+];
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let program = build()?;
+    let [few, many] = [FEW, MANY].map(|requests| profile(&program, requests));
+    let (few, many) = (few?, many?);
+    let sources = Sources::look_up(&program, many.keys())?;
+    let mut parts = BTreeMap::<String, f64>::new();
+    let mut files = BTreeMap::<String, f64>::new();
+    for (place, cost) in &many {
+        let cost = cost.saturating_sub(few.get(place).copied().unwrap_or(0)) as f64 / f64::from(MANY - FEW);
+        let file = sources.file(place);
+        *parts.entry(part(place, file)).or_default() += cost;
+        if let Some(file) = file {
+            *files.entry(file.to_owned()).or_default() += cost;
+        }
+    }
+    let all: f64 = parts.values().sum();
+    let mut parts: Vec<_> = parts.into_iter().collect();
+    parts.sort_by(|(_, one), (_, other)| other.total_cmp(one));
+    println!("| part | instructions of a request |\n| --- | --- |");
+    for (part, cost) in parts.iter().filter(|(_, cost)| *cost >= 1.0) {
+        println!("| {part} | {cost:.0} |");
+    }
+    println!("| all | {all:.0} |");
+    // What runs less often than once in some requests is not on their way.
+    files.retain(|_, cost| *cost >= 1.0);
+    println!("\n{} source files on the way:", files.len());
+    for (file, cost) in &files {
+        println!("{cost:6.0} {file}");
+    }
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Ok(()),
+        ["--keep"] => Ok(fs::write(KEPT, format!("{all:.0}\n"))?),
+        ["--check"] => check(all),
+        _ => bail!("unknown arguments; there are --check and --keep"),
+    }
+}
+
+fn check(all: f64) -> anyhow::Result<()> {
+    let kept: f64 = fs::read_to_string(KEPT).context(KEPT)?.trim().parse().context(KEPT)?;
+    let more = (all / kept - 1.0) * 100.0;
+    println!("\n{KEPT} says {kept:.0}; this is {more:+.1} %");
+    ensure!(
+        more <= TOLERANCE,
+        "{all:.0} instructions of a request are more than {TOLERANCE} % over {kept:.0} of {KEPT}"
+    );
+    Ok(())
+}
+
+/// The program as it is released, with the symbols that a profile needs.
+fn build() -> anyhow::Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let arguments = ["build", "--quiet", "--locked", "--profile", "instructions", "--bin", "connshaper"];
+    let status = Command::new(cargo).args(arguments).status()?;
+    ensure!(status.success(), "cargo build: {status}");
+    // This program is target/debug/examples/instructions.
+    let target = std::env::current_exe()?.ancestors().nth(3).context("no target folder")?.to_owned();
+    Ok(target.join("instructions/connshaper"))
+}
+
+/// An instruction: the object it is in, its function, and its address there.
+type Place = (String, String, u64);
+
+/// How often each instruction of the daemon was executed until it had answered that many requests and ended.
+fn profile(program: &Path, requests: u32) -> anyhow::Result<HashMap<Place, u64>> {
+    let directory = tempfile::Builder::new().prefix("connshaper-bench-").tempdir()?;
+    let (socket, output) = (directory.path().join("policy.sock"), directory.path().join("callgrind.out"));
+    let configuration = directory.path().join("connshaper.toml");
+    let endpoint = format!("listen = \"unix:{}\"\nthreshold = 10000\n", socket.display());
+    fs::write(&configuration, endpoint)?;
+    let log = fs::File::create(directory.path().join("log"))?;
+    let mut daemon = Command::new("valgrind")
+        .args(["--quiet", "--tool=callgrind", "--dump-instr=yes", "--compress-strings=no", "--compress-pos=no"])
+        .arg(format!("--callgrind-out-file={}", output.display()))
+        .arg(program)
+        .arg("-c")
+        .arg(&configuration)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("cannot start valgrind")?;
+    let asked = ask(&socket, requests);
+    kill(Pid::from_raw(daemon.id() as i32), Signal::SIGTERM)?;
+    let status = daemon.wait()?;
+    let log = || fs::read_to_string(directory.path().join("log")).unwrap_or_default();
+    asked.with_context(log)?;
+    ensure!(status.success(), "connshaper under valgrind: {status}\n{}", log());
+    parse(&fs::read_to_string(&output)?)
+}
+
+fn ask(socket: &Path, requests: u32) -> anyhow::Result<()> {
+    let begin = Instant::now();
+    let first = loop {
+        match UnixStream::connect(socket) {
+            Ok(stream) => break stream,
+            Err(error) if begin.elapsed() > START_TIMEOUT => return Err(error).context("the daemon does not start"),
+            Err(_) => sleep(Duration::from_millis(10)),
+        }
+    };
+    let mut connections = vec![first];
+    for _ in 1..CONNECTIONS {
+        connections.push(UnixStream::connect(socket)?);
+    }
+    let (mut text, mut reply) = (Requests::full(), [0; 1024]);
+    for number in 0..requests {
+        let process = number as usize % CONNECTIONS;
+        let connection = &mut connections[process];
+        connection.write_all(text.next(Client::V4(number % CLIENTS), process))?;
+        let length = connection.read(&mut reply)?;
+        ensure!(&reply[..length] == DUNNO, "unexpected reply {:?}", String::from_utf8_lossy(&reply[..length]));
+    }
+    Ok(())
+}
+
+/// Reads callgrind's output: lines `ob=`, `fn=`, and `0xADDRESS LINE COST`. The line after `calls=` is the cost of
+/// what is called, which has lines of its own.
+fn parse(text: &str) -> anyhow::Result<HashMap<Place, u64>> {
+    let mut costs = HashMap::new();
+    let (mut object, mut function, mut is_call) = (String::new(), String::new(), false);
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("ob=") {
+            object = name.to_owned();
+        } else if let Some(name) = line.strip_prefix("fn=") {
+            function = name.to_owned();
+        } else if line.starts_with("calls=") {
+            is_call = true;
+        } else if let Some(rest) = line.strip_prefix("0x") {
+            if std::mem::take(&mut is_call) {
+                continue;
+            }
+            let mut fields = rest.split(' ');
+            let address = u64::from_str_radix(fields.next().unwrap_or_default(), 16)?;
+            let cost: u64 = fields.nth(1).context("a line without a cost")?.parse()?;
+            *costs.entry((object.clone(), function.clone(), address)).or_default() += cost;
+        }
+    }
+    ensure!(!costs.is_empty(), "callgrind counted nothing");
+    Ok(costs)
+}
+
+/// Which source file of connshaper each instruction of the program comes from, through what was compiled into it.
+struct Sources {
+    program: String,
+    files: HashMap<u64, String>,
+}
+
+impl Sources {
+    fn look_up<'p>(program: &Path, places: impl Iterator<Item = &'p Place>) -> anyhow::Result<Self> {
+        let name = program.to_string_lossy().into_owned();
+        let addresses: BTreeSet<u64> =
+            places.filter(|(object, ..)| *object == name).map(|(_, _, address)| *address).collect();
+        let root = format!("{}/src/", env!("CARGO_MANIFEST_DIR"));
+        let mut files = HashMap::new();
+        for some in addresses.iter().collect::<Vec<_>>().chunks(2_000) {
+            let output = Command::new("addr2line")
+                .args(["--addresses", "--inlines", "-e"])
+                .arg(program)
+                .args(some.iter().map(|address| format!("{address:#x}")))
+                .output()
+                .context("cannot start addr2line, which is part of binutils")?;
+            let text = String::from_utf8(output.stdout)?;
+            let mut address = 0;
+            for line in text.lines() {
+                if let Some(number) = line.strip_prefix("0x") {
+                    address = u64::from_str_radix(number, 16)?;
+                } else if let Some(file) = line.strip_prefix(&root).or(line.strip_prefix("src/")) {
+                    // The innermost file comes first.
+                    let file = format!("src/{}", file.split(':').next().unwrap_or_default());
+                    files.entry(address).or_insert(file);
+                }
+            }
+        }
+        ensure!(!files.is_empty(), "addr2line finds no source file of {name}");
+        Ok(Self { program: name, files })
+    }
+
+    fn file(&self, (object, _, address): &Place) -> Option<&str> {
+        if *object == self.program { self.files.get(address).map(String::as_str) } else { None }
+    }
+}
+
+/// The part of a request that an instruction belongs to.
+fn part((object, function, _): &Place, file: Option<&str>) -> String {
+    if let Some(file) = file {
+        let part = PARTS.iter().find(|(start, _)| file.starts_with(start));
+        return part.map_or("rest of connshaper", |(_, part)| *part).to_owned();
+    }
+    if function.contains("mem") && !object.ends_with("connshaper") {
+        return "C library: copying and comparing".to_owned();
+    }
+    if !object.ends_with("connshaper") {
+        return "C library: system calls, clock".to_owned();
+    }
+    // Code of libraries of which no caller is known, for it was not compiled into it.
+    const LIBRARIES: [(&str, &str); 8] = [
+        ("tokio", "tokio"),
+        ("mio", "tokio"),
+        ("siphasher", "hashing"),
+        ("net::parser", "decoding"),
+        ("Timespec", "clock"),
+        ("arc_swap", "engine: decide, report"),
+        ("bytes", "reading and writing"),
+        ("memchr", "decoding"),
+    ];
+    let known = LIBRARIES.iter().find(|(library, _)| function.contains(library));
+    known.map_or("rest", |(_, part)| *part).to_owned()
+}
