@@ -60,12 +60,12 @@ pub fn use_it(config: &Config) {
 
 /// Says what is wrong with `content`.
 pub fn show(error: &ConfigError, content: &[u8]) {
-    assert!(!error.mistakes.is_empty() && error.mistakes.len() <= SHOWN);
+    assert!(!error.diagnostics.is_empty() && error.diagnostics.len() <= SHOWN);
     printable(&error.summary());
     error.to_string().lines().for_each(printable);
     let lines = content.iter().filter(|byte| **byte == b'\n').count() + 1;
-    for mistake in &error.mistakes {
-        let spot = mistake.spot.as_ref().expect("text has lines");
+    for mistake in &error.diagnostics {
+        let spot = mistake.snippet.as_ref().expect("text has lines");
         assert!((1..=lines).contains(&spot.line), "line {} of {lines}", spot.line);
         assert!(!mistake.problem.is_empty() && !mistake.remedy.is_empty(), "{mistake:?}");
     }

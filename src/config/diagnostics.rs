@@ -2,24 +2,24 @@
 
 use std::cell::RefCell;
 
-use super::error::{ConfigError, ConfigWarning, Mistake};
+use super::error::{ConfigError, ConfigWarning, Diagnostic};
 use super::source::{Source, Span};
 
 /// What is found wrong or odd while a source is read. The readers of a file and of the tables in it
 /// all write here.
-pub(super) struct Remarks<'s> {
+pub(super) struct Diagnostics<'s> {
     pub source: &'s Source,
     noted: RefCell<Noted>,
 }
 
 #[derive(Default)]
 struct Noted {
-    mistakes: Vec<(usize, Mistake)>,
+    mistakes: Vec<(usize, Diagnostic)>,
     more: usize,
     warnings: Vec<(usize, ConfigWarning)>,
 }
 
-impl<'s> Remarks<'s> {
+impl<'s> Diagnostics<'s> {
     /// More than this nobody reads, and each costs a walk through the text.
     const KEPT: usize = 50;
 
@@ -28,7 +28,7 @@ impl<'s> Remarks<'s> {
     }
 
     /// Notes a mistake. Returns `None`, so that a reader can end with it.
-    pub fn wrong<T>(&self, span: &Span, problem: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
+    pub fn error<T>(&self, span: &Span, problem: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
         let mut noted = self.noted.borrow_mut();
         let problem = problem.into();
         // What is read for two purposes is wrong once.
@@ -39,9 +39,9 @@ impl<'s> Remarks<'s> {
             noted.more += 1;
             return None;
         }
-        let mistake = Mistake {
+        let mistake = Diagnostic {
             path: self.source.path.clone(),
-            spot: Some(self.source.spot(span)),
+            snippet: Some(self.source.spot(span)),
             problem,
             remedy: remedy.into(),
         };
@@ -50,7 +50,7 @@ impl<'s> Remarks<'s> {
     }
 
     /// Notes something odd.
-    pub fn odd(&self, span: &Span, text: impl Into<String>) {
+    pub fn warn(&self, span: &Span, text: impl Into<String>) {
         let mut noted = self.noted.borrow_mut();
         let text = match noted.warnings.len() {
             ..Self::KEPT => text.into(),
@@ -80,7 +80,7 @@ impl<'s> Remarks<'s> {
         if mistakes.is_empty() {
             return Ok(warnings.into_iter().map(|(_, w)| w).collect());
         }
-        Err(ConfigError { mistakes: mistakes.into_iter().map(|(_, m)| m).collect(), more })
+        Err(ConfigError { diagnostics: mistakes.into_iter().map(|(_, m)| m).collect(), more })
     }
 }
 

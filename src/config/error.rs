@@ -10,18 +10,18 @@ use std::path::{Path, PathBuf};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigError {
     /// What is wrong, in the order of the file.
-    pub mistakes: Vec<Mistake>,
+    pub diagnostics: Vec<Diagnostic>,
     /// Mistakes beyond those that are kept.
     pub more: usize,
 }
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mistake {
+pub struct Diagnostic {
     /// The file.
     pub path: PathBuf,
     /// Where in it; `None`: the file as a whole, which could not be read.
-    pub spot: Option<Spot>,
+    pub snippet: Option<Snippet>,
     /// What is wrong.
     pub problem: String,
     /// What to do about it.
@@ -30,7 +30,7 @@ pub struct Mistake {
 
 /// A stretch of one line of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Spot {
+pub struct Snippet {
     /// Line, from 1.
     pub line: usize,
     /// Character in the line, from 1.
@@ -59,21 +59,22 @@ pub struct ConfigWarning {
 impl ConfigError {
     /// An error that concerns the file as a whole.
     pub(super) fn whole(path: &Path, problem: impl Into<String>, remedy: &str) -> Self {
-        let mistake = Mistake { path: path.to_owned(), spot: None, problem: problem.into(), remedy: remedy.to_owned() };
-        Self { mistakes: vec![mistake], more: 0 }
+        let mistake =
+            Diagnostic { path: path.to_owned(), snippet: None, problem: problem.into(), remedy: remedy.to_owned() };
+        Self { diagnostics: vec![mistake], more: 0 }
     }
 
     /// Whether the file could not be read at all.
     pub fn is_unreadable(&self) -> bool {
-        self.mistakes.iter().any(|mistake| mistake.spot.is_none())
+        self.diagnostics.iter().any(|mistake| mistake.snippet.is_none())
     }
 
     /// The first mistake on one line, for a log.
     pub fn summary(&self) -> String {
-        let Some(first) = self.mistakes.first() else {
+        let Some(first) = self.diagnostics.first() else {
             return String::new();
         };
-        match self.mistakes.len() - 1 + self.more {
+        match self.diagnostics.len() - 1 + self.more {
             0 => first.headline(),
             others => format!("{} (and {others} more)", first.headline()),
         }
@@ -82,7 +83,7 @@ impl ConfigError {
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, mistake) in self.mistakes.iter().enumerate() {
+        for (index, mistake) in self.diagnostics.iter().enumerate() {
             let gap = if index == 0 { "" } else { "\n\n" };
             write!(f, "{gap}{mistake}")?;
         }
@@ -95,24 +96,24 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-impl Mistake {
+impl Diagnostic {
     fn headline(&self) -> String {
         let path = self.path.display();
-        match &self.spot {
+        match &self.snippet {
             Some(spot) => format!("{path}:{}:{}: {}", spot.line, spot.column, self.problem),
             None => format!("{path}: {}", self.problem),
         }
     }
 }
 
-impl fmt::Display for Mistake {
+impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.headline())?;
-        let gutter = match &self.spot {
+        let gutter = match &self.snippet {
             Some(spot) => spot.line.to_string().len(),
             None => 0,
         };
-        if let Some(spot) = &self.spot {
+        if let Some(spot) = &self.snippet {
             let (indent, carets) = (" ".repeat(spot.indent), "^".repeat(spot.width));
             writeln!(f, "{:gutter$} |", "")?;
             writeln!(f, "{} | {}", spot.line, spot.excerpt)?;

@@ -10,26 +10,26 @@ use ipnet::IpNet;
 use super::lists::ListKind;
 use super::netblock;
 use super::source::{Source, Span};
-use crate::config::diagnostics::{Remarks, quoted};
+use crate::config::diagnostics::{Diagnostics, quoted};
 use crate::policy::lists::{ListEntry, ListIndex};
 
 /// A reason is cut at this many bytes.
 const LONGEST_REASON: usize = 200;
 
 /// A list file as it was read.
-pub(super) struct Read<'s> {
+pub(super) struct ListContent<'s> {
     pub kind: ListKind,
     pub netblocks: Vec<(IpNet, ListEntry)>,
     /// Where each begins. No source has more than 64 MiB.
     offsets: Vec<u32>,
-    pub remarks: Remarks<'s>,
+    pub diagnostics: Diagnostics<'s>,
 }
 
-impl Read<'_> {
+impl ListContent<'_> {
     /// The place of a netblock.
     pub fn span(&self, place: usize) -> Span {
         let start = self.offsets[place] as usize;
-        let text = &self.remarks.source.text[start..];
+        let text = &self.diagnostics.source.text[start..];
         start..start + text.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(text.len())
     }
 
@@ -78,20 +78,21 @@ pub(super) fn reason(text: &str) -> Option<String> {
 }
 
 /// Reads one.
-pub(super) fn read<'s>(source: &'s Source, kind: ListKind, reasons: &mut Reasons) -> Read<'s> {
-    let mut read = Read { kind, netblocks: Vec::new(), offsets: Vec::new(), remarks: Remarks::new(source) };
+pub(super) fn read<'s>(source: &'s Source, kind: ListKind, reasons: &mut Reasons) -> ListContent<'s> {
+    let mut read =
+        ListContent { kind, netblocks: Vec::new(), offsets: Vec::new(), diagnostics: Diagnostics::new(source) };
     let mut start = 0;
     for line in source.text.split('\n') {
         read.line(line, start, reasons);
         start += line.len() + 1;
     }
     if read.netblocks.is_empty() {
-        read.remarks.odd(&(0..0), "there is no netblock in this list");
+        read.diagnostics.warn(&(0..0), "there is no netblock in this list");
     }
     read
 }
 
-impl Read<'_> {
+impl ListContent<'_> {
     fn line(&mut self, line: &str, start: usize, reasons: &mut Reasons) {
         let start = start + line.len() - line.trim_start().len();
         let line = line.trim();
@@ -104,12 +105,12 @@ impl Read<'_> {
             Ok(block) => block,
             Err((problem, remedy)) => {
                 let problem = format!("{}: {problem}", quoted(text));
-                self.remarks.wrong::<()>(&span, problem, remedy);
+                self.diagnostics.error::<()>(&span, problem, remedy);
                 return;
             }
         };
         if block.host_bits {
-            self.remarks.odd(&span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
+            self.diagnostics.warn(&span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
         }
         let entry = self.entry(beside.trim(), &span, reasons);
         self.netblocks.push((block.net, entry));
@@ -130,7 +131,7 @@ impl Read<'_> {
             }
         };
         let problem = format!("the line says {}, but this is a {list}", quoted(word));
-        self.remarks.wrong::<()>(span, problem, "remove the line, or put it into the other list");
+        self.diagnostics.error::<()>(span, problem, "remove the line, or put it into the other list");
         ListEntry::Whitelist
     }
 }

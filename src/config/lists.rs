@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::Config;
-use super::error::{ConfigError, ConfigWarning, Mistake};
-use super::list_file::{self, Read, Reasons};
+use super::error::{ConfigError, ConfigWarning, Diagnostic};
+use super::list_file::{self, ListContent, Reasons};
 use super::source;
 use crate::config::lint as sense;
 use crate::policy::lists::{ListEntry, Lists};
@@ -29,7 +29,7 @@ pub enum ListKind {
 
 /// A list file as the configuration names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Named {
+pub(super) struct NamedListFile {
     pub path: PathBuf,
     pub kind: ListKind,
 }
@@ -44,25 +44,25 @@ pub struct ListFile {
     /// How many it has.
     pub netblocks: usize,
     /// What it was when it was read.
-    pub stamp: Option<Stamp>,
+    pub stamp: Option<FileStamp>,
 }
 
 /// What tells one state of a file from another without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Stamp {
+pub struct FileStamp {
     modified: (i64, i64),
     size: u64,
     inode: u64,
 }
 
-impl Stamp {
+impl FileStamp {
     /// That of the file at a path; `None`: there is none that can be looked at.
     pub fn of(path: &Path) -> Option<Self> {
         path.metadata().ok().as_ref().map(Self::from)
     }
 }
 
-impl From<&Metadata> for Stamp {
+impl From<&Metadata> for FileStamp {
     fn from(file: &Metadata) -> Self {
         Self { modified: (file.mtime(), file.mtime_nsec()), size: file.size(), inode: file.ino() }
     }
@@ -70,7 +70,7 @@ impl From<&Metadata> for Stamp {
 
 /// Lists with all that belongs to them.
 #[derive(Default)]
-pub(super) struct Complete {
+pub(super) struct CompleteLists {
     pub lists: Lists,
     /// What the configuration itself says, kept where there are files beside it.
     pub own: Option<Lists>,
@@ -80,29 +80,29 @@ pub(super) struct Complete {
 
 /// What is wrong with list files.
 #[derive(Default)]
-pub(super) struct Wrong {
+pub(super) struct ListErrors {
     /// Those that could not be read, by their place among the named ones: problem and remedy.
     pub unread: Vec<(usize, String, String)>,
     /// What is wrong in the others.
-    pub mistakes: Vec<Mistake>,
+    pub mistakes: Vec<Diagnostic>,
     pub more: usize,
 }
 
 /// Reads the files and adds them.
-pub(super) fn complete(own: Lists, named: &[Named]) -> Result<Complete, Wrong> {
+pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLists, ListErrors> {
     if named.is_empty() {
-        return Ok(Complete { lists: own, own: None, files: Vec::new(), warnings: Vec::new() });
+        return Ok(CompleteLists { lists: own, own: None, files: Vec::new(), warnings: Vec::new() });
     }
-    let mut wrong = Wrong::default();
+    let mut wrong = ListErrors::default();
     let mut sources = Vec::new();
-    for (place, Named { path, kind }) in named.iter().enumerate() {
+    for (place, NamedListFile { path, kind }) in named.iter().enumerate() {
         match source::read_list(path) {
             Ok((source, stamp)) => sources.push((source, *kind, stamp)),
             Err((problem, remedy)) => wrong.unread.push((place, problem, remedy)),
         }
     }
     let mut reasons = Reasons::new(own.reasons.clone());
-    let read: Vec<Read> =
+    let read: Vec<ListContent> =
         sources.iter().map(|(source, kind, _)| list_file::read(source, *kind, &mut reasons)).collect();
     examine(&own, &read);
     let mut lists = Lists { netblocks: Vec::new(), reasons: reasons.finish(), rates: own.rates.clone() };
@@ -121,10 +121,10 @@ pub(super) fn complete(own: Lists, named: &[Named]) -> Result<Complete, Wrong> {
     for (read, (source, kind, stamp)) in read.into_iter().zip(&sources) {
         let (path, netblocks) = (source.path.clone(), read.netblocks.len());
         files.push(ListFile { path, kind: *kind, netblocks, stamp: Some(*stamp) });
-        match read.remarks.finish() {
+        match read.diagnostics.finish() {
             Ok(odd) => warnings.extend(odd),
             Err(error) => {
-                wrong.mistakes.extend(error.mistakes);
+                wrong.mistakes.extend(error.diagnostics);
                 wrong.more += error.more;
             }
         }
@@ -132,14 +132,14 @@ pub(super) fn complete(own: Lists, named: &[Named]) -> Result<Complete, Wrong> {
     if !wrong.unread.is_empty() || !wrong.mistakes.is_empty() {
         return Err(wrong);
     }
-    Ok(Complete { lists, own: Some(own), files, warnings })
+    Ok(CompleteLists { lists, own: Some(own), files, warnings })
 }
 
 /// Looks for netblocks of which two things are said, here and there.
-fn examine(own: &Lists, read: &[Read]) {
+fn examine(own: &Lists, read: &[ListContent]) {
     let said: HashMap<IpNet, ListEntry> = own.netblocks.iter().copied().collect();
     for read in read {
-        sense::examine_whole_families(&read.netblocks, |place| read.span(place), read.does(), &read.remarks);
+        sense::examine_whole_families(&read.netblocks, |place| read.span(place), read.does(), &read.diagnostics);
         for (place, (net, _)) in read.netblocks.iter().enumerate() {
             let text = match (said.get(net), read.kind) {
                 (None, _)
@@ -156,7 +156,7 @@ fn examine(own: &Lists, read: &[Read]) {
                     format!("{net} has a threshold in `netblocks`, so it is not refused")
                 }
             };
-            read.remarks.odd(&read.span(place), text);
+            read.diagnostics.warn(&read.span(place), text);
         }
     }
     let of = |kind| read.iter().filter(move |read| read.kind == kind);
@@ -169,7 +169,7 @@ fn examine(own: &Lists, read: &[Read]) {
     for read in of(many).filter(|_| !few.is_empty()) {
         for (place, (net, _)) in read.netblocks.iter().enumerate() {
             if few.contains(net) {
-                read.remarks.odd(&read.span(place), format!("{net} is on the {other} too: it passes"));
+                read.diagnostics.warn(&read.span(place), format!("{net} is on the {other} too: it passes"));
             }
         }
     }
@@ -186,18 +186,18 @@ impl Config {
         let Some(own) = &self.own_lists else {
             return Ok(Self { warnings: Vec::new(), ..self.clone() });
         };
-        let named = |file: &ListFile| Named { path: file.path.clone(), kind: file.kind };
-        let named: Vec<Named> = self.list_files.iter().map(named).collect();
+        let named = |file: &ListFile| NamedListFile { path: file.path.clone(), kind: file.kind };
+        let named: Vec<NamedListFile> = self.list_files.iter().map(named).collect();
         match complete(own.clone(), &named) {
-            Ok(Complete { lists, own, files, warnings }) => {
+            Ok(CompleteLists { lists, own, files, warnings }) => {
                 Ok(Self { lists, own_lists: own, list_files: files, warnings, ..self.clone() })
             }
-            Err(Wrong { unread, mistakes, more }) => {
+            Err(ListErrors { unread, mistakes, more }) => {
                 let whole = |(place, problem, remedy): (usize, String, String)| {
                     let path: &PathBuf = &named[place].path;
-                    Mistake { path: path.clone(), spot: None, problem, remedy }
+                    Diagnostic { path: path.clone(), snippet: None, problem, remedy }
                 };
-                Err(ConfigError { mistakes: unread.into_iter().map(whole).chain(mistakes).collect(), more })
+                Err(ConfigError { diagnostics: unread.into_iter().map(whole).chain(mistakes).collect(), more })
             }
         }
     }

@@ -38,10 +38,10 @@ pub use crate::store::StoreConfig;
 use crate::{engine, policy};
 
 use default::{SYSLOG_SOCKET, mail};
-pub use error::{ConfigError, ConfigWarning, Mistake, Spot};
+pub use error::{ConfigError, ConfigWarning, Diagnostic, Snippet};
 pub use file::conditions::attributes as condition_attributes;
 pub use keys::{KEYS, Key, Scope};
-pub use lists::{ListFile, ListKind, Stamp};
+pub use lists::{FileStamp, ListFile, ListKind};
 pub use setting::{LimitSettings, Origin, Setting};
 use source::Source;
 

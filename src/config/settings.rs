@@ -13,11 +13,11 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::keys::{self, KEYS, Key};
 use super::source::Span;
 use super::units;
-use crate::config::diagnostics::{Remarks, quoted};
+use crate::config::diagnostics::{Diagnostics, quoted};
 
 /// What a table sets. What is wrong with it is noted in the remarks on its file.
 pub(super) struct Settings<'t, 's> {
-    pub remarks: &'t Remarks<'s>,
+    pub diagnostics: &'t Diagnostics<'s>,
     /// What follows a key in a message: of what it is, unless it stands at the top level.
     whose: String,
     values: BTreeMap<&'t str, &'t Spanned<DeValue<'s>>>,
@@ -26,22 +26,22 @@ pub(super) struct Settings<'t, 's> {
 
 impl<'t, 's> Settings<'t, 's> {
     /// The keys at the top level of a file.
-    pub fn top(remarks: &'t Remarks<'s>, table: &'t DeTable<'s>) -> Self {
+    pub fn top(remarks: &'t Diagnostics<'s>, table: &'t DeTable<'s>) -> Self {
         Self::new(remarks, String::new(), table, |_| true)
     }
 
     /// The keys of a limit, which has this name.
-    pub fn of_limit(remarks: &'t Remarks<'s>, name: &str, table: &'t DeTable<'s>) -> Self {
+    pub fn of_limit(remarks: &'t Diagnostics<'s>, name: &str, table: &'t DeTable<'s>) -> Self {
         Self::new(remarks, format!(" of limit `{name}`"), table, Key::is_of_limit)
     }
 
     fn new(
-        remarks: &'t Remarks<'s>,
+        remarks: &'t Diagnostics<'s>,
         whose: String,
         table: &'t DeTable<'s>,
         may_stand_here: impl Fn(&Key) -> bool,
     ) -> Self {
-        let mut settings = Self { remarks, whose, values: BTreeMap::new(), names: BTreeMap::new() };
+        let mut settings = Self { diagnostics: remarks, whose, values: BTreeMap::new(), names: BTreeMap::new() };
         for (key, value) in table {
             let name: &str = key.get_ref();
             match keys::find(name) {
@@ -53,7 +53,7 @@ impl<'t, 's> Settings<'t, 's> {
                     // What follows a table's header belongs to the table, which is easily forgotten.
                     let problem = format!("`{name}` is no key{}", settings.whose);
                     let remedy = "write it above the first `[table]`, where the keys of the whole program stand";
-                    remarks.wrong::<()>(&key.span(), problem, remedy);
+                    remarks.error::<()>(&key.span(), problem, remedy);
                 }
                 None => settings.refuse_unknown(name, &key.span(), &may_stand_here),
             }
@@ -68,7 +68,7 @@ impl<'t, 's> Settings<'t, 's> {
             None => "remove it; connshaper.toml(5) lists every key".to_owned(),
         };
         let problem = format!("unknown key {}{}", quoted(name), self.whose);
-        self.remarks.wrong::<()>(span, problem, remedy);
+        self.diagnostics.error::<()>(span, problem, remedy);
     }
 
     /// A key as messages name it.
@@ -110,7 +110,7 @@ impl<'t, 's> Settings<'t, 's> {
                 let (least, most) = bounds.into_inner();
                 let problem = format!("{} is out of bounds", self.named(key));
                 let remedy = format!("write a number from {least} to {most}");
-                self.remarks.wrong(&span, problem, remedy)
+                self.diagnostics.error(&span, problem, remedy)
             }
         }
     }
@@ -128,12 +128,12 @@ impl<'t, 's> Settings<'t, 's> {
                 Ok(duration) => duration,
                 Err(remedy) => {
                     let problem = format!("{} is no duration", quoted(text));
-                    return self.remarks.wrong(&span, problem, remedy);
+                    return self.diagnostics.error(&span, problem, remedy);
                 }
             },
             DeValue::Float(_) => {
                 let problem = format!("{} is a duration, not a fraction", self.named(key));
-                return self.remarks.wrong(&span, problem, units::EXAMPLES);
+                return self.diagnostics.error(&span, problem, units::EXAMPLES);
             }
             _ => return self.wrong_type(key, "a duration"),
         };
@@ -142,12 +142,12 @@ impl<'t, 's> Settings<'t, 's> {
             let (least, most) = (units::spell(least), units::spell(most));
             let problem = format!("{} is out of bounds", self.named(key));
             let remedy = format!("write a duration from {least} to {most}");
-            return self.remarks.wrong(&span, problem, remedy);
+            return self.diagnostics.error(&span, problem, remedy);
         }
         if read.as_nanos() % step.as_nanos() != 0 {
             let unit = if step.as_secs() == 0 { "milliseconds" } else { "seconds" };
             let problem = format!("{} is not a whole number of {unit}", self.named(key));
-            return self.remarks.wrong(&span, problem, "round it");
+            return self.diagnostics.error(&span, problem, "round it");
         }
         Some(read)
     }
@@ -190,7 +190,7 @@ impl<'t, 's> Settings<'t, 's> {
         let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let problem = format!("{} cannot be {}", self.named(key), quoted(&text));
         let remedy = format!("write {}", known.join(" or "));
-        self.remarks.wrong(&span, problem, remedy)
+        self.diagnostics.error(&span, problem, remedy)
     }
 
     /// A list of strings; `None` too when one of them is none.
@@ -210,7 +210,7 @@ impl<'t, 's> Settings<'t, 's> {
         let complete = wrong.is_empty();
         for (span, found) in wrong {
             let problem = format!("{} is a list of strings, this is {found}", self.named(key));
-            self.remarks.wrong::<()>(&span, problem, "put it in quotes");
+            self.diagnostics.error::<()>(&span, problem, "put it in quotes");
         }
         complete.then_some(list)
     }
@@ -225,7 +225,7 @@ impl<'t, 's> Settings<'t, 's> {
         let list = self.list(key)?;
         if list.is_empty() {
             let remedy = "name at least one, or remove the key";
-            return self.remarks.wrong(&span, format!("{} is an empty list", self.named(key)), remedy);
+            return self.diagnostics.error(&span, format!("{} is an empty list", self.named(key)), remedy);
         }
         Some(list)
     }
@@ -245,7 +245,7 @@ impl<'t, 's> Settings<'t, 's> {
             (None, "a table") => "connshaper.toml(5) has examples".to_owned(),
             (None, _) => format!("write it as in `{key} = \"...\"`"),
         };
-        self.remarks.wrong(&span, problem, remedy)
+        self.diagnostics.error(&span, problem, remedy)
     }
 
     fn wrong_list<T>(&self, key: &'static str) -> Option<T> {
@@ -256,7 +256,7 @@ impl<'t, 's> Settings<'t, 's> {
         let items: Vec<String> = text.split(',').map(|item| format!("\"{}\"", item.trim().escape_default())).collect();
         let remedy = format!("write `{key} = [{}]`", items.join(", "));
         let problem = format!("{} is a list, not one string", self.named(key));
-        self.remarks.wrong(&value.span(), problem, remedy)
+        self.diagnostics.error(&value.span(), problem, remedy)
     }
 }
 

@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use super::error::{ConfigError, Spot};
-use super::lists::Stamp;
-use crate::config::diagnostics::Remarks;
+use super::error::{ConfigError, Snippet};
+use super::lists::FileStamp;
+use crate::config::diagnostics::Diagnostics;
 
 /// A stretch of the text, in bytes.
 pub(super) type Span = Range<usize>;
@@ -48,9 +48,9 @@ impl Source {
         let Some(offset) = self.broken else {
             return Ok(());
         };
-        let remarks = Remarks::new(self);
+        let remarks = Diagnostics::new(self);
         let remedy = "save the file in UTF-8, or remove the character";
-        remarks.wrong::<()>(&(offset..offset), "this character is not UTF-8", remedy);
+        remarks.error::<()>(&(offset..offset), "this character is not UTF-8", remedy);
         remarks.finish().map(|_| ())
     }
 
@@ -76,7 +76,7 @@ impl Source {
     }
 
     /// A stretch as a message shows it.
-    pub fn spot(&self, span: &Span) -> Spot {
+    pub fn spot(&self, span: &Span) -> Snippet {
         let span = self.text.floor_char_boundary(span.start)..self.text.floor_char_boundary(span.end);
         let (line, column) = self.place(span.start);
         let start = self.text[..span.start].rfind('\n').map_or(0, |n| n + 1);
@@ -88,14 +88,14 @@ impl Source {
 }
 
 /// Cuts a long line down to what is near the spot, and makes it fit to print.
-fn excerpt(text: &str, line: usize, column: usize, width: usize) -> Spot {
+fn excerpt(text: &str, line: usize, column: usize, width: usize) -> Snippet {
     const BEFORE: usize = 60;
     const LONGEST: usize = 120;
     let cut = if column > BEFORE && text.chars().nth(LONGEST).is_some() { column - BEFORE } else { 0 };
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     let excerpt: String = text.chars().skip(cut).take(LONGEST).map(printable).collect();
     let indent = column - 1 - cut;
-    Spot {
+    Snippet {
         line,
         column,
         width: width.min(LONGEST - indent.min(LONGEST - 1)),
@@ -120,9 +120,9 @@ fn read_all(path: &Path, file: File) -> Result<Source, ReadError> {
 
 /// Reads a list file, which may be empty but has to be a file: no directory, and nothing that never ends.
 /// With it comes what it was. `Err` says what is wrong and what to do.
-pub(super) fn read_list(path: &Path) -> Result<(Source, Stamp), (String, String)> {
+pub(super) fn read_list(path: &Path) -> Result<(Source, FileStamp), (String, String)> {
     let wrong = |error: ReadError| {
-        let mistake = error.at(path).mistakes.swap_remove(0);
+        let mistake = error.at(path).diagnostics.swap_remove(0);
         (format!("{} {}", path.display(), mistake.problem), mistake.remedy)
     };
     let plain = |metadata: Metadata| match metadata.is_file() {
@@ -139,7 +139,7 @@ pub(super) fn read_list(path: &Path) -> Result<(Source, Stamp), (String, String)
     let file = file.map_err(|error| wrong(ReadError::Io(error)))?;
     let metadata = plain(file.metadata().map_err(|error| wrong(ReadError::Io(error)))?)?;
     match read_all(path, file) {
-        Ok(source) => Ok((source, Stamp::from(&metadata))),
+        Ok(source) => Ok((source, FileStamp::from(&metadata))),
         Err(ReadError::Large) => {
             let problem = format!("{} is larger than 64 MiB", path.display());
             Err((problem, "split it: the key takes a list of files".to_owned()))

@@ -6,11 +6,11 @@
 use super::error::ConfigError;
 use super::source::{Source, Span};
 use super::{keys, units};
-use crate::config::diagnostics::{Remarks, quoted};
+use crate::config::diagnostics::{Diagnostics, quoted};
 
 /// The error for text that is no TOML.
 pub(super) fn explain(source: &Source, errors: &[toml::de::Error]) -> ConfigError {
-    let remarks = Remarks::new(source);
+    let remarks = Diagnostics::new(source);
     let mut explained: Option<usize> = None;
     let span = |error: &toml::de::Error| error.span().unwrap_or(0..0);
     let mut errors: Vec<_> = errors.iter().map(|error| (span(error), error)).collect();
@@ -23,7 +23,7 @@ pub(super) fn explain(source: &Source, errors: &[toml::de::Error]) -> ConfigErro
         }
         explained = Some(span.start);
         let (problem, remedy) = slip(source, &span, error.message());
-        remarks.wrong::<()>(&span, problem, remedy);
+        remarks.error::<()>(&span, problem, remedy);
         // An array that does not end takes the rest of the file with it.
         if error.message().contains("array") {
             break;

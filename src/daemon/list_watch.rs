@@ -8,13 +8,13 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::sleep;
 
-use crate::config::{Config, Stamp};
+use crate::config::{Config, FileStamp};
 
 /// The list files of a configuration as they were last seen.
 #[derive(Debug)]
 pub struct ListWatch {
     interval: Duration,
-    seen: Vec<(PathBuf, Option<Stamp>)>,
+    seen: Vec<(PathBuf, Option<FileStamp>)>,
 }
 
 impl ListWatch {
@@ -33,7 +33,7 @@ impl ListWatch {
         loop {
             sleep(self.interval).await;
             let paths: Vec<PathBuf> = self.seen.iter().map(|(path, _)| path.clone()).collect();
-            let look = move || -> Vec<Option<Stamp>> { paths.iter().map(|path| Stamp::of(path)).collect() };
+            let look = move || -> Vec<Option<FileStamp>> { paths.iter().map(|path| FileStamp::of(path)).collect() };
             // One that cannot be looked at now is looked at next time.
             let Ok(stamps) = spawn_blocking(look).await else { continue };
             let mut changed = Vec::new();
@@ -60,7 +60,7 @@ mod tests {
     const SOON: Duration = Duration::from_millis(50);
 
     fn watch(path: &std::path::Path) -> ListWatch {
-        ListWatch { interval: Duration::from_millis(1), seen: vec![(path.to_owned(), Stamp::of(path))] }
+        ListWatch { interval: Duration::from_millis(1), seen: vec![(path.to_owned(), FileStamp::of(path))] }
     }
 
     #[tokio::test]

@@ -347,8 +347,8 @@ fn nesting_depth_and_reported_mistakes_are_bounded() {
         parse(&text).unwrap_err();
     }
     let error = parse(&"= 3\n".repeat(10_000)).unwrap_err();
-    assert_eq!(error.mistakes.len() + error.more, 10_000);
-    assert!(error.mistakes.len() < 100);
+    assert_eq!(error.diagnostics.len() + error.more, 10_000);
+    assert!(error.diagnostics.len() < 100);
     assert!(warnings(&"colour blue\n".repeat(10_000)).len() < 100);
 }
 

@@ -76,9 +76,9 @@ fn an_error_in_a_list_has_file_line_and_remedy() {
     }
     // All of it in one run.
     let error = read(dir.path(), "treshold = 3", "x\n", "y\nz\n").unwrap_err();
-    assert_eq!(error.mistakes.len(), 4, "{error}");
+    assert_eq!(error.diagnostics.len(), 4, "{error}");
     let error = read(dir.path(), "", "", &"x\n".repeat(10_000)).unwrap_err();
-    assert_eq!(error.mistakes.len() + error.more, 10_000);
+    assert_eq!(error.diagnostics.len() + error.more, 10_000);
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn a_list_must_be_a_regular_file_of_bounded_size() {
     ] {
         let error = Config::parse(&dir.path().join("c"), format!("\nblacklist_file = \"{path}\"")).unwrap_err();
         assert!(error.summary().contains(problem), "{error}");
-        assert_eq!(error.mistakes[0].spot.as_ref().map(|spot| (spot.line, spot.column)), Some((2, 18)));
+        assert_eq!(error.diagnostics[0].snippet.as_ref().map(|spot| (spot.line, spot.column)), Some((2, 18)));
     }
 }
 

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use crate::config::{Config, ConfigError, Form, LogTarget, Mistake, OnStoreFailure, Origin, Setting};
+use crate::config::{Config, ConfigError, Diagnostic, Form, LogTarget, OnStoreFailure, Origin, Setting};
 use crate::net::address::Address;
 pub use crate::observe::terminal::Paint;
 use crate::policy::limit::Counts;
@@ -77,7 +77,7 @@ pub fn object(result: &Result<Config, ConfigError>) -> Value {
         }),
         Err(error) => json!({
             "ok": false,
-            "errors": error.mistakes.iter().map(mistake).collect::<Vec<_>>(),
+            "errors": error.diagnostics.iter().map(mistake).collect::<Vec<_>>(),
             "more": error.more,
         }),
     }
@@ -97,11 +97,11 @@ fn setting(setting: &Setting) -> Value {
     object
 }
 
-fn mistake(mistake: &Mistake) -> Value {
+fn mistake(mistake: &Diagnostic) -> Value {
     json!({
         "path": mistake.path.to_string_lossy(),
-        "line": mistake.spot.as_ref().map(|spot| spot.line),
-        "column": mistake.spot.as_ref().map(|spot| spot.column),
+        "line": mistake.snippet.as_ref().map(|spot| spot.line),
+        "column": mistake.snippet.as_ref().map(|spot| spot.column),
         "problem": mistake.problem,
         "remedy": mistake.remedy,
     })

@@ -31,14 +31,14 @@ fn condition(s: &Settings, entry: &Entry) -> Option<Condition> {
             None => "write one as Postfix names it, as in `sasl_username` or `server_port`".to_owned(),
         };
         let problem = format!("{} is no attribute of a request{}", quoted(entry.name), s.whose());
-        return s.remarks.wrong(&entry.span, problem, remedy);
+        return s.diagnostics.error(&entry.span, problem, remedy);
     };
     let test = match entry.value.get_ref() {
         DeValue::Boolean(true) => Test::Present,
         DeValue::Boolean(false) => Test::Absent,
         DeValue::Array(items) if items.is_empty() => {
             let problem = format!("`{}` cannot be one of none", entry.name);
-            return s.remarks.wrong(&entry.value.span(), problem, "name a value, or write false for an empty one");
+            return s.diagnostics.error(&entry.value.span(), problem, "name a value, or write false for an empty one");
         }
         DeValue::Array(items) => {
             let patterns: Vec<_> =
@@ -59,7 +59,7 @@ fn pattern(s: &Settings, attribute: Attribute, value: &DeValue, span: &Span) -> 
         }
         other => {
             let problem = format!("`{name}` cannot be {}", a(other.type_str()));
-            return s.remarks.wrong(
+            return s.diagnostics.error(
                 span,
                 problem,
                 "put a value in quotes; true means that there is one, false that there is none",
@@ -67,18 +67,22 @@ fn pattern(s: &Settings, attribute: Attribute, value: &DeValue, span: &Span) -> 
         }
     };
     if text.is_empty() {
-        return s.remarks.wrong(span, format!("`{name}` is compared with nothing"), "write false for an empty value");
+        return s.diagnostics.error(
+            span,
+            format!("`{name}` is compared with nothing"),
+            "write false for an empty value",
+        );
     }
     if text == "/" || text == "//" {
         let remedy = "write it between slashes, as in \"/^dyn-/\", or true for any value";
-        return s.remarks.wrong(span, "an empty regular expression", remedy);
+        return s.diagnostics.error(span, "an empty regular expression", remedy);
     }
     if let Some(expression) = text.strip_prefix('/').and_then(|text| text.strip_suffix('/')) {
         return regex(s, expression, span).map(Pattern::Regex);
     }
     if text.starts_with('/') {
-        s.remarks
-            .odd(span, format!("{} is compared as it stands: a regular expression also ends with `/`", quoted(text)));
+        s.diagnostics
+            .warn(span, format!("{} is compared as it stands: a regular expression also ends with `/`", quoted(text)));
     }
     if !matches!(attribute, Attribute::ClientAddress | Attribute::ServerAddress) {
         return Some(Pattern::Text(text.as_ref().into()));
@@ -86,11 +90,11 @@ fn pattern(s: &Settings, attribute: Attribute, value: &DeValue, span: &Span) -> 
     match netblock::parse(text) {
         Ok(block) => {
             if block.host_bits {
-                s.remarks.odd(span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
+                s.diagnostics.warn(span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
             }
             Some(Pattern::Netblock(block.net))
         }
-        Err((problem, remedy)) => s.remarks.wrong(span, format!("{}: {problem}", quoted(text)), remedy),
+        Err((problem, remedy)) => s.diagnostics.error(span, format!("{}: {problem}", quoted(text)), remedy),
     }
 }
 
@@ -106,7 +110,7 @@ fn regex(s: &Settings, expression: &str, span: &Span) -> Option<Regex> {
     let reason = last.trim().trim_start_matches("error: ").trim_end_matches('.').to_lowercase();
     let problem = format!("{} is no regular expression: {reason}", quoted(expression));
     let remedy = r"write one in the syntax of the regex crate: like Perl's, without look-around and back-references; `\\` for one `\`";
-    s.remarks.wrong(span, problem, remedy)
+    s.diagnostics.error(span, problem, remedy)
 }
 
 /// Whether its values are numbers, which need no quotes.

@@ -33,7 +33,7 @@ pub(super) fn of_limit(s: &Settings, top: &Settings, name: &str) -> LimitSetting
 
 fn said(s: &Settings, key: &'static Key) -> Option<Setting> {
     let value = s.value(key.name)?.get_ref();
-    let (line, _) = s.remarks.source.place(s.name(key.name)?.start);
+    let (line, _) = s.diagnostics.source.place(s.name(key.name)?.start);
     let value = match (key.name, value) {
         ("whitelist" | "blacklist", DeValue::Array(list)) => {
             // As it was understood: without host bits.

@@ -11,12 +11,12 @@ pub(super) fn servers(s: &Settings, port: u16) -> Option<Vec<Address>> {
     for (text, span) in &list {
         match server(text, port) {
             Ok(server) if servers.contains(&server) => {
-                s.remarks.odd(span, format!("{server} is named twice"));
+                s.diagnostics.warn(span, format!("{server} is named twice"));
             }
             Ok(server) => servers.push(server),
             Err(remedy) => {
                 let problem = format!("{} is no memcached server", quoted(text));
-                s.remarks.wrong::<()>(span, problem, remedy);
+                s.diagnostics.error::<()>(span, problem, remedy);
             }
         }
     }
@@ -37,18 +37,18 @@ pub(super) fn listen(s: &Settings, key: &'static str) -> Option<Vec<Address>> {
     for (text, span) in &list {
         match text.parse::<Address>() {
             Ok(place) if places.contains(&place) => {
-                s.remarks.odd(span, format!("{place} is named twice"));
+                s.diagnostics.warn(span, format!("{place} is named twice"));
             }
             Ok(place) => {
                 if matches!(place, Address::Inet { port: 0, .. }) {
                     let text = "port 0 is any free port: nobody can know which";
-                    s.remarks.odd(span, text);
+                    s.diagnostics.warn(span, text);
                 }
                 places.push(place);
             }
             Err(error) => {
                 let problem = format!("{} is no address to listen at", quoted(text));
-                s.remarks.wrong::<()>(span, problem, error.to_string());
+                s.diagnostics.error::<()>(span, problem, error.to_string());
             }
         }
     }
@@ -67,7 +67,7 @@ pub(super) fn control(s: &Settings) -> Option<ControlConfig> {
     let group = account(s, "control_group");
     let Some((path, span)) = s.string("control_socket") else {
         if let Some(span) = s.name("control_group") {
-            s.remarks.odd(&span, "`control_group` has no effect without `control_socket`");
+            s.diagnostics.warn(&span, "`control_group` has no effect without `control_socket`");
         }
         return None;
     };
@@ -75,7 +75,7 @@ pub(super) fn control(s: &Settings) -> Option<ControlConfig> {
         Ok(Address::Unix(path)) => Some(ControlConfig { path, group }),
         _ => {
             let problem = format!("{} is no path of a socket", quoted(&path));
-            s.remarks.wrong(
+            s.diagnostics.error(
                 &span,
                 problem,
                 "write an absolute path of at most 107 bytes, as in \"/run/connshaper/control\"",
@@ -92,7 +92,7 @@ fn socket_mode(s: &Settings) -> Option<u32> {
         _ => {
             let problem = format!("{} is no file mode", quoted(&text));
             let remedy = "write it in octal, from \"0000\" to \"0777\", as in \"0660\"";
-            s.remarks.wrong(&span, problem, remedy)
+            s.diagnostics.error(&span, problem, remedy)
         }
     }
 }
@@ -102,7 +102,7 @@ fn account(s: &Settings, key: &'static str) -> Option<String> {
     let odd = |c: char| c.is_whitespace() || c.is_control() || c == ':' || c == '/';
     if name.is_empty() || name.contains(odd) {
         let problem = format!("{} is no name", quoted(&name));
-        return s.remarks.wrong(&span, problem, "write one name as in /etc/passwd or /etc/group");
+        return s.diagnostics.error(&span, problem, "write one name as in /etc/passwd or /etc/group");
     }
     Some(name)
 }

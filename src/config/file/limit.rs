@@ -79,7 +79,7 @@ fn threshold(s: &Settings, counts: Counts, around: &Surroundings) -> Option<u32>
     if s.value("threshold").is_none() {
         if around.name != limit::TOP {
             let problem = format!("limit `{}` has no `threshold`", around.name);
-            s.remarks.wrong::<()>(&around.span, problem, "say how much it allows, as in `threshold = 10`");
+            s.diagnostics.error::<()>(&around.span, problem, "say how much it allows, as in `threshold = 10`");
         }
         return None;
     }
@@ -88,7 +88,7 @@ fn threshold(s: &Settings, counts: Counts, around: &Surroundings) -> Option<u32>
     }
     let remedy = "write a number from 1; to refuse certain clients whatever they do, put them into `blacklist`";
     let problem = format!("a `threshold` of 0 would refuse every client{}", s.whose());
-    s.remarks.wrong(&s.span("threshold")?, problem, remedy)
+    s.diagnostics.error(&s.span("threshold")?, problem, remedy)
 }
 
 fn per(s: &Settings) -> Option<KeySpec> {
@@ -101,7 +101,7 @@ fn per(s: &Settings) -> Option<KeySpec> {
         match KeyField::WORDS.iter().find(|(known, _)| *known == word) {
             Some((_, field)) if per.0.contains(field) => {
                 let problem = format!("{} stands twice in {}", quoted(&word), s.named("per"));
-                s.remarks.wrong::<()>(&span, problem, "keep one of them");
+                s.diagnostics.error::<()>(&span, problem, "keep one of them");
             }
             Some((_, field)) => per.0.push(*field),
             None => {
@@ -111,7 +111,7 @@ fn per(s: &Settings) -> Option<KeySpec> {
                     None => format!("write some of {}", known.join(", ")),
                 };
                 let problem = format!("{} cannot be {}", s.named("per"), quoted(&word));
-                s.remarks.wrong::<()>(&span, problem, remedy);
+                s.diagnostics.error::<()>(&span, problem, remedy);
             }
         }
     }

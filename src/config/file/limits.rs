@@ -30,19 +30,19 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> Named {
         let DeValue::Table(table) = entry.value.get_ref() else {
             let problem = format!("{} is {}, not a limit", quoted(entry.name), a(entry.value.get_ref().type_str()));
             let remedy = "a limit has a name: write `[limit.NAME]` above its keys";
-            s.remarks.wrong::<()>(&entry.span, problem, remedy);
+            s.diagnostics.error::<()>(&entry.span, problem, remedy);
             continue;
         };
         if let Err((problem, remedy)) = name(entry.name) {
-            s.remarks.wrong::<()>(&entry.span, problem, remedy);
+            s.diagnostics.error::<()>(&entry.span, problem, remedy);
             continue;
         }
         if named.limits.len() == MOST {
             let remedy = "one limit can cover many clients: see `per` and `netblocks`";
-            s.remarks.wrong::<()>(&entry.span, format!("more than {MOST} limits"), remedy);
+            s.diagnostics.error::<()>(&entry.span, format!("more than {MOST} limits"), remedy);
             break;
         }
-        let own = Settings::of_limit(s.remarks, entry.name, table);
+        let own = Settings::of_limit(s.diagnostics, entry.name, table);
         let around = Surroundings { name: entry.name.to_owned(), span: entry.span.clone(), ..around.clone() };
         let limit = limit::read(&own, &around);
         sense::examine_limit(&limit, &own);

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use ipnet::IpNet;
 
-use super::super::lists::{ListKind, Named};
+use super::super::lists::{ListKind, NamedListFile};
 use super::super::netblock;
 use super::super::settings::Settings;
 use super::super::source::Span;
@@ -56,17 +56,17 @@ fn list(s: &Settings, key: &'static str, does: &str) -> Option<List> {
             Ok(block) => {
                 if block.host_bits {
                     let text = format!("{} has host bits set, taken as {}", quoted(&text), block.net);
-                    s.remarks.odd(&span, text);
+                    s.diagnostics.warn(&span, text);
                 }
                 nets.push((block.net, span));
             }
             Err((problem, remedy)) => {
                 let problem = format!("{}: {problem}", quoted(&text));
-                s.remarks.wrong::<()>(&span, problem, remedy);
+                s.diagnostics.error::<()>(&span, problem, remedy);
             }
         }
     }
-    sense::examine_list(&nets, does, s.remarks);
+    sense::examine_list(&nets, does, s.diagnostics);
     Some(nets)
 }
 
@@ -89,30 +89,30 @@ fn examine(s: &Settings, white: &[(IpNet, Span)], black: &[(IpNet, Span)], said:
     let few: HashMap<IpNet, &Span> = few.iter().map(|(net, span)| (*net, span)).collect();
     for (net, span) in many.iter().filter(|_| !few.is_empty()) {
         if let Some(other) = few.get(net) {
-            let (line, _) = s.remarks.source.place(other.start);
-            s.remarks.odd(span, format!("{net} is on whitelist and blacklist, see line {line}: it passes"));
+            let (line, _) = s.diagnostics.source.place(other.start);
+            s.diagnostics.warn(span, format!("{net} is on whitelist and blacklist, see line {line}: it passes"));
         }
     }
 }
 
 /// The list files that are named, each with the place where.
-pub(super) fn files(s: &Settings, config: &Path) -> (Vec<Named>, Vec<Span>) {
+pub(super) fn files(s: &Settings, config: &Path) -> (Vec<NamedListFile>, Vec<Span>) {
     let directory = config.parent().unwrap_or(Path::new(""));
     let (mut files, mut spans) = (Vec::new(), Vec::new());
     for (key, kind) in [("whitelist_file", ListKind::White), ("blacklist_file", ListKind::Black)] {
         for (text, span) in s.one_or_more(key).unwrap_or_default() {
             if text.is_empty() || text.contains('\0') {
                 let problem = format!("`{key}` names no file");
-                s.remarks.wrong::<()>(&span, problem, "write its path, or remove the key");
+                s.diagnostics.error::<()>(&span, problem, "write its path, or remove the key");
                 continue;
             }
             let path: PathBuf = directory.join(&text);
-            if files.iter().any(|file: &Named| file.path == path) {
+            if files.iter().any(|file: &NamedListFile| file.path == path) {
                 let problem = format!("{} is named twice", quoted(&text));
-                s.remarks.wrong::<()>(&span, problem, "keep one of the two");
+                s.diagnostics.error::<()>(&span, problem, "keep one of the two");
                 continue;
             }
-            files.push(Named { path, kind });
+            files.push(NamedListFile { path, kind });
             spans.push(span);
         }
     }

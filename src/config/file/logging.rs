@@ -56,14 +56,14 @@ fn events(s: &Settings) -> Option<Events> {
             None => {
                 let known: Vec<&str> = Event::WORDS.iter().map(|(word, _)| *word).collect();
                 let remedy = format!("write all, none, or some of {}", known.join(", "));
-                s.remarks.wrong::<()>(span, format!("{} is no event", quoted(word)), remedy);
+                s.diagnostics.error::<()>(span, format!("{} is no event", quoted(word)), remedy);
             }
         }
     }
     if !events.has(Event::Store)
         && let Some(span) = s.name("log_events")
     {
-        s.remarks.odd(&span, "`log_events` has no \"store\": the log does not say when memcached is away");
+        s.diagnostics.warn(&span, "`log_events` has no \"store\": the log does not say when memcached is away");
     }
     Some(events)
 }
@@ -76,7 +76,7 @@ fn hooks(s: &Settings) -> Vec<Hook> {
         let (program, span) = &command[0];
         if !program.starts_with('/') || command.iter().any(|(word, _)| word.contains('\0')) {
             let remedy = "write the program's absolute path, and arguments after it: [\"/usr/local/bin/tell\", \"me\"]";
-            return s.remarks.wrong(span, format!("`{key}` is no command"), remedy);
+            return s.diagnostics.error(span, format!("`{key}` is no command"), remedy);
         }
         Some(Hook { command: command.into_iter().map(|(word, _)| word).collect(), keywords, interval })
     };
@@ -90,7 +90,7 @@ pub(super) fn syslog(s: &Settings) -> LogTarget {
             return Some(path);
         }
         let remedy = "write an absolute path, as in \"/dev/log\"";
-        s.remarks.wrong(&span, "`syslog_socket` is no absolute path", remedy)
+        s.diagnostics.error(&span, "`syslog_socket` is no absolute path", remedy)
     });
     let facility = s.string("syslog_facility").and_then(|(name, span)| {
         if let Ok(facility) = name.parse::<Facility>() {
@@ -98,7 +98,7 @@ pub(super) fn syslog(s: &Settings) -> LogTarget {
         }
         let problem = format!("{} is no syslog facility", quoted(&name));
         let remedy = "write one as syslog.conf(5) has them: \"mail\", \"daemon\", \"local0\"";
-        s.remarks.wrong(&span, problem, remedy)
+        s.diagnostics.error(&span, problem, remedy)
     });
     LogTarget::Syslog {
         socket: socket.unwrap_or_else(|| SYSLOG_SOCKET.into()),

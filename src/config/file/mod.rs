@@ -22,11 +22,11 @@ use std::time::Duration;
 use toml::de::DeTable;
 
 use super::error::ConfigError;
-use super::lists::{Complete, Wrong, complete};
+use super::lists::{CompleteLists, ListErrors, complete};
 use super::settings::Settings;
 use super::source::{Source, Span};
 use super::{Config, Form, StoreConfig, syntax};
-use crate::config::diagnostics::Remarks;
+use crate::config::diagnostics::Diagnostics;
 use crate::config::lint as sense;
 use crate::policy;
 use limit::Surroundings;
@@ -45,7 +45,7 @@ pub(super) fn read(source: &Source, before_lists: &mut dyn FnMut(&Config)) -> Re
     if !errors.is_empty() {
         return Err(syntax::explain(source, &errors));
     }
-    let remarks = Remarks::new(source);
+    let remarks = Diagnostics::new(source);
     let s = Settings::top(&remarks, table.get_ref());
     let default = Config::default();
     let store = store::read(&s, default.store);
@@ -90,21 +90,21 @@ pub(super) fn read(source: &Source, before_lists: &mut dyn FnMut(&Config)) -> Re
     let (files, spans) = lists::files(&s, &source.path);
     let (complete, wrong) = match complete(own, &files) {
         Ok(complete) => (complete, None),
-        Err(wrong) => (Complete::default(), Some(not_read(&s, &spans, wrong))),
+        Err(wrong) => (CompleteLists::default(), Some(not_read(&s, &spans, wrong))),
     };
     (config.lists, config.own_lists, config.list_files) = (complete.lists, complete.own, complete.files);
     sense::examine(&config, &s.names, &remarks);
     sense::examine_limit(config.top(), &s);
     sense::examine_equals(&config, &places, &remarks);
     let remarks = remarks.finish();
-    match (remarks, wrong.filter(|wrong| !wrong.mistakes.is_empty())) {
+    match (remarks, wrong.filter(|wrong| !wrong.diagnostics.is_empty())) {
         (Ok(warnings), None) => {
             config.warnings = warnings.into_iter().chain(complete.warnings).collect();
             Ok(config)
         }
         (Err(error), None) | (Ok(_), Some(error)) => Err(error),
         (Err(mut error), Some(more)) => {
-            error.mistakes.extend(more.mistakes);
+            error.diagnostics.extend(more.diagnostics);
             error.more += more.more;
             Err(error)
         }
@@ -130,9 +130,9 @@ fn surroundings(s: &Settings, store: &StoreConfig) -> Surroundings {
 }
 
 /// Notes the list files that could not be read where they are named; what is wrong in the others is returned.
-fn not_read(s: &Settings, spans: &[Span], wrong: Wrong) -> ConfigError {
+fn not_read(s: &Settings, spans: &[Span], wrong: ListErrors) -> ConfigError {
     for (place, problem, remedy) in wrong.unread {
-        s.remarks.wrong::<()>(&spans[place], format!("the list {problem}"), remedy);
+        s.diagnostics.error::<()>(&spans[place], format!("the list {problem}"), remedy);
     }
-    ConfigError { mistakes: wrong.mistakes, more: wrong.more }
+    ConfigError { diagnostics: wrong.mistakes, more: wrong.more }
 }

@@ -56,20 +56,20 @@ pub(super) fn read(s: &Settings, counts: Counts, per: &KeySpec, refuses: bool) -
         if matches!(word, Word::Black(_)) && !refuses {
             let problem = format!("{} cannot refuse {net} whatever it does", s.whose().trim_start_matches(" of "));
             let remedy = "put it into `blacklist`, or into `[netblocks]` at the top level";
-            s.remarks.wrong::<()>(&span, problem, remedy);
+            s.diagnostics.error::<()>(&span, problem, remedy);
             continue;
         }
         let shared = matches!(&word, Word::Rate(rate) if rate.per != RatePer::Ip);
         if shared && !per.0.contains(&KeyField::Client) {
-            s.remarks.odd(&span, "`per` has no effect: that of the limit does not have the client");
+            s.diagnostics.warn(&span, "`per` has no effect: that of the limit does not have the client");
         }
         if let Word::Rate(Rate { threshold, per: RatePer::Group(group) }) = &word {
             let (first, place) = *groups.entry(group.clone()).or_insert((*threshold, span.start));
             if first != *threshold {
-                let (line, _) = s.remarks.source.place(place);
+                let (line, _) = s.diagnostics.source.place(place);
                 let problem = format!("group {} has another threshold in line {line}", quoted(group));
                 let remedy = "the netblocks of a group share one counter: give all of them the same threshold";
-                s.remarks.wrong::<()>(&span, problem, remedy);
+                s.diagnostics.error::<()>(&span, problem, remedy);
             }
         }
         match seen.insert(net, list.len()).map(|place| &list[place]) {
@@ -82,12 +82,12 @@ pub(super) fn read(s: &Settings, counts: Counts, per: &KeySpec, refuses: bool) -
 
 /// Notes that a netblock stands at two places.
 pub(super) fn twice(s: &Settings, net: IpNet, span: &Span, other: &Span, same: bool) {
-    let (line, _) = s.remarks.source.place(other.start);
+    let (line, _) = s.diagnostics.source.place(other.start);
     if same {
-        s.remarks.odd(span, format!("{net} stands in line {line} too"));
+        s.diagnostics.warn(span, format!("{net} stands in line {line} too"));
     } else {
         let problem = format!("{net} stands in line {line} too, and means something else there");
-        s.remarks.wrong::<()>(span, problem, "keep one of the two");
+        s.diagnostics.error::<()>(span, problem, "keep one of the two");
     }
 }
 
@@ -96,16 +96,18 @@ fn net(s: &Settings, entry: &Entry) -> Option<IpNet> {
         Ok(block) => {
             if block.host_bits {
                 let text = format!("{} has host bits set, taken as {}", quoted(entry.name), block.net);
-                s.remarks.odd(&entry.span, text);
+                s.diagnostics.warn(&entry.span, text);
             }
             Some(block.net)
         }
         Err((_, _)) if keys::find(entry.name).is_some() => {
             let problem = format!("`{}` is no netblock", entry.name);
             let remedy = "it is a key: write it above the header of this table";
-            s.remarks.wrong(&entry.span, problem, remedy)
+            s.diagnostics.error(&entry.span, problem, remedy)
         }
-        Err((problem, remedy)) => s.remarks.wrong(&entry.span, format!("{}: {problem}", quoted(entry.name)), remedy),
+        Err((problem, remedy)) => {
+            s.diagnostics.error(&entry.span, format!("{}: {problem}", quoted(entry.name)), remedy)
+        }
     }
 }
 
@@ -134,7 +136,7 @@ fn word(s: &Settings, entry: &Entry, counts: Counts) -> Option<Word> {
                     Some(key) => format!("did you mean `{key}`?"),
                     None => "a netblock has a `threshold`, and may have `per` and `reason`".to_owned(),
                 };
-                s.remarks.wrong::<()>(&part.span, format!("unknown key {} of a netblock", quoted(name)), remedy);
+                s.diagnostics.error::<()>(&part.span, format!("unknown key {} of a netblock", quoted(name)), remedy);
                 complete = false;
             }
         }
@@ -144,10 +146,10 @@ fn word(s: &Settings, entry: &Entry, counts: Counts) -> Option<Word> {
     }
     let Some(rate) = rate else {
         let problem = format!("netblock {} has no `threshold`", quoted(entry.name));
-        return s.remarks.wrong(&entry.span, problem, "write a number, \"whitelist\" or \"blacklist\"");
+        return s.diagnostics.error(&entry.span, problem, "write a number, \"whitelist\" or \"blacklist\"");
     };
     if let Some((_, span)) = reason.as_ref().filter(|_| !matches!(rate, Threshold::Black)) {
-        s.remarks.odd(span, "`reason` has no effect: only what is blacklisted has one");
+        s.diagnostics.warn(span, "`reason` has no effect: only what is blacklisted has one");
     }
     rate.with(per, reason.map(|(reason, _)| reason))
 }
@@ -177,7 +179,7 @@ fn threshold(s: &Settings, netblock: &str, value: &Spanned<DeValue>, counts: Cou
         DeValue::Integer(number) if number.as_str() == "0" => Some(Threshold::Black),
         DeValue::String(text) if counts != Counts::Bytes || !text.starts_with(|c: char| c.is_ascii_digit()) => {
             let problem = format!("{} is no threshold", quoted(text));
-            s.remarks.wrong(&value.span(), problem, "write a number, \"whitelist\" or \"blacklist\"")
+            s.diagnostics.error(&value.span(), problem, "write a number, \"whitelist\" or \"blacklist\"")
         }
         _ => amount::of(s, &format!("the threshold of {}", quoted(netblock)), value, counts).map(Threshold::Number),
     }
@@ -188,7 +190,7 @@ fn text<'t>(s: &Settings, part: &Entry<'t, '_>) -> Option<&'t str> {
         DeValue::String(text) => Some(text.as_ref()),
         other => {
             let problem = format!("`{}` of a netblock is a string, not {}", part.name, a(other.type_str()));
-            s.remarks.wrong(&part.value.span(), problem, "put it in quotes")
+            s.diagnostics.error(&part.value.span(), problem, "put it in quotes")
         }
     }
 }
@@ -205,7 +207,7 @@ fn rate_per(s: &Settings, text: &str, span: &Span) -> Option<RatePer> {
         _ => {
             let problem = format!("`per` of a netblock cannot be {}", quoted(text));
             let remedy = "write \"ip\", \"netblock\", or the name of a group: 1 to 32 letters, digits, `_` and `-`";
-            s.remarks.wrong(span, problem, remedy)
+            s.diagnostics.error(span, problem, remedy)
         }
     }
 }

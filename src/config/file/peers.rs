@@ -12,15 +12,15 @@ pub(super) fn allow_peers(s: &Settings) -> Option<Peers> {
         match netblock::parse(text) {
             Ok(block) => {
                 if block.host_bits {
-                    s.remarks.odd(span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
+                    s.diagnostics.warn(span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
                 }
                 if block.net.prefix_len() == 0 {
-                    s.remarks.odd(span, format!("{} lets every host ask that reaches the port", block.net));
+                    s.diagnostics.warn(span, format!("{} lets every host ask that reaches the port", block.net));
                 }
                 netblocks.push(block.net);
             }
             Err((problem, remedy)) => {
-                s.remarks.wrong::<()>(span, format!("{}: {problem}", quoted(text)), remedy);
+                s.diagnostics.error::<()>(span, format!("{}: {problem}", quoted(text)), remedy);
             }
         }
     }

@@ -41,7 +41,7 @@ pub(super) fn read(s: &Settings, exptime: u32, patience: Patience) -> (Option<De
             Some(_) => format!("write at most {}, or a longer `max_delay`", spell(waits.max)),
             None => format!("write at most {}, or `max_delay = \"{}\"` as well", spell(waits.max), spell(initial)),
         };
-        s.remarks.wrong::<()>(&s.span("initial_delay").unwrap_or(0..0), problem, remedy);
+        s.diagnostics.error::<()>(&s.span("initial_delay").unwrap_or(0..0), problem, remedy);
     }
     let ban = ban(s);
     let longest = exptime.max(ban.map_or(0, |ban| ban.max));
@@ -68,7 +68,7 @@ pub(super) fn waits(s: &Settings, patience: Patience, because: Option<&'static s
             "write at most {}; or raise smtpd_policy_service_timeout in main.cf, and `policy_timeout` with it",
             spell(most)
         );
-        s.remarks.wrong::<()>(&span, problem, remedy);
+        s.diagnostics.error::<()>(&span, problem, remedy);
     }
     let max_concurrent = s.integer("max_concurrent", 1..=1000).unwrap_or(3) as u32;
     Delay { initial: max, max, max_concurrent }
@@ -81,7 +81,7 @@ fn ban(s: &Settings) -> Option<Ban> {
     if max.is_some_and(|max| max < time) {
         let problem = format!("{} is shorter than `ban_time`", s.named("ban_max"));
         let remedy = "write a longer one, or remove it: then every ban lasts `ban_time`";
-        s.remarks.wrong::<()>(&s.span("ban_max").unwrap_or(0..0), problem, remedy);
+        s.diagnostics.error::<()>(&s.span("ban_max").unwrap_or(0..0), problem, remedy);
     }
     Some(Ban { time, threshold, max: max.unwrap_or(time) })
 }

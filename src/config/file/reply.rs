@@ -83,7 +83,7 @@ fn wrong(s: &Settings, error: ActionError, keys: [&'static str; 3]) {
     // is the top level's mistake, and noted there.
     let places = [key, keys[0], keys[1], keys[2]];
     if let Some(span) = places.into_iter().find_map(|key| s.span(key)) {
-        s.remarks.wrong::<()>(&span, error.problem, error.remedy);
+        s.diagnostics.error::<()>(&span, error.problem, error.remedy);
     }
 }
 
@@ -95,7 +95,7 @@ pub(super) fn classes(s: &Settings) -> Vec<String> {
         if class.is_empty() || !class.bytes().all(letters) {
             let problem = format!("{} is no name of a restriction class", quoted(class));
             let remedy = "write a name that stands in main.cf's smtpd_restriction_classes";
-            s.remarks.wrong::<()>(span, problem, remedy);
+            s.diagnostics.error::<()>(span, problem, remedy);
         }
     }
     classes.into_iter().map(|(class, _)| class).collect()

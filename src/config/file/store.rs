@@ -47,7 +47,7 @@ fn state_file(s: &Settings) -> Option<PathBuf> {
     let path = PathBuf::from(path);
     if !path.is_absolute() || path.file_name().is_none() {
         let remedy = "write it as in \"/var/lib/connshaper/state\"";
-        return s.remarks.wrong(&span, "`state_file` is no absolute path of a file", remedy);
+        return s.diagnostics.error(&span, "`state_file` is no absolute path of a file", remedy);
     }
     Some(path)
 }
@@ -57,7 +57,7 @@ fn replicas(s: &Settings, servers: usize) -> Option<usize> {
     if replicas > servers.max(1) {
         let problem = format!("`replicas = {replicas}` needs as many servers");
         let remedy = "name two or more in `memcached_server`, or leave it at 1";
-        return s.remarks.wrong(&s.span("replicas").unwrap_or_default(), problem, remedy);
+        return s.diagnostics.error(&s.span("replicas").unwrap_or_default(), problem, remedy);
     }
     Some(replicas)
 }
@@ -66,11 +66,11 @@ fn key_prefix(s: &Settings) -> Option<String> {
     let (prefix, span) = s.string("key_prefix")?;
     if prefix.len() > MAX_SITE_PREFIX {
         let problem = "`key_prefix` is too long";
-        return s.remarks.wrong(&span, problem, format!("write at most {MAX_SITE_PREFIX} characters"));
+        return s.diagnostics.error(&span, problem, format!("write at most {MAX_SITE_PREFIX} characters"));
     }
     if !prefix.bytes().all(|b| b.is_ascii_graphic()) {
         let problem = "`key_prefix` has characters that a memcached key cannot have";
-        return s.remarks.wrong(&span, problem, "write printable ASCII without spaces");
+        return s.diagnostics.error(&span, problem, "write printable ASCII without spaces");
     }
     Some(prefix)
 }

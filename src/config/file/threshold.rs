@@ -27,13 +27,13 @@ pub(super) fn of(s: &Settings, named: &str, value: &Spanned<DeValue>, counts: Co
             Some(bytes) => Some(i128::from(bytes)),
             None => {
                 let problem = format!("{} is no size", quoted(text));
-                return s.remarks.wrong(&span, problem, "write it as in \"500KB\", \"100MB\" or \"1GiB\"");
+                return s.diagnostics.error(&span, problem, "write it as in \"500KB\", \"100MB\" or \"1GiB\"");
             }
         },
         other => {
             let problem = format!("{named} is {wanted}, not {}", a(other.type_str()));
             let example = if bytes { "\"100MB\"" } else { "10" };
-            return s.remarks.wrong(&span, problem, format!("write {wanted}, as in {example}"));
+            return s.diagnostics.error(&span, problem, format!("write {wanted}, as in {example}"));
         }
     };
     let unit = u64::from(counts.unit());
@@ -42,7 +42,7 @@ pub(super) fn of(s: &Settings, named: &str, value: &Spanned<DeValue>, counts: Co
         Some(amount @ 1..=MOST) => Some(amount as u32),
         _ => {
             let most = if bytes { "\"1000000000KiB\"".to_owned() } else { MOST.to_string() };
-            s.remarks.wrong(&span, format!("{named} is out of bounds"), format!("write {wanted} from 1 to {most}"))
+            s.diagnostics.error(&span, format!("{named} is out of bounds"), format!("write {wanted} from 1 to {most}"))
         }
     }
 }

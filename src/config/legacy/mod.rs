@@ -13,7 +13,7 @@ use super::error::ConfigError;
 use super::keys::{self, KEYS};
 use super::source::{Source, Span};
 use super::{Config, Form, OnStoreFailure, Origin, Setting, StoreConfig};
-use crate::config::diagnostics::{Remarks, quoted};
+use crate::config::diagnostics::{Diagnostics, quoted};
 use crate::config::file::endpoints as places;
 use crate::config::lint as sense;
 use crate::net::address::Address;
@@ -90,7 +90,7 @@ fn lines(text: &str) -> impl Iterator<Item = (Span, Span)> {
 }
 
 struct File<'s> {
-    remarks: Remarks<'s>,
+    remarks: Diagnostics<'s>,
     names: BTreeMap<String, Span>,
     values: BTreeMap<&'static str, Span>,
 }
@@ -98,7 +98,7 @@ struct File<'s> {
 impl<'s> File<'s> {
     /// Finds the last line of every key.
     fn read(source: &'s Source) -> Self {
-        let mut file = Self { remarks: Remarks::new(source), names: BTreeMap::new(), values: BTreeMap::new() };
+        let mut file = Self { remarks: Diagnostics::new(source), names: BTreeMap::new(), values: BTreeMap::new() };
         for (key, value) in lines(&source.text) {
             file.line(key, value);
         }
@@ -111,7 +111,7 @@ impl<'s> File<'s> {
             let remedy = "this file is read as connection_shaper's, because its first line is \
                           `key value`: write all lines so, or all with `=` as TOML \
                           (`connshaper convert` does)";
-            self.remarks.wrong::<()>(&name, "a line with `=` among lines without", remedy);
+            self.remarks.error::<()>(&name, "a line with `=` among lines without", remedy);
             return;
         }
         let Some(key) = ORIGINAL.into_iter().find(|key| *key == text) else {
@@ -119,11 +119,11 @@ impl<'s> File<'s> {
                 Some(_) => "it needs the TOML form, which `connshaper convert` prints",
                 None => "connection_shaper did not know it either",
             };
-            self.remarks.odd(&name, format!("{} is ignored: {why}", quoted(text)));
+            self.remarks.warn(&name, format!("{} is ignored: {why}", quoted(text)));
             return;
         };
         if let Some(earlier) = self.names.insert(key.to_owned(), name) {
-            self.remarks.odd(&earlier, format!("`{key}` is set again below, the last one counts"));
+            self.remarks.warn(&earlier, format!("`{key}` is set again below, the last one counts"));
         }
         self.values.insert(key, value);
     }
@@ -145,7 +145,7 @@ impl<'s> File<'s> {
             _ => {
                 let problem = format!("`{key}` cannot be {}", quoted(text));
                 let remedy = format!("write a whole number from 1 to {most}, or remove the line");
-                self.remarks.wrong::<()>(&span, problem, remedy);
+                self.remarks.error::<()>(&span, problem, remedy);
                 default
             }
         }
@@ -158,7 +158,7 @@ impl<'s> File<'s> {
             Ok(server) => Some(server),
             Err(remedy) => {
                 let problem = format!("{} is no memcached server", quoted(text));
-                self.remarks.wrong(&said.unwrap_or(0..0), problem, remedy)
+                self.remarks.error(&said.unwrap_or(0..0), problem, remedy)
             }
         }
     }
@@ -175,7 +175,7 @@ impl<'s> File<'s> {
         if let Some(span) = self.values.get("exptime").filter(|_| exptime > MONTH) {
             let text = "connection_shaper never counted with an exptime above 30 days, for memcached \
                         takes it as a date; here it is what it says";
-            self.remarks.odd(span, text);
+            self.remarks.warn(span, text);
         }
     }
 

@@ -6,11 +6,11 @@ use ipnet::IpNet;
 
 use super::super::netblock;
 use super::super::source::Span;
-use crate::config::diagnostics::{Remarks, quoted};
+use crate::config::diagnostics::{Diagnostics, quoted};
 use crate::config::lint as sense;
 
 /// Reads the entries, which stand between commas.
-pub(super) fn read(span: Span, remarks: &Remarks) -> Vec<IpNet> {
+pub(super) fn read(span: Span, remarks: &Diagnostics) -> Vec<IpNet> {
     let mut nets = Vec::new();
     let mut start = span.start;
     let all = &remarks.source.text[span.clone()];
@@ -22,7 +22,7 @@ pub(super) fn read(span: Span, remarks: &Remarks) -> Vec<IpNet> {
         if text.is_empty() {
             // Empty after the last comma is usual, and meant nothing.
             if start <= span.end {
-                remarks.odd(&place, "an empty entry is ignored");
+                remarks.warn(&place, "an empty entry is ignored");
             }
             continue;
         }
@@ -30,12 +30,12 @@ pub(super) fn read(span: Span, remarks: &Remarks) -> Vec<IpNet> {
             Ok(net) => {
                 if text.contains('/') {
                     let text = format!("connection_shaper never matched {text}; taken as {net}");
-                    remarks.odd(&place, text);
+                    remarks.warn(&place, text);
                 }
                 nets.push((net, place));
             }
             Err((problem, remedy)) => {
-                remarks.wrong::<()>(&place, problem, remedy);
+                remarks.error::<()>(&place, problem, remedy);
             }
         }
     }

@@ -3,7 +3,7 @@
 use super::super::Config;
 use super::super::settings::Settings;
 use super::super::source::Span;
-use crate::config::diagnostics::Remarks;
+use crate::config::diagnostics::Diagnostics;
 use crate::policy::Limit;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Pattern, Test};
@@ -21,7 +21,7 @@ const STATES: [&str; 10] =
 pub(in crate::config) fn examine_limit(limit: &Limit, s: &Settings) {
     let odd = |key: &str, text: &str| {
         if let Some(span) = s.name(key) {
-            s.remarks.odd(&span, format!("{} {text}", s.named(key)));
+            s.diagnostics.warn(&span, format!("{} {text}", s.named(key)));
         }
     };
     if limit.counts == Counts::Connections && limit.threshold / limit.exptime.max(1) > MOST_PER_SECOND {
@@ -110,7 +110,7 @@ fn is_end_of_message(pattern: &Pattern) -> bool {
 }
 
 /// Looks for limits that say exactly the same.
-pub(in crate::config) fn examine_equals(config: &Config, places: &[Span], remarks: &Remarks) {
+pub(in crate::config) fn examine_equals(config: &Config, places: &[Span], remarks: &Diagnostics) {
     let alike = |limit: &Limit| Limit { name: String::new(), key_prefix: String::new(), ..limit.clone() };
     let limits: Vec<Limit> = config.limits.iter().map(alike).collect();
     // The top level's netblocks are not part of its limit.
@@ -119,7 +119,7 @@ pub(in crate::config) fn examine_equals(config: &Config, places: &[Span], remark
         if let Some(earlier) = (first..place).find(|earlier| limits[*earlier] == *limit) {
             let (name, earlier) = (&config.limits[place].name, &config.limits[earlier].name);
             let text = format!("limit `{name}` says the same as `{earlier}`, so it has no effect");
-            remarks.odd(&places[place - 1], text);
+            remarks.warn(&places[place - 1], text);
         }
     }
 }

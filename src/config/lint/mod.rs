@@ -9,17 +9,17 @@ use ipnet::IpNet;
 use super::netblock;
 use super::source::Span;
 use super::{Config, OnStoreFailure};
-use crate::config::diagnostics::Remarks;
+use crate::config::diagnostics::Diagnostics;
 use crate::listener::Peers;
 use crate::net::address::Address;
 use crate::policy::lists::ListEntry;
 pub(super) use limit::{examine_equals, examine_limit};
 
 /// Looks at the keys a file sets, knowing what all of them come to.
-pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &Remarks) {
+pub(super) fn examine(config: &Config, said: &BTreeMap<String, Span>, remarks: &Diagnostics) {
     let odd = |key: &str, text: &str| {
         if let Some(span) = said.get(key) {
-            remarks.odd(span, format!("`{key}` {text}"));
+            remarks.warn(span, format!("`{key}` {text}"));
         }
     };
     if config.store.servers.is_empty() {
@@ -91,7 +91,7 @@ fn examine_peers(config: &Config, odd: &impl Fn(&str, &str)) {
 const LONGEST_READ: usize = 10_000;
 
 /// Looks for entries that add nothing, or too much. `does` is what the list does to its clients.
-pub(super) fn examine_list(list: &[(IpNet, Span)], does: &str, remarks: &Remarks) {
+pub(super) fn examine_list(list: &[(IpNet, Span)], does: &str, remarks: &Diagnostics) {
     let nets: Vec<IpNet> = list.iter().map(|(net, _)| *net).collect();
     let read = &nets[..if nets.len() > LONGEST_READ { 0 } else { nets.len() }];
     for (place, cover) in netblock::covered(read) {
@@ -100,7 +100,7 @@ pub(super) fn examine_list(list: &[(IpNet, Span)], does: &str, remarks: &Remarks
         }
         let (line, _) = remarks.source.place(list[cover].1.start);
         let text = format!("{} is covered by {} in line {line}", nets[place], nets[cover]);
-        remarks.odd(&list[place].1, text);
+        remarks.warn(&list[place].1, text);
     }
     examine_whole_families(list, |place| list[place].1.clone(), does, remarks);
 }
@@ -110,11 +110,11 @@ pub(super) fn examine_whole_families<T>(
     list: &[(IpNet, T)],
     span: impl Fn(usize) -> Span,
     does: &str,
-    remarks: &Remarks,
+    remarks: &Diagnostics,
 ) {
     for (place, (net, _)) in list.iter().enumerate().filter(|(_, (net, _))| net.prefix_len() == 0) {
         let family = if net.addr().is_ipv4() { "IPv4" } else { "IPv6" };
-        remarks.odd(&span(place), format!("{net} {does} every {family} client"));
+        remarks.warn(&span(place), format!("{net} {does} every {family} client"));
     }
 }
 
