@@ -3,6 +3,8 @@
 pub mod connection;
 pub mod losses;
 pub mod protocol;
+pub mod rank;
+pub mod replicas;
 pub mod server;
 pub mod value;
 
@@ -23,10 +25,10 @@ use crate::snapshot::section::SnapshotError;
 use crate::store::StoreConfig;
 use crate::store::memcached::protocol as wire;
 use crate::store::memcached::protocol::{Command, KeyText, Question};
+use crate::store::memcached::rank::score;
+use crate::store::memcached::replicas::ReplicaWait;
 use crate::store::memcached::server::Server;
 use crate::store::shared::breaker::Condition;
-use crate::store::shared::rank::score;
-use crate::store::shared::replica::ReplicaWait;
 
 /// The servers, and the task that talks to each.
 #[derive(Debug)]

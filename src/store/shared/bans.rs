@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::counter::Counter;
+use super::counters::Counter;
 use crate::net::clock::Now;
 use crate::observe::log::line::Line;
 use crate::observe::log::{Event, Log, Severity};

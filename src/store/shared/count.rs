@@ -2,12 +2,12 @@
 
 use smallvec::SmallVec;
 
-use super::replica::ReplicaWait;
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::OnStoreFailure;
 use crate::policy::{Counter, CounterKind, Key, Operation};
 use crate::store::memcached::protocol::{Command, Counted, Response};
+use crate::store::memcached::replicas::ReplicaWait;
 use crate::store::memcached::{Memcached, text};
 use crate::store::shared::over_limit::{Known, Lookup};
 use crate::store::{Hits, NOTHING, Store, StoreError};
