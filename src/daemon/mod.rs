@@ -51,6 +51,9 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for the disk that the counts are saved on.
 const LAST_SAVE: Duration = Duration::from_secs(5);
 
+/// How long the end of the process waits for commands that are run for events.
+const LAST_COMMANDS: Duration = Duration::from_secs(5);
+
 /// How long the end of the process waits for the log, and for systemd.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -216,9 +219,14 @@ impl Daemon {
             });
         }
         self.service.report(0);
-        if let Some(state) = &self.state
-            && timeout(LAST_SAVE, housekeeping::save(state, &self.service)).await.is_err()
-        {
+        let save = async {
+            match &self.state {
+                Some(state) => timeout(LAST_SAVE, housekeeping::save(state, &self.service)).await.is_ok(),
+                None => true,
+            }
+        };
+        let (saved, ()) = tokio::join!(save, self.log.finish_commands(LAST_COMMANDS));
+        if !saved {
             self.log.line(Severity::Warning, "STATE_NOT_SAVED", |line| {
                 line.field("error", "the disk takes too long");
             });

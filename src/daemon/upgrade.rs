@@ -32,9 +32,14 @@ impl Daemon {
     pub(super) async fn upgrade(&mut self, accepting: &mut Accepting, signals: &mut Signals) -> Option<()> {
         self.tell(notify::reloading());
         let error = match signals.stop_or(trial::run(&self.program, self.path.as_deref())).await? {
-            Ok(_) => self.hand_over(accepting, signals).await,
+            // No command of ours may be a child of the other program, which does not know it. Requests go on meanwhile.
+            Ok(_) => match signals.stop_or(self.log.pause_commands()).await? {
+                true => self.hand_over(accepting, signals).await,
+                false => "a command that is run for an event does not end".to_owned(),
+            },
             Err(error) => error,
         };
+        self.log.resume_commands();
         self.log.line(Severity::Err, "UPGRADE_FAILED", |line| {
             line.field("program", self.program.display()).field("error", error);
         });

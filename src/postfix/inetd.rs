@@ -33,6 +33,9 @@ use crate::postfix::reply::{Reply, ReplyEncoder};
 /// How long the end of the process waits for the log.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
+/// How long the end of the process waits for commands that are run for events.
+const LAST_COMMANDS: Duration = Duration::from_secs(5);
+
 /// Serves until the other end closes, or SIGTERM.
 pub async fn run(path: Option<&Path>) -> io::Result<()> {
     let loaded = Config::load(path).map_err(|error| error.summary());
@@ -46,6 +49,7 @@ pub async fn run(path: Option<&Path>) -> io::Result<()> {
         // A pipe or a terminal: somebody tries it out by hand.
         Err(_) => converse(join(stdin(), stdout()), Peer::Unix, config, &log).await?,
     }
+    log.finish_commands(LAST_COMMANDS).await;
     log.flush(LAST_LINES);
     Ok(())
 }

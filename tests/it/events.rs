@@ -5,6 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::support::{Daemon, Dir, Lines, Memcached, Namespace, Policy, command, until};
@@ -120,8 +121,83 @@ fn a_failing_hook_is_logged_and_harms_nothing() {
     let daemon = Daemon::start("threshold = 1\nban_time = \"1h\"\nban_command = [\"/bin/false\"]");
     connect(&daemon, "198.51.100.7", 2);
     let line = daemon.lines().wait_for("COMMAND_FAILED ");
-    assert_eq!(line, "COMMAND_FAILED command=/bin/false problem=\"exit status: 1\"");
+    let expected = "COMMAND_FAILED command=/bin/false event=BANNED key=198.51.100.7 problem=\"exit status: 1\"";
+    assert_eq!(line, expected);
     connect(&daemon, "198.51.100.8", 2);
+}
+
+/// A daemon that bans at the second connection, with a command that takes so long and then notes the key.
+fn daemon_with_slow_command(dir: &Dir, seconds: f32) -> (Daemon, PathBuf) {
+    let out = dir.join("out");
+    let script = dir.write("slow", &format!("#!/bin/sh\nsleep {seconds}\necho $CONNSHAPER_KEY >> {}\n", out.display()));
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    (Daemon::start(&format!("threshold = 1\nban_time = \"1h\"\nban_command = {script:?}")), out)
+}
+
+fn ban(daemon: &Daemon, clients: u8) -> Vec<String> {
+    let clients: Vec<String> = (1..=clients).map(|client| format!("198.51.100.{client}")).collect();
+    clients.iter().for_each(|client| connect(daemon, client, 2));
+    clients
+}
+
+#[test]
+fn commands_that_wait_are_run_before_a_stop_and_after_an_upgrade() {
+    let dir = Dir::new();
+    let (mut daemon, out) = daemon_with_slow_command(&dir, 0.3);
+    let banned = ban(&daemon, 8);
+    assert!(daemon.upgrade().starts_with("UPGRADED "));
+    let at_upgrade = lines(&out).len();
+    assert!(at_upgrade < 8, "all were run before");
+    until("a run of the new program", || (lines(&out).len() > at_upgrade).then_some(()));
+    // The old program has left no child behind.
+    let children = |task: fs::DirEntry| fs::read_to_string(task.path().join("children")).unwrap_or_default();
+    let tasks = fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap();
+    let children: String = tasks.map(|task| children(task.unwrap())).collect();
+    for child in children.split_whitespace() {
+        let status = fs::read_to_string(format!("/proc/{child}/stat")).unwrap_or_default();
+        assert!(!status.contains(") Z "), "{status}");
+    }
+    assert!(daemon.stop().success());
+    assert_eq!(lines(&out), banned);
+    assert!(daemon.lines().with("COMMAND_FAILED").is_empty(), "{}", daemon.lines());
+}
+
+#[test]
+fn commands_that_a_stop_does_not_wait_for_are_logged_by_key() {
+    let dir = Dir::new();
+    let (mut daemon, out) = daemon_with_slow_command(&dir, 60.0);
+    let banned = ban(&daemon, 3);
+    assert!(daemon.stop().success());
+    assert!(lines(&out).is_empty());
+    let failed = daemon.lines().with("COMMAND_FAILED ");
+    let keys = failed.iter().map(|line| line.split(" key=").nth(1).unwrap().split(' ').next().unwrap().to_owned());
+    assert_eq!(keys.collect::<Vec<_>>(), banned, "{}", daemon.lines());
+    assert!(failed[0].ends_with("problem=\"left out because the daemon stops\""), "{failed:?}");
+}
+
+#[test]
+fn every_thread_but_the_first_leaves_signals_to_it() {
+    let dir = Dir::new();
+    let (script, out) = script(&dir, "ban");
+    let state = dir.join("state");
+    let daemon = Daemon::start(&format!(
+        "threshold = 1\nban_time = \"1h\"\nban_command = {script:?}\nstate_file = {state:?}\nstate_interval = \"1s\""
+    ));
+    connect(&daemon, "198.51.100.7", 2);
+    until("a run and a saved state", || (!lines(&out).is_empty() && state.exists()).then_some(()));
+    let handled = [Signal::SIGHUP, Signal::SIGTERM, Signal::SIGINT, Signal::SIGUSR2];
+    let handled: u64 = handled.into_iter().map(|signal| 1 << (signal as u64 - 1)).sum();
+    let mut threads = 0;
+    for thread in fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap() {
+        let thread = thread.unwrap();
+        let status = fs::read_to_string(thread.path().join("status")).unwrap();
+        let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap();
+        let blocked = u64::from_str_radix(blocked, 16).unwrap() & handled;
+        let is_first = thread.file_name().to_str() == Some(&daemon.id().to_string());
+        assert_eq!(blocked, if is_first { 0 } else { handled }, "{status}");
+        threads += 1;
+    }
+    assert!(threads > 2, "{threads}");
 }
 
 #[test]

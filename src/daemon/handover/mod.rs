@@ -32,4 +32,6 @@ mod kind {
     pub const COALESCE: (u16, u16) = (23, 1);
     /// Which servers are away.
     pub const ABSENCES: (u16, u16) = (24, 1);
+    /// Commands that wait to be run.
+    pub const COMMANDS: (u16, u16) = (25, 1);
 }

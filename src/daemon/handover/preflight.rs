@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use tokio::process::Command;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::daemon::handover::transport::VARIABLE;
@@ -34,11 +35,16 @@ pub async fn run(program: &Path, config: Option<&Path>) -> Result<String, String
 
 async fn ask<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a std::ffi::OsStr>) -> Result<Output, String> {
     let mut command = Command::new(program);
-    command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     for name in OURS {
         command.env_remove(name);
     }
-    match timeout(PATIENCE, command.output()).await {
+    let run = async {
+        // A file system that hangs makes exec wait.
+        let child = spawn_blocking(move || command.spawn()).await??;
+        child.wait_with_output().await
+    };
+    match timeout(PATIENCE, run).await {
         Ok(said) => said.map_err(|error| format!("{}: {error}", program.display())),
         Err(_) => Err(format!("{} does not end within {} s", program.display(), PATIENCE.as_secs())),
     }

@@ -92,6 +92,10 @@ pub fn load(
     content.clear();
     service.log.put(&mut content);
     writer.add(kind::LOG.0, kind::LOG.1, &content)?;
+
+    content.clear();
+    service.log.put_commands(&mut content);
+    writer.add(kind::COMMANDS.0, kind::COMMANDS.1, &content)?;
     let known = writer.finish()?.into_inner()?;
 
     let sockets = listeners.iter().map(AsFd::as_fd).chain(parked.iter().map(|parked| parked.stream.as_fd()));

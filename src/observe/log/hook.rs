@@ -1,24 +1,35 @@
-//! Commands that are run when something happens: a firewall is told of bans, somebody of an outage.
+//! Commands that are run when something happens: a firewall learns of bans, an administrator of an outage.
 //!
-//! One after the other, on a thread of its own. What a stranger causes runs them at most as often as bans
-//! begin, and what waits is bounded; a command that hangs is ended.
+//! One after the other, beside the requests. Strangers can cause a run at most as often as bans begin, and the queue is
+//! bounded. Each run has a process group of its own, which is ended with it: nothing that a command starts stays
+//! behind. What a command was not run for is logged.
 
 use std::collections::{HashMap, VecDeque};
-use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::process::Stdio;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::structured::fields;
+use bytes::{Buf, BufMut};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::process::Command;
+use tokio::sync::Notify;
+use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 
-/// Runs that wait at once.
-const MAX_WAITING: usize = 256;
+use super::structured::fields;
+use crate::snapshot::fields::{put_bytes, take_bytes};
+use crate::snapshot::section::SnapshotError;
+
+/// Runs that wait at once. Only runs for UNBANNED may exceed it: a ban that stays in a firewall after its end is worse
+/// than one that never came there, and only administrators end bans early.
+pub const MAX_WAITING: usize = 256;
 
 /// How long a command may take.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const RUN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Between two looks whether it has ended.
-const PAUSE: Duration = Duration::from_millis(20);
+/// How long the kernel may take to end a process group.
+const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What is run, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,74 +42,90 @@ pub struct Hook {
     pub interval: Duration,
 }
 
-/// Keywords that a firewall has to know of.
-pub const BANS: &[&str] = &["BANNED", "UNBANNED"];
+/// The event that is never left out.
+const UNBANNED: &str = "UNBANNED";
 
-/// Keywords that somebody has to know of.
+/// Keywords that matter to a firewall.
+pub const BANS: &[&str] = &["BANNED", UNBANNED];
+
+/// Keywords that matter to an administrator.
 pub const ALERTS: &[&str] = &["BANNED", "STORE_DOWN", "STORE_UP"];
 
-/// All hooks, and the thread that runs them.
-#[derive(Debug)]
-pub struct Hooks {
-    queue: Arc<Queue>,
-}
-
+/// The commands of a configuration, and the runs that wait.
 #[derive(Debug, Default)]
-struct Queue {
+pub struct Hooks {
     state: Mutex<State>,
-    changed: Condvar,
+    /// There may be something to run.
+    work: Notify,
+    /// A run has ended.
+    ended: Notify,
 }
 
 #[derive(Debug, Default)]
 struct State {
     hooks: Vec<Hook>,
     waiting: VecDeque<Run>,
+    running: Option<Run>,
     /// When each hook was run for each keyword, and how often it was not since.
     past: HashMap<(usize, &'static str), (Instant, u64)>,
+    /// Whether a task runs them.
     started: bool,
+    /// What waits goes on waiting.
+    paused: bool,
     closed: bool,
 }
 
-#[derive(Debug)]
-struct Run {
+/// A command, and what it is run for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Run {
     command: Vec<String>,
-    line: String,
+    event: String,
+    fields: Vec<(String, String)>,
     suppressed: u64,
 }
 
-/// Why a command was not run, or did not do what it should.
-pub type Complaint = Box<dyn Fn(&str, &str) + Send>;
-
-impl Hooks {
-    /// Hooks that are yet to be set.
-    pub fn new() -> Self {
-        Self { queue: Arc::default() }
+impl Run {
+    /// The program.
+    pub fn program(&self) -> &str {
+        &self.command[0]
     }
 
-    /// Sets what is run from now on. The thread starts with the first hook; `complain` tells of program and problem.
-    pub fn set(&self, hooks: Vec<Hook>, complain: Complaint) {
-        let mut state = self.queue.lock();
-        let first = !hooks.is_empty() && !state.started;
-        state.hooks = hooks;
-        state.started |= first;
-        drop(state);
-        if first {
-            let queue = Arc::clone(&self.queue);
-            let started = thread::Builder::new().name("hooks".to_owned()).spawn(move || run_all(&queue, &complain));
-            if started.is_err() {
-                self.queue.lock().hooks.clear();
-            }
-        }
+    /// The keyword of the line it is run for.
+    pub fn event(&self) -> &str {
+        &self.event
+    }
+
+    /// What the line is about: the key of a ban, or a server.
+    pub fn subject(&self) -> &str {
+        let field = self.fields.iter().find(|(name, _)| name == "key" || name == "server");
+        field.map_or("", |(_, value)| value)
+    }
+}
+
+impl Hooks {
+    /// Sets what is run from now on.
+    pub fn set(&self, hooks: Vec<Hook>) {
+        self.lock().hooks = hooks;
+    }
+
+    /// Whether there is anything to run commands for, and no task yet that does it. Then the caller starts one.
+    pub fn needs_start(&self) -> bool {
+        let mut state = self.lock();
+        let needed = !state.started && !(state.hooks.is_empty() && state.waiting.is_empty());
+        state.started |= needed;
+        needed
     }
 
     /// Whether any hook is run for this keyword.
     pub fn wants(&self, keyword: &str) -> bool {
-        self.queue.lock().hooks.iter().any(|hook| hook.keywords.contains(&keyword))
+        self.lock().hooks.iter().any(|hook| hook.keywords.contains(&keyword))
     }
 
-    /// A line of this keyword was made.
-    pub fn happened(&self, keyword: &'static str, line: &str) {
-        let mut state = self.queue.lock();
+    /// A line of this keyword was made. Returns the runs that there was no room for.
+    #[must_use]
+    pub fn happened(&self, keyword: &'static str, line: &str) -> Vec<Run> {
+        let mut left_out = Vec::new();
+        let mut state = self.lock();
         let now = Instant::now();
         for at in 0..state.hooks.len() {
             let Hook { command, keywords, interval } = state.hooks[at].clone();
@@ -106,82 +133,278 @@ impl Hooks {
                 continue;
             }
             let past = state.past.get(&(at, keyword)).copied();
-            let due = past.is_none_or(|(then, _)| now.duration_since(then) >= interval);
-            if !due || state.waiting.len() >= MAX_WAITING {
-                state.past.entry((at, keyword)).or_insert((now, 0)).1 += 1;
+            if past.is_some_and(|(then, _)| now.duration_since(then) < interval) {
+                state.past.entry((at, keyword)).and_modify(|(_, suppressed)| *suppressed += 1);
                 continue;
             }
             let suppressed = past.map_or(0, |(_, suppressed)| suppressed);
-            state.past.insert((at, keyword), (now, 0));
-            state.waiting.push_back(Run { command, line: line.to_owned(), suppressed });
+            let fields = fields(line).1.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            let run = Run { command, event: keyword.to_owned(), fields, suppressed };
+            let no_room = state.enqueue(run);
+            let suppressed = if no_room.is_some() { suppressed + 1 } else { 0 };
+            state.past.insert((at, keyword), (now, suppressed));
+            left_out.extend(no_room);
         }
         drop(state);
-        self.queue.changed.notify_all();
+        self.work.notify_one();
+        left_out
     }
-}
 
-impl Default for Hooks {
-    fn default() -> Self {
-        Self::new()
+    /// Runs what comes, for ever; `failed` is told of runs that did not do what they should.
+    pub async fn run_all(&self, failed: impl Fn(&Run, &str)) {
+        while let Some(run) = self.next().await {
+            if let Err(problem) = execute(&run).await {
+                failed(&run, &problem);
+            }
+        }
     }
-}
 
-impl Drop for Hooks {
-    fn drop(&mut self) {
-        self.queue.lock().closed = true;
-        self.queue.changed.notify_all();
+    /// The next run; `None`: there will be none.
+    async fn next(&self) -> Option<Run> {
+        self.lock().running = None;
+        self.ended.notify_waiters();
+        loop {
+            {
+                let mut state = self.lock();
+                if state.closed {
+                    return None;
+                }
+                if !state.paused
+                    && let Some(run) = state.waiting.pop_front()
+                {
+                    state.running = Some(run.clone());
+                    return Some(run);
+                }
+            }
+            self.work.notified().await;
+        }
     }
-}
 
-impl Queue {
+    /// Starts no further run, and waits for the one that is under way. Says whether it has ended.
+    pub async fn pause(&self) -> bool {
+        self.lock().paused = true;
+        timeout(RUN_TIMEOUT + KILL_TIMEOUT, self.wait_until(|state| state.running.is_none())).await.is_ok()
+    }
+
+    /// Goes on after a pause.
+    pub fn resume(&self) {
+        self.lock().paused = false;
+        self.work.notify_one();
+    }
+
+    /// Waits for all runs, at most for `patience`, and ends: returns those that were not done.
+    pub async fn finish(&self, patience: Duration) -> Vec<Run> {
+        // An upgrade may have been given up for the stop.
+        self.resume();
+        let done = |state: &State| !state.started || state.waiting.is_empty() && state.running.is_none();
+        // Those that are not done by then are returned.
+        let _ = timeout(patience, self.wait_until(done)).await;
+        let mut state = self.lock();
+        state.closed = true;
+        let running = state.running.take();
+        let left_out = running.into_iter().chain(state.waiting.drain(..)).collect();
+        drop(state);
+        self.work.notify_one();
+        left_out
+    }
+
+    async fn wait_until(&self, done: impl Fn(&State) -> bool) {
+        loop {
+            let ended = self.ended.notified();
+            if done(&self.lock()) {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Appends the runs that wait, for the process that takes this one's place.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        for Run { command, event, fields, suppressed } in &self.lock().waiting {
+            output.put_u64_le(*suppressed);
+            output.put_u32_le(command.len() as u32);
+            output.put_u32_le(fields.len() as u32);
+            put_bytes(output, event.as_bytes());
+            let pairs = fields.iter().flat_map(|(name, value)| [name, value]);
+            command.iter().chain(pairs).for_each(|text| put_bytes(output, text.as_bytes()));
+        }
+    }
+
+    /// Takes them over.
+    pub fn take(&self, input: &mut &[u8]) -> Result<(), SnapshotError> {
+        let text = |input: &mut &[u8]| -> Result<String, SnapshotError> {
+            String::from_utf8(take_bytes(input)?.to_vec()).map_err(|_| SnapshotError::Corrupt)
+        };
+        while input.has_remaining() {
+            let suppressed = input.try_get_u64_le()?;
+            let (words, pairs) = (input.try_get_u32_le()?, input.try_get_u32_le()?);
+            let event = text(input)?;
+            let command = (0..words).map(|_| text(input)).collect::<Result<Vec<_>, _>>()?;
+            let fields = (0..pairs).map(|_| Ok((text(input)?, text(input)?))).collect::<Result<_, SnapshotError>>()?;
+            if command.is_empty() {
+                return Err(SnapshotError::Corrupt);
+            }
+            self.lock().waiting.push_back(Run { command, event, fields, suppressed });
+        }
+        Ok(())
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // What it guards is whole after any panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
-
-    fn next(&self) -> Option<Run> {
-        let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
-        let state = self.changed.wait_while(self.lock(), idle);
-        state.unwrap_or_else(PoisonError::into_inner).waiting.pop_front()
-    }
 }
 
-fn run_all(queue: &Queue, complain: &Complaint) {
-    while let Some(run) = queue.next() {
-        if let Err(problem) = execute(&run) {
-            complain(&run.command[0], &problem);
+impl State {
+    /// Has a run wait; returns the one that there is no room for, which is never one for UNBANNED.
+    fn enqueue(&mut self, run: Run) -> Option<Run> {
+        if self.waiting.len() < MAX_WAITING {
+            self.waiting.push_back(run);
+            return None;
         }
+        if run.event != UNBANNED {
+            return Some(run);
+        }
+        // One that waits already says the same.
+        self.waiting.retain(|other| {
+            other.event != UNBANNED || (&other.command, other.subject()) != (&run.command, run.subject())
+        });
+        let newest = self.waiting.iter().rposition(|other| other.event != UNBANNED);
+        let left_out = newest.filter(|_| self.waiting.len() >= MAX_WAITING).and_then(|at| self.waiting.remove(at));
+        self.waiting.push_back(run);
+        left_out
     }
 }
 
 /// Runs a command with the line's fields in its environment.
-fn execute(run: &Run) -> Result<(), String> {
-    let (keyword, fields) = fields(&run.line);
-    let mut command = Command::new(&run.command[0]);
+async fn execute(run: &Run) -> Result<(), String> {
+    let mut command = Command::new(run.program());
     command.args(&run.command[1..]).stdin(Stdio::null()).stdout(Stdio::null());
-    command.env("CONNSHAPER_EVENT", keyword).env("CONNSHAPER_SUPPRESSED", run.suppressed.to_string());
-    for (key, value) in fields {
-        // No environment holds a NUL.
-        command.env(format!("CONNSHAPER_{}", key.to_uppercase()), value.replace('\0', ""));
+    command.env("CONNSHAPER_EVENT", &run.event).env("CONNSHAPER_SUPPRESSED", run.suppressed.to_string());
+    for (name, value) in &run.fields {
+        // An environment cannot hold a NUL.
+        command.env(format!("CONNSHAPER_{}", name.to_uppercase()), value.replace('\0', ""));
     }
-    let mut child = command.spawn().map_err(|error| error.to_string())?;
-    let status = wait(&mut child)?;
-    if status.success() { Ok(()) } else { Err(status.to_string()) }
+    command.process_group(0).kill_on_drop(true);
+    // A file system that hangs makes exec wait; until it is back no further run is tried.
+    let spawned = spawn_blocking(move || command.spawn()).await.map_err(|error| error.to_string())?;
+    let mut child = spawned.map_err(|error| error.to_string())?;
+    let group = ProcessGroup::of(child.id());
+    let ended = timeout(RUN_TIMEOUT, child.wait()).await;
+    drop(group);
+    match ended {
+        Ok(Ok(status)) if status.success() => Ok(()),
+        Ok(Ok(status)) => Err(status.to_string()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => {
+            // Reaps it. A process that even this signal does not end is reaped later by the runtime.
+            let _ = timeout(KILL_TIMEOUT, child.wait()).await;
+            Err(format!("not done within {} seconds", RUN_TIMEOUT.as_secs()))
+        }
+    }
 }
 
-fn wait(child: &mut Child) -> Result<std::process::ExitStatus, String> {
-    let start = Instant::now();
-    loop {
-        match child.try_wait() {
-            Ok(Some(status)) => return Ok(status),
-            Ok(None) if start.elapsed() < PATIENCE => thread::sleep(PAUSE),
-            Ok(None) => {
-                // It may have ended in this moment; either way it is gone.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(format!("not done within {} seconds", PATIENCE.as_secs()));
-            }
-            Err(error) => return Err(error.to_string()),
+/// The processes of a run, which end when this is dropped.
+struct ProcessGroup(Option<Pid>);
+
+impl ProcessGroup {
+    fn of(leader: Option<u32>) -> Self {
+        Self(leader.and_then(|leader| i32::try_from(leader).ok()).map(Pid::from_raw))
+    }
+}
+
+impl Drop for ProcessGroup {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // As a rule nothing of it is left.
+            let _ = killpg(group, Signal::SIGKILL);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hooks() -> Hooks {
+        let hooks = Hooks::default();
+        let command = vec!["/bin/true".to_owned()];
+        hooks.set(vec![Hook { command, keywords: BANS, interval: Duration::ZERO }]);
+        hooks
+    }
+
+    fn waiting(hooks: &Hooks) -> Vec<String> {
+        hooks.lock().waiting.iter().map(|run| format!("{} {}", run.event(), run.subject())).collect()
+    }
+
+    #[test]
+    fn a_run_that_has_no_room_is_returned_and_is_never_one_for_the_end_of_a_ban() {
+        let hooks = hooks();
+        for number in 0..MAX_WAITING {
+            assert!(hooks.happened("BANNED", &format!("BANNED key={number}")).is_empty());
+        }
+        let left_out = hooks.happened("BANNED", "BANNED key=late");
+        assert_eq!(left_out.iter().map(Run::subject).collect::<Vec<_>>(), ["late"]);
+        for number in 0..MAX_WAITING {
+            let left_out = hooks.happened(UNBANNED, &format!("UNBANNED key={number}"));
+            let newest = format!("{}", MAX_WAITING - 1 - number);
+            assert_eq!(left_out.iter().map(Run::subject).collect::<Vec<_>>(), [newest.as_str()]);
+        }
+        // All that wait now are for the end of a ban: none of them is left out, and none waits twice.
+        assert!(hooks.happened(UNBANNED, "UNBANNED key=more").is_empty());
+        assert!(hooks.happened(UNBANNED, "UNBANNED key=7").is_empty());
+        let waiting = waiting(&hooks);
+        assert_eq!(waiting.len(), MAX_WAITING + 1);
+        assert!(waiting.iter().all(|run| run.starts_with(UNBANNED)) && waiting.last().unwrap() == "UNBANNED 7");
+    }
+
+    fn shell(text: &str) -> Run {
+        let command = ["/bin/sh", "-c", text].map(str::to_owned).to_vec();
+        Run { command, event: "BANNED".to_owned(), fields: Vec::new(), suppressed: 0 }
+    }
+
+    /// Whether the process is there and has not ended.
+    fn runs(pid: &str) -> bool {
+        let status = std::fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        status.is_ok_and(|status| !status.rsplit(')').next().unwrap().starts_with(" Z"))
+    }
+
+    #[tokio::test]
+    async fn what_a_command_leaves_behind_ends_with_it() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let run = shell(&format!("sleep 1000 & echo $! > {}", file.path().display()));
+        assert_eq!(execute(&run).await, Ok(()));
+        let pid = std::fs::read_to_string(file.path()).unwrap();
+        assert!(!pid.is_empty());
+        while runs(&pid) {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_hangs_is_ended_and_reaped() {
+        assert_eq!(execute(&shell("exec sleep 1000")).await, Err("not done within 10 seconds".to_owned()));
+        // A child is listed with the thread that spawned it.
+        let threads = std::fs::read_dir("/proc/self/task").unwrap();
+        let of = |thread: std::io::Result<std::fs::DirEntry>| {
+            std::fs::read_to_string(thread.unwrap().path().join("children"))
+        };
+        let children: String = threads.map(|thread| of(thread).unwrap_or_default()).collect();
+        let is_sleep =
+            |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/comm")).is_ok_and(|name| name == "sleep\n");
+        assert_eq!(children.split_whitespace().find(is_sleep), None);
+    }
+
+    #[test]
+    fn runs_that_wait_come_out_of_a_snapshot_as_they_were() {
+        let hooks = hooks();
+        assert!(hooks.happened("BANNED", "BANNED key=192.0.2.1 limit=\"a b\" seconds=60").is_empty());
+        assert!(hooks.happened(UNBANNED, "UNBANNED key=192.0.2.1").is_empty());
+        let (mut bytes, other) = (Vec::new(), Hooks::default());
+        hooks.put(&mut bytes);
+        other.take(&mut &bytes[..]).unwrap();
+        assert_eq!(other.lock().waiting, hooks.lock().waiting);
+        assert!(other.needs_start() && !other.needs_start());
+        assert!(Hooks::default().take(&mut &bytes[..bytes.len() - 1]).is_err());
     }
 }

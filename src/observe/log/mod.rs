@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use crate::net::clock::Now;
 use crate::snapshot::section::SnapshotError;
-use hook::Hooks;
+use hook::{Hooks, Run};
 use line::Line;
 use repeat::LineLimiter;
 use sink::Sink;
@@ -62,7 +62,7 @@ impl Log {
 
     fn new(level: Severity, repeat: LineLimiter, sink: Sink) -> Self {
         let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(Events::default().bits()));
-        let (repeat, hooks) = (Mutex::new(repeat), Hooks::new());
+        let (repeat, hooks) = (Mutex::new(repeat), Hooks::default());
         Self { shared: Arc::new(Shared { level, events, hooks, repeat, sink }) }
     }
 
@@ -71,16 +71,62 @@ impl Log {
         self.shared.level.store(config.level as u8, Ordering::Relaxed);
         self.shared.events.store(config.events.bits(), Ordering::Relaxed);
         self.repeat().reconfigure(config.interval, config.rate);
-        // Weak, for the hooks are part of what they would hold.
-        let shared = Arc::downgrade(&self.shared);
-        let complain = Box::new(move |command: &str, problem: &str| {
-            if let Some(shared) = shared.upgrade() {
-                Self { shared }.limited(Severity::Warning, "COMMAND_FAILED", Now::read(), |line| {
-                    line.field("command", command).field("problem", problem);
-                });
-            }
+        self.shared.hooks.set(config.hooks.clone());
+        self.start_commands();
+    }
+
+    /// Starts the task that runs commands, once there are any. Then it must be called within a runtime.
+    fn start_commands(&self) {
+        if self.shared.hooks.needs_start() {
+            let log = self.clone();
+            tokio::spawn(async move {
+                log.shared.hooks.run_all(|run, problem| log.command_failed(run, problem)).await;
+            });
+        }
+    }
+
+    fn command_failed(&self, run: &Run, problem: &str) {
+        self.limited(Severity::Warning, "COMMAND_FAILED", Now::read(), |line| {
+            line.field("command", run.program())
+                .field("event", run.event())
+                .field("key", run.subject())
+                .field("problem", problem);
         });
-        self.shared.hooks.set(config.hooks.clone(), complain);
+    }
+
+    /// Starts no further command until `resume_commands`, and waits for the one that runs. Says whether it has ended.
+    pub async fn pause_commands(&self) -> bool {
+        self.shared.hooks.pause().await
+    }
+
+    /// Goes on with the commands that wait.
+    pub fn resume_commands(&self) {
+        self.shared.hooks.resume();
+    }
+
+    /// Waits for the commands that wait and run, at most for `patience`, and logs those that were left out. For the
+    /// end of the process: no command is run from then on.
+    pub async fn finish_commands(&self, patience: Duration) {
+        for run in self.shared.hooks.finish(patience).await {
+            self.line(Severity::Warning, "COMMAND_FAILED", |line| {
+                line.field("command", run.program())
+                    .field("event", run.event())
+                    .field("key", run.subject())
+                    .field("problem", "left out because the daemon stops");
+            });
+        }
+    }
+
+    /// Appends the commands that wait, for the process that takes this one's place.
+    pub fn put_commands(&self, output: &mut Vec<u8>) {
+        self.shared.hooks.put(output);
+    }
+
+    /// Takes those over.
+    pub fn take_commands(&self, input: &mut &[u8]) -> Result<(), SnapshotError> {
+        let taken = self.shared.hooks.take(input);
+        self.start_commands();
+        taken
     }
 
     /// Whether `log_events` has this.
@@ -156,7 +202,9 @@ impl Log {
         if self.shared.hooks.wants(keyword) {
             let mut line = Line::new(keyword);
             fill(&mut line);
-            self.shared.hooks.happened(keyword, &line.finish());
+            for run in self.shared.hooks.happened(keyword, &line.finish()) {
+                self.command_failed(&run, "left out because too many wait");
+            }
         }
     }
 

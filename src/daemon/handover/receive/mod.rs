@@ -179,6 +179,11 @@ impl Handover {
         if let Err(damage) = self.content(kind::LOG).and_then(|mut content| service.log.take(&mut content)) {
             self.problems.push(format!("log: {damage}"));
         }
+        if let Err(damage) =
+            self.content(kind::COMMANDS).and_then(|mut content| service.log.take_commands(&mut content))
+        {
+            self.problems.push(format!("commands that wait: {damage}"));
+        }
         let coalesced = self.content(kind::COALESCE);
         if let Err(damage) = coalesced.and_then(|content| service.rules.load().store.coalesce().take(content)) {
             self.problems.push(format!("what coalesces: {damage}"));
