@@ -35,7 +35,7 @@ fn the_recommendation_separates_the_senders_from_the_bots() {
     assert_eq!(report["senders"].as_u64().unwrap(), senders(&log));
 }
 
-/// How many clients of a generated log delivered mail, counted in another way.
+/// Counts the clients of a generated log that delivered mail, independently of the program.
 fn senders(log: &Path) -> u64 {
     let text = fs::read_to_string(log).unwrap();
     let queued: std::collections::HashMap<&str, &str> = text
@@ -69,7 +69,7 @@ fn candidates_are_counted_as_the_daemon_counts() {
             candidate["masked"]["refused_clients"].as_u64().unwrap(),
         )
     };
-    // A session of the whole second in which the window ends may be its fourth.
+    // A session in the second in which the window ends may be the fourth of the window.
     assert_eq!([refused(60, 1), refused(60, 2), refused(60, 3)], [(2, 1), (1, 1), (0, 1)]);
     assert_eq!([refused(600, 1), refused(600, 2), refused(600, 3)], [(3, 1), (2, 1), (1, 1)]);
 }
@@ -88,7 +88,7 @@ fn a_sender_once_a_minute_needs_two_in_a_minute_where_stamps_are_whole_seconds()
 fn a_window_is_over_when_exptime_is_over() {
     let dir = Dir::new();
     let config = dir.write("connshaper.toml", "threshold = 1\nexptime = 60\n");
-    // The client comes again 60.08 s after it came first.
+    // The client connects again 60.08 s after its first connection.
     let options = ["--seen", "connect", "--mynetworks", "127.0.0.0/8", "--threshold", "1", "--exptime", "60", "-c"];
     let options = [&options[..], &[text(&config)]].concat();
     let report = json(&options, &["tests/it/logs/window_edge.log".as_ref()]);
@@ -144,7 +144,7 @@ fn a_limit_on_messages_counts_every_message_of_a_session() {
         let found = verdicts.iter().find(|it| it["reason"] == reason);
         found.map_or(0, |it| it["questions"].as_u64().unwrap())
     };
-    // The second session is over the connection limit, and its second message over the other one, too: the first limit has the word.
+    // The second session is over the connection limit, its second message over the other, too: the first limit decides.
     assert_eq!((count("within_limits"), count("connections"), count("messages")), (3, 3, 0), "{verdicts:?}");
     let config =
         dir.write("connshaper.toml", &fs::read_to_string(config).unwrap().replace("threshold = 1", "threshold = 9"));
@@ -166,7 +166,7 @@ fn rotated_logs_in_any_order_and_compression_are_read_as_one() {
         let quarter = lines.len().div_ceil(4);
         fs::write(&path, lines[part * quarter..lines.len().min((part + 1) * quarter)].concat()).unwrap();
         if let Some(program) = program {
-            // To standard output: so the name does not tell the compression.
+            // Packed on standard output, so the file name does not show the compression.
             let packed =
                 Command::new(program).arg("-c").arg(&path).output().unwrap_or_else(|e| panic!("{program}: {e}"));
             fs::write(&path, packed.stdout).unwrap();
@@ -375,7 +375,7 @@ fn sessions(sessions: &[(u64, &str)]) -> String {
     log
 }
 
-/// The report on logs of a site whose Postfix asks at RCPT TO, and whose clock is set to UTC.
+/// The report for a site whose Postfix queries at RCPT TO and whose clock is UTC.
 fn json(options: &[&str], logs: &[&Path]) -> Value {
     let output = advise(&[&["--json"], options].concat(), logs, b"");
     assert!(output.status.success(), "{output:?}");
@@ -394,13 +394,13 @@ fn advise(options: &[&str], logs: &[&Path], input: &[u8]) -> Output {
     let mut child =
         command.args(logs).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut stdin = child.stdin.take().unwrap();
-    // Whoever does not want its input need not read it.
+    // Commands that do not read standard input close it early.
     let _ = stdin.write_all(input);
     drop(stdin);
     child.wait_with_output().unwrap()
 }
 
-/// The one element of a list for which this is true.
+/// The only element of a list that meets the condition.
 #[track_caller]
 fn the(list: &Value, is_it: impl Fn(&Value) -> bool) -> &Value {
     let found: Vec<&Value> = list.as_array().unwrap().iter().filter(|it| is_it(it)).collect();

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use crate::support::{Dir, command, traffic};
 
-/// What a reader does, and what the page shows after it: each step leaves a line in the document.
+/// Simulates a user. Each step adds a line with what the page then shows to the document.
 const VISIT: &str = r#"
 <pre id="visit"></pre>
 <script>
@@ -88,12 +88,12 @@ fn the_page_has_a_light_and_a_dark_theme() {
         fs::read(image).unwrap()
     };
     let (light, dark) = (shot("light"), shot("dark"));
-    // An empty page of this size is a tenth of that.
+    // An image of an empty page has a tenth of this size.
     assert!(light.len() > 30_000 && dark.len() > 30_000, "{} {}", light.len(), dark.len());
     assert_ne!(light, dark);
 }
 
-/// What a candidate refuses, as the program says it.
+/// What a candidate refuses, as `--json` reports it.
 struct Refused {
     exptime: String,
     sessions: u64,
@@ -132,11 +132,11 @@ fn advise(dir: &Dir, options: &[&str]) -> Command {
     command
 }
 
-/// What the browser prints, and what it says beside that.
+/// The standard output and standard error of the browser.
 fn browse(dir: &Dir, page: &Path, arguments: &[&str]) -> (String, String) {
     let profile = dir.join("profile");
     let output = Command::new("chromium")
-        // As root, and in a container, it has no sandbox of its own.
+        // chromium has no sandbox when it runs as root or in a container.
         .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
         .args(["--enable-logging=stderr", "--virtual-time-budget=5000", "--lang=en-US"])
         .arg(format!("--user-data-dir={}", profile.display()))

@@ -1,5 +1,5 @@
-//! Violations and bans, the same on every store: begun once, longer each time,
-//! forgotten after good behaviour, and what the log says of them.
+//! Violations and bans on every store: a ban begins once, is longer each time, and is
+//! forgotten after a time without violations; and the log lines about them.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -16,7 +16,7 @@ fn client() -> KeyPart {
     KeyPart::client([198, 51, 100, 1].into(), 32, 64)
 }
 
-/// A minute at first, three at most, after two violations.
+/// A limit that bans after two violations: for a minute, doubled up to three minutes.
 fn limit() -> Limit {
     let ban = Some(Ban { time: 60, threshold: 2, max: 180 });
     Limit { ban, forget_after: 600, ..Limit::top("c:".to_owned()) }
@@ -26,7 +26,7 @@ fn at(seconds: u64) -> Now {
     Now::simulated(seconds * 1000)
 }
 
-/// Goes over so often, and waits for what comes of it.
+/// Reports violations and waits until the store has handled them.
 async fn violate(host: &Host, limit: &Limit, times: u32, now: Now) {
     for _ in 0..times {
         host.violated(limit, &client(), now);
@@ -45,7 +45,7 @@ fn a_ban_begins_at_ban_threshold_violations() {
         let ban = host.read(&limit, &client(), CounterKind::Ban, at(0)).await;
         assert_eq!(ban.count, 1);
         assert!((58..=60).contains(&ban.left), "{ban:?}");
-        // The next one takes as many violations again.
+        // The next ban requires as many violations again.
         assert_eq!(host.read(&limit, &client(), CounterKind::Violations, at(0)).await.count, 0);
         assert_eq!(host.lines("BANNED"), ["BANNED key=198.51.100.1 limit=connections seconds=60 repetition=1"]);
         assert_eq!(host.statistics.banned.load(Ordering::Relaxed), 1);
@@ -174,7 +174,7 @@ fn a_ban_may_be_longer_than_thirty_days() {
                 assert!((known_for - 3..=known_for + 1).contains(&left), "{left}");
                 site.delete("c:198.51.100.1!ban");
             } else {
-                // Its clock does not go on for the next one.
+                // The simulated clock of the memory store does not advance to the end of the first ban.
                 break;
             }
         }

@@ -23,7 +23,7 @@ fn warnings(text: &str) -> Vec<String> {
     right(text).warnings.iter().map(ToString::to_string).collect()
 }
 
-/// What is in force, whatever file it was read from.
+/// The effective configuration, without the name of the file.
 fn in_force(config: &Config) -> Config {
     let mut config = config.clone();
     config.path = None;
@@ -195,7 +195,7 @@ fn check_json_has_the_same_settings() {
     assert_eq!(object["errors"][0]["problem"], "unknown key `limitt`");
 }
 
-// Modes of running.
+// Modes of operation.
 
 #[test]
 fn inetd_mode_requires_a_shared_store() {
@@ -358,8 +358,8 @@ fn an_error_summary_fits_on_one_log_line() {
     assert_eq!(error.summary(), "connshaper.toml:1:1: unknown key `limitt` (and 1 more)");
 }
 
-/// Each file of tests/bad-config has the message it must get beside it, as
-/// NAME.txt. With BLESS set, writes them instead; read the difference then.
+/// The expected message for each file of tests/bad-config is in NAME.txt beside
+/// it. With BLESS set, the test writes these files instead: read the diff then.
 #[test]
 fn every_bad_file_gets_the_expected_message() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bad-config");
@@ -400,7 +400,7 @@ fn sample_settings() -> Vec<(String, String)> {
         let (key, value) = line.strip_prefix('#')?.split_once(" = ")?;
         (!key.starts_with([' ', '#'])).then(|| (key.to_owned(), value.to_owned()))
     };
-    // The example of a further limit has some of the keys again.
+    // The example of a named limit repeats some keys.
     let (sample, _) = sample.split_once("\n#[limit.").unwrap();
     sample.lines().filter_map(pair).collect()
 }
@@ -418,7 +418,7 @@ fn the_sample_equals_the_defaults_commented_out_or_not() {
     let mut config = in_force(&right(&text));
     assert_eq!(config.store.on_failure.take(), Some(OnStoreFailure::Local));
     assert_eq!(config, in_force(&Config::default()));
-    // The whole sample, but for files that are not there.
+    // The whole sample without the keys that name files, which do not exist.
     let sample = sample();
     let lines = sample.lines().filter_map(|line| line.strip_prefix('#'));
     let settings = lines.filter(|line| !line.starts_with([' ', '#']) && !line.contains("list_file ="));

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::support::request;
 
-/// For the rest of a request once it has begun, and for an answer to be read.
+/// The time limit for the rest of a request, and for the peer to read an answer.
 const LIMIT: Duration = Duration::from_secs(30);
 
 const UNFINISHED: &str = "BAD_REQUEST peer=unix problem=\"a request that was begun 30 seconds ago is not finished\"";
@@ -64,7 +64,7 @@ async fn a_byte_a_second_does_not_extend_the_time_for_a_request() {
 async fn answers_that_are_not_read_close_the_connection_after_thirty_seconds() {
     let (service, (mut peer, stream)) = (service(""), duplex(1024));
     let requests = request(&["client_address=127.0.0.1"]).repeat(1000);
-    // The rest has no room once the connection waits for its answers to be read.
+    // The buffer is full as soon as the connection waits for its answers to be read.
     let send = async { peer.write_all(requests.as_bytes()).await.unwrap_err() };
     let (lasted, _) = tokio::join!(serve(stream, &service), send);
     assert_eq!(lasted, LIMIT);

@@ -1,5 +1,5 @@
-//! What follows from a refusal beside the answer, over a policy connection and on
-//! every store: the next session of the client finds it banned, or not counted.
+//! Effects of a refusal beside the answer, over a policy connection and on every
+//! store: the client is banned in its next session, or its hit is refunded.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -39,7 +39,7 @@ impl Asker {
         let mut config = Config { lists: Lists::default(), limits: vec![limit], ..Config::default() };
         config.store.servers = site.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect();
         config.store.timeout = support::PATIENCE;
-        // Each of the few connections is to be seen by all.
+        // Without the over-limit cache every hit goes to the store.
         config.store.over_memory = std::time::Duration::ZERO;
         let service =
             Arc::new(Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Info)));
@@ -51,7 +51,7 @@ impl Asker {
         Self { postfix, service, sessions: 0 }
     }
 
-    /// What a new session of the client is answered.
+    /// Returns the answer to a new session of the client.
     async fn connect(&mut self) -> String {
         self.sessions += 1;
         let port = format!("client_port={}", self.sessions);
@@ -81,7 +81,7 @@ fn a_client_that_goes_over_too_often_is_refused_until_its_ban_ends() {
             let left = text.and_then(|text| text.strip_suffix(" seconds\n\n"));
             left.unwrap_or_else(|| panic!("{answer}")).parse().unwrap()
         };
-        // The window's end, then the ban's.
+        // The text has the seconds to the end of the window, after the ban those to the end of the ban.
         for _ in 0..2 {
             let told = left(&mut asker).await;
             assert!((500..=600).contains(&told), "{told} s left");
@@ -90,13 +90,13 @@ fn a_client_that_goes_over_too_often_is_refused_until_its_ban_ends() {
         let told = left(&mut asker).await;
         assert!((30..=60).contains(&told), "{told} s left");
         if site.is_shared() {
-            // On another host too; and whoever is banned is counted nevertheless.
+            // The ban holds on another host too; hits of a banned client are counted nevertheless.
             let mut other = Asker::new(site, limit);
             assert!((30..=60).contains(&left(&mut other).await));
             let line = other.lines("REFUSED").pop().unwrap();
             assert!(line.contains(" reason=banned ") && line.contains(" count=5 "), "{line}");
         }
-        // Going on is no further violation.
+        // Further hits in the window are no further violation.
         assert_eq!(asker.service.statistics.banned.load(Ordering::Relaxed), 1);
         assert_eq!(site.value("c:198.51.100.1!violations"), None);
     });
@@ -118,7 +118,7 @@ fn what_is_refused_does_not_count_if_so_configured() {
         let subject = table.subject(Key { limit, part: &client(), kind: CounterKind::Window });
         assert_eq!(table.peek(subject, Now::read().monotonic).unwrap().count, 2);
         if site.is_shared() {
-            // Nobody waits for that.
+            // The answer does not wait for the refund.
             eventually("a count of 2", || (site.value("c:198.51.100.1")? == "2").then_some(())).await;
         }
     });

@@ -1,4 +1,4 @@
-//! What an administrator asks of the running daemon, and tells it.
+//! The control commands of an administrator, on a running daemon.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -16,7 +16,7 @@ struct Host {
     _dir: support::Dir,
 }
 
-/// What a command said.
+/// The output and exit code of a command.
 struct Said {
     text: String,
     code: i32,
@@ -38,7 +38,7 @@ impl Host {
         Said { text, code: output.status.code().unwrap() }
     }
 
-    /// The same, which must work; with its answer for programs.
+    /// Runs a command with `--json`, which must succeed, and returns its answer.
     fn ask(&self, words: &str) -> Value {
         let said = self.say(&format!("{words} --json"));
         let answer: Value =
@@ -51,7 +51,7 @@ impl Host {
         Policy::connect(self.daemon.endpoint()).connected(client, port)
     }
 
-    /// Lets a client connect so often.
+    /// Lets a client connect a number of times.
     fn connect_often(&self, client: &str, times: u16) -> String {
         (0..times).fold(String::new(), |_, time| self.connected(client, 2000 + time))
     }
@@ -76,7 +76,7 @@ fn explain_show_and_reset_find_and_clear_a_refusal() {
     let reset = host.say("reset 198.51.100.7");
     assert_eq!(reset.code, 0, "{}", reset.text);
 
-    // The session that was refused goes on, and is not counted again.
+    // The refused session continues and is not counted again.
     let later = ["protocol_state=RCPT", "client_address=198.51.100.7", "client_port=4711", "instance=1.2.3.0"];
     assert!(passes(&session.ask(&[&later[..], &["server_address=192.0.2.25", "server_port=25"]].concat())));
     assert_eq!(host.ask("show 198.51.100.7")["counters"][0]["count"], 0);
@@ -91,7 +91,7 @@ fn a_reset_of_a_key_clears_only_refusals_for_that_key() {
         "threshold = 100\n[limit.logins]\nper = \"sasl_username\"\nthreshold = 1\n\
          [limit.senders]\nper = \"sender\"\ncount = \"recipients\"\nthreshold = 1\n",
     );
-    // A session of its own each, which is then asked about again.
+    // Each has its own session, which is queried again later.
     let session = |port: u16, login: &str, sender: &str| {
         let mut session = Policy::connect(host.daemon.endpoint());
         let port = format!("client_port={port}");
@@ -112,7 +112,7 @@ fn a_reset_of_a_key_clears_only_refusals_for_that_key() {
     assert_eq!([joe("a"), joe("b"), ann("a"), list("b")], [true, true, false, false]);
     assert_eq!(host.ask("reset sender=list@example.org")["sessions"], 1);
     assert_eq!([ann("a"), list("b")], [false, true]);
-    // Those that go on are not counted again, and a recipient that was not refused yet is.
+    // Continued sessions are not counted again; a recipient that was not refused before is counted.
     assert_eq!(host.ask("show sasl_username=joe")["counters"][0]["count"], 0);
     assert_eq!([list("c"), list("d")], [true, false]);
 }
@@ -216,7 +216,7 @@ fn overrides_and_resets_reach_all_hosts_of_a_shared_store() {
     other.ask("unban 203.0.113.0/24");
     until("its end on the first", || passes(&one.connected("203.0.113.10", port.next().unwrap())).then_some(()));
 
-    // A session that the other host refuses is let in by a reset on the first.
+    // A reset on the first host clears a refusal of the other.
     other.connect_often("198.51.100.7", 1);
     let mut session = Policy::connect(other.daemon.endpoint());
     assert!(!passes(&session.connected("198.51.100.7", 4711)));
@@ -224,10 +224,10 @@ fn overrides_and_resets_reach_all_hosts_of_a_shared_store() {
     let later = ["protocol_state=RCPT", "client_address=198.51.100.7", "client_port=4711", "instance=1.2.3.0"];
     let later = [&later[..], &["server_address=192.0.2.25", "server_port=25"]].concat();
     until("a session that is no longer refused", || passes(&session.ask(&later)).then_some(()));
-    // Nothing of the count before is left anywhere.
+    // The count is zero on all hosts.
     assert_eq!(other.ask("show 198.51.100.7")["counters"][0]["count"], 0);
 
-    // And so with a key that is no address.
+    // The same with a key that is not an address.
     let mail = |client: &'static str| {
         let mut session = Policy::connect(other.daemon.endpoint());
         move || {
@@ -361,7 +361,7 @@ fn invalid_control_input_is_answered_or_closed_and_harms_nothing() {
     let speak = |bytes: &[u8]| -> (Value, bool) {
         let mut stream = BufReader::new(UnixStream::connect(&host.socket).unwrap());
         stream.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
-        // The daemon may have closed before all of it was sent.
+        // The daemon may close the connection before everything is sent.
         let _ = stream.get_mut().write_all(bytes);
         let mut line = String::new();
         stream.read_line(&mut line).unwrap();
@@ -387,7 +387,7 @@ fn invalid_control_input_is_answered_or_closed_and_harms_nothing() {
     }
     let (answer, closed) = speak(&[b'x'; 70_000]);
     assert!(closed && answer["error"].as_str().unwrap().contains("at most 65536 bytes"), "{answer}");
-    // Those who say nothing hold a place each, and no more than there are.
+    // Each silent client takes one of a bounded number of connections.
     let silent: Vec<_> = (0..12).map(|_| UnixStream::connect(&host.socket).unwrap()).collect();
     assert_eq!(host.ask("status")["policy_connections"], 0);
     drop(silent);
@@ -403,7 +403,7 @@ fn overrides_survive_an_upgrade_and_a_restart_with_a_state_file() {
     let upgraded = host.daemon.upgrade();
     assert!(upgraded.starts_with("UPGRADED "), "{upgraded}");
     assert_eq!(host.connected("203.0.113.7", 2), refused);
-    // The socket is there again, too.
+    // The control socket exists again, too.
     until("an answer", || (host.say("status").code == 0).then_some(()));
     host.daemon.stop();
     host.daemon.start_again();

@@ -1,4 +1,4 @@
-//! What is noticed of a set-up that is wrong: by `connshaper doctor`, and by the daemon itself.
+//! Faults of a setup that `connshaper doctor` and the daemon find.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use crate::support::{self, Daemon, Dir, Memcached, Policy, Port, Postfix, command};
 
-/// What doctor says of a main.cf, with its exit code.
+/// The findings of doctor for a main.cf, with its exit code.
 fn examined(main_cf: &str, config: &str, dir: &Dir) -> (Vec<String>, i32) {
     dir.write_main_cf("main.cf", &format!("compatibility_level = 3.6\nmail_owner = postfix\n{main_cf}\n"));
     dir.write("master.cf", "smtp inet n - n - - smtpd\n");
@@ -50,7 +50,7 @@ fn doctor_finds_nothing_wrong_in_a_correct_setup() {
     ] {
         assert!(has(&findings, &beginning), "{beginning} in {findings:#?}");
     }
-    // Nobody was counted.
+    // The check counted no client.
     drop(daemon);
     assert_eq!(memcached.value("connshaper:unknown"), None);
 }
@@ -123,7 +123,7 @@ fn the_daemon_logs_duplicate_queries_of_two_restriction_lists() {
         for session in 0..210 {
             let mut smtp = postfix.client("127.0.0.2");
             smtp.ehlo();
-            // Several messages, several recipients, and one that is named twice in a row now and then.
+            // Several messages and recipients; some sessions name a recipient twice in a row.
             smtp.deliver(1 + session % 3);
             smtp.mail().expect(250);
             for _ in 0..=session % 4 / 3 {
@@ -131,7 +131,7 @@ fn the_daemon_logs_duplicate_queries_of_two_restriction_lists() {
             }
             smtp.quit();
         }
-        // That clients are of its own host it notices at the same moment.
+        // The diagnosis about local clients is made at the same moment.
         daemon.lines().wait_for("asks about its own host");
         daemon.stop();
         let said = daemon.lines().with("asks the same twice");

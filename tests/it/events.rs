@@ -1,4 +1,4 @@
-//! What is told of events: chosen log lines, JSON, and commands that are run.
+//! Events: the choice of log lines, JSON lines, and hooks.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::support::{Daemon, Dir, Lines, Memcached, Namespace, Policy, command, until};
 
-/// Has a client connect so often.
+/// Lets a client connect a number of times.
 fn connect(daemon: &Daemon, client: &str, times: u16) {
     let mut policy = Policy::connect(daemon.endpoint());
     for port in 1..=times {
@@ -18,7 +18,7 @@ fn connect(daemon: &Daemon, client: &str, times: u16) {
     }
 }
 
-/// A script that notes the variables of ours it is run with, a line each time.
+/// A hook that writes its CONNSHAPER variables to a file, one line per run.
 fn script(dir: &Dir, name: &str) -> (PathBuf, PathBuf) {
     let out = dir.join(format!("{name}.out"));
     let text = format!("#!/bin/sh\nenv | grep ^CONNSHAPER_ | sort | tr '\\n' ' ' >> {0}; echo >> {0}\n", out.display());
@@ -208,14 +208,14 @@ fn the_nftables_example_drops_banned_clients_and_accepts_overlapping_bans() {
         let facts = format!("CONNSHAPER_EVENT={event} CONNSHAPER_KEY='{key}' CONNSHAPER_SECONDS={seconds}");
         host.run(&format!("{facts} {example}"));
     };
-    // Nothing listens there, so one that gets through is refused at once.
+    // Nothing listens on this port: a connection that passes the firewall is refused at once.
     let connects = || client.run("timeout 1 bash -c '</dev/tcp/10.9.8.2/25' 2>/dev/null; test $? = 1");
     let is_dropped = || client.run("timeout 1 bash -c '</dev/tcp/10.9.8.2/25' 2>/dev/null; test $? = 124");
     connects();
     for (key, seconds) in [("10.9.8.1", 60), ("10.9.8.0/24", 60), ("2001:db8::/64", 60), ("2001:db8::/48", 600)] {
         run("BANNED", key, seconds);
     }
-    // Longer than before, as a limit's second ban is; and what is no address is nothing to a firewall.
+    // A second, longer ban; and a key that is not an address, which the hook ignores.
     run("BANNED", "10.9.8.1", 600);
     run("BANNED", "sasl_username=joe", 60);
     is_dropped();
@@ -230,7 +230,7 @@ fn the_nftables_example_drops_banned_clients_and_accepts_overlapping_bans() {
     is_dropped();
     run("UNBANNED", "10.9.8.0/24", 0);
     connects();
-    // One whose ban has ended meanwhile.
+    // A client whose ban has ended in the meantime.
     run("UNBANNED", "10.9.8.0/24", 0);
 }
 
@@ -249,7 +249,7 @@ fn top_prints_lines_where_there_is_no_terminal_and_a_screen_where_there_is() {
     child.wait().unwrap();
     reader.join().unwrap();
 
-    // script(1) gives it a terminal; q ends it.
+    // script(1) provides a terminal; q ends top.
     let top = format!("stty rows 24 cols 80; {} top --socket {}", env!("CARGO_BIN_EXE_connshaper"), control.display());
     let mut script = Command::new("script");
     script.args(["-qec", &top, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());

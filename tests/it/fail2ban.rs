@@ -1,4 +1,4 @@
-//! The filter and the jail for fail2ban, tried on lines that the daemon wrote and in fail2ban itself.
+//! The filter and the jail for fail2ban, tested with lines of the daemon and in fail2ban itself.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,7 +29,7 @@ fn the_filter_matches_refused_clients_and_no_others() {
     }
 
     let mut file: String = lines.iter().map(|line| in_a_file("connshaper", line)).collect();
-    // A stranger's text in another program's line, which may hold anything but the beginning.
+    // A line of another program that contains text of a client.
     let refused = log.wait_for(" REFUSED ").replace(": REFUSED client=198.51.100.1 ", ": REFUSED client=203.0.113.3 ");
     file += &in_a_file("postfix/smtpd", &format!("<22>postfix/smtpd[1]: improper command from unknown: {refused}"));
     assert_eq!(found(&dir, &file), banned);
@@ -44,7 +44,7 @@ fn fail2ban_starts_with_the_jail_and_its_filter() {
     let with_journal = format!("{jail}backend = systemd\n");
     assert_ne!(with_syslog, jail);
     for (name, jail) in [("syslog", with_syslog), ("journal", with_journal)] {
-        // As the package brings it, and no jails beside ours.
+        // The configuration of the package, with our jail only.
         let config = dir.join(name);
         assert!(Command::new("cp").args(["-r", "/etc/fail2ban"]).arg(&config).status().unwrap().success());
         fs::remove_dir_all(config.join("jail.d")).unwrap();
@@ -67,7 +67,7 @@ fn fail2ban_starts_with_the_jail_and_its_filter() {
     }
 }
 
-/// Has clients refused by a daemon.
+/// Makes a daemon refuse clients.
 fn refuse(config: &str, clients: &[String], log: &Lines) {
     let daemon = Daemon::start(config);
     let mut policy = Policy::connect(daemon.endpoint());
@@ -80,7 +80,7 @@ fn refuse(config: &str, clients: &[String], log: &Lines) {
     }
 }
 
-/// Has a client deferred by a daemon without its store.
+/// Makes a daemon without its store defer a client.
 fn defer(config: &str, client: &str, log: &Lines) {
     let mut memcached = Memcached::start();
     memcached.kill();

@@ -1,4 +1,4 @@
-//! A system clock that is set back and forth: windows go on, and nobody is refused for it.
+//! Steps of the system clock: windows end as they should and no client is refused wrongly.
 
 use connshaper::net::clock::Now;
 use connshaper::policy::limit::Window;
@@ -9,7 +9,7 @@ use tokio::runtime::Builder;
 
 use crate::support::Site;
 
-/// A moment whose two clocks disagree as they do after the system's was set.
+/// A moment after the system clock was set by `step` milliseconds.
 fn at(monotonic: u64, step: i64) -> Now {
     Now { monotonic, unix_ms: 1_700_000_000_000_u64.wrapping_add(monotonic).wrapping_add_signed(step) }
 }

@@ -1,4 +1,4 @@
-//! Open files: as many policy connections as there can be, and what happens when there are none left.
+//! Open files: the highest number of policy connections, and a daemon without free descriptors.
 //!
 //! ```text
 //! cargo test --test it -- faults_descriptors:: --nocapture
@@ -13,7 +13,7 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use crate::support::{Daemon, Dir, Policy, connect, must_pass, own_process, resident, role, statistic, until};
 
-/// How many files a process may open at most.
+/// The hard limit of open files.
 fn hard_limit() -> u64 {
     getrlimit(Resource::RLIMIT_NOFILE).unwrap().1
 }
@@ -21,7 +21,7 @@ fn hard_limit() -> u64 {
 #[test]
 fn idle_connections_may_use_nearly_the_hard_limit_of_open_files() {
     if role().is_none() {
-        // Opens as many files itself.
+        // The test opens as many files as the daemon.
         let test = idle_connections_may_use_nearly_the_hard_limit_of_open_files;
         return must_pass(own_process(test, "ulimit -Sn $(ulimit -Hn)", "hold"));
     }
@@ -31,7 +31,7 @@ fn idle_connections_may_use_nearly_the_hard_limit_of_open_files() {
     let path = dir.join("policy");
     let endpoint = format!("unix:{}", path.display());
     let config = format!("max_connections = {wanted}\nwhitelist = []\nstatistics_interval = \"1s\"\n");
-    // It is started with a soft limit that is far too low, as from a shell.
+    // The daemon starts with a low soft limit, as in a shell.
     let daemon = Daemon::start_at_after(&endpoint, "ulimit -Sn 1024", &config);
     let before = resident(daemon.id());
     let start = Instant::now();
@@ -58,7 +58,7 @@ fn without_free_descriptors_open_connections_are_served_and_new_ones_wait() {
     for (policy, port) in served.iter_mut().zip(1..) {
         assert_eq!(policy.connected("198.51.100.1", port), "DUNNO");
     }
-    // As if the rest of the system had taken them: no more files than are open.
+    // Lowers the limit to the files that are open now.
     let open = fs::read_dir(format!("/proc/{}/fd", daemon.id())).unwrap().count();
     prlimit(daemon.id(), open);
     let waiting: Vec<_> = (0..10).map(|_| connect(&endpoint).unwrap()).collect();

@@ -1,4 +1,4 @@
-//! Floods and bad neighbours: what each is held to, and what says so.
+//! Floods and misbehaving peers: each is bounded, and reported.
 //!
 //! ```text
 //! cargo test --test it -- faults_flood:: --nocapture              # 400,000 clients
@@ -43,11 +43,11 @@ fn a_flood_of_one_client_costs_memcached_next_to_nothing() {
         }
     });
     let took = start.elapsed();
-    // Up to the limit all ask, and then those that were under way; from then on one in two seconds. And how the server is.
+    // Queries up to the limit, and those under way then; after that one in two seconds. Plus requests for `stats`.
     let most = 11 + CONNECTIONS + took.as_secs() as usize / 2 + 2 + 2;
     assert!(gate.commands() <= most, "{} commands in {took:?}", gate.commands());
     println!("flood of one client: {} sessions in {took:.1?}, {} commands", CONNECTIONS * SESSIONS, gate.commands());
-    // Another host sees the flood with the next question.
+    // The next query adds the cached hits, so that other hosts see the flood.
     let mut policy = Policy::connect(daemon.endpoint());
     let mut port = 0;
     until("a count of all", || {
@@ -67,7 +67,7 @@ fn peers_that_send_slowly_or_do_not_read_delay_no_other() {
     let endpoint = format!("unix:{}", path.display());
     let _daemon = Daemon::start_at(&endpoint, "whitelist = []\nthreshold = 1000000\n");
     let question = request(&["protocol_state=CONNECT", "client_address=198.51.100.9", "client_port=1"]);
-    // They ask until the socket is full, and read nothing.
+    // These peers send until the socket is full, and read nothing.
     let deaf: Vec<_> = (0..50)
         .map(|_| {
             let mut stream = UnixStream::connect(&path).unwrap();
@@ -91,7 +91,7 @@ fn peers_that_send_slowly_or_do_not_read_delay_no_other() {
     }
     println!("{} slow senders, {} who do not read: longest answer {longest:?}", slow.len(), deaf.len());
     assert!(longest < Duration::from_secs(1), "{longest:?}");
-    // The slow ones get their answer, when they have asked.
+    // A slow sender gets its answer once its request is complete.
     let stream = &mut slow[0];
     stream.write_all(&question.as_bytes()[10..]).unwrap();
     stream.set_read_timeout(Some(support::PATIENCE)).unwrap();
@@ -110,11 +110,11 @@ fn count(table: &Table, limit: &Limit, client: IpAddr, now: u64) {
 #[test]
 fn max_clients_bounds_the_table_and_clients_over_the_limit_are_kept() {
     if role().is_none() {
-        // Measures its own memory.
+        // The test measures the memory of its process.
         let test = max_clients_bounds_the_table_and_clients_over_the_limit_are_kept;
         return must_pass(own_process(test, ":", "count"));
     }
-    // Without the compiler's optimisations each takes more than ten times as long.
+    // An unoptimised build takes more than ten times as long for each.
     const CLIENTS: u32 = if cfg!(debug_assertions) { 400_000 } else { 10_000_000 };
     const MAX_CLIENTS: usize = CLIENTS as usize / 10;
     let (table, limit) = (Table::new(MAX_CLIENTS), Limit::top(String::new()));
@@ -132,7 +132,7 @@ fn max_clients_bounds_the_table_and_clients_over_the_limit_are_kept() {
     assert!(table.evictions() >= u64::from(CLIENTS) / 10 * 9, "{}", table.evictions());
     let grown = resident(std::process::id()).saturating_sub(before) * 1024;
     println!("{CLIENTS} clients: {} held in {} KB", table.len(), grown / 1000);
-    // Twenty to forty bytes each, as the manual says, and what the allocator keeps.
+    // The manual says 20 to 40 bytes for each client. The allocator keeps some more.
     assert!(grown < 40 * MAX_CLIENTS as u64 + 1_000_000, "{grown} bytes");
     let kept = known.iter().filter(|client| {
         let part = KeyPart::client(**client, 32, 64);
@@ -141,8 +141,8 @@ fn max_clients_bounds_the_table_and_clients_over_the_limit_are_kept() {
     assert_eq!(kept.count(), known.len(), "clients over the limit go last");
 }
 
-/// Has every /64 of so many connect once, all out of one /32. None of them is over its limit. Says how long the
-/// longest answer took.
+/// Lets a number of /64 networks of one /32 connect once each. None is over its limit. Returns the time of the
+/// slowest answer.
 fn spray(endpoint: &str, networks: u32) -> Duration {
     const CONNECTIONS: u32 = 4;
     let ask = |connection| {
@@ -166,7 +166,7 @@ fn spray(endpoint: &str, networks: u32) -> Duration {
 #[ignore = "takes minutes, and wants --release"]
 fn ten_million_networks_of_one_prefix_neither_fill_memory_nor_delay_answers() {
     const CLIENTS: u32 = 10_000_000;
-    // As many clients as by default, of whom ten times as many come.
+    // `max_clients` is its default, a tenth of the clients.
     let mut daemon = Daemon::start("whitelist = []\nexptime = \"1h\"\nthreshold = 3\n");
     let before = resident(daemon.id());
     let (over, start) = (AtomicBool::new(false), Instant::now());
@@ -184,7 +184,7 @@ fn ten_million_networks_of_one_prefix_neither_fill_memory_nor_delay_answers() {
                     break;
                 }
                 let port = 4 + (number % 60_000) as u16;
-                // One that is over and stays so, and one after the other who comes for the first time.
+                // One client that stays over its limit, and new clients one after the other.
                 let (answer, took) = ask("198.51.100.1", port);
                 assert_ne!(answer, "DUNNO", "session {number}");
                 refused += 1;
@@ -209,7 +209,7 @@ fn ten_million_networks_of_one_prefix_neither_fill_memory_nor_delay_answers() {
          forgotten; {before} KiB resident before, {memory} after"
     );
     assert!(clients <= 1_000_000, "{clients}");
-    // As the manual says of each client, and what any daemon takes.
+    // 40 bytes for each client, as the manual says, and 20 MB for the rest of the daemon.
     assert!(memory - before < 40_000 + 20_000, "{memory} KiB");
     assert!(longest.max(regular) < Duration::from_secs(1), "{longest:?}, {regular:?}");
     assert_eq!(daemon.lines().with("MAX_CLIENTS "), ["MAX_CLIENTS max_clients=1000000"]);
@@ -224,7 +224,7 @@ fn max_clients_bounds_a_flood_from_one_prefix_and_is_logged() {
         regular.connected("198.51.100.1", port);
     }
     spray(daemon.endpoint(), CLIENTS);
-    // Who was over before is so still.
+    // A client that was over before the flood is still refused.
     assert_ne!(regular.connected("198.51.100.1", 5), "DUNNO");
     daemon.lines().wait_for("MAX_CLIENTS ");
     let memory = resident(daemon.id());
@@ -259,7 +259,7 @@ fn log_rate_bounds_lines_and_suppressed_ones_are_counted() {
 fn a_full_disk_under_the_log_loses_lines_only() {
     let dir = Dir::new();
     let endpoint = format!("unix:{}", dir.join("policy").display());
-    // Whatever is written there fails for want of space.
+    // Every write to /dev/full fails with ENOSPC.
     let redirect = "exec 2>/dev/full";
     let daemon = Daemon::start_at_after(&endpoint, redirect, "whitelist = []\nthreshold = 1\nlog_rate = 100000\n");
     let mut policy = Policy::connect(&endpoint);

@@ -1,4 +1,4 @@
-//! Several hosts with one memcached: one count and one ban, whoever is asked.
+//! Several hosts with one memcached share counts and bans.
 
 use std::sync::Mutex;
 use std::thread;
@@ -39,7 +39,7 @@ fn hosts_with_one_memcached_count_exactly_and_refuse_at_the_same_moment() {
     for (key, passed) in passed.into_inner().unwrap().into_iter().enumerate() {
         let counted = memcached.value(&format!("connshaper:198.51.100.{key}"));
         assert_eq!(counted, Some(each.to_string()), "hits of key {key}");
-        // Not one more on any host than on one alone.
+        // All hosts together let no more pass than one host alone.
         assert_eq!(passed, THRESHOLD, "sessions of key {key} that passed");
     }
     println!("{HOSTS} hosts, {} connections: {} requests in {:?}", HOSTS * CONNECTIONS, each * KEYS, start.elapsed());
@@ -55,7 +55,7 @@ fn a_ban_on_one_host_is_a_ban_on_all() {
     assert_eq!(policies[0].connected("198.51.100.1", 1), "DUNNO");
     assert_ne!(policies[0].connected("198.51.100.1", 2), "DUNNO");
     hosts[0].lines().wait_for("BANNED ");
-    // Its window is over for all, the ban is not.
+    // The window has ended, the ban has not.
     assert_eq!(memcached.say("delete connshaper:198.51.100.1"), "DELETED");
     for (port, (policy, host)) in (3..).zip(policies.iter_mut().zip(&hosts).skip(1)) {
         assert_ne!(policy.connected("198.51.100.1", port), "DUNNO");

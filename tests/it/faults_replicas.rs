@@ -1,5 +1,5 @@
-//! Several memcached servers: with two replicas the loss of any one resets nothing, and without them its
-//! keys stay or go as configured.
+//! Several memcached servers: with two replicas the loss of one server loses no count; without replicas
+//! its keys move to another server or not, as configured.
 //!
 //! ```text
 //! cargo test --test it -- faults_replicas:: --nocapture
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::support::load::{RULES, Row, Seen, under_load};
 use crate::support::{Daemon, Memcached, Policy, until};
 
-/// What may be lost of a server whose answers are waited for, and what a busy machine adds.
+/// The longest answer: `store_timeout`, and what a busy machine adds.
 const LONGEST: Duration = Duration::from_millis(1100);
 
 fn daemon(servers: &[Memcached], rules: &str) -> Daemon {
@@ -95,7 +95,7 @@ fn bans_and_refunds_reach_every_replica() {
     assert_eq!(daemon.lines().with("BANNED ").len(), 1, "{}", daemon.lines());
 }
 
-/// Clients with one session each, and which of them each server has counted.
+/// Lets clients connect once each, and returns which of them each server has counted.
 fn counted(policy: &mut Policy, servers: &[Memcached], net: u8) -> Vec<Vec<bool>> {
     let clients: Vec<_> = (1..=30).map(|host| format!("198.51.{net}.{host}")).collect();
     for (client, port) in clients.iter().zip(1..) {

@@ -1,13 +1,13 @@
-//! What Postfix notices of a memcached that fails, in every way it can: nothing.
+//! A memcached that fails, in every way it can: Postfix notices nothing.
 //!
-//! Each test is a fault under load and prints its line of the table:
+//! Each test causes a fault under load and prints one line of a table:
 //!
 //! ```text
 //! cargo test --test it -- faults_store:: --nocapture
 //! ```
 //!
-//! `load` is policy connections; of wrong verdicts the first number is of clients refused that had
-//! not connected too often, which must be 0, the second of clients let in that had.
+//! `load` is the number of policy connections. `wrong -/+` is the number of clients that were refused
+//! though within their limit, which must be 0, and the number that passed though over it.
 
 use std::time::{Duration, Instant};
 
@@ -16,16 +16,16 @@ use crate::support::{
     Daemon, Dir, Fault, Gate, Memcached, Mood, NameServer, Names, Namespace, Policy, Postfix, statistic, until,
 };
 
-/// `store_timeout` unless configured.
+/// The default of `store_timeout`.
 const STORE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What a machine that is busy with other tests may add.
+/// Allowance for a machine that is busy with other tests.
 const NOISE: Duration = Duration::from_secs(1);
 
-/// The same to 99 of 100 answers; far below `store_timeout`.
+/// The same allowance for 99 of 100 answers; far below `store_timeout`.
 const NOISE_OF_P99: Duration = Duration::from_millis(20);
 
-/// How long after a server's return its counts are in force again, at the latest.
+/// The longest time from the return of a server until its counts are used again.
 const RECOVERY: Duration = Duration::from_secs(1);
 
 fn daemon(server: &str) -> Daemon {
@@ -46,7 +46,7 @@ struct Outage {
     up: Instant,
 }
 
-/// The server fails under load and comes back.
+/// Makes the server fail under load and come back.
 fn outage(daemon: &Daemon, begin: impl FnOnce(), end: impl FnOnce()) -> (Seen, Outage) {
     under_load(daemon, |progress| {
         begin();
@@ -54,7 +54,7 @@ fn outage(daemon: &Daemon, begin: impl FnOnce(), end: impl FnOnce()) -> (Seen, O
     })
 }
 
-/// Waits for the breaker, lets the outage last, and ends it.
+/// Waits until the breaker is open, lets the outage last for some requests, and ends it.
 fn bridge(daemon: &Daemon, progress: &Progress, end: impl FnOnce()) -> Outage {
     let seen = daemon.lines().with("STORE_UP").len();
     daemon.lines().wait_for_more("STORE_DOWN", seen);
@@ -68,17 +68,17 @@ fn bridge(daemon: &Daemon, progress: &Progress, end: impl FnOnce()) -> Outage {
     Outage { away, end: back, up }
 }
 
-/// What holds in every outage, and the line of the table.
+/// Checks what must hold in every outage, and prints the line of the table.
 #[track_caller]
 fn conclude(fault: &str, daemon: &Daemon, (seen, outage): &(Seen, Outage)) {
     let (own, reference) = seen.p99(outage.away, outage.end);
     let recovery = outage.up - outage.end;
     Row { fault, seen, p99: Some((own, reference)), recovery: Some(recovery), log: daemon.lines() }.print();
     in_time_and_right(fault, seen);
-    // Nobody waits for a server that is known to be away.
+    // No request waits for a server that is known to be down.
     assert!(own <= 2 * reference + NOISE_OF_P99, "{fault}: {own:?}, from memory {reference:?}");
     assert!(recovery < RECOVERY, "{fault}: {recovery:?}");
-    // Not once per request; on a machine that stalls a server may seem to be away for once more.
+    // Not once per request; a stall of the machine may look like another outage.
     let told = daemon.lines().with("STORE_DOWN").len();
     assert!((1..=3).contains(&told), "{fault}:\n{}", daemon.lines());
 }
@@ -110,7 +110,7 @@ fn a_killed_server_delays_no_answer() {
 fn a_restarted_server_delays_no_answer_and_its_loss_is_logged() {
     let mut memcached = Memcached::start();
     let daemon = daemon(&memcached.server());
-    // Longer than what the coarse clocks of both sides may be apart.
+    // Longer than the possible difference of the coarse clocks of both sides.
     until("a server that has run for some seconds", || (memcached.statistic("uptime") > 6).then_some(()));
     let (seen, recovery) = under_load(&daemon, |progress| {
         memcached.kill();
@@ -209,9 +209,9 @@ fn counts_are_local_while_a_server_is_out_of_memory() {
     });
     Row { fault: "out of memory (-M)", seen: &seen, p99: None, recovery: Some(recovery), log: daemon.lines() }.print();
     in_time_and_right("out of memory", &seen);
-    // memcached itself takes its time to find the room that a flush has made.
+    // memcached itself needs time to reuse the memory that a flush has freed.
     assert!(recovery < 4 * RECOVERY, "{recovery:?}");
-    // It answers, so it is not away; and its errors are told at most once in ten seconds.
+    // The server answers, so it is not down. Its errors are logged at most once in ten seconds.
     assert!(daemon.lines().with("STORE_DOWN").is_empty());
     assert!(daemon.lines().with("STORE_ERROR").len() <= 3, "{}", daemon.lines());
 }
@@ -247,7 +247,7 @@ fn a_flush_restarts_counts_and_refuses_no_client() {
     assert!(daemon.lines().with("STORE_DOWN").is_empty());
 }
 
-/// A daemon in whose world names are others.
+/// A daemon in a mount namespace with other host names.
 fn daemon_among(names: &Names, server: &str) -> Daemon {
     Daemon::start_after(&names.enter(), &config(server))
 }
@@ -314,18 +314,18 @@ fn a_resolver_that_hangs_holds_one_thread_and_blocks_nothing() {
     let mut daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached));
     let start = Instant::now();
     for number in 0..10 {
-        // Another store each time, which has to look for its server.
+        // Each reload makes a new store, which has to resolve the name of its server.
         let other = format!("{}key_prefix = \"p{number}:\"\n", config(&server_by_name(&memcached)));
         let line = daemon.reload(&other);
         assert!(line.contains("RELOADED"), "{line}");
     }
-    // So long that the list of what administrators say was asked for again and again.
+    // Long enough for the list of overrides, which is read once a second, to be requested several times.
     until("five seconds", || (start.elapsed() > Duration::from_secs(5)).then_some(()));
     let mut policy = Policy::connect(daemon.endpoint());
     let asked = Instant::now();
     assert_eq!(policy.connected("198.51.100.1", 1), "DUNNO");
     assert!(asked.elapsed() < STORE_TIMEOUT + NOISE, "{:?}", asked.elapsed());
-    // Both families are asked for, once.
+    // One query for each address family.
     assert_eq!(name_server.queries(), 2);
     let threads = std::fs::read_dir(format!("/proc/{}/task", daemon.id())).unwrap().count();
     assert!(threads <= 6, "{threads} threads");
@@ -351,7 +351,7 @@ fn a_server_that_returns_is_not_stampeded() {
         });
         (outage, gate.connections() - before.0, gate.commands() - before.1)
     });
-    // One that found it away just before, and the one that found it back; each asks what it speaks.
+    // One probe just before the return, and the probe that found the server; each asks for the protocol.
     assert!(connections <= 2, "{connections} connections at its return");
     let asked = seen.between(outage.up - RECOVERY, Instant::now());
     assert!(commands <= asked + 2, "{commands} commands for {asked} requests");
@@ -379,7 +379,7 @@ fn mail_goes_on_while_memcached_freezes_and_comes_back() {
     };
     assert_eq!(codes("127.0.0.2", 3), [250; 3]);
     memcached.freeze();
-    // On top of what memcached said last: the fifth is over, whatever happens.
+    // Local counts start from the last value of memcached: the fifth session is over.
     assert_eq!(codes("127.0.0.2", 3), [250, 450, 450]);
     assert_eq!(codes("127.0.0.3", 5), [250, 250, 250, 250, 450]);
     daemon.lines().wait_for("STORE_DOWN");

@@ -1,6 +1,6 @@
 //! Every file of the fuzz targets' corpora goes through the target it is for.
 //!
-//! What a fuzzer once found interesting, or broke something with, is tried
+//! Inputs that a fuzzer found interesting, or that once broke something, are tested
 //! again with every change, without a fuzzer.
 
 #[path = "../../fuzz/src/lib.rs"]

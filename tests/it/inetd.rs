@@ -10,10 +10,10 @@ use nix::sys::signal::Signal;
 
 use crate::support::{self, Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, install, until};
 
-/// More than inetd starts of a service in a minute by default.
+/// More than inetd starts for one service in a minute by default.
 const CONNECTIONS: u16 = 300;
 
-/// inetd, or xinetd, with the entry of contrib/.
+/// The command that starts inetd or xinetd with the entry of contrib/.
 type SuperServer = fn(&Dir, &Port, &str) -> Command;
 
 fn inetd(dir: &Dir, port: &Port, arguments: &str) -> Command {
@@ -25,7 +25,7 @@ fn inetd(dir: &Dir, port: &Port, arguments: &str) -> Command {
 
 fn xinetd(dir: &Dir, port: &Port, arguments: &str) -> Command {
     let entry = entry("xinetd/connshaper", dir, port, ("= inetd", format!("= {arguments}")));
-    // Debian has one super-server at a time; tests/run unpacks the other one here.
+    // Debian packages of super-servers conflict; tests/run unpacks xinetd here.
     let mut command = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/tools/usr/sbin/xinetd"));
     command.args(["-dontfork", "-f"]).arg(dir.write("xinetd.conf", &entry));
     command
@@ -130,7 +130,7 @@ fn overrides_in_the_store_hold_from_the_first_request() {
         assert_eq!(process.policy.connected("198.51.100.7", port), "DUNNO");
     }
     assert_eq!(store.value("connshaper:198.51.100.7"), None);
-    // What is said while it runs it hears of as a daemon does.
+    // It reads overrides while it runs, as a daemon does.
     say("unban 203.0.113.0/24");
     let mut port = 10..;
     until("the end of a ban", || {
@@ -147,8 +147,8 @@ fn a_store_that_hangs_at_startup_delays_only_the_first_request() {
     let start = Instant::now();
     process.passes_everyone();
     let waited = start.elapsed();
-    // The list of what was said and the connection for counts time out together, and not after the second that
-    // the list may take where nobody waits for it.
+    // Reading the list of overrides and connecting for counts time out together, not after the second that reading
+    // the list may take in the background.
     assert!(waited < Duration::from_secs(1), "{waited:?}");
     store.thaw();
     let mut port = 10..;
@@ -200,7 +200,7 @@ impl Inetd {
     }
 }
 
-/// A configuration that lets two sessions pass. Its deadline is no matter here: on a busy machine
+/// A configuration that lets two sessions pass. `store_timeout` is long: on a busy machine
 /// a fresh process may need longer than the default to connect.
 fn counting_in(store: &Memcached, dir: &Dir) -> String {
     format!(

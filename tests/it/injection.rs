@@ -1,4 +1,4 @@
-//! Whatever a client has Postfix say, it stays a value: one line of the log is one line, one answer is one action.
+//! Values from clients stay values: a log entry is always one line, an answer always one action.
 
 use std::path::Path;
 use std::sync::LazyLock;
@@ -17,7 +17,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// What would end a line, an answer, a value or a field, or move a cursor, if it were let through.
+/// Text that would end a line, an answer, a value or a field, or move a cursor, if it were not escaped.
 const ODD: [&[u8]; 14] = [
     b"\r",
     b"\r\n",
@@ -56,7 +56,7 @@ proptest! {
     }
 }
 
-/// A request that Postfix might send for a client that wants to do harm.
+/// A request that Postfix might send for a malicious client.
 fn request() -> impl Strategy<Value = Vec<u8>> {
     let known = NAMES.map(|name| name.as_bytes().to_vec()).to_vec();
     let name =
@@ -92,7 +92,7 @@ const NAMES: [&str; 15] = [
     "an_attribute_of_the_future",
 ];
 
-/// A name of nothing we know, without what ends a name.
+/// An unknown attribute name, without characters that end a name.
 fn unnamed(mut name: Vec<u8>) -> Vec<u8> {
     name.retain(|byte| *byte != b'=');
     name.insert(0, b'x');
@@ -114,7 +114,7 @@ fn piece(breaks: bool) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// What one policy connection answers, and the log then has.
+/// The answers of one policy connection, and the log lines.
 fn converse(input: &[u8]) -> (Vec<u8>, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -133,7 +133,7 @@ fn converse(input: &[u8]) -> (Vec<u8>, Vec<String>) {
     })
 }
 
-/// One limit for everything a key can be made of, and an answer with all that an answer can hold.
+/// One limit for each attribute that a key may have, and an answer with every placeholder.
 static CONFIG: LazyLock<Config> = LazyLock::new(|| {
     let mut text = "
         threshold = 1

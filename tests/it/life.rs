@@ -1,4 +1,4 @@
-//! The daemon's life as those see it who ask, watch and administer it: bounds, reloads, the end.
+//! The life of the daemon: bounds, reloads and shutdown, seen by its peers, systemd and administrators.
 
 use std::fs;
 use std::io::{ErrorKind, Write};
@@ -18,7 +18,7 @@ use crate::support::{
 
 const PASS: &str = "DUNNO";
 
-/// Whether a recipient of a client's session passes. The port tells the session.
+/// Whether a recipient of a session passes. The port identifies the session.
 fn recipient(policy: &mut Policy, client: &str, port: u16) -> bool {
     let session =
         [format!("client_address={client}"), format!("client_port={port}"), format!("instance={port:x}.10.0.0")];
@@ -54,7 +54,7 @@ fn a_connection_beyond_max_connections_is_closed_and_logged() {
 
 #[test]
 fn the_limit_of_open_files_is_raised_to_the_hard_limit() {
-    // What it needs for other things is kept free of policy connections.
+    // Descriptors for other purposes are kept free.
     let mut daemon = Daemon::start_after("ulimit -Sn 40 && ulimit -Hn 66", "");
     assert_eq!(daemon.lines().wait_for("FEW_DESCRIPTORS "), "FEW_DESCRIPTORS max_connections=4096 possible=2");
     let mut served = [(); 2].map(|()| Policy::connect(daemon.endpoint()));
@@ -84,7 +84,7 @@ fn the_statistics_report_the_open_connections() {
     daemon.lines().wait_for(" connections=1 ");
 }
 
-/// Someone who asks more than there is room for answers, and takes none off.
+/// A peer that sends requests until the socket is full, and reads no answer.
 fn silent(path: &Path) -> UnixStream {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -131,7 +131,7 @@ fn systemd_is_notified_of_reloads_and_stop_and_the_watchdog_is_fed() {
     daemon.told().wait_for_more("WATCHDOG=1", 2);
     daemon.reload("threshold = 3");
     daemon.told().wait_for_more("READY=1", 1);
-    // A reload that fails ends too.
+    // systemd is also notified of the end of a failed reload.
     daemon.reload("threshold = 0");
     daemon.told().wait_for_more("READY=1", 2);
     daemon.stop();
@@ -160,7 +160,7 @@ fn a_service_manager_that_does_not_read_delays_nothing() {
         sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock).then_some(())
     });
     let mut policy = Policy::over(until("a daemon that listens", || connect(&port.endpoint()).ok()));
-    // More news than are kept for it.
+    // More notifications than the daemon queues.
     for reload in 0..20 {
         assert_eq!(policy.connected("127.0.0.1", 1 + reload), PASS);
         process.signal(Signal::SIGHUP);
@@ -192,7 +192,7 @@ fn a_peer_that_does_not_read_is_closed_at_shutdown_and_logged() {
     let dir = Dir::new();
     let path = dir.join("policy");
     let mut daemon = Daemon::start_at(format!("unix:{}", path.display()), "");
-    // This one is asked between requests, and no trouble.
+    // An idle connection is closed at once.
     let mut policy = Policy::connect(daemon.endpoint());
     policy.connected("198.51.100.1", 1);
     let _takes_no_answer = silent(&path);
@@ -206,7 +206,7 @@ fn a_peer_that_does_not_read_is_closed_at_shutdown_and_logged() {
 fn a_reload_that_hangs_blocks_neither_answers_nor_shutdown() {
     let mut daemon = Daemon::start("");
     fs::remove_file(daemon.config()).unwrap();
-    // Nobody ever writes to it.
+    // Reading the pipe blocks: nothing ever writes to it.
     mkfifo(&daemon.config(), Mode::S_IRWXU).unwrap();
     daemon.signal(Signal::SIGHUP);
     daemon.told().wait_for("RELOADING=1");
@@ -218,7 +218,7 @@ fn a_reload_that_hangs_blocks_neither_answers_nor_shutdown() {
 
 #[test]
 fn the_socket_exists_before_long_lists_are_read() {
-    // Without the compiler's optimisations a tenth of it takes longer.
+    // An unoptimised build is more than ten times slower.
     const NETBLOCKS: u32 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
     let dir = Dir::new();
     let list: String = (0..NETBLOCKS).map(|net| format!("{}\n", Ipv4Addr::from_bits(net << 8))).collect();
@@ -233,7 +233,7 @@ fn the_socket_exists_before_long_lists_are_read() {
     let stream = until("a socket", || UnixStream::connect(&path).ok());
     let bound = begun.elapsed();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    // Asked while nobody is there to answer yet.
+    // The request is sent before the daemon accepts connections.
     assert_eq!(Policy::over(Box::new(stream)).connected("198.51.100.1", 1), PASS);
     let answered = begun.elapsed();
     println!("from exec: bound after {bound:.1?}, the first answer after {answered:.1?}, with a list of {NETBLOCKS}");
@@ -251,7 +251,7 @@ fn an_error_in_a_list_is_reported_before_a_busy_socket() {
     let said = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(78), "{said}");
     assert!(said.contains("black:1:1: "), "{said}");
-    // Nor has it touched the socket of the one that runs.
+    // The socket of the running daemon is untouched.
     assert_eq!(Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1), PASS);
 }
 

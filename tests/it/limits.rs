@@ -1,19 +1,19 @@
-//! What limits say, in the words of the configuration: one suite, on the memory store and on memcached.
+//! Limits, written as in the configuration: one suite, on the memory store and on memcached.
 //!
-//! Where time has to pass the clock is simulated, so those run on the memory store alone.
+//! Tests in which time passes have a simulated clock, so they run on the memory store alone.
 
 use crate::support::{Memcached, Simulation, at};
 
 const CLIENT: &str = "198.51.100.7";
 
-/// Runs a story on each kind of store.
+/// Runs a test on each kind of store.
 fn on_both(rules: &str, story: impl Fn(&mut Simulation)) {
     story(&mut Simulation::new(rules));
     let memcached = Memcached::start();
     story(&mut Simulation::on(&memcached, rules));
 }
 
-/// The answers to so many sessions of a client.
+/// The answers to a number of sessions of a client.
 fn sessions(site: &mut Simulation, client: &str, number: usize) -> Vec<String> {
     (0..number).map(|_| site.session(client)).collect()
 }
@@ -69,7 +69,7 @@ fn two_limits_may_count_prefixes_of_different_lengths() {
 fn a_sliding_window_never_exceeds_the_threshold_in_any_span() {
     let rules = "threshold = 1000000\n[limit.sliding]\nthreshold = 10\nwindow = \"sliding\"";
     let mut site = Simulation::new(rules);
-    // Ten at the end of what would be one fixed window, and ten at the beginning of the next.
+    // Ten hits at the end of one fixed window and ten at the beginning of the next.
     site.now = 59_000;
     assert_eq!(sessions(&mut site, CLIENT, 11)[9..], ["pass", "over sliding"]);
     site.now = 61_000;
@@ -590,7 +590,7 @@ fn a_ban_outlasts_the_window_and_is_longer_each_time() {
         (30 * minute + 4000, "over connections"),
         (59 * minute, "banned connections"),
         (60 * minute + 5000, "pass"),
-        // Good behaviour is rewarded.
+        // After a time without violations the next ban is short again.
         (200 * minute, "pass"),
         (200 * minute + 1000, "over connections"),
         (210 * minute + 2000, "pass"),

@@ -41,7 +41,7 @@ fn limits_keep_the_order_of_the_file() {
         "[limit.b]\nthreshold = 1\n[limit.c.match]\nstress = true\n[limit.a]\nthreshold = 2\n[limit.c]\nthreshold = 3\n",
     );
     let names: Vec<&str> = config.limits.iter().map(|limit| &*limit.name).collect();
-    // A limit stands where its own header is, whatever tables of it come before.
+    // The position of a limit is that of its own header, even if a subtable comes earlier.
     assert_eq!(names, [limit::TOP, "b", "a", "c"]);
 }
 

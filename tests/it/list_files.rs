@@ -1,4 +1,4 @@
-//! List files: what they say, what may be wrong with them, and how a change comes into force.
+//! List files: their syntax, their errors, and how a change takes effect.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::support::{self, Daemon, Dir, Policy};
 
 const PASS: &str = "DUNNO";
 
-/// A configuration with these keys, beside a file `white` and a file `black`.
+/// A configuration with these keys, and the files `white` and `black` in its directory.
 fn read(dir: &Path, keys: &str, white: &str, black: &str) -> Result<Config, ConfigError> {
     fs::write(dir.join("white"), white).unwrap();
     fs::write(dir.join("black"), black).unwrap();
@@ -49,7 +49,7 @@ fn list_files_add_to_the_configured_lists_and_keep_comments() {
     assert_eq!(reason("203.0.113.3").as_deref(), Some("own"));
     assert_eq!((reason("203.0.113.1"), reason("203.0.113.2")), (None, None));
     assert_eq!(config.lists.reasons.len(), 3, "{:?}", config.lists.reasons);
-    // The longest netblock decides, whichever list it is on; loopback is exempt still.
+    // The longest netblock decides, in whichever list it is; loopback is still exempt.
     for client in ["192.0.2.7", "127.0.0.1"] {
         assert_eq!(says(&config, client), Some((ListEntry::Whitelist, None)), "{client}");
     }
@@ -74,7 +74,7 @@ fn an_error_in_a_list_has_file_line_and_remedy() {
         assert_eq!(error.summary(), expected);
         assert!(error.to_string().contains("= help: "), "{error}");
     }
-    // All of it in one run.
+    // All errors are reported in one run.
     let error = read(dir.path(), "treshold = 3", "x\n", "y\nz\n").unwrap_err();
     assert_eq!(error.diagnostics.len(), 4, "{error}");
     let error = read(dir.path(), "", "", &"x\n".repeat(10_000)).unwrap_err();
@@ -153,7 +153,7 @@ fn only_the_lists_are_read_again() {
     assert!(error.summary().contains("black"), "{error}");
 }
 
-/// Replaces a list as the manual says.
+/// Replaces a list by renaming a new file, as the manual says.
 fn replace(dir: &Dir, name: &str, content: &str) {
     dir.write("new", content);
     fs::rename(dir.join("new"), dir.join(name)).unwrap();
@@ -172,13 +172,13 @@ fn a_changed_list_takes_effect_without_a_signal() {
         policy.connected(client, port) != PASS
     };
     assert!(is_refused("192.0.2.1") && !is_refused("192.0.2.2"));
-    // The configuration itself is not read again, or this would be a mistake.
+    // Only the lists are read again: this configuration would be an error.
     fs::write(daemon.config(), "treshold = 1\n").unwrap();
     replace(&dir, "black", "192.0.2.2 # spam\n");
     let line = daemon.lines().wait_for("RELOADED");
     assert!(line.contains("black") && line.contains(" blacklist=1"), "{line}");
     assert!(!is_refused("192.0.2.1") && is_refused("192.0.2.2"));
-    // With a wrong list the old one stays, and that is said once.
+    // After an error the old list stays, and the error is logged once.
     replace(&dir, "black", "192.0.2.1\nexample.org\n");
     let line = daemon.lines().wait_for("RELOAD_FAILED");
     assert!(line.contains("black:2:1"), "{line}");

@@ -1,4 +1,4 @@
-//! Listening sockets: what may be replaced, with which rights, and what systemd passes.
+//! Listening sockets: stale files, modes and owners, and sockets passed by systemd.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -130,7 +130,7 @@ async fn a_unix_socket_has_its_mode_whatever_the_umask() {
 async fn owner_and_group_are_looked_up_and_set() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("policy");
-    // Only root may give a file away; anybody may give it to themselves.
+    // Only root may change the owner of a file; other users may set it to themselves.
     let own = fs::metadata(dir.path()).unwrap();
     let owner = match own.uid() {
         0 => User::from_name("nobody").unwrap().unwrap(),
@@ -247,7 +247,7 @@ async fn sockets_from_systemd_are_served() {
     let path = dir.path().join("policy");
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let tcp = format!("127.0.0.1:{port}");
-    // Of Debian's package systemd. It passes on no variable unless told to.
+    // systemd-socket-activate passes on only the variables named by -E.
     let activate = format!("exec systemd-socket-activate -l {tcp} -l {} -E CONNSHAPER_TEST_ROLE", path.display());
     let mut systemd = own_process(sockets_from_systemd_are_served, &format!("{activate} \"$0\" \"$@\""), "serve")
         .stdout(Stdio::null())
@@ -255,7 +255,7 @@ async fn sockets_from_systemd_are_served() {
         .spawn()
         .unwrap();
     let mut said = BufReader::new(systemd.stderr.take().unwrap()).lines();
-    // It says so for each socket, once that listens.
+    // It prints a line for each socket that listens.
     let listening = said.by_ref().map(Result::unwrap).filter(|line| line.starts_with("Listening on")).take(2);
     assert_eq!(listening.count(), 2);
 
@@ -300,7 +300,7 @@ async fn outlive_a_lack_of_descriptors() {
     while let Ok(file) = fs::File::open("/dev/null") {
         hoard.push(file);
     }
-    // The pauses of accepting are awaited beside what ends its trouble.
+    // Accepting pauses on errors; meanwhile the other future frees descriptors.
     let relief = async {
         while log.lines().is_empty() {
             tokio::task::yield_now().await;

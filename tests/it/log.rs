@@ -1,4 +1,4 @@
-//! The log against loggers that come, go and stall.
+//! The log with loggers that start, stop and stall.
 
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
@@ -33,7 +33,7 @@ fn syslog(socket: &Path) -> Log {
     Log::open(&config(LogTarget::Syslog { socket: socket.to_owned(), facility: Facility::MAIL })).unwrap()
 }
 
-/// A logger that gives up after a time far beyond any it should need.
+/// A logger whose reads fail after a time far beyond what they should need.
 fn logger(path: &Path) -> UnixDatagram {
     let socket = UnixDatagram::bind(path).unwrap();
     socket.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -52,7 +52,7 @@ fn say(log: &Log, number: u32) {
     });
 }
 
-/// A line that a stranger causes.
+/// A log line caused by a peer.
 fn bad_request(log: &Log, peer: &str, attribute: Option<&[u8]>, problem: &str, now: Now) {
     log.limited(Severity::Notice, "BAD_REQUEST", now, |line| {
         line.field("peer", peer);
@@ -104,7 +104,7 @@ fn a_logger_that_does_not_read_blocks_nothing() {
         calls.push(start.elapsed());
     }
     calls.sort();
-    // A call takes microseconds; what is more is the scheduler's, on a busy machine.
+    // A call takes microseconds; more than that is due to the scheduler of a busy machine.
     assert!(calls[1990] < Duration::from_millis(2), "{:?}", calls[1990]);
     assert!(calls[1999] < Duration::from_millis(100), "{:?}", calls[1999]);
     for number in 0..2000 {
@@ -214,7 +214,7 @@ fn a_line_on_standard_error_is_bare_outside_the_journal() {
 
 #[test]
 fn a_line_for_the_journal_carries_its_priority() {
-    // The shell knows what its standard error will be, and says so as systemd does.
+    // The shell sets the variable for its standard error as systemd does.
     let output = speaker("export JOURNAL_STREAM=$(stat -L -c %d:%i /dev/fd/2)").output().unwrap();
     assert_eq!(String::from_utf8_lossy(&output.stderr), "<6>TEST number=1\n");
 }

@@ -92,7 +92,7 @@ fn the_examples_are_valid() {
     let literal = page.split(".Bd -literal -offset indent\n").skip(1).map(|rest| rest.split(".Ed\n").next().unwrap());
     let readme = read("README.md");
     let toml = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
-    // The lines for main.cf are tried elsewhere.
+    // Other tests cover the lines for main.cf.
     let examples: Vec<_> = literal.chain(toml).filter(|example| !example.starts_with("smtpd_")).collect();
     assert_eq!(examples.len(), 14, "{examples:#?}");
     let dir = tempfile::tempdir().unwrap();
@@ -156,7 +156,7 @@ fn word_of_key(text: &str) -> &str {
     text.split(' ').next().unwrap_or(text)
 }
 
-/// Keys with their defaults, as they are written somewhere.
+/// Keys with the text of their defaults.
 type Keys = BTreeMap<String, Option<String>>;
 
 fn parser_keys() -> BTreeSet<String> {
@@ -200,14 +200,14 @@ fn quoted(line: &str) -> String {
 /// Keys of the sample: lines that become TOML without their `#`.
 fn sample() -> Keys {
     let text = read("conf/connshaper.toml");
-    // The example of a further limit has some of them again.
+    // The example of a named limit repeats some keys.
     let (text, _) = text.split_once("\n#[limit.").unwrap();
     let keys = text.lines().filter_map(|line| {
         let (key, value) = line.strip_prefix('#')?.trim_start().split_once(" = ")?;
         let is_key = !key.is_empty() && key.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'_'));
         is_key.then(|| (key.to_owned(), Some(value.to_owned())))
     });
-    // That there can be further limits is shown by one.
+    // One example shows that there can be named limits.
     keys.chain([("limit".to_owned(), None)]).collect()
 }
 
@@ -221,7 +221,7 @@ fn commands() -> BTreeSet<String> {
     let help = help(&[]);
     let (_, list) = help.split_once("\nCommands:\n").unwrap_or_else(|| panic!("no list of commands in:\n{help}"));
     let list = list.lines().take_while(|line| !line.is_empty());
-    // A line that goes on where the one above ended is indented further.
+    // A continuation line is indented further.
     let lines = list.filter_map(|line| line.strip_prefix("  ").filter(|line| !line.starts_with(' ')));
     lines.map(|line| word(line).to_owned()).filter(|command| command != "help").collect()
 }

@@ -1,4 +1,4 @@
-//! What Prometheus is told, and what is made of it: alert rules and a dashboard.
+//! The metrics page, the alert rules and the dashboard.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -47,7 +47,7 @@ impl Host {
         line.unwrap_or_else(|| panic!("no {series} in\n{page}")).parse().unwrap()
     }
 
-    /// Has clients connect: one goes over, one is on the whitelist.
+    /// Lets clients connect: one goes over its limit, one is on the whitelist.
     fn traffic(&self) {
         let mut policy = Policy::connect(self.daemon.endpoint());
         for port in 1..=4 {
@@ -114,7 +114,7 @@ fn the_breaker_metric_is_open_half_open_and_closed() {
     };
     host.traffic();
     assert_eq!(states(), ["closed"]);
-    // It accepts connections and says nothing, so that each probe takes as long as it may.
+    // The server accepts connections and never answers, so each probe takes until its time-out.
     memcached.freeze();
     host.traffic();
     for state in ["open", "half_open"] {
@@ -166,7 +166,7 @@ fn the_alerts_fire_on_faults_only() {
     }
 }
 
-/// Prometheus itself, scraping a host every second.
+/// A Prometheus that scrapes a host five times a second.
 struct Prometheus {
     _process: Process,
     port: Port,
@@ -176,7 +176,7 @@ struct Prometheus {
 impl Prometheus {
     fn start(host: &Host) -> Self {
         let (dir, port) = (Dir::new(), Port::new());
-        // Of the rules as they are shipped, only the patience is shortened.
+        // The shipped rules, with a shorter `for`.
         let rules =
             fs::read_to_string(contrib("prometheus/connshaper.rules.yml")).unwrap().replace("for: 1m", "for: 200ms");
         dir.write("rules.yml", &rules);
@@ -195,7 +195,7 @@ impl Prometheus {
         Self { _process: process, port, _dir: dir }
     }
 
-    /// The series a query comes to; none while it is not there yet.
+    /// The series that a query returns; `None` before Prometheus answers.
     fn ask(&self, query: &str) -> Option<Vec<Value>> {
         let mut stream = TcpStream::connect(self.port.address()).ok()?;
         stream.set_read_timeout(Some(PATIENCE)).unwrap();

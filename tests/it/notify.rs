@@ -1,4 +1,4 @@
-//! What systemd is told, seen by a stand-in for it.
+//! Notifications to systemd, received by a socket of the test.
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Stdio;

@@ -1,7 +1,7 @@
-//! A machine of its own, installed as README.md says: systemd starts the shipped units for real, and Postfix asks.
+//! A container, installed as README.md says: its systemd starts the shipped units, and its Postfix queries.
 //!
-//! The machine is the Debian that `tests/run` unpacks into target/tools, booted
-//! in a container without a network. What is written in it goes with it.
+//! The container boots the Debian that `tests/run` unpacks into target/tools. It
+//! has no network. Its changes are lost when it stops.
 
 use std::fs;
 use std::path::Path;
@@ -13,10 +13,10 @@ use nix::sys::signal::Signal;
 
 use crate::support::{self, Dir, Lines, PATIENCE, Process, until};
 
-/// A Debian with Postfix, before anything of ours is installed.
+/// A Debian with Postfix, without connshaper.
 const DEBIAN: &str = "target/tools/debian";
 
-/// In tenths: 0 is locked up, 100 can do everything.
+/// In tenths of the exposure: 0 is fully locked down, 100 is unrestricted.
 const MOST_EXPOSURE: &str = "--threshold=15";
 
 #[test]
@@ -34,7 +34,7 @@ fn the_installed_service_runs_in_a_container() {
     stops_and_starts(&machine);
 }
 
-/// What README.md says under Install, to the letter, but for the build; then its lines for Postfix.
+/// Runs the commands of README.md under Install, without the build, and adds its lines for Postfix.
 fn install(machine: &Machine) {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let (_, section) = readme.split_once("\n## Install\n").unwrap();
@@ -57,7 +57,7 @@ fn install(machine: &Machine) {
     ));
 }
 
-/// Of the running process, not of a file: what systemd and the kernel hold it to.
+/// Checks the restrictions of the running process, not of the unit file.
 fn is_locked_up(machine: &Machine) {
     machine.sh(&format!("systemd-analyze security --no-pager {MOST_EXPOSURE} connshaper.service"));
     let status = machine.sh("cat /proc/$(systemctl show --property=MainPID --value connshaper)/status");
@@ -99,7 +99,7 @@ fn reloads(machine: &Machine) {
     let answers = machine.sh(&format!("for i in 1 2 3 4; do {}; done", query("198.51.100.9")));
     let words: Vec<_> = answers.lines().filter_map(|line| line.split(' ').next()).collect();
     assert_eq!(words, ["DUNNO", "DUNNO", "DUNNO", "DEFER_IF_PERMIT"], "{answers}");
-    // Nothing was forgotten.
+    // Counts were kept.
     assert!(machine.sh(&query("198.51.100.7")).starts_with("DEFER_IF_PERMIT"));
 
     machine.sh("echo 'threshold = many' >> /etc/connshaper/connshaper.toml; systemctl reload connshaper");
@@ -108,7 +108,7 @@ fn reloads(machine: &Machine) {
     machine.sh("sed -i '/many/d' /etc/connshaper/connshaper.toml");
 }
 
-/// As README.md says; what systemd knows of the service stays true.
+/// Upgrades as README.md says. The state of the service in systemd stays the same.
 fn is_upgraded(machine: &Machine) {
     machine.sh("echo 'state_file = \"/var/lib/connshaper/state\"' >> /etc/connshaper/connshaper.toml");
     let state = || machine.sh("systemctl show --property=MainPID,NRestarts,ActiveState,SubState connshaper.service");
@@ -122,7 +122,7 @@ fn is_upgraded(machine: &Machine) {
             (journal(machine).matches("\nUPGRADED from=").count() == upgrades).then_some(())
         });
         until("a service that is ready again", || (state() == before).then_some(()));
-        // Its counts go on.
+        // Counts are kept.
         let answers = [machine.sh(&query("192.0.2.9")), machine.sh(&query("192.0.2.9"))];
         let answers = answers.map(|answer| answer.trim() == "DUNNO");
         assert_eq!(answers, if upgrades == 1 { [true, true] } else { [true, false] });
@@ -139,14 +139,14 @@ fn stops_and_starts(machine: &Machine) {
     let lines = journal(machine);
     assert!(lines.contains("STOPPING") && lines.contains("STOPPED"), "{lines}");
     assert_eq!(machine.sh("stat --format='%a %U' /var/lib/connshaper/state"), "600 connshaper\n");
-    // systemd still listens; a question starts the service anew.
+    // systemd still listens; a request starts the service again.
     assert_eq!(machine.sh(&query("198.51.100.10")), "DUNNO\n");
     assert!(journal(machine).contains("STATE_RESTORED file="), "{}", journal(machine));
     assert_eq!(machine.sh("systemctl is-active connshaper.service"), "active\n");
 
     machine.sh("systemctl stop connshaper.socket connshaper.service");
     assert!(!machine.run(&query("198.51.100.9")).status.success());
-    // The lines for Postfix let mail pass when nobody answers.
+    // With the lines of README.md mail passes when the daemon does not answer.
     let dialog = machine.sh(&recipient("198.51.100.7"));
     assert!(dialog.contains("\nRCPT: 250 "), "{dialog}");
 }
@@ -160,7 +160,7 @@ fn as_user(user: &str, command: &str) -> String {
         .replace("--regid=nobody", "--regid=nogroup")
 }
 
-/// An SMTP session of a client that XCLIENT makes up, up to its first recipient: each verb with the last line of the reply.
+/// A session of a client set by XCLIENT, up to its first recipient: prints each command with the last line of its reply.
 fn recipient(client: &str) -> String {
     format!(
         r#"exec 3<>/dev/tcp/127.0.0.1/25
@@ -178,9 +178,9 @@ fn journal(machine: &Machine) -> String {
 
 /// A booted container.
 struct Machine {
-    /// Its first process, as this host numbers it.
+    /// The process id of its init on this host.
     init: String,
-    /// Seen there as /test.
+    /// Mounted in the container as /test.
     shared: Dir,
     nspawn: Process,
 }
@@ -193,7 +193,7 @@ impl Machine {
         support::install(&shared);
         let mut command = Command::new("systemd-nspawn");
         command.args(["--quiet", "--boot", "--register=no", "--keep-unit", "--private-network", "--console=pipe"]);
-        // All changes go to memory: the next machine finds the root as this one did.
+        // All changes go to memory, so the next container starts from the same root.
         command.args(["--volatile=overlay", &format!("--machine=connshaper-{}", std::process::id())]);
         command.arg(format!("--directory={}", debian.display()));
         command.arg(format!("--bind-ro={}:/source", root().display()));
@@ -206,7 +206,7 @@ impl Machine {
             if let Some(status) = machine.nspawn.ended() {
                 panic!("systemd-nspawn ended with {status}:\n{said}");
             }
-            // The first child only makes the one that stays.
+            // The direct child of systemd-nspawn is the init of the container.
             let pid = machine.nspawn.pipes().id();
             let children = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).ok()?;
             machine.init = children.split_whitespace().next()?.to_owned();
@@ -243,10 +243,10 @@ impl Drop for Machine {
         if self.nspawn.ended().is_some() {
             return;
         }
-        // In order, so that nothing of it stays mounted; a second signal would cut it off.
+        // An orderly shutdown leaves no mounts behind; a second signal would interrupt it.
         self.nspawn.signal(Signal::SIGTERM);
         let begun = Instant::now();
-        // A panic here would hide the one that made the test fail. What does not end is killed.
+        // A panic here would hide the panic of the test. A container that does not stop is killed.
         while self.nspawn.ended().is_none() && begun.elapsed() < PATIENCE {
             thread::sleep(Duration::from_millis(20));
         }

@@ -1,6 +1,5 @@
-//! What a store does for one request, the same on every store: hits of any
-//! amount, reads, hits taken back, hits that are one; in one round trip, and
-//! when memcached is away.
+//! Operations of one request, on every store: hits of any amount, reads, refunds
+//! and coalesced hits; in one round trip, and while memcached is down.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -47,7 +46,7 @@ fn amounts_are_added_and_reads_create_nothing() {
         assert_eq!(host.store.table().len(), 1);
         assert_eq!(site.value("c:198.51.100.2"), None);
         assert_eq!(site.value("c:198.51.100.2!ban"), None);
-        // The first thing counted there is the first.
+        // The first hit has count 1.
         assert_eq!(host.hit(&limit, &client(2), 1, at(0)).await.count, 1);
     });
 }
@@ -76,7 +75,7 @@ fn a_refund_never_creates_a_counter_and_stops_at_zero() {
             host.hit(&limit, &client(1), 0, at(0)).await.count
         };
         host.hit(&limit, &client(1), 10, at(0)).await;
-        // From two digits to one and back.
+        // The decimal number changes from two digits to one and back.
         assert_eq!(taken(3).await, 7);
         assert_eq!(host.hit(&limit, &client(1), 4, at(0)).await.count, 11);
         assert_eq!(taken(100).await, 0);
@@ -97,7 +96,7 @@ fn a_refund_does_not_move_the_end_of_the_window() {
         host.store.take_back(&refund(&limit, &client(1), 1), at(100_000));
         let left = host.hit(&limit, &client(1), 0, at(100_000)).await.left;
         match site.is_shared() {
-            // Its own clock goes on, as slowly as always.
+            // The clock of memcached advances in real time.
             true => assert!((500..=600).contains(&left), "{left}"),
             false => assert_eq!(left, 500),
         }
@@ -135,7 +134,7 @@ fn hits_within_coalesce_of_the_last_counted_hit_are_not_counted() {
             let hit = host.hit(&limit, &client(1), 1, at(moment)).await;
             assert_eq!((hit.count, hit.added), (count, added), "at {moment} ms");
         }
-        // Others are not concerned: another client, another limit, one that does not coalesce.
+        // Other counters are unaffected: of another client, another limit, and a limit that does not coalesce.
         assert_eq!(host.hit(&limit, &client(2), 1, at(5000)).await.added, 1);
         let named =
             |name: &str, id| Limit { id, name: name.to_owned(), key_prefix: format!("{name}/"), ..limit.clone() };
@@ -161,7 +160,7 @@ fn coalescing_treats_the_slots_of_a_sliding_window_as_one_key() {
     });
 }
 
-/// All that a sliding window with bans and delays asks for one request.
+/// All operations of one request on a sliding window with bans and delays.
 fn everything() -> Vec<(CounterKind, u32)> {
     let slots = (0..=sliding::OLDER).map(|age| (CounterKind::Slot(100 - age), u32::from(age == 0)));
     slots.chain([(CounterKind::Ban, 0), (CounterKind::Violations, 0)]).collect()
@@ -173,13 +172,13 @@ async fn all_operations_of_a_request_are_one_round_trip() {
         let relay = Relay::to(&format!("inet:{}", site.servers[0]));
         site.servers = vec![relay.endpoint().strip_prefix("inet:").unwrap().to_owned()];
         let (host, limit) = (site.host(), limit());
-        // It connects and learns the dialect.
+        // Connects, and finds out which commands the server knows.
         host.hit(&limit, &client(9), 1, at(0)).await;
         for request in 1..=5 {
             let before = relay.writes();
             let answers = host.count(&limit, &client(1), &everything(), at(0)).await;
             assert_eq!(answers[0].unwrap().count, request);
-            // A second round trip would be a second write: it comes after the answers to the first.
+            // A second round trip would show as a second write, after the answers to the first.
             assert_eq!(relay.writes() - before, 1, "on {}", site.name);
         }
     }
@@ -191,7 +190,7 @@ async fn without_meta_commands_hits_do_not_move_the_known_end_of_a_window() {
     let (host, limit) = (site.host(), Limit { exptime: 600, ..limit() });
     for count in 0..100 {
         let hit = host.hit(&limit, &client(1), 1, at(count * 101)).await;
-        // It is an estimate, in whole seconds.
+        // An estimate in whole seconds.
         let left = 600 - count * 101 / 1000;
         assert!((left - 1..=left).contains(&hit.left.into()), "{hit:?} at {} ms", count * 101);
     }
@@ -208,7 +207,7 @@ async fn counts_read_before_an_outage_are_used_during_it() {
         let asked = [(CounterKind::Slot(1), 0), (CounterKind::Ban, 0), (WINDOW, 1)];
         let told = host.count(&limit, &client(1), &asked, at(0)).await;
         assert_eq!(told.iter().map(|hit| hit.unwrap().count).collect::<Vec<_>>(), [7, 1, 1]);
-        // The most it can be, where the dialect does not say.
+        // The longest possible time, where the protocol does not report it.
         assert!((55..=60).contains(&told[1].unwrap().left), "{told:?}");
 
         site.memcached[0].kill();

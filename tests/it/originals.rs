@@ -1,18 +1,18 @@
-//! What the five programs that connshaper follows could do, through a real Postfix.
+//! The features of the five programs that connshaper follows, through a real Postfix.
 
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use crate::support::{self, Daemon, Dir, Memcached, Postfix, Smtp};
 
-/// Loopback clients are strangers, and nobody's patience ends before ours.
+/// Postfix does not slow down or disconnect clients on errors, and accepts XCLIENT from loopback.
 const PATIENT: &str = "
     smtpd_error_sleep_time = 0
     smtpd_soft_error_limit = 1000
     smtpd_hard_error_limit = 1000
     smtpd_authorized_xclient_hosts = 127.0.0.0/8";
 
-/// A Postfix that asks `daemon` in the client restrictions and in these further lists.
+/// A Postfix that queries `daemon` in smtpd_client_restrictions and in these further restriction lists.
 fn asking(daemon: &Daemon, lists: &[&str]) -> Postfix {
     let ask = |list: &&str| format!("{list} = check_policy_service {}\n", daemon.endpoint());
     let lists: String = ["smtpd_client_restrictions"].iter().chain(lists).map(ask).collect();
@@ -26,7 +26,7 @@ fn greeted(postfix: &Postfix, from: &str) -> Smtp {
     smtp
 }
 
-/// What the first recipient of a new session gets.
+/// The reply code to the first recipient of a new session.
 fn rcpt(postfix: &Postfix, from: &str) -> u16 {
     let mut smtp = greeted(postfix, from);
     smtp.mail().expect(250);
@@ -39,7 +39,7 @@ fn later(probe: impl FnOnce() -> bool) -> Option<()> {
     probe().then_some(())
 }
 
-/// A session of somebody who has logged in.
+/// A session of a user who has logged in.
 fn logged_in(postfix: &Postfix, from: &str, user: &str) -> Smtp {
     let mut smtp = greeted(postfix, from);
     smtp.command(format!("XCLIENT ADDR={from} LOGIN={user}")).expect(220);

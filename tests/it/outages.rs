@@ -1,5 +1,5 @@
-//! What happens while memcached is away: every request is answered in time, as
-//! `on_store_failure` says, and the log tells the beginning and the end.
+//! While memcached is down every request is answered in time as `on_store_failure`
+//! says, and the log reports the start and the end of the outage.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -11,10 +11,10 @@ use crate::support::{Daemon, Memcached, Policy, until};
 
 const PASS: &str = "DUNNO";
 
-/// `store_timeout` unless configured.
+/// The default of `store_timeout`.
 const STORE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// What a machine that is busy with other tests may add.
+/// Allowance for a machine that is busy with other tests.
 const NOISE: Duration = Duration::from_secs(2);
 
 fn daemon(memcached: &Memcached, rules: &str) -> Daemon {
@@ -27,7 +27,7 @@ fn passes(policy: &mut Policy, client: &str) -> bool {
     policy.connected(client, PORT.fetch_add(1, Ordering::Relaxed)) == PASS
 }
 
-/// Asks once whether a server answers hits again.
+/// Probes whether a server counts hits again.
 fn is_counted_by(memcached: &Memcached, policy: &mut Policy) -> bool {
     static CLIENT: AtomicU16 = AtomicU16::new(1);
     let client = format!("203.0.113.{}", CLIENT.fetch_add(1, Ordering::Relaxed) % 250);
@@ -87,7 +87,7 @@ fn a_refused_client_stays_refused_through_a_store_timeout() {
         let verdicts = [(); 3].map(|()| passes(&mut policy, "198.51.100.1"));
         assert_eq!(verdicts, [true, true, false]);
         memcached.freeze();
-        // One time-out is no outage yet: each is judged on the last value seen and one more.
+        // One time-out is not an outage: the request is judged on the last known value plus one.
         assert!(!passes(&mut policy, "198.51.100.1"), "{on_store_failure}");
         assert!(passes(&mut policy, "198.51.100.2"), "{on_store_failure}");
         memcached.thaw();
@@ -96,7 +96,7 @@ fn a_refused_client_stays_refused_through_a_store_timeout() {
 
 #[test]
 fn on_store_failure_applies_and_an_outage_is_logged_at_start_and_end() {
-    // Connections of a client that was over, and of one that was not seen, while memcached is away.
+    // Connections of a client that was over its limit and of a new client, while memcached is down.
     let cases = [
         ("local", [false, false], [true, false]),
         ("dunno", [true, true], [true, true]),
@@ -117,7 +117,7 @@ fn on_store_failure_applies_and_an_outage_is_logged_at_start_and_end() {
         memcached.start_again();
         let end = daemon.lines().wait_for("STORE_UP");
         assert!(end.contains("decisions=4"), "{end}");
-        // The server's count, which is empty now, is what counts: local hits are not added to it.
+        // The count of the server, which is empty now, is used: local hits are not added to it.
         assert_eq!([(); 2].map(|()| passes(&mut policy, "198.51.100.2")), [true, false], "{on_store_failure}");
         assert_eq!(memcached.value("connshaper:198.51.100.2").as_deref(), Some("2"));
         assert_eq!(daemon.lines().with("STORE_DOWN").len(), 1, "{}", daemon.lines());
@@ -205,7 +205,7 @@ fn impostor(answer: &'static str) -> String {
                 let mut stream = BufReader::new(stream.unwrap());
                 let mut line = String::new();
                 while stream.read_line(&mut line).is_ok_and(|length| length > 0) {
-                    // It may have hung up on this nonsense.
+                    // The daemon may have closed the connection after an invalid answer.
                     let _ =
                         stream.get_mut().write_all(if line.contains("probe") { b"NF\r\n" } else { answer.as_bytes() });
                     line.clear();

@@ -1,4 +1,4 @@
-//! What is over its limit asks memcached seldom, and is counted all the same.
+//! A key over its limit queries memcached rarely, and all its hits are counted.
 
 use std::net::IpAddr;
 use std::sync::atomic::Ordering;
@@ -29,7 +29,7 @@ fn at(milliseconds: u64) -> Now {
     Now::simulated(milliseconds)
 }
 
-/// A host of a site that remembers for two seconds, and the site's gate.
+/// A host with `over_memory` of two seconds, and the gate before its server.
 fn host(site: &mut Site) -> (Host, Gate) {
     let gate = Gate::to(&site.memcached[0].server());
     site.servers = vec![gate.server()];
@@ -52,7 +52,7 @@ async fn a_flood_queries_once_per_over_memory_and_every_hit_is_counted() {
     assert_eq!(host.hit(&limit, &client(), 1, at(12_000)).await.count, 10_012);
     assert_eq!(site.value(KEY).as_deref(), Some("10012"));
     assert_eq!(host.statistics.over_memory.load(Ordering::Relaxed), 9_995);
-    // Nobody else is concerned.
+    // Other clients are unaffected.
     let other = KeyPart::client([198, 51, 100, 2].into(), 32, 64);
     for count in 1..=10 {
         assert_eq!(host.hit(&limit, &other, 1, at(12_000)).await.count, count);
@@ -162,7 +162,7 @@ async fn a_ban_is_cached_below_the_limit_and_ends_when_lifted_elsewhere() {
     assert_eq!(lifted.iter().map(|hit| hit.count).collect::<Vec<_>>(), [1001, 0]);
 }
 
-/// A limit that makes wait longer with each violation.
+/// A limit whose delay grows with each violation.
 fn delaying() -> Limit {
     let delay = Delay { initial: Duration::from_millis(100), max: Duration::from_secs(5), max_concurrent: 10 };
     Limit { delay: Some(delay), forget_after: 600, ..limit() }
@@ -185,7 +185,7 @@ async fn violations_of_a_flood_are_sent_once_per_over_memory_and_all_counted() {
         host.violated(&limit, &client(), now);
         host.settled().await;
     }
-    // In ten seconds five times: the hits, the violations so far, and what is added to these and to their time.
+    // Five times in ten seconds: the hits, the violations so far, and the update of their number and expiry.
     let commands = site.memcached[0].commands() - before;
     println!("flood that has to wait: 10000 violations, {commands} commands to memcached");
     assert_eq!(commands, 5 * 4);
@@ -236,6 +236,6 @@ async fn without_over_memory_and_for_sliding_windows_every_hit_queries_the_store
     }
     assert_eq!(site.value(KEY).as_deref(), Some("33"));
     assert_eq!(site.value("c:198.51.100.1!1").as_deref(), Some("33"));
-    // Both asked what is spoken here, and how the server is.
+    // Both connections asked for the protocol and for `stats`.
     assert_eq!(gate.commands(), 6 + 4);
 }

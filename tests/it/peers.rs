@@ -1,4 +1,4 @@
-//! Who may ask: over TCP the peers that are listed, over a unix socket whoever may open its file.
+//! Access control: over TCP by `allow_peers`, over a unix socket by the mode of its file.
 
 use std::fs;
 use std::io::{Read, Write};
@@ -60,7 +60,7 @@ fn a_unix_socket_is_open_to_its_group_alone() {
     let refused = query_as("nogroup", &program, &path).unwrap_err();
     assert!(refused.contains("Permission denied"), "{refused}");
 
-    // Nor where its directory is closed, whatever the rights of the socket.
+    // A closed directory denies access whatever the mode of the socket.
     fs::set_permissions(&path, PermissionsExt::from_mode(0o666)).unwrap();
     assert_eq!(query_as("nogroup", &program, &path), Ok("DUNNO\n".to_owned()));
     fs::set_permissions(&open, PermissionsExt::from_mode(0o700)).unwrap();
@@ -147,7 +147,7 @@ fn parse(text: &str) -> Result<Config, connshaper::config::ConfigError> {
     Config::parse(Path::new("connshaper.toml"), text)
 }
 
-/// What comes back to a request from that address; nothing when the daemon hangs up.
+/// The answer to a request from an address; `None` when the daemon closes the connection.
 fn ask_from(address: &str, port: u16) -> String {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
     let from: IpAddr = address.parse().unwrap();
@@ -156,7 +156,7 @@ fn ask_from(address: &str, port: u16) -> String {
     socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
     let mut stream = TcpStream::from(socket);
     let mut answer = Vec::new();
-    // Who is turned away may find that out while writing.
+    // The daemon may close the connection before the request is written.
     let asked = stream.write_all(request(&["client_address=198.51.100.1"]).as_bytes());
     if asked.and_then(|()| stream.shutdown(std::net::Shutdown::Write)).is_ok() {
         let _ = stream.read_to_end(&mut answer);
@@ -164,7 +164,7 @@ fn ask_from(address: &str, port: u16) -> String {
     String::from_utf8(answer).unwrap()
 }
 
-/// What `connshaper query` prints when a user without rights runs it in that group. `Err`: what it complains of.
+/// The output of `connshaper query` run by an unprivileged user in a group. `Err`: its error message.
 fn query_as(group: &str, program: &Path, socket: &Path) -> Result<String, String> {
     let mut query = Command::new("setpriv");
     query.args(["--reuid=nobody", &format!("--regid={group}"), "--clear-groups"]).arg(program);

@@ -4,10 +4,10 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::support::{Daemon, Dir, Lines, Memcached, Port, Postfix, Reply, Setup, Smtp, install};
 
-/// Both ways Postfix can ask: at each recipient, or when the client connects.
+/// Values of smtpd_delay_reject: Postfix queries at each recipient, or when the client connects.
 const DELAY_REJECT: [&str; 2] = ["yes", "no"];
 
-/// Sees to it that all answers are ours: Postfix itself loses its patience with a client after ten errors.
+/// Raises the error limits of Postfix, so that all refusals come from connshaper.
 const PATIENT: &str = "
     smtpd_soft_error_limit = 1000
     smtpd_hard_error_limit = 1000";
@@ -44,7 +44,7 @@ fn the_fourth_session_of_a_client_is_refused_at_every_recipient() {
 fn at_postfix_own_limits_a_refused_client_sees_450_until_postfix_hangs_up() {
     for delay_reject in DELAY_REJECT {
         let daemon = Daemon::start("threshold = 1\nwhitelist = []");
-        // The limits are the defaults; only the second that Postfix pauses after each error is spared.
+        // The error limits are the defaults; only the pause of a second after each error is turned off.
         let postfix = asking(&daemon, delay_reject).main_cf("smtpd_error_sleep_time = 0").start();
         begun(&postfix, "127.0.0.2").rcpt().expect(250);
 
@@ -161,7 +161,7 @@ fn spawn_runs_one_policy_process_per_smtpd_and_all_count_together() {
 
     let mut first = begun(&postfix, "127.0.0.2");
     first.rcpt().expect(250);
-    // The first session is still there, so this one has another smtpd.
+    // The first session is still open, so this one has another smtpd.
     let mut second = begun(&postfix, "127.0.0.2");
     assert_eq!(second.rcpts(3), [450; 3]);
     assert_eq!(first.rcpts(3), [250; 3]);
@@ -175,7 +175,7 @@ fn spawn_runs_one_policy_process_per_smtpd_and_all_count_together() {
 
 #[test]
 fn each_action_has_its_effect_in_postfix() {
-    // What a client over its limit hears at RCPT, where Postfix asks at RCPT.
+    // Replies at RCPT to a client over its limit, if Postfix queries at RCPT.
     let table = [
         (
             "DEFER_IF_PERMIT",
@@ -239,7 +239,7 @@ fn warn_if_reject_refuses_nobody() {
     daemon.lines().wait_for("REFUSED client=127.0.0.2 ");
 }
 
-/// A Postfix that asks `daemon` about clients.
+/// A Postfix that queries `daemon` in smtpd_client_restrictions.
 fn asking(daemon: &Daemon, delay_reject: &str) -> Setup {
     Postfix::setup().main_cf(&restrictions(daemon.endpoint(), delay_reject))
 }

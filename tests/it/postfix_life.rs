@@ -1,4 +1,4 @@
-//! Reload, stop and start of the daemon, as the clients of a real Postfix notice it.
+//! Reload, stop and start of the daemon, seen by clients of a real Postfix.
 
 use crate::support::{Daemon, Postfix, Smtp};
 

@@ -1,4 +1,4 @@
-//! What is one session: a real Postfix asks, a real memcached shows what was counted.
+//! Recognition of sessions: a real Postfix queries, and memcached shows what was counted.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpStream;
@@ -6,7 +6,7 @@ use std::thread;
 
 use crate::support::{Daemon, Memcached, PATIENCE, Port, Postfix, Relay, Smtp};
 
-/// Both ways Postfix can ask: at each recipient, or when the client connects.
+/// Values of smtpd_delay_reject: Postfix queries at each recipient, or when the client connects.
 const DELAY_REJECT: [&str; 2] = ["yes", "no"];
 
 /// Runs a test with both values of smtpd_delay_reject at once.
@@ -125,7 +125,7 @@ fn a_source_port_used_again_is_a_new_session() {
     for delay_reject in DELAY_REJECT {
         let site = Site::new(delay_reject, "smtpd_client_restrictions = check_policy_service POLICY");
         let port = Port::of([127, 0, 0, 2]);
-        // Each ends with a lower message number than the next begins with, or with the same.
+        // The last message number of each session is at most the first of the next.
         for (session, messages) in [(1, 1), (2, 2), (3, 1)] {
             let mut smtp = site.postfix.client(&port.address().to_string());
             smtp.ehlo();
@@ -190,7 +190,7 @@ fn vrfy_and_etrn_belong_to_their_session() {
         smtpd_etrn_restrictions = check_policy_service POLICY";
     for delay_reject in DELAY_REJECT {
         let site = Site::new(delay_reject, lists);
-        // Before a message, between two, and alone.
+        // The command is sent before a message, between two messages, and alone.
         for (session, messages) in [(1, 2), (2, 0)] {
             let mut smtp = site.postfix.client("127.0.0.2");
             smtp.ehlo();
@@ -209,14 +209,14 @@ fn vrfy_and_etrn_belong_to_their_session() {
 
 #[test]
 fn each_xclient_client_is_a_session_and_the_proxy_is_not_counted() {
-    // Postfix asks whether the client it sees now may say XCLIENT: that is the first client, the second time.
+    // Postfix checks whether the current client may use XCLIENT: at the second handover that is the first client.
     let lists = "
         smtpd_authorized_xclient_hosts = 127.0.0.9, 198.51.100.7
         smtpd_client_restrictions = check_policy_service POLICY";
     for delay_reject in DELAY_REJECT {
         let site = Site::new(delay_reject, lists);
-        // The proxy keeps its connection, and hands over one client after the other. It names their
-        // ports in its second life only, where the first client comes again.
+        // The proxy keeps its connection and hands over one client after the other. It sends their
+        // ports in the second round only, in which the first client comes again.
         for (round, port) in [(1, ""), (2, " PORT=4025")] {
             let mut smtp = site.postfix.client("127.0.0.9");
             for client in ["198.51.100.7", "IPV6:2001:DB8::7"] {
@@ -234,7 +234,7 @@ fn each_xclient_client_is_a_session_and_the_proxy_is_not_counted() {
 
 #[test]
 fn a_client_handed_over_again_by_xclient_is_a_new_session() {
-    // Where Postfix asks at RCPT only, the two look like one: same ports, and one count of messages.
+    // If Postfix queries at RCPT only, both sessions look like one: the same ports and one series of messages.
     let lists = "
         smtpd_authorized_xclient_hosts = 127.0.0.9, 198.51.100.7
         smtpd_client_restrictions = check_policy_service POLICY";
@@ -260,7 +260,7 @@ fn a_client_behind_a_proxy_protocol_balancer_is_counted_and_the_balancer_is_not(
             let stream = TcpStream::connect(site.postfix.address()).unwrap();
             stream.set_read_timeout(Some(PATIENCE)).unwrap();
             let mut balancer = BufReader::new(stream);
-            // In one piece: smtpd looks once.
+            // In one write: smtpd reads the PROXY header once.
             let header = format!("PROXY TCP4 198.51.100.7 192.0.2.25 {} 25\r\n", 4000 + session);
             balancer.get_mut().write_all(header.as_bytes()).unwrap();
             let mail = ["HELO client.example.net", "MAIL FROM:<>", "RCPT TO:<recipient@example.org>", "QUIT"];

@@ -1,4 +1,4 @@
-//! Upgrades and restarts of the daemon under load, as the clients of a real Postfix notice them.
+//! Upgrades and restarts of the daemon under load, seen by clients of a real Postfix.
 
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Daemon, Dir, Postfix, Smtp, until};
 
-/// What an smtpd waits when it has lost its policy connection.
+/// The pause of an smtpd that has lost its policy connection.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
 
 const RULES: &str = "whitelist = []\nthreshold = 2\nexptime = 3600";
@@ -26,8 +26,8 @@ fn begun(postfix: &Postfix, from: &str) -> Smtp {
     smtp
 }
 
-/// Eight sessions that name recipients without a pause while `act` happens. Says how many they named, and how
-/// long the slowest reply took.
+/// Runs `act` while eight sessions send RCPT without a pause. Returns the number of recipients, and the time of
+/// the slowest reply.
 fn under_load(postfix: &Postfix, act: impl FnOnce(&dyn Fn())) -> (u32, Duration) {
     let (over, named) = (AtomicBool::new(false), AtomicU32::new(0));
     thread::scope(|scope| {
@@ -42,7 +42,7 @@ fn under_load(postfix: &Postfix, act: impl FnOnce(&dyn Fn())) -> (u32, Duration)
                 smtp.rcpt().expect(250);
                 longest = longest.max(start.elapsed());
                 named.fetch_add(1, Ordering::Relaxed);
-                // Below Postfix's bound on the recipients of a message.
+                // Below smtpd_recipient_limit.
                 if recipient % 100 == 0 {
                     smtp.command("RSET").expect(250);
                     smtp.mail().expect(250);

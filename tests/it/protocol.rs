@@ -1,14 +1,14 @@
-//! The policy protocol, spoken to the daemon byte by byte, without a Postfix.
+//! The policy protocol, without a Postfix.
 
 use crate::support::{Daemon, Dir, Policy, request};
 
-/// Every client's second session is refused, with a text that shows what was understood.
+/// Refuses the second session of every client, with a text that shows the client and the count.
 const CONFIG: &str = "
     threshold = 1
     text = \"{count} from {client}\"
     log_level = \"debug\"";
 
-/// The answer to a client's session number `count`.
+/// The refusal of a session with this count.
 fn refusal(count: usize, client: &str) -> String {
     format!("DEFER_IF_PERMIT 4.7.0 {count} from {client}")
 }
@@ -102,7 +102,7 @@ fn a_malformed_request_is_logged_once_and_closes_the_connection() {
         assert!(line.contains(logged) && line.contains(" problem="), "{trouble}: {line}");
         assert!(line.len() < 500, "{trouble}: {line}");
 
-        // The others do not notice.
+        // Other connections are unaffected.
         assert_eq!(Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1), "DUNNO");
         daemon.stop();
         assert_eq!(daemon.lines().with("BAD_REQUEST").len(), 1, "{trouble}: {}", daemon.lines());

@@ -1,7 +1,7 @@
-//! Two policy connections ask about one SMTP session at the same moment: one counts it, the other is told.
+//! Two policy connections query the same SMTP session at the same time: one counts it, the other gets the result.
 //!
-//! The daemon has one thread, but what is shared does not rely on that. Here
-//! every policy connection has a thread of its own, and who is first is a race.
+//! The daemon has one thread, but the session table does not rely on that. Here
+//! every policy connection has a thread of its own, and they race.
 
 use std::sync::Barrier;
 use std::sync::atomic::{AtomicUsize, Ordering};

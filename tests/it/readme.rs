@@ -1,4 +1,4 @@
-//! What README.md tells an administrator to do works as written there.
+//! The instructions of README.md work as written.
 
 use std::fs;
 use std::path::Path;
@@ -6,7 +6,7 @@ use std::process::Command;
 
 use crate::support::{Daemon, Dir, Memcached, Postfix};
 
-// Clients of the tests have loopback addresses, and smtpd asks with the rights of the user postfix.
+// Clients of the tests have loopback addresses, and smtpd connects as the user postfix.
 const CONFIG: &str = "whitelist = []\nsocket_group = \"postfix\"\n";
 
 #[test]
@@ -158,7 +158,7 @@ fn site(config: &str, main_cf: String) -> (Daemon, Postfix) {
     (daemon, setup.start())
 }
 
-/// What a client from there is answered to its first recipient.
+/// The reply to the first recipient of a client with this address.
 fn recipient(postfix: &Postfix, from: &str) -> u16 {
     let mut client = postfix.client(from);
     client.ehlo().expect(250);
@@ -177,7 +177,7 @@ fn options() -> String {
     let block = block("master.cf");
     let (service, options) = block.split_once('\n').unwrap();
     assert!(service.starts_with("smtp ") && service.ends_with(" smtpd"), "{service}");
-    // What stands first sets the indentation; the options must keep theirs.
+    // The first line sets the indentation that is removed; the options must keep theirs.
     format!("# README.md\n{options}")
 }
 
@@ -189,7 +189,7 @@ fn block(kind: &str) -> String {
     block.split_once("```").unwrap().0.to_owned()
 }
 
-/// Lines of an example that are commented out: from the one that begins so to the last that goes on with it.
+/// The commented-out lines of an example: one that begins with this text, and its continuation lines.
 fn uncommented(name: &str, beginning: &str) -> String {
     let text = read(name);
     let mut lines =

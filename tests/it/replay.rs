@@ -1,4 +1,4 @@
-//! `connshaper replay` at a running daemon, and what `advise` says of the same log.
+//! `connshaper replay` against a running daemon, compared with `advise` on the same log.
 
 use std::fs;
 use std::path::Path;
@@ -14,7 +14,7 @@ fn advise_and_a_daemon_agree_on_every_verdict_within_one_window() {
     let dir = Dir::new();
     let log = dir.join("mail.log");
     traffic::write(&mut fs::File::create(&log).unwrap(), 30_000, 21).unwrap();
-    // No window of this length ends within the log, nor within the test: so the pace makes no difference.
+    // No window of this length ends within the log or the test, so the pace makes no difference.
     let config = "threshold = 3\nexptime = \"1d\"\nwhitelist = [\"198.101.0.0/24\"]\n";
     let daemon = Daemon::start(config);
     let (advised, replayed) = both(&dir, &daemon, config, &log, &["--speed", "max"]);
@@ -63,7 +63,7 @@ fn advise_and_a_daemon_agree_while_windows_begin_and_end() {
     assert_eq!(refused, expected);
 }
 
-/// The verdicts of `advise` with a configuration, and of a daemon that has it, side by side.
+/// The verdicts of `advise` with a configuration, and those of a daemon with the same configuration.
 fn both(dir: &Dir, daemon: &Daemon, config: &str, log: &Path, options: &[&str]) -> (String, String) {
     let config = dir.write("connshaper.toml", config);
     let (advised, replayed) = (dir.join("advised"), dir.join("replayed"));

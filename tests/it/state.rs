@@ -1,4 +1,4 @@
-//! `state_file`: what is counted in the daemon survives its end, and a file that cannot be used harms nobody.
+//! `state_file`: counts in memory survive a restart, and an unusable file does no harm.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -15,7 +15,7 @@ fn rules(dir: &Dir, more: &str) -> String {
     format!("whitelist = []\nthreshold = 2\nexptime = 3600\nstate_file = {file:?}\n{more}")
 }
 
-/// Whether a new connection of a client passes. No port twice.
+/// Whether a new session of a client passes. Each session needs another port.
 fn passes(daemon: &Daemon, client: &str, port: u16) -> bool {
     Policy::connect(daemon.endpoint()).connected(client, port) == PASS
 }
@@ -38,7 +38,7 @@ fn counts_survive_a_restart_if_their_limit_is_the_same() {
     let mode = fs::metadata(dir.join("state")).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "nobody else is to see who connects");
 
-    // Another limit comes before those that are there; none gets another's count.
+    // A new limit is inserted before the others; each limit keeps its own count.
     fs::write(
         daemon.config(),
         rules(
@@ -62,7 +62,7 @@ fn saved_counts_survive_a_kill() {
     let mut daemon = Daemon::start(&rules(&dir, "state_interval = \"1s\"\nlog_level = \"debug\""));
     assert!(passes(&daemon, "198.51.100.1", 1) && passes(&daemon, "198.51.100.1", 2));
     let saved = daemon.lines().with("STATE_SAVED ").len();
-    // One that began before the second may have missed it.
+    // A save that began before the second session may not contain it.
     daemon.lines().wait_for_more("STATE_SAVED ", saved + 1);
     daemon.stop_by(Signal::SIGKILL);
     daemon.start_again();
@@ -105,7 +105,7 @@ fn a_full_disk_causes_a_warning_and_keeps_the_old_state_file() {
     daemon.stop();
     let before = fs::read(dir.join("state")).unwrap();
 
-    // No file may be larger than a kilobyte, and whoever tries gets an error.
+    // Files may have at most a kilobyte; longer writes fail.
     let mut daemon = Daemon::start_after("trap '' XFSZ && ulimit -f 1", &rules(&dir, "state_interval = \"1s\""));
     for client in 0..200_u16 {
         passes(&daemon, &format!("203.0.113.{client}"), 1);

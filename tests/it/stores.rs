@@ -1,5 +1,5 @@
-//! Counting, the same on every store: connection_shaper's semantics as a table
-//! of cases, and what a memcached holds and says, with real servers and clients.
+//! Counting on every store: connection_shaper's semantics as a table of cases, and
+//! the keys in memcached, with real servers and clients.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -8,14 +8,14 @@ use std::time::{Duration, Instant};
 
 use crate::support::{Daemon, Memcached, Policy, Proxy, until};
 
-/// A store with whatever it needs running, and the lines that configure it.
+/// A running store and the lines that configure it.
 struct Site {
     config: String,
     memcached: Vec<Memcached>,
     _proxy: Option<Proxy>,
 }
 
-/// Deadlines are another test's business; this machine may be busy.
+/// These tests are not about deadlines, and the machine may be busy.
 const PATIENT: &str = "store_timeout = \"5s\"\n";
 
 impl Site {
@@ -29,7 +29,7 @@ impl Site {
         Self { config, memcached: servers, _proxy: None }
     }
 
-    /// Behind a proxy that knows `add` and `incr`, but no meta commands: it hangs up on them.
+    /// Behind a proxy that knows `add` and `incr`, but closes the connection on meta commands.
     fn proxied() -> Self {
         let memcached = Memcached::start();
         let proxy = Proxy::before(&memcached);
@@ -193,20 +193,20 @@ fn a_file_in_the_original_form_uses_the_originals_keys() {
     assert_eq!(verdicts(&daemon, &["198.51.100.1"; 5]), "...xx");
     assert_eq!(verdicts(&daemon, &["192.168.1.9"; 5]), ".....");
     assert_eq!(verdicts(&daemon, &["10.0.0.200"; 5]), ".....");
-    // What only its unanchored match exempted is counted.
+    // An address that only an unanchored match would exempt is counted.
     assert_eq!(verdicts(&daemon, &["110.0.0.5"; 4]), "...x");
-    // Nothing but its whitelist is exempt, and IPv6 clients count as whole addresses.
+    // Loopback is not exempt, and IPv6 clients count as whole addresses.
     assert_eq!(verdicts(&daemon, &["127.0.0.1"; 4]), "...x");
     assert_eq!(
         verdicts(&daemon, &["2001:db8::1", "2001:db8::1", "2001:db8::1", "2001:db8::2", "2001:db8::1"]),
         "....x"
     );
-    // The fifth was refused by what is known here, and would go along with the next question.
+    // The fifth hit was refused from the over-limit cache, and would be added with the next query.
     assert_eq!(memcached.value("198.51.100.1").as_deref(), Some("4"));
     assert_eq!(memcached.value("2001:db8::1").as_deref(), Some("4"));
 }
 
-/// What the original did for one connection: `add`, then `incr`; and what is there.
+/// The commands of the original for one connection, `add` and `incr`, and the value after them.
 fn with_the_originals_client(memcached: &Memcached, key: &str) -> String {
     let script = "my $m = Cache::Memcached::Fast->new({ servers => [$ARGV[0]] });\
                   $m->add($ARGV[1], 0, 60); my $n = $m->incr($ARGV[1]); print $n, ' ', $m->get($ARGV[1]);";

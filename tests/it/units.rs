@@ -1,4 +1,4 @@
-//! The systemd units in contrib/: systemd itself understands them and finds the service well enclosed.
+//! The systemd units in contrib/: systemd accepts them and rates the service as well confined.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ const SOCKET: &str = "connshaper.socket";
 fn systemd_understands_the_units() {
     let units = Units::new();
     let mut verify = Command::new("systemd-analyze");
-    // The colon at the end: the system's own units are there as well, for what ours refer to.
+    // The colon at the end adds the units of the system, to which ours refer.
     verify.env("SYSTEMD_UNIT_PATH", format!("{}:", units.0.path().display()));
     verify.args(["verify", "--man=no", "--recursive-errors=no"]).args([units.path(SERVICE), units.path(SOCKET)]);
     let output = run(&mut verify);
@@ -23,7 +23,7 @@ fn systemd_understands_the_units() {
 #[test]
 fn the_service_can_do_little_beyond_its_task() {
     let units = Units::new();
-    // In tenths: 0 is locked up, 100 can do everything.
+    // In tenths of the exposure: 0 is fully locked down, 100 is unrestricted.
     let output = run(Command::new("systemd-analyze")
         .args(["security", "--offline=true", "--threshold=15", "--no-pager"])
         .arg(units.path(SERVICE)));
@@ -34,7 +34,7 @@ fn the_service_can_do_little_beyond_its_task() {
 fn without_postfixs_queue_directory_neither_unit_starts() {
     let units = Units::new();
     let socket = fs::read_to_string(units.path(SOCKET)).unwrap();
-    // A condition that fails is no failure: the service would start without the socket, and listen elsewhere.
+    // A failed condition is not an error: the service would start without the socket and listen elsewhere.
     assert!(!socket.contains("\nCondition"), "{socket}");
     assert!(fs::read_to_string(units.path(SERVICE)).unwrap().contains("\nRequires=connshaper.socket\n"));
     let queue = "=/var/spool/postfix/private\n";
@@ -59,7 +59,7 @@ fn systemd_understands_the_user_to_create() {
     assert!(output.status.success(), "{}", text(&output));
 }
 
-/// Copies of the units, with the program as built: systemd wants to see that it is there.
+/// Copies of the units with the path of the built program: systemd checks that it exists.
 struct Units(TempDir);
 
 impl Units {

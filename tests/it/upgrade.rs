@@ -1,4 +1,4 @@
-//! An upgrade as those see it who ask meanwhile: nobody is cut off, nothing is counted twice or forgotten.
+//! Upgrades under load: no connection is closed, no hit is counted twice or lost.
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Write};
@@ -37,7 +37,7 @@ fn sessions_counts_and_connections_survive_an_upgrade() {
     assert!(daemon.lines().with("UPGRADE_INCOMPLETE").is_empty(), "{}", daemon.lines());
     assert!(fs::read_to_string(format!("/proc/{pid}/status")).unwrap().contains("Name:\tconnshaper"));
 
-    // What was judged is judged the same, for the recipients to come.
+    // Sessions keep their verdict for further recipients.
     for (port, (policy, answer)) in (1..).zip(policies.iter_mut().zip(&answers)).take(3) {
         let port = format!("client_port={port}");
         let server = ["server_address=192.0.2.25", "server_port=25", "client_address=198.51.100.1"];
@@ -77,7 +77,7 @@ fn a_reload_under_load_loses_no_answer_and_no_count() {
 
 const CONNECTIONS: u16 = 64;
 
-/// Upgrades a daemon that the crowd asks. Says how many milliseconds nobody was answered.
+/// Upgrades the daemon under load. Returns the milliseconds without answers.
 fn upgraded(daemon: &Daemon) -> u64 {
     let line = daemon.upgrade();
     assert!(line.starts_with("UPGRADED "), "{line}");
@@ -85,8 +85,8 @@ fn upgraded(daemon: &Daemon) -> u64 {
     field(&line, "took_ms")
 }
 
-/// 64 policy connections that ask without a pause, while something is done with the daemon twenty times in a
-/// row. Each client's limit tells in the end how often it was counted.
+/// 64 policy connections send requests without a pause while something is done with the daemon twenty times in a
+/// row. Afterwards the count of each client is checked.
 fn crowd(store: &str, act: impl Fn(&Daemon) -> u64) {
     let top = "whitelist = []\nthreshold = 1000000\nexptime = 3600\naction = \"DEFER\"\ntext = \"{count}\"\n";
     let daemon = Daemon::start(&format!("{top}{store}"));
@@ -121,10 +121,10 @@ fn crowd(store: &str, act: impl Fn(&Daemon) -> u64) {
     });
     let asked = asked.into_inner();
     eprintln!("{asked} questions, the longest answer after {longest:?}");
-    // As long as main.cf has Postfix wait. It is milliseconds, unless the machine itself stands still.
+    // The time-out of Postfix. Usually milliseconds, unless the machine stalls.
     assert!(longest < Duration::from_secs(10), "{longest:?}");
 
-    // What was counted for each client is told by its refusal.
+    // The text of a refusal has the count of the client.
     daemon.reload(&format!("{top}{store}").replace("threshold = 1000000", "threshold = 1"));
     let mut policy = Policy::connect(daemon.endpoint());
     let counted = |client: u16| -> u32 {
@@ -154,7 +154,7 @@ fn unread_answers_are_sent_by_the_new_program() {
     let dir = Dir::new();
     let daemon = Daemon::start_at(format!("unix:{}", dir.join("policy").display()), "");
     let mut stream = UnixStream::connect(dir.join("policy")).unwrap();
-    // Fewer than there is room for on the way to the daemon, and more answers than fit on the way back.
+    // As many requests as fit into the socket; their answers do not fit.
     let mut sent = 0;
     stream.set_nonblocking(true).unwrap();
     let one = request(&["client_address=127.0.0.1"]);
@@ -250,7 +250,7 @@ fn an_upgrade_to_a_broken_program_or_configuration_changes_nothing() {
     fails("error=");
     fs::remove_file(&program).unwrap();
     fails("No such file or directory");
-    // One that passes the trial, and is gone when it is called.
+    // A program that passes the trial and is gone when it is executed.
     let gone = "#!/bin/sh\n[ \"$1\" = check ] && rm \"$0\"\necho connshaper 9.9\n";
     put(gone);
     fails("No such file or directory");
@@ -271,7 +271,7 @@ fn a_signal_during_an_upgrade_is_handled_after_it() {
     for _ in 0..5 {
         let (upgraded, reloaded) = (daemon.lines().with("UPGRADED ").len(), daemon.lines().with("RELOADED ").len());
         daemon.signal(Signal::SIGUSR2);
-        // At whatever moment of the upgrade it comes.
+        // The signal arrives at various moments of the upgrade.
         daemon.signal(Signal::SIGHUP);
         daemon.lines().wait_for_more("UPGRADED ", upgraded);
         daemon.lines().wait_for_more("RELOADED ", reloaded);
@@ -325,7 +325,7 @@ fn the_new_program_knows_which_servers_are_down() {
     (5..=7).for_each(&mut ask);
     memcached.start_again();
     let line = daemon.lines().wait_for("STORE_UP ");
-    // Those before the upgrade and those after it.
+    // The hits before the upgrade and those after it.
     assert_eq!(field(&line, "decisions"), 6, "{line}");
     assert_eq!(daemon.lines().with("STORE_DOWN ").len(), 1, "{}", daemon.lines());
 }
@@ -343,7 +343,7 @@ fn an_upgrade_logs_that_a_changed_listen_needs_a_restart() {
         let expected = format!("listen={} configured={} remedy=\"restart the daemon\"", at("one"), at("two"));
         assert_eq!(line, format!("LISTEN_UNCHANGED {expected}"));
     }
-    // What the program before was told counts, not what this one found.
+    // The `listen` of the first program is compared, not that of its successor.
     let line = daemon.reload(&config("two"));
     assert!(line.ends_with(" after_restart=listen"), "{line}");
     daemon.lines().wait_for_more("LISTEN_UNCHANGED ", 2);

@@ -1,4 +1,4 @@
-//! connshaper itself, as a process.
+//! The daemon under test, as a process.
 
 use std::fmt::Display;
 use std::fs;
@@ -33,7 +33,7 @@ impl Daemon {
         Self::start_after(":", config)
     }
 
-    /// The same, from a shell after this command, which may set limits and variables.
+    /// The same, started by a shell after this command, which may set limits and variables.
     pub fn start_after(preparation: &str, config: &str) -> Self {
         let port = Port::new();
         let endpoint = port.endpoint();
@@ -47,21 +47,21 @@ impl Daemon {
         Self::launch(Site::new(config, Some(&endpoint)), endpoint, None)
     }
 
-    /// The same from a shell after this command.
+    /// The same, started by a shell after this command.
     pub fn start_at_after(endpoint: impl Display, preparation: &str, config: &str) -> Self {
         let endpoint = endpoint.to_string();
         let site = Site { preparation: preparation.to_owned(), ..Site::new(config, Some(&endpoint)) };
         Self::launch(site, endpoint, None)
     }
 
-    /// Starts one that only its configuration tells to listen at `endpoint`.
+    /// Starts one without `--listen`: its configuration must contain `endpoint`.
     pub fn start_unled(endpoint: impl Display, config: &str) -> Self {
         Self::launch(Site::new(config, None), endpoint.to_string(), None)
     }
 
-    /// Starts one that is handed `socket`, where `endpoint` is, as systemd does it, over all its starts.
+    /// Starts one that inherits a listening socket, bound to `endpoint`, as from systemd; also when it is restarted.
     pub fn start_at_socket(socket: impl Into<OwnedFd>, endpoint: impl Display, config: &str) -> Self {
-        // The shell has the number that the daemon will have.
+        // The daemon will have the process id of the shell.
         let preparation = "exec 3<&0 </dev/null && export LISTEN_PID=$$ LISTEN_FDS=1".to_owned();
         let site = Site { preparation, socket: Some(socket.into()), ..Site::new(config, None) };
         Self::launch(site, endpoint.to_string(), None)
@@ -73,17 +73,17 @@ impl Daemon {
         Self { process, reader: Some(reader), lines, endpoint, site, _port: port }
     }
 
-    /// Where it answers, as main.cf writes it.
+    /// Its address, as written in main.cf.
     pub fn endpoint(&self) -> &str {
         &self.endpoint
     }
 
-    /// What it logs, over all its starts.
+    /// Its log lines, of all its starts.
     pub fn lines(&self) -> &Lines {
         &self.lines
     }
 
-    /// What it tells systemd, over all its starts: a message is a line.
+    /// Its notifications to systemd, of all its starts: a message is a line.
     pub fn told(&self) -> &Lines {
         &self.site.told
     }
@@ -93,7 +93,7 @@ impl Daemon {
         self.site.dir.join(CONFIG)
     }
 
-    /// Replaces its configuration, has it reload, and returns the line that tells how that went.
+    /// Replaces its configuration, reloads it, and returns the log line with the result.
     pub fn reload(&self, config: &str) -> String {
         let seen = self.lines.with("RELOAD").len();
         self.site.dir.write(CONFIG, config);
@@ -101,34 +101,33 @@ impl Daemon {
         self.lines.wait_for_more("RELOAD", seen)
     }
 
-    /// The number of its process.
+    /// Its process id.
     pub fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Has the program file take its place, and returns the line that tells how that went.
+    /// Upgrades it to the present program file, and returns the log line with the result.
     pub fn upgrade(&self) -> String {
         let seen = self.lines.with("UPGRADE").len();
         self.signal(Signal::SIGUSR2);
         self.lines.wait_for_more("UPGRADE", seen)
     }
 
-    /// Where its program file is: a link to the program under test.
+    /// The path of its program file, a link to the program under test.
     pub fn program(&self) -> PathBuf {
         self.site.dir.join(LINK)
     }
 
-    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
 
-    /// Ends it in order; `lines` has then all it ever said.
+    /// Stops it with SIGTERM; afterwards `lines` is complete.
     pub fn stop(&mut self) -> ExitStatus {
         self.stop_by(Signal::SIGTERM)
     }
 
-    /// The same by another signal.
+    /// The same with another signal.
     pub fn stop_by(&mut self, signal: Signal) -> ExitStatus {
         self.signal(signal);
         let status = self.process.wait();
@@ -138,7 +137,7 @@ impl Daemon {
         status
     }
 
-    /// Starts it anew after `stop`, at the same address.
+    /// Starts it again after `stop`, at the same address.
     pub fn start_again(&mut self) {
         let (process, reader) = self.site.run(&self.lines);
         (self.process, self.reader) = (process, Some(reader));
@@ -153,10 +152,10 @@ impl Drop for Daemon {
 
 const CONFIG: &str = "connshaper.toml";
 
-/// The program as a daemon is started by it, so that another can take its place there.
+/// The link by which a daemon is started, so that a test can replace the program.
 const LINK: &str = "connshaper";
 
-/// A command that runs the program as a service manager would, without what the test inherited from its own.
+/// A command that runs the program without the variables of systemd that the test itself may have.
 pub fn command() -> Command {
     sheltered(Command::new(PROGRAM))
 }
@@ -168,19 +167,19 @@ fn sheltered(mut command: Command) -> Command {
     command
 }
 
-/// Puts a copy of the program where any user can run it; where it was built may be closed to them.
+/// Copies the program to where any user can run it; the build directory may be closed.
 pub fn install(dir: &Dir) -> PathBuf {
     let path = dir.join("connshaper");
     fs::copy(PROGRAM, &path).unwrap();
     path
 }
 
-/// What a daemon finds when it starts.
+/// The environment of a daemon.
 struct Site {
     dir: Dir,
     preparation: String,
     arguments: Vec<String>,
-    /// Standard input; without it there is none.
+    /// The socket that it inherits.
     socket: Option<OwnedFd>,
     told: Lines,
 }
@@ -210,7 +209,7 @@ impl Site {
             if let Some(status) = process.ended() {
                 panic!("connshaper ended with {status} instead of serving:\n{lines}");
             }
-            // Gives up now and then, for a look whether there is still someone to wait for.
+            // A short wait, so that the end of the process is noticed.
             self.told.wait_within(Duration::from_millis(100), READY, readied)
         });
         (process, reader)

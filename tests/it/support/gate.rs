@@ -1,4 +1,4 @@
-//! A relay before a memcached that fails as it is told to, and counts what comes.
+//! A relay before a memcached that fails in a chosen way and counts connections and commands.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -7,20 +7,20 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-/// How it fails.
+/// A kind of failure.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Fault {
-    /// Not at all.
+    /// No failure.
     None,
-    /// Every answer is late by this much.
+    /// Every answer is delayed by this time.
     Slow(Duration),
-    /// It says no more, but keeps reading: the half of a connection is closed.
+    /// It closes its sending side and keeps reading: a half-closed connection.
     HalfClosed,
-    /// It answers, but this, whatever it is asked.
+    /// It answers every command with this text.
     Nonsense(&'static str),
 }
 
-/// A running gate. Its threads end with the connections they serve, the listening one with the tests.
+/// A running gate. Each thread ends with its connection; the listening thread ends with the tests.
 pub struct Gate {
     address: SocketAddr,
     shared: Arc<Shared>,
@@ -36,7 +36,7 @@ struct Shared {
 }
 
 impl Gate {
-    /// One before the server at `HOST:PORT`.
+    /// A gate before the server at `HOST:PORT`.
     pub fn to(server: &str) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -61,7 +61,7 @@ impl Gate {
         self.address.to_string()
     }
 
-    /// Fails like that from now on.
+    /// Fails in this way from now on.
     pub fn set(&self, fault: Fault) {
         *self.shared.fault.lock().unwrap() = fault;
         if fault == Fault::HalfClosed {
@@ -76,7 +76,7 @@ impl Gate {
         self.shared.connections.load(Ordering::SeqCst)
     }
 
-    /// Commands so far, probes among them; each is a line.
+    /// Commands so far, including probes; each is a line.
     pub fn commands(&self) -> usize {
         self.shared.commands.load(Ordering::SeqCst)
     }

@@ -30,7 +30,7 @@ impl Lines {
         lines
     }
 
-    /// What is written to a system log socket at `path`, by anyone, until no clone is left that could look at it.
+    /// Datagrams sent to a socket at `path`, until no other clone of these lines is left.
     pub fn of_log_socket(path: &Path) -> Self {
         let (lines, socket) = (Self::default(), UnixDatagram::bind(path).unwrap());
         fs::set_permissions(path, Permissions::from_mode(0o666)).unwrap();
@@ -48,7 +48,7 @@ impl Lines {
         lines
     }
 
-    /// Adds what `source` says from now on, in a thread that ends with the source.
+    /// Adds the lines of `source` in a thread that ends with the source.
     pub fn add_all(&self, source: impl Read + Send + 'static) -> JoinHandle<()> {
         let writer = self.clone();
         thread::spawn(move || {
@@ -78,7 +78,7 @@ impl Lines {
         line
     }
 
-    /// As `wait_for_more`, with a time of its own; `None`: it did not come.
+    /// As `wait_for_more`, with another time-out; `None` if the line does not come.
     pub fn wait_within(&self, time: Duration, text: &str, seen: usize) -> Option<String> {
         let deadline = Instant::now() + time;
         let mut lines = self.0.lines.lock().unwrap();
@@ -91,13 +91,13 @@ impl Lines {
         }
     }
 
-    /// The lines so far that contain `text`. A process says a thing a little later than it does it.
+    /// The lines so far that contain `text`. A line may come a little later than the event.
     pub fn with(&self, text: &str) -> Vec<String> {
         self.0.lines.lock().unwrap().iter().filter(|line| line.contains(text)).cloned().collect()
     }
 }
 
-/// Shows what a part of a failing test logged; to be called when the part is dropped.
+/// Prints the log of a part if the test has failed; called when the part is dropped.
 pub fn show_if_panicking(part: &str, lines: &Lines) {
     if thread::panicking() {
         eprintln!("{part} logged:\n{lines}");

@@ -1,8 +1,8 @@
-//! Load on a daemon, beside the same load on a reference that counts in its own memory.
+//! Load on a daemon, and the same load on a reference daemon that counts in memory.
 //!
-//! Every client of the load connects through one thread alone, so both daemons see its sessions in
-//! the same order, and the reference says what an ever-present store would have answered. What a busy
-//! machine adds to one it adds to the other.
+//! All sessions of a client are sent by the same thread, so both daemons get them in the same order.
+//! The reference shows the verdicts of a store without failures, and the delay that a busy machine
+//! causes.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -16,30 +16,29 @@ use super::{Daemon, Lines, Policy};
 /// Policy connections to each of the two, each with a thread of its own.
 const CONNECTIONS: u32 = 8;
 
-/// Between an answer and the next request of a connection, so that the machine is busy and not full.
+/// The pause between an answer and the next request of a connection, so that the machine is not overloaded.
 const PACE: Duration = Duration::from_millis(1);
 
-/// What the load's daemons are told beside where they count: a window that outlasts the test.
+/// The configuration of both daemons, without the store. The window outlasts the test.
 pub const RULES: &str = "whitelist = []\nthreshold = 10\nexptime = \"1h\"\nlog_rate = 20\n";
 
-/// One request and what came of it.
+/// One request and its results.
 pub struct Asked {
-    /// When.
     pub at: Instant,
-    /// How long the answer took.
+    /// The time until the answer.
     pub took: Duration,
-    /// The same at the reference.
+    /// The time until the answer of the reference.
     pub reference: Duration,
-    /// It passed.
+    /// Whether the session passed.
     pub passed: bool,
-    /// It should have.
+    /// Whether it passed at the reference.
     pub should: bool,
 }
 
 /// All requests of a load.
 pub struct Seen(Vec<Asked>);
 
-/// Runs `story` while `daemon` is asked, and says what the load saw and what the story came to.
+/// Runs `story` under load on `daemon`. Returns the requests and the result of the story.
 pub fn under_load<T>(daemon: &Daemon, story: impl FnOnce(&Progress) -> T) -> (Seen, T) {
     let reference = Daemon::start(RULES);
     let progress = Progress::default();
@@ -57,7 +56,7 @@ pub fn under_load<T>(daemon: &Daemon, story: impl FnOnce(&Progress) -> T) -> (Se
     })
 }
 
-/// How far a load is.
+/// The progress of a load.
 #[derive(Default)]
 pub struct Progress {
     answered: AtomicUsize,
@@ -65,7 +64,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Waits until so many more requests were answered.
+    /// Waits until a number of further requests were answered.
     pub fn wait_for(&self, requests: usize) {
         let before = self.answered.load(Ordering::Relaxed);
         super::until(format_args!("{requests} more answers"), || {
@@ -89,7 +88,7 @@ fn ask(connection: u32, endpoint: &str, reference: &str, progress: &Progress) ->
         if progress.over.load(Ordering::Relaxed) {
             break;
         }
-        // A few that come again and again, and many that come fourteen times in a row and then no more.
+        // A few clients that connect again and again, and many that connect fourteen times in a row.
         let (net, host) = if number % 8 == 0 { (200, number / 8 % 8) } else { (number / 16 / 250, number / 16 % 250) };
         let (client, port) = (format!("10.{connection}.{net}.{host}"), 1 + (number % 60_000) as u16);
         let at = Instant::now();
@@ -98,7 +97,7 @@ fn ask(connection: u32, endpoint: &str, reference: &str, progress: &Progress) ->
             let passed = policy.connected(&client, port) == "DUNNO";
             (passed, start.elapsed())
         };
-        // The first of the two wakes the machine up, so they take turns.
+        // The first request of the two may be slower, so the daemons take turns.
         let ((passed, took), (should, reference)) = if number % 2 == 0 {
             (time(&mut policy), time(&mut reference))
         } else {
@@ -113,22 +112,22 @@ fn ask(connection: u32, endpoint: &str, reference: &str, progress: &Progress) ->
 }
 
 impl Seen {
-    /// How many were asked between two moments.
+    /// The number of requests between two moments.
     pub fn between(&self, from: Instant, to: Instant) -> usize {
         self.0.iter().filter(|asked| (from..to).contains(&asked.at)).count()
     }
 
-    /// How many there were. Each has its answer, or the load would have failed.
+    /// The number of requests. Each was answered, or the load would have failed.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// The longest any answer took.
+    /// The time of the slowest answer.
     pub fn longest(&self) -> Duration {
         self.0.iter().map(|asked| asked.took).max().unwrap_or_default()
     }
 
-    /// What 99 of 100 answers took at most, asked of the daemon between two moments, and the reference's.
+    /// The 99th percentile of the time of answers between two moments, of the daemon and of the reference.
     pub fn p99(&self, from: Instant, to: Instant) -> (Duration, Duration) {
         let within: Vec<_> = self.0.iter().filter(|asked| (from..to).contains(&asked.at)).collect();
         let of = |time: fn(&Asked) -> Duration| {
@@ -139,12 +138,12 @@ impl Seen {
         (of(|asked| asked.took), of(|asked| asked.reference))
     }
 
-    /// Those refused that should have passed.
+    /// The number of sessions that were refused but should have passed.
     pub fn refused_wrongly(&self) -> usize {
         self.0.iter().filter(|asked| !asked.passed && asked.should).count()
     }
 
-    /// Those that passed and should have been refused.
+    /// The number of sessions that passed but should have been refused.
     pub fn passed_wrongly(&self) -> usize {
         self.0.iter().filter(|asked| asked.passed && !asked.should).count()
     }
@@ -152,15 +151,12 @@ impl Seen {
 
 /// A line of the table of faults.
 pub struct Row<'r> {
-    /// What went wrong.
     pub fault: &'r str,
-    /// What the load saw.
     pub seen: &'r Seen,
-    /// 99 of 100 answers while the store was left alone, and those of the reference.
+    /// The 99th percentile while the breaker was open, of the daemon and of the reference.
     pub p99: Option<(Duration, Duration)>,
     /// From the end of the fault until the store counted again.
     pub recovery: Option<Duration>,
-    /// What was logged.
     pub log: &'r Lines,
 }
 
@@ -185,7 +181,7 @@ impl fmt::Display for Row<'_> {
 }
 
 impl Row<'_> {
-    /// Shows it, below the names of its columns.
+    /// Prints it, the first time below the names of the columns.
     pub fn print(&self) {
         static NAMES: Once = Once::new();
         NAMES.call_once(|| {

@@ -1,4 +1,4 @@
-//! A memcached of the test's own.
+//! A private memcached.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
@@ -21,7 +21,7 @@ pub struct Memcached {
 enum Place {
     Inet(Port),
     Unix(Dir),
-    /// Where only a namespace gets to, which `nsenter` enters for us.
+    /// At an address of a network namespace, reached by `nsenter`.
     Namespace(String),
 }
 
@@ -71,7 +71,7 @@ impl Memcached {
         }
     }
 
-    /// What it holds under `key`.
+    /// The value of `key`.
     pub fn value(&self, key: &str) -> Option<String> {
         let mut connection = BufReader::new(connect(&self.place.endpoint()).unwrap());
         write!(connection.get_mut(), "get {key}\r\n").unwrap();
@@ -104,7 +104,7 @@ impl Memcached {
         }
     }
 
-    /// Commands on keys that it was sent, as it counts them itself.
+    /// The number of commands on keys, from its statistics.
     pub fn commands(&self) -> u64 {
         let classic = ["cmd_get", "cmd_set", "cmd_touch", "incr_hits", "incr_misses", "decr_hits", "decr_misses"];
         classic.iter().chain(&["cmd_meta"]).map(|name| self.statistic(name)).sum()
@@ -115,7 +115,7 @@ impl Memcached {
         self.store(u32::MAX);
     }
 
-    /// The same, so many at most.
+    /// The same, with at most this number of keys.
     pub fn store(&self, keys: u32) {
         let mut connection = BufReader::new(connect(&self.place.endpoint()).unwrap());
         for number in 0..keys {
@@ -126,32 +126,32 @@ impl Memcached {
         }
     }
 
-    /// Has it keep its connections open and answer nothing.
+    /// Freezes it: its connections stay open and it answers nothing.
     pub fn freeze(&self) {
         self.process.freeze();
     }
 
-    /// Lets it go on after `freeze`.
+    /// Continues it after `freeze`.
     pub fn thaw(&self) {
         self.process.thaw();
     }
 
-    /// Ends it without a word; what it held is lost.
+    /// Kills it; its data is lost.
     pub fn kill(&mut self) {
         self.process.signal(Signal::SIGKILL);
         self.process.wait();
     }
 
-    /// Starts it anew after `kill`, empty, at the same address.
+    /// Starts it again after `kill`, empty, at the same address.
     pub fn start_again(&mut self) {
         self.process = run(&self.place, self.options);
     }
 }
 
-/// Whom memcached becomes when root starts it.
+/// The user that memcached changes to when root starts it.
 const USER: &str = "nobody";
 
-/// Where one in a namespace is.
+/// The address of a server in a namespace.
 const FAR: &str = "10.9.8.2:11211";
 
 fn run(place: &Place, options: &[&str]) -> Process {
@@ -185,7 +185,7 @@ fn run(place: &Place, options: &[&str]) -> Process {
             panic!("memcached ended with {status}");
         }
         if let Place::Namespace(id) = place {
-            // Nobody gets there from here.
+            // Only the namespace reaches this address.
             let listens = Command::new("nsenter").args(["--net", "--target", id, "ss", "-Hltn"]).output().unwrap();
             return String::from_utf8_lossy(&listens.stdout).contains(FAR).then_some(());
         }

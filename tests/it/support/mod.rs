@@ -1,9 +1,9 @@
 //! Real parts for the tests: the daemon itself, memcached, Postfix, and clients of each.
 //!
 //! Every part has a directory of its own under /tmp and loopback ports of its
-//! own, so tests run side by side; dropping a part ends its process. Nothing
-//! here sleeps for a fixed time: everything waits for an event, and gives up
-//! with a panic that shows what was seen instead.
+//! own, so tests run side by side; dropping a part ends its process. All waits
+//! here are for an event and not for a fixed time; when the event does not come
+//! they panic and show what was seen instead.
 
 mod daemon;
 mod gate;
@@ -48,10 +48,10 @@ use std::fmt::Display;
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// How long an event that must come may take, on a machine that is busy with other tests.
+/// The longest wait for an event, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Asks `probe` again and again for something that nothing announces. `what` is said when it does not come.
+/// Calls `probe` until it returns something. `what` is for the message if it does not.
 #[track_caller]
 pub fn until<T>(what: impl Display, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();

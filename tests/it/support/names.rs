@@ -1,4 +1,4 @@
-//! Names as a test wants them, and a name server that may hang.
+//! Host names of a test, and a name server that may hang.
 
 use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -9,18 +9,18 @@ use std::time::Duration;
 
 use super::Dir;
 
-/// Mount namespaces in which names are looked up as a test says, and nowhere else.
+/// Mount namespaces in which host names are resolved as the test configures it.
 pub struct Names(Dir);
 
 impl Names {
-    /// Names are those of a file like /etc/hosts, and no name server is asked.
+    /// Names of a file like /etc/hosts, without a name server.
     pub fn of_hosts(hosts: &str) -> Self {
         Self::new(hosts, "files", "")
     }
 
-    /// Names are asked of this name server.
+    /// Names from this name server.
     pub fn of_server(server: &NameServer) -> Self {
-        // As patient as the resolver can be told to be.
+        // The longest time-out of the resolver.
         Self::new("", "dns", &format!("nameserver {}\noptions timeout:30 attempts:5\n", server.address))
     }
 
@@ -32,13 +32,13 @@ impl Names {
         Self(dir)
     }
 
-    /// Names are others from now on.
+    /// Replaces the names.
     pub fn set_hosts(&self, hosts: &str) {
-        // In place: what is mounted is the file, not its name.
+        // In place: the mount is of the file, not of its name.
         self.0.write("hosts", hosts);
     }
 
-    /// What has a shell start "$0" with "$@" in such a namespace. The files go with this, the namespace stays.
+    /// The shell command that runs "$0" with "$@" in such a namespace.
     pub fn enter(&self) -> String {
         let mount = |name| format!("mount --bind {} /etc/{name}", self.0.join(name).display());
         let mounts = ["hosts", "nsswitch.conf", "resolv.conf"].map(mount).join(" && ");
@@ -46,12 +46,12 @@ impl Names {
     }
 }
 
-/// What a name server does.
+/// The behaviour of a name server.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
     /// Every name is 127.0.0.1.
     Answers,
-    /// Queries are kept, and answered when it answers again.
+    /// Queries are kept until it answers again.
     Hangs,
 }
 
@@ -69,7 +69,6 @@ struct State {
 }
 
 impl NameServer {
-    /// Starts one.
     pub fn new(mood: Mood) -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let own = std::process::id().wrapping_mul(16).wrapping_add(NUMBER.fetch_add(1, Ordering::Relaxed)) & 0xffff;
@@ -92,7 +91,7 @@ impl NameServer {
         server
     }
 
-    /// What it does from now on.
+    /// Changes its behaviour.
     pub fn set(&self, mood: Mood) {
         let mut state = self.state.lock().unwrap();
         state.mood = mood;
@@ -128,6 +127,6 @@ fn answer(socket: &UdpSocket, query: &[u8], to: SocketAddr) {
     if has_address {
         answer.extend(RECORD);
     }
-    // Whoever asked may have given up.
+    // The resolver may have given up.
     let _ = socket.send_to(&answer, to);
 }

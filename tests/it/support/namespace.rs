@@ -1,4 +1,4 @@
-//! Networks of the tests' own: namespaces with a wire between them, where packets can be lost.
+//! Private networks: two namespaces with a link between them, which can lose packets.
 
 use std::process::{Command, Stdio};
 
@@ -6,11 +6,11 @@ use nix::sys::signal::Signal;
 
 use super::{Process, until};
 
-/// A network namespace, there while this is.
+/// A network namespace. It exists as long as this value.
 pub struct Namespace(Process);
 
 impl Namespace {
-    /// A new one, with a loopback of its own.
+    /// A new one, with loopback.
     pub fn new() -> Self {
         let mut keeper = Command::new("unshare");
         keeper.args(["--net", "sleep", "infinity"]).stdin(Stdio::null());
@@ -21,7 +21,7 @@ impl Namespace {
         namespace
     }
 
-    /// Two with a wire between them: the first has 10.9.8.1, the second 10.9.8.2.
+    /// Two with a link between them: the first has 10.9.8.1, the second 10.9.8.2.
     pub fn pair() -> [Self; 2] {
         let pair = [Self::new(), Self::new()];
         pair[0].run(&format!("ip link add wire type veth peer name wire netns {}", pair[1].id()));
@@ -38,12 +38,12 @@ impl Namespace {
         assert!(status.expect("nsenter, of util-linux").success(), "{command}");
     }
 
-    /// What has a shell start "$0" with "$@" in here.
+    /// The shell command that runs "$0" with "$@" in it.
     pub fn enter(&self) -> String {
         format!("exec nsenter --net --target {} \"$0\" \"$@\"", self.id())
     }
 
-    /// The number of the process that keeps it.
+    /// The id of the process that keeps it open.
     pub fn id(&self) -> String {
         self.0.id().to_string()
     }

@@ -1,4 +1,4 @@
-//! Where a part lives: a directory, a port, and the way to it.
+//! Directories, ports, and connections to them.
 
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::PATIENCE;
 
-/// A directory that anyone may enter, gone with its value.
+/// A directory that any user may enter. It is removed with its value.
 pub struct Dir(TempDir);
 
 impl Dir {
@@ -25,7 +25,6 @@ impl Dir {
         Self(dir)
     }
 
-    /// Where it is.
     pub fn path(&self) -> &Path {
         self.0.path()
     }
@@ -35,7 +34,7 @@ impl Dir {
         self.0.path().join(name)
     }
 
-    /// Writes a file and says where it is.
+    /// Writes a file and returns its path.
     pub fn write(&self, name: &str, text: &str) -> PathBuf {
         let path = self.join(name);
         fs::write(&path, text).unwrap();
@@ -49,8 +48,8 @@ impl Dir {
     }
 }
 
-/// A free TCP port of a loopback address. It is nobody else's as long as this
-/// lives, whether or not something listens on it at the moment.
+/// A free TCP port of a loopback address. It is reserved as long as this value
+/// exists, whether or not something listens on it.
 pub struct Port {
     address: SocketAddr,
     _reservation: Socket,
@@ -67,14 +66,14 @@ impl Port {
         let any = SocketAddr::new(host.into(), 0);
         let socket = Socket::new(Domain::for_address(any), Type::STREAM, None).unwrap();
         socket.bind(&any.into()).unwrap_or_else(|error| panic!("cannot bind {any}: {error}"));
-        // Set after the bind, so that the kernel still chose a port nobody has. From now on a
-        // server that sets this option too may have the port as well; nothing else gets it.
+        // Set after the bind, so that the kernel chooses a port that is not in use. From now
+        // on a server that sets this option too may bind the port; no other socket gets it.
         socket.set_reuse_address(true).unwrap();
         let address = socket.local_addr().unwrap().as_socket().unwrap();
         Self { address, _reservation: socket }
     }
 
-    /// A certain one, which must be free.
+    /// A given port, which must be free.
     pub fn at(address: SocketAddr) -> Self {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
         socket.set_reuse_address(true).unwrap();

@@ -14,7 +14,7 @@ impl Policy {
         Self::over(stream)
     }
 
-    /// Speaks over a connection that is there already.
+    /// Uses an open connection.
     pub fn over(stream: Box<dyn Stream>) -> Self {
         Self(BufReader::new(stream))
     }
@@ -37,7 +37,7 @@ impl Policy {
                 Ok(0) if bytes.is_empty() => return None,
                 Ok(0) => panic!("half an answer: {:?}", String::from_utf8_lossy(&bytes)),
                 Ok(_) => {}
-                // What we sent and the daemon did not read turns its close into a reset.
+                // Bytes that the daemon did not read turn its close into a reset.
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("no answer: {error}"),
             }

@@ -1,7 +1,7 @@
-//! A Postfix of the test's own: its own configuration, queue, log and port.
+//! A private Postfix with its own configuration, queue, log and port.
 //!
 //! master(8) is started directly, not by `postfix start`, whose checks take
-//! seconds and are about the system's instance. Works with Postfix 3.7 and newer.
+//! seconds and concern the instance of the system. Works with Postfix 3.7 and newer.
 
 use std::fs::File;
 use std::net::{IpAddr, SocketAddr};
@@ -46,7 +46,7 @@ impl Postfix {
         Self::setup().main_cf(main_cf).start()
     }
 
-    /// Begins with a plain one. Its queue directory exists already.
+    /// Prepares one with the default configuration. Its queue directory exists already.
     pub fn setup() -> Setup {
         assert!(geteuid().is_root(), "tests with a real Postfix must be run as root: its master(8) needs that");
         let dir = Dir::new();
@@ -128,11 +128,11 @@ impl Setup {
         spool.configure(&main_cf, &format!("{service}\n{master_cf}")).unwrap();
 
         let mut command = Command::new(built_in("daemon_directory").unwrap() + "/master");
-        // master(8) leaves our process group, so no ^C reaches it: it ends by itself when the tests must be over.
+        // master(8) leaves the process group, so ^C does not reach it: it exits by itself after half an hour.
         command.arg("-c").arg(spool.path("etc")).args(["-e", "1800"]);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         let mut process = Process::start(&mut command, Signal::SIGTERM);
-        // Its sockets listen when it says this. To try them would be an SMTP session too many.
+        // Its sockets listen when this is logged. A connection to try them would be a further SMTP session.
         wait_for_start(&lines, &mut process);
         Postfix { _process: process, lines, smtpd, _dir: dir, _log: log }
     }

@@ -1,4 +1,4 @@
-//! twemproxy before a memcached: it has no meta commands, and hangs up on them.
+//! twemproxy before a memcached: it closes the connection on meta commands.
 
 use std::process::{Command, Stdio};
 

@@ -10,7 +10,7 @@ use std::thread::{self, JoinHandle};
 
 use super::PATIENCE;
 
-/// A running relay. Its threads end with the connections they serve, the listening one with the tests.
+/// A running relay. Each thread ends with its connection; the listening thread ends with the tests.
 pub struct Relay {
     address: SocketAddr,
     asked: Receiver<()>,
@@ -18,12 +18,12 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// Passes on everything.
+    /// Forwards everything.
     pub fn to(endpoint: &str) -> Self {
         Self::start(endpoint, 0)
     }
 
-    /// Passes on everything, except what is answered on the first connection.
+    /// Forwards everything except the answers on the first connection.
     pub fn losing_first_answers(endpoint: &str) -> Self {
         Self::start(endpoint, 1)
     }
@@ -39,17 +39,17 @@ impl Relay {
         Self { address, asked, writes }
     }
 
-    /// Where it listens, as main.cf writes it.
+    /// Its address, as written in main.cf.
     pub fn endpoint(&self) -> String {
         format!("inet:{}", self.address)
     }
 
-    /// How often something came to be passed on to the server. Writes without an answer in between may be one.
+    /// The number of reads from clients. Writes without an answer in between may be read as one.
     pub fn writes(&self) -> usize {
         self.writes.load(Ordering::SeqCst)
     }
 
-    /// Waits until something was asked over a connection that was not waited for before.
+    /// Waits until the first request over a further connection.
     #[track_caller]
     pub fn wait_for_connection(&self) {
         self.asked.recv_timeout(PATIENCE).expect("a question over another policy connection");
@@ -66,7 +66,7 @@ fn serve(
     let mut before: Vec<JoinHandle<()>> = Vec::new();
     for (number, postfix) in listener.incoming().enumerate() {
         let postfix = postfix.unwrap();
-        // Postfix closes a connection before it asks again over another: the daemon is to see it in that order.
+        // Postfix closes a connection before it queries over another: the daemon must see the same order.
         for questions in before.drain(..) {
             questions.join().unwrap();
         }
@@ -78,7 +78,7 @@ fn serve(
                 writes.fetch_add(1, Ordering::SeqCst);
                 daemon.write_all(bytes)?;
                 if let Some(news) = news.take() {
-                    // Nobody may be waiting any more.
+                    // The test may not wait any more.
                     let _ = news.send(());
                 }
                 Ok(())
@@ -94,7 +94,7 @@ fn clone(stream: &TcpStream) -> TcpStream {
     stream.try_clone().unwrap()
 }
 
-/// Hands on what comes until one side is gone, then tells the other.
+/// Forwards data until one side closes, then closes the other.
 fn pass((mut from, mut to): (TcpStream, TcpStream), mut hand_on: impl FnMut(&[u8], &mut TcpStream) -> io::Result<()>) {
     let mut buffer = [0; 4096];
     while let Ok(length @ 1..) = from.read(&mut buffer) {

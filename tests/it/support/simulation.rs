@@ -1,4 +1,4 @@
-//! A daemon's decisions without its sockets, on a clock that the test moves.
+//! The decisions of a daemon without sockets, with a clock that the test sets.
 
 use std::path::Path;
 
@@ -20,19 +20,19 @@ use tokio_util::codec::Decoder;
 
 use super::Memcached;
 
-/// A site that asks over as many policy connections as it likes.
+/// A site with any number of policy connections.
 pub struct Simulation {
     runtime: Runtime,
     service: Service,
     seats: Vec<SessionHandle>,
-    /// Who waits for an answer at present.
+    /// Delayed answers.
     waiting: Vec<DelayPermit>,
     /// Milliseconds of the simulated clock.
     pub now: u64,
 }
 
 impl Simulation {
-    /// With rules in the configuration's language, counting in memory.
+    /// With a configuration, counting in memory.
     pub fn new(rules: &str) -> Self {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let guard = runtime.enter();
@@ -42,7 +42,7 @@ impl Simulation {
         Self { runtime, service, seats: Vec::new(), waiting: Vec::new(), now: 0 }
     }
 
-    /// The same, counting in memcached, whose clock nobody moves.
+    /// The same, counting in memcached, whose clock is real.
     pub fn on(memcached: &Memcached, rules: &str) -> Self {
         Self::new(&format!("memcached_server = \"{}\"\nstore_timeout = \"2s\"\n{rules}", memcached.server()))
     }
@@ -56,7 +56,7 @@ impl Simulation {
         drop(guard);
     }
 
-    /// Asks over a policy connection with these lines of attributes, and says what came of it: `pass`,
+    /// Sends a request with these lines of attributes over a policy connection, and returns the result: `pass`,
     /// `wait MILLISECONDS`, `defer`, or `REASON LIMIT`.
     pub fn ask(&mut self, connection: usize, lines: &str) -> String {
         while self.seats.len() <= connection {
@@ -91,18 +91,18 @@ impl Simulation {
         self.ask(number, &format!("{}{lines}", at(client, number, "RCPT", 0)))
     }
 
-    /// Whoever waited has been answered.
+    /// Ends all delays.
     pub fn answer_all(&mut self) {
         self.waiting.clear();
     }
 
-    /// What was logged.
+    /// The log lines.
     pub fn lines(&self) -> Vec<String> {
         self.service.log.lines()
     }
 }
 
-/// Attributes of a request: a client, its session, the stage of that, and the number of the message.
+/// Attributes of a request: a client, its session, the protocol state, and the number of the message.
 pub fn at(client: &str, session: usize, state: &str, message: u32) -> String {
     let port = 1024 + session % 60_000;
     let instance = match state {
@@ -115,7 +115,7 @@ pub fn at(client: &str, session: usize, state: &str, message: u32) -> String {
     )
 }
 
-/// Waits for what nobody waits for: of each of these reads the answer comes after those to all that was sent before.
+/// Waits for background operations: the answer to each of these reads comes after those to all earlier operations.
 async fn finish(store: &Store, now: Now) {
     let (limit, part) = (Limit::top("simulation:".to_owned()), KeyPart::group("none"));
     let key = Key { limit: &limit, part: &part, kind: CounterKind::Window };

@@ -1,4 +1,4 @@
-//! The store as the library has it, with whatever it needs running.
+//! Stores used through the library, with the servers they need.
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -19,15 +19,15 @@ use tokio::runtime::Builder;
 
 use super::{Memcached, PATIENCE, Proxy};
 
-/// What the hosts of a site share.
+/// The store that the hosts of a site share.
 pub struct Site {
-    /// For the message of a failure.
+    /// The name for messages.
     pub name: &'static str,
-    /// The servers; none: each host counts for itself.
+    /// The servers; without any each host counts in memory.
     pub memcached: Vec<Memcached>,
-    /// Where hosts think the servers are.
+    /// The addresses of the servers, or of a proxy before them.
     pub servers: Vec<String>,
-    /// Servers that have each key.
+    /// The number of servers that have each key.
     pub replicas: usize,
     _proxy: Option<Proxy>,
 }
@@ -39,7 +39,7 @@ pub struct Host {
     pub log: Log,
 }
 
-/// As `until`, while everything else of the runtime goes on.
+/// As `until`, without blocking the runtime.
 pub async fn eventually<T>(what: impl Display, mut probe: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -108,12 +108,11 @@ impl Site {
         Self { name, memcached, servers, replicas: 1, _proxy: None }
     }
 
-    /// A host that is patient: deadlines are another test's business.
+    /// A host with a long time-out.
     pub fn host(&self) -> Host {
         self.host_with(OnStoreFailure::Local, PATIENCE)
     }
 
-    /// A host.
     pub fn host_with(&self, on_failure: OnStoreFailure, timeout: Duration) -> Host {
         self.host_that_remembers(Duration::ZERO, on_failure, timeout)
     }
@@ -134,12 +133,12 @@ impl Site {
         Host { store, statistics, log }
     }
 
-    /// Whether counts are outside of the hosts.
+    /// Whether hosts share the counts.
     pub fn is_shared(&self) -> bool {
         !self.memcached.is_empty()
     }
 
-    /// What memcached holds under a key.
+    /// The value of a key in memcached.
     pub fn value(&self, key: &str) -> Option<String> {
         self.memcached.iter().find_map(|memcached| memcached.value(key)).map(|value| value.trim_end().to_owned())
     }
@@ -159,7 +158,7 @@ impl Site {
 }
 
 impl Host {
-    /// What is counted for one client of a limit.
+    /// Counts for one client of a limit.
     pub async fn count(
         &self,
         limit: &Limit,
@@ -182,17 +181,17 @@ impl Host {
         self.count(limit, part, &[(CounterKind::Window, amount)], now).await[0].expect("a store that is there")
     }
 
-    /// What is there.
+    /// Reads a counter.
     pub async fn read(&self, limit: &Limit, part: &KeyPart, purpose: CounterKind, now: Now) -> Counter {
         self.count(limit, part, &[(purpose, 0)], now).await[0].expect("a store that is there")
     }
 
-    /// A client goes over.
+    /// Reports a violation of a client.
     pub fn violated(&self, limit: &Limit, part: &KeyPart, now: Now) {
         self.store.violated(&Violation { limit, part: part.clone() }, &self.log, now);
     }
 
-    /// Waits until everything that follows from violations is done.
+    /// Waits until all violations are handled.
     pub async fn settled(&self) {
         eventually("an end of what follows from violations", || (Arc::strong_count(&self.store) == 1).then_some(()))
             .await;

@@ -1,4 +1,4 @@
-//! An SMTP client that says what the test tells it to.
+//! An SMTP client that sends the commands of a test.
 
 use std::fmt::Display;
 use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
@@ -15,7 +15,7 @@ pub struct Smtp {
     greeting: Reply,
 }
 
-/// What the server said.
+/// A reply of the server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {
     /// The first three digits.
@@ -27,7 +27,7 @@ pub struct Reply {
 impl Smtp {
     /// Connects to `server` from the given address, and port if that is not 0, and reads the greeting.
     pub fn connect(server: SocketAddr, from: SocketAddr) -> Self {
-        // The kernel may not be done yet with a connection from the same port that has just ended.
+        // The kernel may still hold an earlier connection from the same port.
         let busy = [ErrorKind::AddrInUse, ErrorKind::AddrNotAvailable, ErrorKind::ConnectionReset];
         let stream = until(format_args!("a connection from {from}"), || match dial(server, from) {
             Err(error) if busy.contains(&error.kind()) => None,
@@ -108,7 +108,7 @@ impl Smtp {
         self.command("QUIT").expect(221);
     }
 
-    /// Whether the server closes the connection now, without another word.
+    /// Whether the server closes the connection without a further reply.
     pub fn is_closed(&mut self) -> bool {
         match self.stream.read(&mut [0; 1]) {
             Ok(length) => length == 0,
@@ -118,7 +118,7 @@ impl Smtp {
 }
 
 impl Reply {
-    /// Insists on the code.
+    /// Checks the code.
     #[track_caller]
     pub fn expect(self, code: u16) -> Self {
         assert_eq!(self.code, code, "{}", self.text);
@@ -135,8 +135,8 @@ pub fn source(text: &str) -> SocketAddr {
 #[track_caller]
 fn dial(server: SocketAddr, from: SocketAddr) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
-    // The same port can be used again at once: nothing of the old connection is in the
-    // way of the bind, and dropping this one resets it, so it leaves no TIME_WAIT either.
+    // The port can be used again at once: an old connection does not prevent the bind,
+    // and dropping this one resets it, so it leaves no TIME_WAIT.
     socket.set_reuse_address(true)?;
     socket.set_linger(Some(Duration::ZERO))?;
     socket.bind(&from.into())?;

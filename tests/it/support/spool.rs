@@ -45,7 +45,7 @@ impl Spool {
     pub fn configure(&self, main_cf: &str, services: &str) -> io::Result<()> {
         let path = self.path("etc/main.cf");
         fs::write(&path, format!("{}\n{main_cf}", MAIN_CF.replace("PLACE", &self.0.display().to_string())))?;
-        // Postfix waits until main.cf is two seconds old, lest it read a half-written one.
+        // Postfix waits until main.cf is two seconds old before it reads the file.
         File::options().write(true).open(path)?.set_modified(SystemTime::UNIX_EPOCH)?;
         fs::write(self.path("etc/master.cf"), format!("{services}\n{MASTER_CF}"))
     }

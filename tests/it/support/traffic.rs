@@ -1,14 +1,14 @@
-//! A month at a mail host, as its log tells it: made up, but the same for the same seed.
+//! A generated log of a month at a mail host; the same for the same seed.
 //!
-//! Senders of mail, few of them heavy and most of them light, and bots of
-//! several kinds, each coming at its own pace; what is said of each session is
-//! what Postfix 3 writes. A name and an address tell which kind a client is of.
+//! Senders of mail, few of them heavy and most of them light, and several kinds
+//! of bots, each with its own rate. The lines of a session are those of Postfix
+//! 3. The name and the address of a client show its kind.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io::{self, Write};
 
-/// Kinds of clients: how many there are, and how they come.
+/// Kinds of clients: their number and rates.
 const KINDS: [Kind; 12] = [
     // A newsletter host: every ten seconds, and bursts of up to twelve.
     Kind { name: "heavy", count: 5, pause: 12_000, burst: 12, gap: 2_500, says: Says::Mail },
@@ -19,7 +19,7 @@ const KINDS: [Kind; 12] = [
     Kind { name: "hammer", count: 12, pause: 5_000_000, burst: 400, gap: 300, says: Says::Refused },
     Kind { name: "dictionary", count: 20, pause: 20_000_000, burst: 1_500, gap: 2_000, says: Says::Refused },
     Kind { name: "rotator", count: 3, pause: 9_000_000, burst: 600, gap: 500, says: Says::Refused },
-    // One of a botnet comes twice a day, and now and then gets a message through. No rate tells it from a sender.
+    // A bot connects twice a day, and sometimes delivers a message. Its rate is that of a sender.
     Kind { name: "botnet", count: 8_000, pause: 40_000_000, burst: 1, gap: 0, says: Says::Spam },
     Kind { name: "guesser", count: 25, pause: 30_000, burst: 3, gap: 1_500, says: Says::Guess },
     Kind { name: "scanner", count: 40, pause: 300_000, burst: 2, gap: 1_000, says: Says::Nothing },
@@ -27,7 +27,7 @@ const KINDS: [Kind; 12] = [
     Kind { name: "user", count: 300, pause: 3_000_000, burst: 2, gap: 10_000, says: Says::Login },
 ];
 
-/// How clients of a kind come. Times are in milliseconds.
+/// The rate of a kind of clients. Times are in milliseconds.
 struct Kind {
     name: &'static str,
     count: u32,
@@ -40,7 +40,7 @@ struct Kind {
     says: Says,
 }
 
-/// What a session comes to.
+/// The result of a session.
 #[derive(Clone, Copy, PartialEq)]
 enum Says {
     Mail,
@@ -54,10 +54,10 @@ enum Says {
 /// The network of `inside`.
 pub const MYNETWORKS: &str = "192.0.2.0/24";
 
-/// A second of the log's first day, 1 November, and what stands before each of its times.
+/// The first second of the log, on 1 November.
 const FIRST: u64 = 0;
 
-/// Which kind of client has this address, with or without a prefix length.
+/// The kind of the client with this address, with or without a prefix length.
 pub fn kind(address: &str) -> &'static str {
     let address = address.split('/').next().unwrap();
     let numbers: Vec<usize> = match address.split_once("2001:db8:") {
@@ -90,7 +90,7 @@ pub fn write(output: &mut impl Write, lines: u64, seed: u64) -> io::Result<()> {
     traffic.write_until(u64::MAX, output)
 }
 
-/// Clients that will come, and lines that will be written.
+/// Future visits of clients, and lines to be written.
 struct Traffic {
     random: Random,
     visits: BinaryHeap<Reverse<Visit>>,
@@ -115,7 +115,7 @@ impl Traffic {
         if visit.left > 1 {
             return Visit { time: visit.time + gap / 2 + self.random.below(gap + 1), left: visit.left - 1, ..visit };
         }
-        // People sleep, and so do their machines: fewer visits at night.
+        // Fewer visits at night.
         let hour = visit.time / 3_600_000 % 24;
         let slower = if KINDS[visit.kind as usize].says == Says::Mail && !(7..22).contains(&hour) { 3 } else { 1 };
         let pause = pause / 2 + self.random.below(pause * slower);
