@@ -9,8 +9,8 @@ use crate::engine::target::{Listed, Target};
 use crate::net::clock::Now;
 use crate::observe::log::{Event, Severity};
 use crate::policy::BLACKLIST;
+use crate::policy::key::KeyPart;
 use crate::policy::overrides::{Override, OverrideKind};
-use crate::policy::per::KeyPart;
 use ipnet::IpNet;
 
 /// The longest ban or allowance, in seconds.

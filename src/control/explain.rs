@@ -14,7 +14,7 @@ use crate::engine::service::Rules;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::checks::LimitCheck;
-use crate::policy::explain::Say;
+use crate::policy::checks::Say;
 use crate::policy::limit::Limit;
 use crate::policy::request::Request;
 use crate::policy::{BLACKLIST, Counter, Delayed, LimitChecks, Pass, Plan, Reason, Refusal, SessionRecord, Verdict};

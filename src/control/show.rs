@@ -61,7 +61,7 @@ pub fn object(policy: &Policy, client: &ListedClient) -> Option<Value> {
     let unit = u64::from(limit.counts.unit());
     Some(json!({
         "limit": limit.name,
-        "key": crate::policy::per::KeyPart::Client { address, prefix_length }.to_string(),
+        "key": crate::policy::key::KeyPart::Client { address, prefix_length }.to_string(),
         "count": u64::from(client.hit.count) * unit,
         "threshold": u64::from(limit.threshold) * unit,
         "left": client.hit.left_seconds(),

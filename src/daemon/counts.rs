@@ -188,7 +188,7 @@ impl Origin {
 mod tests {
     use super::*;
     use crate::config::Config;
-    use crate::policy::per::KeyPart;
+    use crate::policy::key::KeyPart;
     use crate::policy::{CounterKind, Key, Limit};
     use crate::snapshot::section::Reader;
 

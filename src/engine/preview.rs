@@ -28,8 +28,8 @@ pub async fn preview(store: &Store, case: &LimitChecks<'_>, now: Now) -> Vec<Opt
 pub fn case_of<'p>(counted: Counted<'p>, amount: u32) -> LimitChecks<'p> {
     let Counted { limit, part, threshold } = counted;
     let client = match &part {
-        crate::policy::per::KeyPart::Client { address, .. } => *address,
-        crate::policy::per::KeyPart::Text(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        crate::policy::key::KeyPart::Client { address, .. } => *address,
+        crate::policy::key::KeyPart::Text(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
     };
     let matter = CheckState::ToCount { scope: Scope::Request, amount };
     let item = case::LimitCheck { limit, threshold, part, state: matter };

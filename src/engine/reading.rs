@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::engine::target::Counted;
 use crate::net::clock::Now;
 use crate::policy::limit::Window;
-use crate::policy::{CounterKind, Operation, sliding};
+use crate::policy::{CounterKind, Operation, window};
 use crate::store::Store;
 
 /// All counters of one key, read at one moment.
@@ -50,7 +50,7 @@ impl Reading {
             }
         }
         if limit.window == Window::Sliding {
-            reading.left = sliding::left(&slots, 1, limit.exptime, now.unix_ms);
+            reading.left = window::left(&slots, 1, limit.exptime, now.unix_ms);
         }
         Some(reading)
     }

@@ -5,7 +5,7 @@ use ipnet::IpNet;
 use crate::engine::service::Service;
 use crate::engine::target::{Counted, Target};
 use crate::net::clock::Now;
-use crate::policy::per::KeyPart;
+use crate::policy::key::KeyPart;
 use crate::policy::{CountRecord, Key, Policy};
 use crate::store::local::listing::within;
 

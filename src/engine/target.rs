@@ -10,12 +10,12 @@ use crate::net::clock::Now;
 use crate::net::netblock::canonical;
 use crate::policy::checks::client_part;
 use crate::policy::key::{CounterKind, Key};
+use crate::policy::key::{KeyField, KeyPart, key_text};
 use crate::policy::limit;
+use crate::policy::limit::Rate;
 use crate::policy::limit::{Limit, Window};
 use crate::policy::lists::ListEntry;
-use crate::policy::per::{KeyField, KeyPart, key_text};
-use crate::policy::rate::Rate;
-use crate::policy::{Policy, sliding};
+use crate::policy::{Policy, window};
 
 /// Whom a command is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -92,8 +92,8 @@ impl Counted<'_> {
         let mut purposes = match self.limit.window {
             Window::Fixed => vec![CounterKind::Window],
             Window::Sliding => {
-                let newest = sliding::slot(self.limit.exptime, now.unix_ms);
-                (0..=sliding::OLDER).map(|age| CounterKind::Slot(newest.saturating_sub(age))).collect()
+                let newest = window::slot(self.limit.exptime, now.unix_ms);
+                (0..=window::OLDER).map(|age| CounterKind::Slot(newest.saturating_sub(age))).collect()
             }
         };
         if self.limit.delay.is_some() || self.limit.ban.is_some() {

@@ -5,16 +5,14 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
-use super::key::{CounterKind, Key};
-use super::limit::{Counts, Limit, Window};
-use super::operation::{Counter, Operation};
-use super::per::KeyPart;
-use super::rate::{Rate, RatePer};
-use super::sliding;
+use super::attribute::Attribute;
+use super::decision::{Delayed, Pass, Reason, Refusal, Verdict};
+use super::key::{Counter, CounterKind, Key, KeyPart, Operation};
+use super::limit::{Counts, Limit, Rate, RatePer, Window};
+use super::record::{CountRecord, Scope, SessionRecord};
+use super::request::{Request, Stage};
+use super::{OnStoreFailure, Policy, window};
 use crate::net::clock::Now;
-use crate::policy::attribute::Attribute;
-use crate::policy::record::{CountRecord, Scope, SessionRecord};
-use crate::policy::request::{Request, Stage};
 
 /// A request and the limits that have a say in it, in their order.
 #[derive(Debug)]
@@ -143,9 +141,9 @@ impl LimitCheck<'_> {
         match limit.window {
             Window::Fixed => ask(CounterKind::Window, amount, limit.exptime),
             Window::Sliding => {
-                let (newest, lifetime) = (sliding::slot(limit.exptime, now.unix_ms), sliding::lifetime(limit.exptime));
+                let (newest, lifetime) = (window::slot(limit.exptime, now.unix_ms), window::lifetime(limit.exptime));
                 ask(CounterKind::Slot(newest), amount, lifetime);
-                for age in 1..=sliding::OLDER {
+                for age in 1..=window::OLDER {
                     ask(CounterKind::Slot(newest.saturating_sub(age)), 0, lifetime);
                 }
             }
@@ -174,11 +172,11 @@ impl LimitCheck<'_> {
     fn slide(&self, next: &mut impl FnMut() -> Option<Counter>, now: Now) -> Option<Counter> {
         let newest = next();
         let slots: SmallVec<[u32; 11]> = std::iter::once(newest)
-            .chain((0..sliding::OLDER).map(|_| next()))
+            .chain((0..window::OLDER).map(|_| next()))
             .map(|hit| hit.map_or(0, |hit| hit.count))
             .collect();
         let count = slots.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
-        let left = sliding::left(&slots, self.threshold, self.limit.exptime, now.unix_ms);
+        let left = window::left(&slots, self.threshold, self.limit.exptime, now.unix_ms);
         newest.map(|newest| Counter { count, left, added: newest.added })
     }
 }
@@ -247,3 +245,136 @@ fn amount(limit: &Limit, scope: Scope, request: &Request, memory: &SessionRecord
 
 /// A request counts at most this many hits: a message of 1 TiB.
 const MOST_AT_ONCE: u32 = 1 << 30;
+
+/// What a limit makes of a count.
+pub(crate) enum LimitOutcome<'p> {
+    /// It may go on.
+    Pass,
+    /// Nobody knows.
+    Uncounted(OnStoreFailure),
+    /// It has to wait.
+    Delay(Delayed<'p>),
+    /// It would have to wait, but its session has waited already.
+    AlreadyDelayed,
+    /// It must not go on.
+    Refuse(Refusal<'p>),
+}
+
+impl<'p> LimitOutcome<'p> {
+    pub(crate) fn refuses(&self) -> bool {
+        matches!(self, Self::Refuse(_))
+    }
+
+    pub(crate) fn verdict(self) -> Verdict<'p> {
+        match self {
+            Self::Pass | Self::AlreadyDelayed => Verdict::Pass(Pass::WithinLimits),
+            Self::Uncounted(OnStoreFailure::Defer) => Verdict::Defer,
+            Self::Uncounted(_) => Verdict::Pass(Pass::StoreAway),
+            Self::Delay(wait) => Verdict::Delay(wait),
+            Self::Refuse(refusal) => Verdict::Refuse(refusal),
+        }
+    }
+}
+
+impl Policy {
+    /// What a limit makes of its count of a client. `waited`: the session has.
+    pub(crate) fn outcome<'p>(
+        &self,
+        client: IpAddr,
+        stress: bool,
+        item: &LimitCheck<'p>,
+        count: &CountRecord,
+        violations: u32,
+        waited: bool,
+    ) -> LimitOutcome<'p> {
+        let limit = item.limit;
+        if count.passed {
+            return LimitOutcome::Pass;
+        }
+        let refusal = |reason, hit: Counter| {
+            let unit = u64::from(limit.counts.unit());
+            let action = limit.stress_action.as_ref().filter(|_| stress).unwrap_or(&limit.action);
+            Refusal {
+                client,
+                reason,
+                limit: &limit.name,
+                key: item.part.clone(),
+                count: u64::from(hit.count) * unit,
+                threshold: u64::from(item.threshold) * unit,
+                left: hit.left,
+                action,
+            }
+        };
+        let hit = count.hit.unwrap_or(Counter { count: 0, left: 0, added: 0 });
+        // A ban that the configuration does not have any more holds nobody.
+        if count.banned > 0 && limit.ban.is_some() {
+            return LimitOutcome::Refuse(refusal(Reason::Banned, Counter { left: count.banned, ..hit }));
+        }
+        if count.hit.is_none() {
+            return LimitOutcome::Uncounted(self.on_store_failure);
+        }
+        if hit.count <= item.threshold {
+            return LimitOutcome::Pass;
+        }
+        match limit.delay {
+            Some(_) if count.delay_limit => LimitOutcome::Refuse(refusal(Reason::DelayLimit, hit)),
+            // One that is only logged has made nobody wait.
+            Some(_) if waited && !limit.log_only => LimitOutcome::AlreadyDelayed,
+            Some(delay) if !stress => {
+                let time = delay.of(violations.saturating_add(1));
+                LimitOutcome::Delay(Delayed::new(refusal(Reason::Over, hit), time, delay.max_concurrent, Some(count)))
+            }
+            _ => LimitOutcome::Refuse(refusal(Reason::Over, hit)),
+        }
+    }
+
+    /// A count as the session remembers it: a pass stays a pass, whatever a reload says of it later.
+    pub(crate) fn finalize(&self, count: CountRecord, limit: &Limit, opinion: &LimitOutcome<'_>) -> CountRecord {
+        let passed = match opinion {
+            LimitOutcome::Pass | LimitOutcome::AlreadyDelayed => true,
+            LimitOutcome::Uncounted(on_failure) => *on_failure != OnStoreFailure::Defer,
+            LimitOutcome::Delay(_) | LimitOutcome::Refuse(_) => limit.log_only,
+        };
+        // One that was refused because of stress is not made to wait once that is over.
+        let crowded = count.delay_limit || (limit.delay.is_some() && matches!(opinion, LimitOutcome::Refuse(_)));
+        CountRecord { passed, delay_limit: crowded, ..count }
+    }
+}
+
+/// Whether a limit has a say in a request, and if not, why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Say {
+    /// It counts it.
+    Counts,
+    /// This netblock of the limit is not counted by it.
+    Exempt(IpNet),
+    /// These words of its key are missing from the request.
+    NoKey(Vec<&'static str>),
+    /// A condition on this attribute does not hold.
+    Condition(&'static str),
+    /// What it counts does not happen at this stage of the session.
+    NotNow,
+}
+
+impl Policy {
+    /// What every limit has to say, in their order; `case` is what `plan` made of the same request.
+    pub fn explain(&self, request: &Request, case: &LimitChecks<'_>) -> Vec<(&Limit, Say)> {
+        let say = |limit: &Limit| {
+            if let Some((netblock, None)) = limit.netblocks.lookup(case.client) {
+                return Say::Exempt(*netblock);
+            }
+            if case.checks.iter().any(|item| item.limit.id == limit.id) {
+                return Say::Counts;
+            }
+            let missing = limit.per.missing(request);
+            if !missing.is_empty() {
+                return Say::NoKey(missing);
+            }
+            match limit.conditions.unmet(request) {
+                Some(attribute) => Say::Condition(attribute.name()),
+                None => Say::NotNow,
+            }
+        };
+        self.limits.iter().map(|limit| (limit, say(limit))).collect()
+    }
+}

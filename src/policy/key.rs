@@ -1,9 +1,19 @@
-//! The name of one counter: whose limit, of what, and for which purpose.
+//! Counters: what has one of its own, its key, and what is asked of it.
+//!
+//! A key made of a client's address alone stays a number. Any other is a text
+//! of `attribute=value` pairs, folded to lower case so that spelling makes no
+//! difference, escaped so that no two are the same, and bounded in length.
 
 use std::fmt::{self, Write};
+use std::net::IpAddr;
 
+use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
+
+use super::attribute::Attribute;
 use super::limit::{self, Counts, Limit};
-use super::per::KeyPart;
+use super::request::Request;
+use crate::net::netblock::mask;
 
 /// The longest key that memcached takes, in bytes. Other stores take longer ones.
 pub const MAX_KEY: usize = 250;
@@ -92,6 +102,313 @@ impl Key<'_> {
             CounterKind::Violations => output.write_str("!violations"),
             CounterKind::Ban => output.write_str("!ban"),
             CounterKind::Bans => output.write_str("!bans"),
+        }
+    }
+}
+
+/// The parts of a limit's keys, in order. None at all: everyone shares one counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KeySpec(pub SmallVec<[KeyField; 2]>);
+
+/// One part of a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyField {
+    /// The client's address, masked.
+    Client,
+    /// An attribute as it is.
+    Whole(Attribute),
+    /// What follows the `@` of an address.
+    MailDomain(Attribute),
+    /// The registrable domain of a host name: `example.co.uk` of `mail.example.co.uk`.
+    HostDomain(Attribute),
+}
+
+impl KeyField {
+    /// Every one of them with its word.
+    pub const WORDS: [(&'static str, Self); 14] = [
+        ("client", Self::Client),
+        ("sasl_username", Self::Whole(Attribute::SaslUsername)),
+        ("sender", Self::Whole(Attribute::Sender)),
+        ("sender_domain", Self::MailDomain(Attribute::Sender)),
+        ("recipient", Self::Whole(Attribute::Recipient)),
+        ("recipient_domain", Self::MailDomain(Attribute::Recipient)),
+        ("helo_name", Self::Whole(Attribute::HeloName)),
+        ("client_name", Self::Whole(Attribute::ClientName)),
+        ("client_domain", Self::HostDomain(Attribute::ClientName)),
+        ("reverse_client_name", Self::Whole(Attribute::ReverseClientName)),
+        ("reverse_client_domain", Self::HostDomain(Attribute::ReverseClientName)),
+        ("policy_context", Self::Whole(Attribute::PolicyContext)),
+        ("server_address", Self::Whole(Attribute::ServerAddress)),
+        ("server_port", Self::Whole(Attribute::ServerPort)),
+    ];
+
+    /// Its word in the configuration.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, field)| *field == self).map_or("", |(word, _)| word)
+    }
+
+    /// Whether it differs between the recipients of one message.
+    pub fn is_of_recipient(self) -> bool {
+        matches!(self, Self::Whole(Attribute::Recipient) | Self::MailDomain(Attribute::Recipient))
+    }
+
+    /// Whether Postfix says `unknown` where it does not know it. Elsewhere that is a word like any other.
+    fn may_be_unknown(self) -> bool {
+        use Attribute::{ClientName, ReverseClientName, ServerAddress, ServerPort};
+        matches!(self, Self::Whole(ClientName | ReverseClientName | ServerAddress | ServerPort))
+    }
+
+    /// The value, which is part of what the request says; `None` where it says nothing.
+    fn value(self, request: &Request) -> Option<&[u8]> {
+        let value = match self {
+            Self::Client => request.value(Attribute::ClientAddress),
+            Self::Whole(attribute) => request.value(attribute),
+            Self::MailDomain(attribute) => {
+                let address = request.value(attribute);
+                &address[memchr::memrchr(b'@', address)? + 1..]
+            }
+            Self::HostDomain(attribute) => registrable(request.value(attribute))?,
+        };
+        let unknown = value == b"unknown" && self.may_be_unknown();
+        (!value.is_empty() && !unknown).then_some(value)
+    }
+}
+
+/// The domain that somebody registered, after the public suffix list; an IP address has none.
+fn registrable(name: &[u8]) -> Option<&[u8]> {
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    if str::from_utf8(name).is_ok_and(|name| name.parse::<IpAddr>().is_ok()) {
+        return None;
+    }
+    // The list is in lower case; names of hosts are as their owners spell them.
+    let length = psl::domain(&name.to_ascii_lowercase())?.as_bytes().len();
+    Some(&name[name.len() - length..])
+}
+
+/// What is counted, apart from the limit that counts it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum KeyPart {
+    /// A client's address with the bits after the prefix cleared.
+    Client {
+        /// The address.
+        address: IpAddr,
+        /// How many bits are left.
+        prefix_length: u8,
+    },
+    /// Anything else.
+    Text(Box<str>),
+}
+
+impl KeyPart {
+    /// All of a client's netblock.
+    pub fn client(client: IpAddr, ipv4_prefix_length: u8, ipv6_prefix_length: u8) -> Self {
+        let (address, prefix_length) = mask(client, ipv4_prefix_length, ipv6_prefix_length);
+        Self::Client { address, prefix_length }
+    }
+
+    /// All netblocks of a group.
+    pub fn group(name: &str) -> Self {
+        let mut text = String::from("group=");
+        escape(name.as_bytes(), &mut text);
+        Self::Text(bounded(text))
+    }
+
+    /// A key of one attribute with this value.
+    pub fn of_value(field: KeyField, value: &str) -> Self {
+        let mut text = format!("{}=", field.word());
+        escape(value.as_bytes(), &mut text);
+        Self::Text(bounded(text))
+    }
+}
+
+impl std::fmt::Display for KeyPart {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Client { address, prefix_length } => {
+                let whole = if address.is_ipv4() { 32 } else { 128 };
+                match prefix_length {
+                    length if *length == whole => write!(f, "{address}"),
+                    length => write!(f, "{address}/{length}"),
+                }
+            }
+            Self::Text(text) => f.write_str(text),
+        }
+    }
+}
+
+impl KeySpec {
+    /// The client's address alone.
+    pub fn client() -> Self {
+        Self(SmallVec::from_slice(&[KeyField::Client]))
+    }
+
+    /// The words of a key that a request does not say.
+    pub fn missing(&self, request: &Request) -> Vec<&'static str> {
+        self.0.iter().filter(|field| field.value(request).is_none()).map(|field| field.word()).collect()
+    }
+
+    /// Whether its keys are addresses.
+    pub fn is_client(&self) -> bool {
+        self.0.as_slice() == [KeyField::Client]
+    }
+
+    /// Whether its keys differ between the recipients of one message.
+    pub fn is_of_recipient(&self) -> bool {
+        self.0.iter().any(|field| field.is_of_recipient())
+    }
+
+    /// What a request is counted under; `client` is the client's part of it. `None`: the request does not say all of it.
+    pub fn part(&self, request: &Request, client: KeyPart) -> Option<KeyPart> {
+        if self.is_client() {
+            return Some(client);
+        }
+        let mut text = String::new();
+        for field in &self.0 {
+            if !text.is_empty() {
+                text.push(',');
+            }
+            text += field.word();
+            text.push('=');
+            match field {
+                KeyField::Client => write!(text, "{client}").expect("a string grows as needed"),
+                field => escape(field.value(request)?, &mut text),
+            }
+        }
+        if text.is_empty() {
+            text += "all";
+        }
+        Some(KeyPart::Text(bounded(text)))
+    }
+}
+
+/// Whether a text could be a key as `part` writes it.
+pub fn key_text(text: &str) -> bool {
+    let known = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' | b'%' | b'=' | b',' | b'/');
+    text.len() <= MAX_PART && text.strip_prefix('#').unwrap_or(text).bytes().all(known) && !text.is_empty()
+}
+
+/// Letters in lower case; what has a meaning in a key, or none in a line of text, as `%` and two digits.
+fn escape(value: &[u8], text: &mut String) {
+    for byte in value.iter().map(u8::to_ascii_lowercase) {
+        match byte {
+            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' => text.push(byte.into()),
+            _ => write!(text, "%{byte:02x}").expect("a string grows as needed"),
+        }
+    }
+}
+
+const _: () = assert!("#".len() + 64 <= MAX_PART, "a digest fits where a text does not");
+
+/// A text that is too long is replaced by its SHA-256 digest.
+fn bounded(text: String) -> Box<str> {
+    if text.len() <= MAX_PART {
+        return text.into();
+    }
+    let mut digest = String::from("#");
+    for byte in Sha256::digest(text) {
+        write!(digest, "{byte:02x}").expect("a string grows as needed");
+    }
+    digest.into()
+}
+
+/// One counter to hit, or to read.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation<'a> {
+    /// The counter.
+    pub key: Key<'a>,
+    /// What is added to it; 0: nothing, it is read.
+    pub amount: u32,
+    /// Seconds it lives from its first hit on.
+    pub exptime: u32,
+    /// Beyond this it is kept longest where room is short.
+    pub threshold: u32,
+}
+
+/// What the store says of one key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter {
+    /// Hits in the window, this one included; 0 where there is no such counter.
+    pub count: u32,
+    /// Seconds until the window ends, rounded up.
+    pub left: u32,
+    /// What was added to it; less than was asked when it coalesced with an earlier hit.
+    pub added: u32,
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::BytesMut;
+    use proptest::prelude::*;
+    use tokio_util::codec::Decoder;
+
+    use super::*;
+    use crate::postfix::decoder::RequestDecoder;
+
+    fn request(lines: &str) -> Request {
+        let text = format!("request=smtpd_access_policy\nclient_address=192.0.2.1\n{lines}\n");
+        RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap()
+    }
+
+    fn key(words: &[&str], lines: &str) -> Option<String> {
+        let field = |word: &&str| KeyField::WORDS.iter().find(|(known, _)| known == word).unwrap().1;
+        let client = KeyPart::client([192, 0, 2, 1].into(), 24, 64);
+        KeySpec(words.iter().map(field).collect()).part(&request(lines), client).map(|part| part.to_string())
+    }
+
+    #[test]
+    fn keys_name_what_they_are_made_of() {
+        assert_eq!(key(&["client"], "").as_deref(), Some("192.0.2.0/24"));
+        assert_eq!(key(&[], "").as_deref(), Some("all"));
+        assert_eq!(key(&["sasl_username"], "sasl_username=Joe\n").as_deref(), Some("sasl_username=joe"));
+        let lines = "sender=Joe@Example.ORG\nrecipient=a@b@example.net\n";
+        assert_eq!(key(&["sender_domain"], lines).as_deref(), Some("sender_domain=example.org"));
+        assert_eq!(key(&["recipient_domain"], lines).as_deref(), Some("recipient_domain=example.net"));
+        let both = Some("client=192.0.2.0/24,sender=joe@example.org");
+        assert_eq!(key(&["client", "sender"], lines).as_deref(), both);
+    }
+
+    #[test]
+    fn the_domain_of_a_host_is_what_was_registered() {
+        let domain = |name: &str| key(&["client_domain"], &format!("client_name={name}\n"));
+        assert_eq!(domain("mail-1.Example.co.uk").as_deref(), Some("client_domain=example.co.uk"));
+        assert_eq!(domain("a.b.example.com").as_deref(), Some("client_domain=example.com"));
+        for none in ["unknown", "", "com", "192.0.2.1"] {
+            assert_eq!(domain(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn what_the_request_does_not_say_has_no_key() {
+        assert_eq!(key(&["sasl_username"], ""), None);
+        assert_eq!(key(&["client", "sender"], "sender=\n"), None);
+        assert_eq!(key(&["sender_domain"], "sender=postmaster\n"), None);
+        assert_eq!(key(&["client_name"], "client_name=unknown\n"), None);
+    }
+
+    #[test]
+    fn every_word_of_a_key_is_there_once() {
+        for (place, (word, field)) in KeyField::WORDS.iter().enumerate() {
+            assert_eq!(field.word(), *word);
+            assert!(KeyField::WORDS.iter().skip(place + 1).all(|(other, _)| other != word));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn different_texts_have_different_keys_of_bounded_length(
+            one in ("[^\n\0]{0,60}", "[^\n\0]{0,60}"),
+            other in ("[a,=%#@ ]{0,3}", "[a,=%#@ ]{0,3}"),
+            with in ("[a,=%#@ ]{0,3}", "[a,=%#@ ]{0,3}"),
+        ) {
+            let key = |(sender, helo): &(String, String)| {
+                key(&["sender", "helo_name"], &format!("sender={sender}\nhelo_name={helo}\n"))
+            };
+            if let Some(key) = key(&one) {
+                prop_assert!(key.len() <= MAX_PART && key.bytes().all(|byte| byte.is_ascii_graphic()));
+            }
+            if let (Some(one), Some(two)) = (key(&other), key(&with)) {
+                prop_assert_eq!(one == two, other == with);
+            }
         }
     }
 }

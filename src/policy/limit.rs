@@ -6,8 +6,7 @@ use std::time::Duration;
 
 use super::action::Action;
 use super::conditions::Conditions;
-use super::per::KeySpec;
-use super::rate::Rate;
+use super::key::KeySpec;
 use crate::net::netblock_table::NetblockTable;
 
 /// The name of the limit that stands at the top level of the configuration: connection_shaper's own.
@@ -179,6 +178,26 @@ impl Ban {
         let length = u64::from(self.time) << doublings;
         u32::try_from(length).unwrap_or(u32::MAX).min(self.max.max(self.time))
     }
+}
+
+/// What a netblock's clients may do, and who of them share a counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// Hits a window allows instead of the limit's `threshold`.
+    pub threshold: u32,
+    /// Who share a counter.
+    pub per: RatePer,
+}
+
+/// Who of a netblock share a counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RatePer {
+    /// Nobody: each client, masked as any, has its own.
+    Ip,
+    /// The whole netblock.
+    Netblock,
+    /// All netblocks of the group of that name.
+    Group(String),
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 
 use ipnet::IpNet;
 
-use super::rate::Rate;
+use super::limit::Rate;
 
 /// Netblocks as the configuration and its list files have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -12,22 +12,16 @@ pub mod attribute;
 pub mod checks;
 pub mod conditions;
 pub mod decision;
-pub mod explain;
 pub mod key;
 pub mod limit;
 pub mod lists;
-pub mod operation;
-pub mod outcome;
 pub mod overrides;
-pub mod per;
-pub mod rate;
 pub mod record;
 pub mod record_snapshot;
 pub mod request;
 pub mod settings;
-pub mod sliding;
 pub mod template;
-pub mod verdict;
+pub mod window;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -39,23 +33,20 @@ use crate::net::clock::Now;
 use crate::policy::request::Request;
 
 pub use checks::LimitChecks;
-pub use decision::{Judgement, Refund};
-pub use key::{CounterKind, Key};
+pub use decision::{Delayed, Judgement, Pass, Reason, Refund, Refusal, Verdict};
+pub use key::{Counter, CounterKind, Key, Operation};
 pub use limit::Limit;
-pub use operation::{Counter, Operation};
 pub use overrides::Overrides;
 pub use record::{BlacklistState, CountRecord, Scope, SessionRecord};
 pub use settings::{OnStoreFailure, Settings};
-pub use verdict::{Delayed, Pass, Reason, Refusal, Verdict};
 
 use crate::net::netblock_table::NetblockTable;
 use action::Action;
 use checks::{CheckState, CounterReading};
-use limit::{Counts, LimitId};
+use key::KeyPart;
+use limit::{Counts, LimitId, Rate};
 use lists::ListEntry;
 use overrides::OverrideKind;
-use per::KeyPart;
-use rate::Rate;
 
 /// What stands in place of a limit's name where the blacklist refuses.
 pub const BLACKLIST: &str = "blacklist";

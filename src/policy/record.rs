@@ -9,9 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use smallvec::SmallVec;
 
+use super::key::Counter;
+use super::key::KeyPart;
 use super::limit::LimitId;
-use super::operation::Counter;
-use super::per::KeyPart;
 use crate::net::secret;
 
 /// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.

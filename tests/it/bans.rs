@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
+use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::Ban;
-use connshaper::policy::per::KeyPart;
 use connshaper::policy::{CounterKind, Limit};
 
 use crate::support::{Host, Site, eventually, on_each, on_every_store};

@@ -1,9 +1,9 @@
 //! Steps of the system clock: windows end as they should and no client is refused wrongly.
 
 use connshaper::net::clock::Now;
+use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::Window;
-use connshaper::policy::per::KeyPart;
-use connshaper::policy::{CounterKind, Limit, sliding};
+use connshaper::policy::{CounterKind, Limit, window};
 use proptest::prelude::*;
 use tokio::runtime::Builder;
 
@@ -61,12 +61,12 @@ proptest! {
         for (pause, step) in hits {
             monotonic += pause;
             let now = at(monotonic, step);
-            let newest = sliding::slot(limit.exptime, now.unix_ms);
-            let asked: Vec<_> = (0..=sliding::OLDER).map(|age| (CounterKind::Slot(newest - age), u32::from(age == 0))).collect();
+            let newest = window::slot(limit.exptime, now.unix_ms);
+            let asked: Vec<_> = (0..=window::OLDER).map(|age| (CounterKind::Slot(newest - age), u32::from(age == 0))).collect();
             let answers = runtime.block_on(host.count(&limit, &client(), &asked, now));
             let count: u32 = answers.into_iter().map(|hit| hit.unwrap().count).sum();
             made.push(monotonic);
-            let kept = u64::from(sliding::lifetime(limit.exptime)) * 1000;
+            let kept = u64::from(window::lifetime(limit.exptime)) * 1000;
             let within = made.iter().filter(|then| **then + kept > monotonic).count();
             prop_assert!(count as usize <= within, "{count} counted of {within} hits");
             prop_assert!(count >= 1);

@@ -12,7 +12,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use connshaper::policy::per::KeyPart;
+use connshaper::policy::key::KeyPart;
 use connshaper::policy::{CounterKind, Key, Limit};
 use connshaper::store::local::Table;
 

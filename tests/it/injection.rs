@@ -10,7 +10,7 @@ use connshaper::net::shutdown::Shutdown;
 use connshaper::observe::log::line::MAX_LINE;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
-use connshaper::policy::per::KeyField;
+use connshaper::policy::key::KeyField;
 use connshaper::postfix::connection;
 use proptest::collection::vec;
 use proptest::prelude::*;

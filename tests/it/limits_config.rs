@@ -11,10 +11,10 @@ use connshaper::net::netblock_table::NetblockTable;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::conditions::{Condition, Pattern, Test};
 use connshaper::policy::key::MAX_KEY;
+use connshaper::policy::key::{KeyField, KeyPart};
 use connshaper::policy::limit::{Ban, Counts, Delay, Window};
+use connshaper::policy::limit::{Rate, RatePer};
 use connshaper::policy::lists::ListEntry;
-use connshaper::policy::per::{KeyField, KeyPart};
-use connshaper::policy::rate::{Rate, RatePer};
 use connshaper::policy::{CounterKind, Key, Limit, limit};
 
 use proptest::prelude::*;

@@ -11,7 +11,7 @@ use connshaper::net::clock::Now;
 use connshaper::observe::log::{Events, Facility, Log, Severity};
 use connshaper::policy::OnStoreFailure;
 use connshaper::policy::action::Action;
-use connshaper::policy::per::KeyPart;
+use connshaper::policy::key::KeyPart;
 use connshaper::policy::{Pass, Reason, Refusal};
 use connshaper::store;
 

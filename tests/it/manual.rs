@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use connshaper::config::{KEYS, Scope, condition_attributes};
-use connshaper::policy::per::KeyField;
+use connshaper::policy::key::KeyField;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
 const PAGES: [&str; 2] = ["connshaper.8", "connshaper.toml.5"];

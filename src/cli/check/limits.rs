@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 
 use crate::config::{Config, Setting, units};
 use crate::policy::conditions::{Condition, Pattern, Test};
+use crate::policy::key::KeyField;
 use crate::policy::limit::{self, Ban, Counts, Limit, Window};
-use crate::policy::per::KeyField;
 
 /// A sentence for every limit.
 pub(crate) fn sentences(config: &Config) -> Vec<String> {

@@ -5,8 +5,8 @@ use std::fmt::Display;
 use ipnet::IpNet;
 
 use crate::config::{Config, ListKind, units};
+use crate::policy::limit::RatePer;
 use crate::policy::lists::ListEntry;
-use crate::policy::rate::RatePer;
 
 use super::limits::amount;
 use super::number;

@@ -11,8 +11,8 @@ use crate::config::file::penalties::Patience;
 use crate::config::file::reply as answer;
 use crate::config::file::reply::Answer;
 use crate::config::file::{penalties as ladder, threshold as amount};
+use crate::policy::key::{KeyField, KeySpec};
 use crate::policy::limit::{Counts, Window};
-use crate::policy::per::{KeyField, KeySpec};
 use crate::policy::{Limit, key, limit};
 
 /// What a limit takes from outside of its own table.

@@ -12,9 +12,9 @@ use super::super::{keys, netblock};
 use crate::config::diagnostics::quoted;
 use crate::config::file::threshold as amount;
 use crate::net::netblock_table::NetblockTable;
+use crate::policy::key::{KeyField, KeySpec};
 use crate::policy::limit::Counts;
-use crate::policy::per::{KeyField, KeySpec};
-use crate::policy::rate::{Rate, RatePer};
+use crate::policy::limit::{Rate, RatePer};
 
 /// What is said of a netblock.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -7,8 +7,8 @@ use crate::config::diagnostics::Diagnostics;
 use crate::policy::Limit;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Pattern, Test};
+use crate::policy::key::KeyField;
 use crate::policy::limit::{self, Counts};
-use crate::policy::per::KeyField;
 
 /// More connections than one client can make: Postfix itself accepts fewer.
 const MOST_PER_SECOND: u32 = 10_000;

@@ -23,7 +23,7 @@ pub mod sharded;
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
-use crate::policy::per::KeyPart;
+use crate::policy::key::KeyPart;
 use crate::policy::{CounterKind, Key};
 use crate::store::local::counter_id as subject;
 use crate::store::local::counter_id::{CounterId, Hashing};

@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut};
 use crate::net::clock::Now;
 use crate::net::recent_map::RecentMap;
 use crate::net::secret;
-use crate::policy::per::KeyPart;
+use crate::policy::key::KeyPart;
 use crate::policy::{Limit, Operation};
 use crate::snapshot::section::SnapshotError;
 

@@ -135,7 +135,7 @@ impl OverLimitCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::per::KeyPart;
+    use crate::policy::key::KeyPart;
     use crate::policy::{CounterKind, Limit};
 
     const OVER: Option<Known> = Some(Known { count: 11, left: 60_000, is_over: true });

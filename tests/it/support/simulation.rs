@@ -9,7 +9,7 @@ use connshaper::engine::delays::DelayPermit;
 use connshaper::engine::service::Service;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
-use connshaper::policy::per::KeyPart;
+use connshaper::policy::key::KeyPart;
 use connshaper::policy::request::Request;
 use connshaper::policy::{CounterKind, Key, Limit, Operation, Policy, Verdict};
 use connshaper::postfix::decoder::RequestDecoder;

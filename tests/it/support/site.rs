@@ -11,8 +11,8 @@ use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::observe::statistics::Statistics;
 use connshaper::policy::decision::Violation;
-use connshaper::policy::per::KeyPart;
-use connshaper::policy::{Counter, CounterKind, Key, Limit, Operation, sliding};
+use connshaper::policy::key::KeyPart;
+use connshaper::policy::{Counter, CounterKind, Key, Limit, Operation, window};
 use connshaper::store::Store;
 use connshaper::store::local::Table;
 use tokio::runtime::Builder;
@@ -168,7 +168,7 @@ impl Host {
     ) -> Vec<Option<Counter>> {
         let operation = |&(purpose, amount): &(CounterKind, u32)| {
             let exptime = match purpose {
-                CounterKind::Slot(_) => sliding::lifetime(limit.exptime),
+                CounterKind::Slot(_) => window::lifetime(limit.exptime),
                 _ => limit.exptime,
             };
             Operation { key: Key { limit, part, kind: purpose }, amount, exptime, threshold: limit.threshold }
