@@ -185,7 +185,7 @@ impl Config {
             max_connections: self.max_connections,
             max_delayed: self.max_delayed,
             allow_peers: self.allow_peers.clone(),
-            source: engine::settings::Source {
+            source: engine::service::Source {
                 path: self.path.as_ref().map(|path| path.to_string_lossy().into_owned()),
                 form: self.form.name(),
                 warnings: self.warnings.iter().map(ToString::to_string).collect(),

@@ -23,7 +23,7 @@ use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
 use crate::policy::lists::Lists;
 use crate::policy::record_snapshot::Ids;
-use crate::postfix::connection::SuspendedConnection;
+use crate::postfix::suspended::SuspendedConnection;
 use crate::postfix::suspended::SuspendedConnections;
 use crate::store::local::Table;
 

@@ -15,7 +15,7 @@ use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::observe::log::Severity;
-use crate::postfix::connection::SuspendedConnection;
+use crate::postfix::suspended::SuspendedConnection;
 
 /// How much longer than `store_timeout` requests may take that are under way.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);

@@ -1,7 +1,6 @@
 //! One request from its session to its decision, and what follows from it.
 
 pub mod decide;
-pub mod decisions;
 pub mod delays;
 pub mod diagnosis;
 pub mod overrides;
@@ -10,7 +9,6 @@ pub mod reading;
 pub mod report;
 pub mod reset;
 pub mod service;
-pub mod settings;
 pub mod target;
 
-pub use settings::Settings;
+pub use service::Settings;

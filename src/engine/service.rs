@@ -5,14 +5,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use serde_json::{Value, json};
 
-use crate::engine::decisions::Decisions;
 use crate::engine::delays::DelayedReplies;
 use crate::engine::diagnosis::Diagnosis;
 use crate::engine::overrides::SharedOverrides;
-use crate::engine::settings::{Settings, Source};
+use crate::engine::report::Decisions;
 use crate::listener::Peers;
 use crate::net::clock::Now;
-use crate::observe::log::Log;
+use crate::observe::log::{Log, LogConfig};
 use crate::observe::rates::{RateSampler, Rates};
 use crate::observe::statistics::Statistics;
 use crate::policy::{BLACKLIST, OnStoreFailure, Policy};
@@ -161,4 +160,34 @@ impl Rules {
         let store_config = (settings.store, settings.on_store_failure);
         Self { policy, store, max_delayed: settings.max_delayed, peers: settings.allow_peers, store_config }
     }
+}
+
+/// What a configuration says about answering, beside the decisions.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where hits are counted.
+    pub store: StoreConfig,
+    /// What is done while the store is away.
+    pub on_store_failure: OnStoreFailure,
+    /// What is logged. The target stays what it was at the start.
+    pub log: LogConfig,
+    /// Policy connections held at once.
+    pub max_connections: usize,
+    /// Sessions that may wait for an answer at once.
+    pub max_delayed: usize,
+    /// Who may ask over TCP.
+    pub allow_peers: Peers,
+    /// The file all of this comes from, for `status`.
+    pub source: Source,
+}
+
+/// What `status` tells about the configuration in force.
+#[derive(Clone, Debug, Default)]
+pub struct Source {
+    /// `None`: there is no file, so the built-in defaults are in force.
+    pub path: Option<String>,
+    /// Which form the file has.
+    pub form: &'static str,
+    /// What parses but makes no sense.
+    pub warnings: Vec<String>,
 }

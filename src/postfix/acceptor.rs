@@ -14,8 +14,8 @@ use crate::net::stream::Stream;
 use crate::observe::log::{Log, Severity};
 use crate::observe::statistics::add;
 use crate::postfix::connection;
-use crate::postfix::connection::{ConnectionState, SuspendedConnection};
-use crate::postfix::suspended::SuspendedConnections;
+use crate::postfix::connection::ConnectionState;
+use crate::postfix::suspended::{SuspendedConnection, SuspendedConnections};
 
 /// What accepting needs.
 #[derive(Clone, Debug)]

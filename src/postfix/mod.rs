@@ -6,5 +6,6 @@ pub mod connection;
 pub mod decoder;
 pub mod error;
 pub mod inetd;
+mod io;
 pub mod reply;
 pub mod suspended;

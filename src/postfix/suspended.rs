@@ -3,9 +3,24 @@
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::listener::Peer;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
-use crate::postfix::connection::SuspendedConnection;
+use crate::postfix::connection::ConnectionState;
+use crate::session::SessionHandle;
+
+/// A connection that nobody serves at the moment.
+#[derive(Debug)]
+pub struct SuspendedConnection<S> {
+    /// To the other end.
+    pub stream: S,
+    /// Who is there.
+    pub peer: Peer,
+    /// Its place in the sessions.
+    pub session: SessionHandle,
+    /// What else is known of it.
+    pub state: ConnectionState,
+}
 
 /// Connections that nobody serves at the moment; a clone is the same place.
 #[derive(Clone, Debug, Default)]

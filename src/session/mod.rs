@@ -13,7 +13,7 @@
 //! size is bounded by the policy connections, so no flood of clients can push
 //! out a session that is still going on.
 
-mod handed;
+mod snapshot;
 mod table;
 
 use std::net::IpAddr;

@@ -18,7 +18,7 @@ use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::net::secret;
 use crate::net::stream::Stream;
-use crate::postfix::connection::SuspendedConnection;
+use crate::postfix::suspended::SuspendedConnection;
 use crate::snapshot::fields::put_bytes;
 use crate::snapshot::section::Writer;
 

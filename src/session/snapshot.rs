@@ -1,15 +1,61 @@
-//! The sessions on their way into the process that takes this one's place.
+//! Sessions and seats on their way into the process that takes this one's place.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
 
-use super::{Endpoints, LINGER, Port, Session, SessionId, Table};
+use super::table::{Endpoints, LINGER, Port, Session, SessionId, Table};
+use super::{SessionHandle, Sessions};
+use crate::net::clock::Now;
 use crate::policy::record_snapshot as memory;
 use crate::policy::record_snapshot::Ids;
 use crate::policy::request::Instance;
 use crate::snapshot::fields::{put_option, take_option, take_truth};
 use crate::snapshot::section::SnapshotError;
+
+impl Sessions {
+    /// Adds all sessions.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        self.lock().put(output);
+    }
+
+    /// Takes them over, and says where they are now: for `seat_again`, and then for `linger`.
+    pub fn take(&self, input: &mut &[u8], ids: &Ids) -> Result<Places, SnapshotError> {
+        self.lock().take(input, ids)
+    }
+
+    /// A policy connection's place in the sessions, as it was before.
+    pub fn seat_again(
+        self: &Arc<Self>,
+        peer: Option<IpAddr>,
+        input: &mut &[u8],
+        places: &Places,
+    ) -> Result<SessionHandle, SnapshotError> {
+        let (number, opening) = (input.try_get_u64_le()?, take_truth(input)?);
+        let place = if take_truth(input)? { Some(take_place(input)?) } else { None };
+        let mut table = self.lock();
+        let current = place.and_then(|place| places.get(&place)).copied();
+        current.into_iter().for_each(|place| table.attach(place));
+        Ok(SessionHandle { number, peer, current, opening, last: None, repeated: false, sessions: Arc::clone(self) })
+    }
+
+    /// Has sessions that no policy connection is about any more end in their time.
+    pub fn linger(&self, places: &Places, now: Now) {
+        self.lock().linger(places, now.monotonic);
+    }
+}
+
+impl SessionHandle {
+    /// Adds it, for `seat_again`.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        output.put_u64_le(self.number);
+        output.put_u8(self.opening.into());
+        output.put_u8(self.current.is_some().into());
+        self.current.into_iter().for_each(|place| put_place(output, place));
+    }
+}
 
 /// Where sessions are now, by where they were.
 pub type Places = HashMap<SessionId, SessionId>;
@@ -21,7 +67,7 @@ impl Table {
         let mut places: Vec<SessionId> = self.lingering.iter().map(|(_, place)| *place).collect();
         places.extend((0..self.slots.len() as u32).map(|slot| self.place(slot)));
         let known = |place: &SessionId| place.id != 0 && self.slots[place.slot as usize].id == place.id;
-        let mut put = std::collections::HashSet::new();
+        let mut put = HashSet::new();
         for place in places.into_iter().filter(known).filter(|place| put.insert(*place)) {
             output.put_u8(1);
             put_place(output, place);

@@ -1,19 +1,18 @@
 //! One policy connection: read, decide, log, count, reply, until Postfix closes it.
 
-mod buffer;
-mod exchange;
-mod parked;
-
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::Guard;
+use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::engine::decide::{Beginning, Decision, Open, begin};
+use crate::engine::delays::{DelayPermit, DelayedReplies};
 use crate::engine::service::{Rules, Service};
 use crate::listener::Peer;
 use crate::net::clock::Now;
@@ -24,10 +23,12 @@ use crate::policy::request::Request;
 use crate::postfix::decoder::REQUEST_TIME;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::error::RequestError;
+use crate::postfix::io::{self, Input, ShutdownListener, read, write};
 use crate::postfix::reply::{Reply, ReplyEncoder};
+use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionHandle;
-use exchange::{Input, ShutdownListener, read, write};
-pub use parked::{ConnectionState, SuspendedConnection};
+use crate::snapshot::fields::{put_bytes, put_option, take_bytes, take_option, take_truth};
+use crate::snapshot::section::SnapshotError;
 
 /// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
 /// A connection that another process is to take over comes back.
@@ -159,7 +160,7 @@ where
         match write(&mut self.stream, &mut self.business.output, word).await {
             Ok(true) => {
                 self.business.answered = true;
-                buffer::give_back(&mut self.business.output);
+                io::give_back(&mut self.business.output);
                 None
             }
             Ok(false) => Some(End::Stopped),
@@ -226,10 +227,68 @@ impl ConnectionState {
             Verdict::Defer => Reply::Defer,
             Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values()),
         };
-        buffer::make_room(&mut self.output);
+        io::make_room(&mut self.output);
         ReplyEncoder.encode(reply, &mut self.output).expect("a reply is written to memory");
         if let Verdict::Delay(wait) = verdict {
             self.due = place.map(|place| (Instant::now() + wait.time, place));
         }
+    }
+}
+
+/// What is open on a connection.
+#[derive(Debug)]
+pub struct ConnectionState {
+    /// The last answer reached Postfix, as far as we can know.
+    pub answered: bool,
+    /// What came and is not answered yet: part of a request, as a rule nothing.
+    pub input: BytesMut,
+    /// What is left to be sent of the answer to the last request.
+    pub output: BytesMut,
+    /// When it is to be sent, if not at once, and whose turn it is then.
+    pub due: Option<(Instant, DelayPermit)>,
+    /// Since when a request waits for its rest.
+    pub begun: Option<Instant>,
+}
+
+impl Default for ConnectionState {
+    fn default() -> Self {
+        Self { answered: true, input: BytesMut::new(), output: BytesMut::new(), due: None, begun: None }
+    }
+}
+
+impl ConnectionState {
+    /// Adds it, except for the stream and the seat.
+    pub fn put(&self, output: &mut Vec<u8>) {
+        let milliseconds = |time: Duration| time.as_millis() as u64;
+        output.put_u8(self.answered.into());
+        put_bytes(output, &self.input);
+        put_bytes(output, &self.output);
+        put_option(output, self.begun.map(|begun| milliseconds(begun.elapsed())));
+        output.put_u8(self.due.is_some().into());
+        if let Some((end, place)) = &self.due {
+            output.put_u64_le(milliseconds(end.saturating_duration_since(Instant::now())));
+            output.put_u64_le(place.key());
+        }
+    }
+
+    /// Takes it off; a place to wait at is kept.
+    pub fn take(input: &mut &[u8], waiting: &Arc<DelayedReplies>) -> Result<Self, SnapshotError> {
+        let now = Instant::now();
+        let answered = take_truth(input)?;
+        let (came, left) = (take_bytes(input)?, take_bytes(input)?);
+        let begun = take_option(input)?.map(|ago| Duration::from_millis(ago).min(REQUEST_TIME));
+        let due = if take_truth(input)? {
+            let (left, key) = (input.try_get_u64_le()?, input.try_get_u64_le()?);
+            Some((now + Duration::from_millis(left), waiting.restore(key)))
+        } else {
+            None
+        };
+        Ok(Self {
+            answered,
+            input: came.into(),
+            output: left.into(),
+            due,
+            begun: begun.map(|ago| now.checked_sub(ago).unwrap_or(now)),
+        })
     }
 }

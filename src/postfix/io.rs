@@ -1,5 +1,11 @@
-//! Bytes in and out of a policy connection: read, written, or the word to stop heard meanwhile.
+//! Bytes in and out of a policy connection, and the buffers they go through.
+//!
+//! A connection has a buffer only while there is something in it: an idle one
+//! holds no memory for its next request. As one request is answered after the
+//! other, nearly all go through the buffer that was used last, which is in the
+//! processor's cache.
 
+use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
@@ -12,7 +18,6 @@ use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::WaitForCancellationFuture;
 
-use super::buffer;
 use crate::net::shutdown::Shutdown;
 
 /// Postfix takes an answer off at once; whoever does not is no Postfix, or dead.
@@ -68,9 +73,9 @@ where
 {
     let mut waited = false;
     poll_fn(|context| {
-        buffer::make_room(input);
+        make_room(input);
         let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), context, input) else {
-            buffer::give_back(input);
+            give_back(input);
             waited = true;
             return word.poll(context).map(|()| Ok(Input::Stop));
         };
@@ -117,4 +122,80 @@ where
         Poll::Ready(Ok(true))
     })
     .await
+}
+
+/// Room for one more request; thirty attributes of usual length are about 700 bytes.
+const ROOM: usize = 2 * 1024;
+
+/// A buffer that has grown to this for one request is not kept for the next.
+const LARGE: usize = 16 * 1024;
+
+/// Spare buffers kept; as many requests may wait for the store at once before one has to be made.
+const MAX_SPARE: usize = 128;
+
+thread_local! {
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Makes room for more. What is in the buffer stays.
+pub fn make_room(buffer: &mut BytesMut) {
+    if buffer.capacity() == 0 {
+        *buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
+    }
+    buffer.reserve(ROOM);
+}
+
+/// Gives an empty buffer back.
+pub fn give_back(buffer: &mut BytesMut) {
+    if !buffer.is_empty() || buffer.capacity() == 0 {
+        return;
+    }
+    let mut buffer = std::mem::take(buffer);
+    if buffer.try_reclaim(LARGE) {
+        return;
+    }
+    SPARE.with_borrow_mut(|spare| {
+        if spare.len() < MAX_SPARE {
+            spare.push(buffer);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_buffer_used_last_is_the_next_one() {
+        let (mut first, mut second) = (BytesMut::new(), BytesMut::new());
+        make_room(&mut first);
+        make_room(&mut second);
+        let (place, other) = (first.as_ptr(), second.as_ptr());
+        assert_ne!(place, other);
+        second.extend_from_slice(b"part of a request");
+        give_back(&mut second);
+        assert_eq!(second.as_ptr(), other, "what is in use stays");
+        // A request was taken out of it.
+        first.extend_from_slice(&[b'x'; 700]);
+        drop(first.split_to(700));
+        give_back(&mut first);
+        assert_eq!(first.capacity(), 0);
+        let mut third = BytesMut::new();
+        make_room(&mut third);
+        assert_eq!(third.as_ptr(), place);
+        assert!(third.capacity() >= ROOM);
+    }
+
+    #[test]
+    fn neither_large_buffers_nor_too_many_are_kept() {
+        SPARE.with_borrow_mut(Vec::clear);
+        let mut large = BytesMut::from(&[b'x'; 2 * LARGE][..]);
+        drop(large.split_to(2 * LARGE - 10));
+        large.clear();
+        give_back(&mut large);
+        assert_eq!(SPARE.with_borrow(Vec::len), 0);
+        let mut many: Vec<_> = (0..MAX_SPARE + 10).map(|_| BytesMut::with_capacity(ROOM)).collect();
+        many.iter_mut().for_each(give_back);
+        assert_eq!(SPARE.with_borrow(Vec::len), MAX_SPARE);
+    }
 }

@@ -5,8 +5,6 @@
 //! are used again, so nothing is allocated for a session once as many have
 //! been known as are at a time.
 
-pub mod handed;
-
 use std::collections::VecDeque;
 use std::net::IpAddr;
 
@@ -24,10 +22,10 @@ pub const LINGER: u64 = 300_000;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Endpoints {
     /// Addresses are kept as IPv6, so that one comparison serves both families.
-    client: u128,
-    there: u128,
-    server_port: Option<u16>,
-    port: Port,
+    pub(super) client: u128,
+    pub(super) there: u128,
+    pub(super) server_port: Option<u16>,
+    pub(super) port: Port,
 }
 
 /// What stands beside the client's address.
@@ -79,9 +77,9 @@ impl Endpoints {
 #[derive(Debug, Default)]
 pub struct Session {
     /// Open policy connections whose current session this is.
-    seats: u32,
+    pub(super) seats: u32,
     /// When it is forgotten, once there are none.
-    ends: u64,
+    pub(super) ends: u64,
     /// When its CONNECT or XCLIENT came.
     pub opened: Option<u64>,
     /// The policy connection that asked closed before our answer was written, so Postfix will ask again.
@@ -106,30 +104,30 @@ impl Session {
 /// Where a session is, as long as it is the same session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct SessionId {
-    slot: u32,
-    id: u64,
+    pub(super) slot: u32,
+    pub(super) id: u64,
 }
 
 /// All sessions known to this process.
 #[derive(Debug)]
 pub struct Table {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    index: HashTable<u32>,
-    secret: SipHasher13,
+    pub(super) slots: Vec<Slot>,
+    pub(super) free: Vec<u32>,
+    pub(super) index: HashTable<u32>,
+    pub(super) secret: SipHasher13,
     /// Sessions whose policy connections are all closed, in the order of their end.
-    lingering: VecDeque<(u64, SessionId)>,
-    max_lingering: usize,
-    newest: u64,
+    pub(super) lingering: VecDeque<(u64, SessionId)>,
+    pub(super) max_lingering: usize,
+    pub(super) newest: u64,
 }
 
 #[derive(Debug)]
-struct Slot {
+pub(super) struct Slot {
     /// 0: no session is here.
-    id: u64,
-    hash: u64,
-    endpoints: Endpoints,
-    session: Session,
+    pub(super) id: u64,
+    pub(super) hash: u64,
+    pub(super) endpoints: Endpoints,
+    pub(super) session: Session,
 }
 
 impl Table {
@@ -243,7 +241,7 @@ impl Table {
         }
     }
 
-    fn drop_oldest(&mut self) {
+    pub(super) fn drop_oldest(&mut self) {
         // It may have found a seat again since, and even lost that one too.
         if let Some((ends, place)) = self.lingering.pop_front()
             && self.session(place).is_some_and(|session| session.seats == 0 && session.ends == ends)
@@ -265,7 +263,7 @@ impl Table {
         self.index.find(hash, |slot| self.slots[*slot as usize].endpoints == *endpoints).copied()
     }
 
-    fn place(&self, slot: u32) -> SessionId {
+    pub(super) fn place(&self, slot: u32) -> SessionId {
         SessionId { slot, id: self.slots[slot as usize].id }
     }
 }
