@@ -9,12 +9,12 @@ use jiff::tz::TimeZone;
 /// When the log was written: in the year 2026.
 const WRITTEN: i64 = 1_790_000_000;
 
-/// The longest name a host may have.
-const MAX_NAME: usize = 255;
+/// The longest name that is kept.
+const MAX_NAME: usize = 512;
 
 /// Reads a log as `connshaper advise` does.
 pub fn run(data: &[u8]) {
-    let (reader, mut head, mut calendar) = (Reader::new(), None, None);
+    let (reader, mut head, mut calendar) = (Reader::new(&[]), None, None);
     let mut last = i64::MIN;
     let mut names = Vec::new();
     for line in data.split(|byte| *byte == b'\n') {
@@ -36,7 +36,9 @@ pub fn run(data: &[u8]) {
 
 fn name(event: &Event) -> Option<Place> {
     match event.kind {
-        EventKind::Connect { who, .. } | EventKind::Recipient { who, .. } => Some(who.name),
+        EventKind::Connect { who, .. } | EventKind::Recipient { who, .. } | EventKind::FromFilter { who, .. } => {
+            Some(who.name)
+        }
         EventKind::Disconnect { name, .. } => Some(name),
         _ => None,
     }

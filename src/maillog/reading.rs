@@ -8,13 +8,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use indicatif::{ProgressBar, ProgressStyle};
-use ipnet::IpNet;
 use jiff::tz::TimeZone;
 
+use super::lines::event::Reader;
 use super::lines::merge::{Merge, ReadStats};
 use super::lines::source::{Progress, Source};
 use super::options::LogOptions;
-use super::postconf::Site;
+use super::postconf::{Asking, MyNetworks, Site};
 use super::sessions::{Seen, SessionSink, Sessions, Sums};
 use super::text::plain;
 
@@ -29,7 +29,8 @@ pub struct Logs {
     pub notes: Vec<String>,
     /// The zone of times without an offset.
     pub zone: TimeZone,
-    mynetworks: Vec<IpNet>,
+    mynetworks: MyNetworks,
+    submission: Vec<String>,
     sources: Vec<Source>,
     stats: ReadStats,
     progress: Arc<Progress>,
@@ -62,6 +63,9 @@ impl std::error::Error for Unreadable {}
 impl Logs {
     /// Looks into every log. One that cannot be opened is an error; one without a line of a log is noted.
     pub fn open(options: &LogOptions) -> Result<Self, Unreadable> {
+        // It answers while the logs are looked into.
+        let is_open = options.seen.is_none() || options.mynetworks.is_none();
+        let asking = is_open.then(Asking::start);
         let zone = options.timezone.as_deref().and_then(|name| TimeZone::get(name).ok());
         let zone = zone.unwrap_or_else(TimeZone::system);
         let progress = Arc::new(Progress::default());
@@ -76,45 +80,62 @@ impl Logs {
                 Err(error) => return Err(Unreadable { path: path.clone(), error }),
             }
         }
-        let mut logs =
-            Self { seen: Seen::Rcpt, notes: Vec::new(), zone, mynetworks: Vec::new(), sources, stats, progress };
-        logs.learn(options);
+        let mut logs = Self {
+            seen: Seen::Rcpt,
+            notes: Vec::new(),
+            zone,
+            mynetworks: MyNetworks::default(),
+            submission: Vec::new(),
+            sources,
+            stats,
+            progress,
+        };
+        logs.learn(options, asking.map(Asking::finish).unwrap_or_default());
         Ok(logs)
     }
 
-    /// Asks Postfix for what the command line leaves open.
-    fn learn(&mut self, options: &LogOptions) {
-        let is_open = options.seen.is_none() || options.mynetworks.is_none();
-        let site = if is_open { Site::ask() } else { Site::default() };
-        let mut note = |text: String| self.notes.push(text);
-        self.seen = match (options.seen, site.seen) {
-            (Some(seen), _) => seen,
-            (None, Some(seen)) => seen,
-            (None, None) => {
-                note("postconf does not say when Postfix asks: taken for smtpd_delay_reject = yes; see --seen".into());
-                Seen::Rcpt
-            }
-        };
+    /// Takes from Postfix what the command line leaves open, and notes it.
+    fn learn(&mut self, options: &LogOptions, site: Site) {
+        let mut note = |text: String| self.notes.push(plain(&text));
+        self.seen = options.seen.or(site.seen).unwrap_or(Seen::Rcpt);
+        if options.seen.is_none() {
+            let value = if self.seen == Seen::Rcpt { "yes" } else { "no" };
+            note(match site.seen {
+                Some(_) => {
+                    format!("smtpd_delay_reject = {value}, as postconf says on this machine; --seen overrides it")
+                }
+                None => format!("no Postfix here says smtpd_delay_reject: taken as {value}; see --seen"),
+            });
+        }
         self.mynetworks = match (&options.mynetworks, site.mynetworks) {
             (Some(networks), _) => networks.clone(),
-            (None, Some(networks)) => networks,
+            (None, Some(networks)) => {
+                let text = networks.text();
+                note(format!("mynetworks = {text}, as postconf says on this machine; --mynetworks overrides it"));
+                if !site.unread.is_empty() {
+                    note(format!("not read of mynetworks: {}; see --mynetworks", site.unread.join(" ")));
+                }
+                networks
+            }
             (None, None) => {
-                note("postconf does not say what mynetworks is: taken for loopback; see --mynetworks".into());
-                let loopback = ["127.0.0.0/8", "::1/128"];
-                loopback.iter().filter_map(|network| network.parse().ok()).collect()
+                note("no Postfix here says mynetworks: taken as 127.0.0.0/8 ::1/128; see --mynetworks".into());
+                MyNetworks::loopback()
             }
         };
-        if !site.unread.is_empty() && options.mynetworks.is_none() {
-            note(format!("not read of mynetworks: {}; see --mynetworks", plain(&site.unread.join(" "))));
+        self.submission = options.submission.clone();
+        if self.submission.is_empty() && !site.submission.is_empty() {
+            let names = site.submission.join(", ");
+            note(format!("submission services log as {names}, as postconf says on this machine; see --submission"));
+            self.submission = site.submission;
         }
     }
 
     /// Reads them all, shows a bar on a terminal, and tells the audience what is in them.
     pub fn read(mut self, sink: &mut impl SessionSink, show_bar: bool) -> Read {
-        let mynetworks = self.mynetworks.iter().map(|network| (*network, ())).collect();
-        let mut sessions = Sessions::new(self.seen, mynetworks);
+        let mut sessions = Sessions::new(self.seen, self.mynetworks.table());
         let bar = bar(&self.progress, show_bar);
-        let mut merge = Merge::new(std::mem::take(&mut self.sources), Arc::clone(&self.progress));
+        let mut merge =
+            Merge::new(std::mem::take(&mut self.sources), Reader::new(&self.submission), Arc::clone(&self.progress));
         let mut events = 0_u64;
         merge.for_each(|time, event, names| {
             sessions.take(time, event, names, sink);

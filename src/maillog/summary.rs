@@ -48,6 +48,7 @@ pub fn sessions(read: &Read, seen: Seen, notes: &[String]) -> String {
     let left_out = [
         (sums.without_recipient, "got to no recipient"),
         (sums.mynetworks, "were from mynetworks"),
+        (sums.filters, "were content filters that handed mail back"),
         (sums.authenticated, "had logged in"),
         (sums.unknown, "had no known address"),
     ];
@@ -65,6 +66,12 @@ pub fn sessions(read: &Read, seen: Seen, notes: &[String]) -> String {
     }
     if sums.submission > 0 {
         text += &format!("  {} more were of submission services.\n", number(sums.submission));
+    }
+    if sums.discarded > 0 {
+        text += &format!(
+            "  {} messages of theirs were discarded, returned by a filter, or put into quarantine.\n",
+            number(sums.discarded)
+        );
     }
     if sums.postscreen > 0 {
         let kept = sums.postscreen.saturating_sub(sums.postscreen_passed);
@@ -102,6 +109,8 @@ pub fn json(read: &Read, seen: Seen, notes: &[String]) -> Value {
             "without_recipient": sums.without_recipient,
             "unknown_address": sums.unknown,
             "submission": sums.submission,
+            "filters": sums.filters,
+            "discarded_messages": sums.discarded,
             "postscreen": sums.postscreen,
             "postscreen_passed": sums.postscreen_passed,
         },

@@ -3,6 +3,7 @@
 mod support;
 
 mod advise;
+mod advise_cases;
 mod advise_page;
 mod bans;
 mod config;

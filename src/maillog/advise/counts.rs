@@ -108,8 +108,7 @@ impl SessionSink for Counts {
         {
             return;
         }
-        let Session { time, client, name, .. } = *session;
-        let has_fraction = time.rem_euclid(1000) != 0;
+        let Session { time, has_fraction, client, name, .. } = *session;
         self.has_whole_seconds |= !has_fraction;
         let (first, last) = self.span.unwrap_or((time, time));
         self.span = Some((first.min(time), last.max(time)));
@@ -128,8 +127,8 @@ impl SessionSink for Counts {
         }
     }
 
-    fn delivered(&mut self, client: IpAddr) {
-        let part = self.span.map_or(0, |(_, last)| self.part(last));
+    fn delivered(&mut self, client: IpAddr, accepted: i64) {
+        let part = self.part(accepted);
         if self.is_masked(client) {
             self.masked.deliver(client, part);
             self.unmasked.deliver(client, part);

@@ -23,6 +23,7 @@ impl Entry {
         let stamp = Stamp {
             seconds: microseconds.div_euclid(1_000_000),
             milliseconds: (microseconds.rem_euclid(1_000_000) / 1000) as u16,
+            has_fraction: true,
             form: Form::Absolute,
         };
         let first = |names: &[&str]| names.iter().find_map(|name| bytes(&entry[*name]));

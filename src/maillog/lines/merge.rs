@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use super::blocks::{Batch, Blocks, Lines};
 use super::calendar::Calendar;
-use super::event::Event;
+use super::event::{Event, Reader};
 use super::source::{Progress, Source};
 
 /// All logs.
@@ -18,6 +18,7 @@ pub struct Merge {
     /// Not opened yet, the first to come last.
     waiting: Vec<Source>,
     open: Vec<Open>,
+    reader: Reader,
     progress: Arc<Progress>,
     /// What has been read so far.
     pub stats: ReadStats,
@@ -49,13 +50,13 @@ struct Open {
 
 impl Merge {
     /// All of these.
-    pub fn new(mut sources: Vec<Source>, progress: Arc<Progress>) -> Self {
+    pub fn new(mut sources: Vec<Source>, reader: Reader, progress: Arc<Progress>) -> Self {
         // Of logs that begin at the same moment the first named is the first.
         sources.sort_by_key(|source| source.first);
         let stats =
             ReadStats { logs: sources.iter().map(|source| source.name.clone()).collect(), ..ReadStats::default() };
         sources.reverse();
-        Self { waiting: sources, open: Vec::new(), progress, stats }
+        Self { waiting: sources, open: Vec::new(), reader, progress, stats }
     }
 
     /// Shows every event in order, with its time in milliseconds since the epoch, which never goes
@@ -85,7 +86,7 @@ impl Merge {
             let (name, calendar) = (source.name.clone(), source.calendar.clone());
             match Source::read(source, &self.progress) {
                 Ok(input) => {
-                    let blocks = Blocks::read(input);
+                    let blocks = Blocks::read(input, &self.reader);
                     let mut open = Open { name, calendar, blocks, batch: Batch::default(), next: 0, time: 0 };
                     if open.load(&mut self.stats) {
                         self.open.push(open);

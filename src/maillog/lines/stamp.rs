@@ -11,6 +11,8 @@ pub struct Stamp {
     pub seconds: i64,
     /// The rest, in milliseconds.
     pub milliseconds: u16,
+    /// Whether the log tells fractions of a second.
+    pub has_fraction: bool,
     /// What `seconds` leaves open.
     pub form: Form,
 }
@@ -42,7 +44,7 @@ impl Stamp {
             return None;
         }
         let seconds = (BEFORE_MONTH[month] + day - 1) * DAY + time_of_day(&head[7..])?;
-        Some((Self { seconds, milliseconds: 0, form: Form::WithoutYear }, rest))
+        Some((Self { seconds, milliseconds: 0, has_fraction: false, form: Form::WithoutYear }, rest))
     }
 
     /// Reads `2026-11-01T09:05:00`, with fraction and offset (`Z`, `+01:00`, `+0100`) if there are any.
@@ -54,11 +56,12 @@ impl Stamp {
             return None;
         }
         let mut seconds = days(year, month, day) * DAY + time_of_day(&head[11..])?;
-        let mut milliseconds = 0;
+        let (mut milliseconds, mut has_fraction) = (0, false);
         if let [b'.' | b',', fraction @ ..] = rest {
             let length = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
             let digit = |at: usize| if at < length { u16::from(fraction[at] - b'0') } else { 0 };
             milliseconds = digit(0) * 100 + digit(1) * 10 + digit(2);
+            has_fraction = length > 0;
             rest = &fraction[length..];
         }
         let form = match offset(rest) {
@@ -69,7 +72,7 @@ impl Stamp {
             }
             None => Form::Local,
         };
-        Some((Self { seconds, milliseconds, form }, rest))
+        Some((Self { seconds, milliseconds, has_fraction, form }, rest))
     }
 }
 

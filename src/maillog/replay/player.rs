@@ -132,7 +132,7 @@ impl SessionSink for Player {
         }
     }
 
-    fn delivered(&mut self, client: IpAddr) {
+    fn delivered(&mut self, client: IpAddr, _accepted: i64) {
         if self.played.senders.len() < MAX_CLIENTS {
             self.played.senders.insert(client);
         }

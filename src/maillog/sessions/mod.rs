@@ -3,25 +3,26 @@
 //! The lines of one smtpd process between `connect from` and `disconnect from`
 //! are one session. It is asked about when the client connects or, where Postfix
 //! delays its checks, at the first recipient. A session that is under way when
-//! the log begins is known from its first recipient on.
+//! the log begins is known from its first recipient on. `messages` follows the mail.
 
+mod messages;
 mod sink;
 
-use std::collections::VecDeque;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
-use hashbrown::HashMap;
+use hashbrown::{HashMap, HashSet};
 
 use super::lines::event::{Client, Event, EventKind, Place};
 use crate::net::netblock_table::NetblockTable;
-pub use sink::{Seen, Session, SessionSink};
+use messages::{Arrival, Message, Messages};
+pub use sink::{AcceptedMessage, Seen, Session, SessionSink};
 
 /// smtpd processes remembered. Postfix runs a hundred unless told otherwise; each host has its own.
 const MAX_PROCESSES: usize = 65_536;
 
-/// Messages remembered between the client's line and the end of their delivery.
-const MAX_MESSAGES: usize = 262_144;
+/// Addresses that connected lately, in each of two generations.
+const MAX_CONNECTED: usize = 32_768;
 
 /// Why sessions are not among those asked about, and how many there are.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Sums {
     pub asked: u64,
     /// Clients in `$mynetworks`.
     pub mynetworks: u64,
+    /// Content filters outside of `$mynetworks` that handed mail back.
+    pub filters: u64,
     /// Clients that logged in before they were asked about.
     pub authenticated: u64,
     /// Clients that were asked about and turned out to have logged in.
@@ -46,16 +49,23 @@ pub struct Sums {
     pub postscreen: u64,
     /// Those that it handed to smtpd.
     pub postscreen_passed: u64,
+    /// Messages that were accepted, and then discarded, returned by a filter, or kept in quarantine.
+    pub discarded: u64,
 }
 
 /// The state between the lines.
 pub struct Sessions {
     seen: Seen,
-    mynetworks: NetblockTable<()>,
+    /// `$mynetworks`; `false` stands for an exception.
+    mynetworks: NetblockTable<bool>,
     processes: HashMap<u64, Open, Hashed>,
-    messages: HashMap<u64, Message, Hashed>,
-    /// The queue ids in the order they came.
-    order: VecDeque<u64>,
+    messages: Messages,
+    /// Addresses that connected to this host themselves: a filter may speak for them.
+    connected: HashSet<IpAddr>,
+    connected_before: HashSet<IpAddr>,
+    /// The time of the event, in milliseconds since the epoch, and whether the log tells fractions.
+    now: i64,
+    has_fraction: bool,
     /// The numbers so far.
     pub sums: Sums,
 }
@@ -84,6 +94,9 @@ impl Hasher for Identity {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     client: Option<IpAddr>,
+    /// A client of `$mynetworks`, or this host: it may be a filter.
+    is_trusted: bool,
+    /// Nothing is to be asked about it any more.
     is_settled: bool,
     is_asked: bool,
     number: u64,
@@ -91,92 +104,129 @@ struct Open {
     messages: u32,
 }
 
-/// A message under way.
-#[derive(Clone, Copy, Debug)]
-struct Message {
-    client: IpAddr,
-    is_queued: bool,
-    is_sent: bool,
-}
-
 impl Sessions {
-    /// Of a site that is seen so and trusts these networks.
-    pub fn new(seen: Seen, mynetworks: NetblockTable<()>) -> Self {
+    /// Of a site that is seen so and trusts these networks, but not those with `false`.
+    pub fn new(seen: Seen, mynetworks: NetblockTable<bool>) -> Self {
         Self {
             seen,
             mynetworks,
             processes: HashMap::default(),
-            messages: HashMap::default(),
-            order: VecDeque::new(),
+            messages: Messages::default(),
+            connected: HashSet::new(),
+            connected_before: HashSet::new(),
+            now: 0,
+            has_fraction: false,
             sums: Sums::default(),
         }
     }
 
     /// Takes in what happened.
     pub fn take(&mut self, time: i64, event: &Event, names: &[u8], sink: &mut impl SessionSink) {
+        (self.now, self.has_fraction) = (time, event.stamp.has_fraction);
         match event.kind {
-            EventKind::Connect { process, who } => self.connect(time, process, who, names, sink),
-            EventKind::Recipient { process, who, authenticated, message } => {
-                let mut open = self.recipient(process, who, authenticated);
-                self.ask(&mut open, time, process, name(who.name, names), sink);
-                if let Some(id) = message.filter(|_| open.is_asked) {
-                    self.further(&mut open, time, process, name(who.name, names), sink);
-                    open.client.into_iter().for_each(|client| self.begin_message(id, client, sink));
+            EventKind::Connect { process, who } => self.connect(process, who, names, sink),
+            EventKind::Recipient { process, who, login, begins_message, message } => {
+                let (mut open, counts_for) = self.recipient(process, who, login.length > 0);
+                self.ask(&mut open, process, who.name.text(names), sink);
+                if begins_message && open.is_asked {
+                    self.further(&mut open, process, who.name.text(names), sink);
+                }
+                if let Some(id) = message {
+                    if counts_for.is_some() {
+                        self.messages.begin_again(id, Message::new(None, time, None), None, counts_for, sink);
+                    } else {
+                        let counts_for = open.client.filter(|_| open.is_asked);
+                        let arrival = self.arrival(who, login, names, false);
+                        self.messages.begin(id, Message::new(counts_for, time, arrival), sink);
+                    }
                 }
                 self.keep(process, open);
             }
-            EventKind::Disconnect { process, name: place, asked, authenticated } => {
+            EventKind::FromFilter { process, who, message, original, client } => {
+                self.from_filter(process, who, message, original, client, sink);
+            }
+            EventKind::Disconnect { process, name, asked, authenticated } => {
                 if let Some(mut open) = self.disconnect(process, asked, authenticated) {
-                    self.ask(&mut open, time, process, name(place, names), sink);
+                    self.ask(&mut open, process, name.text(names), sink);
                 }
             }
-            EventKind::Queued(id) => {
-                if let Some(message) = self.messages.get_mut(&id) {
-                    message.is_queued = true;
+            EventKind::Submission => self.sums.submission += 1,
+            EventKind::Submitted { who, login, message } => {
+                let arrival = self.arrival(who, login, names, true);
+                self.messages.begin(message, Message::new(None, time, arrival), sink);
+            }
+            EventKind::Queued { message, sender, recipients } => {
+                if let Some(arrival) = self.messages.queue(message, sink) {
+                    let Arrival { client, ref login, is_submission } = *arrival;
+                    let sender = sender.text(names);
+                    sink.accepted(&AcceptedMessage { time, client, login, sender, recipients, is_submission });
                 }
             }
-            EventKind::Sent(id) => {
-                if let Some(message) = self.messages.get_mut(&id)
-                    && !std::mem::replace(&mut message.is_sent, true)
-                {
-                    sink.delivered(message.client);
-                }
-            }
-            // Nothing was sent of it: it was returned, or somebody deleted it.
-            EventKind::Removed(id) => drop(self.messages.remove(&id)),
+            EventKind::Delivery { message, outcome, next } => self.messages.deliver(message, outcome, next, sink),
+            EventKind::Renamed { old, new } => self.messages.rename(old, new, sink),
+            EventKind::Removed(id) => self.messages.remove(id, &mut self.sums, sink),
             EventKind::ScreenConnect => self.sums.postscreen += 1,
             EventKind::ScreenPass => self.sums.postscreen_passed += 1,
-            EventKind::Submission => self.sums.submission += 1,
         }
     }
 
     /// The log ends: what is still in the queue was accepted, and is as good as delivered.
     pub fn finish(&mut self, sink: &mut impl SessionSink) {
-        for message in self.messages.values().filter(|message| message.is_queued && !message.is_sent) {
-            sink.delivered(message.client);
-        }
-        self.messages.clear();
-        self.order.clear();
+        self.messages.finish(sink);
     }
 
-    fn connect(&mut self, time: i64, process: u64, who: Client, names: &[u8], sink: &mut impl SessionSink) {
+    fn connect(&mut self, process: u64, who: Client, names: &[u8], sink: &mut impl SessionSink) {
         let mut open = self.begin(who);
+        if let Some(client) = who.address.filter(|_| !open.is_trusted) {
+            self.note_connected(client);
+        }
         if self.seen == Seen::Connect {
-            self.ask(&mut open, time, process, name(who.name, names), sink);
+            self.ask(&mut open, process, who.name.text(names), sink);
         }
         self.keep(process, open);
     }
 
-    /// The session that a recipient belongs to.
-    fn recipient(&mut self, process: u64, who: Client, authenticated: bool) -> Open {
-        // Another client than the one that connected: a proxy speaks for it, or the log began in between.
-        let known = self.processes.get(&process).filter(|open| open.client == who.address).copied();
-        let mut open = known.unwrap_or_else(|| self.begin(who));
+    /// The session that a recipient belongs to; and, when a filter speaks, the client it speaks for.
+    fn recipient(&mut self, process: u64, who: Client, authenticated: bool) -> (Open, Option<IpAddr>) {
+        let known = self.processes.get(&process).copied();
+        let mut open = match known {
+            Some(open) if open.client == who.address => open,
+            // Postfix up to 2.5 logs the client that the filter names as if it had connected.
+            Some(open) if open.is_trusted && who.address.is_some_and(|client| self.has_connected(client)) => {
+                return (open, who.address);
+            }
+            // A proxy speaks for the client (XCLIENT), or the log began in between.
+            _ => self.begin(who),
+        };
         if !open.is_settled && authenticated {
             open.is_settled = true;
             self.sums.authenticated += 1;
         }
-        open
+        (open, None)
+    }
+
+    fn from_filter(
+        &mut self,
+        process: u64,
+        who: Client,
+        message: u64,
+        original: Option<u64>,
+        client: Option<IpAddr>,
+        sink: &mut impl SessionSink,
+    ) {
+        let known = self.processes.get(&process).filter(|open| open.client == who.address).copied();
+        let mut open = known.unwrap_or_else(|| self.begin(who));
+        if !open.is_settled {
+            open.is_settled = true;
+            self.sums.filters += 1;
+        }
+        self.keep(process, open);
+        let client = client.filter(|client| !self.is_trusted(*client));
+        // Behind a before-queue filter the message has its first queue id only here.
+        let arrival = Arrival { client, ..Arrival::default() };
+        let arrival = (original.is_none() && client.is_some()).then(|| Box::new(arrival));
+        let begun = Message::new(None, self.now, arrival);
+        self.messages.begin_again(message, begun, original, client, sink);
     }
 
     /// Returns a session that has to be asked about now, for nothing of it got into the log before.
@@ -198,40 +248,75 @@ impl Sessions {
 
     fn begin(&mut self, who: Client) -> Open {
         self.sums.sessions += 1;
-        let mut open =
-            Open { client: who.address, is_settled: false, is_asked: false, number: self.sums.sessions, messages: 0 };
+        let mut open = Open {
+            client: who.address,
+            is_trusted: false,
+            is_settled: false,
+            is_asked: false,
+            number: self.sums.sessions,
+            messages: 0,
+        };
         match who.address {
             None => {
                 open.is_settled = true;
                 self.sums.unknown += 1;
             }
-            Some(client) if self.mynetworks.lookup(client).is_some() => {
-                open.is_settled = true;
+            Some(client) if self.is_in_mynetworks(client) => {
+                (open.is_settled, open.is_trusted) = (true, true);
                 self.sums.mynetworks += 1;
             }
-            Some(_) => {}
+            Some(client) => open.is_trusted = client.is_loopback(),
         }
         open
     }
 
+    fn is_in_mynetworks(&self, client: IpAddr) -> bool {
+        self.mynetworks.lookup(client).is_some_and(|(_, is_member)| *is_member)
+    }
+
+    fn is_trusted(&self, client: IpAddr) -> bool {
+        client.is_loopback() || self.is_in_mynetworks(client)
+    }
+
+    fn note_connected(&mut self, client: IpAddr) {
+        if self.connected.len() >= MAX_CONNECTED && !self.connected.contains(&client) {
+            self.connected_before = std::mem::take(&mut self.connected);
+        }
+        self.connected.insert(client);
+    }
+
+    fn has_connected(&self, client: IpAddr) -> bool {
+        self.connected.contains(&client) || self.connected_before.contains(&client)
+    }
+
+    /// Where a message came from, unless from this host: that may be a filter.
+    fn arrival(&self, who: Client, login: Place, names: &[u8], is_submission: bool) -> Option<Box<Arrival>> {
+        let is_local = who.address.is_some_and(|client| client.is_loopback()) && login.length == 0;
+        let login = login.text(names).into();
+        (!is_local).then(|| Box::new(Arrival { client: who.address, login, is_submission }))
+    }
+
     /// Asks about a session that was not asked about yet.
-    fn ask(&mut self, open: &mut Open, time: i64, process: u64, name: &[u8], sink: &mut impl SessionSink) {
+    fn ask(&mut self, open: &mut Open, process: u64, name: &[u8], sink: &mut impl SessionSink) {
         let Some(client) = open.client.filter(|_| !open.is_settled) else {
             return;
         };
         (open.is_settled, open.is_asked) = (true, true);
         self.sums.asked += 1;
-        sink.asked(&Session { time, client, name, process, number: open.number, message: 0 });
+        sink.asked(&self.session(client, open.number, 0, process, name));
     }
 
     /// A message begins in a session that was asked about. The first one is part of that question; for
     /// each further one Postfix asks again, unless it asks when clients connect.
-    fn further(&self, open: &mut Open, time: i64, process: u64, name: &[u8], sink: &mut impl SessionSink) {
+    fn further(&self, open: &mut Open, process: u64, name: &[u8], sink: &mut impl SessionSink) {
         open.messages += 1;
         if let (Some(client), 2.., Seen::Rcpt) = (open.client, open.messages, self.seen) {
-            let message = open.messages - 1;
-            sink.asked_again(&Session { time, client, name, process, number: open.number, message });
+            sink.asked_again(&self.session(client, open.number, open.messages - 1, process, name));
         }
+    }
+
+    fn session<'n>(&self, client: IpAddr, number: u64, message: u32, process: u64, name: &'n [u8]) -> Session<'n> {
+        Session { time: self.now, has_fraction: self.has_fraction, client, name, process, number, message }
     }
 
     fn keep(&mut self, process: u64, open: Open) {
@@ -242,22 +327,6 @@ impl Sessions {
         }
         self.processes.insert(process, open);
     }
-
-    fn begin_message(&mut self, id: u64, client: IpAddr, sink: &mut impl SessionSink) {
-        self.messages.insert(id, Message { client, is_queued: false, is_sent: false });
-        self.order.push_back(id);
-        while self.order.len() > MAX_MESSAGES {
-            let oldest = self.order.pop_front().and_then(|id| self.messages.remove(&id));
-            if let Some(message) = oldest.filter(|message| message.is_queued && !message.is_sent) {
-                sink.delivered(message.client);
-            }
-        }
-    }
-}
-
-fn name(place: Place, names: &[u8]) -> &[u8] {
-    let start = place.start as usize;
-    &names[start..start + usize::from(place.length)]
 }
 
 #[cfg(test)]

@@ -8,6 +8,8 @@ struct Notes {
     asked: Vec<String>,
     again: Vec<u32>,
     delivered: Vec<String>,
+    discarded: usize,
+    accepted: Vec<String>,
 }
 
 impl SessionSink for Notes {
@@ -19,20 +21,32 @@ impl SessionSink for Notes {
         self.again.push(session.message);
     }
 
-    fn delivered(&mut self, client: IpAddr) {
+    fn accepted(&mut self, message: &AcceptedMessage<'_>) {
+        let text = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        let AcceptedMessage { client, login, sender, recipients, is_submission, .. } = *message;
+        let client = client.map_or_else(String::new, |client| client.to_string());
+        self.accepted.push(format!("{client} {} {} {recipients} {is_submission}", text(login), text(sender)));
+    }
+
+    fn discarded(&mut self, _: IpAddr) {
+        self.discarded += 1;
+    }
+
+    fn delivered(&mut self, client: IpAddr, _: i64) {
         self.delivered.push(client.to_string());
     }
 }
 
 /// Plays lines, a millisecond each.
 fn play(seen: Seen, lines: &[&str]) -> (Notes, Sums) {
-    let mynetworks = [("192.0.2.0/24".parse().unwrap(), ())].into_iter().collect();
+    let mynetworks =
+        ["192.0.2.0/24", "127.0.0.0/8"].map(|network| (network.parse().unwrap(), true)).into_iter().collect();
     let (mut sessions, mut notes) = (Sessions::new(seen, mynetworks), Notes::default());
     for (time, line) in (0..).zip(lines) {
         let (program, rest) = line.split_once(' ').unwrap();
         let text = format!("Nov 21 09:05:07 mx postfix/{program}: {rest}");
         let mut names = Vec::new();
-        let sense = parse(text.as_bytes(), |line| Reader::new().read(line, &mut names)).unwrap();
+        let sense = parse(text.as_bytes(), |line| Reader::new(&[]).read(line, &mut names)).unwrap();
         let LineKind::Event(event) = sense else { panic!("{line}: {sense:?}") };
         sessions.take(time, &event, &names, &mut notes);
     }
@@ -155,4 +169,96 @@ fn postscreen_only_clients_are_counted_apart() {
     );
     assert_eq!(notes.asked.len(), 1);
     assert_eq!((sums.postscreen, sums.postscreen_passed), (2, 1));
+}
+
+#[test]
+fn mail_that_a_filter_hands_back_is_delivered_with_its_new_queue_id() {
+    let first = [
+        "smtpd[1] connect from a.example.net[198.51.100.1]",
+        "smtpd[1] 4Bc: client=a.example.net[198.51.100.1]",
+        "qmgr[9] 4Bc: from=<x@y>, size=1, nrcpt=1 (queue active)",
+    ];
+    let back = |client: &str| -> Vec<String> {
+        vec![
+            "smtpd[2] connect from localhost[127.0.0.1]".into(),
+            format!("smtpd[2] 5Bc: client={client}"),
+            "qmgr[9] 5Bc: from=<x@y>, size=1, nrcpt=1 (queue active)".into(),
+        ]
+    };
+    let handed = "smtp[8] 4Bc: to=<x@y>, relay=127.0.0.1[127.0.0.1]:10024, status=sent (250 2.0.0 Ok: queued as 5Bc)";
+    let sent = "smtp[8] 5Bc: to=<x@y>, relay=z, status=sent (250 ok)";
+    let (gone, also) = ("qmgr[9] 4Bc: removed", "qmgr[9] 5Bc: removed");
+    for client in [
+        "localhost[127.0.0.1]",
+        "localhost[127.0.0.1], orig_queue_id=4Bc, orig_client=a.example.net[198.51.100.1]",
+        // As Postfix 2.5 and older.
+        "a.example.net[198.51.100.1]",
+    ] {
+        let back = back(client);
+        let begin: Vec<&str> = first.into_iter().chain(back.iter().map(String::as_str)).collect();
+        let then = |rest: &[&str]| {
+            let (notes, sums) = play(Seen::Rcpt, &[&begin[..], rest].concat());
+            assert_eq!((notes.asked.len(), sums.asked), (1, 1), "{client}");
+            notes.delivered
+        };
+        assert_eq!(then(&[handed, gone, sent, also]), ["198.51.100.1"], "{client}");
+        // The filter answers only after what it handed back is delivered.
+        assert_eq!(then(&[sent, also, handed, gone]), ["198.51.100.1"], "{client}");
+        assert_eq!(then(&[handed, gone, also]), [""; 0], "{client}");
+        assert_eq!(then(&[handed, gone]), ["198.51.100.1"], "{client}");
+    }
+    // The next host gives it an identifier of its own.
+    let remote = "smtp[8] 4Bc: to=<x@y>, relay=mx.example.com[203.0.113.5]:25, status=sent (250 Ok: queued as 9Zz)";
+    assert_eq!(play(Seen::Rcpt, &[&first[..], &[remote]].concat()).0.delivered.len(), 1);
+}
+
+#[test]
+fn what_postsuper_puts_back_keeps_its_client() {
+    let (notes, _) = play(
+        Seen::Rcpt,
+        &[
+            "smtpd[1] connect from unknown[198.51.100.1]",
+            "smtpd[1] 4Bc: client=unknown[198.51.100.1]",
+            "qmgr[9] 4Bc: from=<x@y>, size=1, nrcpt=1 (queue active)",
+            "pickup[3] 6Bc: uid=107 from=<x@y> orig_id=4Bc",
+            "qmgr[9] 6Bc: from=<x@y>, size=1, nrcpt=1 (queue active)",
+            "smtp[8] 6Bc: to=<x@y>, relay=z, status=sent (250 ok)",
+            "qmgr[9] 6Bc: removed",
+        ],
+    );
+    assert_eq!(notes.delivered, ["198.51.100.1"]);
+}
+
+#[test]
+fn what_is_discarded_or_returned_by_a_filter_is_told_apart() {
+    let begin = [
+        "smtpd[1] connect from unknown[198.51.100.1]",
+        "smtpd[1] 4Bc: client=unknown[198.51.100.1]",
+        "qmgr[9] 4Bc: from=<x@y>, size=1, nrcpt=1 (queue active)",
+    ];
+    for line in [
+        "discard[8] 4Bc: to=<x@y>, relay=none, status=sent (no)",
+        "smtp[8] 4Bc: to=<x@y>, relay=f, status=sent (250 2.7.0 Ok, discarded, id=1-01 - spam)",
+        "smtp[8] 4Bc: to=<x@y>, relay=f, status=sent (250 2.5.0 Ok, id=1-01, BOUNCE)",
+        "smtp[8] 4Bc: to=<x@y>, relay=f, status=sent (250 2.0.0 Ok: message quarantined)",
+        "local[8] 4Bc: to=<x@y>, relay=local, status=sent (delivered to file: /dev/null)",
+    ] {
+        let (notes, sums) = play(Seen::Rcpt, &[&begin[..], &[line, "qmgr[9] 4Bc: removed"]].concat());
+        assert_eq!((notes.delivered.len(), notes.discarded, sums.discarded), (0, 1, 1), "{line}");
+    }
+}
+
+#[test]
+fn accepted_messages_have_their_login_and_sender() {
+    let (notes, _) = play(
+        Seen::Rcpt,
+        &[
+            "submission/smtpd[1] 4Bc: client=unknown[198.51.100.1], sasl_method=PLAIN, sasl_username=me@example.org",
+            "qmgr[9] 4Bc: from=<m@y>, size=1, nrcpt=3 (queue active)",
+            "qmgr[9] 4Bc: from=<m@y>, size=1, nrcpt=2 (queue active)",
+            "smtpd[1] 5Bc: client=in.example.org[192.0.2.7]",
+            "qmgr[9] 5Bc: from=<>, size=1, nrcpt=1 (queue active)",
+        ],
+    );
+    assert_eq!(notes.accepted, ["198.51.100.1 me@example.org m@y 3 true", "192.0.2.7   1 false"]);
 }

@@ -77,7 +77,7 @@ pub struct Blocks {
 
 impl Blocks {
     /// Begins to read.
-    pub fn read(input: Input) -> Self {
+    pub fn read(input: Input, reader: &Reader) -> Self {
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let (give, empty) = channel();
         let (finish, done) = channel();
@@ -94,8 +94,8 @@ impl Blocks {
             empty,
         }));
         let work = |_| {
-            let (feed, finish) = (Arc::clone(&feed), finish.clone());
-            thread::spawn(move || work(&feed, &finish))
+            let (feed, finish, reader) = (Arc::clone(&feed), finish.clone(), reader.clone());
+            thread::spawn(move || work(&feed, &reader, &finish))
         };
         let workers = (0..workers).map(work).collect();
         Self { done: Some(done), empty: Some(give), early: BTreeMap::new(), next: 0, workers }
@@ -151,8 +151,7 @@ struct Feed {
     empty: Receiver<Batch>,
 }
 
-fn work(feed: &Mutex<Feed>, finish: &Sender<(u64, Batch)>) {
-    let reader = Reader::new();
+fn work(feed: &Mutex<Feed>, reader: &Reader, finish: &Sender<(u64, Batch)>) {
     let mut block = vec![0; BLOCK];
     loop {
         let mut shared: MutexGuard<'_, Feed> = feed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -167,7 +166,7 @@ fn work(feed: &Mutex<Feed>, finish: &Sender<(u64, Batch)>) {
         let number = shared.next;
         shared.next += 1;
         drop(shared);
-        batch.read(&block[..filled], &reader);
+        batch.read(&block[..filled], reader);
         if finish.send((number, batch)).is_err() {
             return;
         }

@@ -1,9 +1,10 @@
 //! What a line of Postfix says about SMTP sessions and their messages.
 //!
-//! Only the process that wrote a line tells which session it is about, and only
-//! the queue id which message: both are kept as hashes, so an event has a fixed
-//! size. Bytes that strangers chose (names, addresses, HELO) are looked at
-//! only where Postfix puts a client in brackets.
+//! The process that wrote a line tells which session it is about, the queue id
+//! which message. Both are kept as hashes, so an event has a fixed size. A queue
+//! id belongs to a host: the programs that handle one message may log under
+//! different names. Bytes that strangers chose (names, addresses, HELO) are
+//! looked at only where Postfix puts a client in brackets.
 
 use std::net::IpAddr;
 
@@ -16,56 +17,75 @@ use crate::policy::request::address;
 /// Something that happened, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
-    /// When.
     pub stamp: Stamp,
-    /// What.
     pub kind: EventKind,
 }
 
-/// What happened.
+/// What happened. A `u64` is the hash of an smtpd process or of a queue id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EventKind {
     /// smtpd greets a client.
-    Connect {
-        /// The smtpd process.
-        process: u64,
-        /// Who came.
-        who: Client,
-    },
-    /// smtpd asked about a recipient, for it accepted or refused one.
+    Connect { process: u64, who: Client },
+    /// smtpd asked about a recipient: it accepted or refused one.
     Recipient {
-        /// The smtpd process.
         process: u64,
-        /// The client.
         who: Client,
-        /// It has logged in.
-        authenticated: bool,
-        /// The queue id of a message that begins here.
+        /// The SASL login; empty without one.
+        login: Place,
+        /// Whether a message begins here.
+        begins_message: bool,
+        /// Its queue id. With `smtpd_proxy_filter` it has none yet.
         message: Option<u64>,
+    },
+    /// A content filter hands a message to smtpd and names where it came from (XFORWARD).
+    FromFilter {
+        process: u64,
+        /// The filter.
+        who: Client,
+        message: u64,
+        /// The queue id before the filter.
+        original: Option<u64>,
+        /// The address of the client that sent the message.
+        client: Option<IpAddr>,
     },
     /// smtpd is done with a client.
     Disconnect {
-        /// The smtpd process.
         process: u64,
-        /// The client's name, as in `Client`.
         name: Place,
         /// It got to RCPT TO, VRFY or ETRN.
         asked: bool,
         /// It has logged in.
         authenticated: bool,
     },
+    /// smtpd of a submission service greets a client.
+    Submission,
+    /// smtpd of a submission service takes a message.
+    Submitted { who: Client, login: Place, message: u64 },
     /// A message is complete and in the queue.
-    Queued(u64),
-    /// A message was delivered to a recipient.
-    Sent(u64),
+    Queued { message: u64, sender: Place, recipients: u32 },
+    /// A message left for a recipient.
+    Delivery {
+        message: u64,
+        outcome: Outcome,
+        /// The queue id that the next program gave it, if the reply has one.
+        next: Option<u64>,
+    },
+    /// A message has a new queue id.
+    Renamed { old: u64, new: u64 },
     /// A message has left the queue, one way or another.
     Removed(u64),
     /// postscreen greets a client.
     ScreenConnect,
     /// postscreen hands a client to smtpd.
     ScreenPass,
-    /// smtpd of a submission service greets a client.
-    Submission,
+}
+
+/// What became of a message that was handed over without an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Sent,
+    /// A filter or a transport threw it away, returned it, or keeps it in quarantine.
+    Discarded,
 }
 
 /// A client as Postfix names it.
@@ -73,25 +93,45 @@ pub enum EventKind {
 pub struct Client {
     /// Its address, IPv4-mapped IPv6 folded to IPv4; `None` when Postfix does not know it.
     pub address: Option<IpAddr>,
-    /// Where its verified name lies in the names of the batch; empty when it has none.
+    /// Its verified name; empty when it has none.
     pub name: Place,
 }
 
-/// A stretch of the names of a batch.
+/// A text in the names of the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Place {
-    /// Where it begins.
     pub start: u32,
-    /// How long it is. No host name is longer than 255 bytes.
-    pub length: u8,
+    pub length: u16,
 }
 
-/// What became of a line.
+/// Bytes of a host name, a login or a sender that are kept. RFC 5321 allows fewer.
+pub const MAX_NAME: usize = 512;
+
+impl Place {
+    /// Appends a text to the names.
+    fn append(text: &[u8], names: &mut Vec<u8>) -> Self {
+        let text = &text[..text.len().min(MAX_NAME)];
+        match u32::try_from(names.len()) {
+            Ok(start) => {
+                names.extend_from_slice(text);
+                Self { start, length: text.len() as u16 }
+            }
+            Err(_) => Self::default(),
+        }
+    }
+
+    /// The text.
+    pub fn text(self, names: &[u8]) -> &[u8] {
+        let start = self.start as usize;
+        &names[start..start + usize::from(self.length)]
+    }
+}
+
+/// What a line is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineKind {
-    /// It told something.
     Event(Event),
-    /// It is Postfix's, and of no interest here.
+    /// Postfix wrote it, and it says nothing about sessions.
     Idle,
     /// Another program wrote it.
     Foreign,
@@ -100,58 +140,111 @@ pub enum LineKind {
 /// Reads the lines of one log.
 #[derive(Clone, Debug)]
 pub struct Reader {
-    /// Made once: that takes longer than to find something in a line.
+    /// The `syslog_name`s of submission services, beside those whose name says so.
+    submission: Vec<Box<[u8]>>,
+    // A `Finder` is made once: that takes longer than to find something in a line.
     status: Finder<'static>,
+    queued_as: Finder<'static>,
+    discarded: [Finder<'static>; 3],
 }
-
-/// Services whose clients log in; their smtpd is not the one that strangers reach.
-const SUBMISSION: [&[u8]; 3] = [b"submission", b"submissions", b"smtps"];
 
 impl Reader {
-    /// A reader.
-    pub fn new() -> Self {
-        Self { status: Finder::new(", status=") }
+    /// `submission` are the `syslog_name`s of submission services, as in `postfix-users`.
+    pub fn new(submission: &[String]) -> Self {
+        Self {
+            submission: submission.iter().map(|name| name.as_bytes().into()).collect(),
+            status: Finder::new(", status="),
+            queued_as: Finder::new("queued as "),
+            discarded: [Finder::new("iscarded"), Finder::new("uarantine"), Finder::new("BOUNCE")],
+        }
     }
 
-    /// What a line says. Names of clients are appended to `names`.
+    /// What a line says. Names, logins and senders are appended to `names`.
     pub fn read(&self, line: &Line<'_>, names: &mut Vec<u8>) -> LineKind {
-        let Some((instance, service)) = service(line.program) else {
-            return LineKind::Foreign;
+        let Some((syslog_name, daemon)) = daemon(line.program) else {
+            return match line.program {
+                b"MailScanner" => mailscanner(line).map_or(LineKind::Foreign, |kind| event(line, kind)),
+                _ => LineKind::Foreign,
+            };
         };
-        let kind = match service {
-            b"smtpd" => smtpd(line, instance, names),
-            b"qmgr" | b"oqmgr" => qmgr(line, instance),
+        let kind = match daemon {
+            b"smtpd" if self.is_submission(syslog_name) => submission(line, names),
+            b"smtpd" => smtpd(line, names),
+            b"qmgr" | b"oqmgr" => qmgr(line, names),
             b"postscreen" => postscreen(line.message),
-            b"smtp" | b"lmtp" | b"local" | b"virtual" | b"pipe" | b"discard" => self.delivery(line, instance),
+            b"smtp" | b"lmtp" | b"local" | b"virtual" | b"pipe" => self.delivery(line),
+            b"discard" => self.delivery(line).map(discarded),
+            b"pickup" => pickup(line),
             _ => None,
         };
-        kind.map_or(LineKind::Idle, |kind| LineKind::Event(Event { stamp: line.stamp, kind }))
+        kind.map_or(LineKind::Idle, |kind| event(line, kind))
     }
 
-    fn delivery(&self, line: &Line<'_>, instance: &[u8]) -> Option<EventKind> {
+    /// Whether clients of this smtpd log in, as those of `postfix/submission/smtpd`.
+    fn is_submission(&self, syslog_name: &[u8]) -> bool {
+        // The name of nearly every smtpd, decided at once.
+        syslog_name != b"postfix"
+            && (says_submission(syslog_name) || self.submission.iter().any(|name| **name == *syslog_name))
+    }
+
+    fn delivery(&self, line: &Line<'_>) -> Option<EventKind> {
         let (id, rest) = queue_id(line.message)?;
         let status = &rest[self.status.find(rest)?..];
+        let reply = status.strip_prefix(b", status=sent ")?;
         // The recipient before it and the reply behind it may look like anything: then it is not believed.
-        let is_sent = status.starts_with(b", status=sent ") && self.status.find(&status[1..]).is_none();
-        is_sent.then(|| EventKind::Sent(message_id(line, instance, id)))
+        if self.status.find(reply).is_some() {
+            return None;
+        }
+        let is_discarded = reply.starts_with(b"(delivered to file: /dev/null)")
+            || self.discarded.iter().any(|word| word.find(reply).is_some());
+        let outcome = if is_discarded { Outcome::Discarded } else { Outcome::Sent };
+        let next = self.queued_as.find(reply).and_then(|at| id_in(&reply[at + "queued as ".len()..]));
+        let next = next.map(|id| message_id(line, id));
+        Some(EventKind::Delivery { message: message_id(line, id), outcome, next })
     }
 }
 
-impl Default for Reader {
-    fn default() -> Self {
-        Self::new()
+fn event(line: &Line<'_>, kind: EventKind) -> LineKind {
+    LineKind::Event(Event { stamp: line.stamp, kind })
+}
+
+fn discarded(kind: EventKind) -> EventKind {
+    match kind {
+        EventKind::Delivery { message, .. } => EventKind::Delivery { message, outcome: Outcome::Discarded, next: None },
+        kind => kind,
     }
 }
 
-fn process(line: &Line<'_>) -> u64 {
-    hash([line.host, line.program, line.process])
+/// `postfix/submission/smtpd` is the daemon `smtpd`, with the `syslog_name` `postfix/submission`.
+/// `None` for the name of another program.
+pub fn daemon(program: &[u8]) -> Option<(&[u8], &[u8])> {
+    // syslog_name is the site's choice; Postfix appends the name of the daemon.
+    let last = memchr::memrchr(b'/', program)?;
+    Some((&program[..last], &program[last + 1..]))
 }
 
-fn message_id(line: &Line<'_>, instance: &[u8], id: &[u8]) -> u64 {
-    hash([line.host, instance, id])
+/// `postfix-submission`, `postfix/587`, `postfix/smtps-haproxy`.
+pub fn says_submission(syslog_name: &[u8]) -> bool {
+    let is_port = |word: &[u8]| matches!(word, b"587" | b"465" | b"10587" | b"10465");
+    let mut words = syslog_name.split(|byte| !byte.is_ascii_alphanumeric());
+    words.any(is_port)
+        || memmem::find(syslog_name, b"submission").is_some()
+        || memmem::find(syslog_name, b"smtps").is_some()
 }
 
-/// Values never leave the process, and nobody gains from making them meet: speed is all that is asked for.
+/// The session of a line. A logger that leaves out the process number leaves the client to tell sessions apart.
+fn process(line: &Line<'_>, client: &ClientText<'_>) -> u64 {
+    match line.process {
+        b"" => hash([line.host, line.program, client.address]),
+        process => hash([line.host, line.program, process]),
+    }
+}
+
+fn message_id(line: &Line<'_>, id: &[u8]) -> u64 {
+    hash([line.host, id, b""])
+}
+
+/// A fast hash: its values never leave the process, and no stranger gains from a collision.
 fn hash(parts: [&[u8]; 3]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |hash: u64, word: u64| {
@@ -168,32 +261,11 @@ fn hash(parts: [&[u8]; 3]) -> u64 {
     })
 }
 
-/// Whether this is `postfix/submission/smtpd`, or another service whose clients log in.
-fn is_submission(program: &[u8]) -> bool {
-    let mut parts = program.rsplit(|byte| *byte == b'/').skip(1);
-    parts.next().is_some_and(|service| SUBMISSION.contains(&service))
-}
-
-/// `postfix/smtpd` is the service `smtpd` of the instance `postfix`; `None` for another program's name.
-fn service(program: &[u8]) -> Option<(&[u8], &[u8])> {
-    let first = memchr::memchr(b'/', program)?;
-    let last = memchr::memrchr(b'/', program)?;
-    // syslog_name is the site's choice; what Postfix adds to it is the name of the daemon.
-    Some((&program[..first], &program[last + 1..]))
-}
-
-fn smtpd(line: &Line<'_>, instance: &[u8], names: &mut Vec<u8>) -> Option<EventKind> {
+fn smtpd(line: &Line<'_>, names: &mut Vec<u8>) -> Option<EventKind> {
     let message = line.message;
-    let is_submission = is_submission(line.program);
     if let Some(client) = message.strip_prefix(b"connect from ") {
         let client = ClientText::parse(client)?;
-        return Some(match is_submission {
-            true => EventKind::Submission,
-            false => EventKind::Connect { process: process(line), who: who(&client, names) },
-        });
-    }
-    if is_submission {
-        return None;
+        return Some(EventKind::Connect { process: process(line, &client), who: who(&client, names) });
     }
     if let Some(client) = message.strip_prefix(b"disconnect from ") {
         let client = ClientText::parse(client)?;
@@ -207,29 +279,84 @@ fn smtpd(line: &Line<'_>, instance: &[u8], names: &mut Vec<u8>) -> Option<EventK
                 _ => {}
             }
         }
-        let name = name(&client, names);
-        return Some(EventKind::Disconnect { process: process(line), name, asked, authenticated });
+        let process = process(line, &client);
+        return Some(EventKind::Disconnect { process, name: name(&client, names), asked, authenticated });
     }
     let (id, rest) = queue_id(message)?;
-    let process = process(line);
     if let Some(client) = rest.strip_prefix(b"client=") {
         let client = ClientText::parse(client)?;
-        let authenticated = !client.rest.is_empty() && memmem::find(client.rest, b", sasl_username=").is_some();
-        let message = Some(message_id(line, instance, id));
-        return Some(EventKind::Recipient { process, who: who(&client, names), authenticated, message });
+        let process = process(line, &client);
+        let message = (id != b"NOQUEUE").then(|| message_id(line, id));
+        let original = attribute(client.rest, b", orig_client=").and_then(ClientText::parse);
+        let original_id = attribute(client.rest, b", orig_queue_id=").map(|id| message_id(line, id));
+        let who = who(&client, names);
+        if let (Some(message), true) = (message, original.is_some() || original_id.is_some()) {
+            let client = original.and_then(|client| address(client.address));
+            return Some(EventKind::FromFilter { process, who, message, original: original_id, client });
+        }
+        let login = login(&client, names);
+        return Some(EventKind::Recipient { process, who, login, begins_message: true, message });
     }
     let client = ClientText::parse(recipient_check(rest)?)?;
-    Some(EventKind::Recipient { process, who: who(&client, names), authenticated: false, message: None })
+    let (process, who) = (process(line, &client), who(&client, names));
+    Some(EventKind::Recipient { process, who, login: Place::default(), begins_message: false, message: None })
 }
 
-fn qmgr(line: &Line<'_>, instance: &[u8]) -> Option<EventKind> {
-    let (id, rest) = queue_id(line.message)?;
-    let message = || message_id(line, instance, id);
-    match rest {
-        b"removed" => Some(EventKind::Removed(message())),
-        _ if rest.starts_with(b"from=") && rest.ends_with(b" (queue active)") => Some(EventKind::Queued(message())),
-        _ => None,
+fn submission(line: &Line<'_>, names: &mut Vec<u8>) -> Option<EventKind> {
+    if line.message.starts_with(b"connect from ") {
+        return Some(EventKind::Submission);
     }
+    let (id, rest) = queue_id(line.message)?;
+    let client = ClientText::parse(rest.strip_prefix(b"client=")?)?;
+    let (who, login) = (who(&client, names), login(&client, names));
+    (id != b"NOQUEUE").then(|| EventKind::Submitted { who, login, message: message_id(line, id) })
+}
+
+fn login(client: &ClientText<'_>, names: &mut Vec<u8>) -> Place {
+    match attribute(client.rest, b", sasl_username=") {
+        Some(login) => Place::append(login, names),
+        None => Place::default(),
+    }
+}
+
+/// A value in what follows the client: `, NAME=value, ...`.
+fn attribute<'a>(rest: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
+    // Nearly always nothing follows.
+    if rest.is_empty() {
+        return None;
+    }
+    let value = &rest[memmem::find(rest, name)? + name.len()..];
+    Some(&value[..memmem::find(value, b", ").unwrap_or(value.len())])
+}
+
+fn qmgr(line: &Line<'_>, names: &mut Vec<u8>) -> Option<EventKind> {
+    let (id, rest) = queue_id(line.message)?;
+    if rest == b"removed" {
+        return Some(EventKind::Removed(message_id(line, id)));
+    }
+    // From the end: the sender may look like anything.
+    let rest = rest.strip_prefix(b"from=<")?.strip_suffix(b" (queue active)")?;
+    let (rest, recipients) = rest.split_at(memmem::rfind(rest, b", nrcpt=")?);
+    let recipients = str::from_utf8(&recipients[", nrcpt=".len()..]).ok()?.parse().ok()?;
+    let sender = &rest[..memmem::rfind(rest, b">, size=")?];
+    let sender = Place::append(sender, names);
+    Some(EventKind::Queued { message: message_id(line, id), sender, recipients })
+}
+
+/// `4Bcd5: uid=0 from=<x> orig_id=3Abc4`: what `postsuper -r` put back comes again.
+fn pickup(line: &Line<'_>) -> Option<EventKind> {
+    let (id, rest) = queue_id(line.message)?;
+    let original = rest.strip_prefix(b"uid=")?;
+    let original = id_in(&original[memmem::rfind(original, b"> orig_id=")? + "> orig_id=".len()..])?;
+    Some(EventKind::Renamed { old: message_id(line, original), new: message_id(line, id) })
+}
+
+/// `Requeue: 3Abc4.A2F51 to 4Bcd5`.
+fn mailscanner(line: &Line<'_>) -> Option<EventKind> {
+    let rest = line.message.strip_prefix(b"Requeue: ")?;
+    let (old, new) = (id_in(rest)?, memmem::find(rest, b" to ")?);
+    let new = id_in(&rest[new + " to ".len()..])?;
+    Some(EventKind::Renamed { old: message_id(line, old), new: message_id(line, new) })
 }
 
 fn postscreen(message: &[u8]) -> Option<EventKind> {
@@ -245,13 +372,10 @@ fn who(client: &ClientText<'_>, names: &mut Vec<u8>) -> Client {
 }
 
 fn name(client: &ClientText<'_>, names: &mut Vec<u8>) -> Place {
-    let is_name = client.name != b"unknown" && client.name.len() <= 255;
-    match (is_name, u32::try_from(names.len())) {
-        (true, Ok(start)) => {
-            names.extend_from_slice(client.name);
-            Place { start, length: client.name.len() as u8 }
-        }
-        _ => Place::default(),
+    // A longer one is not the name of a host.
+    match client.name != b"unknown" && client.name.len() <= 255 {
+        true => Place::append(client.name, names),
+        false => Place::default(),
     }
 }
 
@@ -261,6 +385,12 @@ fn queue_id(message: &[u8]) -> Option<(&[u8], &[u8])> {
     let end = memchr::memchr(b':', &message[..message.len().min(32)])?;
     let (id, rest) = message.split_at(end);
     Some((id, rest.strip_prefix(b": ")?))
+}
+
+/// The queue id that a text begins with.
+fn id_in(text: &[u8]) -> Option<&[u8]> {
+    let end = text.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(text.len());
+    (1..=20).contains(&end).then(|| &text[..end])
 }
 
 /// The client in `reject: RCPT from client: 450 ...`, whatever was done instead of rejecting.

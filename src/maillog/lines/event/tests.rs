@@ -3,7 +3,7 @@ use super::*;
 fn sense(program: &str, message: &str) -> (LineKind, String) {
     let text = format!("Nov 21 09:05:07 mx {program}[411]: {message}");
     let mut names = Vec::new();
-    let sense = Reader::new().read(&Line::parse(text.as_bytes()).unwrap(), &mut names);
+    let sense = Reader::new(&[]).read(&Line::parse(text.as_bytes()).unwrap(), &mut names);
     (sense, String::from_utf8(names).unwrap())
 }
 
@@ -44,7 +44,7 @@ fn the_counters_of_a_disconnect_tell_whether_there_was_a_recipient_and_a_login()
 #[test]
 fn a_recipient_is_known_by_a_message_or_a_refusal() {
     let message = |text: &str| match what("postfix/smtpd", text) {
-        Some(EventKind::Recipient { authenticated, message, .. }) => Some((authenticated, message.is_some())),
+        Some(EventKind::Recipient { login, message, .. }) => Some((login.length > 0, message.is_some())),
         _ => None,
     };
     assert_eq!(message("4Bc9x1: client=a[192.0.2.1]"), Some((false, true)));
@@ -66,11 +66,23 @@ fn a_message_is_followed_by_its_queue_id() {
         panic!("no message");
     };
     let queued = "4Bc9x1: from=<a@b>, size=1200, nrcpt=1 (queue active)";
-    assert_eq!(what("postfix/qmgr", queued), Some(EventKind::Queued(begun)));
+    let Some(EventKind::Queued { message, recipients: 1, sender }) = what("postfix/qmgr", queued) else {
+        panic!("not queued");
+    };
+    assert_eq!((message, sender.length), (begun, 3));
     let sent = "4Bc9x1: to=<c@d>, relay=x[192.0.2.9]:25, delay=1, dsn=2.0.0, status=sent (250 ok)";
-    assert_eq!(what("postfix/smtp", sent), Some(EventKind::Sent(begun)));
+    let delivery = |outcome, next| Some(EventKind::Delivery { message: begun, outcome, next });
+    assert_eq!(what("postfix/smtp", sent), delivery(Outcome::Sent, None));
+    assert_eq!(what("postfix/discard", sent), delivery(Outcome::Discarded, None));
+    assert_eq!(
+        what("postfix/smtp", &sent.replace("250 ok", "250 2.7.0 Ok, discarded, id=1")),
+        delivery(Outcome::Discarded, None)
+    );
+    let handed_on =
+        sent.replace("250 ok", "250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as 4Bc9x1");
+    assert_eq!(what("postfix/smtp", &handed_on), delivery(Outcome::Sent, Some(begun)));
     assert_eq!(what("postfix/qmgr", "4Bc9x1: removed"), Some(EventKind::Removed(begun)));
-    assert_ne!(what("postfix-out/qmgr", "4Bc9x1: removed"), Some(EventKind::Removed(begun)));
+    assert_eq!(what("postfix-out/qmgr", "4Bc9x1: removed"), Some(EventKind::Removed(begun)));
     let bounced = "4Bc9x1: to=<\", status=sent (\"@d>, relay=none, dsn=5.0.0, status=bounced (no)";
     assert_eq!(what("postfix/smtp", bounced), None);
     let deferred = "4Bc9x1: to=<c@d>, relay=x, dsn=4.0.0, status=deferred (host x said: 450 , status=sent (250 ok)";
@@ -83,7 +95,9 @@ fn instances_and_services_are_told_apart() {
     assert!(matches!(what("postfix-in/smtpd", connect), Some(EventKind::Connect { .. })));
     assert_ne!(what("postfix-in/smtpd", connect), what("postfix/smtpd", connect));
     assert_eq!(what("postfix/submission/smtpd", connect), Some(EventKind::Submission));
-    assert_eq!(what("postfix/smtps/smtpd", connect), Some(EventKind::Submission));
+    for name in ["postfix/smtps", "postfix-submission", "postfix/587", "postfix/smtps-in", "submission-haproxy"] {
+        assert_eq!(what(&format!("{name}/smtpd"), connect), Some(EventKind::Submission), "{name}");
+    }
     assert_eq!(
         what("postfix/postscreen", "CONNECT from [192.0.2.1]:5 to [192.0.2.2]:25"),
         Some(EventKind::ScreenConnect)
