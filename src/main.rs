@@ -3,18 +3,17 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use connshaper::cli::{Command, Connection, Query, Serve};
+use connshaper::cli::{Command, Query, Serve};
 use connshaper::cli::{check, doctor, top};
 use connshaper::config::{Config, convert};
-use connshaper::control::{client, explain, hit, show, status};
+use connshaper::control::commands::ControlSubcommand;
 use connshaper::daemon;
 use connshaper::daemon::Failure;
 use connshaper::maillog::{advise, replay};
 use connshaper::net::signals::block_signals;
-use connshaper::observe::terminal::Paint;
+use connshaper::observe::terminal::{escape, json, print};
 use connshaper::postfix::{client as query, inetd};
 use connshaper::sysexits;
-use serde_json::{Value, json};
 use tokio::runtime::Builder;
 
 fn main() -> ExitCode {
@@ -23,34 +22,16 @@ fn main() -> ExitCode {
         Ok(Command::Inetd(file)) => run(inetd::run(file.config.as_deref()), |_| sysexits::UNAVAILABLE),
         Ok(Command::Check(options)) => check::run(options.file.config.as_deref(), options.json),
         Ok(Command::Query(options)) => ask(&options),
-        Ok(Command::Status(options)) => tell(&options, ("status", json!({})), status::shown),
+        Ok(Command::Control(ControlSubcommand::Top(options))) => top::run(&options),
+        Ok(Command::Control(command)) => command.run(),
         Ok(Command::Doctor(options)) => {
             doctor::run(options.file.config.as_deref(), options.socket.as_deref(), options.json)
         }
-        Ok(Command::Top(options)) => match options.path() {
-            Ok(path) => top::run(&path, options.json),
-            Err(error) => fail(sysexits::CONFIG, &error),
-        },
-        Ok(Command::Completions(options)) => {
-            print!("{}", options.script());
-            ExitCode::SUCCESS
-        }
-        Ok(Command::Show(options)) => tell(&options.connection, ("show", options.target()), show::shown),
-        Ok(Command::Explain(options)) => tell(&options.connection, ("explain", options.request()), explain::shown),
-        Ok(Command::Reset(options)) => tell(&options.connection, ("reset", options.target()), client::done),
-        Ok(Command::Ban(options)) => tell(&options.about.connection, ("ban", options.word()), client::done),
-        Ok(Command::Unban(options)) => tell(&options.connection, ("unban", options.target()), client::done),
-        Ok(Command::Allow(options)) => tell(&options.about.connection, ("allow", options.word()), client::done),
-        Ok(Command::Disallow(options)) => tell(&options.connection, ("disallow", options.target()), client::done),
-        Ok(Command::Hit(options)) => over(&options.connection, ("hit", options.named())),
-        Ok(Command::Revoke(options)) => tell(&options.connection, ("revoke", options.named()), client::done),
-        Ok(Command::CheckHit(options)) => over(&options.connection, ("check-hit", options.named())),
-        Ok(Command::Reload(options)) => tell(&options, ("reload", json!({})), client::done),
+        Ok(Command::Completions(options)) => print(&options.script(), 0),
         Ok(Command::Convert(options)) => match Config::load_original(&options.old) {
             Ok(config) => {
                 config.warnings.iter().for_each(|warning| eprintln!("connshaper: {warning}"));
-                print!("{}", convert::to_toml(&config));
-                ExitCode::SUCCESS
+                print(&convert::to_toml(&config), 0)
             }
             Err(error) if error.is_unreadable() => fail(sysexits::NO_INPUT, &error),
             Err(error) => fail(sysexits::CONFIG, &error),
@@ -70,6 +51,10 @@ fn serve(options: Serve) -> ExitCode {
 }
 
 fn ask(options: &Query) -> ExitCode {
+    #[derive(serde::Serialize)]
+    struct Answer {
+        action: String,
+    }
     let address = match &options.to {
         Some(address) => address.clone(),
         None => match Config::load(options.file.config.as_deref()) {
@@ -78,26 +63,9 @@ fn ask(options: &Query) -> ExitCode {
         },
     };
     match query::ask(&address, &options.client, &options.attributes) {
-        Ok(action) if options.json => println!("{}", serde_json::json!({ "action": action })),
-        Ok(action) => println!("{action}"),
-        Err(error) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
-    }
-    ExitCode::SUCCESS
-}
-
-/// Has the daemon do a command, and prints what came of it.
-fn tell(connection: &Connection, command: (&str, Value), shown: fn(&Value, Paint) -> String) -> ExitCode {
-    match connection.path() {
-        Ok(path) => client::run(&path, connection.json, command, shown, |_| 0),
-        Err(error) => fail(sysexits::CONFIG, &error),
-    }
-}
-
-/// The same for a count, whose exit code says whether it is over.
-fn over(connection: &Connection, command: (&str, Value)) -> ExitCode {
-    match connection.path() {
-        Ok(path) => client::run(&path, connection.json, command, hit::shown, hit::code),
-        Err(error) => fail(sysexits::CONFIG, &error),
+        Ok(action) if options.json => print(&json(&Answer { action }), 0),
+        Ok(action) => print(&(escape(&action) + "\n"), 0),
+        Err(error) => fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
     }
 }
 

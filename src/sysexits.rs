@@ -10,5 +10,7 @@ pub const NO_INPUT: u8 = 66;
 pub const UNAVAILABLE: u8 = 69;
 /// A file that was named cannot be written.
 pub const CANNOT_CREATE: u8 = 73;
+/// Standard output cannot be written.
+pub const IO_ERROR: u8 = 74;
 /// The configuration is wrong.
 pub const CONFIG: u8 = 78;

@@ -1,80 +1,44 @@
 //! The command line: what can be asked of connshaper.
 
 pub mod check;
-mod control;
 pub mod doctor;
 pub mod top;
 
+use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::control::client::{ConfigArgs, DaemonArgs};
+use crate::control::commands::ControlSubcommand;
 use crate::maillog::{advise, replay};
 use crate::net::address::Address;
+use crate::observe::terminal::print;
+use crate::postfix::client as query;
 use crate::sysexits;
 
-pub use control::{About, Allow, Ban, Connection, Explain, Hit};
-
-/// What is to be done.
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Serve Postfix in the foreground (also without any command)
     Serve(Serve),
     /// Serve one policy connection on standard input and output
     #[command(after_help = INETD_NOTES)]
-    Inetd(File),
+    Inetd(ConfigArgs),
     /// Validate the configuration and print what is in force
     #[command(after_help = CHECK_NOTES)]
     Check(Check),
     /// Ask a running daemon as Postfix would, and print its action
     #[command(after_help = QUERY_NOTES)]
     Query(Query),
-    /// Show how the running daemon is
-    #[command(after_help = control::STATUS_NOTES)]
-    Status(Connection),
-    /// Say what is right and wrong about Postfix, the daemon and memcached here
-    #[command(after_help = control::DOCTOR_NOTES)]
-    Doctor(Connection),
-    /// Watch the busiest clients of the running daemon
-    #[command(after_help = control::TOP_NOTES)]
-    Top(Connection),
+    #[command(flatten)]
+    Control(ControlSubcommand),
+    /// Check how Postfix, the daemon and memcached on this host fit together
+    #[command(after_help = DOCTOR_NOTES)]
+    Doctor(DaemonArgs),
     /// Print what a shell needs to complete commands and options
-    #[command(after_help = control::COMPLETIONS_NOTES)]
+    #[command(after_help = COMPLETIONS_NOTES)]
     Completions(Completions),
-    /// Show every counter and ban of a client, a prefix or a key
-    #[command(after_help = control::SHOW_NOTES)]
-    Show(About),
-    /// Show what a client's next request would get, and why; counts nothing
-    #[command(after_help = control::EXPLAIN_NOTES)]
-    Explain(Explain),
-    /// Forget all that is counted for a client, a prefix or a key, and let it in
-    #[command(after_help = control::RESET_NOTES)]
-    Reset(About),
-    /// Refuse a client or a prefix for a while
-    #[command(after_help = control::BAN_NOTES)]
-    Ban(Ban),
-    /// Lift the bans of a client, a prefix or a key
-    #[command(after_help = control::CHANGE_NOTES)]
-    Unban(About),
-    /// Let a client or a prefix pass uncounted for a while
-    #[command(after_help = control::ALLOW_NOTES)]
-    Allow(Allow),
-    /// End before its time what allow said of a client or a prefix
-    #[command(after_help = control::CHANGE_NOTES)]
-    Disallow(About),
-    /// Count something that happened outside of Postfix
-    #[command(after_help = control::HIT_NOTES)]
-    Hit(Hit),
-    /// Take the last hit back
-    #[command(after_help = control::CHANGE_NOTES)]
-    Revoke(Hit),
-    /// Say whether a hit would be one too many; counts nothing
-    #[command(after_help = control::CHECK_HIT_NOTES)]
-    CheckHit(Hit),
-    /// Have the daemon read its configuration again, and say how that went
-    #[command(after_help = control::RELOAD_NOTES)]
-    Reload(Connection),
     /// Print a configuration file of connection_shaper as TOML
     #[command(after_help = CONVERT_NOTES)]
     Convert(Convert),
@@ -91,20 +55,11 @@ pub enum Command {
 pub struct Serve {
     /// The configuration file.
     #[command(flatten)]
-    pub file: File,
+    pub file: ConfigArgs,
     /// Listen here instead of where the file says, e.g. inet:127.0.0.1:10040 or
     /// unix:/var/spool/postfix/private/connshaper; may be repeated
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<Address>,
-}
-
-/// The option that names a configuration file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
-pub struct File {
-    /// The configuration file, which must exist; without this option
-    /// /etc/connshaper/connshaper.toml, which need not
-    #[arg(short, long, value_name = "FILE")]
-    pub config: Option<PathBuf>,
 }
 
 /// Options of `check`.
@@ -112,7 +67,7 @@ pub struct File {
 pub struct Check {
     /// The configuration file.
     #[command(flatten)]
-    pub file: File,
+    pub file: ConfigArgs,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -123,7 +78,7 @@ pub struct Check {
 pub struct Query {
     /// The configuration file, which tells where the daemon listens.
     #[command(flatten)]
-    pub file: File,
+    pub file: ConfigArgs,
     /// Ask here, instead of at the first address the configuration listens at
     #[arg(long, value_name = "ADDR")]
     pub to: Option<Address>,
@@ -131,10 +86,10 @@ pub struct Query {
     #[arg(long)]
     pub json: bool,
     /// The client's address
-    #[arg(value_parser = line)]
+    #[arg(value_parser = query::value)]
     pub client: String,
     /// Further attributes of the request, or others for those that are sent anyway
-    #[arg(value_name = "NAME=VALUE", value_parser = attribute)]
+    #[arg(value_name = "NAME=VALUE", value_parser = query::attribute)]
     pub attributes: Vec<(String, String)>,
 }
 
@@ -166,13 +121,20 @@ pub struct Convert {
 }
 
 impl Command {
-    /// Reads the command line of this process. `Err`: everything was said
-    /// (help, version or what is wrong), and the process is to exit so.
+    /// Reads the command line of this process. With `--help`, `--version` or a wrong command line the text is printed,
+    /// and the error is the exit code.
     pub fn parse_or_exit_code() -> Result<Self, ExitCode> {
         Self::parse_from(std::env::args_os()).map_err(|error| {
-            // A closed pipe behind --help is no error of the command line.
-            let _ = error.print();
-            if error.use_stderr() { ExitCode::from(sysexits::USAGE) } else { ExitCode::SUCCESS }
+            if error.use_stderr() {
+                // Standard error may be closed; the exit code says the same.
+                let _ = error.print();
+                return ExitCode::from(sysexits::USAGE);
+            }
+            let text = error.render();
+            match io::stdout().is_terminal() {
+                true => print(&text.ansi().to_string(), 0),
+                false => print(&text.to_string(), 0),
+            }
         })
     }
 
@@ -235,6 +197,17 @@ Every run is a connection of its own and counts like one.
 Exit codes: 0 whatever the answer, 64 wrong command line, 69 no daemon answers,
 78 wrong configuration.";
 
+const DOCTOR_NOTES: &str = "\
+Run it on the mail host, as root. It asks postconf, the daemon and memcached, counts
+nothing and changes nothing.
+Exit codes: 0 nothing is wrong, 1 something is, 64 wrong command line.";
+
+const COMPLETIONS_NOTES: &str = "\
+Examples:
+  connshaper completions bash > /etc/bash_completion.d/connshaper
+  connshaper completions zsh > /usr/local/share/zsh/site-functions/_connshaper
+  connshaper completions fish > /etc/fish/completions/connshaper.fish";
+
 const CONVERT_NOTES: &str = "\
 Example:
   connshaper convert /etc/qpsmtpd/connection_shaper > /etc/connshaper/connshaper.toml
@@ -260,24 +233,6 @@ Never at a daemon that counts for real mail: it would count the log's clients.
 Exit codes: 0 whatever the verdicts, 64 wrong command line, 66 LOG cannot be
 read or is empty, 69 no daemon answers, 73 a file cannot be written, 78 wrong
 configuration.";
-
-/// A value that fits into one line of a request.
-fn line(text: &str) -> Result<String, String> {
-    if text.is_empty() {
-        return Err("it is empty".into());
-    }
-    if text.contains(['\n', '\0']) {
-        return Err("it cannot have a line break or NUL".into());
-    }
-    Ok(text.to_owned())
-}
-
-fn attribute(text: &str) -> Result<(String, String), String> {
-    match line(text)?.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("write it as in protocol_state=RCPT".into()),
-    }
-}
 
 #[cfg(test)]
 mod tests {

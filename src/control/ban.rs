@@ -1,48 +1,151 @@
 //! `connshaper ban CLIENT|PREFIX [for DURATION]`: refused for a while, on every host that shares the store.
 
-use serde_json::{Value, json};
+use std::str::FromStr;
+use std::time::Duration;
 
-use super::columns::lasting;
-use super::{Arguments, Control, Problem};
+use clap::Args;
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::commands::{ControlCommand, Logged, Record};
+use super::text::{Summary, lasting};
+use super::{Control, Problem};
+use crate::config::units;
 use crate::engine::overrides::Change;
 use crate::engine::target::{Listed, Target};
 use crate::net::clock::Now;
 use crate::observe::log::{Event, Severity};
+use crate::observe::terminal::Paint;
 use crate::policy::BLACKLIST;
 use crate::policy::key::KeyPart;
 use crate::policy::overrides::{Override, OverrideKind};
-use ipnet::IpNet;
 
-/// The longest ban or allowance, in seconds.
-pub const LONGEST: u64 = 365 * 86_400;
+/// Refuse a client or a prefix for a while
+#[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(after_help = "\
+Examples:
+  connshaper ban 198.51.100.7
+  connshaper ban 198.51.100.0/24 for 2h
 
-/// Bans all clients of a target. Sessions that were let in stay in.
-pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
-    say(control, user, arguments, OverrideKind::Ban, now).await
+It holds on every host that shares the store. The whitelist is stronger.")]
+pub struct BanArgs {
+    /// An address or a netblock
+    #[arg(value_name = "CLIENT")]
+    pub target: Target,
+    /// The word before the duration
+    #[arg(value_name = "for", value_parser = ["for"], hide_possible_values = true, requires = "seconds")]
+    #[serde(skip)]
+    preposition: Option<String>,
+    /// For how long: 90s, 2h, 1d; by default one hour
+    #[arg(value_name = "DURATION", default_value_t, hide_default_value = true)]
+    #[serde(default)]
+    pub seconds: OverrideTime,
 }
 
-/// Says a word of a netblock.
-pub(super) async fn say(
+impl BanArgs {
+    pub fn new(target: Target) -> Self {
+        Self { target, preposition: None, seconds: OverrideTime::default() }
+    }
+}
+
+/// How long a ban or an allowance lasts, in whole seconds up to a year.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct OverrideTime(u64);
+
+impl Default for OverrideTime {
+    fn default() -> Self {
+        Self(3600)
+    }
+}
+
+impl TryFrom<u64> for OverrideTime {
+    type Error = &'static str;
+
+    fn try_from(seconds: u64) -> Result<Self, Self::Error> {
+        const LONGEST: u64 = 365 * 86_400;
+        match seconds {
+            1..=LONGEST => Ok(Self(seconds)),
+            _ => Err("write whole seconds, from 1s to 365d"),
+        }
+    }
+}
+
+impl From<OverrideTime> for u64 {
+    fn from(time: OverrideTime) -> Self {
+        time.0
+    }
+}
+
+impl std::fmt::Display for OverrideTime {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for OverrideTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let duration = match text.parse() {
+            Ok(seconds) => Duration::from_secs(seconds),
+            Err(_) => units::duration(text)?,
+        };
+        // A fraction of a second is none of the seconds that are allowed.
+        let seconds = if duration.subsec_nanos() == 0 { duration.as_secs() } else { 0 };
+        Ok(Self::try_from(seconds)?)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideAnswer {
+    #[serde(flatten)]
+    pub summary: Summary,
+    pub netblock: String,
+    pub seconds: u64,
+}
+
+impl ControlCommand for BanArgs {
+    type Answer = OverrideAnswer;
+
+    /// Sessions that were let in stay in.
+    async fn run(&self, control: &Control, user: &str, now: Now) -> Result<OverrideAnswer, Problem> {
+        set(control, user, &self.target, OverrideKind::Ban, self.seconds, now).await
+    }
+
+    fn show(answer: &OverrideAnswer, _: Paint) -> String {
+        answer.summary.show()
+    }
+
+    fn logged() -> Logged<Self> {
+        Logged::Always(Record {
+            arguments: |command, line| {
+                line.field("target", &command.target).field("seconds", command.seconds);
+            },
+            done: |answer| &answer.summary.done,
+        })
+    }
+}
+
+/// Sets a ban or an allowance.
+pub(super) async fn set(
     control: &Control,
     user: &str,
-    arguments: &Arguments,
+    target: &Target,
     kind: OverrideKind,
+    time: OverrideTime,
     now: Now,
-) -> Result<Value, Problem> {
-    let target: Target = arguments.parsed("target")?;
-    let seconds = arguments.number("seconds", 1..=LONGEST)?;
-    let Some(netblock) = target.netblock() else {
-        return Err(Problem::usage(format!("{target} is no address and no netblock")));
-    };
+) -> Result<OverrideAnswer, Problem> {
+    let netblock = netblock(target)?;
+    let seconds = u64::from(time);
     let service = &control.service;
-    let word = Override { netblock, kind, ends: now.unix() + seconds, by: user.to_owned() };
-    let (limit, by) = (BLACKLIST, word.by.clone());
-    let reach = service.overrides.change(service, Change::Set(word), now).await?;
+    let entry = Override { netblock, kind, ends: now.unix() + seconds, by: user.to_owned() };
+    let reach = service.overrides.change(service, Change::Set(entry), now).await?;
     let mut notes: Vec<String> = reach.note().into_iter().collect();
     if kind == OverrideKind::Ban {
         service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
-            line.field("key", netblock_text(netblock)).field("limit", limit).field("seconds", seconds);
-            line.field("by", &by);
+            line.field("key", netblock_text(netblock)).field("limit", BLACKLIST).field("seconds", seconds);
+            line.field("by", user);
         });
     }
     let rules = service.rules.load();
@@ -55,15 +158,16 @@ pub(super) async fn say(
         OverrideKind::Ban => "banned",
         _ => "allowed",
     };
-    Ok(json!({
-        "done": format!("{target} is {done} for {}", lasting(seconds)),
-        "netblock": netblock.to_string(),
-        "seconds": seconds,
-        "notes": notes,
-    }))
+    let done = format!("{target} is {done} for {}", lasting(seconds));
+    Ok(OverrideAnswer { summary: Summary { done, notes }, netblock: netblock.to_string(), seconds })
 }
 
-/// A netblock as keys have it: an address alone where it is all of it.
+/// The netblock of a target that must have one.
+pub(super) fn netblock(target: &Target) -> Result<IpNet, Problem> {
+    target.netblock().ok_or_else(|| Problem::usage(format!("{target} is neither an address nor a netblock")))
+}
+
+/// A netblock as keys have it: a single address without its length.
 pub(super) fn netblock_text(netblock: IpNet) -> KeyPart {
     KeyPart::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() }
 }

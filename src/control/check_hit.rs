@@ -1,23 +1,49 @@
 //! `connshaper check-hit LIMIT KEY`: whether a hit would be one too many. Counts nothing.
 
-use serde_json::Value;
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use super::hit::{amount, named, said};
-use super::{Arguments, Control, Problem};
+use super::commands::ControlCommand;
+use super::hit::{CountStatus, CounterArgs};
+use super::{Control, Problem};
 use crate::engine::preview::{case_of, preview};
 use crate::net::clock::Now;
+use crate::observe::terminal::Paint;
 use crate::policy::SessionRecord;
 
-/// What the next hit would come to.
-pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
-    let rules = control.service.rules.load_full();
-    let counted = named(&rules.policy, arguments)?;
-    let case = case_of(counted.clone(), amount(arguments)?);
-    let answers = preview(&rules.store, &case, now).await;
-    let found = case.checks[0].reading(&mut answers.iter().copied(), now);
-    let mut memory = SessionRecord::admitted();
-    let judgement = rules.policy.judge(case, answers, &mut memory, now);
-    let mut answer = said(&counted, &judgement, found.hit.map(|hit| (hit.count, hit.left)));
-    answer["foreseen"] = true.into();
-    Ok(answer)
+/// Say whether a hit would be one too many; counts nothing
+#[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(after_help = "\
+Example, in a script before a login:
+  if connshaper check-hit logins joe; then ask_for_password; fi
+
+Exit codes: 0 the next hit would be within the limit, 1 it would be over, 64 there is
+no such limit, 69 no daemon answers.")]
+pub struct CheckHitArgs {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub counter: CounterArgs,
+}
+
+impl ControlCommand for CheckHitArgs {
+    type Answer = CountStatus;
+
+    async fn run(&self, control: &Control, _: &str, now: Now) -> Result<CountStatus, Problem> {
+        let rules = control.service.rules.load_full();
+        let counted = self.counter.counted(&rules.policy)?;
+        let case = case_of(counted.clone(), self.counter.amount);
+        let answers = preview(&rules.store, &case, now).await;
+        let found = case.checks[0].reading(&mut answers.iter().copied(), now);
+        let mut memory = SessionRecord::admitted();
+        let judgement = rules.policy.judge(case, answers, &mut memory, now);
+        Ok(CountStatus::of(&counted, &judgement, found.hit))
+    }
+
+    fn show(answer: &CountStatus, paint: Paint) -> String {
+        answer.show("the next hit would be ", paint)
+    }
+
+    fn exit_code(answer: &CountStatus) -> u8 {
+        u8::from(answer.over)
+    }
 }

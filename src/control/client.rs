@@ -6,20 +6,111 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use clap::Args;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
-use super::{Problem, VERSION};
-use crate::observe::terminal::Paint;
+use super::Problem;
+use super::commands::{ControlCommand, ControlRequest, RequestLine, Response, VERSION};
+use crate::config::{Config, ConfigError};
+use crate::observe::terminal::{Paint, escape, json, print};
 use crate::sysexits;
 
 /// Where the socket is when neither the command line nor the configuration says: as the systemd unit has it.
-pub const USUAL: &str = "/run/connshaper/control";
+pub const DEFAULT_SOCKET: &str = "/run/connshaper/control";
 
 /// Longer than the daemon ever takes.
-const PATIENCE: Duration = Duration::from_secs(30);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest answer, of which a list of a thousand clients is a hundredth.
+/// The longest answer; a list of a thousand clients takes a hundredth of it.
 const MAX_ANSWER: u64 = 16 << 20;
+
+/// The option that names a configuration file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct ConfigArgs {
+    /// The configuration file, which must exist; without this option
+    /// /etc/connshaper/connshaper.toml, which need not
+    #[arg(short, long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+}
+
+/// How to reach the daemon, and how to print its answer.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub struct DaemonArgs {
+    /// The configuration file, which tells where the control socket is.
+    #[command(flatten)]
+    pub file: ConfigArgs,
+    /// The daemon's control socket, instead of the one the configuration names
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl DaemonArgs {
+    /// Where the control socket is.
+    ///
+    /// # Errors
+    ///
+    /// When the configuration is needed for that and is wrong.
+    pub fn path(&self) -> Result<PathBuf, ConfigError> {
+        if let Some(path) = &self.socket {
+            return Ok(path.clone());
+        }
+        let config = Config::load(self.file.config.as_deref())?;
+        Ok(config.control.map_or_else(|| Path::new(DEFAULT_SOCKET).to_owned(), |control| control.path))
+    }
+}
+
+/// A command to the daemon on the command line. The help text is that of the command.
+#[derive(Clone, Debug, PartialEq, Eq, Args)]
+pub struct Asked<C: Args> {
+    #[command(flatten)]
+    pub daemon: DaemonArgs,
+    #[command(flatten)]
+    pub command: C,
+}
+
+impl<C: ControlCommand + Into<ControlRequest>> Asked<C> {
+    /// Has the daemon do the command, and prints the answer.
+    pub fn run(self) -> ExitCode {
+        let path = match self.daemon.path() {
+            Ok(path) => path,
+            Err(error) => {
+                eprintln!("connshaper: {error}");
+                return ExitCode::from(sysexits::CONFIG);
+            }
+        };
+        if self.daemon.json {
+            return report_json::<C>(Client::connect(&path).and_then(|mut client| client.ask_exactly(self.command)));
+        }
+        match Client::connect(&path).and_then(|mut client| client.ask(self.command)) {
+            Ok(answer) => print(&C::show(&answer, Paint::of(&io::stdout())), C::exit_code(&answer)),
+            Err(problem) => fail(&problem),
+        }
+    }
+}
+
+/// Prints an answer, or why there is none, as one object.
+pub fn report_json<C: ControlCommand>(result: Result<C::Answer, Problem>) -> ExitCode {
+    let code = match &result {
+        Ok(answer) => C::exit_code(answer),
+        Err(problem) if io::stderr().is_terminal() => {
+            fail(problem);
+            problem.code
+        }
+        Err(problem) => problem.code,
+    };
+    print(&json(&Response::from(result)), code)
+}
+
+/// Prints why a command was not done.
+pub fn fail(problem: &Problem) -> ExitCode {
+    eprintln!("connshaper: {}", problem.error);
+    ExitCode::from(problem.code)
+}
 
 /// A connection to a daemon.
 #[derive(Debug)]
@@ -33,90 +124,89 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// When nobody listens there, or not to us; says what to do.
+    /// When no daemon listens there or the socket is closed to this user; the error says what to do.
     pub fn connect(path: &Path) -> Result<Self, Problem> {
         let failed = |error: io::Error| {
             let place = path.display();
             let remedy = match error.kind() {
                 ErrorKind::NotFound => "; is the daemon running, and is control_socket set?",
                 ErrorKind::ConnectionRefused => "; the daemon is not running",
-                ErrorKind::PermissionDenied => "; ask as root, or as one of control_group",
+                ErrorKind::PermissionDenied => "; run this as root, or as a member of control_group",
                 _ => "",
             };
             Problem::unavailable(format!("{place}: {error}{remedy}"))
         };
         let stream = UnixStream::connect(path).map_err(failed)?;
-        stream.set_read_timeout(Some(PATIENCE)).map_err(failed)?;
-        stream.set_write_timeout(Some(PATIENCE)).map_err(failed)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
+        stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
         Ok(Self { stream: BufReader::new(stream), path: path.to_owned() })
     }
 
-    /// Has a command done.
+    /// Has a command done, and returns the answer for people: every string in it is escaped, whatever its origin,
+    /// so that a terminal shows it and does not obey it.
     ///
     /// # Errors
     ///
-    /// When the daemon says that it was not, or says nothing.
-    pub fn ask(&mut self, command: &str, arguments: &Value) -> Result<Value, Problem> {
-        let mut request = arguments.clone();
-        request["v"] = VERSION.into();
-        request["command"] = command.into();
-        let answer = self
-            .exchange(&request.to_string())
-            .map_err(|error| Problem::unavailable(format!("{}: {error}", self.path.display())))?;
-        if answer["ok"] == true {
-            return Ok(answer);
-        }
-        let error = answer["error"].as_str().unwrap_or("an answer without a reason").to_owned();
-        let code = answer["code"].as_u64().and_then(|code| u8::try_from(code).ok());
-        Err(Problem { error, code: code.unwrap_or(sysexits::UNAVAILABLE) })
+    /// When the daemon did not do it, or does not answer.
+    pub fn ask<C>(&mut self, command: C) -> Result<C::Answer, Problem>
+    where
+        C: ControlCommand + Into<ControlRequest>,
+    {
+        let answer = self.exchange(command.into()).and_then(|mut answer| {
+            escape_strings(&mut answer);
+            read(answer)
+        });
+        self.result(answer)
     }
 
-    fn exchange(&mut self, request: &str) -> io::Result<Value> {
-        self.stream.get_mut().write_all(format!("{request}\n").as_bytes())?;
-        let mut line = Vec::new();
+    /// The same with every string as the daemon sent it, for programs.
+    ///
+    /// # Errors
+    ///
+    /// As [`ask`](Self::ask).
+    pub fn ask_exactly<C>(&mut self, command: C) -> Result<C::Answer, Problem>
+    where
+        C: ControlCommand + Into<ControlRequest>,
+    {
+        let answer = self.exchange(command.into()).and_then(read);
+        self.result(answer)
+    }
+
+    fn exchange(&mut self, request: ControlRequest) -> io::Result<Value> {
+        let mut line = serde_json::to_vec(&RequestLine { v: VERSION, request })?;
+        line.push(b'\n');
+        self.stream.get_mut().write_all(&line)?;
+        line.clear();
         (&mut self.stream).take(MAX_ANSWER).read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Err(io::Error::other("it closed the connection without an answer; see its log"));
         }
-        serde_json::from_slice(&line).map_err(io::Error::other)
+        Ok(serde_json::from_slice(&line)?)
+    }
+
+    fn result<T>(&self, answer: io::Result<Result<T, Problem>>) -> Result<T, Problem> {
+        answer.unwrap_or_else(|error| Err(Problem::unavailable(format!("{}: {error}", self.path.display()))))
     }
 }
 
-/// Has a command done and prints what came of it: as JSON, or as `shown` to people. The exit code is that of
-/// `code` for the answer.
-pub fn run(
-    path: &Path,
-    json: bool,
-    (command, arguments): (&str, Value),
-    shown: impl Fn(&Value, Paint) -> String,
-    code: impl Fn(&Value) -> u8,
-) -> ExitCode {
-    let result = Client::connect(path).and_then(|mut client| client.ask(command, &arguments));
-    // Nobody is left to tell when standard output is closed.
-    match result {
-        Ok(answer) => {
-            let paint = Paint::of(&io::stdout());
-            let text = if json { format!("{answer:#}\n") } else { shown(&answer, paint) };
-            let _ = io::stdout().write_all(text.as_bytes());
-            ExitCode::from(code(&answer))
-        }
-        Err(problem) => {
-            if json {
-                let _ = writeln!(io::stdout(), "{:#}", json!({ "ok": false, "error": problem.error }));
-            }
-            if !json || io::stderr().is_terminal() {
-                eprintln!("connshaper: {}", problem.error);
-            }
-            ExitCode::from(problem.code)
-        }
+/// The answer of a line, or why there is none.
+fn read<T: DeserializeOwned>(line: Value) -> io::Result<Result<T, Problem>> {
+    #[derive(Deserialize)]
+    struct Head {
+        ok: bool,
     }
+    let answer = match Head::deserialize(&line)?.ok {
+        true => serde_json::from_value(line).map(Ok),
+        false => serde_json::from_value(line).map(Err),
+    };
+    answer.map_err(|error| io::Error::other(format!("{error}: is the daemon of another version than this program?")))
 }
 
-/// What a change did, in one sentence.
-pub fn done(answer: &Value, _: Paint) -> String {
-    let mut text = format!("{}\n", answer["done"].as_str().unwrap_or("done"));
-    for note in answer["notes"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-        text += &format!("note: {note}\n");
+fn escape_strings(value: &mut Value) {
+    match value {
+        Value::String(text) => *text = escape(text),
+        Value::Array(values) => values.iter_mut().for_each(escape_strings),
+        Value::Object(fields) => fields.values_mut().for_each(escape_strings),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
-    text
 }

@@ -1,38 +1,77 @@
 //! `connshaper disallow CLIENT|PREFIX`: an administrator's allowance ends before its time.
 
-use serde_json::{Value, json};
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use super::{Arguments, Control, Problem};
+use super::ban::netblock;
+use super::commands::{ControlCommand, Logged, Record};
+use super::text::Summary;
+use super::{Control, Problem};
 use crate::engine::overrides::{Change, Propagation};
 use crate::engine::target::Target;
 use crate::net::clock::Now;
+use crate::observe::terminal::Paint;
 use crate::policy::overrides::OverrideKind;
 
-/// Ends an allowance, on every host that shares the store. Sessions that were let in stay in.
-pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
-    let target: Target = arguments.parsed("target")?;
-    let Some(netblock) = target.netblock() else {
-        return Err(Problem::usage(format!("{target} is no address and no netblock")));
-    };
-    let service = &control.service;
-    // Another host may have allowed it a moment ago.
-    service.overrides.refresh(service, now).await;
-    let words = service.rules.load().policy.overrides().list();
-    let allowances = || words.iter().filter(|word| word.kind == OverrideKind::Allow);
-    let is_allowed = allowances().any(|word| word.netblock == netblock);
-    let mut notes = Vec::new();
-    if is_allowed {
-        let reach = service.overrides.change(service, Change::Remove(netblock), now).await?;
-        notes.extend(Propagation::note(&reach));
+/// Remove an allowance before it expires
+#[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(after_help = "\
+The user who gave the command is logged.")]
+pub struct DisallowArgs {
+    /// An address or a netblock
+    #[arg(value_name = "CLIENT")]
+    pub target: Target,
+}
+
+/// What was lifted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiftAnswer {
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// How many.
+    pub lifted: usize,
+}
+
+impl ControlCommand for DisallowArgs {
+    type Answer = LiftAnswer;
+
+    /// Ends it on every host that shares the store. Sessions that were let in stay in.
+    async fn run(&self, control: &Control, _: &str, now: Now) -> Result<LiftAnswer, Problem> {
+        let target = &self.target;
+        let netblock = netblock(target)?;
+        let service = &control.service;
+        // Another host may have allowed it a moment ago.
+        service.overrides.refresh(service, now).await;
+        let overrides = service.rules.load().policy.overrides().list();
+        let allowances = || overrides.iter().filter(|entry| entry.kind == OverrideKind::Allow);
+        let is_allowed = allowances().any(|entry| entry.netblock == netblock);
+        let mut notes = Vec::new();
+        if is_allowed {
+            let reach = service.overrides.change(service, Change::Remove(netblock), now).await?;
+            notes.extend(Propagation::note(&reach));
+        }
+        let around = allowances().filter(|entry| entry.netblock != netblock && entry.netblock.contains(&netblock));
+        notes.extend(around.map(|entry| {
+            let around = entry.netblock;
+            format!("{around} is allowed by {}: disallow that, or ban {target} for a while", entry.by)
+        }));
+        let done = match is_allowed {
+            true => format!("{target} is no longer allowed"),
+            false => format!("{target} had no allowance of its own"),
+        };
+        Ok(LiftAnswer { summary: Summary { done, notes }, lifted: usize::from(is_allowed) })
     }
-    let around = allowances().filter(|word| word.netblock != netblock && word.netblock.contains(&netblock));
-    notes.extend(around.map(|word| {
-        let around = word.netblock;
-        format!("{around} is allowed by {}: disallow that, or ban {target} for a while", word.by)
-    }));
-    let done = match is_allowed {
-        true => format!("{target} is no longer allowed"),
-        false => format!("{target} had no allowance of its own"),
-    };
-    Ok(json!({ "done": done, "lifted": u32::from(is_allowed), "notes": notes }))
+
+    fn show(answer: &LiftAnswer, _: Paint) -> String {
+        answer.summary.show()
+    }
+
+    fn logged() -> Logged<Self> {
+        Logged::Always(Record {
+            arguments: |command, line| {
+                line.field("target", &command.target);
+            },
+            done: |answer| &answer.summary.done,
+        })
+    }
 }

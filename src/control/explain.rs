@@ -1,14 +1,18 @@
 //! `connshaper explain CLIENT [NAME=VALUE]...`: what the next request would get, and why. Counts nothing.
 //!
-//! The request is planned and judged as any other; only what the store is asked is read instead of counted.
+//! The request is planned and judged as any other, but the counters are only read.
+
+use std::collections::BTreeMap;
 
 use bytes::BytesMut;
-use serde_json::{Value, json};
+use clap::Args;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio_util::codec::{Decoder, Encoder};
 
-use super::columns::{cell, lasting};
-use super::show::{list_entry, listed};
-use super::{Arguments, Control, Problem};
+use super::commands::ControlCommand;
+use super::show::ListStatus;
+use super::text::{cell, lasting};
+use super::{Control, Problem};
 use crate::engine::preview::preview;
 use crate::engine::service::Rules;
 use crate::net::clock::Now;
@@ -22,143 +26,354 @@ use crate::postfix::client as query;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::reply::{Reply, ReplyEncoder};
 
-/// A request of `client` with `attributes`, judged step by step as if it were the first of its session.
-pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
-    let request = request(arguments)?;
-    let rules = control.service.rules.load_full();
-    let Some(client) = request.client else {
-        let passes = verdict(&Verdict::Pass(Pass::UnknownClient));
-        return Ok(json!({ "client": arguments.text("client")?, "verdict": passes }));
-    };
-    let mut memory = SessionRecord::default();
-    let mut limits = Vec::new();
-    let judged = match rules.policy.plan(&request, &mut memory, now) {
-        Plan::Done { verdict: done, .. } => verdict(&done),
-        Plan::Ask(case) => {
-            let answers = preview(&rules.store, &case, now).await;
-            limits = says(&rules, &request, &case, &answers, now);
-            let judgement = rules.policy.judge(case, answers, &mut memory, now);
-            let mut judged = verdict(&judgement.verdict);
-            judged["log_only"] = judgement.log_only.iter().map(refusal).collect();
-            judged
-        }
-    };
-    let word = rules.policy.overrides().lookup(client, now);
-    Ok(json!({
-        "client": client.to_string(),
-        "listed": listed(&rules.policy, client),
-        "word": word.map(|word| json!({
-            "netblock": word.netblock.to_string(), "word": word.kind.name(), "left": word.left,
-        })),
-        "limits": limits,
-        "store": rules.store.state(),
-        "verdict": judged,
-    }))
+/// Show what a client's next request would get, and why; counts nothing
+#[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(after_help = "\
+Examples:
+  connshaper explain 198.51.100.7
+  connshaper explain 198.51.100.7 protocol_state=RCPT instance=1.2.3.4 sender=joe@example.org")]
+pub struct ExplainArgs {
+    /// The client's address
+    #[arg(value_parser = query::value)]
+    pub client: String,
+    /// Further attributes of the request, or others for those that are assumed
+    #[arg(value_name = "NAME=VALUE", value_parser = query::attribute)]
+    #[serde(default, serialize_with = "to_object", deserialize_with = "from_object")]
+    pub attributes: Vec<(String, String)>,
 }
 
-/// The request as Postfix would send it.
-fn request(arguments: &Arguments) -> Result<Request, Problem> {
-    let text = |value: &Value| value.as_str().filter(|text| !text.contains(['\n', '\0'])).map(str::to_owned);
-    let client =
-        text(&arguments.text("client")?.into()).ok_or_else(|| Problem::usage("\"client\" has a line break"))?;
-    let given = arguments.0.get("attributes").and_then(Value::as_object);
-    let pair = |(name, value): (&String, &Value)| {
-        let value = text(value).filter(|_| !name.contains(['\n', '=', '\0']) && !name.is_empty());
-        Some((name.clone(), value?))
-    };
-    let attributes: Option<Vec<(String, String)>> = given.into_iter().flatten().map(pair).collect();
-    let attributes = attributes.ok_or_else(|| Problem::usage("\"attributes\" has a value that is no line of text"))?;
-    let mut input = BytesMut::from(query::request(&client, &attributes).as_bytes());
-    match RequestDecoder::default().decode(&mut input) {
-        Ok(Some(request)) => Ok(request),
-        Ok(None) => Err(Problem::usage("the attributes are no whole request")),
-        Err(error) => Err(Problem::usage(error.to_string())),
+fn to_object<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(pairs.iter().map(|(name, value)| (name, value)))
+}
+
+fn from_object<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Vec<(String, String)>, D::Error> {
+    Ok(BTreeMap::deserialize(deserializer)?.into_iter().collect())
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExplainAnswer {
+    pub client: String,
+    pub listed: Option<ListStatus>,
+    #[serde(rename = "override")]
+    pub overridden: Option<ActiveOverrideStatus>,
+    pub limits: Vec<LimitPreview>,
+    pub store: StoreName,
+    pub verdict: VerdictPreview,
+}
+
+/// The store as the answer names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreName {
+    pub kind: String,
+    pub state: String,
+}
+
+/// An administrator's ban or allowance that holds for the client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ActiveOverrideStatus {
+    pub netblock: String,
+    pub kind: String,
+    pub left: u32,
+}
+
+/// What one limit makes of the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitPreview {
+    pub limit: String,
+    pub log_only: bool,
+    /// Why it does not count the request.
+    pub why_not: Option<String>,
+    #[serde(flatten)]
+    pub counter: Option<CounterPreview>,
+}
+
+/// The counter of a limit as it would be after the request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterPreview {
+    pub key: String,
+    pub threshold: u64,
+    pub exptime: u32,
+    /// Seconds a ban has left; 0: there is none.
+    pub banned: u32,
+    pub violations: u32,
+    /// None: the store is down.
+    pub count: Option<u64>,
+    pub left: Option<u32>,
+    pub result: PreviewResult,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PreviewResult {
+    Within,
+    Over,
+    Banned,
+    StoreDown,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerdictPreview {
+    pub verdict: VerdictKind,
+    pub reason: String,
+    /// The answer to Postfix.
+    pub action: String,
+    /// Why it is refused or delayed.
+    #[serde(flatten)]
+    pub refusal: Option<RefusalStatus>,
+    /// How long the answer is delayed.
+    pub milliseconds: Option<u64>,
+    /// Commands that let the client in.
+    pub remedies: Vec<String>,
+    /// What limits that are only logged would refuse.
+    pub log_only: Vec<LoggedRefusal>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VerdictKind {
+    Pass,
+    Defer,
+    Delay,
+    Refuse,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RefusalStatus {
+    pub limit: String,
+    pub key: String,
+    pub count: u64,
+    pub threshold: u64,
+    /// Seconds until it ends; 0: not by itself.
+    pub left: u32,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoggedRefusal {
+    pub reason: String,
+    #[serde(flatten)]
+    pub refusal: RefusalStatus,
+}
+
+impl ControlCommand for ExplainArgs {
+    type Answer = ExplainAnswer;
+
+    /// Judges the request as if it were the first of its session.
+    async fn run(&self, control: &Control, _: &str, now: Now) -> Result<ExplainAnswer, Problem> {
+        let request = self.request()?;
+        let rules = control.service.rules.load_full();
+        let store = StoreName { kind: rules.store.name().to_owned(), state: rules.store.state().to_owned() };
+        let Some(client) = request.client else {
+            let (client, verdict) = (self.client.clone(), VerdictPreview::of(&Verdict::Pass(Pass::UnknownClient)));
+            return Ok(ExplainAnswer { client, listed: None, overridden: None, limits: Vec::new(), store, verdict });
+        };
+        let mut memory = SessionRecord::default();
+        let mut limits = Vec::new();
+        let verdict = match rules.policy.plan(&request, &mut memory, now) {
+            Plan::Done { verdict, .. } => VerdictPreview::of(&verdict),
+            Plan::Ask(case) => {
+                let answers = preview(&rules.store, &case, now).await;
+                limits = previews(&rules, &request, &case, &answers, now);
+                let judgement = rules.policy.judge(case, answers, &mut memory, now);
+                let log_only = judgement.log_only.iter().map(|refusal| LoggedRefusal {
+                    reason: refusal.reason.word().to_owned(),
+                    refusal: RefusalStatus::of(refusal),
+                });
+                VerdictPreview { log_only: log_only.collect(), ..VerdictPreview::of(&judgement.verdict) }
+            }
+        };
+        let active = rules.policy.overrides().lookup(client, now);
+        Ok(ExplainAnswer {
+            client: client.to_string(),
+            listed: ListStatus::of(&rules.policy, client),
+            overridden: active.map(|active| ActiveOverrideStatus {
+                netblock: active.netblock.to_string(),
+                kind: active.kind.name().to_owned(),
+                left: active.left,
+            }),
+            limits,
+            store,
+            verdict,
+        })
+    }
+
+    /// The steps in the order of judgement.
+    fn show(answer: &ExplainAnswer, paint: Paint) -> String {
+        let verdict = &answer.verdict;
+        let heading = format!("{}, as the first request of a new session", answer.client);
+        let mut text = format!("{}\n", paint.bold(&heading));
+        if verdict.reason == Pass::UnknownClient.reason() {
+            text += "  no address, so it cannot be counted\n";
+        } else {
+            text += &format!("  lists          {}\n", answer.listed.as_ref().map_or("none".into(), ListStatus::show));
+            let active = answer
+                .overridden
+                .as_ref()
+                .map(|active| format!("{} {}, {} left", active.kind, active.netblock, lasting(active.left)));
+            text += &format!("  override       {}\n", active.as_deref().unwrap_or("none"));
+        }
+        for limit in &answer.limits {
+            text += &format!("  limit {:9}{}\n", limit.limit, limit.show(&answer.store.kind, paint));
+        }
+        let action = match verdict.verdict {
+            VerdictKind::Pass => paint.good(&verdict.action),
+            _ => paint.bad(&verdict.action),
+        };
+        let delay = verdict.milliseconds.map(|time| format!(" after {time} ms")).unwrap_or_default();
+        text += &format!("answer{delay}: {action}\nbecause {}\n", verdict.because());
+        for (place, remedy) in verdict.remedies.iter().enumerate() {
+            text += &format!("{} {remedy}\n", ["to let it in:", "          or:"][place.min(1)]);
+        }
+        text
     }
 }
 
-/// What each limit says, in their order.
-fn says(rules: &Rules, request: &Request, case: &LimitChecks<'_>, answers: &[Option<Counter>], now: Now) -> Vec<Value> {
+impl ExplainArgs {
+    /// The request as Postfix would send it.
+    fn request(&self) -> Result<Request, Problem> {
+        let is_wrong = |text: &str| text.contains(['\n', '\0']);
+        if is_wrong(&self.client) {
+            return Err(Problem::usage("the client has a line break"));
+        }
+        let is_wrong = |(name, value): &(String, String)| {
+            is_wrong(value) || is_wrong(name) || name.contains('=') || name.is_empty()
+        };
+        if self.attributes.iter().any(is_wrong) {
+            return Err(Problem::usage("an attribute does not fit in a line of a request"));
+        }
+        let mut input = BytesMut::from(query::request(&self.client, &self.attributes).as_bytes());
+        match RequestDecoder::default().decode(&mut input) {
+            Ok(Some(request)) => Ok(request),
+            Ok(None) => Err(Problem::usage("the attributes are not a whole request")),
+            Err(error) => Err(Problem::usage(error.to_string())),
+        }
+    }
+}
+
+/// What each limit makes of a request, in their order.
+fn previews(
+    rules: &Rules,
+    request: &Request,
+    case: &LimitChecks<'_>,
+    answers: &[Option<Counter>],
+    now: Now,
+) -> Vec<LimitPreview> {
     let mut answers = answers.iter().copied();
     let mut items = case.checks.iter();
-    let say = |(limit, say): (&Limit, Say)| {
-        let mut object = json!({ "limit": limit.name, "log_only": limit.log_only, "counts": false });
-        match say {
+    let preview = |(limit, say): (&Limit, Say)| {
+        let mut counter = None;
+        let why_not = match say {
             Say::Counts => {
-                if let Some(item) = items.next() {
-                    count(&mut object, item, &mut answers, now);
-                }
+                counter = items.next().map(|item| CounterPreview::of(item, &mut answers, now));
+                None
             }
-            Say::Exempt(netblock) => object["why_not"] = format!("{netblock} is not counted by it").into(),
-            Say::NoKey(words) => object["why_not"] = format!("the request has no {}", words.join(", ")).into(),
-            Say::Condition(attribute) => {
-                object["why_not"] = format!("its condition on {attribute} does not hold").into();
-            }
-            Say::NotNow => object["why_not"] = "nothing that it counts happens at this stage".into(),
-        }
-        object
+            Say::Exempt(netblock) => Some(format!("the limit does not count {netblock}")),
+            Say::NoKey(words) => Some(format!("the request has no {}", words.join(", "))),
+            Say::Condition(attribute) => Some(format!("its condition on {attribute} does not hold")),
+            Say::NotNow => Some("not counted at this protocol state".to_owned()),
+        };
+        LimitPreview { limit: limit.name.clone(), log_only: limit.log_only, why_not, counter }
     };
-    rules.policy.explain(request, case).into_iter().map(say).collect()
+    rules.policy.explain(request, case).into_iter().map(preview).collect()
 }
 
-fn count(object: &mut Value, item: &LimitCheck<'_>, answers: &mut impl Iterator<Item = Option<Counter>>, now: Now) {
-    let found = item.reading(answers, now);
-    let unit = u64::from(item.limit.counts.unit());
-    object["counts"] = true.into();
-    object["key"] = item.part.to_string().into();
-    object["threshold"] = (u64::from(item.threshold) * unit).into();
-    object["exptime"] = item.limit.exptime.into();
-    object["banned"] = found.banned.into();
-    object["violations"] = found.violations.into();
-    object["count"] = found.hit.map(|hit| u64::from(hit.count) * unit).into();
-    object["left"] = found.hit.map(|hit| hit.left).into();
-    object["finds"] = match found.hit {
-        _ if found.banned > 0 => "banned",
-        None => "store_away",
-        Some(hit) if hit.count > item.threshold => "over",
-        Some(_) => "within",
+impl LimitPreview {
+    fn show(&self, store: &str, paint: Paint) -> String {
+        let Some(counter) = &self.counter else {
+            return format!(" not asked: {}", self.why_not.as_deref().unwrap_or_default());
+        };
+        let CounterPreview { key, threshold, count, left, banned, .. } = counter;
+        let result = match counter.result {
+            PreviewResult::Banned => paint.bad(&format!("banned, {} left", lasting(*banned))),
+            PreviewResult::StoreDown => paint.warning(&format!("{store} is down")),
+            PreviewResult::Over => paint.bad("over"),
+            PreviewResult::Within => paint.good("within"),
+        };
+        let only = if self.log_only { ", only logged" } else { "" };
+        let left = lasting(left.unwrap_or(0));
+        format!(" {result}{only}: {} of {threshold} for {key}, {left} left", cell(*count))
     }
-    .into();
 }
 
-fn verdict(verdict: &Verdict<'_>) -> Value {
-    let mut object = match verdict {
-        Verdict::Pass(pass) => json!({ "verdict": "pass", "reason": pass.reason() }),
-        Verdict::Defer => json!({ "verdict": "defer", "reason": Pass::StoreAway.reason() }),
-        Verdict::Delay(Delayed { refusal: because, time, .. }) => {
-            let mut object = refusal(because);
-            object["verdict"] = "delay".into();
-            object["remedies"] = remedies(because).into();
-            object["milliseconds"] = (time.as_millis() as u64).into();
-            object
+impl CounterPreview {
+    fn of(item: &LimitCheck<'_>, answers: &mut impl Iterator<Item = Option<Counter>>, now: Now) -> Self {
+        let found = item.reading(answers, now);
+        let unit = u64::from(item.limit.counts.unit());
+        Self {
+            key: item.part.to_string(),
+            threshold: u64::from(item.threshold) * unit,
+            exptime: item.limit.exptime,
+            banned: found.banned,
+            violations: found.violations,
+            count: found.hit.map(|hit| u64::from(hit.count) * unit),
+            left: found.hit.map(|hit| hit.left),
+            result: match found.hit {
+                _ if found.banned > 0 => PreviewResult::Banned,
+                None => PreviewResult::StoreDown,
+                Some(hit) if hit.count > item.threshold => PreviewResult::Over,
+                Some(_) => PreviewResult::Within,
+            },
         }
-        Verdict::Refuse(because) => {
-            let mut object = refusal(because);
-            object["verdict"] = "refuse".into();
-            object["remedies"] = remedies(because).into();
-            object
-        }
-    };
-    let mut reply = BytesMut::new();
-    let encoded = match verdict {
-        Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
-        Verdict::Defer => Reply::Defer,
-        Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values()),
-    };
-    ReplyEncoder.encode(encoded, &mut reply).expect("a reply is written to memory");
-    let text = String::from_utf8_lossy(&reply);
-    object["action"] = text.trim_end().trim_start_matches("action=").into();
-    object
+    }
 }
 
-fn refusal(refusal: &Refusal<'_>) -> Value {
-    json!({
-        "reason": refusal.reason.word(),
-        "limit": refusal.limit,
-        "key": refusal.key.to_string(),
-        "count": refusal.count,
-        "threshold": refusal.threshold,
-        "left": refusal.left,
-    })
+impl VerdictPreview {
+    fn of(verdict: &Verdict<'_>) -> Self {
+        let (kind, reason, refusal, reply) = match verdict {
+            Verdict::Pass(pass) => (VerdictKind::Pass, pass.reason(), None, Reply::Dunno),
+            Verdict::Defer => (VerdictKind::Defer, Pass::StoreAway.reason(), None, Reply::Defer),
+            Verdict::Delay(Delayed { refusal, .. }) => {
+                (VerdictKind::Delay, refusal.reason.word(), Some(refusal), Reply::Dunno)
+            }
+            Verdict::Refuse(refusal) => {
+                let reply = Reply::Refuse(refusal.action, refusal.values());
+                (VerdictKind::Refuse, refusal.reason.word(), Some(refusal), reply)
+            }
+        };
+        let mut encoded = BytesMut::new();
+        ReplyEncoder.encode(reply, &mut encoded).expect("a reply is written to memory");
+        let encoded = String::from_utf8_lossy(&encoded);
+        Self {
+            verdict: kind,
+            reason: reason.to_owned(),
+            action: encoded.trim_end().trim_start_matches("action=").to_owned(),
+            refusal: refusal.map(RefusalStatus::of),
+            milliseconds: match verdict {
+                Verdict::Delay(delayed) => Some(delayed.time.as_millis() as u64),
+                _ => None,
+            },
+            remedies: refusal.map(remedies).unwrap_or_default(),
+            log_only: Vec::new(),
+        }
+    }
+
+    fn because(&self) -> String {
+        let Some(RefusalStatus { limit, count, threshold, left, .. }) = &self.refusal else {
+            return self.reason.replace('_', " ");
+        };
+        let (reason, left) = (self.reason.as_str(), lasting(*left));
+        if reason == Reason::Banned.word() {
+            return match limit == BLACKLIST {
+                true => format!("an administrator banned it, {left} left"),
+                false => format!("it is banned by limit {limit}, {left} left"),
+            };
+        }
+        match reason == Reason::Blacklisted(None).word() {
+            true => "it is on the blacklist".to_owned(),
+            false => format!("it is {reason} at limit {limit}: {count} of {threshold}, {left} left"),
+        }
+    }
+}
+
+impl RefusalStatus {
+    fn of(refusal: &Refusal<'_>) -> Self {
+        Self {
+            limit: refusal.limit.to_owned(),
+            key: refusal.key.to_string(),
+            count: refusal.count,
+            threshold: refusal.threshold,
+            left: refusal.left,
+        }
+    }
 }
 
 /// Commands that let it in, the one that is about nothing else first.
@@ -176,68 +391,6 @@ fn remedies(refusal: &Refusal<'_>) -> Vec<String> {
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "=.:/@_-+".contains(c);
     if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
-}
-
-/// The same for people: the steps in the order of judgement.
-pub fn shown(answer: &Value, paint: Paint) -> String {
-    let verdict = &answer["verdict"];
-    let (client, reason) = (cell(&answer["client"]), verdict["reason"].as_str().unwrap_or_default());
-    let mut text = format!("{}\n", paint.bold(&format!("{client}, as the first request of a new session")));
-    if reason == Pass::UnknownClient.reason() {
-        text += "  no address, so it cannot be counted\n";
-    } else {
-        text += &format!("  lists          {}\n", list_entry(&answer["listed"]));
-        let word = &answer["word"];
-        text += &match word["word"].as_str() {
-            Some(said) => {
-                let left = lasting(word["left"].as_u64().unwrap_or(0));
-                format!("  administrator  {said} {}, {left} left\n", cell(&word["netblock"]))
-            }
-            None => "  administrator  nothing\n".to_owned(),
-        };
-    }
-    for limit in answer["limits"].as_array().into_iter().flatten() {
-        text += &format!("  limit {:9}{}\n", cell(&limit["limit"]), say(limit, paint));
-    }
-    let because = match verdict["limit"].as_str() {
-        Some(limit) => {
-            let (count, threshold) = (cell(&verdict["count"]), cell(&verdict["threshold"]));
-            let left = lasting(verdict["left"].as_u64().unwrap_or(0));
-            match reason {
-                "blacklisted" => "it is on the blacklist".to_owned(),
-                "banned" if limit == BLACKLIST => format!("an administrator banned it, {left} left"),
-                "banned" => format!("it is banned by limit {limit}, {left} left"),
-                _ => format!("it is {reason} at limit {limit}: {count} of {threshold}, {left} left"),
-            }
-        }
-        None => reason.replace('_', " "),
-    };
-    let action = cell(&verdict["action"]);
-    let wait = verdict["milliseconds"].as_u64().map(|time| format!(" after {time} ms")).unwrap_or_default();
-    let action = if verdict["verdict"] == "pass" { paint.good(&action) } else { paint.bad(&action) };
-    text += &format!("answer{wait}: {action}\nbecause {because}\n");
-    for (place, remedy) in verdict["remedies"].as_array().into_iter().flatten().enumerate() {
-        text += &format!("{} {}\n", ["to let it in:", "          or:"][place.min(1)], cell(remedy));
-    }
-    text
-}
-
-fn say(limit: &Value, paint: Paint) -> String {
-    if let Some(why_not) = limit["why_not"].as_str() {
-        return format!(" not asked: {why_not}");
-    }
-    let number = |name: &str| limit[name].as_u64().unwrap_or(0);
-    let left = lasting(number("left"));
-    let counted =
-        format!("{} of {} for {}, {left} left", cell(&limit["count"]), number("threshold"), cell(&limit["key"]));
-    let only = if limit["log_only"] == true { ", only logged" } else { "" };
-    let found = match limit["finds"].as_str() {
-        Some("banned") => paint.bad(&format!("banned, {} left", lasting(number("banned")))),
-        Some("store_away") => paint.warning("memcached is away"),
-        Some("over") => paint.bad("over"),
-        _ => paint.good("within"),
-    };
-    format!(" {found}{only}: {counted}")
 }
 
 #[cfg(test)]

@@ -1,86 +1,160 @@
 //! `connshaper hit LIMIT KEY`: counts something that happened outside of Postfix, a failed login of a web form.
 
-use serde_json::{Value, json};
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use super::{Arguments, Control, Problem};
+use super::commands::{ControlCommand, Logged, Record};
+use super::text::{cell, lasting};
+use super::{Control, Problem};
 use crate::engine::decide::follow;
 use crate::engine::preview::case_of;
 use crate::engine::target::Counted;
 use crate::net::clock::Now;
+use crate::observe::log::line::Line;
 use crate::observe::terminal::Paint;
-use crate::policy::{Delayed, Judgement, Reason, SessionRecord, Verdict};
+use crate::policy::{Counter, Delayed, Judgement, Policy, Reason, SessionRecord, Verdict};
 
 /// The most that one command counts.
-pub const MOST: u64 = 1_000_000;
+const MAX_AMOUNT: u32 = 1_000_000;
 
-/// Counts, and says whether that was one too many. A limit's bans come of it as of any other hit.
-pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
-    let rules = control.service.rules.load_full();
-    let counted = named(&rules.policy, arguments)?;
-    let case = case_of(counted.clone(), amount(arguments)?);
-    let hits = rules.store.count(case.operations(now), now).await;
-    let answers = hits.to_vec();
-    let found = case.checks[0].reading(&mut answers.iter().copied(), now);
-    let mut memory = SessionRecord::admitted();
-    let judgement = rules.policy.judge(case, hits, &mut memory, now);
-    follow(&control.service, &rules, &judgement, now);
-    if matches!(judgement.verdict, Verdict::Refuse(_)) {
-        judgement.refunds_if_refused.iter().for_each(|refund| rules.store.take_back(refund, now));
+/// Count something that happened outside of Postfix
+#[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(after_help = "\
+Example, in a script after a failed login:
+  connshaper hit logins joe || echo 'too many'
+
+Exit codes: 0 counted and within the limit, 1 counted and over, 64 there is no such
+limit, 69 no daemon answers.")]
+pub struct HitArgs {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub counter: CounterArgs,
+}
+
+// No doc comment: the help text is that of the command.
+#[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+pub struct CounterArgs {
+    /// How many hits, by default one
+    #[arg(long, value_name = "NUMBER", default_value_t = 1, hide_default_value = true)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=i64::from(MAX_AMOUNT)))]
+    #[serde(default = "one")]
+    pub amount: u32,
+    /// The limit's name; connections is the one at the top level
+    pub limit: String,
+    /// What is counted: an address, the value of the one attribute of the limit's keys, or all of a key as the
+    /// log shows it
+    pub key: String,
+}
+
+fn one() -> u32 {
+    1
+}
+
+impl CounterArgs {
+    /// The limit and the key that are named.
+    pub(super) fn counted<'p>(&self, policy: &'p Policy) -> Result<Counted<'p>, Problem> {
+        if !(1..=MAX_AMOUNT).contains(&self.amount) {
+            return Err(Problem::usage(format!("the amount must be between 1 and {MAX_AMOUNT}")));
+        }
+        policy.named(&self.limit, &self.key).map_err(Problem::usage)
     }
-    let mut answer = said(&counted, &judgement, found.hit.map(|hit| (hit.count, hit.left)));
-    let number = found
-        .hit
-        .map_or("not counted: memcached is away".to_owned(), |hit| format!("{} of {}", hit.count, counted.threshold));
-    answer["done"] = format!("{} {}: {number}", counted.limit.name, counted.part).into();
-    Ok(answer)
-}
 
-/// The limit and key that a command names.
-pub(super) fn named<'p>(policy: &'p crate::policy::Policy, arguments: &Arguments) -> Result<Counted<'p>, Problem> {
-    policy.named(arguments.text("limit")?, arguments.text("key")?).map_err(Problem::usage)
-}
-
-/// How much it is about; one unless given.
-pub(super) fn amount(arguments: &Arguments) -> Result<u32, Problem> {
-    match arguments.0.contains_key("amount") {
-        true => Ok(arguments.number("amount", 1..=MOST)? as u32),
-        false => Ok(1),
+    pub(super) fn describe(&self, line: &mut Line) {
+        line.field("limit", &self.limit).field("key", &self.key);
     }
 }
 
 /// What a count comes to.
-pub(super) fn said(counted: &Counted<'_>, judgement: &Judgement<'_>, hit: Option<(u32, u32)>) -> Value {
-    let refusal = match &judgement.verdict {
-        Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
-        Verdict::Pass(_) | Verdict::Defer => judgement.log_only.first(),
-    };
-    json!({
-        "limit": counted.limit.name,
-        "key": counted.part.to_string(),
-        "count": hit.map(|(count, _)| count),
-        "left": hit.map(|(_, left)| left),
-        "threshold": counted.threshold,
-        "over": refusal.is_some(),
-        "banned": refusal.is_some_and(|refusal| refusal.reason == Reason::Banned),
-        "log_only": counted.limit.log_only,
-    })
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CountStatus {
+    pub limit: String,
+    pub key: String,
+    /// None: the store is down.
+    pub count: Option<u32>,
+    /// Seconds until the window ends.
+    pub left: Option<u32>,
+    pub threshold: u32,
+    pub over: bool,
+    pub banned: bool,
+    pub log_only: bool,
 }
 
-/// For people.
-pub fn shown(answer: &Value, paint: Paint) -> String {
-    use super::columns::{cell, lasting};
-    let (limit, key, count) = (cell(&answer["limit"]), cell(&answer["key"]), cell(&answer["count"]));
-    let state = match (answer["banned"] == true, answer["over"] == true) {
-        (true, _) => paint.bad("banned"),
-        (_, true) => paint.bad("over"),
-        _ => paint.good("within"),
-    };
-    let left = lasting(answer["left"].as_u64().unwrap_or(0));
-    let state = if answer["foreseen"] == true { format!("the next hit would be {state}") } else { state };
-    format!("{limit} {key}: {state}, {count} of {}, {left} left\n", cell(&answer["threshold"]))
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HitAnswer {
+    #[serde(flatten)]
+    pub status: CountStatus,
+    pub done: String,
 }
 
-/// The exit code that tells a script: 0 within, 1 over.
-pub fn code(answer: &Value) -> u8 {
-    u8::from(answer["over"] == true)
+impl ControlCommand for HitArgs {
+    type Answer = HitAnswer;
+
+    /// A limit bans for such hits as for any other.
+    async fn run(&self, control: &Control, _: &str, now: Now) -> Result<HitAnswer, Problem> {
+        let rules = control.service.rules.load_full();
+        let counted = self.counter.counted(&rules.policy)?;
+        let case = case_of(counted.clone(), self.counter.amount);
+        let hits = rules.store.count(case.operations(now), now).await;
+        let answers = hits.to_vec();
+        let found = case.checks[0].reading(&mut answers.iter().copied(), now);
+        let mut memory = SessionRecord::admitted();
+        let judgement = rules.policy.judge(case, hits, &mut memory, now);
+        follow(&control.service, &rules, &judgement, now);
+        if matches!(judgement.verdict, Verdict::Refuse(_)) {
+            judgement.refunds_if_refused.iter().for_each(|refund| rules.store.take_back(refund, now));
+        }
+        let number = match found.hit {
+            Some(hit) => format!("{} of {}", hit.count, counted.threshold),
+            None => format!("not counted: {} is down", rules.store.name()),
+        };
+        let done = format!("{} {}: {number}", counted.limit.name, counted.part);
+        Ok(HitAnswer { status: CountStatus::of(&counted, &judgement, found.hit), done })
+    }
+
+    fn show(answer: &HitAnswer, paint: Paint) -> String {
+        answer.status.show("", paint)
+    }
+
+    /// Tells a script: 0 within, 1 over.
+    fn exit_code(answer: &HitAnswer) -> u8 {
+        u8::from(answer.status.over)
+    }
+
+    fn logged() -> Logged<Self> {
+        Logged::Limited(Record {
+            arguments: |command, line| command.counter.describe(line),
+            done: |answer| &answer.done,
+        })
+    }
+}
+
+impl CountStatus {
+    pub(super) fn of(counted: &Counted<'_>, judgement: &Judgement<'_>, hit: Option<Counter>) -> Self {
+        let refusal = match &judgement.verdict {
+            Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
+            Verdict::Pass(_) | Verdict::Defer => judgement.log_only.first(),
+        };
+        Self {
+            limit: counted.limit.name.clone(),
+            key: counted.part.to_string(),
+            count: hit.map(|hit| hit.count),
+            left: hit.map(|hit| hit.left),
+            threshold: counted.threshold,
+            over: refusal.is_some(),
+            banned: refusal.is_some_and(|refusal| refusal.reason == Reason::Banned),
+            log_only: counted.limit.log_only,
+        }
+    }
+
+    /// `before` stands before the state.
+    pub(super) fn show(&self, before: &str, paint: Paint) -> String {
+        let state = match (self.banned, self.over) {
+            (true, _) => paint.bad("banned"),
+            (_, true) => paint.bad("over"),
+            _ => paint.good("within"),
+        };
+        let Self { limit, key, threshold, .. } = self;
+        let left = lasting(self.left.unwrap_or(0));
+        format!("{limit} {key}: {before}{state}, {} of {threshold}, {left} left\n", cell(self.count))
+    }
 }

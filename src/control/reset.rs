@@ -1,47 +1,84 @@
 //! `connshaper reset CLIENT|PREFIX|KEY`: counters, violations and bans are forgotten.
 
-use serde_json::{Value, json};
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use super::{Arguments, Control, Problem};
+use super::commands::{ControlCommand, Logged, Record};
+use super::text::Summary;
+use super::{Control, Problem};
 use crate::engine::overrides::{Change, KeyReset, RESET_TOLD};
 use crate::engine::reset::{clear_refusals, keys};
 use crate::engine::target::Target;
 use crate::net::clock::Now;
+use crate::observe::terminal::Paint;
 use crate::policy::overrides::{Override, OverrideKind};
 use crate::store::local::listing::within;
 
-/// Forgets all that is counted for a target, here and in memcached, and drops what sessions remember of refusals.
-pub async fn answer(control: &Control, user: &str, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
-    let target: Target = arguments.parsed("target")?;
-    let service = &control.service;
-    let rules = service.rules.load_full();
-    let mut counted = rules.policy.counted(&target);
-    let mut notes = Vec::new();
-    if let Target::Netblock(netblock) = &target {
-        let (clients, more) = within(rules.store.table(), *netblock, now).await;
-        counted.extend(clients.iter().flat_map(|client| rules.policy.counted(&Target::Client(client.address))));
-        if more > 0 {
-            notes.push(format!("{more} further clients of it were counted, and are not reset; repeat it"));
+/// Forget all that is counted for a client, a prefix or a key, and let it in
+#[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(after_help = "\
+Sessions that were refused go on. Other hosts that share the store follow within a
+second. The user who gave the command is logged.")]
+pub struct ResetArgs {
+    /// An address, a netblock, or a key as the log shows it, like sender=joe@example.org
+    #[arg(value_name = "CLIENT")]
+    pub target: Target,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetAnswer {
+    #[serde(flatten)]
+    pub summary: Summary,
+    pub keys: usize,
+    /// Sessions that are no longer refused.
+    pub sessions: usize,
+}
+
+impl ControlCommand for ResetArgs {
+    type Answer = ResetAnswer;
+
+    async fn run(&self, control: &Control, user: &str, now: Now) -> Result<ResetAnswer, Problem> {
+        let target = &self.target;
+        let service = &control.service;
+        let rules = service.rules.load_full();
+        let store = rules.store.name();
+        let mut counted = rules.policy.counted(target);
+        let mut notes = Vec::new();
+        if let Target::Netblock(netblock) = target {
+            let (clients, more) = within(rules.store.table(), *netblock, now).await;
+            counted.extend(clients.iter().flat_map(|client| rules.policy.counted(&Target::Client(client.address))));
+            if more > 0 {
+                notes.push(format!("{more} further clients of it were counted, and are not reset; repeat it"));
+            }
+            if rules.store.waits() {
+                notes.push(format!("{store} cannot list its keys: the clients that this daemon has seen are reset"));
+            }
         }
-        if rules.store.waits() {
-            notes.push("memcached cannot list its keys: the clients this daemon has seen are reset".to_owned());
+        if !rules.store.reset(keys(&counted, now).into_iter(), now).await {
+            notes.push(format!("{store} is down: its counters stay as they are"));
         }
+        let sessions = clear_refusals(service, &rules.policy, target, &counted);
+        let (ends, by) = (now.unix() + RESET_TOLD, user.to_owned());
+        let change = match target.netblock() {
+            Some(netblock) => Change::Set(Override { netblock, kind: OverrideKind::Reset, ends, by }),
+            None => Change::Reset(KeyReset { key: target.to_string(), ends, by }),
+        };
+        notes.extend(service.overrides.change(service, change, now).await?.note());
+        let keys = counted.len();
+        let done = format!("{target}: keys reset: {keys}, sessions no longer refused: {sessions}");
+        Ok(ResetAnswer { summary: Summary { done, notes }, keys, sessions })
     }
-    if !rules.store.reset(keys(&counted, now).into_iter(), now).await {
-        notes.push("memcached is away: its counters stay as they are".to_owned());
+
+    fn show(answer: &ResetAnswer, _: Paint) -> String {
+        answer.summary.show()
     }
-    let pardoned = clear_refusals(service, &rules.policy, &target, &counted);
-    let (ends, by) = (now.unix() + RESET_TOLD, user.to_owned());
-    let change = match (target.netblock(), &target) {
-        (Some(netblock), _) => Change::Set(Override { netblock, kind: OverrideKind::Reset, ends, by }),
-        (None, target) => Change::Reset(KeyReset { key: target.to_string(), ends, by }),
-    };
-    notes.extend(service.overrides.change(service, change, now).await?.note());
-    let number = counted.len();
-    Ok(json!({
-        "done": format!("{target}: keys reset: {number}, sessions no longer refused: {pardoned}"),
-        "keys": number,
-        "sessions": pardoned,
-        "notes": notes,
-    }))
+
+    fn logged() -> Logged<Self> {
+        Logged::Always(Record {
+            arguments: |command, line| {
+                line.field("target", &command.target);
+            },
+            done: |answer| &answer.summary.done,
+        })
+    }
 }

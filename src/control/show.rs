@@ -1,149 +1,268 @@
-//! `connshaper show CLIENT|PREFIX|KEY`: every counter, ban and word about it.
+//! `connshaper show CLIENT|PREFIX|KEY`: every counter, ban and override of it.
 
 use std::net::IpAddr;
 
-use serde_json::{Value, json};
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use super::columns::{cell, lasting, table};
-use super::{Arguments, Control, Problem};
+use super::commands::ControlCommand;
+use super::text::{cell, lasting, table};
+use super::{Control, Problem};
 use crate::engine::reading::Reading;
-use crate::engine::target::{Listed, Target};
+use crate::engine::target::{Counted, Listed, Target};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::Policy;
+use crate::policy::key::KeyPart;
+use crate::policy::overrides::Override;
 use crate::store::local::listing::{ListedClient, within};
 
-/// What is known of a target. With memcached the counters of one client are those all hosts share; a prefix
-/// shows what this daemon has seen.
-pub async fn answer(control: &Control, arguments: &Arguments, now: Now) -> Result<Value, Problem> {
-    let target: Target = arguments.parsed("target")?;
-    let rules = control.service.rules.load_full();
-    let mut counters = Vec::new();
-    for counted in rules.policy.counted(&target) {
-        let reading = Reading::of(&rules.store, &counted, now).await;
-        match reading {
-            Some(reading) if matches!(target, Target::Netblock(_)) && reading.left + reading.banned == 0 => {}
-            Some(reading) => counters.push(reading.object(&counted)),
-            None => counters.push(json!({ "limit": counted.limit.name, "key": counted.part.to_string() })),
+/// Show every counter and ban of a client, a prefix or a key
+#[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(after_help = "\
+Examples:
+  connshaper show 198.51.100.7
+  connshaper show 198.51.100.0/24
+  connshaper show sasl_username=joe
+
+memcached cannot list its keys: a prefix shows the clients this daemon has seen.")]
+pub struct ShowArgs {
+    /// An address, a netblock, or a key as the log shows it, like sender=joe@example.org
+    #[arg(value_name = "CLIENT")]
+    pub target: Target,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShowAnswer {
+    pub target: String,
+    pub listed: Option<ListStatus>,
+    pub overrides: Vec<OverrideStatus>,
+    pub counters: Vec<CounterStatus>,
+    /// Further clients of the prefix, with fewer hits.
+    pub more: usize,
+    /// Whether the store cannot list the clients of a prefix, so that these are those this daemon has seen.
+    pub only_seen_here: bool,
+    pub sessions: usize,
+    /// The store's name.
+    pub store: String,
+}
+
+/// An entry of a configured list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "list", rename_all = "lowercase")]
+pub enum ListStatus {
+    Whitelist { netblock: String },
+    Blacklist { netblock: String, note: Option<String> },
+    Netblocks { netblock: String, threshold: u32 },
+}
+
+/// A ban or an allowance of an administrator, or a reset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideStatus {
+    pub netblock: String,
+    pub kind: String,
+    pub left: u64,
+    pub by: String,
+}
+
+/// The counters of one key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterStatus {
+    pub limit: String,
+    pub key: String,
+    pub threshold: u64,
+    pub log_only: bool,
+    /// None: the store is down and nothing is known here.
+    #[serde(flatten)]
+    pub reading: Option<ReadingStatus>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadingStatus {
+    pub count: u64,
+    /// Seconds until the window ends; 0: nothing is counted.
+    pub left: u32,
+    pub over: bool,
+    pub violations: u32,
+    /// Bans so far.
+    pub bans: u32,
+    /// Seconds a ban has left; 0: there is none.
+    pub banned: u32,
+}
+
+/// A client in this process's table, as one of its limit's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientStatus {
+    pub limit: String,
+    pub key: String,
+    pub count: u64,
+    pub threshold: u64,
+    pub left: u32,
+    pub over: bool,
+}
+
+impl ControlCommand for ShowArgs {
+    type Answer = ShowAnswer;
+
+    /// With a shared store the counters of one client are those of all hosts; a prefix shows what this daemon has
+    /// seen.
+    async fn run(&self, control: &Control, _: &str, now: Now) -> Result<ShowAnswer, Problem> {
+        let target = &self.target;
+        let rules = control.service.rules.load_full();
+        let is_prefix = matches!(target, Target::Netblock(_));
+        let mut counters = Vec::new();
+        for counted in rules.policy.counted(target) {
+            match Reading::of(&rules.store, &counted, now).await {
+                Some(reading) if is_prefix && reading.left + reading.banned == 0 => {}
+                reading => counters.push(CounterStatus::of(&counted, reading)),
+            }
+        }
+        let mut more = 0;
+        if let Target::Netblock(netblock) = target {
+            let (listed, rest) = within(rules.store.table(), *netblock, now).await;
+            let clients = listed.iter().filter_map(|client| ClientStatus::of(&rules.policy, client));
+            counters.extend(clients.map(CounterStatus::from));
+            more = rest;
+        }
+        let netblock = target.netblock();
+        let overrides = rules.policy.overrides().list().into_iter().filter(|entry| {
+            netblock.is_some_and(|netblock| entry.netblock.contains(&netblock) || netblock.contains(&entry.netblock))
+        });
+        Ok(ShowAnswer {
+            target: target.to_string(),
+            listed: netblock.and_then(|netblock| ListStatus::of(&rules.policy, netblock.addr())),
+            overrides: overrides.map(|entry| OverrideStatus::of(&entry, now)).collect(),
+            counters,
+            more,
+            only_seen_here: is_prefix && rules.store.waits(),
+            sessions: control
+                .service
+                .sessions
+                .count(|client| netblock.is_some_and(|netblock| netblock.contains(&client))),
+            store: rules.store.name().to_owned(),
+        })
+    }
+
+    fn show(answer: &ShowAnswer, paint: Paint) -> String {
+        let ShowAnswer { listed, store, .. } = answer;
+        let mut text = format!("{}\n", paint.bold(&answer.target));
+        text += &format!("  lists     {}\n", listed.as_ref().map_or("none".to_owned(), ListStatus::show));
+        for OverrideStatus { netblock, kind, left, by } in &answer.overrides {
+            text += &format!("  override  {kind} {netblock}, {} left, by {by}\n", lasting(*left));
+        }
+        text += &format!("  sessions  {}\n", answer.sessions);
+        if answer.counters.is_empty() {
+            return text + "nothing is counted\n";
+        }
+        let rows: Vec<_> = answer.counters.iter().map(|counter| counter.row(store, paint)).collect();
+        let columns = [("limit", false), ("key", false), ("count", true), ("of", true), ("left", true), ("", false)];
+        text += &table(&columns, &rows, paint);
+        if answer.more > 0 {
+            text += &format!("and {} more with fewer hits\n", answer.more);
+        }
+        if answer.only_seen_here {
+            text += &format!("{store} cannot list its keys: these are the clients that this daemon has seen\n");
+        }
+        text
+    }
+}
+
+impl ListStatus {
+    /// What the lists of the configuration have of an address.
+    pub fn of(policy: &Policy, client: IpAddr) -> Option<Self> {
+        let (netblock, listed) = policy.listed(client)?;
+        let netblock = netblock.to_string();
+        Some(match listed {
+            Listed::White => Self::Whitelist { netblock },
+            Listed::Black(note) => Self::Blacklist { netblock, note: note.map(str::to_owned) },
+            Listed::Rate(rate) => Self::Netblocks { netblock, threshold: rate.threshold },
+        })
+    }
+
+    pub fn show(&self) -> String {
+        match self {
+            Self::Whitelist { netblock } => format!("on the whitelist ({netblock})"),
+            Self::Blacklist { netblock, note: Some(note) } => format!("on the blacklist ({netblock}: {note})"),
+            Self::Blacklist { netblock, note: None } => format!("on the blacklist ({netblock})"),
+            Self::Netblocks { netblock, threshold } => format!("threshold {threshold} ({netblock})"),
         }
     }
-    let mut more = 0;
-    if let Target::Netblock(netblock) = &target {
-        let (listed, rest) = within(rules.store.table(), *netblock, now).await;
-        counters.extend(listed.iter().filter_map(|client| object(&rules.policy, client)));
-        more = rest;
-    }
-    let netblock = target.netblock();
-    let concerns = |client: IpAddr| netblock.is_some_and(|netblock| netblock.contains(&client));
-    let words = rules.policy.overrides().list().into_iter().filter(|word| {
-        netblock.is_some_and(|netblock| word.netblock.contains(&netblock) || netblock.contains(&word.netblock))
-    });
-    Ok(json!({
-        "target": target.to_string(),
-        "listed": netblock.and_then(|netblock| listed(&rules.policy, netblock.addr())),
-        "words": words.map(|word| json!({
-            "netblock": word.netblock.to_string(),
-            "word": word.kind.name(),
-            "left": word.ends.saturating_sub(now.unix()),
-            "by": word.by,
-        })).collect::<Vec<_>>(),
-        "counters": counters,
-        "more": more,
-        "only_seen_here": matches!(target, Target::Netblock(_)) && rules.store.waits(),
-        "sessions": control.service.sessions.count(concerns),
-    }))
 }
 
-/// A client of the table as one of its limit's; none where the limit is no longer in force.
-pub fn object(policy: &Policy, client: &ListedClient) -> Option<Value> {
-    let limit = policy.limits().iter().find(|limit| limit.id == client.limit)?;
-    let (address, prefix_length) = (client.address, client.prefix_length);
-    let unit = u64::from(limit.counts.unit());
-    Some(json!({
-        "limit": limit.name,
-        "key": crate::policy::key::KeyPart::Client { address, prefix_length }.to_string(),
-        "count": u64::from(client.hit.count) * unit,
-        "threshold": u64::from(limit.threshold) * unit,
-        "left": client.hit.left_seconds(),
-        "over": client.over,
-    }))
-}
-
-/// What the lists of the configuration say of an address.
-pub fn listed(policy: &Policy, client: IpAddr) -> Option<Value> {
-    let (netblock, listed) = policy.listed(client)?;
-    let mut object = json!({ "netblock": netblock.to_string() });
-    match listed {
-        Listed::White => object["list"] = "whitelist".into(),
-        Listed::Black(note) => {
-            object["list"] = "blacklist".into();
-            object["note"] = note.into();
-        }
-        Listed::Rate(rate) => {
-            object["list"] = "netblocks".into();
-            object["threshold"] = rate.threshold.into();
+impl OverrideStatus {
+    fn of(entry: &Override, now: Now) -> Self {
+        Self {
+            netblock: entry.netblock.to_string(),
+            kind: entry.kind.name().to_owned(),
+            left: entry.ends.saturating_sub(now.unix()),
+            by: entry.by.clone(),
         }
     }
-    Some(object)
 }
 
-/// The same for people.
-pub fn shown(answer: &Value, paint: Paint) -> String {
-    let mut text = format!("{}\n", paint.bold(answer["target"].as_str().unwrap_or_default()));
-    text += &format!("  lists     {}\n", list_entry(&answer["listed"]));
-    for word in answer["words"].as_array().into_iter().flatten() {
-        let left = lasting(word["left"].as_u64().unwrap_or(0));
-        let said =
-            format!("{} {}, {left} left, by {}", cell(&word["word"]), cell(&word["netblock"]), cell(&word["by"]));
-        text += &format!("  said      {said}\n");
-    }
-    text += &format!("  sessions  {}\n", answer["sessions"]);
-    let rows: Vec<_> = answer["counters"].as_array().into_iter().flatten().map(|row| counter(row, paint)).collect();
-    if rows.is_empty() {
-        return text + "nothing is counted\n";
-    }
-    let columns = [("limit", false), ("key", false), ("count", true), ("of", true), ("left", true), ("", false)];
-    text += &table(&columns, &rows, paint);
-    if let Some(more @ 1..) = answer["more"].as_u64() {
-        text += &format!("and {more} more with fewer hits\n");
-    }
-    if answer["only_seen_here"] == true {
-        text += "memcached cannot list its keys: this is what this daemon has seen\n";
-    }
-    text
-}
-
-/// What a list says, in a few words.
-pub fn list_entry(listed: &Value) -> String {
-    let netblock = cell(&listed["netblock"]);
-    match listed["list"].as_str() {
-        Some("whitelist") => format!("on the whitelist ({netblock})"),
-        Some("blacklist") => match listed["note"].as_str() {
-            Some(note) => format!("on the blacklist ({netblock}: {note})"),
-            None => format!("on the blacklist ({netblock})"),
-        },
-        Some(_) => format!("threshold {} ({netblock})", cell(&listed["threshold"])),
-        None => "on none".to_owned(),
-    }
-}
-
-fn counter(row: &Value, paint: Paint) -> Vec<String> {
-    let number = |name: &str| row[name].as_u64().unwrap_or(0);
-    let mut state = Vec::new();
-    if row["count"].is_null() {
-        state.push("unknown: memcached is away".to_owned());
-    }
-    if row["over"] == true {
-        state.push(paint.bad("over"));
-    }
-    if number("banned") > 0 {
-        state.push(paint.bad(&format!("banned for {}", lasting(number("banned")))));
-    }
-    for (name, word) in [("violations", "violations"), ("bans", "bans so far")] {
-        if number(name) > 0 {
-            state.push(format!("{} {word}", number(name)));
+impl CounterStatus {
+    fn of(counted: &Counted<'_>, reading: Option<Reading>) -> Self {
+        let unit = u64::from(counted.limit.counts.unit());
+        Self {
+            limit: counted.limit.name.clone(),
+            key: counted.part.to_string(),
+            threshold: u64::from(counted.threshold) * unit,
+            log_only: counted.limit.log_only,
+            reading: reading.map(|reading| ReadingStatus {
+                count: u64::from(reading.count) * unit,
+                left: reading.left,
+                over: reading.count > counted.threshold,
+                violations: reading.violations,
+                bans: reading.bans,
+                banned: reading.banned,
+            }),
         }
     }
-    let left = if number("left") > 0 { lasting(number("left")) } else { "-".to_owned() };
-    vec![cell(&row["limit"]), cell(&row["key"]), cell(&row["count"]), cell(&row["threshold"]), left, state.join(", ")]
+
+    fn row(&self, store: &str, paint: Paint) -> Vec<String> {
+        let mut state = Vec::new();
+        match &self.reading {
+            None => state.push(format!("unknown: {store} is down")),
+            Some(reading) => {
+                if reading.over {
+                    state.push(paint.bad("over"));
+                }
+                if reading.banned > 0 {
+                    state.push(paint.bad(&format!("banned for {}", lasting(reading.banned))));
+                }
+                for (number, what) in [(reading.violations, "violations"), (reading.bans, "bans so far")] {
+                    if number > 0 {
+                        state.push(format!("{number} {what}"));
+                    }
+                }
+            }
+        }
+        let count = cell(self.reading.as_ref().map(|reading| reading.count));
+        let left = self.reading.as_ref().filter(|reading| reading.left > 0).map(|reading| lasting(reading.left));
+        vec![self.limit.clone(), self.key.clone(), count, self.threshold.to_string(), cell(left), state.join(", ")]
+    }
+}
+
+impl ClientStatus {
+    /// None where the limit is no longer in force.
+    pub fn of(policy: &Policy, client: &ListedClient) -> Option<Self> {
+        let limit = policy.limits().iter().find(|limit| limit.id == client.limit)?;
+        let unit = u64::from(limit.counts.unit());
+        Some(Self {
+            limit: limit.name.clone(),
+            key: KeyPart::Client { address: client.address, prefix_length: client.prefix_length }.to_string(),
+            count: u64::from(client.hit.count) * unit,
+            threshold: u64::from(limit.threshold) * unit,
+            left: client.hit.left_seconds(),
+            over: client.over,
+        })
+    }
+}
+
+impl From<ClientStatus> for CounterStatus {
+    fn from(client: ClientStatus) -> Self {
+        let ClientStatus { limit, key, count, threshold, left, over } = client;
+        let reading = ReadingStatus { count, left, over, violations: 0, bans: 0, banned: 0 };
+        Self { limit, key, threshold, log_only: false, reading: Some(reading) }
+    }
 }

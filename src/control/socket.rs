@@ -9,13 +9,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::unistd::{Uid, User};
-use serde_json::Value;
+use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use super::{Arguments, Control, Problem, VERSION, spell};
+use super::commands::{ControlRequest, RequestLine, Response, VERSION};
+use super::{Control, Problem};
 use crate::config::{ControlConfig, SocketConfig};
 use crate::listener::unix::{self, SocketFile};
 use crate::listener::{ListenError, ListenProblem};
@@ -30,13 +31,13 @@ const MAX_CONNECTIONS: usize = 16;
 const MAX_LINE: u64 = 64 * 1024;
 
 /// How long a connection may say nothing, or not take its answer. `top` asks every second.
-const PATIENCE: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long a command may take: memcached's time-outs add up when it is away.
-const COMMAND_TIME: Duration = Duration::from_secs(20);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// After an accept that failed: descriptors come back.
-const PAUSE: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The socket, before anything is accepted.
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Socket {
                 control.service.log.limited(Severity::Warning, "CONTROL_FAILED", Now::read(), |line| {
                     line.field("error", "connections cannot be accepted");
                 });
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
             let control = Arc::clone(&control);
@@ -92,46 +93,54 @@ impl Socket {
     }
 }
 
-async fn converse(stream: UnixStream, control: &Control) -> io::Result<()> {
+async fn converse(stream: UnixStream, control: &Arc<Control>) -> io::Result<()> {
     let user = user(&stream)?;
     let mut stream = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
-        timeout(PATIENCE, (&mut stream).take(MAX_LINE).read_until(b'\n', &mut line)).await??;
+        timeout(IDLE_TIMEOUT, (&mut stream).take(MAX_LINE).read_until(b'\n', &mut line)).await??;
         let whole = line.ends_with(b"\n");
         if line.is_empty() {
             return Ok(());
         }
-        let result = match read(&line) {
-            _ if !whole => Err(Problem::usage(format!("a request is one line of at most {MAX_LINE} bytes"))),
-            Ok((command, arguments)) => {
-                let done = timeout(COMMAND_TIME, control.run(&user, &command, &arguments)).await;
-                done.unwrap_or_else(|_| Err(Problem::unavailable("it took too long and was given up")))
+        let mut answer = match read(&line) {
+            _ if !whole => refuse(Problem::usage(format!("a request is one line of at most {MAX_LINE} bytes"))),
+            Ok(request) => {
+                let done = timeout(COMMAND_TIMEOUT, request.run(control, &user)).await;
+                done.unwrap_or_else(|_| refuse(Problem::unavailable("it took too long and was given up")))
             }
-            Err(problem) => Err(problem),
+            Err(problem) => refuse(problem),
         };
-        let answer = spell(result) + "\n";
-        timeout(PATIENCE, stream.get_mut().write_all(answer.as_bytes())).await??;
+        answer.push('\n');
+        timeout(IDLE_TIMEOUT, stream.get_mut().write_all(answer.as_bytes())).await??;
         if !whole {
             return Ok(());
         }
     }
 }
 
-/// A request's command and what it is told.
-fn read(line: &[u8]) -> Result<(String, Arguments), Problem> {
-    let wrong = |error: &dyn std::fmt::Display| Problem::usage(format!("this is no request: {error}"));
-    let Value::Object(mut request) = serde_json::from_slice(line).map_err(|error| wrong(&error))? else {
-        return Err(wrong(&"it is no JSON object"));
-    };
-    match request.remove("v").as_ref().and_then(Value::as_u64) {
-        Some(VERSION) => {}
-        _ => return Err(Problem::usage(format!("\"v\" is not {VERSION}, the only version of the protocol there is"))),
+fn refuse(problem: Problem) -> String {
+    Response::<()>::from(Err(problem)).line()
+}
+
+/// The request of a line.
+fn read(line: &[u8]) -> Result<ControlRequest, Problem> {
+    // Read on its own, for a request of another version may have other arguments.
+    #[derive(Deserialize)]
+    struct Version {
+        v: u64,
     }
-    match request.remove("command") {
-        Some(Value::String(command)) => Ok((command, Arguments(request))),
-        _ => Err(wrong(&"\"command\" is missing")),
+    let wrong = |error| Problem::usage(format!("not a valid request: {error}"));
+    match serde_json::from_slice(line).map_err(wrong)? {
+        Version { v: VERSION } => {}
+        Version { v } => {
+            return Err(Problem::usage(format!(
+                "version {v} of the protocol is not known, only {VERSION}: is the daemon of another version than this \
+                 program?"
+            )));
+        }
     }
+    serde_json::from_slice::<RequestLine>(line).map(|line| line.request).map_err(wrong)
 }
 
 /// Who is at the other end, as the kernel knows.
@@ -154,11 +163,13 @@ mod tests {
 
     #[test]
     fn a_request_is_an_object_of_this_version_with_a_command() {
-        let (command, arguments) = read(b"{\"v\":1,\"command\":\"show\",\"target\":\"192.0.2.1\"}\n").unwrap();
-        assert_eq!((command.as_str(), arguments.text("target")), ("show", Ok("192.0.2.1")));
-        assert!(arguments.text("key").is_err());
-        for wrong in ["", "[]", "{}", "{\"v\":2,\"command\":\"show\"}", "{\"v\":1}", "{\"v\":1,\"command\":1}", "\u{0}"]
-        {
+        let request = read(b"{\"v\":1,\"command\":\"show\",\"target\":\"192.0.2.1\"}\n").unwrap();
+        assert!(matches!(&request, ControlRequest::Show(show) if show.target.to_string() == "192.0.2.1"));
+        let show = "\"command\":\"show\"";
+        let wrong =
+            ["", "[]", "{}", "{\"v\":2,\"command\":\"status\"}", "{\"v\":1}", "{\"v\":1,\"command\":1}", "\u{0}"];
+        let wrong = wrong.into_iter().map(str::to_owned);
+        for wrong in wrong.chain([format!("{{\"v\":1,{show}}}"), format!("{{\"v\":1,{show},\"target\":1}}")]) {
             let problem = read(wrong.as_bytes()).unwrap_err();
             assert_eq!(problem.code, 64, "{wrong}");
         }

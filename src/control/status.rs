@@ -1,138 +1,221 @@
-//! `connshaper status`: how the daemon is.
+//! `connshaper status`: the state of the daemon.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 
-use serde_json::{Map, Value, json};
+use clap::Args;
+use serde::{Deserialize, Serialize};
 
-use super::Control;
-use super::columns::{cell, lasting};
+use super::commands::ControlCommand;
+use super::text::lasting;
+use super::{Control, Problem};
+use crate::engine::diagnosis::SetupProblem;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::overrides::OverrideKind;
 use crate::store::shared::breaker::Condition;
 
-/// All that can be told in a few numbers.
-pub fn answer(control: &Control, now: Now) -> Value {
-    let service = &control.service;
-    let rules = service.rules.load();
-    let numbers: Map<String, Value> = service
-        .statistics
-        .numbers()
-        .map(|(name, number)| (name.to_owned(), number.load(Ordering::Relaxed).into()))
-        .into_iter()
-        .collect();
-    let words = rules.policy.overrides().list();
-    let of = |kind| words.iter().filter(|word| word.kind == kind).count();
-    let history = service.rates();
-    json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "pid": std::process::id(),
-        "uptime": now.monotonic.saturating_sub(control.started.monotonic) / 1000,
-        "configuration": service.configured(),
-        "store": {
-            "kind": rules.store.name(),
-            "state": rules.store.state(),
-            "servers": rules.store.servers().into_iter().map(object).collect::<Vec<_>>(),
-        },
-        "limits": rules.policy.limits().iter().map(|limit| limit.name.as_str()).collect::<Vec<_>>(),
-        "queries_per_second": history.queries_per_second,
-        "refusals_per_second": history.refusals_per_second,
-        "refusals": history.refusals,
-        "clients": rules.store.table().len(),
-        "max_clients": rules.store.table().max_clients(),
-        "evictions": rules.store.table().evictions(),
-        "policy_connections": control.connections.len(),
-        "sessions": service.sessions.len(),
-        "waiting": service.delayed.len(),
-        "bans": of(OverrideKind::Ban),
-        "allowances": of(OverrideKind::Allow),
-        "since_start": numbers,
-        "diagnosis": service.diagnosis.findings().iter().map(|finding| json!({
-            "problem": finding.problem(), "remedy": finding.remedy(),
-        })).collect::<Vec<_>>(),
-        "suppressed_lines": service.log.suppressed(),
-        "dropped_lines": service.log.dropped(),
-    })
+/// Show daemon status
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
+#[command(after_help = "\
+Exit codes of this and all commands to the daemon: 0 done, 64 wrong command line or
+nothing of that name, 69 no daemon answers, 74 the output cannot be written, 78 wrong
+configuration.")]
+pub struct StatusArgs {}
+
+/// The state of the daemon in numbers. `top` asks for it once a second.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StatusAnswer {
+    pub version: String,
+    pub pid: u32,
+    /// In seconds.
+    pub uptime: u64,
+    pub configuration: ConfigurationStatus,
+    pub store: StoreStatus,
+    pub limits: Vec<String>,
+    pub queries_per_second: f64,
+    pub refusals_per_second: f64,
+    /// Refusals of each of the last seconds, from the oldest on.
+    pub refusals: Vec<u64>,
+    /// Counted in this process.
+    pub clients: usize,
+    pub max_clients: usize,
+    pub evictions: u64,
+    pub policy_connections: usize,
+    pub sessions: usize,
+    /// Delayed replies.
+    pub waiting: usize,
+    /// Of administrators.
+    pub bans: usize,
+    pub allowances: usize,
+    pub since_start: BTreeMap<String, u64>,
+    pub diagnosis: Vec<DiagnosisStatus>,
+    pub suppressed_lines: u64,
+    pub dropped_lines: u64,
 }
 
-fn object(Condition { server, breaker, away }: Condition) -> Value {
-    json!({
-        "server": server,
-        "away": away.is_some(),
-        "breaker": breaker.name(),
-        "away_seconds": away.map(|time| time.as_secs()),
-    })
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// None: built-in defaults.
+    pub path: Option<String>,
+    pub form: String,
+    pub warnings: Vec<String>,
+    /// Why the last reload changed nothing.
+    pub reload_failed: Option<String>,
 }
 
-/// The same for people.
-pub fn shown(answer: &Value, paint: Paint) -> String {
-    let number = |name: &str| answer[name].as_u64().unwrap_or(0);
-    let since = |name: &str| answer["since_start"][name].as_u64().unwrap_or(0);
-    let version = answer["version"].as_str().unwrap_or_default();
-    let mut text = paint.bold(&format!("connshaper {version}, up {}", lasting(number("uptime")))) + "\n";
-    let mut line = |name: &str, value: String| text += &format!("  {name:14}{value}\n");
-    line("store", store(&answer["store"], paint));
-    for condition in answer["store"]["servers"].as_array().into_iter().flatten() {
-        line("", server(condition, paint));
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StoreStatus {
+    pub kind: String,
+    pub state: String,
+    pub servers: Vec<ServerStatus>,
+}
+
+/// A server of a shared store.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerStatus {
+    pub server: String,
+    pub breaker: String,
+    pub down: bool,
+    /// For how long it has been down.
+    pub down_seconds: Option<u64>,
+}
+
+/// A mistake in Postfix's configuration that requests show.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiagnosisStatus {
+    pub problem: String,
+    pub remedy: String,
+}
+
+impl ControlCommand for StatusArgs {
+    type Answer = StatusAnswer;
+
+    async fn run(&self, control: &Control, _: &str, now: Now) -> Result<StatusAnswer, Problem> {
+        Ok(StatusAnswer::of(control, now))
     }
-    line("configuration", cell(&answer["configuration"]["form"]) + &path(&answer["configuration"]["path"]));
-    let limits: Vec<String> = answer["limits"].as_array().into_iter().flatten().map(cell).collect();
-    line("limits", limits.join(", "));
-    let rate = |name: &str| answer[name].as_f64().unwrap_or(0.0);
-    line(
-        "requests",
-        format!("{:.1} a second in the last minute, {} in all", rate("queries_per_second"), since("queries")),
-    );
-    line(
-        "refusals",
-        format!("{:.1} a second in the last minute, {} in all", rate("refusals_per_second"), since("refused")),
-    );
-    line(
-        "sessions",
-        format!("{} known, {} waiting, {} in all", number("sessions"), number("waiting"), since("sessions")),
-    );
-    line("connections", format!("{} of Postfix", number("policy_connections")));
-    line("clients", format!("{} counted here, room for {}", number("clients"), number("max_clients")));
-    line("administrator", format!("{} bans, {} allowances", number("bans"), number("allowances")));
-    let warnings = answer["configuration"]["warnings"].as_array().into_iter().flatten().map(cell);
-    let failed = answer["configuration"]["reload_failed"].as_str();
-    let failed =
-        failed.map(|error| format!("the last reload failed, the configuration before it is in force: {error}"));
-    for warning in failed.into_iter().chain(warnings).chain(trouble(answer)) {
-        text += &format!("{} {warning}\n", paint.warning("warning:"));
-    }
-    text
-}
 
-/// What is wrong though nobody configured it so.
-fn trouble(answer: &Value) -> Vec<String> {
-    let said = [
-        ("evictions", "clients were forgotten because max_clients is reached"),
-        ("dropped_lines", "log lines were lost because the logger was away or too slow"),
-    ];
-    let number = |name: &str| answer[name].as_u64().unwrap_or(0);
-    let diagnosed = answer["diagnosis"].as_array().into_iter().flatten();
-    let diagnosed = diagnosed.map(|finding| format!("{}: {}", cell(&finding["problem"]), cell(&finding["remedy"])));
-    let numbers = said.iter().filter(|(name, _)| number(name) > 0);
-    numbers.map(|(name, what)| format!("{} {what}", number(name))).chain(diagnosed).collect()
-}
-
-fn store(store: &Value, paint: Paint) -> String {
-    match (store["kind"].as_str(), store["state"].as_str()) {
-        (Some("memory"), _) => "memory of this process".to_owned(),
-        (_, Some("away")) => format!("memcached, {}", paint.bad("away")),
-        _ => format!("memcached, {}", paint.good("up")),
+    fn show(answer: &StatusAnswer, paint: Paint) -> String {
+        answer.show(paint)
     }
 }
 
-fn server(condition: &Value, paint: Paint) -> String {
-    let (server, breaker) = (cell(&condition["server"]), cell(&condition["breaker"]).replace('_', "-"));
-    match condition["away_seconds"].as_u64() {
-        None => format!("{server}, breaker {breaker}"),
-        Some(seconds) => format!("{server}, breaker {}, away for {}", paint.bad(&breaker), lasting(seconds)),
+impl StatusAnswer {
+    pub fn of(control: &Control, now: Now) -> Self {
+        let service = &control.service;
+        let rules = service.rules.load();
+        let (source, reload_failed) = service.configured();
+        let overrides = rules.policy.overrides().list();
+        let of = |kind| overrides.iter().filter(|entry| entry.kind == kind).count();
+        let rates = service.rates();
+        let totals = service.statistics.numbers().into_iter();
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime: now.monotonic.saturating_sub(control.started.monotonic) / 1000,
+            configuration: ConfigurationStatus {
+                path: source.path,
+                form: source.form.to_owned(),
+                warnings: source.warnings,
+                reload_failed,
+            },
+            store: StoreStatus {
+                kind: rules.store.name().to_owned(),
+                state: rules.store.state().to_owned(),
+                servers: rules.store.servers().into_iter().map(ServerStatus::from).collect(),
+            },
+            limits: rules.policy.limits().iter().map(|limit| limit.name.clone()).collect(),
+            queries_per_second: rates.queries_per_second,
+            refusals_per_second: rates.refusals_per_second,
+            refusals: rates.refusals,
+            clients: rules.store.table().len(),
+            max_clients: rules.store.table().max_clients(),
+            evictions: rules.store.table().evictions(),
+            policy_connections: control.connections.len(),
+            sessions: service.sessions.len(),
+            waiting: service.delayed.len(),
+            bans: of(OverrideKind::Ban),
+            allowances: of(OverrideKind::Allow),
+            since_start: totals.map(|(name, number)| (name.to_owned(), number.load(Ordering::Relaxed))).collect(),
+            diagnosis: service.diagnosis.findings().iter().map(DiagnosisStatus::from).collect(),
+            suppressed_lines: service.log.suppressed(),
+            dropped_lines: service.log.dropped(),
+        }
+    }
+
+    fn show(&self, paint: Paint) -> String {
+        let total = |name: &str| self.since_start.get(name).copied().unwrap_or(0);
+        let mut text = paint.bold(&format!("connshaper {}, up {}", self.version, lasting(self.uptime))) + "\n";
+        let mut line = |name: &str, value: String| text += &format!("  {name:14}{value}\n");
+        line("store", self.store.show(paint));
+        for server in &self.store.servers {
+            line("", server.show(paint));
+        }
+        let path = self.configuration.path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
+        line("configuration", format!("{}{path}", self.configuration.form));
+        line("limits", self.limits.join(", "));
+        let rate = |rate: f64, total: u64| format!("{rate:.1} a second in the last minute, {total} in all");
+        line("requests", rate(self.queries_per_second, total("queries")));
+        line("refusals", rate(self.refusals_per_second, total("refused")));
+        line("sessions", format!("{} known, {} waiting, {} in all", self.sessions, self.waiting, total("sessions")));
+        line("connections", format!("{} of Postfix", self.policy_connections));
+        line("clients", format!("{} counted here, room for {}", self.clients, self.max_clients));
+        line("administrator", format!("{} bans, {} allowances", self.bans, self.allowances));
+        for warning in self.warnings() {
+            text += &format!("{} {warning}\n", paint.warning("warning:"));
+        }
+        text
+    }
+
+    fn warnings(&self) -> Vec<String> {
+        let reload_failed = self.configuration.reload_failed.as_ref();
+        let reload_failed = reload_failed
+            .map(|error| format!("the last reload failed, the configuration before it is in force: {error}"));
+        let mut warnings: Vec<String> =
+            reload_failed.into_iter().chain(self.configuration.warnings.iter().cloned()).collect();
+        let losses = [
+            (self.evictions, "clients were forgotten because max_clients is reached"),
+            (self.dropped_lines, "log lines were lost because the logger was down or too slow"),
+        ];
+        warnings
+            .extend(losses.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}")));
+        warnings.extend(self.diagnosis.iter().map(|found| format!("{}: {}", found.problem, found.remedy)));
+        warnings
     }
 }
 
-fn path(path: &Value) -> String {
-    path.as_str().map(|path| format!(", {path}")).unwrap_or_default()
+impl StoreStatus {
+    fn show(&self, paint: Paint) -> String {
+        if self.servers.is_empty() {
+            return format!("{} of this process", self.kind);
+        }
+        let state = match self.servers.iter().any(|server| server.down) {
+            true => paint.bad("down"),
+            false => paint.good("up"),
+        };
+        format!("{}, {state}", self.kind)
+    }
+}
+
+impl ServerStatus {
+    fn show(&self, paint: Paint) -> String {
+        let (server, breaker) = (&self.server, self.breaker.replace('_', "-"));
+        match self.down_seconds {
+            None => format!("{server}, breaker {breaker}"),
+            Some(seconds) => format!("{server}, breaker {}, down for {}", paint.bad(&breaker), lasting(seconds)),
+        }
+    }
+}
+
+impl From<Condition> for ServerStatus {
+    fn from(Condition { server, breaker, away }: Condition) -> Self {
+        let down_seconds = away.map(|time| time.as_secs());
+        Self { server, breaker: breaker.name().to_owned(), down: away.is_some(), down_seconds }
+    }
+}
+
+impl From<&SetupProblem> for DiagnosisStatus {
+    fn from(found: &SetupProblem) -> Self {
+        Self { problem: found.problem().to_owned(), remedy: found.remedy().to_owned() }
+    }
 }

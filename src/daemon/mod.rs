@@ -20,7 +20,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
@@ -172,7 +171,7 @@ impl Daemon {
                     let outcome = self.finish_reload(loaded);
                     if let DaemonEvent::Asked(told) = news {
                         // Who asked may have hung up meanwhile.
-                        let _ = told.send(outcome.as_ref().map(|(_, notes)| told_of(notes)).map_err(String::clone));
+                        let _ = told.send(outcome.as_ref().map(|(_, notes)| notes.clone()).map_err(String::clone));
                     }
                     if let Ok((config, _)) = outcome {
                         current = Arc::new(config);
@@ -235,8 +234,7 @@ impl Daemon {
 
     fn control(&self, reload: mpsc::Sender<Reload>) -> Arc<Control> {
         let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
-        let max_connections = self.max_connections;
-        Arc::new(Control { service, connections, max_connections, reload, started: Now::read() })
+        Arc::new(Control { service, connections, reload, started: Now::read() })
     }
 
     fn warn(&self, config: &Config) {
@@ -265,11 +263,6 @@ impl Daemon {
             suspended: self.parking.clone(),
         }
     }
-}
-
-/// What came of a reload, for whoever asked for it.
-fn told_of(notes: &[String]) -> Value {
-    json!({ "done": "the configuration is in force", "notes": notes })
 }
 
 /// What the daemon wakes up for.

@@ -1,7 +1,5 @@
 //! What the store holds for something that has counters, without counting.
 
-use serde_json::{Value, json};
-
 use crate::engine::target::Counted;
 use crate::net::clock::Now;
 use crate::policy::limit::Window;
@@ -53,22 +51,5 @@ impl Reading {
             reading.left = window::left(&slots, 1, limit.exptime, now.unix_ms);
         }
         Some(reading)
-    }
-
-    /// The same for programs.
-    pub fn object(&self, counted: &Counted<'_>) -> Value {
-        let unit = u64::from(counted.limit.counts.unit());
-        json!({
-            "limit": counted.limit.name,
-            "key": counted.part.to_string(),
-            "count": u64::from(self.count) * unit,
-            "threshold": u64::from(counted.threshold) * unit,
-            "left": self.left,
-            "over": self.count > counted.threshold,
-            "violations": self.violations,
-            "bans": self.bans,
-            "banned": self.banned,
-            "log_only": counted.limit.log_only,
-        })
     }
 }

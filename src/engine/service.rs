@@ -3,7 +3,6 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
-use serde_json::{Value, json};
 
 use crate::engine::delays::DelayedReplies;
 use crate::engine::diagnosis::Diagnosis;
@@ -116,10 +115,10 @@ impl Service {
         lock(&self.configured).reload_failed.is_some()
     }
 
-    /// What is told of the configuration in force.
-    pub fn configured(&self) -> Value {
-        let Configured { source: Source { path, form, warnings }, reload_failed } = &*lock(&self.configured);
-        json!({ "path": path, "form": form, "warnings": warnings, "reload_failed": reload_failed })
+    /// Where the configuration in force comes from, and why the last reload changed nothing, if so.
+    pub fn configured(&self) -> (Source, Option<String>) {
+        let Configured { source, reload_failed } = &*lock(&self.configured);
+        (source.clone(), reload_failed.clone())
     }
 
     /// Once a second: notes the numbers as they are.

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::net::clock::Now;
 use crate::net::netblock::canonical;
@@ -18,7 +19,8 @@ use crate::policy::lists::ListEntry;
 use crate::policy::{Policy, window};
 
 /// Whom a command is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub enum Target {
     /// One address.
     Client(IpAddr),
@@ -42,7 +44,23 @@ impl FromStr for Target {
         if is_key && key_text(text) {
             return Ok(Self::Key(text.to_owned()));
         }
-        Err(format!("{text:?} is no address, no netblock and no key as the log shows it, like sender=joe@example.org"))
+        Err(format!(
+            "{text:?} is neither an address nor a netblock nor a key as the log shows it, like sender=joe@example.org"
+        ))
+    }
+}
+
+impl TryFrom<String> for Target {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Target> for String {
+    fn from(target: Target) -> Self {
+        target.to_string()
     }
 }
 

@@ -54,6 +54,25 @@ pub fn request(client: &str, attributes: &[(String, String)]) -> String {
     lines
 }
 
+/// A value that fits into one line of a request.
+pub fn value(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        return Err("it is empty".into());
+    }
+    if text.contains(['\n', '\0']) {
+        return Err("it cannot have a line break or NUL".into());
+    }
+    Ok(text.to_owned())
+}
+
+/// A `NAME=VALUE` of the command line.
+pub fn attribute(text: &str) -> Result<(String, String), String> {
+    match value(text)?.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err("write it as in protocol_state=RCPT".into()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -148,7 +148,7 @@ fn explain_names_the_list_and_why_a_limit_does_not_apply() {
     let rate = said("198.51.100.7");
     assert!(rate.contains("threshold 1 (198.51.100.0/24)") && rate.contains("1 of 1 for 198.51.100.7"), "{rate}");
     assert!(rate.contains("limit logins    not asked: the request has no sasl_username"), "{rate}");
-    assert!(rate.contains("limit mails     not asked: nothing that it counts happens at this stage"), "{rate}");
+    assert!(rate.contains("limit mails     not asked: not counted at this protocol state"), "{rate}");
     let logged_in = said("192.0.2.9 sasl_username=joe sasl_method=PLAIN protocol_state=RCPT instance=1.2.3.0");
     assert!(logged_in.contains("not asked: its condition on sasl_method does not hold"), "{logged_in}");
     assert!(logged_in.contains("limit mails     within: 1 of 3 for 192.0.2.9"), "{logged_in}");
@@ -250,16 +250,16 @@ fn status_reports_the_breaker_of_each_server() {
     let text = host.say("status").text;
     assert!(text.contains(&format!("inet:{}, breaker closed\n", one.server())), "{text}");
     one.kill();
-    let servers = until("a server that is away", || {
+    let servers = until("a server that is down", || {
         let servers = host.ask("status")["store"]["servers"].clone();
-        (servers[0]["away"] == true).then_some(servers)
+        (servers[0]["down"] == true).then_some(servers)
     });
-    assert!(servers[0]["breaker"] != "closed" && servers[0]["away_seconds"].is_u64(), "{servers}");
+    assert!(servers[0]["breaker"] != "closed" && servers[0]["down_seconds"].is_u64(), "{servers}");
     let server = format!("inet:{}", other.server());
-    assert_eq!(servers[1], json!({ "server": server, "away": false, "breaker": "closed", "away_seconds": null }));
+    assert_eq!(servers[1], json!({ "server": server, "down": false, "breaker": "closed", "down_seconds": null }));
     let text = host.say("status").text;
-    let says = |state: &str| text.contains(&format!("inet:{}, breaker {state}, away for ", one.server()));
-    assert!(text.contains("memcached, away\n") && (says("open") || says("half-open")), "{text}");
+    let says = |state: &str| text.contains(&format!("inet:{}, breaker {state}, down for ", one.server()));
+    assert!(text.contains("memcached, down\n") && (says("open") || says("half-open")), "{text}");
 }
 
 #[test]

@@ -14,12 +14,13 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use nix::unistd::User;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::config::Config;
-use crate::control::client::{Client, USUAL};
+use crate::control::client::{Client, DEFAULT_SOCKET};
+use crate::control::status::StatusArgs;
 use crate::net::address::Address;
-use crate::observe::terminal::Paint;
+use crate::observe::terminal::{Paint, escape, json, print};
 use crate::postfix::client as query;
 use crate::sysexits;
 use postfix::Postfix;
@@ -30,26 +31,29 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How far memcached may be away without a remark.
 const FAR: Duration = Duration::from_millis(10);
 
-/// One thing that was looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The result of one check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How it is.
     pub state: State,
-    /// What was found.
     pub what: String,
-    /// What to do; nothing where it is right.
+    /// What to do; none where it is right.
     pub remedy: Option<String>,
 }
 
-/// How something is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum State {
-    /// As it should be.
     Right,
     /// It works, but not as it could.
     Doubtful,
     /// It does not work.
     Wrong,
+}
+
+/// All that doctor prints as JSON.
+#[derive(Debug, Serialize)]
+struct DoctorReport {
+    findings: Vec<Finding>,
 }
 
 impl State {
@@ -62,18 +66,16 @@ impl State {
     }
 }
 
-/// Something that is right.
 pub(crate) fn right(what: impl Into<String>) -> Finding {
     Finding { state: State::Right, what: what.into(), remedy: None }
 }
 
-/// Something that is not.
 pub(crate) fn not_right(state: State, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
     Finding { state, what: what.into(), remedy: Some(remedy.into()) }
 }
 
 /// Looks at all of it and prints what was found. Exit code 1: something is wrong.
-pub fn run(path: Option<&Path>, socket: Option<&Path>, json: bool) -> ExitCode {
+pub fn run(path: Option<&Path>, socket: Option<&Path>, as_json: bool) -> ExitCode {
     let findings = match Config::load(path) {
         Err(error) => vec![not_right(
             State::Wrong,
@@ -83,13 +85,11 @@ pub fn run(path: Option<&Path>, socket: Option<&Path>, json: bool) -> ExitCode {
         Ok(config) => examine(&config, socket),
     };
     let wrong = findings.iter().any(|finding| finding.state == State::Wrong);
-    let text = match json {
-        true => format!("{:#}\n", object(&findings)),
+    let text = match as_json {
+        true => json(&DoctorReport { findings }),
         false => report(&findings, Paint::of(&io::stdout())),
     };
-    // Nobody is left to tell when standard output is closed.
-    let _ = io::stdout().write_all(text.as_bytes());
-    if wrong { ExitCode::from(sysexits::UNHEALTHY) } else { ExitCode::SUCCESS }
+    print(&text, if wrong { sysexits::UNHEALTHY } else { 0 })
 }
 
 fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
@@ -225,8 +225,8 @@ fn ping(server: &Address) -> io::Result<Duration> {
 /// What the daemon itself warns of.
 fn daemon(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     let configured = config.control.as_ref().map(|control| control.path.as_path());
-    let path = socket.or(configured).unwrap_or(Path::new(USUAL));
-    let status = match Client::connect(path).and_then(|mut client| client.ask("status", &json!({}))) {
+    let path = socket.or(configured).unwrap_or(Path::new(DEFAULT_SOCKET));
+    let status = match Client::connect(path).and_then(|mut client| client.ask(StatusArgs {})) {
         Ok(status) => status,
         Err(problem) => {
             let remedy = "set control_socket, so that status, explain and reset work";
@@ -234,21 +234,12 @@ fn daemon(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
         }
     };
     let mut findings = vec![right(format!("the control socket {} answers", path.display()))];
-    for finding in status["diagnosis"].as_array().into_iter().flatten() {
-        let text = |name: &str| finding[name].as_str().unwrap_or_default().to_owned();
-        findings.push(not_right(State::Wrong, text("problem"), text("remedy")));
-    }
-    if let Some(error) = status["configuration"]["reload_failed"].as_str() {
+    findings.extend(status.diagnosis.into_iter().map(|found| not_right(State::Wrong, found.problem, found.remedy)));
+    if let Some(error) = status.configuration.reload_failed {
         let what = format!("the daemon runs on an old configuration: {error}");
-        findings.push(not_right(State::Wrong, what, "mend it and run connshaper reload"));
+        findings.push(not_right(State::Wrong, what, "correct it and run connshaper reload"));
     }
     findings
-}
-
-fn object(findings: &[Finding]) -> Value {
-    let finding =
-        |finding: &Finding| json!({ "state": finding.state.word(), "what": finding.what, "remedy": finding.remedy });
-    json!({ "findings": findings.iter().map(finding).collect::<Vec<_>>() })
 }
 
 fn report(findings: &[Finding], paint: Paint) -> String {
@@ -260,9 +251,9 @@ fn report(findings: &[Finding], paint: Paint) -> String {
             State::Doubtful => paint.warning(&word),
             State::Wrong => paint.bad(&word),
         };
-        text += &format!("{word} {what}\n");
+        text += &format!("{word} {}\n", escape(what));
         if let Some(remedy) = remedy {
-            text += &format!("         {}\n", remedy.replace('\n', "\n         "));
+            text.extend(remedy.lines().map(|line| format!("         {}\n", escape(line))));
         }
     }
     text

@@ -12,59 +12,64 @@ use std::time::{Duration, Instant};
 
 use ratatui::DefaultTerminal;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
-use serde_json::{Value, json};
 
 use crate::control::Problem;
-use crate::control::client::Client;
+use crate::control::ban::BanArgs;
+use crate::control::client::{Asked, Client, fail, report_json};
+use crate::control::commands::{ControlCommand, ControlRequest};
+use crate::control::reset::ResetArgs;
+use crate::control::text::Summary;
+use crate::control::top::{TopAnswer, TopArgs};
+use crate::control::unban::UnbanArgs;
+use crate::engine::target::Target;
+use crate::observe::terminal::Paint;
 use crate::sysexits;
 use screen::{Screen, Sort};
 
-/// Between two questions.
+/// Between two requests.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Clients asked for: more than any terminal has lines.
-const CLIENTS: u64 = 200;
-
-/// Shows the daemon behind a control socket until `q` is pressed, or prints lines until nobody reads them.
-pub fn run(path: &Path, json: bool) -> ExitCode {
-    let result = match (json, io::stdout().is_terminal() && io::stdin().is_terminal()) {
-        (true, _) => ask(path).map(|answer| {
-            // Nobody is left to tell when standard output is closed.
-            let _ = writeln!(io::stdout(), "{answer:#}");
-        }),
-        (false, true) => watch(path),
-        (false, false) => print(path),
+/// Shows the daemon until `q` is pressed, or prints lines until nobody reads them.
+pub fn run(Asked { daemon, command }: &Asked<TopArgs>) -> ExitCode {
+    let path = match daemon.path() {
+        Ok(path) => path,
+        Err(error) => return fail(&Problem { error: error.to_string(), code: sysexits::CONFIG }),
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(problem) => {
-            eprintln!("connshaper: {}", problem.error);
-            ExitCode::from(problem.code)
-        }
+    if daemon.json {
+        return report_json::<TopArgs>(Client::connect(&path).and_then(|mut client| client.ask_exactly(*command)));
     }
+    let result = match io::stdout().is_terminal() && io::stdin().is_terminal() {
+        true => watch(&path, *command),
+        false => print_lines(&path, *command),
+    };
+    result.err().map_or(ExitCode::SUCCESS, |problem| fail(&problem))
 }
 
-fn ask(path: &Path) -> Result<Value, Problem> {
-    Client::connect(path)?.ask("top", &json!({ "clients": CLIENTS }))
+fn ask(path: &Path, command: TopArgs) -> Result<TopAnswer, Problem> {
+    Client::connect(path)?.ask(command)
 }
 
 /// A line a second.
-fn print(path: &Path) -> Result<(), Problem> {
+fn print_lines(path: &Path, command: TopArgs) -> Result<(), Problem> {
     loop {
-        let answer = ask(path)?;
-        if writeln!(io::stdout(), "{}", screen::line(&answer)).is_err() {
-            return Ok(());
+        let line = TopArgs::show(&ask(path, command)?, Paint(false));
+        let written = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
+        match written {
+            Ok(()) => std::thread::sleep(INTERVAL),
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(error) => {
+                return Err(Problem { error: format!("standard output: {error}"), code: sysexits::IO_ERROR });
+            }
         }
-        std::thread::sleep(INTERVAL);
     }
 }
 
 /// The live screen.
-fn watch(path: &Path) -> Result<(), Problem> {
+fn watch(path: &Path, command: TopArgs) -> Result<(), Problem> {
     // A daemon that cannot be asked at all is told before the screen is taken.
-    let mut screen = Screen::new(ask(path)?);
+    let mut screen = Screen::new(ask(path, command)?);
     let mut terminal = ratatui::try_init().map_err(trouble)?;
-    let result = live(&mut terminal, &mut screen, path);
+    let result = live(&mut terminal, &mut screen, path, command);
     ratatui::restore();
     result.map_err(trouble)
 }
@@ -73,7 +78,7 @@ fn trouble(error: io::Error) -> Problem {
     Problem { error: error.to_string(), code: sysexits::UNAVAILABLE }
 }
 
-fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path) -> io::Result<()> {
+fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path, command: TopArgs) -> io::Result<()> {
     let mut asked = Instant::now();
     loop {
         terminal.draw(|frame| screen.draw(frame))?;
@@ -91,7 +96,7 @@ fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path) -> io:
         }
         if asked.elapsed() >= INTERVAL {
             asked = Instant::now();
-            match ask(path) {
+            match ask(path, command) {
                 Ok(answer) => screen.heard(answer),
                 // It may be on its way back.
                 Err(problem) => screen.lost(problem.error),
@@ -109,24 +114,20 @@ fn heed(screen: &mut Screen, key: KeyCode, path: &Path) -> bool {
         KeyCode::Char('c') => screen.sort(Sort::Count),
         KeyCode::Char('l') => screen.sort(Sort::Left),
         KeyCode::Char('a') => screen.sort(Sort::Key),
-        KeyCode::Char('b') => order(screen, path, "ban", Some(3600)),
-        KeyCode::Char('u') => order(screen, path, "unban", None),
-        KeyCode::Char('r') => order(screen, path, "reset", None),
+        KeyCode::Char('b') => order(screen, path, BanArgs::new, |answer| answer.summary),
+        KeyCode::Char('u') => order(screen, path, |target| UnbanArgs { target }, |answer| answer.summary),
+        KeyCode::Char('r') => order(screen, path, |target| ResetArgs { target }, |answer| answer.summary),
         _ => {}
     }
     true
 }
 
 /// Has a command done about the selected client.
-fn order(screen: &mut Screen, path: &Path, command: &str, seconds: Option<u64>) {
-    let Some(target) = screen.selected() else { return };
-    let mut arguments = json!({ "target": target });
-    if let Some(seconds) = seconds {
-        arguments["seconds"] = seconds.into();
-    }
-    let said = match Client::connect(path).and_then(|mut client| client.ask(command, &arguments)) {
-        Ok(answer) => answer["done"].as_str().unwrap_or("done").to_owned(),
-        Err(problem) => problem.error,
-    };
-    screen.say(said);
+fn order<C>(screen: &mut Screen, path: &Path, command: fn(Target) -> C, summary: fn(C::Answer) -> Summary)
+where
+    C: ControlCommand + Into<ControlRequest>,
+{
+    let Some(target) = screen.selected().and_then(|key| key.parse().ok()) else { return };
+    let result = Client::connect(path).and_then(|mut client| client.ask(command(target)));
+    screen.say(result.map_or_else(|problem| problem.error, |answer| summary(answer).done));
 }

@@ -7,9 +7,10 @@ use ratatui::layout::{Constraint, Layout, Rect};
 use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Sparkline, Table, TableState};
-use serde_json::Value;
 
-use crate::control::columns::{cell, lasting};
+use crate::control::show::ClientStatus;
+use crate::control::text::lasting;
+use crate::control::top::TopAnswer;
 
 /// By what the clients are sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +35,8 @@ const TIMES: usize = 8;
 /// The screen.
 #[derive(Debug)]
 pub struct Screen {
-    answer: Value,
-    rows: Vec<Value>,
+    answer: TopAnswer,
+    rows: Vec<ClientStatus>,
     sort: Sort,
     table: TableState,
     /// What the last key did.
@@ -46,22 +47,21 @@ pub struct Screen {
 
 impl Screen {
     /// A screen of what the daemon said first.
-    pub fn new(answer: Value) -> Self {
-        let table = TableState::new().with_selected(0);
-        let mut screen =
-            Self { answer: Value::Null, rows: Vec::new(), sort: Sort::Count, table, said: None, lost: None };
-        screen.heard(answer);
+    pub fn new(answer: TopAnswer) -> Self {
+        let (rows, table) = (answer.busiest.clone(), TableState::new().with_selected(0));
+        let mut screen = Self { answer, rows, sort: Sort::Count, table, said: None, lost: None };
+        screen.arrange();
         screen
     }
 
     /// The daemon said this. The same client stays selected.
-    pub fn heard(&mut self, answer: Value) {
+    pub fn heard(&mut self, answer: TopAnswer) {
         let selected = self.selected();
-        self.rows = answer["busiest"].as_array().cloned().unwrap_or_default();
+        self.rows = answer.busiest.clone();
         self.answer = answer;
         self.lost = None;
         self.arrange();
-        if let Some(place) = self.rows.iter().position(|row| row["key"].as_str() == selected.as_deref()) {
+        if let Some(place) = self.rows.iter().position(|row| Some(&row.key) == selected.as_ref()) {
             self.table.select(Some(place));
         }
     }
@@ -92,15 +92,14 @@ impl Screen {
 
     /// The key of the selected client.
     pub fn selected(&self) -> Option<String> {
-        self.rows.get(self.table.selected()?)?["key"].as_str().map(str::to_owned)
+        self.rows.get(self.table.selected()?).map(|row| row.key.clone())
     }
 
     fn arrange(&mut self) {
-        let number = |row: &Value, name: &str| Reverse(row[name].as_u64().unwrap_or(0));
         match self.sort {
-            Sort::Count => self.rows.sort_by_key(|row| (number(row, "count"), cell(&row["key"]))),
-            Sort::Left => self.rows.sort_by_key(|row| (number(row, "left"), cell(&row["key"]))),
-            Sort::Key => self.rows.sort_by_key(|row| cell(&row["key"])),
+            Sort::Count => self.rows.sort_by_key(|row| (Reverse(row.count), row.key.clone())),
+            Sort::Left => self.rows.sort_by_key(|row| (Reverse(row.left), row.key.clone())),
+            Sort::Key => self.rows.sort_by_key(|row| row.key.clone()),
         }
     }
 
@@ -130,45 +129,39 @@ impl Screen {
         if let Some(error) = &self.lost {
             return Some(format!("NO ANSWER: {error}"));
         }
-        let servers = self.answer["store"]["servers"].as_array();
-        let away = servers.into_iter().flatten().filter(|server| server["away"] == true);
-        let since =
-            |server: &Value| server["away_seconds"].as_u64().map(|seconds| format!(" for {}", lasting(seconds)));
-        let away: Vec<String> =
-            away.map(|server| cell(&server["server"]) + &since(server).unwrap_or_default()).collect();
-        (!away.is_empty()).then(|| format!("STORE AWAY: {}", away.join(", ")))
+        let down = self.answer.status.store.servers.iter().filter(|server| server.down);
+        let down: Vec<String> =
+            down.map(|server| format!("{} for {}", server.server, lasting(server.down_seconds.unwrap_or(0)))).collect();
+        (!down.is_empty()).then(|| format!("STORE DOWN: {}", down.join(", ")))
     }
 
     fn head(&self) -> Vec<Line<'static>> {
-        let number = |name: &str| self.answer[name].as_u64().unwrap_or(0);
-        let rate = |name: &str| self.answer[name].as_f64().unwrap_or(0.0);
+        let TopAnswer { status, latency, .. } = &self.answer;
         let bold = |text: String| Span::styled(text, Style::new().add_modifier(Modifier::BOLD));
-        let latency = &self.answer["latency"];
-        let milliseconds = |name: &str| latency[name].as_f64().map(|seconds| format!("{:.1} ms", seconds * 1000.0));
-        let store = match (cell(&self.answer["store"]["kind"]), milliseconds("median"), milliseconds("p99")) {
+        let milliseconds = |seconds: Option<f64>| seconds.map(|seconds| format!("{:.1} ms", seconds * 1000.0));
+        let store = match (&status.store.kind, milliseconds(latency.median), milliseconds(latency.p99)) {
             (kind, Some(median), Some(p99)) => format!("{kind}, median {median}, 99% {p99}"),
-            (kind, ..) => kind,
+            (kind, ..) => kind.clone(),
         };
         vec![
             Line::from(vec![
-                bold(format!("connshaper {}", cell(&self.answer["version"]))),
-                Span::raw(format!("  up {}  store: {store}", lasting(number("uptime")))),
+                bold(format!("connshaper {}", status.version)),
+                Span::raw(format!("  up {}  store: {store}", lasting(status.uptime))),
             ]),
             Line::from(format!(
                 "{:.1} requests/s  {:.1} refused/s  {} sessions  {} waiting  {} clients  {} bans",
-                rate("queries_per_second"),
-                rate("refusals_per_second"),
-                number("sessions"),
-                number("waiting"),
-                number("clients"),
-                number("bans"),
+                status.queries_per_second,
+                status.refusals_per_second,
+                status.sessions,
+                status.waiting,
+                status.clients,
+                status.bans,
             )),
         ]
     }
 
     fn picture(&self, frame: &mut Frame, area: Rect) {
-        let refusals = self.answer["refusals"].as_array().into_iter().flatten().filter_map(Value::as_u64);
-        let refusals: Vec<u64> = refusals.collect();
+        let refusals = &self.answer.status.refusals;
         let shown = refusals.len().min(usize::from(area.width));
         let latest = &refusals[refusals.len() - shown..];
         let most = latest.iter().max().copied().unwrap_or(0);
@@ -197,19 +190,17 @@ impl Screen {
         // Where there is room for it, how far each has got: limits may count different things.
         let room = usize::from(area.width).saturating_sub(COLUMNS + TIMES);
         let columns = if room > 0 { 7 } else { 6 };
-        let times = |row: &Value| {
-            let number = |name: &str| row[name].as_f64().unwrap_or(0.0);
-            number("count") / number("threshold").max(1.0)
-        };
+        let times = |row: &ClientStatus| row.count as f64 / row.threshold.max(1) as f64;
         let most = self.rows.iter().map(times).fold(0.0, f64::max);
-        let row = |row: &Value| {
-            let over = row["over"] == true;
-            let left = lasting(row["left"].as_u64().unwrap_or(0));
-            let state = if over { "over" } else { "" };
-            let cells = [&row["key"], &row["limit"], &row["count"], &row["threshold"]].map(cell);
-            let [key, limit, count, of] = cells;
-            let style = if over { Style::new().fg(Color::Red) } else { Style::new() };
-            let (count, of, left) = (format!("{count:>9}"), format!("{of:>9}"), format!("{left:>11}"));
+        let row = |row: &ClientStatus| {
+            let ClientStatus { limit, key, count, threshold, left, over } = row;
+            let (state, style) = match over {
+                true => ("over", Style::new().fg(Color::Red)),
+                false => ("", Style::new()),
+            };
+            let (key, limit) = (key.clone(), limit.clone());
+            let (count, of, left) =
+                (format!("{count:>9}"), format!("{threshold:>9}"), format!("{:>11}", lasting(*left)));
             let far = format!("{:>6.1}x {}", times(row), bar(times(row) / most, room));
             Row::new([key, limit, count, of, left, state.to_owned(), far].into_iter().take(columns)).style(style)
         };
@@ -243,41 +234,45 @@ fn bar(share: f64, width: usize) -> String {
     BAR.repeat(((share * width as f64) as usize).max(1))
 }
 
-/// The same on one line, where there is no terminal.
-pub fn line(answer: &Value) -> String {
-    let rate = |name: &str| answer[name].as_f64().unwrap_or(0.0);
-    let busiest = answer["busiest"].as_array().into_iter().flatten().take(3);
-    let busiest: Vec<String> = busiest
-        .map(|row| format!("{} {}/{}", cell(&row["key"]), cell(&row["count"]), cell(&row["threshold"])))
-        .collect();
-    format!(
-        "requests/s {:.1}  refused/s {:.1}  store {}  clients {}  busiest {}",
-        rate("queries_per_second"),
-        rate("refusals_per_second"),
-        cell(&answer["store"]["state"]),
-        cell(&answer["clients"]),
-        busiest.join(", "),
-    )
-}
-
 #[cfg(test)]
 mod tests {
     use ratatui::Terminal;
     use ratatui::backend::TestBackend;
-    use serde_json::json;
 
     use super::*;
+    use crate::control::status::{ServerStatus, StatusAnswer, StoreStatus};
+    use crate::control::top::StoreLatency;
 
-    fn answer(away: bool) -> Value {
-        let row = |n: u64| json!({ "limit": "connections", "key": format!("198.51.100.{n}"), "count": n, "threshold": 10, "left": n, "over": n > 10 });
-        json!({
-            "version": "0.1.0", "uptime": 3700, "queries_per_second": 812.4, "refusals_per_second": 700.0,
-            "sessions": 40, "waiting": 2, "clients": 60, "bans": 1,
-            "refusals": (0..300).map(|n| n % 50 * 20).collect::<Vec<u64>>(),
-            "store": { "kind": "memcached", "state": "up", "servers": [{ "server": "inet:mc:11211", "away": away, "away_seconds": 75 }] },
-            "latency": { "median": 0.00025, "p99": 0.0025 },
-            "busiest": (1..=60).map(row).collect::<Vec<_>>(),
-        })
+    fn answer(down: bool) -> TopAnswer {
+        let client = |n: u32| ClientStatus {
+            limit: "connections".to_owned(),
+            key: format!("198.51.100.{n}"),
+            count: n.into(),
+            threshold: 10,
+            left: n,
+            over: n > 10,
+        };
+        let server = ServerStatus {
+            server: "inet:mc:11211".to_owned(),
+            breaker: "open".to_owned(),
+            down,
+            down_seconds: down.then_some(75),
+        };
+        let status = StatusAnswer {
+            version: "0.1.0".to_owned(),
+            uptime: 3700,
+            store: StoreStatus { kind: "memcached".to_owned(), state: "up".to_owned(), servers: vec![server] },
+            queries_per_second: 812.4,
+            refusals_per_second: 700.0,
+            refusals: (0..300).map(|n| n % 50 * 20).collect(),
+            clients: 60,
+            sessions: 40,
+            waiting: 2,
+            bans: 1,
+            ..StatusAnswer::default()
+        };
+        let latency = StoreLatency { median: Some(0.00025), p99: Some(0.0025) };
+        TopAnswer { status, busiest: (1..=60).map(client).collect(), latency }
     }
 
     fn drawn(screen: &mut Screen, width: u16, height: u16) -> Vec<String> {
@@ -314,7 +309,7 @@ mod tests {
     #[test]
     fn an_outage_has_a_line_of_its_own() {
         let mut screen = Screen::new(answer(true));
-        assert!(drawn(&mut screen, 80, 24)[2].starts_with(" STORE AWAY: inet:mc:11211 for 1 min 15 s "));
+        assert!(drawn(&mut screen, 80, 24)[2].starts_with(" STORE DOWN: inet:mc:11211 for 1 min 15 s "));
         screen.lost("no such file".to_owned());
         assert!(drawn(&mut screen, 80, 24)[2].starts_with(" NO ANSWER: no such file "));
     }
@@ -325,22 +320,12 @@ mod tests {
         screen.select(2);
         assert_eq!(screen.selected().as_deref(), Some("198.51.100.58"));
         screen.sort(Sort::Key);
-        assert_eq!(screen.rows[0]["key"], "198.51.100.1");
+        assert_eq!(screen.rows[0].key, "198.51.100.1");
         screen.select(1000);
         let last = screen.selected();
         screen.heard(answer(false));
         assert_eq!(screen.selected(), last);
         screen.select(-1000);
         assert_eq!(screen.selected().as_deref(), Some("198.51.100.1"));
-    }
-
-    #[test]
-    fn a_line_tells_the_same_where_there_is_no_terminal() {
-        let line = line(&answer(false));
-        assert_eq!(
-            line,
-            "requests/s 812.4  refused/s 700.0  store up  clients 60  \
-             busiest 198.51.100.1 1/10, 198.51.100.2 2/10, 198.51.100.3 3/10"
-        );
     }
 }

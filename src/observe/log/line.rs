@@ -137,7 +137,7 @@ impl fmt::Write for Value<'_> {
 
 /// Characters that a terminal obeys instead of showing them: controls, line
 /// separators, and those that reverse or hide what stands around them.
-fn needs_escape(c: char) -> bool {
+pub(crate) fn needs_escape(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }

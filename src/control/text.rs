@@ -1,6 +1,8 @@
-//! Tables for people: columns as wide as they need be.
+//! Text for people: tables, durations, and the sentences about a change.
 
-use serde_json::Value;
+use std::fmt::Display;
+
+use serde::{Deserialize, Serialize};
 
 use crate::observe::terminal::Paint;
 
@@ -30,17 +32,14 @@ pub fn table(columns: &[Column], rows: &[Vec<String>], paint: Paint) -> String {
     text
 }
 
-/// A value in a cell; nothing for null.
-pub fn cell(value: &Value) -> String {
-    match value {
-        Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+/// A value in a cell; a dash for one that is not known.
+pub fn cell(value: Option<impl Display>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// A number of seconds, as people say it: the two largest units.
-pub fn lasting(seconds: u64) -> String {
+/// A number of seconds in its two largest units.
+pub fn lasting(seconds: impl Into<u64>) -> String {
+    let seconds = seconds.into();
     let units = [(86_400, "d"), (3_600, "h"), (60, "min"), (1, "s")];
     let at = units.iter().position(|(length, _)| seconds >= *length).unwrap_or(3);
     let (length, unit) = units[at];
@@ -50,6 +49,22 @@ pub fn lasting(seconds: u64) -> String {
             format!("{first} {} {unit}", seconds % length / smaller)
         }
         _ => first,
+    }
+}
+
+/// What a change did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// In one sentence.
+    pub done: String,
+    /// What the administrator should know beside it.
+    pub notes: Vec<String>,
+}
+
+impl Summary {
+    pub fn show(&self) -> String {
+        let notes = self.notes.iter().map(|note| format!("note: {note}\n"));
+        std::iter::once(format!("{}\n", self.done)).chain(notes).collect()
     }
 }
 
@@ -66,7 +81,7 @@ mod tests {
 
     #[test]
     fn durations_have_two_units_at_most() {
-        let said = [0, 59, 60, 61, 3_600, 7_260, 90_000, 86_401].map(lasting);
+        let said = [0_u32, 59, 60, 61, 3_600, 7_260, 90_000, 86_401].map(lasting);
         assert_eq!(said, ["0 s", "59 s", "1 min", "1 min 1 s", "1 h", "2 h 1 min", "1 d 1 h", "1 d"]);
     }
 }
