@@ -36,7 +36,7 @@ fn counts_survive_a_restart_if_their_limit_is_the_same() {
     assert_eq!([greeted(&daemon, "1"), greeted(&daemon, "2")], [PASS, PASS]);
     assert!(daemon.stop().success());
     let mode = fs::metadata(dir.join("state")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "nobody else is to see who connects");
+    assert_eq!(mode & 0o777, 0o600, "other users must not see the addresses of clients");
 
     // A new limit is inserted before the others; each limit keeps its own count.
     fs::write(
