@@ -5,11 +5,9 @@ pub mod descriptors;
 pub mod handover;
 pub mod housekeeping;
 mod list_watch;
-mod listening;
 pub mod notify;
 mod reload;
 pub mod signals;
-mod sockets;
 mod start;
 pub mod state_file;
 mod upgrade;
@@ -40,9 +38,7 @@ use crate::observe::log::{Log, Severity};
 use crate::postfix::acceptor::Acceptor;
 use crate::postfix::suspended::SuspendedConnections;
 use list_watch::ListWatch;
-use listening::Listening;
-use sockets::Sockets;
-use start::Open;
+use start::{Listening, Open, Sockets};
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);

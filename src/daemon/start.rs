@@ -1,4 +1,6 @@
-//! The beginning: with a configuration alone, or with all that the program before this one has left.
+//! The start: with a configuration alone, or with all that the program before this one has left.
+//!
+//! Sockets come first, so that Postfix finds them while long lists and counts are read.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +9,6 @@ use anyhow::Context;
 use tokio_util::task::TaskTracker;
 
 use super::Daemon;
-use super::sockets::{Found, bind};
 use crate::config::Config;
 use crate::control::socket::{self, Socket};
 use crate::daemon::descriptors;
@@ -15,7 +16,8 @@ use crate::daemon::handover::exec as program;
 use crate::daemon::handover::receive::Handover;
 use crate::daemon::state_file::StateFile;
 use crate::engine::service::Service;
-use crate::listener::Listener;
+use crate::listener::{Listener, Peers};
+use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
@@ -26,6 +28,69 @@ use crate::policy::record_snapshot::Ids;
 use crate::postfix::suspended::SuspendedConnection;
 use crate::postfix::suspended::SuspendedConnections;
 use crate::store::local::Table;
+
+/// What is there of sockets at the beginning. Some may not be had.
+pub(super) struct Sockets {
+    bound: anyhow::Result<(Vec<Listener>, Vec<Address>)>,
+    by_option: bool,
+    inheritance: Option<Handover>,
+}
+
+/// The sockets, and what the program before has left beside them.
+pub(super) struct Found {
+    pub listeners: Vec<Listener>,
+    pub listening: Listening,
+    pub inheritance: Option<Handover>,
+}
+
+impl Sockets {
+    /// Those that `listen`, or else the configuration asks for.
+    pub fn open(config: &Config, listen: &[Address]) -> Self {
+        let by_option = !listen.is_empty();
+        let listen = if by_option { listen } else { &config.listen };
+        // Before anything is hashed: that is to be done as before.
+        let mut inheritance = Handover::receive();
+        let bound = listeners(config, listen, inheritance.as_mut());
+        Self { bound, by_option, inheritance }
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be had.
+    pub fn found(self) -> anyhow::Result<Found> {
+        let (listeners, asked) = self.bound?;
+        let listening = Listening::new(asked, self.by_option, &listeners);
+        Ok(Found { listeners, listening, inheritance: self.inheritance })
+    }
+}
+
+/// Sockets of the program before, or those that systemd passed, are used instead of what the configuration says.
+/// With them comes what was asked for, which is nothing where systemd passed them.
+fn listeners(
+    config: &Config,
+    listen: &[Address],
+    inheritance: Option<&mut Handover>,
+) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
+    let (passed, asked) = match inheritance {
+        Some(inheritance) => (inheritance.listeners()?, inheritance.listen(listen)),
+        None => (Listener::from_systemd()?, Vec::new()),
+    };
+    if !passed.is_empty() {
+        return Ok((passed, asked));
+    }
+    Ok((bind(listen, config)?, listen.to_vec()))
+}
+
+/// Listens at each of these addresses.
+pub(super) fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.extend(Listener::bind(address, &config.socket)?);
+    }
+    Ok(listeners)
+}
 
 /// What is open at the beginning.
 pub(super) struct Open {
@@ -132,4 +197,62 @@ fn aside(config: &Config) -> anyhow::Result<(Vec<Listener>, Option<Socket>)> {
     let metrics = bind(&config.metrics, config)?;
     let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
     Ok((metrics, control))
+}
+
+/// Where it listens, whatever a configuration says later.
+#[derive(Debug)]
+pub(super) struct Listening {
+    /// What `--listen`, or the configuration it was started with, says; nothing where sockets were passed by systemd.
+    asked: Vec<Address>,
+    /// `--listen` said it, which replaces what the configuration says.
+    by_option: bool,
+    /// The addresses of the sockets.
+    sockets: Vec<Address>,
+}
+
+impl Listening {
+    /// On these sockets, because of `asked`.
+    pub fn new(asked: Vec<Address>, by_option: bool, listeners: &[Listener]) -> Self {
+        let sockets = listeners.iter().map(|listener| listener.address().clone()).collect();
+        Self { asked, by_option, sockets }
+    }
+
+    /// What was asked for; nothing where sockets were passed.
+    pub fn asked(&self) -> &[Address] {
+        &self.asked
+    }
+
+    /// The addresses of the sockets, as a log line has them.
+    pub fn sockets(&self) -> String {
+        list(&self.sockets)
+    }
+
+    /// Whether a configuration asks for other places, which a restart would open.
+    pub fn differs(&self, config: &Config) -> bool {
+        !self.by_option && !self.asked.is_empty() && self.asked != config.listen
+    }
+
+    /// Says what of a configuration does not go with it.
+    pub fn warn(&self, config: &Config, log: &Log) {
+        if self.differs(config) {
+            log.line(Severity::Warning, "LISTEN_UNCHANGED", |line| {
+                line.field("listen", list(&self.asked))
+                    .field("configured", list(&config.listen))
+                    .field("remedy", "restart the daemon");
+            });
+        }
+        // Of those in the configuration its own warnings tell.
+        let others = self.by_option || self.asked.is_empty();
+        for socket in self.sockets.iter().filter(|socket| others && config.allow_peers.exclude_others_at(socket)) {
+            log.line(Severity::Warning, "CONFIGURATION", |line| {
+                line.field("warning", format!("listening at {socket}, {}", Peers::EXCLUDES));
+            });
+        }
+    }
+}
+
+/// Addresses as a log line has them.
+fn list(addresses: &[Address]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    addresses.join(",")
 }
