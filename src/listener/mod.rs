@@ -9,7 +9,6 @@ mod listen_error;
 mod peers;
 mod systemd;
 mod tcp;
-
 pub(crate) mod unix;
 
 use std::fmt;
