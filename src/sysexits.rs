@@ -10,12 +10,9 @@ pub const NO_INPUT: u8 = 66;
 pub const UNAVAILABLE: u8 = 69;
 /// A file that was named cannot be written.
 pub const CANNOT_CREATE: u8 = 73;
-<<<<<<< HEAD
 /// Standard output cannot be written.
 pub const IO_ERROR: u8 = 74;
-=======
 /// Another try may succeed.
 pub const TEMPORARY: u8 = 75;
->>>>>>> 9a91283 (wip)
 /// The configuration is wrong.
 pub const CONFIG: u8 = 78;

@@ -138,6 +138,7 @@ impl Daemon {
             (None, None) => (Table::new(max_clients), Ids::new()),
         };
         let service = Arc::new(Service::restored(config.engine(), policy, log.clone(), table));
+        state.iter().filter_map(|state| state.is_unused()).for_each(|fault| service.add_fault(fault));
         // The policy has them, and a million netblocks are not kept twice.
         config.lists = Lists::default();
         let daemon = Self {
