@@ -1,7 +1,8 @@
 //! What a memcached server might answer, in pieces: the cuts make no difference, and nothing is taken of half an answer.
 
 use bytes::BytesMut;
-use connshaper::store::memcached::protocol::{Command, Counted, KeyText, Protocol, ProtocolError, Question, Response};
+use connshaper::store::memcached::protocol::{Command, Counted, Protocol, ProtocolError, Response, Verb};
+use connshaper::store::shared::backend::{CounterCommand, KeyText};
 
 use super::cuts::Cuts;
 
@@ -20,10 +21,10 @@ pub fn run(data: &[u8]) {
 }
 
 /// What was asked.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 enum Asked {
     Probe,
-    Command(Command),
+    Verb(Verb),
 }
 
 /// An answer.
@@ -33,15 +34,16 @@ enum Told {
     Answer(Response),
 }
 
-const COMMANDS: [Command; 8] = [
-    Command::Hit(1),
-    Command::Read,
-    Command::TakeBack(1),
-    Command::Add(1),
-    Command::Replace(1),
-    Command::Touch,
-    Command::Delete,
-    Command::Statistics,
+const VERBS: [Verb; 9] = [
+    Verb::Counter(CounterCommand::Hit(1)),
+    Verb::Counter(CounterCommand::Read),
+    Verb::Counter(CounterCommand::TakeBack(1)),
+    Verb::Counter(CounterCommand::Add(1)),
+    Verb::Counter(CounterCommand::Replace(1)),
+    Verb::Counter(CounterCommand::Touch),
+    Verb::Counter(CounterCommand::Delete),
+    Verb::Statistics,
+    Verb::ReadValue,
 ];
 
 /// What `kinds` says: the dialect, whether a probe comes first, one command again and again or all in turn, and which is first.
@@ -49,12 +51,12 @@ fn asked(kinds: u8) -> (Protocol, impl Iterator<Item = Asked>) {
     let dialect = if kinds & 1 == 0 { Protocol::Meta } else { Protocol::Classic };
     let probe = (kinds & 2 != 0).then_some(Asked::Probe);
     let step = usize::from(kinds & 4 != 0);
-    let commands = (0..).map(move |number| COMMANDS[(usize::from(kinds >> 3) + step * number) % COMMANDS.len()]);
-    (dialect, probe.into_iter().chain(commands.map(Asked::Command)))
+    let verbs = (0..).map(move |number| VERBS[(usize::from(kinds >> 3) + step * number) % VERBS.len()].clone());
+    (dialect, probe.into_iter().chain(verbs.map(Asked::Verb)))
 }
 
-fn question(command: Command) -> Question {
-    Question { key: KeyText::from_slice(b"c:192.0.2.1"), command, exptime: 60, expiry: 60 }
+fn command(verb: Verb) -> Command {
+    Command { key: KeyText::from_slice(b"c:192.0.2.1"), verb, exptime: 60, expiry: 60 }
 }
 
 fn read<'a>(kinds: u8, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Result<Told, ProtocolError>> {
@@ -63,18 +65,18 @@ fn read<'a>(kinds: u8, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Result<Tol
     let (mut buffer, mut answers) = (BytesMut::new(), Vec::new());
     for piece in pieces {
         buffer.extend_from_slice(piece);
-        while let Some(asked_next) = next {
+        while let Some(asked_next) = next.clone() {
             let before = buffer.len();
-            let told = match asked_next {
+            let told = match &asked_next {
                 Asked::Probe => dialect.read_probe(&mut buffer).map(|known| known.map(Told::Probed)),
-                Asked::Command(command) => {
-                    question(command).read(dialect, &mut buffer).map(|answer| answer.map(Told::Answer))
+                Asked::Verb(verb) => {
+                    command(verb.clone()).read(dialect, &mut buffer).map(|answer| answer.map(Told::Answer))
                 }
             };
             match told {
                 Ok(None) => {
                     assert_eq!(buffer.len(), before, "half an answer was taken");
-                    assert!(before <= longest(asked_next), "{before} bytes are no answer yet");
+                    assert!(before <= longest(&asked_next), "{before} bytes are no answer yet");
                     break;
                 }
                 Ok(Some(told)) => {
@@ -92,30 +94,31 @@ fn read<'a>(kinds: u8, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Result<Tol
     answers
 }
 
-/// What an answer may be long: three lines, or a list of what the server says of itself.
-fn longest(asked: Asked) -> usize {
+/// What an answer may be long: three lines, a list of statistics, or a value.
+fn longest(asked: &Asked) -> usize {
     match asked {
-        Asked::Command(Command::Statistics) => 64 * 1024,
+        Asked::Verb(Verb::Statistics) => 64 * 1024,
+        Asked::Verb(Verb::ReadValue) => (1 << 20) + 4095,
         _ => 4095,
     }
 }
 
 /// Writes counts as a server would, and reads them.
 fn honest(data: &[u8]) {
-    for (command, dialect) in [
-        (Command::Hit(1), Protocol::Meta),
-        (Command::Hit(1), Protocol::Classic),
-        (Command::Read, Protocol::Meta),
-        (Command::Read, Protocol::Classic),
+    for (verb, dialect) in [
+        (Verb::Counter(CounterCommand::Hit(1)), Protocol::Meta),
+        (Verb::Counter(CounterCommand::Hit(1)), Protocol::Classic),
+        (Verb::Counter(CounterCommand::Read), Protocol::Meta),
+        (Verb::Counter(CounterCommand::Read), Protocol::Classic),
     ] {
         let mut buffer = BytesMut::new();
         let mut counts = Vec::new();
         for bytes in data.chunks_exact(8) {
             let count = u64::from_le_bytes(bytes.try_into().expect("eight bytes"));
             let (left, length) = (count as u32 >> 7, count.to_string().len());
-            let text = match (command, dialect) {
+            let text = match (&verb, dialect) {
                 (_, Protocol::Meta) => format!("VA {length} t{left}\r\n{count}\r\n"),
-                (Command::Hit(_), _) => format!("NOT_STORED\r\n{count}\r\n"),
+                (Verb::Counter(CounterCommand::Hit(_)), _) => format!("NOT_STORED\r\n{count}\r\n"),
                 (_, _) => format!("VALUE c:192.0.2.1 0 {length}\r\n{count}\r\nEND\r\n"),
             };
             buffer.extend_from_slice(text.as_bytes());
@@ -123,7 +126,7 @@ fn honest(data: &[u8]) {
             counts.push(Counted { count: u32::try_from(count).unwrap_or(u32::MAX), left, endless: false });
         }
         for counted in counts {
-            assert_eq!(question(command).read(dialect, &mut buffer), Ok(Some(Response::Counted(counted))));
+            assert_eq!(command(verb.clone()).read(dialect, &mut buffer), Ok(Some(Response::Counted(counted))));
         }
         assert!(buffer.is_empty());
     }

@@ -11,7 +11,7 @@ use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::observe::exposition::Text;
 use crate::policy::overrides::OverrideKind;
-use crate::store::shared::breaker::{Breaker, Condition};
+use crate::store::shared::breaker::{BreakerState, Condition};
 
 /// What the metrics are read from.
 #[derive(Debug)]
@@ -121,7 +121,7 @@ fn store(text: &mut Text, source: &Source) {
     }
     text.family("store_breaker_state", "gauge", "1 for the state that the breaker before a memcached server is in.");
     for Condition { server, breaker, .. } in &servers {
-        for state in Breaker::ALL {
+        for state in BreakerState::ALL {
             let labels = [("server", server.as_str()), ("state", state.name())];
             text.sample("store_breaker_state", &labels, f64::from(u8::from(state == *breaker)));
         }

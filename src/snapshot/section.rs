@@ -8,6 +8,7 @@ use std::fmt;
 use std::hash::Hasher;
 use std::io::{self, ErrorKind, Read, Write};
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 /// What it begins with; the version of the form follows.
@@ -33,6 +34,19 @@ pub struct Section {
     pub version: u16,
     /// The bytes.
     pub content: Vec<u8>,
+}
+
+/// The bytes of a value, in the format of `postcard`.
+pub fn encode<T: Serialize + ?Sized>(value: &T) -> Vec<u8> {
+    postcard::to_stdvec(value).expect("every length is known, and memory grows as needed")
+}
+
+/// The value of these bytes, of which none may be left over.
+pub fn decode<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, SnapshotError> {
+    match postcard::take_from_bytes(bytes) {
+        Ok((value, [])) => Ok(value),
+        _ => Err(SnapshotError::Corrupt),
+    }
 }
 
 /// Why something cannot be read.
@@ -73,6 +87,11 @@ impl<W: Write> Writer<W> {
         header[8..].copy_from_slice(&checksum.to_le_bytes());
         self.0.write_all(&header)?;
         self.0.write_all(content)
+    }
+
+    /// Adds a section with one value.
+    pub fn add_value<T: Serialize + ?Sized>(&mut self, (kind, version): (u16, u16), value: &T) -> io::Result<()> {
+        self.add(kind, version, &encode(value))
     }
 
     /// Ends; what is missing after this was not written.

@@ -1,22 +1,23 @@
-//! Where hits are counted: in this process, or in memcached.
+//! Where hits are counted: in this process, or in a store that several hosts share.
 //!
-//! The contract is one call: count these keys now, say how many hits each has
-//! and how long its window lasts. It always answers within `store_timeout`.
-//! What follows from a judgement, refunds and bans, is done with nobody waiting.
+//! A request makes one call: count these keys now, and return the hits of each and how long its window lasts. The
+//! answer always comes within `store_timeout`. Refunds and bans, which follow from a judgement, are done in the
+//! background.
 //!
-//! The table in this process is the embedded store. With memcached it is a
-//! shadow: it remembers the last value seen of each key, so that a time-out or
-//! an outage does not let a client in that is known to be over its limit. The
-//! shared value always overrides it; local hits are never added to a shared
-//! count, so too few may be counted after an outage, never too many.
+//! The table in this process is the embedded store. Beside a shared store it remembers the last count seen of each
+//! key, so that a time-out or an outage does not let a client in that is known to be over its limit. The shared count
+//! always overrides it; local hits are never added to a shared count, so too few may be counted after an outage,
+//! never too many.
+//!
+//! What a shared store has to do is in [`shared::backend`].
 
 pub mod local;
 pub mod memcached;
 pub mod settings;
 pub mod shared;
 
+use std::io;
 use std::sync::Arc;
-use std::time::Duration;
 
 use smallvec::SmallVec;
 use tokio_util::task::TaskTracker;
@@ -28,50 +29,38 @@ use crate::policy::OnStoreFailure;
 use crate::policy::{Counter, Key, Operation, Refund};
 pub use settings::StoreConfig;
 
+use crate::store::shared::backend::{Backend, SavedOutage, VersionedValue};
 use crate::store::shared::breaker::Condition;
 use crate::store::shared::coalesce::Coalesce;
 use crate::store::shared::over_limit::OverLimitCache;
 use local::Table;
 use memcached::Memcached;
 
-/// What the keys of one request came back with, in their order; `None`: not counted, the store is away.
+/// The counters of one request, in the order of its operations; `None`: not counted, because the store is down.
 pub type Hits = SmallVec<[Option<Counter>; 2]>;
 
 /// Where hits are counted.
 #[derive(Debug)]
 pub struct Store {
     table: Arc<Table>,
-    memcached: Option<Memcached>,
+    /// The shared store; `None`: the table counts.
+    backend: Option<Box<dyn Backend>>,
     coalesce: Coalesce,
     over: OverLimitCache,
-    /// The same for violations.
+    /// Violations of limits that delay, which a flood of them tells the shared store as seldom as its hits.
     offences: OverLimitCache,
     on_failure: OnStoreFailure,
     key_prefix: String,
     statistics: Arc<Statistics>,
-    /// What follows from judgements, with nobody waiting.
+    /// Work that follows from judgements, for which no request waits.
     following: TaskTracker,
 }
 
-/// No request waits for a shared value, so it may take longer than they do.
-const SHARED_TIMEOUT: Duration = Duration::from_secs(1);
-
-/// What is read where there is no counter.
+/// The reading of a counter that does not exist.
 const NOTHING: Counter = Counter { count: 0, left: 0, added: 0 };
 
-/// Why a shared store did not do what it was asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum StoreError {
-    /// Its server is known to be away; it was not asked.
-    Unavailable,
-    /// It was asked, and whether it was done is unknown. Asking again might count twice.
-    TimedOut,
-    /// It holds something that is no number under this key.
-    NotANumber,
-}
-
 impl Store {
-    /// The store a configuration asks for. `table` outlives reloads, and so do its counts.
+    /// The store of a configuration. `table` outlives reloads, and so do its counts. Must be called within a runtime.
     pub fn new(
         config: &StoreConfig,
         on_failure: OnStoreFailure,
@@ -80,10 +69,13 @@ impl Store {
         log: &Log,
     ) -> Self {
         table.set_max_clients(config.max_clients);
-        let memcached = (!config.servers.is_empty()).then(|| Memcached::new(config, on_failure, statistics, log));
+        let backend: Option<Box<dyn Backend>> = match config.servers[..] {
+            [] => None,
+            [..] => Some(Box::new(Memcached::new(config, on_failure, statistics, log))),
+        };
         Self {
             table,
-            memcached,
+            backend,
             coalesce: Coalesce::default(),
             over: OverLimitCache::new(config.over_memory),
             offences: OverLimitCache::new(config.over_memory),
@@ -94,15 +86,15 @@ impl Store {
         }
     }
 
-    /// Does all of it at once, in one round trip.
+    /// Does all operations of a request at once, in one round trip.
     pub async fn count(&self, operations: impl IntoIterator<Item = Operation<'_>>, now: Now) -> Hits {
-        match &self.memcached {
-            Some(memcached) => self.count_shared(memcached, operations.into_iter(), now).await,
+        match self.backend.as_deref() {
+            Some(backend) => self.count_shared(backend, operations.into_iter(), now).await,
             None => self.count_at_once(operations, now),
         }
     }
 
-    /// Counts in this process, as nobody waits.
+    /// Counts in this process, without waiting.
     pub fn count_at_once<'a>(&self, operations: impl IntoIterator<Item = Operation<'a>>, now: Now) -> Hits {
         let here = |mut operation: Operation<'a>| {
             self.coalesce.apply(&mut operation, now);
@@ -111,16 +103,16 @@ impl Store {
         operations.into_iter().map(here).collect()
     }
 
-    /// Takes hits of a request back, which was refused. Nobody waits for that, and no counter comes of it.
+    /// Takes back hits of a request that was refused, in the background. Never creates a counter.
     pub fn take_back(&self, refund: &Refund<'_>, now: Now) {
         let Refund { limit, part, purpose, amount } = refund;
         let counter = self.counter(&Key { limit, part, kind: *purpose });
         self.give_back(&counter, *amount, now);
-        // Whatever comes next would else be one with a hit that is no more, and pass.
+        // Else the next hit would coalesce with one that no longer counts, and pass.
         self.coalesce.forget(limit, part);
     }
 
-    /// Counts in this process: on top of the last value seen, if its window still runs.
+    /// Counts in this process, on top of the last count seen if its window still runs.
     fn count_here(&self, operation: &Operation<'_>, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
         let subject = self.table.subject(key);
@@ -132,44 +124,71 @@ impl Store {
         Counter { count: hit.count, left: hit.left_seconds(), added: amount }
     }
 
-    /// How it is: `memory`; `up`, or `away` when any server is.
+    /// `memory`; `up`, or `away` when any server is down.
     pub fn state(&self) -> &'static str {
-        match &self.memcached {
+        match &self.backend {
             None => "memory",
-            Some(memcached) if memcached.is_away() => "away",
+            Some(backend) if backend.servers().iter().any(|server| server.away.is_some()) => "away",
             Some(_) => "up",
         }
     }
 
-    /// Where a value lies that all hosts share which share the counts; `None`: no host does. `name` tells it
-    /// from counters, of which none begins like that.
-    pub fn shared(&self, name: &str) -> Option<crate::store::memcached::value::Location> {
-        let memcached = self.memcached.as_ref()?;
-        let key = format!("{}!{name}", self.key_prefix);
-        Some(crate::store::memcached::value::Location {
-            server: memcached.address(key.as_bytes()),
-            key,
-            timeout: SHARED_TIMEOUT,
-        })
+    /// Reads a value that all hosts share which share the counts; `None`: there is none. Counters and values cannot
+    /// be confused: no key of a counter has a `!` behind `key_prefix`.
+    pub async fn read_value(&self, name: &str) -> io::Result<Option<VersionedValue>> {
+        self.shared()?.read_value(&self.value_key(name)).await
     }
 
-    /// How each server is.
+    /// Writes a value for `exptime` seconds in place of what was read before, or where nothing was. Returns whether
+    /// that was still the case.
+    pub async fn write_value(
+        &self,
+        name: &str,
+        value: &[u8],
+        exptime: u32,
+        before: Option<&VersionedValue>,
+        now: Now,
+    ) -> io::Result<bool> {
+        self.shared()?.write_value(&self.value_key(name), value, exptime, before, now).await
+    }
+
+    fn value_key(&self, name: &str) -> String {
+        format!("{}!{name}", self.key_prefix)
+    }
+
+    fn shared(&self) -> io::Result<&dyn Backend> {
+        self.backend.as_deref().ok_or_else(|| io::Error::other("no host shares this store"))
+    }
+
+    /// The state of each server of a shared store.
     pub fn servers(&self) -> Vec<Condition> {
-        self.memcached.as_ref().map(Memcached::servers).unwrap_or_default()
+        self.backend.as_ref().map(|backend| backend.servers()).unwrap_or_default()
     }
 
-    /// Waits until everything is done, or given up, that follows from judgements so far. For the end of the process.
-    pub async fn settled(&self) {
-        self.following.close();
-        self.following.wait().await;
-        if let Some(memcached) = &self.memcached {
-            memcached.settled().await;
+    /// The servers that are down.
+    pub fn outages(&self) -> Vec<SavedOutage> {
+        self.backend.as_ref().map(|backend| backend.outages()).unwrap_or_default()
+    }
+
+    /// Takes over what the program before knew. Must be called before anything is counted.
+    pub fn restore_outages(&self, saved: &[SavedOutage]) {
+        if let Some(backend) = &self.backend {
+            backend.restore_outages(saved);
         }
     }
 
-    /// Whether a hit waits for another process.
+    /// Waits until everything that follows from judgements so far is done or given up. For the end of the process.
+    pub async fn settled(&self) {
+        self.following.close();
+        self.following.wait().await;
+        if let Some(backend) = &self.backend {
+            backend.settled().await;
+        }
+    }
+
+    /// Whether hosts share this store: then a hit waits for a server.
     pub fn waits(&self) -> bool {
-        self.memcached.is_some()
+        self.backend.is_some()
     }
 
     /// The counts held in this process.
@@ -177,18 +196,12 @@ impl Store {
         &self.table
     }
 
-    /// The shared store, if there is one.
-    pub fn memcached(&self) -> Option<&Memcached> {
-        self.memcached.as_ref()
-    }
-
-    /// Which hits are one with an earlier one.
     pub fn coalesce(&self) -> &Coalesce {
         &self.coalesce
     }
 
-    /// `memory` or `memcached`.
+    /// `memory`, or the name of the shared store.
     pub fn name(&self) -> &'static str {
-        if self.memcached.is_some() { "memcached" } else { "memory" }
+        self.backend.as_ref().map_or("memory", |backend| backend.name())
     }
 }

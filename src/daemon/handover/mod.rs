@@ -30,8 +30,8 @@ mod kind {
     pub const LISTEN: (u16, u16) = (22, 1);
     /// What was counted so lately that another hit may be one with it.
     pub const COALESCE: (u16, u16) = (23, 1);
-    /// Which servers are away.
-    pub const ABSENCES: (u16, u16) = (24, 1);
+    /// Which servers are down.
+    pub const OUTAGES: (u16, u16) = (24, 2);
     /// Commands that wait to be run.
     pub const COMMANDS: (u16, u16) = (25, 1);
 }

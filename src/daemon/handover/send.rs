@@ -49,9 +49,7 @@ pub fn load(
     rules.store.coalesce().put(&mut content);
     writer.add(kind::COALESCE.0, kind::COALESCE.1, &content)?;
 
-    content.clear();
-    rules.store.memcached().into_iter().for_each(|memcached| memcached.put_absences(&mut content));
-    writer.add(kind::ABSENCES.0, kind::ABSENCES.1, &content)?;
+    writer.add_value(kind::OUTAGES, &rules.store.outages())?;
 
     content.clear();
     for (number, listener) in (0_u32..).zip(listeners) {

@@ -21,8 +21,6 @@ use crate::engine::service::Service;
 use crate::engine::target::Target;
 use crate::net::clock::Now;
 use crate::policy::overrides::MAX_OVERRIDES;
-use crate::store::memcached::protocol::expiry;
-use crate::store::memcached::value::{Read, SharedValue};
 pub use list::{Change, KeyReset};
 use list::{OverrideList, parse, spell};
 
@@ -81,7 +79,6 @@ pub struct SharedOverrides {
 
 #[derive(Debug, Default)]
 struct Link {
-    shared: Option<SharedValue>,
     /// Changes the store does not know of yet.
     pending: Vec<Change>,
     /// Resets that were heeded here, by their end.
@@ -115,8 +112,7 @@ impl SharedOverrides {
         }
         link.heeded.extend(OverrideList::default().after(std::slice::from_ref(&change)).resets());
         overrides.set(told.words, now);
-        link.meet(service);
-        if link.shared.is_none() {
+        if !service.rules.load().store.waits() {
             return Ok(Propagation::Local);
         }
         link.pending.push(change);
@@ -131,9 +127,8 @@ impl SharedOverrides {
     /// Reads the list, and says what other hosts do not know yet.
     pub async fn refresh(&self, service: &Service, now: Now) {
         let mut link = self.link.lock().await;
-        link.meet(service);
         link.heeded.retain(|(_, ends)| *ends > now.unix());
-        if link.shared.is_some() {
+        if service.rules.load().store.waits() {
             // The store's own lines tell of it when it is away.
             let _ = link.exchange(service, now).await;
         }
@@ -141,24 +136,14 @@ impl SharedOverrides {
 }
 
 impl Link {
-    /// Goes where the list is, which a reload may have changed.
-    fn meet(&mut self, service: &Service) {
-        let location = service.rules.load().store.shared(NAME);
-        if self.shared.as_ref().map(SharedValue::location) != location.as_ref() {
-            self.shared = location.map(SharedValue::new);
-        }
-    }
-
     /// Reads the list, adds what it lacks of ours, and puts it in force.
     async fn exchange(&mut self, service: &Service, now: Now) -> io::Result<()> {
-        let Some(shared) = &mut self.shared else {
-            return Ok(());
-        };
-        let overrides = service.rules.load().policy.overrides().clone();
+        let rules = service.rules.load_full();
+        let overrides = rules.policy.overrides().clone();
         for _ in 0..TRIES {
-            let read = shared.read().await?;
+            let read = rules.store.read_value(NAME).await?;
             let told = match &read {
-                Some(Read { value, .. }) => parse(value)?,
+                Some(value) => parse(&value.bytes)?,
                 // It was lost with a restart of memcached, or there never was one.
                 None => OverrideList { words: overrides.list(), keys: Vec::new() },
             };
@@ -167,7 +152,8 @@ impl Link {
             if !self.pending.is_empty() || missing {
                 let last = told.ends().max().unwrap_or(0);
                 let seconds = u32::try_from(last.saturating_sub(now.unix()) + SPARE).unwrap_or(u32::MAX);
-                if !shared.write(spell(&told).as_bytes(), expiry(seconds, now.unix()), read.as_ref()).await? {
+                let list = spell(&told);
+                if !rules.store.write_value(NAME, list.as_bytes(), seconds, read.as_ref(), now).await? {
                     continue;
                 }
                 self.pending.clear();

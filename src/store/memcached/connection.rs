@@ -15,10 +15,10 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::server::{Operation, Server};
+use super::server::{PendingCommand, Server};
 use crate::net::stream::Stream;
-use crate::store::StoreError;
-use crate::store::memcached::protocol::{Command, Counted, KeyText, Protocol, ProtocolError, Question, Response};
+use crate::store::memcached::protocol::{Command, Counted, Protocol, ProtocolError, Response, Verb};
+use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, StoreError};
 use crate::store::shared::report;
 
 /// Requests without an answer, one after the other, that make a server count as away.
@@ -40,7 +40,7 @@ pub struct Connection<'s> {
     stream: Stream,
     dialect: Protocol,
     /// Asked, in order.
-    flight: VecDeque<Operation>,
+    flight: VecDeque<PendingCommand>,
     failures: u32,
     complained: Option<Instant>,
     input: BytesMut,
@@ -146,8 +146,8 @@ impl<'s> Connection<'s> {
 
     /// Has the server asked how it is, with the next write.
     fn ask_census(&self) {
-        let question = Question { key: KeyText::new(), command: Command::Statistics, exptime: 0, expiry: 0 };
-        let (operation, _) = Operation::new(question, false, Instant::now() + self.server.timeout);
+        let command = Command { key: KeyText::new(), verb: Verb::Statistics, exptime: 0, expiry: 0 };
+        let (operation, _) = PendingCommand::new(command, false, Instant::now() + self.server.timeout);
         self.server.state().queue.push(operation);
     }
 
@@ -160,7 +160,7 @@ impl<'s> Connection<'s> {
         yield_now().await;
         self.output.clear();
         for operation in self.server.state().queue.drain(..) {
-            operation.question.write(self.dialect, &mut self.output);
+            operation.command.write(self.dialect, &mut self.output);
             self.flight.push_back(operation);
         }
         match timeout(self.server.timeout, self.stream.write_all(&self.output)).await {
@@ -173,7 +173,7 @@ impl<'s> Connection<'s> {
     fn receive(&mut self) -> Result<(), ProtocolError> {
         let now = Instant::now();
         while let Some(operation) = self.flight.front() {
-            let Some(answer) = operation.question.read(self.dialect, &mut self.input)? else {
+            let Some(answer) = operation.command.read(self.dialect, &mut self.input)? else {
                 return Ok(());
             };
             self.failures = 0;
@@ -191,49 +191,56 @@ impl<'s> Connection<'s> {
         }
     }
 
-    fn finish(&mut self, mut operation: Operation, answer: Response) {
-        let command = operation.question.command;
-        match (command, answer) {
-            (Command::Hit(_), Response::Counted(counted)) if counted.endless => {
-                // A key of ours that has no expiry is given one, lest it be over for ever.
-                let touch = Question { command: Command::Touch, ..operation.question.clone() };
-                let (touch, _) = Operation::new(touch, false, Instant::now() + self.server.timeout);
-                self.server.state().queue.push(touch);
-                operation.finish(Ok(answer));
+    fn finish(&mut self, mut operation: PendingCommand, response: Response) {
+        let reply = match response {
+            Response::Counted(Counted { count, left, endless }) => {
+                if endless && matches!(operation.command.verb, Verb::Counter(CounterCommand::Hit(_))) {
+                    self.give_expiry(&operation.command);
+                }
+                Ok(CounterReply::Count { count, left })
             }
-            (Command::Hit(_), Response::NotDone) if !operation.again => {
-                operation.again = true;
-                self.server.state().queue.push(operation);
+            Response::NotDone if let Verb::Counter(CounterCommand::Hit(count)) = operation.command.verb => {
+                if !operation.again {
+                    operation.again = true;
+                    return self.server.state().queue.push(operation);
+                }
+                // The key expired twice. This hit is the first of a new window, whether or not it is stored.
+                Ok(CounterReply::Count { count, left: None })
             }
-            // Gone twice: it is a new window either way, and this is a hit of it.
-            (Command::Hit(count), Response::NotDone) => {
-                operation.finish(Ok(Response::Counted(Counted { count, left: None, endless: false })));
-            }
-            (_, Response::Census(census)) => self.server.take_census(census),
-            (Command::Statistics, Response::Failed) => self.server.tells_nothing(),
-            (_, Response::Counted(_) | Response::Done | Response::NotDone) => operation.finish(Ok(answer)),
-            (_, Response::Foreign) => {
+            Response::Done => Ok(CounterReply::Done),
+            Response::NotDone => Ok(CounterReply::NotDone),
+            Response::Census(census) => return self.server.take_census(census),
+            Response::Failed if operation.command.verb == Verb::Statistics => return self.server.tells_nothing(),
+            Response::Foreign => {
                 self.complain("a value that is no number is under one of our keys; set key_prefix", &operation);
-                operation.finish(Err(StoreError::NotANumber));
+                Err(StoreError::NotANumber)
             }
-            (_, Response::Failed) => {
+            Response::Failed | Response::Value(_) => {
                 self.complain("it answers with an error", &operation);
-                operation.finish(Err(StoreError::TimedOut));
+                Err(StoreError::TimedOut)
             }
-        }
+        };
+        operation.finish(reply);
     }
 
-    fn complain(&mut self, problem: &str, operation: &Operation) {
+    /// Gives a key of ours that has no expiry one, lest it be over for ever.
+    fn give_expiry(&self, hit: &Command) {
+        let touch = Command { verb: Verb::Counter(CounterCommand::Touch), ..hit.clone() };
+        let (touch, _) = PendingCommand::new(touch, false, Instant::now() + self.server.timeout);
+        self.server.state().queue.push(touch);
+    }
+
+    fn complain(&mut self, problem: &str, operation: &PendingCommand) {
         if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
             self.complained = Some(Instant::now());
-            report::error(&self.server.log, self.server.name(), problem, &operation.question.key);
+            report::error(&self.server.log, self.server.name(), problem, &operation.command.key);
         }
     }
 
     /// Gives up the operations whose time is over.
     fn expire(&mut self, now: Instant) {
         let mut failures = 0;
-        let mut give_up = |operation: &mut Operation| {
+        let mut give_up = |operation: &mut PendingCommand| {
             let late = operation.deadline <= now && operation.is_open();
             if late {
                 operation.finish(Err(StoreError::TimedOut));

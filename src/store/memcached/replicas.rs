@@ -1,56 +1,22 @@
-//! A command on its way to one server, or to two that both have the key.
+//! Two servers that have the same key.
 //!
-//! Both are asked at the same time, and both are waited for: the larger count
-//! decides, with its own end, so that a server that was lost or has forgotten
-//! takes nothing away. The two may have begun their windows at different times;
-//! each is a window in which that much was counted.
+//! Both are asked at the same time, and both are waited for: the larger count decides, with its own expiry, so that
+//! a server that has lost counts takes nothing away. The two may have begun their windows at different times; each
+//! is a window in which that much was counted.
 
-use tokio::sync::oneshot;
+use crate::store::shared::backend::{CounterReply, Outcome, StoreError};
 
-use crate::store::StoreError;
-use crate::store::memcached::protocol::Response;
-use crate::store::memcached::server::Outcome;
-
-/// One server's part. A server whose breaker is open is not waited for.
-pub type Sent = Result<oneshot::Receiver<Outcome>, StoreError>;
-
-/// One command that is on its way. Nobody need wait for it.
-#[derive(Debug)]
-pub struct ReplicaWait {
-    first: Sent,
-    second: Option<Sent>,
-}
-
-impl ReplicaWait {
-    /// Sent to the server that ranks highest, and to the next if that has the key too.
-    pub fn new(first: Sent, second: Option<Sent>) -> Self {
-        Self { first, second }
-    }
-
-    /// Waits for the answer, at most `store_timeout`.
-    pub async fn outcome(self) -> Outcome {
-        let first = outcome(self.first).await;
-        match self.second {
-            None => first,
-            Some(second) => both(first, outcome(second).await),
-        }
-    }
-}
-
-async fn outcome(sent: Sent) -> Outcome {
-    sent?.await.unwrap_or(Err(StoreError::TimedOut))
-}
-
-/// What two servers that have the same key say together.
-fn both(first: Outcome, second: Outcome) -> Outcome {
+/// The outcome of a command for both: `first` is that of the server that ranks higher.
+pub fn combine(first: Outcome, second: Outcome) -> Outcome {
+    use CounterReply::Count;
     match (first, second) {
-        (Ok(Response::Counted(one)), Ok(Response::Counted(other))) if other.count > one.count => second,
-        (Ok(Response::Counted(_)), _) => first,
-        (_, Ok(Response::Counted(_))) => second,
-        // The higher ranks first on every host, so of several hosts one is told that it was done.
+        (Ok(Count { count: one, .. }), Ok(Count { count: other, .. })) if other > one => second,
+        (Ok(Count { .. }), _) => first,
+        (_, Ok(Count { .. })) => second,
+        // Every host ranks the servers in the same order, so only one of several hosts is told that it was done.
         (Ok(_), _) => first,
         (_, Ok(_)) => second,
-        // It was asked, so it may have been done.
+        // One of them was asked, so it may have been done.
         (Err(StoreError::Unavailable), Err(_)) => second,
         (Err(_), Err(_)) => first,
     }
@@ -59,38 +25,38 @@ fn both(first: Outcome, second: Outcome) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::memcached::protocol::Counted;
 
-    fn counted(count: u32, left: u32) -> Outcome {
-        Ok(Response::Counted(Counted { count, left: Some(left), endless: false }))
+    fn count(count: u32, left: u32) -> Outcome {
+        Ok(CounterReply::Count { count, left: Some(left) })
     }
 
     #[test]
     fn the_larger_count_decides_with_its_own_end() {
-        assert_eq!(both(counted(3, 50), counted(7, 10)), counted(7, 10));
-        assert_eq!(both(counted(7, 10), counted(3, 50)), counted(7, 10));
-        assert_eq!(both(counted(3, 50), Err(StoreError::Unavailable)), counted(3, 50));
-        assert_eq!(both(Err(StoreError::TimedOut), counted(3, 50)), counted(3, 50));
+        assert_eq!(combine(count(3, 50), count(7, 10)), count(7, 10));
+        assert_eq!(combine(count(7, 10), count(3, 50)), count(7, 10));
+        assert_eq!(combine(count(3, 50), Err(StoreError::Unavailable)), count(3, 50));
+        assert_eq!(combine(Err(StoreError::TimedOut), count(3, 50)), count(3, 50));
         // One has lost the key that is read.
-        assert_eq!(both(Ok(Response::NotDone), counted(3, 50)), counted(3, 50));
+        assert_eq!(combine(Ok(CounterReply::NotDone), count(3, 50)), count(3, 50));
     }
 
     #[test]
     fn of_what_is_done_once_the_first_says_whether_it_was() {
-        assert_eq!(both(Ok(Response::Done), Ok(Response::NotDone)), Ok(Response::Done));
-        assert_eq!(both(Ok(Response::NotDone), Ok(Response::Done)), Ok(Response::NotDone));
-        assert_eq!(both(Err(StoreError::Unavailable), Ok(Response::Done)), Ok(Response::Done));
+        use CounterReply::{Done, NotDone};
+        assert_eq!(combine(Ok(Done), Ok(NotDone)), Ok(Done));
+        assert_eq!(combine(Ok(NotDone), Ok(Done)), Ok(NotDone));
+        assert_eq!(combine(Err(StoreError::Unavailable), Ok(Done)), Ok(Done));
     }
 
     #[test]
-    fn that_one_was_asked_in_vain_is_said() {
+    fn a_server_that_was_asked_and_did_not_answer_decides_over_one_that_was_not_asked() {
         use StoreError::{TimedOut, Unavailable};
         for (one, other, together) in [
             (Unavailable, Unavailable, Unavailable),
             (Unavailable, TimedOut, TimedOut),
             (TimedOut, Unavailable, TimedOut),
         ] {
-            assert_eq!(both(Err(one), Err(other)), Err(together));
+            assert_eq!(combine(Err(one), Err(other)), Err(together));
         }
     }
 }

@@ -15,7 +15,7 @@ use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::losses::LossDetector;
 use crate::net::address::Address;
@@ -24,9 +24,9 @@ use crate::net::stream::Stream;
 use crate::observe::log::Log;
 use crate::observe::statistics::{Statistics, add};
 use crate::policy::OnStoreFailure;
-use crate::store::StoreError;
 use crate::store::memcached::connection::Connection;
-use crate::store::memcached::protocol::{Protocol, Question, Response};
+use crate::store::memcached::protocol::{Command, Protocol, ProtocolError, Response};
+use crate::store::shared::backend::{Outcome, SavedOutage, Sent, StoreError};
 use crate::store::shared::breaker::{Breaker, Condition};
 use crate::store::shared::report;
 
@@ -38,6 +38,9 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 
 /// A connection that lasts this long makes up for earlier ones.
 const LASTING: Duration = Duration::from_secs(60);
+
+/// For one exchange about a value, which no request waits for.
+const VALUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One server.
 #[derive(Debug)]
@@ -53,45 +56,35 @@ pub struct Server {
     losses: Mutex<LossDetector>,
     /// There is something in the queue.
     pub(crate) work: Notify,
+    /// The connection for values, while it lasts.
+    values: tokio::sync::Mutex<Option<Stream>>,
 }
 
 #[derive(Debug, Default)]
 pub(crate) struct State {
-    /// Not sent yet.
-    pub(crate) queue: Vec<Operation>,
-    /// Since when requests are not sent here.
-    away: Option<Outage>,
+    /// Not sent yet; empty while the breaker is open.
+    pub(crate) queue: Vec<PendingCommand>,
+    breaker: Breaker,
 }
-
-#[derive(Debug)]
-struct Outage {
-    since: Instant,
-    decisions: u64,
-    /// It is being asked whether it is back.
-    trying: bool,
-}
-
-/// What came of an operation; never `Foreign` or `Failed`, which are errors.
-pub type Outcome = Result<Response, StoreError>;
 
 /// One command on its way.
 #[derive(Debug)]
-pub struct Operation {
-    pub(crate) question: Question,
+pub struct PendingCommand {
+    pub(crate) command: Command,
     pub(crate) deadline: Instant,
-    /// It stands for a request, of whose other operations nothing is said here.
+    /// First command of its request on this server; only this one counts in per-request statistics.
     pub(crate) leads: bool,
-    /// The key expired between `add` and `incr`; it is tried once more.
+    /// The key expired between `add` and `incr`; the command is sent once more.
     pub(crate) again: bool,
-    /// Who waits; nobody any more once it is given up.
+    /// Takes the outcome, until it is known or given up.
     waiting: Option<oneshot::Sender<Outcome>>,
 }
 
-impl Operation {
-    /// One that is given up at `deadline`, and where its outcome comes out.
-    pub(crate) fn new(question: Question, leads: bool, deadline: Instant) -> (Self, oneshot::Receiver<Outcome>) {
+impl PendingCommand {
+    /// A command that is given up at `deadline`, and where its outcome arrives.
+    pub(crate) fn new(command: Command, leads: bool, deadline: Instant) -> (Self, oneshot::Receiver<Outcome>) {
         let (sender, receiver) = oneshot::channel();
-        (Self { question, deadline, leads, again: false, waiting: Some(sender) }, receiver)
+        (Self { command, deadline, leads, again: false, waiting: Some(sender) }, receiver)
     }
 
     /// Whether its outcome is open.
@@ -101,7 +94,7 @@ impl Operation {
 
     pub(crate) fn finish(&mut self, outcome: Outcome) {
         if let Some(waiting) = self.waiting.take() {
-            // Nobody listens when the request's connection has gone, or nobody wanted to know.
+            // No one receives it when the request's connection has gone, or when no request waits for it.
             let _ = waiting.send(outcome);
         }
     }
@@ -116,8 +109,18 @@ impl Server {
         statistics: Arc<Statistics>,
         log: Log,
     ) -> Self {
-        let (state, losses, work) = (Mutex::default(), Mutex::default(), Notify::new());
-        Self { name: address.to_string(), address, timeout, on_failure, log, statistics, state, losses, work }
+        Self {
+            name: address.to_string(),
+            address,
+            timeout,
+            on_failure,
+            log,
+            statistics,
+            state: Mutex::default(),
+            losses: Mutex::default(),
+            work: Notify::new(),
+            values: tokio::sync::Mutex::default(),
+        }
     }
 
     /// Its address, as logs show it and keys are mapped by it.
@@ -125,54 +128,54 @@ impl Server {
         &self.name
     }
 
-    /// Where it is.
-    pub fn address(&self) -> &Address {
-        &self.address
-    }
-
-    /// Whether nothing is sent to it at present.
+    /// Whether no request is sent to it at present.
     pub fn is_down(&self) -> bool {
-        self.state().away.is_some()
+        self.state().breaker.is_open()
     }
 
-    /// How it is.
     pub fn condition(&self) -> Condition {
-        let state = self.state();
-        let breaker = match &state.away {
-            None => Breaker::Closed,
-            Some(Outage { trying: false, .. }) => Breaker::Open,
-            Some(Outage { trying: true, .. }) => Breaker::HalfOpen,
-        };
-        let away = state.away.as_ref().map(|away| away.since.elapsed());
-        Condition { server: self.name.clone(), breaker, away }
+        self.state().breaker.condition(&self.name)
     }
 
-    /// For how many milliseconds nothing has been sent to it, and what was decided without it; `None`: it is there.
-    pub fn outage(&self) -> Option<(u64, u64)> {
-        self.state().away.as_ref().map(|away| (away.since.elapsed().as_millis() as u64, away.decisions))
+    /// The outage, for the program that takes over; `None`: it is up.
+    pub fn outage(&self) -> Option<SavedOutage> {
+        self.state().breaker.save(&self.name)
     }
 
-    /// It was away for the program before, and is so until it is found to be back.
-    pub fn restore_outage(&self, (milliseconds, decisions): (u64, u64)) {
-        let now = Instant::now();
-        let since = now.checked_sub(Duration::from_millis(milliseconds)).unwrap_or(now);
-        self.state().away.get_or_insert(Outage { since, decisions, trying: false });
+    /// It was down for the program before, and is so until a probe finds it up.
+    pub fn restore_outage(&self, saved: &SavedOutage) {
+        self.state().breaker.restore(saved);
     }
 
-    /// Queues a command. The first of each request `leads`: it stands for the request where such are counted.
-    /// The outcome comes within the time-out.
-    pub fn submit(&self, question: Question, leads: bool) -> Result<oneshot::Receiver<Outcome>, StoreError> {
+    /// Queues a command. The first of each request `leads`. The outcome comes within the time-out.
+    pub fn submit(&self, command: Command, leads: bool) -> Sent {
         let mut state = self.state();
-        if let Some(away) = &mut state.away {
-            away.decisions += u64::from(leads);
-            return Err(StoreError::Unavailable);
-        }
-        let (operation, receiver) = Operation::new(question, leads, Instant::now() + self.timeout);
-        state.queue.push(operation);
+        state.breaker.admit(leads)?;
+        let (pending, receiver) = PendingCommand::new(command, leads, Instant::now() + self.timeout);
+        state.queue.push(pending);
         if state.queue.len() == 1 {
             self.work.notify_one();
         }
         Ok(receiver)
+    }
+
+    /// Has a command for a value answered, over a connection of its own: a value may be large, and some proxies close
+    /// the connection on these commands. The counters are to notice neither.
+    pub async fn ask_for_value(&self, command: Command) -> io::Result<Response> {
+        let exchange = async {
+            let mut kept = self.values.lock().await;
+            // After any error the connection is dropped: what it says next may belong to this command.
+            let mut stream = match kept.take() {
+                Some(stream) => stream,
+                None => self.open(&self.lookup().await?).await?,
+            };
+            let mut output = BytesMut::new();
+            command.write(Protocol::Classic, &mut output);
+            let response = exchange(&mut stream, &output, |input| command.read(Protocol::Classic, input)).await?;
+            *kept = Some(stream);
+            Ok(response)
+        };
+        timeout(VALUE_TIMEOUT, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
     /// Keeps a connection and has operations answered, for ever.
@@ -213,9 +216,7 @@ impl Server {
         let addresses = self.resolve(deadline).await?;
         // A slow resolver has used it up; but then nobody waits, for the server is away already.
         let deadline = if deadline > Instant::now() { deadline } else { Instant::now() + self.timeout };
-        if let Some(away) = &mut self.state().away {
-            away.trying = true;
-        }
+        self.state().breaker.probe();
         let late = || format!("no connection within {} ms", self.timeout.as_millis());
         timeout_at(deadline, self.attempt(&addresses)).await.unwrap_or_else(|_| Err(late()))
     }
@@ -237,10 +238,7 @@ impl Server {
 
     /// The addresses of its name, looked up anew for every connection. A slow resolver makes the server away.
     async fn resolve(&self, deadline: Instant) -> Result<Vec<SocketAddr>, String> {
-        let Address::Inet { host, port } = &self.address else {
-            return Ok(Vec::new());
-        };
-        let mut lookup = pin!(resolve::addresses(host, *port));
+        let mut lookup = pin!(self.lookup());
         let found = match timeout_at(deadline, &mut lookup).await {
             Ok(found) => found,
             Err(_) => {
@@ -251,6 +249,13 @@ impl Server {
         found.map_err(|error| format!("its name does not resolve: {error}"))
     }
 
+    async fn lookup(&self) -> io::Result<Vec<SocketAddr>> {
+        match &self.address {
+            Address::Inet { host, port } => resolve::addresses(host, *port).await,
+            Address::Unix(_) => Ok(Vec::new()),
+        }
+    }
+
     async fn open(&self, addresses: &[SocketAddr]) -> io::Result<Stream> {
         if let Address::Unix(path) = &self.address {
             return UnixStream::connect(path).await?.try_into();
@@ -258,24 +263,22 @@ impl Server {
         TcpStream::connect(addresses).await?.try_into()
     }
 
-    /// The server is there: operations go to it again.
+    /// Commands go to the server again.
     fn mark_up(&self) {
-        if let Some(away) = self.state().away.take() {
-            report::up(&self.log, &self.name, away.since.elapsed().as_secs(), away.decisions);
+        if let Some(outage) = self.state().breaker.close() {
+            report::up(&self.log, &self.name, outage.seconds(), outage.decisions);
         }
     }
 
-    /// The server is away: what waits, and what is to come, is not sent. `unanswered` requests were, in vain.
+    /// The commands that wait, and those to come, are not sent. `unanswered` requests were sent in vain.
     fn mark_down(&self, cause: &str, unanswered: u64) {
         let mut state = self.state();
         let stranded = std::mem::take(&mut state.queue);
-        let news = state.away.is_none();
-        let away = state.away.get_or_insert_with(|| Outage { since: Instant::now(), decisions: 0, trying: false });
-        away.trying = false;
-        away.decisions += unanswered + stranded.iter().filter(|operation| operation.leads).count() as u64;
+        let decisions = unanswered + stranded.iter().filter(|pending| pending.leads).count() as u64;
+        let news = state.breaker.open(decisions);
         drop(state);
-        for mut operation in stranded {
-            operation.finish(Err(StoreError::Unavailable));
+        for mut pending in stranded {
+            pending.finish(Err(StoreError::Unavailable));
         }
         if news {
             add(&self.statistics.outages, 1);
@@ -294,18 +297,27 @@ impl Server {
     }
 }
 
-/// Asks the other end whether it knows a dialect.
-async fn probe(stream: &mut Stream, dialect: Protocol) -> io::Result<bool> {
-    let (mut input, mut output) = (BytesMut::new(), BytesMut::new());
-    dialect.write_probe(&mut output);
-    stream.write_all(&output).await?;
+/// Asks the server whether it knows a protocol.
+async fn probe(stream: &mut Stream, protocol: Protocol) -> io::Result<bool> {
+    let mut output = BytesMut::new();
+    protocol.write_probe(&mut output);
+    exchange(stream, &output, |input| protocol.read_probe(input)).await
+}
+
+/// Sends one command on a connection that carries no other, and reads the answer.
+async fn exchange<T>(
+    stream: &mut Stream,
+    command: &[u8],
+    mut read: impl FnMut(&mut BytesMut) -> Result<Option<T>, ProtocolError>,
+) -> io::Result<T> {
+    stream.write_all(command).await?;
+    let mut input = BytesMut::new();
     loop {
         if stream.read_buf(&mut input).await? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        let answer = dialect.read_probe(&mut input);
-        if let Some(known) = answer.map_err(|nonsense| io::Error::other(nonsense.to_string()))? {
-            return Ok(known);
+        if let Some(answer) = read(&mut input).map_err(|error| io::Error::other(error.to_string()))? {
+            return Ok(answer);
         }
     }
 }

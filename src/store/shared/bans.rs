@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::counters::Counter;
+use super::counters::CounterPlace;
 use crate::net::clock::Now;
 use crate::observe::log::line::Line;
 use crate::observe::log::{Event, Log, Severity};
@@ -19,7 +19,7 @@ use crate::policy::key::KeyPart;
 use crate::policy::limit::Ban;
 use crate::policy::{CounterKind, Key};
 use crate::store::Store;
-use crate::store::memcached::Memcached;
+use crate::store::shared::backend::Backend;
 use crate::store::shared::over_limit::{Known, Lookup};
 
 /// A violation that outlives the request and the rules it was found by.
@@ -28,7 +28,7 @@ struct ViolationReport {
     limit: String,
     log_only: bool,
     part: KeyPart,
-    violations: Counter,
+    violations: CounterPlace,
     /// Violations before this one that the store does not know of.
     kept: u32,
     ban: Option<(Ban, Bans)>,
@@ -40,9 +40,9 @@ struct ViolationReport {
 #[derive(Debug)]
 struct Bans {
     /// The ban in force, with its number.
-    ban: Counter,
+    ban: CounterPlace,
     /// How many there were.
-    bans: Counter,
+    bans: CounterPlace,
 }
 
 impl ViolationReport {
@@ -72,8 +72,8 @@ impl Store {
     /// Counts a violation, and bans if it is one too many. In this process that is done when this returns;
     /// with memcached it takes a few round trips, for which nobody waits. Must be called within a runtime.
     pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, log: &Log, now: Now) {
-        if let Some(memcached) = &self.memcached {
-            if let Lookup::Ask(kept) = self.advise_violation(memcached, violation, now) {
+        if let Some(backend) = self.backend.as_deref() {
+            if let Lookup::Ask(kept) = self.advise_violation(backend, violation, now) {
                 let (offence, store, log) =
                     (ViolationReport::new(self, violation, kept, now), Arc::clone(self), log.clone());
                 self.following.spawn(async move { store.punish(&offence, &log).await });
@@ -87,14 +87,14 @@ impl Store {
 
     /// Whether memcached is told of a violation, or it is counted in this process for the time being: of those of
     /// a flood it hears once per `over_memory`. Not where a ban hangs on them, which is to begin in time.
-    fn advise_violation(&self, memcached: &Memcached, violation: &Violation<'_>, now: Now) -> Lookup {
+    fn advise_violation(&self, backend: &dyn Backend, violation: &Violation<'_>, now: Now) -> Lookup {
         let Violation { limit, part } = violation;
         if limit.ban.is_some() {
             return Lookup::Ask(0);
         }
         let key = Key { limit, part, kind: CounterKind::Violations };
         let subject = self.table.subject(key);
-        let known = self.table.peek(subject, now.monotonic).filter(|_| !memcached.is_away_for(&key));
+        let known = self.table.peek(subject, now.monotonic).filter(|_| !backend.is_down_for(&key));
         let known = known.map(|hit| Known { count: hit.count, left: hit.left_ms, is_over: true });
         let advice = self.offences.advise(&key, 1, known, now);
         match advice {

@@ -1,93 +1,101 @@
-//! One request's operations on a shared store, and what this process remembers of the answers.
+//! One request's operations on a shared store, and what this process remembers of the replies.
 
 use smallvec::SmallVec;
 
+use super::backend::{Backend, CounterCommand, CounterReply, CounterRequest, CounterRequests, StoreError, key_text};
+use super::over_limit::{Known, Lookup};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
-use crate::policy::OnStoreFailure;
-use crate::policy::{Counter, CounterKind, Key, Operation};
-use crate::store::memcached::protocol::{Command, Counted, Response};
-use crate::store::memcached::replicas::ReplicaWait;
-use crate::store::memcached::{Memcached, text};
-use crate::store::shared::over_limit::{Known, Lookup};
-use crate::store::{Hits, NOTHING, Store, StoreError};
+use crate::policy::{Counter, CounterKind, Key, OnStoreFailure, Operation};
+use crate::store::{Hits, NOTHING, Store};
 
-/// Milliseconds that a window may end before the time that memcached told, in whole seconds.
+/// Milliseconds by which a window may end before the time that the store told, in whole seconds.
 const TOLERANCE: u64 = 2000;
 
-/// One operation on its way.
-enum Sent {
-    /// To the store, with hits of earlier requests.
-    There(ReplicaWait, u32),
-    /// Nowhere: what is known here is the answer.
-    Spared(Counter),
+/// How one operation is answered.
+enum Source {
+    /// By the store, which is sent this many hits of earlier requests as well.
+    Store { pending_hits: u32 },
+    /// By what this process knows.
+    Cache(Counter),
 }
 
 impl Store {
     pub(crate) async fn count_shared(
         &self,
-        memcached: &Memcached,
+        backend: &dyn Backend,
         operations: impl Iterator<Item = Operation<'_>>,
         now: Now,
     ) -> Hits {
-        let mut batch = memcached.batch(now);
-        // Everything is sent before anything is waited for.
-        let mut sent = SmallVec::<[_; 2]>::new();
-        let mut spared = false;
+        let mut requests = CounterRequests::new();
+        let mut sources = SmallVec::<[_; 2]>::new();
+        let mut cached = false;
         for mut operation in operations {
             self.coalesce.apply(&mut operation, now);
-            let advice = self.advise(memcached, &operation, spared, now);
-            spared = advice == Lookup::UseCached;
-            let way = match advice {
-                Lookup::UseCached => Sent::Spared(self.spare(&operation, now)),
-                Lookup::Ask(kept) => {
-                    let amount = operation.amount.saturating_add(kept);
-                    let command = if amount > 0 { Command::Hit(amount) } else { Command::Read };
-                    Sent::There(batch.send(text(&operation.key), command, operation.exptime), kept)
+            let lookup = self.look_up(backend, &operation, cached, now);
+            cached = lookup == Lookup::UseCached;
+            let source = match lookup {
+                Lookup::UseCached => Source::Cache(self.count_cached(&operation, now)),
+                Lookup::Ask(pending_hits) => {
+                    let Operation { key, amount, exptime, .. } = &operation;
+                    let command = match amount.saturating_add(pending_hits) {
+                        0 => CounterCommand::Read,
+                        amount => CounterCommand::Hit(amount),
+                    };
+                    requests.push(CounterRequest { key: key_text(key), command, exptime: *exptime });
+                    Source::Store { pending_hits }
                 }
             };
-            sent.push((operation, way));
+            sources.push((operation, source));
         }
+        // Everything is sent before anything is waited for.
+        let mut replies = backend.submit(requests, true, now).into_iter();
         let mut hits = Hits::new();
         let mut complete = true;
-        for (operation, way) in sent {
-            hits.push(match way {
-                Sent::Spared(hit) => Some(hit),
-                Sent::There(waiting, kept) => match waiting.outcome().await {
-                    Ok(answer) => Some(self.seen(&operation, self.without_kept(&operation, answer, kept, now), now)),
-                    Err(uncounted) => {
-                        complete = false;
-                        self.without(&operation, uncounted, now)
+        for (operation, source) in sources {
+            hits.push(match source {
+                Source::Cache(hit) => Some(hit),
+                Source::Store { pending_hits } => {
+                    let reply = replies.next().expect("a reply for every request");
+                    match reply.outcome().await {
+                        Ok(reply) => {
+                            let reply = self.without_pending(&operation, reply, pending_hits, now);
+                            Some(self.remember(&operation, reply, now))
+                        }
+                        Err(error) => {
+                            complete = false;
+                            self.count_without_store(&operation, error, now)
+                        }
                     }
-                },
+                }
             });
         }
         add(&self.statistics.store_bypassed, u64::from(!complete));
         hits
     }
 
-    /// Whether a key is so surely over that the store is not asked. `spared`: it was not for the
+    /// Whether the store need not be asked because a key is known to be over. `cached`: that was so for the
     /// operation before.
-    fn advise(&self, memcached: &Memcached, operation: &Operation<'_>, spared: bool, now: Now) -> Lookup {
+    fn look_up(&self, backend: &dyn Backend, operation: &Operation<'_>, cached: bool, now: Now) -> Lookup {
         let key = &operation.key;
         match key.kind {
-            // What else is asked of the key follows its window, with which each of them begins.
-            CounterKind::Ban | CounterKind::Violations | CounterKind::Bans if spared => return Lookup::UseCached,
+            // The operations on one part begin with its window, and the others follow it.
+            CounterKind::Ban | CounterKind::Violations | CounterKind::Bans if cached => return Lookup::UseCached,
             CounterKind::Window if self.over.remembers(key) => {}
             _ => return Lookup::Ask(0),
         }
-        // Asking a server that is known to be away costs nothing, and decides what is done meanwhile.
-        let known = self.known(operation, now).filter(|_| !memcached.is_away_for(key));
-        // What is not to stay counted is not counted to be taken back.
-        let kept = if key.limit.count_refused { operation.amount } else { 0 };
-        self.over.advise(key, kept, known, now)
+        // Asking a server that is known to be down costs nothing, and decides what is done meanwhile.
+        let known = self.known(operation, now).filter(|_| !backend.is_down_for(key));
+        // With `count_refused = false` cached hits are not accumulated; they would only be refunded.
+        let pending_hits = if key.limit.count_refused { operation.amount } else { 0 };
+        self.over.advise(key, pending_hits, known, now)
     }
 
-    /// What is known here of a window.
+    /// What this process knows of a window.
     fn known(&self, operation: &Operation<'_>, now: Now) -> Option<Known> {
         let Operation { key, amount, threshold, .. } = *operation;
         let window = self.table.peek(self.table.subject(key), now.monotonic)?;
-        // Where refused hits are taken back, the one that makes it over is missing.
+        // With refunds the stored count excludes the current hit.
         let missing = if key.limit.count_refused { 0 } else { amount };
         let is_banned = || {
             let ban = Key { kind: CounterKind::Ban, ..key };
@@ -98,71 +106,77 @@ impl Store {
         Some(Known { count: window.count, left: window.left_ms, is_over })
     }
 
-    /// The answer without the store.
-    fn spare(&self, operation: &Operation<'_>, now: Now) -> Counter {
+    /// The answer without asking the store.
+    fn count_cached(&self, operation: &Operation<'_>, now: Now) -> Counter {
         let amount = operation.amount;
         add(&self.statistics.over_memory, u64::from(operation.key.kind == CounterKind::Window));
         if amount == 0 || operation.key.limit.count_refused {
             return self.count_here(operation, now);
         }
-        // It is not counted, so whatever comes next is not one with it.
+        // The hit is not counted, so the next one must not coalesce with it.
         self.coalesce.forget(operation.key.limit, operation.key.part);
         let hit = self.count_here(&Operation { amount: 0, ..*operation }, now);
         Counter { count: hit.count.saturating_add(amount), ..hit }
     }
 
-    /// An answer as it would be without the hits of earlier requests, where those began the key: then it was
-    /// reset, and they are none of the new one's.
-    fn without_kept(&self, operation: &Operation<'_>, answer: Response, kept: u32, now: Now) -> Response {
+    /// A reply without the hits of earlier requests, if those created the key: then it was reset or had expired, and
+    /// they are not part of the new window. They are taken back.
+    fn without_pending(
+        &self,
+        operation: &Operation<'_>,
+        reply: CounterReply,
+        pending_hits: u32,
+        now: Now,
+    ) -> CounterReply {
         let amount = operation.amount;
-        match answer {
-            Response::Counted(counted) if kept > 0 && counted.count == amount.saturating_add(kept) => {
-                self.give_back(&self.counter(&operation.key), kept, now);
-                Response::Counted(Counted { count: amount, ..counted })
+        match reply {
+            CounterReply::Count { count, left } if pending_hits > 0 && count == amount.saturating_add(pending_hits) => {
+                self.give_back(&self.counter(&operation.key), pending_hits, now);
+                CounterReply::Count { count: amount, left }
             }
-            answer => answer,
+            reply => reply,
         }
     }
 
-    /// What is done about an operation that the shared store did not do.
-    fn without(&self, operation: &Operation<'_>, uncounted: StoreError, now: Now) -> Option<Counter> {
-        match (uncounted, self.on_failure) {
+    /// The answer where the store did not do an operation.
+    fn count_without_store(&self, operation: &Operation<'_>, error: StoreError, now: Now) -> Option<Counter> {
+        match (error, self.on_failure) {
             (StoreError::Unavailable, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
             _ => Some(self.count_here(operation, now)),
         }
     }
 
-    /// Remembers what a server said.
-    fn seen(&self, operation: &Operation<'_>, answer: Response, now: Now) -> Counter {
+    /// Remembers what the store said, and makes the answer of it.
+    fn remember(&self, operation: &Operation<'_>, reply: CounterReply, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
         let subject = self.table.subject(key);
-        let Response::Counted(counted) = answer else {
-            // There is no such key, whatever was known of it here.
+        let CounterReply::Count { count, left } = reply else {
+            // There is no such key, whatever this process knew of it.
             self.table.forget(subject);
             return NOTHING;
         };
-        let untold = if key.kind == CounterKind::Violations { self.offences.kept(&key) } else { 0 };
-        let counted = Counted { count: counted.count.saturating_add(untold), ..counted };
-        let is_banned = key.kind == CounterKind::Ban && counted.count > 0;
-        if is_banned || (key.kind == CounterKind::Window && counted.count > threshold) {
+        let pending = if key.kind == CounterKind::Violations { self.offences.kept(&key) } else { 0 };
+        let count = count.saturating_add(pending);
+        let is_banned = key.kind == CounterKind::Ban && count > 0;
+        if is_banned || (key.kind == CounterKind::Window && count > threshold) {
             self.over.remember(&key, now);
         }
         // A banned client is kept longest, like one that is over its limit.
         let ban = key.limit.ban.filter(|_| key.kind == CounterKind::Ban);
         let threshold = if ban.is_some() { 0 } else { threshold };
-        // A server without meta commands does not say how long a window lasts. What is
-        // remembered then ends early rather than late; what is told errs the other way.
-        let known = counted.left.is_none().then(|| self.table.peek(subject, now.monotonic)).flatten();
-        let told = counted.left.map(|left| u64::from(left) * 1000);
+        // Some servers do not tell how long a window lasts. Then what is remembered ends too early rather than too
+        // late, and what the answer says errs the other way.
+        let known = left.is_none().then(|| self.table.peek(subject, now.monotonic)).flatten();
+        let told = left.map(|left| u64::from(left) * 1000);
         let remembered = told.or(known.map(|hit| hit.left_ms)).unwrap_or(1000);
-        let before = self.table.observe(subject, counted.count, remembered, threshold, now.monotonic);
-        // A hit that begins a counter, though there was one: somebody reset it, or the store has lost it.
-        if amount > 0 && counted.count == amount {
+        let before = self.table.observe(subject, count, remembered, threshold, now.monotonic);
+        // The hit created a counter that existed before: it was reset, or the store has lost it.
+        if amount > 0 && count == amount {
             let lost = before.is_some_and(|before| before.count > amount && before.left_ms > TOLERANCE);
             add(&self.statistics.windows_lost, u64::from(lost));
         }
-        let longest = || ban.map_or(exptime, |ban| ban.length(counted.count));
-        let left = counted.left.or(known.map(|hit| hit.left_seconds())).unwrap_or_else(longest);
-        Counter { count: counted.count, left, added: amount }
+        let longest = || ban.map_or(exptime, |ban| ban.length(count));
+        let left = left.or(known.map(|hit| hit.left_seconds())).unwrap_or_else(longest);
+        Counter { count, left, added: amount }
     }
 }

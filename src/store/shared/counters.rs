@@ -1,48 +1,50 @@
 //! Single steps on one counter, beside the hits and reads of requests.
 //!
-//! Each is done in memcached if there is one, and remembered in this process;
-//! what memcached does not do is done in this process alone.
+//! Each is done in the shared store if there is one, and remembered in this process. What the shared store does not
+//! do is done in this process alone.
 
+use smallvec::smallvec;
+
+use super::backend::{Backend, CounterCommand, CounterReply, CounterRequest, KeyText, PendingReply, key_text};
 use crate::net::clock::Now;
 use crate::policy::{CounterKind, Key};
 use crate::store::Store;
 use crate::store::local::counter_id::CounterId;
-use crate::store::memcached::protocol::{Command, KeyText, Response};
-use crate::store::memcached::text;
 
-/// A counter by its names.
+/// Where a counter is.
 #[derive(Debug)]
-pub(crate) struct Counter {
+pub(crate) struct CounterPlace {
     /// In this process.
     subject: CounterId,
-    /// In memcached.
+    /// In the shared store.
     text: KeyText,
-    /// Beyond this it is kept longest where room is short.
+    /// A count beyond this is kept longest when the table is full.
     threshold: u32,
 }
 
 impl Store {
-    pub(crate) fn counter(&self, key: &Key<'_>) -> Counter {
-        // Bans are kept. What else is remembered of violations may go before those that are over.
+    pub(crate) fn counter(&self, key: &Key<'_>) -> CounterPlace {
+        // Bans are kept longest; what else is remembered of violations goes before clients that are over.
         let threshold = if key.kind == CounterKind::Ban { 0 } else { u32::MAX };
-        Counter { subject: self.table.subject(*key), text: text(key), threshold }
+        CounterPlace { subject: self.table.subject(*key), text: key_text(key), threshold }
     }
 
-    /// One more hit, after which the counter lives for `exptime` seconds. Says how many there were. With it go
-    /// earlier ones that were `kept` from the store, and are counted in this process.
-    pub(crate) async fn renew(&self, counter: &Counter, kept: u32, exptime: u32, now: Now) -> u32 {
-        let Counter { subject, threshold, .. } = *counter;
+    /// One more hit, after which the counter lives for `exptime` seconds. Returns its count. The store is sent
+    /// `pending` earlier hits as well, which are counted in this process already.
+    pub(crate) async fn renew(&self, counter: &CounterPlace, pending: u32, exptime: u32, now: Now) -> u32 {
+        let CounterPlace { subject, threshold, .. } = *counter;
         let lasts = u64::from(exptime) * 1000;
-        if self.memcached.is_some() {
-            // First, so that a hit that creates the key is the last word. `ma` could set the expiry itself,
-            // but memcached drops that when the number gains a digit.
-            self.send(counter, Command::Touch, exptime, now);
-            let amount = kept.saturating_add(1);
-            if let Some(Response::Counted(counted)) = self.ask(counter, Command::Hit(amount), exptime, now).await {
-                let mut count = counted.count;
-                if kept > 0 && count == amount {
-                    // They began the counter: it was forgotten meanwhile, and they are none of the new one's.
-                    self.give_back(counter, kept, now);
+        if self.backend.is_some() {
+            // First the expiry, so that a hit that creates the key comes last. memcached's `ma` could set the expiry
+            // itself, but the server drops that when the number gains a digit.
+            self.send(counter, CounterCommand::Touch, exptime, now);
+            let amount = pending.saturating_add(1);
+            if let Some(CounterReply::Count { mut count, .. }) =
+                self.ask(counter, CounterCommand::Hit(amount), exptime, now).await
+            {
+                if pending > 0 && count == amount {
+                    // The key had expired, so the pending hits created it; take them back.
+                    self.give_back(counter, pending, now);
                     count = 1;
                 }
                 self.table.observe(subject, count, lasts, threshold, now.monotonic);
@@ -52,12 +54,12 @@ impl Store {
         self.table.renew(subject, 1, lasts, threshold, now.monotonic)
     }
 
-    /// Begins a counter of 1 that lives for `exptime` seconds, unless it is there. Says whether it did.
-    pub(crate) async fn add(&self, counter: &Counter, exptime: u32, now: Now) -> bool {
-        let Counter { subject, threshold, .. } = *counter;
+    /// Creates a counter of 1 that lives for `exptime` seconds, unless it exists. Returns whether it did.
+    pub(crate) async fn add(&self, counter: &CounterPlace, exptime: u32, now: Now) -> bool {
+        let CounterPlace { subject, threshold, .. } = *counter;
         let lasts = u64::from(exptime) * 1000;
-        match self.ask(counter, Command::Add(1), exptime, now).await {
-            Some(Response::Done) => {
+        match self.ask(counter, CounterCommand::Add(1), exptime, now).await {
+            Some(CounterReply::Done) => {
                 self.table.observe(subject, 1, lasts, threshold, now.monotonic);
                 true
             }
@@ -66,59 +68,76 @@ impl Store {
         }
     }
 
-    /// Gives a counter another number and `exptime` seconds from now. One that has ended meanwhile stays so.
-    pub(crate) fn replace(&self, counter: &Counter, number: u32, exptime: u32, now: Now) {
-        let Counter { subject, threshold, .. } = *counter;
-        self.send(counter, Command::Replace(number), exptime, now);
+    /// Sets a counter's count and its expiry, `exptime` seconds from now, if it still exists.
+    pub(crate) fn replace(&self, counter: &CounterPlace, number: u32, exptime: u32, now: Now) {
+        let CounterPlace { subject, threshold, .. } = *counter;
+        self.send(counter, CounterCommand::Replace(number), exptime, now);
         if self.table.peek(subject, now.monotonic).is_some() {
             self.table.observe(subject, number, u64::from(exptime) * 1000, threshold, now.monotonic);
         }
     }
 
-    /// Takes hits back, down to 0. Neither makes a counter nor changes how long it lives.
-    pub(crate) fn give_back(&self, counter: &Counter, amount: u32, now: Now) {
-        self.send(counter, Command::TakeBack(amount), 0, now);
+    /// Takes hits back, down to 0. Neither creates a counter nor changes its expiry.
+    pub(crate) fn give_back(&self, counter: &CounterPlace, amount: u32, now: Now) {
+        self.send(counter, CounterCommand::TakeBack(amount), 0, now);
         self.table.take_back(counter.subject, amount, now.monotonic);
     }
 
     /// Ends a counter.
-    pub(crate) fn forget(&self, counter: &Counter, now: Now) {
-        self.send(counter, Command::Delete, 0, now);
+    pub(crate) fn forget(&self, counter: &CounterPlace, now: Now) {
+        self.send(counter, CounterCommand::Delete, 0, now);
         self.table.forget(counter.subject);
     }
 
-    /// Ends counters, and waits until a shared store has done that too. Says whether it has.
+    /// Ends counters, and waits until a shared store has done that too. Returns whether it has.
     pub async fn reset(&self, keys: impl Iterator<Item = Key<'_>>, now: Now) -> bool {
         let mut sent = Vec::new();
         for key in keys {
             let counter = self.counter(&key);
             self.table.forget(counter.subject);
-            if let Some(memcached) = &self.memcached {
-                sent.push(memcached.send(counter.text, Command::Delete, 0, now));
-            }
+            sent.extend(
+                self.backend.as_deref().map(|backend| send_to(backend, &counter, CounterCommand::Delete, 0, now)),
+            );
         }
         let mut done = true;
-        for waiting in sent {
-            done &= waiting.outcome().await.is_ok();
+        for reply in sent {
+            done &= reply.outcome().await.is_ok();
         }
         done
     }
 
-    /// Forgets what this process knows of a counter, which the store was told already.
+    /// Forgets what this process knows of a counter. The store was told already.
     pub fn forget_here(&self, key: &Key<'_>) {
         self.table.forget(self.table.subject(*key));
     }
 
-    /// Sends a command to memcached and does not wait for it.
-    fn send(&self, counter: &Counter, command: Command, exptime: u32, now: Now) {
-        if let Some(memcached) = &self.memcached {
-            drop(memcached.send(counter.text.clone(), command, exptime, now));
+    /// Sends a command to the shared store and does not wait for its reply.
+    fn send(&self, counter: &CounterPlace, command: CounterCommand, exptime: u32, now: Now) {
+        if let Some(backend) = &self.backend {
+            drop(send_to(&**backend, counter, command, exptime, now));
         }
     }
 
-    /// What memcached answers; `None`: it is away, or there is none.
-    async fn ask(&self, counter: &Counter, command: Command, exptime: u32, now: Now) -> Option<Response> {
-        let memcached = self.memcached.as_ref()?;
-        memcached.send(counter.text.clone(), command, exptime, now).outcome().await.ok()
+    /// The shared store's reply; `None`: it is down, or there is none.
+    async fn ask(
+        &self,
+        counter: &CounterPlace,
+        command: CounterCommand,
+        exptime: u32,
+        now: Now,
+    ) -> Option<CounterReply> {
+        let reply = send_to(self.backend.as_deref()?, counter, command, exptime, now);
+        reply.outcome().await.ok()
     }
+}
+
+fn send_to(
+    backend: &dyn Backend,
+    counter: &CounterPlace,
+    command: CounterCommand,
+    exptime: u32,
+    now: Now,
+) -> PendingReply {
+    let request = CounterRequest { key: counter.text.clone(), command, exptime };
+    backend.submit(smallvec![request], false, now).pop().expect("a reply for every request")
 }

@@ -1,6 +1,7 @@
 //! What every shared store needs around its servers.
 
 pub mod count;
+pub mod backend;
 pub mod bans;
 pub mod breaker;
 pub mod coalesce;

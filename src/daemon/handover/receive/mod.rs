@@ -28,8 +28,9 @@ use crate::policy::record_snapshot::Ids;
 use crate::postfix::connection::ConnectionState;
 use crate::postfix::suspended::SuspendedConnection;
 use crate::snapshot::fields::take_bytes;
-use crate::snapshot::section::{Reader, Section, SnapshotError};
+use crate::snapshot::section::{Reader, Section, SnapshotError, decode};
 use crate::store::local::Table;
+use crate::store::shared::backend::SavedOutage;
 
 /// Read in pieces of this size.
 const PIECE: usize = 256 * 1024;
@@ -189,8 +190,9 @@ impl Handover {
         if let Err(damage) = coalesced.and_then(|content| service.rules.load().store.coalesce().take(content)) {
             self.problems.push(format!("what coalesces: {damage}"));
         }
-        if let Err(damage) = self.absences(service) {
-            self.problems.push(format!("servers that are away: {damage}"));
+        match self.content(kind::OUTAGES).and_then(decode::<Vec<SavedOutage>>) {
+            Ok(outages) => service.rules.load().store.restore_outages(&outages),
+            Err(damage) => self.problems.push(format!("servers that are down: {damage}")),
         }
         let places = self.content(kind::SESSIONS).and_then(|mut content| service.sessions.take(&mut content, ids));
         let places = places.unwrap_or_else(|damage| {
@@ -218,11 +220,6 @@ impl Handover {
         }
         service.sessions.linger(&places, now);
         parked
-    }
-
-    fn absences(&self, service: &Service) -> Result<(), SnapshotError> {
-        let content = self.content(kind::ABSENCES)?;
-        service.rules.load().store.memcached().map_or(Ok(()), |memcached| memcached.take_absences(content))
     }
 
     fn statistics(&self, service: &Service) -> Result<(), SnapshotError> {

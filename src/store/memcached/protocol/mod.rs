@@ -10,8 +10,9 @@
 pub mod response;
 pub mod stats;
 
-use bytes::BytesMut;
-use smallvec::SmallVec;
+use bytes::{Bytes, BytesMut};
+
+use crate::store::shared::backend::{CounterCommand, KeyText};
 
 pub use response::{Counted, ProtocolError, Response};
 use response::{is_error, nonsense, take_line};
@@ -26,42 +27,30 @@ pub enum Protocol {
     Classic,
 }
 
-/// What is to be done with one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Command {
-    /// Add so much to its number, or begin with as much. The expiry is that of a new key.
-    Hit(u32),
-    /// Say its number.
-    Read,
-    /// Subtract so much, at most down to 0; never creates the key.
-    TakeBack(u32),
-    /// Create it with this number, unless it is there.
-    Add(u32),
-    /// Set its number and its expiry, if it is there.
-    Replace(u32),
-    /// Set its expiry, if it is there.
-    Touch,
-    /// Remove it.
-    Delete,
-    /// Of the server, not of a key: how it is.
+/// What a server is told to do.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verb {
+    /// Something with the counter of the key.
+    Counter(CounterCommand),
+    /// Return the value of the key with its version.
+    ReadValue,
+    /// Write the value of the key if it still has this version; `None`: if there is none.
+    WriteValue { value: Bytes, replaces: Option<u64> },
+    /// Return the server's statistics, which are of no key.
     Statistics,
 }
 
-/// All that a server is told for one command.
+/// One command to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Question {
+pub struct Command {
     /// At most 250 bytes, without blanks and control characters.
     pub key: KeyText,
-    /// What to do.
-    pub command: Command,
+    pub verb: Verb,
     /// In how many seconds the key expires, where the command sets that.
     pub exptime: u32,
-    /// The same as memcached wants to be told, see [`expiry`].
+    /// The same in the form that memcached wants, see [`expiry`].
     pub expiry: u64,
 }
-
-/// The text of a key; most fit without an allocation.
-pub type KeyText = SmallVec<[u8; 64]>;
 
 /// Up to 30 days memcached takes an expiry as seconds from now; beyond, as Unix time.
 const LONGEST_RELATIVE: u64 = 60 * 60 * 24 * 30;
@@ -101,32 +90,51 @@ impl Protocol {
     }
 }
 
-impl Question {
+impl Command {
+    /// A command for a value that hosts share.
+    pub(crate) fn value(key: &str, verb: Verb, expiry: u64) -> Self {
+        Self { key: KeyText::from_slice(key.as_bytes()), verb, exptime: 0, expiry }
+    }
+
     /// Appends the command, and the data that belongs to it.
-    pub fn write(&self, dialect: Protocol, output: &mut BytesMut) {
+    pub fn write(&self, protocol: Protocol, output: &mut BytesMut) {
         let key = self.key.as_slice();
-        let [mut number, mut length, mut expiry] = [[0; MAX_NUMBER]; 3];
-        let number = match self.command {
-            Command::Hit(value) | Command::TakeBack(value) | Command::Add(value) | Command::Replace(value) => {
-                decimal(value.into(), &mut number)
-            }
-            Command::Read | Command::Touch | Command::Delete | Command::Statistics => &[],
+        let [mut number, mut length, mut expiry, mut version] = [[0; MAX_NUMBER]; 4];
+        let number: &[u8] = match &self.verb {
+            Verb::Counter(
+                CounterCommand::Hit(value)
+                | CounterCommand::TakeBack(value)
+                | CounterCommand::Add(value)
+                | CounterCommand::Replace(value),
+            ) => decimal((*value).into(), &mut number),
+            Verb::WriteValue { value, .. } => value,
+            _ => &[],
         };
         let length = decimal(number.len() as u64, &mut length);
         let expiry = decimal(self.expiry, &mut expiry);
-        let parts: &[&[u8]] = match (self.command, dialect) {
-            (Command::Hit(_), Protocol::Meta) => &[b"ma ", key, b" N", expiry, b" J", number, b" D", number, b" v t"],
-            (Command::Hit(_), Protocol::Classic) => {
+        use CounterCommand::{Add, Delete, Hit, Read, Replace, TakeBack, Touch};
+        let parts: &[&[u8]] = match (&self.verb, protocol) {
+            (Verb::Counter(Hit(_)), Protocol::Meta) => {
+                &[b"ma ", key, b" N", expiry, b" J", number, b" D", number, b" v t"]
+            }
+            (Verb::Counter(Hit(_)), Protocol::Classic) => {
                 &[b"add ", key, b" 0 ", expiry, b" 1\r\n0\r\nincr ", key, b" ", number]
             }
-            (Command::Read, Protocol::Meta) => &[b"mg ", key, b" v t"],
-            (Command::Read, Protocol::Classic) => &[b"get ", key],
-            (Command::TakeBack(_), _) => &[b"decr ", key, b" ", number],
-            (Command::Add(_), _) => &[b"add ", key, b" 0 ", expiry, b" ", length, b"\r\n", number],
-            (Command::Replace(_), _) => &[b"replace ", key, b" 0 ", expiry, b" ", length, b"\r\n", number],
-            (Command::Touch, _) => &[b"touch ", key, b" ", expiry],
-            (Command::Delete, _) => &[b"delete ", key],
-            (Command::Statistics, _) => &[b"stats"],
+            (Verb::Counter(Read), Protocol::Meta) => &[b"mg ", key, b" v t"],
+            (Verb::Counter(Read), Protocol::Classic) => &[b"get ", key],
+            (Verb::Counter(TakeBack(_)), _) => &[b"decr ", key, b" ", number],
+            (Verb::Counter(Add(_)) | Verb::WriteValue { replaces: None, .. }, _) => {
+                &[b"add ", key, b" 0 ", expiry, b" ", length, b"\r\n", number]
+            }
+            (Verb::Counter(Replace(_)), _) => &[b"replace ", key, b" 0 ", expiry, b" ", length, b"\r\n", number],
+            (Verb::Counter(Touch), _) => &[b"touch ", key, b" ", expiry],
+            (Verb::Counter(Delete), _) => &[b"delete ", key],
+            (Verb::ReadValue, _) => &[b"gets ", key],
+            (Verb::WriteValue { replaces: Some(unique), .. }, _) => {
+                let unique = decimal(*unique, &mut version);
+                &[b"cas ", key, b" 0 ", expiry, b" ", length, b" ", unique, b"\r\n", number]
+            }
+            (Verb::Statistics, _) => &[b"stats"],
         };
         for part in parts.iter().chain(&[b"\r\n".as_slice()]) {
             output.extend_from_slice(part);

@@ -4,12 +4,14 @@
 //! line is bounded: the other end may be anything.
 
 use std::fmt;
+use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
 use memchr::memmem;
 
-use super::{Command, Protocol, Question};
+use super::{Command, Protocol, Verb};
 use crate::store::memcached::protocol::stats::{ServerStats, census};
+use crate::store::shared::backend::{CounterCommand, VersionedValue};
 
 /// What a server says of a key's number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,7 +25,7 @@ pub struct Counted {
 }
 
 /// A server's answer to one command.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Response {
     /// A number, to a hit or a read.
     Counted(Counted),
@@ -34,7 +36,9 @@ pub enum Response {
     NotDone,
     /// The value under the key is no number.
     Foreign,
-    /// How the server is.
+    /// The value of a key, and its version.
+    Value(VersionedValue),
+    /// The server's statistics.
     Census(ServerStats),
     /// The server could not: out of memory, for one.
     Failed,
@@ -53,19 +57,27 @@ impl fmt::Display for ProtocolError {
 /// The longest line a server sends us honestly; errors carry a text.
 const MAX_LINE: usize = 1024;
 
-impl Question {
+/// memcached's own bound on a value.
+const MAX_VALUE: usize = 1 << 20;
+
+impl Command {
     /// The answer, once all of it is there.
-    pub fn read(&self, dialect: Protocol, input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
-        match (self.command, dialect) {
-            (Command::Hit(_), Protocol::Meta) => meta(&[b"NF", b"NS", b"EX"], input),
-            (Command::Hit(_), Protocol::Classic) => added_and_increased(self.exptime, input),
-            (Command::Read, Protocol::Meta) => meta(&[b"EN"], input),
-            (Command::Read, Protocol::Classic) => got(&self.key, input),
-            (Command::TakeBack(_), _) => one_line(|line| number(line).is_some(), &[b"NOT_FOUND"], input),
-            (Command::Add(_) | Command::Replace(_), _) => one_line(|line| line == b"STORED", &[b"NOT_STORED"], input),
-            (Command::Touch, _) => one_line(|line| line == b"TOUCHED", &[b"NOT_FOUND"], input),
-            (Command::Statistics, _) => census(input),
-            (Command::Delete, _) => one_line(|line| line == b"DELETED", &[b"NOT_FOUND"], input),
+    pub fn read(&self, protocol: Protocol, input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
+        use CounterCommand::{Add, Delete, Hit, Read, Replace, TakeBack, Touch};
+        match (&self.verb, protocol) {
+            (Verb::Counter(Hit(_)), Protocol::Meta) => meta(&[b"NF", b"NS", b"EX"], input),
+            (Verb::Counter(Hit(_)), Protocol::Classic) => added_and_increased(self.exptime, input),
+            (Verb::Counter(Read), Protocol::Meta) => meta(&[b"EN"], input),
+            (Verb::Counter(Read), Protocol::Classic) => got(&self.key, input),
+            (Verb::Counter(TakeBack(_)), _) => one_line(|line| number(line).is_some(), &[b"NOT_FOUND"], input),
+            (Verb::Counter(Add(_) | Replace(_)), _) => one_line(|line| line == b"STORED", &[b"NOT_STORED"], input),
+            (Verb::Counter(Touch), _) => one_line(|line| line == b"TOUCHED", &[b"NOT_FOUND"], input),
+            (Verb::Counter(Delete), _) => one_line(|line| line == b"DELETED", &[b"NOT_FOUND"], input),
+            (Verb::ReadValue, _) => got_value(&self.key, input),
+            (Verb::WriteValue { .. }, _) => {
+                one_line(|line| line == b"STORED", &[b"NOT_STORED", b"EXISTS", b"NOT_FOUND"], input)
+            }
+            (Verb::Statistics, _) => census(input),
         }
     }
 }
@@ -82,15 +94,36 @@ fn meta(none: &[&[u8]], input: &mut BytesMut) -> Result<Option<Response>, Protoc
     let length = words.next().and_then(number).ok_or_else(|| nonsense(&input[..end]))?;
     let endless = words.clone().any(|word| word == b"t-1");
     let left = words.find_map(|word| word.strip_prefix(b"t").and_then(number)).map(saturated);
-    let Some((value, stop)) = data(end + 2, length, input)? else {
+    let Some(value) = data(end + 2, length, MAX_LINE, input)? else {
         return Ok(None);
     };
+    let (value, stop) = (count(&input[value.clone()]), value.end + 2);
     input.advance(stop);
     Ok(Some(value.map_or(Response::Foreign, |count| Response::Counted(Counted { count, left, endless }))))
 }
 
-/// `VALUE <key> <flags> <bytes>`, then the value on a line of its own; then, or at once, `END`.
+/// The answer to `get`: a block with a number, or none.
 fn got(key: &[u8], input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
+    block(key, MAX_LINE, input, |value, _| {
+        let counted = |count| Response::Counted(Counted { count, left: None, endless: false });
+        Some(count(value).map_or(Response::Foreign, counted))
+    })
+}
+
+/// The answer to `gets`: a block with a version, or none.
+fn got_value(key: &[u8], input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
+    block(key, MAX_VALUE, input, |value, version| {
+        Some(Response::Value(VersionedValue { bytes: value.to_vec(), version: version? }))
+    })
+}
+
+/// `VALUE <key> <flags> <bytes> [<version>]`, then the value on a line of its own; then, or at once, `END`.
+fn block(
+    key: &[u8],
+    most: usize,
+    input: &mut BytesMut,
+    response: impl FnOnce(&[u8], Option<u64>) -> Option<Response>,
+) -> Result<Option<Response>, ProtocolError> {
     let Some(end) = line_end(input, 0)? else {
         return Ok(None);
     };
@@ -98,20 +131,22 @@ fn got(key: &[u8], input: &mut BytesMut) -> Result<Option<Response>, ProtocolErr
         return one_line(|_| false, &[b"END"], input);
     };
     let header = header.strip_prefix(key).and_then(|header| header.strip_prefix(b" "));
-    let length = header.and_then(|header| header.split(|byte| *byte == b' ').nth(1)).and_then(number);
+    let mut numbers = header.unwrap_or_default().split(|byte| *byte == b' ').skip(1).map(number);
+    let (length, version) = (numbers.next().flatten(), numbers.next().flatten());
     let length = length.ok_or_else(|| nonsense(&input[..end]))?;
-    let Some((value, stop)) = data(end + 2, length, input)? else {
+    let Some(value) = data(end + 2, length, most, input)? else {
         return Ok(None);
     };
+    let stop = value.end + 2;
     let Some(last) = line_end(input, stop)? else {
         return Ok(None);
     };
     if &input[stop..last] != b"END" {
         return Err(nonsense(&input[stop..last]));
     }
+    let response = response(&input[value], version).ok_or_else(|| nonsense(&input[..end]))?;
     input.advance(last + 2);
-    let counted = |count| Response::Counted(Counted { count, left: None, endless: false });
-    Ok(Some(value.map_or(Response::Foreign, counted)))
+    Ok(Some(response))
 }
 
 /// `STORED` or `NOT_STORED`, then the value or `NOT_FOUND`.
@@ -159,10 +194,10 @@ fn one_line(
     }
 }
 
-/// A block of data that begins at `start`: its number, if it is one, and where what follows it begins.
-fn data(start: usize, length: u64, input: &[u8]) -> Result<Option<(Option<u32>, usize)>, ProtocolError> {
-    // Nobody puts more than a line under our keys honestly.
-    let length = usize::try_from(length).ok().filter(|length| *length <= MAX_LINE);
+/// Where the data is that begins at `start`, once all of it and its line end are there.
+fn data(start: usize, length: u64, most: usize, input: &[u8]) -> Result<Option<Range<usize>>, ProtocolError> {
+    // A key of ours never has more than that.
+    let length = usize::try_from(length).ok().filter(|length| *length <= most);
     let stop = start + length.ok_or_else(|| nonsense(&input[..start]))?;
     let Some(end) = input.get(stop..stop + 2) else {
         return Ok(None);
@@ -170,7 +205,12 @@ fn data(start: usize, length: u64, input: &[u8]) -> Result<Option<(Option<u32>, 
     if end != b"\r\n" {
         return Err(nonsense(&input[..stop]));
     }
-    Ok(Some((number(&input[start..stop]).map(saturated), stop + 2)))
+    Ok(Some(start..stop))
+}
+
+/// The count that a value is; `None`: it is not a number.
+fn count(value: &[u8]) -> Option<u32> {
+    number(value).map(saturated)
 }
 
 fn of_error(line: &[u8]) -> Result<Response, ProtocolError> {

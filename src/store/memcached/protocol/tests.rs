@@ -1,34 +1,35 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::shared::backend::VersionedValue;
 
 const DIALECTS: [Protocol; 2] = [Protocol::Meta, Protocol::Classic];
 
-const COMMANDS: [Command; 7] = [
-    Command::Hit(1),
-    Command::Read,
-    Command::TakeBack(3),
-    Command::Add(1),
-    Command::Replace(12),
-    Command::Touch,
-    Command::Delete,
+const COMMANDS: [CounterCommand; 7] = [
+    CounterCommand::Hit(1),
+    CounterCommand::Read,
+    CounterCommand::TakeBack(3),
+    CounterCommand::Add(1),
+    CounterCommand::Replace(12),
+    CounterCommand::Touch,
+    CounterCommand::Delete,
 ];
 
-fn question(command: Command) -> Question {
+fn counter(command: CounterCommand) -> Command {
     let key = KeyText::from_slice(b"c:192.0.2.1");
-    Question { key, command, exptime: 60, expiry: 60 }
+    Command { key, verb: Verb::Counter(command), exptime: 60, expiry: 60 }
 }
 
-fn written(dialect: Protocol, command: Command) -> String {
+fn written(dialect: Protocol, command: CounterCommand) -> String {
     let mut output = BytesMut::new();
-    question(command).write(dialect, &mut output);
+    counter(command).write(dialect, &mut output);
     String::from_utf8(output.to_vec()).unwrap()
 }
 
 /// All answers in a text.
-fn answers(dialect: Protocol, command: Command, text: &str) -> Vec<Response> {
+fn answers(dialect: Protocol, command: CounterCommand, text: &str) -> Vec<Response> {
     let mut input = BytesMut::from(text);
-    let answers = std::iter::from_fn(|| question(command).read(dialect, &mut input).unwrap()).collect();
+    let answers = std::iter::from_fn(|| counter(command).read(dialect, &mut input).unwrap()).collect();
     assert!(input.is_empty(), "left over: {input:?}");
     answers
 }
@@ -40,13 +41,17 @@ fn counted(count: u32, left: Option<u32>) -> Response {
 #[test]
 fn commands_are_written_in_both_dialects() {
     let cases = [
-        (Command::Hit(1), "ma c:192.0.2.1 N60 J1 D1 v t\r\n", "add c:192.0.2.1 0 60 1\r\n0\r\nincr c:192.0.2.1 1\r\n"),
         (
-            Command::Hit(1 << 30),
+            CounterCommand::Hit(1),
+            "ma c:192.0.2.1 N60 J1 D1 v t\r\n",
+            "add c:192.0.2.1 0 60 1\r\n0\r\nincr c:192.0.2.1 1\r\n",
+        ),
+        (
+            CounterCommand::Hit(1 << 30),
             "ma c:192.0.2.1 N60 J1073741824 D1073741824 v t\r\n",
             "add c:192.0.2.1 0 60 1\r\n0\r\nincr c:192.0.2.1 1073741824\r\n",
         ),
-        (Command::Read, "mg c:192.0.2.1 v t\r\n", "get c:192.0.2.1\r\n"),
+        (CounterCommand::Read, "mg c:192.0.2.1 v t\r\n", "get c:192.0.2.1\r\n"),
     ];
     for (command, meta, classic) in cases {
         assert_eq!([written(Protocol::Meta, command), written(Protocol::Classic, command)], [meta, classic]);
@@ -56,12 +61,12 @@ fn commands_are_written_in_both_dialects() {
 #[test]
 fn what_classic_commands_do_is_written_in_them_alone() {
     let cases = [
-        (Command::TakeBack(3), "decr c:192.0.2.1 3\r\n"),
-        (Command::Add(1), "add c:192.0.2.1 0 60 1\r\n1\r\n"),
-        (Command::Replace(12), "replace c:192.0.2.1 0 60 2\r\n12\r\n"),
-        (Command::Replace(u32::MAX), "replace c:192.0.2.1 0 60 10\r\n4294967295\r\n"),
-        (Command::Touch, "touch c:192.0.2.1 60\r\n"),
-        (Command::Delete, "delete c:192.0.2.1\r\n"),
+        (CounterCommand::TakeBack(3), "decr c:192.0.2.1 3\r\n"),
+        (CounterCommand::Add(1), "add c:192.0.2.1 0 60 1\r\n1\r\n"),
+        (CounterCommand::Replace(12), "replace c:192.0.2.1 0 60 2\r\n12\r\n"),
+        (CounterCommand::Replace(u32::MAX), "replace c:192.0.2.1 0 60 10\r\n4294967295\r\n"),
+        (CounterCommand::Touch, "touch c:192.0.2.1 60\r\n"),
+        (CounterCommand::Delete, "delete c:192.0.2.1\r\n"),
     ];
     for (command, text) in cases {
         assert_eq!(DIALECTS.map(|dialect| written(dialect, command)), [text; 2]);
@@ -87,7 +92,7 @@ fn meta_answers_to_hits_are_read() {
         Response::Failed,
         Response::Foreign,
     ];
-    let hits = |text| answers(Protocol::Meta, Command::Hit(1), text);
+    let hits = |text| answers(Protocol::Meta, CounterCommand::Hit(1), text);
     assert_eq!(hits(text), expected);
     let endless = Response::Counted(Counted { count: 5, left: None, endless: true });
     assert_eq!(hits("VA 1 t-1\r\n5\r\n"), [endless]);
@@ -107,7 +112,7 @@ fn classic_answers_to_hits_are_read() {
         Response::Failed,
         Response::Foreign,
     ];
-    assert_eq!(answers(Protocol::Classic, Command::Hit(1), text), expected);
+    assert_eq!(answers(Protocol::Classic, CounterCommand::Hit(1), text), expected);
 }
 
 #[test]
@@ -115,32 +120,40 @@ fn answers_to_reads_are_read() {
     // What `decr` made shorter is padded with blanks.
     let meta = "VA 2 t60\r\n9 \r\nEN\r\nVA 5 t-1\r\nhello\r\nVA 0 t5\r\n\r\nSERVER_ERROR busy\r\n";
     let expected = [counted(9, Some(60)), Response::NotDone, Response::Foreign, Response::Foreign, Response::Failed];
-    assert_eq!(answers(Protocol::Meta, Command::Read, meta), expected);
+    assert_eq!(answers(Protocol::Meta, CounterCommand::Read, meta), expected);
 
     let classic = "VALUE c:192.0.2.1 0 2\r\n9 \r\nEND\r\nEND\r\nVALUE c:192.0.2.1 7 5\r\nhello\r\nEND\r\n\
                    VALUE c:192.0.2.1 0 3\r\nEND\r\nEND\r\nSERVER_ERROR busy\r\n";
     let expected = [counted(9, None), Response::NotDone, Response::Foreign, Response::Foreign, Response::Failed];
-    assert_eq!(answers(Protocol::Classic, Command::Read, classic), expected);
+    assert_eq!(answers(Protocol::Classic, CounterCommand::Read, classic), expected);
 }
 
 #[test]
 fn answers_to_what_is_said_in_classic_commands_are_read() {
     let cases = [
-        (Command::TakeBack(3), "7\r\n0 \r\nNOT_FOUND\r\n", vec![Response::Done, Response::Done, Response::NotDone]),
         (
-            Command::TakeBack(3),
+            CounterCommand::TakeBack(3),
+            "7\r\n0 \r\nNOT_FOUND\r\n",
+            vec![Response::Done, Response::Done, Response::NotDone],
+        ),
+        (
+            CounterCommand::TakeBack(3),
             "CLIENT_ERROR cannot increment or decrement non-numeric value\r\n",
             vec![Response::Foreign],
         ),
-        (Command::Add(1), "STORED\r\nNOT_STORED\r\n", vec![Response::Done, Response::NotDone]),
-        (Command::Replace(2), "STORED\r\nNOT_STORED\r\n", vec![Response::Done, Response::NotDone]),
-        (Command::Touch, "TOUCHED\r\nNOT_FOUND\r\n", vec![Response::Done, Response::NotDone]),
-        (Command::Delete, "DELETED\r\nNOT_FOUND\r\n", vec![Response::Done, Response::NotDone]),
+        (CounterCommand::Add(1), "STORED\r\nNOT_STORED\r\n", vec![Response::Done, Response::NotDone]),
+        (CounterCommand::Replace(2), "STORED\r\nNOT_STORED\r\n", vec![Response::Done, Response::NotDone]),
+        (CounterCommand::Touch, "TOUCHED\r\nNOT_FOUND\r\n", vec![Response::Done, Response::NotDone]),
+        (CounterCommand::Delete, "DELETED\r\nNOT_FOUND\r\n", vec![Response::Done, Response::NotDone]),
     ];
     for (command, text, expected) in cases {
         for dialect in DIALECTS {
             assert_eq!(answers(dialect, command, text), expected, "{command:?}");
-            assert_eq!(answers(dialect, command, "SERVER_ERROR no\r\nERROR\r\n"), [Response::Failed; 2], "{command:?}");
+            assert_eq!(
+                answers(dialect, command, "SERVER_ERROR no\r\nERROR\r\n"),
+                [Response::Failed, Response::Failed],
+                "{command:?}"
+            );
         }
     }
 }
@@ -157,7 +170,7 @@ fn probes_tell_the_dialect() {
 #[test]
 fn answers_to_something_else_are_nonsense() {
     let nonsense = |dialect, command, text: &str| {
-        let answer = question(command).read(dialect, &mut BytesMut::from(text));
+        let answer = counter(command).read(dialect, &mut BytesMut::from(text));
         assert!(answer.is_err(), "{text:?} to {command:?} is {answer:?}");
     };
     let long = "x".repeat(2000);
@@ -168,15 +181,15 @@ fn answers_to_something_else_are_nonsense() {
             }
         }
     }
-    for command in [Command::Hit(1), Command::Read] {
+    for command in [CounterCommand::Hit(1), CounterCommand::Read] {
         for text in ["VA x t1\r\n", "VA 1 t1\r\nxy\r\n", "VA 99999 t1\r\n", "VA \r\n", "STORED\r\n", "END\r\n"] {
             nonsense(Protocol::Meta, command, text);
         }
     }
     // Each command has its own words for what is not there.
-    nonsense(Protocol::Meta, Command::Hit(1), "EN\r\n");
-    nonsense(Protocol::Meta, Command::Read, "NF\r\n");
-    nonsense(Protocol::Classic, Command::Hit(1), "VALUE x 0 1\r\n1\r\n");
+    nonsense(Protocol::Meta, CounterCommand::Hit(1), "EN\r\n");
+    nonsense(Protocol::Meta, CounterCommand::Read, "NF\r\n");
+    nonsense(Protocol::Classic, CounterCommand::Hit(1), "VALUE x 0 1\r\n1\r\n");
     for text in [
         "VALUE c:192.0.2.11 0 1\r\n1\r\nEND\r\n",
         "VALUE c:192.0.2.1 0\r\n1\r\nEND\r\n",
@@ -185,14 +198,14 @@ fn answers_to_something_else_are_nonsense() {
         "VALUE c:192.0.2.1 0 1\r\n1\r\nVALUE c:192.0.2.1 0 1\r\n",
         "NOT_FOUND\r\n",
     ] {
-        nonsense(Protocol::Classic, Command::Read, text);
+        nonsense(Protocol::Classic, CounterCommand::Read, text);
     }
     for (command, text) in [
-        (Command::TakeBack(3), "STORED\r\n"),
-        (Command::Add(1), "NOT_FOUND\r\n"),
-        (Command::Replace(2), "5\r\n"),
-        (Command::Touch, "DELETED\r\n"),
-        (Command::Delete, "TOUCHED\r\n"),
+        (CounterCommand::TakeBack(3), "STORED\r\n"),
+        (CounterCommand::Add(1), "NOT_FOUND\r\n"),
+        (CounterCommand::Replace(2), "5\r\n"),
+        (CounterCommand::Touch, "DELETED\r\n"),
+        (CounterCommand::Delete, "TOUCHED\r\n"),
     ] {
         nonsense(Protocol::Classic, command, text);
     }
@@ -228,10 +241,48 @@ proptest! {
         for dialect in DIALECTS {
             for command in COMMANDS {
                 let mut input = BytesMut::from(bytes.as_slice());
-                if let Ok(None) = question(command).read(dialect, &mut input) {
+                if let Ok(None) = counter(command).read(dialect, &mut input) {
                     prop_assert_eq!(&input[..], &bytes[..]);
                 }
             }
         }
+    }
+}
+
+/// A command for a value.
+fn value(verb: Verb) -> Command {
+    Command::value("c:!overrides", verb, 60)
+}
+
+#[test]
+fn values_are_read_with_their_version_and_written_in_place_of_it() {
+    let write = |replaces| value(Verb::WriteValue { value: Bytes::from_static(b"two words"), replaces });
+    let texts = [value(Verb::ReadValue), write(None), write(Some(7))].map(|command| {
+        let mut output = BytesMut::new();
+        command.write(Protocol::Classic, &mut output);
+        String::from_utf8(output.to_vec()).unwrap()
+    });
+    let expected = [
+        "gets c:!overrides\r\n",
+        "add c:!overrides 0 60 9\r\ntwo words\r\n",
+        "cas c:!overrides 0 60 9 7\r\ntwo words\r\n",
+    ];
+    assert_eq!(texts, expected);
+    for (text, done) in [("STORED", true), ("EXISTS", false), ("NOT_STORED", false), ("NOT_FOUND", false)] {
+        let response = write(None).read(Protocol::Classic, &mut BytesMut::from(&*format!("{text}\r\n")));
+        assert_eq!(response, Ok(Some(if done { Response::Done } else { Response::NotDone })), "{text}");
+    }
+    let read = |text: &str| value(Verb::ReadValue).read(Protocol::Classic, &mut BytesMut::from(text));
+    let whole = "VALUE c:!overrides 0 9 7\r\ntwo\r\nword\r\nEND\r\n";
+    let found = VersionedValue { bytes: b"two\r\nword".to_vec(), version: 7 };
+    assert_eq!(read(whole), Ok(Some(Response::Value(found))));
+    for end in 0..whole.len() {
+        assert_eq!(read(&whole[..end]), Ok(None), "{end}");
+    }
+    assert_eq!(read("END\r\n"), Ok(Some(Response::NotDone)));
+    for text in
+        ["VALUE c:!overrides 0 9\r\ntwo words\r\nEND\r\n", "VALUE c:!overrides 0 1048577 7\r\n", "VALUE c 0 1 7\r\n"]
+    {
+        assert!(read(text).is_err(), "{text}");
     }
 }

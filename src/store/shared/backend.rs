@@ -1,0 +1,196 @@
+//! The contract of a shared store: what it does, and what it says about it.
+//!
+//! Everything around it is written once, in this folder: the breaker, counting in this process while a server is
+//! down, the cache of keys that are over their limit, coalescing, bans, log lines. A new store is a folder of its
+//! own beside `memcached`, a line for that folder in `store/mod.rs`, a line in [`Store::new`] that makes it, and
+//! its field in [`StoreConfig`].
+//!
+//! [`Store::new`]: crate::store::Store::new
+//! [`StoreConfig`]: crate::store::StoreConfig
+
+use std::fmt::Debug;
+use std::io;
+use std::pin::Pin;
+
+use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
+use tokio::sync::oneshot;
+
+use super::breaker::Condition;
+use crate::net::clock::Now;
+use crate::policy::Key;
+
+/// A key as a shared store names it. Most fit without an allocation.
+pub type KeyText = SmallVec<[u8; 64]>;
+
+/// What is to be done with one counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CounterCommand {
+    /// Add this to its count, or create it with this count and its expiry. A counter that exists keeps its expiry.
+    Hit(u32),
+    Read,
+    /// Subtract this, at most down to 0. Never creates the counter, nor changes its expiry.
+    TakeBack(u32),
+    /// Create it with this count and its expiry, unless it exists.
+    Add(u32),
+    /// Set its count and its expiry, if it exists.
+    Replace(u32),
+    /// Set its expiry, if it exists.
+    Touch,
+    Delete,
+}
+
+/// One command for one counter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CounterRequest {
+    /// At most [`MAX_KEY`](crate::policy::key::MAX_KEY) bytes, without blanks and control characters.
+    pub key: KeyText,
+    pub command: CounterCommand,
+    /// Seconds that the counter lives, where the command sets that. No counter may be left without an expiry.
+    pub exptime: u32,
+}
+
+/// The commands of one request; nearly always one.
+pub type CounterRequests = SmallVec<[CounterRequest; 2]>;
+
+/// What the store says of one counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CounterReply {
+    /// The answer to a hit, and to a read of a counter that exists.
+    Count {
+        count: u32,
+        /// Seconds until it expires; `None`: the store does not tell.
+        left: Option<u32>,
+    },
+    /// Any other command was carried out.
+    Done,
+    /// Nothing was done: what was to be created exists, or any other command met no counter.
+    NotDone,
+}
+
+/// Why a shared store did not do what it was asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StoreError {
+    /// The server is known to be down; it was not asked.
+    Unavailable,
+    /// It was asked, and whether it was done is unknown. Asking again might count twice.
+    TimedOut,
+    /// The key holds something that is not a number.
+    NotANumber,
+}
+
+/// What came of one command.
+pub type Outcome = Result<CounterReply, StoreError>;
+
+/// One server's part of a command: where its outcome arrives, or that it was not asked.
+pub type Sent = Result<oneshot::Receiver<Outcome>, StoreError>;
+
+/// A command on its way. It is carried out whether or not its outcome is waited for.
+#[derive(Debug)]
+pub struct PendingReply {
+    first: Sent,
+    second: Option<(Sent, Combine)>,
+}
+
+/// Makes one outcome of those of two servers that have the same key.
+pub type Combine = fn(Outcome, Outcome) -> Outcome;
+
+impl PendingReply {
+    /// A command that one server carries out.
+    pub fn one(sent: Sent) -> Self {
+        Self { first: sent, second: None }
+    }
+
+    /// A command that two servers carry out.
+    pub fn two(first: Sent, second: Sent, combine: Combine) -> Self {
+        Self { first, second: Some((second, combine)) }
+    }
+
+    /// Waits for the outcome, at most `store_timeout`.
+    pub async fn outcome(self) -> Outcome {
+        let first = received(self.first).await;
+        match self.second {
+            None => first,
+            Some((second, combine)) => combine(first, received(second).await),
+        }
+    }
+}
+
+async fn received(sent: Sent) -> Outcome {
+    sent?.await.unwrap_or(Err(StoreError::TimedOut))
+}
+
+/// A value that all hosts share, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VersionedValue {
+    pub bytes: Vec<u8>,
+    /// Changes with every write.
+    pub version: u64,
+}
+
+/// Since when a server is down, for the program that takes over from this one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedOutage {
+    pub server: String,
+    pub milliseconds: u64,
+    /// Requests that were decided without it.
+    pub decisions: u64,
+}
+
+/// A future of a trait's method.
+pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// A shared store.
+pub trait Backend: Debug + Send + Sync {
+    /// Its name for people, such as `memcached`.
+    fn name(&self) -> &'static str;
+
+    /// Sends commands, which travel together, and returns a reply for each of them in the same order. Never blocks.
+    /// `waited_for`: a request waits for the replies, so it counts in the statistics and towards the breaker.
+    fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]>;
+
+    /// Reads a value that all hosts share; `None`: there is none. Takes a second at most.
+    fn read_value<'a>(&'a self, key: &'a str) -> Boxed<'a, io::Result<Option<VersionedValue>>>;
+
+    /// Writes a value for `exptime` seconds in place of what was read before, or where nothing was. Returns whether
+    /// that was still the case. After an error it is unknown whether the value was written.
+    fn write_value<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a [u8],
+        exptime: u32,
+        before: Option<&'a VersionedValue>,
+        now: Now,
+    ) -> Boxed<'a, io::Result<bool>>;
+
+    /// The state of every server.
+    fn servers(&self) -> Vec<Condition>;
+
+    /// Whether no server that has this key can be asked.
+    fn is_down_for(&self, key: &Key<'_>) -> bool;
+
+    /// The servers that are down.
+    fn outages(&self) -> Vec<SavedOutage>;
+
+    /// Takes over what the program before knew. Must be called before anything is submitted.
+    fn restore_outages(&self, saved: &[SavedOutage]);
+
+    /// Waits until everything that was submitted is done or given up.
+    fn settled(&self) -> Boxed<'_, ()>;
+}
+
+/// The text of a key.
+pub fn key_text(key: &Key<'_>) -> KeyText {
+    let mut text = Writer(KeyText::new());
+    key.write(&mut text).expect("a key text grows as needed");
+    text.0
+}
+
+struct Writer(KeyText);
+
+impl std::fmt::Write for Writer {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
+}
