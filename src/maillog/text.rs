@@ -16,6 +16,12 @@ pub fn plain(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
+/// A login or a mail address of a log as text that is safe on a terminal.
+pub fn shown(bytes: &[u8]) -> String {
+    let is_safe = |c: char| c == ' ' || c.is_ascii_graphic() || c.is_alphanumeric();
+    String::from_utf8_lossy(bytes).chars().map(|c| if is_safe(c) { c } else { '?' }).collect()
+}
+
 /// `1,234,567`.
 pub fn number(number: u64) -> String {
     let digits = number.to_string();
@@ -100,5 +106,6 @@ mod tests {
         assert_eq!(printable(b"mail-1.example.net"), "mail-1.example.net");
         assert_eq!(printable(b"\x1b[2J<script>\xff"), "??2J?script??");
         assert_eq!(plain("a\x1b[2Jb\u{9b}"), "a?[2Jb?");
+        assert_eq!(shown("jürgen+x@example.org\n\u{202e}\x1b".as_bytes()), "jürgen+x@example.org???");
     }
 }

@@ -50,3 +50,4 @@ mod state;
 mod stores;
 mod units;
 mod upgrade;
+mod users_of_a_log;

@@ -74,6 +74,24 @@ pub enum Doubt {
     Untested,
 }
 
+/// For how many days a limit should only log before `advise` is run again; `None`: it may be enforced.
+/// The log covers so many milliseconds.
+pub fn trial_days(covered: i64, doubts: &[Doubt]) -> Option<i64> {
+    let covered = covered.div_euclid(DAY) + 1;
+    let days = doubts.iter().map(|doubt| match doubt {
+        Doubt::Days => ENOUGH_DAYS - covered + 1,
+        // As long again: then the log is twice as long.
+        Doubt::Senders | Doubt::Refused | Doubt::Untested => covered.max(ENOUGH_DAYS),
+    });
+    days.max().map(|days| days.clamp(1, LONGEST_TRIAL))
+}
+
+/// The doubts about a log that covers so many milliseconds, with so many that send mail.
+pub fn doubts(covered: i64, senders: u64) -> Vec<Doubt> {
+    let doubts = [(covered < ENOUGH_DAYS * DAY, Doubt::Days), (senders < ENOUGH_SENDERS, Doubt::Senders)];
+    doubts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, doubt)| doubt).collect()
+}
+
 impl Basis {
     /// For windows of one length. `span` is the first and the last time.
     pub fn new(tables: [&ClientTable; 2], length: usize, parts: &Parts, span: (i64, i64)) -> Self {
@@ -112,29 +130,14 @@ impl Basis {
         let (covered, senders) = (span.1 - span.0, senders().count() as u64);
         let all_missed = missed.len() as u64;
         let is_refused = is_far || all_missed > (senders / 100).max(1);
-        let doubts = [
-            (covered < ENOUGH_DAYS * DAY, Doubt::Days),
-            (senders < ENOUGH_SENDERS, Doubt::Senders),
-            (is_refused, Doubt::Refused),
-            (tests.is_empty(), Doubt::Untested),
-        ];
-        let doubts = doubts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, doubt)| doubt).collect();
+        let mut doubts = doubts(covered, senders);
+        doubts.extend(is_refused.then_some(Doubt::Refused));
+        doubts.extend(tests.is_empty().then_some(Doubt::Untested));
         let missed = missed
             .into_iter()
             .take(NAMES)
             .map(|(client, peak, threshold)| Missed { client: ListedClient::new(client, peak), threshold });
         Self { covered, senders, parts: tests, missed: missed.collect(), all_missed, doubts }
-    }
-
-    /// For how many days the limit should only log before `advise` is run again; `None`: it may be enforced.
-    pub fn trial_days(&self) -> Option<i64> {
-        let covered = self.covered.div_euclid(DAY) + 1;
-        let days = self.doubts.iter().map(|doubt| match doubt {
-            Doubt::Days => ENOUGH_DAYS - covered + 1,
-            // As long again: a log twice as long.
-            Doubt::Senders | Doubt::Refused | Doubt::Untested => covered.max(ENOUGH_DAYS),
-        });
-        days.max().map(|days| days.clamp(1, LONGEST_TRIAL))
     }
 
     /// The lowest and the highest of the numbers that the others gave.

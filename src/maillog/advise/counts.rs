@@ -6,12 +6,13 @@ use std::net::IpAddr;
 
 use jiff::tz::TimeZone;
 
+use super::accounts::{Accounts, Sent};
 use super::clients::{ClientTable, MAX_CLIENTS, Mask};
 use super::judge::{Judge, Judgement};
 use super::parts::Parts;
 use super::timeline::Timeline;
 use super::window::Moment;
-use crate::maillog::sessions::{Session, SessionSink};
+use crate::maillog::sessions::{AcceptedMessage, Session, SessionSink};
 use crate::maillog::text::time;
 
 /// What decides between the candidates and, if there is one, about a configuration.
@@ -23,6 +24,8 @@ pub struct Counts {
     /// The same clients by their whole addresses.
     unmasked: ClientTable,
     mask: Mask,
+    /// What users send.
+    pub accounts: Accounts,
     /// The parts of the log on which a recommendation is tested.
     pub parts: Parts,
     /// Sessions over time.
@@ -72,6 +75,7 @@ impl Counts {
             masked: table(mask),
             unmasked: table(Mask::NONE),
             mask,
+            accounts: Accounts::new(lengths),
             parts: Parts::default(),
             timeline: Timeline::new(lengths.len()),
             trial,
@@ -89,8 +93,11 @@ impl Counts {
     }
 
     fn part(&mut self, time: i64) -> usize {
-        let Self { plain, masked, unmasked, .. } = self;
-        self.parts.part(time, || [&mut *plain, masked, unmasked].into_iter().for_each(ClientTable::join_parts))
+        let Self { plain, masked, unmasked, accounts, .. } = self;
+        self.parts.part(time, || {
+            [&mut *plain, masked, unmasked].into_iter().for_each(ClientTable::join_parts);
+            accounts.join_parts();
+        })
     }
 
     fn is_masked(&self, client: IpAddr) -> bool {
@@ -119,6 +126,16 @@ impl SessionSink for Counts {
         if is_masked {
             self.unmasked.count(moment, part, client, name, |_, _| {});
         }
+    }
+
+    fn accepted(&mut self, message: &AcceptedMessage<'_>) {
+        let AcceptedMessage { time, client, login, sender, recipients, is_submission } = *message;
+        if login.is_empty() && !is_submission {
+            return;
+        }
+        let part = self.part(time);
+        let moment = Moment::new(time, time.rem_euclid(1000) != 0);
+        self.accounts.count(moment, part, login, sender, Sent { client, recipients });
     }
 
     fn asked_again(&mut self, session: &Session<'_>) {

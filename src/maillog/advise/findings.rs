@@ -6,9 +6,10 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
-use super::basis::Basis;
+use super::basis::{Basis, Doubt, trial_days};
 use super::clients::{Client, ClientTable, Mask};
 use super::counts::{Counts, Grouping};
+use super::users::UserFindings;
 use crate::maillog::reading::Read;
 use crate::maillog::sessions::Seen;
 use crate::maillog::text::printable;
@@ -17,7 +18,7 @@ use crate::maillog::text::printable;
 pub const MAX_NAMES: usize = 200;
 
 /// Thresholds of the grid, of which those are taken that the log can tell apart.
-const GRID: [u32; 12] = [3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
+pub const GRID: [u32; 12] = [3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
 
 /// Everything that is reported.
 pub struct Findings {
@@ -51,6 +52,8 @@ pub struct Findings {
     pub gateway: Option<ListedClient>,
     /// The only client that delivered mail.
     pub only_sender: Option<ListedClient>,
+    /// Limits on users. None: no message of a user is in the logs.
+    pub users: Option<UserFindings>,
     /// The configuration that was tried.
     pub trial: Option<Outcome>,
 }
@@ -204,6 +207,7 @@ impl Findings {
         });
         let only_sender = lengths.first().filter(|_| senders == 1).and_then(|length| length.senders.first().cloned());
         let gateway = gateway(tables);
+        let users = UserFindings::new(&counts.accounts, counts.parts.length(), exptimes, thresholds);
         let trial = counts.trial.take().map(|trial| Outcome::new(&counts, &trial));
         Self {
             read,
@@ -214,13 +218,14 @@ impl Findings {
             clients: (clients, senders),
             forgotten,
             advice,
-            log_only_until: basis.as_ref().and_then(log_only_until),
+            log_only_until: basis.as_ref().and_then(|basis| log_only_until(basis.covered, &basis.doubts)),
             basis,
             gateway,
             only_sender,
             lengths,
             candidates,
             counts,
+            users,
             trial,
         }
     }
@@ -247,10 +252,10 @@ impl Findings {
     }
 }
 
-/// Days are counted from today: the log may be an old one.
-fn log_only_until(basis: &Basis) -> Option<Date> {
+/// Until when a limit should only log. Days are counted from today: the log may be an old one.
+pub fn log_only_until(covered: i64, doubts: &[Doubt]) -> Option<Date> {
     let today = Timestamp::now().to_zoned(TimeZone::system()).date();
-    today.checked_add(basis.trial_days()?.days()).ok()
+    today.checked_add(trial_days(covered, doubts)?.days()).ok()
 }
 
 /// Sessions below which no client is said to carry nearly all of them.

@@ -12,6 +12,7 @@
 //! `--config` the sessions go through the daemon's own decision as well
 //! (`judge`). The clients kept are at most a million.
 
+pub mod accounts;
 pub mod basis;
 pub mod clients;
 pub mod findings;
@@ -21,6 +22,7 @@ pub mod parts;
 pub mod report;
 pub mod counts;
 pub mod timeline;
+pub mod users;
 pub mod window;
 
 use std::fmt::Display;

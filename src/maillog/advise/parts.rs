@@ -31,6 +31,11 @@ impl Parts {
         part(self.length)
     }
 
+    /// Milliseconds of a part.
+    pub fn length(&self) -> i64 {
+        self.length
+    }
+
     /// When a part begins, in milliseconds since the epoch.
     pub fn begin(&self, part: usize) -> i64 {
         self.start.unwrap_or(0) + part as i64 * self.length

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::basis::{Basis, Doubt};
 use super::super::findings::{Candidate, Findings, Length, ListedClient, Outcome, Refusals};
+use super::super::users::{ListedUser, UserCandidate, UserFindings, UserLength, UserLimit};
 use crate::maillog::summary;
 use crate::maillog::text::time;
 
@@ -28,6 +29,7 @@ pub fn object(findings: &Findings) -> Value {
         "gateway": findings.gateway.as_ref().map(known),
         "only_sender": findings.only_sender.as_ref().map(known),
         "lengths": findings.lengths.iter().map(length).collect::<Vec<_>>(),
+        "users": findings.users.as_ref().map(users),
         "config": findings.trial.as_ref().map(outcome),
     });
     summary::merge(&mut object, found);
@@ -42,12 +44,6 @@ fn recommended(findings: &Findings, it: &Candidate) -> Value {
 }
 
 fn basis(findings: &Findings, basis: &Basis) -> Value {
-    let doubts = basis.doubts.iter().map(|doubt| match doubt {
-        Doubt::Days => "days",
-        Doubt::Senders => "senders",
-        Doubt::Refused => "refused_senders",
-        Doubt::Untested => "untested",
-    });
     let parts = basis.parts.iter().map(|part| {
         json!({
             "from": time(part.begin, &findings.zone),
@@ -62,12 +58,12 @@ fn basis(findings: &Findings, basis: &Basis) -> Value {
         object
     });
     json!({
-        "days": (basis.covered as f64 / 86_400_000.0 * 100.0).round() / 100.0,
+        "days": days(basis.covered),
         "senders": basis.senders,
         "parts": parts.collect::<Vec<_>>(),
         "refused_senders": basis.all_missed,
         "refused": missed.collect::<Vec<_>>(),
-        "too_little": doubts.collect::<Vec<_>>(),
+        "too_little": basis.doubts.iter().map(doubt).collect::<Vec<_>>(),
     })
 }
 
@@ -89,6 +85,79 @@ fn length(length: &Length) -> Value {
         "senders": length.senders.iter().map(known).collect::<Vec<_>>(),
         "more_senders": length.more_senders,
         "others": length.others.iter().map(known).collect::<Vec<_>>(),
+    })
+}
+
+fn days(milliseconds: i64) -> f64 {
+    (milliseconds as f64 / 86_400_000.0 * 100.0).round() / 100.0
+}
+
+fn doubt(doubt: &Doubt) -> &'static str {
+    match doubt {
+        Doubt::Days => "days",
+        Doubt::Senders => "senders",
+        Doubt::Refused => "refused_senders",
+        Doubt::Untested => "untested",
+    }
+}
+
+fn users(findings: &UserFindings) -> Value {
+    let [logins, senders, domains] = findings.accounts;
+    json!({
+        "logins": logins,
+        "senders": senders,
+        "sender_domains": domains,
+        "messages": findings.messages,
+        "recipients": findings.recipients,
+        "days": days(findings.covered),
+        "too_little": findings.doubts.iter().map(doubt).collect::<Vec<_>>(),
+        "log_only_until": findings.log_only_until.map(|date| date.to_string()),
+        "limits": findings.limits.iter().map(user_limit).collect::<Vec<_>>(),
+        "probably_stolen": findings.stolen.iter().map(|it| json!({
+            "login": it.login,
+            "exptime": it.exptime,
+            "addresses": it.addresses,
+            "recipients": it.recipients,
+            "median_addresses_of_others": it.usual_addresses,
+            "median_recipients_of_others": it.usual_recipients,
+        })).collect::<Vec<_>>(),
+    })
+}
+
+fn user_limit(limit: &UserLimit) -> Value {
+    let candidate = |it: &UserCandidate| {
+        json!({
+            "exptime": limit.lengths[it.length].exptime,
+            "threshold": it.threshold,
+            "refused": it.refused,
+            "stopped": it.accounts,
+            "stopped_users": it.users,
+        })
+    };
+    let length = |it: &UserLength| {
+        let user = |user: &ListedUser| {
+            json!({
+                "name": user.key,
+                "peak": user.peak,
+                "messages": user.messages,
+                "recipients": user.recipients,
+                "probably_stolen": user.is_stolen,
+            })
+        };
+        json!({
+            "exptime": it.exptime,
+            "needed_threshold": it.needed,
+            "hits": it.hits(),
+            "users": it.users.iter().map(user).collect::<Vec<_>>(),
+            "more_users": it.more_users,
+        })
+    };
+    json!({
+        "per": limit.per.word(),
+        "count": limit.counted.word(),
+        "candidates": limit.candidates.iter().map(candidate).collect::<Vec<_>>(),
+        "recommended": limit.advised().map(candidate),
+        "lengths": limit.lengths.iter().map(length).collect::<Vec<_>>(),
     })
 }
 
@@ -123,29 +192,45 @@ pub fn plots(findings: &Findings) -> Value {
     let timeline = &findings.counts.timeline;
     let lengths = findings.lengths.iter().enumerate().map(|(at, length)| {
         let numbers = findings.numbers(at);
-        // Many neighbours are equal: only where it changes.
-        let mut steps: Vec<(usize, u64)> = Vec::new();
-        for (number, sessions) in numbers.iter().enumerate() {
-            if steps.last().is_none_or(|(_, last)| last != sessions) {
-                steps.push((number, *sessions));
-            }
-        }
         let slot = |levels: &mut dyn Iterator<Item = (usize, u32)>| {
             levels.map(|(level, count)| [level as u64, count.into()]).collect::<Vec<_>>()
         };
         let slots = timeline.sessions(at).map(|mut levels| slot(&mut levels));
         let peaks = length.peaks.iter().map(|(peak, (senders, others))| [u64::from(*peak), *senders, *others]);
         json!({
-            "steps": steps,
+            "steps": steps(&numbers),
             "end": numbers.len(),
             "peaks": peaks.collect::<Vec<_>>(),
             "slots": slots.collect::<Vec<_>>(),
         })
     });
+    let user_length = |length: &UserLength| {
+        let peaks = length.peaks.iter().map(|(peak, (users, stolen))| [u64::from(*peak), *users, *stolen]);
+        json!({
+            "steps": steps(&length.numbers),
+            "end": length.numbers.len(),
+            "peaks": peaks.collect::<Vec<_>>(),
+        })
+    };
+    let users = findings.users.iter().flat_map(|users| &users.limits);
+    let users = users.map(|limit| limit.lengths.iter().map(user_length).collect::<Vec<_>>());
     json!({
         "start": timeline.start(),
+        "end": findings.counts.span.map_or(0, |(_, last)| last),
         "slot": timeline.slot(),
         "levels": timeline.levels(),
         "lengths": lengths.collect::<Vec<_>>(),
+        "users": users.collect::<Vec<_>>(),
     })
+}
+
+/// Where a number of hits differs from that of the number before: many neighbours are equal.
+fn steps(numbers: &[u64]) -> Vec<(usize, u64)> {
+    let mut steps: Vec<(usize, u64)> = Vec::new();
+    for (number, hits) in numbers.iter().enumerate() {
+        if steps.last().is_none_or(|(_, last)| last != hits) {
+            steps.push((number, *hits));
+        }
+    }
+    steps
 }

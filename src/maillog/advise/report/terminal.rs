@@ -2,9 +2,13 @@
 
 use std::time::Duration;
 
+use jiff::civil::Date;
+
+use super::super::accounts::Per;
 use super::super::basis::{Basis, Doubt, ENOUGH_DAYS, ENOUGH_SENDERS, Missed};
 use super::super::clients::MAX_CLIENTS;
 use super::super::findings::{Candidate, Findings, Length, ListedClient, Outcome, Refusals};
+use super::super::users::{UserCandidate, UserFindings, UserLimit};
 use super::plot::{Characters, area, distribution};
 use crate::config::units;
 use crate::maillog::summary;
@@ -21,6 +25,9 @@ pub fn text(findings: &Findings, taken: Duration) -> String {
         text += &candidates(findings);
         text += &advice(findings);
         text += &plots(findings);
+    }
+    if let Some(found) = &findings.users {
+        text += &users(found);
     }
     if let Some(outcome) = &findings.trial {
         text += &trial(outcome);
@@ -84,31 +91,44 @@ fn row(cells: &[String; 6]) -> String {
     format!("  {exptime:>8}  {threshold:>9}  {sessions:>12}  {share:>8}  {clients:>9}  {senders:>19}")
 }
 
-fn advice(findings: &Findings) -> String {
+/// The figures of the reading, and of the clients found.
+pub fn reading(findings: &Findings) -> String {
+    let Findings { read, seen, notes, .. } = findings;
+    summary::lines(read, None) + &summary::sessions(read, *seen, notes) + &clients(findings)
+}
+
+/// The recommended number and what it rests on; empty without one.
+pub fn recommendation(findings: &Findings) -> String {
     let Some(Candidate { length, threshold, masked, .. }) = findings.advised() else {
-        return "\nNo recommendation: no client delivered mail in these logs, so nothing tells senders from others.\n"
-            .into();
+        return String::new();
     };
-    let length = &findings.lengths[*length];
-    let exptime = units::spell(Duration::from_secs(length.exptime.into()));
-    let mut text = "\nRecommended\n".to_owned();
-    text += &whitelist(findings);
+    let exptime = units::spell(Duration::from_secs(findings.lengths[*length].exptime.into()));
+    let mut text = whitelist(findings);
     text += &format!("  threshold = {threshold}\n  exptime = \"{exptime}\"\n");
     if let Some(date) = findings.log_only_until {
         text += &format!("  log_only = true    # until {date}\n");
     }
-    text += "The smallest threshold that refuses no client that delivered mail. It would have stopped\n";
+    text += "The smallest threshold that refuses no client that delivered mail.\n";
     text += &match masked.sessions {
-        0 => format!("none of {}.\n", count(findings.sessions(), "session")),
+        0 => format!("It would have stopped none of {}.\n", count(findings.sessions(), "session")),
         refused => format!(
-            "{} of {} ({}), of {}.\n",
+            "It would have stopped {} of {} ({}), of {}.\n",
             number(refused),
             count(findings.sessions(), "session"),
             percent(refused, findings.sessions()),
             count(masked.clients, "client"),
         ),
     };
-    text += &findings.basis.as_ref().map(|basis| rests_on(findings, basis)).unwrap_or_default();
+    text + &findings.basis.as_ref().map(|basis| rests_on(findings, basis)).unwrap_or_default()
+}
+
+fn advice(findings: &Findings) -> String {
+    let Some(Candidate { length, threshold, .. }) = findings.advised() else {
+        return "\nNo recommendation: no client delivered mail in these logs, so nothing tells senders from others.\n"
+            .into();
+    };
+    let length = &findings.lengths[*length];
+    let mut text = format!("\nRecommended\n{}", recommendation(findings));
     text += &deciders(length);
     text += &others(length, *threshold);
     text += &would_delay(findings);
@@ -138,12 +158,7 @@ fn whitelist(findings: &Findings) -> String {
 
 /// What the recommendation rests on, how it did on parts of the log, and what follows.
 fn rests_on(findings: &Findings, basis: &Basis) -> String {
-    let days = basis.covered as f64 / 86_400_000.0;
-    let covered = match basis.covered {
-        ..86_400_000 => units::words(Duration::from_secs((basis.covered / 1000).max(1) as u64)),
-        _ => format!("{days:.1} days"),
-    };
-    let mut text = format!("It rests on {} of mail in {covered}.\n", count(basis.senders, "sender"));
+    let mut text = format!("It rests on {} of mail in {}.\n", count(basis.senders, "sender"), covered(basis.covered));
     if let Some((lowest, highest)) = basis.thresholds() {
         let numbers = if lowest == highest { number(lowest.into()) } else { format!("{lowest} to {highest}") };
         text += &format!(
@@ -156,17 +171,30 @@ fn rests_on(findings: &Findings, basis: &Basis) -> String {
             text += &format!("  {:>9}  {}; the others gave {threshold}\n", number(client.peak.into()), known(client));
         }
     }
-    let Some(date) = findings.log_only_until else {
-        return text;
+    text + &too_little(&basis.doubts, findings.log_only_until)
+}
+
+/// A time that a log covers.
+fn covered(milliseconds: i64) -> String {
+    match milliseconds {
+        ..86_400_000 => units::words(Duration::from_secs((milliseconds / 1000).max(1) as u64)),
+        _ => format!("{:.1} days", milliseconds as f64 / 86_400_000.0),
+    }
+}
+
+/// Why a number should only log; empty when it may be enforced.
+fn too_little(doubts: &[Doubt], until: Option<Date>) -> String {
+    let Some(date) = until else {
+        return String::new();
     };
-    let reasons = basis.doubts.iter().map(|doubt| match doubt {
+    let reasons = doubts.iter().map(|doubt| match doubt {
         Doubt::Days => format!("less than {ENOUGH_DAYS} days"),
         Doubt::Senders => format!("fewer than {ENOUGH_SENDERS} senders"),
         Doubt::Refused => "the test refused senders".to_owned(),
         Doubt::Untested => "nothing to test it on".to_owned(),
     });
     let reasons = reasons.collect::<Vec<_>>().join(", ");
-    text + &format!(
+    format!(
         "Too little to refuse mail on: {reasons}.\nLet it only log until {date}, then run advise again on all logs \
          up to that day.\n"
     )
@@ -259,6 +287,101 @@ fn plots(findings: &Findings) -> String {
     }
     text
 }
+
+/// The thresholds of a limit on users that are printed: the recommended one and these many below it.
+const TIGHTER: usize = 2;
+
+fn users(found: &UserFindings) -> String {
+    let [logins, senders, domains] = found.accounts;
+    let mut text = format!(
+        "\nUsers: {} to {}, of {}, {} and {}\n",
+        count(found.messages, "message"),
+        count(found.recipients, "recipient"),
+        count(logins, "login"),
+        count(senders, "sender"),
+        count(domains, "sender domain"),
+    );
+    text += &user_row(&["per", "count", "exptime", "threshold", "refused", "share", "stopped", "real users"]);
+    for limit in &found.limits {
+        let Some((advised, at)) = limit.advised().zip(limit.advice) else {
+            continue;
+        };
+        let same = limit.candidates.iter().enumerate().filter(|(_, it)| it.length == advised.length);
+        let tighter = same.clone().filter(|(place, _)| *place < at).count().saturating_sub(TIGHTER);
+        for (place, candidate) in same.skip(tighter).take_while(|(place, _)| *place <= at) {
+            let UserCandidate { length, threshold, refused, accounts, users } = *candidate;
+            let row = user_row(&[
+                limit.per.word(),
+                limit.counted.word(),
+                &units::spell(Duration::from_secs(limit.lengths[length].exptime.into())),
+                &number(threshold.into()),
+                &number(refused),
+                &percent(refused, limit.lengths[length].hits()),
+                &number(accounts),
+                &number(users),
+            ]);
+            text += row.trim_end();
+            text += if place == at { "  <- recommended\n" } else { "\n" };
+        }
+    }
+    text += &users_rest_on(found);
+    for limit in found.limits.iter().filter(|limit| limit.per == Per::Login) {
+        text += &busiest_users(limit);
+    }
+    if !found.stolen.is_empty() {
+        text += "Probably stolen: such a login decides no number.\n";
+        for it in found.stolen.iter().take(NAMES) {
+            text += &format!(
+                "  {}: {} and {} within {}; the median of the others: {} and {}\n",
+                it.login,
+                match it.addresses {
+                    1 => "1 address".to_owned(),
+                    addresses => format!("{} addresses", number(addresses.into())),
+                },
+                count(it.recipients.into(), "recipient"),
+                units::words(Duration::from_secs(it.exptime.into())),
+                number(it.usual_addresses.into()),
+                number(it.usual_recipients.into()),
+            );
+        }
+        if found.stolen.len() > NAMES {
+            text += &format!("  and {} more\n", number((found.stolen.len() - NAMES) as u64));
+        }
+    }
+    text
+}
+
+/// What the numbers for users rest on, and what follows.
+pub fn users_rest_on(found: &UserFindings) -> String {
+    let [logins, senders, _] = found.accounts;
+    let users = if logins > 0 { count(logins, "login") } else { count(senders, "sender") };
+    format!("It rests on {users} in {}.\n", covered(found.covered)) + &too_little(&found.doubts, found.log_only_until)
+}
+
+fn user_row(cells: &[&str; 8]) -> String {
+    let [per, count, exptime, threshold, refused, share, stopped, users] = cells;
+    format!(
+        "  {per:<13}  {count:<10}  {exptime:>7}  {threshold:>9}  {refused:>9}  {share:>7}  {stopped:>7}  {users:>10}\n"
+    )
+}
+
+/// Whom of the real users a lower threshold would have stopped.
+fn busiest_users(limit: &UserLimit) -> String {
+    let Some(advised) = limit.advised() else {
+        return String::new();
+    };
+    let length = &limit.lengths[advised.length];
+    let users = length.users.iter().filter(|user| !user.is_stolen && user.peak > 1).take(SHORT_LIST);
+    let users: Vec<String> = users.map(|user| format!("{} {}", user.key, number(user.peak.into()))).collect();
+    if users.is_empty() {
+        return String::new();
+    }
+    let exptime = units::words(Duration::from_secs(length.exptime.into()));
+    format!("The most {} of a login within {exptime}: {}\n", limit.counted.word(), users.join(", "))
+}
+
+/// Users that are named in one line.
+const SHORT_LIST: usize = 5;
 
 fn trial(outcome: &Outcome) -> String {
     let mut text =
