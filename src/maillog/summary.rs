@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::reading::Read;
 use super::sessions::Seen;
-use super::text::{bytes, number, plain};
+use super::text::{bytes, count, number, plain};
 
 /// What was read, in what time, and how it was understood.
 pub fn lines(read: &Read, taken: Option<Duration>) -> String {
@@ -18,9 +18,9 @@ pub fn lines(read: &Read, taken: Option<Duration>) -> String {
         many => format!("{} logs", many.len()),
     };
     let mut text = format!(
-        "Read {} lines ({}) of {logs}{taken}.\n  {} told something, {} were other lines of Postfix, \
+        "Read {} ({}) of {logs}{taken}.\n  {} told something, {} were other lines of Postfix, \
          {} of other programs, {} not understood.\n",
-        number(lines.all),
+        count(lines.all, "line"),
         bytes(lines.bytes),
         number(lines.told),
         number(lines.idle),
@@ -29,8 +29,8 @@ pub fn lines(read: &Read, taken: Option<Duration>) -> String {
     );
     if stats.set_back > 0 {
         text += &format!(
-            "  The clock was set back {} times; the time is taken to have gone on. See --timezone.\n",
-            number(stats.set_back)
+            "  The clock was set back {}; the time is taken to have gone on. See --timezone.\n",
+            if stats.set_back == 1 { "once".to_owned() } else { format!("{} times", number(stats.set_back)) }
         );
     }
     text
@@ -44,13 +44,13 @@ pub fn sessions(read: &Read, seen: Seen, notes: &[String]) -> String {
         Seen::Connect => "when the client connects",
     };
     let mut text =
-        format!("Postfix asks {stage}: about {} of {} sessions.\n", number(sums.asked), number(sums.sessions));
+        format!("Postfix asks {stage}: about {} of {}.\n", number(sums.asked), count(sums.sessions, "session"));
     let left_out = [
-        (sums.without_recipient, "got to no recipient"),
-        (sums.mynetworks, "were from mynetworks"),
-        (sums.filters, "were content filters that handed mail back"),
-        (sums.authenticated, "had logged in"),
-        (sums.unknown, "had no known address"),
+        (sums.without_recipient, "without a recipient"),
+        (sums.mynetworks, "from mynetworks"),
+        (sums.filters, "of content filters that handed mail back"),
+        (sums.authenticated, "after a login"),
+        (sums.unknown, "without a known address"),
     ];
     let left_out: Vec<String> = left_out
         .iter()
@@ -65,12 +65,12 @@ pub fn sessions(read: &Read, seen: Seen, notes: &[String]) -> String {
             &format!("  {} turned out to have logged in after they were counted.\n", number(sums.authenticated_late));
     }
     if sums.submission > 0 {
-        text += &format!("  {} more were of submission services.\n", number(sums.submission));
+        text += &format!("  Of submission services: {} more.\n", number(sums.submission));
     }
     if sums.discarded > 0 {
         text += &format!(
-            "  {} messages of theirs were discarded, returned by a filter, or put into quarantine.\n",
-            number(sums.discarded)
+            "  Discarded, returned by a filter, or put into quarantine: {} of theirs.\n",
+            count(sums.discarded, "message")
         );
     }
     if sums.postscreen > 0 {

@@ -37,7 +37,7 @@ note("peaks", at("peaks-status").textContent);
 key("time", "End");
 note("time", at("time-status").textContent);
 key("time", "Escape");
-note("left", at("time-status").textContent.length);
+note("left", at("time-status").textContent.split(",")[0]);
 const reachable = [...document.querySelectorAll("select, input, button, svg, .scroll")].every(it => it.tabIndex === 0);
 note("reachable", reachable);
 note("named", [...document.querySelectorAll("select, input")].every(it => it.labels.length === 1));
@@ -70,9 +70,9 @@ fn the_page_responds_to_input() {
     assert_ne!(note("longer"), best.figures());
     assert_eq!(note("shown"), "1m 3");
     assert_eq!(note("focus"), "peaks");
-    assert!(note("peaks").starts_with("1 sessions in a window at the most: "), "{notes}");
+    assert!(note("peaks").starts_with("1 session in a window at the most: "), "{notes}");
     assert!(note("time").contains(" sessions, "), "{notes}");
-    for (name, value) in [("left", "0"), ("reachable", "true"), ("named", "true"), ("outside", "0")] {
+    for (name, value) in [("left", "Point at the plot"), ("reachable", "true"), ("named", "true"), ("outside", "0")] {
         assert_eq!(note(name), value, "{name}");
     }
 }
@@ -91,6 +91,122 @@ fn the_page_has_a_light_and_a_dark_theme() {
     // An image of an empty page has a tenth of this size.
     assert!(light.len() > 30_000 && dark.len() > 30_000, "{} {}", light.len(), dark.len());
     assert_ne!(light, dark);
+}
+
+/// What a reader of a small screen meets.
+const LOOK: &str = r#"
+<pre id="visit"></pre>
+<script>
+const at = id => document.getElementById(id);
+const note = (what, shown) => at("visit").append(`${what}: ${shown}\n`);
+const isShown = id => at(id).checkVisibility();
+note("width", innerWidth);
+note("fits", document.documentElement.scrollWidth <= innerWidth);
+note("warnings", isShown("warnings") ? at("warning-list").textContent : "none");
+note("choice", isShown("choice"));
+note("nothing", isShown("nothing") ? at("nothing").textContent.replace(/\s+/g, " ") : "no");
+note("year", document.body.innerText.includes("1970"));
+note("read", at("read").textContent);
+if (isShown("choice")) {
+  const inside = (id, text) => { const a = at(id).getBoundingClientRect(), b = text.getBoundingClientRect(); return b.left >= a.left && b.right <= a.right; };
+  const labels = id => [...at(id).querySelectorAll("text")];
+  let isCut = false;
+  for (const threshold of [1, 2, 9, 65534]) {
+    at("threshold").value = threshold;
+    at("threshold").dispatchEvent(new Event("input"));
+    isCut ||= !["peaks", "time"].every(id => labels(id).every(text => inside(id, text)));
+  }
+  note("cut", isCut);
+  note("views", [...at("view").options].map(option => option.textContent).join(", "));
+  at("view").value = 1;
+  at("view").dispatchEvent(new Event("change"));
+  at("threshold").value = 1;
+  at("threshold").dispatchEvent(new Event("input"));
+  note("names", at("names").textContent);
+  at("view").value = 0;
+  at("view").dispatchEvent(new Event("change"));
+  note("small", Math.min(...labels("peaks").concat(labels("time")).map(text => text.getBoundingClientRect().height)) < 11);
+  note("below", ["peaks", "time"].map(id => at(id).getBoundingClientRect().height - at(id).getBBox().height).join(" "));
+  const ends = labels("time").map(text => text.textContent).find(text => text.includes(" to "));
+  note("ends", ends);
+}
+</script>"#;
+
+/// The notes of a look at a page on a screen of 400 pixels.
+fn look(dir: &Dir, page: &Path) -> impl Fn(&str) -> String + use<> {
+    let source = fs::read_to_string(page).unwrap();
+    let looked = dir.write("looked.html", &source.replace("</body>", &format!("{LOOK}</body>")));
+    let (document, said) = browse(dir, &looked, &["--dump-dom", "--window-size=400,900"]);
+    let (_, notes) = document.split_once("<pre id=\"visit\">").unwrap_or_else(|| panic!("{said}\n{document}"));
+    let notes = notes.split("</pre>").next().unwrap().to_owned();
+    move |name| {
+        let found = notes.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": ").map(str::to_owned));
+        found.unwrap_or_else(|| panic!("no {name} in:\n{notes}"))
+    }
+}
+
+#[test]
+fn the_page_can_be_read_on_a_screen_of_400_pixels() {
+    let dir = Dir::new();
+    let note = look(&dir, &page(&dir));
+    for (name, value) in [("fits", "true"), ("warnings", "none"), ("cut", "false"), ("small", "false")] {
+        assert_eq!(note(name), value, "{name} at {} pixels", note("width"));
+    }
+    assert!(note("width").parse::<u32>().unwrap() <= 500);
+    let below = note("below");
+    assert!(below.split(' ').all(|empty| empty.parse::<f64>().unwrap() < 24.0), "{below}");
+    // The time axis ends with the last session.
+    let report: serde_json::Value =
+        serde_json::from_slice(&advise(&dir, &["--json"]).output().unwrap().stdout).unwrap();
+    let clock = |key: &str| report[key].as_str().unwrap()[11..16].to_owned();
+    let ends = note("ends");
+    assert!(
+        ends.contains(&clock("from")) && ends.contains(&clock("to")),
+        "{ends}: {} {}",
+        report["from"],
+        report["to"]
+    );
+}
+
+#[test]
+fn a_page_without_sessions_says_why_and_has_no_controls() {
+    let dir = Dir::new();
+    let client = "in.example.org[192.0.2.7]";
+    let line = |said: &str| format!("Nov 21 09:00:00 mx postfix/smtpd[1]: {said} from {client}\n");
+    fs::write(dir.join("mail.log"), line("connect") + &line("disconnect")).unwrap();
+    let (empty, page) = (dir.write("empty", "no log\n"), dir.join("page.html"));
+    advise(&dir, &["--html", page.to_str().unwrap()]).arg(empty).output().unwrap();
+    let note = look(&dir, &page);
+    assert_eq!((note("choice"), note("year"), note("fits")), ("false".into(), "false".into(), "true".into()));
+    assert!(note("warnings").contains("no line of a log in it"), "{}", note("warnings"));
+    let nothing = note("nothing");
+    assert!(
+        nothing.contains("1 session in the logs; Postfix would have asked about none.1 came from mynetworks"),
+        "{nothing}"
+    );
+}
+
+#[test]
+fn the_page_shows_limits_on_users_too() {
+    let dir = Dir::new();
+    let line = |number: u32| {
+        let (head, client) = (format!("Nov 21 09:{number:02}:00 mx postfix"), format!("unknown[198.51.100.{number}]"));
+        format!(
+            "{head}/submission/smtpd[{number}]: 4B{number}: client={client}, sasl_method=PLAIN, sasl_username=<b>joe\n\
+             {head}/qmgr[3]: 4B{number}: from=<joe@example.org>, size=9, nrcpt=7 (queue active)\n"
+        )
+    };
+    fs::write(dir.join("mail.log"), (0..20).map(line).collect::<String>()).unwrap();
+    let page = dir.join("page.html");
+    assert!(advise(&dir, &["--html", page.to_str().unwrap()]).output().unwrap().status.success());
+    let note = look(&dir, &page);
+    assert_eq!((note("choice"), note("fits"), note("year")), ("true".into(), "true".into(), "false".into()));
+    assert!(
+        note("views").starts_with("messages of a login, recipients of a login, addresses of a login, "),
+        "{}",
+        note("views")
+    );
+    assert!(note("names").contains("&lt;b&gt;joe"), "{}", note("names"));
 }
 
 /// What a candidate refuses, as `--json` reports it.
@@ -113,7 +229,10 @@ impl Refused {
 fn refused(dir: &Dir, options: &[&str]) -> Refused {
     let output = advise(dir, options).arg("--csv").output().unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
-    let rows = table.lines().skip(1).map(|line| line.split(',').collect::<Vec<_>>());
+    let rows = table
+        .lines()
+        .filter(|line| line.ends_with(",client,connections"))
+        .map(|line| line.split(',').collect::<Vec<_>>());
     let wanted = rows.filter(|row| if options.is_empty() { row[2] == "yes" } else { row[1] == "2" }).last().unwrap();
     Refused { exptime: wanted[0].to_owned(), sessions: wanted[4].parse().unwrap(), senders: wanted[6].parse().unwrap() }
 }

@@ -55,9 +55,9 @@ fn a_connection_that_waits_for_anothers_count_gets_the_result() {
             });
         }
     });
-    assert_eq!(lost.into_inner(), 0, "a connection did not get the result");
+    assert_eq!(lost.into_inner(), 0, "somebody was not told");
     assert_eq!(counted.into_inner(), usize::from(SESSIONS));
-    assert!(told.into_inner() > 0, "no connection had to wait");
+    assert!(told.into_inner() > 0, "nobody ever had to wait");
 }
 
 /// The first recipient of a session that two restriction lists ask about.

@@ -1,15 +1,15 @@
 //! Sessions and refusals over time, for every threshold.
 //!
-//! The time a log covers is not known before its end, so the slots begin short
-//! and are joined in pairs whenever there would be too many of them.
+//! The time a log covers is not known before its end. So slots begin short and
+//! are joined to longer ones whenever there would be too many of them.
 
 use std::cmp::Ordering;
 
-/// Slots at the end: more than half of this, and at most this many.
+/// Slots at the end of a long log: at most this many, and more than a sixth of it.
 const MAX_SLOTS: usize = 512;
 
-/// Milliseconds of a slot in the beginning.
-const SHORTEST: i64 = 1_000;
+/// Seconds of a slot: each is a multiple of the one before. Longer ones are twice as long each.
+const LENGTHS: [i64; 14] = [1, 5, 15, 30, 60, 300, 900, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400, 172_800];
 
 /// Sessions in slots of time, by the number they had in their window.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub struct Timeline {
 impl Timeline {
     /// For so many lengths of windows.
     pub fn new(lengths: usize) -> Self {
-        Self { start: None, slot: SHORTEST, lengths, levels: levels(), slots: Vec::new() }
+        Self { start: None, slot: LENGTHS[0] * 1_000, lengths, levels: levels(), slots: Vec::new() }
     }
 
     /// Notes a session that has this number in the window of a length.
@@ -107,13 +107,18 @@ impl Timeline {
         self.levels.partition_point(|level| *level <= number).saturating_sub(1)
     }
 
+    /// Joins slots to longer ones.
     fn join(&mut self) {
-        self.slot *= 2;
-        let joined = self.slots.chunks(2).map(|pair| match pair {
-            [a, b] => a.iter().zip(b).map(|(a, b)| a + b).collect(),
-            _ => pair[0].clone(),
+        let longer = LENGTHS.iter().map(|seconds| seconds * 1_000).find(|length| *length > self.slot);
+        let longer = longer.unwrap_or(self.slot * 2);
+        let joined = self.slots.chunks((longer / self.slot) as usize).map(|slots| {
+            let mut sum = slots[0].clone();
+            for slot in &slots[1..] {
+                sum.iter_mut().zip(slot).for_each(|(sum, more)| *sum += more);
+            }
+            sum
         });
-        self.slots = joined.collect();
+        (self.slots, self.slot) = (joined.collect(), longer);
     }
 }
 
@@ -150,7 +155,7 @@ mod tests {
         }
         let numbers: Vec<u64> = (0..366).map(|number| u64::from(number > 0)).collect();
         let slots = timeline.refused(0, 100, &numbers);
-        assert!(slots.len() <= MAX_SLOTS && slots.len() > MAX_SLOTS / 2 && timeline.slot() * MAX_SLOTS as i64 >= YEAR);
+        assert!(slots.len() <= MAX_SLOTS && slots.len() > MAX_SLOTS / 6 && timeline.slot() * MAX_SLOTS as i64 >= YEAR);
         assert_eq!(slots.iter().map(|(all, _)| all).sum::<u64>(), 365);
         for threshold in [63, 64, 65, 66, 100, 101, 364, 365, 65_534] {
             let refused = timeline.refused(0, threshold, &numbers).iter().map(|(_, refused)| refused).sum::<u64>();

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::super::findings::Findings;
-use super::json;
+use super::{json, terminal};
 
 /// The page; the data stands where the mark is.
 const PAGE: &str = include_str!("page.html");
@@ -11,7 +11,10 @@ const MARK: &str = "\"DATA\"";
 
 /// All of it.
 pub fn page(findings: &Findings) -> String {
-    let data = json!({ "report": json::object(findings), "plots": json::plots(findings) }).to_string();
+    let texts = json!({ "reading": terminal::reading(findings), "advice": terminal::recommendation(findings),
+        "users": findings.users.as_ref().map(terminal::users_rest_on),
+    });
+    let data = json!({ "report": json::object(findings), "plots": json::plots(findings), "texts": texts }).to_string();
     // Within a script only `<` can end it or begin a comment.
     PAGE.replacen(MARK, &data.replace('<', "\\u003c"), 1)
 }
