@@ -68,10 +68,13 @@ async fn a_flood_asks_as_seldom_while_a_server_of_other_keys_is_away() {
     site.servers = vec![gate.server(), "127.0.0.1:1".to_owned()];
     let host = site.host_that_remembers(Duration::from_secs(2), OnStoreFailure::Local, PATIENCE);
     host.line("STORE_DOWN").await;
+    // Both keys of the client are on the server that is up.
     let is_at_gate = |address: &[u8; 4]| {
-        let key = format!("c:{}", IpAddr::from(*address));
-        let score = |server: &str| score(&format!("inet:{server}"), key.as_bytes());
-        score(&gate.server()) > score("127.0.0.1:1")
+        let client = IpAddr::from(*address);
+        [format!("c:{client}"), format!("c:{client}!violations")].iter().all(|key| {
+            let score = |server: &str| score(&format!("inet:{server}"), key.as_bytes());
+            score(&gate.server()) > score("127.0.0.1:1")
+        })
     };
     let address = (1..).map(|last| [198, 51, 100, last]).find(is_at_gate).unwrap();
     let (limit, client) = (delaying(), KeyPart::client(address.into(), 32, 64));
