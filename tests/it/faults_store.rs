@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::load::{Progress, RULES, Row, Seen, under_load};
+use crate::support::load::{Measuring, Progress, RULES, Row, Seen, under_load};
 use crate::support::{
     Daemon, Dir, Fault, Gate, Memcached, Mood, NameServer, Names, Namespace, Policy, Postfix, statistic, until,
 };
@@ -360,6 +360,7 @@ fn a_server_that_returns_is_not_stampeded() {
 
 #[test]
 fn mail_goes_on_while_memcached_freezes_and_comes_back() {
+    let _measuring = Measuring::begin();
     let memcached = Memcached::start();
     let daemon =
         Daemon::start(&format!("whitelist = []\nthreshold = 4\nmemcached_server = {:?}\n", memcached.server()));

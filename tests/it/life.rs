@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{ErrorKind, Write};
+use std::mem::MaybeUninit;
 use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
@@ -11,6 +12,7 @@ use std::time::Instant;
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
+use socket2::SockRef;
 
 use crate::support::{
     Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, connect, request, until,
@@ -84,7 +86,7 @@ fn the_statistics_report_the_open_connections() {
     daemon.lines().wait_for(" connections=1 ");
 }
 
-/// A peer that sends requests until the socket is full, and reads no answer.
+/// A peer that sends requests until the socket is full, and reads no answer. The daemon has begun to answer.
 fn silent(path: &Path) -> UnixStream {
     let mut stream = UnixStream::connect(path).unwrap();
     stream.set_nonblocking(true).unwrap();
@@ -93,6 +95,7 @@ fn silent(path: &Path) -> UnixStream {
         let sent = stream.write(requests.as_bytes());
         sent.is_err_and(|error| error.kind() == ErrorKind::WouldBlock).then_some(())
     });
+    until("an answer", || SockRef::from(&stream).peek(&mut [MaybeUninit::uninit()]).ok());
     stream
 }
 

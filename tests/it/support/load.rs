@@ -6,8 +6,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, Once};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -38,8 +38,34 @@ pub struct Asked {
 /// All requests of a load.
 pub struct Seen(Vec<Asked>);
 
+/// Tests at the same time that measure how long answers take; more would measure the machine.
+const MAX_MEASURING: usize = 2;
+
+static MEASURING: Mutex<usize> = Mutex::new(0);
+static ONE_LESS: Condvar = Condvar::new();
+
+/// One of the tests that measure how long answers take, until it is dropped.
+pub struct Measuring(());
+
+impl Measuring {
+    /// Waits until there are few enough of them.
+    pub fn begin() -> Self {
+        let measuring = ONE_LESS.wait_while(MEASURING.lock().unwrap(), |measuring| *measuring >= MAX_MEASURING);
+        *measuring.unwrap() += 1;
+        Self(())
+    }
+}
+
+impl Drop for Measuring {
+    fn drop(&mut self) {
+        *MEASURING.lock().unwrap() -= 1;
+        ONE_LESS.notify_one();
+    }
+}
+
 /// Runs `story` under load on `daemon`. Returns the requests and the result of the story.
 pub fn under_load<T>(daemon: &Daemon, story: impl FnOnce(&Progress) -> T) -> (Seen, T) {
+    let _measuring = Measuring::begin();
     let reference = Daemon::start(RULES);
     let progress = Progress::default();
     thread::scope(|scope| {
