@@ -4,13 +4,15 @@
 
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use bytes::BytesMut;
 use connshaper::config::Config;
 use connshaper::net::clock::Now;
 use connshaper::net::netblock::mask;
 use connshaper::net::netblock_table::NetblockTable;
-use connshaper::policy::{CountRecord, Counter, Plan, Policy, Scope, SessionRecord};
+use connshaper::policy::{CountRecord, Counter, Plan, Policy, Readings, Scope, SessionRecord};
 use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::session::Sessions;
 use connshaper::store::local::Table;
@@ -51,27 +53,27 @@ fn requests(criterion: &mut Criterion) {
     let client = request.client.unwrap();
     let policy = Policy::new(Config::default().policy(), None);
     let sessions = Sessions::new(4096);
-    let mut seat = sessions.attach(None);
+    let mut handle = sessions.attach(None);
     let now = Now::simulated(0);
-    let memory = {
-        let mut memory = SessionRecord::default();
-        memory.keep(CountRecord::new(0, Scope::Session, Some(HIT), 0, false));
-        memory
-    };
-    group.bench_function("join a new session and remember its count", |bencher| {
+    let count = CountRecord::new(0, Scope::Session, Some(HIT), 0, false);
+    group.bench_function("begin a session and remember its count", |bencher| {
         bencher.iter(|| {
             request.client_port = request.client_port.wrapping_add(1).max(1);
-            let joined = seat.lookup(client, &request, now);
-            seat.remember(memory.clone());
-            joined
+            let lookup = pin!(handle.lookup(client, &request, now));
+            match lookup.poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Ready(mut session) => session.record().keep(count),
+                Poll::Pending => unreachable!("nothing is being counted"),
+            }
         });
     });
     group.bench_function("plan and judge", |bencher| {
         bencher.iter(|| {
-            let mut memory = SessionRecord::default();
-            if let Plan::Ask(case) = policy.plan(&request, &mut memory, now) {
-                drop(black_box(policy.judge(case, [Some(HIT)], &mut memory, now)));
+            let mut record = SessionRecord::default();
+            if let Plan::Count(checks) = policy.plan(&request, &record, now) {
+                let readings = Readings::new(&checks.operations(now), [Some(HIT)]);
+                policy.judge(&checks, &readings, &record, now).settle(false, &mut record);
             }
+            record
         });
     });
     group.bench_function("read the clock", |bencher| bencher.iter(Now::read));

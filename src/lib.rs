@@ -3,19 +3,22 @@
 //! The way of a request:
 //!
 //! ```text
-//! Postfix -> listener -> connection -> codec -> session -> policy -> store
-//!            accepts     one policy    bytes    which      plan      counts, in
-//!                        connection    to       SMTP                 one round trip
-//!                           |          Request  session              |
-//! Postfix <- connection <- codec <------------------------ policy <--+
-//!            waits, if     Reply                           judge
-//!            it has to
+//! Postfix -> listener -> postfix::connection -> postfix::decoder    bytes to a Request
+//!                                                   |
+//!                                            engine::decide
+//!                                                   |
+//!                                            session             which SMTP session it belongs to
+//!                                            policy: plan        which counters to hit
+//!                                            store               hits them, in one round trip
+//!                                            policy: judge       the Decision: verdict and effects
+//!                                            session             remembers it
+//!                                                   |
+//! Postfix <- postfix::connection <- postfix::reply, engine::report  reply, log, statistics
 //! ```
 //!
-//! `decision` takes a request through the last three, and tells the log. `policy`
-//! decides and does nothing else: it is handed the time and the counts, and reads
-//! no clock, no socket and no file. Whatever a stranger can make grow has a bound
-//! with a name, in the file that keeps it.
+//! `policy` decides and does nothing else: time and counts are arguments, and it
+//! reads no clock, no socket and no file. Everything that a stranger can make grow
+//! has a bound with a name, in the file that keeps it.
 
 #![forbid(unsafe_code)]
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::commands::ControlCommand;
 use super::hit::{CountStatus, CounterArgs};
 use super::{Control, Problem};
-use crate::engine::preview::{case_of, preview};
+use crate::engine::preview::{checks_of, preview};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::SessionRecord;
@@ -31,12 +31,11 @@ impl ControlCommand for CheckHitArgs {
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<CountStatus, Problem> {
         let rules = control.service.rules.load_full();
         let counted = self.counter.counted(&rules.policy)?;
-        let case = case_of(counted.clone(), self.counter.amount);
-        let answers = preview(&rules.store, &case, now).await;
-        let found = case.checks[0].reading(&mut answers.iter().copied(), now);
-        let mut memory = SessionRecord::admitted();
-        let judgement = rules.policy.judge(case, answers, &mut memory, now);
-        Ok(CountStatus::of(&counted, &judgement, found.hit))
+        let checks = checks_of(counted.clone(), self.counter.amount);
+        let readings = preview(&rules.store, &checks, now).await;
+        let found = checks.checks[0].reading(&readings, now);
+        let decision = rules.policy.judge(&checks, &readings, &SessionRecord::admitted(), now);
+        Ok(CountStatus::of(&counted, &decision, found.hit))
     }
 
     fn show(answer: &CountStatus, paint: Paint) -> String {

@@ -17,11 +17,10 @@ use crate::engine::preview::preview;
 use crate::engine::service::Rules;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
-use crate::policy::checks::LimitCheck;
-use crate::policy::checks::Say;
+use crate::policy::checks::{LimitCheck, Say};
 use crate::policy::limit::Limit;
 use crate::policy::request::Request;
-use crate::policy::{BLACKLIST, Counter, Delayed, LimitChecks, Pass, Plan, Reason, Refusal, SessionRecord, Verdict};
+use crate::policy::{BLACKLIST, Delayed, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
 use crate::postfix::client as query;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::reply::{Reply, ReplyEncoder};
@@ -166,19 +165,19 @@ impl ControlCommand for ExplainArgs {
             let (client, verdict) = (self.client.clone(), VerdictPreview::of(&Verdict::Pass(Pass::UnknownClient)));
             return Ok(ExplainAnswer { client, listed: None, overridden: None, limits: Vec::new(), store, verdict });
         };
-        let mut memory = SessionRecord::default();
+        let record = SessionRecord::default();
         let mut limits = Vec::new();
-        let verdict = match rules.policy.plan(&request, &mut memory, now) {
-            Plan::Done { verdict, .. } => VerdictPreview::of(&verdict),
-            Plan::Ask(case) => {
-                let answers = preview(&rules.store, &case, now).await;
-                limits = previews(&rules, &request, &case, &answers, now);
-                let judgement = rules.policy.judge(case, answers, &mut memory, now);
-                let log_only = judgement.log_only.iter().map(|refusal| LoggedRefusal {
+        let verdict = match rules.policy.plan(&request, &record, now) {
+            Plan::Done(decision) => VerdictPreview::of(&decision.verdict),
+            Plan::Count(checks) => {
+                let readings = preview(&rules.store, &checks, now).await;
+                limits = previews(&rules, &request, &checks, &readings, now);
+                let decision = rules.policy.judge(&checks, &readings, &record, now);
+                let log_only = decision.would_refuse().map(|refusal| LoggedRefusal {
                     reason: refusal.reason.word().to_owned(),
                     refusal: RefusalStatus::of(refusal),
                 });
-                VerdictPreview { log_only: log_only.collect(), ..VerdictPreview::of(&judgement.verdict) }
+                VerdictPreview { log_only: log_only.collect(), ..VerdictPreview::of(&decision.verdict) }
             }
         };
         let active = rules.policy.overrides().lookup(client, now);
@@ -254,16 +253,15 @@ fn previews(
     rules: &Rules,
     request: &Request,
     case: &LimitChecks<'_>,
-    answers: &[Option<Counter>],
+    readings: &Readings,
     now: Now,
 ) -> Vec<LimitPreview> {
-    let mut answers = answers.iter().copied();
     let mut items = case.checks.iter();
     let preview = |(limit, say): (&Limit, Say)| {
         let mut counter = None;
         let why_not = match say {
             Say::Counts => {
-                counter = items.next().map(|item| CounterPreview::of(item, &mut answers, now));
+                counter = items.next().map(|item| CounterPreview::of(item, readings, now));
                 None
             }
             Say::Exempt(netblock) => Some(format!("the limit does not count {netblock}")),
@@ -295,8 +293,8 @@ impl LimitPreview {
 }
 
 impl CounterPreview {
-    fn of(item: &LimitCheck<'_>, answers: &mut impl Iterator<Item = Option<Counter>>, now: Now) -> Self {
-        let found = item.reading(answers, now);
+    fn of(item: &LimitCheck<'_>, readings: &Readings, now: Now) -> Self {
+        let found = item.reading(readings, now);
         let unit = u64::from(item.limit.counts.unit());
         Self {
             key: item.part.to_string(),

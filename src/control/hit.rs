@@ -6,13 +6,13 @@ use serde::{Deserialize, Serialize};
 use super::commands::{ControlCommand, Logged, Record};
 use super::text::{cell, lasting};
 use super::{Control, Problem};
-use crate::engine::decide::follow;
-use crate::engine::preview::case_of;
+use crate::engine::decide::apply;
+use crate::engine::preview::{checks_of, count};
 use crate::engine::target::Counted;
 use crate::net::clock::Now;
 use crate::observe::log::line::Line;
 use crate::observe::terminal::Paint;
-use crate::policy::{Counter, Delayed, Judgement, Policy, Reason, SessionRecord, Verdict};
+use crate::policy::{Counter, Decision, Delayed, Policy, Reason, SessionRecord, Verdict};
 
 /// The most that one command counts.
 const MAX_AMOUNT: u32 = 1_000_000;
@@ -93,22 +93,20 @@ impl ControlCommand for HitArgs {
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<HitAnswer, Problem> {
         let rules = control.service.rules.load_full();
         let counted = self.counter.counted(&rules.policy)?;
-        let case = case_of(counted.clone(), self.counter.amount);
-        let hits = rules.store.count(case.operations(now), now).await;
-        let answers = hits.to_vec();
-        let found = case.checks[0].reading(&mut answers.iter().copied(), now);
-        let mut memory = SessionRecord::admitted();
-        let judgement = rules.policy.judge(case, hits, &mut memory, now);
-        follow(&control.service, &rules, &judgement, now);
-        if matches!(judgement.verdict, Verdict::Refuse(_)) {
-            judgement.refunds_if_refused.iter().for_each(|refund| rules.store.take_back(refund, now));
-        }
+        let checks = checks_of(counted.clone(), self.counter.amount);
+        let readings = count(&rules.store, &checks, now).await;
+        let found = checks.checks[0].reading(&readings, now);
+        let mut record = SessionRecord::admitted();
+        let mut decision = rules.policy.judge(&checks, &readings, &record, now);
+        // No answer is delayed here; a delay counts as over.
+        decision.settle(true, &mut record);
+        apply(&control.service, &rules, &decision, now);
         let number = match found.hit {
             Some(hit) => format!("{} of {}", hit.count, counted.threshold),
             None => format!("not counted: {} is down", rules.store.name()),
         };
         let done = format!("{} {}: {number}", counted.limit.name, counted.part);
-        Ok(HitAnswer { status: CountStatus::of(&counted, &judgement, found.hit), done })
+        Ok(HitAnswer { status: CountStatus::of(&counted, &decision, found.hit), done })
     }
 
     fn show(answer: &HitAnswer, paint: Paint) -> String {
@@ -129,10 +127,10 @@ impl ControlCommand for HitArgs {
 }
 
 impl CountStatus {
-    pub(super) fn of(counted: &Counted<'_>, judgement: &Judgement<'_>, hit: Option<Counter>) -> Self {
-        let refusal = match &judgement.verdict {
+    pub(super) fn of(counted: &Counted<'_>, decision: &Decision<'_>, hit: Option<Counter>) -> Self {
+        let refusal = match &decision.verdict {
             Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
-            Verdict::Pass(_) | Verdict::Defer => judgement.log_only.first(),
+            Verdict::Pass(_) | Verdict::Defer => decision.would_refuse().next(),
         };
         Self {
             limit: counted.limit.name.clone(),

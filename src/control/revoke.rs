@@ -38,9 +38,9 @@ impl ControlCommand for RevokeArgs {
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<RevokeAnswer, Problem> {
         let rules = control.service.rules.load_full();
         let counted = self.counter.counted(&rules.policy)?;
-        let purpose = counted.purposes(now)[0];
+        let kind = counted.purposes(now)[0];
         let (limit, part, amount) = (counted.limit, counted.part.clone(), self.counter.amount);
-        rules.store.take_back(&Refund { limit, part, purpose, amount }, now);
+        rules.store.take_back(&Refund { limit, part, kind, amount }, now);
         // Sent behind it on the same connection, so it finds it done.
         let count = Reading::of(&rules.store, &counted, now).await.map(|reading| reading.count);
         let left = count.map_or_else(|| format!("unknown, {} is down", rules.store.name()), |count| count.to_string());

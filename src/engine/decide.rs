@@ -1,9 +1,11 @@
-//! One request from its session to its verdict, and what is told of it.
+//! One request from its session to its verdict, and what is done in consequence.
 //!
-//! Here the parts meet: the session is recognised, the policy plans, the store
+//! Here the rooms meet: the session is recognised, the policy plans, the store
 //! counts, the policy judges, and the session remembers. Time is an argument.
 
 use std::net::IpAddr;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
 
 use crate::engine::delays::DelayPermit;
 use crate::engine::report::{report, would_refuse};
@@ -11,152 +13,96 @@ use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::request::Request;
-use crate::policy::{Judgement, Pass, Plan, Refund, SessionRecord, Verdict};
-use crate::session::{SessionHandle, SessionLookup};
+use crate::policy::{Decision, Effect, Pass, Plan, Readings, Verdict};
+use crate::session::{SessionGuard, SessionHandle};
 
-/// The answer, and where to wait before it is given.
-pub type Decision<'r> = (Verdict<'r>, Option<DelayPermit>);
+/// The verdict on a request; with the permit, if the answer is to be delayed.
+pub type Answer<'r> = (Verdict<'r>, Option<DelayPermit>);
 
-/// What came of a request at once.
-#[derive(Debug)]
-pub enum Beginning<'r> {
-    /// All that was to come.
-    Decided(Decision<'r>),
-    /// There is something to wait for.
-    Open(Open),
-}
-
-/// A request whose session is known, and no more.
-#[derive(Debug)]
-pub struct Open {
-    client: IpAddr,
-    joined: SessionLookup,
-}
-
-/// Decides where the store counts in this process: then nothing has to be kept while anything is waited for.
-pub fn begin<'r>(
+/// Decides about a request.
+pub async fn decide<'r>(
     service: &Service,
     rules: &'r Rules,
-    seat: &mut SessionHandle,
+    handle: &mut SessionHandle,
     request: &Request,
     now: Now,
-) -> Beginning<'r> {
-    let Service { statistics, decisions, .. } = service;
+) -> Answer<'r> {
+    let Rules { policy, store, .. } = rules;
     let Some(client) = request.client else {
-        add(&statistics.unknown_client, 1);
-        decisions.passed(Pass::UnknownClient);
-        return Beginning::Decided((Verdict::Pass(Pass::UnknownClient), None));
+        add(&service.statistics.unknown_client, 1);
+        service.decisions.passed(Pass::UnknownClient);
+        return (Verdict::Pass(Pass::UnknownClient), None);
     };
-    let joined = seat.lookup(client, request, now);
-    add(&statistics.sessions, u64::from(joined.new));
-    service.diagnosis.observe(client, request, &joined);
-    if rules.store.waits() || joined.counting {
-        return Beginning::Open(Open { client, joined });
-    }
-    let SessionLookup { new, mut memory, .. } = joined;
-    let thought = match rules.policy.plan(request, &mut memory, now) {
-        Plan::Done { verdict, changed } => Thought::done(verdict, changed, new),
-        Plan::Ask(case) => {
-            let answers = rules.store.count_at_once(case.operations(now), now);
-            Thought::judged(rules.policy.judge(case, answers, &mut memory, now), service, rules, now)
+    let (checks, count) = {
+        let mut session = handle.lookup(client, request, now).await;
+        let lookup = session.lookup;
+        add(&service.statistics.sessions, u64::from(lookup.new));
+        service.diagnosis.observe(client, request, lookup);
+        match policy.plan(request, session.record(), now) {
+            Plan::Done(decision) => return finish(service, rules, session, client, decision, now),
+            Plan::Count(checks) if store.waits() => (checks, session.count()),
+            Plan::Count(checks) => {
+                let operations = checks.operations(now);
+                let readings = Readings::new(&operations, store.count_at_once(operations.iter().copied(), now));
+                let decision = policy.judge(&checks, &readings, session.record(), now);
+                return finish(service, rules, session, client, decision, now);
+            }
         }
     };
-    Beginning::Decided(thought.conclude(service, rules, seat, client, memory, now))
+    let operations = checks.operations(now);
+    let readings = Readings::new(&operations, store.count(operations.clone(), now).await);
+    let mut session = count.finish();
+    let decision = policy.judge(&checks, &readings, session.record(), now);
+    finish(service, rules, session, client, decision, now)
 }
 
-impl Open {
-    /// Plan, ask the store, judge; and the session remembers what came of it.
-    pub async fn decide<'r>(
-        self,
-        service: &Service,
-        rules: &'r Rules,
-        seat: &mut SessionHandle,
-        request: &Request,
-        now: Now,
-    ) -> Decision<'r> {
-        let Self { client, joined } = self;
-        let mut memory = if joined.counting { seat.counted().await } else { joined.memory };
-        let thought = match rules.policy.plan(request, &mut memory, now) {
-            Plan::Done { verdict, changed } => Thought::done(verdict, changed, joined.new),
-            Plan::Ask(case) => {
-                seat.count();
-                let answers = rules.store.count(case.operations(now), now).await;
-                Thought::judged(rules.policy.judge(case, answers, &mut memory, now), service, rules, now)
-            }
-        };
-        thought.conclude(service, rules, seat, client, memory, now)
+/// Makes a decision final: seeks the permit to delay the answer if it is to be, has the session remember what came of
+/// it, and does what follows.
+fn finish<'r>(
+    service: &Service,
+    rules: &Rules,
+    mut session: SessionGuard<'_>,
+    client: IpAddr,
+    mut decision: Decision<'r>,
+    now: Now,
+) -> Answer<'r> {
+    let permit = match &decision.verdict {
+        Verdict::Delay(delay) => service.delayed.try_acquire(delay, rules.max_delayed),
+        _ => None,
+    };
+    decision.settle(permit.is_some(), session.record());
+    let news = decision.news || session.lookup.new;
+    drop(session);
+    apply(service, rules, &decision, now);
+    if news {
+        report(service, client, &decision.verdict, now);
+    }
+    (decision.verdict, permit)
+}
+
+/// Decides if the store counts in this process, on the stack of the caller. `None`: nothing is done yet, for another
+/// policy connection's request is being counted for the session by a store that a reload has replaced meanwhile.
+pub fn decide_at_once<'r>(
+    service: &Service,
+    rules: &'r Rules,
+    handle: &mut SessionHandle,
+    request: &Request,
+    now: Now,
+) -> Option<Answer<'r>> {
+    let decision = pin!(decide(service, rules, handle, request, now));
+    match decision.poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Some(answer),
+        Poll::Pending => None,
     }
 }
 
-/// A verdict that nobody has heard yet.
-struct Thought<'r> {
-    verdict: Verdict<'r>,
-    /// The session has something new to remember.
-    changed: bool,
-    /// There is something to tell.
-    news: bool,
-    /// Hits to be taken back if it is a refusal.
-    refunds: Vec<Refund<'r>>,
-}
-
-impl<'r> Thought<'r> {
-    fn done(verdict: Verdict<'r>, changed: bool, news: bool) -> Self {
-        Self { verdict, changed, news, refunds: Vec::new() }
-    }
-
-    fn judged(judgement: Judgement<'r>, service: &Service, rules: &Rules, now: Now) -> Self {
-        follow(service, rules, &judgement, now);
-        let Judgement { verdict, refunds_if_refused: refunds, .. } = judgement;
-        Self { verdict, changed: true, news: true, refunds }
-    }
-
-    /// Finds a place for who has to wait, and has session, store and log know.
-    #[inline]
-    fn conclude(
-        self,
-        service: &Service,
-        rules: &'r Rules,
-        seat: &mut SessionHandle,
-        client: IpAddr,
-        mut memory: SessionRecord,
-        now: Now,
-    ) -> Decision<'r> {
-        let Self { verdict, mut changed, mut news, refunds } = self;
-        let (verdict, place) = match verdict {
-            Verdict::Delay(wait) => {
-                (changed, news) = (true, true);
-                match service.delayed.try_acquire(&wait, rules.max_delayed) {
-                    Some(place) => {
-                        wait.begin(&mut memory);
-                        (Verdict::Delay(wait), Some(place))
-                    }
-                    None => (Verdict::Refuse(wait.refuse(&mut memory)), None),
-                }
-            }
-            verdict => (verdict, None),
-        };
-        if matches!(verdict, Verdict::Refuse(_)) {
-            refunds.iter().for_each(|refund| rules.store.take_back(refund, now));
+/// Does what follows from a decision beside the answer.
+pub fn apply(service: &Service, rules: &Rules, decision: &Decision<'_>, now: Now) {
+    for effect in &decision.effects {
+        match effect {
+            Effect::WouldRefuse(refusal) => would_refuse(service, refusal, now),
+            Effect::Violation(violation) => rules.store.violated(violation, &service.log, now),
+            Effect::Refund(refund) => rules.store.take_back(refund, now),
         }
-        if changed {
-            seat.remember(memory);
-        }
-        if news {
-            report(service, client, &verdict, now);
-        }
-        (verdict, place)
-    }
-}
-
-/// What a judgement has for consequences beside the answer.
-pub fn follow(service: &Service, rules: &Rules, judgement: &Judgement<'_>, now: Now) {
-    for refusal in &judgement.log_only {
-        would_refuse(service, refusal, now);
-    }
-    for violation in &judgement.violations {
-        rules.store.violated(violation, &service.log, now);
-    }
-    for refund in &judgement.refunds {
-        rules.store.take_back(refund, now);
     }
 }

@@ -99,14 +99,14 @@ struct Seen {
 
 impl Diagnosis {
     /// A request that begins a session, is the first about it over another policy connection, or repeats another.
-    pub fn observe(&self, client: IpAddr, request: &Request, joined: &SessionLookup) {
-        if !joined.new && !joined.elsewhere && !joined.repeated {
+    pub fn observe(&self, client: IpAddr, request: &Request, lookup: SessionLookup) {
+        if !lookup.new && !lookup.elsewhere && !lookup.repeated {
             return;
         }
         let mut seen = self.lock();
-        if !joined.new {
-            seen.twice += u64::from(joined.elsewhere);
-            seen.again += u64::from(joined.repeated);
+        if !lookup.new {
+            seen.twice += u64::from(lookup.elsewhere);
+            seen.again += u64::from(lookup.repeated);
             return;
         }
         seen.sessions += 1;
@@ -189,7 +189,6 @@ mod tests {
     use tokio_util::codec::Decoder;
 
     use super::*;
-    use crate::policy::SessionRecord;
     use crate::postfix::decoder::RequestDecoder;
 
     /// What the second request of a session is.
@@ -210,9 +209,8 @@ mod tests {
                 let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
                 for new in [true, false] {
                     let (elsewhere, repeated) = (later == Later::Elsewhere, !new && later == Later::Repeated);
-                    let joined =
-                        SessionLookup { new, elsewhere, repeated, counting: false, memory: SessionRecord::default() };
-                    diagnosis.observe(request.client.unwrap(), &request, &joined);
+                    let lookup = SessionLookup { new, elsewhere, repeated };
+                    diagnosis.observe(request.client.unwrap(), &request, lookup);
                 }
             }
             diagnosis.conclude(&log);

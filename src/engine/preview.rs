@@ -1,37 +1,47 @@
 //! What the store would answer, without being told to count.
 
+use std::net::Ipv4Addr;
+
 use crate::engine::target::Counted;
 use crate::net::clock::Now;
-use crate::policy::checks::CheckState;
-use crate::policy::{Counter, LimitChecks, Operation, Scope, checks as case};
+use crate::policy::checks::{CheckState, LimitCheck, Operations};
+use crate::policy::key::KeyPart;
+use crate::policy::{Counter, LimitChecks, Operation, Readings, Scope};
 use crate::store::Store;
 
-/// The answers the operations of a case would have, in their order: each counter is read, and what the
-/// request would add is added here.
-pub async fn preview(store: &Store, case: &LimitChecks<'_>, now: Now) -> Vec<Option<Counter>> {
-    let mut reads = case.operations(now);
-    reads.iter_mut().for_each(|operation| operation.amount = 0);
-    let found = store.count(reads, now).await;
-    let added = |(hit, operation): (Option<Counter>, Operation<'_>)| {
-        let Operation { amount, exptime, .. } = operation;
-        let hit = hit?;
+/// What the store would answer to the operations of these checks: each counter is read, and what the request would
+/// add is added here.
+pub async fn preview(store: &Store, checks: &LimitChecks<'_>, now: Now) -> Readings {
+    let operations = checks.operations(now);
+    let reads = operations.iter().map(|operation| Operation { amount: 0, ..*operation });
+    let found = store.count(reads.collect::<Operations<'_>>(), now).await;
+    let added = |(counter, operation): (Option<Counter>, &Operation<'_>)| {
+        let Operation { amount, exptime, .. } = *operation;
+        let counter = counter?;
         if amount == 0 {
-            return Some(hit);
+            return Some(counter);
         }
-        let left = if hit.count == 0 { exptime } else { hit.left };
-        Some(Counter { count: hit.count.saturating_add(amount), left, added: amount })
+        let left = if counter.count == 0 { exptime } else { counter.left };
+        Some(Counter { count: counter.count.saturating_add(amount), left, added: amount })
     };
-    found.into_iter().zip(case.operations(now)).map(added).collect()
+    Readings::new(&operations, found.into_iter().zip(&operations).map(added))
 }
 
-/// A case of one limit and one key, as a program reports it that is no Postfix.
-pub fn case_of<'p>(counted: Counted<'p>, amount: u32) -> LimitChecks<'p> {
+/// Counts these checks, as the daemon does for a request.
+pub async fn count(store: &Store, checks: &LimitChecks<'_>, now: Now) -> Readings {
+    let operations = checks.operations(now);
+    let answers = store.count(operations.clone(), now).await;
+    Readings::new(&operations, answers)
+}
+
+/// The check of one limit and one key, as another program than Postfix reports a hit.
+pub fn checks_of<'p>(counted: Counted<'p>, amount: u32) -> LimitChecks<'p> {
     let Counted { limit, part, threshold } = counted;
     let client = match &part {
-        crate::policy::key::KeyPart::Client { address, .. } => *address,
-        crate::policy::key::KeyPart::Text(_) => std::net::Ipv4Addr::UNSPECIFIED.into(),
+        KeyPart::Client { address, .. } => *address,
+        KeyPart::Text(_) => Ipv4Addr::UNSPECIFIED.into(),
     };
-    let matter = CheckState::ToCount { scope: Scope::Request, amount };
-    let item = case::LimitCheck { limit, threshold, part, state: matter };
-    LimitChecks { client, stress: false, checks: std::iter::once(item).collect() }
+    let state = CheckState::ToCount { scope: Scope::Request, amount };
+    let check = LimitCheck { limit, threshold, part, state };
+    LimitChecks { client, stress: false, checks: std::iter::once(check).collect() }
 }

@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::attribute::Attribute;
 use super::decision::{Delayed, Pass, Reason, Refusal, Verdict};
 use super::key::{Counter, CounterKind, Key, KeyPart, Operation};
-use super::limit::{Counts, Limit, Rate, RatePer, Window};
+use super::limit::{Counts, Limit, LimitId, Rate, RatePer, Window};
 use super::record::{CountRecord, Scope, SessionRecord};
 use super::request::{Request, Stage};
 use super::{OnStoreFailure, Policy, window};
@@ -27,6 +27,23 @@ pub struct LimitChecks<'p> {
 
 /// What one request needs of the store; nearly always one hit.
 pub type Operations<'a> = SmallVec<[Operation<'a>; 1]>;
+
+/// The counters of a request as the store has answered, found by limit and kind.
+#[derive(Clone, Debug, Default)]
+pub struct Readings(SmallVec<[(LimitId, CounterKind, Option<Counter>); 1]>);
+
+impl Readings {
+    /// What the store has answered to these operations, in their order.
+    pub fn new(operations: &Operations<'_>, answers: impl IntoIterator<Item = Option<Counter>>) -> Self {
+        let named = |(operation, answer): (&Operation<'_>, _)| (operation.key.limit.id, operation.key.kind, answer);
+        Self(operations.iter().zip(answers).map(named).collect())
+    }
+
+    /// A counter; `None`: the store was down, or was not asked.
+    fn find(&self, limit: &Limit, kind: CounterKind) -> Option<Counter> {
+        self.0.iter().find(|(id, its_kind, _)| (*id, *its_kind) == (limit.id, kind)).and_then(|(.., counter)| *counter)
+    }
+}
 
 /// One limit's say.
 #[derive(Debug)]
@@ -119,12 +136,12 @@ impl<'p> LimitChecks<'p> {
         self.checks.iter().any(|item| matches!(item.state, CheckState::ToCount { .. }))
     }
 
-    /// What the store is asked: everything at once, in the order in which [`Item::finding`] takes the answers.
+    /// What the store is asked, all of it at once.
     pub fn operations(&self, now: Now) -> Operations<'_> {
         let mut operations = Operations::new();
-        for item in &self.checks {
-            if let CheckState::ToCount { amount, .. } = item.state {
-                item.ask(amount, now, &mut operations);
+        for check in &self.checks {
+            if let CheckState::ToCount { amount, .. } = check.state {
+                check.ask(amount, now, &mut operations);
             }
         }
         operations
@@ -134,18 +151,17 @@ impl<'p> LimitChecks<'p> {
 impl LimitCheck<'_> {
     fn ask<'a>(&'a self, amount: u32, now: Now, operations: &mut Operations<'a>) {
         let limit = self.limit;
-        let mut ask = |purpose, amount, exptime| {
-            let key = Key { limit, part: &self.part, kind: purpose };
+        let mut ask = |kind, amount, exptime| {
+            let key = Key { limit, part: &self.part, kind };
             operations.push(Operation { key, amount, exptime, threshold: self.threshold });
         };
         match limit.window {
             Window::Fixed => ask(CounterKind::Window, amount, limit.exptime),
             Window::Sliding => {
-                let (newest, lifetime) = (window::slot(limit.exptime, now.unix_ms), window::lifetime(limit.exptime));
+                let lifetime = window::lifetime(limit.exptime);
+                let [newest, older @ ..] = window::slots(limit.exptime, now.unix_ms);
                 ask(CounterKind::Slot(newest), amount, lifetime);
-                for age in 1..=window::OLDER {
-                    ask(CounterKind::Slot(newest.saturating_sub(age)), 0, lifetime);
-                }
+                older.into_iter().for_each(|slot| ask(CounterKind::Slot(slot), 0, lifetime));
             }
         }
         if limit.ban.is_some() {
@@ -156,28 +172,27 @@ impl LimitCheck<'_> {
         }
     }
 
-    /// Takes the answers to this item's operations.
-    pub fn reading(&self, answers: &mut impl Iterator<Item = Option<Counter>>, now: Now) -> CounterReading {
-        let mut next = || answers.next().flatten();
-        let hit = match self.limit.window {
-            Window::Fixed => next(),
-            Window::Sliding => self.slide(&mut next, now),
+    /// What the store has said of this check's counters.
+    pub fn reading(&self, readings: &Readings, now: Now) -> CounterReading {
+        let limit = self.limit;
+        let hit = match limit.window {
+            Window::Fixed => readings.find(limit, CounterKind::Window),
+            Window::Sliding => self.slide(readings, now),
         };
-        let read = |answer: Option<Counter>| answer.filter(|hit| hit.count > 0);
-        let banned = self.limit.ban.and_then(|_| read(next())).map_or(0, |ban| ban.left.max(1));
-        let violations = self.limit.delay.and_then(|_| read(next())).map_or(0, |hit| hit.count);
+        let read = |kind| readings.find(limit, kind).filter(|counter| counter.count > 0);
+        let banned = limit.ban.and_then(|_| read(CounterKind::Ban)).map_or(0, |ban| ban.left.max(1));
+        let violations = limit.delay.and_then(|_| read(CounterKind::Violations)).map_or(0, |counter| counter.count);
         CounterReading { hit, banned, violations }
     }
 
-    fn slide(&self, next: &mut impl FnMut() -> Option<Counter>, now: Now) -> Option<Counter> {
-        let newest = next();
-        let slots: SmallVec<[u32; 11]> = std::iter::once(newest)
-            .chain((0..window::OLDER).map(|_| next()))
-            .map(|hit| hit.map_or(0, |hit| hit.count))
-            .collect();
-        let count = slots.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
-        let left = window::left(&slots, self.threshold, self.limit.exptime, now.unix_ms);
-        newest.map(|newest| Counter { count, left, added: newest.added })
+    fn slide(&self, readings: &Readings, now: Now) -> Option<Counter> {
+        let limit = self.limit;
+        let counters =
+            window::slots(limit.exptime, now.unix_ms).map(|slot| readings.find(limit, CounterKind::Slot(slot)));
+        let counts = counters.map(|counter| counter.map_or(0, |counter| counter.count));
+        let count = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
+        let left = window::left(&counts, self.threshold, limit.exptime, now.unix_ms);
+        counters[0].map(|newest| Counter { count, left, added: newest.added })
     }
 }
 
@@ -261,10 +276,6 @@ pub(crate) enum LimitOutcome<'p> {
 }
 
 impl<'p> LimitOutcome<'p> {
-    pub(crate) fn refuses(&self) -> bool {
-        matches!(self, Self::Refuse(_))
-    }
-
     pub(crate) fn verdict(self) -> Verdict<'p> {
         match self {
             Self::Pass | Self::AlreadyDelayed => Verdict::Pass(Pass::WithinLimits),
@@ -277,17 +288,16 @@ impl<'p> LimitOutcome<'p> {
 }
 
 impl Policy {
-    /// What a limit makes of its count of a client. `waited`: the session has.
+    /// What a limit makes of its count of a client. `delayed`: the session was.
     pub(crate) fn outcome<'p>(
         &self,
-        client: IpAddr,
-        stress: bool,
-        item: &LimitCheck<'p>,
+        checks: &LimitChecks<'p>,
+        check: &LimitCheck<'p>,
         count: &CountRecord,
         violations: u32,
-        waited: bool,
+        delayed: bool,
     ) -> LimitOutcome<'p> {
-        let limit = item.limit;
+        let (client, stress, limit) = (checks.client, checks.stress, check.limit);
         if count.passed {
             return LimitOutcome::Pass;
         }
@@ -298,9 +308,9 @@ impl Policy {
                 client,
                 reason,
                 limit: &limit.name,
-                key: item.part.clone(),
+                key: check.part.clone(),
                 count: u64::from(hit.count) * unit,
-                threshold: u64::from(item.threshold) * unit,
+                threshold: u64::from(check.threshold) * unit,
                 left: hit.left,
                 action,
             }
@@ -313,13 +323,13 @@ impl Policy {
         if count.hit.is_none() {
             return LimitOutcome::Uncounted(self.on_store_failure);
         }
-        if hit.count <= item.threshold {
+        if hit.count <= check.threshold {
             return LimitOutcome::Pass;
         }
         match limit.delay {
             Some(_) if count.delay_limit => LimitOutcome::Refuse(refusal(Reason::DelayLimit, hit)),
-            // One that is only logged has made nobody wait.
-            Some(_) if waited && !limit.log_only => LimitOutcome::AlreadyDelayed,
+            // A log-only limit never delayed the session, so it cannot excuse it.
+            Some(_) if delayed && !limit.log_only => LimitOutcome::AlreadyDelayed,
             Some(delay) if !stress => {
                 let time = delay.of(violations.saturating_add(1));
                 LimitOutcome::Delay(Delayed::new(refusal(Reason::Over, hit), time, delay.max_concurrent, Some(count)))

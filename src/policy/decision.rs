@@ -7,7 +7,7 @@ use super::action::Action;
 use super::checks::{CheckState, LimitCheck, LimitOutcome};
 use super::key::{CounterKind, KeyPart};
 use super::limit::{Limit, LimitId, Window};
-use super::record::{BlacklistState, CountRecord, Scope, SessionRecord};
+use super::record::{BlacklistState, CountRecord, Counts, Scope, SessionRecord};
 use super::template::Values;
 use super::window;
 use crate::net::clock::Now;
@@ -54,8 +54,8 @@ pub struct Delayed<'p> {
     pub time: Duration,
     /// How many may wait at once for the refusal's key.
     pub max_concurrent: u32,
-    /// Whose count it was; none for the blacklist.
-    count: Option<(LimitId, Scope)>,
+    /// The count that it follows from; none for the blacklist.
+    pub(super) count: Option<(LimitId, Scope)>,
 }
 
 impl<'p> Delayed<'p> {
@@ -63,31 +63,9 @@ impl<'p> Delayed<'p> {
         Self { refusal, time, max_concurrent, count: count.map(|count| (count.limit, count.scope)) }
     }
 
-    /// The session waits once; whatever it asks later passes.
-    pub fn begin(&self, memory: &mut SessionRecord) {
-        memory.blacklist = if self.count.is_some() { BlacklistState::Passed } else { BlacklistState::Delayed };
-        memory.delayed = true;
-        self.settle(memory, |count| CountRecord { passed: true, ..count });
-    }
-
-    /// Nobody more may wait, so it is refused, and that stands.
-    pub fn refuse(self, memory: &mut SessionRecord) -> Refusal<'p> {
-        if self.count.is_none() {
-            memory.blacklist = BlacklistState::TooManyDelayed;
-        }
-        self.settle(memory, |count| CountRecord { passed: false, delay_limit: true, ..count });
-        self.over_delay_limit()
-    }
-
     /// The refusal of one that may not even wait.
     pub(super) fn over_delay_limit(self) -> Refusal<'p> {
         Refusal { reason: Reason::DelayLimit, ..self.refusal }
-    }
-
-    fn settle(&self, memory: &mut SessionRecord, change: impl FnOnce(CountRecord) -> CountRecord) {
-        if let Some(count) = self.count.and_then(|(limit, scope)| memory.find(limit, scope)) {
-            memory.keep(change(count));
-        }
     }
 }
 
@@ -173,95 +151,129 @@ impl Refusal<'_> {
     }
 }
 
-/// The verdict on a case, and what follows from it.
+/// What is decided about a request, and what follows from it.
+///
+/// Whether an answer can be delayed depends on how many are. So a decision changes nothing until
+/// [`settle`](Self::settle) is told.
 #[derive(Debug)]
-pub struct Judgement<'p> {
-    /// The answer.
+pub struct Decision<'p> {
     pub verdict: Verdict<'p>,
-    /// What limits that are only logged would have refused.
-    pub log_only: Vec<Refusal<'p>>,
-    /// What of the case went over, and may be banned for it.
-    pub violations: Vec<Violation<'p>>,
-    /// Hits that are to be taken back.
-    pub refunds: Vec<Refund<'p>>,
-    /// Hits that are to be taken back too if the request is refused in the end.
-    pub refunds_if_refused: Vec<Refund<'p>>,
+    pub effects: Vec<Effect<'p>>,
+    /// It is to be reported even if its session is not new.
+    pub news: bool,
+    /// Effects of a refusal, should it come to one.
+    refunds_if_refused: Vec<Refund<'p>>,
+    /// What the session is to remember.
+    pub(super) blacklist: Option<BlacklistState>,
+    pub(super) counts: Counts,
 }
 
-/// Something went over a limit that remembers that.
+/// What is done after a decision, with no request waiting for it.
+#[derive(Debug)]
+pub enum Effect<'p> {
+    /// Report what a limit that is only logged would have refused.
+    WouldRefuse(Refusal<'p>),
+    /// Tell the store of a violation. It may ban for it.
+    Violation(Violation<'p>),
+    /// Take hits back.
+    Refund(Refund<'p>),
+}
+
+/// A key went over a limit that remembers violations.
 #[derive(Debug)]
 pub struct Violation<'p> {
-    /// The limit.
     pub limit: &'p Limit,
-    /// What of it.
     pub part: KeyPart,
 }
 
 /// Hits that do not count, for the request was refused.
 #[derive(Debug)]
 pub struct Refund<'p> {
-    /// Whose they are.
     pub limit: &'p Limit,
-    /// What was counted.
     pub part: KeyPart,
-    /// Under which of its keys.
-    pub purpose: CounterKind,
-    /// How many.
+    pub kind: CounterKind,
     pub amount: u32,
 }
 
-impl Default for Judgement<'_> {
-    fn default() -> Self {
-        Self {
-            verdict: Verdict::Pass(Pass::WithinLimits),
-            log_only: Vec::new(),
-            violations: Vec::new(),
-            refunds: Vec::new(),
-            refunds_if_refused: Vec::new(),
-        }
+impl<'p> Decision<'p> {
+    /// One without effects, of which the session remembers nothing.
+    pub(super) fn new(verdict: Verdict<'p>) -> Self {
+        let (effects, refunds_if_refused) = (Vec::new(), Vec::new());
+        Self { verdict, effects, news: false, refunds_if_refused, blacklist: None, counts: Counts::new() }
     }
-}
 
-impl<'p> Judgement<'p> {
-    /// Notes what follows from a limit's opinion of a count that was just made.
-    pub(crate) fn follow(&mut self, item: &LimitCheck<'p>, count: &CountRecord, opinion: &LimitOutcome<'p>, now: Now) {
-        if let Some(refund) = Refund::of(item, count, now) {
-            match item.limit.log_only {
+    /// Adds what follows from the outcome of a count that was just made.
+    pub(super) fn add_effects(
+        &mut self,
+        check: &LimitCheck<'p>,
+        count: &CountRecord,
+        outcome: &LimitOutcome<'p>,
+        now: Now,
+    ) {
+        if let Some(refund) = Refund::of(check, count, now) {
+            match check.limit.log_only {
                 false => self.refunds_if_refused.push(refund),
-                // It is on its own, in this too.
-                true if opinion.refuses() => self.refunds.push(refund),
+                // A log-only limit refunds by its own outcome, not the request's.
+                true if matches!(outcome, LimitOutcome::Refuse(_)) => self.effects.push(Effect::Refund(refund)),
                 true => {}
             }
         }
-        match opinion {
-            LimitOutcome::Refuse(refusal) | LimitOutcome::Delay(Delayed { refusal, .. }) if item.limit.log_only => {
-                self.log_only.push(refusal.clone());
+        match outcome {
+            LimitOutcome::Refuse(refusal) | LimitOutcome::Delay(Delayed { refusal, .. }) if check.limit.log_only => {
+                self.effects.push(Effect::WouldRefuse(refusal.clone()));
             }
             LimitOutcome::Refuse(_) | LimitOutcome::Delay(_) | LimitOutcome::AlreadyDelayed => {}
             LimitOutcome::Pass | LimitOutcome::Uncounted(_) => return,
         }
-        // Going on while banned is no further violation, nor is what is one with an earlier hit.
-        let remembers = item.limit.ban.is_some() || item.limit.delay.is_some();
+        // No violation while banned, nor for a coalesced hit.
+        let remembers = check.limit.ban.is_some() || check.limit.delay.is_some();
         if remembers && count.banned == 0 && count.hit.is_some_and(|hit| hit.added > 0) {
-            self.violations.push(Violation { limit: item.limit, part: item.part.clone() });
+            self.effects.push(Effect::Violation(Violation { limit: check.limit, part: check.part.clone() }));
+        }
+    }
+
+    /// What limits that are only logged would have refused.
+    pub fn would_refuse(&self) -> impl Iterator<Item = &Refusal<'p>> {
+        self.effects.iter().filter_map(|effect| match effect {
+            Effect::WouldRefuse(refusal) => Some(refusal),
+            Effect::Violation(_) | Effect::Refund(_) => None,
+        })
+    }
+
+    /// Makes the decision final. `delay_granted` says whether an answer that is to be delayed can be; if not, the
+    /// client is refused. The session remembers what came of it.
+    pub fn settle(&mut self, delay_granted: bool, record: &mut SessionRecord) {
+        if let Some(blacklist) = self.blacklist {
+            record.blacklist = blacklist;
+        }
+        self.counts.drain(..).for_each(|count| record.keep(count));
+        if let Verdict::Delay(delay) = &self.verdict {
+            record.delay(delay.count, delay_granted);
+            self.news = true;
+            if !delay_granted {
+                self.verdict = Verdict::Refuse(delay.clone().over_delay_limit());
+            }
+        }
+        if matches!(self.verdict, Verdict::Refuse(_)) {
+            self.effects.extend(self.refunds_if_refused.drain(..).map(Effect::Refund));
         }
     }
 }
 
 impl<'p> Refund<'p> {
-    /// What an item's count is worth if the request is refused.
-    pub(crate) fn of(item: &LimitCheck<'p>, count: &CountRecord, now: Now) -> Option<Self> {
-        // What the window leaves behind in a moment might be taken from the next one.
+    /// What a check's count is worth if the request is refused.
+    fn of(check: &LimitCheck<'p>, count: &CountRecord, now: Now) -> Option<Self> {
+        // The window may end before the refund arrives; then it would be taken from the next one.
         const LEAST_LEFT: u32 = 2;
-        let limit = item.limit;
+        let limit = check.limit;
         let hit = count.hit.filter(|hit| hit.added > 0 && !limit.count_refused)?;
-        let purpose = match limit.window {
+        let kind = match limit.window {
             Window::Fixed if hit.left < LEAST_LEFT => return None,
             Window::Fixed => CounterKind::Window,
             Window::Sliding => CounterKind::Slot(window::slot(limit.exptime, now.unix_ms)),
         };
-        match item.state {
-            CheckState::ToCount { .. } => Some(Self { limit, part: item.part.clone(), purpose, amount: hit.added }),
+        match check.state {
+            CheckState::ToCount { .. } => Some(Self { limit, part: check.part.clone(), kind, amount: hit.added }),
             CheckState::Cached(_) => None,
         }
     }

@@ -141,6 +141,15 @@ pub enum Window {
     Sliding,
 }
 
+impl Window {
+    /// Every one of them with its word in the configuration.
+    pub const WORDS: [(&'static str, Self); 2] = [("fixed", Self::Fixed), ("sliding", Self::Sliding)];
+
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, window)| *window == self).map_or("", |(word, _)| word)
+    }
+}
+
 /// A wait before the answer. After it the client passes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Delay {

@@ -1,11 +1,12 @@
 //! The decision: what to count, and what the counts mean.
 //!
-//! Pure: nothing here reads a clock, a socket or a file. `plan` says either a
-//! finished verdict or a case with keys to hit, the store hits them in one round
-//! trip, `judge` turns what came back into the verdict. The order of judgement
-//! is the order of `plan` and `judge`, read top to bottom: can the client be
-//! counted, whitelist, what its session already got, an administrator's word,
-//! blacklist, ban, limits in file order, pass.
+//! Pure: nothing here reads a clock, a socket or a file. `plan` returns either a
+//! finished decision or the keys to hit, the store hits them in one round trip,
+//! and `judge` makes the decision from what came back. Both only read what the
+//! session remembers; `Decision::settle` writes to it, once. The order of
+//! judgement is the order of `plan` and `judge`, from top to bottom: can the
+//! client be counted, whitelist, what its session already got, an
+//! administrator's override, blacklist, ban, limits in file order, pass.
 
 pub mod action;
 pub mod attribute;
@@ -32,8 +33,8 @@ use ipnet::IpNet;
 use crate::net::clock::Now;
 use crate::policy::request::Request;
 
-pub use checks::LimitChecks;
-pub use decision::{Delayed, Judgement, Pass, Reason, Refund, Refusal, Verdict};
+pub use checks::{LimitChecks, Readings};
+pub use decision::{Decision, Delayed, Effect, Pass, Reason, Refund, Refusal, Verdict};
 pub use key::{Counter, CounterKind, Key, Operation};
 pub use limit::Limit;
 pub use overrides::Overrides;
@@ -81,15 +82,10 @@ pub struct Blacklist {
 /// What is to be done about a request.
 #[derive(Debug)]
 pub enum Plan<'p> {
-    /// Nothing to count.
-    Done {
-        /// The answer.
-        verdict: Verdict<'p>,
-        /// The session has something new to remember.
-        changed: bool,
-    },
-    /// Have the store do the case's operations, then `judge`.
-    Ask(LimitChecks<'p>),
+    /// Nothing: it is decided.
+    Done(Decision<'p>),
+    /// Have the store do the operations of these, then `judge`.
+    Count(LimitChecks<'p>),
 }
 
 impl Policy {
@@ -99,8 +95,9 @@ impl Policy {
         let mut limits = settings.limits;
         for limit in &mut limits {
             let Limit { name, counts, window, log_only, .. } = &*limit;
-            // No counter ever changes its meaning; but who was let in stays in.
-            let counted = format!("{name} {counts:?} {window:?} {log_only}");
+            // Kept in the state file. A limit that counts something else, or otherwise, has other counters; but a
+            // session that passed it stays passed.
+            let counted = format!("{name} {} {} {log_only}", counts.word(), window.word());
             (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
         }
         Self {
@@ -132,43 +129,43 @@ impl Policy {
     }
 
     /// What a request needs, given what its session remembers.
-    pub fn plan(&self, request: &Request, memory: &mut SessionRecord, now: Now) -> Plan<'_> {
+    pub fn plan(&self, request: &Request, record: &SessionRecord, now: Now) -> Plan<'_> {
         let Some(client) = request.client else {
-            return Plan::Done { verdict: Verdict::Pass(Pass::UnknownClient), changed: false };
+            return Plan::Done(Decision::new(Verdict::Pass(Pass::UnknownClient)));
         };
         let listed = self.netblocks.lookup(client);
         if let Some((_, ListEntry::Whitelist)) = listed {
-            return Plan::Done { verdict: Verdict::Pass(Pass::Whitelisted), changed: self.exempt(memory) };
+            return Plan::Done(self.exempt(Pass::Whitelisted, record));
         }
-        let outside = matches!(memory.blacklist, BlacklistState::Unchecked | BlacklistState::TooManyDelayed);
-        let word = self.overrides.lookup(client, now);
-        match word {
-            Some(word) if word.kind == OverrideKind::Allow => {
-                return Plan::Done { verdict: Verdict::Pass(Pass::Allowed), changed: self.exempt(memory) };
+        let unchecked = matches!(record.blacklist, BlacklistState::Unchecked | BlacklistState::TooManyDelayed);
+        let said = self.overrides.lookup(client, now);
+        match said {
+            Some(said) if said.kind == OverrideKind::Allow => {
+                return Plan::Done(self.exempt(Pass::Allowed, record));
             }
-            Some(word) if word.kind == OverrideKind::Ban && outside && !self.log_only => {
-                return Plan::Done { verdict: Verdict::Refuse(self.banned(client, &word)), changed: false };
+            Some(said) if said.kind == OverrideKind::Ban && unchecked && !self.log_only => {
+                return Plan::Done(Decision::new(Verdict::Refuse(self.banned(client, &said))));
             }
             _ => {}
         }
         let rate = match listed {
-            Some((netblock, ListEntry::Blacklist(reason))) if outside && !self.log_only => {
+            Some((netblock, ListEntry::Blacklist(reason))) if unchecked && !self.log_only => {
                 let verdict = match self.blacklisted(client, netblock, *reason) {
-                    // The same as where a limit makes wait.
-                    Verdict::Delay(wait) if memory.blacklist == BlacklistState::TooManyDelayed => {
-                        Verdict::Refuse(wait.over_delay_limit())
+                    // The same as where a limit delays.
+                    Verdict::Delay(delay) if record.blacklist == BlacklistState::TooManyDelayed => {
+                        Verdict::Refuse(delay.over_delay_limit())
                     }
-                    Verdict::Delay(wait) if checks::is_stressed(request) => Verdict::Refuse(wait.refusal),
+                    Verdict::Delay(delay) if checks::is_stressed(request) => Verdict::Refuse(delay.refusal),
                     verdict => verdict,
                 };
-                return Plan::Done { verdict, changed: false };
+                return Plan::Done(Decision::new(verdict));
             }
             Some((netblock, ListEntry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
             _ => None,
         };
-        let mut case = LimitChecks::new(client, request);
+        let mut checks = LimitChecks::new(client, request);
         for limit in &self.limits {
-            if memory.blacklist == BlacklistState::Delayed && limit.counts == Counts::Connections {
+            if record.blacklist == BlacklistState::Delayed && limit.counts == Counts::Connections {
                 continue;
             }
             let rate = match limit.netblocks.lookup(client) {
@@ -177,87 +174,85 @@ impl Policy {
                 None if limit.name == limit::TOP => rate,
                 None => None,
             };
-            case.consider(limit, rate, request, memory);
+            checks.consider(limit, rate, request, record);
         }
-        // Where nothing is enforced the log has a blacklisted client once, also if no limit is about it.
+        // Where nothing is enforced a blacklisted client is logged once, even if no limit applies to it.
         let news = self.log_only
-            && memory.blacklist == BlacklistState::Unchecked
-            && (word.is_some() || matches!(listed, Some((_, ListEntry::Blacklist(_)))));
-        if case.must_count() || news { Plan::Ask(case) } else { self.repeat(case, memory) }
+            && record.blacklist == BlacklistState::Unchecked
+            && (said.is_some() || matches!(listed, Some((_, ListEntry::Blacklist(_)))));
+        if checks.must_count() || news { Plan::Count(checks) } else { Plan::Done(self.repeat(checks, record)) }
     }
 
-    /// The verdict on a case from what its operations came back with, which the session is to remember.
+    /// The decision about a request from what the store has answered.
     pub fn judge<'p>(
         &'p self,
-        case: LimitChecks<'p>,
-        answers: impl IntoIterator<Item = Option<Counter>>,
-        memory: &mut SessionRecord,
+        checks: &LimitChecks<'p>,
+        readings: &Readings,
+        record: &SessionRecord,
         now: Now,
-    ) -> Judgement<'p> {
-        let mut answers = answers.into_iter();
-        let mut judgement = Judgement::default();
-        let admission = memory.blacklist;
-        if admission != BlacklistState::Delayed {
-            memory.blacklist = BlacklistState::Passed;
+    ) -> Decision<'p> {
+        let mut decision = Decision::new(Verdict::Pass(Pass::WithinLimits));
+        decision.news = true;
+        if record.blacklist != BlacklistState::Delayed {
+            decision.blacklist = Some(BlacklistState::Passed);
         }
-        if self.log_only && admission == BlacklistState::Unchecked {
-            judgement.log_only.extend(self.would_refuse(case.client, now));
+        if self.log_only && record.blacklist == BlacklistState::Unchecked {
+            decision.effects.extend(self.would_refuse(checks.client, now).map(Effect::WouldRefuse));
         }
-        for item in case.checks {
-            let (count, violations) = match item.state {
+        for check in &checks.checks {
+            let (count, violations) = match check.state {
                 CheckState::Cached(count) => (count, 0),
                 CheckState::ToCount { scope, .. } => {
-                    let CounterReading { hit, banned, violations } = item.reading(&mut answers, now);
-                    (CountRecord::new(item.limit.memory_id, scope, hit, banned, case.stress), violations)
+                    let CounterReading { hit, banned, violations } = check.reading(readings, now);
+                    (CountRecord::new(check.limit.memory_id, scope, hit, banned, checks.stress), violations)
                 }
             };
-            let opinion = self.outcome(case.client, case.stress, &item, &count, violations, memory.delayed);
-            let mut settled = self.finalize(count, item.limit, &opinion);
-            if matches!(item.state, CheckState::ToCount { .. }) {
-                if !settled.passed {
-                    settled.key = CountRecord::key(&item.part);
+            let outcome = self.outcome(checks, check, &count, violations, record.delayed);
+            let mut finalized = self.finalize(count, check.limit, &outcome);
+            if matches!(check.state, CheckState::ToCount { .. }) {
+                if !finalized.passed {
+                    finalized.key = CountRecord::key(&check.part);
                 }
-                judgement.follow(&item, &count, &opinion, now);
+                decision.add_effects(check, &count, &outcome, now);
             }
-            memory.keep(settled);
-            if !item.limit.log_only {
-                judgement.verdict.weigh(opinion.verdict());
+            decision.counts.push(finalized);
+            if !check.limit.log_only {
+                decision.verdict.weigh(outcome.verdict());
             }
         }
-        judgement
+        decision
     }
 
-    /// Marks a session that passes without a count, for it is exempt: it stays so. Says whether that is news.
-    fn exempt(&self, memory: &mut SessionRecord) -> bool {
-        let mut news = std::mem::replace(&mut memory.blacklist, BlacklistState::Passed) != BlacklistState::Passed;
+    /// A session of an exempt client passes without a count, and stays passed.
+    fn exempt<'p>(&'p self, pass: Pass, record: &SessionRecord) -> Decision<'p> {
+        let mut decision = Decision::new(Verdict::Pass(pass));
+        decision.blacklist = Some(BlacklistState::Passed);
         for limit in self.limits.iter().filter(|limit| limit.counts == Counts::Connections) {
-            let count = memory.find(limit.memory_id, Scope::Session);
+            let count = record.find(limit.memory_id, Scope::Session);
             let count = count.unwrap_or(CountRecord::new(limit.memory_id, Scope::Session, None, 0, false));
             if !count.passed {
-                memory.keep(CountRecord { passed: true, ..count });
-                news = true;
+                decision.counts.push(CountRecord { passed: true, ..count });
             }
         }
-        news
+        decision
     }
 
-    /// The verdict on a case in which nothing is open: that of before, unless a reload has changed the rules.
-    fn repeat<'p>(&'p self, case: LimitChecks<'p>, memory: &mut SessionRecord) -> Plan<'p> {
-        let mut verdict = Verdict::Pass(Pass::WithinLimits);
-        let mut changed = false;
-        for item in &case.checks {
-            let CheckState::Cached(count) = item.state else { continue };
-            let opinion = self.outcome(case.client, case.stress, item, &count, 0, memory.delayed);
-            let settled = self.finalize(count, item.limit, &opinion);
-            if settled != count {
-                memory.keep(settled);
-                changed = true;
+    /// The decision about a request of which everything is counted: that of before, unless a reload has changed the
+    /// rules.
+    fn repeat<'p>(&'p self, checks: LimitChecks<'p>, record: &SessionRecord) -> Decision<'p> {
+        let mut decision = Decision::new(Verdict::Pass(Pass::WithinLimits));
+        for check in &checks.checks {
+            let CheckState::Cached(count) = check.state else { continue };
+            let outcome = self.outcome(&checks, check, &count, 0, record.delayed);
+            let finalized = self.finalize(count, check.limit, &outcome);
+            if finalized != count {
+                decision.counts.push(finalized);
             }
-            if !item.limit.log_only {
-                verdict.weigh(opinion.verdict());
+            if !check.limit.log_only {
+                decision.verdict.weigh(outcome.verdict());
             }
         }
-        Plan::Done { verdict, changed }
+        decision
     }
 
     /// What the blacklist has to say where nothing is enforced.

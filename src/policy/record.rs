@@ -116,6 +116,19 @@ impl SessionRecord {
         Self { blacklist: BlacklistState::Passed, ..Self::default() }
     }
 
+    /// An answer is delayed, once for a session; or it is not, for too many are, and that stands. `count` is what the
+    /// delay follows from, none for the blacklist.
+    pub(super) fn delay(&mut self, count: Option<(LimitId, Scope)>, granted: bool) {
+        self.delayed |= granted;
+        let Some((limit, scope)) = count else {
+            self.blacklist = if granted { BlacklistState::Delayed } else { BlacklistState::TooManyDelayed };
+            return;
+        };
+        if let Some(count) = self.find(limit, scope) {
+            self.keep(CountRecord { passed: granted, delay_limit: count.delay_limit || !granted, ..count });
+        }
+    }
+
     /// What a limit has counted in this scope.
     pub fn find(&self, limit: LimitId, scope: Scope) -> Option<CountRecord> {
         match scope {

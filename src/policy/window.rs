@@ -13,6 +13,12 @@ pub fn slot(exptime: u32, unix_ms: u64) -> u64 {
     unix_ms / length(exptime)
 }
 
+/// The numbers of all slots that a window reaches into, the newest first.
+pub fn slots(exptime: u32, unix_ms: u64) -> [u64; OLDER as usize + 1] {
+    let newest = slot(exptime, unix_ms);
+    std::array::from_fn(|age| newest.saturating_sub(age as u64))
+}
+
 /// How many seconds a slot is kept: until the window has left it, and a clock that is late has too.
 pub fn lifetime(exptime: u32) -> u32 {
     exptime.saturating_add(exptime.div_ceil(10)).saturating_add(2)

@@ -54,8 +54,8 @@ impl Acceptor {
                 });
                 continue;
             }
-            let (seat, business) = (service.sessions.attach(peer.ip()), ConnectionState::default());
-            self.resume(SuspendedConnection { stream, peer, session: seat, state: business });
+            let (session, state) = (service.sessions.attach(peer.ip()), ConnectionState::default());
+            self.resume(SuspendedConnection { stream, peer, session, state });
         }
     }
 

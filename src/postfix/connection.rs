@@ -4,16 +4,15 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::Guard;
 use bytes::{Buf, BufMut, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::engine::decide::{Beginning, Decision, Open, begin};
+use crate::engine::decide::{Answer, decide, decide_at_once};
 use crate::engine::delays::{DelayPermit, DelayedReplies};
-use crate::engine::service::{Rules, Service};
+use crate::engine::service::Service;
 use crate::listener::Peer;
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
@@ -36,42 +35,42 @@ pub async fn serve<S>(stream: S, peer: Peer, service: &Service, stop: Shutdown) 
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let seat = service.sessions.attach(peer.ip());
-    resume(SuspendedConnection { stream, peer, session: seat, state: ConnectionState::default() }, service, stop).await
+    let (session, state) = (service.sessions.attach(peer.ip()), ConnectionState::default());
+    resume(SuspendedConnection { stream, peer, session, state }, service, stop).await
 }
 
 /// The same for a connection that was served before.
 pub async fn resume<S>(
-    parked: SuspendedConnection<S>,
+    suspended: SuspendedConnection<S>,
     service: &Service,
     stop: Shutdown,
 ) -> Option<SuspendedConnection<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let SuspendedConnection { stream, peer, session: seat, state: business } = parked;
-    let mut connection = Connection { service, stream, seat, business };
+    let SuspendedConnection { stream, peer, session, state } = suspended;
+    let mut connection = Connection { service, stream, session, state };
     match connection.run(&stop).await {
         Ok(End::Stopped) if stop.hands_over() => {
-            let Connection { stream, seat, business, .. } = connection;
-            return Some(SuspendedConnection { stream, peer, session: seat, state: business });
+            let Connection { stream, session, state, .. } = connection;
+            return Some(SuspendedConnection { stream, peer, session, state });
         }
         Ok(_) => {}
         Err(error) => {
-            connection.business.answered = false;
+            connection.state.answered = false;
             add(&service.statistics.bad_requests, 1);
             error.log(&service.log, &peer, Now::read());
         }
     }
-    connection.seat.close(connection.business.answered, Now::read());
+    connection.session.close(connection.state.answered, Now::read());
     None
 }
 
 struct Connection<'s, S> {
     service: &'s Service,
     stream: S,
-    seat: SessionHandle,
-    business: ConnectionState,
+    session: SessionHandle,
+    state: ConnectionState,
 }
 
 /// Why a connection is no longer served.
@@ -100,27 +99,27 @@ where
         let mut decoder = RequestDecoder::default();
         let heard = pin!(stop.wait());
         let mut word = ShutdownListener::new(stop, heard);
-        if !self.business.output.is_empty()
+        if !self.state.output.is_empty()
             && let Some(end) = self.send(&mut word).await
         {
             return Ok(end);
         }
         loop {
-            while let Some(request) = decoder.decode(&mut self.business.input)? {
-                self.business.begun = None;
-                if let Some(later) = self.answer(request) {
-                    // What nobody needs who has nothing to wait for is not part of every connection.
-                    Box::pin(self.answer_later(later)).await;
+            while let Some(request) = decoder.decode(&mut self.state.input)? {
+                self.state.begun = None;
+                if let Some(request) = self.answer(request) {
+                    // Boxed: keeps the wait for the store out of every idle connection.
+                    Box::pin(self.answer_later(request)).await;
                 }
                 if let Some(end) = self.send(&mut word).await {
                     return Ok(end);
                 }
                 // Postfix asks one thing at a time. Whoever asks more does not keep it waiting.
-                if !self.business.input.is_empty() {
+                if !self.state.input.is_empty() {
                     yield_now().await;
                 }
             }
-            let ConnectionState { input, begun, .. } = &mut self.business;
+            let ConnectionState { input, begun, .. } = &mut self.state;
             let came = if input.is_empty() {
                 read(&mut self.stream, input, &mut word).await
             } else {
@@ -132,8 +131,8 @@ where
                 Ok(Input::More) => {}
                 // Not waited: Postfix had given up before it could see our answer, and will ask again.
                 Ok(Input::Closed { waited }) => {
-                    self.business.answered &= waited;
-                    return decoder.decode_eof(&mut self.business.input).map(|_| End::Closed);
+                    self.state.answered &= waited;
+                    return decoder.decode_eof(&mut self.state.input).map(|_| End::Closed);
                 }
                 Ok(Input::Stop) => return Ok(End::Stopped),
                 // A connection that was reset was closed, in a way.
@@ -144,28 +143,28 @@ where
 
     /// Sends the answer when it is due. Says what ends the connection, if that does.
     async fn send(&mut self, word: &mut ShutdownListener<'_, '_>) -> Option<End> {
-        if let Some((end, place)) = self.business.due.take() {
+        if let Some((end, place)) = self.state.due.take() {
             match self.wait(end, word).await {
                 DelayEnd::Elapsed => drop(place),
                 DelayEnd::PeerClosed => {
-                    self.business.answered = false;
+                    self.state.answered = false;
                     return Some(End::Closed);
                 }
                 DelayEnd::HandOver => {
-                    self.business.due = Some((end, place));
+                    self.state.due = Some((end, place));
                     return Some(End::Stopped);
                 }
             }
         }
-        match write(&mut self.stream, &mut self.business.output, word).await {
+        match write(&mut self.stream, &mut self.state.output, word).await {
             Ok(true) => {
-                self.business.answered = true;
-                io::give_back(&mut self.business.output);
+                self.state.answered = true;
+                io::give_back(&mut self.state.output);
                 None
             }
             Ok(false) => Some(End::Stopped),
             Err(_) => {
-                self.business.answered = false;
+                self.state.answered = false;
                 Some(End::Closed)
             }
         }
@@ -175,7 +174,7 @@ where
     async fn wait(&mut self, end: Instant, word: &mut ShutdownListener<'_, '_>) -> DelayEnd {
         let stopped =
             |word: &ShutdownListener<'_, '_>| if word.hands_over() { DelayEnd::HandOver } else { DelayEnd::Elapsed };
-        match timeout_at(end, read(&mut self.stream, &mut self.business.input, word)).await {
+        match timeout_at(end, read(&mut self.stream, &mut self.state.input, word)).await {
             Err(_) => DelayEnd::Elapsed,
             // Nobody has any time to lose: the answer is due.
             Ok(Ok(Input::Stop)) => stopped(word),
@@ -188,40 +187,30 @@ where
         }
     }
 
-    /// Has the answer to a request ready, if there is nothing to wait for.
-    fn answer(&mut self, request: Request) -> Option<Later> {
-        let now = Now::read();
+    /// Answers at once where the store counts in this process; else returns the request.
+    fn answer(&mut self, request: Request) -> Option<Request> {
         add(&self.service.statistics.queries, 1);
         let rules = self.service.rules.load();
-        let open = match begin(self.service, &rules, &mut self.seat, &request, now) {
-            Beginning::Decided(decision) => {
-                self.business.answer(decision);
-                return None;
-            }
-            Beginning::Open(open) => open,
-        };
-        Some(Later { request, rules: Guard::into_inner(rules), open, now })
+        if !rules.store.waits()
+            && let Some(answer) = decide_at_once(self.service, &rules, &mut self.session, &request, Now::read())
+        {
+            self.state.answer(answer);
+            return None;
+        }
+        Some(request)
     }
 
-    async fn answer_later(&mut self, later: Later) {
-        let Later { request, rules, open, now } = later;
-        let decision = open.decide(self.service, &rules, &mut self.seat, &request, now).await;
-        self.business.answer(decision);
+    async fn answer_later(&mut self, request: Request) {
+        // A request keeps the rules it began with; between requests nothing keeps old ones alive.
+        let rules = self.service.rules.load_full();
+        let answer = decide(self.service, &rules, &mut self.session, &request, Now::read()).await;
+        self.state.answer(answer);
     }
-}
-
-/// A request that has something to wait for.
-struct Later {
-    request: Request,
-    /// A request keeps the rules it began with; between requests nothing keeps old ones alive.
-    rules: Arc<Rules>,
-    open: Open,
-    now: Now,
 }
 
 impl ConnectionState {
     /// Has an answer ready, and notes how long to wait before it is sent.
-    fn answer(&mut self, (verdict, place): Decision<'_>) {
+    fn answer(&mut self, (verdict, permit): Answer<'_>) {
         let reply = match &verdict {
             Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
             Verdict::Defer => Reply::Defer,
@@ -230,7 +219,7 @@ impl ConnectionState {
         io::make_room(&mut self.output);
         ReplyEncoder.encode(reply, &mut self.output).expect("a reply is written to memory");
         if let Verdict::Delay(wait) = verdict {
-            self.due = place.map(|place| (Instant::now() + wait.time, place));
+            self.due = permit.map(|permit| (Instant::now() + wait.time, permit));
         }
     }
 }

@@ -7,11 +7,11 @@
 //! `instance` carries the process id and a count of MAIL commands that begins
 //! at 0 with each session.
 //!
-//! Each policy connection holds a `Seat`, which remembers its current session
-//! only. The table finds the session of another seat, for sites that ask over
-//! two endpoint texts and for a request sent again over a new connection. Its
-//! size is bounded by the policy connections, so no flood of clients can push
-//! out a session that is still going on.
+//! Each policy connection has a `SessionHandle`, which remembers its current
+//! session only. The table finds the session of another handle, for sites that
+//! ask over two endpoint texts and for a request sent again over a new
+//! connection. Its size is bounded by the policy connections, so no flood of
+//! clients can push out a session that is still going on.
 
 mod snapshot;
 mod table;
@@ -50,18 +50,11 @@ impl Sessions {
         Arc::new(Self { table: Mutex::new(Table::new(max_connections)), settled: Notify::new() })
     }
 
-    /// A place for one policy connection. `peer` is the address of its other end, if it has one.
+    /// The handle of a new policy connection. `peer` is the address of its other end, if it has one.
     pub fn attach(self: &Arc<Self>, peer: Option<IpAddr>) -> SessionHandle {
         let number = self.lock().number();
-        SessionHandle {
-            number,
-            peer,
-            current: None,
-            opening: false,
-            last: None,
-            repeated: false,
-            sessions: Arc::clone(self),
-        }
+        let position = Position { number, peer, current: None, opening: false, last: None, repeated: false };
+        SessionHandle { position, sessions: Arc::clone(self) }
     }
 
     /// Sessions remembered.
@@ -78,7 +71,7 @@ impl Sessions {
     pub fn clear_refusals(&self, concerns: impl Fn(IpAddr, &CountRecord) -> bool) -> usize {
         let mut pardoned = 0;
         self.lock().each(|client, session| {
-            pardoned += usize::from(session.memory.clear_refusals(|count| concerns(client, count)));
+            pardoned += usize::from(session.record.clear_refusals(|count| concerns(client, count)));
         });
         pardoned
     }
@@ -99,6 +92,13 @@ impl Sessions {
 /// One policy connection's view of the sessions.
 #[derive(Debug)]
 pub struct SessionHandle {
+    position: Position,
+    sessions: Arc<Sessions>,
+}
+
+/// Where a policy connection stands among the sessions.
+#[derive(Debug)]
+struct Position {
     number: u64,
     peer: Option<IpAddr>,
     current: Option<SessionId>,
@@ -108,13 +108,12 @@ pub struct SessionHandle {
     last: Option<Asked>,
     /// A request of the current session was the same as the one before.
     repeated: bool,
-    sessions: Arc<Sessions>,
 }
 
 /// What Postfix asks once from each list: the message, the stage, and the hash of the recipient.
 type Asked = (Instance, Stage, u64);
 
-/// How a seat stands to a session.
+/// How a policy connection stands to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
     /// Its last request was about this session.
@@ -125,122 +124,145 @@ enum Relation {
     Other,
 }
 
-/// What is known of the session a request belongs to.
-#[derive(Debug)]
+/// How a request stands to its session.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionLookup {
     /// The request is its first.
     pub new: bool,
-    /// Another policy connection was about it before this one.
+    /// The request before it came over another policy connection.
     pub elsewhere: bool,
-    /// It asks what the one before asked over the same policy connection; said of a session once.
+    /// It asks what the one before asked over the same policy connection; reported once for a session.
     pub repeated: bool,
-    /// Another policy connection's request is being counted for it: `settled` tells what came of it.
-    pub counting: bool,
-    /// What it has been judged for.
-    pub memory: SessionRecord,
+}
+
+/// The session of a request, with the lock on the table of all sessions: to be held without waiting for anything.
+#[derive(Debug)]
+pub struct SessionGuard<'h> {
+    sessions: &'h Sessions,
+    table: MutexGuard<'h, Table>,
+    id: SessionId,
+    pub lookup: SessionLookup,
+    /// Stands in for the record of a session that ended while its request was counted.
+    ended: Option<Box<SessionRecord>>,
+}
+
+/// A session whose hits are on their way to the store. The table is not locked meanwhile; requests of other policy
+/// connections about the same session wait for the result.
+#[derive(Debug)]
+pub struct SessionCount<'h> {
+    sessions: &'h Sessions,
+    id: SessionId,
+    lookup: SessionLookup,
 }
 
 impl SessionHandle {
-    /// Finds the session of a request, or begins one.
-    pub fn lookup(&mut self, client: IpAddr, request: &Request, now: Now) -> SessionLookup {
-        let sessions = Arc::clone(&self.sessions);
+    /// Finds the session of a request, or begins one. Waits while another policy connection's request is being counted
+    /// for it.
+    pub async fn lookup(&mut self, client: IpAddr, request: &Request, now: Now) -> SessionGuard<'_> {
+        let Self { position, sessions } = self;
+        let (id, lookup) = {
+            let mut table = sessions.lock();
+            table.drop_ended(now.monotonic);
+            let (id, lookup) = position.lookup(client, request, &mut table, now);
+            if table.session(id).is_none_or(|session| !session.counting) {
+                return SessionGuard { sessions, table, id, lookup, ended: None };
+            }
+            (id, lookup)
+        };
+        loop {
+            let mut settled = pin!(sessions.settled.notified());
+            // Registers before the look, so that nothing is missed between the two.
+            settled.as_mut().enable();
+            {
+                let mut table = sessions.lock();
+                if table.session(id).is_none_or(|session| !session.counting) {
+                    return SessionGuard { sessions, table, id, lookup, ended: None };
+                }
+            }
+            settled.await;
+        }
+    }
+
+    /// Closes the policy connection. `answered`: the last answer reached Postfix, as far as we can know.
+    pub fn close(self, answered: bool, now: Now) {
+        let Self { position, sessions } = self;
         let mut table = sessions.lock();
-        table.drop_ended(now.monotonic);
+        if let Some(id) = position.current {
+            if let Some(session) = table.session(id) {
+                session.unanswered = !answered;
+                session.left = position.opening.then_some(now.monotonic);
+            }
+            table.detach(id, Some(now.monotonic));
+        }
+    }
+}
+
+impl<'h> SessionGuard<'h> {
+    /// What the session remembers.
+    pub fn record(&mut self) -> &mut SessionRecord {
+        let Self { table, id, ended, .. } = self;
+        match table.session(*id) {
+            Some(session) => &mut session.record,
+            None => ended.get_or_insert_default(),
+        }
+    }
+
+    /// Gives up the lock while the session's hits are counted.
+    pub fn count(mut self) -> SessionCount<'h> {
+        if let Some(session) = self.table.session(self.id) {
+            session.counting = true;
+        }
+        SessionCount { sessions: self.sessions, id: self.id, lookup: self.lookup }
+    }
+}
+
+impl<'h> SessionCount<'h> {
+    /// Takes the lock again, for the result. Requests that wait for it look again when the lock is free.
+    pub fn finish(self) -> SessionGuard<'h> {
+        let Self { sessions, id, lookup } = self;
+        let mut table = sessions.lock();
+        if let Some(session) = table.session(id) {
+            session.counting = false;
+        }
+        sessions.settled.notify_waiters();
+        SessionGuard { sessions, table, id, lookup, ended: None }
+    }
+}
+
+impl Position {
+    fn lookup(&mut self, client: IpAddr, request: &Request, table: &mut Table, now: Now) -> (SessionId, SessionLookup) {
         self.opening = matches!(request.state, Stage::Connect | Stage::Xclient);
-        let endpoints = self.endpoints(client, request, &mut table, now.monotonic);
+        let endpoints = self.endpoints(client, request, table, now.monotonic);
         let hash = table.hash(&endpoints);
         let found = table.find(&endpoints, hash);
         let relation = self.relation(found);
-        if let Some(place) = found
-            && let Some(session) = table.session(place)
+        if let Some(id) = found
+            && let Some(session) = table.session(id)
             && session.takes(request, relation, now.monotonic)
         {
             session.unanswered = false;
             session.left = None;
             session.proceed(request.instance);
-            let (counting, memory) = (session.counting, session.memory.clone());
-            self.move_to(&mut table, place);
+            self.move_to(table, id);
             let elsewhere = relation != Relation::Current;
             let repeated = self.repeats(request, !elsewhere);
-            return SessionLookup { new: false, elsewhere, repeated, counting, memory };
+            return (id, SessionLookup { new: false, elsewhere, repeated });
         }
         self.repeats(request, false);
         let opened = self.opening.then_some(now.monotonic);
         let session = Session::new(opened, request.instance);
-        // Before it sits elsewhere, so that the slot it leaves is free.
-        self.detach(&mut table);
-        let place = table.begin(endpoints, hash, session);
-        self.move_to(&mut table, place);
-        SessionLookup {
-            new: true,
-            elsewhere: false,
-            repeated: false,
-            counting: false,
-            memory: SessionRecord::default(),
-        }
+        // Before it is attached elsewhere, so that the slot it leaves is free.
+        self.detach(table);
+        let id = table.begin(endpoints, hash, session);
+        self.move_to(table, id);
+        (id, SessionLookup { new: true, ..SessionLookup::default() })
     }
 
-    /// Says that the current session is being counted; `remember` says what came of it.
-    pub fn count(&self) {
-        if let Some(place) = self.current
-            && let Some(session) = self.sessions.lock().session(place)
-        {
-            session.counting = true;
-        }
-    }
-
-    /// Waits until another seat has counted the current session, and says what it remembers.
-    pub async fn counted(&self) -> SessionRecord {
-        loop {
-            let mut settled = pin!(self.sessions.settled.notified());
-            // Registers before the look, so that nothing is missed between the two.
-            settled.as_mut().enable();
-            match self.memory() {
-                Some(memory) => return memory,
-                None => settled.await,
-            }
-        }
-    }
-
-    /// What the current session remembers; `None` while it is being counted.
-    fn memory(&self) -> Option<SessionRecord> {
-        let mut table = self.sessions.lock();
-        match self.current.and_then(|place| table.session(place)) {
-            Some(session) => (!session.counting).then(|| session.memory.clone()),
-            None => Some(SessionRecord::default()),
-        }
-    }
-
-    /// Has the current session remember what it has been judged for.
-    pub fn remember(&mut self, memory: SessionRecord) {
-        if let Some(place) = self.current
-            && let Some(session) = self.sessions.lock().session(place)
-        {
-            session.memory = memory;
-            if std::mem::take(&mut session.counting) {
-                self.sessions.settled.notify_waiters();
-            }
-        }
-    }
-
-    /// Gives the place up. `answered`: the last answer reached Postfix, as far as we can know.
-    pub fn close(mut self, answered: bool, now: Now) {
-        let sessions = Arc::clone(&self.sessions);
-        let mut table = sessions.lock();
-        if let Some(place) = self.current.take() {
-            if let Some(session) = table.session(place) {
-                session.unanswered = !answered;
-                session.left = self.opening.then_some(now.monotonic);
-            }
-            table.detach(place, Some(now.monotonic));
-        }
-    }
-
-    fn move_to(&mut self, table: &mut Table, place: SessionId) {
-        if self.current != Some(place) {
+    fn move_to(&mut self, table: &mut Table, id: SessionId) {
+        if self.current != Some(id) {
             self.detach(table);
-            table.attach(place);
-            self.current = Some(place);
+            table.attach(id);
+            self.current = Some(id);
         }
     }
 
@@ -254,8 +276,8 @@ impl SessionHandle {
     }
 
     fn detach(&mut self, table: &mut Table) {
-        if let Some(place) = self.current.take() {
-            table.detach(place, None);
+        if let Some(id) = self.current.take() {
+            table.detach(id, None);
         }
     }
 
@@ -273,16 +295,16 @@ impl SessionHandle {
             return with(Port::Client(request.client_port));
         }
         // Postfix before 3.0: the session goes on over its policy connection while the client is the same.
-        let own = self.current.and_then(|place| table.endpoints(place).copied());
+        let own = self.current.and_then(|id| table.endpoints(id).copied());
         let goes_on = own.is_some_and(|own| own == with(own.port()))
             && self
                 .current
-                .and_then(|place| table.session(place))
+                .and_then(|id| table.session(id))
                 .is_some_and(|session| session.takes(request, Relation::Current, now));
         match (own, request.instance) {
             (Some(own), _) if goes_on => own,
             (_, Some(instance)) => with(Port::Process(instance.pid)),
-            (_, None) => with(Port::Seat(self.number)),
+            (_, None) => with(Port::Handle(self.number)),
         }
     }
 }
@@ -297,15 +319,15 @@ impl Session {
     /// Takes a request's message for the newest; what was said of the one before concerns nobody any more.
     fn proceed(&mut self, instance: Option<Instance>) {
         if instance.is_some() && self.instance != instance {
-            self.memory.end_message();
+            self.record.end_message();
             self.instance = instance;
         }
     }
 
     /// Whether a request with this session's endpoints belongs to it.
-    fn takes(&self, request: &Request, seat: Relation, now: u64) -> bool {
+    fn takes(&self, request: &Request, relation: Relation, now: u64) -> bool {
         match (request.state, request.instance) {
-            (Stage::Connect | Stage::Xclient, _) => seat != Relation::Current && self.begins_again(seat, now),
+            (Stage::Connect | Stage::Xclient, _) => relation != Relation::Current && self.begins_again(relation, now),
             (_, None) => true,
             (_, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
         }
@@ -313,9 +335,9 @@ impl Session {
 
     /// Whether a CONNECT or XCLIENT on another policy connection is about the beginning we know: one
     /// of two that are asked about every session, or the same question again.
-    fn begins_again(&self, seat: Relation, now: u64) -> bool {
+    fn begins_again(&self, relation: Relation, now: u64) -> bool {
         let within = |since: Option<u64>, time| since.is_some_and(|since| now.saturating_sub(since) < time);
-        let again = self.counting || self.unanswered || (seat == Relation::Fresh && within(self.left, ASKED_AGAIN));
+        let again = self.counting || self.unanswered || (relation == Relation::Fresh && within(self.left, ASKED_AGAIN));
         within(self.opened, SAME_CONNECT) || (self.opened.is_some() && again)
     }
 }

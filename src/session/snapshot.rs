@@ -7,9 +7,9 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut};
 
 use super::table::{Endpoints, LINGER, Port, Session, SessionId, Table};
-use super::{SessionHandle, Sessions};
+use super::{Position, SessionHandle, Sessions};
 use crate::net::clock::Now;
-use crate::policy::record_snapshot as memory;
+use crate::policy::record_snapshot as record;
 use crate::policy::record_snapshot::Ids;
 use crate::policy::request::Instance;
 use crate::snapshot::fields::{put_option, take_option, take_truth};
@@ -38,7 +38,8 @@ impl Sessions {
         let mut table = self.lock();
         let current = place.and_then(|place| places.get(&place)).copied();
         current.into_iter().for_each(|place| table.attach(place));
-        Ok(SessionHandle { number, peer, current, opening, last: None, repeated: false, sessions: Arc::clone(self) })
+        let position = Position { number, peer, current, opening, last: None, repeated: false };
+        Ok(SessionHandle { position, sessions: Arc::clone(self) })
     }
 
     /// Has sessions that no policy connection is about any more end in their time.
@@ -50,10 +51,11 @@ impl Sessions {
 impl SessionHandle {
     /// Adds it, for `seat_again`.
     pub fn put(&self, output: &mut Vec<u8>) {
-        output.put_u64_le(self.number);
-        output.put_u8(self.opening.into());
-        output.put_u8(self.current.is_some().into());
-        self.current.into_iter().for_each(|place| put_place(output, place));
+        let Position { number, opening, current, .. } = &self.position;
+        output.put_u64_le(*number);
+        output.put_u8((*opening).into());
+        output.put_u8(current.is_some().into());
+        current.into_iter().for_each(|id| put_place(output, *id));
     }
 }
 
@@ -65,7 +67,7 @@ impl Table {
     pub fn put(&self, output: &mut Vec<u8>) {
         output.put_u64_le(self.newest);
         let mut places: Vec<SessionId> = self.lingering.iter().map(|(_, place)| *place).collect();
-        places.extend((0..self.slots.len() as u32).map(|slot| self.place(slot)));
+        places.extend((0..self.slots.len() as u32).map(|slot| self.id(slot)));
         let known = |place: &SessionId| place.id != 0 && self.slots[place.slot as usize].id == place.id;
         let mut put = HashSet::new();
         for place in places.into_iter().filter(known).filter(|place| put.insert(*place)) {
@@ -96,7 +98,7 @@ impl Table {
     pub fn linger(&mut self, places: &Places, now: u64) {
         let mut left: Vec<_> = Vec::new();
         for place in places.values() {
-            if let Some(session) = self.session(*place).filter(|session| session.seats == 0) {
+            if let Some(session) = self.session(*place).filter(|session| session.handles == 0) {
                 if session.ends == 0 {
                     session.ends = now + LINGER;
                 }
@@ -130,7 +132,7 @@ impl Endpoints {
         let (kind, number) = match self.port {
             Port::Client(port) => (0, u64::from(port)),
             Port::Process(process) => (1, process),
-            Port::Seat(seat) => (2, seat),
+            Port::Handle(seat) => (2, seat),
         };
         output.put_u8(kind);
         output.put_u64_le(number);
@@ -142,7 +144,7 @@ impl Endpoints {
         let port = match (input.try_get_u8()?, input.try_get_u64_le()?) {
             (0, port) => Port::Client(port as u16),
             (1, process) => Port::Process(process),
-            (2, seat) => Port::Seat(seat),
+            (2, seat) => Port::Handle(seat),
             _ => return Err(SnapshotError::Corrupt),
         };
         Ok(Self { client, there, server_port, port })
@@ -151,8 +153,8 @@ impl Endpoints {
 
 impl Session {
     fn put(&self, output: &mut Vec<u8>) {
-        // What it was of one that has a policy connection again means nothing.
-        output.put_u64_le(if self.seats == 0 { self.ends } else { 0 });
+        // `ends` has no meaning while a connection is attached; write 0.
+        output.put_u64_le(if self.handles == 0 { self.ends } else { 0 });
         put_option(output, self.opened);
         output.put_u8(self.unanswered.into());
         put_option(output, self.left);
@@ -160,7 +162,7 @@ impl Session {
         if let Some(Instance { pid, time: (seconds, more), seqno }) = self.instance {
             [pid, seconds, more, seqno].into_iter().for_each(|part| output.put_u64_le(part));
         }
-        memory::put(output, &self.memory);
+        record::put(output, &self.record);
     }
 
     fn take(input: &mut &[u8], ids: &Ids) -> Result<Self, SnapshotError> {
@@ -172,8 +174,8 @@ impl Session {
         } else {
             None
         };
-        let memory = memory::take(input, ids)?;
+        let record = record::take(input, ids)?;
         // Nothing was being counted when it was handed over.
-        Ok(Self { seats: 0, ends, opened, unanswered, left, counting: false, instance, memory })
+        Ok(Self { handles: 0, ends, opened, unanswered, left, counting: false, instance, record })
     }
 }

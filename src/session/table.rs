@@ -1,4 +1,4 @@
-//! The sessions of all policy connections, found by their endpoints or by their place.
+//! The sessions of all policy connections, found by their endpoints or by their id.
 //!
 //! A session keeps its slot while a policy connection is about it, so that
 //! connection reaches it without a search; the index serves the others. Slots
@@ -35,8 +35,8 @@ pub enum Port {
     Client(u16),
     /// Postfix before 3.0 tells no port; the smtpd process is the next best.
     Process(u64),
-    /// Nor is there a process id before the first MAIL command, so only its own seat can find the session.
-    Seat(u64),
+    /// Nor is there a process id before the first MAIL command, so only its own policy connection finds the session.
+    Handle(u64),
 }
 
 impl Endpoints {
@@ -61,7 +61,7 @@ impl Endpoints {
         let (kind, number) = match self.port {
             Port::Client(port) => (0, u64::from(port)),
             Port::Process(process) => (1, process),
-            Port::Seat(seat) => (2, seat),
+            Port::Handle(handle) => (2, handle),
         };
         let last = kind << 32 | u64::from(self.server_port.unwrap_or(0));
         let mut bytes = [0; 48];
@@ -77,7 +77,7 @@ impl Endpoints {
 #[derive(Debug, Default)]
 pub struct Session {
     /// Open policy connections whose current session this is.
-    pub(super) seats: u32,
+    pub(super) handles: u32,
     /// When it is forgotten, once there are none.
     pub(super) ends: u64,
     /// When its CONNECT or XCLIENT came.
@@ -91,7 +91,7 @@ pub struct Session {
     /// The newest message.
     pub instance: Option<Instance>,
     /// What it has been judged for.
-    pub memory: SessionRecord,
+    pub record: SessionRecord,
 }
 
 impl Session {
@@ -163,17 +163,17 @@ impl Table {
 
     /// The session between these endpoints.
     pub fn find(&self, endpoints: &Endpoints, hash: u64) -> Option<SessionId> {
-        self.look_up(endpoints, hash).map(|slot| self.place(slot))
+        self.look_up(endpoints, hash).map(|slot| self.id(slot))
     }
 
     /// The endpoints of a session that is still known.
-    pub fn endpoints(&self, place: SessionId) -> Option<&Endpoints> {
-        self.slots.get(place.slot as usize).filter(|slot| slot.id == place.id).map(|slot| &slot.endpoints)
+    pub fn endpoints(&self, id: SessionId) -> Option<&Endpoints> {
+        self.slots.get(id.slot as usize).filter(|slot| slot.id == id.id).map(|slot| &slot.endpoints)
     }
 
     /// A session that is still known.
-    pub fn session(&mut self, place: SessionId) -> Option<&mut Session> {
-        self.slots.get_mut(place.slot as usize).filter(|slot| slot.id == place.id).map(|slot| &mut slot.session)
+    pub fn session(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.slots.get_mut(id.slot as usize).filter(|slot| slot.id == id.id).map(|slot| &mut slot.session)
     }
 
     /// Shows every session with its client.
@@ -183,7 +183,7 @@ impl Table {
         }
     }
 
-    /// Begins a session, in place of one between the same endpoints.
+    /// Begins a session, in id of one between the same endpoints.
     pub fn begin(&mut self, endpoints: Endpoints, hash: u64, session: Session) -> SessionId {
         let id = self.number();
         let new = Slot { id, hash, endpoints, session };
@@ -207,28 +207,28 @@ impl Table {
     }
 
     /// One policy connection more is about a session.
-    pub fn attach(&mut self, place: SessionId) {
-        if let Some(session) = self.session(place) {
-            session.seats += 1;
+    pub fn attach(&mut self, id: SessionId) {
+        if let Some(session) = self.session(id) {
+            session.handles += 1;
         }
     }
 
     /// One policy connection less. The last one ends the session: at once, as it is about
     /// another now, or, as it closed, after lingering from `closed` on.
-    pub fn detach(&mut self, place: SessionId, closed: Option<u64>) {
-        let Some(session) = self.session(place) else {
+    pub fn detach(&mut self, id: SessionId, closed: Option<u64>) {
+        let Some(session) = self.session(id) else {
             return;
         };
-        session.seats -= 1;
-        if session.seats > 0 {
+        session.handles -= 1;
+        if session.handles > 0 {
             return;
         }
         let Some(closed) = closed else {
-            return self.remove(place);
+            return self.remove(id);
         };
         session.ends = closed + LINGER;
         let ends = session.ends;
-        self.lingering.push_back((ends, place));
+        self.lingering.push_back((ends, id));
         if self.lingering.len() > self.max_lingering {
             self.drop_oldest();
         }
@@ -243,19 +243,19 @@ impl Table {
 
     pub(super) fn drop_oldest(&mut self) {
         // It may have found a seat again since, and even lost that one too.
-        if let Some((ends, place)) = self.lingering.pop_front()
-            && self.session(place).is_some_and(|session| session.seats == 0 && session.ends == ends)
+        if let Some((ends, id)) = self.lingering.pop_front()
+            && self.session(id).is_some_and(|session| session.handles == 0 && session.ends == ends)
         {
-            self.remove(place);
+            self.remove(id);
         }
     }
 
-    fn remove(&mut self, place: SessionId) {
-        let hash = self.slots[place.slot as usize].hash;
-        if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == place.slot) {
+    fn remove(&mut self, id: SessionId) {
+        let hash = self.slots[id.slot as usize].hash;
+        if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == id.slot) {
             entry.remove();
-            self.slots[place.slot as usize].id = 0;
-            self.free.push(place.slot);
+            self.slots[id.slot as usize].id = 0;
+            self.free.push(id.slot);
         }
     }
 
@@ -263,7 +263,7 @@ impl Table {
         self.index.find(hash, |slot| self.slots[*slot as usize].endpoints == *endpoints).copied()
     }
 
-    pub(super) fn place(&self, slot: u32) -> SessionId {
+    pub(super) fn id(&self, slot: u32) -> SessionId {
         SessionId { slot, id: self.slots[slot as usize].id }
     }
 }

@@ -105,8 +105,8 @@ impl Store {
 
     /// Takes back hits of a request that was refused, in the background. Never creates a counter.
     pub fn take_back(&self, refund: &Refund<'_>, now: Now) {
-        let Refund { limit, part, purpose, amount } = refund;
-        let counter = self.counter(&Key { limit, part, kind: *purpose });
+        let Refund { limit, part, kind, amount } = refund;
+        let counter = self.counter(&Key { limit, part, kind: *kind });
         self.give_back(&counter, *amount, now);
         // Else the next hit would coalesce with one that no longer counts, and pass.
         self.coalesce.forget(limit, part);

@@ -27,7 +27,7 @@ fn at(milliseconds: u64) -> Now {
 }
 
 fn refund<'p>(limit: &'p Limit, part: &KeyPart, amount: u32) -> Refund<'p> {
-    Refund { limit, part: part.clone(), purpose: WINDOW, amount }
+    Refund { limit, part: part.clone(), kind: WINDOW, amount }
 }
 
 #[test]

@@ -129,7 +129,7 @@ async fn with_count_refused_false_cached_hits_are_not_added() {
     let (host, gate) = host(&mut site);
     let limit = Limit { count_refused: false, ..limit() };
     let refund =
-        |amount| connshaper::policy::Refund { limit: &limit, part: client(), purpose: CounterKind::Window, amount };
+        |amount| connshaper::policy::Refund { limit: &limit, part: client(), kind: CounterKind::Window, amount };
     assert_eq!(host.hit(&limit, &client(), 11, at(0)).await.added, 11);
     host.store.take_back(&refund(1), at(0));
     eventually("ten", || (site.value(KEY)? == "10").then_some(())).await;

@@ -53,7 +53,7 @@ pub(super) fn read(s: &Settings, around: &Surroundings) -> Limit {
         threshold: threshold(s, counts, around).unwrap_or(10),
         stress_threshold: s.value("stress_threshold").and_then(|_| amount::read(s, "stress_threshold", counts)),
         exptime,
-        window: s.choice("window", &[("fixed", Window::Fixed), ("sliding", Window::Sliding)]).unwrap_or(Window::Fixed),
+        window: s.choice("window", &Window::WORDS).unwrap_or(Window::Fixed),
         ipv4_prefix_length: s.integer("ipv4_prefix_length", 1..=32).map_or(around.ipv4_prefix_length, |n| n as u8),
         ipv6_prefix_length: s.integer("ipv6_prefix_length", 1..=128).map_or(around.ipv6_prefix_length, |n| n as u8),
         netblocks: match &*around.name {

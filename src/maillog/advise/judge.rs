@@ -13,7 +13,7 @@ use tokio_util::codec::Decoder;
 
 use super::clients::Mask;
 use crate::config::{Config, ConfigError};
-use crate::engine::decide::{Beginning, begin};
+use crate::engine::decide::decide_at_once;
 use crate::engine::service::{Rules, Service};
 use crate::maillog::request;
 use crate::maillog::sessions::{Seen, Session};
@@ -86,12 +86,11 @@ impl Judge {
             self.seats.drain().for_each(|(_, seat)| seat.close(true, now));
         }
         let sessions = &self.service.sessions;
-        let seat = self.seats.entry(session.process).or_insert_with(|| sessions.attach(None));
-        // Whoever waits has waited when the next one comes: its place is given up at once.
-        match begin(&self.service, &self.rules, seat, &request, now) {
-            Beginning::Decided((verdict, _place)) => judgement(verdict),
-            Beginning::Open(_) => unreachable!("a store in this process answers at once"),
-        }
+        let handle = self.seats.entry(session.process).or_insert_with(|| sessions.attach(None));
+        // Simulated delays end at once, so the permit is dropped.
+        let (verdict, _permit) = decide_at_once(&self.service, &self.rules, handle, &request, now)
+            .expect("a store in this process answers at once");
+        judgement(verdict)
     }
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use bytes::BytesMut;
 use connshaper::config::Config;
-use connshaper::engine::decide::{Beginning, begin};
+use connshaper::engine::decide::decide;
 use connshaper::engine::delays::DelayPermit;
 use connshaper::engine::service::Service;
 use connshaper::net::clock::Now;
@@ -65,12 +65,9 @@ impl Simulation {
         let request = request(lines);
         let now = Now::simulated(self.now);
         let rules = self.service.rules.load_full();
-        let seat = &mut self.seats[connection];
-        let (verdict, place) = match begin(&self.service, &rules, seat, &request, now) {
-            Beginning::Decided(decision) => decision,
-            Beginning::Open(open) => self.runtime.block_on(open.decide(&self.service, &rules, seat, &request, now)),
-        };
-        self.waiting.extend(place);
+        let handle = &mut self.seats[connection];
+        let (verdict, permit) = self.runtime.block_on(decide(&self.service, &rules, handle, &request, now));
+        self.waiting.extend(permit);
         self.runtime.block_on(finish(&rules.store, now));
         match verdict {
             Verdict::Pass(_) => "pass".to_owned(),
