@@ -70,9 +70,9 @@ impl Table {
         }
         let entry = Entry { over: kept.over, ..Entry::new(kept.count, kept.ends, 0) };
         match kept.subject.0 {
-            Key::Narrow(key) => self.narrow.take_in(self.hashing.hashed(key), entry, now),
-            Key::Middle(key) => self.middle.take_in(self.hashing.hashed(key), entry, now),
-            Key::Wide(key) => self.wide.take_in(self.hashing.hashed(key), entry, now),
+            Key::Narrow(key) => self.narrow.insert_restored(self.hashing.hashed(key), entry, now),
+            Key::Middle(key) => self.middle.insert_restored(self.hashing.hashed(key), entry, now),
+            Key::Wide(key) => self.wide.insert_restored(self.hashing.hashed(key), entry, now),
         }
         self.make_room(kept.subject, now);
     }

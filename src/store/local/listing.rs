@@ -43,9 +43,9 @@ impl Table {
                 show(ListedClient { limit, address, prefix_length, hit: TableEntry::of(entry, now), over: entry.over });
             }
         };
-        self.narrow.visit(part, now, &mut |key, entry| meet(subject::Key::Narrow(*key), entry));
-        self.middle.visit(part, now, &mut |key, entry| meet(subject::Key::Middle(*key), entry));
-        self.wide.visit(part, now, &mut |key, entry| meet(subject::Key::Wide(*key), entry));
+        self.narrow.show(part, now, |key, entry| meet(subject::Key::Narrow(key), entry));
+        self.middle.show(part, now, |key, entry| meet(subject::Key::Middle(key), entry));
+        self.wide.show(part, now, |key, entry| meet(subject::Key::Wide(key), entry));
     }
 }
 

@@ -4,11 +4,11 @@
 //! A window starts with a subject's first hit and ends at a fixed time after it,
 //! whatever happens in between; then the subject starts anew.
 //!
-//! Entries are bounded in number and small: an IPv4 client takes a slot of 16
-//! bytes, an IPv6 network of at most 64 bits one of 20, anything else one of 28,
-//! of which at least seven in ten are filled while the table grows. Nothing here
-//! takes long, for every operation holds one of many shards and does a bounded
-//! piece of the upkeep: the longest is to grow or shrink one shard.
+//! Entries are bounded in number and small: an IPv4 client takes a slot of 17
+//! bytes, an IPv6 network of at most 64 bits one of 21, anything else one of 29,
+//! of which seven in sixteen to seven in eight are filled while the table grows.
+//! Nothing here takes long, for every operation holds one of many shards and does
+//! a bounded piece of the upkeep: the longest is to grow or shrink one shard.
 //!
 //! Time is an argument: `now` in milliseconds on the monotonic clock, whose zero
 //! is the table's epoch. Windows end at their millisecond; ends reach 34 years

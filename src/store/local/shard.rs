@@ -1,24 +1,23 @@
-//! One shard of the counter table: slots in a row, found by linear probing.
+//! One shard of the counter table: a hash table whose upkeep is spread over the operations on it.
 //!
-//! A slot's home is its hash scaled to the number of slots, so a shard may have
-//! any number of them, and slots lie in the order of their hashes but for those
-//! that were pushed on by collisions. A slot is freed by moving later ones back,
-//! never by marking it: there is nothing that would have to be rebuilt in time.
+//! Every new entry pays for a look at a few buckets, where expired entries are freed. So a shard holds few expired
+//! entries, and no operation takes long: the longest is to grow or shrink the shard.
 //!
 //! Time is in milliseconds since the table's epoch.
 
-use std::mem;
+use hashbrown::HashTable;
+use hashbrown::hash_table::Entry as Bucket;
 
 use crate::store::local::counter_id::{Hashed, Hashing};
 
-/// Slots looked at for expired entries each time a new one comes in. A whole
-/// round is done before the shard has grown by an eighth.
+/// Buckets looked at for expired entries each time a new entry comes in. At most 2.3 buckets belong to an entry while
+/// the shard grows, so a whole round is done before it has grown by a third.
 const SWEPT_PER_INSERT: usize = 8;
 
-/// Slots that are neighbours of each other when an entry has to go.
+/// Buckets that are searched for entries to compare when one has to go.
 const NEIGHBOURHOOD: usize = 64;
 
-/// Below this many slots a shard is too small to be worth shrinking until it is empty.
+/// Below this many buckets a shard is too small to be worth shrinking until it is empty.
 const SHRINKABLE: usize = 32;
 
 /// What is known of one subject.
@@ -53,7 +52,7 @@ impl Entry {
 /// The bit of a slot's count that marks a subject over its limit.
 const OVER: u32 = 1 << 31;
 
-/// Room for one entry. An end of 0 marks an empty slot.
+/// An entry with its key, packed.
 ///
 /// Ends take 40 bits, so that windows end at their millisecond and a slot has no more than eight bytes beside
 /// the key. The low byte of a key's first word is always 0; a slot keeps the low byte of the end there.
@@ -66,8 +65,6 @@ struct Slot<const N: usize> {
 }
 
 impl<const N: usize> Slot<N> {
-    const EMPTY: Self = Self { words: [0; N], count: 0, expiry: 0 };
-
     fn new(key: [u32; N], entry: Entry) -> Self {
         debug_assert!(key[0] & LOW_BYTE == 0 && entry.count <= Entry::MAX_COUNT);
         debug_assert!((1..=Entry::LAST).contains(&entry.expiry));
@@ -75,10 +72,6 @@ impl<const N: usize> Slot<N> {
         words[0] |= entry.expiry as u32 & LOW_BYTE;
         let count = entry.count | if entry.over { OVER } else { 0 };
         Self { words, count, expiry: (entry.expiry >> 8) as u32 }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.expiry() == 0
     }
 
     fn key(&self) -> [u32; N] {
@@ -98,29 +91,29 @@ impl<const N: usize> Slot<N> {
 
 const LOW_BYTE: u32 = 0xff;
 
-/// An open-addressing table of entries under keys of `N` words.
+/// A table of entries under keys of `N` words.
 pub(crate) struct Shard<const N: usize> {
-    slots: Box<[Slot<N>]>,
-    len: u32,
-    /// The next slot that is looked at for an expired entry.
-    hand: u32,
+    slots: HashTable<Slot<N>>,
+    /// The next bucket that is looked at for an expired entry.
+    hand: usize,
     hashing: Hashing,
 }
 
 impl<const N: usize> Shard<N> {
     /// An empty shard, which holds no memory of its own yet.
     pub(crate) fn new(hashing: Hashing) -> Self {
-        Self { slots: Box::default(), len: 0, hand: 0, hashing }
+        Self { slots: HashTable::new(), hand: 0, hashing }
     }
 
     /// Entries held, with expired ones that were not swept yet.
     pub(crate) fn len(&self) -> usize {
-        self.len as usize
+        self.slots.len()
     }
 
-    /// Slots, filled or not.
-    pub(crate) fn capacity(&self) -> usize {
-        self.slots.len()
+    /// Buckets, filled or not.
+    pub(crate) fn buckets(&self) -> usize {
+        // A table without memory of its own says that it has one.
+        if self.slots.capacity() == 0 { 0 } else { self.slots.num_buckets() }
     }
 
     /// Shows `step` the live entry of a key and makes the entry what `step` says.
@@ -130,72 +123,66 @@ impl<const N: usize> Shard<N> {
         now: u64,
         step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R),
     ) -> R {
-        let place = self.find(key);
-        let live = place.ok().map(|at| self.slots[at].entry());
-        let (entry, result) = step(live.filter(|entry| entry.expiry > now));
-        match (place, entry) {
-            (Ok(at), Some(entry)) => self.slots[at] = Slot::new(key.key, entry),
-            (Ok(at), None) => self.remove(at),
-            (Err(vacant), Some(entry)) => self.insert(key, vacant, entry, now),
-            (Err(_), None) => {}
-        }
-        result
-    }
-
-    /// Shows the live entries.
-    pub(crate) fn visit(&self, now: u64, show: &mut impl FnMut(&[u32; N], Entry)) {
-        self.slots.iter().filter(|slot| slot.expiry() > now).for_each(|slot| show(&slot.key(), slot.entry()));
-    }
-
-    /// Looks at up to `slots` slots, from where the last look ended, and frees the expired ones.
-    pub(crate) fn sweep(&mut self, slots: usize, now: u64) {
-        let mut hand = self.hand as usize;
-        for _ in 0..slots.min(self.capacity()) {
-            if hand >= self.capacity() {
-                hand = 0;
+        match self.slots.find_entry(key.hash, |slot| slot.key() == key.key) {
+            Ok(mut found) => {
+                let live = Some(found.get().entry()).filter(|entry| entry.expiry > now);
+                let (entry, result) = step(live);
+                match entry {
+                    Some(entry) => *found.get_mut() = Slot::new(key.key, entry),
+                    None => drop(found.remove()),
+                }
+                result
             }
-            let slot = &self.slots[hand];
-            if !slot.is_empty() && slot.expiry() <= now {
-                // What moves back into this slot is looked at next.
-                self.remove(hand);
-            } else {
-                hand += 1;
+            Err(_) => {
+                let (entry, result) = step(None);
+                if let Some(entry) = entry {
+                    let hashing = self.hashing;
+                    self.slots.insert_unique(key.hash, Slot::new(key.key, entry), |slot| hashing.hash(&slot.key()));
+                    self.sweep(SWEPT_PER_INSERT, now);
+                }
+                result
             }
         }
-        self.hand = hand as u32;
-        self.shrink(now);
     }
 
-    /// The entries in some slots from the home of `hash` on.
+    /// Looks at up to `buckets` buckets, from where the last look ended, and frees the expired entries.
+    pub(crate) fn sweep(&mut self, buckets: usize, now: u64) {
+        let all = self.buckets();
+        for _ in 0..buckets.min(all) {
+            if self.hand >= all {
+                self.hand = 0;
+            }
+            if self.slots.get_bucket(self.hand).is_some_and(|slot| slot.expiry() <= now)
+                && let Ok(expired) = self.slots.get_bucket_entry(self.hand)
+            {
+                expired.remove();
+            }
+            self.hand += 1;
+        }
+        self.shrink();
+    }
+
+    /// The entries in some buckets from that of `hash` on.
     pub(crate) fn neighbours(&self, hash: u64) -> impl Iterator<Item = ([u32; N], Entry)> {
-        let (before, after) = self.slots.split_at(self.home(hash));
-        let near = after.iter().chain(before).take(NEIGHBOURHOOD);
-        near.filter(|slot| !slot.is_empty()).map(|slot| (slot.key(), slot.entry()))
+        let all = self.buckets();
+        let near = (0..NEIGHBOURHOOD.min(all)).map(move |step| (hash as usize).wrapping_add(step) % all);
+        near.filter_map(|bucket| self.slots.get_bucket(bucket)).map(|slot| (slot.key(), slot.entry()))
     }
 
     /// Makes room for so many entries at once, instead of bit by bit.
     pub(crate) fn reserve(&mut self, entries: usize) {
-        let capacity = entries * 5 / 4 + 4;
-        if entries > 0 && capacity > self.capacity() {
-            self.resize(capacity, 0);
-        }
+        let hashing = self.hashing;
+        self.slots.reserve(entries.saturating_sub(self.len()), |slot| hashing.hash(&slot.key()));
     }
 
-    /// Takes a live entry in, unless there is one under its key. Sweeps nothing, so that the room made for many
-    /// is not given back before they are there.
-    pub(crate) fn take_in(&mut self, key: &Hashed<N>, entry: Entry, now: u64) {
-        let mut place = self.find(key);
-        if place.is_err() && (self.len() + 1) * 8 > self.capacity() * 7 {
-            self.resize(self.capacity() * 5 / 4 + 4, now);
-            place = Err(self.vacant(key.hash));
-        }
-        match place {
-            Ok(at) if self.slots[at].expiry() > now => {}
-            Ok(at) => self.slots[at] = Slot::new(key.key, entry),
-            Err(vacant) => {
-                self.slots[vacant] = Slot::new(key.key, entry);
-                self.len += 1;
-            }
+    /// Inserts a live entry, unless there is one under its key. Sweeps nothing, so that the room made for many entries
+    /// is not given back before they are inserted.
+    pub(crate) fn insert_restored(&mut self, key: &Hashed<N>, entry: Entry, now: u64) {
+        let hashing = self.hashing;
+        let same = |slot: &Slot<N>| slot.key() == key.key;
+        match self.slots.entry(key.hash, same, |slot| hashing.hash(&slot.key())) {
+            Bucket::Occupied(found) if found.get().expiry() > now => {}
+            bucket => drop(bucket.insert(Slot::new(key.key, entry))),
         }
     }
 
@@ -214,95 +201,17 @@ impl<const N: usize> Shard<N> {
         *self = Self::new(self.hashing);
     }
 
-    /// The slot of a key, or else the empty one where it would go.
-    fn find(&self, key: &Hashed<N>) -> Result<usize, usize> {
+    /// Gives memory back once less than a sixth of the buckets are filled. When deleted entries make the table grow,
+    /// more than a fifth are, so it does not shrink again at once.
+    fn shrink(&mut self) {
         if self.slots.is_empty() {
-            return Err(0);
-        }
-        let mut at = self.home(key.hash);
-        loop {
-            let slot = &self.slots[at];
-            if slot.is_empty() {
-                return Err(at);
+            if self.buckets() > 0 {
+                self.clear();
             }
-            if slot.key() == key.key {
-                return Ok(at);
-            }
-            at = self.after(at);
+        } else if self.buckets() >= SHRINKABLE && self.len() * 6 < self.buckets() {
+            let hashing = self.hashing;
+            self.slots.shrink_to(self.len() * 3 / 2, |slot| hashing.hash(&slot.key()));
         }
-    }
-
-    fn insert(&mut self, key: &Hashed<N>, mut vacant: usize, entry: Entry, now: u64) {
-        // Probing slows down steeply beyond seven eighths.
-        if (self.len() + 1) * 8 > self.capacity() * 7 {
-            self.resize(self.capacity() * 5 / 4 + 4, now);
-            vacant = self.vacant(key.hash);
-        }
-        self.slots[vacant] = Slot::new(key.key, entry);
-        self.len += 1;
-        self.sweep(SWEPT_PER_INSERT, now);
-    }
-
-    /// Frees a slot and moves those behind it that were pushed beyond it back.
-    fn remove(&mut self, at: usize) {
-        let mut hole = at;
-        let mut next = self.after(hole);
-        while !self.slots[next].is_empty() {
-            let home = self.home(self.hashing.hash(&self.slots[next].key()));
-            if self.distance(home, next) >= self.distance(hole, next) {
-                self.slots[hole] = self.slots[next];
-                hole = next;
-            }
-            next = self.after(next);
-        }
-        self.slots[hole] = Slot::EMPTY;
-        self.len -= 1;
-    }
-
-    /// Gives memory back once less than a third of the slots are filled.
-    fn shrink(&mut self, now: u64) {
-        if self.len == 0 {
-            self.clear();
-        } else if self.capacity() >= SHRINKABLE && self.len() * 3 < self.capacity() {
-            self.resize(self.len() * 5 / 3 + 4, now);
-        }
-    }
-
-    /// Moves to as many slots as said, which must suffice, and leaves expired entries behind.
-    fn resize(&mut self, capacity: usize, now: u64) {
-        let fresh = vec![Slot::EMPTY; capacity].into_boxed_slice();
-        let old = mem::replace(&mut self.slots, fresh);
-        // The hand stays where it is in the order of hashes: slots that it has
-        // not seen for long remain the next ones.
-        self.hand = (self.hand as usize * capacity / old.len().max(1)) as u32;
-        self.len = 0;
-        for slot in old.iter().filter(|slot| slot.expiry() > now) {
-            let vacant = self.vacant(self.hashing.hash(&slot.key()));
-            self.slots[vacant] = *slot;
-            self.len += 1;
-        }
-    }
-
-    /// The first empty slot from the home of `hash` on.
-    fn vacant(&self, hash: u64) -> usize {
-        let mut at = self.home(hash);
-        while !self.slots[at].is_empty() {
-            at = self.after(at);
-        }
-        at
-    }
-
-    fn home(&self, hash: u64) -> usize {
-        scale(hash, self.slots.len())
-    }
-
-    fn after(&self, at: usize) -> usize {
-        if at + 1 == self.slots.len() { 0 } else { at + 1 }
-    }
-
-    /// Steps forward from one slot to another.
-    fn distance(&self, from: usize, to: usize) -> usize {
-        if to >= from { to - from } else { to + self.slots.len() - from }
     }
 }
 
@@ -327,15 +236,6 @@ mod tests {
     fn expiry(shard: &mut Shard<2>, key: u32, now: u64) -> Option<u64> {
         let key = shard.hashed([0, key]);
         shard.update(&key, now, |live| (live, live.map(|entry| entry.expiry)))
-    }
-
-    /// What linear probing rests on: no empty slot between an entry and its home.
-    fn assert_whole(shard: &Shard<2>) {
-        let filled = shard.slots.iter().filter(|slot| !slot.is_empty());
-        assert_eq!(filled.clone().count(), shard.len());
-        for slot in filled {
-            assert!(shard.find(&shard.hashed(slot.key())).is_ok());
-        }
     }
 
     #[derive(Clone, Debug)]
@@ -375,16 +275,15 @@ mod tests {
                     Step::Wait { time } => now += time,
                     Step::Sweep { slots } => shard.sweep(slots, now),
                 }
-                assert_whole(&shard);
-                prop_assert!(shard.len() * 8 <= shard.capacity() * 7);
+                prop_assert!(shard.len() * 8 <= shard.buckets() * 7);
             }
             model.retain(|_, expiry| *expiry > now);
             for key in 0..300 {
                 prop_assert_eq!(expiry(&mut shard, key, now), model.get(&key).copied());
             }
-            // Freeing moves entries back before the hand; a second round sees them all.
+            // Shrinking moves entries before the hand; a second round sees them all.
             for _ in 0..2 {
-                shard.sweep(shard.capacity(), now);
+                shard.sweep(shard.buckets(), now);
             }
             prop_assert_eq!(shard.len(), model.len());
         }
@@ -405,19 +304,19 @@ mod tests {
             put(&mut shard, key, if key % 100 == 0 { 1000 } else { 10 }, 1);
         }
         assert_eq!(shard.len(), 10_000);
-        assert!(shard.capacity() <= 10_000 * 10 / 7 + 4);
+        assert_eq!(shard.buckets(), 16_384);
         while shard.len() > 100 {
             shard.sweep(64, 10);
         }
         shard.sweep(64, 10);
-        assert!(shard.capacity() <= 300);
+        assert!(shard.buckets() <= 512);
         for key in (0..10_000).step_by(100) {
             assert_eq!(expiry(&mut shard, key, 10), Some(1000));
         }
         for _ in 0..10 {
             shard.sweep(64, 1000);
         }
-        assert_eq!(shard.capacity(), 0);
+        assert_eq!(shard.buckets(), 0);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::store::local::counter_id::{Hashed, Hashing};
 /// at ten million entries; few enough that an empty table costs little.
 pub(crate) const SHARDS: usize = 1024;
 
-/// Slots looked at under one lock while sweeping.
+/// Buckets looked at under one lock while sweeping.
 pub(crate) const SWEPT_AT_ONCE: usize = 256;
 
 /// Entries that are compared when one has to go.
@@ -45,22 +45,17 @@ impl<const N: usize> Sharded<N> {
     }
 
     #[cfg(test)]
-    pub(crate) fn capacity(&self) -> usize {
-        (0..SHARDS).map(|index| self.hold(index, |shard| shard.capacity())).sum()
+    pub(crate) fn buckets(&self) -> usize {
+        (0..SHARDS).map(|index| self.hold(index, |shard| shard.buckets())).sum()
     }
 
-    /// Looks at some slots of one shard for expired entries, and says at how many.
+    /// Looks at some buckets of one shard for expired entries, and returns at how many.
     pub(crate) fn sweep(&self, index: usize, now: u64) -> usize {
         self.hold(index, |shard| {
-            let slots = shard.capacity().min(SWEPT_AT_ONCE);
-            shard.sweep(slots, now);
-            slots
+            let buckets = shard.buckets().min(SWEPT_AT_ONCE);
+            shard.sweep(buckets, now);
+            buckets
         })
-    }
-
-    /// Shows the live entries of one shard.
-    pub(crate) fn visit(&self, index: usize, now: u64, show: &mut impl FnMut(&[u32; N], Entry)) {
-        self.hold(index, |shard| shard.visit(now, show));
     }
 
     /// Empties one shard.
@@ -75,9 +70,9 @@ impl<const N: usize> Sharded<N> {
         }
     }
 
-    /// Takes a live entry in, unless there is one under its key.
-    pub(crate) fn take_in(&self, key: Hashed<N>, entry: Entry, now: u64) {
-        self.hold(shard_of(key.hash), |shard| shard.take_in(&key, entry, now));
+    /// Inserts a live entry, unless there is one under its key.
+    pub(crate) fn insert_restored(&self, key: Hashed<N>, entry: Entry, now: u64) {
+        self.hold(shard_of(key.hash), |shard| shard.insert_restored(&key, entry, now));
     }
 
     /// Shows the live entries of one shard.
@@ -143,7 +138,8 @@ impl<const N: usize> Sharded<N> {
     }
 }
 
-/// Slots are chosen by the upper bits of a hash, shards by the lowest.
+/// Within a shard the hash table uses the lowest bits of a hash and the seven highest. Shards are chosen by others, or
+/// the entries of one shard would meet in few of its buckets.
 fn shard_of(hash: u64) -> usize {
-    hash as usize % SHARDS
+    (hash >> 40) as usize % SHARDS
 }

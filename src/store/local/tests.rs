@@ -24,7 +24,7 @@ fn ipv4(number: u32) -> CounterId {
 }
 
 fn slots(table: &Table) -> usize {
-    table.narrow.capacity() + table.middle.capacity() + table.wide.capacity()
+    table.narrow.buckets() + table.middle.buckets() + table.wide.buckets()
 }
 
 #[derive(Clone, Debug)]
