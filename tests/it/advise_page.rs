@@ -229,11 +229,9 @@ impl Refused {
 fn refused(dir: &Dir, options: &[&str]) -> Refused {
     let output = advise(dir, options).arg("--csv").output().unwrap();
     let table = String::from_utf8(output.stdout).unwrap();
-    let rows = table
-        .lines()
-        .filter(|line| line.ends_with(",client,connections"))
-        .map(|line| line.split(',').collect::<Vec<_>>());
-    let wanted = rows.filter(|row| if options.is_empty() { row[2] == "yes" } else { row[1] == "2" }).last().unwrap();
+    let rows = table.lines().filter(|line| line.ends_with(",client,connections"));
+    let mut rows = rows.map(|line| line.split(',').collect::<Vec<_>>());
+    let wanted = rows.rfind(|row| if options.is_empty() { row[2] == "yes" } else { row[1] == "2" }).unwrap();
     Refused { exptime: wanted[0].to_owned(), sessions: wanted[4].parse().unwrap(), senders: wanted[6].parse().unwrap() }
 }
 

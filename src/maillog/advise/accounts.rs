@@ -8,7 +8,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::parts::MAX_PARTS;
+use super::parts::{MAX_PARTS, PartPeaks, join_bits};
 use super::window::{HIGHEST, Moment, Window};
 
 /// The most logins, senders and domains that are kept of each.
@@ -129,8 +129,10 @@ pub struct Account {
     pub key: Box<[u8]>,
     pub messages: u64,
     pub recipients: u64,
-    /// The most different addresses in the longest window, by part of the log.
-    pub part_addresses: [u16; MAX_PARTS],
+    /// Its highest numbers by part, for what is counted and each length.
+    parts: PartPeaks,
+    /// The parts in which it sent, a bit for each.
+    pub active_parts: u8,
     windows: Box<[Windows]>,
 }
 
@@ -188,17 +190,22 @@ impl AccountTable {
         account.recipients += u64::from(message.recipients);
         let [messages, recipients, addresses] = &mut self.numbers;
         for (at, (windows, length)) in account.windows.iter_mut().zip(&self.lengths).enumerate() {
-            messages[at].note(windows.messages.count(moment, *length, 1).stamped, 1);
+            let row = |counted: Counted| counted as usize * self.lengths.len() + at;
+            let number = windows.messages.count(moment, *length, 1);
+            messages[at].note(number.stamped, 1);
+            account.parts.note(part, row(Counted::Messages), number.worst);
             let amount = message.recipients.max(1);
-            recipients[at].note(windows.recipients.count(moment, *length, amount).stamped, amount);
-            if let Some(client) = message.client
-                && let Some(number) = windows.addresses.count(moment, *length, client)
-            {
-                addresses[at].note(number, 1);
+            let number = windows.recipients.count(moment, *length, amount);
+            recipients[at].note(number.stamped, amount);
+            account.parts.note(part, row(Counted::Recipients), number.worst);
+            if let Some(client) = message.client {
+                if let Some(number) = windows.addresses.count(moment, *length, client) {
+                    addresses[at].note(number, 1);
+                }
+                account.parts.note(part, row(Counted::Addresses), windows.addresses.addresses.len() as u32);
             }
         }
-        let longest = account.windows.last().map_or(0, |windows| windows.addresses.addresses.len() as u16);
-        account.part_addresses[part] = account.part_addresses[part].max(longest);
+        account.active_parts |= 1 << part;
     }
 
     fn find(&mut self, key: &[u8]) -> usize {
@@ -209,9 +216,9 @@ impl AccountTable {
             self.make_room();
         }
         let windows = vec![Windows::default(); self.lengths.len()].into();
-        let (key, part_addresses) = (Box::<[u8]>::from(key), [0; MAX_PARTS]);
+        let (key, parts) = (Box::<[u8]>::from(key), PartPeaks::new(Counted::ALL.len() * self.lengths.len()));
         self.index.insert(key.clone(), self.accounts.len() as u32);
-        self.accounts.push(Account { key, messages: 0, recipients: 0, part_addresses, windows });
+        self.accounts.push(Account { key, messages: 0, recipients: 0, parts, active_parts: 0, windows });
         self.accounts.len() - 1
     }
 
@@ -226,10 +233,8 @@ impl AccountTable {
 
     fn join_parts(&mut self) {
         for account in &mut self.accounts {
-            let mut joined = [0; MAX_PARTS];
-            let pairs = account.part_addresses.chunks(2);
-            joined.iter_mut().zip(pairs).for_each(|(most, pair)| *most = pair[0].max(pair[1]));
-            account.part_addresses = joined;
+            account.parts.join();
+            account.active_parts = join_bits(account.active_parts);
         }
     }
 }
@@ -243,6 +248,11 @@ impl Account {
             Counted::Recipients => windows.recipients.peak(),
             Counted::Addresses => windows.addresses.peak.into(),
         }
+    }
+
+    /// The highest numbers by part of the log.
+    pub fn part_peaks(&self, counted: Counted, length: usize) -> [u32; MAX_PARTS] {
+        self.parts.peaks(counted as usize * self.windows.len() + length)
     }
 }
 

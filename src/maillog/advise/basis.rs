@@ -4,6 +4,7 @@
 //! the others and tried on that part: would it have refused a client that
 //! delivers mail?
 
+use std::cmp::Reverse;
 use std::collections::HashSet;
 
 use super::clients::{Client, ClientTable};
@@ -31,12 +32,10 @@ pub struct Basis {
     pub covered: i64,
     /// Clients that delivered mail.
     pub senders: u64,
-    /// The number on each part, made from the others. Empty: the log has no two parts with senders.
-    pub parts: Vec<PartTest>,
-    /// Senders that were refused in a part, by the number that they need, the highest first.
+    /// The number on each part, made from the others.
+    pub tests: PartTests,
+    /// The first of the senders that were refused in a part.
     pub missed: Vec<Missed>,
-    /// How many were.
-    pub all_missed: u64,
     /// Why the number is not to be enforced yet.
     pub doubts: Vec<Doubt>,
 }
@@ -92,57 +91,84 @@ pub fn doubts(covered: i64, senders: u64) -> Vec<Doubt> {
     doubts.into_iter().filter(|(is_so, _)| *is_so).map(|(_, doubt)| doubt).collect()
 }
 
-impl Basis {
-    /// For windows of one length. `span` is the first and the last time.
-    pub fn new(tables: [&ClientTable; 2], length: usize, parts: &Parts, span: (i64, i64)) -> Self {
-        let senders = || {
-            let clients = tables.into_iter().flat_map(move |table| table.peaks(length));
-            clients.map(|(client, _)| client).filter(|client| client.delivered > 0)
-        };
-        let peaks = |client: &Client| client.parts.as_ref().map_or([1; MAX_PARTS], |parts| parts.peaks(length));
-        let mut tests = Vec::new();
-        let mut missed: Vec<(&Client, u32, u32)> = Vec::new();
+/// Something that a number must not refuse.
+#[derive(Clone, Copy, Debug)]
+pub struct Tested {
+    /// Its highest numbers by part of the log.
+    pub peaks: [u32; MAX_PARTS],
+    /// The parts in which it is known to be real, a bit for each.
+    pub parts: u8,
+}
+
+/// Numbers made from all parts of the log but one, each on that part.
+#[derive(Clone, Debug)]
+pub struct PartTests {
+    pub parts: Vec<PartTest>,
+    /// Which of the tested were refused in a part, their number in it, and the threshold; the highest first.
+    pub missed: Vec<(usize, u32, u32)>,
+    is_refused: bool,
+}
+
+impl PartTests {
+    pub fn new(tested: &[Tested], log: &Parts) -> Self {
+        let (mut parts, mut missed): (Vec<PartTest>, Vec<(usize, u32, u32)>) = (Vec::new(), Vec::new());
         for part in 0..MAX_PARTS {
-            let others = senders().filter(|client| client.delivered_parts & !(1 << part) != 0);
-            let highest = |client: &Client| {
-                let peaks = peaks(client);
-                let others = (0..MAX_PARTS).filter(|other| *other != part).map(|other| peaks[other]);
+            let active = tested.iter().filter(|it| it.parts & 1 << part != 0).count() as u64;
+            let others = tested.iter().filter(|it| it.parts & !(1 << part) != 0);
+            let highest = |it: &Tested| {
+                let others = (0..MAX_PARTS).filter(|other| *other != part).map(|other| it.peaks[other]);
                 others.max().unwrap_or(0).max(1)
             };
-            let Some(threshold) = others.map(highest).max() else {
+            let Some(threshold) = others.map(highest).max().filter(|_| active > 0) else {
                 continue;
             };
-            let active = senders().filter(|client| client.delivered_parts & 1 << part != 0).count() as u64;
-            if active == 0 {
-                continue;
-            }
             let before = missed.len();
-            let over = senders().map(|client| (client, peaks(client)[part], threshold));
+            let over = tested.iter().enumerate().map(|(at, it)| (at, it.peaks[part], threshold));
             missed.extend(over.filter(|(_, peak, threshold)| peak > threshold));
             let refused = (missed.len() - before) as u64;
-            tests.push(PartTest { begin: parts.begin(part), threshold, senders: active, refused });
+            parts.push(PartTest { begin: log.begin(part), threshold, senders: active, refused });
         }
-        missed.sort_by_key(|(client, peak, _)| (std::cmp::Reverse(*peak), client.address));
-        // A client that was refused in two parts is one client.
+        // What was refused in two parts is one.
+        missed.sort_by_key(|(at, peak, _)| (Reverse(*peak), *at));
         let mut seen = HashSet::new();
-        missed.retain(|(client, ..)| seen.insert((client.address, client.prefix_length)));
+        missed.retain(|(at, ..)| seen.insert(*at));
         let is_far = missed.iter().any(|(_, peak, threshold)| *peak > threshold + threshold / 4);
-        let (covered, senders) = (span.1 - span.0, senders().count() as u64);
-        let all_missed = missed.len() as u64;
-        let is_refused = is_far || all_missed > (senders / 100).max(1);
-        let mut doubts = doubts(covered, senders);
-        doubts.extend(is_refused.then_some(Doubt::Refused));
-        doubts.extend(tests.is_empty().then_some(Doubt::Untested));
-        let missed = missed
-            .into_iter()
-            .take(NAMES)
-            .map(|(client, peak, threshold)| Missed { client: ListedClient::new(client, peak), threshold });
-        Self { covered, senders, parts: tests, missed: missed.collect(), all_missed, doubts }
+        let is_refused = is_far || missed.len() > (tested.len() / 100).max(1);
+        Self { parts, missed, is_refused }
+    }
+
+    /// What the test says against the number.
+    pub fn doubt(&self) -> Option<Doubt> {
+        match () {
+            () if self.parts.is_empty() => Some(Doubt::Untested),
+            () if self.is_refused => Some(Doubt::Refused),
+            () => None,
+        }
     }
 
     /// The lowest and the highest of the numbers that the others gave.
     pub fn thresholds(&self) -> Option<(u32, u32)> {
         let thresholds = || self.parts.iter().map(|part| part.threshold);
         Some((thresholds().min()?, thresholds().max()?))
+    }
+}
+
+impl Basis {
+    /// For windows of one length. `span` is the first and the last time.
+    pub fn new(tables: [&ClientTable; 2], length: usize, parts: &Parts, span: (i64, i64)) -> Self {
+        let clients = tables.into_iter().flat_map(|table| table.peaks(length)).map(|(client, _)| client);
+        let senders: Vec<&Client> = clients.filter(|client| client.delivered > 0).collect();
+        let peaks = |client: &Client| client.parts.as_ref().map_or([1; MAX_PARTS], |parts| parts.peaks(length));
+        let tested: Vec<Tested> =
+            senders.iter().map(|client| Tested { peaks: peaks(client), parts: client.delivered_parts }).collect();
+        let tests = PartTests::new(&tested, parts);
+        let covered = span.1 - span.0;
+        let mut doubts = doubts(covered, senders.len() as u64);
+        doubts.extend(tests.doubt());
+        let missed = tests.missed.iter().take(NAMES).map(|(at, peak, threshold)| Missed {
+            client: ListedClient::new(senders[*at], *peak),
+            threshold: *threshold,
+        });
+        Self { covered, senders: senders.len() as u64, missed: missed.collect(), tests, doubts }
     }
 }

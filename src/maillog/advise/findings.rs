@@ -207,7 +207,7 @@ impl Findings {
         });
         let only_sender = lengths.first().filter(|_| senders == 1).and_then(|length| length.senders.first().cloned());
         let gateway = gateway(tables);
-        let users = UserFindings::new(&counts.accounts, counts.parts.length(), exptimes, thresholds);
+        let users = UserFindings::new(&counts.accounts, &counts.parts, exptimes, thresholds);
         let trial = counts.trial.take().map(|trial| Outcome::new(&counts, &trial));
         Self {
             read,

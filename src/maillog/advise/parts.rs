@@ -42,24 +42,29 @@ impl Parts {
     }
 }
 
-/// The highest numbers of a client by part and length of windows.
+/// Joins parts in pairs that are a bit each.
+pub fn join_bits(parts: u8) -> u8 {
+    (0..MAX_PARTS.div_ceil(2)).map(|part| u8::from(parts >> (2 * part) & 3 != 0) << part).sum()
+}
+
+/// The highest numbers of a client or an account by part, in rows: one for each length of windows.
 #[derive(Clone, Debug)]
 pub struct PartPeaks {
     peaks: Box<[[u16; MAX_PARTS]]>,
 }
 
 impl PartPeaks {
-    pub fn new(lengths: usize) -> Self {
-        Self { peaks: vec![[0; MAX_PARTS]; lengths].into() }
+    pub fn new(rows: usize) -> Self {
+        Self { peaks: vec![[0; MAX_PARTS]; rows].into() }
     }
 
-    pub fn note(&mut self, part: usize, length: usize, number: u32) {
-        let peak = &mut self.peaks[length][part];
+    pub fn note(&mut self, part: usize, row: usize, number: u32) {
+        let peak = &mut self.peaks[row][part];
         *peak = (*peak).max(u16::try_from(number).unwrap_or(u16::MAX));
     }
 
-    pub fn peaks(&self, length: usize) -> [u32; MAX_PARTS] {
-        self.peaks[length].map(u32::from)
+    pub fn peaks(&self, row: usize) -> [u32; MAX_PARTS] {
+        self.peaks[row].map(u32::from)
     }
 
     /// Joins parts in pairs.

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 
 use super::accounts::{Account, AccountTable, Accounts, Counted, Per};
-use super::basis::{Doubt, doubts};
+use super::basis::{Doubt, PartTests, Tested, doubts};
 use super::findings::{GRID, MAX_NAMES, log_only_until};
+use super::parts::Parts;
 use super::window::HIGHEST;
 use crate::maillog::text::shown;
 
@@ -57,6 +58,8 @@ pub struct UserLimit {
     pub candidates: Vec<UserCandidate>,
     /// The candidate that is recommended, by its place. None: no account is known to be a real user's.
     pub advice: Option<usize>,
+    /// Its threshold on each part of the log, made from the others.
+    pub tests: Option<PartTests>,
 }
 
 #[derive(Clone, Debug)]
@@ -113,8 +116,8 @@ pub struct Stolen {
 }
 
 impl UserFindings {
-    /// `part` is the length of a part of the log in milliseconds. `None`: no message of a user is in the logs.
-    pub fn new(accounts: &Accounts, part: i64, exptimes: &[u32], thresholds: &[u32]) -> Option<Self> {
+    /// `None`: no message of a user is in the logs.
+    pub fn new(accounts: &Accounts, parts: &Parts, exptimes: &[u32], thresholds: &[u32]) -> Option<Self> {
         let tables = Per::ALL.map(|per| accounts.table(per));
         if tables.iter().all(|table| table.accounts().is_empty()) {
             return None;
@@ -124,13 +127,13 @@ impl UserFindings {
         let mut stolen = Vec::new();
         for per in Per::ALL {
             let table = accounts.table(per);
-            let suspects = suspects(per, table, longest, part);
+            let suspects = suspects(per, table, longest, parts.length());
             if per == Per::Login {
                 stolen = suspects.iter().map(|at| Stolen::new(table, *at, longest, exptimes[longest])).collect();
                 stolen.sort_by_key(|it: &Stolen| Reverse((it.addresses, it.recipients)));
             }
             if !table.accounts().is_empty() {
-                let limit = |counted| UserLimit::new(per, counted, table, &suspects, exptimes, thresholds);
+                let limit = |counted| UserLimit::new(per, counted, table, &suspects, parts, exptimes, thresholds);
                 limits.extend(Counted::ALL.map(limit));
             }
         }
@@ -141,7 +144,11 @@ impl UserFindings {
         let covered = accounts.span.map_or(0, |(first, last)| last - first);
         let all = tables.map(|table| table.accounts().len() as u64 + table.forgotten());
         // Where nobody logs in, the senders are the users.
-        let doubts = doubts(covered, if all[0] > 0 { all[0] } else { all[1] });
+        let mut doubts = doubts(covered, if all[0] > 0 { all[0] } else { all[1] });
+        let tests =
+            limits.iter().filter(|limit| limit.per != Per::SenderDomain).filter_map(|limit| limit.tests.as_ref());
+        let found: Vec<Doubt> = tests.filter_map(PartTests::doubt).collect();
+        doubts.extend([Doubt::Refused, Doubt::Untested].into_iter().filter(|doubt| found.contains(doubt)));
         let log_only_until = log_only_until(covered, &doubts);
         Some(Self { accounts: all, messages, recipients, covered, doubts, log_only_until, limits, stolen })
     }
@@ -159,14 +166,16 @@ fn suspects(per: Per, table: &AccountTable, length: usize, part: i64) -> Vec<usi
             (account.peak(Counted::Addresses, length), account.peak(Counted::Recipients, length));
         let has_many = addresses >= MANY_ADDRESSES && addresses > usual_addresses * TIMES_ADDRESSES;
         let sends_much = recipients >= MANY_RECIPIENTS && recipients >= usual_recipients * TIMES_RECIPIENTS;
-        has_many && (sends_much || addresses >= VERY_MANY_ADDRESSES) && !(part >= STEADY_PART && is_steady(account))
+        has_many
+            && (sends_much || addresses >= VERY_MANY_ADDRESSES)
+            && !(part >= STEADY_PART && is_steady(account, length))
     };
     (0..table.accounts().len()).filter(|at| is_suspect(&table.accounts()[*at])).collect()
 }
 
 /// Whether it has as many addresses in most parts of the log: the login of a program on many hosts.
-fn is_steady(account: &Account) -> bool {
-    let active = || account.part_addresses.iter().filter(|addresses| **addresses > 0).map(|it| u32::from(*it));
+fn is_steady(account: &Account, length: usize) -> bool {
+    let active = || account.part_peaks(Counted::Addresses, length).into_iter().filter(|addresses| *addresses > 0);
     active().count() >= 3 && median(active()) * 2 >= active().max().unwrap_or(0)
 }
 
@@ -203,6 +212,7 @@ impl UserLimit {
         counted: Counted,
         table: &AccountTable,
         suspects: &[usize],
+        parts: &Parts,
         exptimes: &[u32],
         thresholds: &[u32],
     ) -> Self {
@@ -220,7 +230,13 @@ impl UserLimit {
             // As for clients: the one that stops most; of equal ones that with the shortest windows.
             _ => places.min_by_key(|at| (Reverse(candidates[*at].refused), candidates[*at].length)),
         };
-        Self { per, counted, lengths, candidates, advice }
+        let tests = advice.map(|at| {
+            let users = table.accounts().iter().enumerate().filter(|(at, _)| suspects.binary_search(at).is_err());
+            let peaks = |account: &Account| account.part_peaks(counted, candidates[at].length);
+            let tested = users.map(|(_, account)| Tested { peaks: peaks(account), parts: account.active_parts });
+            PartTests::new(&tested.collect::<Vec<_>>(), parts)
+        });
+        Self { per, counted, lengths, candidates, advice, tests }
     }
 
     /// The candidate that is recommended.

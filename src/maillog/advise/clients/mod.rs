@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
-use super::parts::{MAX_PARTS, PartPeaks};
+use super::parts::{PartPeaks, join_bits};
 use super::window::{HIGHEST, Moment, Window};
 use crate::net::netblock::mask;
 
@@ -126,8 +126,7 @@ impl ClientTable {
     /// Joins the parts of the log in pairs.
     pub fn join_parts(&mut self) {
         for client in &mut self.clients {
-            let bit = |part: usize| u8::from(client.delivered_parts >> (2 * part) & 3 != 0) << part;
-            client.delivered_parts = (0..MAX_PARTS.div_ceil(2)).map(bit).sum();
+            client.delivered_parts = join_bits(client.delivered_parts);
             if let Some(parts) = &mut client.parts {
                 parts.join();
             }

@@ -44,7 +44,7 @@ fn recommended(findings: &Findings, it: &Candidate) -> Value {
 }
 
 fn basis(findings: &Findings, basis: &Basis) -> Value {
-    let parts = basis.parts.iter().map(|part| {
+    let parts = basis.tests.parts.iter().map(|part| {
         json!({
             "from": time(part.begin, &findings.zone),
             "threshold_of_the_rest": part.threshold,
@@ -61,7 +61,7 @@ fn basis(findings: &Findings, basis: &Basis) -> Value {
         "days": days(basis.covered),
         "senders": basis.senders,
         "parts": parts.collect::<Vec<_>>(),
-        "refused_senders": basis.all_missed,
+        "refused_senders": basis.tests.missed.len(),
         "refused": missed.collect::<Vec<_>>(),
         "too_little": basis.doubts.iter().map(doubt).collect::<Vec<_>>(),
     })
@@ -157,6 +157,10 @@ fn user_limit(limit: &UserLimit) -> Value {
         "count": limit.counted.word(),
         "candidates": limit.candidates.iter().map(candidate).collect::<Vec<_>>(),
         "recommended": limit.advised().map(candidate),
+        "test": limit.tests.as_ref().map(|tests| json!({
+            "thresholds_of_the_rest": tests.parts.iter().map(|part| part.threshold).collect::<Vec<_>>(),
+            "stopped_users": tests.missed.len(),
+        })),
         "lengths": limit.lengths.iter().map(length).collect::<Vec<_>>(),
     })
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::civil::Date;
 
 use super::super::accounts::Per;
-use super::super::basis::{Basis, Doubt, ENOUGH_DAYS, ENOUGH_SENDERS, Missed};
+use super::super::basis::{Basis, Doubt, ENOUGH_DAYS, ENOUGH_SENDERS, Missed, PartTests};
 use super::super::clients::MAX_CLIENTS;
 use super::super::findings::{Candidate, Findings, Length, ListedClient, Outcome, Refusals};
 use super::super::users::{UserCandidate, UserFindings, UserLimit};
@@ -159,19 +159,26 @@ fn whitelist(findings: &Findings) -> String {
 /// What the recommendation rests on, how it did on parts of the log, and what follows.
 fn rests_on(findings: &Findings, basis: &Basis) -> String {
     let mut text = format!("It rests on {} of mail in {}.\n", count(basis.senders, "sender"), covered(basis.covered));
-    if let Some((lowest, highest)) = basis.thresholds() {
-        let numbers = if lowest == highest { number(lowest.into()) } else { format!("{lowest} to {highest}") };
+    if let Some(numbers) = numbers(&basis.tests) {
+        let refused = match basis.tests.missed.len() as u64 {
+            0 => "no sender.".to_owned(),
+            missed => format!("{}:", count(missed, "sender")),
+        };
         text += &format!(
-            "Tested on each of {} parts of the log, made from the others it is {numbers} and refuses {}{}\n",
-            basis.parts.len(),
-            if basis.all_missed == 0 { "no sender".to_owned() } else { count(basis.all_missed, "sender") },
-            if basis.all_missed == 0 { "." } else { ":" },
+            "Tested on each of {} parts of the log, made from the others it is {numbers} and refuses {refused}\n",
+            basis.tests.parts.len(),
         );
-        for Missed { client, threshold } in basis.missed.iter().take(NAMES) {
+        for Missed { client, threshold } in &basis.missed {
             text += &format!("  {:>9}  {}; the others gave {threshold}\n", number(client.peak.into()), known(client));
         }
     }
     text + &too_little(&basis.doubts, findings.log_only_until)
+}
+
+/// The numbers that all parts of the log but one give, as `24` or `24 to 25`.
+fn numbers(tests: &PartTests) -> Option<String> {
+    let (lowest, highest) = tests.thresholds()?;
+    Some(if lowest == highest { number(lowest.into()) } else { format!("{lowest} to {highest}") })
 }
 
 /// A time that a log covers.
@@ -321,7 +328,15 @@ fn users(found: &UserFindings) -> String {
                 &number(users),
             ]);
             text += row.trim_end();
-            text += if place == at { "  <- recommended\n" } else { "\n" };
+            if place == at {
+                text += "  <- recommended";
+                let tests = limit.tests.as_ref();
+                if let Some((tests, numbers)) = tests.and_then(|tests| Some((tests, numbers(tests)?))) {
+                    text +=
+                        &format!("; tested on parts: {numbers}, stops {}", count(tests.missed.len() as u64, "user"));
+                }
+            }
+            text.push('\n');
         }
     }
     text += &users_rest_on(found);
@@ -329,7 +344,7 @@ fn users(found: &UserFindings) -> String {
         text += &busiest_users(limit);
     }
     if !found.stolen.is_empty() {
-        text += "Probably stolen: such a login decides no number.\n";
+        text += "Probably stolen: such a login decides no number, but what it sent is in the figures of its domain.\n";
         for it in found.stolen.iter().take(NAMES) {
             text += &format!(
                 "  {}: {} and {} within {}; the median of the others: {} and {}\n",
