@@ -44,7 +44,8 @@ impl Site {
 
 /// Runs a test on every store at once, each with a name for the message of a failure.
 fn on_every_store(test: impl Fn(&str, &Site) + Sync) {
-    let sites: [(&str, fn() -> Site); 5] = [
+    type Start = fn() -> Site;
+    let sites: [(&str, Start); 5] = [
         ("memory", Site::memory),
         ("memcached", || Site::memcached(vec![Memcached::start()])),
         ("memcached on a unix socket", || Site::memcached(vec![Memcached::start_on_unix_socket()])),
