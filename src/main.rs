@@ -45,6 +45,7 @@ fn main() -> ExitCode {
 fn serve(options: Serve) -> ExitCode {
     let code = |failure: &Failure| match failure {
         Failure::Configuration(_) => sysexits::CONFIG,
+        Failure::AfterUpgrade(_) => sysexits::TEMPORARY,
         Failure::Other(_) => sysexits::UNAVAILABLE,
     };
     run(daemon::run(options.file.config, options.listen), code)

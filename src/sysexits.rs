@@ -12,5 +12,7 @@ pub const UNAVAILABLE: u8 = 69;
 pub const CANNOT_CREATE: u8 = 73;
 /// Standard output cannot be written.
 pub const IO_ERROR: u8 = 74;
+/// Another try may succeed.
+pub const TEMPORARY: u8 = 75;
 /// The configuration is wrong.
 pub const CONFIG: u8 = 78;

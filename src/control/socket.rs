@@ -8,7 +8,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::unistd::{Uid, User};
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -22,6 +21,7 @@ use crate::listener::unix::{self, SocketFile};
 use crate::listener::{ListenError, ListenProblem};
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
+use crate::net::users;
 use crate::observe::log::Severity;
 
 /// Connections held at once; a further one waits.
@@ -94,7 +94,8 @@ impl Socket {
 }
 
 async fn converse(stream: UnixStream, control: &Arc<Control>) -> io::Result<()> {
-    let user = user(&stream)?;
+    // Who is at the other end, as the kernel knows.
+    let user = users::name(stream.peer_cred()?.uid()).await;
     let mut stream = BufReader::new(stream);
     loop {
         let mut line = Vec::new();
@@ -141,13 +142,6 @@ fn read(line: &[u8]) -> Result<ControlRequest, Problem> {
         }
     }
     serde_json::from_slice::<RequestLine>(line).map(|line| line.request).map_err(wrong)
-}
-
-/// Who is at the other end, as the kernel knows.
-fn user(stream: &UnixStream) -> io::Result<String> {
-    let uid = Uid::from_raw(stream.peer_cred()?.uid());
-    let name = User::from_uid(uid).ok().flatten().map(|user| user.name);
-    Ok(name.unwrap_or_else(|| uid.to_string()))
 }
 
 /// Where the socket is, unless it is configured: where systemd made a directory for it.

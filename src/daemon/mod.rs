@@ -5,11 +5,9 @@ pub mod descriptors;
 pub mod handover;
 pub mod housekeeping;
 mod list_watch;
-mod listening;
 pub mod notify;
 mod reload;
 pub mod signals;
-mod sockets;
 mod start;
 pub mod state_file;
 mod upgrade;
@@ -21,11 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, ConfigError};
 use crate::control::{Control, Reload};
+use crate::daemon::handover::transport;
 use crate::daemon::housekeeping::Housekeeping;
 use crate::daemon::signals::{SignalAction, Signals};
 use crate::daemon::state_file::StateFile;
@@ -40,9 +40,7 @@ use crate::observe::log::{Log, Severity};
 use crate::postfix::acceptor::Acceptor;
 use crate::postfix::suspended::SuspendedConnections;
 use list_watch::ListWatch;
-use listening::Listening;
-use sockets::Sockets;
-use start::Open;
+use start::{Listening, Open};
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -63,13 +61,21 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 ///
 /// When the configuration is wrong, or a place to listen at cannot be had.
 pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Failure> {
-    let mut sockets = None;
-    // What is asked from then on waits. What is wrong with the configuration is said before what is with a socket.
-    let config = Config::load_telling(path.as_deref(), &mut |config| sockets = Some(Sockets::open(config, &listen)))?;
-    let sockets = sockets.expect("a configuration is shown before its lists are read").found()?;
-    // Before anything that takes time: a SIGHUP too early would end us.
-    let signals = Signals::listen().map_err(anyhow::Error::from)?;
-    let (daemon, open) = Daemon::begin(config, path, sockets)?;
+    // First of all: a signal that comes before would end the process.
+    let mut signals = Signals::listen().map_err(anyhow::Error::from)?;
+    // It goes on being fed over an upgrade, however long the lists are.
+    tokio::spawn(notify::feed_watchdog());
+    let is_upgrade = transport::is_offered();
+    let start = spawn_blocking(move || Daemon::begin(path, &listen));
+    let begun = match is_upgrade {
+        // A stop comes after it, in order: there are counts to save and requests to answer.
+        true => start.await,
+        false => match signals.stop_or(start).await {
+            Some(begun) => begun,
+            None => return Ok(()),
+        },
+    };
+    let (daemon, open) = begun.map_err(anyhow::Error::from)??;
     let log = daemon.log.clone();
     daemon.serve(open, signals).await;
     log.line(Severity::Info, "STOPPED", |_| {});
@@ -83,6 +89,8 @@ pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Fail
 pub enum Failure {
     /// The configuration is wrong.
     Configuration(ConfigError),
+    /// It became wrong while the program before handed over to this one: another start may find it right.
+    AfterUpgrade(ConfigError),
     /// It is right, and something else is not.
     Other(anyhow::Error),
 }
@@ -90,7 +98,7 @@ pub enum Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Configuration(error) => error.fmt(f),
+            Self::Configuration(error) | Self::AfterUpgrade(error) => error.fmt(f),
             Self::Other(error) => error.fmt(f),
         }
     }
@@ -149,7 +157,6 @@ impl Daemon {
         tokio::spawn(words::follow(Arc::clone(&self.service)));
         let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
         tokio::spawn(Housekeeping::new(&self.config, service, connections, self.state.clone()).run());
-        tokio::spawn(notify::feed_watchdog());
         self.tell(notify::ready());
         // What is in force: lists that are read again come into it.
         let mut current = Arc::new(self.config.clone());

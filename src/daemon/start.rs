@@ -1,21 +1,25 @@
-//! The beginning: with a configuration alone, or with all that the program before this one has left.
+//! The start: with a configuration alone, or with all that the program before this one has left.
+//!
+//! Sockets come first, so that Postfix finds them while long lists and counts are read.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio_util::task::TaskTracker;
 
-use super::Daemon;
-use super::sockets::{Found, bind};
-use crate::config::Config;
+use super::{Daemon, Failure};
+use crate::config::{Config, ConfigError};
 use crate::control::socket::{self, Socket};
 use crate::daemon::descriptors;
 use crate::daemon::handover::exec as program;
 use crate::daemon::handover::receive::Handover;
 use crate::daemon::state_file::StateFile;
 use crate::engine::service::Service;
-use crate::listener::Listener;
+use crate::listener::{Listener, Peers};
+use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
@@ -27,6 +31,78 @@ use crate::postfix::suspended::SuspendedConnection;
 use crate::postfix::suspended::SuspendedConnections;
 use crate::store::local::Table;
 
+/// How long a program that was upgraded to tries to read a configuration that passed the trial just before.
+/// Policy connections wait meanwhile, and Postfix waits longer.
+const CONFIG_PATIENCE: Duration = Duration::from_secs(3);
+
+/// Between two tries.
+const CONFIG_PAUSE: Duration = Duration::from_millis(100);
+
+/// The sockets that Postfix asks at, and what the program before has left beside them.
+struct Sockets {
+    listeners: Vec<Listener>,
+    listening: Listening,
+    handover: Option<Handover>,
+}
+
+/// Reads the configuration, and opens what `listen` or else the configuration asks for. Blocks.
+fn load(path: Option<&Path>, listen: &[Address]) -> Result<(Config, Sockets), Failure> {
+    let by_option = !listen.is_empty();
+    let asked = |config: &Config| if by_option { listen.to_vec() } else { config.listen.clone() };
+    // Before anything is hashed: that is to be done as before.
+    let Some(mut handover) = Handover::receive() else {
+        // Requests that are made from then on wait. A wrong configuration is reported before a socket that cannot be had.
+        let mut opened = None;
+        let config = Config::load_telling(path, &mut |config| opened = Some(open(config, asked(config))))?;
+        let (listeners, asked) = opened.expect("a configuration is shown before its lists are read")?;
+        let listening = Listening::new(asked, by_option, &listeners);
+        return Ok((config, Sockets { listeners, listening, handover: None }));
+    };
+    let config = load_after_trial(path, &mut handover).map_err(Failure::AfterUpgrade)?;
+    let passed = handover.listeners().map_err(anyhow::Error::from)?;
+    let (listeners, asked) = match passed.is_empty() {
+        true => (bind(&asked(&config), &config)?, asked(&config)),
+        false => (passed, handover.listen(&asked(&config))),
+    };
+    let listening = Listening::new(asked, by_option, &listeners);
+    Ok((config, Sockets { listeners, listening, handover: Some(handover) }))
+}
+
+/// Reads a configuration that was right a moment ago. One that is wrong now is being written, as a rule.
+fn load_after_trial(path: Option<&Path>, handover: &mut Handover) -> Result<Config, ConfigError> {
+    let begun = Instant::now();
+    let mut wrong = None;
+    loop {
+        match Config::load(path) {
+            Ok(config) => {
+                handover.problems.extend(wrong);
+                return Ok(config);
+            }
+            Err(error) if begun.elapsed() >= CONFIG_PATIENCE => return Err(error),
+            Err(error) => wrong = Some(format!("the configuration was wrong at first: {}", error.summary())),
+        }
+        thread::sleep(CONFIG_PAUSE);
+    }
+}
+
+/// Sockets that systemd passed are used instead of what the configuration says; then nothing was asked for.
+fn open(config: &Config, asked: Vec<Address>) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
+    let passed = Listener::from_systemd()?;
+    if !passed.is_empty() {
+        return Ok((passed, Vec::new()));
+    }
+    Ok((bind(&asked, config)?, asked))
+}
+
+/// Listens at each of these addresses.
+fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>> {
+    let mut listeners = Vec::new();
+    for address in addresses {
+        listeners.extend(Listener::bind(address, &config.socket)?);
+    }
+    Ok(listeners)
+}
+
 /// What is open at the beginning.
 pub(super) struct Open {
     pub listeners: Vec<Listener>,
@@ -37,29 +113,32 @@ pub(super) struct Open {
 }
 
 impl Daemon {
-    pub(super) fn begin(mut config: Config, path: Option<PathBuf>, sockets: Found) -> anyhow::Result<(Self, Open)> {
-        let Found { listeners, listening, mut inheritance } = sockets;
+    /// Reads and opens all that the daemon needs. Blocks, for as long as lists, disk and name service take; must be
+    /// called within a runtime.
+    pub(super) fn begin(path: Option<PathBuf>, listen: &[Address]) -> Result<(Self, Open), Failure> {
+        let (mut config, Sockets { listeners, listening, mut handover }) = load(path.as_deref(), listen)?;
         let log = Log::open(&config.log).context("the log cannot be opened")?;
         let program = program::path().context("the path of the program cannot be found out")?;
         let max_connections = max_connections(&config, &log);
-        let (metrics, control) = match (aside(&config), &mut inheritance) {
+        let (metrics, control) = match (aside(&config), &mut handover) {
             (Ok(aside), _) => aside,
             // Postfix goes on being served.
-            (Err(error), Some(inheritance)) => {
-                inheritance.problems.push(error.to_string());
+            (Err(error), Some(handover)) => {
+                handover.problems.push(error.to_string());
                 (Vec::new(), None)
             }
-            (Err(error), None) => return Err(error),
+            (Err(error), None) => return Err(error.into()),
         };
         // Whoever asks from here on waits until the counts of before are there.
         let (policy, max_clients, now) = (Policy::new(config.policy(), None), config.store.max_clients, Now::read());
         let state = StateFile::of(&config, &log).map(Arc::new);
-        let (table, ids) = match (&mut inheritance, &state) {
-            (Some(inheritance), _) => inheritance.counts(&policy, max_clients, now),
+        let (table, ids) = match (&mut handover, &state) {
+            (Some(handover), _) => handover.counts(&policy, max_clients, now),
             (None, Some(state)) => (state.load(&policy, max_clients, now), Ids::new()),
             (None, None) => (Table::new(max_clients), Ids::new()),
         };
         let service = Arc::new(Service::restored(config.engine(), policy, log.clone(), table));
+        state.iter().filter_map(|state| state.is_unused()).for_each(|fault| service.add_fault(fault));
         // The policy has them, and a million netblocks are not kept twice.
         config.lists = Lists::default();
         let daemon = Self {
@@ -76,12 +155,12 @@ impl Daemon {
             connections: TaskTracker::new(),
             parking: SuspendedConnections::default(),
         };
-        let connections = match &mut inheritance {
-            Some(inheritance) => inheritance.connections(&daemon.service, &ids, now),
+        let connections = match &mut handover {
+            Some(handover) => handover.connections(&daemon.service, &ids, now),
             None => Vec::new(),
         };
-        match &inheritance {
-            Some(inheritance) => daemon.upgraded(inheritance, connections.len()),
+        match &handover {
+            Some(handover) => daemon.upgraded(handover, connections.len()),
             None => daemon.started(),
         }
         daemon.warn(&daemon.config);
@@ -97,10 +176,10 @@ impl Daemon {
         });
     }
 
-    fn upgraded(&self, inheritance: &Handover, connections: usize) {
-        let took = Now::read().monotonic.saturating_sub(inheritance.begun);
+    fn upgraded(&self, handover: &Handover, connections: usize) {
+        let took = Now::read().monotonic.saturating_sub(handover.begun);
         self.log.line(Severity::Info, "UPGRADED", |line| {
-            line.field("from", &inheritance.from)
+            line.field("from", &handover.from)
                 .field("to", env!("CARGO_PKG_VERSION"))
                 .field("form", self.config.form.name())
                 .field("connections", connections)
@@ -108,9 +187,9 @@ impl Daemon {
                 .field("counters", self.service.rules.load().store.table().len())
                 .field("took_ms", took);
         });
-        if let Some(problem) = inheritance.problems.first() {
+        if let Some(problem) = handover.problems.first() {
             self.log.line(Severity::Warning, "UPGRADE_INCOMPLETE", |line| {
-                line.field("problems", inheritance.problems.len()).field("first", problem);
+                line.field("problems", handover.problems.len()).field("first", problem);
             });
         }
     }
@@ -132,4 +211,62 @@ fn aside(config: &Config) -> anyhow::Result<(Vec<Listener>, Option<Socket>)> {
     let metrics = bind(&config.metrics, config)?;
     let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
     Ok((metrics, control))
+}
+
+/// Where it listens, whatever a configuration says later.
+#[derive(Debug)]
+pub(super) struct Listening {
+    /// What `--listen`, or the configuration it was started with, says; nothing where sockets were passed by systemd.
+    asked: Vec<Address>,
+    /// `--listen` said it, which replaces what the configuration says.
+    by_option: bool,
+    /// The addresses of the sockets.
+    sockets: Vec<Address>,
+}
+
+impl Listening {
+    /// On these sockets, because of `asked`.
+    pub fn new(asked: Vec<Address>, by_option: bool, listeners: &[Listener]) -> Self {
+        let sockets = listeners.iter().map(|listener| listener.address().clone()).collect();
+        Self { asked, by_option, sockets }
+    }
+
+    /// What was asked for; nothing where sockets were passed.
+    pub fn asked(&self) -> &[Address] {
+        &self.asked
+    }
+
+    /// The addresses of the sockets, as a log line has them.
+    pub fn sockets(&self) -> String {
+        list(&self.sockets)
+    }
+
+    /// Whether a configuration asks for other places, which a restart would open.
+    pub fn differs(&self, config: &Config) -> bool {
+        !self.by_option && !self.asked.is_empty() && self.asked != config.listen
+    }
+
+    /// Says what of a configuration does not go with it.
+    pub fn warn(&self, config: &Config, log: &Log) {
+        if self.differs(config) {
+            log.line(Severity::Warning, "LISTEN_UNCHANGED", |line| {
+                line.field("listen", list(&self.asked))
+                    .field("configured", list(&config.listen))
+                    .field("remedy", "restart the daemon");
+            });
+        }
+        // Of those in the configuration its own warnings tell.
+        let others = self.by_option || self.asked.is_empty();
+        for socket in self.sockets.iter().filter(|socket| others && config.allow_peers.exclude_others_at(socket)) {
+            log.line(Severity::Warning, "CONFIGURATION", |line| {
+                line.field("warning", format!("listening at {socket}, {}", Peers::EXCLUDES));
+            });
+        }
+    }
+}
+
+/// Addresses as a log line has them.
+fn list(addresses: &[Address]) -> String {
+    let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    addresses.join(",")
 }

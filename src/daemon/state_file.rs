@@ -3,19 +3,26 @@
 //! Written beside the old one, synced, and put in its place by a rename, so
 //! there is always a whole one. What cannot be read is set aside, never
 //! overwritten, and the counts begin anew: a daemon starts whatever it finds.
+//!
+//! A lock beside it is held for the life of the process. A second daemon with
+//! the same file reads it and writes nothing.
 
 use std::ffi::OsString;
+use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, ErrorKind};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
-use nix::fcntl::OFlag;
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg, OFlag};
+use nix::unistd::geteuid;
 
 use super::counts::{self, Reading, Since};
 use crate::config::Config;
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::observe::log::line::Line;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
@@ -30,6 +37,8 @@ const PIECE: usize = 64 * 1024;
 pub struct StateFile {
     path: PathBuf,
     log: Log,
+    /// Held until the end of the process; otherwise why nothing is written.
+    lock: Result<Flock<File>, String>,
     /// Whether the last attempt failed. Locked while one is made.
     failing: Mutex<bool>,
 }
@@ -38,7 +47,19 @@ impl StateFile {
     /// That of a configuration, if it has one and counts in this process.
     pub fn of(config: &Config, log: &Log) -> Option<Self> {
         let path = config.state.file.clone().filter(|_| config.store.servers.is_empty())?;
-        Some(Self { path, log: log.clone(), failing: Mutex::new(false) })
+        let lock = lock_beside(&path);
+        if let Err(problem) = &lock {
+            log.line(Severity::Err, "STATE_LOCKED", |line| {
+                line.field("file", path.display()).field("problem", problem);
+            });
+        }
+        Some(Self { path, log: log.clone(), lock, failing: Mutex::new(false) })
+    }
+
+    /// Why counts are not saved for the life of this process, if so.
+    pub fn is_unused(&self) -> Option<String> {
+        let problem = self.lock.as_ref().err()?;
+        Some(format!("counts are not saved to {}: {problem}", self.path.display()))
     }
 
     /// A table of at most `max_clients` with the counts of the limits of `policy`. Blocks.
@@ -60,8 +81,10 @@ impl StateFile {
 
     /// Writes the counts. Blocks, for as long as the disk takes; of two calls one waits for the other.
     pub fn save(&self, policy: &Policy, table: &Table, now: Now) {
-        // A bool is whole after any panic.
-        let mut failing = self.failing.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.lock.is_err() {
+            return;
+        }
+        let mut failing = lock(&self.failing);
         let written = self.write(policy, table, now);
         let failed_before = std::mem::replace(&mut *failing, written.is_err());
         match written {
@@ -85,12 +108,14 @@ impl StateFile {
     }
 
     fn read(&self, policy: &Policy, max_clients: usize, now: Now) -> Result<Option<(Table, u64)>, SnapshotError> {
-        // Were it a pipe, opening it would wait for somebody who writes.
-        let file = match OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(&self.path) {
+        // Were it a pipe, opening it would wait for a writer.
+        let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
+        let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(&self.path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(SnapshotError::Unreadable(error)),
         };
+        require_trusted(&file, &self.path).map_err(SnapshotError::Unreadable)?;
         let mut reader = Reader::begin(BufReader::with_capacity(PIECE, file))?;
         let mut reading = Reading::new(policy, max_clients, Since::Unix, now);
         while let Some(section) = reader.next_section()? {
@@ -102,7 +127,10 @@ impl StateFile {
 
     fn set_aside(&self, damage: &SnapshotError) {
         let aside = beside(&self.path, ".damaged");
-        let moved = self.require_file().and_then(|()| fs::rename(&self.path, &aside));
+        let moved = match &self.lock {
+            Ok(_) => self.require_file().and_then(|()| fs::rename(&self.path, &aside)),
+            Err(problem) => Err(io::Error::other(problem.clone())),
+        };
         self.log.line(Severity::Warning, "STATE_DAMAGED", |line| {
             line.field("file", self.path.display()).field("problem", damage);
             match moved {
@@ -126,7 +154,7 @@ impl StateFile {
         written
     }
 
-    /// What is no file is nobody's state, and not to be moved or replaced: a directory, a device, a link.
+    /// A directory, a device or a link is no state of ours, and not to be moved or replaced.
     fn require_file(&self) -> io::Result<()> {
         match fs::symlink_metadata(&self.path) {
             Ok(found) if !found.is_file() => Err(io::Error::other("it is no regular file")),
@@ -136,7 +164,63 @@ impl StateFile {
     }
 }
 
-/// Writes a file that was not there, for nobody else to read, and has the disk keep it.
+/// Locks the file beside the state file that is there for this alone.
+fn lock_beside(state: &Path) -> Result<Flock<File>, String> {
+    let path = beside(state, ".lock");
+    let wrong = |error: &dyn Display| format!("{}: {error}", path.display());
+    let file = open_lock(&path).map_err(|error| wrong(&error))?;
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
+        Errno::EWOULDBLOCK => "another daemon uses the file".to_owned(),
+        errno => wrong(&errno),
+    })
+}
+
+fn open_lock(path: &Path) -> io::Result<File> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(new) => {
+            leave_to_owner_of_directory(&new, path)?;
+            Ok(new)
+        }
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+            let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+            let file = OpenOptions::new().write(true).custom_flags(flags.bits()).open(path)?;
+            require_trusted(&file, path)?;
+            Ok(file)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// An opened file is one of ours: regular, and of our own user or root. To root the owner of the directory is no
+/// stranger either, for a daemon that root runs by hand may share it with the service.
+fn require_trusted(file: &File, path: &Path) -> io::Result<()> {
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(io::Error::other("it is no regular file"));
+    }
+    let own = geteuid().as_raw();
+    let is_trusted =
+        |uid| uid == own || uid == 0 || own == 0 && owner_of_directory(path).is_ok_and(|owner| uid == owner);
+    match is_trusted(found.uid()) {
+        true => Ok(()),
+        false => Err(io::Error::other(format!("it belongs to another user, number {}", found.uid()))),
+    }
+}
+
+/// What root makes in the directory of another user is for that user to read at the next start.
+fn leave_to_owner_of_directory(file: &File, path: &Path) -> io::Result<()> {
+    if geteuid().is_root() {
+        fchown(file, Some(owner_of_directory(path)?), None)?;
+    }
+    Ok(())
+}
+
+fn owner_of_directory(path: &Path) -> io::Result<u32> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    Ok(fs::metadata(directory.unwrap_or(Path::new(".")))?.uid())
+}
+
+/// Writes a file that was not there, for our user alone to read, and has the disk keep it.
 fn write_new(path: &Path, policy: &Policy, table: &Table, now: Now) -> io::Result<u64> {
     match fs::remove_file(path) {
         // Left behind by a process that was killed while it wrote.
@@ -145,6 +229,7 @@ fn write_new(path: &Path, policy: &Policy, table: &Table, now: Now) -> io::Resul
         Err(error) => return Err(error),
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    leave_to_owner_of_directory(&file, path)?;
     let mut writer = Writer::begin(BufWriter::with_capacity(PIECE, file))?;
     let counters = counts::write(&mut writer, policy, table, now)?;
     let file: File = writer.finish()?.into_inner()?;

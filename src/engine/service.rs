@@ -47,6 +47,8 @@ struct Configured {
     source: Source,
     /// Why the last reload changed nothing, if so.
     reload_failed: Option<String>,
+    /// What is wrong for the life of the process, whatever the configuration says later.
+    faults: Vec<String>,
 }
 
 /// What a configuration says about the answers.
@@ -76,7 +78,7 @@ impl Service {
         let store = Store::new(&settings.store, settings.on_store_failure, Arc::new(table), &statistics, &log);
         Self {
             sessions: Sessions::new(settings.max_connections),
-            configured: Mutex::new(Configured { source: settings.source.clone(), reload_failed: None }),
+            configured: Mutex::new(Configured { source: settings.source.clone(), ..Configured::default() }),
             rules: ArcSwap::from_pointee(Rules::new(policy, settings, Arc::new(store), &decisions)),
             delayed: Arc::default(),
             statistics,
@@ -100,7 +102,10 @@ impl Service {
             let table = Arc::clone(old.store.table());
             Arc::new(Store::new(&settings.store, on_failure, table, &self.statistics, &self.log))
         };
-        *lock(&self.configured) = Configured { source: settings.source.clone(), reload_failed: None };
+        {
+            let mut configured = lock(&self.configured);
+            (configured.source, configured.reload_failed) = (settings.source.clone(), None);
+        }
         self.log.reconfigure(&settings.log);
         self.rules.store(Arc::new(Rules::new(policy, settings, store, &self.decisions)));
     }
@@ -117,8 +122,15 @@ impl Service {
 
     /// Where the configuration in force comes from, and why the last reload changed nothing, if so.
     pub fn configured(&self) -> (Source, Option<String>) {
-        let Configured { source, reload_failed } = &*lock(&self.configured);
-        (source.clone(), reload_failed.clone())
+        let Configured { source, reload_failed, faults } = &*lock(&self.configured);
+        let mut source = source.clone();
+        source.warnings.extend(faults.iter().cloned());
+        (source, reload_failed.clone())
+    }
+
+    /// Has `status` tell of something that is wrong for the life of the process.
+    pub fn add_fault(&self, fault: String) {
+        lock(&self.configured).faults.push(fault);
     }
 
     /// Once a second: notes the numbers as they are.

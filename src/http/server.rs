@@ -1,11 +1,12 @@
 //! As much of HTTP as handing out one page takes. Every connection has one answer and is closed.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::Semaphore;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::http::metrics::{Source, page};
@@ -13,30 +14,35 @@ use crate::listener::Listener;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 
-/// Scrapes served at once; a further one waits.
-const MAX_CONNECTIONS: usize = 8;
+/// Connections held at once. A further one takes the place of the oldest, so that no number of idle ones keeps
+/// Prometheus waiting.
+const MAX_CONNECTIONS: usize = 64;
 
 /// The longest request that is read.
 const MAX_REQUEST: usize = 8 * 1024;
 
 /// How long a request may take to come, and its answer to be taken.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until the stop.
 pub async fn serve(mut listener: Listener, source: Arc<Source>, stop: Shutdown) {
-    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, _) = tokio::select! {
             accepted = listener.accept(&source.service.log) => accepted,
             () = stop.wait() => return,
         };
+        connections.retain(|connection| !connection.is_finished());
+        if connections.len() >= MAX_CONNECTIONS
+            && let Some(oldest) = connections.pop_front()
+        {
+            oldest.abort();
+        }
         let source = Arc::clone(&source);
-        tokio::spawn(async move {
-            // Whoever hangs up, or dawdles, has no page to wait for.
-            let _ = timeout(PATIENCE, answer(stream, &source)).await;
-            drop(place);
-        });
+        connections.push_back(tokio::spawn(async move {
+            // A peer that hangs up or sends nothing has no page to wait for.
+            let _ = timeout(TIMEOUT, answer(stream, &source)).await;
+        }));
     }
 }
 

@@ -4,11 +4,11 @@
 //! every accepted stream to a session of its own. Accepting never ends because
 //! of an error.
 
-mod error;
+mod accept_errors;
+mod listen_error;
 mod peers;
 mod systemd;
 mod tcp;
-mod trouble;
 pub(crate) mod unix;
 
 use std::fmt;
@@ -20,9 +20,9 @@ use crate::net::clock::Now;
 use crate::net::stream::Stream;
 use crate::observe::log::Log;
 
-use trouble::AcceptErrors;
+use accept_errors::AcceptErrors;
 
-pub use error::{ListenError, ListenProblem};
+pub use listen_error::{ListenError, ListenProblem};
 pub use peers::Peers;
 pub use unix::SocketFile;
 

@@ -49,7 +49,10 @@ pub fn listener(socket: Socket, file: Option<SocketFile>) -> Result<Listener, Li
         return Listener::tcp(socket.into());
     }
     if domain == Domain::UNIX {
-        let address = Address::Unix(path(&socket.local_addr().map_err(ListenProblem::Other)?));
+        let local = socket.local_addr().map_err(ListenProblem::Other)?;
+        // The address of a socket of ours is the name that it was made under.
+        let path = file.as_ref().map_or_else(|| path(&local), |file| file.identity().0.to_owned());
+        let address = Address::Unix(path);
         // That of systemd is not ours: it goes on listening when we are gone.
         return Listener::unix(socket.into(), address, file);
     }

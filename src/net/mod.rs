@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod lookup;
 pub mod netblock;
 pub mod netblock_table;
 pub mod recent_map;
@@ -10,3 +11,12 @@ pub mod secret;
 pub mod shutdown;
 pub mod signals;
 pub mod stream;
+pub mod users;
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks a mutex, also after a thread has panicked with it in hand: what our mutexes guard is whole between any two
+/// statements, and a release aborts on a panic anyway.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -224,23 +224,53 @@ fn the_socket_exists_before_long_lists_are_read() {
     // An unoptimised build is more than ten times slower.
     const NETBLOCKS: u32 = if cfg!(debug_assertions) { 100_000 } else { 1_000_000 };
     let dir = Dir::new();
-    let list: String = (0..NETBLOCKS).map(|net| format!("{}\n", Ipv4Addr::from_bits(net << 8))).collect();
-    dir.write("black", &list);
-    let path = dir.join("policy");
-    let config = format!("listen = \"unix:{}\"\nblacklist_file = \"black\"\n", path.display());
-    let config = dir.write("connshaper.toml", &config);
-    let mut start = command();
-    start.args(["serve", "-c"]).arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let begun = Instant::now();
-    let _daemon = Process::start(&mut start, Signal::SIGKILL);
-    let stream = until("a socket", || UnixStream::connect(&path).ok());
+    let (_daemon, _, stream) = reading_a_list(&dir, NETBLOCKS);
     let bound = begun.elapsed();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     // The request is sent before the daemon accepts connections.
     assert_eq!(Policy::over(Box::new(stream)).connected("198.51.100.1", 1), PASS);
     let answered = begun.elapsed();
     println!("from exec: bound after {bound:.1?}, the first answer after {answered:.1?}, with a list of {NETBLOCKS}");
     assert!(2 * bound < answered, "bound after {bound:?}, answered after {answered:?}");
+}
+
+/// A daemon that has its socket, and reads a list of so many netblocks; with what it logs, and a connection.
+fn reading_a_list(dir: &Dir, netblocks: u32) -> (Process, Lines, UnixStream) {
+    let list: String = (0..netblocks).map(|net| format!("{}\n", Ipv4Addr::from_bits(net << 8))).collect();
+    dir.write("black", &list);
+    let path = dir.join("policy");
+    let config = format!("listen = \"unix:{}\"\nblacklist_file = \"black\"\n", path.display());
+    let config = dir.write("connshaper.toml", &config);
+    let mut start = command();
+    start.args(["serve", "-c"]).arg(config).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    let mut daemon = Process::start(&mut start, Signal::SIGKILL);
+    let lines = Lines::of(daemon.pipes().stderr.take().unwrap());
+    let stream = until("a socket", || UnixStream::connect(&path).ok());
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    (daemon, lines, stream)
+}
+
+#[test]
+fn signals_during_the_start_are_handled_after_it() {
+    let dir = Dir::new();
+    let (daemon, lines, stream) = reading_a_list(&dir, 20_000);
+    daemon.signal(Signal::SIGHUP);
+    daemon.signal(Signal::SIGUSR2);
+    assert_eq!(Policy::over(Box::new(stream)).connected("198.51.100.1", 1), PASS);
+    lines.wait_for("START ");
+    lines.wait_for("RELOADED ");
+    lines.wait_for("UPGRADED ");
+}
+
+#[test]
+fn a_stop_during_the_start_ends_it_at_once() {
+    let dir = Dir::new();
+    let (mut daemon, lines, _stream) = reading_a_list(&dir, 100_000);
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    assert!(daemon.wait().success());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    assert!(lines.with("START ").is_empty());
 }
 
 #[test]

@@ -29,6 +29,7 @@ fn the_installed_service_runs_in_a_container() {
     is_locked_up(&machine);
     is_open_to_root_and_postfix_alone(&machine);
     is_asked_by_postfix(&machine);
+    gives_the_control_socket_to_a_group(&machine);
     reloads(&machine);
     is_upgraded(&machine);
     stops_and_starts(&machine);
@@ -91,6 +92,39 @@ fn is_asked_by_postfix(machine: &Machine) {
     assert!(dialog.contains("\nRCPT: 450 4.7.0 ") && dialog.contains("Too many connections from"), "{dialog}");
     let dialog = machine.sh(&recipient("198.51.100.8"));
     assert!(dialog.contains("\nRCPT: 250 "), "{dialog}");
+}
+
+/// As connshaper.toml(5) says; and the log names who gave a command.
+fn gives_the_control_socket_to_a_group(machine: &Machine) {
+    machine.sh("useradd --groups adm alice");
+    let config = "/etc/connshaper/connshaper.toml";
+    machine.sh(&format!(
+        "cp {config} /root/before
+        printf 'control_socket = \"/run/connshaper/control\"\ncontrol_group = \"adm\"\n' >> {config}
+        systemctl restart connshaper || :"
+    ));
+    until("a remedy", || journal(machine).contains("SupplementaryGroups=adm").then_some(()));
+    machine.sh("mkdir --parents /etc/systemd/system/connshaper.service.d
+        printf '[Service]\nSupplementaryGroups=adm\n' > /etc/systemd/system/connshaper.service.d/group.conf
+        systemctl daemon-reload
+        systemctl reset-failed connshaper
+        systemctl restart connshaper.socket connshaper");
+    assert_eq!(machine.sh("stat --format='%a %U %G' /run/connshaper/control"), "660 connshaper adm\n");
+    let reset = "/usr/local/sbin/connshaper reset 192.0.2.77 --socket /run/connshaper/control";
+    machine.sh(&format!("setpriv --reuid=alice --regid=alice --init-groups {reset}"));
+    machine.sh(reset);
+    let lines = journal(machine);
+    assert!(
+        lines.contains("CONTROL user=alice command=reset") && lines.contains("CONTROL user=root command=reset"),
+        "{lines}"
+    );
+    assert!(!lines.contains("user=nobody"), "{lines}");
+    machine.sh(&format!(
+        "mv /root/before {config}
+        rm -r /etc/systemd/system/connshaper.service.d
+        systemctl daemon-reload
+        systemctl restart connshaper"
+    ));
 }
 
 fn reloads(machine: &Machine) {

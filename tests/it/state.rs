@@ -1,11 +1,12 @@
 //! `state_file`: counts in memory survive a restart, and an unusable file does no harm.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
 use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 
-use crate::support::{Daemon, Dir, Policy, until};
+use crate::support::{Daemon, Dir, Policy, command, until};
 
 const PASS: &str = "DUNNO";
 
@@ -36,7 +37,7 @@ fn counts_survive_a_restart_if_their_limit_is_the_same() {
     assert_eq!([greeted(&daemon, "1"), greeted(&daemon, "2")], [PASS, PASS]);
     assert!(daemon.stop().success());
     let mode = fs::metadata(dir.join("state")).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "nobody else is to see who connects");
+    assert_eq!(mode & 0o777, 0o600, "other users must not see the addresses of clients");
 
     // A new limit is inserted before the others; each limit keeps its own count.
     fs::write(
@@ -130,6 +131,81 @@ fn a_state_file_that_is_not_a_regular_file_is_neither_read_nor_replaced() {
     assert!(daemon.stop().success());
     daemon.lines().wait_for("STATE_NOT_SAVED ");
     assert!(dir.join("state").is_dir());
+}
+
+#[test]
+fn a_second_daemon_with_the_same_state_file_writes_nothing_and_says_so() {
+    let dir = Dir::new();
+    let mut first = Daemon::start(&rules(&dir, ""));
+    assert!(passes(&first, "198.51.100.1", 1) && passes(&first, "198.51.100.1", 2));
+    // The lock is held over an upgrade too.
+    for upgrades in 0..2 {
+        let control = dir.join("control");
+        let mut second = Daemon::start(&rules(&dir, &format!("control_socket = {control:?}\nstate_interval = \"1s\"")));
+        let line = second.lines().wait_for("STATE_LOCKED ");
+        assert!(line.ends_with("problem=\"another daemon uses the file\""), "{line}");
+        let status = command().args(["status", "--socket"]).arg(&control).output().unwrap();
+        let status = String::from_utf8(status.stdout).unwrap();
+        assert!(
+            status.contains("counts are not saved to ") && status.contains("another daemon uses the file"),
+            "{status}"
+        );
+        assert!(passes(&second, "203.0.113.1", 1));
+        assert!(second.stop().success());
+        assert!(!dir.join("state").exists());
+        if upgrades == 0 {
+            assert!(first.upgrade().starts_with("UPGRADED "));
+        }
+    }
+    assert!(first.stop().success());
+    first.start_again();
+    assert!(first.lines().wait_for("STATE_RESTORED ").contains(" counters=1 "), "{}", first.lines());
+    assert!(!passes(&first, "198.51.100.1", 3));
+    assert!(first.lines().with("STATE_LOCKED ").is_empty());
+}
+
+#[test]
+fn a_state_file_that_is_a_link_or_belongs_to_another_user_is_not_read() {
+    assert!(geteuid().is_root(), "this test gives files to other users");
+    let dir = Dir::new();
+    let mut daemon = Daemon::start(&rules(&dir, ""));
+    assert!(passes(&daemon, "198.51.100.1", 1) && passes(&daemon, "198.51.100.1", 2));
+    assert!(daemon.stop().success());
+    let (state, elsewhere) = (dir.join("state"), dir.join("elsewhere"));
+    fs::rename(&state, &elsewhere).unwrap();
+    symlink(&elsewhere, &state).unwrap();
+    daemon.start_again();
+    daemon.lines().wait_for_more("STATE_DAMAGED ", 0);
+    assert!(passes(&daemon, "198.51.100.1", 3));
+    assert!(daemon.stop().success());
+    assert!(state.is_symlink(), "what is no file is not replaced");
+
+    fs::remove_file(&state).unwrap();
+    fs::rename(&elsewhere, &state).unwrap();
+    chown(&state, Some(12345), None).unwrap();
+    daemon.start_again();
+    let line = daemon.lines().wait_for_more("STATE_DAMAGED ", 1);
+    assert!(line.contains("it belongs to another user, number 12345"), "{line}");
+    assert!(passes(&daemon, "198.51.100.1", 3));
+    assert!(daemon.lines().with("STATE_RESTORED ").is_empty());
+}
+
+#[test]
+fn what_root_saves_in_the_directory_of_another_user_is_left_to_that_user() {
+    assert!(geteuid().is_root(), "this test gives files to other users");
+    let dir = Dir::new();
+    let mut daemon = Daemon::start(&rules(&dir, ""));
+    daemon.stop();
+    fs::remove_file(dir.join("state.lock")).unwrap();
+    chown(dir.path(), Some(12345), None).unwrap();
+    for _ in 0..2 {
+        daemon.start_again();
+        assert!(daemon.stop().success());
+        for name in ["state", "state.lock"] {
+            assert_eq!(fs::metadata(dir.join(name)).unwrap().uid(), 12345, "{name}");
+        }
+    }
+    assert_eq!(daemon.lines().with("STATE_RESTORED ").len(), 2, "{}", daemon.lines());
 }
 
 #[test]

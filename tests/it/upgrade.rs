@@ -265,6 +265,44 @@ fn an_upgrade_to_a_broken_program_or_configuration_changes_nothing() {
     assert!(policy.connected("198.51.100.1", 4) != PASS, "on the same connection");
 }
 
+/// Has the program file be a script that does something between the trial and the start of the program.
+fn before_start(daemon: &Daemon, script: &str) {
+    let program = daemon.program();
+    let works = fs::read_link(&program).unwrap();
+    let script = format!("#!/bin/sh\nif [ \"$1\" = serve ]; then {script}; fi\nexec {} \"$@\"\n", works.display());
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+}
+
+#[test]
+fn a_configuration_that_is_wrong_for_a_moment_after_the_trial_does_not_end_an_upgrade() {
+    let daemon = Daemon::start("whitelist = []\nthreshold = 1\nexptime = 3600");
+    let mut policy = Policy::connect(daemon.endpoint());
+    assert_eq!(policy.connected("198.51.100.1", 1), PASS);
+    let config = daemon.config().display().to_string();
+    before_start(
+        &daemon,
+        &format!(
+            "cp {config} {config}.right; echo 'threshold = many' > {config}; (sleep 0.5; mv {config}.right {config}) & true"
+        ),
+    );
+    assert!(daemon.upgrade().starts_with("UPGRADED "));
+    let line = daemon.lines().wait_for("UPGRADE_INCOMPLETE ");
+    assert!(line.contains("the configuration was wrong at first: "), "{line}");
+    assert!(policy.connected("198.51.100.1", 2) != PASS, "on the same connection");
+}
+
+#[test]
+fn a_configuration_that_stays_wrong_after_the_trial_ends_with_a_status_that_systemd_restarts() {
+    let mut daemon = Daemon::start("");
+    before_start(&daemon, &format!("echo 'threshold = many' > {}", daemon.config().display()));
+    let status = daemon.stop_by(Signal::SIGUSR2);
+    assert_eq!(status.code(), Some(75), "{status}");
+    let unit = include_str!("../../contrib/systemd/connshaper.service");
+    assert!(unit.contains("\nRestart=on-failure\n") && unit.contains("\nRestartPreventExitStatus=78\n"));
+}
+
 #[test]
 fn a_signal_during_an_upgrade_is_handled_after_it() {
     let daemon = Daemon::start("");

@@ -39,10 +39,15 @@ pub fn load(descriptors: &[BorrowedFd<'_>]) -> io::Result<OwnedFd> {
     Ok(receiver)
 }
 
+/// Whether another program hands over to this process.
+pub fn is_offered() -> bool {
+    env::var(VARIABLE).ok().and_then(|pid| pid.parse().ok()) == Some(std::process::id())
+}
+
 /// Takes the descriptors out of standard input, which is /dev/null from then on. `None`: nobody hands anything
 /// over to this process.
 pub fn unload() -> io::Result<Option<Vec<OwnedFd>>> {
-    if env::var(VARIABLE).ok().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+    if !is_offered() {
         return Ok(None);
     }
     let receiver = io::stdin().as_fd().try_clone_to_owned()?;

@@ -199,7 +199,7 @@ impl Place {
         match self {
             Self::Inet(port) => port.endpoint(),
             Self::Unix(dir) => format!("unix:{}", socket_in(dir).display()),
-            Self::Namespace(_) => panic!("nobody gets into a namespace from here"),
+            Self::Namespace(_) => panic!("the server is in a network namespace"),
         }
     }
 }

@@ -42,6 +42,12 @@ pub enum ListenProblem {
     UnknownGroup(String),
     /// We may not give the socket to this owner or group.
     OwnershipForbidden,
+    /// We may not give the socket to this group, which we are not in.
+    GroupForbidden(String),
+    /// Owner or group do not exist in our user namespace.
+    OwnershipUnmapped,
+    /// Another file took the place of the socket before it was ready.
+    Replaced,
     /// systemd passed something we cannot listen on.
     Passed(String),
     /// Anything else.
@@ -87,6 +93,18 @@ impl fmt::Display for ListenProblem {
             }
             Self::OwnershipForbidden => f.write_str(
                 "no permission to set `socket_owner` or `socket_group`; start as root, or let systemd open the socket",
+            ),
+            Self::GroupForbidden(name) => write!(
+                f,
+                "no permission to give the socket to the group `{name}`; put our user into it (under systemd \
+                 SupplementaryGroups={name} does so), or start as root"
+            ),
+            Self::OwnershipUnmapped => f.write_str(
+                "the owner or group of the socket does not exist in our user namespace; under systemd set \
+                 PrivateUsers=no for the service",
+            ),
+            Self::Replaced => f.write_str(
+                "another file took the place of the socket; let only root and our user write in its directory",
             ),
             Self::Passed(cause) => {
                 write!(f, "{cause}; ListenStream= is what the socket unit must have, and Accept=no")
