@@ -28,8 +28,8 @@ fn the_installed_service_runs_in_a_container() {
 
     is_locked_up(&machine);
     is_open_to_root_and_postfix_alone(&machine);
-    is_asked_by_postfix(&machine);
     gives_the_control_socket_to_a_group(&machine);
+    is_asked_by_postfix(&machine);
     reloads(&machine);
     is_upgraded(&machine);
     stops_and_starts(&machine);
