@@ -45,7 +45,7 @@ impl ControlCommand for AllowArgs {
     fn logged() -> Logged<Self> {
         Logged::Always(Record {
             arguments: |command, line| {
-                line.field("target", &command.target).field("seconds", command.seconds);
+                line.field("target", &command.target).field("seconds", u64::from(command.seconds));
             },
             done: |answer| &answer.summary.done,
         })

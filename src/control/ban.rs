@@ -120,7 +120,7 @@ impl ControlCommand for BanArgs {
     fn logged() -> Logged<Self> {
         Logged::Always(Record {
             arguments: |command, line| {
-                line.field("target", &command.target).field("seconds", command.seconds);
+                line.field("target", &command.target).field("seconds", u64::from(command.seconds));
             },
             done: |answer| &answer.summary.done,
         })
@@ -144,7 +144,7 @@ pub(super) async fn set(
     let mut notes: Vec<String> = reach.note().into_iter().collect();
     if kind == OverrideKind::Ban {
         service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
-            line.field("key", netblock_text(netblock)).field("limit", BLACKLIST).field("seconds", seconds);
+            line.field("key", &netblock_text(netblock)).field("limit", BLACKLIST).field("seconds", seconds);
             line.field("by", user);
         });
     }

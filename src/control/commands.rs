@@ -10,8 +10,8 @@ use super::client::Asked;
 use super::{Control, Problem};
 use super::{allow, ban, check_hit, disallow, explain, hit, reload, reset, revoke, show, status, top, unban};
 use crate::net::clock::Now;
+use crate::observe::log::LogRecord;
 use crate::observe::log::Severity;
-use crate::observe::log::line::Line;
 use crate::observe::terminal::Paint;
 
 /// The version of the protocol, in every request and every answer.
@@ -54,7 +54,7 @@ pub enum Logged<C: ControlCommand + ?Sized> {
 
 /// What the log line of a change has.
 pub struct Record<C: ControlCommand + ?Sized> {
-    pub arguments: fn(&C, &mut Line),
+    pub arguments: fn(&C, &mut LogRecord),
     /// What was done, in one sentence.
     pub done: fn(&C::Answer) -> &str,
 }
@@ -160,7 +160,7 @@ impl<T: Serialize> Response<T> {
 /// Does a command, logs it if it is a change, and says what came of it.
 async fn respond<C: ControlCommand>(word: &str, command: &C, control: &Control, user: &str) -> String {
     let result = command.run(control, user, Now::read()).await;
-    let fill = |record: &Record<C>, line: &mut Line| {
+    let fill = |record: &Record<C>, line: &mut LogRecord| {
         line.field("user", user).field("command", word);
         (record.arguments)(command, line);
         match &result {

@@ -10,7 +10,7 @@ use crate::engine::decide::apply;
 use crate::engine::preview::{checks_of, count};
 use crate::engine::target::Counted;
 use crate::net::clock::Now;
-use crate::observe::log::line::Line;
+use crate::observe::log::LogRecord;
 use crate::observe::terminal::Paint;
 use crate::policy::{Counter, Decision, Delayed, Policy, Reason, SessionRecord, Verdict};
 
@@ -59,7 +59,7 @@ impl CounterArgs {
         policy.named(&self.limit, &self.key).map_err(Problem::usage)
     }
 
-    pub(super) fn describe(&self, line: &mut Line) {
+    pub(super) fn describe(&self, line: &mut LogRecord) {
         line.field("limit", &self.limit).field("key", &self.key);
     }
 }

@@ -60,7 +60,7 @@ impl ControlCommand for UnbanArgs {
             if bans().any(|word| word.netblock == netblock) {
                 lifted += 1;
                 service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
-                    line.field("key", netblock_text(netblock)).field("limit", BLACKLIST);
+                    line.field("key", &netblock_text(netblock)).field("limit", BLACKLIST);
                 });
                 let reach = service.overrides.change(service, Change::Remove(netblock), now).await?;
                 notes.extend(Propagation::note(&reach));

@@ -23,7 +23,7 @@ use super::counts::{self, Reading, Since};
 use crate::config::Config;
 use crate::net::clock::Now;
 use crate::net::lock;
-use crate::observe::log::line::Line;
+use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
 use crate::snapshot::section::{Reader, SnapshotError, Writer};
@@ -89,7 +89,7 @@ impl StateFile {
         let failed_before = std::mem::replace(&mut *failing, written.is_err());
         match written {
             Ok(counters) => {
-                let fill = |line: &mut Line| {
+                let fill = |line: &mut LogRecord| {
                     line.field("file", self.path.display()).field("counters", counters);
                 };
                 // Every few minutes it is no news, unless it is good news.

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::net::secret;
-use crate::observe::log::line::Line;
+use crate::observe::log::LogRecord;
 use crate::observe::log::{Event, Log, Severity};
 use crate::observe::statistics::add;
 use crate::policy::{Pass, Reason, Refusal, Verdict};
@@ -94,7 +94,7 @@ pub fn passed(log: &Log, client: &dyn Display, pass: Pass, now: Now) {
         Pass::Whitelisted | Pass::Allowed => Event::Whitelisted,
         _ => Event::Session,
     };
-    let fill = |line: &mut Line| {
+    let fill = |line: &mut LogRecord| {
         line.field("client", client).field("reason", pass.reason());
     };
     match log.has(event) {

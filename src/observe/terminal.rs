@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::observe::log::line::needs_escape;
+use crate::observe::log::encode::needs_escape;
 use crate::sysexits;
 
 /// Prints text on standard output and says how the process is to exit: with `code`, also when the pipe is closed, for

@@ -50,7 +50,7 @@ impl Acceptor {
                 // Better than to let it wait in the backlog: Postfix tries again in a second, and waits no longer than that.
                 add(&service.statistics.connections_rejected, 1);
                 service.log.limited(Severity::Warning, "TOO_MANY_CONNECTIONS", Now::read(), |line| {
-                    line.field("peer", peer).field("max_connections", max_connections);
+                    line.field("peer", &peer).field("max_connections", max_connections);
                 });
                 continue;
             }
@@ -77,6 +77,6 @@ impl Acceptor {
 fn refused(log: &Log, peer: &Peer, now: Now) {
     let subject = secret::hash(("REFUSED_PEER", peer.ip()));
     log.per_subject(Severity::Notice, "REFUSED_PEER", subject, 0, now, |line, suppressed| {
-        line.field("peer", peer).field("suppressed", suppressed);
+        line.field("peer", &peer).field("suppressed", suppressed);
     });
 }

@@ -66,6 +66,7 @@ fn every_line_can_be_json() {
     let refused = &lines[1];
     assert_eq!((&refused["client"], &refused["count"]), (&"198.51.100.7".into(), &2.into()));
     assert!(refused["time"].as_str().unwrap().ends_with('Z') && refused["severity"] == "info");
+    assert_eq!((&lines[3]["queries"], &lines[3]["store"]), (&2.into(), &"memory".into()));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use connshaper::config::Config;
 use connshaper::engine::service::Service;
 use connshaper::listener::Peer;
 use connshaper::net::shutdown::Shutdown;
-use connshaper::observe::log::line::MAX_LINE;
+use connshaper::observe::log::encode::MAX_LINE;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
 use connshaper::policy::key::KeyField;

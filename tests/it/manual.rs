@@ -231,7 +231,7 @@ fn long_options(help: &str) -> BTreeSet<String> {
     lines.filter_map(|line| line.split_once("--")).map(|(_, option)| word(option).to_owned()).collect()
 }
 
-/// The keywords of log lines in the source: each follows a severity, the log, or `Line::new(`.
+/// The keywords of log lines in the source: each follows a severity, the log, or `LogRecord::new(`.
 fn keywords(place: &Path) -> BTreeSet<String> {
     if place.is_dir() {
         return fs::read_dir(place).unwrap().flat_map(|entry| keywords(&entry.unwrap().path())).collect();
@@ -246,7 +246,7 @@ fn keywords(place: &Path) -> BTreeSet<String> {
     let after = |text| code.split(text).skip(1).filter_map(|rest| rest.split('"').next());
     words
         .chain(after("log, \""))
-        .chain(after("Line::new(\""))
+        .chain(after("LogRecord::new(\""))
         .filter(|word| is_keyword(word))
         .map(str::to_owned)
         .collect()

@@ -9,7 +9,7 @@ use super::super::settings::Settings;
 use super::super::{LogConfig, LogTarget, SYSLOG_SOCKET, mail};
 use super::{DAY, SECOND};
 use crate::config::diagnostics::quoted;
-use crate::observe::log::hook::{ALERTS, BANS, Hook};
+use crate::observe::log::hooks::{ALERTS, BANS, Hook};
 use crate::observe::log::{Event, Events, Facility, Severity};
 
 pub(super) fn log(s: &Settings, default: LogConfig, syslog: &LogTarget) -> LogConfig {

@@ -1,32 +1,34 @@
-//! What we say, and how: one line per event, keyword first.
+//! The log: a record for each event, a keyword and fields.
 //!
-//! Session, store and daemon hand their events to a `Log`. `repeat` holds back
-//! what a stranger causes too often, `line` makes the text, and `sink` writes
-//! it on a thread of its own, so that no request ever waits for a logger.
+//! Session, store and daemon hand their records to a `Log`. `limiter` holds back what a stranger causes too often,
+//! `sink` has the rest written on a thread of its own, so that no request ever waits for a logger, and `encode` makes
+//! text or JSON of it there. `hooks` runs commands for some.
 
+pub mod encode;
 pub mod event;
-pub mod hook;
-pub mod line;
-pub mod repeat;
+pub mod hooks;
+pub mod limiter;
+pub mod record;
 pub mod settings;
 pub mod severity;
 pub mod sink;
-pub mod structured;
+mod writer;
 
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::snapshot::section::SnapshotError;
-use hook::{Hooks, Run};
-use line::Line;
-use repeat::LineLimiter;
+use hooks::{Hooks, Run};
+use limiter::LineLimiter;
 use sink::Sink;
 
 pub use event::{Event, Events};
+pub use record::LogRecord;
 pub use settings::{LogConfig, LogTarget};
 pub use severity::{Facility, Severity, UnknownName};
 
@@ -41,7 +43,7 @@ struct Shared {
     events: AtomicU16,
     hooks: Hooks,
     /// Locked for a few map operations at a time, never while anything is written.
-    repeat: Mutex<LineLimiter>,
+    limiter: Mutex<LineLimiter>,
     sink: Sink,
 }
 
@@ -60,17 +62,17 @@ impl Log {
         Self::new(level, LineLimiter::new(Duration::from_secs(10), 100), Sink::memory())
     }
 
-    fn new(level: Severity, repeat: LineLimiter, sink: Sink) -> Self {
+    fn new(level: Severity, limiter: LineLimiter, sink: Sink) -> Self {
         let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(Events::default().bits()));
-        let (repeat, hooks) = (Mutex::new(repeat), Hooks::default());
-        Self { shared: Arc::new(Shared { level, events, hooks, repeat, sink }) }
+        let (limiter, hooks) = (Mutex::new(limiter), Hooks::default());
+        Self { shared: Arc::new(Shared { level, events, hooks, limiter, sink }) }
     }
 
     /// Takes over what a reload changed. The target stays what it was.
     pub fn reconfigure(&self, config: &LogConfig) {
         self.shared.level.store(config.level as u8, Ordering::Relaxed);
         self.shared.events.store(config.events.bits(), Ordering::Relaxed);
-        self.repeat().reconfigure(config.interval, config.rate);
+        self.limiter().reconfigure(config.interval, config.rate);
         self.shared.hooks.set(config.hooks.clone());
         self.start_commands();
     }
@@ -134,13 +136,50 @@ impl Log {
         Events::of_bits(self.shared.events.load(Ordering::Relaxed)).has(event)
     }
 
-    /// Writes a line for something that hooks may be run for, whether or not it is logged. A stranger
-    /// can repeat it, so it is subject to the rate.
-    pub fn event(&self, event: Event, severity: Severity, keyword: &'static str, now: Now, fill: impl Fn(&mut Line)) {
-        self.run_hooks(keyword, &fill);
-        if self.has(event) {
-            self.limited(severity, keyword, now, fill);
+    /// Logs something that hooks may be run for, whether or not it is logged. A stranger can repeat it, so it is subject
+    /// to the rate.
+    pub fn event(
+        &self,
+        event: Event,
+        severity: Severity,
+        keyword: &'static str,
+        now: Now,
+        fill: impl FnOnce(&mut LogRecord),
+    ) {
+        let Some(record) = self.hooked(event, severity, keyword, fill) else { return };
+        self.mention_suppressed(now);
+        if self.limiter().admits(severity, now) {
+            self.shared.sink.push(severity, record);
         }
+    }
+
+    /// Logs a change of state, which a stranger cannot repeat at will, and has hooks run for it.
+    pub fn change(&self, event: Event, severity: Severity, keyword: &'static str, fill: impl FnOnce(&mut LogRecord)) {
+        if let Some(record) = self.hooked(event, severity, keyword, fill) {
+            self.shared.sink.push(severity, record);
+        }
+    }
+
+    /// Has hooks run for what is filled in; returns it if it is to be logged too.
+    fn hooked(
+        &self,
+        event: Event,
+        severity: Severity,
+        keyword: &'static str,
+        fill: impl FnOnce(&mut LogRecord),
+    ) -> Option<LogRecord> {
+        let (is_hooked, is_logged) = (self.shared.hooks.wants(keyword), self.has(event) && self.writes(severity));
+        if !is_hooked && !is_logged {
+            return None;
+        }
+        let mut record = LogRecord::new(keyword);
+        fill(&mut record);
+        if is_hooked {
+            for run in self.shared.hooks.happened(&record) {
+                self.command_failed(&run, "left out because too many wait");
+            }
+        }
+        is_logged.then_some(record)
     }
 
     /// Whether lines of this severity are written.
@@ -149,21 +188,21 @@ impl Log {
     }
 
     /// Writes a line. Never for events that a stranger can repeat: see `limited`.
-    pub fn line(&self, severity: Severity, keyword: &'static str, fill: impl FnOnce(&mut Line)) {
+    pub fn line(&self, severity: Severity, keyword: &'static str, fill: impl FnOnce(&mut LogRecord)) {
         if self.writes(severity) {
-            let mut line = Line::new(keyword);
-            fill(&mut line);
-            self.shared.sink.push(severity, line.finish());
+            let mut record = LogRecord::new(keyword);
+            fill(&mut record);
+            self.shared.sink.push(severity, record);
         }
     }
 
     /// Writes a line for an event that a stranger can repeat, unless the rate is used up.
-    pub fn limited(&self, severity: Severity, keyword: &'static str, now: Now, fill: impl FnOnce(&mut Line)) {
+    pub fn limited(&self, severity: Severity, keyword: &'static str, now: Now, fill: impl FnOnce(&mut LogRecord)) {
         if !self.writes(severity) {
             return;
         }
         self.mention_suppressed(now);
-        if self.repeat().admits(severity, now) {
+        if self.limiter().admits(severity, now) {
             self.line(severity, keyword, fill);
         }
     }
@@ -178,40 +217,22 @@ impl Log {
         subject: u64,
         left: u32,
         now: Now,
-        fill: impl FnOnce(&mut Line, u64),
+        fill: impl FnOnce(&mut LogRecord, u64),
     ) {
         if !self.writes(severity) {
             return;
         }
         self.mention_suppressed(now);
-        let suppressed = self.repeat().refused(subject, left, now);
+        let suppressed = self.limiter().refused(subject, left, now);
         if let Some(suppressed) = suppressed {
             self.line(severity, keyword, |line| fill(line, suppressed));
-        }
-    }
-
-    /// Writes a line for a change of state, which a stranger cannot repeat at will, and has hooks run for it.
-    pub fn change(&self, event: Event, severity: Severity, keyword: &'static str, fill: impl Fn(&mut Line)) {
-        self.run_hooks(keyword, &fill);
-        if self.has(event) {
-            self.line(severity, keyword, fill);
-        }
-    }
-
-    fn run_hooks(&self, keyword: &'static str, fill: impl Fn(&mut Line)) {
-        if self.shared.hooks.wants(keyword) {
-            let mut line = Line::new(keyword);
-            fill(&mut line);
-            for run in self.shared.hooks.happened(keyword, &line.finish()) {
-                self.command_failed(&run, "left out because too many wait");
-            }
         }
     }
 
     /// Says how many lines the rate kept back, if any and if their second is
     /// over. Every line under the rate does this; call it where none may follow.
     pub fn mention_suppressed(&self, now: Now) {
-        let unmentioned = self.repeat().unmentioned(now);
+        let unmentioned = self.limiter().unmentioned(now);
         if let Some(lines) = unmentioned {
             self.line(Severity::Notice, "SUPPRESSED", |line| {
                 line.field("lines", lines);
@@ -221,17 +242,17 @@ impl Log {
 
     /// Lines not written so far, because of the rate or a client's interval.
     pub fn suppressed(&self) -> u64 {
-        self.repeat().suppressed()
+        self.limiter().suppressed()
     }
 
     /// Adds who was mentioned lately, for the process that takes this one's place.
     pub fn put(&self, output: &mut Vec<u8>) {
-        self.repeat().put(output);
+        self.limiter().put(output);
     }
 
     /// Takes that over.
     pub fn take(&self, input: &mut &[u8]) -> Result<(), SnapshotError> {
-        self.repeat().take(input)
+        self.limiter().take(input)
     }
 
     /// Lines lost so far, because the logger was away or slower than we.
@@ -250,9 +271,8 @@ impl Log {
         self.shared.sink.lines()
     }
 
-    fn repeat(&self) -> MutexGuard<'_, LineLimiter> {
-        // Counters are whole after any panic.
-        self.shared.repeat.lock().unwrap_or_else(PoisonError::into_inner)
+    fn limiter(&self) -> MutexGuard<'_, LineLimiter> {
+        lock(&self.shared.limiter)
     }
 }
 

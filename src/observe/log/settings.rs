@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::hook::Hook;
+use super::hooks::Hook;
 use super::{Events, Facility, Severity};
 
 /// What is logged, and where to.

@@ -75,6 +75,11 @@ impl Facility {
         ("local7", 23),
     ];
 
+    /// Its number in syslog.
+    pub fn number(self) -> u8 {
+        self.0
+    }
+
     /// What stands between `<` and `>` before a line.
     pub fn priority(self, severity: Severity) -> u8 {
         self.0 * 8 + severity as u8

@@ -86,7 +86,7 @@ impl Statistics {
                 line.field(name, number.load(Ordering::Relaxed));
             }
             for (name, number) in more {
-                line.field(name, number);
+                line.field(name, *number);
             }
             line.field("store", store);
             line.field("suppressed_lines", log.suppressed()).field("dropped_lines", log.dropped());

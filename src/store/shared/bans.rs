@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::counters::CounterPlace;
 use crate::net::clock::Now;
-use crate::observe::log::line::Line;
+use crate::observe::log::LogRecord;
 use crate::observe::log::{Event, Log, Severity};
 use crate::observe::statistics::add;
 use crate::policy::decision::Violation;
@@ -62,7 +62,7 @@ impl ViolationReport {
         }
     }
 
-    fn describe(&self, seconds: u32, repetition: u32, line: &mut Line) {
+    fn describe(&self, seconds: u32, repetition: u32, line: &mut LogRecord) {
         line.field("key", &self.part).field("limit", &self.limit);
         line.field("seconds", seconds).field("repetition", repetition);
     }

@@ -11,16 +11,17 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::thread;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use super::Entry;
+use super::encode;
+use super::sink::Entry;
+use crate::observe::log::Facility;
 use crate::observe::log::LogTarget;
-use crate::observe::log::{Facility, structured};
 
 /// How long a line is retried, counted from when it was logged. Loggers are
 /// restarted in less; and a receiver stamps a line when it gets it, so that a
 /// late one would tell a wrong time.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RETRY_TIME: Duration = Duration::from_secs(2);
 /// Between two tries, and how long one may wait for a logger that does not read.
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -73,21 +74,23 @@ impl Writer {
     /// Writes one line, and says whether it arrived.
     pub fn write(&mut self, entry: &Entry) -> bool {
         match self {
-            Self::Stderr { journal, torn } => write_line(&mut io::stderr(), torn, *journal, entry),
+            Self::Stderr { journal, torn } => {
+                let priority = if *journal { format!("<{}>", entry.severity as u8) } else { String::new() };
+                write_line(&mut io::stderr(), torn, &(priority + &encode::text(&entry.record)), entry.since)
+            }
             Self::Json { torn } => {
                 let time = SystemTime::now() - entry.since.elapsed();
-                let text = structured::json(&entry.text, entry.severity, time);
-                let entry = Entry { severity: entry.severity, text, since: entry.since };
-                write_line(&mut io::stderr(), torn, false, &entry)
+                let text = encode::json(&entry.record, entry.severity, time);
+                write_line(&mut io::stderr(), torn, &text, entry.since)
             }
             Self::Syslog { path, facility, socket, journal: true } => {
-                let datagram = structured::journal(&entry.text, entry.severity, *facility);
-                send(socket, path, &datagram, entry)
+                let datagram = encode::journal(&entry.record, entry.severity, *facility);
+                send(socket, path, &datagram, entry.since)
             }
             Self::Syslog { path, facility, socket, journal: false } => {
                 let priority = facility.priority(entry.severity);
-                let text = format!("<{priority}>connshaper[{}]: {}", std::process::id(), entry.text);
-                send(socket, path, text.as_bytes(), entry)
+                let text = format!("<{priority}>connshaper[{}]: {}", std::process::id(), encode::text(&entry.record));
+                send(socket, path, text.as_bytes(), entry.since)
             }
         }
     }
@@ -101,13 +104,10 @@ fn is_stream(file: impl AsFd, described: &str) -> io::Result<bool> {
 }
 
 /// Writes one line to a stream; `torn` says whether the line before ended early.
-fn write_line(stream: &mut impl Write, torn: &mut bool, journal: bool, entry: &Entry) -> bool {
+fn write_line(stream: &mut impl Write, torn: &mut bool, line: &str, since: Instant) -> bool {
     let end_of_torn = if *torn { "\n" } else { "" };
-    let text = match journal {
-        true => format!("{end_of_torn}<{}>{}\n", entry.severity as u8, entry.text),
-        false => format!("{end_of_torn}{}\n", entry.text),
-    };
-    let written = write_stream(stream, text.as_bytes(), entry);
+    let text = format!("{end_of_torn}{line}\n");
+    let written = write_stream(stream, text.as_bytes(), since);
     if written > 0 {
         *torn = written < text.len();
     }
@@ -115,14 +115,14 @@ fn write_line(stream: &mut impl Write, torn: &mut bool, journal: bool, entry: &E
 }
 
 /// Writes to a stream that may be closed, full or unwilling to block; returns how much went out.
-fn write_stream(stream: &mut impl Write, text: &[u8], entry: &Entry) -> usize {
+fn write_stream(stream: &mut impl Write, text: &[u8], since: Instant) -> usize {
     let mut written = 0;
     while written < text.len() {
         match stream.write(&text[written..]) {
             Ok(0) => break,
             Ok(count) => written += count,
             Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock && entry.since.elapsed() < PATIENCE => {
+            Err(error) if error.kind() == ErrorKind::WouldBlock && since.elapsed() < RETRY_TIME => {
                 thread::sleep(PAUSE);
             }
             Err(_) => break,
@@ -132,11 +132,11 @@ fn write_stream(stream: &mut impl Write, text: &[u8], entry: &Entry) -> usize {
 }
 
 /// Sends a datagram, to a socket that may be away or full for a while.
-fn send(socket: &mut Option<UnixDatagram>, path: &Path, text: &[u8], entry: &Entry) -> bool {
+fn send(socket: &mut Option<UnixDatagram>, path: &Path, text: &[u8], since: Instant) -> bool {
     loop {
         match try_to_send(socket, path, text) {
             Ok(()) => return true,
-            Err(_) if entry.since.elapsed() >= PATIENCE => return false,
+            Err(_) if since.elapsed() >= RETRY_TIME => return false,
             // A full receiver has been waited for already.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}
             Err(_) => thread::sleep(PAUSE),
@@ -160,8 +160,6 @@ fn try_to_send(socket: &mut Option<UnixDatagram>, path: &Path, text: &[u8]) -> i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::log::Severity;
-    use std::time::Instant;
 
     /// Takes `room` bytes, then fails as it is told to.
     struct Narrow {
@@ -186,15 +184,11 @@ mod tests {
         }
     }
 
-    fn entry(text: &str, since: Instant) -> Entry {
-        Entry { severity: Severity::Info, text: text.to_owned(), since }
-    }
-
     #[test]
     fn a_stream_that_takes_little_at_a_time_gets_it_all() {
         let mut stream = Narrow { room: 100, error: ErrorKind::BrokenPipe, taken: Vec::new() };
         let text = b"REFUSED client=192.0.2.1\n";
-        assert_eq!(write_stream(&mut stream, text, &entry("", Instant::now())), text.len());
+        assert_eq!(write_stream(&mut stream, text, Instant::now()), text.len());
         assert_eq!(stream.taken, text);
     }
 
@@ -202,21 +196,21 @@ mod tests {
     fn a_closed_stream_is_given_up_at_once_and_a_full_one_after_a_while() {
         for error in [ErrorKind::BrokenPipe, ErrorKind::StorageFull] {
             let mut stream = Narrow { room: 3, error, taken: Vec::new() };
-            assert_eq!(write_stream(&mut stream, b"REFUSED", &entry("", Instant::now())), 3);
+            assert_eq!(write_stream(&mut stream, b"REFUSED", Instant::now()), 3);
         }
         let mut stream = Narrow { room: 0, error: ErrorKind::WouldBlock, taken: Vec::new() };
-        let long_ago = Instant::now().checked_sub(PATIENCE).unwrap();
-        assert_eq!(write_stream(&mut stream, b"REFUSED", &entry("", long_ago)), 0);
+        let long_ago = Instant::now().checked_sub(RETRY_TIME).unwrap();
+        assert_eq!(write_stream(&mut stream, b"REFUSED", long_ago), 0);
     }
 
     #[test]
     fn a_torn_line_is_ended_before_the_next() {
         let mut torn = false;
         let mut stream = Narrow { room: 5, error: ErrorKind::BrokenPipe, taken: Vec::new() };
-        assert!(!write_line(&mut stream, &mut torn, false, &entry("REFUSED", Instant::now())));
+        assert!(!write_line(&mut stream, &mut torn, "REFUSED", Instant::now()));
         stream.room = 100;
-        assert!(write_line(&mut stream, &mut torn, true, &entry("STOPPED", Instant::now())));
-        assert!(write_line(&mut stream, &mut torn, false, &entry("START", Instant::now())));
+        assert!(write_line(&mut stream, &mut torn, "<6>STOPPED", Instant::now()));
+        assert!(write_line(&mut stream, &mut torn, "START", Instant::now()));
         assert_eq!(stream.taken, b"REFUS\n<6>STOPPED\nSTART\n");
     }
 

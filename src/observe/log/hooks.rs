@@ -17,7 +17,7 @@ use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
-use super::structured::fields;
+use super::record::LogRecord;
 use crate::snapshot::fields::{put_bytes, take_bytes};
 use crate::snapshot::section::SnapshotError;
 
@@ -36,7 +36,7 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Hook {
     /// The program and its arguments.
     pub command: Vec<String>,
-    /// The keywords of the lines it is run for.
+    /// The keywords of the records it is run for.
     pub keywords: &'static [&'static str],
     /// For each keyword it is run at most once per this; what comes in between is counted.
     pub interval: Duration,
@@ -90,12 +90,12 @@ impl Run {
         &self.command[0]
     }
 
-    /// The keyword of the line it is run for.
+    /// The keyword of the record it is run for.
     pub fn event(&self) -> &str {
         &self.event
     }
 
-    /// What the line is about: the key of a ban, or a server.
+    /// What the record is about: the key of a ban, or a server.
     pub fn subject(&self) -> &str {
         let field = self.fields.iter().find(|(name, _)| name == "key" || name == "server");
         field.map_or("", |(_, value)| value)
@@ -121,9 +121,10 @@ impl Hooks {
         self.lock().hooks.iter().any(|hook| hook.keywords.contains(&keyword))
     }
 
-    /// A line of this keyword was made. Returns the runs that there was no room for.
+    /// This was logged, or would be. Returns the runs that there was no room for.
     #[must_use]
-    pub fn happened(&self, keyword: &'static str, line: &str) -> Vec<Run> {
+    pub fn happened(&self, record: &LogRecord) -> Vec<Run> {
+        let keyword = record.keyword();
         let mut left_out = Vec::new();
         let mut state = self.lock();
         let now = Instant::now();
@@ -138,7 +139,8 @@ impl Hooks {
                 continue;
             }
             let suppressed = past.map_or(0, |(_, suppressed)| suppressed);
-            let fields = fields(line).1.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+            let value = |value| String::from_utf8_lossy(value).into_owned();
+            let fields = record.fields().map(|field| (field.name.to_owned(), value(field.value))).collect();
             let run = Run { command, event: keyword.to_owned(), fields, suppressed };
             let no_room = state.enqueue(run);
             let suppressed = if no_room.is_some() { suppressed + 1 } else { 0 };
@@ -246,6 +248,7 @@ impl Hooks {
             }
             self.lock().waiting.push_back(Run { command, event, fields, suppressed });
         }
+        self.work.notify_one();
         Ok(())
     }
 
@@ -276,7 +279,7 @@ impl State {
     }
 }
 
-/// Runs a command with the line's fields in its environment.
+/// Runs a command with the record's fields in its environment.
 async fn execute(run: &Run) -> Result<(), String> {
     let mut command = Command::new(run.program());
     command.args(&run.command[1..]).stdin(Stdio::null()).stdout(Stdio::null());
@@ -333,6 +336,12 @@ mod tests {
         hooks
     }
 
+    fn record(keyword: &'static str, key: &str) -> LogRecord {
+        let mut record = LogRecord::new(keyword);
+        record.field("key", key).field("limit", "a b").field("seconds", 60);
+        record
+    }
+
     fn waiting(hooks: &Hooks) -> Vec<String> {
         hooks.lock().waiting.iter().map(|run| format!("{} {}", run.event(), run.subject())).collect()
     }
@@ -341,18 +350,18 @@ mod tests {
     fn a_run_that_has_no_room_is_returned_and_is_never_one_for_the_end_of_a_ban() {
         let hooks = hooks();
         for number in 0..MAX_WAITING {
-            assert!(hooks.happened("BANNED", &format!("BANNED key={number}")).is_empty());
+            assert!(hooks.happened(&record("BANNED", &number.to_string())).is_empty());
         }
-        let left_out = hooks.happened("BANNED", "BANNED key=late");
+        let left_out = hooks.happened(&record("BANNED", "late"));
         assert_eq!(left_out.iter().map(Run::subject).collect::<Vec<_>>(), ["late"]);
         for number in 0..MAX_WAITING {
-            let left_out = hooks.happened(UNBANNED, &format!("UNBANNED key={number}"));
+            let left_out = hooks.happened(&record(UNBANNED, &number.to_string()));
             let newest = format!("{}", MAX_WAITING - 1 - number);
             assert_eq!(left_out.iter().map(Run::subject).collect::<Vec<_>>(), [newest.as_str()]);
         }
         // All that wait now are for the end of a ban: none of them is left out, and none waits twice.
-        assert!(hooks.happened(UNBANNED, "UNBANNED key=more").is_empty());
-        assert!(hooks.happened(UNBANNED, "UNBANNED key=7").is_empty());
+        assert!(hooks.happened(&record(UNBANNED, "more")).is_empty());
+        assert!(hooks.happened(&record(UNBANNED, "7")).is_empty());
         let waiting = waiting(&hooks);
         assert_eq!(waiting.len(), MAX_WAITING + 1);
         assert!(waiting.iter().all(|run| run.starts_with(UNBANNED)) && waiting.last().unwrap() == "UNBANNED 7");
@@ -402,8 +411,8 @@ mod tests {
     #[test]
     fn runs_that_wait_come_out_of_a_snapshot_as_they_were() {
         let hooks = hooks();
-        assert!(hooks.happened("BANNED", "BANNED key=192.0.2.1 limit=\"a b\" seconds=60").is_empty());
-        assert!(hooks.happened(UNBANNED, "UNBANNED key=192.0.2.1").is_empty());
+        assert!(hooks.happened(&record("BANNED", "192.0.2.1")).is_empty());
+        assert!(hooks.happened(&record(UNBANNED, "192.0.2.1")).is_empty());
         let (mut bytes, other) = (Vec::new(), Hooks::default());
         hooks.put(&mut bytes);
         other.take(&mut &bytes[..]).unwrap();

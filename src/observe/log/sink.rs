@@ -1,23 +1,23 @@
 //! Lines on their way out: a bounded queue, and one thread that empties it.
 //!
-//! Whoever logs only pushes: when the queue is full the line is dropped and
+//! To log is only to push: when the queue is full the line is dropped and
 //! counted, and once there is room again one line says how many were.
-
-mod writer;
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::{Line, Severity};
+use super::Severity;
+use super::encode;
+use super::record::LogRecord;
+use super::writer::Writer;
+use crate::net::lock;
 use crate::net::signals::block_signals;
 use crate::observe::log::LogTarget;
 
-use writer::Writer;
-
-/// Lines that wait at once: at most 4 MB, and 40 s at the default rate.
+/// Records that wait at once: 40 s at the default rate, and 2 MB as they usually are.
 pub const MAX_QUEUED: usize = 4096;
 
 /// The writing thread formats into short buffers and calls nothing deep.
@@ -42,11 +42,11 @@ impl Sink {
         Self::Memory(Mutex::new(Vec::new()))
     }
 
-    /// Takes one line. Never waits for whoever reads them.
-    pub fn push(&self, severity: Severity, text: String) {
+    /// Takes one record. Never waits for the reader of the log.
+    pub fn push(&self, severity: Severity, record: LogRecord) {
         match self {
-            Self::Thread(thread) => thread.queue.push(Entry { severity, text, since: Instant::now() }),
-            Self::Memory(lines) => lock(lines).push(text),
+            Self::Thread(thread) => thread.queue.push(Entry { severity, record, since: Instant::now() }),
+            Self::Memory(lines) => lock(lines).push(encode::text(&record)),
         }
     }
 
@@ -103,9 +103,9 @@ fn write_all(queue: &Queue, writer: &mut Writer) {
     while let Some(entry) = queue.next() {
         let written = writer.write(&entry);
         if let Some(lost) = queue.to_report(written) {
-            let mut line = Line::new("DROPPED");
-            line.field("lines", lost);
-            let report = Entry { severity: Severity::Warning, text: line.finish(), since: Instant::now() };
+            let mut record = LogRecord::new("DROPPED");
+            record.field("lines", lost);
+            let report = Entry { severity: Severity::Warning, record, since: Instant::now() };
             // When it is lost too, the next report tells the sum.
             if !writer.write(&report) {
                 lock(&queue.state).unreported += lost;
@@ -114,11 +114,11 @@ fn write_all(queue: &Queue, writer: &mut Writer) {
     }
 }
 
-/// A line that waits.
-struct Entry {
-    severity: Severity,
-    text: String,
-    since: Instant,
+/// A record that waits.
+pub(super) struct Entry {
+    pub severity: Severity,
+    pub record: LogRecord,
+    pub since: Instant,
 }
 
 #[derive(Default)]
@@ -189,9 +189,4 @@ impl Queue {
         let waited = self.changed.wait_timeout_while(state, patience, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
-}
-
-/// What these locks guard is whole after any panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
