@@ -8,8 +8,8 @@ use super::text::printable;
 
 /// Writes the request about a message of a session, or about its beginning.
 ///
-/// The log does not tell the client's port, the server's address, or the parts of `instance`: each
-/// session gets its own, so that none is taken for another. Senders, recipients and sizes are left open.
+/// The log does not have the client's port, the server's address, or the parts of `instance`: each session
+/// gets values of its own, so that sessions are told apart. Senders, recipients and sizes are left empty.
 pub fn write(request: &mut String, session: &Session<'_>, seen: Seen) {
     request.clear();
     let Session { client, number, message, .. } = *session;
@@ -27,7 +27,7 @@ pub fn write(request: &mut String, session: &Session<'_>, seen: Seen) {
     };
     let helo = if seen == Seen::Rcpt { &name } else { "" };
     let recipient = if seen == Seen::Rcpt { "unknown@localhost" } else { "" };
-    // A text has room for whatever is written to it.
+    // Writing to a string cannot fail.
     let _ = write!(
         request,
         "request=smtpd_access_policy\nprotocol_state={state}\nprotocol_name=ESMTP\nclient_address={client}\n\

@@ -17,9 +17,9 @@ use crate::maillog::text::time;
 
 /// What decides between the candidates and, if there is one, about a configuration.
 pub struct Counts {
-    /// Clients of the families whose mask leaves the whole address.
+    /// Clients of an address family whose mask keeps the whole address.
     plain: ClientTable,
-    /// Clients of the others, masked.
+    /// Clients of the other family, masked.
     masked: ClientTable,
     /// The same clients by their whole addresses.
     unmasked: ClientTable,
@@ -30,7 +30,7 @@ pub struct Counts {
     pub parts: Parts,
     /// Sessions over time.
     pub timeline: Timeline,
-    /// The configuration at work.
+    /// The configuration given with `--config`.
     pub trial: Option<ConfigTrial>,
     /// The first and the last time a client was asked about, in milliseconds since the epoch.
     pub span: Option<(i64, i64)>,
@@ -38,14 +38,14 @@ pub struct Counts {
     pub has_whole_seconds: bool,
 }
 
-/// A configuration and its verdicts.
+/// A configuration that judges every session, and its verdicts.
 pub struct ConfigTrial {
     judge: Judge,
     /// Questions by action and reason: one for each session, and one for each further message of it.
     pub verdicts: HashMap<(String, String), u64>,
-    /// Clients that were refused, and how often; bounded like the clients of a table.
+    /// Refused clients and how often; at most as many as a table keeps.
     pub refused: HashMap<IpAddr, u64>,
-    /// Refusals of clients beyond that bound.
+    /// Refusals of further clients.
     pub unlisted: u64,
     output: Option<Verdicts>,
 }
@@ -84,7 +84,7 @@ impl Counts {
         }
     }
 
-    /// The clients, in two parts that have none in common.
+    /// The clients, in two tables that have none in common.
     pub fn tables(&self, grouping: Grouping) -> [&ClientTable; 2] {
         match grouping {
             Grouping::Masked => [&self.plain, &self.masked],
@@ -156,17 +156,16 @@ impl SessionSink for Counts {
 }
 
 impl ConfigTrial {
-    /// A configuration that is to be tried.
     pub fn new(judge: Judge, output: Option<Verdicts>) -> Self {
         Self { judge, verdicts: HashMap::new(), refused: HashMap::new(), unlisted: 0, output }
     }
 
-    /// The verdicts as far as they could not be written, if so.
+    /// Ends the file of verdicts; the error is the first one in writing it.
     pub fn finish(&mut self) -> io::Result<()> {
         self.output.take().map_or(Ok(()), Verdicts::finish)
     }
 
-    /// Judges a session, or a further message of it, and keeps what came of it.
+    /// Judges a session, or a further message of it, and counts the verdict.
     fn take(&mut self, session: &Session<'_>) -> Judgement {
         let judgement = self.judge.ask(session);
         if let Some(output) = &mut self.output {
@@ -185,12 +184,11 @@ impl ConfigTrial {
 }
 
 impl Verdicts {
-    /// Writes to this file, with times of this zone.
     pub fn create(path: &std::path::Path, zone: &TimeZone) -> io::Result<Self> {
         Ok(Self { output: BufWriter::new(std::fs::File::create(path)?), zone: zone.clone(), error: None })
     }
 
-    /// Writes one line: when, who, and the first word of the action.
+    /// Writes one line: time, client, first word of the action.
     pub fn write(&mut self, session: &Session<'_>, action: &str) {
         let written = writeln!(self.output, "{} {} {action}", time(session.time, &self.zone), session.client);
         if let (Err(error), None) = (written, &self.error) {
@@ -198,7 +196,7 @@ impl Verdicts {
         }
     }
 
-    /// Everything is written, or else why not.
+    /// Flushes; the error is the first one in writing.
     pub fn finish(mut self) -> io::Result<()> {
         let flushed = self.output.flush();
         self.error.map_or(flushed, Err)

@@ -1,4 +1,4 @@
-//! What the logs say: candidates, who would have been refused, and the recommendation.
+//! Candidates, the clients that each would have refused, and the recommendation.
 
 use std::collections::BTreeMap;
 
@@ -14,37 +14,31 @@ use crate::maillog::reading::Read;
 use crate::maillog::sessions::Seen;
 use crate::maillog::text::printable;
 
-/// Names listed for a window length; the rest is a number.
+/// Clients listed for each length of windows; of the rest only the number is given.
 pub const MAX_NAMES: usize = 200;
 
-/// Thresholds of the grid, of which those are taken that the log can tell apart.
+/// Thresholds that are evaluated unless the command line names some, up to the highest number in the log.
 pub const GRID: [u32; 12] = [3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
 
 /// Everything that is reported.
 pub struct Findings {
-    /// What was read.
     pub read: Read,
-    /// Where the facts about Postfix come from, and what is to be known about them.
+    /// What was taken from Postfix on this machine, or assumed.
     pub notes: Vec<String>,
-    /// When Postfix asks.
     pub seen: Seen,
-    /// The zone of all times that are shown.
+    /// The zone of the times in the report.
     pub zone: TimeZone,
-    /// How many bits of an address count.
     pub mask: Mask,
-    /// What was counted.
     pub counts: Counts,
-    /// Clients, and how many of them delivered mail.
+    /// All clients, and those that delivered mail.
     pub clients: (u64, u64),
-    /// Clients no longer kept when the log ended.
+    /// Clients that were forgotten for want of room.
     pub forgotten: u64,
-    /// For each length of windows.
-    pub lengths: Vec<Length>,
+    pub lengths: Vec<WindowFindings>,
     /// In the order of lengths and thresholds.
     pub candidates: Vec<Candidate>,
-    /// The candidate that is recommended, by its place.
+    /// The place of the recommended candidate.
     pub advice: Option<usize>,
-    /// What that rests on.
     pub basis: Option<Basis>,
     /// Until when the recommended limit should only log, where it rests on too little.
     pub log_only_until: Option<Date>,
@@ -55,47 +49,45 @@ pub struct Findings {
     /// Limits on users. None: no message of a user is in the logs.
     pub users: Option<UserFindings>,
     /// The configuration that was tried.
-    pub trial: Option<Outcome>,
+    pub trial: Option<ConfigFindings>,
 }
 
-/// What is known of one length of windows.
+/// The clients in windows of one length.
 #[derive(Clone, Debug)]
-pub struct Length {
+pub struct WindowFindings {
     /// In seconds.
     pub exptime: u32,
     /// Clients that delivered mail, by the most sessions they had in a window, the most first.
     pub senders: Vec<ListedClient>,
-    /// Senders that are not in the list.
+    /// Further ones.
     pub more_senders: u64,
-    /// The smallest threshold that refuses none of them; `None` when there are none.
+    /// The smallest threshold that refuses none of them; `None` without senders.
     pub needed: Option<u32>,
-    /// Clients that delivered nothing, the busiest ten.
+    /// The busiest ten clients that delivered nothing.
     pub others: Vec<ListedClient>,
     /// Clients by the most sessions they had in a window: those that delivered, and the others.
     pub peaks: BTreeMap<u32, (u64, u64)>,
 }
 
-/// A client as it is listed.
+/// A client in a list of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedClient {
     /// Its verified name, fit to print; empty when it has none.
     pub name: String,
-    /// Its address, with a prefix length where that is not all of it.
+    /// Its address, with a prefix length if masked.
     pub address: String,
-    /// Sessions in all.
     pub sessions: u64,
-    /// Messages that were delivered.
+    /// Messages.
     pub delivered: u64,
     /// The most sessions in a window.
     pub peak: u32,
 }
 
-/// A threshold and a length of windows, and what they would have done.
+/// A threshold in windows of one length, and what it would have refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Candidate {
     /// The place of the length.
     pub length: usize,
-    /// Hits allowed.
     pub threshold: u32,
     /// With the masks.
     pub masked: Refusals,
@@ -103,33 +95,30 @@ pub struct Candidate {
     pub whole: Refusals,
 }
 
-/// What would have been refused.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Refusals {
-    /// Sessions.
     pub sessions: u64,
-    /// Clients, once or more often.
+    /// Clients that may have been refused at least once.
     pub clients: u64,
-    /// Those of them that delivered mail in the time of the log.
+    /// Those of them that delivered mail.
     pub senders: u64,
 }
 
 /// What a configuration would have done.
 #[derive(Clone, Debug, Default)]
-pub struct Outcome {
-    /// The file.
+pub struct ConfigFindings {
     pub path: String,
     /// Questions by action and reason, the most first.
     pub verdicts: Vec<(String, String, u64)>,
-    /// Questions that were refused, and addresses.
+    /// Refused questions, and refused addresses.
     pub refused: (u64, u64),
-    /// Refused clients that delivered mail, the most often refused first, each with how often.
+    /// Refused clients that delivered mail and how often they were refused, the most often first.
     pub senders: Vec<(ListedClient, u64)>,
-    /// Those that are not in the list.
+    /// Further ones.
     pub more_senders: u64,
 }
 
-impl Length {
+impl WindowFindings {
     fn new(counts: &Counts, length: usize, exptime: u32) -> Self {
         let mut peaks: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
         let (mut senders, mut others) = (Vec::new(), Vec::new());
@@ -187,10 +176,13 @@ impl Candidate {
 }
 
 impl Findings {
-    /// Draws the conclusions. `thresholds` may be empty: then they are chosen from the log.
+    /// With empty `thresholds` they are chosen from the log.
     pub fn new(read: Read, mut counts: Counts, mask: Mask, exptimes: &[u32], thresholds: &[u32]) -> Self {
-        let lengths: Vec<Length> =
-            exptimes.iter().enumerate().map(|(length, exptime)| Length::new(&counts, length, *exptime)).collect();
+        let lengths: Vec<WindowFindings> = exptimes
+            .iter()
+            .enumerate()
+            .map(|(length, exptime)| WindowFindings::new(&counts, length, *exptime))
+            .collect();
         let mut candidates = Vec::new();
         for (at, length) in lengths.iter().enumerate() {
             let thresholds = choose(length, thresholds);
@@ -208,7 +200,7 @@ impl Findings {
         let only_sender = lengths.first().filter(|_| senders == 1).and_then(|length| length.senders.first().cloned());
         let gateway = gateway(tables);
         let users = UserFindings::new(&counts.accounts, &counts.parts, exptimes, thresholds);
-        let trial = counts.trial.take().map(|trial| Outcome::new(&counts, &trial));
+        let trial = counts.trial.take().map(|trial| ConfigFindings::new(&counts, &trial));
         Self {
             read,
             notes: Vec::new(),
@@ -269,8 +261,8 @@ fn gateway(tables: [&ClientTable; 2]) -> Option<ListedClient> {
     is_gateway.then(|| ListedClient::new(busiest, 0))
 }
 
-/// The thresholds to show for a length: what was asked for, or else a grid, with the needed one in any case.
-fn choose(length: &Length, thresholds: &[u32]) -> Vec<u32> {
+/// The thresholds to evaluate for a length: those given, or else the grid; and the needed one.
+fn choose(length: &WindowFindings, thresholds: &[u32]) -> Vec<u32> {
     let highest = length.peaks.keys().next_back().copied().unwrap_or(0);
     let grid = GRID.iter().copied().filter(|threshold| *threshold < highest.max(GRID[2]));
     let mut chosen: Vec<u32> = if thresholds.is_empty() { grid.collect() } else { thresholds.to_vec() };
@@ -280,9 +272,9 @@ fn choose(length: &Length, thresholds: &[u32]) -> Vec<u32> {
     chosen
 }
 
-/// Of the smallest thresholds that refuse no client that delivered mail, one for each length, the one
-/// that stops most; of equal ones that with the shortest windows, for it delays the least.
-fn advise(lengths: &[Length], candidates: &[Candidate]) -> Option<usize> {
+/// Each length has a smallest threshold that refuses no sender. The one that stops most is recommended;
+/// of equal ones the one with the shortest windows, because it delays the least.
+fn advise(lengths: &[WindowFindings], candidates: &[Candidate]) -> Option<usize> {
     let needed = |candidate: &Candidate| lengths[candidate.length].needed == Some(candidate.threshold);
     let places = (0..candidates.len()).filter(|at| needed(&candidates[*at]));
     places.min_by_key(|at| {
@@ -291,7 +283,7 @@ fn advise(lengths: &[Length], candidates: &[Candidate]) -> Option<usize> {
     })
 }
 
-impl Outcome {
+impl ConfigFindings {
     fn new(counts: &Counts, trial: &super::counts::ConfigTrial) -> Self {
         let mut verdicts: Vec<_> =
             trial.verdicts.iter().map(|((action, reason), count)| (action.clone(), reason.clone(), *count)).collect();
@@ -308,7 +300,7 @@ impl Outcome {
 }
 
 impl Counts {
-    /// The client with this address, by all of it, if it delivered mail.
+    /// The client with this whole address, if it delivered mail.
     fn sender(&self, address: std::net::IpAddr) -> Option<ListedClient> {
         let client = self.tables(Grouping::Whole).iter().find_map(|table| table.client(address))?;
         (client.delivered > 0).then(|| ListedClient::new(client, 0))

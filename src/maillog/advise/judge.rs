@@ -1,8 +1,7 @@
-//! The decision itself, asked about a log: sessions, policy and store of the daemon, on the log's clock.
+//! A configuration judges the sessions of a log: sessions, policy and store of the daemon, on the log's clock.
 //!
-//! Everything `advise` knows of the daemon's inside is here. Counts are kept in
-//! the memory of this process, whatever store the configuration names; what
-//! the daemon would log goes nowhere.
+//! Only this file uses the engine. Counts are kept in the memory of this process,
+//! whatever store the configuration names. Nothing is logged.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -25,7 +24,6 @@ use crate::policy::{Pass, Verdict};
 use crate::postfix::decoder::RequestDecoder;
 use crate::session::SessionHandle;
 
-/// A configuration at work on a log.
 pub struct Judge {
     service: Service,
     rules: Arc<Rules>,
@@ -43,16 +41,14 @@ pub struct Judge {
 pub struct Judgement {
     /// The first word of its action.
     pub action: String,
-    /// The limit that refuses or delays, or why the client passes, in the daemon's words.
+    /// The limit that refuses or delays, or why the client passes, as in the daemon's log.
     pub reason: String,
-    /// Whether it is a refusal.
     pub is_refusal: bool,
-    /// Whether the client is never counted.
+    /// Whether the client is whitelisted.
     pub is_exempt: bool,
 }
 
 impl Judge {
-    /// A daemon with this configuration that nobody has asked yet.
     pub fn new(path: &Path, seen: Seen) -> Result<Self, ConfigError> {
         let mut config = Config::load(Some(path))?;
         config.store.servers.clear();
@@ -61,7 +57,7 @@ impl Judge {
             ipv4_prefix_length: top.ipv4_prefix_length,
             ipv6_prefix_length: top.ipv6_prefix_length,
         });
-        // Verdicts are told at lower severities.
+        // Verdicts have lower severities.
         let service = Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Err));
         let rules = service.rules.load_full();
         let (seats, max_connections) = (HashMap::new(), config.max_connections);
@@ -69,7 +65,7 @@ impl Judge {
         Ok(Self { service, rules, seats, max_connections, mask, seen, epoch, request })
     }
 
-    /// How many bits of an address the limit at the top level of the configuration counts.
+    /// The prefix lengths of the limit at the top level of the configuration.
     pub fn mask(&self) -> Mask {
         self.mask
     }
@@ -82,7 +78,7 @@ impl Judge {
         let request = RequestDecoder::default().decode(&mut BytesMut::from(self.request.as_str()));
         let request = request.ok().flatten().expect("what we write ourselves is a whole request");
         if self.seats.len() >= self.max_connections && !self.seats.contains_key(&session.process) {
-            // Processes end; Postfix has closed their policy connections.
+            // Most of these processes have ended, and Postfix has closed their policy connections.
             self.seats.drain().for_each(|(_, seat)| seat.close(true, now));
         }
         let sessions = &self.service.sessions;

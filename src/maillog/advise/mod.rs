@@ -8,9 +8,9 @@
 //!                        advice         page
 //! ```
 //!
-//! One pass over the logs answers for every candidate (`table`), and with
-//! `--config` the sessions go through the daemon's own decision as well
-//! (`judge`). The clients kept are at most a million.
+//! One pass over the logs counts for every candidate (`clients`, and `accounts` for
+//! users). With `--config` the sessions go through the daemon's own decision as
+//! well (`judge`). `basis` tests the recommendation on parts of the log.
 
 pub mod accounts;
 pub mod basis;
@@ -40,7 +40,7 @@ use findings::Findings;
 use judge::Judge;
 use options::Options;
 
-/// Lengths of windows that are evaluated at once, at most: each takes memory for every client.
+/// The most lengths of windows: each takes memory for every client.
 pub const MAX_LENGTHS: usize = 8;
 
 /// Reads the logs and prints what they say.
@@ -89,7 +89,7 @@ pub fn run(options: &Options) -> ExitCode {
         () if options.csv => report::csv::table(&findings),
         () => report::terminal::text(&findings, taken),
     };
-    // Nobody is left to tell when standard output is closed.
+    // An error in writing to standard output cannot be reported there.
     let _ = io::stdout().write_all(report.as_bytes());
     match findings.read.stats.lines.all {
         0 => ExitCode::from(sysexits::NO_INPUT),

@@ -1,4 +1,4 @@
-//! What can be said on the command line about candidates.
+//! Options of `advise`.
 
 use std::path::PathBuf;
 
@@ -42,7 +42,7 @@ pub struct Options {
     pub verdicts: Option<PathBuf>,
 }
 
-/// Seconds up to what the daemon takes.
+/// Seconds, up to the longest `exptime` of a configuration.
 fn exptime(text: &str) -> Result<u32, String> {
     const LONGEST: u64 = 365 * 86_400;
     let seconds = match text.parse::<u64>() {

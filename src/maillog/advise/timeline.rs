@@ -24,12 +24,11 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// For so many lengths of windows.
     pub fn new(lengths: usize) -> Self {
         Self { start: None, slot: LENGTHS[0] * 1_000, lengths, levels: levels(), slots: Vec::new() }
     }
 
-    /// Notes a session that has this number in the window of a length.
+    /// Counts a session that has this number in its window of a length.
     pub fn count(&mut self, time: i64, length: usize, number: u32) {
         let start = *self.start.get_or_insert(time);
         let at = |slot: i64| ((time - start).max(0) / slot) as usize;
@@ -49,7 +48,7 @@ impl Timeline {
         self.start.unwrap_or(0)
     }
 
-    /// How long a slot is, in milliseconds.
+    /// Milliseconds of a slot.
     pub fn slot(&self) -> i64 {
         self.slot
     }

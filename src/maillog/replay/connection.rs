@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use crate::net::address::{Address, Duplex};
 
-/// Longer than the daemon ever takes.
+/// Longer than any answer of the daemon takes.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An answer is one line; ours are far shorter.
+/// Bytes of an answer; the daemon's are far shorter.
 const LONGEST: usize = 64 * 1024;
 
-/// An open policy connection.
 pub struct Connection {
     address: Address,
     stream: Box<dyn Duplex>,
@@ -19,13 +18,12 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Connects.
     pub fn open(address: &Address) -> io::Result<Self> {
         Ok(Self { address: address.clone(), stream: address.dial(PATIENCE)?, reply: Vec::new() })
     }
 
-    /// Asks and waits for the action. Like Postfix it tries once more over a new connection, when the
-    /// daemon has closed this one.
+    /// Asks and waits for the action. If the daemon has closed the connection, it tries once more over a
+    /// new one, as Postfix does.
     pub fn ask(&mut self, request: &str) -> io::Result<String> {
         match self.ask_once(request) {
             Err(error) if error.kind() != io::ErrorKind::InvalidData => {

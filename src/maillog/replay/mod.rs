@@ -1,8 +1,8 @@
 //! `connshaper replay`: asks a running daemon about the sessions of a log, as Postfix would have.
 //!
 //! The sessions are those that `advise` finds. Each becomes one policy request,
-//! sent when its time has come, at the log's pace or a multiple of it; the
-//! next one waits for the answer, so verdicts come in the order of the log.
+//! sent at the log's pace or a multiple of it. The next request waits for the
+//! answer, so verdicts come in the order of the log.
 
 pub mod connection;
 pub mod options;
@@ -50,12 +50,12 @@ pub fn run(options: &Options) -> ExitCode {
         eprintln!("connshaper: {trouble}");
     }
     match player.finish() {
-        Ok(played) => {
+        Ok(answers) => {
             let report = match options.json {
-                true => report::json(&played, &read, seen, &notes),
-                false => report::text(&played, &read, seen, &notes),
+                true => report::json(&answers, &read, seen, &notes),
+                false => report::text(&answers, &read, seen, &notes),
             };
-            // Nobody is left to tell when standard output is closed.
+            // An error in writing to standard output cannot be reported there.
             let _ = io::stdout().write_all(report.as_bytes());
         }
         Err(player::Failure::Daemon(error)) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),

@@ -1,4 +1,4 @@
-//! What can be said on the command line about a replay.
+//! Options of `replay`.
 
 use std::path::PathBuf;
 
@@ -39,7 +39,7 @@ pub enum Speed {
     Max,
 }
 
-// No speed is no number.
+// `speed` accepts finite numbers only, and those equal themselves.
 impl Eq for Speed {}
 
 fn speed(text: &str) -> Result<Speed, String> {

@@ -1,4 +1,4 @@
-//! Sends each session when its time has come, and keeps what was answered.
+//! Sends each session at its time, and counts the answers.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
@@ -14,10 +14,9 @@ use crate::maillog::request;
 use crate::maillog::sessions::{Seen, Session, SessionSink};
 use crate::maillog::text::printable;
 
-/// Actions told apart; a daemon of another make may answer anything.
+/// The most different actions that are counted: another policy daemon may answer anything.
 const MAX_ACTIONS: usize = 100;
 
-/// A replay under way.
 pub struct Player {
     connection: Connection,
     speed: Speed,
@@ -27,12 +26,12 @@ pub struct Player {
     start: Option<(Instant, i64)>,
     request: String,
     failure: Option<Failure>,
-    played: Played,
+    answers: Answers,
 }
 
-/// What was answered.
+/// What a daemon answered.
 #[derive(Debug, Default)]
-pub struct Played {
+pub struct Answers {
     /// Sessions that were asked about.
     pub sessions: u64,
     /// Questions: one for each session, and one for each further message of it.
@@ -47,7 +46,7 @@ pub struct Played {
     pub slowest: Duration,
     /// The most that a request came later than its time.
     pub behind: Duration,
-    /// How long all of it took.
+    /// Time from the first question to the last answer.
     pub taken: Duration,
 }
 
@@ -61,33 +60,30 @@ pub enum Failure {
 }
 
 impl Player {
-    /// A replay over this connection.
     pub fn new(connection: Connection, speed: Speed, seen: Seen, verdicts: Option<Verdicts>) -> Self {
-        let (start, request, failure, played) = (None, String::new(), None, Played::default());
-        Self { connection, speed, seen, verdicts, start, request, failure, played }
+        let (start, request, failure, answers) = (None, String::new(), None, Answers::default());
+        Self { connection, speed, seen, verdicts, start, request, failure, answers }
     }
 
-    /// What came of it.
-    pub fn finish(mut self) -> Result<Played, Failure> {
+    pub fn finish(mut self) -> Result<Answers, Failure> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
         self.verdicts.take().map_or(Ok(()), Verdicts::finish).map_err(Failure::Verdicts)?;
-        self.played.taken = self.start.map_or(Duration::ZERO, |(start, _)| start.elapsed());
-        Ok(self.played)
+        self.answers.taken = self.start.map_or(Duration::ZERO, |(start, _)| start.elapsed());
+        Ok(self.answers)
     }
 
-    /// Waits until a session's time has come.
+    /// Waits for the time of a session.
     fn wait(&mut self, time: i64) {
         let (start, first) = *self.start.get_or_insert_with(|| (Instant::now(), time));
         let Speed::Times(times) = self.speed else {
             return;
         };
-        // The clock of a log never goes back.
         let due = Duration::from_secs_f64((time - first).max(0) as f64 / 1000.0 / times);
         match due.checked_sub(start.elapsed()) {
             Some(early) => thread::sleep(early),
-            None => self.played.behind = self.played.behind.max(start.elapsed() - due),
+            None => self.answers.behind = self.answers.behind.max(start.elapsed() - due),
         }
     }
 
@@ -98,7 +94,7 @@ impl Player {
             verdicts.write(session, &word);
         }
         let is_refusal = !matches!(word.to_ascii_uppercase().as_str(), "DUNNO" | "OK" | "PREPEND" | "WARN" | "INFO");
-        let Played { actions, refused, .. } = &mut self.played;
+        let Answers { actions, refused, .. } = &mut self.answers;
         if is_refusal && (refused.len() < MAX_CLIENTS || refused.contains_key(&session.client)) {
             let client = refused.entry(session.client).or_insert_with(|| (printable(session.name), 0));
             client.1 += 1;
@@ -111,7 +107,7 @@ impl Player {
 
 impl SessionSink for Player {
     fn asked(&mut self, session: &Session<'_>) {
-        self.played.sessions += 1;
+        self.answers.sessions += 1;
         self.asked_again(session);
     }
 
@@ -121,11 +117,11 @@ impl SessionSink for Player {
         }
         self.wait(session.time);
         request::write(&mut self.request, session, self.seen);
-        self.played.questions += 1;
+        self.answers.questions += 1;
         let asked = Instant::now();
         match self.connection.ask(&self.request) {
             Ok(action) => {
-                self.played.slowest = self.played.slowest.max(asked.elapsed());
+                self.answers.slowest = self.answers.slowest.max(asked.elapsed());
                 self.note(session, &action);
             }
             Err(error) => self.failure = Some(Failure::Daemon(error)),
@@ -133,8 +129,8 @@ impl SessionSink for Player {
     }
 
     fn delivered(&mut self, client: IpAddr, _accepted: i64) {
-        if self.played.senders.len() < MAX_CLIENTS {
-            self.played.senders.insert(client);
+        if self.answers.senders.len() < MAX_CLIENTS {
+            self.answers.senders.insert(client);
         }
     }
 

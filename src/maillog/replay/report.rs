@@ -4,37 +4,36 @@ use std::net::IpAddr;
 
 use serde_json::json;
 
-use super::player::Played;
+use super::player::Answers;
 use crate::maillog::reading::Read;
 use crate::maillog::sessions::Seen;
 use crate::maillog::summary;
 use crate::maillog::text::{number, percent};
 
-/// Clients that are named.
+/// The most clients that are listed.
 const NAMES: usize = 20;
 
-/// For people.
-pub fn text(played: &Played, read: &Read, seen: Seen, notes: &[String]) -> String {
+pub fn text(answers: &Answers, read: &Read, seen: Seen, notes: &[String]) -> String {
     let sums = read.sums;
     let mut text = summary::lines(read, None) + &summary::sessions(read, seen, notes);
     text += &format!(
         "Asked {} questions about {} of {} sessions in {:.1} s; the slowest answer took {:.1} ms.\n",
-        number(played.questions),
-        number(played.sessions),
+        number(answers.questions),
+        number(answers.sessions),
         number(sums.sessions),
-        played.taken.as_secs_f64(),
-        played.slowest.as_secs_f64() * 1000.0,
+        answers.taken.as_secs_f64(),
+        answers.slowest.as_secs_f64() * 1000.0,
     );
-    if played.behind.as_millis() >= 1000 {
+    if answers.behind.as_millis() >= 1000 {
         text += &format!(
             "The daemon, or this machine, was slower than the log: up to {:.1} s behind it.\n",
-            played.behind.as_secs_f64()
+            answers.behind.as_secs_f64()
         );
     }
-    for (action, count) in &played.actions {
-        text += &format!("  {:>12}  {:>8}  {action}\n", number(*count), percent(*count, played.questions));
+    for (action, count) in &answers.actions {
+        text += &format!("  {:>12}  {:>8}  {action}\n", number(*count), percent(*count, answers.questions));
     }
-    let refused = refused(played);
+    let refused = refused(answers);
     let senders = refused.iter().filter(|client| client.is_sender).count();
     if refused.is_empty() {
         return text;
@@ -55,15 +54,14 @@ pub fn text(played: &Played, read: &Read, seen: Seen, notes: &[String]) -> Strin
     text
 }
 
-/// For programs.
-pub fn json(played: &Played, read: &Read, seen: Seen, notes: &[String]) -> String {
-    let refused = refused(played);
+pub fn json(answers: &Answers, read: &Read, seen: Seen, notes: &[String]) -> String {
+    let refused = refused(answers);
     let mut object = summary::json(read, seen, notes);
     let answered = json!({
         "sessions": read.sums.sessions,
-        "asked": played.sessions,
-        "questions": played.questions,
-        "actions": played.actions,
+        "asked": answers.sessions,
+        "questions": answers.questions,
+        "actions": answers.actions,
         "refused_addresses": refused.len(),
         "refused_senders": refused.iter().filter(|client| client.is_sender).count(),
         "refused": refused.iter().take(NAMES).map(|client| json!({
@@ -72,9 +70,9 @@ pub fn json(played: &Played, read: &Read, seen: Seen, notes: &[String]) -> Strin
             "refused": client.refused,
             "delivered_mail": client.is_sender,
         })).collect::<Vec<_>>(),
-        "seconds": played.taken.as_secs_f64(),
-        "slowest_milliseconds": played.slowest.as_secs_f64() * 1000.0,
-        "behind_seconds": played.behind.as_secs_f64(),
+        "seconds": answers.taken.as_secs_f64(),
+        "slowest_milliseconds": answers.slowest.as_secs_f64() * 1000.0,
+        "behind_seconds": answers.behind.as_secs_f64(),
     });
     summary::merge(&mut object, answered);
     format!("{object:#}\n")
@@ -88,13 +86,13 @@ struct Refused<'p> {
     is_sender: bool,
 }
 
-/// Those that delivered mail first, then by how often they were refused.
-fn refused(played: &Played) -> Vec<Refused<'_>> {
-    let clients = played.refused.iter().map(|(address, (name, refused))| Refused {
+/// Clients that delivered mail first, then by the number of refusals.
+fn refused(answers: &Answers) -> Vec<Refused<'_>> {
+    let clients = answers.refused.iter().map(|(address, (name, refused))| Refused {
         name,
         address: *address,
         refused: *refused,
-        is_sender: played.senders.contains(address),
+        is_sender: answers.senders.contains(address),
     });
     let mut clients: Vec<_> = clients.collect();
     clients.sort_by_key(|client| std::cmp::Reverse((client.is_sender, client.refused, client.address)));

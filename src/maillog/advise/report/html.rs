@@ -1,15 +1,14 @@
-//! The findings as one page that needs no network: figures, a table, and plots that answer to a threshold.
+//! The findings as one page that needs no network: figures, tables, and plots for any threshold.
 
 use serde_json::json;
 
 use super::super::findings::Findings;
 use super::{json, terminal};
 
-/// The page; the data stands where the mark is.
+/// The page; `MARK` stands where the data goes.
 const PAGE: &str = include_str!("page.html");
 const MARK: &str = "\"DATA\"";
 
-/// All of it.
 pub fn page(findings: &Findings) -> String {
     let texts = json!({ "reading": terminal::reading(findings), "advice": terminal::recommendation(findings),
         "users": findings.users.as_ref().map(terminal::users_rest_on),

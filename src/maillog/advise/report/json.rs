@@ -3,12 +3,11 @@
 use serde_json::{Value, json};
 
 use super::super::basis::{Basis, Doubt};
-use super::super::findings::{Candidate, Findings, Length, ListedClient, Outcome, Refusals};
+use super::super::findings::{Candidate, ConfigFindings, Findings, ListedClient, Refusals, WindowFindings};
 use super::super::users::{ListedUser, UserCandidate, UserFindings, UserLength, UserLimit};
 use crate::maillog::summary;
 use crate::maillog::text::time;
 
-/// All of it.
 pub fn object(findings: &Findings) -> Value {
     let span = findings.counts.span;
     let moment = |pick: fn((i64, i64)) -> i64| span.map(|span| time(pick(span), &findings.zone));
@@ -78,7 +77,7 @@ fn candidate(findings: &Findings, candidate: &Candidate) -> Value {
     })
 }
 
-fn length(length: &Length) -> Value {
+fn length(length: &WindowFindings) -> Value {
     json!({
         "exptime": length.exptime,
         "needed_threshold": length.needed,
@@ -170,12 +169,12 @@ fn known(client: &ListedClient) -> Value {
     json!({ "name": name, "address": address, "sessions": sessions, "delivered": delivered, "peak": peak })
 }
 
-fn outcome(outcome: &Outcome) -> Value {
+fn outcome(outcome: &ConfigFindings) -> Value {
     let verdicts = outcome.verdicts.iter();
     let senders = outcome.senders.iter().map(|(sender, refused)| {
         let mut object = known(sender);
         object["refused"] = (*refused).into();
-        // How often it came at once is a matter of a window's length, and a configuration may have several.
+        // The limits of a configuration may have windows of several lengths.
         object.as_object_mut().and_then(|object| object.remove("peak"));
         object
     });
@@ -191,7 +190,7 @@ fn outcome(outcome: &Outcome) -> Value {
     })
 }
 
-/// What the page's plots are drawn from, beside `object`: everything for every threshold.
+/// The data of the page's plots, for every threshold.
 pub fn plots(findings: &Findings) -> Value {
     let timeline = &findings.counts.timeline;
     let lengths = findings.lengths.iter().enumerate().map(|(at, length)| {
@@ -228,7 +227,7 @@ pub fn plots(findings: &Findings) -> Value {
     })
 }
 
-/// Where a number of hits differs from that of the number before: many neighbours are equal.
+/// The hits of each number, only where they differ from those of the number before.
 fn steps(numbers: &[u64]) -> Vec<(usize, u64)> {
     let mut steps: Vec<(usize, u64)> = Vec::new();
     for (number, hits) in numbers.iter().enumerate() {

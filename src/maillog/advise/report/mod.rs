@@ -1,4 +1,4 @@
-//! The findings, told in four ways: for a terminal, as JSON, as a table for other programs, as a page.
+//! The findings as text, JSON, comma-separated values, and a page.
 
 pub mod csv;
 pub mod html;

@@ -1,15 +1,12 @@
-//! Plots in text: bars and areas of block and braille characters, or of plain ones where the locale is not UTF-8.
+//! Plots in text, of block and braille characters, or of ASCII where the locale is not UTF-8.
 
 use std::collections::BTreeMap;
 
 use crate::maillog::text::number;
 
-/// Characters that can be had.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Characters {
-    /// Blocks, braille and lines.
     Unicode,
-    /// ASCII.
     Plain,
 }
 
@@ -99,7 +96,7 @@ pub fn area(numbers: &[u64], characters: Characters) -> String {
     let levels = resample(numbers, across);
     let most = levels.iter().copied().fold(0.0, f64::max);
     let height = |level: f64| {
-        // What is not nothing is seen.
+        // A level above zero is visible.
         if level > 0.0 { ((level / most * up as f64).round() as usize).max(1) } else { 0 }
     };
     let heights: Vec<usize> = levels.iter().map(|level| height(*level)).collect();
@@ -139,7 +136,7 @@ fn braille(left: usize, right: usize, floor: usize) -> char {
     char::from_u32(0x2800 + dots(left, LEFT) + dots(right, RIGHT)).unwrap_or(' ')
 }
 
-/// The same course in so many steps: the highest of what falls together.
+/// The numbers in so many steps, each the highest of those that fall into it.
 fn resample(numbers: &[u64], steps: usize) -> Vec<f64> {
     let part = |step: usize| {
         let first = step * numbers.len() / steps;

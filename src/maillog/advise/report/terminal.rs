@@ -7,17 +7,16 @@ use jiff::civil::Date;
 use super::super::accounts::Per;
 use super::super::basis::{Basis, Doubt, ENOUGH_DAYS, ENOUGH_SENDERS, Missed, PartTests};
 use super::super::clients::MAX_CLIENTS;
-use super::super::findings::{Candidate, Findings, Length, ListedClient, Outcome, Refusals};
+use super::super::findings::{Candidate, ConfigFindings, Findings, ListedClient, Refusals, WindowFindings};
 use super::super::users::{UserCandidate, UserFindings, UserLimit};
 use super::plot::{Characters, area, distribution};
 use crate::config::units;
 use crate::maillog::summary;
 use crate::maillog::text::{count, number, percent, time};
 
-/// Names printed of a list; the page and the JSON have more.
+/// Entries of a list; the page and the JSON have more.
 const NAMES: usize = 10;
 
-/// All of it.
 pub fn text(findings: &Findings, taken: Duration) -> String {
     let Findings { read, seen, notes, .. } = findings;
     let mut text = summary::lines(read, Some(taken)) + &summary::sessions(read, *seen, notes) + &clients(findings);
@@ -124,8 +123,11 @@ pub fn recommendation(findings: &Findings) -> String {
 
 fn advice(findings: &Findings) -> String {
     let Some(Candidate { length, threshold, .. }) = findings.advised() else {
-        return "\nNo recommendation: no client delivered mail in these logs, so nothing tells senders from others.\n"
-            .into();
+        return match findings.clients.1 {
+            0 => "\nNo recommendation: no client delivered mail in these logs, so nothing tells senders from others.\n",
+            _ => "\nNo recommendation: a sender came more often than the highest threshold that is evaluated.\n",
+        }
+        .into();
     };
     let length = &findings.lengths[*length];
     let mut text = format!("\nRecommended\n{}", recommendation(findings));
@@ -207,8 +209,8 @@ fn too_little(doubts: &[Doubt], until: Option<Date>) -> String {
     )
 }
 
-/// Who decides the threshold, and what it would be without them.
-fn deciders(length: &Length) -> String {
+/// The senders that decide the threshold, and the threshold without them.
+fn deciders(length: &WindowFindings) -> String {
     let mut text = "The busiest senders decide it, by the most sessions each had in a window. One that is on the\n\
          whitelist, or unwanted, decides nothing:\n"
         .to_owned();
@@ -222,7 +224,7 @@ fn deciders(length: &Length) -> String {
     text
 }
 
-fn others(length: &Length, threshold: u32) -> String {
+fn others(length: &WindowFindings, threshold: u32) -> String {
     let refused: Vec<&ListedClient> = length.others.iter().filter(|other| other.peak > threshold).collect();
     if refused.is_empty() {
         return String::new();
@@ -234,7 +236,7 @@ fn others(length: &Length, threshold: u32) -> String {
     text
 }
 
-/// The names of senders that some candidate would have delayed, with the threshold that each needs.
+/// The senders that the lowest candidate would have delayed, with the threshold that each needs.
 fn would_delay(findings: &Findings) -> String {
     let mut text = String::new();
     for (at, length) in findings.lengths.iter().enumerate() {
@@ -380,7 +382,7 @@ fn user_row(cells: &[&str; 8]) -> String {
     )
 }
 
-/// Whom of the real users a lower threshold would have stopped.
+/// The real users that a lower threshold would have stopped.
 fn busiest_users(limit: &UserLimit) -> String {
     let Some(advised) = limit.advised() else {
         return String::new();
@@ -398,7 +400,7 @@ fn busiest_users(limit: &UserLimit) -> String {
 /// Users that are named in one line.
 const SHORT_LIST: usize = 5;
 
-fn trial(outcome: &Outcome) -> String {
+fn trial(outcome: &ConfigFindings) -> String {
     let mut text =
         format!("\nWith {}: a question for each session, and for each further message of it\n", outcome.path);
     for (action, reason, count) in &outcome.verdicts {
