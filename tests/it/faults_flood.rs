@@ -132,8 +132,8 @@ fn max_clients_bounds_the_table_and_clients_over_the_limit_are_kept() {
     assert!(table.evictions() >= u64::from(CLIENTS) / 10 * 9, "{}", table.evictions());
     let grown = resident(std::process::id()).saturating_sub(before) * 1024;
     println!("{CLIENTS} clients: {} held in {} KB", table.len(), grown / 1000);
-    // The manual says 20 to 40 bytes for each client. The allocator keeps some more.
-    assert!(grown < 40 * MAX_CLIENTS as u64 + 1_000_000, "{grown} bytes");
+    // The manual says 20 to 40 bytes for each client. Small tables that double, and the allocator, take some more.
+    assert!(grown < 40 * MAX_CLIENTS as u64 + 2_000_000, "{grown} bytes");
     let kept = known.iter().filter(|client| {
         let part = KeyPart::client(**client, 32, 64);
         table.peek(table.subject(Key { limit: &limit, part: &part, kind: CounterKind::Window }), 10_000).is_some()
