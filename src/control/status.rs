@@ -1,7 +1,6 @@
 //! `connshaper status`: the state of the daemon.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -108,7 +107,7 @@ impl StatusAnswer {
         let overrides = rules.policy.overrides().list();
         let of = |kind| overrides.iter().filter(|entry| entry.kind == kind).count();
         let rates = service.rates();
-        let totals = service.statistics.numbers().into_iter();
+        let totals = service.statistics.counters().into_iter();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -136,7 +135,7 @@ impl StatusAnswer {
             waiting: service.delayed.len(),
             bans: of(OverrideKind::Ban),
             allowances: of(OverrideKind::Allow),
-            since_start: totals.map(|(name, number)| (name.to_owned(), number.load(Ordering::Relaxed))).collect(),
+            since_start: totals.map(|counter| (counter.name.to_owned(), counter.get())).collect(),
             diagnosis: service.diagnosis.findings().iter().map(DiagnosisStatus::from).collect(),
             suppressed_lines: service.log.suppressed(),
             dropped_lines: service.log.dropped(),

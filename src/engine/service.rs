@@ -150,7 +150,7 @@ impl Service {
             &self.log,
             rules.store.state(),
             &[
-                ("connections", connections as u64),
+                ("policy_connections", connections as u64),
                 ("known_sessions", self.sessions.len() as u64),
                 ("clients", rules.store.table().len() as u64),
                 ("evictions", rules.store.table().evictions()),

@@ -59,26 +59,9 @@ fn process(text: &mut Text, source: &Source) {
 
 fn decisions(text: &mut Text, source: &Source) {
     let statistics = &source.service.statistics;
-    text.counters(&[
-        ("requests_total", "Policy requests answered.", &statistics.queries),
-        ("sessions_total", "SMTP sessions recognised in them.", &statistics.sessions),
-        ("bans_total", "Bans begun by this process.", &statistics.banned),
-        (
-            "bad_requests_total",
-            "Policy connections ended because of a request that was none.",
-            &statistics.bad_requests,
-        ),
-        (
-            "turned_away_total",
-            "Policy connections closed because there were max_connections.",
-            &statistics.connections_rejected,
-        ),
-        (
-            "refused_peers_total",
-            "Policy connections closed because allow_peers does not have the peer.",
-            &statistics.refused_peers,
-        ),
-    ]);
+    for counter in statistics.counters() {
+        text.counter(counter.metric, counter.help, counter.get());
+    }
     text.family(
         "decisions_total",
         "counter",
@@ -91,26 +74,6 @@ fn decisions(text: &mut Text, source: &Source) {
 
 fn store(text: &mut Text, source: &Source) {
     let (statistics, rules) = (&source.service.statistics, source.service.rules.load());
-    text.counters(&[
-        (
-            "requests_without_store_total",
-            "Requests for which memcached did not count, or not everything.",
-            &statistics.store_bypassed,
-        ),
-        ("store_outages_total", "Times that a memcached server went away.", &statistics.outages),
-        (
-            "over_memory_total",
-            "Hits over a limit that memcached was not asked about, see over_memory.",
-            &statistics.over_memory,
-        ),
-        ("store_flushes_total", "Times that a memcached server lost all its counts.", &statistics.store_flushes),
-        ("store_evictions_total", "Keys that memcached gave up for want of memory.", &statistics.store_evictions),
-        (
-            "began_anew_total",
-            "Counts that memcached began anew although their window had not ended.",
-            &statistics.windows_lost,
-        ),
-    ]);
     text.family("store_up", "gauge", "Whether a store is asked: 0 while its breaker is open.");
     if !rules.store.waits() {
         text.sample("store_up", &[("server", "memory")], 1.0);

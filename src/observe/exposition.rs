@@ -1,7 +1,6 @@
 //! Prometheus' text format: families of samples.
 
 use std::fmt::Write;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What every name begins with.
 const PREFIX: &str = "connshaper_";
@@ -30,13 +29,6 @@ impl Text {
         self.sample(name, &[], value as f64);
     }
 
-    /// Families of one number each, with their names and what they say.
-    pub fn counters(&mut self, counters: &[(&str, &str, &AtomicU64)]) {
-        for (name, help, number) in counters {
-            self.counter(name, help, number.load(Ordering::Relaxed));
-        }
-    }
-
     /// A family of one number that comes and goes.
     pub fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.family(name, "gauge", help);
@@ -60,13 +52,13 @@ mod tests {
     #[test]
     fn a_family_has_its_help_and_type_before_its_samples() {
         let mut text = Text::default();
-        text.counter("requests_total", "Requests.", 7);
+        text.counter("queries_total", "Requests.", 7);
         text.family("store_up", "gauge", "Up.");
         text.sample("store_up", &[("server", "unix:/a\"b\\c")], 0.5);
         assert_eq!(
             text.finish(),
-            "# HELP connshaper_requests_total Requests.\n# TYPE connshaper_requests_total counter\n\
-             connshaper_requests_total 7\n# HELP connshaper_store_up Up.\n# TYPE connshaper_store_up gauge\n\
+            "# HELP connshaper_queries_total Requests.\n# TYPE connshaper_queries_total counter\n\
+             connshaper_queries_total 7\n# HELP connshaper_store_up Up.\n# TYPE connshaper_store_up gauge\n\
              connshaper_store_up{server=\"unix:/a\\\"b\\\\c\"} 0.5\n"
         );
     }

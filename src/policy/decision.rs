@@ -92,7 +92,7 @@ impl Pass {
             Self::Whitelisted => "whitelisted",
             Self::Allowed => "allowed",
             Self::WithinLimits => "within_limits",
-            Self::StoreAway => "store_away",
+            Self::StoreAway => "store_down",
         }
     }
 }
@@ -138,7 +138,7 @@ impl Reason<'_> {
             Self::Over => "over",
             Self::Banned => "banned",
             Self::Blacklisted(_) => "blacklisted",
-            Self::DelayLimit => "crowded",
+            Self::DelayLimit => "delay_limit",
         }
     }
 }

@@ -128,7 +128,7 @@ impl Store {
     pub fn state(&self) -> &'static str {
         match &self.backend {
             None => "memory",
-            Some(backend) if backend.servers().iter().any(|server| server.away.is_some()) => "away",
+            Some(backend) if backend.servers().iter().any(|server| server.away.is_some()) => "down",
             Some(_) => "up",
         }
     }

@@ -35,8 +35,8 @@ fn a_connection_beyond_max_connections_is_closed_and_logged() {
     for (port, policy) in (1..).zip(&mut served) {
         assert_eq!(policy.connected("198.51.100.1", port), PASS);
     }
-    let mut turned_away = Policy::connect(daemon.endpoint());
-    assert_eq!(turned_away.answer(), None);
+    let mut rejected = Policy::connect(daemon.endpoint());
+    assert_eq!(rejected.answer(), None);
     let line = daemon.lines().wait_for("TOO_MANY_CONNECTIONS ");
     assert!(line.contains(" peer=inet:127.0.0.1:") && line.ends_with(" max_connections=2"), "{line}");
 
@@ -48,10 +48,10 @@ fn a_connection_beyond_max_connections_is_closed_and_logged() {
         let sent = policy.try_send(request(&["client_address=198.51.100.1"]));
         sent.ok().and_then(|()| policy.answer())
     });
-    let turned_away = daemon.lines().with("TOO_MANY_CONNECTIONS ").len();
+    let rejected = daemon.lines().with("TOO_MANY_CONNECTIONS ").len();
     daemon.stop();
     let line = daemon.lines().wait_for("STATISTICS ");
-    assert!(line.contains(&format!(" turned_away={turned_away} ")), "{line}");
+    assert!(line.contains(&format!(" connections_rejected={rejected} ")), "{line}");
 }
 
 #[test]
@@ -81,9 +81,9 @@ fn the_statistics_report_the_open_connections() {
     for (port, policy) in (1..).zip(&mut policies) {
         assert_eq!(policy.connected("198.51.100.1", port), PASS);
     }
-    daemon.lines().wait_for(" connections=3 ");
+    daemon.lines().wait_for(" policy_connections=3 ");
     policies.truncate(1);
-    daemon.lines().wait_for(" connections=1 ");
+    daemon.lines().wait_for(" policy_connections=1 ");
 }
 
 /// A peer that sends requests until the socket is full, and reads no answer. The daemon has begun to answer.

@@ -452,12 +452,12 @@ fn a_delaying_blacklist_delays_a_session_once_and_it_passes() {
         ";
     on_both(rules, |site| {
         for (session, expected) in
-            [(0, ["wait 5000", "pass"]), (1, ["wait 5000", "pass"]), (2, ["crowded blacklist"; 2])]
+            [(0, ["wait 5000", "pass"]), (1, ["wait 5000", "pass"]), (2, ["delay_limit blacklist"; 2])]
         {
             assert_eq!([0, 0].map(|message| site.ask(session, &at(CLIENT, session, "RCPT", message))), expected);
         }
         site.answer_all();
-        assert_eq!(site.ask(2, &at(CLIENT, 2, "RCPT", 1)), "crowded blacklist", "its session goes on");
+        assert_eq!(site.ask(2, &at(CLIENT, 2, "RCPT", 1)), "delay_limit blacklist", "its session goes on");
         assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "blacklisted blacklist");
         assert_eq!(site.session(CLIENT), "wait 5000");
     });
@@ -470,12 +470,16 @@ fn beyond_max_delayed_a_session_is_refused_for_good() {
     for client in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
         assert_eq!(site.session(client), "pass");
     }
-    assert_eq!(sessions(&mut site, "192.0.2.1", 3), ["wait 1000", "wait 2000", "crowded connections"]);
+    assert_eq!(sessions(&mut site, "192.0.2.1", 3), ["wait 1000", "wait 2000", "delay_limit connections"]);
     let refused = 5;
     assert_eq!(site.session("192.0.2.2"), "wait 1000");
-    assert_eq!(site.session("192.0.2.3"), "crowded connections", "three wait in all");
+    assert_eq!(site.session("192.0.2.3"), "delay_limit connections", "three wait in all");
     site.answer_all();
-    assert_eq!(site.ask(refused, &at("192.0.2.1", refused, "RCPT", 0)), "crowded connections", "its session goes on");
+    assert_eq!(
+        site.ask(refused, &at("192.0.2.1", refused, "RCPT", 0)),
+        "delay_limit connections",
+        "its session goes on"
+    );
     assert_eq!(site.session("192.0.2.3"), "wait 2000");
 }
 
@@ -487,7 +491,7 @@ fn count_refused_false_applies_beyond_max_delayed_too() {
         site.answer_all();
         site.session(CLIENT);
         let lines = site.lines();
-        let crowded: Vec<&String> = lines.iter().filter(|line| line.contains(" reason=crowded ")).collect();
+        let crowded: Vec<&String> = lines.iter().filter(|line| line.contains(" reason=delay_limit ")).collect();
         assert!(crowded.iter().all(|line| line.contains(" count=3 ")), "{lines:?}");
         assert!(!crowded.is_empty(), "{lines:?}");
     });

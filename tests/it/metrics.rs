@@ -86,7 +86,7 @@ fn decisions_are_counted_by_limit_verdict_and_reason() {
     assert_eq!(decided("blacklist", "refused", "blacklisted"), 0.0);
     assert_eq!(decided("", "passed", "within_limits"), 2.0);
     assert_eq!(decided("", "passed", "whitelisted"), 1.0);
-    assert_eq!(host.value("connshaper_requests_total"), 5.0);
+    assert_eq!(host.value("connshaper_queries_total"), 5.0);
     assert_eq!(host.value("connshaper_clients"), 2.0);
 }
 

@@ -97,7 +97,7 @@ mod perlbal_throttle {
         assert_eq!(rcpt(&postfix, clients[0]), 450, "one of a client may wait");
         assert_eq!(rcpt(&postfix, clients[2]), 450, "two in all may wait");
         let line = daemon.lines().wait_for("REFUSED client=127.0.0.4 ");
-        assert!(line.contains(" reason=crowded "), "{line}");
+        assert!(line.contains(" reason=delay_limit "), "{line}");
         assert_eq!(waiting.map(|mut smtp| smtp.reply().code), [250; 2]);
     }
 

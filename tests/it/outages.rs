@@ -138,11 +138,11 @@ fn on_store_failure_defer_ignores_the_configured_action() {
     }
     daemon.stop();
     let lines = daemon.lines();
-    assert_eq!(lines.with("DEFERRED "), ["DEFERRED client=198.51.100.1 reason=store_away"; 3], "{lines}");
+    assert_eq!(lines.with("DEFERRED "), ["DEFERRED client=198.51.100.1 reason=store_down"; 3], "{lines}");
     assert!(lines.with("REFUSED ").is_empty(), "{lines}");
     let line = lines.wait_for("STATISTICS ");
     assert!(
-        line.contains(" refused=0 deferred=3 delayed=0 would_refuse=0 ") && line.contains(" store=away "),
+        line.contains(" refused=0 deferred=3 delayed=0 would_refuse=0 ") && line.contains(" store=down "),
         "{line}"
     );
 }
@@ -153,8 +153,8 @@ fn systemd_status_and_statistics_report_the_state_of_the_store() {
     let mut daemon = daemon(&memcached, "statistics_interval = \"1s\"\n");
     daemon.lines().wait_for(" store=up ");
     memcached.kill();
-    daemon.told().wait_for("STATUS=store: away");
-    daemon.lines().wait_for(" store=away ");
+    daemon.told().wait_for("STATUS=store: down");
+    daemon.lines().wait_for(" store=down ");
     memcached.start_again();
     daemon.told().wait_for("STATUS=store: up");
     daemon.stop();

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::sync::atomic::Ordering;
 
 use bytes::BufMut;
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -81,9 +80,9 @@ pub fn load(
     writer.add(kind::CONNECTIONS.0, kind::CONNECTIONS.1, &content)?;
 
     content.clear();
-    for (name, number) in service.statistics.numbers() {
-        put_bytes(&mut content, name.as_bytes());
-        content.put_u64_le(number.load(Ordering::Relaxed));
+    for counter in service.statistics.counters() {
+        put_bytes(&mut content, counter.name.as_bytes());
+        content.put_u64_le(counter.get());
     }
     writer.add(kind::STATISTICS.0, kind::STATISTICS.1, &content)?;
 

@@ -281,7 +281,7 @@ impl Server {
             pending.finish(Err(StoreError::Unavailable));
         }
         if news {
-            add(&self.statistics.outages, 1);
+            add(&self.statistics.store_outages, 1);
             report::down(&self.log, &self.name, cause, self.on_failure);
         }
     }

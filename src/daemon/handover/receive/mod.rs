@@ -224,7 +224,7 @@ impl Handover {
 
     fn statistics(&self, service: &Service) -> Result<(), SnapshotError> {
         let mut content = self.content(kind::STATISTICS)?;
-        let numbers: HashMap<_, _> = service.statistics.numbers().into();
+        let numbers: HashMap<_, _> = service.statistics.counters().map(|counter| (counter.name, counter.number)).into();
         while content.has_remaining() {
             let name = take_bytes(&mut content)?;
             let number = content.try_get_u64_le()?;
