@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::keys::KEYS;
 use super::{Config, Form, LogConfig, LogTarget, Setting, SocketConfig, StateConfig, StoreConfig};
-use crate::config::file::reply::BLACKLIST_TEXT;
+use crate::config::resolve::reply::BLACKLIST_TEXT;
 use crate::listener::Peers;
 use crate::observe::log::{Events, Facility, Severity};
 use crate::policy::action::{self, Action};

@@ -8,7 +8,7 @@ pub mod convert;
 mod default;
 pub mod diagnostics;
 mod error;
-mod file;
+mod resolve;
 mod keys;
 pub mod legacy;
 pub mod lint;
@@ -39,9 +39,9 @@ use crate::{engine, policy};
 
 use default::{SYSLOG_SOCKET, mail};
 pub use error::{ConfigError, ConfigWarning, Diagnostic, Snippet};
-pub use file::conditions::attributes as condition_attributes;
 pub use keys::{KEYS, Key, Scope};
 pub use lists::{FileStamp, ListFile, ListKind};
+pub use resolve::conditions::attributes as condition_attributes;
 pub use setting::{LimitSettings, Origin, Setting};
 use source::Source;
 
@@ -145,7 +145,7 @@ impl Config {
             return Ok(config);
         }
         source.require_utf8()?;
-        file::read(source, before_lists)
+        resolve::read(source, before_lists)
     }
 
     /// Reads a file that is said to be connection_shaper's, so even one of

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::super::settings::Settings;
 use super::super::{OnStoreFailure, StateConfig, StoreConfig};
 use super::{DAY, MILLISECOND, SECOND};
-use crate::config::file::endpoints as places;
+use crate::config::resolve::endpoints as places;
 use crate::policy::key::MAX_SITE_PREFIX;
 
 /// Postfix waits ten seconds for us as our manual sets it up; the store may have half of that.

@@ -10,7 +10,7 @@ use super::super::settings::{self, Entry, Settings, a};
 use super::super::source::Span;
 use super::super::{keys, netblock};
 use crate::config::diagnostics::quoted;
-use crate::config::file::threshold as amount;
+use crate::config::resolve::threshold as amount;
 use crate::net::netblock_table::NetblockTable;
 use crate::policy::key::{KeyField, KeySpec};
 use crate::policy::limit::Counts;

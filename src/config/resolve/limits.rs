@@ -7,8 +7,8 @@ use super::super::settings::{Settings, a};
 use super::super::source::Span;
 use super::limit::{self, Surroundings};
 use crate::config::diagnostics::quoted;
-use crate::config::file::effective as in_force;
 use crate::config::lint as sense;
+use crate::config::resolve::effective as in_force;
 use crate::policy::{self, Limit};
 
 /// More than this nobody can judge a request by, nor read.

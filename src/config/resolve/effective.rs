@@ -6,7 +6,7 @@ use toml::de::DeValue;
 use super::super::keys::{KEYS, Key, Scope};
 use super::super::settings::{self, Settings};
 use super::super::{LimitSettings, Origin, Setting, netblock};
-use crate::config::file::reply::default_text;
+use crate::config::resolve::reply::default_text;
 use crate::policy::limit::Counts;
 
 /// The keys of the top level.

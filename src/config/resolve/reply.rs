@@ -2,8 +2,8 @@
 
 use super::super::settings::Settings;
 use crate::config::diagnostics::quoted;
-use crate::config::file::penalties as ladder;
-use crate::config::file::penalties::Patience;
+use crate::config::resolve::penalties as ladder;
+use crate::config::resolve::penalties::Patience;
 use crate::policy::Blacklist;
 use crate::policy::action::{self, Action, ActionError, Part};
 use crate::policy::limit::Counts;

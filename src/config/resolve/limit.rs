@@ -7,12 +7,12 @@ use super::super::settings::Settings;
 use super::super::source::Span;
 use super::{DAY, MILLISECOND, SECOND, conditions, netblocks};
 use crate::config::diagnostics::quoted;
-use crate::config::file::penalties::Patience;
-use crate::config::file::reply as answer;
-use crate::config::file::reply::Answer;
-use crate::config::file::{penalties as ladder, threshold as amount};
-use crate::policy::key::{KeyField, KeySpec};
+use crate::config::resolve::penalties::Patience;
+use crate::config::resolve::reply as answer;
+use crate::config::resolve::reply::Answer;
+use crate::config::resolve::{penalties as ladder, threshold as amount};
 use crate::policy::limit::{Counts, Window};
+use crate::policy::per::{KeyField, KeySpec};
 use crate::policy::{Limit, key, limit};
 
 /// What a limit takes from outside of its own table.
