@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use bytes::BytesMut;
-use connshaper::config::{Config, ConfigError, KEYS};
+use connshaper::config::{Config, ConfigError, KEYS, Loaded};
 use connshaper::policy::Policy;
 use connshaper::policy::action::Values;
 use connshaper::postfix::reply::{Reply, ReplyEncoder};
@@ -21,11 +21,15 @@ pub fn names_files(content: &[u8]) -> bool {
 }
 
 /// Reads a configuration. What parses can be used; what does not says where and why, in text that can be shown.
-pub fn read(content: &[u8]) -> Option<Config> {
-    match Config::parse(Path::new("/etc/connshaper.toml"), content) {
-        Ok(config) => {
-            use_it(&config);
-            Some(config)
+pub fn read(content: &[u8]) -> Option<Loaded> {
+    match Loaded::parse(Path::new("/etc/connshaper.toml"), content) {
+        Ok(loaded) => {
+            assert_eq!(loaded.effective.settings.len(), KEYS.len());
+            for setting in &loaded.effective.settings {
+                printable(&setting.spelled());
+            }
+            use_it(&loaded.config);
+            Some(loaded)
         }
         Err(error) => {
             show(&error, content);
@@ -36,13 +40,9 @@ pub fn read(content: &[u8]) -> Option<Config> {
 
 /// Makes of it what the daemon does.
 pub fn use_it(config: &Config) {
-    assert_eq!(config.settings.len(), KEYS.len());
     assert!(config.max_connections > 0 && !config.listen.is_empty());
     for warning in &config.warnings {
         printable(&warning.to_string());
-    }
-    for setting in &config.settings {
-        printable(&setting.spell());
     }
     // Makes every table that a lookup needs.
     drop(Policy::new(config.policy(), None));

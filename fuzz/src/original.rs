@@ -9,12 +9,13 @@ const FIRST: &[u8] = b"exptime 60\n";
 
 /// Reads it, converts it, and reads that.
 pub fn run(data: &[u8]) {
-    let Some(config) = configuration::read(&[FIRST, data].concat()) else {
+    let Some(loaded) = configuration::read(&[FIRST, data].concat()) else {
         return;
     };
-    assert_eq!(config.form, Form::ConnectionShaper);
-    let text = convert::to_toml(&config);
+    assert_eq!(loaded.config.form, Form::ConnectionShaper);
+    let text = convert::to_toml(&loaded);
     let converted = configuration::read(text.as_bytes()).unwrap_or_else(|| panic!("cannot be read:\n{text}"));
+    let (config, converted) = (loaded.config, converted.config);
     assert_eq!(converted.form, Form::Toml);
     assert_eq!(converted.lists, config.lists, "{text}");
     assert_eq!(converted.limits, config.limits, "{text}");

@@ -3,22 +3,22 @@
 use ipnet::IpNet;
 
 use super::keys;
-use super::{Config, Origin};
+use super::{Loaded, Origin};
 
 /// Writes what a file of the original's form says, and every way of the
 /// original that differs from the defaults of the TOML form.
-pub fn to_toml(config: &Config) -> String {
+pub fn to_toml(Loaded { config, effective }: &Loaded) -> String {
     let mut text = String::from("# Converted from connection_shaper's form; means the same.\n");
-    for setting in &config.settings {
+    for setting in &effective.settings {
         let comment = match setting.origin {
             Origin::Default | Origin::TopLevel => continue,
-            Origin::Line(_) => keys::find(setting.key).map_or("", |key| key.about),
-            Origin::Form => way(setting.key),
+            Origin::Line { .. } => keys::find(setting.key).map_or("", |key| key.about),
+            Origin::ConnectionShaper => way(setting.key),
         };
         let value = match setting.key {
             // Here all of a long list is wanted.
             "whitelist" => format!("{:?}", config.whitelist().map(IpNet::to_string).collect::<Vec<_>>()),
-            _ => setting.spell(),
+            _ => setting.spelled(),
         };
         text += &format!("\n# {comment}\n{} = {value}\n", setting.key);
     }

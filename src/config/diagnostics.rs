@@ -1,12 +1,15 @@
-//! What is found wrong or odd while a file is read, collected.
+//! Mistakes and warnings with their place in a file, and what to do about them.
+//!
+//! The readers of both forms collect all of them, so that an administrator sees
+//! them at once. Warnings are for what parses but makes no sense.
 
 use std::cell::RefCell;
+use std::fmt;
+use std::path::{Path, PathBuf};
 
-use super::error::{ConfigError, ConfigWarning, Diagnostic};
 use super::source::{Source, Span};
 
-/// What is found wrong or odd while a source is read. The readers of a file and of the tables in it
-/// all write here.
+/// The mistakes and warnings about one source. All its readers write here.
 pub(super) struct Diagnostics<'s> {
     pub source: &'s Source,
     noted: RefCell<Noted>,
@@ -14,42 +17,41 @@ pub(super) struct Diagnostics<'s> {
 
 #[derive(Default)]
 struct Noted {
-    mistakes: Vec<(usize, Diagnostic)>,
+    errors: Vec<(usize, Diagnostic)>,
     more: usize,
     warnings: Vec<(usize, ConfigWarning)>,
 }
 
 impl<'s> Diagnostics<'s> {
-    /// More than this nobody reads, and each costs a walk through the text.
+    /// More are not read by people, and each costs a walk through the text.
     const KEPT: usize = 50;
 
     pub fn new(source: &'s Source) -> Self {
         Self { source, noted: RefCell::default() }
     }
 
-    /// Notes a mistake. Returns `None`, so that a reader can end with it.
+    /// Notes a mistake. Returns `None`, so that a reader can return it.
     pub fn error<T>(&self, span: &Span, problem: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
         let mut noted = self.noted.borrow_mut();
         let problem = problem.into();
-        // What is read for two purposes is wrong once.
-        if noted.mistakes.iter().any(|(offset, mistake)| *offset == span.start && mistake.problem == problem) {
+        // A value that is read for two purposes is wrong once.
+        if noted.errors.iter().any(|(offset, error)| *offset == span.start && error.problem == problem) {
             return None;
         }
-        if noted.mistakes.len() >= Self::KEPT {
+        if noted.errors.len() >= Self::KEPT {
             noted.more += 1;
             return None;
         }
-        let mistake = Diagnostic {
+        let error = Diagnostic {
             path: self.source.path.clone(),
             snippet: Some(self.source.spot(span)),
             problem,
             remedy: remedy.into(),
         };
-        noted.mistakes.push((span.start, mistake));
+        noted.errors.push((span.start, error));
         None
     }
 
-    /// Notes something odd.
     pub fn warn(&self, span: &Span, text: impl Into<String>) {
         let mut noted = self.noted.borrow_mut();
         let text = match noted.warnings.len() {
@@ -62,9 +64,8 @@ impl<'s> Diagnostics<'s> {
         noted.warnings.push((span.start, warning));
     }
 
-    /// Whether there was no mistake so far.
-    pub fn are_harmless(&self) -> bool {
-        self.noted.borrow().mistakes.is_empty()
+    pub fn has_errors(&self) -> bool {
+        !self.noted.borrow().errors.is_empty()
     }
 
     /// Whether further warnings would not be kept.
@@ -74,13 +75,13 @@ impl<'s> Diagnostics<'s> {
 
     /// The warnings, or the error when there was a mistake.
     pub fn finish(self) -> Result<Vec<ConfigWarning>, ConfigError> {
-        let Noted { mut mistakes, more, mut warnings } = self.noted.into_inner();
-        mistakes.sort_by_key(|(offset, _)| *offset);
+        let Noted { mut errors, more, mut warnings } = self.noted.into_inner();
+        errors.sort_by_key(|(offset, _)| *offset);
         warnings.sort_by_key(|(offset, _)| *offset);
-        if mistakes.is_empty() {
+        if errors.is_empty() {
             return Ok(warnings.into_iter().map(|(_, w)| w).collect());
         }
-        Err(ConfigError { diagnostics: mistakes.into_iter().map(|(_, m)| m).collect(), more })
+        Err(ConfigError { diagnostics: errors.into_iter().map(|(_, m)| m).collect(), more })
     }
 }
 
@@ -96,4 +97,128 @@ pub(super) fn quoted(text: &str) -> String {
     }
     let cut = if text.chars().nth(LONGEST).is_some() { "..." } else { "" };
     format!("`{clean}{cut}`")
+}
+
+/// Why a configuration cannot be used: at least one mistake.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ConfigError {
+    /// What is wrong, in the order of the file.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Mistakes beyond those that are kept.
+    pub more: usize,
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Diagnostic {
+    /// The file.
+    pub path: PathBuf,
+    /// Where in it; `None`: the file as a whole, which could not be read.
+    pub snippet: Option<Snippet>,
+    /// What is wrong.
+    pub problem: String,
+    /// What to do about it.
+    pub remedy: String,
+}
+
+/// A stretch of one line of a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Snippet {
+    /// Line, from 1.
+    pub line: usize,
+    /// Character in the line, from 1.
+    pub column: usize,
+    /// The line, or what of it is near the spot.
+    pub excerpt: String,
+    /// Characters of the excerpt before the spot.
+    pub indent: usize,
+    /// Characters of the spot.
+    pub width: usize,
+}
+
+/// Something that parses but makes no sense, or means other than it seems.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConfigWarning {
+    /// The file.
+    pub path: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+    /// Character in the line, from 1.
+    pub column: usize,
+    /// What is odd, and what happens.
+    pub text: String,
+}
+
+impl ConfigError {
+    /// An error that concerns the file as a whole.
+    pub(super) fn whole(path: &Path, problem: impl Into<String>, remedy: &str) -> Self {
+        let mistake =
+            Diagnostic { path: path.to_owned(), snippet: None, problem: problem.into(), remedy: remedy.to_owned() };
+        Self { diagnostics: vec![mistake], more: 0 }
+    }
+
+    /// Whether the file could not be read at all.
+    pub fn is_unreadable(&self) -> bool {
+        self.diagnostics.iter().any(|mistake| mistake.snippet.is_none())
+    }
+
+    /// The first mistake on one line, for a log.
+    pub fn summary(&self) -> String {
+        let Some(first) = self.diagnostics.first() else {
+            return String::new();
+        };
+        match self.diagnostics.len() - 1 + self.more {
+            0 => first.headline(),
+            others => format!("{} (and {others} more)", first.headline()),
+        }
+    }
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, mistake) in self.diagnostics.iter().enumerate() {
+            let gap = if index == 0 { "" } else { "\n\n" };
+            write!(f, "{gap}{mistake}")?;
+        }
+        if self.more > 0 {
+            write!(f, "\n\nand {} more", self.more)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+impl Diagnostic {
+    fn headline(&self) -> String {
+        let path = self.path.display();
+        match &self.snippet {
+            Some(spot) => format!("{path}:{}:{}: {}", spot.line, spot.column, self.problem),
+            None => format!("{path}: {}", self.problem),
+        }
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.headline())?;
+        let gutter = match &self.snippet {
+            Some(spot) => spot.line.to_string().len(),
+            None => 0,
+        };
+        if let Some(spot) = &self.snippet {
+            let (indent, carets) = (" ".repeat(spot.indent), "^".repeat(spot.width));
+            writeln!(f, "{:gutter$} |", "")?;
+            writeln!(f, "{} | {}", spot.line, spot.excerpt)?;
+            writeln!(f, "{:gutter$} | {indent}{carets}", "")?;
+        }
+        write!(f, "{:gutter$} = help: {}", "", self.remedy)
+    }
+}
+
+impl fmt::Display for ConfigWarning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        write!(f, "{path}:{}:{}: {}", self.line, self.column, self.text)
+    }
 }

@@ -1,131 +1,158 @@
-//! Every key there is, with its default and what it is about.
+//! Every key: where it may stand, what it takes, its default, and what it is about.
 //!
-//! The readers, `connshaper check`, the sample and the manual all go by this
-//! table; a key that a reader asks for and this table lacks is a bug that the
-//! first test to read a file finds.
+//! This table is the only place that states any of it. `settings` types values by it and
+//! takes defaults from it; tests compare it with the sample and the manual.
 
-/// A key of the configuration.
+use Kind::*;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Key {
-    /// Its name.
     pub name: &'static str,
-    /// Its default in TOML; `None`: absent, which `about` explains.
+    pub kind: Kind,
+    /// In TOML. `None`: unset by default; `about` says what that means.
     pub default: Option<&'static str>,
-    /// What it says, in a few words.
     pub about: &'static str,
-    /// Where it may stand.
     pub scope: Scope,
 }
 
-/// Where a key may stand.
+/// What a key takes. Numbers are bounds, both included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Integer(u64, u64),
+    /// A duration in whole seconds.
+    Seconds(u64, u64),
+    /// A duration in whole milliseconds.
+    Milliseconds(u64, u64),
+    Boolean,
+    String,
+    /// A list of strings.
+    Strings,
+    /// A string, which stands for a list of one, or a list of strings.
+    StringOrList,
+    /// The same, but the list is not empty.
+    OneOrMore,
+    /// A list of addresses and netblocks.
+    Netblocks,
+    Table,
+    /// A number, or a size where the limit counts bytes. The limit reads it.
+    Threshold,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// At the top level: it is about the whole program.
+    /// At the top level only: it is about the whole program.
     Program,
-    /// There and in every `[limit.NAME]`, which takes its default where it does not set it.
+    /// Also in every `[limit.NAME]`, which has the default where it does not set it.
     Limit,
-    /// The same, but a limit that does not set it takes the top level's value.
+    /// Also in every `[limit.NAME]`, which has the top level's value where it does not set it.
     Inherited,
 }
 
-const fn of(scope: Scope, name: &'static str, default: &'static str, about: &'static str) -> Key {
+/// Seconds of a day and a year.
+const DAY: u64 = 86_400;
+const YEAR: u64 = 365 * DAY;
+
+const fn of(scope: Scope, name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
     let default = if default.is_empty() { None } else { Some(default) };
-    Key { name, default, about, scope }
+    Key { name, kind, default, about, scope }
 }
 
-const fn key(name: &'static str, default: &'static str, about: &'static str) -> Key {
-    of(Scope::Program, name, default, about)
+const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+    of(Scope::Program, name, kind, default, about)
 }
 
-const fn limit(name: &'static str, default: &'static str, about: &'static str) -> Key {
-    of(Scope::Limit, name, default, about)
+const fn limit(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+    of(Scope::Limit, name, kind, default, about)
 }
 
-const fn inherited(name: &'static str, default: &'static str, about: &'static str) -> Key {
-    of(Scope::Inherited, name, default, about)
+const fn inherited(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+    of(Scope::Inherited, name, kind, default, about)
 }
 
 /// Every key, in the order of the sample and the manual.
 pub const KEYS: &[Key] = &[
-    inherited("exptime", "60", "length of a window"),
-    limit("threshold", "10", "connections a window allows"),
-    limit("window", r#""fixed""#, "where a window begins and ends"),
-    limit("count", r#""connections""#, "what is counted"),
-    limit("per", r#""client""#, "what has a counter of its own"),
-    limit("match", "", "conditions on the requests it is about; absent: none"),
-    limit("unless", "", "conditions on those it is not about; absent: none"),
-    inherited("ipv4_prefix_length", "32", "bits of an IPv4 address counted together"),
-    inherited("ipv6_prefix_length", "64", "bits of an IPv6 address counted together"),
-    limit("netblocks", "", "netblocks with a threshold of their own; absent: none"),
-    limit("coalesce", "0", "hits closer together than this are one"),
-    limit("count_refused", "true", "whether what is refused stays counted"),
-    limit("log_only", "false", "judge, count and log, but enforce nothing"),
-    limit("initial_delay", "", "wait after the first violation; absent: no delay"),
-    limit("max_delay", r#""5s""#, "the longest wait"),
-    limit("max_concurrent", "3", "sessions of one key that may wait at once"),
-    limit("ban_time", "", "length of the first ban; absent: no bans"),
-    limit("ban_threshold", "1", "violations that bring a ban"),
-    limit("ban_max", "", "the longest ban; absent: ban_time"),
-    limit("forget_after", "", "when violations are forgotten; absent: exptime or ban_max, the longer"),
-    inherited("action", r#""DEFER_IF_PERMIT""#, "what Postfix is told over the limit"),
+    inherited("exptime", Seconds(1, YEAR), "60", "length of a window"),
+    limit("threshold", Threshold, "10", "hits allowed per window"),
+    limit("window", String, r#""fixed""#, "fixed or sliding window"),
+    limit("count", String, r#""connections""#, "what is a hit"),
+    limit("per", StringOrList, r#""client""#, "what has a counter of its own"),
+    limit("match", Table, "", "conditions that a request must meet; unset: none"),
+    limit("unless", Table, "", "conditions that a request must not meet; unset: none"),
+    inherited("ipv4_prefix_length", Integer(1, 32), "32", "bits of an IPv4 address that are counted together"),
+    inherited("ipv6_prefix_length", Integer(1, 128), "64", "bits of an IPv6 address that are counted together"),
+    limit("netblocks", Table, "", "netblocks with a threshold of their own; unset: none"),
+    limit("coalesce", Milliseconds(0, 10_000), "0", "hits closer together than this count as one"),
+    limit("count_refused", Boolean, "true", "whether refused hits stay counted"),
+    limit("log_only", Boolean, "false", "judge, count and log, but enforce nothing"),
+    limit("initial_delay", Milliseconds(1, 60_000), "", "delay of the first violation; unset: no delays"),
+    limit("max_delay", Milliseconds(1, 1_000_000), r#""5s""#, "the longest delay"),
+    limit("max_concurrent", Integer(1, 1000), "3", "sessions of one key that may be delayed at once"),
+    limit("ban_time", Seconds(1, YEAR), "", "length of the first ban; unset: no bans"),
+    limit("ban_threshold", Integer(1, 1_000_000), "1", "violations that cause a ban"),
+    limit("ban_max", Seconds(1, YEAR), "", "the longest ban; unset: ban_time"),
+    limit("forget_after", Seconds(1, YEAR), "", "when violations are forgotten; unset: exptime or ban_max, the longer"),
+    inherited("action", String, r#""DEFER_IF_PERMIT""#, "answer to Postfix over the limit"),
     inherited(
         "text",
+        String,
         r#""Too many connections from {client}, try again in {left} seconds""#,
-        "what the client is told over the limit",
+        "text for the client over the limit",
     ),
-    inherited("enhanced_status_code", r#""4.7.0""#, "status code before the text"),
-    limit("stress_threshold", "", "threshold while Postfix reports stress; absent: the same"),
-    inherited("stress_action", "", "action while Postfix reports stress; absent: the same"),
-    key("limit", "", "further limits, a table [limit.NAME] each"),
-    key("whitelist", r#"["127.0.0.0/8", "::1"]"#, "netblocks that are never limited"),
-    key("whitelist_file", "", "files with more of them"),
-    key("blacklist", "[]", "netblocks that are always refused"),
-    key("blacklist_file", "", "files with more of them"),
-    key("list_check_interval", "0", "between two looks for changed list files; 0: only at SIGHUP"),
-    key("blacklist_action", r#""refuse""#, "what is done about clients on the blacklist"),
-    key("blacklist_text", r#""Access denied for {client}""#, "what they are told"),
-    key("max_delayed", "10", "sessions that may wait at once in all"),
-    key("policy_timeout", r#""10s""#, "how long main.cf has Postfix wait for an answer"),
-    key("memcached_server", "", "where to count; absent: in this process"),
-    key("memcached_port", "11211", "port of servers named without one"),
-    key("replicas", "1", "servers that have each key"),
-    key("failover", "false", "whether the keys of a server that is away are the next one's meanwhile"),
-    key("over_memory", r#""2s""#, "between two questions about a key over its limit; 0: every hit is one"),
-    key("store_timeout", r#""100ms""#, "how long a request waits for memcached"),
-    key("on_store_failure", r#""local""#, "what to do while memcached is away"),
-    key("key_prefix", r#""connshaper:""#, "what the keys in memcached begin with"),
-    key("max_clients", "1000000", "clients counted in this process at once"),
-    key("state_file", "", "where they outlive a restart; absent: nowhere"),
-    key("state_interval", r#""5m""#, "between two writes of it; 0: only at the end"),
-    key("restriction_classes", "[]", "classes of main.cf that action may name"),
-    key("listen", r#""inet:127.0.0.1:10040""#, "where Postfix asks"),
-    key("socket_mode", r#""0660""#, "permissions of unix sockets"),
-    key("socket_owner", "", "their owner; absent: the daemon's own"),
-    key("socket_group", "", "their group; absent: the daemon's own"),
-    key("allow_peers", r#"["127.0.0.0/8", "::1"]"#, "who may ask over TCP"),
-    key("max_connections", "4096", "policy connections held at once"),
+    inherited("enhanced_status_code", String, r#""4.7.0""#, "status code before the text"),
+    limit("stress_threshold", Threshold, "", "threshold while Postfix reports stress; unset: the same"),
+    inherited("stress_action", String, "", "action while Postfix reports stress; unset: the same"),
+    key("limit", Table, "", "further limits, a table [limit.NAME] each"),
+    key("whitelist", Netblocks, r#"["127.0.0.0/8", "::1"]"#, "netblocks that are never limited"),
+    key("whitelist_file", OneOrMore, "", "files with more of them; unset: none"),
+    key("blacklist", Netblocks, "[]", "netblocks that are always refused"),
+    key("blacklist_file", OneOrMore, "", "files with more of them; unset: none"),
+    key("list_check_interval", Seconds(0, DAY), "0", "time between checks of the list files; 0: only at SIGHUP"),
+    key("blacklist_action", String, r#""refuse""#, "what happens to clients on the blacklist"),
+    key("blacklist_text", String, r#""Access denied for {client}""#, "text for clients on the blacklist"),
+    key("max_delayed", Integer(1, 10_000), "10", "sessions that may be delayed at once in all"),
+    key("policy_timeout", Seconds(3, 1000), r#""10s""#, "how long Postfix waits for an answer, as in main.cf"),
+    key("memcached_server", OneOrMore, "", "servers that keep the counts; unset: this process does"),
+    key("memcached_port", Integer(1, 65_535), "11211", "port of servers that are named without one"),
+    key("replicas", Integer(1, 2), "1", "servers that keep each key"),
+    key("failover", Boolean, "false", "whether the next server keeps the keys of one that is down"),
     key(
-        "control_socket",
-        "",
-        "where administrators ask; absent: beside the daemon's runtime files, if systemd made a place",
+        "over_memory",
+        Milliseconds(0, 60_000),
+        r#""2s""#,
+        "time between queries for a key over its limit; 0: query at every hit",
     ),
-    key("control_group", "", "group that may ask there; absent: only the daemon's user and root"),
-    key("metrics_listen", "", "where Prometheus may ask; absent: nowhere"),
-    key("log", r#""stderr""#, "where log lines go"),
-    key("log_level", r#""info""#, "the least severe line that is logged"),
-    key("syslog_facility", r#""mail""#, "facility of lines sent to syslog"),
-    key("syslog_socket", r#""/dev/log""#, "where syslog listens"),
+    key("store_timeout", Milliseconds(1, 5_000), r#""100ms""#, "how long a request waits for memcached"),
+    key("on_store_failure", String, r#""local""#, "what happens while memcached is down"),
+    key("key_prefix", String, r#""connshaper:""#, "prefix of the keys in memcached"),
+    key("max_clients", Integer(1000, 1_000_000_000), "1000000", "clients counted in this process at once"),
+    key("state_file", String, "", "file that keeps counts across restarts; unset: none"),
+    key("state_interval", Seconds(0, DAY), r#""5m""#, "time between writes of state_file; 0: only at the end"),
+    key("restriction_classes", Strings, "[]", "restriction classes of main.cf that action may name"),
+    key("listen", OneOrMore, r#""inet:127.0.0.1:10040""#, "sockets for Postfix"),
+    key("socket_mode", String, r#""0660""#, "permissions of unix sockets"),
+    key("socket_owner", String, "", "owner of unix sockets; unset: the daemon's user"),
+    key("socket_group", String, "", "group of unix sockets; unset: the daemon's group"),
+    key("allow_peers", Netblocks, r#"["127.0.0.0/8", "::1"]"#, "hosts that may connect over TCP"),
+    key("max_connections", Integer(1, 1_000_000), "4096", "policy connections held at once"),
+    key("control_socket", String, "", "socket for commands; unset: in systemd's runtime directory, if there is one"),
+    key("control_group", String, "", "group that may use control_socket; unset: only the daemon's user and root"),
+    key("metrics_listen", OneOrMore, "", "sockets for Prometheus; unset: none"),
+    key("log", String, r#""stderr""#, "where log lines go"),
+    key("log_level", String, r#""info""#, "the least severe line that is logged"),
+    key("syslog_facility", String, r#""mail""#, "facility of lines sent to syslog"),
+    key("syslog_socket", String, r#""/dev/log""#, "socket of syslog"),
     key(
         "log_events",
+        StringOrList,
         r#"["blacklisted", "over", "ban", "unban", "banned", "delayed", "concurrent", "log-only", "store"]"#,
-        "what of clients is logged",
+        "client events that are logged",
     ),
-    key("log_interval", r#""10s""#, "between two lines about one client"),
-    key("log_rate", "100", "log lines a second in all"),
-    key("statistics_interval", r#""10m""#, "between two STATISTICS lines; 0: never"),
-    key("ban_command", "", "run when a ban begins or is lifted; absent: nothing"),
-    key("alert_command", "", "run on bans, outages and recoveries; absent: nothing"),
-    key("alert_interval", r#""1m""#, "between two runs of alert_command for the same"),
+    key("log_interval", Seconds(1, DAY), r#""10s""#, "time between two lines about one client"),
+    key("log_rate", Integer(1, 100_000), "100", "log lines a second in all"),
+    key("statistics_interval", Seconds(0, YEAR), r#""10m""#, "time between STATISTICS lines; 0: never"),
+    key("ban_command", OneOrMore, "", "program to run when a ban begins or is lifted; unset: none"),
+    key("alert_command", OneOrMore, "", "program to run on bans, outages and recoveries; unset: none"),
+    key("alert_interval", Seconds(1, DAY), r#""1m""#, "time between runs of alert_command for the same event"),
 ];
 
 impl Key {
@@ -135,7 +162,6 @@ impl Key {
     }
 }
 
-/// The table's entry of that name.
 pub fn find(name: &str) -> Option<&'static Key> {
     KEYS.iter().find(|key| key.name == name)
 }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::Config;
-use super::error::{ConfigError, ConfigWarning, Diagnostic};
+use super::diagnostics::{ConfigError, ConfigWarning, Diagnostic};
+use super::lint;
 use super::list_file::{self, ListContent, Reasons};
 use super::source;
-use crate::config::lint as sense;
 use crate::policy::lists::{ListEntry, Lists};
 
 /// What a list file's netblocks are.
@@ -83,8 +83,8 @@ pub(super) struct CompleteLists {
 pub(super) struct ListErrors {
     /// Those that could not be read, by their place among the named ones: problem and remedy.
     pub unread: Vec<(usize, String, String)>,
-    /// What is wrong in the others.
-    pub mistakes: Vec<Diagnostic>,
+    /// The mistakes in the others.
+    pub diagnostics: Vec<Diagnostic>,
     pub more: usize,
 }
 
@@ -93,12 +93,12 @@ pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLi
     if named.is_empty() {
         return Ok(CompleteLists { lists: own, own: None, files: Vec::new(), warnings: Vec::new() });
     }
-    let mut wrong = ListErrors::default();
+    let mut errors = ListErrors::default();
     let mut sources = Vec::new();
     for (place, NamedListFile { path, kind }) in named.iter().enumerate() {
         match source::read_list(path) {
             Ok((source, stamp)) => sources.push((source, *kind, stamp)),
-            Err((problem, remedy)) => wrong.unread.push((place, problem, remedy)),
+            Err((problem, remedy)) => errors.unread.push((place, problem, remedy)),
         }
     }
     let mut reasons = Reasons::new(own.reasons.clone());
@@ -124,13 +124,13 @@ pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLi
         match read.diagnostics.finish() {
             Ok(odd) => warnings.extend(odd),
             Err(error) => {
-                wrong.mistakes.extend(error.diagnostics);
-                wrong.more += error.more;
+                errors.diagnostics.extend(error.diagnostics);
+                errors.more += error.more;
             }
         }
     }
-    if !wrong.unread.is_empty() || !wrong.mistakes.is_empty() {
-        return Err(wrong);
+    if !errors.unread.is_empty() || !errors.diagnostics.is_empty() {
+        return Err(errors);
     }
     Ok(CompleteLists { lists, own: Some(own), files, warnings })
 }
@@ -139,7 +139,7 @@ pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLi
 fn examine(own: &Lists, read: &[ListContent]) {
     let said: HashMap<IpNet, ListEntry> = own.netblocks.iter().copied().collect();
     for read in read {
-        sense::examine_whole_families(&read.netblocks, |place| read.span(place), read.does(), &read.diagnostics);
+        lint::check_whole_families(&read.netblocks, |place| read.span(place), read.does(), &read.diagnostics);
         for (place, (net, _)) in read.netblocks.iter().enumerate() {
             let text = match (said.get(net), read.kind) {
                 (None, _)
@@ -192,12 +192,12 @@ impl Config {
             Ok(CompleteLists { lists, own, files, warnings }) => {
                 Ok(Self { lists, own_lists: own, list_files: files, warnings, ..self.clone() })
             }
-            Err(ListErrors { unread, mistakes, more }) => {
+            Err(ListErrors { unread, diagnostics, more }) => {
                 let whole = |(place, problem, remedy): (usize, String, String)| {
                     let path: &PathBuf = &named[place].path;
                     Diagnostic { path: path.clone(), snippet: None, problem, remedy }
                 };
-                Err(ConfigError { diagnostics: unread.into_iter().map(whole).chain(mistakes).collect(), more })
+                Err(ConfigError { diagnostics: unread.into_iter().map(whole).chain(diagnostics).collect(), more })
             }
         }
     }

@@ -5,17 +5,15 @@
 //! Nothing here logs: warnings are part of the `Config`.
 
 pub mod convert;
-mod default;
 pub mod diagnostics;
-mod error;
-mod resolve;
+pub mod effective;
 mod keys;
-pub mod legacy;
-pub mod lint;
+mod legacy;
+mod lint;
 mod list_file;
 mod lists;
 mod netblock;
-mod setting;
+mod resolve;
 mod settings;
 mod source;
 mod syntax;
@@ -25,7 +23,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use serde_json::Value;
 
 use crate::listener::Peers;
 pub use crate::listener::SocketConfig;
@@ -37,12 +34,11 @@ use crate::policy::{Blacklist, Limit};
 pub use crate::store::StoreConfig;
 use crate::{engine, policy};
 
-use default::{SYSLOG_SOCKET, mail};
-pub use error::{ConfigError, ConfigWarning, Diagnostic, Snippet};
-pub use keys::{KEYS, Key, Scope};
+pub use diagnostics::{ConfigError, ConfigWarning, Diagnostic, Snippet};
+pub use effective::{Effective, EffectiveSetting, Origin};
+pub use keys::{KEYS, Key, Kind, Scope};
 pub use lists::{FileStamp, ListFile, ListKind};
 pub use resolve::conditions::attributes as condition_attributes;
-pub use setting::{LimitSettings, Origin, Setting};
 use source::Source;
 
 /// The file that is read when none is named. It need not exist.
@@ -91,10 +87,6 @@ pub struct Config {
     pub log: LogConfig,
     /// Where inetd mode logs to: its standard error is the policy connection.
     pub inetd_log: LogTarget,
-    /// Every key, its value and where that comes from, for people to read.
-    pub settings: Vec<Setting>,
-    /// The same for the keys of every limit that has a name.
-    pub limit_settings: Vec<LimitSettings>,
     /// What parses but makes no sense.
     pub warnings: Vec<ConfigWarning>,
 }
@@ -102,62 +94,24 @@ pub struct Config {
 impl Config {
     /// Reads the file that is named, or else the default one if there is such a file.
     pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
-        Self::load_telling(path, &mut |_| ())
+        Loaded::load(path).map(|loaded| loaded.config)
     }
 
-    /// The same. `before_lists` is shown what is there when all else has been read and is right: netblocks and list
-    /// files may be long.
+    /// The same. `before_lists` is shown the configuration before list files are read, if it is right so far: they
+    /// may be long.
     pub fn load_telling(path: Option<&Path>, before_lists: &mut dyn FnMut(&Self)) -> Result<Self, ConfigError> {
-        let Some(path) = path else {
-            return Self::if_there(Path::new(DEFAULT_PATH), before_lists);
-        };
-        let source = source::read(path).map_err(|error| error.at(path))?;
-        Self::of(&source, before_lists)
+        Loaded::load_telling(path, before_lists).map(|loaded| loaded.config)
     }
 
     /// Reads a file; without it the built-in defaults are in force.
     pub fn load_if_there(path: &Path) -> Result<Self, ConfigError> {
-        Self::if_there(path, &mut |_| ())
-    }
-
-    fn if_there(path: &Path, before_lists: &mut dyn FnMut(&Self)) -> Result<Self, ConfigError> {
-        match source::read(path) {
-            Ok(source) => Self::of(&source, before_lists),
-            Err(error) if error.is_absent() => {
-                let config = Self::default();
-                before_lists(&config);
-                Ok(config)
-            }
-            Err(error) => Err(error.at(path)),
-        }
+        Loaded::load_if_there(path, &mut |_| ()).map(|loaded| loaded.config)
     }
 
     /// Reads the content of a file, and the list files it names. The path is for messages, and its
     /// directory is that of list files.
     pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        Self::of(&Source::new(path, content.as_ref()), &mut |_| ())
-    }
-
-    fn of(source: &Source, before_lists: &mut dyn FnMut(&Self)) -> Result<Self, ConfigError> {
-        if legacy::form(&source.text) == Some(Form::ConnectionShaper) {
-            let config = legacy::read(source)?;
-            before_lists(&config);
-            return Ok(config);
-        }
-        source.require_utf8()?;
-        resolve::read(source, before_lists)
-    }
-
-    /// Reads a file that is said to be connection_shaper's, so even one of
-    /// nothing but comments.
-    pub fn load_original(path: &Path) -> Result<Self, ConfigError> {
-        let source = source::read(path).map_err(|error| error.at(path))?;
-        if legacy::form(&source.text) == Some(Form::Toml) {
-            let problem = "this is no file of connection_shaper, which has lines of `key value`";
-            let remedy = "see whether `connshaper check` takes it as it is";
-            return Err(ConfigError::whole(path, problem, remedy));
-        }
-        legacy::read(&source)
+        Loaded::parse(path, content).map(|loaded| loaded.config)
     }
 
     /// What is done while the store is away.
@@ -224,11 +178,69 @@ impl Config {
     pub fn whitelist(&self) -> impl Iterator<Item = &IpNet> {
         self.lists.netblocks.iter().filter(|(_, entry)| *entry == ListEntry::Whitelist).map(|(netblock, _)| netblock)
     }
+}
 
-    /// The value of a key, for people to read.
-    pub fn setting(&self, key: &str) -> &Value {
-        let setting = self.settings.iter().find(|setting| setting.key == key);
-        setting.map_or(&Value::Null, |setting| &setting.value)
+impl Default for Config {
+    fn default() -> Self {
+        Loaded::built_in(&mut |_| ()).config
+    }
+}
+
+/// A configuration as `connshaper check` wants it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Loaded {
+    pub config: Config,
+    pub effective: Effective,
+}
+
+impl Loaded {
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        Self::load_telling(path, &mut |_| ())
+    }
+
+    fn load_telling(path: Option<&Path>, before_lists: &mut dyn FnMut(&Config)) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return Self::load_if_there(Path::new(DEFAULT_PATH), before_lists);
+        };
+        let source = source::read(path).map_err(|error| error.at(path))?;
+        Self::read(&source, before_lists)
+    }
+
+    fn load_if_there(path: &Path, before_lists: &mut dyn FnMut(&Config)) -> Result<Self, ConfigError> {
+        match source::read(path) {
+            Ok(source) => Self::read(&source, before_lists),
+            Err(error) if error.is_absent() => Ok(Self::built_in(before_lists)),
+            Err(error) => Err(error.at(path)),
+        }
+    }
+
+    /// The defaults: what an empty file means.
+    fn built_in(before_lists: &mut dyn FnMut(&Config)) -> Self {
+        let source = Source::new(Path::new(""), b"");
+        resolve::read(&source, Form::BuiltIn, before_lists).expect("an empty file is right")
+    }
+
+    pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
+        Self::read(&Source::new(path, content.as_ref()), &mut |_| ())
+    }
+
+    fn read(source: &Source, before_lists: &mut dyn FnMut(&Config)) -> Result<Self, ConfigError> {
+        if legacy::form(&source.text) == Some(Form::ConnectionShaper) {
+            return legacy::read(source, before_lists);
+        }
+        source.require_utf8()?;
+        resolve::read(source, Form::Toml, before_lists)
+    }
+
+    /// Reads a file that is known to be connection_shaper's, so even one of nothing but comments.
+    pub fn load_original(path: &Path) -> Result<Self, ConfigError> {
+        let source = source::read(path).map_err(|error| error.at(path))?;
+        if legacy::form(&source.text) == Some(Form::Toml) {
+            let problem = "this is no file of connection_shaper, which has lines of `key value`";
+            let remedy = "see whether `connshaper check` takes it as it is";
+            return Err(ConfigError::whole(path, problem, remedy));
+        }
+        legacy::read(&source, &mut |_| ())
     }
 }
 

@@ -1,263 +1,400 @@
-//! The keys and values of one table of a TOML file, taken out one by one and typed.
+//! The values of one table of a TOML file, typed and complete.
 //!
-//! Works on toml's own tree instead of a derived `Deserialize`: that way every
-//! value keeps its place, and one run finds every mistake, not the first one.
+//! [`KEYS`] says what each key takes and its default. All values are typed in one loop over
+//! toml's own tree instead of a derived `Deserialize`: so every value keeps its span, and
+//! one run finds every mistake, not only the first.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
+use std::sync::LazyLock;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::{DeString, DeTable, DeValue};
 
-use super::keys::{self, KEYS, Key};
+use super::diagnostics::{Diagnostics, quoted};
+use super::effective::Origin;
+use super::keys::{self, KEYS, Key, Kind, Scope};
+use super::netblock;
 use super::source::Span;
 use super::units;
-use crate::config::diagnostics::{Diagnostics, quoted};
 
-/// What a table sets. What is wrong with it is noted in the remarks on its file.
+/// Every default as the line of a file that sets it, so that defaults are typed like any other value.
+static DEFAULTS: LazyLock<DeTable<'static>> = LazyLock::new(|| {
+    static TEXT: LazyLock<String> = LazyLock::new(|| {
+        let line = |key: &Key| Some(format!("{} = {}\n", key.name, key.default?));
+        KEYS.iter().filter_map(line).collect()
+    });
+    DeTable::parse(&TEXT).expect("defaults are TOML").into_inner()
+});
+
+/// The values of the top level or of a limit. Mistakes are noted in the diagnostics of their file.
 pub(super) struct Settings<'t, 's> {
     pub diagnostics: &'t Diagnostics<'s>,
-    /// What follows a key in a message: of what it is, unless it stands at the top level.
-    whose: String,
-    values: BTreeMap<&'t str, &'t Spanned<DeValue<'s>>>,
-    pub names: BTreeMap<String, Span>,
+    /// What messages add to a key: of which limit it is; empty at the top level.
+    owner: String,
+    values: BTreeMap<&'static str, Setting<'t, 's>>,
+    /// The spans of name and value of every key that this table sets, even to a wrong value.
+    spans: BTreeMap<&'static str, (Span, Span)>,
+}
+
+#[derive(Clone)]
+struct Setting<'t, 's> {
+    value: Value<'t, 's>,
+    toml: &'t Spanned<DeValue<'s>>,
+    origin: Origin,
+}
+
+/// A value of one of the [`Kind`]s.
+#[derive(Clone)]
+pub(super) enum Value<'t, 's> {
+    Integer(u64),
+    Duration(Duration),
+    Boolean(bool),
+    String(String),
+    Strings(Vec<(String, Span)>),
+    Netblocks(Vec<(IpNet, Span)>),
+    Table(&'t DeTable<'s>),
+    Threshold,
 }
 
 impl<'t, 's> Settings<'t, 's> {
-    /// The keys at the top level of a file.
-    pub fn top(remarks: &'t Diagnostics<'s>, table: &'t DeTable<'s>) -> Self {
-        Self::new(remarks, String::new(), table, |_| true)
+    /// The top level of a file.
+    pub fn top(diagnostics: &'t Diagnostics<'s>, table: &'t DeTable<'s>) -> Self {
+        Self::read(diagnostics, String::new(), table, None)
     }
 
-    /// The keys of a limit, which has this name.
-    pub fn of_limit(remarks: &'t Diagnostics<'s>, name: &str, table: &'t DeTable<'s>) -> Self {
-        Self::new(remarks, format!(" of limit `{name}`"), table, Key::is_of_limit)
+    /// The limit of this name in the same file.
+    pub fn limit(&self, name: &str, table: &'t DeTable<'s>) -> Self {
+        Self::read(self.diagnostics, format!(" of limit `{name}`"), table, Some(self))
     }
 
-    fn new(
-        remarks: &'t Diagnostics<'s>,
-        whose: String,
-        table: &'t DeTable<'s>,
-        may_stand_here: impl Fn(&Key) -> bool,
-    ) -> Self {
-        let mut settings = Self { diagnostics: remarks, whose, values: BTreeMap::new(), names: BTreeMap::new() };
-        for (key, value) in table {
-            let name: &str = key.get_ref();
-            match keys::find(name) {
-                Some(known) if may_stand_here(known) => {
-                    settings.names.insert(name.to_owned(), key.span());
-                    settings.values.insert(name, value);
+    fn read(diagnostics: &'t Diagnostics<'s>, owner: String, table: &'t DeTable<'s>, top: Option<&Self>) -> Self {
+        let mut settings = Self { diagnostics, owner, values: BTreeMap::new(), spans: BTreeMap::new() };
+        let belongs_here = |key: &&Key| top.is_none() || key.is_of_limit();
+        for (name, _) in table {
+            if !KEYS.iter().filter(belongs_here).any(|key| key.name == name.get_ref()) {
+                settings.refuse(name.get_ref(), &name.span(), belongs_here);
+            }
+        }
+        for key in KEYS.iter().filter(belongs_here) {
+            if let Some((name, toml)) = table.get_key_value(key.name) {
+                settings.spans.insert(key.name, (name.span(), toml.span()));
+                // A wrong value is noted, and the next one that would be in force stands in for it.
+                if let Some(value) = settings.typed(key, toml) {
+                    let origin = Origin::Line { line: diagnostics.source.place(name.span().start).0 };
+                    settings.values.insert(key.name, Setting { value, toml, origin });
+                    continue;
                 }
-                Some(_) => {
-                    // What follows a table's header belongs to the table, which is easily forgotten.
-                    let problem = format!("`{name}` is no key{}", settings.whose);
-                    let remedy = "write it above the first `[table]`, where the keys of the whole program stand";
-                    remarks.error::<()>(&key.span(), problem, remedy);
-                }
-                None => settings.refuse_unknown(name, &key.span(), &may_stand_here),
+            }
+            let above = top.and_then(|top| top.values.get(key.name)).filter(|_| key.scope == Scope::Inherited);
+            if let Some(setting) = above {
+                let origin = if setting.origin == Origin::Default { Origin::Default } else { Origin::TopLevel };
+                settings.values.insert(key.name, Setting { origin, ..setting.clone() });
+            } else if let Some(toml) = DEFAULTS.get(key.name) {
+                let value = settings.typed(key, toml).expect("a default is of its key's kind");
+                settings.values.insert(key.name, Setting { value, toml, origin: Origin::Default });
             }
         }
         settings
     }
 
-    fn refuse_unknown(&self, name: &str, span: &Span, may_stand_here: impl Fn(&Key) -> bool) {
-        let known = KEYS.iter().filter(|key| may_stand_here(key)).map(|key| key.name);
-        let remedy = match keys::nearest(name, known) {
+    /// Takes the values for those of another file, from which the table was made: `place` gives the spans of name and
+    /// value there of the keys that it sets itself.
+    pub fn relocate(&mut self, place: impl Fn(&str) -> Option<(Span, Span)>) {
+        self.spans.clear();
+        for (key, setting) in self.values.iter_mut().filter(|(_, setting)| setting.origin != Origin::Default) {
+            setting.origin = Origin::ConnectionShaper;
+            if let Some((name, value)) = place(key) {
+                setting.origin = Origin::Line { line: self.diagnostics.source.place(name.start).0 };
+                self.spans.insert(*key, (name, value));
+            }
+        }
+    }
+
+    /// Replaces the netblocks of a list by the same with other spans.
+    pub fn set_netblocks(&mut self, key: &str, netblocks: Vec<(IpNet, Span)>) {
+        if let Some(setting) = self.values.get_mut(key) {
+            setting.value = Value::Netblocks(netblocks);
+        }
+    }
+
+    fn refuse(&self, name: &str, span: &Span, belongs_here: impl Fn(&&Key) -> bool) {
+        if keys::find(name).is_some() {
+            // What follows a table's header belongs to the table, which is easily forgotten.
+            let problem = format!("`{name}` is no key{}", self.owner);
+            let remedy = "write it above the first `[table]`, where the keys of the whole program stand";
+            self.diagnostics.error::<()>(span, problem, remedy);
+            return;
+        }
+        let remedy = match keys::nearest(name, KEYS.iter().filter(belongs_here).map(|key| key.name)) {
             Some(key) => format!("did you mean `{key}`?"),
             None => "remove it; connshaper.toml(5) lists every key".to_owned(),
         };
-        let problem = format!("unknown key {}{}", quoted(name), self.whose);
+        let problem = format!("unknown key {}{}", quoted(name), self.owner);
         self.diagnostics.error::<()>(span, problem, remedy);
+    }
+
+    /// The value in force. `T` fits the key's kind, and is an `Option` where the key has no default.
+    pub fn get<T: FromValue>(&self, key: &str) -> T {
+        T::from_value(key, self.setting(key).map(|setting| setting.value.clone()))
+    }
+
+    /// The entries of a list, with their spans if the list is this file's own.
+    pub fn strings(&self, key: &str) -> Option<&[(String, Span)]> {
+        match &self.setting(key)?.value {
+            Value::Strings(list) => Some(list),
+            _ => unreachable!("{key} is not a list of strings"),
+        }
+    }
+
+    /// The netblocks of a list, likewise.
+    pub fn netblocks(&self, key: &str) -> &[(IpNet, Span)] {
+        match self.setting(key).map(|setting| &setting.value) {
+            Some(Value::Netblocks(list)) => list,
+            _ => unreachable!("{key} is not a list of netblocks"),
+        }
+    }
+
+    /// What stands in a table, in the order of the file.
+    pub fn table(&self, key: &str) -> Vec<Entry<'t, 's>> {
+        match self.setting(key).map(|setting| &setting.value) {
+            Some(Value::Table(table)) => entries(table),
+            None => Vec::new(),
+            _ => unreachable!("{key} is not a table"),
+        }
+    }
+
+    /// The value as it stands in the file, or the default.
+    pub fn toml(&self, key: &str) -> Option<&'t Spanned<DeValue<'s>>> {
+        self.setting(key).map(|setting| setting.toml)
+    }
+
+    /// One word of a few.
+    pub fn choice<T: Clone>(&self, key: &'static str, words: &[(&str, T)]) -> T {
+        let text: String = self.get(key);
+        let find = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, choice)| choice.clone());
+        find(&text).unwrap_or_else(|| {
+            let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
+            let problem = format!("{} cannot be {}", self.named(key), quoted(&text));
+            let remedy = format!("write {}", known.join(" or "));
+            self.diagnostics.error::<()>(&self.span(key), problem, remedy);
+            find(default_word(key)).expect("the default is one of the words")
+        })
+    }
+
+    fn setting(&self, key: &str) -> Option<&Setting<'t, 's>> {
+        debug_assert!(keys::find(key).is_some(), "{key} is not in the table");
+        self.values.get(key)
+    }
+
+    /// Where the value in force comes from.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.setting(key).map_or(Origin::Default, |setting| setting.origin)
+    }
+
+    /// Whether this table sets the key, to whatever value.
+    pub fn sets(&self, key: &str) -> bool {
+        self.spans.contains_key(key)
+    }
+
+    /// The span of a key's name, if this table sets it.
+    pub fn name_span(&self, key: &str) -> Option<Span> {
+        self.spans.get(key).map(|(name, _)| name.clone())
+    }
+
+    /// The span of a key's value, if this table sets it.
+    pub fn value_span(&self, key: &str) -> Option<Span> {
+        self.spans.get(key).map(|(_, value)| value.clone())
+    }
+
+    /// The span of a value that is known not to be a default.
+    pub fn span(&self, key: &str) -> Span {
+        self.value_span(key).unwrap_or_default()
     }
 
     /// A key as messages name it.
     pub fn named(&self, key: &str) -> String {
-        format!("`{key}`{}", self.whose)
+        format!("`{key}`{}", self.owner)
     }
 
-    /// What follows a key in a message; nothing at the top level.
-    pub fn whose(&self) -> &str {
-        &self.whose
+    /// What messages add to a key.
+    pub fn owner(&self) -> &str {
+        &self.owner
     }
 
-    /// The place of a key's name, if the table sets it.
-    pub fn name(&self, key: &str) -> Option<Span> {
-        self.names.get(key).cloned()
+    /// Notes a mistake in the value of a key.
+    pub fn error<T>(&self, key: &str, problem: impl Into<String>, remedy: impl Into<String>) -> Option<T> {
+        self.diagnostics.error(&self.span(key), problem, remedy)
     }
 
-    /// The place of a key's value, if the table sets it.
-    pub fn span(&self, key: &str) -> Option<Span> {
-        self.values.get(key).map(|value| value.span())
+    /// Notes that a key makes no sense, if this table sets it.
+    pub fn warn(&self, key: &str, text: &str) {
+        if let Some(span) = self.name_span(key) {
+            self.diagnostics.warn(&span, format!("{} {text}", self.named(key)));
+        }
     }
 
-    /// Whether the value is the number 0, which for some keys deserves a word of its own.
-    pub fn is_zero(&self, key: &'static str) -> bool {
-        let number = self.value(key).and_then(|value| value.get_ref().as_integer());
-        number.is_some_and(|number| number.as_str().trim_start_matches(['+', '-', '0']).is_empty())
-    }
-
-    /// A whole number within bounds.
-    pub fn integer(&self, key: &'static str, bounds: RangeInclusive<u64>) -> Option<u64> {
-        let value = self.value(key)?;
-        let (span, DeValue::Integer(integer)) = (value.span(), value.get_ref()) else {
-            return self.wrong_type(key, "a whole number");
-        };
-        let number = i128::from_str_radix(integer.as_str(), integer.radix()).ok();
-        match number.and_then(|n| u64::try_from(n).ok()) {
-            Some(number) if bounds.contains(&number) => Some(number),
-            _ => {
-                let (least, most) = bounds.into_inner();
-                let problem = format!("{} is out of bounds", self.named(key));
-                let remedy = format!("write a number from {least} to {most}");
-                self.diagnostics.error(&span, problem, remedy)
+    fn typed(&self, key: &Key, toml: &'t Spanned<DeValue<'s>>) -> Option<Value<'t, 's>> {
+        match (key.kind, toml.get_ref()) {
+            (Kind::Integer(min, max), DeValue::Integer(_)) => match integer(toml.get_ref()) {
+                Some(number) if (min..=max).contains(&number) => Some(Value::Integer(number)),
+                _ => self.out_of_bounds(key, toml, format!("write a number from {min} to {max}")),
+            },
+            (Kind::Seconds(min, max), _) => self.duration(key, toml, min, max, Duration::from_secs(1)),
+            (Kind::Milliseconds(min, max), _) => self.duration(key, toml, min, max, Duration::from_millis(1)),
+            (Kind::Boolean, DeValue::Boolean(value)) => Some(Value::Boolean(*value)),
+            (Kind::String, DeValue::String(text)) => Some(Value::String(text.to_string())),
+            (Kind::Table, DeValue::Table(table)) => Some(Value::Table(table)),
+            (Kind::Threshold, _) => Some(Value::Threshold),
+            (Kind::StringOrList | Kind::OneOrMore, DeValue::String(text)) => {
+                Some(Value::Strings(vec![(text.to_string(), toml.span())]))
+            }
+            (Kind::OneOrMore, DeValue::Array(list)) if list.is_empty() => {
+                let problem = format!("{} is an empty list", self.named(key.name));
+                self.diagnostics.error(&toml.span(), problem, "name at least one, or remove the key")
+            }
+            (Kind::Strings | Kind::StringOrList | Kind::OneOrMore, DeValue::Array(list)) => {
+                self.list(key, list, |text, span| Some((text.to_owned(), span.clone()))).map(Value::Strings)
+            }
+            (Kind::Netblocks, DeValue::Array(list)) => self
+                .list(key, list, |text, span| Some((self.netblock(text, span)?, span.clone())))
+                .map(Value::Netblocks),
+            (Kind::Strings | Kind::Netblocks, DeValue::String(text)) => {
+                let items: Vec<_> =
+                    text.split(',').map(|item| format!("\"{}\"", item.trim().escape_default())).collect();
+                let problem = format!("{} is a list, not one string", self.named(key.name));
+                self.diagnostics.error(&toml.span(), problem, format!("write `{} = [{}]`", key.name, items.join(", ")))
+            }
+            (Kind::Integer(..), _) => self.wrong_type(key, toml, "a whole number"),
+            (Kind::Boolean, _) => self.wrong_type(key, toml, "true or false"),
+            (Kind::String, _) => self.wrong_type(key, toml, "a string"),
+            (Kind::Table, _) => self.wrong_type(key, toml, "a table"),
+            (Kind::Strings | Kind::StringOrList | Kind::OneOrMore | Kind::Netblocks, _) => {
+                self.wrong_type(key, toml, "a list of strings")
             }
         }
     }
 
-    /// A duration within bounds, in whole units of `step`.
-    pub fn duration(&self, key: &'static str, bounds: RangeInclusive<Duration>, step: Duration) -> Option<Duration> {
-        let value = self.value(key)?;
-        let span = value.span();
-        let read = match value.get_ref() {
-            DeValue::Integer(integer) => i128::from_str_radix(integer.as_str(), integer.radix())
-                .ok()
-                .and_then(|seconds| u64::try_from(seconds).ok())
-                .map_or(Duration::MAX, Duration::from_secs),
+    fn duration(
+        &self,
+        key: &Key,
+        toml: &Spanned<DeValue>,
+        min: u64,
+        max: u64,
+        unit: Duration,
+    ) -> Option<Value<'t, 's>> {
+        let error = |problem, remedy: &str| self.diagnostics.error(&toml.span(), problem, remedy);
+        let read = match toml.get_ref() {
+            number @ DeValue::Integer(_) => integer(number).map_or(Duration::MAX, Duration::from_secs),
             DeValue::String(text) => match units::duration(text) {
                 Ok(duration) => duration,
-                Err(remedy) => {
-                    let problem = format!("{} is no duration", quoted(text));
-                    return self.diagnostics.error(&span, problem, remedy);
-                }
+                Err(remedy) => return error(format!("{} is no duration", quoted(text)), &remedy),
             },
             DeValue::Float(_) => {
-                let problem = format!("{} is a duration, not a fraction", self.named(key));
-                return self.diagnostics.error(&span, problem, units::EXAMPLES);
+                let problem = format!("{} is a duration, not a fraction", self.named(key.name));
+                return error(problem, units::EXAMPLES);
             }
-            _ => return self.wrong_type(key, "a duration"),
+            _ => return self.wrong_type(key, toml, "a duration"),
         };
-        if !bounds.contains(&read) {
-            let (least, most) = bounds.into_inner();
-            let (least, most) = (units::spell(least), units::spell(most));
-            let problem = format!("{} is out of bounds", self.named(key));
-            let remedy = format!("write a duration from {least} to {most}");
-            return self.diagnostics.error(&span, problem, remedy);
+        let (min, max) = (unit * min as u32, unit * max as u32);
+        if !(min..=max).contains(&read) {
+            let remedy = format!("write a duration from {} to {}", units::spell(min), units::spell(max));
+            return self.out_of_bounds(key, toml, remedy);
         }
-        if read.as_nanos() % step.as_nanos() != 0 {
-            let unit = if step.as_secs() == 0 { "milliseconds" } else { "seconds" };
-            let problem = format!("{} is not a whole number of {unit}", self.named(key));
-            return self.diagnostics.error(&span, problem, "round it");
+        if read.as_nanos() % unit.as_nanos() != 0 {
+            let unit = if unit.as_secs() == 0 { "milliseconds" } else { "seconds" };
+            return error(format!("{} is not a whole number of {unit}", self.named(key.name)), "round it");
         }
-        Some(read)
+        Some(Value::Duration(read))
     }
 
-    /// `true` or `false`.
-    pub fn truth(&self, key: &'static str) -> Option<bool> {
-        match self.value(key)?.get_ref() {
-            DeValue::Boolean(truth) => Some(*truth),
-            _ => self.wrong_type(key, "true or false"),
+    /// Reads the strings of a list. `None` when one of the entries is none; what `read` refuses is left out.
+    fn list<T>(&self, key: &Key, list: &[Spanned<DeValue>], read: impl Fn(&str, &Span) -> Option<T>) -> Option<Vec<T>> {
+        let (mut entries, mut complete) = (Vec::new(), true);
+        for entry in list {
+            if let DeValue::String(text) = entry.get_ref() {
+                entries.extend(read(text, &entry.span()));
+                continue;
+            }
+            let found = with_article(entry.get_ref().type_str());
+            let problem = format!("{} is a list of strings, this is {found}", self.named(key.name));
+            self.diagnostics.error::<()>(&entry.span(), problem, "put it in quotes");
+            complete = false;
+        }
+        complete.then_some(entries)
+    }
+
+    /// An address or a netblock. Host bits are warned of.
+    pub fn netblock(&self, text: &str, span: &Span) -> Option<IpNet> {
+        match netblock::parse(text) {
+            Ok(block) => {
+                if block.host_bits {
+                    let text = format!("{} has host bits set, taken as {}", quoted(text), block.net);
+                    self.diagnostics.warn(span, text);
+                }
+                Some(block.net)
+            }
+            Err((problem, remedy)) => self.diagnostics.error(span, format!("{}: {problem}", quoted(text)), remedy),
         }
     }
 
-    /// A table, in the order of the file.
-    pub fn table(&self, key: &'static str) -> Vec<Entry<'t, 's>> {
-        let Some(value) = self.value(key) else {
-            return Vec::new();
+    fn out_of_bounds<T>(&self, key: &Key, toml: &Spanned<DeValue>, remedy: String) -> Option<T> {
+        self.diagnostics.error(&toml.span(), format!("{} is out of bounds", self.named(key.name)), remedy)
+    }
+
+    fn wrong_type<T>(&self, key: &Key, toml: &Spanned<DeValue>, wanted: &str) -> Option<T> {
+        let found = with_article(toml.get_ref().type_str());
+        let problem = format!("{} is {wanted}, not {found}", self.named(key.name));
+        let remedy = match (key.default, key.kind) {
+            (Some(default), _) => format!("write it as in `{} = {default}`", key.name),
+            (None, Kind::Table) => "connshaper.toml(5) has examples".to_owned(),
+            (None, _) => format!("write it as in `{} = \"...\"`", key.name),
         };
-        if let DeValue::Table(table) = value.get_ref() {
-            return entries(table);
-        }
-        self.wrong_type::<()>(key, "a table");
-        Vec::new()
+        self.diagnostics.error(&toml.span(), problem, remedy)
     }
+}
 
-    /// A string.
-    pub fn string(&self, key: &'static str) -> Option<(String, Span)> {
-        let value = self.value(key)?;
-        match value.get_ref() {
-            DeValue::String(text) => Some((text.to_string(), value.span())),
-            _ => self.wrong_type(key, "a string"),
-        }
-    }
+/// The default of a key that takes a word.
+pub(super) fn default_word(key: &str) -> &'static str {
+    DEFAULTS.get(key).and_then(|default| default.get_ref().as_str()).expect("the key has a default that is a word")
+}
 
-    /// One word of a few.
-    pub fn choice<T: Clone>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
-        let (text, span) = self.string(key)?;
-        if let Some((_, choice)) = words.iter().find(|(word, _)| *word == text) {
-            return Some(choice.clone());
-        }
-        let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-        let problem = format!("{} cannot be {}", self.named(key), quoted(&text));
-        let remedy = format!("write {}", known.join(" or "));
-        self.diagnostics.error(&span, problem, remedy)
-    }
+/// What a value of the key's kind becomes.
+pub(super) trait FromValue: Sized {
+    fn from_value(key: &str, value: Option<Value>) -> Self;
+}
 
-    /// A list of strings; `None` too when one of them is none.
-    pub fn list(&self, key: &'static str) -> Option<Vec<(String, Span)>> {
-        let value = self.value(key)?;
-        let DeValue::Array(array) = value.get_ref() else {
-            return self.wrong_list(key);
-        };
-        let mut wrong = Vec::new();
-        let mut list = Vec::new();
-        for item in array.iter() {
-            match item.get_ref() {
-                DeValue::String(text) => list.push((text.to_string(), item.span())),
-                other => wrong.push((item.span(), a(other.type_str()))),
+macro_rules! from_value {
+    ($($kind:ident: $($type:ty),+;)+) => { $($(
+        impl FromValue for $type {
+            fn from_value(key: &str, value: Option<Value>) -> Self {
+                match value {
+                    Some(Value::$kind(value)) => value as $type,
+                    _ => unreachable!("{key} is used as what it is not, or has no default"),
+                }
             }
         }
-        let complete = wrong.is_empty();
-        for (span, found) in wrong {
-            let problem = format!("{} is a list of strings, this is {found}", self.named(key));
-            self.diagnostics.error::<()>(&span, problem, "put it in quotes");
-        }
-        complete.then_some(list)
-    }
+    )+)+ };
+}
 
-    /// A string, which stands for a list of one, or a list of strings, not empty.
-    pub fn one_or_more(&self, key: &'static str) -> Option<Vec<(String, Span)>> {
-        let value = self.value(key)?;
-        if let DeValue::String(text) = value.get_ref() {
-            return Some(vec![(text.to_string(), value.span())]);
-        }
-        let span = value.span();
-        let list = self.list(key)?;
-        if list.is_empty() {
-            let remedy = "name at least one, or remove the key";
-            return self.diagnostics.error(&span, format!("{} is an empty list", self.named(key)), remedy);
-        }
-        Some(list)
-    }
+from_value! {
+    Integer: u8, u16, u32, usize;
+    Duration: Duration;
+    Boolean: bool;
+    String: String;
+}
 
-    /// A key's value as it stands there.
-    pub fn value(&self, key: &str) -> Option<&'t Spanned<DeValue<'s>>> {
-        debug_assert!(keys::find(key).is_some(), "{key} is not in the table");
-        self.values.get(key).copied()
+impl<T: FromValue> FromValue for Option<T> {
+    fn from_value(key: &str, value: Option<Value>) -> Self {
+        value.map(|value| T::from_value(key, Some(value)))
     }
+}
 
-    pub fn wrong_type<T>(&self, key: &'static str, wanted: &str) -> Option<T> {
-        let value = self.values.get(key)?;
-        let (span, found) = (value.span(), a(value.get_ref().type_str()));
-        let problem = format!("{} is {wanted}, not {found}", self.named(key));
-        let remedy = match (keys::find(key).and_then(|key| key.default), wanted) {
-            (Some(default), _) => format!("write it as in `{key} = {default}`"),
-            (None, "a table") => "connshaper.toml(5) has examples".to_owned(),
-            (None, _) => format!("write it as in `{key} = \"...\"`"),
-        };
-        self.diagnostics.error(&span, problem, remedy)
-    }
-
-    fn wrong_list<T>(&self, key: &'static str) -> Option<T> {
-        let value = self.values.get(key)?;
-        let DeValue::String(text) = value.get_ref() else {
-            return self.wrong_type(key, "a list of strings");
-        };
-        let items: Vec<String> = text.split(',').map(|item| format!("\"{}\"", item.trim().escape_default())).collect();
-        let remedy = format!("write `{key} = [{}]`", items.join(", "));
-        let problem = format!("{} is a list, not one string", self.named(key));
-        self.diagnostics.error(&value.span(), problem, remedy)
-    }
+/// A whole number that is not negative.
+pub(super) fn integer(value: &DeValue) -> Option<u64> {
+    let integer = value.as_integer()?;
+    u64::try_from(i128::from_str_radix(integer.as_str(), integer.radix()).ok()?).ok()
 }
 
 /// A key of a table with its value.
@@ -276,8 +413,7 @@ pub(super) fn entries<'t, 's>(table: &'t DeTable<'s>) -> Vec<Entry<'t, 's>> {
     entries
 }
 
-/// A word with its article.
-pub(super) fn a(word: &str) -> String {
+pub(super) fn with_article(word: &str) -> String {
     let article = if word.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {word}")
 }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 
-use super::error::{ConfigError, Snippet};
+use super::diagnostics::{ConfigError, Snippet};
 use super::lists::FileStamp;
 use crate::config::diagnostics::Diagnostics;
 

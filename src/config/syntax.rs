@@ -3,7 +3,7 @@
 //! toml names what its grammar expected; we name the usual slip behind it and
 //! what to write. A message that is not known here is passed on as it is.
 
-use super::error::ConfigError;
+use super::diagnostics::ConfigError;
 use super::source::{Source, Span};
 use super::{keys, units};
 use crate::config::diagnostics::{Diagnostics, quoted};

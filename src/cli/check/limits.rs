@@ -1,44 +1,17 @@
-//! A limit as a sentence, and as an object.
+//! What a limit does, in a sentence.
 
 use std::time::Duration;
 
-use serde_json::{Value, json};
-
-use crate::config::{Config, Setting, units};
+use crate::config::{EffectiveSetting, units};
 use crate::policy::conditions::{Condition, Pattern, Test};
 use crate::policy::key::KeyField;
 use crate::policy::limit::{self, Ban, Counts, Limit, Window};
 
-/// A sentence for every limit.
-pub(crate) fn sentences(config: &Config) -> Vec<String> {
-    config.limits.iter().enumerate().map(|(place, limit)| sentence(limit, settings(config, place))).collect()
-}
-
-/// Every limit in the words of the configuration.
-pub(crate) fn objects(config: &Config) -> Vec<Value> {
-    let object = |(place, limit): (usize, &Limit)| {
-        let mut object = json!({ "name": limit.name });
-        for setting in settings(config, place).iter().filter(|setting| setting.is_of_limit()) {
-            object[setting.key] = setting.value.clone();
-        }
-        object
-    };
-    config.limits.iter().enumerate().map(object).collect()
-}
-
-/// The keys of a limit as they are in force.
-fn settings(config: &Config, place: usize) -> &[Setting] {
-    match place.checked_sub(1) {
-        None => &config.settings,
-        Some(place) => &config.limit_settings[place].settings,
-    }
-}
-
 /// What is counted, per what, for whom, how many, in what time, and what happens over it.
-fn sentence(limit: &Limit, settings: &[Setting]) -> String {
+pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
     let word = |key: &str| {
         let setting = settings.iter().find(|setting| setting.key == key);
-        setting.and_then(|setting| setting.value.as_str()).unwrap_or_default()
+        setting.and_then(|setting| setting.value.as_ref()?.as_str()).unwrap_or_default()
     };
     let name = if limit.name == limit::TOP { String::new() } else { format!("{}: ", limit.name) };
     let span = match limit.window {
@@ -64,7 +37,7 @@ fn sentence(limit: &Limit, settings: &[Setting]) -> String {
     if !limit.netblocks.is_empty() {
         text += &format!(
             "; {}",
-            super::number(
+            counted(
                 limit.netblocks.len(),
                 "netblock has a threshold of its own",
                 "netblocks have thresholds of their own"
@@ -137,16 +110,11 @@ fn what(counts: Counts, threshold: u32) -> String {
     match (counts, threshold) {
         (Counts::Connections, 1) => "connect once".to_owned(),
         (Counts::Connections, number) => format!("connect {number} times"),
-        (Counts::Messages, number) => format!("send {}", super::number(number as usize, "message", "messages")),
-        (Counts::Recipients, number) => format!("name {}", super::number(number as usize, "recipient", "recipients")),
-        (Counts::Requests, number) => format!("cause {}", super::number(number as usize, "request", "requests")),
+        (Counts::Messages, number) => format!("send {}", counted(number as usize, "message", "messages")),
+        (Counts::Recipients, number) => format!("name {}", counted(number as usize, "recipient", "recipients")),
+        (Counts::Requests, number) => format!("cause {}", counted(number as usize, "request", "requests")),
         (Counts::Bytes, kib) => format!("send {}", units::size_words(kib)),
     }
-}
-
-/// A threshold of what is counted.
-pub(crate) fn amount(counts: Counts, number: u32) -> String {
-    if counts == Counts::Bytes { units::size_words(number) } else { number.to_string() }
 }
 
 /// What happens to the next one.
@@ -200,4 +168,8 @@ fn stress(limit: &Limit, action: &str) -> String {
         [] => String::new(),
         parts => format!("; while Postfix reports stress, {}", parts.join(" and ")),
     }
+}
+
+fn counted(number: usize, one: &str, several: &str) -> String {
+    format!("{number} {}", if number == 1 { one } else { several })
 }

@@ -1,54 +1,65 @@
-//! `connshaper check`: whether the configuration is right, and what it comes to.
+//! `connshaper check`: whether the configuration is right, and what is in force.
 
 mod limits;
-mod lists;
 
-use std::io::{self, Write};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use crate::config::{Config, ConfigError, Diagnostic, Form, LogTarget, OnStoreFailure, Origin, Setting};
-use crate::net::address::Address;
+use crate::config::{ConfigError, ConfigWarning, EffectiveSetting, Form, ListKind, Loaded, Origin};
 pub use crate::observe::terminal::Paint;
-use crate::policy::limit::Counts;
+use crate::observe::terminal::{self, print};
+use crate::policy::limit::{self, Counts};
 use crate::sysexits;
 
-/// Reads a configuration and prints what it comes to, or what is wrong.
+/// Reads a configuration and prints what is in force, or what is wrong.
 pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
-    let result = Config::load(path);
+    let result = Loaded::load(path);
     let paint = Paint::of(&io::stdout());
-    // Nobody is left to tell when standard output is closed.
-    let _ = match &result {
-        _ if json => writeln!(io::stdout(), "{:#}", object(&result)),
-        Ok(config) => write!(io::stdout(), "{}", report(config, paint)),
-        Err(error) => writeln!(io::stderr(), "{error}"),
-    };
-    match result {
-        Ok(_) => ExitCode::SUCCESS,
-        Err(_) => ExitCode::from(sysexits::CONFIG),
+    let code = if result.is_ok() { 0 } else { sysexits::CONFIG };
+    match &result {
+        _ if json => print(&to_json(&result), code),
+        Ok(loaded) => print(&report(loaded, paint), code),
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(code)
+        }
     }
 }
 
 /// What is in force, for people.
-pub fn report(config: &Config, paint: Paint) -> String {
-    let mut text = format!("{}\n\n", paint.bold(&seen(config)));
-    for sentence in summary(config) {
+pub fn report(loaded: &Loaded, paint: Paint) -> String {
+    let Loaded { config, effective } = loaded;
+    let path = config.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
+    let form = match config.form {
+        Form::BuiltIn => "no configuration file: built-in defaults".to_owned(),
+        Form::Toml => format!("{path}: TOML"),
+        Form::ConnectionShaper => format!("{path}: connection_shaper's form, and its ways"),
+    };
+    let mut text = format!("{}\n\n", paint.bold(&form));
+    for sentence in summary(loaded) {
         text += &format!("{sentence}\n");
     }
     text += &format!("\n{}\n", paint.bold("In force"));
-    text += &table(&config.settings);
-    for limit in &config.limit_settings {
+    text += &table(effective.settings.iter().map(row));
+    for limit in &effective.limits {
         text += &format!("\n{}\n", paint.bold(&format!("In force for limit {}", limit.name)));
-        let said: Vec<Setting> =
-            limit.settings.iter().filter(|setting| setting.origin != Origin::Default).cloned().collect();
-        text += &table(&said);
+        text += &table(limit.settings.iter().filter(|setting| setting.origin != Origin::Default).map(row));
+    }
+    if !config.list_files.is_empty() {
+        text += &format!("\n{}\n", paint.bold("List files"));
+        let files = list_files(loaded);
+        text +=
+            &table(files.iter().map(|file| [file.list.to_owned(), netblocks(file.netblocks), file.path.to_string()]));
     }
     for warning in &config.warnings {
         text += &format!("\n{} {warning}", paint.warning("warning:"));
     }
-    for note in notes(config) {
+    for note in notes(loaded) {
         text += &format!("\nnote: {note}");
     }
     if !text.ends_with('\n') {
@@ -57,188 +68,157 @@ pub fn report(config: &Config, paint: Paint) -> String {
     text
 }
 
+fn row(setting: &EffectiveSetting) -> [String; 3] {
+    let origin = match setting.origin {
+        Origin::Default => "default".to_owned(),
+        Origin::Line { line } => format!("line {line}"),
+        Origin::TopLevel => "top level".to_owned(),
+        Origin::ConnectionShaper => "connection_shaper's way".to_owned(),
+    };
+    [setting.key.to_owned(), setting.spelled(), origin]
+}
+
+/// Rows in three columns.
+fn table(rows: impl Iterator<Item = [String; 3]>) -> String {
+    // Longer values do not push the last column out of sight.
+    const WIDEST: usize = 40;
+    let rows: Vec<[String; 3]> = rows.collect();
+    let width =
+        |column: usize| rows.iter().map(|row| row[column].chars().count()).filter(|width| *width <= WIDEST).max();
+    let (first, second) = (width(0).unwrap_or(0), width(1).unwrap_or(0));
+    rows.iter().map(|[a, b, c]| format!("  {a:first$}  {b:second$}  {c}\n")).collect()
+}
+
+fn netblocks(number: usize) -> String {
+    format!("{number} {}", if number == 1 { "netblock" } else { "netblocks" })
+}
+
 /// The same for programs: what is in force, or what is wrong.
-pub fn object(result: &Result<Config, ConfigError>) -> Value {
+pub fn to_json(result: &Result<Loaded, ConfigError>) -> String {
     match result {
-        Ok(config) => json!({
-            "ok": true,
-            "path": config.path.as_ref().map(|path| path.to_string_lossy()),
-            "form": config.form.name(),
-            "summary": summary(config),
-            "limits": limits::objects(config),
-            "settings": config.settings.iter().map(setting).collect::<Vec<_>>(),
-            "warnings": config.warnings.iter().map(|warning| json!({
-                "path": warning.path.to_string_lossy(),
-                "line": warning.line,
-                "column": warning.column,
-                "text": warning.text,
-            })).collect::<Vec<_>>(),
-            "notes": notes(config),
-        }),
-        Err(error) => json!({
-            "ok": false,
-            "errors": error.diagnostics.iter().map(mistake).collect::<Vec<_>>(),
-            "more": error.more,
-        }),
+        Ok(loaded) => terminal::json(&InForce::new(loaded)),
+        Err(error) => terminal::json(&Wrong::new(error)),
     }
 }
 
-fn setting(setting: &Setting) -> Value {
-    let mut object = json!({ "key": setting.key, "value": setting.value, "from": "default" });
-    match setting.origin {
-        Origin::Default => {}
-        Origin::TopLevel => object["from"] = "top level".into(),
-        Origin::Form => object["from"] = "connection_shaper".into(),
-        Origin::Line(line) => {
-            object["from"] = "file".into();
-            object["line"] = line.into();
+#[derive(Serialize)]
+struct InForce<'c> {
+    ok: bool,
+    path: Option<Cow<'c, str>>,
+    form: &'static str,
+    summary: Vec<String>,
+    limits: Vec<Limit<'c>>,
+    settings: &'c [EffectiveSetting],
+    list_files: Vec<ListFile<'c>>,
+    warnings: Vec<Warning<'c>>,
+    notes: Vec<String>,
+}
+
+/// A limit with every key it may have.
+#[derive(Serialize)]
+struct Limit<'c> {
+    name: &'c str,
+    #[serde(flatten)]
+    settings: BTreeMap<&'static str, &'c Option<toml::Value>>,
+}
+
+#[derive(Serialize)]
+struct ListFile<'c> {
+    list: &'static str,
+    netblocks: usize,
+    path: Cow<'c, str>,
+}
+
+#[derive(Serialize)]
+struct Warning<'c> {
+    path: Cow<'c, str>,
+    line: usize,
+    column: usize,
+    text: &'c str,
+}
+
+#[derive(Serialize)]
+struct Wrong<'c> {
+    ok: bool,
+    errors: Vec<Mistake<'c>>,
+    /// Mistakes that are not shown.
+    more: usize,
+}
+
+#[derive(Serialize)]
+struct Mistake<'c> {
+    path: Cow<'c, str>,
+    line: Option<usize>,
+    column: Option<usize>,
+    problem: &'c str,
+    remedy: &'c str,
+}
+
+impl<'c> InForce<'c> {
+    fn new(loaded: &'c Loaded) -> Self {
+        let Loaded { config, effective } = loaded;
+        let limit = |name: &'c str, settings: &'c [EffectiveSetting]| {
+            let of_limit = settings.iter().filter(|setting| setting.is_of_limit());
+            Limit { name, settings: of_limit.map(|setting| (setting.key, &setting.value)).collect() }
+        };
+        let named = effective.limits.iter().map(|named| limit(&named.name, &named.settings));
+        let warning = |warning: &'c ConfigWarning| Warning {
+            path: warning.path.to_string_lossy(),
+            line: warning.line,
+            column: warning.column,
+            text: &warning.text,
+        };
+        Self {
+            ok: true,
+            path: config.path.as_ref().map(|path| path.to_string_lossy()),
+            form: config.form.name(),
+            summary: summary(loaded),
+            limits: std::iter::once(limit(limit::TOP, &effective.settings)).chain(named).collect(),
+            settings: &effective.settings,
+            list_files: list_files(loaded),
+            warnings: config.warnings.iter().map(warning).collect(),
+            notes: notes(loaded),
         }
     }
-    object
 }
 
-fn mistake(mistake: &Diagnostic) -> Value {
-    json!({
-        "path": mistake.path.to_string_lossy(),
-        "line": mistake.snippet.as_ref().map(|spot| spot.line),
-        "column": mistake.snippet.as_ref().map(|spot| spot.column),
-        "problem": mistake.problem,
-        "remedy": mistake.remedy,
-    })
-}
-
-/// Which form was seen.
-fn seen(config: &Config) -> String {
-    let path = config.path.as_ref().map(|path| path.display().to_string());
-    let path = path.unwrap_or_default();
-    match config.form {
-        Form::BuiltIn => "no configuration file: built-in defaults".into(),
-        Form::Toml => format!("{path}: TOML"),
-        Form::ConnectionShaper => format!("{path}: connection_shaper's form, and its ways"),
+impl<'c> Wrong<'c> {
+    fn new(error: &'c ConfigError) -> Self {
+        let errors = error.diagnostics.iter().map(|diagnostic| Mistake {
+            path: diagnostic.path.to_string_lossy(),
+            line: diagnostic.snippet.as_ref().map(|snippet| snippet.line),
+            column: diagnostic.snippet.as_ref().map(|snippet| snippet.column),
+            problem: &diagnostic.problem,
+            remedy: &diagnostic.remedy,
+        });
+        Self { ok: false, errors: errors.collect(), more: error.more }
     }
 }
 
-/// What is in force, in sentences.
-fn summary(config: &Config) -> Vec<String> {
-    let mut sentences = limits::sentences(config);
-    sentences.extend(lists::sentences(config));
-    sentences.extend(delays(config));
-    sentences.extend([store(config), listeners(config), log(config)]);
+fn list_files(loaded: &Loaded) -> Vec<ListFile<'_>> {
+    let list = |kind| match kind {
+        ListKind::White => "whitelist",
+        ListKind::Black => "blacklist",
+    };
+    let files = loaded.config.list_files.iter();
+    files
+        .map(|file| ListFile { list: list(file.kind), netblocks: file.netblocks, path: file.path.to_string_lossy() })
+        .collect()
+}
+
+/// The limits in sentences.
+fn summary(Loaded { config, effective }: &Loaded) -> Vec<String> {
+    let settings = std::iter::once(&effective.settings).chain(effective.limits.iter().map(|limit| &limit.settings));
+    let mut sentences: Vec<String> =
+        config.limits.iter().zip(settings).map(|(limit, settings)| limits::sentence(limit, settings)).collect();
     if config.log_only {
         sentences.push("Nothing is enforced: all of this is judged, counted and logged only.".into());
     }
     sentences
 }
 
-/// What all delays have in common.
-fn delays(config: &Config) -> Option<String> {
-    let some = config.limits.iter().any(|limit| limit.delay.is_some()) || config.blacklist.delay.is_some();
-    some.then(|| {
-        format!(
-            "At most {} wait for their answer at once; beyond that, and while Postfix reports stress, \
-             they are refused.",
-            number(config.max_delayed, "session", "sessions")
-        )
-    })
-}
-
-/// A number of things.
-fn number(number: usize, one: &str, several: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { several })
-}
-
-/// The first of a list, and how many more there are.
-fn some(items: &[impl ToString]) -> String {
-    // A list from a file may have thousands; the table has them all.
-    const SHOWN: usize = 5;
-    let shown: Vec<String> = items.iter().take(SHOWN).map(ToString::to_string).collect();
-    match items.len().saturating_sub(SHOWN) {
-        0 => shown.join(", "),
-        more => format!("{} and {more} more", shown.join(", ")),
-    }
-}
-
-fn store(config: &Config) -> String {
-    let store = &config.store;
-    if store.servers.is_empty() {
-        let kept = config.state.file.as_ref().map(|file| format!(", and over a restart in {}", file.display()));
-        let kept = kept.unwrap_or_default();
-        return format!("Counts are kept in this process, for at most {} clients{kept}.", store.max_clients);
-    }
-    let away = match config.on_store_failure() {
-        OnStoreFailure::Local => "each process counts for itself",
-        OnStoreFailure::Dunno => "everyone passes",
-        OnStoreFailure::Defer => "everyone else is refused",
-    };
-    let keys = match store.key_prefix.as_str() {
-        "" => "under the bare address".to_owned(),
-        prefix => format!("under keys that begin with {prefix}"),
-    };
-    let servers = match store.replicas {
-        1 => addresses(&store.servers),
-        replicas => format!("{}, {replicas} of which have each key", addresses(&store.servers)),
-    };
-    let away = match store.failover {
-        true => format!("while one is away the next has its keys; while all are, {away}"),
-        false => format!("while it is away, {away}"),
-    };
-    format!("Counts are kept in memcached at {servers}, {keys}; {away}.")
-}
-
-fn listeners(config: &Config) -> String {
-    let places = addresses(&config.listen);
-    let peers = config.allow_peers.netblocks();
-    let peers = if peers.is_empty() { "nobody".to_owned() } else { some(peers) };
-    format!("Postfix asks at {places}, or at the sockets that systemd passes. Over TCP {peers} may ask.")
-}
-
-fn log(config: &Config) -> String {
-    let target = match &config.log.target {
-        LogTarget::Stderr => "standard error".to_owned(),
-        LogTarget::Json => "standard error as JSON".to_owned(),
-        LogTarget::Journal { socket, .. } => format!("the journal at {}", socket.display()),
-        LogTarget::Syslog { socket, .. } => format!("syslog at {}", socket.display()),
-    };
-    let level = config.setting("log_level").as_str().unwrap_or_default();
-    format!("Log lines of level {level} and above go to {target}.")
-}
-
-fn addresses(places: &[Address]) -> String {
-    let places: Vec<String> = places.iter().map(Address::to_string).collect();
-    places.join(", ")
-}
-
-/// Every key with its value and where that comes from.
-fn table(settings: &[Setting]) -> String {
-    // Longer values do not push the last column out of sight.
-    const WIDEST: usize = 40;
-    let names = settings.iter().map(|setting| setting.key.len()).max();
-    let values = settings.iter().map(|setting| value(setting).chars().count());
-    let names = names.unwrap_or(0);
-    let width = values.filter(|width| *width <= WIDEST).max().unwrap_or(0);
-    let mut text = String::new();
-    for setting in settings {
-        let origin = match setting.origin {
-            Origin::Default => "default".to_owned(),
-            Origin::Line(line) => format!("line {line}"),
-            Origin::TopLevel => "top level".to_owned(),
-            Origin::Form => "connection_shaper's way".to_owned(),
-        };
-        let (key, value) = (setting.key, value(setting));
-        text += &format!("  {key:names$}  {value:width$}  {origin}\n");
-    }
-    text
-}
-
-fn value(setting: &Setting) -> String {
-    match setting.value {
-        Value::Null => "-".into(),
-        _ => setting.spell(),
-    }
-}
-
 /// What is right as it is, but good to know.
-fn notes(config: &Config) -> Vec<String> {
+fn notes(Loaded { config, .. }: &Loaded) -> Vec<String> {
     let bytes = config.limits.iter().filter(|limit| limit.counts == Counts::Bytes);
     let bytes = bytes.map(|limit| {
         format!(

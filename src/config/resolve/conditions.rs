@@ -1,24 +1,23 @@
-//! `match` and `unless`: conditions on what Postfix says.
+//! `match` and `unless`: conditions on the attributes of a request.
 
 use regex::bytes::{Regex, RegexBuilder};
 use toml::de::DeValue;
 
-use super::super::settings::{Entry, Settings, a};
+use super::super::diagnostics::quoted;
+use super::super::keys;
+use super::super::settings::{Entry, Settings, with_article};
 use super::super::source::Span;
-use super::super::{keys, netblock};
-use crate::config::diagnostics::quoted;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
 
-/// What a regular expression may take of memory, compiled and while it is matched.
+/// The most memory that a regular expression takes, compiled and while it is matched.
 const REGEX_SIZE: usize = 1 << 20;
 
-/// The attributes that a condition can be about: all that Postfix sends but `request`, which is always the same.
+/// The attributes that a condition can be about: all but `request`, which is always the same.
 pub fn attributes() -> impl Iterator<Item = Attribute> {
     Attribute::all().filter(|attribute| *attribute != Attribute::Request)
 }
 
-/// Reads both tables of a limit.
 pub(super) fn read(s: &Settings) -> Conditions {
     let list = |key| s.table(key).iter().filter_map(|entry| condition(s, entry)).collect();
     Conditions { all: list("match"), none: list("unless") }
@@ -30,7 +29,7 @@ fn condition(s: &Settings, entry: &Entry) -> Option<Condition> {
             Some(name) => format!("did you mean `{name}`?"),
             None => "write one as Postfix names it, as in `sasl_username` or `server_port`".to_owned(),
         };
-        let problem = format!("{} is no attribute of a request{}", quoted(entry.name), s.whose());
+        let problem = format!("{} is no attribute of a request{}", quoted(entry.name), s.owner());
         return s.diagnostics.error(&entry.span, problem, remedy);
     };
     let test = match entry.value.get_ref() {
@@ -58,7 +57,7 @@ fn pattern(s: &Settings, attribute: Attribute, value: &DeValue, span: &Span) -> 
             return Some(Pattern::Text(number.as_str().into()));
         }
         other => {
-            let problem = format!("`{name}` cannot be {}", a(other.type_str()));
+            let problem = format!("`{name}` cannot be {}", with_article(other.type_str()));
             return s.diagnostics.error(
                 span,
                 problem,
@@ -87,15 +86,7 @@ fn pattern(s: &Settings, attribute: Attribute, value: &DeValue, span: &Span) -> 
     if !matches!(attribute, Attribute::ClientAddress | Attribute::ServerAddress) {
         return Some(Pattern::Text(text.as_ref().into()));
     }
-    match netblock::parse(text) {
-        Ok(block) => {
-            if block.host_bits {
-                s.diagnostics.warn(span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
-            }
-            Some(Pattern::Netblock(block.net))
-        }
-        Err((problem, remedy)) => s.diagnostics.error(span, format!("{}: {problem}", quoted(text)), remedy),
-    }
+    s.netblock(text, span).map(Pattern::Netblock)
 }
 
 fn regex(s: &Settings, expression: &str, span: &Span) -> Option<Regex> {

@@ -1,29 +1,17 @@
-//! Where memcached is and where Postfix asks: addresses and rights of sockets.
+//! Addresses and sockets: memcached, listeners, the control socket.
 
+use super::super::diagnostics::quoted;
 use super::super::settings::Settings;
 use super::super::{ControlConfig, SocketConfig};
-use crate::config::diagnostics::quoted;
+use crate::listener::Peers;
 use crate::net::address::Address;
 
-pub(super) fn servers(s: &Settings, port: u16) -> Option<Vec<Address>> {
-    let list = s.one_or_more("memcached_server")?;
-    let mut servers = Vec::new();
-    for (text, span) in &list {
-        match server(text, port) {
-            Ok(server) if servers.contains(&server) => {
-                s.diagnostics.warn(span, format!("{server} is named twice"));
-            }
-            Ok(server) => servers.push(server),
-            Err(remedy) => {
-                let problem = format!("{} is no memcached server", quoted(text));
-                s.diagnostics.error::<()>(span, problem, remedy);
-            }
-        }
-    }
-    Some(servers)
+pub(super) fn servers(s: &Settings) -> Vec<Address> {
+    let port = s.get("memcached_port");
+    addresses(s, "memcached_server", "memcached server", |text| server(text, port))
 }
 
-/// Reads a memcached server's address. `Err` says what to write.
+/// The address of a memcached server. `Err` says what to write.
 pub(in crate::config) fn server(text: &str, port: u16) -> Result<Address, String> {
     match Address::of_server(text, port) {
         Ok(Address::Inet { port: 0, .. }) => Err("write the port memcached listens at".into()),
@@ -31,33 +19,51 @@ pub(in crate::config) fn server(text: &str, port: u16) -> Result<Address, String
     }
 }
 
-pub(super) fn listen(s: &Settings, key: &'static str) -> Option<Vec<Address>> {
-    let list = s.one_or_more(key)?;
-    let mut places = Vec::new();
-    for (text, span) in &list {
-        match text.parse::<Address>() {
-            Ok(place) if places.contains(&place) => {
-                s.diagnostics.warn(span, format!("{place} is named twice"));
+pub(super) fn listen(s: &Settings, key: &str) -> Vec<Address> {
+    let addresses = addresses(s, key, "address to listen at", |text| text.parse().map_err(|error| format!("{error}")));
+    for (text, span) in s.strings(key).unwrap_or_default() {
+        if matches!(text.parse(), Ok(Address::Inet { port: 0, .. })) {
+            s.diagnostics.warn(span, "port 0 is any free port: nobody can know which");
+        }
+    }
+    addresses
+}
+
+/// Reads each entry of a list; `what` is what it should be.
+fn addresses(s: &Settings, key: &str, what: &str, read: impl Fn(&str) -> Result<Address, String>) -> Vec<Address> {
+    let mut addresses = Vec::new();
+    for (text, span) in s.strings(key).unwrap_or_default() {
+        match read(text) {
+            Ok(address) if addresses.contains(&address) => {
+                s.diagnostics.warn(span, format!("{address} is named twice"));
             }
-            Ok(place) => {
-                if matches!(place, Address::Inet { port: 0, .. }) {
-                    let text = "port 0 is any free port: nobody can know which";
-                    s.diagnostics.warn(span, text);
-                }
-                places.push(place);
-            }
-            Err(error) => {
-                let problem = format!("{} is no address to listen at", quoted(text));
-                s.diagnostics.error::<()>(span, problem, error.to_string());
+            Ok(address) => addresses.push(address),
+            Err(remedy) => {
+                s.diagnostics.error::<()>(span, format!("{} is no {what}", quoted(text)), remedy);
             }
         }
     }
-    Some(places)
+    addresses
 }
 
-pub(super) fn socket(s: &Settings, default: SocketConfig) -> SocketConfig {
+pub(super) fn allow_peers(s: &Settings) -> Peers {
+    let netblocks = s.netblocks("allow_peers");
+    for (net, span) in netblocks.iter().filter(|(net, _)| net.prefix_len() == 0) {
+        s.diagnostics.warn(span, format!("{net} lets every host ask that reaches the port"));
+    }
+    Peers::new(netblocks.iter().map(|(net, _)| *net).collect())
+}
+
+pub(super) fn socket(s: &Settings) -> SocketConfig {
+    let text: String = s.get("socket_mode");
+    let octal = text.bytes().all(|b| matches!(b, b'0'..=b'7'));
+    let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| octal && *mode <= 0o777);
+    if mode.is_none() {
+        let remedy = "write it in octal, from \"0000\" to \"0777\", as in \"0660\"";
+        s.error::<()>("socket_mode", format!("{} is no file mode", quoted(&text)), remedy);
+    }
     SocketConfig {
-        mode: socket_mode(s).unwrap_or(default.mode),
+        mode: mode.unwrap_or_default(),
         owner: account(s, "socket_owner"),
         group: account(s, "socket_group"),
     }
@@ -65,44 +71,27 @@ pub(super) fn socket(s: &Settings, default: SocketConfig) -> SocketConfig {
 
 pub(super) fn control(s: &Settings) -> Option<ControlConfig> {
     let group = account(s, "control_group");
-    let Some((path, span)) = s.string("control_socket") else {
-        if let Some(span) = s.name("control_group") {
-            s.diagnostics.warn(&span, "`control_group` has no effect without `control_socket`");
+    let Some(path) = s.get::<Option<String>>("control_socket") else {
+        if !s.sets("control_socket") {
+            s.warn("control_group", "has no effect without `control_socket`");
         }
         return None;
     };
-    match format!("unix:{path}").parse::<Address>() {
+    match format!("unix:{path}").parse() {
         Ok(Address::Unix(path)) => Some(ControlConfig { path, group }),
         _ => {
-            let problem = format!("{} is no path of a socket", quoted(&path));
-            s.diagnostics.error(
-                &span,
-                problem,
-                "write an absolute path of at most 107 bytes, as in \"/run/connshaper/control\"",
-            )
+            let remedy = "write an absolute path of at most 107 bytes, as in \"/run/connshaper/control\"";
+            s.error("control_socket", format!("{} is no path of a socket", quoted(&path)), remedy)
         }
     }
 }
 
-fn socket_mode(s: &Settings) -> Option<u32> {
-    let (text, span) = s.string("socket_mode")?;
-    let octal = text.bytes().all(|b| matches!(b, b'0'..=b'7'));
-    match u32::from_str_radix(&text, 8) {
-        Ok(mode) if octal && mode <= 0o777 => Some(mode),
-        _ => {
-            let problem = format!("{} is no file mode", quoted(&text));
-            let remedy = "write it in octal, from \"0000\" to \"0777\", as in \"0660\"";
-            s.diagnostics.error(&span, problem, remedy)
-        }
-    }
-}
-
-fn account(s: &Settings, key: &'static str) -> Option<String> {
-    let (name, span) = s.string(key)?;
-    let odd = |c: char| c.is_whitespace() || c.is_control() || c == ':' || c == '/';
-    if name.is_empty() || name.contains(odd) {
-        let problem = format!("{} is no name", quoted(&name));
-        return s.diagnostics.error(&span, problem, "write one name as in /etc/passwd or /etc/group");
+fn account(s: &Settings, key: &str) -> Option<String> {
+    let name = s.get::<Option<String>>(key)?;
+    let forbidden = |c: char| c.is_whitespace() || c.is_control() || c == ':' || c == '/';
+    if name.is_empty() || name.contains(forbidden) {
+        let remedy = "write one name as in /etc/passwd or /etc/group";
+        return s.error(key, format!("{} is no name", quoted(&name)), remedy);
     }
     Some(name)
 }

@@ -1,119 +1,241 @@
-//! One limit: the keys that may stand at the top level and in every `[limit.NAME]`.
+//! Limits: the keys that may stand at the top level and in every `[limit.NAME]`.
 
 use std::time::Duration;
 
-use super::super::keys;
-use super::super::settings::Settings;
-use super::super::source::Span;
-use super::{DAY, MILLISECOND, SECOND, conditions, netblocks};
-use crate::config::diagnostics::quoted;
-use crate::config::resolve::penalties::Patience;
-use crate::config::resolve::reply as answer;
-use crate::config::resolve::reply::Answer;
-use crate::config::resolve::{penalties as ladder, threshold as amount};
-use crate::policy::limit::{Counts, Window};
-use crate::policy::per::{KeyField, KeySpec};
-use crate::policy::{Limit, key, limit};
+use toml::Spanned;
+use toml::de::DeValue;
 
-/// What a limit takes from outside of its own table.
-#[derive(Clone)]
-pub(super) struct Surroundings {
-    pub name: String,
-    /// The place of the name.
-    pub span: Span,
+use super::super::diagnostics::quoted;
+use super::super::settings::{Settings, integer, with_article};
+use super::super::units::{self, spell};
+use super::super::{keys, source::Span};
+use super::{conditions, netblocks, reply};
+use crate::policy::key::{self, KeyField, KeySpec};
+use crate::policy::limit::{self, Ban, Counts, Delay, Limit, Window};
+
+/// What a limit takes from the whole program, whatever its own table says.
+pub(super) struct Program {
     pub key_prefix: String,
-    /// Nothing at all is enforced.
     pub log_only: bool,
-    /// Classes of main.cf that an action may name.
+    /// Restriction classes that an action may name.
     pub classes: Vec<String>,
-    pub patience: Patience,
-    /// What it takes where it says nothing itself: the top level's values.
-    pub exptime: u32,
-    pub ipv4_prefix_length: u8,
-    pub ipv6_prefix_length: u8,
-    pub answer: Answer,
+    pub timeouts: Timeouts,
 }
 
-/// Reads a limit.
-pub(super) fn read(s: &Settings, around: &Surroundings) -> Limit {
-    let counts = s.choice("count", &Counts::WORDS).unwrap_or(Counts::Connections);
-    let seconds = |time: Duration| time.as_secs() as u32;
-    let exptime = s.duration("exptime", SECOND..=365 * DAY, SECOND).map_or(around.exptime, seconds);
-    let (delay, ban, forget_after) = ladder::read(s, exptime, around.patience);
-    let (action, stress_action) = answer::read(s, &around.answer, counts, &around.classes);
-    let log_only = s.truth("log_only").unwrap_or(false) || around.log_only;
-    let per = per(s).unwrap_or_else(KeySpec::client);
+/// How long Postfix waits for an answer, and how much of that the store may take before a session is delayed.
+#[derive(Clone, Copy)]
+pub(super) struct Timeouts {
+    pub postfix: Duration,
+    pub store: Duration,
+}
+
+impl Timeouts {
+    /// The longest delay that leaves Postfix two seconds.
+    fn longest_delay(self) -> Duration {
+        const SECOND: Duration = Duration::from_secs(1);
+        self.postfix.saturating_sub((2 * SECOND).max(self.store + SECOND))
+    }
+}
+
+/// The limit of this name. `span` is that of the name.
+pub(super) fn read(s: &Settings, program: &Program, name: &str, span: &Span) -> Limit {
+    let counts = s.choice("count", &Counts::WORDS);
+    let exptime = seconds(s.get("exptime"));
+    let ban = ban(s);
+    let longest = exptime.max(ban.map_or(0, |ban| ban.max));
+    let (action, stress_action) = reply::actions(s, counts, &program.classes);
+    let log_only = s.get::<bool>("log_only") || program.log_only;
+    let per = per(s);
     Limit {
         id: 0,
         memory_id: 0,
-        key_prefix: key::limit_prefix(&around.key_prefix, &around.name, counts, log_only),
-        name: around.name.clone(),
+        key_prefix: key::limit_prefix(&program.key_prefix, name, counts, log_only),
+        name: name.to_owned(),
         counts,
         conditions: conditions::read(s),
-        threshold: threshold(s, counts, around).unwrap_or(10),
-        stress_threshold: s.value("stress_threshold").and_then(|_| amount::read(s, "stress_threshold", counts)),
+        threshold: threshold(s, counts, name, span),
+        stress_threshold: s
+            .toml("stress_threshold")
+            .and_then(|toml| amount(s, &s.named("stress_threshold"), toml, counts)),
         exptime,
-        window: s.choice("window", &Window::WORDS).unwrap_or(Window::Fixed),
-        ipv4_prefix_length: s.integer("ipv4_prefix_length", 1..=32).map_or(around.ipv4_prefix_length, |n| n as u8),
-        ipv6_prefix_length: s.integer("ipv6_prefix_length", 1..=128).map_or(around.ipv6_prefix_length, |n| n as u8),
-        netblocks: match &*around.name {
-            // They decide about the program's lists too.
+        window: s.choice("window", &Window::WORDS),
+        ipv4_prefix_length: s.get("ipv4_prefix_length"),
+        ipv6_prefix_length: s.get("ipv6_prefix_length"),
+        netblocks: match name {
+            // Those of the top level decide about the program's lists too.
             limit::TOP => Default::default(),
             _ => netblocks::of_limit(s, counts, &per),
         },
         per,
-        coalesce: s
-            .duration("coalesce", Duration::ZERO..=10 * SECOND, MILLISECOND)
-            .map_or(0, |time| time.as_millis() as u32),
-        count_refused: s.truth("count_refused").unwrap_or(true),
+        coalesce: s.get::<Duration>("coalesce").as_millis() as u32,
+        count_refused: s.get("count_refused"),
         log_only,
-        delay,
+        delay: delay(s, program.timeouts),
         ban,
-        forget_after,
+        forget_after: s.get::<Option<Duration>>("forget_after").map_or(longest, seconds),
         action,
         stress_action,
     }
 }
 
-fn threshold(s: &Settings, counts: Counts, around: &Surroundings) -> Option<u32> {
-    if s.value("threshold").is_none() {
-        if around.name != limit::TOP {
-            let problem = format!("limit `{}` has no `threshold`", around.name);
-            s.diagnostics.error::<()>(&around.span, problem, "say how much it allows, as in `threshold = 10`");
-        }
-        return None;
-    }
-    if !s.is_zero("threshold") {
-        return amount::read(s, "threshold", counts);
-    }
-    let remedy = "write a number from 1; to refuse certain clients whatever they do, put them into `blacklist`";
-    let problem = format!("a `threshold` of 0 would refuse every client{}", s.whose());
-    s.diagnostics.error(&s.span("threshold")?, problem, remedy)
+fn seconds(duration: Duration) -> u32 {
+    duration.as_secs() as u32
 }
 
-fn per(s: &Settings) -> Option<KeySpec> {
-    let words = match s.value("per")?.get_ref().as_array().is_some_and(|list| list.is_empty()) {
-        true => Vec::new(),
-        false => s.one_or_more("per")?,
+fn threshold(s: &Settings, counts: Counts, name: &str, span: &Span) -> u32 {
+    // A wrong configuration is never in force.
+    const WRONG: u32 = 1;
+    if !s.sets("threshold") && name != limit::TOP {
+        let problem = format!("limit `{name}` has no `threshold`");
+        s.diagnostics.error::<()>(span, problem, "say how much it allows, as in `threshold = 10`");
+        return WRONG;
+    }
+    let Some(toml) = s.toml("threshold") else { return WRONG };
+    if integer(toml.get_ref()) == Some(0) {
+        let remedy = "write a number from 1; to refuse certain clients whatever they do, put them into `blacklist`";
+        let problem = format!("a `threshold` of 0 would refuse every client{}", s.owner());
+        return s.error("threshold", problem, remedy).unwrap_or(WRONG);
+    }
+    amount(s, &s.named("threshold"), toml, counts).unwrap_or(WRONG)
+}
+
+/// A threshold from 1: a number, or a size where the limit counts bytes. `named` is what messages call it.
+pub(super) fn amount(s: &Settings, named: &str, toml: &Spanned<DeValue>, counts: Counts) -> Option<u32> {
+    const MOST: u64 = super::LARGEST_THRESHOLD;
+    let error = |problem, remedy: &str| s.diagnostics.error(&toml.span(), problem, remedy);
+    let bytes = counts == Counts::Bytes;
+    let wanted = if bytes { "a size" } else { "a whole number" };
+    let number = match toml.get_ref() {
+        number @ DeValue::Integer(_) => integer(number),
+        DeValue::String(text) if bytes => match units::size(text) {
+            Some(bytes) => Some(bytes),
+            None => {
+                let problem = format!("{} is no size", quoted(text));
+                return error(problem, "write it as in \"500KB\", \"100MB\" or \"1GiB\"");
+            }
+        },
+        other => {
+            let problem = format!("{named} is {wanted}, not {}", with_article(other.type_str()));
+            let example = if bytes { "\"100MB\"" } else { "10" };
+            return error(problem, &format!("write {wanted}, as in {example}"));
+        }
     };
+    match number.map(|number| number.div_ceil(counts.unit().into())) {
+        Some(amount @ 1..=MOST) => Some(amount as u32),
+        _ => {
+            let most = if bytes { "\"1000000000KiB\"".to_owned() } else { MOST.to_string() };
+            error(format!("{named} is out of bounds"), &format!("write {wanted} from 1 to {most}"))
+        }
+    }
+}
+
+fn per(s: &Settings) -> KeySpec {
     let mut per = KeySpec(Default::default());
-    for (word, span) in words {
-        match KeyField::WORDS.iter().find(|(known, _)| *known == word) {
+    for (word, span) in s.strings("per").unwrap_or_default() {
+        match KeyField::WORDS.iter().find(|(known, _)| known == word) {
             Some((_, field)) if per.0.contains(field) => {
-                let problem = format!("{} stands twice in {}", quoted(&word), s.named("per"));
-                s.diagnostics.error::<()>(&span, problem, "keep one of them");
+                let problem = format!("{} stands twice in {}", quoted(word), s.named("per"));
+                s.diagnostics.error::<()>(span, problem, "keep one of them");
             }
             Some((_, field)) => per.0.push(*field),
             None => {
                 let known = KeyField::WORDS.map(|(word, _)| word);
-                let remedy = match keys::nearest(&word, known.into_iter()) {
+                let remedy = match keys::nearest(word, known.into_iter()) {
                     Some(word) => format!("did you mean \"{word}\"?"),
                     None => format!("write some of {}", known.join(", ")),
                 };
-                let problem = format!("{} cannot be {}", s.named("per"), quoted(&word));
-                s.diagnostics.error::<()>(&span, problem, remedy);
+                let problem = format!("{} cannot be {}", s.named("per"), quoted(word));
+                s.diagnostics.error::<()>(span, problem, remedy);
             }
         }
     }
-    Some(per)
+    per
+}
+
+fn delay(s: &Settings, timeouts: Timeouts) -> Option<Delay> {
+    let longest = longest_delay(s, timeouts, Some("initial_delay"));
+    let initial = s.get::<Option<Duration>>("initial_delay")?;
+    if initial > longest.max {
+        let max = spell(longest.max);
+        let problem = format!("{} is longer than `max_delay`, which is {max}", s.named("initial_delay"));
+        let remedy = match s.sets("max_delay") {
+            true => format!("write at most {max}, or a longer `max_delay`"),
+            false => format!("write at most {max}, or `max_delay = \"{}\"` as well", spell(initial)),
+        };
+        s.error::<()>("initial_delay", problem, remedy);
+    }
+    Some(Delay { initial, ..longest })
+}
+
+/// A delay of `max_delay`. `cause` is the key that delays sessions, if there is one and this table sets it.
+pub(super) fn longest_delay(s: &Settings, timeouts: Timeouts, cause: Option<&str>) -> Delay {
+    let (max, most) = (s.get("max_delay"), timeouts.longest_delay());
+    let span = cause.and_then(|key| s.value_span(key)).map(|span| s.value_span("max_delay").unwrap_or(span));
+    if let Some(span) = span.filter(|_| max > most) {
+        let problem = format!(
+            "{} is {}, and Postfix waits {} for an answer: with less than two seconds left it may ask again, \
+             and the client pass",
+            s.named("max_delay"),
+            spell(max),
+            spell(timeouts.postfix)
+        );
+        let remedy = format!(
+            "write at most {}; or raise smtpd_policy_service_timeout in main.cf, and `policy_timeout` with it",
+            spell(most)
+        );
+        s.diagnostics.error::<()>(&span, problem, remedy);
+    }
+    Delay { initial: max, max, max_concurrent: s.get("max_concurrent") }
+}
+
+fn ban(s: &Settings) -> Option<Ban> {
+    let time = s.get::<Option<Duration>>("ban_time")?;
+    let max = s.get::<Option<Duration>>("ban_max").unwrap_or(time);
+    if max < time {
+        let problem = format!("{} is shorter than `ban_time`", s.named("ban_max"));
+        s.error::<()>("ban_max", problem, "write a longer one, or remove it: then every ban lasts `ban_time`");
+    }
+    Some(Ban { time: seconds(time), threshold: s.get("ban_threshold"), max: seconds(max) })
+}
+
+/// The tables `[limit.NAME]`, in the order of the file: each with its name and the span of that.
+pub(super) fn named<'t, 's>(s: &Settings<'t, 's>) -> Vec<(&'t str, Span, Settings<'t, 's>)> {
+    /// More cannot be read by people, nor looked at for every request.
+    const MOST: usize = 100;
+    let mut limits = Vec::new();
+    for entry in s.table("limit") {
+        let error = |problem, remedy: &str| s.diagnostics.error::<()>(&entry.span, problem, remedy);
+        let DeValue::Table(table) = entry.value.get_ref() else {
+            let found = with_article(entry.value.get_ref().type_str());
+            let problem = format!("{} is {found}, not a limit", quoted(entry.name));
+            error(problem, "a limit has a name: write `[limit.NAME]` above its keys");
+            continue;
+        };
+        if let Err((problem, remedy)) = check_name(entry.name) {
+            error(problem, remedy);
+            continue;
+        }
+        if limits.len() == MOST {
+            error(format!("more than {MOST} limits"), "one limit can cover many clients: see `per` and `netblocks`");
+            break;
+        }
+        limits.push((entry.name, entry.span, s.limit(entry.name, table)));
+    }
+    limits
+}
+
+/// Whether a limit can have this name. `Err`: problem and remedy.
+fn check_name(name: &str) -> Result<(), (String, &'static str)> {
+    if [limit::TOP, crate::policy::BLACKLIST].contains(&name) {
+        let problem = format!("`{name}` is no name for a limit: logs have it for something else");
+        return Err((problem, "write another name, or the keys at the top level, which is the limit `connections`"));
+    }
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
+    match name.len() {
+        1..=32 if name.bytes().all(good) => Ok(()),
+        _ => {
+            let remedy = "write 1 to 32 letters, digits, `_` and `-`, as in `[limit.daily]`";
+            Err((format!("{} is no name for a limit", quoted(name)), remedy))
+        }
+    }
 }

@@ -1,138 +1,121 @@
-//! The TOML form: each key's type and bounds.
+//! From the values of a file to a `Config`: what they mean, and whether they fit together.
 //!
-//! `Settings` types the values, the files below know what they mean. A value that is
-//! wrong is noted and its default taken, so that reading goes on to the next.
+//! `settings` has typed the values. A value that is wrong in spite of that is noted and stands for
+//! anything, so that reading goes on to the next: no wrong configuration is ever in force.
 
 pub(super) mod conditions;
-pub mod effective;
-pub mod endpoints;
+pub(super) mod endpoints;
 mod limit;
-mod limits;
 mod lists;
-mod logging;
+mod log;
 mod netblocks;
-mod peers;
-pub mod penalties;
-pub mod reply;
+pub(super) mod reply;
 mod store;
-pub mod threshold;
-
-use std::time::Duration;
 
 use toml::de::DeTable;
 
-use super::error::ConfigError;
+use super::diagnostics::{ConfigError, Diagnostics};
+use super::effective::{Effective, EffectiveLimit, EffectiveSetting};
 use super::lists::{CompleteLists, ListErrors, complete};
 use super::settings::Settings;
 use super::source::{Source, Span};
-use super::{Config, Form, StoreConfig, syntax};
-use crate::config::diagnostics::Diagnostics;
-use crate::config::lint as sense;
+use super::{Config, Form, Loaded, lint, syntax};
 use crate::policy;
-use limit::Surroundings;
-use limits::Named;
-use penalties::Patience;
-use reply::Answer;
+use limit::{Program, Timeouts};
 
-const SECOND: Duration = Duration::from_secs(1);
-const MILLISECOND: Duration = Duration::from_millis(1);
-const DAY: Duration = Duration::from_secs(86_400);
+/// The most a window can allow, in units of what is counted.
+pub(super) const LARGEST_THRESHOLD: u64 = 1_000_000_000;
 
-/// Reads the TOML form, and the list files it names. `before_lists` is shown what is there before any netblock of a
-/// list is, unless that is wrong already.
-pub(super) fn read(source: &Source, before_lists: &mut dyn FnMut(&Config)) -> Result<Config, ConfigError> {
+/// Reads the TOML form, and the list files it names. `before_lists` is shown the configuration before list files are
+/// read, unless there are mistakes already.
+pub(super) fn read(source: &Source, form: Form, before_lists: &mut dyn FnMut(&Config)) -> Result<Loaded, ConfigError> {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
         return Err(syntax::explain(source, &errors));
     }
-    let remarks = Diagnostics::new(source);
-    let s = Settings::top(&remarks, table.get_ref());
-    let default = Config::default();
-    let store = store::read(&s, default.store);
-    let inetd_log = logging::syslog(&s);
-    let around = surroundings(&s, &store);
-    let top = limit::read(&s, &around);
-    let blacklist = reply::blacklist(&s, &around.answer.with(&s), around.patience, &around.classes);
-    let inherited = Surroundings {
-        exptime: top.exptime,
-        ipv4_prefix_length: top.ipv4_prefix_length,
-        ipv6_prefix_length: top.ipv6_prefix_length,
-        answer: around.answer.with(&s),
-        ..around
+    let diagnostics = Diagnostics::new(source);
+    let (mut loaded, list_errors) = resolve(&Settings::top(&diagnostics, table.get_ref()), form, before_lists);
+    let warnings = match (diagnostics.finish(), list_errors.diagnostics.is_empty()) {
+        (Ok(warnings), true) => warnings,
+        (Ok(_), false) => return Err(list_errors),
+        (Err(mut error), _) => {
+            error.diagnostics.extend(list_errors.diagnostics);
+            error.more += list_errors.more;
+            return Err(error);
+        }
     };
-    let Named { limits: named, settings: limit_settings, places } = limits::read(&s, &inherited);
+    // Those about the list files come after those about the file that names them.
+    loaded.config.warnings.splice(0..0, warnings);
+    Ok(loaded)
+}
+
+/// Resolves the values of a file. Mistakes in it are noted in its diagnostics, those in list files are returned.
+pub(super) fn resolve(s: &Settings, form: Form, before_lists: &mut dyn FnMut(&Config)) -> (Loaded, ConfigError) {
+    let store = store::store(s);
+    let program = Program {
+        key_prefix: store.key_prefix.clone(),
+        log_only: s.get("log_only"),
+        classes: reply::classes(s),
+        timeouts: Timeouts { postfix: s.get("policy_timeout"), store: store.timeout },
+    };
+    let named = limit::named(s);
+    let mut limits = vec![limit::read(s, &program, policy::limit::TOP, &(0..0))];
+    limits.extend(named.iter().map(|(name, span, s)| limit::read(s, &program, name, span)));
+    let path = s.diagnostics.source.path.clone();
+    let (files, spans) = lists::files(s, &path);
     let mut config = Config {
-        path: Some(source.path.clone()),
-        form: Form::Toml,
-        blacklist,
-        limits: std::iter::once(top).chain(named).collect(),
-        log_only: inherited.log_only,
-        max_delayed: s.integer("max_delayed", 1..=10_000).map_or(default.max_delayed, |n| n as usize),
-        list_check_interval: s.duration("list_check_interval", Duration::ZERO..=DAY, SECOND).unwrap_or_default(),
+        path: (form != Form::BuiltIn).then_some(path),
+        form,
+        lists: Default::default(),
+        own_lists: None,
+        list_files: Vec::new(),
+        list_check_interval: s.get("list_check_interval"),
+        blacklist: reply::blacklist(s, program.timeouts, &program.classes),
+        log_only: program.log_only,
+        max_delayed: s.get("max_delayed"),
         store,
-        state: store::state(&s, default.state),
-        listen: endpoints::listen(&s, "listen").unwrap_or(default.listen),
-        socket: endpoints::socket(&s, default.socket),
-        control: endpoints::control(&s),
-        metrics: endpoints::listen(&s, "metrics_listen").unwrap_or_default(),
-        allow_peers: peers::allow_peers(&s).unwrap_or(default.allow_peers),
-        max_connections: s.integer("max_connections", 1..=1_000_000).map_or(default.max_connections, |n| n as usize),
-        log: logging::log(&s, default.log, &inetd_log),
-        inetd_log,
-        settings: effective::top(&s),
-        limit_settings,
-        ..default
+        state: store::state(s),
+        listen: endpoints::listen(s, "listen"),
+        socket: endpoints::socket(s),
+        control: endpoints::control(s),
+        metrics: endpoints::listen(s, "metrics_listen"),
+        allow_peers: endpoints::allow_peers(s),
+        max_connections: s.get("max_connections"),
+        log: log::log(s),
+        inetd_log: log::syslog(s),
+        limits,
+        warnings: Vec::new(),
     };
-    if remarks.are_harmless() {
+    if !s.diagnostics.has_errors() {
         before_lists(&config);
     }
-    let own = lists::own(&s, config.top(), Config::default().lists);
-    let (files, spans) = lists::files(&s, &source.path);
-    let (complete, wrong) = match complete(own, &files) {
-        Ok(complete) => (complete, None),
-        Err(wrong) => (CompleteLists::default(), Some(not_read(&s, &spans, wrong))),
+    let own = lists::own(s, config.top());
+    let complete = complete(own, &files);
+    let (complete, list_errors) = match complete {
+        Ok(complete) => (complete, ConfigError::default()),
+        Err(errors) => (CompleteLists::default(), note_unread(s, &spans, errors)),
     };
     (config.lists, config.own_lists, config.list_files) = (complete.lists, complete.own, complete.files);
-    sense::examine(&config, &s.names, &remarks);
-    sense::examine_limit(config.top(), &s);
-    sense::examine_equals(&config, &places, &remarks);
-    let remarks = remarks.finish();
-    match (remarks, wrong.filter(|wrong| !wrong.diagnostics.is_empty())) {
-        (Ok(warnings), None) => {
-            config.warnings = warnings.into_iter().chain(complete.warnings).collect();
-            Ok(config)
-        }
-        (Err(error), None) | (Ok(_), Some(error)) => Err(error),
-        (Err(mut error), Some(more)) => {
-            error.diagnostics.extend(more.diagnostics);
-            error.more += more.more;
-            Err(error)
-        }
+    config.warnings = complete.warnings;
+    lint::check(&config, s);
+    lint::check_limit(config.top(), s);
+    for ((_, _, s), limit) in named.iter().zip(&config.limits[1..]) {
+        lint::check_limit(limit, s);
     }
+    let spans: Vec<Span> = named.iter().map(|(_, span, _)| span.clone()).collect();
+    lint::check_equal_limits(&config, &spans, s.diagnostics);
+    let limits = named.iter().zip(&config.limits[1..]).map(|((name, _, s), limit)| EffectiveLimit {
+        name: (*name).to_owned(),
+        settings: EffectiveSetting::all(s, limit.counts),
+    });
+    let effective = Effective { limits: limits.collect(), settings: EffectiveSetting::all(s, config.top().counts) };
+    (Loaded { config, effective }, list_errors)
 }
 
-/// What surrounds the top level's own limit: the defaults, and what is said for the whole program.
-fn surroundings(s: &Settings, store: &StoreConfig) -> Surroundings {
-    let default = policy::Limit::top(String::new());
-    let policy_timeout = s.duration("policy_timeout", 3 * SECOND..=1000 * SECOND, SECOND);
-    Surroundings {
-        name: policy::limit::TOP.to_owned(),
-        span: 0..0,
-        key_prefix: store.key_prefix.clone(),
-        log_only: s.truth("log_only").unwrap_or(false),
-        classes: reply::classes(s),
-        patience: Patience { postfix: policy_timeout.unwrap_or(10 * SECOND), store: store.timeout },
-        exptime: default.exptime,
-        ipv4_prefix_length: default.ipv4_prefix_length,
-        ipv6_prefix_length: default.ipv6_prefix_length,
-        answer: Answer::default(),
+/// Notes the list files that could not be read where they are named; the mistakes in the others are returned.
+fn note_unread(s: &Settings, spans: &[Span], errors: ListErrors) -> ConfigError {
+    for (index, problem, remedy) in errors.unread {
+        s.diagnostics.error::<()>(&spans[index], format!("the list {problem}"), remedy);
     }
-}
-
-/// Notes the list files that could not be read where they are named; what is wrong in the others is returned.
-fn not_read(s: &Settings, spans: &[Span], wrong: ListErrors) -> ConfigError {
-    for (place, problem, remedy) in wrong.unread {
-        s.diagnostics.error::<()>(&spans[place], format!("the list {problem}"), remedy);
-    }
-    ConfigError { diagnostics: wrong.mistakes, more: wrong.more }
+    ConfigError { diagnostics: errors.diagnostics, more: errors.more }
 }

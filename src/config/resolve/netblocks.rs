@@ -1,4 +1,4 @@
-//! `netblocks`: netblocks with a threshold of their own, or none, or no chance.
+//! `netblocks`: netblocks with a threshold of their own, or on one of the lists.
 
 use std::collections::HashMap;
 
@@ -6,82 +6,77 @@ use ipnet::IpNet;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::super::settings::{self, Entry, Settings, a};
+use super::super::diagnostics::quoted;
+use super::super::settings::{self, Entry, Settings, with_article};
 use super::super::source::Span;
-use super::super::{keys, netblock};
-use crate::config::diagnostics::quoted;
-use crate::config::resolve::threshold as amount;
+use super::super::{keys, list_file};
+use super::limit::amount;
 use crate::net::netblock_table::NetblockTable;
 use crate::policy::key::{KeyField, KeySpec};
-use crate::policy::limit::Counts;
-use crate::policy::limit::{Rate, RatePer};
+use crate::policy::limit::{Counts, Rate, RatePer};
 
-/// What is said of a netblock.
+/// What a configuration says about a netblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Word {
-    /// `whitelist`.
-    White,
-    /// `blacklist`, with a reason if one is noted.
-    Black(Option<String>),
-    /// A threshold of its own.
+pub(super) enum Treatment {
+    Whitelist,
+    /// With a reason, if one is given.
+    Blacklist(Option<String>),
     Rate(Rate),
 }
 
-/// A netblock with what is said of it, and where.
-pub(super) struct Said {
+/// A netblock with its treatment. The span is that of the netblock.
+pub(super) struct Treated {
     pub net: IpNet,
-    pub word: Word,
+    pub treatment: Treatment,
     pub span: Span,
 }
 
-/// The netblocks of a named limit. Those on its whitelist it does not count.
+/// The netblocks of a named limit. It does not count those on its whitelist.
 pub(super) fn of_limit(s: &Settings, counts: Counts, per: &KeySpec) -> NetblockTable<Option<Rate>> {
-    let said = read(s, counts, per, false).into_iter();
-    let rate = |word| match word {
-        Word::Rate(rate) => Some(rate),
-        Word::White | Word::Black(_) => None,
+    let rate = |treatment| match treatment {
+        Treatment::Rate(rate) => Some(rate),
+        Treatment::Whitelist | Treatment::Blacklist(_) => None,
     };
-    said.map(|Said { net, word, .. }| (net, rate(word))).collect()
+    read(s, counts, per, false).into_iter().map(|treated| (treated.net, rate(treated.treatment))).collect()
 }
 
-/// Reads a limit's table. `refuses`: a netblock may be blacklisted there.
-pub(super) fn read(s: &Settings, counts: Counts, per: &KeySpec, refuses: bool) -> Vec<Said> {
+/// Reads the table of a limit. `may_refuse`: a netblock may be blacklisted there.
+pub(super) fn read(s: &Settings, counts: Counts, per: &KeySpec, may_refuse: bool) -> Vec<Treated> {
     let mut seen: HashMap<IpNet, usize> = HashMap::new();
     let mut groups = HashMap::new();
-    let mut list: Vec<Said> = Vec::new();
+    let mut list: Vec<Treated> = Vec::new();
     for entry in s.table("netblocks") {
         let Some(net) = net(s, &entry) else { continue };
-        let Some(word) = word(s, &entry, counts) else { continue };
+        let Some(treatment) = treatment(s, &entry, counts) else { continue };
         let span = entry.span.clone();
-        if matches!(word, Word::Black(_)) && !refuses {
-            let problem = format!("{} cannot refuse {net} whatever it does", s.whose().trim_start_matches(" of "));
-            let remedy = "put it into `blacklist`, or into `[netblocks]` at the top level";
-            s.diagnostics.error::<()>(&span, problem, remedy);
+        let error = |problem, remedy: &str| s.diagnostics.error::<()>(&span, problem, remedy);
+        if matches!(treatment, Treatment::Blacklist(_)) && !may_refuse {
+            let problem = format!("{} cannot refuse {net} whatever it does", s.owner().trim_start_matches(" of "));
+            error(problem, "put it into `blacklist`, or into `[netblocks]` at the top level");
             continue;
         }
-        let shared = matches!(&word, Word::Rate(rate) if rate.per != RatePer::Ip);
+        let shared = matches!(&treatment, Treatment::Rate(rate) if rate.per != RatePer::Ip);
         if shared && !per.0.contains(&KeyField::Client) {
             s.diagnostics.warn(&span, "`per` has no effect: that of the limit does not have the client");
         }
-        if let Word::Rate(Rate { threshold, per: RatePer::Group(group) }) = &word {
-            let (first, place) = *groups.entry(group.clone()).or_insert((*threshold, span.start));
+        if let Treatment::Rate(Rate { threshold, per: RatePer::Group(group) }) = &treatment {
+            let (first, offset) = *groups.entry(group.clone()).or_insert((*threshold, span.start));
             if first != *threshold {
-                let (line, _) = s.diagnostics.source.place(place);
+                let (line, _) = s.diagnostics.source.place(offset);
                 let problem = format!("group {} has another threshold in line {line}", quoted(group));
-                let remedy = "the netblocks of a group share one counter: give all of them the same threshold";
-                s.diagnostics.error::<()>(&span, problem, remedy);
+                error(problem, "the netblocks of a group share one counter: give all of them the same threshold");
             }
         }
-        match seen.insert(net, list.len()).map(|place| &list[place]) {
-            Some(other) => twice(s, net, &span, &other.span, other.word == word),
-            None => list.push(Said { net, word, span }),
+        match seen.insert(net, list.len()).map(|index| &list[index]) {
+            Some(other) => note_repetition(s, net, &span, &other.span, other.treatment == treatment),
+            None => list.push(Treated { net, treatment, span }),
         }
     }
     list
 }
 
-/// Notes that a netblock stands at two places.
-pub(super) fn twice(s: &Settings, net: IpNet, span: &Span, other: &Span, same: bool) {
+/// Notes that a netblock stands at two places, with the `same` treatment or another.
+pub(super) fn note_repetition(s: &Settings, net: IpNet, span: &Span, other: &Span, same: bool) {
     let (line, _) = s.diagnostics.source.place(other.start);
     if same {
         s.diagnostics.warn(span, format!("{net} stands in line {line} too"));
@@ -92,96 +87,66 @@ pub(super) fn twice(s: &Settings, net: IpNet, span: &Span, other: &Span, same: b
 }
 
 fn net(s: &Settings, entry: &Entry) -> Option<IpNet> {
-    match netblock::parse(entry.name) {
-        Ok(block) => {
-            if block.host_bits {
-                let text = format!("{} has host bits set, taken as {}", quoted(entry.name), block.net);
-                s.diagnostics.warn(&entry.span, text);
-            }
-            Some(block.net)
-        }
-        Err((_, _)) if keys::find(entry.name).is_some() => {
-            let problem = format!("`{}` is no netblock", entry.name);
-            let remedy = "it is a key: write it above the header of this table";
-            s.diagnostics.error(&entry.span, problem, remedy)
-        }
-        Err((problem, remedy)) => {
-            s.diagnostics.error(&entry.span, format!("{}: {problem}", quoted(entry.name)), remedy)
-        }
+    if keys::find(entry.name).is_some() {
+        let problem = format!("`{}` is no netblock", entry.name);
+        return s.diagnostics.error(&entry.span, problem, "it is a key: write it above the header of this table");
     }
+    s.netblock(entry.name, &entry.span)
 }
 
-fn word(s: &Settings, entry: &Entry, counts: Counts) -> Option<Word> {
+fn treatment(s: &Settings, entry: &Entry, counts: Counts) -> Option<Treatment> {
     let DeValue::Table(table) = entry.value.get_ref() else {
-        return threshold(s, entry.name, entry.value, counts)?.with(RatePer::Ip, None);
+        return threshold(s, entry.name, entry.value, counts);
     };
-    let (mut rate, mut per, mut reason) = (None, RatePer::Ip, None);
+    let (mut treatment, mut per, mut reason) = (None, RatePer::Ip, None);
     let mut complete = true;
     for part in settings::entries(table) {
-        match part.name {
-            "threshold" => match threshold(s, entry.name, part.value, counts) {
-                Some(found) => rate = Some(found),
-                None => complete = false,
-            },
-            "per" => match text(s, &part).and_then(|text| rate_per(s, text, &part.value.span())) {
-                Some(found) => per = found,
-                None => complete = false,
-            },
-            "reason" => match text(s, &part) {
-                Some(text) => reason = Some((text.to_owned(), part.span.clone())),
-                None => complete = false,
-            },
+        let right = match part.name {
+            "threshold" => threshold(s, entry.name, part.value, counts).map(|found| treatment = Some(found)),
+            "per" => text(s, &part).and_then(|text| rate_per(s, text, &part.value.span())).map(|found| per = found),
+            "reason" => text(s, &part).map(|text| reason = Some((text, part.span.clone()))),
             name => {
                 let remedy = match keys::nearest(name, ["threshold", "per", "reason"].into_iter()) {
                     Some(key) => format!("did you mean `{key}`?"),
                     None => "a netblock has a `threshold`, and may have `per` and `reason`".to_owned(),
                 };
-                s.diagnostics.error::<()>(&part.span, format!("unknown key {} of a netblock", quoted(name)), remedy);
-                complete = false;
+                s.diagnostics.error(&part.span, format!("unknown key {} of a netblock", quoted(name)), remedy)
             }
-        }
+        };
+        complete &= right.is_some();
     }
     if !complete {
         return None;
     }
-    let Some(rate) = rate else {
+    let Some(treatment) = treatment else {
         let problem = format!("netblock {} has no `threshold`", quoted(entry.name));
         return s.diagnostics.error(&entry.span, problem, "write a number, \"whitelist\" or \"blacklist\"");
     };
-    if let Some((_, span)) = reason.as_ref().filter(|_| !matches!(rate, Threshold::Black)) {
+    if let Some((_, span)) = reason.as_ref().filter(|_| !matches!(treatment, Treatment::Blacklist(_))) {
         s.diagnostics.warn(span, "`reason` has no effect: only what is blacklisted has one");
     }
-    rate.with(per, reason.map(|(reason, _)| reason))
+    Some(match treatment {
+        Treatment::Whitelist => Treatment::Whitelist,
+        Treatment::Blacklist(_) => Treatment::Blacklist(reason.and_then(|(reason, _)| list_file::reason(reason))),
+        Treatment::Rate(rate) => Treatment::Rate(Rate { per, ..rate }),
+    })
 }
 
-/// What stands for the threshold.
-enum Threshold {
-    White,
-    Black,
-    Number(u32),
-}
-
-impl Threshold {
-    fn with(self, per: RatePer, reason: Option<String>) -> Option<Word> {
-        Some(match self {
-            Self::White => Word::White,
-            Self::Black => Word::Black(reason.and_then(|reason| super::super::list_file::reason(&reason))),
-            Self::Number(threshold) => Word::Rate(Rate { threshold, per }),
-        })
-    }
-}
-
-fn threshold(s: &Settings, netblock: &str, value: &Spanned<DeValue>, counts: Counts) -> Option<Threshold> {
-    match value.get_ref() {
-        DeValue::String(text) if text == "whitelist" => Some(Threshold::White),
-        DeValue::String(text) if text == "blacklist" => Some(Threshold::Black),
-        DeValue::Integer(number) if number.as_str() == "-1" => Some(Threshold::White),
-        DeValue::Integer(number) if number.as_str() == "0" => Some(Threshold::Black),
+/// What a threshold says: a number is one for every client, -1 and 0 are words for the lists.
+fn threshold(s: &Settings, netblock: &str, toml: &Spanned<DeValue>, counts: Counts) -> Option<Treatment> {
+    match toml.get_ref() {
+        DeValue::String(text) if text == "whitelist" => Some(Treatment::Whitelist),
+        DeValue::String(text) if text == "blacklist" => Some(Treatment::Blacklist(None)),
+        DeValue::Integer(number) if number.as_str() == "-1" => Some(Treatment::Whitelist),
+        DeValue::Integer(number) if number.as_str() == "0" => Some(Treatment::Blacklist(None)),
         DeValue::String(text) if counts != Counts::Bytes || !text.starts_with(|c: char| c.is_ascii_digit()) => {
             let problem = format!("{} is no threshold", quoted(text));
-            s.diagnostics.error(&value.span(), problem, "write a number, \"whitelist\" or \"blacklist\"")
+            s.diagnostics.error(&toml.span(), problem, "write a number, \"whitelist\" or \"blacklist\"")
         }
-        _ => amount::of(s, &format!("the threshold of {}", quoted(netblock)), value, counts).map(Threshold::Number),
+        _ => {
+            let threshold = amount(s, &format!("the threshold of {}", quoted(netblock)), toml, counts)?;
+            Some(Treatment::Rate(Rate { threshold, per: RatePer::Ip }))
+        }
     }
 }
 
@@ -189,7 +154,8 @@ fn text<'t>(s: &Settings, part: &Entry<'t, '_>) -> Option<&'t str> {
     match part.value.get_ref() {
         DeValue::String(text) => Some(text.as_ref()),
         other => {
-            let problem = format!("`{}` of a netblock is a string, not {}", part.name, a(other.type_str()));
+            let found = with_article(other.type_str());
+            let problem = format!("`{}` of a netblock is a string, not {found}", part.name);
             s.diagnostics.error(&part.value.span(), problem, "put it in quotes")
         }
     }

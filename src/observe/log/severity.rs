@@ -19,7 +19,7 @@ pub enum Severity {
 }
 
 impl Severity {
-    const NAMES: [(&str, Self); 5] = [
+    pub const WORDS: [(&str, Self); 5] = [
         ("err", Self::Err),
         ("warning", Self::Warning),
         ("notice", Self::Notice),
@@ -32,14 +32,14 @@ impl FromStr for Severity {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        let known = Self::NAMES.iter().find(|(known, _)| *known == name);
+        let known = Self::WORDS.iter().find(|(known, _)| *known == name);
         known.map(|(_, severity)| *severity).ok_or(UnknownName::Severity)
     }
 }
 
 impl fmt::Display for Severity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = Self::NAMES.iter().find(|(_, known)| known == self);
+        let known = Self::WORDS.iter().find(|(_, known)| known == self);
         f.write_str(known.map_or("", |(name, _)| name))
     }
 }
@@ -53,7 +53,7 @@ impl Facility {
     pub const MAIL: Self = Self(2);
 
     /// By number. That of the kernel is missing: no other program can log to it.
-    const NAMES: [(&str, u8); 19] = [
+    pub const WORDS: [(&str, u8); 19] = [
         ("user", 1),
         ("mail", 2),
         ("daemon", 3),
@@ -90,14 +90,14 @@ impl FromStr for Facility {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        let known = Self::NAMES.iter().find(|(known, _)| *known == name);
+        let known = Self::WORDS.iter().find(|(known, _)| *known == name);
         known.map(|(_, number)| Self(*number)).ok_or(UnknownName::Facility)
     }
 }
 
 impl fmt::Display for Facility {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = Self::NAMES.iter().find(|(_, number)| *number == self.0);
+        let known = Self::WORDS.iter().find(|(_, number)| *number == self.0);
         f.write_str(known.map_or("", |(name, _)| name))
     }
 }
@@ -131,10 +131,10 @@ mod tests {
 
     #[test]
     fn names_read_back_as_they_are_written() {
-        for (name, _) in Severity::NAMES {
+        for (name, _) in Severity::WORDS {
             assert_eq!(name.parse::<Severity>().unwrap().to_string(), name);
         }
-        for (name, _) in Facility::NAMES {
+        for (name, _) in Facility::WORDS {
             assert_eq!(name.parse::<Facility>().unwrap().to_string(), name);
         }
     }

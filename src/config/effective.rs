@@ -1,0 +1,124 @@
+//! Every key with the value in force and where that comes from, as `connshaper check` shows it.
+
+use serde::{Deserialize, Serialize};
+use toml::Spanned;
+use toml::Value;
+use toml::de::{DeValue, ValueDeserializer};
+
+use super::keys::{self, KEYS, Key, Kind};
+use super::resolve::reply::default_text;
+use super::settings::{Settings, entries};
+use crate::policy::limit::Counts;
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Effective {
+    /// Every key at the top level.
+    pub settings: Vec<EffectiveSetting>,
+    /// The keys of each `[limit.NAME]`, in the order of the file.
+    pub limits: Vec<EffectiveLimit>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct EffectiveLimit {
+    pub name: String,
+    /// Every key that may stand in a limit.
+    pub settings: Vec<EffectiveSetting>,
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct EffectiveSetting {
+    pub key: &'static str,
+    /// `None`: unset.
+    pub value: Option<Value>,
+    #[serde(flatten)]
+    pub origin: Origin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "from", rename_all = "lowercase")]
+pub enum Origin {
+    Default,
+    #[serde(rename = "file")]
+    Line {
+        line: usize,
+    },
+    /// A limit has it from the top level.
+    #[serde(rename = "top level")]
+    TopLevel,
+    /// connection_shaper's default, which differs from ours.
+    #[serde(rename = "connection_shaper")]
+    ConnectionShaper,
+}
+
+impl EffectiveSetting {
+    /// The values in force of a table. `counts` is what its limit counts.
+    pub(super) fn all(s: &Settings, counts: Counts) -> Vec<Self> {
+        let keys = KEYS.iter().filter(|key| s.owner().is_empty() || key.is_of_limit());
+        let setting = |key: &'static Key| {
+            let origin = s.origin(key.name);
+            let value = match key.name {
+                "text" if origin == Origin::Default && counts != Counts::Connections => {
+                    default_text(counts).map(Value::from)
+                }
+                _ if key.kind == Kind::Netblocks && origin != Origin::Default => {
+                    Some(shortened(s.netblocks(key.name).iter().map(|(net, _)| net.to_string())))
+                }
+                "limit" => s
+                    .toml("limit")
+                    .map(|_| Value::Array(s.table("limit").iter().map(|limit| limit.name.into()).collect())),
+                name => s.toml(name).map(value),
+            };
+            Self { key: key.name, value, origin }
+        };
+        keys.map(setting).collect()
+    }
+
+    /// Whether the key may stand in a limit.
+    pub fn is_of_limit(&self) -> bool {
+        keys::find(self.key).is_some_and(Key::is_of_limit)
+    }
+
+    /// The value in TOML, on one line; `-` if it is unset.
+    pub fn spelled(&self) -> String {
+        self.value.as_ref().map_or_else(|| "-".to_owned(), spelled)
+    }
+}
+
+/// The beginning of a list. A long one was made by a program, and is better read where it stands.
+fn shortened(mut list: impl ExactSizeIterator<Item = String>) -> Value {
+    let shown: Vec<_> = list.by_ref().take(SHOWN).collect();
+    let rest = list.len();
+    Value::Array(shown.into_iter().chain((rest > 0).then(|| format!("and {rest} more"))).map(Value::String).collect())
+}
+
+const SHOWN: usize = 20;
+
+fn value(toml: &Spanned<DeValue>) -> Value {
+    let whole = |toml: &Spanned<DeValue>| {
+        Value::deserialize(ValueDeserializer::from(toml.clone())).expect("any value of TOML is one")
+    };
+    let DeValue::Table(table) = toml.get_ref() else { return whole(toml) };
+    let entries = entries(table);
+    let shown = entries.iter().take(SHOWN).map(|entry| (entry.name.to_owned(), whole(entry.value)));
+    let rest = entries.len().saturating_sub(SHOWN);
+    Value::Table(shown.chain((rest > 0).then(|| ("and".to_owned(), format!("{rest} more").into()))).collect())
+}
+
+/// toml itself would write a string with line ends on several lines.
+fn spelled(value: &Value) -> String {
+    let string = |text: &str| serde_json::Value::from(text).to_string();
+    let key = |key: &str| match key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+        true if !key.is_empty() => key.to_owned(),
+        _ => string(key),
+    };
+    match value {
+        Value::String(text) => string(text),
+        Value::Array(items) => format!("[{}]", items.iter().map(spelled).collect::<Vec<_>>().join(", ")),
+        Value::Table(table) => {
+            let pairs: Vec<_> =
+                table.iter().map(|(name, value)| format!("{} = {}", key(name), spelled(value))).collect();
+            format!("{{ {} }}", pairs.join(", "))
+        }
+        other => other.to_string(),
+    }
+}
