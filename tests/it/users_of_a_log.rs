@@ -98,7 +98,7 @@ fn who_of_the_real_users_a_number_would_have_stopped_is_named() {
     let messages = limit(&report, "sasl_username", "messages");
     let user = &messages["lengths"][0]["users"][0];
     assert_eq!((&user["name"], &user["peak"], &user["messages"]), (&"carl".into(), &3.into(), &360.into()));
-    assert!(text.contains("The most messages of a login within 60 seconds: carl 3\n"), "{text}");
+    assert!(text.contains("The most messages of a login within 1 hour: carl 3\n"), "{text}");
     // Each message is to two recipients, each hour holds one visit of every user.
     let domain = limit(&report, "sender_domain", "recipients");
     assert_eq!(domain["lengths"][2]["users"][0]["name"], "example.org");

@@ -227,8 +227,8 @@ impl UserLimit {
         let advice = match counted {
             // An address that comes again counts once in a window: the longest tells accounts apart best.
             Counted::Addresses => places.max_by_key(|at| candidates[*at].length),
-            // As for clients: the one that stops most; of equal ones that with the shortest windows.
-            _ => places.min_by_key(|at| (Reverse(candidates[*at].refused), candidates[*at].length)),
+            // The one that stops most; of equal ones the one with the longest windows, in which people fit best.
+            _ => places.max_by_key(|at| (candidates[*at].refused, candidates[*at].length)),
         };
         let tests = advice.map(|at| {
             let users = table.accounts().iter().enumerate().filter(|(at, _)| suspects.binary_search(at).is_err());
