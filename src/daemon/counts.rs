@@ -7,67 +7,58 @@
 
 use std::io::{self, Write};
 
-use bytes::{Buf, BufMut};
+use serde::{Deserialize, Serialize};
 
-use crate::engine::overrides::snapshot as words;
 use crate::net::clock::Now;
 use crate::policy::Policy;
+use crate::policy::limit::LimitId;
 use crate::policy::record_snapshot::Ids;
-use crate::snapshot::section::{Section, SnapshotError, Writer};
-use crate::store::local::counter_id::CounterId;
+use crate::snapshot::section::{Section, SnapshotError, Writer, decode};
 use crate::store::local::{RestoredEntry, Table};
 
 /// When the counts were taken, their secret, and their limits.
-const ORIGIN: (u16, u16) = (1, 1);
+const ORIGIN: (u16, u16) = (1, 2);
 
 /// Some counts.
-const COUNTS: (u16, u16) = (2, 2);
+const COUNTS: (u16, u16) = (2, 3);
 
-/// What administrators said of netblocks.
-const SAID: (u16, u16) = (3, 1);
+/// Bans and allowances of netblocks.
+const OVERRIDES: (u16, u16) = (3, 2);
 
-/// The most words of a subject.
-const WORDS: usize = 5;
+/// What the numbers of the table mean.
+#[derive(Serialize, Deserialize)]
+struct SavedOrigin {
+    unix_ms: u64,
+    monotonic: u64,
+    secret: [u64; 2],
+    widths: [usize; 3],
+    limits: Vec<(LimitId, String)>,
+}
 
-/// Writes the counts of the limits of `policy`, and says how many there are. Requests go on meanwhile: each
+/// Writes the counts of the limits of `policy`, and returns how many there are. Requests go on meanwhile: each
 /// count is one it had at some time between the beginning and the end.
 pub fn write(writer: &mut Writer<impl Write>, policy: &Policy, table: &Table, now: Now) -> io::Result<u64> {
-    let mut content = Vec::new();
-    content.put_u64_le(now.unix_ms);
-    content.put_u64_le(now.monotonic);
-    table.secret().iter().for_each(|half| content.put_u64_le(*half));
-    table.widths().iter().for_each(|entries| content.put_u64_le(*entries as u64));
-    for (identity, id) in policy.identities() {
-        content.put_u16_le(id);
-        content.put_u32_le(identity.len() as u32);
-        content.put_slice(identity.as_bytes());
-    }
-    writer.add(ORIGIN.0, ORIGIN.1, &content)?;
-    content.clear();
-    words::put(&mut content, &policy.overrides().list());
-    writer.add(SAID.0, SAID.1, &content)?;
+    let origin = SavedOrigin {
+        unix_ms: now.unix_ms,
+        monotonic: now.monotonic,
+        secret: table.secret(),
+        widths: table.widths(),
+        limits: policy.identities().map(|(identity, id)| (id, identity.to_owned())).collect(),
+    };
+    writer.add_value(ORIGIN, &origin)?;
+    writer.add_value(OVERRIDES, &policy.overrides().list())?;
     let (mut counts, mut written) = (Vec::new(), 0);
     for part in 0..Table::PARTS {
         counts.clear();
-        content.clear();
         table.keep(part, now.monotonic, &mut counts);
         if counts.is_empty() {
             continue;
         }
-        counts.iter().for_each(|kept| put(&mut content, kept, now));
-        writer.add(COUNTS.0, COUNTS.1, &content)?;
+        counts.iter_mut().for_each(|entry| entry.ends = entry.ends.saturating_sub(now.monotonic));
+        writer.add_value(COUNTS, &counts)?;
         written += counts.len() as u64;
     }
     Ok(written)
-}
-
-fn put(content: &mut Vec<u8>, kept: &RestoredEntry, now: Now) {
-    let words = kept.subject.words();
-    content.put_u8(words.len() as u8);
-    words.iter().for_each(|word| content.put_u32_le(*word));
-    content.put_u32_le(kept.count);
-    content.put_u8(kept.over.into());
-    content.put_u64_le(kept.ends.saturating_sub(now.monotonic));
 }
 
 /// Which clock says how long ago the counts were taken.
@@ -109,7 +100,7 @@ impl<'p> Reading<'p> {
         let known = match section.kind {
             kind if kind == ORIGIN.0 => ORIGIN.1,
             kind if kind == COUNTS.0 => COUNTS.1,
-            kind if kind == SAID.0 => SAID.1,
+            kind if kind == OVERRIDES.0 => OVERRIDES.1,
             _ => return Ok(false),
         };
         if section.version != known {
@@ -117,11 +108,11 @@ impl<'p> Reading<'p> {
         }
         if section.kind == ORIGIN.0 {
             self.origin = Some(self.origin(&section.content)?);
-        } else if section.kind == SAID.0 {
-            self.policy.overrides().set(words::take(&section.content)?, self.now);
+        } else if section.kind == OVERRIDES.0 {
+            self.policy.overrides().set(decode(&section.content)?, self.now);
         } else {
             let origin = self.origin.as_ref().ok_or(SnapshotError::Corrupt)?;
-            origin.take_in(&section.content, self.now)?;
+            origin.restore(&section.content, self.now)?;
         }
         Ok(true)
     }
@@ -136,20 +127,10 @@ impl<'p> Reading<'p> {
         self.origin.map(|origin| (origin.table, origin.ids))
     }
 
-    fn origin(&self, mut content: &[u8]) -> Result<Origin, SnapshotError> {
-        let (unix_ms, monotonic) = (content.try_get_u64_le()?, content.try_get_u64_le()?);
-        let secret = [content.try_get_u64_le()?, content.try_get_u64_le()?];
-        let mut entries = || content.try_get_u64_le().map(|entries| entries as usize);
-        let widths = [entries()?, entries()?, entries()?];
-        let mut ids = Ids::new();
-        while content.has_remaining() {
-            let id = content.try_get_u16_le()?;
-            let length = content.try_get_u32_le()? as usize;
-            let identity = content.split_off(..length).ok_or(SnapshotError::Corrupt)?;
-            if let Some(now) = str::from_utf8(identity).ok().and_then(|identity| self.policy.id(identity)) {
-                ids.insert(id, now);
-            }
-        }
+    fn origin(&self, content: &[u8]) -> Result<Origin, SnapshotError> {
+        let SavedOrigin { unix_ms, monotonic, secret, widths, limits } = decode(content)?;
+        let now = |(id, identity): (LimitId, String)| Some((id, self.policy.id(&identity)?));
+        let ids = limits.into_iter().filter_map(now).collect();
         let elapsed = match self.since {
             Since::Unix => self.now.unix_ms.saturating_sub(unix_ms),
             Since::Monotonic => self.now.monotonic.saturating_sub(monotonic),
@@ -161,24 +142,13 @@ impl<'p> Reading<'p> {
 }
 
 impl Origin {
-    fn take_in(&self, mut content: &[u8], now: Now) -> Result<(), SnapshotError> {
-        while content.has_remaining() {
-            let mut words = [0; WORDS];
-            let words = words.get_mut(..content.try_get_u8()?.into()).ok_or(SnapshotError::Corrupt)?;
-            for word in words.iter_mut() {
-                *word = content.try_get_u32_le()?;
+    fn restore(&self, content: &[u8], now: Now) -> Result<(), SnapshotError> {
+        for entry in decode::<Vec<RestoredEntry>>(content)? {
+            if let Some(limit) = self.ids.get(&entry.subject.limit()) {
+                let left = entry.ends.saturating_sub(self.elapsed);
+                let (subject, ends) = (entry.subject.of_limit(*limit), now.monotonic.saturating_add(left));
+                self.table.insert_restored(&RestoredEntry { subject, ends, ..entry }, now.monotonic);
             }
-            let subject = CounterId::of_words(words).ok_or(SnapshotError::Corrupt)?;
-            let (count, over) = (content.try_get_u32_le()?, content.try_get_u8()? != 0);
-            let left = content.try_get_u64_le()?.saturating_sub(self.elapsed);
-            let Some(limit) = self.ids.get(&subject.limit()) else {
-                continue;
-            };
-            let ends = now.monotonic.saturating_add(left);
-            self.table.insert_restored(
-                &RestoredEntry { subject: subject.of_limit(*limit), count, over, ends },
-                now.monotonic,
-            );
         }
         Ok(())
     }
@@ -191,6 +161,8 @@ mod tests {
     use crate::policy::key::KeyPart;
     use crate::policy::{CounterKind, Key, Limit};
     use crate::snapshot::section::Reader;
+    use crate::snapshot::section::encode;
+    use crate::store::local::counter_id::CounterId;
 
     fn policy(toml: &str) -> Policy {
         Policy::new(config(toml).policy(), None)
@@ -278,13 +250,14 @@ mod tests {
         let mut reading = Reading::new(&policy, 1000, Since::Unix, Now::simulated(0));
         let section = |content: &[u8]| Section { kind: COUNTS.0, version: COUNTS.1, content: content.to_vec() };
         assert!(matches!(reading.take(&section(&[2, 0, 0])), Err(SnapshotError::Corrupt)));
-        let origin = Section { kind: ORIGIN.0, version: ORIGIN.1, content: vec![0; 56] };
+        let origin = SavedOrigin { unix_ms: 0, monotonic: 0, secret: [0; 2], widths: [0; 3], limits: Vec::new() };
+        let origin = Section { kind: ORIGIN.0, version: ORIGIN.1, content: encode(&origin) };
         assert!(reading.take(&origin).unwrap());
         for content in [&[2_u8, 0, 0][..], &[4; 40], &[255]] {
             assert!(matches!(reading.take(&section(content)), Err(SnapshotError::Corrupt)), "{content:?}");
         }
         let newer = Section { kind: COUNTS.0, version: COUNTS.1 + 1, content: Vec::new() };
-        assert!(matches!(reading.take(&newer), Err(SnapshotError::Newer(3))));
+        assert!(matches!(reading.take(&newer), Err(SnapshotError::Newer(4))));
         let other = Section { kind: 99, version: 1, content: Vec::new() };
         assert!(!reading.take(&other).unwrap());
     }

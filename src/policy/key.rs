@@ -7,6 +7,7 @@
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
@@ -325,7 +326,7 @@ pub struct Operation<'a> {
 }
 
 /// What the store says of one key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     /// Hits in the window, this one included; 0 where there is no such counter.
     pub count: u32,

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::net::clock::Now;
 use crate::net::netblock_table::NetblockTable;
@@ -17,7 +18,7 @@ use crate::net::netblock_table::NetblockTable;
 pub const MAX_OVERRIDES: usize = 1000;
 
 /// What an administrator said of one netblock.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
     /// Of whom.
     pub netblock: IpNet,
@@ -30,7 +31,7 @@ pub struct Override {
 }
 
 /// What can be said.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OverrideKind {
     /// They pass and are not counted.
     Allow,

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 use super::key::Counter;
@@ -18,7 +19,7 @@ use crate::net::secret;
 pub const MAX_RECIPIENTS: usize = 1000;
 
 /// What a session was counted for by one limit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountRecord {
     /// The limit.
     pub limit: LimitId,
@@ -51,7 +52,7 @@ impl CountRecord {
 }
 
 /// For how long a count stands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Scope {
     /// This request alone.
     Request,
@@ -74,7 +75,7 @@ impl Scope {
 pub type Counts = SmallVec<[CountRecord; 1]>;
 
 /// How a session stands to the blacklist.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlacklistState {
     /// It has not got past it.
     #[default]

@@ -10,6 +10,7 @@ use std::ops::Range;
 use bytes::BytesMut;
 
 use crate::policy::attribute::Attribute;
+use serde::{Deserialize, Serialize};
 
 /// A longer value is clipped to this many bytes. SMTP commands are bounded by
 /// `line_length_limit` (2048 in Postfix), so nothing honest is longer, and no
@@ -87,7 +88,7 @@ impl Stage {
 }
 
 /// Postfix's `instance`: smtpd's process id, the time of MAIL FROM, and the count of MAIL commands in the session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Instance {
     /// The smtpd process.
     pub pid: u64,

@@ -4,7 +4,8 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::BytesMut;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
@@ -26,8 +27,6 @@ use crate::postfix::io::{self, Input, ShutdownListener, read, write};
 use crate::postfix::reply::{Reply, ReplyEncoder};
 use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionHandle;
-use crate::snapshot::fields::{put_bytes, put_option, take_bytes, take_option, take_truth};
-use crate::snapshot::section::SnapshotError;
 
 /// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
 /// A connection that another process is to take over comes back.
@@ -246,38 +245,44 @@ impl Default for ConnectionState {
 }
 
 impl ConnectionState {
-    /// Adds it, except for the stream and the seat.
-    pub fn put(&self, output: &mut Vec<u8>) {
+    /// All of it, for the process that takes this one's place.
+    pub fn save(&self) -> SavedConnection {
         let milliseconds = |time: Duration| time.as_millis() as u64;
-        output.put_u8(self.answered.into());
-        put_bytes(output, &self.input);
-        put_bytes(output, &self.output);
-        put_option(output, self.begun.map(|begun| milliseconds(begun.elapsed())));
-        output.put_u8(self.due.is_some().into());
-        if let Some((end, place)) = &self.due {
-            output.put_u64_le(milliseconds(end.saturating_duration_since(Instant::now())));
-            output.put_u64_le(place.key());
+        let due = self
+            .due
+            .as_ref()
+            .map(|(end, permit)| (milliseconds(end.saturating_duration_since(Instant::now())), permit.key()));
+        SavedConnection {
+            answered: self.answered,
+            input: self.input.to_vec(),
+            output: self.output.to_vec(),
+            due,
+            begun: self.begun.map(|begun| milliseconds(begun.elapsed())),
         }
     }
 
-    /// Takes it off; a place to wait at is kept.
-    pub fn take(input: &mut &[u8], waiting: &Arc<DelayedReplies>) -> Result<Self, SnapshotError> {
+    /// Takes that over; a place among the delayed replies is kept.
+    pub fn restore(saved: &SavedConnection, delayed: &Arc<DelayedReplies>) -> Self {
         let now = Instant::now();
-        let answered = take_truth(input)?;
-        let (came, left) = (take_bytes(input)?, take_bytes(input)?);
-        let begun = take_option(input)?.map(|ago| Duration::from_millis(ago).min(REQUEST_TIME));
-        let due = if take_truth(input)? {
-            let (left, key) = (input.try_get_u64_le()?, input.try_get_u64_le()?);
-            Some((now + Duration::from_millis(left), waiting.restore(key)))
-        } else {
-            None
-        };
-        Ok(Self {
-            answered,
-            input: came.into(),
-            output: left.into(),
-            due,
+        let begun = saved.begun.map(|ago| Duration::from_millis(ago).min(REQUEST_TIME));
+        Self {
+            answered: saved.answered,
+            input: saved.input[..].into(),
+            output: saved.output[..].into(),
+            due: saved.due.map(|(left, key)| (now + Duration::from_millis(left), delayed.restore(key))),
             begun: begun.map(|ago| now.checked_sub(ago).unwrap_or(now)),
-        })
+        }
     }
+}
+
+/// The state of a connection in the form in which it is handed over.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedConnection {
+    answered: bool,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Milliseconds until the answer is sent, and the key of its delay.
+    due: Option<(u64, u64)>,
+    /// Milliseconds since the request began.
+    begun: Option<u64>,
 }

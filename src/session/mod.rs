@@ -13,7 +13,7 @@
 //! connection. Its size is bounded by the policy connections, so no flood of
 //! clients can push out a session that is still going on.
 
-mod snapshot;
+pub mod snapshot;
 mod table;
 
 use std::net::IpAddr;

@@ -9,6 +9,7 @@ use std::collections::VecDeque;
 use std::net::IpAddr;
 
 use hashbrown::HashTable;
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::net::secret;
@@ -19,7 +20,7 @@ use crate::policy::request::Instance;
 pub const LINGER: u64 = 300_000;
 
 /// What a session is found by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoints {
     /// Addresses are kept as IPv6, so that one comparison serves both families.
     pub(super) client: u128,
@@ -29,7 +30,7 @@ pub struct Endpoints {
 }
 
 /// What stands beside the client's address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Port {
     /// The client's port.
     Client(u16),
@@ -102,7 +103,7 @@ impl Session {
 }
 
 /// Where a session is, as long as it is the same session.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct SessionId {
     pub(super) slot: u32,
     pub(super) id: u64,

@@ -1,4 +1,3 @@
 //! Framed, versioned, checksummed sections of values, for the state file and the hand-over.
 
-pub mod fields;
 pub mod section;

@@ -163,12 +163,6 @@ impl From<io::Error> for SnapshotError {
     }
 }
 
-impl From<bytes::TryGetError> for SnapshotError {
-    fn from(_: bytes::TryGetError) -> Self {
-        Self::Corrupt
-    }
-}
-
 impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

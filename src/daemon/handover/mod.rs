@@ -12,26 +12,47 @@ pub mod receive;
 pub mod send;
 pub mod transport;
 
+use std::ffi::OsString;
+
+use serde::{Deserialize, Serialize};
+
+/// Who hands over.
+#[derive(Serialize, Deserialize)]
+struct SavedOrigin {
+    version: String,
+    /// Since when no request is answered, on the monotonic clock.
+    begun: u64,
+    secret: [u64; 2],
+}
+
+/// The file of a unix socket.
+#[derive(Serialize, Deserialize)]
+struct SavedSocketFile {
+    path: OsString,
+    device: u64,
+    inode: u64,
+}
+
 /// Kinds and versions of the sections that are handed over beside the counts.
 mod kind {
     /// Who hands over, and since when nobody is answered.
-    pub const ORIGIN: (u16, u16) = (16, 1);
+    pub const ORIGIN: (u16, u16) = (16, 2);
     /// The files of unix sockets, by the place of their listener.
-    pub const LISTENERS: (u16, u16) = (17, 1);
+    pub const LISTENERS: (u16, u16) = (17, 2);
     /// The sessions.
-    pub const SESSIONS: (u16, u16) = (18, 2);
+    pub const SESSIONS: (u16, u16) = (18, 3);
     /// What is open on the connections, in their order.
-    pub const CONNECTIONS: (u16, u16) = (19, 1);
+    pub const CONNECTIONS: (u16, u16) = (19, 2);
     /// The numbers of the STATISTICS line.
-    pub const STATISTICS: (u16, u16) = (20, 1);
+    pub const STATISTICS: (u16, u16) = (20, 2);
     /// Who was mentioned in the log lately.
-    pub const LOG: (u16, u16) = (21, 1);
+    pub const LOG: (u16, u16) = (21, 2);
     /// What the listeners were asked for by.
-    pub const LISTEN: (u16, u16) = (22, 1);
+    pub const LISTEN: (u16, u16) = (22, 2);
     /// What was counted so lately that another hit may be one with it.
-    pub const COALESCE: (u16, u16) = (23, 1);
+    pub const COALESCE: (u16, u16) = (23, 2);
     /// Which servers are down.
     pub const OUTAGES: (u16, u16) = (24, 2);
     /// Commands that wait to be run.
-    pub const COMMANDS: (u16, u16) = (25, 1);
+    pub const COMMANDS: (u16, u16) = (25, 2);
 }

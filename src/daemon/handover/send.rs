@@ -3,12 +3,10 @@
 use std::fs::File;
 use std::io::{self, BufWriter};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
 
-use bytes::BufMut;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::kind;
+use super::{SavedOrigin, SavedSocketFile, kind};
 use crate::daemon::counts;
 use crate::daemon::handover::transport as carrier;
 use crate::engine::service::Service;
@@ -18,7 +16,6 @@ use crate::net::clock::Now;
 use crate::net::secret;
 use crate::net::stream::Stream;
 use crate::postfix::suspended::SuspendedConnection;
-use crate::snapshot::fields::put_bytes;
 use crate::snapshot::section::Writer;
 
 /// Written in pieces of this size.
@@ -35,67 +32,33 @@ pub fn load(
 ) -> io::Result<OwnedFd> {
     let known = memfd_create(c"connshaper", MFdFlags::MFD_CLOEXEC)?;
     let mut writer = Writer::begin(BufWriter::with_capacity(PIECE, File::from(known)))?;
-    let mut content = Vec::new();
-    put_bytes(&mut content, env!("CARGO_PKG_VERSION").as_bytes());
-    content.put_u64_le(begun.monotonic);
-    secret::get().iter().for_each(|half| content.put_u64_le(*half));
-    writer.add(kind::ORIGIN.0, kind::ORIGIN.1, &content)?;
-
+    let version = env!("CARGO_PKG_VERSION").to_owned();
+    writer.add_value(kind::ORIGIN, &SavedOrigin { version, begun: begun.monotonic, secret: secret::get() })?;
     let rules = service.rules.load();
     counts::write(&mut writer, &rules.policy, rules.store.table(), Now::read())?;
-
-    content.clear();
-    rules.store.coalesce().put(&mut content);
-    writer.add(kind::COALESCE.0, kind::COALESCE.1, &content)?;
-
+    writer.add_value(kind::COALESCE, &rules.store.coalesce().save())?;
     writer.add_value(kind::OUTAGES, &rules.store.outages())?;
-
-    content.clear();
-    for (number, listener) in (0_u32..).zip(listeners) {
-        if let Some((path, device, inode)) = listener.file().map(SocketFile::identity) {
-            content.put_u32_le(number);
-            put_bytes(&mut content, path.as_os_str().as_bytes());
-            content.put_u64_le(device);
-            content.put_u64_le(inode);
-        }
-    }
-    writer.add(kind::LISTENERS.0, kind::LISTENERS.1, &content)?;
-
-    content.clear();
-    listen.iter().for_each(|address| put_bytes(&mut content, address.to_string().as_bytes()));
-    writer.add(kind::LISTEN.0, kind::LISTEN.1, &content)?;
-
-    content.clear();
-    service.sessions.put(&mut content);
-    writer.add(kind::SESSIONS.0, kind::SESSIONS.1, &content)?;
-
-    content.clear();
-    let mut one = Vec::new();
-    for connection in parked {
-        one.clear();
-        connection.session.put(&mut one);
-        connection.state.put(&mut one);
-        put_bytes(&mut content, &one);
-    }
-    writer.add(kind::CONNECTIONS.0, kind::CONNECTIONS.1, &content)?;
-
-    content.clear();
-    for counter in service.statistics.counters() {
-        put_bytes(&mut content, counter.name.as_bytes());
-        content.put_u64_le(counter.get());
-    }
-    writer.add(kind::STATISTICS.0, kind::STATISTICS.1, &content)?;
-
-    content.clear();
-    service.log.put(&mut content);
-    writer.add(kind::LOG.0, kind::LOG.1, &content)?;
-
-    content.clear();
-    service.log.put_commands(&mut content);
-    writer.add(kind::COMMANDS.0, kind::COMMANDS.1, &content)?;
+    let files: Vec<_> = listeners.iter().map(|listener| listener.file().map(SavedSocketFile::of)).collect();
+    writer.add_value(kind::LISTENERS, &files)?;
+    let listen: Vec<_> = listen.iter().map(Address::to_string).collect();
+    writer.add_value(kind::LISTEN, &listen)?;
+    writer.add_value(kind::SESSIONS, &service.sessions.save())?;
+    let connections: Vec<_> = parked.iter().map(|parked| (parked.session.save(), parked.state.save())).collect();
+    writer.add_value(kind::CONNECTIONS, &connections)?;
+    let numbers = service.statistics.counters().map(|counter| (counter.name, counter.get()));
+    writer.add_value(kind::STATISTICS, &numbers[..])?;
+    writer.add_value(kind::LOG, &service.log.save())?;
+    writer.add_value(kind::COMMANDS, &service.log.save_commands())?;
     let known = writer.finish()?.into_inner()?;
 
     let sockets = listeners.iter().map(AsFd::as_fd).chain(parked.iter().map(|parked| parked.stream.as_fd()));
     let descriptors: Vec<BorrowedFd<'_>> = [known.as_fd()].into_iter().chain(sockets).collect();
     carrier::load(&descriptors)
+}
+
+impl SavedSocketFile {
+    fn of(file: &SocketFile) -> Self {
+        let (path, device, inode) = file.identity();
+        Self { path: path.into(), device, inode }
+    }
 }

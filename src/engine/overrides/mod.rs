@@ -5,7 +5,6 @@
 //! is written when memcached is back. Without memcached the list is this process's own.
 
 mod list;
-pub mod snapshot;
 
 use std::collections::HashSet;
 use std::fmt;

@@ -9,17 +9,15 @@ use std::process::Stdio;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use bytes::{Buf, BufMut};
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
+use serde::{Deserialize, Serialize};
 use tokio::process::Command;
 use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::record::LogRecord;
-use crate::snapshot::fields::{put_bytes, take_bytes};
-use crate::snapshot::section::SnapshotError;
 
 /// Runs that wait at once. Only runs for UNBANNED may exceed it: a ban that stays in a firewall after its end is worse
 /// than one that never came there, and only administrators end bans early.
@@ -76,7 +74,7 @@ struct State {
 }
 
 /// A command, and what it is run for.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     command: Vec<String>,
     event: String,
@@ -220,36 +218,16 @@ impl Hooks {
         }
     }
 
-    /// Appends the runs that wait, for the process that takes this one's place.
-    pub fn put(&self, output: &mut Vec<u8>) {
-        for Run { command, event, fields, suppressed } in &self.lock().waiting {
-            output.put_u64_le(*suppressed);
-            output.put_u32_le(command.len() as u32);
-            output.put_u32_le(fields.len() as u32);
-            put_bytes(output, event.as_bytes());
-            let pairs = fields.iter().flat_map(|(name, value)| [name, value]);
-            command.iter().chain(pairs).for_each(|text| put_bytes(output, text.as_bytes()));
-        }
+    /// The runs that wait, for the process that takes this one's place.
+    pub fn save(&self) -> Vec<Run> {
+        self.lock().waiting.iter().cloned().collect()
     }
 
     /// Takes them over.
-    pub fn take(&self, input: &mut &[u8]) -> Result<(), SnapshotError> {
-        let text = |input: &mut &[u8]| -> Result<String, SnapshotError> {
-            String::from_utf8(take_bytes(input)?.to_vec()).map_err(|_| SnapshotError::Corrupt)
-        };
-        while input.has_remaining() {
-            let suppressed = input.try_get_u64_le()?;
-            let (words, pairs) = (input.try_get_u32_le()?, input.try_get_u32_le()?);
-            let event = text(input)?;
-            let command = (0..words).map(|_| text(input)).collect::<Result<Vec<_>, _>>()?;
-            let fields = (0..pairs).map(|_| Ok((text(input)?, text(input)?))).collect::<Result<_, SnapshotError>>()?;
-            if command.is_empty() {
-                return Err(SnapshotError::Corrupt);
-            }
-            self.lock().waiting.push_back(Run { command, event, fields, suppressed });
-        }
+    pub fn restore(&self, saved: Vec<Run>) {
+        let runs = saved.into_iter().filter(|run| !run.command.is_empty());
+        self.lock().waiting.extend(runs);
         self.work.notify_one();
-        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -328,6 +306,7 @@ impl Drop for ProcessGroup {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::section::{decode, encode};
 
     fn hooks() -> Hooks {
         let hooks = Hooks::default();
@@ -413,11 +392,10 @@ mod tests {
         let hooks = hooks();
         assert!(hooks.happened(&record("BANNED", "192.0.2.1")).is_empty());
         assert!(hooks.happened(&record(UNBANNED, "192.0.2.1")).is_empty());
-        let (mut bytes, other) = (Vec::new(), Hooks::default());
-        hooks.put(&mut bytes);
-        other.take(&mut &bytes[..]).unwrap();
+        let (bytes, other) = (encode(&hooks.save()), Hooks::default());
+        other.restore(decode(&bytes).unwrap());
         assert_eq!(other.lock().waiting, hooks.lock().waiting);
         assert!(other.needs_start() && !other.needs_start());
-        assert!(Hooks::default().take(&mut &bytes[..bytes.len() - 1]).is_err());
+        assert!(decode::<Vec<Run>>(&bytes[..bytes.len() - 1]).is_err());
     }
 }

@@ -6,12 +6,11 @@
 
 use std::time::Duration;
 
-use bytes::{Buf, BufMut};
+use serde::{Deserialize, Serialize};
 
 use super::Severity;
 use crate::net::clock::Now;
 use crate::net::recent_map::RecentMap;
-use crate::snapshot::section::SnapshotError;
 
 /// Clients remembered at once, in about 1 MB. Beyond this the least recently
 /// refused are forgotten; their next refusal is a first one, which the rate bounds.
@@ -80,25 +79,18 @@ impl LineLimiter {
         self.rate.unmentioned(now)
     }
 
-    /// Adds what is remembered of clients, the least recently refused first.
-    pub fn put(&self, output: &mut Vec<u8>) {
-        output.put_u64_le(self.suppressed);
-        for (client, past) in self.clients.iter() {
-            let LastLine { window_ends, next_line, suppressed } = *past;
-            [*client, window_ends, next_line, suppressed].into_iter().for_each(|number| output.put_u64_le(number));
-        }
+    /// What is remembered, for the process that takes this one's place.
+    pub fn save(&self) -> SavedLimiter {
+        let clients = self.clients.iter().map(|(client, last)| (*client, *last)).collect();
+        SavedLimiter { suppressed: self.suppressed, clients }
     }
 
-    /// Takes it over; the moments are those of the same clock.
-    pub fn take(&mut self, input: &mut &[u8]) -> Result<(), SnapshotError> {
-        self.suppressed += input.try_get_u64_le()?;
-        while input.has_remaining() {
-            let client = input.try_get_u64_le()?;
-            let mut number = || input.try_get_u64_le();
-            let past = LastLine { window_ends: number()?, next_line: number()?, suppressed: number()? };
-            *self.clients.touch(client) = past;
+    /// Takes that over; the moments are those of the same clock.
+    pub fn restore(&mut self, saved: SavedLimiter) {
+        self.suppressed += saved.suppressed;
+        for (client, last) in saved.clients {
+            *self.clients.touch(client) = last;
         }
-        Ok(())
     }
 
     /// All that was ever left out.
@@ -107,8 +99,16 @@ impl LineLimiter {
     }
 }
 
+/// What a limiter remembers.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedLimiter {
+    suppressed: u64,
+    /// The least recently refused first.
+    clients: Vec<(u64, LastLine)>,
+}
+
 /// What is known of one client; a new one's times have passed already.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct LastLine {
     window_ends: u64,
     next_line: u64,

@@ -22,9 +22,8 @@ use std::time::Duration;
 
 use crate::net::clock::Now;
 use crate::net::lock;
-use crate::snapshot::section::SnapshotError;
 use hooks::{Hooks, Run};
-use limiter::LineLimiter;
+use limiter::{LineLimiter, SavedLimiter};
 use sink::Sink;
 
 pub use event::{Event, Events};
@@ -120,15 +119,14 @@ impl Log {
     }
 
     /// Appends the commands that wait, for the process that takes this one's place.
-    pub fn put_commands(&self, output: &mut Vec<u8>) {
-        self.shared.hooks.put(output);
+    pub fn save_commands(&self) -> Vec<Run> {
+        self.shared.hooks.save()
     }
 
     /// Takes those over.
-    pub fn take_commands(&self, input: &mut &[u8]) -> Result<(), SnapshotError> {
-        let taken = self.shared.hooks.take(input);
+    pub fn restore_commands(&self, saved: Vec<Run>) {
+        self.shared.hooks.restore(saved);
         self.start_commands();
-        taken
     }
 
     /// Whether `log_events` has this.
@@ -246,13 +244,13 @@ impl Log {
     }
 
     /// Adds who was mentioned lately, for the process that takes this one's place.
-    pub fn put(&self, output: &mut Vec<u8>) {
-        self.limiter().put(output);
+    pub fn save(&self) -> SavedLimiter {
+        self.limiter().save()
     }
 
     /// Takes that over.
-    pub fn take(&self, input: &mut &[u8]) -> Result<(), SnapshotError> {
-        self.limiter().take(input)
+    pub fn restore(&self, saved: SavedLimiter) {
+        self.limiter().restore(saved);
     }
 
     /// Lines lost so far, because the logger was away or slower than we.

@@ -7,12 +7,14 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::net::secret;
 
 /// The key of one counter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(try_from = "Key", into = "Key")]
 pub struct CounterId(pub(crate) Key);
 
 impl CounterId {
@@ -57,17 +59,6 @@ impl CounterId {
         self.0.words()
     }
 
-    /// What was made of these words, which came from `words`. `None`: no subject has such words.
-    pub fn of_words(words: &[u32]) -> Option<Self> {
-        let key = match words.len() {
-            2 => Key::Narrow(words.try_into().ok()?),
-            3 => Key::Middle(words.try_into().ok()?),
-            5 => Key::Wide(words.try_into().ok()?),
-            _ => return None,
-        };
-        (words[0] & 0xff == 0).then_some(Self(key))
-    }
-
     /// What `hash` is made of: anything of a limit that is no client's window.
     pub fn text(limit: u16, hash: u128) -> Self {
         let [a, b, c, d] = words(hash);
@@ -75,8 +66,22 @@ impl CounterId {
     }
 }
 
+impl From<CounterId> for Key {
+    fn from(id: CounterId) -> Self {
+        id.0
+    }
+}
+
+impl TryFrom<Key> for CounterId {
+    type Error = &'static str;
+
+    fn try_from(key: Key) -> Result<Self, Self::Error> {
+        if key.words()[0] & 0xff == 0 { Ok(Self(key)) } else { Err("no counter has such words") }
+    }
+}
+
 /// The words of a subject, in the three widths that slots have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum Key {
     /// Tag and one word: IPv4.
     Narrow([u32; 2]),
@@ -179,6 +184,7 @@ pub(crate) struct Hashed<const N: usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::snapshot::section::{decode, encode};
 
     fn client(limit: u16, address: &str, prefix_length: u8) -> CounterId {
         CounterId::client(limit, address.parse().unwrap(), prefix_length)
@@ -212,13 +218,13 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_made_of_its_words_is_the_same_and_of_another_limit_differs_in_that_alone() {
+    fn a_subject_that_was_saved_is_the_same_and_of_another_limit_differs_in_that_alone() {
         for address in ["192.0.2.1", "2001:db8::", "2001:db8::1"] {
             let subject = client(7, address, 30);
-            assert_eq!(CounterId::of_words(subject.words()), Some(subject));
+            assert_eq!(decode::<CounterId>(&encode(&subject)).unwrap(), subject);
             assert_eq!((subject.limit(), subject.of_limit(513)), (7, client(513, address, 30)));
         }
-        assert_eq!((CounterId::of_words(&[0; 4]), CounterId::of_words(&[1, 0])), (None, None));
+        assert!(decode::<CounterId>(&encode(&Key::Narrow([1, 0]))).is_err());
     }
 
     #[test]

@@ -4,13 +4,15 @@
 //! at most. A subject that is a text is known by its hash only, so the table
 //! that takes it in needs the secret of the one it came from.
 
+use serde::{Deserialize, Serialize};
+
 use super::{CounterId, Table};
 use crate::store::local::counter_id::{Hashing, Key};
 use crate::store::local::shard::Entry;
 use crate::store::local::sharded::SHARDS;
 
 /// One count as it leaves a table.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredEntry {
     /// Whose it is.
     pub subject: CounterId,
@@ -18,7 +20,7 @@ pub struct RestoredEntry {
     pub count: u32,
     /// Whether the count was over its limit when it was last hit.
     pub over: bool,
-    /// When the window ends, in milliseconds on the monotonic clock.
+    /// When the window ends, in milliseconds on the monotonic clock; in a snapshot, how many are left.
     pub ends: u64,
 }
 
@@ -54,13 +56,12 @@ impl Table {
         // Not in their order: a smaller table that takes them in makes room around the newest, and is to find
         // some of all worth there. The golden section of 1024, which is odd, so no shard is left out.
         let part = part * 633 % SHARDS;
-        let mut each = |words: &[u32], entry: Entry| {
-            let subject = CounterId::of_words(words).expect("every width is that of a subject");
-            counts.push(RestoredEntry { subject, count: entry.count, over: entry.over, ends: entry.expiry });
+        let mut each = |key: Key, Entry { count, over, expiry: ends }: Entry| {
+            counts.push(RestoredEntry { subject: CounterId(key), count, over, ends });
         };
-        self.narrow.show(part, now, |key, entry| each(&key, entry));
-        self.middle.show(part, now, |key, entry| each(&key, entry));
-        self.wide.show(part, now, |key, entry| each(&key, entry));
+        self.narrow.show(part, now, |key, entry| each(Key::Narrow(key), entry));
+        self.middle.show(part, now, |key, entry| each(Key::Middle(key), entry));
+        self.wide.show(part, now, |key, entry| each(Key::Wide(key), entry));
     }
 
     /// Takes a count in, unless its window is over or the subject is counted here already.

@@ -5,14 +5,11 @@
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use bytes::{Buf, BufMut};
-
 use crate::net::clock::Now;
 use crate::net::recent_map::RecentMap;
 use crate::net::secret;
 use crate::policy::key::KeyPart;
 use crate::policy::{Limit, Operation};
-use crate::snapshot::section::SnapshotError;
 
 /// Keys remembered at once, in about 2 MB. Beyond this those that were counted longest ago are forgotten;
 /// their next hit counts.
@@ -41,22 +38,17 @@ impl Coalesce {
         }
     }
 
-    /// Adds what is remembered, the longest ago first.
-    pub fn put(&self, output: &mut Vec<u8>) {
-        for (key, last) in self.lock().iter() {
-            output.put_u64_le(*key);
-            output.put_u64_le(*last);
-        }
+    /// What is remembered, the longest ago first, for the process that takes this one's place.
+    pub fn save(&self) -> Vec<(u64, u64)> {
+        self.lock().iter().map(|(key, last)| (*key, *last)).collect()
     }
 
-    /// Takes it over, from a program with the same secret and the same clock.
-    pub fn take(&self, mut input: &[u8]) -> Result<(), SnapshotError> {
+    /// Takes that over, from a program with the same secret and the same clock.
+    pub fn restore(&self, saved: Vec<(u64, u64)>) {
         let mut generations = self.lock();
-        while input.has_remaining() {
-            let (key, last) = (input.try_get_u64_le()?, input.try_get_u64_le()?);
+        for (key, last) in saved {
             *generations.touch(key) = last;
         }
-        Ok(())
     }
 
     fn counts(&self, operation: &Operation<'_>, now: Now) -> bool {

@@ -4,17 +4,16 @@
 //! They are passed over, one section at a time; sockets are taken over in any case.
 
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufReader, Seek};
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::sync::atomic::Ordering;
 
-use bytes::Buf;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use socket2::Socket;
 
-use super::kind;
+use super::{SavedOrigin, SavedSocketFile, kind};
 use crate::daemon::counts::{Reading, Since};
 use crate::daemon::handover::transport as carrier;
 use crate::engine::service::Service;
@@ -25,9 +24,9 @@ use crate::net::secret;
 use crate::net::stream::Stream;
 use crate::policy::Policy;
 use crate::policy::record_snapshot::Ids;
-use crate::postfix::connection::ConnectionState;
+use crate::postfix::connection::{ConnectionState, SavedConnection};
 use crate::postfix::suspended::SuspendedConnection;
-use crate::snapshot::fields::take_bytes;
+use crate::session::snapshot::{Places, SavedHandle};
 use crate::snapshot::section::{Reader, Section, SnapshotError, decode};
 use crate::store::local::Table;
 use crate::store::shared::backend::SavedOutage;
@@ -113,12 +112,14 @@ impl Handover {
         Ok(&section.content)
     }
 
+    /// The value of a section.
+    fn value<'s, T: Deserialize<'s>>(&'s self, kind: (u16, u16)) -> Result<T, SnapshotError> {
+        decode(self.content(kind)?)
+    }
+
     fn begin(&mut self) -> Result<(), SnapshotError> {
-        let mut content = self.content(kind::ORIGIN)?;
-        let from = String::from_utf8_lossy(take_bytes(&mut content)?).into_owned();
-        let begun = content.try_get_u64_le()?;
-        let secret = [content.try_get_u64_le()?, content.try_get_u64_le()?];
-        (self.from, self.begun) = (from, begun);
+        let SavedOrigin { version, begun, secret } = self.value(kind::ORIGIN)?;
+        (self.from, self.begun) = (version, begun);
         // What is remembered of recipients and delays would mean others.
         secret::inherit(secret).then_some(()).ok_or(SnapshotError::Corrupt)
     }
@@ -135,29 +136,19 @@ impl Handover {
 
     /// What they were asked for by; nothing where systemd passed them. `configured` now, where that is not said.
     pub fn listen(&mut self, configured: &[Address]) -> Vec<Address> {
-        let said = self.content(kind::LISTEN).and_then(|mut content| {
-            let mut said = Vec::new();
-            while content.has_remaining() {
-                let address = str::from_utf8(take_bytes(&mut content)?).ok().and_then(|text| text.parse().ok());
-                said.push(address.ok_or(SnapshotError::Corrupt)?);
-            }
-            Ok(said)
-        });
+        let said = self
+            .value::<Vec<String>>(kind::LISTEN)
+            .and_then(|said| said.iter().map(|address| address.parse().map_err(|_| SnapshotError::Corrupt)).collect());
         said.unwrap_or_else(|damage| {
             self.problems.push(format!("what to listen at: {damage}"));
             configured.to_vec()
         })
     }
 
-    fn files(&self) -> Result<HashMap<u32, SocketFile>, SnapshotError> {
-        let mut content = self.content(kind::LISTENERS)?;
-        let mut files = HashMap::new();
-        while content.has_remaining() {
-            let number = content.try_get_u32_le()?;
-            let path = OsStr::from_bytes(take_bytes(&mut content)?).into();
-            files.insert(number, SocketFile::inherited(path, content.try_get_u64_le()?, content.try_get_u64_le()?));
-        }
-        Ok(files)
+    fn files(&self) -> Result<HashMap<usize, SocketFile>, SnapshotError> {
+        let files: Vec<Option<SavedSocketFile>> = self.value(kind::LISTENERS)?;
+        let restore = |SavedSocketFile { path, device, inode }| SocketFile::inherited(path.into(), device, inode);
+        Ok(files.into_iter().enumerate().filter_map(|(number, file)| Some((number, restore(file?)))).collect())
     }
 
     /// The counts of the limits of `policy`, and the ids these had before. What cannot be understood is left out.
@@ -175,64 +166,59 @@ impl Handover {
     /// The policy connections as they were left; the sessions they are about, the numbers so far, and who was
     /// mentioned in the log, go to `service`.
     pub fn connections(&mut self, service: &Service, ids: &Ids, now: Now) -> Vec<SuspendedConnection<Stream>> {
-        if let Err(damage) = self.statistics(service) {
-            self.problems.push(format!("statistics: {damage}"));
+        if let Some(numbers) = self.saved::<Vec<(String, u64)>>(kind::STATISTICS, "statistics") {
+            let own: HashMap<_, _> = service.statistics.counters().map(|counter| (counter.name, counter.number)).into();
+            for (name, number) in numbers {
+                if let Some(own) = own.get(&*name) {
+                    own.fetch_add(number, Ordering::Relaxed);
+                }
+            }
         }
-        if let Err(damage) = self.content(kind::LOG).and_then(|mut content| service.log.take(&mut content)) {
-            self.problems.push(format!("log: {damage}"));
+        if let Some(saved) = self.saved(kind::LOG, "log") {
+            service.log.restore(saved);
         }
-        if let Err(damage) =
-            self.content(kind::COMMANDS).and_then(|mut content| service.log.take_commands(&mut content))
-        {
-            self.problems.push(format!("commands that wait: {damage}"));
+        if let Some(saved) = self.saved(kind::COMMANDS, "commands that wait") {
+            service.log.restore_commands(saved);
         }
-        let coalesced = self.content(kind::COALESCE);
-        if let Err(damage) = coalesced.and_then(|content| service.rules.load().store.coalesce().take(content)) {
-            self.problems.push(format!("what coalesces: {damage}"));
+        let rules = service.rules.load();
+        if let Some(saved) = self.saved(kind::COALESCE, "what coalesces") {
+            rules.store.coalesce().restore(saved);
         }
-        match self.content(kind::OUTAGES).and_then(decode::<Vec<SavedOutage>>) {
-            Ok(outages) => service.rules.load().store.restore_outages(&outages),
-            Err(damage) => self.problems.push(format!("servers that are down: {damage}")),
+        if let Some(saved) = self.saved::<Vec<SavedOutage>>(kind::OUTAGES, "servers that are down") {
+            rules.store.restore_outages(&saved);
         }
-        let places = self.content(kind::SESSIONS).and_then(|mut content| service.sessions.take(&mut content, ids));
-        let places = places.unwrap_or_else(|damage| {
-            self.problems.push(format!("sessions: {damage}"));
-            HashMap::new()
-        });
-        let content = self.sections.remove(&kind::CONNECTIONS.0);
-        let content = content.filter(|section| section.version == kind::CONNECTIONS.1);
-        let mut content = content.as_ref().map_or(&[][..], |section| &section.content);
+        let sessions = self.saved(kind::SESSIONS, "sessions");
+        let places = sessions.map_or_else(Places::new, |sessions| service.sessions.restore(sessions, ids));
+        let connections: Option<Vec<(SavedHandle, SavedConnection)>> = self.saved(kind::CONNECTIONS, "connections");
+        let mut saved = connections.unwrap_or_default().into_iter();
         let mut parked = Vec::new();
         for socket in std::mem::take(&mut self.connections) {
-            let one = take_bytes(&mut content);
+            let saved = saved.next();
             // Postfix may have gone meanwhile.
             let Ok((stream, peer)) = Stream::inherited(socket) else { continue };
             let peer = peer.map_or(Peer::Unix, Peer::inet);
-            let known = one.and_then(|mut one| {
-                let seat = service.sessions.seat_again(peer.ip(), &mut one, &places)?;
-                Ok((seat, ConnectionState::take(&mut one, &service.delayed)?))
-            });
-            let (seat, business) = known.unwrap_or_else(|damage| {
-                self.problems.push(format!("a connection: {damage}"));
-                (service.sessions.attach(peer.ip()), ConnectionState::default())
-            });
-            parked.push(SuspendedConnection { stream, peer, session: seat, state: business });
+            let (session, state) = match saved {
+                Some((session, state)) => (
+                    service.sessions.restore_handle(peer.ip(), &session, &places),
+                    ConnectionState::restore(&state, &service.delayed),
+                ),
+                None => (service.sessions.attach(peer.ip()), ConnectionState::default()),
+            };
+            parked.push(SuspendedConnection { stream, peer, session, state });
         }
         service.sessions.linger(&places, now);
         parked
     }
 
-    fn statistics(&self, service: &Service) -> Result<(), SnapshotError> {
-        let mut content = self.content(kind::STATISTICS)?;
-        let numbers: HashMap<_, _> = service.statistics.counters().map(|counter| (counter.name, counter.number)).into();
-        while content.has_remaining() {
-            let name = take_bytes(&mut content)?;
-            let number = content.try_get_u64_le()?;
-            if let Some(own) = str::from_utf8(name).ok().and_then(|name| numbers.get(name)) {
-                own.fetch_add(number, Ordering::Relaxed);
+    /// The value of a section; without it a problem is noted.
+    fn saved<T: DeserializeOwned>(&mut self, kind: (u16, u16), what: &str) -> Option<T> {
+        match self.value(kind) {
+            Ok(value) => Some(value),
+            Err(damage) => {
+                self.problems.push(format!("{what}: {damage}"));
+                None
             }
         }
-        Ok(())
     }
 }
 
