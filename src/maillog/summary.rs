@@ -96,6 +96,7 @@ pub fn json(read: &Read, seen: Seen, notes: &[String]) -> Value {
             "postfix": stats.lines.idle,
             "other_programs": stats.lines.foreign,
             "not_understood": stats.lines.strange,
+            "not_understood_postfix": stats.lines.strange_postfix,
             "bytes": stats.lines.bytes,
         },
         "clock_set_back": stats.set_back,

@@ -43,6 +43,18 @@ fn submission_services_are_told_by_their_names() {
     }
 }
 
+#[test]
+fn an_identifier_before_the_message_belongs_to_syslog() {
+    let report = report("solaris_id.log");
+    assert_eq!((&report["sums"]["sessions"], &report["sums"]["asked"]), (&2.into(), &2.into()), "{report:#}");
+}
+
+#[test]
+fn a_time_may_stand_before_that_of_the_line() {
+    let report = report("docker_logs_t.log");
+    assert_eq!((&report["sums"]["asked"], &report["senders"]), (&1.into(), &1.into()), "{report:#}");
+}
+
 fn report(log: &str) -> Value {
     let output = advise(log);
     assert!(output.status.success(), "{output:?}");

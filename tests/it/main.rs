@@ -4,6 +4,7 @@ mod support;
 
 mod advise;
 mod advise_cases;
+mod advise_forms;
 mod advise_page;
 mod bans;
 mod config;

@@ -1,8 +1,9 @@
 //! One line of a log: its time, which process wrote it, and what it says.
 //!
-//! Three families of lines: syslog's traditional one (which postlogd and
-//! `journalctl -o short` write too), ISO times in the same order, and RFC 5424.
-//! Lines of `journalctl -o json` are taken apart by [`journal`](super::journal).
+//! Two families of lines: a time, a host and a program, as syslog, postlogd and
+//! `journalctl -o short` write them with times of many forms, and RFC 5424. Other
+//! programs put something before such a line; it is found behind that. Lines of
+//! JSON are taken apart by [`json`](super::json).
 
 use memchr::{memchr, memchr2};
 
@@ -31,9 +32,14 @@ pub struct Head<'a> {
     host: &'a [u8],
 }
 
+/// Where a line may begin behind what other programs put before it.
+const MAX_PREFIX: usize = 200;
+
+/// Words between the time and the program: a host, a facility, a level, a stream.
+const MAX_WORDS: usize = 6;
+
 impl<'a> Line<'a> {
     /// Takes a line apart, which must not end in a line break. `None`: this is no line of a log.
-    #[cfg(test)]
     pub fn parse(line: &'a [u8]) -> Option<Self> {
         Self::parse_after(&mut None, line)
     }
@@ -42,34 +48,79 @@ impl<'a> Line<'a> {
     pub fn parse_after(head: &mut Option<Head<'a>>, line: &'a [u8]) -> Option<Self> {
         if let Some(Head { text, stamp, host }) = *head
             && let Some(rest) = line.strip_prefix(text)
+            && let Some(line) = Self::program(stamp, host, rest)
         {
-            return Self::after_host(stamp, host, rest);
+            return Some(line);
         }
-        let whole = line;
+        let parsed = Self::syslog(line).or_else(|| {
+            // Behind the name of a file or a container: `mail.log:`, `postfix-1  | `.
+            let starts = 1..line.len().min(MAX_PREFIX);
+            let is_start = |at: &usize| matches!(line[at - 1], b' ' | b'\t' | b':' | b'-' | b'|' | b']' | b'"' | 0);
+            starts.filter(is_start).find_map(|at| Self::syslog(&line[at..]))
+        })?;
+        // The head ends where the program begins, if the host stands before it.
+        let text = &line[..offset_of(line, parsed.program)];
+        if text.ends_with(b" ") {
+            *head = Some(Head { text, stamp: parsed.stamp, host: parsed.host });
+        }
+        Some(parsed)
+    }
+
+    /// Reads a line from its time, or what syslog puts before it, on.
+    fn syslog(line: &'a [u8]) -> Option<Self> {
         let (line, is_rfc5424) = without_priority(line);
         if is_rfc5424 {
             return Self::rfc5424(line);
         }
-        let (stamp, rest) = match line.first()? {
-            b'0'..=b'9' => Stamp::iso(line)?,
-            _ => Stamp::traditional(line)?,
-        };
-        let (host, rest) = word(rest.strip_prefix(b" ")?)?;
-        *head = Some(Head { text: &whole[..whole.len() - rest.len()], stamp, host });
-        Self::after_host(stamp, host, rest)
+        let (stamp, rest) = Stamp::parse(line)?;
+        Self::after_stamp(stamp, rest)
     }
 
-    fn after_host(stamp: Stamp, host: &'a [u8], rest: &'a [u8]) -> Option<Self> {
-        Self::program(stamp, host, rest).or_else(|| {
-            // Some loggers write facility and severity between host and program.
-            let (_, rest) = word(rest)?;
-            Self::program(stamp, host, rest)
-        })
+    fn after_stamp(stamp: Stamp, rest: &'a [u8]) -> Option<Self> {
+        let rest = rest.strip_prefix(b":").unwrap_or(rest);
+        let start = rest.strip_prefix(b" ").or_else(|| rest.strip_prefix(b"\t"))?;
+        // A host that looks like a time belongs to a second one, behind that of another program.
+        if let Some((host, rest)) = word(start)
+            && !matches!(host, [] | [b'0'..=b'9' | b'<' | b'[', ..])
+            && !host.ends_with(b":")
+            && !is_level(host)
+            && let Some(line) = Self::program(stamp, host, rest)
+        {
+            return Some(line);
+        }
+        let (mut rest, mut host) = (start, &start[..0]);
+        for _ in 0..MAX_WORDS {
+            rest = rest.trim_ascii_start();
+            if matches!(rest.first()?, b'0'..=b'9' | b'<' | b'A'..=b'Z' | b'[')
+                && let Some(line) = Self::syslog(rest)
+            {
+                return Some(if line.host.is_empty() { Self { host, ..line } } else { line });
+            }
+            if let Some(line) = Self::program(stamp, host, rest) {
+                return Some(line);
+            }
+            let repeated = b"last message repeated ";
+            if rest.starts_with(repeated) {
+                return Some(Self { stamp, host, program: &rest[..0], process: &rest[..0], message: rest });
+            }
+            let (next, after) = word(rest)?;
+            if host.is_empty() && !is_level(next) && next != b"-" {
+                host = next;
+            }
+            rest = after;
+        }
+        None
     }
 
-    /// Reads `program[process]: message` or `program: message`.
+    /// Reads `program[process]: message`, `program: message`, or `[program] message`, as metalog writes it.
     fn program(stamp: Stamp, host: &'a [u8], rest: &'a [u8]) -> Option<Self> {
-        let end = rest.iter().position(|byte| matches!(byte, b'[' | b':' | b' '))?;
+        if let Some(inner) = rest.strip_prefix(b"[") {
+            let (program, rest) = inner.split_at(inner.iter().position(|byte| matches!(byte, b']' | b' '))?);
+            let message = rest.strip_prefix(b"] ")?;
+            let process = &rest[..0];
+            return program.contains(&b'/').then(|| Self { stamp, host, program, process, message: text(message) });
+        }
+        let end = rest.iter().position(|byte| matches!(byte, b'[' | b':' | b' ' | b'\t'))?;
         let (program, rest) = rest.split_at(end);
         let (process, rest) = match rest.first()? {
             b'[' => {
@@ -78,8 +129,13 @@ impl<'a> Line<'a> {
             }
             _ => (&rest[..0], rest),
         };
-        let message = rest.strip_prefix(b":")?;
-        Some(Self { stamp, host, program, process, message: message.strip_prefix(b" ").unwrap_or(message) })
+        let message = text(rest.strip_prefix(b":")?);
+        (!program.is_empty()).then_some(Self { stamp, host, program, process, message })
+    }
+
+    /// Reads `program[process]: message`, in what another program wrote at this time.
+    pub fn within(stamp: Stamp, host: &'a [u8], message: &'a [u8]) -> Option<Self> {
+        Self::program(stamp, host, message)
     }
 
     /// Reads what follows the version: `TIMESTAMP HOST PROGRAM PROCESS MSGID STRUCTURED-DATA MESSAGE`.
@@ -95,12 +151,50 @@ impl<'a> Line<'a> {
         };
         let message = rest.strip_prefix(b" ").unwrap_or(rest);
         let message = message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message);
-        Some(Self { stamp, host, program, process, message })
+        Some(Self { stamp, host, program, process, message: text(message) })
     }
 }
 
-/// Cuts off `<22>`, and `1 ` after it, which says that the line is of RFC 5424.
+/// Where a part of a text begins in it.
+fn offset_of(text: &[u8], part: &[u8]) -> usize {
+    (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len())
+}
+
+/// What stands between a time and a program, and is no host.
+fn is_level(word: &[u8]) -> bool {
+    let word = word.trim_ascii();
+    let is_facility = |word: &[u8]| memchr(b'.', word).is_some_and(|dot| matches!(&word[..dot], b"mail" | b"<mail"));
+    let words: [&[u8]; 14] = [
+        b"stdout", b"stderr", b"F", b"P", b"INFO", b"WARN", b"WARNING", b"ERROR", b"DEBUG", b"NOTICE", b"info",
+        b"warn", b"warning", b"error",
+    ];
+    words.contains(&word) || is_facility(word)
+}
+
+/// A message without blanks and `[ID 197553 mail.info]` before it.
+fn text(message: &[u8]) -> &[u8] {
+    let message = message.strip_prefix(b" ").unwrap_or(message);
+    // The usual message begins here.
+    if !matches!(message.first(), Some(b' ' | b'\t' | b'[')) {
+        return message;
+    }
+    let message = message.trim_ascii_start();
+    match message.strip_prefix(b"[ID ").and_then(|id| Some(&id[memchr(b']', id)? + 1..])) {
+        Some(rest) => rest.trim_ascii_start(),
+        None => message,
+    }
+}
+
+/// Cuts off a byte order mark, the count of octets (RFC 6587), `<22>`, and `1 ` after it, which says
+/// that the line is of RFC 5424.
 fn without_priority(line: &[u8]) -> (&[u8], bool) {
+    let mut line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+    if let Some(b'0'..=b'9') = line.first() {
+        let digits = line.iter().take(6).take_while(|byte| byte.is_ascii_digit()).count();
+        if line[digits..].starts_with(b" <") {
+            line = &line[digits + 1..];
+        }
+    }
     let end = match line.first() {
         Some(b'<') => memchr(b'>', &line[..line.len().min(5)]).map_or(0, |end| end + 1),
         _ => 0,
@@ -112,7 +206,7 @@ fn without_priority(line: &[u8]) -> (&[u8], bool) {
 }
 
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = memchr(b' ', text)?;
+    let end = memchr2(b' ', b'\t', text)?;
     Some((&text[..end], &text[end + 1..]))
 }
 

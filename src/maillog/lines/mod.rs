@@ -4,7 +4,7 @@ pub mod blocks;
 pub mod calendar;
 pub mod decompress;
 pub mod event;
-pub mod journal;
+pub mod json;
 pub mod line;
 pub mod merge;
 pub mod source;

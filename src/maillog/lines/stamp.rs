@@ -35,7 +35,28 @@ const BEFORE_MONTH: [i64; 12] = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 30
 pub const DAY: i64 = 86_400;
 
 impl Stamp {
-    /// Reads `Nov  1 09:05:00` at the beginning of a line; returns what follows it, too.
+    /// Reads a moment in any form at the beginning of a text; returns what follows it, too.
+    pub fn parse(text: &[u8]) -> Option<(Self, &[u8])> {
+        match text {
+            [b'[', inner @ ..] => {
+                let (stamp, rest) = Self::parse(inner)?;
+                Some((stamp, rest.strip_prefix(b"]")?))
+            }
+            [b'0'..=b'9', ..] => Self::iso(text).or_else(|| Self::year_first(text)).or_else(|| Self::epoch(text)),
+            _ => Self::traditional(text).or_else(|| Self::by_name(text)).or_else(|| {
+                // `Sat 2026-11-21 09:05:00 CET`: a day of the week, and a zone at the end.
+                let (day, rest) = name(text)?;
+                let (mut stamp, rest) = Self::iso(rest.strip_prefix(b" ")?)?;
+                (2..=4).contains(&day.chars().count()).then_some(())?;
+                let zone = rest.strip_prefix(b" ")?;
+                let end = zone.iter().position(|byte| *byte == b' ').unwrap_or(zone.len());
+                stamp.in_zone(&zone[..end]);
+                Some((stamp, &zone[end..]))
+            }),
+        }
+    }
+
+    /// Reads `Nov  1 09:05:00`, the usual form of syslog.
     pub fn traditional(line: &[u8]) -> Option<(Self, &[u8])> {
         let (head, rest) = line.split_at_checked(15)?;
         let month = month(head.first_chunk()?)?;
@@ -43,37 +64,268 @@ impl Stamp {
         if head[3] != b' ' || head[6] != b' ' || !(1..=31).contains(&day) {
             return None;
         }
-        let seconds = (BEFORE_MONTH[month] + day - 1) * DAY + time_of_day(&head[7..])?;
-        Some((Self { seconds, milliseconds: 0, has_fraction: false, form: Form::WithoutYear }, rest))
+        let stamp = Self::without_year(month, day, time_of_day(&head[7..])?);
+        Some(if rest.starts_with(b" ") { stamp.with_year_behind(rest) } else { stamp.with_fraction(rest) })
     }
 
     /// Reads `2026-11-01T09:05:00`, with fraction and offset (`Z`, `+01:00`, `+0100`) if there are any.
     pub fn iso(line: &[u8]) -> Option<(Self, &[u8])> {
-        let (head, mut rest) = line.split_at_checked(19)?;
+        let (head, rest) = line.split_at_checked(19)?;
         let (year, month, day) = (two(head, 0)? * 100 + two(head, 2)?, two(head, 5)?, two(head, 8)?);
-        let separators = head[4] == b'-' && head[7] == b'-' && matches!(head[10], b'T' | b' ');
+        let separators = matches!((head[4], head[7]), (b'-', b'-') | (b'/', b'/')) && matches!(head[10], b'T' | b' ');
         if !separators || !(1..=12).contains(&month) || !(1..=31).contains(&day) {
             return None;
         }
-        let mut seconds = days(year, month, day) * DAY + time_of_day(&head[11..])?;
-        let (mut milliseconds, mut has_fraction) = (0, false);
+        let seconds = days(year, month, day) * DAY + time_of_day(&head[11..])?;
+        let stamp = Self { seconds, milliseconds: 0, has_fraction: false, form: Form::Local };
+        Some(stamp.with_fraction(rest))
+    }
+
+    /// Reads `2026 Nov 21 09:05:00`.
+    fn year_first(text: &[u8]) -> Option<(Self, &[u8])> {
+        let (year, rest) = number(text)?;
+        let (stamp, rest) = Self::by_name(rest.strip_prefix(b" ")?)?;
+        Some((stamp.in_year(year)?, rest))
+    }
+
+    /// Reads seconds since the epoch: `1793523907.123456`.
+    fn epoch(text: &[u8]) -> Option<(Self, &[u8])> {
+        let (seconds, rest) = number(text)?;
+        let is_now = (1_000_000_000..10_000_000_000).contains(&seconds);
+        let stamp = Self { seconds, milliseconds: 0, has_fraction: false, form: Form::Absolute };
+        is_now.then(|| stamp.with_fraction(rest))
+    }
+
+    /// Reads `nov. 1 09:05:00` in any language, with a day of the week, a year, or one blank too few.
+    fn by_name(text: &[u8]) -> Option<(Self, &[u8])> {
+        let (first, rest) = name(text)?;
+        let (month, rest) = match MONTHS.iter().find(|(known, _)| *known == first) {
+            Some((_, month)) => (*month, rest),
+            None => {
+                let (second, rest) = name(rest.strip_prefix(b" ")?)?;
+                (MONTHS.iter().find(|(known, _)| *known == second)?.1, rest)
+            }
+        };
+        let (day, rest) = number(rest.strip_prefix(b" ")?.trim_ascii_start())?;
+        let rest = rest.strip_prefix(b" ")?;
+        let (year, rest) = match number(rest) {
+            Some((year @ 1970..=2999, rest)) => (Some(year), rest.strip_prefix(b" ")?),
+            _ => (None, rest),
+        };
+        let (head, rest) = rest.split_at_checked(8)?;
+        if !(1..=31).contains(&day) {
+            return None;
+        }
+        let stamp = Self::without_year(month, day, time_of_day(head)?);
+        match year {
+            Some(year) => Some(stamp.in_year(year)?.with_fraction(rest)),
+            None => Some(stamp.with_year_behind(rest)),
+        }
+    }
+
+    fn without_year(month: usize, day: i64, time: i64) -> Self {
+        let seconds = (BEFORE_MONTH[month] + day - 1) * DAY + time;
+        Self { seconds, milliseconds: 0, has_fraction: false, form: Form::WithoutYear }
+    }
+
+    fn in_year(mut self, year: i64) -> Option<Self> {
+        let place = self.seconds / DAY;
+        let month = BEFORE_MONTH.iter().rposition(|before| *before <= place)?;
+        let day = place - BEFORE_MONTH[month] + 1;
+        self.seconds = days(year, month as i64 + 1, day) * DAY + self.seconds % DAY;
+        self.form = Form::Local;
+        Some(self)
+    }
+
+    /// Reads a fraction and an offset, or the name of a zone, if they are there.
+    fn with_fraction(mut self, mut rest: &[u8]) -> (Self, &[u8]) {
         if let [b'.' | b',', fraction @ ..] = rest {
             let length = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
             let digit = |at: usize| if at < length { u16::from(fraction[at] - b'0') } else { 0 };
-            milliseconds = digit(0) * 100 + digit(1) * 10 + digit(2);
-            has_fraction = length > 0;
-            rest = &fraction[length..];
-        }
-        let form = match offset(rest) {
-            Some((offset, after)) => {
-                seconds -= offset;
-                rest = after;
-                Form::Absolute
+            if length > 0 {
+                self.milliseconds = digit(0) * 100 + digit(1) * 10 + digit(2);
+                (self.has_fraction, rest) = (true, &fraction[length..]);
             }
-            None => Form::Local,
-        };
-        Some((Self { seconds, milliseconds, has_fraction, form }, rest))
+        }
+        if self.form == Form::Local
+            && let Some((offset, after)) = offset(rest.strip_prefix(b" ").unwrap_or(rest))
+        {
+            (self.seconds, self.form) = (self.seconds - offset, Form::Absolute);
+            rest = after;
+        }
+        (self, rest)
     }
+
+    /// Reads ` CET 2026`, ` 2026`, or nothing more, behind a time without a year.
+    fn with_year_behind(self, rest: &[u8]) -> (Self, &[u8]) {
+        let (mut stamp, rest) = self.with_fraction(rest);
+        let Some(behind) = rest.strip_prefix(b" ") else {
+            return (stamp, rest);
+        };
+        let end = behind.iter().position(|byte| *byte == b' ').unwrap_or(behind.len());
+        let year = |text: &[u8]| match number(text) {
+            Some((year @ 1970..=2999, after)) if matches!(after, [] | [b' ', ..]) => {
+                Some((year, text.len() - after.len()))
+            }
+            _ => None,
+        };
+        if let Some((year, length)) = year(behind)
+            && let Some(stamp) = stamp.in_year(year)
+        {
+            return (stamp, &behind[length..]);
+        }
+        if zone(&behind[..end]).is_some()
+            && let Some((year, length)) = behind.get(end + 1..).and_then(year)
+            && let Some(with_year) = stamp.in_year(year)
+        {
+            stamp = with_year;
+            stamp.in_zone(&behind[..end]);
+            return (stamp, &behind[end + 1 + length..]);
+        }
+        (stamp, rest)
+    }
+
+    /// Takes local time for that of a zone, if its name is unambiguous.
+    fn in_zone(&mut self, name: &[u8]) {
+        if let (Form::Local, Some(hours)) = (self.form, zone(name)) {
+            (self.seconds, self.form) = (self.seconds - hours * 3600, Form::Absolute);
+        }
+    }
+}
+
+/// Hours east of Greenwich.
+fn zone(name: &[u8]) -> Option<i64> {
+    Some(match name {
+        b"UTC" | b"GMT" | b"WET" => 0,
+        b"CET" | b"WEST" => 1,
+        b"CEST" | b"EET" => 2,
+        b"EEST" | b"MSK" => 3,
+        b"EDT" => -4,
+        b"EST" | b"CDT" => -5,
+        b"MDT" => -6,
+        b"PDT" => -7,
+        b"PST" => -8,
+        _ => return None,
+    })
+}
+
+/// Short names of months in the languages of syslog and journalctl, without a dot.
+const MONTHS: [(&str, usize); 99] = [
+    ("jan", 0),
+    ("janv", 0),
+    ("ene", 0),
+    ("gen", 0),
+    ("sty", 0),
+    ("led", 0),
+    ("oca", 0),
+    ("янв", 0),
+    ("января", 0),
+    ("feb", 1),
+    ("févr", 1),
+    ("fév", 1),
+    ("fev", 1),
+    ("lut", 1),
+    ("úno", 1),
+    ("şub", 1),
+    ("фев", 1),
+    ("febr", 1),
+    ("mar", 2),
+    ("mär", 2),
+    ("märz", 2),
+    ("mars", 2),
+    ("mrt", 2),
+    ("bře", 2),
+    ("мар", 2),
+    ("марта", 2),
+    ("márc", 2),
+    ("apr", 3),
+    ("abr", 3),
+    ("avr", 3),
+    ("avril", 3),
+    ("kwi", 3),
+    ("dub", 3),
+    ("nis", 3),
+    ("апр", 3),
+    ("ápr", 3),
+    ("may", 4),
+    ("mai", 4),
+    ("maj", 4),
+    ("mei", 4),
+    ("mag", 4),
+    ("kvě", 4),
+    ("май", 4),
+    ("мая", 4),
+    ("máj", 4),
+    ("jun", 5),
+    ("juin", 5),
+    ("juni", 5),
+    ("giu", 5),
+    ("cze", 5),
+    ("čen", 5),
+    ("haz", 5),
+    ("июн", 5),
+    ("jún", 5),
+    ("jul", 6),
+    ("juil", 6),
+    ("juli", 6),
+    ("lug", 6),
+    ("lip", 6),
+    ("čec", 6),
+    ("tem", 6),
+    ("июл", 6),
+    ("júl", 6),
+    ("aug", 7),
+    ("août", 7),
+    ("ago", 7),
+    ("sie", 7),
+    ("srp", 7),
+    ("ağu", 7),
+    ("авг", 7),
+    ("sep", 8),
+    ("sept", 8),
+    ("set", 8),
+    ("wrz", 8),
+    ("zář", 8),
+    ("eyl", 8),
+    ("сен", 8),
+    ("szept", 8),
+    ("oct", 9),
+    ("okt", 9),
+    ("ott", 9),
+    ("out", 9),
+    ("paź", 9),
+    ("říj", 9),
+    ("eki", 9),
+    ("окт", 9),
+    ("nov", 10),
+    ("lis", 10),
+    ("kas", 10),
+    ("ноя", 10),
+    ("dec", 11),
+    ("dez", 11),
+    ("déc", 11),
+    ("dic", 11),
+    ("gru", 11),
+    ("pro", 11),
+    ("ara", 11),
+    ("дек", 11),
+    ("des", 11),
+];
+
+/// A word of letters in lower case, without the dot behind it.
+fn name(text: &[u8]) -> Option<(String, &[u8])> {
+    let end = text.iter().take(20).position(|byte| matches!(byte, b' ' | b'.' | b','))?;
+    let word =
+        str::from_utf8(&text[..end]).ok().filter(|word| !word.is_empty() && word.chars().all(char::is_alphabetic))?;
+    let rest = &text[end..];
+    Some((word.to_lowercase(), if rest[0] == b' ' { rest } else { &rest[1..] }))
+}
+
+/// A number of at most ten digits.
+fn number(text: &[u8]) -> Option<(i64, &[u8])> {
+    let end = text.iter().take(11).position(|byte| !byte.is_ascii_digit()).unwrap_or(text.len());
+    let number = str::from_utf8(text.get(..end)?).ok()?.parse().ok()?;
+    Some((number, &text[end..]))
 }
 
 /// Days from the Unix epoch to a date of the Gregorian calendar.
@@ -154,11 +406,48 @@ mod tests {
     }
 
     #[test]
+    fn a_moment_is_read_in_every_form() {
+        let moment = |text: &str| {
+            let (stamp, rest) = Stamp::parse(text.as_bytes()).unwrap_or_else(|| panic!("{text}"));
+            assert_eq!(rest, b" mx x: y", "{text}");
+            stamp
+        };
+        let absolute = moment("2026-11-01T09:05:07Z mx x: y");
+        for text in [
+            "1793523907 mx x: y",
+            "Sun 2026-11-01 10:05:07 CET mx x: y",
+            "Sun Nov  1 09:05:07 UTC 2026 mx x: y",
+            "[2026-11-01T09:05:07Z] mx x: y",
+            "2026-11-01 10:05:07 +0100 mx x: y",
+        ] {
+            assert_eq!(moment(text), absolute, "{text}");
+        }
+        let local = Stamp { form: Form::Local, ..absolute };
+        for text in ["Nov  1 09:05:07 2026 mx x: y", "Nov 1 2026 09:05:07 mx x: y", "2026 Nov  1 09:05:07 mx x: y"] {
+            assert_eq!(moment(text), local, "{text}");
+        }
+        let year_first = moment("2026/11/01 09:05:07.250 mx x: y");
+        assert_eq!(year_first, Stamp { milliseconds: 250, has_fraction: true, ..local });
+        let without_year = moment("Nov  1 09:05:07 mx x: y");
+        for text in [
+            "Nov 1 09:05:07 mx x: y",
+            "nov. 1 09:05:07 mx x: y",
+            "ноя 1 09:05:07 mx x: y",
+            "Sun Nov  1 09:05:07 mx x: y",
+        ] {
+            assert_eq!(moment(text), without_year, "{text}");
+        }
+        let fraction = Stamp { milliseconds: 123, has_fraction: true, ..without_year };
+        assert_eq!(moment("Nov  1 09:05:07.123456 mx x: y"), fraction);
+        assert_eq!(moment("Dez  1 09:05:07 mx x: y"), moment("Dec  1 09:05:07 mx x: y"));
+    }
+
+    #[test]
     fn what_is_no_moment_is_refused() {
         for text in ["", "Nov  1", "Foo  1 09:05:07", "Nov 32 09:05:07", "Nov  1 24:05:07", "Nov  1 09.05:07"] {
             assert_eq!(Stamp::traditional(text.as_bytes()), None, "{text}");
         }
-        for text in ["2026-13-01T09:05:07Z", "2026-11-01T09:65:07Z", "2026/11/01T09:05:07Z", "20261101T090507Z...."] {
+        for text in ["2026-13-01T09:05:07Z", "2026-11-01T09:65:07Z", "2026-11/01T09:05:07Z", "20261101T090507Z...."] {
             assert_eq!(Stamp::iso(text.as_bytes()), None, "{text}");
         }
     }

@@ -11,15 +11,24 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 
-use memchr::{memchr, memrchr};
+use memchr::{memchr, memmem, memrchr};
 
 use super::event::{Event, LineKind, Reader};
-use super::journal::Entry;
+use super::json::Entry;
 use super::line::{Head, Line};
 use super::source::Input;
 
 /// Bytes of a block. A longer line is none of Postfix's.
 const BLOCK: usize = 512 * 1024;
+
+/// The most that a line may say a message was repeated.
+const MAX_REPEATS: usize = 10_000;
+
+/// Where an object of JSON may begin in a line.
+const MAX_PREFIX: usize = 200;
+
+/// Bytes that are kept of a line that is not understood.
+const MAX_SAMPLE: usize = 200;
 
 /// Batches that wait for their turn, beside one for each worker.
 const SPARE: usize = 3;
@@ -33,6 +42,8 @@ pub struct Batch {
     pub names: Vec<u8>,
     /// How its lines were understood.
     pub lines: Lines,
+    /// The first line that was not understood.
+    pub strange: Option<Box<[u8]>>,
     /// Why nothing comes after it, if not because the log ends.
     pub error: Option<io::Error>,
 }
@@ -50,6 +61,8 @@ pub struct Lines {
     pub foreign: u64,
     /// What is no line of a log.
     pub strange: u64,
+    /// Those of them that name Postfix.
+    pub strange_postfix: u64,
     /// Their length.
     pub bytes: u64,
 }
@@ -62,6 +75,7 @@ impl Lines {
         self.idle += other.idle;
         self.foreign += other.foreign;
         self.strange += other.strange;
+        self.strange_postfix += other.strange_postfix;
         self.bytes += other.bytes;
     }
 }
@@ -105,6 +119,7 @@ impl Blocks {
     pub fn recycle(&self, mut batch: Batch) {
         batch.events.clear();
         batch.names.clear();
+        batch.strange = None;
         batch.lines = Lines::default();
         if let Some(empty) = &self.empty {
             // Nobody needs it when the log is at its end.
@@ -224,7 +239,7 @@ impl Batch {
     fn read(&mut self, block: &[u8], reader: &Reader) {
         let Self { events, names, lines, .. } = self;
         lines.bytes += block.len() as u64;
-        let (mut rest, mut head) = (block, None);
+        let (mut rest, mut head, mut last) = (block, None, None);
         while !rest.is_empty() {
             let end = memchr(b'\n', rest).unwrap_or(rest.len());
             let line = &rest[..end];
@@ -233,14 +248,32 @@ impl Batch {
                 continue;
             }
             lines.all += 1;
-            match parse_after(&mut head, line, |line| reader.read(line, names)) {
+            let mut repeats = 1;
+            let kind = parse_after(&mut head, line, |line| {
+                let (message, count) = repeated(line.message);
+                repeats = count;
+                match line.program {
+                    // syslogd means the line before.
+                    b"" => last.map_or(LineKind::Foreign, LineKind::Event),
+                    _ => reader.read(&Line { message, ..*line }, names),
+                }
+            });
+            last = None;
+            match kind {
                 Some(LineKind::Event(event)) => {
                     lines.told += 1;
-                    events.push(event);
+                    events.extend(std::iter::repeat_n(event, repeats));
+                    last = Some(event);
                 }
                 Some(LineKind::Idle) => lines.idle += 1,
                 Some(LineKind::Foreign) => lines.foreign += 1,
-                None => lines.strange += 1,
+                None => {
+                    lines.strange += 1;
+                    lines.strange_postfix += u64::from(memmem::find(line, b"postfix").is_some());
+                    if self.strange.is_none() {
+                        self.strange = Some(line[..line.len().min(MAX_SAMPLE)].into());
+                    }
+                }
             }
         }
     }
@@ -254,10 +287,26 @@ pub fn parse<T>(line: &[u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
 /// The same for a line that follows others.
 fn parse_after<'a, T>(head: &mut Option<Head<'a>>, line: &'a [u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    match line.first()? {
-        b'{' => Entry::parse(line).map(|entry| use_it(&entry.line())),
-        _ => Line::parse_after(head, line).as_ref().map(use_it),
+    if line.first()? != &b'{'
+        && let Some(line) = Line::parse_after(head, line)
+    {
+        return Some(use_it(&line));
     }
+    // An object may stand behind what other programs put before it.
+    let object = memchr(b'{', &line[..line.len().min(MAX_PREFIX)])?;
+    Entry::parse(&line[object..])?.with_line(use_it)
+}
+
+/// What `message repeated 3 times: [ message]`, or `last message repeated 3 times`, says, and how often.
+fn repeated(message: &[u8]) -> (&[u8], usize) {
+    let rest = message.strip_prefix(b"last ").unwrap_or(message);
+    let Some(rest) = rest.strip_prefix(b"message repeated ") else {
+        return (message, 1);
+    };
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let count = str::from_utf8(&rest[..digits]).ok().and_then(|count| count.parse().ok()).unwrap_or(1);
+    let inner = rest[digits..].strip_prefix(b" times: [ ").and_then(|inner| inner.strip_suffix(b"]"));
+    (inner.unwrap_or(message), count.min(MAX_REPEATS))
 }
 
 #[cfg(test)]

@@ -163,6 +163,7 @@ impl Reader {
     pub fn read(&self, line: &Line<'_>, names: &mut Vec<u8>) -> LineKind {
         let Some((syslog_name, daemon)) = daemon(line.program) else {
             return match line.program {
+                program if program.starts_with(b"postfix") && program.ends_with(b".service") => self.unit(line, names),
                 b"MailScanner" => mailscanner(line).map_or(LineKind::Foreign, |kind| event(line, kind)),
                 _ => LineKind::Foreign,
             };
@@ -177,6 +178,12 @@ impl Reader {
             b"pickup" => pickup(line),
             _ => None,
         };
+        kind.map_or(LineKind::Idle, |kind| event(line, kind))
+    }
+
+    /// A line that names the unit instead of the program, as `journalctl -o with-unit` writes it.
+    fn unit(&self, line: &Line<'_>, names: &mut Vec<u8>) -> LineKind {
+        let kind = smtpd(line, names).or_else(|| qmgr(line, names)).or_else(|| self.delivery(line));
         kind.map_or(LineKind::Idle, |kind| event(line, kind))
     }
 

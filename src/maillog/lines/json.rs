@@ -1,0 +1,305 @@
+//! Lines of JSON: one object each, as journalctl, Docker, rsyslog, syslog-ng, Elastic, Vector and Fluent Bit
+//! write them.
+//!
+//! An object has either a whole line of syslog in it, or its parts under names
+//! that differ from program to program. Only the members of interest are
+//! decoded, without building the object.
+
+use std::borrow::Cow;
+
+use memchr::memchr2;
+
+use super::line::Line;
+use super::stamp::{Form, Stamp};
+
+/// Objects within objects that are looked into.
+const MAX_DEPTH: u32 = 6;
+
+/// What a member of an object may be of interest as.
+#[derive(Clone, Copy, PartialEq)]
+enum Field {
+    Message,
+    Program,
+    Process,
+    Host,
+    Time,
+}
+
+/// Names of members, without underscores, hyphens and case, the better ones first.
+const NAMES: [(&str, Field); 40] = [
+    ("realtimetimestamp", Field::Time),
+    ("timereported", Field::Time),
+    ("isodate", Field::Time),
+    ("timestamp", Field::Time),
+    ("time", Field::Time),
+    ("date", Field::Time),
+    ("datetime", Field::Time),
+    ("ts", Field::Time),
+    ("timegenerated", Field::Time),
+    ("message", Field::Message),
+    ("log", Field::Message),
+    ("msg", Field::Message),
+    ("shortmessage", Field::Message),
+    ("line", Field::Message),
+    ("event.original", Field::Message),
+    ("syslogidentifier", Field::Program),
+    ("syslog.appname", Field::Program),
+    ("appname", Field::Program),
+    ("applicationname", Field::Program),
+    ("programname", Field::Program),
+    ("program", Field::Program),
+    ("ident", Field::Program),
+    ("syslogtag", Field::Program),
+    ("process.name", Field::Program),
+    ("comm", Field::Program),
+    ("tag", Field::Program),
+    ("syslogpid", Field::Process),
+    ("pid", Field::Process),
+    ("procid", Field::Process),
+    ("processid", Field::Process),
+    ("syslog.procid", Field::Process),
+    ("process.pid", Field::Process),
+    ("host.hostname", Field::Host),
+    ("hostname", Field::Host),
+    ("host.name", Field::Host),
+    ("host", Field::Host),
+    ("syslog.hostname", Field::Host),
+    ("logsource", Field::Host),
+    ("fromhost", Field::Host),
+    ("source", Field::Host),
+];
+
+/// The best member found for each field: its place in `NAMES`, and its value.
+#[derive(Debug, Default)]
+pub struct Entry<'a> {
+    message: Option<(usize, Cow<'a, [u8]>)>,
+    program: Option<(usize, Cow<'a, [u8]>)>,
+    process: Option<(usize, Cow<'a, [u8]>)>,
+    host: Option<(usize, Cow<'a, [u8]>)>,
+    time: Option<(usize, Cow<'a, [u8]>)>,
+}
+
+impl<'a> Entry<'a> {
+    /// Reads one. `None`: this is not an object with a message.
+    pub fn parse(text: &'a [u8]) -> Option<Self> {
+        let mut entry = Self::default();
+        Scanner { text, at: 0 }.object(b"", 0, &mut entry)?;
+        entry.message.is_some().then_some(entry)
+    }
+
+    /// Takes the line in it apart, and what `use_it` makes of it.
+    pub fn with_line<T>(&self, use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
+        fn text<'f>(field: &'f Option<(usize, Cow<'_, [u8]>)>) -> &'f [u8] {
+            field.as_ref().map_or(b"", |(_, value)| value)
+        }
+        let (message, program, host) = (text(&self.message), text(&self.program), text(&self.host));
+        let message = message.trim_ascii();
+        let stamp = time(text(&self.time));
+        if !program.contains(&b'/')
+            && let Some(line) = Line::parse(message)
+        {
+            let host = if line.host.is_empty() { host } else { line.host };
+            return Some(use_it(&Line { host, ..line }));
+        }
+        let stamp = stamp?;
+        if let Some(line) = Line::within(stamp, host, message).filter(|line| line.program.contains(&b'/')) {
+            return Some(use_it(&line));
+        }
+        // A tag has the process number, and a colon.
+        let (tag, process) = match program.iter().position(|byte| matches!(byte, b'[' | b':')) {
+            Some(end) => (&program[..end], program[end..].split(|byte| matches!(byte, b'[' | b']')).nth(1)),
+            None => (program, None),
+        };
+        let process = process.unwrap_or(text(&self.process));
+        (!tag.is_empty()).then(|| use_it(&Line { stamp, host, program: tag, process, message }))
+    }
+
+    fn set(&mut self, rank: usize, value: Cow<'a, [u8]>) {
+        let field = match NAMES[rank].1 {
+            Field::Message => &mut self.message,
+            Field::Program => &mut self.program,
+            Field::Process => &mut self.process,
+            Field::Host => &mut self.host,
+            Field::Time => &mut self.time,
+        };
+        if field.as_ref().is_none_or(|(known, _)| rank < *known) {
+            *field = Some((rank, value));
+        }
+    }
+}
+
+/// A moment as text, or a number of seconds, milliseconds, microseconds or nanoseconds.
+fn time(value: &[u8]) -> Option<Stamp> {
+    let end = value.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(value.len());
+    if end < 9 || !matches!(value.get(end), None | Some(b'.' | b'e' | b'E')) {
+        return Stamp::parse(value).map(|(stamp, _)| stamp);
+    }
+    let whole = str::from_utf8(&value[..end]).ok()?.parse::<i64>().ok()?;
+    if end <= 10 {
+        return Stamp::parse(value).map(|(stamp, _)| stamp);
+    }
+    let per_second = 10_i64.pow(u32::try_from(end.checked_sub(10)?).ok().filter(|digits| *digits <= 9)?);
+    let milliseconds = (whole.rem_euclid(per_second) as i128 * 1000 / i128::from(per_second)) as u16;
+    Some(Stamp { seconds: whole.div_euclid(per_second), milliseconds, has_fraction: true, form: Form::Absolute })
+}
+
+/// Goes through the members of objects.
+struct Scanner<'a> {
+    text: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Scanner<'a> {
+    fn object(&mut self, parent: &[u8], depth: u32, entry: &mut Entry<'a>) -> Option<()> {
+        self.expect(b'{')?;
+        if self.peek()? == b'}' {
+            self.at += 1;
+            return Some(());
+        }
+        loop {
+            (self.peek()? == b'"').then_some(())?;
+            let (key, _) = self.string()?;
+            self.expect(b':')?;
+            match self.peek()? {
+                b'{' if depth < MAX_DEPTH => self.object(key, depth + 1, entry)?,
+                first => {
+                    let start = self.at;
+                    self.skip(0)?;
+                    let value = &self.text[start..self.at];
+                    if matches!(first, b'"' | b'[' | b'0'..=b'9')
+                        && let Some(rank) = rank(parent, key)
+                        && let Some(value) = decoded(value)
+                    {
+                        entry.set(rank, value);
+                    }
+                }
+            }
+            match self.peek()? {
+                b',' => self.at += 1,
+                b'}' => {
+                    self.at += 1;
+                    return Some(());
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    /// The next byte that is not blank.
+    fn peek(&mut self) -> Option<u8> {
+        while self.text.get(self.at)?.is_ascii_whitespace() {
+            self.at += 1;
+        }
+        Some(self.text[self.at])
+    }
+
+    fn expect(&mut self, byte: u8) -> Option<()> {
+        (self.peek()? == byte).then(|| self.at += 1)
+    }
+
+    /// What is between the quotes, and whether it has escapes.
+    fn string(&mut self) -> Option<(&'a [u8], bool)> {
+        let start = self.at + 1;
+        let (mut at, mut has_escapes) = (start, false);
+        loop {
+            at += memchr2(b'"', b'\\', self.text.get(at..)?)?;
+            if self.text[at] == b'"' {
+                self.at = at + 1;
+                return Some((&self.text[start..at], has_escapes));
+            }
+            (has_escapes, at) = (true, at + 2);
+        }
+    }
+
+    /// Goes past a value.
+    fn skip(&mut self, depth: u32) -> Option<()> {
+        match self.peek()? {
+            b'"' => drop(self.string()?),
+            open @ (b'{' | b'[') if depth < MAX_DEPTH * 2 => {
+                let close = if open == b'{' { b'}' } else { b']' };
+                self.at += 1;
+                while self.peek()? != close {
+                    match self.text[self.at] {
+                        b',' | b':' => self.at += 1,
+                        _ => self.skip(depth + 1)?,
+                    }
+                }
+                self.at += 1;
+            }
+            _ => {
+                let rest = &self.text[self.at..];
+                let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b':' | b' ' | b'\t');
+                let length = rest.iter().position(is_end).unwrap_or(rest.len());
+                (length > 0).then(|| self.at += length)?;
+            }
+        }
+        Some(())
+    }
+}
+
+/// The place of a member's name in `NAMES`.
+fn rank(parent: &[u8], key: &[u8]) -> Option<usize> {
+    let (mut name, mut length) = ([0; 24], 0);
+    for byte in key.iter().filter(|byte| !matches!(byte, b'_' | b'-' | b'@')) {
+        *name.get_mut(length)? = byte.to_ascii_lowercase();
+        length += 1;
+    }
+    let name = &name[..length];
+    NAMES.iter().position(|(known, _)| match known.split_once('.') {
+        None => known.as_bytes() == name && (parent.is_empty() || known.len() > 8 || *known == "message"),
+        Some((of, known)) => known.as_bytes() == name && parent.eq_ignore_ascii_case(of.as_bytes()),
+    })
+}
+
+/// A text, a number as it stands, or a text as the numbers of its bytes.
+fn decoded(value: &[u8]) -> Option<Cow<'_, [u8]>> {
+    match value {
+        [b'"', text @ .., b'"'] if memchr::memchr(b'\\', text).is_none() => Some(Cow::Borrowed(text)),
+        [b'"', ..] => serde_json::from_slice::<String>(value).ok().map(|text| Cow::Owned(text.into_bytes())),
+        [b'[', ..] => serde_json::from_slice::<Vec<u8>>(value).ok().map(Cow::Owned),
+        number => Some(Cow::Borrowed(number)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> Option<String> {
+        let show = |line: &Line<'_>| {
+            let text = |part: &[u8]| String::from_utf8_lossy(part).into_owned();
+            let moment = line.stamp.seconds * 1000 + i64::from(line.stamp.milliseconds);
+            format!("{moment} {} {} {} {}", text(line.host), text(line.program), text(line.process), text(line.message))
+        };
+        Entry::parse(text.as_bytes())?.with_line(show)
+    }
+
+    #[test]
+    fn the_parts_are_found_under_the_names_of_each_program() {
+        let expected = "1793523907250 mx postfix/smtpd 411 connect from a[192.0.2.1]";
+        for text in [
+            r#"{"__REALTIME_TIMESTAMP":"1793523907250000","_HOSTNAME":"mx","SYSLOG_IDENTIFIER":"postfix/smtpd","_PID":"1","SYSLOG_PID":"411","MESSAGE":"connect from \u0061[192.0.2.1]"}"#,
+            r#"{"log":"2026-11-01T09:05:07.25Z mx postfix/smtpd[411]: connect from a[192.0.2.1]\n","stream":"stdout","time":"2026-11-01T09:05:09Z"}"#,
+            r#"{"timestamp":"2026-11-01T10:05:07.25+01:00","host":"mx","severity":"info","syslogtag":"postfix/smtpd[411]:","message":" connect from a[192.0.2.1]"}"#,
+            r#"{"@timestamp":"2026-11-01T09:05:07.250Z","host":{"name":"mx"},"process":{"name":"postfix/smtpd","pid":411},"message":"connect from a[192.0.2.1]","tags":["x","{"]}"#,
+            r#"{"appname":"postfix/smtpd","facility":"mail","host":"mx","message":"connect from a[192.0.2.1]","procid":411,"timestamp":"2026-11-01T09:05:07.250Z"}"#,
+            r#"{"date":1793523907.25,"host":"mx","ident":"postfix/smtpd","pid":"411","message":"connect from a[192.0.2.1]"}"#,
+            r#"{"timestamp":1793523907250,"hostname":"mx","message":"postfix/smtpd[411]: connect from a[192.0.2.1]"}"#,
+        ] {
+            assert_eq!(line(text).as_deref().map(|line| line.replace("  ", " ")), Some(expected.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_message_may_come_as_numbers() {
+        let text = r#"{"__REALTIME_TIMESTAMP":"1793523907250000","SYSLOG_IDENTIFIER":"x","MESSAGE":[104,105]}"#;
+        assert_eq!(line(text).unwrap(), "1793523907250  x  hi");
+    }
+
+    #[test]
+    fn what_is_not_an_entry_is_refused() {
+        for text in ["{", "{}", "[]", r#"{"a":"#, r#"{"message":"x"}"#, r#"{"message":"y","ident":"x","time":"z"}"#] {
+            assert_eq!(line(text), None, "{text}");
+        }
+    }
+}
