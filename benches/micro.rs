@@ -51,7 +51,7 @@ fn requests(criterion: &mut Criterion) {
 
     let mut request = decode();
     let client = request.client.unwrap();
-    let policy = Policy::new(Config::default().policy(), None);
+    let policy = Policy::new(&Config::default().policy, None);
     let sessions = Sessions::new(4096);
     let mut handle = sessions.attach(None);
     let now = Now::simulated(0);

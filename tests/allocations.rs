@@ -52,9 +52,10 @@ fn a_request_on_the_memory_store_allocates_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut request = Vec::with_capacity(4096);
     let mut postfix = runtime.block_on(async {
-        let config = Config { lists: Lists::default(), ..Config::default() };
+        let mut config = Config::default();
+        config.policy.lists = Lists::default();
         let service =
-            Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Warning));
+            Service::new(config.engine(), Policy::new(&config.policy, None), Log::in_memory(Severity::Warning));
         let (postfix, ours) = UnixStream::pair().unwrap();
         tokio::spawn(async move {
             connection::serve(Stream::try_from(ours).unwrap(), Peer::Unix, &service, Shutdown::default()).await

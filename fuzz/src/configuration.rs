@@ -45,8 +45,8 @@ pub fn use_it(config: &Config) {
         printable(&warning.to_string());
     }
     // Makes every table that a lookup needs.
-    drop(Policy::new(config.policy(), None));
-    for limit in &config.limits {
+    drop(Policy::new(&config.policy, None));
+    for limit in &config.policy.limits {
         assert!(limit.threshold > 0 && limit.exptime > 0);
         let client = IpAddr::from([0x2001; 8]);
         let values = Values { client, limit: &limit.name, count: u64::MAX, threshold: u64::MAX, left: u32::MAX };

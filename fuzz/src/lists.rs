@@ -32,16 +32,17 @@ pub fn run(data: &[u8]) {
 
 fn compare(config: &Config, white: bool, content: &[u8]) {
     let expected = plain(content);
-    let found: Netblocks = config.lists.netblocks.iter().map(|(net, _)| (net.addr(), net.prefix_len())).collect();
+    let found: Netblocks =
+        config.policy.lists.netblocks.iter().map(|(net, _)| (net.addr(), net.prefix_len())).collect();
     assert_eq!(found, expected);
-    for (net, entry) in &config.lists.netblocks {
+    for (net, entry) in &config.policy.lists.netblocks {
         assert_eq!(net.trunc(), *net);
         match entry {
             ListEntry::Whitelist => assert!(white),
             ListEntry::Blacklist(reason) => {
                 assert!(!white);
                 if let Some(reason) = reason {
-                    printable(&config.lists.reasons[reason.index()]);
+                    printable(&config.policy.lists.reasons[reason.index()]);
                 }
             }
             ListEntry::Rate(_) => panic!("a rate in a list"),

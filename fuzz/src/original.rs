@@ -17,9 +17,9 @@ pub fn run(data: &[u8]) {
     let converted = configuration::read(text.as_bytes()).unwrap_or_else(|| panic!("cannot be read:\n{text}"));
     let (config, converted) = (loaded.config, converted.config);
     assert_eq!(converted.form, Form::Toml);
-    assert_eq!(converted.lists, config.lists, "{text}");
-    assert_eq!(converted.limits, config.limits, "{text}");
+    assert_eq!(converted.policy.lists, config.policy.lists, "{text}");
+    assert_eq!(converted.policy.limits, config.policy.limits, "{text}");
     assert_eq!(converted.store, config.store, "{text}");
-    assert_eq!(converted.on_store_failure(), config.on_store_failure(), "{text}");
+    assert_eq!(converted.policy.on_store_failure, config.policy.on_store_failure, "{text}");
     assert_eq!(converted.listen, config.listen, "{text}");
 }

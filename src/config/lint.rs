@@ -44,7 +44,7 @@ pub(super) fn check(config: &Config, s: &Settings) {
             s.warn(key, "has no effect: `listen` has no unix socket");
         }
     }
-    if config.limits.iter().all(|limit| limit.delay.is_none()) && config.blacklist.delay.is_none() {
+    if config.policy.limits.iter().all(|limit| limit.delay.is_none()) && config.policy.blacklist.delay.is_none() {
         s.warn("max_delayed", "has no effect: nobody waits");
     }
     if config.list_files.is_empty() {
@@ -60,7 +60,7 @@ fn check_blacklist(config: &Config, s: &Settings) {
         return;
     }
     let named = ["blacklist", "blacklist_file"].iter().any(|key| s.sets(key));
-    if !named && !config.lists.netblocks.iter().any(|(_, entry)| matches!(entry, ListEntry::Blacklist(_))) {
+    if !named && !config.policy.lists.netblocks.iter().any(|(_, entry)| matches!(entry, ListEntry::Blacklist(_))) {
         for key in keys {
             s.warn(key, "has no effect: nobody is on the blacklist");
         }
@@ -176,12 +176,12 @@ fn check_conditions(limit: &Limit, s: &Settings) {
 /// Checks for limits that do exactly the same. `spans` are those of the names of all but the first.
 pub(super) fn check_equal_limits(config: &Config, spans: &[Span], diagnostics: &Diagnostics) {
     let unnamed = |limit: &Limit| Limit { name: String::new(), key_prefix: String::new(), ..limit.clone() };
-    let limits: Vec<Limit> = config.limits.iter().map(unnamed).collect();
+    let limits: Vec<Limit> = config.policy.limits.iter().map(unnamed).collect();
     // The top level's netblocks are not part of its limit.
-    let first = usize::from(!config.lists.rates.is_empty());
+    let first = usize::from(!config.policy.lists.rates.is_empty());
     for (index, limit) in limits.iter().enumerate().skip(first + 1) {
         if let Some(earlier) = (first..index).find(|earlier| limits[*earlier] == *limit) {
-            let (name, earlier) = (&config.limits[index].name, &config.limits[earlier].name);
+            let (name, earlier) = (&config.policy.limits[index].name, &config.policy.limits[earlier].name);
             let text = format!("limit `{name}` says the same as `{earlier}`, so it has no effect");
             diagnostics.warn(&spans[index - 1], text);
         }

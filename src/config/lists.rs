@@ -190,7 +190,9 @@ impl Config {
         let named: Vec<NamedListFile> = self.list_files.iter().map(named).collect();
         match complete(own.clone(), &named) {
             Ok(CompleteLists { lists, own, files, warnings }) => {
-                Ok(Self { lists, own_lists: own, list_files: files, warnings, ..self.clone() })
+                let mut config = Self { own_lists: own, list_files: files, warnings, ..self.clone() };
+                config.policy.lists = lists;
+                Ok(config)
             }
             Err(ListErrors { unread, diagnostics, more }) => {
                 let whole = |(place, problem, remedy): (usize, String, String)| {

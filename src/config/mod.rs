@@ -28,9 +28,9 @@ use crate::listener::Peers;
 pub use crate::listener::SocketConfig;
 use crate::net::address::Address;
 pub use crate::observe::log::{LogConfig, LogTarget};
+use crate::policy::Limit;
 pub use crate::policy::OnStoreFailure;
 use crate::policy::lists::{ListEntry, Lists};
-use crate::policy::{Blacklist, Limit};
 pub use crate::store::StoreConfig;
 use crate::{engine, policy};
 
@@ -44,50 +44,35 @@ use source::Source;
 /// The file that is read when none is named. It need not exist.
 pub const DEFAULT_PATH: &str = "/etc/connshaper/connshaper.toml";
 
-/// Everything an administrator can say.
+/// A configuration, complete and checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Where it was read from; `None` for the built-in defaults.
+    /// `None`: the built-in defaults.
     pub path: Option<PathBuf>,
-    /// Which form the file has.
     pub form: Form,
-    /// Who is exempt, who is refused, and whose rate differs.
-    pub lists: Lists,
-    /// What the configuration itself says for `lists`, where list files add to it.
+    /// The limits and lists. The limit at the top level is the first one.
+    pub policy: policy::Settings,
+    /// The lists without list files, if there are any: they can be read again.
     pub own_lists: Option<Lists>,
-    /// The list files that were read for `lists`.
     pub list_files: Vec<ListFile>,
-    /// Between two looks whether a list file has changed; zero: they are read at a reload only.
+    /// Zero: list files are read again at a reload only.
     pub list_check_interval: Duration,
-    /// What is done about clients on the blacklist.
-    pub blacklist: Blacklist,
-    /// The limits in the order of the file; connection_shaper's, at the top level, is the first.
-    pub limits: Vec<Limit>,
-    /// Nothing is enforced: all of it is judged, counted and logged only.
-    pub log_only: bool,
-    /// Sessions that may wait for an answer at once.
     pub max_delayed: usize,
-    /// Where hits are counted.
     pub store: StoreConfig,
-    /// What of it outlives the process.
     pub state: StateConfig,
-    /// Where Postfix asks.
+    /// Where Postfix connects.
     pub listen: Vec<Address>,
     /// Rights of the unix sockets among them.
     pub socket: SocketConfig,
-    /// Where administrators ask; `None`: not said.
-    pub control: Option<ControlConfig>,
-    /// Where Prometheus may ask for metrics.
-    pub metrics: Vec<Address>,
-    /// Who may ask at the TCP sockets among them.
+    /// Peers that may connect to the TCP sockets among them.
     pub allow_peers: Peers,
-    /// Policy connections held at once.
+    pub control: Option<ControlConfig>,
+    /// Where Prometheus connects.
+    pub metrics: Vec<Address>,
     pub max_connections: usize,
-    /// What is logged, and where to.
     pub log: LogConfig,
-    /// Where inetd mode logs to: its standard error is the policy connection.
+    /// The log of inetd mode: its standard error is the policy connection.
     pub inetd_log: LogTarget,
-    /// What parses but makes no sense.
     pub warnings: Vec<ConfigWarning>,
 }
 
@@ -114,27 +99,11 @@ impl Config {
         Loaded::parse(path, content).map(|loaded| loaded.config)
     }
 
-    /// What is done while the store is away.
-    pub fn on_store_failure(&self) -> OnStoreFailure {
-        self.store.on_failure.unwrap_or(OnStoreFailure::Local)
-    }
-
-    /// What it says about decisions.
-    pub fn policy(&self) -> policy::Settings {
-        policy::Settings {
-            lists: self.lists.clone(),
-            blacklist: self.blacklist.clone(),
-            limits: self.limits.clone(),
-            on_store_failure: self.on_store_failure(),
-            log_only: self.log_only,
-        }
-    }
-
-    /// What it says about answering, beside the decisions.
+    /// What the engine needs beside the policy.
     pub fn engine(&self) -> engine::Settings {
         engine::Settings {
             store: self.store.clone(),
-            on_store_failure: self.on_store_failure(),
+            on_store_failure: self.policy.on_store_failure,
             log: self.log.clone(),
             max_connections: self.max_connections,
             max_delayed: self.max_delayed,
@@ -164,19 +133,24 @@ impl Config {
                 .into());
         }
         let mut config = self.clone();
-        config.store.on_failure.get_or_insert(OnStoreFailure::Dunno);
+        config.policy.on_store_failure = *config.store.on_failure.get_or_insert(OnStoreFailure::Dunno);
         config.log.target = self.inetd_log.clone();
         Ok(config)
     }
 
     /// The limit that stands at the top level: connection_shaper's own.
     pub fn top(&self) -> &Limit {
-        self.limits.first().expect("every configuration has it")
+        self.policy.limits.first().expect("every configuration has it")
     }
 
     /// The netblocks that are exempt.
     pub fn whitelist(&self) -> impl Iterator<Item = &IpNet> {
-        self.lists.netblocks.iter().filter(|(_, entry)| *entry == ListEntry::Whitelist).map(|(netblock, _)| netblock)
+        self.policy
+            .lists
+            .netblocks
+            .iter()
+            .filter(|(_, entry)| *entry == ListEntry::Whitelist)
+            .map(|(netblock, _)| netblock)
     }
 }
 
@@ -266,20 +240,18 @@ impl Form {
     }
 }
 
-/// Whether counts outlive the process.
+/// The file that keeps counts across restarts.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct StateConfig {
-    /// Where they are kept; `None`: nowhere.
     pub file: Option<PathBuf>,
-    /// Between two writes; zero: it is written at the end only.
+    /// Time between writes; zero: it is written at the end only.
     pub interval: Duration,
 }
 
 /// The control socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ControlConfig {
-    /// Its absolute path.
     pub path: PathBuf,
-    /// Group name; `None`: only the daemon's user, and root, may open it.
+    /// `None`: only the daemon's user, and root, may use it.
     pub group: Option<String>,
 }

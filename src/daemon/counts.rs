@@ -165,7 +165,7 @@ mod tests {
     use crate::store::local::counter_id::CounterId;
 
     fn policy(toml: &str) -> Policy {
-        Policy::new(config(toml).policy(), None)
+        Policy::new(&config(toml).policy, None)
     }
 
     fn config(toml: &str) -> Config {

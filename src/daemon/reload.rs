@@ -20,7 +20,7 @@ impl Daemon {
         let path = self.path.clone();
         let before = self.service.rules.load_full();
         spawn_blocking(move || {
-            Config::load(path.as_deref()).map(|config| (Policy::new(config.policy(), Some(&before.policy)), config))
+            Config::load(path.as_deref()).map(|config| (Policy::new(&config.policy, Some(&before.policy)), config))
         })
     }
 
@@ -30,7 +30,7 @@ impl Daemon {
         let before = self.service.rules.load_full();
         spawn_blocking(move || {
             let config = current.with_lists_read_again()?;
-            Ok((Policy::new(config.policy(), Some(&before.policy)), config))
+            Ok((Policy::new(&config.policy, Some(&before.policy)), config))
         })
     }
 
@@ -62,7 +62,7 @@ impl Daemon {
                 .field("blacklist", netblocks(ListKind::Black));
         });
         self.warn(&config);
-        config.lists = Lists::default();
+        config.policy.lists = Lists::default();
         Some(config)
     }
 
@@ -88,7 +88,7 @@ impl Daemon {
         let later = later.iter().map(|keys| format!("{keys} takes effect at the next start"));
         let warnings = config.warnings.iter().map(|warning| format!("warning: {warning}"));
         let notes = later.chain(warnings).collect();
-        config.lists = Lists::default();
+        config.policy.lists = Lists::default();
         (config, notes)
     }
 

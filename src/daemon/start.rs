@@ -130,7 +130,7 @@ impl Daemon {
             (Err(error), None) => return Err(error.into()),
         };
         // Whoever asks from here on waits until the counts of before are there.
-        let (policy, max_clients, now) = (Policy::new(config.policy(), None), config.store.max_clients, Now::read());
+        let (policy, max_clients, now) = (Policy::new(&config.policy, None), config.store.max_clients, Now::read());
         let state = StateFile::of(&config, &log).map(Arc::new);
         let (table, ids) = match (&mut handover, &state) {
             (Some(handover), _) => handover.counts(&policy, max_clients, now),
@@ -140,7 +140,7 @@ impl Daemon {
         let service = Arc::new(Service::restored(config.engine(), policy, log.clone(), table));
         state.iter().filter_map(|state| state.is_unused()).for_each(|fault| service.add_fault(fault));
         // The policy has them, and a million netblocks are not kept twice.
-        config.lists = Lists::default();
+        config.policy.lists = Lists::default();
         let daemon = Self {
             program,
             service,

@@ -245,7 +245,7 @@ mod tests {
     use std::path::Path;
 
     fn policy(text: &str) -> Policy {
-        Policy::new(Config::parse(Path::new("connshaper.toml"), text).unwrap().policy(), None)
+        Policy::new(&Config::parse(Path::new("connshaper.toml"), text).unwrap().policy, None)
     }
 
     const LIMITS: &str = "[netblocks]\n\"198.51.100.0/24\" = { threshold = 5, per = \"netblock\" }\n\

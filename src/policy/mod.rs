@@ -90,9 +90,9 @@ pub enum Plan<'p> {
 
 impl Policy {
     /// The rules a configuration asks for. `before` are those it takes the place of.
-    pub fn new(settings: Settings, before: Option<&Self>) -> Self {
+    pub fn new(settings: &Settings, before: Option<&Self>) -> Self {
         let mut ids = before.map(|before| before.ids.clone()).unwrap_or_default();
-        let mut limits = settings.limits;
+        let mut limits = settings.limits.clone();
         for limit in &mut limits {
             let Limit { name, counts, window, log_only, .. } = &*limit;
             // Kept in the state file. A limit that counts something else, or otherwise, has other counters; but a
@@ -101,10 +101,10 @@ impl Policy {
             (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
         }
         Self {
-            netblocks: settings.lists.netblocks.into_iter().collect(),
-            reasons: settings.lists.reasons,
-            rates: settings.lists.rates,
-            blacklist: settings.blacklist,
+            netblocks: settings.lists.netblocks.iter().copied().collect(),
+            reasons: settings.lists.reasons.clone(),
+            rates: settings.lists.rates.clone(),
+            blacklist: settings.blacklist.clone(),
             limits,
             ids,
             on_store_failure: settings.on_store_failure,

@@ -30,12 +30,11 @@ pub enum OnStoreFailure {
 }
 
 impl OnStoreFailure {
+    pub const WORDS: [(&'static str, Self); 3] =
+        [("local", Self::Local), ("dunno", Self::Dunno), ("defer", Self::Defer)];
+
     /// Its word in the configuration.
     pub fn name(self) -> &'static str {
-        match self {
-            Self::Local => "local",
-            Self::Dunno => "dunno",
-            Self::Defer => "defer",
-        }
+        Self::WORDS.iter().find(|(_, way)| *way == self).map_or("", |(word, _)| word)
     }
 }

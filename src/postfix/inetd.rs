@@ -73,7 +73,7 @@ async fn converse(
 ) -> io::Result<()> {
     match config {
         Ok(config) => {
-            let service = Arc::new(Service::new(config.engine(), Policy::new(config.policy(), None), log.clone()));
+            let service = Arc::new(Service::new(config.engine(), Policy::new(&config.policy, None), log.clone()));
             // A ban or an allowance holds for the first request too. The store is being connected to meanwhile, so
             // where memcached is away nobody waits longer than for that.
             let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;

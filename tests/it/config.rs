@@ -211,10 +211,10 @@ fn inetd_mode_requires_a_shared_store() {
     let local = "memcached_server = \"mc\"\non_store_failure = \"local\"";
     assert!(inetd(local).unwrap_err().contains("set on_store_failure"));
     let config = inetd("memcached_server = \"mc\"\nsyslog_socket = \"/run/log\"").unwrap();
-    assert_eq!(config.on_store_failure(), OnStoreFailure::Dunno);
+    assert_eq!(config.policy.on_store_failure, OnStoreFailure::Dunno);
     assert!(matches!(&config.log.target, LogTarget::Syslog { socket, .. } if socket == "/run/log"));
     let daemon = right("memcached_server = \"mc\"");
-    assert_eq!(daemon.on_store_failure(), OnStoreFailure::Local);
+    assert_eq!(daemon.policy.on_store_failure, OnStoreFailure::Local);
 }
 
 // The original's form.
@@ -430,7 +430,7 @@ fn the_sample_equals_the_defaults_commented_out_or_not() {
     let lines = sample.lines().filter_map(|line| line.strip_prefix('#'));
     let settings = lines.filter(|line| !line.starts_with([' ', '#']) && !line.contains("list_file ="));
     let config = right(&settings.map(|line| format!("{line}\n")).collect::<String>());
-    assert_eq!(config.limits.len(), 2);
+    assert_eq!(config.policy.limits.len(), 2);
 }
 
 #[test]

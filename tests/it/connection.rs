@@ -22,7 +22,7 @@ const UNFINISHED: &str = "BAD_REQUEST peer=unix problem=\"a request that was beg
 
 fn service(rules: &str) -> Service {
     let config = Config::parse(Path::new("rules"), rules).unwrap();
-    Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Info))
+    Service::new(config.engine(), Policy::new(&config.policy, None), Log::in_memory(Severity::Info))
 }
 
 /// Serves a connection until it is closed, and tells how long that took.

@@ -36,13 +36,14 @@ struct Asker {
 
 impl Asker {
     fn new(site: &Site, limit: Limit) -> Self {
-        let mut config = Config { lists: Lists::default(), limits: vec![limit], ..Config::default() };
+        let mut config = Config::default();
+        (config.policy.lists, config.policy.limits) = (Lists::default(), vec![limit]);
         config.store.servers = site.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect();
         config.store.timeout = support::PATIENCE;
         // Without the over-limit cache every hit goes to the store.
         config.store.over_memory = std::time::Duration::ZERO;
         let service =
-            Arc::new(Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Info)));
+            Arc::new(Service::new(config.engine(), Policy::new(&config.policy, None), Log::in_memory(Severity::Info)));
         let (postfix, ours) = UnixStream::pair().unwrap();
         let serving = Arc::clone(&service);
         tokio::spawn(async move {

@@ -119,7 +119,7 @@ fn converse(input: &[u8]) -> (Vec<u8>, Vec<String>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let log = Log::in_memory(Severity::Debug);
-        let service = Service::new(CONFIG.engine(), Policy::new(CONFIG.policy(), None), log.clone());
+        let service = Service::new(CONFIG.engine(), Policy::new(&CONFIG.policy, None), log.clone());
         let (mut client, server) = tokio::io::duplex(1 << 20);
         let mut answers = Vec::new();
         let ask = async {

@@ -35,7 +35,7 @@ fn checked(text: &str) -> serde_json::Value {
 /// The limit `x` of a file.
 fn limit(keys: &str) -> Limit {
     let config = right(&format!("[limit.x]\nthreshold = 5\n{keys}\n"));
-    config.limits.into_iter().nth(1).unwrap()
+    config.policy.limits.into_iter().nth(1).unwrap()
 }
 
 // Limits.
@@ -45,7 +45,7 @@ fn limits_keep_the_order_of_the_file() {
     let config = right(
         "[limit.b]\nthreshold = 1\n[limit.c.match]\nstress = true\n[limit.a]\nthreshold = 2\n[limit.c]\nthreshold = 3\n",
     );
-    let names: Vec<&str> = config.limits.iter().map(|limit| &*limit.name).collect();
+    let names: Vec<&str> = config.policy.limits.iter().map(|limit| &*limit.name).collect();
     // The position of a limit is that of its own header, even if a subtable comes earlier.
     assert_eq!(names, [limit::TOP, "b", "a", "c"]);
 }
@@ -92,7 +92,7 @@ fn a_named_limit_inherits_some_keys_of_the_top_level() {
         [limit.x]
         threshold = 100
     "#;
-    let [top, named] = <[Limit; 2]>::try_from(right(text).limits).unwrap();
+    let [top, named] = <[Limit; 2]>::try_from(right(text).policy.limits).unwrap();
     assert_eq!((top.exptime, top.threshold, top.window, top.counts), (90, 7, Window::Sliding, Counts::Requests));
     assert!(top.per.0.is_empty());
     assert_eq!((top.coalesce, top.count_refused, top.forget_after), (5, false, 700));
@@ -155,7 +155,7 @@ fn bytes_are_kept_in_kib_rounded_up() {
     let threshold = |said: &str| {
         let config =
             right(&format!("[limit.x]\ncount = \"bytes\"\nthreshold = {said}\nnetblocks = {{ \"::1\" = {said} }}"));
-        let limit = &config.limits[1];
+        let limit = &config.policy.limits[1];
         let (_, rate) = limit.netblocks.lookup("::1".parse().unwrap()).unwrap();
         assert_eq!(rate.as_ref().unwrap().threshold, limit.threshold);
         limit.threshold
@@ -168,13 +168,13 @@ fn bytes_are_kept_in_kib_rounded_up() {
 #[test]
 fn log_only_limits_have_counter_keys_of_their_own() {
     let prefixes = |text: &str| -> Vec<(String, bool)> {
-        right(text).limits.into_iter().map(|limit| (limit.key_prefix, limit.log_only)).collect()
+        right(text).policy.limits.into_iter().map(|limit| (limit.key_prefix, limit.log_only)).collect()
     };
     let own = prefixes("key_prefix = \"mx:\"\nmemcached_server = \"mc\"\n[limit.x]\nthreshold = 1\nlog_only = true");
     assert_eq!(own, [("mx:".into(), false), ("mx:log_only!x/".into(), true)]);
     let all = prefixes("log_only = true\n[limit.x]\nthreshold = 1");
     assert_eq!(all, [("connshaper:log_only!".into(), true), ("connshaper:log_only!x/".into(), true)]);
-    assert!(right("log_only = true").log_only);
+    assert!(right("log_only = true").policy.log_only);
 }
 
 #[test]
@@ -240,9 +240,9 @@ fn a_netblock_has_a_rate_or_a_list() {
         "203.0.113.7" = -1
         "#,
     );
-    let set: NetblockTable<ListEntry> = config.lists.netblocks.iter().copied().collect();
+    let set: NetblockTable<ListEntry> = config.policy.lists.netblocks.iter().copied().collect();
     let rate = |client: &str| match decides(&set, client) {
-        Some(ListEntry::Rate(place)) => config.lists.rates[place.index()].clone(),
+        Some(ListEntry::Rate(place)) => config.policy.lists.rates[place.index()].clone(),
         other => panic!("{client}: {other:?}"),
     };
     assert_eq!(rate("192.0.2.9"), Rate { threshold: 100, per: RatePer::Ip });
@@ -254,16 +254,18 @@ fn a_netblock_has_a_rate_or_a_list() {
     for client in ["192.0.2.2", "203.0.113.8"] {
         assert_eq!(decides(&set, client), Some(&ListEntry::Blacklist(None)), "{client}");
     }
-    let Some(ListEntry::Blacklist(Some(place))) = decides(&set, "192.0.2.3") else { panic!("{:?}", config.lists) };
-    assert_eq!(&*config.lists.reasons[place.index()], "spam");
+    let Some(ListEntry::Blacklist(Some(place))) = decides(&set, "192.0.2.3") else {
+        panic!("{:?}", config.policy.lists)
+    };
+    assert_eq!(&*config.policy.lists.reasons[place.index()], "spam");
     assert_eq!(decides(&set, "8.8.8.8"), None);
 }
 
 #[test]
 fn the_netblocks_of_a_limit_apply_to_that_limit_only() {
     let config = right("[limit.x]\nthreshold = 1\n[limit.x.netblocks]\n\"192.0.2.0/24\" = 5\n\"192.0.2.1\" = -1\n");
-    assert_eq!(config.lists.netblocks.len(), Config::default().lists.netblocks.len());
-    let set = &config.limits[1].netblocks;
+    assert_eq!(config.policy.lists.netblocks.len(), Config::default().policy.lists.netblocks.len());
+    let set = &config.policy.limits[1].netblocks;
     let said = |client: &str| set.lookup(client.parse().unwrap()).map(|(_, rate)| rate.clone());
     assert_eq!(said("192.0.2.2"), Some(Some(Rate { threshold: 5, per: RatePer::Ip })));
     assert_eq!(said("192.0.2.1"), Some(None));
@@ -273,14 +275,14 @@ fn the_netblocks_of_a_limit_apply_to_that_limit_only() {
 #[test]
 fn an_explicit_entry_overrides_the_default_whitelist() {
     let config = right("blacklist = [\"127.0.0.0/8\"]");
-    let set: NetblockTable<ListEntry> = config.lists.netblocks.iter().copied().collect();
+    let set: NetblockTable<ListEntry> = config.policy.lists.netblocks.iter().copied().collect();
     assert_eq!(decides(&set, "127.0.0.1"), Some(&ListEntry::Blacklist(None)));
 }
 
 #[test]
 fn blacklist_action_refuses_delays_or_gives_an_action() {
     let words = |text: &str| {
-        let blacklist = right(text).blacklist;
+        let blacklist = right(text).policy.blacklist;
         let mut told = bytes::BytesMut::new();
         let client = "192.0.2.1".parse().unwrap();
         let values = connshaper::policy::action::Values { client, limit: "blacklist", count: 0, threshold: 0, left: 0 };
@@ -408,7 +410,10 @@ fn the_connection_shaper_example_equals_the_original_file() {
         "exptime 60\nthreshold 10\nmemcached_port 11211\nmemcached_server memcached.example.com\n\
          whitelist 192.168.1., 192.168.2., 10.0.0\n",
     );
-    assert_eq!((ours.limits, ours.lists, ours.store), (theirs.limits, theirs.lists, theirs.store));
+    assert_eq!(
+        (ours.policy.limits, ours.policy.lists, ours.store),
+        (theirs.policy.limits, theirs.policy.lists, theirs.store)
+    );
 }
 
 // Reading.
@@ -424,7 +429,7 @@ fn only_keys_of_a_limit_are_accepted_in_its_table() {
 #[test]
 fn there_may_be_a_hundred_limits() {
     let limits = |number| (0..number).map(|n| format!("[limit.l{n}]\nthreshold = {}\n", n + 1)).collect::<String>();
-    assert_eq!(right(&limits(100)).limits.len(), 101);
+    assert_eq!(right(&limits(100)).policy.limits.len(), 101);
     assert!(parse(&limits(101)).unwrap_err().summary().contains("more than 100 limits"));
 }
 
@@ -546,7 +551,7 @@ fn the_top_level_shares_no_counter_with_a_limit_named_after_what_it_counts() {
         let config = right(&format!("count = \"{count}\"\nthreshold = 3\n[limit.{count}]\nthreshold = 3\n"));
         let client = KeyPart::client([192, 0, 2, 1].into(), 32, 64);
         let keys: BTreeSet<_> =
-            config.limits.iter().map(|limit| key_text(limit, &client, CounterKind::Window)).collect();
+            config.policy.limits.iter().map(|limit| key_text(limit, &client, CounterKind::Window)).collect();
         assert_eq!(keys.len(), 2, "{keys:?}");
     }
 }
@@ -555,7 +560,7 @@ fn the_top_level_shares_no_counter_with_a_limit_named_after_what_it_counts() {
 fn the_keys_of_connection_shaper_are_bare_addresses() {
     let original = parse("exptime 60\n").unwrap();
     let toml = right("key_prefix = \"\"\nipv6_prefix_length = 128\n");
-    for limit in [&original.limits[0], &toml.limits[0]] {
+    for limit in [&original.policy.limits[0], &toml.policy.limits[0]] {
         for client in ["192.0.2.1", "2001:db8::1"] {
             let part = KeyPart::client(client.parse().unwrap(), limit.ipv4_prefix_length, limit.ipv6_prefix_length);
             assert_eq!(key_text(limit, &part, CounterKind::Window), client);
@@ -652,7 +657,7 @@ proptest! {
             CounterKind::Bans,
         ];
         let mut counters = HashMap::new();
-        for limit in &config.limits {
+        for limit in &config.policy.limits {
             for part in parts(limit, &said) {
                 for kind in kinds {
                     let key = key_text(limit, &part, kind);

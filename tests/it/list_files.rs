@@ -23,10 +23,10 @@ fn read(dir: &Path, keys: &str, white: &str, black: &str) -> Result<Config, Conf
 }
 
 fn says(config: &Config, client: &str) -> Option<(ListEntry, Option<String>)> {
-    let set: NetblockTable<ListEntry> = config.lists.netblocks.iter().copied().collect();
+    let set: NetblockTable<ListEntry> = config.policy.lists.netblocks.iter().copied().collect();
     let (_, entry) = set.lookup(client.parse().unwrap())?;
     let reason = match entry {
-        ListEntry::Blacklist(Some(place)) => Some(config.lists.reasons[place.index()].to_string()),
+        ListEntry::Blacklist(Some(place)) => Some(config.policy.lists.reasons[place.index()].to_string()),
         _ => None,
     };
     Some((*entry, reason))
@@ -48,7 +48,7 @@ fn list_files_add_to_the_configured_lists_and_keep_comments() {
     assert_eq!(reason("198.51.100.7").as_deref(), Some("REJECT go away"));
     assert_eq!(reason("203.0.113.3").as_deref(), Some("own"));
     assert_eq!((reason("203.0.113.1"), reason("203.0.113.2")), (None, None));
-    assert_eq!(config.lists.reasons.len(), 3, "{:?}", config.lists.reasons);
+    assert_eq!(config.policy.lists.reasons.len(), 3, "{:?}", config.policy.lists.reasons);
     // The longest netblock decides, in whichever list it is; loopback is still exempt.
     for client in ["192.0.2.7", "127.0.0.1"] {
         assert_eq!(says(&config, client), Some((ListEntry::Whitelist, None)), "{client}");
@@ -146,7 +146,7 @@ fn only_the_lists_are_read_again() {
     assert_eq!(says(&after, "192.0.2.2"), None);
     assert_eq!(says(&after, "192.0.2.3").unwrap().1.as_deref(), Some("new"));
     assert_eq!(says(&after, "192.0.2.1"), Some((ListEntry::Whitelist, None)));
-    assert_eq!(after.limits, before.limits);
+    assert_eq!(after.policy.limits, before.policy.limits);
     assert_ne!(after.list_files[1].stamp, before.list_files[1].stamp);
     fs::remove_file(dir.path().join("black")).unwrap();
     let error = after.with_lists_read_again().unwrap_err();

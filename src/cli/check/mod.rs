@@ -210,8 +210,8 @@ fn list_files(loaded: &Loaded) -> Vec<ListFile<'_>> {
 fn summary(Loaded { config, effective }: &Loaded) -> Vec<String> {
     let settings = std::iter::once(&effective.settings).chain(effective.limits.iter().map(|limit| &limit.settings));
     let mut sentences: Vec<String> =
-        config.limits.iter().zip(settings).map(|(limit, settings)| limits::sentence(limit, settings)).collect();
-    if config.log_only {
+        config.policy.limits.iter().zip(settings).map(|(limit, settings)| limits::sentence(limit, settings)).collect();
+    if config.policy.log_only {
         sentences.push("Nothing is enforced: all of this is judged, counted and logged only.".into());
     }
     sentences
@@ -219,7 +219,7 @@ fn summary(Loaded { config, effective }: &Loaded) -> Vec<String> {
 
 /// What is right as it is, but good to know.
 fn notes(Loaded { config, .. }: &Loaded) -> Vec<String> {
-    let bytes = config.limits.iter().filter(|limit| limit.counts == Counts::Bytes);
+    let bytes = config.policy.limits.iter().filter(|limit| limit.counts == Counts::Bytes);
     let bytes = bytes.map(|limit| {
         format!(
             "limit {} counts bytes, which Postfix knows at the end of a message only: \

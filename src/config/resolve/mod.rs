@@ -66,12 +66,16 @@ pub(super) fn resolve(s: &Settings, form: Form, before_lists: &mut dyn FnMut(&Co
     let mut config = Config {
         path: (form != Form::BuiltIn).then_some(path),
         form,
-        lists: Default::default(),
         own_lists: None,
         list_files: Vec::new(),
         list_check_interval: s.get("list_check_interval"),
-        blacklist: reply::blacklist(s, program.timeouts, &program.classes),
-        log_only: program.log_only,
+        policy: policy::Settings {
+            lists: Default::default(),
+            blacklist: reply::blacklist(s, program.timeouts, &program.classes),
+            limits,
+            on_store_failure: s.choice("on_store_failure", &policy::OnStoreFailure::WORDS),
+            log_only: program.log_only,
+        },
         max_delayed: s.get("max_delayed"),
         store,
         state: store::state(s),
@@ -83,7 +87,6 @@ pub(super) fn resolve(s: &Settings, form: Form, before_lists: &mut dyn FnMut(&Co
         max_connections: s.get("max_connections"),
         log: log::log(s),
         inetd_log: log::syslog(s),
-        limits,
         warnings: Vec::new(),
     };
     if !s.diagnostics.has_errors() {
@@ -95,16 +98,16 @@ pub(super) fn resolve(s: &Settings, form: Form, before_lists: &mut dyn FnMut(&Co
         Ok(complete) => (complete, ConfigError::default()),
         Err(errors) => (CompleteLists::default(), note_unread(s, &spans, errors)),
     };
-    (config.lists, config.own_lists, config.list_files) = (complete.lists, complete.own, complete.files);
+    (config.policy.lists, config.own_lists, config.list_files) = (complete.lists, complete.own, complete.files);
     config.warnings = complete.warnings;
     lint::check(&config, s);
     lint::check_limit(config.top(), s);
-    for ((_, _, s), limit) in named.iter().zip(&config.limits[1..]) {
+    for ((_, _, s), limit) in named.iter().zip(&config.policy.limits[1..]) {
         lint::check_limit(limit, s);
     }
     let spans: Vec<Span> = named.iter().map(|(_, span, _)| span.clone()).collect();
     lint::check_equal_limits(&config, &spans, s.diagnostics);
-    let limits = named.iter().zip(&config.limits[1..]).map(|((name, _, s), limit)| EffectiveLimit {
+    let limits = named.iter().zip(&config.policy.limits[1..]).map(|((name, _, s), limit)| EffectiveLimit {
         name: (*name).to_owned(),
         settings: EffectiveSetting::all(s, limit.counts),
     });

@@ -9,10 +9,7 @@ use super::endpoints;
 
 pub(super) fn store(s: &Settings) -> StoreConfig {
     let servers = endpoints::servers(s);
-    let on_failure = s.choice(
-        "on_store_failure",
-        &[("local", OnStoreFailure::Local), ("dunno", OnStoreFailure::Dunno), ("defer", OnStoreFailure::Defer)],
-    );
+    let on_failure = s.choice("on_store_failure", &OnStoreFailure::WORDS);
     StoreConfig {
         replicas: replicas(s, servers.len()),
         servers,

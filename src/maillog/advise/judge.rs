@@ -52,13 +52,13 @@ impl Judge {
     pub fn new(path: &Path, seen: Seen) -> Result<Self, ConfigError> {
         let mut config = Config::load(Some(path))?;
         config.store.servers.clear();
-        let top = config.limits.iter().find(|limit| limit.name == TOP);
+        let top = config.policy.limits.iter().find(|limit| limit.name == TOP);
         let mask = top.map_or(Mask { ipv4_prefix_length: 32, ipv6_prefix_length: 64 }, |top| Mask {
             ipv4_prefix_length: top.ipv4_prefix_length,
             ipv6_prefix_length: top.ipv6_prefix_length,
         });
         // Verdicts have lower severities.
-        let service = Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Err));
+        let service = Service::new(config.engine(), Policy::new(&config.policy, None), Log::in_memory(Severity::Err));
         let rules = service.rules.load_full();
         let (seats, max_connections) = (HashMap::new(), config.max_connections);
         let (epoch, request) = (None, String::new());

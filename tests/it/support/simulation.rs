@@ -37,7 +37,7 @@ impl Simulation {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let guard = runtime.enter();
         let config = read(rules);
-        let service = Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Info));
+        let service = Service::new(config.engine(), Policy::new(&config.policy, None), Log::in_memory(Severity::Info));
         drop(guard);
         Self { runtime, service, seats: Vec::new(), waiting: Vec::new(), now: 0 }
     }
@@ -51,7 +51,7 @@ impl Simulation {
     pub fn reload(&mut self, rules: &str) {
         let guard = self.runtime.enter();
         let config = read(rules);
-        let policy = Policy::new(config.policy(), Some(&self.service.rules.load().policy));
+        let policy = Policy::new(&config.policy, Some(&self.service.rules.load().policy));
         self.service.reload(policy, config.engine());
         drop(guard);
     }

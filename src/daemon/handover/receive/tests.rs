@@ -9,7 +9,7 @@ use crate::snapshot::section::Writer;
 /// What a program hands over that has one listener, one connection in the middle of a request, and one count.
 fn given() -> (Vec<OwnedFd>, UnixStream) {
     let config = Config::default();
-    let service = Service::new(config.engine(), Policy::new(config.policy(), None), Log::in_memory(Severity::Debug));
+    let service = Service::new(config.engine(), Policy::new(&config.policy, None), Log::in_memory(Severity::Debug));
     let policy = &service.rules.load().policy;
     let part = crate::policy::key::KeyPart::client([192, 0, 2, 1].into(), 32, 64);
     let key = crate::policy::Key { limit: &policy.limits()[0], part: &part, kind: crate::policy::CounterKind::Window };
@@ -48,7 +48,7 @@ fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
         inheritance.problems.push(String::new());
     }
     let config = Config::default();
-    let (policy, now) = (Policy::new(config.policy(), None), Now::read());
+    let (policy, now) = (Policy::new(&config.policy, None), Now::read());
     let listeners = inheritance.listeners().unwrap();
     assert_eq!(inheritance.listen(&config.listen), config.listen);
     let (table, ids) = inheritance.counts(&policy, 1000, now);
