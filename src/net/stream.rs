@@ -78,6 +78,18 @@ impl Stream {
         Ok((Self::new(socket)?, peer))
     }
 
+    /// The process at the other end of a unix socket, if it is one of ours to see: in another PID namespace it has no
+    /// number here.
+    pub fn process(&self) -> Option<u32> {
+        match self.socket.get_ref() {
+            Socket::Tcp(_) => None,
+            Socket::Unix(stream) => {
+                let process = rustix::net::sockopt::socket_peercred(stream).ok()?.pid;
+                u32::try_from(process.as_raw_nonzero().get()).ok()
+            }
+        }
+    }
+
     fn new(socket: Socket) -> io::Result<Self> {
         Ok(Self { socket: watch(socket, Interest::READABLE)?, writing: None })
     }

@@ -35,8 +35,11 @@ pub struct Readings(SmallVec<[(LimitId, CounterKind, Option<Counter>); 1]>);
 impl Readings {
     /// What the store has answered to these operations, in their order.
     pub fn new(operations: &Operations<'_>, answers: impl IntoIterator<Item = Option<Counter>>) -> Self {
-        let named = |(operation, answer): (&Operation<'_>, _)| (operation.key.limit.id, operation.key.kind, answer);
-        Self(operations.iter().zip(answers).map(named).collect())
+        let mut readings = SmallVec::new();
+        for (operation, answer) in operations.iter().zip(answers) {
+            readings.push((operation.key.limit.id, operation.key.kind, answer));
+        }
+        Self(readings)
     }
 
     /// A counter; `None`: the store was down, or was not asked.
@@ -95,7 +98,8 @@ impl<'p> LimitChecks<'p> {
         limit: &'p Limit,
         rate: Option<(&IpNet, &Rate)>,
         request: &Request,
-        memory: &SessionRecord,
+        record: &SessionRecord,
+        now: Now,
     ) {
         let client = client_part(limit, rate, self.client);
         let usual = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
@@ -107,11 +111,17 @@ impl<'p> LimitChecks<'p> {
             let threshold = threshold(count.stress);
             LimitCheck { limit, threshold, part, state: CheckState::Cached(count) }
         };
-        // What was said of a session stands, also where a request does not say all of the key any more.
+        let about = || !is_recipient_missing(limit, request) && limit.conditions.hold(request);
+        // The count of a session stands, even if a request does not have all of the key any more.
         if limit.counts == Counts::Connections
-            && let Some(count) = memory.find(limit.memory_id, Scope::Session)
+            && let Some(count) = record.find(limit.memory_id, Scope::Session)
         {
-            return self.checks.push(known(count, client));
+            let counts_again = record.counts_again(&count, limit.exptime, now.monotonic)
+                && limit.per.missing(request).is_empty()
+                && about();
+            if !counts_again {
+                return self.checks.push(known(count, client));
+            }
         }
         // Without all of its key a limit has nothing to say yet.
         let Some(part) = limit.per.part(request, client) else {
@@ -120,11 +130,10 @@ impl<'p> LimitChecks<'p> {
         let Some(scope) = scope(limit, &part, request) else {
             return;
         };
-        if let Some(count) = memory.find(limit.memory_id, scope) {
+        if let Some(count) = record.find(limit.memory_id, scope).filter(|_| scope != Scope::Session) {
             return self.checks.push(known(count, part));
         }
-        let about = !is_recipient_missing(limit, request) && limit.conditions.hold(request);
-        let amount = if about { amount(limit, scope, request, memory) } else { 0 };
+        let amount = if about() { amount(limit, scope, request, record) } else { 0 };
         if amount > 0 {
             let matter = CheckState::ToCount { scope, amount };
             self.checks.push(LimitCheck { limit, threshold: threshold(self.stress), part, state: matter });
@@ -242,7 +251,7 @@ fn is_recipient_missing(limit: &Limit, request: &Request) -> bool {
 }
 
 /// Hits that this request stands for.
-fn amount(limit: &Limit, scope: Scope, request: &Request, memory: &SessionRecord) -> u32 {
+fn amount(limit: &Limit, scope: Scope, request: &Request, record: &SessionRecord) -> u32 {
     let number = |attribute| {
         let digits = str::from_utf8(request.value(attribute)).ok();
         digits.and_then(|digits| digits.parse::<u64>().ok()).unwrap_or(0)
@@ -250,7 +259,7 @@ fn amount(limit: &Limit, scope: Scope, request: &Request, memory: &SessionRecord
     let amount = match (limit.counts, scope) {
         (Counts::Bytes, _) => number(Attribute::Size).div_ceil(1024).max(1),
         (Counts::Recipients, Scope::Message) => {
-            number(Attribute::RecipientCount).saturating_sub(memory.recipients(limit.memory_id).into())
+            number(Attribute::RecipientCount).saturating_sub(record.recipients(limit.memory_id).into())
         }
         _ => 1,
     };

@@ -135,21 +135,21 @@ impl Policy {
         };
         let listed = self.netblocks.lookup(client);
         if let Some((_, ListEntry::Whitelist)) = listed {
-            return Plan::Done(self.exempt(Pass::Whitelisted, record));
+            return Plan::Done(self.exempt(Pass::Whitelisted, record, now));
         }
-        let unchecked = matches!(record.blacklist, BlacklistState::Unchecked | BlacklistState::TooManyDelayed);
+        let is_checked = matches!(record.blacklist, BlacklistState::Passed | BlacklistState::Delayed);
         let said = self.overrides.lookup(client, now);
         match said {
             Some(said) if said.kind == OverrideKind::Allow => {
-                return Plan::Done(self.exempt(Pass::Allowed, record));
+                return Plan::Done(self.exempt(Pass::Allowed, record, now));
             }
-            Some(said) if said.kind == OverrideKind::Ban && unchecked && !self.log_only => {
-                return Plan::Done(Decision::new(Verdict::Refuse(self.banned(client, &said))));
+            Some(said) if said.kind == OverrideKind::Ban && !is_checked && !self.log_only => {
+                return Plan::Done(self.on_blacklist(Verdict::Refuse(self.banned(client, &said)), record));
             }
             _ => {}
         }
         let rate = match listed {
-            Some((netblock, ListEntry::Blacklist(reason))) if unchecked && !self.log_only => {
+            Some((netblock, ListEntry::Blacklist(reason))) if !is_checked && !self.log_only => {
                 let verdict = match self.blacklisted(client, netblock, *reason) {
                     // The same as where a limit delays.
                     Verdict::Delay(delay) if record.blacklist == BlacklistState::TooManyDelayed => {
@@ -158,7 +158,7 @@ impl Policy {
                     Verdict::Delay(delay) if checks::is_stressed(request) => Verdict::Refuse(delay.refusal),
                     verdict => verdict,
                 };
-                return Plan::Done(Decision::new(verdict));
+                return Plan::Done(self.on_blacklist(verdict, record));
             }
             Some((netblock, ListEntry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
             _ => None,
@@ -174,7 +174,7 @@ impl Policy {
                 None if limit.name == limit::TOP => rate,
                 None => None,
             };
-            checks.consider(limit, rate, request, record);
+            checks.consider(limit, rate, request, record, now);
         }
         // Where nothing is enforced a blacklisted client is logged once, even if no limit applies to it.
         let news = self.log_only
@@ -204,7 +204,8 @@ impl Policy {
                 CheckState::Cached(count) => (count, 0),
                 CheckState::ToCount { scope, .. } => {
                     let CounterReading { hit, banned, violations } = check.reading(readings, now);
-                    (CountRecord::new(check.limit.memory_id, scope, hit, banned, checks.stress), violations)
+                    let count = CountRecord::new(check.limit.memory_id, scope, hit, banned, checks.stress);
+                    (CountRecord { at: now.monotonic, messages: record.messages, ..count }, violations)
                 }
             };
             let outcome = self.outcome(checks, check, &count, violations, record.delayed);
@@ -223,15 +224,30 @@ impl Policy {
         decision
     }
 
+    /// The decision about a client that is on the blacklist. If its session has passed before, that is news.
+    fn on_blacklist<'p>(&'p self, verdict: Verdict<'p>, record: &SessionRecord) -> Decision<'p> {
+        let mut decision = Decision::new(verdict);
+        if record.blacklist == BlacklistState::PassedBefore {
+            decision.news = true;
+            decision.blacklist = Some(BlacklistState::Unchecked);
+        }
+        decision
+    }
+
     /// A session of an exempt client passes without a count, and stays passed.
-    fn exempt<'p>(&'p self, pass: Pass, record: &SessionRecord) -> Decision<'p> {
+    fn exempt<'p>(&'p self, pass: Pass, record: &SessionRecord, now: Now) -> Decision<'p> {
         let mut decision = Decision::new(Verdict::Pass(pass));
         decision.blacklist = Some(BlacklistState::Passed);
         for limit in self.limits.iter().filter(|limit| limit.counts == Counts::Connections) {
             let count = record.find(limit.memory_id, Scope::Session);
             let count = count.unwrap_or(CountRecord::new(limit.memory_id, Scope::Session, None, 0, false));
             if !count.passed {
-                decision.counts.push(CountRecord { passed: true, ..count });
+                decision.counts.push(CountRecord {
+                    passed: true,
+                    at: now.monotonic,
+                    messages: record.messages,
+                    ..count
+                });
             }
         }
         decision
@@ -241,6 +257,9 @@ impl Policy {
     /// rules.
     fn repeat<'p>(&'p self, checks: LimitChecks<'p>, record: &SessionRecord) -> Decision<'p> {
         let mut decision = Decision::new(Verdict::Pass(Pass::WithinLimits));
+        if record.blacklist == BlacklistState::PassedBefore {
+            decision.blacklist = Some(BlacklistState::Passed);
+        }
         for check in &checks.checks {
             let CheckState::Cached(count) = check.state else { continue };
             let outcome = self.outcome(&checks, check, &count, 0, record.delayed);

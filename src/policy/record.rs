@@ -37,12 +37,27 @@ pub struct CountRecord {
     pub delay_limit: bool,
     /// The hash of what it was counted under, where it was not judged to pass; else 0.
     pub key: u64,
+    /// When it was made, in milliseconds of the monotonic clock.
+    pub at: u64,
+    /// How many messages of the session had begun then.
+    pub messages: u32,
 }
 
+/// A session counts again when so many more messages have begun. What looks like one session may be many, of a client
+/// that uses its source port again.
+pub const MESSAGES_PER_COUNT: u32 = 50;
+
+/// It also counts again at the first message after so many milliseconds, or after the limit's `exptime` if that is
+/// longer: Postfix itself sends over one connection for 300 seconds at most (`smtp_connection_reuse_time_limit`).
+pub const TIME_PER_COUNT: u64 = 300_000;
+
+/// A `VRFY` or `ETRN` outside of a message counts as so many messages. Few clients send any.
+const MESSAGES_PER_VERIFICATION: u32 = 3;
+
 impl CountRecord {
-    /// What the store has just said, to be judged.
+    /// What the store has just said, to be judged. When it was made is for the session's record to say.
     pub fn new(limit: LimitId, scope: Scope, hit: Option<Counter>, banned: u32, stress: bool) -> Self {
-        Self { limit, scope, hit, banned, stress, passed: false, delay_limit: false, key: 0 }
+        Self { limit, scope, hit, banned, stress, passed: false, delay_limit: false, key: 0, at: 0, messages: 0 }
     }
 
     /// The hash of what counts are made under, which for most is what strangers choose.
@@ -82,6 +97,8 @@ pub enum BlacklistState {
     Unchecked,
     /// It got past it.
     Passed,
+    /// It got past it with an earlier message; the next one is checked anew.
+    PassedBefore,
     /// It is on it and has waited for that; its connection is not counted.
     Delayed,
     /// It is on it and had to wait, but could not.
@@ -95,6 +112,10 @@ pub struct SessionRecord {
     pub blacklist: BlacklistState,
     /// It has waited for an answer, and is not made to again.
     pub delayed: bool,
+    /// Messages that have begun, and what counts as such.
+    pub messages: u32,
+    /// The request at hand is the first about a message.
+    pub begins_message: bool,
     /// What stands for the session or the message.
     counts: Counts,
     /// What stands for recipients of the message.
@@ -213,10 +234,32 @@ impl SessionRecord {
         pardoned
     }
 
-    /// Another message begins.
-    pub fn end_message(&mut self) {
+    /// Another message begins: what was counted for the one before has ended.
+    pub fn begin_message(&mut self) {
         self.counts.retain(|count| count.scope == Scope::Session);
         self.recipients = None;
+        self.begin(1);
+    }
+
+    /// A `VRFY` or `ETRN` outside of a message.
+    pub fn begin_verification(&mut self) {
+        self.begin(MESSAGES_PER_VERIFICATION);
+    }
+
+    fn begin(&mut self, messages: u32) {
+        self.messages = self.messages.saturating_add(messages);
+        self.begins_message = true;
+        if self.blacklist == BlacklistState::Passed {
+            self.blacklist = BlacklistState::PassedBefore;
+        }
+    }
+
+    /// Whether the session counts again at this request, for it was counted long ago by a limit with this `exptime`.
+    pub(super) fn counts_again(&self, count: &CountRecord, exptime: u32, now: u64) -> bool {
+        let time = TIME_PER_COUNT.max(u64::from(exptime) * 1000);
+        self.begins_message
+            && (self.messages.saturating_sub(count.messages) >= MESSAGES_PER_COUNT
+                || now.saturating_sub(count.at) >= time)
     }
 
     /// Whether nothing is remembered.

@@ -16,6 +16,7 @@ pub type Ids = HashMap<LimitId, LimitId>;
 pub struct SavedRecord {
     blacklist: BlacklistState,
     delayed: bool,
+    messages: u32,
     /// Recipients that are too many to be remembered, by limit.
     more: Vec<(LimitId, u32)>,
     counts: Vec<CountRecord>,
@@ -23,14 +24,14 @@ pub struct SavedRecord {
 
 impl SavedRecord {
     pub fn of(record: &SessionRecord) -> Self {
-        let SessionRecord { blacklist, delayed, .. } = *record;
-        Self { blacklist, delayed, more: record.more(), counts: record.counts() }
+        let SessionRecord { blacklist, delayed, messages, .. } = *record;
+        Self { blacklist, delayed, messages, more: record.more(), counts: record.counts() }
     }
 
     /// The record. What limits remember that no longer exist is dropped.
     pub fn restore(self, ids: &Ids) -> SessionRecord {
         let mut record = SessionRecord::default();
-        (record.blacklist, record.delayed) = (self.blacklist, self.delayed);
+        (record.blacklist, record.delayed, record.messages) = (self.blacklist, self.delayed, self.messages);
         for (limit, more) in self.more {
             ids.get(&limit).into_iter().for_each(|limit| record.keep_more(*limit, more));
         }
@@ -54,15 +55,21 @@ mod tests {
             CountRecord { passed: true, ..CountRecord::new(1, Scope::Session, hit, 0, true) },
             CountRecord { delay_limit: true, ..CountRecord::new(1, Scope::Message, None, 0, false) },
             CountRecord::new(2, Scope::Session, hit, 7, false),
-            CountRecord { key: u64::MAX, ..CountRecord::new(1, Scope::Recipient(u64::MAX), hit, 0, false) },
+            CountRecord {
+                key: u64::MAX,
+                at: 7,
+                messages: 9,
+                ..CountRecord::new(1, Scope::Recipient(u64::MAX), hit, 0, false)
+            },
         ];
         let mut record = SessionRecord::default();
-        (record.blacklist, record.delayed) = (BlacklistState::Passed, true);
+        (record.blacklist, record.delayed, record.messages) = (BlacklistState::PassedBefore, true, 70);
         record.keep_more(1, 7);
         counts.iter().for_each(|count| record.keep(*count));
         let bytes = encode(&SavedRecord::of(&record));
         let restored = decode::<SavedRecord>(&bytes).unwrap().restore(&HashMap::from([(1, 5)]));
-        assert_eq!((restored.blacklist, restored.delayed, restored.recipients(5)), (BlacklistState::Passed, true, 8));
+        let state = (restored.blacklist, restored.delayed, restored.messages, restored.recipients(5));
+        assert_eq!(state, (BlacklistState::PassedBefore, true, 70, 8));
         for count in counts {
             let expected = (count.limit == 1).then_some(CountRecord { limit: 5, ..count });
             assert_eq!(restored.find(5, count.scope).filter(|_| count.limit == 1), expected);

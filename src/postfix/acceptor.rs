@@ -16,6 +16,7 @@ use crate::observe::statistics::add;
 use crate::postfix::connection;
 use crate::postfix::connection::ConnectionState;
 use crate::postfix::suspended::{SuspendedConnection, SuspendedConnections};
+use crate::session::Origin;
 
 /// What accepting needs.
 #[derive(Clone, Debug)]
@@ -54,7 +55,8 @@ impl Acceptor {
                 });
                 continue;
             }
-            let (session, state) = (service.sessions.attach(peer.ip()), ConnectionState::default());
+            let origin = Origin { peer: peer.ip(), process: stream.process() };
+            let (session, state) = (service.sessions.attach(origin), ConnectionState::default());
             self.resume(SuspendedConnection { stream, peer, session, state });
         }
     }

@@ -104,7 +104,9 @@ where
             return Ok(end);
         }
         loop {
-            while let Some(request) = decoder.decode(&mut self.state.input)? {
+            while !self.state.input.is_empty()
+                && let Some(request) = decoder.decode(&mut self.state.input)?
+            {
                 self.state.begun = None;
                 if let Some(request) = self.answer(request) {
                     // Boxed: keeps the wait for the store out of every idle connection.
@@ -158,6 +160,7 @@ where
         match write(&mut self.stream, &mut self.state.output, word).await {
             Ok(true) => {
                 self.state.answered = true;
+                self.session.answered(Now::read);
                 io::give_back(&mut self.state.output);
                 None
             }

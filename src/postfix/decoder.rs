@@ -1,5 +1,6 @@
 //! Bytes to requests, and the bounds on what a stranger may send.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -15,6 +16,13 @@ pub const MAX_NAME: usize = 256;
 
 /// Postfix sends a request at once, so this leaves time for a network to recover.
 pub const REQUEST_TIME: Duration = Duration::from_secs(30);
+
+/// What Postfix sends of a client without login or certificate, as long as it has processes to spare: compared at once.
+const EMPTY_LINES: &[u8] = b"etrn_domain=\nstress=\nsasl_method=\nsasl_username=\nsasl_sender=\nccert_subject=\n\
+    ccert_issuer=\nccert_fingerprint=\nccert_pubkey_fingerprint=\n";
+
+/// The attributes of these lines.
+const EMPTY_ATTRIBUTES: Range<usize> = Attribute::EtrnDomain as usize..Attribute::CcertPubkeyFingerprint as usize + 1;
 
 /// Cuts requests out of the bytes of one policy connection. Of a repeated attribute the last one counts.
 #[derive(Debug, Default)]
@@ -82,9 +90,16 @@ impl RequestDecoder {
     /// Takes the lines that come as Postfix sends them, which all do, nearly always.
     fn expected(&mut self, input: &[u8]) {
         let Self { mut line, mut hint, .. } = *self;
-        while let Some((attribute, name)) = Attribute::expect(hint, &input[line..])
-            && let Some(length) = line_end(&input[line + name..])
-        {
+        loop {
+            let rest = &input[line..];
+            if hint == EMPTY_ATTRIBUTES.start && rest.starts_with(EMPTY_LINES) {
+                // An earlier line may have had a value; the last one counts.
+                self.places[EMPTY_ATTRIBUTES].fill(Span::default());
+                (line, hint) = (line + EMPTY_LINES.len(), EMPTY_ATTRIBUTES.end);
+                continue;
+            }
+            let Some((attribute, name)) = Attribute::expect(hint, rest) else { break };
+            let Some(length) = line_end(&rest[name..]) else { break };
             self.places[attribute as usize] = Span::new(line + name, length.min(MAX_VALUE));
             hint = attribute as usize + 1;
             line += name + length + 1;
@@ -168,6 +183,16 @@ mod tests {
     #[test]
     fn the_last_of_a_repeated_attribute_counts() {
         assert_eq!(request("sender=a\nsender=b\n").value(Attribute::Sender), b"b");
+    }
+
+    #[test]
+    fn lines_that_are_compared_at_once_are_those_of_their_attributes() {
+        let names = Attribute::all().skip(EMPTY_ATTRIBUTES.start).take(EMPTY_ATTRIBUTES.len());
+        let lines: String = names.map(|attribute| format!("{}=\n", attribute.name())).collect();
+        assert_eq!(lines.as_bytes(), EMPTY_LINES);
+        let request = request(&format!("stress=yes\nsize=1\n{lines}policy_context=a\n"));
+        assert_eq!(request.value(Attribute::Stress), b"");
+        assert_eq!(request.value(Attribute::PolicyContext), b"a");
     }
 
     #[test]

@@ -23,14 +23,14 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::net::clock::Now;
-use crate::net::secret;
 use crate::policy::attribute::Attribute;
 use crate::policy::request::{Instance, Request, Stage};
 use crate::policy::{CountRecord, SessionRecord};
 use table::{Endpoints, Port, Session, SessionId, Table};
 
-/// Two CONNECTs of one session over two policy connections come within this many milliseconds.
-const SAME_CONNECT: u64 = 1_000;
+/// An smtpd process asks its next list this many milliseconds after our answer at the latest. Where nothing tells the
+/// process, a later CONNECT over another policy connection is a new session.
+const SAME_CONNECT: u64 = 50;
 
 /// Postfix asks again one second after it gave up a policy connection (`smtpd_policy_service_retry_delay`),
 /// on a machine that may be busy.
@@ -50,10 +50,11 @@ impl Sessions {
         Arc::new(Self { table: Mutex::new(Table::new(max_connections)), settled: Notify::new() })
     }
 
-    /// The handle of a new policy connection. `peer` is the address of its other end, if it has one.
-    pub fn attach(self: &Arc<Self>, peer: Option<IpAddr>) -> SessionHandle {
+    /// The handle of a new policy connection.
+    pub fn attach(self: &Arc<Self>, origin: impl Into<Origin>) -> SessionHandle {
         let number = self.lock().number();
-        let position = Position { number, peer, current: None, opening: false, last: None, repeated: false };
+        let origin = origin.into();
+        let position = Position { number, origin, current: None, opening: false, last: None, repeated: false };
         SessionHandle { position, sessions: Arc::clone(self) }
     }
 
@@ -96,11 +97,26 @@ pub struct SessionHandle {
     sessions: Arc<Sessions>,
 }
 
+/// The other end of a policy connection, as far as it is known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Its address, over TCP.
+    pub peer: Option<IpAddr>,
+    /// Its process, over a unix socket.
+    pub process: Option<u32>,
+}
+
+impl From<Option<IpAddr>> for Origin {
+    fn from(peer: Option<IpAddr>) -> Self {
+        Self { peer, process: None }
+    }
+}
+
 /// Where a policy connection stands among the sessions.
 #[derive(Debug)]
 struct Position {
     number: u64,
-    peer: Option<IpAddr>,
+    origin: Origin,
     current: Option<SessionId>,
     /// Its last request was a CONNECT or XCLIENT.
     opening: bool,
@@ -110,7 +126,7 @@ struct Position {
     repeated: bool,
 }
 
-/// What Postfix asks once from each list: the message, the stage, and the hash of the recipient.
+/// What Postfix asks once from each list: the message, the stage, and a fingerprint of the recipient.
 type Asked = (Instance, Stage, u64);
 
 /// How a policy connection stands to a session.
@@ -183,6 +199,17 @@ impl SessionHandle {
         }
     }
 
+    /// The answer to the last request has been written.
+    pub fn answered(&mut self, now: impl FnOnce() -> Now) {
+        let Self { position, sessions } = self;
+        if position.opening
+            && let Some(id) = position.current
+            && let Some(session) = sessions.lock().session(id)
+        {
+            session.answered = Some(now().monotonic);
+        }
+    }
+
     /// Closes the policy connection. `answered`: the last answer reached Postfix, as far as we can know.
     pub fn close(self, answered: bool, now: Now) {
         let Self { position, sessions } = self;
@@ -238,11 +265,11 @@ impl Position {
         let relation = self.relation(found);
         if let Some(id) = found
             && let Some(session) = table.session(id)
-            && session.takes(request, relation, now.monotonic)
+            && session.takes(request, relation, self.origin.process, now.monotonic)
         {
             session.unanswered = false;
             session.left = None;
-            session.proceed(request.instance);
+            session.proceed(request);
             self.move_to(table, id);
             let elsewhere = relation != Relation::Current;
             let repeated = self.repeats(request, !elsewhere);
@@ -250,7 +277,7 @@ impl Position {
         }
         self.repeats(request, false);
         let opened = self.opening.then_some(now.monotonic);
-        let session = Session::new(opened, request.instance);
+        let session = Session::new(opened, self.origin.process, request.instance);
         // Before it is attached elsewhere, so that the slot it leaves is free.
         self.detach(table);
         let id = table.begin(endpoints, hash, session);
@@ -290,7 +317,7 @@ impl Position {
     }
 
     fn endpoints(&self, client: IpAddr, request: &Request, table: &mut Table, now: u64) -> Endpoints {
-        let with = |port| Endpoints::new(client, port, request.server, self.peer);
+        let with = |port| Endpoints::new(client, port, request.server, self.origin.peer);
         if request.client_port != 0 {
             return with(Port::Client(request.client_port));
         }
@@ -300,7 +327,7 @@ impl Position {
             && self
                 .current
                 .and_then(|id| table.session(id))
-                .is_some_and(|session| session.takes(request, Relation::Current, now));
+                .is_some_and(|session| session.takes(request, Relation::Current, self.origin.process, now));
         match (own, request.instance) {
             (Some(own), _) if goes_on => own,
             (_, Some(instance)) => with(Port::Process(instance.pid)),
@@ -310,35 +337,65 @@ impl Position {
 }
 
 fn asked(request: &Request) -> Option<Asked> {
-    // Before there is a message nothing tells a list that asks again from a client that begins again.
-    let recipient = || secret::hash(request.value(Attribute::Recipient));
-    request.instance.map(|instance| (instance, request.state, recipient()))
+    // Before there is a message, a list that asks again looks like a client that begins again.
+    request.instance.map(|instance| (instance, request.state, fingerprint(request.value(Attribute::Recipient))))
+}
+
+/// Tells most recipients apart, for a count that is only a hint to the administrator.
+fn fingerprint(text: &[u8]) -> u64 {
+    match (text.first_chunk(), text.last_chunk()) {
+        (Some(first), Some(last)) => {
+            u64::from_le_bytes(*first) ^ u64::from_le_bytes(*last).rotate_left(32) ^ text.len() as u64
+        }
+        _ => text.iter().fold(text.len() as u64, |number, byte| number << 8 | u64::from(*byte)),
+    }
 }
 
 impl Session {
-    /// Takes a request's message for the newest; what was said of the one before concerns nobody any more.
-    fn proceed(&mut self, instance: Option<Instance>) {
-        if instance.is_some() && self.instance != instance {
-            self.record.end_message();
-            self.instance = instance;
+    /// Takes a request's message for the newest.
+    fn proceed(&mut self, request: &Request) {
+        self.record.begins_message = false;
+        match request.instance {
+            Some(_) if self.instance != request.instance => {
+                self.record.begin_message();
+                self.instance = request.instance;
+            }
+            None if request.state == Stage::Verify => self.record.begin_verification(),
+            _ => {}
         }
     }
 
-    /// Whether a request with this session's endpoints belongs to it.
-    fn takes(&self, request: &Request, relation: Relation, now: u64) -> bool {
+    /// Whether a request with this session's endpoints belongs to it. `process` is the one that asks, if it is known.
+    fn takes(&self, request: &Request, relation: Relation, process: Option<u32>, now: u64) -> bool {
         match (request.state, request.instance) {
-            (Stage::Connect | Stage::Xclient, _) => relation != Relation::Current && self.begins_again(relation, now),
+            (Stage::Connect | Stage::Xclient, _) => {
+                relation != Relation::Current && self.begins_again(relation, process, now)
+            }
             (_, None) => true,
             (_, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
         }
     }
 
-    /// Whether a CONNECT or XCLIENT on another policy connection is about the beginning we know: one
-    /// of two that are asked about every session, or the same question again.
-    fn begins_again(&self, relation: Relation, now: u64) -> bool {
+    /// Whether a CONNECT or XCLIENT on another policy connection is about the beginning we know: another list of the
+    /// same smtpd process, or the same question again.
+    fn begins_again(&self, relation: Relation, process: Option<u32>, now: u64) -> bool {
         let within = |since: Option<u64>, time| since.is_some_and(|since| now.saturating_sub(since) < time);
-        let again = self.counting || self.unanswered || (relation == Relation::Fresh && within(self.left, ASKED_AGAIN));
-        within(self.opened, SAME_CONNECT) || (self.opened.is_some() && again)
+        if self.opened.is_none() {
+            return false;
+        }
+        if let (Some(process), Some(opener)) = (process, self.process) {
+            if process != opener {
+                return false;
+            }
+            if self.handles > 0 {
+                return true;
+            }
+        }
+        // One smtpd process asks one thing at a time, so without an answer it is the same question.
+        let is_open = self.counting || self.unanswered || self.answered.is_none();
+        is_open
+            || within(self.answered, SAME_CONNECT)
+            || (relation == Relation::Fresh && within(self.left, ASKED_AGAIN))
     }
 }
 

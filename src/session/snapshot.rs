@@ -1,13 +1,12 @@
 //! Sessions and the handles of policy connections, in the form in which they are handed over.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::table::{Endpoints, LINGER, Session, SessionId, Table};
-use super::{Position, SessionHandle, Sessions};
+use super::{Origin, Position, SessionHandle, Sessions};
 use crate::net::clock::Now;
 use crate::policy::record_snapshot::{Ids, SavedRecord};
 use crate::policy::request::Instance;
@@ -27,6 +26,8 @@ struct SavedSession {
     /// 0 while a connection is attached.
     ends: u64,
     opened: Option<u64>,
+    answered: Option<u64>,
+    process: Option<u32>,
     unanswered: bool,
     left: Option<u64>,
     instance: Option<Instance>,
@@ -55,17 +56,12 @@ impl Sessions {
     }
 
     /// The handle of a policy connection, as it was before.
-    pub fn restore_handle(
-        self: &Arc<Self>,
-        peer: Option<IpAddr>,
-        saved: &SavedHandle,
-        places: &Places,
-    ) -> SessionHandle {
+    pub fn restore_handle(self: &Arc<Self>, origin: Origin, saved: &SavedHandle, places: &Places) -> SessionHandle {
         let SavedHandle { number, opening, current } = *saved;
         let current = current.and_then(|place| places.get(&place)).copied();
         let mut table = self.lock();
         current.into_iter().for_each(|place| table.attach(place));
-        let position = Position { number, peer, current, opening, last: None, repeated: false };
+        let position = Position { number, origin, current, opening, last: None, repeated: false };
         SessionHandle { position, sessions: Arc::clone(self) }
     }
 
@@ -128,15 +124,18 @@ impl Table {
 
 impl SavedSession {
     fn of(endpoints: Endpoints, session: &Session) -> Self {
-        let Session { handles, ends, opened, unanswered, left, instance, .. } = *session;
+        let Session { handles, ends, opened, answered, process, unanswered, left, instance, .. } = *session;
         // `ends` has no meaning while a connection is attached.
         let ends = if handles == 0 { ends } else { 0 };
-        Self { endpoints, ends, opened, unanswered, left, instance, record: SavedRecord::of(&session.record) }
+        let record = SavedRecord::of(&session.record);
+        Self { endpoints, ends, opened, answered, process, unanswered, left, instance, record }
     }
 
     fn restore(self, ids: &Ids) -> Session {
-        let Self { ends, opened, unanswered, left, instance, record, .. } = self;
+        let Self { ends, opened, answered, process, unanswered, left, instance, record, .. } = self;
+        let record = record.restore(ids);
         // Nothing was being counted when the session was handed over.
-        Session { handles: 0, ends, opened, unanswered, left, counting: false, instance, record: record.restore(ids) }
+        let (handles, counting) = (0, false);
+        Session { handles, ends, opened, answered, process, unanswered, left, counting, instance, record }
     }
 }

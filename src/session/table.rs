@@ -6,11 +6,12 @@
 //! been known as are at a time.
 
 use std::collections::VecDeque;
+use std::hash::{BuildHasher, Hasher};
 use std::net::IpAddr;
 
+use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
-use siphasher::sip::SipHasher13;
 
 use crate::net::secret;
 use crate::policy::SessionRecord;
@@ -25,6 +26,7 @@ pub struct Endpoints {
     /// Addresses are kept as IPv6, so that one comparison serves both families.
     pub(super) client: u128,
     pub(super) there: u128,
+    pub(super) peer: u128,
     pub(super) server_port: Option<u16>,
     pub(super) port: Port,
 }
@@ -41,15 +43,17 @@ pub enum Port {
 }
 
 impl Endpoints {
-    /// `server` is what the client connected to; where Postfix does not tell it, the
-    /// policy connection's other end stands in.
+    /// `server` is what the client connected to, if Postfix tells it. `peer` is the host that asks: several may use one
+    /// server address, behind a translation of addresses or each in a container.
     pub fn new(client: IpAddr, port: Port, server: Option<(IpAddr, u16)>, peer: Option<IpAddr>) -> Self {
         let bits = |address: IpAddr| match address {
             IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
             IpAddr::V6(address) => address.to_bits(),
         };
-        let there = server.map(|(address, _)| address).or(peer).map_or(0, bits);
-        Self { client: bits(client), there, server_port: server.map(|(_, port)| port), port }
+        // This host may ask over either family and over a unix socket.
+        let peer = peer.filter(|peer| !peer.is_loopback()).map_or(0, bits);
+        let there = server.map_or(0, |(address, _)| bits(address));
+        Self { client: bits(client), there, peer, server_port: server.map(|(_, port)| port), port }
     }
 
     /// What stands beside the client's address.
@@ -57,20 +61,21 @@ impl Endpoints {
         self.port
     }
 
-    /// Clients choose their addresses and ports, so the hash has a secret.
-    fn hash(&self, secret: &SipHasher13) -> u64 {
+    /// Clients choose their addresses and ports, so the hash has a secret. It need not withstand more: the table has at
+    /// most two sessions for each policy connection.
+    fn hash(&self, secret: &FixedState) -> u64 {
         let (kind, number) = match self.port {
             Port::Client(port) => (0, u64::from(port)),
             Port::Process(process) => (1, process),
             Port::Handle(handle) => (2, handle),
         };
-        let last = kind << 32 | u64::from(self.server_port.unwrap_or(0));
-        let mut bytes = [0; 48];
-        bytes[..16].copy_from_slice(&self.client.to_le_bytes());
-        bytes[16..32].copy_from_slice(&self.there.to_le_bytes());
-        bytes[32..40].copy_from_slice(&number.to_le_bytes());
-        bytes[40..].copy_from_slice(&last.to_le_bytes());
-        secret.hash(&bytes)
+        let mut hasher = secret.build_hasher();
+        for address in [self.client, self.there, self.peer] {
+            hasher.write_u128(address);
+        }
+        hasher.write_u64(number);
+        hasher.write_u64(kind << 32 | u64::from(self.server_port.unwrap_or(0)));
+        hasher.finish()
     }
 }
 
@@ -83,6 +88,10 @@ pub struct Session {
     pub(super) ends: u64,
     /// When its CONNECT or XCLIENT came.
     pub opened: Option<u64>,
+    /// When the last answer to that was written.
+    pub answered: Option<u64>,
+    /// The process that asked first, over a unix socket.
+    pub process: Option<u32>,
     /// The policy connection that asked closed before our answer was written, so Postfix will ask again.
     pub unanswered: bool,
     /// When a policy connection closed after it had asked about the beginning only: the answer may have been lost.
@@ -97,8 +106,8 @@ pub struct Session {
 
 impl Session {
     /// A session that began with this message, or at `opened` with a CONNECT or XCLIENT.
-    pub fn new(opened: Option<u64>, instance: Option<Instance>) -> Self {
-        Self { opened, instance, ..Self::default() }
+    pub fn new(opened: Option<u64>, process: Option<u32>, instance: Option<Instance>) -> Self {
+        Self { opened, process, instance, ..Self::default() }
     }
 }
 
@@ -115,7 +124,7 @@ pub struct Table {
     pub(super) slots: Vec<Slot>,
     pub(super) free: Vec<u32>,
     pub(super) index: HashTable<u32>,
-    pub(super) secret: SipHasher13,
+    pub(super) secret: FixedState,
     /// Sessions whose policy connections are all closed, in the order of their end.
     pub(super) lingering: VecDeque<(u64, SessionId)>,
     pub(super) max_lingering: usize,
@@ -134,12 +143,12 @@ pub(super) struct Slot {
 impl Table {
     /// An empty table that keeps at most `max_lingering` sessions without a policy connection.
     pub fn new(max_lingering: usize) -> Self {
-        let [a, b] = secret::random();
+        let [seed, _] = secret::random();
         Self {
             slots: Vec::new(),
             free: Vec::new(),
             index: HashTable::new(),
-            secret: SipHasher13::new_with_keys(a, b),
+            secret: FixedState::with_seed(seed),
             lingering: VecDeque::new(),
             max_lingering,
             newest: 0,

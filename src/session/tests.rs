@@ -23,13 +23,13 @@ struct Site {
 
 impl Site {
     fn new(connections: usize) -> Self {
-        Self::of(&vec![None; connections])
+        Self::of(&vec![Origin::default(); connections])
     }
 
-    /// With policy connections from these addresses.
-    fn of(peers: &[Option<IpAddr>]) -> Self {
-        let sessions = Sessions::new(peers.len());
-        let seats = peers.iter().map(|peer| Some(sessions.attach(*peer))).collect();
+    /// With policy connections from these addresses or processes.
+    fn of<O: Copy + Into<Origin>>(origins: &[O]) -> Self {
+        let sessions = Sessions::new(origins.len());
+        let seats = origins.iter().map(|origin| Some(sessions.attach(*origin))).collect();
         Self { sessions, seats }
     }
 
@@ -52,6 +52,11 @@ impl Site {
         let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
         let seat = self.seats[connection].as_mut().unwrap();
         found(seat.lookup(request.client.unwrap(), &request, Now::simulated(at))).lookup
+    }
+
+    /// The answer to the last request of a policy connection has been written.
+    fn answer(&mut self, connection: usize, at: u64) {
+        self.seats[connection].as_mut().unwrap().answered(|| Now::simulated(at));
     }
 
     /// Postfix closes a policy connection and opens another in its place.
@@ -105,17 +110,35 @@ fn a_source_port_used_again_is_another_session() {
     ]);
 }
 
+/// Plays a dialog whose requests are answered within a millisecond: (connection, time, begins a session).
+fn connects(origins: [Origin; 2], dialog: &[(usize, u64, bool)]) {
+    let mut site = Site::of(&origins);
+    for (number, (connection, at, begins)) in dialog.iter().enumerate() {
+        let is_new = site.begins(*connection, *at, "CONNECT 198.51.100.1 4711 -");
+        assert_eq!(is_new, *begins, "request {number}");
+        site.answer(*connection, at + 1);
+    }
+}
+
 #[test]
-fn two_connects_of_one_session_over_two_policy_connections_are_one() {
-    play(&[
-        (0, 0, "CONNECT 198.51.100.1 4711 -", true),
-        (1, 999, "CONNECT 198.51.100.1 4711 -", false),
-        (1, 1500, "RCPT 198.51.100.1 4711 a1.10.0.0", false),
-        (0, 1600, "CONNECT 198.51.100.1 4711 -", true),
-        (1, 1700, "CONNECT 198.51.100.1 4711 -", false),
-        (0, 5000, "CONNECT 198.51.100.1 4711 -", true),
-        (1, 6000, "CONNECT 198.51.100.1 4711 -", true),
-    ]);
+fn over_tcp_two_connects_are_one_session_if_the_second_follows_the_answer_at_once() {
+    let dialog = [(0, 0, true), (1, 50, false), (0, 100, true), (1, 101, false), (0, 200, true), (1, 251, true)];
+    connects([Origin::default(); 2], &dialog);
+}
+
+#[test]
+fn over_tcp_a_connect_without_an_answer_yet_may_come_again_over_another_connection() {
+    let mut site = Site::new(2);
+    assert!(site.begins(0, 0, "CONNECT 198.51.100.1 4711 -"));
+    assert!(!site.begins(1, 4_000, "CONNECT 198.51.100.1 4711 -"));
+}
+
+#[test]
+fn over_a_unix_socket_two_connects_are_one_session_if_one_process_asks() {
+    let process = |process| Origin { peer: None, process: Some(process) };
+    // The first answer may have been delayed.
+    connects([process(7), process(7)], &[(0, 0, true), (1, 6_000, false), (0, 7_000, true), (1, 7_010, false)]);
+    connects([process(7), process(8)], &[(0, 0, true), (1, 2, true), (0, 4, true)]);
 }
 
 #[test]
@@ -123,6 +146,7 @@ fn a_connect_sent_again_because_our_answer_was_late_or_lost_is_the_same_session(
     for (answered, pause, begins) in [(false, 10_000, false), (true, 4_999, false), (true, 5_000, true)] {
         let mut site = Site::new(1);
         assert!(site.begins(0, 0, "CONNECT 198.51.100.1 4711 -"));
+        site.answer(0, 1);
         site.reconnect(0, 10_000, answered);
         assert_eq!(site.begins(0, 10_000 + pause, "CONNECT 198.51.100.1 4711 -"), begins);
     }
@@ -179,16 +203,29 @@ fn a_question_that_is_asked_twice_in_a_row_is_noticed_once_for_a_session() {
 }
 
 #[test]
-fn without_a_server_address_the_other_end_of_the_policy_connection_stands_in() {
-    // Two mail hosts ask one daemon, the first over two policy connections. One client may connect
-    // to both from the same port, and processes of both may have the same number.
-    let hosts = ["192.0.2.1", "192.0.2.1", "192.0.2.2"].map(|host| Some(host.parse().unwrap()));
-    let line = "RCPT 198.51.100.1 4711 a1.10.0.0";
-    for (server, second_host_begins) in [("", true), ("server_address=192.0.2.25\nserver_port=25\n", false)] {
+fn each_host_that_asks_has_sessions_of_its_own() {
+    // Two mail hosts ask one daemon, the first over two policy connections. They may have one server address, each in
+    // a container, so one client can be connected to both from the same port.
+    let hosts = ["192.0.2.1", "192.0.2.1", "192.0.2.2"].map(|host| Some(host.parse::<IpAddr>().unwrap()));
+    for server in ["", "server_address=172.17.0.2\nserver_port=25\n"] {
         let mut site = Site::of(&hosts);
-        let begins: Vec<_> = (0..3).map(|connection| site.begins_at(connection, 0, line, server)).collect();
-        assert_eq!(begins, [true, false, second_host_begins], "{server}");
+        for round in 0..3 {
+            for (connection, process) in ["a1", "a1", "b2"].into_iter().enumerate() {
+                let line = format!("RCPT 198.51.100.1 4711 {process}.{round}.0.{round}");
+                let is_first = round == 0 && connection != 1;
+                assert_eq!(site.begins_at(connection, 0, &line, server), is_first, "{server}{line}");
+            }
+        }
     }
+}
+
+#[test]
+fn this_host_is_one_whatever_it_asks_over() {
+    let origins = [Some("127.0.0.1".parse::<IpAddr>().unwrap()), Some("::1".parse().unwrap()), None];
+    let mut site = Site::of(&origins);
+    let begins: Vec<_> =
+        (0..3).map(|connection| site.begins(connection, 0, "RCPT 198.51.100.1 4711 a1.10.0.0")).collect();
+    assert_eq!(begins, [true, false, false]);
 }
 
 #[test]

@@ -159,13 +159,17 @@ fn explain_names_the_list_and_why_a_limit_does_not_apply() {
 fn a_ban_of_a_prefix_holds_until_unban_except_for_the_whitelist() {
     let host = Host::start("whitelist = [\"198.51.100.25\"]");
     let mut inside = Policy::connect(host.daemon.endpoint());
-    assert!(passes(&inside.connected("198.51.100.8", 1)));
+    let mut message = |instance: &str| {
+        let request = ["protocol_state=RCPT", "client_address=198.51.100.8", "client_port=1"];
+        passes(&inside.ask(&[&request[..], &["server_address=192.0.2.25", "server_port=25", instance]].concat()))
+    };
+    assert!(message("instance=1.2.3.0"));
     host.ask("ban 198.51.100.0/24 for 2h");
+    assert!(message("instance=1.2.3.0"), "a message goes on");
+    assert!(!message("instance=1.2.4.1"), "the next one of the same session is refused");
     assert!(host.connected("198.51.100.7", 1).ends_with("Access denied for 198.51.100.7"));
     assert!(passes(&host.connected("198.51.100.25", 1)));
     assert!(passes(&host.connected("203.0.113.1", 1)));
-    let later = ["protocol_state=RCPT", "client_address=198.51.100.8", "client_port=1", "instance=1.2.3.0"];
-    assert!(passes(&inside.ask(&[&later[..], &["server_address=192.0.2.25", "server_port=25"]].concat())));
     let line = host.daemon.lines().wait_for("REFUSED ");
     assert!(line.contains(" key=198.51.100.0/24 limit=blacklist reason=banned "), "{line}");
 

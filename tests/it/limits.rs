@@ -764,3 +764,63 @@ fn a_reload_keeps_passes_and_judges_refusals_again() {
     assert_eq!(site.ask(1, &at(CLIENT, 1, "RCPT", 0)), "pass");
     assert_eq!(site.session(CLIENT), "pass", "the refused by the list were not counted");
 }
+
+#[test]
+fn a_session_counts_again_after_fifty_messages() {
+    on_both("threshold = 2\nexptime = 600", |site| {
+        for message in 0..100 {
+            assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", message)), "pass", "message {message}");
+        }
+        assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 100)), "over connections");
+        assert_eq!(site.ask(0, &at(CLIENT, 0, "DATA", 100)), "over connections");
+    });
+}
+
+#[test]
+fn a_session_counts_again_after_five_minutes_with_its_next_message() {
+    let mut site = Simulation::new("threshold = 1\nexptime = 60");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
+    site.now = 299_999;
+    assert_eq!(site.ask(1, &at(CLIENT, 1, "RCPT", 0)), "pass");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 1)), "pass");
+    site.now = 300_000;
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 1)), "pass", "not within a message");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 2)), "over connections");
+    // Where a window is longer, a session counts once in each.
+    let mut site = Simulation::new("threshold = 1\nexptime = 3600");
+    for (message, now) in [(0, 0), (1, 300_000), (2, 3_599_999), (3, 3_600_000)] {
+        site.now = now;
+        assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", message)), "pass");
+    }
+    assert_eq!(site.session(CLIENT), "over connections");
+}
+
+#[test]
+fn what_a_limit_does_not_count_now_keeps_its_count() {
+    let mut site = Simulation::new(
+        "threshold = 9\n[limit.mailers]\ncount = \"connections\"\nthreshold = 1\nexptime = 60\n\
+         match = { helo_name = \"mail.example.net\" }\n",
+    );
+    let helo = "helo_name=mail.example.net\n";
+    assert_eq!(site.session_with(CLIENT, helo), "pass");
+    let connection = 1;
+    assert_eq!(site.ask(connection, &(at(CLIENT, connection, "RCPT", 0) + helo)), "over mailers");
+    site.now = 300_000;
+    assert_eq!(site.ask(connection, &at(CLIENT, connection, "RCPT", 1)), "over mailers");
+    assert_eq!(site.ask(connection, &(at(CLIENT, connection, "RCPT", 2) + helo)), "pass", "it counts in a new window");
+}
+
+#[test]
+fn the_blacklist_is_checked_again_with_every_message() {
+    let mut site = Simulation::new("");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
+    site.reload("blacklist = [\"198.51.100.0/24\"]");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "DATA", 0)), "pass", "within a message");
+    for state in ["RCPT", "DATA"] {
+        assert_eq!(site.ask(0, &at(CLIENT, 0, state, 1)), "blacklisted blacklist");
+    }
+    let refused = site.lines().into_iter().filter(|line| line.contains("REFUSED")).count();
+    assert_eq!(refused, 1, "it is logged");
+    site.reload("");
+    assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 2)), "pass");
+}

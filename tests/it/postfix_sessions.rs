@@ -277,3 +277,43 @@ fn a_client_behind_a_proxy_protocol_balancer_is_counted_and_the_balancer_is_not(
         }
     }
 }
+
+#[test]
+fn a_client_that_uses_its_source_port_again_to_say_vrfy_is_counted_again() {
+    let site = Site::new("yes", "smtpd_client_restrictions = check_policy_service POLICY");
+    let port = Port::of([127, 0, 0, 2]);
+    // Postfix asks at VRFY, with nothing that tells these sessions from one.
+    for _ in 0..36 {
+        let mut smtp = site.postfix.client(&port.address().to_string());
+        smtp.ehlo();
+        smtp.command("VRFY recipient@example.org").expect(252);
+        smtp.quit();
+    }
+    assert_eq!(site.count("127.0.0.2"), 3);
+}
+
+#[test]
+fn over_a_unix_socket_a_source_port_used_again_with_another_smtpd_is_a_new_session() {
+    let store = Memcached::start();
+    let setup = Postfix::setup();
+    let endpoint = format!("unix:{}", setup.in_queue_directory("private/connshaper").display());
+    let server = store.server();
+    let config =
+        format!("threshold = 100\nwhitelist = []\nsocket_group = \"postfix\"\nmemcached_server = \"{server}\"\n");
+    let _daemon = Daemon::start_at(&endpoint, &config);
+    let lists = ["a", "b"].map(|context| format!("check_policy_service {{ {endpoint}, policy_context={context} }}"));
+    let postfix = setup.main_cf(&format!("smtpd_client_restrictions = {}", lists.join(", ")));
+    let postfix = postfix.main_cf("smtpd_delay_reject = no").start();
+    let port = Port::of([127, 0, 0, 2]);
+    let mut others = Vec::new();
+    for session in 1..=4 {
+        let mut smtp = postfix.client(&port.address().to_string());
+        smtp.ehlo();
+        smtp.quit();
+        assert_eq!(count(&store, "127.0.0.2"), session);
+        // It keeps the smtpd process that is free now.
+        let mut other = postfix.client("127.0.0.3");
+        other.ehlo();
+        others.push(other);
+    }
+}

@@ -26,6 +26,7 @@ use crate::policy::Policy;
 use crate::policy::record_snapshot::Ids;
 use crate::postfix::connection::{ConnectionState, SavedConnection};
 use crate::postfix::suspended::SuspendedConnection;
+use crate::session::Origin;
 use crate::session::snapshot::{Places, SavedHandle};
 use crate::snapshot::section::{Reader, Section, SnapshotError, decode};
 use crate::store::local::Table;
@@ -197,12 +198,13 @@ impl Handover {
             // Postfix may have gone meanwhile.
             let Ok((stream, peer)) = Stream::inherited(socket) else { continue };
             let peer = peer.map_or(Peer::Unix, Peer::inet);
+            let origin = Origin { peer: peer.ip(), process: stream.process() };
             let (session, state) = match saved {
                 Some((session, state)) => (
-                    service.sessions.restore_handle(peer.ip(), &session, &places),
+                    service.sessions.restore_handle(origin, &session, &places),
                     ConnectionState::restore(&state, &service.delayed),
                 ),
-                None => (service.sessions.attach(peer.ip()), ConnectionState::default()),
+                None => (service.sessions.attach(origin), ConnectionState::default()),
             };
             parked.push(SuspendedConnection { stream, peer, session, state });
         }
