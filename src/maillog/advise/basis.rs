@@ -172,3 +172,52 @@ impl Basis {
         Self { covered, senders: senders.len() as u64, missed: missed.collect(), tests, doubts }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A test of senders that deliver in every part in which they have a number.
+    fn test(senders: &[[u32; 3]]) -> PartTests {
+        let tested = senders.iter().map(|numbers| {
+            let mut peaks = [0; MAX_PARTS];
+            peaks[..3].copy_from_slice(numbers);
+            let parts = (0..3).map(|part| u8::from(numbers[part] > 0) << part).sum();
+            Tested { peaks, parts }
+        });
+        PartTests::new(&tested.collect::<Vec<_>>(), &Parts::default())
+    }
+
+    #[test]
+    fn a_number_holds_that_every_part_but_one_gives_nearly_alike() {
+        let tests = test(&[[24, 20, 25], [3, 3, 3], [1, 0, 2]]);
+        assert_eq!(tests.parts.iter().map(|part| part.threshold).collect::<Vec<_>>(), [25, 25, 24]);
+        assert_eq!(tests.parts.iter().map(|part| part.senders).collect::<Vec<_>>(), [3, 2, 3]);
+        assert_eq!((&tests.missed[..], tests.doubt()), (&[(0, 25, 24)][..], None));
+        assert_eq!(tests.thresholds(), Some((24, 25)));
+    }
+
+    #[test]
+    fn a_sender_that_needs_far_more_than_the_others_gave_is_a_doubt() {
+        let tests = test(&[[1, 1, 2], [1, 1, 1]]);
+        assert_eq!((&tests.missed[..], tests.doubt()), (&[(0, 2, 1)][..], Some(Doubt::Refused)));
+        // Two near ones are too many of a few.
+        let tests = test(&[[24, 24, 25], [24, 24, 25]]);
+        assert_eq!((tests.missed.len(), tests.doubt()), (2, Some(Doubt::Refused)));
+    }
+
+    #[test]
+    fn one_part_alone_is_no_test() {
+        let tests = test(&[[0, 7, 0], [0, 3, 0]]);
+        assert_eq!((tests.parts.len(), tests.doubt()), (0, Some(Doubt::Untested)));
+    }
+
+    #[test]
+    fn a_trial_lasts_until_a_week_is_covered_or_the_log_is_twice_as_long() {
+        assert_eq!(trial_days(5 * DAY / 2, &[Doubt::Days]), Some(5));
+        assert_eq!(trial_days(20 * DAY, &[Doubt::Refused]), Some(21));
+        assert_eq!(trial_days(400 * DAY, &[Doubt::Refused]), Some(LONGEST_TRIAL));
+        assert_eq!(trial_days(20 * DAY, &[]), None);
+        assert_eq!(doubts(6 * DAY, 9), [Doubt::Days, Doubt::Senders]);
+    }
+}
