@@ -140,6 +140,7 @@ pub const KEYS: &[Key] = &[
     key("log", String, r#""stderr""#, "where log lines go"),
     key("log_level", String, r#""info""#, "the least severe line that is logged"),
     key("syslog_facility", String, r#""mail""#, "facility of lines sent to syslog"),
+    key("syslog_format", String, r#""rfc3164""#, "format of lines sent to syslog"),
     key("syslog_socket", String, r#""/dev/log""#, "socket of syslog"),
     key(
         "log_events",

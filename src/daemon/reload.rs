@@ -76,7 +76,7 @@ impl Daemon {
             ("control_socket or control_group", old.control == new.control),
             ("metrics_listen", old.metrics == new.metrics),
             ("max_connections", old.max_connections == new.max_connections),
-            ("log, syslog_facility or syslog_socket", old.log.target == new.log.target),
+            ("log or a key of syslog", old.log.target == new.log.target),
             ("state_file or state_interval", old.state == new.state),
             ("statistics_interval", old.log.statistics_interval == new.log.statistics_interval),
         ];

@@ -299,7 +299,7 @@ fn a_reload_names_the_settings_that_need_a_restart() {
         ("threshold = 3\nlog_rate = 5\nmax_clients = 5000", None),
         ("socket_mode = \"0600\"", Some("socket_mode, socket_owner or socket_group")),
         ("max_connections = 7", Some("max_connections")),
-        (&syslog, Some("log, syslog_facility or syslog_socket")),
+        (&syslog, Some("log or a key of syslog")),
         ("statistics_interval = 0", Some("statistics_interval")),
     ];
     let expect = |config: &str, waiting: Option<&str>| {

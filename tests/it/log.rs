@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use connshaper::config::{LogConfig, LogTarget};
 use connshaper::engine::report;
 use connshaper::net::clock::Now;
-use connshaper::observe::log::{Events, Facility, Log, Severity};
+use connshaper::observe::log::{Events, Facility, Log, Severity, SyslogFormat};
 use connshaper::policy::OnStoreFailure;
 use connshaper::policy::action::Action;
 use connshaper::policy::key::KeyPart;
@@ -30,7 +30,12 @@ fn config(target: LogTarget) -> LogConfig {
 }
 
 fn syslog(socket: &Path) -> Log {
-    Log::open(&config(LogTarget::Syslog { socket: socket.to_owned(), facility: Facility::MAIL })).unwrap()
+    Log::open(&config(LogTarget::Syslog {
+        socket: socket.to_owned(),
+        facility: Facility::MAIL,
+        format: SyslogFormat::Rfc3164,
+    }))
+    .unwrap()
 }
 
 /// A logger whose reads fail after a time far beyond what they should need.
@@ -64,6 +69,23 @@ fn bad_request(log: &Log, peer: &str, attribute: Option<&[u8]>, problem: &str, n
 }
 
 const LONG: Duration = Duration::from_secs(20);
+
+#[test]
+fn syslog_lines_can_have_the_format_of_rfc_5424() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    let socket = logger(&path);
+    let format = SyslogFormat::Rfc5424;
+    let log = Log::open(&config(LogTarget::Syslog { socket: path, facility: Facility::MAIL, format })).unwrap();
+    say(&log, 7);
+    let line = receive(&socket);
+    let words: Vec<&str> = line.split(' ').collect();
+    let [priority, time, host, program, process, message, data, ..] = words[..] else { panic!("{line}") };
+    assert_eq!((priority, program, message, data), ("<22>1", "connshaper", "0", "-"), "{line}");
+    assert_eq!((process, host.is_empty()), (std::process::id().to_string().as_str(), false), "{line}");
+    assert!(humantime::parse_rfc3339(time).is_ok(), "{line}");
+    assert!(line.ends_with(" - TEST number=7"), "{line}");
+}
 
 #[test]
 fn a_refusal_is_one_datagram_in_the_mail_facility() {

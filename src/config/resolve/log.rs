@@ -7,7 +7,7 @@ use super::super::diagnostics::quoted;
 use super::super::settings::{self, Settings};
 use super::super::{LogConfig, LogTarget};
 use crate::observe::log::hooks::{ALERTS, BANS, Hook};
-use crate::observe::log::{Event, Events, Facility, Severity};
+use crate::observe::log::{Event, Events, Facility, Severity, SyslogFormat};
 
 /// Where journald takes datagrams.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -41,7 +41,8 @@ pub(super) fn syslog(s: &Settings) -> LogTarget {
             "write an absolute path, as in \"/dev/log\"",
         );
     }
-    LogTarget::Syslog { socket, facility: facility(s) }
+    let format = s.choice("syslog_format", &SyslogFormat::WORDS);
+    LogTarget::Syslog { socket, facility: facility(s), format }
 }
 
 fn facility(s: &Settings) -> Facility {

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::hooks::Hook;
-use super::{Events, Facility, Severity};
+use super::{Events, Facility, Severity, SyslogFormat};
 
 /// What is logged, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,5 +45,6 @@ pub enum LogTarget {
         socket: PathBuf,
         /// The facility of every line.
         facility: Facility,
+        format: SyslogFormat,
     },
 }

@@ -44,45 +44,48 @@ impl fmt::Display for Severity {
     }
 }
 
-/// A syslog facility.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facility(u8);
+impl From<Severity> for syslog::Severity {
+    fn from(severity: Severity) -> Self {
+        match severity {
+            Severity::Err => Self::LOG_ERR,
+            Severity::Warning => Self::LOG_WARNING,
+            Severity::Notice => Self::LOG_NOTICE,
+            Severity::Info => Self::LOG_INFO,
+            Severity::Debug => Self::LOG_DEBUG,
+        }
+    }
+}
+
+/// A syslog facility that programs may log to.
+#[derive(Clone, Copy, Debug)]
+pub struct Facility(syslog::Facility);
 
 impl Facility {
     /// Where mail systems log.
-    pub const MAIL: Self = Self(2);
-
-    /// By number. That of the kernel is missing: no other program can log to it.
-    pub const WORDS: [(&str, u8); 19] = [
-        ("user", 1),
-        ("mail", 2),
-        ("daemon", 3),
-        ("auth", 4),
-        ("syslog", 5),
-        ("lpr", 6),
-        ("news", 7),
-        ("uucp", 8),
-        ("cron", 9),
-        ("authpriv", 10),
-        ("ftp", 11),
-        ("local0", 16),
-        ("local1", 17),
-        ("local2", 18),
-        ("local3", 19),
-        ("local4", 20),
-        ("local5", 21),
-        ("local6", 22),
-        ("local7", 23),
-    ];
+    pub const MAIL: Self = Self(syslog::Facility::LOG_MAIL);
 
     /// Its number in syslog.
     pub fn number(self) -> u8 {
-        self.0
+        self.0 as u8 / 8
     }
 
     /// What stands between `<` and `>` before a line.
     pub fn priority(self, severity: Severity) -> u8 {
-        self.0 * 8 + severity as u8
+        self.0 as u8 | severity as u8
+    }
+}
+
+impl PartialEq for Facility {
+    fn eq(&self, other: &Self) -> bool {
+        self.number() == other.number()
+    }
+}
+
+impl Eq for Facility {}
+
+impl From<Facility> for syslog::Facility {
+    fn from(facility: Facility) -> Self {
+        facility.0
     }
 }
 
@@ -90,16 +93,29 @@ impl FromStr for Facility {
     type Err = UnknownName;
 
     fn from_str(name: &str) -> Result<Self, UnknownName> {
-        let known = Self::WORDS.iter().find(|(known, _)| *known == name);
-        known.map(|(_, number)| Self(*number)).ok_or(UnknownName::Facility)
+        let facility = name.parse().map(Self).map_err(|()| UnknownName::Facility)?;
+        // The kernel's is closed to programs, and syslog.conf(5) has no word for those from 12 to 15.
+        match facility.number() {
+            0 | 12..=15 => Err(UnknownName::Facility),
+            _ if name.starts_with("log_") || name.contains(char::is_uppercase) => Err(UnknownName::Facility),
+            _ => Ok(facility),
+        }
     }
 }
 
-impl fmt::Display for Facility {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let known = Self::WORDS.iter().find(|(_, number)| *number == self.0);
-        f.write_str(known.map_or("", |(name, _)| name))
-    }
+/// How a line is sent to the system logger.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SyslogFormat {
+    /// RFC 3164, without a time: every logger adds its own to a line from this host.
+    #[default]
+    Rfc3164,
+    /// RFC 5424.
+    Rfc5424,
+}
+
+impl SyslogFormat {
+    /// Both, with their words in the configuration.
+    pub const WORDS: [(&'static str, Self); 2] = [("rfc3164", Self::Rfc3164), ("rfc5424", Self::Rfc5424)];
 }
 
 /// A name that is none, with those that are.
@@ -134,15 +150,17 @@ mod tests {
         for (name, _) in Severity::WORDS {
             assert_eq!(name.parse::<Severity>().unwrap().to_string(), name);
         }
-        for (name, _) in Facility::WORDS {
-            assert_eq!(name.parse::<Facility>().unwrap().to_string(), name);
+        for name in ["user", "mail", "daemon", "authpriv", "ftp", "local0", "local7"] {
+            assert_eq!(format!("{:?}", name.parse::<Facility>().unwrap().0), format!("LOG_{}", name.to_uppercase()));
         }
     }
 
     #[test]
     fn other_names_say_what_to_write() {
         assert_eq!("error".parse::<Severity>(), Err(UnknownName::Severity));
-        assert_eq!("MAIL".parse::<Facility>(), Err(UnknownName::Facility));
+        for name in ["MAIL", "log_mail", "kern", "audit", "post", ""] {
+            assert_eq!(name.parse::<Facility>(), Err(UnknownName::Facility), "{name}");
+        }
         assert!(UnknownName::Facility.to_string().contains("local0 to local7"));
     }
 

@@ -4,6 +4,7 @@
 //! that cannot be written is retried for a while and then given up.
 //! Nothing that happens to a logger ends or blocks the daemon.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::os::fd::AsFd;
@@ -13,10 +14,12 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use syslog::{Formatter5424, LogFormat};
+
 use super::encode;
 use super::sink::Entry;
-use crate::observe::log::Facility;
 use crate::observe::log::LogTarget;
+use crate::observe::log::{Facility, SyslogFormat};
 
 /// How long a line is retried, counted from when it was logged. Loggers are
 /// restarted in less; and a receiver stamps a line when it gets it, so that a
@@ -39,17 +42,39 @@ pub enum Writer {
         /// Whether a line was given up after a part of it was written.
         torn: bool,
     },
-    /// A datagram socket: the system logger's, or the journal's.
-    Syslog {
-        /// Where its socket is.
+    /// A datagram socket.
+    Socket {
         path: PathBuf,
-        /// The facility of every line.
-        facility: Facility,
-        /// Ours; `None` before it could be made.
+        /// `None` before it could be made.
         socket: Option<UnixDatagram>,
-        /// Whether it is the journal's, which takes fields.
-        journal: bool,
+        protocol: Protocol,
     },
+}
+
+/// What is sent to a datagram socket.
+pub enum Protocol {
+    Journal(Facility),
+    Rfc3164(Facility),
+    Rfc5424(Formatter5424),
+}
+
+impl Protocol {
+    fn datagram(&self, entry: &Entry) -> Vec<u8> {
+        match self {
+            Self::Journal(facility) => encode::journal(&entry.record, entry.severity, *facility),
+            // Not by the library, which would add the time in UTC to a protocol that knows local time only.
+            Self::Rfc3164(facility) => {
+                let (priority, text) = (facility.priority(entry.severity), encode::text(&entry.record));
+                format!("<{priority}>connshaper[{}]: {text}", std::process::id()).into_bytes()
+            }
+            Self::Rfc5424(formatter) => {
+                let mut datagram = Vec::new();
+                let message = (0, BTreeMap::new(), encode::text(&entry.record));
+                formatter.format(&mut datagram, entry.severity.into(), message).expect("memory takes what is written");
+                datagram
+            }
+        }
+    }
 }
 
 impl Writer {
@@ -62,11 +87,20 @@ impl Writer {
                 Self::Stderr { journal, torn: false }
             }
             LogTarget::Json => Self::Json { torn: false },
-            LogTarget::Syslog { socket, facility } => {
-                Self::Syslog { path: socket.clone(), facility: *facility, socket: None, journal: false }
+            LogTarget::Syslog { socket, facility, format } => {
+                let protocol = match format {
+                    SyslogFormat::Rfc3164 => Protocol::Rfc3164(*facility),
+                    SyslogFormat::Rfc5424 => Protocol::Rfc5424(Formatter5424 {
+                        facility: (*facility).into(),
+                        process: "connshaper".to_owned(),
+                        pid: std::process::id(),
+                        ..Formatter5424::default()
+                    }),
+                };
+                Self::Socket { path: socket.clone(), socket: None, protocol }
             }
             LogTarget::Journal { socket, facility } => {
-                Self::Syslog { path: socket.clone(), facility: *facility, socket: None, journal: true }
+                Self::Socket { path: socket.clone(), socket: None, protocol: Protocol::Journal(*facility) }
             }
         }
     }
@@ -83,15 +117,7 @@ impl Writer {
                 let text = encode::json(&entry.record, entry.severity, time);
                 write_line(&mut io::stderr(), torn, &text, entry.since)
             }
-            Self::Syslog { path, facility, socket, journal: true } => {
-                let datagram = encode::journal(&entry.record, entry.severity, *facility);
-                send(socket, path, &datagram, entry.since)
-            }
-            Self::Syslog { path, facility, socket, journal: false } => {
-                let priority = facility.priority(entry.severity);
-                let text = format!("<{priority}>connshaper[{}]: {}", std::process::id(), encode::text(&entry.record));
-                send(socket, path, text.as_bytes(), entry.since)
-            }
+            Self::Socket { path, socket, protocol } => send(socket, path, &protocol.datagram(entry), entry.since),
         }
     }
 }
