@@ -5,8 +5,7 @@ use ipnet::IpNet;
 use super::keys;
 use super::{Loaded, Origin};
 
-/// Writes what a file of the original's form says, and every way of the
-/// original that differs from the defaults of the TOML form.
+/// Writes the keys that a file of the original's form sets, and every default of the original that differs from ours.
 pub fn to_toml(Loaded { config, effective }: &Loaded) -> String {
     let mut text = String::from("# Converted from connection_shaper's form; means the same.\n");
     for setting in &effective.settings {
@@ -16,7 +15,7 @@ pub fn to_toml(Loaded { config, effective }: &Loaded) -> String {
             Origin::ConnectionShaper => way(setting.key),
         };
         let value = match setting.key {
-            // Here all of a long list is wanted.
+            // `effective` has the beginning of a long list only.
             "whitelist" => format!("{:?}", config.whitelist().map(IpNet::to_string).collect::<Vec<_>>()),
             _ => setting.spelled(),
         };
@@ -25,13 +24,13 @@ pub fn to_toml(Loaded { config, effective }: &Loaded) -> String {
     text
 }
 
-/// Why a line stands there that the original file did not have.
+/// Why the TOML form has a line that the original file did not have.
 fn way(key: &str) -> &'static str {
     match key {
         "exptime" | "threshold" => "not set, so connection_shaper's default",
         "memcached_server" => "connection_shaper asked this host when none was named",
         "memcached_port" => "connection_shaper used this port when none was named",
-        "whitelist" => "connection_shaper exempted nobody else, loopback neither",
+        "whitelist" => "connection_shaper exempted no other client, not even loopback",
         "on_store_failure" => "connection_shaper let everyone pass while memcached was away",
         "key_prefix" => "the key is the bare address, shared with connection_shaper",
         "ipv6_prefix_length" => "connection_shaper counted IPv6 clients as whole addresses",

@@ -44,7 +44,7 @@ impl<'s> Diagnostics<'s> {
         }
         let error = Diagnostic {
             path: self.source.path.clone(),
-            snippet: Some(self.source.spot(span)),
+            snippet: Some(self.source.snippet(span)),
             problem,
             remedy: remedy.into(),
         };
@@ -102,50 +102,45 @@ pub(super) fn quoted(text: &str) -> String {
 /// Why a configuration cannot be used: at least one mistake.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConfigError {
-    /// What is wrong, in the order of the file.
+    /// In the order of the file.
     pub diagnostics: Vec<Diagnostic>,
-    /// Mistakes beyond those that are kept.
+    /// Number of further mistakes, which are not kept.
     pub more: usize,
 }
 
-/// One thing that is wrong.
+/// A mistake.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Diagnostic {
-    /// The file.
     pub path: PathBuf,
-    /// Where in it; `None`: the file as a whole, which could not be read.
+    /// `None`: the file as a whole, which could not be read.
     pub snippet: Option<Snippet>,
-    /// What is wrong.
     pub problem: String,
-    /// What to do about it.
     pub remedy: String,
 }
 
-/// A stretch of one line of a file.
+/// A part of one line of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Snippet {
-    /// Line, from 1.
+    /// From 1.
     pub line: usize,
-    /// Character in the line, from 1.
+    /// In characters, from 1.
     pub column: usize,
-    /// The line, or what of it is near the spot.
+    /// The line, or its part around the column.
     pub excerpt: String,
-    /// Characters of the excerpt before the spot.
+    /// Characters of the excerpt before the column.
     pub indent: usize,
-    /// Characters of the spot.
+    /// Characters that the carets mark.
     pub width: usize,
 }
 
 /// Something that parses but makes no sense, or means other than it seems.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ConfigWarning {
-    /// The file.
     pub path: PathBuf,
-    /// Line, from 1.
+    /// From 1.
     pub line: usize,
-    /// Character in the line, from 1.
+    /// In characters, from 1.
     pub column: usize,
-    /// What is odd, and what happens.
     pub text: String,
 }
 

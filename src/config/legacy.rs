@@ -149,7 +149,7 @@ impl<'d, 's> File<'d, 's> {
             return DEFAULT;
         }
         if let Err(remedy) = endpoints::server(name, port) {
-            self.diagnostics.error::<()>(span, format!("{} is no memcached server", quoted(name)), remedy);
+            self.diagnostics.error::<()>(span, format!("{} is not a valid memcached address", quoted(name)), remedy);
             return DEFAULT;
         }
         name

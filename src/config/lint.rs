@@ -45,7 +45,7 @@ pub(super) fn check(config: &Config, s: &Settings) {
         }
     }
     if config.policy.limits.iter().all(|limit| limit.delay.is_none()) && config.policy.blacklist.delay.is_none() {
-        s.warn("max_delayed", "has no effect: nobody waits");
+        s.warn("max_delayed", "has no effect: no session is delayed");
     }
     if config.list_files.is_empty() {
         s.warn("list_check_interval", "has no effect without `whitelist_file` or `blacklist_file`");
@@ -62,7 +62,7 @@ fn check_blacklist(config: &Config, s: &Settings) {
     let named = ["blacklist", "blacklist_file"].iter().any(|key| s.sets(key));
     if !named && !config.policy.lists.netblocks.iter().any(|(_, entry)| matches!(entry, ListEntry::Blacklist(_))) {
         for key in keys {
-            s.warn(key, "has no effect: nobody is on the blacklist");
+            s.warn(key, "has no effect: the blacklist is empty");
         }
     }
     if has_text("blacklist_action", s) {
@@ -79,7 +79,7 @@ fn check_peers(config: &Config, s: &Settings) {
     if !config.listen.iter().any(|address| matches!(address, Address::Inet { .. })) {
         s.warn("allow_peers", "has no effect: `listen` has no TCP address");
     } else if config.allow_peers.netblocks().is_empty() {
-        s.warn("allow_peers", "is empty: nobody may ask over TCP");
+        s.warn("allow_peers", "is empty: no host may connect over TCP");
     } else {
         for address in config.listen.iter().filter(|address| config.allow_peers.exclude_others_at(address)) {
             s.warn("listen", &format!("has {address}, {}", Peers::EXCLUDES));
@@ -113,12 +113,12 @@ fn check_penalties(limit: &Limit, s: &Settings) {
     let blacklist_delays = limit.name == limit::TOP && s.get::<String>("blacklist_action") == "delay";
     if limit.delay.is_none() && !blacklist_delays {
         for key in ["max_delay", "max_concurrent"] {
-            s.warn(key, "has no effect without `initial_delay`: nobody waits");
+            s.warn(key, "has no effect without `initial_delay`: no session is delayed");
         }
     }
     if limit.ban.is_none() {
         for key in ["ban_threshold", "ban_max"] {
-            s.warn(key, "has no effect without `ban_time`: nobody is banned");
+            s.warn(key, "has no effect without `ban_time`: no client is banned");
         }
     }
     if limit.ban.is_none() && limit.delay.is_none() {

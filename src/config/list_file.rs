@@ -16,24 +16,23 @@ use crate::policy::lists::{ListEntry, ListIndex};
 /// A reason is cut at this many bytes.
 const LONGEST_REASON: usize = 200;
 
-/// A list file as it was read.
+/// The content of a list file.
 pub(super) struct ListContent<'s> {
     pub kind: ListKind,
     pub netblocks: Vec<(IpNet, ListEntry)>,
-    /// Where each begins. No source has more than 64 MiB.
+    /// The offset of each in the file, which has at most 64 MiB.
     offsets: Vec<u32>,
     pub diagnostics: Diagnostics<'s>,
 }
 
 impl ListContent<'_> {
-    /// The place of a netblock.
     pub fn span(&self, place: usize) -> Span {
         let start = self.offsets[place] as usize;
         let text = &self.diagnostics.source.text[start..];
         start..start + text.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(text.len())
     }
 
-    /// What the list does to its clients.
+    /// What the list does to its clients, in messages.
     pub fn does(&self) -> &'static str {
         match self.kind {
             ListKind::White => "exempts",
@@ -42,14 +41,13 @@ impl ListContent<'_> {
     }
 }
 
-/// Reasons, each of them once.
+/// The reasons of blacklist entries; equal ones are kept once.
 pub(super) struct Reasons {
     list: Vec<Box<str>>,
     places: HashMap<String, ListIndex>,
 }
 
 impl Reasons {
-    /// Those there are already.
     pub fn new(list: Vec<Box<str>>) -> Self {
         Self { list, places: HashMap::new() }
     }
@@ -69,7 +67,7 @@ impl Reasons {
     }
 }
 
-/// A reason as the log may show it: printable, and not long.
+/// A reason as the log shows it: printable and short. `None`: nothing is left.
 pub(super) fn reason(text: &str) -> Option<String> {
     let printable = |c: char| if c.is_control() { ' ' } else { c };
     let mut reason: String = text.trim().chars().take(LONGEST_REASON).map(printable).collect();
@@ -77,7 +75,6 @@ pub(super) fn reason(text: &str) -> Option<String> {
     (!reason.is_empty()).then_some(reason)
 }
 
-/// Reads one.
 pub(super) fn read<'s>(source: &'s Source, kind: ListKind, reasons: &mut Reasons) -> ListContent<'s> {
     let mut read =
         ListContent { kind, netblocks: Vec::new(), offsets: Vec::new(), diagnostics: Diagnostics::new(source) };
@@ -120,7 +117,7 @@ impl ListContent<'_> {
     fn entry(&mut self, beside: &str, span: &Span, reasons: &mut Reasons) -> ListEntry {
         let (says, comment) = beside.split_once('#').unwrap_or((beside, ""));
         let says = says.trim();
-        // A table of Postfix, perhaps; one that means the opposite is not taken.
+        // The file may be a table of Postfix. An action that means the opposite of the list is a mistake.
         let word = says.split_whitespace().next().unwrap_or("");
         let list = match self.kind {
             ListKind::White if refuses(word) => "whitelist",

@@ -1,6 +1,6 @@
-//! Lists from files, added to what the configuration itself says of netblocks.
+//! List files, added to the netblocks of the configuration itself.
 //!
-//! All of it becomes one set. Of equal netblocks the milder word counts: the
+//! All of them become one set. Of equal netblocks the milder entry counts: the
 //! whitelist before a rate, a rate before the blacklist. The files can be read
 //! again without the configuration.
 
@@ -18,12 +18,9 @@ use super::list_file::{self, ListContent, Reasons};
 use super::source;
 use crate::policy::lists::{ListEntry, Lists};
 
-/// What a list file's netblocks are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListKind {
-    /// Neither counted nor refused.
     White,
-    /// Refused.
     Black,
 }
 
@@ -37,17 +34,15 @@ pub(super) struct NamedListFile {
 /// A list file as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListFile {
-    /// Where it is.
     pub path: PathBuf,
-    /// What its netblocks are.
     pub kind: ListKind,
-    /// How many it has.
+    /// Number of its netblocks.
     pub netblocks: usize,
-    /// What it was when it was read.
+    /// Its stamp when it was read.
     pub stamp: Option<FileStamp>,
 }
 
-/// What tells one state of a file from another without reading it.
+/// Tells whether a file has changed without reading it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileStamp {
     modified: (i64, i64),
@@ -56,7 +51,7 @@ pub struct FileStamp {
 }
 
 impl FileStamp {
-    /// That of the file at a path; `None`: there is none that can be looked at.
+    /// `None`: there is no such file, or it cannot be examined.
     pub fn of(path: &Path) -> Option<Self> {
         path.metadata().ok().as_ref().map(Self::from)
     }
@@ -68,27 +63,27 @@ impl From<&Metadata> for FileStamp {
     }
 }
 
-/// Lists with all that belongs to them.
+/// The lists of the configuration and of its list files.
 #[derive(Default)]
 pub(super) struct CompleteLists {
     pub lists: Lists,
-    /// What the configuration itself says, kept where there are files beside it.
+    /// The lists of the configuration alone, if there are list files.
     pub own: Option<Lists>,
     pub files: Vec<ListFile>,
     pub warnings: Vec<ConfigWarning>,
 }
 
-/// What is wrong with list files.
+/// Mistakes in list files.
 #[derive(Default)]
 pub(super) struct ListErrors {
-    /// Those that could not be read, by their place among the named ones: problem and remedy.
+    /// Files that could not be read: the index among the named ones, problem and remedy.
     pub unread: Vec<(usize, String, String)>,
     /// The mistakes in the others.
     pub diagnostics: Vec<Diagnostic>,
     pub more: usize,
 }
 
-/// Reads the files and adds them.
+/// Reads the list files and adds them to the lists of the configuration.
 pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLists, ListErrors> {
     if named.is_empty() {
         return Ok(CompleteLists { lists: own, own: None, files: Vec::new(), warnings: Vec::new() });
@@ -104,7 +99,7 @@ pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLi
     let mut reasons = Reasons::new(own.reasons.clone());
     let read: Vec<ListContent> =
         sources.iter().map(|(source, kind, _)| list_file::read(source, *kind, &mut reasons)).collect();
-    examine(&own, &read);
+    warn_of_conflicts(&own, &read);
     let mut lists = Lists { netblocks: Vec::new(), reasons: reasons.finish(), rates: own.rates.clone() };
     let all = own.netblocks.len() + read.iter().map(|read| read.netblocks.len()).sum::<usize>();
     lists.netblocks.reserve_exact(all);
@@ -135,8 +130,8 @@ pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLi
     Ok(CompleteLists { lists, own: Some(own), files, warnings })
 }
 
-/// Looks for netblocks of which two things are said, here and there.
-fn examine(own: &Lists, read: &[ListContent]) {
+/// Warns of netblocks that stand on several lists with different meanings.
+fn warn_of_conflicts(own: &Lists, read: &[ListContent]) {
     let said: HashMap<IpNet, ListEntry> = own.netblocks.iter().copied().collect();
     for read in read {
         lint::check_whole_families(&read.netblocks, |place| read.span(place), read.does(), &read.diagnostics);
@@ -176,8 +171,8 @@ fn examine(own: &Lists, read: &[ListContent]) {
 }
 
 impl Config {
-    /// Reads the list files again, and nothing else: the configuration with what they say now, and the
-    /// warnings about them alone.
+    /// Reads only the list files again: the configuration with their present content, and the warnings about
+    /// them alone.
     ///
     /// # Errors
     ///

@@ -1,8 +1,9 @@
-//! The finished configuration: typed, checked, immutable.
+//! From a configuration file to a `Config`: typed, checked, immutable.
 //!
-//! `file` reads the TOML form, `original` the `key value` form of
-//! connection_shaper; both end in a `Config` or in errors that name the place.
-//! Nothing here logs: warnings are part of the `Config`.
+//! `keys` lists every key; `settings` types the values of a file by it; `resolve` turns them into
+//! the settings of the rooms; `lint` warns of what makes no sense. A file of connection_shaper's
+//! form is read as the TOML that `legacy` makes of it. Mistakes are collected, each with its
+//! place. Nothing here logs: warnings are part of the `Config`.
 
 pub mod convert;
 pub mod diagnostics;
@@ -210,7 +211,7 @@ impl Loaded {
     pub fn load_original(path: &Path) -> Result<Self, ConfigError> {
         let source = source::read(path).map_err(|error| error.at(path))?;
         if legacy::form(&source.text) == Some(Form::Toml) {
-            let problem = "this is no file of connection_shaper, which has lines of `key value`";
+            let problem = "this is not a connection_shaper file, which has lines of `key value`";
             let remedy = "see whether `connshaper check` takes it as it is";
             return Err(ConfigError::whole(path, problem, remedy));
         }

@@ -122,7 +122,7 @@ impl<'t, 's> Settings<'t, 's> {
     fn refuse(&self, name: &str, span: &Span, belongs_here: impl Fn(&&Key) -> bool) {
         if keys::find(name).is_some() {
             // What follows a table's header belongs to the table, which is easily forgotten.
-            let problem = format!("`{name}` is no key{}", self.owner);
+            let problem = format!("`{name}` is not a key{}", self.owner);
             let remedy = "write it above the first `[table]`, where the keys of the whole program stand";
             self.diagnostics.error::<()>(span, problem, remedy);
             return;
@@ -289,7 +289,7 @@ impl<'t, 's> Settings<'t, 's> {
             number @ DeValue::Integer(_) => integer(number).map_or(Duration::MAX, Duration::from_secs),
             DeValue::String(text) => match units::duration(text) {
                 Ok(duration) => duration,
-                Err(remedy) => return error(format!("{} is no duration", quoted(text)), &remedy),
+                Err(remedy) => return error(format!("{} is not a valid duration", quoted(text)), &remedy),
             },
             DeValue::Float(_) => {
                 let problem = format!("{} is a duration, not a fraction", self.named(key.name));

@@ -18,15 +18,14 @@ use crate::config::diagnostics::Diagnostics;
 /// A stretch of the text, in bytes.
 pub(super) type Span = Range<usize>;
 
-/// The largest file that is read. The largest sensible one is a whitelist of
-/// some hundred thousand netblocks; beyond this it is not a configuration.
+/// The largest file that is read. The largest sensible one has a whitelist of some hundred thousand netblocks.
 pub(super) const LARGEST: u64 = 64 * 1024 * 1024;
 
 /// A file's text.
 pub(super) struct Source {
     pub path: PathBuf,
     pub text: String,
-    /// Where the text is not UTF-8, if it is not.
+    /// Offset of the first byte that was not UTF-8.
     pub broken: Option<usize>,
 }
 
@@ -76,7 +75,7 @@ impl Source {
     }
 
     /// A stretch as a message shows it.
-    pub fn spot(&self, span: &Span) -> Snippet {
+    pub fn snippet(&self, span: &Span) -> Snippet {
         let span = self.text.floor_char_boundary(span.start)..self.text.floor_char_boundary(span.end);
         let (line, column) = self.place(span.start);
         let start = self.text[..span.start].rfind('\n').map_or(0, |n| n + 1);
@@ -87,7 +86,7 @@ impl Source {
     }
 }
 
-/// Cuts a long line down to what is near the spot, and makes it fit to print.
+/// The part of a line around a column, without control characters.
 fn excerpt(text: &str, line: usize, column: usize, width: usize) -> Snippet {
     const BEFORE: usize = 60;
     const LONGEST: usize = 120;
@@ -118,8 +117,8 @@ fn read_all(path: &Path, file: File) -> Result<Source, ReadError> {
     Ok(Source::new(path, &bytes))
 }
 
-/// Reads a list file, which may be empty but has to be a file: no directory, and nothing that never ends.
-/// With it comes what it was. `Err` says what is wrong and what to do.
+/// Reads a list file, which has to be a plain file: no directory, and nothing that never ends. Returns its stamp too.
+/// `Err`: problem and remedy.
 pub(super) fn read_list(path: &Path) -> Result<(Source, FileStamp), (String, String)> {
     let wrong = |error: ReadError| {
         let mistake = error.at(path).diagnostics.swap_remove(0);
@@ -128,13 +127,16 @@ pub(super) fn read_list(path: &Path) -> Result<(Source, FileStamp), (String, Str
     let plain = |metadata: Metadata| match metadata.is_file() {
         true => Ok(metadata),
         false => {
-            let problem = format!("{} is no file but {}", path.display(), kind(&metadata));
-            Err((problem, "name a plain file; whoever makes the list can write one and rename it".to_owned()))
+            let problem = format!("{} is not a file but {}", path.display(), kind(&metadata));
+            Err((
+                problem,
+                "name a plain file; a program that makes the list can write a new one and rename it".to_owned(),
+            ))
         }
     };
-    // To open a device may already do something to it.
+    // Opening a device can already have an effect on it.
     plain(path.metadata().map_err(|error| wrong(ReadError::Io(error)))?)?;
-    // Nor is a pipe waited for that has just taken the file's place.
+    // Without O_NONBLOCK a pipe that has just replaced the file would block.
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
     let file = file.map_err(|error| wrong(ReadError::Io(error)))?;
     let metadata = plain(file.metadata().map_err(|error| wrong(ReadError::Io(error)))?)?;
@@ -148,7 +150,6 @@ pub(super) fn read_list(path: &Path) -> Result<(Source, FileStamp), (String, Str
     }
 }
 
-/// What something is that is no file.
 fn kind(metadata: &Metadata) -> &'static str {
     let kind = metadata.file_type();
     match () {
@@ -159,7 +160,6 @@ fn kind(metadata: &Metadata) -> &'static str {
     }
 }
 
-/// Why a file was not read.
 pub(super) enum ReadError {
     Io(io::Error),
     Large,

@@ -1,28 +1,27 @@
-//! What toml says about text it cannot parse, in an administrator's words.
+//! Errors of TOML syntax, in an administrator's words.
 //!
-//! toml names what its grammar expected; we name the usual slip behind it and
-//! what to write. A message that is not known here is passed on as it is.
+//! The toml crate names what its grammar expected. Here the usual mistake behind it
+//! is named, and what to write. A message that is not known here is passed on as it is.
 
 use super::diagnostics::ConfigError;
 use super::source::{Source, Span};
 use super::{keys, units};
 use crate::config::diagnostics::{Diagnostics, quoted};
 
-/// The error for text that is no TOML.
 pub(super) fn explain(source: &Source, errors: &[toml::de::Error]) -> ConfigError {
     let remarks = Diagnostics::new(source);
     let mut explained: Option<usize> = None;
     let span = |error: &toml::de::Error| error.span().unwrap_or(0..0);
     let mut errors: Vec<_> = errors.iter().map(|error| (span(error), error)).collect();
-    // toml finds what is wrong with lines before what is wrong with values.
+    // toml reports errors in lines before errors in values.
     errors.sort_by_key(|(span, _)| span.start);
     for (span, error) in errors {
-        // What follows in a line is mostly a consequence of what came first.
+        // A further error in the same line is mostly a consequence of the first.
         if explained.is_some_and(|earlier| source.same_line(earlier, span.start)) {
             continue;
         }
         explained = Some(span.start);
-        let (problem, remedy) = slip(source, &span, error.message());
+        let (problem, remedy) = usual_mistake(source, &span, error.message());
         remarks.error::<()>(&span, problem, remedy);
         // An array that does not end takes the rest of the file with it.
         if error.message().contains("array") {
@@ -32,16 +31,16 @@ pub(super) fn explain(source: &Source, errors: &[toml::de::Error]) -> ConfigErro
     remarks.finish().expect_err("toml gave at least one error")
 }
 
-fn slip(source: &Source, span: &Span, message: &str) -> (String, String) {
+fn usual_mistake(source: &Source, span: &Span, message: &str) -> (String, String) {
     let line = source.line(span.start);
     let is = |beginning: &str| message.starts_with(beginning);
     let (problem, remedy) = if line.contains(['\u{201c}', '\u{201d}']) {
-        ("typographic quotes are no quotes", "write \"straight\" ones")
+        ("typographic quotes are not TOML quotes", "write \"straight\" ones")
     } else if is("duplicate key") {
         let problem = format!("{} is set twice", quoted(&source.text[span.clone()]));
         return (problem, "keep one of the lines".into());
     } else if is("key with no value") || is("invalid unquoted key") || is("unquoted keys") {
-        return ("this is no `key = value`".into(), assignment(line));
+        return ("this is not a `key = value` line".into(), assignment(line));
     } else if is("string values must be quoted") || is("invalid float") || is("invalid bool") {
         return unquoted(line);
     } else if message.contains("array") {
@@ -60,7 +59,7 @@ fn slip(source: &Source, span: &Span, message: &str) -> (String, String) {
     (problem.to_owned(), remedy.to_owned())
 }
 
-/// What a line that is no `key = value` was probably meant to be.
+/// The remedy for a line that is not `key = value`.
 fn assignment(line: &str) -> String {
     let split = |c: char| c == ':' || c.is_whitespace();
     match line.trim().split_once(split) {
@@ -72,7 +71,7 @@ fn assignment(line: &str) -> String {
     }
 }
 
-/// A value that is neither a number nor in quotes.
+/// Problem and remedy for a value that is neither a number nor in quotes.
 fn unquoted(line: &str) -> (String, String) {
     let (key, value) = line.split_once('=').unwrap_or(("", line));
     let (key, value) = (key.trim(), value.trim());
@@ -85,7 +84,7 @@ fn unquoted(line: &str) -> (String, String) {
             ("a key without a value", remedy.to_owned())
         }
         Some(default) if units::duration(value).is_err() => {
-            ("a value that is no number", format!("write a number, as in `{key} = {default}`"))
+            ("a value that is not a number", format!("write a number, as in `{key} = {default}`"))
         }
         _ if value.len() <= 100 && value.chars().all(word) => ("a value without quotes", format!("write \"{value}\"")),
         _ => ("a value without quotes", "put it in quotes".to_owned()),

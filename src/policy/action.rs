@@ -162,7 +162,7 @@ impl Kind {
             }
             "SLEEP" => Self::of_sleep(rest, classes),
             "DUNNO" => error(
-                "DUNNO would refuse nobody".into(),
+                "DUNNO would refuse no client".into(),
                 "to try a limit out, write action = \"WARN over the limit\": Postfix then logs it and goes on",
             ),
             "OK" | "RELAY" | "PERMIT" => Self::permits(word),

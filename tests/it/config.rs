@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use connshaper::cli::check;
-use connshaper::config::{Config, ConfigError, Form, KEYS, Loaded, LogTarget, OnStoreFailure, convert};
+use connshaper::config::{Config, ConfigError, Form, KEYS, Kind, Loaded, LogTarget, OnStoreFailure, convert};
 use connshaper::observe::log::Severity;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -135,7 +135,7 @@ fn valid_but_pointless_settings_are_warned_of() {
         ("whitelist = [\n\"10.1.0.0/16\",\n\"10.0.0.0/8\"]", "2:1: 10.1.0.0/16 is covered by 10.0.0.0/8 in line 3"),
         ("whitelist = [\"192.0.2.1/24\"]", "1:14: `192.0.2.1/24` has host bits set, taken as 192.0.2.0/24"),
         ("whitelist = [\"::/0\"]", "1:14: ::/0 exempts every IPv6 client"),
-        ("listen = \"inet:127.0.0.1:0\"", "1:10: port 0 is any free port: nobody can know which"),
+        ("listen = \"inet:127.0.0.1:0\"", "1:10: port 0 is any free port, which Postfix cannot know"),
         (
             "action = \"WARN slow down\"\ntext = \"Slow down\"",
             "2:1: `text` has no effect: `action` has a text of its own",
@@ -315,7 +315,7 @@ fn only_a_file_of_the_original_is_converted() {
     let path = directory.path().join("old");
     fs::write(&path, "threshold = 3\n").unwrap();
     let error = Loaded::load_original(&path).unwrap_err();
-    assert!(error.summary().contains("no file of connection_shaper"), "{error}");
+    assert!(error.summary().contains("not a connection_shaper file"), "{error}");
     fs::write(&path, "# all at its default\n").unwrap();
     assert_eq!(Loaded::load_original(&path).unwrap().config.form, Form::ConnectionShaper);
 }
@@ -446,10 +446,49 @@ fn the_sample_has_every_key_at_its_default() {
 }
 
 #[test]
-fn every_key_of_the_table_is_read() {
+fn a_value_of_the_wrong_kind_names_its_key() {
     for key in KEYS {
         let error = parse(&format!("{} = 1979-05-27", key.name)).unwrap_err();
         assert!(error.summary().contains(key.name), "{error}");
+    }
+}
+
+/// Keys on which others depend, so that those have an effect.
+const NEEDED: [(&str, &str); 6] = [
+    ("initial_delay", "1"),
+    ("ban_time", "60"),
+    ("memcached_server", "\"mc\""),
+    ("control_socket", "\"/run/connshaper/control\""),
+    ("alert_command", "\"/bin/true\""),
+    ("blacklist_action", "\"refuse\""),
+];
+
+#[test]
+fn every_key_of_the_table_has_an_effect() {
+    let text = |key: &str, value: &str| -> String {
+        let needed = NEEDED.iter().filter(|(needed, _)| *needed != key);
+        needed.map(|(key, value)| format!("{key} = {value}\n")).chain([format!("{key} = {value}\n")]).collect()
+    };
+    let default = in_force(&right(&text("log_rate", "100")));
+    for key in KEYS {
+        // One of the bounds is not the default.
+        let values = match key.kind {
+            Kind::Integer(least, most) => vec![least.to_string(), most.to_string()],
+            Kind::Seconds(least, most) => vec![format!("\"{least}s\""), format!("\"{most}s\"")],
+            Kind::Milliseconds(least, most) => vec![format!("\"{least}ms\""), format!("\"{most}ms\"")],
+            Kind::Boolean => vec!["true".into(), "false".into()],
+            Kind::String => vec!["\"x\"".into()],
+            Kind::Strings | Kind::StringOrList | Kind::OneOrMore => vec!["[\"x y\"]".into()],
+            Kind::Netblocks => vec!["[\"192.0.2.0/24\"]".into()],
+            Kind::Threshold => vec!["7".into()],
+            Kind::Table if key.name == "limit" => vec!["{ x = { threshold = 3 } }".into()],
+            Kind::Table if key.name == "netblocks" => vec!["{ \"192.0.2.0/24\" = 3 }".into()],
+            Kind::Table => vec!["{ sender = true }".into()],
+        };
+        // A value of the right kind that is refused was read as well.
+        let has_effect =
+            |value: &String| !matches!(parse(&text(key.name, value)), Ok(config) if in_force(&config) == default);
+        assert!(values.iter().any(has_effect), "{} has no effect: {values:?}", key.name);
     }
 }
 

@@ -215,7 +215,7 @@ fn conditions_are_presence_text_sets_netblocks_and_regular_expressions() {
 #[test]
 fn a_regular_expression_takes_bounded_memory() {
     let error = parse("match = { sender = '/(a{1000}){1000}/' }").unwrap_err();
-    assert!(error.summary().contains("is no regular expression"), "{error}");
+    assert!(error.summary().contains("is not a valid regular expression"), "{error}");
     assert!(error.summary().starts_with("connshaper.toml:1:20: "), "{error}");
 }
 
@@ -301,11 +301,11 @@ fn blacklist_action_refuses_delays_or_gives_an_action() {
 #[test]
 fn valid_but_pointless_settings_are_warned_of() {
     let cases = [
-        ("max_delay = 3", "1:1: `max_delay` has no effect without `initial_delay`: nobody waits"),
-        ("max_concurrent = 3", "1:1: `max_concurrent` has no effect without `initial_delay`: nobody waits"),
-        ("max_delayed = 3", "1:1: `max_delayed` has no effect: nobody waits"),
-        ("ban_max = 3", "1:1: `ban_max` has no effect without `ban_time`: nobody is banned"),
-        ("ban_threshold = 3", "1:1: `ban_threshold` has no effect without `ban_time`: nobody is banned"),
+        ("max_delay = 3", "1:1: `max_delay` has no effect without `initial_delay`: no session is delayed"),
+        ("max_concurrent = 3", "1:1: `max_concurrent` has no effect without `initial_delay`: no session is delayed"),
+        ("max_delayed = 3", "1:1: `max_delayed` has no effect: no session is delayed"),
+        ("ban_max = 3", "1:1: `ban_max` has no effect without `ban_time`: no client is banned"),
+        ("ban_threshold = 3", "1:1: `ban_threshold` has no effect without `ban_time`: no client is banned"),
         (
             "forget_after = 3",
             "1:1: `forget_after` has no effect without `initial_delay` or `ban_time`: nothing is remembered",
@@ -345,7 +345,7 @@ fn valid_but_pointless_settings_are_warned_of() {
             "list_check_interval = 3",
             "1:1: `list_check_interval` has no effect without `whitelist_file` or `blacklist_file`",
         ),
-        ("blacklist_text = \"x\"", "1:1: `blacklist_text` has no effect: nobody is on the blacklist"),
+        ("blacklist_text = \"x\"", "1:1: `blacklist_text` has no effect: the blacklist is empty"),
         (
             "blacklist = [\"::1\"]\nblacklist_action = \"REJECT x\"\nblacklist_text = \"x\"",
             "3:1: `blacklist_text` has no effect: `blacklist_action` has a text of its own",
@@ -359,7 +359,7 @@ fn valid_but_pointless_settings_are_warned_of() {
         ("[limit.x]\nthreshold = 10", "1:8: limit `x` says the same as `connections`, so it has no effect"),
         (
             "[limit.x]\nthreshold = 3\nmax_delay = 3",
-            "3:1: `max_delay` of limit `x` has no effect without `initial_delay`: nobody waits",
+            "3:1: `max_delay` of limit `x` has no effect without `initial_delay`: no session is delayed",
         ),
     ];
     for (text, warning) in cases {
@@ -422,7 +422,7 @@ fn the_connection_shaper_example_equals_the_original_file() {
 fn only_keys_of_a_limit_are_accepted_in_its_table() {
     for key in KEYS {
         let error = parse(&format!("[limit.x]\nthreshold = 1\n{} = 1979-05-27", key.name)).unwrap_err().to_string();
-        assert_eq!(error.contains("is no key of limit `x`"), !key.is_of_limit(), "{error}");
+        assert_eq!(error.contains("is not a key of limit `x`"), !key.is_of_limit(), "{error}");
     }
 }
 
@@ -477,7 +477,7 @@ fn each_limit_is_described_in_a_sentence() {
              count_refused = false\nstress_action = \"421\"\nnetblocks = { \"::1\" = 3 }",
             "A client (IPv4 /32, IPv6 /64) may connect 5 times in 60 seconds; the next waits 500 milliseconds, each \
              further one twice as long up to 5 seconds, and passes; when 3 of a key wait already, it is answered \
-             DEFER_IF_PERMIT; whoever is over 2 times is banned for 10 minutes, each further time twice as long up to \
+             DEFER_IF_PERMIT; 2 violations bring a ban of 10 minutes, each further one twice as long up to \
              1 day; all is forgotten after 1 day within the limit; while Postfix reports stress, the answer is 421; what \
              comes within 50 milliseconds of another counts as one with it; what is refused does not stay counted; \
              1 netblock has a threshold of its own.",

@@ -127,8 +127,8 @@ fn a_list_must_be_a_regular_file_of_bounded_size() {
     mkfifo(&dir.path().join("pipe"), Mode::S_IRWXU).unwrap();
     for (path, problem) in [
         ("huge", "huge is larger than 64 MiB"),
-        ("/dev/zero", "/dev/zero is no file but a device"),
-        ("pipe", "pipe is no file but a named pipe"),
+        ("/dev/zero", "/dev/zero is not a file but a device"),
+        ("pipe", "pipe is not a file but a named pipe"),
         ("absent", "cannot be read"),
     ] {
         let error = Config::parse(&dir.path().join("c"), format!("\nblacklist_file = \"{path}\"")).unwrap_err();
@@ -204,13 +204,16 @@ fn a_list_that_became_a_pipe_blocks_neither_reload_nor_start() {
             0 => daemon.lines().wait_for("RELOAD"),
             _ => daemon.reload(&config),
         };
-        assert!(line.starts_with("RELOAD_FAILED") && line.contains("black is no file but a named pipe"), "{line}");
+        assert!(line.starts_with("RELOAD_FAILED") && line.contains("black is not a file but a named pipe"), "{line}");
     }
     assert_ne!(Policy::connect(daemon.endpoint()).connected("192.0.2.1", 1), PASS, "the old list stays");
     let started = support::command().args(["serve", "-c"]).arg(daemon.config()).output().unwrap();
     let said = String::from_utf8_lossy(&started.stderr);
     assert_eq!(started.status.code(), Some(78), "{said}");
-    assert!(said.contains("black is no file but a named pipe") && said.contains("= help: name a plain file"), "{said}");
+    assert!(
+        said.contains("black is not a file but a named pipe") && said.contains("= help: name a plain file"),
+        "{said}"
+    );
     daemon.stop();
 }
 

@@ -96,7 +96,7 @@ fn allow_peers_that_does_not_fit_the_listeners_is_warned_of() {
         ),
         ("listen = \"inet:[2001:db8::1]:10040\"\nallow_peers = [\"2001:db8::/64\"]", vec![]),
         ("listen = [\"inet:[::1]:10040\", \"inet:localhost:10040\"]", vec![]),
-        ("allow_peers = []", vec!["1:1: `allow_peers` is empty: nobody may ask over TCP"]),
+        ("allow_peers = []", vec!["1:1: `allow_peers` is empty: no host may connect over TCP"]),
         ("allow_peers = [\"0.0.0.0/0\"]", vec!["1:16: 0.0.0.0/0 lets every host ask that reaches the port"]),
         ("allow_peers = [\"192.0.2.1/24\"]", vec!["1:16: `192.0.2.1/24` has host bits set, taken as 192.0.2.0/24"]),
         (

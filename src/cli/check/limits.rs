@@ -146,14 +146,14 @@ fn over(limit: &Limit, action: &str) -> String {
 fn banned(ban: Ban) -> String {
     let time = |seconds: u32| units::words(Duration::from_secs(seconds.into()));
     let after = match ban.threshold {
-        1 => "whoever is over".to_owned(),
-        number => format!("whoever is over {number} times"),
+        1 => "a violation brings".to_owned(),
+        number => format!("{number} violations bring"),
     };
     let growth = match ban.max > ban.time {
-        true => format!(", each further time twice as long up to {}", time(ban.max)),
+        true => format!(", each further one twice as long up to {}", time(ban.max)),
         false => String::new(),
     };
-    format!("; {after} is banned for {}{growth}", time(ban.time))
+    format!("; {after} a ban of {}{growth}", time(ban.time))
 }
 
 /// What is different while Postfix reports stress.

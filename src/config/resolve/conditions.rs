@@ -29,14 +29,14 @@ fn condition(s: &Settings, entry: &Entry) -> Option<Condition> {
             Some(name) => format!("did you mean `{name}`?"),
             None => "write one as Postfix names it, as in `sasl_username` or `server_port`".to_owned(),
         };
-        let problem = format!("{} is no attribute of a request{}", quoted(entry.name), s.owner());
+        let problem = format!("{} is not an attribute of a request{}", quoted(entry.name), s.owner());
         return s.diagnostics.error(&entry.span, problem, remedy);
     };
     let test = match entry.value.get_ref() {
         DeValue::Boolean(true) => Test::Present,
         DeValue::Boolean(false) => Test::Absent,
         DeValue::Array(items) if items.is_empty() => {
-            let problem = format!("`{}` cannot be one of none", entry.name);
+            let problem = format!("`{}` has an empty list", entry.name);
             return s.diagnostics.error(&entry.value.span(), problem, "name a value, or write false for an empty one");
         }
         DeValue::Array(items) => {
@@ -99,7 +99,7 @@ fn regex(s: &Settings, expression: &str, span: &Span) -> Option<Regex> {
     // Several lines with a picture of the place; the last one says what it is.
     let last = error.trim_end().lines().last().unwrap_or_default();
     let reason = last.trim().trim_start_matches("error: ").trim_end_matches('.').to_lowercase();
-    let problem = format!("{} is no regular expression: {reason}", quoted(expression));
+    let problem = format!("{} is not a valid regular expression: {reason}", quoted(expression));
     let remedy = r"write one in the syntax of the regex crate: like Perl's, without look-around and back-references; `\\` for one `\`";
     s.diagnostics.error(span, problem, remedy)
 }

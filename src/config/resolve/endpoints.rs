@@ -8,7 +8,7 @@ use crate::net::address::Address;
 
 pub(super) fn servers(s: &Settings) -> Vec<Address> {
     let port = s.get("memcached_port");
-    addresses(s, "memcached_server", "memcached server", |text| server(text, port))
+    addresses(s, "memcached_server", "memcached address", |text| server(text, port))
 }
 
 /// The address of a memcached server. `Err` says what to write.
@@ -23,7 +23,7 @@ pub(super) fn listen(s: &Settings, key: &str) -> Vec<Address> {
     let addresses = addresses(s, key, "address to listen at", |text| text.parse().map_err(|error| format!("{error}")));
     for (text, span) in s.strings(key).unwrap_or_default() {
         if matches!(text.parse(), Ok(Address::Inet { port: 0, .. })) {
-            s.diagnostics.warn(span, "port 0 is any free port: nobody can know which");
+            s.diagnostics.warn(span, "port 0 is any free port, which Postfix cannot know");
         }
     }
     addresses
@@ -39,7 +39,7 @@ fn addresses(s: &Settings, key: &str, what: &str, read: impl Fn(&str) -> Result<
             }
             Ok(address) => addresses.push(address),
             Err(remedy) => {
-                s.diagnostics.error::<()>(span, format!("{} is no {what}", quoted(text)), remedy);
+                s.diagnostics.error::<()>(span, format!("{} is not a valid {what}", quoted(text)), remedy);
             }
         }
     }
@@ -60,7 +60,7 @@ pub(super) fn socket(s: &Settings) -> SocketConfig {
     let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| octal && *mode <= 0o777);
     if mode.is_none() {
         let remedy = "write it in octal, from \"0000\" to \"0777\", as in \"0660\"";
-        s.error::<()>("socket_mode", format!("{} is no file mode", quoted(&text)), remedy);
+        s.error::<()>("socket_mode", format!("{} is not a valid file mode", quoted(&text)), remedy);
     }
     SocketConfig {
         mode: mode.unwrap_or_default(),
@@ -81,7 +81,7 @@ pub(super) fn control(s: &Settings) -> Option<ControlConfig> {
         Ok(Address::Unix(path)) => Some(ControlConfig { path, group }),
         _ => {
             let remedy = "write an absolute path of at most 107 bytes, as in \"/run/connshaper/control\"";
-            s.error("control_socket", format!("{} is no path of a socket", quoted(&path)), remedy)
+            s.error("control_socket", format!("{} is not a valid socket path", quoted(&path)), remedy)
         }
     }
 }
@@ -91,7 +91,7 @@ fn account(s: &Settings, key: &str) -> Option<String> {
     let forbidden = |c: char| c.is_whitespace() || c.is_control() || c == ':' || c == '/';
     if name.is_empty() || name.contains(forbidden) {
         let remedy = "write one name as in /etc/passwd or /etc/group";
-        return s.error(key, format!("{} is no name", quoted(&name)), remedy);
+        return s.error(key, format!("{} is not a valid name", quoted(&name)), remedy);
     }
     Some(name)
 }

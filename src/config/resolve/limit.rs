@@ -110,7 +110,7 @@ pub(super) fn amount(s: &Settings, named: &str, toml: &Spanned<DeValue>, counts:
         DeValue::String(text) if bytes => match units::size(text) {
             Some(bytes) => Some(bytes),
             None => {
-                let problem = format!("{} is no size", quoted(text));
+                let problem = format!("{} is not a valid size", quoted(text));
                 return error(problem, "write it as in \"500KB\", \"100MB\" or \"1GiB\"");
             }
         },
@@ -227,7 +227,7 @@ pub(super) fn named<'t, 's>(s: &Settings<'t, 's>) -> Vec<(&'t str, Span, Setting
 /// Whether a limit can have this name. `Err`: problem and remedy.
 fn check_name(name: &str) -> Result<(), (String, &'static str)> {
     if [limit::TOP, crate::policy::BLACKLIST].contains(&name) {
-        let problem = format!("`{name}` is no name for a limit: logs have it for something else");
+        let problem = format!("`{name}` is not a valid name for a limit: logs use it for something else");
         return Err((problem, "write another name, or the keys at the top level, which is the limit `connections`"));
     }
     let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
@@ -235,7 +235,7 @@ fn check_name(name: &str) -> Result<(), (String, &'static str)> {
         1..=32 if name.bytes().all(good) => Ok(()),
         _ => {
             let remedy = "write 1 to 32 letters, digits, `_` and `-`, as in `[limit.daily]`";
-            Err((format!("{} is no name for a limit", quoted(name)), remedy))
+            Err((format!("{} is not a valid name for a limit", quoted(name)), remedy))
         }
     }
 }

@@ -37,7 +37,7 @@ pub(super) fn syslog(s: &Settings) -> LogTarget {
     if !socket.is_absolute() {
         s.error::<()>(
             "syslog_socket",
-            "`syslog_socket` is no absolute path",
+            "`syslog_socket` is not an absolute path",
             "write an absolute path, as in \"/dev/log\"",
         );
     }
@@ -49,7 +49,7 @@ fn facility(s: &Settings) -> Facility {
     let name: String = s.get("syslog_facility");
     name.parse().unwrap_or_else(|_| {
         let remedy = "write one as syslog.conf(5) has them: \"mail\", \"daemon\", \"local0\"";
-        s.error::<()>("syslog_facility", format!("{} is no syslog facility", quoted(&name)), remedy);
+        s.error::<()>("syslog_facility", format!("{} is not a syslog facility", quoted(&name)), remedy);
         settings::default_word("syslog_facility").parse().expect("the default is a facility")
     })
 }
@@ -65,7 +65,7 @@ fn events(s: &Settings) -> Events {
             None => {
                 let known: Vec<&str> = Event::WORDS.iter().map(|(word, _)| *word).collect();
                 let remedy = format!("write all, none, or some of {}", known.join(", "));
-                s.diagnostics.error::<()>(span, format!("{} is no event", quoted(word)), remedy);
+                s.diagnostics.error::<()>(span, format!("{} is not an event", quoted(word)), remedy);
             }
         }
     }
@@ -82,7 +82,7 @@ fn hooks(s: &Settings) -> Vec<Hook> {
         let (program, span) = &command[0];
         if !Path::new(program).is_absolute() || command.iter().any(|(word, _)| word.contains('\0')) {
             let remedy = "write the program's absolute path, and arguments after it: [\"/usr/local/bin/tell\", \"me\"]";
-            return s.diagnostics.error(span, format!("`{key}` is no command"), remedy);
+            return s.diagnostics.error(span, format!("`{key}` is not a command"), remedy);
         }
         Some(Hook { command: command.iter().map(|(word, _)| word.clone()).collect(), keywords, interval })
     };

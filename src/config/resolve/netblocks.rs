@@ -88,7 +88,7 @@ pub(super) fn note_repetition(s: &Settings, net: IpNet, span: &Span, other: &Spa
 
 fn net(s: &Settings, entry: &Entry) -> Option<IpNet> {
     if keys::find(entry.name).is_some() {
-        let problem = format!("`{}` is no netblock", entry.name);
+        let problem = format!("`{}` is not a netblock", entry.name);
         return s.diagnostics.error(&entry.span, problem, "it is a key: write it above the header of this table");
     }
     s.netblock(entry.name, &entry.span)
@@ -140,7 +140,7 @@ fn threshold(s: &Settings, netblock: &str, toml: &Spanned<DeValue>, counts: Coun
         DeValue::Integer(number) if number.as_str() == "-1" => Some(Treatment::Whitelist),
         DeValue::Integer(number) if number.as_str() == "0" => Some(Treatment::Blacklist(None)),
         DeValue::String(text) if counts != Counts::Bytes || !text.starts_with(|c: char| c.is_ascii_digit()) => {
-            let problem = format!("{} is no threshold", quoted(text));
+            let problem = format!("{} is not a valid threshold", quoted(text));
             s.diagnostics.error(&toml.span(), problem, "write a number, \"whitelist\" or \"blacklist\"")
         }
         _ => {

@@ -57,7 +57,7 @@ pub(super) fn classes(s: &Settings) -> Vec<String> {
     for (class, span) in classes {
         let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
         if class.is_empty() || !class.bytes().all(letters) {
-            let problem = format!("{} is no name of a restriction class", quoted(class));
+            let problem = format!("{} is not a valid name of a restriction class", quoted(class));
             let remedy = "write a name that stands in main.cf's smtpd_restriction_classes";
             s.diagnostics.error::<()>(span, problem, remedy);
         }

@@ -27,7 +27,7 @@ pub(super) fn state(s: &Settings) -> StateConfig {
     let file = s.get::<Option<String>>("state_file").map(PathBuf::from);
     if file.as_ref().is_some_and(|path| !path.is_absolute() || path.file_name().is_none()) {
         let remedy = "write it as in \"/var/lib/connshaper/state\"";
-        s.error::<()>("state_file", "`state_file` is no absolute path of a file", remedy);
+        s.error::<()>("state_file", "`state_file` is not the absolute path of a file", remedy);
     }
     StateConfig { file, interval: s.get("state_interval") }
 }
