@@ -9,13 +9,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::net::secret;
 use crate::policy::Delayed;
 
-/// Everyone who waits.
+/// The answers that are delayed.
 #[derive(Debug, Default)]
 pub struct DelayedReplies {
     of: Mutex<HashMap<u64, u32>>,
 }
 
-/// One who waits; gives its place up when dropped.
+/// Allows one answer to be delayed; returned when dropped.
 #[must_use]
 #[derive(Debug)]
 pub struct DelayPermit {
@@ -24,7 +24,7 @@ pub struct DelayPermit {
 }
 
 impl DelayedReplies {
-    /// A place to wait at, unless `max_delayed` wait already, or as many of this key as may.
+    /// A permit, unless `max_delayed` answers are delayed already, or as many of this key as may be.
     pub fn try_acquire(self: &Arc<Self>, wait: &Delayed<'_>, max_delayed: usize) -> Option<DelayPermit> {
         let key = secret::hash((wait.refusal.limit, &wait.refusal.key));
         let mut of = self.lock();
@@ -39,18 +39,16 @@ impl DelayedReplies {
         Some(DelayPermit { waiting: Arc::clone(self), key })
     }
 
-    /// The place that somebody had in the process before, with this `key`.
+    /// The permit that a connection had in the process before, with this `key`.
     pub fn restore(self: &Arc<Self>, key: u64) -> DelayPermit {
         *self.lock().entry(key).or_insert(0) += 1;
         DelayPermit { waiting: Arc::clone(self), key }
     }
 
-    /// How many wait.
     pub fn len(&self) -> usize {
         self.lock().values().map(|waiting| *waiting as usize).sum()
     }
 
-    /// Whether nobody does.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }
@@ -62,7 +60,7 @@ impl DelayedReplies {
 }
 
 impl DelayPermit {
-    /// Whom it counts with, as a number.
+    /// The hash of the limit and key it counts for.
     pub fn key(&self) -> u64 {
         self.key
     }

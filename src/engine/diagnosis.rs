@@ -148,7 +148,7 @@ impl Diagnosis {
 }
 
 impl Seen {
-    /// Majority vote: whoever has more than half of all is the candidate in the end.
+    /// Majority vote: a client with more than half of all sessions is the candidate in the end.
     fn vote(&mut self, client: IpAddr) {
         let private = match client {
             IpAddr::V4(client) => client.is_private(),

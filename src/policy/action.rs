@@ -42,7 +42,7 @@ pub enum Part {
 /// the client's name and address before the text.
 const MAX_ANSWER: usize = 200;
 
-/// Seconds; an smtpd process that sleeps serves nobody.
+/// Seconds; an smtpd process that sleeps serves no other client.
 const LONGEST_SLEEP: u64 = 60;
 
 /// Restrictions of postconf(5) that can only refuse, without an argument.

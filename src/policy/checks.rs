@@ -14,10 +14,9 @@ use super::request::{Request, Stage};
 use super::{OnStoreFailure, Policy, window};
 use crate::net::clock::Now;
 
-/// A request and the limits that have a say in it, in their order.
+/// A request and the limits that apply to it, in the order of the file.
 #[derive(Debug)]
 pub struct LimitChecks<'p> {
-    /// Who connected.
     pub client: IpAddr,
     /// Postfix reports stress.
     pub stress: bool,
@@ -48,7 +47,7 @@ impl Readings {
     }
 }
 
-/// One limit's say.
+/// One limit that applies to a request.
 #[derive(Debug)]
 pub struct LimitCheck<'p> {
     /// The limit.
@@ -57,14 +56,13 @@ pub struct LimitCheck<'p> {
     pub threshold: u32,
     /// What is counted together.
     pub part: KeyPart,
-    /// What is known, or asked.
     pub state: CheckState,
 }
 
-/// What a limit knows of a request.
+/// Whether a check has its count.
 #[derive(Debug)]
 pub enum CheckState {
-    /// It was counted before.
+    /// The session was counted before.
     Cached(CountRecord),
     /// It has to be counted.
     ToCount {
@@ -75,10 +73,10 @@ pub enum CheckState {
     },
 }
 
-/// What the store said of one open item.
+/// What the store said of the counters of one check.
 #[derive(Clone, Copy, Debug)]
 pub struct CounterReading {
-    /// Its hits; `None`: the store was away.
+    /// Hits; `None`: the store was down.
     pub hit: Option<Counter>,
     /// Seconds its ban has left; 0: there is none.
     pub banned: u32,
@@ -235,7 +233,7 @@ fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
         Counts::Bytes => (request.state == Stage::EndOfMessage).then_some(Scope::Message),
         Counts::Recipients => match request.state {
             Stage::Rcpt => Some(Scope::recipient(&request.value(Attribute::Recipient).to_ascii_lowercase())),
-            // Recipients that nobody asked us about one by one.
+            // The recipients that no request at RCPT was about.
             Stage::Data | Stage::EndOfMessage if !limit.per.is_of_recipient() => Some(Scope::Message),
             _ => None,
         },
@@ -274,7 +272,7 @@ const MOST_AT_ONCE: u32 = 1 << 30;
 pub(crate) enum LimitOutcome<'p> {
     /// It may go on.
     Pass,
-    /// Nobody knows.
+    /// The store is down.
     Uncounted(OnStoreFailure),
     /// It has to wait.
     Delay(Delayed<'p>),
@@ -325,7 +323,7 @@ impl Policy {
             }
         };
         let hit = count.hit.unwrap_or(Counter { count: 0, left: 0, added: 0 });
-        // A ban that the configuration does not have any more holds nobody.
+        // A reload may have removed the bans of a limit.
         if count.banned > 0 && limit.ban.is_some() {
             return LimitOutcome::Refuse(refusal(Reason::Banned, Counter { left: count.banned, ..hit }));
         }

@@ -1,4 +1,4 @@
-//! For whom a limit is: conditions on the attributes of a request.
+//! Conditions on the attributes of a request: which requests a limit applies to.
 
 use ipnet::IpNet;
 use regex::bytes::Regex;

@@ -18,18 +18,18 @@ use crate::net::clock::Now;
 pub enum Verdict<'p> {
     /// `DUNNO`.
     Pass(Pass),
-    /// `DUNNO` after a wait; a refusal where nobody more may wait.
+    /// `DUNNO` after a delay; a refusal if too many answers are delayed already.
     Delay(Delayed<'p>),
     /// An action.
     Refuse(Refusal<'p>),
-    /// The store is away, and `on_store_failure` is `defer`: a temporary refusal whatever the
-    /// limit's action is, for this is our trouble, not the client's.
+    /// The store is down and `on_store_failure` is `defer`: a temporary refusal whatever the limit's action is, for
+    /// it is not the client's fault.
     Defer,
 }
 
 impl<'p> Verdict<'p> {
     /// Takes another limit's verdict on the same request into account: a ban comes first, then the first
-    /// refusal, then the longest wait. Without the store nothing is said to be within its limits.
+    /// refusal, then the longest delay, then a pass without a count: it is not known to be within its limits.
     pub(super) fn weigh(&mut self, other: Self) {
         let rank = |verdict: &Self| match verdict {
             Self::Refuse(refusal) if refusal.reason == Reason::Banned => (5, Duration::ZERO),
@@ -45,10 +45,10 @@ impl<'p> Verdict<'p> {
     }
 }
 
-/// A wait, after which the client passes.
+/// A delay of the answer, after which the client passes.
 #[derive(Clone, Debug)]
 pub struct Delayed<'p> {
-    /// Why; and the answer where nobody more may wait.
+    /// Why; and the answer if too many answers are delayed already.
     pub refusal: Refusal<'p>,
     /// How long.
     pub time: Duration,

@@ -175,7 +175,7 @@ impl KeyField {
     }
 }
 
-/// The domain that somebody registered, after the public suffix list; an IP address has none.
+/// The registered domain of a host name, by the public suffix list; an IP address has none.
 fn registrable(name: &[u8]) -> Option<&[u8]> {
     let name = name.strip_suffix(b".").unwrap_or(name);
     if str::from_utf8(name).is_ok_and(|name| name.parse::<IpAddr>().is_ok()) {

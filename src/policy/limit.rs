@@ -1,4 +1,4 @@
-//! A limit: what is counted, per what, for whom, how much is allowed, and what happens beyond.
+//! A limit: what is counted, per what key, for which requests, how much is allowed, and what happens beyond.
 //!
 //! A limit is as the configuration says it; nothing in it changes while it is in force.
 
@@ -201,7 +201,7 @@ pub struct Rate {
 /// Who of a netblock share a counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RatePer {
-    /// Nobody: each client, masked as any, has its own.
+    /// Each client, masked as any, has its own.
     Ip,
     /// The whole netblock.
     Netblock,

@@ -1,4 +1,4 @@
-//! An administrator's word: netblocks that pass, or are refused, for a while, whatever counts say.
+//! Overrides by an administrator: netblocks that pass, or are refused, for a while, whatever the counts.
 //!
 //! There are few of them and they change while requests are judged, so they stand beside the rules: a reload
 //! does not lose them, and a request that meets none pays for one look at a flag.
@@ -20,7 +20,6 @@ pub const MAX_OVERRIDES: usize = 1000;
 /// What an administrator said of one netblock.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
-    /// Of whom.
     pub netblock: IpNet,
     /// What.
     pub kind: OverrideKind,
@@ -37,7 +36,7 @@ pub enum OverrideKind {
     Allow,
     /// They are refused as those on the blacklist are.
     Ban,
-    /// Their counts were forgotten, and every host is to drop what it remembers of them. Nobody passes by it.
+    /// Their counts were reset, and every host drops what it remembers of them. No client passes by it.
     Reset,
 }
 

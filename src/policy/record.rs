@@ -1,8 +1,8 @@
 //! What a session remembers of its judgements, limit by limit.
 //!
-//! Postfix asks many times within a session, and a client that is at its limit
-//! must not be let in for one recipient and refused for the next. So each count
-//! has a scope within which it is made once and judged the same every time.
+//! Postfix asks many times within a session. A client at its limit must not pass
+//! for one recipient and be refused for the next, so each count has a scope within
+//! which it is made once and judged the same every time.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,7 +33,7 @@ pub struct CountRecord {
     pub stress: bool,
     /// It was judged to pass, and that stands.
     pub passed: bool,
-    /// It had to wait but could not, so it is refused.
+    /// It was to be delayed, but too many answers were; so it is refused.
     pub delay_limit: bool,
     /// The hash of what it was counted under, where it was not judged to pass; else 0.
     pub key: u64,
@@ -92,16 +92,16 @@ pub type Counts = SmallVec<[CountRecord; 1]>;
 /// How a session stands to the blacklist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlacklistState {
-    /// It has not got past it.
+    /// It is not known yet, or the session was refused.
     #[default]
     Unchecked,
-    /// It got past it.
+    /// The session passed it.
     Passed,
-    /// It got past it with an earlier message; the next one is checked anew.
+    /// The session passed it with an earlier message; this one is checked anew.
     PassedBefore,
-    /// It is on it and has waited for that; its connection is not counted.
+    /// The client is on it and the answer was delayed; its connection is not counted.
     Delayed,
-    /// It is on it and had to wait, but could not.
+    /// The client is on it and the answer was to be delayed, but too many were.
     TooManyDelayed,
 }
 
@@ -110,7 +110,7 @@ pub enum BlacklistState {
 pub struct SessionRecord {
     /// How the session stands to the blacklist.
     pub blacklist: BlacklistState,
-    /// It has waited for an answer, and is not made to again.
+    /// An answer was delayed; no further one is.
     pub delayed: bool,
     /// Messages that have begun, and what counts as such.
     pub messages: u32,
@@ -176,7 +176,7 @@ impl SessionRecord {
             Scope::Recipient(_) => {
                 let mut recipients = lock(self.recipients.get_or_insert_default());
                 let own = recipients.entry(count.limit).or_default();
-                // Whoever gets more past Postfix has each of them counted whenever it is asked about.
+                // Beyond Postfix's own bound a recipient is counted with every request about it.
                 if own.counts.len() < MAX_RECIPIENTS || own.counts.contains_key(&count.scope) {
                     own.counts.insert(count.scope, count);
                 } else {

@@ -1,5 +1,4 @@
-//! One listener's policy connections: accepted until we are to stop, from whom we may be asked, and not more than
-//! are allowed.
+//! Accepts the policy connections of one listener until shutdown, from peers that may ask, up to `max_connections`.
 
 use std::sync::Arc;
 

@@ -84,7 +84,7 @@ enum End {
 enum DelayEnd {
     /// It is due.
     Elapsed,
-    /// Nobody is there to take it.
+    /// The other end has closed.
     PeerClosed,
     /// Another process is to go on waiting.
     HandOver,
@@ -115,7 +115,7 @@ where
                 if let Some(end) = self.send(&mut word).await {
                     return Ok(end);
                 }
-                // Postfix asks one thing at a time. Whoever asks more does not keep it waiting.
+                // Postfix asks one thing at a time. A peer that asks more does not keep the others waiting.
                 if !self.state.input.is_empty() {
                     yield_now().await;
                 }
@@ -144,15 +144,15 @@ where
 
     /// Sends the answer when it is due. Says what ends the connection, if that does.
     async fn send(&mut self, word: &mut ShutdownListener<'_, '_>) -> Option<End> {
-        if let Some((end, place)) = self.state.due.take() {
+        if let Some((end, permit)) = self.state.due.take() {
             match self.wait(end, word).await {
-                DelayEnd::Elapsed => drop(place),
+                DelayEnd::Elapsed => drop(permit),
                 DelayEnd::PeerClosed => {
                     self.state.answered = false;
                     return Some(End::Closed);
                 }
                 DelayEnd::HandOver => {
-                    self.state.due = Some((end, place));
+                    self.state.due = Some((end, permit));
                     return Some(End::Stopped);
                 }
             }
@@ -178,7 +178,7 @@ where
             |word: &ShutdownListener<'_, '_>| if word.hands_over() { DelayEnd::HandOver } else { DelayEnd::Elapsed };
         match timeout_at(end, read(&mut self.stream, &mut self.state.input, word)).await {
             Err(_) => DelayEnd::Elapsed,
-            // Nobody has any time to lose: the answer is due.
+            // At shutdown no answer is delayed any longer.
             Ok(Ok(Input::Stop)) => stopped(word),
             // Postfix asks one thing at a time. What others send meanwhile is read later.
             Ok(Ok(Input::More)) => match timeout_at(end, word.wait()).await {

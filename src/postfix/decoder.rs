@@ -11,7 +11,7 @@ use crate::policy::attribute::Attribute;
 use crate::policy::request::{MAX_REQUEST, MAX_VALUE, Request, Span};
 use crate::postfix::error::RequestError;
 
-/// The longest name of Postfix has 24 bytes; a longer one than this is no policy client.
+/// The longest name of Postfix has 24 bytes; a peer that sends a longer one than this is not a policy client.
 pub const MAX_NAME: usize = 256;
 
 /// Postfix sends a request at once, so this leaves time for a network to recover.

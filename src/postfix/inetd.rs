@@ -1,7 +1,7 @@
 //! One policy connection on standard input and output, for inetd, xinetd and Postfix spawn(8).
 //!
-//! Whoever started us reads an exit as "no answer", which is a 451 for every
-//! mail. So whatever is wrong is logged, and everyone passes.
+//! Postfix takes an exit as "no answer", which is a 451 for every mail. So any
+//! error is logged, and every client passes.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -46,7 +46,7 @@ pub async fn run(path: Option<&Path>) -> io::Result<()> {
     let config = loaded.and_then(|config| config.for_inetd());
     match standard_stream() {
         Ok((stream, peer)) => converse(stream, peer, config, &log).await?,
-        // A pipe or a terminal: somebody tries it out by hand.
+        // A pipe or a terminal, for trying it out by hand.
         Err(_) => converse(join(stdin(), stdout()), Peer::Unix, config, &log).await?,
     }
     log.finish_commands(LAST_COMMANDS).await;
@@ -75,7 +75,7 @@ async fn converse(
         Ok(config) => {
             let service = Arc::new(Service::new(config.engine(), Policy::new(&config.policy, None), log.clone()));
             // A ban or an allowance holds for the first request too. The store is being connected to meanwhile, so
-            // where memcached is away nobody waits longer than for that.
+            // the request does not wait longer for this if memcached is down.
             let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;
             tokio::spawn(words::follow(Arc::clone(&service)));
             connection::serve(stream, peer, &service, terminated()?).await;

@@ -20,7 +20,7 @@ use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::net::shutdown::Shutdown;
 
-/// Postfix takes an answer off at once; whoever does not is no Postfix, or dead.
+/// Postfix reads an answer at once. A peer that does not is not Postfix, or is dead.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// What came of waiting for input.

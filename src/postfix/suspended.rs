@@ -1,4 +1,4 @@
-//! Where policy connections are put that another process is to take over.
+//! Policy connections that are suspended while another process is to take them over.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,7 +9,7 @@ use crate::net::stream::Stream;
 use crate::postfix::connection::ConnectionState;
 use crate::session::SessionHandle;
 
-/// A connection that nobody serves at the moment.
+/// A connection that is not served at the moment.
 #[derive(Debug)]
 pub struct SuspendedConnection<S> {
     /// To the other end.
@@ -22,19 +22,19 @@ pub struct SuspendedConnection<S> {
     pub state: ConnectionState,
 }
 
-/// Connections that nobody serves at the moment; a clone is the same place.
+/// The suspended connections; a clone shares them.
 #[derive(Clone, Debug, Default)]
 pub struct SuspendedConnections(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
     parked: Vec<SuspendedConnection<Stream>>,
-    /// Nobody takes them over after all: whoever comes late is to go on, and to heed this.
+    /// The hand-over failed; connections suspended later resume with this signal.
     given_up: Option<Shutdown>,
 }
 
 impl SuspendedConnections {
-    /// Puts one down, or says that it is to be gone on with.
+    /// Suspends one; returns it if it is to be resumed.
     pub fn put(&self, parked: SuspendedConnection<Stream>) -> Option<(SuspendedConnection<Stream>, Shutdown)> {
         let mut state = self.lock();
         match state.given_up.clone() {
@@ -46,17 +46,17 @@ impl SuspendedConnections {
         }
     }
 
-    /// All that are there.
+    /// Takes all of them.
     pub fn empty(&self) -> Vec<SuspendedConnection<Stream>> {
         mem::take(&mut self.lock().parked)
     }
 
-    /// From here on connections can be put down.
+    /// Begins suspension.
     pub fn open(&self) {
         self.lock().given_up = None;
     }
 
-    /// From here on they are to be gone on with. Returns those that were put down.
+    /// Ends suspension: returns the suspended connections; later ones are not accepted.
     pub fn give_up(&self, stop: Shutdown) -> Vec<SuspendedConnection<Stream>> {
         self.lock().given_up = Some(stop);
         self.empty()
