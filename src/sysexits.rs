@@ -4,6 +4,8 @@
 pub const UNHEALTHY: u8 = 1;
 /// The command line is wrong.
 pub const USAGE: u8 = 64;
+/// A file is damaged, or nothing in it is understood.
+pub const DATA: u8 = 65;
 /// A file that was named cannot be read.
 pub const NO_INPUT: u8 = 66;
 /// A place to listen at, or a running daemon, cannot be had.

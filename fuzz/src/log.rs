@@ -27,7 +27,7 @@ pub fn run(data: &[u8]) {
             let name = &names[place.start as usize..][..usize::from(place.length)];
             assert!(name.len() <= MAX_NAME && (name.is_empty() || is_within(name, line)), "{name:?}");
         }
-        let calendar = calendar.get_or_insert_with(|| Calendar::new(TimeZone::UTC, event.stamp, WRITTEN));
+        let calendar = calendar.get_or_insert_with(|| Calendar::new(TimeZone::UTC, event.stamp, None, WRITTEN));
         let time = calendar.time(event.stamp);
         assert!(time >= last, "{last}, then {time}");
         last = time;

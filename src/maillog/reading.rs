@@ -1,9 +1,11 @@
 //! From the names of logs to sessions: what `advise` and `replay` have in common.
 
+use std::collections::HashSet;
 use std::fmt;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -12,11 +14,12 @@ use jiff::tz::TimeZone;
 
 use super::lines::event::Reader;
 use super::lines::merge::{Merge, ReadStats};
-use super::lines::source::{Progress, Source};
+use super::lines::source::{Looked, Progress, Source};
 use super::options::LogOptions;
 use super::postconf::{Asking, MyNetworks, Site};
 use super::sessions::{Seen, SessionSink, Sessions, Sums};
 use super::text::plain;
+use crate::sysexits;
 
 /// Events between two looks at how far the reading is.
 const EVENTS_PER_LOOK: u64 = 8 * 1024;
@@ -60,6 +63,28 @@ impl fmt::Display for Unreadable {
 
 impl std::error::Error for Unreadable {}
 
+impl Read {
+    /// The exit code, which says whether all that was named could be read.
+    pub fn exit_code(&self) -> u8 {
+        match &self.stats {
+            stats if stats.is_missing || (stats.lines.all == 0 && !stats.is_not_understood) => sysexits::NO_INPUT,
+            stats if stats.is_damaged || stats.is_not_understood => sysexits::DATA,
+            _ => 0,
+        }
+    }
+}
+
+/// Which file a path leads to.
+fn identity(path: &Path) -> Option<(u64, u64)> {
+    let metadata = path.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    Some((metadata.dev(), metadata.ino()))
+}
+
+/// What to say of a line that is not understood.
+fn forms(line: &str) -> String {
+    format!("the first: {line:?}; syslog's forms, RFC 5424, journalctl's lines and JSON are known, see connshaper(8)")
+}
+
 impl Logs {
     /// Looks into every log. One that cannot be opened is an error; one without a line of a log is noted.
     pub fn open(options: &LogOptions) -> Result<Self, Unreadable> {
@@ -70,15 +95,29 @@ impl Logs {
         let zone = zone.unwrap_or_else(TimeZone::system);
         let progress = Arc::new(Progress::default());
         let (mut sources, mut stats) = (Vec::new(), ReadStats::default());
+        let (mut seen, mut failure) = (HashSet::new(), None);
         for path in &options.logs {
-            match Source::open(path, &zone, &progress) {
-                Ok(Some(source)) => sources.push(source),
-                Ok(None) => {
-                    let error = io::Error::other("no line of a log in it");
-                    stats.trouble(&plain(&path.display().to_string()), &error);
-                }
-                Err(error) => return Err(Unreadable { path: path.clone(), error }),
+            let name = plain(&path.display().to_string());
+            if identity(path).is_some_and(|file| !seen.insert(file)) {
+                stats.troubles.push(format!("{name}: named twice, read once"));
+                continue;
             }
+            match Source::open(path, &zone, &progress) {
+                Ok(Looked::Source(source)) => sources.push(source),
+                Ok(Looked::Strange(None)) => stats.trouble(&name, &io::Error::other("no line of a log in it")),
+                Ok(Looked::Strange(Some(line))) => {
+                    stats.is_not_understood = true;
+                    stats.trouble(&name, &io::Error::other(format!("no line of it is understood; {}", forms(&line))));
+                }
+                Err(error) => {
+                    stats.trouble(&name, &error);
+                    stats.is_missing = true;
+                    failure.get_or_insert(Unreadable { path: path.clone(), error });
+                }
+            }
+        }
+        if let Some(failure) = failure.filter(|_| sources.is_empty() && options.logs.len() == 1) {
+            return Err(failure);
         }
         let mut logs = Self {
             seen: Seen::Rcpt,
@@ -149,6 +188,13 @@ impl Logs {
         bar.finish_and_clear();
         let mut stats = merge.stats;
         stats.troubles.splice(0..0, self.stats.troubles);
+        stats.is_missing |= self.stats.is_missing;
+        stats.is_damaged |= self.stats.is_damaged;
+        stats.is_not_understood = self.stats.is_not_understood;
+        if let Some(line) = stats.strange.as_deref().filter(|_| stats.lines.told + stats.lines.idle == 0) {
+            let line = plain(&String::from_utf8_lossy(line));
+            stats.troubles.push(format!("no line of Postfix is understood; {}", forms(&line)));
+        }
         Read { stats, sums: sessions.sums }
     }
 }

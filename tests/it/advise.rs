@@ -357,7 +357,7 @@ fn a_truncated_compressed_log_is_reported_and_its_beginning_used() {
     let cut = dir.join("mail.log.1.gz");
     fs::write(&cut, &packed[..packed.len() - 20]).unwrap();
     let output = advise(&["--json"], &[&cut], b"");
-    assert!(output.status.success());
+    assert_eq!(output.status.code(), Some(65));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains("mail.log.1.gz: "), "{error}");
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();

@@ -1,11 +1,11 @@
 //! Small logs that other hosts write, each with what is right about it (`logs/`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use serde_json::Value;
 
-use super::support::command;
+use super::support::{Dir, command};
 
 #[test]
 fn a_before_queue_filter_leaves_the_message_to_its_client() {
@@ -55,6 +55,80 @@ fn a_time_may_stand_before_that_of_the_line() {
     assert_eq!((&report["sums"]["asked"], &report["senders"]), (&1.into(), &1.into()), "{report:#}");
 }
 
+#[test]
+fn an_smtpd_that_logs_another_zone_is_put_beside_the_other_programs() {
+    let report = report("two_zones.log");
+    assert_eq!(span(&report), 10_000, "{report:#}");
+    assert_eq!(report["lengths"][0]["needed_threshold"], 2);
+    assert!(report["troubles"][0].as_str().unwrap().contains("write another zone"), "{report:#}");
+}
+
+#[test]
+fn a_late_line_of_one_host_moves_no_line_of_another() {
+    let report = report("one_late_line_iso.log");
+    assert_eq!((span(&report), &report["lengths"][0]["needed_threshold"]), (10_000, &2.into()), "{report:#}");
+}
+
+#[test]
+fn a_log_with_the_newest_line_first_is_turned_around() {
+    let report = report("newest_first.log");
+    let numbers = (&report["sums"]["sessions"], &report["sums"]["asked"], &report["senders"]);
+    assert_eq!(numbers, (&1.into(), &1.into(), &1.into()), "{report:#}");
+}
+
+#[test]
+fn a_gap_of_more_than_half_a_year_keeps_the_year() {
+    let report = report("gap.log");
+    assert!(report["from"].as_str().unwrap().contains("-01-05T10:00:00"), "{report:#}");
+    assert!(report["to"].as_str().unwrap().contains("-11-20T10:00:00"), "{report:#}");
+}
+
+#[test]
+fn a_newer_log_before_an_older_one_on_one_stream_is_told_with_an_exit_code() {
+    let log = |day: u32| {
+        (0..50)
+            .map(|n| format!("Nov {day} 09:00:{n:02} mx postfix/smtpd[1]: 4B{n}: client=a[192.0.2.1]\n"))
+            .collect::<String>()
+    };
+    let dir = Dir::new();
+    let path = dir.write("mail.log", &(log(21) + &log(14)));
+    let output = run(&[&path]);
+    assert_eq!(output.status.code(), Some(65), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("older lines follow newer ones"), "{output:?}");
+    // As files of their own they are read in their order.
+    let (newer, older) = (dir.write("a", &log(21)), dir.write("b", &log(14)));
+    let output = run(&[&newer, &older]);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+}
+
+#[test]
+fn a_bad_file_does_not_stop_the_others() {
+    let dir = Dir::new();
+    let good = case("transport_name.log");
+    let strange = dir.write("strange.log", "what?\n");
+    let directory = dir.join("logs");
+    std::fs::create_dir(&directory).unwrap();
+    dir.write("logs/mail.log.1", "");
+    for (bad, code, said) in [
+        (dir.join("absent"), 66, "absent: No such file"),
+        (directory, 66, "name the files in it, as in mail.log.1"),
+        (strange, 65, "no line of it is understood; the first: \"what?\""),
+        (good.clone(), 0, "named twice, read once"),
+    ] {
+        let output = run(&[&good, &bad]);
+        assert_eq!(output.status.code(), Some(code), "{output:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!((&report["senders"], &report["lines"]["all"]), (&1.into(), &6.into()), "{said}");
+    }
+}
+
+/// Milliseconds from the first to the last session.
+fn span(report: &Value) -> i64 {
+    let time = |name: &str| report[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap().as_millisecond();
+    time("to") - time("from")
+}
+
 fn report(log: &str) -> Value {
     let output = advise(log);
     assert!(output.status.success(), "{output:?}");
@@ -62,7 +136,14 @@ fn report(log: &str) -> Value {
 }
 
 fn advise(log: &str) -> Output {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/logs").join(log);
+    run(&[&case(log)])
+}
+
+fn case(log: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/it/logs").join(log)
+}
+
+fn run(logs: &[&Path]) -> Output {
     let options = ["--json", "--seen", "rcpt", "--mynetworks", "127.0.0.0/8,::1/128", "--timezone", "UTC"];
-    command().arg("advise").args(options).arg(path).output().unwrap()
+    command().arg("advise").args(options).args(logs).output().unwrap()
 }

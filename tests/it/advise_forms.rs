@@ -1,11 +1,13 @@
 //! One log, written in the ways that hosts write it: the numbers are the same.
 
 use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::support::command;
+use super::support::{Dir, command};
 
 /// A line of the log: seconds after 2026-11-01T09:00:00Z, the program, its process, and what it says.
 pub struct Entry {
@@ -146,6 +148,32 @@ fn one_log_has_the_same_numbers_in_every_form() {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_cut_and_any_order_of_files_in_any_form_give_the_same_numbers(
+        form in prop::sample::select(FORMS),
+        cuts in prop::collection::btree_set(1..40_usize, 1..6),
+        order in Just((0..7).collect::<Vec<usize>>()).prop_shuffle(),
+    ) {
+        let (dir, entries) = (Dir::new(), entries());
+        let whole = |form: &str| entries.iter().map(|entry| write(form, entry)).collect::<String>();
+        let ends: Vec<usize> = cuts.iter().map(|cut| cut * 5).chain([entries.len()]).collect();
+        let starts = [0].into_iter().chain(ends.iter().copied());
+        let mut files: Vec<PathBuf> = starts
+            .zip(&ends)
+            .enumerate()
+            .map(|(n, (start, end))| {
+                let text: String = entries[start..*end].iter().map(|entry| write(form, entry)).collect();
+                dir.write(&format!("mail.log.{n}"), &text)
+            })
+            .collect();
+        files.sort_by_key(|path| order[path.extension().unwrap().to_str().unwrap().parse::<usize>().unwrap()]);
+        let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+        prop_assert_eq!(numbers(&advise(&files, "")), numbers(&report(&whole(PLAIN))));
+    }
+}
+
 /// What must not depend on how a log is written.
 pub fn numbers(report: &Value) -> Value {
     let candidates = report["candidates"].as_array().unwrap().iter();
@@ -154,15 +182,20 @@ pub fn numbers(report: &Value) -> Value {
 }
 
 fn report(log: &str) -> Value {
+    advise(&["-".as_ref()], log)
+}
+
+fn advise(logs: &[&Path], input: &str) -> Value {
     let options = ["--json", "--seen", "rcpt", "--mynetworks", "127.0.0.0/8", "--timezone", "UTC"];
     let mut child = command()
-        .args(["advise", "--threshold", "1,2", "--exptime", "50,200", "-"])
+        .args(["advise", "--threshold", "1,2", "--exptime", "50,200"])
         .args(options)
+        .args(logs)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(log.as_bytes()).unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{log:.300}"))
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{input:.300}"))
 }

@@ -91,10 +91,7 @@ pub fn run(options: &Options) -> ExitCode {
     };
     // An error in writing to standard output cannot be reported there.
     let _ = io::stdout().write_all(report.as_bytes());
-    match findings.read.stats.lines.all {
-        0 => ExitCode::from(sysexits::NO_INPUT),
-        _ => ExitCode::SUCCESS,
-    }
+    ExitCode::from(findings.read.exit_code())
 }
 
 /// The lengths of windows, each once, the shortest first.

@@ -10,11 +10,14 @@ use jiff::tz::TimeZone;
 
 use super::stamp::{DAY, Form, Stamp, days};
 
-/// Further apart than this, in seconds, two neighbouring lines without a year are in different ones.
+/// A line of a place in the year that is this many seconds before that of its neighbour is of the next year.
 const HALF_A_YEAR: i64 = 183 * DAY;
 
+/// A gap of more than this, in seconds, is none: the line is a late one of the year before.
+const LONGEST_GAP: i64 = 330 * DAY;
+
 /// Lines may be this many seconds out of order without anybody having set the clock.
-const DISORDER: i64 = 30 * 60;
+pub const DISORDER: i64 = 30 * 60;
 
 /// The calendar of one log.
 #[derive(Clone, Debug)]
@@ -42,10 +45,13 @@ struct Offset {
     later: i64,
 }
 
+/// The year, the place in it, and whether an hour comes for the second time.
+type State = (Year, Option<i64>, bool);
+
 impl Calendar {
-    /// For a log of this zone that nobody has written to since `written`, in seconds since the epoch.
-    /// A first line without a year is from the year before that moment.
-    pub fn new(zone: TimeZone, first: Stamp, written: i64) -> Self {
+    /// For a log of this zone that was last written to at `written`, in seconds since the epoch. Its
+    /// last line, if that is known, or else its first, is from the year before that moment.
+    pub fn new(zone: TimeZone, first: Stamp, last: Option<Stamp>, written: i64) -> Self {
         let mut calendar = Self {
             zone,
             year: Year::new(1970),
@@ -60,7 +66,10 @@ impl Calendar {
             // A log may be read a little before its own time, when clocks differ.
             let latest = written + DAY;
             let this_year = 1970 + written / 31_556_952;
-            let is_past = |year: &Year| year.at(first.seconds).is_some_and(|at| at <= latest);
+            let last = last.filter(|last| last.form == Form::WithoutYear && last.seconds >= first.seconds);
+            let last = last.unwrap_or(first).seconds;
+            let is_past =
+                |year: &Year| year.at(first.seconds).is_some() && year.at(last).is_some_and(|at| at <= latest);
             // Every eight years at the most there is a 29th of February.
             let years = (this_year - 9..=this_year + 1).rev().map(Year::new);
             calendar.year = years.into_iter().find(is_past).unwrap_or(Year::new(this_year));
@@ -70,14 +79,52 @@ impl Calendar {
 
     /// The moment of the next line, in milliseconds since the epoch, never before the one of the last line.
     pub fn time(&mut self, stamp: Stamp) -> i64 {
-        let told = self.utc(stamp) * 1000 + i64::from(stamp.milliseconds) + self.shift;
-        let last = self.last.unwrap_or(told);
-        if told < last - DISORDER * 1000 {
-            // Somebody set the clock. What came after went on from there.
-            self.shift += last - told;
-            self.set_back += 1;
+        let told = self.told(stamp);
+        if self.step_back(told).is_some() {
+            self.go_on_from(told);
         }
-        let time = told.max(last);
+        self.accept(told)
+    }
+
+    /// The calendar of another clock, in the same year.
+    pub fn of_neighbour(&self) -> Self {
+        Self { last: None, shift: 0, set_back: 0, ..self.clone() }
+    }
+
+    /// What `told` changes.
+    pub fn state(&self) -> State {
+        (self.year, self.place, self.is_second_time)
+    }
+
+    /// Takes back what `told` changed.
+    pub fn restore(&mut self, state: State) {
+        (self.year, self.place, self.is_second_time) = state;
+    }
+
+    /// Goes on at an earlier moment.
+    pub fn begin_again(&mut self, told: i64) {
+        self.last = Some(told);
+    }
+
+    /// The moment of a line, which may be before that of the last one.
+    pub fn told(&mut self, stamp: Stamp) -> i64 {
+        self.utc(stamp) * 1000 + i64::from(stamp.milliseconds) + self.shift
+    }
+
+    /// How much a moment is before the last one, in milliseconds, if that is more than disorder.
+    pub fn step_back(&self, told: i64) -> Option<i64> {
+        self.last.map(|last| last - told).filter(|step| *step > DISORDER * 1000)
+    }
+
+    /// The clock was set back to this moment. What comes after goes on from the last one.
+    pub fn go_on_from(&mut self, told: i64) {
+        self.shift += self.last.unwrap_or(told) - told;
+        self.set_back += 1;
+    }
+
+    /// Takes a moment for the last one, unless it is earlier.
+    pub fn accept(&mut self, told: i64) -> i64 {
+        let time = self.last.map_or(told, |last| told.max(last));
         self.last = Some(time);
         time
     }
@@ -101,7 +148,7 @@ impl Calendar {
         if let Some(last) = self.place {
             if place < last - HALF_A_YEAR {
                 self.year = Year::new(self.year.number + 1);
-            } else if place > last + HALF_A_YEAR {
+            } else if place > last + LONGEST_GAP {
                 // A late line of December after the first one of January.
                 self.year = Year::new(self.year.number - 1);
             }
@@ -136,7 +183,7 @@ fn lookup(zone: &TimeZone, local: i64) -> Option<Offset> {
 
 /// A year of the calendar.
 #[derive(Clone, Copy, Debug)]
-struct Year {
+pub struct Year {
     number: i64,
     /// Seconds of local time to its beginning.
     start: i64,
@@ -177,7 +224,7 @@ mod tests {
     /// The moments of lines, in seconds after the first.
     fn seconds(zone: &str, written: &str, lines: &[&str]) -> Vec<i64> {
         let zone = TimeZone::get(zone).unwrap();
-        let mut calendar = Calendar::new(zone, stamp(lines[0]), at(written));
+        let mut calendar = Calendar::new(zone, stamp(lines[0]), None, at(written));
         let times: Vec<i64> = lines.iter().map(|line| calendar.time(stamp(line)) / 1000).collect();
         times.iter().map(|time| time - times[0]).collect()
     }
@@ -185,7 +232,7 @@ mod tests {
     #[test]
     fn the_year_is_the_last_one_before_the_log_was_written() {
         let year = |line: &str, written: &str| {
-            let mut calendar = Calendar::new(TimeZone::UTC, stamp(line), at(written));
+            let mut calendar = Calendar::new(TimeZone::UTC, stamp(line), None, at(written));
             calendar.time(stamp(line)) / 1000
         };
         assert_eq!(year("Nov 21 09:00:00", "2026-11-21T10:00:00Z"), at("2026-11-21T09:00:00Z"));
@@ -201,6 +248,21 @@ mod tests {
     }
 
     #[test]
+    fn a_gap_of_more_than_half_a_year_is_one() {
+        let lines = ["Jan  5 10:00:00", "Aug 20 10:00:00", "Nov 20 10:00:00", "Jan  3 10:00:00", "Aug 20 10:00:00"];
+        let days =
+            seconds("UTC", "2027-11-21T10:00:00Z", &lines).iter().map(|seconds| seconds / DAY).collect::<Vec<_>>();
+        assert_eq!(days, [0, 227, 319, 363, 593]);
+    }
+
+    #[test]
+    fn the_last_line_of_a_log_is_not_in_the_future() {
+        let (first, last) = (stamp("Jan  5 10:00:00"), stamp("Nov 20 10:00:00"));
+        let mut calendar = Calendar::new(TimeZone::UTC, first, Some(last), at("2027-02-01T10:00:00Z"));
+        assert_eq!(calendar.time(first) / 1000, at("2026-01-05T10:00:00Z"));
+    }
+
+    #[test]
     fn daylight_saving_neither_repeats_an_hour_nor_leaves_one_out() {
         let autumn = ["Oct 25 02:59:00", "Oct 25 02:00:00", "Oct 25 02:59:00", "Oct 25 03:00:00"];
         assert_eq!(seconds("Europe/Berlin", "2026-10-26T00:00:00Z", &autumn), [0, 60, 3600, 3660]);
@@ -212,7 +274,7 @@ mod tests {
 
     #[test]
     fn a_clock_that_was_set_back_goes_on() {
-        let mut calendar = Calendar::new(TimeZone::UTC, stamp("Nov 21 09:00:00"), at("2026-11-21T10:00:00Z"));
+        let mut calendar = Calendar::new(TimeZone::UTC, stamp("Nov 21 09:00:00"), None, at("2026-11-21T10:00:00Z"));
         let mut time = |line| calendar.time(stamp(line));
         let first = time("Nov 21 09:00:00");
         assert_eq!(time("Nov 21 04:00:00") - first, 0);

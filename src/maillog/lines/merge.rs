@@ -9,7 +9,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::blocks::{Batch, Blocks, Lines};
-use super::calendar::Calendar;
+use super::clocks::Clocks;
 use super::event::{Event, Reader};
 use super::source::{Progress, Source};
 
@@ -31,8 +31,14 @@ pub struct ReadStats {
     pub logs: Vec<String>,
     /// Their lines.
     pub lines: Lines,
+    /// The first line that was not understood.
+    pub strange: Option<Box<[u8]>>,
     /// How often a clock was set back.
     pub set_back: u64,
+    /// Whether a log could not be opened, and whether one is damaged or out of order.
+    pub is_missing: bool,
+    pub is_damaged: bool,
+    pub is_not_understood: bool,
     /// What could not be read, and why.
     pub troubles: Vec<String>,
 }
@@ -40,7 +46,7 @@ pub struct ReadStats {
 /// A log that is being read.
 struct Open {
     name: String,
-    calendar: Calendar,
+    clocks: Clocks,
     blocks: Blocks,
     batch: Batch,
     /// The next event of the batch, and its time.
@@ -51,8 +57,8 @@ struct Open {
 impl Merge {
     /// All of these.
     pub fn new(mut sources: Vec<Source>, reader: Reader, progress: Arc<Progress>) -> Self {
-        // Of logs that begin at the same moment the first named is the first.
-        sources.sort_by_key(|source| source.first);
+        // Of logs that begin in the same second, the one that ends first is the first.
+        sources.sort_by_key(|source| (source.first, source.last));
         let stats =
             ReadStats { logs: sources.iter().map(|source| source.name.clone()).collect(), ..ReadStats::default() };
         sources.reverse();
@@ -87,7 +93,8 @@ impl Merge {
             match Source::read(source, &self.progress) {
                 Ok(input) => {
                     let blocks = Blocks::read(input, &self.reader);
-                    let mut open = Open { name, calendar, blocks, batch: Batch::default(), next: 0, time: 0 };
+                    let mut open =
+                        Open { name, clocks: Clocks::new(calendar), blocks, batch: Batch::default(), next: 0, time: 0 };
                     if open.load(&mut self.stats) {
                         self.open.push(open);
                     }
@@ -109,7 +116,7 @@ impl Open {
     fn arrive(&mut self, stats: &mut ReadStats) -> bool {
         match self.batch.events.get(self.next) {
             Some(event) => {
-                self.time = self.calendar.time(event.stamp);
+                self.time = self.clocks.time(event, &self.batch.events[self.next + 1..]);
                 true
             }
             None => self.load(stats),
@@ -120,11 +127,14 @@ impl Open {
         loop {
             self.blocks.recycle(std::mem::take(&mut self.batch));
             let Some(batch) = self.blocks.next() else {
-                stats.set_back += self.calendar.set_back;
+                self.clocks.report(&self.name, stats);
                 return false;
             };
             self.batch = batch;
             stats.lines.add(&self.batch.lines);
+            if stats.strange.is_none() {
+                stats.strange = self.batch.strange.take();
+            }
             if let Some(error) = &self.batch.error {
                 stats.trouble(&self.name, error);
             }
@@ -139,6 +149,7 @@ impl Open {
 impl ReadStats {
     /// Notes what could not be read.
     pub fn trouble(&mut self, name: &str, error: &io::Error) {
+        self.is_damaged = true;
         self.troubles.push(format!("{name}: {error}"));
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod blocks;
 pub mod calendar;
+pub mod clocks;
 pub mod decompress;
 pub mod event;
 pub mod json;

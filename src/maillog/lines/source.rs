@@ -5,7 +5,7 @@
 //! decompressor at a time.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,9 +17,16 @@ use super::blocks::parse;
 use super::calendar::Calendar;
 use super::decompress::decompress;
 use super::stamp::Stamp;
+use crate::maillog::text::plain;
 
-/// Where the first line with a time must be, in bytes of text.
+/// Bytes of text that are looked at for a time at once.
 const HEAD: usize = 256 * 1024;
+
+/// Where the first line with a time must be.
+const MAX_HEAD: usize = 64 * 1024 * 1024;
+
+/// Bytes of a log whose newest line is the first, which has to be turned around in memory.
+const MAX_REVERSED: usize = 256 * 1024 * 1024;
 
 /// One log, not read yet.
 pub struct Source {
@@ -29,6 +36,8 @@ pub struct Source {
     pub calendar: Calendar,
     /// The moment of its first line, in milliseconds since the epoch.
     pub first: i64,
+    /// That of its last line, where it can be looked up.
+    pub last: Option<i64>,
     origin: Origin,
 }
 
@@ -37,6 +46,13 @@ enum Origin {
     File(PathBuf),
     /// What can be read but once is open already.
     Open(Input),
+}
+
+/// What a look into a log finds.
+pub enum Looked {
+    Source(Source),
+    /// No line has a time. The first line, if there is one.
+    Strange(Option<String>),
 }
 
 /// The text of a log.
@@ -52,16 +68,16 @@ pub struct Progress {
 }
 
 impl Source {
-    /// Looks into a log; `-` is standard input. `None`: nothing in it has a time.
-    pub fn open(path: &Path, zone: &TimeZone, progress: &Arc<Progress>) -> io::Result<Option<Self>> {
+    /// Looks into a log; `-` is standard input.
+    pub fn open(path: &Path, zone: &TimeZone, progress: &Arc<Progress>) -> io::Result<Looked> {
         let now = SystemTime::now();
-        let (name, mut input, again, written) = if path == Path::new("-") {
+        let (name, mut input, mut again, written) = if path == Path::new("-") {
             ("standard input".to_owned(), decompress(Counted::new(io::stdin(), progress))?, None, now)
         } else {
             let file = File::open(path)?;
             let metadata = file.metadata()?;
             if metadata.is_dir() {
-                return Err(io::Error::other("it is a directory; name the files in it"));
+                return Err(io::Error::other(format!("it is a directory; name the files in it{}", logs_in(path))));
             }
             let again = metadata.is_file().then(|| path.to_owned());
             if again.is_some() {
@@ -72,18 +88,24 @@ impl Source {
             let counted = Counted::new(file, if again.is_some() { &uncounted } else { progress });
             (path.display().to_string(), decompress(counted)?, again, metadata.modified().unwrap_or(now))
         };
-        let head = head(&mut input)?;
+        let mut head = head(&mut input)?;
+        if is_newest_first(&head) {
+            head = reversed(io::Cursor::new(head).chain(input))?;
+            (input, again) = (Box::new(io::empty()), None);
+        }
         let Some(first) = first_stamp(&head) else {
-            return Ok(None);
+            return Ok(Looked::Strange(first_line(&head)));
         };
+        let last = again.as_deref().and_then(last_stamp);
         let written = written.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
-        let calendar = Calendar::new(zone.clone(), first, written);
-        let first = calendar.clone().time(first);
+        let calendar = Calendar::new(zone.clone(), first, last, written);
+        let mut times = calendar.clone();
+        let (first, last) = (times.time(first), last.map(|last| times.time(last)));
         let origin = match again {
             Some(path) => Origin::File(path),
             None => Origin::Open(Box::new(io::Cursor::new(head).chain(input))),
         };
-        Ok(Some(Self { name, calendar, first, origin }))
+        Ok(Looked::Source(Self { name, calendar, first, last, origin }))
     }
 
     /// Its text from the beginning.
@@ -95,12 +117,12 @@ impl Source {
     }
 }
 
-/// The first bytes, up to `HEAD`.
+/// The first bytes, up to `HEAD` or, where no time is among them, to the first line that has one.
 fn head(input: &mut Input) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut chunk = [0; 16 * 1024];
     // One piece at a time: a terminal or a pipe may have no more for long.
-    while head.len() < HEAD && first_stamp(&head).is_none() {
+    while head.len() < MAX_HEAD && first_stamp(head.get(head.len().saturating_sub(HEAD)..).unwrap_or(&head)).is_none() {
         match input.read(&mut chunk) {
             Ok(0) => break,
             Ok(length) => head.extend_from_slice(&chunk[..length]),
@@ -111,9 +133,68 @@ fn head(input: &mut Input) -> io::Result<Vec<u8>> {
     Ok(head)
 }
 
+/// The time of the first line that has one.
 fn first_stamp(head: &[u8]) -> Option<Stamp> {
     let end = memchr::memrchr(b'\n', head).unwrap_or(head.len());
     head[..end].split(|byte| *byte == b'\n').find_map(|line| parse(line, |line| line.stamp))
+}
+
+fn first_line(head: &[u8]) -> Option<String> {
+    let line = head.split(|byte| *byte == b'\n').find(|line| !line.trim_ascii().is_empty())?;
+    Some(plain(&String::from_utf8_lossy(&line[..line.len().min(200)])))
+}
+
+/// The time of the last line of a file that is not compressed.
+fn last_stamp(path: &Path) -> Option<Stamp> {
+    let mut file = File::open(path).ok()?;
+    let length = file.metadata().ok()?.len();
+    file.seek(SeekFrom::Start(length.saturating_sub(HEAD as u64))).ok()?;
+    let mut tail = Vec::new();
+    file.take(HEAD as u64).read_to_end(&mut tail).ok()?;
+    tail.rsplit(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .take(100)
+        .find_map(|line| parse(line, |line| line.stamp))
+}
+
+/// Whether times go down from line to line, as `journalctl -r` writes them.
+fn is_newest_first(head: &[u8]) -> bool {
+    let end = memchr::memrchr(b'\n', head).unwrap_or(head.len());
+    let lines = head[..end].split(|byte| *byte == b'\n').take(2_000);
+    let stamps: Vec<Stamp> = lines.filter_map(|line| parse(line, |line| line.stamp)).collect();
+    let moment = |stamp: &Stamp| stamp.seconds * 1000 + i64::from(stamp.milliseconds);
+    let steps = |is_step: fn(i64) -> bool| {
+        stamps.windows(2).filter(|pair| is_step(moment(&pair[1]) - moment(&pair[0]))).count()
+    };
+    let (down, up) = (steps(|step| step < 0), steps(|step| step > 0));
+    down >= 2 && up * 8 <= down
+}
+
+/// The lines in the opposite order.
+fn reversed(mut input: impl Read) -> io::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    input.by_ref().take(MAX_REVERSED as u64 + 1).read_to_end(&mut text)?;
+    if text.len() > MAX_REVERSED {
+        return Err(io::Error::other(
+            "its newest line is the first, and it is too long to be turned around: use tac(1)",
+        ));
+    }
+    let mut reversed = Vec::with_capacity(text.len() + 1);
+    for line in text.rsplit(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
+        reversed.extend_from_slice(line);
+        reversed.push(b'\n');
+    }
+    Ok(reversed)
+}
+
+/// The mail logs in a directory, as an addition to a message.
+fn logs_in(directory: &Path) -> String {
+    let names = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let mut names: Vec<String> = names.filter(|name| name.starts_with("mail") && name.contains("log")).collect();
+    names.sort();
+    names.truncate(20);
+    if names.is_empty() { String::new() } else { format!(", as in {}", plain(&names.join(" "))) }
 }
 
 /// A reader that counts.

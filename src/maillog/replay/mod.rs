@@ -61,10 +61,7 @@ pub fn run(options: &Options) -> ExitCode {
         Err(player::Failure::Daemon(error)) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
         Err(player::Failure::Verdicts(error)) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options, &error)),
     }
-    match read.stats.lines.all {
-        0 => ExitCode::from(sysexits::NO_INPUT),
-        _ => ExitCode::SUCCESS,
-    }
+    ExitCode::from(read.exit_code())
 }
 
 fn address(options: &Options) -> Result<Address, ConfigError> {

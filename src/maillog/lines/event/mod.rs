@@ -18,6 +18,8 @@ use crate::policy::request::address;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Event {
     pub stamp: Stamp,
+    /// Whose clock the stamp is of: the hash of a program of a host. Its zone may be its own.
+    pub clock: u64,
     pub kind: EventKind,
 }
 
@@ -212,7 +214,7 @@ impl Reader {
 }
 
 fn event(line: &Line<'_>, kind: EventKind) -> LineKind {
-    LineKind::Event(Event { stamp: line.stamp, kind })
+    LineKind::Event(Event { stamp: line.stamp, clock: hash([line.host, line.program, b""]), kind })
 }
 
 fn discarded(kind: EventKind) -> EventKind {
