@@ -4,8 +4,9 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
+use crate::net::lock;
 use crate::net::secret;
 use crate::policy::Delayed;
 
@@ -54,8 +55,7 @@ impl DelayedReplies {
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
-        // Counters are whole after any panic.
-        self.of.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.of)
     }
 }
 

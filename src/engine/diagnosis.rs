@@ -4,8 +4,9 @@
 //! that repair it, and stands in the status as long as it is so.
 
 use std::net::IpAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
+use crate::net::lock;
 use crate::observe::log::{Log, Severity};
 use crate::policy::request::{Request, Stage};
 use crate::session::SessionLookup;
@@ -142,8 +143,7 @@ impl Diagnosis {
     }
 
     fn lock(&self) -> MutexGuard<'_, Seen> {
-        // Numbers are whole after any panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::IpAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use crate::engine::service::Service;
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::net::secret;
 use crate::observe::log::LogRecord;
 use crate::observe::log::{Event, Log, Severity};
@@ -159,7 +160,7 @@ impl Decisions {
     pub fn against(&self, against: Denial, refusal: &Refusal<'_>) {
         let verdict = Denial::ALL.iter().position(|(other, _)| *other == against).unwrap_or(0);
         let reason = REASONS.iter().position(|other| other.word() == refusal.reason.word()).unwrap_or(0);
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = lock(&self.limits);
         if let Some(tally) = limits.get(refusal.limit) {
             return add(&tally.0[verdict][reason], 1);
         }
@@ -175,7 +176,7 @@ impl Decisions {
             .map(|(pass, number)| (String::new(), "passed", pass.reason(), number.load(Relaxed)))
             .collect();
         list.push((String::new(), "deferred", Pass::StoreAway.reason(), self.deferred.load(Relaxed)));
-        let limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let limits = lock(&self.limits);
         for (limit, tally) in limits.iter() {
             for ((_, verdict), reasons) in Denial::ALL.iter().zip(&tally.0) {
                 let numbers = REASONS.iter().zip(reasons).map(|(reason, number)| (reason.word(), number.load(Relaxed)));
@@ -187,7 +188,7 @@ impl Decisions {
 
     /// Has a limit's counters be there, at 0, before it decides anything: so a first refusal is an increase.
     pub fn begin(&self, limit: &str) {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut limits = lock(&self.limits);
         if limits.len() < MAX_LIMITS && !limits.contains_key(limit) {
             limits.insert(limit.to_owned(), LimitCounters::default());
         }

@@ -1,6 +1,6 @@
 //! What all policy connections share, and how a reload changes it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
@@ -10,6 +10,7 @@ use crate::engine::overrides::SharedOverrides;
 use crate::engine::report::Decisions;
 use crate::listener::Peers;
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::observe::log::{Log, LogConfig};
 use crate::observe::rates::{RateSampler, Rates};
 use crate::observe::statistics::Statistics;
@@ -157,11 +158,6 @@ impl Service {
             ],
         );
     }
-}
-
-/// What these locks guard is whole after any panic.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Rules {

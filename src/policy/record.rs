@@ -5,7 +5,7 @@
 //! which it is made once and judged the same every time.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use super::key::Counter;
 use super::key::KeyPart;
 use super::limit::LimitId;
+use crate::net::lock;
 use crate::net::secret;
 
 /// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.
@@ -269,9 +270,4 @@ impl SessionRecord {
             && self.counts.is_empty()
             && self.recipients.is_none()
     }
-}
-
-fn lock(recipients: &Arc<Mutex<Recipients>>) -> MutexGuard<'_, Recipients> {
-    // A map is whole after any panic.
-    recipients.lock().unwrap_or_else(PoisonError::into_inner)
 }

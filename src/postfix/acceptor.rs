@@ -78,6 +78,6 @@ impl Acceptor {
 fn refused(log: &Log, peer: &Peer, now: Now) {
     let subject = secret::hash(("REFUSED_PEER", peer.ip()));
     log.per_subject(Severity::Notice, "REFUSED_PEER", subject, 0, now, |line, suppressed| {
-        line.field("peer", &peer).field("suppressed", suppressed);
+        line.field("peer", peer).field("suppressed", suppressed);
     });
 }

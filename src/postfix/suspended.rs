@@ -1,9 +1,10 @@
 //! Policy connections that are suspended while another process is to take them over.
 
 use std::mem;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use crate::listener::Peer;
+use crate::net::lock;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::postfix::connection::ConnectionState;
@@ -63,7 +64,6 @@ impl SuspendedConnections {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Whole after any panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }

@@ -23,6 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::Notify;
 
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::policy::attribute::Attribute;
 use crate::policy::request::{Instance, Request, Stage};
 use crate::policy::{CountRecord, SessionRecord};
@@ -85,8 +86,7 @@ impl Sessions {
     }
 
     fn lock(&self) -> MutexGuard<'_, Table> {
-        // Nothing below can panic half-way through a change.
-        self.table.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.table)
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::process::Stdio;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, killpg};
@@ -18,6 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::record::LogRecord;
+use crate::net::lock;
 
 /// Runs that wait at once. Only runs for UNBANNED may exceed it: a ban that stays in a firewall after its end is worse
 /// than one that never came there, and only administrators end bans early.
@@ -109,7 +110,8 @@ impl Hooks {
     /// Whether there is anything to run commands for, and no task yet that does it. Then the caller starts one.
     pub fn needs_start(&self) -> bool {
         let mut state = self.lock();
-        let needed = !state.started && !(state.hooks.is_empty() && state.waiting.is_empty());
+        let is_idle = state.hooks.is_empty() && state.waiting.is_empty();
+        let needed = !(state.started || is_idle);
         state.started |= needed;
         needed
     }
@@ -231,8 +233,7 @@ impl Hooks {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // What it guards is whole after any panic.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

@@ -3,10 +3,11 @@
 //! Each shard has a lock of its own, held for one step on that shard. At most
 //! one is held at a time.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
 
 use super::shard::{Entry, Shard};
+use crate::net::lock;
 use crate::store::local::counter_id::{Hashed, Hashing};
 
 /// Enough that the longest step, growing one shard, stays under a millisecond
@@ -124,9 +125,7 @@ impl<const N: usize> Sharded<N> {
 
     /// Works on one shard, alone, and keeps account of its entries.
     fn hold<R>(&self, index: usize, work: impl FnOnce(&mut Shard<N>) -> R) -> R {
-        // A shard is never left half changed by a panic of ours: there is no
-        // step in it that could panic on what a client can choose.
-        let mut shard = self.shards[index].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shard = lock(&self.shards[index]);
         let before = shard.len();
         let result = work(&mut shard);
         let after = shard.len();

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::losses::LossDetector;
 use crate::net::address::Address;
+use crate::net::lock;
 use crate::net::resolve;
 use crate::net::stream::Stream;
 use crate::observe::log::Log;
@@ -287,13 +288,11 @@ impl Server {
     }
 
     pub(crate) fn losses(&self) -> MutexGuard<'_, LossDetector> {
-        // Numbers are whole after any panic.
-        self.losses.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.losses)
     }
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
-        // Nothing below can panic half-way through a change.
-        self.state.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
+        lock(&self.state)
     }
 }
 

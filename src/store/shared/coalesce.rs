@@ -3,9 +3,10 @@
 //! What this process counted last is remembered here, so hosts that share a
 //! store coalesce each for themselves.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::net::recent_map::RecentMap;
 use crate::net::secret;
 use crate::policy::key::KeyPart;
@@ -64,8 +65,7 @@ impl Coalesce {
     }
 
     fn lock(&self) -> MutexGuard<'_, RecentMap<u64, MAX_KEYS>> {
-        // Numbers are whole after any panic.
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.generations)
     }
 }
 

@@ -10,10 +10,11 @@
 //! The violations of a limit that makes wait are kept back in the same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::net::recent_map::RecentMap;
 use crate::net::secret;
 use crate::policy::Key;
@@ -127,8 +128,7 @@ impl OverLimitCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, RecentMap<Entry, MAX_KEYS>> {
-        // Numbers are whole after any panic.
-        self.generations.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.generations)
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
 use memchr::{memchr, memmem, memrchr};
@@ -17,6 +17,7 @@ use super::event::{Event, LineKind, Reader};
 use super::json::Entry;
 use super::line::{Head, Line};
 use super::source::Input;
+use crate::net::lock;
 
 /// Bytes of a block. A longer line is none of Postfix's.
 const BLOCK: usize = 512 * 1024;
@@ -169,7 +170,7 @@ struct Feed {
 fn work(feed: &Mutex<Feed>, reader: &Reader, finish: &Sender<(u64, Batch)>) {
     let mut block = vec![0; BLOCK];
     loop {
-        let mut shared: MutexGuard<'_, Feed> = feed.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut shared: MutexGuard<'_, Feed> = lock(feed);
         if shared.is_over {
             return;
         }
