@@ -46,11 +46,3 @@ impl ListIndex {
         self.0.get() as usize - 1
     }
 }
-
-impl Lists {
-    /// A list of exempt netblocks.
-    pub fn whitelist(netblocks: impl IntoIterator<Item = IpNet>) -> Self {
-        let netblocks = netblocks.into_iter().map(|netblock| (netblock, ListEntry::Whitelist)).collect();
-        Self { netblocks, ..Self::default() }
-    }
-}
