@@ -50,7 +50,6 @@ impl Readings {
 /// One limit that applies to a request.
 #[derive(Debug)]
 pub struct LimitCheck<'p> {
-    /// The limit.
     pub limit: &'p Limit,
     /// Hits it allows this client.
     pub threshold: u32,

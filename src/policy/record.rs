@@ -22,7 +22,6 @@ pub const MAX_RECIPIENTS: usize = 1000;
 /// What a session was counted for by one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountRecord {
-    /// The limit.
     pub limit: LimitId,
     /// For how long it stands.
     pub scope: Scope,
