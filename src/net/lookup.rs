@@ -15,8 +15,10 @@ use super::lock;
 pub struct Lookups<K, V>(Mutex<BTreeMap<K, watch::Receiver<Option<V>>>>);
 
 impl<K: Ord + Clone + Send, V: Clone + Send + Sync> Lookups<K, V> {
-    /// None, for a static.
-    pub const NONE: Self = Self(Mutex::new(BTreeMap::new()));
+    /// None that are under way.
+    pub const fn none() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
 
     /// What `look_up` returns for this key; `None`: the runtime ended first. There is no bound on the time: a caller
     /// who has one drops this, and asks again.
@@ -73,7 +75,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_lookup_that_is_under_way_answers_all_who_ask_meanwhile() {
-        static LOOKUPS: Lookups<u32, u32> = Lookups::NONE;
+        static LOOKUPS: Lookups<u32, u32> = Lookups::none();
         static BEGUN: AtomicU32 = AtomicU32::new(0);
         let (answer, hangs) = sync_channel(1);
         let slow = move |key: &u32| {

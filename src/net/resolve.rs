@@ -8,7 +8,7 @@ use super::lookup::Lookups;
 type Found = Result<Vec<SocketAddr>, String>;
 
 /// Names out of configurations, so few.
-static HOSTS: Lookups<String, Found> = Lookups::NONE;
+static HOSTS: Lookups<String, Found> = Lookups::none();
 
 /// The addresses of a host, as they are now.
 ///

@@ -13,7 +13,7 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(1);
 /// The number that the kernel shows for every user that a user namespace does not map. Its name would blame `nobody`.
 const UNMAPPED: u32 = 65534;
 
-static USERS: Lookups<u32, Option<String>> = Lookups::NONE;
+static USERS: Lookups<u32, Option<String>> = Lookups::none();
 
 /// The name of a user; its number where it has none, or none in time.
 pub async fn name(uid: u32) -> String {
