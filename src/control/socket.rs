@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
 use super::commands::{ControlRequest, RequestLine, Response, VERSION};
@@ -79,21 +79,20 @@ impl Socket {
                 continue;
             };
             let control = Arc::clone(&control);
-            tokio::spawn(async move {
-                // Whoever hangs up has no answer to wait for.
-                let _ = converse(stream, &control).await;
-                drop(place);
-            });
+            // A client that hangs up needs no answer.
+            tokio::spawn(async move { converse(stream, &control, &Arc::new(place)).await });
         }
     }
 
-    async fn accept(&self, places: &Arc<Semaphore>) -> io::Result<(UnixStream, tokio::sync::OwnedSemaphorePermit)> {
+    async fn accept(&self, places: &Arc<Semaphore>) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
         let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
         Ok((self.listener.accept().await?.0, place))
     }
 }
 
-async fn converse(stream: UnixStream, control: &Arc<Control>) -> io::Result<()> {
+/// Answers the requests of a connection. `place` is held by each command as well, so that those which go on without a
+/// client are bounded too.
+async fn converse(stream: UnixStream, control: &Arc<Control>, place: &Arc<OwnedSemaphorePermit>) -> io::Result<()> {
     // Who is at the other end, as the kernel knows.
     let user = users::name(stream.peer_cred()?.uid()).await;
     let mut stream = BufReader::new(stream);
@@ -107,8 +106,13 @@ async fn converse(stream: UnixStream, control: &Arc<Control>) -> io::Result<()> 
         let mut answer = match read(&line) {
             _ if !whole => refuse(Problem::usage(format!("a request is one line of at most {MAX_LINE} bytes"))),
             Ok(request) => {
-                let done = timeout(COMMAND_TIMEOUT, request.run(control, &user)).await;
-                done.unwrap_or_else(|_| refuse(Problem::unavailable("it took too long and was given up")))
+                let (control, user, place) = (Arc::clone(control), user.clone(), Arc::clone(place));
+                finish(async move {
+                    let answer = request.run(&control, &user).await;
+                    drop(place);
+                    answer
+                })
+                .await
             }
             Err(problem) => refuse(problem),
         };
@@ -117,6 +121,18 @@ async fn converse(stream: UnixStream, control: &Arc<Control>) -> io::Result<()> 
         if !whole {
             return Ok(());
         }
+    }
+}
+
+/// Waits for a command. One that takes too long goes on without the client: half of a change would be worse.
+async fn finish(command: impl Future<Output = String> + Send + 'static) -> String {
+    match timeout(COMMAND_TIMEOUT, tokio::spawn(command)).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(error)) => refuse(Problem::unavailable(format!("the command failed: {error}"))),
+        Err(_) => refuse(Problem::unavailable(format!(
+            "it is not done after {} seconds, and goes on; when a change is done, a CONTROL line in the log says so",
+            COMMAND_TIMEOUT.as_secs()
+        ))),
     }
 }
 
@@ -154,6 +170,19 @@ pub fn usual() -> Option<ControlConfig> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_command_that_takes_long_is_done_although_its_client_is_told_that_it_is_not_yet() {
+        let (sender, done) = tokio::sync::oneshot::channel();
+        let command = async move {
+            tokio::time::sleep(COMMAND_TIMEOUT + COMMAND_TIMEOUT).await;
+            sender.send(()).unwrap();
+            String::new()
+        };
+        let answer = finish(command).await;
+        assert!(answer.contains("not done after 20 seconds, and goes on"), "{answer}");
+        done.await.unwrap();
+    }
 
     #[test]
     fn a_request_is_an_object_of_this_version_with_a_command() {
