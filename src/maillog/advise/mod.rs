@@ -26,12 +26,13 @@ pub mod users;
 pub mod window;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::maillog::reading::Logs;
 use crate::maillog::text;
+use crate::observe::terminal::print;
 use crate::sysexits;
 
 use clients::Mask;
@@ -89,9 +90,7 @@ pub fn run(options: &Options) -> ExitCode {
         () if options.csv => report::csv::table(&findings),
         () => report::terminal::text(&findings, taken),
     };
-    // An error in writing to standard output cannot be reported there.
-    let _ = io::stdout().write_all(report.as_bytes());
-    ExitCode::from(findings.read.exit_code())
+    print(&report, findings.read.exit_code())
 }
 
 /// The lengths of windows, each once, the shortest first.

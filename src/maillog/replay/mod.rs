@@ -10,7 +10,7 @@ pub mod player;
 pub mod report;
 
 use std::fmt::Display;
-use std::io::{self, Write};
+use std::io;
 use std::process::ExitCode;
 
 use crate::config::{Config, ConfigError};
@@ -18,6 +18,7 @@ use crate::maillog::advise::counts::Verdicts;
 use crate::maillog::reading::Logs;
 use crate::maillog::text::plain;
 use crate::net::address::Address;
+use crate::observe::terminal::print;
 use crate::sysexits;
 
 use connection::Connection;
@@ -49,19 +50,13 @@ pub fn run(options: &Options) -> ExitCode {
     for trouble in &read.stats.troubles {
         eprintln!("connshaper: {trouble}");
     }
-    match player.finish() {
-        Ok(answers) => {
-            let report = match options.json {
-                true => report::json(&answers, &read, seen, &notes),
-                false => report::text(&answers, &read, seen, &notes),
-            };
-            // An error in writing to standard output cannot be reported there.
-            let _ = io::stdout().write_all(report.as_bytes());
-        }
+    let report = match player.finish() {
+        Ok(played) if options.json => report::json(&played, &read, seen, &notes),
+        Ok(played) => report::text(&played, &read, seen, &notes),
         Err(player::Failure::Daemon(error)) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
         Err(player::Failure::Verdicts(error)) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options, &error)),
-    }
-    ExitCode::from(read.exit_code())
+    };
+    print(&report, read.exit_code())
 }
 
 fn address(options: &Options) -> Result<Address, ConfigError> {
