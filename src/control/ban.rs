@@ -11,13 +11,11 @@ use super::commands::{ControlCommand, Logged, Record};
 use super::text::{Summary, lasting};
 use super::{Control, Problem};
 use crate::config::units;
+use crate::engine::bans::{lift, limit_bans};
 use crate::engine::overrides::Change;
 use crate::engine::target::{Listed, Target};
 use crate::net::clock::Now;
-use crate::observe::log::{Event, Severity};
 use crate::observe::terminal::Paint;
-use crate::policy::BLACKLIST;
-use crate::policy::key::KeyPart;
 use crate::policy::overrides::{Override, OverrideKind};
 
 /// Refuse a client or a prefix for a while
@@ -139,16 +137,40 @@ pub(super) async fn set(
     let netblock = netblock(target)?;
     let seconds = u64::from(time);
     let service = &control.service;
-    let entry = Override { netblock, kind, ends: now.unix() + seconds, by: user.to_owned() };
-    let reach = service.overrides.change(service, Change::Set(entry), now).await?;
-    let mut notes: Vec<String> = reach.note().into_iter().collect();
-    if kind == OverrideKind::Ban {
-        service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
-            line.field("key", &netblock_text(netblock)).field("limit", BLACKLIST).field("seconds", seconds);
-            line.field("by", user);
-        });
+    let rules = service.rules.load_full();
+    let mut notes = Vec::new();
+    let mut changes = vec![Change::Set(Override::new(netblock, kind, seconds, user.to_owned(), now))];
+    if kind == OverrideKind::Allow {
+        // The client passes, so a firewall must not go on to block it, and it is not to be banned when this ends.
+        let found = limit_bans(&rules, target, now).await;
+        let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
+        let (is_done, events) = lift(service, &rules, &bans, now).await;
+        changes.extend(events);
+        if !is_done {
+            notes.push(format!("{} is down: a limit's ban stays there", rules.store.name()));
+        }
+        if !bans.is_empty() {
+            notes.push(format!("bans of limits lifted: {}", bans.len()));
+        }
     }
-    let rules = service.rules.load();
+    // Another host may have changed something inside a moment ago.
+    service.overrides.refresh(service, now).await;
+    let others = rules.policy.overrides().list();
+    let reach = service.overrides.change(service, changes, now).await?;
+    notes.extend(reach.note());
+    let is_exception = |other: &&Override| {
+        other.kind != kind && other.netblock != netblock && netblock.contains(&other.netblock) && other.left(now) > 0
+    };
+    notes.extend(others.iter().filter(is_exception).map(|other| match kind {
+        OverrideKind::Allow => {
+            let Override { netblock, by, .. } = other;
+            format!("{netblock} in it is banned by {by} and stays refused: unban that")
+        }
+        OverrideKind::Ban => {
+            let Override { netblock, by, .. } = other;
+            format!("{netblock} in it is allowed by {by} and passes all the same: disallow that")
+        }
+    }));
     if let (OverrideKind::Ban, Some((white, Listed::White))) = (kind, rules.policy.listed(netblock.addr()))
         && white.contains(&netblock)
     {
@@ -156,7 +178,7 @@ pub(super) async fn set(
     }
     let done = match kind {
         OverrideKind::Ban => "banned",
-        _ => "allowed",
+        OverrideKind::Allow => "allowed",
     };
     let done = format!("{target} is {done} for {}", lasting(seconds));
     Ok(OverrideAnswer { summary: Summary { done, notes }, netblock: netblock.to_string(), seconds })
@@ -165,9 +187,4 @@ pub(super) async fn set(
 /// The netblock of a target that must have one.
 pub(super) fn netblock(target: &Target) -> Result<IpNet, Problem> {
     target.netblock().ok_or_else(|| Problem::usage(format!("{target} is neither an address nor a netblock")))
-}
-
-/// A netblock as keys have it: a single address without its length.
-pub(super) fn netblock_text(netblock: IpNet) -> KeyPart {
-    KeyPart::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() }
 }

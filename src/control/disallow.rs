@@ -47,7 +47,7 @@ impl ControlCommand for DisallowArgs {
         let is_allowed = allowances().any(|entry| entry.netblock == netblock);
         let mut notes = Vec::new();
         if is_allowed {
-            let reach = service.overrides.change(service, Change::Remove(netblock), now).await?;
+            let reach = service.overrides.change(service, vec![Change::Remove(netblock)], now).await?;
             notes.extend(Propagation::note(&reach));
         }
         let around = allowances().filter(|entry| entry.netblock != netblock && entry.netblock.contains(&netblock));

@@ -1,17 +1,19 @@
 //! `connshaper reset CLIENT|PREFIX|KEY`: counters, violations and bans are forgotten.
 
+use std::collections::HashSet;
+
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::commands::{ControlCommand, Logged, Record};
 use super::text::Summary;
 use super::{Control, Problem};
-use crate::engine::overrides::{Change, KeyReset, RESET_TOLD};
+use crate::engine::bans::{announce_lifted, limit_bans};
+use crate::engine::overrides::{Change, Reset};
 use crate::engine::reset::{clear_refusals, keys};
 use crate::engine::target::Target;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
-use crate::policy::overrides::{Override, OverrideKind};
 use crate::store::local::listing::within;
 
 /// Forget all that is counted for a client, a prefix or a key, and let it in
@@ -44,10 +46,17 @@ impl ControlCommand for ResetArgs {
         let store = rules.store.name();
         let mut counted = rules.policy.counted(target);
         let mut notes = Vec::new();
+        let found = limit_bans(&rules, target, now).await;
+        let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
         if let Target::Netblock(netblock) = target {
             let (clients, more) = within(rules.store.table(), *netblock, now).await;
             counted.extend(clients.iter().flat_map(|client| rules.policy.counted(&Target::Client(client.address))));
-            if more > 0 {
+            // A ban outlasts the window, so its client need not be among those.
+            counted.extend(bans.iter().cloned());
+            let mut seen = HashSet::new();
+            counted.retain(|one| seen.insert((one.limit.id, one.part.clone())));
+            if more + found.more > 0 {
+                let more = more.max(found.more);
                 notes.push(format!("{more} further clients of it were counted, and are not reset; repeat it"));
             }
             if rules.store.waits() {
@@ -58,12 +67,9 @@ impl ControlCommand for ResetArgs {
             notes.push(format!("{store} is down: its counters stay as they are"));
         }
         let sessions = clear_refusals(service, &rules.policy, target, &counted);
-        let (ends, by) = (now.unix() + RESET_TOLD, user.to_owned());
-        let change = match target.netblock() {
-            Some(netblock) => Change::Set(Override { netblock, kind: OverrideKind::Reset, ends, by }),
-            None => Change::Reset(KeyReset { key: target.to_string(), ends, by }),
-        };
-        notes.extend(service.overrides.change(service, change, now).await?.note());
+        let mut changes = vec![Change::Reset(Reset::new(target.clone(), user.to_owned(), now))];
+        changes.extend(announce_lifted(service, &bans, now));
+        notes.extend(service.overrides.change(service, changes, now).await?.note());
         let keys = counted.len();
         let done = format!("{target}: keys reset: {keys}, sessions no longer refused: {sessions}");
         Ok(ResetAnswer { summary: Summary { done, notes }, keys, sessions })

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::commands::ControlCommand;
 use super::text::{cell, lasting, table};
 use super::{Control, Problem};
+use crate::engine::bans::{counted_client, limit_bans};
 use crate::engine::reading::Reading;
 use crate::engine::target::{Counted, Listed, Target};
 use crate::net::clock::Now;
@@ -120,9 +121,27 @@ impl ControlCommand for ShowArgs {
         let mut more = 0;
         if let Target::Netblock(netblock) = target {
             let (listed, rest) = within(rules.store.table(), *netblock, now).await;
-            let clients = listed.iter().filter_map(|client| ClientStatus::of(&rules.policy, client));
-            counters.extend(clients.map(CounterStatus::from));
-            more = rest;
+            let mut bans = limit_bans(&rules, target, now).await;
+            for client in &listed {
+                let counted = counted_client(&rules.policy, client);
+                let is_it = |one: &Counted<'_>| {
+                    counted.as_ref().is_some_and(|counted| one.limit.id == counted.limit.id && one.part == counted.part)
+                };
+                let banned = bans.bans.iter().position(|(one, _)| is_it(one)).map(|at| bans.bans.remove(at));
+                match banned {
+                    Some((one, reading)) => counters.push(CounterStatus::of(&one, Some(reading))),
+                    None => counters.extend(ClientStatus::of(&rules.policy, client).map(CounterStatus::from)),
+                }
+            }
+            // A ban outlasts the window.
+            let is_shown = |one: &Counted<'_>| {
+                counters.iter().any(|shown| shown.limit == one.limit.name && shown.key == one.part.to_string())
+            };
+            let rest_of_bans: Vec<_> = bans.bans.iter().filter(|(one, _)| !is_shown(one)).collect();
+            let rest_of_bans: Vec<_> =
+                rest_of_bans.into_iter().map(|(one, reading)| CounterStatus::of(one, Some(*reading))).collect();
+            counters.extend(rest_of_bans);
+            more = rest + bans.more;
         }
         let netblock = target.netblock();
         let overrides = rules.policy.overrides().list().into_iter().filter(|entry| {
@@ -194,7 +213,7 @@ impl OverrideStatus {
         Self {
             netblock: entry.netblock.to_string(),
             kind: entry.kind.name().to_owned(),
-            left: entry.ends.saturating_sub(now.unix()),
+            left: entry.left(now),
             by: entry.by.clone(),
         }
     }

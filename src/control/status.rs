@@ -12,6 +12,7 @@ use crate::engine::diagnosis::SetupProblem;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::overrides::OverrideKind;
+use crate::store::local::listing::count_bans;
 use crate::store::shared::breaker::Condition;
 
 /// Show daemon status
@@ -44,9 +45,13 @@ pub struct StatusAnswer {
     pub sessions: usize,
     /// Delayed replies.
     pub waiting: usize,
-    /// Of administrators.
-    pub bans: usize,
+    /// Bans that administrators set.
+    pub administrator_bans: usize,
+    /// Bans of limits that this process knows of.
+    pub limit_bans: usize,
     pub allowances: usize,
+    /// Why the list of overrides in the store cannot be read.
+    pub overrides_unreadable: Option<String>,
     pub since_start: BTreeMap<String, u64>,
     pub diagnosis: Vec<DiagnosisStatus>,
     pub suppressed_lines: u64,
@@ -91,7 +96,7 @@ impl ControlCommand for StatusArgs {
     type Answer = StatusAnswer;
 
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<StatusAnswer, Problem> {
-        Ok(StatusAnswer::of(control, now))
+        Ok(StatusAnswer::of(control, now).await)
     }
 
     fn show(answer: &StatusAnswer, paint: Paint) -> String {
@@ -100,12 +105,15 @@ impl ControlCommand for StatusArgs {
 }
 
 impl StatusAnswer {
-    pub fn of(control: &Control, now: Now) -> Self {
+    pub async fn of(control: &Control, now: Now) -> Self {
         let service = &control.service;
-        let rules = service.rules.load();
+        let rules = service.rules.load_full();
+        let bans =
+            |id| rules.policy.limits().iter().any(|limit| limit.id == id && limit.ban.is_some() && !limit.log_only);
+        let limit_bans = count_bans(rules.store.table(), bans, now).await;
         let (source, reload_failed) = service.configured();
         let overrides = rules.policy.overrides().list();
-        let of = |kind| overrides.iter().filter(|entry| entry.kind == kind).count();
+        let of = |kind| overrides.iter().filter(|entry| entry.kind == kind && entry.left(now) > 0).count();
         let rates = service.rates();
         let totals = service.statistics.counters().into_iter();
         Self {
@@ -133,8 +141,10 @@ impl StatusAnswer {
             policy_connections: control.connections.len(),
             sessions: service.sessions.len(),
             waiting: service.delayed.len(),
-            bans: of(OverrideKind::Ban),
+            administrator_bans: of(OverrideKind::Ban),
+            limit_bans,
             allowances: of(OverrideKind::Allow),
+            overrides_unreadable: service.overrides.unreadable(),
             since_start: totals.map(|counter| (counter.name.to_owned(), counter.get())).collect(),
             diagnosis: service.diagnosis.findings().iter().map(DiagnosisStatus::from).collect(),
             suppressed_lines: service.log.suppressed(),
@@ -159,7 +169,8 @@ impl StatusAnswer {
         line("sessions", format!("{} known, {} waiting, {} in all", self.sessions, self.waiting, total("sessions")));
         line("connections", format!("{} of Postfix", self.policy_connections));
         line("clients", format!("{} counted here, room for {}", self.clients, self.max_clients));
-        line("administrator", format!("{} bans, {} allowances", self.bans, self.allowances));
+        line("bans", format!("{} of administrators, {} of limits", self.administrator_bans, self.limit_bans));
+        line("allowances", self.allowances.to_string());
         for warning in self.warnings() {
             text += &format!("{} {warning}\n", paint.warning("warning:"));
         }
@@ -178,6 +189,13 @@ impl StatusAnswer {
         ];
         warnings
             .extend(losses.iter().filter(|(number, _)| *number > 0).map(|(number, what)| format!("{number} {what}")));
+        warnings.extend(self.overrides_unreadable.as_ref().map(|error| {
+            let store = &self.store.kind;
+            format!(
+                "the bans and allowances in {store} cannot be read, so those of other hosts do not hold here; the next \
+                 ban or allow writes them anew: {error}"
+            )
+        }));
         warnings.extend(self.diagnosis.iter().map(|found| format!("{}: {}", found.problem, found.remedy)));
         warnings
     }

@@ -50,7 +50,7 @@ impl ControlCommand for TopArgs {
         let clients = busiest(rules.store.table(), self.clients.min(MAX_CLIENTS), now).await;
         let latency = control.service.statistics.store_latency.histogram();
         Ok(TopAnswer {
-            status: StatusAnswer::of(control, now),
+            status: StatusAnswer::of(control, now).await,
             busiest: clients.iter().filter_map(|client| ClientStatus::of(&rules.policy, client)).collect(),
             latency: StoreLatency { median: latency.quantile(0.5), p99: latency.quantile(0.99) },
         })

@@ -3,19 +3,17 @@
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::ban::netblock_text;
 use super::commands::{ControlCommand, Logged, Record};
 use super::disallow::LiftAnswer;
 use super::text::Summary;
 use super::{Control, Problem};
-use crate::engine::overrides::{Change, Propagation};
+use crate::engine::bans::{lift, limit_bans};
+use crate::engine::overrides::Change;
 use crate::engine::reading::Reading;
 use crate::engine::target::Target;
 use crate::net::clock::Now;
-use crate::observe::log::{Event, Severity};
 use crate::observe::terminal::Paint;
 use crate::policy::overrides::OverrideKind;
-use crate::policy::{BLACKLIST, CounterKind};
 
 /// Lift the bans of a client, a prefix or a key
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -37,48 +35,49 @@ impl ControlCommand for UnbanArgs {
         // Another host may have banned it a moment ago.
         service.overrides.refresh(service, now).await;
         let rules = service.rules.load_full();
-        let counted = rules.policy.counted(target);
-        let mut lifted = 0;
-        for one in counted.iter().filter(|one| one.limit.ban.is_some()) {
-            let reading = Reading::of(&rules.store, one, now).await;
-            if reading.is_some_and(|reading| reading.banned > 0) {
-                lifted += 1;
-                service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
-                    line.field("key", &one.part).field("limit", &one.limit.name);
-                });
-            }
-        }
-        let keys = counted.iter().filter(|one| one.limit.ban.is_some());
-        let keys: Vec<_> = keys.flat_map(|one| [one.key(CounterKind::Ban), one.key(CounterKind::Violations)]).collect();
+        let found = limit_bans(&rules, target, now).await;
+        let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
+        let (is_done, mut changes) = lift(service, &rules, &bans, now).await;
+        let mut lifted = bans.len();
         let mut notes = Vec::new();
-        if !keys.is_empty() && !rules.store.reset(keys.into_iter(), now).await {
+        if !is_done {
             notes.push(format!("{} is down: a limit's ban stays there", rules.store.name()));
         }
+        if found.more > 0 {
+            notes.push(format!("{} further clients of it are banned by limits; repeat it", found.more));
+        }
+        if matches!(target, Target::Netblock(_)) && rules.store.waits() {
+            let store = rules.store.name();
+            notes.push(format!("{store} cannot list its keys: limits' bans that this daemon knows are lifted"));
+        }
         if let Some(netblock) = target.netblock() {
-            let words = rules.policy.overrides().list();
-            let bans = || words.iter().filter(|word| word.kind == OverrideKind::Ban);
-            if bans().any(|word| word.netblock == netblock) {
-                lifted += 1;
-                service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
-                    line.field("key", &netblock_text(netblock)).field("limit", BLACKLIST);
-                });
-                let reach = service.overrides.change(service, Change::Remove(netblock), now).await?;
-                notes.extend(Propagation::note(&reach));
-            }
-            let around = bans().filter(|word| word.netblock != netblock && word.netblock.contains(&netblock));
-            notes.extend(around.map(|word| {
-                let around = word.netblock;
-                format!("{around} is banned by {}: unban that, or allow {target} for a while", word.by)
+            let overrides = rules.policy.overrides().list();
+            let bans = || overrides.iter().filter(|entry| entry.kind == OverrideKind::Ban && entry.left(now) > 0);
+            let within = bans().map(|entry| entry.netblock).filter(|banned| netblock.contains(banned));
+            let within: Vec<Change> = within.map(Change::Remove).collect();
+            lifted += within.len();
+            changes.extend(within);
+            let around = bans().filter(|entry| entry.netblock != netblock && entry.netblock.contains(&netblock));
+            notes.extend(around.map(|entry| {
+                let around = entry.netblock;
+                format!("{around} is banned by {}: unban that, or allow {target} for a while", entry.by)
             }));
             let sessions = service.sessions.clear_refusals(|client, _| netblock.contains(&client));
             if sessions > 0 {
                 notes.push(format!("sessions that are no longer refused: {sessions}"));
             }
         }
-        for one in &counted {
-            if let Some(reading) = Reading::of(&rules.store, one, now).await.filter(|read| read.count > one.threshold) {
-                let (limit, count, threshold) = (&one.limit.name, reading.count, one.threshold);
-                notes.push(format!("it is still over limit {limit}, {count} of {threshold}: reset it to let it in"));
+        if !changes.is_empty() {
+            notes.extend(service.overrides.change(service, changes, now).await?.note());
+        }
+        for one in rules.policy.counted(target).into_iter().chain(bans) {
+            let reading = Reading::of(&rules.store, &one, now).await;
+            if let Some(reading) = reading.filter(|reading| reading.count > one.threshold) {
+                let (limit, key, count, threshold) = (&one.limit.name, &one.part, reading.count, one.threshold);
+                let note = format!("{key} is still over limit {limit}, {count} of {threshold}: reset it to let it in");
+                if !notes.contains(&note) {
+                    notes.push(note);
+                }
             }
         }
         let done = match lifted {

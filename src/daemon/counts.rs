@@ -9,6 +9,7 @@ use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::overrides::OverrideList;
 use crate::net::clock::Now;
 use crate::policy::Policy;
 use crate::policy::limit::LimitId;
@@ -23,7 +24,7 @@ const ORIGIN: (u16, u16) = (1, 2);
 const COUNTS: (u16, u16) = (2, 3);
 
 /// Bans and allowances of netblocks.
-const OVERRIDES: (u16, u16) = (3, 2);
+const OVERRIDES: (u16, u16) = (3, 3);
 
 /// What the numbers of the table mean.
 #[derive(Serialize, Deserialize)]
@@ -46,7 +47,7 @@ pub fn write(writer: &mut Writer<impl Write>, policy: &Policy, table: &Table, no
         limits: policy.identities().map(|(identity, id)| (id, identity.to_owned())).collect(),
     };
     writer.add_value(ORIGIN, &origin)?;
-    writer.add_value(OVERRIDES, &policy.overrides().list())?;
+    writer.add_value(OVERRIDES, &OverrideList::of(&policy.overrides().list(), now))?;
     let (mut counts, mut written) = (Vec::new(), 0);
     for part in 0..Table::PARTS {
         counts.clear();
@@ -109,7 +110,8 @@ impl<'p> Reading<'p> {
         if section.kind == ORIGIN.0 {
             self.origin = Some(self.origin(&section.content)?);
         } else if section.kind == OVERRIDES.0 {
-            self.policy.overrides().set(decode(&section.content)?, self.now);
+            let saved: OverrideList = decode(&section.content)?;
+            self.policy.overrides().set(saved.overrides(&[], self.now), self.now);
         } else {
             let origin = self.origin.as_ref().ok_or(SnapshotError::Corrupt)?;
             origin.restore(&section.content, self.now)?;

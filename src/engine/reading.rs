@@ -3,7 +3,7 @@
 use crate::engine::target::Counted;
 use crate::net::clock::Now;
 use crate::policy::limit::Window;
-use crate::policy::{CounterKind, Operation, window};
+use crate::policy::{Counter, CounterKind, Operation, window};
 use crate::store::Store;
 
 /// All counters of one key, read at one moment.
@@ -22,29 +22,21 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Asks the store; `None`: it is away and nothing is known here.
+    /// Asks the store; `None`: it is down and nothing is known here.
     pub async fn of(store: &Store, counted: &Counted<'_>, now: Now) -> Option<Self> {
-        let (limit, threshold) = (counted.limit, counted.threshold);
-        let purposes = counted.purposes(now);
-        // All at once, for a borrowing iterator cannot be held over the wait.
-        let mut operations = Vec::with_capacity(purposes.len());
-        for purpose in &purposes {
-            operations.push(Operation { key: counted.key(*purpose), amount: 0, exptime: limit.exptime, threshold });
-        }
-        let hits = store.count(operations, now).await;
+        let limit = counted.limit;
         let mut reading = Self::default();
         let mut slots = Vec::new();
-        for (purpose, hit) in purposes.iter().zip(hits) {
-            let hit = hit?;
-            match purpose {
+        for (kind, counter) in counters(store, counted, now).await? {
+            match kind {
                 CounterKind::Window | CounterKind::Slot(_) => {
-                    reading.count = reading.count.saturating_add(hit.count);
-                    reading.left = hit.left;
-                    slots.push(hit.count);
+                    reading.count = reading.count.saturating_add(counter.count);
+                    reading.left = counter.left;
+                    slots.push(counter.count);
                 }
-                CounterKind::Violations => reading.violations = hit.count,
-                CounterKind::Bans => reading.bans = hit.count,
-                CounterKind::Ban => reading.banned = if hit.count > 0 { hit.left.max(1) } else { 0 },
+                CounterKind::Violations => reading.violations = counter.count,
+                CounterKind::Bans => reading.bans = counter.count,
+                CounterKind::Ban => reading.banned = if counter.count > 0 { counter.left.max(1) } else { 0 },
             }
         }
         if limit.window == Window::Sliding {
@@ -52,4 +44,24 @@ impl Reading {
         }
         Some(reading)
     }
+}
+
+/// The hits in the window by counter: of a sliding window the slots, the newest first.
+pub async fn window_counters(store: &Store, counted: &Counted<'_>, now: Now) -> Option<Vec<(CounterKind, u32)>> {
+    let counters = counters(store, counted, now).await?;
+    let of_window = |kind: &CounterKind| matches!(kind, CounterKind::Window | CounterKind::Slot(_));
+    Some(
+        counters.into_iter().filter(|(kind, _)| of_window(kind)).map(|(kind, counter)| (kind, counter.count)).collect(),
+    )
+}
+
+/// Every counter of a key, without counting.
+async fn counters(store: &Store, counted: &Counted<'_>, now: Now) -> Option<Vec<(CounterKind, Counter)>> {
+    let (exptime, threshold) = (counted.limit.exptime, counted.threshold);
+    let kinds = counted.purposes(now);
+    // Collected, for a borrowing iterator cannot be held over the wait.
+    let reads: Vec<_> =
+        kinds.iter().map(|kind| Operation { key: counted.key(*kind), amount: 0, exptime, threshold }).collect();
+    let answers = store.count(reads, now).await;
+    kinds.into_iter().zip(answers).map(|(kind, answer)| Some((kind, answer?))).collect()
 }

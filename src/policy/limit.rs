@@ -18,6 +18,9 @@ pub const MAX_NAME: usize = 32;
 /// Tells limits apart within one process, also over reloads.
 pub type LimitId = u16;
 
+/// The largest id: the store uses the bit above it.
+pub const MAX_ID: LimitId = 0x7fff;
+
 /// `threshold` hits per `exptime`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {

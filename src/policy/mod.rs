@@ -323,6 +323,6 @@ impl Policy {
 /// The number of a name.
 fn id(ids: &mut HashMap<String, LimitId>, name: String) -> LimitId {
     // There may be 65,536 in the life of a process; who has more shares the last one.
-    let next = LimitId::try_from(ids.len()).unwrap_or(LimitId::MAX);
+    let next = LimitId::try_from(ids.len()).unwrap_or(LimitId::MAX).min(limit::MAX_ID);
     *ids.entry(name).or_insert(next)
 }

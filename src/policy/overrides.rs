@@ -13,40 +13,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::clock::Now;
 use crate::net::netblock_table::NetblockTable;
+use crate::net::secret;
 
 /// The most of them at once. They travel as a whole, once a second.
 pub const MAX_OVERRIDES: usize = 1000;
 
-/// What an administrator said of one netblock.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// A ban or an allowance of an administrator.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Override {
+    /// The same on every host.
+    pub id: u64,
     pub netblock: IpNet,
-    /// What.
     pub kind: OverrideKind,
-    /// Until when, in seconds since the Unix epoch.
+    /// In milliseconds on the monotonic clock: a step of the system clock does not change how long it lasts.
     pub ends: u64,
-    /// Who said it, for people to read.
+    /// The user who set it.
     pub by: String,
 }
 
-/// What can be said.
+impl Override {
+    /// One that lasts for so many seconds from now.
+    pub fn new(netblock: IpNet, kind: OverrideKind, seconds: u64, by: String, now: Now) -> Self {
+        let ends = now.monotonic.saturating_add(seconds.saturating_mul(1000));
+        Self { id: secret::random()[0], netblock, kind, ends, by }
+    }
+
+    /// Seconds until it ends, rounded up; 0: it has ended.
+    pub fn left(&self, now: Now) -> u64 {
+        seconds_left(self.ends, now)
+    }
+}
+
+fn seconds_left(ends: u64, now: Now) -> u64 {
+    ends.saturating_sub(now.monotonic).div_ceil(1000)
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum OverrideKind {
-    /// They pass and are not counted.
+    /// Clients pass and are not counted.
     Allow,
-    /// They are refused as those on the blacklist are.
+    /// Clients are refused like those on the blacklist.
     Ban,
-    /// Their counts were reset, and every host drops what it remembers of them. No client passes by it.
-    Reset,
 }
 
 impl OverrideKind {
-    /// Its word.
+    pub const ALL: [Self; 2] = [Self::Allow, Self::Ban];
+
     pub fn name(self) -> &'static str {
         match self {
             Self::Allow => "allow",
             Self::Ban => "ban",
-            Self::Reset => "reset",
         }
     }
 }
@@ -89,7 +106,7 @@ impl Overrides {
         }
         let words = self.shared.words.load();
         let (netblock, (kind, ends)) = words.netblocks.lookup(client)?;
-        let left = ends.checked_sub(now.unix()).filter(|left| *left > 0)?;
+        let left = Some(seconds_left(*ends, now)).filter(|left| *left > 0)?;
         Some(ActiveOverride { netblock: *netblock, kind: *kind, left: u32::try_from(left).unwrap_or(u32::MAX) })
     }
 
@@ -100,9 +117,8 @@ impl Overrides {
 
     /// Puts this list in force, without what has ended.
     pub fn set(&self, mut list: Vec<Override>, now: Now) {
-        list.retain(|word| word.ends > now.unix());
-        let lasting = list.iter().filter(|word| word.kind != OverrideKind::Reset);
-        let netblocks: NetblockTable<_> = lasting.map(|word| (word.netblock, (word.kind, word.ends))).collect();
+        list.retain(|word| word.ends > now.monotonic);
+        let netblocks: NetblockTable<_> = list.iter().map(|word| (word.netblock, (word.kind, word.ends))).collect();
         let any = !netblocks.is_empty();
         self.shared.words.store(Arc::new(OverrideTable { list, netblocks }));
         self.shared.any.store(any, Ordering::Relaxed);
@@ -111,7 +127,7 @@ impl Overrides {
     /// Drops what has ended, so that it no longer hides what was said of a network around it.
     pub fn expire(&self, now: Now) {
         let words = self.shared.words.load();
-        if words.list.iter().any(|word| word.ends <= now.unix()) {
+        if words.list.iter().any(|word| word.ends <= now.monotonic) {
             self.set(words.list.clone(), now);
         }
     }
@@ -121,8 +137,8 @@ impl Overrides {
 mod tests {
     use super::*;
 
-    fn word(netblock: &str, kind: OverrideKind, ends: u64) -> Override {
-        Override { netblock: netblock.parse().unwrap(), kind, ends: Now::simulated(0).unix() + ends, by: "root".into() }
+    fn word(netblock: &str, kind: OverrideKind, seconds: u64) -> Override {
+        Override::new(netblock.parse().unwrap(), kind, seconds, "root".into(), Now::simulated(0))
     }
 
     #[test]
@@ -145,10 +161,14 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_is_told_but_lets_nobody_pass() {
+    fn a_step_of_the_system_clock_changes_no_end() {
         let overrides = Overrides::default();
-        overrides.set(vec![word("192.0.2.0/24", OverrideKind::Reset, 60)], Now::simulated(0));
-        assert_eq!(overrides.lookup([192, 0, 2, 1].into(), Now::simulated(0)), None);
-        assert_eq!(overrides.list().len(), 1);
+        overrides.set(vec![word("192.0.2.0/24", OverrideKind::Allow, 60)], Now::simulated(0));
+        for (step, second, left) in [(3_600_000, 59, Some(1)), (-3_600_000, 59, Some(1)), (-3_600_000, 60, None)] {
+            let now = Now::simulated(second * 1000);
+            let now = Now { unix_ms: now.unix_ms.wrapping_add_signed(step), ..now };
+            overrides.expire(now);
+            assert_eq!(overrides.lookup([192, 0, 2, 1].into(), now).map(|active| active.left), left);
+        }
     }
 }

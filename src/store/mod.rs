@@ -30,6 +30,7 @@ use crate::policy::{Counter, Key, Operation, Refund};
 pub use settings::StoreConfig;
 
 use crate::store::shared::backend::{Backend, SavedOutage, VersionedValue};
+use crate::store::shared::bans::NewBans;
 use crate::store::shared::breaker::Condition;
 use crate::store::shared::coalesce::Coalesce;
 use crate::store::shared::over_limit::OverLimitCache;
@@ -54,6 +55,7 @@ pub struct Store {
     statistics: Arc<Statistics>,
     /// Work that follows from judgements, for which no request waits.
     following: TaskTracker,
+    new_bans: NewBans,
 }
 
 /// The reading of a counter that does not exist.
@@ -83,6 +85,7 @@ impl Store {
             key_prefix: config.key_prefix.clone(),
             statistics: Arc::clone(statistics),
             following: TaskTracker::new(),
+            new_bans: NewBans::default(),
         }
     }
 
@@ -189,6 +192,11 @@ impl Store {
     /// Whether hosts share this store: then a hit waits for a server.
     pub fn waits(&self) -> bool {
         self.backend.is_some()
+    }
+
+    /// Bans that this process began and other hosts do not know.
+    pub fn new_bans(&self) -> &NewBans {
+        &self.new_bans
     }
 
     /// The counts held in this process.

@@ -203,7 +203,7 @@ fn an_override_survives_a_reload_and_expires() {
     assert_eq!(host.ask("reload")["done"], "the configuration is in force");
     assert!(!passes(&host.connected("198.51.100.7", 1)));
     until("the end of a ban of one second", || passes(&host.connected("198.51.100.8", 1)).then_some(()));
-    until("a list without it", || (host.ask("status")["bans"] == 1).then_some(()));
+    until("a list without it", || (host.ask("status")["administrator_bans"] == 1).then_some(()));
 }
 
 #[test]
@@ -413,4 +413,176 @@ fn overrides_survive_an_upgrade_and_a_restart_with_a_state_file() {
     host.daemon.start_again();
     assert_eq!(host.connected("203.0.113.7", 3), refused);
     assert!(host.daemon.lines().with("UPGRADE_INCOMPLETE").is_empty(), "{}", host.daemon.lines());
+}
+
+#[test]
+fn a_prefix_shows_and_unbans_limits_bans_that_outlast_their_windows() {
+    let memcached = Memcached::start();
+    for store in [String::new(), format!("memcached_server = \"{}\"\n", memcached.server())] {
+        let host = Host::start(&format!("threshold = 1\nexptime = 1\nban_time = \"1h\"\n{store}"));
+        let banned = |client: &str| {
+            host.connect_often(client, 2);
+            until("a ban", || (host.ask(&format!("show {client}"))["counters"][0]["banned"] != 0).then_some(()));
+        };
+        ["198.51.100.7", "198.51.100.8", "203.0.113.1"].into_iter().for_each(banned);
+        until("the end of the windows", || {
+            let counters = host.ask("show 198.51.100.0/24")["counters"].clone();
+            let expected: Vec<_> =
+                counters.as_array().unwrap().iter().map(|one| (one["key"].clone(), one["count"] == 0)).collect();
+            (expected == [(json!("198.51.100.7"), true), (json!("198.51.100.8"), true)]).then_some(())
+        });
+        let shown = host.say("show 198.51.100.0/24").text;
+        assert!(shown.contains("banned for 1 h") || shown.contains("banned for 59 min"), "{shown}");
+        let status = host.ask("status");
+        assert_eq!((&status["limit_bans"], &status["administrator_bans"]), (&json!(3), &json!(0)));
+        assert!(host.say("status").text.contains("bans          0 of administrators, 3 of limits\n"));
+        assert_eq!(host.ask("unban 198.51.100.0/24")["lifted"], 2);
+        assert_eq!(host.ask("unban 198.51.100.0/24")["lifted"], 0);
+        assert!(passes(&host.connected("198.51.100.7", 9)));
+        assert!(!passes(&host.connected("203.0.113.1", 9)));
+        assert_eq!(host.ask("status")["limit_bans"], 1);
+    }
+}
+
+#[test]
+fn a_thousand_resets_leave_room_for_bans_and_allowances() {
+    let memcached = Memcached::start();
+    for store in [String::new(), format!("memcached_server = \"{}\"", memcached.server())] {
+        let host = Host::start(&store);
+        let mut stream = BufReader::new(UnixStream::connect(&host.socket).unwrap());
+        for number in 0..1001 {
+            let target = format!("198.51.{}.{}", 100 + number / 250, number % 250);
+            let request = json!({ "v": 1, "command": "reset", "target": target });
+            stream.get_mut().write_all(format!("{request}\n").as_bytes()).unwrap();
+            let mut answer = String::new();
+            stream.read_line(&mut answer).unwrap();
+            assert!(answer.contains("\"ok\":true"), "{number}: {answer}");
+        }
+        host.ask("ban 203.0.113.7");
+        host.ask("allow 203.0.113.8 for 1h");
+        assert!(!passes(&host.connected("203.0.113.7", 1)));
+    }
+}
+
+#[test]
+fn an_override_of_a_prefix_names_the_narrower_ones_that_are_stronger() {
+    let host = Host::start("");
+    host.ask("ban 198.51.100.7");
+    let note = &host.ask("allow 198.51.100.0/24 for 1h")["notes"][0];
+    assert_eq!(note, "198.51.100.7/32 in it is banned by root and stays refused: unban that");
+    assert!(!passes(&host.connected("198.51.100.7", 1)));
+    host.ask("allow 203.0.113.7 for 1h");
+    let note = &host.ask("ban 203.0.113.0/24")["notes"][0];
+    assert_eq!(note, "203.0.113.7/32 in it is allowed by root and passes all the same: disallow that");
+    assert!(passes(&host.connected("203.0.113.7", 1)));
+}
+
+#[test]
+fn a_hit_is_revoked_wherever_it_is_in_a_sliding_window() {
+    let memcached = Memcached::start();
+    let limit = "[limit.logins]\nper = \"sasl_username\"\nthreshold = 5\nexptime = 30\nwindow = \"sliding\"\n";
+    for store in [String::new(), format!("memcached_server = \"{}\"\n", memcached.server())] {
+        let host = Host::start(&format!("{store}{limit}"));
+        // A slot is 3 seconds.
+        host.ask("hit logins joe");
+        std::thread::sleep(std::time::Duration::from_millis(3200));
+        host.ask("hit logins joe --amount 2");
+        let answer = host.ask("revoke logins joe --amount 3");
+        assert_eq!((&answer["revoked"], &answer["count"]), (&json!(3), &json!(0)));
+        let said = host.say("revoke logins joe");
+        assert!(said.code == 1 && said.text.contains("no hit in the window, so none was taken back"), "{}", said.text);
+    }
+}
+
+#[test]
+fn what_is_shown_of_the_shared_list_is_escaped() {
+    let memcached = Memcached::start();
+    let host = Host::start(&format!("memcached_server = \"{}\"", memcached.server()));
+    host.ask("ban 203.0.113.0/24 for 1h");
+    let list = memcached.value("connshaper:!overrides").unwrap();
+    let list = list.replace("\"by\":\"root\"", "\"by\":\"\\u001b[2J\\u009b1m\\nroot\"");
+    assert_eq!(memcached.say(&format!("set connshaper:!overrides 0 0 {}\r\n{list}", list.len())), "STORED");
+    let shown = until("another user", || Some(host.say("show 203.0.113.7").text).filter(|text| text.contains("[2J")));
+    assert!(shown.contains(r"by \x1b[2J\xc2\x9b1m\x0aroot"), "{shown:?}");
+    for words in ["unban 203.0.113.7", "show 203.0.113.7 --json", "unban 203.0.113.7 --json"] {
+        let text = host.say(words).text;
+        assert!(text.contains("[2J") && text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+    }
+}
+
+#[test]
+fn a_shared_list_that_cannot_be_read_is_reported_and_the_next_ban_repairs_it() {
+    let memcached = Memcached::start();
+    let config = format!("memcached_server = \"{}\"", memcached.server());
+    let (one, other) = (Host::start(&config), Host::start(&config));
+    one.ask("ban 203.0.113.0/24 for 1h");
+    until("the ban on the other host", || (other.ask("status")["administrator_bans"] == 1).then_some(()));
+    assert_eq!(memcached.say("set connshaper:!overrides 0 0 5\r\nhello"), "STORED");
+    for host in [&one, &other] {
+        host.daemon.lines().wait_for("OVERRIDES_UNREADABLE store=memcached error=");
+        let status = host.say("status").text;
+        assert!(status.contains("warning: the bans and allowances in memcached cannot be read"), "{status}");
+    }
+    let answer = one.ask("ban 198.51.100.7 for 1h");
+    assert_eq!(answer["notes"], json!([]));
+    let mut port = 1000..;
+    until("the new ban on the other host", || {
+        other.connected("198.51.100.7", port.next().unwrap()).contains("Access denied").then_some(())
+    });
+    assert!(!passes(&other.connected("203.0.113.9", 1)));
+    assert_eq!(other.ask("status")["overrides_unreadable"], Value::Null);
+    assert_eq!(other.daemon.lines().with("OVERRIDES_UNREADABLE").len(), 1);
+}
+
+#[test]
+fn a_second_reset_within_a_second_reaches_the_other_hosts() {
+    let memcached = Memcached::start();
+    let config = format!("threshold = 1\nmemcached_server = \"{}\"", memcached.server());
+    let (one, other) = (Host::start(&config), Host::start(&config));
+    let mut session = Policy::connect(other.daemon.endpoint());
+    let mut port = 1000..;
+    for turn in 0..4 {
+        assert!(passes(&other.connected("198.51.100.7", port.next().unwrap())));
+        let port = port.next().unwrap();
+        assert!(!passes(&session.connected("198.51.100.7", port)), "{turn}");
+        one.ask("reset 198.51.100.7");
+        let port = format!("client_port={port}");
+        let later = ["protocol_state=RCPT", "client_address=198.51.100.7", &port, "instance=1.2.3.0"];
+        let later = [&later[..], &["server_address=192.0.2.25", "server_port=25"]].concat();
+        until("a session that is no longer refused", || passes(&session.ask(&later)).then_some(()));
+    }
+}
+
+/// Every command that prints, with what it needs to print something.
+#[test]
+fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
+    let host = Host::start("threshold = 2");
+    let dir = support::Dir::new();
+    let old = dir.write("old", "threshold 5\n");
+    let log = dir.write("mail.log", "Nov  1 00:00:01 mx postfix/smtpd[1]: connect from unknown[198.51.100.7]\n");
+    let (config, socket) = (host.daemon.config().display().to_string(), host.socket.display().to_string());
+    let (old, log) = (old.display().to_string(), log.display().to_string());
+    let control = ["status", "show 198.51.100.7", "explain 198.51.100.7", "reset 198.51.100.7", "reload", "top --json"];
+    let control = control.map(|words| format!("{words} --socket {socket}"));
+    let json = format!("status --json --socket {socket}");
+    let others = ["--help", "--version", "completions bash"].map(str::to_owned);
+    let files = [format!("check -c {config}"), format!("check --json -c {config}"), format!("convert {old}")];
+    let more = [
+        format!("query --to {} 198.51.100.7", host.daemon.endpoint()),
+        format!("advise {log}"),
+        format!("top --socket {socket}"),
+    ];
+    for words in control.into_iter().chain([json]).chain(others).chain(files).chain(more) {
+        let run = |output: std::process::Stdio| command().args(words.split(' ')).stdout(output).output().unwrap();
+        let full = run(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into());
+        let error = String::from_utf8_lossy(&full.stderr);
+        assert_eq!(full.status.code(), Some(74), "{words}: {error}");
+        assert!(error.contains("standard output: No space left on device"), "{words}: {error}");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let closed = run(writer.into());
+        let error = String::from_utf8_lossy(&closed.stderr);
+        assert_eq!(closed.status.code(), Some(0), "{words}: {error}");
+        assert!(!error.contains("panicked") && !error.contains("standard output"), "{words}: {error}");
+    }
 }

@@ -96,6 +96,120 @@ fn hooks_run_on_bans_whatever_is_logged() {
     assert!(daemon.lines().with("BANNED").is_empty());
 }
 
+/// A daemon whose script notes bans, and its control socket.
+struct Firewall {
+    daemon: Daemon,
+    dir: Dir,
+    out: PathBuf,
+}
+
+impl Firewall {
+    fn start(config: &str) -> Self {
+        let dir = Dir::new();
+        let (script, out) = script(&dir, "ban");
+        let control = dir.join("control");
+        let daemon = Daemon::start(&format!(
+            "threshold = 1\nban_time = \"1h\"\nban_command = {script:?}\ncontrol_socket = {control:?}\n{config}"
+        ));
+        Self { daemon, dir, out }
+    }
+
+    fn say(&self, words: &str) -> String {
+        let socket = self.dir.join("control");
+        let output = command().args(words.split(' ')).arg("--socket").arg(socket).output().unwrap();
+        assert!(output.status.success(), "{words}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    /// Event and key of each run of the script.
+    fn told(&self) -> Vec<String> {
+        let field = |line: &str, name: &str| {
+            let value = line.split(' ').find_map(|pair| pair.strip_prefix(&format!("CONNSHAPER_{name}=")));
+            value.unwrap_or_default().to_owned()
+        };
+        lines(&self.out).iter().map(|line| format!("{} {}", field(line, "EVENT"), field(line, "KEY"))).collect()
+    }
+
+    /// Waits for a run of the script and returns all so far.
+    #[track_caller]
+    fn wait_for(&self, event: &str) -> Vec<String> {
+        until(event, || Some(self.told()).filter(|told| told.iter().any(|known| known == event)))
+    }
+}
+
+#[test]
+fn a_firewall_hears_once_of_every_ban_that_ends_before_its_time() {
+    let host = Firewall::start("");
+    let ban = |client: &str| {
+        connect(&host.daemon, client, 2);
+        host.wait_for(&format!("BANNED {client}"));
+    };
+    ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4", "192.0.2.9"].into_iter().for_each(ban);
+    host.say("reset 198.51.100.1");
+    host.say("reset 198.51.100.1");
+    assert!(host.say("allow 198.51.100.2 for 1h").contains("bans of limits lifted: 1"));
+    host.say("unban 198.51.100.0/29");
+    host.say("ban 203.0.113.7");
+    host.say("allow 203.0.113.7 for 1h");
+    host.say("ban 203.0.113.8");
+    host.say("unban 203.0.113.0/24");
+    ban("198.51.100.5");
+    host.say("reset 198.51.100.0/24");
+    host.say("ban 192.0.2.128/25");
+    // The whitelist of a reload has a client that a limit banned, and a netblock that an administrator did.
+    let config = fs::read_to_string(host.daemon.config()).unwrap();
+    fs::write(host.daemon.config(), format!("whitelist = [\"192.0.2.0/24\"]\n{config}")).unwrap();
+    host.say("reload");
+    host.wait_for("UNBANNED 192.0.2.128/25");
+    host.wait_for("UNBANNED 192.0.2.9");
+    // A ban of a whitelisted client has no effect, until a reload takes it off the whitelist.
+    host.say("ban 192.0.2.10");
+    fs::write(host.daemon.config(), &config).unwrap();
+    host.say("reload");
+    host.wait_for("BANNED 192.0.2.10");
+    host.say("ban 203.0.113.99");
+    let told = host.wait_for("BANNED 203.0.113.99");
+    let count = |event: &str, key: &str| told.iter().filter(|known| **known == format!("{event} {key}")).count();
+    let lifted = ["198.51.100.1", "198.51.100.2", "198.51.100.3", "198.51.100.4", "198.51.100.5", "203.0.113.7"];
+    for key in lifted.into_iter().chain(["203.0.113.8"]) {
+        assert_eq!([count("BANNED", key), count("UNBANNED", key)], [1, 1], "{key}: {told:?}");
+    }
+    for key in ["192.0.2.9", "192.0.2.128/25"] {
+        assert_eq!([count("BANNED", key), count("UNBANNED", key)], [2, 1], "{key}: {told:?}");
+    }
+    assert_eq!(told.len(), 22, "{told:?}");
+}
+
+#[test]
+fn a_firewall_hears_of_bans_and_their_ends_on_every_host_that_shares_the_store() {
+    let memcached = Memcached::start();
+    let config = format!("memcached_server = \"{}\"", memcached.server());
+    let (one, other) = (Firewall::start(&config), Firewall::start(&config));
+    connect(&one.daemon, "198.51.100.1", 2);
+    connect(&one.daemon, "198.51.100.2", 2);
+    one.say("ban 203.0.113.0/24");
+    for event in ["BANNED 198.51.100.1", "BANNED 198.51.100.2", "BANNED 203.0.113.0/24"] {
+        one.wait_for(event);
+        other.wait_for(event);
+    }
+    // The other host has not seen these clients, but knows of their bans.
+    assert!(other.say("show 198.51.100.0/24").contains("banned for"));
+    other.say("unban 198.51.100.0/24");
+    other.say("unban 203.0.113.0/24");
+    let all = ["198.51.100.1", "198.51.100.2", "203.0.113.0/24"];
+    for host in [&one, &other] {
+        all.iter().for_each(|key| drop(host.wait_for(&format!("UNBANNED {key}"))));
+    }
+    one.say("ban 203.0.113.99");
+    for host in [&one, &other] {
+        let mut told = host.wait_for("BANNED 203.0.113.99");
+        told.sort();
+        let expected = ["BANNED 198.51.100.1", "BANNED 198.51.100.2", "BANNED 203.0.113.0/24", "BANNED 203.0.113.99"];
+        assert_eq!(told[..4], expected, "{told:?}");
+        assert_eq!(told[4..], all.map(|key| format!("UNBANNED {key}")), "{told:?}");
+    }
+}
+
 #[test]
 fn hooks_run_at_the_start_and_end_of_an_outage_at_a_bounded_rate() {
     let dir = Dir::new();

@@ -235,6 +235,10 @@ fn daemon(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     };
     let mut findings = vec![right(format!("the control socket {} answers", path.display()))];
     findings.extend(status.diagnosis.into_iter().map(|found| not_right(State::Wrong, found.problem, found.remedy)));
+    if let Some(error) = status.overrides_unreadable {
+        let what = format!("the bans and allowances in {} cannot be read: {error}", status.store.kind);
+        findings.push(not_right(State::Wrong, what, "run connshaper ban or allow, which writes them anew"));
+    }
     if let Some(error) = status.configuration.reload_failed {
         let what = format!("the daemon runs on an old configuration: {error}");
         findings.push(not_right(State::Wrong, what, "correct it and run connshaper reload"));

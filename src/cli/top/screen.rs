@@ -149,13 +149,14 @@ impl Screen {
                 Span::raw(format!("  up {}  store: {store}", lasting(status.uptime))),
             ]),
             Line::from(format!(
-                "{:.1} requests/s  {:.1} refused/s  {} sessions  {} waiting  {} clients  {} bans",
+                "{:.1} requests/s  {:.1} refused/s  {} sessions  {} waiting  {} clients  bans: {} by admins, {} by limits",
                 status.queries_per_second,
                 status.refusals_per_second,
                 status.sessions,
                 status.waiting,
                 status.clients,
-                status.bans,
+                status.administrator_bans,
+                status.limit_bans,
             )),
         ]
     }
@@ -268,7 +269,8 @@ mod tests {
             clients: 60,
             sessions: 40,
             waiting: 2,
-            bans: 1,
+            administrator_bans: 1,
+            limit_bans: 3,
             ..StatusAnswer::default()
         };
         let latency = StoreLatency { median: Some(0.00025), p99: Some(0.0025) };
@@ -295,6 +297,7 @@ mod tests {
                 lines[0]
             );
             assert!(lines[1].starts_with("812.4 requests/s  700.0 refused/s"), "{}", lines[1]);
+            assert!(width == 80 || lines[1].contains("  bans: 1 by admins, 3 by limits"), "{}", lines[1]);
             let first = lines.iter().position(|line| line.starts_with("client ")).unwrap() + 1;
             assert!(lines[first].starts_with("198.51.100.60 ") && lines[first].contains("over"), "{}", lines[first]);
             let bars = lines[first].ends_with(BAR) && lines[first].contains(" 6.0x ");

@@ -1,162 +1,283 @@
-//! The list of what administrators said: how it changes, and how it lies in the store.
+//! The list that hosts share: how it changes, and its form in the store.
 
 use std::io;
 
 use ipnet::IpNet;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
 
 use crate::engine::target::Target;
 use crate::net::clock::Now;
+use crate::net::secret;
 use crate::policy::overrides::{MAX_OVERRIDES, Override, OverrideKind};
 
 /// The version of the list's form.
-const FORM: u64 = 1;
+const VERSION: u64 = 2;
+
+/// Resets that are told at once. Of more, the oldest are left out: other hosts read the list every second.
+const MAX_RESETS: usize = 1000;
+
+/// Events of limits' bans that are told at once: as many as one command can lift. Of more, beginnings are left out
+/// first, for a firewall that misses an end goes on to block.
+pub const MAX_EVENTS: usize = 1000;
+
+/// How long a reset or an event is told to other hosts, in seconds.
+const TOLD: u64 = 60;
+
+/// The longest name of a user that is taken from the list, in characters.
+const MAX_USER: usize = 100;
 
 /// A change to the list.
 #[derive(Clone, Debug)]
 pub enum Change {
-    /// Something is said of a netblock, in place of what was.
+    /// A ban or an allowance, in place of what the netblock had.
     Set(Override),
-    /// What was said of this netblock no longer holds.
+    /// The ban or allowance of this netblock ends.
     Remove(IpNet),
-    /// What was counted under a key was forgotten.
-    Reset(KeyReset),
+    Reset(Reset),
+    Event(BanEvent),
 }
 
-/// A reset of a key that is no address, which every host is to heed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KeyReset {
-    /// The key, as the log shows it.
-    pub key: String,
+/// A reset, which every host has to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reset {
+    pub id: u64,
+    pub target: Target,
     /// How long it is told, in seconds since the Unix epoch.
-    pub ends: u64,
-    /// Who said it, for people to read.
+    ends: u64,
     pub by: String,
 }
 
+impl Reset {
+    pub fn new(target: Target, by: String, now: Now) -> Self {
+        Self { id: secret::random()[0], target, ends: now.unix() + TOLD, by }
+    }
+}
+
+/// The beginning or the end of a limit's ban, which a command of every host hears of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanEvent {
+    pub id: u64,
+    pub limit: String,
+    pub key: String,
+    pub kind: BanEventKind,
+    /// How long it is told, in seconds since the Unix epoch.
+    ends: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BanEventKind {
+    Begun { seconds: u32, repetition: u32 },
+    Lifted,
+}
+
+impl BanEvent {
+    pub fn new(limit: String, key: String, kind: BanEventKind, now: Now) -> Self {
+        Self { id: secret::random()[0], limit, key, kind, ends: now.unix() + TOLD }
+    }
+}
+
+/// An override as hosts share it: its end is on the system clock, the only one they have in common.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct SharedOverride {
+    id: u64,
+    netblock: IpNet,
+    kind: OverrideKind,
+    /// In seconds since the Unix epoch.
+    ends: u64,
+    by: String,
+}
+
+impl SharedOverride {
+    fn of(entry: &Override, now: Now) -> Self {
+        let Override { id, netblock, kind, by, .. } = entry.clone();
+        Self { id, netblock, kind, ends: now.unix() + entry.left(now), by }
+    }
+}
+
 /// All of the list.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OverrideList {
-    /// Of netblocks.
-    pub words: Vec<Override>,
-    /// Of keys, for a minute.
-    pub keys: Vec<KeyReset>,
+    v: u64,
+    overrides: Vec<SharedOverride>,
+    pub resets: Vec<Reset>,
+    pub events: Vec<BanEvent>,
 }
 
 impl OverrideList {
+    /// The list of one host.
+    pub fn of(overrides: &[Override], now: Now) -> Self {
+        let overrides = overrides.iter().map(|entry| SharedOverride::of(entry, now)).collect();
+        Self { v: VERSION, overrides, ..Self::default() }
+    }
+
     /// The list after these changes.
-    pub fn after(mut self, changes: &[Change]) -> Self {
+    pub fn after(mut self, changes: &[Change], now: Now) -> Self {
         for change in changes {
-            let (netblock, reset) = match change {
-                Change::Set(word) => (word.netblock, word.kind == OverrideKind::Reset),
-                Change::Remove(netblock) => (*netblock, false),
-                Change::Reset(reset) => {
-                    self.keys.retain(|other| other.key != reset.key);
-                    self.keys.push(reset.clone());
-                    continue;
+            match change {
+                Change::Set(entry) => {
+                    self.overrides.retain(|other| other.netblock != entry.netblock);
+                    if entry.left(now) > 0 {
+                        self.overrides.push(SharedOverride::of(entry, now));
+                    }
                 }
-            };
-            // A reset is news, and stands beside what holds.
-            self.words.retain(|word| word.netblock != netblock || (word.kind == OverrideKind::Reset) != reset);
-            if let Change::Set(word) = change {
-                self.words.push(word.clone());
+                Change::Remove(netblock) => self.overrides.retain(|other| other.netblock != *netblock),
+                Change::Reset(reset) => {
+                    self.resets.retain(|other| other.target != reset.target);
+                    self.resets.push(reset.clone());
+                }
+                Change::Event(event) => self.events.push(event.clone()),
             }
         }
         self
     }
 
-    /// What of it has not ended.
+    /// Without what has ended, and within its bounds.
     pub fn at(mut self, now: Now) -> Self {
-        self.words.retain(|word| word.ends > now.unix());
-        self.keys.retain(|reset| reset.ends > now.unix());
-        self.words.truncate(MAX_OVERRIDES);
-        self.keys.truncate(MAX_OVERRIDES);
+        self.overrides.retain(|entry| entry.ends > now.unix());
+        self.resets.retain(|reset| reset.ends > now.unix());
+        self.events.retain(|event| event.ends > now.unix());
+        self.overrides.truncate(MAX_OVERRIDES);
+        self.resets.drain(..self.resets.len().saturating_sub(MAX_RESETS));
+        let mut excess = self.events.len().saturating_sub(MAX_EVENTS);
+        self.events.retain(|event| {
+            let is_left_out = excess > 0 && event.kind != BanEventKind::Lifted;
+            excess -= usize::from(is_left_out);
+            !is_left_out
+        });
+        self.events.drain(..excess);
         self
     }
 
-    /// When each of it ends.
+    pub fn is_empty(&self) -> bool {
+        self.ends().next().is_none()
+    }
+
+    /// When each of it ends, in seconds since the Unix epoch.
     pub fn ends(&self) -> impl Iterator<Item = u64> {
-        self.words.iter().map(|word| word.ends).chain(self.keys.iter().map(|reset| reset.ends))
+        let overrides = self.overrides.iter().map(|entry| entry.ends);
+        overrides.chain(self.resets.iter().map(|reset| reset.ends)).chain(self.events.iter().map(|event| event.ends))
     }
 
-    /// What was reset, and until when that is told.
-    pub fn resets(&self) -> impl Iterator<Item = (Target, u64)> {
-        let netblocks = self.words.iter().filter(|word| word.kind == OverrideKind::Reset);
-        let netblocks = netblocks.map(|word| (Target::of_netblock(word.netblock), word.ends));
-        netblocks.chain(self.keys.iter().map(|reset| (Target::Key(reset.key.clone()), reset.ends)))
+    /// The overrides as they hold on this host. One that it knows already ends when it was to end, whatever the system
+    /// clock was set to meanwhile.
+    pub fn overrides(&self, known: &[Override], now: Now) -> Vec<Override> {
+        let local = |shared: &SharedOverride| {
+            let SharedOverride { id, netblock, kind, ends, by } = shared.clone();
+            let left = ends.saturating_sub(now.unix()).saturating_mul(1000);
+            let ends = known.iter().find(|entry| entry.id == id).map(|entry| entry.ends);
+            Override { id, netblock, kind, ends: ends.unwrap_or(now.monotonic.saturating_add(left)), by }
+        };
+        let mut overrides: Vec<Override> = self.overrides.iter().map(local).collect();
+        overrides.retain(|entry| entry.ends > now.monotonic);
+        overrides
     }
-}
 
-/// The list as it lies in the store.
-pub fn spell(told: &OverrideList) -> String {
-    let word = |word: &Override| json!({ "netblock": word.netblock.to_string(), "word": word.kind.name(), "ends": word.ends, "by": word.by });
-    let key = |reset: &KeyReset| json!({ "key": reset.key, "ends": reset.ends, "by": reset.by });
-    let words = told.words.iter().map(word).collect::<Vec<_>>();
-    json!({ "v": FORM, "words": words, "keys": told.keys.iter().map(key).collect::<Vec<_>>() }).to_string()
-}
+    /// The list's form in the store.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).expect("a list has string keys only")
+    }
 
-/// Reads it.
-///
-/// # Errors
-///
-/// When it is none, or one of another version.
-pub fn parse(value: &[u8]) -> io::Result<OverrideList> {
-    let wrong = || io::Error::other("the list in memcached is not one of this version");
-    let list: Value = serde_json::from_slice(value).map_err(|_| wrong())?;
-    let words = list["words"].as_array().filter(|_| list["v"] == FORM).ok_or_else(wrong)?;
-    let by = |said: &Value| Some(said["by"].as_str()?.chars().take(100).collect());
-    let word = |word: &Value| {
-        let kind = [OverrideKind::Allow, OverrideKind::Ban, OverrideKind::Reset]
-            .into_iter()
-            .find(|kind| word["word"] == kind.name())?;
-        let (netblock, ends) = (word["netblock"].as_str()?.parse().ok()?, word["ends"].as_u64()?);
-        Some(Override { netblock, kind, ends, by: by(word)? })
-    };
-    let key = |reset: &Value| match reset["key"].as_str()?.parse() {
-        Ok(Target::Key(key)) => Some(KeyReset { key, ends: reset["ends"].as_u64()?, by: by(reset)? }),
-        _ => None,
-    };
-    let words: Option<Vec<Override>> = words.iter().take(MAX_OVERRIDES).map(word).collect();
-    let keys = list["keys"].as_array().into_iter().flatten().take(MAX_OVERRIDES).map(key);
-    Ok(OverrideList { words: words.ok_or_else(wrong)?, keys: keys.collect::<Option<_>>().ok_or_else(wrong)? })
+    /// Reads it.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a list of this version.
+    pub fn parse(value: &[u8]) -> io::Result<Self> {
+        #[derive(Deserialize)]
+        struct Version {
+            v: u64,
+        }
+        let version = serde_json::from_slice::<Version>(value)?.v;
+        if version != VERSION {
+            return Err(io::Error::other(format!("its version is {version}, not {VERSION}")));
+        }
+        let mut list: Self = serde_json::from_slice(value)?;
+        let users = list.overrides.iter_mut().map(|entry| &mut entry.by);
+        for by in users.chain(list.resets.iter_mut().map(|reset| &mut reset.by)) {
+            *by = by.chars().take(MAX_USER).collect();
+        }
+        Ok(list)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn word(netblock: &str, kind: OverrideKind) -> Override {
-        Override { netblock: netblock.parse().unwrap(), kind, ends: 1_700_000_060, by: "root".to_owned() }
+    fn at(seconds: u64) -> Now {
+        Now::simulated(seconds * 1000)
+    }
+
+    fn entry(netblock: &str, kind: OverrideKind) -> Override {
+        Override::new(netblock.parse().unwrap(), kind, 3600, "root".to_owned(), at(0))
+    }
+
+    fn reset(target: &str, second: u64) -> Change {
+        Change::Reset(Reset::new(target.parse().unwrap(), "root".to_owned(), at(second)))
     }
 
     #[test]
-    fn the_last_word_of_a_netblock_holds_and_a_reset_stands_beside_it() {
-        let said = [
-            Change::Set(word("192.0.2.0/24", OverrideKind::Ban)),
-            Change::Set(word("192.0.2.0/24", OverrideKind::Reset)),
-            Change::Set(word("192.0.2.0/24", OverrideKind::Allow)),
-            Change::Set(word("2001:db8::/32", OverrideKind::Ban)),
+    fn the_last_override_of_a_netblock_holds_and_a_reset_leaves_it_alone() {
+        let changes = [
+            Change::Set(entry("192.0.2.0/24", OverrideKind::Ban)),
+            reset("192.0.2.0/24", 0),
+            Change::Set(entry("192.0.2.0/24", OverrideKind::Allow)),
+            Change::Set(entry("2001:db8::/32", OverrideKind::Ban)),
         ];
-        let told = OverrideList::default().after(&said);
-        let kinds: Vec<_> = told.words.iter().map(|word| word.kind).collect();
-        assert_eq!(kinds, [OverrideKind::Reset, OverrideKind::Allow, OverrideKind::Ban]);
-        let told = told.after(&[Change::Remove("192.0.2.0/24".parse().unwrap())]);
-        assert_eq!(told.words.len(), 2);
-        let again = |ends| Change::Reset(KeyReset { key: "sender=joe".to_owned(), ends, by: "root".to_owned() });
-        let told = told.after(&[again(10), again(20)]);
-        assert_eq!((told.words.len(), told.resets().last()), (2, Some((Target::Key("sender=joe".to_owned()), 20))));
+        let list = OverrideList::default().after(&changes, at(0));
+        let kinds: Vec<_> = list.overrides.iter().map(|entry| entry.kind).collect();
+        assert_eq!((kinds, list.resets.len()), (vec![OverrideKind::Allow, OverrideKind::Ban], 1));
+        let list = list.after(&[Change::Remove("192.0.2.0/24".parse().unwrap())], at(0));
+        assert_eq!((list.overrides.len(), list.resets.len()), (1, 1));
+    }
+
+    #[test]
+    fn a_second_reset_of_one_target_within_a_second_is_another_one() {
+        let list = OverrideList::default().after(&[reset("192.0.2.1", 0)], at(0));
+        let first = list.resets[0].id;
+        let list = list.after(&[reset("192.0.2.1", 0)], at(0));
+        assert_eq!(list.resets.len(), 1);
+        assert_ne!(list.resets[0].id, first);
+    }
+
+    #[test]
+    fn resets_and_events_leave_room_for_overrides() {
+        let resets: Vec<_> = (0..3000).map(|number| reset(&format!("sender=a{number}"), 0)).collect();
+        let list = OverrideList::default().after(&resets, at(0)).at(at(1));
+        assert_eq!((list.resets.len(), list.resets[999].target.to_string()), (MAX_RESETS, "sender=a2999".to_owned()));
+        let list = list.after(&[Change::Set(entry("192.0.2.0/24", OverrideKind::Ban))], at(1)).at(at(1));
+        assert_eq!(list.overrides(&[], at(1)).len(), 1);
+    }
+
+    #[test]
+    fn an_override_ends_by_the_time_that_passes_on_this_host() {
+        let known = entry("192.0.2.0/24", OverrideKind::Allow);
+        let list = OverrideList::of(std::slice::from_ref(&known), at(0));
+        let later = Now { unix_ms: at(10).unix_ms + 3_000_000, ..at(10) };
+        assert_eq!(list.overrides(std::slice::from_ref(&known), later), [known]);
+        // A host that does not know it has nothing but the system clock.
+        assert_eq!(list.overrides(&[], later)[0].left(later), 3600 - 10 - 3000);
     }
 
     #[test]
     fn a_list_reads_back_as_it_was_written_and_nothing_else_is_one() {
-        let words = vec![word("192.0.2.0/24", OverrideKind::Ban), word("2001:db8::1/128", OverrideKind::Allow)];
-        let reset = KeyReset { key: "sasl_username=joe%20doe".to_owned(), ends: 1_700_000_060, by: "root".to_owned() };
-        let told = OverrideList { words, keys: vec![reset] };
-        assert_eq!(parse(spell(&told).as_bytes()).unwrap(), told);
-        let address = "{\"v\":1,\"words\":[],\"keys\":[{\"key\":\"192.0.2.1\",\"ends\":1,\"by\":\"root\"}]}";
-        let words = ["", "11", "{}", "{\"v\":2,\"words\":[]}", "{\"v\":1,\"words\":[{\"netblock\":\"x\"}]}"];
-        for wrong in words.into_iter().chain([address]) {
-            assert!(parse(wrong.as_bytes()).is_err(), "{wrong}");
+        let lifted = BanEvent::new("a".to_owned(), "192.0.2.1".to_owned(), BanEventKind::Lifted, at(0));
+        let begun = BanEventKind::Begun { seconds: 60, repetition: 1 };
+        let changes = [
+            Change::Set(entry("192.0.2.0/24", OverrideKind::Ban)),
+            Change::Set(entry("2001:db8::1/128", OverrideKind::Allow)),
+            reset("sasl_username=joe%20doe", 0),
+            Change::Event(BanEvent { kind: begun, ..lifted.clone() }),
+            Change::Event(lifted),
+        ];
+        let list = OverrideList::of(&[], at(0)).after(&changes, at(0));
+        assert_eq!(OverrideList::parse(list.to_json().as_bytes()).unwrap(), list);
+        let text = list.to_json();
+        let wrong =
+            ["", "11", "{}", "{\"v\":1,\"words\":[],\"keys\":[]}", &text[..text.len() - 1], &text.replace("ban", "x")];
+        for wrong in wrong {
+            assert!(OverrideList::parse(wrong.as_bytes()).is_err(), "{wrong}");
         }
     }
 }

@@ -1,35 +1,34 @@
-//! What administrators said, and how the hosts that share a store hear of it.
+//! Overrides of administrators, and what else hosts that share a store tell each other: resets, limits' bans.
 //!
-//! All of it is one small list in the store. A change is written at once; every host reads the list once a
-//! second, off the way of requests. What cannot be written, because memcached is away, holds on this host and
-//! is written when memcached is back. Without memcached the list is this process's own.
+//! All of it is one small list in the store. A change is written at once; every host reads the list once a second,
+//! apart from requests. What cannot be written because the store is down holds on this host, and is written when the
+//! store is back. Without a shared store the list is this process's own.
 
 mod list;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::engine::bans;
 use crate::engine::reset::forget_here;
 use crate::engine::service::Service;
-use crate::engine::target::Target;
 use crate::net::clock::Now;
-use crate::policy::overrides::MAX_OVERRIDES;
-pub use list::{Change, KeyReset};
-use list::{OverrideList, parse, spell};
+use crate::observe::log::Severity;
+use crate::policy::overrides::{MAX_OVERRIDES, Override};
+use list::MAX_EVENTS;
+pub use list::{BanEvent, BanEventKind, Change, OverrideList, Reset};
 
 /// The key of the list, after the prefix of all keys.
 const NAME: &str = "overrides";
 
-/// How long a reset is told to other hosts, in seconds; each hears of it within one.
-pub const RESET_TOLD: u64 = 60;
-
-/// The list stays this many seconds longer than its last word: clocks differ.
+/// The list stays this many seconds longer than its last entry: clocks differ.
 const SPARE: u64 = 60;
 
 /// Hosts that change the list at the same moment try again; this many would have to win before us.
@@ -42,23 +41,23 @@ pub enum Propagation {
     Local,
     /// On every host that shares the store.
     Shared,
-    /// On this host, until memcached is back.
-    Pending(String),
+    /// On this host, until the store of this name is back.
+    Pending(&'static str, String),
 }
 
 impl Propagation {
-    /// For people to read; nothing where nothing is to be said.
+    /// What people should know of it.
     pub fn note(&self) -> Option<String> {
         match self {
             Self::Local | Self::Shared => None,
-            Self::Pending(error) => {
-                Some(format!("memcached cannot be told ({error}): it holds on this host, and on others once it can"))
+            Self::Pending(store, error) => {
+                Some(format!("{store} cannot be told ({error}): it holds on this host, and on others once it can"))
             }
         }
     }
 }
 
-/// There are [`MAX_WORDS`] bans and allowances already.
+/// There are [`MAX_OVERRIDES`] bans and allowances already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TooMany;
 
@@ -70,103 +69,191 @@ impl fmt::Display for TooMany {
 
 impl std::error::Error for TooMany {}
 
-/// The list's other copy.
+/// The list as this process knows it.
 #[derive(Debug, Default)]
 pub struct SharedOverrides {
     link: Mutex<Link>,
+    /// Why the list in the store cannot be read.
+    unreadable: StdMutex<Option<String>>,
+    silent: AtomicBool,
 }
 
 #[derive(Debug, Default)]
 struct Link {
     /// Changes the store does not know of yet.
     pending: Vec<Change>,
-    /// Resets that were heeded here, by their end.
-    heeded: HashSet<(Target, u64)>,
+    /// Resets and events that this host has seen, by their ids.
+    heeded: HashSet<u64>,
 }
 
 /// Keeps the list as the other hosts have it, for ever.
 pub async fn follow(service: Arc<Service>) {
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut rules = service.rules.load_full();
     loop {
         second.tick().await;
         let now = Now::read();
+        let current = service.rules.load_full();
+        if !Arc::ptr_eq(&rules, &current) {
+            if service.overrides.announces() {
+                bans::announce_reload(&service, &rules, &current, now).await;
+            }
+            rules = current;
+        }
         service.overrides.refresh(&service, now).await;
         service.rules.load().policy.overrides().expire(now);
     }
 }
 
 impl SharedOverrides {
-    /// Makes a change, here at once, and wherever it can be told.
+    /// Bans that other processes of this host announce already are not announced by this one.
+    pub fn be_silent(&self) {
+        self.silent.store(true, Ordering::Relaxed);
+    }
+
+    fn announces(&self) -> bool {
+        !self.silent.load(Ordering::Relaxed)
+    }
+
+    /// Why the list in the store cannot be read, if so. Then what other hosts change does not hold here.
+    pub fn unreadable(&self) -> Option<String> {
+        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Makes changes, here at once, and wherever they can be told.
     ///
     /// # Errors
     ///
-    /// When there are too many words already.
-    pub async fn change(&self, service: &Service, change: Change, now: Now) -> Result<Propagation, TooMany> {
+    /// When there would be too many overrides; then nothing is changed.
+    pub async fn change(&self, service: &Service, changes: Vec<Change>, now: Now) -> Result<Propagation, TooMany> {
         let mut link = self.link.lock().await;
-        let overrides = service.rules.load().policy.overrides().clone();
-        let told = OverrideList { words: overrides.list(), keys: Vec::new() }.after(std::slice::from_ref(&change));
-        if told.words.len() > MAX_OVERRIDES {
+        let rules = service.rules.load_full();
+        let mut overrides = rules.policy.overrides().list();
+        for change in &changes {
+            let netblock = match change {
+                Change::Set(Override { netblock, .. }) | Change::Remove(netblock) => netblock,
+                Change::Reset(Reset { id, .. }) | Change::Event(BanEvent { id, .. }) => {
+                    link.heeded.insert(*id);
+                    continue;
+                }
+            };
+            overrides.retain(|other| other.netblock != *netblock && other.left(now) > 0);
+            if let Change::Set(entry) = change {
+                overrides.push(entry.clone());
+            }
+        }
+        if overrides.len() > MAX_OVERRIDES {
             return Err(TooMany);
         }
-        link.heeded.extend(OverrideList::default().after(std::slice::from_ref(&change)).resets());
-        overrides.set(told.words, now);
-        if !service.rules.load().store.waits() {
+        self.put_in_force(service, overrides, now);
+        if !rules.store.waits() {
             return Ok(Propagation::Local);
         }
-        link.pending.push(change);
-        // Beyond this they are kept here only.
-        link.pending.truncate(MAX_OVERRIDES);
-        Ok(match link.exchange(service, now).await {
+        link.pending.extend(changes);
+        // Of more, the newest are kept on this host only.
+        link.pending.truncate(2 * MAX_OVERRIDES);
+        Ok(match self.exchange(&mut link, service, now).await {
             Ok(()) => Propagation::Shared,
-            Err(error) => Propagation::Pending(error.to_string()),
+            Err(error) => Propagation::Pending(rules.store.name(), error.to_string()),
         })
     }
 
-    /// Reads the list, and says what other hosts do not know yet.
+    /// Reads the list, and writes what other hosts do not know yet.
     pub async fn refresh(&self, service: &Service, now: Now) {
         let mut link = self.link.lock().await;
-        link.heeded.retain(|(_, ends)| *ends > now.unix());
-        if service.rules.load().store.waits() {
-            // The store's own lines tell of it when it is away.
-            let _ = link.exchange(service, now).await;
-        }
-    }
-}
-
-impl Link {
-    /// Reads the list, adds what it lacks of ours, and puts it in force.
-    async fn exchange(&mut self, service: &Service, now: Now) -> io::Result<()> {
         let rules = service.rules.load_full();
-        let overrides = rules.policy.overrides().clone();
+        if !rules.store.waits() {
+            return;
+        }
+        let (begun, more) = rules.store.new_bans().take();
+        let waiting = link.pending.iter().filter(|change| matches!(change, Change::Event(_))).count();
+        let room = MAX_EVENTS.saturating_sub(waiting);
+        let left_out = more + begun.len().saturating_sub(room);
+        if left_out > 0 {
+            service.log.limited(Severity::Warning, "CONTROL_FAILED", now, |line| {
+                line.field("error", format!("other hosts are not told of {left_out} bans: they begin too fast"));
+            });
+        }
+        for ban in begun.into_iter().take(room) {
+            let kind = BanEventKind::Begun { seconds: ban.seconds, repetition: ban.repetition };
+            let event = BanEvent::new(ban.limit, ban.part.to_string(), kind, now);
+            link.heeded.insert(event.id);
+            link.pending.push(Change::Event(event));
+        }
+        // The store's own lines tell of it when it is down.
+        let _ = self.exchange(&mut link, service, now).await;
+    }
+
+    /// Reads the list, adds what it lacks of ours, and puts it in force.
+    async fn exchange(&self, link: &mut Link, service: &Service, now: Now) -> io::Result<()> {
+        let rules = service.rules.load_full();
+        let overrides = rules.policy.overrides();
         for _ in 0..TRIES {
             let read = rules.store.read_value(NAME).await?;
-            let told = match &read {
-                Some(value) => parse(&value.bytes)?,
-                // It was lost with a restart of memcached, or there never was one.
-                None => OverrideList { words: overrides.list(), keys: Vec::new() },
+            let known = overrides.list();
+            let told = match read.as_ref().map(|read| OverrideList::parse(&read.bytes)).transpose() {
+                Ok(told) => {
+                    self.set_unreadable(service, None);
+                    told
+                }
+                Err(error) => {
+                    self.set_unreadable(service, Some(error.to_string()));
+                    // The next change replaces it by what this host knows.
+                    if link.pending.is_empty() {
+                        return Err(error);
+                    }
+                    None
+                }
             };
-            let missing = read.is_none() && !told.words.is_empty();
-            let told = told.after(&self.pending).at(now);
-            if !self.pending.is_empty() || missing {
+            // It was lost with a restart of the store, or there never was one.
+            let is_missing = told.is_none();
+            let told = told.unwrap_or_else(|| OverrideList::of(&known, now));
+            for reset in told.resets.iter().filter(|reset| link.heeded.insert(reset.id)) {
+                forget_here(service, reset.target.clone(), now).await;
+            }
+            for event in told.events.iter().filter(|event| link.heeded.insert(event.id)) {
+                bans::hear(service, event, self.announces(), now);
+            }
+            let told = told.after(&link.pending, now).at(now);
+            if !link.pending.is_empty() || is_missing && !told.is_empty() {
                 let last = told.ends().max().unwrap_or(0);
                 let seconds = u32::try_from(last.saturating_sub(now.unix()) + SPARE).unwrap_or(u32::MAX);
-                let list = spell(&told);
-                if !rules.store.write_value(NAME, list.as_bytes(), seconds, read.as_ref(), now).await? {
+                if !rules.store.write_value(NAME, told.to_json().as_bytes(), seconds, read.as_ref(), now).await? {
                     continue;
                 }
-                self.pending.clear();
+                link.pending.clear();
+                self.set_unreadable(service, None);
             }
-            for (target, ends) in told.resets() {
-                if self.heeded.insert((target.clone(), ends)) {
-                    forget_here(service, target, now).await;
-                }
-            }
-            if told.words != overrides.list() {
-                overrides.set(told.words, now);
+            let ids = told.resets.iter().map(|reset| reset.id).chain(told.events.iter().map(|event| event.id));
+            let ids: HashSet<u64> = ids.collect();
+            link.heeded.retain(|id| ids.contains(id));
+            let entries = told.overrides(&known, now);
+            if entries != known {
+                self.put_in_force(service, entries, now);
             }
             return Ok(());
         }
         Err(io::Error::other("other hosts change the list all the time"))
+    }
+
+    /// Puts overrides in force and announces the bans that begin and end with that.
+    fn put_in_force(&self, service: &Service, entries: Vec<Override>, now: Now) {
+        let rules = service.rules.load();
+        let before = rules.policy.overrides().list();
+        rules.policy.overrides().set(entries.clone(), now);
+        if self.announces() {
+            bans::announce_overrides(service, &before, &entries, now);
+        }
+    }
+
+    fn set_unreadable(&self, service: &Service, error: Option<String>) {
+        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(error), None) = (&error, &*unreadable) {
+            service.log.line(Severity::Warning, "OVERRIDES_UNREADABLE", |line| {
+                line.field("store", service.rules.load().store.name()).field("error", error);
+            });
+        }
+        *unreadable = error;
     }
 }

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::net::secret;
+use crate::policy::limit::MAX_ID;
 
 /// The key of one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,18 +40,21 @@ impl CounterId {
 
     /// The limit it belongs to.
     pub fn limit(&self) -> u16 {
-        (self.0.words()[0] >> 16) as u16
+        self.0.limit()
+    }
+
+    /// The id of a ban, which is found among the others by that.
+    #[must_use]
+    pub fn of_ban(mut self) -> Self {
+        *self.0.tag_mut() |= BAN;
+        self
     }
 
     /// The same of another limit.
     #[must_use]
     pub fn of_limit(mut self, limit: u16) -> Self {
-        let tag = match &mut self.0 {
-            Key::Narrow(words) => &mut words[0],
-            Key::Middle(words) => &mut words[0],
-            Key::Wide(words) => &mut words[0],
-        };
-        *tag = u32::from(limit) << 16 | *tag & 0xffff;
+        let tag = self.0.tag_mut();
+        *tag = u32::from(limit) << 16 | *tag & (BAN | 0xffff);
         self
     }
 
@@ -92,6 +96,22 @@ pub(crate) enum Key {
 }
 
 impl Key {
+    fn tag_mut(&mut self) -> &mut u32 {
+        match self {
+            Self::Narrow(words) => &mut words[0],
+            Self::Middle(words) => &mut words[0],
+            Self::Wide(words) => &mut words[0],
+        }
+    }
+
+    pub(crate) fn is_ban(&self) -> bool {
+        self.words()[0] & BAN != 0
+    }
+
+    pub(crate) fn limit(&self) -> u16 {
+        (self.words()[0] >> 16) as u16 & MAX_ID
+    }
+
     /// The limit, address and prefix length it was made of; `None`: of a text.
     pub(crate) fn client(&self) -> Option<(u16, IpAddr, u8)> {
         let words = self.words();
@@ -103,7 +123,7 @@ impl Key {
             }
             _ => return None,
         };
-        Some(((words[0] >> 16) as u16, address, prefix_length))
+        Some((self.limit(), address, prefix_length))
     }
 
     pub(crate) fn words(&self) -> &[u32] {
@@ -119,6 +139,9 @@ impl Key {
 const IPV6: u8 = 64;
 const IPV6_END: u8 = IPV6 + 128;
 const TEXT: u8 = 255;
+
+/// In a tag, the bit above the limit's id: a ban.
+const BAN: u32 = 1 << 31;
 
 /// The limit and a code. The low byte stays 0: the table keeps a part of the end of the window in it.
 fn tag(limit: u16, code: u8) -> u32 {
@@ -209,6 +232,8 @@ mod tests {
             client(0, "::", 128),
             client(0, "::1", 128),
             client(0, "::1:0:0:0", 128),
+            client(0, "0.0.0.0", 32).of_ban(),
+            CounterId::text(0, 0).of_ban(),
             CounterId::text(0, 0),
             CounterId::text(0, 1),
             CounterId::text(1, 1),
@@ -223,6 +248,8 @@ mod tests {
             let subject = client(7, address, 30);
             assert_eq!(decode::<CounterId>(&encode(&subject)).unwrap(), subject);
             assert_eq!((subject.limit(), subject.of_limit(513)), (7, client(513, address, 30)));
+            let ban = subject.of_ban();
+            assert_eq!((ban.limit(), ban.of_limit(513)), (7, client(513, address, 30).of_ban()));
         }
         assert!(decode::<CounterId>(&encode(&Key::Narrow([1, 0]))).is_err());
     }

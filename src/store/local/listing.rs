@@ -19,7 +19,7 @@ const PARTS_AT_ONCE: usize = 8;
 /// Parts the table is shown in, so that requests have their turn in between.
 pub const PARTS: usize = SHARDS;
 
-/// A client's window.
+/// A client's window, or its ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListedClient {
     /// Whose limit's.
@@ -35,18 +35,85 @@ pub struct ListedClient {
 }
 
 impl Table {
-    /// Shows the windows of clients in one of [`PARTS`]. Keys that are no addresses are kept as hashes only,
+    /// Shows the windows of clients in one of [`PARTS`]. Keys that are not addresses are kept as hashes only,
     /// so they cannot be listed.
     pub fn clients(&self, part: usize, now: u64, mut show: impl FnMut(ListedClient)) {
-        let mut meet = |key: subject::Key, entry: super::Entry| {
-            if let Some((limit, address, prefix_length)) = key.client() {
-                show(ListedClient { limit, address, prefix_length, hit: TableEntry::of(entry, now), over: entry.over });
+        self.entries(part, now, |key, entry| {
+            if !key.is_ban() {
+                ListedClient::of(key, entry, now).into_iter().for_each(&mut show);
             }
-        };
-        self.narrow.show(part, now, |key, entry| meet(subject::Key::Narrow(key), entry));
-        self.middle.show(part, now, |key, entry| meet(subject::Key::Middle(key), entry));
-        self.wide.show(part, now, |key, entry| meet(subject::Key::Wide(key), entry));
+        });
     }
+
+    /// Shows the bans of clients in one of [`PARTS`].
+    fn banned_clients(&self, part: usize, now: u64, mut show: impl FnMut(ListedClient)) {
+        self.entries(part, now, |key, entry| {
+            if key.is_ban() && entry.count > 0 {
+                ListedClient::of(key, entry, now).into_iter().for_each(&mut show);
+            }
+        });
+    }
+
+    fn entries(&self, part: usize, now: u64, mut show: impl FnMut(subject::Key, super::Entry)) {
+        self.narrow.show(part, now, |key, entry| show(subject::Key::Narrow(key), entry));
+        self.middle.show(part, now, |key, entry| show(subject::Key::Middle(key), entry));
+        self.wide.show(part, now, |key, entry| show(subject::Key::Wide(key), entry));
+    }
+}
+
+impl ListedClient {
+    fn of(key: subject::Key, entry: super::Entry, now: u64) -> Option<Self> {
+        let (limit, address, prefix_length) = key.client()?;
+        Some(Self { limit, address, prefix_length, hit: TableEntry::of(entry, now), over: entry.over })
+    }
+
+    /// Whether it is one of several clients in a netblock.
+    fn is_within(&self, netblock: IpNet) -> bool {
+        netblock.contains(&self.address) && self.prefix_length > netblock.prefix_len()
+    }
+}
+
+/// How many bans are in force, of clients and of other keys, of limits that `counts` accepts.
+pub async fn count_bans(table: &Table, counts: impl Fn(u16) -> bool, now: Now) -> usize {
+    let mut number = 0;
+    for part in 0..PARTS {
+        table.entries(part, now.monotonic, |key, entry| {
+            number += usize::from(key.is_ban() && entry.count > 0 && counts(key.limit()));
+        });
+        if part % PARTS_AT_ONCE == 0 {
+            yield_now().await;
+        }
+    }
+    number
+}
+
+/// The bans of clients in a netblock, at most [`MAX_LISTED`], and how many more there are.
+pub async fn bans_within(table: &Table, netblock: IpNet, now: Now) -> (Vec<ListedClient>, usize) {
+    let (mut found, mut more) = (Vec::new(), 0);
+    for part in 0..PARTS {
+        table.banned_clients(part, now.monotonic, |client| match client.is_within(netblock) {
+            true if found.len() < MAX_LISTED => found.push(client),
+            true => more += 1,
+            false => {}
+        });
+        if part % PARTS_AT_ONCE == 0 {
+            yield_now().await;
+        }
+    }
+    found.sort_by_key(|client| client.address);
+    (found, more)
+}
+
+/// Every ban of a client that is in force.
+pub async fn all_bans(table: &Table, now: Now) -> Vec<ListedClient> {
+    let mut found = Vec::new();
+    for part in 0..PARTS {
+        table.banned_clients(part, now.monotonic, |client| found.push(client));
+        if part % PARTS_AT_ONCE == 0 {
+            yield_now().await;
+        }
+    }
+    found
 }
 
 /// So many clients of the table, those with the most hits first.
@@ -70,7 +137,7 @@ pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<ListedClie
     let (mut found, mut more) = (Vec::new(), 0);
     for part in 0..PARTS {
         table.clients(part, now.monotonic, |client| {
-            if netblock.contains(&client.address) && client.prefix_length > netblock.prefix_len() {
+            if client.is_within(netblock) {
                 found.push(client);
             }
         });

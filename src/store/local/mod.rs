@@ -91,12 +91,17 @@ impl Table {
 
     /// What a key is here.
     pub fn subject(&self, key: Key<'_>) -> CounterId {
-        if let (KeyPart::Client { address, prefix_length }, CounterKind::Window) = (key.part, key.kind) {
-            return CounterId::client(key.limit.id, *address, *prefix_length);
+        let client = |address, prefix_length| CounterId::client(key.limit.id, address, prefix_length);
+        match (key.part, key.kind) {
+            (KeyPart::Client { address, prefix_length }, CounterKind::Window) => client(*address, *prefix_length),
+            (KeyPart::Client { address, prefix_length }, CounterKind::Ban) => client(*address, *prefix_length).of_ban(),
+            _ => {
+                let mut text = String::new();
+                key.write(&mut text).expect("a string grows as needed");
+                let id = CounterId::text(key.limit.id, self.hashing.text(&text));
+                if key.kind == CounterKind::Ban { id.of_ban() } else { id }
+            }
         }
-        let mut text = String::new();
-        key.write(&mut text).expect("a string grows as needed");
-        CounterId::text(key.limit.id, self.hashing.text(&text))
     }
 
     /// Counts `amount` hits. A live entry keeps its end, otherwise a window of

@@ -6,7 +6,7 @@
 //! store does not do, because the server is away, is done in this process.
 
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::counters::CounterPlace;
@@ -43,6 +43,37 @@ struct Bans {
     ban: CounterPlace,
     /// How many there were.
     bans: CounterPlace,
+}
+
+/// A ban that this process began, which other hosts are to be told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewBan {
+    pub limit: String,
+    pub part: KeyPart,
+    pub seconds: u32,
+    pub repetition: u32,
+}
+
+/// The bans begun since they were last taken.
+#[derive(Debug, Default)]
+pub struct NewBans(Mutex<(Vec<NewBan>, usize)>);
+
+impl NewBans {
+    /// Kept at once. Beyond this they are only counted.
+    const MAX: usize = 500;
+
+    fn push(&self, ban: NewBan) {
+        let mut bans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match bans.0.len() < Self::MAX {
+            true => bans.0.push(ban),
+            false => bans.1 += 1,
+        }
+    }
+
+    /// Takes them out, and says how many there were beside them.
+    pub fn take(&self) -> (Vec<NewBan>, usize) {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 impl ViolationReport {
@@ -135,6 +166,10 @@ impl Store {
         } else {
             add(&self.statistics.banned, 1);
             log.event(Event::Ban, Severity::Info, "BANNED", now, |line| offence.describe(seconds, repetition, line));
+            if self.waits() {
+                let (limit, part) = (offence.limit.clone(), offence.part.clone());
+                self.new_bans.push(NewBan { limit, part, seconds, repetition });
+            }
         }
     }
 }

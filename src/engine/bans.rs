@@ -1,0 +1,194 @@
+//! Bans that are in force, their ends before their time, and what a firewall is told of both.
+//!
+//! The beginning and the end of a ban are log events, of which `ban_command` hears on every host: those of an
+//! administrator's ban when the list of overrides changes, those of a limit's ban when they happen on this host or
+//! come with the list.
+
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::engine::overrides::{BanEvent, BanEventKind, Change};
+use crate::engine::reading::Reading;
+use crate::engine::service::{Rules, Service};
+use crate::engine::target::{Counted, Listed, Target};
+use crate::net::clock::Now;
+use crate::observe::log::{Event, Severity};
+use crate::policy::key::KeyPart;
+use crate::policy::overrides::{Override, OverrideKind};
+use crate::policy::{BLACKLIST, CounterKind, Policy};
+use crate::store::local::listing::{ListedClient, all_bans, bans_within};
+
+/// A ban that ends less than this many milliseconds early, because clocks differ, has ended by itself.
+const TOLERANCE: u64 = 2000;
+
+/// The keys of a target that limits have banned.
+pub struct LimitBans<'p> {
+    pub bans: Vec<(Counted<'p>, Reading)>,
+    /// Further ones in a netblock.
+    pub more: usize,
+}
+
+/// The bans of limits that are in force for a target. With a shared store those in a netblock are the ones that this
+/// process knows.
+pub async fn limit_bans<'p>(rules: &'p Rules, target: &Target, now: Now) -> LimitBans<'p> {
+    let mut counted = rules.policy.counted(target);
+    let mut more = 0;
+    if let Target::Netblock(netblock) = target {
+        let (clients, rest) = bans_within(rules.store.table(), *netblock, now).await;
+        counted.extend(clients.iter().filter_map(|client| counted_client(&rules.policy, client)));
+        more = rest;
+    }
+    let mut bans = Vec::new();
+    for one in counted.into_iter().filter(|one| one.limit.ban.is_some()) {
+        if let Some(reading) = Reading::of(&rules.store, &one, now).await.filter(|reading| reading.banned > 0) {
+            bans.push((one, reading));
+        }
+    }
+    LimitBans { bans, more }
+}
+
+/// The counters of a client in this process's table; none where the limit is no longer in force.
+pub fn counted_client<'p>(policy: &'p Policy, client: &ListedClient) -> Option<Counted<'p>> {
+    let limit = policy.limits().iter().find(|limit| limit.id == client.limit)?;
+    let part = KeyPart::Client { address: client.address, prefix_length: client.prefix_length };
+    Some(Counted { limit, part, threshold: limit.threshold })
+}
+
+/// Lifts bans of limits; the violations that led to them are forgotten, other counts stay. Returns whether the store
+/// has done it, and what other hosts are to be told.
+pub async fn lift(service: &Service, rules: &Rules, bans: &[Counted<'_>], now: Now) -> (bool, Vec<Change>) {
+    let keys = bans.iter().flat_map(|one| [one.key(CounterKind::Ban), one.key(CounterKind::Violations)]);
+    let keys: Vec<_> = keys.collect();
+    let is_done = keys.is_empty() || rules.store.reset(keys.into_iter(), now).await;
+    (is_done, announce_lifted(service, bans, now))
+}
+
+/// Says that these bans were lifted. Returns what other hosts are to be told.
+pub fn announce_lifted(service: &Service, bans: &[Counted<'_>], now: Now) -> Vec<Change> {
+    let mut events = Vec::new();
+    // Nothing ever said that a limit that is only logged has banned.
+    for one in bans.iter().filter(|one| !one.limit.log_only) {
+        let (limit, key) = (one.limit.name.clone(), one.part.to_string());
+        say_unbanned(service, &key, &limit, now);
+        events.push(Change::Event(BanEvent::new(limit, key, BanEventKind::Lifted, now)));
+    }
+    events
+}
+
+/// Another host tells of a limit's ban.
+pub fn hear(service: &Service, event: &BanEvent, announces: bool, now: Now) {
+    let BanEvent { limit, key, kind, .. } = event;
+    let rules = service.rules.load();
+    let Ok(target) = key.parse::<Target>() else { return };
+    let counted = rules.policy.counted(&target);
+    let Some(counted) = counted.iter().find(|one| one.limit.name == *limit && one.part.to_string() == *key) else {
+        return;
+    };
+    let holds = holds(&rules.policy, &counted.limit.name, &counted.part);
+    let ban = counted.key(CounterKind::Ban);
+    match kind {
+        BanEventKind::Begun { seconds, repetition } => {
+            let (table, left) = (rules.store.table(), u64::from(*seconds) * 1000);
+            if table.peek(table.subject(ban), now.monotonic).is_none() {
+                table.observe(table.subject(ban), *repetition, left, 0, now.monotonic);
+            }
+            if holds && announces {
+                service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
+                    line.field("key", key).field("limit", limit);
+                    line.field("seconds", seconds).field("repetition", repetition);
+                });
+            }
+        }
+        BanEventKind::Lifted => {
+            rules.store.forget_here(&ban);
+            rules.store.forget_here(&counted.key(CounterKind::Violations));
+            if holds && announces {
+                say_unbanned(service, key, limit, now);
+            }
+        }
+    }
+}
+
+/// Says which bans of administrators begin and end with a change of the overrides.
+pub fn announce_overrides(service: &Service, before: &[Override], after: &[Override], now: Now) {
+    let rules = service.rules.load();
+    let bans = |entries: &[Override]| -> Vec<Override> {
+        let bans = entries.iter().filter(|entry| entry.kind == OverrideKind::Ban);
+        bans.filter(|entry| !is_whitelisted(&rules.policy, entry.netblock)).cloned().collect()
+    };
+    let (before, after) = (bans(before), bans(after));
+    for ban in after.iter().filter(|ban| before.iter().all(|known| known.id != ban.id)) {
+        say_override_banned(service, ban, now);
+    }
+    let is_lifted = |ban: &&Override| after.iter().all(|other| other.netblock != ban.netblock);
+    for ban in before.iter().filter(|ban| ban.ends > now.monotonic + TOLERANCE).filter(is_lifted) {
+        say_unbanned(service, &override_key(ban).to_string(), BLACKLIST, now);
+    }
+}
+
+/// Says which bans no longer hold, or hold again, after a reload: the whitelist has the client, or the limit no longer
+/// bans.
+pub async fn announce_reload(service: &Service, before: &Rules, after: &Rules, now: Now) {
+    for ban in after.policy.overrides().list().iter().filter(|entry| entry.kind == OverrideKind::Ban) {
+        let is_exempt = [before, after].map(|rules| is_whitelisted(&rules.policy, ban.netblock));
+        match is_exempt {
+            [false, true] => say_unbanned(service, &override_key(ban).to_string(), BLACKLIST, now),
+            [true, false] => say_override_banned(service, ban, now),
+            _ => {}
+        }
+    }
+    for client in all_bans(after.store.table(), now).await {
+        let Some(counted) = counted_client(&before.policy, &client) else { continue };
+        let (limit, part) = (&counted.limit.name, &counted.part);
+        match [before, after].map(|rules| holds(&rules.policy, limit, part)) {
+            [true, false] => say_unbanned(service, &part.to_string(), limit, now),
+            [false, true] => service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
+                line.field("key", part).field("limit", limit);
+                line.field("seconds", client.hit.left_seconds()).field("repetition", client.hit.count);
+            }),
+            _ => {}
+        }
+    }
+}
+
+/// Whether a limit's ban of a key has an effect.
+fn holds(policy: &Policy, limit: &str, part: &KeyPart) -> bool {
+    let limit = policy.limits().iter().find(|known| known.name == limit);
+    let is_exempt = match part {
+        KeyPart::Client { address, prefix_length } => {
+            let netblock = IpNet::new(*address, *prefix_length).unwrap_or(IpNet::from(*address));
+            is_whitelisted(policy, netblock)
+        }
+        KeyPart::Text(_) => false,
+    };
+    limit.is_some_and(|limit| limit.ban.is_some() && !limit.log_only) && !is_exempt
+}
+
+/// Whether the whitelist has all of a netblock.
+fn is_whitelisted(policy: &Policy, netblock: IpNet) -> bool {
+    let listed = policy.listed(first(netblock));
+    matches!(listed, Some((white, Listed::White)) if white.contains(&netblock))
+}
+
+fn first(netblock: IpNet) -> IpAddr {
+    netblock.network()
+}
+
+/// A netblock as keys have it: a single address without its length.
+fn override_key(ban: &Override) -> KeyPart {
+    KeyPart::Client { address: ban.netblock.addr(), prefix_length: ban.netblock.prefix_len() }
+}
+
+fn say_override_banned(service: &Service, ban: &Override, now: Now) {
+    service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
+        line.field("key", &override_key(ban)).field("limit", BLACKLIST).field("seconds", ban.left(now));
+        line.field("by", &ban.by);
+    });
+}
+
+fn say_unbanned(service: &Service, key: &str, limit: &str, now: Now) {
+    service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
+        line.field("key", key).field("limit", limit);
+    });
+}
