@@ -1,8 +1,8 @@
-//! The form of what outlives a process: a mark, then sections, then one that says it is the last.
+//! The format of the state file and of a hand-over: a mark, then sections, then a last section.
 //!
-//! Each section has a kind, the version of its content, and a checksum. So what
-//! was damaged or cut short is known as such, and a program that does not
-//! understand one section can go on with the others.
+//! Each section has a kind, the version of its content, and a checksum. So a damaged or
+//! truncated file is recognised, and a program that does not know the version of one
+//! section can read the others.
 
 use std::fmt;
 use std::hash::Hasher;
@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind, Read, Write};
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
 
-/// What it begins with; the version of the form follows.
+/// The file begins with this; the version of the format follows.
 const MARK: &[u8; 16] = b"connshaper state";
 
 const FORM: u32 = 1;
@@ -28,9 +28,9 @@ const LAST: u16 = 0;
 /// Bytes of one kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// What it is about; never 0.
+    /// What the content is; never 0.
     pub kind: u16,
-    /// Another one whenever the content means something else.
+    /// Raised whenever the content means something else.
     pub version: u16,
     /// The bytes.
     pub content: Vec<u8>,
@@ -49,16 +49,16 @@ pub fn decode<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, SnapshotErro
     }
 }
 
-/// Why something cannot be read.
+/// Why a snapshot cannot be read.
 #[derive(Debug)]
 pub enum SnapshotError {
-    /// It does not begin as it should.
+    /// It does not begin with the mark.
     Foreign,
     /// It was written by a newer program, in a form or with a section of this version.
     Newer(u32),
     /// It ends too early.
     CutShort,
-    /// Its bytes are not those that were written, or mean nothing.
+    /// Its bytes are not those that were written, or have no meaning.
     Corrupt,
     /// It could not be read at all.
     Unreadable(io::Error),
@@ -94,7 +94,7 @@ impl<W: Write> Writer<W> {
         self.add(kind, version, &encode(value))
     }
 
-    /// Ends; what is missing after this was not written.
+    /// Writes the last section; a snapshot without it was cut short.
     pub fn finish(mut self) -> io::Result<W> {
         self.add(LAST, FORM as u16, &[])?;
         Ok(self.0)
@@ -146,7 +146,7 @@ impl<R: Read> Reader<R> {
     }
 }
 
-/// Against accidents: whoever may write the bytes may write this too.
+/// Against accidents only: a program that may write the content may write the checksum too.
 fn checksum(header: &[u8], content: &[u8]) -> u64 {
     let mut hasher = SipHasher13::new();
     hasher.write(header);

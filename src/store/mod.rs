@@ -127,7 +127,7 @@ impl Store {
         Counter { count: hit.count, left: hit.left_seconds(), added: amount }
     }
 
-    /// `memory`; `up`, or `away` when any server is down.
+    /// `memory`; `up`, or `down` when any server is.
     pub fn state(&self) -> &'static str {
         match &self.backend {
             None => "memory",

@@ -10,18 +10,18 @@ use crate::policy::OnStoreFailure;
 pub struct StoreConfig {
     /// The memcached servers; none: count in this process.
     pub servers: Vec<Address>,
-    /// Servers that have each key, 1 or 2.
+    /// How many servers have each key, 1 or 2.
     pub replicas: usize,
-    /// The keys of a server that is away are the next one's meanwhile.
+    /// While a server is down, its keys are on the next one.
     pub failover: bool,
-    /// Between two questions about a key that is over its limit; zero: every hit is one.
+    /// The shortest time between two questions about a key that is over its limit; zero: every hit asks.
     pub over_memory: Duration,
-    /// How long one request waits for the store.
+    /// The longest time that a request waits for the store.
     pub timeout: Duration,
-    /// What is done while the store is away; `None`: not said, so the mode of running decides.
+    /// What is done while the store is down; `None`: the default of the daemon or of inetd mode.
     pub on_failure: Option<OnStoreFailure>,
     /// What the store's keys begin with.
     pub key_prefix: String,
-    /// Clients counted in this process at once.
+    /// The most clients counted in this process at once.
     pub max_clients: usize,
 }

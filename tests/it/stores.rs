@@ -6,6 +6,8 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use memcache::exp::{Memcache, Ttl};
+
 use crate::support::{Daemon, Memcached, Policy, Proxy, until};
 
 /// A running store and the lines that configure it.
@@ -290,4 +292,22 @@ fn the_text_may_have_the_seconds_left() {
     let told = answer.strip_prefix("DEFER_IF_PERMIT 4.2.0 198.51.100.1 connections 11/10 ");
     let left: u32 = told.unwrap_or_else(|| panic!("{answer}")).parse().unwrap();
     assert!((28..=30).contains(&left), "{answer}");
+}
+
+#[test]
+fn another_client_reads_our_counters_and_counts_with_us() {
+    let memcached = Memcached::start();
+    let other = Memcache::connect([memcached.server().as_str()]).unwrap();
+    let site = Site::memcached(vec![memcached]);
+    let daemon = site.daemon("threshold = 3\n");
+    let (client, key) = ("198.51.100.1", "connshaper:198.51.100.1");
+    assert_eq!(verdicts(&daemon, &[client; 2]), "..");
+    assert_eq!(other.get::<u64>(key).unwrap(), Some(2));
+    let left = other.inspect(key).unwrap().unwrap().ttl.unwrap();
+    assert!((50..=60).contains(&left.as_secs()), "{left:?}");
+    assert_eq!(other.incr(key, 1, Ttl::secs(60)).unwrap(), 3);
+    assert_eq!(verdicts(&daemon, &[client]), "x");
+    // A counter that the other client begins.
+    assert_eq!(other.incr("connshaper:198.51.100.2", 3, Ttl::secs(60)).unwrap(), 3);
+    assert_eq!(verdicts(&daemon, &["198.51.100.2"]), "x");
 }

@@ -1,6 +1,6 @@
-//! What is counted: one limit's view of one client, folded into a few words.
+//! The id of a counter: a limit and a client, folded into a few words.
 //!
-//! A subject is as wide as it has to be, because ten million of them are kept:
+//! An id is only as wide as it has to be, because ten million of them are kept:
 //! two words for an IPv4 client, three for an IPv6 network of at most 64 bits,
 //! five for anything wider. The first word is a tag that keeps limits, families
 //! and prefix lengths apart, so that equal words always mean the same subject.
@@ -63,7 +63,7 @@ impl CounterId {
         self.0.words()
     }
 
-    /// What `hash` is made of: anything of a limit that is no client's window.
+    /// Any counter of a limit that is not the window of a client, by the hash of its text.
     pub fn text(limit: u16, hash: u128) -> Self {
         let [a, b, c, d] = words(hash);
         Self(Key::Wide([tag(limit, TEXT), a, b, c, d]))
@@ -112,7 +112,7 @@ impl Key {
         (self.words()[0] >> 16) as u16 & MAX_ID
     }
 
-    /// The limit, address and prefix length it was made of; `None`: of a text.
+    /// The limit, address and prefix length; `None`: it was made of a text.
     pub(crate) fn client(&self) -> Option<(u16, IpAddr, u8)> {
         let words = self.words();
         let (address, prefix_length) = match ((words[0] >> 8) as u8, words) {
@@ -175,7 +175,7 @@ impl Hashing {
         self.keys
     }
 
-    /// The hash of a text, long enough that no two are ever the same.
+    /// The hash of a text, so long that no two texts have the same.
     pub(crate) fn text(&self, text: &str) -> u128 {
         let [a, b] = self.keys;
         siphasher::sip128::SipHasher13::new_with_keys(a, b).hash(text.as_bytes()).as_u128()

@@ -1,8 +1,8 @@
 //! Counts on their way out of the table and into another, which may belong to the next process.
 //!
-//! They leave shard by shard, so that a request waits for the copying of one
-//! at most. A subject that is a text is known by its hash only, so the table
-//! that takes it in needs the secret of the one it came from.
+//! They are copied shard by shard, so that a request waits for the copying of one
+//! at most. A subject that is a text is known by its hash only, so the table that
+//! takes it over needs the secret of the one it came from.
 
 use serde::{Deserialize, Serialize};
 
@@ -11,7 +11,7 @@ use crate::store::local::counter_id::{Hashing, Key};
 use crate::store::local::shard::Entry;
 use crate::store::local::sharded::SHARDS;
 
-/// One count as it leaves a table.
+/// One count outside of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredEntry {
     /// Whose it is.
@@ -33,7 +33,7 @@ impl Table {
         Self::hashed_by(Hashing::with_secret(secret), max_clients)
     }
 
-    /// What texts are hashed with. Whoever knows it can choose texts that meet in one place.
+    /// The key of the hash of texts. With it an attacker could choose texts that meet in one bucket.
     pub fn secret(&self) -> [u64; 2] {
         self.hashing.secret()
     }
@@ -53,8 +53,8 @@ impl Table {
 
     /// Adds what one part holds to `counts`: the windows that still run. The table keeps it.
     pub fn keep(&self, part: usize, now: u64, counts: &mut Vec<RestoredEntry>) {
-        // Not in their order: a smaller table that takes them in makes room around the newest, and is to find
-        // some of all worth there. The golden section of 1024, which is odd, so no shard is left out.
+        // Not in the order of the shards: a smaller table that takes the counts over makes room around the newest, and
+        // should find counts of every worth there. 633 is odd, so no shard of the 1024 is left out.
         let part = part * 633 % SHARDS;
         let mut each = |key: Key, Entry { count, over, expiry: ends }: Entry| {
             counts.push(RestoredEntry { subject: CounterId(key), count, over, ends });
@@ -64,7 +64,7 @@ impl Table {
         self.wide.show(part, now, |key, entry| each(Key::Wide(key), entry));
     }
 
-    /// Takes a count in, unless its window is over or the subject is counted here already.
+    /// Takes a count over, unless its window is over or the subject is counted here already.
     pub fn insert_restored(&self, kept: &RestoredEntry, now: u64) {
         if kept.ends <= now {
             return;

@@ -1,4 +1,4 @@
-//! What the table knows, client by client: for lists that people ask for.
+//! Lists of the clients in the table, for `show`, `reset` and `top`.
 
 use std::net::IpAddr;
 
@@ -13,30 +13,29 @@ use crate::store::local::sharded::SHARDS;
 /// The most clients of a prefix that are listed: those with the most hits.
 pub const MAX_LISTED: usize = 1000;
 
-/// Parts of the table that are looked at before requests have their turn.
+/// Parts of the table that are looked at before requests get their turn.
 const PARTS_AT_ONCE: usize = 8;
 
-/// Parts the table is shown in, so that requests have their turn in between.
+/// The table is listed in so many parts, and requests get their turn in between.
 pub const PARTS: usize = SHARDS;
 
 /// A client's window, or its ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListedClient {
-    /// Whose limit's.
+    /// The id of the limit.
     pub limit: u16,
     /// The address, masked.
     pub address: IpAddr,
-    /// To so many bits.
+    /// The bits of the mask.
     pub prefix_length: u8,
-    /// Its hits.
     pub hit: TableEntry,
-    /// Whether it was over when it was last hit.
+    /// Whether it was over its limit at its last hit.
     pub over: bool,
 }
 
 impl Table {
-    /// Shows the windows of clients in one of [`PARTS`]. Keys that are not addresses are kept as hashes only,
-    /// so they cannot be listed.
+    /// Shows the windows of clients in one of [`PARTS`]. Keys that are not addresses are kept as hashes only, so they
+    /// cannot be listed.
     pub fn clients(&self, part: usize, now: u64, mut show: impl FnMut(ListedClient)) {
         self.entries(part, now, |key, entry| {
             if !key.is_ban() {
@@ -116,7 +115,7 @@ pub async fn all_bans(table: &Table, now: Now) -> Vec<ListedClient> {
     found
 }
 
-/// So many clients of the table, those with the most hits first.
+/// The clients with the most hits, at most `number`.
 pub async fn busiest(table: &Table, number: usize, now: Now) -> Vec<ListedClient> {
     let mut found = Vec::new();
     for part in 0..PARTS {

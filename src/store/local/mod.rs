@@ -1,6 +1,6 @@
 //! The counter table: how often each subject was hit in its current window.
 //!
-//! It is the embedded store, and the memory of what a shared store last said.
+//! It is the embedded store, and beside a shared store it remembers what that last said.
 //! A window starts with a subject's first hit and ends at a fixed time after it,
 //! whatever happens in between; then the subject starts anew.
 //!
@@ -89,7 +89,7 @@ impl Table {
         }
     }
 
-    /// What a key is here.
+    /// The id of a key in this table.
     pub fn subject(&self, key: Key<'_>) -> CounterId {
         let client = |address, prefix_length| CounterId::client(key.limit.id, address, prefix_length);
         match (key.part, key.kind) {
@@ -120,7 +120,7 @@ impl Table {
         hit
     }
 
-    /// Counts `amount` hits, and the window begins anew: it ends `exptime_ms` from now. Says how many it has had.
+    /// Counts `amount` hits, and moves the end of the window to `exptime_ms` from now. Returns its hits.
     pub fn renew(&self, subject: CounterId, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> u32 {
         let expiry = now.saturating_add(exptime_ms);
         let count = self.update(subject, now, |live| {
@@ -132,8 +132,8 @@ impl Table {
         count
     }
 
-    /// Begins a window with `count` hits, unless one runs. Says whether it did: of several threads that
-    /// do this at once only one is told so.
+    /// Begins a window with `count` hits, unless one runs. Returns whether it did; of several threads that do this at
+    /// once, one is told so.
     pub fn add(&self, subject: CounterId, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
         let expiry = now.saturating_add(exptime_ms);
         let added = self.update(subject, now, |live| {
@@ -144,8 +144,8 @@ impl Table {
         added
     }
 
-    /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds
-    /// until the window ends. With nothing left the subject is forgotten. Says what was known before.
+    /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds until the window ends. With nothing left
+    /// the subject is forgotten. Returns what was known before.
     pub fn observe(
         &self,
         subject: CounterId,
@@ -279,7 +279,7 @@ impl Table {
                 wide().or_else(narrow).or_else(middle)
             }
         };
-        // Those over their limit go last, also where a width has few others.
+        // Clients over their limit go last, even if their width has few others.
         let evicted = give(true).or_else(|| give(false));
         if evicted.is_some_and(|entry| entry.expiry > now) {
             self.evictions.fetch_add(1, Relaxed);

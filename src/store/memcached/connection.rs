@@ -1,10 +1,9 @@
-//! What goes over one connection to a memcached server: commands out, answers back.
+//! One connection to a memcached server: commands out, answers back.
 //!
-//! All operations that are waiting go out in one write, and the next write waits
-//! for their answers: under load they travel together, and a lone one goes at
-//! once. Answers come in the order of the questions, so an operation that was
-//! given up keeps its place until its late answer is read: none ever gets
-//! another's count.
+//! All commands that wait go out in one write, and the next write waits for their
+//! answers: under load they travel together, and a lone one goes at once. Answers
+//! come in the order of the commands, so a command that was given up keeps its place
+//! until its late answer is read: none ever gets the count of another.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -21,13 +20,13 @@ use crate::store::memcached::protocol::{Command, Counted, Protocol, ProtocolErro
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, StoreError};
 use crate::store::shared::report;
 
-/// Requests without an answer, one after the other, that make a server count as away.
+/// After this many requests in a row without an answer the server is down.
 const FAILURES: u32 = 3;
 
 /// Between two log lines on answers that are errors.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Between two questions how the server is.
+/// Between two reads of the server's statistics.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Room for the answers of a write; each is some ten bytes.
@@ -38,8 +37,8 @@ const READ: usize = 8 * 1024;
 pub struct Connection<'s> {
     server: &'s Server,
     stream: Stream,
-    dialect: Protocol,
-    /// Asked, in order.
+    protocol: Protocol,
+    /// Sent and not answered yet, in their order.
     flight: VecDeque<PendingCommand>,
     failures: u32,
     complained: Option<Instant>,
@@ -47,11 +46,11 @@ pub struct Connection<'s> {
     output: BytesMut,
 }
 
-/// How a conversation ended.
+/// How a connection ended.
 #[derive(Debug)]
 pub struct Ended {
-    /// Which of the two gave up: the server, or the network, closed the connection; or we, because
-    /// it does not answer, or not to what was asked.
+    /// The server or the network closed the connection. Else we did, because the server did not answer, or not to what
+    /// was asked.
     pub closed: bool,
     /// The reason, for the log.
     pub cause: String,
@@ -59,19 +58,19 @@ pub struct Ended {
     pub unanswered: u64,
 }
 
-/// Why a conversation cannot go on.
+/// Why a connection is of no more use.
 enum ConnectionEnd {
     Closed(String),
     Useless(String),
 }
 
 impl<'s> Connection<'s> {
-    /// Over a connection whose other end speaks `dialect`.
-    pub fn new(server: &'s Server, stream: Stream, dialect: Protocol) -> Self {
+    /// A connection to a server that speaks this protocol.
+    pub fn new(server: &'s Server, stream: Stream, protocol: Protocol) -> Self {
         Self {
             server,
             stream,
-            dialect,
+            protocol,
             flight: VecDeque::new(),
             failures: 0,
             complained: None,
@@ -80,7 +79,7 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// Goes on until the connection is of no more use, and says why.
+    /// Runs until the connection is of no more use.
     pub async fn run(mut self) -> Ended {
         let (closed, cause) = match self.converse().await {
             ConnectionEnd::Closed(cause) => (true, cause),
@@ -97,8 +96,8 @@ impl<'s> Connection<'s> {
     async fn converse(&mut self) -> ConnectionEnd {
         let mut timer = pin!(sleep_until(Instant::now()));
         let mut armed = false;
-        // Proxies know no meta commands, and some hang up on this one too.
-        let mut asks = self.dialect == Protocol::Meta;
+        // Proxies know no meta commands, and some close the connection on `stats` too.
+        let mut asks = self.protocol == Protocol::Meta;
         let mut census = pin!(sleep_until(Instant::now() + CENSUS_INTERVAL));
         if asks {
             self.ask_census();
@@ -123,7 +122,7 @@ impl<'s> Connection<'s> {
                     },
                     Err(error) => return ConnectionEnd::Closed(error.to_string()),
                 },
-                // Also while answers are awaited: what waits behind them has a deadline too.
+                // Also while answers are awaited: the commands that wait behind them have deadlines too.
                 () = self.server.work.notified() => {}
                 () = &mut census, if asks => {
                     asks = self.server.tells();
@@ -144,23 +143,23 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// Has the server asked how it is, with the next write.
+    /// Asks for the server's statistics with the next write.
     fn ask_census(&self) {
         let command = Command { key: KeyText::new(), verb: Verb::Statistics, exptime: 0, expiry: 0 };
         let (operation, _) = PendingCommand::new(command, false, Instant::now() + self.server.timeout);
         self.server.state().queue.push(operation);
     }
 
-    /// Sends what waits, in one write.
+    /// Sends the commands that wait, in one write.
     async fn send(&mut self) -> Result<(), String> {
         if self.server.state().queue.is_empty() {
             return Ok(());
         }
-        // The requests that are being read at this moment come along.
+        // Requests that are being read at this moment come along.
         yield_now().await;
         self.output.clear();
         for operation in self.server.state().queue.drain(..) {
-            operation.command.write(self.dialect, &mut self.output);
+            operation.command.write(self.protocol, &mut self.output);
             self.flight.push_back(operation);
         }
         match timeout(self.server.timeout, self.stream.write_all(&self.output)).await {
@@ -169,11 +168,11 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// Hands out the answers that are complete.
+    /// Passes on the answers that are complete.
     fn receive(&mut self) -> Result<(), ProtocolError> {
         let now = Instant::now();
         while let Some(operation) = self.flight.front() {
-            let Some(answer) = operation.command.read(self.dialect, &mut self.input)? else {
+            let Some(answer) = operation.command.read(self.protocol, &mut self.input)? else {
                 return Ok(());
             };
             self.failures = 0;
@@ -237,7 +236,7 @@ impl<'s> Connection<'s> {
         }
     }
 
-    /// Gives up the operations whose time is over.
+    /// Gives up the commands whose time is over.
     fn expire(&mut self, now: Instant) {
         let mut failures = 0;
         let mut give_up = |operation: &mut PendingCommand| {
@@ -258,7 +257,7 @@ impl<'s> Connection<'s> {
         self.failures += failures;
     }
 
-    /// When the operation that waits longest is given up.
+    /// The moment at which the command that waits longest is given up.
     fn deadline(&self) -> Option<Instant> {
         let asked = self.flight.iter().filter(|operation| operation.is_open()).map(|operation| operation.deadline);
         asked.chain(self.server.state().queue.first().map(|operation| operation.deadline)).min()

@@ -1,6 +1,6 @@
-//! Counts that a server has lost: it was started again, told to forget everything, or short of memory.
+//! Finds out that a server has lost counts: it was restarted, flushed, or short of memory.
 //!
-//! Told by its own numbers, which its task asks for now and then, beside the requests.
+//! The server's own statistics tell it; they are read every few seconds, beside the requests.
 
 use std::time::Duration;
 
@@ -14,24 +14,24 @@ use crate::store::shared::report;
 /// Between two lines on evictions by one server.
 const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
 
-/// What a server's uptime may seem to go back without a restart: it counts whole seconds, by a coarse clock.
+/// Seconds by which a server's uptime may lag without a restart: it counts whole seconds, by a coarse clock.
 const TOLERANCE: u64 = 2;
 
-/// What a server said of itself last.
+/// The last statistics of a server.
 #[derive(Debug, Default)]
 pub struct LossDetector {
     last: Option<(ServerStats, Instant)>,
-    /// Its uptime has fallen behind since then, for the first time.
+    /// Its uptime lagged for the first time.
     lags: bool,
-    /// It does not say.
+    /// It answers no `stats`.
     mute: bool,
-    /// Evictions that no line has mentioned.
+    /// Evictions that no log line has mentioned.
     untold: u64,
     told: Option<Instant>,
 }
 
 impl LossDetector {
-    /// Why counts were lost since it last spoke, if they were; and how many keys had to make room.
+    /// Why counts were lost since the last statistics, if they were, and how many keys were evicted.
     fn weigh(&mut self, census: ServerStats, now: Instant) -> (Option<&'static str>, u64) {
         let Some((before, at)) = self.last else {
             self.last = Some((census, now));
@@ -39,7 +39,7 @@ impl LossDetector {
         };
         let lags = census.uptime + TOLERANCE < before.uptime + (now - at).as_secs();
         if lags && census.uptime >= before.uptime && !self.lags {
-            // One that was frozen for a while may be asked before it looks at its clock again.
+            // A server that was frozen may answer before it updates its clock.
             self.lags = true;
             return (None, 0);
         }
@@ -55,17 +55,17 @@ impl LossDetector {
 }
 
 impl Server {
-    /// Whether it answers when it is asked how it is.
+    /// Whether the server answers `stats`.
     pub(crate) fn tells(&self) -> bool {
         !self.losses().mute
     }
 
-    /// It does not.
+    /// The server does not answer `stats`.
     pub(crate) fn tells_nothing(&self) {
         self.losses().mute = true;
     }
 
-    /// Compares what it says with what it said before, and tells of what was lost.
+    /// Compares statistics with those before, and logs and counts what was lost.
     pub(crate) fn take_census(&self, census: ServerStats) {
         let now = Instant::now();
         let mut losses = self.losses();

@@ -1,9 +1,8 @@
-//! One memcached server: its connection, its deadlines, and whether it is away.
+//! One memcached server: its connection, its deadlines, and whether it is down.
 //!
-//! One task keeps the connection and holds a `Conversation` over it. When three
-//! requests in a row time out, or no connection can be made, the server is away:
-//! nothing is sent there any more, and the task, not the requests, finds out
-//! when it is back.
+//! One task keeps a `Connection`. When three requests in a row time out, or no
+//! connection can be made, the server is down: no request is sent there, and the
+//! task finds out when it is up again.
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,13 +30,13 @@ use crate::store::shared::backend::{Outcome, SavedOutage, Sent, StoreError};
 use crate::store::shared::breaker::{Breaker, Condition};
 use crate::store::shared::report;
 
-/// Between two attempts to find a server that is away.
+/// Between two attempts to reach a server that is down.
 const PROBE_INTERVAL: Duration = Duration::from_millis(250);
 
-/// The same for a server that comes back only to fail again: its interval is doubled up to this.
+/// For a server that comes up only to fail again the interval is doubled up to this.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A connection that lasts this long makes up for earlier ones.
+/// After a connection that lasted this long the interval is short again.
 const LASTING: Duration = Duration::from_secs(60);
 
 /// For one exchange about a value, which no request waits for.
@@ -48,7 +47,7 @@ const VALUE_TIMEOUT: Duration = Duration::from_secs(1);
 pub struct Server {
     name: String,
     address: Address,
-    /// How long an operation waits.
+    /// How long a command waits for its answer.
     pub(crate) timeout: Duration,
     on_failure: OnStoreFailure,
     pub(crate) log: Log,
@@ -102,7 +101,7 @@ impl PendingCommand {
 }
 
 impl Server {
-    /// A server that is not talked to yet.
+    /// A server to which no connection is made yet.
     pub fn new(
         address: Address,
         timeout: Duration,
@@ -124,7 +123,7 @@ impl Server {
         }
     }
 
-    /// Its address, as logs show it and keys are mapped by it.
+    /// Its address, as logs show it and as keys are ranked by it.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -179,23 +178,23 @@ impl Server {
         timeout(VALUE_TIMEOUT, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
     }
 
-    /// Keeps a connection and has operations answered, for ever.
+    /// Keeps a connection and has commands answered, for ever.
     pub async fn run(self: Arc<Self>) {
         let mut interval = PROBE_INTERVAL;
         // Requests that the last connection left unanswered.
         let mut unanswered = 0;
         loop {
             match self.connect().await {
-                Ok((stream, dialect)) => {
+                Ok((stream, protocol)) => {
                     self.mark_up();
                     let started = Instant::now();
-                    let ended = Connection::new(&self, stream, dialect).run().await;
+                    let ended = Connection::new(&self, stream, protocol).run().await;
                     let lasting = started.elapsed() > LASTING;
                     if lasting {
                         interval = PROBE_INTERVAL;
                     }
                     if lasting && ended.closed {
-                        // One that was restarted is there again at once.
+                        // A server that was restarted accepts connections again at once.
                         unanswered = ended.unanswered;
                         continue;
                     }
@@ -211,11 +210,11 @@ impl Server {
         }
     }
 
-    /// Connects within the time-out, and finds out which dialect the server speaks.
+    /// Connects within the time-out, and finds out which protocol the server speaks.
     async fn connect(&self) -> Result<(Stream, Protocol), String> {
         let deadline = Instant::now() + self.timeout;
         let addresses = self.resolve(deadline).await?;
-        // A slow resolver has used it up; but then nobody waits, for the server is away already.
+        // A slow resolver has used it up; but then no request waits, as the server is down already.
         let deadline = if deadline > Instant::now() { deadline } else { Instant::now() + self.timeout };
         self.state().breaker.probe();
         let late = || format!("no connection within {} ms", self.timeout.as_millis());
@@ -227,7 +226,7 @@ impl Server {
         match probe(&mut stream, Protocol::Meta).await {
             Ok(true) => return Ok((stream, Protocol::Meta)),
             Ok(false) => {}
-            // A proxy that hangs up on a command it does not know may know the classic ones.
+            // A proxy that closes the connection on an unknown command may know the classic ones.
             Err(_) => stream = self.open(addresses).await.map_err(|error| error.to_string())?,
         }
         match probe(&mut stream, Protocol::Classic).await {
@@ -237,7 +236,7 @@ impl Server {
         }
     }
 
-    /// The addresses of its name, looked up anew for every connection. A slow resolver makes the server away.
+    /// The addresses of its name, looked up anew for every connection. While the resolver is slow the server is down.
     async fn resolve(&self, deadline: Instant) -> Result<Vec<SocketAddr>, String> {
         let mut lookup = pin!(self.lookup());
         let found = match timeout_at(deadline, &mut lookup).await {

@@ -1,9 +1,9 @@
 //! Violations, and the bans that come of them.
 //!
-//! Nobody waits for any of this: the request that went over has its answer by its
-//! count. Each step is atomic in the store, so of sessions that go over at the
-//! same time, on whatever host, exactly one begins the ban. A step that a shared
-//! store does not do, because the server is away, is done in this process.
+//! No request waits for this: the one that went over is answered by its count.
+//! Each step is atomic in the store, so of sessions that go over at the same time,
+//! on whatever host, exactly one begins the ban. A step that a shared store does not
+//! do, because the server is down, is done in this process.
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,15 +22,15 @@ use crate::store::Store;
 use crate::store::shared::backend::Backend;
 use crate::store::shared::over_limit::{Known, Lookup};
 
-/// A violation that outlives the request and the rules it was found by.
+/// A violation, for work that outlasts the request and the rules that found it.
 #[derive(Debug)]
 struct ViolationReport {
     limit: String,
     log_only: bool,
     part: KeyPart,
     violations: CounterPlace,
-    /// Violations before this one that the store does not know of.
-    kept: u32,
+    /// Violations before this one that the store has not been told.
+    pending: u32,
     ban: Option<(Ban, Bans)>,
     forget_after: u32,
     now: Now,
@@ -77,7 +77,7 @@ impl NewBans {
 }
 
 impl ViolationReport {
-    fn new(store: &Store, violation: &Violation<'_>, kept: u32, now: Now) -> Self {
+    fn new(store: &Store, violation: &Violation<'_>, pending: u32, now: Now) -> Self {
         let Violation { limit, part } = violation;
         let counter = |purpose| store.counter(&Key { limit, part, kind: purpose });
         let bans = || Bans { ban: counter(CounterKind::Ban), bans: counter(CounterKind::Bans) };
@@ -86,7 +86,7 @@ impl ViolationReport {
             log_only: limit.log_only,
             part: part.clone(),
             violations: counter(CounterKind::Violations),
-            kept,
+            pending,
             ban: limit.ban.map(|ban| (ban, bans())),
             forget_after: limit.forget_after,
             now,
@@ -100,13 +100,13 @@ impl ViolationReport {
 }
 
 impl Store {
-    /// Counts a violation, and bans if it is one too many. In this process that is done when this returns;
-    /// with memcached it takes a few round trips, for which nobody waits. Must be called within a runtime.
+    /// Counts a violation, and bans the client if it is one too many. Without a shared store that is done when this
+    /// returns; with one it takes a few round trips in the background. Must be called within a runtime.
     pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, log: &Log, now: Now) {
         if let Some(backend) = self.backend.as_deref() {
-            if let Lookup::Ask(kept) = self.advise_violation(backend, violation, now) {
+            if let Lookup::Ask(pending) = self.advise_violation(backend, violation, now) {
                 let (offence, store, log) =
-                    (ViolationReport::new(self, violation, kept, now), Arc::clone(self), log.clone());
+                    (ViolationReport::new(self, violation, pending, now), Arc::clone(self), log.clone());
                 self.following.spawn(async move { store.punish(&offence, &log).await });
             }
             return;
@@ -116,8 +116,8 @@ impl Store {
         debug_assert_eq!(done, Poll::Ready(()), "nothing waits for a store in this process");
     }
 
-    /// Whether memcached is told of a violation, or it is counted in this process for the time being: of those of
-    /// a flood it hears once per `over_memory`. Not where a ban hangs on them, which is to begin in time.
+    /// Whether the shared store is told of a violation, or it is counted in this process for the time being: those of
+    /// a flood are sent once per `over_memory`. If they may lead to a ban, each is sent at once.
     fn advise_violation(&self, backend: &dyn Backend, violation: &Violation<'_>, now: Now) -> Lookup {
         let Violation { limit, part } = violation;
         if limit.ban.is_some() {
@@ -138,8 +138,8 @@ impl Store {
     }
 
     async fn punish(&self, offence: &ViolationReport, log: &Log) {
-        let ViolationReport { kept, forget_after, now, .. } = *offence;
-        let violations = self.renew(&offence.violations, kept, forget_after, now).await;
+        let ViolationReport { pending, forget_after, now, .. } = *offence;
+        let violations = self.renew(&offence.violations, pending, forget_after, now).await;
         let Some((ban, Bans { ban: in_force, bans })) = &offence.ban else {
             return;
         };
@@ -147,7 +147,7 @@ impl Store {
             return;
         }
         let begun = self.add(in_force, ban.length(1), now).await;
-        // The next ban takes as many violations again, and those of sessions that were late are none of them.
+        // The next ban takes as many violations again; those counted meanwhile are not among them.
         self.forget(&offence.violations, now);
         if !begun {
             return;

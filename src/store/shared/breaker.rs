@@ -118,6 +118,9 @@ impl Breaker {
     pub fn restore(&mut self, saved: &SavedOutage) {
         let now = Instant::now();
         let since = now.checked_sub(Duration::from_millis(saved.milliseconds)).unwrap_or(now);
-        self.outage.get_or_insert(Outage { since, decisions: saved.decisions, probing: false });
+        // The server may have been found down again meanwhile.
+        let outage = self.outage.get_or_insert(Outage { since, decisions: 0, probing: false });
+        outage.since = outage.since.min(since);
+        outage.decisions += saved.decisions;
     }
 }

@@ -1,7 +1,7 @@
-//! Hits that are so close together that they are one.
+//! `coalesce`: hits of one key that are close together count as one.
 //!
-//! What this process counted last is remembered here, so hosts that share a
-//! store coalesce each for themselves.
+//! This process remembers when it last counted a key, so each of several hosts that
+//! share a store coalesces its own hits only.
 
 use std::sync::{Mutex, MutexGuard};
 
@@ -12,27 +12,27 @@ use crate::net::secret;
 use crate::policy::key::KeyPart;
 use crate::policy::{Limit, Operation};
 
-/// Keys remembered at once, in about 2 MB. Beyond this those that were counted longest ago are forgotten;
-/// their next hit counts.
+/// Keys remembered at once, in about 2 MB. Beyond this those counted longest ago are forgotten, and their next hit
+/// counts.
 pub const MAX_KEYS: usize = 65_536;
 
-/// When which key was counted last, on the monotonic clock.
+/// The moment at which each key was last counted, on the monotonic clock.
 #[derive(Debug, Default)]
 pub struct Coalesce {
     generations: Mutex<RecentMap<u64, MAX_KEYS>>,
 }
 
 impl Coalesce {
-    /// Makes a hit that comes too soon after the last one that was counted a read, with 0 `added`.
+    /// Makes a hit that comes too soon after the last counted one a read, with 0 `added`.
     #[inline]
     pub fn apply(&self, operation: &mut Operation<'_>, now: Now) {
-        // Few limits coalesce, and the others are not to pay for it.
+        // Few limits coalesce; the others do not pay for the lock.
         if operation.key.limit.coalesce > 0 && operation.amount > 0 && !self.counts(operation, now) {
             operation.amount = 0;
         }
     }
 
-    /// The next hit counts, however soon it comes: the last one that was counted has been taken back.
+    /// The next hit counts, however soon it comes, because the last counted one has been taken back.
     pub fn forget(&self, limit: &Limit, part: &KeyPart) {
         if limit.coalesce > 0 {
             self.lock().forget(key(limit, part));
@@ -69,8 +69,8 @@ impl Coalesce {
     }
 }
 
-/// Not of the counter: the slots of a sliding window are one key. Nor of the limit's id, which is another in the
-/// program that comes after this one.
+/// The hash of a limit and what it counts: not of the counter, since the slots of a sliding window are one key; nor of
+/// the limit's id, which may differ in the program that takes over.
 fn key(limit: &Limit, part: &KeyPart) -> u64 {
     let Limit { name, counts, window, log_only, .. } = limit;
     secret::hash((name, counts, window, log_only, part))

@@ -1,4 +1,4 @@
-//! What every shared store needs around its servers.
+//! What every shared store needs around its servers. Nothing here knows which store that is.
 
 pub mod count;
 pub mod backend;

@@ -1,13 +1,12 @@
-//! What is over its limit is known here for a while, so that a flood costs a shared store little.
+//! A cache of the keys that are over their limit, so that a flood costs a shared store little.
 //!
-//! Such a key asks the store at most once per `over_memory`, and never past its
-//! window. The hits in between are answered by what is known in this process
-//! and go out as one increment with the next question, so that bans and other
-//! hosts see the flood. Where the key is gone by then, it was reset, and they
-//! go nowhere.
+//! The store is asked about such a key at most once per `over_memory`, and always at
+//! the end of its window. In between, hits are answered by what this process knows,
+//! and they go out as one increment with the next question, so that bans and other
+//! hosts see the flood. If the key is gone by then, it was reset, and they are dropped.
 //!
-//! Hits only in fixed windows: the slots of a sliding one move under the question.
-//! The violations of a limit that makes wait are kept back in the same way.
+//! This holds for fixed windows only, as the slots of a sliding window change. The
+//! violations of a limit that delays are held back in the same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -19,11 +18,11 @@ use crate::net::recent_map::RecentMap;
 use crate::net::secret;
 use crate::policy::Key;
 
-/// Keys remembered at once, in about 4 MB. Beyond this those that were remembered first ask the store
-/// again, and the hits they kept are not counted.
+/// Keys remembered at once, in about 4 MB. Beyond this the oldest are forgotten: the store is asked about them again,
+/// and their pending hits are not counted.
 pub const MAX_KEYS: usize = 65_536;
 
-/// What is known here of a key.
+/// What this process knows of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
     /// Hits in its window.
@@ -34,34 +33,34 @@ pub struct Known {
     pub is_over: bool,
 }
 
-/// What is to be done about a hit.
+/// How a hit is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lookup {
-    /// Ask the store, and add these earlier hits.
+    /// By the store, which is sent these pending hits as well.
     Ask(u32),
-    /// Answer by what is known.
+    /// By what this process knows.
     UseCached,
 }
 
 /// The keys that are over.
 #[derive(Debug)]
 pub struct OverLimitCache {
-    /// Milliseconds between two questions; 0: every hit is one.
+    /// Milliseconds between two questions; 0: every hit asks.
     pause: u64,
-    /// Nothing was ever over: nobody pays for looking.
+    /// Nothing was ever over, so no request pays for the lock.
     empty: AtomicBool,
     generations: Mutex<RecentMap<Entry, MAX_KEYS>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Entry {
-    /// When the store was asked last, on the monotonic clock.
+    /// The moment of the last question, on the monotonic clock.
     asked: u64,
-    /// Hits since, which it was not told.
+    /// Hits since then, which the store was not told.
     kept: u32,
 }
 
-/// What memcached says in whole seconds may end this much earlier.
+/// A window may end this many milliseconds before the time that the store told, in whole seconds.
 const MARGIN: u64 = 1000;
 
 impl OverLimitCache {
@@ -70,7 +69,7 @@ impl OverLimitCache {
         Self { pause: pause.as_millis() as u64, empty: AtomicBool::new(true), generations: Mutex::default() }
     }
 
-    /// Remembers that the store has just called a key over, or banned.
+    /// Remembers that the store just said that a key is over its limit or banned.
     pub fn remember(&self, key: &Key<'_>, now: Now) {
         if self.pause == 0 {
             return;
@@ -83,7 +82,7 @@ impl OverLimitCache {
         }
     }
 
-    /// Whether anything is remembered of a key.
+    /// Whether a key is remembered.
     pub fn remembers(&self, key: &Key<'_>) -> bool {
         !self.empty.load(Ordering::Relaxed) && self.lock().find(self.hash(key)).is_some()
     }
@@ -96,8 +95,8 @@ impl OverLimitCache {
         self.lock().find(self.hash(key)).map_or(0, |entry| entry.kept)
     }
 
-    /// What to do about hits of which so many are to be `kept` if the store is not asked. `known`: of the key,
-    /// here; `None` also where it is not to be used.
+    /// How to answer hits, of which `kept` become pending if the store is not asked. `known` is what this process knows
+    /// of the key; `None`: nothing, or it must not be used.
     pub fn advise(&self, key: &Key<'_>, kept: u32, known: Option<Known>, now: Now) -> Lookup {
         let hash = self.hash(key);
         let mut generations = self.lock();
@@ -112,7 +111,7 @@ impl OverLimitCache {
                 Lookup::UseCached
             }
             _ => {
-                // In another window they would be too many.
+                // Hits of another window are not added to this one.
                 let kept = running.map_or(0, |_| entry.kept);
                 entry = Entry { asked: now.monotonic, kept: 0 };
                 Lookup::Ask(kept)
@@ -122,7 +121,7 @@ impl OverLimitCache {
         advice
     }
 
-    /// Of the limit and what of it: its window, its ban and its violations go together.
+    /// The hash of the limit and the part: the window, the ban and the violations go together.
     fn hash(&self, key: &Key<'_>) -> u64 {
         secret::hash((key.limit.id, key.part))
     }

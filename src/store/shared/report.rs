@@ -3,21 +3,21 @@
 use crate::observe::log::{Event, Log, Severity};
 use crate::policy::OnStoreFailure;
 
-/// A server no longer answers: once, when that begins.
+/// A server went down; called once for each outage.
 pub fn down(log: &Log, server: &str, cause: &str, on_store_failure: OnStoreFailure) {
     log.change(Event::Store, Severity::Err, "STORE_DOWN", |line| {
         line.field("server", server).field("cause", cause).field("on_store_failure", on_store_failure.name());
     });
 }
 
-/// It answers again, after `seconds` in which `decisions` were made without it.
+/// A server is up again, after `seconds` in which `decisions` were made without it.
 pub fn up(log: &Log, server: &str, seconds: u64, decisions: u64) {
     log.change(Event::Store, Severity::Notice, "STORE_UP", |line| {
         line.field("server", server).field("seconds", seconds).field("decisions", decisions);
     });
 }
 
-/// A server answers, but not with a count.
+/// A server answered something other than a count.
 pub fn error(log: &Log, server: &str, problem: &str, key: &[u8]) {
     log.line(Severity::Warning, "STORE_ERROR", |line| {
         line.field("server", server).field("problem", problem).bytes("key", key);
@@ -31,7 +31,7 @@ pub fn flushed(log: &Log, server: &str, cause: &str, uptime: u64) {
     });
 }
 
-/// A server gives up counts for want of memory.
+/// A server evicts counts for want of memory.
 pub fn evicts(log: &Log, server: &str, evictions: u64) {
     log.line(Severity::Warning, "STORE_EVICTS", |line| {
         line.field("server", server).field("evictions", evictions);

@@ -1,7 +1,7 @@
 //! memcached's text protocol, as far as counting needs it. No I/O.
 //!
-//! A hit is one `ma` command where the server has meta commands (1.6.0 and
-//! later): it creates the key with its expiry, or increments it, and answers
+//! A hit is one `ma` command if the server has meta commands (1.6.0 and later): it
+//! creates the key with its expiry, or increments it, and answers
 //! with the value and the seconds left, in one step. Older servers and some
 //! proxies get `add` and `incr` in one write. What the classic commands do as
 //! well is said in them everywhere: servers before 1.6.10 spell the rest of the
@@ -68,7 +68,7 @@ pub fn expiry(exptime: u32, unix_now: u64) -> u64 {
 }
 
 impl Protocol {
-    /// Asks a server whether it knows this dialect, creating nothing.
+    /// Asks a server whether it knows this protocol. Creates nothing.
     pub fn write_probe(self, output: &mut BytesMut) {
         let verb = match self {
             Self::Meta => "ma",

@@ -18,7 +18,7 @@ use crate::store::shared::backend::{CounterCommand, VersionedValue};
 pub struct Counted {
     /// The number.
     pub count: u32,
-    /// Seconds until the key expires; `None` where the dialect does not tell.
+    /// Seconds until the key expires; `None` where the protocol does not tell.
     pub left: Option<u32>,
     /// It has no expiry.
     pub endless: bool,

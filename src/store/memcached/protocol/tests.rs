@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::store::shared::backend::VersionedValue;
 
-const DIALECTS: [Protocol; 2] = [Protocol::Meta, Protocol::Classic];
+const PROTOCOLS: [Protocol; 2] = [Protocol::Meta, Protocol::Classic];
 
 const COMMANDS: [CounterCommand; 7] = [
     CounterCommand::Hit(1),
@@ -20,16 +20,16 @@ fn counter(command: CounterCommand) -> Command {
     Command { key, verb: Verb::Counter(command), exptime: 60, expiry: 60 }
 }
 
-fn written(dialect: Protocol, command: CounterCommand) -> String {
+fn written(protocol: Protocol, command: CounterCommand) -> String {
     let mut output = BytesMut::new();
-    counter(command).write(dialect, &mut output);
+    counter(command).write(protocol, &mut output);
     String::from_utf8(output.to_vec()).unwrap()
 }
 
 /// All answers in a text.
-fn answers(dialect: Protocol, command: CounterCommand, text: &str) -> Vec<Response> {
+fn answers(protocol: Protocol, command: CounterCommand, text: &str) -> Vec<Response> {
     let mut input = BytesMut::from(text);
-    let answers = std::iter::from_fn(|| counter(command).read(dialect, &mut input).unwrap()).collect();
+    let answers = std::iter::from_fn(|| counter(command).read(protocol, &mut input).unwrap()).collect();
     assert!(input.is_empty(), "left over: {input:?}");
     answers
 }
@@ -69,7 +69,7 @@ fn what_classic_commands_do_is_written_in_them_alone() {
         (CounterCommand::Delete, "delete c:192.0.2.1\r\n"),
     ];
     for (command, text) in cases {
-        assert_eq!(DIALECTS.map(|dialect| written(dialect, command)), [text; 2]);
+        assert_eq!(PROTOCOLS.map(|protocol| written(protocol, command)), [text; 2]);
     }
 }
 
@@ -147,10 +147,10 @@ fn answers_to_what_is_said_in_classic_commands_are_read() {
         (CounterCommand::Delete, "DELETED\r\nNOT_FOUND\r\n", vec![Response::Done, Response::NotDone]),
     ];
     for (command, text, expected) in cases {
-        for dialect in DIALECTS {
-            assert_eq!(answers(dialect, command, text), expected, "{command:?}");
+        for protocol in PROTOCOLS {
+            assert_eq!(answers(protocol, command, text), expected, "{command:?}");
             assert_eq!(
-                answers(dialect, command, "SERVER_ERROR no\r\nERROR\r\n"),
+                answers(protocol, command, "SERVER_ERROR no\r\nERROR\r\n"),
                 [Response::Failed, Response::Failed],
                 "{command:?}"
             );
@@ -160,7 +160,7 @@ fn answers_to_what_is_said_in_classic_commands_are_read() {
 
 #[test]
 fn probes_tell_the_dialect() {
-    let probe = |dialect: Protocol, text: &str| dialect.read_probe(&mut BytesMut::from(text)).unwrap();
+    let probe = |protocol: Protocol, text: &str| protocol.read_probe(&mut BytesMut::from(text)).unwrap();
     assert_eq!(probe(Protocol::Meta, "NF\r\n"), Some(true));
     assert_eq!(probe(Protocol::Meta, "ERROR\r\n"), Some(false));
     assert_eq!(probe(Protocol::Meta, "N"), None);
@@ -169,15 +169,15 @@ fn probes_tell_the_dialect() {
 
 #[test]
 fn answers_to_something_else_are_nonsense() {
-    let nonsense = |dialect, command, text: &str| {
-        let answer = counter(command).read(dialect, &mut BytesMut::from(text));
+    let nonsense = |protocol, command, text: &str| {
+        let answer = counter(command).read(protocol, &mut BytesMut::from(text));
         assert!(answer.is_err(), "{text:?} to {command:?} is {answer:?}");
     };
     let long = "x".repeat(2000);
     for command in COMMANDS {
-        for dialect in DIALECTS {
+        for protocol in PROTOCOLS {
             for text in ["HTTP/1.1 400 Bad Request\r\n\r\n", "OK\r\nOK\r\n", "\r\n\r\n", "HD\r\nHD\r\n", &long] {
-                nonsense(dialect, command, text);
+                nonsense(protocol, command, text);
             }
         }
     }
@@ -238,10 +238,10 @@ fn reply() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn no_answer_makes_it_panic_and_half_an_answer_takes_nothing(bytes in reply()) {
-        for dialect in DIALECTS {
+        for protocol in PROTOCOLS {
             for command in COMMANDS {
                 let mut input = BytesMut::from(bytes.as_slice());
-                if let Ok(None) = counter(command).read(dialect, &mut input) {
+                if let Ok(None) = counter(command).read(protocol, &mut input) {
                     prop_assert_eq!(&input[..], &bytes[..]);
                 }
             }
