@@ -95,7 +95,9 @@ const SHOWN: usize = 20;
 
 fn value(toml: &Spanned<DeValue>) -> Value {
     let whole = |toml: &Spanned<DeValue>| {
-        Value::deserialize(ValueDeserializer::from(toml.clone())).expect("any value of TOML is one")
+        // A number beyond 64 bits is no value. The key's own error says what it may be.
+        let value = Value::deserialize(ValueDeserializer::from(toml.clone()));
+        value.unwrap_or_else(|error| Value::String(error.message().to_owned()))
     };
     let DeValue::Table(table) = toml.get_ref() else { return whole(toml) };
     let entries = entries(table);
