@@ -18,7 +18,7 @@ use crate::observe::terminal::Paint;
 pub const VERSION: u64 = 1;
 
 /// A command: its arguments, on the command line as in the request, and what the daemon does about them.
-pub trait ControlCommand: Args + Serialize + DeserializeOwned + Sync {
+pub trait ControlCommand: Args + Serialize + DeserializeOwned + Sync + Sized {
     type Answer: Serialize + DeserializeOwned + Send;
 
     /// Does it, in the daemon. `user` gave the command.
@@ -44,7 +44,7 @@ pub trait ControlCommand: Args + Serialize + DeserializeOwned + Sync {
 }
 
 /// How a command is logged.
-pub enum Logged<C: ControlCommand + ?Sized> {
+pub enum Logged<C: ControlCommand> {
     Never,
     /// Every time.
     Always(Record<C>),
@@ -53,7 +53,7 @@ pub enum Logged<C: ControlCommand + ?Sized> {
 }
 
 /// What the log line of a change has.
-pub struct Record<C: ControlCommand + ?Sized> {
+pub struct Record<C: ControlCommand> {
     pub arguments: fn(&C, &mut LogRecord),
     /// What was done, in one sentence.
     pub done: fn(&C::Answer) -> &str,

@@ -143,7 +143,7 @@ impl Sessions {
                 self.keep(process, open);
             }
             EventKind::FromFilter { process, who, message, original, client } => {
-                self.from_filter(process, who, message, original, client, sink);
+                self.behind_filter(process, who, message, original, client, sink);
             }
             EventKind::Disconnect { process, name, asked, authenticated } => {
                 if let Some(mut open) = self.disconnect(process, asked, authenticated) {
@@ -205,7 +205,7 @@ impl Sessions {
         (open, None)
     }
 
-    fn from_filter(
+    fn behind_filter(
         &mut self,
         process: u64,
         who: Client,
