@@ -36,7 +36,7 @@ fn idle_connections_may_use_nearly_the_hard_limit_of_open_files() {
     let before = resident(daemon.id());
     let start = Instant::now();
     let idle: Vec<_> = (0..wanted - 2).map(|_| UnixStream::connect(&path).unwrap()).collect();
-    until("all of them", || (statistic(&daemon, "connections")? as usize >= idle.len()).then_some(()));
+    until("all of them", || (statistic(&daemon, "policy_connections")? as usize >= idle.len()).then_some(()));
     let took = start.elapsed();
     let mut policy = Policy::connect(&endpoint);
     let start = Instant::now();
