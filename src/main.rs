@@ -8,7 +8,7 @@ use connshaper::cli::{check, doctor, top};
 use connshaper::config::{Config, Loaded, convert};
 use connshaper::control::commands::ControlSubcommand;
 use connshaper::daemon;
-use connshaper::daemon::Failure;
+use connshaper::daemon::StartError;
 use connshaper::maillog::{advise, replay};
 use connshaper::net::signals::block_signals;
 use connshaper::observe::terminal::{escape, json, print};
@@ -43,10 +43,10 @@ fn main() -> ExitCode {
 }
 
 fn serve(options: Serve) -> ExitCode {
-    let code = |failure: &Failure| match failure {
-        Failure::Configuration(_) => sysexits::CONFIG,
-        Failure::AfterUpgrade(_) => sysexits::TEMPORARY,
-        Failure::Other(_) => sysexits::UNAVAILABLE,
+    let code = |failure: &StartError| match failure {
+        StartError::Configuration(_) => sysexits::CONFIG,
+        StartError::AfterUpgrade(_) => sysexits::TEMPORARY,
+        StartError::Other(_) => sysexits::UNAVAILABLE,
     };
     run(daemon::run(options.file.config, options.listen), code)
 }

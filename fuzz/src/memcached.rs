@@ -1,7 +1,7 @@
 //! What a memcached server might answer, in pieces: the cuts make no difference, and nothing is taken of half an answer.
 
 use bytes::BytesMut;
-use connshaper::store::memcached::protocol::{Command, Counted, Protocol, ProtocolError, Response, Verb};
+use connshaper::store::memcached::protocol::{Counted, MemcachedCommand, Protocol, ProtocolError, Response, Verb};
 use connshaper::store::shared::backend::{CounterCommand, KeyText};
 
 use super::cuts::Cuts;
@@ -55,8 +55,8 @@ fn asked(kinds: u8) -> (Protocol, impl Iterator<Item = Asked>) {
     (dialect, probe.into_iter().chain(verbs.map(Asked::Verb)))
 }
 
-fn command(verb: Verb) -> Command {
-    Command { key: KeyText::from_slice(b"c:192.0.2.1"), verb, exptime: 60, expiry: 60 }
+fn command(verb: Verb) -> MemcachedCommand {
+    MemcachedCommand { key: KeyText::from_slice(b"c:192.0.2.1"), verb, exptime: 60, expiry: 60 }
 }
 
 fn read<'a>(kinds: u8, pieces: impl Iterator<Item = &'a [u8]>) -> Vec<Result<Told, ProtocolError>> {

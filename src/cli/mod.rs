@@ -44,10 +44,10 @@ pub enum Command {
     Convert(Convert),
     /// Choose threshold and exptime from Postfix's own logs
     #[command(after_help = ADVISE_NOTES)]
-    Advise(Box<advise::options::Options>),
+    Advise(Box<advise::options::AdviseOptions>),
     /// Ask a running daemon about the sessions of Postfix's logs
     #[command(after_help = REPLAY_NOTES)]
-    Replay(Box<replay::options::Options>),
+    Replay(Box<replay::options::ReplayOptions>),
 }
 
 /// Options of `serve`.

@@ -7,11 +7,11 @@ use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use super::source::{Source, Span};
+use super::source::{ConfigText, Span};
 
 /// The mistakes and warnings about one source. All its readers write here.
 pub(super) struct Diagnostics<'s> {
-    pub source: &'s Source,
+    pub source: &'s ConfigText,
     noted: RefCell<Noted>,
 }
 
@@ -26,7 +26,7 @@ impl<'s> Diagnostics<'s> {
     /// More are not read by people, and each costs a walk through the text.
     const KEPT: usize = 50;
 
-    pub fn new(source: &'s Source) -> Self {
+    pub fn new(source: &'s ConfigText) -> Self {
         Self { source, noted: RefCell::default() }
     }
 

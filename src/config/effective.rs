@@ -5,10 +5,10 @@ use toml::Spanned;
 use toml::Value;
 use toml::de::{DeValue, ValueDeserializer};
 
-use super::keys::{self, KEYS, Key, Kind};
+use super::keys::{self, ConfigKey, KEYS, ValueKind};
 use super::resolve::reply::default_text;
-use super::settings::{Settings, entries};
-use crate::policy::limit::Counts;
+use super::settings::{TableSettings, entries};
+use crate::policy::limit::CountKind;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effective {
@@ -52,15 +52,15 @@ pub enum Origin {
 
 impl EffectiveSetting {
     /// The values in force of a table. `counts` is what its limit counts.
-    pub(super) fn all(s: &Settings, counts: Counts) -> Vec<Self> {
+    pub(super) fn all(s: &TableSettings, counts: CountKind) -> Vec<Self> {
         let keys = KEYS.iter().filter(|key| s.owner().is_empty() || key.is_of_limit());
-        let setting = |key: &'static Key| {
+        let setting = |key: &'static ConfigKey| {
             let origin = s.origin(key.name);
             let value = match key.name {
-                "text" if origin == Origin::Default && counts != Counts::Connections => {
+                "text" if origin == Origin::Default && counts != CountKind::Connections => {
                     default_text(counts).map(Value::from)
                 }
-                _ if key.kind == Kind::Netblocks && origin != Origin::Default => {
+                _ if key.kind == ValueKind::Netblocks && origin != Origin::Default => {
                     Some(shortened(s.netblocks(key.name).iter().map(|(net, _)| net.to_string())))
                 }
                 "limit" => s
@@ -75,7 +75,7 @@ impl EffectiveSetting {
 
     /// Whether the key may stand in a limit.
     pub fn is_of_limit(&self) -> bool {
-        keys::find(self.key).is_some_and(Key::is_of_limit)
+        keys::find(self.key).is_some_and(ConfigKey::is_of_limit)
     }
 
     /// The value in TOML, on one line; `-` if it is unset.

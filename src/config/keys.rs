@@ -3,21 +3,21 @@
 //! This table is the only place that states any of it. `settings` types values by it and
 //! takes defaults from it; tests compare it with the sample and the manual.
 
-use Kind::*;
+use ValueKind::*;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Key {
+pub struct ConfigKey {
     pub name: &'static str,
-    pub kind: Kind,
+    pub kind: ValueKind,
     /// In TOML. `None`: unset by default; `about` says what that means.
     pub default: Option<&'static str>,
     pub about: &'static str,
-    pub scope: Scope,
+    pub scope: KeyScope,
 }
 
 /// What a key takes. Numbers are bounds, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum ValueKind {
     Integer(u64, u64),
     /// A duration in whole seconds.
     Seconds(u64, u64),
@@ -39,7 +39,7 @@ pub enum Kind {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scope {
+pub enum KeyScope {
     /// At the top level only: it is about the whole program.
     Program,
     /// Also in every `[limit.NAME]`, which has the default where it does not set it.
@@ -52,25 +52,31 @@ pub enum Scope {
 const DAY: u64 = 86_400;
 const YEAR: u64 = 365 * DAY;
 
-const fn of(scope: Scope, name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
+const fn of(
+    scope: KeyScope,
+    name: &'static str,
+    kind: ValueKind,
+    default: &'static str,
+    about: &'static str,
+) -> ConfigKey {
     let default = if default.is_empty() { None } else { Some(default) };
-    Key { name, kind, default, about, scope }
+    ConfigKey { name, kind, default, about, scope }
 }
 
-const fn key(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
-    of(Scope::Program, name, kind, default, about)
+const fn key(name: &'static str, kind: ValueKind, default: &'static str, about: &'static str) -> ConfigKey {
+    of(KeyScope::Program, name, kind, default, about)
 }
 
-const fn limit(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
-    of(Scope::Limit, name, kind, default, about)
+const fn limit(name: &'static str, kind: ValueKind, default: &'static str, about: &'static str) -> ConfigKey {
+    of(KeyScope::Limit, name, kind, default, about)
 }
 
-const fn inherited(name: &'static str, kind: Kind, default: &'static str, about: &'static str) -> Key {
-    of(Scope::Inherited, name, kind, default, about)
+const fn inherited(name: &'static str, kind: ValueKind, default: &'static str, about: &'static str) -> ConfigKey {
+    of(KeyScope::Inherited, name, kind, default, about)
 }
 
 /// Every key, in the order of the sample and the manual.
-pub const KEYS: &[Key] = &[
+pub const KEYS: &[ConfigKey] = &[
     inherited("exptime", Seconds(1, YEAR), "60", "length of a window"),
     limit("threshold", Threshold, "10", "hits allowed per window"),
     limit("window", String, r#""fixed""#, "fixed or sliding window"),
@@ -156,14 +162,14 @@ pub const KEYS: &[Key] = &[
     key("alert_interval", Seconds(1, DAY), r#""1m""#, "time between runs of alert_command for the same event"),
 ];
 
-impl Key {
+impl ConfigKey {
     /// Whether it may stand in a `[limit.NAME]`.
     pub fn is_of_limit(&self) -> bool {
-        self.scope != Scope::Program
+        self.scope != KeyScope::Program
     }
 }
 
-pub fn find(name: &str) -> Option<&'static Key> {
+pub fn find(name: &str) -> Option<&'static ConfigKey> {
     KEYS.iter().find(|key| key.name == name)
 }
 

@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use toml::de::DeTable;
 
 use super::diagnostics::{ConfigError, Diagnostics, quoted};
-use super::keys::{self, Kind};
+use super::keys::{self, ValueKind};
 use super::resolve::{self, endpoints};
-use super::settings::Settings;
-use super::source::{Source, Span};
+use super::settings::TableSettings;
+use super::source::{ConfigText, Span};
 use super::{Config, Form, Loaded, netblock};
 
 const ORIGINAL_KEYS: [&str; 5] = ["exptime", "threshold", "memcached_server", "memcached_port", "whitelist"];
@@ -28,7 +28,7 @@ pub(super) fn form(text: &str) -> Option<Form> {
     Some(if pair || bare { Form::ConnectionShaper } else { Form::Toml })
 }
 
-pub(super) fn read(source: &Source, before_lists: &mut dyn FnMut(&Config)) -> Result<Loaded, ConfigError> {
+pub(super) fn read(source: &ConfigText, before_lists: &mut dyn FnMut(&Config)) -> Result<Loaded, ConfigError> {
     let diagnostics = Diagnostics::new(source);
     let file = File::read(&diagnostics);
     let port = file.number("memcached_port", 11211);
@@ -43,7 +43,7 @@ pub(super) fn read(source: &Source, before_lists: &mut dyn FnMut(&Config)) -> Re
     // The keys were bare addresses: both programs share a count.
     text += "on_store_failure = \"dunno\"\nkey_prefix = \"\"\n";
     let table = DeTable::parse(&text).expect("it is written so");
-    let mut s = Settings::top(&diagnostics, table.get_ref());
+    let mut s = TableSettings::top(&diagnostics, table.get_ref());
     s.relocate(|key| Some((file.names.get(key)?.clone(), file.values.get(key)?.clone())));
     s.set_netblocks("whitelist", whitelist);
     let (mut loaded, _) = resolve::resolve(&s, Form::ConnectionShaper, before_lists);
@@ -115,7 +115,7 @@ impl<'d, 's> File<'d, 's> {
         let Some(span) = self.values.get(key) else { return default };
         let text = self.text(span);
         let most = match keys::find(key).map(|key| key.kind) {
-            Some(Kind::Integer(_, most) | Kind::Seconds(_, most)) => most,
+            Some(ValueKind::Integer(_, most) | ValueKind::Seconds(_, most)) => most,
             _ => resolve::LARGEST_THRESHOLD,
         };
         match text.parse::<u64>() {

@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::diagnostics::Diagnostics;
 use super::netblock;
-use super::settings::Settings;
+use super::settings::TableSettings;
 use super::source::Span;
 use super::{Config, OnStoreFailure};
 use crate::listener::Peers;
@@ -12,11 +12,11 @@ use crate::net::address::Address;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Pattern, Test};
 use crate::policy::key::KeyField;
-use crate::policy::limit::{self, Counts, Limit};
+use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::lists::ListEntry;
 
 /// Checks the keys of the whole program. `s` is the top level of the file.
-pub(super) fn check(config: &Config, s: &Settings) {
+pub(super) fn check(config: &Config, s: &TableSettings) {
     let shared = !config.store.servers.is_empty();
     if !shared {
         for key in ["memcached_port", "over_memory", "store_timeout", "on_store_failure", "key_prefix"] {
@@ -54,7 +54,7 @@ pub(super) fn check(config: &Config, s: &Settings) {
     check_blacklist(config, s);
 }
 
-fn check_blacklist(config: &Config, s: &Settings) {
+fn check_blacklist(config: &Config, s: &TableSettings) {
     let keys = ["blacklist_action", "blacklist_text"];
     if !keys.iter().any(|key| s.sets(key)) {
         return;
@@ -71,11 +71,11 @@ fn check_blacklist(config: &Config, s: &Settings) {
 }
 
 /// Whether an action has a text of its own.
-fn has_text(key: &str, s: &Settings) -> bool {
+fn has_text(key: &str, s: &TableSettings) -> bool {
     s.get::<String>(key).trim().contains(char::is_whitespace)
 }
 
-fn check_peers(config: &Config, s: &Settings) {
+fn check_peers(config: &Config, s: &TableSettings) {
     if !config.listen.iter().any(|address| matches!(address, Address::Inet { .. })) {
         s.warn("allow_peers", "has no effect: `listen` has no TCP address");
     } else if config.allow_peers.netblocks().is_empty() {
@@ -88,10 +88,10 @@ fn check_peers(config: &Config, s: &Settings) {
 }
 
 /// Checks the keys of one limit.
-pub(super) fn check_limit(limit: &Limit, s: &Settings) {
+pub(super) fn check_limit(limit: &Limit, s: &TableSettings) {
     /// More connections than one client can make: Postfix itself accepts fewer.
     const MOST_PER_SECOND: u32 = 10_000;
-    if limit.counts == Counts::Connections && limit.threshold / limit.exptime.max(1) > MOST_PER_SECOND {
+    if limit.counts == CountKind::Connections && limit.threshold / limit.exptime.max(1) > MOST_PER_SECOND {
         s.warn("threshold", "will never be reached: no client connects that often in `exptime`");
     }
     // Further limits may inherit it from the top level, where it has an effect then.
@@ -109,7 +109,7 @@ pub(super) fn check_limit(limit: &Limit, s: &Settings) {
     check_conditions(limit, s);
 }
 
-fn check_penalties(limit: &Limit, s: &Settings) {
+fn check_penalties(limit: &Limit, s: &TableSettings) {
     let blacklist_delays = limit.name == limit::TOP && s.get::<String>("blacklist_action") == "delay";
     if limit.delay.is_none() && !blacklist_delays {
         for key in ["max_delay", "max_concurrent"] {
@@ -127,12 +127,12 @@ fn check_penalties(limit: &Limit, s: &Settings) {
 }
 
 /// Checks what has a counter of its own.
-fn check_key(limit: &Limit, is_inherited: bool, s: &Settings) {
+fn check_key(limit: &Limit, is_inherited: bool, s: &TableSettings) {
     let of_mail = |field: &KeyField| {
         let (KeyField::Whole(attribute) | KeyField::MailDomain(attribute)) = field else { return false };
         matches!(attribute, Attribute::Sender | Attribute::Recipient)
     };
-    if limit.counts == Counts::Connections && limit.per.0.iter().any(of_mail) {
+    if limit.counts == CountKind::Connections && limit.per.0.iter().any(of_mail) {
         let text = "looks at the first sender or recipient of a connection only: \
                     set `count` to \"messages\" or \"recipients\" to have all of them counted";
         s.warn("per", text);
@@ -145,7 +145,7 @@ fn check_key(limit: &Limit, is_inherited: bool, s: &Settings) {
 }
 
 /// Checks for conditions that never hold, and for protocol states in which nothing can be counted.
-fn check_conditions(limit: &Limit, s: &Settings) {
+fn check_conditions(limit: &Limit, s: &TableSettings) {
     /// What `protocol_state` can be; the last one is not documented, but sent.
     const STATES: [&str; 10] =
         ["CONNECT", "EHLO", "HELO", "MAIL", "RCPT", "DATA", "END-OF-MESSAGE", "VRFY", "ETRN", "XCLIENT"];
@@ -157,7 +157,7 @@ fn check_conditions(limit: &Limit, s: &Settings) {
         for pattern in patterns {
             let Pattern::Text(text) = pattern else { continue };
             let required = limit.conditions.all.contains(condition);
-            if required && limit.counts == Counts::Bytes && !patterns.iter().any(may_be_end) {
+            if required && limit.counts == CountKind::Bytes && !patterns.iter().any(may_be_end) {
                 s.warn("match", "is never fulfilled where bytes are known: that is at END-OF-MESSAGE");
             }
             if !STATES.iter().any(|state| state.eq_ignore_ascii_case(text)) {

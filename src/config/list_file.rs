@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::lists::ListKind;
 use super::netblock;
-use super::source::{Source, Span};
+use super::source::{ConfigText, Span};
 use crate::config::diagnostics::{Diagnostics, quoted};
 use crate::policy::lists::{ListEntry, ListIndex};
 
@@ -75,7 +75,7 @@ pub(super) fn reason(text: &str) -> Option<String> {
     (!reason.is_empty()).then_some(reason)
 }
 
-pub(super) fn read<'s>(source: &'s Source, kind: ListKind, reasons: &mut Reasons) -> ListContent<'s> {
+pub(super) fn read<'s>(source: &'s ConfigText, kind: ListKind, reasons: &mut Reasons) -> ListContent<'s> {
     let mut read =
         ListContent { kind, netblocks: Vec::new(), offsets: Vec::new(), diagnostics: Diagnostics::new(source) };
     let mut start = 0;

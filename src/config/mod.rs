@@ -37,10 +37,10 @@ use crate::{engine, policy};
 
 pub use diagnostics::{ConfigError, ConfigWarning, Diagnostic, Snippet};
 pub use effective::{Effective, EffectiveSetting, Origin};
-pub use keys::{KEYS, Key, Kind, Scope};
+pub use keys::{ConfigKey, KEYS, KeyScope, ValueKind};
 pub use lists::{FileStamp, ListFile, ListKind};
 pub use resolve::conditions::attributes as condition_attributes;
-use source::Source;
+use source::ConfigText;
 
 /// The file that is read when none is named. It need not exist.
 pub const DEFAULT_PATH: &str = "/etc/connshaper/connshaper.toml";
@@ -52,7 +52,7 @@ pub struct Config {
     pub path: Option<PathBuf>,
     pub form: Form,
     /// The limits and lists. The limit at the top level is the first one.
-    pub policy: policy::Settings,
+    pub policy: policy::PolicySettings,
     /// The lists without list files, if there are any: they can be read again.
     pub own_lists: Option<Lists>,
     pub list_files: Vec<ListFile>,
@@ -101,15 +101,15 @@ impl Config {
     }
 
     /// What the engine needs beside the policy.
-    pub fn engine(&self) -> engine::Settings {
-        engine::Settings {
+    pub fn engine(&self) -> engine::ServiceSettings {
+        engine::ServiceSettings {
             store: self.store.clone(),
             on_store_failure: self.policy.on_store_failure,
             log: self.log.clone(),
             max_connections: self.max_connections,
             max_delayed: self.max_delayed,
             allow_peers: self.allow_peers.clone(),
-            source: engine::service::Source {
+            source: engine::service::ConfigSource {
                 path: self.path.as_ref().map(|path| path.to_string_lossy().into_owned()),
                 form: self.form.name(),
                 warnings: self.warnings.iter().map(ToString::to_string).collect(),
@@ -191,15 +191,15 @@ impl Loaded {
 
     /// The defaults: what an empty file means.
     fn built_in(before_lists: &mut dyn FnMut(&Config)) -> Self {
-        let source = Source::new(Path::new(""), b"");
+        let source = ConfigText::new(Path::new(""), b"");
         resolve::read(&source, Form::BuiltIn, before_lists).expect("an empty file is right")
     }
 
     pub fn parse(path: &Path, content: impl AsRef<[u8]>) -> Result<Self, ConfigError> {
-        Self::read(&Source::new(path, content.as_ref()), &mut |_| ())
+        Self::read(&ConfigText::new(path, content.as_ref()), &mut |_| ())
     }
 
-    fn read(source: &Source, before_lists: &mut dyn FnMut(&Config)) -> Result<Self, ConfigError> {
+    fn read(source: &ConfigText, before_lists: &mut dyn FnMut(&Config)) -> Result<Self, ConfigError> {
         if legacy::form(&source.text) == Some(Form::ConnectionShaper) {
             return legacy::read(source, before_lists);
         }

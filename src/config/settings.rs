@@ -14,7 +14,7 @@ use toml::de::{DeString, DeTable, DeValue};
 
 use super::diagnostics::{Diagnostics, quoted};
 use super::effective::Origin;
-use super::keys::{self, KEYS, Key, Kind, Scope};
+use super::keys::{self, ConfigKey, KEYS, KeyScope, ValueKind};
 use super::netblock;
 use super::source::Span;
 use super::units;
@@ -22,14 +22,14 @@ use super::units;
 /// Every default as the line of a file that sets it, so that defaults are typed like any other value.
 static DEFAULTS: LazyLock<DeTable<'static>> = LazyLock::new(|| {
     static TEXT: LazyLock<String> = LazyLock::new(|| {
-        let line = |key: &Key| Some(format!("{} = {}\n", key.name, key.default?));
+        let line = |key: &ConfigKey| Some(format!("{} = {}\n", key.name, key.default?));
         KEYS.iter().filter_map(line).collect()
     });
     DeTable::parse(&TEXT).expect("defaults are TOML").into_inner()
 });
 
 /// The values of the top level or of a limit. Mistakes are noted in the diagnostics of their file.
-pub(super) struct Settings<'t, 's> {
+pub(super) struct TableSettings<'t, 's> {
     pub diagnostics: &'t Diagnostics<'s>,
     /// What messages add to a key: of which limit it is; empty at the top level.
     owner: String,
@@ -58,7 +58,7 @@ pub(super) enum Value<'t, 's> {
     Threshold,
 }
 
-impl<'t, 's> Settings<'t, 's> {
+impl<'t, 's> TableSettings<'t, 's> {
     /// The top level of a file.
     pub fn top(diagnostics: &'t Diagnostics<'s>, table: &'t DeTable<'s>) -> Self {
         Self::read(diagnostics, String::new(), table, None)
@@ -71,7 +71,7 @@ impl<'t, 's> Settings<'t, 's> {
 
     fn read(diagnostics: &'t Diagnostics<'s>, owner: String, table: &'t DeTable<'s>, top: Option<&Self>) -> Self {
         let mut settings = Self { diagnostics, owner, values: BTreeMap::new(), spans: BTreeMap::new() };
-        let belongs_here = |key: &&Key| top.is_none() || key.is_of_limit();
+        let belongs_here = |key: &&ConfigKey| top.is_none() || key.is_of_limit();
         for (name, _) in table {
             if !KEYS.iter().filter(belongs_here).any(|key| key.name == name.get_ref()) {
                 settings.refuse(name.get_ref(), &name.span(), belongs_here);
@@ -87,7 +87,7 @@ impl<'t, 's> Settings<'t, 's> {
                     continue;
                 }
             }
-            let above = top.and_then(|top| top.values.get(key.name)).filter(|_| key.scope == Scope::Inherited);
+            let above = top.and_then(|top| top.values.get(key.name)).filter(|_| key.scope == KeyScope::Inherited);
             if let Some(setting) = above {
                 let origin = if setting.origin == Origin::Default { Origin::Default } else { Origin::TopLevel };
                 settings.values.insert(key.name, Setting { origin, ..setting.clone() });
@@ -119,7 +119,7 @@ impl<'t, 's> Settings<'t, 's> {
         }
     }
 
-    fn refuse(&self, name: &str, span: &Span, belongs_here: impl Fn(&&Key) -> bool) {
+    fn refuse(&self, name: &str, span: &Span, belongs_here: impl Fn(&&ConfigKey) -> bool) {
         if keys::find(name).is_some() {
             // What follows a table's header belongs to the table, which is easily forgotten.
             let problem = format!("`{name}` is not a key{}", self.owner);
@@ -157,7 +157,7 @@ impl<'t, 's> Settings<'t, 's> {
     }
 
     /// What stands in a table, in the order of the file.
-    pub fn table(&self, key: &str) -> Vec<Entry<'t, 's>> {
+    pub fn table(&self, key: &str) -> Vec<SettingEntry<'t, 's>> {
         match self.setting(key).map(|setting| &setting.value) {
             Some(Value::Table(table)) => entries(table),
             None => Vec::new(),
@@ -235,42 +235,42 @@ impl<'t, 's> Settings<'t, 's> {
         }
     }
 
-    fn typed(&self, key: &Key, toml: &'t Spanned<DeValue<'s>>) -> Option<Value<'t, 's>> {
+    fn typed(&self, key: &ConfigKey, toml: &'t Spanned<DeValue<'s>>) -> Option<Value<'t, 's>> {
         match (key.kind, toml.get_ref()) {
-            (Kind::Integer(min, max), DeValue::Integer(_)) => match integer(toml.get_ref()) {
+            (ValueKind::Integer(min, max), DeValue::Integer(_)) => match integer(toml.get_ref()) {
                 Some(number) if (min..=max).contains(&number) => Some(Value::Integer(number)),
                 _ => self.out_of_bounds(key, toml, format!("write a number from {min} to {max}")),
             },
-            (Kind::Seconds(min, max), _) => self.duration(key, toml, min, max, Duration::from_secs(1)),
-            (Kind::Milliseconds(min, max), _) => self.duration(key, toml, min, max, Duration::from_millis(1)),
-            (Kind::Boolean, DeValue::Boolean(value)) => Some(Value::Boolean(*value)),
-            (Kind::String, DeValue::String(text)) => Some(Value::String(text.to_string())),
-            (Kind::Table, DeValue::Table(table)) => Some(Value::Table(table)),
-            (Kind::Threshold, _) => Some(Value::Threshold),
-            (Kind::StringOrList | Kind::OneOrMore, DeValue::String(text)) => {
+            (ValueKind::Seconds(min, max), _) => self.duration(key, toml, min, max, Duration::from_secs(1)),
+            (ValueKind::Milliseconds(min, max), _) => self.duration(key, toml, min, max, Duration::from_millis(1)),
+            (ValueKind::Boolean, DeValue::Boolean(value)) => Some(Value::Boolean(*value)),
+            (ValueKind::String, DeValue::String(text)) => Some(Value::String(text.to_string())),
+            (ValueKind::Table, DeValue::Table(table)) => Some(Value::Table(table)),
+            (ValueKind::Threshold, _) => Some(Value::Threshold),
+            (ValueKind::StringOrList | ValueKind::OneOrMore, DeValue::String(text)) => {
                 Some(Value::Strings(vec![(text.to_string(), toml.span())]))
             }
-            (Kind::OneOrMore, DeValue::Array(list)) if list.is_empty() => {
+            (ValueKind::OneOrMore, DeValue::Array(list)) if list.is_empty() => {
                 let problem = format!("{} is an empty list", self.named(key.name));
                 self.diagnostics.error(&toml.span(), problem, "name at least one, or remove the key")
             }
-            (Kind::Strings | Kind::StringOrList | Kind::OneOrMore, DeValue::Array(list)) => {
+            (ValueKind::Strings | ValueKind::StringOrList | ValueKind::OneOrMore, DeValue::Array(list)) => {
                 self.list(key, list, |text, span| Some((text.to_owned(), span.clone()))).map(Value::Strings)
             }
-            (Kind::Netblocks, DeValue::Array(list)) => self
+            (ValueKind::Netblocks, DeValue::Array(list)) => self
                 .list(key, list, |text, span| Some((self.netblock(text, span)?, span.clone())))
                 .map(Value::Netblocks),
-            (Kind::Strings | Kind::Netblocks, DeValue::String(text)) => {
+            (ValueKind::Strings | ValueKind::Netblocks, DeValue::String(text)) => {
                 let items: Vec<_> =
                     text.split(',').map(|item| format!("\"{}\"", item.trim().escape_default())).collect();
                 let problem = format!("{} is a list, not one string", self.named(key.name));
                 self.diagnostics.error(&toml.span(), problem, format!("write `{} = [{}]`", key.name, items.join(", ")))
             }
-            (Kind::Integer(..), _) => self.wrong_type(key, toml, "a whole number"),
-            (Kind::Boolean, _) => self.wrong_type(key, toml, "true or false"),
-            (Kind::String, _) => self.wrong_type(key, toml, "a string"),
-            (Kind::Table, _) => self.wrong_type(key, toml, "a table"),
-            (Kind::Strings | Kind::StringOrList | Kind::OneOrMore | Kind::Netblocks, _) => {
+            (ValueKind::Integer(..), _) => self.wrong_type(key, toml, "a whole number"),
+            (ValueKind::Boolean, _) => self.wrong_type(key, toml, "true or false"),
+            (ValueKind::String, _) => self.wrong_type(key, toml, "a string"),
+            (ValueKind::Table, _) => self.wrong_type(key, toml, "a table"),
+            (ValueKind::Strings | ValueKind::StringOrList | ValueKind::OneOrMore | ValueKind::Netblocks, _) => {
                 self.wrong_type(key, toml, "a list of strings")
             }
         }
@@ -278,7 +278,7 @@ impl<'t, 's> Settings<'t, 's> {
 
     fn duration(
         &self,
-        key: &Key,
+        key: &ConfigKey,
         toml: &Spanned<DeValue>,
         min: u64,
         max: u64,
@@ -310,7 +310,12 @@ impl<'t, 's> Settings<'t, 's> {
     }
 
     /// Reads the strings of a list. `None` when one of the entries is none; what `read` refuses is left out.
-    fn list<T>(&self, key: &Key, list: &[Spanned<DeValue>], read: impl Fn(&str, &Span) -> Option<T>) -> Option<Vec<T>> {
+    fn list<T>(
+        &self,
+        key: &ConfigKey,
+        list: &[Spanned<DeValue>],
+        read: impl Fn(&str, &Span) -> Option<T>,
+    ) -> Option<Vec<T>> {
         let (mut entries, mut complete) = (Vec::new(), true);
         for entry in list {
             if let DeValue::String(text) = entry.get_ref() {
@@ -339,16 +344,16 @@ impl<'t, 's> Settings<'t, 's> {
         }
     }
 
-    fn out_of_bounds<T>(&self, key: &Key, toml: &Spanned<DeValue>, remedy: String) -> Option<T> {
+    fn out_of_bounds<T>(&self, key: &ConfigKey, toml: &Spanned<DeValue>, remedy: String) -> Option<T> {
         self.diagnostics.error(&toml.span(), format!("{} is out of bounds", self.named(key.name)), remedy)
     }
 
-    fn wrong_type<T>(&self, key: &Key, toml: &Spanned<DeValue>, wanted: &str) -> Option<T> {
+    fn wrong_type<T>(&self, key: &ConfigKey, toml: &Spanned<DeValue>, wanted: &str) -> Option<T> {
         let found = with_article(toml.get_ref().type_str());
         let problem = format!("{} is {wanted}, not {found}", self.named(key.name));
         let remedy = match (key.default, key.kind) {
             (Some(default), _) => format!("write it as in `{} = {default}`", key.name),
-            (None, Kind::Table) => "connshaper.toml(5) has examples".to_owned(),
+            (None, ValueKind::Table) => "connshaper.toml(5) has examples".to_owned(),
             (None, _) => format!("write it as in `{} = \"...\"`", key.name),
         };
         self.diagnostics.error(&toml.span(), problem, remedy)
@@ -398,16 +403,16 @@ pub(super) fn integer(value: &DeValue) -> Option<u64> {
 }
 
 /// A key of a table with its value.
-pub(super) struct Entry<'t, 's> {
+pub(super) struct SettingEntry<'t, 's> {
     pub name: &'t str,
     pub span: Span,
     pub value: &'t Spanned<DeValue<'s>>,
 }
 
 /// What stands in a table, in the order of the file.
-pub(super) fn entries<'t, 's>(table: &'t DeTable<'s>) -> Vec<Entry<'t, 's>> {
+pub(super) fn entries<'t, 's>(table: &'t DeTable<'s>) -> Vec<SettingEntry<'t, 's>> {
     let entry =
-        |(name, value): (&'t Spanned<DeString<'s>>, _)| Entry { name: name.get_ref(), span: name.span(), value };
+        |(name, value): (&'t Spanned<DeString<'s>>, _)| SettingEntry { name: name.get_ref(), span: name.span(), value };
     let mut entries: Vec<_> = table.iter().map(entry).collect();
     entries.sort_by_key(|entry| entry.span.start);
     entries

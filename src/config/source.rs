@@ -22,14 +22,14 @@ pub(super) type Span = Range<usize>;
 pub(super) const LARGEST: u64 = 64 * 1024 * 1024;
 
 /// A file's text.
-pub(super) struct Source {
+pub(super) struct ConfigText {
     pub path: PathBuf,
     pub text: String,
     /// Offset of the first byte that was not UTF-8.
     pub broken: Option<usize>,
 }
 
-impl Source {
+impl ConfigText {
     /// Takes the content of a file. A byte order mark is dropped; bytes that
     /// are not UTF-8 are replaced and remembered, for in a comment of the
     /// original's form they never mattered.
@@ -104,22 +104,22 @@ fn excerpt(text: &str, line: usize, column: usize, width: usize) -> Snippet {
 }
 
 /// Reads a whole file, within reason.
-pub(super) fn read(path: &Path) -> Result<Source, ReadError> {
+pub(super) fn read(path: &Path) -> Result<ConfigText, ReadError> {
     read_all(path, File::open(path).map_err(ReadError::Io)?)
 }
 
-fn read_all(path: &Path, file: File) -> Result<Source, ReadError> {
+fn read_all(path: &Path, file: File) -> Result<ConfigText, ReadError> {
     let mut bytes = Vec::new();
     let size = file.take(LARGEST + 1).read_to_end(&mut bytes);
     if size.map_err(ReadError::Io)? as u64 > LARGEST {
         return Err(ReadError::Large);
     }
-    Ok(Source::new(path, &bytes))
+    Ok(ConfigText::new(path, &bytes))
 }
 
 /// Reads a list file, which has to be a plain file: no directory, and nothing that never ends. Returns its stamp too.
 /// `Err`: problem and remedy.
-pub(super) fn read_list(path: &Path) -> Result<(Source, FileStamp), (String, String)> {
+pub(super) fn read_list(path: &Path) -> Result<(ConfigText, FileStamp), (String, String)> {
     let wrong = |error: ReadError| {
         let mistake = error.at(path).diagnostics.swap_remove(0);
         (format!("{} {}", path.display(), mistake.problem), mistake.remedy)

@@ -4,11 +4,11 @@
 //! is named, and what to write. A message that is not known here is passed on as it is.
 
 use super::diagnostics::ConfigError;
-use super::source::{Source, Span};
+use super::source::{ConfigText, Span};
 use super::{keys, units};
 use crate::config::diagnostics::{Diagnostics, quoted};
 
-pub(super) fn explain(source: &Source, errors: &[toml::de::Error]) -> ConfigError {
+pub(super) fn explain(source: &ConfigText, errors: &[toml::de::Error]) -> ConfigError {
     let remarks = Diagnostics::new(source);
     let mut explained: Option<usize> = None;
     let span = |error: &toml::de::Error| error.span().unwrap_or(0..0);
@@ -31,7 +31,7 @@ pub(super) fn explain(source: &Source, errors: &[toml::de::Error]) -> ConfigErro
     remarks.finish().expect_err("toml gave at least one error")
 }
 
-fn usual_mistake(source: &Source, span: &Span, message: &str) -> (String, String) {
+fn usual_mistake(source: &ConfigText, span: &Span, message: &str) -> (String, String) {
     let line = source.line(span.start);
     let is = |beginning: &str| message.starts_with(beginning);
     let (problem, remedy) = if line.contains(['\u{201c}', '\u{201d}']) {

@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::Problem;
-use super::commands::{ControlCommand, ControlRequest, RequestLine, Response, VERSION};
+use super::commands::{ControlCommand, ControlRequest, ControlResponse, RequestLine, VERSION};
 use crate::config::{Config, ConfigError};
 use crate::observe::terminal::{Paint, escape, json, print};
 use crate::sysexits;
@@ -84,9 +84,11 @@ impl<C: ControlCommand + Into<ControlRequest>> Asked<C> {
             }
         };
         if self.daemon.json {
-            return report_json::<C>(Client::connect(&path).and_then(|mut client| client.ask_exactly(self.command)));
+            return report_json::<C>(
+                ControlClient::connect(&path).and_then(|mut client| client.ask_exactly(self.command)),
+            );
         }
-        match Client::connect(&path).and_then(|mut client| client.ask(self.command)) {
+        match ControlClient::connect(&path).and_then(|mut client| client.ask(self.command)) {
             Ok(answer) => print(&C::show(&answer, Paint::of(&io::stdout())), C::exit_code(&answer)),
             Err(problem) => fail(&problem),
         }
@@ -103,7 +105,7 @@ pub fn report_json<C: ControlCommand>(result: Result<C::Answer, Problem>) -> Exi
         }
         Err(problem) => problem.code,
     };
-    print(&json(&Response::from(result)), code)
+    print(&json(&ControlResponse::from(result)), code)
 }
 
 /// Prints why a command was not done.
@@ -114,12 +116,12 @@ pub fn fail(problem: &Problem) -> ExitCode {
 
 /// A connection to a daemon.
 #[derive(Debug)]
-pub struct Client {
+pub struct ControlClient {
     stream: BufReader<UnixStream>,
     path: PathBuf,
 }
 
-impl Client {
+impl ControlClient {
     /// Connects.
     ///
     /// # Errors
@@ -192,10 +194,10 @@ impl Client {
 /// The answer of a line, or why there is none.
 fn read<T: DeserializeOwned>(line: Value) -> io::Result<Result<T, Problem>> {
     #[derive(Deserialize)]
-    struct Head {
+    struct AnswerHead {
         ok: bool,
     }
-    let answer = match Head::deserialize(&line)?.ok {
+    let answer = match AnswerHead::deserialize(&line)?.ok {
         true => serde_json::from_value(line).map(Ok),
         false => serde_json::from_value(line).map(Err),
     };

@@ -127,7 +127,7 @@ pub struct RequestLine {
 /// An answer as a line has it.
 #[derive(Debug, Serialize)]
 #[serde(untagged)]
-pub enum Response<T> {
+pub enum ControlResponse<T> {
     Done {
         v: u64,
         ok: bool,
@@ -142,7 +142,7 @@ pub enum Response<T> {
     },
 }
 
-impl<T> From<Result<T, Problem>> for Response<T> {
+impl<T> From<Result<T, Problem>> for ControlResponse<T> {
     fn from(result: Result<T, Problem>) -> Self {
         match result {
             Ok(answer) => Self::Done { v: VERSION, ok: true, answer },
@@ -151,7 +151,7 @@ impl<T> From<Result<T, Problem>> for Response<T> {
     }
 }
 
-impl<T: Serialize> Response<T> {
+impl<T: Serialize> ControlResponse<T> {
     pub fn line(&self) -> String {
         serde_json::to_string(self).expect("an answer has string keys only")
     }
@@ -176,5 +176,5 @@ async fn respond<C: ControlCommand>(word: &str, command: &C, control: &Control, 
             log.limited(Severity::Info, "CONTROL", Now::read(), |line| fill(&record, line));
         }
     }
-    Response::from(result).line()
+    ControlResponse::from(result).line()
 }

@@ -8,7 +8,7 @@ use super::text::{cell, lasting};
 use super::{Control, Problem};
 use crate::engine::decide::apply;
 use crate::engine::preview::{checks_of, count};
-use crate::engine::target::Counted;
+use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
 use crate::observe::log::LogRecord;
 use crate::observe::terminal::Paint;
@@ -52,7 +52,7 @@ fn one() -> u32 {
 
 impl CounterArgs {
     /// The limit and the key that are named.
-    pub(super) fn counted<'p>(&self, policy: &'p Policy) -> Result<Counted<'p>, Problem> {
+    pub(super) fn counted<'p>(&self, policy: &'p Policy) -> Result<TargetCounter<'p>, Problem> {
         if !(1..=MAX_AMOUNT).contains(&self.amount) {
             return Err(Problem::usage(format!("the amount must be between 1 and {MAX_AMOUNT}")));
         }
@@ -127,7 +127,7 @@ impl ControlCommand for HitArgs {
 }
 
 impl CountStatus {
-    pub(super) fn of(counted: &Counted<'_>, decision: &Decision<'_>, hit: Option<Counter>) -> Self {
+    pub(super) fn of(counted: &TargetCounter<'_>, decision: &Decision<'_>, hit: Option<Counter>) -> Self {
         let refusal = match &decision.verdict {
             Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
             Verdict::Pass(_) | Verdict::Defer => decision.would_refuse().next(),

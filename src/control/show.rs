@@ -10,7 +10,7 @@ use super::text::{cell, lasting, table};
 use super::{Control, Problem};
 use crate::engine::bans::{counted_client, limit_bans};
 use crate::engine::reading::Reading;
-use crate::engine::target::{Counted, Listed, Target};
+use crate::engine::target::{Listed, Target, TargetCounter};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::Policy;
@@ -124,7 +124,7 @@ impl ControlCommand for ShowArgs {
             let mut bans = limit_bans(&rules, target, now).await;
             for client in &listed {
                 let counted = counted_client(&rules.policy, client);
-                let is_it = |one: &Counted<'_>| {
+                let is_it = |one: &TargetCounter<'_>| {
                     counted.as_ref().is_some_and(|counted| one.limit.id == counted.limit.id && one.part == counted.part)
                 };
                 let banned = bans.bans.iter().position(|(one, _)| is_it(one)).map(|at| bans.bans.remove(at));
@@ -134,7 +134,7 @@ impl ControlCommand for ShowArgs {
                 }
             }
             // A ban outlasts the window.
-            let is_shown = |one: &Counted<'_>| {
+            let is_shown = |one: &TargetCounter<'_>| {
                 counters.iter().any(|shown| shown.limit == one.limit.name && shown.key == one.part.to_string())
             };
             let rest_of_bans: Vec<_> = bans.bans.iter().filter(|(one, _)| !is_shown(one)).collect();
@@ -220,7 +220,7 @@ impl OverrideStatus {
 }
 
 impl CounterStatus {
-    fn of(counted: &Counted<'_>, reading: Option<Reading>) -> Self {
+    fn of(counted: &TargetCounter<'_>, reading: Option<Reading>) -> Self {
         let unit = u64::from(counted.limit.counts.unit());
         Self {
             limit: counted.limit.name.clone(),

@@ -14,7 +14,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::commands::{ControlRequest, RequestLine, Response, VERSION};
+use super::commands::{ControlRequest, ControlResponse, RequestLine, VERSION};
 use super::{Control, Problem};
 use crate::config::{ControlConfig, SocketConfig};
 use crate::listener::unix::{self, SocketFile};
@@ -41,13 +41,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 
 /// The socket, before anything is accepted.
 #[derive(Debug)]
-pub struct Socket {
+pub struct ControlSocket {
     listener: UnixListener,
     /// Removes the file with us.
     _file: SocketFile,
 }
 
-impl Socket {
+impl ControlSocket {
     /// Makes the socket, open to the daemon's user and, if there is one, its group.
     ///
     /// # Errors
@@ -137,20 +137,20 @@ async fn finish(command: impl Future<Output = String> + Send + 'static) -> Strin
 }
 
 fn refuse(problem: Problem) -> String {
-    Response::<()>::from(Err(problem)).line()
+    ControlResponse::<()>::from(Err(problem)).line()
 }
 
 /// The request of a line.
 fn read(line: &[u8]) -> Result<ControlRequest, Problem> {
     // Read on its own, for a request of another version may have other arguments.
     #[derive(Deserialize)]
-    struct Version {
+    struct ProtocolVersion {
         v: u64,
     }
     let wrong = |error| Problem::usage(format!("not a valid request: {error}"));
     match serde_json::from_slice(line).map_err(wrong)? {
-        Version { v: VERSION } => {}
-        Version { v } => {
+        ProtocolVersion { v: VERSION } => {}
+        ProtocolVersion { v } => {
             return Err(Problem::usage(format!(
                 "version {v} of the protocol is not known, only {VERSION}: is the daemon of another version than this \
                  program?"

@@ -13,7 +13,7 @@ use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::overrides::OverrideKind;
 use crate::store::local::listing::count_bans;
-use crate::store::shared::breaker::Condition;
+use crate::store::shared::breaker::ServerHealth;
 
 /// Show daemon status
 #[derive(Clone, Debug, Default, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -224,8 +224,8 @@ impl ServerStatus {
     }
 }
 
-impl From<Condition> for ServerStatus {
-    fn from(Condition { server, breaker, away }: Condition) -> Self {
+impl From<ServerHealth> for ServerStatus {
+    fn from(ServerHealth { server, breaker, away }: ServerHealth) -> Self {
         let down_seconds = away.map(|time| time.as_secs());
         Self { server, breaker: breaker.name().to_owned(), down: away.is_some(), down_seconds }
     }

@@ -14,7 +14,7 @@ use crate::net::clock::Now;
 use crate::policy::Policy;
 use crate::policy::limit::LimitId;
 use crate::policy::record_snapshot::Ids;
-use crate::snapshot::section::{Section, SnapshotError, Writer, decode};
+use crate::snapshot::section::{Section, SectionWriter, SnapshotError, decode};
 use crate::store::local::{RestoredEntry, Table};
 
 /// When the counts were taken, their secret, and their limits.
@@ -38,7 +38,7 @@ struct SavedOrigin {
 
 /// Writes the counts of the limits of `policy`, and returns how many there are. Requests go on meanwhile: each
 /// count is one it had at some time between the beginning and the end.
-pub fn write(writer: &mut Writer<impl Write>, policy: &Policy, table: &Table, now: Now) -> io::Result<u64> {
+pub fn write(writer: &mut SectionWriter<impl Write>, policy: &Policy, table: &Table, now: Now) -> io::Result<u64> {
     let origin = SavedOrigin {
         unix_ms: now.unix_ms,
         monotonic: now.monotonic,
@@ -74,23 +74,23 @@ pub enum Since {
 
 /// Makes a table of sections.
 #[derive(Debug)]
-pub struct Reading<'p> {
+pub struct CountsReading<'p> {
     policy: &'p Policy,
     max_clients: usize,
     since: Since,
     now: Now,
-    origin: Option<Origin>,
+    origin: Option<SnapshotOrigin>,
 }
 
 #[derive(Debug)]
-struct Origin {
+struct SnapshotOrigin {
     table: Table,
     /// Milliseconds since then.
     elapsed: u64,
     ids: Ids,
 }
 
-impl<'p> Reading<'p> {
+impl<'p> CountsReading<'p> {
     /// For the limits of a policy; a table of at most `max_clients`.
     pub fn new(policy: &'p Policy, max_clients: usize, since: Since, now: Now) -> Self {
         Self { policy, max_clients, since, now, origin: None }
@@ -129,7 +129,7 @@ impl<'p> Reading<'p> {
         self.origin.map(|origin| (origin.table, origin.ids))
     }
 
-    fn origin(&self, content: &[u8]) -> Result<Origin, SnapshotError> {
+    fn origin(&self, content: &[u8]) -> Result<SnapshotOrigin, SnapshotError> {
         let SavedOrigin { unix_ms, monotonic, secret, widths, limits } = decode(content)?;
         let now = |(id, identity): (LimitId, String)| Some((id, self.policy.id(&identity)?));
         let ids = limits.into_iter().filter_map(now).collect();
@@ -139,11 +139,11 @@ impl<'p> Reading<'p> {
         };
         let table = Table::with_secret(self.max_clients, secret);
         table.reserve(widths);
-        Ok(Origin { table, elapsed, ids })
+        Ok(SnapshotOrigin { table, elapsed, ids })
     }
 }
 
-impl Origin {
+impl SnapshotOrigin {
     fn restore(&self, content: &[u8], now: Now) -> Result<(), SnapshotError> {
         for entry in decode::<Vec<RestoredEntry>>(content)? {
             if let Some(limit) = self.ids.get(&entry.subject.limit()) {
@@ -162,7 +162,7 @@ mod tests {
     use crate::config::Config;
     use crate::policy::key::KeyPart;
     use crate::policy::{CounterKind, Key, Limit};
-    use crate::snapshot::section::Reader;
+    use crate::snapshot::section::SectionReader;
     use crate::snapshot::section::encode;
     use crate::store::local::counter_id::CounterId;
 
@@ -182,13 +182,14 @@ mod tests {
     }
 
     fn written(policy: &Policy, table: &Table, now: Now) -> Vec<u8> {
-        let mut writer = Writer::begin(Vec::new()).unwrap();
+        let mut writer = SectionWriter::begin(Vec::new()).unwrap();
         write(&mut writer, policy, table, now).unwrap();
         writer.finish().unwrap()
     }
 
     fn read(bytes: &[u8], policy: &Policy, now: Now) -> Table {
-        let (mut reader, mut reading) = (Reader::begin(bytes).unwrap(), Reading::new(policy, 1000, Since::Unix, now));
+        let (mut reader, mut reading) =
+            (SectionReader::begin(bytes).unwrap(), CountsReading::new(policy, 1000, Since::Unix, now));
         while let Some(section) = reader.next_section().unwrap() {
             assert!(reading.take(&section).unwrap());
         }
@@ -249,7 +250,7 @@ mod tests {
     #[test]
     fn counts_that_nobody_says_the_meaning_of_are_corrupt() {
         let policy = policy(THREE);
-        let mut reading = Reading::new(&policy, 1000, Since::Unix, Now::simulated(0));
+        let mut reading = CountsReading::new(&policy, 1000, Since::Unix, Now::simulated(0));
         let section = |content: &[u8]| Section { kind: COUNTS.0, version: COUNTS.1, content: content.to_vec() };
         assert!(matches!(reading.take(&section(&[2, 0, 0])), Err(SnapshotError::Corrupt)));
         let origin = SavedOrigin { unix_ms: 0, monotonic: 0, secret: [0; 2], widths: [0; 3], limits: Vec::new() };

@@ -31,7 +31,7 @@ use crate::daemon::signals::{SignalAction, Signals};
 use crate::daemon::state_file::StateFile;
 use crate::engine::overrides as words;
 use crate::engine::service::Service;
-use crate::http::metrics::Source;
+use crate::http::metrics::MetricsSource;
 use crate::http::server as http;
 use crate::net::address::Address;
 use crate::net::clock::Now;
@@ -40,7 +40,7 @@ use crate::observe::log::{Log, Severity};
 use crate::postfix::acceptor::Acceptor;
 use crate::postfix::suspended::SuspendedConnections;
 use list_watch::ListWatch;
-use start::{Listening, Open};
+use start::{Listening, OpenSockets};
 
 /// How long requests that were asked before a stop may take; each has its own, shorter, deadline.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -60,7 +60,7 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// # Errors
 ///
 /// When the configuration is wrong, or a place to listen at cannot be had.
-pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Failure> {
+pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), StartError> {
     // First of all: a signal that comes before would end the process.
     let mut signals = Signals::listen().map_err(anyhow::Error::from)?;
     // It goes on being fed over an upgrade, however long the lists are.
@@ -86,7 +86,7 @@ pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Fail
 
 /// Why the daemon does not serve.
 #[derive(Debug)]
-pub enum Failure {
+pub enum StartError {
     /// The configuration is wrong.
     Configuration(ConfigError),
     /// It became wrong while the program before handed over to this one: another start may find it right.
@@ -95,7 +95,7 @@ pub enum Failure {
     Other(anyhow::Error),
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for StartError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Configuration(error) | Self::AfterUpgrade(error) => error.fmt(f),
@@ -104,13 +104,13 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<ConfigError> for Failure {
+impl From<ConfigError> for StartError {
     fn from(error: ConfigError) -> Self {
         Self::Configuration(error)
     }
 }
 
-impl From<anyhow::Error> for Failure {
+impl From<anyhow::Error> for StartError {
     fn from(error: anyhow::Error) -> Self {
         Self::Other(error)
     }
@@ -136,15 +136,15 @@ struct Daemon {
 }
 
 impl Daemon {
-    async fn serve(mut self, open: Open, mut signals: Signals) {
-        let Open { listeners, connections, metrics, control: socket } = open;
+    async fn serve(mut self, open: OpenSockets, mut signals: Signals) {
+        let OpenSockets { listeners, connections, metrics, control: socket } = open;
         connections.into_iter().for_each(|connection| self.acceptor().resume(connection));
         let accept = |listener| tokio::spawn(self.acceptor().accept(listener));
         let mut accepting: Vec<_> = listeners.into_iter().map(accept).collect();
         // One at a time: whoever asks for another waits until it is done.
         let (reload, mut asked) = mpsc::channel::<Reload>(1);
         let control = self.control(reload);
-        let source = Arc::new(Source {
+        let source = Arc::new(MetricsSource {
             service: Arc::clone(&self.service),
             connections: self.connections.clone(),
             max_connections: self.max_connections,

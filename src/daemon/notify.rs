@@ -18,7 +18,7 @@ use crate::net::signals::block_signals;
 /// Messages that wait for the thread. More than these are not worth keeping: they are old news.
 const WAITING: usize = 16;
 
-enum Message {
+enum NotifyMessage {
     Ready,
     Reloading,
     Stopping,
@@ -28,32 +28,32 @@ enum Message {
     Flush(SyncSender<()>),
 }
 
-static THREAD: LazyLock<Option<SyncSender<Message>>> = LazyLock::new(|| {
+static THREAD: LazyLock<Option<SyncSender<NotifyMessage>>> = LazyLock::new(|| {
     std::env::var_os("NOTIFY_SOCKET")?;
     let (sender, receiver) = sync_channel(WAITING);
     thread::Builder::new().name("notify".into()).stack_size(64 * 1024).spawn(move || tell_all(&receiver)).ok()?;
     Some(sender)
 });
 
-fn tell_all(messages: &Receiver<Message>) {
+fn tell_all(messages: &Receiver<NotifyMessage>) {
     block_signals();
     for message in messages {
         // Whom nothing reaches can be told nothing of it.
         let _ = match &message {
-            Message::Ready => sd_notify::notify(&[NotifyState::Ready]),
+            NotifyMessage::Ready => sd_notify::notify(&[NotifyState::Ready]),
             // With Type=notify-reload the time tells this reload from an earlier one.
-            Message::Reloading => {
+            NotifyMessage::Reloading => {
                 NotifyState::monotonic_usec_now().and_then(|time| sd_notify::notify(&[NotifyState::Reloading, time]))
             }
-            Message::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
-            Message::Status(line) => sd_notify::notify(&[NotifyState::Status(line)]),
-            Message::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
-            Message::Flush(done) => done.send(()).map_err(io::Error::other),
+            NotifyMessage::Stopping => sd_notify::notify(&[NotifyState::Stopping]),
+            NotifyMessage::Status(line) => sd_notify::notify(&[NotifyState::Status(line)]),
+            NotifyMessage::Watchdog => sd_notify::notify(&[NotifyState::Watchdog]),
+            NotifyMessage::Flush(done) => done.send(()).map_err(io::Error::other),
         };
     }
 }
 
-fn tell(message: Message) -> io::Result<()> {
+fn tell(message: NotifyMessage) -> io::Result<()> {
     let Some(thread) = THREAD.as_ref() else {
         return Ok(());
     };
@@ -62,29 +62,29 @@ fn tell(message: Message) -> io::Result<()> {
 
 /// The service answers requests, after its start or after a reload.
 pub fn ready() -> io::Result<()> {
-    tell(Message::Ready)
+    tell(NotifyMessage::Ready)
 }
 
 /// A reload begins; `ready` ends it.
 pub fn reloading() -> io::Result<()> {
-    tell(Message::Reloading)
+    tell(NotifyMessage::Reloading)
 }
 
 /// The orderly end begins.
 pub fn stopping() -> io::Result<()> {
-    tell(Message::Stopping)
+    tell(NotifyMessage::Stopping)
 }
 
 /// One line for `systemctl status`.
 pub fn status(text: &str) -> io::Result<()> {
     // A newline would begin another message.
-    tell(Message::Status(text.replace(char::is_control, " ")))
+    tell(NotifyMessage::Status(text.replace(char::is_control, " ")))
 }
 
 /// Waits until everything was told, at most for `patience`. For the end of the process; blocks its thread.
 pub fn flush(patience: Duration) {
     let (done, told) = sync_channel(1);
-    if THREAD.is_some() && tell(Message::Flush(done)).is_ok() {
+    if THREAD.is_some() && tell(NotifyMessage::Flush(done)).is_ok() {
         let _ = told.recv_timeout(patience);
     }
 }
@@ -99,6 +99,6 @@ pub async fn feed_watchdog() {
     loop {
         turns.tick().await;
         // A watchdog that cannot be told acts by itself.
-        let _ = tell(Message::Watchdog);
+        let _ = tell(NotifyMessage::Watchdog);
     }
 }

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use tokio_util::task::TaskTracker;
 
-use super::{Daemon, Failure};
+use super::{Daemon, StartError};
 use crate::config::{Config, ConfigError};
-use crate::control::socket::{self, Socket};
+use crate::control::socket::{self, ControlSocket};
 use crate::daemon::descriptors;
 use crate::daemon::handover::exec as program;
 use crate::daemon::handover::receive::Handover;
@@ -46,7 +46,7 @@ struct Sockets {
 }
 
 /// Reads the configuration, and opens what `listen` or else the configuration asks for. Blocks.
-fn load(path: Option<&Path>, listen: &[Address]) -> Result<(Config, Sockets), Failure> {
+fn load(path: Option<&Path>, listen: &[Address]) -> Result<(Config, Sockets), StartError> {
     let by_option = !listen.is_empty();
     let asked = |config: &Config| if by_option { listen.to_vec() } else { config.listen.clone() };
     // Before anything is hashed: that is to be done as before.
@@ -58,7 +58,7 @@ fn load(path: Option<&Path>, listen: &[Address]) -> Result<(Config, Sockets), Fa
         let listening = Listening::new(asked, by_option, &listeners);
         return Ok((config, Sockets { listeners, listening, handover: None }));
     };
-    let config = load_after_trial(path, &mut handover).map_err(Failure::AfterUpgrade)?;
+    let config = load_after_trial(path, &mut handover).map_err(StartError::AfterUpgrade)?;
     let passed = handover.listeners().map_err(anyhow::Error::from)?;
     let (listeners, asked) = match passed.is_empty() {
         true => (bind(&asked(&config), &config)?, asked(&config)),
@@ -104,18 +104,18 @@ fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>>
 }
 
 /// What is open at the beginning.
-pub(super) struct Open {
+pub(super) struct OpenSockets {
     pub listeners: Vec<Listener>,
     /// Policy connections that were served before.
     pub connections: Vec<SuspendedConnection<Stream>>,
     pub metrics: Vec<Listener>,
-    pub control: Option<Socket>,
+    pub control: Option<ControlSocket>,
 }
 
 impl Daemon {
     /// Reads and opens all that the daemon needs. Blocks, for as long as lists, disk and name service take; must be
     /// called within a runtime.
-    pub(super) fn begin(path: Option<PathBuf>, listen: &[Address]) -> Result<(Self, Open), Failure> {
+    pub(super) fn begin(path: Option<PathBuf>, listen: &[Address]) -> Result<(Self, OpenSockets), StartError> {
         let (mut config, Sockets { listeners, listening, mut handover }) = load(path.as_deref(), listen)?;
         let log = Log::open(&config.log).context("the log cannot be opened")?;
         let program = program::path().context("the path of the program cannot be found out")?;
@@ -164,7 +164,7 @@ impl Daemon {
             None => daemon.started(),
         }
         daemon.warn(&daemon.config);
-        Ok((daemon, Open { listeners, connections, metrics, control }))
+        Ok((daemon, OpenSockets { listeners, connections, metrics, control }))
     }
 
     fn started(&self) {
@@ -207,9 +207,9 @@ fn max_connections(config: &Config, log: &Log) -> usize {
 }
 
 /// Where others than Postfix ask. An upgrade closes these and opens them anew.
-fn aside(config: &Config) -> anyhow::Result<(Vec<Listener>, Option<Socket>)> {
+fn aside(config: &Config) -> anyhow::Result<(Vec<Listener>, Option<ControlSocket>)> {
     let metrics = bind(&config.metrics, config)?;
-    let control = config.control.clone().or_else(socket::usual).as_ref().map(Socket::bind).transpose()?;
+    let control = config.control.clone().or_else(socket::usual).as_ref().map(ControlSocket::bind).transpose()?;
     Ok((metrics, control))
 }
 

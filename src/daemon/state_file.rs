@@ -19,14 +19,14 @@ use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 use nix::unistd::geteuid;
 
-use super::counts::{self, Reading, Since};
+use super::counts::{self, CountsReading, Since};
 use crate::config::Config;
 use crate::net::clock::Now;
 use crate::net::lock;
 use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
-use crate::snapshot::section::{Reader, SnapshotError, Writer};
+use crate::snapshot::section::{SectionReader, SectionWriter, SnapshotError};
 use crate::store::local::Table;
 
 /// Read in pieces of this size.
@@ -116,8 +116,8 @@ impl StateFile {
             Err(error) => return Err(SnapshotError::Unreadable(error)),
         };
         require_trusted(&file, &self.path).map_err(SnapshotError::Unreadable)?;
-        let mut reader = Reader::begin(BufReader::with_capacity(PIECE, file))?;
-        let mut reading = Reading::new(policy, max_clients, Since::Unix, now);
+        let mut reader = SectionReader::begin(BufReader::with_capacity(PIECE, file))?;
+        let mut reading = CountsReading::new(policy, max_clients, Since::Unix, now);
         while let Some(section) = reader.next_section()? {
             reading.take(&section)?;
         }
@@ -230,7 +230,7 @@ fn write_new(path: &Path, policy: &Policy, table: &Table, now: Now) -> io::Resul
     }
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     leave_to_owner_of_directory(&file, path)?;
-    let mut writer = Writer::begin(BufWriter::with_capacity(PIECE, file))?;
+    let mut writer = SectionWriter::begin(BufWriter::with_capacity(PIECE, file))?;
     let counters = counts::write(&mut writer, policy, table, now)?;
     let file: File = writer.finish()?.into_inner()?;
     file.sync_all()?;

@@ -11,9 +11,9 @@ use ipnet::IpNet;
 use crate::engine::overrides::{BanEvent, BanEventKind, Change};
 use crate::engine::reading::Reading;
 use crate::engine::service::{Rules, Service};
-use crate::engine::target::{Counted, Listed, Target};
+use crate::engine::target::{Listed, Target, TargetCounter};
 use crate::net::clock::Now;
-use crate::observe::log::{Event, Severity};
+use crate::observe::log::{LogEvent, Severity};
 use crate::policy::key::KeyPart;
 use crate::policy::overrides::{Override, OverrideKind};
 use crate::policy::{BLACKLIST, CounterKind, Policy};
@@ -24,7 +24,7 @@ const TOLERANCE: u64 = 2000;
 
 /// The keys of a target that limits have banned.
 pub struct LimitBans<'p> {
-    pub bans: Vec<(Counted<'p>, Reading)>,
+    pub bans: Vec<(TargetCounter<'p>, Reading)>,
     /// Further ones in a netblock.
     pub more: usize,
 }
@@ -49,15 +49,15 @@ pub async fn limit_bans<'p>(rules: &'p Rules, target: &Target, now: Now) -> Limi
 }
 
 /// The counters of a client in this process's table; none where the limit is no longer in force.
-pub fn counted_client<'p>(policy: &'p Policy, client: &ListedClient) -> Option<Counted<'p>> {
+pub fn counted_client<'p>(policy: &'p Policy, client: &ListedClient) -> Option<TargetCounter<'p>> {
     let limit = policy.limits().iter().find(|limit| limit.id == client.limit)?;
     let part = KeyPart::Client { address: client.address, prefix_length: client.prefix_length };
-    Some(Counted { limit, part, threshold: limit.threshold })
+    Some(TargetCounter { limit, part, threshold: limit.threshold })
 }
 
 /// Lifts bans of limits; the violations that led to them are forgotten, other counts stay. Returns whether the store
 /// has done it, and what other hosts are to be told.
-pub async fn lift(service: &Service, rules: &Rules, bans: &[Counted<'_>], now: Now) -> (bool, Vec<Change>) {
+pub async fn lift(service: &Service, rules: &Rules, bans: &[TargetCounter<'_>], now: Now) -> (bool, Vec<Change>) {
     let keys = bans.iter().flat_map(|one| [one.key(CounterKind::Ban), one.key(CounterKind::Violations)]);
     let keys: Vec<_> = keys.collect();
     let is_done = keys.is_empty() || rules.store.reset(keys.into_iter(), now).await;
@@ -65,7 +65,7 @@ pub async fn lift(service: &Service, rules: &Rules, bans: &[Counted<'_>], now: N
 }
 
 /// Says that these bans were lifted. Returns what other hosts are to be told.
-pub fn announce_lifted(service: &Service, bans: &[Counted<'_>], now: Now) -> Vec<Change> {
+pub fn announce_lifted(service: &Service, bans: &[TargetCounter<'_>], now: Now) -> Vec<Change> {
     let mut events = Vec::new();
     // Nothing ever said that a limit that is only logged has banned.
     for one in bans.iter().filter(|one| !one.limit.log_only) {
@@ -94,7 +94,7 @@ pub fn hear(service: &Service, event: &BanEvent, announces: bool, now: Now) {
                 table.observe(table.subject(ban), *repetition, left, 0, now.monotonic);
             }
             if holds && announces {
-                service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
+                service.log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| {
                     line.field("key", key).field("limit", limit);
                     line.field("seconds", seconds).field("repetition", repetition);
                 });
@@ -143,7 +143,7 @@ pub async fn announce_reload(service: &Service, before: &Rules, after: &Rules, n
         let (limit, part) = (&counted.limit.name, &counted.part);
         match [before, after].map(|rules| holds(&rules.policy, limit, part)) {
             [true, false] => say_unbanned(service, &part.to_string(), limit, now),
-            [false, true] => service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
+            [false, true] => service.log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| {
                 line.field("key", part).field("limit", limit);
                 line.field("seconds", client.hit.left_seconds()).field("repetition", client.hit.count);
             }),
@@ -181,14 +181,14 @@ fn override_key(ban: &Override) -> KeyPart {
 }
 
 fn say_override_banned(service: &Service, ban: &Override, now: Now) {
-    service.log.event(Event::Ban, Severity::Info, "BANNED", now, |line| {
+    service.log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| {
         line.field("key", &override_key(ban)).field("limit", BLACKLIST).field("seconds", ban.left(now));
         line.field("by", &ban.by);
     });
 }
 
 fn say_unbanned(service: &Service, key: &str, limit: &str, now: Now) {
-    service.log.event(Event::Unban, Severity::Info, "UNBANNED", now, |line| {
+    service.log.event(LogEvent::Unban, Severity::Info, "UNBANNED", now, |line| {
         line.field("key", key).field("limit", limit);
     });
 }

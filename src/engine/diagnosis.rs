@@ -79,11 +79,11 @@ impl SetupProblem {
 /// What was seen so far, and what it came to.
 #[derive(Debug, Default)]
 pub struct Diagnosis {
-    state: Mutex<Seen>,
+    state: Mutex<ObservedSetup>,
 }
 
 #[derive(Debug, Default)]
-struct Seen {
+struct ObservedSetup {
     sessions: u64,
     late: u64,
     without_port: u64,
@@ -134,7 +134,7 @@ impl Diagnosis {
         }
         // What comes from now on is judged by itself.
         let said = std::mem::take(&mut seen.said);
-        *seen = Seen { found, said, ..Seen::default() };
+        *seen = ObservedSetup { found, said, ..ObservedSetup::default() };
     }
 
     /// What holds, as far as is known.
@@ -142,12 +142,12 @@ impl Diagnosis {
         self.lock().found.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Seen> {
+    fn lock(&self) -> MutexGuard<'_, ObservedSetup> {
         lock(&self.state)
     }
 }
 
-impl Seen {
+impl ObservedSetup {
     /// Majority vote: a client with more than half of all sessions is the candidate in the end.
     fn vote(&mut self, client: IpAddr) {
         let private = match client {

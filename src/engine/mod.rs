@@ -12,4 +12,4 @@ pub mod reset;
 pub mod service;
 pub mod target;
 
-pub use service::Settings;
+pub use service::ServiceSettings;

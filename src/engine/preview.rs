@@ -2,7 +2,7 @@
 
 use std::net::Ipv4Addr;
 
-use crate::engine::target::Counted;
+use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
 use crate::policy::checks::{CheckState, LimitCheck, Operations};
 use crate::policy::key::KeyPart;
@@ -35,8 +35,8 @@ pub async fn count(store: &Store, checks: &LimitChecks<'_>, now: Now) -> Reading
 }
 
 /// The check of one limit and one key, as another program than Postfix reports a hit.
-pub fn checks_of<'p>(counted: Counted<'p>, amount: u32) -> LimitChecks<'p> {
-    let Counted { limit, part, threshold } = counted;
+pub fn checks_of<'p>(counted: TargetCounter<'p>, amount: u32) -> LimitChecks<'p> {
+    let TargetCounter { limit, part, threshold } = counted;
     let client = match &part {
         KeyPart::Client { address, .. } => *address,
         KeyPart::Text(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -1,6 +1,6 @@
 //! What the store holds for something that has counters, without counting.
 
-use crate::engine::target::Counted;
+use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
 use crate::policy::limit::Window;
 use crate::policy::{Counter, CounterKind, Operation, window};
@@ -23,7 +23,7 @@ pub struct Reading {
 
 impl Reading {
     /// Asks the store; `None`: it is down and nothing is known here.
-    pub async fn of(store: &Store, counted: &Counted<'_>, now: Now) -> Option<Self> {
+    pub async fn of(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Self> {
         let limit = counted.limit;
         let mut reading = Self::default();
         let mut slots = Vec::new();
@@ -47,7 +47,7 @@ impl Reading {
 }
 
 /// The hits in the window by counter: of a sliding window the slots, the newest first.
-pub async fn window_counters(store: &Store, counted: &Counted<'_>, now: Now) -> Option<Vec<(CounterKind, u32)>> {
+pub async fn window_counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, u32)>> {
     let counters = counters(store, counted, now).await?;
     let of_window = |kind: &CounterKind| matches!(kind, CounterKind::Window | CounterKind::Slot(_));
     Some(
@@ -56,7 +56,7 @@ pub async fn window_counters(store: &Store, counted: &Counted<'_>, now: Now) -> 
 }
 
 /// Every counter of a key, without counting.
-async fn counters(store: &Store, counted: &Counted<'_>, now: Now) -> Option<Vec<(CounterKind, Counter)>> {
+async fn counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, Counter)>> {
     let (exptime, threshold) = (counted.limit.exptime, counted.threshold);
     let kinds = counted.purposes(now);
     // Collected, for a borrowing iterator cannot be held over the wait.

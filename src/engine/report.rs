@@ -11,7 +11,7 @@ use crate::net::clock::Now;
 use crate::net::lock;
 use crate::net::secret;
 use crate::observe::log::LogRecord;
-use crate::observe::log::{Event, Log, Severity};
+use crate::observe::log::{Log, LogEvent, Severity};
 use crate::observe::statistics::add;
 use crate::policy::{Pass, Reason, Refusal, Verdict};
 
@@ -53,12 +53,12 @@ pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
 /// per `log_interval` with the number since.
 pub fn refused(log: &Log, keyword: &'static str, refusal: &Refusal<'_>, now: Now) {
     let event = match (keyword, refusal.reason) {
-        ("WOULD_REFUSE", _) => Event::LogOnly,
-        ("DELAYED", _) => Event::Delayed,
-        (_, Reason::Over) => Event::Over,
-        (_, Reason::Banned) => Event::Banned,
-        (_, Reason::Blacklisted(_)) => Event::Blacklisted,
-        (_, Reason::DelayLimit) => Event::Concurrent,
+        ("WOULD_REFUSE", _) => LogEvent::LogOnly,
+        ("DELAYED", _) => LogEvent::Delayed,
+        (_, Reason::Over) => LogEvent::Over,
+        (_, Reason::Banned) => LogEvent::Banned,
+        (_, Reason::Blacklisted(_)) => LogEvent::Blacklisted,
+        (_, Reason::DelayLimit) => LogEvent::Concurrent,
     };
     if !log.has(event) {
         return;
@@ -82,7 +82,7 @@ pub fn refused(log: &Log, keyword: &'static str, refusal: &Refusal<'_>, now: Now
 
 /// Logs a client that has to come back because the store is down.
 fn deferred(log: &Log, client: &dyn Display, reason: &str, now: Now) {
-    if log.has(Event::Store) {
+    if log.has(LogEvent::Store) {
         log.limited(Severity::Info, "DEFERRED", now, |line| {
             line.field("client", client).field("reason", reason);
         });
@@ -92,8 +92,8 @@ fn deferred(log: &Log, client: &dyn Display, reason: &str, now: Now) {
 /// Logs a client that passes: at debug, unless `log_events` asks for it.
 pub fn passed(log: &Log, client: &dyn Display, pass: Pass, now: Now) {
     let event = match pass {
-        Pass::Whitelisted | Pass::Allowed => Event::Whitelisted,
-        _ => Event::Session,
+        Pass::Whitelisted | Pass::Allowed => LogEvent::Whitelisted,
+        _ => LogEvent::Session,
     };
     let fill = |line: &mut LogRecord| {
         line.field("client", client).field("reason", pass.reason());

@@ -3,14 +3,14 @@
 use ipnet::IpNet;
 
 use crate::engine::service::Service;
-use crate::engine::target::{Counted, Target};
+use crate::engine::target::{Target, TargetCounter};
 use crate::net::clock::Now;
 use crate::policy::key::KeyPart;
 use crate::policy::{CountRecord, Key, Policy};
 use crate::store::local::listing::within;
 
 /// All counters of these.
-pub fn keys<'c>(counted: &'c [Counted<'_>], now: Now) -> Vec<Key<'c>> {
+pub fn keys<'c>(counted: &'c [TargetCounter<'_>], now: Now) -> Vec<Key<'c>> {
     counted.iter().flat_map(|one| one.purposes(now).into_iter().map(|purpose| one.key(purpose))).collect()
 }
 
@@ -29,7 +29,7 @@ pub async fn forget_here(service: &Service, target: Target, now: Now) {
 
 /// Drops the refusals that sessions remember: all those of a netblock's clients and of clients counted together
 /// with it, and those for what was counted under a key that is no address.
-pub fn clear_refusals(service: &Service, policy: &Policy, target: &Target, counted: &[Counted<'_>]) -> usize {
+pub fn clear_refusals(service: &Service, policy: &Policy, target: &Target, counted: &[TargetCounter<'_>]) -> usize {
     // A client of a /64 is refused for all of the /64.
     let wide = target.netblock().map(|netblock| policy.counted(&Target::Client(netblock.addr()))).unwrap_or_default();
     let wide = wide.into_iter().filter_map(|counted| match counted.part {

@@ -45,7 +45,7 @@ pub struct Service {
 /// What is told of the configuration in force.
 #[derive(Debug, Default)]
 struct Configured {
-    source: Source,
+    source: ConfigSource,
     /// Why the last reload changed nothing, if so.
     reload_failed: Option<String>,
     /// What is wrong for the life of the process, whatever the configuration says later.
@@ -68,13 +68,13 @@ pub struct Rules {
 
 impl Service {
     /// A service after a configuration; must be called within a runtime.
-    pub fn new(settings: Settings, policy: Policy, log: Log) -> Self {
+    pub fn new(settings: ServiceSettings, policy: Policy, log: Log) -> Self {
         let table = Table::new(settings.store.max_clients);
         Self::restored(settings, policy, log, table)
     }
 
     /// The same with the counts of before, which the limits of `policy` know as theirs.
-    pub fn restored(settings: Settings, policy: Policy, log: Log, table: Table) -> Self {
+    pub fn restored(settings: ServiceSettings, policy: Policy, log: Log, table: Table) -> Self {
         let (statistics, decisions) = (Arc::new(Statistics::default()), Decisions::default());
         let store = Store::new(&settings.store, settings.on_store_failure, Arc::new(table), &statistics, &log);
         Self {
@@ -94,7 +94,7 @@ impl Service {
     /// Changes the rules to those of `config`, of which `policy` was made. No connection and no count is
     /// lost: sessions keep what they were counted for, counts in this process stay, and so do connections
     /// to memcached unless a key of the store was changed.
-    pub fn reload(&self, policy: Policy, settings: Settings) {
+    pub fn reload(&self, policy: Policy, settings: ServiceSettings) {
         let old = self.rules.load();
         let on_failure = settings.on_store_failure;
         let store = if old.store_config == (settings.store.clone(), on_failure) {
@@ -122,7 +122,7 @@ impl Service {
     }
 
     /// Where the configuration in force comes from, and why the last reload changed nothing, if so.
-    pub fn configured(&self) -> (Source, Option<String>) {
+    pub fn configured(&self) -> (ConfigSource, Option<String>) {
         let Configured { source, reload_failed, faults } = &*lock(&self.configured);
         let mut source = source.clone();
         source.warnings.extend(faults.iter().cloned());
@@ -161,7 +161,7 @@ impl Service {
 }
 
 impl Rules {
-    fn new(policy: Policy, settings: Settings, store: Arc<Store>, decisions: &Decisions) -> Self {
+    fn new(policy: Policy, settings: ServiceSettings, store: Arc<Store>, decisions: &Decisions) -> Self {
         let names = policy.limits().iter().map(|limit| limit.name.as_str());
         names.chain([BLACKLIST]).for_each(|name| decisions.begin(name));
         let store_config = (settings.store, settings.on_store_failure);
@@ -171,7 +171,7 @@ impl Rules {
 
 /// What a configuration says about answering, beside the decisions.
 #[derive(Clone, Debug)]
-pub struct Settings {
+pub struct ServiceSettings {
     /// Where hits are counted.
     pub store: StoreConfig,
     /// What is done while the store is away.
@@ -185,12 +185,12 @@ pub struct Settings {
     /// Who may ask over TCP.
     pub allow_peers: Peers,
     /// The file all of this comes from, for `status`.
-    pub source: Source,
+    pub source: ConfigSource,
 }
 
 /// What `status` tells about the configuration in force.
 #[derive(Clone, Debug, Default)]
-pub struct Source {
+pub struct ConfigSource {
     /// `None`: there is no file, so the built-in defaults are in force.
     pub path: Option<String>,
     /// Which form the file has.

@@ -95,7 +95,7 @@ impl Target {
 
 /// Something that has counters: of one limit, of one key.
 #[derive(Clone, Debug)]
-pub struct Counted<'p> {
+pub struct TargetCounter<'p> {
     /// The limit.
     pub limit: &'p Limit,
     /// What is counted together.
@@ -104,7 +104,7 @@ pub struct Counted<'p> {
     pub threshold: u32,
 }
 
-impl Counted<'_> {
+impl TargetCounter<'_> {
     /// Every counter there may be of it at a moment, those of the window first.
     pub fn purposes(&self, now: Now) -> Vec<CounterKind> {
         let mut purposes = match self.limit.window {
@@ -133,15 +133,15 @@ impl Policy {
     }
 
     /// What has counters of its own for a target, in the order of the limits.
-    pub fn counted(&self, target: &Target) -> Vec<Counted<'_>> {
+    pub fn counted(&self, target: &Target) -> Vec<TargetCounter<'_>> {
         let of = |limit| match target {
             Target::Client(client) => self.of_client(limit, *client),
             Target::Netblock(netblock) => {
                 let (address, prefix_length) = (netblock.addr(), netblock.prefix_len());
                 let part = KeyPart::Client { address, prefix_length };
-                limit.per.is_client().then_some(Counted { limit, part, threshold: limit.threshold })
+                limit.per.is_client().then_some(TargetCounter { limit, part, threshold: limit.threshold })
             }
-            Target::Key(text) => fits(limit, text).then(|| Counted {
+            Target::Key(text) => fits(limit, text).then(|| TargetCounter {
                 limit,
                 part: KeyPart::Text(text.as_str().into()),
                 threshold: limit.threshold,
@@ -156,7 +156,7 @@ impl Policy {
     /// # Errors
     ///
     /// When there is no limit of that name, or the text cannot be a key of it; says what to write.
-    pub fn named(&self, limit: &str, text: &str) -> Result<Counted<'_>, String> {
+    pub fn named(&self, limit: &str, text: &str) -> Result<TargetCounter<'_>, String> {
         let Some(limit) = self.limits.iter().find(|known| known.name == limit) else {
             let names: Vec<&str> = self.limits.iter().map(|limit| limit.name.as_str()).collect();
             return Err(format!("there is no limit {limit:?}; there are {}", names.join(", ")));
@@ -169,7 +169,7 @@ impl Policy {
                 .of_client(limit, client)
                 .ok_or_else(|| format!("limit {} does not count {client}", limit.name));
         }
-        let counted = |part| Counted { limit, part, threshold: limit.threshold };
+        let counted = |part| TargetCounter { limit, part, threshold: limit.threshold };
         if fits(limit, text) {
             return Ok(counted(KeyPart::Text(text.into())));
         }
@@ -194,7 +194,7 @@ impl Policy {
         Some((*netblock, listed))
     }
 
-    fn of_client<'p>(&'p self, limit: &'p Limit, client: IpAddr) -> Option<Counted<'p>> {
+    fn of_client<'p>(&'p self, limit: &'p Limit, client: IpAddr) -> Option<TargetCounter<'p>> {
         let rate = match limit.netblocks.lookup(client) {
             Some((_, None)) => return None,
             Some((netblock, Some(rate))) => Some((netblock, rate)),
@@ -202,7 +202,7 @@ impl Policy {
             None => None,
         };
         let threshold = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
-        limit.per.is_client().then(|| Counted { limit, part: client_part(limit, rate, client), threshold })
+        limit.per.is_client().then(|| TargetCounter { limit, part: client_part(limit, rate, client), threshold })
     }
 
     fn rate(&self, client: IpAddr) -> Option<(&IpNet, &Rate)> {
@@ -268,7 +268,8 @@ mod tests {
         let policy = policy(LIMITS);
         let of = |text: &str| -> Vec<String> {
             let counted = policy.counted(&text.parse().unwrap());
-            let line = |counted: &Counted| format!("{} {} {}", counted.limit.name, counted.part, counted.threshold);
+            let line =
+                |counted: &TargetCounter| format!("{} {} {}", counted.limit.name, counted.part, counted.threshold);
             counted.iter().map(line).collect()
         };
         assert_eq!(of("192.0.2.1"), ["connections 192.0.2.1 10"]);

@@ -11,11 +11,11 @@ use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::observe::exposition::Text;
 use crate::policy::overrides::OverrideKind;
-use crate::store::shared::breaker::{BreakerState, Condition};
+use crate::store::shared::breaker::{BreakerState, ServerHealth};
 
 /// What the metrics are read from.
 #[derive(Debug)]
-pub struct Source {
+pub struct MetricsSource {
     pub service: Arc<Service>,
     /// The policy connections.
     pub connections: TaskTracker,
@@ -25,7 +25,7 @@ pub struct Source {
 }
 
 /// Everything there is to tell, as one page.
-pub fn page(source: &Source) -> String {
+pub fn page(source: &MetricsSource) -> String {
     let mut text = Text::default();
     process(&mut text, source);
     decisions(&mut text, source);
@@ -34,7 +34,7 @@ pub fn page(source: &Source) -> String {
     text.finish()
 }
 
-fn process(text: &mut Text, source: &Source) {
+fn process(text: &mut Text, source: &MetricsSource) {
     let service = &source.service;
     text.family("build_info", "gauge", "The version that runs.");
     text.sample("build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1.0);
@@ -57,7 +57,7 @@ fn process(text: &mut Text, source: &Source) {
     }
 }
 
-fn decisions(text: &mut Text, source: &Source) {
+fn decisions(text: &mut Text, source: &MetricsSource) {
     let statistics = &source.service.statistics;
     for counter in statistics.counters() {
         text.counter(counter.metric, counter.help, counter.get());
@@ -72,18 +72,18 @@ fn decisions(text: &mut Text, source: &Source) {
     }
 }
 
-fn store(text: &mut Text, source: &Source) {
+fn store(text: &mut Text, source: &MetricsSource) {
     let (statistics, rules) = (&source.service.statistics, source.service.rules.load());
     text.family("store_up", "gauge", "Whether a store is asked: 0 while its breaker is open.");
     if !rules.store.waits() {
         text.sample("store_up", &[("server", "memory")], 1.0);
     }
     let servers = rules.store.servers();
-    for Condition { server, away, .. } in &servers {
+    for ServerHealth { server, away, .. } in &servers {
         text.sample("store_up", &[("server", server)], f64::from(u8::from(away.is_none())));
     }
     text.family("store_breaker_state", "gauge", "1 for the state that the breaker before a memcached server is in.");
-    for Condition { server, breaker, .. } in &servers {
+    for ServerHealth { server, breaker, .. } in &servers {
         for state in BreakerState::ALL {
             let labels = [("server", server.as_str()), ("state", state.name())];
             text.sample("store_breaker_state", &labels, f64::from(u8::from(state == *breaker)));
@@ -100,7 +100,7 @@ fn store(text: &mut Text, source: &Source) {
     text.sample(&format!("{name}_count"), &[], histogram.count as f64);
 }
 
-fn held(text: &mut Text, source: &Source) {
+fn held(text: &mut Text, source: &MetricsSource) {
     let service = &source.service;
     let rules = service.rules.load();
     let table = rules.store.table();

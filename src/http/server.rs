@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::http::metrics::{Source, page};
+use crate::http::metrics::{MetricsSource, page};
 use crate::listener::Listener;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
@@ -25,7 +25,7 @@ const MAX_REQUEST: usize = 8 * 1024;
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Serves until the stop.
-pub async fn serve(mut listener: Listener, source: Arc<Source>, stop: Shutdown) {
+pub async fn serve(mut listener: Listener, source: Arc<MetricsSource>, stop: Shutdown) {
     let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
     loop {
         let (stream, _) = tokio::select! {
@@ -46,7 +46,7 @@ pub async fn serve(mut listener: Listener, source: Arc<Source>, stop: Shutdown) 
     }
 }
 
-async fn answer(mut stream: Stream, source: &Source) -> io::Result<()> {
+async fn answer(mut stream: Stream, source: &MetricsSource) -> io::Result<()> {
     let mut request = Vec::new();
     while !complete(&request) && request.len() < MAX_REQUEST {
         let mut part = [0; 1024];

@@ -46,7 +46,7 @@ pub struct SocketConfig {
 /// Dropping it removes the file of a unix socket it made.
 #[derive(Debug)]
 pub struct Listener {
-    socket: Socket,
+    socket: ListenerSocket,
     address: Address,
     trouble: AcceptErrors,
     /// Removes the file of a unix socket with us, if we made it.
@@ -54,7 +54,7 @@ pub struct Listener {
 }
 
 #[derive(Debug)]
-enum Socket {
+enum ListenerSocket {
     Tcp(tokio::net::TcpListener),
     Unix(tokio::net::UnixListener),
 }
@@ -119,11 +119,11 @@ impl Listener {
 
     async fn try_accept(&self) -> std::io::Result<(Stream, Peer)> {
         match &self.socket {
-            Socket::Tcp(listener) => {
+            ListenerSocket::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 Ok((stream.try_into()?, Peer::inet(peer)))
             }
-            Socket::Unix(listener) => {
+            ListenerSocket::Unix(listener) => {
                 let (stream, _) = listener.accept().await?;
                 Ok((stream.try_into()?, Peer::Unix))
             }
@@ -134,7 +134,7 @@ impl Listener {
         let local = listener.local_addr().map_err(ListenProblem::Other)?;
         let listener = tokio::net::TcpListener::from_std(listener).map_err(ListenProblem::Other)?;
         let address = Address::Inet { host: local.ip().to_string(), port: local.port() };
-        Ok(Self { socket: Socket::Tcp(listener), address, trouble: AcceptErrors::default(), file: None })
+        Ok(Self { socket: ListenerSocket::Tcp(listener), address, trouble: AcceptErrors::default(), file: None })
     }
 
     fn unix(
@@ -143,15 +143,15 @@ impl Listener {
         file: Option<SocketFile>,
     ) -> Result<Self, ListenProblem> {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(ListenProblem::Other)?;
-        Ok(Self { socket: Socket::Unix(listener), address, trouble: AcceptErrors::default(), file })
+        Ok(Self { socket: ListenerSocket::Unix(listener), address, trouble: AcceptErrors::default(), file })
     }
 }
 
 impl AsFd for Listener {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match &self.socket {
-            Socket::Tcp(listener) => listener.as_fd(),
-            Socket::Unix(listener) => listener.as_fd(),
+            ListenerSocket::Tcp(listener) => listener.as_fd(),
+            ListenerSocket::Unix(listener) => listener.as_fd(),
         }
     }
 }

@@ -14,10 +14,10 @@ use jiff::tz::TimeZone;
 
 use super::lines::event::Reader;
 use super::lines::merge::{Merge, ReadStats};
-use super::lines::source::{Looked, Progress, Source};
+use super::lines::source::{LogSource, Looked, Progress};
 use super::options::LogOptions;
 use super::postconf::{Asking, MyNetworks, Site};
-use super::sessions::{Seen, SessionSink, Sessions, Sums};
+use super::sessions::{Seen, SessionSink, SessionTracker, Sums};
 use super::text::plain;
 use crate::sysexits;
 
@@ -34,7 +34,7 @@ pub struct Logs {
     pub zone: TimeZone,
     mynetworks: MyNetworks,
     submission: Vec<String>,
-    sources: Vec<Source>,
+    sources: Vec<LogSource>,
     stats: ReadStats,
     progress: Arc<Progress>,
 }
@@ -102,7 +102,7 @@ impl Logs {
                 stats.troubles.push(format!("{name}: named twice, read once"));
                 continue;
             }
-            match Source::open(path, &zone, &progress) {
+            match LogSource::open(path, &zone, &progress) {
                 Ok(Looked::Source(source)) => sources.push(source),
                 Ok(Looked::Strange(None)) => stats.trouble(&name, &io::Error::other("no line of a log in it")),
                 Ok(Looked::Strange(Some(line))) => {
@@ -171,7 +171,7 @@ impl Logs {
 
     /// Reads them all, shows a bar on a terminal, and tells the audience what is in them.
     pub fn read(mut self, sink: &mut impl SessionSink, show_bar: bool) -> Read {
-        let mut sessions = Sessions::new(self.seen, self.mynetworks.table());
+        let mut sessions = SessionTracker::new(self.seen, self.mynetworks.table());
         let bar = bar(&self.progress, show_bar);
         let mut merge =
             Merge::new(std::mem::take(&mut self.sources), Reader::new(&self.submission), Arc::clone(&self.progress));

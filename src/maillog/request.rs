@@ -3,16 +3,16 @@
 use std::fmt::Write;
 use std::net::Ipv4Addr;
 
-use super::sessions::{Seen, Session};
+use super::sessions::{LoggedSession, Seen};
 use super::text::printable;
 
 /// Writes the request about a message of a session, or about its beginning.
 ///
 /// The log does not have the client's port, the server's address, or the parts of `instance`: each session
 /// gets values of its own, so that sessions are told apart. Senders, recipients and sizes are left empty.
-pub fn write(request: &mut String, session: &Session<'_>, seen: Seen) {
+pub fn write(request: &mut String, session: &LoggedSession<'_>, seen: Seen) {
     request.clear();
-    let Session { client, number, message, .. } = *session;
+    let LoggedSession { client, number, message, .. } = *session;
     let name = if session.name.is_empty() { "unknown".into() } else { printable(session.name) };
     let port = 1_024 + number % 64_000;
     let [.., b, c, d] = (number / 64_000).to_be_bytes();

@@ -31,12 +31,16 @@ impl<T> FromIterator<(IpNet, T)> for NetblockTable<T> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for (entry, (netblock, _)) in (0..).zip(&entries) {
             match netblock {
-                IpNet::V4(netblock) => {
-                    v4.push(Span { first: netblock.network().to_bits(), last: netblock.broadcast().to_bits(), entry })
-                }
-                IpNet::V6(netblock) => {
-                    v6.push(Span { first: netblock.network().to_bits(), last: netblock.broadcast().to_bits(), entry })
-                }
+                IpNet::V4(netblock) => v4.push(BlockRange {
+                    first: netblock.network().to_bits(),
+                    last: netblock.broadcast().to_bits(),
+                    entry,
+                }),
+                IpNet::V6(netblock) => v6.push(BlockRange {
+                    first: netblock.network().to_bits(),
+                    last: netblock.broadcast().to_bits(),
+                    entry,
+                }),
             }
         }
         Self { entries, v4: Ranges::new(v4), v6: Ranges::new(v6) }
@@ -91,19 +95,19 @@ const NONE: u32 = u32::MAX;
 
 /// A netblock of the input, by its first and last address.
 #[derive(Clone, Copy)]
-struct Span<A> {
+struct BlockRange<A> {
     first: A,
     last: A,
     entry: u32,
 }
 
 impl<A: Bits> Ranges<A> {
-    fn new(mut spans: Vec<Span<A>>) -> Self {
+    fn new(mut spans: Vec<BlockRange<A>>) -> Self {
         // Outer netblocks before the inner ones, and the last of equal ones last.
         spans.sort_unstable_by(|a, b| (a.first, b.last, a.entry).cmp(&(b.first, a.last, b.entry)));
         let mut ranges = Vec::with_capacity(2 * spans.len() + 1);
         // The netblocks around the current place, from the outermost to the innermost.
-        let mut around: Vec<Span<A>> = Vec::new();
+        let mut around: Vec<BlockRange<A>> = Vec::new();
         push(&mut ranges, A::MIN, NONE);
         for span in spans {
             leave(&mut ranges, &mut around, |inner| inner.last < span.first);
@@ -139,7 +143,7 @@ fn levels<A: Bits>(starts: Box<[A]>) -> Box<[Box<[A]>]> {
 }
 
 /// Ends the innermost netblocks for which `left` is true; after each, the one around it decides.
-fn leave<A: Bits>(ranges: &mut Vec<(A, u32)>, around: &mut Vec<Span<A>>, left: impl Fn(&Span<A>) -> bool) {
+fn leave<A: Bits>(ranges: &mut Vec<(A, u32)>, around: &mut Vec<BlockRange<A>>, left: impl Fn(&BlockRange<A>) -> bool) {
     while let Some(inner) = around.pop_if(|inner| left(inner)) {
         // Nothing comes after a netblock that ends with the address space.
         if let Some(start) = inner.last.next() {

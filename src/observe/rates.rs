@@ -15,11 +15,11 @@ const MINUTE: usize = 60;
 /// The numbers since the start, as they were each second.
 #[derive(Debug, Default)]
 pub struct RateSampler {
-    moments: VecDeque<Moment>,
+    moments: VecDeque<RateSample>,
 }
 
 #[derive(Clone, Copy, Debug)]
-struct Moment {
+struct RateSample {
     monotonic: u64,
     queries: u64,
     refused: u64,
@@ -41,7 +41,7 @@ impl RateSampler {
     pub fn note(&mut self, statistics: &Statistics, now: Now) {
         let read = |number: &std::sync::atomic::AtomicU64| number.load(Ordering::Relaxed);
         let (queries, refused) = (read(&statistics.queries), read(&statistics.refused));
-        self.moments.push_back(Moment { monotonic: now.monotonic, queries, refused });
+        self.moments.push_back(RateSample { monotonic: now.monotonic, queries, refused });
         if self.moments.len() > REMEMBERED + 1 {
             self.moments.pop_front();
         }
@@ -50,7 +50,7 @@ impl RateSampler {
     /// What went on.
     pub fn lately(&self) -> Rates {
         let last = self.moments.len().checked_sub(1);
-        let rate = |number: fn(&Moment) -> u64| {
+        let rate = |number: fn(&RateSample) -> u64| {
             let Some(last) = last else { return 0.0 };
             let (from, to) = (&self.moments[last.saturating_sub(MINUTE)], &self.moments[last]);
             let milliseconds = to.monotonic.saturating_sub(from.monotonic).max(1);

@@ -71,7 +71,7 @@ impl Action {
     /// A lone word or reply code that can carry a text gets `code` and `text`; an action with a text of its own is taken whole.
     pub fn new(action: &str, text: &str, code: &str, classes: &[String]) -> Result<Self, ActionError> {
         let action = action.trim();
-        let kind = Kind::of(action, classes)?;
+        let kind = ActionKind::of(action, classes)?;
         let code = enhanced_status_code(code)?;
         let lone = !action.contains(' ');
         if text.trim().is_empty() {
@@ -79,10 +79,10 @@ impl Action {
             return Err(ActionError { part: Part::Text, problem: "an empty text".to_owned(), remedy });
         }
         let whole = match kind {
-            Kind::Reply { permanent } if lone => {
+            ActionKind::Reply { permanent } if lone => {
                 format!("{action} {}.{} {text}", if permanent { 5 } else { 4 }, code)
             }
-            Kind::Text if lone => format!("{action} {text}"),
+            ActionKind::Text if lone => format!("{action} {text}"),
             _ => action.to_owned(),
         };
         let part = if whole.len() > action.len() { Part::Text } else { Part::Action };
@@ -127,7 +127,7 @@ pub const DEFAULT_TEXT: &str = "Too many connections from {client}, try again in
 pub const DEFAULT_CODE: &str = "4.7.0";
 
 /// How Postfix reads an action, as far as we complete it.
-enum Kind {
+enum ActionKind {
     /// Takes an enhanced status code and a text.
     Reply {
         /// The reply is 5xx, and so must the enhanced status code be.
@@ -139,7 +139,7 @@ enum Kind {
     Whole,
 }
 
-impl Kind {
+impl ActionKind {
     fn of(action: &str, classes: &[String]) -> Result<Self, ActionError> {
         let error =
             |problem: String, remedy: &str| Err(ActionError { part: Part::Action, problem, remedy: remedy.to_owned() });

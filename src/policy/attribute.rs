@@ -81,8 +81,9 @@ const NAMES: [(Attribute, &[u8]); Attribute::COUNT] = {
 const WINDOW: usize = 32;
 
 /// `name=` of every attribute as the first bytes of a line, and which of those bytes count.
-const HEADS: [Head; Attribute::COUNT] = {
-    let mut heads = [Head { attribute: Attribute::Request, length: 0, bytes: [0; 4], mask: [0; 4] }; Attribute::COUNT];
+const HEADS: [NamePrefix; Attribute::COUNT] = {
+    let mut heads =
+        [NamePrefix { attribute: Attribute::Request, length: 0, bytes: [0; 4], mask: [0; 4] }; Attribute::COUNT];
     let mut place = 0;
     while place < Attribute::COUNT {
         let (attribute, name) = NAMES[place];
@@ -102,14 +103,14 @@ const HEADS: [Head; Attribute::COUNT] = {
 };
 
 #[derive(Clone, Copy)]
-struct Head {
+struct NamePrefix {
     attribute: Attribute,
     length: usize,
     bytes: [u64; WINDOW / 8],
     mask: [u64; WINDOW / 8],
 }
 
-impl Head {
+impl NamePrefix {
     /// Whether the line that begins so has this attribute.
     fn begins(&self, window: &[u8; WINDOW]) -> bool {
         let (words, _) = window.as_chunks::<8>();

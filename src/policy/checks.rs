@@ -8,7 +8,7 @@ use smallvec::SmallVec;
 use super::attribute::Attribute;
 use super::decision::{Delayed, Pass, Reason, Refusal, Verdict};
 use super::key::{Counter, CounterKind, Key, KeyPart, Operation};
-use super::limit::{Counts, Limit, LimitId, Rate, RatePer, Window};
+use super::limit::{CountKind, Limit, LimitId, Rate, RatePer, Window};
 use super::record::{CountRecord, Scope, SessionRecord};
 use super::request::{Request, Stage};
 use super::{OnStoreFailure, Policy, window};
@@ -110,7 +110,7 @@ impl<'p> LimitChecks<'p> {
         };
         let about = || !is_recipient_missing(limit, request) && limit.conditions.hold(request);
         // The count of a session stands, even if a request does not have all of the key any more.
-        if limit.counts == Counts::Connections
+        if limit.counts == CountKind::Connections
             && let Some(count) = record.find(limit.memory_id, Scope::Session)
         {
             let counts_again = record.counts_again(&count, limit.exptime, now.monotonic)
@@ -224,13 +224,13 @@ pub(crate) fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: 
 /// For how long a count made for this request stands; `None`: the request is not what the limit counts.
 fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
     match limit.counts {
-        Counts::Requests => Some(Scope::Request),
-        Counts::Connections => Some(Scope::Session),
+        CountKind::Requests => Some(Scope::Request),
+        CountKind::Connections => Some(Scope::Session),
         _ if request.instance.is_none() => None,
-        Counts::Messages if limit.per.is_of_recipient() => Some(Scope::recipient(part.to_string().as_bytes())),
-        Counts::Messages => Some(Scope::Message),
-        Counts::Bytes => (request.state == Stage::EndOfMessage).then_some(Scope::Message),
-        Counts::Recipients => match request.state {
+        CountKind::Messages if limit.per.is_of_recipient() => Some(Scope::recipient(part.to_string().as_bytes())),
+        CountKind::Messages => Some(Scope::Message),
+        CountKind::Bytes => (request.state == Stage::EndOfMessage).then_some(Scope::Message),
+        CountKind::Recipients => match request.state {
             Stage::Rcpt => Some(Scope::recipient(&request.value(Attribute::Recipient).to_ascii_lowercase())),
             // The recipients that no request at RCPT was about.
             Stage::Data | Stage::EndOfMessage if !limit.per.is_of_recipient() => Some(Scope::Message),
@@ -242,7 +242,7 @@ fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
 /// Whether the limit spares some recipients, and the request does not say which it is about. Postfix names
 /// them at RCPT, and at DATA only where a message has one.
 fn is_recipient_missing(limit: &Limit, request: &Request) -> bool {
-    matches!(limit.counts, Counts::Connections | Counts::Messages | Counts::Recipients)
+    matches!(limit.counts, CountKind::Connections | CountKind::Messages | CountKind::Recipients)
         && limit.conditions.spare_some_of(Attribute::Recipient)
         && request.value(Attribute::Recipient).is_empty()
 }
@@ -254,8 +254,8 @@ fn amount(limit: &Limit, scope: Scope, request: &Request, record: &SessionRecord
         digits.and_then(|digits| digits.parse::<u64>().ok()).unwrap_or(0)
     };
     let amount = match (limit.counts, scope) {
-        (Counts::Bytes, _) => number(Attribute::Size).div_ceil(1024).max(1),
-        (Counts::Recipients, Scope::Message) => {
+        (CountKind::Bytes, _) => number(Attribute::Size).div_ceil(1024).max(1),
+        (CountKind::Recipients, Scope::Message) => {
             number(Attribute::RecipientCount).saturating_sub(record.recipients(limit.memory_id).into())
         }
         _ => 1,

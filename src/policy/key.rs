@@ -12,7 +12,7 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use super::attribute::Attribute;
-use super::limit::{self, Counts, Limit};
+use super::limit::{self, CountKind, Limit};
 use super::request::Request;
 use crate::net::netblock::mask;
 
@@ -39,8 +39,8 @@ const _: () = assert!(MAX_SUFFIX >= "!violations".len());
 /// The length of the longest word of [`Counts`].
 const fn longest_count() -> usize {
     let (mut longest, mut at) = (0, 0);
-    while at < Counts::WORDS.len() {
-        let length = Counts::WORDS[at].0.len();
+    while at < CountKind::WORDS.len() {
+        let length = CountKind::WORDS[at].0.len();
         longest = if length > longest { length } else { longest };
         at += 1;
     }
@@ -53,11 +53,11 @@ const fn longest_count() -> usize {
 /// counts unless it counts connections; the top level adds `connections:` with what it counts, and no limit can be
 /// named `connections`. So no two limits, no limit that is only logged, and nothing that a limit counted before a
 /// reload share a counter.
-pub fn limit_prefix(site: &str, name: &str, counts: Counts, log_only: bool) -> String {
+pub fn limit_prefix(site: &str, name: &str, counts: CountKind, log_only: bool) -> String {
     let mark = if log_only { LOG_ONLY } else { "" };
     match (name, counts) {
-        (limit::TOP, Counts::Connections) => format!("{site}{mark}"),
-        (name, Counts::Connections) => format!("{site}{mark}{name}/"),
+        (limit::TOP, CountKind::Connections) => format!("{site}{mark}"),
+        (name, CountKind::Connections) => format!("{site}{mark}{name}/"),
         (name, counts) => format!("{site}{mark}{name}:{}/", counts.word()),
     }
 }

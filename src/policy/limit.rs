@@ -33,7 +33,7 @@ pub struct Limit {
     /// What its keys begin with in a shared store.
     pub key_prefix: String,
     /// What is a hit.
-    pub counts: Counts,
+    pub counts: CountKind,
     /// What has a counter of its own.
     pub per: KeySpec,
     /// Which requests it is about.
@@ -78,7 +78,7 @@ impl Limit {
             memory_id: 0,
             name: TOP.to_owned(),
             key_prefix,
-            counts: Counts::Connections,
+            counts: CountKind::Connections,
             per: KeySpec::client(),
             conditions: Conditions::default(),
             threshold: 10,
@@ -102,7 +102,7 @@ impl Limit {
 
 /// What is a hit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Counts {
+pub enum CountKind {
     /// An SMTP session.
     Connections,
     /// A mail transaction.
@@ -115,7 +115,7 @@ pub enum Counts {
     Requests,
 }
 
-impl Counts {
+impl CountKind {
     /// Every one of them with its word.
     pub const WORDS: [(&'static str, Self); 5] = [
         ("connections", Self::Connections),

@@ -39,13 +39,13 @@ pub use key::{Counter, CounterKind, Key, Operation};
 pub use limit::Limit;
 pub use overrides::Overrides;
 pub use record::{BlacklistState, CountRecord, Scope, SessionRecord};
-pub use settings::{OnStoreFailure, Settings};
+pub use settings::{OnStoreFailure, PolicySettings};
 
 use crate::net::netblock_table::NetblockTable;
 use action::Action;
 use checks::{CheckState, CounterReading};
 use key::KeyPart;
-use limit::{Counts, LimitId, Rate};
+use limit::{CountKind, LimitId, Rate};
 use lists::ListEntry;
 use overrides::OverrideKind;
 
@@ -90,7 +90,7 @@ pub enum Plan<'p> {
 
 impl Policy {
     /// The rules a configuration asks for. `before` are those it takes the place of.
-    pub fn new(settings: &Settings, before: Option<&Self>) -> Self {
+    pub fn new(settings: &PolicySettings, before: Option<&Self>) -> Self {
         let mut ids = before.map(|before| before.ids.clone()).unwrap_or_default();
         let mut limits = settings.limits.clone();
         for limit in &mut limits {
@@ -165,7 +165,7 @@ impl Policy {
         };
         let mut checks = LimitChecks::new(client, request);
         for limit in &self.limits {
-            if record.blacklist == BlacklistState::Delayed && limit.counts == Counts::Connections {
+            if record.blacklist == BlacklistState::Delayed && limit.counts == CountKind::Connections {
                 continue;
             }
             let rate = match limit.netblocks.lookup(client) {
@@ -238,7 +238,7 @@ impl Policy {
     fn exempt<'p>(&'p self, pass: Pass, record: &SessionRecord, now: Now) -> Decision<'p> {
         let mut decision = Decision::new(Verdict::Pass(pass));
         decision.blacklist = Some(BlacklistState::Passed);
-        for limit in self.limits.iter().filter(|limit| limit.counts == Counts::Connections) {
+        for limit in self.limits.iter().filter(|limit| limit.counts == CountKind::Connections) {
             let count = record.find(limit.memory_id, Scope::Session);
             let count = count.unwrap_or(CountRecord::new(limit.memory_id, Scope::Session, None, 0, false));
             if !count.passed {

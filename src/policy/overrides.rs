@@ -82,11 +82,11 @@ pub struct ActiveOverride {
 /// All words in force; a clone sees the same.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
-    shared: Arc<Shared>,
+    shared: Arc<OverridesInner>,
 }
 
 #[derive(Debug, Default)]
-struct Shared {
+struct OverridesInner {
     /// Read with every request, so that most need not look further.
     any: AtomicBool,
     words: ArcSwap<OverrideTable>,

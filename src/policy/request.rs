@@ -24,7 +24,7 @@ pub const MAX_REQUEST: usize = 128 * 1024;
 #[derive(Debug)]
 pub struct Request {
     block: BytesMut,
-    places: [Span; Attribute::COUNT],
+    places: [ValueSpan; Attribute::COUNT],
     /// The client's address, IPv4-mapped IPv6 folded to IPv4; `None` when absent, `unknown` or no address.
     pub client: Option<IpAddr>,
     /// The client's port; 0 when Postfix does not say.
@@ -40,9 +40,9 @@ pub struct Request {
 /// Where a value lies in a request: the start above the length, in one word, for the table of them is moved
 /// with every request.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Span(u32);
+pub(crate) struct ValueSpan(u32);
 
-impl Span {
+impl ValueSpan {
     const LENGTH_BITS: u32 = MAX_VALUE.ilog2() + 1;
 
     pub fn new(start: usize, length: usize) -> Self {
@@ -55,7 +55,7 @@ impl Span {
     }
 }
 
-const _: () = assert!(MAX_REQUEST <= 1 << (u32::BITS - Span::LENGTH_BITS), "every place in a request fits a word");
+const _: () = assert!(MAX_REQUEST <= 1 << (u32::BITS - ValueSpan::LENGTH_BITS), "every place in a request fits a word");
 
 /// The stage of the SMTP session, as far as it matters what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +107,7 @@ impl Request {
         &self.block[self.places[attribute as usize].range()]
     }
 
-    pub(crate) fn new(block: BytesMut, places: [Span; Attribute::COUNT]) -> Self {
+    pub(crate) fn new(block: BytesMut, places: [ValueSpan; Attribute::COUNT]) -> Self {
         let mut request =
             Self { block, places, client: None, client_port: 0, server: None, state: Stage::Other, instance: None };
         request.client = address(request.value(Attribute::ClientAddress));

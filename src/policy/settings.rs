@@ -5,7 +5,7 @@ use super::{Blacklist, Limit};
 
 /// What a configuration says about decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settings {
+pub struct PolicySettings {
     /// Who is exempt, who is refused, and whose rate differs.
     pub lists: Lists,
     /// What is done about clients on the blacklist.

@@ -15,7 +15,7 @@ use crate::observe::statistics::add;
 use crate::postfix::connection;
 use crate::postfix::connection::ConnectionState;
 use crate::postfix::suspended::{SuspendedConnection, SuspendedConnections};
-use crate::session::Origin;
+use crate::session::SessionOrigin;
 
 /// What accepting needs.
 #[derive(Clone, Debug)]
@@ -54,7 +54,7 @@ impl Acceptor {
                 });
                 continue;
             }
-            let origin = Origin { peer: peer.ip(), process: stream.process() };
+            let origin = SessionOrigin { peer: peer.ip(), process: stream.process() };
             let (session, state) = (service.sessions.attach(origin), ConnectionState::default());
             self.resume(SuspendedConnection { stream, peer, session, state });
         }

@@ -48,10 +48,10 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let SuspendedConnection { stream, peer, session, state } = suspended;
-    let mut connection = Connection { service, stream, session, state };
+    let mut connection = PolicyConnection { service, stream, session, state };
     match connection.run(&stop).await {
         Ok(End::Stopped) if stop.hands_over() => {
-            let Connection { stream, session, state, .. } = connection;
+            let PolicyConnection { stream, session, state, .. } = connection;
             return Some(SuspendedConnection { stream, peer, session, state });
         }
         Ok(_) => {}
@@ -65,7 +65,7 @@ where
     None
 }
 
-struct Connection<'s, S> {
+struct PolicyConnection<'s, S> {
     service: &'s Service,
     stream: S,
     session: SessionHandle,
@@ -90,7 +90,7 @@ enum DelayEnd {
     HandOver,
 }
 
-impl<S> Connection<'_, S>
+impl<S> PolicyConnection<'_, S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {

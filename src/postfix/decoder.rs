@@ -8,7 +8,7 @@ use memchr::memchr;
 use tokio_util::codec::Decoder;
 
 use crate::policy::attribute::Attribute;
-use crate::policy::request::{MAX_REQUEST, MAX_VALUE, Request, Span};
+use crate::policy::request::{MAX_REQUEST, MAX_VALUE, Request, ValueSpan};
 use crate::postfix::error::RequestError;
 
 /// The longest name of Postfix has 24 bytes; a peer that sends a longer one than this is not a policy client.
@@ -33,7 +33,7 @@ pub struct RequestDecoder {
     searched: usize,
     /// Where the next attribute stands in Postfix's order.
     hint: usize,
-    places: [Span; Attribute::COUNT],
+    places: [ValueSpan; Attribute::COUNT],
 }
 
 impl Decoder for RequestDecoder {
@@ -80,7 +80,7 @@ impl RequestDecoder {
                 return Ok(Some(self.line + 1));
             }
             if let Some((attribute, name)) = named(&rest[..length], self.hint)? {
-                self.places[attribute as usize] = Span::new(self.line + name, (length - name).min(MAX_VALUE));
+                self.places[attribute as usize] = ValueSpan::new(self.line + name, (length - name).min(MAX_VALUE));
                 self.hint = attribute as usize + 1;
             }
             self.line += length + 1;
@@ -94,13 +94,13 @@ impl RequestDecoder {
             let rest = &input[line..];
             if hint == EMPTY_ATTRIBUTES.start && rest.starts_with(EMPTY_LINES) {
                 // An earlier line may have had a value; the last one counts.
-                self.places[EMPTY_ATTRIBUTES].fill(Span::default());
+                self.places[EMPTY_ATTRIBUTES].fill(ValueSpan::default());
                 (line, hint) = (line + EMPTY_LINES.len(), EMPTY_ATTRIBUTES.end);
                 continue;
             }
             let Some((attribute, name)) = Attribute::expect(hint, rest) else { break };
             let Some(length) = line_end(&rest[name..]) else { break };
-            self.places[attribute as usize] = Span::new(line + name, length.min(MAX_VALUE));
+            self.places[attribute as usize] = ValueSpan::new(line + name, length.min(MAX_VALUE));
             hint = attribute as usize + 1;
             line += name + length + 1;
         }

@@ -25,10 +25,10 @@ pub struct SuspendedConnection<S> {
 
 /// The suspended connections; a clone shares them.
 #[derive(Clone, Debug, Default)]
-pub struct SuspendedConnections(Arc<Mutex<State>>);
+pub struct SuspendedConnections(Arc<Mutex<SuspendedState>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct SuspendedState {
     parked: Vec<SuspendedConnection<Stream>>,
     /// The hand-over failed; connections suspended later resume with this signal.
     given_up: Option<Shutdown>,
@@ -63,7 +63,7 @@ impl SuspendedConnections {
         self.empty()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SuspendedState> {
         lock(&self.0)
     }
 }

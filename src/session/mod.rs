@@ -30,7 +30,7 @@ use crate::net::secret;
 use crate::policy::attribute::Attribute;
 use crate::policy::request::{Instance, Request, Stage};
 use crate::policy::{CountRecord, SessionRecord};
-use table::{Endpoints, Port, Session, SessionId, Table};
+use table::{Endpoints, Port, Session, SessionId, SessionTable};
 
 /// An smtpd process asks its next list this many milliseconds after our answer at the latest. Where nothing tells the
 /// process, a later CONNECT over another policy connection is a new session.
@@ -43,7 +43,7 @@ const ASKED_AGAIN: u64 = 5_000;
 /// All sessions known to this process.
 #[derive(Debug)]
 pub struct Sessions {
-    table: Mutex<Table>,
+    table: Mutex<SessionTable>,
     /// Some session that was being counted has been.
     settled: Notify,
 }
@@ -51,11 +51,11 @@ pub struct Sessions {
 impl Sessions {
     /// For that many policy connections.
     pub fn new(max_connections: usize) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::new(Table::new(max_connections)), settled: Notify::new() })
+        Arc::new(Self { table: Mutex::new(SessionTable::new(max_connections)), settled: Notify::new() })
     }
 
     /// The handle of a new policy connection.
-    pub fn attach(self: &Arc<Self>, origin: impl Into<Origin>) -> SessionHandle {
+    pub fn attach(self: &Arc<Self>, origin: impl Into<SessionOrigin>) -> SessionHandle {
         let number = self.lock().number();
         let origin = origin.into();
         let position = Position { number, origin, current: None, opening: false, last: None, repeated: false };
@@ -88,7 +88,7 @@ impl Sessions {
         number
     }
 
-    fn lock(&self) -> MutexGuard<'_, Table> {
+    fn lock(&self) -> MutexGuard<'_, SessionTable> {
         lock(&self.table)
     }
 }
@@ -102,14 +102,14 @@ pub struct SessionHandle {
 
 /// The other end of a policy connection, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Origin {
+pub struct SessionOrigin {
     /// Its address, over TCP.
     pub peer: Option<IpAddr>,
     /// Its process, over a unix socket.
     pub process: Option<u32>,
 }
 
-impl From<Option<IpAddr>> for Origin {
+impl From<Option<IpAddr>> for SessionOrigin {
     fn from(peer: Option<IpAddr>) -> Self {
         Self { peer, process: None }
     }
@@ -119,7 +119,7 @@ impl From<Option<IpAddr>> for Origin {
 #[derive(Debug)]
 struct Position {
     number: u64,
-    origin: Origin,
+    origin: SessionOrigin,
     current: Option<SessionId>,
     /// Its last request was a CONNECT or XCLIENT.
     opening: bool,
@@ -158,7 +158,7 @@ pub struct SessionLookup {
 #[derive(Debug)]
 pub struct SessionGuard<'h> {
     sessions: &'h Sessions,
-    table: MutexGuard<'h, Table>,
+    table: MutexGuard<'h, SessionTable>,
     id: SessionId,
     pub lookup: SessionLookup,
     /// Stands in for the record of a session that ended while its request was counted.
@@ -260,7 +260,13 @@ impl<'h> SessionCount<'h> {
 }
 
 impl Position {
-    fn lookup(&mut self, client: IpAddr, request: &Request, table: &mut Table, now: Now) -> (SessionId, SessionLookup) {
+    fn lookup(
+        &mut self,
+        client: IpAddr,
+        request: &Request,
+        table: &mut SessionTable,
+        now: Now,
+    ) -> (SessionId, SessionLookup) {
         self.opening = matches!(request.state, Stage::Connect | Stage::Xclient);
         let endpoints = self.endpoints(client, request, table, now.monotonic);
         let hash = table.hash(&endpoints);
@@ -288,7 +294,7 @@ impl Position {
         (id, SessionLookup { new: true, ..SessionLookup::default() })
     }
 
-    fn move_to(&mut self, table: &mut Table, id: SessionId) {
+    fn move_to(&mut self, table: &mut SessionTable, id: SessionId) {
         if self.current != Some(id) {
             self.detach(table);
             table.attach(id);
@@ -305,7 +311,7 @@ impl Position {
         self.repeated && !before
     }
 
-    fn detach(&mut self, table: &mut Table) {
+    fn detach(&mut self, table: &mut SessionTable) {
         if let Some(id) = self.current.take() {
             table.detach(id, None);
         }
@@ -319,7 +325,7 @@ impl Position {
         }
     }
 
-    fn endpoints(&self, client: IpAddr, request: &Request, table: &mut Table, now: u64) -> Endpoints {
+    fn endpoints(&self, client: IpAddr, request: &Request, table: &mut SessionTable, now: u64) -> Endpoints {
         let with = |port| Endpoints::new(client, port, request.server, self.origin.peer);
         if request.client_port != 0 {
             return with(Port::Client(request.client_port));

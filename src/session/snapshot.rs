@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::table::{Endpoints, LINGER, Session, SessionId, Table};
-use super::{Origin, Position, SessionHandle, Sessions};
+use super::table::{Endpoints, LINGER, Session, SessionId, SessionTable};
+use super::{Position, SessionHandle, SessionOrigin, Sessions};
 use crate::net::clock::Now;
 use crate::policy::record_snapshot::{Ids, SavedRecord};
 use crate::policy::request::Instance;
@@ -56,7 +56,12 @@ impl Sessions {
     }
 
     /// The handle of a policy connection, as it was before.
-    pub fn restore_handle(self: &Arc<Self>, origin: Origin, saved: &SavedHandle, places: &Places) -> SessionHandle {
+    pub fn restore_handle(
+        self: &Arc<Self>,
+        origin: SessionOrigin,
+        saved: &SavedHandle,
+        places: &Places,
+    ) -> SessionHandle {
         let SavedHandle { number, opening, current } = *saved;
         let current = current.and_then(|place| places.get(&place)).copied();
         let mut table = self.lock();
@@ -78,7 +83,7 @@ impl SessionHandle {
     }
 }
 
-impl Table {
+impl SessionTable {
     pub fn save(&self) -> SavedSessions {
         let mut places: Vec<SessionId> = self.lingering.iter().map(|(_, place)| *place).collect();
         places.extend((0..self.slots.len() as u32).map(|slot| self.id(slot)));

@@ -120,8 +120,8 @@ pub struct SessionId {
 
 /// All sessions known to this process.
 #[derive(Debug)]
-pub struct Table {
-    pub(super) slots: Vec<Slot>,
+pub struct SessionTable {
+    pub(super) slots: Vec<SessionSlot>,
     pub(super) free: Vec<u32>,
     pub(super) index: HashTable<u32>,
     pub(super) secret: FixedState,
@@ -132,7 +132,7 @@ pub struct Table {
 }
 
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(super) struct SessionSlot {
     /// 0: no session is here.
     pub(super) id: u64,
     pub(super) hash: u64,
@@ -140,7 +140,7 @@ pub(super) struct Slot {
     pub(super) session: Session,
 }
 
-impl Table {
+impl SessionTable {
     /// An empty table that keeps at most `max_lingering` sessions without a policy connection.
     pub fn new(max_lingering: usize) -> Self {
         let [seed, _] = secret::random();
@@ -196,7 +196,7 @@ impl Table {
     /// Begins a session, in id of one between the same endpoints.
     pub fn begin(&mut self, endpoints: Endpoints, hash: u64, session: Session) -> SessionId {
         let id = self.number();
-        let new = Slot { id, hash, endpoints, session };
+        let new = SessionSlot { id, hash, endpoints, session };
         if let Some(slot) = self.look_up(&endpoints, hash) {
             self.slots[slot as usize] = new;
             return SessionId { slot, id };

@@ -23,11 +23,11 @@ struct Site {
 
 impl Site {
     fn new(connections: usize) -> Self {
-        Self::of(&vec![Origin::default(); connections])
+        Self::of(&vec![SessionOrigin::default(); connections])
     }
 
     /// With policy connections from these addresses or processes.
-    fn of<O: Copy + Into<Origin>>(origins: &[O]) -> Self {
+    fn of<O: Copy + Into<SessionOrigin>>(origins: &[O]) -> Self {
         let sessions = Sessions::new(origins.len());
         let seats = origins.iter().map(|origin| Some(sessions.attach(*origin))).collect();
         Self { sessions, seats }
@@ -111,7 +111,7 @@ fn a_source_port_used_again_is_another_session() {
 }
 
 /// Plays a dialog whose requests are answered within a millisecond: (connection, time, begins a session).
-fn connects(origins: [Origin; 2], dialog: &[(usize, u64, bool)]) {
+fn connects(origins: [SessionOrigin; 2], dialog: &[(usize, u64, bool)]) {
     let mut site = Site::of(&origins);
     for (number, (connection, at, begins)) in dialog.iter().enumerate() {
         let is_new = site.begins(*connection, *at, "CONNECT 198.51.100.1 4711 -");
@@ -123,7 +123,7 @@ fn connects(origins: [Origin; 2], dialog: &[(usize, u64, bool)]) {
 #[test]
 fn over_tcp_two_connects_are_one_session_if_the_second_follows_the_answer_at_once() {
     let dialog = [(0, 0, true), (1, 50, false), (0, 100, true), (1, 101, false), (0, 200, true), (1, 251, true)];
-    connects([Origin::default(); 2], &dialog);
+    connects([SessionOrigin::default(); 2], &dialog);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn over_tcp_a_connect_without_an_answer_yet_may_come_again_over_another_connecti
 
 #[test]
 fn over_a_unix_socket_two_connects_are_one_session_if_one_process_asks() {
-    let process = |process| Origin { peer: None, process: Some(process) };
+    let process = |process| SessionOrigin { peer: None, process: Some(process) };
     // The first answer may have been delayed.
     connects([process(7), process(7)], &[(0, 0, true), (1, 6_000, false), (0, 7_000, true), (1, 7_010, false)]);
     connects([process(7), process(8)], &[(0, 0, true), (1, 2, true), (0, 4, true)]);

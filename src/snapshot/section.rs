@@ -66,9 +66,9 @@ pub enum SnapshotError {
 
 /// Writes sections one after the other.
 #[derive(Debug)]
-pub struct Writer<W>(W);
+pub struct SectionWriter<W>(W);
 
-impl<W: Write> Writer<W> {
+impl<W: Write> SectionWriter<W> {
     /// Begins.
     pub fn begin(mut output: W) -> io::Result<Self> {
         output.write_all(MARK)?;
@@ -103,9 +103,9 @@ impl<W: Write> Writer<W> {
 
 /// Reads sections one after the other.
 #[derive(Debug)]
-pub struct Reader<R>(R);
+pub struct SectionReader<R>(R);
 
-impl<R: Read> Reader<R> {
+impl<R: Read> SectionReader<R> {
     /// Begins, if there is something to read.
     pub fn begin(mut input: R) -> Result<Self, SnapshotError> {
         let (mut mark, mut form) = ([0; MARK.len()], [0; 4]);
@@ -184,13 +184,13 @@ mod tests {
     use super::*;
 
     fn written(sections: &[Section]) -> Vec<u8> {
-        let mut writer = Writer::begin(Vec::new()).unwrap();
+        let mut writer = SectionWriter::begin(Vec::new()).unwrap();
         sections.iter().for_each(|section| writer.add(section.kind, section.version, &section.content).unwrap());
         writer.finish().unwrap()
     }
 
     fn read(bytes: &[u8]) -> Result<Vec<Section>, SnapshotError> {
-        let mut reader = Reader::begin(bytes)?;
+        let mut reader = SectionReader::begin(bytes)?;
         let mut sections = Vec::new();
         while let Some(section) = reader.next_section()? {
             sections.push(section);

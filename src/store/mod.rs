@@ -31,7 +31,7 @@ pub use settings::StoreConfig;
 
 use crate::store::shared::backend::{Backend, SavedOutage, VersionedValue};
 use crate::store::shared::bans::NewBans;
-use crate::store::shared::breaker::Condition;
+use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::coalesce::Coalesce;
 use crate::store::shared::over_limit::OverLimitCache;
 use local::Table;
@@ -164,7 +164,7 @@ impl Store {
     }
 
     /// The state of each server of a shared store.
-    pub fn servers(&self) -> Vec<Condition> {
+    pub fn servers(&self) -> Vec<ServerHealth> {
         self.backend.as_ref().map(|backend| backend.servers()).unwrap_or_default()
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use connshaper::cli::check;
-use connshaper::config::{Config, ConfigError, Form, KEYS, Kind, Loaded, LogTarget, OnStoreFailure, convert};
+use connshaper::config::{Config, ConfigError, Form, KEYS, Loaded, LogTarget, OnStoreFailure, ValueKind, convert};
 use connshaper::observe::log::Severity;
 use proptest::prelude::*;
 use serde_json::Value;
@@ -473,17 +473,17 @@ fn every_key_of_the_table_has_an_effect() {
     for key in KEYS {
         // One of the bounds is not the default.
         let values = match key.kind {
-            Kind::Integer(least, most) => vec![least.to_string(), most.to_string()],
-            Kind::Seconds(least, most) => vec![format!("\"{least}s\""), format!("\"{most}s\"")],
-            Kind::Milliseconds(least, most) => vec![format!("\"{least}ms\""), format!("\"{most}ms\"")],
-            Kind::Boolean => vec!["true".into(), "false".into()],
-            Kind::String => vec!["\"x\"".into()],
-            Kind::Strings | Kind::StringOrList | Kind::OneOrMore => vec!["[\"x y\"]".into()],
-            Kind::Netblocks => vec!["[\"192.0.2.0/24\"]".into()],
-            Kind::Threshold => vec!["7".into()],
-            Kind::Table if key.name == "limit" => vec!["{ x = { threshold = 3 } }".into()],
-            Kind::Table if key.name == "netblocks" => vec!["{ \"192.0.2.0/24\" = 3 }".into()],
-            Kind::Table => vec!["{ sender = true }".into()],
+            ValueKind::Integer(least, most) => vec![least.to_string(), most.to_string()],
+            ValueKind::Seconds(least, most) => vec![format!("\"{least}s\""), format!("\"{most}s\"")],
+            ValueKind::Milliseconds(least, most) => vec![format!("\"{least}ms\""), format!("\"{most}ms\"")],
+            ValueKind::Boolean => vec!["true".into(), "false".into()],
+            ValueKind::String => vec!["\"x\"".into()],
+            ValueKind::Strings | ValueKind::StringOrList | ValueKind::OneOrMore => vec!["[\"x y\"]".into()],
+            ValueKind::Netblocks => vec!["[\"192.0.2.0/24\"]".into()],
+            ValueKind::Threshold => vec!["7".into()],
+            ValueKind::Table if key.name == "limit" => vec!["{ x = { threshold = 3 } }".into()],
+            ValueKind::Table if key.name == "netblocks" => vec!["{ \"192.0.2.0/24\" = 3 }".into()],
+            ValueKind::Table => vec!["{ sender = true }".into()],
         };
         // A value of the right kind that is refused was read as well.
         let has_effect =

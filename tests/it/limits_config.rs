@@ -12,7 +12,7 @@ use connshaper::policy::attribute::Attribute;
 use connshaper::policy::conditions::{Condition, Pattern, Test};
 use connshaper::policy::key::MAX_KEY;
 use connshaper::policy::key::{KeyField, KeyPart};
-use connshaper::policy::limit::{Ban, Counts, Delay, Window};
+use connshaper::policy::limit::{Ban, CountKind, Delay, Window};
 use connshaper::policy::limit::{Rate, RatePer};
 use connshaper::policy::lists::ListEntry;
 use connshaper::policy::{CounterKind, Key, Limit, limit};
@@ -93,7 +93,7 @@ fn a_named_limit_inherits_some_keys_of_the_top_level() {
         threshold = 100
     "#;
     let [top, named] = <[Limit; 2]>::try_from(right(text).policy.limits).unwrap();
-    assert_eq!((top.exptime, top.threshold, top.window, top.counts), (90, 7, Window::Sliding, Counts::Requests));
+    assert_eq!((top.exptime, top.threshold, top.window, top.counts), (90, 7, Window::Sliding, CountKind::Requests));
     assert!(top.per.0.is_empty());
     assert_eq!((top.coalesce, top.count_refused, top.forget_after), (5, false, 700));
     let second = Duration::from_secs(1);
@@ -133,7 +133,7 @@ fn every_key_of_a_limit_takes_effect() {
         stress_threshold = 2
         "#,
     );
-    assert_eq!((limit.exptime, limit.window, limit.counts), (86_400, Window::Sliding, Counts::Messages));
+    assert_eq!((limit.exptime, limit.window, limit.counts), (86_400, Window::Sliding, CountKind::Messages));
     assert_eq!(limit.per.0.as_slice(), [KeyField::WORDS[1].1, KeyField::WORDS[3].1]);
     assert_eq!((limit.ipv4_prefix_length, limit.ipv6_prefix_length), (16, 32));
     assert_eq!((limit.coalesce, limit.count_refused), (1500, false));
@@ -521,7 +521,7 @@ proptest! {
         per in prop::sample::subsequence(KeyField::WORDS.to_vec(), 0..=KeyField::WORDS.len()),
     ) {
         let words: Vec<&str> = per.iter().map(|(word, _)| *word).collect();
-        let (word, counts) = Counts::WORDS[count];
+        let (word, counts) = CountKind::WORDS[count];
         let unit = u64::from(counts.unit());
         let limit = limit(&format!(
             "exptime = {exptime}\ncoalesce = \"{coalesce}ms\"\ninitial_delay = \"{initial}ms\"\n\
@@ -607,7 +607,7 @@ fn limit_name() -> impl Strategy<Value = String> {
 
 /// The keys of one limit, without its name.
 fn limit_keys() -> impl Strategy<Value = String> {
-    let counts = Counts::WORDS.map(|(word, _)| word);
+    let counts = CountKind::WORDS.map(|(word, _)| word);
     let per = [r#"["client"]"#, "[]", r#"["sender"]"#, r#"["client", "sender"]"#, r#"["sender_domain", "helo_name"]"#];
     let with = (
         prop::sample::select(counts.to_vec()),

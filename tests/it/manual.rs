@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use connshaper::config::{KEYS, Scope, condition_attributes};
+use connshaper::config::{KEYS, KeyScope, condition_attributes};
 use connshaper::policy::key::KeyField;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
@@ -46,7 +46,7 @@ fn the_manual_says_which_keys_a_limit_takes_from_the_top_level() {
     let (list, _) = rest.split_once("the top level's value is in force").unwrap();
     let inherited: BTreeSet<&str> =
         list.lines().filter_map(|line| line.strip_prefix(".Cm ")).map(word_of_key).collect();
-    let expected = KEYS.iter().filter(|key| key.scope == Scope::Inherited);
+    let expected = KEYS.iter().filter(|key| key.scope == KeyScope::Inherited);
     assert_eq!(inherited, expected.map(|key| key.name).collect());
 }
 

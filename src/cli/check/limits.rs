@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::{EffectiveSetting, units};
 use crate::policy::conditions::{Condition, Pattern, Test};
 use crate::policy::key::KeyField;
-use crate::policy::limit::{self, Ban, Counts, Limit, Window};
+use crate::policy::limit::{self, Ban, CountKind, Limit, Window};
 
 /// What is counted, per what, for whom, how many, in what time, and what happens over it.
 pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
@@ -106,14 +106,14 @@ fn words(pattern: &Pattern) -> (&'static str, String) {
 }
 
 /// What it may do that often.
-fn what(counts: Counts, threshold: u32) -> String {
+fn what(counts: CountKind, threshold: u32) -> String {
     match (counts, threshold) {
-        (Counts::Connections, 1) => "connect once".to_owned(),
-        (Counts::Connections, number) => format!("connect {number} times"),
-        (Counts::Messages, number) => format!("send {}", counted(number as usize, "message", "messages")),
-        (Counts::Recipients, number) => format!("name {}", counted(number as usize, "recipient", "recipients")),
-        (Counts::Requests, number) => format!("cause {}", counted(number as usize, "request", "requests")),
-        (Counts::Bytes, kib) => format!("send {}", units::size_words(kib)),
+        (CountKind::Connections, 1) => "connect once".to_owned(),
+        (CountKind::Connections, number) => format!("connect {number} times"),
+        (CountKind::Messages, number) => format!("send {}", counted(number as usize, "message", "messages")),
+        (CountKind::Recipients, number) => format!("name {}", counted(number as usize, "recipient", "recipients")),
+        (CountKind::Requests, number) => format!("cause {}", counted(number as usize, "request", "requests")),
+        (CountKind::Bytes, kib) => format!("send {}", units::size_words(kib)),
     }
 }
 
@@ -159,7 +159,7 @@ fn banned(ban: Ban) -> String {
 /// What is different while Postfix reports stress.
 fn stress(limit: &Limit, action: &str) -> String {
     let threshold = limit.stress_threshold.map(|threshold| match limit.counts {
-        Counts::Bytes => format!("{} are allowed", units::size_words(threshold)),
+        CountKind::Bytes => format!("{} are allowed", units::size_words(threshold)),
         _ => format!("{threshold} are allowed"),
     });
     let action = limit.stress_action.as_ref().map(|_| format!("the answer is {action}"));

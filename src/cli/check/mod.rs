@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::config::{ConfigError, ConfigWarning, EffectiveSetting, Form, ListKind, Loaded, Origin};
 pub use crate::observe::terminal::Paint;
 use crate::observe::terminal::{self, print};
-use crate::policy::limit::{self, Counts};
+use crate::policy::limit::{self, CountKind};
 use crate::sysexits;
 
 /// Reads a configuration and prints what is in force, or what is wrong.
@@ -107,23 +107,23 @@ struct InForce<'c> {
     path: Option<Cow<'c, str>>,
     form: &'static str,
     summary: Vec<String>,
-    limits: Vec<Limit<'c>>,
+    limits: Vec<CheckedLimit<'c>>,
     settings: &'c [EffectiveSetting],
-    list_files: Vec<ListFile<'c>>,
+    list_files: Vec<CheckedListFile<'c>>,
     warnings: Vec<Warning<'c>>,
     notes: Vec<String>,
 }
 
 /// A limit with every key it may have.
 #[derive(Serialize)]
-struct Limit<'c> {
+struct CheckedLimit<'c> {
     name: &'c str,
     #[serde(flatten)]
     settings: BTreeMap<&'static str, &'c Option<toml::Value>>,
 }
 
 #[derive(Serialize)]
-struct ListFile<'c> {
+struct CheckedListFile<'c> {
     list: &'static str,
     netblocks: usize,
     path: Cow<'c, str>,
@@ -159,7 +159,7 @@ impl<'c> InForce<'c> {
         let Loaded { config, effective } = loaded;
         let limit = |name: &'c str, settings: &'c [EffectiveSetting]| {
             let of_limit = settings.iter().filter(|setting| setting.is_of_limit());
-            Limit { name, settings: of_limit.map(|setting| (setting.key, &setting.value)).collect() }
+            CheckedLimit { name, settings: of_limit.map(|setting| (setting.key, &setting.value)).collect() }
         };
         let named = effective.limits.iter().map(|named| limit(&named.name, &named.settings));
         let warning = |warning: &'c ConfigWarning| Warning {
@@ -195,14 +195,18 @@ impl<'c> Wrong<'c> {
     }
 }
 
-fn list_files(loaded: &Loaded) -> Vec<ListFile<'_>> {
+fn list_files(loaded: &Loaded) -> Vec<CheckedListFile<'_>> {
     let list = |kind| match kind {
         ListKind::White => "whitelist",
         ListKind::Black => "blacklist",
     };
     let files = loaded.config.list_files.iter();
     files
-        .map(|file| ListFile { list: list(file.kind), netblocks: file.netblocks, path: file.path.to_string_lossy() })
+        .map(|file| CheckedListFile {
+            list: list(file.kind),
+            netblocks: file.netblocks,
+            path: file.path.to_string_lossy(),
+        })
         .collect()
 }
 
@@ -219,7 +223,7 @@ fn summary(Loaded { config, effective }: &Loaded) -> Vec<String> {
 
 /// What is right as it is, but good to know.
 fn notes(Loaded { config, .. }: &Loaded) -> Vec<String> {
-    let bytes = config.policy.limits.iter().filter(|limit| limit.counts == Counts::Bytes);
+    let bytes = config.policy.limits.iter().filter(|limit| limit.counts == CountKind::Bytes);
     let bytes = bytes.map(|limit| {
         format!(
             "limit {} counts bytes, which Postfix knows at the end of a message only: \

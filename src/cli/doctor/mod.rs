@@ -17,7 +17,7 @@ use nix::unistd::User;
 use serde::Serialize;
 
 use crate::config::Config;
-use crate::control::client::{Client, DEFAULT_SOCKET};
+use crate::control::client::{ControlClient, DEFAULT_SOCKET};
 use crate::control::status::StatusArgs;
 use crate::net::address::Address;
 use crate::observe::terminal::{Paint, escape, json, print};
@@ -34,7 +34,7 @@ const FAR: Duration = Duration::from_millis(10);
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    pub state: State,
+    pub state: Assessment,
     pub what: String,
     /// What to do; none where it is right.
     pub remedy: Option<String>,
@@ -42,7 +42,7 @@ pub struct Finding {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum State {
+pub enum Assessment {
     Right,
     /// It works, but not as it could.
     Doubtful,
@@ -56,7 +56,7 @@ struct DoctorReport {
     findings: Vec<Finding>,
 }
 
-impl State {
+impl Assessment {
     fn word(self) -> &'static str {
         match self {
             Self::Right => "right",
@@ -67,10 +67,10 @@ impl State {
 }
 
 pub(crate) fn right(what: impl Into<String>) -> Finding {
-    Finding { state: State::Right, what: what.into(), remedy: None }
+    Finding { state: Assessment::Right, what: what.into(), remedy: None }
 }
 
-pub(crate) fn not_right(state: State, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+pub(crate) fn not_right(state: Assessment, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
     Finding { state, what: what.into(), remedy: Some(remedy.into()) }
 }
 
@@ -78,13 +78,13 @@ pub(crate) fn not_right(state: State, what: impl Into<String>, remedy: impl Into
 pub fn run(path: Option<&Path>, socket: Option<&Path>, as_json: bool) -> ExitCode {
     let findings = match Config::load(path) {
         Err(error) => vec![not_right(
-            State::Wrong,
+            Assessment::Wrong,
             format!("the configuration is wrong: {}", error.summary()),
             "run connshaper check",
         )],
         Ok(config) => examine(&config, socket),
     };
-    let wrong = findings.iter().any(|finding| finding.state == State::Wrong);
+    let wrong = findings.iter().any(|finding| finding.state == Assessment::Wrong);
     let text = match as_json {
         true => json(&DoctorReport { findings }),
         false => report(&findings, Paint::of(&io::stdout())),
@@ -99,7 +99,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     match &postfix {
         Ok(postfix) => findings.extend(postfix.examine()),
         Err(error) => findings.push(not_right(
-            State::Doubtful,
+            Assessment::Doubtful,
             format!("postconf cannot be run: {error}"),
             "run this on the mail host, as root",
         )),
@@ -119,9 +119,11 @@ fn configuration(config: &Config) -> Finding {
     let place = config.path.as_ref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
     match config.warnings.len() {
         0 => right(format!("configuration: {place}")),
-        number => {
-            not_right(State::Doubtful, format!("configuration: {place}, {number} warnings"), "run connshaper check")
-        }
+        number => not_right(
+            Assessment::Doubtful,
+            format!("configuration: {place}, {number} warnings"),
+            "run connshaper check",
+        ),
     }
 }
 
@@ -131,7 +133,7 @@ fn answers(place: &Address) -> Finding {
     match query::ask(place, "unknown", &[]) {
         Ok(action) => right(format!("a request to {place} is answered {action} in {:.1} ms", milliseconds(start))),
         Err(error) => not_right(
-            State::Wrong,
+            Assessment::Wrong,
             format!("a request to {place} is not answered: {error}"),
             "start the daemon, or have Postfix and `listen` name the same place",
         ),
@@ -151,7 +153,7 @@ fn rights(place: &Address, owner: &str) -> Option<Finding> {
         if !may(directory, &user, 0o1) {
             let what = format!("{} is closed to {owner}, whom smtpd runs as", directory.display());
             return Some(not_right(
-                State::Wrong,
+                Assessment::Wrong,
                 what,
                 format!("give {owner} the x right there, or choose another place"),
             ));
@@ -160,7 +162,7 @@ fn rights(place: &Address, owner: &str) -> Option<Finding> {
     match may(path, &user, 0o2) {
         true => Some(right(format!("{} is open to {owner}, whom smtpd runs as", path.display()))),
         false => Some(not_right(
-            State::Wrong,
+            Assessment::Wrong,
             format!("{} is closed to {owner}, whom smtpd runs as", path.display()),
             format!("set socket_group = \"{owner}\", or SocketGroup={owner} in connshaper.socket"),
         )),
@@ -182,13 +184,13 @@ fn may(path: &Path, user: &User, bit: u32) -> bool {
 fn memcached(server: &Address) -> Finding {
     match ping(server) {
         Ok(time) if time > FAR => not_right(
-            State::Doubtful,
+            Assessment::Doubtful,
             format!("memcached at {server} is {:.1} ms away", time.as_secs_f64() * 1000.0),
             "every first request of a session waits that long; take one that is nearer",
         ),
         Ok(time) => right(format!("memcached at {server} is {:.1} ms away", time.as_secs_f64() * 1000.0)),
         Err(error) => not_right(
-            State::Wrong,
+            Assessment::Wrong,
             format!("memcached at {server} does not answer: {error}"),
             "start it, or correct memcached_server; on_store_failure says what happens meanwhile",
         ),
@@ -226,22 +228,23 @@ fn ping(server: &Address) -> io::Result<Duration> {
 fn daemon(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     let configured = config.control.as_ref().map(|control| control.path.as_path());
     let path = socket.or(configured).unwrap_or(Path::new(DEFAULT_SOCKET));
-    let status = match Client::connect(path).and_then(|mut client| client.ask(StatusArgs {})) {
+    let status = match ControlClient::connect(path).and_then(|mut client| client.ask(StatusArgs {})) {
         Ok(status) => status,
         Err(problem) => {
             let remedy = "set control_socket, so that status, explain and reset work";
-            return vec![not_right(State::Doubtful, format!("the control socket: {}", problem.error), remedy)];
+            return vec![not_right(Assessment::Doubtful, format!("the control socket: {}", problem.error), remedy)];
         }
     };
     let mut findings = vec![right(format!("the control socket {} answers", path.display()))];
-    findings.extend(status.diagnosis.into_iter().map(|found| not_right(State::Wrong, found.problem, found.remedy)));
+    findings
+        .extend(status.diagnosis.into_iter().map(|found| not_right(Assessment::Wrong, found.problem, found.remedy)));
     if let Some(error) = status.overrides_unreadable {
         let what = format!("the bans and allowances in {} cannot be read: {error}", status.store.kind);
-        findings.push(not_right(State::Wrong, what, "run connshaper ban or allow, which writes them anew"));
+        findings.push(not_right(Assessment::Wrong, what, "run connshaper ban or allow, which writes them anew"));
     }
     if let Some(error) = status.configuration.reload_failed {
         let what = format!("the daemon runs on an old configuration: {error}");
-        findings.push(not_right(State::Wrong, what, "correct it and run connshaper reload"));
+        findings.push(not_right(Assessment::Wrong, what, "correct it and run connshaper reload"));
     }
     findings
 }
@@ -251,9 +254,9 @@ fn report(findings: &[Finding], paint: Paint) -> String {
     for Finding { state, what, remedy } in findings {
         let word = format!("{:8}", state.word());
         let word = match state {
-            State::Right => paint.good(&word),
-            State::Doubtful => paint.warning(&word),
-            State::Wrong => paint.bad(&word),
+            Assessment::Right => paint.good(&word),
+            Assessment::Doubtful => paint.warning(&word),
+            Assessment::Wrong => paint.bad(&word),
         };
         text += &format!("{word} {}\n", escape(what));
         if let Some(remedy) = remedy {

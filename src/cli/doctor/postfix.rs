@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::process::Command;
 
-use super::{Finding, State, not_right, right};
+use super::{Assessment, Finding, not_right, right};
 use crate::net::address::Address;
 
 /// The restriction lists in which a policy service may be named, in the order in which smtpd asks them.
@@ -108,7 +108,7 @@ impl Postfix {
         if calls.is_empty() {
             let remedy = "in main.cf: smtpd_client_restrictions = permit_mynetworks, check_policy_service \
                           { unix:private/connshaper, timeout=10s, default_action=DUNNO }";
-            return vec![not_right(State::Wrong, "Postfix asks no policy service", remedy)];
+            return vec![not_right(Assessment::Wrong, "Postfix asks no policy service", remedy)];
         }
         let mut findings = Vec::new();
         for call in &calls {
@@ -117,7 +117,7 @@ impl Postfix {
                 ["smtpd_data_restrictions", "smtpd_end_of_data_restrictions"].iter().any(|late| list.ends_with(late));
             findings.push(match late {
                 true => not_right(
-                    State::Wrong,
+                    Assessment::Wrong,
                     format!("{list} asks {endpoint}: only clients that already had a recipient accepted are counted"),
                     "move check_policy_service to smtpd_client_restrictions",
                 ),
@@ -125,14 +125,14 @@ impl Postfix {
             });
             if !call.default_action {
                 findings.push(not_right(
-                    State::Doubtful,
+                    Assessment::Doubtful,
                     format!("{list} has no default_action: without the daemon all mail is turned away with 451"),
                     format!("write check_policy_service {{ {endpoint}, timeout=10s, default_action=DUNNO }}"),
                 ));
             }
             if !call.trusted_before {
                 findings.push(not_right(
-                    State::Doubtful,
+                    Assessment::Doubtful,
                     format!(
                         "{list} has no permit_mynetworks before it: the site's own hosts, {}, are counted",
                         self.mynetworks
@@ -144,7 +144,7 @@ impl Postfix {
         findings.extend(self.asked_again());
         if calls.windows(2).any(|pair| pair[0].text != pair[1].text) {
             findings.push(not_right(
-                State::Doubtful,
+                Assessment::Doubtful,
                 "Postfix asks at several places; where that is one daemon it holds a connection for each",
                 "use one identical text in every list",
             ));
@@ -171,7 +171,7 @@ impl Postfix {
             for (at, call) in calls.iter().enumerate() {
                 let Some(first) = calls[..at].iter().find(|first| first.text == call.text) else { continue };
                 let finding = not_right(
-                    State::Doubtful,
+                    Assessment::Doubtful,
                     format!("{} and {} ask {} the same, at each RCPT TO", first.list, call.list, call.endpoint),
                     format!("take check_policy_service out of {}", call.list),
                 );
@@ -224,7 +224,7 @@ mod tests {
         Postfix::parse(&format!("mail_owner = postfix\nqueue_directory = /var/spool/postfix\n{list} = {value}\n"))
     }
 
-    fn states(postfix: &Postfix) -> Vec<State> {
+    fn states(postfix: &Postfix) -> Vec<Assessment> {
         postfix.examine().iter().map(|finding| finding.state).collect()
     }
 
@@ -232,15 +232,15 @@ mod tests {
     fn the_lines_of_the_readme_are_right() {
         let value = "permit_mynetworks, permit_sasl_authenticated, check_policy_service { unix:private/connshaper, timeout=10s, default_action=DUNNO }, reject";
         let postfix = postfix("smtpd_client_restrictions", value);
-        assert_eq!(states(&postfix), [State::Right]);
+        assert_eq!(states(&postfix), [Assessment::Right]);
         assert_eq!(postfix.endpoints(), ["unix:/var/spool/postfix/private/connshaper".parse().unwrap()]);
     }
 
     #[test]
     fn what_is_missing_or_misplaced_is_found() {
-        assert_eq!(states(&Postfix::default()), [State::Wrong]);
+        assert_eq!(states(&Postfix::default()), [Assessment::Wrong]);
         let late = postfix("smtpd_data_restrictions", "check_policy_service inet:127.0.0.1:10040");
-        assert_eq!(states(&late), [State::Wrong, State::Doubtful, State::Doubtful]);
+        assert_eq!(states(&late), [Assessment::Wrong, Assessment::Doubtful, Assessment::Doubtful]);
         assert_eq!(late.endpoints(), ["inet:127.0.0.1:10040".parse().unwrap()]);
     }
 
@@ -252,7 +252,7 @@ mod tests {
              smtp/inet/syslog_name = x\n",
         );
         assert_eq!(postfix.examine()[0].what, "smtp/inet: smtpd_client_restrictions asks inet:[::1]:10040");
-        assert_eq!(states(&postfix), [State::Right]);
+        assert_eq!(states(&postfix), [Assessment::Right]);
     }
 
     #[test]
@@ -290,6 +290,6 @@ mod tests {
             "permit_mynetworks check_policy_service {inet:a:1,default_action=DUNNO}",
         );
         postfix.parse_services("smtp/inet/smtpd_recipient_restrictions = permit_mynetworks, check_policy_service {inet:b:1, default_action=DUNNO}\n");
-        assert_eq!(states(&postfix), [State::Right, State::Right, State::Doubtful]);
+        assert_eq!(states(&postfix), [Assessment::Right, Assessment::Right, Assessment::Doubtful]);
     }
 }

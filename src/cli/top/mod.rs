@@ -15,7 +15,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 
 use crate::control::Problem;
 use crate::control::ban::BanArgs;
-use crate::control::client::{Asked, Client, fail, report_json};
+use crate::control::client::{Asked, ControlClient, fail, report_json};
 use crate::control::commands::{ControlCommand, ControlRequest};
 use crate::control::reset::ResetArgs;
 use crate::control::text::Summary;
@@ -36,7 +36,9 @@ pub fn run(Asked { daemon, command }: &Asked<TopArgs>) -> ExitCode {
         Err(error) => return fail(&Problem { error: error.to_string(), code: sysexits::CONFIG }),
     };
     if daemon.json {
-        return report_json::<TopArgs>(Client::connect(&path).and_then(|mut client| client.ask_exactly(*command)));
+        return report_json::<TopArgs>(
+            ControlClient::connect(&path).and_then(|mut client| client.ask_exactly(*command)),
+        );
     }
     let result = match io::stdout().is_terminal() && io::stdin().is_terminal() {
         true => watch(&path, *command),
@@ -46,7 +48,7 @@ pub fn run(Asked { daemon, command }: &Asked<TopArgs>) -> ExitCode {
 }
 
 fn ask(path: &Path, command: TopArgs) -> Result<TopAnswer, Problem> {
-    Client::connect(path)?.ask(command)
+    ControlClient::connect(path)?.ask(command)
 }
 
 /// A line a second.
@@ -128,6 +130,6 @@ where
     C: ControlCommand + Into<ControlRequest>,
 {
     let Some(target) = screen.selected().and_then(|key| key.parse().ok()) else { return };
-    let result = Client::connect(path).and_then(|mut client| client.ask(command(target)));
+    let result = ControlClient::connect(path).and_then(|mut client| client.ask(command(target)));
     screen.say(result.map_or_else(|problem| problem.error, |answer| summary(answer).done));
 }

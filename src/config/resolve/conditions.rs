@@ -5,7 +5,7 @@ use toml::de::DeValue;
 
 use super::super::diagnostics::quoted;
 use super::super::keys;
-use super::super::settings::{Entry, Settings, with_article};
+use super::super::settings::{SettingEntry, TableSettings, with_article};
 use super::super::source::Span;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
@@ -18,12 +18,12 @@ pub fn attributes() -> impl Iterator<Item = Attribute> {
     Attribute::all().filter(|attribute| *attribute != Attribute::Request)
 }
 
-pub(super) fn read(s: &Settings) -> Conditions {
+pub(super) fn read(s: &TableSettings) -> Conditions {
     let list = |key| s.table(key).iter().filter_map(|entry| condition(s, entry)).collect();
     Conditions { all: list("match"), none: list("unless") }
 }
 
-fn condition(s: &Settings, entry: &Entry) -> Option<Condition> {
+fn condition(s: &TableSettings, entry: &SettingEntry) -> Option<Condition> {
     let Some(attribute) = attributes().find(|attribute| attribute.name() == entry.name) else {
         let remedy = match keys::nearest(entry.name, attributes().map(|attribute| attribute.name())) {
             Some(name) => format!("did you mean `{name}`?"),
@@ -49,7 +49,7 @@ fn condition(s: &Settings, entry: &Entry) -> Option<Condition> {
     Some(Condition { attribute, test })
 }
 
-fn pattern(s: &Settings, attribute: Attribute, value: &DeValue, span: &Span) -> Option<Pattern> {
+fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span) -> Option<Pattern> {
     let name = attribute.name();
     let text = match value {
         DeValue::String(text) => text,
@@ -89,7 +89,7 @@ fn pattern(s: &Settings, attribute: Attribute, value: &DeValue, span: &Span) -> 
     s.netblock(text, span).map(Pattern::Netblock)
 }
 
-fn regex(s: &Settings, expression: &str, span: &Span) -> Option<Regex> {
+fn regex(s: &TableSettings, expression: &str, span: &Span) -> Option<Regex> {
     let built =
         RegexBuilder::new(expression).case_insensitive(true).size_limit(REGEX_SIZE).dfa_size_limit(REGEX_SIZE).build();
     let error = match built {

@@ -1,12 +1,12 @@
 //! Addresses and sockets: memcached, listeners, the control socket.
 
 use super::super::diagnostics::quoted;
-use super::super::settings::Settings;
+use super::super::settings::TableSettings;
 use super::super::{ControlConfig, SocketConfig};
 use crate::listener::Peers;
 use crate::net::address::Address;
 
-pub(super) fn servers(s: &Settings) -> Vec<Address> {
+pub(super) fn servers(s: &TableSettings) -> Vec<Address> {
     let port = s.get("memcached_port");
     addresses(s, "memcached_server", "memcached address", |text| server(text, port))
 }
@@ -19,7 +19,7 @@ pub(in crate::config) fn server(text: &str, port: u16) -> Result<Address, String
     }
 }
 
-pub(super) fn listen(s: &Settings, key: &str) -> Vec<Address> {
+pub(super) fn listen(s: &TableSettings, key: &str) -> Vec<Address> {
     let addresses = addresses(s, key, "address to listen at", |text| text.parse().map_err(|error| format!("{error}")));
     for (text, span) in s.strings(key).unwrap_or_default() {
         if matches!(text.parse(), Ok(Address::Inet { port: 0, .. })) {
@@ -30,7 +30,7 @@ pub(super) fn listen(s: &Settings, key: &str) -> Vec<Address> {
 }
 
 /// Reads each entry of a list; `what` is what it should be.
-fn addresses(s: &Settings, key: &str, what: &str, read: impl Fn(&str) -> Result<Address, String>) -> Vec<Address> {
+fn addresses(s: &TableSettings, key: &str, what: &str, read: impl Fn(&str) -> Result<Address, String>) -> Vec<Address> {
     let mut addresses = Vec::new();
     for (text, span) in s.strings(key).unwrap_or_default() {
         match read(text) {
@@ -46,7 +46,7 @@ fn addresses(s: &Settings, key: &str, what: &str, read: impl Fn(&str) -> Result<
     addresses
 }
 
-pub(super) fn allow_peers(s: &Settings) -> Peers {
+pub(super) fn allow_peers(s: &TableSettings) -> Peers {
     let netblocks = s.netblocks("allow_peers");
     for (net, span) in netblocks.iter().filter(|(net, _)| net.prefix_len() == 0) {
         s.diagnostics.warn(span, format!("{net} lets every host ask that reaches the port"));
@@ -54,7 +54,7 @@ pub(super) fn allow_peers(s: &Settings) -> Peers {
     Peers::new(netblocks.iter().map(|(net, _)| *net).collect())
 }
 
-pub(super) fn socket(s: &Settings) -> SocketConfig {
+pub(super) fn socket(s: &TableSettings) -> SocketConfig {
     let text: String = s.get("socket_mode");
     let octal = text.bytes().all(|b| matches!(b, b'0'..=b'7'));
     let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| octal && *mode <= 0o777);
@@ -69,7 +69,7 @@ pub(super) fn socket(s: &Settings) -> SocketConfig {
     }
 }
 
-pub(super) fn control(s: &Settings) -> Option<ControlConfig> {
+pub(super) fn control(s: &TableSettings) -> Option<ControlConfig> {
     let group = account(s, "control_group");
     let Some(path) = s.get::<Option<String>>("control_socket") else {
         if !s.sets("control_socket") {
@@ -86,7 +86,7 @@ pub(super) fn control(s: &Settings) -> Option<ControlConfig> {
     }
 }
 
-fn account(s: &Settings, key: &str) -> Option<String> {
+fn account(s: &TableSettings, key: &str) -> Option<String> {
     let name = s.get::<Option<String>>(key)?;
     let forbidden = |c: char| c.is_whitespace() || c.is_control() || c == ':' || c == '/';
     if name.is_empty() || name.contains(forbidden) {

@@ -6,12 +6,12 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::super::diagnostics::quoted;
-use super::super::settings::{Settings, integer, with_article};
+use super::super::settings::{TableSettings, integer, with_article};
 use super::super::units::{self, spell};
 use super::super::{keys, source::Span};
 use super::{conditions, netblocks, reply};
 use crate::policy::key::{self, KeyField, KeySpec};
-use crate::policy::limit::{self, Ban, Counts, Delay, Limit, Window};
+use crate::policy::limit::{self, Ban, CountKind, Delay, Limit, Window};
 
 /// What a limit takes from the whole program, whatever its own table says.
 pub(super) struct Program {
@@ -38,8 +38,8 @@ impl Timeouts {
 }
 
 /// The limit of this name. `span` is that of the name.
-pub(super) fn read(s: &Settings, program: &Program, name: &str, span: &Span) -> Limit {
-    let counts = s.choice("count", &Counts::WORDS);
+pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span) -> Limit {
+    let counts = s.choice("count", &CountKind::WORDS);
     let exptime = seconds(s.get("exptime"));
     let ban = ban(s);
     let longest = exptime.max(ban.map_or(0, |ban| ban.max));
@@ -82,7 +82,7 @@ fn seconds(duration: Duration) -> u32 {
     duration.as_secs() as u32
 }
 
-fn threshold(s: &Settings, counts: Counts, name: &str, span: &Span) -> u32 {
+fn threshold(s: &TableSettings, counts: CountKind, name: &str, span: &Span) -> u32 {
     // A wrong configuration is never in force.
     const WRONG: u32 = 1;
     if !s.sets("threshold") && name != limit::TOP {
@@ -100,10 +100,10 @@ fn threshold(s: &Settings, counts: Counts, name: &str, span: &Span) -> u32 {
 }
 
 /// A threshold from 1: a number, or a size where the limit counts bytes. `named` is what messages call it.
-pub(super) fn amount(s: &Settings, named: &str, toml: &Spanned<DeValue>, counts: Counts) -> Option<u32> {
+pub(super) fn amount(s: &TableSettings, named: &str, toml: &Spanned<DeValue>, counts: CountKind) -> Option<u32> {
     const MOST: u64 = super::LARGEST_THRESHOLD;
     let error = |problem, remedy: &str| s.diagnostics.error(&toml.span(), problem, remedy);
-    let bytes = counts == Counts::Bytes;
+    let bytes = counts == CountKind::Bytes;
     let wanted = if bytes { "a size" } else { "a whole number" };
     let number = match toml.get_ref() {
         number @ DeValue::Integer(_) => integer(number),
@@ -129,7 +129,7 @@ pub(super) fn amount(s: &Settings, named: &str, toml: &Spanned<DeValue>, counts:
     }
 }
 
-fn per(s: &Settings) -> KeySpec {
+fn per(s: &TableSettings) -> KeySpec {
     let mut per = KeySpec(Default::default());
     for (word, span) in s.strings("per").unwrap_or_default() {
         match KeyField::WORDS.iter().find(|(known, _)| known == word) {
@@ -152,7 +152,7 @@ fn per(s: &Settings) -> KeySpec {
     per
 }
 
-fn delay(s: &Settings, timeouts: Timeouts) -> Option<Delay> {
+fn delay(s: &TableSettings, timeouts: Timeouts) -> Option<Delay> {
     let longest = longest_delay(s, timeouts, Some("initial_delay"));
     let initial = s.get::<Option<Duration>>("initial_delay")?;
     if initial > longest.max {
@@ -168,7 +168,7 @@ fn delay(s: &Settings, timeouts: Timeouts) -> Option<Delay> {
 }
 
 /// A delay of `max_delay`. `cause` is the key that delays sessions, if there is one and this table sets it.
-pub(super) fn longest_delay(s: &Settings, timeouts: Timeouts, cause: Option<&str>) -> Delay {
+pub(super) fn longest_delay(s: &TableSettings, timeouts: Timeouts, cause: Option<&str>) -> Delay {
     let (max, most) = (s.get("max_delay"), timeouts.longest_delay());
     let span = cause.and_then(|key| s.value_span(key)).map(|span| s.value_span("max_delay").unwrap_or(span));
     if let Some(span) = span.filter(|_| max > most) {
@@ -188,7 +188,7 @@ pub(super) fn longest_delay(s: &Settings, timeouts: Timeouts, cause: Option<&str
     Delay { initial: max, max, max_concurrent: s.get("max_concurrent") }
 }
 
-fn ban(s: &Settings) -> Option<Ban> {
+fn ban(s: &TableSettings) -> Option<Ban> {
     let time = s.get::<Option<Duration>>("ban_time")?;
     let max = s.get::<Option<Duration>>("ban_max").unwrap_or(time);
     if max < time {
@@ -199,7 +199,7 @@ fn ban(s: &Settings) -> Option<Ban> {
 }
 
 /// The tables `[limit.NAME]`, in the order of the file: each with its name and the span of that.
-pub(super) fn named<'t, 's>(s: &Settings<'t, 's>) -> Vec<(&'t str, Span, Settings<'t, 's>)> {
+pub(super) fn named<'t, 's>(s: &TableSettings<'t, 's>) -> Vec<(&'t str, Span, TableSettings<'t, 's>)> {
     /// More cannot be read by people, nor looked at for every request.
     const MOST: usize = 100;
     let mut limits = Vec::new();

@@ -9,14 +9,14 @@ use super::super::diagnostics::quoted;
 use super::super::effective::Origin;
 use super::super::lint;
 use super::super::lists::{ListKind, NamedListFile};
-use super::super::settings::Settings;
+use super::super::settings::TableSettings;
 use super::super::source::Span;
 use super::netblocks::{self, Treated, Treatment};
 use crate::policy::Limit;
 use crate::policy::lists::{ListEntry, ListIndex, Lists};
 
 /// What the configuration file itself says.
-pub(super) fn own(s: &Settings, top: &Limit) -> Lists {
+pub(super) fn own(s: &TableSettings, top: &Limit) -> Lists {
     let (white, black) = (s.netblocks("whitelist"), s.netblocks("blacklist"));
     let treated = netblocks::read(s, top.counts, &top.per, true);
     let default = s.origin("whitelist") == Origin::Default;
@@ -53,7 +53,7 @@ pub(super) fn own(s: &Settings, top: &Limit) -> Lists {
 }
 
 /// Notes netblocks that are treated in two ways.
-fn note_conflicts(s: &Settings, white: &[(IpNet, Span)], black: &[(IpNet, Span)], treated: &[Treated]) {
+fn note_conflicts(s: &TableSettings, white: &[(IpNet, Span)], black: &[(IpNet, Span)], treated: &[Treated]) {
     let treated: HashMap<IpNet, &Treated> = treated.iter().map(|treated| (treated.net, treated)).collect();
     if !treated.is_empty() {
         for (net, span) in white {
@@ -84,7 +84,7 @@ fn note_conflicts(s: &Settings, white: &[(IpNet, Span)], black: &[(IpNet, Span)]
 }
 
 /// The list files, with the spans of their names.
-pub(super) fn files(s: &Settings, config: &Path) -> (Vec<NamedListFile>, Vec<Span>) {
+pub(super) fn files(s: &TableSettings, config: &Path) -> (Vec<NamedListFile>, Vec<Span>) {
     let directory = config.parent().unwrap_or(Path::new(""));
     let (mut files, mut spans) = (Vec::new(), Vec::new());
     for (key, kind) in [("whitelist_file", ListKind::White), ("blacklist_file", ListKind::Black)] {

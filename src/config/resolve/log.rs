@@ -4,15 +4,15 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::super::diagnostics::quoted;
-use super::super::settings::{self, Settings};
+use super::super::settings::{self, TableSettings};
 use super::super::{LogConfig, LogTarget};
 use crate::observe::log::hooks::{ALERTS, BANS, Hook};
-use crate::observe::log::{Event, Events, Facility, Severity, SyslogFormat};
+use crate::observe::log::{Events, Facility, LogEvent, Severity, SyslogFormat};
 
 /// Where journald takes datagrams.
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
-pub(super) fn log(s: &Settings) -> LogConfig {
+pub(super) fn log(s: &TableSettings) -> LogConfig {
     let facility = facility(s);
     let targets = [
         ("stderr", LogTarget::Stderr),
@@ -32,7 +32,7 @@ pub(super) fn log(s: &Settings) -> LogConfig {
 }
 
 /// The log of inetd mode, whatever `log` says: its standard error is the policy connection.
-pub(super) fn syslog(s: &Settings) -> LogTarget {
+pub(super) fn syslog(s: &TableSettings) -> LogTarget {
     let socket = PathBuf::from(s.get::<String>("syslog_socket"));
     if !socket.is_absolute() {
         s.error::<()>(
@@ -45,7 +45,7 @@ pub(super) fn syslog(s: &Settings) -> LogTarget {
     LogTarget::Syslog { socket, facility: facility(s), format }
 }
 
-fn facility(s: &Settings) -> Facility {
+fn facility(s: &TableSettings) -> Facility {
     let name: String = s.get("syslog_facility");
     name.parse().unwrap_or_else(|_| {
         let remedy = "write one as syslog.conf(5) has them: \"mail\", \"daemon\", \"local0\"";
@@ -54,28 +54,28 @@ fn facility(s: &Settings) -> Facility {
     })
 }
 
-fn events(s: &Settings) -> Events {
+fn events(s: &TableSettings) -> Events {
     let mut events = Events::NONE;
     let list = s.strings("log_events").unwrap_or_default();
     for (word, span) in list {
-        match Event::WORDS.iter().find(|(known, _)| known == word) {
+        match LogEvent::WORDS.iter().find(|(known, _)| known == word) {
             Some((_, event)) => events = events.with(*event),
             None if word == "all" => events = Events::ALL,
             None if word == "none" && list.len() == 1 => {}
             None => {
-                let known: Vec<&str> = Event::WORDS.iter().map(|(word, _)| *word).collect();
+                let known: Vec<&str> = LogEvent::WORDS.iter().map(|(word, _)| *word).collect();
                 let remedy = format!("write all, none, or some of {}", known.join(", "));
                 s.diagnostics.error::<()>(span, format!("{} is not an event", quoted(word)), remedy);
             }
         }
     }
-    if !events.has(Event::Store) {
+    if !events.has(LogEvent::Store) {
         s.warn("log_events", "has no \"store\": the log does not say when memcached is away");
     }
     events
 }
 
-fn hooks(s: &Settings) -> Vec<Hook> {
+fn hooks(s: &TableSettings) -> Vec<Hook> {
     let hooks = [("ban_command", BANS, Duration::ZERO), ("alert_command", ALERTS, s.get("alert_interval"))];
     let hook = |(key, keywords, interval): (&str, _, _)| {
         let command = s.strings(key)?;

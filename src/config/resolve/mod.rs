@@ -17,8 +17,8 @@ use toml::de::DeTable;
 use super::diagnostics::{ConfigError, Diagnostics};
 use super::effective::{Effective, EffectiveLimit, EffectiveSetting};
 use super::lists::{CompleteLists, ListErrors, complete};
-use super::settings::Settings;
-use super::source::{Source, Span};
+use super::settings::TableSettings;
+use super::source::{ConfigText, Span};
 use super::{Config, Form, Loaded, lint, syntax};
 use crate::policy;
 use limit::{Program, Timeouts};
@@ -28,13 +28,17 @@ pub(super) const LARGEST_THRESHOLD: u64 = 1_000_000_000;
 
 /// Reads the TOML form, and the list files it names. `before_lists` is shown the configuration before list files are
 /// read, unless there are mistakes already.
-pub(super) fn read(source: &Source, form: Form, before_lists: &mut dyn FnMut(&Config)) -> Result<Loaded, ConfigError> {
+pub(super) fn read(
+    source: &ConfigText,
+    form: Form,
+    before_lists: &mut dyn FnMut(&Config),
+) -> Result<Loaded, ConfigError> {
     let (table, errors) = DeTable::parse_recoverable(&source.text);
     if !errors.is_empty() {
         return Err(syntax::explain(source, &errors));
     }
     let diagnostics = Diagnostics::new(source);
-    let (mut loaded, list_errors) = resolve(&Settings::top(&diagnostics, table.get_ref()), form, before_lists);
+    let (mut loaded, list_errors) = resolve(&TableSettings::top(&diagnostics, table.get_ref()), form, before_lists);
     let warnings = match (diagnostics.finish(), list_errors.diagnostics.is_empty()) {
         (Ok(warnings), true) => warnings,
         (Ok(_), false) => return Err(list_errors),
@@ -50,7 +54,7 @@ pub(super) fn read(source: &Source, form: Form, before_lists: &mut dyn FnMut(&Co
 }
 
 /// Resolves the values of a file. Mistakes in it are noted in its diagnostics, those in list files are returned.
-pub(super) fn resolve(s: &Settings, form: Form, before_lists: &mut dyn FnMut(&Config)) -> (Loaded, ConfigError) {
+pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMut(&Config)) -> (Loaded, ConfigError) {
     let store = store::store(s);
     let program = Program {
         key_prefix: store.key_prefix.clone(),
@@ -69,7 +73,7 @@ pub(super) fn resolve(s: &Settings, form: Form, before_lists: &mut dyn FnMut(&Co
         own_lists: None,
         list_files: Vec::new(),
         list_check_interval: s.get("list_check_interval"),
-        policy: policy::Settings {
+        policy: policy::PolicySettings {
             lists: Default::default(),
             blacklist: reply::blacklist(s, program.timeouts, &program.classes),
             limits,
@@ -116,7 +120,7 @@ pub(super) fn resolve(s: &Settings, form: Form, before_lists: &mut dyn FnMut(&Co
 }
 
 /// Notes the list files that could not be read where they are named; the mistakes in the others are returned.
-fn note_unread(s: &Settings, spans: &[Span], errors: ListErrors) -> ConfigError {
+fn note_unread(s: &TableSettings, spans: &[Span], errors: ListErrors) -> ConfigError {
     for (index, problem, remedy) in errors.unread {
         s.diagnostics.error::<()>(&spans[index], format!("the list {problem}"), remedy);
     }

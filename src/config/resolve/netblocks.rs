@@ -7,13 +7,13 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::super::diagnostics::quoted;
-use super::super::settings::{self, Entry, Settings, with_article};
+use super::super::settings::{self, SettingEntry, TableSettings, with_article};
 use super::super::source::Span;
 use super::super::{keys, list_file};
 use super::limit::amount;
 use crate::net::netblock_table::NetblockTable;
 use crate::policy::key::{KeyField, KeySpec};
-use crate::policy::limit::{Counts, Rate, RatePer};
+use crate::policy::limit::{CountKind, Rate, RatePer};
 
 /// What a configuration says about a netblock.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,7 +32,7 @@ pub(super) struct Treated {
 }
 
 /// The netblocks of a named limit. It does not count those on its whitelist.
-pub(super) fn of_limit(s: &Settings, counts: Counts, per: &KeySpec) -> NetblockTable<Option<Rate>> {
+pub(super) fn of_limit(s: &TableSettings, counts: CountKind, per: &KeySpec) -> NetblockTable<Option<Rate>> {
     let rate = |treatment| match treatment {
         Treatment::Rate(rate) => Some(rate),
         Treatment::Whitelist | Treatment::Blacklist(_) => None,
@@ -41,7 +41,7 @@ pub(super) fn of_limit(s: &Settings, counts: Counts, per: &KeySpec) -> NetblockT
 }
 
 /// Reads the table of a limit. `may_refuse`: a netblock may be blacklisted there.
-pub(super) fn read(s: &Settings, counts: Counts, per: &KeySpec, may_refuse: bool) -> Vec<Treated> {
+pub(super) fn read(s: &TableSettings, counts: CountKind, per: &KeySpec, may_refuse: bool) -> Vec<Treated> {
     let mut seen: HashMap<IpNet, usize> = HashMap::new();
     let mut groups = HashMap::new();
     let mut list: Vec<Treated> = Vec::new();
@@ -76,7 +76,7 @@ pub(super) fn read(s: &Settings, counts: Counts, per: &KeySpec, may_refuse: bool
 }
 
 /// Notes that a netblock stands at two places, with the `same` treatment or another.
-pub(super) fn note_repetition(s: &Settings, net: IpNet, span: &Span, other: &Span, same: bool) {
+pub(super) fn note_repetition(s: &TableSettings, net: IpNet, span: &Span, other: &Span, same: bool) {
     let (line, _) = s.diagnostics.source.place(other.start);
     if same {
         s.diagnostics.warn(span, format!("{net} stands in line {line} too"));
@@ -86,7 +86,7 @@ pub(super) fn note_repetition(s: &Settings, net: IpNet, span: &Span, other: &Spa
     }
 }
 
-fn net(s: &Settings, entry: &Entry) -> Option<IpNet> {
+fn net(s: &TableSettings, entry: &SettingEntry) -> Option<IpNet> {
     if keys::find(entry.name).is_some() {
         let problem = format!("`{}` is not a netblock", entry.name);
         return s.diagnostics.error(&entry.span, problem, "it is a key: write it above the header of this table");
@@ -94,7 +94,7 @@ fn net(s: &Settings, entry: &Entry) -> Option<IpNet> {
     s.netblock(entry.name, &entry.span)
 }
 
-fn treatment(s: &Settings, entry: &Entry, counts: Counts) -> Option<Treatment> {
+fn treatment(s: &TableSettings, entry: &SettingEntry, counts: CountKind) -> Option<Treatment> {
     let DeValue::Table(table) = entry.value.get_ref() else {
         return threshold(s, entry.name, entry.value, counts);
     };
@@ -133,13 +133,13 @@ fn treatment(s: &Settings, entry: &Entry, counts: Counts) -> Option<Treatment> {
 }
 
 /// What a threshold says: a number is one for every client, -1 and 0 are words for the lists.
-fn threshold(s: &Settings, netblock: &str, toml: &Spanned<DeValue>, counts: Counts) -> Option<Treatment> {
+fn threshold(s: &TableSettings, netblock: &str, toml: &Spanned<DeValue>, counts: CountKind) -> Option<Treatment> {
     match toml.get_ref() {
         DeValue::String(text) if text == "whitelist" => Some(Treatment::Whitelist),
         DeValue::String(text) if text == "blacklist" => Some(Treatment::Blacklist(None)),
         DeValue::Integer(number) if number.as_str() == "-1" => Some(Treatment::Whitelist),
         DeValue::Integer(number) if number.as_str() == "0" => Some(Treatment::Blacklist(None)),
-        DeValue::String(text) if counts != Counts::Bytes || !text.starts_with(|c: char| c.is_ascii_digit()) => {
+        DeValue::String(text) if counts != CountKind::Bytes || !text.starts_with(|c: char| c.is_ascii_digit()) => {
             let problem = format!("{} is not a valid threshold", quoted(text));
             s.diagnostics.error(&toml.span(), problem, "write a number, \"whitelist\" or \"blacklist\"")
         }
@@ -150,7 +150,7 @@ fn threshold(s: &Settings, netblock: &str, toml: &Spanned<DeValue>, counts: Coun
     }
 }
 
-fn text<'t>(s: &Settings, part: &Entry<'t, '_>) -> Option<&'t str> {
+fn text<'t>(s: &TableSettings, part: &SettingEntry<'t, '_>) -> Option<&'t str> {
     match part.value.get_ref() {
         DeValue::String(text) => Some(text.as_ref()),
         other => {
@@ -161,7 +161,7 @@ fn text<'t>(s: &Settings, part: &Entry<'t, '_>) -> Option<&'t str> {
     }
 }
 
-fn rate_per(s: &Settings, text: &str, span: &Span) -> Option<RatePer> {
+fn rate_per(s: &TableSettings, text: &str, span: &Span) -> Option<RatePer> {
     let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-';
     match text {
         "ip" => Some(RatePer::Ip),

@@ -2,26 +2,26 @@
 
 use super::super::diagnostics::quoted;
 use super::super::effective::Origin;
-use super::super::settings::Settings;
+use super::super::settings::TableSettings;
 use super::limit::{self, Timeouts};
 use crate::policy::Blacklist;
 use crate::policy::action::{Action, ActionError, Part};
-use crate::policy::limit::Counts;
+use crate::policy::limit::CountKind;
 
 /// The default of `text` where it is not the one of the key: it names what is counted.
-pub(in crate::config) fn default_text(counts: Counts) -> Option<String> {
+pub(in crate::config) fn default_text(counts: CountKind) -> Option<String> {
     let what = match counts {
-        Counts::Connections => return None,
-        Counts::Messages => "many messages",
-        Counts::Recipients => "many recipients",
-        Counts::Bytes => "much mail",
-        Counts::Requests => "many requests",
+        CountKind::Connections => return None,
+        CountKind::Messages => "many messages",
+        CountKind::Recipients => "many recipients",
+        CountKind::Bytes => "much mail",
+        CountKind::Requests => "many requests",
     };
     Some(format!("Too {what} from {{client}}, try again in {{left}} seconds"))
 }
 
 /// A limit's action, and the one under stress.
-pub(super) fn actions(s: &Settings, counts: Counts, classes: &[String]) -> (Action, Option<Action>) {
+pub(super) fn actions(s: &TableSettings, counts: CountKind, classes: &[String]) -> (Action, Option<Action>) {
     let default = default_text(counts).filter(|_| s.origin("text") == Origin::Default);
     let text: String = default.unwrap_or_else(|| s.get("text"));
     let code: String = s.get("enhanced_status_code");
@@ -37,7 +37,7 @@ pub(super) fn actions(s: &Settings, counts: Counts, classes: &[String]) -> (Acti
 }
 
 /// Notes what is wrong with an action that is made of these keys.
-fn note(s: &Settings, error: ActionError, keys: [&'static str; 3]) {
+fn note(s: &TableSettings, error: ActionError, keys: [&'static str; 3]) {
     let key = match error.part {
         Part::Action => keys[0],
         Part::EnhancedStatusCode => keys[1],
@@ -52,7 +52,7 @@ fn note(s: &Settings, error: ActionError, keys: [&'static str; 3]) {
 }
 
 /// The restriction classes that actions may name.
-pub(super) fn classes(s: &Settings) -> Vec<String> {
+pub(super) fn classes(s: &TableSettings) -> Vec<String> {
     let classes = s.strings("restriction_classes").unwrap_or_default();
     for (class, span) in classes {
         let letters = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
@@ -66,7 +66,7 @@ pub(super) fn classes(s: &Settings) -> Vec<String> {
 }
 
 /// What happens to clients on the blacklist.
-pub(super) fn blacklist(s: &Settings, timeouts: Timeouts, classes: &[String]) -> Blacklist {
+pub(super) fn blacklist(s: &TableSettings, timeouts: Timeouts, classes: &[String]) -> Blacklist {
     let set: String = s.get("blacklist_action");
     let own = Some(set.clone()).filter(|action| !["refuse", "delay"].contains(&action.as_str()));
     let is_own = own.is_some();

@@ -3,11 +3,11 @@
 use std::path::PathBuf;
 
 use super::super::effective::Origin;
-use super::super::settings::Settings;
+use super::super::settings::TableSettings;
 use super::super::{OnStoreFailure, StateConfig, StoreConfig};
 use super::endpoints;
 
-pub(super) fn store(s: &Settings) -> StoreConfig {
+pub(super) fn store(s: &TableSettings) -> StoreConfig {
     let servers = endpoints::servers(s);
     let on_failure = s.choice("on_store_failure", &OnStoreFailure::WORDS);
     StoreConfig {
@@ -23,7 +23,7 @@ pub(super) fn store(s: &Settings) -> StoreConfig {
     }
 }
 
-pub(super) fn state(s: &Settings) -> StateConfig {
+pub(super) fn state(s: &TableSettings) -> StateConfig {
     let file = s.get::<Option<String>>("state_file").map(PathBuf::from);
     if file.as_ref().is_some_and(|path| !path.is_absolute() || path.file_name().is_none()) {
         let remedy = "write it as in \"/var/lib/connshaper/state\"";
@@ -32,7 +32,7 @@ pub(super) fn state(s: &Settings) -> StateConfig {
     StateConfig { file, interval: s.get("state_interval") }
 }
 
-fn replicas(s: &Settings, servers: usize) -> usize {
+fn replicas(s: &TableSettings, servers: usize) -> usize {
     let replicas = s.get("replicas");
     if replicas > servers.max(1) {
         let problem = format!("`replicas = {replicas}` needs as many servers");
@@ -41,7 +41,7 @@ fn replicas(s: &Settings, servers: usize) -> usize {
     replicas
 }
 
-fn key_prefix(s: &Settings) -> String {
+fn key_prefix(s: &TableSettings) -> String {
     // memcached takes keys up to 250 bytes without spaces; the address needs the rest.
     const LONGEST: usize = 100;
     let prefix: String = s.get("key_prefix");

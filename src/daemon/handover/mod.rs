@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 /// Who hands over.
 #[derive(Serialize, Deserialize)]
-struct SavedOrigin {
+struct HandoverOrigin {
     version: String,
     /// Since when no request is answered, on the monotonic clock.
     begun: u64,

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{SavedOrigin, SavedSocketFile, kind};
+use super::{HandoverOrigin, SavedSocketFile, kind};
 use crate::daemon::counts;
 use crate::daemon::handover::transport as carrier;
 use crate::engine::service::Service;
@@ -16,7 +16,7 @@ use crate::net::clock::Now;
 use crate::net::secret;
 use crate::net::stream::Stream;
 use crate::postfix::suspended::SuspendedConnection;
-use crate::snapshot::section::Writer;
+use crate::snapshot::section::SectionWriter;
 
 /// Written in pieces of this size.
 const PIECE: usize = 256 * 1024;
@@ -31,9 +31,9 @@ pub fn load(
     begun: Now,
 ) -> io::Result<OwnedFd> {
     let known = memfd_create(c"connshaper", MFdFlags::MFD_CLOEXEC)?;
-    let mut writer = Writer::begin(BufWriter::with_capacity(PIECE, File::from(known)))?;
+    let mut writer = SectionWriter::begin(BufWriter::with_capacity(PIECE, File::from(known)))?;
     let version = env!("CARGO_PKG_VERSION").to_owned();
-    writer.add_value(kind::ORIGIN, &SavedOrigin { version, begun: begun.monotonic, secret: secret::get() })?;
+    writer.add_value(kind::ORIGIN, &HandoverOrigin { version, begun: begun.monotonic, secret: secret::get() })?;
     let rules = service.rules.load();
     counts::write(&mut writer, &rules.policy, rules.store.table(), Now::read())?;
     writer.add_value(kind::COALESCE, &rules.store.coalesce().save())?;

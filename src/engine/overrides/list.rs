@@ -185,10 +185,10 @@ impl OverrideList {
     /// When it is not a list of this version.
     pub fn parse(value: &[u8]) -> io::Result<Self> {
         #[derive(Deserialize)]
-        struct Version {
+        struct ListVersion {
             v: u64,
         }
-        let version = serde_json::from_slice::<Version>(value)?.v;
+        let version = serde_json::from_slice::<ListVersion>(value)?.v;
         if version != VERSION {
             return Err(io::Error::other(format!("its version is {version}, not {VERSION}")));
         }

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::parts::{MAX_PARTS, PartPeaks, join_bits};
-use super::window::{HIGHEST, Moment, Window};
+use super::window::{HIGHEST, LogWindow, Moment};
 
 /// The most logins, senders and domains that are kept of each.
 pub const MAX_ACCOUNTS: usize = 50_000;
@@ -48,13 +48,13 @@ impl Per {
 
 /// What is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Counted {
+pub enum AccountCount {
     Messages,
     Recipients,
     Addresses,
 }
 
-impl Counted {
+impl AccountCount {
     pub const ALL: [Self; 3] = [Self::Messages, Self::Recipients, Self::Addresses];
 
     pub fn word(self) -> &'static str {
@@ -138,8 +138,8 @@ pub struct Account {
 
 #[derive(Clone, Debug, Default)]
 struct Windows {
-    messages: Window,
-    recipients: Window,
+    messages: LogWindow,
+    recipients: LogWindow,
     addresses: AddressWindow,
 }
 
@@ -165,7 +165,7 @@ impl AccountTable {
             max_accounts,
             index: HashMap::new(),
             accounts: Vec::new(),
-            numbers: Counted::ALL.map(|_| vec![Numbers::default(); lengths.len()]),
+            numbers: AccountCount::ALL.map(|_| vec![Numbers::default(); lengths.len()]),
             forgotten: 0,
         }
     }
@@ -179,7 +179,7 @@ impl AccountTable {
         self.forgotten
     }
 
-    pub fn numbers(&self, counted: Counted, length: usize) -> &Numbers {
+    pub fn numbers(&self, counted: AccountCount, length: usize) -> &Numbers {
         &self.numbers[counted as usize][length]
     }
 
@@ -190,19 +190,19 @@ impl AccountTable {
         account.recipients += u64::from(message.recipients);
         let [messages, recipients, addresses] = &mut self.numbers;
         for (at, (windows, length)) in account.windows.iter_mut().zip(&self.lengths).enumerate() {
-            let row = |counted: Counted| counted as usize * self.lengths.len() + at;
+            let row = |counted: AccountCount| counted as usize * self.lengths.len() + at;
             let number = windows.messages.count(moment, *length, 1);
             messages[at].note(number.stamped, 1);
-            account.parts.note(part, row(Counted::Messages), number.worst);
+            account.parts.note(part, row(AccountCount::Messages), number.worst);
             let amount = message.recipients.max(1);
             let number = windows.recipients.count(moment, *length, amount);
             recipients[at].note(number.stamped, amount);
-            account.parts.note(part, row(Counted::Recipients), number.worst);
+            account.parts.note(part, row(AccountCount::Recipients), number.worst);
             if let Some(client) = message.client {
                 if let Some(number) = windows.addresses.count(moment, *length, client) {
                     addresses[at].note(number, 1);
                 }
-                account.parts.note(part, row(Counted::Addresses), windows.addresses.addresses.len() as u32);
+                account.parts.note(part, row(AccountCount::Addresses), windows.addresses.addresses.len() as u32);
             }
         }
         account.active_parts |= 1 << part;
@@ -216,7 +216,7 @@ impl AccountTable {
             self.make_room();
         }
         let windows = vec![Windows::default(); self.lengths.len()].into();
-        let (key, parts) = (Box::<[u8]>::from(key), PartPeaks::new(Counted::ALL.len() * self.lengths.len()));
+        let (key, parts) = (Box::<[u8]>::from(key), PartPeaks::new(AccountCount::ALL.len() * self.lengths.len()));
         self.index.insert(key.clone(), self.accounts.len() as u32);
         self.accounts.push(Account { key, messages: 0, recipients: 0, parts, active_parts: 0, windows });
         self.accounts.len() - 1
@@ -241,17 +241,17 @@ impl AccountTable {
 
 impl Account {
     /// The highest number that it had in a window of this length.
-    pub fn peak(&self, counted: Counted, length: usize) -> u32 {
+    pub fn peak(&self, counted: AccountCount, length: usize) -> u32 {
         let windows = &self.windows[length];
         match counted {
-            Counted::Messages => windows.messages.peak(),
-            Counted::Recipients => windows.recipients.peak(),
-            Counted::Addresses => windows.addresses.peak.into(),
+            AccountCount::Messages => windows.messages.peak(),
+            AccountCount::Recipients => windows.recipients.peak(),
+            AccountCount::Addresses => windows.addresses.peak.into(),
         }
     }
 
     /// The highest numbers by part of the log.
-    pub fn part_peaks(&self, counted: Counted, length: usize) -> [u32; MAX_PARTS] {
+    pub fn part_peaks(&self, counted: AccountCount, length: usize) -> [u32; MAX_PARTS] {
         self.parts.peaks(counted as usize * self.windows.len() + length)
     }
 }
@@ -323,10 +323,10 @@ mod tests {
         count(&mut table, 1_000, "joe", "192.0.2.1", 2);
         count(&mut table, MINUTE, "joe", "192.0.2.1", 1);
         let joe = &table.accounts()[0];
-        assert_eq!([0, 1].map(|length| joe.peak(Counted::Messages, length)), [2, 3]);
-        assert_eq!([0, 1].map(|length| joe.peak(Counted::Recipients, length)), [5, 6]);
-        assert_eq!(table.numbers(Counted::Recipients, 0).counts(), [0, 2, 1, 1, 1, 1, 0]);
-        assert_eq!(table.numbers(Counted::Messages, 0).counts(), [0, 2, 1, 0]);
+        assert_eq!([0, 1].map(|length| joe.peak(AccountCount::Messages, length)), [2, 3]);
+        assert_eq!([0, 1].map(|length| joe.peak(AccountCount::Recipients, length)), [5, 6]);
+        assert_eq!(table.numbers(AccountCount::Recipients, 0).counts(), [0, 2, 1, 1, 1, 1, 0]);
+        assert_eq!(table.numbers(AccountCount::Messages, 0).counts(), [0, 2, 1, 0]);
     }
 
     #[test]
@@ -337,8 +337,8 @@ mod tests {
         {
             count(&mut table, time, "joe", client, 1);
         }
-        assert_eq!(table.accounts()[0].peak(Counted::Addresses, 0), 2);
-        assert_eq!(table.numbers(Counted::Addresses, 0).counts(), [0, 2, 1, 0]);
+        assert_eq!(table.accounts()[0].peak(AccountCount::Addresses, 0), 2);
+        assert_eq!(table.numbers(AccountCount::Addresses, 0).counts(), [0, 2, 1, 0]);
     }
 
     #[test]

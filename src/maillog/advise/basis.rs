@@ -7,8 +7,8 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
-use super::clients::{Client, ClientTable};
-use super::findings::ListedClient;
+use super::clients::{ClientStats, ClientTable};
+use super::findings::ReportedClient;
 use super::parts::{MAX_PARTS, Parts};
 
 /// Days that a log has to cover: a week has every day of the week.
@@ -55,7 +55,7 @@ pub struct PartTest {
 /// A sender that a number made without its part of the log would have refused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Missed {
-    pub client: ListedClient,
+    pub client: ReportedClient,
     /// The number that the other parts gave.
     pub threshold: u32,
 }
@@ -157,8 +157,8 @@ impl Basis {
     /// For windows of one length. `span` is the first and the last time.
     pub fn new(tables: [&ClientTable; 2], length: usize, parts: &Parts, span: (i64, i64)) -> Self {
         let clients = tables.into_iter().flat_map(|table| table.peaks(length)).map(|(client, _)| client);
-        let senders: Vec<&Client> = clients.filter(|client| client.delivered > 0).collect();
-        let peaks = |client: &Client| client.parts.as_ref().map_or([1; MAX_PARTS], |parts| parts.peaks(length));
+        let senders: Vec<&ClientStats> = clients.filter(|client| client.delivered > 0).collect();
+        let peaks = |client: &ClientStats| client.parts.as_ref().map_or([1; MAX_PARTS], |parts| parts.peaks(length));
         let tested: Vec<Tested> =
             senders.iter().map(|client| Tested { peaks: peaks(client), parts: client.delivered_parts }).collect();
         let tests = PartTests::new(&tested, parts);
@@ -166,7 +166,7 @@ impl Basis {
         let mut doubts = doubts(covered, senders.len() as u64);
         doubts.extend(tests.doubt());
         let missed = tests.missed.iter().take(NAMES).map(|(at, peak, threshold)| Missed {
-            client: ListedClient::new(senders[*at], *peak),
+            client: ReportedClient::new(senders[*at], *peak),
             threshold: *threshold,
         });
         Self { covered, senders: senders.len() as u64, missed: missed.collect(), tests, doubts }

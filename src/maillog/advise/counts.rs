@@ -12,7 +12,7 @@ use super::judge::{Judge, Judgement};
 use super::parts::Parts;
 use super::timeline::Timeline;
 use super::window::Moment;
-use crate::maillog::sessions::{AcceptedMessage, Session, SessionSink};
+use crate::maillog::sessions::{AcceptedMessage, LoggedSession, SessionSink};
 use crate::maillog::text::time;
 
 /// What decides between the candidates and, if there is one, about a configuration.
@@ -109,13 +109,13 @@ impl Counts {
 }
 
 impl SessionSink for Counts {
-    fn asked(&mut self, session: &Session<'_>) {
+    fn asked(&mut self, session: &LoggedSession<'_>) {
         if let Some(trial) = &mut self.trial
             && trial.take(session).is_exempt
         {
             return;
         }
-        let Session { time, has_fraction, client, name, .. } = *session;
+        let LoggedSession { time, has_fraction, client, name, .. } = *session;
         self.has_whole_seconds |= !has_fraction;
         let (first, last) = self.span.unwrap_or((time, time));
         self.span = Some((first.min(time), last.max(time)));
@@ -138,7 +138,7 @@ impl SessionSink for Counts {
         self.accounts.count(moment, part, login, sender, Sent { client, recipients });
     }
 
-    fn asked_again(&mut self, session: &Session<'_>) {
+    fn asked_again(&mut self, session: &LoggedSession<'_>) {
         if let Some(trial) = &mut self.trial {
             trial.take(session);
         }
@@ -166,7 +166,7 @@ impl ConfigTrial {
     }
 
     /// Judges a session, or a further message of it, and counts the verdict.
-    fn take(&mut self, session: &Session<'_>) -> Judgement {
+    fn take(&mut self, session: &LoggedSession<'_>) -> Judgement {
         let judgement = self.judge.ask(session);
         if let Some(output) = &mut self.output {
             output.write(session, &judgement.action);
@@ -189,7 +189,7 @@ impl Verdicts {
     }
 
     /// Writes one line: time, client, first word of the action.
-    pub fn write(&mut self, session: &Session<'_>, action: &str) {
+    pub fn write(&mut self, session: &LoggedSession<'_>, action: &str) {
         let written = writeln!(self.output, "{} {} {action}", time(session.time, &self.zone), session.client);
         if let (Err(error), None) = (written, &self.error) {
             self.error = Some(error);

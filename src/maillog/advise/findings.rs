@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 
 use super::basis::{Basis, Doubt, trial_days};
-use super::clients::{Client, ClientTable, Mask};
+use super::clients::{ClientStats, ClientTable, Mask};
 use super::counts::{Counts, Grouping};
 use super::users::UserFindings;
 use crate::maillog::reading::Read;
@@ -43,9 +43,9 @@ pub struct Findings {
     /// Until when the recommended limit should only log, where it rests on too little.
     pub log_only_until: Option<Date>,
     /// The client that carries nearly all sessions, and delivers mail.
-    pub gateway: Option<ListedClient>,
+    pub gateway: Option<ReportedClient>,
     /// The only client that delivered mail.
-    pub only_sender: Option<ListedClient>,
+    pub only_sender: Option<ReportedClient>,
     /// Limits on users. None: no message of a user is in the logs.
     pub users: Option<UserFindings>,
     /// The configuration that was tried.
@@ -58,20 +58,20 @@ pub struct WindowFindings {
     /// In seconds.
     pub exptime: u32,
     /// Clients that delivered mail, by the most sessions they had in a window, the most first.
-    pub senders: Vec<ListedClient>,
+    pub senders: Vec<ReportedClient>,
     /// Further ones.
     pub more_senders: u64,
     /// The smallest threshold that refuses none of them; `None` without senders.
     pub needed: Option<u32>,
     /// The busiest ten clients that delivered nothing.
-    pub others: Vec<ListedClient>,
+    pub others: Vec<ReportedClient>,
     /// Clients by the most sessions they had in a window: those that delivered, and the others.
     pub peaks: BTreeMap<u32, (u64, u64)>,
 }
 
 /// A client in a list of the report.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ListedClient {
+pub struct ReportedClient {
     /// Its verified name, fit to print; empty when it has none.
     pub name: String,
     /// Its address, with a prefix length if masked.
@@ -113,7 +113,7 @@ pub struct ConfigFindings {
     /// Refused questions, and refused addresses.
     pub refused: (u64, u64),
     /// Refused clients that delivered mail and how often they were refused, the most often first.
-    pub senders: Vec<(ListedClient, u64)>,
+    pub senders: Vec<(ReportedClient, u64)>,
     /// Further ones.
     pub more_senders: u64,
 }
@@ -142,13 +142,13 @@ impl WindowFindings {
     }
 }
 
-fn busiest(mut clients: Vec<(u32, &Client)>, count: usize) -> Vec<ListedClient> {
+fn busiest(mut clients: Vec<(u32, &ClientStats)>, count: usize) -> Vec<ReportedClient> {
     clients.sort_unstable_by_key(|(peak, client)| (std::cmp::Reverse((*peak, client.sessions)), client.address));
-    clients.iter().take(count).map(|(peak, client)| ListedClient::new(client, *peak)).collect()
+    clients.iter().take(count).map(|(peak, client)| ReportedClient::new(client, *peak)).collect()
 }
 
-impl ListedClient {
-    pub fn new(client: &Client, peak: u32) -> Self {
+impl ReportedClient {
+    pub fn new(client: &ClientStats, peak: u32) -> Self {
         let whole = if client.address.is_ipv4() { 32 } else { 128 };
         let address = match client.prefix_length {
             length if length == whole => client.address.to_string(),
@@ -254,11 +254,11 @@ pub fn log_only_until(covered: i64, doubts: &[Doubt]) -> Option<Date> {
 const FEW_SESSIONS: u64 = 20;
 
 /// The client that has nine of ten sessions, if it delivers mail: a smart host, a gateway or a content filter.
-fn gateway(tables: [&ClientTable; 2]) -> Option<ListedClient> {
+fn gateway(tables: [&ClientTable; 2]) -> Option<ReportedClient> {
     let all: u64 = tables.iter().map(|table| table.numbers(0).iter().sum::<u64>()).sum();
     let busiest = tables.into_iter().filter_map(ClientTable::busiest).max_by_key(|client| client.sessions)?;
     let is_gateway = busiest.delivered > 0 && all >= FEW_SESSIONS && busiest.sessions * 10 >= all * 9;
-    is_gateway.then(|| ListedClient::new(busiest, 0))
+    is_gateway.then(|| ReportedClient::new(busiest, 0))
 }
 
 /// The thresholds to evaluate for a length: those given, or else the grid; and the needed one.
@@ -288,7 +288,7 @@ impl ConfigFindings {
         let mut verdicts: Vec<_> =
             trial.verdicts.iter().map(|((action, reason), count)| (action.clone(), reason.clone(), *count)).collect();
         verdicts.sort_by(|a, b| (b.2, &a.0, &a.1).cmp(&(a.2, &b.0, &b.1)));
-        let mut senders: Vec<(ListedClient, u64)> =
+        let mut senders: Vec<(ReportedClient, u64)> =
             trial.refused.iter().filter_map(|(address, refused)| Some((counts.sender(*address)?, *refused))).collect();
         senders.sort_by(|a, b| (b.1, &a.0.address).cmp(&(a.1, &b.0.address)));
         let more_senders = senders.len().saturating_sub(MAX_NAMES) as u64;
@@ -301,8 +301,8 @@ impl ConfigFindings {
 
 impl Counts {
     /// The client with this whole address, if it delivered mail.
-    fn sender(&self, address: std::net::IpAddr) -> Option<ListedClient> {
+    fn sender(&self, address: std::net::IpAddr) -> Option<ReportedClient> {
         let client = self.tables(Grouping::Whole).iter().find_map(|table| table.client(address))?;
-        (client.delivered > 0).then(|| ListedClient::new(client, 0))
+        (client.delivered > 0).then(|| ReportedClient::new(client, 0))
     }
 }

@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::engine::decide::decide_at_once;
 use crate::engine::service::{Rules, Service};
 use crate::maillog::request;
-use crate::maillog::sessions::{Seen, Session};
+use crate::maillog::sessions::{LoggedSession, Seen};
 use crate::net::clock::Now;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
@@ -71,7 +71,7 @@ impl Judge {
     }
 
     /// Asks about a session, or a further message of it.
-    pub fn ask(&mut self, session: &Session<'_>) -> Judgement {
+    pub fn ask(&mut self, session: &LoggedSession<'_>) -> Judgement {
         request::write(&mut self.request, session, self.seen);
         let milliseconds = session.time - *self.epoch.get_or_insert(session.time);
         let now = Now { monotonic: milliseconds.max(0) as u64, unix_ms: session.time.max(0) as u64 };

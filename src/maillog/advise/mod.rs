@@ -39,13 +39,13 @@ use clients::Mask;
 use counts::{ConfigTrial, Counts, Verdicts};
 use findings::Findings;
 use judge::Judge;
-use options::Options;
+use options::AdviseOptions;
 
 /// The most lengths of windows: each takes memory for every client.
 pub const MAX_LENGTHS: usize = 8;
 
 /// Reads the logs and prints what they say.
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &AdviseOptions) -> ExitCode {
     let exptimes = match lengths(options) {
         Ok(exptimes) => exptimes,
         Err(problem) => return fail(sysexits::USAGE, &problem),
@@ -94,7 +94,7 @@ pub fn run(options: &Options) -> ExitCode {
 }
 
 /// The lengths of windows, each once, the shortest first.
-fn lengths(options: &Options) -> Result<Vec<u32>, String> {
+fn lengths(options: &AdviseOptions) -> Result<Vec<u32>, String> {
     let mut exptimes = options.exptime.clone();
     exptimes.sort_unstable();
     exptimes.dedup();
@@ -104,7 +104,7 @@ fn lengths(options: &Options) -> Result<Vec<u32>, String> {
     }
 }
 
-fn mask(options: &Options, judge: Option<&Judge>) -> Mask {
+fn mask(options: &AdviseOptions, judge: Option<&Judge>) -> Mask {
     let usual = judge.map_or(Mask { ipv4_prefix_length: 32, ipv6_prefix_length: 64 }, Judge::mask);
     Mask {
         ipv4_prefix_length: options.ipv4_prefix_length.unwrap_or(usual.ipv4_prefix_length),

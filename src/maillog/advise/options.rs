@@ -8,7 +8,7 @@ use crate::maillog::options::LogOptions;
 
 /// Options of `advise`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
-pub struct Options {
+pub struct AdviseOptions {
     /// What to read, and how.
     #[command(flatten)]
     pub reading: LogOptions,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use jiff::civil::Date;
 
-use super::accounts::{Account, AccountTable, Accounts, Counted, Per};
+use super::accounts::{Account, AccountCount, AccountTable, Accounts, Per};
 use super::basis::{Doubt, PartTests, Tested, doubts};
 use super::findings::{GRID, MAX_NAMES, log_only_until};
 use super::parts::Parts;
@@ -51,7 +51,7 @@ pub struct UserFindings {
 #[derive(Clone, Debug)]
 pub struct UserLimit {
     pub per: Per,
-    pub counted: Counted,
+    pub counted: AccountCount,
     /// One for each length of windows.
     pub lengths: Vec<UserLength>,
     /// In the order of lengths and thresholds.
@@ -134,7 +134,7 @@ impl UserFindings {
             }
             if !table.accounts().is_empty() {
                 let limit = |counted| UserLimit::new(per, counted, table, &suspects, parts, exptimes, thresholds);
-                limits.extend(Counted::ALL.map(limit));
+                limits.extend(AccountCount::ALL.map(limit));
             }
         }
         let sum = |of: fn(&Account) -> u64| {
@@ -160,10 +160,10 @@ fn suspects(per: Per, table: &AccountTable, length: usize, part: i64) -> Vec<usi
         return Vec::new();
     }
     let usual = |counted| median(table.accounts().iter().map(|account| account.peak(counted, length)));
-    let (usual_addresses, usual_recipients) = (usual(Counted::Addresses), usual(Counted::Recipients));
+    let (usual_addresses, usual_recipients) = (usual(AccountCount::Addresses), usual(AccountCount::Recipients));
     let is_suspect = |account: &Account| {
         let (addresses, recipients) =
-            (account.peak(Counted::Addresses, length), account.peak(Counted::Recipients, length));
+            (account.peak(AccountCount::Addresses, length), account.peak(AccountCount::Recipients, length));
         let has_many = addresses >= MANY_ADDRESSES && addresses > usual_addresses * TIMES_ADDRESSES;
         let sends_much = recipients >= MANY_RECIPIENTS && recipients >= usual_recipients * TIMES_RECIPIENTS;
         has_many
@@ -175,7 +175,7 @@ fn suspects(per: Per, table: &AccountTable, length: usize, part: i64) -> Vec<usi
 
 /// Whether it has as many addresses in most parts of the log: the login of a program on many hosts.
 fn is_steady(account: &Account, length: usize) -> bool {
-    let active = || account.part_peaks(Counted::Addresses, length).into_iter().filter(|addresses| *addresses > 0);
+    let active = || account.part_peaks(AccountCount::Addresses, length).into_iter().filter(|addresses| *addresses > 0);
     active().count() >= 3 && median(active()) * 2 >= active().max().unwrap_or(0)
 }
 
@@ -198,10 +198,10 @@ impl Stolen {
         Self {
             login: shown(&account.key),
             exptime,
-            addresses: account.peak(Counted::Addresses, length),
-            recipients: account.peak(Counted::Recipients, length),
-            usual_addresses: usual(Counted::Addresses),
-            usual_recipients: usual(Counted::Recipients),
+            addresses: account.peak(AccountCount::Addresses, length),
+            recipients: account.peak(AccountCount::Recipients, length),
+            usual_addresses: usual(AccountCount::Addresses),
+            usual_recipients: usual(AccountCount::Recipients),
         }
     }
 }
@@ -209,7 +209,7 @@ impl Stolen {
 impl UserLimit {
     fn new(
         per: Per,
-        counted: Counted,
+        counted: AccountCount,
         table: &AccountTable,
         suspects: &[usize],
         parts: &Parts,
@@ -226,7 +226,7 @@ impl UserLimit {
         let places = (0..candidates.len()).filter(|at| needed(&candidates[*at]));
         let advice = match counted {
             // An address that comes again counts once in a window: the longest tells accounts apart best.
-            Counted::Addresses => places.max_by_key(|at| candidates[*at].length),
+            AccountCount::Addresses => places.max_by_key(|at| candidates[*at].length),
             // The one that stops most; of equal ones the one with the longest windows, in which people fit best.
             _ => places.max_by_key(|at| (candidates[*at].refused, candidates[*at].length)),
         };
@@ -251,7 +251,7 @@ impl UserLength {
         self.numbers.iter().sum()
     }
 
-    fn new(counted: Counted, table: &AccountTable, suspects: &[usize], at: usize, exptime: u32) -> Self {
+    fn new(counted: AccountCount, table: &AccountTable, suspects: &[usize], at: usize, exptime: u32) -> Self {
         let mut peaks: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
         let mut users = Vec::with_capacity(table.accounts().len());
         for (place, account) in table.accounts().iter().enumerate() {

@@ -36,7 +36,7 @@ pub struct Number {
 
 /// A window, in 16 bytes: a million clients have several each.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Window {
+pub struct LogWindow {
     /// When it began, in milliseconds since the Unix epoch: the low 32 of 48 bits.
     start: u32,
     start_high: u16,
@@ -50,7 +50,7 @@ pub struct Window {
     peak: u16,
 }
 
-impl Window {
+impl LogWindow {
     /// Counts `amount` hits in windows of `length` milliseconds.
     pub fn count(&mut self, moment: Moment, length: u64, amount: u32) -> Number {
         let now = moment.time.max(0) as u64;
@@ -106,7 +106,7 @@ mod tests {
 
     /// The numbers of hits at these milliseconds, in windows of a minute.
     fn numbers(has_fraction: bool, hits: &[i64]) -> Vec<(u32, u32)> {
-        let mut window = Window::default();
+        let mut window = LogWindow::default();
         let count = |hit: &i64| window.count(Moment::new(START + hit, has_fraction), 60_000, 1);
         hits.iter().map(count).map(|number| (number.stamped, number.worst)).collect()
     }
@@ -132,10 +132,10 @@ mod tests {
 
     #[test]
     fn counts_stop_at_the_highest() {
-        let mut window = Window::default();
+        let mut window = LogWindow::default();
         let moment = Moment::new(START, true);
         window.count(moment, 60_000, 65_000);
         assert_eq!(window.count(moment, 60_000, u32::MAX).worst, HIGHEST);
-        assert_eq!(size_of::<Window>(), 16);
+        assert_eq!(size_of::<LogWindow>(), 16);
     }
 }

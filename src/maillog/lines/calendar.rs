@@ -8,7 +8,7 @@
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
 
-use super::stamp::{DAY, Form, Stamp, days};
+use super::stamp::{DAY, Stamp, StampForm, days};
 
 /// A line of a place in the year that is this many seconds before that of its neighbour is of the next year.
 const HALF_A_YEAR: i64 = 183 * DAY;
@@ -62,11 +62,11 @@ impl Calendar {
             shift: 0,
             set_back: 0,
         };
-        if first.form == Form::WithoutYear {
+        if first.form == StampForm::WithoutYear {
             // A log may be read a little before its own time, when clocks differ.
             let latest = written + DAY;
             let this_year = 1970 + written / 31_556_952;
-            let last = last.filter(|last| last.form == Form::WithoutYear && last.seconds >= first.seconds);
+            let last = last.filter(|last| last.form == StampForm::WithoutYear && last.seconds >= first.seconds);
             let last = last.unwrap_or(first).seconds;
             let is_past =
                 |year: &Year| year.at(first.seconds).is_some() && year.at(last).is_some_and(|at| at <= latest);
@@ -131,9 +131,9 @@ impl Calendar {
 
     fn utc(&mut self, stamp: Stamp) -> i64 {
         let local = match stamp.form {
-            Form::Absolute => return stamp.seconds,
-            Form::Local => stamp.seconds,
-            Form::WithoutYear => self.with_year(stamp.seconds),
+            StampForm::Absolute => return stamp.seconds,
+            StampForm::Local => stamp.seconds,
+            StampForm::WithoutYear => self.with_year(stamp.seconds),
         };
         let offset = self.offset(local);
         let earlier = local - offset.earlier;

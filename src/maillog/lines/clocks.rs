@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use super::calendar::{Calendar, DISORDER};
 use super::event::Event;
 use super::merge::ReadStats;
-use super::stamp::Form;
+use super::stamp::StampForm;
 
 /// Programs of hosts that are kept apart. The others share a clock.
 const MAX_CLOCKS: usize = 4_096;
@@ -82,7 +82,7 @@ impl Clocks {
                 clock.calendar.restore(before);
                 return self.advance(i64::MIN);
             }
-            if event.stamp.form == Form::Absolute || step > DAY {
+            if event.stamp.form == StampForm::Absolute || step > DAY {
                 self.goes_back.get_or_insert((told + step, told));
                 clock.calendar.begin_again(told);
             } else {
@@ -140,7 +140,7 @@ impl Clocks {
 
     /// The offset of a clock that is new.
     fn offset(&self, event: &Event, later: &[Event]) -> i64 {
-        let Some(last) = self.last.filter(|_| event.stamp.form != Form::Absolute) else {
+        let Some(last) = self.last.filter(|_| event.stamp.form != StampForm::Absolute) else {
             return 0;
         };
         let ahead = self.new_calendar().told(event.stamp) - last;

@@ -10,14 +10,14 @@ use std::borrow::Cow;
 use memchr::memchr2;
 
 use super::line::Line;
-use super::stamp::{Form, Stamp};
+use super::stamp::{Stamp, StampForm};
 
 /// Objects within objects that are looked into.
 const MAX_DEPTH: u32 = 6;
 
 /// What a member of an object may be of interest as.
 #[derive(Clone, Copy, PartialEq)]
-enum Field {
+enum JsonField {
     Message,
     Program,
     Process,
@@ -26,52 +26,52 @@ enum Field {
 }
 
 /// Names of members, without underscores, hyphens and case, the better ones first.
-const NAMES: [(&str, Field); 40] = [
-    ("realtimetimestamp", Field::Time),
-    ("timereported", Field::Time),
-    ("isodate", Field::Time),
-    ("timestamp", Field::Time),
-    ("time", Field::Time),
-    ("date", Field::Time),
-    ("datetime", Field::Time),
-    ("ts", Field::Time),
-    ("timegenerated", Field::Time),
-    ("message", Field::Message),
-    ("log", Field::Message),
-    ("msg", Field::Message),
-    ("shortmessage", Field::Message),
-    ("line", Field::Message),
-    ("event.original", Field::Message),
-    ("syslogidentifier", Field::Program),
-    ("syslog.appname", Field::Program),
-    ("appname", Field::Program),
-    ("applicationname", Field::Program),
-    ("programname", Field::Program),
-    ("program", Field::Program),
-    ("ident", Field::Program),
-    ("syslogtag", Field::Program),
-    ("process.name", Field::Program),
-    ("comm", Field::Program),
-    ("tag", Field::Program),
-    ("syslogpid", Field::Process),
-    ("pid", Field::Process),
-    ("procid", Field::Process),
-    ("processid", Field::Process),
-    ("syslog.procid", Field::Process),
-    ("process.pid", Field::Process),
-    ("host.hostname", Field::Host),
-    ("hostname", Field::Host),
-    ("host.name", Field::Host),
-    ("host", Field::Host),
-    ("syslog.hostname", Field::Host),
-    ("logsource", Field::Host),
-    ("fromhost", Field::Host),
-    ("source", Field::Host),
+const NAMES: [(&str, JsonField); 40] = [
+    ("realtimetimestamp", JsonField::Time),
+    ("timereported", JsonField::Time),
+    ("isodate", JsonField::Time),
+    ("timestamp", JsonField::Time),
+    ("time", JsonField::Time),
+    ("date", JsonField::Time),
+    ("datetime", JsonField::Time),
+    ("ts", JsonField::Time),
+    ("timegenerated", JsonField::Time),
+    ("message", JsonField::Message),
+    ("log", JsonField::Message),
+    ("msg", JsonField::Message),
+    ("shortmessage", JsonField::Message),
+    ("line", JsonField::Message),
+    ("event.original", JsonField::Message),
+    ("syslogidentifier", JsonField::Program),
+    ("syslog.appname", JsonField::Program),
+    ("appname", JsonField::Program),
+    ("applicationname", JsonField::Program),
+    ("programname", JsonField::Program),
+    ("program", JsonField::Program),
+    ("ident", JsonField::Program),
+    ("syslogtag", JsonField::Program),
+    ("process.name", JsonField::Program),
+    ("comm", JsonField::Program),
+    ("tag", JsonField::Program),
+    ("syslogpid", JsonField::Process),
+    ("pid", JsonField::Process),
+    ("procid", JsonField::Process),
+    ("processid", JsonField::Process),
+    ("syslog.procid", JsonField::Process),
+    ("process.pid", JsonField::Process),
+    ("host.hostname", JsonField::Host),
+    ("hostname", JsonField::Host),
+    ("host.name", JsonField::Host),
+    ("host", JsonField::Host),
+    ("syslog.hostname", JsonField::Host),
+    ("logsource", JsonField::Host),
+    ("fromhost", JsonField::Host),
+    ("source", JsonField::Host),
 ];
 
 /// The best member found for each field: its place in `NAMES`, and its value.
 #[derive(Debug, Default)]
-pub struct Entry<'a> {
+pub struct JsonEntry<'a> {
     message: Option<(usize, Cow<'a, [u8]>)>,
     program: Option<(usize, Cow<'a, [u8]>)>,
     process: Option<(usize, Cow<'a, [u8]>)>,
@@ -79,7 +79,7 @@ pub struct Entry<'a> {
     time: Option<(usize, Cow<'a, [u8]>)>,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> JsonEntry<'a> {
     /// Reads one. `None`: this is not an object with a message.
     pub fn parse(text: &'a [u8]) -> Option<Self> {
         let mut entry = Self::default();
@@ -116,11 +116,11 @@ impl<'a> Entry<'a> {
 
     fn set(&mut self, rank: usize, value: Cow<'a, [u8]>) {
         let field = match NAMES[rank].1 {
-            Field::Message => &mut self.message,
-            Field::Program => &mut self.program,
-            Field::Process => &mut self.process,
-            Field::Host => &mut self.host,
-            Field::Time => &mut self.time,
+            JsonField::Message => &mut self.message,
+            JsonField::Program => &mut self.program,
+            JsonField::Process => &mut self.process,
+            JsonField::Host => &mut self.host,
+            JsonField::Time => &mut self.time,
         };
         if field.as_ref().is_none_or(|(known, _)| rank < *known) {
             *field = Some((rank, value));
@@ -140,7 +140,7 @@ fn time(value: &[u8]) -> Option<Stamp> {
     }
     let per_second = 10_i64.pow(u32::try_from(end.checked_sub(10)?).ok().filter(|digits| *digits <= 9)?);
     let milliseconds = (whole.rem_euclid(per_second) as i128 * 1000 / i128::from(per_second)) as u16;
-    Some(Stamp { seconds: whole.div_euclid(per_second), milliseconds, has_fraction: true, form: Form::Absolute })
+    Some(Stamp { seconds: whole.div_euclid(per_second), milliseconds, has_fraction: true, form: StampForm::Absolute })
 }
 
 /// Goes through the members of objects.
@@ -150,7 +150,7 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    fn object(&mut self, parent: &[u8], depth: u32, entry: &mut Entry<'a>) -> Option<()> {
+    fn object(&mut self, parent: &[u8], depth: u32, entry: &mut JsonEntry<'a>) -> Option<()> {
         self.expect(b'{')?;
         if self.peek()? == b'}' {
             self.at += 1;
@@ -271,7 +271,7 @@ mod tests {
             let moment = line.stamp.seconds * 1000 + i64::from(line.stamp.milliseconds);
             format!("{moment} {} {} {} {}", text(line.host), text(line.program), text(line.process), text(line.message))
         };
-        Entry::parse(text.as_bytes())?.with_line(show)
+        JsonEntry::parse(text.as_bytes())?.with_line(show)
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub struct Line<'a> {
 
 /// What a line begins with: its time and its host. The next line often begins with the same.
 #[derive(Clone, Copy, Debug)]
-pub struct Head<'a> {
+pub struct LineHead<'a> {
     text: &'a [u8],
     stamp: Stamp,
     host: &'a [u8],
@@ -45,8 +45,8 @@ impl<'a> Line<'a> {
     }
 
     /// The same for a line that follows one with this head, and leaves its own there.
-    pub fn parse_after(head: &mut Option<Head<'a>>, line: &'a [u8]) -> Option<Self> {
-        if let Some(Head { text, stamp, host }) = *head
+    pub fn parse_after(head: &mut Option<LineHead<'a>>, line: &'a [u8]) -> Option<Self> {
+        if let Some(LineHead { text, stamp, host }) = *head
             && let Some(rest) = line.strip_prefix(text)
             && let Some(line) = Self::program(stamp, host, rest)
         {
@@ -61,7 +61,7 @@ impl<'a> Line<'a> {
         // The head ends where the program begins, if the host stands before it.
         let text = &line[..offset_of(line, parsed.program)];
         if text.ends_with(b" ") {
-            *head = Some(Head { text, stamp: parsed.stamp, host: parsed.host });
+            *head = Some(LineHead { text, stamp: parsed.stamp, host: parsed.host });
         }
         Some(parsed)
     }

@@ -11,13 +11,13 @@ use std::sync::Arc;
 use super::blocks::{Batch, Blocks, Lines};
 use super::clocks::Clocks;
 use super::event::{Event, Reader};
-use super::source::{Progress, Source};
+use super::source::{LogSource, Progress};
 
 /// All logs.
 pub struct Merge {
     /// Not opened yet, the first to come last.
-    waiting: Vec<Source>,
-    open: Vec<Open>,
+    waiting: Vec<LogSource>,
+    open: Vec<OpenLog>,
     reader: Reader,
     progress: Arc<Progress>,
     /// What has been read so far.
@@ -44,7 +44,7 @@ pub struct ReadStats {
 }
 
 /// A log that is being read.
-struct Open {
+struct OpenLog {
     name: String,
     clocks: Clocks,
     blocks: Blocks,
@@ -56,7 +56,7 @@ struct Open {
 
 impl Merge {
     /// All of these.
-    pub fn new(mut sources: Vec<Source>, reader: Reader, progress: Arc<Progress>) -> Self {
+    pub fn new(mut sources: Vec<LogSource>, reader: Reader, progress: Arc<Progress>) -> Self {
         // Of logs that begin in the same second, the one that ends first is the first.
         sources.sort_by_key(|source| (source.first, source.last));
         let stats =
@@ -85,16 +85,22 @@ impl Merge {
     fn earliest(&mut self) -> Option<usize> {
         loop {
             let earliest = (0..self.open.len()).min_by_key(|at| self.open[*at].time);
-            let is_due = |source: &Source| earliest.is_none_or(|at| source.first <= self.open[at].time);
+            let is_due = |source: &LogSource| earliest.is_none_or(|at| source.first <= self.open[at].time);
             let Some(source) = self.waiting.pop_if(|source| is_due(source)) else {
                 return earliest;
             };
             let (name, calendar) = (source.name.clone(), source.calendar.clone());
-            match Source::read(source, &self.progress) {
+            match LogSource::read(source, &self.progress) {
                 Ok(input) => {
                     let blocks = Blocks::read(input, &self.reader);
-                    let mut open =
-                        Open { name, clocks: Clocks::new(calendar), blocks, batch: Batch::default(), next: 0, time: 0 };
+                    let mut open = OpenLog {
+                        name,
+                        clocks: Clocks::new(calendar),
+                        blocks,
+                        batch: Batch::default(),
+                        next: 0,
+                        time: 0,
+                    };
                     if open.load(&mut self.stats) {
                         self.open.push(open);
                     }
@@ -105,7 +111,7 @@ impl Merge {
     }
 }
 
-impl Open {
+impl OpenLog {
     /// Goes to the next event; `false` at the end.
     fn advance(&mut self, stats: &mut ReadStats) -> bool {
         self.next += 1;

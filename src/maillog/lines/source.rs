@@ -29,7 +29,7 @@ const MAX_HEAD: usize = 64 * 1024 * 1024;
 const MAX_REVERSED: usize = 256 * 1024 * 1024;
 
 /// One log, not read yet.
-pub struct Source {
+pub struct LogSource {
     /// What to call it.
     pub name: String,
     /// Fills in what its times leave open.
@@ -38,10 +38,10 @@ pub struct Source {
     pub first: i64,
     /// That of its last line, where it can be looked up.
     pub last: Option<i64>,
-    origin: Origin,
+    origin: LogOrigin,
 }
 
-enum Origin {
+enum LogOrigin {
     /// A file, to be opened again when its turn comes.
     File(PathBuf),
     /// What can be read but once is open already.
@@ -50,7 +50,7 @@ enum Origin {
 
 /// What a look into a log finds.
 pub enum Looked {
-    Source(Source),
+    Source(LogSource),
     /// No line has a time. The first line, if there is one.
     Strange(Option<String>),
 }
@@ -67,12 +67,12 @@ pub struct Progress {
     pub total: AtomicU64,
 }
 
-impl Source {
+impl LogSource {
     /// Looks into a log; `-` is standard input.
     pub fn open(path: &Path, zone: &TimeZone, progress: &Arc<Progress>) -> io::Result<Looked> {
         let now = SystemTime::now();
         let (name, mut input, mut again, written) = if path == Path::new("-") {
-            ("standard input".to_owned(), decompress(Counted::new(io::stdin(), progress))?, None, now)
+            ("standard input".to_owned(), decompress(CountedReader::new(io::stdin(), progress))?, None, now)
         } else {
             let file = File::open(path)?;
             let metadata = file.metadata()?;
@@ -85,7 +85,7 @@ impl Source {
             }
             // What was read to look into it is read again.
             let uncounted = Arc::default();
-            let counted = Counted::new(file, if again.is_some() { &uncounted } else { progress });
+            let counted = CountedReader::new(file, if again.is_some() { &uncounted } else { progress });
             (path.display().to_string(), decompress(counted)?, again, metadata.modified().unwrap_or(now))
         };
         let mut head = head(&mut input)?;
@@ -102,8 +102,8 @@ impl Source {
         let mut times = calendar.clone();
         let (first, last) = (times.time(first), last.map(|last| times.time(last)));
         let origin = match again {
-            Some(path) => Origin::File(path),
-            None => Origin::Open(Box::new(io::Cursor::new(head).chain(input))),
+            Some(path) => LogOrigin::File(path),
+            None => LogOrigin::Open(Box::new(io::Cursor::new(head).chain(input))),
         };
         Ok(Looked::Source(Self { name, calendar, first, last, origin }))
     }
@@ -111,8 +111,8 @@ impl Source {
     /// Its text from the beginning.
     pub fn read(origin: Self, progress: &Arc<Progress>) -> io::Result<Input> {
         match origin.origin {
-            Origin::File(path) => decompress(Counted::new(File::open(path)?, progress)),
-            Origin::Open(input) => Ok(input),
+            LogOrigin::File(path) => decompress(CountedReader::new(File::open(path)?, progress)),
+            LogOrigin::Open(input) => Ok(input),
         }
     }
 }
@@ -198,18 +198,18 @@ fn logs_in(directory: &Path) -> String {
 }
 
 /// A reader that counts.
-struct Counted<R> {
+struct CountedReader<R> {
     reader: R,
     progress: Arc<Progress>,
 }
 
-impl<R> Counted<R> {
+impl<R> CountedReader<R> {
     fn new(reader: R, progress: &Arc<Progress>) -> Self {
         Self { reader, progress: Arc::clone(progress) }
     }
 }
 
-impl<R: Read> Read for Counted<R> {
+impl<R: Read> Read for CountedReader<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let length = self.reader.read(buffer)?;
         self.progress.read.fetch_add(length as u64, Ordering::Relaxed);

@@ -14,12 +14,12 @@ pub struct Stamp {
     /// Whether the log tells fractions of a second.
     pub has_fraction: bool,
     /// What `seconds` leaves open.
-    pub form: Form,
+    pub form: StampForm,
 }
 
 /// What is known of a moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum StampForm {
     /// All of it.
     Absolute,
     /// Local time: all but the offset to UTC.
@@ -77,7 +77,7 @@ impl Stamp {
             return None;
         }
         let seconds = days(year, month, day) * DAY + time_of_day(&head[11..])?;
-        let stamp = Self { seconds, milliseconds: 0, has_fraction: false, form: Form::Local };
+        let stamp = Self { seconds, milliseconds: 0, has_fraction: false, form: StampForm::Local };
         Some(stamp.with_fraction(rest))
     }
 
@@ -92,7 +92,7 @@ impl Stamp {
     fn epoch(text: &[u8]) -> Option<(Self, &[u8])> {
         let (seconds, rest) = number(text)?;
         let is_now = (1_000_000_000..10_000_000_000).contains(&seconds);
-        let stamp = Self { seconds, milliseconds: 0, has_fraction: false, form: Form::Absolute };
+        let stamp = Self { seconds, milliseconds: 0, has_fraction: false, form: StampForm::Absolute };
         is_now.then(|| stamp.with_fraction(rest))
     }
 
@@ -125,7 +125,7 @@ impl Stamp {
 
     fn without_year(month: usize, day: i64, time: i64) -> Self {
         let seconds = (BEFORE_MONTH[month] + day - 1) * DAY + time;
-        Self { seconds, milliseconds: 0, has_fraction: false, form: Form::WithoutYear }
+        Self { seconds, milliseconds: 0, has_fraction: false, form: StampForm::WithoutYear }
     }
 
     fn in_year(mut self, year: i64) -> Option<Self> {
@@ -133,7 +133,7 @@ impl Stamp {
         let month = BEFORE_MONTH.iter().rposition(|before| *before <= place)?;
         let day = place - BEFORE_MONTH[month] + 1;
         self.seconds = days(year, month as i64 + 1, day) * DAY + self.seconds % DAY;
-        self.form = Form::Local;
+        self.form = StampForm::Local;
         Some(self)
     }
 
@@ -147,10 +147,10 @@ impl Stamp {
                 (self.has_fraction, rest) = (true, &fraction[length..]);
             }
         }
-        if self.form == Form::Local
+        if self.form == StampForm::Local
             && let Some((offset, after)) = offset(rest.strip_prefix(b" ").unwrap_or(rest))
         {
-            (self.seconds, self.form) = (self.seconds - offset, Form::Absolute);
+            (self.seconds, self.form) = (self.seconds - offset, StampForm::Absolute);
             rest = after;
         }
         (self, rest)
@@ -187,8 +187,8 @@ impl Stamp {
 
     /// Takes local time for that of a zone, if its name is unambiguous.
     fn in_zone(&mut self, name: &[u8]) {
-        if let (Form::Local, Some(hours)) = (self.form, zone(name)) {
-            (self.seconds, self.form) = (self.seconds - hours * 3600, Form::Absolute);
+        if let (StampForm::Local, Some(hours)) = (self.form, zone(name)) {
+            (self.seconds, self.form) = (self.seconds - hours * 3600, StampForm::Absolute);
         }
     }
 }
@@ -394,15 +394,15 @@ mod tests {
     #[test]
     fn the_forms_of_a_moment_are_told_apart() {
         let (stamp, rest) = Stamp::traditional(b"Nov  1 09:05:07 mx").unwrap();
-        assert_eq!((stamp.seconds, stamp.form, rest), (305 * DAY + 32_707, Form::WithoutYear, &b" mx"[..]));
+        assert_eq!((stamp.seconds, stamp.form, rest), (305 * DAY + 32_707, StampForm::WithoutYear, &b" mx"[..]));
         assert_eq!(Stamp::traditional(b"Nov 01 09:05:07 mx").unwrap().0, stamp);
         let at = 1_793_523_907;
         for text in ["2026-11-01T09:05:07.25Z", "2026-11-01T10:05:07.250+01:00", "2026-11-01T04:35:07,250999-0430"] {
             let (stamp, rest) = Stamp::iso(text.as_bytes()).unwrap();
-            assert_eq!((stamp.seconds, stamp.milliseconds, stamp.form), (at, 250, Form::Absolute), "{text}");
+            assert_eq!((stamp.seconds, stamp.milliseconds, stamp.form), (at, 250, StampForm::Absolute), "{text}");
             assert_eq!(rest, b"");
         }
-        assert_eq!(Stamp::iso(b"2026-11-01 09:05:07 mx").unwrap().0.form, Form::Local);
+        assert_eq!(Stamp::iso(b"2026-11-01 09:05:07 mx").unwrap().0.form, StampForm::Local);
     }
 
     #[test]
@@ -422,7 +422,7 @@ mod tests {
         ] {
             assert_eq!(moment(text), absolute, "{text}");
         }
-        let local = Stamp { form: Form::Local, ..absolute };
+        let local = Stamp { form: StampForm::Local, ..absolute };
         for text in ["Nov  1 09:05:07 2026 mx x: y", "Nov 1 2026 09:05:07 mx x: y", "2026 Nov  1 09:05:07 mx x: y"] {
             assert_eq!(moment(text), local, "{text}");
         }

@@ -11,13 +11,13 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Bytes of an answer; the daemon's are far shorter.
 const LONGEST: usize = 64 * 1024;
 
-pub struct Connection {
+pub struct ReplayConnection {
     address: Address,
     stream: Box<dyn Duplex>,
     reply: Vec<u8>,
 }
 
-impl Connection {
+impl ReplayConnection {
     pub fn open(address: &Address) -> io::Result<Self> {
         Ok(Self { address: address.clone(), stream: address.dial(PATIENCE)?, reply: Vec::new() })
     }

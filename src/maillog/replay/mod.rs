@@ -21,12 +21,12 @@ use crate::net::address::Address;
 use crate::observe::terminal::print;
 use crate::sysexits;
 
-use connection::Connection;
-use options::Options;
+use connection::ReplayConnection;
+use options::ReplayOptions;
 use player::Player;
 
 /// Replays the logs and prints what the daemon answered.
-pub fn run(options: &Options) -> ExitCode {
+pub fn run(options: &ReplayOptions) -> ExitCode {
     let address = match address(options) {
         Ok(address) => address,
         Err(error) => return fail(sysexits::CONFIG, &error),
@@ -40,7 +40,7 @@ pub fn run(options: &Options) -> ExitCode {
         Ok(verdicts) => verdicts,
         Err(error) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options, &error)),
     };
-    let connection = match Connection::open(&address) {
+    let connection = match ReplayConnection::open(&address) {
         Ok(connection) => connection,
         Err(error) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
     };
@@ -53,20 +53,22 @@ pub fn run(options: &Options) -> ExitCode {
     let report = match player.finish() {
         Ok(played) if options.json => report::json(&played, &read, seen, &notes),
         Ok(played) => report::text(&played, &read, seen, &notes),
-        Err(player::Failure::Daemon(error)) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
-        Err(player::Failure::Verdicts(error)) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options, &error)),
+        Err(player::PlayerError::Daemon(error)) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
+        Err(player::PlayerError::Verdicts(error)) => {
+            return fail(sysexits::CANNOT_CREATE, &cannot_write(options, &error));
+        }
     };
     print(&report, read.exit_code())
 }
 
-fn address(options: &Options) -> Result<Address, ConfigError> {
+fn address(options: &ReplayOptions) -> Result<Address, ConfigError> {
     match &options.to {
         Some(address) => Ok(address.clone()),
         None => Config::load(options.config.as_deref()).map(|config| config.listen[0].clone()),
     }
 }
 
-fn cannot_write(options: &Options, error: &io::Error) -> String {
+fn cannot_write(options: &ReplayOptions, error: &io::Error) -> String {
     let path = options.verdicts.as_deref().map(|path| plain(&path.display().to_string())).unwrap_or_default();
     format!("{path}: cannot be written: {error}")
 }

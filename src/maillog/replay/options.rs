@@ -9,7 +9,7 @@ use crate::net::address::Address;
 
 /// Options of `replay`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
-pub struct Options {
+pub struct ReplayOptions {
     /// What to read, and how.
     #[command(flatten)]
     pub reading: LogOptions,

@@ -6,26 +6,26 @@ use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::connection::Connection;
+use super::connection::ReplayConnection;
 use super::options::Speed;
 use crate::maillog::advise::clients::MAX_CLIENTS;
 use crate::maillog::advise::counts::Verdicts;
 use crate::maillog::request;
-use crate::maillog::sessions::{Seen, Session, SessionSink};
+use crate::maillog::sessions::{LoggedSession, Seen, SessionSink};
 use crate::maillog::text::printable;
 
 /// The most different actions that are counted: another policy daemon may answer anything.
 const MAX_ACTIONS: usize = 100;
 
 pub struct Player {
-    connection: Connection,
+    connection: ReplayConnection,
     speed: Speed,
     seen: Seen,
     verdicts: Option<Verdicts>,
     /// When the first session was sent, and its time in the log.
     start: Option<(Instant, i64)>,
     request: String,
-    failure: Option<Failure>,
+    failure: Option<PlayerError>,
     answers: Answers,
 }
 
@@ -52,7 +52,7 @@ pub struct Answers {
 
 /// Why a replay ended early.
 #[derive(Debug)]
-pub enum Failure {
+pub enum PlayerError {
     /// The daemon does not answer.
     Daemon(io::Error),
     /// The file of verdicts cannot be written.
@@ -60,16 +60,16 @@ pub enum Failure {
 }
 
 impl Player {
-    pub fn new(connection: Connection, speed: Speed, seen: Seen, verdicts: Option<Verdicts>) -> Self {
+    pub fn new(connection: ReplayConnection, speed: Speed, seen: Seen, verdicts: Option<Verdicts>) -> Self {
         let (start, request, failure, answers) = (None, String::new(), None, Answers::default());
         Self { connection, speed, seen, verdicts, start, request, failure, answers }
     }
 
-    pub fn finish(mut self) -> Result<Answers, Failure> {
+    pub fn finish(mut self) -> Result<Answers, PlayerError> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        self.verdicts.take().map_or(Ok(()), Verdicts::finish).map_err(Failure::Verdicts)?;
+        self.verdicts.take().map_or(Ok(()), Verdicts::finish).map_err(PlayerError::Verdicts)?;
         self.answers.taken = self.start.map_or(Duration::ZERO, |(start, _)| start.elapsed());
         Ok(self.answers)
     }
@@ -87,7 +87,7 @@ impl Player {
         }
     }
 
-    fn note(&mut self, session: &Session<'_>, action: &str) {
+    fn note(&mut self, session: &LoggedSession<'_>, action: &str) {
         let word = action.split_whitespace().next().unwrap_or_default();
         let word = printable(word.as_bytes());
         if let Some(verdicts) = &mut self.verdicts {
@@ -106,12 +106,12 @@ impl Player {
 }
 
 impl SessionSink for Player {
-    fn asked(&mut self, session: &Session<'_>) {
+    fn asked(&mut self, session: &LoggedSession<'_>) {
         self.answers.sessions += 1;
         self.asked_again(session);
     }
 
-    fn asked_again(&mut self, session: &Session<'_>) {
+    fn asked_again(&mut self, session: &LoggedSession<'_>) {
         if self.failure.is_some() {
             return;
         }
@@ -124,7 +124,7 @@ impl SessionSink for Player {
                 self.answers.slowest = self.answers.slowest.max(asked.elapsed());
                 self.note(session, &action);
             }
-            Err(error) => self.failure = Some(Failure::Daemon(error)),
+            Err(error) => self.failure = Some(PlayerError::Daemon(error)),
         }
     }
 

@@ -16,7 +16,7 @@ use hashbrown::{HashMap, HashSet};
 use super::lines::event::{Client, Event, EventKind, Place};
 use crate::net::netblock_table::NetblockTable;
 use messages::{Arrival, Message, Messages};
-pub use sink::{AcceptedMessage, Seen, Session, SessionSink};
+pub use sink::{AcceptedMessage, LoggedSession, Seen, SessionSink};
 
 /// smtpd processes remembered. Postfix runs a hundred unless told otherwise; each host has its own.
 const MAX_PROCESSES: usize = 65_536;
@@ -54,11 +54,11 @@ pub struct Sums {
 }
 
 /// The state between the lines.
-pub struct Sessions {
+pub struct SessionTracker {
     seen: Seen,
     /// `$mynetworks`; `false` stands for an exception.
     mynetworks: NetblockTable<bool>,
-    processes: HashMap<u64, Open, Hashed>,
+    processes: HashMap<u64, OpenSession, Hashed>,
     messages: Messages,
     /// Addresses that connected to this host themselves: a filter may speak for them.
     connected: HashSet<IpAddr>,
@@ -92,7 +92,7 @@ impl Hasher for Identity {
 
 /// A session under way.
 #[derive(Clone, Copy, Debug)]
-struct Open {
+struct OpenSession {
     client: Option<IpAddr>,
     /// A client of `$mynetworks`, or this host: it may be a filter.
     is_trusted: bool,
@@ -104,7 +104,7 @@ struct Open {
     messages: u32,
 }
 
-impl Sessions {
+impl SessionTracker {
     /// Of a site that is seen so and trusts these networks, but not those with `false`.
     pub fn new(seen: Seen, mynetworks: NetblockTable<bool>) -> Self {
         Self {
@@ -187,7 +187,7 @@ impl Sessions {
     }
 
     /// The session that a recipient belongs to; and, when a filter speaks, the client it speaks for.
-    fn recipient(&mut self, process: u64, who: Client, authenticated: bool) -> (Open, Option<IpAddr>) {
+    fn recipient(&mut self, process: u64, who: Client, authenticated: bool) -> (OpenSession, Option<IpAddr>) {
         let known = self.processes.get(&process).copied();
         let mut open = match known {
             Some(open) if open.client == who.address => open,
@@ -230,7 +230,7 @@ impl Sessions {
     }
 
     /// Returns a session that has to be asked about now, for nothing of it got into the log before.
-    fn disconnect(&mut self, process: u64, asked: bool, authenticated: bool) -> Option<Open> {
+    fn disconnect(&mut self, process: u64, asked: bool, authenticated: bool) -> Option<OpenSession> {
         let open = self.processes.remove(&process)?;
         if authenticated && open.is_asked {
             self.sums.authenticated_late += 1;
@@ -246,9 +246,9 @@ impl Sessions {
         None
     }
 
-    fn begin(&mut self, who: Client) -> Open {
+    fn begin(&mut self, who: Client) -> OpenSession {
         self.sums.sessions += 1;
-        let mut open = Open {
+        let mut open = OpenSession {
             client: who.address,
             is_trusted: false,
             is_settled: false,
@@ -297,7 +297,7 @@ impl Sessions {
     }
 
     /// Asks about a session that was not asked about yet.
-    fn ask(&mut self, open: &mut Open, process: u64, name: &[u8], sink: &mut impl SessionSink) {
+    fn ask(&mut self, open: &mut OpenSession, process: u64, name: &[u8], sink: &mut impl SessionSink) {
         let Some(client) = open.client.filter(|_| !open.is_settled) else {
             return;
         };
@@ -308,18 +308,25 @@ impl Sessions {
 
     /// A message begins in a session that was asked about. The first one is part of that question; for
     /// each further one Postfix asks again, unless it asks when clients connect.
-    fn further(&self, open: &mut Open, process: u64, name: &[u8], sink: &mut impl SessionSink) {
+    fn further(&self, open: &mut OpenSession, process: u64, name: &[u8], sink: &mut impl SessionSink) {
         open.messages += 1;
         if let (Some(client), 2.., Seen::Rcpt) = (open.client, open.messages, self.seen) {
             sink.asked_again(&self.session(client, open.number, open.messages - 1, process, name));
         }
     }
 
-    fn session<'n>(&self, client: IpAddr, number: u64, message: u32, process: u64, name: &'n [u8]) -> Session<'n> {
-        Session { time: self.now, has_fraction: self.has_fraction, client, name, process, number, message }
+    fn session<'n>(
+        &self,
+        client: IpAddr,
+        number: u64,
+        message: u32,
+        process: u64,
+        name: &'n [u8],
+    ) -> LoggedSession<'n> {
+        LoggedSession { time: self.now, has_fraction: self.has_fraction, client, name, process, number, message }
     }
 
-    fn keep(&mut self, process: u64, open: Open) {
+    fn keep(&mut self, process: u64, open: OpenSession) {
         if self.processes.len() >= MAX_PROCESSES && !self.processes.contains_key(&process) {
             // Processes that ended without a word; the older half of all goes.
             let middle = self.sums.sessions.saturating_sub(MAX_PROCESSES as u64 / 2);

@@ -14,10 +14,10 @@ pub enum Seen {
 /// Takes the sessions and messages of a log, in the order of their times.
 pub trait SessionSink {
     /// The daemon would be asked about a session, for the first time.
-    fn asked(&mut self, session: &Session<'_>);
+    fn asked(&mut self, session: &LoggedSession<'_>);
 
     /// It would be asked again, about a further message of the session.
-    fn asked_again(&mut self, session: &Session<'_>);
+    fn asked_again(&mut self, session: &LoggedSession<'_>);
 
     /// A message was accepted by any service: from a stranger, from `$mynetworks`, or after a login.
     fn accepted(&mut self, _message: &AcceptedMessage<'_>) {}
@@ -37,7 +37,7 @@ pub trait SessionSink {
 
 /// A session that is asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Session<'a> {
+pub struct LoggedSession<'a> {
     /// When, in milliseconds since the epoch.
     pub time: i64,
     /// Whether the log tells fractions of a second; if not, `time` stands for the whole second.

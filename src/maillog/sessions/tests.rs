@@ -13,11 +13,11 @@ struct Notes {
 }
 
 impl SessionSink for Notes {
-    fn asked(&mut self, session: &Session<'_>) {
+    fn asked(&mut self, session: &LoggedSession<'_>) {
         self.asked.push(format!("{} {} {}", session.time, session.client, String::from_utf8_lossy(session.name)));
     }
 
-    fn asked_again(&mut self, session: &Session<'_>) {
+    fn asked_again(&mut self, session: &LoggedSession<'_>) {
         self.again.push(session.message);
     }
 
@@ -41,7 +41,7 @@ impl SessionSink for Notes {
 fn play(seen: Seen, lines: &[&str]) -> (Notes, Sums) {
     let mynetworks =
         ["192.0.2.0/24", "127.0.0.0/8"].map(|network| (network.parse().unwrap(), true)).into_iter().collect();
-    let (mut sessions, mut notes) = (Sessions::new(seen, mynetworks), Notes::default());
+    let (mut sessions, mut notes) = (SessionTracker::new(seen, mynetworks), Notes::default());
     for (time, line) in (0..).zip(lines) {
         let (program, rest) = line.split_once(' ').unwrap();
         let text = format!("Nov 21 09:05:07 mx postfix/{program}: {rest}");

@@ -2,7 +2,7 @@
 
 /// A kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum LogEvent {
     /// A client on the whitelist, or that an administrator allowed, passes.
     Whitelisted,
     /// A client on the blacklist is refused, or waits.
@@ -27,7 +27,7 @@ pub enum Event {
     Session,
 }
 
-impl Event {
+impl LogEvent {
     /// Every one of them with its word.
     pub const WORDS: [(&'static str, Self); 11] = [
         ("whitelisted", Self::Whitelisted),
@@ -50,23 +50,23 @@ pub struct Events(u16);
 
 impl Events {
     /// All of them.
-    pub const ALL: Self = Self((1 << Event::WORDS.len()) - 1);
+    pub const ALL: Self = Self((1 << LogEvent::WORDS.len()) - 1);
 
     /// None.
     pub const NONE: Self = Self(0);
 
     /// Whether it is among them.
-    pub fn has(self, event: Event) -> bool {
+    pub fn has(self, event: LogEvent) -> bool {
         self.0 & 1 << event as u16 != 0
     }
 
     /// These and one more.
-    pub fn with(self, event: Event) -> Self {
+    pub fn with(self, event: LogEvent) -> Self {
         Self(self.0 | 1 << event as u16)
     }
 
     /// These but one.
-    pub fn without(self, event: Event) -> Self {
+    pub fn without(self, event: LogEvent) -> Self {
         Self(self.0 & !(1 << event as u16))
     }
 
@@ -83,7 +83,7 @@ impl Events {
 impl Default for Events {
     /// All but those who pass.
     fn default() -> Self {
-        Self::ALL.without(Event::Whitelisted).without(Event::Session)
+        Self::ALL.without(LogEvent::Whitelisted).without(LogEvent::Session)
     }
 }
 
@@ -93,10 +93,10 @@ mod tests {
 
     #[test]
     fn each_word_is_an_event_of_its_own() {
-        for (place, (_, event)) in Event::WORDS.into_iter().enumerate() {
+        for (place, (_, event)) in LogEvent::WORDS.into_iter().enumerate() {
             assert_eq!(event as usize, place);
             assert!(Events::NONE.with(event).has(event) && !Events::ALL.without(event).has(event));
         }
-        assert!(Events::default().has(Event::Over) && !Events::default().has(Event::Session));
+        assert!(Events::default().has(LogEvent::Over) && !Events::default().has(LogEvent::Session));
     }
 }

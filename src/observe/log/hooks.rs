@@ -53,7 +53,7 @@ pub const ALERTS: &[&str] = &["BANNED", "STORE_DOWN", "STORE_UP"];
 /// The commands of a configuration, and the runs that wait.
 #[derive(Debug, Default)]
 pub struct Hooks {
-    state: Mutex<State>,
+    state: Mutex<HooksState>,
     /// There may be something to run.
     work: Notify,
     /// A run has ended.
@@ -61,7 +61,7 @@ pub struct Hooks {
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct HooksState {
     hooks: Vec<Hook>,
     waiting: VecDeque<Run>,
     running: Option<Run>,
@@ -198,7 +198,7 @@ impl Hooks {
     pub async fn finish(&self, patience: Duration) -> Vec<Run> {
         // An upgrade may have been given up for the stop.
         self.resume();
-        let done = |state: &State| !state.started || state.waiting.is_empty() && state.running.is_none();
+        let done = |state: &HooksState| !state.started || state.waiting.is_empty() && state.running.is_none();
         // Those that are not done by then are returned.
         let _ = timeout(patience, self.wait_until(done)).await;
         let mut state = self.lock();
@@ -210,7 +210,7 @@ impl Hooks {
         left_out
     }
 
-    async fn wait_until(&self, done: impl Fn(&State) -> bool) {
+    async fn wait_until(&self, done: impl Fn(&HooksState) -> bool) {
         loop {
             let ended = self.ended.notified();
             if done(&self.lock()) {
@@ -232,12 +232,12 @@ impl Hooks {
         self.work.notify_one();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, HooksState> {
         lock(&self.state)
     }
 }
 
-impl State {
+impl HooksState {
     /// Has a run wait; returns the one that there is no room for, which is never one for UNBANNED.
     fn enqueue(&mut self, run: Run) -> Option<Run> {
         if self.waiting.len() < MAX_WAITING {

@@ -21,14 +21,14 @@ pub const MAX_CLIENTS: usize = 16384;
 pub struct LineLimiter {
     interval: u64,
     clients: RecentMap<LastLine, MAX_CLIENTS>,
-    rate: Rate,
+    rate: LineRate,
     suppressed: u64,
 }
 
 impl LineLimiter {
     /// At most one line per `interval` and client, and `rate` lines a second in all.
     pub fn new(interval: Duration, rate: u32) -> Self {
-        let mut repeat = Self { interval: 0, clients: RecentMap::default(), rate: Rate::default(), suppressed: 0 };
+        let mut repeat = Self { interval: 0, clients: RecentMap::default(), rate: LineRate::default(), suppressed: 0 };
         repeat.reconfigure(interval, rate);
         repeat
     }
@@ -117,14 +117,14 @@ struct LastLine {
 
 /// Lines a second, counted in seconds of the monotonic clock.
 #[derive(Debug, Default)]
-struct Rate {
+struct LineRate {
     limit: u32,
     second: u64,
     written: u32,
     kept_back: u64,
 }
 
-impl Rate {
+impl LineRate {
     fn admits(&mut self, limit: u32, now: Now) -> bool {
         let second = now.monotonic / 1000;
         if self.second != second {

@@ -26,7 +26,7 @@ use hooks::{Hooks, Run};
 use limiter::{LineLimiter, SavedLimiter};
 use sink::Sink;
 
-pub use event::{Event, Events};
+pub use event::{Events, LogEvent};
 pub use record::LogRecord;
 pub use settings::{LogConfig, LogTarget};
 pub use severity::{Facility, Severity, SyslogFormat, UnknownName};
@@ -34,10 +34,10 @@ pub use severity::{Facility, Severity, SyslogFormat, UnknownName};
 /// The log; a clone speaks to the same one.
 #[derive(Clone)]
 pub struct Log {
-    shared: Arc<Shared>,
+    shared: Arc<LogInner>,
 }
 
-struct Shared {
+struct LogInner {
     level: AtomicU8,
     events: AtomicU16,
     hooks: Hooks,
@@ -64,7 +64,7 @@ impl Log {
     fn new(level: Severity, limiter: LineLimiter, sink: Sink) -> Self {
         let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(Events::default().bits()));
         let (limiter, hooks) = (Mutex::new(limiter), Hooks::default());
-        Self { shared: Arc::new(Shared { level, events, hooks, limiter, sink }) }
+        Self { shared: Arc::new(LogInner { level, events, hooks, limiter, sink }) }
     }
 
     /// Takes over what a reload changed. The target stays what it was.
@@ -130,7 +130,7 @@ impl Log {
     }
 
     /// Whether `log_events` has this.
-    pub fn has(&self, event: Event) -> bool {
+    pub fn has(&self, event: LogEvent) -> bool {
         Events::of_bits(self.shared.events.load(Ordering::Relaxed)).has(event)
     }
 
@@ -138,7 +138,7 @@ impl Log {
     /// to the rate.
     pub fn event(
         &self,
-        event: Event,
+        event: LogEvent,
         severity: Severity,
         keyword: &'static str,
         now: Now,
@@ -152,7 +152,13 @@ impl Log {
     }
 
     /// Logs a change of state, which a stranger cannot repeat at will, and has hooks run for it.
-    pub fn change(&self, event: Event, severity: Severity, keyword: &'static str, fill: impl FnOnce(&mut LogRecord)) {
+    pub fn change(
+        &self,
+        event: LogEvent,
+        severity: Severity,
+        keyword: &'static str,
+        fill: impl FnOnce(&mut LogRecord),
+    ) {
         if let Some(record) = self.hooked(event, severity, keyword, fill) {
             self.shared.sink.push(severity, record);
         }
@@ -161,7 +167,7 @@ impl Log {
     /// Has hooks run for what is filled in; returns it if it is to be logged too.
     fn hooked(
         &self,
-        event: Event,
+        event: LogEvent,
         severity: Severity,
         keyword: &'static str,
         fill: impl FnOnce(&mut LogRecord),

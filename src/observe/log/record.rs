@@ -34,7 +34,7 @@ struct FieldEnd {
 
 /// A field of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Field<'r> {
+pub struct LogField<'r> {
     pub name: &'static str,
     /// Not UTF-8, where a peer sent what is not.
     pub value: &'r [u8],
@@ -74,9 +74,9 @@ impl LogRecord {
     }
 
     /// The fields in their order.
-    pub fn fields(&self) -> impl Iterator<Item = Field<'_>> {
+    pub fn fields(&self) -> impl Iterator<Item = LogField<'_>> {
         let starts = [0].into_iter().chain(self.fields.iter().map(|field| field.end));
-        starts.zip(&self.fields).map(|(start, FieldEnd { name, end, is_number })| Field {
+        starts.zip(&self.fields).map(|(start, FieldEnd { name, end, is_number })| LogField {
             name,
             value: &self.values[start..*end],
             is_number: *is_number,
@@ -172,7 +172,7 @@ mod tests {
         record.field("v", "\u{e4}".repeat(1000)).field("w", 7).bytes("x", &[0xff; 2000]);
         let fields: Vec<_> = record.fields().collect();
         assert_eq!(fields[0].value, ("\u{e4}".repeat(512) + CUT).as_bytes());
-        assert_eq!(fields[1], Field { name: "w", value: b"7", is_number: true });
+        assert_eq!(fields[1], LogField { name: "w", value: b"7", is_number: true });
         assert!(fields[2].value.ends_with(b"\xff...") && fields[2].value.len() == MAX_VALUE + CUT.len());
     }
 

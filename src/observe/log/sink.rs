@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use super::Severity;
 use super::encode;
 use super::record::LogRecord;
-use super::writer::Writer;
+use super::writer::LogWriter;
 use crate::net::lock;
 use crate::net::signals::block_signals;
 use crate::observe::log::LogTarget;
@@ -34,7 +34,7 @@ pub enum Sink {
 impl Sink {
     /// A sink for the configured target.
     pub fn open(target: &LogTarget) -> io::Result<Self> {
-        Thread::start(Writer::new(target)).map(Self::Thread)
+        Thread::start(LogWriter::new(target)).map(Self::Thread)
     }
 
     /// A sink that keeps its lines.
@@ -45,7 +45,7 @@ impl Sink {
     /// Takes one record. Never waits for the reader of the log.
     pub fn push(&self, severity: Severity, record: LogRecord) {
         match self {
-            Self::Thread(thread) => thread.queue.push(Entry { severity, record, since: Instant::now() }),
+            Self::Thread(thread) => thread.queue.push(QueuedLine { severity, record, since: Instant::now() }),
             Self::Memory(lines) => lock(lines).push(encode::text(&record)),
         }
     }
@@ -81,7 +81,7 @@ pub struct Thread {
 }
 
 impl Thread {
-    fn start(mut writer: Writer) -> io::Result<Self> {
+    fn start(mut writer: LogWriter) -> io::Result<Self> {
         let queue = Arc::new(Queue::default());
         let entries = Arc::clone(&queue);
         thread::Builder::new().name("log".to_owned()).stack_size(STACK).spawn(move || {
@@ -99,13 +99,13 @@ impl Drop for Thread {
     }
 }
 
-fn write_all(queue: &Queue, writer: &mut Writer) {
+fn write_all(queue: &Queue, writer: &mut LogWriter) {
     while let Some(entry) = queue.next() {
         let written = writer.write(&entry);
         if let Some(lost) = queue.to_report(written) {
             let mut record = LogRecord::new("DROPPED");
             record.field("lines", lost);
-            let report = Entry { severity: Severity::Warning, record, since: Instant::now() };
+            let report = QueuedLine { severity: Severity::Warning, record, since: Instant::now() };
             // When it is lost too, the next report tells the sum.
             if !writer.write(&report) {
                 lock(&queue.state).unreported += lost;
@@ -115,7 +115,7 @@ fn write_all(queue: &Queue, writer: &mut Writer) {
 }
 
 /// A record that waits.
-pub(super) struct Entry {
+pub(super) struct QueuedLine {
     pub severity: Severity,
     pub record: LogRecord,
     pub since: Instant,
@@ -123,13 +123,13 @@ pub(super) struct Entry {
 
 #[derive(Default)]
 struct Queue {
-    state: Mutex<State>,
+    state: Mutex<QueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
-    waiting: VecDeque<Entry>,
+struct QueueState {
+    waiting: VecDeque<QueuedLine>,
     /// Whether the thread has a line in hand.
     writing: bool,
     closed: bool,
@@ -137,7 +137,7 @@ struct State {
     unreported: u64,
 }
 
-impl State {
+impl QueueState {
     fn lose(&mut self) {
         self.dropped += 1;
         self.unreported += 1;
@@ -145,7 +145,7 @@ impl State {
 }
 
 impl Queue {
-    fn push(&self, entry: Entry) {
+    fn push(&self, entry: QueuedLine) {
         let mut state = lock(&self.state);
         if state.waiting.len() >= MAX_QUEUED {
             state.lose();
@@ -160,13 +160,13 @@ impl Queue {
     }
 
     /// Waits for the next line; `None` when there will be none.
-    fn next(&self) -> Option<Entry> {
+    fn next(&self) -> Option<QueuedLine> {
         let mut state = lock(&self.state);
         state.writing = false;
         if state.waiting.is_empty() {
             self.changed.notify_all();
         }
-        let idle = |state: &mut State| state.waiting.is_empty() && !state.closed;
+        let idle = |state: &mut QueueState| state.waiting.is_empty() && !state.closed;
         let mut state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         let entry = state.waiting.pop_front();
         state.writing = entry.is_some();
@@ -185,7 +185,7 @@ impl Queue {
 
     fn flush(&self, patience: Duration) -> bool {
         let state = lock(&self.state);
-        let busy = |state: &mut State| state.writing || !state.waiting.is_empty();
+        let busy = |state: &mut QueueState| state.writing || !state.waiting.is_empty();
         let waited = self.changed.wait_timeout_while(state, patience, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }

@@ -17,7 +17,7 @@ use std::time::{Duration, Instant, SystemTime};
 use syslog::{Formatter5424, LogFormat};
 
 use super::encode;
-use super::sink::Entry;
+use super::sink::QueuedLine;
 use crate::observe::log::LogTarget;
 use crate::observe::log::{Facility, SyslogFormat};
 
@@ -29,7 +29,7 @@ const RETRY_TIME: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// Writes lines to a target.
-pub enum Writer {
+pub enum LogWriter {
     /// Standard error.
     Stderr {
         /// Whether the journal reads it and takes a priority from each line.
@@ -47,19 +47,19 @@ pub enum Writer {
         path: PathBuf,
         /// `None` before it could be made.
         socket: Option<UnixDatagram>,
-        protocol: Protocol,
+        protocol: SyslogProtocol,
     },
 }
 
 /// What is sent to a datagram socket.
-pub enum Protocol {
+pub enum SyslogProtocol {
     Journal(Facility),
     Rfc3164(Facility),
     Rfc5424(Formatter5424),
 }
 
-impl Protocol {
-    fn datagram(&self, entry: &Entry) -> Vec<u8> {
+impl SyslogProtocol {
+    fn datagram(&self, entry: &QueuedLine) -> Vec<u8> {
         match self {
             Self::Journal(facility) => encode::journal(&entry.record, entry.severity, *facility),
             // Not by the library, which would add the time in UTC to a protocol that knows local time only.
@@ -77,7 +77,7 @@ impl Protocol {
     }
 }
 
-impl Writer {
+impl LogWriter {
     /// A writer for the configured target.
     pub fn new(target: &LogTarget) -> Self {
         match target {
@@ -89,8 +89,8 @@ impl Writer {
             LogTarget::Json => Self::Json { torn: false },
             LogTarget::Syslog { socket, facility, format } => {
                 let protocol = match format {
-                    SyslogFormat::Rfc3164 => Protocol::Rfc3164(*facility),
-                    SyslogFormat::Rfc5424 => Protocol::Rfc5424(Formatter5424 {
+                    SyslogFormat::Rfc3164 => SyslogProtocol::Rfc3164(*facility),
+                    SyslogFormat::Rfc5424 => SyslogProtocol::Rfc5424(Formatter5424 {
                         facility: (*facility).into(),
                         process: "connshaper".to_owned(),
                         pid: std::process::id(),
@@ -100,13 +100,13 @@ impl Writer {
                 Self::Socket { path: socket.clone(), socket: None, protocol }
             }
             LogTarget::Journal { socket, facility } => {
-                Self::Socket { path: socket.clone(), socket: None, protocol: Protocol::Journal(*facility) }
+                Self::Socket { path: socket.clone(), socket: None, protocol: SyslogProtocol::Journal(*facility) }
             }
         }
     }
 
     /// Writes one line, and says whether it arrived.
-    pub fn write(&mut self, entry: &Entry) -> bool {
+    pub fn write(&mut self, entry: &QueuedLine) -> bool {
         match self {
             Self::Stderr { journal, torn } => {
                 let priority = if *journal { format!("<{}>", entry.severity as u8) } else { String::new() };

@@ -15,8 +15,8 @@ use crate::policy::limit::MAX_ID;
 
 /// The key of one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "Key", into = "Key")]
-pub struct CounterId(pub(crate) Key);
+#[serde(try_from = "StoredKey", into = "StoredKey")]
+pub struct CounterId(pub(crate) StoredKey);
 
 impl CounterId {
     /// A client of a limit: an address and how many of its bits count.
@@ -27,13 +27,13 @@ impl CounterId {
     /// network are different subjects.
     pub fn client(limit: u16, address: IpAddr, prefix_length: u8) -> Self {
         Self(match address {
-            IpAddr::V4(address) => Key::Narrow([tag(limit, prefix_length), address.to_bits()]),
+            IpAddr::V4(address) => StoredKey::Narrow([tag(limit, prefix_length), address.to_bits()]),
             IpAddr::V6(address) => {
                 let tag = tag(limit, IPV6 + prefix_length);
                 let [a, b, c, d] = words(address.to_bits());
                 // The words alone decide, so that a badly masked address never
                 // shares the counter of another one.
-                if c == 0 && d == 0 { Key::Middle([tag, a, b]) } else { Key::Wide([tag, a, b, c, d]) }
+                if c == 0 && d == 0 { StoredKey::Middle([tag, a, b]) } else { StoredKey::Wide([tag, a, b, c, d]) }
             }
         })
     }
@@ -66,27 +66,27 @@ impl CounterId {
     /// Any counter of a limit that is not the window of a client, by the hash of its text.
     pub fn text(limit: u16, hash: u128) -> Self {
         let [a, b, c, d] = words(hash);
-        Self(Key::Wide([tag(limit, TEXT), a, b, c, d]))
+        Self(StoredKey::Wide([tag(limit, TEXT), a, b, c, d]))
     }
 }
 
-impl From<CounterId> for Key {
+impl From<CounterId> for StoredKey {
     fn from(id: CounterId) -> Self {
         id.0
     }
 }
 
-impl TryFrom<Key> for CounterId {
+impl TryFrom<StoredKey> for CounterId {
     type Error = &'static str;
 
-    fn try_from(key: Key) -> Result<Self, Self::Error> {
+    fn try_from(key: StoredKey) -> Result<Self, Self::Error> {
         if key.words()[0] & 0xff == 0 { Ok(Self(key)) } else { Err("no counter has such words") }
     }
 }
 
 /// The words of a subject, in the three widths that slots have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) enum Key {
+pub(crate) enum StoredKey {
     /// Tag and one word: IPv4.
     Narrow([u32; 2]),
     /// Tag and two words: IPv6 networks of at most 64 bits.
@@ -95,7 +95,7 @@ pub(crate) enum Key {
     Wide([u32; 5]),
 }
 
-impl Key {
+impl StoredKey {
     fn tag_mut(&mut self) -> &mut u32 {
         match self {
             Self::Narrow(words) => &mut words[0],
@@ -215,10 +215,10 @@ mod tests {
 
     #[test]
     fn a_subject_is_as_wide_as_it_has_to_be() {
-        assert!(matches!(client(0, "192.0.2.1", 32).0, Key::Narrow(_)));
-        assert!(matches!(client(0, "2001:db8::", 64).0, Key::Middle(_)));
-        assert!(matches!(client(0, "2001:db8::1", 128).0, Key::Wide(_)));
-        assert!(matches!(CounterId::text(0, 0).0, Key::Wide(_)));
+        assert!(matches!(client(0, "192.0.2.1", 32).0, StoredKey::Narrow(_)));
+        assert!(matches!(client(0, "2001:db8::", 64).0, StoredKey::Middle(_)));
+        assert!(matches!(client(0, "2001:db8::1", 128).0, StoredKey::Wide(_)));
+        assert!(matches!(CounterId::text(0, 0).0, StoredKey::Wide(_)));
     }
 
     #[test]
@@ -251,7 +251,7 @@ mod tests {
             let ban = subject.of_ban();
             assert_eq!((ban.limit(), ban.of_limit(513)), (7, client(513, address, 30).of_ban()));
         }
-        assert!(decode::<CounterId>(&encode(&Key::Narrow([1, 0]))).is_err());
+        assert!(decode::<CounterId>(&encode(&StoredKey::Narrow([1, 0]))).is_err());
     }
 
     #[test]

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CounterId, Table};
-use crate::store::local::counter_id::{Hashing, Key};
+use crate::store::local::counter_id::{Hashing, StoredKey};
 use crate::store::local::shard::Entry;
 use crate::store::local::sharded::SHARDS;
 
@@ -56,12 +56,12 @@ impl Table {
         // Not in the order of the shards: a smaller table that takes the counts over makes room around the newest, and
         // should find counts of every worth there. 633 is odd, so no shard of the 1024 is left out.
         let part = part * 633 % SHARDS;
-        let mut each = |key: Key, Entry { count, over, expiry: ends }: Entry| {
+        let mut each = |key: StoredKey, Entry { count, over, expiry: ends }: Entry| {
             counts.push(RestoredEntry { subject: CounterId(key), count, over, ends });
         };
-        self.narrow.show(part, now, |key, entry| each(Key::Narrow(key), entry));
-        self.middle.show(part, now, |key, entry| each(Key::Middle(key), entry));
-        self.wide.show(part, now, |key, entry| each(Key::Wide(key), entry));
+        self.narrow.show(part, now, |key, entry| each(StoredKey::Narrow(key), entry));
+        self.middle.show(part, now, |key, entry| each(StoredKey::Middle(key), entry));
+        self.wide.show(part, now, |key, entry| each(StoredKey::Wide(key), entry));
     }
 
     /// Takes a count over, unless its window is over or the subject is counted here already.
@@ -71,9 +71,9 @@ impl Table {
         }
         let entry = Entry { over: kept.over, ..Entry::new(kept.count, kept.ends, 0) };
         match kept.subject.0 {
-            Key::Narrow(key) => self.narrow.insert_restored(self.hashing.hashed(key), entry, now),
-            Key::Middle(key) => self.middle.insert_restored(self.hashing.hashed(key), entry, now),
-            Key::Wide(key) => self.wide.insert_restored(self.hashing.hashed(key), entry, now),
+            StoredKey::Narrow(key) => self.narrow.insert_restored(self.hashing.hashed(key), entry, now),
+            StoredKey::Middle(key) => self.middle.insert_restored(self.hashing.hashed(key), entry, now),
+            StoredKey::Wide(key) => self.wide.insert_restored(self.hashing.hashed(key), entry, now),
         }
         self.make_room(kept.subject, now);
     }

@@ -53,15 +53,15 @@ impl Table {
         });
     }
 
-    fn entries(&self, part: usize, now: u64, mut show: impl FnMut(subject::Key, super::Entry)) {
-        self.narrow.show(part, now, |key, entry| show(subject::Key::Narrow(key), entry));
-        self.middle.show(part, now, |key, entry| show(subject::Key::Middle(key), entry));
-        self.wide.show(part, now, |key, entry| show(subject::Key::Wide(key), entry));
+    fn entries(&self, part: usize, now: u64, mut show: impl FnMut(subject::StoredKey, super::Entry)) {
+        self.narrow.show(part, now, |key, entry| show(subject::StoredKey::Narrow(key), entry));
+        self.middle.show(part, now, |key, entry| show(subject::StoredKey::Middle(key), entry));
+        self.wide.show(part, now, |key, entry| show(subject::StoredKey::Wide(key), entry));
     }
 }
 
 impl ListedClient {
-    fn of(key: subject::Key, entry: super::Entry, now: u64) -> Option<Self> {
+    fn of(key: subject::StoredKey, entry: super::Entry, now: u64) -> Option<Self> {
         let (limit, address, prefix_length) = key.client()?;
         Some(Self { limit, address, prefix_length, hit: TableEntry::of(entry, now), over: entry.over })
     }

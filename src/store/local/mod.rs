@@ -243,9 +243,9 @@ impl Table {
 
     fn update<R>(&self, subject: CounterId, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
         match subject.0 {
-            subject::Key::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
-            subject::Key::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
-            subject::Key::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
+            subject::StoredKey::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
+            subject::StoredKey::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
+            subject::StoredKey::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
         }
     }
 

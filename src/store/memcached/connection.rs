@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use super::server::{PendingCommand, Server};
 use crate::net::stream::Stream;
-use crate::store::memcached::protocol::{Command, Counted, Protocol, ProtocolError, Response, Verb};
+use crate::store::memcached::protocol::{Counted, MemcachedCommand, Protocol, ProtocolError, Response, Verb};
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, StoreError};
 use crate::store::shared::report;
 
@@ -145,7 +145,7 @@ impl<'s> Connection<'s> {
 
     /// Asks for the server's statistics with the next write.
     fn ask_census(&self) {
-        let command = Command { key: KeyText::new(), verb: Verb::Statistics, exptime: 0, expiry: 0 };
+        let command = MemcachedCommand { key: KeyText::new(), verb: Verb::Statistics, exptime: 0, expiry: 0 };
         let (operation, _) = PendingCommand::new(command, false, Instant::now() + self.server.timeout);
         self.server.state().queue.push(operation);
     }
@@ -223,8 +223,8 @@ impl<'s> Connection<'s> {
     }
 
     /// Gives a key of ours that has no expiry one, lest it be over for ever.
-    fn give_expiry(&self, hit: &Command) {
-        let touch = Command { verb: Verb::Counter(CounterCommand::Touch), ..hit.clone() };
+    fn give_expiry(&self, hit: &MemcachedCommand) {
+        let touch = MemcachedCommand { verb: Verb::Counter(CounterCommand::Touch), ..hit.clone() };
         let (touch, _) = PendingCommand::new(touch, false, Instant::now() + self.server.timeout);
         self.server.state().queue.push(touch);
     }

@@ -23,8 +23,8 @@ use crate::store::shared::backend::{
     Backend, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyText, PendingReply, SavedOutage,
     VersionedValue, key_text,
 };
-use crate::store::shared::breaker::Condition;
-use protocol::{Command, Response, Verb, expiry};
+use crate::store::shared::breaker::ServerHealth;
+use protocol::{MemcachedCommand, Response, Verb, expiry};
 use rank::score;
 use server::Server;
 
@@ -85,7 +85,7 @@ impl Backend for Memcached {
     fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]> {
         // The first command that a server gets stands for the request.
         let mut asked = SmallVec::<[usize; 2]>::new();
-        let mut send = |place: usize, command: Command| {
+        let mut send = |place: usize, command: MemcachedCommand| {
             let leads = waited_for && !asked.contains(&place);
             if leads {
                 asked.push(place);
@@ -94,7 +94,8 @@ impl Backend for Memcached {
         };
         let submit = |CounterRequest { key, command, exptime }: CounterRequest| {
             let places = self.places(&key);
-            let command = Command { key, verb: Verb::Counter(command), exptime, expiry: expiry(exptime, now.unix()) };
+            let command =
+                MemcachedCommand { key, verb: Verb::Counter(command), exptime, expiry: expiry(exptime, now.unix()) };
             match places[..] {
                 [first, second, ..] => {
                     let sent = send(first, command.clone());
@@ -108,7 +109,7 @@ impl Backend for Memcached {
 
     fn read_value<'a>(&'a self, key: &'a str) -> Boxed<'a, io::Result<Option<VersionedValue>>> {
         Box::pin(async move {
-            match self.highest(key.as_bytes()).ask_for_value(Command::value(key, Verb::ReadValue, 0)).await? {
+            match self.highest(key.as_bytes()).ask_for_value(MemcachedCommand::value(key, Verb::ReadValue, 0)).await? {
                 Response::Value(value) => Ok(Some(value)),
                 Response::NotDone => Ok(None),
                 other => Err(unexpected(&other)),
@@ -126,7 +127,7 @@ impl Backend for Memcached {
     ) -> Boxed<'a, io::Result<bool>> {
         let verb =
             Verb::WriteValue { value: Bytes::copy_from_slice(value), replaces: before.map(|value| value.version) };
-        let command = Command::value(key, verb, expiry(exptime, now.unix()));
+        let command = MemcachedCommand::value(key, verb, expiry(exptime, now.unix()));
         Box::pin(async move {
             match self.highest(key.as_bytes()).ask_for_value(command).await? {
                 Response::Done => Ok(true),
@@ -136,7 +137,7 @@ impl Backend for Memcached {
         })
     }
 
-    fn servers(&self) -> Vec<Condition> {
+    fn servers(&self) -> Vec<ServerHealth> {
         self.servers.iter().map(|server| server.condition()).collect()
     }
 
@@ -161,7 +162,7 @@ impl Backend for Memcached {
 
     fn settled(&self) -> Boxed<'_, ()> {
         // Replies come in the order of the commands, so the reply to one more read is the last.
-        let read = || Command {
+        let read = || MemcachedCommand {
             key: KeyText::from_slice(b"connshaper"),
             verb: Verb::Counter(CounterCommand::Read),
             exptime: 0,

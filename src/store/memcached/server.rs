@@ -25,9 +25,9 @@ use crate::observe::log::Log;
 use crate::observe::statistics::{Statistics, add};
 use crate::policy::OnStoreFailure;
 use crate::store::memcached::connection::Connection;
-use crate::store::memcached::protocol::{Command, Protocol, ProtocolError, Response};
+use crate::store::memcached::protocol::{MemcachedCommand, Protocol, ProtocolError, Response};
 use crate::store::shared::backend::{Outcome, SavedOutage, Sent, StoreError};
-use crate::store::shared::breaker::{Breaker, Condition};
+use crate::store::shared::breaker::{Breaker, ServerHealth};
 use crate::store::shared::report;
 
 /// Between two attempts to reach a server that is down.
@@ -52,7 +52,7 @@ pub struct Server {
     on_failure: OnStoreFailure,
     pub(crate) log: Log,
     pub(crate) statistics: Arc<Statistics>,
-    state: Mutex<State>,
+    state: Mutex<ServerState>,
     losses: Mutex<LossDetector>,
     /// There is something in the queue.
     pub(crate) work: Notify,
@@ -61,7 +61,7 @@ pub struct Server {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct State {
+pub(crate) struct ServerState {
     /// Not sent yet; empty while the breaker is open.
     pub(crate) queue: Vec<PendingCommand>,
     breaker: Breaker,
@@ -70,7 +70,7 @@ pub(crate) struct State {
 /// One command on its way.
 #[derive(Debug)]
 pub struct PendingCommand {
-    pub(crate) command: Command,
+    pub(crate) command: MemcachedCommand,
     pub(crate) deadline: Instant,
     /// First command of its request on this server; only this one counts in per-request statistics.
     pub(crate) leads: bool,
@@ -82,7 +82,7 @@ pub struct PendingCommand {
 
 impl PendingCommand {
     /// A command that is given up at `deadline`, and where its outcome arrives.
-    pub(crate) fn new(command: Command, leads: bool, deadline: Instant) -> (Self, oneshot::Receiver<Outcome>) {
+    pub(crate) fn new(command: MemcachedCommand, leads: bool, deadline: Instant) -> (Self, oneshot::Receiver<Outcome>) {
         let (sender, receiver) = oneshot::channel();
         (Self { command, deadline, leads, again: false, waiting: Some(sender) }, receiver)
     }
@@ -133,7 +133,7 @@ impl Server {
         self.state().breaker.is_open()
     }
 
-    pub fn condition(&self) -> Condition {
+    pub fn condition(&self) -> ServerHealth {
         self.state().breaker.condition(&self.name)
     }
 
@@ -148,7 +148,7 @@ impl Server {
     }
 
     /// Queues a command. The first of each request `leads`. The outcome comes within the time-out.
-    pub fn submit(&self, command: Command, leads: bool) -> Sent {
+    pub fn submit(&self, command: MemcachedCommand, leads: bool) -> Sent {
         let mut state = self.state();
         state.breaker.admit(leads)?;
         let (pending, receiver) = PendingCommand::new(command, leads, Instant::now() + self.timeout);
@@ -161,7 +161,7 @@ impl Server {
 
     /// Has a command for a value answered, over a connection of its own: a value may be large, and some proxies close
     /// the connection on these commands. The counters are to notice neither.
-    pub async fn ask_for_value(&self, command: Command) -> io::Result<Response> {
+    pub async fn ask_for_value(&self, command: MemcachedCommand) -> io::Result<Response> {
         let exchange = async {
             let mut kept = self.values.lock().await;
             // After any error the connection is dropped: what it says next may belong to this command.
@@ -290,7 +290,7 @@ impl Server {
         lock(&self.losses)
     }
 
-    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+    pub(crate) fn state(&self) -> MutexGuard<'_, ServerState> {
         lock(&self.state)
     }
 }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 use tokio::sync::oneshot;
 
-use super::breaker::Condition;
+use super::breaker::ServerHealth;
 use crate::net::clock::Now;
 use crate::policy::Key;
 
@@ -164,7 +164,7 @@ pub trait Backend: Debug + Send + Sync {
     ) -> Boxed<'a, io::Result<bool>>;
 
     /// The state of every server.
-    fn servers(&self) -> Vec<Condition>;
+    fn servers(&self) -> Vec<ServerHealth>;
 
     /// Whether no server that has this key can be asked.
     fn is_down_for(&self, key: &Key<'_>) -> bool;
@@ -181,14 +181,14 @@ pub trait Backend: Debug + Send + Sync {
 
 /// The text of a key.
 pub fn key_text(key: &Key<'_>) -> KeyText {
-    let mut text = Writer(KeyText::new());
+    let mut text = KeyWriter(KeyText::new());
     key.write(&mut text).expect("a key text grows as needed");
     text.0
 }
 
-struct Writer(KeyText);
+struct KeyWriter(KeyText);
 
-impl std::fmt::Write for Writer {
+impl std::fmt::Write for KeyWriter {
     fn write_str(&mut self, text: &str) -> std::fmt::Result {
         self.0.extend_from_slice(text.as_bytes());
         Ok(())

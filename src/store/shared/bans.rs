@@ -12,7 +12,7 @@ use std::task::{Context, Poll, Waker};
 use super::counters::CounterPlace;
 use crate::net::clock::Now;
 use crate::observe::log::LogRecord;
-use crate::observe::log::{Event, Log, Severity};
+use crate::observe::log::{Log, LogEvent, Severity};
 use crate::observe::statistics::add;
 use crate::policy::decision::Violation;
 use crate::policy::key::KeyPart;
@@ -160,12 +160,12 @@ impl Store {
             self.replace(bans, repetition, known_for(repetition), now);
         }
         if offence.log_only {
-            log.event(Event::LogOnly, Severity::Info, "WOULD_BAN", now, |line| {
+            log.event(LogEvent::LogOnly, Severity::Info, "WOULD_BAN", now, |line| {
                 offence.describe(seconds, repetition, line)
             });
         } else {
             add(&self.statistics.banned, 1);
-            log.event(Event::Ban, Severity::Info, "BANNED", now, |line| offence.describe(seconds, repetition, line));
+            log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| offence.describe(seconds, repetition, line));
             if self.waits() {
                 let (limit, part) = (offence.limit.clone(), offence.part.clone());
                 self.new_bans.push(NewBan { limit, part, seconds, repetition });

@@ -30,7 +30,7 @@ impl BreakerState {
 
 /// The state of a server, for status and metrics.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Condition {
+pub struct ServerHealth {
     /// Its address.
     pub server: String,
     pub breaker: BreakerState,
@@ -64,14 +64,14 @@ impl Breaker {
         self.outage.is_some()
     }
 
-    pub fn condition(&self, server: &str) -> Condition {
+    pub fn condition(&self, server: &str) -> ServerHealth {
         let breaker = match &self.outage {
             None => BreakerState::Closed,
             Some(Outage { probing: false, .. }) => BreakerState::Open,
             Some(Outage { probing: true, .. }) => BreakerState::HalfOpen,
         };
         let away = self.outage.as_ref().map(|outage| outage.since.elapsed());
-        Condition { server: server.to_owned(), breaker, away }
+        ServerHealth { server: server.to_owned(), breaker, away }
     }
 
     /// Whether a command may be sent. `decision`: else a request is decided without the server, which is counted.

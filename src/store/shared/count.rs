@@ -13,7 +13,7 @@ use crate::store::{Hits, NOTHING, Store};
 const TOLERANCE: u64 = 2000;
 
 /// How one operation is answered.
-enum Source {
+enum CountSource {
     /// By the store, which is sent this many hits of earlier requests as well.
     Store { pending_hits: u32 },
     /// By what this process knows.
@@ -35,7 +35,7 @@ impl Store {
             let lookup = self.look_up(backend, &operation, cached, now);
             cached = lookup == Lookup::UseCached;
             let source = match lookup {
-                Lookup::UseCached => Source::Cache(self.count_cached(&operation, now)),
+                Lookup::UseCached => CountSource::Cache(self.count_cached(&operation, now)),
                 Lookup::Ask(pending_hits) => {
                     let Operation { key, amount, exptime, .. } = &operation;
                     let command = match amount.saturating_add(pending_hits) {
@@ -43,7 +43,7 @@ impl Store {
                         amount => CounterCommand::Hit(amount),
                     };
                     requests.push(CounterRequest { key: key_text(key), command, exptime: *exptime });
-                    Source::Store { pending_hits }
+                    CountSource::Store { pending_hits }
                 }
             };
             sources.push((operation, source));
@@ -54,8 +54,8 @@ impl Store {
         let mut complete = true;
         for (operation, source) in sources {
             hits.push(match source {
-                Source::Cache(hit) => Some(hit),
-                Source::Store { pending_hits } => {
+                CountSource::Cache(hit) => Some(hit),
+                CountSource::Store { pending_hits } => {
                     let reply = replies.next().expect("a reply for every request");
                     match reply.outcome().await {
                         Ok(reply) => {

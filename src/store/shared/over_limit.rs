@@ -49,11 +49,11 @@ pub struct OverLimitCache {
     pause: u64,
     /// Nothing was ever over, so no request pays for the lock.
     empty: AtomicBool,
-    generations: Mutex<RecentMap<Entry, MAX_KEYS>>,
+    generations: Mutex<RecentMap<OverLimitEntry, MAX_KEYS>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-struct Entry {
+struct OverLimitEntry {
     /// The moment of the last question, on the monotonic clock.
     asked: u64,
     /// Hits since then, which the store was not told.
@@ -78,7 +78,7 @@ impl OverLimitCache {
         let hash = self.hash(key);
         let mut generations = self.lock();
         if generations.find(hash).is_none() {
-            *generations.touch(hash) = Entry { asked: now.monotonic, kept: 0 };
+            *generations.touch(hash) = OverLimitEntry { asked: now.monotonic, kept: 0 };
         }
     }
 
@@ -113,7 +113,7 @@ impl OverLimitCache {
             _ => {
                 // Hits of another window are not added to this one.
                 let kept = running.map_or(0, |_| entry.kept);
-                entry = Entry { asked: now.monotonic, kept: 0 };
+                entry = OverLimitEntry { asked: now.monotonic, kept: 0 };
                 Lookup::Ask(kept)
             }
         };
@@ -126,7 +126,7 @@ impl OverLimitCache {
         secret::hash((key.limit.id, key.part))
     }
 
-    fn lock(&self) -> MutexGuard<'_, RecentMap<Entry, MAX_KEYS>> {
+    fn lock(&self) -> MutexGuard<'_, RecentMap<OverLimitEntry, MAX_KEYS>> {
         lock(&self.generations)
     }
 }
@@ -189,9 +189,9 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut generations = RecentMap::<Entry, MAX_KEYS>::default();
+        let mut generations = RecentMap::<OverLimitEntry, MAX_KEYS>::default();
         for key in 0..5 * MAX_KEYS as u64 {
-            *generations.touch(key) = Entry { asked: 0, kept: 0 };
+            *generations.touch(key) = OverLimitEntry { asked: 0, kept: 0 };
             assert!(generations.len() <= MAX_KEYS);
         }
     }

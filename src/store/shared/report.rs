@@ -1,18 +1,18 @@
 //! Log lines about the servers of a shared store.
 
-use crate::observe::log::{Event, Log, Severity};
+use crate::observe::log::{Log, LogEvent, Severity};
 use crate::policy::OnStoreFailure;
 
 /// A server went down; called once for each outage.
 pub fn down(log: &Log, server: &str, cause: &str, on_store_failure: OnStoreFailure) {
-    log.change(Event::Store, Severity::Err, "STORE_DOWN", |line| {
+    log.change(LogEvent::Store, Severity::Err, "STORE_DOWN", |line| {
         line.field("server", server).field("cause", cause).field("on_store_failure", on_store_failure.name());
     });
 }
 
 /// A server is up again, after `seconds` in which `decisions` were made without it.
 pub fn up(log: &Log, server: &str, seconds: u64, decisions: u64) {
-    log.change(Event::Store, Severity::Notice, "STORE_UP", |line| {
+    log.change(LogEvent::Store, Severity::Notice, "STORE_UP", |line| {
         line.field("server", server).field("seconds", seconds).field("decisions", decisions);
     });
 }

@@ -13,8 +13,8 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use socket2::Socket;
 
-use super::{SavedOrigin, SavedSocketFile, kind};
-use crate::daemon::counts::{Reading, Since};
+use super::{HandoverOrigin, SavedSocketFile, kind};
+use crate::daemon::counts::{CountsReading, Since};
 use crate::daemon::handover::transport as carrier;
 use crate::engine::service::Service;
 use crate::listener::{ListenError, Listener, Peer, SocketFile};
@@ -26,9 +26,9 @@ use crate::policy::Policy;
 use crate::policy::record_snapshot::Ids;
 use crate::postfix::connection::{ConnectionState, SavedConnection};
 use crate::postfix::suspended::SuspendedConnection;
-use crate::session::Origin;
+use crate::session::SessionOrigin;
 use crate::session::snapshot::{Places, SavedHandle};
-use crate::snapshot::section::{Reader, Section, SnapshotError, decode};
+use crate::snapshot::section::{Section, SectionReader, SnapshotError, decode};
 use crate::store::local::Table;
 use crate::store::shared::backend::SavedOutage;
 
@@ -93,7 +93,7 @@ impl Handover {
 
     fn read(&mut self, mut file: File) -> Result<(), SnapshotError> {
         file.rewind()?;
-        let mut reader = Reader::begin(BufReader::with_capacity(PIECE, file))?;
+        let mut reader = SectionReader::begin(BufReader::with_capacity(PIECE, file))?;
         while let Some(section) = reader.next_section()? {
             if section.kind < kind::ORIGIN.0 {
                 self.counts.push(section);
@@ -119,7 +119,7 @@ impl Handover {
     }
 
     fn begin(&mut self) -> Result<(), SnapshotError> {
-        let SavedOrigin { version, begun, secret } = self.value(kind::ORIGIN)?;
+        let HandoverOrigin { version, begun, secret } = self.value(kind::ORIGIN)?;
         (self.from, self.begun) = (version, begun);
         // What is remembered of recipients and delays would mean others.
         secret::inherit(secret).then_some(()).ok_or(SnapshotError::Corrupt)
@@ -154,7 +154,7 @@ impl Handover {
 
     /// The counts of the limits of `policy`, and the ids these had before. What cannot be understood is left out.
     pub fn counts(&mut self, policy: &Policy, max_clients: usize, now: Now) -> (Table, Ids) {
-        let mut reading = Reading::new(policy, max_clients, Since::Monotonic, now);
+        let mut reading = CountsReading::new(policy, max_clients, Since::Monotonic, now);
         for section in std::mem::take(&mut self.counts) {
             if let Err(damage) = reading.take(&section) {
                 self.problems.push(format!("counts: {damage}"));
@@ -198,7 +198,7 @@ impl Handover {
             // Postfix may have gone meanwhile.
             let Ok((stream, peer)) = Stream::inherited(socket) else { continue };
             let peer = peer.map_or(Peer::Unix, Peer::inet);
-            let origin = Origin { peer: peer.ip(), process: stream.process() };
+            let origin = SessionOrigin { peer: peer.ip(), process: stream.process() };
             let (session, state) = match saved {
                 Some((session, state)) => (
                     service.sessions.restore_handle(origin, &session, &places),

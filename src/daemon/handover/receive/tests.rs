@@ -4,7 +4,7 @@ use super::*;
 use crate::config::Config;
 use crate::daemon::handover::send as give;
 use crate::observe::log::{Log, Severity};
-use crate::snapshot::section::Writer;
+use crate::snapshot::section::SectionWriter;
 
 /// What a program hands over that has one listener, one connection in the middle of a request, and one count.
 fn given() -> (Vec<OwnedFd>, UnixStream) {
@@ -31,8 +31,8 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
 fn newer(mut descriptors: Vec<OwnedFd>, kind: u16) -> Vec<OwnedFd> {
     let mut file = File::from(descriptors.remove(0));
     file.rewind().unwrap();
-    let mut reader = Reader::begin(BufReader::new(file)).unwrap();
-    let mut writer = Writer::begin(tempfile::tempfile().unwrap()).unwrap();
+    let mut reader = SectionReader::begin(BufReader::new(file)).unwrap();
+    let mut writer = SectionWriter::begin(tempfile::tempfile().unwrap()).unwrap();
     while let Some(section) = reader.next_section().unwrap() {
         let version = section.version + u16::from(section.kind == kind);
         writer.add(section.kind, version, &section.content).unwrap();

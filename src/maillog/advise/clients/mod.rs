@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use super::parts::{PartPeaks, join_bits};
-use super::window::{HIGHEST, Moment, Window};
+use super::window::{HIGHEST, LogWindow, Moment};
 use crate::net::netblock::mask;
 
 /// The most clients that are kept, of some hundred bytes each.
@@ -38,9 +38,9 @@ pub struct ClientTable {
     lengths: Vec<u64>,
     max_clients: usize,
     index: HashMap<(IpAddr, u8), u32>,
-    clients: Vec<Client>,
+    clients: Vec<ClientStats>,
     /// For each client a window of every length.
-    windows: Vec<Window>,
+    windows: Vec<LogWindow>,
     /// For each length: how many sessions had the number that is the index.
     numbers: Vec<Vec<u64>>,
     /// For each length: how many clients that are no longer kept had this as their highest number.
@@ -49,7 +49,7 @@ pub struct ClientTable {
 
 /// What is known of a client.
 #[derive(Clone, Debug)]
-pub struct Client {
+pub struct ClientStats {
     /// Its address, masked.
     pub address: IpAddr,
     pub prefix_length: u8,
@@ -140,7 +140,7 @@ impl ClientTable {
 
     /// Clients that a threshold may have refused at least once, and how many of them delivered mail.
     pub fn refused_clients(&self, length: usize, threshold: u32) -> (u64, u64) {
-        let over = |(_, peak): &(&Client, u32)| *peak > threshold;
+        let over = |(_, peak): &(&ClientStats, u32)| *peak > threshold;
         let (mut all, mut delivering) = (0, 0);
         for (client, _) in self.peaks(length).filter(over) {
             all += 1;
@@ -151,19 +151,19 @@ impl ClientTable {
     }
 
     /// Clients, each with the most sessions it had in a window of this length.
-    pub fn peaks(&self, length: usize) -> impl Iterator<Item = (&Client, u32)> {
+    pub fn peaks(&self, length: usize) -> impl Iterator<Item = (&ClientStats, u32)> {
         let windows = self.windows.chunks_exact(self.lengths.len());
         self.clients.iter().zip(windows).map(move |(client, windows)| (client, windows[length].peak()))
     }
 
     /// The client with this address.
-    pub fn client(&self, client: IpAddr) -> Option<&Client> {
+    pub fn client(&self, client: IpAddr) -> Option<&ClientStats> {
         let key = mask(client, self.mask.ipv4_prefix_length, self.mask.ipv6_prefix_length);
         self.index.get(&key).map(|at| &self.clients[*at as usize])
     }
 
     /// The client with the most sessions.
-    pub fn busiest(&self) -> Option<&Client> {
+    pub fn busiest(&self) -> Option<&ClientStats> {
         self.clients.iter().max_by_key(|client| client.sessions)
     }
 
@@ -198,8 +198,16 @@ impl ClientTable {
         let at = self.clients.len();
         let (address, prefix_length) = key;
         let (delivered_parts, name, parts) = (0, Box::default(), None);
-        self.clients.push(Client { address, prefix_length, delivered_parts, sessions: 0, delivered: 0, name, parts });
-        self.windows.resize(self.windows.len() + self.lengths.len(), Window::default());
+        self.clients.push(ClientStats {
+            address,
+            prefix_length,
+            delivered_parts,
+            sessions: 0,
+            delivered: 0,
+            name,
+            parts,
+        });
+        self.windows.resize(self.windows.len() + self.lengths.len(), LogWindow::default());
         // The bound on clients is far below 2^32.
         self.index.insert(key, at as u32);
         at
@@ -213,7 +221,7 @@ impl ClientTable {
         let mut worth: Vec<(bool, u32, bool, u32)> = (0_u32..)
             .zip(self.clients.iter().zip(self.windows.chunks_exact(per_client)))
             .map(|(at, (client, windows))| {
-                let peak = windows.iter().map(Window::peak).max().unwrap_or(0);
+                let peak = windows.iter().map(LogWindow::peak).max().unwrap_or(0);
                 let mut running = windows.iter().zip(&self.lengths);
                 let is_running = running.any(|(window, length)| window.is_running(now, *length));
                 (client.delivered > 0, peak.next_power_of_two(), is_running, at)

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::super::basis::{Basis, Doubt};
-use super::super::findings::{Candidate, ConfigFindings, Findings, ListedClient, Refusals, WindowFindings};
+use super::super::findings::{Candidate, ConfigFindings, Findings, Refusals, ReportedClient, WindowFindings};
 use super::super::users::{ListedUser, UserCandidate, UserFindings, UserLength, UserLimit};
 use crate::maillog::summary;
 use crate::maillog::text::time;
@@ -164,8 +164,8 @@ fn user_limit(limit: &UserLimit) -> Value {
     })
 }
 
-fn known(client: &ListedClient) -> Value {
-    let ListedClient { name, address, sessions, delivered, peak } = client;
+fn known(client: &ReportedClient) -> Value {
+    let ReportedClient { name, address, sessions, delivered, peak } = client;
     json!({ "name": name, "address": address, "sessions": sessions, "delivered": delivered, "peak": peak })
 }
 

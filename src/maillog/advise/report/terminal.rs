@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use super::super::accounts::Per;
 use super::super::basis::{Basis, Doubt, ENOUGH_DAYS, ENOUGH_SENDERS, Missed, PartTests};
 use super::super::clients::MAX_CLIENTS;
-use super::super::findings::{Candidate, ConfigFindings, Findings, ListedClient, Refusals, WindowFindings};
+use super::super::findings::{Candidate, ConfigFindings, Findings, Refusals, ReportedClient, WindowFindings};
 use super::super::users::{UserCandidate, UserFindings, UserLimit};
 use super::plot::{Characters, area, distribution};
 use crate::config::units;
@@ -225,7 +225,7 @@ fn deciders(length: &WindowFindings) -> String {
 }
 
 fn others(length: &WindowFindings, threshold: u32) -> String {
-    let refused: Vec<&ListedClient> = length.others.iter().filter(|other| other.peak > threshold).collect();
+    let refused: Vec<&ReportedClient> = length.others.iter().filter(|other| other.peak > threshold).collect();
     if refused.is_empty() {
         return String::new();
     }
@@ -263,12 +263,12 @@ fn would_delay(findings: &Findings) -> String {
     text
 }
 
-fn known(client: &ListedClient) -> String {
+fn known(client: &ReportedClient) -> String {
     let (sessions, delivered) = (count(client.sessions, "session"), count(client.delivered, "message"));
     format!("{}, {sessions}, {delivered} delivered", name(client))
 }
 
-fn name(client: &ListedClient) -> String {
+fn name(client: &ReportedClient) -> String {
     let name = if client.name.is_empty() { "unknown" } else { &client.name };
     format!("{name}[{}]", client.address)
 }

@@ -14,8 +14,8 @@ use std::thread::{self, JoinHandle};
 use memchr::{memchr, memmem, memrchr};
 
 use super::event::{Event, LineKind, Reader};
-use super::json::Entry;
-use super::line::{Head, Line};
+use super::json::JsonEntry;
+use super::line::{Line, LineHead};
 use super::source::Input;
 use crate::net::lock;
 
@@ -286,7 +286,11 @@ pub fn parse<T>(line: &[u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
 }
 
 /// The same for a line that follows others.
-fn parse_after<'a, T>(head: &mut Option<Head<'a>>, line: &'a [u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
+fn parse_after<'a, T>(
+    head: &mut Option<LineHead<'a>>,
+    line: &'a [u8],
+    use_it: impl FnOnce(&Line<'_>) -> T,
+) -> Option<T> {
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     if line.first()? != &b'{'
         && let Some(line) = Line::parse_after(head, line)
@@ -295,7 +299,7 @@ fn parse_after<'a, T>(head: &mut Option<Head<'a>>, line: &'a [u8], use_it: impl 
     }
     // An object may stand behind what other programs put before it.
     let object = memchr(b'{', &line[..line.len().min(MAX_PREFIX)])?;
-    Entry::parse(&line[object..])?.with_line(use_it)
+    JsonEntry::parse(&line[object..])?.with_line(use_it)
 }
 
 /// What `message repeated 3 times: [ message]`, or `last message repeated 3 times`, says, and how often.

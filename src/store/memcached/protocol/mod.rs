@@ -42,7 +42,7 @@ pub enum Verb {
 
 /// One command to a server.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Command {
+pub struct MemcachedCommand {
     /// At most 250 bytes, without blanks and control characters.
     pub key: KeyText,
     pub verb: Verb,
@@ -90,7 +90,7 @@ impl Protocol {
     }
 }
 
-impl Command {
+impl MemcachedCommand {
     /// A command for a value that hosts share.
     pub(crate) fn value(key: &str, verb: Verb, expiry: u64) -> Self {
         Self { key: KeyText::from_slice(key.as_bytes()), verb, exptime: 0, expiry }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use bytes::{Buf, BytesMut};
 use memchr::memmem;
 
-use super::{Command, Protocol, Verb};
+use super::{MemcachedCommand, Protocol, Verb};
 use crate::store::memcached::protocol::stats::{ServerStats, census};
 use crate::store::shared::backend::{CounterCommand, VersionedValue};
 
@@ -60,7 +60,7 @@ const MAX_LINE: usize = 1024;
 /// memcached's own bound on a value.
 const MAX_VALUE: usize = 1 << 20;
 
-impl Command {
+impl MemcachedCommand {
     /// The answer, once all of it is there.
     pub fn read(&self, protocol: Protocol, input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
         use CounterCommand::{Add, Delete, Hit, Read, Replace, TakeBack, Touch};

@@ -15,9 +15,9 @@ const COMMANDS: [CounterCommand; 7] = [
     CounterCommand::Delete,
 ];
 
-fn counter(command: CounterCommand) -> Command {
+fn counter(command: CounterCommand) -> MemcachedCommand {
     let key = KeyText::from_slice(b"c:192.0.2.1");
-    Command { key, verb: Verb::Counter(command), exptime: 60, expiry: 60 }
+    MemcachedCommand { key, verb: Verb::Counter(command), exptime: 60, expiry: 60 }
 }
 
 fn written(protocol: Protocol, command: CounterCommand) -> String {
@@ -250,8 +250,8 @@ proptest! {
 }
 
 /// A command for a value.
-fn value(verb: Verb) -> Command {
-    Command::value("c:!overrides", verb, 60)
+fn value(verb: Verb) -> MemcachedCommand {
+    MemcachedCommand::value("c:!overrides", verb, 60)
 }
 
 #[test]
