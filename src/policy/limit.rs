@@ -38,7 +38,7 @@ pub struct Limit {
     pub per: KeySpec,
     /// Which requests it is about.
     pub conditions: Conditions,
-    /// Hits a window allows; the next is over. In units of [`Counts::unit`].
+    /// Hits a window allows; the next is over. In units of [`CountKind::unit`].
     pub threshold: u32,
     /// The same while Postfix reports `stress=yes`.
     pub stress_threshold: Option<u32>,
