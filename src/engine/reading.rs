@@ -29,7 +29,7 @@ impl Reading {
         let mut slots = Vec::new();
         for (kind, counter) in counters(store, counted, now).await? {
             match kind {
-                CounterKind::Window | CounterKind::Slot(_) => {
+                CounterKind::Window | CounterKind::Hits | CounterKind::Slot(_) => {
                     reading.count = reading.count.saturating_add(counter.count);
                     reading.left = counter.left;
                     slots.push(counter.count);
@@ -49,7 +49,7 @@ impl Reading {
 /// The hits in the window by counter: of a sliding window the slots, the newest first.
 pub async fn window_counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, u32)>> {
     let counters = counters(store, counted, now).await?;
-    let of_window = |kind: &CounterKind| matches!(kind, CounterKind::Window | CounterKind::Slot(_));
+    let of_window = |kind: &CounterKind| matches!(kind, CounterKind::Window | CounterKind::Hits | CounterKind::Slot(_));
     Some(
         counters.into_iter().filter(|(kind, _)| of_window(kind)).map(|(kind, counter)| (kind, counter.count)).collect(),
     )
@@ -57,11 +57,13 @@ pub async fn window_counters(store: &Store, counted: &TargetCounter<'_>, now: No
 
 /// Every counter of a key, without counting.
 async fn counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, Counter)>> {
-    let (exptime, threshold) = (counted.limit.exptime, counted.threshold);
+    let exptime = counted.limit.exptime;
+    // An exact window says when one more hit fits in; here that is when it is empty.
+    let threshold = |kind| if kind == CounterKind::Hits { 1 } else { counted.threshold };
     let kinds = counted.purposes(now);
     // Collected, for a borrowing iterator cannot be held over the wait.
-    let reads: Vec<_> =
-        kinds.iter().map(|kind| Operation { key: counted.key(*kind), amount: 0, exptime, threshold }).collect();
+    let read = |kind| Operation { key: counted.key(kind), amount: 0, exptime, threshold: threshold(kind) };
+    let reads: Vec<_> = kinds.iter().copied().map(read).collect();
     let answers = store.count(reads, now).await;
     kinds.into_iter().zip(answers).map(|(kind, answer)| Some((kind, answer?))).collect()
 }

@@ -109,6 +109,7 @@ impl TargetCounter<'_> {
     pub fn purposes(&self, now: Now) -> Vec<CounterKind> {
         let mut purposes = match self.limit.window {
             Window::Fixed => vec![CounterKind::Window],
+            Window::Exact => vec![CounterKind::Hits],
             Window::Sliding => {
                 let newest = window::slot(self.limit.exptime, now.unix_ms);
                 (0..=window::OLDER).map(|age| CounterKind::Slot(newest.saturating_sub(age))).collect()

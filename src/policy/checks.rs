@@ -163,6 +163,7 @@ impl LimitCheck<'_> {
         };
         match limit.window {
             Window::Fixed => ask(CounterKind::Window, amount, limit.exptime),
+            Window::Exact => ask(CounterKind::Hits, amount, limit.exptime),
             Window::Sliding => {
                 let lifetime = window::lifetime(limit.exptime);
                 let [newest, older @ ..] = window::slots(limit.exptime, now.unix_ms);
@@ -183,6 +184,7 @@ impl LimitCheck<'_> {
         let limit = self.limit;
         let hit = match limit.window {
             Window::Fixed => readings.find(limit, CounterKind::Window),
+            Window::Exact => readings.find(limit, CounterKind::Hits),
             Window::Sliding => self.slide(readings, now),
         };
         let read = |kind| readings.find(limit, kind).filter(|counter| counter.count > 0);

@@ -270,6 +270,9 @@ impl<'p> Refund<'p> {
         let kind = match limit.window {
             Window::Fixed if hit.left < LEAST_LEFT => return None,
             Window::Fixed => CounterKind::Window,
+            // The store has not kept it.
+            Window::Exact if hit.count > check.threshold && !limit.keeps_hits_over() => return None,
+            Window::Exact => CounterKind::Hits,
             Window::Sliding => CounterKind::Slot(window::slot(limit.exptime, now.unix_ms)),
         };
         match check.state {

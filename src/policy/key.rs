@@ -80,6 +80,8 @@ pub enum CounterKind {
     Window,
     /// Hits of one slot of a sliding window, by its number since the Unix epoch.
     Slot(u64),
+    /// Hits of an exact sliding window.
+    Hits,
     /// How often it went over.
     Violations,
     /// A ban that is in force, while the key is there.
@@ -100,6 +102,7 @@ impl Key<'_> {
         match self.kind {
             CounterKind::Window => Ok(()),
             CounterKind::Slot(number) => write!(output, "!{number:x}"),
+            CounterKind::Hits => output.write_str("!hits"),
             CounterKind::Violations => output.write_str("!violations"),
             CounterKind::Ban => output.write_str("!ban"),
             CounterKind::Bans => output.write_str("!bans"),

@@ -71,6 +71,12 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// Whether a hit over the threshold of an exact sliding window is kept. One that would be taken back at once is
+    /// not: the client is refused for it. A client that is delayed passes, so its hit counts.
+    pub fn keeps_hits_over(&self) -> bool {
+        self.count_refused || self.delay.is_some()
+    }
+
     /// connection_shaper's own limit at its defaults. `key_prefix` begins its keys.
     pub fn top(key_prefix: String) -> Self {
         Self {
@@ -142,14 +148,17 @@ pub enum Window {
     Fixed,
     /// Always the last `exptime`, in slots of a tenth of it.
     Sliding,
+    /// Always the last `exptime`, hit by hit: `sliding` where the store can do that.
+    Exact,
 }
 
 impl Window {
-    /// Every one of them with its word in the configuration.
+    /// Those that the configuration chooses, with their words. The store decides whether `sliding` is exact.
     pub const WORDS: [(&'static str, Self); 2] = [("fixed", Self::Fixed), ("sliding", Self::Sliding)];
 
     pub fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, window)| *window == self).map_or("", |(word, _)| word)
+        let of_word = if self == Self::Exact { Self::Sliding } else { self };
+        Self::WORDS.iter().find(|(_, window)| *window == of_word).map_or("", |(word, _)| word)
     }
 }
 

@@ -26,7 +26,7 @@ use crate::net::clock::Now;
 use crate::observe::log::Log;
 use crate::observe::statistics::Statistics;
 use crate::policy::OnStoreFailure;
-use crate::policy::{Counter, Key, Operation, Refund};
+use crate::policy::{Counter, CounterKind, Key, Operation, Refund};
 pub use settings::StoreConfig;
 
 use crate::store::shared::backend::{Backend, SavedOutage, VersionedValue};
@@ -122,6 +122,12 @@ impl Store {
         if amount == 0 {
             let known = self.table.peek(subject, now.monotonic);
             return known.map_or(NOTHING, |hit| Counter { count: hit.count, left: hit.left_seconds(), added: 0 });
+        }
+        if key.kind == CounterKind::Hits && !key.limit.keeps_hits_over() {
+            let known = self.table.peek(subject, now.monotonic);
+            if let Some(over) = known.filter(|known| known.count.saturating_add(amount) > threshold) {
+                return Counter { count: over.count.saturating_add(amount), left: over.left_seconds(), added: amount };
+            }
         }
         let hit = self.table.hit(subject, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
         Counter { count: hit.count, left: hit.left_seconds(), added: amount }

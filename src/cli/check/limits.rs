@@ -16,7 +16,7 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
     let name = if limit.name == limit::TOP { String::new() } else { format!("{}: ", limit.name) };
     let span = match limit.window {
         Window::Fixed => "in",
-        Window::Sliding => "in any",
+        Window::Sliding | Window::Exact => "in any",
     };
     let window = units::words(Duration::from_secs(limit.exptime.into()));
     let mut text = format!(

@@ -20,7 +20,7 @@ use crate::observe::statistics::Statistics;
 use crate::policy::{Key, OnStoreFailure};
 use crate::store::StoreConfig;
 use crate::store::shared::backend::{
-    Backend, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyText, PendingReply, SavedOutage,
+    Backend, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyText, PendingReply, SavedOutage, StoreError,
     VersionedValue, key_text,
 };
 use crate::store::shared::breaker::ServerHealth;
@@ -93,6 +93,10 @@ impl Backend for Memcached {
             self.servers[place].submit(command, leads)
         };
         let submit = |CounterRequest { key, command, exptime }: CounterRequest| {
+            // memcached has no exact windows, and no limit asks for one where it counts.
+            if matches!(command, CounterCommand::Slide(_) | CounterCommand::SlideBack(_)) {
+                return PendingReply::one(Err(StoreError::Unavailable));
+            }
             let places = self.places(&key);
             let command =
                 MemcachedCommand { key, verb: Verb::Counter(command), exptime, expiry: expiry(exptime, now.unix()) };

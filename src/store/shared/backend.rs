@@ -31,6 +31,11 @@ pub enum CounterCommand {
     Read,
     /// Subtract this, at most down to 0. Never creates the counter, nor changes its expiry.
     TakeBack(u32),
+    /// Add this to a window that always is the last `exptime` seconds, to the millisecond, and leave out what came
+    /// before. The answer to 0, which only reads, is that of a read.
+    Slide(Slide),
+    /// Take this from such a window: of the hits of this moment, then of the newest ones.
+    SlideBack(u32),
     /// Create it with this count and its expiry, unless it exists.
     Add(u32),
     /// Set its count and its expiry, if it exists.
@@ -38,6 +43,17 @@ pub enum CounterCommand {
     /// Set its expiry, if it exists.
     Touch,
     Delete,
+}
+
+/// Hits of an exact sliding window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slide {
+    pub amount: u32,
+    /// The hits that the window allows. The answer's `left` is the time until one more fits in, 0: now. Of more hits
+    /// than this and one the oldest need not be kept: they are no longer needed to know that it is over.
+    pub threshold: u32,
+    /// Whether hits that would be over are kept. If not, the answer counts them, and they are not there.
+    pub keeps_over: bool,
 }
 
 /// One command for one counter.

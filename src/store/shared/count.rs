@@ -2,7 +2,9 @@
 
 use smallvec::SmallVec;
 
-use super::backend::{Backend, CounterCommand, CounterReply, CounterRequest, CounterRequests, StoreError, key_text};
+use super::backend::{
+    Backend, CounterCommand, CounterReply, CounterRequest, CounterRequests, Slide, StoreError, key_text,
+};
 use super::over_limit::{Known, Lookup};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
@@ -38,9 +40,13 @@ impl Store {
                 Lookup::UseCached => CountSource::Cache(self.count_cached(&operation, now)),
                 Lookup::Ask(pending_hits) => {
                     let Operation { key, amount, exptime, .. } = &operation;
-                    let command = match amount.saturating_add(pending_hits) {
-                        0 => CounterCommand::Read,
-                        amount => CounterCommand::Hit(amount),
+                    let command = match (key.kind, amount.saturating_add(pending_hits)) {
+                        (CounterKind::Hits, amount) => {
+                            let (threshold, keeps_over) = (operation.threshold, key.limit.keeps_hits_over());
+                            CounterCommand::Slide(Slide { amount, threshold, keeps_over })
+                        }
+                        (_, 0) => CounterCommand::Read,
+                        (_, amount) => CounterCommand::Hit(amount),
                     };
                     requests.push(CounterRequest { key: key_text(key), command, exptime: *exptime });
                     CountSource::Store { pending_hits }
@@ -167,11 +173,14 @@ impl Store {
         // Some servers do not tell how long a window lasts. Then what is remembered ends too early rather than too
         // late, and what the answer says errs the other way.
         let known = left.is_none().then(|| self.table.peek(subject, now.monotonic)).flatten();
-        let told = left.map(|left| u64::from(left) * 1000);
+        let slides = key.kind == CounterKind::Hits;
+        // A sliding window within its limit has its hits for at most this long.
+        let lasting = if slides && count <= threshold { Some(exptime) } else { left };
+        let told = lasting.map(|left| u64::from(left) * 1000);
         let remembered = told.or(known.map(|hit| hit.left_ms)).unwrap_or(1000);
         let before = self.table.observe(subject, count, remembered, threshold, now.monotonic);
         // The hit created a counter that existed before: it was reset, or the store has lost it.
-        if amount > 0 && count == amount {
+        if amount > 0 && count == amount && !slides {
             let lost = before.is_some_and(|before| before.count > amount && before.left_ms > TOLERANCE);
             add(&self.statistics.windows_lost, u64::from(lost));
         }

@@ -20,13 +20,16 @@ pub(crate) struct CounterPlace {
     text: KeyText,
     /// A count beyond this is kept longest when the table is full.
     threshold: u32,
+    /// It is an exact sliding window.
+    slides: bool,
 }
 
 impl Store {
     pub(crate) fn counter(&self, key: &Key<'_>) -> CounterPlace {
         // Bans are kept longest; what else is remembered of violations goes before clients that are over.
         let threshold = if key.kind == CounterKind::Ban { 0 } else { u32::MAX };
-        CounterPlace { subject: self.table.subject(*key), text: key_text(key), threshold }
+        let slides = key.kind == CounterKind::Hits;
+        CounterPlace { subject: self.table.subject(*key), text: key_text(key), threshold, slides }
     }
 
     /// One more hit, after which the counter lives for `exptime` seconds. Returns its count. The store is sent
@@ -79,7 +82,8 @@ impl Store {
 
     /// Takes hits back, down to 0. Neither creates a counter nor changes its expiry.
     pub(crate) fn give_back(&self, counter: &CounterPlace, amount: u32, now: Now) {
-        self.send(counter, CounterCommand::TakeBack(amount), 0, now);
+        let command = if counter.slides { CounterCommand::SlideBack } else { CounterCommand::TakeBack };
+        self.send(counter, command(amount), 0, now);
         self.table.take_back(counter.subject, amount, now.monotonic);
     }
 

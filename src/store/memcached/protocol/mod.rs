@@ -112,7 +112,7 @@ impl MemcachedCommand {
         };
         let length = decimal(number.len() as u64, &mut length);
         let expiry = decimal(self.expiry, &mut expiry);
-        use CounterCommand::{Add, Delete, Hit, Read, Replace, TakeBack, Touch};
+        use CounterCommand::{Add, Delete, Hit, Read, Replace, Slide, SlideBack, TakeBack, Touch};
         let parts: &[&[u8]] = match (&self.verb, protocol) {
             (Verb::Counter(Hit(_)), Protocol::Meta) => {
                 &[b"ma ", key, b" N", expiry, b" J", number, b" D", number, b" v t"]
@@ -135,6 +135,7 @@ impl MemcachedCommand {
                 &[b"cas ", key, b" 0 ", expiry, b" ", length, b" ", unique, b"\r\n", number]
             }
             (Verb::Statistics, _) => &[b"stats"],
+            (Verb::Counter(Slide(_) | SlideBack(_)), _) => unreachable!("not submitted to memcached"),
         };
         for part in parts.iter().chain(&[b"\r\n".as_slice()]) {
             output.extend_from_slice(part);

@@ -63,7 +63,7 @@ const MAX_VALUE: usize = 1 << 20;
 impl MemcachedCommand {
     /// The answer, once all of it is there.
     pub fn read(&self, protocol: Protocol, input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
-        use CounterCommand::{Add, Delete, Hit, Read, Replace, TakeBack, Touch};
+        use CounterCommand::{Add, Delete, Hit, Read, Replace, Slide, SlideBack, TakeBack, Touch};
         match (&self.verb, protocol) {
             (Verb::Counter(Hit(_)), Protocol::Meta) => meta(&[b"NF", b"NS", b"EX"], input),
             (Verb::Counter(Hit(_)), Protocol::Classic) => added_and_increased(self.exptime, input),
@@ -78,6 +78,7 @@ impl MemcachedCommand {
                 one_line(|line| line == b"STORED", &[b"NOT_STORED", b"EXISTS", b"NOT_FOUND"], input)
             }
             (Verb::Statistics, _) => census(input),
+            (Verb::Counter(Slide(_) | SlideBack(_)), _) => unreachable!("not submitted to memcached"),
         }
     }
 }
