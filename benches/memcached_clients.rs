@@ -97,7 +97,7 @@ impl Server {
         };
         Builder::new_current_thread().enable_all().build()?.block_on(async {
             let log = Log::in_memory(Severity::Err);
-            let store = Arc::new(Memcached::new(&config, OnStoreFailure::Local, &Arc::default(), &log));
+            let store = Arc::new(Memcached::new(&config, OnStoreFailure::Local, &[], &Arc::default(), &log));
             closed_loop(connections, move |key| {
                 let store = Arc::clone(&store);
                 async move {

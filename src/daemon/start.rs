@@ -29,6 +29,7 @@ use crate::policy::lists::Lists;
 use crate::policy::record_snapshot::Ids;
 use crate::postfix::suspended::SuspendedConnection;
 use crate::postfix::suspended::SuspendedConnections;
+use crate::store::KnownCounts;
 use crate::store::local::Table;
 
 /// How long a program that was upgraded to tries to read a configuration that passed the trial just before.
@@ -137,7 +138,9 @@ impl Daemon {
             (None, Some(state)) => (state.load(&policy, max_clients, now), Ids::new()),
             (None, None) => (Table::new(max_clients), Ids::new()),
         };
-        let service = Arc::new(Service::restored(config.engine(), policy, log.clone(), table));
+        let outages = handover.as_mut().map(Handover::outages).unwrap_or_default();
+        let known = KnownCounts { table: Arc::new(table), outages };
+        let service = Arc::new(Service::restored(config.engine(), policy, log.clone(), known));
         state.iter().filter_map(|state| state.is_unused()).for_each(|fault| service.add_fault(fault));
         // The policy has them, and a million netblocks are not kept twice.
         config.policy.lists = Lists::default();

@@ -17,7 +17,7 @@ use crate::observe::statistics::Statistics;
 use crate::policy::{BLACKLIST, OnStoreFailure, Policy};
 use crate::session::Sessions;
 use crate::store::local::Table;
-use crate::store::{Store, StoreConfig};
+use crate::store::{KnownCounts, Store, StoreConfig};
 
 /// Everything a policy connection needs to answer.
 #[derive(Debug)]
@@ -70,13 +70,13 @@ impl Service {
     /// A service after a configuration; must be called within a runtime.
     pub fn new(settings: ServiceSettings, policy: Policy, log: Log) -> Self {
         let table = Table::new(settings.store.max_clients);
-        Self::restored(settings, policy, log, table)
+        Self::restored(settings, policy, log, table.into())
     }
 
     /// The same with the counts of before, which the limits of `policy` know as theirs.
-    pub fn restored(settings: ServiceSettings, policy: Policy, log: Log, table: Table) -> Self {
+    pub fn restored(settings: ServiceSettings, policy: Policy, log: Log, known: KnownCounts) -> Self {
         let (statistics, decisions) = (Arc::new(Statistics::default()), Decisions::default());
-        let store = Store::new(&settings.store, settings.on_store_failure, Arc::new(table), &statistics, &log);
+        let store = Store::new(&settings.store, settings.on_store_failure, known, &statistics, &log);
         Self {
             sessions: Sessions::new(settings.max_connections),
             configured: Mutex::new(Configured { source: settings.source.clone(), ..Configured::default() }),
@@ -101,7 +101,7 @@ impl Service {
             Arc::clone(&old.store)
         } else {
             let table = Arc::clone(old.store.table());
-            Arc::new(Store::new(&settings.store, on_failure, table, &self.statistics, &self.log))
+            Arc::new(Store::new(&settings.store, on_failure, table.into(), &self.statistics, &self.log))
         };
         {
             let mut configured = lock(&self.configured);

@@ -58,22 +58,44 @@ pub struct Store {
     new_bans: NewBans,
 }
 
+/// What is known before the first request.
+#[derive(Debug)]
+pub struct KnownCounts {
+    /// Outlives reloads, and so do its counts.
+    pub table: Arc<Table>,
+    /// The servers that were down for the program before this one.
+    pub outages: Vec<SavedOutage>,
+}
+
+impl From<Table> for KnownCounts {
+    fn from(table: Table) -> Self {
+        Arc::new(table).into()
+    }
+}
+
+impl From<Arc<Table>> for KnownCounts {
+    fn from(table: Arc<Table>) -> Self {
+        Self { table, outages: Vec::new() }
+    }
+}
+
 /// The reading of a counter that does not exist.
 const NOTHING: Counter = Counter { count: 0, left: 0, added: 0 };
 
 impl Store {
-    /// The store of a configuration. `table` outlives reloads, and so do its counts. Must be called within a runtime.
+    /// The store of a configuration. Must be called within a runtime.
     pub fn new(
         config: &StoreConfig,
         on_failure: OnStoreFailure,
-        table: Arc<Table>,
+        known: KnownCounts,
         statistics: &Arc<Statistics>,
         log: &Log,
     ) -> Self {
+        let KnownCounts { table, outages } = known;
         table.set_max_clients(config.max_clients);
         let backend: Option<Box<dyn Backend>> = match config.servers[..] {
             [] => None,
-            [..] => Some(Box::new(Memcached::new(config, on_failure, statistics, log))),
+            [..] => Some(Box::new(Memcached::new(config, on_failure, &outages, statistics, log))),
         };
         Self {
             table,
@@ -177,13 +199,6 @@ impl Store {
     /// The servers that are down.
     pub fn outages(&self) -> Vec<SavedOutage> {
         self.backend.as_ref().map(|backend| backend.outages()).unwrap_or_default()
-    }
-
-    /// Takes over what the program before knew. Must be called before anything is counted.
-    pub fn restore_outages(&self, saved: &[SavedOutage]) {
-        if let Some(backend) = &self.backend {
-            backend.restore_outages(saved);
-        }
     }
 
     /// Waits until everything that follows from judgements so far is done or given up. For the end of the process.

@@ -43,10 +43,19 @@ pub struct Memcached {
 type Places = SmallVec<[usize; 2]>;
 
 impl Memcached {
-    /// Starts talking to the servers of a configuration; must be called within a runtime.
-    pub fn new(config: &StoreConfig, on_failure: OnStoreFailure, statistics: &Arc<Statistics>, log: &Log) -> Self {
-        let server =
-            |address| Arc::new(Server::new(address, config.timeout, on_failure, Arc::clone(statistics), log.clone()));
+    /// Starts talking to the servers of a configuration, of which `outages` are known; must be called within a runtime.
+    pub fn new(
+        config: &StoreConfig,
+        on_failure: OnStoreFailure,
+        outages: &[SavedOutage],
+        statistics: &Arc<Statistics>,
+        log: &Log,
+    ) -> Self {
+        let server = |address| {
+            let server = Server::new(address, config.timeout, on_failure, Arc::clone(statistics), log.clone());
+            outages.iter().filter(|saved| saved.server == server.name()).for_each(|saved| server.restore_outage(saved));
+            Arc::new(server)
+        };
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
         let tasks = servers.iter().map(|server| tokio::spawn(Arc::clone(server).run())).collect();
         Self { servers, tasks, replicas: config.replicas, failover: config.failover }
@@ -153,15 +162,6 @@ impl Backend for Memcached {
 
     fn outages(&self) -> Vec<SavedOutage> {
         self.servers.iter().filter_map(|server| server.outage()).collect()
-    }
-
-    fn restore_outages(&self, saved: &[SavedOutage]) {
-        for outage in saved {
-            // The configuration may have other servers now.
-            if let Some(server) = self.servers.iter().find(|server| server.name() == outage.server) {
-                server.restore_outage(outage);
-            }
-        }
     }
 
     fn settled(&self) -> Boxed<'_, ()> {

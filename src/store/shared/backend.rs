@@ -185,11 +185,8 @@ pub trait Backend: Debug + Send + Sync {
     /// Whether no server that has this key can be asked.
     fn is_down_for(&self, key: &Key<'_>) -> bool;
 
-    /// The servers that are down.
+    /// The servers that are down. A backend is made with those that the program before knew, before it asks any.
     fn outages(&self) -> Vec<SavedOutage>;
-
-    /// Takes over what the program before knew. Must be called before anything is submitted.
-    fn restore_outages(&self, saved: &[SavedOutage]);
 
     /// Waits until everything that was submitted is done or given up.
     fn settled(&self) -> Boxed<'_, ()>;

@@ -129,7 +129,7 @@ impl Site {
             ..Config::default().store
         };
         let (table, statistics, log) = (Arc::new(Table::new(100_000)), Arc::default(), Log::in_memory(Severity::Debug));
-        let store = Arc::new(Store::new(&config, on_failure, table, &statistics, &log));
+        let store = Arc::new(Store::new(&config, on_failure, table.into(), &statistics, &log));
         Host { store, statistics, log }
     }
 

@@ -164,6 +164,11 @@ impl Handover {
         reading.finish().unwrap_or_else(|| (Table::new(max_clients), HashMap::new()))
     }
 
+    /// The servers of the store that were down.
+    pub fn outages(&mut self) -> Vec<SavedOutage> {
+        self.saved(kind::OUTAGES, "servers that are down").unwrap_or_default()
+    }
+
     /// The policy connections as they were left; the sessions they are about, the numbers so far, and who was
     /// mentioned in the log, go to `service`.
     pub fn connections(&mut self, service: &Service, ids: &Ids, now: Now) -> Vec<SuspendedConnection<Stream>> {
@@ -184,9 +189,6 @@ impl Handover {
         let rules = service.rules.load();
         if let Some(saved) = self.saved(kind::COALESCE, "what coalesces") {
             rules.store.coalesce().restore(saved);
-        }
-        if let Some(saved) = self.saved::<Vec<SavedOutage>>(kind::OUTAGES, "servers that are down") {
-            rules.store.restore_outages(&saved);
         }
         let sessions = self.saved(kind::SESSIONS, "sessions");
         let places = sessions.map_or_else(Places::new, |sessions| service.sessions.restore(sessions, ids));

@@ -1,10 +1,12 @@
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 
 use super::*;
 use crate::config::Config;
 use crate::daemon::handover::send as give;
 use crate::observe::log::{Log, Severity};
 use crate::snapshot::section::SectionWriter;
+use crate::store::KnownCounts;
 
 /// What a program hands over that has one listener, one connection in the middle of a request, and one count.
 fn given() -> (Vec<OwnedFd>, UnixStream) {
@@ -52,8 +54,13 @@ fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
     let listeners = inheritance.listeners().unwrap();
     assert_eq!(inheritance.listen(&config.listen), config.listen);
     let (table, ids) = inheritance.counts(&policy, 1000, now);
-    let counters = table.len();
-    let service = Service::restored(config.engine(), policy, Log::in_memory(Severity::Debug), table);
+    let (counters, outages) = (table.len(), inheritance.outages());
+    let service = Service::restored(
+        config.engine(),
+        policy,
+        Log::in_memory(Severity::Debug),
+        KnownCounts { table: Arc::new(table), outages },
+    );
     let parked = inheritance.connections(&service, &ids, now);
     let waiting = parked.iter().map(|parked| parked.state.input.len()).sum();
     [listeners.len(), parked.len(), waiting, counters, inheritance.problems.len()]
