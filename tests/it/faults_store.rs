@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::load::{Measuring, Progress, RULES, Row, Seen, under_load};
+use crate::support::load::{Progress, RULES, Row, Seen, under_load};
 use crate::support::{
     Daemon, Dir, Fault, Gate, Memcached, Mood, NameServer, Names, Namespace, Policy, Postfix, statistic, until,
 };
@@ -360,21 +360,19 @@ fn a_server_that_returns_is_not_stampeded() {
 
 #[test]
 fn mail_goes_on_while_memcached_freezes_and_comes_back() {
-    let _measuring = Measuring::begin();
     let memcached = Memcached::start();
     let daemon =
         Daemon::start(&format!("whitelist = []\nthreshold = 4\nmemcached_server = {:?}\n", memcached.server()));
-    let postfix = Postfix::start(&format!("smtpd_client_restrictions = check_policy_service {}\n", daemon.endpoint()));
-    let mut longest = Duration::ZERO;
-    let mut codes = |client: &str, sessions: usize| {
+    let endpoint = daemon.endpoint();
+    let postfix = Postfix::start(&format!(
+        "smtpd_client_restrictions = check_policy_service {endpoint}\nsmtpd_policy_service_timeout = 5s\n"
+    ));
+    let codes = |client: &str, sessions: usize| {
         let session = |_| {
-            let start = Instant::now();
             let mut smtp = postfix.client(client);
             smtp.ehlo().expect(250);
             smtp.mail().expect(250);
-            let code = smtp.rcpt().code;
-            longest = longest.max(start.elapsed());
-            code
+            smtp.rcpt().code
         };
         (0..sessions).map(session).collect::<Vec<_>>()
     };
@@ -388,5 +386,6 @@ fn mail_goes_on_while_memcached_freezes_and_comes_back() {
     daemon.lines().wait_for("STORE_UP");
     assert_eq!(codes("127.0.0.4", 5), [250, 250, 250, 250, 450]);
     assert_eq!(memcached.value("connshaper:127.0.0.4").as_deref(), Some("5"));
-    assert!(longest < STORE_TIMEOUT + NOISE, "{longest:?}");
+    // Postfix warns of an answer that does not come in time.
+    assert_eq!(postfix.lines().with(" warning: "), Vec::<String>::new());
 }

@@ -45,11 +45,11 @@ static MEASURING: Mutex<usize> = Mutex::new(0);
 static ONE_LESS: Condvar = Condvar::new();
 
 /// One of the tests that measure how long answers take, until it is dropped.
-pub struct Measuring(());
+struct Measuring(());
 
 impl Measuring {
     /// Waits until there are few enough of them.
-    pub fn begin() -> Self {
+    fn begin() -> Self {
         let measuring = ONE_LESS.wait_while(MEASURING.lock().unwrap(), |measuring| *measuring >= MAX_MEASURING);
         *measuring.unwrap() += 1;
         Self(())
