@@ -86,6 +86,12 @@ pub const KEYS: &[ConfigKey] = &[
     limit("unless", Table, "", "conditions that a request must not meet; unset: none"),
     inherited("ipv4_prefix_length", Integer(1, 32), "32", "bits of an IPv4 address that are counted together"),
     inherited("ipv6_prefix_length", Integer(1, 128), "64", "bits of an IPv6 address that are counted together"),
+    limit(
+        "whitelist_exempts",
+        Boolean,
+        "",
+        "whether clients on the whitelist are exempt; unset: unless per has a login, sender or recipient",
+    ),
     limit("netblocks", Table, "", "netblocks with a threshold of their own; unset: none"),
     limit("coalesce", Milliseconds(0, 10_000), "0", "hits closer together than this count as one"),
     limit("count_refused", Boolean, "true", "whether refused hits stay counted"),

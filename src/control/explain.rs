@@ -264,6 +264,7 @@ fn previews(
                 counter = items.next().map(|item| CounterPreview::of(item, readings, now));
                 None
             }
+            Say::Whitelisted => Some("the client is on the whitelist".to_owned()),
             Say::Exempt(netblock) => Some(format!("the limit does not count {netblock}")),
             Say::NoKey(words) => Some(format!("the request has no {}", words.join(", "))),
             Say::Condition(attribute) => Some(format!("its condition on {attribute} does not hold")),

@@ -18,6 +18,8 @@ use crate::net::clock::Now;
 #[derive(Debug)]
 pub struct LimitChecks<'p> {
     pub client: IpAddr,
+    /// It is on the whitelist, and these are the limits that count it nevertheless.
+    pub whitelisted: bool,
     /// Postfix reports stress.
     pub stress: bool,
     /// Nearly always one.
@@ -85,8 +87,8 @@ pub struct CounterReading {
 
 impl<'p> LimitChecks<'p> {
     /// Before any limit was looked at.
-    pub fn new(client: IpAddr, request: &Request) -> Self {
-        Self { client, stress: is_stressed(request), checks: SmallVec::new() }
+    pub fn new(client: IpAddr, request: &Request, whitelisted: bool) -> Self {
+        Self { client, whitelisted, stress: is_stressed(request), checks: SmallVec::new() }
     }
 
     /// Adds what a limit has to say, if anything. `rate` is that of the client's netblock.
@@ -364,6 +366,8 @@ impl Policy {
 pub enum Say {
     /// It counts it.
     Counts,
+    /// The client is on the whitelist, which exempts from it.
+    Whitelisted,
     /// This netblock of the limit is not counted by it.
     Exempt(IpNet),
     /// These words of its key are missing from the request.
@@ -378,6 +382,9 @@ impl Policy {
     /// What every limit has to say, in their order; `case` is what `plan` made of the same request.
     pub fn explain(&self, request: &Request, case: &LimitChecks<'_>) -> Vec<(&Limit, Say)> {
         let say = |limit: &Limit| {
+            if case.whitelisted && limit.whitelist_exempts {
+                return Say::Whitelisted;
+            }
             if let Some((netblock, None)) = limit.netblocks.lookup(case.client) {
                 return Say::Exempt(*netblock);
             }

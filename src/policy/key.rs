@@ -156,6 +156,12 @@ impl KeyField {
         matches!(self, Self::Whole(Attribute::Recipient) | Self::MailDomain(Attribute::Recipient))
     }
 
+    /// Whether it says who sends what to whom, rather than where the client is.
+    pub fn is_of_mail(self) -> bool {
+        use Attribute::{Recipient, SaslUsername, Sender};
+        matches!(self, Self::Whole(SaslUsername | Sender | Recipient) | Self::MailDomain(_))
+    }
+
     /// Whether Postfix says `unknown` where it does not know it. Elsewhere that is a word like any other.
     fn may_be_unknown(self) -> bool {
         use Attribute::{ClientName, ReverseClientName, ServerAddress, ServerPort};

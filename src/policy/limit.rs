@@ -50,6 +50,8 @@ pub struct Limit {
     pub ipv4_prefix_length: u8,
     /// The same for IPv6.
     pub ipv6_prefix_length: u8,
+    /// Clients on the whitelist are exempt from it.
+    pub whitelist_exempts: bool,
     /// Thresholds of its own for some netblocks; `None`: this limit does not count them.
     pub netblocks: NetblockTable<Option<Rate>>,
     /// Hits of one key that are closer together than this many milliseconds are one; 0: none are.
@@ -93,6 +95,7 @@ impl Limit {
             window: Window::Fixed,
             ipv4_prefix_length: 32,
             ipv6_prefix_length: 64,
+            whitelist_exempts: true,
             netblocks: NetblockTable::default(),
             coalesce: 0,
             count_refused: true,

@@ -5,8 +5,9 @@
 //! and `judge` makes the decision from what came back. Both only read what the
 //! session remembers; `Decision::settle` writes to it, once. The order of
 //! judgement is the order of `plan` and `judge`, from top to bottom: can the
-//! client be counted, whitelist, what its session already got, an
-//! administrator's override, blacklist, ban, limits in file order, pass.
+//! client be counted, whitelist (unless a limit counts its clients too), an
+//! administrator's override, blacklist, what its session already got, ban,
+//! limits in file order, pass.
 
 pub mod action;
 pub mod attribute;
@@ -60,6 +61,8 @@ pub struct Policy {
     pub(crate) rates: Vec<Rate>,
     blacklist: Blacklist,
     pub(crate) limits: Vec<Limit>,
+    /// Some limit counts clients on the whitelist too.
+    counts_whitelisted: bool,
     /// Every limit there ever was, by its name, and by that with what it counts: so counts keep their meaning over reloads.
     ids: HashMap<String, LimitId>,
     on_store_failure: OnStoreFailure,
@@ -105,6 +108,7 @@ impl Policy {
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
             blacklist: settings.blacklist.clone(),
+            counts_whitelisted: limits.iter().any(|limit| !limit.whitelist_exempts),
             limits,
             ids,
             on_store_failure: settings.on_store_failure,
@@ -134,7 +138,8 @@ impl Policy {
             return Plan::Done(Decision::new(Verdict::Pass(Pass::UnknownClient)));
         };
         let listed = self.netblocks.lookup(client);
-        if let Some((_, ListEntry::Whitelist)) = listed {
+        let whitelisted = matches!(listed, Some((_, ListEntry::Whitelist)));
+        if whitelisted && !self.counts_whitelisted {
             return Plan::Done(self.exempt(Pass::Whitelisted, record, now));
         }
         let is_checked = matches!(record.blacklist, BlacklistState::Passed | BlacklistState::Delayed);
@@ -143,7 +148,7 @@ impl Policy {
             Some(said) if said.kind == OverrideKind::Allow => {
                 return Plan::Done(self.exempt(Pass::Allowed, record, now));
             }
-            Some(said) if said.kind == OverrideKind::Ban && !is_checked && !self.log_only => {
+            Some(said) if said.kind == OverrideKind::Ban && !is_checked && !whitelisted && !self.log_only => {
                 return Plan::Done(self.on_blacklist(Verdict::Refuse(self.banned(client, &said)), record));
             }
             _ => {}
@@ -163,9 +168,12 @@ impl Policy {
             Some((netblock, ListEntry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
             _ => None,
         };
-        let mut checks = LimitChecks::new(client, request);
+        let mut checks = LimitChecks::new(client, request, whitelisted);
         for limit in &self.limits {
             if record.blacklist == BlacklistState::Delayed && limit.counts == CountKind::Connections {
+                continue;
+            }
+            if whitelisted && limit.whitelist_exempts {
                 continue;
             }
             let rate = match limit.netblocks.lookup(client) {
@@ -178,9 +186,10 @@ impl Policy {
         }
         // Where nothing is enforced a blacklisted client is logged once, even if no limit applies to it.
         let news = self.log_only
+            && !whitelisted
             && record.blacklist == BlacklistState::Unchecked
             && (said.is_some() || matches!(listed, Some((_, ListEntry::Blacklist(_)))));
-        if checks.must_count() || news { Plan::Count(checks) } else { Plan::Done(self.repeat(checks, record)) }
+        if checks.must_count() || news { Plan::Count(checks) } else { Plan::Done(self.repeat(checks, record, now)) }
     }
 
     /// The decision about a request from what the store has answered.
@@ -191,12 +200,11 @@ impl Policy {
         record: &SessionRecord,
         now: Now,
     ) -> Decision<'p> {
-        let mut decision = Decision::new(Verdict::Pass(Pass::WithinLimits));
-        decision.news = true;
+        let mut decision = self.undecided(checks, record, now);
         if record.blacklist != BlacklistState::Delayed {
             decision.blacklist = Some(BlacklistState::Passed);
         }
-        if self.log_only && record.blacklist == BlacklistState::Unchecked {
+        if self.log_only && !checks.whitelisted && record.blacklist == BlacklistState::Unchecked {
             decision.effects.extend(self.would_refuse(checks.client, now).map(Effect::WouldRefuse));
         }
         for check in &checks.checks {
@@ -221,7 +229,17 @@ impl Policy {
                 decision.verdict.weigh(outcome.verdict());
             }
         }
+        // That a client on the whitelist passes is told once for a session, whatever else is counted.
+        decision.news = !matches!(decision.verdict, Verdict::Pass(Pass::Whitelisted));
         decision
+    }
+
+    /// A decision before any limit has had its say.
+    fn undecided<'p>(&'p self, checks: &LimitChecks<'p>, record: &SessionRecord, now: Now) -> Decision<'p> {
+        match checks.whitelisted {
+            true => self.exempt(Pass::Whitelisted, record, now),
+            false => Decision::new(Verdict::Pass(Pass::WithinLimits)),
+        }
     }
 
     /// The decision about a client that is on the blacklist. If its session has passed before, that is news.
@@ -234,11 +252,12 @@ impl Policy {
         decision
     }
 
-    /// A session of an exempt client passes without a count, and stays passed.
+    /// A session of an exempt client passes the limits that it is exempt from without a count, and stays passed.
     fn exempt<'p>(&'p self, pass: Pass, record: &SessionRecord, now: Now) -> Decision<'p> {
         let mut decision = Decision::new(Verdict::Pass(pass));
         decision.blacklist = Some(BlacklistState::Passed);
-        for limit in self.limits.iter().filter(|limit| limit.counts == CountKind::Connections) {
+        let exempts = |limit: &&Limit| pass != Pass::Whitelisted || limit.whitelist_exempts;
+        for limit in self.limits.iter().filter(exempts).filter(|limit| limit.counts == CountKind::Connections) {
             let count = record.find(limit.memory_id, Scope::Session);
             let count = count.unwrap_or(CountRecord::new(limit.memory_id, Scope::Session, None, 0, false));
             if !count.passed {
@@ -255,8 +274,8 @@ impl Policy {
 
     /// The decision about a request of which everything is counted: that of before, unless a reload has changed the
     /// rules.
-    fn repeat<'p>(&'p self, checks: LimitChecks<'p>, record: &SessionRecord) -> Decision<'p> {
-        let mut decision = Decision::new(Verdict::Pass(Pass::WithinLimits));
+    fn repeat<'p>(&'p self, checks: LimitChecks<'p>, record: &SessionRecord, now: Now) -> Decision<'p> {
+        let mut decision = self.undecided(&checks, record, now);
         if record.blacklist == BlacklistState::PassedBefore {
             decision.blacklist = Some(BlacklistState::Passed);
         }

@@ -162,7 +162,7 @@ fn every_setting_has_its_line_number() {
         row.split_whitespace().collect::<Vec<_>>().join(" ")
     };
     assert_eq!(row("threshold"), "threshold 3 line 2");
-    assert_eq!(row("whitelist"), "whitelist [\"192.0.2.0/24\"] line 3");
+    assert_eq!(row("whitelist "), "whitelist [\"192.0.2.0/24\"] line 3");
     assert_eq!(row("exptime"), "exptime 60 default");
     assert_eq!(row("memcached_server"), "memcached_server - default");
 }
@@ -183,6 +183,25 @@ fn check_describes_the_limit_in_a_sentence() {
         "A client (IPv4 /32, IPv6 /48) may connect once in 1 hour 30 minutes; \
          the next is answered DEFER_IF_PERMIT."
     );
+}
+
+#[test]
+fn check_says_from_which_limits_the_whitelist_exempts() {
+    let last = |text: &str| checked(text)["summary"].as_array().unwrap().last().unwrap().as_str().unwrap().to_owned();
+    assert_eq!(last(""), "The whitelist (2 netblocks) exempts clients from connections.");
+    let users = "[limit.users]\nthreshold = 5\ncount = \"messages\"\nper = \"sasl_username\"\n";
+    let exempting = format!("{users}whitelist_exempts = true");
+    for (text, expected) in [
+        (users.to_owned(), "The whitelist (2 netblocks) exempts clients from connections, not from users."),
+        (exempting, "The whitelist (2 netblocks) exempts clients from connections and users."),
+        (
+            format!("whitelist_exempts = false\n{users}"),
+            "The whitelist (2 netblocks) exempts clients from the blacklist only.",
+        ),
+        (format!("whitelist = []\n{users}"), "The whitelist is empty: no client is exempt."),
+    ] {
+        assert_eq!(last(&text), expected);
+    }
 }
 
 #[test]

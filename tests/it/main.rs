@@ -43,6 +43,7 @@ mod postfix_life;
 mod postfix_sessions;
 mod postfix_upgrade;
 mod protocol;
+mod quotas;
 mod races;
 mod readme;
 mod recommendation;

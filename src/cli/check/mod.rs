@@ -13,7 +13,9 @@ use serde::Serialize;
 use crate::config::{ConfigError, ConfigWarning, EffectiveSetting, Form, ListKind, Loaded, Origin};
 pub use crate::observe::terminal::Paint;
 use crate::observe::terminal::{self, print};
+use crate::policy::PolicySettings;
 use crate::policy::limit::{self, CountKind};
+use crate::policy::lists::ListEntry;
 use crate::sysexits;
 
 /// Reads a configuration and prints what is in force, or what is wrong.
@@ -215,10 +217,35 @@ fn summary(Loaded { config, effective }: &Loaded) -> Vec<String> {
     let settings = std::iter::once(&effective.settings).chain(effective.limits.iter().map(|limit| &limit.settings));
     let mut sentences: Vec<String> =
         config.policy.limits.iter().zip(settings).map(|(limit, settings)| limits::sentence(limit, settings)).collect();
+    sentences.push(exemptions(&config.policy));
     if config.policy.log_only {
         sentences.push("Nothing is enforced: all of this is judged, counted and logged only.".into());
     }
     sentences
+}
+
+/// From which limits the whitelist exempts.
+fn exemptions(policy: &PolicySettings) -> String {
+    let entries = policy.lists.netblocks.iter().filter(|(_, entry)| *entry == ListEntry::Whitelist).count();
+    let limits = |exempted| {
+        let limits = policy.limits.iter().filter(move |limit| limit.whitelist_exempts == exempted);
+        enumeration(&limits.map(|limit| limit.name.as_str()).collect::<Vec<_>>())
+    };
+    let netblocks = netblocks(entries);
+    match (entries, limits(true), limits(false)) {
+        (0, ..) => "The whitelist is empty: no client is exempt.".to_owned(),
+        (_, Some(exempted), None) => format!("The whitelist ({netblocks}) exempts clients from {exempted}."),
+        (_, Some(exempted), Some(others)) => {
+            format!("The whitelist ({netblocks}) exempts clients from {exempted}, not from {others}.")
+        }
+        (_, None, _) => format!("The whitelist ({netblocks}) exempts clients from the blacklist only."),
+    }
+}
+
+/// Names with commas and `and` between them; `None`: there are none.
+fn enumeration(names: &[&str]) -> Option<String> {
+    let (last, rest) = names.split_last()?;
+    Some(if rest.is_empty() { (*last).to_owned() } else { format!("{} and {last}", rest.join(", ")) })
 }
 
 /// What is right as it is, but good to know.

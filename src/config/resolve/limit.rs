@@ -61,6 +61,9 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         window: s.choice("window", &Window::WORDS),
         ipv4_prefix_length: s.get("ipv4_prefix_length"),
         ipv6_prefix_length: s.get("ipv6_prefix_length"),
+        whitelist_exempts: s
+            .get::<Option<bool>>("whitelist_exempts")
+            .unwrap_or_else(|| !per.0.iter().any(|field| field.is_of_mail())),
         netblocks: match name {
             // Those of the top level decide about the program's lists too.
             limit::TOP => Default::default(),

@@ -6,6 +6,7 @@
 //! they panic and show what was seen instead.
 
 mod daemon;
+mod dovecot;
 mod gate;
 mod lines;
 pub mod load;
@@ -27,6 +28,7 @@ mod spool;
 pub mod traffic;
 
 pub use daemon::{Daemon, command, install};
+pub use dovecot::Dovecot;
 pub use gate::{Fault, Gate};
 pub use lines::Lines;
 pub use memcached::Memcached;

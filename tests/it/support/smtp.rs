@@ -5,8 +5,11 @@ use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use socket2::{Domain, Socket, Type};
 
+use super::dovecot::PASSWORD;
 use super::{PATIENCE, until};
 
 /// An SMTP session, from the client's side.
@@ -67,6 +70,14 @@ impl Smtp {
     #[track_caller]
     pub fn ehlo(&mut self) -> Reply {
         self.command("EHLO client.example.net")
+    }
+
+    /// Says EHLO and logs in. The password is that of the tests' Dovecot.
+    #[track_caller]
+    pub fn login(&mut self, user: &str) {
+        self.ehlo().expect(250);
+        let response = STANDARD.encode(format!("\0{user}\0{PASSWORD}"));
+        self.command(format!("AUTH PLAIN {response}")).expect(235);
     }
 
     /// Begins a message.
