@@ -10,13 +10,12 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use connshaper::config::{Config, StoreConfig};
 use connshaper::net::address::Address;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::OnStoreFailure;
-use connshaper::store::memcached::Memcached;
-use connshaper::store::shared::backend::{Backend, CounterCommand, CounterReply, CounterRequest};
+use connshaper::store::memcached::{Memcached, MemcachedConfig};
+use connshaper::store::shared::backend::{Backend, BackendContext, CounterCommand, CounterReply, CounterRequest};
 use memcache::exp::{AsyncMemcache, Ttl};
 use smallvec::smallvec;
 use tokio::runtime::Builder;
@@ -90,14 +89,18 @@ impl Server {
 
     /// Hits a second of our transport.
     fn ours(&self, connections: usize) -> anyhow::Result<f64> {
-        let config = StoreConfig {
-            servers: vec![Address::of_server(&self.address, 11211).map_err(anyhow::Error::msg)?],
-            timeout: Duration::from_secs(5),
-            ..Config::default().store
-        };
+        let servers = vec![Address::of_server(&self.address, 11211).map_err(anyhow::Error::msg)?];
+        let config = MemcachedConfig { servers, replicas: 1, failover: false };
         Builder::new_current_thread().enable_all().build()?.block_on(async {
-            let log = Log::in_memory(Severity::Err);
-            let store = Arc::new(Memcached::new(&config, OnStoreFailure::Local, &[], &Arc::default(), &log));
+            let (statistics, log) = (Arc::default(), Log::in_memory(Severity::Err));
+            let context = BackendContext {
+                timeout: Duration::from_secs(5),
+                on_failure: OnStoreFailure::Local,
+                outages: &[],
+                statistics: &statistics,
+                log: &log,
+            };
+            let store = Arc::new(Memcached::new(&config, &context));
             closed_loop(connections, move |key| {
                 let store = Arc::clone(&store);
                 async move {

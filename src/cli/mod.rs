@@ -33,7 +33,7 @@ pub enum Command {
     Query(Query),
     #[command(flatten)]
     Control(ControlSubcommand),
-    /// Check how Postfix, the daemon and memcached on this host fit together
+    /// Check how Postfix, the daemon and the store fit together
     #[command(after_help = DOCTOR_NOTES)]
     Doctor(DaemonArgs),
     /// Print what a shell needs to complete commands and options
@@ -177,8 +177,8 @@ Exit codes: 0, 64 wrong command line, 69 cannot listen, 78 wrong configuration.
 See connshaper(8) and connshaper.toml(5).";
 
 const INETD_NOTES: &str = "\
-For inetd, xinetd and Postfix spawn(8). Counts must be in memcached: every
-connection has a process of its own. Whatever is wrong is logged to syslog and
+For inetd, xinetd and Postfix spawn(8). Counts must be in a shared store:
+every connection has a process of its own. Whatever is wrong is logged to syslog and
 answered DUNNO, because an exit would cost every mail a 451.";
 
 const CHECK_NOTES: &str = "\
@@ -198,7 +198,7 @@ Exit codes: 0 whatever the answer, 64 wrong command line, 69 no daemon answers,
 78 wrong configuration.";
 
 const DOCTOR_NOTES: &str = "\
-Run it on the mail host, as root. It asks postconf, the daemon and memcached, counts
+Run it on the mail host, as root. It asks postconf, the daemon and the store, counts
 nothing and changes nothing.
 Exit codes: 0 nothing is wrong, 1 something is, 64 wrong command line.";
 

@@ -31,7 +31,7 @@ fn way(key: &str) -> &'static str {
         "memcached_server" => "connection_shaper asked this host when none was named",
         "memcached_port" => "connection_shaper used this port when none was named",
         "whitelist" => "connection_shaper exempted no other client, not even loopback",
-        "on_store_failure" => "connection_shaper let everyone pass while memcached was away",
+        "on_store_failure" => "connection_shaper let everyone pass while memcached was down",
         "key_prefix" => "the key is the bare address, shared with connection_shaper",
         "ipv6_prefix_length" => "connection_shaper counted IPv6 clients as whole addresses",
         _ => "connection_shaper's way",

@@ -4,6 +4,7 @@ use ipnet::IpNet;
 
 use super::diagnostics::Diagnostics;
 use super::netblock;
+use super::resolve::store::{STORES, choices};
 use super::settings::TableSettings;
 use super::source::Span;
 use super::{Config, OnStoreFailure};
@@ -14,31 +15,12 @@ use crate::policy::conditions::{Pattern, Test};
 use crate::policy::key::KeyField;
 use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::lists::ListEntry;
+use crate::store::SharedStoreConfig;
+use crate::store::memcached::MemcachedConfig;
 
 /// Checks the keys of the whole program. `s` is the top level of the file.
 pub(super) fn check(config: &Config, s: &TableSettings) {
-    let shared = !config.store.servers.is_empty();
-    if !shared {
-        for key in ["memcached_port", "over_memory", "store_timeout", "on_store_failure", "key_prefix"] {
-            s.warn(key, "has no effect without `memcached_server`: counts are kept in this process");
-        }
-    } else if config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
-        s.warn("max_clients", "has no effect: memcached counts, and nothing counts while it is away");
-    }
-    if shared {
-        s.warn("state_file", "has no effect: counts are kept in memcached");
-    }
-    if config.state.file.is_none() || shared {
-        s.warn("state_interval", "has no effect: no counts are kept in a file");
-    }
-    if config.store.servers.len() <= config.store.replicas {
-        s.warn("failover", "has no effect: no server is left that could have the keys of another");
-    }
-    let port: u16 = s.get("memcached_port");
-    let uses_port = |server: &Address| matches!(server, Address::Inet { port: p, .. } if *p == port);
-    if shared && !config.store.servers.iter().any(uses_port) {
-        s.warn("memcached_port", "has no effect: every server has a port of its own or none");
-    }
+    check_store(config, s);
     if !config.listen.iter().any(|address| matches!(address, Address::Unix(_))) {
         for key in ["socket_mode", "socket_owner", "socket_group"] {
             s.warn(key, "has no effect: `listen` has no unix socket");
@@ -52,6 +34,44 @@ pub(super) fn check(config: &Config, s: &TableSettings) {
     }
     check_peers(config, s);
     check_blacklist(config, s);
+}
+
+fn check_store(config: &Config, s: &TableSettings) {
+    let here = config.store.shared.is_none();
+    if here {
+        for key in ["over_memory", "store_timeout", "on_store_failure", "key_prefix"] {
+            let choices = choices("or", "`");
+            s.warn(key, &format!("has no effect without {choices}: counts are kept in this process"));
+        }
+    } else {
+        let store = config.store.name();
+        if config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
+            s.warn("max_clients", &format!("has no effect: {store} counts, and nothing counts while it is down"));
+        }
+        s.warn("state_file", &format!("has no effect: counts are kept in {store}"));
+    }
+    if config.state.file.is_none() || !here {
+        s.warn("state_interval", "has no effect: no counts are kept in a file");
+    }
+    for store in STORES.iter().filter(|store| config.store.chosen_by() != Some(store.key)) {
+        for key in store.own {
+            s.warn(key, &format!("has no effect without `{}`: counts are kept in {}", store.key, config.store.place()));
+        }
+    }
+    if let Some(SharedStoreConfig::Memcached(memcached)) = &config.store.shared {
+        check_memcached(memcached, s);
+    }
+}
+
+fn check_memcached(memcached: &MemcachedConfig, s: &TableSettings) {
+    if memcached.servers.len() <= memcached.replicas {
+        s.warn("failover", "has no effect: no server is left that could have the keys of another");
+    }
+    let port: u16 = s.get("memcached_port");
+    let uses_port = |server: &Address| matches!(server, Address::Inet { port: p, .. } if *p == port);
+    if !memcached.servers.iter().any(uses_port) {
+        s.warn("memcached_port", "has no effect: every server has a port of its own or none");
+    }
 }
 
 fn check_blacklist(config: &Config, s: &TableSettings) {

@@ -32,7 +32,7 @@ pub use crate::observe::log::{LogConfig, LogTarget};
 use crate::policy::Limit;
 pub use crate::policy::OnStoreFailure;
 use crate::policy::lists::{ListEntry, Lists};
-pub use crate::store::StoreConfig;
+pub use crate::store::{SharedStoreConfig, StoreConfig};
 use crate::{engine, policy};
 
 pub use diagnostics::{ConfigError, ConfigWarning, Diagnostic, Snippet};
@@ -122,14 +122,16 @@ impl Config {
     /// There every policy connection has a process of its own, so nothing that
     /// one process counts says anything.
     pub fn for_inetd(&self) -> Result<Self, String> {
-        if self.store.servers.is_empty() {
-            return Err("in inetd mode every policy connection has a process of its own, \
-                        which cannot share counts: set memcached_server, or run the daemon"
-                .into());
+        if self.store.shared.is_none() {
+            return Err(format!(
+                "in inetd mode every policy connection has a process of its own, which cannot share counts: set {}, \
+                 or run the daemon",
+                resolve::store::choices("or", "")
+            ));
         }
         if self.store.on_failure == Some(OnStoreFailure::Local) {
             return Err("in inetd mode every policy connection has a process of its own, \
-                        which cannot count while memcached is away: \
+                        which cannot count while the store is down: \
                         set on_store_failure to \"dunno\" or \"defer\", or run the daemon"
                 .into());
         }

@@ -319,7 +319,7 @@ impl VerdictPreview {
     fn of(verdict: &Verdict<'_>) -> Self {
         let (kind, reason, refusal, reply) = match verdict {
             Verdict::Pass(pass) => (VerdictKind::Pass, pass.reason(), None, Reply::Dunno),
-            Verdict::Defer => (VerdictKind::Defer, Pass::StoreAway.reason(), None, Reply::Defer),
+            Verdict::Defer => (VerdictKind::Defer, Pass::StoreDown.reason(), None, Reply::Defer),
             Verdict::Delay(Delayed { refusal, .. }) => {
                 (VerdictKind::Delay, refusal.reason.word(), Some(refusal), Reply::Dunno)
             }

@@ -33,7 +33,7 @@ const MAX_LINE: u64 = 64 * 1024;
 /// How long a connection may say nothing, or not take its answer. `top` asks every second.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long a command may take: memcached's time-outs add up when it is away.
+/// How long a command may take: a store's time-outs add up when it is down.
 const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// After an accept that failed: descriptors come back.

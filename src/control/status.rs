@@ -71,6 +71,8 @@ pub struct ConfigurationStatus {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreStatus {
     pub kind: String,
+    /// The key of the configuration that chose it; none: no store is chosen, so this process counts.
+    pub chosen_by: Option<String>,
     pub state: String,
     pub servers: Vec<ServerStatus>,
 }
@@ -128,6 +130,7 @@ impl StatusAnswer {
             },
             store: StoreStatus {
                 kind: rules.store.name().to_owned(),
+                chosen_by: rules.store.chosen_by().map(str::to_owned),
                 state: rules.store.state().to_owned(),
                 servers: rules.store.servers().into_iter().map(ServerStatus::from).collect(),
             },
@@ -203,14 +206,14 @@ impl StatusAnswer {
 
 impl StoreStatus {
     fn show(&self, paint: Paint) -> String {
-        if self.servers.is_empty() {
-            return format!("{} of this process", self.kind);
-        }
+        let Some(key) = &self.chosen_by else {
+            return format!("{} of this process, as no store is configured", self.kind);
+        };
         let state = match self.servers.iter().any(|server| server.down) {
             true => paint.bad("down"),
             false => paint.good("up"),
         };
-        format!("{}, {state}", self.kind)
+        format!("{}, {state}, chosen by {key}", self.kind)
     }
 }
 
@@ -225,9 +228,9 @@ impl ServerStatus {
 }
 
 impl From<ServerHealth> for ServerStatus {
-    fn from(ServerHealth { server, breaker, away }: ServerHealth) -> Self {
-        let down_seconds = away.map(|time| time.as_secs());
-        Self { server, breaker: breaker.name().to_owned(), down: away.is_some(), down_seconds }
+    fn from(ServerHealth { server, breaker, down_for }: ServerHealth) -> Self {
+        let down_seconds = down_for.map(|time| time.as_secs());
+        Self { server, breaker: breaker.name().to_owned(), down: down_for.is_some(), down_seconds }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Descriptors for everything else: listeners, memcached, logs, files read at a reload.
+/// Descriptors for everything else: listeners, the store, logs, files read at a reload.
 const OTHERS: u64 = 64;
 
 /// Raises the limit on open files as far as it goes, and says how many policy connections that allows.

@@ -47,8 +47,8 @@ impl Housekeeping {
             statistics_interval: config.log.statistics_interval.as_secs(),
             state,
             state_interval: config.state.interval.as_secs(),
-            // What systemd takes for granted before it is told otherwise; a server may be away from the first.
-            told: if config.store.servers.is_empty() { "memory" } else { "up" },
+            // What systemd takes for granted before it is told otherwise; a server may be down from the first.
+            told: if config.store.shared.is_none() { "memory" } else { "up" },
             full: false,
         }
     }

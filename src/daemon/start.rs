@@ -171,11 +171,13 @@ impl Daemon {
     }
 
     fn started(&self) {
+        let store = &self.config.store;
         self.log.line(Severity::Info, "START", |line| {
             line.field("version", env!("CARGO_PKG_VERSION"))
                 .field("form", self.config.form.name())
                 .field("listen", self.listening.sockets())
-                .field("store", self.service.rules.load().store.name());
+                .field("store", store.name())
+                .field("store_key", store.chosen_by().unwrap_or("none"));
         });
     }
 

@@ -46,7 +46,7 @@ pub struct StateFile {
 impl StateFile {
     /// That of a configuration, if it has one and counts in this process.
     pub fn of(config: &Config, log: &Log) -> Option<Self> {
-        let path = config.state.file.clone().filter(|_| config.store.servers.is_empty())?;
+        let path = config.state.file.clone().filter(|_| config.store.shared.is_none())?;
         let lock = lock_beside(&path);
         if let Err(problem) = &lock {
             log.line(Severity::Err, "STATE_LOCKED", |line| {

@@ -27,7 +27,7 @@ pub fn report(service: &Service, client: IpAddr, verdict: &Verdict<'_>, now: Now
         Verdict::Defer => {
             add(&statistics.deferred, 1);
             decisions.deferred();
-            deferred(log, &client, Pass::StoreAway.reason(), now);
+            deferred(log, &client, Pass::StoreDown.reason(), now);
         }
         Verdict::Delay(wait) => {
             add(&statistics.delayed, 1);
@@ -128,7 +128,7 @@ impl Denial {
 
 const REASONS: [Reason<'static>; 4] = [Reason::Over, Reason::Banned, Reason::Blacklisted(None), Reason::DelayLimit];
 
-const PASSES: [Pass; 5] = [Pass::UnknownClient, Pass::Whitelisted, Pass::Allowed, Pass::WithinLimits, Pass::StoreAway];
+const PASSES: [Pass; 5] = [Pass::UnknownClient, Pass::Whitelisted, Pass::Allowed, Pass::WithinLimits, Pass::StoreDown];
 
 /// One limit's counters.
 #[derive(Debug, Default)]
@@ -151,7 +151,7 @@ impl Decisions {
         add(&self.passes[PASSES.iter().position(|other| *other == pass).unwrap_or(0)], 1);
     }
 
-    /// One that has to come back because the store is away.
+    /// One that has to come back because the store is down.
     pub fn deferred(&self) {
         add(&self.deferred, 1);
     }
@@ -175,7 +175,7 @@ impl Decisions {
             .zip(&self.passes)
             .map(|(pass, number)| (String::new(), "passed", pass.reason(), number.load(Relaxed)))
             .collect();
-        list.push((String::new(), "deferred", Pass::StoreAway.reason(), self.deferred.load(Relaxed)));
+        list.push((String::new(), "deferred", Pass::StoreDown.reason(), self.deferred.load(Relaxed)));
         let limits = lock(&self.limits);
         for (limit, tally) in limits.iter() {
             for ((_, verdict), reasons) in Denial::ALL.iter().zip(&tally.0) {

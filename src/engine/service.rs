@@ -93,7 +93,7 @@ impl Service {
 
     /// Changes the rules to those of `config`, of which `policy` was made. No connection and no count is
     /// lost: sessions keep what they were counted for, counts in this process stay, and so do connections
-    /// to memcached unless a key of the store was changed.
+    /// to the shared store unless a key of the store was changed.
     pub fn reload(&self, policy: Policy, settings: ServiceSettings) {
         let old = self.rules.load();
         let on_failure = settings.on_store_failure;
@@ -174,7 +174,7 @@ impl Rules {
 pub struct ServiceSettings {
     /// Where hits are counted.
     pub store: StoreConfig,
-    /// What is done while the store is away.
+    /// What is done while the store is down.
     pub on_store_failure: OnStoreFailure,
     /// What is logged. The target stays what it was at the start.
     pub log: LogConfig,

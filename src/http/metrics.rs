@@ -50,7 +50,7 @@ fn process(text: &mut Text, source: &MetricsSource) {
             "Log lines not written because of log_interval and log_rate.",
             service.log.suppressed(),
         ),
-        ("log_lines_dropped_total", "Log lines lost because the logger was away or too slow.", service.log.dropped()),
+        ("log_lines_dropped_total", "Log lines lost because the logger was down or too slow.", service.log.dropped()),
     ];
     for (name, help, number) in counters {
         text.counter(name, help, number);
@@ -79,10 +79,10 @@ fn store(text: &mut Text, source: &MetricsSource) {
         text.sample("store_up", &[("server", "memory")], 1.0);
     }
     let servers = rules.store.servers();
-    for ServerHealth { server, away, .. } in &servers {
-        text.sample("store_up", &[("server", server)], f64::from(u8::from(away.is_none())));
+    for ServerHealth { server, down_for, .. } in &servers {
+        text.sample("store_up", &[("server", server)], f64::from(u8::from(down_for.is_none())));
     }
-    text.family("store_breaker_state", "gauge", "1 for the state that the breaker before a memcached server is in.");
+    text.family("store_breaker_state", "gauge", "1 for the state that the breaker before a server of the store is in.");
     for ServerHealth { server, breaker, .. } in &servers {
         for state in BreakerState::ALL {
             let labels = [("server", server.as_str()), ("state", state.name())];
@@ -91,7 +91,7 @@ fn store(text: &mut Text, source: &MetricsSource) {
     }
     let histogram = statistics.store_latency.histogram();
     let name = "store_latency_seconds";
-    text.family(name, "histogram", "How long requests waited for memcached.");
+    text.family(name, "histogram", "How long requests waited for the store.");
     for (bound, count) in &histogram.cumulative {
         let bound = if bound.is_finite() { bound.to_string() } else { "+Inf".to_owned() };
         text.sample(&format!("{name}_bucket"), &[("le", &bound)], *count as f64);

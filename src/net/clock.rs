@@ -2,7 +2,7 @@
 //!
 //! Everything that judges or counts is handed a `Now`. Windows are measured on
 //! the monotonic part, which no step of the system clock can move; the Unix
-//! part is for what leaves this process (memcached expiries, logs).
+//! part is for what leaves this process (expiries in a store, logs).
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};

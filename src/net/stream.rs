@@ -1,4 +1,4 @@
-//! A stream socket of either kind, as one type: from Postfix, or to memcached.
+//! A stream socket of either kind, as one type: from Postfix, or to a server.
 //!
 //! tokio's own streams ask the kernel about both directions. Then every answer
 //! that the other end takes off the socket costs an event that says we may

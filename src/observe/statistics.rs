@@ -107,7 +107,7 @@ impl Statistics {
     }
 }
 
-/// Upper bounds of the buckets, in microseconds: from a memcached on this machine to `store_timeout` at its longest.
+/// Upper bounds of the buckets, in microseconds: from a store on this machine to `store_timeout` at its longest.
 pub const BOUNDS: [u64; 13] =
     [100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 1_000_000, 5_000_000];
 

@@ -290,7 +290,7 @@ impl<'p> LimitOutcome<'p> {
         match self {
             Self::Pass | Self::AlreadyDelayed => Verdict::Pass(Pass::WithinLimits),
             Self::Uncounted(OnStoreFailure::Defer) => Verdict::Defer,
-            Self::Uncounted(_) => Verdict::Pass(Pass::StoreAway),
+            Self::Uncounted(_) => Verdict::Pass(Pass::StoreDown),
             Self::Delay(wait) => Verdict::Delay(wait),
             Self::Refuse(refusal) => Verdict::Refuse(refusal),
         }

@@ -36,7 +36,7 @@ impl<'p> Verdict<'p> {
             Self::Refuse(_) => (4, Duration::ZERO),
             Self::Defer => (3, Duration::ZERO),
             Self::Delay(wait) => (2, wait.time),
-            Self::Pass(Pass::StoreAway) => (1, Duration::ZERO),
+            Self::Pass(Pass::StoreDown) => (1, Duration::ZERO),
             Self::Pass(_) => (0, Duration::ZERO),
         };
         if rank(&other) > rank(self) {
@@ -80,8 +80,8 @@ pub enum Pass {
     Allowed,
     /// No limit is exceeded.
     WithinLimits,
-    /// The store was away, and `on_store_failure` is `dunno`.
-    StoreAway,
+    /// The store was down, and `on_store_failure` is `dunno`.
+    StoreDown,
 }
 
 impl Pass {
@@ -92,7 +92,7 @@ impl Pass {
             Self::Whitelisted => "whitelisted",
             Self::Allowed => "allowed",
             Self::WithinLimits => "within_limits",
-            Self::StoreAway => "store_down",
+            Self::StoreDown => "store_down",
         }
     }
 }

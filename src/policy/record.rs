@@ -25,7 +25,7 @@ pub struct CountRecord {
     pub limit: LimitId,
     /// For how long it stands.
     pub scope: Scope,
-    /// What the store said; `None` when it was away and nothing counted in its place.
+    /// What the store said; `None` when it was down and nothing counted in its place.
     pub hit: Option<Counter>,
     /// Seconds its ban had left; 0: it was not banned.
     pub banned: u32,

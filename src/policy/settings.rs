@@ -12,13 +12,13 @@ pub struct PolicySettings {
     pub blacklist: Blacklist,
     /// The limits in the order of the file.
     pub limits: Vec<Limit>,
-    /// What is done while the store is away.
+    /// What is done while the store is down.
     pub on_store_failure: OnStoreFailure,
     /// Nothing is enforced: all of it is judged, counted and logged only.
     pub log_only: bool,
 }
 
-/// What is done while the store is away.
+/// What is done while the store is down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnStoreFailure {
     /// Count in this process meanwhile.

@@ -76,7 +76,7 @@ async fn converse(
             let service = Arc::new(Service::new(config.engine(), Policy::new(&config.policy, None), log.clone()));
             service.overrides.be_silent();
             // A ban or an allowance holds for the first request too. The store is being connected to meanwhile, so
-            // the request does not wait longer for this if memcached is down.
+            // the request does not wait longer for this if the store is down.
             let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;
             tokio::spawn(words::follow(Arc::clone(&service)));
             connection::serve(stream, peer, &service, terminated()?).await;

@@ -27,9 +27,9 @@ use crate::observe::log::Log;
 use crate::observe::statistics::Statistics;
 use crate::policy::OnStoreFailure;
 use crate::policy::{Counter, CounterKind, Key, Operation, Refund};
-pub use settings::StoreConfig;
+pub use settings::{SharedStoreConfig, StoreConfig};
 
-use crate::store::shared::backend::{Backend, SavedOutage, VersionedValue};
+use crate::store::shared::backend::{Backend, BackendContext, SavedOutage, VersionedValue};
 use crate::store::shared::bans::NewBans;
 use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::coalesce::Coalesce;
@@ -46,6 +46,8 @@ pub struct Store {
     table: Arc<Table>,
     /// The shared store; `None`: the table counts.
     backend: Option<Box<dyn Backend>>,
+    /// The key of the configuration that chose the shared store.
+    chosen_by: Option<&'static str>,
     coalesce: Coalesce,
     over: OverLimitCache,
     /// Violations of limits that delay, which a flood of them tells the shared store as seldom as its hits.
@@ -93,13 +95,16 @@ impl Store {
     ) -> Self {
         let KnownCounts { table, outages } = known;
         table.set_max_clients(config.max_clients);
-        let backend: Option<Box<dyn Backend>> = match config.servers[..] {
-            [] => None,
-            [..] => Some(Box::new(Memcached::new(config, on_failure, &outages, statistics, log))),
-        };
+        let context = BackendContext { timeout: config.timeout, on_failure, outages: &outages, statistics, log };
+        let backend = config.shared.as_ref().map(|shared| -> Box<dyn Backend> {
+            match shared {
+                SharedStoreConfig::Memcached(memcached) => Box::new(Memcached::new(memcached, &context)),
+            }
+        });
         Self {
             table,
             backend,
+            chosen_by: config.chosen_by(),
             coalesce: Coalesce::default(),
             over: OverLimitCache::new(config.over_memory),
             offences: OverLimitCache::new(config.over_memory),
@@ -159,7 +164,7 @@ impl Store {
     pub fn state(&self) -> &'static str {
         match &self.backend {
             None => "memory",
-            Some(backend) if backend.servers().iter().any(|server| server.away.is_some()) => "down",
+            Some(backend) if backend.servers().iter().any(|server| server.down_for.is_some()) => "down",
             Some(_) => "up",
         }
     }
@@ -232,5 +237,10 @@ impl Store {
     /// `memory`, or the name of the shared store.
     pub fn name(&self) -> &'static str {
         self.backend.as_ref().map_or("memory", |backend| backend.name())
+    }
+
+    /// The key of the configuration that chose the store; `None`: none is set, so this process counts.
+    pub fn chosen_by(&self) -> Option<&'static str> {
+        self.chosen_by
     }
 }

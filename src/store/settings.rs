@@ -2,18 +2,14 @@
 
 use std::time::Duration;
 
-use crate::net::address::Address;
 use crate::policy::OnStoreFailure;
+use crate::store::memcached::MemcachedConfig;
 
 /// Where hits are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreConfig {
-    /// The memcached servers; none: count in this process.
-    pub servers: Vec<Address>,
-    /// How many servers have each key, 1 or 2.
-    pub replicas: usize,
-    /// While a server is down, its keys are on the next one.
-    pub failover: bool,
+    /// The store that several processes share; `None`: this process counts.
+    pub shared: Option<SharedStoreConfig>,
     /// The shortest time between two questions about a key that is over its limit; zero: every hit asks.
     pub over_memory: Duration,
     /// The longest time that a request waits for the store.
@@ -24,4 +20,43 @@ pub struct StoreConfig {
     pub key_prefix: String,
     /// The most clients counted in this process at once.
     pub max_clients: usize,
+}
+
+/// A store that several processes share: which one, and what only it has to know.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SharedStoreConfig {
+    Memcached(MemcachedConfig),
+}
+
+impl SharedStoreConfig {
+    /// Its name for people.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Memcached(_) => "memcached",
+        }
+    }
+
+    /// The key of the configuration that chooses it.
+    pub fn key(&self) -> &'static str {
+        match self {
+            Self::Memcached(_) => "memcached_server",
+        }
+    }
+}
+
+impl StoreConfig {
+    /// `memory`, or the name of the shared store.
+    pub fn name(&self) -> &'static str {
+        self.shared.as_ref().map_or("memory", SharedStoreConfig::name)
+    }
+
+    /// `this process`, or the name of the shared store: where counts are kept.
+    pub fn place(&self) -> &'static str {
+        self.shared.as_ref().map_or("this process", SharedStoreConfig::name)
+    }
+
+    /// The key of the configuration that chooses the store; `None`: none is set, so this process counts.
+    pub fn chosen_by(&self) -> Option<&'static str> {
+        self.shared.as_ref().map(SharedStoreConfig::key)
+    }
 }

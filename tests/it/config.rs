@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use connshaper::cli::check;
-use connshaper::config::{Config, ConfigError, Form, KEYS, Loaded, LogTarget, OnStoreFailure, ValueKind, convert};
+use connshaper::config::{
+    Config, ConfigError, Form, KEYS, Loaded, LogTarget, OnStoreFailure, SharedStoreConfig, ValueKind, convert,
+};
 use connshaper::observe::log::Severity;
+use connshaper::store::memcached::MemcachedConfig;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -87,7 +90,7 @@ fn every_key_of_the_configuration_takes_effect() {
     let nets: Vec<String> = config.whitelist().map(ToString::to_string).collect();
     assert_eq!(nets, ["192.0.2.1/32", "198.51.100.0/24"]);
     assert_eq!(
-        texts(&config.store.servers),
+        texts(&memcached(&config).servers),
         ["inet:mc1:11212", "inet:mc2:11300", "inet:[2001:db8::1]:11212", "unix:/run/memcached.sock"]
     );
     assert_eq!(config.store.timeout, Duration::from_secs(1));
@@ -106,7 +109,15 @@ fn every_key_of_the_configuration_takes_effect() {
     assert_eq!(config.log.rate, 7);
     assert_eq!(config.log.statistics_interval, Duration::ZERO);
     let odd: Vec<_> = config.warnings.iter().map(|warning| &warning.text).collect();
-    assert_eq!(odd, ["`max_clients` has no effect: memcached counts, and nothing counts while it is away"]);
+    assert_eq!(odd, ["`max_clients` has no effect: memcached counts, and nothing counts while it is down"]);
+}
+
+/// The settings of memcached, where the configuration chooses that.
+fn memcached(config: &Config) -> &MemcachedConfig {
+    match &config.store.shared {
+        Some(SharedStoreConfig::Memcached(memcached)) => memcached,
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]
@@ -252,7 +263,7 @@ fn the_original_documentations_example_keeps_its_meaning() {
     assert_eq!(config.form, Form::ConnectionShaper);
     assert_eq!(config.top().exptime, 60);
     assert_eq!(config.top().threshold, 10);
-    assert_eq!(config.store.servers[0].to_string(), "inet:memcached.example.com:11211");
+    assert_eq!(memcached(&config).servers[0].to_string(), "inet:memcached.example.com:11211");
     let nets: Vec<String> = config.whitelist().map(ToString::to_string).collect();
     assert_eq!(nets, ["192.168.1.0/24", "192.168.2.0/24", "10.0.0.0/24"]);
     assert_eq!((&*config.store.key_prefix, &*config.top().key_prefix), ("", ""));
@@ -267,7 +278,7 @@ fn in_the_original_form_an_empty_or_zero_value_is_the_default() {
         let config = right(text);
         assert_eq!(config.form, Form::ConnectionShaper, "{text:?}");
         assert_eq!((config.top().exptime, config.top().threshold), (60, 10));
-        assert_eq!(config.store.servers[0].to_string(), "inet:localhost:11211");
+        assert_eq!(memcached(&config).servers[0].to_string(), "inet:localhost:11211");
         assert_eq!(config.whitelist().count(), 0);
     }
 }

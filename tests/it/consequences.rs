@@ -7,7 +7,6 @@ use std::sync::atomic::Ordering;
 use connshaper::config::Config;
 use connshaper::engine::service::Service;
 use connshaper::listener::Peer;
-use connshaper::net::address::Address;
 use connshaper::net::clock::Now;
 use connshaper::net::shutdown::Shutdown;
 use connshaper::net::stream::Stream;
@@ -38,7 +37,7 @@ impl Asker {
     fn new(site: &Site, limit: Limit) -> Self {
         let mut config = Config::default();
         (config.policy.lists, config.policy.limits) = (Lists::default(), vec![limit]);
-        config.store.servers = site.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect();
+        config.store.shared = site.shared();
         config.store.timeout = support::PATIENCE;
         // Without the over-limit cache every hit goes to the store.
         config.store.over_memory = std::time::Duration::ZERO;

@@ -263,7 +263,10 @@ fn status_reports_the_breaker_of_each_server() {
     assert_eq!(servers[1], json!({ "server": server, "down": false, "breaker": "closed", "down_seconds": null }));
     let text = host.say("status").text;
     let says = |state: &str| text.contains(&format!("inet:{}, breaker {state}, down for ", one.server()));
-    assert!(text.contains("memcached, down\n") && (says("open") || says("half-open")), "{text}");
+    assert!(
+        text.contains("memcached, down, chosen by memcached_server\n") && (says("open") || says("half-open")),
+        "{text}"
+    );
 }
 
 #[test]

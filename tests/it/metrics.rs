@@ -236,7 +236,7 @@ fn every_panel_of_the_dashboard_has_data_and_an_outage_fires_its_alert() {
             (!result.is_empty() && result.iter().any(number)).then_some(())
         });
     }
-    let firing = "ALERTS{alertname=\"ConnshaperStoreAway\",alertstate=\"firing\"}";
+    let firing = "ALERTS{alertname=\"ConnshaperStoreDown\",alertstate=\"firing\"}";
     assert_eq!(prometheus.ask(firing).unwrap(), Vec::<Value>::new());
     memcached.kill();
     until("an alert that memcached is away", || prometheus.ask(firing).filter(|result| !result.is_empty()));

@@ -1,4 +1,4 @@
-//! `connshaper doctor`: whether Postfix, the daemon and memcached on this machine fit together.
+//! `connshaper doctor`: whether Postfix, the daemon and the store fit together.
 //!
 //! Reads the configuration and what postconf(1) says, asks the daemon a question that counts nothing, and
 //! changes nothing. Each finding says what is right, or what to do.
@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use nix::unistd::User;
 use serde::Serialize;
 
-use crate::config::Config;
+use crate::config::{Config, SharedStoreConfig};
 use crate::control::client::{ControlClient, DEFAULT_SOCKET};
 use crate::control::status::StatusArgs;
 use crate::net::address::Address;
@@ -110,7 +110,10 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     if let Ok(postfix) = &postfix {
         findings.extend(places.iter().filter_map(|place| rights(place, &postfix.mail_owner)));
     }
-    findings.extend(config.store.servers.iter().map(memcached));
+    match &config.store.shared {
+        None => {}
+        Some(SharedStoreConfig::Memcached(settings)) => findings.extend(settings.servers.iter().map(memcached)),
+    }
     findings.extend(daemon(config, socket));
     findings
 }

@@ -262,7 +262,12 @@ mod tests {
         let status = StatusAnswer {
             version: "0.1.0".to_owned(),
             uptime: 3700,
-            store: StoreStatus { kind: "memcached".to_owned(), state: "up".to_owned(), servers: vec![server] },
+            store: StoreStatus {
+                kind: "memcached".to_owned(),
+                chosen_by: Some("memcached_server".to_owned()),
+                state: "up".to_owned(),
+                servers: vec![server],
+            },
             queries_per_second: 812.4,
             refusals_per_second: 700.0,
             refusals: (0..300).map(|n| n % 50 * 20).collect(),

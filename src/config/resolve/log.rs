@@ -70,7 +70,7 @@ fn events(s: &TableSettings) -> Events {
         }
     }
     if !events.has(LogEvent::Store) {
-        s.warn("log_events", "has no \"store\": the log does not say when memcached is away");
+        s.warn("log_events", "has no \"store\": the log does not say when the store is down");
     }
     events
 }

@@ -10,7 +10,7 @@ mod lists;
 mod log;
 mod netblocks;
 pub(super) mod reply;
-mod store;
+pub(super) mod store;
 
 use toml::de::DeTable;
 

@@ -6,14 +6,35 @@ use super::super::effective::Origin;
 use super::super::settings::TableSettings;
 use super::super::{OnStoreFailure, StateConfig, StoreConfig};
 use super::endpoints;
+use crate::store::SharedStoreConfig;
+use crate::store::memcached::MemcachedConfig;
+
+/// A shared store, as its keys choose it.
+pub(in crate::config) struct StoreKeys {
+    /// The key that chooses it.
+    pub key: &'static str,
+    /// Keys that only it has.
+    pub own: &'static [&'static str],
+    read: fn(&TableSettings) -> SharedStoreConfig,
+}
+
+/// Every shared store.
+pub(in crate::config) const STORES: &[StoreKeys] =
+    &[StoreKeys { key: "memcached_server", own: &["memcached_port", "replicas", "failover"], read: memcached }];
+
+/// The keys that choose a store, with `and` or `or` before the last one. Quoted as messages quote keys, or bare.
+pub(in crate::config) fn choices(conjunction: &str, quote: &str) -> String {
+    let keys: Vec<String> = STORES.iter().map(|store| format!("{quote}{}{quote}", store.key)).collect();
+    match keys.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} {conjunction} {last}", rest.join(", ")),
+        _ => keys.concat(),
+    }
+}
 
 pub(super) fn store(s: &TableSettings) -> StoreConfig {
-    let servers = endpoints::servers(s);
     let on_failure = s.choice("on_store_failure", &OnStoreFailure::WORDS);
     StoreConfig {
-        replicas: replicas(s, servers.len()),
-        servers,
-        failover: s.get("failover"),
+        shared: shared(s),
         over_memory: s.get("over_memory"),
         timeout: s.get("store_timeout"),
         // Under inetd the default is another.
@@ -32,6 +53,23 @@ pub(super) fn state(s: &TableSettings) -> StateConfig {
     StateConfig { file, interval: s.get("state_interval") }
 }
 
+/// The store that is chosen. Two are a mistake: counts are in one place.
+fn shared(s: &TableSettings) -> Option<SharedStoreConfig> {
+    let mut chosen = STORES.iter().filter(|store| s.origin(store.key) != Origin::Default);
+    let store = chosen.next()?;
+    for second in chosen {
+        let problem = format!("`{}` and `{}` each choose a store for the counts", store.key, second.key);
+        s.error::<()>(second.key, problem, "remove one of them: the counts are kept in one store");
+    }
+    Some((store.read)(s))
+}
+
+fn memcached(s: &TableSettings) -> SharedStoreConfig {
+    let servers = endpoints::servers(s);
+    let replicas = replicas(s, servers.len());
+    SharedStoreConfig::Memcached(MemcachedConfig { servers, replicas, failover: s.get("failover") })
+}
+
 fn replicas(s: &TableSettings, servers: usize) -> usize {
     let replicas = s.get("replicas");
     if replicas > servers.max(1) {
@@ -42,14 +80,14 @@ fn replicas(s: &TableSettings, servers: usize) -> usize {
 }
 
 fn key_prefix(s: &TableSettings) -> String {
-    // memcached takes keys up to 250 bytes without spaces; the address needs the rest.
+    // memcached takes keys up to 250 bytes without spaces, and what is counted needs the rest.
     const LONGEST: usize = 100;
     let prefix: String = s.get("key_prefix");
     if prefix.len() > LONGEST {
         let remedy = format!("write at most {LONGEST} characters");
         s.error::<()>("key_prefix", "`key_prefix` is too long", remedy);
     } else if !prefix.bytes().all(|b| b.is_ascii_graphic()) {
-        let problem = "`key_prefix` has characters that a memcached key cannot have";
+        let problem = "`key_prefix` has characters that a key in the store cannot have";
         s.error::<()>("key_prefix", problem, "write printable ASCII without spaces");
     }
     prefix

@@ -51,7 +51,7 @@ pub struct Judgement {
 impl Judge {
     pub fn new(path: &Path, seen: Seen) -> Result<Self, ConfigError> {
         let mut config = Config::load(Some(path))?;
-        config.store.servers.clear();
+        config.store.shared = None;
         let top = config.policy.limits.iter().find(|limit| limit.name == TOP);
         let mask = top.map_or(Mask { ipv4_prefix_length: 32, ipv6_prefix_length: 64 }, |top| Mask {
             ipv4_prefix_length: top.ipv4_prefix_length,
@@ -100,7 +100,7 @@ fn judgement(verdict: Verdict<'_>) -> Judgement {
     match verdict {
         Verdict::Pass(pass) => judgement("DUNNO", pass.reason(), false, pass == Pass::Whitelisted),
         Verdict::Delay(wait) => judgement("DUNNO", &format!("delayed by {}", wait.refusal.limit), false, false),
-        Verdict::Defer => judgement("DEFER_IF_PERMIT", Pass::StoreAway.reason(), true, false),
+        Verdict::Defer => judgement("DEFER_IF_PERMIT", Pass::StoreDown.reason(), true, false),
         Verdict::Refuse(refusal) => judgement(refusal.action.keyword(), refusal.limit, true, false),
     }
 }

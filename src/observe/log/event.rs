@@ -21,7 +21,7 @@ pub enum LogEvent {
     Concurrent,
     /// What a limit that is only logged would have done.
     LogOnly,
-    /// A server of the store goes away or comes back, or a client is deferred for that.
+    /// A server of the store goes down or is up again, or a client is deferred for that.
     Store,
     /// Any other session passes.
     Session,

@@ -64,7 +64,7 @@ impl LineLimiter {
             return None;
         }
         if past.window_ends <= now.monotonic {
-            // A refusal without a window (the store is away) is held to the interval alone.
+            // A refusal without a window (the store is down) is held to the interval alone.
             let length = if left == 0 { self.interval } else { u64::from(left) * 1000 };
             past.window_ends = now.monotonic + length;
         }

@@ -259,7 +259,7 @@ impl Log {
         self.limiter().restore(saved);
     }
 
-    /// Lines lost so far, because the logger was away or slower than we.
+    /// Lines lost so far, because the logger was down or slower than we.
     pub fn dropped(&self) -> u64 {
         self.shared.sink.dropped()
     }

@@ -157,7 +157,7 @@ fn write_stream(stream: &mut impl Write, text: &[u8], since: Instant) -> usize {
     written
 }
 
-/// Sends a datagram, to a socket that may be away or full for a while.
+/// Sends a datagram, to a socket that may be down or full for a while.
 fn send(socket: &mut Option<UnixDatagram>, path: &Path, text: &[u8], since: Instant) -> bool {
     loop {
         match try_to_send(socket, path, text) {

@@ -6,6 +6,7 @@ pub mod protocol;
 pub mod rank;
 pub mod replicas;
 pub mod server;
+pub mod settings;
 
 use std::io;
 use std::sync::Arc;
@@ -15,18 +16,16 @@ use smallvec::{SmallVec, smallvec};
 use tokio::task::JoinHandle;
 
 use crate::net::clock::Now;
-use crate::observe::log::Log;
-use crate::observe::statistics::Statistics;
-use crate::policy::{Key, OnStoreFailure};
-use crate::store::StoreConfig;
+use crate::policy::Key;
 use crate::store::shared::backend::{
-    Backend, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyText, PendingReply, SavedOutage, StoreError,
-    VersionedValue, key_text,
+    Backend, BackendContext, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyText, PendingReply,
+    SavedOutage, StoreError, VersionedValue, key_text,
 };
 use crate::store::shared::breaker::ServerHealth;
 use protocol::{MemcachedCommand, Response, Verb, expiry};
 use rank::score;
 use server::Server;
+pub use settings::MemcachedConfig;
 
 /// The servers, and the task that talks to each.
 #[derive(Debug)]
@@ -43,17 +42,12 @@ pub struct Memcached {
 type Places = SmallVec<[usize; 2]>;
 
 impl Memcached {
-    /// Starts talking to the servers of a configuration, of which `outages` are known; must be called within a runtime.
-    pub fn new(
-        config: &StoreConfig,
-        on_failure: OnStoreFailure,
-        outages: &[SavedOutage],
-        statistics: &Arc<Statistics>,
-        log: &Log,
-    ) -> Self {
+    /// Starts talking to the servers of a configuration; must be called within a runtime.
+    pub fn new(config: &MemcachedConfig, context: &BackendContext<'_>) -> Self {
         let server = |address| {
-            let server = Server::new(address, config.timeout, on_failure, Arc::clone(statistics), log.clone());
-            outages.iter().filter(|saved| saved.server == server.name()).for_each(|saved| server.restore_outage(saved));
+            let server = Server::new(address, context);
+            let known = context.outages.iter().filter(|saved| saved.server == server.name());
+            known.for_each(|saved| server.restore_outage(saved));
             Arc::new(server)
         };
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();

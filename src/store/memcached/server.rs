@@ -26,7 +26,7 @@ use crate::observe::statistics::{Statistics, add};
 use crate::policy::OnStoreFailure;
 use crate::store::memcached::connection::Connection;
 use crate::store::memcached::protocol::{MemcachedCommand, Protocol, ProtocolError, Response};
-use crate::store::shared::backend::{Outcome, SavedOutage, Sent, StoreError};
+use crate::store::shared::backend::{BackendContext, Outcome, SavedOutage, Sent, StoreError};
 use crate::store::shared::breaker::{Breaker, ServerHealth};
 use crate::store::shared::report;
 
@@ -102,20 +102,15 @@ impl PendingCommand {
 
 impl Server {
     /// A server to which no connection is made yet.
-    pub fn new(
-        address: Address,
-        timeout: Duration,
-        on_failure: OnStoreFailure,
-        statistics: Arc<Statistics>,
-        log: Log,
-    ) -> Self {
+    pub fn new(address: Address, context: &BackendContext<'_>) -> Self {
+        let BackendContext { timeout, on_failure, statistics, log, .. } = *context;
         Self {
             name: address.to_string(),
             address,
             timeout,
             on_failure,
-            log,
-            statistics,
+            log: log.clone(),
+            statistics: Arc::clone(statistics),
             state: Mutex::default(),
             losses: Mutex::default(),
             work: Notify::new(),

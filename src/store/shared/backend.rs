@@ -2,15 +2,17 @@
 //!
 //! Everything around it is written once, in this folder: the breaker, counting in this process while a server is
 //! down, the cache of keys that are over their limit, coalescing, bans, log lines. A new store is a folder of its
-//! own beside `memcached`, a line for that folder in `store/mod.rs`, a line in [`Store::new`] that makes it, and
-//! its field in [`StoreConfig`].
+//! own beside `memcached` with its settings, a line for that folder in `store/mod.rs`, a line in [`Store::new`] that
+//! makes it, and its line in [`SharedStoreConfig`].
 //!
 //! [`Store::new`]: crate::store::Store::new
-//! [`StoreConfig`]: crate::store::StoreConfig
+//! [`SharedStoreConfig`]: crate::store::SharedStoreConfig
 
 use std::fmt::Debug;
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -18,7 +20,9 @@ use tokio::sync::oneshot;
 
 use super::breaker::ServerHealth;
 use crate::net::clock::Now;
-use crate::policy::Key;
+use crate::observe::log::Log;
+use crate::observe::statistics::Statistics;
+use crate::policy::{Key, OnStoreFailure};
 
 /// A key as a shared store names it. Most fit without an allocation.
 pub type KeyText = SmallVec<[u8; 64]>;
@@ -155,6 +159,19 @@ pub struct SavedOutage {
 
 /// A future of a trait's method.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// What every shared store is made with.
+#[derive(Clone, Copy, Debug)]
+pub struct BackendContext<'a> {
+    /// The longest time that a request waits.
+    pub timeout: Duration,
+    /// What is done meanwhile, for the log.
+    pub on_failure: OnStoreFailure,
+    /// Servers that are known to be down.
+    pub outages: &'a [SavedOutage],
+    pub statistics: &'a Arc<Statistics>,
+    pub log: &'a Log,
+}
 
 /// A shared store.
 pub trait Backend: Debug + Send + Sync {

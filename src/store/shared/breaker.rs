@@ -35,7 +35,7 @@ pub struct ServerHealth {
     pub server: String,
     pub breaker: BreakerState,
     /// How long it has been down; `None`: it is up.
-    pub away: Option<Duration>,
+    pub down_for: Option<Duration>,
 }
 
 /// The breaker of one server.
@@ -70,8 +70,8 @@ impl Breaker {
             Some(Outage { probing: false, .. }) => BreakerState::Open,
             Some(Outage { probing: true, .. }) => BreakerState::HalfOpen,
         };
-        let away = self.outage.as_ref().map(|outage| outage.since.elapsed());
-        ServerHealth { server: server.to_owned(), breaker, away }
+        let down_for = self.outage.as_ref().map(|outage| outage.since.elapsed());
+        ServerHealth { server: server.to_owned(), breaker, down_for }
     }
 
     /// Whether a command may be sent. `decision`: else a request is decided without the server, which is counted.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use connshaper::config::{Config, OnStoreFailure, StoreConfig};
+use connshaper::config::{Config, OnStoreFailure, SharedStoreConfig, StoreConfig};
 use connshaper::net::address::Address;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
@@ -15,6 +15,7 @@ use connshaper::policy::key::KeyPart;
 use connshaper::policy::{Counter, CounterKind, Key, Limit, Operation, window};
 use connshaper::store::Store;
 use connshaper::store::local::Table;
+use connshaper::store::memcached::MemcachedConfig;
 use tokio::runtime::Builder;
 
 use super::{Memcached, PATIENCE, Proxy};
@@ -121,8 +122,7 @@ impl Site {
     pub fn host_that_remembers(&self, over_memory: Duration, on_failure: OnStoreFailure, timeout: Duration) -> Host {
         let config = StoreConfig {
             over_memory,
-            servers: self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect(),
-            replicas: self.replicas,
+            shared: self.shared(),
             timeout,
             on_failure: Some(on_failure),
             max_clients: 100_000,
@@ -131,6 +131,13 @@ impl Site {
         let (table, statistics, log) = (Arc::new(Table::new(100_000)), Arc::default(), Log::in_memory(Severity::Debug));
         let store = Arc::new(Store::new(&config, on_failure, table.into(), &statistics, &log));
         Host { store, statistics, log }
+    }
+
+    /// The store, as a configuration has it.
+    pub fn shared(&self) -> Option<SharedStoreConfig> {
+        let servers: Vec<_> = self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect();
+        let memcached = MemcachedConfig { servers, replicas: self.replicas, failover: false };
+        (!memcached.servers.is_empty()).then_some(SharedStoreConfig::Memcached(memcached))
     }
 
     /// Whether hosts share the counts.
