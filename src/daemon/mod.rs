@@ -231,6 +231,7 @@ impl Daemon {
                 None => true,
             }
         };
+        self.service.overrides.finish(&self.service, self.config.store.timeout, Now::read()).await;
         let (saved, ()) = tokio::join!(save, self.log.finish_commands(LAST_COMMANDS));
         if !saved {
             self.log.line(Severity::Warning, "STATE_NOT_SAVED", |line| {

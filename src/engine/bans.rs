@@ -16,8 +16,9 @@ use crate::net::clock::Now;
 use crate::observe::log::{LogEvent, Severity};
 use crate::policy::key::KeyPart;
 use crate::policy::overrides::{Override, OverrideKind};
-use crate::policy::{BLACKLIST, CounterKind, Policy};
+use crate::policy::{BLACKLIST, CounterKind, Key, Operation, Policy};
 use crate::store::local::listing::{ListedClient, all_bans, bans_within};
+use crate::store::shared::bans::LostBan;
 
 /// A ban that ends less than this many milliseconds early, because clocks differ, has ended by itself.
 const TOLERANCE: u64 = 2000;
@@ -150,6 +151,38 @@ pub async fn announce_reload(service: &Service, before: &Rules, after: &Rules, n
             _ => {}
         }
     }
+}
+
+/// Reads every ban that this process knows, so that the store notes those it has lost. Bans of keys that are not
+/// addresses cannot be listed.
+pub async fn look_for_lost(rules: &Rules, now: Now) {
+    for client in all_bans(rules.store.table(), now).await {
+        if let Some(counted) = counted_client(&rules.policy, &client) {
+            let read = Operation { key: counted.key(CounterKind::Ban), amount: 0, exptime: 0, threshold: 0 };
+            let _ = rules.store.count([read], now).await;
+        }
+    }
+}
+
+/// Says which bans ended because the store has lost them. Every host says it of those that it knows.
+pub fn announce_lost(service: &Service, lost: &[LostBan], now: Now) {
+    let rules = service.rules.load();
+    for LostBan { limit, part } in lost {
+        let key = part.to_string();
+        if holds(&rules.policy, limit, part)
+            && !is_known(&rules, limit, part, now)
+            && !service.overrides.is_lifted(limit, &key)
+        {
+            say_unbanned(service, &key, limit, now);
+        }
+    }
+}
+
+/// Whether this process knows of a limit's ban of a key: it may have begun again.
+fn is_known(rules: &Rules, limit: &str, part: &KeyPart, now: Now) -> bool {
+    let Some(limit) = rules.policy.limits().iter().find(|known| known.name == limit) else { return false };
+    let table = rules.store.table();
+    table.peek(table.subject(Key { limit, part, kind: CounterKind::Ban }), now.monotonic).is_some()
 }
 
 /// Whether a limit's ban of a key has an effect.

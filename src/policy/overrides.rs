@@ -19,7 +19,7 @@ use crate::net::secret;
 pub const MAX_OVERRIDES: usize = 1000;
 
 /// A ban or an allowance of an administrator.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Override {
     /// The same on every host.
     pub id: u64,

@@ -80,6 +80,7 @@ async fn converse(
             let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;
             tokio::spawn(words::follow(Arc::clone(&service)));
             connection::serve(stream, peer, &service, terminated()?).await;
+            service.overrides.finish(&service, config.store.timeout, Now::read()).await;
             Ok(())
         }
         Err(problem) => {

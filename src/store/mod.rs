@@ -30,7 +30,7 @@ use crate::policy::{Counter, CounterKind, Key, Operation, Refund};
 pub use settings::{SharedStoreConfig, StoreConfig};
 
 use crate::store::shared::backend::{Backend, BackendContext, SavedOutage, VersionedValue};
-use crate::store::shared::bans::NewBans;
+use crate::store::shared::bans::{LostBans, NewBans};
 use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::coalesce::Coalesce;
 use crate::store::shared::over_limit::OverLimitCache;
@@ -58,6 +58,7 @@ pub struct Store {
     /// Work that follows from judgements, for which no request waits.
     following: TaskTracker,
     new_bans: NewBans,
+    lost_bans: LostBans,
 }
 
 /// What is known before the first request.
@@ -113,6 +114,7 @@ impl Store {
             statistics: Arc::clone(statistics),
             following: TaskTracker::new(),
             new_bans: NewBans::default(),
+            lost_bans: LostBans::default(),
         }
     }
 
@@ -223,6 +225,11 @@ impl Store {
     /// Bans that this process began and other hosts do not know.
     pub fn new_bans(&self) -> &NewBans {
         &self.new_bans
+    }
+
+    /// Bans that ended because the shared store has lost them.
+    pub fn lost_bans(&self) -> &LostBans {
+        &self.lost_bans
     }
 
     /// The counts held in this process.

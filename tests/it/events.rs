@@ -396,3 +396,70 @@ fn completions_name_every_command_and_load_in_each_shell() {
     }
     assert_eq!(command().args(["completions", "tcsh"]).output().unwrap().status.code(), Some(64));
 }
+
+#[test]
+fn a_firewall_hears_of_nothing_twice_over_restarts_and_upgrades() {
+    let memcached = Memcached::start();
+    let config = format!("memcached_server = \"{}\"", memcached.server());
+    let (mut one, mut other) = (Firewall::start(&config), Firewall::start(&config));
+    connect(&one.daemon, "198.51.100.1", 2);
+    connect(&one.daemon, "198.51.100.2", 2);
+    one.say("ban 203.0.113.0/24");
+    one.say("ban 192.0.2.0/24");
+    for host in [&one, &other] {
+        for key in ["198.51.100.1", "198.51.100.2", "203.0.113.0/24", "192.0.2.0/24"] {
+            host.wait_for(&format!("BANNED {key}"));
+        }
+    }
+    other.say("unban 198.51.100.1");
+    for host in [&one, &other] {
+        host.wait_for("UNBANNED 198.51.100.1");
+    }
+    assert!(one.daemon.upgrade().starts_with("UPGRADED "));
+    other.daemon.stop();
+    // While the other host is down.
+    one.say("unban 192.0.2.0/24");
+    one.wait_for("UNBANNED 192.0.2.0/24");
+    other.daemon.start_again();
+    other.wait_for("UNBANNED 192.0.2.0/24");
+    one.say("ban 203.0.113.99");
+    for host in [&mut one, &mut other] {
+        host.wait_for("BANNED 203.0.113.99");
+        host.daemon.stop();
+        let mut told = host.told();
+        let all = told.len();
+        told.sort();
+        told.dedup();
+        assert_eq!((told.len(), all), (7, 7), "{told:?}");
+    }
+}
+
+#[test]
+fn a_firewall_hears_of_bans_that_the_store_has_lost() {
+    let memcached = Memcached::start();
+    let config = format!("memcached_server = \"{}\"\nover_memory = 0", memcached.server());
+    let (one, other) = (Firewall::start(&config), Firewall::start(&config));
+    for client in ["198.51.100.1", "198.51.100.2", "198.51.100.3"] {
+        connect(&one.daemon, client, 2);
+        other.wait_for(&format!("BANNED {client}"));
+    }
+    one.say("ban 203.0.113.0/24");
+    other.wait_for("BANNED 203.0.113.0/24");
+    // Noticed when the client comes again; the other host does not ask about it.
+    for key in ["connshaper:198.51.100.3!ban", "connshaper:198.51.100.3"] {
+        assert_eq!(memcached.say(&format!("delete {key}")), "DELETED");
+    }
+    let mut policy = Policy::connect(one.daemon.endpoint());
+    assert_eq!(policy.connected("198.51.100.3", 9), "DUNNO");
+    one.wait_for("UNBANNED 198.51.100.3");
+    memcached.say("flush_all");
+    for host in [&one, &other] {
+        for client in ["198.51.100.1", "198.51.100.2", "198.51.100.3"] {
+            host.wait_for(&format!("UNBANNED {client}"));
+        }
+        // Those of administrators are written again.
+        assert!(host.say("show 203.0.113.1").contains("ban 203.0.113.0/24"));
+        let told = host.told();
+        assert_eq!(told.iter().filter(|event| event.starts_with("UNBANNED ")).count(), 3, "{told:?}");
+    }
+}

@@ -209,3 +209,17 @@ fn counting_in(store: &Memcached, dir: &Dir) -> String {
         dir.join("log")
     )
 }
+
+#[test]
+fn a_ban_of_a_process_that_ends_at_once_is_told_to_other_hosts() {
+    let (store, dir) = (Memcached::start(), Dir::new());
+    let config = format!("ban_time = \"1h\"\n{}", counting_in(&store, &dir));
+    let daemon = Daemon::start(&config);
+    let mut process = Inetd::start(&dir, &config);
+    for port in 1..=3 {
+        process.policy.connected("198.51.100.1", port);
+    }
+    drop(process.policy);
+    let line = daemon.lines().wait_for("BANNED ");
+    assert!(line.starts_with("BANNED key=198.51.100.1 "), "{line}");
+}

@@ -55,4 +55,6 @@ mod kind {
     pub const OUTAGES: (u16, u16) = (24, 2);
     /// Commands that wait to be run.
     pub const COMMANDS: (u16, u16) = (25, 2);
+    /// What has passed between this host and others.
+    pub const LINK: (u16, u16) = (26, 2);
 }

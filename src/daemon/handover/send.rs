@@ -48,6 +48,7 @@ pub fn load(
     let numbers = service.statistics.counters().map(|counter| (counter.name, counter.get()));
     writer.add_value(kind::STATISTICS, &numbers[..])?;
     writer.add_value(kind::LOG, &service.log.save())?;
+    writer.add_value(kind::LINK, &service.overrides.save(service, Now::read()))?;
     writer.add_value(kind::COMMANDS, &service.log.save_commands())?;
     let known = writer.finish()?.into_inner()?;
 

@@ -27,7 +27,7 @@ const TOLD: u64 = 60;
 const MAX_USER: usize = 100;
 
 /// A change to the list.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Change {
     /// A ban or an allowance, in place of what the netblock had.
     Set(Override),
@@ -126,7 +126,11 @@ impl OverrideList {
                     self.resets.retain(|other| other.target != reset.target);
                     self.resets.push(reset.clone());
                 }
-                Change::Event(event) => self.events.push(event.clone()),
+                Change::Event(event) => {
+                    // A program may have written it and not have known that when it handed over.
+                    self.events.retain(|other| other.id != event.id);
+                    self.events.push(event.clone());
+                }
             }
         }
         self

@@ -4,24 +4,28 @@
 //! apart from requests. What cannot be written because the store is down holds on this host, and is written when the
 //! store is back. Without a shared store the list is this process's own.
 
+mod announced;
 mod list;
 
 use std::collections::HashSet;
 use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex as StdMutex, PoisonError};
+use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::engine::bans;
 use crate::engine::reset::forget_here;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::observe::log::Severity;
 use crate::policy::overrides::{MAX_OVERRIDES, Override};
+use announced::AnnouncedRecord;
 use list::MAX_EVENTS;
 pub use list::{BanEvent, BanEventKind, Change, OverrideList, Reset};
 
@@ -72,18 +76,23 @@ impl std::error::Error for TooMany {}
 /// The list as this process knows it.
 #[derive(Debug, Default)]
 pub struct SharedOverrides {
-    link: Mutex<Link>,
+    /// Held while the list is read and written.
+    exchange: Mutex<AnnouncedRecord>,
+    link: StdMutex<Link>,
     /// Why the list in the store cannot be read.
     unreadable: StdMutex<Option<String>>,
     silent: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-struct Link {
+/// What has passed between this process and the list.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Link {
     /// Changes the store does not know of yet.
     pending: Vec<Change>,
     /// Resets and events that this host has seen, by their ids.
     heeded: HashSet<u64>,
+    /// The limits and keys of the bans that the list says were lifted lately.
+    lifted: HashSet<(String, String)>,
 }
 
 /// Keeps the list as the other hosts have it, for ever.
@@ -91,6 +100,8 @@ pub async fn follow(service: Arc<Service>) {
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut rules = service.rules.load_full();
+    let mut flushes = service.statistics.store_flushes.load(Ordering::Relaxed);
+    let mut lost = Vec::new();
     loop {
         second.tick().await;
         let now = Now::read();
@@ -103,6 +114,16 @@ pub async fn follow(service: Arc<Service>) {
         }
         service.overrides.refresh(&service, now).await;
         service.rules.load().policy.overrides().expire(now);
+        if !service.overrides.announces() {
+            continue;
+        }
+        // A second after they were missed: by then the list says which of them another host has lifted.
+        bans::announce_lost(&service, &lost, now);
+        let flushed = service.statistics.store_flushes.load(Ordering::Relaxed);
+        if std::mem::replace(&mut flushes, flushed) != flushed {
+            bans::look_for_lost(&rules, now).await;
+        }
+        lost = rules.store.lost_bans().take();
     }
 }
 
@@ -118,7 +139,42 @@ impl SharedOverrides {
 
     /// Why the list in the store cannot be read, if so. Then what other hosts change does not hold here.
     pub fn unreadable(&self) -> Option<String> {
-        self.unreadable.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        lock(&self.unreadable).clone()
+    }
+
+    /// Whether the list says that a ban was lifted lately, which was announced then.
+    pub fn is_lifted(&self, limit: &str, key: &str) -> bool {
+        lock(&self.link).lifted.contains(&(limit.to_owned(), key.to_owned()))
+    }
+
+    /// What the program that takes over has to know.
+    pub fn save(&self, service: &Service, now: Now) -> Link {
+        self.collect(service, now);
+        lock(&self.link).clone()
+    }
+
+    /// Takes over what the program before knew.
+    pub fn restore(&self, link: Link) {
+        *lock(&self.link) = link;
+        self.exchange.try_lock().expect("nothing is exchanged before the start").skip();
+    }
+
+    /// Tells other hosts of the last bans that this process began, and the next process on this host what was
+    /// announced. For the end of the process, which waits no longer than `patience`.
+    pub async fn finish(&self, service: &Service, patience: Duration, now: Now) {
+        let store = Arc::clone(&service.rules.load().store);
+        if !store.waits() {
+            return;
+        }
+        let tell = async {
+            store.settled().await;
+            self.collect(service, now);
+            let has_news = !lock(&self.link).pending.is_empty();
+            if has_news || self.announces() {
+                self.refresh(service, now).await;
+            }
+        };
+        let _ = timeout(patience, tell).await;
     }
 
     /// Makes changes, here at once, and wherever they can be told.
@@ -127,14 +183,14 @@ impl SharedOverrides {
     ///
     /// When there would be too many overrides; then nothing is changed.
     pub async fn change(&self, service: &Service, changes: Vec<Change>, now: Now) -> Result<Propagation, TooMany> {
-        let mut link = self.link.lock().await;
+        let mut record = self.exchange.lock().await;
         let rules = service.rules.load_full();
         let mut overrides = rules.policy.overrides().list();
         for change in &changes {
             let netblock = match change {
                 Change::Set(Override { netblock, .. }) | Change::Remove(netblock) => netblock,
                 Change::Reset(Reset { id, .. }) | Change::Event(BanEvent { id, .. }) => {
-                    link.heeded.insert(*id);
+                    lock(&self.link).heeded.insert(*id);
                     continue;
                 }
             };
@@ -150,10 +206,13 @@ impl SharedOverrides {
         if !rules.store.waits() {
             return Ok(Propagation::Local);
         }
-        link.pending.extend(changes);
-        // Of more, the newest are kept on this host only.
-        link.pending.truncate(2 * MAX_OVERRIDES);
-        Ok(match self.exchange(&mut link, service, now).await {
+        {
+            let pending = &mut lock(&self.link).pending;
+            pending.extend(changes);
+            // Of more, the newest are kept on this host only.
+            pending.truncate(2 * MAX_OVERRIDES);
+        }
+        Ok(match self.exchange(&mut record, service, now).await {
             Ok(()) => Propagation::Shared,
             Err(error) => Propagation::Pending(rules.store.name(), error.to_string()),
         })
@@ -161,12 +220,19 @@ impl SharedOverrides {
 
     /// Reads the list, and writes what other hosts do not know yet.
     pub async fn refresh(&self, service: &Service, now: Now) {
-        let mut link = self.link.lock().await;
-        let rules = service.rules.load_full();
-        if !rules.store.waits() {
+        let mut record = self.exchange.lock().await;
+        if !service.rules.load().store.waits() {
             return;
         }
-        let (begun, more) = rules.store.new_bans().take();
+        self.collect(service, now);
+        // The store's own lines tell of it when it is down.
+        let _ = self.exchange(&mut record, service, now).await;
+    }
+
+    /// Has other hosts told of the bans that this process began.
+    fn collect(&self, service: &Service, now: Now) {
+        let (begun, more) = service.rules.load().store.new_bans().take();
+        let link = &mut *lock(&self.link);
         let waiting = link.pending.iter().filter(|change| matches!(change, Change::Event(_))).count();
         let room = MAX_EVENTS.saturating_sub(waiting);
         let left_out = more + begun.len().saturating_sub(room);
@@ -181,17 +247,19 @@ impl SharedOverrides {
             link.heeded.insert(event.id);
             link.pending.push(Change::Event(event));
         }
-        // The store's own lines tell of it when it is down.
-        let _ = self.exchange(&mut link, service, now).await;
     }
 
     /// Reads the list, adds what it lacks of ours, and puts it in force.
-    async fn exchange(&self, link: &mut Link, service: &Service, now: Now) -> io::Result<()> {
+    async fn exchange(&self, record: &mut AnnouncedRecord, service: &Service, now: Now) -> io::Result<()> {
         let rules = service.rules.load_full();
         let overrides = rules.policy.overrides();
+        if self.announces() {
+            record.recall(self, service, now).await?;
+        }
         for _ in 0..TRIES {
             let read = rules.store.read_value(NAME).await?;
             let known = overrides.list();
+            let pending = lock(&self.link).pending.clone();
             let told = match read.as_ref().map(|read| OverrideList::parse(&read.bytes)).transpose() {
                 Ok(told) => {
                     self.set_unreadable(service, None);
@@ -200,7 +268,7 @@ impl SharedOverrides {
                 Err(error) => {
                     self.set_unreadable(service, Some(error.to_string()));
                     // The next change replaces it by what this host knows.
-                    if link.pending.is_empty() {
+                    if pending.is_empty() {
                         return Err(error);
                     }
                     None
@@ -209,32 +277,48 @@ impl SharedOverrides {
             // It was lost with a restart of the store, or there never was one.
             let is_missing = told.is_none();
             let told = told.unwrap_or_else(|| OverrideList::of(&known, now));
-            for reset in told.resets.iter().filter(|reset| link.heeded.insert(reset.id)) {
+            for reset in told.resets.iter().filter(|reset| self.heed(reset.id)) {
                 forget_here(service, reset.target.clone(), now).await;
             }
-            for event in told.events.iter().filter(|event| link.heeded.insert(event.id)) {
+            for event in told.events.iter().filter(|event| self.heed(event.id)) {
                 bans::hear(service, event, self.announces(), now);
             }
-            let told = told.after(&link.pending, now).at(now);
-            if !link.pending.is_empty() || is_missing && !told.is_empty() {
+            let told = told.after(&pending, now).at(now);
+            if !pending.is_empty() || is_missing && !told.is_empty() {
                 let last = told.ends().max().unwrap_or(0);
                 let seconds = u32::try_from(last.saturating_sub(now.unix()) + SPARE).unwrap_or(u32::MAX);
                 if !rules.store.write_value(NAME, told.to_json().as_bytes(), seconds, read.as_ref(), now).await? {
                     continue;
                 }
-                link.pending.clear();
+                lock(&self.link).pending.clear();
                 self.set_unreadable(service, None);
             }
-            let ids = told.resets.iter().map(|reset| reset.id).chain(told.events.iter().map(|event| event.id));
-            let ids: HashSet<u64> = ids.collect();
-            link.heeded.retain(|id| ids.contains(id));
+            self.note(&told);
             let entries = told.overrides(&known, now);
             if entries != known {
                 self.put_in_force(service, entries, now);
             }
+            if self.announces() {
+                record.keep(self, service, is_missing, now).await?;
+            }
             return Ok(());
         }
         Err(io::Error::other("other hosts change the list all the time"))
+    }
+
+    /// Whether a reset or an event was not seen before.
+    fn heed(&self, id: u64) -> bool {
+        lock(&self.link).heeded.insert(id)
+    }
+
+    /// Keeps of what was heeded what is in the list.
+    fn note(&self, told: &OverrideList) {
+        let ids = told.resets.iter().map(|reset| reset.id).chain(told.events.iter().map(|event| event.id));
+        let ids: HashSet<u64> = ids.collect();
+        let lifted = told.events.iter().filter(|event| event.kind == BanEventKind::Lifted);
+        let link = &mut *lock(&self.link);
+        link.heeded.retain(|id| ids.contains(id));
+        link.lifted = lifted.map(|event| (event.limit.clone(), event.key.clone())).collect();
     }
 
     /// Puts overrides in force and announces the bans that begin and end with that.
@@ -248,7 +332,7 @@ impl SharedOverrides {
     }
 
     fn set_unreadable(&self, service: &Service, error: Option<String>) {
-        let mut unreadable = self.unreadable.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut unreadable = lock(&self.unreadable);
         if let (Some(error), None) = (&error, &*unreadable) {
             service.log.line(Severity::Warning, "OVERRIDES_UNREADABLE", |line| {
                 line.field("store", service.rules.load().store.name()).field("error", error);

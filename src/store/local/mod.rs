@@ -181,6 +181,11 @@ impl Table {
         self.update(subject, 0, |_| (None, ()));
     }
 
+    /// The same, and returns what was known of it.
+    pub fn take(&self, subject: CounterId, now: u64) -> Option<TableEntry> {
+        self.update(subject, now, |live| (None, live.map(|entry| TableEntry::of(entry, now))))
+    }
+
     /// Ends every window at once and gives the memory back.
     pub fn clear(&self) {
         for index in 0..SHARDS {

@@ -6,11 +6,12 @@
 //! do, because the server is down, is done in this process.
 
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::counters::CounterPlace;
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, LogEvent, Severity};
 use crate::observe::statistics::add;
@@ -63,7 +64,7 @@ impl NewBans {
     const MAX: usize = 500;
 
     fn push(&self, ban: NewBan) {
-        let mut bans = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bans = lock(&self.0);
         match bans.0.len() < Self::MAX {
             true => bans.0.push(ban),
             false => bans.1 += 1,
@@ -72,7 +73,34 @@ impl NewBans {
 
     /// Takes them out, and says how many there were beside them.
     pub fn take(&self) -> (Vec<NewBan>, usize) {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *lock(&self.0))
+    }
+}
+
+/// Bans that a shared store no longer has, although this process knows that they have not ended.
+#[derive(Debug, Default)]
+pub struct LostBans(Mutex<Vec<LostBan>>);
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LostBan {
+    pub limit: String,
+    pub part: KeyPart,
+}
+
+impl LostBans {
+    /// Kept at once. Of more, the first are kept.
+    const MAX: usize = 10_000;
+
+    pub(super) fn push(&self, key: &Key<'_>) {
+        let mut bans = lock(&self.0);
+        if bans.len() < Self::MAX {
+            bans.push(LostBan { limit: key.limit.name.clone(), part: key.part.clone() });
+        }
+    }
+
+    pub fn take(&self) -> Vec<LostBan> {
+        std::mem::take(&mut *lock(&self.0))
     }
 }
 

@@ -9,6 +9,7 @@ use super::over_limit::{Known, Lookup};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::{Counter, CounterKind, Key, OnStoreFailure, Operation};
+use crate::store::local::TableEntry;
 use crate::store::{Hits, NOTHING, Store};
 
 /// Milliseconds by which a window may end before the time that the store told, in whole seconds.
@@ -152,13 +153,22 @@ impl Store {
         }
     }
 
+    /// A counter that the store does not have was known here. While a server is down, another one may be asked for its
+    /// bans, which come back with it.
+    fn note_loss(&self, key: &Key<'_>, known: Option<TableEntry>) {
+        let has_ban = known.is_some_and(|known| known.count > 0 && known.left_ms > TOLERANCE);
+        if key.kind == CounterKind::Ban && has_ban && self.state() == "up" {
+            self.lost_bans.push(key);
+        }
+    }
+
     /// Remembers what the store said, and makes the answer of it.
     fn remember(&self, operation: &Operation<'_>, reply: CounterReply, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
         let subject = self.table.subject(key);
         let CounterReply::Count { count, left } = reply else {
             // There is no such key, whatever this process knew of it.
-            self.table.forget(subject);
+            self.note_loss(&key, self.table.take(subject, now.monotonic));
             return NOTHING;
         };
         let pending = if key.kind == CounterKind::Violations { self.offences.kept(&key) } else { 0 };

@@ -183,6 +183,9 @@ impl Handover {
         if let Some(saved) = self.saved(kind::LOG, "log") {
             service.log.restore(saved);
         }
+        if let Some(saved) = self.saved(kind::LINK, "what other hosts said") {
+            service.overrides.restore(saved);
+        }
         if let Some(saved) = self.saved(kind::COMMANDS, "commands that wait") {
             service.log.restore_commands(saved);
         }

@@ -82,6 +82,7 @@ async fn what_is_not_understood_is_left_behind_and_the_sockets_are_taken_over() 
         (kind::LISTEN.0, 14, 1),
         (kind::COALESCE.0, 14, 1),
         (kind::OUTAGES.0, 14, 1),
+        (kind::LINK.0, 14, 1),
     ] {
         let (descriptors, _ours) = given();
         assert_eq!(taken(newer(descriptors, kind)), [1, 1, waiting, counters, 1], "{kind}");
