@@ -5,14 +5,15 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout};
 
 use super::commands::{ControlRequest, ControlResponse, RequestLine, VERSION};
 use super::{Control, Problem};
@@ -20,12 +21,17 @@ use crate::config::{ControlConfig, SocketConfig};
 use crate::listener::unix::{self, SocketFile};
 use crate::listener::{ListenError, ListenProblem};
 use crate::net::clock::Now;
+use crate::net::lock;
 use crate::net::shutdown::Shutdown;
 use crate::net::users;
 use crate::observe::log::Severity;
 
-/// Connections held at once; a further one waits.
+/// Connections held at once. A further one takes the place of the one that has waited longest for a command, so that
+/// no number of idle ones keeps an administrator out.
 const MAX_CONNECTIONS: usize = 16;
+
+/// Commands that run at once, those among them that go on without a client; a further one waits.
+const MAX_COMMANDS: usize = 16;
 
 /// The longest request; a client with every attribute of Postfix fits in many times.
 const MAX_LINE: u64 = 64 * 1024;
@@ -65,34 +71,88 @@ impl ControlSocket {
 
     /// Answers until the stop.
     pub async fn serve(self, control: Arc<Control>, stop: Shutdown) {
-        let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let mut connections = Connections::default();
         loop {
             let accepted = tokio::select! {
-                accepted = self.accept(&places) => accepted,
+                accepted = self.listener.accept() => accepted,
                 () = stop.wait() => return,
             };
-            let Ok((stream, place)) = accepted else {
+            let Ok((stream, _)) = accepted else {
                 control.service.log.limited(Severity::Warning, "CONTROL_FAILED", Now::read(), |line| {
                     line.field("error", "connections cannot be accepted");
                 });
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             };
-            let control = Arc::clone(&control);
-            // A client that hangs up needs no answer.
-            tokio::spawn(async move { converse(stream, &control, &Arc::new(place)).await });
+            tokio::select! {
+                () = connections.make_room() => {}
+                () = stop.wait() => return,
+            }
+            connections.open(stream, &control);
         }
-    }
-
-    async fn accept(&self, places: &Arc<Semaphore>) -> io::Result<(UnixStream, OwnedSemaphorePermit)> {
-        let place = Arc::clone(places).acquire_owned().await.map_err(io::Error::other)?;
-        Ok((self.listener.accept().await?.0, place))
     }
 }
 
-/// Answers the requests of a connection. `place` is held by each command as well, so that those which go on without a
-/// client are bounded too.
-async fn converse(stream: UnixStream, control: &Arc<Control>, place: &Arc<OwnedSemaphorePermit>) -> io::Result<()> {
+/// The connections there are.
+#[derive(Default)]
+struct Connections {
+    open: Vec<(JoinHandle<()>, Arc<Activity>)>,
+    shared: Arc<Shared>,
+}
+
+/// What they have in common.
+struct Shared {
+    commands: Arc<Semaphore>,
+    /// A connection has ended or become idle.
+    change: Notify,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        Self { commands: Arc::new(Semaphore::new(MAX_COMMANDS)), change: Notify::new() }
+    }
+}
+
+/// Since when a connection waits for its client; `None`: a command of it is run.
+struct Activity(Mutex<Option<Instant>>);
+
+impl Activity {
+    fn idle_since(&self) -> Option<Instant> {
+        *lock(&self.0)
+    }
+}
+
+impl Connections {
+    /// Closes the connection that has been idle for longest if there are too many. Where all are busy, waits.
+    async fn make_room(&mut self) {
+        loop {
+            self.open.retain(|(task, _)| !task.is_finished());
+            if self.open.len() < MAX_CONNECTIONS {
+                return;
+            }
+            let idle =
+                self.open.iter().enumerate().filter_map(|(at, (_, activity))| Some((activity.idle_since()?, at)));
+            match idle.min() {
+                Some((_, at)) => self.open.swap_remove(at).0.abort(),
+                None => self.shared.change.notified().await,
+            }
+        }
+    }
+
+    fn open(&mut self, stream: UnixStream, control: &Arc<Control>) {
+        let activity = Arc::new(Activity(Mutex::new(Some(Instant::now()))));
+        let (control, own, shared) = (Arc::clone(control), Arc::clone(&activity), Arc::clone(&self.shared));
+        let task = tokio::spawn(async move {
+            // A client that hangs up needs no answer.
+            let _ = converse(stream, &control, &own, &shared).await;
+            shared.change.notify_one();
+        });
+        self.open.push((task, activity));
+    }
+}
+
+/// Answers the requests of a connection.
+async fn converse(stream: UnixStream, control: &Arc<Control>, activity: &Activity, shared: &Shared) -> io::Result<()> {
     // Who is at the other end, as the kernel knows.
     let user = users::name(stream.peer_cred()?.uid()).await;
     let mut stream = BufReader::new(stream);
@@ -106,13 +166,12 @@ async fn converse(stream: UnixStream, control: &Arc<Control>, place: &Arc<OwnedS
         let mut answer = match read(&line) {
             _ if !whole => refuse(Problem::usage(format!("a request is one line of at most {MAX_LINE} bytes"))),
             Ok(request) => {
-                let (control, user, place) = (Arc::clone(control), user.clone(), Arc::clone(place));
-                finish(async move {
-                    let answer = request.run(&control, &user).await;
-                    drop(place);
-                    answer
-                })
-                .await
+                *lock(&activity.0) = None;
+                let (control, user) = (Arc::clone(control), user.clone());
+                let answer = finish(&shared.commands, async move { request.run(&control, &user).await }).await;
+                *lock(&activity.0) = Some(Instant::now());
+                shared.change.notify_one();
+                answer
             }
             Err(problem) => refuse(problem),
         };
@@ -125,7 +184,15 @@ async fn converse(stream: UnixStream, control: &Arc<Control>, place: &Arc<OwnedS
 }
 
 /// Waits for a command. One that takes too long goes on without the client: half of a change would be worse.
-async fn finish(command: impl Future<Output = String> + Send + 'static) -> String {
+async fn finish(commands: &Arc<Semaphore>, command: impl Future<Output = String> + Send + 'static) -> String {
+    let Ok(Ok(permit)) = timeout(COMMAND_TIMEOUT, Arc::clone(commands).acquire_owned()).await else {
+        return refuse(Problem::unavailable(format!("{MAX_COMMANDS} commands are not done yet; try again")));
+    };
+    let command = async move {
+        let answer = command.await;
+        drop(permit);
+        answer
+    };
     match timeout(COMMAND_TIMEOUT, tokio::spawn(command)).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(error)) => refuse(Problem::unavailable(format!("the command failed: {error}"))),
@@ -179,9 +246,15 @@ mod tests {
             sender.send(()).unwrap();
             String::new()
         };
-        let answer = finish(command).await;
+        let commands = Arc::new(Semaphore::new(1));
+        let answer = finish(&commands, command).await;
         assert!(answer.contains("not done after 20 seconds, and goes on"), "{answer}");
+        // It has its place until it is done.
+        let answer = finish(&commands, async { String::new() }).await;
+        assert!(answer.contains("commands are not done yet"), "{answer}");
         done.await.unwrap();
+        tokio::task::yield_now().await;
+        assert_eq!(finish(&commands, async { "done".to_owned() }).await, "done");
     }
 
     #[test]

@@ -1,9 +1,10 @@
 //! The control commands of an administrator, on a running daemon.
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::process::Stdio;
 
 use serde_json::{Value, json};
 
@@ -394,10 +395,67 @@ fn invalid_control_input_is_answered_or_closed_and_harms_nothing() {
     }
     let (answer, closed) = speak(&[b'x'; 70_000]);
     assert!(closed && answer["error"].as_str().unwrap().contains("at most 65536 bytes"), "{answer}");
-    // Each silent client takes one of a bounded number of connections.
-    let silent: Vec<_> = (0..12).map(|_| UnixStream::connect(&host.socket).unwrap()).collect();
-    assert_eq!(host.ask("status")["policy_connections"], 0);
-    drop(silent);
+}
+
+#[test]
+fn no_number_of_idle_control_connections_keeps_an_administrator_out() {
+    let host = Host::start("");
+    let connect = || BufReader::new(UnixStream::connect(&host.socket).unwrap());
+    let ask = |stream: &mut BufReader<UnixStream>| {
+        let mut line = String::new();
+        stream
+            .get_mut()
+            .write_all(b"{\"v\":1,\"command\":\"status\"}\n")
+            .and_then(|()| stream.read_line(&mut line))
+            .ok();
+        line.contains("\"ok\":true")
+    };
+    let mut busy = connect();
+    let mut idle = Vec::new();
+    for _ in 0..5 {
+        // Some have sent half of a command.
+        idle.extend((0..10).map(|number| {
+            let mut stream = connect();
+            stream.get_mut().write_all(&b"{\"v\":1,\"comm"[..number]).unwrap();
+            stream
+        }));
+        // Its last command is newer than the connections of the others.
+        assert!(ask(&mut busy));
+        assert_eq!(host.ask("status")["policy_connections"], 0);
+    }
+    let first = &mut idle[0];
+    first.get_ref().set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(first.read(&mut [0]).unwrap_or(0), 0, "the oldest is closed");
+}
+
+#[test]
+fn a_name_service_that_hangs_delays_no_answer_and_not_the_watchdog() {
+    let dir = support::Dir::new();
+    // nscd is asked first, by every program that uses the C library.
+    let nscd = UnixListener::bind(dir.join("socket")).unwrap();
+    let enter = format!("mount -t tmpfs none /run && ln -s {} /run/nscd", dir.path().display());
+    let enter = format!("exec unshare --mount sh -c '{enter} && exec \"$0\" \"$@\"' \"$0\" \"$@\"");
+    let control = dir.join("control");
+    let daemon = Daemon::start_after(
+        &format!("export WATCHDOG_USEC=100000 && {{ {enter}; }}"),
+        &format!("control_socket = {control:?}\n"),
+    );
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut status = command().arg("status").arg("--socket").arg(&control).stdout(Stdio::piped()).spawn().unwrap();
+    let (mut lookup, _) = nscd.accept().unwrap();
+    lookup.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert!(lookup.read(&mut [0; 256]).unwrap() > 0, "a question to nscd");
+    let fed = daemon.told().with("WATCHDOG=1").len();
+    for port in 1..=5 {
+        assert!(passes(&policy.connected("198.51.100.7", port)));
+    }
+    daemon.told().wait_for_more("WATCHDOG=1", fed + 2);
+    // The C library closes the connection when it gives up.
+    lookup.set_nonblocking(true).unwrap();
+    let waits = lookup.read(&mut [0; 256]).map_err(|error| error.kind());
+    assert_eq!(waits, Err(ErrorKind::WouldBlock), "the lookup is still under way");
+    // The command is done without the name.
+    assert!(status.wait().unwrap().success());
 }
 
 #[test]
@@ -587,5 +645,37 @@ fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
         let error = String::from_utf8_lossy(&closed.stderr);
         assert_eq!(closed.status.code(), Some(0), "{words}: {error}");
         assert!(!error.contains("panicked") && !error.contains("standard output"), "{words}: {error}");
+    }
+}
+
+#[test]
+fn the_ban_of_a_login_is_shown_and_lifted_by_its_key_and_is_in_no_prefix() {
+    let memcached = Memcached::start();
+    for store in [String::new(), format!("memcached_server = \"{}\"\n", memcached.server())] {
+        let host = Host::start(&format!(
+            "{store}[limit.login]\nper = \"sasl_username\"\nthreshold = 1\nexptime = 1\nban_time = \"1h\"\n"
+        ));
+        let connect = |port: u16| {
+            Policy::connect(host.daemon.endpoint()).ask(&[
+                "protocol_state=RCPT",
+                "sasl_username=joe",
+                "client_address=198.51.100.7",
+                &format!("client_port={port}"),
+            ])
+        };
+        connect(1);
+        connect(2);
+        let banned = || host.ask("show sasl_username=joe")["counters"][0]["banned"].as_u64().unwrap();
+        until("a ban that outlasts its window", || {
+            let counters = host.ask("show sasl_username=joe")["counters"].clone();
+            (counters[0]["banned"] != 0 && counters[0]["count"] == 0).then_some(())
+        });
+        let counters = host.ask("show 198.51.100.0/24")["counters"].clone();
+        assert!(counters.as_array().unwrap().iter().all(|one| one["limit"] == "connections"), "{counters}");
+        assert_eq!(host.ask("unban 198.51.100.0/24")["lifted"], 0);
+        assert!(banned() > 3000);
+        assert_eq!(host.ask("unban sasl_username=joe")["lifted"], 1);
+        assert_eq!(banned(), 0);
+        assert!(passes(&connect(3)));
     }
 }
