@@ -14,17 +14,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::server::{PendingCommand, Server};
+use super::server::Server;
 use crate::net::stream::Stream;
 use crate::store::memcached::protocol::{Counted, MemcachedCommand, Protocol, ProtocolError, Response, Verb};
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, StoreError};
-use crate::store::shared::report;
-
-/// After this many requests in a row without an answer the server is down.
-const FAILURES: u32 = 3;
-
-/// Between two log lines on answers that are errors.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+use crate::store::shared::queue::{Ended, FAILURES, PendingCommand};
+use crate::store::shared::report::NOT_A_NUMBER;
 
 /// Between two reads of the server's statistics.
 const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
@@ -39,23 +34,10 @@ pub struct Connection<'s> {
     stream: Stream,
     protocol: Protocol,
     /// Sent and not answered yet, in their order.
-    flight: VecDeque<PendingCommand>,
+    flight: VecDeque<PendingCommand<MemcachedCommand>>,
     failures: u32,
-    complained: Option<Instant>,
     input: BytesMut,
     output: BytesMut,
-}
-
-/// How a connection ended.
-#[derive(Debug)]
-pub struct Ended {
-    /// The server or the network closed the connection. Else we did, because the server did not answer, or not to what
-    /// was asked.
-    pub closed: bool,
-    /// The reason, for the log.
-    pub cause: String,
-    /// Requests that had no answer at the end.
-    pub unanswered: u64,
 }
 
 /// Why a connection is of no more use.
@@ -73,7 +55,6 @@ impl<'s> Connection<'s> {
             protocol,
             flight: VecDeque::new(),
             failures: 0,
-            complained: None,
             input: BytesMut::new(),
             output: BytesMut::new(),
         }
@@ -85,12 +66,7 @@ impl<'s> Connection<'s> {
             ConnectionEnd::Closed(cause) => (true, cause),
             ConnectionEnd::Useless(cause) => (false, cause),
         };
-        let mut unanswered = u64::from(self.failures);
-        for mut operation in self.flight {
-            unanswered += u64::from(operation.leads && operation.is_open());
-            operation.finish(Err(StoreError::TimedOut));
-        }
-        Ended { closed, cause, unanswered }
+        self.server.queue.end(self.flight.into_iter(), self.failures, closed, cause)
     }
 
     async fn converse(&mut self) -> ConnectionEnd {
@@ -108,7 +84,7 @@ impl<'s> Connection<'s> {
             {
                 return ConnectionEnd::Closed(error);
             }
-            if !armed && let Some(deadline) = self.deadline() {
+            if !armed && let Some(deadline) = self.server.queue.deadline(self.flight.iter()) {
                 timer.as_mut().reset(deadline);
                 armed = true;
             }
@@ -123,7 +99,7 @@ impl<'s> Connection<'s> {
                     Err(error) => return ConnectionEnd::Closed(error.to_string()),
                 },
                 // Also while answers are awaited: the commands that wait behind them have deadlines too.
-                () = self.server.work.notified() => {}
+                () = self.server.queue.wait_for_work() => {}
                 () = &mut census, if asks => {
                     asks = self.server.tells();
                     if asks {
@@ -133,9 +109,9 @@ impl<'s> Connection<'s> {
                 }
                 () = &mut timer, if armed => {
                     armed = false;
-                    self.expire(Instant::now());
+                    self.failures += self.server.queue.expire(self.flight.iter_mut(), Instant::now());
                     if self.failures >= FAILURES {
-                        let waited = self.server.timeout.as_millis();
+                        let waited = self.server.queue.timeout().as_millis();
                         return ConnectionEnd::Useless(format!("{} requests in a row without an answer in {waited} ms", self.failures));
                     }
                 }
@@ -146,23 +122,22 @@ impl<'s> Connection<'s> {
     /// Asks for the server's statistics with the next write.
     fn ask_census(&self) {
         let command = MemcachedCommand { key: KeyText::new(), verb: Verb::Statistics, exptime: 0, expiry: 0 };
-        let (operation, _) = PendingCommand::new(command, false, Instant::now() + self.server.timeout);
-        self.server.state().queue.push(operation);
+        self.server.queue.submit_own(command);
     }
 
     /// Sends the commands that wait, in one write.
     async fn send(&mut self) -> Result<(), String> {
-        if self.server.state().queue.is_empty() {
+        if self.server.queue.is_empty() {
             return Ok(());
         }
         // Requests that are being read at this moment come along.
         yield_now().await;
         self.output.clear();
-        for operation in self.server.state().queue.drain(..) {
+        for operation in self.server.queue.take() {
             operation.command.write(self.protocol, &mut self.output);
             self.flight.push_back(operation);
         }
-        match timeout(self.server.timeout, self.stream.write_all(&self.output)).await {
+        match timeout(self.server.queue.timeout(), self.stream.write_all(&self.output)).await {
             Ok(written) => written.map_err(|error| error.to_string()),
             Err(_) => Err("it does not read what we send".to_owned()),
         }
@@ -177,10 +152,7 @@ impl<'s> Connection<'s> {
             };
             self.failures = 0;
             if let Some(operation) = self.flight.pop_front() {
-                if operation.leads && operation.is_open() {
-                    let asked = operation.deadline - self.server.timeout;
-                    self.server.statistics.store_latency.observe(now.saturating_duration_since(asked));
-                }
+                self.server.queue.observe(&operation, now);
                 self.finish(operation, answer);
             }
         }
@@ -190,7 +162,7 @@ impl<'s> Connection<'s> {
         }
     }
 
-    fn finish(&mut self, mut operation: PendingCommand, response: Response) {
+    fn finish(&mut self, mut operation: PendingCommand<MemcachedCommand>, response: Response) {
         let reply = match response {
             Response::Counted(Counted { count, left, endless }) => {
                 if endless && matches!(operation.command.verb, Verb::Counter(CounterCommand::Hit(_))) {
@@ -201,7 +173,7 @@ impl<'s> Connection<'s> {
             Response::NotDone if let Verb::Counter(CounterCommand::Hit(count)) = operation.command.verb => {
                 if !operation.again {
                     operation.again = true;
-                    return self.server.state().queue.push(operation);
+                    return self.server.queue.push(operation);
                 }
                 // The key expired twice. This hit is the first of a new window, whether or not it is stored.
                 Ok(CounterReply::Count { count, left: None })
@@ -211,11 +183,11 @@ impl<'s> Connection<'s> {
             Response::Census(census) => return self.server.take_census(census),
             Response::Failed if operation.command.verb == Verb::Statistics => return self.server.tells_nothing(),
             Response::Foreign => {
-                self.complain("a value that is no number is under one of our keys; set key_prefix", &operation);
+                self.server.queue.complain(NOT_A_NUMBER, &operation.command.key);
                 Err(StoreError::NotANumber)
             }
             Response::Failed | Response::Value(_) => {
-                self.complain("it answers with an error", &operation);
+                self.server.queue.complain("it answers with an error", &operation.command.key);
                 Err(StoreError::TimedOut)
             }
         };
@@ -225,41 +197,6 @@ impl<'s> Connection<'s> {
     /// Gives a key of ours that has no expiry one, lest it be over for ever.
     fn give_expiry(&self, hit: &MemcachedCommand) {
         let touch = MemcachedCommand { verb: Verb::Counter(CounterCommand::Touch), ..hit.clone() };
-        let (touch, _) = PendingCommand::new(touch, false, Instant::now() + self.server.timeout);
-        self.server.state().queue.push(touch);
-    }
-
-    fn complain(&mut self, problem: &str, operation: &PendingCommand) {
-        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
-            self.complained = Some(Instant::now());
-            report::error(&self.server.log, self.server.name(), problem, &operation.command.key);
-        }
-    }
-
-    /// Gives up the commands whose time is over.
-    fn expire(&mut self, now: Instant) {
-        let mut failures = 0;
-        let mut give_up = |operation: &mut PendingCommand| {
-            let late = operation.deadline <= now && operation.is_open();
-            if late {
-                operation.finish(Err(StoreError::TimedOut));
-                failures += u32::from(operation.leads);
-                if operation.leads {
-                    self.server.statistics.store_latency.observe(self.server.timeout);
-                }
-            }
-            late
-        };
-        for operation in &mut self.flight {
-            give_up(operation);
-        }
-        self.server.state().queue.retain_mut(|operation| !give_up(operation));
-        self.failures += failures;
-    }
-
-    /// The moment at which the command that waits longest is given up.
-    fn deadline(&self) -> Option<Instant> {
-        let asked = self.flight.iter().filter(|operation| operation.is_open()).map(|operation| operation.deadline);
-        asked.chain(self.server.state().queue.first().map(|operation| operation.deadline)).min()
+        self.server.queue.submit_own(touch);
     }
 }

@@ -77,13 +77,13 @@ impl Server {
             losses.told = Some(now);
         }
         drop(losses);
-        add(&self.statistics.store_evictions, evictions);
+        add(&self.queue.statistics().store_evictions, evictions);
         if let Some(cause) = cause {
-            add(&self.statistics.store_flushes, 1);
-            report::flushed(&self.log, self.name(), cause, census.uptime);
+            add(&self.queue.statistics().store_flushes, 1);
+            report::flushed(self.queue.log(), self.name(), cause, census.uptime);
         }
         if evicted > 0 {
-            report::evicts(&self.log, self.name(), evicted);
+            report::evicts(self.queue.log(), self.name(), evicted);
         }
     }
 }

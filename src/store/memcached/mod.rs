@@ -44,12 +44,7 @@ type Places = SmallVec<[usize; 2]>;
 impl Memcached {
     /// Starts talking to the servers of a configuration; must be called within a runtime.
     pub fn new(config: &MemcachedConfig, context: &BackendContext<'_>) -> Self {
-        let server = |address| {
-            let server = Server::new(address, context);
-            let known = context.outages.iter().filter(|saved| saved.server == server.name());
-            known.for_each(|saved| server.restore_outage(saved));
-            Arc::new(server)
-        };
+        let server = |address| Arc::new(Server::new(address, context));
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
         let tasks = servers.iter().map(|server| tokio::spawn(Arc::clone(server).run())).collect();
         Self { servers, tasks, replicas: config.replicas, failover: config.failover }
@@ -93,7 +88,7 @@ impl Backend for Memcached {
             if leads {
                 asked.push(place);
             }
-            self.servers[place].submit(command, leads)
+            self.servers[place].queue.submit(command, leads)
         };
         let submit = |CounterRequest { key, command, exptime }: CounterRequest| {
             // memcached has no exact windows, and no limit asks for one where it counts.
@@ -145,7 +140,7 @@ impl Backend for Memcached {
     }
 
     fn servers(&self) -> Vec<ServerHealth> {
-        self.servers.iter().map(|server| server.condition()).collect()
+        self.servers.iter().map(|server| server.queue.health()).collect()
     }
 
     fn is_down_for(&self, key: &Key<'_>) -> bool {
@@ -155,7 +150,7 @@ impl Backend for Memcached {
     }
 
     fn outages(&self) -> Vec<SavedOutage> {
-        self.servers.iter().filter_map(|server| server.outage()).collect()
+        self.servers.iter().filter_map(|server| server.queue.outage()).collect()
     }
 
     fn settled(&self) -> Boxed<'_, ()> {
@@ -166,7 +161,8 @@ impl Backend for Memcached {
             exptime: 0,
             expiry: 0,
         };
-        let last: Vec<_> = self.servers.iter().map(|server| PendingReply::one(server.submit(read(), false))).collect();
+        let last: Vec<_> =
+            self.servers.iter().map(|server| PendingReply::one(server.queue.submit(read(), false))).collect();
         Box::pin(async move {
             for reply in last {
                 let _ = reply.outcome().await;

@@ -7,4 +7,5 @@ pub mod breaker;
 pub mod coalesce;
 pub mod counters;
 pub mod over_limit;
+pub mod queue;
 pub mod report;

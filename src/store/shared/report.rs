@@ -3,6 +3,9 @@
 use crate::observe::log::{Log, LogEvent, Severity};
 use crate::policy::OnStoreFailure;
 
+/// The problem of a key that is not ours.
+pub const NOT_A_NUMBER: &str = "a value that is no number is under one of our keys; set key_prefix";
+
 /// A server went down; called once for each outage.
 pub fn down(log: &Log, server: &str, cause: &str, on_store_failure: OnStoreFailure) {
     log.change(LogEvent::Store, Severity::Err, "STORE_DOWN", |line| {

@@ -1,0 +1,341 @@
+//! The commands that wait for one server, and the breaker before it.
+//!
+//! One task of each server takes commands out, has them answered, and finds out when the server is down and when it
+//! is up again. Meanwhile commands are refused at once.
+
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep};
+
+use super::backend::{BackendContext, Outcome, SavedOutage, Sent, StoreError};
+use super::breaker::{Breaker, ServerHealth};
+use super::report;
+use crate::net::lock;
+use crate::observe::log::Log;
+use crate::observe::statistics::{Statistics, add};
+use crate::policy::OnStoreFailure;
+
+/// After this many requests in a row without an answer the server is down.
+pub const FAILURES: u32 = 3;
+
+/// Between two attempts to reach a server that is down.
+const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// For a server that comes up only to fail again the interval is doubled up to this.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
+
+/// After a connection that lasted this long the interval is short again.
+const LASTING: Duration = Duration::from_secs(60);
+
+/// Between two log lines on answers that are errors.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What waits for one server.
+#[derive(Debug)]
+pub struct CommandQueue<C> {
+    name: String,
+    /// How long a command waits for its answer.
+    timeout: Duration,
+    on_failure: OnStoreFailure,
+    log: Log,
+    statistics: Arc<Statistics>,
+    state: Mutex<QueueState<C>>,
+    /// There is something in the queue.
+    work: Notify,
+}
+
+#[derive(Debug)]
+struct QueueState<C> {
+    /// Not sent yet; empty while the breaker is open.
+    commands: Vec<PendingCommand<C>>,
+    breaker: Breaker,
+    complained: Option<Instant>,
+}
+
+/// One command on its way.
+#[derive(Debug)]
+pub struct PendingCommand<C> {
+    pub command: C,
+    deadline: Instant,
+    /// First command of its request on this server; only this one counts in per-request statistics.
+    pub leads: bool,
+    /// It was not carried out the first time, and is sent once more.
+    pub again: bool,
+    /// Takes the outcome, until it is known or given up.
+    waiting: Option<oneshot::Sender<Outcome>>,
+}
+
+impl<C> PendingCommand<C> {
+    /// Whether its outcome is open.
+    pub fn is_open(&self) -> bool {
+        self.waiting.is_some()
+    }
+
+    /// Says what came of it.
+    pub fn finish(&mut self, outcome: Outcome) {
+        if let Some(waiting) = self.waiting.take() {
+            // No one receives it when the request's connection has gone, or when no request waits for it.
+            let _ = waiting.send(outcome);
+        }
+    }
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// The server or the network closed the connection. Else we did, because the server did not answer, or not to what
+    /// was asked.
+    pub closed: bool,
+    /// The reason, for the log.
+    pub cause: String,
+    /// Requests that had no answer at the end.
+    pub unanswered: u64,
+}
+
+impl<C> CommandQueue<C> {
+    /// The queue before a server that is known by this name.
+    pub fn new(name: String, context: &BackendContext<'_>) -> Self {
+        let mut breaker = Breaker::default();
+        // It was down for the program before, and is so until a probe finds it up.
+        context.outages.iter().filter(|saved| saved.server == name).for_each(|saved| breaker.restore(saved));
+        Self {
+            name,
+            timeout: context.timeout,
+            on_failure: context.on_failure,
+            log: context.log.clone(),
+            statistics: Arc::clone(context.statistics),
+            state: Mutex::new(QueueState { commands: Vec::new(), breaker, complained: None }),
+            work: Notify::new(),
+        }
+    }
+
+    /// The server, as logs show it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    pub fn statistics(&self) -> &Statistics {
+        &self.statistics
+    }
+
+    /// Whether no request is sent to the server at present.
+    pub fn is_down(&self) -> bool {
+        self.state().breaker.is_open()
+    }
+
+    pub fn health(&self) -> ServerHealth {
+        self.state().breaker.condition(&self.name)
+    }
+
+    /// The outage, for the program that takes over; `None`: it is up.
+    pub fn outage(&self) -> Option<SavedOutage> {
+        self.state().breaker.save(&self.name)
+    }
+
+    /// Queues a command. The first of each request `leads`. The outcome comes within the time-out.
+    pub fn submit(&self, command: C, leads: bool) -> Sent {
+        let mut state = self.state();
+        state.breaker.admit(leads)?;
+        let (pending, receiver) = self.pending(command, leads);
+        state.commands.push(pending);
+        if state.commands.len() == 1 {
+            self.work.notify_one();
+        }
+        Ok(receiver)
+    }
+
+    /// Queues a command of the connection's own, which no request waits for.
+    pub fn submit_own(&self, command: C) {
+        let (pending, _) = self.pending(command, false);
+        self.push(pending);
+    }
+
+    /// Queues a command that was taken out, and was not carried out. If the server is down it is given up.
+    pub fn push(&self, mut pending: PendingCommand<C>) {
+        let mut state = self.state();
+        match state.breaker.admit(pending.leads && pending.is_open()) {
+            Ok(()) => {
+                state.commands.push(pending);
+                self.work.notify_one();
+            }
+            Err(error) => pending.finish(Err(error)),
+        }
+    }
+
+    fn pending(&self, command: C, leads: bool) -> (PendingCommand<C>, oneshot::Receiver<Outcome>) {
+        let (sender, receiver) = oneshot::channel();
+        let deadline = Instant::now() + self.timeout;
+        (PendingCommand { command, deadline, leads, again: false, waiting: Some(sender) }, receiver)
+    }
+
+    /// Takes out all that waits.
+    pub fn take(&self) -> Vec<PendingCommand<C>> {
+        std::mem::take(&mut self.state().commands)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.state().commands.is_empty()
+    }
+
+    /// Returns when something was queued.
+    pub async fn wait_for_work(&self) {
+        self.work.notified().await;
+    }
+
+    /// The moment at which the command that waits longest is given up, of those in `flight` and in the queue.
+    pub fn deadline<'f>(&self, flight: impl Iterator<Item = &'f PendingCommand<C>>) -> Option<Instant>
+    where
+        C: 'f,
+    {
+        let asked = flight.filter(|pending| pending.is_open()).map(|pending| pending.deadline);
+        asked.chain(self.state().commands.first().map(|pending| pending.deadline)).min()
+    }
+
+    /// Gives up the commands whose time is over, and returns how many requests had no answer.
+    pub fn expire<'f>(&self, flight: impl Iterator<Item = &'f mut PendingCommand<C>>, now: Instant) -> u32
+    where
+        C: 'f,
+    {
+        let mut failures = 0;
+        let mut give_up = |pending: &mut PendingCommand<C>| {
+            let late = pending.deadline <= now && pending.is_open();
+            if late {
+                pending.finish(Err(StoreError::TimedOut));
+                failures += u32::from(pending.leads);
+                if pending.leads {
+                    self.statistics.store_latency.observe(self.timeout);
+                }
+            }
+            late
+        };
+        flight.for_each(|pending| {
+            give_up(pending);
+        });
+        self.state().commands.retain_mut(|pending| !give_up(pending));
+        failures
+    }
+
+    /// Counts how long a request waited for its answer, which is here.
+    pub fn observe(&self, pending: &PendingCommand<C>, now: Instant) {
+        if pending.leads && pending.is_open() {
+            let asked = pending.deadline - self.timeout;
+            self.statistics.store_latency.observe(now.saturating_duration_since(asked));
+        }
+    }
+
+    /// The end of a connection on which these commands are not answered.
+    pub fn end(
+        &self,
+        flight: impl Iterator<Item = PendingCommand<C>>,
+        failures: u32,
+        closed: bool,
+        cause: String,
+    ) -> Ended {
+        let mut unanswered = u64::from(failures);
+        for mut pending in flight {
+            unanswered += u64::from(pending.leads && pending.is_open());
+            pending.finish(Err(StoreError::TimedOut));
+        }
+        Ended { closed, cause, unanswered }
+    }
+
+    /// Logs that the server answers with something other than a count.
+    pub fn complain(&self, problem: &str, key: &[u8]) {
+        let mut state = self.state();
+        if state.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+            state.complained = Some(Instant::now());
+            drop(state);
+            report::error(&self.log, &self.name, problem, key);
+        }
+    }
+
+    /// The server is being tried.
+    pub fn probe(&self) {
+        self.state().breaker.probe();
+    }
+
+    /// Commands go to the server again.
+    pub fn mark_up(&self) {
+        if let Some(outage) = self.state().breaker.close() {
+            report::up(&self.log, &self.name, outage.seconds(), outage.decisions);
+        }
+    }
+
+    /// The commands that wait, and those to come, are not sent. `unanswered` requests were sent in vain.
+    pub fn mark_down(&self, cause: &str, unanswered: u64) {
+        let mut state = self.state();
+        let stranded = std::mem::take(&mut state.commands);
+        let decisions = unanswered + stranded.iter().filter(|pending| pending.leads).count() as u64;
+        let news = state.breaker.open(decisions);
+        drop(state);
+        for mut pending in stranded {
+            pending.finish(Err(StoreError::Unavailable));
+        }
+        if news {
+            add(&self.statistics.store_outages, 1);
+            report::down(&self.log, &self.name, cause, self.on_failure);
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, QueueState<C>> {
+        lock(&self.state)
+    }
+}
+
+/// A server to which a connection is kept.
+pub trait KeptServer: Send + Sync {
+    type Command: Send;
+    /// A connection.
+    type Link: Send;
+
+    fn queue(&self) -> &CommandQueue<Self::Command>;
+
+    /// Connects, within the time-out or with the server marked as down. `Err` is the reason, for the log.
+    fn connect(&self) -> impl Future<Output = Result<Self::Link, String>> + Send;
+
+    /// Has commands answered until the connection is of no more use.
+    fn converse(&self, link: Self::Link) -> impl Future<Output = Ended> + Send;
+}
+
+/// Keeps a connection for ever: makes one, has it used, and makes the next one when it ends.
+pub async fn keep(server: &impl KeptServer) {
+    let queue = server.queue();
+    let mut interval = PROBE_INTERVAL;
+    // Requests that the last connection left unanswered.
+    let mut unanswered = 0;
+    loop {
+        match server.connect().await {
+            Ok(link) => {
+                queue.mark_up();
+                let started = Instant::now();
+                let ended = server.converse(link).await;
+                let lasting = started.elapsed() > LASTING;
+                if lasting {
+                    interval = PROBE_INTERVAL;
+                }
+                if lasting && ended.closed {
+                    // A server that was restarted accepts connections again at once.
+                    unanswered = ended.unanswered;
+                    continue;
+                }
+                queue.mark_down(&ended.cause, ended.unanswered);
+                sleep(interval).await;
+                interval = (interval * 2).min(LONGEST_INTERVAL);
+            }
+            Err(cause) => {
+                queue.mark_down(&cause, std::mem::take(&mut unanswered));
+                sleep(PROBE_INTERVAL).await;
+            }
+        }
+    }
+}
