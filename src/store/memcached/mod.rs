@@ -3,7 +3,6 @@
 pub mod connection;
 pub mod losses;
 pub mod protocol;
-pub mod rank;
 pub mod replicas;
 pub mod server;
 pub mod settings;
@@ -22,8 +21,8 @@ use crate::store::shared::backend::{
     SavedOutage, StoreError, VersionedValue, key_text,
 };
 use crate::store::shared::breaker::ServerHealth;
+use crate::store::shared::rank::score;
 use protocol::{MemcachedCommand, Response, Verb, expiry};
-use rank::score;
 use server::Server;
 pub use settings::MemcachedConfig;
 

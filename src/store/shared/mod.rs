@@ -8,4 +8,5 @@ pub mod coalesce;
 pub mod counters;
 pub mod over_limit;
 pub mod queue;
+pub mod rank;
 pub mod report;
