@@ -9,7 +9,7 @@ use connshaper::net::clock::Now;
 use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::{Ban, Delay};
 use connshaper::policy::{CounterKind, Limit};
-use connshaper::store::memcached::rank::score;
+use connshaper::store::shared::rank::score;
 
 use crate::support::{Gate, Host, PATIENCE, Site, eventually};
 
