@@ -60,6 +60,7 @@ impl EffectiveSetting {
                 "text" if origin == Origin::Default && counts != CountKind::Connections => {
                     default_text(counts).map(Value::from)
                 }
+                "count" if origin == Origin::Default => Some(counts.word().into()),
                 _ if key.kind == ValueKind::Netblocks && origin != Origin::Default => {
                     Some(shortened(s.netblocks(key.name).iter().map(|(net, _)| net.to_string())))
                 }

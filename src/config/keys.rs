@@ -80,6 +80,7 @@ pub const KEYS: &[ConfigKey] = &[
     inherited("exptime", Seconds(1, YEAR), "60", "length of a window"),
     limit("threshold", Threshold, "10", "hits allowed per window"),
     limit("window", String, r#""fixed""#, "fixed or sliding window"),
+    limit("door", String, r#""smtp""#, "where its requests come in"),
     limit("count", String, r#""connections""#, "what is a hit"),
     limit("per", StringOrList, r#""client""#, "what has a counter of its own"),
     limit("match", Table, "", "conditions that a request must meet; unset: none"),
@@ -102,6 +103,7 @@ pub const KEYS: &[ConfigKey] = &[
     limit("ban_time", Seconds(1, YEAR), "", "length of the first ban; unset: no bans"),
     limit("ban_threshold", Integer(1, 1_000_000), "1", "violations that cause a ban"),
     limit("ban_max", Seconds(1, YEAR), "", "the longest ban; unset: ban_time"),
+    limit("ban_doors", StringOrList, "", "where its bans hold; unset: its own door"),
     limit("forget_after", Seconds(1, YEAR), "", "when violations are forgotten; unset: exptime or ban_max, the longer"),
     inherited("action", String, r#""DEFER_IF_PERMIT""#, "answer to Postfix over the limit"),
     inherited(
@@ -111,6 +113,7 @@ pub const KEYS: &[ConfigKey] = &[
         "text for the client over the limit",
     ),
     inherited("enhanced_status_code", String, r#""4.7.0""#, "status code before the text"),
+    limit("status", Integer(400, 599), "429", "HTTP status over the limit at the web door"),
     limit("stress_threshold", Threshold, "", "threshold while Postfix reports stress; unset: the same"),
     inherited("stress_action", String, "", "action while Postfix reports stress; unset: the same"),
     key("limit", Table, "", "further limits, a table [limit.NAME] each"),

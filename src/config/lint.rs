@@ -12,6 +12,7 @@ use crate::listener::Peers;
 use crate::net::address::Address;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Pattern, Test};
+use crate::policy::door::Door;
 use crate::policy::key::KeyField;
 use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::lists::ListEntry;
@@ -126,6 +127,7 @@ pub(super) fn check_limit(limit: &Limit, s: &TableSettings) {
         s.warn("stress_threshold", "has no effect: `threshold` is lower");
     }
     check_key(limit, is_inherited, s);
+    check_door(limit, is_inherited, s);
     check_conditions(limit, s);
 }
 
@@ -137,12 +139,30 @@ fn check_penalties(limit: &Limit, s: &TableSettings) {
         }
     }
     if limit.ban.is_none() {
-        for key in ["ban_threshold", "ban_max"] {
+        for key in ["ban_threshold", "ban_max", "ban_doors"] {
             s.warn(key, "has no effect without `ban_time`: no client is banned");
         }
     }
     if limit.ban.is_none() && limit.delay.is_none() {
         s.warn("forget_after", "has no effect without `initial_delay` or `ban_time`: nothing is remembered");
+    }
+}
+
+/// Checks for keys that mean nothing at the door.
+fn check_door(limit: &Limit, is_inherited: bool, s: &TableSettings) {
+    if limit.door != Door::Web {
+        s.warn("status", "has no effect: only limits with `door = \"web\"` answer in HTTP");
+    }
+    if limit.door == Door::Smtp || is_inherited {
+        return;
+    }
+    for key in ["stress_threshold", "stress_action"] {
+        s.warn(key, "has no effect: Postfix's stress is known at its own door only");
+    }
+    if limit.ban.is_none() || !limit.ban_doors.contains(Door::Smtp) {
+        for key in ["action", "enhanced_status_code"] {
+            s.warn(key, "has no effect: Postfix hears nothing of this limit");
+        }
     }
 }
 

@@ -10,16 +10,18 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::commands::ControlCommand;
-use super::show::ListStatus;
+use super::show::{ListStatus, with_door};
 use super::text::{cell, lasting};
 use super::{Control, Problem};
 use crate::engine::preview::preview;
 use crate::engine::service::Rules;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
+use crate::policy::attribute::Attribute;
 use crate::policy::checks::{LimitCheck, Say};
+use crate::policy::door::Door;
 use crate::policy::limit::Limit;
-use crate::policy::request::Request;
+use crate::policy::request::{Request, address};
 use crate::policy::{BLACKLIST, Delayed, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
 use crate::postfix::client as query;
 use crate::postfix::decoder::RequestDecoder;
@@ -30,7 +32,8 @@ use crate::postfix::reply::{Reply, ReplyEncoder};
 #[command(after_help = "\
 Examples:
   connshaper explain 198.51.100.7
-  connshaper explain 198.51.100.7 protocol_state=RCPT instance=1.2.3.4 sender=joe@example.org")]
+  connshaper explain 198.51.100.7 protocol_state=RCPT instance=1.2.3.4 sender=joe@example.org
+  connshaper explain 198.51.100.7 --door login login=joe@example.org")]
 pub struct ExplainArgs {
     /// The client's address
     #[arg(value_parser = query::value)]
@@ -39,6 +42,15 @@ pub struct ExplainArgs {
     #[arg(value_name = "NAME=VALUE", value_parser = query::attribute)]
     #[serde(default, serialize_with = "to_object", deserialize_with = "from_object")]
     pub attributes: Vec<(String, String)>,
+    /// Where the request comes in: smtp, login or web
+    #[arg(long, value_name = "DOOR", default_value = "smtp", hide_default_value = true)]
+    #[arg(value_parser = ["smtp", "login", "web"])]
+    #[serde(default = "smtp")]
+    pub door: String,
+}
+
+fn smtp() -> String {
+    Door::Smtp.word().to_owned()
 }
 
 fn to_object<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -52,6 +64,8 @@ fn from_object<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Vec<(String, 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainAnswer {
     pub client: String,
+    /// Where the request comes in.
+    pub door: String,
     pub listed: Option<ListStatus>,
     #[serde(rename = "override")]
     pub overridden: Option<ActiveOverrideStatus>,
@@ -79,6 +93,8 @@ pub struct ActiveOverrideStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitPreview {
     pub limit: String,
+    /// Where it counts.
+    pub door: String,
     pub log_only: bool,
     /// Why it does not count the request.
     pub why_not: Option<String>,
@@ -114,7 +130,7 @@ pub enum PreviewResult {
 pub struct VerdictPreview {
     pub verdict: VerdictKind,
     pub reason: String,
-    /// The answer to Postfix.
+    /// The answer to Postfix, or to who asks at another door.
     pub action: String,
     /// Why it is refused or delayed.
     #[serde(flatten)]
@@ -162,13 +178,22 @@ impl ControlCommand for ExplainArgs {
         let rules = control.service.rules.load_full();
         let store = StoreName { kind: rules.store.name().to_owned(), state: rules.store.state().to_owned() };
         let Some(client) = request.client else {
-            let (client, verdict) = (self.client.clone(), VerdictPreview::of(&Verdict::Pass(Pass::UnknownClient)));
-            return Ok(ExplainAnswer { client, listed: None, overridden: None, limits: Vec::new(), store, verdict });
+            let verdict = VerdictPreview::of(request.door, &Verdict::Pass(Pass::UnknownClient));
+            let (client, door) = (self.client.clone(), self.door.clone());
+            return Ok(ExplainAnswer {
+                client,
+                door,
+                listed: None,
+                overridden: None,
+                limits: Vec::new(),
+                store,
+                verdict,
+            });
         };
         let record = SessionRecord::default();
         let mut limits = Vec::new();
         let verdict = match rules.policy.plan(&request, &record, now) {
-            Plan::Done(decision) => VerdictPreview::of(&decision.verdict),
+            Plan::Done(decision) => VerdictPreview::of(request.door, &decision.verdict),
             Plan::Count(checks) => {
                 let readings = preview(&rules.store, &checks, now).await;
                 limits = previews(&rules, &request, &checks, &readings, now);
@@ -177,12 +202,13 @@ impl ControlCommand for ExplainArgs {
                     reason: refusal.reason.word().to_owned(),
                     refusal: RefusalStatus::of(refusal),
                 });
-                VerdictPreview { log_only: log_only.collect(), ..VerdictPreview::of(&decision.verdict) }
+                VerdictPreview { log_only: log_only.collect(), ..VerdictPreview::of(request.door, &decision.verdict) }
             }
         };
         let active = rules.policy.overrides().lookup(client, now);
         Ok(ExplainAnswer {
             client: client.to_string(),
+            door: self.door.clone(),
             listed: ListStatus::of(&rules.policy, client),
             overridden: active.map(|active| ActiveOverrideStatus {
                 netblock: active.netblock.to_string(),
@@ -198,7 +224,10 @@ impl ControlCommand for ExplainArgs {
     /// The steps in the order of judgement.
     fn show(answer: &ExplainAnswer, paint: Paint) -> String {
         let verdict = &answer.verdict;
-        let heading = format!("{}, as the first request of a new session", answer.client);
+        let heading = match answer.door == Door::Smtp.word() {
+            true => format!("{}, as the first request of a new session", answer.client),
+            false => format!("{} at the {} door", answer.client, answer.door),
+        };
         let mut text = format!("{}\n", paint.bold(&heading));
         if verdict.reason == Pass::UnknownClient.reason() {
             text += "  no address, so it cannot be counted\n";
@@ -211,7 +240,8 @@ impl ControlCommand for ExplainArgs {
             text += &format!("  override       {}\n", active.as_deref().unwrap_or("none"));
         }
         for limit in &answer.limits {
-            text += &format!("  limit {:9}{}\n", limit.limit, limit.show(&answer.store.kind, paint));
+            let name = with_door(&limit.limit, &limit.door);
+            text += &format!("  limit {name:9}{}\n", limit.show(&answer.store.kind, paint));
         }
         let action = match verdict.verdict {
             VerdictKind::Pass => paint.good(&verdict.action),
@@ -227,8 +257,15 @@ impl ControlCommand for ExplainArgs {
 }
 
 impl ExplainArgs {
-    /// The request as Postfix would send it.
+    /// The request as Postfix, or who asks at another door, would send it.
     fn request(&self) -> Result<Request, Problem> {
+        let door = Door::WORDS.iter().find(|(word, _)| *word == self.door).map(|(_, door)| *door);
+        let Some(door) = door else {
+            return Err(Problem::usage(format!("there is no door {:?}", self.door)));
+        };
+        if door != Door::Smtp {
+            return self.event(door);
+        }
         let is_wrong = |text: &str| text.contains(['\n', '\0']);
         if is_wrong(&self.client) {
             return Err(Problem::usage("the client has a line break"));
@@ -248,6 +285,22 @@ impl ExplainArgs {
     }
 }
 
+impl ExplainArgs {
+    /// The request at another door than Postfix's.
+    fn event(&self, door: Door) -> Result<Request, Problem> {
+        let mut values = Vec::new();
+        for (name, value) in &self.attributes {
+            let Some(attribute) = Attribute::at(door).find(|attribute| attribute.name() == name) else {
+                let known: Vec<_> = Attribute::at(door).map(Attribute::name).collect();
+                let known = known.join(", ");
+                return Err(Problem::usage(format!("the {} door has no {name:?}, but {known}", self.door)));
+            };
+            values.push((attribute, value.as_bytes()));
+        }
+        Ok(Request::at(door, address(self.client.as_bytes()), values))
+    }
+}
+
 /// What each limit makes of a request, in their order.
 fn previews(
     rules: &Rules,
@@ -262,7 +315,10 @@ fn previews(
         let why_not = match say {
             Say::Counts => {
                 counter = items.next().map(|item| CounterPreview::of(item, readings, now));
-                None
+                let bans = counter.as_ref().is_some_and(|counter| counter.banned > 0);
+                counter.take_if(|_| limit.door != case.door && !bans);
+                (counter.is_none())
+                    .then(|| format!("it is at the {} door, and has not banned the client", limit.door.word()))
             }
             Say::Whitelisted => Some("the client is on the whitelist".to_owned()),
             Say::Exempt(netblock) => Some(format!("the limit does not count {netblock}")),
@@ -270,7 +326,8 @@ fn previews(
             Say::Condition(attribute) => Some(format!("its condition on {attribute} does not hold")),
             Say::NotNow => Some("not counted at this protocol state".to_owned()),
         };
-        LimitPreview { limit: limit.name.clone(), log_only: limit.log_only, why_not, counter }
+        let door = limit.door.word().to_owned();
+        LimitPreview { limit: limit.name.clone(), door, log_only: limit.log_only, why_not, counter }
     };
     rules.policy.explain(request, case).into_iter().map(preview).collect()
 }
@@ -316,7 +373,7 @@ impl CounterPreview {
 }
 
 impl VerdictPreview {
-    fn of(verdict: &Verdict<'_>) -> Self {
+    fn of(door: Door, verdict: &Verdict<'_>) -> Self {
         let (kind, reason, refusal, reply) = match verdict {
             Verdict::Pass(pass) => (VerdictKind::Pass, pass.reason(), None, Reply::Dunno),
             Verdict::Defer => (VerdictKind::Defer, Pass::StoreDown.reason(), None, Reply::Defer),
@@ -331,10 +388,18 @@ impl VerdictPreview {
         let mut encoded = BytesMut::new();
         ReplyEncoder.encode(reply, &mut encoded).expect("a reply is written to memory");
         let encoded = String::from_utf8_lossy(&encoded);
+        let action = match (door, kind, refusal) {
+            (Door::Smtp, ..) => encoded.trim_end().trim_start_matches("action=").to_owned(),
+            (_, VerdictKind::Refuse, Some(refusal)) => {
+                format!("{} {}", refusal.keyword(), refusal.action.text(&refusal.values()))
+            }
+            (_, VerdictKind::Defer, _) => "try again later".to_owned(),
+            _ => "pass".to_owned(),
+        };
         Self {
             verdict: kind,
             reason: reason.to_owned(),
-            action: encoded.trim_end().trim_start_matches("action=").to_owned(),
+            action,
             refusal: refusal.map(RefusalStatus::of),
             milliseconds: match verdict {
                 Verdict::Delay(delayed) => Some(delayed.time.as_millis() as u64),

@@ -13,9 +13,9 @@ use crate::engine::reading::Reading;
 use crate::engine::target::{Listed, Target, TargetCounter};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
-use crate::policy::Policy;
 use crate::policy::key::KeyPart;
 use crate::policy::overrides::Override;
+use crate::policy::{Door, Policy};
 use crate::store::local::listing::{ListedClient, within};
 
 /// Show every counter and ban of a client, a prefix or a key
@@ -70,6 +70,8 @@ pub struct OverrideStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CounterStatus {
     pub limit: String,
+    /// Where its requests come in.
+    pub door: String,
     pub key: String,
     pub threshold: u64,
     pub log_only: bool,
@@ -95,6 +97,8 @@ pub struct ReadingStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientStatus {
     pub limit: String,
+    /// Where its requests come in.
+    pub door: String,
     pub key: String,
     pub count: u64,
     pub threshold: u64,
@@ -224,6 +228,7 @@ impl CounterStatus {
         let unit = u64::from(counted.limit.counts.unit());
         Self {
             limit: counted.limit.name.clone(),
+            door: counted.limit.door.word().to_owned(),
             key: counted.part.to_string(),
             threshold: u64::from(counted.threshold) * unit,
             log_only: counted.limit.log_only,
@@ -258,17 +263,30 @@ impl CounterStatus {
         }
         let count = cell(self.reading.as_ref().map(|reading| reading.count));
         let left = self.reading.as_ref().filter(|reading| reading.left > 0).map(|reading| lasting(reading.left));
-        vec![self.limit.clone(), self.key.clone(), count, self.threshold.to_string(), cell(left), state.join(", ")]
+        vec![
+            with_door(&self.limit, &self.door),
+            self.key.clone(),
+            count,
+            self.threshold.to_string(),
+            cell(left),
+            state.join(", "),
+        ]
     }
 }
 
 impl ClientStatus {
+    /// The limit as people are shown it.
+    pub fn limit(&self) -> String {
+        with_door(&self.limit, &self.door)
+    }
+
     /// None where the limit is no longer in force.
     pub fn of(policy: &Policy, client: &ListedClient) -> Option<Self> {
         let limit = policy.limits().iter().find(|limit| limit.id == client.limit)?;
         let unit = u64::from(limit.counts.unit());
         Some(Self {
             limit: limit.name.clone(),
+            door: limit.door.word().to_owned(),
             key: KeyPart::Client { address: client.address, prefix_length: client.prefix_length }.to_string(),
             count: u64::from(client.hit.count) * unit,
             threshold: u64::from(limit.threshold) * unit,
@@ -278,10 +296,15 @@ impl ClientStatus {
     }
 }
 
+/// A limit with its door, unless that is Postfix's.
+pub(super) fn with_door(limit: &str, door: &str) -> String {
+    if door == Door::Smtp.word() { limit.to_owned() } else { format!("{limit} ({door})") }
+}
+
 impl From<ClientStatus> for CounterStatus {
     fn from(client: ClientStatus) -> Self {
-        let ClientStatus { limit, key, count, threshold, left, over } = client;
+        let ClientStatus { limit, door, key, count, threshold, left, over } = client;
         let reading = ReadingStatus { count, left, over, violations: 0, bans: 0, banned: 0 };
-        Self { limit, key, threshold, log_only: false, reading: Some(reading) }
+        Self { limit, door, key, threshold, log_only: false, reading: Some(reading) }
     }
 }

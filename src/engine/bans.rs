@@ -13,10 +13,10 @@ use crate::engine::reading::Reading;
 use crate::engine::service::{Rules, Service};
 use crate::engine::target::{Listed, Target, TargetCounter};
 use crate::net::clock::Now;
-use crate::observe::log::{LogEvent, Severity};
+use crate::observe::log::{LogEvent, LogRecord, Severity};
 use crate::policy::key::KeyPart;
 use crate::policy::overrides::{Override, OverrideKind};
-use crate::policy::{BLACKLIST, CounterKind, Key, Operation, Policy};
+use crate::policy::{BLACKLIST, CounterKind, Key, Limit, Operation, Policy};
 use crate::store::local::listing::{ListedClient, all_bans, bans_within};
 use crate::store::shared::bans::LostBan;
 
@@ -71,7 +71,7 @@ pub fn announce_lifted(service: &Service, bans: &[TargetCounter<'_>], now: Now) 
     // Nothing ever said that a limit that is only logged has banned.
     for one in bans.iter().filter(|one| !one.limit.log_only) {
         let (limit, key) = (one.limit.name.clone(), one.part.to_string());
-        say_unbanned(service, &key, &limit, now);
+        say_limit_unbanned(service, &key, one.limit, now);
         events.push(Change::Event(BanEvent::new(limit, key, BanEventKind::Lifted, now)));
     }
     events
@@ -98,6 +98,7 @@ pub fn hear(service: &Service, event: &BanEvent, announces: bool, now: Now) {
                 service.log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| {
                     line.field("key", key).field("limit", limit);
                     line.field("seconds", seconds).field("repetition", repetition);
+                    name_doors(line, counted.limit);
                 });
             }
         }
@@ -105,7 +106,7 @@ pub fn hear(service: &Service, event: &BanEvent, announces: bool, now: Now) {
             rules.store.forget_here(&ban);
             rules.store.forget_here(&counted.key(CounterKind::Violations));
             if holds && announces {
-                say_unbanned(service, key, limit, now);
+                say_limit_unbanned(service, key, counted.limit, now);
             }
         }
     }
@@ -143,10 +144,11 @@ pub async fn announce_reload(service: &Service, before: &Rules, after: &Rules, n
         let Some(counted) = counted_client(&before.policy, &client) else { continue };
         let (limit, part) = (&counted.limit.name, &counted.part);
         match [before, after].map(|rules| holds(&rules.policy, limit, part)) {
-            [true, false] => say_unbanned(service, &part.to_string(), limit, now),
+            [true, false] => say_limit_unbanned(service, &part.to_string(), counted.limit, now),
             [false, true] => service.log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| {
                 line.field("key", part).field("limit", limit);
                 line.field("seconds", client.hit.left_seconds()).field("repetition", client.hit.count);
+                name_doors(line, counted.limit);
             }),
             _ => {}
         }
@@ -218,6 +220,20 @@ fn say_override_banned(service: &Service, ban: &Override, now: Now) {
         line.field("key", &override_key(ban)).field("limit", BLACKLIST).field("seconds", ban.left(now));
         line.field("by", &ban.by);
     });
+}
+
+fn say_limit_unbanned(service: &Service, key: &str, limit: &Limit, now: Now) {
+    service.log.event(LogEvent::Unban, Severity::Info, "UNBANNED", now, |line| {
+        line.field("key", key).field("limit", &limit.name);
+        name_doors(line, limit);
+    });
+}
+
+/// Says where a limit's bans hold, unless that is Postfix's door alone.
+fn name_doors(line: &mut LogRecord, limit: &Limit) {
+    if !limit.ban_doors.is_smtp() {
+        line.field("doors", limit.ban_doors.words());
+    }
 }
 
 fn say_unbanned(service: &Service, key: &str, limit: &str, now: Now) {

@@ -13,7 +13,7 @@ use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::request::Request;
-use crate::policy::{Decision, Effect, Pass, Plan, Readings, Verdict};
+use crate::policy::{Decision, Door, Effect, Pass, Plan, Readings, Verdict};
 use crate::session::{SessionGuard, SessionHandle};
 
 /// The verdict on a request; with the permit, if the answer is to be delayed.
@@ -30,7 +30,7 @@ pub async fn decide<'r>(
     let Rules { policy, store, .. } = rules;
     let Some(client) = request.client else {
         add(&service.statistics.unknown_client, 1);
-        service.decisions.passed(Pass::UnknownClient);
+        service.decisions.passed(Door::Smtp, Pass::UnknownClient);
         return (Verdict::Pass(Pass::UnknownClient), None);
     };
     let (checks, count) = {
@@ -75,7 +75,7 @@ fn finish<'r>(
     drop(session);
     apply(service, rules, &decision, now);
     if news {
-        report(service, client, &decision.verdict, now);
+        report(service, Door::Smtp, client, &decision.verdict, now);
     }
     (decision.verdict, permit)
 }

@@ -4,6 +4,7 @@ pub mod bans;
 pub mod decide;
 pub mod delays;
 pub mod diagnosis;
+pub mod event;
 pub mod overrides;
 pub mod preview;
 pub mod reading;

@@ -43,5 +43,11 @@ pub fn checks_of<'p>(counted: TargetCounter<'p>, amount: u32) -> LimitChecks<'p>
     };
     let state = CheckState::ToCount { scope: Scope::Request, amount };
     let check = LimitCheck { limit, threshold, part, state };
-    LimitChecks { client, whitelisted: false, stress: false, checks: std::iter::once(check).collect() }
+    LimitChecks {
+        client,
+        door: limit.door,
+        whitelisted: false,
+        stress: false,
+        checks: std::iter::once(check).collect(),
+    }
 }

@@ -13,21 +13,21 @@ use crate::net::secret;
 use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, LogEvent, Severity};
 use crate::observe::statistics::add;
-use crate::policy::{Pass, Reason, Refusal, Verdict};
+use crate::policy::{Door, Pass, Reason, Refusal, Verdict};
 
-/// Reports a verdict: once per session and count, not per request.
-pub fn report(service: &Service, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
+/// Reports a verdict: at Postfix's door once per session and count, not per request.
+pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
     let Service { statistics, decisions, log, .. } = service;
     match verdict {
         Verdict::Pass(pass) => {
             add(&statistics.whitelisted, u64::from(*pass == Pass::Whitelisted));
-            decisions.passed(*pass);
-            passed(log, &client, *pass, now);
+            decisions.passed(door, *pass);
+            passed(log, door, &client, *pass, now);
         }
         Verdict::Defer => {
             add(&statistics.deferred, 1);
-            decisions.deferred();
-            deferred(log, &client, Pass::StoreDown.reason(), now);
+            decisions.deferred(door);
+            deferred(log, door, &client, Pass::StoreDown.reason(), now);
         }
         Verdict::Delay(wait) => {
             add(&statistics.delayed, 1);
@@ -72,31 +72,41 @@ pub fn refused(log: &Log, keyword: &'static str, refusal: &Refusal<'_>, now: Now
             .field("count", refusal.count)
             .field("threshold", refusal.threshold)
             .field("left", refusal.left)
-            .field("verdict", refusal.action.keyword())
+            .field("verdict", refusal.keyword())
             .field("suppressed", suppressed);
+        name_door(line, refusal.door);
         if let Reason::Blacklisted(Some(note)) = refusal.reason {
             line.field("note", note);
         }
     });
 }
 
+/// Names the door, unless it is Postfix's.
+fn name_door(line: &mut LogRecord, door: Door) {
+    if door != Door::Smtp {
+        line.field("door", door.word());
+    }
+}
+
 /// Logs a client that has to come back because the store is down.
-fn deferred(log: &Log, client: &dyn Display, reason: &str, now: Now) {
+fn deferred(log: &Log, door: Door, client: &dyn Display, reason: &str, now: Now) {
     if log.has(LogEvent::Store) {
         log.limited(Severity::Info, "DEFERRED", now, |line| {
             line.field("client", client).field("reason", reason);
+            name_door(line, door);
         });
     }
 }
 
 /// Logs a client that passes: at debug, unless `log_events` asks for it.
-pub fn passed(log: &Log, client: &dyn Display, pass: Pass, now: Now) {
+pub fn passed(log: &Log, door: Door, client: &dyn Display, pass: Pass, now: Now) {
     let event = match pass {
         Pass::Whitelisted | Pass::Allowed => LogEvent::Whitelisted,
         _ => LogEvent::Session,
     };
     let fill = |line: &mut LogRecord| {
         line.field("client", client).field("reason", pass.reason());
+        name_door(line, door);
     };
     match log.has(event) {
         true => log.limited(Severity::Info, "PASSED", now, fill),
@@ -130,37 +140,45 @@ const REASONS: [Reason<'static>; 4] = [Reason::Over, Reason::Banned, Reason::Bla
 
 const PASSES: [Pass; 5] = [Pass::UnknownClient, Pass::Whitelisted, Pass::Allowed, Pass::WithinLimits, Pass::StoreDown];
 
-/// One limit's counters.
+/// One limit's counters at one door.
 #[derive(Debug, Default)]
 struct LimitCounters([[AtomicU64; REASONS.len()]; Denial::ALL.len()]);
 
 /// All counters.
 #[derive(Debug, Default)]
 pub struct Decisions {
-    passes: [AtomicU64; PASSES.len()],
-    deferred: AtomicU64,
-    limits: Mutex<BTreeMap<String, LimitCounters>>,
+    passes: [[AtomicU64; PASSES.len()]; Door::COUNT],
+    deferred: [AtomicU64; Door::COUNT],
+    limits: [Mutex<BTreeMap<String, LimitCounters>>; Door::COUNT],
 }
 
-/// One counter: limit, verdict, reason, and how many there were.
-pub type DecisionCount = (String, &'static str, &'static str, u64);
+/// One counter, and how many there were.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DecisionCount {
+    /// The limit; empty where it is none.
+    pub limit: String,
+    pub door: Door,
+    pub verdict: &'static str,
+    pub reason: &'static str,
+    pub number: u64,
+}
 
 impl Decisions {
     /// One that passed.
-    pub fn passed(&self, pass: Pass) {
-        add(&self.passes[PASSES.iter().position(|other| *other == pass).unwrap_or(0)], 1);
+    pub fn passed(&self, door: Door, pass: Pass) {
+        add(&self.passes[door as usize][PASSES.iter().position(|other| *other == pass).unwrap_or(0)], 1);
     }
 
     /// One that has to come back because the store is down.
-    pub fn deferred(&self) {
-        add(&self.deferred, 1);
+    pub fn deferred(&self, door: Door) {
+        add(&self.deferred[door as usize], 1);
     }
 
     /// One that was judged against. Looks the limit up, which only refusals pay for.
     pub fn against(&self, against: Denial, refusal: &Refusal<'_>) {
         let verdict = Denial::ALL.iter().position(|(other, _)| *other == against).unwrap_or(0);
         let reason = REASONS.iter().position(|other| other.word() == refusal.reason.word()).unwrap_or(0);
-        let mut limits = lock(&self.limits);
+        let mut limits = lock(&self.limits[refusal.door as usize]);
         if let Some(tally) = limits.get(refusal.limit) {
             return add(&tally.0[verdict][reason], 1);
         }
@@ -168,27 +186,36 @@ impl Decisions {
         add(&limits.entry(name.to_owned()).or_default().0[verdict][reason], 1);
     }
 
-    /// All of them; those of a limit as soon as it has decided anything, passes always.
+    /// All of them: those of a limit as soon as it has decided anything, passes always; at another door than Postfix's
+    /// only if there were any.
     pub fn list(&self) -> Vec<DecisionCount> {
-        let mut list: Vec<DecisionCount> = PASSES
-            .iter()
-            .zip(&self.passes)
-            .map(|(pass, number)| (String::new(), "passed", pass.reason(), number.load(Relaxed)))
-            .collect();
-        list.push((String::new(), "deferred", Pass::StoreDown.reason(), self.deferred.load(Relaxed)));
-        let limits = lock(&self.limits);
-        for (limit, tally) in limits.iter() {
-            for ((_, verdict), reasons) in Denial::ALL.iter().zip(&tally.0) {
-                let numbers = REASONS.iter().zip(reasons).map(|(reason, number)| (reason.word(), number.load(Relaxed)));
-                list.extend(numbers.map(|(reason, number)| (limit.clone(), *verdict, reason, number)));
+        let mut list = Vec::new();
+        for door in Door::ALL {
+            let of = |limit: &str, verdict, reason, number: &AtomicU64| DecisionCount {
+                limit: limit.to_owned(),
+                door,
+                verdict,
+                reason,
+                number: number.load(Relaxed),
+            };
+            let passes = PASSES.iter().zip(&self.passes[door as usize]);
+            let passes = passes.map(|(pass, number)| of("", "passed", pass.reason(), number));
+            let deferred = of("", "deferred", Pass::StoreDown.reason(), &self.deferred[door as usize]);
+            let is_told = |count: &DecisionCount| door == Door::Smtp || count.number > 0;
+            list.extend(passes.chain([deferred]).filter(is_told));
+            for (limit, tally) in lock(&self.limits[door as usize]).iter() {
+                for ((_, verdict), reasons) in Denial::ALL.iter().zip(&tally.0) {
+                    let numbers = REASONS.iter().zip(reasons);
+                    list.extend(numbers.map(|(reason, number)| of(limit, verdict, reason.word(), number)));
+                }
             }
         }
         list
     }
 
     /// Has a limit's counters be there, at 0, before it decides anything: so a first refusal is an increase.
-    pub fn begin(&self, limit: &str) {
-        let mut limits = lock(&self.limits);
+    pub fn begin(&self, limit: &str, door: Door) {
+        let mut limits = lock(&self.limits[door as usize]);
         if limits.len() < MAX_LIMITS && !limits.contains_key(limit) {
             limits.insert(limit.to_owned(), LimitCounters::default());
         }

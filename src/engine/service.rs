@@ -14,7 +14,7 @@ use crate::net::lock;
 use crate::observe::log::{Log, LogConfig};
 use crate::observe::rates::{RateSampler, Rates};
 use crate::observe::statistics::Statistics;
-use crate::policy::{BLACKLIST, OnStoreFailure, Policy};
+use crate::policy::{BLACKLIST, Door, OnStoreFailure, Policy};
 use crate::session::Sessions;
 use crate::store::local::Table;
 use crate::store::{KnownCounts, Store, StoreConfig};
@@ -28,6 +28,8 @@ pub struct Service {
     pub sessions: Arc<Sessions>,
     /// The sessions whose answer is delayed.
     pub delayed: Arc<DelayedReplies>,
+    /// The logins and web requests whose answer is delayed. They keep no smtpd process waiting.
+    pub delayed_events: Arc<DelayedReplies>,
     /// Numbers of what was answered.
     pub statistics: Arc<Statistics>,
     /// The same by limit, verdict and reason.
@@ -82,6 +84,7 @@ impl Service {
             configured: Mutex::new(Configured { source: settings.source.clone(), ..Configured::default() }),
             rules: ArcSwap::from_pointee(Rules::new(policy, settings, Arc::new(store), &decisions)),
             delayed: Arc::default(),
+            delayed_events: Arc::default(),
             statistics,
             decisions,
             diagnosis: Diagnosis::default(),
@@ -162,8 +165,8 @@ impl Service {
 
 impl Rules {
     fn new(policy: Policy, settings: ServiceSettings, store: Arc<Store>, decisions: &Decisions) -> Self {
-        let names = policy.limits().iter().map(|limit| limit.name.as_str());
-        names.chain([BLACKLIST]).for_each(|name| decisions.begin(name));
+        let limits = policy.limits().iter().map(|limit| (limit.name.as_str(), limit.door));
+        limits.chain([(BLACKLIST, Door::Smtp)]).for_each(|(name, door)| decisions.begin(name, door));
         let store_config = (settings.store, settings.on_store_failure);
         Self { policy, store, max_delayed: settings.max_delayed, peers: settings.allow_peers, store_config }
     }

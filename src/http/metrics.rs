@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
 
+use crate::engine::report::DecisionCount;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::observe::exposition::Text;
@@ -65,10 +66,11 @@ fn decisions(text: &mut Text, source: &MetricsSource) {
     text.family(
         "decisions_total",
         "counter",
-        "Decisions, once for an SMTP session and count, by limit, verdict and reason.",
+        "Decisions by door, limit, verdict and reason; of an SMTP session once for each count.",
     );
-    for (limit, verdict, reason, number) in source.service.decisions.list() {
-        text.sample("decisions_total", &[("limit", &limit), ("verdict", verdict), ("reason", reason)], number as f64);
+    for DecisionCount { limit, door, verdict, reason, number } in source.service.decisions.list() {
+        let labels = [("limit", limit.as_str()), ("verdict", verdict), ("reason", reason), ("door", door.word())];
+        text.sample("decisions_total", &labels, number as f64);
     }
 }
 

@@ -14,7 +14,17 @@ pub use super::template::Values;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
     template: Template,
+    /// The text alone, for doors that know no access(5).
+    text: Template,
+    /// At the web door: its HTTP status, as text.
+    status: Box<str>,
 }
+
+/// The HTTP status over a limit unless configured.
+pub const DEFAULT_STATUS: u16 = 429;
+
+/// That of clients on the blacklist.
+pub const BLACKLIST_STATUS: u16 = 403;
 
 /// Why a configured action cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,7 +108,30 @@ impl Action {
                 remedy: "shorten it: Postfix cuts long replies".to_owned(),
             });
         }
-        Ok(Self { template })
+        // Checked with the whole where it is part of that, and else not in use at Postfix's door.
+        let text = Template::parse(text).map_err(|problem| ActionError {
+            part: Part::Text,
+            remedy: problem.remedy(),
+            problem: problem.to_string(),
+        })?;
+        Ok(Self { template, text, status: DEFAULT_STATUS.to_string().into() })
+    }
+
+    /// The same with another HTTP status.
+    pub fn with_status(self, status: u16) -> Self {
+        Self { status: status.to_string().into(), ..self }
+    }
+
+    /// Its HTTP status.
+    pub fn status_text(&self) -> &str {
+        &self.status
+    }
+
+    /// The text for the client, filled in.
+    pub fn text(&self, values: &TemplateValues<'_>) -> String {
+        let mut output = BytesMut::new();
+        self.text.write(values, &mut output);
+        String::from_utf8_lossy(&output).into_owned()
     }
 
     /// Appends the action to a reply.

@@ -1,8 +1,10 @@
-//! The attributes Postfix sends, in the order it sends them.
+//! The attributes of requests: those Postfix sends, in the order it sends them, and those of the other doors.
+
+use super::door::Door;
 
 /// An attribute of a policy request that some rule may ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs, reason = "the names are Postfix's own, explained in SMTPD_POLICY_README")]
+#[allow(missing_docs, reason = "the names are Postfix's own, explained in SMTPD_POLICY_README, or the manual's")]
 pub enum Attribute {
     Request,
     ProtocolState,
@@ -36,6 +38,19 @@ pub enum Attribute {
     PolicyContext,
     CompatibilityLevel,
     MailVersion,
+    // Of the other doors.
+    Login,
+    Protocol,
+    DeviceId,
+    SessionId,
+    Mechanism,
+    Tls,
+    Method,
+    Path,
+    Query,
+    Host,
+    User,
+    UserAgent,
 }
 
 /// Every attribute with its name on the wire, in the order of Postfix 3.12.
@@ -74,6 +89,25 @@ const NAMES: [(Attribute, &[u8]); Attribute::COUNT] = {
         (PolicyContext, b"policy_context"),
         (CompatibilityLevel, b"compatibility_level"),
         (MailVersion, b"mail_version"),
+    ]
+};
+
+/// The attributes that Postfix does not send, with the names that conditions know them by and the door they are of.
+const OTHERS: [(Attribute, &str, Door); 12] = {
+    use Attribute::*;
+    [
+        (Login, "login", Door::Login),
+        (Protocol, "protocol", Door::Login),
+        (DeviceId, "device_id", Door::Login),
+        (SessionId, "session_id", Door::Login),
+        (Mechanism, "mechanism", Door::Login),
+        (Tls, "tls", Door::Login),
+        (Method, "method", Door::Web),
+        (Path, "path", Door::Web),
+        (Query, "query", Door::Web),
+        (Host, "host", Door::Web),
+        (User, "user", Door::Web),
+        (UserAgent, "user_agent", Door::Web),
     ]
 };
 
@@ -120,7 +154,7 @@ impl NamePrefix {
 }
 
 impl Attribute {
-    /// How many there are.
+    /// How many of them Postfix sends.
     pub const COUNT: usize = 32;
 
     /// The attribute at `place` in Postfix's order or, as an older Postfix leaves one out here and
@@ -146,14 +180,35 @@ impl Attribute {
         after.iter().chain(before).find(|(_, known)| *known == name).map(|(attribute, _)| *attribute)
     }
 
-    /// All of them, in Postfix's order.
+    /// All that Postfix sends, in its order.
     pub fn all() -> impl Iterator<Item = Self> {
         NAMES.iter().map(|(attribute, _)| *attribute)
     }
 
-    /// Its name on the wire.
+    /// Those that a request at a door can have.
+    pub fn at(door: Door) -> impl Iterator<Item = Self> {
+        let others = OTHERS.iter().map(|(attribute, ..)| *attribute);
+        Self::all().chain(others).filter(move |attribute| attribute.is_at(door))
+    }
+
+    /// Whether a request at a door can have it.
+    pub fn is_at(self, door: Door) -> bool {
+        match (OTHERS.iter().find(|(other, ..)| *other == self), door) {
+            (Some((_, _, its)), door) => *its == door,
+            (None, Door::Smtp) => true,
+            (None, Door::Login) => {
+                matches!(self, Self::ClientAddress | Self::ClientPort | Self::ServerAddress | Self::ServerPort)
+            }
+            (None, Door::Web) => self == Self::ClientAddress,
+        }
+    }
+
+    /// Its name: on the wire, if Postfix sends it.
     pub fn name(self) -> &'static str {
-        str::from_utf8(NAMES[self as usize].1).expect("the names are ASCII")
+        match NAMES.get(self as usize) {
+            Some((_, name)) => str::from_utf8(name).expect("the names are ASCII"),
+            None => OTHERS[self as usize - Self::COUNT].1,
+        }
     }
 }
 
@@ -170,6 +225,17 @@ mod tests {
             }
         }
         assert_eq!(Attribute::find(b"Request", 0), None);
+    }
+
+    #[test]
+    fn the_attributes_of_other_doors_follow_those_of_postfix() {
+        for (place, (attribute, name, door)) in OTHERS.iter().enumerate() {
+            assert_eq!(*attribute as usize, Attribute::COUNT + place);
+            assert_eq!(attribute.name(), *name);
+            assert!(Attribute::at(*door).any(|known| known == *attribute));
+            assert!(!Attribute::at(Door::Smtp).any(|known| known == *attribute));
+        }
+        assert_eq!(Attribute::at(Door::Smtp).count(), Attribute::COUNT);
     }
 
     #[test]

@@ -7,10 +7,11 @@ use smallvec::SmallVec;
 
 use super::attribute::Attribute;
 use super::decision::{Delayed, Pass, Reason, Refusal, Verdict};
+use super::door::Door;
 use super::key::{Counter, CounterKind, Key, KeyPart, Operation};
 use super::limit::{CountKind, Limit, LimitId, Rate, RatePer, Window};
 use super::record::{CountRecord, Scope, SessionRecord};
-use super::request::{Request, Stage};
+use super::request::{LoginOutcome, Request, Stage};
 use super::{OnStoreFailure, Policy, window};
 use crate::net::clock::Now;
 
@@ -18,6 +19,8 @@ use crate::net::clock::Now;
 #[derive(Debug)]
 pub struct LimitChecks<'p> {
     pub client: IpAddr,
+    /// Where it came in.
+    pub door: Door,
     /// It is on the whitelist, and these are the limits that count it nevertheless.
     pub whitelisted: bool,
     /// Postfix reports stress.
@@ -72,6 +75,11 @@ pub enum CheckState {
         /// Hits it stands for.
         amount: u32,
     },
+    /// The limit is at another door; whether it has banned the client has to be read.
+    ToReadBan {
+        /// For how long that stands.
+        scope: Scope,
+    },
 }
 
 /// What the store said of the counters of one check.
@@ -88,7 +96,7 @@ pub struct CounterReading {
 impl<'p> LimitChecks<'p> {
     /// Before any limit was looked at.
     pub fn new(client: IpAddr, request: &Request, whitelisted: bool) -> Self {
-        Self { client, whitelisted, stress: is_stressed(request), checks: SmallVec::new() }
+        Self { client, door: request.door, whitelisted, stress: is_stressed(request), checks: SmallVec::new() }
     }
 
     /// Adds what a limit has to say, if anything. `rate` is that of the client's netblock.
@@ -139,17 +147,32 @@ impl<'p> LimitChecks<'p> {
         }
     }
 
+    /// Adds what a limit of another door has to say, whose bans hold here. It is read once for a session, and again
+    /// when a session lasts.
+    pub fn consider_ban(&mut self, limit: &'p Limit, rate: Option<(&IpNet, &Rate)>, record: &SessionRecord, now: Now) {
+        let part = client_part(limit, rate, self.client);
+        let threshold = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
+        let known = record.find(limit.memory_id, Scope::Session);
+        let state = match known.filter(|count| !record.counts_again(count, 0, now.monotonic)) {
+            Some(count) => CheckState::Cached(count),
+            None => CheckState::ToReadBan { scope: Scope::Session },
+        };
+        self.checks.push(LimitCheck { limit, threshold, part, state });
+    }
+
     /// Whether the store has to be asked.
     pub fn must_count(&self) -> bool {
-        self.checks.iter().any(|item| matches!(item.state, CheckState::ToCount { .. }))
+        self.checks.iter().any(|item| !matches!(item.state, CheckState::Cached(_)))
     }
 
     /// What the store is asked, all of it at once.
     pub fn operations(&self, now: Now) -> Operations<'_> {
         let mut operations = Operations::new();
         for check in &self.checks {
-            if let CheckState::ToCount { amount, .. } = check.state {
-                check.ask(amount, now, &mut operations);
+            match check.state {
+                CheckState::ToCount { amount, .. } => check.ask(amount, now, &mut operations),
+                CheckState::ToReadBan { .. } => operations.push(check.read(CounterKind::Ban)),
+                CheckState::Cached(_) => {}
             }
         }
         operations
@@ -174,17 +197,26 @@ impl LimitCheck<'_> {
             }
         }
         if limit.ban.is_some() {
-            ask(CounterKind::Ban, 0, limit.forget_after);
+            operations.push(self.read(CounterKind::Ban));
         }
         if limit.delay.is_some() {
-            ask(CounterKind::Violations, 0, limit.forget_after);
+            operations.push(self.read(CounterKind::Violations));
         }
+    }
+
+    /// Reads a counter of what went over.
+    fn read(&self, kind: CounterKind) -> Operation<'_> {
+        let key = Key { limit: self.limit, part: &self.part, kind };
+        Operation { key, amount: 0, exptime: self.limit.forget_after, threshold: self.threshold }
     }
 
     /// What the store has said of this check's counters.
     pub fn reading(&self, readings: &Readings, now: Now) -> CounterReading {
         let limit = self.limit;
         let hit = match limit.window {
+            _ if matches!(self.state, CheckState::ToReadBan { .. }) => {
+                readings.find(limit, CounterKind::Ban).map(|_| Counter { count: 0, left: 0, added: 0 })
+            }
             Window::Fixed => readings.find(limit, CounterKind::Window),
             Window::Exact => readings.find(limit, CounterKind::Hits),
             Window::Sliding => self.slide(readings, now),
@@ -228,7 +260,9 @@ pub(crate) fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: 
 /// For how long a count made for this request stands; `None`: the request is not what the limit counts.
 fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
     match limit.counts {
-        CountKind::Requests => Some(Scope::Request),
+        CountKind::Requests | CountKind::Logins | CountKind::FailedLogins | CountKind::FailedPasswords => {
+            Some(Scope::Request)
+        }
         CountKind::Connections => Some(Scope::Session),
         _ if request.instance.is_none() => None,
         CountKind::Messages if limit.per.is_of_recipient() => Some(Scope::recipient(part.to_string().as_bytes())),
@@ -259,6 +293,9 @@ fn amount(limit: &Limit, scope: Scope, request: &Request, record: &SessionRecord
     };
     let amount = match (limit.counts, scope) {
         (CountKind::Bytes, _) => number(Attribute::Size).div_ceil(1024).max(1),
+        (CountKind::FailedLogins | CountKind::FailedPasswords, _) => {
+            u64::from(request.login != LoginOutcome::Succeeded)
+        }
         (CountKind::Recipients, Scope::Message) => {
             number(Attribute::RecipientCount).saturating_sub(record.recipients(limit.memory_id).into())
         }
@@ -316,6 +353,7 @@ impl Policy {
             let action = limit.stress_action.as_ref().filter(|_| stress).unwrap_or(&limit.action);
             Refusal {
                 client,
+                door: checks.door,
                 reason,
                 limit: &limit.name,
                 key: check.part.clone(),
@@ -400,6 +438,7 @@ impl Policy {
                 None => Say::NotNow,
             }
         };
-        self.limits.iter().map(|limit| (limit, say(limit))).collect()
+        let limits = self.limits_at(request.door).iter().chain(self.banning_at(request.door));
+        limits.map(|limit| (limit, say(limit))).collect()
     }
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use super::action::Action;
 use super::checks::{CheckState, LimitCheck, LimitOutcome};
-use super::key::{CounterKind, KeyPart};
+use super::door::Door;
+use super::key::{Counter, CounterKind, KeyPart};
 use super::limit::{Limit, LimitId, Window};
 use super::record::{BlacklistState, CountRecord, Counts, Scope, SessionRecord};
 use super::template::Values;
@@ -102,6 +103,8 @@ impl Pass {
 pub struct Refusal<'p> {
     /// Who is refused.
     pub client: IpAddr,
+    /// Where.
+    pub door: Door,
     /// Why.
     pub reason: Reason<'p>,
     /// The name of the limit; `blacklist` where it is none of them.
@@ -144,6 +147,15 @@ impl Reason<'_> {
 }
 
 impl Refusal<'_> {
+    /// What is answered, in a word, as the log shows it.
+    pub fn keyword(&self) -> &str {
+        match self.door {
+            Door::Smtp => self.action.keyword(),
+            Door::Login => "refuse",
+            Door::Web => self.action.status_text(),
+        }
+    }
+
     /// What the action's placeholders stand for.
     pub fn values(&self) -> Values<'_> {
         let Self { client, limit, count, threshold, left, .. } = self;
@@ -232,6 +244,11 @@ impl<'p> Decision<'p> {
         }
     }
 
+    /// The counts it was made of, check by check.
+    pub fn hits(&self) -> impl Iterator<Item = Option<Counter>> {
+        self.counts.iter().map(|count| count.hit)
+    }
+
     /// What limits that are only logged would have refused.
     pub fn would_refuse(&self) -> impl Iterator<Item = &Refusal<'p>> {
         self.effects.iter().filter_map(|effect| match effect {
@@ -277,7 +294,7 @@ impl<'p> Refund<'p> {
         };
         match check.state {
             CheckState::ToCount { .. } => Some(Self { limit, part: check.part.clone(), kind, amount: hit.added }),
-            CheckState::Cached(_) => None,
+            CheckState::Cached(_) | CheckState::ToReadBan { .. } => None,
         }
     }
 }

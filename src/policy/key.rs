@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use super::attribute::Attribute;
+use super::door::Door;
 use super::limit::{self, CountKind, Limit};
 use super::request::Request;
 use crate::net::netblock::mask;
@@ -28,8 +29,8 @@ const LOG_ONLY: &str = "log_only!";
 /// The most that a limit can add to the prefix of the site: `log_only!NAME:recipients/`.
 const MAX_LIMIT_PREFIX: usize = LOG_ONLY.len() + limit::MAX_NAME + ":".len() + longest_count() + "/".len();
 
-/// The most that [`Key::write`] puts behind a part: `!` and a number in hexadecimal, or `!violations`.
-const MAX_SUFFIX: usize = "!".len() + u64::BITS as usize / 4;
+/// The most that [`Key::write`] puts behind a part: `!m` and a number in hexadecimal, or `!violations`.
+const MAX_SUFFIX: usize = "!m".len() + u64::BITS as usize / 4;
 
 /// What is left for [`KeyPart`]; a longer text is replaced by its digest.
 pub const MAX_PART: usize = MAX_KEY - MAX_SITE_PREFIX - MAX_LIMIT_PREFIX - MAX_SUFFIX;
@@ -53,9 +54,11 @@ const fn longest_count() -> usize {
 /// counts unless it counts connections; the top level adds `connections:` with what it counts, and no limit can be
 /// named `connections`. So no two limits, no limit that is only logged, and nothing that a limit counted before a
 /// reload share a counter.
-pub fn limit_prefix(site: &str, name: &str, counts: CountKind, log_only: bool) -> String {
+pub fn limit_prefix(site: &str, name: &str, counts: CountKind, door: Door, log_only: bool) -> String {
     let mark = if log_only { LOG_ONLY } else { "" };
     match (name, counts) {
+        // Postfix's requests are others.
+        (name, CountKind::Requests) if door == Door::Web => format!("{site}{mark}{name}:web/"),
         (limit::TOP, CountKind::Connections) => format!("{site}{mark}"),
         (name, CountKind::Connections) => format!("{site}{mark}{name}/"),
         (name, counts) => format!("{site}{mark}{name}:{}/", counts.word()),
@@ -88,6 +91,8 @@ pub enum CounterKind {
     Ban,
     /// How many bans there were.
     Bans,
+    /// That a thing with this digest was counted: of equal ones only the first is.
+    Member(u64),
 }
 
 impl Key<'_> {
@@ -106,6 +111,7 @@ impl Key<'_> {
             CounterKind::Violations => output.write_str("!violations"),
             CounterKind::Ban => output.write_str("!ban"),
             CounterKind::Bans => output.write_str("!bans"),
+            CounterKind::Member(digest) => write!(output, "!m{digest:x}"),
         }
     }
 }
@@ -129,7 +135,7 @@ pub enum KeyField {
 
 impl KeyField {
     /// Every one of them with its word.
-    pub const WORDS: [(&'static str, Self); 14] = [
+    pub const WORDS: [(&'static str, Self); 22] = [
         ("client", Self::Client),
         ("sasl_username", Self::Whole(Attribute::SaslUsername)),
         ("sender", Self::Whole(Attribute::Sender)),
@@ -144,7 +150,23 @@ impl KeyField {
         ("policy_context", Self::Whole(Attribute::PolicyContext)),
         ("server_address", Self::Whole(Attribute::ServerAddress)),
         ("server_port", Self::Whole(Attribute::ServerPort)),
+        ("login", Self::Whole(Attribute::Login)),
+        ("login_domain", Self::MailDomain(Attribute::Login)),
+        ("protocol", Self::Whole(Attribute::Protocol)),
+        ("device_id", Self::Whole(Attribute::DeviceId)),
+        ("user", Self::Whole(Attribute::User)),
+        ("host", Self::Whole(Attribute::Host)),
+        ("path", Self::Whole(Attribute::Path)),
+        ("method", Self::Whole(Attribute::Method)),
     ];
+
+    /// Whether a request at a door can have it.
+    pub fn is_at(self, door: Door) -> bool {
+        match self {
+            Self::Client => true,
+            Self::Whole(attribute) | Self::MailDomain(attribute) | Self::HostDomain(attribute) => attribute.is_at(door),
+        }
+    }
 
     /// Its word in the configuration.
     pub fn word(self) -> &'static str {

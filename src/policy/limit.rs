@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::action::Action;
 use super::conditions::Conditions;
+use super::door::{Door, DoorSet};
 use super::key::KeySpec;
 use crate::net::netblock_table::NetblockTable;
 
@@ -30,6 +31,10 @@ pub struct Limit {
     pub memory_id: LimitId,
     /// Its name in the configuration, in logs and answers.
     pub name: String,
+    /// Where its requests come in.
+    pub door: Door,
+    /// Where its bans hold; its own door is among them.
+    pub ban_doors: DoorSet,
     /// What its keys begin with in a shared store.
     pub key_prefix: String,
     /// What is a hit.
@@ -85,6 +90,8 @@ impl Limit {
             id: 0,
             memory_id: 0,
             name: TOP.to_owned(),
+            door: Door::Smtp,
+            ban_doors: DoorSet::only(Door::Smtp),
             key_prefix,
             counts: CountKind::Connections,
             per: KeySpec::client(),
@@ -120,19 +127,46 @@ pub enum CountKind {
     Recipients,
     /// The size of a message, in KiB rounded up.
     Bytes,
-    /// A request of Postfix, whatever it is about.
+    /// A request of Postfix, whatever it is about, or of a web client.
     Requests,
+    /// A login, whatever comes of it.
+    Logins,
+    /// A login that failed.
+    FailedLogins,
+    /// A wrong password of a login, once however often it is tried.
+    FailedPasswords,
 }
 
 impl CountKind {
     /// Every one of them with its word.
-    pub const WORDS: [(&'static str, Self); 5] = [
+    pub const WORDS: [(&'static str, Self); 8] = [
         ("connections", Self::Connections),
         ("messages", Self::Messages),
         ("recipients", Self::Recipients),
         ("bytes", Self::Bytes),
         ("requests", Self::Requests),
+        ("logins", Self::Logins),
+        ("failed_logins", Self::FailedLogins),
+        ("failed_passwords", Self::FailedPasswords),
     ];
+
+    /// Whether it happens at a door.
+    pub fn is_at(self, door: Door) -> bool {
+        match self {
+            Self::Requests => door != Door::Login,
+            Self::Logins | Self::FailedLogins | Self::FailedPasswords => door == Door::Login,
+            _ => door == Door::Smtp,
+        }
+    }
+
+    /// What a limit at a door counts unless configured.
+    pub fn usual(door: Door) -> Self {
+        match door {
+            Door::Smtp => Self::Connections,
+            Door::Login => Self::FailedPasswords,
+            Door::Web => Self::Requests,
+        }
+    }
 
     pub fn word(self) -> &'static str {
         Self::WORDS.iter().find(|(_, counts)| *counts == self).map_or("", |(word, _)| word)

@@ -14,6 +14,7 @@ pub mod attribute;
 pub mod checks;
 pub mod conditions;
 pub mod decision;
+pub mod door;
 pub mod key;
 pub mod limit;
 pub mod lists;
@@ -27,6 +28,7 @@ pub mod window;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::ops::Range;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -36,6 +38,7 @@ use crate::policy::request::Request;
 
 pub use checks::{LimitChecks, Readings};
 pub use decision::{Decision, Delayed, Effect, Pass, Reason, Refund, Refusal, Verdict};
+pub use door::{Door, DoorSet};
 pub use key::{Counter, CounterKind, Key, Operation};
 pub use limit::Limit;
 pub use overrides::Overrides;
@@ -60,15 +63,26 @@ pub struct Policy {
     pub(crate) reasons: Vec<Box<str>>,
     pub(crate) rates: Vec<Rate>,
     blacklist: Blacklist,
+    /// Those of one door stand together, in the order of the file.
     pub(crate) limits: Vec<Limit>,
     /// Some limit counts clients on the whitelist too.
     counts_whitelisted: bool,
+    doors: [DoorLimits; Door::COUNT],
     /// Every limit there ever was, by its name, and by that with what it counts: so counts keep their meaning over reloads.
     ids: HashMap<String, LimitId>,
     on_store_failure: OnStoreFailure,
     log_only: bool,
     /// What administrators said meanwhile.
     overrides: Overrides,
+}
+
+/// The limits that have a say at a door, by their places.
+#[derive(Clone, Debug, Default)]
+struct DoorLimits {
+    /// Those that count there.
+    own: Range<usize>,
+    /// Those of other doors whose bans hold there.
+    banning: Vec<usize>,
 }
 
 /// What is done about clients on the blacklist.
@@ -96,11 +110,13 @@ impl Policy {
     pub fn new(settings: &PolicySettings, before: Option<&Self>) -> Self {
         let mut ids = before.map(|before| before.ids.clone()).unwrap_or_default();
         let mut limits = settings.limits.clone();
+        limits.sort_by_key(|limit| limit.door as usize);
         for limit in &mut limits {
-            let Limit { name, counts, window, log_only, .. } = &*limit;
+            let Limit { name, counts, window, log_only, door, .. } = &*limit;
             // Kept in the state file. A limit that counts something else, or otherwise, has other counters; but a
             // session that passed it stays passed.
-            let counted = format!("{name} {} {} {log_only}", counts.word(), window.word());
+            let door = if *door == Door::Web { " web" } else { "" };
+            let counted = format!("{name} {} {} {log_only}{door}", counts.word(), window.word());
             (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
         }
         Self {
@@ -109,12 +125,23 @@ impl Policy {
             rates: settings.lists.rates.clone(),
             blacklist: settings.blacklist.clone(),
             counts_whitelisted: limits.iter().any(|limit| !limit.whitelist_exempts),
+            doors: Door::ALL.map(|door| DoorLimits::of(&limits, door)),
             limits,
             ids,
             on_store_failure: settings.on_store_failure,
             log_only: settings.log_only,
             overrides: before.map(|before| before.overrides.clone()).unwrap_or_default(),
         }
+    }
+
+    /// The limits that count at a door.
+    pub(crate) fn limits_at(&self, door: Door) -> &[Limit] {
+        &self.limits[self.doors[door as usize].own.clone()]
+    }
+
+    /// The limits of other doors whose bans hold at this one.
+    pub(crate) fn banning_at(&self, door: Door) -> impl Iterator<Item = &Limit> {
+        self.doors[door as usize].banning.iter().map(|place| &self.limits[*place])
     }
 
     /// What administrators said, which outlives reloads.
@@ -149,13 +176,14 @@ impl Policy {
                 return Plan::Done(self.exempt(Pass::Allowed, record, now));
             }
             Some(said) if said.kind == OverrideKind::Ban && !is_checked && !whitelisted && !self.log_only => {
-                return Plan::Done(self.on_blacklist(Verdict::Refuse(self.banned(client, &said)), record));
+                let refusal = self.banned(client, request.door, &said);
+                return Plan::Done(self.on_blacklist(Verdict::Refuse(refusal), record));
             }
             _ => {}
         }
         let rate = match listed {
             Some((netblock, ListEntry::Blacklist(reason))) if !is_checked && !self.log_only => {
-                let verdict = match self.blacklisted(client, netblock, *reason) {
+                let verdict = match self.blacklisted(client, request.door, netblock, *reason) {
                     // The same as where a limit delays.
                     Verdict::Delay(delay) if record.blacklist == BlacklistState::TooManyDelayed => {
                         Verdict::Refuse(delay.over_delay_limit())
@@ -169,20 +197,24 @@ impl Policy {
             _ => None,
         };
         let mut checks = LimitChecks::new(client, request, whitelisted);
-        for limit in &self.limits {
+        for limit in self.limits_at(request.door) {
             if record.blacklist == BlacklistState::Delayed && limit.counts == CountKind::Connections {
                 continue;
             }
             if whitelisted && limit.whitelist_exempts {
                 continue;
             }
-            let rate = match limit.netblocks.lookup(client) {
-                Some((_, None)) => continue,
-                Some((netblock, Some(rate))) => Some((netblock, rate)),
-                None if limit.name == limit::TOP => rate,
-                None => None,
-            };
-            checks.consider(limit, rate, request, record, now);
+            if let Some(rate) = rate_of(limit, client, rate) {
+                checks.consider(limit, rate, request, record, now);
+            }
+        }
+        for limit in self.banning_at(request.door) {
+            if whitelisted && limit.whitelist_exempts {
+                continue;
+            }
+            if let Some(rate) = rate_of(limit, client, rate) {
+                checks.consider_ban(limit, rate, record, now);
+            }
         }
         // Where nothing is enforced a blacklisted client is logged once, even if no limit applies to it.
         let news = self.log_only
@@ -205,12 +237,12 @@ impl Policy {
             decision.blacklist = Some(BlacklistState::Passed);
         }
         if self.log_only && !checks.whitelisted && record.blacklist == BlacklistState::Unchecked {
-            decision.effects.extend(self.would_refuse(checks.client, now).map(Effect::WouldRefuse));
+            decision.effects.extend(self.would_refuse(checks.client, checks.door, now).map(Effect::WouldRefuse));
         }
         for check in &checks.checks {
             let (count, violations) = match check.state {
                 CheckState::Cached(count) => (count, 0),
-                CheckState::ToCount { scope, .. } => {
+                CheckState::ToCount { scope, .. } | CheckState::ToReadBan { scope } => {
                     let CounterReading { hit, banned, violations } = check.reading(readings, now);
                     let count = CountRecord::new(check.limit.memory_id, scope, hit, banned, checks.stress);
                     (CountRecord { at: now.monotonic, messages: record.messages, ..count }, violations)
@@ -218,7 +250,7 @@ impl Policy {
             };
             let outcome = self.outcome(checks, check, &count, violations, record.delayed);
             let mut finalized = self.finalize(count, check.limit, &outcome);
-            if matches!(check.state, CheckState::ToCount { .. }) {
+            if !matches!(check.state, CheckState::Cached(_)) {
                 if !finalized.passed {
                     finalized.key = CountRecord::key(&check.part);
                 }
@@ -294,23 +326,24 @@ impl Policy {
     }
 
     /// What the blacklist has to say where nothing is enforced.
-    fn would_refuse(&self, client: IpAddr, now: Now) -> Option<Refusal<'_>> {
+    fn would_refuse(&self, client: IpAddr, door: Door, now: Now) -> Option<Refusal<'_>> {
         if let Some(word) = self.overrides.lookup(client, now).filter(|word| word.kind == OverrideKind::Ban) {
-            return Some(self.banned(client, &word));
+            return Some(self.banned(client, door, &word));
         }
         let (netblock, ListEntry::Blacklist(reason)) = self.netblocks.lookup(client)? else {
             return None;
         };
-        match self.blacklisted(client, netblock, *reason) {
+        match self.blacklisted(client, door, netblock, *reason) {
             Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
             Verdict::Pass(_) | Verdict::Defer => None,
         }
     }
 
     /// An administrator's ban, which is an entry of the blacklist for a while.
-    fn banned(&self, client: IpAddr, word: &overrides::ActiveOverride) -> Refusal<'_> {
+    fn banned(&self, client: IpAddr, door: Door, word: &overrides::ActiveOverride) -> Refusal<'_> {
         Refusal {
             client,
+            door,
             reason: Reason::Banned,
             limit: BLACKLIST,
             key: KeyPart::Client { address: word.netblock.addr(), prefix_length: word.netblock.prefix_len() },
@@ -321,9 +354,16 @@ impl Policy {
         }
     }
 
-    fn blacklisted(&self, client: IpAddr, netblock: &IpNet, reason: Option<lists::ListIndex>) -> Verdict<'_> {
+    fn blacklisted(
+        &self,
+        client: IpAddr,
+        door: Door,
+        netblock: &IpNet,
+        reason: Option<lists::ListIndex>,
+    ) -> Verdict<'_> {
         let refusal = Refusal {
             client,
+            door,
             reason: Reason::Blacklisted(reason.map(|place| &*self.reasons[place.index()])),
             limit: BLACKLIST,
             key: KeyPart::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() },
@@ -338,6 +378,33 @@ impl Policy {
         }
     }
 }
+
+impl DoorLimits {
+    fn of(limits: &[Limit], door: Door) -> Self {
+        let first = limits.partition_point(|limit| (limit.door as usize) < door as usize);
+        let own = first..limits.partition_point(|limit| limit.door as usize <= door as usize);
+        let bans_here = |limit: &Limit| limit.door != door && limit.ban.is_some() && limit.ban_doors.contains(door);
+        Self { own, banning: (0..limits.len()).filter(|place| bans_here(&limits[*place])).collect() }
+    }
+}
+
+/// The rate of a client's netblock at a limit, which has `program`'s where it is the one at the top level; `None`: the
+/// limit does not count it.
+fn rate_of<'r>(
+    limit: &'r Limit,
+    client: IpAddr,
+    program: Option<NetblockRate<'r>>,
+) -> Option<Option<NetblockRate<'r>>> {
+    match limit.netblocks.lookup(client) {
+        Some((_, None)) => None,
+        Some((netblock, Some(rate))) => Some(Some((netblock, rate))),
+        None if limit.name == limit::TOP => Some(program),
+        None => Some(None),
+    }
+}
+
+/// A netblock and the rate it has.
+type NetblockRate<'r> = (&'r IpNet, &'r Rate);
 
 /// The number of a name.
 fn id(ids: &mut HashMap<String, LimitId>, name: String) -> LimitId {

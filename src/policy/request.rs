@@ -1,4 +1,4 @@
-//! A policy request: its values, and those that every request is recognised by.
+//! A request at any door: its values, and those that every request of Postfix is recognised by.
 //!
 //! Works on bytes: a HELO name or a sender need not be UTF-8. A request is one
 //! slice of the input with a table of where each value lies in it; the few
@@ -10,6 +10,7 @@ use std::ops::Range;
 use bytes::BytesMut;
 
 use crate::policy::attribute::Attribute;
+use crate::policy::door::Door;
 use serde::{Deserialize, Serialize};
 
 /// A longer value is clipped to this many bytes. SMTP commands are bounded by
@@ -20,11 +21,20 @@ pub const MAX_VALUE: usize = 16 * 1024;
 /// Bytes of a request. Thirty attributes of usual length are about 700 bytes.
 pub const MAX_REQUEST: usize = 128 * 1024;
 
+/// A longer value at another door than Postfix's is clipped to this many bytes.
+pub const MAX_OTHER_VALUE: usize = 4096;
+
 /// One policy request.
 #[derive(Debug)]
 pub struct Request {
     block: BytesMut,
     places: [ValueSpan; Attribute::COUNT],
+    /// Where the values are of attributes that Postfix does not send.
+    others: Vec<(Attribute, ValueSpan)>,
+    /// Where it came in.
+    pub door: Door,
+    /// At the login door: what came of the login.
+    pub login: LoginOutcome,
     /// The client's address, IPv4-mapped IPv6 folded to IPv4; `None` when absent, `unknown` or no address.
     pub client: Option<IpAddr>,
     /// The client's port; 0 when Postfix does not say.
@@ -56,6 +66,17 @@ impl ValueSpan {
 }
 
 const _: () = assert!(MAX_REQUEST <= 1 << (u32::BITS - ValueSpan::LENGTH_BITS), "every place in a request fits a word");
+
+/// What is known of a login.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LoginOutcome {
+    /// It is about to be tried, or the request is not about a login.
+    #[default]
+    Unknown,
+    Succeeded,
+    /// The password was wrong, or there is no such account.
+    Failed,
+}
 
 /// The stage of the SMTP session, as far as it matters what it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,12 +125,51 @@ pub struct Instance {
 impl Request {
     /// The bytes of an attribute; empty when absent (Postfix makes no difference). Clipped to `MAX_VALUE`.
     pub fn value(&self, attribute: Attribute) -> &[u8] {
-        &self.block[self.places[attribute as usize].range()]
+        match self.places.get(attribute as usize) {
+            Some(span) => &self.block[span.range()],
+            None => self.other_value(attribute),
+        }
+    }
+
+    fn other_value(&self, attribute: Attribute) -> &[u8] {
+        let found = self.others.iter().find(|(other, _)| *other == attribute);
+        found.map_or(b"", |(_, span)| &self.block[span.range()])
+    }
+
+    /// A request at another door than Postfix's, with these values. Each is clipped to [`MAX_OTHER_VALUE`].
+    pub fn at<'v>(door: Door, client: Option<IpAddr>, values: impl IntoIterator<Item = (Attribute, &'v [u8])>) -> Self {
+        let empty = Self::new(BytesMut::new(), [ValueSpan::default(); Attribute::COUNT]);
+        let mut request = Self { door, client, ..empty };
+        if let Some(client) = client {
+            request.set(Attribute::ClientAddress, client.to_string().as_bytes());
+        }
+        values.into_iter().for_each(|(attribute, value)| request.set(attribute, value));
+        request
+    }
+
+    fn set(&mut self, attribute: Attribute, value: &[u8]) {
+        let value = &value[..value.len().min(MAX_OTHER_VALUE)];
+        let span = ValueSpan::new(self.block.len(), value.len());
+        self.block.extend_from_slice(value);
+        match self.places.get_mut(attribute as usize) {
+            Some(place) => *place = span,
+            None => self.others.push((attribute, span)),
+        }
     }
 
     pub(crate) fn new(block: BytesMut, places: [ValueSpan; Attribute::COUNT]) -> Self {
-        let mut request =
-            Self { block, places, client: None, client_port: 0, server: None, state: Stage::Other, instance: None };
+        let mut request = Self {
+            block,
+            places,
+            others: Vec::new(),
+            door: Door::Smtp,
+            login: LoginOutcome::Unknown,
+            client: None,
+            client_port: 0,
+            server: None,
+            state: Stage::Other,
+            instance: None,
+        };
         request.client = address(request.value(Attribute::ClientAddress));
         request.client_port = port(request.value(Attribute::ClientPort));
         request.server = address(request.value(Attribute::ServerAddress))
@@ -238,6 +298,18 @@ mod tests {
         }
         assert_ne!(read("message-1"), read("message-2"));
         assert_eq!(read("message-1"), read("message-1"));
+    }
+
+    #[test]
+    fn a_request_at_another_door_has_its_own_values_and_none_of_postfix() {
+        let long = [b'x'; 2 * MAX_OTHER_VALUE];
+        let values: [(Attribute, &[u8]); 3] =
+            [(Attribute::Path, b"/login"), (Attribute::Method, b"POST"), (Attribute::UserAgent, &long)];
+        let request = Request::at(Door::Web, Some([192, 0, 2, 1].into()), values);
+        assert_eq!(request.value(Attribute::Path), b"/login");
+        assert_eq!(request.value(Attribute::ClientAddress), b"192.0.2.1");
+        assert_eq!(request.value(Attribute::UserAgent).len(), MAX_OTHER_VALUE);
+        assert_eq!((request.value(Attribute::Host), request.value(Attribute::Stress)), (&b""[..], &b""[..]));
     }
 
     #[test]

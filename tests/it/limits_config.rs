@@ -10,6 +10,7 @@ use connshaper::config::{Config, ConfigError, KEYS, Loaded};
 use connshaper::net::netblock_table::NetblockTable;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::conditions::{Condition, Pattern, Test};
+use connshaper::policy::door::Door;
 use connshaper::policy::key::MAX_KEY;
 use connshaper::policy::key::{KeyField, KeyPart};
 use connshaper::policy::limit::{Ban, CountKind, Delay, Window};
@@ -518,7 +519,7 @@ proptest! {
         initial in 1_u64..=5_000,
         ban_time in 1_u32..1000,
         count in 0..5_usize,
-        per in prop::sample::subsequence(KeyField::WORDS.to_vec(), 0..=KeyField::WORDS.len()),
+        per in prop::sample::subsequence(smtp_words(), 0..=smtp_words().len()),
     ) {
         let words: Vec<&str> = per.iter().map(|(word, _)| *word).collect();
         let (word, counts) = CountKind::WORDS[count];
@@ -534,6 +535,11 @@ proptest! {
         prop_assert_eq!(limit.ban.unwrap().max, ban_time);
         prop_assert!(limit.per.0.iter().eq(per.iter().map(|(_, field)| field)));
     }
+}
+
+/// The words of `per` that Postfix's door has.
+fn smtp_words() -> Vec<(&'static str, KeyField)> {
+    KeyField::WORDS.into_iter().filter(|(_, field)| field.is_at(Door::Smtp)).collect()
 }
 
 // Keys in a shared store.
@@ -607,10 +613,11 @@ fn limit_name() -> impl Strategy<Value = String> {
 
 /// The keys of one limit, without its name.
 fn limit_keys() -> impl Strategy<Value = String> {
-    let counts = CountKind::WORDS.map(|(word, _)| word);
+    let smtp = CountKind::WORDS.iter().filter(|(_, counts)| counts.is_at(Door::Smtp));
+    let counts: Vec<_> = smtp.map(|(word, _)| *word).collect();
     let per = [r#"["client"]"#, "[]", r#"["sender"]"#, r#"["client", "sender"]"#, r#"["sender_domain", "helo_name"]"#];
     let with = (
-        prop::sample::select(counts.to_vec()),
+        prop::sample::select(counts),
         prop::sample::select(per.to_vec()),
         any::<bool>(),
         prop::sample::select(vec!["fixed", "sliding"]),
@@ -655,6 +662,7 @@ proptest! {
             CounterKind::Violations,
             CounterKind::Ban,
             CounterKind::Bans,
+            CounterKind::Member(u64::MAX),
         ];
         let mut counters = HashMap::new();
         for limit in &config.policy.limits {

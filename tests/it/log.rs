@@ -12,7 +12,7 @@ use connshaper::observe::log::{Events, Facility, Log, Severity, SyslogFormat};
 use connshaper::policy::OnStoreFailure;
 use connshaper::policy::action::Action;
 use connshaper::policy::key::KeyPart;
-use connshaper::policy::{Pass, Reason, Refusal};
+use connshaper::policy::{Door, Pass, Reason, Refusal};
 use connshaper::store;
 
 use crate::support::{must_pass, own_process, role};
@@ -96,6 +96,7 @@ fn a_refusal_is_one_datagram_in_the_mail_facility() {
     let client = "2001:db8::25".parse().unwrap();
     let refusal = Refusal {
         client,
+        door: Door::Smtp,
         reason: Reason::Over,
         limit: "connections",
         key: KeyPart::client(client, 32, 64),
@@ -200,12 +201,12 @@ fn suppressed_lines_are_reported_with_the_next() {
 #[test]
 fn the_log_level_hides_less_severe_lines_until_it_is_changed() {
     let log = Log::in_memory(Severity::Info);
-    report::passed(&log, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     assert!(log.lines().is_empty());
     let chosen = LogConfig { level: Severity::Debug, rate: 1, events: Events::default(), ..config(LogTarget::Stderr) };
     log.reconfigure(&chosen);
-    report::passed(&log, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
-    report::passed(&log, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
+    report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     assert_eq!(log.lines(), ["PASSED client=192.0.2.1 reason=within_limits"]);
     store::shared::report::down(&log, "mc1:11211", "connection refused", OnStoreFailure::Local);
     store::shared::report::up(&log, "mc1:11211", 12, 345);

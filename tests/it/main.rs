@@ -12,6 +12,7 @@ mod connection;
 mod consequences;
 mod control;
 mod doctor;
+mod doors;
 mod events;
 mod fail2ban;
 mod faults_clock;

@@ -78,7 +78,7 @@ fn decisions_are_counted_by_limit_verdict_and_reason() {
     let host = Host::start("threshold = 2\n[limit.tried]\nthreshold = 3\nlog_only = true\n");
     host.traffic();
     let decided = |limit: &str, verdict: &str, reason: &str| {
-        let labels = format!("limit=\"{limit}\",verdict=\"{verdict}\",reason=\"{reason}\"");
+        let labels = format!("limit=\"{limit}\",verdict=\"{verdict}\",reason=\"{reason}\",door=\"smtp\"");
         host.value(&format!("connshaper_decisions_total{{{labels}}}"))
     };
     assert_eq!(decided("connections", "refused", "over"), 2.0);

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::config::{EffectiveSetting, units};
 use crate::policy::conditions::{Condition, Pattern, Test};
+use crate::policy::door::{Door, DoorSet};
 use crate::policy::key::KeyField;
 use crate::policy::limit::{self, Ban, CountKind, Limit, Window};
 
@@ -13,6 +14,7 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
         let setting = settings.iter().find(|setting| setting.key == key);
         setting.and_then(|setting| setting.value.as_ref()?.as_str()).unwrap_or_default()
     };
+    let door = if limit.door == Door::Smtp { String::new() } else { format!("At the {} door: ", limit.door.word()) };
     let name = if limit.name == limit::TOP { String::new() } else { format!("{}: ", limit.name) };
     let span = match limit.window {
         Window::Fixed => "in",
@@ -20,11 +22,11 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
     };
     let window = units::words(Duration::from_secs(limit.exptime.into()));
     let mut text = format!(
-        "{name}{who}{whom} may {what} {span} {window}; the next {over}",
+        "{name}{door}{who}{whom} may {what} {span} {window}; the next {over}",
         who = who(limit),
         whom = whom(limit),
         what = what(limit.counts, limit.threshold),
-        over = over(limit, word("action")),
+        over = over(limit, &answer(limit, word("action"))),
     );
     text += &stress(limit, word("stress_action"));
     if limit.coalesce > 0 {
@@ -114,13 +116,27 @@ fn what(counts: CountKind, threshold: u32) -> String {
         (CountKind::Recipients, number) => format!("name {}", counted(number as usize, "recipient", "recipients")),
         (CountKind::Requests, number) => format!("cause {}", counted(number as usize, "request", "requests")),
         (CountKind::Bytes, kib) => format!("send {}", units::size_words(kib)),
+        (CountKind::Logins, number) => format!("log in {}", counted(number as usize, "time", "times")),
+        (CountKind::FailedLogins, number) => format!("fail to log in {}", counted(number as usize, "time", "times")),
+        (CountKind::FailedPasswords, number) => {
+            format!("try {}", counted(number as usize, "wrong password", "wrong passwords"))
+        }
+    }
+}
+
+/// What one that is refused is answered.
+fn answer(limit: &Limit, action: &str) -> String {
+    match limit.door {
+        Door::Smtp => format!("answered {action}"),
+        Door::Login => "refused".to_owned(),
+        Door::Web => format!("answered {}", limit.action.status_text()),
     }
 }
 
 /// What happens to the next one.
 fn over(limit: &Limit, action: &str) -> String {
     let mut text = match limit.delay {
-        None => format!("is answered {action}"),
+        None => format!("is {action}"),
         Some(delay) if delay.initial == delay.max => {
             format!("waits {}, and passes", units::words(delay.max))
         }
@@ -131,10 +147,14 @@ fn over(limit: &Limit, action: &str) -> String {
         ),
     };
     if let Some(delay) = limit.delay {
-        text += &format!("; when {} of a key wait already, it is answered {action}", delay.max_concurrent);
+        text += &format!("; when {} of a key wait already, it is {action}", delay.max_concurrent);
     }
     if let Some(ban) = limit.ban {
         text += &banned(ban);
+        if limit.ban_doors != DoorSet::only(limit.door) {
+            let doors: Vec<_> = limit.ban_doors.doors().map(Door::word).collect();
+            text += &format!(", at the doors {}", doors.join(", "));
+        }
     }
     if limit.delay.is_some() || limit.ban.is_some() {
         let time = units::words(Duration::from_secs(limit.forget_after.into()));

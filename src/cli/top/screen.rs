@@ -194,12 +194,12 @@ impl Screen {
         let times = |row: &ClientStatus| row.count as f64 / row.threshold.max(1) as f64;
         let most = self.rows.iter().map(times).fold(0.0, f64::max);
         let row = |row: &ClientStatus| {
-            let ClientStatus { limit, key, count, threshold, left, over } = row;
+            let ClientStatus { key, count, threshold, left, over, .. } = row;
             let (state, style) = match over {
                 true => ("over", Style::new().fg(Color::Red)),
                 false => ("", Style::new()),
             };
-            let (key, limit) = (key.clone(), limit.clone());
+            let (key, limit) = (key.clone(), row.limit());
             let (count, of, left) =
                 (format!("{count:>9}"), format!("{threshold:>9}"), format!("{:>11}", lasting(*left)));
             let far = format!("{:>6.1}x {}", times(row), bar(times(row) / most, room));
@@ -247,6 +247,7 @@ mod tests {
     fn answer(down: bool) -> TopAnswer {
         let client = |n: u32| ClientStatus {
             limit: "connections".to_owned(),
+            door: "smtp".to_owned(),
             key: format!("198.51.100.{n}"),
             count: n.into(),
             threshold: 10,

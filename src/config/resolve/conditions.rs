@@ -7,29 +7,33 @@ use super::super::diagnostics::quoted;
 use super::super::keys;
 use super::super::settings::{SettingEntry, TableSettings, with_article};
 use super::super::source::Span;
+use super::limit::at;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
+use crate::policy::door::Door;
 
 /// The most memory that a regular expression takes, compiled and while it is matched.
 const REGEX_SIZE: usize = 1 << 20;
 
-/// The attributes that a condition can be about: all but `request`, which is always the same.
-pub fn attributes() -> impl Iterator<Item = Attribute> {
-    Attribute::all().filter(|attribute| *attribute != Attribute::Request)
+/// The attributes that a condition at a door can be about: all but `request`, which is always the same.
+pub fn attributes(door: Door) -> impl Iterator<Item = Attribute> {
+    Attribute::at(door).filter(|attribute| *attribute != Attribute::Request)
 }
 
-pub(super) fn read(s: &TableSettings) -> Conditions {
-    let list = |key| s.table(key).iter().filter_map(|entry| condition(s, entry)).collect();
+pub(super) fn read(s: &TableSettings, door: Door) -> Conditions {
+    let list = |key| s.table(key).iter().filter_map(|entry| condition(s, door, entry)).collect();
     Conditions { all: list("match"), none: list("unless") }
 }
 
-fn condition(s: &TableSettings, entry: &SettingEntry) -> Option<Condition> {
-    let Some(attribute) = attributes().find(|attribute| attribute.name() == entry.name) else {
-        let remedy = match keys::nearest(entry.name, attributes().map(|attribute| attribute.name())) {
+fn condition(s: &TableSettings, door: Door, entry: &SettingEntry) -> Option<Condition> {
+    let Some(attribute) = attributes(door).find(|attribute| attribute.name() == entry.name) else {
+        let known: Vec<_> = attributes(door).map(|attribute| attribute.name()).collect();
+        let remedy = match keys::nearest(entry.name, known.iter().copied()) {
             Some(name) => format!("did you mean `{name}`?"),
+            None if door != Door::Smtp => format!("write one of {}", known.join(", ")),
             None => "write one as Postfix names it, as in `sasl_username` or `server_port`".to_owned(),
         };
-        let problem = format!("{} is not an attribute of a request{}", quoted(entry.name), s.owner());
+        let problem = format!("{} is not an attribute of a request{}{}", quoted(entry.name), at(door), s.owner());
         return s.diagnostics.error(&entry.span, problem, remedy);
     };
     let test = match entry.value.get_ref() {

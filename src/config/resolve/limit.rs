@@ -6,10 +6,12 @@ use toml::Spanned;
 use toml::de::DeValue;
 
 use super::super::diagnostics::quoted;
+use super::super::effective::Origin;
 use super::super::settings::{TableSettings, integer, with_article};
 use super::super::units::{self, spell};
 use super::super::{keys, source::Span};
 use super::{conditions, netblocks, reply};
+use crate::policy::door::{Door, DoorSet};
 use crate::policy::key::{self, KeyField, KeySpec};
 use crate::policy::limit::{self, Ban, CountKind, Delay, Limit, Window};
 
@@ -37,22 +39,34 @@ impl Timeouts {
     }
 }
 
+/// What a message about a word adds, where the door matters.
+pub(super) fn at(door: Door) -> String {
+    match door {
+        Door::Smtp => String::new(),
+        door => format!(" at the {} door", door.word()),
+    }
+}
+
 /// The limit of this name. `span` is that of the name.
 pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span) -> Limit {
-    let counts = s.choice("count", &CountKind::WORDS);
+    let door = s.choice("door", &Door::WORDS);
+    let counts = counts(s, door);
     let exptime = seconds(s.get("exptime"));
     let ban = ban(s);
     let longest = exptime.max(ban.map_or(0, |ban| ban.max));
     let (action, stress_action) = reply::actions(s, counts, &program.classes);
     let log_only = s.get::<bool>("log_only") || program.log_only;
-    let per = per(s);
+    let per = per(s, door);
+    let ban_doors = ban_doors(s, door, &per);
     Limit {
         id: 0,
         memory_id: 0,
-        key_prefix: key::limit_prefix(&program.key_prefix, name, counts, log_only),
+        key_prefix: key::limit_prefix(&program.key_prefix, name, counts, door, log_only),
         name: name.to_owned(),
+        door,
+        ban_doors,
         counts,
-        conditions: conditions::read(s),
+        conditions: conditions::read(s, door),
         threshold: threshold(s, counts, name, span),
         stress_threshold: s
             .toml("stress_threshold")
@@ -132,7 +146,45 @@ pub(super) fn amount(s: &TableSettings, named: &str, toml: &Spanned<DeValue>, co
     }
 }
 
-fn per(s: &TableSettings) -> KeySpec {
+/// What is counted, which happens at the door.
+fn counts(s: &TableSettings, door: Door) -> CountKind {
+    if s.origin("count") == Origin::Default {
+        return CountKind::usual(door);
+    }
+    let text: String = s.get("count");
+    let known = CountKind::WORDS.iter().filter(|(_, counts)| counts.is_at(door));
+    if let Some((_, counts)) = known.clone().find(|(word, _)| *word == text) {
+        return *counts;
+    }
+    let words: Vec<String> = known.map(|(word, _)| format!("\"{word}\"")).collect();
+    let problem = format!("{} cannot be {}{}", s.named("count"), quoted(&text), at(door));
+    let usual = CountKind::usual(door);
+    s.error("count", problem, format!("write {}", words.join(" or "))).unwrap_or(usual)
+}
+
+/// Where the bans of a limit hold: at its own door, and where it says.
+fn ban_doors(s: &TableSettings, door: Door, per: &KeySpec) -> DoorSet {
+    let mut doors = vec![door];
+    for (word, span) in s.strings("ban_doors").unwrap_or_default() {
+        let Some((_, other)) = Door::WORDS.iter().find(|(known, _)| known == word) else {
+            let known = Door::WORDS.map(|(word, _)| format!("\"{word}\""));
+            let problem = format!("{} cannot be {}", s.named("ban_doors"), quoted(word));
+            s.diagnostics.error::<()>(span, problem, format!("write some of {}", known.join(", ")));
+            continue;
+        };
+        if *other != door && !per.is_client() {
+            let problem = format!(
+                "a ban of limit{} can hold at another door only if it is of a client",
+                s.owner().trim_start_matches(" of limit")
+            );
+            s.diagnostics.error::<()>(span, problem, "write `per = \"client\"`, or leave the other doors out");
+        }
+        doors.push(*other);
+    }
+    doors.into_iter().collect()
+}
+
+fn per(s: &TableSettings, door: Door) -> KeySpec {
     let mut per = KeySpec(Default::default());
     for (word, span) in s.strings("per").unwrap_or_default() {
         match KeyField::WORDS.iter().find(|(known, _)| known == word) {
@@ -140,14 +192,15 @@ fn per(s: &TableSettings) -> KeySpec {
                 let problem = format!("{} stands twice in {}", quoted(word), s.named("per"));
                 s.diagnostics.error::<()>(span, problem, "keep one of them");
             }
-            Some((_, field)) => per.0.push(*field),
-            None => {
-                let known = KeyField::WORDS.map(|(word, _)| word);
-                let remedy = match keys::nearest(word, known.into_iter()) {
+            Some((_, field)) if field.is_at(door) => per.0.push(*field),
+            _ => {
+                let known: Vec<_> =
+                    KeyField::WORDS.iter().filter(|(_, field)| field.is_at(door)).map(|(word, _)| *word).collect();
+                let remedy = match keys::nearest(word, known.iter().copied()) {
                     Some(word) => format!("did you mean \"{word}\"?"),
                     None => format!("write some of {}", known.join(", ")),
                 };
-                let problem = format!("{} cannot be {}", s.named("per"), quoted(word));
+                let problem = format!("{} cannot be {}{}", s.named("per"), quoted(word), at(door));
                 s.diagnostics.error::<()>(span, problem, remedy);
             }
         }

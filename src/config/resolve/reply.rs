@@ -5,7 +5,7 @@ use super::super::effective::Origin;
 use super::super::settings::TableSettings;
 use super::limit::{self, Timeouts};
 use crate::policy::Blacklist;
-use crate::policy::action::{Action, ActionError, Part};
+use crate::policy::action::{Action, ActionError, BLACKLIST_STATUS, Part};
 use crate::policy::limit::CountKind;
 
 /// The default of `text` where it is not the one of the key: it names what is counted.
@@ -16,6 +16,9 @@ pub(in crate::config) fn default_text(counts: CountKind) -> Option<String> {
         CountKind::Recipients => "many recipients",
         CountKind::Bytes => "much mail",
         CountKind::Requests => "many requests",
+        CountKind::Logins => "many logins",
+        CountKind::FailedLogins => "many failed logins",
+        CountKind::FailedPasswords => "many wrong passwords",
     };
     Some(format!("Too {what} from {{client}}, try again in {{left}} seconds"))
 }
@@ -25,7 +28,8 @@ pub(super) fn actions(s: &TableSettings, counts: CountKind, classes: &[String]) 
     let default = default_text(counts).filter(|_| s.origin("text") == Origin::Default);
     let text: String = default.unwrap_or_else(|| s.get("text"));
     let code: String = s.get("enhanced_status_code");
-    let new = |action: String| Action::new(&action, &text, &code, classes);
+    let status = s.get::<u16>("status");
+    let new = |action: String| Action::new(&action, &text, &code, classes).map(|action| action.with_status(status));
     let usual = new(s.get("action"));
     let stress = s.get::<Option<String>>("stress_action").map(new).transpose();
     match (usual, stress) {
@@ -81,5 +85,6 @@ pub(super) fn blacklist(s: &TableSettings, timeouts: Timeouts, classes: &[String
     });
     let delays = set == "delay";
     let longest = limit::longest_delay(s, timeouts, delays.then_some("blacklist_action"));
+    let action = action.with_status(BLACKLIST_STATUS);
     Blacklist { action, delay: delays.then_some(longest.max), max_concurrent: longest.max_concurrent }
 }

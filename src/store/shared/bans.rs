@@ -16,6 +16,7 @@ use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, LogEvent, Severity};
 use crate::observe::statistics::add;
 use crate::policy::decision::Violation;
+use crate::policy::door::DoorSet;
 use crate::policy::key::KeyPart;
 use crate::policy::limit::Ban;
 use crate::policy::{CounterKind, Key};
@@ -28,6 +29,7 @@ use crate::store::shared::over_limit::{Known, Lookup};
 struct ViolationReport {
     limit: String,
     log_only: bool,
+    ban_doors: DoorSet,
     part: KeyPart,
     violations: CounterPlace,
     /// Violations before this one that the store has not been told.
@@ -112,6 +114,7 @@ impl ViolationReport {
         Self {
             limit: limit.name.clone(),
             log_only: limit.log_only,
+            ban_doors: limit.ban_doors,
             part: part.clone(),
             violations: counter(CounterKind::Violations),
             pending,
@@ -124,6 +127,9 @@ impl ViolationReport {
     fn describe(&self, seconds: u32, repetition: u32, line: &mut LogRecord) {
         line.field("key", &self.part).field("limit", &self.limit);
         line.field("seconds", seconds).field("repetition", repetition);
+        if !self.ban_doors.is_smtp() {
+            line.field("doors", self.ban_doors.words());
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::net::lock;
 use crate::net::recent_map::RecentMap;
 use crate::net::secret;
 use crate::policy::key::KeyPart;
-use crate::policy::{Limit, Operation};
+use crate::policy::{CounterKind, Limit, Operation};
 
 /// Keys remembered at once, in about 2 MB. Beyond this those counted longest ago are forgotten, and their next hit
 /// counts.
@@ -27,7 +27,8 @@ impl Coalesce {
     #[inline]
     pub fn apply(&self, operation: &mut Operation<'_>, now: Now) {
         // Few limits coalesce; the others do not pay for the lock.
-        if operation.key.limit.coalesce > 0 && operation.amount > 0 && !self.counts(operation, now) {
+        let is_hit = operation.amount > 0 && !matches!(operation.key.kind, CounterKind::Member(_));
+        if operation.key.limit.coalesce > 0 && is_hit && !self.counts(operation, now) {
             operation.amount = 0;
         }
     }

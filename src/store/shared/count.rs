@@ -8,6 +8,7 @@ use super::backend::{
 use super::over_limit::{Known, Lookup};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
+use crate::policy::limit::LimitId;
 use crate::policy::{Counter, CounterKind, Key, OnStoreFailure, Operation};
 use crate::store::local::TableEntry;
 use crate::store::{Hits, NOTHING, Store};
@@ -32,11 +33,12 @@ impl Store {
     ) -> Hits {
         let mut requests = CounterRequests::new();
         let mut sources = SmallVec::<[_; 2]>::new();
-        let mut cached = false;
+        // The limit that was just answered by what this process knows.
+        let mut cached = None;
         for mut operation in operations {
             self.coalesce.apply(&mut operation, now);
             let lookup = self.look_up(backend, &operation, cached, now);
-            cached = lookup == Lookup::UseCached;
+            cached = (lookup == Lookup::UseCached).then_some(operation.key.limit.id);
             let source = match lookup {
                 Lookup::UseCached => CountSource::Cache(self.count_cached(&operation, now)),
                 Lookup::Ask(pending_hits) => {
@@ -81,13 +83,15 @@ impl Store {
         hits
     }
 
-    /// Whether the store need not be asked because a key is known to be over. `cached`: that was so for the
-    /// operation before.
-    fn look_up(&self, backend: &dyn Backend, operation: &Operation<'_>, cached: bool, now: Now) -> Lookup {
+    /// Whether the store need not be asked because a key is known to be over. `cached`: the limit of the operation
+    /// before, if that was so for it.
+    fn look_up(&self, backend: &dyn Backend, operation: &Operation<'_>, cached: Option<LimitId>, now: Now) -> Lookup {
         let key = &operation.key;
         match key.kind {
             // The operations on one part begin with its window, and the others follow it.
-            CounterKind::Ban | CounterKind::Violations | CounterKind::Bans if cached => return Lookup::UseCached,
+            CounterKind::Ban | CounterKind::Violations | CounterKind::Bans if cached == Some(key.limit.id) => {
+                return Lookup::UseCached;
+            }
             CounterKind::Window if self.over.remembers(key) => {}
             _ => return Lookup::Ask(0),
         }

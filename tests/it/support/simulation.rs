@@ -6,6 +6,7 @@ use bytes::BytesMut;
 use connshaper::config::Config;
 use connshaper::engine::decide::decide;
 use connshaper::engine::delays::DelayPermit;
+use connshaper::engine::event::{Judgement, count_login, decide_event};
 use connshaper::engine::service::Service;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
@@ -69,12 +70,23 @@ impl Simulation {
         let (verdict, permit) = self.runtime.block_on(decide(&self.service, &rules, handle, &request, now));
         self.waiting.extend(permit);
         self.runtime.block_on(finish(&rules.store, now));
-        match verdict {
-            Verdict::Pass(_) => "pass".to_owned(),
-            Verdict::Delay(wait) => format!("wait {}", wait.time.as_millis()),
-            Verdict::Defer => "defer".to_owned(),
-            Verdict::Refuse(refusal) => format!("{} {}", refusal.reason.word(), refusal.limit),
-        }
+        said(&verdict)
+    }
+
+    /// Asks at another door, and returns the result in the same words.
+    pub fn event(&mut self, request: &Request, judgement: Judgement) -> String {
+        let (now, rules) = (Now::simulated(self.now), self.service.rules.load_full());
+        let decided = decide_event(&self.service, &rules, request, judgement, now);
+        let ((verdict, permit), _) = self.runtime.block_on(decided);
+        self.waiting.extend(permit);
+        self.runtime.block_on(finish(&rules.store, now));
+        said(&verdict)
+    }
+
+    /// Reports a login.
+    pub fn report(&mut self, request: &Request, password: Option<u64>) {
+        let (now, rules) = (Now::simulated(self.now), self.service.rules.load_full());
+        self.runtime.block_on(count_login(&rules, request, password, now));
     }
 
     /// A session of its own at its first recipient.
@@ -96,6 +108,15 @@ impl Simulation {
     /// The log lines.
     pub fn lines(&self) -> Vec<String> {
         self.service.log.lines()
+    }
+}
+
+fn said(verdict: &Verdict<'_>) -> String {
+    match verdict {
+        Verdict::Pass(_) => "pass".to_owned(),
+        Verdict::Delay(wait) => format!("wait {}", wait.time.as_millis()),
+        Verdict::Defer => "defer".to_owned(),
+        Verdict::Refuse(refusal) => format!("{} {}", refusal.reason.word(), refusal.limit),
     }
 }
 

@@ -1,0 +1,128 @@
+//! One event at another door than Postfix's, a login or a web request: from its plan to its verdict.
+//!
+//! There are no sessions at these doors, so each event is judged alone. Lists, overrides, bans, limits and delays are
+//! those of `policy`, as at Postfix's door.
+
+use crate::engine::decide::{Answer, apply};
+use crate::engine::preview::{count, preview};
+use crate::engine::report::report;
+use crate::engine::service::{Rules, Service};
+use crate::net::clock::Now;
+use crate::policy::checks::{CheckState, LimitCheck, Operations};
+use crate::policy::door::Door;
+use crate::policy::limit::CountKind;
+use crate::policy::request::Request;
+use crate::policy::{
+    Counter, CounterKind, Decision, Effect, Key, Limit, LimitChecks, Operation, Pass, Plan, SessionRecord, Verdict,
+};
+
+/// What is left of a limit for a client, as clients are told it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Quota {
+    pub limit: String,
+    /// Hits allowed in a window.
+    pub threshold: u32,
+    /// Seconds of a window.
+    pub exptime: u32,
+    /// Hits left.
+    pub remaining: u32,
+    /// Seconds until the window ends.
+    pub left: u32,
+}
+
+/// Whether an event is counted when it is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Judgement {
+    /// It is counted, and judged by that.
+    Counted,
+    /// It is judged by what the counts would be with it. Whether it is counted will be reported.
+    Asked,
+}
+
+/// Decides about an event. Also says what is left of the limits that counted it.
+pub async fn decide_event<'r>(
+    service: &Service,
+    rules: &'r Rules,
+    request: &Request,
+    judgement: Judgement,
+    now: Now,
+) -> (Answer<'r>, Vec<Quota>) {
+    let Rules { policy, store, .. } = rules;
+    let mut record = SessionRecord::default();
+    let Some(client) = request.client else {
+        service.decisions.passed(request.door, Pass::UnknownClient);
+        return ((Verdict::Pass(Pass::UnknownClient), None), Vec::new());
+    };
+    let (mut decision, quotas) = match policy.plan(request, &record, now) {
+        Plan::Done(decision) => (decision, Vec::new()),
+        Plan::Count(checks) => {
+            let readings = match judgement {
+                Judgement::Counted => count(store, &checks, now).await,
+                Judgement::Asked => preview(store, &checks, now).await,
+            };
+            let decision = policy.judge(&checks, &readings, &record, now);
+            let quotas = quotas(&checks, &decision);
+            (decision, quotas)
+        }
+    };
+    let permit = match &decision.verdict {
+        Verdict::Delay(delay) => service.delayed_events.try_acquire(delay, rules.max_delayed),
+        _ => None,
+    };
+    decision.settle(permit.is_some(), &mut record);
+    if judgement == Judgement::Asked {
+        // Nothing was counted that could be taken back.
+        decision.effects.retain(|effect| !matches!(effect, Effect::Refund(_)));
+    }
+    apply(service, rules, &decision, now);
+    report(service, request.door, client, &decision.verdict, now);
+    ((decision.verdict, permit), quotas)
+}
+
+/// What is left of the limits that are enforced and have counted.
+fn quotas(checks: &LimitChecks<'_>, decision: &Decision<'_>) -> Vec<Quota> {
+    let quota = |(check, hit): (&LimitCheck<'_>, Option<Counter>)| {
+        let hit = hit.filter(|_| !check.limit.log_only && matches!(check.state, CheckState::ToCount { .. }))?;
+        let remaining = check.threshold.saturating_sub(hit.count);
+        Some(Quota {
+            limit: check.limit.name.clone(),
+            threshold: check.threshold,
+            exptime: check.limit.exptime,
+            remaining,
+            left: hit.left,
+        })
+    };
+    checks.checks.iter().zip(decision.hits()).filter_map(quota).collect()
+}
+
+/// A login has been tried: counts it where a limit counts such. `password` is a digest of the login and the wrong
+/// password; of equal ones a limit of wrong passwords counts the first only.
+pub async fn count_login(rules: &Rules, request: &Request, password: Option<u64>, now: Now) {
+    debug_assert_eq!(request.door, Door::Login);
+    let Plan::Count(mut checks) = rules.policy.plan(request, &SessionRecord::default(), now) else { return };
+    if let Some(password) = password {
+        leave_out_known(rules, &mut checks, password, now).await;
+    }
+    count(&rules.store, &checks, now).await;
+}
+
+/// Leaves out the limits that have counted this wrong password already.
+async fn leave_out_known(rules: &Rules, checks: &mut LimitChecks<'_>, password: u64, now: Now) {
+    let is_of_passwords = |limit: &Limit| limit.counts == CountKind::FailedPasswords;
+    let answers = {
+        let concerned = checks.checks.iter().filter(|check| is_of_passwords(check.limit));
+        let operations: Operations<'_> = concerned
+            .map(|check| {
+                let key = Key { limit: check.limit, part: &check.part, kind: CounterKind::Member(password) };
+                Operation { key, amount: 1, exptime: check.limit.exptime, threshold: u32::MAX }
+            })
+            .collect();
+        rules.store.count(operations, now).await
+    };
+    let concerned = checks.checks.iter_mut().filter(|check| is_of_passwords(check.limit));
+    for (check, answer) in concerned.zip(answers) {
+        if let (CheckState::ToCount { amount, .. }, true) = (&mut check.state, answer.is_some_and(|it| it.count > 1)) {
+            *amount = 0;
+        }
+    }
+}

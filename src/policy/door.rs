@@ -1,0 +1,76 @@
+//! Doors: where questions come in. Each limit is at one of them, and its bans hold at some.
+
+/// Where a question comes in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Door {
+    /// Postfix asks about SMTP clients.
+    Smtp,
+    /// Dovecot asks about logins.
+    Login,
+    /// A web server asks about requests.
+    Web,
+}
+
+impl Door {
+    /// How many there are.
+    pub const COUNT: usize = 3;
+
+    pub const ALL: [Self; Self::COUNT] = [Self::Smtp, Self::Login, Self::Web];
+
+    /// Every one of them with its word in the configuration.
+    pub const WORDS: [(&'static str, Self); Self::COUNT] =
+        [("smtp", Self::Smtp), ("login", Self::Login), ("web", Self::Web)];
+
+    pub fn word(self) -> &'static str {
+        Self::WORDS[self as usize].0
+    }
+}
+
+/// Some of the doors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DoorSet([bool; Door::COUNT]);
+
+impl DoorSet {
+    pub fn only(door: Door) -> Self {
+        std::iter::once(door).collect()
+    }
+
+    pub fn contains(self, door: Door) -> bool {
+        self.0[door as usize]
+    }
+
+    pub fn doors(self) -> impl Iterator<Item = Door> {
+        Door::ALL.into_iter().filter(move |door| self.contains(*door))
+    }
+
+    /// Whether it is Postfix's alone.
+    pub fn is_smtp(self) -> bool {
+        self == Self::only(Door::Smtp)
+    }
+
+    /// Their words, with commas.
+    pub fn words(self) -> String {
+        self.doors().map(Door::word).collect::<Vec<_>>().join(",")
+    }
+}
+
+impl FromIterator<Door> for DoorSet {
+    fn from_iter<I: IntoIterator<Item = Door>>(doors: I) -> Self {
+        let mut set = Self::default();
+        doors.into_iter().for_each(|door| set.0[door as usize] = true);
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_and_doors_are_in_one_order() {
+        for (place, door) in Door::ALL.into_iter().enumerate() {
+            assert_eq!((Door::WORDS[place].1, door as usize), (door, place));
+        }
+        assert_eq!([Door::Web, Door::Smtp].into_iter().collect::<DoorSet>().words(), "smtp,web");
+    }
+}
