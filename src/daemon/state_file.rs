@@ -11,17 +11,17 @@ use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, ErrorKind};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
-use nix::unistd::geteuid;
 
 use super::counts::{self, CountsReading, Since};
 use crate::config::Config;
 use crate::net::clock::Now;
+use crate::net::files::{leave_to_owner_of_directory, require_trusted};
 use crate::net::lock;
 use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, Severity};
@@ -115,7 +115,7 @@ impl StateFile {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(SnapshotError::Unreadable(error)),
         };
-        require_trusted(&file, &self.path).map_err(SnapshotError::Unreadable)?;
+        file.metadata().and_then(|found| require_trusted(&found, &self.path)).map_err(SnapshotError::Unreadable)?;
         let mut reader = SectionReader::begin(BufReader::with_capacity(PIECE, file))?;
         let mut reading = CountsReading::new(policy, max_clients, Since::Unix, now);
         while let Some(section) = reader.next_section()? {
@@ -184,40 +184,11 @@ fn open_lock(path: &Path) -> io::Result<File> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
             let file = OpenOptions::new().write(true).custom_flags(flags.bits()).open(path)?;
-            require_trusted(&file, path)?;
+            require_trusted(&file.metadata()?, path)?;
             Ok(file)
         }
         Err(error) => Err(error),
     }
-}
-
-/// An opened file is one of ours: regular, and of our own user or root. To root the owner of the directory is no
-/// stranger either, for a daemon that root runs by hand may share it with the service.
-fn require_trusted(file: &File, path: &Path) -> io::Result<()> {
-    let found = file.metadata()?;
-    if !found.is_file() {
-        return Err(io::Error::other("it is no regular file"));
-    }
-    let own = geteuid().as_raw();
-    let is_trusted =
-        |uid| uid == own || uid == 0 || own == 0 && owner_of_directory(path).is_ok_and(|owner| uid == owner);
-    match is_trusted(found.uid()) {
-        true => Ok(()),
-        false => Err(io::Error::other(format!("it belongs to another user, number {}", found.uid()))),
-    }
-}
-
-/// What root makes in the directory of another user is for that user to read at the next start.
-fn leave_to_owner_of_directory(file: &File, path: &Path) -> io::Result<()> {
-    if geteuid().is_root() {
-        fchown(file, Some(owner_of_directory(path)?), None)?;
-    }
-    Ok(())
-}
-
-fn owner_of_directory(path: &Path) -> io::Result<u32> {
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    Ok(fs::metadata(directory.unwrap_or(Path::new(".")))?.uid())
 }
 
 /// Writes a file that was not there, for our user alone to read, and has the disk keep it.
