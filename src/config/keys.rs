@@ -130,6 +130,8 @@ pub const KEYS: &[ConfigKey] = &[
     key("memcached_port", Integer(1, 65_535), "11211", "port of memcached servers that are named without one"),
     key("replicas", Integer(1, 2), "1", "memcached servers that keep each key"),
     key("failover", Boolean, "false", "whether the next memcached server keeps the keys of one that is down"),
+    key("sqlite_file", String, "", "SQLite file that keeps the counts; unset: none does"),
+    key("sqlite_synchronous", String, r#""normal""#, "when counts in the SQLite file are on the disk"),
     key(
         "over_memory",
         Milliseconds(0, 60_000),

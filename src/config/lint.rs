@@ -46,7 +46,8 @@ fn check_store(config: &Config, s: &TableSettings) {
         }
     } else {
         let store = config.store.name();
-        if config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
+        let has_room_for_all = !matches!(config.store.shared, Some(SharedStoreConfig::Sqlite(_)));
+        if has_room_for_all && config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
             s.warn("max_clients", &format!("has no effect: {store} counts, and nothing counts while it is down"));
         }
         s.warn("state_file", &format!("has no effect: counts are kept in {store}"));

@@ -15,6 +15,7 @@ pub mod local;
 pub mod memcached;
 pub mod settings;
 pub mod shared;
+pub mod sqlite;
 
 use std::io;
 use std::sync::Arc;
@@ -36,6 +37,7 @@ use crate::store::shared::coalesce::Coalesce;
 use crate::store::shared::over_limit::OverLimitCache;
 use local::Table;
 use memcached::Memcached;
+use sqlite::Sqlite;
 
 /// The counters of one request, in the order of its operations; `None`: not counted, because the store is down.
 pub type Hits = SmallVec<[Option<Counter>; 2]>;
@@ -100,6 +102,7 @@ impl Store {
         let backend = config.shared.as_ref().map(|shared| -> Box<dyn Backend> {
             match shared {
                 SharedStoreConfig::Memcached(memcached) => Box::new(Memcached::new(memcached, &context)),
+                SharedStoreConfig::Sqlite(sqlite) => Box::new(Sqlite::new(sqlite, &context)),
             }
         });
         Self {

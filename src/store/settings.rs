@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::policy::OnStoreFailure;
 use crate::store::memcached::MemcachedConfig;
+use crate::store::sqlite::SqliteConfig;
 
 /// Where hits are counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,6 +27,7 @@ pub struct StoreConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SharedStoreConfig {
     Memcached(MemcachedConfig),
+    Sqlite(SqliteConfig),
 }
 
 impl SharedStoreConfig {
@@ -33,6 +35,7 @@ impl SharedStoreConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Memcached(_) => "memcached",
+            Self::Sqlite(_) => "sqlite",
         }
     }
 
@@ -40,6 +43,15 @@ impl SharedStoreConfig {
     pub fn key(&self) -> &'static str {
         match self {
             Self::Memcached(_) => "memcached_server",
+            Self::Sqlite(_) => "sqlite_file",
+        }
+    }
+
+    /// Whether its sliding windows are exact.
+    pub fn slides_exactly(&self) -> bool {
+        match self {
+            Self::Memcached(_) => false,
+            Self::Sqlite(_) => true,
         }
     }
 }

@@ -1,16 +1,23 @@
-//! Limits, written as in the configuration: one suite, on the memory store and on memcached.
+//! Limits, written as in the configuration: one suite, on every kind of store.
 //!
-//! Tests in which time passes have a simulated clock, so they run on the memory store alone.
+//! Tests in which time passes have a simulated clock, which memcached does not, so they run on the others.
 
-use crate::support::{Memcached, Simulation, at};
+use crate::support::{Memcached, Simulation, Sqlite, at};
 
 const CLIENT: &str = "198.51.100.7";
 
 /// Runs a test on each kind of store.
-fn on_both(rules: &str, story: impl Fn(&mut Simulation)) {
-    story(&mut Simulation::new(rules));
+fn on_each(rules: &str, story: impl Fn(&mut Simulation)) {
+    in_time(rules, &story);
     let memcached = Memcached::start();
     story(&mut Simulation::on(&memcached, rules));
+}
+
+/// Runs a test in which time passes.
+fn in_time(rules: &str, story: impl Fn(&mut Simulation)) {
+    story(&mut Simulation::new(rules));
+    let sqlite = Sqlite::new();
+    story(&mut Simulation::on_sqlite(&sqlite, rules));
 }
 
 /// The answers to a number of sessions of a client.
@@ -28,7 +35,7 @@ fn the_first_limit_of_the_file_that_is_over_refuses() {
         [limit.first]
         threshold = 2
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         let expected = ["pass", "pass", "over second", "over second", "over connections"];
         assert_eq!(sessions(site, CLIENT, 5), expected);
         assert_eq!(site.session("198.51.100.8"), "pass");
@@ -37,14 +44,15 @@ fn the_first_limit_of_the_file_that_is_over_refuses() {
 
 #[test]
 fn limits_with_different_windows_apply_together() {
-    let mut site = Simulation::new("threshold = 2\n[limit.day]\nthreshold = 5\nexptime = \"1d\"");
-    assert_eq!(sessions(&mut site, CLIENT, 3), ["pass", "pass", "over connections"]);
-    site.now = 60_000;
-    assert_eq!(sessions(&mut site, CLIENT, 2), ["pass", "pass"]);
-    site.now = 120_000;
-    assert_eq!(sessions(&mut site, CLIENT, 1), ["over day"], "the refused one counts too");
-    site.now = 86_400_000;
-    assert_eq!(sessions(&mut site, CLIENT, 1), ["pass"]);
+    in_time("threshold = 2\n[limit.day]\nthreshold = 5\nexptime = \"1d\"", |site| {
+        assert_eq!(sessions(site, CLIENT, 3), ["pass", "pass", "over connections"]);
+        site.now = 60_000;
+        assert_eq!(sessions(site, CLIENT, 2), ["pass", "pass"]);
+        site.now = 120_000;
+        assert_eq!(sessions(site, CLIENT, 1), ["over day"], "the refused one counts too");
+        site.now = 86_400_000;
+        assert_eq!(sessions(site, CLIENT, 1), ["pass"]);
+    });
 }
 
 #[test]
@@ -56,7 +64,7 @@ fn two_limits_may_count_prefixes_of_different_lengths() {
         ipv4_prefix_length = 24
         ipv6_prefix_length = 48
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(sessions(site, "198.51.100.1", 2), ["pass", "pass"]);
         assert_eq!(sessions(site, "198.51.100.2", 2), ["pass", "over network"]);
         assert_eq!(sessions(site, "2001:db8:1:1::1", 2), ["pass", "pass"]);
@@ -68,6 +76,7 @@ fn two_limits_may_count_prefixes_of_different_lengths() {
 #[test]
 fn a_sliding_window_never_exceeds_the_threshold_in_any_span() {
     let rules = "threshold = 1000000\n[limit.sliding]\nthreshold = 10\nwindow = \"sliding\"";
+    // Where sliding windows are slots.
     let mut site = Simulation::new(rules);
     // Ten hits at the end of one fixed window and ten at the beginning of the next.
     site.now = 59_000;
@@ -78,22 +87,98 @@ fn a_sliding_window_never_exceeds_the_threshold_in_any_span() {
     assert_eq!(site.session(CLIENT), "over sliding", "slots count in full");
     site.now = 61_000 + 66_000;
     assert_eq!(site.session(CLIENT), "pass");
-    on_both(rules, |site| assert_eq!(sessions(site, CLIENT, 11)[9..], ["pass", "over sliding"]));
+    on_each(rules, |site| assert_eq!(sessions(site, CLIENT, 11)[9..], ["pass", "over sliding"]));
+}
+
+/// The same, in a file whose sliding windows are exact.
+fn exact(rules: &str, story: impl Fn(&mut Simulation)) {
+    let sqlite = Sqlite::new();
+    story(&mut Simulation::on_sqlite(&sqlite, rules));
+}
+
+#[test]
+fn an_exact_sliding_window_allows_the_threshold_in_any_span_to_the_millisecond() {
+    exact("threshold = 3\nexptime = 60\nwindow = \"sliding\"", |site| {
+        for (now, expected) in [
+            (0, "pass"),
+            (20_000, "pass"),
+            (40_000, "pass"),
+            (59_999, "over connections"),
+            // The hit that was refused counts, and another has left.
+            (60_000, "over connections"),
+            (100_000, "pass"),
+            (119_998, "over connections"),
+            (119_999, "over connections"),
+            (119_999 + 59_999, "pass"),
+        ] {
+            site.now = now;
+            assert_eq!(site.session(CLIENT), expected, "at {now}");
+        }
+    });
+}
+
+#[test]
+fn without_refused_hits_an_exact_sliding_window_is_free_when_the_oldest_hit_leaves() {
+    exact("threshold = 3\nexptime = 60\nwindow = \"sliding\"\ncount_refused = false", |site| {
+        for now in [0, 20_000, 40_000] {
+            site.now = now;
+            assert_eq!(site.session(CLIENT), "pass", "at {now}");
+        }
+        for round in 1..20 {
+            for (moment, expected) in [(0, "pass"), (1, "over connections"), (19_999, "over connections")] {
+                site.now = round * 60_000 + moment;
+                assert_eq!(site.session(CLIENT), expected, "at {}", site.now);
+                site.now = round * 60_000 + 20_000 + moment;
+            }
+            for third in [20_000, 40_000] {
+                site.now = round * 60_000 + third;
+                assert_eq!(site.session(CLIENT), "pass", "at {}", site.now);
+                assert_eq!(site.session(CLIENT), "over connections", "at {}", site.now);
+            }
+        }
+    });
+}
+
+#[test]
+fn a_hit_that_another_limit_refuses_leaves_an_exact_sliding_window() {
+    let rules = "
+        threshold = 1
+        exptime = \"1h\"
+        count_refused = false
+        [limit.all]
+        per = []
+        exptime = 60
+        threshold = 3
+        window = \"sliding\"
+        count_refused = false
+        ";
+    exact(rules, |site| {
+        assert_eq!(site.session("198.51.100.1"), "pass");
+        for _ in 0..10 {
+            assert_eq!(site.session("198.51.100.1"), "over connections");
+        }
+        assert_eq!(site.session("198.51.100.2"), "pass");
+        assert_eq!(site.session("198.51.100.3"), "pass");
+        assert_eq!(site.session("198.51.100.4"), "over all");
+        site.now = 60_000;
+        assert_eq!(site.session("198.51.100.4"), "pass");
+    });
 }
 
 #[test]
 fn a_fixed_window_begins_with_the_first_hit_and_is_never_extended() {
-    let mut site = Simulation::new("threshold = 2");
-    for (now, expected) in [(0, "pass"), (30_000, "pass"), (59_999, "over connections"), (60_000, "pass")] {
-        site.now = now;
-        assert_eq!(site.session(CLIENT), expected, "at {now}");
-    }
+    in_time("threshold = 2", |site| {
+        for (now, expected) in [(0, "pass"), (30_000, "pass"), (59_999, "over connections"), (60_000, "pass")] {
+            site.now = now;
+            assert_eq!(site.session(CLIENT), expected, "at {now}");
+        }
+    });
 }
 
 #[test]
 fn messages_are_counted_once_each_however_often_postfix_asks() {
     let rules = "threshold = 1\n[limit.messages]\ncount = \"messages\"\nthreshold = 2";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         for (message, expected) in [(0, "pass"), (1, "pass"), (2, "over messages"), (3, "over messages")] {
             for state in ["RCPT", "RCPT", "DATA", "END-OF-MESSAGE"] {
                 assert_eq!(site.ask(0, &at(CLIENT, 0, state, message)), expected, "message {message} at {state}");
@@ -107,7 +192,7 @@ fn messages_are_counted_once_each_however_often_postfix_asks() {
 #[test]
 fn recipients_are_counted_once_each_and_refused_one_by_one() {
     let rules = "[limit.recipients]\ncount = \"recipients\"\nthreshold = 3";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         let mut rcpt =
             |recipient: &str| site.ask(0, &format!("{}recipient={recipient}@example.org\n", at(CLIENT, 0, "RCPT", 0)));
         for recipient in ["a", "a", "A", "b", "c"] {
@@ -124,7 +209,7 @@ fn recipients_are_counted_once_each_and_refused_one_by_one() {
 #[test]
 fn recipients_not_seen_at_rcpt_are_counted_at_data() {
     let rules = "[limit.recipients]\ncount = \"recipients\"\nthreshold = 10";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         let mut data =
             |message, count| site.ask(0, &format!("{}recipient_count={count}\n", at(CLIENT, 0, "DATA", message)));
         assert_eq!([data(0, 6), data(0, 6), data(1, 4), data(2, 1)], ["pass", "pass", "pass", "over recipients"]);
@@ -152,7 +237,7 @@ fn several_limits_count_each_of_many_recipients_once() {
 #[test]
 fn bytes_are_counted_at_the_end_of_each_message() {
     let rules = "[limit.bytes]\ncount = \"bytes\"\nthreshold = \"100KiB\"";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         let mut message =
             |state: &str, number, size: u32| site.ask(0, &format!("{}size={size}\n", at(CLIENT, 0, state, number)));
         assert_eq!(message("RCPT", 0, 200_000), "pass", "what is announced is not counted");
@@ -165,7 +250,7 @@ fn bytes_are_counted_at_the_end_of_each_message() {
 
 #[test]
 fn requests_are_counted_every_time() {
-    on_both("[limit.requests]\ncount = \"requests\"\nthreshold = 3", |site| {
+    on_each("[limit.requests]\ncount = \"requests\"\nthreshold = 3", |site| {
         let answers: Vec<String> = (0..4).map(|_| site.ask(0, &at(CLIENT, 0, "RCPT", 0))).collect();
         assert_eq!(answers, ["pass", "pass", "pass", "over requests"]);
     });
@@ -180,7 +265,7 @@ fn a_limit_per_user_is_judged_after_login_although_the_session_passed_before() {
         per = \"sasl_username\"
         threshold = 2
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(site.ask(0, &at(CLIENT, 0, "CONNECT", 0)), "pass");
         for (message, user, expected) in
             [(0, "joe", "pass"), (1, "JOE", "pass"), (2, "joe", "over users"), (3, "ann", "pass"), (4, "", "pass")]
@@ -193,7 +278,7 @@ fn a_limit_per_user_is_judged_after_login_although_the_session_passed_before() {
 
 #[test]
 fn a_user_is_counted_over_all_client_addresses() {
-    on_both("[limit.users]\nper = \"sasl_username\"\nthreshold = 2", |site| {
+    on_each("[limit.users]\nper = \"sasl_username\"\nthreshold = 2", |site| {
         for (client, expected) in [("192.0.2.1", "pass"), ("192.0.2.2", "pass"), ("192.0.2.3", "over users")] {
             assert_eq!(site.session_with(client, "sasl_username=joe\n"), expected, "{client}");
         }
@@ -204,7 +289,7 @@ fn a_user_is_counted_over_all_client_addresses() {
 #[test]
 fn a_message_counts_once_for_each_recipient_domain() {
     let rules = "[limit.domains]\ncount = \"messages\"\nper = \"recipient_domain\"\nthreshold = 1";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         let mut rcpt = |message, recipient: &str| {
             site.ask(0, &format!("{}recipient={recipient}\n", at(CLIENT, 0, "RCPT", message)))
         };
@@ -218,7 +303,7 @@ fn a_message_counts_once_for_each_recipient_domain() {
 
 #[test]
 fn the_domain_of_a_host_name_ignores_case_and_a_final_dot() {
-    on_both("threshold = 100\n[limit.domains]\nper = \"reverse_client_domain\"\nthreshold = 1", |site| {
+    on_each("threshold = 100\n[limit.domains]\nper = \"reverse_client_domain\"\nthreshold = 1", |site| {
         for (name, expected) in [
             ("MAIL.ONE.CO.UK", "pass"),
             ("MAIL.TWO.CO.UK", "pass"),
@@ -234,7 +319,7 @@ fn the_domain_of_a_host_name_ignores_case_and_a_final_dot() {
 fn unknown_is_a_valid_user_name_but_means_no_host_name() {
     for (per, answer) in [("sasl_username", "over names"), ("helo_name", "over names"), ("client_name", "pass")] {
         let rules = format!("threshold = 100\n[limit.names]\nper = \"{per}\"\nthreshold = 1");
-        on_both(&rules, |site| {
+        on_each(&rules, |site| {
             let lines = format!("{per}=unknown\n");
             assert_eq!(site.session_with("192.0.2.1", &lines), "pass");
             assert_eq!(site.session_with("192.0.2.2", &lines), answer, "{per}");
@@ -253,7 +338,7 @@ fn a_limit_may_have_a_combined_key_or_none() {
         per = []
         threshold = 4
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         let mut from = |client: &str, sender: &str| site.session_with(client, &format!("sender=joe@{sender}\n"));
         assert_eq!(from("192.0.2.1", "example.org"), "pass");
         assert_eq!(from("192.0.2.1", "example.net"), "pass");
@@ -272,7 +357,7 @@ fn a_limit_counts_only_what_matches() {
         match = { client_name = [\"/^dyn-/\", \"unknown\"], sasl_username = false }
         unless = { client_address = \"192.0.2.128/25\", server_port = 587 }
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         let mut twice = |client: &str, lines: &str| {
             assert_eq!(site.session_with(client, lines), "pass", "{client} {lines}");
             site.session_with(client, lines)
@@ -293,7 +378,7 @@ fn recipients_that_do_not_match_are_not_counted_at_data() {
             "threshold = 100\n[limit.abroad]\ncount = \"{count}\"\nthreshold = 1\n\
              unless = {{ recipient = \"/@example[.]org$/\" }}"
         );
-        on_both(&rules, |site| {
+        on_each(&rules, |site| {
             let mut ask = |session: usize, message, recipient: &str| {
                 let rcpt = format!("{}recipient={recipient}\n", at(CLIENT, session, "RCPT", message));
                 site.ask(session, &rcpt)
@@ -325,7 +410,7 @@ fn the_most_specific_netblock_sets_the_rate() {
         \"198.51.100.0/24\" = \"blacklist\"
         \"198.51.100.1\" = \"whitelist\"
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         for (client, allowed) in [("203.0.113.1", 1), ("192.0.2.1", 2), ("192.0.2.2", 2), ("192.0.2.129", 3)] {
             let answers = sessions(site, client, allowed + 1);
             assert!(answers[..allowed].iter().all(|answer| answer == "pass"), "{client}: {answers:?}");
@@ -347,7 +432,7 @@ fn netblocks_and_groups_may_share_one_count() {
         \"198.51.100.0/24\" = { threshold = 3, per = \"partners\" }
         \"2001:db8::/32\" = { threshold = 3, per = \"partners\" }
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(site.session("192.0.2.1"), "pass");
         assert_eq!(site.session("192.0.2.2"), "pass");
         assert_eq!(site.session("192.0.2.3"), "over connections");
@@ -368,7 +453,7 @@ fn a_named_limit_may_have_rates_and_exemptions_of_its_own() {
         \"192.0.2.0/24\" = 2
         \"192.0.2.1\" = \"whitelist\"
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(sessions(site, "203.0.113.1", 2), ["pass", "over small"]);
         assert_eq!(sessions(site, "192.0.2.2", 3), ["pass", "pass", "over small"]);
         assert_eq!(sessions(site, "192.0.2.1", 4), ["pass"; 4]);
@@ -392,7 +477,7 @@ fn the_busy_mx_example_limits_a_provider_within_one_network() {
 #[test]
 fn a_netblock_longer_than_the_client_s_prefix_keeps_its_clients_apart() {
     let rules = "threshold = 1\n[netblocks]\n\"2001:db8::/96\" = 2";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(sessions(site, "2001:db8::1", 2), ["pass", "pass"]);
         assert_eq!(sessions(site, "2001:db8::1:0:0:1", 2), ["pass", "over connections"], "the rest of the /64");
         assert_eq!(sessions(site, "2001:db8::2", 1), ["over connections"]);
@@ -402,18 +487,19 @@ fn a_netblock_longer_than_the_client_s_prefix_keeps_its_clients_apart() {
 #[test]
 fn each_answer_over_the_limit_is_delayed_twice_as_long() {
     let rules = "threshold = 1\ninitial_delay = \"100ms\"\nmax_delay = \"300ms\"\nmax_concurrent = 10";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(sessions(site, CLIENT, 5), ["pass", "wait 100", "wait 200", "wait 300", "wait 300"]);
     });
 }
 
 #[test]
 fn a_session_is_delayed_once() {
-    let mut site = Simulation::new("threshold = 1\ninitial_delay = 1");
-    assert_eq!(site.session(CLIENT), "pass");
-    for (message, expected) in [(0, "wait 1000"), (0, "pass"), (1, "pass")] {
-        assert_eq!(site.ask(5, &at(CLIENT, 5, "RCPT", message)), expected);
-    }
+    in_time("threshold = 1\ninitial_delay = 1", |site| {
+        assert_eq!(site.session(CLIENT), "pass");
+        for (message, expected) in [(0, "wait 1000"), (0, "pass"), (1, "pass")] {
+            assert_eq!(site.ask(5, &at(CLIENT, 5, "RCPT", message)), expected);
+        }
+    });
 }
 
 #[test]
@@ -432,7 +518,7 @@ fn several_limits_delay_a_session_once() {
         ban_time = 60
         ban_threshold = 3
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(site.session(CLIENT), "pass");
         let answers: Vec<String> = (0..4)
             .map(|number| site.ask(5, &format!("{}recipient=u{number}@example.org\n", at(CLIENT, 5, "RCPT", 0))))
@@ -450,7 +536,7 @@ fn a_delaying_blacklist_delays_a_session_once_and_it_passes() {
         blacklist = [\"198.51.100.0/24\"]
         blacklist_action = \"delay\"
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         for (session, expected) in
             [(0, ["wait 5000", "pass"]), (1, ["wait 5000", "pass"]), (2, ["delay_limit blacklist"; 2])]
         {
@@ -466,27 +552,28 @@ fn a_delaying_blacklist_delays_a_session_once_and_it_passes() {
 #[test]
 fn beyond_max_delayed_a_session_is_refused_for_good() {
     let rules = "threshold = 1\ninitial_delay = 1\nmax_concurrent = 2\nmax_delayed = 3";
-    let mut site = Simulation::new(rules);
-    for client in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
-        assert_eq!(site.session(client), "pass");
-    }
-    assert_eq!(sessions(&mut site, "192.0.2.1", 3), ["wait 1000", "wait 2000", "delay_limit connections"]);
-    let refused = 5;
-    assert_eq!(site.session("192.0.2.2"), "wait 1000");
-    assert_eq!(site.session("192.0.2.3"), "delay_limit connections", "three wait in all");
-    site.answer_all();
-    assert_eq!(
-        site.ask(refused, &at("192.0.2.1", refused, "RCPT", 0)),
-        "delay_limit connections",
-        "its session goes on"
-    );
-    assert_eq!(site.session("192.0.2.3"), "wait 2000");
+    in_time(rules, |site| {
+        for client in ["192.0.2.1", "192.0.2.2", "192.0.2.3"] {
+            assert_eq!(site.session(client), "pass");
+        }
+        assert_eq!(sessions(site, "192.0.2.1", 3), ["wait 1000", "wait 2000", "delay_limit connections"]);
+        let refused = 5;
+        assert_eq!(site.session("192.0.2.2"), "wait 1000");
+        assert_eq!(site.session("192.0.2.3"), "delay_limit connections", "three wait in all");
+        site.answer_all();
+        assert_eq!(
+            site.ask(refused, &at("192.0.2.1", refused, "RCPT", 0)),
+            "delay_limit connections",
+            "its session goes on"
+        );
+        assert_eq!(site.session("192.0.2.3"), "wait 2000");
+    });
 }
 
 #[test]
 fn count_refused_false_applies_beyond_max_delayed_too() {
     let rules = "threshold = 1\ncount_refused = false\ninitial_delay = 1\nmax_delayed = 1";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(sessions(site, CLIENT, 4)[..2], ["pass", "wait 1000"]);
         site.answer_all();
         site.session(CLIENT);
@@ -499,15 +586,16 @@ fn count_refused_false_applies_beyond_max_delayed_too() {
 
 #[test]
 fn under_stress_sessions_are_refused_instead_of_delayed() {
-    let mut site = Simulation::new("threshold = 1\ninitial_delay = 1");
-    assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "pass");
-    assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "over connections");
-    assert_eq!(site.session_with(CLIENT, "stress=\n"), "wait 2000");
+    in_time("threshold = 1\ninitial_delay = 1", |site| {
+        assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "pass");
+        assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "over connections");
+        assert_eq!(site.session_with(CLIENT, "stress=\n"), "wait 2000");
+    });
 }
 
 #[test]
 fn under_stress_another_threshold_may_apply() {
-    on_both("threshold = 3\nstress_threshold = 1\nstress_action = \"421\"", |site| {
+    on_each("threshold = 3\nstress_threshold = 1\nstress_action = \"421\"", |site| {
         assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "pass");
         assert_eq!(site.session_with(CLIENT, "stress=yes\n"), "over connections");
         assert_eq!(site.session_with(CLIENT, "stress=\n"), "pass");
@@ -525,7 +613,7 @@ fn a_log_only_limit_never_affects_an_enforced_one() {
         threshold = 1
         log_only = true
         ";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(sessions(site, CLIENT, 3), ["pass", "pass", "over connections"]);
         let lines = site.lines();
         let of = |keyword: &str| lines.iter().filter(|line| line.starts_with(keyword)).count();
@@ -550,7 +638,7 @@ fn count_refused_false_works_for_a_log_only_limit() {
 #[test]
 fn with_log_only_the_blacklist_is_logged_even_where_no_limit_applies() {
     let rules = "log_only = true\nblacklist = [\"198.51.100.0/24\"]\nmatch = { sasl_username = true }";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         for _ in 0..2 {
             assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 0)), "pass");
         }
@@ -579,39 +667,40 @@ fn with_log_only_counts_have_keys_of_their_own() {
 
 #[test]
 fn a_ban_outlasts_the_window_and_is_longer_each_time() {
-    let mut site = Simulation::new("threshold = 1\nban_time = \"10m\"\nban_max = \"30m\"");
-    let minute = 60_000;
-    for (at, expected) in [
-        (0, "pass"),
-        (1, "over connections"),
-        (2, "banned connections"),
-        (5 * minute, "banned connections"),
-        (10 * minute + 1000, "pass"),
-        // The second ban lasts twice as long, the third is bounded.
-        (10 * minute + 2000, "over connections"),
-        (29 * minute, "banned connections"),
-        (30 * minute + 3000, "pass"),
-        (30 * minute + 4000, "over connections"),
-        (59 * minute, "banned connections"),
-        (60 * minute + 5000, "pass"),
-        // After a time without violations the next ban is short again.
-        (200 * minute, "pass"),
-        (200 * minute + 1000, "over connections"),
-        (210 * minute + 2000, "pass"),
-    ] {
-        site.now = at;
-        assert_eq!(site.session(CLIENT), expected, "at {} s", at / 1000);
-    }
-    let lines = site.lines();
-    let bans: Vec<&String> = lines.iter().filter(|line| line.starts_with("BANNED ")).collect();
-    let lengths = [600, 1200, 1800, 600].map(|seconds| format!(" seconds={seconds} "));
-    assert!(bans.len() == 4 && bans.iter().zip(&lengths).all(|(ban, length)| ban.contains(length)), "{bans:?}");
+    in_time("threshold = 1\nban_time = \"10m\"\nban_max = \"30m\"", |site| {
+        let minute = 60_000;
+        for (at, expected) in [
+            (0, "pass"),
+            (1, "over connections"),
+            (2, "banned connections"),
+            (5 * minute, "banned connections"),
+            (10 * minute + 1000, "pass"),
+            // The second ban lasts twice as long, the third is bounded.
+            (10 * minute + 2000, "over connections"),
+            (29 * minute, "banned connections"),
+            (30 * minute + 3000, "pass"),
+            (30 * minute + 4000, "over connections"),
+            (59 * minute, "banned connections"),
+            (60 * minute + 5000, "pass"),
+            // After a time without violations the next ban is short again.
+            (200 * minute, "pass"),
+            (200 * minute + 1000, "over connections"),
+            (210 * minute + 2000, "pass"),
+        ] {
+            site.now = at;
+            assert_eq!(site.session(CLIENT), expected, "at {} s", at / 1000);
+        }
+        let lines = site.lines();
+        let bans: Vec<&String> = lines.iter().filter(|line| line.starts_with("BANNED ")).collect();
+        let lengths = [600, 1200, 1800, 600].map(|seconds| format!(" seconds={seconds} "));
+        assert!(bans.len() == 4 && bans.iter().zip(&lengths).all(|(ban, length)| ban.contains(length)), "{bans:?}");
+    });
 }
 
 #[test]
 fn ban_threshold_may_require_several_violations() {
     let rules = "threshold = 1\nban_time = \"10m\"\nban_threshold = 3";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         let answers = sessions(site, CLIENT, 6);
         let expected = ["pass", "over connections", "over connections", "over connections", "banned connections"];
         assert_eq!(answers[..5], expected);
@@ -630,18 +719,19 @@ fn a_ban_ends_with_the_rule_it_came_from() {
 
 #[test]
 fn coalesced_hits_are_one_violation() {
-    let mut site = Simulation::new("threshold = 1\ncoalesce = \"1s\"\nban_time = 60\nban_threshold = 2");
-    for (at, expected) in [
-        (0, "pass"),
-        (2_000, "over connections"),
-        (2_100, "over connections"),
-        (2_200, "over connections"),
-        (3_000, "over connections"),
-        (3_100, "banned connections"),
-    ] {
-        site.now = at;
-        assert_eq!(site.session(CLIENT), expected, "at {at} ms");
-    }
+    in_time("threshold = 1\ncoalesce = \"1s\"\nban_time = 60\nban_threshold = 2", |site| {
+        for (at, expected) in [
+            (0, "pass"),
+            (2_000, "over connections"),
+            (2_100, "over connections"),
+            (2_200, "over connections"),
+            (3_000, "over connections"),
+            (3_100, "banned connections"),
+        ] {
+            site.now = at;
+            assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+        }
+    });
 }
 
 #[test]
@@ -672,16 +762,18 @@ fn a_ban_on_one_host_is_a_ban_on_all() {
 
 #[test]
 fn count_refused_false_leaves_refused_hits_out() {
-    let mut site = Simulation::new(
+    in_time(
         "threshold = 2\ncount_refused = false\n[limit.sliding]\nthreshold = 4\nexptime = 600\nwindow = \"sliding\"\ncount_refused = false",
+        |site| {
+            assert_eq!(sessions(site, CLIENT, 10)[1..4], ["pass", "over connections", "over connections"]);
+            site.now = 60_000;
+            assert_eq!(sessions(site, CLIENT, 10)[1..4], ["pass", "over connections", "over connections"]);
+            site.now = 120_000;
+            assert_eq!(site.session(CLIENT), "over sliding", "two and two have passed");
+            site.now = 661_000;
+            assert_eq!(site.session(CLIENT), "pass");
+        },
     );
-    assert_eq!(sessions(&mut site, CLIENT, 10)[1..4], ["pass", "over connections", "over connections"]);
-    site.now = 60_000;
-    assert_eq!(sessions(&mut site, CLIENT, 10)[1..4], ["pass", "over connections", "over connections"]);
-    site.now = 120_000;
-    assert_eq!(site.session(CLIENT), "over sliding", "two and two have passed");
-    site.now = 661_000;
-    assert_eq!(site.session(CLIENT), "pass");
 }
 
 #[test]
@@ -714,31 +806,32 @@ fn a_limit_that_counts_something_else_after_a_reload_starts_at_zero() {
 #[test]
 fn a_ban_by_one_limit_precedes_the_verdict_of_another() {
     let rules = "threshold = 2\n[limit.strict]\nthreshold = 1\nban_time = \"10m\"";
-    on_both(rules, |site| {
+    on_each(rules, |site| {
         assert_eq!(sessions(site, CLIENT, 4), ["pass", "over strict", "banned strict", "banned strict"]);
     });
 }
 
 #[test]
 fn hits_within_coalesce_count_once() {
-    let mut site = Simulation::new("threshold = 2\ncoalesce = \"500ms\"");
-    for (at, expected) in [
-        (0, "pass"),
-        (499, "pass"),
-        (500, "pass"),
-        (900, "pass"),
-        (1_000, "over connections"),
-        (1_100, "over connections"),
-        (60_100, "pass"),
-    ] {
-        site.now = at;
-        assert_eq!(site.session(CLIENT), expected, "at {at} ms");
-    }
+    in_time("threshold = 2\ncoalesce = \"500ms\"", |site| {
+        for (at, expected) in [
+            (0, "pass"),
+            (499, "pass"),
+            (500, "pass"),
+            (900, "pass"),
+            (1_000, "over connections"),
+            (1_100, "over connections"),
+            (60_100, "pass"),
+        ] {
+            site.now = at;
+            assert_eq!(site.session(CLIENT), expected, "at {at} ms");
+        }
+    });
 }
 
 #[test]
 fn a_hit_soon_after_a_refunded_hit_is_not_coalesced_with_it() {
-    on_both("threshold = 2\nexptime = 600\ncoalesce = \"2s\"\ncount_refused = false", |site| {
+    on_each("threshold = 2\nexptime = 600\ncoalesce = \"2s\"\ncount_refused = false", |site| {
         for (at, expected) in [
             (0, "pass"),
             (3_000, "pass"),
@@ -767,7 +860,7 @@ fn a_reload_keeps_passes_and_judges_refusals_again() {
 
 #[test]
 fn a_session_counts_again_after_fifty_messages() {
-    on_both("threshold = 2\nexptime = 600", |site| {
+    on_each("threshold = 2\nexptime = 600", |site| {
         for message in 0..100 {
             assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", message)), "pass", "message {message}");
         }

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use memcache::exp::{Memcache, Ttl};
 
-use crate::support::{Daemon, Memcached, Policy, Proxy, until};
+use crate::support::{Daemon, Memcached, Policy, Proxy, Sqlite, until};
 
 /// A running store and the lines that configure it.
 struct Site {
     config: String,
     memcached: Vec<Memcached>,
+    sqlite: Option<Sqlite>,
     _proxy: Option<Proxy>,
 }
 
@@ -22,13 +23,13 @@ const PATIENT: &str = "store_timeout = \"5s\"\n";
 
 impl Site {
     fn memory() -> Self {
-        Self { config: String::new(), memcached: Vec::new(), _proxy: None }
+        Self { config: String::new(), memcached: Vec::new(), sqlite: None, _proxy: None }
     }
 
     fn memcached(servers: Vec<Memcached>) -> Self {
         let addresses: Vec<String> = servers.iter().map(|server| format!("{:?}", server.server())).collect();
         let config = format!("memcached_server = [{}]\n{PATIENT}", addresses.join(", "));
-        Self { config, memcached: servers, _proxy: None }
+        Self { config, memcached: servers, ..Self::memory() }
     }
 
     /// Behind a proxy that knows `add` and `incr`, but closes the connection on meta commands.
@@ -36,7 +37,12 @@ impl Site {
         let memcached = Memcached::start();
         let proxy = Proxy::before(&memcached);
         let config = format!("memcached_server = {:?}\n{PATIENT}", proxy.server());
-        Self { config, memcached: vec![memcached], _proxy: Some(proxy) }
+        Self { config, memcached: vec![memcached], _proxy: Some(proxy), ..Self::memory() }
+    }
+
+    fn sqlite() -> Self {
+        let sqlite = Sqlite::new();
+        Self { config: format!("{}{PATIENT}", sqlite.config()), sqlite: Some(sqlite), ..Self::memory() }
     }
 
     fn daemon(&self, rules: &str) -> Daemon {
@@ -47,12 +53,13 @@ impl Site {
 /// Runs a test on every store at once, each with a name for the message of a failure.
 fn on_every_store(test: impl Fn(&str, &Site) + Sync) {
     type Start = fn() -> Site;
-    let sites: [(&str, Start); 5] = [
+    let sites: [(&str, Start); 6] = [
         ("memory", Site::memory),
         ("memcached", || Site::memcached(vec![Memcached::start()])),
         ("memcached on a unix socket", || Site::memcached(vec![Memcached::start_on_unix_socket()])),
         ("three memcached", || Site::memcached((0..3).map(|_| Memcached::start()).collect())),
         ("memcached behind a proxy without meta commands", Site::proxied),
+        ("sqlite", Site::sqlite),
     ];
     thread::scope(|scope| {
         for (store, site) in sites {
@@ -145,8 +152,8 @@ fn a_window_in_memory_ends_at_exptime() {
 }
 
 #[test]
-fn two_daemons_with_one_memcached_count_a_client_together() {
-    for site in [Site::memcached(vec![Memcached::start()]), Site::proxied()] {
+fn two_daemons_with_one_store_count_a_client_together() {
+    for site in [Site::memcached(vec![Memcached::start()]), Site::proxied(), Site::sqlite()] {
         let daemons = [site.daemon("threshold = 3\n"), site.daemon("threshold = 3\n")];
         let alternately: String = (0..6).map(|turn| verdicts(&daemons[turn % 2], &["198.51.100.1"])).collect();
         assert_eq!(alternately, "...xxx");
@@ -179,6 +186,11 @@ fn concurrent_hits_are_all_counted_under_their_own_key() {
         let held = |memcached: &Memcached| memcached.value("connshaper:198.51.100.1");
         let total = site.memcached.iter().filter_map(held).map(|value| value.parse::<u32>().unwrap()).sum::<u32>();
         assert!(site.memcached.is_empty() || total == 16 * 50, "{total} on {store}");
+        if let Some(sqlite) = &site.sqlite {
+            assert_eq!(sqlite.value("connshaper:198.51.100.1").as_deref(), Some("800"));
+            let others = "SELECT min(count), max(count), count(*) FROM counts WHERE key LIKE '%:203.0.113.%'";
+            assert_eq!(sqlite.say(others), "50|50|16\n");
+        }
     });
 }
 

@@ -113,6 +113,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     match &config.store.shared {
         None => {}
         Some(SharedStoreConfig::Memcached(settings)) => findings.extend(settings.servers.iter().map(memcached)),
+        Some(SharedStoreConfig::Sqlite(_)) => {}
     }
     findings.extend(daemon(config, socket));
     findings

@@ -19,6 +19,8 @@ use crate::policy::limit::{self, Ban, CountKind, Delay, Limit, Window};
 pub(super) struct Program {
     pub key_prefix: String,
     pub log_only: bool,
+    /// Whether the store's sliding windows are exact.
+    pub slides_exactly: bool,
     /// Restriction classes that an action may name.
     pub classes: Vec<String>,
     pub timeouts: Timeouts,
@@ -72,7 +74,10 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
             .toml("stress_threshold")
             .and_then(|toml| amount(s, &s.named("stress_threshold"), toml, counts)),
         exptime,
-        window: s.choice("window", &Window::WORDS),
+        window: match s.choice("window", &Window::WORDS) {
+            Window::Sliding if program.slides_exactly => Window::Exact,
+            window => window,
+        },
         ipv4_prefix_length: s.get("ipv4_prefix_length"),
         ipv6_prefix_length: s.get("ipv6_prefix_length"),
         whitelist_exempts: s

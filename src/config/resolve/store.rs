@@ -8,6 +8,7 @@ use super::super::{OnStoreFailure, StateConfig, StoreConfig};
 use super::endpoints;
 use crate::store::SharedStoreConfig;
 use crate::store::memcached::MemcachedConfig;
+use crate::store::sqlite::{SqliteConfig, Synchronous};
 
 /// A shared store, as its keys choose it.
 pub(in crate::config) struct StoreKeys {
@@ -19,8 +20,10 @@ pub(in crate::config) struct StoreKeys {
 }
 
 /// Every shared store.
-pub(in crate::config) const STORES: &[StoreKeys] =
-    &[StoreKeys { key: "memcached_server", own: &["memcached_port", "replicas", "failover"], read: memcached }];
+pub(in crate::config) const STORES: &[StoreKeys] = &[
+    StoreKeys { key: "memcached_server", own: &["memcached_port", "replicas", "failover"], read: memcached },
+    StoreKeys { key: "sqlite_file", own: &["sqlite_synchronous"], read: sqlite },
+];
 
 /// The keys that choose a store, with `and` or `or` before the last one. Quoted as messages quote keys, or bare.
 pub(in crate::config) fn choices(conjunction: &str, quote: &str) -> String {
@@ -33,6 +36,8 @@ pub(in crate::config) fn choices(conjunction: &str, quote: &str) -> String {
 
 pub(super) fn store(s: &TableSettings) -> StoreConfig {
     let on_failure = s.choice("on_store_failure", &OnStoreFailure::WORDS);
+    // A word that there is not is a mistake, whatever store is chosen.
+    s.choice("sqlite_synchronous", &Synchronous::WORDS);
     StoreConfig {
         shared: shared(s),
         over_memory: s.get("over_memory"),
@@ -68,6 +73,16 @@ fn memcached(s: &TableSettings) -> SharedStoreConfig {
     let servers = endpoints::servers(s);
     let replicas = replicas(s, servers.len());
     SharedStoreConfig::Memcached(MemcachedConfig { servers, replicas, failover: s.get("failover") })
+}
+
+fn sqlite(s: &TableSettings) -> SharedStoreConfig {
+    let path = PathBuf::from(s.get::<Option<String>>("sqlite_file").unwrap_or_default());
+    if !path.is_absolute() || path.file_name().is_none() {
+        let remedy = "write it as in \"/var/lib/connshaper/counts.db\"";
+        s.error::<()>("sqlite_file", "`sqlite_file` is not the absolute path of a file", remedy);
+    }
+    let synchronous = s.choice("sqlite_synchronous", &Synchronous::WORDS);
+    SharedStoreConfig::Sqlite(SqliteConfig { path, synchronous, max_clients: s.get("max_clients") })
 }
 
 fn replicas(s: &TableSettings, servers: usize) -> usize {

@@ -66,7 +66,7 @@ pub struct CounterRequest {
     /// At most [`MAX_KEY`](crate::policy::key::MAX_KEY) bytes, without blanks and control characters.
     pub key: KeyText,
     pub command: CounterCommand,
-    /// Seconds that the counter lives, where the command sets that. No counter may be left without an expiry.
+    /// Seconds that the counter lives, where the command sets that; those of a sliding window. No counter may be left without an expiry.
     pub exptime: u32,
 }
 

@@ -20,15 +20,15 @@ pub(crate) struct CounterPlace {
     text: KeyText,
     /// A count beyond this is kept longest when the table is full.
     threshold: u32,
-    /// It is an exact sliding window.
-    slides: bool,
+    /// The seconds of an exact sliding window, if it is one.
+    slides: Option<u32>,
 }
 
 impl Store {
     pub(crate) fn counter(&self, key: &Key<'_>) -> CounterPlace {
         // Bans are kept longest; what else is remembered of violations goes before clients that are over.
         let threshold = if key.kind == CounterKind::Ban { 0 } else { u32::MAX };
-        let slides = key.kind == CounterKind::Hits;
+        let slides = (key.kind == CounterKind::Hits).then_some(key.limit.exptime);
         CounterPlace { subject: self.table.subject(*key), text: key_text(key), threshold, slides }
     }
 
@@ -82,8 +82,10 @@ impl Store {
 
     /// Takes hits back, down to 0. Neither creates a counter nor changes its expiry.
     pub(crate) fn give_back(&self, counter: &CounterPlace, amount: u32, now: Now) {
-        let command = if counter.slides { CounterCommand::SlideBack } else { CounterCommand::TakeBack };
-        self.send(counter, command(amount), 0, now);
+        match counter.slides {
+            Some(exptime) => self.send(counter, CounterCommand::SlideBack(amount), exptime, now),
+            None => self.send(counter, CounterCommand::TakeBack(amount), 0, now),
+        }
         self.table.take_back(counter.subject, amount, now.monotonic);
     }
 

@@ -25,6 +25,7 @@ mod simulation;
 mod site;
 mod smtp;
 mod spool;
+mod sqlite;
 pub mod traffic;
 
 pub use daemon::{Daemon, command, install};
@@ -45,6 +46,7 @@ pub use relay::Relay;
 pub use simulation::{Simulation, at};
 pub use site::{Host, Site, eventually, on_each, on_every_store};
 pub use smtp::{Reply, Smtp};
+pub use sqlite::Sqlite;
 
 use std::fmt::Display;
 use std::thread;

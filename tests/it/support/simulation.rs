@@ -19,7 +19,7 @@ use connshaper::store::Store;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::codec::Decoder;
 
-use super::Memcached;
+use super::{Memcached, Sqlite};
 
 /// A site with any number of policy connections.
 pub struct Simulation {
@@ -46,6 +46,11 @@ impl Simulation {
     /// The same, counting in memcached, whose clock is real.
     pub fn on(memcached: &Memcached, rules: &str) -> Self {
         Self::new(&format!("memcached_server = \"{}\"\nstore_timeout = \"2s\"\n{rules}", memcached.server()))
+    }
+
+    /// The same, counting in a SQLite file, by the simulated clock.
+    pub fn on_sqlite(sqlite: &Sqlite, rules: &str) -> Self {
+        Self::new(&format!("{}store_timeout = \"2s\"\n{rules}", sqlite.config()))
     }
 
     /// Changes the rules as a reload does.
@@ -139,7 +144,7 @@ async fn finish(store: &Store, now: Now) {
     let key = Key { limit: &limit, part: &part, kind: CounterKind::Window };
     let read = Operation { key, amount: 0, exptime: 1, threshold: 1 };
     // A ban is the longest chain: a violation, the ban, its repetition, its end, the violations' end.
-    for _ in 0..10 {
+    for _ in 0..40 {
         store.count(std::iter::once(read), now).await;
     }
 }

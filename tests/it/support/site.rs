@@ -16,9 +16,10 @@ use connshaper::policy::{Counter, CounterKind, Key, Limit, Operation, window};
 use connshaper::store::Store;
 use connshaper::store::local::Table;
 use connshaper::store::memcached::MemcachedConfig;
+use connshaper::store::sqlite::{SqliteConfig, Synchronous};
 use tokio::runtime::Builder;
 
-use super::{Memcached, PATIENCE, Proxy};
+use super::{Memcached, PATIENCE, Proxy, Sqlite};
 
 /// The store that the hosts of a site share.
 pub struct Site {
@@ -31,6 +32,7 @@ pub struct Site {
     /// The number of servers that have each key.
     pub replicas: usize,
     _proxy: Option<Proxy>,
+    sqlite: Option<Sqlite>,
 }
 
 /// One process that counts.
@@ -54,7 +56,7 @@ pub async fn eventually<T>(what: impl Display, mut probe: impl FnMut() -> Option
 
 /// Runs a test on every store, at once.
 pub fn on_every_store(test: impl AsyncFn(&Site) + Sync) {
-    on_each([Site::memory, Site::one_memcached, Site::three_memcached, Site::proxied], test);
+    on_each([Site::memory, Site::one_memcached, Site::three_memcached, Site::proxied, Site::sqlite], test);
 }
 
 /// Runs a test on each of these stores, at once.
@@ -85,7 +87,11 @@ impl Drop for NameIfPanicking {
 
 impl Site {
     pub fn memory() -> Self {
-        Self { name: "memory", memcached: Vec::new(), servers: Vec::new(), replicas: 1, _proxy: None }
+        Self { name: "memory", memcached: Vec::new(), servers: Vec::new(), replicas: 1, _proxy: None, sqlite: None }
+    }
+
+    pub fn sqlite() -> Self {
+        Self { name: "sqlite", sqlite: Some(Sqlite::new()), ..Self::memory() }
     }
 
     pub fn one_memcached() -> Self {
@@ -106,7 +112,7 @@ impl Site {
 
     fn of(name: &'static str, memcached: Vec<Memcached>) -> Self {
         let servers = memcached.iter().map(Memcached::server).collect();
-        Self { name, memcached, servers, replicas: 1, _proxy: None }
+        Self { name, memcached, servers, replicas: 1, _proxy: None, sqlite: None }
     }
 
     /// A host with a long time-out.
@@ -135,6 +141,10 @@ impl Site {
 
     /// The store, as a configuration has it.
     pub fn shared(&self) -> Option<SharedStoreConfig> {
+        if let Some(sqlite) = &self.sqlite {
+            let (path, synchronous) = (sqlite.file().to_owned(), Synchronous::Normal);
+            return Some(SharedStoreConfig::Sqlite(SqliteConfig { path, synchronous, max_clients: 100_000 }));
+        }
         let servers: Vec<_> = self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect();
         let memcached = MemcachedConfig { servers, replicas: self.replicas, failover: false };
         (!memcached.servers.is_empty()).then_some(SharedStoreConfig::Memcached(memcached))
@@ -142,22 +152,36 @@ impl Site {
 
     /// Whether hosts share the counts.
     pub fn is_shared(&self) -> bool {
-        !self.memcached.is_empty()
+        !self.memcached.is_empty() || self.sqlite.is_some()
     }
 
-    /// The value of a key in memcached.
+    /// The value of a key in the shared store.
     pub fn value(&self, key: &str) -> Option<String> {
+        if let Some(sqlite) = &self.sqlite {
+            let count = sqlite.say(format!("SELECT count FROM counter WHERE key = '{key}'"));
+            return (!count.is_empty()).then(|| count.trim().to_owned());
+        }
         self.memcached.iter().find_map(|memcached| memcached.value(key)).map(|value| value.trim_end().to_owned())
     }
 
-    /// Seconds until a key expires, as memcached says.
+    /// Seconds until a key expires, as the shared store says.
     pub fn seconds_left(&self, key: &str) -> Option<u32> {
+        if let Some(sqlite) = &self.sqlite {
+            // Some hosts have a simulated clock.
+            let ends = sqlite.say(format!("SELECT ends FROM counter WHERE key = '{key}'"));
+            let ends: u64 = ends.trim().parse().ok()?;
+            let now = [Now::read(), Now::simulated(0)].map(|now| now.unix_ms).into_iter().find(|now| *now < ends)?;
+            return Some(((ends - now) / 1000) as u32);
+        }
         let answers = self.memcached.iter().map(|memcached| memcached.say(&format!("mg {key} t")));
         answers.into_iter().find_map(|answer| Some(answer.strip_prefix("HD t")?.parse().unwrap()))
     }
 
-    /// Removes a key from memcached.
+    /// Removes a key from the shared store.
     pub fn delete(&self, key: &str) {
+        if let Some(sqlite) = &self.sqlite {
+            sqlite.delete(key);
+        }
         for memcached in &self.memcached {
             memcached.say(&format!("delete {key}"));
         }

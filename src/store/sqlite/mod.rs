@@ -1,0 +1,143 @@
+//! A SQLite file as a shared store: for the processes of one host, without any server.
+//!
+//! A thread owns the file. All commands that wait at one moment are done in one transaction, so many requests share
+//! the cost of a commit. `queue` is what requests see of it, `worker` the thread, `counters` the statements, `file` how
+//! the file is made, opened and judged, `checkpoint` the way to the disk.
+
+mod checkpoint;
+mod counters;
+pub mod file;
+mod queue;
+mod settings;
+mod worker;
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use smallvec::{SmallVec, smallvec};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use crate::net::clock::Now;
+use crate::policy::Key;
+use crate::store::shared::backend::{
+    Backend, BackendContext, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyText, PendingReply,
+    SavedOutage, VersionedValue,
+};
+use crate::store::shared::breaker::ServerHealth;
+use queue::{Job, Queue, WrittenValue};
+pub use settings::{SqliteConfig, Synchronous};
+use worker::Worker;
+
+/// For one exchange about a value, which no request waits for.
+const VALUE_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// The file, and who works on it.
+#[derive(Debug)]
+pub struct Sqlite {
+    queue: Arc<Queue>,
+    giving_up: JoinHandle<()>,
+}
+
+impl Sqlite {
+    /// Opens the file of a configuration, on a thread of its own; must be called within a runtime.
+    pub fn new(config: &SqliteConfig, context: &BackendContext<'_>) -> Self {
+        let queue = Arc::new(Queue::new(&config.path, context));
+        let giving_up = tokio::spawn(Arc::clone(&queue).give_up_in_time());
+        let worker =
+            Worker { queue: Arc::clone(&queue), synchronous: config.synchronous, max_clients: config.max_clients };
+        if let Err(error) = worker.start() {
+            queue.mark_down(&format!("there can be no thread for it: {error}"));
+        }
+        Self { queue, giving_up }
+    }
+}
+
+impl Backend for Sqlite {
+    fn name(&self) -> &'static str {
+        "sqlite"
+    }
+
+    /// What is submitted without a pause is done in one transaction.
+    fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]> {
+        let now = unix_ms(now);
+        let submit = |(index, request)| PendingReply::one(self.queue.submit(request, waited_for && index == 0, now));
+        requests.into_iter().enumerate().map(submit).collect()
+    }
+
+    fn read_value<'a>(&'a self, key: &'a str) -> Boxed<'a, io::Result<Option<VersionedValue>>> {
+        let (reply, answer) = oneshot::channel();
+        let job = Job::ReadValue { key: key.to_owned(), reply };
+        Box::pin(async move { self.ask(job, answer).await })
+    }
+
+    fn write_value<'a>(
+        &'a self,
+        key: &'a str,
+        value: &'a [u8],
+        exptime: u32,
+        before: Option<&'a VersionedValue>,
+        now: Now,
+    ) -> Boxed<'a, io::Result<bool>> {
+        let (reply, answer) = oneshot::channel();
+        let now = unix_ms(now);
+        let value = WrittenValue {
+            bytes: value.to_owned(),
+            ends: now + i64::from(exptime) * 1000,
+            replaces: before.map(|value| value.version),
+            now,
+        };
+        let job = Job::WriteValue { key: key.to_owned(), value, reply };
+        Box::pin(async move { self.ask(job, answer).await })
+    }
+
+    fn servers(&self) -> Vec<ServerHealth> {
+        vec![self.queue.condition()]
+    }
+
+    fn is_down_for(&self, _: &Key<'_>) -> bool {
+        self.queue.is_down()
+    }
+
+    fn outages(&self) -> Vec<SavedOutage> {
+        self.queue.outage().into_iter().collect()
+    }
+
+    fn settled(&self) -> Boxed<'_, ()> {
+        // Commands are done in their order, so one more is the last.
+        let last =
+            CounterRequest { key: KeyText::from_slice(b"connshaper"), command: CounterCommand::Read, exptime: 0 };
+        let mut last = self.submit(smallvec![last], false, Now::read());
+        Box::pin(async move {
+            if let Some(last) = last.pop() {
+                let _ = last.outcome().await;
+            }
+        })
+    }
+}
+
+impl Sqlite {
+    async fn ask<T>(&self, job: Job, answer: oneshot::Receiver<io::Result<T>>) -> io::Result<T> {
+        let down = || io::Error::other("the file cannot be used");
+        if !self.queue.submit_value(job) {
+            return Err(down());
+        }
+        match timeout(VALUE_TIMEOUT, answer).await {
+            Ok(answer) => answer.unwrap_or_else(|_| Err(down())),
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+fn unix_ms(now: Now) -> i64 {
+    i64::try_from(now.unix_ms).unwrap_or(i64::MAX)
+}
+
+impl Drop for Sqlite {
+    fn drop(&mut self) {
+        self.giving_up.abort();
+        self.queue.stop();
+    }
+}

@@ -1,0 +1,372 @@
+//! What waits for the thread that owns the file, and whether the file can be used.
+//!
+//! Requests put their commands here and never wait for the disk. The thread takes all of them at once. Those whose
+//! time is over before they are done are given up here, by a task that the thread cannot hold up.
+
+use std::collections::VecDeque;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Notify, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::counters::only_reads;
+use crate::net::lock;
+use crate::observe::log::Log;
+use crate::observe::statistics::{Statistics, add};
+use crate::policy::OnStoreFailure;
+use crate::store::shared::backend::{
+    BackendContext, CounterRequest, Outcome, SavedOutage, Sent, StoreError, VersionedValue,
+};
+use crate::store::shared::breaker::{Breaker, ServerHealth};
+use crate::store::shared::report;
+
+/// Commands that wait at once; a further one is not asked.
+pub const MAX_WAITING: usize = 16_384;
+
+/// Commands of one transaction.
+const MAX_BATCH: usize = 2048;
+
+/// After this many requests in a row that were not answered in time the file is not asked.
+const FAILURES: u32 = 3;
+
+/// The queue, for the requests, the thread and the task.
+#[derive(Debug)]
+pub struct Queue {
+    pub path: PathBuf,
+    name: String,
+    /// How long a command waits for its outcome.
+    timeout: Duration,
+    on_failure: OnStoreFailure,
+    pub log: Log,
+    pub statistics: Arc<Statistics>,
+    state: Mutex<QueueState>,
+    /// Something waits, or the end has come.
+    work: Condvar,
+    /// A command waits that has to be given up in time.
+    alarm: Notify,
+    stop: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct QueueState {
+    /// Empty while the breaker is open.
+    waiting: VecDeque<(Job, Waiting)>,
+    /// What the thread does at present, in its order.
+    running: Vec<Waiting>,
+    breaker: Breaker,
+    /// Requests in a row that were not answered in time.
+    failures: u32,
+    /// The thread cannot begin, for another process writes.
+    locked: bool,
+    /// The task knows that there is something to give up.
+    armed: bool,
+}
+
+/// What the thread is to do.
+#[derive(Debug)]
+pub enum Job {
+    Counter { request: CounterRequest, now: i64 },
+    ReadValue { key: String, reply: oneshot::Sender<io::Result<Option<VersionedValue>>> },
+    WriteValue { key: String, value: WrittenValue, reply: oneshot::Sender<io::Result<bool>> },
+}
+
+/// A value to be written.
+#[derive(Debug)]
+pub struct WrittenValue {
+    pub bytes: Vec<u8>,
+    pub ends: i64,
+    /// The version that it replaces; `None`: there is none.
+    pub replaces: Option<u64>,
+    pub now: i64,
+}
+
+/// Who waits for a job, and until when. A value has its own.
+#[derive(Debug)]
+struct Waiting {
+    deadline: Instant,
+    /// First command of its request; only this one counts in per-request statistics.
+    leads: bool,
+    reply: Option<oneshot::Sender<Outcome>>,
+}
+
+impl Waiting {
+    fn finish(&mut self, outcome: Outcome) {
+        if let Some(reply) = self.reply.take() {
+            // No one receives it when the request's connection has gone, or when no request waits for it.
+            let _ = reply.send(outcome);
+        }
+    }
+}
+
+impl Job {
+    pub fn only_reads(&self) -> bool {
+        match self {
+            Self::Counter { request, .. } => only_reads(request.command),
+            Self::ReadValue { .. } => true,
+            Self::WriteValue { .. } => false,
+        }
+    }
+}
+
+/// What the thread finds when it looks for work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// All that waits only reads.
+    Reads,
+    Writes,
+    /// The breaker is open.
+    Down,
+    Stop,
+}
+
+impl Queue {
+    pub fn new(path: &Path, context: &BackendContext<'_>) -> Self {
+        let BackendContext { timeout, on_failure, outages, statistics, log } = *context;
+        let name = path.display().to_string();
+        let mut state = QueueState::default();
+        // It was down for the program before, and is so until it can be written.
+        outages.iter().filter(|saved| saved.server == name).for_each(|saved| state.breaker.restore(saved));
+        Self {
+            path: path.to_owned(),
+            name,
+            timeout,
+            on_failure,
+            log: log.clone(),
+            statistics: Arc::clone(statistics),
+            state: Mutex::new(state),
+            work: Condvar::new(),
+            alarm: Notify::new(),
+            stop: AtomicBool::new(false),
+        }
+    }
+
+    /// The file, as the log names it.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Queues a command. The first of each request `leads`. The outcome comes within the time-out.
+    pub fn submit(&self, request: CounterRequest, leads: bool, now: i64) -> Sent {
+        let mut state = self.state();
+        state.breaker.admit(leads)?;
+        let (reply, outcome) = oneshot::channel();
+        let waiting = Waiting { deadline: Instant::now() + self.timeout, leads, reply: Some(reply) };
+        self.push(state, Job::Counter { request, now }, waiting).then_some(outcome).ok_or(StoreError::Unavailable)
+    }
+
+    /// Queues a job for a value. Its reply is dropped if it is not done.
+    pub fn submit_value(&self, job: Job) -> bool {
+        let mut state = self.state();
+        if state.breaker.admit(false).is_err() {
+            return false;
+        }
+        let waiting = Waiting { deadline: Instant::now() + self.timeout, leads: false, reply: None };
+        self.push(state, job, waiting)
+    }
+
+    fn push(&self, mut state: MutexGuard<'_, QueueState>, job: Job, waiting: Waiting) -> bool {
+        if state.waiting.len() >= MAX_WAITING {
+            return false;
+        }
+        let (first, unarmed) = (state.waiting.is_empty(), !state.armed && waiting.reply.is_some());
+        state.armed |= unarmed;
+        state.waiting.push_back((job, waiting));
+        drop(state);
+        if first {
+            self.work.notify_one();
+        }
+        if unarmed {
+            self.alarm.notify_one();
+        }
+        true
+    }
+
+    /// Waits until there is something to do.
+    pub fn wait(&self) -> Work {
+        let mut state = self.state();
+        loop {
+            if self.stop.load(Ordering::Relaxed) && state.waiting.is_empty() {
+                return Work::Stop;
+            }
+            if state.breaker.is_open() {
+                return Work::Down;
+            }
+            if !state.waiting.is_empty() {
+                let reads = state.waiting.iter().all(|(job, _)| job.only_reads());
+                return if reads { Work::Reads } else { Work::Writes };
+            }
+            state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// What waits now, in its order; with `reads`, only what changes nothing and comes before anything that does.
+    pub fn take(&self, reads: bool) -> Vec<Job> {
+        let mut state = self.state();
+        state.locked = false;
+        let until = state.waiting.iter().take(MAX_BATCH).take_while(|(job, _)| !reads || job.only_reads()).count();
+        let QueueState { waiting, running, .. } = &mut *state;
+        let (jobs, who): (Vec<_>, Vec<_>) = waiting.drain(..until).unzip();
+        *running = who;
+        jobs
+    }
+
+    /// The outcomes of what was taken, in its order.
+    pub fn finish(&self, outcomes: impl IntoIterator<Item = Outcome>) {
+        let mut state = self.state();
+        state.failures = 0;
+        let running = std::mem::take(&mut state.running);
+        drop(state);
+        let now = Instant::now();
+        for (mut waiting, outcome) in running.into_iter().zip(outcomes) {
+            if waiting.leads && waiting.reply.is_some() {
+                let asked = waiting.deadline - self.timeout;
+                self.statistics.store_latency.observe(now.saturating_duration_since(asked));
+            }
+            waiting.finish(outcome);
+        }
+    }
+
+    /// The thread is kept from beginning by another process. Returns whether it should go on to try.
+    pub fn wait_for_lock(&self) -> bool {
+        let mut state = self.state();
+        state.locked = true;
+        !state.waiting.is_empty() && !state.breaker.is_open()
+    }
+
+    /// Commands go to the file again.
+    pub fn mark_up(&self) {
+        let outage = self.state().breaker.close();
+        if let Some(outage) = outage {
+            report::up(&self.log, &self.name, outage.seconds(), outage.decisions);
+        }
+    }
+
+    /// The file is being tried.
+    pub fn probe(&self) {
+        self.state().breaker.probe();
+    }
+
+    /// What waits, what was not done, and what is to come is not asked.
+    pub fn mark_down(&self, cause: &str) {
+        self.open_breaker(self.state(), cause, 0);
+    }
+
+    fn open_breaker(&self, mut state: MutexGuard<'_, QueueState>, cause: &str, unanswered: u64) {
+        // What was begun is rolled back when the thread says so; when the task does, it may yet be done.
+        let begun = if unanswered > 0 { StoreError::TimedOut } else { StoreError::Unavailable };
+        let running = std::mem::take(&mut state.running).into_iter().map(|running| (running, begun));
+        let waiting = std::mem::take(&mut state.waiting).into_iter();
+        let waiting = waiting.map(|(_, waiting)| (waiting, StoreError::Unavailable));
+        let stranded: Vec<_> = running.chain(waiting).filter(|(waiting, _)| waiting.reply.is_some()).collect();
+        let decisions = unanswered + stranded.iter().filter(|(waiting, _)| waiting.leads).count() as u64;
+        state.failures = 0;
+        let news = state.breaker.open(decisions);
+        drop(state);
+        for (mut waiting, error) in stranded {
+            waiting.finish(Err(error));
+        }
+        if news {
+            add(&self.statistics.store_outages, 1);
+            report::down(&self.log, &self.name, cause, self.on_failure);
+        }
+    }
+
+    /// Gives up what is not done in time, for ever.
+    pub async fn give_up_in_time(self: Arc<Self>) {
+        loop {
+            self.alarm.notified().await;
+            while let Some(deadline) = self.expire() {
+                sleep_until(deadline).await;
+            }
+        }
+    }
+
+    /// Gives up what is late, and returns when the next one will be; `None`: nothing waits.
+    fn expire(&self) -> Option<Instant> {
+        let mut state = self.state();
+        let now = Instant::now();
+        let is_late = |waiting: &Waiting| waiting.reply.is_some() && waiting.deadline <= now;
+        let mut late = Vec::new();
+        for waiting in state.running.iter_mut().filter(|waiting| is_late(waiting)) {
+            // Its place is kept, for the outcomes come in the order of the commands.
+            late.push(Waiting { reply: waiting.reply.take(), ..*waiting });
+        }
+        let stuck = !late.is_empty();
+        state.waiting.retain_mut(|(_, waiting)| {
+            let is_late = is_late(waiting);
+            if is_late {
+                late.push(Waiting { reply: waiting.reply.take(), ..*waiting });
+            }
+            !is_late
+        });
+        let failures = late.iter().filter(|late| late.leads).count() as u32;
+        state.failures += failures;
+        let open = state.running.iter().chain(state.waiting.iter().map(|(_, waiting)| waiting));
+        let next = open.filter(|waiting| waiting.reply.is_some()).map(|waiting| waiting.deadline).min();
+        state.armed = next.is_some();
+        if state.failures >= FAILURES {
+            let why = match (state.locked, stuck) {
+                (true, false) => "another process has locked it",
+                _ => "the disk is slow",
+            };
+            let cause = format!(
+                "{} requests in a row without an answer in {} ms: {why}",
+                state.failures,
+                self.timeout.as_millis()
+            );
+            let unanswered = state.failures.into();
+            self.open_breaker(state, &cause, unanswered);
+        } else {
+            drop(state);
+        }
+        for mut waiting in late {
+            if waiting.leads {
+                self.statistics.store_latency.observe(self.timeout);
+            }
+            waiting.finish(Err(StoreError::TimedOut));
+        }
+        next
+    }
+
+    /// Has the thread end when all that waits is done.
+    pub fn stop(&self) {
+        // With the lock held, lest the thread be between its look and its wait.
+        let _state = self.state();
+        self.stop.store(true, Ordering::Relaxed);
+        self.work.notify_all();
+    }
+
+    /// Waits, at most so long. Returns whether the end has come.
+    pub fn pause(&self, time: Duration) -> bool {
+        let until = std::time::Instant::now() + time;
+        let mut state = self.state();
+        loop {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            if self.stop.load(Ordering::Relaxed) || left.is_zero() {
+                return self.stop.load(Ordering::Relaxed);
+            }
+            state = self.work.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    pub fn is_down(&self) -> bool {
+        self.state().breaker.is_open()
+    }
+
+    pub fn condition(&self) -> ServerHealth {
+        self.state().breaker.condition(&self.name)
+    }
+
+    /// The outage, for the program that takes over; `None`: it is up.
+    pub fn outage(&self) -> Option<SavedOutage> {
+        self.state().breaker.save(&self.name)
+    }
+
+    fn state(&self) -> MutexGuard<'_, QueueState> {
+        lock(&self.state)
+    }
+}

@@ -1,0 +1,352 @@
+//! The thread that owns the file: takes what waits, does it in one transaction, and says what came of it.
+
+use std::io;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, Error, OptionalExtension, params};
+
+use super::checkpoint::Checkpoints;
+use super::counters;
+use super::file::{self, FileError, FileIdentity};
+use super::queue::{Job, Queue, Work, WrittenValue};
+use super::settings::Synchronous;
+use crate::net::signals::block_signals;
+use crate::observe::log::Severity;
+use crate::observe::statistics::add;
+use crate::store::shared::backend::{CounterReply, CounterRequest, Outcome, StoreError, VersionedValue};
+use crate::store::shared::report;
+
+/// Between two attempts to use a file that cannot be used.
+const PROBE_INTERVAL: Duration = Duration::from_millis(250);
+
+/// For a file that can be used only to fail again the interval is doubled up to this.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
+
+/// After a file was used this long the interval is short again.
+const LASTING: Duration = Duration::from_secs(60);
+
+/// Between two looks at whether the file is still in its place.
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Between two lines on values that are no counts.
+const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Between two lines on counters that were given up.
+const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
+
+/// Expired counters that a transaction deletes beyond two for each of its commands.
+const PURGED: usize = 16;
+
+/// Bytes of the file for each of `max_clients`, with the indexes: an IPv6 network takes some 150.
+const BYTES_PER_CLIENT: i64 = 256;
+
+/// What a probe writes, as much as a busy moment does: a disk may have room for less.
+const PROBE_SIZE: i64 = 32 * 1024;
+
+/// The thread.
+pub struct Worker {
+    pub queue: Arc<Queue>,
+    pub synchronous: Synchronous,
+    /// Counters beyond this are given up, those that end first before others.
+    pub max_clients: usize,
+}
+
+/// Why the file is no longer used as it was.
+enum Ended {
+    Stopped,
+    /// The breaker has opened.
+    Down,
+    /// Another file is in its place, or none.
+    Replaced,
+    Failed(FileError),
+}
+
+impl From<Error> for Ended {
+    fn from(error: Error) -> Self {
+        Self::Failed(file::explain(&error))
+    }
+}
+
+impl Worker {
+    /// Starts it.
+    pub fn start(self) -> io::Result<JoinHandle<()>> {
+        thread::Builder::new().name("sqlite".to_owned()).spawn(move || {
+            block_signals();
+            self.run();
+        })
+    }
+
+    fn run(&self) {
+        let queue = &*self.queue;
+        let mut interval = PROBE_INTERVAL;
+        loop {
+            let begun = Instant::now();
+            let ended = match self.open() {
+                Ok(mut open) => {
+                    queue.mark_up();
+                    open.serve()
+                }
+                Err(error) => Ended::Failed(error),
+            };
+            match ended {
+                Ended::Stopped => return,
+                Ended::Replaced => {
+                    add(&queue.statistics.store_flushes, 1);
+                    report::flushed(&queue.log, queue.name(), "the file was removed or replaced", 0);
+                    continue;
+                }
+                Ended::Failed(FileError::Damaged(problem)) if self.set_aside(&problem) => continue,
+                Ended::Failed(error) => queue.mark_down(&error.to_string()),
+                Ended::Down => {}
+            }
+            if begun.elapsed() > LASTING {
+                interval = PROBE_INTERVAL;
+            }
+            if queue.pause(interval) {
+                return;
+            }
+            interval = (interval * 2).min(LONGEST_INTERVAL);
+        }
+    }
+
+    /// Opens the file. One that was down has to show that it can be written.
+    fn open(&self) -> Result<OpenFile<'_>, FileError> {
+        let queue = &*self.queue;
+        queue.probe();
+        let (connection, identity) = file::open(&queue.path, self.synchronous)?;
+        if queue.is_down() {
+            probe(&connection).map_err(|error| match file::is_busy(&error) {
+                true => FileError::Refused("another process has locked it".to_owned()),
+                false => file::explain(&error),
+            })?;
+        }
+        let pages = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
+        let page = pages("page_size").map_err(|error| file::explain(&error))?.max(512);
+        let max_pages = i64::try_from(self.max_clients).unwrap_or(i64::MAX).saturating_mul(BYTES_PER_CLIENT) / page;
+        let mut connection = connection;
+        let checkpoints = Checkpoints::watch(&mut connection, &queue.path).map_err(|error| file::explain(&error))?;
+        let looked = Instant::now();
+        Ok(OpenFile {
+            queue,
+            connection,
+            identity,
+            checkpoints,
+            max_pages,
+            looked,
+            complained: None,
+            evicts: Evictions::default(),
+        })
+    }
+
+    /// Renames a damaged file. Returns whether a new one can be made.
+    fn set_aside(&self, problem: &str) -> bool {
+        let Queue { path, log, .. } = &*self.queue;
+        let Some(damaged) = FileIdentity::of(path) else { return true };
+        let moved = file::set_aside(path, damaged);
+        log.line(Severity::Err, "STORE_DAMAGED", |line| {
+            line.field("server", self.queue.name()).field("problem", problem);
+            match &moved {
+                Ok(Some(aside)) => line.field("set_aside", aside.display()),
+                Ok(None) => line.field("set_aside", "by another process"),
+                Err(error) => line.field("error", error),
+            };
+        });
+        moved.is_ok()
+    }
+}
+
+/// The file while it is used.
+struct OpenFile<'w> {
+    queue: &'w Queue,
+    connection: Connection,
+    identity: FileIdentity,
+    checkpoints: Checkpoints,
+    max_pages: i64,
+    looked: Instant,
+    complained: Option<Instant>,
+    evicts: Evictions,
+}
+
+/// Counters that were given up, and when that was last told.
+#[derive(Default)]
+struct Evictions {
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl OpenFile<'_> {
+    fn serve(&mut self) -> Ended {
+        loop {
+            let reads = match self.queue.wait() {
+                Work::Stop => return Ended::Stopped,
+                Work::Down => return Ended::Down,
+                work => work == Work::Reads,
+            };
+            if let Err(ended) = self.transaction(reads) {
+                return ended;
+            }
+        }
+    }
+
+    /// All that waits, in one transaction.
+    fn transaction(&mut self, reads: bool) -> Result<(), Ended> {
+        if self.looked.elapsed() >= LOOK_INTERVAL {
+            self.looked = Instant::now();
+            if FileIdentity::of(&self.queue.path) != Some(self.identity) {
+                return Err(Ended::Replaced);
+            }
+        }
+        let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
+        // Nothing is taken before it can be written: what waits for too long is given up, and was not done.
+        while let Err(error) = self.execute(begin) {
+            if !file::is_busy(&error) {
+                return Err(error.into());
+            }
+            if !self.queue.wait_for_lock() {
+                return Ok(());
+            }
+        }
+        let jobs = self.queue.take(reads);
+        let mut replies = Vec::new();
+        let mut outcomes = Vec::with_capacity(jobs.len());
+        let (number, mut latest) = (jobs.len(), 0);
+        for job in jobs {
+            match job {
+                Job::Counter { request, now } => {
+                    latest = latest.max(now);
+                    outcomes.push(self.count(&request, now)?);
+                }
+                Job::ReadValue { key, reply } => {
+                    let read = read_value(&self.connection, &key)?;
+                    replies.push(Reply::Read(reply, read));
+                    outcomes.push(Ok(CounterReply::Done));
+                }
+                Job::WriteValue { key, value, reply } => {
+                    let written = write_value(&self.connection, &key, &value)?;
+                    replies.push(Reply::Written(reply, written));
+                    outcomes.push(Ok(CounterReply::Done));
+                }
+            }
+        }
+        if !reads {
+            self.purge(2 * number + PURGED, latest)?;
+        }
+        self.execute("COMMIT")?;
+        self.queue.finish(outcomes);
+        replies.into_iter().for_each(Reply::send);
+        if !reads {
+            self.checkpoints.after_commit();
+        }
+        Ok(())
+    }
+
+    fn execute(&self, statement: &str) -> rusqlite::Result<()> {
+        self.connection.prepare_cached(statement)?.execute([]).map(|_| ())
+    }
+
+    /// What came of a command for a counter. `Err`: the transaction is lost.
+    fn count(&mut self, request: &CounterRequest, now: i64) -> Result<Outcome, Ended> {
+        let CounterRequest { key, command, exptime } = request;
+        let key = str::from_utf8(key).unwrap_or_default();
+        match counters::execute(&self.connection, key, *command, *exptime, now) {
+            Ok(reply) => Ok(Ok(reply)),
+            Err(
+                Error::InvalidColumnType(..) | Error::FromSqlConversionFailure(..) | Error::IntegralValueOutOfRange(..),
+            ) => {
+                if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
+                    self.complained = Some(Instant::now());
+                    let problem = "a value that is no number is under one of our keys; delete it";
+                    report::error(&self.queue.log, self.queue.name(), problem, key.as_bytes());
+                }
+                Ok(Err(StoreError::NotANumber))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Deletes some of what has expired, and where the file has grown too large some of what will first.
+    fn purge(&mut self, most: usize, now: i64) -> Result<(), Ended> {
+        let pages = |pragma: &str| -> rusqlite::Result<i64> {
+            self.connection.prepare_cached(pragma)?.query_row([], |row| row.get(0))
+        };
+        counters::purge(&self.connection, most, now)?;
+        if pages("PRAGMA page_count")? <= self.max_pages {
+            return Ok(());
+        }
+        if pages("PRAGMA page_count")? - pages("PRAGMA freelist_count")? > self.max_pages {
+            self.evict(most)?;
+        }
+        Ok(())
+    }
+
+    fn evict(&mut self, most: usize) -> Result<(), Ended> {
+        let number = counters::purge(&self.connection, most, i64::MAX)? as u64;
+        add(&self.queue.statistics.store_evictions, number);
+        let Evictions { untold, told } = &mut self.evicts;
+        *untold += number;
+        if told.is_none_or(|told| told.elapsed() >= EVICTS_INTERVAL) {
+            *told = Some(Instant::now());
+            report::evicts(&self.queue.log, self.queue.name(), std::mem::take(untold));
+        }
+        Ok(())
+    }
+}
+
+/// What is answered once the transaction is done.
+enum Reply {
+    Read(tokio::sync::oneshot::Sender<io::Result<Option<VersionedValue>>>, Option<VersionedValue>),
+    Written(tokio::sync::oneshot::Sender<io::Result<bool>>, bool),
+}
+
+impl Reply {
+    fn send(self) {
+        // Who asked may have gone.
+        match self {
+            Self::Read(reply, read) => drop(reply.send(Ok(read))),
+            Self::Written(reply, written) => drop(reply.send(Ok(written))),
+        }
+    }
+}
+
+fn read_value(connection: &Connection, key: &str) -> rusqlite::Result<Option<VersionedValue>> {
+    let mut reads = connection.prepare_cached("SELECT bytes, version FROM value WHERE key = ?1")?;
+    reads
+        .query_row([key], |row| Ok(VersionedValue { bytes: row.get(0)?, version: row.get::<_, i64>(1)? as u64 }))
+        .optional()
+}
+
+fn write_value(connection: &Connection, key: &str, value: &WrittenValue) -> rusqlite::Result<bool> {
+    let WrittenValue { bytes, ends, replaces, now } = value;
+    connection.prepare_cached("DELETE FROM value WHERE ends <= ?1")?.execute([now])?;
+    let written = match replaces {
+        Some(version) => connection
+            .prepare_cached(
+                "UPDATE value SET bytes = ?2, ends = ?3, version = version + 1 WHERE key = ?1 AND version = ?4",
+            )?
+            .execute(params![key, bytes, ends, *version as i64])?,
+        // A version that no value of this key had before.
+        None => connection
+            .prepare_cached("INSERT OR IGNORE INTO value (key, bytes, ends, version) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![key, bytes, ends, now])?,
+    };
+    Ok(written > 0)
+}
+
+/// Whether the file can be written. On a full disk its log may give room first.
+fn probe(connection: &Connection) -> rusqlite::Result<()> {
+    let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+    connection.execute_batch("BEGIN IMMEDIATE")?;
+    let written = connection
+        .execute(
+            "INSERT OR REPLACE INTO value (key, bytes, version, ends) VALUES ('!probe', zeroblob(?1), 0, 0)",
+            [PROBE_SIZE],
+        )
+        .and_then(|_| connection.execute_batch("COMMIT"));
+    if written.is_err() {
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    written?;
+    connection.execute("DELETE FROM value WHERE key = '!probe'", []).map(|_| ())
+}
