@@ -121,6 +121,7 @@ pub const KEYS: &[ConfigKey] = &[
     key("whitelist_file", OneOrMore, "", "files with more of them; unset: none"),
     key("blacklist", Netblocks, "[]", "netblocks that are always refused"),
     key("blacklist_file", OneOrMore, "", "files with more of them; unset: none"),
+    key("list_may_shrink", Boolean, "false", "whether a list file may lose more than half of its entries at a reload"),
     key("list_check_interval", Seconds(0, DAY), "0", "time between checks of the list files; 0: only at SIGHUP"),
     key("blacklist_action", String, r#""refuse""#, "what happens to clients on the blacklist"),
     key("blacklist_text", String, r#""Access denied for {client}""#, "text for clients on the blacklist"),

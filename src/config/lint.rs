@@ -31,7 +31,9 @@ pub(super) fn check(config: &Config, s: &TableSettings) {
         s.warn("max_delayed", "has no effect: no session is delayed");
     }
     if config.list_files.is_empty() {
-        s.warn("list_check_interval", "has no effect without `whitelist_file` or `blacklist_file`");
+        for key in ["list_check_interval", "list_may_shrink"] {
+            s.warn(key, "has no effect without `whitelist_file` or `blacklist_file`");
+        }
     }
     check_peers(config, s);
     check_blacklist(config, s);

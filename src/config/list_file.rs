@@ -1,14 +1,13 @@
-//! A list file: a netblock a line, with a comment beside it.
+//! A list file: lines of netblocks, with a reason beside them.
 //!
-//! A list may have a million lines, so a line costs no allocation of its own:
-//! equal reasons are kept once.
+//! A list may have a million lines: equal reasons are kept once.
 
 use std::collections::HashMap;
 
 use ipnet::IpNet;
 
+use super::list_line::{LineReader, ListLine, WrongLine};
 use super::lists::ListKind;
-use super::netblock;
 use super::source::{ConfigText, Span};
 use crate::config::diagnostics::{Diagnostics, quoted};
 use crate::policy::lists::{ListEntry, ListIndex};
@@ -29,7 +28,7 @@ impl ListContent<'_> {
     pub fn span(&self, place: usize) -> Span {
         let start = self.offsets[place] as usize;
         let text = &self.diagnostics.source.text[start..];
-        start..start + text.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(text.len())
+        start..start + text.find(|c: char| c.is_whitespace() || "#;,\"".contains(c)).unwrap_or(text.len())
     }
 
     /// What the list does to its clients, in messages.
@@ -78,9 +77,10 @@ pub(super) fn reason(text: &str) -> Option<String> {
 pub(super) fn read<'s>(source: &'s ConfigText, kind: ListKind, reasons: &mut Reasons) -> ListContent<'s> {
     let mut read =
         ListContent { kind, netblocks: Vec::new(), offsets: Vec::new(), diagnostics: Diagnostics::new(source) };
-    let mut start = 0;
+    let (mut lines, mut start) = (LineReader::default(), 0);
     for line in source.text.split('\n') {
-        read.line(line, start, reasons);
+        let text = line.trim();
+        read.line(lines.read(text), start + line.len() - line.trim_start().len(), reasons);
         start += line.len() + 1;
     }
     if read.netblocks.is_empty() {
@@ -90,33 +90,29 @@ pub(super) fn read<'s>(source: &'s ConfigText, kind: ListKind, reasons: &mut Rea
 }
 
 impl ListContent<'_> {
-    fn line(&mut self, line: &str, start: usize, reasons: &mut Reasons) {
-        let start = start + line.len() - line.trim_start().len();
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
-            return;
-        }
-        let (text, beside) = line.split_at(line.find(|c: char| c.is_whitespace() || c == '#').unwrap_or(line.len()));
-        let span = start..start + text.len();
-        let block = match netblock::parse(text) {
-            Ok(block) => block,
-            Err((problem, remedy)) => {
-                let problem = format!("{}: {problem}", quoted(text));
-                self.diagnostics.error::<()>(&span, problem, remedy);
+    fn line(&mut self, line: Result<ListLine, WrongLine>, start: usize, reasons: &mut Reasons) {
+        let in_file = |span: &Span| start + span.start..start + span.end;
+        let ListLine { netblocks, beside, comment } = match line {
+            Ok(line) => line,
+            Err(WrongLine { span, problem, remedy }) => {
+                self.diagnostics.error::<()>(&in_file(&span), problem, remedy);
                 return;
             }
         };
-        if block.host_bits {
-            self.diagnostics.warn(&span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
+        let Some(first) = netblocks.first() else { return };
+        let entry = self.entry(&beside, &comment, &in_file(&first.span), reasons);
+        for found in netblocks {
+            let span = in_file(&found.span);
+            if found.host_bits {
+                let text = quoted(&self.diagnostics.source.text[span.clone()]);
+                self.diagnostics.warn(&span, format!("{text} has host bits set, taken as {}", found.net));
+            }
+            self.netblocks.push((found.net, entry));
+            self.offsets.push(span.start as u32);
         }
-        let entry = self.entry(beside.trim(), &span, reasons);
-        self.netblocks.push((block.net, entry));
-        self.offsets.push(span.start as u32);
     }
 
-    fn entry(&mut self, beside: &str, span: &Span, reasons: &mut Reasons) -> ListEntry {
-        let (says, comment) = beside.split_once('#').unwrap_or((beside, ""));
-        let says = says.trim();
+    fn entry(&mut self, says: &str, comment: &str, span: &Span, reasons: &mut Reasons) -> ListEntry {
         // The file may be a table of Postfix. An action that means the opposite of the list is a mistake.
         let word = says.split_whitespace().next().unwrap_or("");
         let list = match self.kind {
@@ -124,7 +120,7 @@ impl ListContent<'_> {
             ListKind::Black if permits(word) => "blacklist",
             ListKind::White => return ListEntry::Whitelist,
             ListKind::Black => {
-                return ListEntry::Blacklist(reasons.place(if says.is_empty() { comment.trim() } else { says }));
+                return ListEntry::Blacklist(reasons.place(if says.is_empty() { comment } else { says }));
             }
         };
         let problem = format!("the line says {}, but this is a {list}", quoted(word));

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs::Metadata;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,8 @@ use super::diagnostics::{ConfigError, ConfigWarning, Diagnostic};
 use super::lint;
 use super::list_file::{self, ListContent, Reasons};
 use super::source;
-use crate::policy::lists::{ListEntry, Lists};
+use crate::policy::Policy;
+use crate::policy::lists::{ListEntry, ListIndex, Lists};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListKind {
@@ -170,7 +172,77 @@ fn warn_of_conflicts(own: &Lists, read: &[ListContent]) {
     }
 }
 
+/// Where the entries of each file are in the set of all.
+fn segments(files: &[ListFile], all: usize) -> Vec<Range<usize>> {
+    let of = |kind| files.iter().filter(move |file| file.kind == kind).map(|file| file.netblocks);
+    // As they were added: the configuration's own stand between the two.
+    let (mut black, mut white) = (0, all.saturating_sub(of(ListKind::White).sum()));
+    let segment = |file: &ListFile| {
+        let start = match file.kind {
+            ListKind::Black => &mut black,
+            ListKind::White => &mut white,
+        };
+        *start += file.netblocks;
+        *start - file.netblocks..*start
+    };
+    files.iter().map(segment).collect()
+}
+
 impl Config {
+    /// Keeps every list file as it is in force that has lost all or more than half of its netblocks since: a download
+    /// may have failed, and a list that is gone lets everyone in, or nobody. `files` are those in force.
+    pub fn keep_lists_that_shrank(&mut self, files: &[ListFile], in_force: &Policy) {
+        let before = |file: &ListFile| {
+            let place = files.iter().position(|other| (&other.path, other.kind) == (&file.path, file.kind))?;
+            Some(place).filter(|place| 2 * file.netblocks < files[*place].netblocks)
+        };
+        let shrunk: Vec<Option<usize>> = self.list_files.iter().map(before).collect();
+        if self.list_may_shrink || shrunk.iter().all(Option::is_none) {
+            return;
+        }
+        let (old, new) = (in_force.netblocks.entries(), std::mem::take(&mut self.policy.lists.netblocks));
+        let (old_segments, segments) = (segments(files, old.len()), segments(&self.list_files, new.len()));
+        let reasons = &mut self.policy.lists.reasons;
+        let mut places = HashMap::new();
+        let mut kept = |entry: &(IpNet, ListEntry)| match entry {
+            (net, ListEntry::Blacklist(Some(reason))) => {
+                let place = *places.entry(reason.index()).or_insert_with(|| {
+                    reasons.push(in_force.reasons[reason.index()].clone());
+                    ListIndex::new(reasons.len() - 1)
+                });
+                (*net, ListEntry::Blacklist(Some(place)))
+            }
+            other => *other,
+        };
+        let mut netblocks = Vec::new();
+        let mut add = |kind| {
+            for ((file, segment), old_place) in self.list_files.iter().zip(&segments).zip(&shrunk) {
+                match old_place {
+                    _ if file.kind != kind => {}
+                    Some(place) => netblocks.extend(old[old_segments[*place].clone()].iter().map(&mut kept)),
+                    None => netblocks.extend_from_slice(&new[segment.clone()]),
+                }
+            }
+            netblocks.len()
+        };
+        let own = add(ListKind::Black);
+        add(ListKind::White);
+        let of = |kind| self.list_files.iter().filter(move |file| file.kind == kind).map(|file| file.netblocks);
+        let (black, white) = (of(ListKind::Black).sum::<usize>(), of(ListKind::White).sum::<usize>());
+        netblocks.splice(own..own, new[black..new.len() - white].iter().copied());
+        self.policy.lists.netblocks = netblocks;
+        for (file, place) in self.list_files.iter_mut().zip(shrunk) {
+            let Some(place) = place else { continue };
+            let netblocks = std::mem::replace(&mut file.netblocks, files[place].netblocks);
+            let text = format!(
+                "the list shrank from {} netblocks to {netblocks}, so it is kept as it was; if it is right, set \
+                 list_may_shrink = true",
+                file.netblocks
+            );
+            self.warnings.push(ConfigWarning { path: file.path.clone(), line: 1, column: 1, text });
+        }
+    }
+
     /// Reads only the list files again: the configuration with their present content, and the warnings about
     /// them alone.
     ///

@@ -12,6 +12,7 @@ mod keys;
 mod legacy;
 mod lint;
 mod list_file;
+mod list_line;
 mod lists;
 mod netblock;
 mod resolve;
@@ -58,6 +59,8 @@ pub struct Config {
     pub list_files: Vec<ListFile>,
     /// Zero: list files are read again at a reload only.
     pub list_check_interval: Duration,
+    /// Whether a list file that shrinks to less than half at a reload is taken for what it says.
+    pub list_may_shrink: bool,
     pub max_delayed: usize,
     pub store: StoreConfig,
     pub state: StateConfig,

@@ -45,7 +45,7 @@ pub(super) fn parse(text: &str) -> Result<Netblock, (String, String)> {
     }
 }
 
-const WRITE: &str = "write an address, as in 192.0.2.1 or 2001:db8::1, \
+pub(super) const WRITE: &str = "write an address, as in 192.0.2.1 or 2001:db8::1, \
                      or a netblock, as in 192.0.2.0/24 or 2001:db8::/32";
 
 /// Reads the beginning of an address, as connection_shaper's whitelists have

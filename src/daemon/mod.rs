@@ -172,7 +172,7 @@ impl Daemon {
                 DaemonEvent::Order(SignalAction::Stop) => break,
                 DaemonEvent::Order(SignalAction::Reload) | DaemonEvent::Asked(_) => {
                     self.tell(notify::reloading());
-                    let Some(loaded) = signals.stop_or(&mut self.load()).await else {
+                    let Some(loaded) = signals.stop_or(&mut self.load(&current)).await else {
                         break;
                     };
                     let outcome = self.finish_reload(loaded);

@@ -16,20 +16,27 @@ type Loaded = Result<(Policy, Config), ConfigError>;
 
 impl Daemon {
     /// Reads the configuration again. Long lists take their time, and requests do not wait for it.
-    pub(super) fn load(&self) -> JoinHandle<Loaded> {
-        let path = self.path.clone();
-        let before = self.service.rules.load_full();
-        spawn_blocking(move || {
-            Config::load(path.as_deref()).map(|config| (Policy::new(&config.policy, Some(&before.policy)), config))
-        })
+    pub(super) fn load(&self, current: &Arc<Config>) -> JoinHandle<Loaded> {
+        let (path, current) = (self.path.clone(), Arc::clone(current));
+        self.read(move || Config::load(path.as_deref()), current)
     }
 
     /// Reads the list files again, and nothing else.
     pub(super) fn load_lists(&self, current: &Arc<Config>) -> JoinHandle<Loaded> {
         let current = Arc::clone(current);
+        let again = Arc::clone(&current);
+        self.read(move || again.with_lists_read_again(), current)
+    }
+
+    fn read(
+        &self,
+        read: impl FnOnce() -> Result<Config, ConfigError> + Send + 'static,
+        current: Arc<Config>,
+    ) -> JoinHandle<Loaded> {
         let before = self.service.rules.load_full();
         spawn_blocking(move || {
-            let config = current.with_lists_read_again()?;
+            let mut config = read()?;
+            config.keep_lists_that_shrank(&current.list_files, &before.policy);
             Ok((Policy::new(&config.policy, Some(&before.policy)), config))
         })
     }

@@ -68,6 +68,11 @@ impl<T> NetblockTable<T> {
         Some((netblock, value))
     }
 
+    /// All netblocks, in the order in which they were given.
+    pub fn entries(&self) -> &[(IpNet, T)] {
+        &self.entries
+    }
+
     /// Netblocks given, duplicates included.
     pub fn len(&self) -> usize {
         self.entries.len()

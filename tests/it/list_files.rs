@@ -153,6 +153,64 @@ fn only_the_lists_are_read_again() {
     assert!(error.summary().contains("black"), "{error}");
 }
 
+#[test]
+fn published_lists_are_read_as_they_are() {
+    let lists = [
+        (
+            "; Spamhaus DROP List 2026/01/02 - (c) 2026 The Spamhaus Project\n; Last-Modified: Fri, 02 Jan 2026\n\
+             192.0.2.0/24 ; SBL256894\n198.51.100.0/25 ; SBL434604\n",
+            2,
+            "SBL256894",
+        ),
+        (
+            "{\"cidr\":\"192.0.2.0/24\",\"sblid\":\"SBL256894\",\"rir\":\"apnic\"}\n\
+             {\"cidr\":\"2001:db8::/29\",\"sblid\":\"SBL1\",\"rir\":\"apnic\"}\n\
+             {\"type\":\"metadata\",\"timestamp\":1784054642,\"size\":99,\"records\":2,\"copyright\":\"(c) 2026\"}\n",
+            2,
+            "SBL256894",
+        ),
+        ("# last updated 1767312061 (Fri Jan  2 00:01:01 2026 GMT)\n192.0.2.0/24\n10.0.0.0/8\n100.64.0.0/10\n", 3, ""),
+        (
+            "#\n# firehol_level1\n#\n# ipv4 hash:net ipset\n#\n# Entries        : 4496 subnets, 611 unique IPs\n#\n\
+             192.0.2.0/24\n5.134.128.7\n",
+            2,
+            "",
+        ),
+        ("192.0.2.1\n2001:db8::7\n198.51.100.7\n", 3, ""),
+        (
+            "#    If a range is assigned to multiple users, the first one is listed.\n#\n\
+             Start\tEnd\tNetmask\tAttacks\tName\tCountry\temail\n\
+             192.0.2.0\t192.0.2.255\t24\t9424\tEXAMPLE-AS ,\tRU\tabuse@example.net\n",
+            1,
+            "24 9424 EXAMPLE-AS , RU abuse@example.net",
+        ),
+        (
+            "\"first_seen_utc\",\"dst_ip\",\"dst_port\",\"malware\"\r\n\
+             \"2026-01-01 00:00:00\",\"192.0.2.1\",\"443\",\"Emotet\"\r\n",
+            1,
+            "2026-01-01 00:00:00 443 Emotet",
+        ),
+        ("// routers\n192.0.2.0 255.255.255.0 // ours\n198.51.100.0 /24\n203.0.113.1 - 203.0.113.2\n", 4, "ours"),
+    ];
+    let dir = tempfile::tempdir().unwrap();
+    for (list, netblocks, reason) in lists {
+        let config = read(dir.path(), "", "", list).unwrap_or_else(|error| panic!("{list}{error}"));
+        assert_eq!(config.list_files[1].netblocks, netblocks, "{list}");
+        let (entry, said) = says(&config, "192.0.2.1").unwrap_or_else(|| panic!("{list}"));
+        assert!(matches!(entry, ListEntry::Blacklist(_)), "{list}");
+        assert_eq!(said.unwrap_or_default(), reason, "{list}");
+    }
+    // Half of a line would be another client.
+    for (list, expected) in [
+        ("192.0.2.1\n192.0.2.0 192.0.2.99\n", "black:2:1: two addresses: are they two clients or the ends of a range?"),
+        ("192.0.2.0/24, 198.51.100.0/240\n", "black:1:15: `198.51.100.0/240`: not an address or netblock"),
+        ("{\"asn\":64500,\"rir\":\"arin\"}\n", "black:1:1: this JSON object has no netblock"),
+    ] {
+        let error = read(dir.path(), "", "", list).unwrap_err();
+        assert_eq!(error.summary(), format!("{}/{expected}", dir.path().display()));
+    }
+}
+
 /// Replaces a list by renaming a new file, as the manual says.
 fn replace(dir: &Dir, name: &str, content: &str) {
     dir.write("new", content);
@@ -214,6 +272,53 @@ fn a_list_that_became_a_pipe_blocks_neither_reload_nor_start() {
         said.contains("black is not a file but a named pipe") && said.contains("= help: name a plain file"),
         "{said}"
     );
+    daemon.stop();
+}
+
+#[test]
+fn a_list_that_shrank_is_kept_as_it_was_and_others_are_not() {
+    let dir = Dir::new();
+    let list = |clients: std::ops::Range<u8>, reason: &str| -> String {
+        clients.map(|last| format!("192.0.2.{last} # {reason}\n")).collect()
+    };
+    dir.write("one", &list(0..10, "one"));
+    dir.write("two", &list(10..20, "two"));
+    dir.write("white", "192.0.2.200\n192.0.2.201\n");
+    let files = format!(
+        "blacklist_file = [{:?}, {:?}]\nwhitelist_file = {:?}\nblacklist = [\"198.51.100.1\"]\n",
+        dir.join("one"),
+        dir.join("two"),
+        dir.join("white")
+    );
+    let config = format!("{files}list_check_interval = 1\n");
+    let mut daemon = Daemon::start(&config);
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut port = 0;
+    let mut is_refused = |client: &str| {
+        port += 1;
+        policy.connected(client, port) != PASS
+    };
+    // A download that failed, while another list has changed.
+    replace(&dir, "two", &list(30..40, "new"));
+    replace(&dir, "one", "# 503 Service Unavailable\n");
+    let said = |warning: &'static str| {
+        support::until(warning, || daemon.lines().with("CONFIGURATION").into_iter().find(|line| line.contains(warning)))
+    };
+    let line = said("the list shrank from 10 netblocks to 0, so it is kept as it was");
+    assert!(line.contains("/one:1:1: "), "{line}");
+    let refused = ["192.0.2.0", "192.0.2.9", "192.0.2.30", "198.51.100.1"];
+    assert!(refused.iter().all(|client| is_refused(client)), "{}", daemon.lines());
+    assert!(["192.0.2.10", "192.0.2.200"].iter().all(|client| !is_refused(client)));
+    // At half of them it is believed; below that at a reload by hand no more than by itself.
+    replace(&dir, "one", &list(0..5, "one"));
+    support::until("another list", || (!is_refused("192.0.2.9")).then_some(()));
+    assert!(is_refused("192.0.2.0"));
+    replace(&dir, "one", &list(0..2, "one"));
+    replace(&dir, "white", "192.0.2.201\n");
+    daemon.reload(&config);
+    assert!(is_refused("192.0.2.4") && is_refused("192.0.2.30"));
+    daemon.reload(&format!("{config}list_may_shrink = true\n"));
+    assert!(is_refused("192.0.2.1") && !is_refused("192.0.2.4"));
     daemon.stop();
 }
 

@@ -75,6 +75,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         own_lists: None,
         list_files: Vec::new(),
         list_check_interval: s.get("list_check_interval"),
+        list_may_shrink: s.get("list_may_shrink"),
         policy: policy::PolicySettings {
             lists: Default::default(),
             blacklist: reply::blacklist(s, program.timeouts, &program.classes),

@@ -1,0 +1,510 @@
+//! One line of a list file: its netblocks, in every form in which lists are published, and what stands beside them.
+//!
+//! A line is understood as a whole or is an error: half of a range or of a table's row would be another client.
+
+use std::net::IpAddr;
+
+use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets};
+use smallvec::{SmallVec, smallvec};
+
+use super::netblock::{self, WRITE};
+use super::source::Span;
+use crate::config::diagnostics::quoted;
+use crate::net::netblock::canonical;
+
+/// Columns of tables, and members of JSON objects, that hold an address, a netblock or a range.
+const NETBLOCK: [&str; 20] = [
+    "cidr",
+    "network",
+    "netblock",
+    "net",
+    "subnet",
+    "prefix",
+    "ip_prefix",
+    "ipv6_prefix",
+    "ipv4prefix",
+    "ipv6prefix",
+    "range",
+    "ip_range",
+    "ip",
+    "ip_address",
+    "ipaddress",
+    "address",
+    "src_ip",
+    "source_ip",
+    "dst_ip",
+    "host",
+];
+
+/// Columns that hold the first address of a range.
+const FIRST: [&str; 7] = ["start", "start_ip", "start_address", "range_start", "first", "first_ip", "from"];
+
+/// Columns that hold its last address.
+const LAST: [&str; 7] = ["end", "end_ip", "end_address", "range_end", "last", "last_ip", "to"];
+
+/// Members of JSON objects that hold a reason.
+const REASON: [&str; 5] = ["reason", "comment", "description", "sblid", "name"];
+
+/// What a line says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct ListLine {
+    /// None: it is a comment or a heading.
+    pub netblocks: SmallVec<[FoundNetblock; 1]>,
+    /// An action of access(5), or further columns.
+    pub beside: String,
+    /// Behind `#`, `;` or `//`.
+    pub comment: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct FoundNetblock {
+    pub net: IpNet,
+    /// Where it stands in the line.
+    pub span: Span,
+    /// Whether host bits were set.
+    pub host_bits: bool,
+}
+
+/// Why a line cannot be understood.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct WrongLine {
+    pub span: Span,
+    pub problem: String,
+    pub remedy: String,
+}
+
+/// Reads the lines of one file, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct LineReader {
+    /// The columns of a table, after its heading.
+    columns: Option<Columns>,
+    /// Some line had a netblock, so no heading follows.
+    has_begun: bool,
+}
+
+/// Where the netblock is in each row of a table.
+#[derive(Debug)]
+struct Columns {
+    separator: char,
+    place: Place,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Place {
+    One(usize),
+    Range(usize, usize),
+}
+
+impl LineReader {
+    /// Reads a line without blanks around it.
+    pub fn read(&mut self, line: &str) -> Result<ListLine, WrongLine> {
+        if line.is_empty() || line.starts_with(['#', ';']) || line.starts_with("//") {
+            return Ok(ListLine::default());
+        }
+        if line.starts_with('{') {
+            return object(line);
+        }
+        if let Some(columns) = &self.columns {
+            return columns.row(line);
+        }
+        if !self.has_begun {
+            self.columns = Columns::of(line);
+            if self.columns.is_some() {
+                return Ok(ListLine::default());
+            }
+        }
+        let read = words(line)?;
+        self.has_begun = true;
+        Ok(read)
+    }
+}
+
+/// Netblocks at the beginning of a line, and what follows them.
+fn words(line: &str) -> Result<ListLine, WrongLine> {
+    let mut found: SmallVec<[FoundNetblock; 1]> = SmallVec::new();
+    // Addresses without a length: two of them may be the ends of a range.
+    let mut plain = 0;
+    let mut at = 0;
+    loop {
+        let rest = &line[at..];
+        let word = Word::first(rest);
+        let Some((block, end)) = netblock_at(line, at, &word)? else {
+            break;
+        };
+        plain += usize::from(block.len() == 1 && is_address(word.text));
+        found.extend(block);
+        let after = line[end..].trim_start_matches([' ', '\t', ',', '"']);
+        at = line.len() - after.len();
+        if after.is_empty() || at == end {
+            break;
+        }
+    }
+    if found.is_empty() {
+        let word = Word::first(line);
+        let (problem, remedy) = netblock::parse(word.text).err().unwrap_or_default();
+        return Err(wrong(line, word.text, problem, remedy));
+    }
+    let mut rest = line[at..].trim_start();
+    if let [first, second] = &found[..]
+        && plain == 2
+        && first.net < second.net
+        && (first.net.addr().is_ipv4() == second.net.addr().is_ipv4())
+    {
+        // A table of first and last addresses may have the length as its next column.
+        let number = Word::first(rest).text;
+        let whole = number.parse().ok().and_then(|length| IpNet::new(first.net.addr(), length).ok());
+        let Some(net) = whole.filter(|net| (net.network(), net.broadcast()) == (first.net.addr(), second.net.addr()))
+        else {
+            let problem = "two addresses: are they two clients or the ends of a range?";
+            let (first, second) = (first.net.addr(), second.net.addr());
+            let remedy = format!("write `{first} - {second}` for a range, and each client in a line of its own");
+            return Err(wrong_line(line, problem.to_owned(), remedy));
+        };
+        let span = first.span.start..second.span.end;
+        found = smallvec![FoundNetblock { net: canonical(net), span, host_bits: false }];
+        rest = rest[number.len()..].trim_start();
+    }
+    let (beside, comment) = match rest.strip_prefix(';').or_else(|| rest.strip_prefix("//")) {
+        Some(comment) => ("", comment),
+        None => rest.split_once('#').unwrap_or((rest, "")),
+    };
+    let broken = Word::first(beside).text;
+    if looks_like_address(broken) {
+        return Err(wrong(line, broken, "not an address or netblock".to_owned(), WRITE.to_owned()));
+    }
+    let beside = beside.trim().trim_matches(['"', ',']).replace('"', "");
+    Ok(ListLine { netblocks: found, beside, comment: comment.trim().to_owned() })
+}
+
+/// A word of a line.
+struct Word<'l> {
+    text: &'l str,
+    /// Bytes of the line up to its end, quotes included.
+    length: usize,
+}
+
+impl<'l> Word<'l> {
+    fn first(text: &'l str) -> Self {
+        if let Some(quoted) = text.strip_prefix('"')
+            && let Some((inner, _)) = quoted.split_once('"')
+        {
+            return Self { text: inner, length: inner.len() + 2 };
+        }
+        let ends = |c: char| c.is_whitespace() || matches!(c, '#' | ';' | ',' | '"');
+        let mut end = text.find(ends).unwrap_or(text.len());
+        // A comment may follow without a blank.
+        if let Some(comment) = text[..end].find("//") {
+            end = comment;
+        }
+        Self { text: &text[..end], length: end }
+    }
+}
+
+/// The netblocks that a word stands for, with those behind it that belong to it, and where they end; `None`: it is
+/// something else.
+fn netblock_at(line: &str, at: usize, word: &Word) -> Result<Option<(SmallVec<[FoundNetblock; 1]>, usize)>, WrongLine> {
+    let text = word.text;
+    let end = at + word.length;
+    let span = |end: usize| at + (word.length - text.len()) / 2..end;
+    if let Some((first, last)) = text.split_once('-')
+        && let Ok(first) = first.parse::<IpAddr>()
+    {
+        return range(line, first, last, span(end)).map(|blocks| Some((blocks, end)));
+    }
+    let found = |net, end, host_bits| smallvec![FoundNetblock { net: canonical(net), span: span(end), host_bits }];
+    if let Some((address, mask)) = text.split_once('/')
+        && let (Ok(address), Ok(mask)) = (address.parse::<IpAddr>(), mask.parse::<IpAddr>())
+        && let Ok(net) = IpNet::with_netmask(address, mask)
+    {
+        return Ok(Some((found(net, span(end).start + text.len(), net.addr() != net.network()), end)));
+    }
+    let Ok(block) = netblock::parse(text) else {
+        // A beginning of an address and the like have remedies of their own.
+        let is_first = at == 0;
+        let (problem, remedy) = netblock::parse(text).err().unwrap_or_default();
+        return if is_first { Err(wrong(line, text, problem, remedy)) } else { Ok(None) };
+    };
+    let Ok(address) = text.parse::<IpAddr>() else {
+        return Ok(Some((found(block.net, span(end).start + text.len(), block.host_bits), end)));
+    };
+    let rest = &line[end..];
+    let behind = rest.trim_start();
+    let start = line.len() - behind.len();
+    if let Some(length) = behind.strip_prefix('/').filter(|after| !after.starts_with('/')) {
+        let length = length.trim_start();
+        let word = Word::first(length);
+        let end = line.len() - length.len() + word.length;
+        return match netblock::parse(&format!("{text}/{}", word.text)) {
+            Ok(block) => Ok(Some((found(block.net, end, block.host_bits), end))),
+            Err((problem, remedy)) => Err(wrong(line, &line[at..end], problem, remedy)),
+        };
+    }
+    if let Some(last) = behind.strip_prefix('-').or_else(|| behind.strip_prefix('\u{2013}')) {
+        let last = last.trim_start();
+        let word = Word::first(last);
+        // Else the dash begins a comment.
+        if word.text.starts_with(|c: char| c.is_ascii_digit()) || word.text.contains(':') && is_address(word.text) {
+            let end = line.len() - last.len() + word.length;
+            return range(line, address, word.text, span(end)).map(|blocks| Some((blocks, end)));
+        }
+    }
+    if let (IpAddr::V4(address), Ok(IpAddr::V4(mask))) = (address, Word::first(behind).text.parse()) {
+        let end = start + Word::first(behind).length;
+        // Routers write the mask the other way round.
+        let ones =
+            [mask, std::net::Ipv4Addr::from_bits(!mask.to_bits())].map(|mask| Ipv4Net::with_netmask(address, mask));
+        let is_mask = mask.octets()[0] == 255 || mask.octets()[0] == 0;
+        match ones {
+            [Ok(net), _] | [_, Ok(net)] if is_mask && !mask.is_unspecified() => {
+                return Ok(Some((found(IpNet::V4(net), end, net.addr() != net.network()), end)));
+            }
+            _ if is_mask => {
+                let problem = format!("{} is not a mask", quoted(&mask.to_string()));
+                return Err(wrong(line, &line[start..end], problem, WRITE.to_owned()));
+            }
+            _ => {}
+        }
+    }
+    Ok(Some((found(block.net, span(end).start + text.len(), false), end)))
+}
+
+/// The netblocks of a range.
+fn range(line: &str, first: IpAddr, last: &str, span: Span) -> Result<SmallVec<[FoundNetblock; 1]>, WrongLine> {
+    let nets: Option<Vec<IpNet>> = match (first.to_canonical(), last.parse::<IpAddr>().map(|last| last.to_canonical()))
+    {
+        (IpAddr::V4(first), Ok(IpAddr::V4(last))) if first <= last => {
+            Some(Ipv4Subnets::new(first, last, 0).map(IpNet::V4).collect())
+        }
+        (IpAddr::V6(first), Ok(IpAddr::V6(last))) if first <= last => {
+            Some(Ipv6Subnets::new(first, last, 0).map(IpNet::V6).collect())
+        }
+        _ => None,
+    };
+    let Some(nets) = nets else {
+        let problem = "this range has no end, or ends before it begins".to_owned();
+        let remedy = "write two addresses, as in 192.0.2.1 - 192.0.2.9".to_owned();
+        return Err(WrongLine { problem: format!("{}: {problem}", quoted(&line[span.clone()])), span, remedy });
+    };
+    Ok(nets.into_iter().map(|net| FoundNetblock { net, span: span.clone(), host_bits: false }).collect())
+}
+
+impl Columns {
+    /// The columns of a heading; `None`: it is none.
+    fn of(line: &str) -> Option<Self> {
+        let separator = [',', '\t', ';'].into_iter().find(|separator| line.contains(*separator)).unwrap_or(',');
+        let names: Vec<String> = fields(line, separator).map(|(name, _)| name.to_ascii_lowercase()).collect();
+        let find = |words: &[&str]| {
+            // In the order of the words, for a table may have both a netblock and a host.
+            words.iter().find_map(|word| names.iter().position(|name| name == word))
+        };
+        let range = find(&FIRST).zip(find(&LAST)).map(|(first, last)| Place::Range(first, last));
+        let place = range.or_else(|| find(&NETBLOCK).map(Place::One))?;
+        Some(Self { separator, place })
+    }
+
+    fn row(&self, line: &str) -> Result<ListLine, WrongLine> {
+        let fields: Vec<(&str, usize)> = fields(line, self.separator).collect();
+        let (places, text) = match self.place {
+            Place::One(one) => ([one, one], None),
+            Place::Range(first, last) => ([first, last], Some(last)),
+        };
+        let Some(((first, at), (last, last_at))) = fields.get(places[0]).copied().zip(fields.get(places[1]).copied())
+        else {
+            let problem = "this row has fewer columns than the heading".to_owned();
+            return Err(wrong_line(line, problem, "complete it, or remove it".to_owned()));
+        };
+        let netblocks = match text {
+            Some(_) => {
+                let span = at..last_at + last.len();
+                let Ok(address) = first.parse() else {
+                    return Err(wrong(line, first, "not an address".to_owned(), WRITE.to_owned()));
+                };
+                range(line, address, last, span.start.min(last_at)..span.end.max(at + first.len()))?
+            }
+            None => whole(first).map_err(|(problem, remedy)| wrong(line, first, problem, remedy))?,
+        };
+        let netblocks = netblocks.into_iter().map(|found| match text {
+            Some(_) => found,
+            None => FoundNetblock { span: at..at + first.len(), ..found },
+        });
+        let others = fields.iter().enumerate().filter(|(place, _)| !places.contains(place));
+        let beside = others.map(|(_, (text, _))| *text).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ");
+        Ok(ListLine { netblocks: netblocks.collect(), beside, comment: String::new() })
+    }
+}
+
+/// The fields of a row with their places, without quotes.
+fn fields(line: &str, separator: char) -> impl Iterator<Item = (&str, usize)> {
+    let mut at = Some(0);
+    std::iter::from_fn(move || {
+        let start = at?;
+        let rest = &line[start..];
+        let lead = rest.len() - rest.trim_start_matches(' ').len();
+        if let Some(quoted) = rest[lead..].strip_prefix('"')
+            && let Some((inner, after)) = quoted.split_once('"')
+        {
+            at = after.find(separator).map(|end| line.len() - after.len() + end + separator.len_utf8());
+            return Some((inner, start + lead + 1));
+        }
+        let end = rest.find(separator);
+        at = end.map(|end| start + end + separator.len_utf8());
+        let field = &rest[..end.unwrap_or(rest.len())];
+        Some((field.trim(), start + field.len() - field.trim_start().len()))
+    })
+}
+
+/// A line of JSON.
+fn object(line: &str) -> Result<ListLine, WrongLine> {
+    let remedy = "write one JSON object a line, with the netblock as its `cidr`".to_owned();
+    let object = match serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line) {
+        Ok(object) => object,
+        Err(error) => return Err(wrong_line(line, format!("not a JSON object: {error}"), remedy)),
+    };
+    let text = |names: &[&str]| {
+        let is_one = |name: &str| names.iter().any(|known| name.eq_ignore_ascii_case(known));
+        object.iter().find(|(name, value)| is_one(name) && value.is_string()).and_then(|(_, value)| value.as_str())
+    };
+    let Some(netblock) = text(&NETBLOCK) else {
+        return match object.get("type").and_then(|value| value.as_str()) {
+            Some("metadata") => Ok(ListLine::default()),
+            _ => Err(wrong_line(line, "this JSON object has no netblock".to_owned(), remedy)),
+        };
+    };
+    let found = whole(netblock).map_err(|(problem, remedy)| wrong(line, netblock, problem, remedy))?;
+    let at = line.find(netblock).unwrap_or(0);
+    let netblocks = found.into_iter().map(|found| FoundNetblock { span: at..at + netblock.len(), ..found }).collect();
+    Ok(ListLine { netblocks, beside: String::new(), comment: text(&REASON).unwrap_or_default().to_owned() })
+}
+
+/// A text that is a netblock or a range, and nothing else.
+fn whole(text: &str) -> Result<SmallVec<[FoundNetblock; 1]>, (String, String)> {
+    match words(text) {
+        Ok(ListLine { netblocks, beside, comment }) if beside.is_empty() && comment.is_empty() => Ok(netblocks),
+        Ok(_) => Err(("not an address or netblock".to_owned(), WRITE.to_owned())),
+        Err(wrong) => Err((wrong.problem, wrong.remedy)),
+    }
+}
+
+fn is_address(text: &str) -> bool {
+    text.parse::<IpAddr>().is_ok()
+}
+
+/// Whether a word is meant to be an IPv4 address or netblock.
+fn looks_like_address(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'/'))
+        && text.bytes().filter(|byte| *byte == b'.').count() == 3
+}
+
+fn wrong(line: &str, part: &str, problem: String, remedy: String) -> WrongLine {
+    // Of what was decoded there is no place.
+    let start = line.find(part).unwrap_or(0);
+    let problem = if problem.contains('`') { problem } else { format!("{}: {problem}", quoted(part)) };
+    WrongLine { span: start..start + part.len().min(line.len()), problem, remedy }
+}
+
+fn wrong_line(line: &str, problem: String, remedy: String) -> WrongLine {
+    WrongLine { span: 0..line.len(), problem, remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(lines: &[&str]) -> Result<Vec<(String, String)>, String> {
+        let mut reader = LineReader::default();
+        let mut all = Vec::new();
+        for line in lines {
+            let read = reader.read(line.trim()).map_err(|wrong| format!("{:?} {}", wrong.span, wrong.problem))?;
+            let ListLine { netblocks, beside, comment } = read;
+            let reason = if beside.is_empty() { comment } else { beside };
+            for FoundNetblock { net, span, .. } in netblocks {
+                assert!(line.trim().get(span.clone()).is_some(), "{line}: {span:?}");
+                all.push((net.to_string(), reason.clone()));
+            }
+        }
+        Ok(all)
+    }
+
+    fn nets(line: &str) -> String {
+        match read(&[line]) {
+            Ok(found) => found.into_iter().map(|(net, _)| net).collect::<Vec<_>>().join(" "),
+            Err(wrong) => wrong,
+        }
+    }
+
+    #[test]
+    fn netblocks_come_in_many_forms() {
+        let forms = [
+            ("192.0.2.1", "192.0.2.1/32"),
+            ("192.0.2.0/24 REJECT go away", "192.0.2.0/24"),
+            ("192.0.2.0/24;SBL1", "192.0.2.0/24"),
+            ("192.0.2.0/24//x", "192.0.2.0/24"),
+            ("198.51.100.0 /24", "198.51.100.0/24"),
+            ("198.51.100.0 / 24 x", "198.51.100.0/24"),
+            ("192.0.2.0 255.255.255.0", "192.0.2.0/24"),
+            ("192.0.2.0 0.0.0.255 x", "192.0.2.0/24"),
+            ("192.0.2.1 255.255.255.255", "192.0.2.1/32"),
+            ("192.0.2.0/255.255.255.0 x", "192.0.2.0/24"),
+            ("192.0.2.0/2x", "0..12 `192.0.2.0/2x`: the prefix length is not a number"),
+            ("192.0.2.1 - 192.0.2.2", "192.0.2.1/32 192.0.2.2/32"),
+            ("192.0.2.0-192.0.2.255 x", "192.0.2.0/24"),
+            ("2001:db8::-2001:db8::ffff", "2001:db8::/112"),
+            ("2001:db8:: - 2001:db8::ffff", "2001:db8::/112"),
+            ("192.0.2.1 - a spammer", "192.0.2.1/32"),
+            ("192.0.2.0/24 198.51.100.0/24", "192.0.2.0/24 198.51.100.0/24"),
+            ("192.0.2.9, 192.0.2.3, 203.0.113.0/24 # three", "192.0.2.9/32 192.0.2.3/32 203.0.113.0/24"),
+            ("\"192.0.2.0/24\",\"spam\",3", "192.0.2.0/24"),
+            ("192.0.2.7 2026-01-02 12:00:01 ssh", "192.0.2.7/32"),
+            ("77.72.82.0\t77.72.82.255\t24\t9424\tNETUP-AS ,\tRU", "77.72.82.0/24"),
+            ("{\"cidr\":\"192.0.2.0/24\",\"sblid\":\"SBL1\",\"rir\":\"arin\"}", "192.0.2.0/24"),
+            ("{\"type\":\"metadata\",\"size\":2}", ""),
+            ("// nothing", ""),
+            ("; Spamhaus DROP List", ""),
+        ];
+        for (line, expected) in forms {
+            assert_eq!(nets(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn no_half_of_a_line_is_taken() {
+        for line in [
+            "192.0.2.0 192.0.2.255",
+            "192.0.2.0\t192.0.2.255\t25\tx",
+            "192.0.2.1 - 192.0.2",
+            "192.0.2.9 - 192.0.2.1",
+            "192.0.2.1-",
+            "192.0.2.0 255.0.255.0",
+            "192.0.2.1 0.0.0.0",
+            "192.0.2.0 /33",
+            "192.0.2.1 198.51.100.256",
+            "192.0.2.0/24 198.51.100.0/240",
+            "10.0.0",
+            "{\"asn\":64500}",
+            "{\"cidr\":\"192.0.2.0/24 and more\"}",
+            "{\"cidr\":\"192.0.2.0/24\"",
+            "[{\"cidr\":\"192.0.2.0/24\"}]",
+            "3221225985,3221225999",
+        ] {
+            assert!(read(&[line]).is_err(), "{line}: {}", nets(line));
+        }
+    }
+
+    #[test]
+    fn a_table_says_in_its_heading_where_the_netblock_is() {
+        let dshield = "Start\tEnd\tNetmask\tAttacks\tName\tCountry\temail";
+        let found =
+            read(&["# x", dshield, "77.72.82.0\t77.72.82.254\t24\t9424\tNETUP-AS ,\tRU\ta@example.ru"]).unwrap();
+        assert_eq!(found.len(), 8, "{found:?}");
+        assert_eq!(found[0], ("77.72.82.0/25".to_owned(), "24 9424 NETUP-AS , RU a@example.ru".to_owned()));
+        let heading = "\"first_seen_utc\",\"dst_ip\",\"dst_port\",\"malware\"";
+        let row = "\"2026-01-01 00:00:00\",\"192.0.2.7\",\"443\",\"Emotet\"";
+        assert_eq!(read(&[heading, row]).unwrap()[0], ("192.0.2.7/32".into(), "2026-01-01 00:00:00 443 Emotet".into()));
+        assert!(read(&[heading, "\"2026-01-01 00:00:00\""]).is_err());
+        assert!(read(&[heading, "\"2026-01-01\",\"x\",\"443\""]).is_err());
+        // Without a heading nothing says which column it is; a heading is the first line.
+        assert!(read(&[row]).is_err());
+        assert!(read(&["192.0.2.1", heading]).is_err());
+        assert_eq!(read(&["cidr", "192.0.2.0/24"]).unwrap().len(), 1);
+    }
+}
