@@ -2,8 +2,8 @@
 
 use ipnet::IpNet;
 
-use super::keys;
-use super::{Loaded, Origin};
+use super::super::keys;
+use super::super::{Loaded, Origin};
 
 /// Writes the keys that a file of the original's form sets, and every default of the original that differs from ours.
 pub fn to_toml(Loaded { config, effective }: &Loaded) -> String {
