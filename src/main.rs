@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use connshaper::cli::{Command, Query, Serve};
 use connshaper::cli::{check, doctor, top};
-use connshaper::config::{Config, Loaded, convert};
+use connshaper::config::{Config, convert};
 use connshaper::control::commands::ControlSubcommand;
 use connshaper::daemon;
 use connshaper::daemon::StartError;
@@ -28,10 +28,10 @@ fn main() -> ExitCode {
             doctor::run(options.file.config.as_deref(), options.socket.as_deref(), options.json)
         }
         Ok(Command::Completions(options)) => print(&options.script(), 0),
-        Ok(Command::Convert(options)) => match Loaded::load_original(&options.old) {
-            Ok(loaded) => {
-                loaded.config.warnings.iter().for_each(|warning| eprintln!("connshaper: {warning}"));
-                print(&convert::to_toml(&loaded), 0)
+        Ok(Command::Convert(options)) => match convert::convert(&options.old, options.from) {
+            Ok(converted) => {
+                converted.remarks.iter().for_each(|remark| eprintln!("{}", escape(&remark.to_string())));
+                print(&converted.toml, 0)
             }
             Err(error) if error.is_unreadable() => fail(sysexits::NO_INPUT, &error),
             Err(error) => fail(sysexits::CONFIG, &error),

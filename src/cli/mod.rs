@@ -8,8 +8,10 @@ use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::config::convert::Kind;
 use crate::control::client::{ConfigArgs, DaemonArgs};
 use crate::control::commands::ControlSubcommand;
 use crate::maillog::{advise, replay};
@@ -39,7 +41,7 @@ pub enum Command {
     /// Print what a shell needs to complete commands and options
     #[command(after_help = COMPLETIONS_NOTES)]
     Completions(Completions),
-    /// Print a configuration file of connection_shaper as TOML
+    /// Print a configuration file of another rate limiter as TOML
     #[command(after_help = CONVERT_NOTES)]
     Convert(Convert),
     /// Choose threshold and exptime from Postfix's own logs
@@ -115,9 +117,17 @@ impl Completions {
 /// Options of `convert`.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct Convert {
-    /// The file of connection_shaper
+    /// Whose file it is; without this its content tells
+    #[arg(long, value_name = "KIND", value_parser = kind_parser())]
+    pub from: Option<Kind>,
+    /// The file; - is standard input
     #[arg(value_name = "OLD")]
     pub old: PathBuf,
+}
+
+fn kind_parser() -> impl TypedValueParser<Value = Kind> {
+    let words = PossibleValuesParser::new(Kind::WORDS.map(|(word, _)| word));
+    words.map(|word| Kind::WORDS.iter().find(|(known, _)| *known == word).expect("it is one of them").1)
 }
 
 impl Command {
@@ -209,9 +219,13 @@ Examples:
   connshaper completions fish > /etc/fish/completions/connshaper.fish";
 
 const CONVERT_NOTES: &str = "\
-Example:
-  connshaper convert /etc/qpsmtpd/connection_shaper > /etc/connshaper/connshaper.toml
+Examples:
+  connshaper convert /etc/qpsmtpd/connection_shaper > connshaper.toml
+  connshaper convert /etc/postfix/main.cf > connshaper.toml
+  connshaper convert --from postfwd /etc/postfix/postfwd.cf > connshaper.toml
 
+Standard error says of every line whether it is carried over, differs or has no
+counterpart. The output is valid: `connshaper check` takes it.
 Exit codes: 0, 64 wrong command line, 66 OLD cannot be read, 78 OLD is wrong.";
 
 const ADVISE_NOTES: &str = "\

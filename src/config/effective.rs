@@ -107,19 +107,22 @@ fn value(toml: &Spanned<DeValue>) -> Value {
     Value::Table(shown.chain((rest > 0).then(|| ("and".to_owned(), format!("{rest} more").into()))).collect())
 }
 
-/// toml itself would write a string with line ends on several lines.
-fn spelled(value: &Value) -> String {
-    let string = |text: &str| serde_json::Value::from(text).to_string();
-    let key = |key: &str| match key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
+/// A key as TOML has it: in quotes where it is no word.
+pub(super) fn spelled_key(key: &str) -> String {
+    match key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
         true if !key.is_empty() => key.to_owned(),
-        _ => string(key),
-    };
+        _ => spelled(&Value::from(key)),
+    }
+}
+
+/// toml itself would write a string with line ends on several lines.
+pub(super) fn spelled(value: &Value) -> String {
     match value {
-        Value::String(text) => string(text),
+        Value::String(text) => serde_json::Value::from(text.as_str()).to_string(),
         Value::Array(items) => format!("[{}]", items.iter().map(spelled).collect::<Vec<_>>().join(", ")),
         Value::Table(table) => {
             let pairs: Vec<_> =
-                table.iter().map(|(name, value)| format!("{} = {}", key(name), spelled(value))).collect();
+                table.iter().map(|(name, value)| format!("{} = {}", spelled_key(name), spelled(value))).collect();
             format!("{{ {} }}", pairs.join(", "))
         }
         other => other.to_string(),

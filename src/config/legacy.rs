@@ -28,6 +28,12 @@ pub(super) fn form(text: &str) -> Option<Form> {
     Some(if pair || bare { Form::ConnectionShaper } else { Form::Toml })
 }
 
+/// Whether it has a line of the original, or no significant line at all.
+pub(super) fn is_original(text: &str) -> bool {
+    let known = |key: &str| ORIGINAL_KEYS.contains(&key);
+    form(text).is_none_or(|form| form == Form::ConnectionShaper && lines(text).any(|(key, _)| known(&text[key])))
+}
+
 pub(super) fn read(source: &ConfigText, before_lists: &mut dyn FnMut(&Config)) -> Result<Loaded, ConfigError> {
     let diagnostics = Diagnostics::new(source);
     let file = File::read(&diagnostics);

@@ -213,14 +213,13 @@ impl Loaded {
     }
 
     /// Reads a file that is known to be connection_shaper's, so even one of nothing but comments.
-    pub fn load_original(path: &Path) -> Result<Self, ConfigError> {
-        let source = source::read(path).map_err(|error| error.at(path))?;
+    fn of_original(path: &Path, source: &ConfigText) -> Result<Self, ConfigError> {
         if legacy::form(&source.text) == Some(Form::Toml) {
             let problem = "this is not a connection_shaper file, which has lines of `key value`";
             let remedy = "see whether `connshaper check` takes it as it is";
             return Err(ConfigError::whole(path, problem, remedy));
         }
-        legacy::read(&source, &mut |_| ())
+        legacy::read(source, &mut |_| ())
     }
 }
 

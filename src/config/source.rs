@@ -108,7 +108,12 @@ pub(super) fn read(path: &Path) -> Result<ConfigText, ReadError> {
     read_all(path, File::open(path).map_err(ReadError::Io)?)
 }
 
-fn read_all(path: &Path, file: File) -> Result<ConfigText, ReadError> {
+/// The same; `-` is standard input.
+pub(super) fn read_or_stdin(path: &Path) -> Result<ConfigText, ReadError> {
+    if path == Path::new("-") { read_all(path, io::stdin().lock()) } else { read(path) }
+}
+
+fn read_all(path: &Path, file: impl Read) -> Result<ConfigText, ReadError> {
     let mut bytes = Vec::new();
     let size = file.take(LARGEST + 1).read_to_end(&mut bytes);
     if size.map_err(ReadError::Io)? as u64 > LARGEST {

@@ -339,17 +339,6 @@ fn a_converted_file_means_the_same() {
     }
 }
 
-#[test]
-fn only_a_file_of_the_original_is_converted() {
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("old");
-    fs::write(&path, "threshold = 3\n").unwrap();
-    let error = Loaded::load_original(&path).unwrap_err();
-    assert!(error.summary().contains("not a connection_shaper file"), "{error}");
-    fs::write(&path, "# all at its default\n").unwrap();
-    assert_eq!(Loaded::load_original(&path).unwrap().config.form, Form::ConnectionShaper);
-}
-
 // Files.
 
 #[test]

@@ -11,6 +11,7 @@ mod config;
 mod connection;
 mod consequences;
 mod control;
+mod convert;
 mod doctor;
 mod doors;
 mod events;

@@ -77,6 +77,9 @@ fn whom(limit: &Limit) -> String {
     list(&conditions.all, "where", " and ") + &list(&conditions.none, "unless", " or ")
 }
 
+/// How many values of a condition a sentence holds; a longer list was made by a program.
+const SHOWN: usize = 10;
+
 fn condition(condition: &Condition) -> String {
     let name = condition.attribute.name();
     match &condition.test {
@@ -85,13 +88,16 @@ fn condition(condition: &Condition) -> String {
         Test::AnyOf(patterns) => {
             let mut text = name.to_owned();
             let mut before = "";
-            for (place, pattern) in patterns.iter().enumerate() {
+            for (place, pattern) in patterns.iter().take(SHOWN).enumerate() {
                 let (verb, value) = words(pattern);
                 // `is 25 or 587`, not `is 25 or is 587`.
                 let verb = if verb == before { "" } else { verb };
                 let or = if place == 0 { "" } else { " or" };
                 text += &format!("{or}{verb} {value}");
                 before = words(pattern).0;
+            }
+            if let Some(more @ 1..) = patterns.len().checked_sub(SHOWN) {
+                text += &format!(" or {more} others");
             }
             text
         }

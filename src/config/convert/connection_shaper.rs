@@ -2,8 +2,35 @@
 
 use ipnet::IpNet;
 
+use std::path::Path;
+
+use super::super::diagnostics::ConfigError;
 use super::super::keys;
+use super::super::source::ConfigText;
 use super::super::{Loaded, Origin};
+use super::{Conversion, Kind, Outcome, Remark};
+
+pub(super) fn convert(path: &Path, source: &ConfigText) -> Result<Conversion, ConfigError> {
+    let loaded = Loaded::of_original(path, source)?;
+    let remark = |line, outcome, text| Remark { path: path.to_owned(), line, outcome, text };
+    let mut remarks = Vec::new();
+    for setting in &loaded.effective.settings {
+        let written = format!("{} = {}", setting.key, setting.spelled());
+        remarks.extend(match setting.origin {
+            Origin::Line { line } => Some(remark(Some(line), Outcome::Carried, written)),
+            Origin::ConnectionShaper => {
+                Some(remark(None, Outcome::Carried, format!("{written}: {}", way(setting.key))))
+            }
+            Origin::Default | Origin::TopLevel => None,
+        });
+    }
+    for warning in &loaded.config.warnings {
+        let outcome = if warning.text.contains("is ignored") { Outcome::Missing } else { Outcome::Differs };
+        remarks.push(remark(Some(warning.line), outcome, warning.text.clone()));
+    }
+    remarks.sort_by_key(|remark| remark.line.unwrap_or(usize::MAX));
+    Ok(Conversion { kind: Kind::ConnectionShaper, toml: to_toml(&loaded), remarks })
+}
 
 /// Writes the keys that a file of the original's form sets, and every default of the original that differs from ours.
 pub fn to_toml(Loaded { config, effective }: &Loaded) -> String {

@@ -1,5 +1,176 @@
-//! Files of other programs as TOML.
+//! Files of other programs that limit rates, as TOML.
+//!
+//! Each program has a file here, which says line by line what of its settings is carried over, what differs and
+//! what has no counterpart. `draft` writes the TOML and sees to it that it is valid.
 
+mod anvil;
 mod connection_shaper;
+mod draft;
+mod greylist;
+mod mod_ip_count;
+mod perlbal;
+mod policyd_rate_limit;
+mod postfwd;
+mod postgrey;
+mod ratelimit;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use super::diagnostics::{ConfigError, Diagnostics};
+use super::legacy;
+use super::source::{self, ConfigText};
 
 pub use connection_shaper::to_toml;
+use draft::Draft;
+
+/// Whose file it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    ConnectionShaper,
+    Perlbal,
+    ModIpCount,
+    Greylist,
+    RateLimit,
+    Postfwd,
+    PolicydRateLimit,
+    Postgrey,
+    Anvil,
+}
+
+impl Kind {
+    /// Every one of them with its word on the command line.
+    pub const WORDS: [(&'static str, Self); 9] = [
+        ("connection_shaper", Self::ConnectionShaper),
+        ("perlbal", Self::Perlbal),
+        ("mod_ip_count", Self::ModIpCount),
+        ("greylist", Self::Greylist),
+        ("ratelimit", Self::RateLimit),
+        ("postfwd", Self::Postfwd),
+        ("policyd-rate-limit", Self::PolicydRateLimit),
+        ("postgrey", Self::Postgrey),
+        ("anvil", Self::Anvil),
+    ];
+
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
+    }
+
+    /// What its text looks like. The ones with the plainest marks are first; a list of words could be anything.
+    fn guess(text: &str) -> Option<Self> {
+        type Marks = fn(&str) -> bool;
+        let marks: [(Self, Marks); 8] = [
+            (Self::RateLimit, ratelimit::is_it),
+            (Self::Greylist, greylist::is_it),
+            (Self::Perlbal, perlbal::is_it),
+            (Self::ModIpCount, mod_ip_count::is_it),
+            (Self::Postfwd, postfwd::is_it),
+            (Self::PolicydRateLimit, policyd_rate_limit::is_it),
+            (Self::Anvil, anvil::is_it),
+            (Self::Postgrey, postgrey::is_it),
+        ];
+        // A file of nothing but comments is one of the plugin too, with all at its defaults.
+        if legacy::is_original(text) {
+            return Some(Self::ConnectionShaper);
+        }
+        marks.into_iter().find(|(_, is_it)| is_it(text)).map(|(kind, _)| kind)
+    }
+}
+
+/// A converted file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conversion {
+    pub kind: Kind,
+    pub toml: String,
+    /// In the order of the file; those about the whole of it come last.
+    pub remarks: Vec<Remark>,
+}
+
+/// What became of a line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    pub path: PathBuf,
+    /// `None`: it is about the whole file.
+    pub line: Option<usize>,
+    pub outcome: Outcome,
+    pub text: String,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Carried,
+    Differs,
+    Missing,
+}
+
+impl fmt::Display for Remark {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let outcome = match self.outcome {
+            Outcome::Carried => "carried over",
+            Outcome::Differs => "differs",
+            Outcome::Missing => "no counterpart",
+        };
+        match self.line {
+            Some(line) => write!(f, "{}:{line}: {outcome}: {}", self.path.display(), self.text),
+            None => write!(f, "{}: {outcome}: {}", self.path.display(), self.text),
+        }
+    }
+}
+
+/// Reads a file, `-` for standard input, and converts it. `from`: whose it is; else its content tells.
+pub fn convert(path: &Path, from: Option<Kind>) -> Result<Conversion, ConfigError> {
+    let source = source::read_or_stdin(path).map_err(|error| error.at(path))?;
+    convert_text(path, &source, from)
+}
+
+/// The same for the content of a file.
+pub fn convert_bytes(path: &Path, content: &[u8], from: Option<Kind>) -> Result<Conversion, ConfigError> {
+    convert_text(path, &ConfigText::new(path, content), from)
+}
+
+fn convert_text(path: &Path, source: &ConfigText, from: Option<Kind>) -> Result<Conversion, ConfigError> {
+    let text = &source.text;
+    let Some(kind) = from.or_else(|| Kind::guess(text)) else {
+        let problem = "the content does not tell which program the file is of";
+        let words = Kind::WORDS.map(|(word, _)| word).join(", ");
+        return Err(refused(source, (1, problem.to_owned(), format!("write --from and one of {words}"))));
+    };
+    if kind == Kind::ConnectionShaper {
+        return connection_shaper::convert(path, source);
+    }
+    let mut draft = Draft::new(path, kind);
+    let read = match kind {
+        Kind::ConnectionShaper | Kind::Perlbal => perlbal::read(text, &mut draft),
+        Kind::ModIpCount => mod_ip_count::read(text, &mut draft),
+        Kind::Greylist => greylist::read(text, &mut draft),
+        Kind::RateLimit => ratelimit::read(text, &mut draft),
+        Kind::Postfwd => postfwd::read(text, &mut draft),
+        Kind::PolicydRateLimit => policyd_rate_limit::read(text, &mut draft),
+        Kind::Postgrey => postgrey::read(text, &mut draft),
+        Kind::Anvil => anvil::read(text, &mut draft),
+    };
+    read.map_err(|why| refused(source, why))?;
+    draft.finish()
+}
+
+/// Why a file cannot be converted at all: line, problem and remedy.
+type Refused = (usize, String, String);
+
+fn refused(source: &ConfigText, (line, problem, remedy): Refused) -> ConfigError {
+    let before: usize = source.text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
+    let diagnostics = Diagnostics::new(source);
+    diagnostics.error::<()>(&(before..before), problem, remedy);
+    diagnostics.finish().expect_err("there is an error")
+}
+
+/// The lines that say something, with their numbers from 1: without comments and blanks around them.
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
+    lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+}
+
+/// The first line that has this name of a JSON object in quotes.
+fn line_of(text: &str, name: &str) -> Option<usize> {
+    let quoted = serde_json::Value::from(name).to_string();
+    text.lines().position(|line| line.contains(&quoted)).map(|index| index + 1)
+}

@@ -94,18 +94,26 @@ fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span
 }
 
 fn regex(s: &TableSettings, expression: &str, span: &Span) -> Option<Regex> {
+    match compile(expression) {
+        Ok(regex) => Some(regex),
+        Err(reason) => {
+            let problem = format!("{} is not a valid regular expression: {reason}", quoted(expression));
+            let remedy = r"write one in the syntax of the regex crate: like Perl's, without look-around and back-references; `\\` for one `\`";
+            s.diagnostics.error(span, problem, remedy)
+        }
+    }
+}
+
+/// A regular expression as conditions have it. `Err`: what is wrong with it.
+pub(in crate::config) fn compile(expression: &str) -> Result<Regex, String> {
     let built =
         RegexBuilder::new(expression).case_insensitive(true).size_limit(REGEX_SIZE).dfa_size_limit(REGEX_SIZE).build();
-    let error = match built {
-        Ok(regex) => return Some(regex),
-        Err(error) => error.to_string(),
-    };
-    // Several lines with a picture of the place; the last one says what it is.
-    let last = error.trim_end().lines().last().unwrap_or_default();
-    let reason = last.trim().trim_start_matches("error: ").trim_end_matches('.').to_lowercase();
-    let problem = format!("{} is not a valid regular expression: {reason}", quoted(expression));
-    let remedy = r"write one in the syntax of the regex crate: like Perl's, without look-around and back-references; `\\` for one `\`";
-    s.diagnostics.error(span, problem, remedy)
+    built.map_err(|error| {
+        // Several lines with a picture of the place; the last one says what it is.
+        let error = error.to_string();
+        let last = error.trim_end().lines().last().unwrap_or_default();
+        last.trim().trim_start_matches("error: ").trim_end_matches('.').to_lowercase()
+    })
 }
 
 /// Whether its values are numbers, which need no quotes.
