@@ -1,5 +1,7 @@
 //! The attributes of requests: those Postfix sends, in the order it sends them, and those of the other doors.
 
+use wide::u8x16;
+
 use super::door::Door;
 
 /// An attribute of a policy request that some rule may ask for.
@@ -111,67 +113,57 @@ const OTHERS: [(Attribute, &str, Door); 12] = {
     ]
 };
 
-/// How many bytes `name=` is compared by; the longest of Postfix has 25.
-const WINDOW: usize = 32;
-
-/// `name=` of every attribute as the first bytes of a line, and which of those bytes count.
-const HEADS: [NamePrefix; Attribute::COUNT] = {
-    let mut heads =
-        [NamePrefix { attribute: Attribute::Request, length: 0, bytes: [0; 4], mask: [0; 4] }; Attribute::COUNT];
+/// `name=` of every attribute as the first bytes of a line.
+pub static NAME_PREFIXES: [NamePrefix; Attribute::COUNT] = {
+    let mut prefixes = [NamePrefix { length: 0, bytes: [[0; BLOCK]; 2], mask: [[0; BLOCK]; 2] }; Attribute::COUNT];
     let mut place = 0;
     while place < Attribute::COUNT {
-        let (attribute, name) = NAMES[place];
-        let head = &mut heads[place];
-        head.attribute = attribute;
-        head.length = name.len() + 1;
+        let name = NAMES[place].1;
+        let prefix = &mut prefixes[place];
+        prefix.length = name.len() + 1;
         let mut at = 0;
-        while at < head.length {
-            let byte = if at < name.len() { name[at] } else { b'=' };
-            head.bytes[at / 8] |= (byte as u64) << (at % 8 * 8);
-            head.mask[at / 8] |= 0xff << (at % 8 * 8);
+        while at < prefix.length {
+            prefix.bytes[at / BLOCK][at % BLOCK] = if at < name.len() { name[at] } else { b'=' };
+            prefix.mask[at / BLOCK][at % BLOCK] = 0xff;
             at += 1;
         }
         place += 1;
     }
-    heads
+    prefixes
 };
 
+/// How many bytes of `name=` are compared at a time; the longest of Postfix has 25.
+const BLOCK: usize = 16;
+
+/// What the line of an attribute begins with.
 #[derive(Clone, Copy)]
-struct NamePrefix {
-    attribute: Attribute,
-    length: usize,
-    bytes: [u64; WINDOW / 8],
-    mask: [u64; WINDOW / 8],
+pub struct NamePrefix {
+    /// Bytes of `name=`.
+    pub length: usize,
+    bytes: [[u8; BLOCK]; 2],
+    /// Which of those bytes count.
+    mask: [[u8; BLOCK]; 2],
 }
 
 impl NamePrefix {
-    /// Whether the line that begins so has this attribute.
-    fn begins(&self, window: &[u8; WINDOW]) -> bool {
-        let (words, _) = window.as_chunks::<8>();
-        let differs = |at: usize| (u64::from_le_bytes(words[at]) ^ self.bytes[at]) & self.mask[at];
-        differs(0) | differs(1) | differs(2) | differs(3) == 0
+    /// What follows `name=`, if `line` begins with that. `None` as well where fewer bytes follow than are compared.
+    #[inline]
+    pub fn strip_from<'l>(&self, line: &'l [u8]) -> Option<&'l [u8]> {
+        let differs = |block: usize| {
+            let bytes: [u8; BLOCK] = *line.get(block * BLOCK..)?.first_chunk()?;
+            let differing = (u8x16::from(bytes) ^ u8x16::from(self.bytes[block])) & u8x16::from(self.mask[block]);
+            Some(differing.simd_eq(u8x16::ZERO).to_bitmask() != 0xffff)
+        };
+        if differs(0)? || self.length > BLOCK && differs(1)? {
+            return None;
+        }
+        line.get(self.length..)
     }
 }
 
 impl Attribute {
     /// How many of them Postfix sends.
     pub const COUNT: usize = 32;
-
-    /// The attribute at `place` in Postfix's order or, as an older Postfix leaves one out here and
-    /// there, the one after it, and the length of its `name=`: if that is what `line` begins with.
-    /// Postfix sends them in order, so this is nearly always the right guess.
-    pub fn expect(place: usize, line: &[u8]) -> Option<(Self, usize)> {
-        let window = match line.first_chunk() {
-            Some(window) => *window,
-            None => {
-                let mut window = [0; WINDOW];
-                window[..line.len()].copy_from_slice(line);
-                window
-            }
-        };
-        let met = |place: usize| HEADS.get(place).filter(|head| head.begins(&window));
-        met(place).or_else(|| met(place + 1)).map(|head| (head.attribute, head.length))
-    }
 
     /// The attribute of a name, wherever it stands in the order. The search begins at `place`:
     /// what an older Postfix leaves out is passed over.
@@ -239,18 +231,17 @@ mod tests {
     }
 
     #[test]
-    fn only_the_expected_attribute_and_the_next_are_met() {
-        for (place, (attribute, name)) in NAMES.iter().enumerate() {
-            for rest in [b"".as_slice(), b"value\nand what follows the line, long enough\n"] {
-                let line = [name, b"=".as_slice(), rest].concat();
-                for expected in 0..=Attribute::COUNT {
-                    let met = (expected..expected + 2).contains(&place).then_some((*attribute, name.len() + 1));
-                    assert_eq!(Attribute::expect(expected, &line), met, "{}", attribute.name());
-                }
-                let longer = [name, b"x=".as_slice(), rest].concat();
-                assert_eq!(Attribute::expect(place, &longer), None);
-                assert_eq!(Attribute::expect(place, name), None);
+    fn a_line_has_only_the_prefix_of_its_own_attribute() {
+        for (attribute, name) in NAMES {
+            let follows = b"value\nand what follows the line, long enough\n".as_slice();
+            let line = [name, b"=", follows].concat();
+            for (prefix, other) in NAME_PREFIXES.iter().zip(Attribute::all()) {
+                let met = (other == attribute).then_some(follows);
+                assert_eq!(prefix.strip_from(&line), met, "{}", attribute.name());
             }
+            let prefix = &NAME_PREFIXES[attribute as usize];
+            assert_eq!(prefix.strip_from(&[name, b"x=", follows].concat()), None);
+            assert_eq!(prefix.strip_from(name), None);
         }
     }
 }

@@ -138,7 +138,7 @@ impl Request {
 
     /// A request at another door than Postfix's, with these values. Each is clipped to [`MAX_OTHER_VALUE`].
     pub fn at<'v>(door: Door, client: Option<IpAddr>, values: impl IntoIterator<Item = (Attribute, &'v [u8])>) -> Self {
-        let empty = Self::new(BytesMut::new(), [ValueSpan::default(); Attribute::COUNT]);
+        let empty = Self::new(BytesMut::new(), &[ValueSpan::default(); Attribute::COUNT]);
         let mut request = Self { door, client, ..empty };
         if let Some(client) = client {
             request.set(Attribute::ClientAddress, client.to_string().as_bytes());
@@ -157,10 +157,10 @@ impl Request {
         }
     }
 
-    pub(crate) fn new(block: BytesMut, places: [ValueSpan; Attribute::COUNT]) -> Self {
+    pub(crate) fn new(block: BytesMut, places: &[ValueSpan; Attribute::COUNT]) -> Self {
         let mut request = Self {
             block,
-            places,
+            places: *places,
             others: Vec::new(),
             door: Door::Smtp,
             login: LoginOutcome::Unknown,
@@ -190,23 +190,30 @@ pub fn address(value: &[u8]) -> Option<IpAddr> {
 
 /// As the standard library reads it, without the detours of a general parser.
 fn dotted_quad(value: &[u8]) -> Option<Ipv4Addr> {
-    let (mut octets, mut octet, mut digits, mut dots) = ([0; 4], 0_u16, 0, 0);
-    for byte in value {
-        match byte {
-            // A second digit after 0 may mean octal to some: that is no address.
-            b'0'..=b'9' if digits < 3 && (octet > 0 || digits == 0) => {
-                octet = octet * 10 + u16::from(byte - b'0');
-                digits += 1;
-            }
-            b'.' if digits > 0 && dots < 3 => {
-                octets[dots] = u8::try_from(octet).ok()?;
-                (octet, digits, dots) = (0, 0, dots + 1);
-            }
-            _ => return None,
+    let mut octets = [0; 4];
+    let mut rest = value;
+    for (place, octet) in octets.iter_mut().enumerate() {
+        if place > 0 {
+            rest = rest.strip_prefix(b".")?;
         }
+        (*octet, rest) = decimal_octet(rest)?;
     }
-    octets[3] = u8::try_from(octet).ok()?;
-    (dots == 3 && digits > 0).then_some(Ipv4Addr::from(octets))
+    rest.is_empty().then_some(Ipv4Addr::from(octets))
+}
+
+/// The number from 0 to 255 that a text begins with, and what follows its digits.
+fn decimal_octet(text: &[u8]) -> Option<(u8, &[u8])> {
+    let digit = |place: usize| text.get(place).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit < 10);
+    let first = digit(0)?;
+    // A second digit after 0 may mean octal to some: that is no address.
+    let Some(second) = digit(1).filter(|_| first > 0) else {
+        return Some((first, &text[1..]));
+    };
+    let Some(third) = digit(2) else {
+        return Some((first * 10 + second, &text[2..]));
+    };
+    let octet = u8::try_from(u16::from(first) * 100 + u16::from(second * 10 + third)).ok()?;
+    Some((octet, &text[3..]))
 }
 
 fn port(value: &[u8]) -> u16 {

@@ -6,8 +6,9 @@ use std::time::Duration;
 use bytes::BytesMut;
 use memchr::memchr;
 use tokio_util::codec::Decoder;
+use wide::u8x16;
 
-use crate::policy::attribute::Attribute;
+use crate::policy::attribute::{Attribute, NAME_PREFIXES};
 use crate::policy::request::{MAX_REQUEST, MAX_VALUE, Request, ValueSpan};
 use crate::postfix::error::RequestError;
 
@@ -16,6 +17,9 @@ pub const MAX_NAME: usize = 256;
 
 /// Postfix sends a request at once, so this leaves time for a network to recover.
 pub const REQUEST_TIME: Duration = Duration::from_secs(30);
+
+/// What every request of Postfix is, by its first attribute.
+const POLICY_REQUEST: &[u8] = b"smtpd_access_policy";
 
 /// What Postfix sends of a client without login or certificate, as long as it has processes to spare: compared at once.
 const EMPTY_LINES: &[u8] = b"etrn_domain=\nstress=\nsasl_method=\nsasl_username=\nsasl_sender=\nccert_subject=\n\
@@ -44,12 +48,10 @@ impl Decoder for RequestDecoder {
         let Some(length) = self.end(input)? else {
             return Ok(None);
         };
-        let places = std::mem::take(self).places;
-        let request = Request::new(input.split_to(length), places);
-        match request.value(Attribute::Request) {
-            b"smtpd_access_policy" => Ok(Some(request)),
-            other => Err(RequestError::not_a_policy_request(other)),
-        }
+        let request = Request::new(input.split_to(length), &self.places);
+        *self = Self::default();
+        let kind = request.value(Attribute::Request);
+        if kind == POLICY_REQUEST { Ok(Some(request)) } else { Err(RequestError::not_a_policy_request(kind)) }
     }
 
     fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {
@@ -89,22 +91,40 @@ impl RequestDecoder {
 
     /// Takes the lines that come as Postfix sends them, which all do, nearly always.
     fn expected(&mut self, input: &[u8]) {
-        let Self { mut line, mut hint, .. } = *self;
-        loop {
-            let rest = &input[line..];
-            if hint == EMPTY_ATTRIBUTES.start && rest.starts_with(EMPTY_LINES) {
+        while self.hint < Attribute::COUNT {
+            let met = if self.hint < EMPTY_ATTRIBUTES.start {
+                self.take_lines(input, EMPTY_ATTRIBUTES.start)
+            } else if self.hint == EMPTY_ATTRIBUTES.start && input[self.line..].starts_with(EMPTY_LINES) {
                 // An earlier line may have had a value; the last one counts.
                 self.places[EMPTY_ATTRIBUTES].fill(ValueSpan::default());
-                (line, hint) = (line + EMPTY_LINES.len(), EMPTY_ATTRIBUTES.end);
-                continue;
+                (self.line, self.hint) = (self.line + EMPTY_LINES.len(), EMPTY_ATTRIBUTES.end);
+                true
+            } else {
+                self.take_lines(input, Attribute::COUNT)
+            };
+            if !met {
+                // Each Postfix leaves out some attribute that another has.
+                let after = NAME_PREFIXES.get(self.hint + 1);
+                if after.is_none_or(|prefix| prefix.strip_from(&input[self.line..]).is_none()) {
+                    return;
+                }
+                self.hint += 1;
             }
-            let Some((attribute, name)) = Attribute::expect(hint, rest) else { break };
-            let Some(length) = line_end(&rest[name..]) else { break };
-            self.places[attribute as usize] = ValueSpan::new(line + name, length.min(MAX_VALUE));
-            hint = attribute as usize + 1;
-            line += name + length + 1;
         }
-        (self.line, self.hint) = (line, hint);
+    }
+
+    /// Takes the lines of the attributes from `hint` to `stop`, as long as each is the next one. Says whether all were.
+    fn take_lines(&mut self, input: &[u8], stop: usize) -> bool {
+        let (mut line, mut met) = (self.line, 0);
+        let expected = self.hint..stop;
+        for (prefix, place) in NAME_PREFIXES[expected.clone()].iter().zip(&mut self.places[expected.clone()]) {
+            let Some(length) = prefix.strip_from(&input[line..]).and_then(line_end) else { break };
+            *place = ValueSpan::new(line + prefix.length, length.min(MAX_VALUE));
+            line += prefix.length + length + 1;
+            met += 1;
+        }
+        (self.line, self.hint) = (line, self.hint + met);
+        met == expected.len()
     }
 }
 
@@ -131,28 +151,18 @@ fn unfinished(input: &[u8], line: usize) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// How much of a line is left. Half of all values are empty, and few are long.
+/// How much of a line is left, looked for 16 bytes at a time.
 fn line_end(rest: &[u8]) -> Option<usize> {
-    if rest.first() == Some(&b'\n') {
-        return Some(0);
-    }
-    let (words, tail) = rest.as_chunks::<8>();
-    let mut at = 0;
-    for word in words {
-        let newlines = newlines(u64::from_le_bytes(*word));
-        if newlines != 0 {
-            return Some(at + newlines.trailing_zeros() as usize / 8);
+    let mut before = 0;
+    let mut rest = rest;
+    while let Some((block, after)) = rest.split_first_chunk::<16>() {
+        let ends = u8x16::from(*block).simd_eq(u8x16::splat(b'\n')).to_bitmask();
+        if ends != 0 {
+            return Some(before + ends.trailing_zeros() as usize);
         }
-        at += 8;
+        (before, rest) = (before + 16, after);
     }
-    tail.iter().position(|byte| *byte == b'\n').map(|place| at + place)
-}
-
-/// A word whose lowest bit that is set stands in the lowest byte that is a line's end.
-fn newlines(word: u64) -> u64 {
-    const EACH: u64 = u64::MAX / 0xff;
-    let zero = word ^ (EACH * b'\n' as u64);
-    zero.wrapping_sub(EACH) & !zero & (EACH << 7)
+    rest.iter().position(|byte| *byte == b'\n').map(|place| before + place)
 }
 
 #[cfg(test)]
