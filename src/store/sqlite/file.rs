@@ -125,6 +125,9 @@ fn open_existing(path: &Path, synchronous: Synchronous) -> Result<Option<(Connec
 fn is_there(path: &Path) -> Result<bool, FileError> {
     match fs::symlink_metadata(path) {
         Ok(found) => match require_trusted(&found, path) {
+            Ok(()) if found.mode() & 0o002 != 0 => {
+                Err(FileError::Refused("all users may write it: take that right from them, with chmod o-w".to_owned()))
+            }
             Ok(()) => Ok(true),
             Err(error) => Err(FileError::Refused(format!("{error}; name another file in sqlite_file"))),
         },

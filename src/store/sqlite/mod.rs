@@ -62,9 +62,8 @@ impl Backend for Sqlite {
 
     /// What is submitted without a pause is done in one transaction.
     fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]> {
-        let now = unix_ms(now);
-        let submit = |(index, request)| PendingReply::one(self.queue.submit(request, waited_for && index == 0, now));
-        requests.into_iter().enumerate().map(submit).collect()
+        let sent = self.queue.submit(requests, waited_for, unix_ms(now));
+        sent.into_iter().map(PendingReply::one).collect()
     }
 
     fn read_value<'a>(&'a self, key: &'a str) -> Boxed<'a, io::Result<Option<VersionedValue>>> {

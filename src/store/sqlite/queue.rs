@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
@@ -19,7 +20,7 @@ use crate::observe::log::Log;
 use crate::observe::statistics::{Statistics, add};
 use crate::policy::OnStoreFailure;
 use crate::store::shared::backend::{
-    BackendContext, CounterRequest, Outcome, SavedOutage, Sent, StoreError, VersionedValue,
+    BackendContext, CounterRequest, CounterRequests, Outcome, SavedOutage, Sent, StoreError, VersionedValue,
 };
 use crate::store::shared::breaker::{Breaker, ServerHealth};
 use crate::store::shared::report;
@@ -62,8 +63,21 @@ struct QueueState {
     failures: u32,
     /// The thread cannot begin, for another process writes.
     locked: bool,
+    /// The thread waits for work.
+    idle: bool,
     /// The task knows that there is something to give up.
     armed: bool,
+}
+
+impl QueueState {
+    /// Returns whether there was room.
+    fn push(&mut self, job: Job, waiting: Waiting) -> bool {
+        let has_room = self.waiting.len() < MAX_WAITING;
+        if has_room {
+            self.waiting.push_back((job, waiting));
+        }
+        has_room
+    }
 }
 
 /// What the thread is to do.
@@ -149,13 +163,22 @@ impl Queue {
         &self.name
     }
 
-    /// Queues a command. The first of each request `leads`. The outcome comes within the time-out.
-    pub fn submit(&self, request: CounterRequest, leads: bool, now: i64) -> Sent {
+    /// Queues commands, which are done together. The outcomes come within the time-out.
+    pub fn submit(&self, requests: CounterRequests, waited_for: bool, now: i64) -> SmallVec<[Sent; 2]> {
         let mut state = self.state();
-        state.breaker.admit(leads)?;
-        let (reply, outcome) = oneshot::channel();
-        let waiting = Waiting { deadline: Instant::now() + self.timeout, leads, reply: Some(reply) };
-        self.push(state, Job::Counter { request, now }, waiting).then_some(outcome).ok_or(StoreError::Unavailable)
+        let deadline = Instant::now() + self.timeout;
+        let mut sent = SmallVec::new();
+        for (index, request) in requests.into_iter().enumerate() {
+            // The first of them stands for the request.
+            let leads = waited_for && index == 0;
+            sent.push(state.breaker.admit(leads).and_then(|()| {
+                let (reply, outcome) = oneshot::channel();
+                let waiting = Waiting { deadline, leads, reply: Some(reply) };
+                state.push(Job::Counter { request, now }, waiting).then_some(outcome).ok_or(StoreError::Unavailable)
+            }));
+        }
+        self.wake(state);
+        sent
     }
 
     /// Queues a job for a value. Its reply is dropped if it is not done.
@@ -165,24 +188,24 @@ impl Queue {
             return false;
         }
         let waiting = Waiting { deadline: Instant::now() + self.timeout, leads: false, reply: None };
-        self.push(state, job, waiting)
+        let is_queued = state.push(job, waiting);
+        self.wake(state);
+        is_queued
     }
 
-    fn push(&self, mut state: MutexGuard<'_, QueueState>, job: Job, waiting: Waiting) -> bool {
-        if state.waiting.len() >= MAX_WAITING {
-            return false;
-        }
-        let (first, unarmed) = (state.waiting.is_empty(), !state.armed && waiting.reply.is_some());
+    /// Has what was queued noticed.
+    fn wake(&self, mut state: MutexGuard<'_, QueueState>) {
+        let idle = state.idle && !state.waiting.is_empty();
+        state.idle &= !idle;
+        let unarmed = !state.armed && state.waiting.iter().any(|(_, waiting)| waiting.reply.is_some());
         state.armed |= unarmed;
-        state.waiting.push_back((job, waiting));
         drop(state);
-        if first {
+        if idle {
             self.work.notify_one();
         }
         if unarmed {
             self.alarm.notify_one();
         }
-        true
     }
 
     /// Waits until there is something to do.
@@ -199,6 +222,7 @@ impl Queue {
                 let reads = state.waiting.iter().all(|(job, _)| job.only_reads());
                 return if reads { Work::Reads } else { Work::Writes };
             }
+            state.idle = true;
             state = self.work.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
     }
@@ -266,6 +290,7 @@ impl Queue {
         state.failures = 0;
         let news = state.breaker.open(decisions);
         drop(state);
+        self.work.notify_all();
         for (mut waiting, error) in stranded {
             waiting.finish(Err(error));
         }

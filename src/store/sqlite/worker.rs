@@ -82,15 +82,20 @@ impl Worker {
         let queue = &*self.queue;
         let mut interval = PROBE_INTERVAL;
         loop {
-            let begun = Instant::now();
-            let ended = match self.open() {
-                Ok(mut open) => {
-                    queue.mark_up();
-                    open.serve()
+            let mut open = match self.open() {
+                Ok(open) => open,
+                Err(FileError::Damaged(problem)) if self.set_aside(&problem) => continue,
+                Err(error) => {
+                    queue.mark_down(&error.to_string());
+                    if queue.pause(PROBE_INTERVAL) {
+                        return;
+                    }
+                    continue;
                 }
-                Err(error) => Ended::Failed(error),
             };
-            match ended {
+            queue.mark_up();
+            let begun = Instant::now();
+            match open.serve() {
                 Ended::Stopped => return,
                 Ended::Replaced => {
                     add(&queue.statistics.store_flushes, 1);
