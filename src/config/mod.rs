@@ -128,7 +128,7 @@ impl Config {
         if self.store.shared.is_none() {
             return Err(format!(
                 "in inetd mode every policy connection has a process of its own, which cannot share counts: set {}, \
-                 or run the daemon",
+                 of which sqlite_file needs no server, or run the daemon",
                 resolve::store::choices("or", "")
             ));
         }

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::Problem;
 use super::commands::{ControlCommand, ControlRequest, ControlResponse, RequestLine, VERSION};
+use super::on_file;
 use crate::config::{Config, ConfigError};
 use crate::observe::terminal::{Paint, escape, json, print};
 use crate::sysexits;
@@ -56,11 +57,17 @@ impl DaemonArgs {
     ///
     /// When the configuration is needed for that and is wrong.
     pub fn path(&self) -> Result<PathBuf, ConfigError> {
+        self.place().map(|(path, _)| path)
+    }
+
+    /// The same, with the configuration where that was needed.
+    fn place(&self) -> Result<(PathBuf, Option<Config>), ConfigError> {
         if let Some(path) = &self.socket {
-            return Ok(path.clone());
+            return Ok((path.clone(), None));
         }
         let config = Config::load(self.file.config.as_deref())?;
-        Ok(config.control.map_or_else(|| Path::new(DEFAULT_SOCKET).to_owned(), |control| control.path))
+        let path = config.control.as_ref().map_or(Path::new(DEFAULT_SOCKET), |control| &control.path).to_owned();
+        Ok((path, Some(config)))
     }
 }
 
@@ -76,8 +83,8 @@ pub struct Asked<C: Args> {
 impl<C: ControlCommand + Into<ControlRequest>> Asked<C> {
     /// Has the daemon do the command, and prints the answer.
     pub fn run(self) -> ExitCode {
-        let path = match self.daemon.path() {
-            Ok(path) => path,
+        let (path, config) = match self.daemon.place() {
+            Ok(place) => place,
             Err(error) => {
                 eprintln!("connshaper: {error}");
                 return ExitCode::from(sysexits::CONFIG);
@@ -85,10 +92,10 @@ impl<C: ControlCommand + Into<ControlRequest>> Asked<C> {
         };
         if self.daemon.json {
             return report_json::<C>(
-                ControlClient::connect(&path).and_then(|mut client| client.ask_exactly(self.command)),
+                ControlClient::reach::<C>(&path, config).and_then(|mut client| client.ask_exactly(self.command)),
             );
         }
-        match ControlClient::connect(&path).and_then(|mut client| client.ask(self.command)) {
+        match ControlClient::reach::<C>(&path, config).and_then(|mut client| client.ask(self.command)) {
             Ok(answer) => print(&C::show(&answer, Paint::of(&io::stdout())), C::exit_code(&answer)),
             Err(problem) => fail(&problem),
         }
@@ -114,11 +121,19 @@ pub fn fail(problem: &Problem) -> ExitCode {
     ExitCode::from(problem.code)
 }
 
-/// A connection to a daemon.
+/// Who does commands.
 #[derive(Debug)]
 pub struct ControlClient {
-    stream: BufReader<UnixStream>,
+    answerer: Answerer,
+    /// The socket, or the file.
     path: PathBuf,
+}
+
+#[derive(Debug)]
+enum Answerer {
+    Daemon(BufReader<UnixStream>),
+    /// This process, on the file of counts.
+    Here(Box<Config>),
 }
 
 impl ControlClient {
@@ -128,7 +143,7 @@ impl ControlClient {
     ///
     /// When no daemon listens there or the socket is closed to this user; the error says what to do.
     pub fn connect(path: &Path) -> Result<Self, Problem> {
-        let failed = |error: io::Error| {
+        Self::connect_to(path).map_err(|error| {
             let place = path.display();
             let remedy = match error.kind() {
                 ErrorKind::NotFound => "; is the daemon running, and is control_socket set?",
@@ -137,11 +152,33 @@ impl ControlClient {
                 _ => "",
             };
             Problem::unavailable(format!("{place}: {error}{remedy}"))
-        };
-        let stream = UnixStream::connect(path).map_err(failed)?;
-        stream.set_read_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
-        stream.set_write_timeout(Some(ANSWER_TIMEOUT)).map_err(failed)?;
-        Ok(Self { stream: BufReader::new(stream), path: path.to_owned() })
+        })
+    }
+
+    /// Connects; where no daemon runs and the counts are in a file, commands but those about the daemon are done on
+    /// that.
+    ///
+    /// # Errors
+    ///
+    /// As [`connect`](Self::connect).
+    fn reach<C: ControlCommand>(path: &Path, config: Option<Config>) -> Result<Self, Problem> {
+        let config = config.filter(|_| !C::needs_daemon());
+        let is_absent = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
+        match (Self::connect_to(path), config) {
+            (Err(error), Some(config)) if is_absent(&error) && on_file::file(&config).is_some() => {
+                let path = on_file::file(&config).map(|file| file.path.clone()).unwrap_or_default();
+                Ok(Self { answerer: Answerer::Here(Box::new(config)), path })
+            }
+            (Ok(client), _) => Ok(client),
+            (Err(_), _) => Self::connect(path),
+        }
+    }
+
+    fn connect_to(path: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(path)?;
+        stream.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+        stream.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        Ok(Self { answerer: Answerer::Daemon(BufReader::new(stream)), path: path.to_owned() })
     }
 
     /// Has a command done, and returns the answer for people: every string in it is escaped, whatever its origin,
@@ -175,11 +212,15 @@ impl ControlClient {
     }
 
     fn exchange(&mut self, request: ControlRequest) -> io::Result<Value> {
+        let stream = match &mut self.answerer {
+            Answerer::Daemon(stream) => stream,
+            Answerer::Here(config) => return Ok(serde_json::from_str(&on_file::run(config, &request)?)?),
+        };
         let mut line = serde_json::to_vec(&RequestLine { v: VERSION, request })?;
         line.push(b'\n');
-        self.stream.get_mut().write_all(&line)?;
+        stream.get_mut().write_all(&line)?;
         line.clear();
-        (&mut self.stream).take(MAX_ANSWER).read_until(b'\n', &mut line)?;
+        stream.take(MAX_ANSWER).read_until(b'\n', &mut line)?;
         if line.is_empty() {
             return Err(io::Error::other("it closed the connection without an answer; see its log"));
         }

@@ -37,6 +37,11 @@ pub trait ControlCommand: Args + Serialize + DeserializeOwned + Sync + Sized {
         0
     }
 
+    /// Whether it is about the daemon itself, so it cannot be done on a file of counts alone.
+    fn needs_daemon() -> bool {
+        false
+    }
+
     /// How it is logged: what changes nothing is not.
     fn logged() -> Logged<Self> {
         Logged::Never

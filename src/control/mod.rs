@@ -12,6 +12,7 @@ pub mod commands;
 pub mod disallow;
 pub mod explain;
 pub mod hit;
+pub mod on_file;
 pub mod reload;
 pub mod reset;
 pub mod revoke;

@@ -40,6 +40,10 @@ impl ControlCommand for ReloadArgs {
         }
     }
 
+    fn needs_daemon() -> bool {
+        true
+    }
+
     fn show(answer: &ReloadAnswer, _: Paint) -> String {
         answer.summary.show()
     }

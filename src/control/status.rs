@@ -101,6 +101,10 @@ impl ControlCommand for StatusArgs {
         Ok(StatusAnswer::of(control, now).await)
     }
 
+    fn needs_daemon() -> bool {
+        true
+    }
+
     fn show(answer: &StatusAnswer, paint: Paint) -> String {
         answer.show(paint)
     }

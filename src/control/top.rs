@@ -56,6 +56,10 @@ impl ControlCommand for TopArgs {
         })
     }
 
+    fn needs_daemon() -> bool {
+        true
+    }
+
     /// One line, as where there is no terminal to draw on.
     fn show(answer: &TopAnswer, _: Paint) -> String {
         let status = &answer.status;

@@ -50,6 +50,7 @@ mod races;
 mod readme;
 mod recommendation;
 mod replay;
+mod sqlite;
 mod state;
 mod stores;
 mod units;

@@ -25,7 +25,7 @@ mod simulation;
 mod site;
 mod smtp;
 mod spool;
-mod sqlite;
+pub mod sqlite;
 pub mod traffic;
 
 pub use daemon::{Daemon, command, install};

@@ -1,6 +1,7 @@
 //! The decisions of a daemon without sockets, with a clock that the test sets.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use bytes::BytesMut;
 use connshaper::config::Config;
@@ -19,7 +20,7 @@ use connshaper::store::Store;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::codec::Decoder;
 
-use super::{Memcached, Sqlite};
+use super::{Memcached, Sqlite, eventually};
 
 /// A site with any number of policy connections.
 pub struct Simulation {
@@ -138,15 +139,14 @@ pub fn at(client: &str, session: usize, state: &str, message: u32) -> String {
     )
 }
 
-/// Waits for background operations: the answer to each of these reads comes after those to all earlier operations.
-async fn finish(store: &Store, now: Now) {
+/// Waits for background operations: violations have the store until they are handled, and the answer to a read comes
+/// after those to all earlier operations.
+async fn finish(store: &Arc<Store>, now: Now) {
     let (limit, part) = (Limit::top("simulation:".to_owned()), KeyPart::group("none"));
     let key = Key { limit: &limit, part: &part, kind: CounterKind::Window };
     let read = Operation { key, amount: 0, exptime: 1, threshold: 1 };
-    // A ban is the longest chain: a violation, the ban, its repetition, its end, the violations' end.
-    for _ in 0..40 {
-        store.count(std::iter::once(read), now).await;
-    }
+    eventually("an end of what follows from violations", || (Arc::strong_count(store) == 1).then_some(())).await;
+    store.count(std::iter::once(read), now).await;
 }
 
 fn request(lines: &str) -> Request {
