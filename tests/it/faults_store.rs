@@ -37,7 +37,7 @@ fn config(server: &str) -> String {
 }
 
 /// Moments of an outage.
-struct Outage {
+pub struct Outage {
     /// The breaker was open.
     away: Instant,
     /// The server was back.
@@ -47,7 +47,7 @@ struct Outage {
 }
 
 /// Makes the server fail under load and come back.
-fn outage(daemon: &Daemon, begin: impl FnOnce(), end: impl FnOnce()) -> (Seen, Outage) {
+pub fn outage(daemon: &Daemon, begin: impl FnOnce(), end: impl FnOnce()) -> (Seen, Outage) {
     under_load(daemon, |progress| {
         begin();
         bridge(daemon, progress, end)
@@ -70,7 +70,7 @@ fn bridge(daemon: &Daemon, progress: &Progress, end: impl FnOnce()) -> Outage {
 
 /// Checks what must hold in every outage, and prints the line of the table.
 #[track_caller]
-fn conclude(fault: &str, daemon: &Daemon, (seen, outage): &(Seen, Outage)) {
+pub fn conclude(fault: &str, daemon: &Daemon, (seen, outage): &(Seen, Outage)) {
     let (own, reference) = seen.p99(outage.away, outage.end);
     let recovery = outage.up - outage.end;
     Row { fault, seen, p99: Some((own, reference)), recovery: Some(recovery), log: daemon.lines() }.print();
@@ -84,7 +84,7 @@ fn conclude(fault: &str, daemon: &Daemon, (seen, outage): &(Seen, Outage)) {
 }
 
 #[track_caller]
-fn in_time_and_right(fault: &str, seen: &Seen) {
+pub fn in_time_and_right(fault: &str, seen: &Seen) {
     assert!(seen.longest() < STORE_TIMEOUT + NOISE, "{fault}: an answer took {:?}", seen.longest());
     assert_eq!(seen.refused_wrongly(), 0, "{fault}: refused, though not over");
 }

@@ -21,6 +21,7 @@ mod faults_descriptors;
 mod faults_flood;
 mod faults_hosts;
 mod faults_replicas;
+mod faults_sqlite;
 mod faults_store;
 mod fuzz_corpus;
 mod inetd;

@@ -45,11 +45,6 @@ impl Sqlite {
         count.map(|count| count.trim().to_owned()).filter(|count| !count.is_empty())
     }
 
-    /// Seconds until a key ends.
-    pub fn seconds_left(&self, key: &str) -> Option<u32> {
-        self.say(format!("SELECT seconds_left FROM counts WHERE key = '{key}'")).trim().parse().ok()
-    }
-
     /// Removes a key.
     pub fn delete(&self, key: &str) {
         self.say(format!("DELETE FROM counter WHERE key = '{key}'"));
