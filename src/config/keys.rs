@@ -96,6 +96,12 @@ pub const KEYS: &[ConfigKey] = &[
     limit("netblocks", Table, "", "netblocks with a threshold of their own; unset: none"),
     limit("coalesce", Milliseconds(0, 10_000), "0", "hits closer together than this count as one"),
     limit("count_refused", Boolean, "true", "whether refused hits stay counted"),
+    limit(
+        "count_unsent",
+        Boolean,
+        "",
+        "whether recipients of unsent messages stay counted; unset: until Postfix has asked at DATA",
+    ),
     limit("log_only", Boolean, "false", "judge, count and log, but enforce nothing"),
     limit("initial_delay", Milliseconds(1, 60_000), "", "delay of the first violation; unset: no delays"),
     limit("max_delay", Milliseconds(1, 1_000_000), r#""5s""#, "the longest delay"),

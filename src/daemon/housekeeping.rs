@@ -11,6 +11,7 @@ use crate::config::Config;
 use crate::daemon::notify;
 use crate::daemon::state_file::StateFile;
 use crate::engine::service::Service;
+use crate::engine::unsent::give_back_all;
 use crate::net::clock::Now;
 use crate::observe::log::Severity;
 
@@ -62,6 +63,8 @@ impl Housekeeping {
             second.tick().await;
             let now = Now::read();
             sweep(&self.service, now).await;
+            self.service.sessions.end_silent_messages(now);
+            give_back_all(&self.service, now);
             self.service.log.mention_suppressed(now);
             self.service.sample_rates(now);
             self.tell_full();

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 use crate::engine::delays::DelayPermit;
 use crate::engine::report::{report, would_refuse};
 use crate::engine::service::{Rules, Service};
+use crate::engine::unsent;
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::request::Request;
@@ -38,14 +39,17 @@ pub async fn decide<'r>(
         let lookup = session.lookup;
         add(&service.statistics.sessions, u64::from(lookup.new));
         service.diagnosis.observe(client, request, lookup);
+        if session.has_unsent() {
+            unsent::give_back(rules, session.take_unsent(), now);
+        }
         match policy.plan(request, session.record(), now) {
-            Plan::Done(decision) => return finish(service, rules, session, client, decision, now),
+            Plan::Done(decision) => return finish(service, rules, session, client, request, decision, now),
             Plan::Count(checks) if store.waits() => (checks, session.count()),
             Plan::Count(checks) => {
                 let operations = checks.operations(now);
                 let readings = Readings::new(&operations, store.count_at_once(operations.iter().copied(), now));
                 let decision = policy.judge(&checks, &readings, session.record(), now);
-                return finish(service, rules, session, client, decision, now);
+                return finish(service, rules, session, client, request, decision, now);
             }
         }
     };
@@ -53,7 +57,7 @@ pub async fn decide<'r>(
     let readings = Readings::new(&operations, store.count(operations.clone(), now).await);
     let mut session = count.finish();
     let decision = policy.judge(&checks, &readings, session.record(), now);
-    finish(service, rules, session, client, decision, now)
+    finish(service, rules, session, client, request, decision, now)
 }
 
 /// Makes a decision final: seeks the permit to delay the answer if it is to be, has the session remember what came of
@@ -63,6 +67,7 @@ fn finish<'r>(
     rules: &Rules,
     mut session: SessionGuard<'_>,
     client: IpAddr,
+    request: &Request,
     mut decision: Decision<'r>,
     now: Now,
 ) -> Answer<'r> {
@@ -71,6 +76,9 @@ fn finish<'r>(
         _ => None,
     };
     decision.settle(permit.is_some(), session.record());
+    if session.record().message().is_some() {
+        session.follow_message(request, decision.passes(), now);
+    }
     let news = decision.news || session.lookup.new;
     drop(session);
     apply(service, rules, &decision, now);

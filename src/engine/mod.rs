@@ -12,5 +12,6 @@ pub mod report;
 pub mod reset;
 pub mod service;
 pub mod target;
+pub mod unsent;
 
 pub use service::ServiceSettings;

@@ -297,7 +297,7 @@ fn amount(limit: &Limit, scope: Scope, request: &Request, record: &SessionRecord
             u64::from(request.login != LoginOutcome::Succeeded)
         }
         (CountKind::Recipients, Scope::Message) => {
-            number(Attribute::RecipientCount).saturating_sub(record.recipients(limit.memory_id).into())
+            number(Attribute::RecipientCount).saturating_sub(record.covered(limit.memory_id).into())
         }
         _ => 1,
     };

@@ -7,7 +7,8 @@ use super::action::Action;
 use super::checks::{CheckState, LimitCheck, LimitOutcome};
 use super::door::Door;
 use super::key::{Counter, CounterKind, KeyPart};
-use super::limit::{Limit, LimitId, Window};
+use super::limit::{CountKind, Limit, LimitId, Window};
+use super::message::HeldHits;
 use super::record::{BlacklistState, CountRecord, Counts, Scope, SessionRecord};
 use super::template::Values;
 use super::window;
@@ -175,9 +176,38 @@ pub struct Decision<'p> {
     pub news: bool,
     /// Effects of a refusal, should it come to one.
     refunds_if_refused: Vec<Refund<'p>>,
+    /// What the session is to remember of the message.
+    notes: Vec<MessageNote>,
     /// What the session is to remember.
     pub(super) blacklist: Option<BlacklistState>,
     pub(super) counts: Counts,
+}
+
+/// What a session is to remember of the message at hand.
+#[derive(Debug)]
+enum MessageNote {
+    /// A recipient was counted.
+    Recipient {
+        limit: LimitId,
+        scope: Scope,
+        /// Another limit's refusal takes the hit back, and the recipient is as one that was never counted.
+        released: bool,
+        /// It stays counted if it is refused.
+        stays: bool,
+        /// Hits that may go back later.
+        held: Option<HeldHits>,
+    },
+    /// More recipients were counted at once.
+    More(LimitId, u32),
+    /// A key went over.
+    Violated(LimitId, u64),
+}
+
+impl MessageNote {
+    /// Whether a refusal has this count forgotten.
+    fn releases(&self, count: &CountRecord) -> bool {
+        matches!(self, Self::Recipient { limit, scope, released: true, .. } if (*limit, *scope) == (count.limit, count.scope))
+    }
 }
 
 /// What is done after a decision, with no request waiting for it.
@@ -210,8 +240,8 @@ pub struct Refund<'p> {
 impl<'p> Decision<'p> {
     /// One without effects, of which the session remembers nothing.
     pub(super) fn new(verdict: Verdict<'p>) -> Self {
-        let (effects, refunds_if_refused) = (Vec::new(), Vec::new());
-        Self { verdict, effects, news: false, refunds_if_refused, blacklist: None, counts: Counts::new() }
+        let (effects, refunds_if_refused, notes) = (Vec::new(), Vec::new(), Vec::new());
+        Self { verdict, effects, news: false, refunds_if_refused, notes, blacklist: None, counts: Counts::new() }
     }
 
     /// Adds what follows from the outcome of a count that was just made.
@@ -220,16 +250,24 @@ impl<'p> Decision<'p> {
         check: &LimitCheck<'p>,
         count: &CountRecord,
         outcome: &LimitOutcome<'p>,
+        record: &SessionRecord,
         now: Now,
     ) {
-        if let Some(refund) = Refund::of(check, count, now) {
-            match check.limit.log_only {
+        let limit = check.limit;
+        // A recipient that another limit refuses uses up nothing here, whatever happens to what is refused here.
+        let released = matches!(count.scope, Scope::Recipient(_))
+            && !matches!(outcome, LimitOutcome::Refuse(_) | LimitOutcome::Delay(_));
+        if (released || !limit.count_refused)
+            && let Some(refund) = Refund::of(check, count, now)
+        {
+            match limit.log_only && !released {
                 false => self.refunds_if_refused.push(refund),
                 // A log-only limit refunds by its own outcome, not the request's.
                 true if matches!(outcome, LimitOutcome::Refuse(_)) => self.effects.push(Effect::Refund(refund)),
                 true => {}
             }
         }
+        self.note_recipients(check, count, released, now);
         match outcome {
             LimitOutcome::Refuse(refusal) | LimitOutcome::Delay(Delayed { refusal, .. }) if check.limit.log_only => {
                 self.effects.push(Effect::WouldRefuse(refusal.clone()));
@@ -240,7 +278,37 @@ impl<'p> Decision<'p> {
         // No violation while banned, nor for a coalesced hit.
         let remembers = check.limit.ban.is_some() || check.limit.delay.is_some();
         if remembers && count.banned == 0 && count.hit.is_some_and(|hit| hit.added > 0) {
-            self.effects.push(Effect::Violation(Violation { limit: check.limit, part: check.part.clone() }));
+            // A message is one violation of a key, however many of its recipients are refused.
+            if count.scope != Scope::Session {
+                let key = CountRecord::key(&check.part);
+                if record.message().is_some_and(|message| message.has_violated(limit.memory_id, key)) {
+                    return;
+                }
+                self.notes.push(MessageNote::Violated(limit.memory_id, key));
+            }
+            self.effects.push(Effect::Violation(Violation { limit, part: check.part.clone() }));
+        }
+    }
+
+    /// Notes recipients that were just counted.
+    fn note_recipients(&mut self, check: &LimitCheck<'p>, count: &CountRecord, released: bool, now: Now) {
+        let limit = check.limit;
+        let added = count.hit.map_or(0, |hit| hit.added);
+        match count.scope {
+            Scope::Recipient(_) if limit.counts == CountKind::Recipients => {
+                let stays = !released && (limit.count_refused || limit.log_only);
+                let held = HeldHits::of(check, count, now);
+                let (limit, scope) = (limit.memory_id, count.scope);
+                self.notes.push(MessageNote::Recipient { limit, scope, released, stays, held });
+            }
+            Scope::Recipient(_) if released => {
+                let (limit, scope) = (limit.memory_id, count.scope);
+                self.notes.push(MessageNote::Recipient { limit, scope, released, stays: false, held: None });
+            }
+            Scope::Message if limit.counts == CountKind::Recipients => {
+                self.notes.push(MessageNote::More(limit.memory_id, added));
+            }
+            _ => {}
         }
     }
 
@@ -257,13 +325,35 @@ impl<'p> Decision<'p> {
         })
     }
 
+    /// Whether the request is let pass, if need be after a delay.
+    pub fn passes(&self) -> bool {
+        matches!(self.verdict, Verdict::Pass(_) | Verdict::Delay(_))
+    }
+
     /// Makes the decision final. `delay_granted` says whether an answer that is to be delayed can be; if not, the
     /// client is refused. The session remembers what came of it.
     pub fn settle(&mut self, delay_granted: bool, record: &mut SessionRecord) {
         if let Some(blacklist) = self.blacklist {
             record.blacklist = blacklist;
         }
-        self.counts.drain(..).for_each(|count| record.keep(count));
+        let refused = match &self.verdict {
+            Verdict::Refuse(_) => true,
+            Verdict::Delay(_) => !delay_granted,
+            Verdict::Pass(_) | Verdict::Defer => false,
+        };
+        for count in self.counts.drain(..) {
+            if !(refused && self.notes.iter().any(|note| note.releases(&count))) {
+                record.keep(count);
+            }
+        }
+        for note in self.notes.drain(..) {
+            match note {
+                MessageNote::Recipient { stays, .. } if refused && !stays => {}
+                MessageNote::Recipient { limit, held, .. } => record.message_mut().hold(limit, held),
+                MessageNote::More(limit, more) => record.message_mut().cover(limit, more),
+                MessageNote::Violated(limit, key) => record.message_mut().violate(limit, key),
+            }
+        }
         if let Verdict::Delay(delay) = &self.verdict {
             record.delay(delay.count, delay_granted);
             self.news = true;
@@ -283,7 +373,7 @@ impl<'p> Refund<'p> {
         // The window may end before the refund arrives; then it would be taken from the next one.
         const LEAST_LEFT: u32 = 2;
         let limit = check.limit;
-        let hit = count.hit.filter(|hit| hit.added > 0 && !limit.count_refused)?;
+        let hit = count.hit.filter(|hit| hit.added > 0)?;
         let kind = match limit.window {
             Window::Fixed if hit.left < LEAST_LEFT => return None,
             Window::Fixed => CounterKind::Window,
@@ -296,5 +386,27 @@ impl<'p> Refund<'p> {
             CheckState::ToCount { .. } => Some(Self { limit, part: check.part.clone(), kind, amount: hit.added }),
             CheckState::Cached(_) | CheckState::ToReadBan { .. } => None,
         }
+    }
+}
+
+impl HeldHits {
+    /// What a check's count of a recipient is worth if the message is not sent.
+    fn of(check: &LimitCheck<'_>, count: &CountRecord, now: Now) -> Option<Self> {
+        let limit = check.limit;
+        let Refund { part, kind, amount, .. } = Refund::of(check, count, now)?;
+        let left = match limit.window {
+            Window::Fixed => count.hit?.left,
+            Window::Sliding | Window::Exact => window::lifetime(limit.exptime),
+        };
+        Some(Self {
+            limit: limit.id,
+            memory_id: limit.memory_id,
+            part,
+            kind,
+            amount,
+            recipient: limit.per.is_of_recipient().then_some(count.scope),
+            ends: now.monotonic + u64::from(left) * 1000,
+            count_unsent: limit.count_unsent,
+        })
     }
 }

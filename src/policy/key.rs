@@ -77,7 +77,7 @@ pub struct Key<'a> {
 }
 
 /// What is counted under a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CounterKind {
     /// Hits of a fixed window.
     Window,
@@ -218,7 +218,7 @@ fn registrable(name: &[u8]) -> Option<&[u8]> {
 }
 
 /// What is counted, apart from the limit that counts it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyPart {
     /// A client's address with the bits after the prefix cleared.
     Client {

@@ -63,6 +63,8 @@ pub struct Limit {
     pub coalesce: u32,
     /// Whether what is refused stays counted.
     pub count_refused: bool,
+    /// Whether recipients of messages that are not sent stay counted; `None`: unless Postfix asks after DATA.
+    pub count_unsent: Option<bool>,
     /// It is judged, counted and logged, never enforced.
     pub log_only: bool,
     /// What is done over it before anything is refused.
@@ -106,6 +108,7 @@ impl Limit {
             netblocks: NetblockTable::default(),
             coalesce: 0,
             count_refused: true,
+            count_unsent: None,
             log_only: false,
             delay: None,
             ban: None,

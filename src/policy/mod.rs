@@ -18,6 +18,7 @@ pub mod door;
 pub mod key;
 pub mod limit;
 pub mod lists;
+pub mod message;
 pub mod overrides;
 pub mod record;
 pub mod record_snapshot;
@@ -254,7 +255,7 @@ impl Policy {
                 if !finalized.passed {
                     finalized.key = CountRecord::key(&check.part);
                 }
-                decision.add_effects(check, &count, &outcome, now);
+                decision.add_effects(check, &count, &outcome, record, now);
             }
             decision.counts.push(finalized);
             if !check.limit.log_only {

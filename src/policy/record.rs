@@ -4,8 +4,7 @@
 //! for one recipient and be refused for the next, so each count has a scope within
 //! which it is made once and judged the same every time.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
@@ -13,11 +12,9 @@ use smallvec::SmallVec;
 use super::key::Counter;
 use super::key::KeyPart;
 use super::limit::LimitId;
+use super::message::{HeldHits, MessageRecord};
 use crate::net::lock;
 use crate::net::secret;
-
-/// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.
-pub const MAX_RECIPIENTS: usize = 1000;
 
 /// What a session was counted for by one limit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -118,18 +115,8 @@ pub struct SessionRecord {
     pub begins_message: bool,
     /// What stands for the session or the message.
     counts: Counts,
-    /// What stands for recipients of the message.
-    recipients: Option<Arc<Mutex<Recipients>>>,
-}
-
-/// What stands for the recipients of a message, limit by limit.
-type Recipients = HashMap<LimitId, RecipientCounts>;
-
-#[derive(Debug, Default)]
-struct RecipientCounts {
-    counts: HashMap<Scope, CountRecord>,
-    /// How often others were counted that are too many to be remembered.
-    more: u32,
+    /// What stands for recipients of the message, and how far it has come.
+    message: Option<Arc<Mutex<MessageRecord>>>,
 }
 
 impl SessionRecord {
@@ -158,7 +145,7 @@ impl SessionRecord {
             Scope::Session | Scope::Message => {
                 self.counts.iter().find(|count| count.limit == limit && count.scope == scope).copied()
             }
-            Scope::Recipient(_) => lock(self.recipients.as_ref()?).get(&limit)?.counts.get(&scope).copied(),
+            Scope::Recipient(_) => lock(self.message.as_ref()?).find(limit, scope),
         }
     }
 
@@ -173,49 +160,44 @@ impl SessionRecord {
                     None => self.counts.push(count),
                 }
             }
-            Scope::Recipient(_) => {
-                let mut recipients = lock(self.recipients.get_or_insert_default());
-                let own = recipients.entry(count.limit).or_default();
-                // Beyond Postfix's own bound a recipient is counted with every request about it.
-                if own.counts.len() < MAX_RECIPIENTS || own.counts.contains_key(&count.scope) {
-                    own.counts.insert(count.scope, count);
-                } else {
-                    own.more = own.more.saturating_add(1);
-                }
-            }
+            Scope::Recipient(_) => self.message_mut().keep(count),
         }
     }
 
-    /// All counts, of recipients too, in no order.
-    pub fn counts(&self) -> Vec<CountRecord> {
-        let of_recipients = self.of_recipients(|_, own| own.counts.values().copied().collect::<Vec<_>>());
-        self.counts.iter().copied().chain(of_recipients.into_iter().flatten()).collect()
+    /// The counts that stand for the session or the whole message.
+    pub fn counts_of_all(&self) -> Vec<CountRecord> {
+        self.counts.to_vec()
     }
 
-    /// How often limits have counted recipients that are too many to be remembered.
-    pub fn more(&self) -> Vec<(LimitId, u32)> {
-        self.of_recipients(|limit, own| (limit, own.more))
+    /// What is remembered of the message at hand beside what stands for all of it; `None`: nothing.
+    pub fn message(&self) -> Option<MutexGuard<'_, MessageRecord>> {
+        self.message.as_deref().map(lock)
     }
 
-    /// That a limit has counted so many of these.
-    pub fn keep_more(&mut self, limit: LimitId, more: u32) {
-        lock(self.recipients.get_or_insert_default()).entry(limit).or_default().more = more;
+    /// The same, to be changed.
+    pub fn message_mut(&mut self) -> MutexGuard<'_, MessageRecord> {
+        lock(self.message.get_or_insert_default())
     }
 
-    fn of_recipients<T>(&self, each: impl Fn(LimitId, &RecipientCounts) -> T) -> Vec<T> {
-        let Some(recipients) = &self.recipients else {
-            return Vec::new();
+    /// Takes over what was remembered of the message.
+    pub fn restore_message(&mut self, message: MessageRecord) {
+        self.message = Some(Arc::new(Mutex::new(message)));
+    }
+
+    /// How many recipients of the message a limit has counted.
+    pub fn covered(&self, limit: LimitId) -> u32 {
+        self.message().map_or(0, |message| message.covered(limit))
+    }
+
+    /// The message is not sent: returns the hits that go back, of limits of which `is_unsent` says that.
+    pub fn give_up_message(&mut self, is_unsent: impl Fn(Option<bool>) -> bool) -> Vec<HeldHits> {
+        let unsent = self.message().map(|mut message| message.give_up(is_unsent)).unwrap_or_default();
+        // Should it go on after all, it is counted as a whole.
+        let is_taken = |count: &CountRecord| {
+            count.scope == Scope::Message && unsent.iter().any(|held| held.memory_id == count.limit)
         };
-        lock(recipients).iter().map(|(limit, own)| each(*limit, own)).collect()
-    }
-
-    /// How much a limit has counted for recipients of the message, one by one.
-    pub fn recipients(&self, limit: LimitId) -> u32 {
-        let Some(recipients) = &self.recipients else {
-            return 0;
-        };
-        let recipients = lock(recipients);
-        recipients.get(&limit).map_or(0, |own| own.more.saturating_add(own.counts.len() as u32))
+        self.counts.retain(|count| !is_taken(count));
+        unsent
     }
 
     /// Drops refusals among these counts: what was counted stays so, and passes. Says whether there was any.
@@ -228,8 +210,8 @@ impl SessionRecord {
             }
         };
         self.counts.iter_mut().for_each(&mut pardon);
-        if let Some(recipients) = &self.recipients {
-            lock(recipients).values_mut().flat_map(|of_limit| of_limit.counts.values_mut()).for_each(pardon);
+        if let Some(message) = &self.message {
+            lock(message).counts_mut().for_each(pardon);
         }
         pardoned
     }
@@ -237,12 +219,15 @@ impl SessionRecord {
     /// Another message begins: what was counted for the one before has ended.
     pub fn begin_message(&mut self) {
         self.counts.retain(|count| count.scope == Scope::Session);
-        self.recipients = None;
+        self.message = None;
         self.begin(1);
     }
 
     /// A `VRFY` or `ETRN` outside of a message.
     pub fn begin_verification(&mut self) {
+        if let Some(mut message) = self.message() {
+            message.forget_violations();
+        }
         self.begin(MESSAGES_PER_VERIFICATION);
     }
 
@@ -264,9 +249,6 @@ impl SessionRecord {
 
     /// Whether nothing is remembered.
     pub fn is_empty(&self) -> bool {
-        self.blacklist == BlacklistState::Unchecked
-            && !self.delayed
-            && self.counts.is_empty()
-            && self.recipients.is_none()
+        self.blacklist == BlacklistState::Unchecked && !self.delayed && self.counts.is_empty() && self.message.is_none()
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use crate::policy::limit::LimitId;
+use crate::policy::message::MessageRecord;
 use crate::policy::record::BlacklistState;
 use crate::policy::{CountRecord, SessionRecord};
 
@@ -17,27 +18,25 @@ pub struct SavedRecord {
     blacklist: BlacklistState,
     delayed: bool,
     messages: u32,
-    /// Recipients that are too many to be remembered, by limit.
-    more: Vec<(LimitId, u32)>,
     counts: Vec<CountRecord>,
+    message: Option<MessageRecord>,
 }
 
 impl SavedRecord {
     pub fn of(record: &SessionRecord) -> Self {
         let SessionRecord { blacklist, delayed, messages, .. } = *record;
-        Self { blacklist, delayed, messages, more: record.more(), counts: record.counts() }
+        let message = record.message().map(|message| message.clone());
+        Self { blacklist, delayed, messages, counts: record.counts_of_all(), message }
     }
 
     /// The record. What limits remember that no longer exist is dropped.
     pub fn restore(self, ids: &Ids) -> SessionRecord {
         let mut record = SessionRecord::default();
         (record.blacklist, record.delayed, record.messages) = (self.blacklist, self.delayed, self.messages);
-        for (limit, more) in self.more {
-            ids.get(&limit).into_iter().for_each(|limit| record.keep_more(*limit, more));
-        }
         for count in self.counts {
             ids.get(&count.limit).into_iter().for_each(|limit| record.keep(CountRecord { limit: *limit, ..count }));
         }
+        self.message.into_iter().for_each(|message| record.restore_message(message.renamed(ids)));
         record
     }
 }
@@ -45,7 +44,9 @@ impl SavedRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::{Counter, Scope};
+    use crate::policy::key::KeyPart;
+    use crate::policy::message::HeldHits;
+    use crate::policy::{Counter, CounterKind, Scope};
     use crate::snapshot::section::{decode, encode};
 
     #[test]
@@ -64,17 +65,32 @@ mod tests {
         ];
         let mut record = SessionRecord::default();
         (record.blacklist, record.delayed, record.messages) = (BlacklistState::PassedBefore, true, 70);
-        record.keep_more(1, 7);
         counts.iter().for_each(|count| record.keep(*count));
+        let held = |limit| HeldHits {
+            limit,
+            memory_id: 1,
+            part: KeyPart::group("a"),
+            kind: CounterKind::Slot(7),
+            amount: 1,
+            recipient: None,
+            ends: 60_000,
+            count_unsent: Some(false),
+        };
+        record.message_mut().cover(1, 7);
+        [1, 3].into_iter().for_each(|limit| record.message_mut().hold(1, Some(held(limit))));
+        record.message_mut().violate(1, 8);
         let bytes = encode(&SavedRecord::of(&record));
-        let restored = decode::<SavedRecord>(&bytes).unwrap().restore(&HashMap::from([(1, 5)]));
-        let state = (restored.blacklist, restored.delayed, restored.messages, restored.recipients(5));
-        assert_eq!(state, (BlacklistState::PassedBefore, true, 70, 8));
+        let restored = decode::<SavedRecord>(&bytes).unwrap().restore(&HashMap::from([(1, 5), (3, 6)]));
+        let state = (restored.blacklist, restored.delayed, restored.messages, restored.covered(5));
+        assert_eq!(state, (BlacklistState::PassedBefore, true, 70, 9));
+        let mut message = restored.message().unwrap().clone();
+        assert!(message.has_violated(5, 8));
+        assert_eq!(message.give_up(|_| true), [5, 6].map(|limit| HeldHits { memory_id: 5, ..held(limit) }));
         for count in counts {
             let expected = (count.limit == 1).then_some(CountRecord { limit: 5, ..count });
             assert_eq!(restored.find(5, count.scope).filter(|_| count.limit == 1), expected);
         }
-        assert_eq!(restored.counts().len(), 3);
+        assert_eq!(restored.counts_of_all().len(), 2);
         for length in 0..bytes.len() {
             assert!(decode::<SavedRecord>(&bytes[..length]).is_err(), "{length}");
         }

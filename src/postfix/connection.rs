@@ -14,6 +14,7 @@ use tokio_util::codec::{Decoder, Encoder};
 use crate::engine::decide::{Answer, decide, decide_at_once};
 use crate::engine::delays::{DelayPermit, DelayedReplies};
 use crate::engine::service::Service;
+use crate::engine::unsent::give_back_all;
 use crate::listener::Peer;
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
@@ -61,7 +62,9 @@ where
             error.log(&service.log, &peer, Now::read());
         }
     }
-    connection.session.close(connection.state.answered, Now::read());
+    let now = Now::read();
+    connection.session.close(connection.state.answered, now);
+    give_back_all(service, now);
     None
 }
 

@@ -15,6 +15,7 @@
 
 pub mod snapshot;
 mod table;
+mod unsent;
 
 use std::hash::BuildHasher;
 use std::net::IpAddr;
@@ -28,8 +29,9 @@ use crate::net::clock::Now;
 use crate::net::lock;
 use crate::net::secret;
 use crate::policy::attribute::Attribute;
+use crate::policy::message::{HeldHits, Progress};
 use crate::policy::request::{Instance, Request, Stage};
-use crate::policy::{CountRecord, SessionRecord};
+use crate::policy::{CountRecord, Scope, SessionRecord};
 use table::{Endpoints, Port, Session, SessionId, SessionTable};
 
 /// An smtpd process asks its next list this many milliseconds after our answer at the latest. Where nothing tells the
@@ -79,6 +81,25 @@ impl Sessions {
             pardoned += usize::from(session.record.clear_refusals(|count| concerns(client, count)));
         });
         pardoned
+    }
+
+    /// Hits for recipients of messages that are not sent, to be given back once.
+    pub fn take_unsent(&self) -> Vec<HeldHits> {
+        self.lock().unsent.take()
+    }
+
+    /// Takes messages for unsent about which there was silence for too long.
+    pub fn end_silent_messages(&self, now: Now) {
+        self.lock().end_silent_messages(now);
+    }
+
+    /// Hits that an administrator has reset are not given back any more.
+    pub fn forget_held(&self, is_reset: impl Fn(&HeldHits) -> bool) {
+        self.lock().each(|_, session| {
+            if let Some(mut message) = session.record.message() {
+                message.forget(&is_reset);
+            }
+        });
     }
 
     /// The sessions of these clients.
@@ -237,6 +258,28 @@ impl<'h> SessionGuard<'h> {
         }
     }
 
+    /// Notes that a request which is let pass brings its message forward, if any of its recipients is held.
+    pub fn follow_message(&mut self, request: &Request, passes: bool, now: Now) {
+        let Self { table, id, .. } = self;
+        let progress = match request.state {
+            Stage::Rcpt => Progress::Recipients,
+            Stage::Data if passes => Progress::Data,
+            Stage::EndOfMessage if passes => Progress::Whole,
+            _ => return,
+        };
+        table.follow_message(*id, request, progress, now);
+    }
+
+    /// Whether there are hits to give back, of this session or any other.
+    pub fn has_unsent(&self) -> bool {
+        !self.table.unsent.is_empty()
+    }
+
+    /// Those hits, once.
+    pub fn take_unsent(&mut self) -> Vec<HeldHits> {
+        self.table.unsent.take()
+    }
+
     /// Gives up the lock while the session's hits are counted.
     pub fn count(mut self) -> SessionCount<'h> {
         if let Some(session) = self.table.session(self.id) {
@@ -278,7 +321,12 @@ impl Position {
         {
             session.unanswered = false;
             session.left = None;
-            session.proceed(request);
+            if session.begins_message(request) && session.record.message().is_some() {
+                table.end_message(id);
+            }
+            if let Some(session) = table.session(id) {
+                session.proceed(request);
+            }
             self.move_to(table, id);
             let elsewhere = relation != Relation::Current;
             let repeated = self.repeats(request, !elsewhere);
@@ -345,6 +393,21 @@ impl Position {
     }
 }
 
+/// What tells the services of one Postfix apart, beside where they are: some ask later than others, or ask about other
+/// clients.
+fn service(request: &Request) -> u64 {
+    let has_login = !request.value(Attribute::SaslUsername).is_empty();
+    secret::hash((request.value(Attribute::PolicyContext), has_login))
+}
+
+/// How many recipients a request's message has, and the recipient if there is just one.
+fn recipients(request: &Request) -> (u32, Option<Scope>) {
+    let count = str::from_utf8(request.value(Attribute::RecipientCount)).ok();
+    let recipient = request.value(Attribute::Recipient);
+    let only = (!recipient.is_empty()).then(|| Scope::recipient(&recipient.to_ascii_lowercase()));
+    (count.and_then(|count| count.parse().ok()).unwrap_or(0), only)
+}
+
 fn asked(request: &Request) -> Option<Asked> {
     // Before there is a message, a list that asks again looks like a client that begins again.
     // Collisions would only make the diagnosis of duplicate queries wrong, so the fast hash will do.
@@ -353,11 +416,16 @@ fn asked(request: &Request) -> Option<Asked> {
 }
 
 impl Session {
+    /// Whether a request is about another message.
+    fn begins_message(&self, request: &Request) -> bool {
+        request.instance.is_some() && self.instance != request.instance
+    }
+
     /// Takes a request's message for the newest.
     fn proceed(&mut self, request: &Request) {
         self.record.begins_message = false;
         match request.instance {
-            Some(_) if self.instance != request.instance => {
+            Some(_) if self.begins_message(request) => {
                 self.record.begin_message();
                 self.instance = request.instance;
             }

@@ -13,9 +13,12 @@ use foldhash::fast::FixedState;
 use hashbrown::HashTable;
 use serde::{Deserialize, Serialize};
 
+use super::unsent::Unsent;
+use crate::net::clock::Now;
 use crate::net::secret;
 use crate::policy::SessionRecord;
-use crate::policy::request::Instance;
+use crate::policy::message::Progress;
+use crate::policy::request::{Instance, Request};
 
 /// How many milliseconds a session outlives its last policy connection: Postfix may close an idle one in mid-session.
 pub const LINGER: u64 = 300_000;
@@ -129,6 +132,8 @@ pub struct SessionTable {
     pub(super) lingering: VecDeque<(u64, SessionId)>,
     pub(super) max_lingering: usize,
     pub(super) newest: u64,
+    /// Messages that ended before they were sent.
+    pub(super) unsent: Unsent,
 }
 
 #[derive(Debug)]
@@ -152,6 +157,7 @@ impl SessionTable {
             lingering: VecDeque::new(),
             max_lingering,
             newest: 0,
+            unsent: Unsent::default(),
         }
     }
 
@@ -198,6 +204,7 @@ impl SessionTable {
         let id = self.number();
         let new = SessionSlot { id, hash, endpoints, session };
         if let Some(slot) = self.look_up(&endpoints, hash) {
+            self.end_message(self.id(slot));
             self.slots[slot as usize] = new;
             return SessionId { slot, id };
         }
@@ -238,6 +245,7 @@ impl SessionTable {
         };
         session.ends = closed + LINGER;
         let ends = session.ends;
+        self.end_message(id);
         self.lingering.push_back((ends, id));
         if self.lingering.len() > self.max_lingering {
             self.drop_oldest();
@@ -260,7 +268,49 @@ impl SessionTable {
         }
     }
 
+    /// The message of a session has ended, or is taken to have.
+    pub(super) fn end_message(&mut self, id: SessionId) {
+        let Self { slots, unsent, .. } = self;
+        let SessionSlot { endpoints, session, .. } = &mut slots[id.slot as usize];
+        if session.record.message().is_some() {
+            unsent.end(endpoints, &mut session.record);
+        }
+    }
+
+    /// Ends messages about which there was silence for too long.
+    pub(super) fn end_silent_messages(&mut self, now: Now) {
+        let Self { slots, unsent, .. } = self;
+        for SessionSlot { endpoints, session, .. } in slots.iter_mut().filter(|slot| slot.id != 0) {
+            if session.record.message().is_some() {
+                unsent.end_silent(endpoints, &mut session.record, now);
+            }
+        }
+    }
+
+    /// A request has brought the message of a session forward.
+    pub(super) fn follow_message(&mut self, id: SessionId, request: &Request, progress: Progress, now: Now) {
+        let Self { slots, unsent, .. } = self;
+        let Some(SessionSlot { endpoints, session, .. }) =
+            slots.get_mut(id.slot as usize).filter(|slot| slot.id == id.id)
+        else {
+            return;
+        };
+        let Some(mut message) = session.record.message().filter(|message| message.holds()) else {
+            return;
+        };
+        let service = super::service(request);
+        match progress {
+            Progress::Recipients => message.name_recipient(service, now),
+            Progress::Data | Progress::Whole => {
+                let (recipients, only) = super::recipients(request);
+                let surplus = message.proceed(progress, recipients, only);
+                unsent.proceeded(endpoints, service, progress, surplus);
+            }
+        }
+    }
+
     fn remove(&mut self, id: SessionId) {
+        self.end_message(id);
         let hash = self.slots[id.slot as usize].hash;
         if let Ok(entry) = self.index.find_entry(hash, |slot| *slot == id.slot) {
             entry.remove();

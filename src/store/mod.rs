@@ -141,8 +141,10 @@ impl Store {
     /// Takes back hits of a request that was refused, in the background. Never creates a counter.
     pub fn take_back(&self, refund: &Refund<'_>, now: Now) {
         let Refund { limit, part, kind, amount } = refund;
-        let counter = self.counter(&Key { limit, part, kind: *kind });
-        self.give_back(&counter, *amount, now);
+        let key = Key { limit, part, kind: *kind };
+        // What the shared store was not told need not be taken from it.
+        let told = self.over.take_back(&key, *amount);
+        self.give_back_told(&self.counter(&key), *amount, told, now);
         // Else the next hit would coalesce with one that no longer counts, and pass.
         self.coalesce.forget(limit, part);
     }

@@ -521,7 +521,7 @@ fn several_limits_delay_a_session_once() {
     on_each(rules, |site| {
         assert_eq!(site.session(CLIENT), "pass");
         let answers: Vec<String> = (0..4)
-            .map(|number| site.ask(5, &format!("{}recipient=u{number}@example.org\n", at(CLIENT, 5, "RCPT", 0))))
+            .map(|number| site.ask(5, &format!("{}recipient=u{number}@example.org\n", at(CLIENT, 5, "RCPT", number))))
             .collect();
         assert_eq!(answers, ["wait 2000", "pass", "pass", "pass"]);
         assert_eq!(site.session(CLIENT), "banned recipients", "the later ones were violations");

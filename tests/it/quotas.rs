@@ -18,12 +18,17 @@ fn on_both(rules: &str, story: impl Fn(&mut Simulation)) {
 
 /// A submission service that is asked at every recipient and at the end of a message, as the example says.
 fn submission(daemon: &Daemon, dovecot: &Dovecot) -> Postfix {
+    submission_with(daemon, dovecot, "")
+}
+
+/// The same with these lines of main.cf. One smtpd serves all sessions, one after the other.
+fn submission_with(daemon: &Daemon, dovecot: &Dovecot, main_cf: &str) -> Postfix {
     let endpoint = daemon.endpoint();
-    Postfix::start(&format!(
-        "{}smtpd_recipient_restrictions = check_policy_service {endpoint}\n\
-         smtpd_end_of_data_restrictions = check_policy_service {endpoint}",
-        dovecot.main_cf()
-    ))
+    let lists = format!(
+        "smtpd_recipient_restrictions = check_policy_service {endpoint}\n\
+         smtpd_end_of_data_restrictions = check_policy_service {endpoint}\n"
+    );
+    Postfix::setup().main_cf(&(dovecot.main_cf() + main_cf + &lists)).one_smtpd().start()
 }
 
 /// The example for submission services.
@@ -47,6 +52,7 @@ fn webmail_on_a_whitelisted_host_is_limited_by_login() {
     stolen.mail().expect(250);
     let codes = stolen.rcpts(62);
     assert_eq!(codes.iter().filter(|code| **code == 250).count(), 60, "{codes:?}");
+    drop(stolen);
     let mut newsletter = logged_in(&postfix, HERE, "ann@example.org");
     newsletter.deliver(3);
 }
@@ -101,4 +107,266 @@ fn rules_with_whitelist(entries: &str) -> String {
         "threshold = 1\nwhitelist = [{entries}]\n\
          [limit.users]\nthreshold = 2\ncount = \"messages\"\nper = \"sasl_username\""
     )
+}
+
+/// main.cf lines for a Postfix that lets a client be refused as often as it likes.
+const PATIENT: &str = "smtpd_error_sleep_time = 0\nsmtpd_hard_error_limit = 5000\nsmtpd_soft_error_limit = 5000\n\
+                       smtpd_recipient_limit = 5000\n";
+
+#[test]
+fn one_mail_to_many_recipients_is_no_ban() {
+    let daemon = Daemon::start(&example());
+    let dovecot = Dovecot::start();
+    let postfix = submission_with(&daemon, &dovecot, PATIENT);
+    let mut smtp = logged_in(&postfix, "127.0.0.2", "ann@example.org");
+    smtp.mail().expect(250);
+    let codes = smtp.rcpts(1010);
+    assert_eq!(codes.iter().filter(|code| **code == 250).count(), 60);
+    smtp.command("RSET").expect(250);
+    smtp.deliver(60);
+    smtp.mail().expect(250);
+    smtp.rcpt().expect(450);
+    assert_eq!(daemon.lines().with("BAN "), [""; 0]);
+}
+
+#[test]
+fn recipients_of_mail_that_was_not_sent_do_not_count() {
+    let daemon = Daemon::start(&example());
+    let dovecot = Dovecot::start();
+    let postfix = submission_with(&daemon, &dovecot, PATIENT);
+    let mut smtp = logged_in(&postfix, "127.0.0.2", "ann@example.org");
+    smtp.mail().expect(250);
+    assert_eq!(smtp.rcpts(61).pop(), Some(450));
+    smtp.command("RSET").expect(250);
+    smtp.deliver(1);
+    // A client that just goes away.
+    smtp.mail().expect(250);
+    assert_eq!(smtp.rcpts(60).pop(), Some(450));
+    drop(smtp);
+    let mut smtp = logged_in(&postfix, "127.0.0.2", "ann@example.org");
+    smtp.deliver(59);
+    smtp.mail().expect(250);
+    smtp.rcpt().expect(450);
+}
+
+#[test]
+fn recipients_that_postfix_refuses_after_us_do_not_count() {
+    let daemon = Daemon::start(&recipients(7, ""));
+    let dovecot = Dovecot::start();
+    let endpoint = daemon.endpoint();
+    let unknown = "check_recipient_access regexp:{{/^recipient[2-7]@/ 550 5.1.1 unknown}}";
+    let postfix = Postfix::start(&format!(
+        "{}smtpd_recipient_restrictions = check_policy_service {endpoint}, {unknown}\n\
+         smtpd_data_restrictions = check_policy_service {endpoint}",
+        dovecot.main_cf()
+    ));
+    let mut smtp = logged_in(&postfix, "127.0.0.2", "ann@example.org");
+    for _ in 0..7 {
+        smtp.mail().expect(250);
+        assert_eq!(smtp.rcpts(7), [250, 550, 550, 550, 550, 550, 550]);
+        smtp.data().expect(250);
+    }
+    smtp.mail().expect(250);
+    smtp.rcpt().expect(450);
+}
+
+/// A mail of a login in a session of its own: how many of these recipients pass, and whether DATA does where Postfix
+/// asks there and any recipient is left. `refused`: so many of those that pass are refused by Postfix itself.
+fn send(site: &mut Simulation, connection: usize, message: u32, recipients: u32, refused: u32) -> (u32, String) {
+    let passed = name(site, connection, message, recipients);
+    (passed, data(site, connection, message, passed - refused))
+}
+
+/// Names that many recipients of a message, and returns how many pass.
+fn name(site: &mut Simulation, connection: usize, message: u32, recipients: u32) -> u32 {
+    let request = at("192.0.2.1", connection, "RCPT", message) + "sasl_username=joe\n";
+    let ask = |n| site.ask(connection, &format!("{request}recipient=r{n}@example.org\n"));
+    (0..recipients).map(ask).filter(|answer| answer == "pass").count() as u32
+}
+
+/// The answer at DATA.
+fn data(site: &mut Simulation, connection: usize, message: u32, recipients: u32) -> String {
+    let request = at("192.0.2.1", connection, "DATA", message) + "sasl_username=joe\n";
+    site.ask(connection, &format!("{request}recipient_count={recipients}\n"))
+}
+
+fn passes(recipients: u32) -> (u32, String) {
+    (recipients, "pass".to_owned())
+}
+
+/// A limit of so many recipients of a login in ten minutes.
+fn recipients(threshold: u32, keys: &str) -> String {
+    format!(
+        "threshold = 1000\n[limit.users]\nthreshold = {threshold}\nexptime = \"10m\"\n\
+         count = \"recipients\"\nper = \"sasl_username\"\n{keys}\n"
+    )
+}
+
+#[test]
+fn a_message_is_one_violation_however_many_of_its_recipients_are_refused() {
+    let rules = recipients(3, "count_unsent = false\nban_time = \"1h\"\nban_threshold = 2");
+    on_both(&rules, |site| {
+        assert_eq!(send(site, 0, 0, 100, 0), passes(3));
+        let request = |message| at("192.0.2.1", 0, "RCPT", message) + "sasl_username=joe\nrecipient=x@example.org\n";
+        assert_eq!(site.ask(0, &request(1)), "over users");
+        assert_eq!(site.ask(0, &request(2)), "banned users");
+    });
+}
+
+#[test]
+fn a_recipient_that_another_limit_refuses_uses_up_nothing() {
+    let rules = recipients(3, "")
+        + "[limit.daily]\nthreshold = 10\ncount = \"recipients\"\nper = \"sasl_username\"\nexptime = \"1d\"\n\
+           ban_time = 60\n[limit.domains]\nthreshold = 1\ncount = \"messages\"\nper = \"recipient_domain\"";
+    on_both(&rules, |site| {
+        assert_eq!(name(site, 0, 0, 100), 3);
+        let request = at("192.0.2.1", 0, "RCPT", 0) + "sasl_username=joe\nrecipient=x@example.net\n";
+        assert_eq!(site.ask(0, &request), "over users");
+        // Of the ten recipients of a day seven are left, and example.net had none.
+        let request = at("192.0.2.2", 1, "RCPT", 0) + "sasl_username=\nrecipient=x@example.net\n";
+        assert_eq!(site.ask(1, &request), "pass");
+        let request = |message, n| {
+            let lines = format!("sasl_username=joe\nrecipient=y{n}@example.com\npolicy_context=other\n");
+            at("192.0.2.1", 0, "RCPT", message) + &lines
+        };
+        site.reload(&rules.replace("threshold = 3\n", "threshold = 1000\n"));
+        let answers: Vec<String> = (0..8).map(|n| site.ask(0, &request(1, n))).collect();
+        assert_eq!(answers, [vec!["pass"; 7], vec!["over daily"]].concat());
+    });
+}
+
+#[test]
+fn recipients_that_a_message_does_not_go_to_do_not_count() {
+    on_both(&recipients(6, ""), |site| {
+        // Postfix refused 3 of these 4 after us.
+        assert_eq!(send(site, 0, 0, 4, 3), passes(4));
+        assert_eq!(send(site, 0, 1, 7, 4), passes(5));
+        // Four of six are left, and a client gives up.
+        assert_eq!(name(site, 0, 2, 5), 4);
+        assert_eq!(name(site, 0, 3, 5), 4);
+        assert_eq!(send(site, 0, 4, 4, 0), passes(4));
+        assert_eq!(name(site, 0, 5, 1), 0, "all are used up");
+    });
+}
+
+#[test]
+fn what_passes_when_postfix_says_it_goes_on_is_known_by_the_last_it_asks() {
+    let end = |site: &mut Simulation, connection, message, recipients| {
+        let request = at("192.0.2.1", connection, "END-OF-MESSAGE", message) + "sasl_username=joe\nsize=1\n";
+        site.ask(connection, &format!("{request}recipient_count={recipients}\n"))
+    };
+    on_both(&recipients(6, ""), |site| {
+        assert_eq!(send(site, 0, 0, 1, 0), passes(1));
+        assert_eq!(end(site, 0, 0, 1), "pass");
+        // Postfix refuses a message after its data, and we are not asked at its end.
+        assert_eq!(send(site, 0, 1, 5, 0), passes(5));
+        assert_eq!(send(site, 0, 2, 5, 0), passes(5));
+        assert_eq!(end(site, 0, 2, 5), "pass");
+        assert_eq!(name(site, 0, 3, 1), 0);
+    });
+}
+
+#[test]
+fn a_message_ends_with_its_session_its_policy_connection_or_after_long_silence() {
+    let rules = recipients(5, "count_unsent = false");
+    on_both(&rules, |site| {
+        assert_eq!(name(site, 0, 0, 5), 5);
+        // Another client comes to the same smtpd.
+        site.ask(0, &at("192.0.2.9", 100, "RCPT", 0));
+        assert_eq!(name(site, 1, 0, 5), 5);
+        site.close(1);
+        assert_eq!(name(site, 2, 0, 5), 5);
+        assert_eq!(name(site, 3, 0, 1), 0);
+        assert_eq!(data(site, 2, 0, 5), "pass");
+        site.close(2);
+        assert_eq!(name(site, 3, 1, 1), 0, "it was sent");
+    });
+    let mut site = Simulation::new(&rules);
+    assert_eq!(name(&mut site, 0, 0, 5), 5);
+    site.now = 300_000;
+    site.housekeep();
+    assert_eq!(name(&mut site, 1, 0, 1), 0);
+    site.now = 331_000;
+    site.housekeep();
+    assert_eq!(name(&mut site, 1, 1, 1), 1);
+    assert_eq!(data(&mut site, 0, 0, 5), "over users", "it goes on after all");
+}
+
+#[test]
+fn a_message_that_goes_on_over_another_policy_connection_is_counted_once() {
+    on_both(&recipients(5, "count_unsent = false"), |site| {
+        assert_eq!(name(site, 0, 0, 3), 3);
+        site.close(0);
+        assert_eq!(data(site, 0, 0, 3), "pass");
+        site.close(0);
+        assert_eq!(name(site, 1, 0, 3), 2);
+    });
+}
+
+#[test]
+fn where_postfix_asks_at_rcpt_only_every_recipient_stays_counted() {
+    on_both(&recipients(20, ""), |site| {
+        for message in 0..10 {
+            assert_eq!(name(site, 0, message, 2), 2);
+        }
+        assert_eq!(name(site, 0, 10, 1), 0);
+    });
+    // Asked later about some services or clients, but not about these.
+    for other in ["policy_context=other\n", "sasl_username=\n", "server_port=587\n"] {
+        let mut site = Simulation::new(&recipients(4, ""));
+        for state in ["RCPT", "DATA"] {
+            let request =
+                at("192.0.2.1", 7, state, 0) + "sasl_username=ann\nrecipient=x@example.org\nrecipient_count=1\n";
+            let request = format!("{request}{other}");
+            assert_eq!(site.ask(7, &request), "pass");
+        }
+        assert_eq!(name(&mut site, 0, 0, 4), 4, "{other}");
+        assert_eq!(name(&mut site, 0, 1, 1), 0, "{other}");
+    }
+}
+
+#[test]
+fn a_network_whose_messages_are_never_seen_to_be_sent_is_not_believed_for_ever() {
+    let mut site = Simulation::new(&recipients(5, "count_unsent = false"));
+    for message in 0..=10 {
+        assert_eq!(name(&mut site, 0, message, 5), 5, "{message}");
+    }
+    assert_eq!(name(&mut site, 0, 11, 5), 0, "the eleventh in a row stays counted");
+    // Another network is believed.
+    let request = at("198.51.100.7", 1, "RCPT", 0) + "sasl_username=joe\n";
+    assert_eq!(site.ask(1, &request), "over users");
+    site.now = 600_000;
+    assert_eq!(send(&mut site, 0, 12, 1, 0), passes(1));
+    assert_eq!(name(&mut site, 0, 13, 4), 4);
+    assert_eq!(name(&mut site, 0, 14, 4), 4);
+}
+
+#[test]
+fn unsent_recipients_stay_counted_where_the_limit_says_so() {
+    on_both(&recipients(5, "count_unsent = true"), |site| {
+        assert_eq!(send(site, 0, 0, 1, 0), passes(1));
+        assert_eq!(name(site, 0, 1, 4), 4);
+        assert_eq!(name(site, 0, 2, 1), 0);
+    });
+}
+
+#[test]
+fn a_flood_of_refused_recipients_is_given_back_though_the_store_was_not_told_of_it() {
+    let memcached = Memcached::start();
+    let mut site = Simulation::on(&memcached, &recipients(5, "count_unsent = false"));
+    assert_eq!(name(&mut site, 0, 0, 200), 5);
+    assert_eq!(send(&mut site, 0, 1, 3, 0), passes(3));
+    site.now = 3000;
+    assert_eq!(name(&mut site, 0, 2, 200), 2);
+    assert_eq!(name(&mut site, 1, 0, 1), 0);
+}
+
+#[test]
+fn a_reset_is_not_undone_by_what_goes_back_later() {
+    let mut site = Simulation::new(&recipients(5, "count_unsent = false"));
+    assert_eq!(name(&mut site, 0, 0, 5), 5);
+    site.reload(&recipients(5, "count_unsent = false\nwindow = \"sliding\""));
+    assert_eq!(name(&mut site, 1, 0, 5), 5, "it counts anew");
+    site.close(0);
+    assert_eq!(name(&mut site, 2, 0, 1), 0);
 }

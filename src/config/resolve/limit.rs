@@ -91,6 +91,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         per,
         coalesce: s.get::<Duration>("coalesce").as_millis() as u32,
         count_refused: s.get("count_refused"),
+        count_unsent: s.get("count_unsent"),
         log_only,
         delay: delay(s, program.timeouts),
         ban,

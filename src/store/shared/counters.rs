@@ -82,9 +82,15 @@ impl Store {
 
     /// Takes hits back, down to 0. Neither creates a counter nor changes its expiry.
     pub(crate) fn give_back(&self, counter: &CounterPlace, amount: u32, now: Now) {
+        self.give_back_told(counter, amount, amount, now);
+    }
+
+    /// The same where the shared store was told so many of these hits only.
+    pub(crate) fn give_back_told(&self, counter: &CounterPlace, amount: u32, told: u32, now: Now) {
         match counter.slides {
-            Some(exptime) => self.send(counter, CounterCommand::SlideBack(amount), exptime, now),
-            None => self.send(counter, CounterCommand::TakeBack(amount), 0, now),
+            _ if told == 0 => {}
+            Some(exptime) => self.send(counter, CounterCommand::SlideBack(told), exptime, now),
+            None => self.send(counter, CounterCommand::TakeBack(told), 0, now),
         }
         self.table.take_back(counter.subject, amount, now.monotonic);
     }

@@ -16,7 +16,7 @@ use crate::net::clock::Now;
 use crate::net::lock;
 use crate::net::recent_map::RecentMap;
 use crate::net::secret;
-use crate::policy::Key;
+use crate::policy::{CounterKind, Key};
 
 /// Keys remembered at once, in about 4 MB. Beyond this the oldest are forgotten: the store is asked about them again,
 /// and their pending hits are not counted.
@@ -95,6 +95,22 @@ impl OverLimitCache {
         self.lock().find(self.hash(key)).map_or(0, |entry| entry.kept)
     }
 
+    /// Takes hits back that the store was not told. Returns how many are left, which it was told.
+    pub fn take_back(&self, key: &Key<'_>, amount: u32) -> u32 {
+        if self.empty.load(Ordering::Relaxed) || key.kind != CounterKind::Window {
+            return amount;
+        }
+        let hash = self.hash(key);
+        let mut generations = self.lock();
+        let Some(mut entry) = generations.find(hash).filter(|entry| entry.kept > 0) else {
+            return amount;
+        };
+        let untold = entry.kept.min(amount);
+        entry.kept -= untold;
+        *generations.touch(hash) = entry;
+        amount - untold
+    }
+
     /// How to answer hits, of which `kept` become pending if the store is not asked. `known` is what this process knows
     /// of the key; `None`: nothing, or it must not be used.
     pub fn advise(&self, key: &Key<'_>, kept: u32, known: Option<Known>, now: Now) -> Lookup {
@@ -134,8 +150,8 @@ impl OverLimitCache {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Limit;
     use crate::policy::key::KeyPart;
-    use crate::policy::{CounterKind, Limit};
 
     const OVER: Option<Known> = Some(Known { count: 11, left: 60_000, is_over: true });
 

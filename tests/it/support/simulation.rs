@@ -9,6 +9,7 @@ use connshaper::engine::decide::decide;
 use connshaper::engine::delays::DelayPermit;
 use connshaper::engine::event::{Judgement, count_login, decide_event};
 use connshaper::engine::service::Service;
+use connshaper::engine::unsent::give_back_all;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::key::KeyPart;
@@ -104,6 +105,21 @@ impl Simulation {
     pub fn session_with(&mut self, client: &str, lines: &str) -> String {
         let number = self.seats.len();
         self.ask(number, &format!("{}{lines}", at(client, number, "RCPT", 0)))
+    }
+
+    /// Closes a policy connection.
+    pub fn close(&mut self, connection: usize) {
+        let handle = std::mem::replace(&mut self.seats[connection], self.service.sessions.attach(None));
+        handle.close(true, Now::simulated(self.now));
+        self.housekeep();
+    }
+
+    /// What the daemon does once a second.
+    pub fn housekeep(&mut self) {
+        let now = Now::simulated(self.now);
+        let _guard = self.runtime.enter();
+        self.service.sessions.end_silent_messages(now);
+        give_back_all(&self.service, now);
     }
 
     /// Ends all delays.

@@ -1,0 +1,102 @@
+//! Messages that end before they are sent, whose recipients then do not count.
+//!
+//! Postfix does not tell that a client gave up a message. It shows by what comes
+//! after it: another message, another session, the end of the policy connection, or
+//! nothing at all for longer than a client may be silent. A message has been sent
+//! if we were asked at DATA, or at its end where Postfix asks there too.
+//!
+//! But Postfix may ask at RCPT only, always or for some clients, and then no
+//! message is ever seen to be sent. So it must have asked later about the same
+//! service before, unless the limit says that it does, and a network whose
+//! messages all end that early in a row is no longer believed.
+
+use std::net::Ipv6Addr;
+
+use super::table::Endpoints;
+use crate::net::clock::Now;
+use crate::net::recent_map::RecentMap;
+use crate::net::secret;
+use crate::policy::SessionRecord;
+use crate::policy::message::{HeldHits, Progress};
+
+/// So many messages of a network in a row may be given up. What all of its messages have in common is how Postfix asks.
+const MAX_IN_A_ROW: u8 = 10;
+
+/// Milliseconds after the last recipient after which a message is taken for one that is not sent: Postfix waits 300
+/// seconds for a command (`smtpd_timeout`). Should it go on nevertheless, it is counted at DATA.
+const LONGEST_SILENCE: u64 = 330_000;
+
+/// Services and networks that are remembered.
+const MAX_SERVICES: usize = 1024;
+const MAX_NETWORKS: usize = 8192;
+
+/// What is known of services, and the hits that go back.
+#[derive(Debug, Default)]
+pub struct Unsent {
+    /// Where each service was asked last in the way of a message.
+    services: RecentMap<Option<Progress>, MAX_SERVICES>,
+    /// How many messages of each network ended early since the last that did not.
+    networks: RecentMap<u8, MAX_NETWORKS>,
+    /// Hits that go back as soon as anyone asks for them.
+    hits: Vec<HeldHits>,
+}
+
+impl Unsent {
+    /// Whether there are hits to give back.
+    pub fn is_empty(&self) -> bool {
+        self.hits.is_empty()
+    }
+
+    /// Hits to give back, once.
+    pub fn take(&mut self) -> Vec<HeldHits> {
+        std::mem::take(&mut self.hits)
+    }
+
+    /// A message has gone on. `surplus` is what was held for recipients that it does not go to.
+    pub fn proceeded(&mut self, endpoints: &Endpoints, service: u64, progress: Progress, surplus: Vec<HeldHits>) {
+        let (service, network) = Self::hashes(endpoints, service);
+        let furthest = self.services.touch(service);
+        *furthest = (*furthest).max(Some(progress));
+        if *furthest <= Some(progress) {
+            self.networks.forget(network);
+        }
+        self.hits.extend(surplus);
+    }
+
+    /// The message of a session has ended, or is taken to have.
+    pub fn end(&mut self, endpoints: &Endpoints, record: &mut SessionRecord) {
+        let Some((service, progress, _)) = record.message().and_then(|message| message.state()) else {
+            return;
+        };
+        let (service, network) = Self::hashes(endpoints, service);
+        let furthest = self.services.find(service).flatten();
+        // Where the limit says that Postfix asks later, that is at DATA until it is known better.
+        if progress >= furthest.unwrap_or(Progress::Data) {
+            return;
+        }
+        let in_a_row = self.networks.touch(network);
+        *in_a_row = in_a_row.saturating_add(1);
+        if *in_a_row <= MAX_IN_A_ROW {
+            self.hits.extend(record.give_up_message(|count_unsent| match count_unsent {
+                Some(stay_counted) => !stay_counted,
+                None => furthest.is_some(),
+            }));
+        }
+    }
+
+    /// The same for a message about which there was silence for too long.
+    pub fn end_silent(&mut self, endpoints: &Endpoints, record: &mut SessionRecord, now: Now) {
+        let named = record.message().and_then(|message| message.state()).map(|(.., named)| named);
+        if named.is_some_and(|named| now.monotonic.saturating_sub(named) >= LONGEST_SILENCE) {
+            self.end(endpoints, record);
+        }
+    }
+
+    /// Those of a service and of a client's network with it.
+    fn hashes(endpoints: &Endpoints, service: u64) -> (u64, u64) {
+        let Endpoints { client, there, peer, server_port, .. } = *endpoints;
+        let service = secret::hash((service, there, peer, server_port));
+        let host_bits = if Ipv6Addr::from_bits(client).to_ipv4_mapped().is_some() { 8 } else { 64 };
+        (service, secret::hash((service, client >> host_bits)))
+    }
+}
