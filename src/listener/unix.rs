@@ -197,20 +197,6 @@ mod tests {
     }
 
     #[test]
-    fn of_daemons_that_start_at_once_one_alone_serves_a_path() {
-        for _ in 0..50 {
-            let directory = tempfile::tempdir().unwrap();
-            let path = directory.path().join("policy");
-            let bound: Vec<_> = thread::scope(|scope| {
-                let race = || scope.spawn(|| bind(&path, &rights(0o600)));
-                let racing: Vec<_> = (0..4).map(|_| race()).collect();
-                racing.into_iter().map(|racing| racing.join().unwrap()).collect()
-            });
-            assert_eq!(bound.iter().filter(|bound| bound.is_ok()).count(), 1, "{bound:?}");
-        }
-    }
-
-    #[test]
     fn rights_are_never_given_to_what_is_put_in_the_place_of_the_socket() {
         let directory = tempfile::tempdir().unwrap();
         let victim = tempfile::NamedTempFile::new().unwrap();

@@ -13,11 +13,12 @@ use connshaper::listener::{ListenError, ListenProblem, Listener, Peer};
 use connshaper::net::address::Address;
 use connshaper::net::stream::Stream;
 use connshaper::observe::log::{Log, Severity};
+use nix::sys::signal::Signal;
 use nix::unistd::{Group, User};
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::support::{must_pass, own_process, role};
+use crate::support::{self, Dir, Policy, Process, command, must_pass, own_process, role, until};
 
 fn rights(mode: u32) -> SocketConfig {
     SocketConfig { mode, owner: None, group: None }
@@ -312,4 +313,30 @@ async fn outlive_a_lack_of_descriptors() {
     assert_eq!(lines.len(), 2, "{lines:?}");
     assert!(lines[0].starts_with("ACCEPT_FAILED listen=inet:127.0.0.1:"), "{lines:?}");
     assert!(lines[1].starts_with("ACCEPT_RESUMED listen=inet:127.0.0.1:"), "{lines:?}");
+}
+
+#[test]
+fn of_two_programs_that_start_at_once_at_one_unix_socket_one_serves_and_the_other_ends() {
+    let dir = Dir::new();
+    let path = dir.join("policy");
+    let config = dir.write("connshaper.toml", &format!("listen = \"unix:{}\"\n", path.display()));
+    let start = || {
+        let mut command = command();
+        command.args(["serve", "-c"]).arg(&config).stdin(Stdio::null()).stderr(Stdio::null());
+        Process::start(&mut command, Signal::SIGKILL)
+    };
+    for _ in 0..10 {
+        let mut programs = [start(), start()];
+        let (loser, status) = until("the end of one of the two", || {
+            programs.iter_mut().enumerate().find_map(|(at, program)| Some((at, program.ended()?)))
+        });
+        assert_eq!(status.code(), Some(69), "{status}");
+        let mut policy =
+            until("an answer", || support::connect(&format!("unix:{}", path.display())).ok().map(Policy::over));
+        assert_eq!(policy.connected("198.51.100.1", 1), "DUNNO");
+        let winner = &mut programs[1 - loser];
+        assert!(winner.ended().is_none());
+        winner.signal(Signal::SIGTERM);
+        winner.wait();
+    }
 }
