@@ -12,6 +12,8 @@ use connshaper::config::Config;
 use connshaper::net::clock::Now;
 use connshaper::net::netblock::mask;
 use connshaper::net::netblock_table::NetblockTable;
+use connshaper::policy::client_names::{ClientName, ClientNames};
+use connshaper::policy::lists::ListEntry;
 use connshaper::policy::{CountRecord, Counter, Plan, Policy, Readings, Scope, SessionRecord};
 use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::session::Sessions;
@@ -21,7 +23,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use ipnet::IpNet;
 use tokio_util::codec::Decoder;
 
-criterion_group!(micro, requests, hits, lookups);
+criterion_group!(micro, requests, hits, lookups, names);
 criterion_main!(micro);
 
 const MINUTE: u64 = 60_000;
@@ -136,6 +138,25 @@ fn lookups(criterion: &mut Criterion) {
                 black_box(netblocks.lookup(addresses[turn]))
             });
         });
+    }
+}
+
+/// Names of clients on lists: hosts and domains, and regular expressions as postgrey's list has them.
+fn names(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("names");
+    for (size, expressions) in [(10, 0), (10_000, 0), (10_000, 100)] {
+        let name = |number: u64| match number.is_multiple_of(2) {
+            true => ClientName::Host(format!("mail{number}.example.com").into()),
+            false => ClientName::Domain(format!("domain{number}.example.net").into()),
+        };
+        let expression = |number| ClientName::Matching(format!("^smtp{number}-[0-9]+\\.example\\.org$").into());
+        let entries = (0..size).map(name).chain((0..expressions).map(expression));
+        let names = ClientNames::new(entries.map(|name| (name, ListEntry::Whitelist)).collect());
+        for (kind, asked) in [("on", "mail.domain7.example.net"), ("not on", "mail.provider.example.org")] {
+            group.bench_function(format!("{kind} a list of {size} and {expressions} expressions"), |bencher| {
+                bencher.iter(|| names.lookup(black_box(asked.as_bytes())).is_some());
+            });
+        }
     }
 }
 

@@ -61,8 +61,10 @@ impl EffectiveSetting {
                     default_text(counts).map(Value::from)
                 }
                 "count" if origin == Origin::Default => Some(counts.word().into()),
-                _ if key.kind == ValueKind::Netblocks && origin != Origin::Default => {
-                    Some(shortened(s.netblocks(key.name).iter().map(|(net, _)| net.to_string())))
+                _ if matches!(key.kind, ValueKind::Netblocks | ValueKind::Clients) && origin != Origin::Default => {
+                    let netblocks = s.netblocks(key.name).iter().map(|(net, _)| net.to_string());
+                    let names = s.names(key.name).iter().map(|(name, _)| name.to_string());
+                    Some(shortened(netblocks.chain(names).collect::<Vec<_>>().into_iter()))
                 }
                 "limit" => s
                     .toml("limit")

@@ -33,6 +33,8 @@ pub enum ValueKind {
     OneOrMore,
     /// A list of addresses and netblocks.
     Netblocks,
+    /// A list of addresses, netblocks and names.
+    Clients,
     Table,
     /// A number, or a size where the limit counts bytes. The limit reads it.
     Threshold,
@@ -123,9 +125,9 @@ pub const KEYS: &[ConfigKey] = &[
     limit("stress_threshold", Threshold, "", "threshold while Postfix reports stress; unset: the same"),
     inherited("stress_action", String, "", "action while Postfix reports stress; unset: the same"),
     key("limit", Table, "", "further limits, a table [limit.NAME] each"),
-    key("whitelist", Netblocks, r#"["127.0.0.0/8", "::1"]"#, "netblocks that are never limited"),
+    key("whitelist", Clients, r#"["127.0.0.0/8", "::1"]"#, "netblocks and names that are never limited"),
     key("whitelist_file", OneOrMore, "", "files with more of them; unset: none"),
-    key("blacklist", Netblocks, "[]", "netblocks that are always refused"),
+    key("blacklist", Clients, "[]", "netblocks and names that are always refused"),
     key("blacklist_file", OneOrMore, "", "files with more of them; unset: none"),
     key("list_may_shrink", Boolean, "false", "whether a list file may lose more than half of its entries at a reload"),
     key("list_check_interval", Seconds(0, DAY), "0", "time between checks of the list files; 0: only at SIGHUP"),

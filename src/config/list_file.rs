@@ -10,6 +10,7 @@ use super::list_line::{LineReader, ListLine, WrongLine};
 use super::lists::ListKind;
 use super::source::{ConfigText, Span};
 use crate::config::diagnostics::{Diagnostics, quoted};
+use crate::policy::client_names::ClientName;
 use crate::policy::lists::{ListEntry, ListIndex};
 
 /// A reason is cut at this many bytes.
@@ -19,6 +20,7 @@ const LONGEST_REASON: usize = 200;
 pub(super) struct ListContent<'s> {
     pub kind: ListKind,
     pub netblocks: Vec<(IpNet, ListEntry)>,
+    pub names: Vec<(ClientName, ListEntry)>,
     /// The offset of each in the file, which has at most 64 MiB.
     offsets: Vec<u32>,
     pub diagnostics: Diagnostics<'s>,
@@ -75,15 +77,20 @@ pub(super) fn reason(text: &str) -> Option<String> {
 }
 
 pub(super) fn read<'s>(source: &'s ConfigText, kind: ListKind, reasons: &mut Reasons) -> ListContent<'s> {
-    let mut read =
-        ListContent { kind, netblocks: Vec::new(), offsets: Vec::new(), diagnostics: Diagnostics::new(source) };
+    let mut read = ListContent {
+        kind,
+        netblocks: Vec::new(),
+        names: Vec::new(),
+        offsets: Vec::new(),
+        diagnostics: Diagnostics::new(source),
+    };
     let (mut lines, mut start) = (LineReader::default(), 0);
     for line in source.text.split('\n') {
         let text = line.trim();
         read.line(lines.read(text), start + line.len() - line.trim_start().len(), reasons);
         start += line.len() + 1;
     }
-    if read.netblocks.is_empty() {
+    if read.netblocks.is_empty() && read.names.is_empty() {
         read.diagnostics.warn(&(0..0), "there is no netblock in this list");
     }
     read
@@ -92,15 +99,17 @@ pub(super) fn read<'s>(source: &'s ConfigText, kind: ListKind, reasons: &mut Rea
 impl ListContent<'_> {
     fn line(&mut self, line: Result<ListLine, WrongLine>, start: usize, reasons: &mut Reasons) {
         let in_file = |span: &Span| start + span.start..start + span.end;
-        let ListLine { netblocks, beside, comment } = match line {
+        let ListLine { netblocks, name, beside, comment } = match line {
             Ok(line) => line,
             Err(WrongLine { span, problem, remedy }) => {
                 self.diagnostics.error::<()>(&in_file(&span), problem, remedy);
                 return;
             }
         };
-        let Some(first) = netblocks.first() else { return };
-        let entry = self.entry(&beside, &comment, &in_file(&first.span), reasons);
+        let first = netblocks.first().map(|found| &found.span).or(name.as_ref().map(|(_, span)| span));
+        let Some(first) = first else { return };
+        let entry = self.entry(&beside, &comment, &in_file(first), reasons);
+        self.names.extend(name.map(|(name, _)| (name, entry)));
         for found in netblocks {
             let span = in_file(&found.span);
             if found.host_bits {

@@ -7,10 +7,12 @@ use std::net::IpAddr;
 use ipnet::{IpNet, Ipv4Net, Ipv4Subnets, Ipv6Subnets};
 use smallvec::{SmallVec, smallvec};
 
+use super::name;
 use super::netblock::{self, WRITE};
 use super::source::Span;
 use crate::config::diagnostics::quoted;
 use crate::net::netblock::canonical;
+use crate::policy::client_names::ClientName;
 
 /// Columns of tables, and members of JSON objects, that hold an address, a netblock or a range.
 const NETBLOCK: [&str; 20] = [
@@ -50,6 +52,7 @@ const REASON: [&str; 5] = ["reason", "comment", "description", "sblid", "name"];
 pub(super) struct ListLine {
     /// None: it is a comment or a heading.
     pub netblocks: SmallVec<[FoundNetblock; 1]>,
+    pub name: Option<(ClientName, Span)>,
     /// An action of access(5), or further columns.
     pub beside: String,
     /// Behind `#`, `;` or `//`.
@@ -78,8 +81,10 @@ pub(super) struct WrongLine {
 pub(super) struct LineReader {
     /// The columns of a table, after its heading.
     columns: Option<Columns>,
-    /// Some line had a netblock, so no heading follows.
+    /// Some line had an entry, so no heading follows.
     has_begun: bool,
+    /// It is postgrey's whitelist of clients: a name means all below it too, and the beginning of an address its network.
+    is_postgrey: bool,
 }
 
 /// Where the netblock is in each row of a table.
@@ -99,6 +104,8 @@ impl LineReader {
     /// Reads a line without blanks around it.
     pub fn read(&mut self, line: &str) -> Result<ListLine, WrongLine> {
         if line.is_empty() || line.starts_with(['#', ';']) || line.starts_with("//") {
+            // It says so in its first line, as it is shipped.
+            self.is_postgrey |= !self.has_begun && line.starts_with("# postgrey whitelist");
             return Ok(ListLine::default());
         }
         if line.starts_with('{') {
@@ -113,9 +120,53 @@ impl LineReader {
                 return Ok(ListLine::default());
             }
         }
-        let read = words(line)?;
         self.has_begun = true;
-        Ok(read)
+        match self.name(line) {
+            Some(read) => read,
+            None => words(line),
+        }
+    }
+
+    /// A line that begins with a name; `None`: it does not.
+    fn name(&self, line: &str) -> Option<Result<ListLine, WrongLine>> {
+        let text = match line.starts_with('/') {
+            // Anything but a blank may stand in a regular expression.
+            true => line.split_whitespace().next().unwrap_or(line),
+            false => Word::first(line).text,
+        };
+        // Most lines have an address.
+        if netblock::parse(text).is_ok() {
+            return None;
+        }
+        if self.is_postgrey
+            && let Some(net) = netblock::beginning(text)
+        {
+            let netblocks = smallvec![FoundNetblock { net, span: 0..text.len(), host_bits: false }];
+            return Some(Ok(ListLine { netblocks, ..ListLine::default() }));
+        }
+        let name = match name::parse(text)? {
+            Ok(ClientName::Host(name)) if self.is_postgrey => ClientName::Domain(name),
+            Ok(name) => name,
+            Err((problem, remedy)) => return Some(Err(wrong(line, text, problem, remedy))),
+        };
+        let rest = line[line.find(text).unwrap_or(0) + text.len()..].trim_start_matches(['"', ',']).trim_start();
+        let (beside, comment) = beside(rest);
+        let second = Word::first(beside).text;
+        if matches!(name::parse(second), Some(Ok(_))) || netblock::parse(second).is_ok() {
+            let problem = "two entries on a line".to_owned();
+            return Some(Err(wrong_line(line, problem, "write each in a line of its own".to_owned())));
+        }
+        let (beside, comment) = (beside.trim().to_owned(), comment.trim().to_owned());
+        let span = line.find(text).unwrap_or(0)..line.find(text).unwrap_or(0) + text.len();
+        Some(Ok(ListLine { netblocks: SmallVec::new(), name: Some((name, span)), beside, comment }))
+    }
+}
+
+/// What stands beside an entry, and the comment.
+fn beside(rest: &str) -> (&str, &str) {
+    match rest.strip_prefix(';').or_else(|| rest.strip_prefix("//")) {
+        Some(comment) => ("", comment),
+        None => rest.split_once('#').unwrap_or((rest, "")),
     }
 }
 
@@ -164,16 +215,13 @@ fn words(line: &str) -> Result<ListLine, WrongLine> {
         found = smallvec![FoundNetblock { net: canonical(net), span, host_bits: false }];
         rest = rest[number.len()..].trim_start();
     }
-    let (beside, comment) = match rest.strip_prefix(';').or_else(|| rest.strip_prefix("//")) {
-        Some(comment) => ("", comment),
-        None => rest.split_once('#').unwrap_or((rest, "")),
-    };
+    let (beside, comment) = beside(rest);
     let broken = Word::first(beside).text;
     if looks_like_address(broken) {
         return Err(wrong(line, broken, "not an address or netblock".to_owned(), WRITE.to_owned()));
     }
     let beside = beside.trim().trim_matches(['"', ',']).replace('"', "");
-    Ok(ListLine { netblocks: found, beside, comment: comment.trim().to_owned() })
+    Ok(ListLine { netblocks: found, name: None, beside, comment: comment.trim().to_owned() })
 }
 
 /// A word of a line.
@@ -222,6 +270,7 @@ fn netblock_at(line: &str, at: usize, word: &Word) -> Result<Option<(SmallVec<[F
         // A beginning of an address and the like have remedies of their own.
         let is_first = at == 0;
         let (problem, remedy) = netblock::parse(text).err().unwrap_or_default();
+        let remedy = if remedy == WRITE { name::WRITE.to_owned() } else { remedy };
         return if is_first { Err(wrong(line, text, problem, remedy)) } else { Ok(None) };
     };
     let Ok(address) = text.parse::<IpAddr>() else {
@@ -329,7 +378,7 @@ impl Columns {
         });
         let others = fields.iter().enumerate().filter(|(place, _)| !places.contains(place));
         let beside = others.map(|(_, (text, _))| *text).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ");
-        Ok(ListLine { netblocks: netblocks.collect(), beside, comment: String::new() })
+        Ok(ListLine { netblocks: netblocks.collect(), beside, ..ListLine::default() })
     }
 }
 
@@ -373,13 +422,13 @@ fn object(line: &str) -> Result<ListLine, WrongLine> {
     let found = whole(netblock).map_err(|(problem, remedy)| wrong(line, netblock, problem, remedy))?;
     let at = line.find(netblock).unwrap_or(0);
     let netblocks = found.into_iter().map(|found| FoundNetblock { span: at..at + netblock.len(), ..found }).collect();
-    Ok(ListLine { netblocks, beside: String::new(), comment: text(&REASON).unwrap_or_default().to_owned() })
+    Ok(ListLine { netblocks, comment: text(&REASON).unwrap_or_default().to_owned(), ..ListLine::default() })
 }
 
 /// A text that is a netblock or a range, and nothing else.
 fn whole(text: &str) -> Result<SmallVec<[FoundNetblock; 1]>, (String, String)> {
     match words(text) {
-        Ok(ListLine { netblocks, beside, comment }) if beside.is_empty() && comment.is_empty() => Ok(netblocks),
+        Ok(ListLine { netblocks, beside, comment, .. }) if beside.is_empty() && comment.is_empty() => Ok(netblocks),
         Ok(_) => Err(("not an address or netblock".to_owned(), WRITE.to_owned())),
         Err(wrong) => Err((wrong.problem, wrong.remedy)),
     }
@@ -415,8 +464,9 @@ mod tests {
         let mut all = Vec::new();
         for line in lines {
             let read = reader.read(line.trim()).map_err(|wrong| format!("{:?} {}", wrong.span, wrong.problem))?;
-            let ListLine { netblocks, beside, comment } = read;
+            let ListLine { netblocks, name, beside, comment } = read;
             let reason = if beside.is_empty() { comment } else { beside };
+            all.extend(name.map(|(name, _)| (name.to_string(), reason.clone())));
             for FoundNetblock { net, span, .. } in netblocks {
                 assert!(line.trim().get(span.clone()).is_some(), "{line}: {span:?}");
                 all.push((net.to_string(), reason.clone()));
@@ -463,6 +513,32 @@ mod tests {
         ];
         for (line, expected) in forms {
             assert_eq!(nets(line), expected, "{line}");
+        }
+    }
+
+    #[test]
+    fn names_stand_beside_netblocks_and_postgreys_file_means_what_it_means_there() {
+        let list = ["mail.example.com REJECT", ".example.org # all", "/^mx[0-9;#]+\\.example\\.net$/ x", "192.0.2.1"];
+        let found = read(&list).unwrap();
+        let expected = [
+            ("mail.example.com", "REJECT"),
+            (".example.org", "all"),
+            ("/^mx[0-9;#]+\\.example\\.net$/", "x"),
+            ("192.0.2.1/32", ""),
+        ];
+        assert_eq!(found, expected.map(|(name, reason)| (name.to_owned(), reason.to_owned())));
+        let postgrey = [
+            "# postgrey whitelist for mail client hostnames",
+            "# --------------------------------------------",
+            "southwest.com",
+            "/^ms-smtp.*\\.rr\\.com$/",
+            "66.216.126.174",
+            "195.235.39",
+        ];
+        let found: Vec<_> = read(&postgrey).unwrap().into_iter().map(|(name, _)| name).collect();
+        assert_eq!(found, [".southwest.com", "/^ms-smtp.*\\.rr\\.com$/", "66.216.126.174/32", "195.235.39.0/24"]);
+        for line in ["a.example.com b.example.com", "a.example.com, 192.0.2.1", "/(/", "/x", "a.example.com/24"] {
+            assert!(read(&[line]).is_err(), "{line}");
         }
     }
 

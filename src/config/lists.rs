@@ -40,6 +40,8 @@ pub struct ListFile {
     pub kind: ListKind,
     /// Number of its netblocks.
     pub netblocks: usize,
+    /// Number of its names.
+    pub names: usize,
     /// Its stamp when it was read.
     pub stamp: Option<FileStamp>,
 }
@@ -102,22 +104,24 @@ pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLi
     let read: Vec<ListContent> =
         sources.iter().map(|(source, kind, _)| list_file::read(source, *kind, &mut reasons)).collect();
     warn_of_conflicts(&own, &read);
-    let mut lists = Lists { netblocks: Vec::new(), reasons: reasons.finish(), rates: own.rates.clone() };
+    let mut lists = Lists { reasons: reasons.finish(), rates: own.rates.clone(), ..Lists::default() };
     let all = own.netblocks.len() + read.iter().map(|read| read.netblocks.len()).sum::<usize>();
     lists.netblocks.reserve_exact(all);
     let add = |lists: &mut Lists, kind| {
         for read in read.iter().filter(|read| read.kind == kind) {
             lists.netblocks.extend_from_slice(&read.netblocks);
+            lists.names.extend_from_slice(&read.names);
         }
     };
     // Of equal netblocks the last one counts.
     add(&mut lists, ListKind::Black);
     lists.netblocks.extend_from_slice(&own.netblocks);
+    lists.names.extend_from_slice(&own.names);
     add(&mut lists, ListKind::White);
     let (mut files, mut warnings) = (Vec::new(), Vec::new());
     for (read, (source, kind, stamp)) in read.into_iter().zip(&sources) {
-        let (path, netblocks) = (source.path.clone(), read.netblocks.len());
-        files.push(ListFile { path, kind: *kind, netblocks, stamp: Some(*stamp) });
+        let (path, netblocks, names) = (source.path.clone(), read.netblocks.len(), read.names.len());
+        files.push(ListFile { path, kind: *kind, netblocks, names, stamp: Some(*stamp) });
         match read.diagnostics.finish() {
             Ok(odd) => warnings.extend(odd),
             Err(error) => {
@@ -172,73 +176,96 @@ fn warn_of_conflicts(own: &Lists, read: &[ListContent]) {
     }
 }
 
-/// Where the entries of each file are in the set of all.
-fn segments(files: &[ListFile], all: usize) -> Vec<Range<usize>> {
-    let of = |kind| files.iter().filter(move |file| file.kind == kind).map(|file| file.netblocks);
-    // As they were added: the configuration's own stand between the two.
-    let (mut black, mut white) = (0, all.saturating_sub(of(ListKind::White).sum()));
+/// Which list files are kept as they are in force, by their place there.
+struct KeptFiles<'c> {
+    files: &'c [ListFile],
+    in_force: &'c [ListFile],
+    kept: Vec<Option<usize>>,
+}
+
+impl KeptFiles<'_> {
+    /// The entries of all lists, in their order: those of kept files from `old`, all others from `new`.
+    fn merge<T: Clone>(&self, old: &[T], new: &[T], count: fn(&ListFile) -> usize, kept: impl Fn(&T) -> T) -> Vec<T> {
+        let (old_segments, new_segments) =
+            (segments(self.in_force, old.len(), count), segments(self.files, new.len(), count));
+        let total = |kind| self.files.iter().filter(|file| file.kind == kind).map(count).sum::<usize>();
+        let own = total(ListKind::Black)..new.len() - total(ListKind::White);
+        let mut merged = Vec::with_capacity(new.len());
+        for kind in [ListKind::Black, ListKind::White] {
+            if kind == ListKind::White {
+                merged.extend_from_slice(&new[own.clone()]);
+            }
+            for (at, file) in self.files.iter().enumerate().filter(|(_, file)| file.kind == kind) {
+                debug_assert_eq!(count(file), new_segments[at].len());
+                match self.kept[at] {
+                    Some(place) => merged.extend(old[old_segments[place].clone()].iter().map(&kept)),
+                    None => merged.extend_from_slice(&new[new_segments[at].clone()]),
+                }
+            }
+        }
+        merged
+    }
+}
+
+/// Where the entries of each file are among those of all lists: the configuration's own stand between the blacklists
+/// and the whitelists.
+fn segments(files: &[ListFile], all: usize, count: fn(&ListFile) -> usize) -> Vec<Range<usize>> {
+    let white: usize = files.iter().filter(|file| file.kind == ListKind::White).map(count).sum();
+    let (mut black, mut white) = (0, all.saturating_sub(white));
     let segment = |file: &ListFile| {
         let start = match file.kind {
             ListKind::Black => &mut black,
             ListKind::White => &mut white,
         };
-        *start += file.netblocks;
-        *start - file.netblocks..*start
+        *start += count(file);
+        *start - count(file)..*start
     };
     files.iter().map(segment).collect()
 }
 
+impl ListFile {
+    /// All its entries.
+    pub fn entries(&self) -> usize {
+        self.netblocks + self.names
+    }
+}
+
 impl Config {
-    /// Keeps every list file as it is in force that has lost all or more than half of its netblocks since: a download
-    /// may have failed, and a list that is gone lets everyone in, or nobody. `files` are those in force.
-    pub fn keep_lists_that_shrank(&mut self, files: &[ListFile], in_force: &Policy) {
+    /// Keeps every list file as it is in force that has lost all or more than half of its entries since: a download may
+    /// have failed, and without a list clients pass or are refused that should not. `in_force` are the files of `policy`.
+    pub fn keep_lists_that_shrank(&mut self, in_force: &[ListFile], policy: &Policy) {
         let before = |file: &ListFile| {
-            let place = files.iter().position(|other| (&other.path, other.kind) == (&file.path, file.kind))?;
-            Some(place).filter(|place| 2 * file.netblocks < files[*place].netblocks)
+            let place = in_force.iter().position(|other| (&other.path, other.kind) == (&file.path, file.kind))?;
+            Some(place).filter(|place| 2 * file.entries() < in_force[*place].entries())
         };
-        let shrunk: Vec<Option<usize>> = self.list_files.iter().map(before).collect();
-        if self.list_may_shrink || shrunk.iter().all(Option::is_none) {
+        let kept: Vec<Option<usize>> = self.list_files.iter().map(before).collect();
+        if self.list_may_shrink || kept.iter().all(Option::is_none) {
             return;
         }
-        let (old, new) = (in_force.netblocks.entries(), std::mem::take(&mut self.policy.lists.netblocks));
-        let (old_segments, segments) = (segments(files, old.len()), segments(&self.list_files, new.len()));
-        let reasons = &mut self.policy.lists.reasons;
-        let mut places = HashMap::new();
-        let mut kept = |entry: &(IpNet, ListEntry)| match entry {
-            (net, ListEntry::Blacklist(Some(reason))) => {
-                let place = *places.entry(reason.index()).or_insert_with(|| {
-                    reasons.push(in_force.reasons[reason.index()].clone());
-                    ListIndex::new(reasons.len() - 1)
-                });
-                (*net, ListEntry::Blacklist(Some(place)))
-            }
-            other => *other,
+        // Their reasons come behind those that were read now.
+        let lists = &mut self.policy.lists;
+        let first = lists.reasons.len();
+        lists.reasons.extend_from_slice(&policy.reasons);
+        let moved = |entry: ListEntry| match entry {
+            ListEntry::Blacklist(Some(reason)) => ListEntry::Blacklist(Some(ListIndex::new(first + reason.index()))),
+            other => other,
         };
-        let mut netblocks = Vec::new();
-        let mut add = |kind| {
-            for ((file, segment), old_place) in self.list_files.iter().zip(&segments).zip(&shrunk) {
-                match old_place {
-                    _ if file.kind != kind => {}
-                    Some(place) => netblocks.extend(old[old_segments[*place].clone()].iter().map(&mut kept)),
-                    None => netblocks.extend_from_slice(&new[segment.clone()]),
-                }
-            }
-            netblocks.len()
-        };
-        let own = add(ListKind::Black);
-        add(ListKind::White);
-        let of = |kind| self.list_files.iter().filter(move |file| file.kind == kind).map(|file| file.netblocks);
-        let (black, white) = (of(ListKind::Black).sum::<usize>(), of(ListKind::White).sum::<usize>());
-        netblocks.splice(own..own, new[black..new.len() - white].iter().copied());
-        self.policy.lists.netblocks = netblocks;
-        for (file, place) in self.list_files.iter_mut().zip(shrunk) {
-            let Some(place) = place else { continue };
-            let netblocks = std::mem::replace(&mut file.netblocks, files[place].netblocks);
+        let files = KeptFiles { files: &self.list_files, in_force, kept };
+        let (netblocks, names) = (policy.netblocks.entries(), policy.names.entries());
+        lists.netblocks =
+            files.merge(netblocks, &lists.netblocks, |file| file.netblocks, |(net, entry)| (*net, moved(*entry)));
+        lists.names =
+            files.merge(names, &lists.names, |file| file.names, |(name, entry)| (name.clone(), moved(*entry)));
+        let kept = files.kept;
+        for (file, place) in self.list_files.iter_mut().zip(kept) {
+            let Some(before) = place.map(|place| &in_force[place]) else { continue };
             let text = format!(
-                "the list shrank from {} netblocks to {netblocks}, so it is kept as it was; if it is right, set \
+                "the list shrank from {} entries to {}, so it is kept as it was; if it is right, set \
                  list_may_shrink = true",
-                file.netblocks
+                before.entries(),
+                file.entries()
             );
+            (file.netblocks, file.names) = (before.netblocks, before.names);
             self.warnings.push(ConfigWarning { path: file.path.clone(), line: 1, column: 1, text });
         }
     }

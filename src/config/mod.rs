@@ -14,6 +14,7 @@ mod lint;
 mod list_file;
 mod list_line;
 mod lists;
+mod name;
 mod netblock;
 mod resolve;
 mod settings;

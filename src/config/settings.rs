@@ -15,9 +15,11 @@ use toml::de::{DeString, DeTable, DeValue};
 use super::diagnostics::{Diagnostics, quoted};
 use super::effective::Origin;
 use super::keys::{self, ConfigKey, KEYS, KeyScope, ValueKind};
+use super::name;
 use super::netblock;
 use super::source::Span;
 use super::units;
+use crate::policy::client_names::ClientName;
 
 /// Every default as the line of a file that sets it, so that defaults are typed like any other value.
 static DEFAULTS: LazyLock<DeTable<'static>> = LazyLock::new(|| {
@@ -54,6 +56,8 @@ pub(super) enum Value<'t, 's> {
     String(String),
     Strings(Vec<(String, Span)>),
     Netblocks(Vec<(IpNet, Span)>),
+    /// Netblocks, and names.
+    Clients(Vec<(IpNet, Span)>, Vec<(ClientName, Span)>),
     Table(&'t DeTable<'s>),
     Threshold,
 }
@@ -151,8 +155,16 @@ impl<'t, 's> TableSettings<'t, 's> {
     /// The netblocks of a list, likewise.
     pub fn netblocks(&self, key: &str) -> &[(IpNet, Span)] {
         match self.setting(key).map(|setting| &setting.value) {
-            Some(Value::Netblocks(list)) => list,
+            Some(Value::Netblocks(list) | Value::Clients(list, _)) => list,
             _ => unreachable!("{key} is not a list of netblocks"),
+        }
+    }
+
+    /// The names of a list, likewise.
+    pub fn names(&self, key: &str) -> &[(ClientName, Span)] {
+        match self.setting(key).map(|setting| &setting.value) {
+            Some(Value::Clients(_, names)) => names,
+            _ => &[],
         }
     }
 
@@ -260,7 +272,28 @@ impl<'t, 's> TableSettings<'t, 's> {
             (ValueKind::Netblocks, DeValue::Array(list)) => self
                 .list(key, list, |text, span| Some((self.netblock(text, span)?, span.clone())))
                 .map(Value::Netblocks),
-            (ValueKind::Strings | ValueKind::Netblocks, DeValue::String(text)) => {
+            (ValueKind::Clients, DeValue::Array(list)) => {
+                let mut names = Vec::new();
+                let read = |text: &str, span: &Span| match (netblock::parse(text), name::parse(text)) {
+                    (Ok(_), _) => Some(ListedClients::Netblock(self.netblock(text, span)?, span.clone())),
+                    (_, Some(Ok(name))) => Some(ListedClients::Name(name, span.clone())),
+                    (_, Some(Err((problem, remedy)))) => self.diagnostics.error(span, problem, remedy),
+                    (Err((problem, remedy)), None) => {
+                        let remedy = if remedy == netblock::WRITE { name::WRITE.to_owned() } else { remedy };
+                        self.diagnostics.error(span, format!("{}: {problem}", quoted(text)), remedy)
+                    }
+                };
+                let netblocks = self.list(key, list, read)?.into_iter().filter_map(|listed| match listed {
+                    ListedClients::Netblock(net, span) => Some((net, span)),
+                    ListedClients::Name(name, span) => {
+                        names.push((name, span));
+                        None
+                    }
+                });
+                let netblocks = netblocks.collect();
+                Some(Value::Clients(netblocks, names))
+            }
+            (ValueKind::Strings | ValueKind::Netblocks | ValueKind::Clients, DeValue::String(text)) => {
                 let items: Vec<_> =
                     text.split(',').map(|item| format!("\"{}\"", item.trim().escape_default())).collect();
                 let problem = format!("{} is a list, not one string", self.named(key.name));
@@ -270,9 +303,14 @@ impl<'t, 's> TableSettings<'t, 's> {
             (ValueKind::Boolean, _) => self.wrong_type(key, toml, "true or false"),
             (ValueKind::String, _) => self.wrong_type(key, toml, "a string"),
             (ValueKind::Table, _) => self.wrong_type(key, toml, "a table"),
-            (ValueKind::Strings | ValueKind::StringOrList | ValueKind::OneOrMore | ValueKind::Netblocks, _) => {
-                self.wrong_type(key, toml, "a list of strings")
-            }
+            (
+                ValueKind::Strings
+                | ValueKind::StringOrList
+                | ValueKind::OneOrMore
+                | ValueKind::Netblocks
+                | ValueKind::Clients,
+                _,
+            ) => self.wrong_type(key, toml, "a list of strings"),
         }
     }
 
@@ -358,6 +396,12 @@ impl<'t, 's> TableSettings<'t, 's> {
         };
         self.diagnostics.error(&toml.span(), problem, remedy)
     }
+}
+
+/// An entry of a whitelist or blacklist.
+enum ListedClients {
+    Netblock(IpNet, Span),
+    Name(ClientName, Span),
 }
 
 /// The default of a key that takes a word.

@@ -209,7 +209,7 @@ impl ControlCommand for ExplainArgs {
         Ok(ExplainAnswer {
             client: client.to_string(),
             door: self.door.clone(),
-            listed: ListStatus::of(&rules.policy, client),
+            listed: ListStatus::of_request(&rules.policy, &request),
             overridden: active.map(|active| ActiveOverrideStatus {
                 netblock: active.netblock.to_string(),
                 kind: active.kind.name().to_owned(),

@@ -14,7 +14,9 @@ use crate::engine::target::{Listed, Target, TargetCounter};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::key::KeyPart;
+use crate::policy::lists::ListEntry;
 use crate::policy::overrides::Override;
+use crate::policy::request::Request;
 use crate::policy::{Door, Policy};
 use crate::store::local::listing::{ListedClient, within};
 
@@ -48,7 +50,7 @@ pub struct ShowAnswer {
     pub store: String,
 }
 
-/// An entry of a configured list.
+/// An entry of a configured list. `netblock` may be a name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "list", rename_all = "lowercase")]
 pub enum ListStatus {
@@ -200,6 +202,21 @@ impl ListStatus {
             Listed::Black(note) => Self::Blacklist { netblock, note: note.map(str::to_owned) },
             Listed::Rate(rate) => Self::Netblocks { netblock, threshold: rate.threshold },
         })
+    }
+
+    /// The same of a request, whose client may have a name that Postfix has verified.
+    pub fn of_request(policy: &Policy, request: &Request) -> Option<Self> {
+        let listed = Self::of(policy, request.client?);
+        let named = policy.listed_name(request).map(|(name, entry)| (name.to_string(), entry));
+        match (listed, named) {
+            (Some(Self::Whitelist { netblock }), _) => Some(Self::Whitelist { netblock }),
+            (_, Some((netblock, ListEntry::Whitelist))) => Some(Self::Whitelist { netblock }),
+            (Some(Self::Blacklist { netblock, note }), _) => Some(Self::Blacklist { netblock, note }),
+            (_, Some((netblock, ListEntry::Blacklist(reason)))) => {
+                Some(Self::Blacklist { netblock, note: reason.map(|reason| policy.reason(reason).to_owned()) })
+            }
+            (listed, _) => listed,
+        }
     }
 
     pub fn show(&self) -> String {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::Daemon;
-use crate::config::{Config, ConfigError, ListKind};
+use crate::config::{Config, ConfigError, ListFile, ListKind};
 use crate::observe::log::Severity;
 use crate::policy::Policy;
 use crate::policy::lists::Lists;
@@ -59,14 +59,13 @@ impl Daemon {
             wrong => return self.finish_reload(wrong).ok().map(|(config, _)| config),
         };
         self.service.reload(policy, config.engine());
-        let netblocks = |kind| -> usize {
-            config.list_files.iter().filter(|file| file.kind == kind).map(|file| file.netblocks).sum()
-        };
+        let entries =
+            |kind| -> usize { config.list_files.iter().filter(|file| file.kind == kind).map(ListFile::entries).sum() };
         let changed: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
         self.log.line(Severity::Info, "RELOADED", |line| {
             line.field("lists", changed.join(", "))
-                .field("whitelist", netblocks(ListKind::White))
-                .field("blacklist", netblocks(ListKind::Black));
+                .field("whitelist", entries(ListKind::White))
+                .field("blacklist", entries(ListKind::Black));
         });
         self.warn(&config);
         config.policy.lists = Lists::default();

@@ -47,6 +47,7 @@ pub fn checks_of<'p>(counted: TargetCounter<'p>, amount: u32) -> LimitChecks<'p>
         client,
         door: limit.door,
         whitelisted: false,
+        named: None,
         stress: false,
         checks: std::iter::once(check).collect(),
     }

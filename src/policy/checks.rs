@@ -10,6 +10,7 @@ use super::decision::{Delayed, Pass, Reason, Refusal, Verdict};
 use super::door::Door;
 use super::key::{Counter, CounterKind, Key, KeyPart, Operation};
 use super::limit::{CountKind, Limit, LimitId, Rate, RatePer, Window};
+use super::lists::ListEntry;
 use super::record::{CountRecord, Scope, SessionRecord};
 use super::request::{LoginOutcome, Request, Stage};
 use super::{OnStoreFailure, Policy, window};
@@ -23,6 +24,8 @@ pub struct LimitChecks<'p> {
     pub door: Door,
     /// It is on the whitelist, and these are the limits that count it nevertheless.
     pub whitelisted: bool,
+    /// What the lists say of its name.
+    pub named: Option<ListEntry>,
     /// Postfix reports stress.
     pub stress: bool,
     /// Nearly always one.
@@ -96,7 +99,8 @@ pub struct CounterReading {
 impl<'p> LimitChecks<'p> {
     /// Before any limit was looked at.
     pub fn new(client: IpAddr, request: &Request, whitelisted: bool) -> Self {
-        Self { client, door: request.door, whitelisted, stress: is_stressed(request), checks: SmallVec::new() }
+        let stress = is_stressed(request);
+        Self { client, door: request.door, whitelisted, named: None, stress, checks: SmallVec::new() }
     }
 
     /// Adds what a limit has to say, if anything. `rate` is that of the client's netblock.

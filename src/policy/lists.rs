@@ -1,4 +1,4 @@
-//! Who is exempt, who is refused, and whose rate differs, by netblock.
+//! Who is exempt, who is refused, and whose rate differs, by netblock and by name.
 //!
 //! All of it is one set of netblocks, of which the longest around a client
 //! decides: a rate within a whitelisted network limits, a whitelisted host
@@ -6,6 +6,7 @@
 
 use ipnet::IpNet;
 
+use super::client_names::ClientName;
 use super::limit::Rate;
 
 /// Netblocks as the configuration and its list files have them.
@@ -13,6 +14,8 @@ use super::limit::Rate;
 pub struct Lists {
     /// Each netblock with what is said of it; of equal ones the last counts.
     pub netblocks: Vec<(IpNet, ListEntry)>,
+    /// Each name with what is said of it.
+    pub names: Vec<(ClientName, ListEntry)>,
     /// The reasons of blacklist entries.
     pub reasons: Vec<Box<str>>,
     /// The rates.

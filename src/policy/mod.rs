@@ -12,6 +12,7 @@
 pub mod action;
 pub mod attribute;
 pub mod checks;
+pub mod client_names;
 pub mod conditions;
 pub mod decision;
 pub mod door;
@@ -48,10 +49,12 @@ pub use settings::{OnStoreFailure, PolicySettings};
 
 use crate::net::netblock_table::NetblockTable;
 use action::Action;
+use attribute::Attribute;
 use checks::{CheckState, CounterReading};
+use client_names::{ClientName, ClientNames};
 use key::KeyPart;
 use limit::{CountKind, LimitId, Rate};
-use lists::ListEntry;
+use lists::{ListEntry, ListIndex};
 use overrides::OverrideKind;
 
 /// What stands in place of a limit's name where the blacklist refuses.
@@ -61,6 +64,7 @@ pub const BLACKLIST: &str = "blacklist";
 #[derive(Debug)]
 pub struct Policy {
     pub(crate) netblocks: NetblockTable<ListEntry>,
+    pub(crate) names: ClientNames,
     pub(crate) reasons: Vec<Box<str>>,
     pub(crate) rates: Vec<Rate>,
     blacklist: Blacklist,
@@ -122,6 +126,7 @@ impl Policy {
         }
         Self {
             netblocks: settings.lists.netblocks.iter().copied().collect(),
+            names: ClientNames::new(settings.lists.names.clone()),
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
             blacklist: settings.blacklist.clone(),
@@ -145,6 +150,19 @@ impl Policy {
         self.doors[door as usize].banning.iter().map(|place| &self.limits[*place])
     }
 
+    /// What the lists say of the name of a client, which Postfix has verified.
+    pub fn listed_name(&self, request: &Request) -> Option<(&ClientName, ListEntry)> {
+        if self.names.is_empty() {
+            return None;
+        }
+        self.names.lookup(request.value(Attribute::ClientName))
+    }
+
+    /// A reason noted in the lists.
+    pub fn reason(&self, place: ListIndex) -> &str {
+        &self.reasons[place.index()]
+    }
+
     /// What administrators said, which outlives reloads.
     pub fn overrides(&self) -> &Overrides {
         &self.overrides
@@ -166,7 +184,8 @@ impl Policy {
             return Plan::Done(Decision::new(Verdict::Pass(Pass::UnknownClient)));
         };
         let listed = self.netblocks.lookup(client);
-        let whitelisted = matches!(listed, Some((_, ListEntry::Whitelist)));
+        let named = self.listed_name(request).map(|(_, entry)| entry);
+        let whitelisted = matches!(listed, Some((_, ListEntry::Whitelist))) || named == Some(ListEntry::Whitelist);
         if whitelisted && !self.counts_whitelisted {
             return Plan::Done(self.exempt(Pass::Whitelisted, record, now));
         }
@@ -182,22 +201,26 @@ impl Policy {
             }
             _ => {}
         }
+        let refused = if whitelisted { None } else { blacklisting(client, listed, named) };
+        if let Some((netblock, reason)) = refused
+            && !is_checked
+            && !self.log_only
+        {
+            let verdict = match self.blacklisted(client, request.door, &netblock, reason) {
+                // The same as where a limit delays.
+                Verdict::Delay(delay) if record.blacklist == BlacklistState::TooManyDelayed => {
+                    Verdict::Refuse(delay.over_delay_limit())
+                }
+                Verdict::Delay(delay) if checks::is_stressed(request) => Verdict::Refuse(delay.refusal),
+                verdict => verdict,
+            };
+            return Plan::Done(self.on_blacklist(verdict, record));
+        }
         let rate = match listed {
-            Some((netblock, ListEntry::Blacklist(reason))) if !is_checked && !self.log_only => {
-                let verdict = match self.blacklisted(client, request.door, netblock, *reason) {
-                    // The same as where a limit delays.
-                    Verdict::Delay(delay) if record.blacklist == BlacklistState::TooManyDelayed => {
-                        Verdict::Refuse(delay.over_delay_limit())
-                    }
-                    Verdict::Delay(delay) if checks::is_stressed(request) => Verdict::Refuse(delay.refusal),
-                    verdict => verdict,
-                };
-                return Plan::Done(self.on_blacklist(verdict, record));
-            }
             Some((netblock, ListEntry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
             _ => None,
         };
-        let mut checks = LimitChecks::new(client, request, whitelisted);
+        let mut checks = LimitChecks { named, ..LimitChecks::new(client, request, whitelisted) };
         for limit in self.limits_at(request.door) {
             if record.blacklist == BlacklistState::Delayed && limit.counts == CountKind::Connections {
                 continue;
@@ -221,7 +244,7 @@ impl Policy {
         let news = self.log_only
             && !whitelisted
             && record.blacklist == BlacklistState::Unchecked
-            && (said.is_some() || matches!(listed, Some((_, ListEntry::Blacklist(_)))));
+            && (said.is_some() || refused.is_some());
         if checks.must_count() || news { Plan::Count(checks) } else { Plan::Done(self.repeat(checks, record, now)) }
     }
 
@@ -238,7 +261,7 @@ impl Policy {
             decision.blacklist = Some(BlacklistState::Passed);
         }
         if self.log_only && !checks.whitelisted && record.blacklist == BlacklistState::Unchecked {
-            decision.effects.extend(self.would_refuse(checks.client, checks.door, now).map(Effect::WouldRefuse));
+            decision.effects.extend(self.would_refuse(checks, now).map(Effect::WouldRefuse));
         }
         for check in &checks.checks {
             let (count, violations) = match check.state {
@@ -327,14 +350,13 @@ impl Policy {
     }
 
     /// What the blacklist has to say where nothing is enforced.
-    fn would_refuse(&self, client: IpAddr, door: Door, now: Now) -> Option<Refusal<'_>> {
+    fn would_refuse(&self, checks: &LimitChecks<'_>, now: Now) -> Option<Refusal<'_>> {
+        let (client, door) = (checks.client, checks.door);
         if let Some(word) = self.overrides.lookup(client, now).filter(|word| word.kind == OverrideKind::Ban) {
             return Some(self.banned(client, door, &word));
         }
-        let (netblock, ListEntry::Blacklist(reason)) = self.netblocks.lookup(client)? else {
-            return None;
-        };
-        match self.blacklisted(client, door, netblock, *reason) {
+        let (netblock, reason) = blacklisting(client, self.netblocks.lookup(client), checks.named)?;
+        match self.blacklisted(client, door, &netblock, reason) {
             Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
             Verdict::Pass(_) | Verdict::Defer => None,
         }
@@ -355,13 +377,7 @@ impl Policy {
         }
     }
 
-    fn blacklisted(
-        &self,
-        client: IpAddr,
-        door: Door,
-        netblock: &IpNet,
-        reason: Option<lists::ListIndex>,
-    ) -> Verdict<'_> {
+    fn blacklisted(&self, client: IpAddr, door: Door, netblock: &IpNet, reason: Option<ListIndex>) -> Verdict<'_> {
         let refusal = Refusal {
             client,
             door,
@@ -386,6 +402,19 @@ impl DoorLimits {
         let own = first..limits.partition_point(|limit| limit.door as usize <= door as usize);
         let bans_here = |limit: &Limit| limit.door != door && limit.ban.is_some() && limit.ban_doors.contains(door);
         Self { own, banning: (0..limits.len()).filter(|place| bans_here(&limits[*place])).collect() }
+    }
+}
+
+/// The entry that refuses a client: that of its netblock before that of its name.
+fn blacklisting(
+    client: IpAddr,
+    listed: Option<(&IpNet, &ListEntry)>,
+    named: Option<ListEntry>,
+) -> Option<(IpNet, Option<ListIndex>)> {
+    match (listed, named) {
+        (Some((netblock, ListEntry::Blacklist(reason))), _) => Some((*netblock, *reason)),
+        (_, Some(ListEntry::Blacklist(reason))) => Some((IpNet::from(client), reason)),
+        _ => None,
     }
 }
 

@@ -210,6 +210,11 @@ fn check_says_from_which_limits_the_whitelist_exempts() {
             "The whitelist (2 netblocks) exempts clients from the blacklist only.",
         ),
         (format!("whitelist = []\n{users}"), "The whitelist is empty: no client is exempt."),
+        (
+            "whitelist = [\"::1\", \".example.com\", \"/^mx/\"]\n".to_owned(),
+            "The whitelist (1 netblock and 2 names) exempts clients from connections.",
+        ),
+        ("whitelist = [\".example.com\"]\n".to_owned(), "The whitelist (1 name) exempts clients from connections."),
     ] {
         assert_eq!(last(&text), expected);
     }
@@ -500,6 +505,7 @@ fn every_key_of_the_table_has_an_effect() {
             ValueKind::String => vec!["\"x\"".into()],
             ValueKind::Strings | ValueKind::StringOrList | ValueKind::OneOrMore => vec!["[\"x y\"]".into()],
             ValueKind::Netblocks => vec!["[\"192.0.2.0/24\"]".into()],
+            ValueKind::Clients => vec!["[\"192.0.2.0/24\", \".example.com\"]".into()],
             ValueKind::Threshold => vec!["7".into()],
             ValueKind::Table if key.name == "limit" => vec!["{ x = { threshold = 3 } }".into()],
             ValueKind::Table if key.name == "netblocks" => vec!["{ \"192.0.2.0/24\" = 3 }".into()],

@@ -65,7 +65,9 @@ fn an_error_in_a_list_has_file_line_and_remedy() {
         ("", "\n   192.0.2.0/33\n", "black:2:4: `192.0.2.0/33`: a prefix length of 33 is too long"),
         ("", "::1 OK\n", "black:1:1: the line says `OK`, but this is a blacklist"),
         ("# x\n::1 554 spam", "", "white:2:1: the line says `554`, but this is a whitelist"),
-        ("example.org", "", "white:1:1: `example.org`: not an address or netblock"),
+        ("example", "", "white:1:1: `example`: not an address or netblock"),
+        ("a.example.org b.example.org", "", "white:1:1: two entries on a line"),
+        ("", "/(x/\n", "black:1:1: `(x` is not a valid regular expression: unclosed group"),
     ];
     let dir = tempfile::tempdir().unwrap();
     for (white, black, expected) in cases {
@@ -237,7 +239,7 @@ fn a_changed_list_takes_effect_without_a_signal() {
     assert!(line.contains("black") && line.contains(" blacklist=1"), "{line}");
     assert!(!is_refused("192.0.2.1") && is_refused("192.0.2.2"));
     // After an error the old list stays, and the error is logged once.
-    replace(&dir, "black", "192.0.2.1\nexample.org\n");
+    replace(&dir, "black", "192.0.2.1\nexample\n");
     let line = daemon.lines().wait_for("RELOAD_FAILED");
     assert!(line.contains("black:2:1"), "{line}");
     assert!(!is_refused("192.0.2.1") && is_refused("192.0.2.2"));
@@ -304,7 +306,7 @@ fn a_list_that_shrank_is_kept_as_it_was_and_others_are_not() {
     let said = |warning: &'static str| {
         support::until(warning, || daemon.lines().with("CONFIGURATION").into_iter().find(|line| line.contains(warning)))
     };
-    let line = said("the list shrank from 10 netblocks to 0, so it is kept as it was");
+    let line = said("the list shrank from 10 entries to 0, so it is kept as it was");
     assert!(line.contains("/one:1:1: "), "{line}");
     let refused = ["192.0.2.0", "192.0.2.9", "192.0.2.30", "198.51.100.1"];
     assert!(refused.iter().all(|client| is_refused(client)), "{}", daemon.lines());
@@ -341,4 +343,61 @@ fn a_reload_reads_the_lists_again() {
     assert_eq!(policy.connected("192.0.2.1", 4), PASS);
     assert_ne!(policy.connected("192.0.2.1", 5), PASS);
     daemon.stop();
+}
+
+#[test]
+fn lists_have_names_that_postfix_has_verified() {
+    let dir = Dir::new();
+    // As Debian ships it, but shorter.
+    let postgrey = "# postgrey whitelist for mail client hostnames\n# ---\n\nsouthwest.com\n/^mail\\d+\\.telekom\\.de$/\n195.235.39\n";
+    dir.write("white", postgrey);
+    dir.write("black", ".dyn.example.net REJECT dial-up # x\n");
+    let daemon = Daemon::start(&format!(
+        "threshold = 1\nwhitelist = [\"mail.example.com\", \"192.0.2.0/24\"]\nblacklist = [\".example.net\", \"192.0.2.7\"]\n\
+         whitelist_file = {:?}\nblacklist_file = {:?}\nblacklist_text = \"no\"\n",
+        dir.join("white"),
+        dir.join("black")
+    ));
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut port = 0;
+    // The answer to its second connection.
+    let mut is_passed = |client: &str, name: &str| {
+        let mut ask = || {
+            port += 1;
+            policy.ask(&[
+                "protocol_state=CONNECT",
+                &format!("client_address={client}"),
+                &format!("client_port={port}"),
+                &format!("client_name={name}"),
+                // Anyone can claim a name.
+                "reverse_client_name=mail.example.com",
+                "helo_name=mail.example.com",
+            ])
+        };
+        ask();
+        match ask().as_str() {
+            PASS => Some(true),
+            answer if answer.ends_with(" no") => Some(false),
+            _ => None,
+        }
+    };
+    for name in ["mail.example.com", "MAIL.example.com", "a.b.southwest.com", "southwest.com", "mail7.telekom.de"] {
+        assert_eq!(is_passed("198.51.100.1", name), Some(true), "{name}");
+    }
+    for name in ["unknown", "", "x.mail.example.com", "notsouthwest.com", "mail.telekom.de"] {
+        assert_eq!(is_passed("198.51.100.2", name), None, "{name}");
+    }
+    for name in ["example.net", "a.example.net", "a.dyn.example.net"] {
+        assert_eq!(is_passed("198.51.100.3", name), Some(false), "{name}");
+    }
+    assert_eq!(is_passed("195.235.39.1", "unknown"), Some(true));
+    // A netblock on the whitelist passes whatever the name, and a name whatever the netblock.
+    assert_eq!(is_passed("192.0.2.1", "a.example.net"), Some(true));
+    assert_eq!(is_passed("192.0.2.7", "mail.example.com"), Some(true));
+    assert_eq!(is_passed("192.0.2.7", "unknown"), Some(false));
+    is_passed("198.51.100.4", "a.dyn.example.net");
+    let refused = daemon.lines().wait_for("REFUSED client=198.51.100.4 ");
+    let expected = "key=198.51.100.4 limit=blacklist reason=blacklisted count=0 threshold=0 left=0 \
+                    verdict=DEFER_IF_PERMIT suppressed=0 note=\"REJECT dial-up\"";
+    assert!(refused.ends_with(expected), "{refused}");
 }

@@ -55,8 +55,9 @@ pub fn report(loaded: &Loaded, paint: Paint) -> String {
     if !config.list_files.is_empty() {
         text += &format!("\n{}\n", paint.bold("List files"));
         let files = list_files(loaded);
-        text +=
-            &table(files.iter().map(|file| [file.list.to_owned(), netblocks(file.netblocks), file.path.to_string()]));
+        text += &table(
+            files.iter().map(|file| [file.list.to_owned(), entries(file.netblocks, file.names), file.path.to_string()]),
+        );
     }
     for warning in &config.warnings {
         text += &format!("\n{} {warning}", paint.warning("warning:"));
@@ -91,8 +92,13 @@ fn table(rows: impl Iterator<Item = [String; 3]>) -> String {
     rows.iter().map(|[a, b, c]| format!("  {a:first$}  {b:second$}  {c}\n")).collect()
 }
 
-fn netblocks(number: usize) -> String {
-    format!("{number} {}", if number == 1 { "netblock" } else { "netblocks" })
+fn entries(netblocks: usize, names: usize) -> String {
+    let number = |number, word| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
+    match (netblocks, names) {
+        (_, 0) => number(netblocks, "netblock"),
+        (0, _) => number(names, "name"),
+        _ => format!("{} and {}", number(netblocks, "netblock"), number(names, "name")),
+    }
 }
 
 /// The same for programs: what is in force, or what is wrong.
@@ -128,6 +134,7 @@ struct CheckedLimit<'c> {
 struct CheckedListFile<'c> {
     list: &'static str,
     netblocks: usize,
+    names: usize,
     path: Cow<'c, str>,
 }
 
@@ -207,6 +214,7 @@ fn list_files(loaded: &Loaded) -> Vec<CheckedListFile<'_>> {
         .map(|file| CheckedListFile {
             list: list(file.kind),
             netblocks: file.netblocks,
+            names: file.names,
             path: file.path.to_string_lossy(),
         })
         .collect()
@@ -226,13 +234,14 @@ fn summary(Loaded { config, effective }: &Loaded) -> Vec<String> {
 
 /// From which limits the whitelist exempts.
 fn exemptions(policy: &PolicySettings) -> String {
-    let entries = policy.lists.netblocks.iter().filter(|(_, entry)| *entry == ListEntry::Whitelist).count();
+    let white = policy.lists.netblocks.iter().filter(|(_, entry)| *entry == ListEntry::Whitelist).count();
+    let names = policy.lists.names.iter().filter(|(_, entry)| *entry == ListEntry::Whitelist).count();
     let limits = |exempted| {
         let limits = policy.limits.iter().filter(move |limit| limit.whitelist_exempts == exempted);
         enumeration(&limits.map(|limit| limit.name.as_str()).collect::<Vec<_>>())
     };
-    let netblocks = netblocks(entries);
-    match (entries, limits(true), limits(false)) {
+    let netblocks = entries(white, names);
+    match (white + names, limits(true), limits(false)) {
         (0, ..) => "The whitelist is empty: no client is exempt.".to_owned(),
         (_, Some(exempted), None) => format!("The whitelist ({netblocks}) exempts clients from {exempted}."),
         (_, Some(exempted), Some(others)) => {

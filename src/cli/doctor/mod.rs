@@ -97,7 +97,12 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     let postfix = Postfix::read();
     let asked: Vec<Address> = postfix.as_ref().map(Postfix::endpoints).unwrap_or_default();
     match &postfix {
-        Ok(postfix) => findings.extend(postfix.examine()),
+        Ok(postfix) => {
+            findings.extend(postfix.examine());
+            if !config.policy.lists.names.is_empty() {
+                findings.extend(postfix.examine_names());
+            }
+        }
         Err(error) => findings.push(not_right(
             Assessment::Doubtful,
             format!("postconf cannot be run: {error}"),

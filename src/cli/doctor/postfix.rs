@@ -20,6 +20,9 @@ const LISTS: [&str; 9] = [
     "smtpd_delay_reject",
 ];
 
+/// Whether smtpd looks up the names of clients.
+const PEERNAME_LOOKUP: &str = "smtpd_peername_lookup";
+
 /// Those of them that smtpd goes through at RCPT TO; without `smtpd_delay_reject` the last two.
 const AT_RCPT: [&str; 5] = [
     "smtpd_client_restrictions",
@@ -39,6 +42,8 @@ pub struct Postfix {
     lists: BTreeMap<String, String>,
     /// Whom `permit_mynetworks` permits.
     mynetworks: String,
+    /// Where names of clients are not looked up: main.cf, or services of master.cf.
+    nameless: Vec<String>,
 }
 
 /// A `check_policy_service` with what belongs to it.
@@ -70,17 +75,20 @@ impl Postfix {
         let lists = LISTS.iter().map(|list| ((*list).to_owned(), value(list)));
         let lists = lists.collect();
         let (mail_owner, queue_directory) = (value("mail_owner"), value("queue_directory"));
-        Self { mail_owner, queue_directory, lists, mynetworks: value("mynetworks") }
+        let nameless = if value(PEERNAME_LOOKUP) == "no" { vec!["main.cf".to_owned()] } else { Vec::new() };
+        Self { mail_owner, queue_directory, lists, mynetworks: value("mynetworks"), nameless }
     }
 
     /// Lines of `SERVICE/TYPE/PARAMETER = VALUE`.
     fn parse_services(&mut self, text: &str) {
         for (name, value) in text.lines().filter_map(|line| line.split_once(" = ")) {
             let mut parts = name.rsplitn(2, '/');
-            if let (Some(parameter), Some(service)) = (parts.next(), parts.next())
-                && LISTS.contains(&parameter)
-            {
+            let (Some(parameter), Some(service)) = (parts.next(), parts.next()) else { continue };
+            if LISTS.contains(&parameter) {
                 self.lists.insert(format!("{service}: {parameter}"), value.to_owned());
+            }
+            if parameter == PEERNAME_LOOKUP && value == "no" {
+                self.nameless.push(service.to_owned());
             }
         }
     }
@@ -100,6 +108,15 @@ impl Postfix {
             endpoints.extend(text.parse::<Address>().ok().filter(|address| !endpoints.contains(address)));
         }
         endpoints
+    }
+
+    /// Where Postfix does not look up the names that the lists have.
+    pub fn examine_names(&self) -> Vec<Finding> {
+        let finding = |place: &String| {
+            let what = format!("{place} has {PEERNAME_LOOKUP} = no: names on whitelist and blacklist match no client");
+            not_right(Assessment::Wrong, what, format!("remove {PEERNAME_LOOKUP} = no, or list addresses"))
+        };
+        self.nameless.iter().map(finding).collect()
     }
 
     /// What is right and wrong about it.
@@ -272,6 +289,21 @@ mod tests {
         assert_eq!(main_cf("yes", "smtpd_data_restrictions"), "");
         assert_eq!(main_cf("yes", "smtpd_recipient_restrictions"), "");
         assert!(main_cf("no", "smtpd_relay_restrictions").starts_with("smtp/inet: smtpd_relay_restrictions and "));
+    }
+
+    #[test]
+    fn names_that_are_not_looked_up_are_found_in_main_cf_and_in_services() {
+        let mut postfix = Postfix::parse("smtpd_peername_lookup = yes\n");
+        assert!(postfix.examine_names().is_empty());
+        postfix.parse_services("submission/inet/smtpd_peername_lookup = no\nsmtps/inet/smtpd_peername_lookup = yes\n");
+        let found = postfix.examine_names();
+        assert_eq!((found.len(), found[0].state), (1, Assessment::Wrong));
+        assert!(
+            found[0].what.starts_with("submission/inet has smtpd_peername_lookup = no: names on"),
+            "{}",
+            found[0].what
+        );
+        assert!(Postfix::parse("smtpd_peername_lookup = no\n").examine_names()[0].what.starts_with("main.cf has"));
     }
 
     #[test]

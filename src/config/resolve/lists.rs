@@ -49,6 +49,9 @@ pub(super) fn own(s: &TableSettings, top: &Limit) -> Lists {
     if !default {
         lists.netblocks.extend(white);
     }
+    for (key, entry) in [("blacklist", ListEntry::Blacklist(None)), ("whitelist", ListEntry::Whitelist)] {
+        lists.names.extend(s.names(key).iter().map(|(name, _)| (name.clone(), entry)));
+    }
     lists
 }
 
