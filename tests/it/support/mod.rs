@@ -10,6 +10,7 @@ mod dovecot;
 mod gate;
 mod lines;
 pub mod load;
+pub mod machine;
 mod memcached;
 mod names;
 mod namespace;
