@@ -40,6 +40,7 @@ mod operations;
 mod originals;
 mod outages;
 mod over_memory;
+mod packages;
 mod peers;
 mod postfix;
 mod postfix_life;

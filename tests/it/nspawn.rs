@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::support::machine::{Machine, text};
-use crate::support::until;
+use crate::support::{package, until};
 
 /// In tenths of the exposure: 0 is fully locked down, 100 is unrestricted.
 const MOST_EXPOSURE: &str = "--threshold=15";
@@ -25,27 +25,20 @@ fn the_installed_service_runs_in_a_container() {
     stops_and_starts(&machine);
 }
 
-/// Runs the commands of README.md under Install, without the build, and adds its lines for Postfix.
+/// Runs the commands of README.md under Install: the package, and the three lines for Postfix.
 fn install(machine: &Machine) {
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
     let (_, section) = readme.split_once("\n## Install\n").unwrap();
-    let build = "cargo build --release\n";
-    let commands = block(section, "sh");
-    assert!(commands.starts_with(build), "{commands}");
-    let commands = commands.replace(build, "").replace("target/release/connshaper", "/test/connshaper");
-    machine.sh(&format!("cd /source\n{commands}"));
-
-    let (service, options) = block(&readme, "master.cf").split_once('\n').unwrap();
-    let lines = format!("{}smtpd_authorized_xclient_hosts = 127.0.0.1\n", block(&readme, "main.cf"));
-    fs::write(machine.shared.join("main.cf"), lines).unwrap();
-    fs::write(machine.shared.join("options"), options).unwrap();
-    let words = service.split_whitespace().collect::<Vec<_>>().join(" *");
-    machine.sh(&format!(
-        "cat /test/main.cf >> /etc/postfix/main.cf
-        grep -q '^{words}$' /etc/postfix/master.cf
-        sed -i '/^{words}$/r /test/options' /etc/postfix/master.cf
-        postfix reload"
-    ));
+    let (section, _) = section.split_once("\n## ").unwrap();
+    let commands: Vec<_> = section.split("```sh\n").skip(1).map(|block| block.split_once("```").unwrap().0).collect();
+    let [package, postfix] = commands[..] else { panic!("{} blocks of commands under Install", commands.len()) };
+    package::copy_to(&machine.shared);
+    let said = machine.sh(&format!("cd /test\nexport DEBIAN_FRONTEND=noninteractive\n{package}"));
+    // The package says the same three lines.
+    for line in postfix.lines() {
+        assert!(said.lines().any(|said| said.trim() == line), "{line}\n{said}");
+    }
+    machine.sh(&format!("postconf -e smtpd_authorized_xclient_hosts=127.0.0.1\n{postfix}"));
 }
 
 /// Checks the restrictions of the running process, not of the unit file.
@@ -100,7 +93,7 @@ fn gives_the_control_socket_to_a_group(machine: &Machine) {
         systemctl reset-failed connshaper
         systemctl restart connshaper.socket connshaper");
     assert_eq!(machine.sh("stat --format='%a %U %G' /run/connshaper/control"), "660 connshaper adm\n");
-    let reset = "/usr/local/sbin/connshaper reset 192.0.2.77 --socket /run/connshaper/control";
+    let reset = "/usr/sbin/connshaper reset 192.0.2.77 --socket /run/connshaper/control";
     machine.sh(&format!("setpriv --reuid=alice --regid=alice --init-groups {reset}"));
     machine.sh(reset);
     let lines = journal(machine);
@@ -138,7 +131,7 @@ fn is_upgraded(machine: &Machine) {
     let state = || machine.sh("systemctl show --property=MainPID,NRestarts,ActiveState,SubState connshaper.service");
     let before = state();
     let readme = fs::read_to_string(root().join("README.md")).unwrap();
-    let (_, command) = readme.split_once("and run `systemctl kill ").unwrap();
+    let (_, command) = readme.split_once("`systemctl kill ").unwrap();
     let (command, _) = command.split_once('`').unwrap();
     for upgrades in 1..=2 {
         machine.sh(&format!("systemctl kill {command}"));
@@ -176,7 +169,7 @@ fn stops_and_starts(machine: &Machine) {
 }
 
 fn query(client: &str) -> String {
-    format!("/usr/local/sbin/connshaper query --to unix:/var/spool/postfix/private/connshaper {client}")
+    format!("/usr/sbin/connshaper query --to unix:/var/spool/postfix/private/connshaper {client}")
 }
 
 fn as_user(user: &str, command: &str) -> String {
@@ -198,12 +191,6 @@ fn recipient(client: &str) -> String {
 
 fn journal(machine: &Machine) -> String {
     machine.sh("journalctl --unit=connshaper --no-pager --output=cat")
-}
-
-/// The first code block of that kind.
-fn block<'t>(text: &'t str, kind: &str) -> &'t str {
-    let (_, rest) = text.split_once(&format!("```{kind}\n")).unwrap_or_else(|| panic!("no block of {kind}"));
-    rest.split_once("```").unwrap().0
 }
 
 fn root() -> &'static Path {

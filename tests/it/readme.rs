@@ -84,32 +84,6 @@ fn its_twelve_queries_get_ten_passes_and_two_refusals() {
 }
 
 #[test]
-fn its_install_commands_put_files_where_other_files_expect_them() {
-    let target = tempfile::tempdir().unwrap();
-    let root_dir = target.path().display();
-    let readme = readme();
-    for line in readme.lines().filter(|line| line.starts_with("install ")) {
-        let line = line.replace("target/release/connshaper", env!("CARGO_BIN_EXE_connshaper"));
-        let line = line
-            .replace(" /usr/local", &format!(" {root_dir}/usr/local"))
-            .replace(" /etc", &format!(" {root_dir}/etc"));
-        let status = Command::new("sh").args(["-c", &line]).current_dir(root()).status().unwrap();
-        assert!(status.success(), "{line}");
-    }
-    let expected = [
-        "usr/local/sbin/connshaper", // the units' ExecStart, master.cf
-        "etc/connshaper/connshaper.toml",
-        "usr/local/share/man/man8/connshaper.8",
-        "usr/local/share/man/man5/connshaper.toml.5",
-        "etc/sysusers.d/connshaper.conf",
-        "etc/systemd/system/connshaper.service",
-        "etc/systemd/system/connshaper.socket",
-    ];
-    let missing: Vec<_> = expected.into_iter().filter(|path| !target.path().join(path).exists()).collect();
-    assert!(missing.is_empty(), "not installed: {missing:?}");
-}
-
-#[test]
 fn the_spawn_example_counts_in_memcached() {
     let memcached = Memcached::start();
     let setup = Postfix::setup().chroot();
@@ -145,7 +119,7 @@ fn the_files_it_names_exist() {
     let words =
         readme.split(|c: char| c.is_whitespace() || "`|,:;()".contains(c)).map(|word| word.trim_end_matches('.'));
     let named: Vec<_> = words.filter(|word| places.iter().any(|place| word.starts_with(place))).collect();
-    assert!(named.len() > 10, "{named:?}");
+    assert!(named.len() > 5, "{named:?}");
     let missing: Vec<_> = named.into_iter().filter(|name| !root().join(name).exists()).collect();
     assert!(missing.is_empty(), "README.md names {missing:?}");
 }

@@ -16,6 +16,7 @@ mod names;
 mod namespace;
 mod numbers;
 mod own_process;
+pub mod package;
 mod place;
 mod policy;
 mod postfix;
