@@ -22,7 +22,8 @@ use crate::store::memcached::MemcachedConfig;
 /// Checks the keys of the whole program. `s` is the top level of the file.
 pub(super) fn check(config: &Config, s: &TableSettings) {
     check_store(config, s);
-    if !config.listen.iter().any(|address| matches!(address, Address::Unix(_))) {
+    let mut sockets = config.listen.iter().chain(&config.metrics).chain(&config.http.listen);
+    if !sockets.any(|address| matches!(address, Address::Unix(_))) {
         for key in ["socket_mode", "socket_owner", "socket_group"] {
             s.warn(key, "has no effect: `listen` has no unix socket");
         }
@@ -100,13 +101,17 @@ fn has_text(key: &str, s: &TableSettings) -> bool {
 }
 
 fn check_peers(config: &Config, s: &TableSettings) {
-    if !config.listen.iter().any(|address| matches!(address, Address::Inet { .. })) {
+    let mut sockets = config.listen.iter().chain(&config.http.listen);
+    if !sockets.any(|address| matches!(address, Address::Inet { .. })) {
         s.warn("allow_peers", "has no effect: `listen` has no TCP address");
     } else if config.allow_peers.netblocks().is_empty() {
         s.warn("allow_peers", "is empty: no host may connect over TCP");
     } else {
         for address in config.listen.iter().filter(|address| config.allow_peers.exclude_others_at(address)) {
             s.warn("listen", &format!("has {address}, {}", Peers::EXCLUDES));
+        }
+        for address in config.http.listen.iter().filter(|address| config.allow_peers.exclude_others_at(address)) {
+            s.warn("http_listen", &format!("has {address}, {}", Peers::EXCLUDES));
         }
     }
 }

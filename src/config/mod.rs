@@ -74,6 +74,7 @@ pub struct Config {
     pub control: Option<ControlConfig>,
     /// Where Prometheus connects.
     pub metrics: Vec<Address>,
+    pub http: HttpConfig,
     pub max_connections: usize,
     pub log: LogConfig,
     /// The log of inetd mode: its standard error is the policy connection.
@@ -252,6 +253,37 @@ pub struct StateConfig {
     pub file: Option<PathBuf>,
     /// Time between writes; zero: it is written at the end only.
     pub interval: Duration,
+}
+
+/// The doors over HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpConfig {
+    pub listen: Vec<Address>,
+    /// What who asks has to know; `None`: nothing.
+    pub token: Option<Token>,
+    /// Web servers whose word on the client is believed.
+    pub trusted_proxies: Vec<IpNet>,
+    /// The header that has the client, in lower case.
+    pub client_header: String,
+    /// The header that has the user; `None`: the name in `Authorization`.
+    pub user_header: Option<String>,
+}
+
+/// A secret that programs share.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// It is in no log.
+impl std::fmt::Debug for Token {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Token(...)")
+    }
 }
 
 /// The control socket.

@@ -18,6 +18,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -31,8 +32,10 @@ use crate::daemon::signals::{SignalAction, Signals};
 use crate::daemon::state_file::StateFile;
 use crate::engine::overrides as words;
 use crate::engine::service::Service;
+use crate::http::Site;
 use crate::http::metrics::MetricsSource;
-use crate::http::server as http;
+use crate::http::server::{Server, Serves};
+use crate::listener::DetachedListener;
 use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
@@ -132,27 +135,21 @@ struct Daemon {
     /// For those who are served beside Postfix, whom no upgrade that fails concerns.
     side: Shutdown,
     connections: TaskTracker,
+    /// `None`: not yet, or it cannot be had.
+    http: Option<Server>,
     parking: SuspendedConnections,
 }
 
 impl Daemon {
     async fn serve(mut self, open: OpenSockets, mut signals: Signals) {
-        let OpenSockets { listeners, connections, metrics, control: socket } = open;
+        let OpenSockets { listeners, connections, http, control: socket } = open;
         connections.into_iter().for_each(|connection| self.acceptor().resume(connection));
         let accept = |listener| tokio::spawn(self.acceptor().accept(listener));
         let mut accepting: Vec<_> = listeners.into_iter().map(accept).collect();
         // One at a time: whoever asks for another waits until it is done.
         let (reload, mut asked) = mpsc::channel::<Reload>(1);
         let control = self.control(reload);
-        let source = Arc::new(MetricsSource {
-            service: Arc::clone(&self.service),
-            connections: self.connections.clone(),
-            max_connections: self.max_connections,
-            started: control.started,
-        });
-        for listener in metrics {
-            tokio::spawn(http::serve(listener, Arc::clone(&source), self.side.clone()));
-        }
+        self.serve_http(http, Arc::clone(&control));
         let control = socket.map(|socket| tokio::spawn(socket.serve(control, self.side.clone())));
         tokio::spawn(words::follow(Arc::clone(&self.service)));
         let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
@@ -211,12 +208,15 @@ impl Daemon {
     }
 
     /// Answers what was asked, then closes.
-    async fn stop(&self) {
+    async fn stop(&mut self) {
         self.tell(notify::stopping());
         self.log.line(Severity::Info, "STOPPING", |_| {});
         self.stop.trigger();
         self.side.trigger();
         self.connections.close();
+        if let Some(http) = &mut self.http {
+            http.pause().await;
+        }
         let unfinished = timeout(LAST_ANSWERS, self.connections.wait()).await.is_err();
         if unfinished {
             let connections = self.connections.len();
@@ -237,6 +237,22 @@ impl Daemon {
             self.log.line(Severity::Warning, "STATE_NOT_SAVED", |line| {
                 line.field("error", "the disk takes too long");
             });
+        }
+    }
+
+    fn serve_http(&mut self, sockets: Vec<(Serves, DetachedListener)>, control: Arc<Control>) {
+        let metrics = MetricsSource {
+            service: Arc::clone(&self.service),
+            connections: self.connections.clone(),
+            max_connections: self.max_connections,
+            started: control.started,
+        };
+        let config = ArcSwap::from_pointee(self.config.http.clone());
+        match Server::start(Arc::new(Site { control, metrics, config }), sockets) {
+            Ok(server) => self.http = Some(server),
+            Err(error) => self.log.line(Severity::Err, "HTTP_FAILED", |line| {
+                line.field("error", error);
+            }),
         }
     }
 

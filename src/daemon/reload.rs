@@ -74,6 +74,9 @@ impl Daemon {
 
     fn adopt(&self, policy: Policy, mut config: Config) -> (Config, Vec<String>) {
         self.service.reload(policy, config.engine());
+        if let Some(http) = &self.http {
+            http.site().config.store(Arc::new(config.http.clone()));
+        }
         // What the daemon was started with is what these still are.
         let (old, new) = (&self.config, &config);
         let unchanged = [
@@ -81,6 +84,7 @@ impl Daemon {
             ("socket_mode, socket_owner or socket_group", old.socket == new.socket),
             ("control_socket or control_group", old.control == new.control),
             ("metrics_listen", old.metrics == new.metrics),
+            ("http_listen", old.http.listen == new.http.listen),
             ("max_connections", old.max_connections == new.max_connections),
             ("log or a key of syslog", old.log.target == new.log.target),
             ("state_file or state_interval", old.state == new.state),

@@ -2,6 +2,7 @@
 //!
 //! Sockets come first, so that Postfix finds them while long lists and counts are read.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
@@ -18,7 +19,8 @@ use crate::daemon::handover::exec as program;
 use crate::daemon::handover::receive::Handover;
 use crate::daemon::state_file::StateFile;
 use crate::engine::service::Service;
-use crate::listener::{Listener, Peers};
+use crate::http::server::Serves;
+use crate::listener::{DetachedListener, Listener, Peers};
 use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
@@ -42,6 +44,8 @@ const CONFIG_PAUSE: Duration = Duration::from_millis(100);
 /// The sockets that Postfix asks at, and what the program before has left beside them.
 struct Sockets {
     listeners: Vec<Listener>,
+    /// Those of the doors over HTTP that were passed.
+    http: Vec<Listener>,
     listening: Listening,
     handover: Option<Handover>,
 }
@@ -55,18 +59,18 @@ fn load(path: Option<&Path>, listen: &[Address]) -> Result<(Config, Sockets), St
         // Requests that are made from then on wait. A wrong configuration is reported before a socket that cannot be had.
         let mut opened = None;
         let config = Config::load_telling(path, &mut |config| opened = Some(open(config, asked(config))))?;
-        let (listeners, asked) = opened.expect("a configuration is shown before its lists are read")?;
+        let (listeners, http, asked) = opened.expect("a configuration is shown before its lists are read")?;
         let listening = Listening::new(asked, by_option, &listeners);
-        return Ok((config, Sockets { listeners, listening, handover: None }));
+        return Ok((config, Sockets { listeners, http, listening, handover: None }));
     };
     let config = load_after_trial(path, &mut handover).map_err(StartError::AfterUpgrade)?;
-    let passed = handover.listeners().map_err(anyhow::Error::from)?;
+    let (passed, http) = handover.listeners().map_err(anyhow::Error::from)?;
     let (listeners, asked) = match passed.is_empty() {
         true => (bind(&asked(&config), &config)?, asked(&config)),
         false => (passed, handover.listen(&asked(&config))),
     };
     let listening = Listening::new(asked, by_option, &listeners);
-    Ok((config, Sockets { listeners, listening, handover: Some(handover) }))
+    Ok((config, Sockets { listeners, http, listening, handover: Some(handover) }))
 }
 
 /// Reads a configuration that was right a moment ago. One that is wrong now is being written, as a rule.
@@ -86,13 +90,19 @@ fn load_after_trial(path: Option<&Path>, handover: &mut Handover) -> Result<Conf
     }
 }
 
-/// Sockets that systemd passed are used instead of what the configuration says; then nothing was asked for.
-fn open(config: &Config, asked: Vec<Address>) -> anyhow::Result<(Vec<Listener>, Vec<Address>)> {
-    let passed = Listener::from_systemd()?;
-    if !passed.is_empty() {
-        return Ok((passed, Vec::new()));
+/// What systemd calls the sockets of the doors over HTTP, by `FileDescriptorName=`.
+const HTTP: &str = "http";
+
+/// Where Postfix asks, the sockets of the doors over HTTP that were passed, and what was asked for. Sockets that systemd
+/// passed are used instead of what the configuration says; then nothing was asked for.
+fn open(config: &Config, asked: Vec<Address>) -> anyhow::Result<(Vec<Listener>, Vec<Listener>, Vec<Address>)> {
+    let is_http = |(name, _): &(Option<String>, Listener)| name.as_deref() == Some(HTTP);
+    let (http, passed): (Vec<_>, Vec<_>) = Listener::from_systemd()?.into_iter().partition(is_http);
+    let listeners = |passed: Vec<(_, Listener)>| passed.into_iter().map(|(_, listener)| listener).collect::<Vec<_>>();
+    match passed.is_empty() {
+        true => Ok((bind(&asked, config)?, listeners(http), asked)),
+        false => Ok((listeners(passed), listeners(http), Vec::new())),
     }
-    Ok((bind(&asked, config)?, asked))
 }
 
 /// Listens at each of these addresses.
@@ -109,7 +119,8 @@ pub(super) struct OpenSockets {
     pub listeners: Vec<Listener>,
     /// Policy connections that were served before.
     pub connections: Vec<SuspendedConnection<Stream>>,
-    pub metrics: Vec<Listener>,
+    /// The doors over HTTP, and metrics.
+    pub http: Vec<(Serves, DetachedListener)>,
     pub control: Option<ControlSocket>,
 }
 
@@ -117,11 +128,11 @@ impl Daemon {
     /// Reads and opens all that the daemon needs. Blocks, for as long as lists, disk and name service take; must be
     /// called within a runtime.
     pub(super) fn begin(path: Option<PathBuf>, listen: &[Address]) -> Result<(Self, OpenSockets), StartError> {
-        let (mut config, Sockets { listeners, listening, mut handover }) = load(path.as_deref(), listen)?;
+        let (mut config, Sockets { listeners, http, listening, mut handover }) = load(path.as_deref(), listen)?;
         let log = Log::open(&config.log).context("the log cannot be opened")?;
         let program = program::path().context("the path of the program cannot be found out")?;
         let max_connections = max_connections(&config, &log);
-        let (metrics, control) = match (aside(&config), &mut handover) {
+        let (http, control) = match (aside(&config, http), &mut handover) {
             (Ok(aside), _) => aside,
             // Postfix goes on being served.
             (Err(error), Some(handover)) => {
@@ -156,6 +167,7 @@ impl Daemon {
             stop: Shutdown::default(),
             side: Shutdown::default(),
             connections: TaskTracker::new(),
+            http: None,
             parking: SuspendedConnections::default(),
         };
         let connections = match &mut handover {
@@ -167,7 +179,7 @@ impl Daemon {
             None => daemon.started(),
         }
         daemon.warn(&daemon.config);
-        Ok((daemon, OpenSockets { listeners, connections, metrics, control }))
+        Ok((daemon, OpenSockets { listeners, connections, http, control }))
     }
 
     fn started(&self) {
@@ -211,12 +223,20 @@ fn max_connections(config: &Config, log: &Log) -> usize {
     possible.min(config.max_connections)
 }
 
-/// Where others than Postfix ask. An upgrade closes these and opens them anew.
-fn aside(config: &Config) -> anyhow::Result<(Vec<Listener>, Option<ControlSocket>)> {
-    let metrics = bind(&config.metrics, config)?;
+/// Where others than Postfix ask; the sockets of the doors over HTTP may have been passed. An upgrade closes the others
+/// and opens them anew.
+fn aside(config: &Config, passed: Vec<Listener>) -> anyhow::Result<(HttpSockets, Option<ControlSocket>)> {
+    let doors = if passed.is_empty() { bind(&config.http.listen, config)? } else { passed };
+    let doors = doors.into_iter().map(|listener| (Serves::Doors, listener));
+    let metrics = bind(&config.metrics, config)?.into_iter().map(|listener| (Serves::MetricsAlone, listener));
+    let sockets = doors.chain(metrics).map(|(serves, listener)| Ok((serves, listener.detach()?)));
+    let sockets = sockets.collect::<io::Result<_>>()?;
     let control = config.control.clone().or_else(socket::usual).as_ref().map(ControlSocket::bind).transpose()?;
-    Ok((metrics, control))
+    Ok((sockets, control))
 }
+
+/// The sockets that are served over HTTP.
+type HttpSockets = Vec<(Serves, DetachedListener)>;
 
 /// Where it listens, whatever a configuration says later.
 #[derive(Debug)]

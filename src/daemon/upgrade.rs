@@ -10,6 +10,7 @@ use super::Daemon;
 use crate::daemon::handover::{exec as program, preflight as trial, send as give};
 use crate::daemon::notify;
 use crate::daemon::signals::Signals;
+use crate::http::server::Server;
 use crate::listener::Listener;
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
@@ -61,16 +62,28 @@ impl Daemon {
         }
         let answered = timeout(patience, self.connections.wait()).await;
         let mut parked = self.parking.empty();
+        if let Some(http) = &mut self.http {
+            http.pause().await;
+        }
         let error = match answered {
             Ok(()) => self.call(&listeners, &parked, begun, signals, patience).await.to_string(),
             Err(_) => "requests that are under way take too long".to_owned(),
         };
+        self.resume_http();
         self.stop = Shutdown::default();
         self.connections.reopen();
         parked.extend(self.parking.give_up(self.stop.clone()));
         parked.into_iter().for_each(|parked| self.acceptor().resume(parked));
         accepting.extend(listeners.into_iter().map(|listener| tokio::spawn(self.acceptor().accept(listener))));
         error
+    }
+
+    fn resume_http(&mut self) {
+        if let Some(Err(error)) = self.http.as_mut().map(Server::resume) {
+            self.log.line(Severity::Err, "HTTP_FAILED", |line| {
+                line.field("error", error);
+            });
+        }
     }
 
     async fn call(
@@ -85,8 +98,9 @@ impl Daemon {
         let _ = timeout(patience, self.service.rules.load().store.settled()).await;
         self.log.flush(LAST_WORDS);
         notify::flush(LAST_WORDS);
+        let http: Vec<_> = self.http.iter().flat_map(Server::doors).collect();
         let called = match signals.block().await {
-            Ok(()) => give::load(&self.service, self.listening.asked(), listeners, parked, begun)
+            Ok(()) => give::load(&self.service, self.listening.asked(), listeners, &http, parked, begun)
                 .and_then(|carrier| program::call(&self.program, &carrier)),
             Err(error) => Err(error),
         };

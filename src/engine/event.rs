@@ -8,6 +8,7 @@ use crate::engine::preview::{count, preview};
 use crate::engine::report::report;
 use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;
+use crate::observe::statistics::add;
 use crate::policy::checks::{CheckState, LimitCheck, Operations};
 use crate::policy::door::Door;
 use crate::policy::limit::CountKind;
@@ -50,6 +51,7 @@ pub async fn decide_event<'r>(
     let Rules { policy, store, .. } = rules;
     let mut record = SessionRecord::default();
     let Some(client) = request.client else {
+        add(&service.statistics.unknown_client, 1);
         service.decisions.passed(request.door, Pass::UnknownClient);
         return ((Verdict::Pass(Pass::UnknownClient), None), Vec::new());
     };

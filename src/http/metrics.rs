@@ -1,12 +1,16 @@
-//! Metrics in Prometheus' text format, and the HTTP that hands them out.
+//! Metrics in Prometheus' text format.
 //!
 //! A scrape reads numbers that are counted anyway, off the way of requests. Labels are names of limits,
 //! verdicts, reasons and servers: none of it can a stranger multiply.
 
 use std::sync::Arc;
 
+use axum::extract::State;
+use axum::http::{HeaderMap, header};
+use axum::response::{IntoResponse, Response};
 use tokio_util::task::TaskTracker;
 
+use super::{Site, token};
 use crate::engine::report::DecisionCount;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
@@ -23,6 +27,19 @@ pub struct MetricsSource {
     pub max_connections: usize,
     /// When the daemon began to serve.
     pub started: Now,
+}
+
+/// The metrics, for who has the token.
+pub async fn answer(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
+    match token::check(&site, &headers) {
+        Ok(()) => page_alone(State(site)).await,
+        Err(answer) => answer,
+    }
+}
+
+/// The metrics, where nothing else is served.
+pub async fn page_alone(State(site): State<Arc<Site>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page(&site.metrics)).into_response()
 }
 
 /// Everything there is to tell, as one page.

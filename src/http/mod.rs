@@ -1,4 +1,90 @@
-//! The HTTP front door: metrics.
+//! The front doors over HTTP, for logins and web requests; actions of programs; metrics.
+//!
+//! `server` accepts and bounds connections, in a thread of its own, so that no load there keeps Postfix waiting. Each
+//! path has a file: what it reads of a request, and what it answers. Decisions are made by `engine::event`.
 
+mod actions;
+pub mod forwarded;
+mod login;
 pub mod metrics;
 pub mod server;
+mod token;
+mod web;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{any, get, post};
+use tokio::time::timeout;
+
+use crate::config::HttpConfig;
+use crate::control::Control;
+use metrics::MetricsSource;
+
+/// The longest body that is read. Dovecot sends some 300 bytes.
+const MAX_BODY: usize = 16 * 1024;
+
+/// How long a body may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What is answered from.
+#[derive(Debug)]
+pub struct Site {
+    pub control: Arc<Control>,
+    pub metrics: MetricsSource,
+    /// As the last reload has it, but for the addresses.
+    pub config: ArcSwap<HttpConfig>,
+}
+
+/// What is served at `http_listen`.
+fn doors(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/metrics", get(metrics::answer))
+        .route("/dovecot", post(login::answer))
+        .route("/auth", any(web::forwarded))
+        .route("/auth/nginx", any(web::nginx))
+        .route("/auth/envoy", any(web::envoy))
+        .route("/auth/envoy/{*path}", any(web::envoy))
+        .route("/hit", post(actions::hit))
+        .route("/check", post(actions::check))
+        .route("/revoke", post(actions::revoke))
+        .fallback(async || (StatusCode::NOT_FOUND, "there is no such path\n"))
+        .with_state(site)
+}
+
+/// What is served at `metrics_listen`.
+fn metrics_alone(site: Arc<Site>) -> Router {
+    Router::new()
+        .route("/", get(async || "connshaper: /metrics\n"))
+        .route("/metrics", get(metrics::page_alone))
+        .fallback(async || (StatusCode::NOT_FOUND, "there is only /metrics\n"))
+        .with_state(site)
+}
+
+async fn index() -> &'static str {
+    "connshaper: /dovecot, /auth, /auth/nginx, /auth/envoy, /hit, /check, /revoke, /metrics\n"
+}
+
+/// All of a body, or why it is not read.
+async fn body(body: Body) -> Result<Bytes, Response> {
+    match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(_)) => Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too long, or was cut short\n").into_response()),
+        Err(_) => Err((StatusCode::REQUEST_TIMEOUT, "the body takes too long\n").into_response()),
+    }
+}
+
+/// An answer in JSON, which nothing in between keeps.
+fn json(status: StatusCode, text: String) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (status, headers, text).into_response()
+}

@@ -1,87 +1,271 @@
-//! As much of HTTP as handing out one page takes. Every connection has one answer and is closed.
+//! Accepts HTTP connections, in a thread of its own, and bounds what they can hold: so many connections, so long a
+//! head, so much time.
 
-use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::task::JoinHandle;
+use axum::Router;
+use axum::body::Body;
+use axum::http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::Service as _;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::runtime::Builder;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
+use tokio_util::task::TaskTracker;
 
-use crate::http::metrics::{MetricsSource, page};
-use crate::listener::Listener;
+use super::Site;
+use crate::listener::{DetachedListener, Listener, Peer, refused_peer};
+use crate::net::clock::Now;
+use crate::net::lock;
 use crate::net::shutdown::Shutdown;
+use crate::net::signals::block_signals;
 use crate::net::stream::Stream;
+use crate::observe::log::Severity;
+use crate::observe::statistics::add;
 
-/// Connections held at once. A further one takes the place of the oldest, so that no number of idle ones keeps
-/// Prometheus waiting.
-const MAX_CONNECTIONS: usize = 64;
+/// Connections held at once by a listener. A further one takes the place of the one that has waited longest without a
+/// request, so that no number of idle ones keeps anybody out.
+const MAX_CONNECTIONS: usize = 512;
 
-/// The longest request that is read.
-const MAX_REQUEST: usize = 8 * 1024;
+/// The longest head of a request.
+const MAX_HEAD: usize = 16 * 1024;
 
-/// How long a request may take to come, and its answer to be taken.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// The most lines of a head.
+const MAX_HEADERS: usize = 100;
 
-/// Serves until the stop.
-pub async fn serve(mut listener: Listener, source: Arc<MetricsSource>, stop: Shutdown) {
-    let mut connections: VecDeque<JoinHandle<()>> = VecDeque::new();
-    loop {
-        let (stream, _) = tokio::select! {
-            accepted = listener.accept(&source.service.log) => accepted,
-            () = stop.wait() => return,
-        };
-        connections.retain(|connection| !connection.is_finished());
-        if connections.len() >= MAX_CONNECTIONS
-            && let Some(oldest) = connections.pop_front()
-        {
-            oldest.abort();
+/// How long the head of a request may take, and a connection wait for the next one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long a connection that is to close may take for the request under way.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
+
+/// What a listener serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    Doors,
+    MetricsAlone,
+}
+
+/// The sockets, and the thread that serves at them.
+#[derive(Debug)]
+pub struct Server {
+    site: Arc<Site>,
+    sockets: Vec<(Serves, DetachedListener)>,
+    running: Option<(Shutdown, oneshot::Receiver<()>)>,
+}
+
+impl Server {
+    /// Starts to serve; nothing where there are no sockets.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no thread.
+    pub fn start(site: Arc<Site>, sockets: Vec<(Serves, DetachedListener)>) -> io::Result<Self> {
+        let mut server = Self { site, sockets, running: None };
+        server.resume()?;
+        Ok(server)
+    }
+
+    /// What is answered from.
+    pub fn site(&self) -> &Site {
+        &self.site
+    }
+
+    /// The sockets of the doors, for the process that takes this one's place.
+    pub fn doors(&self) -> impl Iterator<Item = &DetachedListener> {
+        self.sockets.iter().filter(|(serves, _)| *serves == Serves::Doors).map(|(_, socket)| socket)
+    }
+
+    /// Answers what was asked, and closes the connections. The sockets stay open: who connects waits.
+    pub async fn pause(&mut self) {
+        if let Some((stop, ended)) = self.running.take() {
+            stop.trigger();
+            let _ = timeout(2 * LAST_ANSWER, ended).await;
         }
-        let source = Arc::clone(&source);
-        connections.push_back(tokio::spawn(async move {
-            // A peer that hangs up or sends nothing has no page to wait for.
-            let _ = timeout(TIMEOUT, answer(stream, &source)).await;
-        }));
+    }
+
+    /// Serves again.
+    ///
+    /// # Errors
+    ///
+    /// When there can be no thread.
+    pub fn resume(&mut self) -> io::Result<()> {
+        if self.sockets.is_empty() {
+            return Ok(());
+        }
+        let sockets: Vec<_> = self
+            .sockets
+            .iter()
+            .map(|(serves, socket)| Ok((*serves, socket.try_clone()?)))
+            .collect::<io::Result<_>>()?;
+        let (site, stop, (ended, has_ended)) = (Arc::clone(&self.site), Shutdown::default(), oneshot::channel());
+        let heard = stop.clone();
+        thread::Builder::new().name("http".to_owned()).spawn(move || {
+            block_signals();
+            run(&site, sockets, &heard);
+            let _ = ended.send(());
+        })?;
+        self.running = Some((stop, has_ended));
+        Ok(())
     }
 }
 
-async fn answer(mut stream: Stream, source: &MetricsSource) -> io::Result<()> {
-    let mut request = Vec::new();
-    while !complete(&request) && request.len() < MAX_REQUEST {
-        let mut part = [0; 1024];
-        match stream.read(&mut part).await? {
-            0 => return Ok(()),
-            length => request.extend_from_slice(&part[..length]),
-        }
-    }
-    let (status, body) = match target(&request) {
-        _ if !complete(&request) => ("431 Request Header Fields Too Large", String::new()),
-        Some(("GET" | "HEAD", "/metrics")) => ("200 OK", page(source)),
-        Some(("GET" | "HEAD", "/")) => ("200 OK", "connshaper: /metrics\n".to_owned()),
-        Some(("GET" | "HEAD", _)) => ("404 Not Found", "there is only /metrics\n".to_owned()),
-        _ => ("405 Method Not Allowed", String::new()),
+fn run(site: &Arc<Site>, sockets: Vec<(Serves, socket2::Socket)>, stop: &Shutdown) {
+    let log = &site.control.service.log;
+    let failed = |error: &dyn std::fmt::Display| {
+        log.line(Severity::Err, "HTTP_FAILED", |line| {
+            line.field("error", error);
+        });
     };
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\n\
-         Connection: close\r\n\r\n",
-        body.len()
-    );
-    let sent = if request.starts_with(b"HEAD ") { "" } else { &body };
-    stream.write_all((head + sent).as_bytes()).await?;
-    stream.shutdown().await
+    let runtime = match Builder::new_current_thread().enable_all().on_thread_start(block_signals).build() {
+        Ok(runtime) => runtime,
+        Err(error) => return failed(&error),
+    };
+    runtime.block_on(async {
+        let accepting = TaskTracker::new();
+        for (serves, socket) in sockets {
+            let router = match serves {
+                Serves::Doors => super::doors(Arc::clone(site)),
+                Serves::MetricsAlone => super::metrics_alone(Arc::clone(site)),
+            };
+            match Listener::inherited(socket, None) {
+                Ok(listener) => drop(accepting.spawn(accept(listener, router, Arc::clone(site), stop.clone()))),
+                Err(error) => failed(&error),
+            }
+        }
+        accepting.close();
+        accepting.wait().await;
+    });
+    runtime.shutdown_background();
 }
 
-fn complete(request: &[u8]) -> bool {
-    request.windows(4).any(|end| end == b"\r\n\r\n") || request.windows(2).any(|end| end == b"\n\n")
+/// Accepts until the stop, and waits for the last answers.
+async fn accept(mut listener: Listener, router: Router, site: Arc<Site>, stop: Shutdown) {
+    let service = &site.control.service;
+    let (connections, tasks) = (Arc::new(Connections::default()), TaskTracker::new());
+    loop {
+        let (stream, peer) = tokio::select! {
+            accepted = listener.accept(&service.log) => accepted,
+            () = stop.wait() => break,
+        };
+        if !service.rules.load().peers.admit(&peer) {
+            add(&service.statistics.refused_peers, 1);
+            refused_peer(&service.log, &peer, Now::read());
+            continue;
+        }
+        let Some(slot) = connections.admit() else {
+            service.log.limited(Severity::Warning, "TOO_MANY_CONNECTIONS", Now::read(), |line| {
+                line.field("peer", &peer).field("max_connections", MAX_CONNECTIONS);
+            });
+            continue;
+        };
+        tasks.spawn(serve(stream, peer, router.clone(), slot, stop.clone()));
+    }
+    tasks.close();
+    let _ = timeout(LAST_ANSWER, tasks.wait()).await;
 }
 
-/// Method and path, without a query.
-fn target(request: &[u8]) -> Option<(&str, &str)> {
-    let line = request.split(|byte| *byte == b'\n').next()?;
-    let mut words = str::from_utf8(line).ok()?.split_ascii_whitespace();
-    let (method, path) = (words.next()?, words.next()?);
-    Some((method, path.split('?').next().unwrap_or(path)))
+async fn serve(stream: Stream, peer: Peer, router: Router, slot: Slot, stop: Shutdown) {
+    let (slot, inner) = (Arc::new(slot), TowerToHyperService::new(router));
+    let counted = Arc::clone(&slot);
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(peer);
+        let busy = Busy::begin(&counted);
+        let answer = inner.call(request);
+        async move {
+            let answer: Result<Response<Body>, Infallible> = answer.await;
+            drop(busy);
+            answer
+        }
+    });
+    let mut builder = http1::Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT);
+    builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    tokio::select! {
+        // A peer that hangs up, or sends what is no HTTP, is answered as far as it can be.
+        _ = connection.as_mut() => {}
+        () = async { tokio::select! { () = slot.state.close.notified() => {}, () = stop.wait() => {} } } => {
+            connection.as_mut().graceful_shutdown();
+            let _ = timeout(LAST_ANSWER, connection).await;
+        }
+    }
+}
+
+/// The connections of a listener.
+#[derive(Debug, Default)]
+struct Connections {
+    slots: std::sync::Mutex<Vec<Arc<SlotState>>>,
+    /// Counts what happens, so that it is known what was longest ago.
+    time: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct SlotState {
+    busy: AtomicBool,
+    /// When its last request ended, or it was accepted.
+    last: AtomicU64,
+    /// It is to close.
+    close: Notify,
+}
+
+/// A connection's place among the others, which it gives back.
+#[derive(Debug)]
+struct Slot {
+    state: Arc<SlotState>,
+    among: Arc<Connections>,
+}
+
+/// A request is being answered.
+struct Busy(Arc<Slot>);
+
+impl Connections {
+    /// A place for another connection; `None`: all of them are being answered.
+    fn admit(self: &Arc<Self>) -> Option<Slot> {
+        let state = Arc::new(SlotState { last: self.tick().into(), ..SlotState::default() });
+        let mut slots = lock(&self.slots);
+        if slots.len() >= MAX_CONNECTIONS {
+            let idle = slots.iter().enumerate().filter(|(_, slot)| !slot.busy.load(Relaxed));
+            let (place, _) = idle.min_by_key(|(_, slot)| slot.last.load(Relaxed))?;
+            slots.swap_remove(place).close.notify_one();
+        }
+        slots.push(Arc::clone(&state));
+        Some(Slot { state, among: Arc::clone(self) })
+    }
+
+    fn tick(&self) -> u64 {
+        self.time.fetch_add(1, Relaxed)
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        lock(&self.among.slots).retain(|other| !Arc::ptr_eq(other, &self.state));
+    }
+}
+
+impl Busy {
+    fn begin(slot: &Arc<Slot>) -> Self {
+        slot.state.busy.store(true, Relaxed);
+        Self(Arc::clone(slot))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.state.last.store(self.0.among.tick(), Relaxed);
+        self.0.state.busy.store(false, Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -89,10 +273,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_is_a_method_and_a_path() {
-        assert_eq!(target(b"GET /metrics?x=1 HTTP/1.1\r\nHost: a\r\n\r\n"), Some(("GET", "/metrics")));
-        assert_eq!(target(b"\xff\xff\r\n"), None);
-        assert_eq!(target(b"GET\r\n"), None);
-        assert!(complete(b"GET / HTTP/1.0\r\n\r\n") && !complete(b"GET / HTTP/1.0\r\n"));
+    fn the_connection_that_was_idle_longest_gives_way() {
+        let connections = Arc::new(Connections::default());
+        let mut slots: Vec<_> = (0..MAX_CONNECTIONS).map(|_| Arc::new(connections.admit().unwrap())).collect();
+        let busy: Vec<_> = slots[1..].iter().map(Busy::begin).collect();
+        let closes = |slot: &Slot| !lock(&connections.slots).iter().any(|known| Arc::ptr_eq(known, &slot.state));
+        let newest = Arc::new(connections.admit().unwrap());
+        assert!(closes(&slots[0]) && !closes(&slots[1]));
+        let _newest_busy = Busy::begin(&newest);
+        assert!(connections.admit().is_none(), "nothing that is being answered gives way");
+        drop(busy);
+        slots.remove(5);
+        assert!(connections.admit().is_some());
+        assert!(slots[1..].iter().all(|slot| !closes(slot)), "there was room");
     }
 }

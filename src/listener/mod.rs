@@ -1,4 +1,4 @@
-//! Where Postfix asks: listening sockets, and the connections they accept.
+//! Where Postfix and others ask: listening sockets, and the connections they accept.
 //!
 //! The daemon binds what is configured, or takes what systemd passed, and gives
 //! every accepted stream to a session of its own. Accepting never ends because
@@ -17,8 +17,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use crate::net::address::Address;
 use crate::net::clock::Now;
+use crate::net::secret;
 use crate::net::stream::Stream;
-use crate::observe::log::Log;
+use crate::observe::log::{Log, Severity};
 
 use accept_errors::AcceptErrors;
 
@@ -78,15 +79,24 @@ impl Listener {
         }
     }
 
-    /// The sockets systemd passed; none if it passed none. Only the first call
+    /// The sockets systemd passed, with the names it gives them; none if it passed none. Only the first call
     /// finds them. Must run inside the runtime.
-    pub fn from_systemd() -> Result<Vec<Self>, ListenError> {
+    pub fn from_systemd() -> Result<Vec<(Option<String>, Self)>, ListenError> {
         systemd::listeners()
     }
 
     /// The socket of a process before us, and the file that is to go with it. Must run inside the runtime.
     pub fn inherited(socket: socket2::Socket, file: Option<SocketFile>) -> Result<Self, ListenError> {
         systemd::listener(socket, file).map_err(|problem| ListenError { place: "an inherited socket".into(), problem })
+    }
+
+    /// Its socket, which no runtime waits for any more.
+    pub fn detach(self) -> std::io::Result<DetachedListener> {
+        let socket = match self.socket {
+            ListenerSocket::Tcp(listener) => listener.into_std()?.into(),
+            ListenerSocket::Unix(listener) => listener.into_std()?.into(),
+        };
+        Ok(DetachedListener { socket, file: self.file })
     }
 
     /// The file of a unix socket, if we made it.
@@ -145,6 +155,41 @@ impl Listener {
         let listener = tokio::net::UnixListener::from_std(listener).map_err(ListenProblem::Other)?;
         Ok(Self { socket: ListenerSocket::Unix(listener), address, trouble: AcceptErrors::default(), file })
     }
+}
+
+/// A listening socket that another thread's runtime accepts from, or another process will.
+///
+/// Dropping it removes the file of a unix socket it made.
+#[derive(Debug)]
+pub struct DetachedListener {
+    socket: socket2::Socket,
+    file: Option<SocketFile>,
+}
+
+impl DetachedListener {
+    /// The same socket once more, to accept from. The file stays with this one.
+    pub fn try_clone(&self) -> std::io::Result<socket2::Socket> {
+        self.socket.try_clone()
+    }
+
+    /// The file of a unix socket, if we made it.
+    pub fn file(&self) -> Option<&SocketFile> {
+        self.file.as_ref()
+    }
+}
+
+impl AsFd for DetachedListener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Logs a peer that may not ask: the first time, then once per `log_interval`.
+pub fn refused_peer(log: &Log, peer: &Peer, now: Now) {
+    let subject = secret::hash(("REFUSED_PEER", peer.ip()));
+    log.per_subject(Severity::Notice, "REFUSED_PEER", subject, 0, now, |line, suppressed| {
+        line.field("peer", peer).field("suppressed", suppressed);
+    });
 }
 
 impl AsFd for Listener {

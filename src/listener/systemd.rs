@@ -14,8 +14,8 @@ use crate::net::address::Address;
 use super::unix::SocketFile;
 use super::{ListenError, ListenProblem, Listener};
 
-/// All passed sockets, in the order of the socket units' directives.
-pub fn listeners() -> Result<Vec<Listener>, ListenError> {
+/// All passed sockets with their names, in the order of the socket units' directives.
+pub fn listeners() -> Result<Vec<(Option<String>, Listener)>, ListenError> {
     // A second owner of the same descriptors would close them under the first.
     static TAKEN: AtomicBool = AtomicBool::new(false);
     if TAKEN.swap(true, Ordering::Relaxed) {
@@ -25,11 +25,12 @@ pub fn listeners() -> Result<Vec<Listener>, ListenError> {
     let numbers = sd_notify::listen_fds().map_err(|error| broken(error.to_string()))?;
     let passed = sd_listen_fds::get().map_err(|error| broken(error.to_string()))?;
     let named = numbers.zip(passed).map(|(number, (name, descriptor))| {
-        let place = match name {
+        let place = match &name {
             Some(name) => format!("descriptor {number} ({name})"),
             None => format!("descriptor {number}"),
         };
-        listener(descriptor.into_std().into(), None).map_err(|problem| ListenError { place, problem })
+        let listener = listener(descriptor.into_std().into(), None);
+        listener.map(|listener| (name, listener)).map_err(|problem| ListenError { place, problem })
     });
     named.collect()
 }

@@ -66,8 +66,12 @@ counters! {
     bad_requests,
     /// Policy connections closed because there were max_connections.
     connections_rejected,
-    /// Policy connections closed because allow_peers does not have the peer.
+    /// Connections closed because allow_peers does not have the peer.
     refused_peers,
+    /// Questions and reports of logins.
+    login_requests,
+    /// Questions of web servers.
+    web_requests,
 }
 
 /// A number that only grows.

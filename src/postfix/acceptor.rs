@@ -5,12 +5,11 @@ use std::sync::Arc;
 use tokio_util::task::TaskTracker;
 
 use crate::engine::service::Service;
-use crate::listener::{Listener, Peer};
+use crate::listener::{Listener, refused_peer};
 use crate::net::clock::Now;
-use crate::net::secret;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
-use crate::observe::log::{Log, Severity};
+use crate::observe::log::Severity;
 use crate::observe::statistics::add;
 use crate::postfix::connection;
 use crate::postfix::connection::ConnectionState;
@@ -43,7 +42,7 @@ impl Acceptor {
             };
             if !service.rules.load().peers.admit(&peer) {
                 add(&service.statistics.refused_peers, 1);
-                refused(&service.log, &peer, Now::read());
+                refused_peer(&service.log, &peer, Now::read());
                 continue;
             }
             if connections.len() >= *max_connections {
@@ -72,12 +71,4 @@ impl Acceptor {
             }
         });
     }
-}
-
-/// Logs a peer that may not ask: the first time, then once per `log_interval`.
-fn refused(log: &Log, peer: &Peer, now: Now) {
-    let subject = secret::hash(("REFUSED_PEER", peer.ip()));
-    log.per_subject(Severity::Notice, "REFUSED_PEER", subject, 0, now, |line, suppressed| {
-        line.field("peer", peer).field("suppressed", suppressed);
-    });
 }

@@ -21,6 +21,7 @@ use std::io;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
+use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
 
 use crate::net::clock::Now;
@@ -59,6 +60,8 @@ pub struct Store {
     statistics: Arc<Statistics>,
     /// Work that follows from judgements, for which no request waits.
     following: TaskTracker,
+    /// Where that is done: decisions come from several threads, and those of some may end.
+    runtime: Option<Handle>,
     new_bans: NewBans,
     lost_bans: LostBans,
 }
@@ -116,6 +119,7 @@ impl Store {
             key_prefix: config.key_prefix.clone(),
             statistics: Arc::clone(statistics),
             following: TaskTracker::new(),
+            runtime: Handle::try_current().ok(),
             new_bans: NewBans::default(),
             lost_bans: LostBans::default(),
         }

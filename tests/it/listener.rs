@@ -238,7 +238,7 @@ async fn sockets_from_systemd_are_served() {
         let mut listeners = Listener::from_systemd().unwrap();
         assert_eq!(listeners.len(), 2);
         assert!(Listener::from_systemd().unwrap().is_empty(), "they are taken once");
-        for listener in &mut listeners {
+        for (_, listener) in &mut listeners {
             let (mut stream, _) = accept(listener).await;
             stream.write_all(listener.address().to_string().as_bytes()).await.unwrap();
         }

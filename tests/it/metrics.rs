@@ -36,7 +36,7 @@ impl Host {
     }
 
     fn page(&self) -> String {
-        let answer = self.get("GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+        let answer = self.get("GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
         let (head, page) = answer.split_once("\r\n\r\n").unwrap();
         assert!(head.starts_with("HTTP/1.1 200 OK\r\n"), "{head}");
         page.to_owned()
@@ -145,12 +145,12 @@ fn the_manual_explains_the_metrics_and_no_other() {
 fn other_http_requests_are_rejected_and_block_nothing() {
     let host = Host::start("");
     let status = |request: &str| host.get(request).lines().next().unwrap_or_default().to_owned();
-    assert_eq!(status("GET /etc/passwd HTTP/1.1\r\n\r\n"), "HTTP/1.1 404 Not Found");
-    assert_eq!(status("POST /metrics HTTP/1.1\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");
-    let endless = format!("GET /metrics HTTP/1.1\r\nX: {}", "x".repeat(8192 - "GET /metrics HTTP/1.1\r\nX: ".len()));
+    assert_eq!(status("GET /etc/passwd HTTP/1.1\r\nConnection: close\r\n\r\n"), "HTTP/1.1 404 Not Found");
+    assert_eq!(status("POST /metrics HTTP/1.1\r\nConnection: close\r\n\r\n"), "HTTP/1.1 405 Method Not Allowed");
+    let endless = format!("GET /metrics HTTP/1.1\r\nX: {}", "x".repeat(16_384 - "GET /metrics HTTP/1.1\r\nX: ".len()));
     assert_eq!(status(&endless), "HTTP/1.1 431 Request Header Fields Too Large");
-    assert!(host.get("HEAD /metrics HTTP/1.1\r\n\r\n").ends_with("\r\n\r\n"));
-    let idle: Vec<_> = (0..200).map(|_| TcpStream::connect(host.port.address()).unwrap()).collect();
+    assert!(host.get("HEAD /metrics HTTP/1.1\r\nConnection: close\r\n\r\n").ends_with("\r\n\r\n"));
+    let idle: Vec<_> = (0..700).map(|_| TcpStream::connect(host.port.address()).unwrap()).collect();
     let begun = Instant::now();
     assert!(host.page().contains("connshaper_build_info"));
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());

@@ -5,6 +5,7 @@
 
 pub(super) mod conditions;
 pub(super) mod endpoints;
+mod http;
 mod limit;
 mod lists;
 mod log;
@@ -90,6 +91,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         socket: endpoints::socket(s),
         control: endpoints::control(s),
         metrics: endpoints::listen(s, "metrics_listen"),
+        http: http::read(s),
         allow_peers: endpoints::allow_peers(s),
         max_connections: s.get("max_connections"),
         log: log::log(s),

@@ -10,7 +10,7 @@ use super::{HandoverOrigin, SavedSocketFile, kind};
 use crate::daemon::counts;
 use crate::daemon::handover::transport as carrier;
 use crate::engine::service::Service;
-use crate::listener::{Listener, SocketFile};
+use crate::listener::{DetachedListener, Listener, SocketFile};
 use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::net::secret;
@@ -21,12 +21,13 @@ use crate::snapshot::section::SectionWriter;
 /// Written in pieces of this size.
 const PIECE: usize = 256 * 1024;
 
-/// The sockets are there because of `listen`. Nobody has been answered since `begun`. The result becomes standard
+/// The sockets of `listeners` are there because of `listen`; those of `http` are the doors over HTTP. Nobody has been answered since `begun`. The result becomes standard
 /// input of the other program.
 pub fn load(
     service: &Service,
     listen: &[Address],
     listeners: &[Listener],
+    http: &[&DetachedListener],
     parked: &[SuspendedConnection<Stream>],
     begun: Now,
 ) -> io::Result<OwnedFd> {
@@ -38,8 +39,10 @@ pub fn load(
     counts::write(&mut writer, &rules.policy, rules.store.table(), Now::read())?;
     writer.add_value(kind::COALESCE, &rules.store.coalesce().save())?;
     writer.add_value(kind::OUTAGES, &rules.store.outages())?;
-    let files: Vec<_> = listeners.iter().map(|listener| listener.file().map(SavedSocketFile::of)).collect();
+    let files = listeners.iter().map(Listener::file).chain(http.iter().map(|listener| listener.file()));
+    let files: Vec<_> = files.map(|file| file.map(SavedSocketFile::of)).collect();
     writer.add_value(kind::LISTENERS, &files)?;
+    writer.add_value(kind::HTTP, &http.len())?;
     let listen: Vec<_> = listen.iter().map(Address::to_string).collect();
     writer.add_value(kind::LISTEN, &listen)?;
     writer.add_value(kind::SESSIONS, &service.sessions.save())?;
@@ -52,7 +55,8 @@ pub fn load(
     writer.add_value(kind::COMMANDS, &service.log.save_commands())?;
     let known = writer.finish()?.into_inner()?;
 
-    let sockets = listeners.iter().map(AsFd::as_fd).chain(parked.iter().map(|parked| parked.stream.as_fd()));
+    let sockets = listeners.iter().map(AsFd::as_fd).chain(http.iter().map(|listener| listener.as_fd()));
+    let sockets = sockets.chain(parked.iter().map(|parked| parked.stream.as_fd()));
     let descriptors: Vec<BorrowedFd<'_>> = [known.as_fd()].into_iter().chain(sockets).collect();
     carrier::load(&descriptors)
 }

@@ -9,6 +9,8 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
+use tokio::runtime::Handle;
+
 use super::counters::CounterPlace;
 use crate::net::clock::Now;
 use crate::net::lock;
@@ -141,7 +143,8 @@ impl Store {
             if let Lookup::Ask(pending) = self.advise_violation(backend, violation, now) {
                 let (offence, store, log) =
                     (ViolationReport::new(self, violation, pending, now), Arc::clone(self), log.clone());
-                self.following.spawn(async move { store.punish(&offence, &log).await });
+                let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
+                self.following.spawn_on(async move { store.punish(&offence, &log).await }, &runtime);
             }
             return;
         }

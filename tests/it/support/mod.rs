@@ -8,6 +8,7 @@
 mod daemon;
 mod dovecot;
 mod gate;
+mod http;
 mod lines;
 pub mod load;
 pub mod machine;
@@ -33,6 +34,7 @@ pub mod traffic;
 pub use daemon::{Daemon, command, install};
 pub use dovecot::Dovecot;
 pub use gate::{Fault, Gate};
+pub use http::{HttpHost, fetch};
 pub use lines::Lines;
 pub use memcached::Memcached;
 pub use names::{Mood, NameServer, Names};

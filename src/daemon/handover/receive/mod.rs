@@ -125,14 +125,20 @@ impl Handover {
         secret::inherit(secret).then_some(()).ok_or(SnapshotError::Corrupt)
     }
 
-    /// The listening sockets.
-    pub fn listeners(&mut self) -> Result<Vec<Listener>, ListenError> {
+    /// The listening sockets: those that Postfix asks at, and those of the doors over HTTP.
+    pub fn listeners(&mut self) -> Result<(Vec<Listener>, Vec<Listener>), ListenError> {
         let mut files = self.files().unwrap_or_else(|damage| {
             self.problems.push(format!("files of sockets: {damage}"));
             HashMap::new()
         });
         let sockets = (0..).zip(std::mem::take(&mut self.listeners));
-        sockets.map(|(number, socket)| Listener::inherited(socket, files.remove(&number))).collect()
+        let mut listeners: Vec<_> = sockets
+            .map(|(number, socket)| Listener::inherited(socket, files.remove(&number)))
+            .collect::<Result<_, _>>()?;
+        // An older program has none.
+        let http = self.value::<usize>(kind::HTTP).unwrap_or(0).min(listeners.len());
+        let http = listeners.split_off(listeners.len() - http);
+        Ok((listeners, http))
     }
 
     /// What they were asked for by; nothing where systemd passed them. `configured` now, where that is not said.

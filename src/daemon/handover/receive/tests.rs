@@ -21,12 +21,18 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
     let listener = Listener::inherited(listener.into(), None).unwrap();
+    let http = UnixListener::bind(dir.path().join("http")).unwrap();
+    let http = Listener::inherited(http.into(), None).unwrap().detach().unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (stream, _) = Stream::inherited(theirs.into()).unwrap();
     let business = ConnectionState { input: b"request=smtpd_"[..].into(), ..ConnectionState::default() };
     let parked =
         SuspendedConnection { stream, peer: Peer::Unix, session: service.sessions.attach(None), state: business };
-    (carrier::receive(&give::load(&service, &config.listen, &[listener], &[parked], now).unwrap()).unwrap(), ours)
+    (
+        carrier::receive(&give::load(&service, &config.listen, &[listener], &[&http], &[parked], now).unwrap())
+            .unwrap(),
+        ours,
+    )
 }
 
 /// The same, but that one section comes in a version that nobody knows yet.
@@ -51,7 +57,7 @@ fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
     }
     let config = Config::default();
     let (policy, now) = (Policy::new(&config.policy, None), Now::read());
-    let listeners = inheritance.listeners().unwrap();
+    let (listeners, http) = inheritance.listeners().unwrap();
     assert_eq!(inheritance.listen(&config.listen), config.listen);
     let (table, ids) = inheritance.counts(&policy, 1000, now);
     let (counters, outages) = (table.len(), inheritance.outages());
@@ -63,13 +69,13 @@ fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
     );
     let parked = inheritance.connections(&service, &ids, now);
     let waiting = parked.iter().map(|parked| parked.state.input.len()).sum();
-    [listeners.len(), parked.len(), waiting, counters, inheritance.problems.len()]
+    [listeners.len() + http.len(), parked.len(), waiting, counters, inheritance.problems.len()]
 }
 
 #[tokio::test]
 async fn what_is_not_understood_is_left_behind_and_the_sockets_are_taken_over() {
     let (descriptors, _ours) = given();
-    assert_eq!(taken(descriptors), [1, 1, 14, 1, 0]);
+    assert_eq!(taken(descriptors), [2, 1, 14, 1, 0]);
     for (kind, waiting, counters) in [
         (1, 14, 0),
         (2, 14, 0),
@@ -85,7 +91,7 @@ async fn what_is_not_understood_is_left_behind_and_the_sockets_are_taken_over() 
         (kind::LINK.0, 14, 1),
     ] {
         let (descriptors, _ours) = given();
-        assert_eq!(taken(newer(descriptors, kind)), [1, 1, waiting, counters, 1], "{kind}");
+        assert_eq!(taken(newer(descriptors, kind)), [2, 1, waiting, counters, 1], "{kind}");
     }
 }
 
@@ -94,5 +100,5 @@ async fn sockets_are_taken_over_from_a_program_that_says_nothing_else() {
     let (mut descriptors, _ours) = given();
     descriptors[0] = tempfile::tempfile().unwrap().into();
     let [listeners, connections, ..] = taken(descriptors);
-    assert_eq!((listeners, connections), (1, 1));
+    assert_eq!((listeners, connections), (2, 1));
 }

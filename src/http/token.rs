@@ -1,0 +1,98 @@
+//! Whether a request has the token, where the configuration asks for one.
+
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use sha2::{Digest, Sha256};
+
+use super::Site;
+
+/// Where a web server has the client's own `Authorization`.
+const HEADER: &str = "x-connshaper-token";
+
+/// Lets a request in that has the token, or every one where there is none.
+///
+/// The result is an answer where it does not.
+#[expect(clippy::result_large_err, reason = "the error is the answer")]
+pub fn check(site: &Site, headers: &HeaderMap) -> Result<(), Response> {
+    match &site.config.load().token {
+        Some(token) if !has(headers, token.as_str()) => Err(unauthorized()),
+        _ => Ok(()),
+    }
+}
+
+/// The same for what only programs with a token may do.
+#[expect(clippy::result_large_err, reason = "the error is the answer")]
+pub fn require(site: &Site, headers: &HeaderMap) -> Result<(), Response> {
+    if site.config.load().token.is_none() {
+        return Err((StatusCode::FORBIDDEN, "this takes a token: set http_token_file\n").into_response());
+    }
+    check(site, headers)
+}
+
+fn unauthorized() -> Response {
+    let ways = [
+        (header::WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"connshaper\"")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    (StatusCode::UNAUTHORIZED, ways, "the token is missing or wrong\n").into_response()
+}
+
+/// Whether one of the headers has it: as a bearer token, as the password of any user, or alone.
+fn has(headers: &HeaderMap, token: &str) -> bool {
+    let alone = headers.get(HEADER).map(|value| value.as_bytes().to_vec());
+    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let given = authorization.and_then(|value| match value.split_once(' ')? {
+        (scheme, token) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim().as_bytes().to_vec()),
+        (scheme, pair) if scheme.eq_ignore_ascii_case("basic") => {
+            let pair = STANDARD.decode(pair.trim()).ok()?;
+            let colon = pair.iter().position(|byte| *byte == b':')?;
+            Some(pair[colon + 1..].to_vec())
+        }
+        _ => None,
+    });
+    [alone, given].into_iter().flatten().any(|given| is_same(&given, token.as_bytes()))
+}
+
+/// In a time that says nothing about where two tokens differ.
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    Sha256::digest(one) == Sha256::digest(other)
+}
+
+/// The user that a client says it is, unproven.
+pub fn user(headers: &HeaderMap) -> Option<Vec<u8>> {
+    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, pair) = value.split_once(' ')?;
+    let pair = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(pair.trim()).ok()).flatten()?;
+    let colon = pair.iter().position(|byte| *byte == b':')?;
+    Some(pair[..colon].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())])
+    }
+
+    #[test]
+    fn a_token_comes_in_three_ways() {
+        let basic = format!("Basic {}", STANDARD.encode("joe:secret:word"));
+        for (name, value) in [
+            ("authorization", "Bearer secret:word"),
+            ("authorization", "bearer secret:word"),
+            ("authorization", &basic),
+            ("x-connshaper-token", "secret:word"),
+        ] {
+            assert!(has(&headers(name, value), "secret:word"), "{name}: {value}");
+            assert!(!has(&headers(name, value), "secret:work"), "{name}: {value}");
+        }
+        assert!(!has(&HeaderMap::new(), "secret:word"));
+        for wrong in ["Bearer", "Bearer ", "Basic !!", "Digest secret:word", "secret:word"] {
+            assert!(!has(&headers("authorization", wrong), "secret:word"), "{wrong}");
+        }
+        assert_eq!(user(&headers("authorization", &basic)).unwrap(), b"joe");
+    }
+}

@@ -1,0 +1,207 @@
+//! The web door: a web server asks about each of its requests before it answers it.
+//!
+//! `/auth` is for Traefik's ForwardAuth and Caddy's forward_auth, `/auth/envoy` for Envoy's ext_authz, `/auth/nginx`
+//! for nginx' auth_request. Each reads only what that server sets: a client can send the headers of the others.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use axum::extract::{Request as HttpRequest, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use tokio::time::sleep;
+
+use super::{Site, forwarded, token};
+use crate::config::HttpConfig;
+use crate::engine::event::{Judgement, Quota, decide_event};
+use crate::listener::Peer;
+use crate::net::clock::Now;
+use crate::observe::log::Severity;
+use crate::observe::statistics::add;
+use crate::policy::attribute::Attribute;
+use crate::policy::request::Request;
+use crate::policy::{Door, Refusal, Verdict};
+
+/// Where `/auth/nginx` says what else the client is to be answered.
+const STATUS: HeaderName = HeaderName::from_static("x-connshaper-status");
+
+const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// What a web server says of the client's request.
+struct Asked<'a> {
+    method: &'a [u8],
+    uri: &'a [u8],
+    host: &'a [u8],
+}
+
+pub async fn forwarded(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
+    let (head, _) = request.into_parts();
+    let value = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+    let asked = Asked {
+        method: value("x-forwarded-method").unwrap_or(head.method.as_str().as_bytes()),
+        uri: value("x-forwarded-uri").unwrap_or_default(),
+        host: value("x-forwarded-host").or(value("host")).unwrap_or_default(),
+    };
+    answer(&site, &head, &asked).await
+}
+
+pub async fn nginx(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
+    let (head, _) = request.into_parts();
+    let value = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+    let asked = Asked {
+        method: value("x-original-method").unwrap_or_default(),
+        // The whole URL is what Kubernetes' ingress sends.
+        uri: value("x-original-uri").or(value("x-original-url").map(without_host)).unwrap_or_default(),
+        host: value("x-original-host").or(value("host")).unwrap_or_default(),
+    };
+    let mut answer = answer(&site, &head, &asked).await;
+    // What is neither 2xx, 401 nor 403 nginx answers with 500.
+    if !answer.status().is_success() && answer.status() != StatusCode::UNAUTHORIZED {
+        let status = HeaderValue::from(answer.status().as_u16());
+        answer.headers_mut().insert(STATUS, status);
+        *answer.status_mut() = StatusCode::FORBIDDEN;
+    }
+    answer
+}
+
+pub async fn envoy(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
+    let (head, _) = request.into_parts();
+    let uri = head.uri.path_and_query().map_or("", |path| path.as_str());
+    let asked = Asked {
+        method: head.method.as_str().as_bytes(),
+        uri: uri.strip_prefix("/auth/envoy").unwrap_or(uri).as_bytes(),
+        host: head.headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default(),
+    };
+    answer(&site, &head, &asked).await
+}
+
+/// What follows the host in a URL.
+fn without_host(url: &[u8]) -> &[u8] {
+    let after_scheme = url.windows(3).position(|part| part == b"://").map_or(0, |place| place + 3);
+    let path = url[after_scheme..].iter().position(|byte| *byte == b'/');
+    path.map_or(b"/", |place| &url[after_scheme + place..])
+}
+
+async fn answer(site: &Site, head: &Parts, asked: &Asked<'_>) -> Response {
+    if let Err(answer) = token::check(site, &head.headers) {
+        return answer;
+    }
+    let service = &site.control.service;
+    add(&service.statistics.web_requests, 1);
+    let request = request(&site.config.load(), head, asked);
+    if request.client.is_none() {
+        service.log.limited(Severity::Warning, "NO_WEB_CLIENT", Now::read(), |line| {
+            line.field("header", &site.config.load().client_header);
+            line.field("remedy", "have the web server set it");
+        });
+    }
+    let rules = service.rules.load_full();
+    let ((verdict, permit), quotas) = decide_event(service, &rules, &request, Judgement::Counted, Now::read()).await;
+    let mut answer = match &verdict {
+        Verdict::Pass(_) => StatusCode::OK.into_response(),
+        Verdict::Delay(delay) => {
+            sleep(delay.time).await;
+            drop(permit);
+            StatusCode::OK.into_response()
+        }
+        Verdict::Defer => {
+            let text = "Requests cannot be counted at the moment, try again later\n";
+            (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, HeaderValue::from_static("60"))], text)
+                .into_response()
+        }
+        Verdict::Refuse(refusal) => refuse(refusal),
+    };
+    describe(&quotas, answer.headers_mut());
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn refuse(refusal: &Refusal<'_>) -> Response {
+    let status = refusal.action.status_text().parse().unwrap_or(StatusCode::TOO_MANY_REQUESTS);
+    let mut answer = (status, refusal.action.text(&refusal.values()) + "\n").into_response();
+    if refusal.left > 0 {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(refusal.left));
+    }
+    answer
+}
+
+/// What is left of each limit, as draft-ietf-httpapi-ratelimit-headers-10 has it.
+fn describe(quotas: &[Quota], headers: &mut HeaderMap) {
+    let (mut policy, mut limit) = (String::new(), String::new());
+    for Quota { limit: name, threshold, exptime, remaining, left } in quotas {
+        let comma = if policy.is_empty() { "" } else { ", " };
+        // Names of limits have nothing that a quoted string would have to escape.
+        write!(policy, "{comma}\"{name}\";q={threshold};w={exptime}").expect("a string grows as needed");
+        write!(limit, "{comma}\"{name}\";r={remaining};t={left}").expect("a string grows as needed");
+    }
+    for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, limit)] {
+        if let (false, Ok(value)) = (text.is_empty(), HeaderValue::try_from(text)) {
+            headers.insert(name, value);
+        }
+    }
+}
+
+fn request(config: &HttpConfig, head: &Parts, asked: &Asked<'_>) -> Request {
+    let peer = head.extensions.get::<Peer>().copied().unwrap_or(Peer::Unix);
+    let client = forwarded::client(peer, &head.headers, &config.client_header, &config.trusted_proxies);
+    let mut parts = asked.uri.splitn(2, |byte| *byte == b'?');
+    let (path, query) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
+    let user = match &config.user_header {
+        Some(name) => head.headers.get(name).map(|value| value.as_bytes().to_vec()),
+        None => token::user(&head.headers),
+    };
+    let agent = head.headers.get(header::USER_AGENT).map(HeaderValue::as_bytes).unwrap_or_default();
+    let values = [
+        (Attribute::Method, asked.method),
+        (Attribute::Path, path),
+        (Attribute::Query, query),
+        (Attribute::Host, without_port(asked.host)),
+        (Attribute::User, user.as_deref().unwrap_or_default()),
+        (Attribute::UserAgent, agent),
+    ];
+    Request::at(Door::Web, client, values)
+}
+
+/// A host without its port.
+fn without_port(host: &[u8]) -> &[u8] {
+    let digits = host.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    match host.len().checked_sub(digits + 1) {
+        Some(colon) if digits > 0 && host[colon] == b':' => &host[..colon],
+        _ => host,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_and_paths_are_found_in_what_proxies_write() {
+        for (host, expected) in [
+            ("a.example:8080", "a.example"),
+            ("a.example", "a.example"),
+            ("[2001:db8::1]:80", "[2001:db8::1]"),
+            ("", ""),
+        ] {
+            assert_eq!(without_port(host.as_bytes()), expected.as_bytes());
+        }
+        for (url, expected) in
+            [("https://a.example/b?c=//d", "/b?c=//d"), ("https://a.example", "/"), ("/b", "/b"), ("", "/")]
+        {
+            assert_eq!(without_host(url.as_bytes()), expected.as_bytes());
+        }
+    }
+
+    #[test]
+    fn what_is_left_is_said_as_the_draft_has_it() {
+        let quota =
+            |limit: &str, remaining| Quota { limit: limit.into(), threshold: 10, exptime: 60, remaining, left: 7 };
+        let mut headers = HeaderMap::new();
+        describe(&[quota("a", 0), quota("b", 3)], &mut headers);
+        assert_eq!(headers["ratelimit-policy"], "\"a\";q=10;w=60, \"b\";q=10;w=60");
+        assert_eq!(headers["ratelimit"], "\"a\";r=0;t=7, \"b\";r=3;t=7");
+        describe(&[], &mut HeaderMap::new());
+    }
+}

@@ -1,0 +1,98 @@
+//! The login door, asked as Dovecot asks.
+
+use serde_json::Value;
+
+use crate::support::{HttpHost, Policy};
+
+const RULES: &str = "[limit.guesses]\ndoor = \"login\"\nthreshold = 3\nexptime = \"10m\"\n";
+
+const WRONG: &str = r#","success":false,"policy_reject":false"#;
+
+/// A login with a wrong password, if it may be tried.
+fn wrong(host: &HttpHost, client: &str, pwhash: &str) -> i64 {
+    let status = status(&host.dovecot("allow", client, &format!(r#","pwhash":"{pwhash}""#)));
+    if status >= 0 {
+        host.dovecot("report", client, &format!(r#","pwhash":"{pwhash}"{WRONG}"#));
+    } else {
+        host.dovecot("report", client, r#","pwhash":"","success":false,"policy_reject":true"#);
+    }
+    status
+}
+
+fn status(answer: &Value) -> i64 {
+    answer["status"].as_i64().unwrap()
+}
+
+#[test]
+fn too_many_wrong_passwords_are_refused_with_a_text() {
+    let host = HttpHost::start(RULES);
+    let said: Vec<_> = (0..5).map(|number| wrong(&host, "192.0.2.7", &format!("{number:03x}"))).collect();
+    assert_eq!(said, [0, 0, 0, -1, -1]);
+    let refused = host.dovecot("allow", "192.0.2.7", "");
+    let text = refused["msg"].as_str().unwrap();
+    assert!(text.starts_with("Too many wrong passwords from 192.0.2.7, try again in "), "{text}");
+    assert_eq!(host.dovecot("allow", "192.0.2.8", ""), serde_json::json!({ "status": 0, "msg": "" }));
+    let line = host.daemon.lines().wait_for("REFUSED");
+    assert!(line.contains("limit=guesses") && line.contains("verdict=refuse") && line.contains("door=login"), "{line}");
+}
+
+#[test]
+fn a_telephone_with_an_old_password_is_let_in_again_and_again() {
+    let host = HttpHost::start(RULES);
+    assert!((0..20).all(|_| wrong(&host, "192.0.2.7", "0a1") == 0));
+    assert_eq!(status(&host.dovecot("allow", "192.0.2.7", r#","pwhash":"0a2""#)), 0);
+}
+
+#[test]
+fn a_login_may_be_delayed_in_whole_seconds() {
+    let host = HttpHost::start(&format!("{RULES}initial_delay = \"1500ms\"\nmax_delay = \"4s\"\nmax_concurrent = 2\n"));
+    let said: Vec<_> = (0..5).map(|number| wrong(&host, "192.0.2.7", &format!("{number:03x}"))).collect();
+    assert_eq!(said, [0, 0, 0, 2, 3]);
+    assert_eq!(status(&host.dovecot("allow", "192.0.2.7", "")), -1, "two wait already");
+}
+
+#[test]
+fn what_fails_within_dovecot_is_nobodys_wrong_password() {
+    let host = HttpHost::start(RULES);
+    for number in 0..9 {
+        host.dovecot("report", "192.0.2.7", &format!(r#","pwhash":"{number}","success":false,"fail_type":"internal""#));
+        host.dovecot("report", "192.0.2.7", &format!(r#","pwhash":"{number}","success":true"#));
+    }
+    assert_eq!(status(&host.dovecot("allow", "192.0.2.7", "")), 0);
+    // Logins within the host have no address.
+    host.dovecot("report", "", WRONG);
+    assert_eq!(status(&host.dovecot("allow", "", "")), 0);
+}
+
+#[test]
+fn a_ban_for_guessing_is_explained_at_every_door_and_lifted_at_once() {
+    let host = HttpHost::start(&format!("{RULES}ban_time = \"1h\"\nban_doors = [\"smtp\", \"web\"]\n"));
+    let postfix = |port| Policy::connect(host.daemon.endpoint()).connected("192.0.2.7", port);
+    let web = || host.ask("GET /auth HTTP/1.1\r\nX-Forwarded-For: 192.0.2.7", "").status;
+    assert!(postfix(1).contains("DUNNO") && web() == 200);
+    for number in 0..4 {
+        wrong(&host, "192.0.2.7", &format!("{number:03x}"));
+    }
+    assert_eq!(status(&host.dovecot("allow", "192.0.2.7", "")), -1);
+    assert!(postfix(2).contains("DEFER_IF_PERMIT"));
+    assert_eq!(web(), 429);
+    assert!(host.daemon.lines().wait_for("BANNED").contains("doors=smtp,login,web"));
+    for door in ["smtp", "login", "web"] {
+        let said = host.say(&format!("explain 192.0.2.7 --door {door}"));
+        assert!(said.contains("it is banned by limit guesses"), "{said}");
+    }
+    let said = host.say("show 192.0.2.7");
+    assert!(said.contains("guesses (login)") && said.contains("banned for"), "{said}");
+    host.say("unban 192.0.2.7");
+    host.say("reset 192.0.2.7");
+    assert_eq!(status(&host.dovecot("allow", "192.0.2.7", "")), 0);
+    assert!(postfix(3).contains("DUNNO") && web() == 200);
+    let page = host.ask("GET /metrics HTTP/1.1", "").body;
+    for series in [
+        "connshaper_decisions_total{limit=\"guesses\",verdict=\"refused\",reason=\"banned\",door=\"smtp\"} 1",
+        "connshaper_decisions_total{limit=\"guesses\",verdict=\"refused\",reason=\"banned\",door=\"web\"} 1",
+        "connshaper_web_requests_total 3",
+    ] {
+        assert!(page.contains(series), "{series}\n{page}");
+    }
+}
