@@ -1,10 +1,11 @@
 //! The benchmark of the request path, and of what else a mail host pays for connshaper.
 //!
 //! `cargo bench --bench request_path` starts a null policy server, connshaper on
-//! its memory store and connshaper on a real memcached, drives each in turn with
+//! its memory store, on a real memcached and on a SQLite file, drives each in turn with
 //! the same load, and prints a report in Markdown: ratios to the null server of
 //! the same round first, for absolute figures are of one machine only.
 
+mod child;
 mod clients;
 mod histogram;
 mod load;
@@ -54,7 +55,8 @@ pub struct Options {
     /// Policy connections at once
     #[arg(long, value_delimiter = ',', default_value = "1,8,64,512")]
     connections: Vec<usize>,
-    /// What to measure: memory, memcached and peers on the request path, clients, prefixes, start, postfix
+    /// What to measure: memory, memcached, sqlite and peers on the request path, clients, prefixes, start, child,
+    /// postfix
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Measure this connshaper instead of the one built with the benchmark
@@ -72,6 +74,9 @@ pub struct Options {
     /// Be the null policy server
     #[arg(long, hide = true)]
     null_server: Option<PathBuf>,
+    /// Be a program that answers DUNNO on standard input and output
+    #[arg(long, hide = true)]
+    null_child: bool,
     /// What `cargo bench` says
     #[arg(long, hide = true)]
     bench: bool,
@@ -100,6 +105,9 @@ fn main() -> anyhow::Result<()> {
     if let Some(path) = &options.null_server {
         return Ok(null::serve(path, Duration::from_micros(options.busy.unwrap_or(0)))?);
     }
+    if options.null_child {
+        return Ok(null::child()?);
+    }
     if !options.bench {
         println!("this is a benchmark: cargo bench --bench request_path");
         return Ok(());
@@ -119,11 +127,12 @@ fn main() -> anyhow::Result<()> {
 fn measure(options: &Options) -> anyhow::Result<Report> {
     let place = Place::new()?;
     let start = options.wants("start").then(|| start::measure(&place, options)).transpose()?;
+    let child = options.wants("child").then(|| child::measure(&place, options)).transpose()?;
     let prefixes = options.wants("prefixes").then(|| prefixes::measure(&place, options)).transpose()?;
     let samples = request_path(&place, options)?;
     let clients = if options.wants("clients") { clients::measure(&place, options)? } else { Vec::new() };
     let mail = if options.wants("postfix") { mail(&place, options)? } else { None };
-    Ok(Report { machine: Machine::this(), samples, clients, prefixes, start, mail })
+    Ok(Report { machine: Machine::this(), samples, clients, prefixes, start, child, mail })
 }
 
 fn request_path(place: &Place, options: &Options) -> anyhow::Result<Vec<Sample>> {
@@ -136,6 +145,9 @@ fn request_path(place: &Place, options: &Options) -> anyhow::Result<Vec<Sample>>
     }
     if options.wants("memcached") {
         servers.push(Server::memcached(place)?);
+    }
+    if options.wants("sqlite") {
+        servers.push(Server::sqlite(place)?);
     }
     if options.wants("peers") {
         servers.extend(peers::installed(place));

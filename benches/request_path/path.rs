@@ -1,9 +1,11 @@
 //! The request path: every server under the same load, in turn, several times over.
 
 use std::fmt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::ensure;
+use rusqlite::Connection;
 use serde::{Serialize, Serializer};
 
 use crate::Options;
@@ -123,10 +125,19 @@ impl Setting {
         load.drive(&mut clients, self.duration.mul_f64(WARM_UP))?;
         // Nothing is under way now, so all figures of the processes are exact.
         let memcached = server.memcached.as_ref().map(Watch::begin).transpose()?;
+        let stored = server.sqlite.as_deref().map(stored_hits).transpose()?;
         let (cpu, load_cpu) = (server.process.cpu()?, own_cpu());
         let outcome = load.drive(&mut clients, self.duration)?;
         let (cpu, load_cpu) = (server.process.cpu()? - cpu, own_cpu() - load_cpu);
         let memcached = memcached.map(|watch| watch.end(&outcome)).transpose()?;
+        if let (Some(file), Some(before)) = (&server.sqlite, stored) {
+            let (hits, due) = (stored_hits(file)?.saturating_sub(before), outcome.replies - outcome.refusals);
+            // Some windows have ended meanwhile, so this is no equation.
+            ensure!(
+                hits * 10 >= due * 9,
+                "the file has {hits} hits of {due} sessions: it is not the file that was measured"
+            );
+        }
         let each = |total: Duration| total.div_f64(outcome.replies as f64);
         Ok(Sample {
             server: server.name,
@@ -143,6 +154,13 @@ impl Setting {
             refused: outcome.refusals as f64 / outcome.replies as f64,
         })
     }
+}
+
+/// Hits in a SQLite file.
+fn stored_hits(file: &Path) -> anyhow::Result<u64> {
+    let connection = Connection::open(file)?;
+    let hits: i64 = connection.query_row("SELECT coalesce(sum(count), 0) FROM counter", [], |row| row.get(0))?;
+    Ok(hits as u64)
 }
 
 /// What a memcached sees between two moments.

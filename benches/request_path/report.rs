@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::Serialize;
 
+use crate::child::Children;
 use crate::clients::ClientMemory;
 use crate::path::Sample;
 use crate::postfix::Mail;
@@ -29,6 +30,7 @@ pub struct Report {
     pub clients: Vec<ClientMemory>,
     pub prefixes: Option<Prefixes>,
     pub start: Option<Start>,
+    pub child: Option<Children>,
     pub mail: Option<Mail>,
 }
 

@@ -51,6 +51,8 @@ pub struct Server {
     pub address: Address,
     pub process: Process,
     pub memcached: Option<Memcached>,
+    /// The file that it counts in.
+    pub sqlite: Option<PathBuf>,
     /// Another policy server. It may be too slow for all that the others are asked, or unable to do it.
     pub peer: bool,
 }
@@ -85,6 +87,14 @@ impl Server {
         Ok(Self { memcached: Some(memcached), ..server })
     }
 
+    /// connshaper with a SQLite file.
+    pub fn sqlite(place: &Place) -> anyhow::Result<Self> {
+        let file = place.path("counts.db");
+        let key = format!("sqlite_file = '{}'\n", file.display());
+        let server = Self::connshaper("sqlite", &key, place)?;
+        Ok(Self { sqlite: Some(file), ..server })
+    }
+
     /// connshaper under a name, with `keys` added to its configuration.
     pub fn connshaper(name: &'static str, keys: &str, place: &Place) -> anyhow::Result<Self> {
         let (command, address) = connshaper(name, keys, place)?;
@@ -101,7 +111,7 @@ impl Server {
     pub fn when_ready(name: &'static str, mut process: Process, address: Address, log: &Path) -> anyhow::Result<Self> {
         let mut requests = Requests::full();
         process.wait_until(log, || address.ask(&mut requests).ok())?;
-        Ok(Self { name, address, process, memcached: None, peer: false })
+        Ok(Self { name, address, process, memcached: None, sqlite: None, peer: false })
     }
 }
 

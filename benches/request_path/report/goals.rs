@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{Report, header, mebibytes, row};
 use crate::path::Sample;
+use crate::spread::Spread;
 
 /// Most goals are about this many policy connections.
 const CONNECTIONS: usize = 64;
@@ -35,7 +36,7 @@ impl Report {
         };
         let trips = self.samples.iter().filter(|sample| sample.connections == CONNECTIONS);
         let trips = trips.filter_map(|sample| Some(sample.memcached.as_ref()?.round_trips));
-        let trips = crate::spread::Spread::of(trips).map(|spread| (spread.median, format!("{spread:.3}")));
+        let trips = Spread::of(trips).map(|spread| (spread.median, format!("{spread:.3}")));
         let most = self.clients.iter().map(|memory| memory.clients).max();
         let memory = |family| {
             let memory = self.clients.iter().find(|memory| memory.family == family && Some(memory.clients) == most)?;
@@ -45,6 +46,7 @@ impl Report {
         let prefixes = self.prefixes.as_ref();
         let start = self.start.as_ref();
         let mail = self.mail.as_ref();
+        let child = self.child.as_ref();
 
         use Goal::{AtLeast, AtMost};
         let mut line = |figure: &str, goal: &str, bound: Goal, measured: Option<(f64, String)>| {
@@ -66,6 +68,14 @@ impl Report {
             ratio("memcached", Sample::rate),
         )?;
         line("memcached round trips per request, 64 connections", "<= 0.125", AtMost(0.125), trips)?;
+        let rates = self.samples.iter().filter(|sample| sample.server == "sqlite" && sample.connections == CONNECTIONS);
+        let rates = Spread::of(rates.map(|sample| sample.rate() * (1.0 - sample.refused)));
+        line(
+            "SQLite store, hits/s, 64 connections",
+            ">= 15,000",
+            AtLeast(15_000.0),
+            rates.map(|spread| (spread.median, format!("{spread:.0}"))),
+        )?;
         line("memory store, p99 against null's, 64 connections", "<= 1.3", AtMost(1.3), ratio("memory", Sample::p99))?;
         line("bytes of RSS per IPv4 client", "<= 40", AtMost(40.0), memory("IPv4"))?;
         line("bytes of RSS per IPv6 client", "<= 40", AtMost(40.0), memory("IPv6"))?;
@@ -92,6 +102,12 @@ impl Report {
             "<= 30 ms",
             AtMost(30.0),
             start.map(|start| (start.milliseconds.median, format!("{:.1} ms", start.milliseconds))),
+        )?;
+        line(
+            "inetd with a SQLite file, exec to first answer, more than a program that answers at once",
+            "<= 5 ms",
+            AtMost(5.0),
+            child.map(|child| (child.more(), format!("{:.2} ms of {:.2} ms", child.more(), child.sqlite))),
         )?;
         line(
             "RSS at rest",
