@@ -14,7 +14,6 @@ use crate::engine::reset::{clear_refusals, keys};
 use crate::engine::target::Target;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
-use crate::store::local::listing::within;
 
 /// Forget all that is counted for a client, a prefix or a key, and let it in
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -49,7 +48,7 @@ impl ControlCommand for ResetArgs {
         let found = limit_bans(&rules, target, now).await;
         let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
         if let Target::Netblock(netblock) = target {
-            let (clients, more) = within(rules.store.table(), *netblock, now).await;
+            let (clients, more) = rules.store.clients_within(rules.policy.limits(), *netblock, now).await;
             counted.extend(clients.iter().flat_map(|client| rules.policy.counted(&Target::Client(client.address))));
             // A ban outlasts the window, so its client need not be among those.
             counted.extend(bans.iter().cloned());
@@ -59,7 +58,7 @@ impl ControlCommand for ResetArgs {
                 let more = more.max(found.more);
                 notes.push(format!("{more} further clients of it were counted, and are not reset; repeat it"));
             }
-            if rules.store.waits() {
+            if !rules.store.lists_all() {
                 notes.push(format!("{store} cannot list its keys: the clients that this daemon has seen are reset"));
             }
         }

@@ -18,7 +18,7 @@ use crate::policy::lists::ListEntry;
 use crate::policy::overrides::Override;
 use crate::policy::request::Request;
 use crate::policy::{Door, Policy};
-use crate::store::local::listing::{ListedClient, within};
+use crate::store::local::listing::ListedClient;
 
 /// Show every counter and ban of a client, a prefix or a key
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ Examples:
   connshaper show 198.51.100.0/24
   connshaper show sasl_username=joe
 
-memcached cannot list its keys: a prefix shows the clients this daemon has seen.")]
+memcached cannot list its keys: with it a prefix shows the clients this daemon has seen.")]
 pub struct ShowArgs {
     /// An address, a netblock, or a key as the log shows it, like sender=joe@example.org
     #[arg(value_name = "CLIENT")]
@@ -111,8 +111,8 @@ pub struct ClientStatus {
 impl ControlCommand for ShowArgs {
     type Answer = ShowAnswer;
 
-    /// With a shared store the counters of one client are those of all hosts; a prefix shows what this daemon has
-    /// seen.
+    /// With a shared store the counters of one client are those of all hosts; so are those of a prefix if the store can
+    /// list its keys, else they are those that this daemon has seen.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<ShowAnswer, Problem> {
         let target = &self.target;
         let rules = control.service.rules.load_full();
@@ -126,7 +126,7 @@ impl ControlCommand for ShowArgs {
         }
         let mut more = 0;
         if let Target::Netblock(netblock) = target {
-            let (listed, rest) = within(rules.store.table(), *netblock, now).await;
+            let (listed, rest) = rules.store.clients_within(rules.policy.limits(), *netblock, now).await;
             let mut bans = limit_bans(&rules, target, now).await;
             for client in &listed {
                 let counted = counted_client(&rules.policy, client);
@@ -159,7 +159,7 @@ impl ControlCommand for ShowArgs {
             overrides: overrides.map(|entry| OverrideStatus::of(&entry, now)).collect(),
             counters,
             more,
-            only_seen_here: is_prefix && rules.store.waits(),
+            only_seen_here: is_prefix && !rules.store.lists_all(),
             sessions: control
                 .service
                 .sessions

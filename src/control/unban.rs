@@ -46,7 +46,7 @@ impl ControlCommand for UnbanArgs {
         if found.more > 0 {
             notes.push(format!("{} further clients of it are banned by limits; repeat it", found.more));
         }
-        if matches!(target, Target::Netblock(_)) && rules.store.waits() {
+        if matches!(target, Target::Netblock(_)) && !rules.store.lists_all() {
             let store = rules.store.name();
             notes.push(format!("{store} cannot list its keys: limits' bans that this daemon knows are lifted"));
         }

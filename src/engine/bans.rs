@@ -17,7 +17,7 @@ use crate::observe::log::{LogEvent, LogRecord, Severity};
 use crate::policy::key::KeyPart;
 use crate::policy::overrides::{Override, OverrideKind};
 use crate::policy::{BLACKLIST, CounterKind, Key, Limit, Operation, Policy};
-use crate::store::local::listing::{ListedClient, all_bans, bans_within};
+use crate::store::local::listing::{ListedClient, all_bans};
 use crate::store::shared::bans::LostBan;
 
 /// A ban that ends less than this many milliseconds early, because clocks differ, has ended by itself.
@@ -30,13 +30,13 @@ pub struct LimitBans<'p> {
     pub more: usize,
 }
 
-/// The bans of limits that are in force for a target. With a shared store those in a netblock are the ones that this
-/// process knows.
+/// The bans of limits that are in force for a target. Where a shared store cannot list its keys, those in a
+/// netblock are the ones that this process knows.
 pub async fn limit_bans<'p>(rules: &'p Rules, target: &Target, now: Now) -> LimitBans<'p> {
     let mut counted = rules.policy.counted(target);
     let mut more = 0;
     if let Target::Netblock(netblock) = target {
-        let (clients, rest) = bans_within(rules.store.table(), *netblock, now).await;
+        let (clients, rest) = rules.store.bans_within(rules.policy.limits(), *netblock, now).await;
         counted.extend(clients.iter().filter_map(|client| counted_client(&rules.policy, client)));
         more = rest;
     }

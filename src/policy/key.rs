@@ -105,13 +105,23 @@ impl Key<'_> {
     pub fn write(&self, output: &mut impl Write) -> fmt::Result {
         write!(output, "{}{}", self.limit.key_prefix, self.part)?;
         match self.kind {
-            CounterKind::Window => Ok(()),
             CounterKind::Slot(number) => write!(output, "!{number:x}"),
-            CounterKind::Hits => output.write_str("!hits"),
-            CounterKind::Violations => output.write_str("!violations"),
-            CounterKind::Ban => output.write_str("!ban"),
-            CounterKind::Bans => output.write_str("!bans"),
             CounterKind::Member(digest) => write!(output, "!m{digest:x}"),
+            kind => output.write_str(kind.suffix().unwrap_or_default()),
+        }
+    }
+}
+
+impl CounterKind {
+    /// What ends its keys; `None`: that differs.
+    pub fn suffix(self) -> Option<&'static str> {
+        match self {
+            Self::Window => Some(""),
+            Self::Slot(_) | Self::Member(_) => None,
+            Self::Hits => Some("!hits"),
+            Self::Violations => Some("!violations"),
+            Self::Ban => Some("!ban"),
+            Self::Bans => Some("!bans"),
         }
     }
 }

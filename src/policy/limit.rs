@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::action::Action;
 use super::conditions::Conditions;
 use super::door::{Door, DoorSet};
-use super::key::KeySpec;
+use super::key::{CounterKind, KeySpec};
 use crate::net::netblock_table::NetblockTable;
 
 /// The name of the limit that stands at the top level of the configuration: connection_shaper's own.
@@ -195,6 +195,15 @@ pub enum Window {
 impl Window {
     /// Those that the configuration chooses, with their words. The store decides whether `sliding` is exact.
     pub const WORDS: [(&'static str, Self); 2] = [("fixed", Self::Fixed), ("sliding", Self::Sliding)];
+
+    /// What its hits are counted in; of slots, one of many.
+    pub fn counter(self) -> CounterKind {
+        match self {
+            Self::Fixed => CounterKind::Window,
+            Self::Sliding => CounterKind::Slot(0),
+            Self::Exact => CounterKind::Hits,
+        }
+    }
 
     pub fn word(self) -> &'static str {
         let of_word = if self == Self::Exact { Self::Sliding } else { self };

@@ -156,6 +156,41 @@ fn commands_work_on_the_file_while_no_daemon_runs() {
 }
 
 #[test]
+fn a_prefix_has_all_clients_of_the_file_whoever_has_seen_them() {
+    let sqlite = Sqlite::new();
+    let rules = "threshold = 2\nban_time = \"1h\"\n[limit.slide]\nthreshold = 100\nwindow = \"sliding\"\n\
+                 [limit.logins]\nthreshold = 2\nper = \"sasl_username\"\n";
+    let config = sqlite.dir().write("connshaper.toml", &patient(&sqlite, rules));
+    for client in ["198.51.100.1", "198.51.100.2", "203.0.113.1", "2001:db8:1::1", "2001:db8:2::1"] {
+        let mut child = Child::start(&config);
+        child.policy.connected(client, 1);
+    }
+    let mut child = Child::start(&config);
+    for turn in 1..6 {
+        child.policy.connected("198.51.100.3", turn);
+    }
+    until("a ban", || sqlite.value("connshaper:198.51.100.3!ban"));
+    let say = |words: &str| done(&on_file(&config, words));
+    let shown = say("show 198.51.100.0/24");
+    let rows: Vec<_> = shown.lines().filter(|line| line.contains("198.51.100.")).collect();
+    // The prefix itself, and two limits for each of three clients.
+    assert_eq!(rows.len(), 1 + 6, "{shown}");
+    assert!(shown.contains("banned for") && !shown.contains("cannot list"), "{shown}");
+    assert!(say("show 2001:db8::/32").contains("2001:db8:2::/64"));
+    assert!(say("unban 198.51.100.0/24").contains("bans lifted: 1"));
+    assert_eq!(sqlite.value("connshaper:198.51.100.3!ban"), None);
+    say("reset 198.51.100.0/24");
+    let left = sqlite.say("SELECT key FROM counts WHERE key LIKE '%:%' ORDER BY key");
+    assert!(!left.contains("198.51.100."), "{left}");
+    assert!(left.contains("203.0.113.1") && left.contains("2001:db8:1::/64"), "{left}");
+    // A child that counted them forgets them too.
+    let mut port = 10..;
+    until("a client that is let in", || {
+        (child.policy.connected("198.51.100.3", port.next().unwrap()) == "DUNNO").then_some(())
+    });
+}
+
+#[test]
 fn commands_say_what_is_wrong_with_the_file() {
     let sqlite = Sqlite::new();
     let config = sqlite.dir().write("connshaper.toml", &patient(&sqlite, ""));

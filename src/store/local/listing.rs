@@ -151,7 +151,8 @@ pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<ListedClie
     (found, more)
 }
 
-fn shorten(found: &mut Vec<ListedClient>, most: usize) -> usize {
+/// Keeps those with the most hits. Returns how many go.
+pub fn shorten(found: &mut Vec<ListedClient>, most: usize) -> usize {
     found.sort_by_key(|client| (std::cmp::Reverse(client.hit.count), client.address));
     let more = found.len().saturating_sub(most);
     found.truncate(most);

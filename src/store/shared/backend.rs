@@ -157,6 +157,31 @@ pub struct SavedOutage {
     pub decisions: u64,
 }
 
+/// Which keys are listed: those that begin with a prefix, and whose rest is wanted.
+pub struct KeyQuery {
+    pub prefix: String,
+    pub wanted: Arc<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Of more, those with the most hits are listed.
+    pub most: usize,
+}
+
+/// Keys that a store holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KeyListing {
+    /// Those with the most hits first.
+    pub keys: Vec<ListedKey>,
+    /// Further ones that are wanted.
+    pub more: usize,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListedKey {
+    pub key: String,
+    pub count: u32,
+    /// Seconds until it expires.
+    pub left: u32,
+}
+
 /// A future of a trait's method.
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -195,6 +220,16 @@ pub trait Backend: Debug + Send + Sync {
         before: Option<&'a VersionedValue>,
         now: Now,
     ) -> Boxed<'a, io::Result<bool>>;
+
+    /// Whether it can list its keys.
+    fn lists_keys(&self) -> bool {
+        false
+    }
+
+    /// Lists keys, beside the requests: none waits for it.
+    fn list_keys(&self, _: KeyQuery, _: Now) -> Boxed<'_, io::Result<KeyListing>> {
+        Box::pin(async { Err(io::ErrorKind::Unsupported.into()) })
+    }
 
     /// The state of every server.
     fn servers(&self) -> Vec<ServerHealth>;

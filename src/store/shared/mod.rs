@@ -6,6 +6,7 @@ pub mod bans;
 pub mod breaker;
 pub mod coalesce;
 pub mod counters;
+pub mod listing;
 pub mod over_limit;
 pub mod queue;
 pub mod rank;

@@ -7,6 +7,7 @@
 mod checkpoint;
 mod counters;
 pub mod file;
+mod listing;
 mod queue;
 mod settings;
 mod worker;
@@ -17,14 +18,14 @@ use std::time::Duration;
 
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, spawn_blocking};
 use tokio::time::timeout;
 
 use crate::net::clock::Now;
 use crate::policy::Key;
 use crate::store::shared::backend::{
-    Backend, BackendContext, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyText, PendingReply,
-    SavedOutage, VersionedValue,
+    Backend, BackendContext, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyListing, KeyQuery, KeyText,
+    PendingReply, SavedOutage, VersionedValue,
 };
 use crate::store::shared::breaker::ServerHealth;
 use queue::{Job, Queue, WrittenValue};
@@ -90,6 +91,18 @@ impl Backend for Sqlite {
         };
         let job = Job::WriteValue { key: key.to_owned(), value, reply };
         Box::pin(async move { self.ask(job, answer).await })
+    }
+
+    fn lists_keys(&self) -> bool {
+        true
+    }
+
+    fn list_keys(&self, query: KeyQuery, now: Now) -> Boxed<'_, io::Result<KeyListing>> {
+        let (path, now) = (self.queue.path.clone(), unix_ms(now));
+        Box::pin(async move {
+            let listing = spawn_blocking(move || listing::list(&path, &query, now));
+            listing.await.unwrap_or_else(|error| Err(io::Error::other(error)))
+        })
     }
 
     fn servers(&self) -> Vec<ServerHealth> {

@@ -42,6 +42,7 @@ SELECT
         WHEN key LIKE '%!ban' THEN 'ban'
         WHEN key LIKE '%!bans' THEN 'bans'
         WHEN key LIKE '%!violations' THEN 'violations'
+        WHEN rtrim(key, '0123456789abcdef') LIKE '%!m' THEN 'member'
         ELSE 'window'
     END AS kind,
     CASE
