@@ -85,6 +85,7 @@ pub const KEYS: &[ConfigKey] = &[
     limit("door", String, r#""smtp""#, "where its requests come in"),
     limit("count", String, r#""connections""#, "what is a hit"),
     limit("per", StringOrList, r#""client""#, "what has a counter of its own"),
+    limit("count_absent", Boolean, "false", "whether requests that say nothing of per are counted, together"),
     limit("match", Table, "", "conditions that a request must meet; unset: none"),
     limit("unless", Table, "", "conditions that a request must not meet; unset: none"),
     inherited("ipv4_prefix_length", Integer(1, 32), "32", "bits of an IPv4 address that are counted together"),

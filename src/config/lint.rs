@@ -185,6 +185,9 @@ fn check_key(limit: &Limit, is_inherited: bool, s: &TableSettings) {
                     set `count` to \"messages\" or \"recipients\" to have all of them counted";
         s.warn("per", text);
     }
+    if !limit.per.may_be_left_out() {
+        s.warn("count_absent", "has no effect: no client can leave out all of `per`");
+    }
     if !limit.per.0.contains(&KeyField::Client) && !is_inherited {
         for key in ["ipv4_prefix_length", "ipv6_prefix_length"] {
             s.warn(key, "has no effect: `per` does not have the client");

@@ -128,14 +128,14 @@ impl<'p> LimitChecks<'p> {
             && let Some(count) = record.find(limit.memory_id, Scope::Session)
         {
             let counts_again = record.counts_again(&count, limit.exptime, now.monotonic)
-                && limit.per.missing(request).is_empty()
+                && limit.per.part(request, client.clone(), limit.count_absent).is_some()
                 && about();
             if !counts_again {
                 return self.checks.push(known(count, client));
             }
         }
         // Without all of its key a limit has nothing to say yet.
-        let Some(part) = limit.per.part(request, client) else {
+        let Some(part) = limit.per.part(request, client, limit.count_absent) else {
             return;
         };
         let Some(scope) = scope(limit, &part, request) else {

@@ -37,6 +37,9 @@ pub const MAX_PART: usize = MAX_KEY - MAX_SITE_PREFIX - MAX_LIMIT_PREFIX - MAX_S
 
 const _: () = assert!(MAX_SUFFIX >= "!violations".len());
 
+/// A part of a key that a request leaves out. What is escaped is never this, but for a value that looks like it.
+pub const ABSENT: &str = "<>";
+
 /// The length of the longest word of [`Counts`].
 const fn longest_count() -> usize {
     let (mut longest, mut at) = (0, 0);
@@ -190,8 +193,26 @@ impl KeyField {
 
     /// Whether it says who sends what to whom, rather than where the client is.
     pub fn is_of_mail(self) -> bool {
-        use Attribute::{Recipient, SaslUsername, Sender};
-        matches!(self, Self::Whole(SaslUsername | Sender | Recipient) | Self::MailDomain(_))
+        use Attribute::{Login, Recipient, SaslUsername, Sender, User};
+        matches!(self, Self::Whole(SaslUsername | Sender | Recipient | Login | User) | Self::MailDomain(_))
+    }
+
+    /// Whether clients that have no value for it send mail too, and leave it out as they please: not an address, which
+    /// they all have, nor a login.
+    pub fn may_be_left_out(self) -> bool {
+        use Attribute::{Login, Recipient, SaslUsername, User};
+        !matches!(self, Self::Client | Self::Whole(SaslUsername | Login | User | Recipient))
+    }
+
+    /// Whether a request without a value for it is known not to get one.
+    fn is_left_out(self, request: &Request) -> bool {
+        use Attribute::{HeloName, Sender};
+        match self {
+            // Known from MAIL FROM on.
+            Self::Whole(HeloName | Sender) | Self::MailDomain(Sender) => request.instance.is_some(),
+            Self::MailDomain(attribute) => !request.value(attribute).is_empty(),
+            field => field.may_be_left_out(),
+        }
     }
 
     /// Whether Postfix says `unknown` where it does not know it. Elsewhere that is a word like any other.
@@ -286,7 +307,15 @@ impl KeySpec {
 
     /// The words of a key that a request does not say.
     pub fn missing(&self, request: &Request) -> Vec<&'static str> {
-        self.0.iter().filter(|field| field.value(request).is_none()).map(|field| field.word()).collect()
+        let has = |field: &KeyField| field.value(request).is_some();
+        let none = !self.0.iter().any(has);
+        let missing = |field: &&KeyField| !has(field) && (none || !field.is_left_out(request));
+        self.0.iter().filter(missing).map(|field| field.word()).collect()
+    }
+
+    /// Whether a request may have none of it, for the client left it out.
+    pub fn may_be_left_out(&self) -> bool {
+        !self.0.is_empty() && self.0.iter().all(|field| field.may_be_left_out())
     }
 
     /// Whether its keys are addresses.
@@ -299,12 +328,14 @@ impl KeySpec {
         self.0.iter().any(|field| field.is_of_recipient())
     }
 
-    /// What a request is counted under; `client` is the client's part of it. `None`: the request does not say all of it.
-    pub fn part(&self, request: &Request, client: KeyPart) -> Option<KeyPart> {
+    /// What a request is counted under; `client` is the client's part of it. What the client leaves out is a value of
+    /// its own; `counts_absent` says whether a key may have nothing else. `None`: the request does not say all of it.
+    pub fn part(&self, request: &Request, client: KeyPart, counts_absent: bool) -> Option<KeyPart> {
         if self.is_client() {
             return Some(client);
         }
         let mut text = String::new();
+        let mut is_absent = !self.0.is_empty() && !counts_absent;
         for field in &self.0 {
             if !text.is_empty() {
                 text.push(',');
@@ -312,9 +343,22 @@ impl KeySpec {
             text += field.word();
             text.push('=');
             match field {
-                KeyField::Client => write!(text, "{client}").expect("a string grows as needed"),
-                field => escape(field.value(request)?, &mut text),
+                KeyField::Client => {
+                    is_absent = false;
+                    write!(text, "{client}").expect("a string grows as needed");
+                }
+                field => match field.value(request) {
+                    Some(value) => {
+                        is_absent = false;
+                        escape(value, &mut text);
+                    }
+                    None if field.is_left_out(request) => text += ABSENT,
+                    None => return None,
+                },
             }
+        }
+        if is_absent {
+            return None;
         }
         if text.is_empty() {
             text += "all";
@@ -325,12 +369,15 @@ impl KeySpec {
 
 /// Whether a text could be a key as `part` writes it.
 pub fn key_text(text: &str) -> bool {
-    let known = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' | b'%' | b'=' | b',' | b'/');
+    let known = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' | b'%' | b'=' | b',' | b'/' | b'<' | b'>');
     text.len() <= MAX_PART && text.strip_prefix('#').unwrap_or(text).bytes().all(known) && !text.is_empty()
 }
 
 /// Letters in lower case; what has a meaning in a key, or none in a line of text, as `%` and two digits.
 fn escape(value: &[u8], text: &mut String) {
+    if value == ABSENT.as_bytes() {
+        return text.push_str(ABSENT);
+    }
     for byte in value.iter().map(u8::to_ascii_lowercase) {
         match byte {
             b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' => text.push(byte.into()),
@@ -394,7 +441,7 @@ mod tests {
     fn key(words: &[&str], lines: &str) -> Option<String> {
         let field = |word: &&str| KeyField::WORDS.iter().find(|(known, _)| known == word).unwrap().1;
         let client = KeyPart::client([192, 0, 2, 1].into(), 24, 64);
-        KeySpec(words.iter().map(field).collect()).part(&request(lines), client).map(|part| part.to_string())
+        KeySpec(words.iter().map(field).collect()).part(&request(lines), client, false).map(|part| part.to_string())
     }
 
     #[test]

@@ -41,6 +41,8 @@ pub struct Limit {
     pub counts: CountKind,
     /// What has a counter of its own.
     pub per: KeySpec,
+    /// Whether requests that say nothing of that are counted, together.
+    pub count_absent: bool,
     /// Which requests it is about.
     pub conditions: Conditions,
     /// Hits a window allows; the next is over. In units of [`CountKind::unit`].
@@ -97,6 +99,7 @@ impl Limit {
             key_prefix,
             counts: CountKind::Connections,
             per: KeySpec::client(),
+            count_absent: false,
             conditions: Conditions::default(),
             threshold: 10,
             stress_threshold: None,

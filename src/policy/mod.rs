@@ -70,8 +70,6 @@ pub struct Policy {
     blacklist: Blacklist,
     /// Those of one door stand together, in the order of the file.
     pub(crate) limits: Vec<Limit>,
-    /// Some limit counts clients on the whitelist too.
-    counts_whitelisted: bool,
     doors: [DoorLimits; Door::COUNT],
     /// Every limit there ever was, by its name, and by that with what it counts: so counts keep their meaning over reloads.
     ids: HashMap<String, LimitId>,
@@ -86,6 +84,8 @@ pub struct Policy {
 struct DoorLimits {
     /// Those that count there.
     own: Range<usize>,
+    /// Some of them count clients on the whitelist too.
+    count_whitelisted: bool,
     /// Those of other doors whose bans hold there.
     banning: Vec<usize>,
 }
@@ -130,7 +130,6 @@ impl Policy {
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
             blacklist: settings.blacklist.clone(),
-            counts_whitelisted: limits.iter().any(|limit| !limit.whitelist_exempts),
             doors: Door::ALL.map(|door| DoorLimits::of(&limits, door)),
             limits,
             ids,
@@ -186,7 +185,7 @@ impl Policy {
         let listed = self.netblocks.lookup(client);
         let named = self.listed_name(request).map(|(_, entry)| entry);
         let whitelisted = matches!(listed, Some((_, ListEntry::Whitelist))) || named == Some(ListEntry::Whitelist);
-        if whitelisted && !self.counts_whitelisted {
+        if whitelisted && !self.doors[request.door as usize].count_whitelisted {
             return Plan::Done(self.exempt(Pass::Whitelisted, record, now));
         }
         let is_checked = matches!(record.blacklist, BlacklistState::Passed | BlacklistState::Delayed);
@@ -401,7 +400,10 @@ impl DoorLimits {
         let first = limits.partition_point(|limit| (limit.door as usize) < door as usize);
         let own = first..limits.partition_point(|limit| limit.door as usize <= door as usize);
         let bans_here = |limit: &Limit| limit.door != door && limit.ban.is_some() && limit.ban_doors.contains(door);
-        Self { own, banning: (0..limits.len()).filter(|place| bans_here(&limits[*place])).collect() }
+        let banning: Vec<usize> = (0..limits.len()).filter(|place| bans_here(&limits[*place])).collect();
+        let count_whitelisted =
+            own.clone().chain(banning.iter().copied()).any(|place| !limits[place].whitelist_exempts);
+        Self { own, count_whitelisted, banning }
     }
 }
 

@@ -469,6 +469,16 @@ fn each_limit_is_described_in_a_sentence() {
              may send 5 messages in 60 seconds; the next is answered DEFER_IF_PERMIT.",
         ),
         (
+            "count = \"messages\"\nper = \"sender\"",
+            "Each sender may send 5 messages in 60 seconds; the next is answered DEFER_IF_PERMIT; what has no sender is \
+             not counted.",
+        ),
+        (
+            "count = \"messages\"\nper = [\"sender\", \"helo_name\"]\ncount_absent = true",
+            "Each combination of sender and helo_name may send 5 messages in 60 seconds; the next is answered \
+             DEFER_IF_PERMIT; what has no sender and no helo_name is counted together.",
+        ),
+        (
             "count = \"bytes\"\nper = [\"client\", \"sender\"]\nlog_only = true\nstress_threshold = \"1KiB\"",
             "Each combination of client (IPv4 /32, IPv6 /64) and sender may send 1 KiB in 60 seconds; \
              the next is answered DEFER_IF_PERMIT; while Postfix reports stress, 1 KiB are allowed; this is only logged.",

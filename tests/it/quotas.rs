@@ -370,3 +370,52 @@ fn a_reset_is_not_undone_by_what_goes_back_later() {
     site.close(0);
     assert_eq!(name(&mut site, 2, 0, 1), 0);
 }
+
+#[test]
+fn what_a_client_leaves_out_is_a_value_of_its_own() {
+    let rules = |per: &str, more: &str| {
+        format!("threshold = 1000\n[limit.x]\nthreshold = 2\ncount = \"messages\"\nper = {per}\n{more}")
+    };
+    let three = |site: &mut Simulation, client: &str, lines: &str| {
+        (0..3).map(|_| site.session_with(client, lines)).map(|answer| answer == "pass").collect::<Vec<_>>()
+    };
+    let (limited, free) = ([true, true, false], [true; 3]);
+    for (per, lines, expected) in [
+        (r#"["sasl_username", "sender"]"#, "sasl_username=joe\nsender=\n", limited),
+        (r#"["sasl_username", "sender_domain"]"#, "sasl_username=joe\nsender=root\n", limited),
+        (r#"["client", "helo_name"]"#, "helo_name=\n", limited),
+        (r#"["client", "client_domain"]"#, "client_name=unknown\n", limited),
+        (r#"["client", "recipient_domain"]"#, "recipient=postmaster\n", limited),
+        // Without a login it is not about the mail of a login.
+        (r#"["sasl_username", "sender"]"#, "sender=x@example.org\n", free),
+        (r#"["sender", "client_name"]"#, "", free),
+        (r#""sender""#, "sender=\n", free),
+    ] {
+        let mut site = Simulation::new(&rules(per, ""));
+        assert_eq!(three(&mut site, "192.0.2.1", lines), expected, "{per} {lines:?}");
+    }
+    on_both(&rules("\"sender\"", "count_absent = true"), |site| {
+        assert_eq!(three(site, "192.0.2.1", "sender=\n"), limited);
+        assert_eq!(three(site, "192.0.2.1", "sender=x@example.org\n"), limited);
+    });
+    // Before MAIL FROM nobody knows whether there will be a sender.
+    let mut site = Simulation::new("threshold = 1000\n[limit.x]\nthreshold = 1\nper = [\"client\", \"sender\"]");
+    assert_eq!(site.ask(0, &at("192.0.2.1", 0, "CONNECT", 0)), "pass");
+    assert_eq!(site.ask(0, &(at("192.0.2.1", 0, "RCPT", 0) + "sender=x@example.org\n")), "pass");
+    assert_eq!(site.session_with("192.0.2.1", "sender=\n"), "pass");
+    assert_eq!(site.session_with("192.0.2.1", "sender=\n"), "over x");
+    assert_eq!(site.session_with("192.0.2.1", "sender=x@example.org\n"), "over x");
+}
+
+#[test]
+fn the_null_sender_of_a_login_is_limited_by_the_example() {
+    let daemon = Daemon::start(&example().replace("threshold = 100\ncount", "threshold = 2\ncount"));
+    let dovecot = Dovecot::start();
+    let postfix = submission(&daemon, &dovecot);
+    let mut smtp = logged_in(&postfix, HERE, "ann@example.org");
+    for code in [250, 250, 450] {
+        smtp.command("MAIL FROM:<>").expect(250);
+        smtp.rcpt().expect(code);
+        smtp.command("RSET").expect(250);
+    }
+}

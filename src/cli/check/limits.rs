@@ -33,6 +33,11 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
         let time = units::words(Duration::from_millis(limit.coalesce.into()));
         text += &format!("; what comes within {time} of another counts as one with it");
     }
+    if limit.per.may_be_left_out() {
+        let words: Vec<&str> = limit.per.0.iter().map(|field| field.word()).collect();
+        let counted = if limit.count_absent { "counted together" } else { "not counted" };
+        text += &format!("; what has no {} is {counted}", words.join(" and no "));
+    }
     if !limit.count_refused {
         text += "; what is refused does not stay counted";
     }

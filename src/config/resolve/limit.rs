@@ -88,6 +88,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
             limit::TOP => Default::default(),
             _ => netblocks::of_limit(s, counts, &per),
         },
+        count_absent: s.get("count_absent"),
         per,
         coalesce: s.get::<Duration>("coalesce").as_millis() as u32,
         count_refused: s.get("count_refused"),
