@@ -16,7 +16,7 @@ use crate::net::clock::Now;
 use crate::observe::log::{LogEvent, LogRecord, Severity};
 use crate::policy::key::KeyPart;
 use crate::policy::overrides::{Override, OverrideKind};
-use crate::policy::{BLACKLIST, CounterKind, Key, Limit, Operation, Policy};
+use crate::policy::{BLACKLIST, CounterKind, Door, Key, Limit, Operation, Policy};
 use crate::store::local::listing::{ListedClient, all_bans};
 use crate::store::shared::bans::LostBan;
 
@@ -56,11 +56,17 @@ pub fn counted_client<'p>(policy: &'p Policy, client: &ListedClient) -> Option<T
     Some(TargetCounter { limit, part, threshold: limit.threshold })
 }
 
-/// Lifts bans of limits; the violations that led to them are forgotten, other counts stay. Returns whether the store
+/// Lifts bans of limits; the violations that led to them are forgotten. Counts of connections and mail stay. Those at the
+/// other doors do not: a login is refused, and banned again, as long as they say that one more would be over. Returns whether the store
 /// has done it, and what other hosts are to be told.
 pub async fn lift(service: &Service, rules: &Rules, bans: &[TargetCounter<'_>], now: Now) -> (bool, Vec<Change>) {
-    let keys = bans.iter().flat_map(|one| [one.key(CounterKind::Ban), one.key(CounterKind::Violations)]);
-    let keys: Vec<_> = keys.collect();
+    let is_lifted = |one: &TargetCounter<'_>, kind| match kind {
+        CounterKind::Ban | CounterKind::Violations => true,
+        CounterKind::Bans => false,
+        _ => one.limit.door != Door::Smtp,
+    };
+    let kinds = |one| TargetCounter::purposes(one, now).into_iter().filter(move |kind| is_lifted(one, *kind));
+    let keys: Vec<_> = bans.iter().flat_map(|one| kinds(one).map(|kind| one.key(kind))).collect();
     let is_done = keys.is_empty() || rules.store.reset(keys.into_iter(), now).await;
     (is_done, announce_lifted(service, bans, now))
 }

@@ -1,8 +1,10 @@
 //! The login door, asked as Dovecot asks.
 
+use std::time::{Duration, Instant};
+
 use serde_json::Value;
 
-use crate::support::{HttpHost, Policy};
+use crate::support::{Dovecot, HttpHost, Policy, Postfix, fetch};
 
 const RULES: &str = "[limit.guesses]\ndoor = \"login\"\nthreshold = 3\nexptime = \"10m\"\n";
 
@@ -84,7 +86,6 @@ fn a_ban_for_guessing_is_explained_at_every_door_and_lifted_at_once() {
     let said = host.say("show 192.0.2.7");
     assert!(said.contains("guesses (login)") && said.contains("banned for"), "{said}");
     host.say("unban 192.0.2.7");
-    host.say("reset 192.0.2.7");
     assert_eq!(status(&host.dovecot("allow", "192.0.2.7", "")), 0);
     assert!(postfix(3).contains("DUNNO") && web() == 200);
     let page = host.ask("GET /metrics HTTP/1.1", "").body;
@@ -95,4 +96,104 @@ fn a_ban_for_guessing_is_explained_at_every_door_and_lifted_at_once() {
     ] {
         assert!(page.contains(series), "{series}\n{page}");
     }
+}
+
+/// A Dovecot that asks this host about logins.
+fn dovecot(host: &HttpHost, more: &str) -> Dovecot {
+    Dovecot::with_imap(&format!(
+        "auth_policy_server_url = http://{}/dovecot\nauth_policy_hash_nonce = of this test\n{more}",
+        host.address()
+    ))
+}
+
+#[test]
+fn dovecot_refuses_who_guesses_passwords_and_lets_others_in() {
+    let host = HttpHost::start(&format!("whitelist = []\n{RULES}"));
+    let dovecot = dovecot(&host, "");
+    assert!(dovecot.log_in("127.0.0.2", "joe", "secret"));
+    for password in ["one", "two", "three"] {
+        assert!(!dovecot.log_in("127.0.0.2", "joe", password));
+    }
+    assert!(!dovecot.log_in("127.0.0.2", "joe", "secret"), "the right password no longer helps");
+    assert!(dovecot.log_in("127.0.0.3", "joe", "secret"));
+    let page = host.ask("GET /metrics HTTP/1.1", "").body;
+    assert!(page.contains(
+        "connshaper_decisions_total{limit=\"guesses\",verdict=\"refused\",reason=\"over\",door=\"login\"} 1"
+    ));
+}
+
+#[test]
+fn dovecot_tells_a_wrong_password_that_is_tried_again() {
+    let host = HttpHost::start(&format!("whitelist = []\n{RULES}"));
+    let dovecot = dovecot(&host, "");
+    for _ in 0..8 {
+        assert!(!dovecot.log_in("127.0.0.2", "joe", "of last year"));
+    }
+    assert!(dovecot.log_in("127.0.0.2", "joe", "secret"));
+}
+
+#[test]
+fn dovecot_waits_as_long_as_it_is_told() {
+    let host = HttpHost::start(&format!("whitelist = []\n{RULES}initial_delay = \"2s\"\n"));
+    let dovecot = dovecot(&host, "");
+    for password in ["one", "two", "three"] {
+        assert!(!dovecot.log_in("127.0.0.2", "joe", password));
+    }
+    let begun = Instant::now();
+    assert!(dovecot.log_in("127.0.0.2", "joe", "secret"));
+    assert!(begun.elapsed() >= Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn attributes_of_the_site_and_a_token_come_from_dovecot() {
+    const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+    let rules = "whitelist = []\n[limit.imap]\ndoor = \"login\"\ncount = \"logins\"\nthreshold = 1\n\
+        per = [\"login_domain\", \"server_port\"]\nmatch = { protocol = \"imap\", mechanism = \"PLAIN\" }\n";
+    let host = HttpHost::with_token(TOKEN, rules);
+    let attributes = "auth_policy_request_attributes = login=%{requested_username} remote=%{rip} protocol=%s \
+        server_port=%{lport} mechanism=%m";
+    let more = format!("auth_policy_server_api_header = Authorization:Bearer {TOKEN}\n{attributes}");
+    let dovecot = dovecot(&host, &more);
+    assert!(dovecot.log_in("127.0.0.2", "joe@example.org", "secret"));
+    assert!(!dovecot.log_in("127.0.0.3", "jane@example.org", "secret"), "the domain has had its login");
+    assert!(dovecot.log_in("127.0.0.2", "joe@example.net", "secret"));
+    let line = host.daemon.lines().wait_for("REFUSED");
+    assert!(line.contains("login_domain=example.org,server_port="), "{line}");
+}
+
+#[test]
+fn eight_wrong_passwords_close_every_door_until_they_are_forgiven() {
+    let host = HttpHost::start(
+        "whitelist = []\nthreshold = 100\n[limit.guesses]\ndoor = \"login\"\nthreshold = 8\nexptime = \"10m\"\n\
+         ban_time = \"1h\"\nban_doors = [\"smtp\", \"login\", \"web\"]\n",
+    );
+    let dovecot = dovecot(&host, "");
+    let postfix = Postfix::start(&format!(
+        "smtpd_recipient_restrictions = check_policy_service {}, reject_unauth_destination\n",
+        host.daemon.endpoint()
+    ));
+    let recipient = || {
+        let mut client = postfix.client("127.0.0.2");
+        client.command("EHLO client.example.net");
+        client.command("MAIL FROM:<joe@example.net>");
+        client.command("RCPT TO:<jane@example.org>")
+    };
+    let smtp = || recipient().code;
+    let web = || fetch(host.address(), None, "GET /auth HTTP/1.1\r\nX-Forwarded-For: 127.0.0.2", "").status;
+    assert_eq!((smtp(), web()), (250, 200));
+    for number in 0..8 {
+        assert!(!dovecot.log_in("127.0.0.2", "joe", &format!("guess {number}")));
+    }
+    assert!(!dovecot.log_in("127.0.0.2", "joe", "secret"));
+    let refused = recipient();
+    assert!(refused.code == 450 && refused.text.contains("Too many wrong passwords from 127.0.0.2"), "{refused:?}");
+    assert_eq!(web(), 429);
+    assert!(dovecot.log_in("127.0.0.3", "joe", "secret"));
+    for door in ["smtp", "login", "web"] {
+        let said = host.say(&format!("explain 127.0.0.2 --door {door}"));
+        assert!(said.contains("because it is banned by limit guesses") && said.contains("to let it in:"), "{said}");
+    }
+    assert!(host.say("unban 127.0.0.2").contains("127.0.0.2"));
+    assert_eq!((smtp(), web()), (250, 200));
+    assert!(dovecot.log_in("127.0.0.2", "joe", "secret"), "{}", dovecot.lines());
 }
