@@ -33,6 +33,9 @@ use crate::postfix::reply::{Reply, ReplyEncoder};
 /// How long the end of the process waits for the log.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
+/// How long the end of the process waits for the store.
+const LAST_COUNTS: Duration = Duration::from_secs(2);
+
 /// How long the end of the process waits for commands that are run for events.
 const LAST_COMMANDS: Duration = Duration::from_secs(5);
 
@@ -80,6 +83,8 @@ async fn converse(
             let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;
             tokio::spawn(words::follow(Arc::clone(&service)));
             connection::serve(stream, peer, &service, terminated()?).await;
+            // What nobody waited for is on its way to the store.
+            let _ = timeout(LAST_COUNTS, service.rules.load().store.settled()).await;
             service.overrides.finish(&service, config.store.timeout, Now::read()).await;
             Ok(())
         }

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::support::{self, Daemon, Dir, Memcached, Policy, Port, Postfix, command};
+use crate::support::{self, Daemon, Dir, Memcached, Policy, Port, Postfix, Sqlite, command};
 
 /// The findings of doctor for a main.cf, with its exit code.
 fn examined(main_cf: &str, config: &str, dir: &Dir) -> (Vec<String>, i32) {
@@ -138,4 +138,41 @@ fn the_daemon_logs_duplicate_queries_of_two_restriction_lists() {
         assert_eq!(said.len(), noticed, "{main_cf}: {said:?}");
         assert!(said.iter().all(|line| line.contains("keep check_policy_service in smtpd_client_restrictions")));
     }
+}
+
+#[test]
+fn doctor_examines_the_file_of_counts() {
+    let sqlite = Sqlite::new();
+    let config = sqlite.config();
+    let examine = || examined("", &config, sqlite.dir());
+    let place = sqlite.file().display().to_string();
+    assert!(has(&examine().0, &format!("right: {place} is made with the first connection")));
+    {
+        let daemon = Daemon::start(&config);
+        Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1);
+    }
+    let (findings, _) = examine();
+    assert!(has(&findings, &format!("right: {place} is whole, with 1 counters")), "{findings:#?}");
+    let directory = sqlite.dir().path().display().to_string();
+    assert!(findings.iter().any(|finding| finding.contains(&format!("{directory} has "))), "{findings:#?}");
+    {
+        let _lock = sqlite.lock();
+        let (findings, code) = examine();
+        assert!(code == 1 && has(&findings, &format!("wrong: {place} has been locked for 2 s")), "{findings:#?}");
+    }
+    // A page in the middle.
+    sqlite.say("PRAGMA wal_checkpoint(TRUNCATE)");
+    let mut bytes = fs::read(sqlite.file()).unwrap();
+    bytes[3 * 4096..4 * 4096].fill(0xa5);
+    fs::write(sqlite.file(), bytes).unwrap();
+    let (findings, code) = examine();
+    assert!(code == 1 && has(&findings, &format!("wrong: {place} is damaged")), "{findings:#?}");
+    fs::write(sqlite.file(), "a text").unwrap();
+    let (findings, code) = examine();
+    assert!(code == 1 && has(&findings, &format!("wrong: {place} is not used")), "{findings:#?}");
+    let elsewhere = format!("sqlite_file = \"{directory}/none/counts.db\"");
+    let (findings, code) = examined("", &elsewhere, sqlite.dir());
+    assert!(code == 1 && has(&findings, &format!("wrong: {directory}/none/counts.db is not used")), "{findings:#?}");
+    let (findings, _) = examined("", &format!("{config}max_clients = 1000000000"), sqlite.dir());
+    assert!(has(&findings, &format!("doubtful: {directory} has ")), "{findings:#?}");
 }

@@ -4,6 +4,7 @@
 //! changes nothing. Each finding says what is right, or what to do.
 
 pub mod postfix;
+mod sqlite;
 
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs};
@@ -118,7 +119,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     match &config.store.shared {
         None => {}
         Some(SharedStoreConfig::Memcached(settings)) => findings.extend(settings.servers.iter().map(memcached)),
-        Some(SharedStoreConfig::Sqlite(_)) => {}
+        Some(SharedStoreConfig::Sqlite(settings)) => findings.extend(sqlite::examine(settings)),
     }
     findings.extend(daemon(config, socket));
     findings

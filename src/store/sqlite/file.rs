@@ -92,6 +92,8 @@ pub fn open_to_read(path: &Path) -> Result<Option<Connection>, FileError> {
     }
     // Readers of a log need to write to its index, so this one may write; it does not.
     let connection = connect(path).map_err(|error| explain(&error))?;
+    let kept = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
+    kept.map_err(|error| explain(&error))?;
     match check(&connection)? {
         0 => Err(FileError::Refused("it is empty: nothing has been counted yet".to_owned())),
         _ => Ok(Some(connection)),
@@ -302,6 +304,24 @@ fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut name = OsString::from(path);
     name.push(suffix);
     name.into()
+}
+
+/// What is wrong within a file, if anything is. Reads all of it.
+pub fn check_whole(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    let first: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
+    Ok((first != "ok").then_some(first))
+}
+
+/// How long it takes until the file could be written; `None`: another process holds the lock for longer than that.
+pub fn wait_for_lock(connection: &Connection, patience: Duration) -> rusqlite::Result<Option<Duration>> {
+    let begun = Instant::now();
+    while begun.elapsed() < patience {
+        match connection.execute_batch("BEGIN IMMEDIATE; ROLLBACK") {
+            Err(error) if is_busy(&error) => {}
+            done => return done.map(|()| Some(begun.elapsed())),
+        }
+    }
+    Ok(None)
 }
 
 /// Whether another process is in the way.

@@ -47,8 +47,7 @@ impl Sqlite {
     pub fn new(config: &SqliteConfig, context: &BackendContext<'_>) -> Self {
         let queue = Arc::new(Queue::new(&config.path, context));
         let giving_up = tokio::spawn(Arc::clone(&queue).give_up_in_time());
-        let worker =
-            Worker { queue: Arc::clone(&queue), synchronous: config.synchronous, max_clients: config.max_clients };
+        let worker = Worker { queue: Arc::clone(&queue), config: config.clone() };
         if let Err(error) = worker.start() {
             queue.mark_down(&format!("there can be no thread for it: {error}"));
         }

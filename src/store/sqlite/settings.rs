@@ -11,6 +11,15 @@ pub struct SqliteConfig {
     pub max_clients: usize,
 }
 
+impl SqliteConfig {
+    /// Bytes that the file grows to. Beyond that, counters are given up, those that end first before others.
+    pub fn largest(&self) -> u64 {
+        /// With the indexes: an IPv6 network takes some 150.
+        const BYTES_PER_CLIENT: u64 = 256;
+        (self.max_clients as u64).saturating_mul(BYTES_PER_CLIENT)
+    }
+}
+
 /// When what was counted is on the disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Synchronous {

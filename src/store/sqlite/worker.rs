@@ -11,7 +11,7 @@ use super::checkpoint::Checkpoints;
 use super::counters;
 use super::file::{self, FileError, FileIdentity};
 use super::queue::{Job, Queue, Work, WrittenValue};
-use super::settings::Synchronous;
+use super::settings::SqliteConfig;
 use crate::net::signals::block_signals;
 use crate::observe::log::Severity;
 use crate::observe::statistics::add;
@@ -39,18 +39,13 @@ const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
 /// Expired counters that a transaction deletes beyond two for each of its commands.
 const PURGED: usize = 16;
 
-/// Bytes of the file for each of `max_clients`, with the indexes: an IPv6 network takes some 150.
-const BYTES_PER_CLIENT: i64 = 256;
-
 /// What a probe writes, as much as a busy moment does: a disk may have room for less.
 const PROBE_SIZE: i64 = 32 * 1024;
 
 /// The thread.
 pub struct Worker {
     pub queue: Arc<Queue>,
-    pub synchronous: Synchronous,
-    /// Counters beyond this are given up, those that end first before others.
-    pub max_clients: usize,
+    pub config: SqliteConfig,
 }
 
 /// Why the file is no longer used as it was.
@@ -120,7 +115,7 @@ impl Worker {
     fn open(&self) -> Result<OpenFile<'_>, FileError> {
         let queue = &*self.queue;
         queue.probe();
-        let (connection, identity) = file::open(&queue.path, self.synchronous)?;
+        let (connection, identity) = file::open(&queue.path, self.config.synchronous)?;
         if queue.is_down() {
             probe(&connection).map_err(|error| match file::is_busy(&error) {
                 true => FileError::Refused("another process has locked it".to_owned()),
@@ -129,7 +124,7 @@ impl Worker {
         }
         let pages = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
         let page = pages("page_size").map_err(|error| file::explain(&error))?.max(512);
-        let max_pages = i64::try_from(self.max_clients).unwrap_or(i64::MAX).saturating_mul(BYTES_PER_CLIENT) / page;
+        let max_pages = i64::try_from(self.config.largest()).unwrap_or(i64::MAX) / page;
         let mut connection = connection;
         let checkpoints = Checkpoints::watch(&mut connection, &queue.path).map_err(|error| file::explain(&error))?;
         let looked = Instant::now();

@@ -1,0 +1,100 @@
+//! The SQLite file that counts: whether it can be used, whether it is whole, and whether the disk has room for it.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
+
+use super::{Assessment, FAR, Finding, milliseconds, not_right, right};
+use crate::net::files::directory_of;
+use crate::store::sqlite::{SqliteConfig, file};
+
+/// How long another process may hold the lock.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the log of the file may take.
+const LOG: u64 = 32 << 20;
+
+const MEBIBYTE: u64 = 1 << 20;
+
+/// All that there is to say of it.
+pub fn examine(config: &SqliteConfig) -> Vec<Finding> {
+    let path = config.path.as_path();
+    let mut findings = vec![content(path)];
+    findings.extend(disk(config));
+    findings
+}
+
+/// Whether it is ours and whole, and may be written.
+fn content(path: &Path) -> Finding {
+    let place = path.display();
+    let begun = Instant::now();
+    let checked = match file::open_to_read(path) {
+        Err(error) => return not_right(Assessment::Wrong, format!("{place} is not used"), error.to_string()),
+        Ok(None) => return right(format!("{place} is made with the first connection")),
+        Ok(Some(connection)) => file::check_whole(&connection).and_then(|problems| {
+            let counters = connection.query_row("SELECT count(*) FROM counter", [], |row| row.get::<_, i64>(0))?;
+            Ok((problems, counters, file::wait_for_lock(&connection, PATIENCE)?))
+        }),
+    };
+    match checked {
+        Ok((None, counters, Some(waited))) if waited > FAR => not_right(
+            Assessment::Doubtful,
+            format!(
+                "{place} is whole, with {counters} counters, and its lock took {:.1} ms",
+                waited.as_secs_f64() * 1e3
+            ),
+            "look for a process that holds it for long, such as a sqlite3 shell within a transaction",
+        ),
+        Ok((None, counters, Some(_))) => {
+            right(format!("{place} is whole, with {counters} counters, looked at in {:.1} ms", milliseconds(begun)))
+        }
+        Ok((None, _, None)) => not_right(
+            Assessment::Wrong,
+            format!("{place} has been locked for {} s by another process", PATIENCE.as_secs()),
+            "end that process, such as a sqlite3 shell within a transaction; fuser(1) names it",
+        ),
+        Ok((Some(problem), ..)) => damaged(path, &problem),
+        Err(error) => match file::explain(&error) {
+            file::FileError::Damaged(problem) => damaged(path, &problem),
+            refused => not_right(Assessment::Wrong, format!("{place} cannot be used"), refused.to_string()),
+        },
+    }
+}
+
+fn damaged(path: &Path, problem: &str) -> Finding {
+    not_right(
+        Assessment::Wrong,
+        format!("{} is damaged: {problem}", path.display()),
+        "rename it, with its -wal and -shm; connshaper makes a new one, and clients start at zero",
+    )
+}
+
+/// Whether the disk is a local one with room for as much as the file may grow to.
+fn disk(config: &SqliteConfig) -> Option<Finding> {
+    /// SMB2 and later, which nix has no name for.
+    const SMB2_SUPER_MAGIC: FsType = FsType(0xfe53_4d42);
+    let directory = directory_of(&config.path);
+    let found = statfs(directory).ok()?;
+    let place = directory.display();
+    if [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, SMB2_SUPER_MAGIC].contains(&found.filesystem_type()) {
+        return Some(not_right(
+            Assessment::Wrong,
+            format!("{place} is on a network file system, where SQLite's locks do not hold"),
+            "name a file on a local disk in sqlite_file, or share counts by a server",
+        ));
+    }
+    let free = found.blocks_available() * u64::try_from(found.block_size()).unwrap_or(0);
+    let size = fs::metadata(&config.path).map_or(0, |file| file.len());
+    let needed = (config.largest() + LOG).saturating_sub(size);
+    let [free_mib, needed_mib] = [free, needed].map(|bytes| bytes / MEBIBYTE);
+    Some(match free >= needed {
+        true => right(format!("{place} has {free_mib} MiB free, and the counts may grow by {needed_mib} MiB")),
+        false => not_right(
+            Assessment::Doubtful,
+            format!("{place} has {free_mib} MiB free, and the counts may grow by {needed_mib} MiB"),
+            "make room there, or lower max_clients",
+        ),
+    })
+}
