@@ -165,7 +165,7 @@ impl Command {
 /// and it answers DUNNO while the client is within its limit and
 /// DEFER_IF_PERMIT once it is over.
 #[derive(Parser)]
-#[command(name = "connshaper", version, after_help = NOTES)]
+#[command(name = "connshaper", version, long_version = VERSION, after_help = NOTES)]
 #[command(args_conflicts_with_subcommands = true, subcommand_value_name = "COMMAND")]
 struct Cli {
     #[command(subcommand)]
@@ -173,6 +173,17 @@ struct Cli {
     #[command(flatten)]
     serve: Serve,
 }
+
+/// `-V` says the first line alone.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    "\ncommit: ",
+    env!("CONNSHAPER_COMMIT"),
+    "\nfeatures: ",
+    env!("CONNSHAPER_FEATURES"),
+    "\ntarget: ",
+    env!("CONNSHAPER_TARGET"),
+);
 
 const NOTES: &str = "\
 Examples:

@@ -21,7 +21,8 @@ const OURS: [&str; 7] =
 /// what is in the way.
 pub async fn run(program: &Path, config: Option<&Path>) -> Result<String, String> {
     let said = ask(program, ["--version".as_ref()]).await?;
-    let version = String::from_utf8_lossy(&said.stdout).trim().strip_prefix("connshaper ").map(str::to_owned);
+    let said_first = String::from_utf8_lossy(&said.stdout).lines().next().map(str::to_owned);
+    let version = said_first.and_then(|line| line.trim().strip_prefix("connshaper ").map(str::to_owned));
     let version = version.filter(|_| said.status.success()).ok_or_else(|| "it is no connshaper".to_owned())?;
     let option = config.map(|path| ["-c".as_ref(), path.as_os_str()]);
     let said = ask(program, ["check".as_ref()].into_iter().chain(option.into_iter().flatten())).await?;

@@ -7,10 +7,13 @@ use std::sync::OnceLock;
 
 use super::Dir;
 
-/// The package, made once in a run of the tests.
+/// The package, made once in a run of the tests; or the one that is to be released, which contrib/release-check names.
 pub fn deb() -> &'static Path {
     static MADE: OnceLock<PathBuf> = OnceLock::new();
     MADE.get_or_init(|| {
+        if let Some(made) = std::env::var_os("CONNSHAPER_DEB") {
+            return made.into();
+        }
         let root = Path::new(env!("CARGO_MANIFEST_DIR"));
         let dir = Dir::new();
         let program = dir.join("connshaper");
