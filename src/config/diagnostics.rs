@@ -43,7 +43,7 @@ impl<'s> Diagnostics<'s> {
             return None;
         }
         let error = Diagnostic {
-            path: self.source.path.clone(),
+            path: self.source.path_at(span.start).to_owned(),
             snippet: Some(self.source.snippet(span)),
             problem,
             remedy: remedy.into(),
@@ -60,7 +60,8 @@ impl<'s> Diagnostics<'s> {
             _ => return,
         };
         let (line, column) = self.source.place(span.start);
-        let warning = ConfigWarning { path: self.source.path.clone(), line, column, text };
+        let path = self.source.path_at(span.start).to_owned();
+        let warning = ConfigWarning { path, line, column, text };
         noted.warnings.push((span.start, warning));
     }
 

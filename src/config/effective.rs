@@ -1,5 +1,7 @@
 //! Every key with the value in force and where that comes from, as `connshaper check` shows it.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 use toml::Spanned;
 use toml::Value;
@@ -8,6 +10,7 @@ use toml::de::{DeValue, ValueDeserializer};
 use super::keys::{self, ConfigKey, KEYS, ValueKind};
 use super::resolve::reply::default_text;
 use super::settings::{TableSettings, entries};
+use super::source::ConfigText;
 use crate::policy::limit::CountKind;
 
 #[derive(Clone, Debug, PartialEq)]
@@ -16,6 +19,8 @@ pub struct Effective {
     pub settings: Vec<EffectiveSetting>,
     /// The keys of each `[limit.NAME]`, in the order of the file.
     pub limits: Vec<EffectiveLimit>,
+    /// The files that were included.
+    pub included: Vec<PathBuf>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -42,12 +47,28 @@ pub enum Origin {
     Line {
         line: usize,
     },
+    /// In the included file of this number, from 0.
+    Included {
+        file: usize,
+        line: usize,
+    },
     /// A limit has it from the top level.
     #[serde(rename = "top level")]
     TopLevel,
     /// connection_shaper's default, which differs from ours.
     #[serde(rename = "connection_shaper")]
     ConnectionShaper,
+}
+
+impl Origin {
+    /// The place at an offset of a source.
+    pub(super) fn of(source: &ConfigText, offset: usize) -> Self {
+        let line = source.place(offset).0;
+        match source.number_of_file(offset) {
+            0 => Self::Line { line },
+            number => Self::Included { file: number - 1, line },
+        }
+    }
 }
 
 impl EffectiveSetting {

@@ -125,6 +125,7 @@ pub const KEYS: &[ConfigKey] = &[
     limit("status", Integer(400, 599), "429", "HTTP status over the limit at the web door"),
     limit("stress_threshold", Threshold, "", "threshold while Postfix reports stress; unset: the same"),
     inherited("stress_action", String, "", "action while Postfix reports stress; unset: the same"),
+    key("include", Strings, "[]", "further configuration files"),
     key("limit", Table, "", "further limits, a table [limit.NAME] each"),
     key("whitelist", Clients, r#"["127.0.0.0/8", "::1"]"#, "netblocks and names that are never limited"),
     key("whitelist_file", OneOrMore, "", "files with more of them; unset: none"),

@@ -15,6 +15,7 @@ use super::keys::{self, ValueKind};
 use super::resolve::{self, endpoints};
 use super::settings::TableSettings;
 use super::source::{ConfigText, Span};
+use super::syntax;
 use super::{Config, Form, Loaded, netblock};
 
 const ORIGINAL_KEYS: [&str; 5] = ["exptime", "threshold", "memcached_server", "memcached_port", "whitelist"];
@@ -106,10 +107,29 @@ impl<'d, 's> File<'d, 's> {
             self.diagnostics.warn(&name, format!("{} is ignored: {why}", quoted(text)));
             return;
         };
+        let value = self.without_comment(key, value);
+        if syntax::has_variable(self.text(&value)) && key != "whitelist" {
+            self.diagnostics.error::<()>(&value, syntax::NO_VARIABLES, syntax::WRITE_VALUE);
+        }
         if let Some(earlier) = self.names.insert(key, name) {
             self.diagnostics.warn(&earlier, format!("`{key}` is set again below, the last one counts"));
         }
         self.values.insert(key, value);
+    }
+
+    /// A value without a comment behind it, which is a mistake: connection_shaper took it for a part of the value.
+    fn without_comment(&self, key: &str, value: Span) -> Span {
+        let text = self.text(&value);
+        let Some(comment) =
+            text.match_indices('#').map(|(at, _)| at).find(|at| text[..*at].ends_with(char::is_whitespace))
+        else {
+            return value;
+        };
+        let before = text[..comment].trim_end();
+        let remedy = format!("write the comment in a line of its own, and here {}", quoted(&format!("{key} {before}")));
+        let span = value.start + comment..value.end;
+        self.diagnostics.error::<()>(&span, "this form has no comments behind values", remedy);
+        value.start..value.start + before.len()
     }
 
     fn text(&self, span: &Span) -> &'s str {

@@ -8,6 +8,7 @@
 pub mod convert;
 pub mod diagnostics;
 pub mod effective;
+mod include;
 mod keys;
 mod legacy;
 mod lint;

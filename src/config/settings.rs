@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use toml::Spanned;
-use toml::de::{DeString, DeTable, DeValue};
+use toml::de::{DeArray, DeString, DeTable, DeValue};
 
 use super::diagnostics::{Diagnostics, quoted};
 use super::effective::Origin;
@@ -18,6 +18,7 @@ use super::keys::{self, ConfigKey, KEYS, KeyScope, ValueKind};
 use super::name;
 use super::netblock;
 use super::source::Span;
+use super::syntax;
 use super::units;
 use crate::policy::client_names::ClientName;
 
@@ -86,7 +87,7 @@ impl<'t, 's> TableSettings<'t, 's> {
                 settings.spans.insert(key.name, (name.span(), toml.span()));
                 // A wrong value is noted, and the next one that would be in force stands in for it.
                 if let Some(value) = settings.typed(key, toml) {
-                    let origin = Origin::Line { line: diagnostics.source.place(name.span().start).0 };
+                    let origin = Origin::of(diagnostics.source, name.span().start);
                     settings.values.insert(key.name, Setting { value, toml, origin });
                     continue;
                 }
@@ -248,6 +249,9 @@ impl<'t, 's> TableSettings<'t, 's> {
     }
 
     fn typed(&self, key: &ConfigKey, toml: &'t Spanned<DeValue<'s>>) -> Option<Value<'t, 's>> {
+        if let DeValue::String(text) = toml.get_ref() {
+            self.refuse_variables(key, text, &toml.span())?;
+        }
         match (key.kind, toml.get_ref()) {
             (ValueKind::Integer(min, max), DeValue::Integer(_)) => match integer(toml.get_ref()) {
                 Some(number) if (min..=max).contains(&number) => Some(Value::Integer(number)),
@@ -357,6 +361,9 @@ impl<'t, 's> TableSettings<'t, 's> {
         let (mut entries, mut complete) = (Vec::new(), true);
         for entry in list {
             if let DeValue::String(text) = entry.get_ref() {
+                if self.refuse_variables(key, text, &entry.span()).is_none() {
+                    continue;
+                }
                 entries.extend(read(text, &entry.span()));
                 continue;
             }
@@ -366,6 +373,17 @@ impl<'t, 's> TableSettings<'t, 's> {
             complete = false;
         }
         complete.then_some(entries)
+    }
+
+    /// A value that somebody expects to be replaced. Texts for clients, and regular expressions, may have a `$`.
+    fn refuse_variables(&self, key: &ConfigKey, text: &str, span: &Span) -> Option<()> {
+        let is_free =
+            key.name.ends_with("text") || key.name.ends_with("action") || text.starts_with('/') && text.ends_with('/');
+        if is_free || !syntax::has_variable(text) {
+            return Some(());
+        }
+        let problem = format!("{} has {}: {}", self.named(key.name), quoted(text), syntax::NO_VARIABLES);
+        self.diagnostics.error(span, problem, syntax::WRITE_VALUE)
     }
 
     /// An address or a netblock. Host bits are warned of.
@@ -396,6 +414,11 @@ impl<'t, 's> TableSettings<'t, 's> {
         };
         self.diagnostics.error(&toml.span(), problem, remedy)
     }
+}
+
+/// The default of a key that takes a list.
+pub(super) fn default_list(key: &ConfigKey) -> Option<DeArray<'static>> {
+    DEFAULTS.get(key.name).and_then(|default| default.get_ref().as_array()).cloned()
 }
 
 /// An entry of a whitelist or blacklist.

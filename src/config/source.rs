@@ -27,6 +27,8 @@ pub(super) struct ConfigText {
     pub text: String,
     /// Offset of the first byte that was not UTF-8.
     pub broken: Option<usize>,
+    /// Where the texts of included files begin, with their paths.
+    included: Vec<(usize, PathBuf)>,
 }
 
 impl ConfigText {
@@ -39,7 +41,57 @@ impl ConfigText {
             path: path.to_owned(),
             text: String::from_utf8_lossy(bytes).into_owned(),
             broken: std::str::from_utf8(bytes).err().map(|e| e.valid_up_to()),
+            included: Vec::new(),
         }
+    }
+
+    /// This text with others behind it.
+    pub fn and(&self, others: Vec<Self>) -> Self {
+        let mut all = Self {
+            path: self.path.clone(),
+            text: self.text.clone(),
+            broken: self.broken,
+            included: self.included.clone(),
+        };
+        for Self { path, text, .. } in others {
+            // A line ends with its file.
+            all.text.push('\n');
+            all.included.push((all.text.len(), path));
+            all.text.push_str(&text);
+        }
+        all
+    }
+
+    /// The number of texts.
+    pub fn parts(&self) -> usize {
+        1 + self.included.len()
+    }
+
+    /// The texts, with the offsets at which they begin.
+    pub fn texts(&self) -> impl Iterator<Item = (usize, &str)> {
+        let starts = || std::iter::once(0).chain(self.included.iter().map(|(start, _)| *start));
+        let ends = starts().skip(1).map(|start| start - 1).chain([self.text.len()]);
+        starts().zip(ends).map(|(start, end)| (start, &self.text[start..end]))
+    }
+
+    /// The file of an offset; `None`: the first one.
+    pub fn included_at(&self, offset: usize) -> Option<&(usize, PathBuf)> {
+        self.included.iter().rev().find(|(start, _)| *start <= offset)
+    }
+
+    /// The place of the file of an offset among all; 0: the first one.
+    pub fn number_of_file(&self, offset: usize) -> usize {
+        self.included.iter().filter(|(start, _)| *start <= offset).count()
+    }
+
+    /// The paths of the included files.
+    pub fn included(&self) -> Vec<PathBuf> {
+        self.included.iter().map(|(_, path)| path.clone()).collect()
+    }
+
+    /// The path of the file of an offset.
+    pub fn path_at(&self, offset: usize) -> &Path {
+        self.included_at(offset).map_or(&self.path, |(_, path)| path)
     }
 
     /// Refuses text that had to be repaired.
@@ -55,7 +107,8 @@ impl ConfigText {
 
     /// Line and column of an offset, both from 1.
     pub fn place(&self, offset: usize) -> (usize, usize) {
-        let before = &self.text[..self.text.floor_char_boundary(offset)];
+        let first = self.included_at(offset).map_or(0, |(start, _)| *start);
+        let before = &self.text[first..self.text.floor_char_boundary(offset)];
         let line = memchr::memchr_iter(b'\n', before.as_bytes()).count() + 1;
         let start = before.rfind('\n').map_or(0, |newline| newline + 1);
         (line, before[start..].chars().count() + 1)

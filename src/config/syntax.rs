@@ -8,10 +8,14 @@ use super::source::{ConfigText, Span};
 use super::{keys, units};
 use crate::config::diagnostics::{Diagnostics, quoted};
 
-pub(super) fn explain(source: &ConfigText, errors: &[toml::de::Error]) -> ConfigError {
+/// The errors of the text that begins at an offset.
+pub(super) fn explain(source: &ConfigText, start: usize, errors: &[toml::de::Error]) -> ConfigError {
     let remarks = Diagnostics::new(source);
     let mut explained: Option<usize> = None;
-    let span = |error: &toml::de::Error| error.span().unwrap_or(0..0);
+    let span = |error: &toml::de::Error| {
+        let span = error.span().unwrap_or(0..0);
+        span.start + start..span.end + start
+    };
     let mut errors: Vec<_> = errors.iter().map(|error| (span(error), error)).collect();
     // toml reports errors in lines before errors in values.
     errors.sort_by_key(|(span, _)| span.start);
@@ -71,6 +75,20 @@ fn assignment(line: &str) -> String {
     }
 }
 
+/// What is wrong with a variable of the environment.
+pub(super) const NO_VARIABLES: &str = "variables of the environment are not replaced here";
+
+/// And what to do about it.
+pub(super) const WRITE_VALUE: &str = "write the value itself, or have a program write the file";
+
+/// Whether a text has a variable as shells know them: `$NAME` or `${NAME}`.
+pub(super) fn has_variable(text: &str) -> bool {
+    text.split('$').skip(1).any(|rest| {
+        let name = rest.strip_prefix('{').unwrap_or(rest);
+        name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+    })
+}
+
 /// Problem and remedy for a value that is neither a number nor in quotes.
 fn unquoted(line: &str) -> (String, String) {
     let (key, value) = line.split_once('=').unwrap_or(("", line));
@@ -79,6 +97,7 @@ fn unquoted(line: &str) -> (String, String) {
     let number = number.filter(|default| default.starts_with(|c: char| c.is_ascii_digit()));
     let word = |c: char| c.is_ascii_alphanumeric() || "_.:/-{}%".contains(c);
     let (problem, remedy) = match number {
+        _ if value.starts_with('$') => (NO_VARIABLES, WRITE_VALUE.to_owned()),
         _ if value.is_empty() => {
             let remedy = "write one after the `=`, or remove the line";
             ("a key without a value", remedy.to_owned())

@@ -114,6 +114,9 @@ impl Address {
 
     fn inet(host: &str, port: u16) -> Result<Self, AddressError> {
         let odd = |c: char| c.is_whitespace() || c.is_control() || c == '/' || c == '[' || c == ']';
+        if host == "*" {
+            return Err(AddressError::Wildcard);
+        }
         if host.is_empty() || host.contains(odd) {
             return Err(AddressError::Host);
         }
@@ -159,6 +162,8 @@ pub enum AddressError {
     PathLong,
     /// No host, or one with impossible characters.
     Host,
+    /// `*` for a host.
+    Wildcard,
     /// An IPv6 address with a port, but without brackets.
     Brackets,
     /// The port is not a number from 0 to 65535.
@@ -174,6 +179,9 @@ impl fmt::Display for AddressError {
             Self::PathRelative => "the path of a unix socket must be absolute, as in unix:/run/connshaper/policy",
             Self::PathLong => "the path of a unix socket has at most 107 bytes",
             Self::Host => "write a host name or an address before the port",
+            Self::Wildcard => {
+                "write 0.0.0.0 for all IPv4 addresses of this host, or [::] for all of IPv6, in place of *"
+            }
             Self::Brackets => "write an IPv6 address with a port in brackets, as in [2001:db8::1]:11211",
             Self::Port => "the port is a number from 0 to 65535",
             Self::PortMissing => "write the port too, as in inet:127.0.0.1:10040",
@@ -201,6 +209,7 @@ mod tests {
             ("unix:run/x", AddressError::PathRelative),
             ("inet:::1:25", AddressError::Brackets),
             ("inet::25", AddressError::Host),
+            ("inet:*:10040", AddressError::Wildcard),
             ("inet:localhost", AddressError::PortMissing),
             ("inet:localhost:70000", AddressError::Port),
         ];

@@ -25,6 +25,7 @@ mod faults_sqlite;
 mod faults_store;
 mod fuzz_corpus;
 mod http;
+mod include;
 mod inetd;
 mod injection;
 mod life;

@@ -5,7 +5,7 @@ mod limits;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use serde::Serialize;
@@ -47,10 +47,16 @@ pub fn report(loaded: &Loaded, paint: Paint) -> String {
         text += &format!("{sentence}\n");
     }
     text += &format!("\n{}\n", paint.bold("In force"));
-    text += &table(effective.settings.iter().map(row));
+    text += &table(effective.settings.iter().map(|setting| row(setting, &effective.included)));
     for limit in &effective.limits {
         text += &format!("\n{}\n", paint.bold(&format!("In force for limit {}", limit.name)));
-        text += &table(limit.settings.iter().filter(|setting| setting.origin != Origin::Default).map(row));
+        text += &table(
+            limit
+                .settings
+                .iter()
+                .filter(|setting| setting.origin != Origin::Default)
+                .map(|setting| row(setting, &effective.included)),
+        );
     }
     if !config.list_files.is_empty() {
         text += &format!("\n{}\n", paint.bold("List files"));
@@ -71,10 +77,14 @@ pub fn report(loaded: &Loaded, paint: Paint) -> String {
     text
 }
 
-fn row(setting: &EffectiveSetting) -> [String; 3] {
+fn row(setting: &EffectiveSetting, included: &[PathBuf]) -> [String; 3] {
     let origin = match setting.origin {
         Origin::Default => "default".to_owned(),
         Origin::Line { line } => format!("line {line}"),
+        Origin::Included { file, line } => {
+            let file = included.get(file).and_then(|path| path.file_name()).unwrap_or_default();
+            format!("{} line {line}", file.display())
+        }
         Origin::TopLevel => "top level".to_owned(),
         Origin::ConnectionShaper => "connection_shaper's way".to_owned(),
     };
@@ -114,6 +124,8 @@ struct InForce<'c> {
     ok: bool,
     path: Option<Cow<'c, str>>,
     form: &'static str,
+    /// Included files.
+    included: Vec<Cow<'c, str>>,
     summary: Vec<String>,
     limits: Vec<CheckedLimit<'c>>,
     settings: &'c [EffectiveSetting],
@@ -181,6 +193,7 @@ impl<'c> InForce<'c> {
             ok: true,
             path: config.path.as_ref().map(|path| path.to_string_lossy()),
             form: config.form.name(),
+            included: effective.included.iter().map(|path| path.to_string_lossy()).collect(),
             summary: summary(loaded),
             limits: std::iter::once(limit(limit::TOP, &effective.settings)).chain(named).collect(),
             settings: &effective.settings,

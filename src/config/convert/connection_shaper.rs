@@ -17,7 +17,9 @@ pub(super) fn convert(path: &Path, source: &ConfigText) -> Result<Conversion, Co
     for setting in &loaded.effective.settings {
         let written = format!("{} = {}", setting.key, setting.spelled());
         remarks.extend(match setting.origin {
-            Origin::Line { line } => Some(remark(Some(line), Outcome::Carried, written)),
+            Origin::Line { line } | Origin::Included { line, .. } => {
+                Some(remark(Some(line), Outcome::Carried, written))
+            }
             Origin::ConnectionShaper => {
                 Some(remark(None, Outcome::Carried, format!("{written}: {}", way(setting.key))))
             }
@@ -38,7 +40,7 @@ pub fn to_toml(Loaded { config, effective }: &Loaded) -> String {
     for setting in &effective.settings {
         let comment = match setting.origin {
             Origin::Default | Origin::TopLevel => continue,
-            Origin::Line { .. } => keys::find(setting.key).map_or("", |key| key.about),
+            Origin::Line { .. } | Origin::Included { .. } => keys::find(setting.key).map_or("", |key| key.about),
             Origin::ConnectionShaper => way(setting.key),
         };
         let value = match setting.key {

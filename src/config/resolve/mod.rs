@@ -13,14 +13,12 @@ mod netblocks;
 pub(super) mod reply;
 pub(super) mod store;
 
-use toml::de::DeTable;
-
 use super::diagnostics::{ConfigError, Diagnostics};
 use super::effective::{Effective, EffectiveLimit, EffectiveSetting};
 use super::lists::{CompleteLists, ListErrors, complete};
 use super::settings::TableSettings;
 use super::source::{ConfigText, Span};
-use super::{Config, Form, Loaded, lint, syntax};
+use super::{Config, Form, Loaded, include, lint};
 use crate::policy;
 use crate::store::SharedStoreConfig;
 use limit::{Program, Timeouts};
@@ -35,12 +33,11 @@ pub(super) fn read(
     form: Form,
     before_lists: &mut dyn FnMut(&Config),
 ) -> Result<Loaded, ConfigError> {
-    let (table, errors) = DeTable::parse_recoverable(&source.text);
-    if !errors.is_empty() {
-        return Err(syntax::explain(source, &errors));
-    }
+    let expanded = include::expand(source)?;
+    let source = expanded.as_ref().unwrap_or(source);
     let diagnostics = Diagnostics::new(source);
-    let (mut loaded, list_errors) = resolve(&TableSettings::top(&diagnostics, table.get_ref()), form, before_lists);
+    let table = include::table(source, &diagnostics)?;
+    let (mut loaded, list_errors) = resolve(&TableSettings::top(&diagnostics, &table), form, before_lists);
     let warnings = match (diagnostics.finish(), list_errors.diagnostics.is_empty()) {
         (Ok(warnings), true) => warnings,
         (Ok(_), false) => return Err(list_errors),
@@ -120,7 +117,11 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         name: (*name).to_owned(),
         settings: EffectiveSetting::all(s, limit.counts),
     });
-    let effective = Effective { limits: limits.collect(), settings: EffectiveSetting::all(s, config.top().counts) };
+    let effective = Effective {
+        limits: limits.collect(),
+        settings: EffectiveSetting::all(s, config.top().counts),
+        included: s.diagnostics.source.included(),
+    };
     (Loaded { config, effective }, list_errors)
 }
 
