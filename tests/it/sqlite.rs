@@ -378,6 +378,29 @@ fn the_queries_of_the_manual_work_in_the_sqlite3_shell() {
     assert!(kinds.contains("sliding|1|4\n") && kinds.contains("ban|1|1\n"), "{kinds}");
 }
 
+#[test]
+fn counts_go_on_over_a_reload_and_an_upgrade() {
+    let sqlite = Sqlite::new();
+    let config = patient(&sqlite, "threshold = 1000\n");
+    let daemon = Daemon::start(&config);
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut port = 1..;
+    let mut hits = |number: usize| {
+        for _ in 0..number {
+            assert_eq!(policy.connected(CLIENT, port.next().unwrap()), "DUNNO");
+        }
+    };
+    hits(10);
+    // Another store on the same file, in the same process.
+    assert!(daemon.reload(&format!("{config}over_memory = 1\n")).contains("RELOADED"));
+    hits(10);
+    assert!(daemon.upgrade().contains("UPGRADED"));
+    hits(10);
+    assert_eq!(sqlite.value(KEY).as_deref(), Some("30"));
+    assert_eq!(sqlite.say("PRAGMA integrity_check"), "ok\n");
+    assert!(daemon.lines().with("STORE_").is_empty(), "{}", daemon.lines());
+}
+
 /// How often a process is killed: the environment may ask for more than a test run has time for.
 fn kills() -> u32 {
     std::env::var("CONNSHAPER_KILLS").map_or(60, |kills| kills.parse().expect("a number of kills"))

@@ -254,3 +254,165 @@ impl Window<'_> {
         deletes.execute(params![self.key, ends]).map(|_| ())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::shared::backend::CounterReply::{Count, Done, NotDone};
+
+    const START: i64 = 1_700_000_000_000;
+
+    fn schema() -> Connection {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch(include_str!("schema.sql")).unwrap();
+        connection
+    }
+
+    fn number(connection: &Connection, query: &str) -> i64 {
+        connection.query_row(query, [], |row| row.get(0)).unwrap()
+    }
+
+    fn slide(connection: &Connection, slide: Slide, exptime: u32, now: i64) -> (u32, u32) {
+        match execute(connection, "k!hits", CounterCommand::Slide(slide), exptime, now).unwrap() {
+            Count { count, left: Some(left) } => (count, left),
+            NotDone => (0, 0),
+            reply => panic!("{reply:?}"),
+        }
+    }
+
+    #[test]
+    fn a_fixed_window_ends_at_its_millisecond_and_nothing_extends_it() {
+        let connection = schema();
+        let hit = |at| execute(&connection, "k", CounterCommand::Hit(2), 60, START + at).unwrap();
+        assert_eq!(hit(0), Count { count: 2, left: Some(60) });
+        assert_eq!(hit(59_999), Count { count: 4, left: Some(1) });
+        assert_eq!(hit(60_000), Count { count: 2, left: Some(60) });
+        let read = |at| execute(&connection, "k", CounterCommand::Read, 0, START + at).unwrap();
+        assert_eq!(read(119_999), Count { count: 2, left: Some(1) });
+        assert_eq!(read(120_000), NotDone);
+    }
+
+    #[test]
+    fn no_command_revives_what_has_expired_nor_leaves_it_without_an_end() {
+        let connection = schema();
+        let say = |command, at| execute(&connection, "k", command, 10, START + at).unwrap();
+        use CounterCommand::{Add, Delete, Hit, Replace, TakeBack, Touch};
+        for command in [TakeBack(1), Replace(3), Touch, Delete] {
+            assert_eq!(say(command, 0), NotDone, "{command:?}");
+        }
+        assert_eq!(say(Add(1), 0), Done);
+        assert_eq!(say(Add(1), 9_999), NotDone);
+        assert_eq!(say(Add(1), 10_000), Done, "the one before has ended");
+        assert_eq!(say(Replace(7), 11_000), Done);
+        assert_eq!(say(TakeBack(9), 11_000), Done);
+        assert_eq!(say(Hit(1), 20_999), Count { count: 1, left: Some(1) }, "down to 0, with the end it had");
+        assert_eq!(say(Touch, 20_999), Done);
+        for command in [TakeBack(1), Replace(3), Touch] {
+            assert_eq!(say(command, 30_999), NotDone, "{command:?}");
+        }
+        assert_eq!(purge(&connection, 10, START + 30_999).unwrap(), 1);
+        assert_eq!(number(&connection, "SELECT count(*) FROM counter"), 0);
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_prolongs_no_window() {
+        let connection = schema();
+        let day = 86_400_000;
+        for exptime in [60_u32, 600] {
+            let key = format!("k{exptime}");
+            execute(&connection, &key, CounterCommand::Hit(3), exptime, START + day).unwrap();
+            let after = execute(&connection, &key, CounterCommand::Hit(1), exptime, START).unwrap();
+            assert_eq!(after, Count { count: 4, left: Some(exptime) });
+        }
+        let hit = Slide { amount: 1, threshold: 3, keeps_over: true };
+        for turn in 0..3 {
+            slide(&connection, hit, 60, START + day + turn);
+        }
+        assert_eq!(slide(&connection, hit, 60, START).0, 4, "they are in the window still");
+        assert_eq!(slide(&connection, hit, 60, START + 60_000).0, 1, "and leave it by the new clock");
+    }
+
+    #[test]
+    fn the_last_hits_of_a_sliding_window_can_be_taken_back_at_any_time() {
+        let connection = schema();
+        let hit = Slide { amount: 2, threshold: 10, keeps_over: true };
+        for at in [0, 10_000, 20_000] {
+            slide(&connection, hit, 60, START + at);
+        }
+        let back =
+            |amount, at| execute(&connection, "k!hits", CounterCommand::SlideBack(amount), 60, START + at).unwrap();
+        let count = |at| slide(&connection, Slide { amount: 0, ..hit }, 60, START + at).0;
+        assert_eq!(back(1, 10_000), Done, "of the hits of that moment");
+        assert_eq!((count(20_000), count(60_000)), (5, 3));
+        assert_eq!(back(3, 30_000), Done, "of the newest");
+        assert_eq!((count(30_000), count(60_000)), (2, 0));
+        assert_eq!(back(9, 30_000), Done);
+        assert_eq!(back(1, 30_000), NotDone);
+        assert_eq!(number(&connection, "SELECT count(*) FROM hit"), 0);
+        assert_eq!(number(&connection, "SELECT sum(count) FROM counter"), 0);
+    }
+
+    #[test]
+    fn purging_is_bounded_and_begins_with_what_ended_first() {
+        let connection = schema();
+        for number in 0..20 {
+            execute(&connection, &format!("k{number:02}"), CounterCommand::Hit(1), 20 - number, START).unwrap();
+        }
+        assert_eq!(purge(&connection, 5, START + 10_000).unwrap(), 5);
+        assert_eq!(purge(&connection, 100, START + 10_000).unwrap(), 5);
+        assert_eq!(number(&connection, "SELECT count(*) FROM counter WHERE key < 'k10'"), 10);
+        let hit = Slide { amount: 1, threshold: 100, keeps_over: true };
+        for at in 0..10 {
+            slide(&connection, hit, 60, START + at);
+        }
+        purge(&connection, 4, START + 60_004).unwrap();
+        assert_eq!(number(&connection, "SELECT count FROM counter WHERE key = 'k!hits'"), 6, "the sum follows");
+        // As where there was no room for it.
+        connection.execute("DELETE FROM counter", []).unwrap();
+        assert_eq!(slide(&connection, hit, 60, START + 60_005), (5, 0), "the hits are still counted");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        /// Against a list of all hits, which has no bound.
+        #[test]
+        fn an_exact_window_is_exact_and_bounded(
+            hits in prop::collection::vec((0_i64..4_000, 1_u32..4), 1..150),
+            exptime in 1_u32..10,
+            threshold in 1_u32..8,
+            keeps_over: bool,
+        ) {
+            let connection = schema();
+            let (mut all, mut now) = (Vec::<(i64, u32)>::new(), START);
+            let length = i64::from(exptime) * 1000;
+            for (pause, amount) in hits {
+                now += pause;
+                let within: u32 = all.iter().filter(|(at, _)| at + length > now).map(|(_, amount)| amount).sum();
+                let is_over = within + amount > threshold;
+                if !is_over || keeps_over {
+                    all.push((now, amount));
+                }
+                let (count, left) = slide(&connection, Slide { amount, threshold, keeps_over }, exptime, now);
+                prop_assert_eq!(count > threshold, is_over);
+                if !keeps_over || !is_over {
+                    prop_assert_eq!(count, within + amount);
+                }
+                // After that time one more hit fits in, and a second before it does not.
+                let room = |at: i64| {
+                    let kept = all.iter().filter(|(hit, _)| hit + length > at).map(|(_, amount)| amount).sum::<u32>();
+                    kept < threshold
+                };
+                let left = i64::from(left) * 1000;
+                prop_assert!(room(now + left), "{left} ms after {now}");
+                prop_assert!(left == 0 || !room(now + left - 1000));
+                let rows = number(&connection, "SELECT count(*) FROM hit");
+                prop_assert!(rows <= i64::from(threshold) + 1, "{rows} rows");
+                let sums = number(&connection, "SELECT coalesce(sum(count), 0) FROM hit");
+                prop_assert_eq!(sums, number(&connection, "SELECT count FROM counter UNION ALL SELECT 0 LIMIT 1"));
+            }
+        }
+    }
+}
