@@ -13,7 +13,8 @@ use crate::engine::service::{Rules, Service};
 use crate::engine::unsent;
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
-use crate::policy::request::Request;
+use crate::policy::attribute::Attribute;
+use crate::policy::request::{Request, Stage};
 use crate::policy::{Decision, Door, Effect, Pass, Plan, Readings, Verdict};
 use crate::session::{SessionGuard, SessionHandle};
 
@@ -76,6 +77,9 @@ fn finish<'r>(
         _ => None,
     };
     decision.settle(permit.is_some(), session.record());
+    if rules.policy.remembers_recipients() && request.state == Stage::Rcpt && request.instance.is_some() {
+        session.record().message_mut().accept(request.value(Attribute::Recipient), decision.passes());
+    }
     if session.record().message().is_some() {
         session.follow_message(request, decision.passes(), now);
     }

@@ -42,7 +42,7 @@ pub fn checks_of<'p>(counted: TargetCounter<'p>, amount: u32) -> LimitChecks<'p>
         KeyPart::Text(_) => Ipv4Addr::UNSPECIFIED.into(),
     };
     let state = CheckState::ToCount { scope: Scope::Request, amount };
-    let check = LimitCheck { limit, threshold, part, state };
+    let check = LimitCheck { limit, threshold, part, nth: 0, state };
     LimitChecks {
         client,
         door: limit.door,

@@ -1,5 +1,6 @@
 //! One request before the limits: what is known already, and what the store has to be asked.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -50,8 +51,19 @@ impl Readings {
     }
 
     /// A counter; `None`: the store was down, or was not asked.
-    fn find(&self, limit: &Limit, kind: CounterKind) -> Option<Counter> {
-        self.0.iter().find(|(id, its_kind, _)| (*id, *its_kind) == (limit.id, kind)).and_then(|(.., counter)| *counter)
+    fn find(&self, check: &LimitCheck<'_>, kind: CounterKind) -> Option<Counter> {
+        let wanted = (check.limit.id, kind);
+        let of_check = &self.0[self.begin(check)..];
+        of_check.iter().find(|(id, its_kind, _)| (*id, *its_kind) == wanted).and_then(|(.., counter)| *counter)
+    }
+
+    /// Where the counters of a check begin, which matters where its limit has several.
+    fn begin(&self, check: &LimitCheck<'_>) -> usize {
+        if check.nth == 0 {
+            return 0;
+        }
+        let first = self.0.iter().position(|(id, ..)| *id == check.limit.id).unwrap_or(0);
+        (first + usize::from(check.nth) * check.operations()).min(self.0.len())
     }
 }
 
@@ -63,6 +75,8 @@ pub struct LimitCheck<'p> {
     pub threshold: u32,
     /// What is counted together.
     pub part: KeyPart,
+    /// How many checks of the same limit come before it and are counted: those of a message's other recipients.
+    pub nth: u16,
     pub state: CheckState,
 }
 
@@ -120,7 +134,7 @@ impl<'p> LimitChecks<'p> {
         };
         let known = |count: CountRecord, part| {
             let threshold = threshold(count.stress);
-            LimitCheck { limit, threshold, part, state: CheckState::Cached(count) }
+            LimitCheck { limit, threshold, part, nth: 0, state: CheckState::Cached(count) }
         };
         let about = || !is_recipient_missing(limit, request) && limit.conditions.hold(request);
         // The count of a session stands, even if a request does not have all of the key any more.
@@ -147,7 +161,34 @@ impl<'p> LimitChecks<'p> {
         let amount = if about() { amount(limit, scope, request, record) } else { 0 };
         if amount > 0 {
             let matter = CheckState::ToCount { scope, amount };
-            self.checks.push(LimitCheck { limit, threshold: threshold(self.stress), part, state: matter });
+            self.checks.push(LimitCheck { limit, threshold: threshold(self.stress), part, nth: 0, state: matter });
+        }
+    }
+
+    /// Adds what a limit has to say of a whole message whose recipients the request does not name: once for each key
+    /// that they make, of those that the session has let pass and that meet the conditions.
+    pub fn consider_recipients(
+        &mut self,
+        limit: &'p Limit,
+        rate: Option<(&IpNet, &Rate)>,
+        request: &Request,
+        record: &SessionRecord,
+        now: Now,
+    ) {
+        let recipients: Vec<Box<[u8]>> =
+            record.message().map(|message| message.accepted().cloned().collect()).unwrap_or_default();
+        let mut seen = HashSet::new();
+        let mut counted = 0;
+        for recipient in recipients {
+            let before = self.checks.len();
+            self.consider(limit, rate, &request.about(&recipient), record, now);
+            let Some(check) = self.checks.get_mut(before) else { continue };
+            if !seen.insert(Scope::recipient(check.part.to_string().as_bytes())) {
+                self.checks.truncate(before);
+            } else if matches!(check.state, CheckState::ToCount { .. }) {
+                check.nth = counted;
+                counted += 1;
+            }
         }
     }
 
@@ -161,7 +202,7 @@ impl<'p> LimitChecks<'p> {
             Some(count) => CheckState::Cached(count),
             None => CheckState::ToReadBan { scope: Scope::Session },
         };
-        self.checks.push(LimitCheck { limit, threshold, part, state });
+        self.checks.push(LimitCheck { limit, threshold, part, nth: 0, state });
     }
 
     /// Whether the store has to be asked.
@@ -208,6 +249,15 @@ impl LimitCheck<'_> {
         }
     }
 
+    /// How many operations it takes to count it.
+    fn operations(&self) -> usize {
+        let window = match self.limit.window {
+            Window::Fixed | Window::Exact => 1,
+            Window::Sliding => window::OLDER as usize + 1,
+        };
+        window + usize::from(self.limit.ban.is_some()) + usize::from(self.limit.delay.is_some())
+    }
+
     /// Reads a counter of what went over.
     fn read(&self, kind: CounterKind) -> Operation<'_> {
         let key = Key { limit: self.limit, part: &self.part, kind };
@@ -219,13 +269,13 @@ impl LimitCheck<'_> {
         let limit = self.limit;
         let hit = match limit.window {
             _ if matches!(self.state, CheckState::ToReadBan { .. }) => {
-                readings.find(limit, CounterKind::Ban).map(|_| Counter { count: 0, left: 0, added: 0 })
+                readings.find(self, CounterKind::Ban).map(|_| Counter { count: 0, left: 0, added: 0 })
             }
-            Window::Fixed => readings.find(limit, CounterKind::Window),
-            Window::Exact => readings.find(limit, CounterKind::Hits),
+            Window::Fixed => readings.find(self, CounterKind::Window),
+            Window::Exact => readings.find(self, CounterKind::Hits),
             Window::Sliding => self.slide(readings, now),
         };
-        let read = |kind| readings.find(limit, kind).filter(|counter| counter.count > 0);
+        let read = |kind| readings.find(self, kind).filter(|counter| counter.count > 0);
         let banned = limit.ban.and_then(|_| read(CounterKind::Ban)).map_or(0, |ban| ban.left.max(1));
         let violations = limit.delay.and_then(|_| read(CounterKind::Violations)).map_or(0, |counter| counter.count);
         CounterReading { hit, banned, violations }
@@ -234,7 +284,7 @@ impl LimitCheck<'_> {
     fn slide(&self, readings: &Readings, now: Now) -> Option<Counter> {
         let limit = self.limit;
         let counters =
-            window::slots(limit.exptime, now.unix_ms).map(|slot| readings.find(limit, CounterKind::Slot(slot)));
+            window::slots(limit.exptime, now.unix_ms).map(|slot| readings.find(self, CounterKind::Slot(slot)));
         let counts = counters.map(|counter| counter.map_or(0, |counter| counter.count));
         let count = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
         let left = window::left(&counts, self.threshold, limit.exptime, now.unix_ms);
@@ -269,9 +319,11 @@ fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
         }
         CountKind::Connections => Some(Scope::Session),
         _ if request.instance.is_none() => None,
-        CountKind::Messages if limit.per.is_of_recipient() => Some(Scope::recipient(part.to_string().as_bytes())),
-        CountKind::Messages => Some(Scope::Message),
-        CountKind::Bytes => (request.state == Stage::EndOfMessage).then_some(Scope::Message),
+        CountKind::Bytes if request.state != Stage::EndOfMessage => None,
+        CountKind::Messages | CountKind::Bytes => match limit.per.is_of_recipient() {
+            true => Some(Scope::recipient(part.to_string().as_bytes())),
+            false => Some(Scope::Message),
+        },
         CountKind::Recipients => match request.state {
             Stage::Rcpt => Some(Scope::recipient(&request.value(Attribute::Recipient).to_ascii_lowercase())),
             // The recipients that no request at RCPT was about.

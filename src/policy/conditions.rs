@@ -79,6 +79,11 @@ impl Conditions {
         self.none.iter().any(some)
     }
 
+    /// Whether any of them is about this attribute.
+    pub fn is_about(&self, attribute: Attribute) -> bool {
+        self.all.iter().chain(&self.none).any(|condition| condition.attribute == attribute)
+    }
+
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.all.is_empty() && self.none.is_empty()

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use super::action::Action;
+use super::attribute::Attribute;
 use super::conditions::Conditions;
 use super::door::{Door, DoorSet};
 use super::key::{CounterKind, KeySpec};
@@ -82,6 +83,12 @@ pub struct Limit {
 }
 
 impl Limit {
+    /// Whether it charges recipients for the size of a message, which is known when Postfix names none of several.
+    pub fn charges_recipients(&self) -> bool {
+        self.counts == CountKind::Bytes
+            && (self.per.is_of_recipient() || self.conditions.is_about(Attribute::Recipient))
+    }
+
     /// Whether a hit over the threshold of an exact sliding window is kept. One that would be taken back at once is
     /// not: the client is refused for it. A client that is delayed passes, so its hit counts.
     pub fn keeps_hits_over(&self) -> bool {

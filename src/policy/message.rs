@@ -5,7 +5,7 @@
 //! hits are held until the message has come through, and go back if it has not:
 //! never below zero, never twice.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +16,9 @@ use crate::net::clock::Now;
 
 /// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.
 pub const MAX_RECIPIENTS: usize = 1000;
+
+/// The most bytes of recipients of a message that are remembered as they are.
+const MAX_ACCEPTED: usize = 128 * 1024;
 
 /// Keys of a message that are remembered to have gone over. Further ones go over once more for each recipient.
 const MAX_VIOLATED: usize = 100;
@@ -57,6 +60,8 @@ pub struct HeldHits {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageRecord {
     limits: HashMap<LimitId, RecipientCounts>,
+    /// The recipients that were let pass, where a limit has to know them when the message has come.
+    accepted: BTreeSet<Box<[u8]>>,
     /// The keys that went over with it, by limit.
     violated: Vec<(LimitId, u64)>,
     progress: Progress,
@@ -127,6 +132,24 @@ impl MessageRecord {
     pub fn cover(&mut self, limit: LimitId, more: u32) {
         let own = self.limits.entry(limit).or_default();
         own.covered = own.covered.saturating_add(more);
+    }
+
+    /// A recipient was let pass, or refused in spite of that. Of too many the rest is not remembered.
+    pub fn accept(&mut self, recipient: &[u8], passes: bool) {
+        let recipient = recipient.to_ascii_lowercase();
+        if !passes {
+            self.accepted.remove(&*recipient);
+        } else if self.accepted.len() < MAX_RECIPIENTS {
+            let length: usize = self.accepted.iter().map(|accepted| accepted.len()).sum();
+            if length + recipient.len() <= MAX_ACCEPTED {
+                self.accepted.insert(recipient.into());
+            }
+        }
+    }
+
+    /// Those recipients.
+    pub fn accepted(&self) -> impl Iterator<Item = &Box<[u8]>> {
+        self.accepted.iter()
     }
 
     /// Whether there are hits that may go back.

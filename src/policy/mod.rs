@@ -36,7 +36,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use crate::net::clock::Now;
-use crate::policy::request::Request;
+use crate::policy::request::{Request, Stage};
 
 pub use checks::{LimitChecks, Readings};
 pub use decision::{Decision, Delayed, Effect, Pass, Reason, Refund, Refusal, Verdict};
@@ -71,6 +71,8 @@ pub struct Policy {
     /// Those of one door stand together, in the order of the file.
     pub(crate) limits: Vec<Limit>,
     doors: [DoorLimits; Door::COUNT],
+    /// Some limit charges them for the size of the message.
+    remembers_recipients: bool,
     /// Every limit there ever was, by its name, and by that with what it counts: so counts keep their meaning over reloads.
     ids: HashMap<String, LimitId>,
     on_store_failure: OnStoreFailure,
@@ -130,6 +132,7 @@ impl Policy {
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
             blacklist: settings.blacklist.clone(),
+            remembers_recipients: limits.iter().any(Limit::charges_recipients),
             doors: Door::ALL.map(|door| DoorLimits::of(&limits, door)),
             limits,
             ids,
@@ -137,6 +140,11 @@ impl Policy {
             log_only: settings.log_only,
             overrides: before.map(|before| before.overrides.clone()).unwrap_or_default(),
         }
+    }
+
+    /// Whether sessions have to remember the recipients of a message.
+    pub fn remembers_recipients(&self) -> bool {
+        self.remembers_recipients
     }
 
     /// The limits that count at a door.
@@ -228,7 +236,12 @@ impl Policy {
                 continue;
             }
             if let Some(rate) = rate_of(limit, client, rate) {
-                checks.consider(limit, rate, request, record, now);
+                let is_of_all =
+                    || request.state == Stage::EndOfMessage && request.value(Attribute::Recipient).is_empty();
+                match limit.charges_recipients() && is_of_all() {
+                    true => checks.consider_recipients(limit, rate, request, record, now),
+                    false => checks.consider(limit, rate, request, record, now),
+                }
             }
         }
         for limit in self.banning_at(request.door) {

@@ -157,6 +157,17 @@ impl Request {
         }
     }
 
+    /// The same about another recipient.
+    pub fn about(&self, recipient: &[u8]) -> Self {
+        let others = self.others.clone();
+        let mut request = Self { block: self.block.clone(), others, places: self.places, ..*self };
+        // What begins beyond that has no place in the table. No honest request is half as long.
+        if request.block.len() < MAX_REQUEST {
+            request.set(Attribute::Recipient, recipient);
+        }
+        request
+    }
+
     pub(crate) fn new(block: BytesMut, places: &[ValueSpan; Attribute::COUNT]) -> Self {
         let mut request = Self {
             block,

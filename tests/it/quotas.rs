@@ -419,3 +419,76 @@ fn the_null_sender_of_a_login_is_limited_by_the_example() {
         smtp.command("RSET").expect(250);
     }
 }
+
+/// A mail of 3 KiB to these recipients: the answer at its end, where Postfix names a recipient if there is just one.
+fn mail_of_3_kib(site: &mut Simulation, connection: usize, message: u32, recipients: &[&str]) -> String {
+    let lines = |state| at("192.0.2.1", connection, state, message) + "sasl_username=joe\nsize=3072\n";
+    for recipient in recipients {
+        assert_eq!(site.ask(connection, &format!("{}recipient={recipient}\n", lines("RCPT"))), "pass");
+    }
+    let named = if let [only] = recipients { only } else { "" };
+    let end = format!("{}recipient={named}\nrecipient_count={}\n", lines("END-OF-MESSAGE"), recipients.len());
+    assert_eq!(site.ask(connection, &end), site.ask(connection, &end), "asked twice, counted once");
+    site.ask(connection, &end)
+}
+
+#[test]
+fn every_recipient_of_a_message_is_charged_its_size() {
+    let rules = |per: &str, more: &str| {
+        format!("threshold = 1000\n[limit.x]\nthreshold = \"5KiB\"\ncount = \"bytes\"\nper = {per}\n{more}\n")
+    };
+    let (a, b, c, d) = ("a@example.org", "b@example.org", "c@example.net", "D@example.com");
+    on_both(&rules("\"recipient\"", ""), |site| {
+        assert_eq!(mail_of_3_kib(site, 0, 0, &[a, b]), "pass");
+        assert_eq!(mail_of_3_kib(site, 0, 1, &[c, d]), "pass");
+        assert_eq!(mail_of_3_kib(site, 0, 2, &[d, "x@example.org"]), "over x", "the size of both is known");
+        assert_eq!(mail_of_3_kib(site, 0, 3, &[b]), "over x");
+    });
+    on_both(&rules("\"recipient_domain\"", "window = \"sliding\"\nban_time = 60\nban_threshold = 9"), |site| {
+        assert_eq!(mail_of_3_kib(site, 0, 0, &[a, b, c]), "pass", "a domain is charged once");
+        assert_eq!(mail_of_3_kib(site, 0, 1, &[d, "y@example.edu"]), "pass");
+        assert_eq!(mail_of_3_kib(site, 0, 2, &["z@example.edu", "z@example.info"]), "over x");
+    });
+    on_both(&rules("\"sasl_username\"", "match = { recipient = \"/@example[.]net$/\" }"), |site| {
+        assert_eq!(mail_of_3_kib(site, 0, 0, &[a, b]), "pass");
+        assert_eq!(mail_of_3_kib(site, 0, 1, &[a, c, "e@example.net"]), "pass");
+        assert_eq!(mail_of_3_kib(site, 0, 2, &[a, b]), "pass");
+        assert_eq!(mail_of_3_kib(site, 0, 3, &[c, d]), "over x");
+    });
+    on_both(&rules("\"sasl_username\"", "unless = { recipient = \"a@example.org\" }"), |site| {
+        for message in 0..3 {
+            assert_eq!(mail_of_3_kib(site, 0, message, &[a, "A@example.org"]), "pass");
+        }
+        assert_eq!(mail_of_3_kib(site, 0, 3, &[a, b]), "pass");
+        assert_eq!(mail_of_3_kib(site, 0, 4, &[a, b]), "over x");
+    });
+}
+
+#[test]
+fn a_thousand_recipients_are_charged_and_no_more_are_remembered() {
+    let mut site = Simulation::new(
+        "threshold = 1000\n[limit.x]\nthreshold = \"5KiB\"\ncount = \"bytes\"\nper = \"recipient\"\nwindow = \"sliding\"",
+    );
+    let names: Vec<String> = (0..1001).map(|n| format!("r{n:04}@example.org")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    assert_eq!(mail_of_3_kib(&mut site, 0, 0, &names), "pass");
+    assert_eq!(mail_of_3_kib(&mut site, 0, 1, &names[999..=999]), "over x");
+    assert_eq!(mail_of_3_kib(&mut site, 0, 2, &names[1000..]), "pass");
+}
+
+#[test]
+fn a_mail_to_two_is_charged_to_both_by_a_real_postfix() {
+    let daemon = Daemon::start(
+        "threshold = 1000\n[limit.x]\nthreshold = \"5KiB\"\ncount = \"bytes\"\nper = \"recipient\"\naction = \"450\"",
+    );
+    let dovecot = Dovecot::start();
+    let postfix = submission(&daemon, &dovecot);
+    let mut smtp = logged_in(&postfix, "127.0.0.2", "ann@example.org");
+    for code in [250, 450, 450] {
+        smtp.mail().expect(250);
+        assert_eq!(smtp.rcpts(2), [250, 250]);
+        smtp.command("DATA").expect(354);
+        smtp.command(format!("Subject: test\r\n\r\n{}.", format!("{}\r\n", "x".repeat(70)).repeat(48))).expect(code);
+        smtp.command("RSET").expect(250);
+    }
+}

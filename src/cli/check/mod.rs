@@ -280,5 +280,12 @@ fn notes(Loaded { config, .. }: &Loaded) -> Vec<String> {
             limit.name
         )
     });
-    bytes.chain(config.for_inetd().err()).collect()
+    let charging = config.policy.limits.iter().filter(|limit| limit.charges_recipients()).map(|limit| {
+        format!(
+            "limit {} charges recipients for bytes, and Postfix names them at RCPT only: \
+             name this service in smtpd_recipient_restrictions too",
+            limit.name
+        )
+    });
+    bytes.chain(charging).chain(config.for_inetd().err()).collect()
 }
