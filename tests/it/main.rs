@@ -61,3 +61,4 @@ mod stores;
 mod units;
 mod upgrade;
 mod users_of_a_log;
+mod web_door;

@@ -94,7 +94,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         count_refused: s.get("count_refused"),
         count_unsent: s.get("count_unsent"),
         log_only,
-        delay: delay(s, program.timeouts),
+        delay: delay(s, door, program.timeouts),
         ban,
         forget_after: s.get::<Option<Duration>>("forget_after").map_or(longest, seconds),
         action,
@@ -215,8 +215,9 @@ fn per(s: &TableSettings, door: Door) -> KeySpec {
     per
 }
 
-fn delay(s: &TableSettings, timeouts: Timeouts) -> Option<Delay> {
-    let longest = longest_delay(s, timeouts, Some("initial_delay"));
+/// The delays of a limit. Only Postfix' patience is known.
+fn delay(s: &TableSettings, door: Door, timeouts: Timeouts) -> Option<Delay> {
+    let longest = longest_delay(s, timeouts, Some("initial_delay").filter(|_| door == Door::Smtp));
     let initial = s.get::<Option<Duration>>("initial_delay")?;
     if initial > longest.max {
         let max = spell(longest.max);
