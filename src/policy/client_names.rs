@@ -119,7 +119,7 @@ impl ClientNames {
         if self.entries.is_empty() || name.is_empty() || name.len() > MAX_NAME || name == b"unknown" {
             return None;
         }
-        let mut lower = SmallVec::<[u8; MAX_NAME]>::from_slice(name.strip_suffix(b".").unwrap_or(name));
+        let mut lower = SmallVec::<[u8; 256]>::from_slice(name.strip_suffix(b".").unwrap_or(name));
         lower.make_ascii_lowercase();
         let found = self.longest(&lower).or_else(|| self.matching(&lower))?;
         self.entries.get(found as usize).map(|(name, entry)| (name, *entry))
