@@ -29,8 +29,8 @@ pub const MAX_OTHER_VALUE: usize = 4096;
 pub struct Request {
     block: BytesMut,
     places: [ValueSpan; Attribute::COUNT],
-    /// Where the values are of attributes that Postfix does not send.
-    others: Vec<(Attribute, ValueSpan)>,
+    /// `None` where there are none, as in every request of Postfix.
+    others: Option<Box<OtherValues>>,
     /// Where it came in.
     pub door: Door,
     /// At the login door: what came of the login.
@@ -46,6 +46,10 @@ pub struct Request {
     /// Which message this is about; `None` outside a mail transaction.
     pub instance: Option<Instance>,
 }
+
+/// Where the values are of attributes that Postfix does not send. In a box, as requests of Postfix are moved.
+#[derive(Clone, Debug, Default)]
+struct OtherValues(Vec<(Attribute, ValueSpan)>);
 
 /// Where a value lies in a request: the start above the length, in one word, for the table of them is moved
 /// with every request.
@@ -132,7 +136,7 @@ impl Request {
     }
 
     fn other_value(&self, attribute: Attribute) -> &[u8] {
-        let found = self.others.iter().find(|(other, _)| *other == attribute);
+        let found = self.others.iter().flat_map(|others| &others.0).find(|(other, _)| *other == attribute);
         found.map_or(b"", |(_, span)| &self.block[span.range()])
     }
 
@@ -153,7 +157,7 @@ impl Request {
         self.block.extend_from_slice(value);
         match self.places.get_mut(attribute as usize) {
             Some(place) => *place = span,
-            None => self.others.push((attribute, span)),
+            None => self.others.get_or_insert_default().0.push((attribute, span)),
         }
     }
 
@@ -172,7 +176,7 @@ impl Request {
         let mut request = Self {
             block,
             places: *places,
-            others: Vec::new(),
+            others: None,
             door: Door::Smtp,
             login: LoginOutcome::Unknown,
             client: None,

@@ -111,7 +111,7 @@ where
                 && let Some(request) = decoder.decode(&mut self.state.input)?
             {
                 self.state.begun = None;
-                if let Some(request) = self.answer(request) {
+                if !self.answer_at_once(&request) {
                     // Boxed: keeps the wait for the store out of every idle connection.
                     Box::pin(self.answer_later(request)).await;
                 }
@@ -192,17 +192,15 @@ where
         }
     }
 
-    /// Answers at once where the store counts in this process; else returns the request.
-    fn answer(&mut self, request: Request) -> Option<Request> {
+    /// Answers where the store counts in this process. Says whether it has.
+    fn answer_at_once(&mut self, request: &Request) -> bool {
         add(&self.service.statistics.queries, 1);
         let rules = self.service.rules.load();
-        if !rules.store.waits()
-            && let Some(answer) = decide_at_once(self.service, &rules, &mut self.session, &request, Now::read())
-        {
-            self.state.answer(answer);
-            return None;
+        if rules.store.waits() {
+            return false;
         }
-        Some(request)
+        let answer = decide_at_once(self.service, &rules, &mut self.session, request, Now::read());
+        answer.map(|answer| self.state.answer(answer)).is_some()
     }
 
     async fn answer_later(&mut self, request: Request) {
