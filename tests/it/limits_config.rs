@@ -397,10 +397,11 @@ fn every_example_is_valid_and_explained_in_the_manual() {
             names.push(name);
         }
     }
-    names.sort();
-    let known = ["busy-mx", "cgi-ratelimit", "connection_shaper", "mod-ip-count", "perlbal-throttle", "plack-greylist"];
-    let known = known.iter().chain(&["submission"]).map(|name| format!("{name}.toml"));
-    assert_eq!(names, known.collect::<Vec<_>>());
+    let smtp = ["busy-mx", "cgi-ratelimit", "connection_shaper", "mod-ip-count", "perlbal-throttle", "plack-greylist"];
+    let others = ["web-cgi-ratelimit", "web-mod-ip-count", "web-perlbal-throttle", "web-plack-greylist"];
+    let servers = ["submission", "dovecot", "nginx"];
+    let known = smtp.iter().chain(&others).chain(&servers).map(|name| format!("{name}.toml"));
+    assert_eq!(names.into_iter().collect::<BTreeSet<_>>(), known.collect());
 }
 
 #[test]

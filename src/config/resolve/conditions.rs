@@ -83,7 +83,8 @@ fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span
     if let Some(expression) = text.strip_prefix('/').and_then(|text| text.strip_suffix('/')) {
         return regex(s, expression, span).map(Pattern::Regex);
     }
-    if text.starts_with('/') {
+    // Every path begins so.
+    if text.starts_with('/') && attribute != Attribute::Path {
         s.diagnostics
             .warn(span, format!("{} is compared as it stands: a regular expression also ends with `/`", quoted(text)));
     }
