@@ -35,7 +35,8 @@ fn archived() -> Option<String> {
     println!("cargo::rerun-if-changed=contrib/commit");
     let text = fs::read_to_string("contrib/commit").ok()?;
     let line = text.lines().find(|line| !line.starts_with('#'))?;
-    (!line.contains("Format")).then(|| line.to_owned())
+    let (hash, date) = line.split_once(' ').filter(|(hash, _)| !hash.contains("Format"))?;
+    Some(format!("{} {date}", hash.get(..12)?))
 }
 
 fn packaged() -> Option<String> {
