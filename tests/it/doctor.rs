@@ -75,6 +75,29 @@ fn doctor_names_each_fault() {
 }
 
 #[test]
+fn doctor_looks_at_every_instance_of_postfix_that_asks() {
+    let (dir, second) = (Dir::new(), Dir::new());
+    let queue = second.path().join("queue");
+    let main_cf = format!(
+        "compatibility_level = 3.6\nmail_owner = postfix\nmulti_instance_name = postfix-in\nqueue_directory = {}\n\
+         smtpd_client_restrictions = permit_mynetworks, check_policy_service {{ unix:private/connshaper, default_action=DUNNO }}\n",
+        queue.display()
+    );
+    second.write_main_cf("main.cf", &main_cf);
+    second.write("master.cf", "smtp inet n - y - - smtpd\n");
+    let first = format!("multi_instance_enable = yes\nmulti_instance_directories = {}", second.path().display());
+    let (findings, code) = examined(&first, "", &dir);
+    assert!(
+        has(&findings, "right: postfix-in: smtpd_client_restrictions asks unix:private/connshaper"),
+        "{findings:#?}"
+    );
+    // The one that asks nobody only sends.
+    assert!(!has(&findings, "wrong: Postfix asks no policy service"), "{findings:#?}");
+    let socket = format!("wrong: a request to unix:{}/private/connshaper is not answered", queue.display());
+    assert!(code == 1 && has(&findings, &socket), "{findings:#?}");
+}
+
+#[test]
 fn doctor_finds_a_socket_that_smtpd_cannot_open() {
     let dir = Dir::new();
     let path = dir.join("policy");

@@ -3,6 +3,7 @@
 //! Reads the configuration and what postconf(1) says, asks the daemon a question that counts nothing, and
 //! changes nothing. Each finding says what is right, or what to do.
 
+mod layout;
 pub mod postfix;
 mod sqlite;
 
@@ -24,6 +25,7 @@ use crate::net::address::Address;
 use crate::observe::terminal::{Paint, escape, json, print};
 use crate::postfix::client as query;
 use crate::sysexits;
+use layout::System;
 use postfix::Postfix;
 
 /// How long memcached may take to be looked at.
@@ -95,26 +97,41 @@ pub fn run(path: Option<&Path>, socket: Option<&Path>, as_json: bool) -> ExitCod
 
 fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     let mut findings = vec![configuration(config)];
-    let postfix = Postfix::read();
-    let asked: Vec<Address> = postfix.as_ref().map(Postfix::endpoints).unwrap_or_default();
-    match &postfix {
-        Ok(postfix) => {
-            findings.extend(postfix.examine());
-            if !config.policy.lists.names.is_empty() {
-                findings.extend(postfix.examine_names());
-            }
-        }
-        Err(error) => findings.push(not_right(
+    let system = System::detect(Path::new("/"));
+    let instances = Postfix::read_all();
+    let all = instances.as_deref().unwrap_or_default();
+    if let Err(error) = &instances {
+        findings.push(not_right(
             Assessment::Doubtful,
             format!("postconf cannot be run: {error}"),
             "run this on the mail host, as root",
-        )),
+        ));
+    }
+    // An instance that only sends asks nobody.
+    let asking: Vec<&Postfix> = all.iter().filter(|instance| !instance.endpoints().is_empty()).collect();
+    let examined = if asking.is_empty() { all.iter().take(1).collect() } else { asking };
+    for instance in &examined {
+        let mut found = instance.examine();
+        found.extend(instance.examine_reach());
+        if !config.policy.lists.names.is_empty() {
+            found.extend(instance.examine_names());
+        }
+        findings.extend(instance.named(found));
     }
     // Where Postfix asks is what counts; else where we listen.
-    let places = if asked.is_empty() { &config.listen } else { &asked };
-    findings.extend(places.iter().map(answers));
-    if let Ok(postfix) = &postfix {
-        findings.extend(places.iter().filter_map(|place| rights(place, &postfix.mail_owner)));
+    let mut places: Vec<Address> = Vec::new();
+    for place in examined.iter().flat_map(|instance| instance.endpoints()) {
+        if !places.contains(&place) {
+            places.push(place);
+        }
+    }
+    if places.is_empty() {
+        places.clone_from(&config.listen);
+    }
+    findings.extend(system.examine(&places));
+    findings.extend(places.iter().map(|place| answers(place, &system)));
+    if let Some(instance) = examined.first() {
+        findings.extend(places.iter().filter_map(|place| rights(place, &instance.mail_owner)));
     }
     match &config.store.shared {
         None => {}
@@ -138,14 +155,14 @@ fn configuration(config: &Config) -> Finding {
 }
 
 /// Whether a test request comes back. It has no client's address, so it is not counted.
-fn answers(place: &Address) -> Finding {
+fn answers(place: &Address, system: &System) -> Finding {
     let start = Instant::now();
     match query::ask(place, "unknown", &[]) {
         Ok(action) => right(format!("a request to {place} is answered {action} in {:.1} ms", milliseconds(start))),
         Err(error) => not_right(
             Assessment::Wrong,
             format!("a request to {place} is not answered: {error}"),
-            "start the daemon, or have Postfix and `listen` name the same place",
+            system.remedy_of_silence(place),
         ),
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::{IpAddr, ToSocketAddrs};
 use std::process::Command;
 
 use super::{Assessment, Finding, not_right, right};
@@ -32,9 +33,16 @@ const AT_RCPT: [&str; 5] = [
     "smtpd_recipient_restrictions",
 ];
 
-/// Postfix's configuration as far as it concerns us.
+/// Services on which users log in, by their name or port in master.cf.
+const SUBMISSION: [&str; 5] = ["submission", "submissions", "smtps", "587", "465"];
+
+/// Postfix's configuration as far as it concerns us: that of one instance.
 #[derive(Clone, Debug, Default)]
 pub struct Postfix {
+    /// Its name or directory where there are several instances, else nothing.
+    instance: String,
+    /// The directories of further instances.
+    others: Vec<String>,
     /// Whom smtpd runs as.
     pub mail_owner: String,
     queue_directory: String,
@@ -44,6 +52,8 @@ pub struct Postfix {
     mynetworks: String,
     /// Where names of clients are not looked up: main.cf, or services of master.cf.
     nameless: Vec<String>,
+    /// The smtpd services of master.cf that are locked up in the queue directory.
+    chrooted: BTreeSet<String>,
 }
 
 /// A `check_policy_service` with what belongs to it.
@@ -54,7 +64,17 @@ struct Call {
     /// All that stands after `check_policy_service`: another text is another policy connection.
     text: String,
     default_action: bool,
-    trusted_before: bool,
+    /// What stands before it in the list.
+    before: String,
+}
+
+impl Call {
+    /// Whether its list is that of a service on which users log in.
+    fn is_of_submission(&self) -> bool {
+        let service = self.list.split_once(": ").map_or("", |(service, _)| service);
+        let name = service.split('/').next().unwrap_or_default();
+        SUBMISSION.contains(&name.rsplit(':').next().unwrap_or_default())
+    }
 }
 
 impl Postfix {
@@ -63,9 +83,30 @@ impl Postfix {
     /// # Errors
     ///
     /// When it cannot be run.
-    pub fn read() -> io::Result<Self> {
-        let mut postfix = Self::parse(&postconf(&["-x"])?);
-        postfix.parse_services(&postconf(&["-P", "-x"]).or_else(|_| postconf(&["-P"]))?);
+    pub fn read_all() -> io::Result<Vec<Self>> {
+        let mut first = Self::read(None)?;
+        if first.others.is_empty() {
+            first.instance = String::new();
+        }
+        let others: Vec<_> =
+            first.others.iter().map(|directory| Self::read(Some(directory))).collect::<Result<_, _>>()?;
+        Ok(std::iter::once(first).chain(others).collect())
+    }
+
+    /// One instance, by its configuration directory.
+    fn read(directory: Option<&str>) -> io::Result<Self> {
+        let ask = |arguments: &[&str]| {
+            let directory = directory.map(|directory| ["-c", directory]);
+            postconf(&[directory.as_ref().map_or(&[][..], |pair| &pair[..]), arguments].concat())
+        };
+        let text = ask(&["-x"])?;
+        let mut postfix = Self::parse(&text);
+        postfix.parse_services(&ask(&["-P", "-x"]).or_else(|_| ask(&["-P"]))?);
+        postfix.parse_master(&ask(&["-M"])?, is_old(&text));
+        if postfix.instance.is_empty() {
+            let last = |directory: &str| directory.rsplit('/').next().unwrap_or_default().to_owned();
+            postfix.instance = directory.map_or("postfix".to_owned(), last);
+        }
         Ok(postfix)
     }
 
@@ -76,7 +117,24 @@ impl Postfix {
         let lists = lists.collect();
         let (mail_owner, queue_directory) = (value("mail_owner"), value("queue_directory"));
         let nameless = if value(PEERNAME_LOOKUP) == "no" { vec!["main.cf".to_owned()] } else { Vec::new() };
-        Self { mail_owner, queue_directory, lists, mynetworks: value("mynetworks"), nameless }
+        let others = value("multi_instance_directories");
+        let others =
+            others.split([',', ' ', '\t']).filter(|directory| !directory.is_empty()).map(str::to_owned).collect();
+        let (instance, mynetworks, chrooted) = (value("multi_instance_name"), value("mynetworks"), BTreeSet::new());
+        Self { instance, others, mail_owner, queue_directory, lists, mynetworks, nameless, chrooted }
+    }
+
+    /// Lines of master.cf: which services are locked up. `old`: they are unless it says otherwise.
+    fn parse_master(&mut self, text: &str, old: bool) {
+        for line in text.lines() {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            let [service, kind, _private, _unprivileged, chroot, _wakeup, _maxproc, "smtpd", ..] = words[..] else {
+                continue;
+            };
+            if chroot == "y" || (chroot == "-" && old) {
+                self.chrooted.insert(format!("{service}/{kind}"));
+            }
+        }
     }
 
     /// Lines of `SERVICE/TYPE/PARAMETER = VALUE`.
@@ -147,16 +205,7 @@ impl Postfix {
                     format!("write check_policy_service {{ {endpoint}, timeout=10s, default_action=DUNNO }}"),
                 ));
             }
-            if !call.trusted_before {
-                findings.push(not_right(
-                    Assessment::Doubtful,
-                    format!(
-                        "{list} has no permit_mynetworks before it: the site's own hosts, {}, are counted",
-                        self.mynetworks
-                    ),
-                    "write permit_mynetworks before check_policy_service",
-                ));
-            }
+            findings.extend(self.order(call));
         }
         findings.extend(self.asked_again());
         if calls.windows(2).any(|pair| pair[0].text != pair[1].text) {
@@ -168,6 +217,116 @@ impl Postfix {
         }
         findings
     }
+
+    /// What must stand before the service, and what must not.
+    fn order(&self, call: &Call) -> Option<Finding> {
+        let Call { list, text, before, .. } = call;
+        let trusted = before.contains("permit_mynetworks");
+        let write = |rest: &str| {
+            format!("write {list_name} = check_policy_service {{ {text} }}, {rest}", list_name = name(list))
+        };
+        if !call.is_of_submission() {
+            return (!trusted).then(|| {
+                not_right(
+                    Assessment::Doubtful,
+                    format!(
+                        "{list} has no permit_mynetworks before it: the site's own hosts, {}, are counted",
+                        self.mynetworks
+                    ),
+                    "write permit_mynetworks before check_policy_service",
+                )
+            });
+        }
+        if before.contains("permit_sasl_authenticated") {
+            let what =
+                format!("{list} has permit_sasl_authenticated before it: nobody who logs in is ever asked about");
+            return Some(not_right(Assessment::Wrong, what, write("permit_sasl_authenticated, reject")));
+        }
+        trusted.then(|| {
+            let what = format!(
+                "{list} has permit_mynetworks before it: what users send from {}, by webmail for one, is never asked about",
+                self.mynetworks
+            );
+            not_right(Assessment::Doubtful, what, write("permit_mynetworks, permit_sasl_authenticated, reject"))
+        })
+    }
+
+    /// Whether smtpd can reach what it asks: from its chroot, and by the name of a host.
+    pub fn examine_reach(&self) -> Vec<Finding> {
+        let mut findings: Vec<Finding> = Vec::new();
+        for call in self.calls() {
+            let found = self.out_of_reach(&call).or_else(|| by_name(&call));
+            findings.extend(found.filter(|found| !findings.contains(found)));
+        }
+        findings
+    }
+
+    /// A path that a service cannot open because it is locked up in the queue directory.
+    fn out_of_reach(&self, call: &Call) -> Option<Finding> {
+        let path = call.endpoint.strip_prefix("unix:").filter(|path| path.starts_with('/'))?;
+        let locked_up = match call.list.split_once(": ") {
+            Some((service, _)) => self.chrooted.contains(service),
+            None => !self.chrooted.is_empty(),
+        };
+        if !locked_up {
+            return None;
+        }
+        let Self { queue_directory: queue, .. } = self;
+        let line = |path: &str| format!("check_policy_service {{ unix:{path}, timeout=10s, default_action=DUNNO }}");
+        let inside = path.strip_prefix(queue.as_str()).and_then(|path| path.strip_prefix('/'));
+        let remedy = match inside {
+            Some(path) => format!("write {}", line(path)),
+            None => format!(
+                "have the daemon listen at unix:{queue}/private/connshaper, and write {}",
+                line("private/connshaper")
+            ),
+        };
+        let what = format!("{} asks unix:{path}, and smtpd is locked up in {queue}: it cannot open that", call.list);
+        Some(not_right(Assessment::Wrong, what, remedy))
+    }
+
+    /// The same findings, of this instance where there are several.
+    pub fn named(&self, findings: Vec<Finding>) -> Vec<Finding> {
+        let name = |finding: Finding| match self.instance.as_str() {
+            "" => finding,
+            instance => Finding { what: format!("{instance}: {}", finding.what), ..finding },
+        };
+        findings.into_iter().map(name).collect()
+    }
+}
+
+/// The parameter alone of `SERVICE: PARAMETER`.
+fn name(list: &str) -> &str {
+    list.split_once(": ").map_or(list, |(_, name)| name)
+}
+
+/// smtpd ends with a fatal error where it cannot resolve the name of a policy server.
+fn by_name(call: &Call) -> Option<Finding> {
+    let Address::Inet { host, port } = call.endpoint.parse().ok()? else { return None };
+    if host.parse::<IpAddr>().is_ok() {
+        return None;
+    }
+    let found = (host.as_str(), port).to_socket_addrs().ok().and_then(|mut found| found.next());
+    let list = &call.list;
+    match found {
+        None => Some(not_right(
+            Assessment::Wrong,
+            format!("{list} asks {}, and {host} does not resolve: smtpd ends at every client", call.endpoint),
+            format!("write an address, as in inet:192.0.2.1:{port}"),
+        )),
+        Some(_) if host == "localhost" => None,
+        Some(found) => Some(not_right(
+            Assessment::Doubtful,
+            format!("{list} asks {}: smtpd ends at every client while {host} does not resolve", call.endpoint),
+            format!("write inet:{found}"),
+        )),
+    }
+}
+
+/// Whether the defaults are those before Postfix 3.0, where master.cf's services are locked up unless it says no.
+fn is_old(text: &str) -> bool {
+    let level = text.lines().find_map(|line| line.strip_prefix("compatibility_level = "));
+    level.and_then(|level| level.trim().split('.').next()?.parse::<u32>().ok()).is_none_or(|level| level < 1)
 }
 
 impl Postfix {
@@ -202,7 +361,11 @@ impl Postfix {
 }
 
 fn postconf(arguments: &[&str]) -> io::Result<String> {
-    let output = Command::new("postconf").args(arguments).output()?;
+    // cron and su give a PATH without the folders of such programs.
+    let places = ["postconf", "/usr/sbin/postconf", "/usr/local/sbin/postconf"].into_iter();
+    let mut tries = places.map(|program| Command::new(program).args(arguments).output());
+    let absent = |output: &io::Result<_>| matches!(output, Err(error) if error.kind() == io::ErrorKind::NotFound);
+    let output = tries.find(|output| !absent(output)).unwrap_or_else(|| Err(io::ErrorKind::NotFound.into()))?;
     match output.status.success() {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
@@ -226,7 +389,7 @@ fn calls(list: &str, value: &str) -> Vec<Call> {
             endpoint: words.first().copied().unwrap_or_default().to_owned(),
             text: service.trim().to_owned(),
             default_action: service.replace(' ', "").contains("default_action="),
-            trusted_before: before.contains("permit_mynetworks"),
+            before: before.to_owned(),
         });
         rest = after;
     }
@@ -304,6 +467,61 @@ mod tests {
             found[0].what
         );
         assert!(Postfix::parse("smtpd_peername_lookup = no\n").examine_names()[0].what.starts_with("main.cf has"));
+    }
+
+    #[test]
+    fn on_submission_the_service_comes_before_what_permits_users() {
+        let of = |list: &str| {
+            let mut postfix = Postfix { mynetworks: "127.0.0.0/8".to_owned(), ..Postfix::default() };
+            postfix.parse_services(&format!("127.0.0.1:587/inet/smtpd_recipient_restrictions = {list}\n"));
+            let found = postfix.examine();
+            (found.len(), found.last().unwrap().state, found.last().unwrap().remedy.clone().unwrap_or_default())
+        };
+        let service = "check_policy_service { inet:127.0.0.1:1, default_action=DUNNO }";
+        let (number, state, _) = of(&format!("{service}, permit_sasl_authenticated, reject"));
+        assert_eq!((number, state), (1, Assessment::Right));
+        let (_, state, remedy) = of(&format!("permit_sasl_authenticated, {service}, reject"));
+        assert_eq!(state, Assessment::Wrong);
+        assert_eq!(
+            remedy,
+            format!("write smtpd_recipient_restrictions = {service}, permit_sasl_authenticated, reject")
+        );
+        let (_, state, remedy) = of(&format!("permit_mynetworks, {service}, reject"));
+        assert!(state == Assessment::Doubtful && remedy.contains(service), "{remedy}");
+    }
+
+    #[test]
+    fn a_chroot_hides_paths_outside_of_it() {
+        let of = |endpoint: &str, master: &str| {
+            let mut postfix = postfix("smtpd_client_restrictions", &format!("check_policy_service {endpoint}"));
+            postfix.parse_master(master, false);
+            postfix.examine_reach().into_iter().map(|finding| finding.remedy.unwrap()).collect::<Vec<_>>().concat()
+        };
+        let (locked, free) =
+            ("smtp inet n - y - - smtpd\n", "smtp inet n - n - - smtpd\npickup unix n - y 60 1 pickup\n");
+        let write = "write check_policy_service { unix:private/connshaper, timeout=10s, default_action=DUNNO }";
+        assert_eq!(of("unix:/var/spool/postfix/private/connshaper", locked), write);
+        let elsewhere = of("unix:/run/connshaper/policy", locked);
+        assert!(
+            elsewhere.starts_with("have the daemon listen at unix:/var/spool/postfix/private/connshaper"),
+            "{elsewhere}"
+        );
+        assert_eq!(of("unix:/run/connshaper/policy", free), "");
+        assert_eq!(of("unix:private/connshaper", locked), "");
+        assert!(is_old("compatibility_level = 0\n") && !is_old("compatibility_level = 3.6\n"));
+    }
+
+    #[test]
+    fn a_policy_server_by_name_is_doubtful_and_wrong_where_it_does_not_resolve() {
+        let of = |endpoint: &str| {
+            let found =
+                postfix("smtpd_client_restrictions", &format!("check_policy_service {endpoint}")).examine_reach();
+            found.into_iter().map(|finding| (finding.state, finding.remedy.unwrap())).collect::<Vec<_>>()
+        };
+        assert_eq!(of("inet:127.0.0.1:10040"), []);
+        assert_eq!(of("inet:localhost:10040"), []);
+        let (state, remedy) = of("inet:connshaper.invalid:10040").pop().unwrap();
+        assert_eq!((state, remedy.as_str()), (Assessment::Wrong, "write an address, as in inet:192.0.2.1:10040"));
     }
 
     #[test]
