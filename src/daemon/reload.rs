@@ -7,6 +7,7 @@ use tokio::task::{JoinError, JoinHandle, spawn_blocking};
 
 use super::Daemon;
 use crate::config::{Config, ConfigError, ListFile, ListKind};
+use crate::net::clock::Now;
 use crate::observe::log::Severity;
 use crate::policy::Policy;
 use crate::policy::lists::Lists;
@@ -58,7 +59,7 @@ impl Daemon {
             Ok(Ok(loaded)) => loaded,
             wrong => return self.finish_reload(wrong).ok().map(|(config, _)| config),
         };
-        self.service.reload(policy, config.engine());
+        self.service.reload(policy, config.engine(), Now::read());
         let entries =
             |kind| -> usize { config.list_files.iter().filter(|file| file.kind == kind).map(ListFile::entries).sum() };
         let changed: Vec<String> = changed.iter().map(|path| path.display().to_string()).collect();
@@ -73,7 +74,7 @@ impl Daemon {
     }
 
     fn adopt(&self, policy: Policy, mut config: Config) -> (Config, Vec<String>) {
-        self.service.reload(policy, config.engine());
+        self.service.reload(policy, config.engine(), Now::read());
         if let Some(http) = &self.http {
             http.site().config.store(Arc::new(config.http.clone()));
         }

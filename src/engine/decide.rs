@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use crate::engine::delays::DelayPermit;
+use crate::engine::preview::retime;
 use crate::engine::report::{report, would_refuse};
 use crate::engine::service::{Rules, Service};
 use crate::engine::unsent;
@@ -47,6 +48,9 @@ pub async fn decide<'r>(
             Plan::Done(decision) => return finish(service, rules, session, client, request, decision, now),
             Plan::Count(checks) if store.waits() => (checks, session.count()),
             Plan::Count(checks) => {
+                if policy.has_changed_windows(now) {
+                    at_once(retime(store, &checks, now));
+                }
                 let operations = checks.operations(now);
                 let readings = Readings::new(&operations, store.count_at_once(operations.iter().copied(), now));
                 let decision = policy.judge(&checks, &readings, session.record(), now);
@@ -54,6 +58,9 @@ pub async fn decide<'r>(
             }
         }
     };
+    if policy.has_changed_windows(now) {
+        retime(store, &checks, now).await;
+    }
     let operations = checks.operations(now);
     let readings = Readings::new(&operations, store.count(operations.clone(), now).await);
     let mut session = count.finish();
@@ -101,9 +108,13 @@ pub fn decide_at_once<'r>(
     request: &Request,
     now: Now,
 ) -> Option<Answer<'r>> {
-    let decision = pin!(decide(service, rules, handle, request, now));
-    match decision.poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(answer) => Some(answer),
+    at_once(decide(service, rules, handle, request, now))
+}
+
+/// What comes of something that has nothing to wait for; `None`: it had.
+fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(done) => Some(done),
         Poll::Pending => None,
     }
 }

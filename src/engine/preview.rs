@@ -12,6 +12,7 @@ use crate::store::Store;
 /// What the store would answer to the operations of these checks: each counter is read, and what the request would
 /// add is added here.
 pub async fn preview(store: &Store, checks: &LimitChecks<'_>, now: Now) -> Readings {
+    retime(store, checks, now).await;
     let operations = checks.operations(now);
     let reads = operations.iter().map(|operation| Operation { amount: 0, ..*operation });
     let found = store.count(reads.collect::<Operations<'_>>(), now).await;
@@ -29,9 +30,20 @@ pub async fn preview(store: &Store, checks: &LimitChecks<'_>, now: Now) -> Readi
 
 /// Counts these checks, as the daemon does for a request.
 pub async fn count(store: &Store, checks: &LimitChecks<'_>, now: Now) -> Readings {
+    retime(store, checks, now).await;
     let operations = checks.operations(now);
     let answers = store.count(operations.clone(), now).await;
     Readings::new(&operations, answers)
+}
+
+/// Gives windows that were open when a reload changed their length the new one, before they are counted.
+#[cold]
+pub async fn retime(store: &Store, checks: &LimitChecks<'_>, now: Now) {
+    for check in checks.checks.iter().filter(|check| matches!(check.state, CheckState::ToCount { .. })) {
+        if let Some(change) = check.limit.exptime_change.filter(|change| now.monotonic < change.until) {
+            store.retime(check.limit, &check.part, change, now).await;
+        }
+    }
 }
 
 /// The check of one limit and one key, as another program than Postfix reports a hit.

@@ -37,7 +37,7 @@ impl Reading {
                 CounterKind::Violations => reading.violations = counter.count,
                 CounterKind::Bans => reading.bans = counter.count,
                 // Nobody reads these.
-                CounterKind::Member(_) => {}
+                CounterKind::Member(_) | CounterKind::Retimed => {}
                 CounterKind::Ban => reading.banned = if counter.count > 0 { counter.left.max(1) } else { 0 },
             }
         }

@@ -97,8 +97,9 @@ impl Service {
     /// Changes the rules to those of `config`, of which `policy` was made. No connection and no count is
     /// lost: sessions keep what they were counted for, counts in this process stay, and so do connections
     /// to the shared store unless a key of the store was changed.
-    pub fn reload(&self, policy: Policy, settings: ServiceSettings) {
+    pub fn reload(&self, mut policy: Policy, settings: ServiceSettings, now: Now) {
         let old = self.rules.load();
+        policy.succeed(&old.policy, now);
         let on_failure = settings.on_store_failure;
         let store = if old.store_config == (settings.store.clone(), on_failure) {
             Arc::clone(&old.store)

@@ -96,6 +96,8 @@ pub enum CounterKind {
     Bans,
     /// That a thing with this digest was counted: of equal ones only the first is.
     Member(u64),
+    /// That the window was given its length by a reload, or began after it.
+    Retimed,
 }
 
 impl Key<'_> {
@@ -110,6 +112,7 @@ impl Key<'_> {
         match self.kind {
             CounterKind::Slot(number) => write!(output, "!{number:x}"),
             CounterKind::Member(digest) => write!(output, "!m{digest:x}"),
+            CounterKind::Retimed => write!(output, "!={:x}", self.limit.exptime),
             kind => output.write_str(kind.suffix().unwrap_or_default()),
         }
     }
@@ -120,7 +123,7 @@ impl CounterKind {
     pub fn suffix(self) -> Option<&'static str> {
         match self {
             Self::Window => Some(""),
-            Self::Slot(_) | Self::Member(_) => None,
+            Self::Slot(_) | Self::Member(_) | Self::Retimed => None,
             Self::Hits => Some("!hits"),
             Self::Violations => Some("!violations"),
             Self::Ban => Some("!ban"),

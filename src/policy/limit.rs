@@ -52,6 +52,8 @@ pub struct Limit {
     pub stress_threshold: Option<u32>,
     /// Length of a window in seconds.
     pub exptime: u32,
+    /// A reload has changed that while windows were open.
+    pub exptime_change: Option<ExptimeChange>,
     /// Where a window begins and ends.
     pub window: Window,
     /// Bits of an IPv4 client's address that are counted together.
@@ -111,6 +113,7 @@ impl Limit {
             threshold: 10,
             stress_threshold: None,
             exptime: 60,
+            exptime_change: None,
             window: Window::Fixed,
             ipv4_prefix_length: 32,
             ipv6_prefix_length: 64,
@@ -127,6 +130,15 @@ impl Limit {
             stress_action: None,
         }
     }
+}
+
+/// Another length of windows, which some may still have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExptimeChange {
+    /// The length before, in seconds.
+    pub before: u32,
+    /// When the last such window has ended, on the monotonic clock.
+    pub until: u64,
 }
 
 /// What is a hit.

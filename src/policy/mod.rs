@@ -53,7 +53,7 @@ use attribute::Attribute;
 use checks::{CheckState, CounterReading};
 use client_names::{ClientName, ClientNames};
 use key::KeyPart;
-use limit::{CountKind, LimitId, Rate};
+use limit::{CountKind, ExptimeChange, LimitId, Rate};
 use lists::{ListEntry, ListIndex};
 use overrides::OverrideKind;
 
@@ -71,6 +71,8 @@ pub struct Policy {
     /// Those of one door stand together, in the order of the file.
     pub(crate) limits: Vec<Limit>,
     doors: [DoorLimits; Door::COUNT],
+    /// Until when windows may be open that have another length than their limit, on the monotonic clock.
+    windows_changed_until: u64,
     /// Some limit charges them for the size of the message.
     remembers_recipients: bool,
     /// Every limit there ever was, by its name, and by that with what it counts: so counts keep their meaning over reloads.
@@ -132,6 +134,7 @@ impl Policy {
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
             blacklist: settings.blacklist.clone(),
+            windows_changed_until: 0,
             remembers_recipients: limits.iter().any(Limit::charges_recipients),
             doors: Door::ALL.map(|door| DoorLimits::of(&limits, door)),
             limits,
@@ -140,6 +143,27 @@ impl Policy {
             log_only: settings.log_only,
             overrides: before.map(|before| before.overrides.clone()).unwrap_or_default(),
         }
+    }
+
+    /// Notes which windows may be open that have another length, for these rules take the place of others.
+    pub fn succeed(&mut self, before: &Self, now: Now) {
+        for limit in &mut self.limits {
+            let Some(old) = before.limits.iter().find(|old| old.id == limit.id) else { continue };
+            limit.exptime_change = match old.exptime == limit.exptime {
+                true => old.exptime_change.filter(|change| change.until > now.monotonic),
+                false => {
+                    let until = now.monotonic + u64::from(old.exptime.max(limit.exptime)) * 1000;
+                    Some(ExptimeChange { before: old.exptime, until })
+                }
+            };
+        }
+        let changes = self.limits.iter().filter_map(|limit| limit.exptime_change);
+        self.windows_changed_until = changes.map(|change| change.until).max().unwrap_or(0);
+    }
+
+    /// Whether windows may be open that have another length than their limit.
+    pub fn has_changed_windows(&self, now: Now) -> bool {
+        now.monotonic < self.windows_changed_until
     }
 
     /// Whether sessions have to remember the recipients of a message.

@@ -40,6 +40,11 @@ pub fn left(slots: &[u32], threshold: u32, exptime: u32, unix_ms: u64) -> u32 {
     u32::try_from(ends.saturating_sub(unix_ms).div_ceil(1000)).unwrap_or(u32::MAX)
 }
 
+/// The last millisecond of a slot.
+pub fn end(exptime: u32, slot: u64) -> u64 {
+    ((slot + 1) * length(exptime)).saturating_sub(1)
+}
+
 /// A slot's length in milliseconds.
 fn length(exptime: u32) -> u64 {
     u64::from(exptime.max(1)) * 100

@@ -13,6 +13,7 @@
 
 pub mod local;
 pub mod memcached;
+mod retime;
 pub mod settings;
 pub mod shared;
 pub mod sqlite;

@@ -3,6 +3,8 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::Duration;
 
 use crate::support::{Daemon, Dovecot, Memcached, Postfix, Simulation, Smtp, at};
 
@@ -491,4 +493,101 @@ fn a_mail_to_two_is_charged_to_both_by_a_real_postfix() {
         smtp.command(format!("Subject: test\r\n\r\n{}.", format!("{}\r\n", "x".repeat(70)).repeat(48))).expect(code);
         smtp.command("RSET").expect(250);
     }
+}
+
+/// A limit of so many messages of a login in so many seconds.
+fn messages(threshold: u32, exptime: u32, keys: &str) -> String {
+    format!(
+        "threshold = 1000\n[limit.users]\nthreshold = {threshold}\nexptime = {exptime}\n\
+         count = \"messages\"\nper = \"sasl_username\"\n{keys}\n"
+    )
+}
+
+fn mail(site: &mut Simulation, user: &str) -> String {
+    site.session_with("192.0.2.1", &format!("sasl_username={user}\n"))
+}
+
+#[test]
+fn another_threshold_applies_to_open_windows_at_once() {
+    let memcached = Memcached::start();
+    let with = |rules: &str| format!("memcached_server = \"{}\"\nstore_timeout = \"2s\"\n{rules}", memcached.server());
+    for shared in [false, true] {
+        let rules =
+            |threshold| if shared { with(&messages(threshold, 3600, "")) } else { messages(threshold, 3600, "") };
+        let mut site = Simulation::new(&rules(2));
+        let mut three = |rules: String| {
+            site.reload(&rules);
+            [(); 3].map(|()| mail(&mut site, "joe"))
+        };
+        assert_eq!(three(rules(2)), ["pass", "pass", "over users"]);
+        assert_eq!(three(rules(5)), ["pass", "pass", "over users"]);
+        assert_eq!(three(rules(1)), ["over users", "over users", "over users"]);
+        assert_eq!([mail(&mut site, "ann"), mail(&mut site, "ann")], ["pass", "over users"]);
+    }
+}
+
+#[test]
+fn another_exptime_applies_to_open_windows_in_both_directions() {
+    for window in ["", "window = \"sliding\""] {
+        // Longer: two messages at 0 count for an hour.
+        let mut site = Simulation::new(&messages(2, 60, window));
+        assert_eq!([mail(&mut site, "joe"), mail(&mut site, "joe")], ["pass", "pass"]);
+        site.now = 30_000;
+        site.reload(&messages(2, 3600, window));
+        assert_eq!(mail(&mut site, "joe"), "over users", "{window}");
+        site.now = 3_500_000;
+        assert_eq!(mail(&mut site, "joe"), "over users", "{window}");
+        if window.is_empty() {
+            site.now = 3_599_999;
+            assert_eq!(mail(&mut site, "joe"), "over users");
+            site.now = 3_600_000;
+            assert_eq!([mail(&mut site, "joe"), mail(&mut site, "joe")], ["pass", "pass"], "it began at 0");
+            site.now = 7_100_000;
+            assert_eq!(mail(&mut site, "joe"), "over users", "it is changed once");
+            site.now = 7_200_000;
+            assert_eq!(mail(&mut site, "joe"), "pass");
+        }
+        // Shorter: a window of an hour ends after a minute.
+        let mut site = Simulation::new(&messages(2, 3600, window));
+        assert_eq!([mail(&mut site, "joe"), mail(&mut site, "joe")], ["pass", "pass"]);
+        site.now = 30_000;
+        assert_eq!(mail(&mut site, "ann"), "pass");
+        site.reload(&messages(2, 60, window));
+        if window.is_empty() {
+            assert_eq!(mail(&mut site, "joe"), "over users", "the minute is not over");
+        }
+        site.now = 500_000;
+        assert_eq!(
+            [mail(&mut site, "joe"), mail(&mut site, "joe"), mail(&mut site, "joe")],
+            ["pass", "pass", "over users"]
+        );
+        assert_eq!(
+            [mail(&mut site, "ann"), mail(&mut site, "ann"), mail(&mut site, "ann")],
+            ["pass", "pass", "over users"]
+        );
+    }
+}
+
+#[test]
+fn one_of_several_hosts_changes_the_length_of_a_shared_window() {
+    let memcached = Memcached::start();
+    let with = |rules: &str| format!("memcached_server = \"{}\"\nstore_timeout = \"2s\"\n{rules}", memcached.server());
+    let mut hosts = [(); 2].map(|()| Simulation::on(&memcached, &messages(3, 30, "")));
+    assert_eq!(mail(&mut hosts[0], "joe"), "pass");
+    assert_eq!(mail(&mut hosts[1], "joe"), "pass");
+    for host in &mut hosts {
+        host.reload(&with(&messages(3, 3600, "")));
+        assert_eq!(mail(host, "ann"), "pass");
+    }
+    assert_eq!(mail(&mut hosts[0], "joe"), "pass");
+    assert_eq!(mail(&mut hosts[1], "joe"), "over users");
+    let told = memcached.say("mg connshaper:users:messages/sasl_username=joe t");
+    let left: u32 = told.trim_start_matches("HD t").trim().parse().unwrap_or_else(|_| panic!("{told}"));
+    assert!((3500..=3600).contains(&left), "{left}");
+    for host in &mut hosts {
+        host.reload(&with(&messages(3, 1, "")));
+    }
+    thread::sleep(Duration::from_millis(2100));
+    assert_eq!(mail(&mut hosts[1], "joe"), "pass", "it began more than a second ago");
+    assert_eq!(mail(&mut hosts[0], "joe"), "pass");
 }

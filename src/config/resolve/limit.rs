@@ -74,6 +74,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
             .toml("stress_threshold")
             .and_then(|toml| amount(s, &s.named("stress_threshold"), toml, counts)),
         exptime,
+        exptime_change: None,
         window: match s.choice("window", &Window::WORDS) {
             Window::Sliding if program.slides_exactly => Window::Exact,
             window => window,

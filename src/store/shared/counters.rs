@@ -101,6 +101,44 @@ impl Store {
         self.table.forget(counter.subject);
     }
 
+    /// The count of a counter, and the milliseconds until it expires.
+    pub(crate) async fn read_counter(&self, counter: &CounterPlace, now: Now) -> Option<(u32, u64)> {
+        let known = self.table.peek(counter.subject, now.monotonic);
+        match self.ask(counter, CounterCommand::Read, 0, now).await {
+            Some(CounterReply::Count { count, left: Some(left) }) => Some((count, u64::from(left) * 1000)),
+            // Some servers do not tell how long it lasts.
+            Some(CounterReply::Count { count, .. }) => Some((count, known.map_or(0, |known| known.left_ms))),
+            Some(_) => None,
+            None => known.map(|known| (known.count, known.left_ms)),
+        }
+    }
+
+    /// Sets the milliseconds until a counter with this count expires; 0: it ends.
+    pub(crate) fn set_left(&self, counter: &CounterPlace, count: u32, left: u64, now: Now) {
+        if left == 0 {
+            return self.forget(counter, now);
+        }
+        let exptime = u32::try_from(left.div_ceil(1000)).unwrap_or(u32::MAX);
+        self.send(counter, CounterCommand::Touch, exptime, now);
+        self.know(counter, count, left, now);
+    }
+
+    /// Adds hits that nobody is judged by.
+    pub(crate) fn add_hits(&self, counter: &CounterPlace, amount: u32, exptime: u32, now: Now) {
+        self.send(counter, CounterCommand::Hit(amount), exptime, now);
+        self.table.hit(counter.subject, amount, u64::from(exptime) * 1000, counter.threshold, now.monotonic);
+    }
+
+    /// Whether this process knows of a counter.
+    pub(crate) fn is_known(&self, counter: &CounterPlace, now: Now) -> bool {
+        self.table.peek(counter.subject, now.monotonic).is_some()
+    }
+
+    /// Remembers in this process what a counter is.
+    pub(crate) fn know(&self, counter: &CounterPlace, count: u32, left: u64, now: Now) {
+        self.table.observe(counter.subject, count, left, counter.threshold, now.monotonic);
+    }
+
     /// Ends counters, and waits until a shared store has done that too. Returns whether it has.
     pub async fn reset(&self, keys: impl Iterator<Item = Key<'_>>, now: Now) -> bool {
         let mut sent = Vec::new();

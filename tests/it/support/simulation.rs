@@ -60,7 +60,7 @@ impl Simulation {
         let guard = self.runtime.enter();
         let config = read(rules);
         let policy = Policy::new(&config.policy, Some(&self.service.rules.load().policy));
-        self.service.reload(policy, config.engine());
+        self.service.reload(policy, config.engine(), Now::simulated(self.now));
         drop(guard);
     }
 
