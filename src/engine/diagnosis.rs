@@ -3,16 +3,22 @@
 //! Looked at once for a session, not for a request. What is found is said once, with the lines of main.cf
 //! that repair it, and stands in the status as long as it is so.
 
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard};
 
 use crate::net::lock;
 use crate::observe::log::{Log, Severity};
+use crate::policy::attribute::Attribute;
 use crate::policy::request::{Request, Stage};
 use crate::session::SessionLookup;
 
 /// Sessions that are looked at before anything is said. A few odd ones prove nothing.
 pub const ENOUGH: u64 = 200;
+
+/// HELO names of one address that make it the gateway of many hosts. Further ones are not kept.
+const MANY_NAMES: usize = 20;
 
 /// What can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +29,8 @@ pub enum SetupProblem {
     NoClientPort,
     /// Nearly all clients are one private address.
     OneClient,
+    /// Half of the clients, with many HELO names, are one private address.
+    Gateway,
     /// Loopback clients are asked about.
     TrustedClients,
     /// Sessions are asked about over two policy connections.
@@ -32,10 +40,11 @@ pub enum SetupProblem {
 }
 
 impl SetupProblem {
-    const ALL: [Self; 6] = [
+    const ALL: [Self; 7] = [
         Self::WrongList,
         Self::NoClientPort,
         Self::OneClient,
+        Self::Gateway,
         Self::TrustedClients,
         Self::AskedTwice,
         Self::AskedAgain,
@@ -47,6 +56,10 @@ impl SetupProblem {
             Self::WrongList => "Postfix asks only when a message comes, so most connections are not counted",
             Self::NoClientPort => "Postfix does not tell client_port, so some connections are taken for others",
             Self::OneClient => "nearly all clients have one private address, which is probably a proxy's",
+            Self::Gateway => {
+                "half of the clients or more have one private address and many HELO names: it is probably the gateway of a \
+                 container network, or a proxy, behind which clients cannot be told apart"
+            }
             Self::TrustedClients => "Postfix asks about its own host, whose connections are none of strangers",
             Self::AskedTwice => "Postfix asks about one session over two policy connections",
             Self::AskedAgain => "Postfix asks the same twice, from two restriction lists",
@@ -64,6 +77,10 @@ impl SetupProblem {
             Self::OneClient => {
                 "have the proxy pass the client on: smtpd_authorized_xclient_hosts = PROXY, or \
                  smtpd_upstream_proxy_protocol = haproxy"
+            }
+            Self::Gateway => {
+                "let Postfix see the clients: run its container in the network of the host, or put a proxy before it and \
+                 set smtpd_upstream_proxy_protocol = haproxy"
             }
             Self::TrustedClients => "write permit_mynetworks before check_policy_service",
             Self::AskedTwice => "write the same text after check_policy_service in every list, braces included",
@@ -91,6 +108,9 @@ struct ObservedSetup {
     /// A private address that may be that of most clients, and its votes.
     candidate: Option<(IpAddr, u64)>,
     candidates: u64,
+    /// Hashes of its HELO names.
+    names: HashSet<u64>,
+    hashes: RandomState,
     twice: u64,
     again: u64,
     /// What holds now, and what was said already.
@@ -114,7 +134,7 @@ impl Diagnosis {
         seen.late += u64::from(matches!(request.state, Stage::Data | Stage::EndOfMessage));
         seen.without_port += u64::from(request.client_port == 0);
         seen.loopback += u64::from(client.is_loopback());
-        seen.vote(client);
+        seen.vote(client, request);
     }
 
     /// Draws conclusions, now and then, and says what is new.
@@ -149,7 +169,7 @@ impl Diagnosis {
 
 impl ObservedSetup {
     /// Majority vote: a client with more than half of all sessions is the candidate in the end.
-    fn vote(&mut self, client: IpAddr) {
+    fn vote(&mut self, client: IpAddr, request: &Request) {
         let private = match client {
             IpAddr::V4(client) => client.is_private(),
             IpAddr::V6(client) => client.is_unique_local(),
@@ -158,13 +178,23 @@ impl ObservedSetup {
             Some((candidate, votes)) if *candidate == client => {
                 *votes += 1;
                 self.candidates += 1;
+                self.note_name(request);
             }
             Some((_, votes)) if *votes > 0 => *votes -= 1,
             _ if private => {
                 self.candidate = Some((client, 1));
                 self.candidates = 1;
+                self.names.clear();
+                self.note_name(request);
             }
             _ => {}
+        }
+    }
+
+    fn note_name(&mut self, request: &Request) {
+        let name = request.value(Attribute::HeloName);
+        if self.names.len() < MANY_NAMES && !name.is_empty() {
+            self.names.insert(self.hashes.hash_one(name));
         }
     }
 
@@ -175,6 +205,11 @@ impl ObservedSetup {
             SetupProblem::WrongList => nearly_all(self.late),
             SetupProblem::NoClientPort => nearly_all(self.without_port),
             SetupProblem::OneClient => nearly_all(self.candidates),
+            SetupProblem::Gateway => {
+                self.candidates * 2 >= self.sessions
+                    && self.names.len() >= MANY_NAMES
+                    && !self.shows(SetupProblem::OneClient)
+            }
             SetupProblem::TrustedClients => self.loopback * 10 >= self.sessions,
             SetupProblem::AskedTwice => self.twice * 2 >= self.sessions,
             // Hardly any client names a recipient twice in a row. Many are refused before they come to a second list.
@@ -185,6 +220,8 @@ impl ObservedSetup {
 
 #[cfg(test)]
 mod tests {
+    use std::fmt::Display;
+
     use bytes::BytesMut;
     use tokio_util::codec::Decoder;
 
@@ -200,7 +237,7 @@ mod tests {
     }
 
     /// What two hundred sessions with these attributes show.
-    fn shown(session: impl Fn(u64) -> (String, &'static str), later: Later) -> (Vec<SetupProblem>, usize) {
+    fn shown<T: Display>(session: impl Fn(u64) -> (String, T), later: Later) -> (Vec<SetupProblem>, usize) {
         let (diagnosis, log) = (Diagnosis::default(), Log::in_memory(Severity::Info));
         for _ in 0..2 {
             for number in 0..ENOUGH {
@@ -232,6 +269,24 @@ mod tests {
         assert_eq!(shown(mixed, Later::Usual), (vec![SetupProblem::TrustedClients], 1));
         assert_eq!(shown(|number| (stranger(number), RCPT), Later::Elsewhere), (vec![SetupProblem::AskedTwice], 1));
         assert_eq!(shown(|number| (stranger(number), RCPT), Later::Repeated), (vec![SetupProblem::AskedAgain], 1));
+    }
+
+    #[test]
+    fn a_gateway_is_found_where_half_of_the_clients_come_from_it_with_many_names() {
+        let mixed = |names: u64, of_ten: u64| {
+            move |number: u64| {
+                let is_masked = number % 10 < of_ten;
+                let client = if is_masked { "172.17.0.1".to_owned() } else { format!("198.51.100.{number}") };
+                let name = if is_masked { number % names } else { number };
+                (client, format!("protocol_state=RCPT\nclient_port=4711\nhelo_name=host{name}.example.net\n"))
+            }
+        };
+        assert_eq!(shown(mixed(100, 5), Later::Usual), (vec![SetupProblem::Gateway], 1));
+        assert_eq!(shown(mixed(100, 8), Later::Usual), (vec![SetupProblem::Gateway], 1));
+        assert_eq!(shown(mixed(100, 10), Later::Usual), (vec![SetupProblem::OneClient], 1));
+        // A relay of the site says one name, or a few.
+        assert_eq!(shown(mixed(3, 8), Later::Usual), (vec![], 0));
+        assert_eq!(shown(mixed(100, 4), Later::Usual), (vec![], 0));
     }
 
     #[test]
