@@ -126,6 +126,7 @@ pub const KEYS: &[ConfigKey] = &[
     limit("stress_threshold", Threshold, "", "threshold while Postfix reports stress; unset: the same"),
     inherited("stress_action", String, "", "action while Postfix reports stress; unset: the same"),
     key("include", Strings, "[]", "further configuration files"),
+    key("ipv4_in_ipv6", Netblocks, r#"["64:ff9b::/96"]"#, "IPv6 prefixes whose addresses are taken for IPv4"),
     key("limit", Table, "", "further limits, a table [limit.NAME] each"),
     key("whitelist", Clients, r#"["127.0.0.0/8", "::1"]"#, "netblocks and names that are never limited"),
     key("whitelist_file", OneOrMore, "", "files with more of them; unset: none"),

@@ -134,10 +134,11 @@ pub(super) async fn set(
     time: OverrideTime,
     now: Now,
 ) -> Result<OverrideAnswer, Problem> {
-    let netblock = netblock(target)?;
-    let seconds = u64::from(time);
     let service = &control.service;
     let rules = service.rules.load_full();
+    let target = &rules.policy.target(target);
+    let netblock = netblock(target)?;
+    let seconds = u64::from(time);
     let mut notes = Vec::new();
     let mut changes = vec![Change::Set(Override::new(netblock, kind, seconds, user.to_owned(), now))];
     if kind == OverrideKind::Allow {

@@ -37,7 +37,7 @@ impl ControlCommand for DisallowArgs {
 
     /// Ends it on every host that shares the store. Sessions that were let in stay in.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<LiftAnswer, Problem> {
-        let target = &self.target;
+        let target = &control.service.rules.load().policy.target(&self.target);
         let netblock = netblock(target)?;
         let service = &control.service;
         // Another host may have allowed it a moment ago.

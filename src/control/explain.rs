@@ -177,7 +177,7 @@ impl ControlCommand for ExplainArgs {
         let request = self.request()?;
         let rules = control.service.rules.load_full();
         let store = StoreName { kind: rules.store.name().to_owned(), state: rules.store.state().to_owned() };
-        let Some(client) = request.client else {
+        let Some(client) = rules.policy.client(&request) else {
             let verdict = VerdictPreview::of(request.door, &Verdict::Pass(Pass::UnknownClient));
             let (client, door) = (self.client.clone(), self.door.clone());
             return Ok(ExplainAnswer {

@@ -39,9 +39,9 @@ impl ControlCommand for ResetArgs {
     type Answer = ResetAnswer;
 
     async fn run(&self, control: &Control, user: &str, now: Now) -> Result<ResetAnswer, Problem> {
-        let target = &self.target;
         let service = &control.service;
         let rules = service.rules.load_full();
+        let target = &rules.policy.target(&self.target);
         let store = rules.store.name();
         let mut counted = rules.policy.counted(target);
         let mut notes = Vec::new();

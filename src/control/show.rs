@@ -114,8 +114,8 @@ impl ControlCommand for ShowArgs {
     /// With a shared store the counters of one client are those of all hosts; so are those of a prefix if the store can
     /// list its keys, else they are those that this daemon has seen.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<ShowAnswer, Problem> {
-        let target = &self.target;
         let rules = control.service.rules.load_full();
+        let target = &rules.policy.target(&self.target);
         let is_prefix = matches!(target, Target::Netblock(_));
         let mut counters = Vec::new();
         for counted in rules.policy.counted(target) {
@@ -206,7 +206,7 @@ impl ListStatus {
 
     /// The same of a request, whose client may have a name that Postfix has verified.
     pub fn of_request(policy: &Policy, request: &Request) -> Option<Self> {
-        let listed = Self::of(policy, request.client?);
+        let listed = Self::of(policy, policy.client(request)?);
         let named = policy.listed_name(request).map(|(name, entry)| (name.to_string(), entry));
         match (listed, named) {
             (Some(Self::Whitelist { netblock }), _) => Some(Self::Whitelist { netblock }),

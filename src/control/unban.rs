@@ -35,6 +35,7 @@ impl ControlCommand for UnbanArgs {
         // Another host may have banned it a moment ago.
         service.overrides.refresh(service, now).await;
         let rules = service.rules.load_full();
+        let target = &rules.policy.target(target);
         let found = limit_bans(&rules, target, now).await;
         let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
         let (is_done, mut changes) = lift(service, &rules, &bans, now).await;

@@ -31,7 +31,7 @@ pub async fn decide<'r>(
     now: Now,
 ) -> Answer<'r> {
     let Rules { policy, store, .. } = rules;
-    let Some(client) = request.client else {
+    let Some(client) = policy.client(request) else {
         add(&service.statistics.unknown_client, 1);
         service.decisions.passed(Door::Smtp, Pass::UnknownClient);
         return (Verdict::Pass(Pass::UnknownClient), None);

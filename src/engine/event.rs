@@ -50,7 +50,7 @@ pub async fn decide_event<'r>(
 ) -> (Answer<'r>, Vec<Quota>) {
     let Rules { policy, store, .. } = rules;
     let mut record = SessionRecord::default();
-    let Some(client) = request.client else {
+    let Some(client) = policy.client(request) else {
         add(&service.statistics.unknown_client, 1);
         service.decisions.passed(request.door, Pass::UnknownClient);
         return ((Verdict::Pass(Pass::UnknownClient), None), Vec::new());

@@ -133,6 +133,14 @@ impl Policy {
         &self.limits
     }
 
+    /// A target as requests come under it: that of IPv4 where its IPv6 addresses carry IPv4 addresses.
+    pub fn target(&self, target: &Target) -> Target {
+        match target.netblock() {
+            Some(netblock) => Target::of_netblock(self.embedded().fold_netblock(netblock)),
+            None => target.clone(),
+        }
+    }
+
     /// What has counters of its own for a target, in the order of the limits.
     pub fn counted(&self, target: &Target) -> Vec<TargetCounter<'_>> {
         let of = |limit| match target {

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod clock;
+pub mod embedded;
 pub mod files;
 pub mod lookup;
 pub mod netblock;

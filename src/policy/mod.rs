@@ -47,6 +47,7 @@ pub use overrides::Overrides;
 pub use record::{BlacklistState, CountRecord, Scope, SessionRecord};
 pub use settings::{OnStoreFailure, PolicySettings};
 
+use crate::net::embedded::EmbeddedIpv4;
 use crate::net::netblock_table::NetblockTable;
 use action::Action;
 use attribute::Attribute;
@@ -63,6 +64,7 @@ pub const BLACKLIST: &str = "blacklist";
 /// The rules in force.
 #[derive(Debug)]
 pub struct Policy {
+    embedded: EmbeddedIpv4,
     pub(crate) netblocks: NetblockTable<ListEntry>,
     pub(crate) names: ClientNames,
     pub(crate) reasons: Vec<Box<str>>,
@@ -128,8 +130,12 @@ impl Policy {
             let counted = format!("{name} {} {} {log_only}{door}", counts.word(), window.word());
             (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
         }
+        let embedded = &settings.embedded;
+        let listed =
+            settings.lists.netblocks.iter().map(|(netblock, entry)| (embedded.fold_netblock(*netblock), *entry));
         Self {
-            netblocks: settings.lists.netblocks.iter().copied().collect(),
+            netblocks: listed.collect(),
+            embedded: embedded.clone(),
             names: ClientNames::new(settings.lists.names.clone()),
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
@@ -181,6 +187,19 @@ impl Policy {
         self.doors[door as usize].banning.iter().map(|place| &self.limits[*place])
     }
 
+    /// Whose IPv6 addresses are taken for the IPv4 addresses in them.
+    pub fn embedded(&self) -> &EmbeddedIpv4 {
+        &self.embedded
+    }
+
+    /// The client of a request: an IPv4 address where its IPv6 address carries one.
+    pub fn client(&self, request: &Request) -> Option<IpAddr> {
+        match request.client? {
+            client @ IpAddr::V4(_) => Some(client),
+            client => Some(self.embedded.fold(client)),
+        }
+    }
+
     /// What the lists say of the name of a client, which Postfix has verified.
     pub fn listed_name(&self, request: &Request) -> Option<(&ClientName, ListEntry)> {
         if self.names.is_empty() {
@@ -211,7 +230,7 @@ impl Policy {
 
     /// What a request needs, given what its session remembers.
     pub fn plan(&self, request: &Request, record: &SessionRecord, now: Now) -> Plan<'_> {
-        let Some(client) = request.client else {
+        let Some(client) = self.client(request) else {
             return Plan::Done(Decision::new(Verdict::Pass(Pass::UnknownClient)));
         };
         let listed = self.netblocks.lookup(client);

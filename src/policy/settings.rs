@@ -2,12 +2,15 @@
 
 use super::lists::Lists;
 use super::{Blacklist, Limit};
+use crate::net::embedded::EmbeddedIpv4;
 
 /// What a configuration says about decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicySettings {
     /// Who is exempt, who is refused, and whose rate differs.
     pub lists: Lists,
+    /// Whose IPv6 addresses are taken for the IPv4 addresses in them.
+    pub embedded: EmbeddedIpv4,
     /// What is done about clients on the blacklist.
     pub blacklist: Blacklist,
     /// The limits in the order of the file.

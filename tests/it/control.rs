@@ -688,3 +688,17 @@ fn the_ban_of_a_login_is_shown_and_lifted_by_its_key_and_is_in_no_prefix() {
         assert!(passes(&connect(3)));
     }
 }
+
+#[test]
+fn commands_take_the_address_of_a_client_behind_a_nat64_for_its_ipv4_address() {
+    let host = Host::start("threshold = 1");
+    host.connect_often("64:ff9b::198.51.100.7", 2);
+    let shown = host.ask("show 64:ff9b::198.51.100.7");
+    assert_eq!((&shown["target"], &shown["counters"][0]["count"]), (&json!("198.51.100.7"), &json!(2)));
+    host.ask("reset 64:ff9b::198.51.100.7");
+    assert!(passes(&host.connected("198.51.100.7", 1)));
+    host.ask("ban 64:ff9b::203.0.113.0/120 for 1h");
+    assert!(!passes(&host.connected("203.0.113.9", 1)) && !passes(&host.connected("64:ff9b::203.0.113.9", 2)));
+    assert_eq!(host.ask("unban 64:ff9b::203.0.113.0/120")["lifted"], 1);
+    assert!(passes(&host.connected("203.0.113.9", 3)));
+}

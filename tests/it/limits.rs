@@ -917,3 +917,30 @@ fn the_blacklist_is_checked_again_with_every_message() {
     site.reload("");
     assert_eq!(site.ask(0, &at(CLIENT, 0, "RCPT", 2)), "pass");
 }
+
+#[test]
+fn clients_behind_a_nat64_are_counted_and_listed_by_their_ipv4_addresses() {
+    in_time(
+        "threshold = 1\nblacklist = [\"192.0.2.0/24\"]\nwhitelist = [\"127.0.0.0/8\", \"64:ff9b::203.0.113.1\"]",
+        |site| {
+            assert_eq!(site.session("64:ff9b::198.51.100.1"), "pass");
+            assert_eq!(site.session("64:ff9b::198.51.100.2"), "pass", "another client");
+            assert_eq!(site.session("198.51.100.1"), "over connections", "the same client");
+            assert_eq!(site.session("64:ff9b::192.0.2.7"), "blacklisted blacklist");
+            for _ in 0..3 {
+                assert_eq!(site.session("203.0.113.1"), "pass", "it is on the whitelist");
+            }
+            // Nobody has this address, which the whitelist has.
+            assert_eq!(site.session("64:ff9b::127.0.0.1"), "pass");
+            assert_eq!(site.session("64:ff9b::127.0.0.1"), "over connections");
+            // A translator with another prefix is not known.
+            assert_eq!(site.session("64:ff9b:1:1::198.51.100.7"), "pass");
+            assert_eq!(site.session("64:ff9b:1:1::198.51.100.8"), "over connections");
+        },
+    );
+    in_time("threshold = 1\nipv4_in_ipv6 = [\"64:ff9b:1:1::/96\"]", |site| {
+        assert_eq!(site.session("64:ff9b:1:1::198.51.100.7"), "pass");
+        assert_eq!(site.session("64:ff9b:1:1::198.51.100.8"), "pass");
+        assert_eq!(site.session("198.51.100.8"), "over connections");
+    });
+}

@@ -12,6 +12,7 @@ use super::super::lists::{ListKind, NamedListFile};
 use super::super::settings::TableSettings;
 use super::super::source::Span;
 use super::netblocks::{self, Treated, Treatment};
+use crate::net::embedded::EmbeddedIpv4;
 use crate::policy::Limit;
 use crate::policy::lists::{ListEntry, ListIndex, Lists};
 
@@ -53,6 +54,27 @@ pub(super) fn own(s: &TableSettings, top: &Limit) -> Lists {
         lists.names.extend(s.names(key).iter().map(|(name, _)| (name.clone(), entry)));
     }
     lists
+}
+
+/// Whose IPv6 addresses are taken for the IPv4 addresses in them.
+pub(super) fn embedded(s: &TableSettings) -> EmbeddedIpv4 {
+    let prefixes = s.netblocks("ipv4_in_ipv6");
+    let embedded = EmbeddedIpv4::new(prefixes.iter().map(|(net, _)| *net)).unwrap_or_else(|wrong| {
+        let span = prefixes.iter().find(|(net, _)| *net == wrong).map(|(_, span)| span.clone()).unwrap_or_default();
+        let problem = format!("{wrong} has no IPv4 addresses in it");
+        let remedy = "write the prefix of a NAT64, of 32, 40, 48, 56, 64 or 96 bits; 2002::/16 for 6to4; 2001::/32 for \
+                      Teredo";
+        s.diagnostics.error::<()>(&span, problem, remedy);
+        EmbeddedIpv4::default()
+    });
+    for key in ["whitelist", "blacklist"] {
+        // All of IPv6 is meant for others too.
+        for (net, span) in s.netblocks(key).iter().filter(|(net, _)| embedded.covers(net) && net.prefix_len() > 16) {
+            let text = format!("{net} has no client: addresses in it are taken for IPv4, see `ipv4_in_ipv6`");
+            s.diagnostics.warn(span, text);
+        }
+    }
+    embedded
 }
 
 /// Notes netblocks that are treated in two ways.

@@ -76,6 +76,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         list_may_shrink: s.get("list_may_shrink"),
         policy: policy::PolicySettings {
             lists: Default::default(),
+            embedded: lists::embedded(s),
             blacklist: reply::blacklist(s, program.timeouts, &program.classes),
             limits,
             on_store_failure: s.choice("on_store_failure", &policy::OnStoreFailure::WORDS),
