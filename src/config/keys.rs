@@ -171,6 +171,7 @@ pub const KEYS: &[ConfigKey] = &[
     key("trusted_proxies", Netblocks, r#"["127.0.0.0/8", "::1"]"#, "web servers that are believed who the client is"),
     key("client_header", String, r#""X-Forwarded-For""#, "header with the client's address"),
     key("user_header", String, "", "header with the user; unset: the name in Authorization"),
+    key("http_page", Boolean, "false", "whether a page shows what top shows"),
     key("log", String, r#""stderr""#, "where log lines go"),
     key("log_level", String, r#""info""#, "the least severe line that is logged"),
     key("syslog_facility", String, r#""mail""#, "facility of lines sent to syslog"),

@@ -268,6 +268,8 @@ pub struct HttpConfig {
     pub client_header: String,
     /// The header that has the user; `None`: the name in `Authorization`.
     pub user_header: Option<String>,
+    /// Whether there is a page to look at.
+    pub page: bool,
 }
 
 /// A secret that programs share.

@@ -184,7 +184,8 @@ impl StatusAnswer {
         text
     }
 
-    fn warnings(&self) -> Vec<String> {
+    /// What an administrator should know.
+    pub fn warnings(&self) -> Vec<String> {
         let reload_failed = self.configuration.reload_failed.as_ref();
         let reload_failed = reload_failed
             .map(|error| format!("the last reload failed, the configuration before it is in force: {error}"));

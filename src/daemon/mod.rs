@@ -32,9 +32,9 @@ use crate::daemon::signals::{SignalAction, Signals};
 use crate::daemon::state_file::StateFile;
 use crate::engine::overrides as words;
 use crate::engine::service::Service;
-use crate::http::Site;
 use crate::http::metrics::MetricsSource;
 use crate::http::server::{Server, Serves};
+use crate::http::{LastPage, Site};
 use crate::listener::DetachedListener;
 use crate::net::address::Address;
 use crate::net::clock::Now;
@@ -248,7 +248,7 @@ impl Daemon {
             started: control.started,
         };
         let config = ArcSwap::from_pointee(self.config.http.clone());
-        match Server::start(Arc::new(Site { control, metrics, config }), sockets) {
+        match Server::start(Arc::new(Site { control, metrics, config, last_page: LastPage::default() }), sockets) {
             Ok(server) => self.http = Some(server),
             Err(error) => self.log.line(Severity::Err, "HTTP_FAILED", |line| {
                 line.field("error", error);

@@ -1,4 +1,4 @@
-//! The front doors over HTTP, for logins and web requests; actions of programs; metrics.
+//! The front doors over HTTP, for logins and web requests; actions of programs; metrics, and a page to look at.
 //!
 //! `server` accepts and bounds connections, in a thread of its own, so that no load there keeps Postfix waiting. Each
 //! path has a file: what it reads of a request, and what it answers. Decisions are made by `engine::event`.
@@ -7,6 +7,7 @@ mod actions;
 pub mod forwarded;
 mod login;
 pub mod metrics;
+mod page;
 pub mod server;
 mod token;
 mod web;
@@ -25,6 +26,7 @@ use tokio::time::timeout;
 use crate::config::HttpConfig;
 use crate::control::Control;
 use metrics::MetricsSource;
+pub use page::LastPage;
 
 /// The longest body that is read. Dovecot sends some 300 bytes.
 const MAX_BODY: usize = 16 * 1024;
@@ -39,12 +41,13 @@ pub struct Site {
     pub metrics: MetricsSource,
     /// As the last reload has it, but for the addresses.
     pub config: ArcSwap<HttpConfig>,
+    pub last_page: LastPage,
 }
 
 /// What is served at `http_listen`.
 fn doors(site: Arc<Site>) -> Router {
     Router::new()
-        .route("/", get(index))
+        .route("/", get(page::answer))
         .route("/metrics", get(metrics::answer))
         .route("/dovecot", post(login::answer))
         .route("/auth", any(web::forwarded))
@@ -67,9 +70,8 @@ fn metrics_alone(site: Arc<Site>) -> Router {
         .with_state(site)
 }
 
-async fn index() -> &'static str {
-    "connshaper: /dovecot, /auth, /auth/nginx, /auth/envoy, /hit, /check, /revoke, /metrics\n"
-}
+/// What is at `/` where no page is.
+const INDEX: &str = "connshaper: /dovecot, /auth, /auth/nginx, /auth/envoy, /hit, /check, /revoke, /metrics\n";
 
 /// All of a body, or why it is not read.
 async fn body(body: Body) -> Result<Bytes, Response> {

@@ -25,6 +25,7 @@ mod faults_sqlite;
 mod faults_store;
 mod fuzz_corpus;
 mod http;
+mod http_page;
 mod include;
 mod inetd;
 mod injection;

@@ -22,9 +22,10 @@ pub(super) fn read(s: &TableSettings) -> HttpConfig {
         trusted_proxies: trusted_proxies(s),
         client_header: header(s, "client_header").unwrap_or_default(),
         user_header: header(s, "user_header"),
+        page: s.get("http_page"),
     };
     if config.listen.is_empty() {
-        for key in ["http_token_file", "trusted_proxies", "client_header", "user_header"] {
+        for key in ["http_token_file", "trusted_proxies", "client_header", "user_header", "http_page"] {
             s.warn(key, "has no effect without `http_listen`");
         }
     }
