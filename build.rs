@@ -17,14 +17,14 @@ fn main() {
         false => given(),
     };
     let commit = commit.unwrap_or_else(|| if release { "unknown" } else { "not a release" }.to_owned());
-    println!("cargo::rustc-env=CONNSHAPER_COMMIT={commit}");
+    println!("cargo::rustc-env=BUILD_COMMIT={commit}");
     let mut features: Vec<_> = env::vars_os()
         .filter_map(|(name, _)| name.into_string().ok()?.strip_prefix("CARGO_FEATURE_").map(str::to_lowercase))
         .collect();
     features.sort();
     let features = if features.is_empty() { "none".to_owned() } else { features.join(" ") };
-    println!("cargo::rustc-env=CONNSHAPER_FEATURES={features}");
-    println!("cargo::rustc-env=CONNSHAPER_TARGET={}", env::var("TARGET").unwrap_or_default());
+    println!("cargo::rustc-env=BUILD_FEATURES={features}");
+    println!("cargo::rustc-env=BUILD_TARGET={}", env::var("TARGET").unwrap_or_default());
 }
 
 fn given() -> Option<String> {

@@ -178,11 +178,11 @@ struct Cli {
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     "\ncommit: ",
-    env!("CONNSHAPER_COMMIT"),
+    env!("BUILD_COMMIT"),
     "\nfeatures: ",
-    env!("CONNSHAPER_FEATURES"),
+    env!("BUILD_FEATURES"),
     "\ntarget: ",
-    env!("CONNSHAPER_TARGET"),
+    env!("BUILD_TARGET"),
 );
 
 const NOTES: &str = "\

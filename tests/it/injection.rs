@@ -10,6 +10,7 @@ use connshaper::net::shutdown::Shutdown;
 use connshaper::observe::log::encode::MAX_LINE;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
+use connshaper::policy::door::Door;
 use connshaper::policy::key::KeyField;
 use connshaper::postfix::connection;
 use proptest::collection::vec;
@@ -141,7 +142,8 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         action = \"REJECT\"
         text = \"{client} {limit} {count} {threshold} {left}\"\n"
         .to_owned();
-    for (number, (word, _)) in KeyField::WORDS.iter().enumerate() {
+    let of_postfix = KeyField::WORDS.iter().filter(|(_, field)| field.is_at(Door::Smtp));
+    for (number, (word, _)) in of_postfix.enumerate() {
         let log_only = number % 2 == 0;
         text +=
             &format!("[limit.{word}]\ncount = \"requests\"\nper = \"{word}\"\nthreshold = 1\nlog_only = {log_only}\n");

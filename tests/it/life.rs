@@ -276,7 +276,7 @@ fn a_stop_during_the_start_ends_it_at_once() {
 #[test]
 fn an_error_in_a_list_is_reported_before_a_busy_socket() {
     let dir = Dir::new();
-    dir.write("black", "example.org\n");
+    dir.write("black", "192.0.2.300\n");
     let endpoint = format!("unix:{}", dir.join("policy").display());
     let daemon = Daemon::start_at(&endpoint, "");
     let config = dir.write("connshaper.toml", "blacklist_file = \"black\"\n");
