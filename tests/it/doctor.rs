@@ -171,7 +171,7 @@ fn doctor_examines_the_file_of_counts() {
     let place = sqlite.file().display().to_string();
     assert!(has(&examine().0, &format!("right: {place} is made with the first connection")));
     {
-        let daemon = Daemon::start(&config);
+        let daemon = Daemon::start(&format!("{config}store_timeout = \"5s\"\n"));
         Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1);
     }
     let (findings, _) = examine();

@@ -31,6 +31,9 @@ const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
 /// How long the making of a file waits for other processes that make it.
 const MAKING: Duration = Duration::from_secs(5);
 
+/// How long a file that is being opened is waited for: whoever comes first after a crash reads the log again.
+const OPENING: Duration = Duration::from_secs(1);
+
 /// How long another process may hold the directory before we go on without that lock.
 const DIRECTORY_LOCK: Duration = Duration::from_secs(1);
 
@@ -111,11 +114,11 @@ fn open_existing(path: &Path, synchronous: Synchronous) -> Result<Option<(Connec
         return Ok(None);
     }
     let identity = FileIdentity::of(path);
-    let connection = connect(path).map_err(|error| explain(&error))?;
+    let mut connection = connect(path).map_err(|error| explain(&error))?;
     if check(&connection)? < MIGRATIONS.len() {
         migrate(&connection).map_err(|error| explain(&error))?;
     }
-    settle(&connection, synchronous).map_err(|error| explain(&error))?;
+    settle(&mut connection, synchronous).map_err(|error| explain(&error))?;
     // Another may have been put in its place meanwhile.
     match identity.filter(|_| identity == FileIdentity::of(path)) {
         Some(identity) => Ok(Some((connection, identity))),
@@ -143,8 +146,8 @@ fn connect(path: &Path) -> rusqlite::Result<Connection> {
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
         | OpenFlags::SQLITE_OPEN_EXRESCODE;
-    let mut connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_handler(Some(wait_a_little))?;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(OPENING)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     Ok(connection)
 }
@@ -211,7 +214,7 @@ fn try_to_migrate(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// How a connection works from then on.
-fn settle(connection: &Connection, synchronous: Synchronous) -> rusqlite::Result<()> {
+fn settle(connection: &mut Connection, synchronous: Synchronous) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", synchronous.word())?;
     connection.pragma_update(None, "cache_size", -CACHE)?;
     connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
@@ -221,7 +224,8 @@ fn settle(connection: &Connection, synchronous: Synchronous) -> rusqlite::Result
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Reads the schema now, so that damage there is found before anything is counted.
-    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    connection.busy_handler(Some(wait_a_little))
 }
 
 /// Makes the file, unless another process just did.
@@ -353,5 +357,51 @@ fn remedy(error: &io::Error, path: &Path) -> String {
         }
         ErrorKind::ReadOnlyFilesystem => format!("{error}: name a file elsewhere in sqlite_file"),
         _ => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn number(connection: &Connection, pragma: &str) -> i64 {
+        connection.pragma_query_value(None, pragma, |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn a_file_is_ours_whole_and_as_careful_as_it_is_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("counts.db");
+        for (synchronous, told) in [(Synchronous::Normal, 1), (Synchronous::Full, 2)] {
+            let (connection, identity) = open(&path, synchronous).unwrap();
+            assert_eq!(number(&connection, "application_id"), APPLICATION_ID);
+            assert_eq!(number(&connection, "user_version"), MIGRATIONS.len() as i64);
+            assert_eq!(number(&connection, "synchronous"), told);
+            assert_eq!(FileIdentity::of(&path), Some(identity));
+        }
+        let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(names.iter().all(|name| name.to_string_lossy().starts_with("counts.db")), "{names:?}");
+        assert!(!names.iter().any(|name| name.to_string_lossy().contains(".new")), "{names:?}");
+    }
+
+    #[test]
+    fn who_holds_the_lock_of_the_directory_keeps_nobody_out_for_long() {
+        let dir = tempfile::tempdir().unwrap();
+        let _lock = Flock::lock(File::open(dir.path()).unwrap(), FlockArg::LockExclusive).unwrap();
+        assert!(open(&dir.path().join("counts.db"), Synchronous::Normal).is_ok());
+    }
+
+    #[test]
+    fn only_the_file_that_was_found_damaged_is_set_aside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("counts.db");
+        let (connection, damaged) = open(&path, Synchronous::Normal).unwrap();
+        drop(connection);
+        let aside = set_aside(&path, damaged).unwrap().expect("a new name");
+        assert!(aside.exists() && !path.exists() && !beside(&path, "-wal").exists());
+        // Another process found the same, and there is a new file by now.
+        let (_, new) = open(&path, Synchronous::Normal).unwrap();
+        assert_eq!(set_aside(&path, damaged).unwrap(), None);
+        assert_eq!(FileIdentity::of(&path), Some(new));
     }
 }

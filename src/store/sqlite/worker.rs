@@ -77,9 +77,10 @@ impl Worker {
         let queue = &*self.queue;
         let mut interval = PROBE_INTERVAL;
         loop {
+            let found = FileIdentity::of(&queue.path);
             let mut open = match self.open() {
                 Ok(open) => open,
-                Err(FileError::Damaged(problem)) if self.set_aside(&problem) => continue,
+                Err(FileError::Damaged(problem)) if self.set_aside(found, &problem) => continue,
                 Err(error) => {
                     queue.mark_down(&error.to_string());
                     if queue.pause(PROBE_INTERVAL) {
@@ -90,14 +91,16 @@ impl Worker {
             };
             queue.mark_up();
             let begun = Instant::now();
-            match open.serve() {
+            let (ended, used) = (open.serve(), open.identity);
+            drop(open);
+            match ended {
                 Ended::Stopped => return,
                 Ended::Replaced => {
                     add(&queue.statistics.store_flushes, 1);
                     report::flushed(&queue.log, queue.name(), "the file was removed or replaced", 0);
                     continue;
                 }
-                Ended::Failed(FileError::Damaged(problem)) if self.set_aside(&problem) => continue,
+                Ended::Failed(FileError::Damaged(problem)) if self.set_aside(Some(used), &problem) => continue,
                 Ended::Failed(error) => queue.mark_down(&error.to_string()),
                 Ended::Down => {}
             }
@@ -115,17 +118,16 @@ impl Worker {
     fn open(&self) -> Result<OpenFile<'_>, FileError> {
         let queue = &*self.queue;
         queue.probe();
-        let (connection, identity) = file::open(&queue.path, self.config.synchronous)?;
+        let (mut connection, identity) = file::open(&queue.path, self.config.synchronous)?;
         if queue.is_down() {
             probe(&connection).map_err(|error| match file::is_busy(&error) {
                 true => FileError::Refused("another process has locked it".to_owned()),
                 false => file::explain(&error),
             })?;
         }
-        let pages = |pragma: &str| connection.pragma_query_value(None, pragma, |row| row.get::<_, i64>(0));
-        let page = pages("page_size").map_err(|error| file::explain(&error))?.max(512);
+        let page = connection.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0));
+        let page = page.map_err(|error| file::explain(&error))?.max(512);
         let max_pages = i64::try_from(self.config.largest()).unwrap_or(i64::MAX) / page;
-        let mut connection = connection;
         let checkpoints = Checkpoints::watch(&mut connection, &queue.path).map_err(|error| file::explain(&error))?;
         let looked = Instant::now();
         Ok(OpenFile {
@@ -141,9 +143,9 @@ impl Worker {
     }
 
     /// Renames a damaged file. Returns whether a new one can be made.
-    fn set_aside(&self, problem: &str) -> bool {
+    fn set_aside(&self, damaged: Option<FileIdentity>, problem: &str) -> bool {
         let Queue { path, log, .. } = &*self.queue;
-        let Some(damaged) = FileIdentity::of(path) else { return true };
+        let Some(damaged) = damaged else { return true };
         let moved = file::set_aside(path, damaged);
         log.line(Severity::Err, "STORE_DAMAGED", |line| {
             line.field("server", self.queue.name()).field("problem", problem);
@@ -198,9 +200,8 @@ impl OpenFile<'_> {
                 return Err(Ended::Replaced);
             }
         }
-        let begin = if reads { "BEGIN" } else { "BEGIN IMMEDIATE" };
-        // Nothing is taken before it can be written: what waits for too long is given up, and was not done.
-        while let Err(error) = self.execute(begin) {
+        // Nothing is taken before that can be done: what waits for too long is given up, and was not done.
+        while let Err(error) = self.begin(reads) {
             if !file::is_busy(&error) {
                 return Err(error.into());
             }
@@ -240,6 +241,17 @@ impl OpenFile<'_> {
             self.checkpoints.after_commit();
         }
         Ok(())
+    }
+
+    /// Begins a transaction, with the lock that it needs.
+    fn begin(&self, reads: bool) -> rusqlite::Result<()> {
+        if !reads {
+            return self.execute("BEGIN IMMEDIATE");
+        }
+        self.execute("BEGIN")?;
+        let locked =
+            self.connection.prepare_cached("SELECT count(*) FROM value WHERE key = ''")?.query_row([], |_| Ok(()));
+        locked.inspect_err(|_| drop(self.execute("ROLLBACK")))
     }
 
     fn execute(&self, statement: &str) -> rusqlite::Result<()> {
