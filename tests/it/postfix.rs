@@ -41,6 +41,28 @@ fn the_fourth_session_of_a_client_is_refused_at_every_recipient() {
 }
 
 #[test]
+fn a_client_passes_by_a_name_that_postfix_has_verified_and_by_no_other() {
+    for lookup in ["yes", "no"] {
+        let mut daemon =
+            Daemon::start("threshold = 1\nwhitelist = [\"/^localhost(\\\\.|$)/\", \"claimed.example.com\"]\n");
+        let postfix = asking(&daemon, "yes").main_cf(PATIENT);
+        let postfix = postfix.main_cf(&format!("smtpd_peername_lookup = {lookup}")).start();
+        let codes = |client: &str| -> [u16; 2] {
+            [(); 2].map(|()| {
+                let mut smtp = postfix.client(client);
+                smtp.command("EHLO claimed.example.com").expect(250);
+                smtp.mail().expect(250);
+                smtp.rcpt().code
+            })
+        };
+        // This host knows the name of this address; the other has none.
+        assert_eq!(codes("127.0.0.1"), if lookup == "yes" { [250; 2] } else { [250, 450] }, "{lookup}");
+        assert_eq!(codes("127.0.0.2"), [250, 450]);
+        daemon.stop();
+    }
+}
+
+#[test]
 fn at_postfix_own_limits_a_refused_client_sees_450_until_postfix_hangs_up() {
     for delay_reject in DELAY_REJECT {
         let daemon = Daemon::start("threshold = 1\nwhitelist = []");
