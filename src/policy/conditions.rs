@@ -43,6 +43,12 @@ pub enum Pattern {
     Text(Box<str>),
     /// An address in this netblock.
     Netblock(IpNet),
+    /// A number from the first to the last.
+    Range(u64, u64),
+    /// A mail address with this domain.
+    MailDomain(Box<str>),
+    /// A host name that is this domain or below it, or a mail address with such a domain.
+    Below(Box<str>),
     /// Whatever this regular expression finds something in. It takes time linear in the value's length.
     Regex(Regex),
 }
@@ -53,6 +59,10 @@ impl PartialEq for Pattern {
             (Self::Text(one), Self::Text(other)) => one == other,
             (Self::Netblock(one), Self::Netblock(other)) => one == other,
             (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
+            (Self::Range(least, most), Self::Range(other_least, other_most)) => {
+                (least, most) == (other_least, other_most)
+            }
+            (Self::MailDomain(one), Self::MailDomain(other)) | (Self::Below(one), Self::Below(other)) => one == other,
             _ => false,
         }
     }
@@ -107,8 +117,25 @@ impl Pattern {
             Self::Text(text) => value.eq_ignore_ascii_case(text.as_bytes()),
             Self::Netblock(netblock) => address(value).is_some_and(|address| canonical(*netblock).contains(&address)),
             Self::Regex(regex) => regex.is_match(value),
+            Self::Range(least, most) => number(value).is_some_and(|number| (*least..=*most).contains(&number)),
+            Self::MailDomain(domain) => {
+                let at = memchr::memrchr(b'@', value);
+                at.is_some_and(|at| value[at + 1..].eq_ignore_ascii_case(domain.as_bytes()))
+            }
+            Self::Below(domain) => {
+                // A host name may end with a dot.
+                let value = value.strip_suffix(b".").unwrap_or(value);
+                let host = memchr::memrchr(b'@', value).map_or(value, |at| &value[at + 1..]);
+                let Some(above) = host.len().checked_sub(domain.len()) else { return false };
+                let (below, end) = host.split_at(above);
+                end.eq_ignore_ascii_case(domain.as_bytes()) && (below.is_empty() || below.ends_with(b"."))
+            }
         }
     }
+}
+
+fn number(value: &[u8]) -> Option<u64> {
+    str::from_utf8(value).ok()?.parse().ok()
 }
 
 #[cfg(test)]
@@ -143,6 +170,34 @@ mod tests {
         let names = || Test::AnyOf(vec![Pattern::Text("mail.example.org".into()), Pattern::Regex(regex.clone())]);
         for (name, fits) in [("Mail.Example.org", true), ("DYN-1.example.net", true), ("x.dyn-1", false), ("", false)] {
             assert_eq!(holds(Attribute::ClientName, names(), &format!("client_name={name}\n")), fits, "{name}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_compared() {
+        let holds = |count: &str, least, most| {
+            let test = Test::AnyOf(vec![Pattern::Range(least, most)]);
+            holds(Attribute::RecipientCount, test, &format!("recipient_count={count}\n"))
+        };
+        assert!(holds("51", 51, u64::MAX) && !holds("50", 51, u64::MAX) && !holds("", 0, u64::MAX));
+        assert!(holds("1", 1, 10) && holds("10", 1, 10) && !holds("11", 1, 10) && !holds("unknown", 0, 10));
+    }
+
+    #[test]
+    fn a_domain_is_of_an_address_or_above_a_name() {
+        let of =
+            |sender: &str, pattern| holds(Attribute::Sender, Test::AnyOf(vec![pattern]), &format!("sender={sender}\n"));
+        let at = || Pattern::MailDomain("example.com".into());
+        assert!(of("joe@Example.com", at()) && of("a@b@example.com", at()));
+        for other in ["joe@mail.example.com", "joe@notexample.com", "example.com", "", "example.com@example.org"] {
+            assert!(!of(other, at()), "{other}");
+        }
+        let below = || Pattern::Below("example.com".into());
+        for name in ["joe@mail.Example.com", "joe@example.com", "example.com", "mail.example.com", "a.b.example.com."] {
+            assert!(of(name, below()), "{name}");
+        }
+        for other in ["joe@notexample.com", "notexample.com", "com", "x.example.com@example.org", ""] {
+            assert!(!of(other, below()), "{other}");
         }
     }
 

@@ -151,7 +151,7 @@ pub enum KeyField {
 
 impl KeyField {
     /// Every one of them with its word.
-    pub const WORDS: [(&'static str, Self); 22] = [
+    pub const WORDS: [(&'static str, Self); 23] = [
         ("client", Self::Client),
         ("sasl_username", Self::Whole(Attribute::SaslUsername)),
         ("sender", Self::Whole(Attribute::Sender)),
@@ -163,6 +163,7 @@ impl KeyField {
         ("client_domain", Self::HostDomain(Attribute::ClientName)),
         ("reverse_client_name", Self::Whole(Attribute::ReverseClientName)),
         ("reverse_client_domain", Self::HostDomain(Attribute::ReverseClientName)),
+        ("instance", Self::Whole(Attribute::Instance)),
         ("policy_context", Self::Whole(Attribute::PolicyContext)),
         ("server_address", Self::Whole(Attribute::ServerAddress)),
         ("server_port", Self::Whole(Attribute::ServerPort)),
@@ -196,15 +197,15 @@ impl KeyField {
 
     /// Whether it says who sends what to whom, rather than where the client is.
     pub fn is_of_mail(self) -> bool {
-        use Attribute::{Login, Recipient, SaslUsername, Sender, User};
-        matches!(self, Self::Whole(SaslUsername | Sender | Recipient | Login | User) | Self::MailDomain(_))
+        use Attribute::{Instance, Login, Recipient, SaslUsername, Sender, User};
+        matches!(self, Self::Whole(SaslUsername | Sender | Recipient | Login | User | Instance) | Self::MailDomain(_))
     }
 
     /// Whether clients that have no value for it send mail too, and leave it out as they please: not an address, which
     /// they all have, nor a login.
     pub fn may_be_left_out(self) -> bool {
-        use Attribute::{Login, Recipient, SaslUsername, User};
-        !matches!(self, Self::Client | Self::Whole(SaslUsername | Login | User | Recipient))
+        use Attribute::{Instance, Login, Recipient, SaslUsername, User};
+        !matches!(self, Self::Client | Self::Whole(SaslUsername | Login | User | Recipient | Instance))
     }
 
     /// Whether a request without a value for it is known not to get one.

@@ -591,3 +591,37 @@ fn one_of_several_hosts_changes_the_length_of_a_shared_window() {
     assert_eq!(mail(&mut hosts[1], "joe"), "pass", "it began more than a second ago");
     assert_eq!(mail(&mut hosts[0], "joe"), "pass");
 }
+
+#[test]
+fn a_mail_to_more_than_fifty_is_limited_on_its_own() {
+    let big = "threshold = 1000\n[limit.big]\nthreshold = 1\nexptime = \"1d\"\ncount = \"messages\"\n\
+               per = \"sasl_username\"\nmatch = { recipient_count = \">50\" }";
+    on_both(big, |site| {
+        assert_eq!(send(site, 0, 0, 50, 0), passes(50));
+        assert_eq!(send(site, 0, 1, 51, 0), passes(51));
+        assert_eq!(send(site, 0, 2, 50, 0), passes(50));
+        assert_eq!(send(site, 0, 3, 51, 0), (51, "over big".to_owned()));
+    });
+    let most = "threshold = 1000\n[limit.most]\nthreshold = 50\ncount = \"recipients\"\nper = \"instance\"";
+    on_both(most, |site| {
+        assert_eq!(send(site, 0, 0, 60, 0), passes(50));
+        assert_eq!(send(site, 0, 1, 50, 0), passes(50));
+        // Where Postfix asks at DATA only, all of the message is refused.
+        assert_eq!(data(site, 0, 2, 51), "over most");
+        assert_eq!(data(site, 0, 3, 50), "pass");
+    });
+}
+
+#[test]
+fn a_mail_to_more_than_fifty_is_refused_at_data_by_a_real_postfix() {
+    let rules = "threshold = 1000\n[limit.most]\nthreshold = 50\ncount = \"recipients\"\nper = \"instance\"\naction = \"450\"\n\
+                 match = { sender = \"@example.net\" }";
+    let daemon = Daemon::start(rules);
+    let postfix = Postfix::start(&format!("smtpd_data_restrictions = check_policy_service {}", daemon.endpoint()));
+    let mut smtp = postfix.client("127.0.0.2");
+    smtp.ehlo().expect(250);
+    smtp.deliver(50);
+    smtp.mail().expect(250);
+    assert_eq!(smtp.rcpts(51), [250; 51]);
+    smtp.command("DATA").expect(450);
+}

@@ -114,6 +114,11 @@ fn words(pattern: &Pattern) -> (&'static str, String) {
         Pattern::Text(text) => (" is", text.to_string()),
         Pattern::Netblock(net) if net.prefix_len() == net.max_prefix_len() => (" is", net.addr().to_string()),
         Pattern::Netblock(net) => (" is in", net.to_string()),
+        Pattern::Range(least, u64::MAX) => (" is", format!("at least {least}")),
+        Pattern::Range(0, most) => (" is", format!("at most {most}")),
+        Pattern::Range(least, most) => (" is", format!("from {least} to {most}")),
+        Pattern::MailDomain(domain) => (" is", format!("in @{domain}")),
+        Pattern::Below(domain) => (" is", format!("in or below {domain}")),
         Pattern::Regex(regex) => (" matches", format!("/{regex}/")),
     }
 }

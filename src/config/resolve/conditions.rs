@@ -88,10 +88,136 @@ fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span
         s.diagnostics
             .warn(span, format!("{} is compared as it stands: a regular expression also ends with `/`", quoted(text)));
     }
-    if !matches!(attribute, Attribute::ClientAddress | Attribute::ServerAddress) {
-        return Some(Pattern::Text(text.as_ref().into()));
+    if matches!(attribute, Attribute::ClientAddress | Attribute::ServerAddress) {
+        return s.netblock(text, span).map(Pattern::Netblock);
     }
-    s.netblock(text, span).map(Pattern::Netblock)
+    match text_pattern(attribute, text) {
+        Ok(pattern) => Some(pattern),
+        Err((problem, remedy)) => s.diagnostics.error(span, format!("`{name}` {problem}"), remedy),
+    }
+}
+
+/// What a text means. `Err`: problem and remedy, for what other programs write and no value is.
+fn text_pattern(attribute: Attribute, text: &str) -> Result<Pattern, (String, String)> {
+    if is_number(attribute) {
+        return comparison(text).ok_or_else(|| {
+            let problem = format!("is a number, and {} compares with none", quoted(text));
+            (problem, "write it as in 50, \">50\", \">=50\", \"<50\", \"<=50\" or \"1..50\"".to_owned())
+        });
+    }
+    let (is_mail, is_host) = (is_mail_address(attribute), is_host_name(attribute));
+    if !is_mail && !is_host {
+        return Ok(Pattern::Text(text.into()));
+    }
+    let problem = |what: &str| format!("is never {}: {what}", quoted(text));
+    if let Some(rest) = text.strip_prefix('!') {
+        let remedy = format!("write {rest:?} under `unless`; or under `match`, if this is `unless`");
+        return Err((problem("`!` negates nothing here"), remedy));
+    }
+    if is_map(text) {
+        let remedy = "write the values themselves, as in [\"a\", \"b\"], or a regular expression, as in \"/^a/\"";
+        return Err((problem("tables of Postfix are not read"), remedy.to_owned()));
+    }
+    if text.contains(',') {
+        let values: Vec<String> = text.split(',').map(|value| format!("{:?}", value.trim())).collect();
+        return Err((problem("a list has brackets"), format!("write [{}]", values.join(", "))));
+    }
+    if text.contains(['*', '?']) {
+        return Err((problem("`*` and `?` stand for themselves"), without_globs(text, is_mail)));
+    }
+    match (text.strip_prefix('@'), text.strip_prefix('.').filter(|domain| !domain.is_empty())) {
+        (Some(domain), _) if is_mail && !domain.is_empty() => Ok(Pattern::MailDomain(domain.into())),
+        (Some(domain), _) if is_host => {
+            Err((problem("a host name has no `@`"), format!("write \"{domain}\", or \".{domain}\" with all below it")))
+        }
+        (_, Some(domain)) => Ok(Pattern::Below(domain.into())),
+        _ => Ok(Pattern::Text(text.into())),
+    }
+}
+
+/// A number, a bound for it, or two.
+fn comparison(text: &str) -> Option<Pattern> {
+    let number = |digits: &str| digits.trim().parse::<u64>().ok();
+    if text.bytes().all(|byte| byte.is_ascii_digit()) || text.eq_ignore_ascii_case("unknown") {
+        return Some(Pattern::Text(text.into()));
+    }
+    if let Some((least, most)) = text.split_once("..") {
+        return number(least)
+            .zip(number(most))
+            .filter(|(least, most)| least <= most)
+            .map(|(a, b)| Pattern::Range(a, b));
+    }
+    let range = |least: Option<u64>, most: Option<u64>| Some(Pattern::Range(least?, most?));
+    if let Some(rest) = text.strip_prefix(">=") {
+        range(number(rest), Some(u64::MAX))
+    } else if let Some(rest) = text.strip_prefix("<=") {
+        range(Some(0), number(rest))
+    } else if let Some(rest) = text.strip_prefix('>') {
+        range(number(rest)?.checked_add(1), Some(u64::MAX))
+    } else if let Some(rest) = text.strip_prefix('<') {
+        range(Some(0), number(rest)?.checked_sub(1))
+    } else {
+        None
+    }
+}
+
+/// What to write in place of a text with `*` or `?`.
+fn without_globs(text: &str, is_mail: bool) -> String {
+    let rest = |prefix: &str| text.strip_prefix(prefix).filter(|rest| !rest.is_empty() && !rest.contains(['*', '?']));
+    if let Some(domain) = rest("*@").filter(|_| is_mail) {
+        return format!("write \"@{domain}\"");
+    }
+    if let Some(domain) = rest("*@*.").filter(|_| is_mail).or(rest("*.")) {
+        return format!("write \".{domain}\"");
+    }
+    if text == "*" {
+        return "write true for any value".to_owned();
+    }
+    let expression = regex::escape(text).replace(r"\*", ".*").replace(r"\?", ".");
+    format!("write a regular expression, as in '/^{expression}$/'")
+}
+
+/// Whether a text is the type and the name of one of Postfix's tables.
+fn is_map(text: &str) -> bool {
+    const TYPES: [&str; 24] = [
+        "btree",
+        "cdb",
+        "cidr",
+        "dbm",
+        "environ",
+        "hash",
+        "inline",
+        "ldap",
+        "lmdb",
+        "memcache",
+        "mongodb",
+        "mysql",
+        "nisplus",
+        "pcre",
+        "pgsql",
+        "pipemap",
+        "proxy",
+        "regexp",
+        "sdbm",
+        "socketmap",
+        "sqlite",
+        "static",
+        "texthash",
+        "unionmap",
+    ];
+    text.split_once(':').is_some_and(|(word, _)| TYPES.contains(&word))
+}
+
+/// Whether its values are mail addresses, or look like them.
+fn is_mail_address(attribute: Attribute) -> bool {
+    use Attribute::*;
+    matches!(attribute, Sender | Recipient | SaslUsername | SaslSender | Login | User)
+}
+
+/// Whether its values are host names.
+fn is_host_name(attribute: Attribute) -> bool {
+    use Attribute::*;
+    matches!(attribute, ClientName | ReverseClientName | HeloName | EtrnDomain | TlsSni | Host)
 }
 
 fn regex(s: &TableSettings, expression: &str, span: &Span) -> Option<Regex> {
