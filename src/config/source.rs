@@ -135,11 +135,26 @@ impl ConfigText {
         let rest = &self.text[span.start..];
         let end = span.start + rest.find(['\n', '\r']).unwrap_or(rest.len());
         let width = self.text[span.start..span.end.clamp(span.start, end)].chars().count().max(1);
-        excerpt(&self.text[start..end], line, column, width)
+        excerpt(&without_password(&self.text[start..end]), line, column, width)
     }
 }
 
 /// The part of a line around a column, without control characters.
+/// A line in which dots stand for a password in a URL, so that no report shows one.
+fn without_password(line: &str) -> String {
+    let mut shown = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(begin) = rest.find("://").map(|scheme| scheme + 3) {
+        let (before, from) = rest.split_at(begin);
+        let length = from.find(['"', '\'', '/', ' ']).unwrap_or(from.len());
+        let hidden = from[..length].rfind('@').unwrap_or(0);
+        shown += before;
+        shown.extend(from[..hidden].chars().map(|_| '.'));
+        rest = &from[hidden..];
+    }
+    shown + rest
+}
+
 fn excerpt(text: &str, line: usize, column: usize, width: usize) -> Snippet {
     const BEFORE: usize = 60;
     const LONGEST: usize = 120;

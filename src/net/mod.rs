@@ -13,6 +13,7 @@ pub mod secret;
 pub mod shutdown;
 pub mod signals;
 pub mod stream;
+pub mod tls;
 pub mod users;
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

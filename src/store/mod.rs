@@ -13,6 +13,7 @@
 
 pub mod local;
 pub mod memcached;
+pub mod redis;
 mod retime;
 pub mod settings;
 pub mod shared;
@@ -32,6 +33,7 @@ use crate::policy::OnStoreFailure;
 use crate::policy::{Counter, CounterKind, Key, Operation, Refund};
 pub use settings::{SharedStoreConfig, StoreConfig};
 
+use self::redis::Redis;
 use crate::store::shared::backend::{Backend, BackendContext, SavedOutage, VersionedValue};
 use crate::store::shared::bans::{LostBans, NewBans};
 use crate::store::shared::breaker::ServerHealth;
@@ -106,6 +108,7 @@ impl Store {
         let backend = config.shared.as_ref().map(|shared| -> Box<dyn Backend> {
             match shared {
                 SharedStoreConfig::Memcached(memcached) => Box::new(Memcached::new(memcached, &context)),
+                SharedStoreConfig::Redis(redis) => Box::new(Redis::new(redis, &context)),
                 SharedStoreConfig::Sqlite(sqlite) => Box::new(Sqlite::new(sqlite, &context)),
             }
         });

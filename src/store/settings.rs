@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::policy::OnStoreFailure;
 use crate::store::memcached::MemcachedConfig;
+use crate::store::redis::RedisConfig;
 use crate::store::sqlite::SqliteConfig;
 
 /// Where hits are counted.
@@ -27,6 +28,7 @@ pub struct StoreConfig {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SharedStoreConfig {
     Memcached(MemcachedConfig),
+    Redis(RedisConfig),
     Sqlite(SqliteConfig),
 }
 
@@ -35,6 +37,7 @@ impl SharedStoreConfig {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Memcached(_) => "memcached",
+            Self::Redis(_) => "redis",
             Self::Sqlite(_) => "sqlite",
         }
     }
@@ -43,6 +46,7 @@ impl SharedStoreConfig {
     pub fn key(&self) -> &'static str {
         match self {
             Self::Memcached(_) => "memcached_server",
+            Self::Redis(_) => "redis_server",
             Self::Sqlite(_) => "sqlite_file",
         }
     }
@@ -51,7 +55,7 @@ impl SharedStoreConfig {
     pub fn slides_exactly(&self) -> bool {
         match self {
             Self::Memcached(_) => false,
-            Self::Sqlite(_) => true,
+            Self::Redis(_) | Self::Sqlite(_) => true,
         }
     }
 }

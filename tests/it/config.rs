@@ -454,7 +454,8 @@ fn the_sample_equals_the_defaults_commented_out_or_not() {
     let lines = sample.lines().filter_map(|line| line.strip_prefix('#'));
     let names_file = |line: &str| ["list_file =", "token_file ="].iter().any(|key| line.contains(key));
     let lines = lines.filter(|line| !line.starts_with([' ', '#']) && !names_file(line));
-    let settings = lines.filter(|line| !line.starts_with("sqlite_file"));
+    let other_stores = ["redis_", "sqlite_file"];
+    let settings = lines.filter(|line| !other_stores.iter().any(|key| line.starts_with(key)));
     let config = right(&settings.map(|line| format!("{line}\n")).collect::<String>());
     assert_eq!(config.policy.limits.len(), 2);
 }
@@ -492,11 +493,16 @@ const NEEDED: [(&str, &str); 6] = [
 #[test]
 fn every_key_of_the_table_has_an_effect() {
     let text = |key: &str, value: &str| -> String {
-        let needed = NEEDED.iter().filter(|(needed, _)| *needed != key);
+        let redis = [("redis_server", "\"redis://mc\"")];
+        let of_redis = key.starts_with("redis_");
+        let needed = NEEDED.iter().filter(|(needed, _)| !of_redis || *needed != "memcached_server");
+        let needed = needed.chain(redis.iter().filter(|_| of_redis)).filter(|(needed, _)| *needed != key);
         needed.map(|(key, value)| format!("{key} = {value}\n")).chain([format!("{key} = {value}\n")]).collect()
     };
-    let default = in_force(&right(&text("log_rate", "100")));
     for key in KEYS {
+        let unset = if key.name.starts_with("redis_") { "redis_cluster" } else { "log_rate" };
+        let default = KEYS.iter().find(|key| key.name == unset).and_then(|key| key.default).unwrap();
+        let default = in_force(&right(&text(unset, default)));
         // One of the bounds is not the default.
         let values = match key.kind {
             ValueKind::Integer(least, most) => vec![least.to_string(), most.to_string()],

@@ -1,8 +1,8 @@
 //! Limits, written as in the configuration: one suite, on every kind of store.
 //!
-//! Tests in which time passes have a simulated clock, which memcached does not, so they run on the others.
+//! Tests in which time passes have a simulated clock, which memcached and Redis do not, so they run on the others.
 
-use crate::support::{Memcached, Simulation, Sqlite, at};
+use crate::support::{Memcached, Redis, Simulation, Sqlite, at};
 
 const CLIENT: &str = "198.51.100.7";
 
@@ -11,6 +11,8 @@ fn on_each(rules: &str, story: impl Fn(&mut Simulation)) {
     in_time(rules, &story);
     let memcached = Memcached::start();
     story(&mut Simulation::on(&memcached, rules));
+    let redis = Redis::start();
+    story(&mut Simulation::on_redis(&redis, rules));
 }
 
 /// Runs a test in which time passes.

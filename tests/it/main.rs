@@ -20,6 +20,7 @@ mod faults_clock;
 mod faults_descriptors;
 mod faults_flood;
 mod faults_hosts;
+mod faults_redis;
 mod faults_replicas;
 mod faults_sqlite;
 mod faults_store;

@@ -8,13 +8,16 @@ use std::time::{Duration, Instant};
 
 use memcache::exp::{Memcache, Ttl};
 
-use crate::support::{Daemon, Memcached, Policy, Proxy, Sqlite, until};
+use crate::support::redis::{RIGHTS, RIGHTS_WITHOUT_EVAL};
+use crate::support::{Daemon, Memcached, Policy, Proxy, Redis, RedisCluster, Sqlite, until};
 
 /// A running store and the lines that configure it.
 struct Site {
     config: String,
     memcached: Vec<Memcached>,
     sqlite: Option<Sqlite>,
+    redis: Option<Redis>,
+    cluster: Option<RedisCluster>,
     _proxy: Option<Proxy>,
 }
 
@@ -23,7 +26,7 @@ const PATIENT: &str = "store_timeout = \"5s\"\n";
 
 impl Site {
     fn memory() -> Self {
-        Self { config: String::new(), memcached: Vec::new(), sqlite: None, _proxy: None }
+        Self { config: String::new(), memcached: Vec::new(), sqlite: None, redis: None, cluster: None, _proxy: None }
     }
 
     fn memcached(servers: Vec<Memcached>) -> Self {
@@ -45,6 +48,20 @@ impl Site {
         Self { config: format!("{}{PATIENT}", sqlite.config()), sqlite: Some(sqlite), ..Self::memory() }
     }
 
+    fn redis(redis: Redis) -> Self {
+        Self { config: format!("{}{PATIENT}", redis.config()), redis: Some(redis), ..Self::memory() }
+    }
+
+    fn redis_on_unix_socket() -> Self {
+        let redis = Redis::start();
+        Self { config: format!("{}{PATIENT}", redis.config_of_socket()), redis: Some(redis), ..Self::memory() }
+    }
+
+    fn redis_cluster() -> Self {
+        let cluster = RedisCluster::start();
+        Self { config: format!("{}{PATIENT}", cluster.config()), cluster: Some(cluster), ..Self::memory() }
+    }
+
     fn daemon(&self, rules: &str) -> Daemon {
         Daemon::start(&format!("whitelist = []\n{}{rules}", self.config))
     }
@@ -53,13 +70,19 @@ impl Site {
 /// Runs a test on every store at once, each with a name for the message of a failure.
 fn on_every_store(test: impl Fn(&str, &Site) + Sync) {
     type Start = fn() -> Site;
-    let sites: [(&str, Start); 6] = [
+    let sites: [(&str, Start); 12] = [
         ("memory", Site::memory),
         ("memcached", || Site::memcached(vec![Memcached::start()])),
         ("memcached on a unix socket", || Site::memcached(vec![Memcached::start_on_unix_socket()])),
         ("three memcached", || Site::memcached((0..3).map(|_| Memcached::start()).collect())),
         ("memcached behind a proxy without meta commands", Site::proxied),
         ("sqlite", Site::sqlite),
+        ("redis", || Site::redis(Redis::start())),
+        ("redis on a unix socket", Site::redis_on_unix_socket),
+        ("redis with a user that may do little", || Site::redis(Redis::with_rights(RIGHTS))),
+        ("redis without scripts", || Site::redis(Redis::with_rights(RIGHTS_WITHOUT_EVAL))),
+        ("redis over TLS", || Site::redis(Redis::start_with_tls())),
+        ("a cluster of three redis", Site::redis_cluster),
     ];
     thread::scope(|scope| {
         for (store, site) in sites {
@@ -153,7 +176,9 @@ fn a_window_in_memory_ends_at_exptime() {
 
 #[test]
 fn two_daemons_with_one_store_count_a_client_together() {
-    for site in [Site::memcached(vec![Memcached::start()]), Site::proxied(), Site::sqlite()] {
+    let redis = [Site::redis(Redis::start()), Site::redis_cluster()];
+    let others = [Site::memcached(vec![Memcached::start()]), Site::proxied(), Site::sqlite()];
+    for site in others.into_iter().chain(redis) {
         let daemons = [site.daemon("threshold = 3\n"), site.daemon("threshold = 3\n")];
         let alternately: String = (0..6).map(|turn| verdicts(&daemons[turn % 2], &["198.51.100.1"])).collect();
         assert_eq!(alternately, "...xxx");
@@ -186,6 +211,14 @@ fn concurrent_hits_are_all_counted_under_their_own_key() {
         let held = |memcached: &Memcached| memcached.value("connshaper:198.51.100.1");
         let total = site.memcached.iter().filter_map(held).map(|value| value.parse::<u32>().unwrap()).sum::<u32>();
         assert!(site.memcached.is_empty() || total == 16 * 50, "{total} on {store}");
+        if let Some(redis) = &site.redis {
+            assert_eq!(redis.value("connshaper:198.51.100.1").as_deref(), Some("800"), "on {store}");
+            assert_eq!(redis.value("connshaper:203.0.113.7").as_deref(), Some("50"), "on {store}");
+        }
+        if let Some(cluster) = &site.cluster {
+            assert_eq!(cluster.value("{connshaper:198.51.100.1}").as_deref(), Some("800"), "on {store}");
+            assert_eq!(cluster.value("{connshaper:203.0.113.7}").as_deref(), Some("50"), "on {store}");
+        }
         if let Some(sqlite) = &site.sqlite {
             assert_eq!(sqlite.value("connshaper:198.51.100.1").as_deref(), Some("800"));
             let others = "SELECT min(count), max(count), count(*) FROM counts WHERE key LIKE '%:203.0.113.%'";

@@ -137,6 +137,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
         None => {}
         Some(SharedStoreConfig::Memcached(settings)) => findings.extend(settings.servers.iter().map(memcached)),
         Some(SharedStoreConfig::Sqlite(settings)) => findings.extend(sqlite::examine(settings)),
+        Some(SharedStoreConfig::Redis(_)) => {}
     }
     findings.extend(daemon(config, socket));
     findings

@@ -2,12 +2,16 @@
 
 use std::path::PathBuf;
 
+use super::super::diagnostics::quoted;
 use super::super::effective::Origin;
 use super::super::settings::TableSettings;
 use super::super::{OnStoreFailure, StateConfig, StoreConfig};
 use super::endpoints;
+use crate::net::tls::TlsFiles;
 use crate::store::SharedStoreConfig;
 use crate::store::memcached::MemcachedConfig;
+use crate::store::redis::settings::{PORT, SENTINEL_PORT};
+use crate::store::redis::{Login, RedisConfig, RedisServer, Topology};
 use crate::store::sqlite::{SqliteConfig, Synchronous};
 
 /// A shared store, as its keys choose it.
@@ -22,7 +26,18 @@ pub(in crate::config) struct StoreKeys {
 /// Every shared store.
 pub(in crate::config) const STORES: &[StoreKeys] = &[
     StoreKeys { key: "memcached_server", own: &["memcached_port", "replicas", "failover"], read: memcached },
+    StoreKeys { key: "redis_server", own: REDIS_KEYS, read: redis },
     StoreKeys { key: "sqlite_file", own: &["sqlite_synchronous"], read: sqlite },
+];
+
+const REDIS_KEYS: &[&str] = &[
+    "redis_username",
+    "redis_password_file",
+    "redis_ca_file",
+    "redis_certificate_file",
+    "redis_key_file",
+    "redis_cluster",
+    "redis_sentinel",
 ];
 
 /// The keys that choose a store, with `and` or `or` before the last one. Quoted as messages quote keys, or bare.
@@ -73,6 +88,77 @@ fn memcached(s: &TableSettings) -> SharedStoreConfig {
     let servers = endpoints::servers(s);
     let replicas = replicas(s, servers.len());
     SharedStoreConfig::Memcached(MemcachedConfig { servers, replicas, failover: s.get("failover") })
+}
+
+fn redis(s: &TableSettings) -> SharedStoreConfig {
+    let sentinel: Option<String> = s.get("redis_sentinel");
+    let topology = match (sentinel, s.get("redis_cluster")) {
+        (Some(name), true) => {
+            let problem = "`redis_sentinel` and `redis_cluster` exclude each other";
+            s.error::<()>("redis_sentinel", problem, "remove one: a cluster replaces its own nodes");
+            Topology::Sentinel(name)
+        }
+        (Some(name), false) => Topology::Sentinel(name),
+        (None, true) => Topology::Cluster,
+        (None, false) => Topology::Servers,
+    };
+    let port = if matches!(topology, Topology::Sentinel(_)) { SENTINEL_PORT } else { PORT };
+    let mut servers: Vec<RedisServer> = Vec::new();
+    for (text, span) in s.strings("redis_server").unwrap_or_default() {
+        match RedisServer::parse(text, port) {
+            Ok(server) if servers.contains(&server) => s.diagnostics.warn(span, format!("{server} is named twice")),
+            Ok(RedisServer { database, .. }) if database != 0 && topology == Topology::Cluster => {
+                s.diagnostics.error::<()>(span, "a cluster has database 0 only", "leave the number out");
+            }
+            Ok(server) => servers.push(server),
+            Err(remedy) => {
+                s.diagnostics.error::<()>(
+                    span,
+                    format!("{} is not a valid Redis server", quoted(&without_password(text))),
+                    remedy,
+                );
+            }
+        }
+    }
+    let login = Login { username: s.get("redis_username"), password_file: absolute(s, "redis_password_file") };
+    if login.username.is_some() && login.password_file.is_none() {
+        let problem = "`redis_username` needs a password";
+        s.error::<()>("redis_username", problem, "name the file that has it in `redis_password_file`");
+    }
+    let (certificate, key) = (absolute(s, "redis_certificate_file"), absolute(s, "redis_key_file"));
+    for (one, other, is_alone) in [
+        ("redis_certificate_file", "redis_key_file", certificate.is_some() && key.is_none()),
+        ("redis_key_file", "redis_certificate_file", key.is_some() && certificate.is_none()),
+    ] {
+        if is_alone {
+            s.error::<()>(one, format!("`{one}` needs `{other}`"), "name both files, or neither");
+        }
+    }
+    let tls = TlsFiles { authorities: absolute(s, "redis_ca_file"), identity: certificate.zip(key) };
+    if !servers.iter().any(|server| server.tls) {
+        for key in ["redis_ca_file", "redis_certificate_file", "redis_key_file"] {
+            s.warn(key, "has no effect: no server is named with `rediss://`");
+        }
+    }
+    SharedStoreConfig::Redis(RedisConfig { servers, topology, login, tls, key_prefix: s.get("key_prefix") })
+}
+
+/// A server without what stands before its `@`, which may be a password.
+fn without_password(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}...{}", &text[..scheme + 3], &text[at..]),
+        _ => text.to_owned(),
+    }
+}
+
+/// The path of a file, which is absolute.
+fn absolute(s: &TableSettings, key: &'static str) -> Option<PathBuf> {
+    let path = PathBuf::from(s.get::<Option<String>>(key)?);
+    if !path.is_absolute() || path.file_name().is_none() {
+        let problem = format!("`{key}` is not the absolute path of a file");
+        s.error::<()>(key, problem, format!("write it as in `{key} = \"/etc/connshaper/NAME\"`"));
+    }
+    Some(path)
 }
 
 fn sqlite(s: &TableSettings) -> SharedStoreConfig {

@@ -133,7 +133,7 @@ impl<'s> Connection<'s> {
         // Requests that are being read at this moment come along.
         yield_now().await;
         self.output.clear();
-        for operation in self.server.queue.take() {
+        for operation in self.server.queue.take(usize::MAX) {
             operation.command.write(self.protocol, &mut self.output);
             self.flight.push_back(operation);
         }

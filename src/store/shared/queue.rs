@@ -178,9 +178,13 @@ impl<C> CommandQueue<C> {
         (PendingCommand { command, deadline, leads, again: false, waiting: Some(sender) }, receiver)
     }
 
-    /// Takes out all that waits.
-    pub fn take(&self) -> Vec<PendingCommand<C>> {
-        std::mem::take(&mut self.state().commands)
+    /// Takes out what waits longest, at most this many.
+    pub fn take(&self, most: usize) -> Vec<PendingCommand<C>> {
+        let commands = &mut self.state().commands;
+        match commands.len() <= most {
+            true => std::mem::take(commands),
+            false => commands.drain(..most).collect(),
+        }
     }
 
     pub fn is_empty(&self) -> bool {

@@ -20,6 +20,13 @@ pub fn up(log: &Log, server: &str, seconds: u64, decisions: u64) {
     });
 }
 
+/// A server that was down has no keys any more, for others of its cluster have them.
+pub fn replaced(log: &Log, server: &str, seconds: u64, decisions: u64) {
+    log.change(LogEvent::Store, Severity::Notice, "STORE_REPLACED", |line| {
+        line.field("server", server).field("seconds", seconds).field("decisions", decisions);
+    });
+}
+
 /// A server answered something other than a count.
 pub fn error(log: &Log, server: &str, problem: &str, key: &[u8]) {
     log.line(Severity::Warning, "STORE_ERROR", |line| {

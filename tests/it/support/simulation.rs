@@ -21,7 +21,7 @@ use connshaper::store::Store;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::codec::Decoder;
 
-use super::{Memcached, Sqlite, eventually};
+use super::{Memcached, Redis, Sqlite, eventually};
 
 /// A site with any number of policy connections.
 pub struct Simulation {
@@ -48,6 +48,11 @@ impl Simulation {
     /// The same, counting in memcached, whose clock is real.
     pub fn on(memcached: &Memcached, rules: &str) -> Self {
         Self::new(&format!("memcached_server = \"{}\"\nstore_timeout = \"2s\"\n{rules}", memcached.server()))
+    }
+
+    /// The same, counting in Redis, whose clock is real.
+    pub fn on_redis(redis: &Redis, rules: &str) -> Self {
+        Self::new(&format!("{}store_timeout = \"2s\"\n{rules}", redis.config()))
     }
 
     /// The same, counting in a SQLite file, by the simulated clock.

@@ -1,0 +1,369 @@
+//! Commands for counters as a server takes them, and its answers. No I/O.
+//!
+//! Where a server allows scripts, all that waits is one call of `counters.lua`. Elsewhere each command is a few plain
+//! ones, those that change a counter within MULTI and EXEC: a counter gets its expiry before its count, so none is
+//! ever left without.
+
+use std::sync::LazyLock;
+
+use redis::{Cmd, Pipeline, Script, ServerError, Value};
+
+use crate::policy::window;
+use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, Slide};
+
+/// The script; a server knows it by its hash once it has seen it.
+pub static SCRIPT: LazyLock<Script> = LazyLock::new(|| Script::new(CODE));
+
+const CODE: &str = include_str!("counters.lua");
+
+/// How a server is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// By the script, whose hash it may have forgotten: then all of it is sent.
+    Script { whole: bool },
+    /// By plain commands: it allows no scripts.
+    Plain,
+}
+
+/// One command to a server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RedisCommand {
+    pub key: KeyText,
+    pub command: CounterCommand,
+    /// Seconds that the counter lives, where the command sets that.
+    pub exptime: u32,
+    /// Milliseconds since the Unix epoch. Only windows without a script need it; the script has the server's clock.
+    pub unix_ms: u64,
+    /// The node is just being given the key's slot.
+    pub asking: bool,
+}
+
+/// What a server made of a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    Reply(CounterReply),
+    /// It said this instead, and did nothing.
+    Refused(String),
+}
+
+/// What is to be done about a refusal.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The key holds something that is not ours.
+    NotANumber,
+    /// Another node has the key; `ask`: it is just being given it.
+    Elsewhere {
+        address: String,
+        ask: bool,
+    },
+    /// The server does not know the script any more.
+    NoScript,
+    /// The server cannot do this for any key now.
+    Unusable,
+    Other,
+}
+
+impl Refusal {
+    /// The meaning of what a server says.
+    pub fn of(text: &str) -> Self {
+        let mut words = text.split(' ');
+        let first = words.next().unwrap_or_default();
+        match first {
+            "WRONGTYPE" => Self::NotANumber,
+            "ERR" if text.contains("not an integer") => Self::NotANumber,
+            "NOSCRIPT" => Self::NoScript,
+            "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOREPLICAS" | "MISCONF" => Self::Unusable,
+            "MOVED" | "ASK" => match words.nth(1) {
+                Some(address) => Self::Elsewhere { address: address.to_owned(), ask: first == "ASK" },
+                None => Self::Other,
+            },
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Appends the commands of a batch, and returns how many answers the server gives. `together`: one call of the script
+/// does them all; in a cluster each key has a call of its own.
+pub fn write(batch: &[&RedisCommand], form: Form, together: bool, output: &mut Pipeline) -> usize {
+    match form {
+        Form::Script { whole } if together => output_script(batch, whole, output),
+        Form::Script { whole } => {
+            for (number, one) in batch.iter().enumerate() {
+                asking(one, output);
+                output_script(&[one], whole && number == 0, output);
+            }
+        }
+        Form::Plain => {
+            for one in batch {
+                asking(one, output);
+                one.write_plain(output);
+            }
+        }
+    }
+    output.len()
+}
+
+/// Takes the answers to a batch that was written so, one for each command.
+pub fn read(batch: &[&RedisCommand], form: Form, together: bool, values: Vec<Value>) -> Option<Vec<Answer>> {
+    let mut values = values.into_iter();
+    match form {
+        Form::Script { .. } if together => of_script(batch.len(), values.next()?),
+        Form::Script { .. } => {
+            let mut answers = Vec::with_capacity(batch.len());
+            for one in batch {
+                if one.asking {
+                    values.next()?;
+                }
+                answers.extend(of_script(1, values.next()?)?);
+            }
+            Some(answers)
+        }
+        Form::Plain => batch.iter().map(|one| one.read_plain(&mut values)).collect(),
+    }
+}
+
+fn asking(one: &RedisCommand, output: &mut Pipeline) {
+    if one.asking {
+        output.cmd("ASKING");
+    }
+}
+
+fn output_script(batch: &[&RedisCommand], whole: bool, output: &mut Pipeline) {
+    let mut call = Cmd::new();
+    match whole {
+        true => call.arg("EVAL").arg(CODE),
+        false => call.arg("EVALSHA").arg(SCRIPT.get_hash()),
+    };
+    call.arg(batch.len());
+    for one in batch {
+        call.arg(&one.key[..]);
+    }
+    for one in batch {
+        one.write_arguments(&mut call);
+    }
+    output.add_command(call);
+}
+
+/// A text that a server answered.
+pub fn text_of(error: &ServerError) -> String {
+    match error.details() {
+        Some(details) => format!("{} {details}", error.code()),
+        None => error.code().to_owned(),
+    }
+}
+
+fn of_script(commands: usize, value: Value) -> Option<Vec<Answer>> {
+    let values = match value {
+        Value::Array(values) if values.len() == 3 * commands => values,
+        Value::ServerError(error) => return Some(vec![Answer::Refused(text_of(&error)); commands]),
+        _ => return None,
+    };
+    let triple = |values: &[Value]| match values {
+        [Value::Int(0), text, _] => Some(Answer::Refused(text_in(text))),
+        [Value::Int(1), Value::Int(count), Value::Int(left)] => Some(counted(*count, *left)),
+        [Value::Int(2), ..] => Some(Answer::Reply(CounterReply::Done)),
+        [Value::Int(3), ..] => Some(Answer::Reply(CounterReply::NotDone)),
+        _ => None,
+    };
+    values.chunks_exact(3).map(triple).collect()
+}
+
+fn text_in(value: &Value) -> String {
+    match value {
+        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).trim_start_matches('-').to_owned(),
+        Value::SimpleString(text) => text.trim_start_matches('-').to_owned(),
+        _ => "ERR".to_owned(),
+    }
+}
+
+/// A count with milliseconds left; negative: the counter has no expiry.
+fn counted(count: i64, left: i64) -> Answer {
+    let count = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
+    let left = u64::try_from(left).ok().map(|left| u32::try_from(left.div_ceil(1000)).unwrap_or(u32::MAX));
+    Answer::Reply(CounterReply::Count { count, left })
+}
+
+/// A key of a slot of a sliding window, which servers without scripts have instead of an exact one.
+fn slot_key(key: &[u8], number: u64) -> Vec<u8> {
+    [key, format!("!{number:x}").as_bytes()].concat()
+}
+
+impl RedisCommand {
+    fn milliseconds(&self) -> u64 {
+        u64::from(self.exptime) * 1000
+    }
+
+    fn write_arguments(&self, call: &mut Cmd) {
+        let expiry = self.milliseconds();
+        match self.command {
+            CounterCommand::Hit(amount) => call.arg("hit").arg(amount).arg(expiry),
+            CounterCommand::Read => call.arg("read"),
+            CounterCommand::TakeBack(amount) => call.arg("back").arg(amount),
+            CounterCommand::Slide(Slide { amount, threshold, keeps_over }) => {
+                call.arg("slide").arg(amount).arg(expiry).arg(threshold).arg(u8::from(keeps_over))
+            }
+            CounterCommand::SlideBack(amount) => call.arg("slideback").arg(amount).arg(expiry),
+            CounterCommand::Add(count) => call.arg("add").arg(count).arg(expiry),
+            CounterCommand::Replace(count) => call.arg("replace").arg(count).arg(expiry),
+            CounterCommand::Touch => call.arg("touch").arg(expiry),
+            CounterCommand::Delete => call.arg("delete"),
+        };
+    }
+
+    /// The slots of a sliding window now, the newest first.
+    fn slots(&self) -> impl Iterator<Item = Vec<u8>> {
+        window::slots(self.exptime, self.unix_ms).into_iter().map(|number| slot_key(&self.key, number))
+    }
+
+    fn write_plain(&self, output: &mut Pipeline) {
+        let (key, expiry) = (&self.key[..], self.milliseconds());
+        match self.command {
+            CounterCommand::Hit(amount) => {
+                output.cmd("MULTI");
+                output.cmd("SET").arg(key).arg(0).arg("PX").arg(expiry).arg("NX");
+                output.cmd("INCRBY").arg(key).arg(amount);
+                output.cmd("PTTL").arg(key);
+                output.cmd("EXEC");
+            }
+            CounterCommand::Read => {
+                output.cmd("MULTI");
+                output.cmd("GET").arg(key);
+                output.cmd("PTTL").arg(key);
+                output.cmd("EXEC");
+            }
+            CounterCommand::TakeBack(amount) => take_back(key, amount, output),
+            CounterCommand::Slide(Slide { amount, .. }) => {
+                output.cmd("MULTI");
+                if let Some(newest) = self.slots().next().filter(|_| amount > 0) {
+                    let lifetime = u64::from(window::lifetime(self.exptime)) * 1000;
+                    output.cmd("SET").arg(&newest).arg(0).arg("PX").arg(lifetime).arg("NX");
+                    output.cmd("INCRBY").arg(&newest).arg(amount);
+                }
+                output.cmd("MGET");
+                for slot in self.slots() {
+                    output.arg(slot);
+                }
+                output.cmd("EXEC");
+            }
+            CounterCommand::SlideBack(amount) => {
+                let newest = self.slots().next().unwrap_or_default();
+                take_back(&newest, amount, output);
+            }
+            CounterCommand::Add(count) => {
+                output.cmd("SET").arg(key).arg(count).arg("PX").arg(expiry).arg("NX");
+            }
+            CounterCommand::Replace(count) => {
+                output.cmd("SET").arg(key).arg(count).arg("PX").arg(expiry).arg("XX");
+            }
+            CounterCommand::Touch => {
+                output.cmd("PEXPIRE").arg(key).arg(expiry);
+            }
+            CounterCommand::Delete => {
+                output.cmd("DEL").arg(key);
+                // An exact window may be slots here. Other counters have no such names.
+                for slot in self.slots().filter(|_| key.ends_with(b"!hits") && self.exptime > 0) {
+                    output.arg(slot);
+                }
+            }
+        }
+    }
+
+    fn read_plain(&self, values: &mut impl Iterator<Item = Value>) -> Option<Answer> {
+        if self.asking {
+            values.next()?;
+        }
+        let queued = match self.command {
+            CounterCommand::Hit(_) => 3,
+            CounterCommand::Read | CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_) => 2,
+            CounterCommand::Slide(Slide { amount: 0, .. }) => 1,
+            CounterCommand::Slide(_) => 3,
+            CounterCommand::Add(_) | CounterCommand::Replace(_) | CounterCommand::Touch | CounterCommand::Delete => {
+                return Some(match values.next()? {
+                    Value::ServerError(error) => Answer::Refused(text_of(&error)),
+                    Value::Nil | Value::Int(0) => Answer::Reply(CounterReply::NotDone),
+                    _ => Answer::Reply(CounterReply::Done),
+                });
+            }
+        };
+        // Why a command was not queued, which says more than that EXEC was refused then.
+        let mut refused = None;
+        for _ in 0..=queued {
+            if let Value::ServerError(error) = values.next()? {
+                refused.get_or_insert_with(|| text_of(&error));
+            }
+        }
+        let results = match values.next()? {
+            Value::Array(results) => results,
+            Value::ServerError(error) => return Some(Answer::Refused(refused.unwrap_or_else(|| text_of(&error)))),
+            _ => return None,
+        };
+        if let Some(Value::ServerError(error)) = results.iter().find(|one| matches!(one, Value::ServerError(_))) {
+            return Some(Answer::Refused(text_of(error)));
+        }
+        self.of_results(&results)
+    }
+
+    fn of_results(&self, results: &[Value]) -> Option<Answer> {
+        Some(match (self.command, results) {
+            (CounterCommand::Hit(_), [_, Value::Int(count), Value::Int(left)]) => counted(*count, *left),
+            (CounterCommand::Read, [Value::Nil, _]) => Answer::Reply(CounterReply::NotDone),
+            (CounterCommand::Read, [Value::BulkString(count), Value::Int(left)]) => match number(count) {
+                Some(count) => counted(count, *left),
+                None => Answer::Refused("ERR value is not an integer or out of range".to_owned()),
+            },
+            (CounterCommand::Slide(slide), [.., Value::Array(slots)]) => self.slid(slide, slots),
+            // It was created for a millisecond, lest it be created without an expiry.
+            (CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_), [Value::Nil, _]) => {
+                Answer::Reply(CounterReply::Done)
+            }
+            (CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_), [_, _]) => {
+                Answer::Reply(CounterReply::NotDone)
+            }
+            _ => return None,
+        })
+    }
+
+    fn slid(&self, slide: Slide, slots: &[Value]) -> Answer {
+        let count = |slot: &Value| match slot {
+            Value::BulkString(count) => {
+                number(count).map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
+            }
+            _ => 0,
+        };
+        let counts: Vec<u32> = slots.iter().map(count).collect();
+        let sum = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
+        if slide.amount == 0 && sum == 0 {
+            return Answer::Reply(CounterReply::NotDone);
+        }
+        let left = window::left(&counts, slide.threshold, self.exptime, self.unix_ms);
+        Answer::Reply(CounterReply::Count { count: sum, left: Some(left) })
+    }
+
+    /// What has to follow an answer from a server without scripts: a hit that is not to be kept is taken back, and a
+    /// counter without an expiry gets one.
+    pub fn follow_up(&self, form: Form, reply: CounterReply) -> Option<Self> {
+        let CounterReply::Count { count, left } = reply else { return None };
+        let command = match self.command {
+            _ if form != Form::Plain => return None,
+            CounterCommand::Slide(slide) if slide.amount > 0 && !slide.keeps_over && count > slide.threshold => {
+                CounterCommand::SlideBack(slide.amount)
+            }
+            CounterCommand::Hit(_) if left.is_none() => CounterCommand::Touch,
+            _ => return None,
+        };
+        Some(Self { command, asking: false, ..self.clone() })
+    }
+}
+
+/// Subtracts within a counter that exists. One that does not is created for a millisecond, with an expiry. Where a
+/// counter was reset meanwhile it may go below 0: then too few are counted, never too many.
+fn take_back(key: &[u8], amount: u32, output: &mut Pipeline) {
+    output.cmd("MULTI");
+    output.cmd("SET").arg(key).arg(0).arg("PX").arg(1).arg("NX");
+    output.cmd("DECRBY").arg(key).arg(amount);
+    output.cmd("EXEC");
+}
+
+fn number(text: &[u8]) -> Option<i64> {
+    str::from_utf8(text).ok()?.parse().ok()
+}

@@ -1,0 +1,252 @@
+//! Connections to a server: made with name service, TLS and login, and tried before they are used.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, Value};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::task::spawn_blocking;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use super::command::{Answer, Form, RedisCommand, Refusal, read, text_of, write};
+use super::settings::{Login, RedisConfig, RedisServer, Topology};
+use crate::net::address::Address;
+use crate::net::resolve;
+use crate::net::stream::Stream;
+use crate::store::shared::backend::CounterCommand;
+
+/// Makes connections.
+#[derive(Clone, Debug)]
+pub struct Connector {
+    pub config: Arc<RedisConfig>,
+}
+
+/// A connection.
+pub struct Link {
+    connection: MultiplexedConnection,
+    /// Moves bytes for the connection while it is polled, and ends with it.
+    driver: Pin<Box<dyn Future<Output = ()> + Send>>,
+    pub form: Form,
+}
+
+impl fmt::Debug for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Link").field("form", &self.form).finish_non_exhaustive()
+    }
+}
+
+/// What the files say that a connection needs.
+struct Secrets {
+    password: Option<String>,
+    tls: Option<TlsConnector>,
+}
+
+impl Connector {
+    /// Connects and logs in. There is no bound on the time: a caller who has one drops this. `Err` says why not.
+    pub async fn open(&self, server: &RedisServer) -> Result<Link, String> {
+        self.open_with(server, &self.config.login).await
+    }
+
+    async fn open_with(&self, server: &RedisServer, user: &Login) -> Result<Link, String> {
+        let Secrets { password, tls } = self.secrets(server, user).await?;
+        let mut login = RedisConnectionInfo::default().set_db(server.database.into()).set_skip_set_lib_name();
+        if let Some(username) = &user.username {
+            login = login.set_username(username);
+        }
+        if let Some(password) = password {
+            login = login.set_password(password);
+        }
+        let stream = open_stream(&server.address).await?;
+        match (tls, &server.address) {
+            (Some(tls), Address::Inet { host, .. }) => {
+                let name = ServerName::try_from(host.clone()).map_err(|error| format!("TLS: {error}"))?;
+                let stream = tls.connect(name, stream).await.map_err(|error| format!("TLS: {error}"))?;
+                Link::over(stream, &login).await
+            }
+            _ => Link::over(stream, &login).await,
+        }
+    }
+
+    /// Connects to a server that is to have counters, and finds out whether it can do what we need.
+    pub async fn open_for_counters(&self, server: &RedisServer) -> Result<Link, String> {
+        let mut link = self.open(server).await?;
+        link.learn_form().await?;
+        // A node of a cluster has its own keys only.
+        if self.config.topology != Topology::Cluster {
+            link.try_counter(&self.config.key_prefix).await?;
+        }
+        Ok(link)
+    }
+
+    /// Where the master is, as the first Sentinel says that answers.
+    pub async fn master(&self, name: &str) -> Result<RedisServer, String> {
+        let mut problem = String::new();
+        for sentinel in &self.config.servers {
+            match self.ask_sentinel(sentinel, name).await {
+                Ok(address) => {
+                    let RedisServer { tls, database, .. } = *sentinel;
+                    return Ok(RedisServer { address, tls, database });
+                }
+                Err(error) => problem = format!("Sentinel at {sentinel}: {error}"),
+            }
+        }
+        Err(problem)
+    }
+
+    async fn ask_sentinel(&self, sentinel: &RedisServer, name: &str) -> Result<Address, String> {
+        // A Sentinel has no databases.
+        let sentinel = RedisServer { database: 0, ..sentinel.clone() };
+        let mut pipeline = Pipeline::new();
+        pipeline.cmd("SENTINEL").arg("get-master-addr-by-name").arg(name);
+        let ask = async {
+            // Few have a password of their own, and those without one refuse every login.
+            let mut link = self.open_with(&sentinel, &Login::default()).await?;
+            let mut values = link.ask(&pipeline, 1).await?;
+            if matches!(&values[..], [Value::ServerError(error)] if error.code() == "NOAUTH") {
+                values = self.open(&sentinel).await?.ask(&pipeline, 1).await?;
+            }
+            match &values[..] {
+                [Value::Array(parts)] => match &parts[..] {
+                    [Value::BulkString(host), Value::BulkString(port)] => {
+                        let host = String::from_utf8_lossy(host).into_owned();
+                        let port = String::from_utf8_lossy(port).parse().map_err(|_| "it names no port".to_owned())?;
+                        Ok(Address::Inet { host, port })
+                    }
+                    _ => Err("it answers with something else".to_owned()),
+                },
+                [Value::ServerError(error)] => Err(text_of(error)),
+                _ => Err(format!("it knows no master {name}")),
+            }
+        };
+        // Of several Sentinels one may be down.
+        let each = super::node::CONNECT_TIMEOUT / 2;
+        tokio::time::timeout(each, ask).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
+    }
+
+    /// Reads the files that are configured, on a thread that may block.
+    async fn secrets(&self, server: &RedisServer, user: &Login) -> Result<Secrets, String> {
+        if user.password_file.is_none() && !server.tls {
+            return Ok(Secrets { password: None, tls: None });
+        }
+        let (config, user, with_tls) = (Arc::clone(&self.config), user.clone(), server.tls);
+        let read = move || {
+            let password = user.password()?;
+            let tls = with_tls.then(|| config.tls.connector()).transpose()?;
+            Ok(Secrets { password, tls })
+        };
+        spawn_blocking(read).await.map_err(|error| error.to_string())?
+    }
+}
+
+impl Login {
+    /// The password, without the line's end. Blocks.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read.
+    pub fn password(&self) -> Result<Option<String>, String> {
+        let read = |path: &std::path::PathBuf| {
+            let text = std::fs::read_to_string(path);
+            text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
+                .map_err(|error| format!("{}: {error}", path.display()))
+        };
+        self.password_file.as_ref().map(read).transpose()
+    }
+}
+
+async fn open_stream(address: &Address) -> Result<Stream, String> {
+    let open = async {
+        match address {
+            Address::Unix(path) => UnixStream::connect(path).await?.try_into(),
+            Address::Inet { host, port } => {
+                let addresses = resolve::addresses(host, *port).await;
+                let addresses =
+                    addresses.map_err(|error| io::Error::other(format!("its name does not resolve: {error}")))?;
+                TcpStream::connect(&addresses[..]).await?.try_into()
+            }
+        }
+    };
+    open.await.map_err(|error: io::Error| error.to_string())
+}
+
+impl Link {
+    async fn over(
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        login: &RedisConnectionInfo,
+    ) -> Result<Self, String> {
+        // We have deadlines of our own.
+        let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
+        let made = MultiplexedConnection::new_with_config(login, stream, config).await;
+        let (connection, driver) = made.map_err(|error| explain(&error))?;
+        Ok(Self { connection, driver: Box::pin(driver), form: Form::Script { whole: false } })
+    }
+
+    /// Sends commands and returns the answers, of which some may be errors. Cancelled, the answers are dropped when
+    /// they come. `Err`: the connection is of no more use.
+    pub async fn ask(&mut self, pipeline: &Pipeline, answers: usize) -> Result<Vec<Value>, String> {
+        tokio::select! {
+            biased;
+            values = self.connection.send_packed_commands(pipeline, 0, answers) => {
+                values.map_err(|error| explain(&error))
+            }
+            () = &mut self.driver => Err(CLOSED.to_owned()),
+        }
+    }
+
+    /// Returns when the connection has ended.
+    pub async fn closed(&mut self) -> &'static str {
+        (&mut self.driver).await;
+        CLOSED
+    }
+
+    /// Finds out whether the server allows scripts, and makes the script known to it.
+    async fn learn_form(&mut self) -> Result<(), String> {
+        let mut pipeline = Pipeline::new();
+        write(&[], Form::Script { whole: true }, true, &mut pipeline);
+        match &self.ask(&pipeline, 1).await?[..] {
+            [Value::ServerError(error)] => match error.code() {
+                "NOPERM" | "ERR" => self.form = Form::Plain,
+                _ => return Err(text_of(error)),
+            },
+            _ => self.form = Form::Script { whole: false },
+        }
+        Ok(())
+    }
+
+    /// Creates a counter, as every first hit does, that expires at once. `Err` is what the server has against that.
+    async fn try_counter(&mut self, key_prefix: &str) -> Result<(), String> {
+        let key = format!("{key_prefix}!probe").as_bytes().into();
+        let probe = RedisCommand { key, command: CounterCommand::Hit(1), exptime: 1, unix_ms: 0, asking: false };
+        let mut pipeline = Pipeline::new();
+        let answers = write(&[&probe], self.form, true, &mut pipeline);
+        let values = self.ask(&pipeline, answers).await?;
+        match read(&[&probe], self.form, true, values).as_deref() {
+            Some([Answer::Refused(text)]) if Refusal::of(text) != Refusal::NotANumber => Err(text.clone()),
+            Some(_) => Ok(()),
+            None => Err(NONSENSE.to_owned()),
+        }
+    }
+}
+
+const CLOSED: &str = "it closed the connection";
+
+/// What is said of an answer that does not belong to what was asked.
+pub const NONSENSE: &str = "it answers with something that no Redis answers";
+
+/// An error in the server's own words, where it said something.
+fn explain(error: &RedisError) -> String {
+    match (error.code(), error.detail()) {
+        // The server's own words are not kept.
+        _ if error.kind() == ErrorKind::AuthenticationFailed => {
+            "it refuses the login: see redis_username and redis_password_file".to_owned()
+        }
+        (Some(code), Some(detail)) => format!("{code} {detail}"),
+        _ if error.is_connection_dropped() => CLOSED.to_owned(),
+        _ => error.to_string(),
+    }
+}

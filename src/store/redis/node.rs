@@ -1,0 +1,232 @@
+//! One server: its connection, its deadlines, and whether it is down.
+//!
+//! All commands that wait go out together, and the next ones wait for the answers. A command that was given up keeps
+//! its place until its late answer is read: none ever gets the count of another.
+
+use std::pin::pin;
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use redis::{Pipeline, Value};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::cluster::Cluster;
+use super::command::{Answer, Form, RedisCommand, Refusal, read, write};
+use super::link::{Connector, Link, NONSENSE};
+use super::settings::{RedisServer, Topology};
+use crate::store::shared::backend::{BackendContext, StoreError};
+use crate::store::shared::queue::{CommandQueue, Ended, FAILURES, KeptServer, PendingCommand, keep};
+use crate::store::shared::report::NOT_A_NUMBER;
+
+/// How long making a connection may take, with name service, TLS and login.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Commands that travel together at most: so many keep a server from others for less than a millisecond.
+const TOGETHER: usize = 128;
+
+type Pending = PendingCommand<RedisCommand>;
+
+/// One server.
+#[derive(Debug)]
+pub struct Node {
+    pub server: RedisServer,
+    pub queue: CommandQueue<RedisCommand>,
+    connector: Connector,
+    /// The cluster it belongs to, if it does.
+    cluster: Option<Weak<Cluster>>,
+}
+
+impl Node {
+    /// A server to which no connection is made yet.
+    pub fn new(
+        server: RedisServer,
+        name: String,
+        connector: Connector,
+        cluster: Option<Weak<Cluster>>,
+        context: &BackendContext<'_>,
+    ) -> Self {
+        Self { server, queue: CommandQueue::new(name, context), connector, cluster }
+    }
+
+    /// Keeps a connection and has commands answered, for ever.
+    pub async fn run(self: Arc<Self>) {
+        keep(&*self).await;
+    }
+
+    async fn open(&self) -> Result<Link, String> {
+        let server = match &self.connector.config.topology {
+            Topology::Sentinel(name) => self.connector.master(name).await?,
+            Topology::Servers | Topology::Cluster => self.server.clone(),
+        };
+        self.connector.open_for_counters(&server).await
+    }
+
+    /// Has a batch answered. `Err`: the connection is of no more use.
+    async fn exchange(&self, link: &mut Link, flight: &mut Vec<Pending>, failures: &mut u32) -> Result<(), Broken> {
+        let (form, together) = (link.form, self.cluster.is_none());
+        let commands: Vec<RedisCommand> = flight.iter().map(|pending| pending.command.clone()).collect();
+        let commands: Vec<&RedisCommand> = commands.iter().collect();
+        let mut pipeline = Pipeline::new();
+        let answers = write(&commands, form, together, &mut pipeline);
+        let values = self.wait(link, &pipeline, answers, flight, failures).await?;
+        *failures = 0;
+        if form == (Form::Script { whole: true }) {
+            link.form = Form::Script { whole: false };
+        }
+        let answers = read(&commands, form, together, values).ok_or_else(|| Broken::useless(NONSENSE))?;
+        if answers.len() != flight.len() {
+            return Err(Broken::useless(NONSENSE));
+        }
+        let now = Instant::now();
+        let mut unusable = None;
+        for (pending, answer) in flight.drain(..).zip(answers) {
+            self.queue.observe(&pending, now);
+            match answer {
+                Answer::Reply(reply) => {
+                    if let Some(more) = pending.command.follow_up(form, reply) {
+                        self.queue.submit_own(more);
+                    }
+                    let mut pending = pending;
+                    pending.finish(Ok(reply));
+                }
+                Answer::Refused(text) => {
+                    if self.refused(pending, &text, link) {
+                        unusable = Some(text);
+                    }
+                }
+            }
+        }
+        unusable.map_or(Ok(()), |text| Err(Broken { closed: false, cause: text }))
+    }
+
+    /// Waits for answers, and gives up commands meanwhile whose time is over.
+    async fn wait(
+        &self,
+        link: &mut Link,
+        pipeline: &Pipeline,
+        answers: usize,
+        flight: &mut [Pending],
+        failures: &mut u32,
+    ) -> Result<Vec<Value>, Broken> {
+        let mut asked = pin!(link.ask(pipeline, answers));
+        loop {
+            let deadline = self.queue.deadline(flight.iter());
+            let timer = sleep_until(deadline.unwrap_or_else(|| Instant::now() + CONNECT_TIMEOUT));
+            tokio::select! {
+                biased;
+                values = &mut asked => return values.map_err(|cause| Broken { closed: true, cause }),
+                () = self.queue.wait_for_work() => {}
+                () = timer => {
+                    *failures += self.queue.expire(flight.iter_mut(), Instant::now());
+                    if *failures >= FAILURES {
+                        let waited = self.queue.timeout().as_millis();
+                        let cause = format!("{failures} requests in a row without an answer in {waited} ms");
+                        return Err(Broken { closed: false, cause });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Does what follows when a server refuses a command. Returns whether it refuses all of them.
+    fn refused(&self, mut pending: Pending, text: &str, link: &mut Link) -> bool {
+        let key = pending.command.key.clone();
+        match Refusal::of(text) {
+            Refusal::NotANumber => {
+                self.queue.complain(NOT_A_NUMBER, &key);
+                pending.finish(Err(StoreError::NotANumber));
+            }
+            // Nothing was done, so it may be asked again.
+            Refusal::NoScript if !pending.again => {
+                link.form = Form::Script { whole: true };
+                pending.again = true;
+                self.queue.push(pending);
+            }
+            Refusal::Elsewhere { address, ask }
+                if !pending.again
+                    && let Some(cluster) = self.cluster.as_ref().and_then(Weak::upgrade) =>
+            {
+                pending.again = true;
+                cluster.redirect(pending, &address, ask, &self.server);
+            }
+            Refusal::Unusable => {
+                pending.finish(Err(StoreError::Unavailable));
+                return true;
+            }
+            _ => {
+                if let Some(cluster) = self.cluster.as_ref().and_then(Weak::upgrade) {
+                    cluster.look_again();
+                }
+                self.queue.complain(text, &key);
+                pending.finish(Err(StoreError::TimedOut));
+            }
+        }
+        false
+    }
+}
+
+/// Why a connection is of no more use.
+struct Broken {
+    closed: bool,
+    cause: String,
+}
+
+impl Broken {
+    fn useless(cause: &str) -> Self {
+        Self { closed: false, cause: cause.to_owned() }
+    }
+}
+
+impl KeptServer for Node {
+    type Command = RedisCommand;
+    type Link = Link;
+
+    fn queue(&self) -> &CommandQueue<RedisCommand> {
+        &self.queue
+    }
+
+    /// Finds out as well whether the server can do what we need.
+    async fn connect(&self) -> Result<Link, String> {
+        self.queue.probe();
+        let mut open = pin!(timeout(CONNECT_TIMEOUT, self.open()));
+        let made = match timeout(self.queue.timeout(), &mut open).await {
+            Ok(made) => made,
+            Err(_) => {
+                // Requests do not wait for it any longer.
+                let waited = self.queue.timeout().as_millis();
+                self.queue.mark_down(&format!("no connection within {waited} ms"), 0);
+                self.queue.probe();
+                open.await
+            }
+        };
+        let made = made.unwrap_or_else(|_| Err(format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis())));
+        if made.is_err()
+            && let Some(cluster) = self.cluster.as_ref().and_then(Weak::upgrade)
+        {
+            cluster.look_again();
+        }
+        made
+    }
+
+    async fn converse(&self, mut link: Link) -> Ended {
+        let mut failures = 0;
+        let mut flight: Vec<Pending> = Vec::new();
+        let broken = loop {
+            if self.queue.is_empty() {
+                tokio::select! {
+                    biased;
+                    () = self.queue.wait_for_work() => continue,
+                    cause = link.closed() => break Broken { closed: true, cause: cause.to_owned() },
+                }
+            }
+            // Requests that are being read at this moment come along.
+            yield_now().await;
+            flight = self.queue.take(TOGETHER);
+            if let Err(broken) = self.exchange(&mut link, &mut flight, &mut failures).await {
+                break broken;
+            }
+        };
+        self.queue.end(flight.into_iter(), failures, broken.closed, broken.cause)
+    }
+}

@@ -1,0 +1,301 @@
+//! A Redis that fails, in every way it can: Postfix notices nothing.
+//!
+//! The table of `faults_store`, with lines of its own for what only Redis can do.
+
+use std::cell::RefCell;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::faults_store::{conclude, in_time_and_right, outage};
+use crate::support::load::{RULES, Row, under_load};
+use crate::support::{Daemon, Policy, Redis, RedisCluster, Sentinel, until};
+
+fn daemon(store: &str) -> Daemon {
+    Daemon::start(&format!("{RULES}{store}"))
+}
+
+#[test]
+fn a_killed_redis_delays_no_answer() {
+    let redis = RefCell::new(Redis::start());
+    let daemon = daemon(&redis.borrow().config());
+    let seen = outage(&daemon, || redis.borrow_mut().kill(), || redis.borrow_mut().start_again());
+    conclude("redis killed", &daemon, &seen);
+}
+
+#[test]
+fn a_frozen_redis_delays_no_answer() {
+    let redis = Redis::start();
+    let daemon = daemon(&redis.config());
+    let seen = outage(&daemon, || redis.freeze(), || redis.thaw());
+    conclude("redis frozen", &daemon, &seen);
+}
+
+#[test]
+fn a_redis_that_is_not_there_at_the_start_delays_no_answer() {
+    let mut redis = Redis::start();
+    redis.kill();
+    let daemon = daemon(&redis.config());
+    let seen = outage(&daemon, || {}, || redis.start_again());
+    conclude("redis refused", &daemon, &seen);
+}
+
+#[test]
+fn a_redis_that_becomes_a_replica_delays_no_answer() {
+    let (redis, master) = (Redis::start(), Redis::start());
+    let daemon = daemon(&redis.config());
+    let port = master.port().to_string();
+    let follow = || assert_eq!(redis.say(&["REPLICAOF", "127.0.0.1", &port]), "OK");
+    let seen = outage(&daemon, follow, || assert_eq!(redis.say(&["REPLICAOF", "NO", "ONE"]), "OK"));
+    conclude("redis read-only", &daemon, &seen);
+    let line = daemon.lines().wait_for("STORE_DOWN");
+    assert!(line.contains("READONLY") || line.contains("LOADING") || line.contains("MASTERDOWN"), "{line}");
+}
+
+#[test]
+fn a_redis_that_forgets_its_scripts_is_told_again() {
+    let redis = Redis::start();
+    let daemon = daemon(&redis.config());
+    let (seen, ()) = under_load(&daemon, |progress| {
+        assert_eq!(redis.say(&["SCRIPT", "FLUSH"]), "OK");
+        progress.wait_for(1600);
+    });
+    in_time_and_right("redis without scripts", &seen);
+    assert!(daemon.lines().with("STORE_").is_empty(), "{}", daemon.lines());
+}
+
+#[test]
+fn a_failover_of_sentinel_is_followed_under_load() {
+    let sentinel = RefCell::new(Sentinel::start());
+    let daemon = daemon(&sentinel.borrow().config());
+    assert_eq!(sentinel.borrow().replica.value("connshaper:10.0.0.0"), None);
+    let begun = daemon.lines().with("STORE_UP").len();
+    let (seen, recovery) = under_load(&daemon, |progress| {
+        sentinel.borrow_mut().master.kill();
+        let dead = Instant::now();
+        daemon.lines().wait_for_more("STORE_UP", begun);
+        let recovery = dead.elapsed();
+        progress.wait_for(800);
+        recovery
+    });
+    Row { fault: "redis failover", seen: &seen, p99: None, recovery: Some(recovery), log: daemon.lines() }.print();
+    in_time_and_right("redis failover", &seen);
+    let replica = &sentinel.borrow().replica;
+    assert!(replica.say(&["INFO", "replication"]).contains("role:master"));
+    // It counts there now.
+    let before = replica.statistic("total_commands_processed");
+    Policy::connect(daemon.endpoint()).connected("203.0.113.1", 1);
+    until("a count at the new master", || replica.value("connshaper:203.0.113.1"));
+    assert!(replica.statistic("total_commands_processed") > before);
+}
+
+#[test]
+fn of_a_cluster_only_the_keys_of_a_dead_node_are_counted_locally() {
+    let mut cluster = RedisCluster::start();
+    let hosts = [daemon(&cluster.config()), daemon(&cluster.config())];
+    let clients: Vec<String> = (0..60).map(|number| format!("203.0.113.{number}")).collect();
+    let ask = |host: &Daemon, client: &str, port: u16| {
+        let asked = Instant::now();
+        let answer = Policy::connect(host.endpoint()).connected(client, port);
+        assert!(asked.elapsed() < Duration::from_secs(2), "{:?}", asked.elapsed());
+        assert!(answer.starts_with("DUNNO") || answer.starts_with("DEFER_IF_PERMIT"), "{answer}");
+        answer == "DUNNO"
+    };
+    // Five hits on each host are the ten of the threshold.
+    for turn in 0..5 {
+        for client in &clients {
+            assert!(hosts.iter().all(|host| ask(host, client, 100 + turn)), "{client}");
+        }
+    }
+    let held = |client: &String| cluster.value(&format!("{{connshaper:{client}}}"));
+    assert!(
+        clients.iter().all(|client| held(client).as_deref() == Some("10")),
+        "{:?}",
+        clients.iter().map(held).collect::<Vec<_>>()
+    );
+    let of_first: Vec<bool> = clients
+        .iter()
+        .map(|client| cluster.nodes[0].value(&format!("{{connshaper:{client}}}")).is_some_and(|value| value == "10"))
+        .collect();
+    assert!(of_first.contains(&true) && of_first.contains(&false));
+    cluster.nodes[0].kill();
+    for (host, daemon) in hosts.iter().enumerate() {
+        // Those that are over stay over wherever they are counted, and no request is left without an answer.
+        for client in &clients {
+            let _ = ask(daemon, client, 200 + host as u16);
+        }
+        daemon.lines().wait_for("STORE_DOWN");
+    }
+    for (client, first) in clients.iter().zip(&of_first) {
+        if !first {
+            assert!(hosts.iter().all(|host| !ask(host, client, 300)), "{client} is over on a node that is up");
+        }
+    }
+    for daemon in &hosts {
+        let down = daemon.lines().with("STORE_DOWN");
+        let port = cluster.nodes[0].port().to_string();
+        assert!(down.iter().all(|line| line.contains(&port)), "{down:?}");
+    }
+}
+
+#[test]
+fn a_cluster_that_moves_slots_counts_on() {
+    let cluster = RedisCluster::start();
+    let host = daemon(&cluster.config());
+    let client = "203.0.113.7";
+    let key = format!("{{connshaper:{client}}}");
+    let mut policy = Policy::connect(host.endpoint());
+    for port in 1..=5 {
+        assert_eq!(policy.connected(client, port), "DUNNO");
+    }
+    let slot = cluster.nodes[0].say(&["CLUSTER", "KEYSLOT", &key]);
+    let id = |node: usize| cluster.nodes[node].say(&["CLUSTER", "MYID"]);
+    let from = (0..3).find(|node| cluster.nodes[*node].value(&key).is_some_and(|value| value == "5")).unwrap();
+    let to = (from + 1) % 3;
+    assert_eq!(cluster.nodes[to].say(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &id(from)]), "OK");
+    assert_eq!(cluster.nodes[from].say(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &id(to)]), "OK");
+    assert_eq!(policy.connected(client, 6), "DUNNO", "while it moves");
+    let port = cluster.nodes[to].port().to_string();
+    assert_eq!(cluster.nodes[from].say(&["MIGRATE", "127.0.0.1", &port, &key, "0", "5000"]), "OK");
+    assert_eq!(policy.connected(client, 7), "DUNNO", "after the key, before the slot");
+    for node in [to, from] {
+        assert_eq!(cluster.nodes[node].say(&["CLUSTER", "SETSLOT", &slot, "NODE", &id(to)]), "OK");
+    }
+    for port in 8..=10 {
+        assert_eq!(policy.connected(client, port), "DUNNO");
+    }
+    assert!(policy.connected(client, 11).starts_with("DEFER_IF_PERMIT"));
+    until("all hits at the new node", || (cluster.nodes[to].value(&key).as_deref() == Some("11")).then_some(()));
+    assert!(host.lines().with("STORE_DOWN").is_empty(), "{}", host.lines());
+}
+
+/// What an administrator does to a Redis, and what the log says of it.
+type Mistake = (&'static str, fn(&Redis), fn(&Redis), &'static str, &'static str);
+
+#[test]
+fn what_redis_refuses_is_answered_in_time_named_once_and_recovered_from() {
+    let mistakes: [Mistake; 4] = [
+        (
+            "another type",
+            |redis| drop(redis.say(&["RPUSH", "connshaper:198.51.100.1", "x"])),
+            |redis| drop(redis.say(&["DEL", "connshaper:198.51.100.1"])),
+            "STORE_ERROR",
+            "no number",
+        ),
+        (
+            "no number",
+            |redis| drop(redis.say(&["SET", "connshaper:198.51.100.1", "hello", "EX", "60"])),
+            |redis| drop(redis.say(&["DEL", "connshaper:198.51.100.1"])),
+            "STORE_ERROR",
+            "no number",
+        ),
+        (
+            "no memory",
+            |redis| drop(redis.say(&["CONFIG", "SET", "maxmemory", "1"])),
+            |redis| drop(redis.say(&["CONFIG", "SET", "maxmemory", "0"])),
+            "STORE_ERROR",
+            "OOM",
+        ),
+        (
+            "too few replicas",
+            |redis| drop(redis.say(&["CONFIG", "SET", "min-replicas-to-write", "1"])),
+            |redis| drop(redis.say(&["CONFIG", "SET", "min-replicas-to-write", "0"])),
+            "STORE_DOWN",
+            "NOREPLICAS",
+        ),
+    ];
+    for (name, make, mend, keyword, cause) in mistakes {
+        let redis = Redis::start();
+        let daemon = Daemon::start(&format!("whitelist = []\nthreshold = 2\n{}", redis.config()));
+        let mut policy = Policy::connect(daemon.endpoint());
+        assert_eq!(policy.connected("203.0.113.1", 1), "DUNNO", "{name}");
+        make(&redis);
+        let verdicts: Vec<bool> = (1..=4).map(|port| policy.connected("198.51.100.1", port) == "DUNNO").collect();
+        assert_eq!(verdicts, [true, true, false, false], "{name}");
+        let line = daemon.lines().wait_for(keyword);
+        assert!(line.contains(cause), "{name}: {line}");
+        assert_eq!(daemon.lines().with(keyword).len(), 1, "{name}: {}", daemon.lines());
+        mend(&redis);
+        let mut port = 10;
+        until("a count in Redis again", || {
+            port += 1;
+            policy.connected("198.51.100.9", port);
+            redis.value("connshaper:198.51.100.9")
+        });
+    }
+}
+
+#[test]
+fn a_wrong_password_is_named_and_a_new_one_is_read_at_the_next_connection() {
+    let redis = Redis::start();
+    assert_eq!(redis.say(&["CONFIG", "SET", "requirepass", "right"]), "OK");
+    let file = redis.dir().write("password", "wrong\n");
+    let config = format!("{}redis_password_file = \"{}\"\n", redis.config(), file.display());
+    let daemon = Daemon::start(&format!("whitelist = []\n{config}"));
+    let mut policy = Policy::connect(daemon.endpoint());
+    assert_eq!(policy.connected("198.51.100.1", 1), "DUNNO");
+    let line = daemon.lines().wait_for("STORE_DOWN");
+    assert!(line.contains("refuses the login") && !line.contains("wrong"), "{line}");
+    redis.dir().write("password", "right\n");
+    daemon.lines().wait_for("STORE_UP");
+    assert_eq!(daemon.lines().with("STORE_DOWN").len(), 1);
+    assert_eq!(policy.connected("198.51.100.2", 2), "DUNNO");
+    let count = || redis.say(&["--no-auth-warning", "-a", "right", "GET", "connshaper:198.51.100.2"]);
+    assert_eq!(count(), "1");
+}
+
+#[test]
+fn a_key_without_an_expiry_is_given_one_in_redis_too() {
+    for redis in [Redis::start(), Redis::with_rights(crate::support::redis::RIGHTS_WITHOUT_EVAL)] {
+        redis.say(&["SET", "connshaper:198.51.100.1", "7"]);
+        let daemon = Daemon::start(&format!("whitelist = []\n{}", redis.config()));
+        assert_eq!(Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1), "DUNNO");
+        until("a count", || (redis.value("connshaper:198.51.100.1").as_deref() == Some("8")).then_some(()));
+        // The user may not ask for TTL, but for PTTL.
+        until("an expiry", || (redis.say(&["PTTL", "connshaper:198.51.100.1"]).parse::<i64>().ok()? > 0).then_some(()));
+    }
+}
+
+#[test]
+fn a_sliding_window_in_redis_is_exact_and_its_memory_bounded() {
+    let redis = Redis::start();
+    let rules =
+        "whitelist = []\nthreshold = 3\nexptime = 2\nwindow = \"sliding\"\nover_memory = 0\ncount_refused = false\n";
+    let daemon = Daemon::start(&format!("{rules}store_timeout = \"5s\"\n{}", redis.config()));
+    let mut policy = Policy::connect(daemon.endpoint());
+    let mut passed: Vec<Instant> = Vec::new();
+    let start = Instant::now();
+    let mut port = 0;
+    while start.elapsed() < Duration::from_secs(7) {
+        port += 1;
+        let asked = Instant::now();
+        if policy.connected("198.51.100.1", port) == "DUNNO" {
+            passed.push(asked);
+        }
+        thread::sleep(Duration::from_millis(if passed.len() % 3 == 0 { 600 } else { 40 }));
+    }
+    // No span of the window has more than three; the clock of this test and Redis' rounding differ by milliseconds.
+    for four in passed.windows(4) {
+        assert!(four[3] - four[0] > Duration::from_millis(1990), "{:?}", four[3] - four[0]);
+    }
+    assert!(passed.len() >= 6, "{}", passed.len());
+    let entries: u64 = redis.say(&["ZCARD", "connshaper:198.51.100.1!hits"]).parse().unwrap();
+    assert!(entries <= 5, "{entries}");
+}
+
+#[test]
+fn refused_hits_are_taken_back_from_a_sliding_window_in_redis() {
+    let redis = Redis::start();
+    let rules = "whitelist = []\nthreshold = 2\nexptime = \"1h\"\nwindow = \"sliding\"\ncount_refused = false\n\
+                 [limit.other]\nthreshold = 1\nexptime = \"1h\"\n";
+    let config = redis.config();
+    let daemon = Daemon::start(&format!("store_timeout = \"5s\"\n{config}{rules}"));
+    let mut policy = Policy::connect(daemon.endpoint());
+    assert_eq!(policy.connected("198.51.100.1", 1), "DUNNO");
+    for port in 2..6 {
+        assert!(policy.connected("198.51.100.1", port).starts_with("DEFER_IF_PERMIT"));
+    }
+    // The other limit refused, so only the first hit is left in the window.
+    until("one hit that is left", || {
+        (redis.say(&["ZSCORE", "connshaper:198.51.100.1!hits", "sum"]) == "-2").then_some(())
+    });
+}
