@@ -197,3 +197,20 @@ fn eight_wrong_passwords_close_every_door_until_they_are_forgiven() {
     assert_eq!((smtp(), web()), (250, 200));
     assert!(dovecot.log_in("127.0.0.2", "joe", "secret"), "{}", dovecot.lines());
 }
+
+#[test]
+fn dovecot_lets_users_in_while_the_daemon_is_down_or_hangs_unless_it_is_told_otherwise() {
+    let mut host = HttpHost::start(&format!("whitelist = []\n{RULES}"));
+    let dovecot = dovecot(&host, "auth_policy_server_timeout_msecs = 500\n");
+    let strict = self::dovecot(&host, "auth_policy_server_timeout_msecs = 500\nauth_policy_reject_on_fail = yes\n");
+    let log_in = |dovecot: &Dovecot| dovecot.log_in("127.0.0.2", "joe", "secret");
+    assert!(log_in(&dovecot) && log_in(&strict));
+    assert!(host.daemon.stop().success());
+    assert!(log_in(&dovecot) && !log_in(&strict), "down");
+    // One that accepts and says nothing.
+    let silent = std::net::TcpListener::bind(host.address()).unwrap();
+    assert!(log_in(&dovecot) && !log_in(&strict), "hanging");
+    drop(silent);
+    host.daemon.start_again();
+    assert!(log_in(&dovecot) && log_in(&strict));
+}
