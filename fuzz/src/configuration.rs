@@ -7,6 +7,7 @@ use bytes::BytesMut;
 use connshaper::config::{Config, ConfigError, KEYS, Loaded};
 use connshaper::policy::Policy;
 use connshaper::policy::action::Values;
+use connshaper::policy::key::KeyPart;
 use connshaper::postfix::reply::{Reply, ReplyEncoder};
 use tokio_util::codec::Encoder;
 
@@ -49,7 +50,9 @@ pub fn use_it(config: &Config) {
     for limit in &config.policy.limits {
         assert!(limit.threshold > 0 && limit.exptime > 0);
         let client = IpAddr::from([0x2001; 8]);
-        let values = Values { client, limit: &limit.name, count: u64::MAX, threshold: u64::MAX, left: u32::MAX };
+        let key = &KeyPart::of_pairs([("sender", "x".repeat(1000).as_str())]);
+        let (count, threshold, left, request, now) = (u64::MAX, u64::MAX, u32::MAX, None, 1 << 31);
+        let values = Values { client, limit: &limit.name, count, threshold, left, key, request, now };
         let mut reply = BytesMut::new();
         ReplyEncoder.encode(Reply::Refuse(&limit.action, values), &mut reply).expect("it is written to memory");
         let line = reply.strip_suffix(b"\n\n").expect("a reply ends in an empty line");

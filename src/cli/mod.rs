@@ -4,6 +4,7 @@ pub mod check;
 pub mod doctor;
 pub mod top;
 
+use std::ffi::OsString;
 use std::io::{self, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,6 +18,7 @@ use crate::control::commands::ControlSubcommand;
 use crate::maillog::{advise, replay};
 use crate::net::address::Address;
 use crate::observe::terminal::print;
+use crate::policy::key::KeyField;
 use crate::postfix::client as query;
 use crate::sysexits;
 
@@ -130,6 +132,28 @@ fn kind_parser() -> impl TypedValueParser<Value = Kind> {
     words.map(|word| Kind::WORDS.iter().find(|(known, _)| *known == word).expect("it is one of them").1)
 }
 
+/// Commands whose target may be two words: `reset login joe@example.org`.
+const OF_TARGETS: [&str; 7] = ["show", "explain", "reset", "ban", "unban", "allow", "disallow"];
+
+/// Makes one word of the two that name a target.
+fn join_targets(mut words: Vec<OsString>) -> Vec<OsString> {
+    let command = words.iter().skip(1).position(|word| word.to_str().is_some_and(|word| OF_TARGETS.contains(&word)));
+    let Some(command) = command.map(|at| at + 1) else { return words };
+    let is_word = |word: &OsString| KeyField::WORDS.iter().any(|(known, _)| word.to_str() == Some(known));
+    // What follows these is theirs.
+    const WITH_VALUE: [&str; 6] = ["-c", "--config", "--socket", "--door", "--over", "--most"];
+    let takes_value = |word: &OsString| word.to_str().is_some_and(|word| WITH_VALUE.contains(&word));
+    for at in command + 1..words.len().saturating_sub(1) {
+        if is_word(&words[at]) && !takes_value(&words[at - 1]) {
+            let value = words.remove(at + 1);
+            words[at].push("=");
+            words[at].push(value);
+            break;
+        }
+    }
+    words
+}
+
 impl Command {
     /// Reads the command line of this process. With `--help`, `--version` or a wrong command line the text is printed,
     /// and the error is the exit code.
@@ -152,9 +176,9 @@ impl Command {
     pub fn parse_from<I>(words: I) -> Result<Self, clap::Error>
     where
         I: IntoIterator,
-        I::Item: Into<std::ffi::OsString> + Clone,
+        I::Item: Into<OsString>,
     {
-        let cli = Cli::try_parse_from(words)?;
+        let cli = Cli::try_parse_from(join_targets(words.into_iter().map(Into::into).collect()))?;
         Ok(cli.command.unwrap_or(Self::Serve(cli.serve)))
     }
 }
@@ -292,6 +316,17 @@ mod tests {
         let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         assert_eq!(query.client, "192.0.2.1");
         assert_eq!(query.attributes, [pair("protocol_state", "RCPT"), pair("a", "b=c"), pair("d", "")]);
+    }
+
+    #[test]
+    fn a_target_may_be_two_words() {
+        for (line, same) in [
+            ("reset login joe@example.org", "reset login=joe@example.org"),
+            ("show --json sender a=b@example.org", "show --json sender=a=b@example.org"),
+            ("unban 192.0.2.1", "unban 192.0.2.1"),
+        ] {
+            assert_eq!(read(line).unwrap(), read(same).unwrap());
+        }
     }
 
     #[test]

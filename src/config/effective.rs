@@ -11,7 +11,7 @@ use super::keys::{self, ConfigKey, KEYS, ValueKind};
 use super::resolve::reply::default_text;
 use super::settings::{TableSettings, entries};
 use super::source::ConfigText;
-use crate::policy::limit::CountKind;
+use crate::policy::Limit;
 
 #[derive(Clone, Debug, PartialEq)]
 pub struct Effective {
@@ -72,16 +72,16 @@ impl Origin {
 }
 
 impl EffectiveSetting {
-    /// The values in force of a table. `counts` is what its limit counts.
-    pub(super) fn all(s: &TableSettings, counts: CountKind) -> Vec<Self> {
+    /// The values in force of a table, which is about a limit.
+    pub(super) fn all(s: &TableSettings, limit: &Limit) -> Vec<Self> {
         let keys = KEYS.iter().filter(|key| s.owner().is_empty() || key.is_of_limit());
         let setting = |key: &'static ConfigKey| {
             let origin = s.origin(key.name);
             let value = match key.name {
-                "text" if origin == Origin::Default && counts != CountKind::Connections => {
-                    default_text(counts).map(Value::from)
+                "text" if origin == Origin::Default => {
+                    default_text(limit.counts, &limit.per).map(Value::from).or_else(|| s.toml(key.name).map(value))
                 }
-                "count" if origin == Origin::Default => Some(counts.word().into()),
+                "count" if origin == Origin::Default => Some(limit.counts.word().into()),
                 _ if matches!(key.kind, ValueKind::Netblocks | ValueKind::Clients) && origin != Origin::Default => {
                     let netblocks = s.netblocks(key.name).iter().map(|(net, _)| net.to_string());
                     let names = s.names(key.name).iter().map(|(name, _)| name.to_string());

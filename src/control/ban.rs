@@ -143,7 +143,7 @@ pub(super) async fn set(
     let mut changes = vec![Change::Set(Override::new(netblock, kind, seconds, user.to_owned(), now))];
     if kind == OverrideKind::Allow {
         // The client passes, so a firewall must not go on to block it, and it is not to be banned when this ends.
-        let found = limit_bans(&rules, target, now).await;
+        let found = limit_bans(service, &rules, target, now).await;
         let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
         let (is_done, events) = lift(service, &rules, &bans, now).await;
         changes.extend(events);

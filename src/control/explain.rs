@@ -178,7 +178,7 @@ impl ControlCommand for ExplainArgs {
         let rules = control.service.rules.load_full();
         let store = StoreName { kind: rules.store.name().to_owned(), state: rules.store.state().to_owned() };
         let Some(client) = rules.policy.client(&request) else {
-            let verdict = VerdictPreview::of(request.door, &Verdict::Pass(Pass::UnknownClient));
+            let verdict = VerdictPreview::of(&request, &Verdict::Pass(Pass::UnknownClient), now);
             let (client, door) = (self.client.clone(), self.door.clone());
             return Ok(ExplainAnswer {
                 client,
@@ -193,7 +193,7 @@ impl ControlCommand for ExplainArgs {
         let record = SessionRecord::default();
         let mut limits = Vec::new();
         let verdict = match rules.policy.plan(&request, &record, now) {
-            Plan::Done(decision) => VerdictPreview::of(request.door, &decision.verdict),
+            Plan::Done(decision) => VerdictPreview::of(&request, &decision.verdict, now),
             Plan::Count(checks) => {
                 let readings = preview(&rules.store, &checks, now).await;
                 limits = previews(&rules, &request, &checks, &readings, now);
@@ -202,7 +202,7 @@ impl ControlCommand for ExplainArgs {
                     reason: refusal.reason.word().to_owned(),
                     refusal: RefusalStatus::of(refusal),
                 });
-                VerdictPreview { log_only: log_only.collect(), ..VerdictPreview::of(request.door, &decision.verdict) }
+                VerdictPreview { log_only: log_only.collect(), ..VerdictPreview::of(&request, &decision.verdict, now) }
             }
         };
         let active = rules.policy.overrides().lookup(client, now);
@@ -373,7 +373,7 @@ impl CounterPreview {
 }
 
 impl VerdictPreview {
-    fn of(door: Door, verdict: &Verdict<'_>) -> Self {
+    fn of(request: &Request, verdict: &Verdict<'_>, now: Now) -> Self {
         let (kind, reason, refusal, reply) = match verdict {
             Verdict::Pass(pass) => (VerdictKind::Pass, pass.reason(), None, Reply::Dunno),
             Verdict::Defer => (VerdictKind::Defer, Pass::StoreDown.reason(), None, Reply::Defer),
@@ -381,17 +381,17 @@ impl VerdictPreview {
                 (VerdictKind::Delay, refusal.reason.word(), Some(refusal), Reply::Dunno)
             }
             Verdict::Refuse(refusal) => {
-                let reply = Reply::Refuse(refusal.action, refusal.values());
+                let reply = Reply::Refuse(refusal.action, refusal.values(request, now));
                 (VerdictKind::Refuse, refusal.reason.word(), Some(refusal), reply)
             }
         };
         let mut encoded = BytesMut::new();
         ReplyEncoder.encode(reply, &mut encoded).expect("a reply is written to memory");
         let encoded = String::from_utf8_lossy(&encoded);
-        let action = match (door, kind, refusal) {
+        let action = match (request.door, kind, refusal) {
             (Door::Smtp, ..) => encoded.trim_end().trim_start_matches("action=").to_owned(),
             (_, VerdictKind::Refuse, Some(refusal)) => {
-                format!("{} {}", refusal.keyword(), refusal.action.text(&refusal.values()))
+                format!("{} {}", refusal.keyword(), refusal.action.text(&refusal.values(request, now)))
             }
             (_, VerdictKind::Defer, _) => "try again later".to_owned(),
             _ => "pass".to_owned(),
@@ -454,7 +454,11 @@ fn remedies(refusal: &Refusal<'_>) -> Vec<String> {
 /// A word for a shell, which obeys nothing in it: some keys are what strangers choose.
 fn quoted(word: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "=.:/@_-+".contains(c);
-    if word.chars().all(is_plain) { word.to_owned() } else { format!("'{}'", word.replace('\'', r"'\''")) }
+    if !word.is_empty() && word.chars().all(is_plain) {
+        word.to_owned()
+    } else {
+        format!("'{}'", word.replace('\'', r"'\''"))
+    }
 }
 
 #[cfg(test)]

@@ -10,8 +10,9 @@ use super::text::Summary;
 use super::{Control, Problem};
 use crate::engine::bans::{announce_lifted, limit_bans};
 use crate::engine::overrides::{Change, Reset};
+use crate::engine::reading::Reading;
 use crate::engine::reset::{clear_refusals, keys};
-use crate::engine::target::Target;
+use crate::engine::target::{Target, TargetCounter};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 
@@ -21,7 +22,7 @@ use crate::observe::terminal::Paint;
 Sessions that were refused go on. Other hosts that share the store follow within a
 second. The user who gave the command is logged.")]
 pub struct ResetArgs {
-    /// An address, a netblock, or a key as the log shows it, like sender=joe@example.org
+    /// An address, a netblock, or a key or a part of one: login joe@example.org, sender=joe@example.org
     #[arg(value_name = "CLIENT")]
     pub target: Target,
 }
@@ -30,9 +31,36 @@ pub struct ResetArgs {
 pub struct ResetAnswer {
     #[serde(flatten)]
     pub summary: Summary,
+    /// Keys for which something was counted.
     pub keys: usize,
+    /// What was counted for them; not of a netblock.
+    pub counters: Vec<ResetCounter>,
     /// Sessions that are no longer refused.
     pub sessions: usize,
+}
+
+/// What was counted for a key before it was reset.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResetCounter {
+    pub limit: String,
+    pub key: String,
+    pub count: u64,
+    pub threshold: u64,
+    /// Seconds a ban had left; 0: there was none.
+    pub banned: u32,
+}
+
+impl ResetCounter {
+    fn of(counted: &TargetCounter<'_>, reading: &Reading) -> Self {
+        let unit = u64::from(counted.limit.counts.unit());
+        Self {
+            limit: counted.limit.name.clone(),
+            key: counted.part.to_string(),
+            count: u64::from(reading.count) * unit,
+            threshold: u64::from(counted.threshold) * unit,
+            banned: reading.banned,
+        }
+    }
 }
 
 impl ControlCommand for ResetArgs {
@@ -43,9 +71,12 @@ impl ControlCommand for ResetArgs {
         let rules = service.rules.load_full();
         let target = &rules.policy.target(&self.target);
         let store = rules.store.name();
-        let mut counted = rules.policy.counted(target);
+        let (mut counted, others) = service.accounts.counted(&rules, target, now).await;
         let mut notes = Vec::new();
-        let found = limit_bans(&rules, target, now).await;
+        if others > 0 {
+            notes.push(format!("{others} further keys of it were counted, and are not reset; repeat it"));
+        }
+        let found = limit_bans(service, &rules, target, now).await;
         let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
         if let Target::Netblock(netblock) = target {
             let (clients, more) = rules.store.clients_within(rules.policy.limits(), *netblock, now).await;
@@ -62,20 +93,41 @@ impl ControlCommand for ResetArgs {
                 notes.push(format!("{store} cannot list its keys: the clients that this daemon has seen are reset"));
             }
         }
+        let mut counters = Vec::new();
+        let mut keys_there = counted.len();
+        if !matches!(target, Target::Netblock(_)) {
+            for one in &counted {
+                let reading = Reading::of(&rules.store, one, now).await;
+                let is_there = |it: &Reading| it.count + it.violations + it.bans + it.banned > 0;
+                counters.extend(reading.filter(is_there).map(|reading| ResetCounter::of(one, &reading)));
+            }
+            keys_there = counters.len();
+            if counted.is_empty() {
+                notes.push(format!("no limit counts by what {target} is, and no key that was counted lately has it"));
+            }
+        }
         if !rules.store.reset(keys(&counted, now).into_iter(), now).await {
             notes.push(format!("{store} is down: its counters stay as they are"));
         }
+        counted.iter().for_each(|one| service.accounts.forget(one.limit.id, &one.part));
         let sessions = clear_refusals(service, &rules.policy, target, &counted);
         let mut changes = vec![Change::Reset(Reset::new(target.clone(), user.to_owned(), now))];
         changes.extend(announce_lifted(service, &bans, now));
         notes.extend(service.overrides.change(service, changes, now).await?.note());
-        let keys = counted.len();
-        let done = format!("{target}: keys reset: {keys}, sessions no longer refused: {sessions}");
-        Ok(ResetAnswer { summary: Summary { done, notes }, keys, sessions })
+        let done = match (keys_there, sessions) {
+            (0, 0) => format!("nothing was counted for {target}"),
+            (keys, sessions) => format!("{target}: keys reset: {keys}, sessions no longer refused: {sessions}"),
+        };
+        Ok(ResetAnswer { summary: Summary { done, notes }, keys: keys_there, counters, sessions })
     }
 
     fn show(answer: &ResetAnswer, _: Paint) -> String {
-        answer.summary.show()
+        let was = answer.counters.iter().map(|counter| {
+            let ResetCounter { limit, key, count, threshold, banned } = counter;
+            let banned = if *banned > 0 { ", banned" } else { "" };
+            format!("  limit {limit}: {key} was at {count} of {threshold}{banned}\n")
+        });
+        answer.summary.show() + &was.collect::<String>()
     }
 
     fn logged() -> Logged<Self> {

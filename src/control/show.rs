@@ -26,11 +26,12 @@ use crate::store::local::listing::ListedClient;
 Examples:
   connshaper show 198.51.100.7
   connshaper show 198.51.100.0/24
-  connshaper show sasl_username=joe
+  connshaper show login joe@example.com
+  connshaper show sender_domain=example.com
 
 memcached cannot list its keys: with it a prefix shows the clients this daemon has seen.")]
 pub struct ShowArgs {
-    /// An address, a netblock, or a key as the log shows it, like sender=joe@example.org
+    /// An address, a netblock, or a key or a part of one: login joe@example.org, sender=joe@example.org
     #[arg(value_name = "CLIENT")]
     pub target: Target,
 }
@@ -118,16 +119,17 @@ impl ControlCommand for ShowArgs {
         let target = &rules.policy.target(&self.target);
         let is_prefix = matches!(target, Target::Netblock(_));
         let mut counters = Vec::new();
-        for counted in rules.policy.counted(target) {
+        let (found, others) = control.service.accounts.counted(&rules, target, now).await;
+        for counted in found {
             match Reading::of(&rules.store, &counted, now).await {
                 Some(reading) if is_prefix && reading.left + reading.banned == 0 => {}
                 reading => counters.push(CounterStatus::of(&counted, reading)),
             }
         }
-        let mut more = 0;
+        let mut more = others;
         if let Target::Netblock(netblock) = target {
             let (listed, rest) = rules.store.clients_within(rules.policy.limits(), *netblock, now).await;
-            let mut bans = limit_bans(&rules, target, now).await;
+            let mut bans = limit_bans(&control.service, &rules, target, now).await;
             for client in &listed {
                 let counted = counted_client(&rules.policy, client);
                 let is_it = |one: &TargetCounter<'_>| {
@@ -147,7 +149,7 @@ impl ControlCommand for ShowArgs {
             let rest_of_bans: Vec<_> =
                 rest_of_bans.into_iter().map(|(one, reading)| CounterStatus::of(one, Some(*reading))).collect();
             counters.extend(rest_of_bans);
-            more = rest + bans.more;
+            more += rest + bans.more;
         }
         let netblock = target.netblock();
         let overrides = rules.policy.overrides().list().into_iter().filter(|entry| {

@@ -20,7 +20,7 @@ use crate::policy::overrides::OverrideKind;
 #[command(after_help = "\
 The user who gave the command is logged.")]
 pub struct UnbanArgs {
-    /// An address, a netblock, or a key as the log shows it, like sender=joe@example.org
+    /// An address, a netblock, or a key or a part of one: login joe@example.org, sender=joe@example.org
     #[arg(value_name = "CLIENT")]
     pub target: Target,
 }
@@ -36,7 +36,7 @@ impl ControlCommand for UnbanArgs {
         service.overrides.refresh(service, now).await;
         let rules = service.rules.load_full();
         let target = &rules.policy.target(target);
-        let found = limit_bans(&rules, target, now).await;
+        let found = limit_bans(service, &rules, target, now).await;
         let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
         let (is_done, mut changes) = lift(service, &rules, &bans, now).await;
         let mut lifted = bans.len();
@@ -71,7 +71,7 @@ impl ControlCommand for UnbanArgs {
         if !changes.is_empty() {
             notes.extend(service.overrides.change(service, changes, now).await?.note());
         }
-        for one in rules.policy.counted(target).into_iter().chain(bans) {
+        for one in service.accounts.counted(&rules, target, now).await.0.into_iter().chain(bans) {
             let reading = Reading::of(&rules.store, &one, now).await;
             if let Some(reading) = reading.filter(|reading| reading.count > one.threshold) {
                 let (limit, key, count, threshold) = (&one.limit.name, &one.part, reading.count, one.threshold);

@@ -54,6 +54,7 @@ pub async fn decide<'r>(
                 let operations = checks.operations(now);
                 let readings = Readings::new(&operations, store.count_at_once(operations.iter().copied(), now));
                 let decision = policy.judge(&checks, &readings, session.record(), now);
+                service.accounts.note(&checks, &decision, now);
                 return finish(service, rules, session, client, request, decision, now);
             }
         }
@@ -65,6 +66,7 @@ pub async fn decide<'r>(
     let readings = Readings::new(&operations, store.count(operations.clone(), now).await);
     let mut session = count.finish();
     let decision = policy.judge(&checks, &readings, session.record(), now);
+    service.accounts.note(&checks, &decision, now);
     finish(service, rules, session, client, request, decision, now)
 }
 

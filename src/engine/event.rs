@@ -63,6 +63,9 @@ pub async fn decide_event<'r>(
                 Judgement::Asked => preview(store, &checks, now).await,
             };
             let decision = policy.judge(&checks, &readings, &record, now);
+            if judgement == Judgement::Counted {
+                service.accounts.note(&checks, &decision, now);
+            }
             let quotas = quotas(&checks, &decision);
             (decision, quotas)
         }

@@ -1,5 +1,6 @@
 //! One request from its session to its decision, and what follows from it.
 
+pub mod accounts;
 pub mod bans;
 pub mod decide;
 pub mod delays;

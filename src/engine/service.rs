@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
+use crate::engine::accounts::Accounts;
 use crate::engine::delays::DelayedReplies;
 use crate::engine::diagnosis::Diagnosis;
 use crate::engine::overrides::SharedOverrides;
@@ -34,6 +35,8 @@ pub struct Service {
     pub statistics: Arc<Statistics>,
     /// The same by limit, verdict and reason.
     pub decisions: Decisions,
+    /// What is known of keys by name.
+    pub accounts: Accounts,
     /// What the requests tell of the set-up.
     pub diagnosis: Diagnosis,
     /// What administrators said, as other hosts hear it.
@@ -87,6 +90,7 @@ impl Service {
             delayed_events: Arc::default(),
             statistics,
             decisions,
+            accounts: Accounts::default(),
             diagnosis: Diagnosis::default(),
             overrides: SharedOverrides::default(),
             log,

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::net::clock::Now;
 use crate::net::netblock::canonical;
+use crate::policy::attribute::Attribute;
 use crate::policy::checks::client_part;
 use crate::policy::key::{CounterKind, Key};
-use crate::policy::key::{KeyField, KeyPart, key_text};
+use crate::policy::key::{KeyField, KeyPart, escaped, is_digest};
 use crate::policy::limit;
 use crate::policy::limit::Rate;
 use crate::policy::limit::{Limit, Window};
@@ -26,9 +27,16 @@ pub enum Target {
     Client(IpAddr),
     /// All addresses of a netblock of more than one.
     Netblock(IpNet),
-    /// What has a counter of its own and is no address, as `key=` in the log has it.
+    /// What counters are made of that are no addresses, as `key=` in the log has it: a whole key, or some of its parts.
+    /// In that `login` stands for a login wherever it is counted.
     Key(String),
 }
+
+/// The word that stands for a login at any door.
+pub const LOGIN: &str = "login";
+
+/// The key of netblocks that are counted together.
+const GROUP: &str = "group";
 
 impl FromStr for Target {
     type Err = String;
@@ -40,14 +48,54 @@ impl FromStr for Target {
         if let Ok(netblock) = text.parse::<IpNet>() {
             return Ok(Self::of_netblock(canonical(netblock)));
         }
-        let is_key = text.contains('=') || text == "all" || text.starts_with('#');
-        if is_key && key_text(text) {
+        if text == "all" || text.strip_prefix('#').is_some_and(is_digest) {
             return Ok(Self::Key(text.to_owned()));
         }
-        Err(format!(
-            "{text:?} is neither an address nor a netblock nor a key as the log shows it, like sender=joe@example.org"
-        ))
+        let pairs = pairs(text);
+        if let [("client", value)] = pairs.as_slice() {
+            return value.parse();
+        }
+        if pairs.is_empty() || pairs.iter().any(|(_, value)| value.is_empty()) {
+            return Err(format!(
+                "{text:?} is neither an address nor a netblock nor a key; write one as the log shows it, or as in \
+                 sasl_username=joe@example.org, sender=joe@example.org, sender_domain=example.org"
+            ));
+        }
+        let canonical = pairs.into_iter().map(|(word, value)| {
+            let value = match word {
+                "client" => value.parse::<Self>()?.to_string(),
+                word if word.ends_with("_domain") => escaped(value.strip_prefix('@').unwrap_or(value)),
+                _ => escaped(value),
+            };
+            Ok((word, value))
+        });
+        let canonical: Vec<_> = canonical.collect::<Result<_, String>>()?;
+        Ok(Self::Key(KeyPart::of_pairs(canonical.iter().map(|(word, value)| (*word, value.as_str()))).to_string()))
     }
+}
+
+/// The words of a key with their values, as somebody wrote it: `sender=joe@example.org`, `sender joe@example.org`, or
+/// several with commas between. A value may have commas and equals signs too.
+fn pairs(text: &str) -> Vec<(&str, &str)> {
+    let is_word = |word: &str| word == GROUP || KeyField::WORDS.iter().any(|(known, _)| *known == word);
+    if let Some((word, value)) = text.split_once(' ').filter(|(word, _)| is_word(word)) {
+        return vec![(word, value.trim())];
+    }
+    let begins = |at: usize| {
+        let (word, value) = text[at..].split_once('=')?;
+        is_word(word).then_some((word, at + word.len() + 1, value))
+    };
+    let starts = [0].into_iter().chain(text.match_indices(',').map(|(at, _)| at + 1));
+    let starts: Vec<usize> = starts.filter(|at| begins(*at).is_some()).collect();
+    if starts.first() != Some(&0) {
+        return Vec::new();
+    }
+    let ends = starts[1..].iter().map(|at| at - 1).chain([text.len()]);
+    starts
+        .iter()
+        .zip(ends)
+        .filter_map(|(start, end)| begins(*start).map(|(word, at, _)| (word, &text[at..end])))
+        .collect()
 }
 
 impl TryFrom<String> for Target {
@@ -150,11 +198,9 @@ impl Policy {
                 let part = KeyPart::Client { address, prefix_length };
                 limit.per.is_client().then_some(TargetCounter { limit, part, threshold: limit.threshold })
             }
-            Target::Key(text) => fits(limit, text).then(|| TargetCounter {
-                limit,
-                part: KeyPart::Text(text.as_str().into()),
-                threshold: limit.threshold,
-            }),
+            Target::Key(text) => {
+                whole(limit, text).map(|part| TargetCounter { limit, part, threshold: limit.threshold })
+            }
         };
         self.limits.iter().filter_map(of).collect()
     }
@@ -179,8 +225,10 @@ impl Policy {
                 .ok_or_else(|| format!("limit {} does not count {client}", limit.name));
         }
         let counted = |part| TargetCounter { limit, part, threshold: limit.threshold };
-        if fits(limit, text) {
-            return Ok(counted(KeyPart::Text(text.into())));
+        if let Ok(Target::Key(key)) = text.parse()
+            && let Some(part) = whole(limit, &key)
+        {
+            return Ok(counted(part));
         }
         match limit.per.0.as_slice() {
             [] => Ok(counted(KeyPart::Text("all".into()))),
@@ -233,18 +281,37 @@ pub enum Listed<'p> {
     Rate(&'p Rate),
 }
 
-/// Whether a key text has the form of a limit's keys.
-fn fits(limit: &Limit, text: &str) -> bool {
-    let word = |pair: &str| pair.split_once('=').map(|(word, _)| word.to_owned());
-    let words: Option<Vec<String>> = text.split(',').map(word).collect();
+/// The key of a limit that a text says all parts of, in whatever order.
+fn whole(limit: &Limit, text: &str) -> Option<KeyPart> {
+    let as_it_is = || Some(KeyPart::Text(text.into()));
+    if text == "all" {
+        return as_it_is().filter(|_| limit.per.0.is_empty());
+    }
+    if text.starts_with('#') {
+        return as_it_is().filter(|_| !limit.per.is_client());
+    }
+    let part = KeyPart::Text(text.into());
+    let said: Vec<_> = part.pairs().collect();
+    if let [(GROUP, _)] = said.as_slice() {
+        return as_it_is().filter(|_| limit.per.is_client());
+    }
     let fields = &limit.per.0;
-    key_text(text)
-        && match words {
-            Some(words) if words == ["group"] => limit.per.is_client(),
-            Some(words) => words.iter().map(String::as_str).eq(fields.iter().map(|field: &KeyField| field.word())),
-            None if text == "all" => fields.is_empty(),
-            None => text.starts_with('#') && !limit.per.is_client(),
-        }
+    if limit.per.is_client() || said.len() != fields.len() {
+        return None;
+    }
+    let value = |field: &KeyField| said.iter().find(|(word, _)| names(word, field.word())).map(|(_, value)| *value);
+    let pairs = fields.iter().map(|field| Some((field.word(), value(field)?)));
+    Some(KeyPart::of_pairs(pairs.collect::<Option<Vec<_>>>()?))
+}
+
+/// Whether a word of a target means this word of a key.
+fn names(said: &str, word: &str) -> bool {
+    said == word || said == LOGIN && word == KeyField::Whole(Attribute::SaslUsername).word()
+}
+
+/// Whether a key has all the parts that a target says, and perhaps others.
+pub fn has_parts(part: &KeyPart, target: &KeyPart) -> bool {
+    target.pairs().all(|(said, value)| part.pairs().any(|(word, other)| names(said, word) && value == other))
 }
 
 #[cfg(test)]
@@ -268,8 +335,22 @@ mod tests {
         assert_eq!(read("192.0.2.1/32").unwrap(), "192.0.2.1");
         assert_eq!(read("192.0.2.7/24").unwrap(), "192.0.2.0/24");
         assert_eq!(read("sender=joe@example.org").unwrap(), "sender=joe@example.org");
-        assert!(read("192.0.2").is_err());
-        assert!(read("sender=a b").is_err());
+        for (written, key) in [
+            ("login Joe@Example.com", "login=joe@example.com"),
+            ("sender=bounce=joe=example.com@list.example", "sender=bounce%3djoe%3dexample.com@list.example"),
+            ("sender a b@x", "sender=a%20b@x"),
+            (r"sasl_username=DOMAIN\joe", "sasl_username=domain%5cjoe"),
+            ("sasl_username=jürgen@example.com", "sasl_username=j%c3%bcrgen@example.com"),
+            ("sasl_username=a,b,sender_domain=@example.org", "sasl_username=a%2cb,sender_domain=example.org"),
+            ("client=192.0.2.7/24,sender=joe@example.org", "client=192.0.2.0/24,sender=joe@example.org"),
+            ("client=192.0.2.7", "192.0.2.7"),
+        ] {
+            assert_eq!(read(written).unwrap(), key);
+            assert_eq!(read(key).unwrap(), key);
+        }
+        for wrong in ["192.0.2", "joe", "sender=", "sender", "colour=red", "#12", "sender=a,recipient="] {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]
@@ -284,7 +365,10 @@ mod tests {
         assert_eq!(of("192.0.2.1"), ["connections 192.0.2.1 10"]);
         assert_eq!(of("198.51.100.7"), ["connections 198.51.100.0/24 5"]);
         assert_eq!(of("sasl_username=joe"), ["login sasl_username=joe 3"]);
+        assert_eq!(of("login=joe"), ["login sasl_username=joe 3"]);
         assert_eq!(of("client=192.0.2.1,sender=joe@example.org"), ["pair client=192.0.2.1,sender=joe@example.org 3"]);
+        assert_eq!(of("sender=joe@example.org,client=192.0.2.1"), ["pair client=192.0.2.1,sender=joe@example.org 3"]);
+        assert_eq!(of("sender=joe@example.org"), [""; 0]);
     }
 
     #[test]

@@ -111,16 +111,16 @@ async fn answer(site: &Site, head: &Parts, asked: &Asked<'_>) -> Response {
             (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, HeaderValue::from_static("60"))], text)
                 .into_response()
         }
-        Verdict::Refuse(refusal) => refuse(refusal),
+        Verdict::Refuse(refusal) => refuse(refusal, &request),
     };
     describe(&quotas, answer.headers_mut());
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
 }
 
-fn refuse(refusal: &Refusal<'_>) -> Response {
+fn refuse(refusal: &Refusal<'_>, request: &Request) -> Response {
     let status = refusal.action.status_text().parse().unwrap_or(StatusCode::TOO_MANY_REQUESTS);
-    let mut answer = (status, refusal.action.text(&refusal.values()) + "\n").into_response();
+    let mut answer = (status, refusal.action.text(&refusal.values(request, Now::read())) + "\n").into_response();
     if refusal.left > 0 {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(refusal.left));
     }

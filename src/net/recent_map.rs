@@ -13,10 +13,18 @@ pub struct RecentMap<V, const MOST: usize> {
     old: HashMap<u64, V>,
 }
 
-impl<V: Copy + Default, const MOST: usize> RecentMap<V, MOST> {
+impl<V: Default, const MOST: usize> RecentMap<V, MOST> {
     /// The value of a key.
-    pub fn find(&self, key: u64) -> Option<V> {
-        self.young.get(&key).or_else(|| self.old.get(&key)).copied()
+    pub fn get(&self, key: u64) -> Option<&V> {
+        self.young.get(&key).or_else(|| self.old.get(&key))
+    }
+
+    /// The same, copied.
+    pub fn find(&self, key: u64) -> Option<V>
+    where
+        V: Copy,
+    {
+        self.get(key).copied()
     }
 
     /// The value of a key to be changed, a new key's being the default. The key counts as touched.
@@ -24,7 +32,7 @@ impl<V: Copy + Default, const MOST: usize> RecentMap<V, MOST> {
         if self.young.len() >= MOST / 2 && !self.young.contains_key(&key) {
             std::mem::swap(&mut self.young, &mut self.old);
             // A key that moves on from the old generation is looked up there first.
-            let moved = self.young.get(&key).copied();
+            let moved = self.young.remove(&key);
             self.young.clear();
             return self.young.entry(key).or_insert(moved.unwrap_or_default());
         }

@@ -270,12 +270,15 @@ fn enhanced_status_code(code: &str) -> Result<&str, ActionError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::key::KeyPart;
 
     fn answer(action: &str) -> String {
         let classes = ["slow_down".to_owned()];
         let action = Action::new(action, "wait {left} s", "4.7.0", &classes).unwrap();
         let mut output = BytesMut::new();
-        let values = Values { client: [192, 0, 2, 1].into(), limit: "connections", count: 11, threshold: 10, left: 7 };
+        let (client, key) = ([192, 0, 2, 1].into(), &KeyPart::client([192, 0, 2, 1].into(), 32, 64));
+        let (limit, request, now) = ("connections", None, 0);
+        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, now };
         action.write(&values, &mut output);
         String::from_utf8(output.to_vec()).unwrap()
     }

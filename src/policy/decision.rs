@@ -10,6 +10,7 @@ use super::key::{Counter, CounterKind, KeyPart};
 use super::limit::{CountKind, Limit, LimitId, Window};
 use super::message::HeldHits;
 use super::record::{BlacklistState, CountRecord, Counts, Scope, SessionRecord};
+use super::request::Request;
 use super::template::Values;
 use super::window;
 use crate::net::clock::Now;
@@ -157,10 +158,11 @@ impl Refusal<'_> {
         }
     }
 
-    /// What the action's placeholders stand for.
-    pub fn values(&self) -> Values<'_> {
-        let Self { client, limit, count, threshold, left, .. } = self;
-        Values { client: *client, limit, count: *count, threshold: *threshold, left: *left }
+    /// What the action's placeholders stand for; `request` is the one that is refused.
+    pub fn values<'a>(&'a self, request: &'a Request, now: Now) -> Values<'a> {
+        let Self { client, limit, key, count, threshold, left, .. } = self;
+        let (client, request, now) = (*client, Some(request), now.unix());
+        Values { client, limit, count: *count, threshold: *threshold, left: *left, key, request, now }
     }
 }
 

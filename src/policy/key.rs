@@ -32,13 +32,23 @@ const MAX_LIMIT_PREFIX: usize = LOG_ONLY.len() + limit::MAX_NAME + ":".len() + l
 /// The most that [`Key::write`] puts behind a part: `!m` and a number in hexadecimal, or `!violations`.
 const MAX_SUFFIX: usize = "!m".len() + u64::BITS as usize / 4;
 
-/// What is left for [`KeyPart`]; a longer text is replaced by its digest.
+/// What is left for [`KeyPart`]; of a longer text a shared store has the digest only.
 pub const MAX_PART: usize = MAX_KEY - MAX_SITE_PREFIX - MAX_LIMIT_PREFIX - MAX_SUFFIX;
 
 const _: () = assert!(MAX_SUFFIX >= "!violations".len());
 
 /// A part of a key that a request leaves out. What is escaped is never this, but for a value that looks like it.
 pub const ABSENT: &str = "<>";
+
+/// The longest text of a [`KeyPart`], in bytes. It has room for a login and a sender of RFC 5321; of a longer one
+/// the beginning stays, and its digest.
+pub const MAX_TEXT: usize = 512;
+
+/// What stands before a digest, and nowhere else in a text.
+const DIGEST_MARK: char = '#';
+
+/// The length of a digest with its mark.
+const MAX_DIGEST: usize = "#".len() + 64;
 
 /// The length of the longest word of [`Counts`].
 const fn longest_count() -> usize {
@@ -108,7 +118,11 @@ impl Key<'_> {
     /// stands before the first `/` of a part is an address or has a `=`, which no name of a limit has. A part has
     /// no `!`.
     pub fn write(&self, output: &mut impl Write) -> fmt::Result {
-        write!(output, "{}{}", self.limit.key_prefix, self.part)?;
+        output.write_str(&self.limit.key_prefix)?;
+        match self.part {
+            KeyPart::Text(text) if text.len() > MAX_PART => output.write_str(&digest(text))?,
+            part => write!(output, "{part}")?,
+        }
         match self.kind {
             CounterKind::Slot(number) => write!(output, "!{number:x}"),
             CounterKind::Member(digest) => write!(output, "!m{digest:x}"),
@@ -280,11 +294,38 @@ impl KeyPart {
         Self::Text(bounded(text))
     }
 
-    /// A key of one attribute with this value.
+    /// A key of one attribute with a value as an administrator writes it.
     pub fn of_value(field: KeyField, value: &str) -> Self {
-        let mut text = format!("{}=", field.word());
-        escape(value.as_bytes(), &mut text);
-        Self::Text(bounded(text))
+        Self::of_pairs([(field.word(), escaped(value).as_str())])
+    }
+
+    /// A key of these words with their values, which are escaped.
+    pub fn of_pairs<'t>(pairs: impl IntoIterator<Item = (&'t str, &'t str)>) -> Self {
+        let pairs: Vec<String> = pairs.into_iter().map(|(word, value)| format!("{word}={value}")).collect();
+        Self::Text(bounded(pairs.join(",")))
+    }
+
+    /// What it is about, for people: `login joe@example.org and sender domain example.org`.
+    pub fn described(&self) -> String {
+        let name = |word: &str| match word {
+            "sasl_username" => "login".to_owned(),
+            word => word.replace('_', " "),
+        };
+        let parts = self.pairs().map(|(word, value)| format!("{} {}", name(word), unescaped(value)));
+        match self {
+            Self::Client { .. } => self.to_string(),
+            Self::Text(text) if !text.contains('=') => "all clients".to_owned(),
+            Self::Text(_) => parts.collect::<Vec<_>>().join(" and "),
+        }
+    }
+
+    /// The words of a key that is no address, with their values as they are escaped.
+    pub fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let text = match self {
+            Self::Client { .. } => "",
+            Self::Text(text) => text,
+        };
+        text.split(',').filter_map(|pair| pair.split_once('='))
     }
 }
 
@@ -371,37 +412,97 @@ impl KeySpec {
     }
 }
 
-/// Whether a text could be a key as `part` writes it.
-pub fn key_text(text: &str) -> bool {
-    let known = |byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' | b'%' | b'=' | b',' | b'/' | b'<' | b'>');
-    text.len() <= MAX_PART && text.strip_prefix('#').unwrap_or(text).bytes().all(known) && !text.is_empty()
-}
-
 /// Letters in lower case; what has a meaning in a key, or none in a line of text, as `%` and two digits.
 fn escape(value: &[u8], text: &mut String) {
     if value == ABSENT.as_bytes() {
         return text.push_str(ABSENT);
     }
     for byte in value.iter().map(u8::to_ascii_lowercase) {
-        match byte {
-            b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':' => text.push(byte.into()),
-            _ => write!(text, "%{byte:02x}").expect("a string grows as needed"),
+        match is_plain(byte) {
+            true => text.push(byte.into()),
+            false => write!(text, "%{byte:02x}").expect("a string grows as needed"),
         }
     }
 }
 
-const _: () = assert!("#".len() + 64 <= MAX_PART, "a digest fits where a text does not");
+/// Whether a byte stands for itself in a key.
+fn is_plain(byte: u8) -> bool {
+    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':')
+}
 
-/// A text that is too long is replaced by its SHA-256 digest.
-fn bounded(text: String) -> Box<str> {
-    if text.len() <= MAX_PART {
-        return text.into();
+/// A value as keys have it, of what an administrator wrote: as it is, or as the log shows it.
+pub fn escaped(value: &str) -> String {
+    let mut text = String::new();
+    match is_escaped(value) {
+        true => text += value,
+        false => escape(value.as_bytes(), &mut text),
     }
-    let mut digest = String::from("#");
+    text
+}
+
+/// Whether a value is as the log shows it. What is cut there ends in a digest.
+fn is_escaped(value: &str) -> bool {
+    if value == ABSENT {
+        return true;
+    }
+    let value = match value.split_once(DIGEST_MARK) {
+        Some((beginning, digest)) if is_digest(digest) => beginning,
+        _ => value,
+    };
+    let mut bytes = value.bytes();
+    while let Some(byte) = bytes.next() {
+        let digit = |byte: Option<u8>| byte.filter(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        let is_escape = byte == b'%' && digit(bytes.next()).is_some() && digit(bytes.next()).is_some();
+        if !is_plain(byte) && !is_escape {
+            return false;
+        }
+    }
+    true
+}
+
+/// A value of a key as it was, as far as it is text.
+pub fn unescaped(value: &str) -> String {
+    let (mut bytes, mut rest) = (Vec::with_capacity(value.len()), value.as_bytes());
+    while let [first, after @ ..] = rest {
+        let escape = after.get(..2).filter(|_| *first == b'%').and_then(|digits| str::from_utf8(digits).ok());
+        let escaped = escape.and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        bytes.push(escaped.unwrap_or(*first));
+        rest = if escaped.is_some() { &after[2..] } else { after };
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Whether this is what stands behind the mark of a digest.
+pub fn is_digest(text: &str) -> bool {
+    text.len() == MAX_DIGEST - 1 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+const _: () = assert!(MAX_DIGEST <= MAX_PART && MAX_DIGEST < MAX_TEXT, "a digest fits where a text does not");
+
+/// The SHA-256 digest of a text, or that in it if it is cut.
+fn digest(text: &str) -> String {
+    if let Some(at) = text.find(DIGEST_MARK) {
+        return text[at..].to_owned();
+    }
+    let mut digest = String::from(DIGEST_MARK);
     for byte in Sha256::digest(text) {
         write!(digest, "{byte:02x}").expect("a string grows as needed");
     }
-    digest.into()
+    digest
+}
+
+/// A text that is too long is cut, and ends in its digest.
+fn bounded(text: String) -> Box<str> {
+    if text.len() <= MAX_TEXT {
+        return text.into();
+    }
+    let digest = digest(&text);
+    let mut beginning = &text[..MAX_TEXT - MAX_DIGEST];
+    // No half of an escape stays.
+    if let Some(at) = beginning.rfind('%').filter(|at| at + 3 > beginning.len()) {
+        beginning = &beginning[..at];
+    }
+    format!("{beginning}{digest}").into()
 }
 
 /// One counter to hit, or to read.
@@ -435,6 +536,7 @@ mod tests {
     use tokio_util::codec::Decoder;
 
     use super::*;
+    use crate::policy::limit::Limit;
     use crate::postfix::decoder::RequestDecoder;
 
     fn request(lines: &str) -> Request {
@@ -479,6 +581,45 @@ mod tests {
     }
 
     #[test]
+    fn a_long_text_is_named_in_clear_and_stored_as_its_digest() {
+        let stored = |part: &KeyPart| {
+            let (limit, mut text) = (Limit::top(String::new()), String::new());
+            Key { limit: &limit, part, kind: CounterKind::Ban }.write(&mut text).unwrap();
+            text
+        };
+        let sender = |local: &str| format!("{}@{}.example", local, "d".repeat(240));
+        let of = |sender: &str| KeyPart::of_pairs([("sender", escaped(sender).as_str())]);
+        let long = of(&sender("joe"));
+        assert_eq!(long.to_string(), format!("sender={}", sender("joe")));
+        assert!(stored(&long).starts_with('#') && stored(&long).len() == "#!ban".len() + 64);
+        let (one, other) = (of(&sender(&"\u{fc}".repeat(300))), of(&sender(&"\u{fc}".repeat(301))));
+        for cut in [&one, &other] {
+            let text = cut.to_string();
+            assert!(text.len() <= MAX_TEXT && text.starts_with("sender=%c3%bc%c3%bc"), "{text}");
+            assert_eq!(stored(cut), format!("{}!ban", &text[text.find('#').unwrap()..]));
+            assert_eq!(escaped(&text["sender=".len()..]), text["sender=".len()..]);
+        }
+        assert_ne!(one, other);
+    }
+
+    #[test]
+    fn what_an_administrator_writes_is_read_as_it_is_or_as_the_log_has_it() {
+        for (written, key) in [
+            ("Joe Doe", "joe%20doe"),
+            ("joe%20doe", "joe%20doe"),
+            (r"DOMAIN\joe", "domain%5cjoe"),
+            ("bounce=joe=example.com@list", "bounce%3djoe%3dexample.com@list"),
+            ("joe%relay@example.com", "joe%25relay@example.com"),
+            ("100%", "100%25"),
+        ] {
+            assert_eq!(escaped(written), key, "{written}");
+            assert_eq!(unescaped(key).to_lowercase(), unescaped(&escaped(written)), "{written}");
+        }
+        assert_eq!(unescaped("j%c3%bcrgen@x"), "jürgen@x");
+        assert_eq!(unescaped("100%"), "100%");
+    }
+
+    #[test]
     fn every_word_of_a_key_is_there_once() {
         for (place, (word, field)) in KeyField::WORDS.iter().enumerate() {
             assert_eq!(field.word(), *word);
@@ -497,7 +638,7 @@ mod tests {
                 key(&["sender", "helo_name"], &format!("sender={sender}\nhelo_name={helo}\n"))
             };
             if let Some(key) = key(&one) {
-                prop_assert!(key.len() <= MAX_PART && key.bytes().all(|byte| byte.is_ascii_graphic()));
+                prop_assert!(key.len() <= MAX_TEXT && key.bytes().all(|byte| byte.is_ascii_graphic()));
             }
             if let (Some(one), Some(two)) = (key(&other), key(&with)) {
                 prop_assert_eq!(one == two, other == with);

@@ -4,6 +4,11 @@ use std::fmt::{self, Write};
 use std::net::IpAddr;
 
 use bytes::BytesMut;
+use jiff::Timestamp;
+
+use super::attribute::Attribute;
+use super::key::KeyPart;
+use super::request::Request;
 
 /// What the placeholders stand for.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +23,22 @@ pub struct Values<'a> {
     pub threshold: u64,
     /// `{left}`: seconds until the window ends.
     pub left: u32,
+    /// `{key}`: what was counted together.
+    pub key: &'a KeyPart,
+    /// `{sasl_username}` and `{sender}` are what it says; `None`: nothing is known of it.
+    pub request: Option<&'a Request>,
+    /// The time in seconds since the Unix epoch, to which `{left}` is added for `{until}`.
+    pub now: u64,
 }
+
+/// The longest `{key}`, in bytes; a longer one is cut, and shows it.
+const MAX_KEY: usize = 100;
+
+/// The longest `{sasl_username}`, and the longest `{sender}`.
+const MAX_NAME: usize = 64;
+
+/// The form of `{until}`, which has no hour of its own: the client may be anywhere.
+const UNTIL: &str = "%Y-%m-%d %H:%M UTC";
 
 /// Printable ASCII with placeholders; `{{` and `}}` stand for braces.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,15 +54,23 @@ enum Segment {
     Count,
     Threshold,
     Left,
+    Key,
+    SaslUsername,
+    Sender,
+    Until,
 }
 
 /// The placeholders, and the most bytes each can become.
-const PLACEHOLDERS: [(&str, Segment, usize); 5] = [
+const PLACEHOLDERS: [(&str, Segment, usize); 9] = [
     ("client", Segment::Client, 39),
     ("limit", Segment::Limit, 64),
     ("count", Segment::Count, 13),
     ("threshold", Segment::Threshold, 13),
     ("left", Segment::Left, 10),
+    ("key", Segment::Key, MAX_KEY),
+    ("sasl_username", Segment::SaslUsername, MAX_NAME),
+    ("sender", Segment::Sender, MAX_NAME),
+    ("until", Segment::Until, 20),
 ];
 
 impl Template {
@@ -100,10 +128,39 @@ impl Template {
                 Segment::Count => write!(output, "{}", values.count),
                 Segment::Threshold => write!(output, "{}", values.threshold),
                 Segment::Left => write!(output, "{}", values.left),
+                Segment::Key => write_clipped(values.key.described().as_bytes(), MAX_KEY, output),
+                Segment::SaslUsername => write_clipped(values.attribute(Attribute::SaslUsername), MAX_NAME, output),
+                Segment::Sender => write_clipped(values.attribute(Attribute::Sender), MAX_NAME, output),
+                Segment::Until => output.write_str(&values.until()),
             };
             written.expect("a BytesMut grows as needed");
         }
     }
+}
+
+impl Values<'_> {
+    fn attribute(&self, attribute: Attribute) -> &[u8] {
+        self.request.map_or(b"", |request| request.value(attribute))
+    }
+
+    fn until(&self) -> String {
+        let end = i64::try_from(self.now.saturating_add(self.left.into())).ok();
+        let end = end.and_then(|end| Timestamp::from_second(end).ok());
+        end.map(|end| end.strftime(UNTIL).to_string()).unwrap_or_default()
+    }
+}
+
+/// Writes what a client chose, as far as it belongs into an SMTP reply, and no more than `most` bytes of it.
+fn write_clipped(value: &[u8], most: usize, output: &mut BytesMut) -> fmt::Result {
+    const CUT: &str = "...";
+    let (shown, cut) = match value.len() > most {
+        true => (&value[..most - CUT.len()], CUT),
+        false => (value, ""),
+    };
+    for byte in shown {
+        output.write_char(if (b' '..=b'~').contains(byte) { (*byte).into() } else { '?' })?;
+    }
+    output.write_str(cut)
 }
 
 /// What is wrong with a text.
@@ -123,7 +180,10 @@ impl TemplateError {
         match self {
             Self::NotPrintable(_) => "an SMTP reply is printable ASCII on one line".to_owned(),
             Self::Brace => "write {{ or }} for a brace that is no placeholder".to_owned(),
-            Self::Unknown(_) => "the placeholders are {client}, {limit}, {count}, {threshold} and {left}".to_owned(),
+            Self::Unknown(_) => {
+                let names: Vec<String> = PLACEHOLDERS.iter().map(|(name, ..)| format!("{{{name}}}")).collect();
+                format!("the placeholders are {}", names.join(", "))
+            }
         }
     }
 }
@@ -147,9 +207,30 @@ mod tests {
         let template = Template::parse("{{{client}}} {limit}: {count}/{threshold}, {left}s").unwrap();
         let mut output = BytesMut::new();
         let client = "2001:db8::1".parse().unwrap();
-        template.write(&Values { client, limit: "connections", count: 3, threshold: 2, left: 60 }, &mut output);
+        let key = &KeyPart::of_pairs([]);
+        let (request, now) = (None, 0);
+        let values = Values { client, limit: "connections", count: 3, threshold: 2, left: 60, key, request, now };
+        template.write(&values, &mut output);
         assert_eq!(output, "{2001:db8::1} connections: 3/2, 60s");
         assert!(template.longest() >= output.len());
+    }
+
+    #[test]
+    fn keys_and_times_are_told_in_printable_characters_of_a_bounded_number() {
+        let write = |text: &str, login: &str| {
+            let (mut output, key) = (BytesMut::new(), KeyPart::of_pairs([("sasl_username", login)]));
+            let client = [192, 0, 2, 1].into();
+            let (request, now) = (None, 1_795_716_000);
+            let values = Values { client, limit: "x", count: 3, threshold: 2, left: 3600, key: &key, request, now };
+            Template::parse(text).unwrap().write(&values, &mut output);
+            assert!(output.len() <= Template::parse(text).unwrap().longest());
+            String::from_utf8(output.to_vec()).unwrap()
+        };
+        assert_eq!(write("{key}", "joe%20doe@example.org"), "login joe doe@example.org");
+        assert_eq!(write("{key}", "j%c3%bcrgen%0d%0a"), "login j??rgen??");
+        assert_eq!(write("{key}", &"x".repeat(300)), format!("login {}...", "x".repeat(91)));
+        assert_eq!(write("until {until}", "joe"), "until 2026-11-26 19:00 UTC");
+        assert_eq!(write("<{sender}>", "joe"), "<>");
     }
 
     #[test]

@@ -199,25 +199,27 @@ where
         if rules.store.waits() {
             return false;
         }
-        let answer = decide_at_once(self.service, &rules, &mut self.session, request, Now::read());
-        answer.map(|answer| self.state.answer(answer)).is_some()
+        let now = Now::read();
+        let answer = decide_at_once(self.service, &rules, &mut self.session, request, now);
+        answer.map(|answer| self.state.answer(answer, request, now)).is_some()
     }
 
     async fn answer_later(&mut self, request: Request) {
         // A request keeps the rules it began with; between requests nothing keeps old ones alive.
         let rules = self.service.rules.load_full();
-        let answer = decide(self.service, &rules, &mut self.session, &request, Now::read()).await;
-        self.state.answer(answer);
+        let now = Now::read();
+        let answer = decide(self.service, &rules, &mut self.session, &request, now).await;
+        self.state.answer(answer, &request, now);
     }
 }
 
 impl ConnectionState {
     /// Has an answer ready, and notes how long to wait before it is sent.
-    fn answer(&mut self, (verdict, permit): Answer<'_>) {
+    fn answer(&mut self, (verdict, permit): Answer<'_>, request: &Request, now: Now) {
         let reply = match &verdict {
             Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
             Verdict::Defer => Reply::Defer,
-            Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values()),
+            Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values(request, now)),
         };
         io::make_room(&mut self.output);
         ReplyEncoder.encode(reply, &mut self.output).expect("a reply is written to memory");

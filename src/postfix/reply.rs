@@ -45,13 +45,16 @@ impl Encoder<Reply<'_>> for ReplyEncoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::key::KeyPart;
 
     #[test]
     fn a_pass_is_dunno_and_a_refusal_is_the_action_filled_in() {
         let mut output = BytesMut::new();
         ReplyEncoder.encode(Reply::Dunno, &mut output).unwrap();
         let action = Action::new("DEFER_IF_PERMIT", "{client} has {count} of {threshold}", "4.7.0", &[]).unwrap();
-        let values = Values { client: [192, 0, 2, 1].into(), limit: "connections", count: 11, threshold: 10, left: 7 };
+        let (client, key) = ([192, 0, 2, 1].into(), &KeyPart::client([192, 0, 2, 1].into(), 32, 64));
+        let (limit, request, now) = ("connections", None, 0);
+        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, now };
         ReplyEncoder.encode(Reply::Refuse(&action, values), &mut output).unwrap();
         assert_eq!(output, "action=DUNNO\n\naction=DEFER_IF_PERMIT 4.7.0 192.0.2.1 has 11 of 10\n\n");
     }

@@ -29,6 +29,10 @@ fn the_filter_matches_refused_clients_and_no_others() {
     }
 
     let mut file: String = lines.iter().map(|line| in_a_file("connshaper", line)).collect();
+    // What a login has sent too much of is no fault of the address that it came from.
+    login_over(&format!("{syslog}action = \"REJECT\""), "203.0.113.4", &log);
+    file +=
+        &log.with(" REFUSED client=203.0.113.4 ").iter().map(|line| in_a_file("connshaper", line)).collect::<String>();
     // A line of another program that contains text of a client.
     let refused = log.wait_for(" REFUSED ").replace(": REFUSED client=198.51.100.1 ", ": REFUSED client=203.0.113.3 ");
     file += &in_a_file("postfix/smtpd", &format!("<22>postfix/smtpd[1]: improper command from unknown: {refused}"));
@@ -59,7 +63,7 @@ fn fail2ban_starts_with_the_jail_and_its_filter() {
         };
         client("-t");
         let commands = client("-d");
-        for command in ["'maxretry', 1]", "'addfailregex', '^REFUSED client=<ADDR> .*", "['start', 'connshaper']"] {
+        for command in ["'maxretry', 1]", "'addfailregex', '^REFUSED client=<ADDR> key=", "['start', 'connshaper']"] {
             assert!(commands.contains(command), "{command} in {commands}");
         }
         let source = if name == "syslog" { log.to_str().unwrap() } else { "_SYSTEMD_UNIT=connshaper.service" };
@@ -78,6 +82,20 @@ fn refuse(config: &str, clients: &[String], log: &Lines) {
         }
         log.wait_for_more(&format!(" REFUSED client={client} "), seen);
     }
+}
+
+/// Makes a daemon refuse a login.
+fn login_over(config: &str, client: &str, log: &Lines) {
+    let limit = "[limit.users]\nthreshold = 1\ncount = \"messages\"\nper = \"sasl_username\"";
+    let daemon = Daemon::start(&format!("{}\n{limit}", config.replace("threshold = 1", "threshold = 9")));
+    for message in 1..=2 {
+        let (client, port) = (format!("client_address={client}"), format!("client_port={message}"));
+        let instance = format!("instance={message}.1.0");
+        let port_of_server = "server_port=587";
+        let asked = ["protocol_state=RCPT", &client, &port, port_of_server, &instance, "sasl_username=joe"];
+        Policy::connect(daemon.endpoint()).ask(&asked);
+    }
+    log.wait_for(&format!(" REFUSED client={client} key=\"sasl_username=joe\" limit=users "));
 }
 
 /// Makes a daemon without its store defer a client.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use connshaper::cli::check;
 use connshaper::config::{Config, ConfigError, KEYS, Loaded};
 use connshaper::net::netblock_table::NetblockTable;
+use connshaper::policy::action::Values;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::conditions::{Condition, Pattern, Test};
 use connshaper::policy::door::Door;
@@ -186,6 +187,12 @@ fn the_default_text_names_what_exceeded_the_limit() {
     };
     assert_eq!(told(""), "Too many messages from {client}, try again in {left} seconds");
     assert_eq!(told("text = \"Slow down\""), "Slow down");
+    let per = |per: &str| {
+        let object = checked(&format!("[limit.x]\nthreshold = 1\ncount = \"recipients\"\nper = {per}"));
+        object["limits"][1]["text"].as_str().unwrap().to_owned()
+    };
+    assert_eq!(per("\"sasl_username\""), "Too many recipients from {key}, try again in {left} seconds");
+    assert_eq!(per("\"recipient_domain\""), "Too many recipients for {key}, try again in {left} seconds");
 }
 
 #[test]
@@ -286,7 +293,8 @@ fn blacklist_action_refuses_delays_or_gives_an_action() {
         let blacklist = right(text).policy.blacklist;
         let mut told = bytes::BytesMut::new();
         let client = "192.0.2.1".parse().unwrap();
-        let values = connshaper::policy::action::Values { client, limit: "blacklist", count: 0, threshold: 0, left: 0 };
+        let (key, request) = (&KeyPart::client(client, 32, 64), None);
+        let values = Values { client, limit: "blacklist", count: 0, threshold: 0, left: 0, key, request, now: 0 };
         blacklist.action.write(&values, &mut told);
         (String::from_utf8(told.to_vec()).unwrap(), blacklist.delay, blacklist.max_concurrent)
     };

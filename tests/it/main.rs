@@ -2,6 +2,7 @@
 
 mod support;
 
+mod accounts;
 mod advise;
 mod advise_cases;
 mod advise_forms;

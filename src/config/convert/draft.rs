@@ -13,6 +13,7 @@ use super::super::effective::{spelled, spelled_key};
 use super::super::keys::{self, KEYS, KeyScope};
 use super::super::{Loaded, resolve};
 use super::{Conversion, Kind, Outcome, Remark};
+use crate::policy::key::{KeyField, KeySpec};
 use crate::policy::limit::{self, CountKind};
 
 pub(super) struct Draft {
@@ -125,6 +126,17 @@ impl LimitDraft {
             .iter()
             .find(|(known, _)| Some(*known) == word)
             .map_or(CountKind::Connections, |(_, kind)| *kind)
+    }
+
+    /// What has a counter of its own.
+    fn per(&self) -> KeySpec {
+        let words: Vec<&str> = match self.value("per") {
+            None => return KeySpec::client(),
+            Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).collect(),
+            Some(word) => word.as_str().into_iter().collect(),
+        };
+        let field = |word: &&str| KeyField::WORDS.iter().find(|(known, _)| known == word).map(|(_, field)| *field);
+        KeySpec(words.iter().filter_map(field).collect())
     }
 }
 
@@ -318,7 +330,7 @@ impl Draft {
         // An action with a text of its own needs none.
         let whole = limit.value("action").and_then(Value::as_str).is_some_and(|action| action.contains(' '));
         let set = set.filter(|key| !(whole && ["text", "enhanced_status_code"].contains(&key.name)));
-        let default = |key: &keys::ConfigKey| match resolve::reply::default_text(limit.counts()) {
+        let default = |key: &keys::ConfigKey| match resolve::reply::default_text(limit.counts(), &limit.per()) {
             Some(text) if key.name == "text" => Some(Value::from(text)),
             _ => key.default.and_then(|default| default.parse::<Value>().ok()),
         };

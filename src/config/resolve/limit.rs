@@ -56,9 +56,9 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
     let exptime = seconds(s.get("exptime"));
     let ban = ban(s);
     let longest = exptime.max(ban.map_or(0, |ban| ban.max));
-    let (action, stress_action) = reply::actions(s, counts, &program.classes);
     let log_only = s.get::<bool>("log_only") || program.log_only;
     let per = per(s, door);
+    let (action, stress_action) = reply::actions(s, counts, &per, &program.classes);
     let ban_doors = ban_doors(s, door, &per);
     Limit {
         id: 0,

@@ -116,11 +116,11 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
     lint::check_equal_limits(&config, &spans, s.diagnostics);
     let limits = named.iter().zip(&config.policy.limits[1..]).map(|((name, _, s), limit)| EffectiveLimit {
         name: (*name).to_owned(),
-        settings: EffectiveSetting::all(s, limit.counts),
+        settings: EffectiveSetting::all(s, limit),
     });
     let effective = Effective {
         limits: limits.collect(),
-        settings: EffectiveSetting::all(s, config.top().counts),
+        settings: EffectiveSetting::all(s, config.top()),
         included: s.diagnostics.source.included(),
     };
     (Loaded { config, effective }, list_errors)

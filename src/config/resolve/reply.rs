@@ -6,12 +6,19 @@ use super::super::settings::TableSettings;
 use super::limit::{self, Timeouts};
 use crate::policy::Blacklist;
 use crate::policy::action::{Action, ActionError, BLACKLIST_STATUS, Part};
+use crate::policy::key::KeySpec;
 use crate::policy::limit::CountKind;
 
-/// The default of `text` where it is not the one of the key: it names what is counted.
-pub(in crate::config) fn default_text(counts: CountKind) -> Option<String> {
+/// The default of `text` where it is not the one of the key: it names what is counted, and by what.
+pub(in crate::config) fn default_text(counts: CountKind, per: &KeySpec) -> Option<String> {
+    let whose = match per.is_client() {
+        true => "from {client}",
+        false if per.is_of_recipient() => "for {key}",
+        false => "from {key}",
+    };
     let what = match counts {
-        CountKind::Connections => return None,
+        CountKind::Connections if per.is_client() => return None,
+        CountKind::Connections => "many connections",
         CountKind::Messages => "many messages",
         CountKind::Recipients => "many recipients",
         CountKind::Bytes => "much mail",
@@ -20,12 +27,17 @@ pub(in crate::config) fn default_text(counts: CountKind) -> Option<String> {
         CountKind::FailedLogins => "many failed logins",
         CountKind::FailedPasswords => "many wrong passwords",
     };
-    Some(format!("Too {what} from {{client}}, try again in {{left}} seconds"))
+    Some(format!("Too {what} {whose}, try again in {{left}} seconds"))
 }
 
 /// A limit's action, and the one under stress.
-pub(super) fn actions(s: &TableSettings, counts: CountKind, classes: &[String]) -> (Action, Option<Action>) {
-    let default = default_text(counts).filter(|_| s.origin("text") == Origin::Default);
+pub(super) fn actions(
+    s: &TableSettings,
+    counts: CountKind,
+    per: &KeySpec,
+    classes: &[String],
+) -> (Action, Option<Action>) {
+    let default = default_text(counts, per).filter(|_| s.origin("text") == Origin::Default);
     let text: String = default.unwrap_or_else(|| s.get("text"));
     let code: String = s.get("enhanced_status_code");
     let status = s.get::<u16>("status");

@@ -1,0 +1,182 @@
+//! What this process knows of keys by name: who they are, what was counted last, and since when they are over.
+//!
+//! The table of counts keeps keys that are no addresses as hashes. Here they are with their names, those that were
+//! counted lately: so they can be listed, and found by a part of theirs. Clients are here once they were over a limit.
+
+use std::net::IpAddr;
+use std::sync::Mutex;
+
+use tokio::task::yield_now;
+
+use crate::engine::service::Rules;
+use crate::engine::target::{Target, TargetCounter, has_parts};
+use crate::net::clock::Now;
+use crate::net::recent_map::RecentMap;
+use crate::net::{lock, secret};
+use crate::policy::checks::{CheckState, LimitCheck};
+use crate::policy::key::KeyPart;
+use crate::policy::limit::{LimitId, Window};
+use crate::policy::{Counter, Decision, Limit, LimitChecks};
+
+/// Keys that are known by name at once, in some 20 MB. Of more, those are forgotten that were counted longest ago;
+/// their counts stay.
+pub const MAX_ACCOUNTS: usize = 65_536;
+
+/// Clients over a limit that are known at once.
+const MAX_CLIENTS: usize = 16_384;
+
+/// Parts with a lock of their own.
+const SHARDS: usize = 16;
+
+/// The most keys that one command acts on.
+pub const MAX_FOUND: usize = 1000;
+
+/// One key of one limit.
+#[derive(Clone, Debug)]
+pub struct Account {
+    pub limit: LimitId,
+    pub part: KeyPart,
+    /// Hits in the window, at the last one.
+    pub count: u32,
+    /// What was allowed then.
+    pub threshold: u32,
+    /// When its window began, in seconds since the Unix epoch.
+    pub began: u64,
+    /// When its window ends, in milliseconds of the monotonic clock.
+    pub ends: u64,
+    /// When it went over in this window, in seconds since the Unix epoch.
+    pub over_since: Option<u64>,
+    /// Hits over the threshold in this window.
+    pub over: u32,
+    /// The client of its last hit.
+    pub client: Option<IpAddr>,
+}
+
+impl Account {
+    fn new(limit: &Limit, part: &KeyPart) -> Self {
+        let (limit, part) = (limit.id, part.clone());
+        let (count, threshold, began, ends, over) = (0, 0, 0, 0, 0);
+        Self { limit, part, count, threshold, began, ends, over_since: None, over, client: None }
+    }
+
+    fn hit(&mut self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) {
+        let exptime = u64::from(check.limit.exptime);
+        // A window that slides ends when nothing of it is left.
+        let left = if check.limit.window == Window::Fixed { hit.left.into() } else { exptime };
+        if self.ends <= now.monotonic {
+            self.began = (now.unix() + left).saturating_sub(exptime);
+            (self.over_since, self.over) = (None, 0);
+        }
+        self.ends = now.monotonic + left * 1000;
+        (self.count, self.threshold, self.client) = (hit.count, check.threshold, Some(client));
+        if hit.count > check.threshold {
+            self.over_since.get_or_insert(now.unix());
+            self.over = self.over.saturating_add(1);
+        }
+    }
+}
+
+type Known<const MOST: usize> = Mutex<RecentMap<Option<Account>, MOST>>;
+
+/// All of them.
+#[derive(Debug, Default)]
+pub struct Accounts {
+    named: [Known<{ MAX_ACCOUNTS / SHARDS }>; SHARDS],
+    clients: [Known<{ MAX_CLIENTS / SHARDS }>; SHARDS],
+}
+
+impl Accounts {
+    /// Notes what was counted for a request. Costs nothing for clients within their limits.
+    pub fn note(&self, checks: &LimitChecks<'_>, decision: &Decision<'_>, now: Now) {
+        for (check, hit) in checks.checks.iter().zip(decision.hits()) {
+            let Some(hit) = hit else { continue };
+            let is_client = matches!(check.part, KeyPart::Client { .. });
+            if is_client && hit.count <= check.threshold || !matches!(check.state, CheckState::ToCount { .. }) {
+                continue;
+            }
+            let key = key(check.limit.id, &check.part);
+            let note = |known: &mut Option<Account>| {
+                let account = known.get_or_insert_with(|| Account::new(check.limit, &check.part));
+                account.hit(check, hit, checks.client, now);
+            };
+            match is_client {
+                true => note(lock(shard(&self.clients, key)).touch(key)),
+                false => note(lock(shard(&self.named, key)).touch(key)),
+            }
+        }
+    }
+
+    /// What is known of a key, if its window still runs.
+    pub fn find(&self, limit: LimitId, part: &KeyPart, now: Now) -> Option<Account> {
+        let key = key(limit, part);
+        let known = match part {
+            KeyPart::Client { .. } => lock(shard(&self.clients, key)).get(key).cloned(),
+            KeyPart::Text(_) => lock(shard(&self.named, key)).get(key).cloned(),
+        };
+        known.flatten().filter(|account| account.ends > now.monotonic)
+    }
+
+    /// Forgets a key.
+    pub fn forget(&self, limit: LimitId, part: &KeyPart) {
+        let key = key(limit, part);
+        match part {
+            KeyPart::Client { .. } => lock(shard(&self.clients, key)).forget(key),
+            KeyPart::Text(_) => lock(shard(&self.named, key)).forget(key),
+        }
+    }
+
+    /// Shows every key whose window still runs; requests get their turn in between.
+    pub async fn each(&self, now: Now, mut show: impl FnMut(&Account)) {
+        let mut show = |known: &Option<Account>| {
+            known.iter().filter(|account| account.ends > now.monotonic).for_each(&mut show);
+        };
+        for at in 0..SHARDS {
+            lock(&self.named[at]).iter().for_each(|(_, known)| show(known));
+            lock(&self.clients[at]).iter().for_each(|(_, known)| show(known));
+            yield_now().await;
+        }
+    }
+
+    /// The counters of a target that are found by a part of their key, and how many more there are.
+    async fn found<'p>(&self, rules: &'p Rules, target: &KeyPart, now: Now) -> (Vec<TargetCounter<'p>>, usize) {
+        let (mut found, mut more) = (Vec::new(), 0);
+        self.each(now, |account| {
+            if !has_parts(&account.part, target) {
+                return;
+            }
+            let limit = rules.policy.limits().iter().find(|limit| limit.id == account.limit);
+            match limit {
+                Some(limit) if found.len() < MAX_FOUND => {
+                    let (part, threshold) = (account.part.clone(), account.threshold);
+                    found.push(TargetCounter { limit, part, threshold });
+                }
+                Some(_) => more += 1,
+                None => {}
+            }
+        })
+        .await;
+        (found, more)
+    }
+
+    /// Everything that has counters for a target: what the limits make of it, in their order, and keys that it is a
+    /// part of, as far as this process knows them. Also says how many more of those there are.
+    pub async fn counted<'p>(&self, rules: &'p Rules, target: &Target, now: Now) -> (Vec<TargetCounter<'p>>, usize) {
+        let mut counted = rules.policy.counted(target);
+        let Target::Key(text) = target else { return (counted, 0) };
+        let (found, more) = self.found(rules, &KeyPart::Text(text.as_str().into()), now).await;
+        for one in found {
+            if !counted.iter().any(|known| (known.limit.id, &known.part) == (one.limit.id, &one.part)) {
+                counted.push(one);
+            }
+        }
+        (counted, more)
+    }
+}
+
+fn key(limit: LimitId, part: &KeyPart) -> u64 {
+    secret::hash((limit, part))
+}
+
+fn shard<T>(shards: &[T; SHARDS], key: u64) -> &T {
+    &shards[(key >> 32) as usize % SHARDS]
+}

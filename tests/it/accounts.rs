@@ -1,0 +1,155 @@
+//! Logins, senders and domains as administrators name them: what is logged of them, and what commands do about them.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Dir, Memcached, Policy, command};
+
+/// A daemon with a control socket.
+struct Host {
+    daemon: Daemon,
+    socket: PathBuf,
+    _dir: Dir,
+}
+
+/// Limits by login, by sender, and by a login and the domain it sends from.
+const LIMITS: &str = "
+    [limit.users]
+    threshold = 2
+    count = \"recipients\"
+    per = \"sasl_username\"
+    match = { sasl_username = true }
+    [limit.senders]
+    threshold = 2
+    count = \"recipients\"
+    per = \"sender\"
+    [limit.pairs]
+    threshold = 2
+    count = \"messages\"
+    per = [\"sasl_username\", \"sender_domain\"]
+    match = { sasl_username = true }
+    ";
+
+/// Every session has a port of its own.
+static PORTS: AtomicU16 = AtomicU16::new(0);
+
+impl Host {
+    fn start(config: &str) -> Self {
+        let dir = Dir::new();
+        let socket = dir.join("control");
+        let daemon =
+            Daemon::start(&format!("control_socket = {:?}\nthreshold = 1000\n{config}", socket.to_str().unwrap()));
+        Self { daemon, socket, _dir: dir }
+    }
+
+    /// Runs a command of the program; returns its output and exit code.
+    fn say(&self, words: &[&str]) -> (String, i32) {
+        let output = command().args(words).arg("--socket").arg(&self.socket).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+        (text, output.status.code().unwrap())
+    }
+
+    /// Runs a command with `--json`, which must succeed, and returns its answer.
+    fn ask(&self, words: &[&str]) -> Value {
+        let (text, _) = self.say(&[words, &["--json"]].concat());
+        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"));
+        assert_eq!(answer["ok"], json!(true), "{words:?}: {answer:#}");
+        answer
+    }
+
+    /// Messages of a login with one recipient each, each in a session of its own: the answer to the last.
+    fn mails(&self, login: &str, sender: &str, number: u32) -> String {
+        let mut answer = String::new();
+        for message in 0..number {
+            let port = format!("client_port={}", 2000 + PORTS.fetch_add(1, Ordering::Relaxed));
+            let (login, sender) = (format!("sasl_username={login}"), format!("sender={sender}"));
+            let (state, client) = ("protocol_state=RCPT", "client_address=198.51.100.7");
+            let mut session = Policy::connect(self.daemon.endpoint());
+            let instance = format!("instance=1.{message}.0");
+            answer = session.ask(&[state, client, &port, &login, &sender, &instance, "recipient=a@example.net"]);
+        }
+        answer
+    }
+}
+
+#[test]
+fn a_long_key_is_named_in_clear_by_log_answer_and_commands() {
+    let sender = format!("Joe.{}@{}.example.com", "x".repeat(58), "d".repeat(60));
+    let memcached = Memcached::start();
+    for store in [String::new(), format!("memcached_server = \"{}\"", memcached.server())] {
+        let host = Host::start(&format!("{store}{LIMITS}"));
+        let answer = host.mails("", &sender, 3);
+        let told = "DEFER_IF_PERMIT 4.7.0 Too many recipients from sender joe.xxxxxxx";
+        assert!(answer.starts_with(told) && answer.contains("...,"), "{answer}");
+        let line = host.daemon.lines().wait_for("REFUSED ");
+        let key = format!("sender={}", sender.to_lowercase());
+        assert!(line.contains(&format!(" key=\"{key}\" limit=senders ")), "{line}");
+        for target in [vec!["sender", &sender], vec![key.as_str()]] {
+            let shown = host.ask(&[&["show"], &target[..]].concat());
+            let counter = &shown["counters"][0];
+            assert_eq!((&counter["key"], &counter["count"]), (&json!(key), &json!(3)), "{shown:#}");
+        }
+        assert_eq!(host.ask(&["reset", &key])["keys"], 1);
+        assert_eq!(host.mails("", &sender, 1), "DUNNO");
+    }
+}
+
+#[test]
+fn texts_name_what_the_limit_counts_by() {
+    let text = "text = \"<{sasl_username}> {sender} until {until}\"";
+    let host = Host::start(&LIMITS.replace("[limit.pairs]", &format!("{text}\n[limit.pairs]")));
+    let over = host.mails("Joe@example.com", "x@example.org", 3);
+    assert!(over.starts_with("DEFER_IF_PERMIT 4.7.0 Too many recipients from login joe@example.com, try "), "{over}");
+    let over = host.mails("", "y@example.org", 3);
+    let told = over.strip_prefix("DEFER_IF_PERMIT 4.7.0 <> y@example.org until 20");
+    assert!(told.is_some_and(|told| told.ends_with(" UTC")), "{over}");
+    let (explained, _) =
+        host.say(&["explain", "192.0.2.1", "sender=y@example.org", "protocol_state=RCPT", "instance=1.2.0"]);
+    assert!(explained.contains("<> y@example.org until 20"), "{explained}");
+}
+
+#[test]
+fn a_reset_acts_on_every_counter_of_a_login_however_it_is_written() {
+    let logins =
+        ["joe@example.com", "DOMAIN\\joe", "joe doe", "jürgen@example.com", "a=b,c=d@example.com", "x;$(reboot)'y"];
+    let memcached = Memcached::start();
+    for store in [String::new(), format!("memcached_server = \"{}\"", memcached.server())] {
+        let host = Host::start(&format!("{store}{LIMITS}"));
+        for login in logins {
+            assert_ne!(host.mails(login, "x@example.org", 3), "DUNNO");
+            let answer = host.ask(&["reset", "login", login]);
+            let reset = answer["counters"].as_array().unwrap();
+            let limits: Vec<_> = reset.iter().map(|one| one["limit"].as_str().unwrap()).collect();
+            assert_eq!((limits, &answer["keys"]), (vec!["users", "pairs"], &json!(2)), "{answer:#}");
+            assert_eq!(reset[0]["count"], 3);
+            assert_eq!(host.ask(&["reset", "sender", "X@example.org"])["keys"], 1);
+            assert_eq!(host.mails(login, "x@example.org", 2), "DUNNO", "{login}");
+            for target in
+                [format!("sasl_username={}", login.to_ascii_uppercase()), reset[0]["key"].as_str().unwrap().into()]
+            {
+                assert_eq!(host.ask(&["show", &target])["counters"].as_array().unwrap().len(), 2, "{target}");
+            }
+            assert_eq!(host.ask(&["reset", "sender_domain=@Example.org"])["keys"], 1, "the pair");
+            host.ask(&["reset", "sender", "x@example.org"]);
+        }
+    }
+}
+
+#[test]
+fn a_reset_says_what_was_there_and_what_was_not() {
+    let host = Host::start(LIMITS);
+    let (said, code) = host.say(&["reset", "login", "nobody@example.com"]);
+    assert_eq!(code, 0);
+    assert_eq!(said, "nothing was counted for sasl_username=nobody@example.com\n".replace("sasl_username", "login"));
+    host.mails("joe", "bounce=joe=example.com@list.example", 3);
+    let (said, _) = host.say(&["reset", "sender=bounce=joe=example.com@list.example"]);
+    let key = "sender=bounce%3djoe%3dexample.com@list.example";
+    assert!(said.starts_with(&format!("{key}: keys reset: 1, ")), "{said}");
+    assert!(said.contains(&format!("  limit senders: {key} was at 3 of 2\n")), "{said}");
+    let (said, _) = host.say(&["reset", "recipient=a@example.net"]);
+    assert!(said.contains("nothing was counted for recipient=a@example.net\nnote: no limit counts by"), "{said}");
+    let (said, code) = host.say(&["reset", "nobody"]);
+    assert!(said.contains("sasl_username=joe@example.org") && code == 64, "{said}");
+}
