@@ -30,7 +30,7 @@ mod simulation;
 mod site;
 mod smtp;
 mod spool;
-pub mod sqlite;
+mod sqlite;
 pub mod traffic;
 
 pub use daemon::{Daemon, command, install};

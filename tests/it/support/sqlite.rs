@@ -76,7 +76,7 @@ impl Drop for SqliteLock {
 }
 
 /// What the sqlite3 shell says to a statement about a file.
-pub fn say(file: &Path, statement: impl Display) -> String {
+fn say(file: &Path, statement: impl Display) -> String {
     let mut command = Command::new("sqlite3");
     // The daemon writes too.
     command.args(["-batch", "-cmd", ".timeout 10000"]).arg(file).arg(statement.to_string());
