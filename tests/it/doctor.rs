@@ -5,7 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 
 use serde_json::Value;
 
-use crate::support::{self, Daemon, Dir, Memcached, Policy, Port, Postfix, Sqlite, command};
+use crate::support::redis::RIGHTS_WITHOUT_EVAL;
+use crate::support::{self, Daemon, Dir, Memcached, Policy, Port, Postfix, Redis, Sentinel, Sqlite, command};
 
 /// The findings of doctor for a main.cf, with its exit code.
 fn examined(main_cf: &str, config: &str, dir: &Dir) -> (Vec<String>, i32) {
@@ -198,4 +199,37 @@ fn doctor_examines_the_file_of_counts() {
     assert!(code == 1 && has(&findings, &format!("wrong: {directory}/none/counts.db is not used")), "{findings:#?}");
     let (findings, _) = examined("", &format!("{config}max_clients = 1000000000"), sqlite.dir());
     assert!(has(&findings, &format!("doubtful: {directory} has ")), "{findings:#?}");
+}
+
+#[test]
+fn doctor_asks_redis_whether_it_can_count_and_keeps_counts() {
+    let dir = Dir::new();
+    let of = |config: &str| examined("", config, &dir).0;
+    let redis = Redis::start();
+    let findings = of(&redis.config());
+    assert!(has(&findings, &format!("right: Redis at redis://127.0.0.1:{}/0 is ", redis.port())), "{findings:#?}");
+    assert!(!findings.iter().any(|finding| finding.contains("maxmemory")), "{findings:#?}");
+    redis.say(&["CONFIG", "SET", "maxmemory", "100mb"]);
+    redis.say(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    let findings = of(&redis.config());
+    assert!(findings.iter().any(|finding| finding.contains("maxmemory-policy is allkeys-lru")), "{findings:#?}");
+    let findings = of(&Redis::with_rights(RIGHTS_WITHOUT_EVAL).config());
+    assert!(findings.iter().any(|finding| finding.contains("allows no scripts")), "{findings:#?}");
+    let findings = of(&Redis::with_rights("+get").config());
+    assert!(findings.iter().any(|finding| finding.starts_with("wrong: Redis at") && finding.contains("NOPERM")));
+    let findings = of("redis_server = \"redis://127.0.0.1:1\"\n");
+    assert!(has(&findings, "wrong: Redis at redis://127.0.0.1:1/0 cannot be used: "), "{findings:#?}");
+    let sentinel = Sentinel::start();
+    let findings = of(&sentinel.config());
+    assert!(has(&findings, "right: the master mymaster is redis://127.0.0.1:"), "{findings:#?}");
+}
+
+#[test]
+fn doctor_says_that_memcached_removes_counts() {
+    let (dir, memcached) = (Dir::new(), Memcached::start());
+    memcached.store(200_000);
+    let findings = examined("", &format!("memcached_server = \"{}\"\n", memcached.server()), &dir).0;
+    let evicts =
+        |finding: &String| finding.starts_with("doubtful: memcached at ") && finding.contains("of which it has 8 MB");
+    assert!(findings.iter().any(evicts), "{findings:#?}");
 }

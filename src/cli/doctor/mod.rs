@@ -5,12 +5,11 @@
 
 mod layout;
 pub mod postfix;
+mod redis;
 mod sqlite;
 
 use std::io::{self, Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
@@ -135,9 +134,9 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     }
     match &config.store.shared {
         None => {}
-        Some(SharedStoreConfig::Memcached(settings)) => findings.extend(settings.servers.iter().map(memcached)),
+        Some(SharedStoreConfig::Memcached(settings)) => findings.extend(settings.servers.iter().flat_map(memcached)),
         Some(SharedStoreConfig::Sqlite(settings)) => findings.extend(sqlite::examine(settings)),
-        Some(SharedStoreConfig::Redis(_)) => {}
+        Some(SharedStoreConfig::Redis(settings)) => findings.extend(redis::examine(settings)),
     }
     findings.extend(daemon(config, socket));
     findings
@@ -208,48 +207,73 @@ fn may(path: &Path, user: &User, bit: u32) -> bool {
     metadata.mode() >> shift & bit != 0
 }
 
-/// Whether memcached is there, and how far away.
-fn memcached(server: &Address) -> Finding {
-    match ping(server) {
-        Ok(time) if time > FAR => not_right(
+/// Whether memcached is there, how far away, and whether it removes counts.
+fn memcached(server: &Address) -> Vec<Finding> {
+    let start = Instant::now();
+    let (time, statistics) = match statistics(server) {
+        Ok(found) => found,
+        Err(error) => {
+            return vec![not_right(
+                Assessment::Wrong,
+                format!("memcached at {server} does not answer: {error}"),
+                "start it, or correct memcached_server; on_store_failure says what happens meanwhile",
+            )];
+        }
+    };
+    let away = format!("memcached at {server} is {:.1} ms away", time.min(start.elapsed()).as_secs_f64() * 1000.0);
+    let mut findings = vec![match time > FAR {
+        true => not_right(
             Assessment::Doubtful,
-            format!("memcached at {server} is {:.1} ms away", time.as_secs_f64() * 1000.0),
+            away,
             "every first request of a session waits that long; take one that is nearer",
         ),
-        Ok(time) => right(format!("memcached at {server} is {:.1} ms away", time.as_secs_f64() * 1000.0)),
-        Err(error) => not_right(
-            Assessment::Wrong,
-            format!("memcached at {server} does not answer: {error}"),
-            "start it, or correct memcached_server; on_store_failure says what happens meanwhile",
-        ),
+        false => right(away),
+    }];
+    let number = |name: &str| {
+        let value =
+            statistics.lines().find_map(|line| line.strip_prefix("STAT ")?.strip_prefix(name)?.strip_prefix(' '));
+        value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
+    };
+    let evictions = number("evictions");
+    if evictions > 0 {
+        let memory = number("limit_maxbytes") >> 20;
+        let what = format!(
+            "memcached at {server} has removed {evictions} counts for lack of memory, of which it has {memory} MB"
+        );
+        findings.push(not_right(
+            Assessment::Doubtful,
+            what,
+            "start it with a larger -m, or give connshaper one of its own",
+        ));
     }
+    findings
 }
 
-/// How long memcached takes to tell its version.
-fn ping(server: &Address) -> io::Result<Duration> {
-    fn speak(stream: &mut (impl Read + Write)) -> io::Result<Duration> {
+/// How long memcached takes to tell its version, and its statistics; a proxy has none.
+fn statistics(server: &Address) -> io::Result<(Duration, String)> {
+    fn speak(stream: &mut (impl Read + Write + ?Sized)) -> io::Result<(Duration, String)> {
         let start = Instant::now();
         stream.write_all(b"version\r\n")?;
-        let mut answer = [0; 64];
-        match stream.read(&mut answer)? {
-            length if answer[..length].starts_with(b"VERSION ") => Ok(start.elapsed()),
-            _ => Err(io::Error::other("what answers there is no memcached")),
+        let mut answer = [0; 4096];
+        let time = match stream.read(&mut answer)? {
+            length if answer[..length].starts_with(b"VERSION ") => start.elapsed(),
+            _ => return Err(io::Error::other("what answers there is no memcached")),
+        };
+        let mut statistics = Vec::new();
+        if stream.write_all(b"stats\r\n").is_ok() {
+            while statistics.len() < 1 << 16 && !statistics.ends_with(b"END\r\n") {
+                match stream.read(&mut answer) {
+                    Ok(length) if length > 0 => statistics.extend_from_slice(&answer[..length]),
+                    _ => break,
+                }
+                if statistics.starts_with(b"ERROR") {
+                    break;
+                }
+            }
         }
+        Ok((time, String::from_utf8_lossy(&statistics).into_owned()))
     }
-    match server {
-        Address::Inet { host, port } => {
-            let place = (host.as_str(), *port).to_socket_addrs()?.next();
-            let place = place.ok_or_else(|| io::Error::other("its name has no address"))?;
-            let mut stream = TcpStream::connect_timeout(&place, PATIENCE)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            speak(&mut stream)
-        }
-        Address::Unix(path) => {
-            let mut stream = UnixStream::connect(path)?;
-            stream.set_read_timeout(Some(PATIENCE))?;
-            speak(&mut stream)
-        }
-    }
+    speak(&mut *server.dial(PATIENCE)?)
 }
 
 /// What the daemon itself warns of.
