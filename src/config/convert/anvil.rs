@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use toml::Value as Toml;
 
+use super::super::name;
 use super::Refused;
 use super::draft::{Draft, LimitDraft};
 
@@ -135,7 +136,8 @@ fn exceptions(find: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft
     draft.set(Some(line), "whitelist", Vec::<Toml>::new(), "smtpd_client_event_limit_exceptions");
     for word in list.split([',', ' ', '\t']).filter(|word| !word.is_empty()) {
         let plain = word.replace(['[', ']'], "");
-        match plain.parse::<ipnet::IpNet>().is_ok() || plain.parse::<std::net::IpAddr>().is_ok() {
+        let address = plain.parse::<ipnet::IpNet>().is_ok() || plain.parse::<std::net::IpAddr>().is_ok();
+        match address || matches!(name::parse(&plain), Some(Ok(_))) {
             true => {
                 draft.push(Some(line), "whitelist", plain.as_str(), "");
                 draft.carried(line, format!("whitelist has {plain}"));
@@ -143,7 +145,10 @@ fn exceptions(find: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft
             false if word == "$mynetworks" => {
                 draft.differs(line, "$mynetworks: have permit_mynetworks before check_policy_service in main.cf");
             }
-            false => draft.missing(line, format!("{word}: the whitelist has addresses and netblocks")),
+            false => draft.missing(
+                line,
+                format!("{word}: the whitelist has addresses, netblocks and names; a file of them is whitelist_file"),
+            ),
         }
     }
 }

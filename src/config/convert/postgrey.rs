@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use toml::Value as Toml;
 
+use super::super::name;
 use super::super::resolve::conditions;
 use super::Refused;
 use super::draft::Draft;
@@ -22,30 +23,37 @@ fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
 }
 
 pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
-    let mut conditions: [(&str, Vec<Toml>); 2] = [("client_name", Vec::new()), ("recipient", Vec::new())];
     let of_recipients = entries(text).any(|(_, entry)| !entry.starts_with('/') && entry.contains('@'));
+    let mut recipients: Vec<Toml> = Vec::new();
     for (line, entry) in entries(text) {
-        if let Some(net) = netblock(entry).filter(|_| !of_recipients) {
-            draft.push(Some(line), "whitelist", net.to_string(), "");
-            draft.carried(line, format!("whitelist has {net}"));
+        let expression = entry.strip_prefix('/').and_then(|entry| entry.strip_suffix('/'));
+        if of_recipients {
+            let expression = expression.map_or_else(|| of_recipient(entry), str::to_owned);
+            match conditions::compile(&expression) {
+                Ok(_) => {
+                    recipients.push(format!("/{expression}/").into());
+                    draft.carried(line, format!("unless.recipient has {entry}"));
+                }
+                Err(why) => draft.missing(line, format!("{entry}: {why}")),
+            }
             continue;
         }
-        let expression = match (entry.strip_prefix('/').and_then(|entry| entry.strip_suffix('/')), of_recipients) {
-            (Some(expression), _) => expression.to_owned(),
-            (None, true) => of_recipient(entry),
-            (None, false) => format!("(^|[.]){}$", escaped(entry)),
+        // A name stands for all below it too.
+        let client = match (netblock(entry), expression) {
+            (Some(net), _) => net.to_string(),
+            (None, Some(_)) => entry.to_owned(),
+            (None, None) => format!(".{}", entry.trim_start_matches('.')),
         };
-        if let Err(why) = conditions::compile(&expression) {
-            draft.missing(line, format!("{entry}: {why}"));
-            continue;
+        match name::parse(&client) {
+            Some(Err((problem, _))) => draft.missing(line, format!("{entry}: {problem}")),
+            Some(Ok(_)) | None => {
+                draft.push(Some(line), "whitelist", client.as_str(), "");
+                draft.carried(line, format!("whitelist has {client}"));
+            }
         }
-        let (attribute, list) = &mut conditions[usize::from(of_recipients)];
-        list.push(format!("/{expression}/").into());
-        draft.carried(line, format!("unless.{attribute} has {entry}"));
     }
-    let conditions = conditions.into_iter().filter(|(_, list)| !list.is_empty());
-    for (attribute, list) in conditions {
-        draft.insert(None, "unless", attribute, Toml::Array(list));
+    if !recipients.is_empty() {
+        draft.insert(None, "unless", "recipient", Toml::Array(recipients));
     }
     draft.differs(None, "the limit is connshaper's default: postgrey has none, it delays the first mail of everyone");
     Ok(())
