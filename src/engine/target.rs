@@ -220,6 +220,7 @@ impl Policy {
             let Ok(Target::Client(client)) = text.parse() else {
                 return Err(format!("limit {} counts clients, and {text:?} is no address", limit.name));
             };
+            let client = self.embedded().fold(client);
             return self
                 .of_client(limit, client)
                 .ok_or_else(|| format!("limit {} does not count {client}", limit.name));

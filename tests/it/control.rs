@@ -697,6 +697,8 @@ fn commands_take_the_address_of_a_client_behind_a_nat64_for_its_ipv4_address() {
     assert_eq!((&shown["target"], &shown["counters"][0]["count"]), (&json!("198.51.100.7"), &json!(2)));
     host.ask("reset 64:ff9b::198.51.100.7");
     assert!(passes(&host.connected("198.51.100.7", 1)));
+    host.ask("hit connections 64:ff9b::198.51.100.9");
+    assert_eq!(host.ask("show 198.51.100.9")["counters"][0]["count"], 1);
     host.ask("ban 64:ff9b::203.0.113.0/120 for 1h");
     assert!(!passes(&host.connected("203.0.113.9", 1)) && !passes(&host.connected("64:ff9b::203.0.113.9", 2)));
     assert_eq!(host.ask("unban 64:ff9b::203.0.113.0/120")["lifted"], 1);
