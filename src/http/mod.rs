@@ -53,6 +53,7 @@ fn doors(site: Arc<Site>) -> Router {
         .route("/auth", any(web::forwarded))
         .route("/auth/nginx", any(web::nginx))
         .route("/auth/envoy", any(web::envoy))
+        .route("/auth/envoy/", any(web::envoy))
         .route("/auth/envoy/{*path}", any(web::envoy))
         .route("/hit", post(actions::hit))
         .route("/check", post(actions::check))

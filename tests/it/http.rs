@@ -2,11 +2,13 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Daemon, Dir, HttpHost, PATIENCE, Port, fetch, until};
+use crate::support::{Daemon, Dir, HttpHost, PATIENCE, Policy, Port, Process, fetch, until};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -187,4 +189,19 @@ fn requests_wait_while_a_program_that_does_not_work_is_tried() {
         (answer.status == 200).then_some(answer)
     });
     assert!(answer.header("RateLimit").is_some());
+}
+
+#[test]
+fn systemd_passes_the_sockets_of_the_doors_by_name() {
+    let (policy, http, dir) = (Port::new(), Port::new(), Dir::new());
+    let config = dir.write("connshaper.toml", "[limit.all]\ndoor = \"web\"\nthreshold = 1\n");
+    let mut command = Command::new("systemd-socket-activate");
+    command.args(["-l", &policy.address().to_string(), "-l", &http.address().to_string(), "--fdname=policy:http"]);
+    command.arg(env!("CARGO_BIN_EXE_connshaper")).arg("-c").arg(config);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    let _systemd = Process::start(&mut command, Signal::SIGTERM);
+    until("a socket of systemd", || TcpStream::connect(policy.address()).ok());
+    let ask = || fetch(http.address(), None, "GET /auth HTTP/1.1\r\nX-Forwarded-For: 192.0.2.1", "").status;
+    assert_eq!([ask(), ask()], [200, 429]);
+    assert!(Policy::connect(&policy.endpoint()).connected("192.0.2.1", 1).contains("DUNNO"));
 }
