@@ -625,3 +625,15 @@ fn a_mail_to_more_than_fifty_is_refused_at_data_by_a_real_postfix() {
     assert_eq!(smtp.rcpts(51), [250; 51]);
     smtp.command("DATA").expect(450);
 }
+
+#[test]
+fn messages_may_be_counted_when_they_are_sent() {
+    on_both(&messages(2, 60, "match = { protocol_state = \"DATA\" }"), |site| {
+        for message in 0..5 {
+            assert_eq!(name(site, 0, message, 3), 3, "it is given up");
+        }
+        assert_eq!(send(site, 0, 5, 3, 0), passes(3));
+        assert_eq!(send(site, 0, 6, 3, 0), passes(3));
+        assert_eq!(send(site, 0, 7, 3, 0), (3, "over users".to_owned()));
+    });
+}
