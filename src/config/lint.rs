@@ -185,10 +185,14 @@ fn check_key(limit: &Limit, is_inherited: bool, s: &TableSettings) {
                     set `count` to \"messages\" or \"recipients\" to have all of them counted";
         s.warn("per", text);
     }
+    if limit.counts == CountKind::Clients && limit.per.0.contains(&KeyField::Client) {
+        s.warn("per", "has the client, so there is one client of each key");
+    }
     if !limit.per.may_be_left_out() {
         s.warn("count_absent", "has no effect: no client can leave out all of `per`");
     }
-    if !limit.per.0.contains(&KeyField::Client) && !is_inherited {
+    let looks_at_client = limit.per.0.contains(&KeyField::Client) || limit.counts == CountKind::Clients;
+    if !looks_at_client && !is_inherited {
         for key in ["ipv4_prefix_length", "ipv6_prefix_length"] {
             s.warn(key, "has no effect: `per` does not have the client");
         }

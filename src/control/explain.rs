@@ -13,6 +13,7 @@ use super::commands::ControlCommand;
 use super::show::{ListStatus, with_door};
 use super::text::{cell, lasting};
 use super::{Control, Problem};
+use crate::engine::distinct::leave_out_known;
 use crate::engine::preview::preview;
 use crate::engine::service::Rules;
 use crate::net::clock::Now;
@@ -194,7 +195,8 @@ impl ControlCommand for ExplainArgs {
         let mut limits = Vec::new();
         let verdict = match rules.policy.plan(&request, &record, now) {
             Plan::Done(decision) => VerdictPreview::of(&request, &decision.verdict, now),
-            Plan::Count(checks) => {
+            Plan::Count(mut checks) => {
+                leave_out_known(&rules.store, &mut checks, false, now).await;
                 let readings = preview(&rules.store, &checks, now).await;
                 limits = previews(&rules, &request, &checks, &readings, now);
                 let decision = rules.policy.judge(&checks, &readings, &record, now);

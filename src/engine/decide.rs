@@ -8,6 +8,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use crate::engine::delays::DelayPermit;
+use crate::engine::distinct::leave_out_known;
 use crate::engine::preview::retime;
 use crate::engine::report::{report, would_refuse};
 use crate::engine::service::{Rules, Service};
@@ -36,7 +37,7 @@ pub async fn decide<'r>(
         service.decisions.passed(Door::Smtp, Pass::UnknownClient);
         return (Verdict::Pass(Pass::UnknownClient), None);
     };
-    let (checks, count) = {
+    let (mut checks, count) = {
         let mut session = handle.lookup(client, request, now).await;
         let lookup = session.lookup;
         add(&service.statistics.sessions, u64::from(lookup.new));
@@ -47,9 +48,12 @@ pub async fn decide<'r>(
         match policy.plan(request, session.record(), now) {
             Plan::Done(decision) => return finish(service, rules, session, client, request, decision, now),
             Plan::Count(checks) if store.waits() => (checks, session.count()),
-            Plan::Count(checks) => {
+            Plan::Count(mut checks) => {
                 if policy.has_changed_windows(now) {
                     at_once(retime(store, &checks, now));
+                }
+                if policy.counts_clients() {
+                    at_once(leave_out_known(store, &mut checks, true, now));
                 }
                 let operations = checks.operations(now);
                 let readings = Readings::new(&operations, store.count_at_once(operations.iter().copied(), now));
@@ -61,6 +65,9 @@ pub async fn decide<'r>(
     };
     if policy.has_changed_windows(now) {
         retime(store, &checks, now).await;
+    }
+    if policy.counts_clients() {
+        leave_out_known(store, &mut checks, true, now).await;
     }
     let operations = checks.operations(now);
     let readings = Readings::new(&operations, store.count(operations.clone(), now).await);

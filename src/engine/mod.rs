@@ -5,6 +5,7 @@ pub mod bans;
 pub mod decide;
 pub mod delays;
 pub mod diagnosis;
+pub mod distinct;
 pub mod event;
 pub mod overrides;
 pub mod preview;

@@ -320,7 +320,7 @@ fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
         CountKind::Connections => Some(Scope::Session),
         _ if request.instance.is_none() => None,
         CountKind::Bytes if request.state != Stage::EndOfMessage => None,
-        CountKind::Messages | CountKind::Bytes => match limit.per.is_of_recipient() {
+        CountKind::Messages | CountKind::Bytes | CountKind::Clients => match limit.per.is_of_recipient() {
             true => Some(Scope::recipient(part.to_string().as_bytes())),
             false => Some(Scope::Message),
         },
@@ -336,7 +336,7 @@ fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
 /// Whether the limit spares some recipients, and the request does not say which it is about. Postfix names
 /// them at RCPT, and at DATA only where a message has one.
 fn is_recipient_missing(limit: &Limit, request: &Request) -> bool {
-    matches!(limit.counts, CountKind::Connections | CountKind::Messages | CountKind::Recipients)
+    matches!(limit.counts, CountKind::Connections | CountKind::Messages | CountKind::Recipients | CountKind::Clients)
         && limit.conditions.spare_some_of(Attribute::Recipient)
         && request.value(Attribute::Recipient).is_empty()
 }

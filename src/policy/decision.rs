@@ -258,6 +258,7 @@ impl<'p> Decision<'p> {
         let limit = check.limit;
         // A recipient that another limit refuses uses up nothing here, whatever happens to what is refused here.
         let released = matches!(count.scope, Scope::Recipient(_))
+            && limit.counts != CountKind::Clients
             && !matches!(outcome, LimitOutcome::Refuse(_) | LimitOutcome::Delay(_));
         if (released || !limit.count_refused)
             && let Some(refund) = Refund::of(check, count, now)

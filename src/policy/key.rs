@@ -294,6 +294,12 @@ impl KeyPart {
         Self::Text(bounded(text))
     }
 
+    /// A number that is the same for it on every host.
+    pub fn digest(&self) -> u64 {
+        let digest = Sha256::digest(self.to_string());
+        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
+
     /// A key of one attribute with a value as an administrator writes it.
     pub fn of_value(field: KeyField, value: &str) -> Self {
         Self::of_pairs([(field.word(), escaped(value).as_str())])

@@ -152,6 +152,8 @@ pub enum CountKind {
     Recipients,
     /// The size of a message, in KiB rounded up.
     Bytes,
+    /// A client that has not sent a message in the window before.
+    Clients,
     /// A request of Postfix, whatever it is about, or of a web client.
     Requests,
     /// A login, whatever comes of it.
@@ -164,12 +166,13 @@ pub enum CountKind {
 
 impl CountKind {
     /// Every one of them with its word.
-    pub const WORDS: [(&'static str, Self); 8] = [
+    pub const WORDS: [(&'static str, Self); 9] = [
         ("connections", Self::Connections),
         ("messages", Self::Messages),
         ("recipients", Self::Recipients),
         ("bytes", Self::Bytes),
         ("requests", Self::Requests),
+        ("clients", Self::Clients),
         ("logins", Self::Logins),
         ("failed_logins", Self::FailedLogins),
         ("failed_passwords", Self::FailedPasswords),

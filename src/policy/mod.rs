@@ -75,6 +75,8 @@ pub struct Policy {
     doors: [DoorLimits; Door::COUNT],
     /// Until when windows may be open that have another length than their limit, on the monotonic clock.
     windows_changed_until: u64,
+    /// Some limit counts different clients.
+    counts_clients: bool,
     /// Some limit charges them for the size of the message.
     remembers_recipients: bool,
     /// Every limit there ever was, by its name, and by that with what it counts: so counts keep their meaning over reloads.
@@ -141,6 +143,7 @@ impl Policy {
             rates: settings.lists.rates.clone(),
             blacklist: settings.blacklist.clone(),
             windows_changed_until: 0,
+            counts_clients: limits.iter().any(|limit| limit.counts == CountKind::Clients),
             remembers_recipients: limits.iter().any(Limit::charges_recipients),
             doors: Door::ALL.map(|door| DoorLimits::of(&limits, door)),
             limits,
@@ -170,6 +173,11 @@ impl Policy {
     /// Whether windows may be open that have another length than their limit.
     pub fn has_changed_windows(&self, now: Now) -> bool {
         now.monotonic < self.windows_changed_until
+    }
+
+    /// Whether some limit counts different clients.
+    pub fn counts_clients(&self) -> bool {
+        self.counts_clients
     }
 
     /// Whether sessions have to remember the recipients of a message.

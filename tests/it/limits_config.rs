@@ -642,6 +642,7 @@ fn limit_keys() -> impl Strategy<Value = String> {
         prop::sample::select(vec!["fixed", "sliding"]),
     );
     with.prop_map(|(count, per, log_only, window)| {
+        let window = if count == "clients" { "fixed" } else { window };
         format!("threshold = 3\ncount = \"{count}\"\nper = {per}\nlog_only = {log_only}\nwindow = \"{window}\"\n")
     })
 }

@@ -637,3 +637,82 @@ fn messages_may_be_counted_when_they_are_sent() {
         assert_eq!(send(site, 0, 7, 3, 0), (3, "over users".to_owned()));
     });
 }
+
+/// A limit of three different clients of a login in a minute.
+const CLIENTS: &str =
+    "threshold = 1000\n[limit.addresses]\nthreshold = 3\ncount = \"clients\"\nper = \"sasl_username\"";
+
+#[test]
+fn a_login_may_be_used_by_so_many_different_clients() {
+    let from = |site: &mut Simulation, client: u32, user: &str| {
+        site.session_with(&format!("192.0.2.{client}"), &format!("sasl_username={user}\n"))
+    };
+    on_both(CLIENTS, |site| {
+        for _ in 0..3 {
+            for client in 1..=3 {
+                assert_eq!(from(site, client, "joe"), "pass");
+            }
+        }
+        assert_eq!(from(site, 1, "ann"), "pass");
+        assert_eq!(from(site, 4, "joe"), "over addresses");
+        assert_eq!(from(site, 1, "joe"), "over addresses", "nobody knows whose the password is");
+        assert_eq!(from(site, 4, "ann"), "pass");
+        assert_eq!(site.session_with("2001:db8::1", "sasl_username=ann\n"), "pass");
+        assert_eq!(site.session_with("2001:db8::2", "sasl_username=ann\n"), "pass", "it is the same /64");
+        assert_eq!(from(site, 5, "ann"), "over addresses");
+    });
+}
+
+#[test]
+fn different_clients_are_counted_anew_in_every_window() {
+    let mut site = Simulation::new(CLIENTS);
+    let from = |site: &mut Simulation, client: u32| {
+        site.session_with(&format!("192.0.2.{client}"), "sasl_username=joe\n") == "pass"
+    };
+    assert!(from(&mut site, 1));
+    site.now = 50_000;
+    assert!(from(&mut site, 2) && from(&mut site, 3));
+    site.now = 61_000;
+    // What was seen at 50 seconds is of the window before.
+    assert!(from(&mut site, 2) && from(&mut site, 2) && from(&mut site, 4) && from(&mut site, 3));
+    site.now = 112_000;
+    assert!(from(&mut site, 2) && from(&mut site, 3));
+    assert!(!from(&mut site, 5) && !from(&mut site, 2));
+    site.now = 122_000;
+    assert!(from(&mut site, 5) && from(&mut site, 2));
+}
+
+#[test]
+fn no_number_of_clients_fills_the_store() {
+    let mut site =
+        Simulation::new(&CLIENTS.replace("threshold = 1000", "threshold = 1000\nwhitelist = [\"0.0.0.0/0\"]"));
+    for client in 0..2000_u32 {
+        site.session_with(&std::net::Ipv4Addr::from(0x0a00_0000 + client).to_string(), "sasl_username=joe\n");
+    }
+    assert_eq!(site.entries(), 1001);
+}
+
+#[test]
+fn hosts_count_different_clients_together() {
+    let memcached = Memcached::start();
+    let mut hosts = [(); 2].map(|()| Simulation::on(&memcached, CLIENTS));
+    for (host, client, expected) in
+        [(0, 1, "pass"), (1, 1, "pass"), (1, 2, "pass"), (0, 3, "pass"), (1, 3, "pass"), (1, 4, "over addresses")]
+    {
+        let answer = hosts[host].session_with(&format!("192.0.2.{client}"), "sasl_username=joe\n");
+        assert_eq!(answer, expected, "{host} {client}");
+    }
+}
+
+#[test]
+fn a_stolen_login_is_stopped_by_the_number_of_its_clients() {
+    let daemon = Daemon::start(&example());
+    let dovecot = Dovecot::start();
+    let postfix = submission(&daemon, &dovecot);
+    let codes = (1..=12).map(|host| {
+        let mut smtp = logged_in(&postfix, &format!("127.0.1.{host}"), "stolen@example.org");
+        smtp.mail().expect(250);
+        smtp.rcpt().code
+    });
+    assert_eq!(codes.collect::<Vec<u16>>(), [vec![250; 10], vec![450; 2]].concat());
+}

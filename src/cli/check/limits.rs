@@ -131,6 +131,9 @@ fn what(counts: CountKind, threshold: u32) -> String {
         (CountKind::Messages, number) => format!("send {}", counted(number as usize, "message", "messages")),
         (CountKind::Recipients, number) => format!("name {}", counted(number as usize, "recipient", "recipients")),
         (CountKind::Requests, number) => format!("cause {}", counted(number as usize, "request", "requests")),
+        (CountKind::Clients, number) => {
+            format!("have {}", counted(number as usize, "different client", "different clients"))
+        }
         (CountKind::Bytes, kib) => format!("send {}", units::size_words(kib)),
         (CountKind::Logins, number) => format!("log in {}", counted(number as usize, "time", "times")),
         (CountKind::FailedLogins, number) => format!("fail to log in {}", counted(number as usize, "time", "times")),

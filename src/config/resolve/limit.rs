@@ -60,6 +60,9 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
     let per = per(s, door);
     let (action, stress_action) = reply::actions(s, counts, &per, &program.classes);
     let ban_doors = ban_doors(s, door, &per);
+    if counts == CountKind::Clients {
+        check_clients(s);
+    }
     Limit {
         id: 0,
         memory_id: 0,
@@ -100,6 +103,24 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         forget_after: s.get::<Option<Duration>>("forget_after").map_or(longest, seconds),
         action,
         stress_action,
+    }
+}
+
+/// Notes what does not go together with counting different clients: the first hit of a client is remembered, so it must
+/// have been counted, in one window.
+fn check_clients(s: &TableSettings) {
+    let error = |key: &str, what: &str, remedy: &str| {
+        let problem = format!("{} cannot be {what} where `count` is \"clients\"", s.named(key));
+        s.error::<()>(key, problem, remedy);
+    };
+    if s.choice("window", &Window::WORDS) != Window::Fixed {
+        error("window", "another than fixed", "remove it, or write `window = \"fixed\"`");
+    }
+    if !s.get::<Duration>("coalesce").is_zero() {
+        error("coalesce", "set", "remove it: a client counts once however often it comes");
+    }
+    if !s.get::<bool>("count_refused") {
+        error("count_refused", "false", "remove it: a client that was refused has used the key too");
     }
 }
 

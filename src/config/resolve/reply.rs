@@ -22,6 +22,7 @@ pub(in crate::config) fn default_text(counts: CountKind, per: &KeySpec) -> Optio
         CountKind::Messages => "many messages",
         CountKind::Recipients => "many recipients",
         CountKind::Bytes => "much mail",
+        CountKind::Clients => "many different clients",
         CountKind::Requests => "many requests",
         CountKind::Logins => "many logins",
         CountKind::FailedLogins => "many failed logins",

@@ -95,6 +95,18 @@ impl Store {
         self.table.take_back(counter.subject, amount, now.monotonic);
     }
 
+    /// Moves the end of a counter, if it exists, to `exptime` seconds from now.
+    pub fn prolong(&self, key: &Key<'_>, exptime: u32, now: Now) {
+        let counter = self.counter(key);
+        let count = self.table.peek(counter.subject, now.monotonic).map_or(1, |known| known.count);
+        self.set_left(&counter, count, u64::from(exptime) * 1000, now);
+    }
+
+    /// What this process knows of a counter, without asking the shared store.
+    pub fn known_count(&self, key: &Key<'_>, now: Now) -> u32 {
+        self.table.peek(self.table.subject(*key), now.monotonic).map_or(0, |known| known.count)
+    }
+
     /// Ends a counter.
     pub(crate) fn forget(&self, counter: &CounterPlace, now: Now) {
         self.send(counter, CounterCommand::Delete, 0, now);

@@ -127,6 +127,11 @@ impl Simulation {
         give_back_all(&self.service, now);
     }
 
+    /// Counters held in this process.
+    pub fn entries(&self) -> usize {
+        self.service.rules.load().store.table().len()
+    }
+
     /// Ends all delays.
     pub fn answer_all(&mut self) {
         self.waiting.clear();
