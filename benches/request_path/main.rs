@@ -1,7 +1,7 @@
 //! The benchmark of the request path, and of what else a mail host pays for connshaper.
 //!
 //! `cargo bench --bench request_path` starts a null policy server, connshaper on
-//! its memory store, on a real memcached and on a SQLite file, drives each in turn with
+//! its memory store, on a real memcached, on a real Redis and on a SQLite file, drives each in turn with
 //! the same load, and prints a report in Markdown: ratios to the null server of
 //! the same round first, for absolute figures are of one machine only.
 
@@ -55,8 +55,8 @@ pub struct Options {
     /// Policy connections at once
     #[arg(long, value_delimiter = ',', default_value = "1,8,64,512")]
     connections: Vec<usize>,
-    /// What to measure: memory, memcached, sqlite and peers on the request path, clients, prefixes, start, child,
-    /// postfix
+    /// What to measure: memory, memcached, redis, sqlite and peers on the request path, clients, prefixes, start,
+    /// child, postfix
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Measure this connshaper instead of the one built with the benchmark
@@ -145,6 +145,9 @@ fn request_path(place: &Place, options: &Options) -> anyhow::Result<Vec<Sample>>
     }
     if options.wants("memcached") {
         servers.push(Server::memcached(place)?);
+    }
+    if options.wants("redis") {
+        servers.push(Server::redis(place)?);
     }
     if options.wants("sqlite") {
         servers.push(Server::sqlite(place)?);

@@ -14,7 +14,7 @@ use crate::population::{Draw, Population};
 use crate::process::own_cpu;
 use crate::report::progress;
 use crate::request::Requests;
-use crate::server::{Memcached, Server};
+use crate::server::{Server, StoreServer};
 
 /// Some other policy servers have a process for each connection.
 const PEER_CONNECTIONS: usize = 64;
@@ -42,12 +42,12 @@ pub struct Sample {
     /// Of the load generator, per request.
     #[serde(serialize_with = "seconds")]
     pub load_cpu: Duration,
-    pub memcached: Option<Shared>,
+    pub shared: Option<Shared>,
     /// Refusals, as a share of the replies.
     pub refused: f64,
 }
 
-/// What memcached does for a request.
+/// What memcached or Redis does for a request.
 #[derive(Clone, Debug, Serialize)]
 pub struct Shared {
     #[serde(serialize_with = "seconds")]
@@ -124,12 +124,12 @@ impl Setting {
         let mut clients = Draw::new(self.population, seed);
         load.drive(&mut clients, self.duration.mul_f64(WARM_UP))?;
         // Nothing is under way now, so all figures of the processes are exact.
-        let memcached = server.memcached.as_ref().map(Watch::begin).transpose()?;
+        let shared = server.shared.as_ref().map(Watch::begin).transpose()?;
         let stored = server.sqlite.as_deref().map(stored_hits).transpose()?;
         let (cpu, load_cpu) = (server.process.cpu()?, own_cpu());
         let outcome = load.drive(&mut clients, self.duration)?;
         let (cpu, load_cpu) = (server.process.cpu()? - cpu, own_cpu() - load_cpu);
-        let memcached = memcached.map(|watch| watch.end(&outcome)).transpose()?;
+        let shared = shared.map(|watch| watch.end(&outcome)).transpose()?;
         if let (Some(file), Some(before)) = (&server.sqlite, stored) {
             let (hits, due) = (stored_hits(file)?.saturating_sub(before), outcome.replies - outcome.refusals);
             // Some windows have ended meanwhile, so this is no equation.
@@ -150,7 +150,7 @@ impl Setting {
             p999: outcome.latency.quantile(0.999),
             cpu: each(cpu),
             load_cpu: each(load_cpu),
-            memcached,
+            shared,
             refused: outcome.refusals as f64 / outcome.replies as f64,
         })
     }
@@ -163,28 +163,28 @@ fn stored_hits(file: &Path) -> anyhow::Result<u64> {
     Ok(hits as u64)
 }
 
-/// What a memcached sees between two moments.
+/// What a memcached or a Redis sees between two moments.
 struct Watch<'m> {
-    memcached: &'m Memcached,
+    store: &'m StoreServer,
     hits: u64,
     reads: u64,
     cpu: Duration,
 }
 
 impl<'m> Watch<'m> {
-    fn begin(memcached: &'m Memcached) -> anyhow::Result<Self> {
-        let hits = memcached.hits()?;
-        let process = &memcached.process;
-        Ok(Self { memcached, hits, reads: process.reads()?, cpu: process.cpu()? })
+    fn begin(store: &'m StoreServer) -> anyhow::Result<Self> {
+        let hits = store.hits()?;
+        let process = &store.process;
+        Ok(Self { store, hits, reads: process.reads()?, cpu: process.cpu()? })
     }
 
     fn end(self, outcome: &Outcome) -> anyhow::Result<Shared> {
-        let process = &self.memcached.process;
+        let process = &self.store.process;
         let (reads, cpu) = (process.reads()? - self.reads, process.cpu()? - self.cpu);
-        let hits = self.memcached.hits()? - self.hits;
+        let hits = self.store.hits()? - self.hits;
         // A client that is known to be over its limit may be refused without asking.
         let due = outcome.replies - outcome.refusals;
-        ensure!(hits >= due, "memcached saw {hits} hits of {due} sessions: it is not memcached that was measured");
+        ensure!(hits >= due, "the store saw {hits} hits of {due} sessions: it is not the store that was measured");
         let replies = outcome.replies as f64;
         Ok(Shared { cpu: cpu.div_f64(replies), round_trips: reads as f64 / replies })
     }

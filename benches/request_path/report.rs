@@ -76,7 +76,7 @@ impl Report {
     fn absolutes(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let columns =
             ["clients", "connections", "server", "requests/s", "p50", "p99", "p99.9", "CPU", "its load's CPU"];
-        header(f, &[&columns[..], &["memcached's CPU", "round trips per request", "refused"]].concat())?;
+        header(f, &[&columns[..], &["store's CPU", "round trips per request", "refused"]].concat())?;
         for cell in self.cells() {
             let median = |figure: &dyn Fn(&Sample) -> Option<f64>, digits: usize| {
                 let figures = self.samples.iter().filter(|sample| cell.is_of(sample)).filter_map(figure);
@@ -95,8 +95,8 @@ impl Report {
                     micros(|sample| sample.p999),
                     median(&|sample| Some(sample.cpu.as_secs_f64() * 1e6), 2),
                     median(&|sample| Some(sample.load_cpu.as_secs_f64() * 1e6), 2),
-                    median(&|sample| Some(sample.memcached.as_ref()?.cpu.as_secs_f64() * 1e6), 2),
-                    median(&|sample| Some(sample.memcached.as_ref()?.round_trips), 3),
+                    median(&|sample| Some(sample.shared.as_ref()?.cpu.as_secs_f64() * 1e6), 2),
+                    median(&|sample| Some(sample.shared.as_ref()?.round_trips), 3),
                     median(&|sample| Some(sample.refused * 100.0), 1) + " %",
                 ],
             )?;
@@ -175,6 +175,7 @@ pub struct Machine {
     kernel: String,
     date: String,
     memcached: Option<String>,
+    redis: Option<String>,
     postfix: Option<String>,
 }
 
@@ -190,6 +191,7 @@ impl Machine {
             kernel: kernel.trim().to_owned(),
             date: now.split('T').next().unwrap_or_default().to_owned(),
             memcached: first_line("memcached", &["--version"]),
+            redis: first_line("redis-server", &["--version"]),
             postfix: first_line("postconf", &["-d", "-h", "mail_version"]),
         }
     }
@@ -202,10 +204,10 @@ fn first_line(program: &str, arguments: &[&str]) -> Option<String> {
 
 impl Display for Machine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { cpu, cores, kernel, date, memcached, postfix } = self;
+        let Self { cpu, cores, kernel, date, memcached, redis, postfix } = self;
         write!(f, "connshaper {}, {date}, {cpu}, {cores} cores, Linux {kernel}", env!("CARGO_PKG_VERSION"))?;
-        if let Some(memcached) = memcached {
-            write!(f, ", {memcached}")?;
+        for store in memcached.iter().chain(redis) {
+            write!(f, ", {store}")?;
         }
         postfix.as_ref().map_or(Ok(()), |postfix| write!(f, ", Postfix {postfix}"))
     }

@@ -50,7 +50,8 @@ pub struct Server {
     pub name: &'static str,
     pub address: Address,
     pub process: Process,
-    pub memcached: Option<Memcached>,
+    /// The server that keeps its counts.
+    pub shared: Option<StoreServer>,
     /// The file that it counts in.
     pub sqlite: Option<PathBuf>,
     /// Another policy server. It may be too slow for all that the others are asked, or unable to do it.
@@ -81,10 +82,18 @@ impl Server {
 
     /// connshaper with a memcached of its own.
     pub fn memcached(place: &Place) -> anyhow::Result<Self> {
-        let memcached = Memcached::start(place)?;
+        let memcached = StoreServer::memcached(place)?;
         let key = format!("memcached_server = 'unix:{}'\n", memcached.socket.display());
         let server = Self::connshaper("memcached", &key, place)?;
-        Ok(Self { memcached: Some(memcached), ..server })
+        Ok(Self { shared: Some(memcached), ..server })
+    }
+
+    /// connshaper with a Redis of its own.
+    pub fn redis(place: &Place) -> anyhow::Result<Self> {
+        let redis = StoreServer::redis(place)?;
+        let key = format!("redis_server = 'unix:{}'\n", redis.socket.display());
+        let server = Self::connshaper("redis", &key, place)?;
+        Ok(Self { shared: Some(redis), ..server })
     }
 
     /// connshaper with a SQLite file.
@@ -111,7 +120,7 @@ impl Server {
     pub fn when_ready(name: &'static str, mut process: Process, address: Address, log: &Path) -> anyhow::Result<Self> {
         let mut requests = Requests::full();
         process.wait_until(log, || address.ask(&mut requests).ok())?;
-        Ok(Self { name, address, process, memcached: None, sqlite: None, peer: false })
+        Ok(Self { name, address, process, shared: None, sqlite: None, peer: false })
     }
 }
 
@@ -133,14 +142,26 @@ const COMMON: &str = "socket_mode = '0666'\nlog_level = 'warning'\nmax_clients =
 /// Only the first few of a skewed population come more often than this in a minute.
 const THRESHOLD: &str = "threshold = 10_000\n";
 
-/// A memcached on a unix socket.
-pub struct Memcached {
+/// A memcached or a Redis on a unix socket.
+pub struct StoreServer {
     pub process: Process,
     socket: PathBuf,
+    is_redis: bool,
 }
 
-impl Memcached {
-    fn start(place: &Place) -> anyhow::Result<Self> {
+impl StoreServer {
+    fn redis(place: &Place) -> anyhow::Result<Self> {
+        let socket = place.path("redis.backend");
+        let mut command = Command::new("redis-server");
+        command.args(["--port", "0", "--save", "", "--appendonly", "no", "--unixsocketperm", "700", "--unixsocket"]);
+        command.arg(&socket);
+        let log = place.path("redis.log");
+        let mut process = Process::start(&mut command, &log)?;
+        process.wait_until(&log, || UnixStream::connect(&socket).ok())?;
+        Ok(Self { process, socket, is_redis: true })
+    }
+
+    fn memcached(place: &Place) -> anyhow::Result<Self> {
         let socket = place.path("memcached.backend");
         let mut command = Command::new("memcached");
         command.args(["-m", "2048", "-a", "0700", "-s"]).arg(&socket);
@@ -150,13 +171,16 @@ impl Memcached {
         let log = place.path("memcached.log");
         let mut process = Process::start(&mut command, &log)?;
         process.wait_until(&log, || UnixStream::connect(&socket).ok())?;
-        Ok(Self { process, socket })
+        Ok(Self { process, socket, is_redis: false })
     }
 
     /// Hits it has seen: counts that were there, and those that began. A count that grows by
     /// a digit begins in a new place, so a few are seen twice.
     pub fn hits(&self) -> anyhow::Result<u64> {
         let mut stream = UnixStream::connect(&self.socket)?;
+        if self.is_redis {
+            return incremented(stream);
+        }
         stream.write_all(b"stats\r\n")?;
         let mut hits = 0;
         for line in BufReader::new(stream).lines() {
@@ -172,4 +196,16 @@ impl Memcached {
         }
         Ok(hits)
     }
+}
+
+/// How often a Redis was told to increment a count, by a script as well.
+fn incremented(mut stream: UnixStream) -> anyhow::Result<u64> {
+    stream.write_all(b"INFO commandstats\r\nQUIT\r\n")?;
+    for line in BufReader::new(stream).lines() {
+        let line = line?;
+        if let Some(calls) = line.strip_prefix("cmdstat_incrby:calls=") {
+            return Ok(calls.split(',').next().unwrap_or_default().parse()?);
+        }
+    }
+    Ok(0)
 }
