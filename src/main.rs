@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::process::ExitCode;
 
-use connshaper::cli::{Command, Query, Serve};
+use connshaper::cli::{Command, Query, Serve, asked_at};
 use connshaper::cli::{check, doctor, top};
 use connshaper::config::{Config, convert};
 use connshaper::control::commands::ControlSubcommand;
@@ -59,7 +59,7 @@ fn ask(options: &Query) -> ExitCode {
     let address = match &options.to {
         Some(address) => address.clone(),
         None => match Config::load(options.file.config.as_deref()) {
-            Ok(config) => config.listen[0].clone(),
+            Ok(config) => asked_at(&config).swap_remove(0),
             Err(error) => return fail(sysexits::CONFIG, &error),
         },
     };

@@ -6,12 +6,13 @@ pub mod top;
 
 use std::ffi::OsString;
 use std::io::{self, IsTerminal};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::config::Config;
 use crate::config::convert::Kind;
 use crate::control::client::{ConfigArgs, DaemonArgs};
 use crate::control::commands::ControlSubcommand;
@@ -83,7 +84,7 @@ pub struct Query {
     /// The configuration file, which tells where the daemon listens.
     #[command(flatten)]
     pub file: ConfigArgs,
-    /// Ask here, instead of at the first address the configuration listens at
+    /// Ask here, instead of where the configuration or the systemd unit listens
     #[arg(long, value_name = "ADDR")]
     pub to: Option<Address>,
     /// Print one JSON object
@@ -152,6 +153,18 @@ fn join_targets(mut words: Vec<OsString>) -> Vec<OsString> {
         }
     }
     words
+}
+
+/// The socket of the shipped unit, which systemd passes to the daemon in place of `listen`.
+pub const UNIT_SOCKET: &str = "/var/spool/postfix/private/connshaper";
+
+/// Where a daemon with this configuration is asked: where it listens, or at the unit's socket if it says nothing of that.
+pub fn asked_at(config: &Config) -> Vec<Address> {
+    let unit = Path::new(UNIT_SOCKET);
+    match unit.exists() && config.listen == Config::default().listen {
+        true => vec![Address::Unix(unit.to_owned())],
+        false => config.listen.clone(),
+    }
 }
 
 impl Command {

@@ -29,6 +29,11 @@ fn the_debian_package_is_installed_upgraded_under_load_removed_and_purged() {
     assert_eq!(machine.sh("systemctl is-enabled connshaper.socket connshaper.service"), "enabled\nenabled\n");
     assert_eq!(machine.sh("systemctl is-active connshaper.socket connshaper.service"), "active\nactive\n");
     machine.sh(&format!("cd /usr/share\nls {INSTALLED}"));
+    // Neither needs to be told where the unit listens.
+    assert_eq!(machine.sh("connshaper query 192.0.2.99"), "DUNNO\n");
+    let doctor = machine.run("connshaper doctor");
+    let doctor = String::from_utf8_lossy(&doctor.stdout);
+    assert!(doctor.contains("a request to unix:/var/spool/postfix/private/connshaper is answered DUNNO"), "{doctor}");
 
     machine.sh(&format!("echo 'threshold = 20' >> {CONFIG}\nsystemctl reload connshaper"));
     until("a reload", || machine.sh("journalctl --unit=connshaper").contains("RELOADED ").then_some(()));

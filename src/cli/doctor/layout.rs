@@ -7,11 +7,9 @@ use std::fmt;
 use std::fs;
 use std::path::Path;
 
+use super::super::UNIT_SOCKET;
 use super::{Assessment, Finding, not_right, right};
 use crate::net::address::Address;
-
-/// Where the shipped unit listens.
-const SOCKET: &str = "/var/spool/postfix/private/connshaper";
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct System {
@@ -81,7 +79,7 @@ impl System {
     /// What to do where nobody answers.
     pub fn remedy_of_silence(&self, place: &Address) -> String {
         match place {
-            Address::Unix(path) if self.systemd && path == Path::new(SOCKET) => {
+            Address::Unix(path) if self.systemd && path == Path::new(UNIT_SOCKET) => {
                 "systemctl start connshaper.socket connshaper.service".to_owned()
             }
             Address::Unix(path) if self.systemd => format!(

@@ -125,7 +125,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
         }
     }
     if places.is_empty() {
-        places.clone_from(&config.listen);
+        places = super::asked_at(config);
     }
     findings.extend(system.examine(&places));
     findings.extend(places.iter().map(|place| answers(place, &system)));
