@@ -43,7 +43,7 @@ pub struct Readings(SmallVec<[(LimitId, CounterKind, Option<Counter>); 1]>);
 impl Readings {
     /// What the store has answered to these operations, in their order.
     pub fn new(operations: &Operations<'_>, answers: impl IntoIterator<Item = Option<Counter>>) -> Self {
-        let mut readings = SmallVec::new();
+        let mut readings = SmallVec::with_capacity(operations.len());
         for (operation, answer) in operations.iter().zip(answers) {
             readings.push((operation.key.limit.id, operation.key.kind, answer));
         }
@@ -126,6 +126,12 @@ impl<'p> LimitChecks<'p> {
         record: &SessionRecord,
         now: Now,
     ) {
+        let about = || !is_recipient_missing(limit, request) && limit.conditions.hold(request);
+        // Most limits that do not count a request end here, so it comes first.
+        let known_before = record.knows(limit.memory_id);
+        if !known_before && !about() {
+            return;
+        }
         let client = client_part(limit, rate, self.client);
         let usual = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
         let threshold = |stress: bool| match limit.stress_threshold {
@@ -136,7 +142,6 @@ impl<'p> LimitChecks<'p> {
             let threshold = threshold(count.stress);
             LimitCheck { limit, threshold, part, nth: 0, state: CheckState::Cached(count) }
         };
-        let about = || !is_recipient_missing(limit, request) && limit.conditions.hold(request);
         // The count of a session stands, even if a request does not have all of the key any more.
         if limit.counts == CountKind::Connections
             && let Some(count) = record.find(limit.memory_id, Scope::Session)
@@ -158,7 +163,7 @@ impl<'p> LimitChecks<'p> {
         if let Some(count) = record.find(limit.memory_id, scope).filter(|_| scope != Scope::Session) {
             return self.checks.push(known(count, part));
         }
-        let amount = if about() { amount(limit, scope, request, record) } else { 0 };
+        let amount = if !known_before || about() { amount(limit, scope, request, record) } else { 0 };
         if amount > 0 {
             let matter = CheckState::ToCount { scope, amount };
             self.checks.push(LimitCheck { limit, threshold: threshold(self.stress), part, nth: 0, state: matter });
@@ -212,7 +217,7 @@ impl<'p> LimitChecks<'p> {
 
     /// What the store is asked, all of it at once.
     pub fn operations(&self, now: Now) -> Operations<'_> {
-        let mut operations = Operations::new();
+        let mut operations = Operations::with_capacity(self.checks.len());
         for check in &self.checks {
             match check.state {
                 CheckState::ToCount { amount, .. } => check.ask(amount, now, &mut operations),

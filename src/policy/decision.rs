@@ -344,6 +344,7 @@ impl<'p> Decision<'p> {
             Verdict::Delay(_) => !delay_granted,
             Verdict::Pass(_) | Verdict::Defer => false,
         };
+        record.reserve(self.counts.len());
         for count in self.counts.drain(..) {
             if !(refused && self.notes.iter().any(|note| note.releases(&count))) {
                 record.keep(count);

@@ -83,6 +83,11 @@ struct RecipientCounts {
 }
 
 impl MessageRecord {
+    /// Whether anything is remembered of a limit.
+    pub fn knows(&self, limit: LimitId) -> bool {
+        self.limits.contains_key(&limit)
+    }
+
     /// What a limit has counted in this scope.
     pub fn find(&self, limit: LimitId, scope: Scope) -> Option<CountRecord> {
         self.limits.get(&limit)?.counts.get(&scope).copied()

@@ -279,7 +279,9 @@ impl Policy {
             _ => None,
         };
         let mut checks = LimitChecks { named, ..LimitChecks::new(client, request, whitelisted) };
-        for limit in self.limits_at(request.door) {
+        let limits = self.limits_at(request.door);
+        checks.checks.reserve(limits.len());
+        for limit in limits {
             if record.blacklist == BlacklistState::Delayed && limit.counts == CountKind::Connections {
                 continue;
             }
@@ -326,6 +328,7 @@ impl Policy {
         if self.log_only && !checks.whitelisted && record.blacklist == BlacklistState::Unchecked {
             decision.effects.extend(self.would_refuse(checks, now).map(Effect::WouldRefuse));
         }
+        decision.counts.reserve(checks.checks.len());
         for check in &checks.checks {
             let (count, violations) = match check.state {
                 CheckState::Cached(count) => (count, 0),

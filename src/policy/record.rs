@@ -138,6 +138,12 @@ impl SessionRecord {
         }
     }
 
+    /// Whether a limit has counted anything of the session or the message.
+    pub fn knows(&self, limit: LimitId) -> bool {
+        self.counts.iter().any(|count| count.limit == limit)
+            || self.message.as_deref().is_some_and(|message| lock(message).knows(limit))
+    }
+
     /// What a limit has counted in this scope.
     pub fn find(&self, limit: LimitId, scope: Scope) -> Option<CountRecord> {
         match scope {
@@ -147,6 +153,11 @@ impl SessionRecord {
             }
             Scope::Recipient(_) => lock(self.message.as_ref()?).find(limit, scope),
         }
+    }
+
+    /// Makes room for that many counts more.
+    pub fn reserve(&mut self, counts: usize) {
+        self.counts.reserve(counts);
     }
 
     /// Remembers a count, in place of an earlier one of the same scope.
