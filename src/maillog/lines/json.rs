@@ -25,48 +25,48 @@ enum JsonField {
     Time,
 }
 
-/// Names of members, without underscores, hyphens and case, the better ones first.
-const NAMES: [(&str, JsonField); 40] = [
-    ("realtimetimestamp", JsonField::Time),
-    ("timereported", JsonField::Time),
-    ("isodate", JsonField::Time),
-    ("timestamp", JsonField::Time),
-    ("time", JsonField::Time),
-    ("date", JsonField::Time),
-    ("datetime", JsonField::Time),
-    ("ts", JsonField::Time),
-    ("timegenerated", JsonField::Time),
-    ("message", JsonField::Message),
-    ("log", JsonField::Message),
-    ("msg", JsonField::Message),
-    ("shortmessage", JsonField::Message),
-    ("line", JsonField::Message),
-    ("event.original", JsonField::Message),
-    ("syslogidentifier", JsonField::Program),
-    ("syslog.appname", JsonField::Program),
-    ("appname", JsonField::Program),
-    ("applicationname", JsonField::Program),
-    ("programname", JsonField::Program),
-    ("program", JsonField::Program),
-    ("ident", JsonField::Program),
-    ("syslogtag", JsonField::Program),
-    ("process.name", JsonField::Program),
-    ("comm", JsonField::Program),
-    ("tag", JsonField::Program),
-    ("syslogpid", JsonField::Process),
-    ("pid", JsonField::Process),
-    ("procid", JsonField::Process),
-    ("processid", JsonField::Process),
-    ("syslog.procid", JsonField::Process),
-    ("process.pid", JsonField::Process),
-    ("host.hostname", JsonField::Host),
-    ("hostname", JsonField::Host),
-    ("host.name", JsonField::Host),
-    ("host", JsonField::Host),
-    ("syslog.hostname", JsonField::Host),
-    ("logsource", JsonField::Host),
-    ("fromhost", JsonField::Host),
-    ("source", JsonField::Host),
+/// Names of members and of the objects around them, without underscores, hyphens and case, the better ones first.
+const NAMES: [(&str, &str, JsonField); 40] = [
+    ("", "realtimetimestamp", JsonField::Time),
+    ("", "timereported", JsonField::Time),
+    ("", "isodate", JsonField::Time),
+    ("", "timestamp", JsonField::Time),
+    ("", "time", JsonField::Time),
+    ("", "date", JsonField::Time),
+    ("", "datetime", JsonField::Time),
+    ("", "ts", JsonField::Time),
+    ("", "timegenerated", JsonField::Time),
+    ("", "message", JsonField::Message),
+    ("", "log", JsonField::Message),
+    ("", "msg", JsonField::Message),
+    ("", "shortmessage", JsonField::Message),
+    ("", "line", JsonField::Message),
+    ("event", "original", JsonField::Message),
+    ("", "syslogidentifier", JsonField::Program),
+    ("syslog", "appname", JsonField::Program),
+    ("", "appname", JsonField::Program),
+    ("", "applicationname", JsonField::Program),
+    ("", "programname", JsonField::Program),
+    ("", "program", JsonField::Program),
+    ("", "ident", JsonField::Program),
+    ("", "syslogtag", JsonField::Program),
+    ("process", "name", JsonField::Program),
+    ("", "comm", JsonField::Program),
+    ("", "tag", JsonField::Program),
+    ("", "syslogpid", JsonField::Process),
+    ("", "pid", JsonField::Process),
+    ("", "procid", JsonField::Process),
+    ("", "processid", JsonField::Process),
+    ("syslog", "procid", JsonField::Process),
+    ("process", "pid", JsonField::Process),
+    ("host", "hostname", JsonField::Host),
+    ("", "hostname", JsonField::Host),
+    ("host", "name", JsonField::Host),
+    ("", "host", JsonField::Host),
+    ("syslog", "hostname", JsonField::Host),
+    ("", "logsource", JsonField::Host),
+    ("", "fromhost", JsonField::Host),
+    ("", "source", JsonField::Host),
 ];
 
 /// The best member found for each field: its place in `NAMES`, and its value.
@@ -115,7 +115,7 @@ impl<'a> JsonEntry<'a> {
     }
 
     fn set(&mut self, rank: usize, value: Cow<'a, [u8]>) {
-        let field = match NAMES[rank].1 {
+        let field = match NAMES[rank].2 {
             JsonField::Message => &mut self.message,
             JsonField::Program => &mut self.program,
             JsonField::Process => &mut self.process,
@@ -245,9 +245,12 @@ fn rank(parent: &[u8], key: &[u8]) -> Option<usize> {
         length += 1;
     }
     let name = &name[..length];
-    NAMES.iter().position(|(known, _)| match known.split_once('.') {
-        None => known.as_bytes() == name && (parent.is_empty() || known.len() > 8 || *known == "message"),
-        Some((of, known)) => known.as_bytes() == name && parent.eq_ignore_ascii_case(of.as_bytes()),
+    NAMES.iter().position(|(of, known, _)| {
+        let is_here = || match of.is_empty() {
+            true => parent.is_empty() || known.len() > 8 || *known == "message",
+            false => parent.eq_ignore_ascii_case(of.as_bytes()),
+        };
+        known.as_bytes() == name && is_here()
     })
 }
 
@@ -255,10 +258,32 @@ fn rank(parent: &[u8], key: &[u8]) -> Option<usize> {
 fn decoded(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     match value {
         [b'"', text @ .., b'"'] if memchr::memchr(b'\\', text).is_none() => Some(Cow::Borrowed(text)),
-        [b'"', ..] => serde_json::from_slice::<String>(value).ok().map(|text| Cow::Owned(text.into_bytes())),
+        [b'"', inner @ .., b'"'] => {
+            let text = unescaped(inner);
+            let decode = || serde_json::from_slice::<String>(value).ok().map(String::into_bytes);
+            text.or_else(decode).map(Cow::Owned)
+        }
         [b'[', ..] => serde_json::from_slice::<Vec<u8>>(value).ok().map(Cow::Owned),
         number => Some(Cow::Borrowed(number)),
     }
+}
+
+/// A text with the escapes of one letter; `None` where there are others.
+fn unescaped(mut text: &[u8]) -> Option<Vec<u8>> {
+    let mut plain = Vec::with_capacity(text.len());
+    while let Some(at) = memchr::memchr(b'\\', text) {
+        plain.extend_from_slice(&text[..at]);
+        plain.push(match text.get(at + 1)? {
+            b'n' => b'\n',
+            b't' => b'\t',
+            b'r' => b'\r',
+            byte @ (b'"' | b'\\' | b'/') => *byte,
+            _ => return None,
+        });
+        text = &text[at + 2..];
+    }
+    plain.extend_from_slice(text);
+    Some(plain)
 }
 
 #[cfg(test)]
