@@ -1,9 +1,9 @@
-//! Logs as `logrotate` leaves them: plain, gzip, zstd or xz, told by their first bytes.
+//! Logs as `logrotate` leaves them: plain, gzip, zstd, xz or lzma, told by their first bytes.
 
 use std::io::{self, BufRead, BufReader, Read};
 
 use flate2::bufread::MultiGzDecoder;
-use lzma_rust2::XzReader;
+use lzma_rust2::{LzmaReader, XzReader};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
@@ -16,18 +16,28 @@ const CHUNK: usize = 64 * 1024;
 /// A file that wants more is no log, whoever made it.
 const MEMORY: u32 = 128 * 1024;
 
+/// What is known and not unpacked here: first bytes, name, command.
+const OTHERS: [(&[u8], &str, &str); 3] =
+    [(b"BZh", "bzip2", "bzip2 -d"), (b"\x04\x22\x4d\x18", "lz4", "lz4 -d"), (b"PK\x03\x04", "zip", "unzip")];
+
 /// The text in what may be compressed.
 pub fn decompress(mut reader: impl Read + Send + 'static) -> io::Result<Input> {
     let mut magic = Vec::new();
     reader.by_ref().take(6).read_to_end(&mut magic)?;
     let is = |expected: &[u8]| magic.starts_with(expected);
     let (gzip, zstd, xz) = (is(b"\x1f\x8b"), is(b"\x28\xb5\x2f\xfd"), is(b"\xfd7zXZ\0"));
+    // The usual properties, and a dictionary of a whole number of 64 KiB.
+    let lzma = is(b"\x5d\0\0");
+    if let Some((_, name, command)) = OTHERS.iter().find(|(magic, ..)| is(magic)) {
+        return Err(io::Error::other(format!("compressed with {name}: unpack it first, as with {command}")));
+    }
     let whole = io::Cursor::new(magic).chain(reader);
-    if !(gzip || zstd || xz) {
+    if !(gzip || zstd || xz || lzma) {
         return Ok(Box::new(whole));
     }
     let whole = BufReader::with_capacity(CHUNK, whole);
     Ok(match (gzip, zstd) {
+        _ if lzma => Box::new(LzmaReader::new_mem_limit(whole, MEMORY, None).map_err(io::Error::other)?),
         (true, _) => Box::new(MultiGzDecoder::new(whole)),
         (_, true) => Box::new(Zstd::new(whole)),
         _ => Box::new(XzReader::new_mem_limit(whole, true, MEMORY)),
@@ -121,9 +131,23 @@ mod tests {
 
     #[test]
     fn a_file_that_was_cut_off_is_an_error() {
-        for program in ["gzip", "zstd", "xz"] {
+        for program in ["gzip", "zstd", "xz", "lzma"] {
             let whole = packed(program, &b"Nov 21 09:05:07 mx postfix/smtpd[1]: x\n".repeat(1000));
             assert!(unpacked(whole[..whole.len() - 5].to_vec()).is_err(), "{program}");
+        }
+    }
+
+    #[test]
+    fn lzma_gives_the_text_back() {
+        let text = b"Nov 21 09:05:07 mx postfix/smtpd[1]: x\n".repeat(1000);
+        assert_eq!(unpacked(packed("lzma", &text)).unwrap(), text);
+    }
+
+    #[test]
+    fn what_is_not_unpacked_is_named_with_the_way_out() {
+        for (magic, name, command) in OTHERS {
+            let error = unpacked([magic, b"xxxxxxxx"].concat()).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains(command), "{error}");
         }
     }
 
