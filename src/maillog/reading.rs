@@ -5,15 +5,17 @@ use std::fmt;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use jiff::tz::TimeZone;
 
-use super::lines::event::Reader;
+use super::lines::event::{Reader, says_submission};
 use super::lines::merge::{Merge, ReadStats};
+use super::lines::servers;
+use super::lines::services::Services;
 use super::lines::source::{LogSource, Looked, Progress};
 use super::options::LogOptions;
 use super::postconf::{Asking, MyNetworks, Site};
@@ -48,16 +50,13 @@ pub struct Read {
     pub sums: Sums,
 }
 
-/// Why a log cannot be read.
+/// Why none of the logs can be read: a reason for each.
 #[derive(Debug)]
-pub struct Unreadable {
-    path: PathBuf,
-    error: io::Error,
-}
+pub struct Unreadable(Vec<String>);
 
 impl fmt::Display for Unreadable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", plain(&self.path.display().to_string()), self.error)
+        f.write_str(&self.0.join("; "))
     }
 }
 
@@ -94,30 +93,37 @@ impl Logs {
         let zone = options.timezone.as_deref().and_then(|name| TimeZone::get(name).ok());
         let zone = zone.unwrap_or_else(TimeZone::system);
         let progress = Arc::new(Progress::default());
+        let mut services = Services::default();
         let (mut sources, mut stats) = (Vec::new(), ReadStats::default());
-        let (mut seen, mut failure) = (HashSet::new(), None);
+        let (mut seen, mut failures) = (HashSet::new(), Vec::new());
         for path in &options.logs {
             let name = plain(&path.display().to_string());
             if identity(path).is_some_and(|file| !seen.insert(file)) {
                 stats.troubles.push(format!("{name}: named twice, read once"));
                 continue;
             }
-            match LogSource::open(path, &zone, &progress) {
+            match LogSource::open(path, &zone, &progress, &mut services) {
                 Ok(Looked::Source(source)) => sources.push(source),
                 Ok(Looked::Strange(None)) => stats.trouble(&name, &io::Error::other("no line of a log in it")),
-                Ok(Looked::Strange(Some(line))) => {
+                Ok(Looked::Strange(Some((line, server, lines)))) => {
                     stats.is_not_understood = true;
-                    stats.trouble(&name, &io::Error::other(format!("no line of it is understood; {}", forms(&line))));
+                    stats.logs.push(path.display().to_string());
+                    (stats.lines.all, stats.lines.strange) = (stats.lines.all + lines, stats.lines.strange + lines);
+                    let why = match server {
+                        Some(server) => servers::is_of(server),
+                        None => format!("no line of it is understood; {}", forms(&line)),
+                    };
+                    stats.trouble(&name, &io::Error::other(why));
                 }
                 Err(error) => {
+                    failures.push(format!("{name}: {error}"));
                     stats.trouble(&name, &error);
                     stats.is_missing = true;
-                    failure.get_or_insert(Unreadable { path: path.clone(), error });
                 }
             }
         }
-        if let Some(failure) = failure.filter(|_| sources.is_empty() && options.logs.len() == 1) {
-            return Err(failure);
+        if !failures.is_empty() && failures.len() == stats.troubles.len() && sources.is_empty() {
+            return Err(Unreadable(failures));
         }
         let mut logs = Self {
             seen: Seen::Rcpt,
@@ -129,12 +135,12 @@ impl Logs {
             stats,
             progress,
         };
-        logs.learn(options, asking.map(Asking::finish).unwrap_or_default());
+        logs.learn(options, asking.map(Asking::finish).unwrap_or_default(), &services.names());
         Ok(logs)
     }
 
     /// Takes from Postfix what the command line leaves open, and notes it.
-    fn learn(&mut self, options: &LogOptions, site: Site) {
+    fn learn(&mut self, options: &LogOptions, site: Site, with_logins: &[String]) {
         let mut note = |text: String| self.notes.push(plain(&text));
         self.seen = options.seen.or(site.seen).unwrap_or(Seen::Rcpt);
         if options.seen.is_none() {
@@ -167,6 +173,13 @@ impl Logs {
             note(format!("submission services log as {names}, as postconf says on this machine; see --submission"));
             self.submission = site.submission;
         }
+        let is_new = |name: &&String| !says_submission(name.as_bytes()) && !self.submission.contains(name);
+        let with_logins: Vec<String> = with_logins.iter().filter(is_new).cloned().collect();
+        if options.submission.is_empty() && !with_logins.is_empty() {
+            let names = with_logins.join(", ");
+            note(format!("all clients of {names} log in: taken for submission services; --submission overrides it"));
+            self.submission.extend(with_logins);
+        }
     }
 
     /// Reads them all, shows a bar on a terminal, and tells the audience what is in them.
@@ -190,8 +203,11 @@ impl Logs {
         stats.troubles.splice(0..0, self.stats.troubles);
         stats.is_missing |= self.stats.is_missing;
         stats.is_damaged |= self.stats.is_damaged;
-        stats.is_not_understood = self.stats.is_not_understood;
-        if let Some(line) = stats.strange.as_deref().filter(|_| stats.lines.told + stats.lines.idle == 0) {
+        stats.is_not_understood |= self.stats.is_not_understood;
+        stats.lines.add(&self.stats.lines);
+        stats.logs.extend(self.stats.logs);
+        let is_named = stats.is_not_understood;
+        if let Some(line) = stats.strange.as_deref().filter(|_| !is_named && stats.lines.told + stats.lines.idle == 0) {
             let line = plain(&String::from_utf8_lossy(line));
             stats.troubles.push(format!("no line of Postfix is understood; {}", forms(&line)));
         }

@@ -109,17 +109,17 @@ fn a_bad_file_does_not_stop_the_others() {
     let directory = dir.join("logs");
     std::fs::create_dir(&directory).unwrap();
     dir.write("logs/mail.log.1", "");
-    for (bad, code, said) in [
-        (dir.join("absent"), 66, "absent: No such file"),
-        (directory, 66, "name the files in it, as in mail.log.1"),
-        (strange, 65, "no line of it is understood; the first: \"what?\""),
-        (good.clone(), 0, "named twice, read once"),
+    for (bad, code, said, lines) in [
+        (dir.join("absent"), 66, "absent: No such file", 6),
+        (directory, 66, "name the files in it, as in mail.log.1", 6),
+        (strange, 65, "no line of it is understood; the first: \"what?\"", 7),
+        (good.clone(), 0, "named twice, read once", 6),
     ] {
         let output = run(&[&good, &bad]);
         assert_eq!(output.status.code(), Some(code), "{output:?}");
         assert!(String::from_utf8_lossy(&output.stderr).contains(said), "{output:?}");
         let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-        assert_eq!((&report["senders"], &report["lines"]["all"]), (&1.into(), &6.into()), "{said}");
+        assert_eq!((&report["senders"], &report["lines"]["all"]), (&1.into(), &lines.into()), "{said}");
     }
 }
 
@@ -146,4 +146,95 @@ fn case(log: &str) -> PathBuf {
 fn run(logs: &[&Path]) -> Output {
     let options = ["--json", "--seen", "rcpt", "--mynetworks", "127.0.0.0/8,::1/128", "--timezone", "UTC"];
     command().arg("advise").args(options).args(logs).output().unwrap()
+}
+
+#[test]
+fn a_service_whose_clients_all_log_in_is_a_submission_service() {
+    let mut log = String::new();
+    for n in 10..40 {
+        log += &format!("Nov  1 09:05:{n} mx users/smtpd[7]: connect from a[198.51.100.7]\n");
+        log += &format!("Nov  1 09:05:{n} mx users/smtpd[7]: 4Bc{n}Z: client=a[198.51.100.7], sasl_method=PLAIN, ");
+        log +=
+            &format!("sasl_username=u\nNov  1 09:05:{n} mx users/smtpd[7]: disconnect from a[198.51.100.7] rcpt=1\n");
+    }
+    log += "Nov  1 09:06:00 mx users/smtpd[7]: connect from b[198.51.100.9]\n";
+    log += "Nov  1 09:06:00 mx users/smtpd[7]: NOQUEUE: reject: RCPT from b[198.51.100.9]: 554 5.7.1 no; from=<x>\n";
+    let dir = Dir::new();
+    let file = dir.write("mail.log", &log);
+    let asked = |output: Output| {
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        (report["sums"]["submission"].clone(), report["sums"]["asked"].clone())
+    };
+    assert_eq!(asked(run(&[&file])), (31.into(), 0.into()));
+    // One message without a login, and it is the service that anybody uses.
+    let other = log.replacen(", sasl_method=PLAIN, sasl_username=u", "", 1);
+    assert_eq!(asked(run(&[&dir.write("other.log", &other)])), (0.into(), 2.into()));
+}
+
+#[test]
+fn the_same_lines_in_two_files_count_once() {
+    use std::process::Command;
+    let entries = super::advise_forms::entries();
+    let log: String =
+        entries.iter().map(|entry| super::advise_forms::write(super::advise_forms::PLAIN, entry)).collect();
+    let dir = Dir::new();
+    let file = dir.write("mail.log", &log);
+    // A part of them, from the middle on, as an info file that was rotated at another time.
+    let middle = log[..log.len() / 2].rfind('\n').unwrap() + 1;
+    let half = dir.write("mail.info", &log[middle..]);
+    let copy = dir.write("mail.log.copy", &log);
+    assert!(Command::new("gzip").arg(&copy).status().unwrap().success());
+    let copy = copy.with_extension("copy.gz");
+    let report = |output: Output| serde_json::from_slice::<Value>(&output.stdout).unwrap();
+    let expected = super::advise_forms::numbers(&report(run(&[&file])));
+    for logs in [[&*file, &*copy], [&*copy, &*file], [&*file, &*half], [&*half, &*file], [&*file, &*file]] {
+        let output = run(&logs);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains("they count once") || said.contains("named twice"), "{logs:?}: {said}");
+        assert_eq!(super::advise_forms::numbers(&report(output)), expected, "{logs:?}");
+    }
+}
+
+#[test]
+fn a_log_of_another_server_is_named_as_that() {
+    let exim = "2026-11-01 09:05:07 1t6nXa-0001Ab-2C <= a@example.org H=mx [192.0.2.1] P=esmtp S=9\n";
+    let sendmail = "Nov  1 09:05:07 mx sm-mta[12]: 4A1957X1000012: from=<a@example.org>, size=9, relay=x [192.0.2.1]\n";
+    let smtpd = "Nov  1 09:05:07 mx smtpd[12]: 3e smtp connected address=192.0.2.1 host=x\n";
+    for (text, name) in [(exim, "Exim"), (sendmail, "Sendmail"), (smtpd, "OpenSMTPD")] {
+        let dir = Dir::new();
+        let output = run(&[&dir.write("mail.log", &text.repeat(3))]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(&format!("mail.log: a log of {name}")), "{said}");
+        assert_eq!(output.status.code(), Some(65), "{said}");
+    }
+}
+
+#[test]
+fn every_log_that_adds_nothing_is_named() {
+    let dir = Dir::new();
+    let (one, two) = (dir.path().join("one"), dir.path().join("two"));
+    let output = run(&[&one, &two]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("/one: No such file") && said.contains("/two: No such file"), "{said}");
+    assert_eq!((output.status.code(), output.stdout.len()), (Some(66), 0), "{said}");
+    // A text without any time has lines, and they are counted as that.
+    let output = run(&[&dir.write("notes", "hello\nworld\n"), &one]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("/notes: no line of it is understood") && said.contains("/one: No such file"), "{said}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["lines"]["not_understood"], 2, "{report:#}");
+}
+
+#[test]
+fn what_is_doubtful_is_said_with_its_line() {
+    let output = run(&[&case("two_zones.log")]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("minutes from line "), "{said}");
+    // An empty line counts as one.
+    let late = "2026-11-01T09:05:00Z mx postfix/smtpd[1]: connect from a[192.0.2.1]\n\n\
+                2026-11-01T08:05:00Z mx postfix/smtpd[1]: connect from b[192.0.2.2]\n\
+                2026-11-01T09:06:00Z mx postfix/smtpd[1]: connect from c[192.0.2.3]\n";
+    let output = run(&[&Dir::new().write("mail.log", late)]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("the first is line 3;"), "{said}");
 }

@@ -37,8 +37,12 @@ pub struct Clocks {
     /// Lines that came late, and the longest of these times.
     late: u64,
     latest: i64,
-    /// How far older lines that follow newer ones go back, and from where.
-    goes_back: Option<(i64, i64)>,
+    /// The number of the first of them.
+    first_late: u64,
+    /// How far older lines that follow newer ones go back, from where, and in which line.
+    goes_back: Option<(i64, i64, u64)>,
+    /// The line where a clock was first set back.
+    first_set_back: Option<u64>,
 }
 
 /// The clock of one program.
@@ -46,20 +50,33 @@ struct Clock {
     calendar: Calendar,
     /// What its zone differs from that of its neighbours, in milliseconds.
     offset: i64,
+    /// The number of its first line.
+    line: u64,
 }
 
 impl Clocks {
     /// All clocks begin in the year of this calendar.
     pub fn new(first: Calendar) -> Self {
-        Self { first, recent: 0, clocks: HashMap::new(), last: None, late: 0, latest: 0, goes_back: None }
+        Self {
+            first,
+            recent: 0,
+            clocks: HashMap::new(),
+            last: None,
+            late: 0,
+            latest: 0,
+            first_late: 0,
+            goes_back: None,
+            first_set_back: None,
+        }
     }
 
-    /// The moment of an event, in milliseconds since the epoch, never before the last one. `later` follow it.
-    pub fn time(&mut self, event: &Event, later: &[Event]) -> i64 {
+    /// The moment of an event of this line, in milliseconds since the epoch, never before the last one. `later`
+    /// follow it.
+    pub fn time(&mut self, event: &Event, line: u64, later: &[Event]) -> i64 {
         let key = self.key(event);
         if !self.clocks.contains_key(&key) {
             let offset = self.offset(event, later);
-            self.clocks.insert(key, Clock { calendar: self.new_calendar(), offset });
+            self.clocks.insert(key, Clock { calendar: self.new_calendar(), offset, line });
         }
         let later = || later.iter().take(LOOK_AHEAD).find(|next| next.clock == event.clock || key == 0);
         let Some(clock) = self.clocks.get_mut(&key) else {
@@ -77,16 +94,20 @@ impl Clocks {
             });
             if returns {
                 // The line came late.
+                if self.late == 0 {
+                    self.first_late = line;
+                }
                 self.late += 1;
                 self.latest = self.latest.max(step);
                 clock.calendar.restore(before);
                 return self.advance(i64::MIN);
             }
             if event.stamp.form == StampForm::Absolute || step > DAY {
-                self.goes_back.get_or_insert((told + step, told));
+                self.goes_back.get_or_insert((told + step, told, line));
                 clock.calendar.begin_again(told);
             } else {
                 clock.calendar.go_on_from(told);
+                self.first_set_back.get_or_insert(line);
             }
         }
         let time = clock.calendar.accept(told) + clock.offset;
@@ -97,24 +118,31 @@ impl Clocks {
     pub fn report(&self, name: &str, stats: &mut ReadStats) {
         stats.set_back += self.clocks.values().map(|clock| clock.calendar.set_back).sum::<u64>();
         let count = self.clocks.values().filter(|clock| clock.offset != 0).count();
-        if let Some(clock) = self.clocks.values().find(|clock| clock.offset != 0) {
+        let others = self.clocks.values().filter(|clock| clock.offset != 0);
+        if let Some(clock) = others.min_by_key(|clock| clock.line) {
             stats.troubles.push(format!(
-                "{name}: {count} programs write another zone than the first one, as by {} minutes; they are taken to \
-                 write at the same time",
-                -clock.offset / 60_000
+                "{name}: {count} programs write another zone than the first one, as by {} minutes from line {} on; \
+                 they are taken to write at the same time",
+                -clock.offset / 60_000,
+                clock.line
             ));
+        }
+        if let Some(line) = self.first_set_back {
+            stats
+                .troubles
+                .push(format!("{name}: line {line}: the clock was set back; times go on from the line before"));
         }
         if self.late > 0 {
             let minutes = self.latest / 60_000;
             stats.troubles.push(format!(
-                "{name}: {} lines come late, by up to {minutes} minutes; they count when they came",
-                self.late
+                "{name}: {} lines come late, by up to {minutes} minutes, the first is line {}; they count when they came",
+                self.late, self.first_late
             ));
         }
-        if let Some((from, to)) = self.goes_back {
+        if let Some((from, to, line)) = self.goes_back {
             stats.is_damaged = true;
             stats.troubles.push(format!(
-                "{name}: older lines follow newer ones: from {} back to {}; the numbers are wrong: give the parts as files \
+                "{name}: line {line}: older lines follow newer ones: from {} back to {}; the numbers are wrong: give the parts as files \
                  of their own, in any order",
                 moment(from),
                 moment(to)

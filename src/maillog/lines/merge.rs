@@ -11,6 +11,8 @@ use std::sync::Arc;
 use super::blocks::{Batch, Blocks, Lines};
 use super::clocks::Clocks;
 use super::event::{Event, Reader};
+use super::repeats::Repeats;
+use super::servers;
 use super::source::{LogSource, Progress};
 
 /// All logs.
@@ -20,6 +22,7 @@ pub struct Merge {
     open: Vec<OpenLog>,
     reader: Reader,
     progress: Arc<Progress>,
+    repeats: Repeats,
     /// What has been read so far.
     pub stats: ReadStats,
 }
@@ -49,6 +52,13 @@ struct OpenLog {
     clocks: Clocks,
     blocks: Blocks,
     batch: Batch,
+    /// Its lines before the batch, how they were understood, and another mail server that wrote some.
+    before: u64,
+    lines: Lines,
+    other_server: Option<&'static str>,
+    /// Its place among all logs, and its events that another log has, too.
+    number: usize,
+    repeated: u64,
     /// The next event of the batch, and its time.
     next: usize,
     time: i64,
@@ -62,17 +72,21 @@ impl Merge {
         let stats =
             ReadStats { logs: sources.iter().map(|source| source.name.clone()).collect(), ..ReadStats::default() };
         sources.reverse();
-        Self { waiting: sources, open: Vec::new(), reader, progress, stats }
+        Self { waiting: sources, open: Vec::new(), reader, progress, repeats: Repeats::default(), stats }
     }
 
     /// Shows every event in order, with its time in milliseconds since the epoch, which never goes
     /// back, and the names its batch has, until `show` says that it has seen enough.
     pub fn for_each(&mut self, mut show: impl FnMut(i64, &Event, &[u8]) -> ControlFlow<()>) {
         let mut last = i64::MIN;
+        let is_one = self.waiting.len() < 2;
         while let Some(at) = self.earliest() {
             let open = &mut self.open[at];
             last = last.max(open.time);
-            if show(last, &open.batch.events[open.next], &open.batch.names).is_break() {
+            let event = &open.batch.events[open.next];
+            if !is_one && self.repeats.is_repeated(open.time, event, open.number) {
+                open.repeated += 1;
+            } else if show(last, event, &open.batch.names).is_break() {
                 return;
             }
             if !open.advance(&mut self.stats) {
@@ -98,6 +112,11 @@ impl Merge {
                         clocks: Clocks::new(calendar),
                         blocks,
                         batch: Batch::default(),
+                        before: 0,
+                        lines: Lines::default(),
+                        other_server: None,
+                        number: self.waiting.len(),
+                        repeated: 0,
                         next: 0,
                         time: 0,
                     };
@@ -122,7 +141,8 @@ impl OpenLog {
     fn arrive(&mut self, stats: &mut ReadStats) -> bool {
         match self.batch.events.get(self.next) {
             Some(event) => {
-                self.time = self.clocks.time(event, &self.batch.events[self.next + 1..]);
+                let line = self.before + u64::from(self.batch.numbers[self.next]);
+                self.time = self.clocks.time(event, line, &self.batch.events[self.next + 1..]);
                 true
             }
             None => self.load(stats),
@@ -131,13 +151,16 @@ impl OpenLog {
 
     fn load(&mut self, stats: &mut ReadStats) -> bool {
         loop {
+            self.before += self.batch.length;
             self.blocks.recycle(std::mem::take(&mut self.batch));
             let Some(batch) = self.blocks.next() else {
-                self.clocks.report(&self.name, stats);
+                self.report(stats);
                 return false;
             };
             self.batch = batch;
             stats.lines.add(&self.batch.lines);
+            self.lines.add(&self.batch.lines);
+            self.other_server = self.other_server.or(self.batch.other_server);
             if stats.strange.is_none() {
                 stats.strange = self.batch.strange.take();
             }
@@ -148,6 +171,22 @@ impl OpenLog {
             if !self.batch.events.is_empty() {
                 return self.arrive(stats);
             }
+        }
+    }
+}
+
+impl OpenLog {
+    /// Says at the end what is doubtful about it.
+    fn report(&self, stats: &mut ReadStats) {
+        self.clocks.report(&self.name, stats);
+        if self.repeated > 0 {
+            stats
+                .troubles
+                .push(format!("{}: {} lines of it are in another log, too; they count once", self.name, self.repeated));
+        }
+        if let Some(server) = self.other_server.filter(|_| self.lines.told + self.lines.idle == 0) {
+            stats.is_not_understood = true;
+            stats.troubles.push(format!("{}: {}", self.name, servers::is_of(server)));
         }
     }
 }

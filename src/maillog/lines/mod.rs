@@ -8,5 +8,8 @@ pub mod event;
 pub mod json;
 pub mod line;
 pub mod merge;
+pub mod repeats;
+pub mod servers;
+pub mod services;
 pub mod source;
 pub mod stamp;

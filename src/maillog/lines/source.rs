@@ -5,7 +5,7 @@
 //! decompressor at a time.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +16,8 @@ use jiff::tz::TimeZone;
 use super::blocks::parse;
 use super::calendar::Calendar;
 use super::decompress::decompress;
+use super::servers;
+use super::services::{SAMPLE, Services};
 use super::stamp::Stamp;
 use crate::maillog::text::plain;
 
@@ -51,8 +53,9 @@ enum LogOrigin {
 /// What a look into a log finds.
 pub enum Looked {
     Source(LogSource),
-    /// No line has a time. The first line, if there is one.
-    Strange(Option<String>),
+    /// No line has a time. The first line, if there is one, another mail server that it may be of, and how many
+    /// there are.
+    Strange(Option<(String, Option<&'static str>, u64)>),
 }
 
 /// The text of a log.
@@ -69,7 +72,7 @@ pub struct Progress {
 
 impl LogSource {
     /// Looks into a log; `-` is standard input.
-    pub fn open(path: &Path, zone: &TimeZone, progress: &Arc<Progress>) -> io::Result<Looked> {
+    pub fn open(path: &Path, zone: &TimeZone, progress: &Arc<Progress>, services: &mut Services) -> io::Result<Looked> {
         let now = SystemTime::now();
         let (name, mut input, mut again, written) = if path == Path::new("-") {
             ("standard input".to_owned(), decompress(CountedReader::new(io::stdin(), progress))?, None, now)
@@ -94,8 +97,20 @@ impl LogSource {
             (input, again) = (Box::new(io::empty()), None);
         }
         let Some(first) = first_stamp(&head) else {
-            return Ok(Looked::Strange(first_line(&head)));
+            let lines = count_lines(io::Cursor::new(&head).chain(input))?;
+            let server = head.split(|byte| *byte == b'\n').take(1000).find_map(servers::of_line);
+            return Ok(Looked::Strange(first_line(&head).map(|line| (line, server, lines))));
         };
+        match again.is_some() {
+            // What is read to look at it is read again.
+            true if !services.is_full() => {
+                // A log that is damaged is named when its turn comes.
+                let mut sample = head.clone();
+                let _ = input.by_ref().take(SAMPLE).read_to_end(&mut sample);
+                services.sample(&sample);
+            }
+            _ => services.sample(&head),
+        }
         let last = again.as_deref().and_then(last_stamp);
         let written = written.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs() as i64);
         let calendar = Calendar::new(zone.clone(), first, last, written);
@@ -137,6 +152,24 @@ fn head(input: &mut Input) -> io::Result<Vec<u8>> {
 fn first_stamp(head: &[u8]) -> Option<Stamp> {
     let end = memchr::memrchr(b'\n', head).unwrap_or(head.len());
     head[..end].split(|byte| *byte == b'\n').find_map(|line| parse(line, |line| line.stamp))
+}
+
+/// Lines that are not empty.
+fn count_lines(input: impl Read) -> io::Result<u64> {
+    let (mut lines, mut is_in_line) = (0, false);
+    let mut input = io::BufReader::with_capacity(HEAD, input);
+    loop {
+        let chunk = input.fill_buf()?;
+        let length = chunk.len();
+        if length == 0 {
+            return Ok(lines);
+        }
+        for byte in chunk {
+            lines += u64::from(!is_in_line && *byte != b'\n');
+            is_in_line = *byte != b'\n';
+        }
+        input.consume(length);
+    }
 }
 
 fn first_line(head: &[u8]) -> Option<String> {

@@ -5,7 +5,7 @@
 //! [`Calendar`](super::calendar::Calendar), which sees the lines in order.
 
 /// A moment as a log wrote it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stamp {
     /// Seconds since the Unix epoch; of a stamp without a year, since the beginning of a leap year.
     pub seconds: i64,
@@ -18,7 +18,7 @@ pub struct Stamp {
 }
 
 /// What is known of a moment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StampForm {
     /// All of it.
     Absolute,

@@ -16,6 +16,7 @@ use memchr::{memchr, memmem, memrchr};
 use super::event::{Event, LineKind, Reader};
 use super::json::JsonEntry;
 use super::line::{Line, LineHead};
+use super::servers;
 use super::source::Input;
 use crate::net::lock;
 
@@ -39,12 +40,18 @@ const SPARE: usize = 3;
 pub struct Batch {
     /// What happened, in the order of the lines.
     pub events: Vec<Event>,
+    /// The number of the line of each event, within the block.
+    pub numbers: Vec<u32>,
+    /// Lines of the block, with those that are empty.
+    pub length: u64,
     /// Names of clients, one after the other.
     pub names: Vec<u8>,
     /// How its lines were understood.
     pub lines: Lines,
     /// The first line that was not understood.
     pub strange: Option<Box<[u8]>>,
+    /// Another mail server that wrote a line of it.
+    pub other_server: Option<&'static str>,
     /// Why nothing comes after it, if not because the log ends.
     pub error: Option<io::Error>,
 }
@@ -119,6 +126,8 @@ impl Blocks {
     /// Gives a batch back, to be filled again.
     pub fn recycle(&self, mut batch: Batch) {
         batch.events.clear();
+        batch.numbers.clear();
+        batch.other_server = None;
         batch.names.clear();
         batch.strange = None;
         batch.lines = Lines::default();
@@ -238,13 +247,16 @@ fn fill(input: &mut Input, buffer: &mut [u8], mut filled: usize) -> (usize, io::
 
 impl Batch {
     fn read(&mut self, block: &[u8], reader: &Reader) {
-        let Self { events, names, lines, .. } = self;
+        let Self { events, numbers, names, lines, other_server, .. } = self;
+        // A line that was longer than a block is among them already.
+        self.length = lines.all;
         lines.bytes += block.len() as u64;
         let (mut rest, mut head, mut last) = (block, None, None);
         while !rest.is_empty() {
             let end = memchr(b'\n', rest).unwrap_or(rest.len());
             let line = &rest[..end];
             rest = rest.get(end + 1..).unwrap_or(&[]);
+            self.length += 1;
             if line.is_empty() {
                 continue;
             }
@@ -256,7 +268,13 @@ impl Batch {
                 match line.program {
                     // syslogd means the line before.
                     b"" => last.map_or(LineKind::Foreign, LineKind::Event),
-                    _ => reader.read(&Line { message, ..*line }, names),
+                    _ => {
+                        let kind = reader.read(&Line { message, ..*line }, names);
+                        if kind == LineKind::Foreign && other_server.is_none() {
+                            *other_server = servers::of_program(line.program, message);
+                        }
+                        kind
+                    }
                 }
             });
             last = None;
@@ -264,6 +282,7 @@ impl Batch {
                 Some(LineKind::Event(event)) => {
                     lines.told += 1;
                     events.extend(std::iter::repeat_n(event, repeats));
+                    numbers.extend(std::iter::repeat_n(self.length as u32, repeats));
                     last = Some(event);
                 }
                 Some(LineKind::Idle) => lines.idle += 1,
@@ -271,6 +290,9 @@ impl Batch {
                 None => {
                     lines.strange += 1;
                     lines.strange_postfix += u64::from(memmem::find(line, b"postfix").is_some());
+                    if other_server.is_none() {
+                        *other_server = servers::of_line(line);
+                    }
                     if self.strange.is_none() {
                         self.strange = Some(line[..line.len().min(MAX_SAMPLE)].into());
                     }

@@ -15,7 +15,7 @@ use super::stamp::Stamp;
 use crate::policy::request::address;
 
 /// Something that happened, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Event {
     pub stamp: Stamp,
     /// Whose clock the stamp is of: the hash of a program of a host. Its zone may be its own.
@@ -24,7 +24,7 @@ pub struct Event {
 }
 
 /// What happened. A `u64` is the hash of an smtpd process or of a queue id.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventKind {
     /// smtpd greets a client.
     Connect { process: u64, who: Client },
@@ -83,7 +83,7 @@ pub enum EventKind {
 }
 
 /// What became of a message that was handed over without an error.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
     Sent,
     /// A filter or a transport threw it away, returned it, or keeps it in quarantine.
@@ -91,7 +91,7 @@ pub enum Outcome {
 }
 
 /// A client as Postfix names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Client {
     /// Its address, IPv4-mapped IPv6 folded to IPv4; `None` when Postfix does not know it.
     pub address: Option<IpAddr>,
@@ -108,6 +108,13 @@ pub struct Place {
 
 /// Bytes of a host name, a login or a sender that are kept. RFC 5321 allows fewer.
 pub const MAX_NAME: usize = 512;
+
+/// Where a text lies differs from batch to batch; what else an event has tells it from others.
+impl std::hash::Hash for Place {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.length.hash(state);
+    }
+}
 
 impl Place {
     /// Appends a text to the names.
