@@ -90,7 +90,7 @@ fn with_settings_impossible_under_inetd_every_client_passes_and_that_is_logged()
     let dir = Dir::new();
     let log = Lines::of_log_socket(&dir.join("log"));
     let cases = [
-        ("", "set memcached_server"),
+        ("", "sqlite_file needs no server"),
         ("memcached_server = \"127.0.0.1:1\"\non_store_failure = \"local\"", "set on_store_failure"),
     ];
     for (number, (rules, told)) in cases.iter().enumerate() {

@@ -365,6 +365,8 @@ fn the_queries_of_the_manual_work_in_the_sqlite3_shell() {
         policy.connected(CLIENT, 1 + turn);
     }
     until("a ban", || sqlite.value(&format!("{KEY}!ban")));
+    sqlite
+        .say("INSERT INTO counter VALUES ('connshaper:198.51.100.1!=3c', 1, 9e15), ('connshaper:a/b=c!m1f', 1, 9e15)");
     let page = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/man/connshaper.toml.5")).unwrap();
     let (_, section) = page.split_once("\n.Ss SQLite\n").unwrap();
     let (_, example) = section.split_once(".Bd -literal -offset 4n\n").unwrap();
@@ -374,7 +376,7 @@ fn the_queries_of_the_manual_work_in_the_sqlite3_shell() {
     assert!(most.contains("connshaper:slide/198.51.100.1!hits|4|"), "{most}");
     assert!(most.lines().any(|line| line.starts_with("connshaper:198.51.100.1|")), "{most}");
     assert!(bans.starts_with("connshaper:198.51.100.1!ban|1|2"), "{bans}");
-    assert!(kinds.contains("sliding|1|4\n") && kinds.contains("ban|1|1\n"), "{kinds}");
+    assert!(kinds.contains("sliding|1|4\n") && kinds.contains("ban|1|1\n") && kinds.contains("mark|2|2\n"), "{kinds}");
 }
 
 #[test]

@@ -42,7 +42,8 @@ SELECT
         WHEN key LIKE '%!ban' THEN 'ban'
         WHEN key LIKE '%!bans' THEN 'bans'
         WHEN key LIKE '%!violations' THEN 'violations'
-        WHEN rtrim(key, '0123456789abcdef') LIKE '%!m' THEN 'member'
+        -- That something was counted once, or that a window has its new length.
+        WHEN rtrim(key, '0123456789abcdef') LIKE '%!m' OR key LIKE '%!=%' THEN 'mark'
         ELSE 'window'
     END AS kind,
     CASE
