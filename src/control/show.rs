@@ -29,7 +29,7 @@ Examples:
   connshaper show login joe@example.com
   connshaper show sender_domain=example.com
 
-memcached cannot list its keys: with it a prefix shows the clients this daemon has seen.")]
+memcached and Redis list no keys: with them a prefix shows the clients this daemon has seen.")]
 pub struct ShowArgs {
     /// An address, a netblock, or a key or a part of one: login joe@example.org, sender=joe@example.org
     #[arg(value_name = "CLIENT")]
