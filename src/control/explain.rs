@@ -16,11 +16,13 @@ use super::{Control, Problem};
 use crate::engine::distinct::leave_out_known;
 use crate::engine::preview::preview;
 use crate::engine::service::Rules;
+use crate::engine::target::{LOGIN, Target};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::attribute::Attribute;
 use crate::policy::checks::{LimitCheck, Say};
 use crate::policy::door::Door;
+use crate::policy::key::{KeyPart, unescaped};
 use crate::policy::limit::Limit;
 use crate::policy::request::{Request, address};
 use crate::policy::{BLACKLIST, Delayed, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
@@ -33,10 +35,12 @@ use crate::postfix::reply::{Reply, ReplyEncoder};
 #[command(after_help = "\
 Examples:
   connshaper explain 198.51.100.7
+  connshaper explain login ann@example.com
+  connshaper explain 198.51.100.7 sasl_username=ann@example.com sender=ann@example.com
   connshaper explain 198.51.100.7 protocol_state=RCPT instance=1.2.3.4 sender=joe@example.org
   connshaper explain 198.51.100.7 --door login login=joe@example.org")]
 pub struct ExplainArgs {
-    /// The client's address
+    /// The client's address; or a login, a sender or a domain: login ann@example.org
     #[arg(value_parser = query::value)]
     pub client: String,
     /// Further attributes of the request, or others for those that are assumed
@@ -178,6 +182,7 @@ impl ControlCommand for ExplainArgs {
         let request = self.request()?;
         let rules = control.service.rules.load_full();
         let store = StoreName { kind: rules.store.name().to_owned(), state: rules.store.state().to_owned() };
+        let shown = self.client.clone();
         let Some(client) = rules.policy.client(&request) else {
             let verdict = VerdictPreview::of(&request, &Verdict::Pass(Pass::UnknownClient), now);
             let (client, door) = (self.client.clone(), self.door.clone());
@@ -191,25 +196,26 @@ impl ControlCommand for ExplainArgs {
                 verdict,
             });
         };
-        let record = SessionRecord::default();
-        let mut limits = Vec::new();
-        let verdict = match rules.policy.plan(&request, &record, now) {
-            Plan::Done(decision) => VerdictPreview::of(&request, &decision.verdict, now),
-            Plan::Count(mut checks) => {
-                leave_out_known(&rules.store, &mut checks, false, now).await;
-                let readings = preview(&rules.store, &checks, now).await;
-                limits = previews(&rules, &request, &checks, &readings, now);
-                let decision = rules.policy.judge(&checks, &readings, &record, now);
-                let log_only = decision.would_refuse().map(|refusal| LoggedRefusal {
-                    reason: refusal.reason.word().to_owned(),
-                    refusal: RefusalStatus::of(refusal),
-                });
-                VerdictPreview { log_only: log_only.collect(), ..VerdictPreview::of(&request, &decision.verdict, now) }
+        let (mut limits, mut verdict) = judge(&rules, &request, now).await;
+        // What is not counted yet at the first recipient is judged as it will be later in the message.
+        for state in self.later_states() {
+            let (of_state, then) = judge(&rules, &self.request_at(Some(state))?, now).await;
+            if of_state.is_empty() {
+                break;
             }
-        };
+            for (limit, later) in limits.iter_mut().zip(of_state) {
+                if limit.counter.is_none() && later.counter.is_some() {
+                    *limit = later;
+                }
+            }
+            if verdict.verdict == VerdictKind::Pass {
+                let log_only = verdict.log_only.into_iter().chain(then.log_only.iter().cloned()).collect();
+                verdict = VerdictPreview { log_only, ..then };
+            }
+        }
         let active = rules.policy.overrides().lookup(client, now);
         Ok(ExplainAnswer {
-            client: client.to_string(),
+            client: if shown.contains('=') { shown } else { client.to_string() },
             door: self.door.clone(),
             listed: ListStatus::of_request(&rules.policy, &request),
             overridden: active.map(|active| ActiveOverrideStatus {
@@ -258,9 +264,66 @@ impl ControlCommand for ExplainArgs {
     }
 }
 
+/// What the limits make of a request as if it were the first of its session, and the answer. No limits: something else
+/// decides.
+async fn judge(rules: &Rules, request: &Request, now: Now) -> (Vec<LimitPreview>, VerdictPreview) {
+    let record = SessionRecord::default();
+    match rules.policy.plan(request, &record, now) {
+        Plan::Done(decision) => (Vec::new(), VerdictPreview::of(request, &decision.verdict, now)),
+        Plan::Count(mut checks) => {
+            leave_out_known(&rules.store, &mut checks, false, now).await;
+            let readings = preview(&rules.store, &checks, now).await;
+            let limits = previews(rules, request, &checks, &readings, now);
+            let decision = rules.policy.judge(&checks, &readings, &record, now);
+            let log_only = decision.would_refuse().map(|refusal| LoggedRefusal {
+                reason: refusal.reason.word().to_owned(),
+                refusal: RefusalStatus::of(refusal),
+            });
+            let verdict = VerdictPreview::of(request, &decision.verdict, now);
+            (limits, VerdictPreview { log_only: log_only.collect(), ..verdict })
+        }
+    }
+}
+
+/// The address of a client that is not named: no host has it.
+const NO_CLIENT: &str = "192.0.2.0";
+
 impl ExplainArgs {
-    /// The request as Postfix, or who asks at another door, would send it.
+    /// The client's address and the attributes. In place of a client there may be a login, a sender, a domain.
+    fn asked(&self) -> (String, Vec<(String, String)>) {
+        let Ok(Target::Key(key)) = self.client.parse() else {
+            return (self.client.clone(), self.attributes.clone());
+        };
+        let part = KeyPart::of_text(&key);
+        let attribute = |(word, value): (&str, &str)| match word {
+            LOGIN => ("sasl_username".to_owned(), unescaped(value)),
+            // Anybody of the domain.
+            word => match word.strip_suffix("_domain") {
+                Some(word) => (word.to_owned(), format!("anybody@{}", unescaped(value))),
+                None => (word.to_owned(), unescaped(value)),
+            },
+        };
+        let client = part.pairs().find(|(word, _)| *word == "client").map(|(_, value)| value.to_owned());
+        let said = part.pairs().filter(|(word, _)| *word != "client").map(attribute);
+        (client.unwrap_or_else(|| NO_CLIENT.to_owned()), said.chain(self.attributes.iter().cloned()).collect())
+    }
+
+    /// The protocol states after the first, for a message whose state is not said.
+    fn later_states(&self) -> &'static [&'static str] {
+        let (_, attributes) = self.asked();
+        let is_said = attributes.iter().any(|(name, _)| name == "protocol_state" || name == "instance");
+        match self.door == Door::Smtp.word() && !is_said && query::is_of_mail(&attributes) {
+            true => &["DATA", "END-OF-MESSAGE"],
+            false => &[],
+        }
+    }
+
     fn request(&self) -> Result<Request, Problem> {
+        self.request_at(None)
+    }
+
+    /// The request as Postfix, or who asks at another door, would send it.
+    fn request_at(&self, state: Option<&str>) -> Result<Request, Problem> {
         let door = Door::WORDS.iter().find(|(word, _)| *word == self.door).map(|(_, door)| *door);
         let Some(door) = door else {
             return Err(Problem::usage(format!("there is no door {:?}", self.door)));
@@ -269,16 +332,18 @@ impl ExplainArgs {
             return self.event(door);
         }
         let is_wrong = |text: &str| text.contains(['\n', '\0']);
-        if is_wrong(&self.client) {
+        let (client, mut attributes) = self.asked();
+        if is_wrong(&client) {
             return Err(Problem::usage("the client has a line break"));
         }
+        attributes.extend(state.map(|state| ("protocol_state".to_owned(), state.to_owned())));
         let is_wrong = |(name, value): &(String, String)| {
             is_wrong(value) || is_wrong(name) || name.contains('=') || name.is_empty()
         };
-        if self.attributes.iter().any(is_wrong) {
+        if attributes.iter().any(is_wrong) {
             return Err(Problem::usage("an attribute does not fit in a line of a request"));
         }
-        let mut input = BytesMut::from(query::request(&self.client, &self.attributes).as_bytes());
+        let mut input = BytesMut::from(query::request(&client, &attributes).as_bytes());
         match RequestDecoder::default().decode(&mut input) {
             Ok(Some(request)) => Ok(request),
             Ok(None) => Err(Problem::usage("the attributes are not a whole request")),

@@ -6,6 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::commands::ControlCommand;
+use super::listing::{Listing, Which};
 use super::text::{cell, lasting, table};
 use super::{Control, Problem};
 use crate::engine::bans::{counted_client, limit_bans};
@@ -28,16 +29,34 @@ Examples:
   connshaper show 198.51.100.0/24
   connshaper show login joe@example.com
   connshaper show sender_domain=example.com
+  connshaper show --over
+  connshaper show --most users
 
 memcached and Redis list no keys: with them a prefix shows the clients this daemon has seen.")]
 pub struct ShowArgs {
     /// An address, a netblock, or a key or a part of one: login joe@example.org, sender=joe@example.org
-    #[arg(value_name = "CLIENT")]
-    pub target: Target,
+    #[arg(value_name = "CLIENT", required_unless_present_any = ["over", "most"])]
+    pub target: Option<Target>,
+    /// List the keys that are over their limit, of all limits or of one
+    #[arg(long, value_name = "LIMIT", num_args = 0..=1, default_missing_value = "")]
+    #[arg(conflicts_with_all = ["target", "most"])]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub over: Option<String>,
+    /// List the keys that are nearest to their limit or over it, of all limits or of one
+    #[arg(long, value_name = "LIMIT", num_args = 0..=1, default_missing_value = "", conflicts_with = "target")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub most: Option<String>,
+    /// Print the list as comma-separated values
+    #[arg(long, conflicts_with_all = ["target", "json"])]
+    #[serde(default)]
+    pub csv: bool,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ShowAnswer {
+    /// The list of keys, where one was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listing: Option<Listing>,
     pub target: String,
     pub listed: Option<ListStatus>,
     pub overrides: Vec<OverrideStatus>,
@@ -116,7 +135,19 @@ impl ControlCommand for ShowArgs {
     /// list its keys, else they are those that this daemon has seen.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<ShowAnswer, Problem> {
         let rules = control.service.rules.load_full();
-        let target = &rules.policy.target(&self.target);
+        let which = [(Which::Over, &self.over), (Which::Most, &self.most)];
+        if let Some((which, limit)) = which.into_iter().find_map(|(which, limit)| Some((which, limit.as_ref()?))) {
+            let listing = Listing::of(&control.service, &rules, which, limit, self.csv, now).await?;
+            return Ok(ShowAnswer {
+                listing: Some(listing),
+                store: rules.store.name().to_owned(),
+                ..Default::default()
+            });
+        }
+        let Some(target) = &self.target else {
+            return Err(Problem::usage("name a client or a key, or say --over or --most"));
+        };
+        let target = &rules.policy.target(target);
         let is_prefix = matches!(target, Target::Netblock(_));
         let mut counters = Vec::new();
         let (found, others) = control.service.accounts.counted(&rules, target, now).await;
@@ -156,6 +187,7 @@ impl ControlCommand for ShowArgs {
             netblock.is_some_and(|netblock| entry.netblock.contains(&netblock) || netblock.contains(&entry.netblock))
         });
         Ok(ShowAnswer {
+            listing: None,
             target: target.to_string(),
             listed: netblock.and_then(|netblock| ListStatus::of(&rules.policy, netblock.addr())),
             overrides: overrides.map(|entry| OverrideStatus::of(&entry, now)).collect(),
@@ -171,6 +203,9 @@ impl ControlCommand for ShowArgs {
     }
 
     fn show(answer: &ShowAnswer, paint: Paint) -> String {
+        if let Some(listing) = &answer.listing {
+            return listing.show(paint);
+        }
         let ShowAnswer { listed, store, .. } = answer;
         let mut text = format!("{}\n", paint.bold(&answer.target));
         text += &format!("  lists     {}\n", listed.as_ref().map_or("none".to_owned(), ListStatus::show));

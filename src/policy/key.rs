@@ -300,6 +300,11 @@ impl KeyPart {
         digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
+    /// A key by its text.
+    pub fn of_text(text: &str) -> Self {
+        Self::Text(text.into())
+    }
+
     /// A key of one attribute with a value as an administrator writes it.
     pub fn of_value(field: KeyField, value: &str) -> Self {
         Self::of_pairs([(field.word(), escaped(value).as_str())])

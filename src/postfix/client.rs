@@ -27,7 +27,10 @@ pub fn ask(address: &Address, client: &str, attributes: &[(String, String)]) -> 
     action.map(str::to_owned).ok_or_else(|| io::Error::other(format!("its answer has no action: {reply:?}")))
 }
 
-/// What Postfix sends when a client has just connected.
+/// What a request says that is about a message.
+const OF_MAIL: [&str; 4] = ["sasl_username", "sender", "recipient", "size"];
+
+/// What Postfix sends when a client has just connected; where the attributes are about a message, at its first recipient.
 pub fn request(client: &str, attributes: &[(String, String)]) -> String {
     // Every run is to be a session of its own, so it comes from a port of its own, and to an address
     // of its own. The seed of the standard library's hashes is random.
@@ -35,9 +38,14 @@ pub fn request(client: &str, attributes: &[(String, String)]) -> String {
     let port = (1024 + random % 64_000).to_string();
     let [.., b, c, d] = (random >> 32).to_be_bytes();
     let server = Ipv4Addr::new(127, b, c, d).to_string();
+    let (state, instance) = match is_of_mail(attributes) {
+        true => ("RCPT", format!("{:x}.{:x}.{:x}.0", random as u16, random >> 32, random as u32)),
+        false => ("CONNECT", String::new()),
+    };
     let usual = [
         ("request", "smtpd_access_policy"),
-        ("protocol_state", "CONNECT"),
+        ("protocol_state", state),
+        ("instance", &instance),
         ("protocol_name", "SMTP"),
         ("client_address", client),
         ("client_name", "unknown"),
@@ -47,11 +55,19 @@ pub fn request(client: &str, attributes: &[(String, String)]) -> String {
         ("server_port", "25"),
     ];
     let said = |name: &str| attributes.iter().any(|(said, _)| said == name);
-    let mut lines: String =
-        usual.iter().filter(|(name, _)| !said(name)).map(|(name, value)| format!("{name}={value}\n")).collect();
+    let mut lines: String = usual
+        .iter()
+        .filter(|(name, value)| !said(name) && !value.is_empty())
+        .map(|(name, value)| format!("{name}={value}\n"))
+        .collect();
     lines.extend(attributes.iter().map(|(name, value)| format!("{name}={value}\n")));
     lines.push('\n');
     lines
+}
+
+/// Whether the attributes are about a message.
+pub fn is_of_mail(attributes: &[(String, String)]) -> bool {
+    attributes.iter().any(|(name, _)| OF_MAIL.contains(&name.as_str()))
 }
 
 /// A value that fits into one line of a request.
@@ -85,5 +101,11 @@ mod tests {
         assert!(text.starts_with("request=smtpd_access_policy\nprotocol_name=SMTP\nclient_address=192.0.2.1\n"));
         assert!(text.ends_with("\nprotocol_state=RCPT\nsender=a@example.org\n\n"));
         assert_eq!(text.matches("protocol_state=").count(), 1);
+        let login = [("sasl_username".to_owned(), "joe".to_owned())];
+        let of_login = || request("192.0.2.1", &login);
+        assert!(of_login().contains("\nprotocol_state=RCPT\ninstance="));
+        let instance = |text: &str| text.lines().find(|line| line.starts_with("instance=")).unwrap().to_owned();
+        assert_ne!(instance(&of_login()), instance(&of_login()));
+        assert!(request("192.0.2.1", &[]).contains("\nprotocol_state=CONNECT\nprotocol_name"));
     }
 }

@@ -153,3 +153,80 @@ fn a_reset_says_what_was_there_and_what_was_not() {
     let (said, code) = host.say(&["reset", "nobody"]);
     assert!(said.contains("sasl_username=joe@example.org") && code == 64, "{said}");
 }
+
+#[test]
+fn explain_and_query_ask_as_the_next_message_of_a_login_would() {
+    let bytes = "[limit.volume]\nthreshold = \"1KiB\"\ncount = \"bytes\"\nper = \"sasl_username\"\n";
+    let host = Host::start(&format!("{LIMITS}{bytes}"));
+    host.mails("ann@example.com", "x@example.org", 2);
+    let asked = ["explain", "198.51.100.7", "sasl_username=Ann@example.com", "sender=x@example.org"];
+    for words in [&asked[..], &["explain", "login", "ann@example.com", "sender=x@example.org"]] {
+        let answer = host.ask(words);
+        let counts: Vec<_> =
+            ["users", "senders", "pairs", "volume"].map(|name| of_limit(&answer, name)["count"].clone()).into();
+        assert_eq!(counts, [json!(3), json!(3), json!(3), json!(1024)], "{answer:#}");
+        assert_eq!((&answer["verdict"]["verdict"], &answer["verdict"]["limit"]), (&json!("refuse"), &json!("users")));
+        let remedies = answer["verdict"]["remedies"].as_array().unwrap();
+        assert_eq!(remedies[0], "connshaper reset sasl_username=ann@example.com");
+    }
+    // It was not counted.
+    assert_eq!(host.ask(&["show", "login", "ann@example.com"])["counters"][0]["count"], 2);
+    let query = |login: &str| {
+        let output = command().args(["query", "--to", host.daemon.endpoint(), "198.51.100.7", login]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap()
+    };
+    assert!(
+        query("sasl_username=ann@example.com").starts_with("DEFER_IF_PERMIT 4.7.0 Too many recipients from login ann@")
+    );
+    assert_eq!(query("sasl_username=joe@example.com"), "DUNNO\n");
+    // A limit on the size is judged at the end of the message.
+    host.mails("big@example.com", "big@example.org", 1);
+    let (mut session, login) = (Policy::connect(host.daemon.endpoint()), "sasl_username=big@example.com");
+    let (client, state) = ("client_address=198.51.100.7", "protocol_state=END-OF-MESSAGE");
+    session.ask(&[state, client, "client_port=9", "instance=9.9.9", login, "sender=big@example.org", "size=1000"]);
+    let answer = host.ask(&["explain", login]);
+    assert_eq!(
+        (&answer["verdict"]["limit"], &answer["verdict"]["count"]),
+        (&json!("volume"), &json!(2048)),
+        "{answer:#}"
+    );
+}
+
+fn of_limit<'a>(answer: &'a Value, name: &str) -> &'a Value {
+    answer["limits"].as_array().unwrap().iter().find(|limit| limit["limit"] == name).unwrap()
+}
+
+#[test]
+fn show_lists_the_keys_that_are_over_and_those_that_are_nearest() {
+    let memcached = Memcached::start();
+    for store in [String::new(), format!("memcached_server = \"{}\"", memcached.server())] {
+        let host = Host::start(&format!("{store}{LIMITS}"));
+        for (login, number) in [("joe", 3), ("ann", 4), ("bob", 2), ("eve", 1)] {
+            host.mails(login, &format!("{login}@{login}.example"), number);
+        }
+        let keys = |words: &[&str]| -> Vec<(String, u64)> {
+            let answer = host.ask(words);
+            let keys = answer["listing"]["keys"].as_array().unwrap_or_else(|| panic!("{answer:#}"));
+            keys.iter().map(|key| (key["key"].as_str().unwrap().to_owned(), key["count"].as_u64().unwrap())).collect()
+        };
+        let of = |login: &str, count| (format!("sasl_username={login}"), count);
+        assert_eq!(keys(&["show", "--over", "users"]), [of("ann", 4), of("joe", 3)]);
+        assert_eq!(keys(&["show", "--most", "users"]), [of("ann", 4), of("joe", 3), of("bob", 2), of("eve", 1)]);
+        assert_eq!(keys(&["show", "--over"]).len(), 6, "two logins, two senders, two pairs");
+        assert!(keys(&["show", "--most"]).contains(&("198.51.100.7".to_owned(), 10)));
+        let answer = host.ask(&["show", "--over", "users"]);
+        let key = &answer["listing"]["keys"][0];
+        assert_eq!((&key["threshold"], &key["refused"], &key["log_only"]), (&json!(2), &json!(2), &json!(false)));
+        let is_time = |time: &Value| time.as_str().is_some_and(|time| time.starts_with("20") && time.ends_with('Z'));
+        assert!(is_time(&key["since"]) && is_time(&key["over_since"]), "{answer:#}");
+        let (csv, _) = host.say(&["show", "--over", "pairs", "--csv"]);
+        assert!(csv.starts_with("limit,key,count,threshold,since,"), "{csv}");
+        assert!(csv.contains("\r\npairs,\"sasl_username=ann,sender_domain=ann.example\",4,2,20"), "{csv}");
+        host.ask(&["reset", "login", "ann"]);
+        assert_eq!(keys(&["show", "--over", "users"]), [of("joe", 3)]);
+        let (text, _) = host.say(&["show", "--over", "users"]);
+        assert!(text.contains("sasl_username=joe      3   2"), "{text}");
+        let (text, code) = host.say(&["show", "--over", "user"]);
+        assert!(code == 64 && text.contains("there are connections, users, senders, pairs"), "{text}");
+    }
+}

@@ -1,0 +1,199 @@
+//! The list of `connshaper show --over` and `--most`: keys by how near or over their limit they are.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::Problem;
+use super::text::{lasting, table};
+use crate::engine::reading::Reading;
+use crate::engine::service::{Rules, Service};
+use crate::engine::target::TargetCounter;
+use crate::net::clock::Now;
+use crate::observe::terminal::Paint;
+use crate::policy::key::KeyPart;
+use crate::store::local::listing::busiest;
+
+/// The most keys that are listed.
+const MAX_ROWS: usize = 100;
+
+/// Which keys are listed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Those over their limit.
+    Over,
+    /// Those nearest to their limit or farthest over it.
+    Most,
+}
+
+/// Keys in the order of their share of what they may.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listing {
+    pub keys: Vec<KeyStatus>,
+    /// Further ones.
+    pub more: usize,
+    /// Print it for a spreadsheet.
+    pub csv: bool,
+}
+
+/// A key of a limit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyStatus {
+    pub limit: String,
+    pub key: String,
+    pub count: u64,
+    pub threshold: u64,
+    /// When its window began; none where that is not known.
+    pub since: Option<String>,
+    /// When it went over.
+    pub over_since: Option<String>,
+    /// Hits over the threshold since then.
+    pub refused: u32,
+    /// Seconds until the window ends.
+    pub left: u32,
+    pub log_only: bool,
+}
+
+/// A key before it is asked for in the store.
+struct Candidate<'p> {
+    counted: TargetCounter<'p>,
+    count: u32,
+    since: Option<u64>,
+    over_since: Option<u64>,
+    refused: u32,
+}
+
+impl Candidate<'_> {
+    /// What it has of what it may, in thousandths.
+    fn share(&self) -> u64 {
+        u64::from(self.count) * 1000 / u64::from(self.counted.threshold.max(1))
+    }
+
+    fn is_over(&self) -> bool {
+        self.count > self.counted.threshold
+    }
+}
+
+impl Listing {
+    /// The keys of a limit, or of all of them where it has no name, as far as this process has counted them lately.
+    pub async fn of(
+        service: &Service,
+        rules: &Rules,
+        which: Which,
+        limit: &str,
+        csv: bool,
+        now: Now,
+    ) -> Result<Self, Problem> {
+        let limits = rules.policy.limits();
+        if !limit.is_empty() && limits.iter().all(|known| known.name != limit) {
+            let names: Vec<&str> = limits.iter().map(|limit| limit.name.as_str()).collect();
+            return Err(Problem::usage(format!("there is no limit {limit:?}; there are {}", names.join(", "))));
+        }
+        let named = |id| limits.iter().find(|known| known.id == id && (limit.is_empty() || known.name == limit));
+        let mut found = Vec::new();
+        service
+            .accounts
+            .each(now, |account| {
+                let Some(limit) = named(account.limit) else { return };
+                let counted = TargetCounter { limit, part: account.part.clone(), threshold: account.threshold };
+                let (count, since) = (account.count, Some(account.began));
+                let (over_since, refused) = (account.over_since, account.over);
+                found.push(Candidate { counted, count, since, over_since, refused });
+            })
+            .await;
+        if which == Which::Most {
+            for client in busiest(rules.store.table(), MAX_ROWS, now).await {
+                let part = KeyPart::Client { address: client.address, prefix_length: client.prefix_length };
+                let is_known = |one: &Candidate<'_>| (one.counted.limit.id, &one.counted.part) == (client.limit, &part);
+                if let Some(limit) = named(client.limit).filter(|_| !found.iter().any(is_known)) {
+                    let counted = TargetCounter { limit, part, threshold: limit.threshold };
+                    let (count, since, over_since, refused) = (client.hit.count, None, None, 0);
+                    found.push(Candidate { counted, count, since, over_since, refused });
+                }
+            }
+        }
+        found.retain(|one| which == Which::Most || one.is_over());
+        found.sort_by_key(|one| std::cmp::Reverse((one.share(), one.count)));
+        let more = found.len().saturating_sub(MAX_ROWS);
+        found.truncate(MAX_ROWS);
+        let mut keys = Vec::new();
+        for mut one in found {
+            // Another host may have counted it, or an administrator have reset it.
+            let reading = Reading::of(&rules.store, &one.counted, now).await;
+            one.count = reading.as_ref().map_or(one.count, |reading| reading.count);
+            if which == Which::Most || one.is_over() {
+                keys.push(KeyStatus::of(&one, reading.map_or(0, |reading| reading.left)));
+            }
+        }
+        Ok(Self { keys, more, csv })
+    }
+
+    pub fn show(&self, paint: Paint) -> String {
+        if self.csv {
+            return self.csv();
+        }
+        if self.keys.is_empty() {
+            return "no key is over its limit, of those that this daemon has counted lately\n".to_owned();
+        }
+        let columns = [
+            ("limit", false),
+            ("key", false),
+            ("count", true),
+            ("of", true),
+            ("since", false),
+            ("over since", false),
+            ("refused", true),
+            ("left", true),
+        ];
+        let rows = self.keys.iter().map(|key| {
+            let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
+            let over = key.count > key.threshold;
+            let count = if over { paint.bad(&key.count.to_string()) } else { key.count.to_string() };
+            let (threshold, refused) = (key.threshold.to_string(), key.refused.to_string());
+            let (limit, name) = (key.limit.clone(), key.key.clone());
+            vec![limit, name, count, threshold, time(&key.since), time(&key.over_since), refused, lasting(key.left)]
+        });
+        let mut text = table(&columns, &rows.collect::<Vec<_>>(), paint);
+        if self.more > 0 {
+            text += &format!("and {} more, farther from their limits\n", self.more);
+        }
+        text
+    }
+
+    /// RFC 4180. No field has a comma or a quote but keys of several parts.
+    fn csv(&self) -> String {
+        let field = |text: &str| match text.contains([',', '"']) {
+            true => format!("\"{}\"", text.replace('"', "\"\"")),
+            false => text.to_owned(),
+        };
+        let mut text = "limit,key,count,threshold,since,over_since,refused,left,log_only\r\n".to_owned();
+        for key in &self.keys {
+            let KeyStatus { limit, key, count, threshold, since, over_since, refused, left, log_only } = key;
+            let (since, over) = (since.as_deref().unwrap_or_default(), over_since.as_deref().unwrap_or_default());
+            let key = field(key);
+            text += &format!("{limit},{key},{count},{threshold},{since},{over},{refused},{left},{log_only}\r\n");
+        }
+        text
+    }
+}
+
+impl KeyStatus {
+    fn of(one: &Candidate<'_>, left: u32) -> Self {
+        let Candidate { counted, count, since, over_since, refused } = one;
+        let unit = u64::from(counted.limit.counts.unit());
+        let time = |seconds: u64| {
+            let seconds = i64::try_from(seconds).ok();
+            seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()).map(|time| time.to_string())
+        };
+        Self {
+            limit: counted.limit.name.clone(),
+            key: counted.part.to_string(),
+            count: u64::from(*count) * unit,
+            threshold: u64::from(counted.threshold) * unit,
+            since: since.and_then(time),
+            over_since: over_since.and_then(time),
+            refused: *refused,
+            left,
+            log_only: counted.limit.log_only,
+        }
+    }
+}
