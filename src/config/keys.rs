@@ -105,6 +105,8 @@ pub const KEYS: &[ConfigKey] = &[
         "",
         "whether recipients of unsent messages stay counted; unset: until Postfix has asked at DATA",
     ),
+    limit("alert", Boolean, "false", "whether alert_command runs when a key goes over the limit"),
+    limit("alert_threshold", Threshold, "", "hits beyond which alert_command runs before that; unset: none"),
     limit("log_only", Boolean, "false", "judge, count and log, but enforce nothing"),
     limit("initial_delay", Milliseconds(1, 60_000), "", "delay of the first violation; unset: no delays"),
     limit("max_delay", Milliseconds(1, 1_000_000), r#""5s""#, "the longest delay"),
@@ -195,7 +197,7 @@ pub const KEYS: &[ConfigKey] = &[
     key("log_rate", Integer(1, 100_000), "100", "log lines a second in all"),
     key("statistics_interval", Seconds(0, YEAR), r#""10m""#, "time between STATISTICS lines; 0: never"),
     key("ban_command", OneOrMore, "", "program to run when a ban begins or is lifted; unset: none"),
-    key("alert_command", OneOrMore, "", "program to run on bans, outages and recoveries; unset: none"),
+    key("alert_command", OneOrMore, "", "program to run on bans, alerts, outages and recoveries; unset: none"),
     key("alert_interval", Seconds(1, DAY), r#""1m""#, "time between runs of alert_command for the same event"),
 ];
 

@@ -66,6 +66,7 @@ impl Housekeeping {
             self.service.sessions.end_silent_messages(now);
             give_back_all(&self.service, now);
             self.service.log.mention_suppressed(now);
+            self.service.log.tell_held();
             self.service.sample_rates(now);
             self.tell_full();
             self.service.diagnosis.conclude(&self.service.log);

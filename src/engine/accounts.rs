@@ -50,29 +50,43 @@ pub struct Account {
     pub over: u32,
     /// The client of its last hit.
     pub client: Option<IpAddr>,
+    /// Whether it was beyond `alert_threshold` in this window.
+    is_near: bool,
+}
+
+/// What a hit has made of a key, the first time in its window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crossing {
+    /// It is beyond `alert_threshold`.
+    Near,
+    /// It is over the limit.
+    Over,
 }
 
 impl Account {
     fn new(limit: &Limit, part: &KeyPart) -> Self {
         let (limit, part) = (limit.id, part.clone());
         let (count, threshold, began, ends, over) = (0, 0, 0, 0, 0);
-        Self { limit, part, count, threshold, began, ends, over_since: None, over, client: None }
+        Self { limit, part, count, threshold, began, ends, over_since: None, over, client: None, is_near: false }
     }
 
-    fn hit(&mut self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) {
+    fn hit(&mut self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) -> Option<Crossing> {
         let exptime = u64::from(check.limit.exptime);
         // A window that slides ends when nothing of it is left.
         let left = if check.limit.window == Window::Fixed { hit.left.into() } else { exptime };
         if self.ends <= now.monotonic {
             self.began = (now.unix() + left).saturating_sub(exptime);
-            (self.over_since, self.over) = (None, 0);
+            (self.over_since, self.over, self.is_near) = (None, 0, false);
         }
         self.ends = now.monotonic + left * 1000;
         (self.count, self.threshold, self.client) = (hit.count, check.threshold, Some(client));
         if hit.count > check.threshold {
-            self.over_since.get_or_insert(now.unix());
             self.over = self.over.saturating_add(1);
+            self.is_near = true;
+            return self.over_since.replace(self.over_since.unwrap_or(now.unix())).is_none().then_some(Crossing::Over);
         }
+        let is_near = check.limit.alert_threshold.is_some_and(|most| hit.count > most);
+        (is_near && !std::mem::replace(&mut self.is_near, true)).then_some(Crossing::Near)
     }
 }
 
@@ -86,22 +100,33 @@ pub struct Accounts {
 }
 
 impl Accounts {
-    /// Notes what was counted for a request. Costs nothing for clients within their limits.
-    pub fn note(&self, checks: &LimitChecks<'_>, decision: &Decision<'_>, now: Now) {
+    /// Notes what was counted for a request, and shows `crossed` what that has made of a key. Costs nothing for clients
+    /// within their limits.
+    pub fn note(
+        &self,
+        checks: &LimitChecks<'_>,
+        decision: &Decision<'_>,
+        now: Now,
+        mut crossed: impl FnMut(&LimitCheck<'_>, Counter, Crossing),
+    ) {
         for (check, hit) in checks.checks.iter().zip(decision.hits()) {
             let Some(hit) = hit else { continue };
             let is_client = matches!(check.part, KeyPart::Client { .. });
-            if is_client && hit.count <= check.threshold || !matches!(check.state, CheckState::ToCount { .. }) {
+            let noted_from = check.limit.alert_threshold.map_or(check.threshold, |most| most.min(check.threshold));
+            if is_client && hit.count <= noted_from || !matches!(check.state, CheckState::ToCount { .. }) {
                 continue;
             }
             let key = key(check.limit.id, &check.part);
             let note = |known: &mut Option<Account>| {
                 let account = known.get_or_insert_with(|| Account::new(check.limit, &check.part));
-                account.hit(check, hit, checks.client, now);
+                account.hit(check, hit, checks.client, now)
             };
-            match is_client {
+            let crossing = match is_client {
                 true => note(lock(shard(&self.clients, key)).touch(key)),
                 false => note(lock(shard(&self.named, key)).touch(key)),
+            };
+            if let Some(crossing) = crossing {
+                crossed(check, hit, crossing);
             }
         }
     }

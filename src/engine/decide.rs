@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use crate::engine::delays::DelayPermit;
 use crate::engine::distinct::leave_out_known;
 use crate::engine::preview::retime;
-use crate::engine::report::{report, would_refuse};
+use crate::engine::report::{counted, report, would_refuse};
 use crate::engine::service::{Rules, Service};
 use crate::engine::unsent;
 use crate::net::clock::Now;
@@ -58,7 +58,7 @@ pub async fn decide<'r>(
                 let operations = checks.operations(now);
                 let readings = Readings::new(&operations, store.count_at_once(operations.iter().copied(), now));
                 let decision = policy.judge(&checks, &readings, session.record(), now);
-                service.accounts.note(&checks, &decision, now);
+                counted(service, &checks, &decision, request, now);
                 return finish(service, rules, session, client, request, decision, now);
             }
         }
@@ -73,7 +73,7 @@ pub async fn decide<'r>(
     let readings = Readings::new(&operations, store.count(operations.clone(), now).await);
     let mut session = count.finish();
     let decision = policy.judge(&checks, &readings, session.record(), now);
-    service.accounts.note(&checks, &decision, now);
+    counted(service, &checks, &decision, request, now);
     finish(service, rules, session, client, request, decision, now)
 }
 

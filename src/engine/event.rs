@@ -5,7 +5,7 @@
 
 use crate::engine::decide::{Answer, apply};
 use crate::engine::preview::{count, preview};
-use crate::engine::report::report;
+use crate::engine::report::{counted, report};
 use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
@@ -64,7 +64,7 @@ pub async fn decide_event<'r>(
             };
             let decision = policy.judge(&checks, &readings, &record, now);
             if judgement == Judgement::Counted {
-                service.accounts.note(&checks, &decision, now);
+                counted(service, &checks, &decision, request, now);
             }
             let quotas = quotas(&checks, &decision);
             (decision, quotas)

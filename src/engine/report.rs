@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
+use crate::engine::accounts::Crossing;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::net::lock;
@@ -13,7 +14,9 @@ use crate::net::secret;
 use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, LogEvent, Severity};
 use crate::observe::statistics::add;
-use crate::policy::{Door, Pass, Reason, Refusal, Verdict};
+use crate::policy::attribute::Attribute;
+use crate::policy::request::Request;
+use crate::policy::{Decision, Door, LimitChecks, Pass, Reason, Refusal, Verdict};
 
 /// Reports a verdict: at Postfix's door once per session and count, not per request.
 pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
@@ -47,6 +50,36 @@ pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
     add(&service.statistics.would_refuse, 1);
     service.decisions.against(Denial::WouldRefuse, refusal);
     refused(&service.log, "WOULD_REFUSE", refusal, now);
+}
+
+/// Notes what was counted for a request under which key. Tells of one that goes over its limit, or near it, where the
+/// limit says so: once in a window.
+pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<'_>, request: &Request, now: Now) {
+    service.accounts.note(checks, decision, now, |check, hit, crossing| {
+        let limit = check.limit;
+        let unit = u64::from(limit.counts.unit());
+        let fill = |line: &mut LogRecord, threshold: u32| {
+            line.field("client", checks.client)
+                .field("key", &check.part)
+                .field("limit", &limit.name)
+                .field("count", u64::from(hit.count) * unit)
+                .field("threshold", u64::from(threshold) * unit)
+                .field("left", hit.left)
+                .bytes("login", request.value(Attribute::SaslUsername))
+                .bytes("sender", request.value(Attribute::Sender));
+            name_door(line, checks.door);
+        };
+        let log = &service.log;
+        match (crossing, limit.alert_threshold) {
+            (Crossing::Over, _) if limit.alert => {
+                log.event(LogEvent::Over, Severity::Notice, "OVER_LIMIT", now, |line| fill(line, check.threshold));
+            }
+            (Crossing::Near, Some(most)) => {
+                log.event(LogEvent::Over, Severity::Notice, "NEAR_LIMIT", now, |line| fill(line, most));
+            }
+            _ => {}
+        }
+    });
 }
 
 /// Logs a refusal, a delay or what would have been refused, as the keyword says: the first in a window, then one line

@@ -70,6 +70,10 @@ pub struct Limit {
     pub count_refused: bool,
     /// Whether recipients of messages that are not sent stay counted; `None`: unless Postfix asks after DATA.
     pub count_unsent: Option<bool>,
+    /// Whether `alert_command` runs when a key goes over.
+    pub alert: bool,
+    /// Hits beyond which it runs before that.
+    pub alert_threshold: Option<u32>,
     /// It is judged, counted and logged, never enforced.
     pub log_only: bool,
     /// What is done over it before anything is refused.
@@ -122,6 +126,8 @@ impl Limit {
             coalesce: 0,
             count_refused: true,
             count_unsent: None,
+            alert: false,
+            alert_threshold: None,
             log_only: false,
             delay: None,
             ban: None,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Dir, Memcached, Policy, command};
+use crate::support::{Daemon, Dir, Memcached, Policy, command, until};
 
 /// A daemon with a control socket.
 struct Host {
@@ -229,4 +229,43 @@ fn show_lists_the_keys_that_are_over_and_those_that_are_nearest() {
         let (text, code) = host.say(&["show", "--over", "user"]);
         assert!(code == 64 && text.contains("there are connections, users, senders, pairs"), "{text}");
     }
+}
+
+#[test]
+fn an_alert_names_every_account_that_goes_over_and_warns_before() {
+    let dir = Dir::new();
+    let out = dir.join("out");
+    let script = dir.write(
+        "alert",
+        &format!("#!/bin/sh\nenv | grep ^CONNSHAPER_ | sort | tr '\\n' ' ' >> {0}\necho >> {0}\n", out.display()),
+    );
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let limit = "[limit.users]\nthreshold = 2\nalert_threshold = 1\nalert = true\nlog_only = true\ncount = \"messages\"\n\
+                 per = \"sasl_username\"";
+    let host = Host::start(&format!("alert_command = {script:?}\nalert_interval = \"1h\"\n{limit}"));
+    for login in ["joe@example.com", "ann@example.com", "j\u{fc}rgen@example.com"] {
+        assert_eq!(host.mails(login, "x@example.org", 5), "DUNNO");
+    }
+    let told = until("six alerts", || {
+        let text = std::fs::read_to_string(&out).unwrap_or_default();
+        Some(text.lines().map(str::to_owned).collect::<Vec<_>>()).filter(|lines| lines.len() >= 6)
+    });
+    assert_eq!(told.len(), 6, "{told:#?}");
+    let of = |event: &str, login: &str| {
+        let is_it = |line: &&String| line.contains(event) && line.contains(&format!("CONNSHAPER_LOGIN={login} "));
+        told.iter().find(is_it).unwrap_or_else(|| panic!("{event} {login}: {told:#?}"))
+    };
+    let over = of("CONNSHAPER_EVENT=OVER_LIMIT", "ann@example.com");
+    for field in [
+        "CLIENT=198.51.100.7",
+        "COUNT=3",
+        "THRESHOLD=2",
+        "LIMIT=users",
+        "KEY=sasl_username=ann@example.com",
+        "SENDER=x@example.org",
+    ] {
+        assert!(over.contains(&format!("CONNSHAPER_{field} ")), "{field}: {over}");
+    }
+    assert!(of("CONNSHAPER_EVENT=NEAR_LIMIT", "joe@example.com").contains("CONNSHAPER_COUNT=2 "));
+    of("CONNSHAPER_EVENT=OVER_LIMIT", "j\u{fc}rgen@example.com");
 }

@@ -97,6 +97,10 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         coalesce: s.get::<Duration>("coalesce").as_millis() as u32,
         count_refused: s.get("count_refused"),
         count_unsent: s.get("count_unsent"),
+        alert: s.get("alert"),
+        alert_threshold: s
+            .toml("alert_threshold")
+            .and_then(|toml| amount(s, &s.named("alert_threshold"), toml, counts)),
         log_only,
         delay: delay(s, door, program.timeouts),
         ban,

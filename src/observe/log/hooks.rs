@@ -37,7 +37,8 @@ pub struct Hook {
     pub command: Vec<String>,
     /// The keywords of the records it is run for.
     pub keywords: &'static [&'static str],
-    /// For each keyword it is run at most once per this; what comes in between is counted.
+    /// For each keyword and subject it is run at most once per this; what comes in between is counted. Of further
+    /// subjects than [`MAX_AT_ONCE`] in that time it is told later, of all at once.
     pub interval: Duration,
 }
 
@@ -48,7 +49,16 @@ const UNBANNED: &str = "UNBANNED";
 pub const BANS: &[&str] = &["BANNED", UNBANNED];
 
 /// Keywords that matter to an administrator.
-pub const ALERTS: &[&str] = &["BANNED", "STORE_DOWN", "STORE_UP"];
+pub const ALERTS: &[&str] = &["BANNED", "OVER_LIMIT", "NEAR_LIMIT", "STORE_DOWN", "STORE_UP"];
+
+/// Subjects that a hook with an interval is run for one by one within it, for each keyword.
+pub const MAX_AT_ONCE: usize = 10;
+
+/// Subjects that wait to be told together, by name; of more there is the number.
+pub const MAX_HELD: usize = 100;
+
+/// Between the names of those that are told together.
+const SEPARATOR: &str = "\n";
 
 /// The commands of a configuration, and the runs that wait.
 #[derive(Debug, Default)]
@@ -65,13 +75,54 @@ struct HooksState {
     hooks: Vec<Hook>,
     waiting: VecDeque<Run>,
     running: Option<Run>,
-    /// When each hook was run for each keyword, and how often it was not since.
-    past: HashMap<(usize, &'static str), (Instant, u64)>,
+    /// What each hook was run for lately, for each keyword.
+    past: HashMap<(usize, &'static str), Past>,
     /// Whether a task runs them.
     started: bool,
     /// What waits goes on waiting.
     paused: bool,
     closed: bool,
+}
+
+/// What a hook was run for of one keyword.
+#[derive(Debug, Default)]
+struct Past {
+    /// The subjects it was run for within the interval.
+    told: HashMap<String, Instant>,
+    /// Those that wait, since the first of them came.
+    held: Vec<String>,
+    held_since: Option<Instant>,
+    /// Those that are too many to wait by name.
+    more: u64,
+    /// How often it was not run.
+    suppressed: u64,
+}
+
+impl Past {
+    /// Whether the hook is run for a subject now. If not, it is counted or waits.
+    fn admits(&mut self, subject: &str, interval: Duration, now: Instant) -> bool {
+        if interval.is_zero() {
+            return true;
+        }
+        self.told.retain(|_, then| now.duration_since(*then) < interval);
+        if self.told.contains_key(subject) {
+            self.suppressed += 1;
+            return false;
+        }
+        if self.told.len() < MAX_AT_ONCE && self.held.is_empty() {
+            self.told.insert(subject.to_owned(), now);
+            return true;
+        }
+        self.held_since.get_or_insert(now);
+        if self.held.iter().any(|held| held == subject) {
+            self.suppressed += 1;
+        } else if self.held.len() < MAX_HELD {
+            self.held.push(subject.to_owned());
+        } else {
+            self.more += 1;
+        }
+        false
+    }
 }
 
 /// A command, and what it is run for.
@@ -133,21 +184,31 @@ impl Hooks {
             if !keywords.contains(&keyword) {
                 continue;
             }
-            let past = state.past.get(&(at, keyword)).copied();
-            if past.is_some_and(|(then, _)| now.duration_since(then) < interval) {
-                state.past.entry((at, keyword)).and_modify(|(_, suppressed)| *suppressed += 1);
+            let value = |value| String::from_utf8_lossy(value).into_owned();
+            let past = state.past.entry((at, keyword)).or_default();
+            if !past.admits(&subject(record), interval, now) {
                 continue;
             }
-            let suppressed = past.map_or(0, |(_, suppressed)| suppressed);
-            let value = |value| String::from_utf8_lossy(value).into_owned();
+            let suppressed = std::mem::take(&mut past.suppressed);
             let fields = record.fields().map(|field| (field.name.to_owned(), value(field.value))).collect();
             let run = Run { command, event: keyword.to_owned(), fields, suppressed };
             let no_room = state.enqueue(run);
-            let suppressed = if no_room.is_some() { suppressed + 1 } else { 0 };
-            state.past.insert((at, keyword), (now, suppressed));
+            if no_room.is_some()
+                && let Some(past) = state.past.get_mut(&(at, keyword))
+            {
+                past.suppressed = suppressed + 1;
+            }
             left_out.extend(no_room);
         }
         drop(state);
+        self.work.notify_one();
+        left_out
+    }
+
+    /// Has hooks run for what has waited for their interval. Returns the runs that there was no room for.
+    #[must_use]
+    pub fn tell_held(&self) -> Vec<Run> {
+        let left_out = self.lock().tell_held(|interval, since| since.elapsed() >= interval);
         self.work.notify_one();
         left_out
     }
@@ -198,13 +259,14 @@ impl Hooks {
     pub async fn finish(&self, patience: Duration) -> Vec<Run> {
         // An upgrade may have been given up for the stop.
         self.resume();
+        let no_room = self.lock().tell_held(|_, _| true);
         let done = |state: &HooksState| !state.started || state.waiting.is_empty() && state.running.is_none();
         // Those that are not done by then are returned.
         let _ = timeout(patience, self.wait_until(done)).await;
         let mut state = self.lock();
         state.closed = true;
         let running = state.running.take();
-        let left_out = running.into_iter().chain(state.waiting.drain(..)).collect();
+        let left_out = running.into_iter().chain(state.waiting.drain(..)).chain(no_room).collect();
         drop(state);
         self.work.notify_one();
         left_out
@@ -222,7 +284,9 @@ impl Hooks {
 
     /// The runs that wait, for the process that takes this one's place.
     pub fn save(&self) -> Vec<Run> {
-        self.lock().waiting.iter().cloned().collect()
+        let mut state = self.lock();
+        let no_room = state.tell_held(|_, _| true);
+        state.waiting.iter().cloned().chain(no_room).collect()
     }
 
     /// Takes them over.
@@ -237,7 +301,37 @@ impl Hooks {
     }
 }
 
+/// What a record is about, for the interval between two runs: a key of a limit, or a kind of event.
+fn subject(record: &LogRecord) -> String {
+    let field = |name| record.fields().find(|field| field.name == name);
+    let value = |name| field(name).map(|field| String::from_utf8_lossy(field.value).into_owned());
+    match (value("limit"), value("key")) {
+        (Some(limit), Some(key)) => format!("{limit} {key}"),
+        _ => String::new(),
+    }
+}
+
 impl HooksState {
+    /// Has hooks run for what waits and is due.
+    fn tell_held(&mut self, is_due: impl Fn(Duration, Instant) -> bool) -> Vec<Run> {
+        let mut runs = Vec::new();
+        for ((at, keyword), past) in &mut self.past {
+            let Some(hook) = self.hooks.get(*at) else { continue };
+            if !past.held_since.is_some_and(|since| is_due(hook.interval, since)) {
+                continue;
+            }
+            past.held_since = None;
+            let held = std::mem::take(&mut past.held);
+            let fields = [("keys", held.join(SEPARATOR)), ("number", held.len().to_string())];
+            let mut fields = fields.map(|(name, value)| (name.to_owned(), value)).to_vec();
+            fields.push(("more".to_owned(), std::mem::take(&mut past.more).to_string()));
+            let suppressed = std::mem::take(&mut past.suppressed);
+            runs.push(Run { command: hook.command.clone(), event: (*keyword).to_owned(), fields, suppressed });
+            past.told.extend(held.into_iter().map(|subject| (subject, Instant::now())));
+        }
+        runs.into_iter().filter_map(|run| self.enqueue(run)).collect()
+    }
+
     /// Has a run wait; returns the one that there is no room for, which is never one for UNBANNED.
     fn enqueue(&mut self, run: Run) -> Option<Run> {
         if self.waiting.len() < MAX_WAITING {
@@ -324,6 +418,30 @@ mod tests {
 
     fn waiting(hooks: &Hooks) -> Vec<String> {
         hooks.lock().waiting.iter().map(|run| format!("{} {}", run.event(), run.subject())).collect()
+    }
+
+    #[test]
+    fn keys_beyond_those_that_are_told_at_once_are_told_together_by_name() {
+        let hooks = Hooks::default();
+        let interval = Duration::from_millis(200);
+        hooks.set(vec![Hook { command: vec!["/bin/true".to_owned()], keywords: ALERTS, interval }]);
+        let all = MAX_AT_ONCE + MAX_HELD + 7;
+        for key in (0..all).chain([0, MAX_AT_ONCE]) {
+            assert!(hooks.happened(&record("OVER_LIMIT", &key.to_string())).is_empty());
+        }
+        assert_eq!(hooks.lock().waiting.len(), MAX_AT_ONCE);
+        assert!(hooks.happened(&record("BANNED", "0")).is_empty());
+        assert_eq!(hooks.lock().waiting.len(), MAX_AT_ONCE + 1, "another event has an interval of its own");
+        std::thread::sleep(interval);
+        assert!(hooks.tell_held().is_empty());
+        let together = hooks.lock().waiting.back().unwrap().clone();
+        let field = |name: &str| together.fields.iter().find(|(known, _)| known == name).unwrap().1.clone();
+        assert_eq!((field("number"), field("more"), together.suppressed), ("100".into(), "7".into(), 2));
+        let keys = field("keys");
+        let keys: Vec<&str> = keys.lines().collect();
+        assert_eq!((keys[0], keys[99]), ("a b 10", "a b 109"));
+        assert!(hooks.tell_held().is_empty());
+        assert_eq!(hooks.lock().waiting.len(), MAX_AT_ONCE + 2, "nothing is told twice");
     }
 
     #[test]

@@ -151,6 +151,13 @@ impl Log {
         }
     }
 
+    /// Has hooks run for what has waited for their interval. Called once a second.
+    pub fn tell_held(&self) {
+        for run in self.shared.hooks.tell_held() {
+            self.command_failed(&run, "left out because too many wait");
+        }
+    }
+
     /// Logs a change of state, which a stranger cannot repeat at will, and has hooks run for it.
     pub fn change(
         &self,
