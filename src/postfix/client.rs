@@ -98,7 +98,8 @@ mod tests {
         let given =
             [("protocol_state".to_owned(), "RCPT".to_owned()), ("sender".to_owned(), "a@example.org".to_owned())];
         let text = request("192.0.2.1", &given);
-        assert!(text.starts_with("request=smtpd_access_policy\nprotocol_name=SMTP\nclient_address=192.0.2.1\n"));
+        assert!(text.starts_with("request=smtpd_access_policy\ninstance="));
+        assert!(text.contains("\nprotocol_name=SMTP\nclient_address=192.0.2.1\n"));
         assert!(text.ends_with("\nprotocol_state=RCPT\nsender=a@example.org\n\n"));
         assert_eq!(text.matches("protocol_state=").count(), 1);
         let login = [("sasl_username".to_owned(), "joe".to_owned())];
