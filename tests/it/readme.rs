@@ -113,6 +113,12 @@ fn the_examples_and_the_manual_give_the_same_postfix_lines() {
 }
 
 #[test]
+fn it_can_be_read_in_five_minutes() {
+    let lines = readme().lines().count();
+    assert!(lines <= 180, "README.md has {lines} lines: what is beyond 180 belongs into a manual");
+}
+
+#[test]
 fn the_files_it_names_exist() {
     let readme = readme();
     let places = ["src/", "conf/", "contrib/", "man/", "tests/"];
