@@ -59,6 +59,9 @@ pub(super) struct ListLine {
     pub comment: String,
 }
 
+/// Nearly always one.
+type FoundNetblocks = SmallVec<[FoundNetblock; 1]>;
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FoundNetblock {
     pub net: IpNet,
@@ -172,7 +175,7 @@ fn beside(rest: &str) -> (&str, &str) {
 
 /// Netblocks at the beginning of a line, and what follows them.
 fn words(line: &str) -> Result<ListLine, WrongLine> {
-    let mut found: SmallVec<[FoundNetblock; 1]> = SmallVec::new();
+    let mut found: FoundNetblocks = SmallVec::new();
     // Addresses without a length: two of them may be the ends of a range.
     let mut plain = 0;
     let mut at = 0;
@@ -250,7 +253,7 @@ impl<'l> Word<'l> {
 
 /// The netblocks that a word stands for, with those behind it that belong to it, and where they end; `None`: it is
 /// something else.
-fn netblock_at(line: &str, at: usize, word: &Word) -> Result<Option<(SmallVec<[FoundNetblock; 1]>, usize)>, WrongLine> {
+fn netblock_at(line: &str, at: usize, word: &Word) -> Result<Option<(FoundNetblocks, usize)>, WrongLine> {
     let text = word.text;
     let end = at + word.length;
     let span = |end: usize| at + (word.length - text.len()) / 2..end;
@@ -318,7 +321,7 @@ fn netblock_at(line: &str, at: usize, word: &Word) -> Result<Option<(SmallVec<[F
 }
 
 /// The netblocks of a range.
-fn range(line: &str, first: IpAddr, last: &str, span: Span) -> Result<SmallVec<[FoundNetblock; 1]>, WrongLine> {
+fn range(line: &str, first: IpAddr, last: &str, span: Span) -> Result<FoundNetblocks, WrongLine> {
     let nets: Option<Vec<IpNet>> = match (first.to_canonical(), last.parse::<IpAddr>().map(|last| last.to_canonical()))
     {
         (IpAddr::V4(first), Ok(IpAddr::V4(last))) if first <= last => {
@@ -426,7 +429,7 @@ fn object(line: &str) -> Result<ListLine, WrongLine> {
 }
 
 /// A text that is a netblock or a range, and nothing else.
-fn whole(text: &str) -> Result<SmallVec<[FoundNetblock; 1]>, (String, String)> {
+fn whole(text: &str) -> Result<FoundNetblocks, (String, String)> {
     match words(text) {
         Ok(ListLine { netblocks, beside, comment, .. }) if beside.is_empty() && comment.is_empty() => Ok(netblocks),
         Ok(_) => Err(("not an address or netblock".to_owned(), WRITE.to_owned())),
