@@ -238,3 +238,26 @@ fn what_is_doubtful_is_said_with_its_line() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("the first is line 3;"), "{said}");
 }
+
+#[test]
+fn a_repeated_message_counts_as_often_as_it_says() {
+    let said = |message: &str| format!("Nov  1 09:05:00 mx postfix/smtpd[1]: {message}\n");
+    let client = "a[192.0.2.1]";
+    let (connect, end) = (format!("connect from {client}"), format!("disconnect from {client} rcpt=1"));
+    let once = said(&connect) + &said(&end);
+    let repeated = said(&connect) + &said(&format!("message repeated 3 times: [ {connect}]")) + &said(&end);
+    let dir = Dir::new();
+    for (name, log, sessions) in [("once", &once, 1), ("repeated", &repeated, 4)] {
+        let report: Value = serde_json::from_slice(&run(&[&dir.write(name, log)]).stdout).unwrap();
+        assert_eq!(report["sums"]["sessions"], sessions, "{report:#}");
+    }
+}
+
+#[test]
+fn a_unit_may_stand_in_place_of_the_program() {
+    let log = "Sun 2026-11-01 09:05:00 UTC mx postfix@-.service[1]: connect from a[192.0.2.1]\n\
+               Sun 2026-11-01 09:05:01 UTC mx postfix@-.service[1]: 4Bc1Z: client=a[192.0.2.1]\n\
+               Sun 2026-11-01 09:05:02 UTC mx postfix@-.service[1]: disconnect from a[192.0.2.1] rcpt=1\n";
+    let report: Value = serde_json::from_slice(&run(&[&Dir::new().write("mail.log", log)]).stdout).unwrap();
+    assert_eq!((&report["sums"]["sessions"], &report["sums"]["asked"]), (&1.into(), &1.into()), "{report:#}");
+}
