@@ -41,7 +41,6 @@ pub async fn answer(State(site): State<Arc<Site>>, request: HttpRequest) -> Resp
     }
 }
 
-#[expect(clippy::result_large_err, reason = "the error is the answer")]
 async fn process(site: &Site, headers: &HeaderMap, uri: &Uri, request_body: Body) -> Result<Response, Response> {
     token::check(site, headers)?;
     let wrong = |text: &'static str| (StatusCode::BAD_REQUEST, text).into_response();

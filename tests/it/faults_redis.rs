@@ -271,7 +271,7 @@ fn a_sliding_window_in_redis_is_exact_and_its_memory_bounded() {
         if policy.connected("198.51.100.1", port) == "DUNNO" {
             passed.push(asked);
         }
-        thread::sleep(Duration::from_millis(if passed.len() % 3 == 0 { 600 } else { 40 }));
+        thread::sleep(Duration::from_millis(if passed.len().is_multiple_of(3) { 600 } else { 40 }));
     }
     // No span of the window has more than three; the clock of this test and Redis' rounding differ by milliseconds.
     for four in passed.windows(4) {
