@@ -1,6 +1,7 @@
 //! Stores used through the library, with the servers they need.
 
 use std::fmt::Display;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,7 +20,7 @@ use connshaper::store::memcached::MemcachedConfig;
 use connshaper::store::sqlite::{SqliteConfig, Synchronous};
 use tokio::runtime::Builder;
 
-use super::{Memcached, PATIENCE, Proxy, Sqlite};
+use super::{Memcached, PATIENCE, Proxy, Redis, Sqlite};
 
 /// The store that the hosts of a site share.
 pub struct Site {
@@ -33,6 +34,7 @@ pub struct Site {
     pub replicas: usize,
     _proxy: Option<Proxy>,
     sqlite: Option<Sqlite>,
+    redis: Option<Redis>,
 }
 
 /// One process that counts.
@@ -56,7 +58,8 @@ pub async fn eventually<T>(what: impl Display, mut probe: impl FnMut() -> Option
 
 /// Runs a test on every store, at once.
 pub fn on_every_store(test: impl AsyncFn(&Site) + Sync) {
-    on_each([Site::memory, Site::one_memcached, Site::three_memcached, Site::proxied, Site::sqlite], test);
+    let sites = [Site::memory, Site::one_memcached, Site::three_memcached, Site::proxied, Site::sqlite, Site::redis];
+    on_each(sites, test);
 }
 
 /// Runs a test on each of these stores, at once.
@@ -87,11 +90,15 @@ impl Drop for NameIfPanicking {
 
 impl Site {
     pub fn memory() -> Self {
-        Self { name: "memory", memcached: Vec::new(), servers: Vec::new(), replicas: 1, _proxy: None, sqlite: None }
+        Self::of("memory", Vec::new())
     }
 
     pub fn sqlite() -> Self {
         Self { name: "sqlite", sqlite: Some(Sqlite::new()), ..Self::memory() }
+    }
+
+    pub fn redis() -> Self {
+        Self { name: "redis", redis: Some(Redis::start()), ..Self::memory() }
     }
 
     pub fn one_memcached() -> Self {
@@ -112,7 +119,7 @@ impl Site {
 
     fn of(name: &'static str, memcached: Vec<Memcached>) -> Self {
         let servers = memcached.iter().map(Memcached::server).collect();
-        Self { name, memcached, servers, replicas: 1, _proxy: None, sqlite: None }
+        Self { name, memcached, servers, replicas: 1, _proxy: None, sqlite: None, redis: None }
     }
 
     /// A host with a long time-out.
@@ -145,6 +152,10 @@ impl Site {
             let (path, synchronous) = (sqlite.file().to_owned(), Synchronous::Normal);
             return Some(SharedStoreConfig::Sqlite(SqliteConfig { path, synchronous, max_clients: 100_000 }));
         }
+        if let Some(redis) = &self.redis {
+            let config = Config::parse(Path::new("connshaper.toml"), redis.config());
+            return config.unwrap_or_else(|error| panic!("{error}")).store.shared;
+        }
         let servers: Vec<_> = self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect();
         let memcached = MemcachedConfig { servers, replicas: self.replicas, failover: false };
         (!memcached.servers.is_empty()).then_some(SharedStoreConfig::Memcached(memcached))
@@ -152,7 +163,7 @@ impl Site {
 
     /// Whether hosts share the counts.
     pub fn is_shared(&self) -> bool {
-        !self.memcached.is_empty() || self.sqlite.is_some()
+        !self.memcached.is_empty() || self.sqlite.is_some() || self.redis.is_some()
     }
 
     /// The value of a key in the shared store.
@@ -160,6 +171,9 @@ impl Site {
         if let Some(sqlite) = &self.sqlite {
             let count = sqlite.say(format!("SELECT count FROM counter WHERE key = '{key}'"));
             return (!count.is_empty()).then(|| count.trim().to_owned());
+        }
+        if let Some(redis) = &self.redis {
+            return redis.value(key);
         }
         self.memcached.iter().find_map(|memcached| memcached.value(key)).map(|value| value.trim_end().to_owned())
     }
@@ -173,6 +187,9 @@ impl Site {
             let now = [Now::read(), Now::simulated(0)].map(|now| now.unix_ms).into_iter().find(|now| *now < ends)?;
             return Some(((ends - now) / 1000) as u32);
         }
+        if let Some(redis) = &self.redis {
+            return redis.say(&["TTL", key]).trim().parse().ok();
+        }
         let answers = self.memcached.iter().map(|memcached| memcached.say(&format!("mg {key} t")));
         answers.into_iter().find_map(|answer| Some(answer.strip_prefix("HD t")?.parse().unwrap()))
     }
@@ -181,6 +198,9 @@ impl Site {
     pub fn delete(&self, key: &str) {
         if let Some(sqlite) = &self.sqlite {
             sqlite.delete(key);
+        }
+        if let Some(redis) = &self.redis {
+            redis.say(&["DEL", key]);
         }
         for memcached in &self.memcached {
             memcached.say(&format!("delete {key}"));
