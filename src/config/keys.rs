@@ -1,7 +1,8 @@
 //! Every key: where it may stand, what it takes, its default, and what it is about.
 //!
 //! This table is the only place that states any of it. `settings` types values by it and
-//! takes defaults from it; tests compare it with the sample and the manual.
+//! takes defaults from it, and `resolve` makes the settings of each room of them; tests
+//! compare it with the sample and the manual.
 
 use ValueKind::*;
 

@@ -50,7 +50,7 @@ const DIGEST_MARK: char = '#';
 /// The length of a digest with its mark.
 const MAX_DIGEST: usize = "#".len() + 64;
 
-/// The length of the longest word of [`Counts`].
+/// The length of the longest word of [`CountKind`].
 const fn longest_count() -> usize {
     let (mut longest, mut at) = (0, 0);
     while at < CountKind::WORDS.len() {

@@ -3,11 +3,15 @@
 //! Pure: nothing here reads a clock, a socket or a file. `plan` returns either a
 //! finished decision or the keys to hit, the store hits them in one round trip,
 //! and `judge` makes the decision from what came back. Both only read what the
-//! session remembers; `Decision::settle` writes to it, once. The order of
-//! judgement is the order of `plan` and `judge`, from top to bottom: can the
-//! client be counted, whitelist (unless a limit counts its clients too), an
-//! administrator's override, blacklist, what its session already got, ban,
-//! limits in file order, pass.
+//! session remembers; `Decision::settle` writes to it, once.
+//!
+//! The order of judgement: in `plan`, can the client be counted, whitelist
+//! (unless a limit counts its clients too), an override that allows, then
+//! one that bans and the blacklist, unless the session has passed them with this
+//! message; then the limits of the door in file order and the bans of other
+//! doors. In `judge`, `outcome` looks for each limit at its ban before its
+//! count, and `Verdict::weigh` picks among the limits: a ban, then the first
+//! refusal, then the longest delay, else pass.
 
 pub mod action;
 pub mod attribute;

@@ -1,10 +1,10 @@
-//! Another program takes this one's place, in the same process and without a pause that anybody notices.
+//! The upgrade: another program takes this one's place in the same process, with all sockets and counts.
 //!
-//! `trial` finds out beforehand whether the other one works. `give` writes what
-//! is open, counted and remembered into a file of memory, `carrier` puts that
-//! and every socket into the queue of a socket that becomes standard input, and
-//! `program` calls the other one in this process. There `take` gets all of it
-//! back. Nothing is closed meanwhile: what is in a queue stays open.
+//! `preflight` tests beforehand whether the new program starts. `send` writes
+//! the state of the daemon into a memfd. `transport` sends that and every open
+//! socket, with SCM_RIGHTS, into one end of a socket pair. `exec` makes the
+//! other end standard input and calls execve(2). In the new program `receive`
+//! reads all of it. A socket that waits in the pair stays open.
 
 pub mod exec;
 pub mod preflight;

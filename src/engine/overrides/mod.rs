@@ -29,7 +29,7 @@ use announced::AnnouncedRecord;
 use list::MAX_EVENTS;
 pub use list::{BanEvent, BanEventKind, Change, OverrideList, Reset};
 
-/// The key of the list, after the prefix of all keys.
+/// The key of the list, after the prefix of all keys and a `!`.
 const NAME: &str = "overrides";
 
 /// The list stays this many seconds longer than its last entry: clocks differ.

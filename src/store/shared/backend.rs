@@ -93,7 +93,7 @@ pub enum CounterReply {
 pub enum StoreError {
     /// The server is known to be down; it was not asked.
     Unavailable,
-    /// It was asked, and whether it was done is unknown. Asking again might count twice.
+    /// No usable answer came in time, and whether it was done is unknown. Asking again might count twice.
     TimedOut,
     /// The key holds something that is not a number.
     NotANumber,

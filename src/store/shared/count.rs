@@ -149,7 +149,8 @@ impl Store {
         }
     }
 
-    /// The answer where the store did not do an operation.
+    /// The answer where the store did not do an operation. `on_store_failure` is for a server that is known to be down;
+    /// a single time-out is counted here, on top of the last count seen, whatever it says.
     fn count_without_store(&self, operation: &Operation<'_>, error: StoreError, now: Now) -> Option<Counter> {
         match (error, self.on_failure) {
             (StoreError::Unavailable, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
