@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use crate::support::{Dir, command, traffic};
+use crate::support::{self, Dir, command, traffic};
 
 /// Simulates a user. Each step adds a line with what the page then shows to the document.
 const VISIT: &str = r#"
@@ -249,20 +249,8 @@ fn advise(dir: &Dir, options: &[&str]) -> Command {
     command
 }
 
-/// The standard output and standard error of the browser.
+/// The standard output and standard error of the browser, which runs the scripts of a page for five seconds of its time.
 fn browse(dir: &Dir, page: &Path, arguments: &[&str]) -> (String, String) {
-    let profile = dir.join("profile");
-    let output = Command::new("chromium")
-        // chromium has no sandbox when it runs as root or in a container.
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
-        .args(["--enable-logging=stderr", "--virtual-time-budget=5000", "--lang=en-US"])
-        .arg(format!("--user-data-dir={}", profile.display()))
-        .args(arguments)
-        .arg(format!("file://{}", page.display()))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run chromium (is it installed?): {error}"));
-    let [document, said] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    assert!(output.status.success(), "chromium: {}\n{said}", output.status);
-    (document, said)
+    let arguments = [&["--virtual-time-budget=5000"], arguments].concat();
+    support::browse(dir, &format!("file://{}", page.display()), &arguments)
 }

@@ -2,9 +2,8 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
-use crate::support::{Dir, HttpHost, Policy};
+use crate::support::{self, Dir, HttpHost, Policy};
 
 /// A host with a page, clients over their limits, a ban, and a key that a stranger chose.
 fn host() -> HttpHost {
@@ -96,17 +95,6 @@ fn keep(image: &Path) {
 }
 
 fn browse(dir: &Dir, host: &HttpHost, arguments: &[&str]) -> (String, String) {
-    let output = Command::new("chromium")
-        // chromium has no sandbox when it runs as root or in a container.
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"])
-        .args(["--enable-logging=stderr", "--lang=en-US", "--hide-scrollbars"])
-        .arg(format!("--user-data-dir={}", dir.join("profile").display()))
-        .args(arguments)
-        .arg(format!("http://{}/", host.address()))
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|error| panic!("cannot run chromium (is it installed?): {error}"));
-    let [document, said] = [output.stdout, output.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
-    assert!(output.status.success(), "chromium: {}\n{said}", output.status);
-    (document, said)
+    let arguments = [&["--hide-scrollbars"], arguments].concat();
+    support::browse(dir, &format!("http://{}/", host.address()), &arguments)
 }
