@@ -15,7 +15,7 @@ const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 #[test]
 fn nothing_is_served_over_http_unless_it_is_asked_for() {
     let daemon = Daemon::start("");
-    assert!(!daemon.lines().with("START")[0].contains("http"));
+    assert!(!daemon.lines().wait_for("START ").contains("http"));
     let host = HttpHost::start("");
     assert_eq!(host.ask("GET /metrics HTTP/1.1", "").status, 200);
     assert_eq!(host.ask("GET /etc/passwd HTTP/1.1", "").status, 404);
