@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use crate::support::{Dir, HttpHost, Nginx, Port, replay};
+use crate::support::{Caddy, Dir, HttpHost, Nginx, Port, replay};
 
 /// Only 127.0.0.1 is a proxy of ours, and no address is exempt.
 const SITE: &str = "whitelist = []\ntrusted_proxies = [\"127.0.0.1\"]\n";
@@ -94,6 +94,32 @@ fn nginx_lets_everyone_in_while_the_daemon_is_down_or_hangs() {
 }
 
 #[test]
+fn caddy_refuses_over_the_limit_and_lets_everyone_in_while_the_daemon_is_down_or_hangs() {
+    let mut host = HttpHost::start(&format!("{SITE}{ALL}"));
+    let caddy = Caddy::before(&host);
+    let made_up = "\r\nX-Forwarded-For: 203.0.113.66\r\nX-Forwarded-Uri: /free";
+    let ask = || caddy.get_from("127.0.0.2", "/a?b", made_up);
+    let page = ask();
+    assert_eq!((page.status, page.body.as_str()), (200, "the page\n"));
+    assert_eq!([ask().status, ask().status], [200, 429]);
+    let refused = ask();
+    let retry: u32 = refused.header("Retry-After").unwrap().parse().unwrap();
+    assert!((1..=60).contains(&retry), "{retry}");
+    assert!(host.daemon.lines().wait_for("REFUSED").contains("client=127.0.0.2"));
+    assert_eq!(caddy.get_from("127.0.0.3", "/a", "").status, 200);
+    assert!(host.daemon.stop().success());
+    assert!((0..3).all(|_| ask().status == 200));
+    // One that accepts and says nothing.
+    let silent = std::net::TcpListener::bind(host.address()).unwrap();
+    let begun = Instant::now();
+    assert_eq!(ask().status, 200);
+    assert!(begun.elapsed() > Duration::from_secs(5), "it waited for an answer");
+    drop(silent);
+    host.daemon.start_again();
+    assert_eq!([ask().status, ask().status, ask().status], [200, 200, 429]);
+}
+
+#[test]
 fn the_web_server_is_told_to_come_back_while_the_store_is_down() {
     let port = Port::new();
     let rules = format!("memcached_server = \"{}\"\non_store_failure = \"defer\"\n", port.address());
@@ -113,16 +139,20 @@ fn status(answer: &str) -> u16 {
 
 #[test]
 fn the_requests_of_traefik_caddy_and_envoy_are_understood() {
-    // As Traefik 3's ForwardAuth, Caddy 2's forward_auth and Envoy's ext_authz write them, byte for byte.
+    // Recorded from Traefik 3.7.15's ForwardAuth, Caddy 2.6.2's forward_auth and Envoy 1.40.0's ext_authz, with the
+    // client's address instead of that of the recording. The client had sent all of X-Forwarded-For, -Method and -Uri.
     let traefik = "GET /auth HTTP/1.1\r\nHost: 127.0.0.1:10041\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\
-        X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Host: shop.example.org\r\nX-Forwarded-Method: POST\r\n\
-        X-Forwarded-Port: 443\r\nX-Forwarded-Proto: https\r\nX-Forwarded-Server: 5d1f\r\n\
-        X-Forwarded-Uri: /login?next=%2F\r\nX-Real-Ip: 192.0.2.7\r\nAccept-Encoding: gzip\r\n\r\n";
-    let caddy = "GET /auth HTTP/1.1\r\nHost: shop.example.org\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\
-        X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Host: shop.example.org\r\nX-Forwarded-Method: POST\r\n\
-        X-Forwarded-Proto: https\r\nX-Forwarded-Uri: /login?next=%2F\r\nAccept-Encoding: gzip\r\n\r\n";
+        Content-Type: application/x-www-form-urlencoded\r\nX-Forwarded-For: 192.0.2.7\r\n\
+        X-Forwarded-Host: shop.example.org\r\nX-Forwarded-Method: POST\r\nX-Forwarded-Port: 80\r\n\
+        X-Forwarded-Proto: http\r\nX-Forwarded-Server: vm\r\nX-Forwarded-Uri: /login?next=%2F\r\n\
+        X-Real-Ip: 192.0.2.7\r\nAccept-Encoding: gzip\r\n\r\n";
+    let caddy = "GET /auth?next=%2F HTTP/1.1\r\nHost: shop.example.org\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\
+        Content-Type: application/x-www-form-urlencoded\r\nX-Forwarded-For: 192.0.2.7\r\n\
+        X-Forwarded-Host: shop.example.org\r\nX-Forwarded-Method: POST\r\nX-Forwarded-Proto: http\r\n\
+        X-Forwarded-Uri: /login?next=%2F\r\nAccept-Encoding: gzip\r\n\r\n";
     let envoy = "POST /auth/envoy/login?next=%2F HTTP/1.1\r\nhost: shop.example.org\r\ncontent-length: 0\r\n\
-        x-envoy-internal: true\r\nx-forwarded-for: 192.0.2.7,127.0.0.1\r\nx-envoy-expected-rq-timeout-ms: 200\r\n\r\n";
+        x-forwarded-for: 203.0.113.66,192.0.2.7\r\nuser-agent: curl/8.5.0\r\nx-envoy-internal: true\r\n\
+        x-envoy-expected-rq-timeout-ms: 10000\r\n\r\n";
     let nginx = "GET /auth/nginx HTTP/1.1\r\nX-Original-Method: POST\r\nX-Original-URI: /login?next=%2F\r\n\
         X-Original-Host: shop.example.org\r\nX-Forwarded-For: 192.0.2.7\r\nHost: connshaper\r\n\
         User-Agent: curl/8.5.0\r\nAccept: */*\r\n\r\n";

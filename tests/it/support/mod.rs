@@ -5,6 +5,7 @@
 //! here are for an event and not for a fixed time; when the event does not come
 //! they panic and show what was seen instead.
 
+mod caddy;
 mod chromium;
 mod daemon;
 mod dovecot;
@@ -34,6 +35,7 @@ mod spool;
 mod sqlite;
 pub mod traffic;
 
+pub use caddy::Caddy;
 pub use chromium::browse;
 pub use daemon::{Daemon, command, install};
 pub use dovecot::Dovecot;

@@ -27,7 +27,7 @@ impl Nginx {
     /// One that asks there.
     pub fn start(connshaper: &str) -> Self {
         let (dir, port) = (Dir::new(), Port::new());
-        let snippet = manual().replace("127.0.0.1:10041", connshaper).replace("\\e", "\\");
+        let snippet = manual("auth_request ").replace("127.0.0.1:10041", connshaper).replace("\\e", "\\");
         let (upstream, locations) = snippet.split_once("location").expect("an upstream, then locations");
         let config = format!(
             "daemon off; master_process off; pid {dir}/pid; error_log {dir}/error;\nevents {{}}\nhttp {{\n\
@@ -72,13 +72,13 @@ impl Nginx {
     }
 }
 
-/// What the manual says of nginx.
-fn manual() -> String {
+/// The part of the manual that a web server is configured with: the one that has these words.
+pub fn manual(words: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("man/connshaper.8");
     let page = fs::read_to_string(path).unwrap();
     let displays = page.split(".Bd -literal -offset indent\n").skip(1);
-    let display = displays.map(|rest| rest.split(".Ed\n").next().unwrap()).find(|text| text.contains("auth_request "));
-    display.expect("the manual has nginx' configuration").to_owned()
+    let display = displays.map(|rest| rest.split(".Ed\n").next().unwrap()).find(|text| text.contains(words));
+    display.unwrap_or_else(|| panic!("the manual has a configuration with {words}")).to_owned()
 }
 
 /// Sends bytes as a proxy sends them, and returns the first line and the headers of the answer.
