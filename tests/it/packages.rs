@@ -37,7 +37,9 @@ fn the_debian_package_is_installed_upgraded_under_load_removed_and_purged() {
 
     machine.sh(&format!("echo 'threshold = 20' >> {CONFIG}\nsystemctl reload connshaper"));
     until("a reload", || machine.sh("journalctl --unit=connshaper").contains("RELOADED ").then_some(()));
-    is_upgraded_under_load(&machine);
+    let options = "--option Dpkg::Options::=--force-confold";
+    is_upgraded_under_load(&machine, &format!("{APT} {options} install ./connshaper_1*.deb"));
+    assert!(machine.sh("dpkg-query --show --showformat='${Version}' connshaper").starts_with('1'));
 
     machine.sh(&format!("{APT} remove connshaper"));
     assert!(!machine.run("systemctl is-active connshaper.socket connshaper.service").status.success());
@@ -64,7 +66,7 @@ const INSTALLED: &str = "man/man8/connshaper.8.gz man/man5/connshaper.toml.5.gz 
     connshaper/grafana/connshaper.json doc/connshaper/copyright doc/connshaper/THIRD-PARTY.gz";
 
 /// While one policy connection asks without a break, and others are opened, the newer package is installed.
-fn is_upgraded_under_load(machine: &Machine) {
+fn is_upgraded_under_load(machine: &Machine, upgrade: &str) {
     let endpoint = format!("unix:/proc/{}/root/var/spool/postfix/private/connshaper", machine.init);
     let process = || machine.sh("systemctl show --property=MainPID,NRestarts connshaper.service");
     let before = process();
@@ -88,8 +90,7 @@ fn is_upgraded_under_load(machine: &Machine) {
         let mut sessions = 1000..;
         let mut connect = || policy.connected("192.0.2.77", sessions.next().unwrap());
         assert!((0..15).all(|_| connect() == "DUNNO"));
-        let options = "--option Dpkg::Options::=--force-confold";
-        machine.sh(&format!("{APT} {options} install ./connshaper_1*.deb"));
+        machine.sh(upgrade);
         until("an upgrade", || machine.sh("journalctl --unit=connshaper").contains("UPGRADED from=").then_some(()));
         // Fifteen are counted; the configuration still allows twenty.
         assert_eq!([(); 6].map(|()| connect() == "DUNNO"), [true, true, true, true, true, false]);
@@ -100,7 +101,6 @@ fn is_upgraded_under_load(machine: &Machine) {
         "{requests} requests over one policy connection, and as many over new ones; the longest wait: {longest:?}"
     );
     assert_eq!(process(), before, "the process stays the same");
-    assert!(machine.sh("dpkg-query --show --showformat='${Version}' connshaper").starts_with('1'));
     assert!(
         machine
             .sh("ls -l /proc/$(systemctl show --property=MainPID --value connshaper)/exe")
@@ -123,6 +123,41 @@ fn is_installed_by_the_script(machine: &Machine, before: &str) {
     for line in left.lines().filter(|line| !before.lines().any(|other| other == *line)) {
         assert!(expected.contains(&line), "{line} is left");
     }
+}
+
+#[test]
+#[ignore = "needs rpm and two releases: contrib/release-check makes them"]
+fn the_rpm_is_installed_upgraded_under_load_and_erased() {
+    let packages = std::env::var("CONNSHAPER_RPMS").expect("two packages, the older first");
+    let machine = Machine::boot();
+    for (name, package) in ["older.rpm", "newer.rpm"].iter().zip(packages.split(' ')) {
+        fs::copy(package, machine.shared.join(name)).unwrap();
+    }
+    let host = "LD_LIBRARY_PATH=/host/usr/lib/$(uname -m)-linux-gnu RPM_CONFIGDIR=/host/usr/lib/rpm";
+    machine.sh(&format!(
+        "for name in rpm rpmdb; do printf '#!/bin/sh\n{host} exec /host/usr/bin/%s \"$@\"\n' $name >/usr/bin/$name; done\n\
+         chmod 755 /usr/bin/rpm /usr/bin/rpmdb\nrpm --initdb"
+    ));
+    let before = machine.sh(FILES);
+    // What it requires is here, but no RPM.
+    machine.sh("rpm --install --nodeps --force-debian /test/older.rpm");
+    machine.sh("getent passwd connshaper\nsystemctl enable --now connshaper.socket connshaper.service");
+    machine.sh(&format!("echo 'threshold = 20' >> {CONFIG}\nsystemctl reload connshaper"));
+    until("a reload", || machine.sh("journalctl --unit=connshaper").contains("RELOADED ").then_some(()));
+    is_upgraded_under_load(&machine, "rpm --upgrade --nodeps --force-debian /test/newer.rpm");
+    assert!(machine.sh(&format!("cat {CONFIG}")).contains("threshold = 20\n"));
+    assert_eq!(machine.sh("systemctl is-enabled connshaper.socket connshaper.service"), "enabled\nenabled\n");
+    assert_eq!(machine.sh("rpm --query connshaper").lines().count(), 1);
+
+    machine.sh("rpm --erase --force-debian connshaper");
+    assert!(!machine.run("systemctl is-active connshaper.socket connshaper.service").status.success());
+    let left = machine.sh(FILES);
+    let left: Vec<_> = left.lines().filter(|line| !before.lines().any(|other| other == *line)).collect();
+    // As on systems of that kind: what the administrator wrote, the state, and the user of its files.
+    let saved = format!("{CONFIG}.rpmsave");
+    let users = ["/etc/passwd", "/etc/group", "/etc/shadow", "/etc/gshadow"];
+    assert_eq!(left, [&["/etc/connshaper", &saved, "/var/lib/connshaper"], &users[..]].concat());
+    assert!(machine.sh("systemctl --failed --no-legend").is_empty());
 }
 
 #[test]

@@ -37,6 +37,7 @@ impl Machine {
         command.arg(format!("--directory={}", debian.display()));
         command.arg(format!("--bind-ro={}:/source", root().display()));
         command.arg(format!("--bind-ro={}:/test", shared.path().display()));
+        command.arg("--bind-ro=/usr:/host/usr");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         let mut nspawn = Process::start(&mut command, Signal::SIGKILL);
         let said = Lines::of(nspawn.pipes().stderr.take().unwrap());
