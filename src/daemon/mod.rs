@@ -30,7 +30,7 @@ use crate::daemon::handover::transport;
 use crate::daemon::housekeeping::Housekeeping;
 use crate::daemon::signals::{SignalAction, Signals};
 use crate::daemon::state_file::StateFile;
-use crate::engine::overrides as words;
+use crate::engine::overrides;
 use crate::engine::service::Service;
 use crate::http::metrics::MetricsSource;
 use crate::http::server::{Server, Serves};
@@ -151,7 +151,7 @@ impl Daemon {
         let control = self.control(reload);
         self.serve_http(http, Arc::clone(&control));
         let control = socket.map(|socket| tokio::spawn(socket.serve(control, self.side.clone())));
-        tokio::spawn(words::follow(Arc::clone(&self.service)));
+        tokio::spawn(overrides::follow(Arc::clone(&self.service)));
         let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
         tokio::spawn(Housekeeping::new(&self.config, service, connections, self.state.clone()).run());
         self.tell(notify::ready());

@@ -15,7 +15,7 @@ use super::{Daemon, StartError};
 use crate::config::{Config, ConfigError};
 use crate::control::socket::{self, ControlSocket};
 use crate::daemon::descriptors;
-use crate::daemon::handover::exec as program;
+use crate::daemon::handover::exec;
 use crate::daemon::handover::receive::Handover;
 use crate::daemon::state_file::StateFile;
 use crate::engine::service::Service;
@@ -34,7 +34,7 @@ use crate::postfix::suspended::SuspendedConnections;
 use crate::store::KnownCounts;
 use crate::store::local::Table;
 
-/// How long a program that was upgraded to tries to read a configuration that passed the trial just before.
+/// How long a program that was upgraded to tries to read a configuration that passed the preflight just before.
 /// Policy connections wait meanwhile, and Postfix waits longer.
 const CONFIG_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -130,7 +130,7 @@ impl Daemon {
     pub(super) fn begin(path: Option<PathBuf>, listen: &[Address]) -> Result<(Self, OpenSockets), StartError> {
         let (mut config, Sockets { listeners, http, listening, mut handover }) = load(path.as_deref(), listen)?;
         let log = Log::open(&config.log).context("the log cannot be opened")?;
-        let program = program::path().context("the path of the program cannot be found out")?;
+        let program = exec::path().context("the path of the program cannot be found out")?;
         let max_connections = max_connections(&config, &log);
         let (http, control) = match (aside(&config, http), &mut handover) {
             (Ok(aside), _) => aside,

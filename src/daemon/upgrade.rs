@@ -7,7 +7,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::Daemon;
-use crate::daemon::handover::{exec as program, preflight as trial, send as give};
+use crate::daemon::handover::{exec, preflight, send};
 use crate::daemon::notify;
 use crate::daemon::signals::Signals;
 use crate::http::server::Server;
@@ -32,7 +32,7 @@ impl Daemon {
     /// `None`: we were told to stop before.
     pub(super) async fn upgrade(&mut self, accepting: &mut Accepting, signals: &mut Signals) -> Option<()> {
         self.tell(notify::reloading());
-        let error = match signals.stop_or(trial::run(&self.program, self.path.as_deref())).await? {
+        let error = match signals.stop_or(preflight::run(&self.program, self.path.as_deref())).await? {
             // No command of ours may be a child of the other program, which does not know it. Requests go on meanwhile.
             Ok(_) => match signals.stop_or(self.log.pause_commands()).await? {
                 true => self.hand_over(accepting, signals).await,
@@ -100,8 +100,8 @@ impl Daemon {
         notify::flush(LAST_WORDS);
         let http: Vec<_> = self.http.iter().flat_map(Server::doors).collect();
         let called = match signals.block().await {
-            Ok(()) => give::load(&self.service, self.listening.asked(), listeners, &http, parked, begun)
-                .and_then(|carrier| program::call(&self.program, &carrier)),
+            Ok(()) => send::load(&self.service, self.listening.asked(), listeners, &http, parked, begun)
+                .and_then(|carrier| exec::call(&self.program, &carrier)),
             Err(error) => Err(error),
         };
         let Err(error) = called;

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use tokio_util::codec::{Decoder, Encoder};
 
 use crate::config::Config;
-use crate::engine::overrides as words;
+use crate::engine::overrides;
 use crate::engine::service::Service;
 use crate::listener::Peer;
 use crate::net::clock::Now;
@@ -81,7 +81,7 @@ async fn converse(
             // A ban or an allowance holds for the first request too. The store is being connected to meanwhile, so
             // the request does not wait longer for this if the store is down.
             let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;
-            tokio::spawn(words::follow(Arc::clone(&service)));
+            tokio::spawn(overrides::follow(Arc::clone(&service)));
             connection::serve(stream, peer, &service, terminated()?).await;
             // What nobody waited for is on its way to the store.
             let _ = timeout(LAST_COUNTS, service.rules.load().store.settled()).await;

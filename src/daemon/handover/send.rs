@@ -8,7 +8,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::{HandoverOrigin, SavedSocketFile, kind};
 use crate::daemon::counts;
-use crate::daemon::handover::transport as carrier;
+use crate::daemon::handover::transport;
 use crate::engine::service::Service;
 use crate::listener::{DetachedListener, Listener, SocketFile};
 use crate::net::address::Address;
@@ -58,7 +58,7 @@ pub fn load(
     let sockets = listeners.iter().map(AsFd::as_fd).chain(http.iter().map(|listener| listener.as_fd()));
     let sockets = sockets.chain(parked.iter().map(|parked| parked.stream.as_fd()));
     let descriptors: Vec<BorrowedFd<'_>> = [known.as_fd()].into_iter().chain(sockets).collect();
-    carrier::load(&descriptors)
+    transport::load(&descriptors)
 }
 
 impl SavedSocketFile {

@@ -7,7 +7,7 @@ use tokio::task::yield_now;
 
 use super::{Table, TableEntry};
 use crate::net::clock::Now;
-use crate::store::local::counter_id as subject;
+use crate::store::local::counter_id;
 use crate::store::local::sharded::SHARDS;
 
 /// The most clients of a prefix that are listed: those with the most hits.
@@ -53,15 +53,15 @@ impl Table {
         });
     }
 
-    fn entries(&self, part: usize, now: u64, mut show: impl FnMut(subject::StoredKey, super::Entry)) {
-        self.narrow.show(part, now, |key, entry| show(subject::StoredKey::Narrow(key), entry));
-        self.middle.show(part, now, |key, entry| show(subject::StoredKey::Middle(key), entry));
-        self.wide.show(part, now, |key, entry| show(subject::StoredKey::Wide(key), entry));
+    fn entries(&self, part: usize, now: u64, mut show: impl FnMut(counter_id::StoredKey, super::Entry)) {
+        self.narrow.show(part, now, |key, entry| show(counter_id::StoredKey::Narrow(key), entry));
+        self.middle.show(part, now, |key, entry| show(counter_id::StoredKey::Middle(key), entry));
+        self.wide.show(part, now, |key, entry| show(counter_id::StoredKey::Wide(key), entry));
     }
 }
 
 impl ListedClient {
-    fn of(key: subject::StoredKey, entry: super::Entry, now: u64) -> Option<Self> {
+    fn of(key: counter_id::StoredKey, entry: super::Entry, now: u64) -> Option<Self> {
         let (limit, address, prefix_length) = key.client()?;
         Some(Self { limit, address, prefix_length, hit: TableEntry::of(entry, now), over: entry.over })
     }

@@ -25,7 +25,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
 use crate::policy::key::KeyPart;
 use crate::policy::{CounterKind, Key};
-use crate::store::local::counter_id as subject;
 use crate::store::local::counter_id::{CounterId, Hashing};
 use crate::store::local::shard::{Entry, scale};
 use crate::store::local::sharded::{SHARDS, SWEPT_AT_ONCE, Sharded};
@@ -248,9 +247,9 @@ impl Table {
 
     fn update<R>(&self, subject: CounterId, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
         match subject.0 {
-            subject::StoredKey::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
-            subject::StoredKey::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
-            subject::StoredKey::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
+            counter_id::StoredKey::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
+            counter_id::StoredKey::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
+            counter_id::StoredKey::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
         }
     }
 

@@ -15,7 +15,7 @@ use socket2::Socket;
 
 use super::{HandoverOrigin, SavedSocketFile, kind};
 use crate::daemon::counts::{CountsReading, Since};
-use crate::daemon::handover::transport as carrier;
+use crate::daemon::handover::transport;
 use crate::engine::service::Service;
 use crate::listener::{ListenError, Listener, Peer, SocketFile};
 use crate::net::address::Address;
@@ -53,7 +53,7 @@ pub struct Handover {
 impl Handover {
     /// What is there for this process, if anything is. To be asked once, before anything is hashed.
     pub fn receive() -> Option<Self> {
-        let mut inheritance = match carrier::unload() {
+        let mut inheritance = match transport::unload() {
             Ok(descriptors) => Self::of(descriptors?),
             Err(error) => {
                 let mut nothing = Self::of(Vec::new());

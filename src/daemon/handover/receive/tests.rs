@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::*;
 use crate::config::Config;
-use crate::daemon::handover::send as give;
+use crate::daemon::handover::send;
 use crate::observe::log::{Log, Severity};
 use crate::snapshot::section::SectionWriter;
 use crate::store::KnownCounts;
@@ -29,7 +29,7 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let parked =
         SuspendedConnection { stream, peer: Peer::Unix, session: service.sessions.attach(None), state: business };
     (
-        carrier::receive(&give::load(&service, &config.listen, &[listener], &[&http], &[parked], now).unwrap())
+        transport::receive(&send::load(&service, &config.listen, &[listener], &[&http], &[parked], now).unwrap())
             .unwrap(),
         ours,
     )
