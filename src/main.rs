@@ -12,7 +12,7 @@ use connshaper::daemon::StartError;
 use connshaper::maillog::{advise, replay};
 use connshaper::net::signals::block_signals;
 use connshaper::observe::terminal::{escape, json, print};
-use connshaper::postfix::{client as query, inetd};
+use connshaper::postfix::{inetd, query};
 use connshaper::sysexits;
 use tokio::runtime::Builder;
 

@@ -20,7 +20,7 @@ use crate::maillog::{advise, replay};
 use crate::net::address::Address;
 use crate::observe::terminal::print;
 use crate::policy::key::KeyField;
-use crate::postfix::client as query;
+use crate::postfix::query;
 use crate::sysexits;
 
 #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]

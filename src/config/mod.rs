@@ -42,7 +42,7 @@ pub use diagnostics::{ConfigError, ConfigWarning, Diagnostic, Snippet};
 pub use effective::{Effective, EffectiveSetting, Origin};
 pub use keys::{ConfigKey, KEYS, KeyScope, ValueKind};
 pub use lists::{FileStamp, ListFile, ListKind};
-pub use resolve::conditions::attributes as condition_attributes;
+pub use resolve::conditions::condition_attributes;
 use source::ConfigText;
 
 /// The file that is read when none is named. It need not exist.

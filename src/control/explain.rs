@@ -26,8 +26,8 @@ use crate::policy::key::{KeyPart, unescaped};
 use crate::policy::limit::Limit;
 use crate::policy::request::{Request, address};
 use crate::policy::{BLACKLIST, Delayed, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
-use crate::postfix::client as query;
 use crate::postfix::decoder::RequestDecoder;
+use crate::postfix::query;
 use crate::postfix::reply::{Reply, ReplyEncoder};
 
 /// Show what a client's next request would get, and why; counts nothing

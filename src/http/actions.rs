@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
-use super::{Site, body, json, token};
+use super::{Site, body, json_answer, token};
 use crate::control::check_hit::CheckHitArgs;
 use crate::control::commands::ControlRequest;
 use crate::control::hit::HitArgs;
@@ -44,7 +44,7 @@ async fn act<A: DeserializeOwned + Into<ControlRequest>>(site: &Site, request: H
         }
     };
     let line = command.run(&site.control, "http").await;
-    json(status(&line), line)
+    json_answer(status(&line), line)
 }
 
 /// What the answer of a command is in HTTP.

@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Site, body, json as json_answer, token};
+use super::{Site, body, json_answer, token};
 use crate::engine::event::{Judgement, count_login, decide_event};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;

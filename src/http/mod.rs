@@ -84,7 +84,7 @@ async fn body(body: Body) -> Result<Bytes, Response> {
 }
 
 /// An answer in JSON, which nothing in between keeps.
-fn json(status: StatusCode, text: String) -> Response {
+fn json_answer(status: StatusCode, text: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),

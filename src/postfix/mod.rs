@@ -1,7 +1,7 @@
 //! The Postfix front door: the policy protocol, policy connections, inetd.
 
 pub mod acceptor;
-pub mod client;
+pub mod query;
 pub mod connection;
 pub mod decoder;
 pub mod error;

@@ -22,7 +22,7 @@ use crate::control::client::{ControlClient, DEFAULT_SOCKET};
 use crate::control::status::StatusArgs;
 use crate::net::address::Address;
 use crate::observe::terminal::{Paint, escape, json, print};
-use crate::postfix::client as query;
+use crate::postfix::query;
 use crate::sysexits;
 use layout::System;
 use postfix::Postfix;

@@ -16,7 +16,7 @@ use crate::policy::door::Door;
 const REGEX_SIZE: usize = 1 << 20;
 
 /// The attributes that a condition at a door can be about: all but `request`, which is always the same.
-pub fn attributes(door: Door) -> impl Iterator<Item = Attribute> {
+pub fn condition_attributes(door: Door) -> impl Iterator<Item = Attribute> {
     Attribute::at(door).filter(|attribute| *attribute != Attribute::Request)
 }
 
@@ -26,8 +26,8 @@ pub(super) fn read(s: &TableSettings, door: Door) -> Conditions {
 }
 
 fn condition(s: &TableSettings, door: Door, entry: &SettingEntry) -> Option<Condition> {
-    let Some(attribute) = attributes(door).find(|attribute| attribute.name() == entry.name) else {
-        let known: Vec<_> = attributes(door).map(|attribute| attribute.name()).collect();
+    let Some(attribute) = condition_attributes(door).find(|attribute| attribute.name() == entry.name) else {
+        let known: Vec<_> = condition_attributes(door).map(|attribute| attribute.name()).collect();
         let remedy = match keys::nearest(entry.name, known.iter().copied()) {
             Some(name) => format!("did you mean `{name}`?"),
             None if door != Door::Smtp => format!("write one of {}", known.join(", ")),
