@@ -601,6 +601,7 @@ fn a_shared_list_that_cannot_be_read_is_reported_and_the_next_ban_repairs_it() {
     });
     assert!(!passes(&other.connected("203.0.113.9", 1)));
     assert_eq!(other.ask("status")["overrides_unreadable"], Value::Null);
+    other.daemon.lines().wait_for("OVERRIDES_UNREADABLE");
     assert_eq!(other.daemon.lines().with("OVERRIDES_UNREADABLE").len(), 1);
 }
 

@@ -132,6 +132,7 @@ fn the_daemon_logs_once_that_it_is_queried_too_late() {
     assert!(status().contains("warning: Postfix asks only when a message comes"), "{}", status());
     ask(300..600);
     support::until("as many sessions as were begun", || status().contains("600 in all").then_some(()));
+    daemon.lines().wait_for("DIAGNOSIS ");
     assert_eq!(daemon.lines().with("DIAGNOSIS ").len(), 1);
 }
 

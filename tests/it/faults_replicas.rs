@@ -92,6 +92,7 @@ fn bans_and_refunds_reach_every_replica() {
     servers[0].kill();
     daemon.lines().wait_for("STORE_DOWN");
     assert_ne!(policy.connected("198.51.100.1", 12), "DUNNO");
+    daemon.lines().wait_for("BANNED ");
     assert_eq!(daemon.lines().with("BANNED ").len(), 1, "{}", daemon.lines());
 }
 
