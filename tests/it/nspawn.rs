@@ -190,7 +190,7 @@ fn recipient(client: &str) -> String {
 }
 
 fn journal(machine: &Machine) -> String {
-    machine.sh("journalctl --unit=connshaper --no-pager --output=cat")
+    machine.sh("journalctl --sync\njournalctl --unit=connshaper --no-pager --output=cat")
 }
 
 fn root() -> &'static Path {
