@@ -152,7 +152,7 @@ mod tests {
 
     #[test]
     fn what_dovecot_sends_is_read() {
-        // Of Dovecot 2.3.19, and of 2.4 with attributes of the site.
+        // Recorded from Dovecot 2.3.19 and 2.4.1.
         let asked = login(
             r#"{"device_id":"","login":"joe","protocol":"imap","pwhash":"0a1","remote":"192.0.2.7","session_id":"x","tls":false}"#,
         );
@@ -160,6 +160,12 @@ mod tests {
         assert_eq!(asked.request.value(Attribute::Login), b"joe");
         assert_eq!(asked.request.value(Attribute::Tls), b"false");
         assert_eq!((asked.request.login, asked.refused), (LoginOutcome::Unknown, false));
+        let reported = login(
+            r#"{"device_id":"","fail_type":"credentials","login":"joe","protocol":"imap","pwhash":"0a8f","remote":"192.0.2.7","session_id":"imqYvDRh1M5/AAAB","success":false,"policy_reject":false,"tls":false}"#,
+        );
+        assert_eq!((reported.request.login, reported.refused), (LoginOutcome::Failed, false));
+        assert!(reported.password.is_some());
+        // With attributes of the site.
         let failed = login(
             r#"{"login":"joe","remote":"::ffff:192.0.2.7","server_port":993,"attrs":{"cos":"a"},"success":false,"policy_reject":false,"fail_type":"credentials"}"#,
         );
