@@ -14,7 +14,6 @@ use jiff::tz::TimeZone;
 
 use super::lines::event::{Reader, says_submission};
 use super::lines::merge::{Merge, ReadStats};
-use super::lines::servers;
 use super::lines::services::Services;
 use super::lines::source::{LogSource, Looked, Progress};
 use super::options::LogOptions;
@@ -105,14 +104,11 @@ impl Logs {
             match LogSource::open(path, &zone, &progress, &mut services) {
                 Ok(Looked::Source(source)) => sources.push(source),
                 Ok(Looked::Strange(None)) => stats.trouble(&name, &io::Error::other("no line of a log in it")),
-                Ok(Looked::Strange(Some((line, server, lines)))) => {
+                Ok(Looked::Strange(Some((line, why, lines)))) => {
                     stats.is_not_understood = true;
                     stats.logs.push(path.display().to_string());
                     (stats.lines.all, stats.lines.strange) = (stats.lines.all + lines, stats.lines.strange + lines);
-                    let why = match server {
-                        Some(server) => servers::is_of(server),
-                        None => format!("no line of it is understood; {}", forms(&line)),
-                    };
+                    let why = why.unwrap_or_else(|| format!("no line of it is understood; {}", forms(&line)));
                     stats.trouble(&name, &io::Error::other(why));
                 }
                 Err(error) => {

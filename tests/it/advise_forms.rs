@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Output, Stdio};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -45,20 +45,30 @@ pub fn entries() -> Vec<Entry> {
     entries
 }
 
-/// A template with the parts of an entry: `%M` minute, `%S` second, `%U` seconds since the epoch, `%P` program,
-/// `%I` process, `%X` message, `%J` message within a string of JSON.
+/// A template with the parts of an entry: `%M` minute, `%S` second, `%U` seconds since the epoch, `%H` the same in
+/// microseconds and hexadecimal, `%P` program, `%I` process, `%X` message, `%J` message within a string of JSON; `%N`
+/// the length of what follows the blank behind it.
 pub fn write(template: &str, entry: &Entry) -> String {
     let quoted = json!(entry.message).to_string();
     let parts = [
         ("%M", format!("{:02}", entry.second / 60)),
         ("%S", format!("{:02}", entry.second % 60)),
+        ("%H", format!("{:x}", (1_793_523_600 + entry.second) * 1_000_000)),
         ("%U", (1_793_523_600 + entry.second).to_string()),
         ("%P", entry.program.to_owned()),
         ("%I", entry.process.to_string()),
         ("%J", quoted[1..quoted.len() - 1].to_owned()),
         ("%X", entry.message.clone()),
     ];
-    parts.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value))
+    let text = parts.iter().fold(template.to_owned(), |text, (name, value)| text.replace(name, value));
+    match text.strip_prefix("%N ") {
+        Some(rest) => format!("{} {rest}", rest.len()),
+        None => text,
+    }
+}
+
+fn write_all(template: &str) -> String {
+    entries().iter().map(|entry| write(template, entry)).collect()
 }
 
 pub const PLAIN: &str = "Nov  1 09:%M:%S mx %P[%I]: %X\n";
@@ -94,6 +104,15 @@ pub const FORMS: &[&str] = &[
     "<22>1 2026-11-01T09:%M:%S.5Z mx %P %I - - %X\n",
     "1 2026-11-01T09:%M:%SZ mx %P %I id [a@1 b=\"]\\\"\"] \u{feff}%X\n",
     "187 <22>1 2026-11-01T09:%M:%SZ mx %P %I - - %X\n",
+    "%N <22>1 2026-11-01T09:%M:%SZ mx %P %I - - %X",
+    "%N <22>1 2026-11-01T09:%M:%SZ mx %P %I - - %X\n",
+    "%N <22>Nov  1 09:%M:%S mx %P[%I]: %X",
+    "Sun 2026-11-01 09:%M:%S.000000 UTC [s=7;i=1;b=7;m=4c;t=%H;x=ed]\n    _HOSTNAME=mx\n    SYSLOG_IDENTIFIER=%P\n    \
+     SYSLOG_PID=%I\n    MESSAGE=%X\n",
+    "__CURSOR=s=7;i=1\n__REALTIME_TIMESTAMP=%U000000\n_HOSTNAME=mx\nSYSLOG_IDENTIFIER=%P\n_PID=%I\nMESSAGE=%X\n\n",
+    "{\n\t\"__REALTIME_TIMESTAMP\" : \"%U000000\",\n\t\"_HOSTNAME\" : \"mx\",\n\t\"SYSLOG_IDENTIFIER\" : \"%P\",\n\t\
+     \"SYSLOG_PID\" : \"%I\",\n\t\"MESSAGE\" : \"%J\"\n}\n",
+    r#"{"date":%U.0,"host":"mx","ident":"%P","pid":"%I","message":"%J"}"#,
     "2026-11-01T09:%M:%S.123456789Z Nov  1 09:%M:%S mx %P[%I]: %X\n",
     "2026-11-01T09:%M:%S.123456789Z 2026-11-01T09:%M:%S.5+00:00 mx %P[%I]: %X\n",
     "2026-11-01T09:%M:%S.123456789Z stdout F Nov  1 09:%M:%S mx %P[%I]: %X\n",
@@ -136,16 +155,58 @@ pub const FORMS: &[&str] = &[
 
 #[test]
 fn one_log_has_the_same_numbers_in_every_form() {
-    let entries = entries();
-    let whole = |form: &str| entries.iter().map(|entry| write(form, entry)).collect::<String>();
-    let expected = numbers(&report(&whole(PLAIN)));
+    let expected = numbers(&report(&write_all(PLAIN)));
     assert_eq!(expected[0]["asked"], 40);
     assert!(FORMS.len() >= 40);
     for form in FORMS {
-        let report = report(&whole(form));
+        let report = report(&write_all(form));
         assert_eq!(report["lines"]["not_understood"], 0, "{form}");
         assert_eq!(numbers(&report), expected, "{form}");
     }
+}
+
+#[test]
+fn every_output_of_journalctl_has_the_same_numbers_or_is_refused_with_the_way_out() {
+    let (dir, entries) = (Dir::new(), entries());
+    let template = "__REALTIME_TIMESTAMP=%U000000\n__MONOTONIC_TIMESTAMP=%U\n_BOOT_ID=00000000000000000000000000000007\n\
+                    _HOSTNAME=mx\nSYSLOG_IDENTIFIER=%P\nSYSLOG_PID=%I\nMESSAGE=%X\n\n";
+    let export: String = entries.iter().map(|entry| write(template, entry)).collect();
+    let (export, journal) = (dir.write("mail.export", &export), dir.join("mail.journal"));
+    let remote = Command::new("/lib/systemd/systemd-journal-remote").arg("-o").arg(&journal).arg(&export).output();
+    let remote = remote.unwrap_or_else(|error| panic!("systemd-journal-remote (is it installed?): {error}"));
+    assert!(remote.status.success(), "{remote:?}");
+    let journalctl = |arguments: &[&str]| {
+        let output =
+            Command::new("journalctl").arg("--file").arg(&journal).arg("--utc").args(arguments).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let forms = Command::new("journalctl").args(["-o", "help"]).output().unwrap();
+    let forms = String::from_utf8(forms.stdout).unwrap();
+    let (mut read, mut refused) = (0, Vec::new());
+    let expected = numbers(&report(&write_all(PLAIN)));
+    for form in forms.lines() {
+        for order in [&["-o", form][..], &["-o", form, "-r"]] {
+            let log = journalctl(order);
+            if matches!(form, "short-monotonic" | "short-delta" | "cat") {
+                let output = run(&["-".as_ref()], &log);
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(said.contains(&format!("journalctl -o {form} have")), "{said}");
+                assert!(said.contains("write them anew with journalctl -o short-iso-precise"), "{said}");
+                assert_eq!(output.status.code(), Some(65), "{said}");
+                refused.push(form);
+                continue;
+            }
+            let report = report(&log);
+            assert_eq!(
+                (&report["lines"]["not_understood"], numbers(&report)),
+                (&0.into(), expected.clone()),
+                "{order:?}"
+            );
+            read += 1;
+        }
+    }
+    assert!(read >= 20 && refused.len() == 6, "{read} {refused:?}");
 }
 
 proptest! {
@@ -153,12 +214,11 @@ proptest! {
     #[test]
     fn any_cut_and_any_order_of_files_in_any_form_give_the_same_numbers(
         form in prop::sample::select(FORMS),
-        cuts in prop::collection::btree_set(1..40_usize, 1..6),
+        cuts in prop::collection::btree_set(1..200_usize, 1..6),
         order in Just((0..7).collect::<Vec<usize>>()).prop_shuffle(),
     ) {
         let (dir, entries) = (Dir::new(), entries());
-        let whole = |form: &str| entries.iter().map(|entry| write(form, entry)).collect::<String>();
-        let ends: Vec<usize> = cuts.iter().map(|cut| cut * 5).chain([entries.len()]).collect();
+        let ends: Vec<usize> = cuts.iter().copied().chain([entries.len()]).collect();
         let starts = [0].into_iter().chain(ends.iter().copied());
         let mut files: Vec<PathBuf> = starts
             .zip(&ends)
@@ -170,7 +230,7 @@ proptest! {
             .collect();
         files.sort_by_key(|path| order[path.extension().unwrap().to_str().unwrap().parse::<usize>().unwrap()]);
         let files: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
-        prop_assert_eq!(numbers(&advise(&files, "")), numbers(&report(&whole(PLAIN))));
+        prop_assert_eq!(numbers(&advise(&files, "")), numbers(&report(&write_all(PLAIN))));
     }
 }
 
@@ -186,6 +246,11 @@ fn report(log: &str) -> Value {
 }
 
 fn advise(logs: &[&Path], input: &str) -> Value {
+    let output = run(logs, input);
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{input:.300}"))
+}
+
+fn run(logs: &[&Path], input: &str) -> Output {
     let options = ["--json", "--seen", "rcpt", "--mynetworks", "127.0.0.0/8", "--timezone", "UTC"];
     let mut child = command()
         .args(["advise", "--threshold", "1,2", "--exptime", "50,200"])
@@ -193,9 +258,9 @@ fn advise(logs: &[&Path], input: &str) -> Value {
         .args(logs)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    let output = child.wait_with_output().unwrap();
-    serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{input:.300}"))
+    child.wait_with_output().unwrap()
 }

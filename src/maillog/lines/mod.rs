@@ -8,6 +8,7 @@ pub mod event;
 pub mod json;
 pub mod line;
 pub mod merge;
+pub mod records;
 pub mod repeats;
 pub mod servers;
 pub mod services;

@@ -16,6 +16,7 @@ use jiff::tz::TimeZone;
 use super::blocks::parse;
 use super::calendar::Calendar;
 use super::decompress::decompress;
+use super::records::{Failed, as_lines};
 use super::servers;
 use super::services::{SAMPLE, Services};
 use super::stamp::Stamp;
@@ -23,6 +24,9 @@ use crate::maillog::text::plain;
 
 /// Bytes of text that are looked at for a time at once.
 const HEAD: usize = 256 * 1024;
+
+/// Bytes of text whose lines tell their order.
+const MIN_HEAD: usize = 64 * 1024;
 
 /// Where the first line with a time must be.
 const MAX_HEAD: usize = 64 * 1024 * 1024;
@@ -53,9 +57,9 @@ enum LogOrigin {
 /// What a look into a log finds.
 pub enum Looked {
     Source(LogSource),
-    /// No line has a time. The first line, if there is one, another mail server that it may be of, and how many
+    /// No line has a time. The first line, if there is one, why it has none, as far as one can tell, and how many
     /// there are.
-    Strange(Option<(String, Option<&'static str>, u64)>),
+    Strange(Option<(String, Option<String>, u64)>),
 }
 
 /// The text of a log.
@@ -75,7 +79,7 @@ impl LogSource {
     pub fn open(path: &Path, zone: &TimeZone, progress: &Arc<Progress>, services: &mut Services) -> io::Result<Looked> {
         let now = SystemTime::now();
         let (name, mut input, mut again, written) = if path == Path::new("-") {
-            ("standard input".to_owned(), decompress(CountedReader::new(io::stdin(), progress))?, None, now)
+            ("standard input".to_owned(), text(CountedReader::new(io::stdin(), progress))?, None, now)
         } else {
             let file = File::open(path)?;
             let metadata = file.metadata()?;
@@ -89,17 +93,18 @@ impl LogSource {
             // What was read to look into it is read again.
             let uncounted = Arc::default();
             let counted = CountedReader::new(file, if again.is_some() { &uncounted } else { progress });
-            (path.display().to_string(), decompress(counted)?, again, metadata.modified().unwrap_or(now))
+            (path.display().to_string(), text(counted)?, again, metadata.modified().unwrap_or(now))
         };
         let mut head = head(&mut input)?;
         if is_newest_first(&head) {
-            head = reversed(io::Cursor::new(head).chain(input))?;
-            (input, again) = (Box::new(io::empty()), None);
+            let (text, error) = reversed(io::Cursor::new(head).chain(input))?;
+            (head, input, again) = (text, Box::new(Failed(error)), None);
         }
         let Some(first) = first_stamp(&head) else {
             let lines = count_lines(io::Cursor::new(&head).chain(input))?;
-            let server = head.split(|byte| *byte == b'\n').take(1000).find_map(servers::of_line);
-            return Ok(Looked::Strange(first_line(&head).map(|line| (line, server, lines))));
+            let why = |line| servers::of_line(line).map(servers::is_of).or_else(|| without_date(line));
+            let why = head.split(|byte| *byte == b'\n').take(1000).find_map(why);
+            return Ok(Looked::Strange(first_line(&head).map(|line| (line, why, lines))));
         };
         match again.is_some() {
             // What is read to look at it is read again.
@@ -126,23 +131,36 @@ impl LogSource {
     /// Its text from the beginning.
     pub fn read(origin: Self, progress: &Arc<Progress>) -> io::Result<Input> {
         match origin.origin {
-            LogOrigin::File(path) => decompress(CountedReader::new(File::open(path)?, progress)),
+            LogOrigin::File(path) => text(CountedReader::new(File::open(path)?, progress)),
             LogOrigin::Open(input) => Ok(input),
         }
     }
 }
 
-/// The first bytes, up to `HEAD` or, where no time is among them, to the first line that has one.
+/// The lines in what may be compressed, and may have no lines.
+fn text(reader: impl Read + Send + 'static) -> io::Result<Input> {
+    decompress(reader).map(as_lines)
+}
+
+/// The first bytes, `MIN_HEAD` or, where no time is among them, to the first line that has one.
 fn head(input: &mut Input) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut chunk = [0; 16 * 1024];
-    // One piece at a time: a terminal or a pipe may have no more for long.
-    while head.len() < MAX_HEAD && first_stamp(head.get(head.len().saturating_sub(HEAD)..).unwrap_or(&head)).is_none() {
+    let is_enough = |head: &[u8]| {
+        head.len() >= MAX_HEAD
+            || head.len() >= MIN_HEAD && first_stamp(&head[head.len().saturating_sub(HEAD)..]).is_some()
+    };
+    while !is_enough(&head) {
         match input.read(&mut chunk) {
             Ok(0) => break,
             Ok(length) => head.extend_from_slice(&chunk[..length]),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) if head.is_empty() => return Err(error),
+            Err(error) => {
+                // What was read before it counts.
+                *input = Box::new(Failed(Some(error)));
+                break;
+            }
         }
     }
     Ok(head)
@@ -177,6 +195,29 @@ fn first_line(head: &[u8]) -> Option<String> {
     Some(plain(&String::from_utf8_lossy(&line[..line.len().min(200)])))
 }
 
+/// What to say of a line that journalctl wrote without a date.
+fn without_date(line: &[u8]) -> Option<String> {
+    let (form, has) = match line {
+        [b'[', inner @ ..] => {
+            let end = inner.iter().position(|byte| !matches!(byte, b' ' | b'0'..=b'9' | b'.'))?;
+            let is_time = inner[..end].trim_ascii().split(|byte| *byte == b'.').map(<[u8]>::len).nth(1) == Some(6);
+            let form = match inner[end..].first()? {
+                _ if !is_time => return None,
+                b']' if !inner[..end].ends_with(b" ") => "short-monotonic",
+                b']' | b'<' => "short-delta",
+                _ => return None,
+            };
+            (form, "have the time since the machine was started, and no date")
+        }
+        _ if line.starts_with(b"connect from ") || line.starts_with(b"disconnect from ") => ("cat", "have no time"),
+        _ => return None,
+    };
+    Some(format!(
+        "lines of journalctl -o {form} {has}; write them anew with journalctl -o short-iso-precise, or any other -o \
+         that has the date"
+    ))
+}
+
 /// The time of the last line of a file that is not compressed.
 fn last_stamp(path: &Path) -> Option<Stamp> {
     let mut file = File::open(path).ok()?;
@@ -203,10 +244,10 @@ fn is_newest_first(head: &[u8]) -> bool {
     down >= 2 && up * 8 <= down
 }
 
-/// The lines in the opposite order.
-fn reversed(mut input: impl Read) -> io::Result<Vec<u8>> {
+/// The lines in the opposite order, and why nothing comes after them.
+fn reversed(mut input: impl Read) -> io::Result<(Vec<u8>, Option<io::Error>)> {
     let mut text = Vec::new();
-    input.by_ref().take(MAX_REVERSED as u64 + 1).read_to_end(&mut text)?;
+    let error = input.by_ref().take(MAX_REVERSED as u64 + 1).read_to_end(&mut text).err();
     if text.len() > MAX_REVERSED {
         return Err(io::Error::other(
             "its newest line is the first, and it is too long to be turned around: use tac(1)",
@@ -217,7 +258,7 @@ fn reversed(mut input: impl Read) -> io::Result<Vec<u8>> {
         reversed.extend_from_slice(line);
         reversed.push(b'\n');
     }
-    Ok(reversed)
+    Ok((reversed, error))
 }
 
 /// The mail logs in a directory, as an addition to a message.
