@@ -10,7 +10,7 @@ use super::sessions::Seen;
 /// What to read, and how.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct LogOptions {
-    /// Postfix logs, plain or compressed with gzip, zstd, xz or lzma, in any order; - is standard input
+    /// Postfix logs, plain or compressed (gzip, lz4, lzma, xz, zstd, zip), in any order; - is standard input
     #[arg(value_name = "LOG", required = true)]
     pub logs: Vec<PathBuf>,
     /// When Postfix asks; without this option what postconf says of smtpd_delay_reject

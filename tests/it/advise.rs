@@ -161,24 +161,25 @@ fn rotated_logs_in_any_order_and_compression_are_read_as_one() {
     let text = fs::read(&whole).unwrap();
     let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
     let mut parts = Vec::new();
-    for (part, program) in [None, Some("gzip"), Some("zstd"), Some("xz")].into_iter().enumerate() {
+    let packers = ["cat", "gzip -c", "zstd -c", "xz -c", "lzma -c", "lz4 -c", "zip -q -j -"];
+    let length = lines.len().div_ceil(packers.len());
+    for (part, packer) in packers.iter().enumerate() {
         let path = dir.join(format!("mail.log.{part}"));
-        let quarter = lines.len().div_ceil(4);
-        fs::write(&path, lines[part * quarter..lines.len().min((part + 1) * quarter)].concat()).unwrap();
-        if let Some(program) = program {
-            // Packed on standard output, so the file name does not show the compression.
-            let packed =
-                Command::new(program).arg("-c").arg(&path).output().unwrap_or_else(|e| panic!("{program}: {e}"));
-            fs::write(&path, packed.stdout).unwrap();
-        }
+        fs::write(&path, lines[part * length..lines.len().min((part + 1) * length)].concat()).unwrap();
+        // Packed on standard output, so the file name does not show the compression.
+        let (program, options) = packer.split_once(' ').unwrap_or((packer, ""));
+        let packed = Command::new(program).args(options.split_whitespace()).arg(&path).output();
+        let packed = packed.unwrap_or_else(|error| panic!("{program} (is it installed?): {error}"));
+        assert!(packed.status.success(), "{packer}: {packed:?}");
+        fs::write(&path, packed.stdout).unwrap();
         parts.push(path);
     }
     parts.rotate_left(2);
     let parts: Vec<&Path> = parts.iter().map(|path| path.as_path()).collect();
     let (one, many) = (json(&[], &[&whole]), json(&[], &parts));
     assert_eq!(one["logs"].as_array().unwrap().len(), 1);
-    let order =
-        ["mail.log.0", "mail.log.1", "mail.log.2", "mail.log.3"].map(|name| dir.join(name).display().to_string());
+    let order: Vec<String> =
+        (0..packers.len()).map(|part| dir.join(format!("mail.log.{part}")).display().to_string()).collect();
     assert_eq!(many["logs"], serde_json::json!(order));
     for key in ["lines", "sums", "candidates", "lengths", "from", "to"] {
         assert_eq!(one[key], many[key], "{key}");
