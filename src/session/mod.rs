@@ -203,7 +203,7 @@ impl SessionHandle {
         let (id, lookup) = {
             let mut table = sessions.lock();
             table.drop_ended(now.monotonic);
-            let (id, lookup) = position.lookup(client, request, &mut table, now);
+            let (id, lookup) = position.find_or_begin(client, request, &mut table, now);
             if table.session(id).is_none_or(|session| !session.counting) {
                 return SessionGuard { sessions, table, id, lookup, ended: None };
             }
@@ -241,7 +241,7 @@ impl SessionHandle {
         if let Some(id) = position.current {
             if let Some(session) = table.session(id) {
                 session.unanswered = !answered;
-                session.left = position.opening.then_some(now.monotonic);
+                session.left_at = position.opening.then_some(now.monotonic);
             }
             table.detach(id, Some(now.monotonic));
         }
@@ -303,7 +303,17 @@ impl<'h> SessionCount<'h> {
 }
 
 impl Position {
-    fn lookup(
+    /// The session that a request is about.
+    ///
+    /// It is the known session between the same endpoints: the client's address and port, the server's, and the peer
+    /// that asks. Exactly three requests begin a new one instead:
+    ///
+    /// - one whose endpoints are not known;
+    /// - a CONNECT or XCLIENT, unless it comes over another policy connection and is the one that the known session
+    ///   began with (`Session::is_same_connect`);
+    /// - one with an instance that cannot follow the session's last: another process, or a count that does not go up
+    ///   (`Instance::follows`).
+    fn find_or_begin(
         &mut self,
         client: IpAddr,
         request: &Request,
@@ -320,7 +330,7 @@ impl Position {
             && session.takes(request, relation, self.origin.process, now.monotonic)
         {
             session.unanswered = false;
-            session.left = None;
+            session.left_at = None;
             if session.begins_message(request) && session.record.message().is_some() {
                 table.end_message(id);
             }
@@ -438,16 +448,16 @@ impl Session {
     fn takes(&self, request: &Request, relation: Relation, process: Option<u32>, now: u64) -> bool {
         match (request.state, request.instance) {
             (Stage::Connect | Stage::Xclient, _) => {
-                relation != Relation::Current && self.begins_again(relation, process, now)
+                relation != Relation::Current && self.is_same_connect(relation, process, now)
             }
             (_, None) => true,
             (_, Some(instance)) => self.instance.is_none_or(|last| instance.follows(&last)),
         }
     }
 
-    /// Whether a CONNECT or XCLIENT on another policy connection is about the beginning we know: another list of the
-    /// same smtpd process, or the same question again.
-    fn begins_again(&self, relation: Relation, process: Option<u32>, now: u64) -> bool {
+    /// Whether a CONNECT or XCLIENT on another policy connection is the one this session began with: asked for another
+    /// list by the same smtpd process, or sent again.
+    fn is_same_connect(&self, relation: Relation, process: Option<u32>, now: u64) -> bool {
         let within = |since: Option<u64>, time| since.is_some_and(|since| now.saturating_sub(since) < time);
         if self.opened.is_none() {
             return false;
@@ -464,7 +474,7 @@ impl Session {
         let is_open = self.counting || self.unanswered || self.answered.is_none();
         is_open
             || within(self.answered, SAME_CONNECT)
-            || (relation == Relation::Fresh && within(self.left, ASKED_AGAIN))
+            || (relation == Relation::Fresh && within(self.left_at, ASKED_AGAIN))
     }
 }
 

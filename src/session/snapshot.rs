@@ -29,7 +29,7 @@ struct SavedSession {
     answered: Option<u64>,
     process: Option<u32>,
     unanswered: bool,
-    left: Option<u64>,
+    left_at: Option<u64>,
     instance: Option<Instance>,
     record: SavedRecord,
 }
@@ -110,17 +110,17 @@ impl SessionTable {
 
     /// Has the sessions of `places` that no policy connection is about end as they would have.
     pub fn linger(&mut self, places: &Places, now: u64) {
-        let mut left: Vec<_> = Vec::new();
+        let mut lingering: Vec<_> = Vec::new();
         for place in places.values() {
             if let Some(session) = self.session(*place).filter(|session| session.handles == 0) {
                 if session.ends == 0 {
                     session.ends = now + LINGER;
                 }
-                left.push((session.ends, *place));
+                lingering.push((session.ends, *place));
             }
         }
-        left.sort_by_key(|(ends, _)| *ends);
-        self.lingering.extend(left);
+        lingering.sort_by_key(|(ends, _)| *ends);
+        self.lingering.extend(lingering);
         while self.lingering.len() > self.max_lingering {
             self.drop_oldest();
         }
@@ -129,18 +129,18 @@ impl SessionTable {
 
 impl SavedSession {
     fn of(endpoints: Endpoints, session: &Session) -> Self {
-        let Session { handles, ends, opened, answered, process, unanswered, left, instance, .. } = *session;
+        let Session { handles, ends, opened, answered, process, unanswered, left_at, instance, .. } = *session;
         // `ends` has no meaning while a connection is attached.
         let ends = if handles == 0 { ends } else { 0 };
         let record = SavedRecord::of(&session.record);
-        Self { endpoints, ends, opened, answered, process, unanswered, left, instance, record }
+        Self { endpoints, ends, opened, answered, process, unanswered, left_at, instance, record }
     }
 
     fn restore(self, ids: &Ids) -> Session {
-        let Self { ends, opened, answered, process, unanswered, left, instance, record, .. } = self;
+        let Self { ends, opened, answered, process, unanswered, left_at, instance, record, .. } = self;
         let record = record.restore(ids);
         // Nothing was being counted when the session was handed over.
         let (handles, counting) = (0, false);
-        Session { handles, ends, opened, answered, process, unanswered, left, counting, instance, record }
+        Session { handles, ends, opened, answered, process, unanswered, left_at, counting, instance, record }
     }
 }

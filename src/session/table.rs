@@ -98,7 +98,7 @@ pub struct Session {
     /// The policy connection that asked closed before our answer was written, so Postfix will ask again.
     pub unanswered: bool,
     /// When a policy connection closed after it had asked about the beginning only: the answer may have been lost.
-    pub left: Option<u64>,
+    pub left_at: Option<u64>,
     /// Its hits are on their way to the store.
     pub counting: bool,
     /// The newest message.

@@ -18,7 +18,7 @@ fn found<'h>(lookup: impl Future<Output = SessionGuard<'h>>) -> SessionGuard<'h>
 /// A site's policy connections, and the sessions they were recognised as.
 struct Site {
     sessions: Arc<Sessions>,
-    seats: Vec<Option<SessionHandle>>,
+    handles: Vec<Option<SessionHandle>>,
 }
 
 impl Site {
@@ -29,8 +29,8 @@ impl Site {
     /// With policy connections from these addresses or processes.
     fn of<O: Copy + Into<SessionOrigin>>(origins: &[O]) -> Self {
         let sessions = Sessions::new(origins.len());
-        let seats = origins.iter().map(|origin| Some(sessions.attach(*origin))).collect();
-        Self { sessions, seats }
+        let handles = origins.iter().map(|origin| Some(sessions.attach(*origin))).collect();
+        Self { sessions, handles }
     }
 
     /// Whether a request begins a session. `line` is `STATE CLIENT PORT INSTANCE`, `-` for nothing.
@@ -50,19 +50,19 @@ impl Site {
             field[0], field[1], field[2], field[3],
         );
         let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
-        let seat = self.seats[connection].as_mut().unwrap();
-        found(seat.lookup(request.client.unwrap(), &request, Now::simulated(at))).lookup
+        let handle = self.handles[connection].as_mut().unwrap();
+        found(handle.lookup(request.client.unwrap(), &request, Now::simulated(at))).lookup
     }
 
     /// The answer to the last request of a policy connection has been written.
     fn answer(&mut self, connection: usize, at: u64) {
-        self.seats[connection].as_mut().unwrap().answered(|| Now::simulated(at));
+        self.handles[connection].as_mut().unwrap().answered(|| Now::simulated(at));
     }
 
     /// Postfix closes a policy connection and opens another in its place.
     fn reconnect(&mut self, connection: usize, at: u64, answered: bool) {
-        let seat = self.seats[connection].replace(self.sessions.attach(None));
-        seat.unwrap().close(answered, Now::simulated(at));
+        let handle = self.handles[connection].replace(self.sessions.attach(None));
+        handle.unwrap().close(answered, Now::simulated(at));
     }
 }
 
@@ -265,8 +265,8 @@ fn what_a_session_was_counted_for_is_remembered_until_it_ends() {
              server_address=192.0.2.25\nserver_port=25\n\n"
         );
         let request = RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap();
-        let seat = site.seats[1].as_mut().unwrap();
-        let mut session = found(seat.lookup([198, 51, 100, 1].into(), &request, Now::simulated(1)));
+        let handle = site.handles[1].as_mut().unwrap();
+        let mut session = found(handle.lookup([198, 51, 100, 1].into(), &request, Now::simulated(1)));
         if !std::mem::replace(&mut is_counted, true) {
             counts.iter().for_each(|count| session.record().keep(*count));
         }
