@@ -175,10 +175,10 @@ mod tests {
     }
 
     /// What the limit of a name counts of a client, as the table of this policy knows it.
-    fn subject(policy: &Policy, table: &Table, name: &str, purpose: CounterKind) -> CounterId {
+    fn subject(policy: &Policy, table: &Table, name: &str, kind: CounterKind) -> CounterId {
         let limit: &Limit = policy.limits().iter().find(|limit| limit.name == name).unwrap();
         let part = KeyPart::client([192, 0, 2, 1].into(), 32, 64);
-        table.subject(Key { limit, part: &part, kind: purpose })
+        table.subject(Key { limit, part: &part, kind })
     }
 
     fn written(policy: &Policy, table: &Table, now: Now) -> Vec<u8> {
@@ -204,8 +204,8 @@ mod tests {
         let (before, table) = (policy(THREE), Table::new(1000));
         let start = Now::simulated(7_777);
         for (name, count) in NAMES.iter().zip(1..) {
-            for purpose in [CounterKind::Window, CounterKind::Ban] {
-                table.hit(subject(&before, &table, name, purpose), count, 60_000, 2, start.monotonic);
+            for kind in [CounterKind::Window, CounterKind::Ban] {
+                table.hit(subject(&before, &table, name, kind), count, 60_000, 2, start.monotonic);
             }
         }
         let bytes = written(&before, &table, start);
@@ -215,9 +215,9 @@ mod tests {
         let table = read(&bytes, &after, now);
         assert_eq!(table.len(), 4);
         for (name, count) in [("a", Some(1)), ("c", Some(3)), ("new", None)] {
-            for purpose in [CounterKind::Window, CounterKind::Ban] {
-                let hit = table.peek(subject(&after, &table, name, purpose), now.monotonic);
-                assert_eq!(hit.map(|hit| hit.count), count, "{name} {purpose:?}");
+            for kind in [CounterKind::Window, CounterKind::Ban] {
+                let hit = table.peek(subject(&after, &table, name, kind), now.monotonic);
+                assert_eq!(hit.map(|hit| hit.count), count, "{name} {kind:?}");
                 assert!(hit.is_none_or(|hit| hit.left_seconds() == 50 || hit.left_seconds() == 51), "{hit:?}");
             }
         }

@@ -137,7 +137,7 @@ struct Daemon {
     connections: TaskTracker,
     /// `None`: not yet, or it cannot be had.
     http: Option<Server>,
-    parking: SuspendedConnections,
+    suspended: SuspendedConnections,
 }
 
 impl Daemon {
@@ -284,7 +284,7 @@ impl Daemon {
             stop: self.stop.clone(),
             connections: self.connections.clone(),
             max_connections: self.max_connections,
-            suspended: self.parking.clone(),
+            suspended: self.suspended.clone(),
         }
     }
 }

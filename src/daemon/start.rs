@@ -168,7 +168,7 @@ impl Daemon {
             side: Shutdown::default(),
             connections: TaskTracker::new(),
             http: None,
-            parking: SuspendedConnections::default(),
+            suspended: SuspendedConnections::default(),
         };
         let connections = match &mut handover {
             Some(handover) => handover.connections(&daemon.service, &ids, now),

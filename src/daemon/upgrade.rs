@@ -51,7 +51,7 @@ impl Daemon {
     /// Puts everything down, calls the other program, and takes it all up again if that fails. Says why it did.
     async fn hand_over(&mut self, accepting: &mut Accepting, signals: &mut Signals) -> String {
         let begun = Now::read();
-        self.parking.open();
+        self.suspended.open();
         self.stop.hand_over();
         self.connections.close();
         let patience = self.config.store.timeout + LAST_ANSWERS;
@@ -61,19 +61,19 @@ impl Daemon {
             listeners.extend(accepting.await.ok());
         }
         let answered = timeout(patience, self.connections.wait()).await;
-        let mut parked = self.parking.empty();
+        let mut suspended = self.suspended.empty();
         if let Some(http) = &mut self.http {
             http.pause().await;
         }
         let error = match answered {
-            Ok(()) => self.call(&listeners, &parked, begun, signals, patience).await.to_string(),
+            Ok(()) => self.call(&listeners, &suspended, begun, signals, patience).await.to_string(),
             Err(_) => "requests that are under way take too long".to_owned(),
         };
         self.resume_http();
         self.stop = Shutdown::default();
         self.connections.reopen();
-        parked.extend(self.parking.give_up(self.stop.clone()));
-        parked.into_iter().for_each(|parked| self.acceptor().resume(parked));
+        suspended.extend(self.suspended.give_up(self.stop.clone()));
+        suspended.into_iter().for_each(|suspended| self.acceptor().resume(suspended));
         accepting.extend(listeners.into_iter().map(|listener| tokio::spawn(self.acceptor().accept(listener))));
         error
     }
@@ -89,7 +89,7 @@ impl Daemon {
     async fn call(
         &self,
         listeners: &[Listener],
-        parked: &[SuspendedConnection<Stream>],
+        suspended: &[SuspendedConnection<Stream>],
         begun: Now,
         signals: &mut Signals,
         patience: Duration,
@@ -100,7 +100,7 @@ impl Daemon {
         notify::flush(LAST_WORDS);
         let http: Vec<_> = self.http.iter().flat_map(Server::doors).collect();
         let called = match signals.block().await {
-            Ok(()) => send::load(&self.service, self.listening.asked(), listeners, &http, parked, begun)
+            Ok(()) => send::load(&self.service, self.listening.asked(), listeners, &http, suspended, begun)
                 .and_then(|carrier| exec::call(&self.program, &carrier)),
             Err(error) => Err(error),
         };

@@ -64,7 +64,7 @@ pub async fn lift(service: &Service, rules: &Rules, bans: &[TargetCounter<'_>], 
         CounterKind::Bans => false,
         _ => one.limit.door != Door::Smtp,
     };
-    let kinds = |one| TargetCounter::purposes(one, now).into_iter().filter(move |kind| is_lifted(one, *kind));
+    let kinds = |one| TargetCounter::kinds(one, now).into_iter().filter(move |kind| is_lifted(one, *kind));
     let keys: Vec<_> = bans.iter().flat_map(|one| kinds(one).map(|kind| one.key(kind))).collect();
     let is_done = keys.is_empty() || rules.store.reset(keys.into_iter(), now).await;
     (is_done, announce_lifted(service, bans, now))

@@ -62,7 +62,7 @@ async fn counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Optio
     let exptime = counted.limit.exptime;
     // An exact window says when one more hit fits in; here that is when it is empty.
     let threshold = |kind| if kind == CounterKind::Hits { 1 } else { counted.threshold };
-    let kinds = counted.purposes(now);
+    let kinds = counted.kinds(now);
     // Collected, for a borrowing iterator cannot be held over the wait.
     let read = |kind| Operation { key: counted.key(kind), amount: 0, exptime, threshold: threshold(kind) };
     let reads: Vec<_> = kinds.iter().copied().map(read).collect();

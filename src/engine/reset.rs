@@ -11,7 +11,7 @@ use crate::store::local::listing::within;
 
 /// All counters of these.
 pub fn keys<'c>(counted: &'c [TargetCounter<'_>], now: Now) -> Vec<Key<'c>> {
-    counted.iter().flat_map(|one| one.purposes(now).into_iter().map(|purpose| one.key(purpose))).collect()
+    counted.iter().flat_map(|one| one.kinds(now).into_iter().map(|kind| one.key(kind))).collect()
 }
 
 /// Another host has reset a target: what this process remembers of it goes too. The store has been told.

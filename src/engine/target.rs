@@ -153,9 +153,9 @@ pub struct TargetCounter<'p> {
 }
 
 impl TargetCounter<'_> {
-    /// Every counter there may be of it at a moment, those of the window first.
-    pub fn purposes(&self, now: Now) -> Vec<CounterKind> {
-        let mut purposes = match self.limit.window {
+    /// The kinds of counters it may have at a moment, those of the window first.
+    pub fn kinds(&self, now: Now) -> Vec<CounterKind> {
+        let mut kinds = match self.limit.window {
             Window::Fixed => vec![CounterKind::Window],
             Window::Exact => vec![CounterKind::Hits],
             Window::Sliding => {
@@ -164,14 +164,14 @@ impl TargetCounter<'_> {
             }
         };
         if self.limit.delay.is_some() || self.limit.ban.is_some() {
-            purposes.extend([CounterKind::Violations, CounterKind::Ban, CounterKind::Bans]);
+            kinds.extend([CounterKind::Violations, CounterKind::Ban, CounterKind::Bans]);
         }
-        purposes
+        kinds
     }
 
-    /// The counter of it for this purpose.
-    pub fn key(&self, purpose: CounterKind) -> Key<'_> {
-        Key { limit: self.limit, part: &self.part, kind: purpose }
+    /// Its counter of a kind.
+    pub fn key(&self, kind: CounterKind) -> Key<'_> {
+        Key { limit: self.limit, part: &self.part, kind }
     }
 }
 

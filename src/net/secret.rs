@@ -24,7 +24,7 @@ pub fn get() -> [u64; 2] {
 }
 
 /// Goes on with the secret of the process before. Says whether that could be done: nothing was hashed with another.
-pub fn inherit(secret: [u64; 2]) -> bool {
+pub fn restore(secret: [u64; 2]) -> bool {
     *SECRET.get_or_init(|| secret) == secret
 }
 

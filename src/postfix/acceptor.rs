@@ -61,10 +61,10 @@ impl Acceptor {
 
     /// Goes on with a connection that was served before.
     pub fn resume(&self, mut connection: SuspendedConnection<Stream>) {
-        let (service, mut stop, parking) = (Arc::clone(&self.service), self.stop.clone(), self.suspended.clone());
+        let (service, mut stop, suspended) = (Arc::clone(&self.service), self.stop.clone(), self.suspended.clone());
         self.connections.spawn(async move {
-            while let Some(parked) = connection::resume(connection, &service, stop).await {
-                match parking.put(parked) {
+            while let Some(paused) = connection::resume(connection, &service, stop).await {
+                match suspended.put(paused) {
                     Some(again) => (connection, stop) = again,
                     None => return,
                 }

@@ -29,19 +29,19 @@ pub struct SuspendedConnections(Arc<Mutex<SuspendedState>>);
 
 #[derive(Debug, Default)]
 struct SuspendedState {
-    parked: Vec<SuspendedConnection<Stream>>,
+    suspended: Vec<SuspendedConnection<Stream>>,
     /// The hand-over failed; connections suspended later resume with this signal.
     given_up: Option<Shutdown>,
 }
 
 impl SuspendedConnections {
     /// Suspends one; returns it if it is to be resumed.
-    pub fn put(&self, parked: SuspendedConnection<Stream>) -> Option<(SuspendedConnection<Stream>, Shutdown)> {
+    pub fn put(&self, suspended: SuspendedConnection<Stream>) -> Option<(SuspendedConnection<Stream>, Shutdown)> {
         let mut state = self.lock();
         match state.given_up.clone() {
-            Some(stop) => Some((parked, stop)),
+            Some(stop) => Some((suspended, stop)),
             None => {
-                state.parked.push(parked);
+                state.suspended.push(suspended);
                 None
             }
         }
@@ -49,7 +49,7 @@ impl SuspendedConnections {
 
     /// Takes all of them.
     pub fn empty(&self) -> Vec<SuspendedConnection<Stream>> {
-        mem::take(&mut self.lock().parked)
+        mem::take(&mut self.lock().suspended)
     }
 
     /// Begins suspension.

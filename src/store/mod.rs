@@ -57,7 +57,7 @@ pub struct Store {
     coalesce: Coalesce,
     over: OverLimitCache,
     /// Violations of limits that delay, which a flood of them tells the shared store as seldom as its hits.
-    offences: OverLimitCache,
+    over_limit: OverLimitCache,
     on_failure: OnStoreFailure,
     key_prefix: String,
     statistics: Arc<Statistics>,
@@ -118,7 +118,7 @@ impl Store {
             chosen_by: config.chosen_by(),
             coalesce: Coalesce::default(),
             over: OverLimitCache::new(config.over_memory),
-            offences: OverLimitCache::new(config.over_memory),
+            over_limit: OverLimitCache::new(config.over_memory),
             on_failure,
             key_prefix: config.key_prefix.clone(),
             statistics: Arc::clone(statistics),

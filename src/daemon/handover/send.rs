@@ -28,7 +28,7 @@ pub fn load(
     listen: &[Address],
     listeners: &[Listener],
     http: &[&DetachedListener],
-    parked: &[SuspendedConnection<Stream>],
+    suspended: &[SuspendedConnection<Stream>],
     begun: Now,
 ) -> io::Result<OwnedFd> {
     let known = memfd_create(c"connshaper", MFdFlags::MFD_CLOEXEC)?;
@@ -46,7 +46,8 @@ pub fn load(
     let listen: Vec<_> = listen.iter().map(Address::to_string).collect();
     writer.add_value(kind::LISTEN, &listen)?;
     writer.add_value(kind::SESSIONS, &service.sessions.save())?;
-    let connections: Vec<_> = parked.iter().map(|parked| (parked.session.save(), parked.state.save())).collect();
+    let connections: Vec<_> =
+        suspended.iter().map(|suspended| (suspended.session.save(), suspended.state.save())).collect();
     writer.add_value(kind::CONNECTIONS, &connections)?;
     let numbers = service.statistics.counters().map(|counter| (counter.name, counter.get()));
     writer.add_value(kind::STATISTICS, &numbers[..])?;
@@ -56,7 +57,7 @@ pub fn load(
     let known = writer.finish()?.into_inner()?;
 
     let sockets = listeners.iter().map(AsFd::as_fd).chain(http.iter().map(|listener| listener.as_fd()));
-    let sockets = sockets.chain(parked.iter().map(|parked| parked.stream.as_fd()));
+    let sockets = sockets.chain(suspended.iter().map(|suspended| suspended.stream.as_fd()));
     let descriptors: Vec<BorrowedFd<'_>> = [known.as_fd()].into_iter().chain(sockets).collect();
     transport::load(&descriptors)
 }

@@ -111,7 +111,7 @@ impl LostBans {
 impl ViolationReport {
     fn new(store: &Store, violation: &Violation<'_>, pending: u32, now: Now) -> Self {
         let Violation { limit, part } = violation;
-        let counter = |purpose| store.counter(&Key { limit, part, kind: purpose });
+        let counter = |kind| store.counter(&Key { limit, part, kind: kind });
         let bans = || Bans { ban: counter(CounterKind::Ban), bans: counter(CounterKind::Bans) };
         Self {
             limit: limit.name.clone(),
@@ -141,15 +141,15 @@ impl Store {
     pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, log: &Log, now: Now) {
         if let Some(backend) = self.backend.as_deref() {
             if let Lookup::Ask(pending) = self.advise_violation(backend, violation, now) {
-                let (offence, store, log) =
+                let (report, store, log) =
                     (ViolationReport::new(self, violation, pending, now), Arc::clone(self), log.clone());
                 let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
-                self.following.spawn_on(async move { store.punish(&offence, &log).await }, &runtime);
+                self.following.spawn_on(async move { store.count_violation(&report, &log).await }, &runtime);
             }
             return;
         }
-        let offence = ViolationReport::new(self, violation, 0, now);
-        let done = pin!(self.punish(&offence, log)).poll(&mut Context::from_waker(Waker::noop()));
+        let report = ViolationReport::new(self, violation, 0, now);
+        let done = pin!(self.count_violation(&report, log)).poll(&mut Context::from_waker(Waker::noop()));
         debug_assert_eq!(done, Poll::Ready(()), "nothing waits for a store in this process");
     }
 
@@ -164,20 +164,20 @@ impl Store {
         let subject = self.table.subject(key);
         let known = self.table.peek(subject, now.monotonic).filter(|_| !backend.is_down_for(&key));
         let known = known.map(|hit| Known { count: hit.count, left: hit.left_ms, is_over: true });
-        let advice = self.offences.advise(&key, 1, known, now);
+        let advice = self.over_limit.advise(&key, 1, known, now);
         match advice {
             Lookup::UseCached => {
                 self.table.renew(subject, 1, u64::from(limit.forget_after) * 1000, u32::MAX, now.monotonic);
             }
-            Lookup::Ask(_) => self.offences.remember(&key, now),
+            Lookup::Ask(_) => self.over_limit.remember(&key, now),
         }
         advice
     }
 
-    async fn punish(&self, offence: &ViolationReport, log: &Log) {
-        let ViolationReport { pending, forget_after, now, .. } = *offence;
-        let violations = self.renew(&offence.violations, pending, forget_after, now).await;
-        let Some((ban, Bans { ban: in_force, bans })) = &offence.ban else {
+    async fn count_violation(&self, report: &ViolationReport, log: &Log) {
+        let ViolationReport { pending, forget_after, now, .. } = *report;
+        let violations = self.renew(&report.violations, pending, forget_after, now).await;
+        let Some((ban, Bans { ban: in_force, bans })) = &report.ban else {
             return;
         };
         if violations < ban.threshold {
@@ -185,7 +185,7 @@ impl Store {
         }
         let begun = self.add(in_force, ban.length(1), now).await;
         // The next ban takes as many violations again; those counted meanwhile are not among them.
-        self.forget(&offence.violations, now);
+        self.forget(&report.violations, now);
         if !begun {
             return;
         }
@@ -196,15 +196,15 @@ impl Store {
             self.replace(in_force, repetition, seconds, now);
             self.replace(bans, repetition, known_for(repetition), now);
         }
-        if offence.log_only {
+        if report.log_only {
             log.event(LogEvent::LogOnly, Severity::Info, "WOULD_BAN", now, |line| {
-                offence.describe(seconds, repetition, line)
+                report.describe(seconds, repetition, line)
             });
         } else {
             add(&self.statistics.banned, 1);
-            log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| offence.describe(seconds, repetition, line));
+            log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| report.describe(seconds, repetition, line));
             if self.waits() {
-                let (limit, part) = (offence.limit.clone(), offence.part.clone());
+                let (limit, part) = (report.limit.clone(), report.part.clone());
                 self.new_bans.push(NewBan { limit, part, seconds, repetition });
             }
         }

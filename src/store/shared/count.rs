@@ -176,7 +176,7 @@ impl Store {
             self.note_loss(&key, self.table.take(subject, now.monotonic));
             return NOTHING;
         };
-        let pending = if key.kind == CounterKind::Violations { self.offences.kept(&key) } else { 0 };
+        let pending = if key.kind == CounterKind::Violations { self.over_limit.pending_hits(&key) } else { 0 };
         let count = count.saturating_add(pending);
         let is_banned = key.kind == CounterKind::Ban && count > 0;
         if is_banned || (key.kind == CounterKind::Window && count > threshold) {

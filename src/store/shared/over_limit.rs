@@ -88,7 +88,7 @@ impl OverLimitCache {
     }
 
     /// Hits of a key that the store was not told.
-    pub fn kept(&self, key: &Key<'_>) -> u32 {
+    pub fn pending_hits(&self, key: &Key<'_>) -> u32 {
         if self.empty.load(Ordering::Relaxed) {
             return 0;
         }

@@ -53,7 +53,7 @@ pub struct Handover {
 impl Handover {
     /// What is there for this process, if anything is. To be asked once, before anything is hashed.
     pub fn receive() -> Option<Self> {
-        let mut inheritance = match transport::unload() {
+        let mut handover = match transport::unload() {
             Ok(descriptors) => Self::of(descriptors?),
             Err(error) => {
                 let mut nothing = Self::of(Vec::new());
@@ -61,16 +61,16 @@ impl Handover {
                 nothing
             }
         };
-        if let Err(damage) = inheritance.begin() {
-            inheritance.problems.push(format!("who hands over: {damage}"));
+        if let Err(damage) = handover.begin() {
+            handover.problems.push(format!("who hands over: {damage}"));
         }
-        Some(inheritance)
+        Some(handover)
     }
 
     fn of(descriptors: Vec<OwnedFd>) -> Self {
-        let mut inheritance = Self { begun: Now::read().monotonic, ..Self::default() };
-        inheritance.sort(descriptors);
-        inheritance
+        let mut handover = Self { begun: Now::read().monotonic, ..Self::default() };
+        handover.sort(descriptors);
+        handover
     }
 
     /// The first is what is known; of the others each says itself what it is.
@@ -122,7 +122,7 @@ impl Handover {
         let HandoverOrigin { version, begun, secret } = self.value(kind::ORIGIN)?;
         (self.from, self.begun) = (version, begun);
         // What is remembered of recipients and delays would mean others.
-        secret::inherit(secret).then_some(()).ok_or(SnapshotError::Corrupt)
+        secret::restore(secret).then_some(()).ok_or(SnapshotError::Corrupt)
     }
 
     /// The listening sockets: those that Postfix asks at, and those of the doors over HTTP.
@@ -203,7 +203,7 @@ impl Handover {
         let places = sessions.map_or_else(Places::new, |sessions| service.sessions.restore(sessions, ids));
         let connections: Option<Vec<(SavedHandle, SavedConnection)>> = self.saved(kind::CONNECTIONS, "connections");
         let mut saved = connections.unwrap_or_default().into_iter();
-        let mut parked = Vec::new();
+        let mut suspended = Vec::new();
         for socket in std::mem::take(&mut self.connections) {
             let saved = saved.next();
             // Postfix may have gone meanwhile.
@@ -217,10 +217,10 @@ impl Handover {
                 ),
                 None => (service.sessions.attach(origin), ConnectionState::default()),
             };
-            parked.push(SuspendedConnection { stream, peer, session, state });
+            suspended.push(SuspendedConnection { stream, peer, session, state });
         }
         service.sessions.linger(&places, now);
-        parked
+        suspended
     }
 
     /// The value of a section; without it a problem is noted.

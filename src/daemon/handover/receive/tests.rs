@@ -26,10 +26,10 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (stream, _) = Stream::inherited(theirs.into()).unwrap();
     let business = ConnectionState { input: b"request=smtpd_"[..].into(), ..ConnectionState::default() };
-    let parked =
+    let suspended =
         SuspendedConnection { stream, peer: Peer::Unix, session: service.sessions.attach(None), state: business };
     (
-        transport::receive(&send::load(&service, &config.listen, &[listener], &[&http], &[parked], now).unwrap())
+        transport::receive(&send::load(&service, &config.listen, &[listener], &[&http], &[suspended], now).unwrap())
             .unwrap(),
         ours,
     )
@@ -51,25 +51,25 @@ fn newer(mut descriptors: Vec<OwnedFd>, kind: u16) -> Vec<OwnedFd> {
 
 /// What comes of it: listeners, connections, bytes that wait on them, counts, problems.
 fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
-    let mut inheritance = Handover::of(descriptors);
-    if inheritance.begin().is_err() {
-        inheritance.problems.push(String::new());
+    let mut handover = Handover::of(descriptors);
+    if handover.begin().is_err() {
+        handover.problems.push(String::new());
     }
     let config = Config::default();
     let (policy, now) = (Policy::new(&config.policy, None), Now::read());
-    let (listeners, http) = inheritance.listeners().unwrap();
-    assert_eq!(inheritance.listen(&config.listen), config.listen);
-    let (table, ids) = inheritance.counts(&policy, 1000, now);
-    let (counters, outages) = (table.len(), inheritance.outages());
+    let (listeners, http) = handover.listeners().unwrap();
+    assert_eq!(handover.listen(&config.listen), config.listen);
+    let (table, ids) = handover.counts(&policy, 1000, now);
+    let (counters, outages) = (table.len(), handover.outages());
     let service = Service::restored(
         config.engine(),
         policy,
         Log::in_memory(Severity::Debug),
         KnownCounts { table: Arc::new(table), outages },
     );
-    let parked = inheritance.connections(&service, &ids, now);
-    let waiting = parked.iter().map(|parked| parked.state.input.len()).sum();
-    [listeners.len() + http.len(), parked.len(), waiting, counters, inheritance.problems.len()]
+    let suspended = handover.connections(&service, &ids, now);
+    let waiting = suspended.iter().map(|suspended| suspended.state.input.len()).sum();
+    [listeners.len() + http.len(), suspended.len(), waiting, counters, handover.problems.len()]
 }
 
 #[tokio::test]
