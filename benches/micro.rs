@@ -85,26 +85,26 @@ fn hits(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("hit");
     for clients in [1000, 1_000_000] {
         for (family, client) in [("IPv4", ipv4 as fn(u64) -> IpAddr), ("IPv6", ipv6)] {
-            let subject = |number| {
+            let id = |number| {
                 let (network, length) = mask(client(number), 32, 64);
                 CounterId::client(0, network, length)
             };
             let table = Table::new(clients as usize);
             for number in 0..clients {
-                table.hit(subject(number), 1, MINUTE, 10, 0);
+                table.hit(id(number), 1, MINUTE, 10, 0);
             }
             let mut turn = 0;
             group.bench_function(format!("a known {family} client of {clients}"), |bencher| {
                 bencher.iter(|| {
                     turn += 1;
-                    table.hit(subject(scramble(turn) % clients), 1, MINUTE, 10, 0)
+                    table.hit(id(scramble(turn) % clients), 1, MINUTE, 10, 0)
                 });
             });
             let mut stranger = clients;
             group.bench_function(format!("a new {family} client, {clients} being all"), |bencher| {
                 bencher.iter(|| {
                     stranger += 1;
-                    table.hit(subject(stranger), 1, MINUTE, 10, 0)
+                    table.hit(id(stranger), 1, MINUTE, 10, 0)
                 });
             });
         }

@@ -146,10 +146,10 @@ impl<'p> CountsReading<'p> {
 impl SnapshotOrigin {
     fn restore(&self, content: &[u8], now: Now) -> Result<(), SnapshotError> {
         for entry in decode::<Vec<RestoredEntry>>(content)? {
-            if let Some(limit) = self.ids.get(&entry.subject.limit()) {
+            if let Some(limit) = self.ids.get(&entry.id.limit()) {
                 let left = entry.ends.saturating_sub(self.elapsed);
-                let (subject, ends) = (entry.subject.of_limit(*limit), now.monotonic.saturating_add(left));
-                self.table.insert_restored(&RestoredEntry { subject, ends, ..entry }, now.monotonic);
+                let (id, ends) = (entry.id.of_limit(*limit), now.monotonic.saturating_add(left));
+                self.table.insert_restored(&RestoredEntry { id, ends, ..entry }, now.monotonic);
             }
         }
         Ok(())
@@ -175,10 +175,10 @@ mod tests {
     }
 
     /// What the limit of a name counts of a client, as the table of this policy knows it.
-    fn subject(policy: &Policy, table: &Table, name: &str, kind: CounterKind) -> CounterId {
+    fn counter_id(policy: &Policy, table: &Table, name: &str, kind: CounterKind) -> CounterId {
         let limit: &Limit = policy.limits().iter().find(|limit| limit.name == name).unwrap();
         let part = KeyPart::client([192, 0, 2, 1].into(), 32, 64);
-        table.subject(Key { limit, part: &part, kind })
+        table.counter_id(Key { limit, part: &part, kind })
     }
 
     fn written(policy: &Policy, table: &Table, now: Now) -> Vec<u8> {
@@ -205,7 +205,7 @@ mod tests {
         let start = Now::simulated(7_777);
         for (name, count) in NAMES.iter().zip(1..) {
             for kind in [CounterKind::Window, CounterKind::Ban] {
-                table.hit(subject(&before, &table, name, kind), count, 60_000, 2, start.monotonic);
+                table.hit(counter_id(&before, &table, name, kind), count, 60_000, 2, start.monotonic);
             }
         }
         let bytes = written(&before, &table, start);
@@ -216,7 +216,7 @@ mod tests {
         assert_eq!(table.len(), 4);
         for (name, count) in [("a", Some(1)), ("c", Some(3)), ("new", None)] {
             for kind in [CounterKind::Window, CounterKind::Ban] {
-                let hit = table.peek(subject(&after, &table, name, kind), now.monotonic);
+                let hit = table.peek(counter_id(&after, &table, name, kind), now.monotonic);
                 assert_eq!(hit.map(|hit| hit.count), count, "{name} {kind:?}");
                 assert!(hit.is_none_or(|hit| hit.left_seconds() == 50 || hit.left_seconds() == 51), "{hit:?}");
             }
@@ -226,7 +226,7 @@ mod tests {
     #[test]
     fn a_limit_that_counts_something_else_now_begins_anew() {
         let (before, table, now) = (policy(THREE), Table::new(1000), Now::simulated(0));
-        table.hit(subject(&before, &table, "a", CounterKind::Window), 2, 60_000, 2, 0);
+        table.hit(counter_id(&before, &table, "a", CounterKind::Window), 2, 60_000, 2, 0);
         let bytes = written(&before, &table, now);
         let after = policy("[limit.a]\nthreshold = 2\ncount = \"messages\"\n");
         assert!(read(&bytes, &after, now).is_empty());
@@ -236,13 +236,13 @@ mod tests {
     fn a_clock_that_was_set_back_prolongs_nothing_and_one_that_went_on_ends_what_is_over() {
         let (policy, table) = (policy(THREE), Table::new(1000));
         let start = Now { monotonic: 5_000_000, unix_ms: 1_700_000_000_000 };
-        let subject = subject(&policy, &table, "a", CounterKind::Window);
-        table.hit(subject, 2, 60_000, 2, start.monotonic - 20_000);
+        let id = counter_id(&policy, &table, "a", CounterKind::Window);
+        table.hit(id, 2, 60_000, 2, start.monotonic - 20_000);
         let bytes = written(&policy, &table, start);
         for (step, left) in [(-86_400_000, Some(40)), (0, Some(40)), (10_000, Some(30)), (40_000, None)] {
             // Another process, whose monotonic clock has another zero.
             let now = Now { monotonic: 100, unix_ms: start.unix_ms.saturating_add_signed(step) };
-            let hit = read(&bytes, &policy, now).peek(subject, now.monotonic);
+            let hit = read(&bytes, &policy, now).peek(id, now.monotonic);
             assert_eq!(hit.map(|hit| hit.left_seconds()), left, "{step}");
         }
     }

@@ -96,8 +96,8 @@ pub fn hear(service: &Service, event: &BanEvent, announces: bool, now: Now) {
     match kind {
         BanEventKind::Begun { seconds, repetition } => {
             let (table, left) = (rules.store.table(), u64::from(*seconds) * 1000);
-            if table.peek(table.subject(ban), now.monotonic).is_none() {
-                table.observe(table.subject(ban), *repetition, left, 0, now.monotonic);
+            if table.peek(table.counter_id(ban), now.monotonic).is_none() {
+                table.observe(table.counter_id(ban), *repetition, left, 0, now.monotonic);
             }
             if holds && announces {
                 service.log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| {
@@ -189,7 +189,7 @@ pub fn announce_lost(service: &Service, lost: &[LostBan], now: Now) {
 fn is_known(rules: &Rules, limit: &str, part: &KeyPart, now: Now) -> bool {
     let Some(limit) = rules.policy.limits().iter().find(|known| known.name == limit) else { return false };
     let table = rules.store.table();
-    table.peek(table.subject(Key { limit, part, kind: CounterKind::Ban }), now.monotonic).is_some()
+    table.peek(table.counter_id(Key { limit, part, kind: CounterKind::Ban }), now.monotonic).is_some()
 }
 
 /// Whether a limit's ban of a key has an effect.

@@ -160,18 +160,18 @@ impl Store {
     /// Counts in this process, on top of the last count seen if its window still runs.
     fn count_here(&self, operation: &Operation<'_>, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
-        let subject = self.table.subject(key);
+        let id = self.table.counter_id(key);
         if amount == 0 {
-            let known = self.table.peek(subject, now.monotonic);
+            let known = self.table.peek(id, now.monotonic);
             return known.map_or(NOTHING, |hit| Counter { count: hit.count, left: hit.left_seconds(), added: 0 });
         }
         if key.kind == CounterKind::Hits && !key.limit.keeps_hits_over() {
-            let known = self.table.peek(subject, now.monotonic);
+            let known = self.table.peek(id, now.monotonic);
             if let Some(over) = known.filter(|known| known.count.saturating_add(amount) > threshold) {
                 return Counter { count: over.count.saturating_add(amount), left: over.left_seconds(), added: amount };
             }
         }
-        let hit = self.table.hit(subject, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
+        let hit = self.table.hit(id, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
         Counter { count: hit.count, left: hit.left_seconds(), added: amount }
     }
 

@@ -115,8 +115,8 @@ fn what_is_refused_does_not_count_if_so_configured() {
         }
         let rules = asker.service.rules.load();
         let (table, limit) = (rules.store.table(), &rules.policy.limits()[0]);
-        let subject = table.subject(Key { limit, part: &client(), kind: CounterKind::Window });
-        assert_eq!(table.peek(subject, Now::read().monotonic).unwrap().count, 2);
+        let id = table.counter_id(Key { limit, part: &client(), kind: CounterKind::Window });
+        assert_eq!(table.peek(id, Now::read().monotonic).unwrap().count, 2);
         if site.is_shared() {
             // The answer does not wait for the refund.
             eventually("a count of 2", || (site.value("c:198.51.100.1")? == "2").then_some(())).await;

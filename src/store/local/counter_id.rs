@@ -3,7 +3,7 @@
 //! An id is only as wide as it has to be, because ten million of them are kept:
 //! two words for an IPv4 client, three for an IPv6 network of at most 64 bits,
 //! five for anything wider. The first word is a tag that keeps limits, families
-//! and prefix lengths apart, so that equal words always mean the same subject.
+//! and prefix lengths apart, so that equal words always mean the same key.
 
 use std::net::IpAddr;
 
@@ -24,7 +24,7 @@ impl CounterId {
     /// The address is taken as it is. It must have been masked to `prefix_length`
     /// bits before, with IPv4-mapped IPv6 folded to IPv4, as
     /// [`mask`](crate::net::netblock::mask) does; otherwise addresses of one
-    /// network are different subjects.
+    /// network are different keys.
     pub fn client(limit: u16, address: IpAddr, prefix_length: u8) -> Self {
         Self(match address {
             IpAddr::V4(address) => StoredKey::Narrow([tag(limit, prefix_length), address.to_bits()]),
@@ -84,7 +84,7 @@ impl TryFrom<StoredKey> for CounterId {
     }
 }
 
-/// The words of a subject, in the three widths that slots have.
+/// The words of a key, in the three widths that slots have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub(crate) enum StoredKey {
     /// Tag and one word: IPv4.
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_is_as_wide_as_it_has_to_be() {
+    fn an_id_is_as_wide_as_it_has_to_be() {
         assert!(matches!(client(0, "192.0.2.1", 32).0, StoredKey::Narrow(_)));
         assert!(matches!(client(0, "2001:db8::", 64).0, StoredKey::Middle(_)));
         assert!(matches!(client(0, "2001:db8::1", 128).0, StoredKey::Wide(_)));
@@ -223,7 +223,7 @@ mod tests {
 
     #[test]
     fn limits_families_and_prefix_lengths_are_kept_apart() {
-        let subjects = [
+        let ids = [
             client(0, "0.0.0.0", 32),
             client(1, "0.0.0.0", 32),
             client(256, "0.0.0.0", 32),
@@ -238,17 +238,17 @@ mod tests {
             CounterId::text(0, 1),
             CounterId::text(1, 1),
         ];
-        let distinct: std::collections::HashSet<_> = subjects.iter().collect();
-        assert_eq!(distinct.len(), subjects.len());
+        let distinct: std::collections::HashSet<_> = ids.iter().collect();
+        assert_eq!(distinct.len(), ids.len());
     }
 
     #[test]
-    fn a_subject_that_was_saved_is_the_same_and_of_another_limit_differs_in_that_alone() {
+    fn an_id_that_was_saved_is_the_same_and_of_another_limit_differs_in_that_alone() {
         for address in ["192.0.2.1", "2001:db8::", "2001:db8::1"] {
-            let subject = client(7, address, 30);
-            assert_eq!(decode::<CounterId>(&encode(&subject)).unwrap(), subject);
-            assert_eq!((subject.limit(), subject.of_limit(513)), (7, client(513, address, 30)));
-            let ban = subject.of_ban();
+            let id = client(7, address, 30);
+            assert_eq!(decode::<CounterId>(&encode(&id)).unwrap(), id);
+            assert_eq!((id.limit(), id.of_limit(513)), (7, client(513, address, 30)));
+            let ban = id.of_ban();
             assert_eq!((ban.limit(), ban.of_limit(513)), (7, client(513, address, 30).of_ban()));
         }
         assert!(decode::<CounterId>(&encode(&StoredKey::Narrow([1, 0]))).is_err());

@@ -1,7 +1,7 @@
 //! Counts on their way out of the table and into another, which may belong to the next process.
 //!
 //! They are copied shard by shard, so that a request waits for the copying of one
-//! at most. A subject that is a text is known by its hash only, so the table that
+//! at most. A key that is a text is known by its hash only, so the table that
 //! takes it over needs the secret of the one it came from.
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use crate::store::local::sharded::SHARDS;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredEntry {
     /// Whose it is.
-    pub subject: CounterId,
+    pub id: CounterId,
     /// Hits of this window.
     pub count: u32,
     /// Whether the count was over its limit when it was last hit.
@@ -57,24 +57,24 @@ impl Table {
         // should find counts of every worth there. 633 is odd, so no shard of the 1024 is left out.
         let part = part * 633 % SHARDS;
         let mut each = |key: StoredKey, Entry { count, over, expiry: ends }: Entry| {
-            counts.push(RestoredEntry { subject: CounterId(key), count, over, ends });
+            counts.push(RestoredEntry { id: CounterId(key), count, over, ends });
         };
         self.narrow.show(part, now, |key, entry| each(StoredKey::Narrow(key), entry));
         self.middle.show(part, now, |key, entry| each(StoredKey::Middle(key), entry));
         self.wide.show(part, now, |key, entry| each(StoredKey::Wide(key), entry));
     }
 
-    /// Takes a count over, unless its window is over or the subject is counted here already.
+    /// Takes a count over, unless its window is over or the key is counted here already.
     pub fn insert_restored(&self, kept: &RestoredEntry, now: u64) {
         if kept.ends <= now {
             return;
         }
         let entry = Entry { over: kept.over, ..Entry::new(kept.count, kept.ends, 0) };
-        match kept.subject.0 {
+        match kept.id.0 {
             StoredKey::Narrow(key) => self.narrow.insert_restored(self.hashing.hashed(key), entry, now),
             StoredKey::Middle(key) => self.middle.insert_restored(self.hashing.hashed(key), entry, now),
             StoredKey::Wide(key) => self.wide.insert_restored(self.hashing.hashed(key), entry, now),
         }
-        self.make_room(kept.subject, now);
+        self.make_room(kept.id, now);
     }
 }

@@ -1,8 +1,8 @@
-//! The counter table: how often each subject was hit in its current window.
+//! The counter table: how often each key was hit in its current window.
 //!
 //! It is the embedded store, and beside a shared store it remembers what that last said.
-//! A window starts with a subject's first hit and ends at a fixed time after it,
-//! whatever happens in between; then the subject starts anew.
+//! A window starts with a key's first hit and ends at a fixed time after it,
+//! whatever happens in between; then the key starts anew.
 //!
 //! Entries are bounded in number and small: an IPv4 client takes a slot of 17
 //! bytes, an IPv6 network of at most 64 bits one of 21, anything else one of 29,
@@ -31,7 +31,7 @@ use crate::store::local::sharded::{SHARDS, SWEPT_AT_ONCE, Sharded};
 
 pub use kept::RestoredEntry;
 
-/// What is known of a subject in its current window.
+/// What is known of a key in its current window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TableEntry {
     /// Hits so far, this one included; stops at 2,147,483,647.
@@ -52,7 +52,7 @@ impl TableEntry {
     }
 }
 
-/// Counters of many subjects, shared by threads.
+/// Counters of many keys, shared by threads.
 pub struct Table {
     narrow: Sharded<2>,
     middle: Sharded<3>,
@@ -89,7 +89,7 @@ impl Table {
     }
 
     /// The id of a key in this table.
-    pub fn subject(&self, key: Key<'_>) -> CounterId {
+    pub fn counter_id(&self, key: Key<'_>) -> CounterId {
         let client = |address, prefix_length| CounterId::client(key.limit.id, address, prefix_length);
         match (key.part, key.kind) {
             (KeyPart::Client { address, prefix_length }, CounterKind::Window) => client(*address, *prefix_length),
@@ -104,10 +104,10 @@ impl Table {
     }
 
     /// Counts `amount` hits. A live entry keeps its end, otherwise a window of
-    /// `exptime_ms` starts. A subject with more than `threshold` hits is kept
+    /// `exptime_ms` starts. A key with more than `threshold` hits is kept
     /// longest when the table is full.
-    pub fn hit(&self, subject: CounterId, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> TableEntry {
-        let hit = self.update(subject, now, |live| {
+    pub fn hit(&self, id: CounterId, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> TableEntry {
+        let hit = self.update(id, now, |live| {
             let (before, expiry) = match live {
                 Some(entry) => (entry.count, entry.expiry),
                 None => (0, now.saturating_add(exptime_ms)),
@@ -115,74 +115,67 @@ impl Table {
             let entry = Entry::new(before.saturating_add(amount), expiry, threshold);
             (Some(entry), TableEntry::of(entry, now))
         });
-        self.make_room(subject, now);
+        self.make_room(id, now);
         hit
     }
 
     /// Counts `amount` hits, and moves the end of the window to `exptime_ms` from now. Returns its hits.
-    pub fn renew(&self, subject: CounterId, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> u32 {
+    pub fn renew(&self, id: CounterId, amount: u32, exptime_ms: u64, threshold: u32, now: u64) -> u32 {
         let expiry = now.saturating_add(exptime_ms);
-        let count = self.update(subject, now, |live| {
+        let count = self.update(id, now, |live| {
             let before = live.map_or(0, |entry| entry.count);
             let entry = Entry::new(before.saturating_add(amount), expiry, threshold);
             (Some(entry), entry.count)
         });
-        self.make_room(subject, now);
+        self.make_room(id, now);
         count
     }
 
     /// Begins a window with `count` hits, unless one runs. Returns whether it did; of several threads that do this at
     /// once, one is told so.
-    pub fn add(&self, subject: CounterId, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
+    pub fn add(&self, id: CounterId, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
         let expiry = now.saturating_add(exptime_ms);
-        let added = self.update(subject, now, |live| {
+        let added = self.update(id, now, |live| {
             let entry = live.unwrap_or(Entry::new(count, expiry, threshold));
             (Some(entry), live.is_none())
         });
-        self.make_room(subject, now);
+        self.make_room(id, now);
         added
     }
 
     /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds until the window ends. With nothing left
-    /// the subject is forgotten. Returns what was known before.
-    pub fn observe(
-        &self,
-        subject: CounterId,
-        count: u32,
-        left_ms: u64,
-        threshold: u32,
-        now: u64,
-    ) -> Option<TableEntry> {
+    /// the key is forgotten. Returns what was known before.
+    pub fn observe(&self, id: CounterId, count: u32, left_ms: u64, threshold: u32, now: u64) -> Option<TableEntry> {
         let expiry = now.saturating_add(left_ms);
         let told = (left_ms > 0).then(|| Entry::new(count, expiry, threshold));
-        let before = self.update(subject, now, |live| (told, live.map(|entry| TableEntry::of(entry, now))));
-        self.make_room(subject, now);
+        let before = self.update(id, now, |live| (told, live.map(|entry| TableEntry::of(entry, now))));
+        self.make_room(id, now);
         before
     }
 
-    /// What is known of a subject, without counting. Its `count` may be 0 after
+    /// What is known of a key, without counting. Its `count` may be 0 after
     /// [`take_back`](Self::take_back).
-    pub fn peek(&self, subject: CounterId, now: u64) -> Option<TableEntry> {
-        self.update(subject, now, |live| (live, live.map(|entry| TableEntry::of(entry, now))))
+    pub fn peek(&self, id: CounterId, now: u64) -> Option<TableEntry> {
+        self.update(id, now, |live| (live, live.map(|entry| TableEntry::of(entry, now))))
     }
 
     /// Takes hits back, down to 0. Neither makes an entry nor moves its end, and
-    /// a subject that was over its limit stays marked as such until its next hit.
-    pub fn take_back(&self, subject: CounterId, amount: u32, now: u64) {
-        self.update(subject, now, |live| {
+    /// a key that was over its limit stays marked as such until its next hit.
+    pub fn take_back(&self, id: CounterId, amount: u32, now: u64) {
+        self.update(id, now, |live| {
             let less = live.map(|entry| Entry { count: entry.count.saturating_sub(amount), ..entry });
             (less, ())
         });
     }
 
-    /// Ends a subject's window at once.
-    pub fn forget(&self, subject: CounterId) {
-        self.update(subject, 0, |_| (None, ()));
+    /// Ends a key's window at once.
+    pub fn forget(&self, id: CounterId) {
+        self.update(id, 0, |_| (None, ()));
     }
 
     /// The same, and returns what was known of it.
-    pub fn take(&self, subject: CounterId, now: u64) -> Option<TableEntry> {
-        self.update(subject, now, |live| (None, live.map(|entry| TableEntry::of(entry, now))))
+    pub fn take(&self, id: CounterId, now: u64) -> Option<TableEntry> {
+        self.update(id, now, |live| (None, live.map(|entry| TableEntry::of(entry, now))))
     }
 
     /// Ends every window at once and gives the memory back.
@@ -245,8 +238,8 @@ impl Table {
         }
     }
 
-    fn update<R>(&self, subject: CounterId, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
-        match subject.0 {
+    fn update<R>(&self, id: CounterId, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
+        match id.0 {
             counter_id::StoredKey::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
             counter_id::StoredKey::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
             counter_id::StoredKey::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),

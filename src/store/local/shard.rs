@@ -20,7 +20,7 @@ const NEIGHBOURHOOD: usize = 64;
 /// Below this many buckets a shard is too small to be worth shrinking until it is empty.
 const SHRINKABLE: usize = 32;
 
-/// What is known of one subject.
+/// What is known of one key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Entry {
     /// Hits of this window, at most [`Entry::MAX_COUNT`].
@@ -49,7 +49,7 @@ impl Entry {
     }
 }
 
-/// The bit of a slot's count that marks a subject over its limit.
+/// The bit of a slot's count that marks a key over its limit.
 const OVER: u32 = 1 << 31;
 
 /// An entry with its key, packed.

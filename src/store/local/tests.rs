@@ -11,7 +11,7 @@ use crate::store::local::shard::Shard;
 const MINUTE: u64 = 60_000;
 
 /// Clients of all widths in turn.
-fn subject(number: u32) -> CounterId {
+fn counter_id(number: u32) -> CounterId {
     match number % 4 {
         0 | 1 => ipv4(number),
         2 => CounterId::client(0, Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64),
@@ -29,12 +29,12 @@ fn slots(table: &Table) -> usize {
 
 #[derive(Clone, Debug)]
 enum Step {
-    Hit { subject: u32, amount: u32, exptime_ms: u64 },
-    Renew { subject: u32, amount: u32, exptime_ms: u64 },
-    Add { subject: u32, count: u32, exptime_ms: u64 },
-    Observe { subject: u32, count: u32, left_ms: u64 },
-    TakeBack { subject: u32, amount: u32 },
-    Forget { subject: u32 },
+    Hit { id: u32, amount: u32, exptime_ms: u64 },
+    Renew { id: u32, amount: u32, exptime_ms: u64 },
+    Add { id: u32, count: u32, exptime_ms: u64 },
+    Observe { id: u32, count: u32, left_ms: u64 },
+    TakeBack { id: u32, amount: u32 },
+    Forget { id: u32 },
     Clear,
     Wait { ms: u64 },
     Sweep { budget: usize },
@@ -45,15 +45,15 @@ fn step() -> impl Strategy<Value = Step> {
     let amount = prop_oneof![9 => 1..5u32, 1 => Just(u32::MAX)];
     prop_oneof![
         200 => (who.clone(), amount.clone(), 1..5000u64)
-            .prop_map(|(subject, amount, exptime_ms)| Step::Hit { subject, amount, exptime_ms }),
+            .prop_map(|(id, amount, exptime_ms)| Step::Hit { id, amount, exptime_ms }),
         50 => (who.clone(), amount.clone(), 1..5000u64)
-            .prop_map(|(subject, amount, exptime_ms)| Step::Renew { subject, amount, exptime_ms }),
+            .prop_map(|(id, amount, exptime_ms)| Step::Renew { id, amount, exptime_ms }),
         50 => (who.clone(), amount.clone(), 1..5000u64)
-            .prop_map(|(subject, count, exptime_ms)| Step::Add { subject, count, exptime_ms }),
+            .prop_map(|(id, count, exptime_ms)| Step::Add { id, count, exptime_ms }),
         50 => (who.clone(), amount.clone(), 0..5000u64)
-            .prop_map(|(subject, count, left_ms)| Step::Observe { subject, count, left_ms }),
-        20 => (who.clone(), amount).prop_map(|(subject, amount)| Step::TakeBack { subject, amount }),
-        20 => who.prop_map(|subject| Step::Forget { subject }),
+            .prop_map(|(id, count, left_ms)| Step::Observe { id, count, left_ms }),
+        20 => (who.clone(), amount).prop_map(|(id, amount)| Step::TakeBack { id, amount }),
+        20 => who.prop_map(|id| Step::Forget { id }),
         1 => Just(Step::Clear),
         50 => (0..1500u64).prop_map(|ms| Step::Wait { ms }),
         20 => (0..5000usize).prop_map(|budget| Step::Sweep { budget }),
@@ -68,38 +68,38 @@ struct Model {
 }
 
 impl Model {
-    fn live(&self, subject: u32) -> Option<(u32, u64)> {
-        self.entries.get(&subject).copied().filter(|(_, end)| self.now < *end)
+    fn live(&self, id: u32) -> Option<(u32, u64)> {
+        self.entries.get(&id).copied().filter(|(_, end)| self.now < *end)
     }
 
-    fn set(&mut self, subject: u32, count: u32, end: u64) {
-        self.entries.insert(subject, (count.min(Entry::MAX_COUNT), end));
+    fn set(&mut self, id: u32, count: u32, end: u64) {
+        self.entries.insert(id, (count.min(Entry::MAX_COUNT), end));
     }
 
     fn take(&mut self, step: &Step) {
         match *step {
-            Step::Hit { subject, amount, exptime_ms } => {
-                let (count, end) = self.live(subject).unwrap_or((0, self.now + exptime_ms));
-                self.set(subject, count.saturating_add(amount), end);
+            Step::Hit { id, amount, exptime_ms } => {
+                let (count, end) = self.live(id).unwrap_or((0, self.now + exptime_ms));
+                self.set(id, count.saturating_add(amount), end);
             }
-            Step::Renew { subject, amount, exptime_ms } => {
-                let count = self.live(subject).map_or(0, |(count, _)| count);
-                self.set(subject, count.saturating_add(amount), self.now + exptime_ms);
+            Step::Renew { id, amount, exptime_ms } => {
+                let count = self.live(id).map_or(0, |(count, _)| count);
+                self.set(id, count.saturating_add(amount), self.now + exptime_ms);
             }
-            Step::Add { subject, count, exptime_ms } => {
-                if self.live(subject).is_none() {
-                    self.set(subject, count, self.now + exptime_ms);
+            Step::Add { id, count, exptime_ms } => {
+                if self.live(id).is_none() {
+                    self.set(id, count, self.now + exptime_ms);
                 }
             }
-            Step::Observe { subject, count, left_ms } if left_ms > 0 => {
-                self.set(subject, count, self.now + left_ms);
+            Step::Observe { id, count, left_ms } if left_ms > 0 => {
+                self.set(id, count, self.now + left_ms);
             }
-            Step::Observe { subject, .. } | Step::Forget { subject } => {
-                self.entries.remove(&subject);
+            Step::Observe { id, .. } | Step::Forget { id } => {
+                self.entries.remove(&id);
             }
-            Step::TakeBack { subject, amount } => {
-                if let Some((count, end)) = self.live(subject) {
-                    self.set(subject, count.saturating_sub(amount), end);
+            Step::TakeBack { id, amount } => {
+                if let Some((count, end)) = self.live(id) {
+                    self.set(id, count.saturating_sub(amount), end);
                 }
             }
             Step::Clear => self.entries.clear(),
@@ -116,37 +116,37 @@ proptest! {
         let mut model = Model::default();
         for step in steps {
             let before = model.live(match step {
-                Step::Add { subject, .. } => subject,
+                Step::Add { id, .. } => id,
                 _ => u32::MAX,
             });
             model.take(&step);
             let now = model.now;
             match step {
-                Step::Hit { subject: number, amount, exptime_ms } => {
-                    let hit = table.hit(subject(number), amount, exptime_ms, 10, now);
+                Step::Hit { id: number, amount, exptime_ms } => {
+                    let hit = table.hit(counter_id(number), amount, exptime_ms, 10, now);
                     let (count, _) = model.entries[&number];
                     prop_assert_eq!(hit.count, count);
                     prop_assert!(hit.left_ms > 0);
                 }
-                Step::Renew { subject: number, amount, exptime_ms } => {
-                    let count = table.renew(subject(number), amount, exptime_ms, 10, now);
+                Step::Renew { id: number, amount, exptime_ms } => {
+                    let count = table.renew(counter_id(number), amount, exptime_ms, 10, now);
                     prop_assert_eq!(count, model.entries[&number].0);
                 }
-                Step::Add { subject: number, count, exptime_ms } => {
-                    prop_assert_eq!(table.add(subject(number), count, exptime_ms, 10, now), before.is_none());
+                Step::Add { id: number, count, exptime_ms } => {
+                    prop_assert_eq!(table.add(counter_id(number), count, exptime_ms, 10, now), before.is_none());
                 }
-                Step::Observe { subject: number, count, left_ms } => {
-                    table.observe(subject(number), count, left_ms, 10, now);
+                Step::Observe { id: number, count, left_ms } => {
+                    table.observe(counter_id(number), count, left_ms, 10, now);
                 }
-                Step::TakeBack { subject: number, amount } => table.take_back(subject(number), amount, now),
-                Step::Forget { subject: number } => table.forget(subject(number)),
+                Step::TakeBack { id: number, amount } => table.take_back(counter_id(number), amount, now),
+                Step::Forget { id: number } => table.forget(counter_id(number)),
                 Step::Clear => table.clear(),
                 Step::Wait { .. } => {}
                 Step::Sweep { budget } => table.sweep(now, budget),
             }
             for number in 0..40 {
                 let expected = model.live(number).map(|(count, end)| TableEntry { count, left_ms: end - now });
-                prop_assert_eq!(table.peek(subject(number), now), expected);
+                prop_assert_eq!(table.peek(counter_id(number), now), expected);
             }
         }
     }
@@ -159,10 +159,10 @@ proptest! {
     fn a_full_table_never_exceeds_its_bound(bound in 1..300usize, numbers in prop::collection::vec(0..2000u32, 0..1000)) {
         let table = Table::new(bound);
         for number in numbers {
-            prop_assert_eq!(table.hit(subject(number), 1, MINUTE, 10, 0).left_ms, MINUTE);
+            prop_assert_eq!(table.hit(counter_id(number), 1, MINUTE, 10, 0).left_ms, MINUTE);
             prop_assert!(table.len() <= bound);
             // The newest is never the one to go.
-            prop_assert!(table.peek(subject(number), 0).is_some());
+            prop_assert!(table.peek(counter_id(number), 0).is_some());
         }
     }
 }
@@ -193,7 +193,7 @@ fn a_window_is_never_told_to_be_longer_than_exptime() {
 fn of_many_threads_one_begins_a_window() {
     let table = Table::new(1000);
     let begun = thread::scope(|scope| {
-        let add = || (0..500).filter(|number| table.add(subject(*number), 1, MINUTE, 0, 0)).count();
+        let add = || (0..500).filter(|number| table.add(counter_id(*number), 1, MINUTE, 0, 0)).count();
         let threads: Vec<_> = (0..8).map(|_| scope.spawn(add)).collect();
         threads.into_iter().map(|thread| thread.join().unwrap()).sum::<usize>()
     });
@@ -296,7 +296,7 @@ fn sweep_all(table: &Table, now: u64) {
 fn sweeping_frees_what_is_expired_and_all_memory_in_the_end() {
     let table = Table::new(1_000_000);
     for number in 0..100_000 {
-        table.hit(subject(number), 1, if number < 50_000 { 1000 } else { MINUTE }, 10, 0);
+        table.hit(counter_id(number), 1, if number < 50_000 { 1000 } else { MINUTE }, 10, 0);
     }
     sweep_all(&table, 999);
     assert_eq!(table.len(), 100_000);
@@ -325,14 +325,14 @@ fn hits_of_many_threads_add_up() {
             scope.spawn(|| {
                 for _ in 0..ROUNDS {
                     for number in 0..SUBJECTS {
-                        table.hit(subject(number), 1, MINUTE, 10, 0);
+                        table.hit(counter_id(number), 1, MINUTE, 10, 0);
                     }
                 }
             });
         }
     });
     for number in 0..SUBJECTS {
-        assert_eq!(table.peek(subject(number), 0).unwrap().count, THREADS * ROUNDS);
+        assert_eq!(table.peek(counter_id(number), 0).unwrap().count, THREADS * ROUNDS);
     }
     assert_eq!(table.len(), SUBJECTS as usize);
 }
@@ -346,7 +346,7 @@ fn many_threads_keep_the_bound() {
             let table = &table;
             scope.spawn(move || {
                 for number in 0..20_000 {
-                    table.hit(subject(number * THREADS + thread), 1, MINUTE, 10, 0);
+                    table.hit(counter_id(number * THREADS + thread), 1, MINUTE, 10, 0);
                 }
             });
         }
@@ -367,13 +367,13 @@ fn copy(table: &Table, max_clients: usize, now: u64) -> Table {
 fn a_table_made_of_what_another_keeps_has_its_counts_and_ends() {
     let table = Table::new(10_000);
     for number in 0..1000 {
-        table.hit(subject(number), 1 + number % 5, u64::from(number + 1) * 100, 3, 0);
+        table.hit(counter_id(number), 1 + number % 5, u64::from(number + 1) * 100, 3, 0);
     }
     let now = 50_050;
     let copy = copy(&table, 10_000, now);
     assert_eq!(copy.len(), 500, "those that are over stay behind");
     for number in 0..1000 {
-        assert_eq!(copy.peek(subject(number), now), table.peek(subject(number), now), "{number}");
+        assert_eq!(copy.peek(counter_id(number), now), table.peek(counter_id(number), now), "{number}");
     }
 }
 
@@ -393,8 +393,8 @@ fn a_smaller_table_takes_in_those_over_their_limit() {
 fn what_is_counted_already_is_not_taken_in() {
     let (table, now) = (Table::new(1000), 5);
     table.hit(ipv4(1), 7, MINUTE, 3, now);
-    table.insert_restored(&RestoredEntry { subject: ipv4(1), count: 1, over: false, ends: 10 * MINUTE }, now);
-    table.insert_restored(&RestoredEntry { subject: ipv4(2), count: 1, over: false, ends: now }, now);
+    table.insert_restored(&RestoredEntry { id: ipv4(1), count: 1, over: false, ends: 10 * MINUTE }, now);
+    table.insert_restored(&RestoredEntry { id: ipv4(2), count: 1, over: false, ends: now }, now);
     assert_eq!(table.peek(ipv4(1), now).map(|hit| hit.count), Some(7));
     assert_eq!(table.len(), 1);
 }

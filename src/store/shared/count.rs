@@ -105,12 +105,12 @@ impl Store {
     /// What this process knows of a window.
     fn known(&self, operation: &Operation<'_>, now: Now) -> Option<Known> {
         let Operation { key, amount, threshold, .. } = *operation;
-        let window = self.table.peek(self.table.subject(key), now.monotonic)?;
+        let window = self.table.peek(self.table.counter_id(key), now.monotonic)?;
         // With refunds the stored count excludes the current hit.
         let missing = if key.limit.count_refused { 0 } else { amount };
         let is_banned = || {
             let ban = Key { kind: CounterKind::Ban, ..key };
-            let ban = self.table.peek(self.table.subject(ban), now.monotonic);
+            let ban = self.table.peek(self.table.counter_id(ban), now.monotonic);
             key.limit.ban.is_some() && ban.is_some_and(|ban| ban.count > 0)
         };
         let is_over = window.count.saturating_add(missing) > threshold || is_banned();
@@ -170,10 +170,10 @@ impl Store {
     /// Remembers what the store said, and makes the answer of it.
     fn remember(&self, operation: &Operation<'_>, reply: CounterReply, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
-        let subject = self.table.subject(key);
+        let id = self.table.counter_id(key);
         let CounterReply::Count { count, left } = reply else {
             // There is no such key, whatever this process knew of it.
-            self.note_loss(&key, self.table.take(subject, now.monotonic));
+            self.note_loss(&key, self.table.take(id, now.monotonic));
             return NOTHING;
         };
         let pending = if key.kind == CounterKind::Violations { self.over_limit.pending_hits(&key) } else { 0 };
@@ -187,13 +187,13 @@ impl Store {
         let threshold = if ban.is_some() { 0 } else { threshold };
         // Some servers do not tell how long a window lasts. Then what is remembered ends too early rather than too
         // late, and what the answer says errs the other way.
-        let known = left.is_none().then(|| self.table.peek(subject, now.monotonic)).flatten();
+        let known = left.is_none().then(|| self.table.peek(id, now.monotonic)).flatten();
         let slides = key.kind == CounterKind::Hits;
         // A sliding window within its limit has its hits for at most this long.
         let lasting = if slides && count <= threshold { Some(exptime) } else { left };
         let told = lasting.map(|left| u64::from(left) * 1000);
         let remembered = told.or(known.map(|hit| hit.left_ms)).unwrap_or(1000);
-        let before = self.table.observe(subject, count, remembered, threshold, now.monotonic);
+        let before = self.table.observe(id, count, remembered, threshold, now.monotonic);
         // The hit created a counter that existed before: it was reset, or the store has lost it.
         if amount > 0 && count == amount && !slides {
             let lost = before.is_some_and(|before| before.count > amount && before.left_ms > TOLERANCE);

@@ -15,7 +15,7 @@ use crate::store::local::counter_id::CounterId;
 #[derive(Debug)]
 pub(crate) struct CounterPlace {
     /// In this process.
-    subject: CounterId,
+    id: CounterId,
     /// In the shared store.
     text: KeyText,
     /// A count beyond this is kept longest when the table is full.
@@ -29,13 +29,13 @@ impl Store {
         // Bans are kept longest; what else is remembered of violations goes before clients that are over.
         let threshold = if key.kind == CounterKind::Ban { 0 } else { u32::MAX };
         let slides = (key.kind == CounterKind::Hits).then_some(key.limit.exptime);
-        CounterPlace { subject: self.table.subject(*key), text: key_text(key), threshold, slides }
+        CounterPlace { id: self.table.counter_id(*key), text: key_text(key), threshold, slides }
     }
 
     /// One more hit, after which the counter lives for `exptime` seconds. Returns its count. The store is sent
     /// `pending` earlier hits as well, which are counted in this process already.
     pub(crate) async fn renew(&self, counter: &CounterPlace, pending: u32, exptime: u32, now: Now) -> u32 {
-        let CounterPlace { subject, threshold, .. } = *counter;
+        let CounterPlace { id, threshold, .. } = *counter;
         let lasts = u64::from(exptime) * 1000;
         if self.backend.is_some() {
             // First the expiry, so that a hit that creates the key comes last. memcached's `ma` could set the expiry
@@ -50,33 +50,33 @@ impl Store {
                     self.give_back(counter, pending, now);
                     count = 1;
                 }
-                self.table.observe(subject, count, lasts, threshold, now.monotonic);
+                self.table.observe(id, count, lasts, threshold, now.monotonic);
                 return count;
             }
         }
-        self.table.renew(subject, 1, lasts, threshold, now.monotonic)
+        self.table.renew(id, 1, lasts, threshold, now.monotonic)
     }
 
     /// Creates a counter of 1 that lives for `exptime` seconds, unless it exists. Returns whether it did.
     pub(crate) async fn add(&self, counter: &CounterPlace, exptime: u32, now: Now) -> bool {
-        let CounterPlace { subject, threshold, .. } = *counter;
+        let CounterPlace { id, threshold, .. } = *counter;
         let lasts = u64::from(exptime) * 1000;
         match self.ask(counter, CounterCommand::Add(1), exptime, now).await {
             Some(CounterReply::Done) => {
-                self.table.observe(subject, 1, lasts, threshold, now.monotonic);
+                self.table.observe(id, 1, lasts, threshold, now.monotonic);
                 true
             }
             Some(_) => false,
-            None => self.table.add(subject, 1, lasts, threshold, now.monotonic),
+            None => self.table.add(id, 1, lasts, threshold, now.monotonic),
         }
     }
 
     /// Sets a counter's count and its expiry, `exptime` seconds from now, if it still exists.
     pub(crate) fn replace(&self, counter: &CounterPlace, number: u32, exptime: u32, now: Now) {
-        let CounterPlace { subject, threshold, .. } = *counter;
+        let CounterPlace { id, threshold, .. } = *counter;
         self.send(counter, CounterCommand::Replace(number), exptime, now);
-        if self.table.peek(subject, now.monotonic).is_some() {
-            self.table.observe(subject, number, u64::from(exptime) * 1000, threshold, now.monotonic);
+        if self.table.peek(id, now.monotonic).is_some() {
+            self.table.observe(id, number, u64::from(exptime) * 1000, threshold, now.monotonic);
         }
     }
 
@@ -92,30 +92,30 @@ impl Store {
             Some(exptime) => self.send(counter, CounterCommand::SlideBack(told), exptime, now),
             None => self.send(counter, CounterCommand::TakeBack(told), 0, now),
         }
-        self.table.take_back(counter.subject, amount, now.monotonic);
+        self.table.take_back(counter.id, amount, now.monotonic);
     }
 
     /// Moves the end of a counter, if it exists, to `exptime` seconds from now.
     pub fn prolong(&self, key: &Key<'_>, exptime: u32, now: Now) {
         let counter = self.counter(key);
-        let count = self.table.peek(counter.subject, now.monotonic).map_or(1, |known| known.count);
+        let count = self.table.peek(counter.id, now.monotonic).map_or(1, |known| known.count);
         self.set_left(&counter, count, u64::from(exptime) * 1000, now);
     }
 
     /// What this process knows of a counter, without asking the shared store.
     pub fn known_count(&self, key: &Key<'_>, now: Now) -> u32 {
-        self.table.peek(self.table.subject(*key), now.monotonic).map_or(0, |known| known.count)
+        self.table.peek(self.table.counter_id(*key), now.monotonic).map_or(0, |known| known.count)
     }
 
     /// Ends a counter.
     pub(crate) fn forget(&self, counter: &CounterPlace, now: Now) {
         self.send(counter, CounterCommand::Delete, 0, now);
-        self.table.forget(counter.subject);
+        self.table.forget(counter.id);
     }
 
     /// The count of a counter, and the milliseconds until it expires.
     pub(crate) async fn read_counter(&self, counter: &CounterPlace, now: Now) -> Option<(u32, u64)> {
-        let known = self.table.peek(counter.subject, now.monotonic);
+        let known = self.table.peek(counter.id, now.monotonic);
         match self.ask(counter, CounterCommand::Read, 0, now).await {
             Some(CounterReply::Count { count, left: Some(left) }) => Some((count, u64::from(left) * 1000)),
             // Some servers do not tell how long it lasts.
@@ -138,17 +138,17 @@ impl Store {
     /// Adds hits that nobody is judged by.
     pub(crate) fn add_hits(&self, counter: &CounterPlace, amount: u32, exptime: u32, now: Now) {
         self.send(counter, CounterCommand::Hit(amount), exptime, now);
-        self.table.hit(counter.subject, amount, u64::from(exptime) * 1000, counter.threshold, now.monotonic);
+        self.table.hit(counter.id, amount, u64::from(exptime) * 1000, counter.threshold, now.monotonic);
     }
 
     /// Whether this process knows of a counter.
     pub(crate) fn is_known(&self, counter: &CounterPlace, now: Now) -> bool {
-        self.table.peek(counter.subject, now.monotonic).is_some()
+        self.table.peek(counter.id, now.monotonic).is_some()
     }
 
     /// Remembers in this process what a counter is.
     pub(crate) fn know(&self, counter: &CounterPlace, count: u32, left: u64, now: Now) {
-        self.table.observe(counter.subject, count, left, counter.threshold, now.monotonic);
+        self.table.observe(counter.id, count, left, counter.threshold, now.monotonic);
     }
 
     /// Ends counters, and waits until a shared store has done that too. Returns whether it has.
@@ -156,7 +156,7 @@ impl Store {
         let mut sent = Vec::new();
         for key in keys {
             let counter = self.counter(&key);
-            self.table.forget(counter.subject);
+            self.table.forget(counter.id);
             sent.extend(
                 self.backend.as_deref().map(|backend| send_to(backend, &counter, CounterCommand::Delete, 0, now)),
             );
@@ -170,7 +170,7 @@ impl Store {
 
     /// Forgets what this process knows of a counter. The store was told already.
     pub fn forget_here(&self, key: &Key<'_>) {
-        self.table.forget(self.table.subject(*key));
+        self.table.forget(self.table.counter_id(*key));
     }
 
     /// Sends a command to the shared store and does not wait for its reply.

@@ -17,7 +17,7 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let key = crate::policy::Key { limit: &policy.limits()[0], part: &part, kind: crate::policy::CounterKind::Window };
     let (rules, now) = (service.rules.load(), Now::read());
     let table = rules.store.table();
-    table.hit(table.subject(key), 3, 60_000, 10, now.monotonic);
+    table.hit(table.counter_id(key), 3, 60_000, 10, now.monotonic);
     let dir = tempfile::tempdir().unwrap();
     let listener = UnixListener::bind(dir.path().join("socket")).unwrap();
     let listener = Listener::inherited(listener.into(), None).unwrap();
