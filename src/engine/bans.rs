@@ -82,8 +82,8 @@ pub fn announce_lifted(service: &Service, bans: &[TargetCounter<'_>], now: Now) 
     events
 }
 
-/// Another host tells of a limit's ban.
-pub fn hear(service: &Service, event: &BanEvent, announces: bool, now: Now) {
+/// Takes over what another host tells of a limit's ban: that it began, or was lifted.
+pub fn apply_event(service: &Service, event: &BanEvent, announces: bool, now: Now) {
     let BanEvent { limit, key, kind, .. } = event;
     let rules = service.rules.load();
     let Ok(target) = key.parse::<Target>() else { return };

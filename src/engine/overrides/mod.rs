@@ -149,7 +149,7 @@ impl SharedOverrides {
 
     /// What the program that takes over has to know.
     pub fn save(&self, service: &Service, now: Now) -> Link {
-        self.collect(service, now);
+        self.queue_new_bans(service, now);
         lock(&self.link).clone()
     }
 
@@ -168,7 +168,7 @@ impl SharedOverrides {
         }
         let tell = async {
             store.settled().await;
-            self.collect(service, now);
+            self.queue_new_bans(service, now);
             let has_news = !lock(&self.link).pending.is_empty();
             if has_news || self.announces() {
                 self.refresh(service, now).await;
@@ -224,13 +224,13 @@ impl SharedOverrides {
         if !service.rules.load().store.waits() {
             return;
         }
-        self.collect(service, now);
+        self.queue_new_bans(service, now);
         // The store's own lines tell of it when it is down.
         let _ = self.exchange(&mut record, service, now).await;
     }
 
-    /// Has other hosts told of the bans that this process began.
-    fn collect(&self, service: &Service, now: Now) {
+    /// Adds the bans that this process began to the changes that other hosts are to be told.
+    fn queue_new_bans(&self, service: &Service, now: Now) {
         let (begun, more) = service.rules.load().store.new_bans().take();
         let link = &mut *lock(&self.link);
         let waiting = link.pending.iter().filter(|change| matches!(change, Change::Event(_))).count();
@@ -281,7 +281,7 @@ impl SharedOverrides {
                 forget_here(service, reset.target.clone(), now).await;
             }
             for event in told.events.iter().filter(|event| self.heed(event.id)) {
-                bans::hear(service, event, self.announces(), now);
+                bans::apply_event(service, event, self.announces(), now);
             }
             let told = told.after(&pending, now).at(now);
             if !pending.is_empty() || is_missing && !told.is_empty() {

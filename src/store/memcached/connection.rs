@@ -188,7 +188,7 @@ impl<'s> Connection<'s> {
             }
             Response::Failed | Response::Value(_) => {
                 self.server.queue.complain("it answers with an error", &operation.command.key);
-                Err(StoreError::TimedOut)
+                Err(StoreError::NoAnswer)
             }
         };
         operation.finish(reply);

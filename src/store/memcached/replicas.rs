@@ -35,7 +35,7 @@ mod tests {
         assert_eq!(combine(count(3, 50), count(7, 10)), count(7, 10));
         assert_eq!(combine(count(7, 10), count(3, 50)), count(7, 10));
         assert_eq!(combine(count(3, 50), Err(StoreError::Unavailable)), count(3, 50));
-        assert_eq!(combine(Err(StoreError::TimedOut), count(3, 50)), count(3, 50));
+        assert_eq!(combine(Err(StoreError::NoAnswer), count(3, 50)), count(3, 50));
         // One has lost the key that is read.
         assert_eq!(combine(Ok(CounterReply::NotDone), count(3, 50)), count(3, 50));
     }
@@ -50,11 +50,11 @@ mod tests {
 
     #[test]
     fn a_server_that_was_asked_and_did_not_answer_decides_over_one_that_was_not_asked() {
-        use StoreError::{TimedOut, Unavailable};
+        use StoreError::{NoAnswer, Unavailable};
         for (one, other, together) in [
             (Unavailable, Unavailable, Unavailable),
-            (Unavailable, TimedOut, TimedOut),
-            (TimedOut, Unavailable, TimedOut),
+            (Unavailable, NoAnswer, NoAnswer),
+            (NoAnswer, Unavailable, NoAnswer),
         ] {
             assert_eq!(combine(Err(one), Err(other)), Err(together));
         }

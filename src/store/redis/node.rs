@@ -159,7 +159,7 @@ impl Node {
                     cluster.look_again();
                 }
                 self.queue.complain(text, &key);
-                pending.finish(Err(StoreError::TimedOut));
+                pending.finish(Err(StoreError::NoAnswer));
             }
         }
         false

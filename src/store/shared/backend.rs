@@ -91,10 +91,11 @@ pub enum CounterReply {
 /// Why a shared store did not do what it was asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreError {
-    /// The server is known to be down; it was not asked.
+    /// Nothing was done: the server is known to be down and was not asked, or it does nothing for now.
     Unavailable,
-    /// No usable answer came in time, and whether it was done is unknown. Asking again might count twice.
-    TimedOut,
+    /// No usable answer came in time: none, or an error. Whether the command was sent and done is not known, and asking
+    /// again might count twice.
+    NoAnswer,
     /// The key holds something that is not a number.
     NotANumber,
 }
@@ -137,7 +138,7 @@ impl PendingReply {
 }
 
 async fn received(sent: Sent) -> Outcome {
-    sent?.await.unwrap_or(Err(StoreError::TimedOut))
+    sent?.await.unwrap_or(Err(StoreError::NoAnswer))
 }
 
 /// A value that all hosts share, as it was read.

@@ -64,7 +64,7 @@ impl Breaker {
         self.outage.is_some()
     }
 
-    pub fn condition(&self, server: &str) -> ServerHealth {
+    pub fn health(&self, server: &str) -> ServerHealth {
         let breaker = match &self.outage {
             None => BreakerState::Closed,
             Some(Outage { probing: false, .. }) => BreakerState::Open,

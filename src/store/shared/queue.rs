@@ -134,7 +134,7 @@ impl<C> CommandQueue<C> {
     }
 
     pub fn health(&self) -> ServerHealth {
-        self.state().breaker.condition(&self.name)
+        self.state().breaker.health(&self.name)
     }
 
     /// The outage, for the program that takes over; `None`: it is up.
@@ -214,7 +214,7 @@ impl<C> CommandQueue<C> {
         let mut give_up = |pending: &mut PendingCommand<C>| {
             let late = pending.deadline <= now && pending.is_open();
             if late {
-                pending.finish(Err(StoreError::TimedOut));
+                pending.finish(Err(StoreError::NoAnswer));
                 failures += u32::from(pending.leads);
                 if pending.leads {
                     self.statistics.store_latency.observe(self.timeout);
@@ -248,7 +248,7 @@ impl<C> CommandQueue<C> {
         let mut unanswered = u64::from(failures);
         for mut pending in flight {
             unanswered += u64::from(pending.leads && pending.is_open());
-            pending.finish(Err(StoreError::TimedOut));
+            pending.finish(Err(StoreError::NoAnswer));
         }
         Ended { closed, cause, unanswered }
     }

@@ -105,7 +105,7 @@ impl Backend for Sqlite {
     }
 
     fn servers(&self) -> Vec<ServerHealth> {
-        vec![self.queue.condition()]
+        vec![self.queue.health()]
     }
 
     fn is_down_for(&self, _: &Key<'_>) -> bool {

@@ -281,7 +281,7 @@ impl Queue {
 
     fn open_breaker(&self, mut state: MutexGuard<'_, QueueState>, cause: &str, unanswered: u64) {
         // What was begun is rolled back when the thread says so; when the task does, it may yet be done.
-        let begun = if unanswered > 0 { StoreError::TimedOut } else { StoreError::Unavailable };
+        let begun = if unanswered > 0 { StoreError::NoAnswer } else { StoreError::Unavailable };
         let running = std::mem::take(&mut state.running).into_iter().map(|running| (running, begun));
         let waiting = std::mem::take(&mut state.waiting).into_iter();
         let waiting = waiting.map(|(_, waiting)| (waiting, StoreError::Unavailable));
@@ -352,7 +352,7 @@ impl Queue {
             if waiting.leads {
                 self.statistics.store_latency.observe(self.timeout);
             }
-            waiting.finish(Err(StoreError::TimedOut));
+            waiting.finish(Err(StoreError::NoAnswer));
         }
         next
     }
@@ -382,8 +382,8 @@ impl Queue {
         self.state().breaker.is_open()
     }
 
-    pub fn condition(&self) -> ServerHealth {
-        self.state().breaker.condition(&self.name)
+    pub fn health(&self) -> ServerHealth {
+        self.state().breaker.health(&self.name)
     }
 
     /// The outage, for the program that takes over; `None`: it is up.
