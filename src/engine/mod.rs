@@ -1,7 +1,7 @@
 //! One request from its session to its decision, and what follows from it.
 
 pub mod accounts;
-pub mod bans;
+pub mod ban_events;
 pub mod decide;
 pub mod delays;
 pub mod diagnosis;

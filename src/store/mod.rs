@@ -35,9 +35,9 @@ pub use settings::{SharedStoreConfig, StoreConfig};
 
 use self::redis::Redis;
 use crate::store::shared::backend::{Backend, BackendContext, SavedOutage, VersionedValue};
-use crate::store::shared::bans::{LostBans, NewBans};
 use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::coalesce::Coalesce;
+use crate::store::shared::limit_bans::{LostBans, NewBans};
 use crate::store::shared::over_limit::OverLimitCache;
 use local::Table;
 use memcached::Memcached;

@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::engine::bans;
+use crate::engine::ban_events;
 use crate::engine::reset::forget_here;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
@@ -108,7 +108,7 @@ pub async fn follow(service: Arc<Service>) {
         let current = service.rules.load_full();
         if !Arc::ptr_eq(&rules, &current) {
             if service.overrides.announces() {
-                bans::announce_reload(&service, &rules, &current, now).await;
+                ban_events::announce_reload(&service, &rules, &current, now).await;
             }
             rules = current;
         }
@@ -118,10 +118,10 @@ pub async fn follow(service: Arc<Service>) {
             continue;
         }
         // A second after they were missed: by then the list says which of them another host has lifted.
-        bans::announce_lost(&service, &lost, now);
+        ban_events::announce_lost(&service, &lost, now);
         let flushed = service.statistics.store_flushes.load(Ordering::Relaxed);
         if std::mem::replace(&mut flushes, flushed) != flushed {
-            bans::look_for_lost(&rules, now).await;
+            ban_events::look_for_lost(&rules, now).await;
         }
         lost = rules.store.lost_bans().take();
     }
@@ -281,7 +281,7 @@ impl SharedOverrides {
                 forget_here(service, reset.target.clone(), now).await;
             }
             for event in told.events.iter().filter(|event| self.heed(event.id)) {
-                bans::apply_event(service, event, self.announces(), now);
+                ban_events::apply_event(service, event, self.announces(), now);
             }
             let told = told.after(&pending, now).at(now);
             if !pending.is_empty() || is_missing && !told.is_empty() {
@@ -327,7 +327,7 @@ impl SharedOverrides {
         let before = rules.policy.overrides().list();
         rules.policy.overrides().set(entries.clone(), now);
         if self.announces() {
-            bans::announce_overrides(service, &before, &entries, now);
+            ban_events::announce_overrides(service, &before, &entries, now);
         }
     }
 

@@ -2,7 +2,7 @@
 
 pub mod count;
 pub mod backend;
-pub mod bans;
+pub mod limit_bans;
 pub mod breaker;
 pub mod coalesce;
 pub mod counters;
