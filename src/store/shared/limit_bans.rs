@@ -111,7 +111,7 @@ impl LostBans {
 impl ViolationReport {
     fn new(store: &Store, violation: &Violation<'_>, pending: u32, now: Now) -> Self {
         let Violation { limit, part } = violation;
-        let counter = |kind| store.counter(&Key { limit, part, kind: kind });
+        let counter = |kind| store.counter(&Key { limit, part, kind });
         let bans = || Bans { ban: counter(CounterKind::Ban), bans: counter(CounterKind::Bans) };
         Self {
             limit: limit.name.clone(),
