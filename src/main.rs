@@ -53,7 +53,7 @@ fn serve(options: Serve) -> ExitCode {
 
 fn ask(options: &Query) -> ExitCode {
     #[derive(serde::Serialize)]
-    struct Answer {
+    struct QueryAnswer {
         action: String,
     }
     let address = match &options.to {
@@ -64,7 +64,7 @@ fn ask(options: &Query) -> ExitCode {
         },
     };
     match query::ask(&address, &options.client, &options.attributes) {
-        Ok(action) if options.json => print(&json(&Answer { action }), 0),
+        Ok(action) if options.json => print(&json(&QueryAnswer { action }), 0),
         Ok(action) => print(&(escape(&action) + "\n"), 0),
         Err(error) => fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
     }

@@ -2,7 +2,7 @@
 
 use connshaper::maillog::lines::blocks;
 use connshaper::maillog::lines::calendar::Calendar;
-use connshaper::maillog::lines::event::{Event, EventKind, LineKind, Place, Reader};
+use connshaper::maillog::lines::event::{Event, EventKind, LineKind, NameSpan, Reader};
 use connshaper::maillog::lines::line::Line;
 use jiff::tz::TimeZone;
 
@@ -34,7 +34,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn name(event: &Event) -> Option<Place> {
+fn name(event: &Event) -> Option<NameSpan> {
     match event.kind {
         EventKind::Connect { who, .. } | EventKind::Recipient { who, .. } | EventKind::FromFilter { who, .. } => {
             Some(who.name)

@@ -94,11 +94,11 @@ pub(super) struct LineReader {
 #[derive(Debug)]
 struct Columns {
     separator: char,
-    place: Place,
+    place: AddressColumns,
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Place {
+enum AddressColumns {
     One(usize),
     Range(usize, usize),
 }
@@ -349,16 +349,16 @@ impl Columns {
             // In the order of the words, for a table may have both a netblock and a host.
             words.iter().find_map(|word| names.iter().position(|name| name == word))
         };
-        let range = find(&FIRST).zip(find(&LAST)).map(|(first, last)| Place::Range(first, last));
-        let place = range.or_else(|| find(&NETBLOCK).map(Place::One))?;
+        let range = find(&FIRST).zip(find(&LAST)).map(|(first, last)| AddressColumns::Range(first, last));
+        let place = range.or_else(|| find(&NETBLOCK).map(AddressColumns::One))?;
         Some(Self { separator, place })
     }
 
     fn row(&self, line: &str) -> Result<ListLine, WrongLine> {
         let fields: Vec<(&str, usize)> = fields(line, self.separator).collect();
         let (places, text) = match self.place {
-            Place::One(one) => ([one, one], None),
-            Place::Range(first, last) => ([first, last], Some(last)),
+            AddressColumns::One(one) => ([one, one], None),
+            AddressColumns::Range(first, last) => ([first, last], Some(last)),
         };
         let Some(((first, at), (last, last_at))) = fields.get(places[0]).copied().zip(fields.get(places[1]).copied())
         else {

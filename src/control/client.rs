@@ -73,14 +73,14 @@ impl DaemonArgs {
 
 /// A command to the daemon on the command line. The help text is that of the command.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
-pub struct Asked<C: Args> {
+pub struct ClientCommand<C: Args> {
     #[command(flatten)]
     pub daemon: DaemonArgs,
     #[command(flatten)]
     pub command: C,
 }
 
-impl<C: ControlCommand + Into<ControlRequest>> Asked<C> {
+impl<C: ControlCommand + Into<ControlRequest>> ClientCommand<C> {
     /// Has the daemon do the command, and prints the answer.
     pub fn run(self) -> ExitCode {
         let (path, config) = match self.daemon.place() {

@@ -6,7 +6,7 @@ use clap::{Args, Subcommand};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::client::Asked;
+use super::client::ClientCommand;
 use super::{Control, Problem};
 use super::{allow, ban, check_hit, disallow, explain, hit, reload, reset, revoke, show, status, top, unban};
 use crate::net::clock::Now;
@@ -91,7 +91,7 @@ macro_rules! commands {
         /// The same commands on the command line.
         #[derive(Clone, Debug, PartialEq, Eq, Subcommand)]
         pub enum ControlSubcommand {
-            $(#[command(name = $word)] $name(Asked<$arguments>),)*
+            $(#[command(name = $word)] $name(ClientCommand<$arguments>),)*
         }
 
         impl ControlSubcommand {

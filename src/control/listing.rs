@@ -54,7 +54,7 @@ pub struct KeyStatus {
 }
 
 /// A key before it is asked for in the store.
-struct Candidate<'p> {
+struct UnreadKey<'p> {
     counted: TargetCounter<'p>,
     count: u32,
     since: Option<u64>,
@@ -62,7 +62,7 @@ struct Candidate<'p> {
     refused: u32,
 }
 
-impl Candidate<'_> {
+impl UnreadKey<'_> {
     /// What it has of what it may, in thousandths.
     fn share(&self) -> u64 {
         u64::from(self.count) * 1000 / u64::from(self.counted.threshold.max(1))
@@ -91,23 +91,23 @@ impl Listing {
         let named = |id| limits.iter().find(|known| known.id == id && (limit.is_empty() || known.name == limit));
         let mut found = Vec::new();
         service
-            .accounts
-            .each(now, |account| {
-                let Some(limit) = named(account.limit) else { return };
-                let counted = TargetCounter { limit, part: account.part.clone(), threshold: account.threshold };
-                let (count, since) = (account.count, Some(account.began));
-                let (over_since, refused) = (account.over_since, account.over);
-                found.push(Candidate { counted, count, since, over_since, refused });
+            .named_keys
+            .each(now, |key| {
+                let Some(limit) = named(key.limit) else { return };
+                let counted = TargetCounter { limit, part: key.part.clone(), threshold: key.threshold };
+                let (count, since) = (key.count, Some(key.began));
+                let (over_since, refused) = (key.over_since, key.over);
+                found.push(UnreadKey { counted, count, since, over_since, refused });
             })
             .await;
         if which == Which::Most {
             for client in busiest(rules.store.table(), MAX_ROWS, now).await {
                 let part = KeyPart::Client { address: client.address, prefix_length: client.prefix_length };
-                let is_known = |one: &Candidate<'_>| (one.counted.limit.id, &one.counted.part) == (client.limit, &part);
+                let is_known = |one: &UnreadKey<'_>| (one.counted.limit.id, &one.counted.part) == (client.limit, &part);
                 if let Some(limit) = named(client.limit).filter(|_| !found.iter().any(is_known)) {
                     let counted = TargetCounter { limit, part, threshold: limit.threshold };
                     let (count, since, over_since, refused) = (client.hit.count, None, None, 0);
-                    found.push(Candidate { counted, count, since, over_since, refused });
+                    found.push(UnreadKey { counted, count, since, over_since, refused });
                 }
             }
         }
@@ -177,8 +177,8 @@ impl Listing {
 }
 
 impl KeyStatus {
-    fn of(one: &Candidate<'_>, left: u32) -> Self {
-        let Candidate { counted, count, since, over_since, refused } = one;
+    fn of(one: &UnreadKey<'_>, left: u32) -> Self {
+        let UnreadKey { counted, count, since, over_since, refused } = one;
         let unit = u64::from(counted.limit.counts.unit());
         let time = |seconds: u64| {
             let seconds = i64::try_from(seconds).ok();

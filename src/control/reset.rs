@@ -71,7 +71,7 @@ impl ControlCommand for ResetArgs {
         let rules = service.rules.load_full();
         let target = &rules.policy.target(&self.target);
         let store = rules.store.name();
-        let (mut counted, others) = service.accounts.counted(&rules, target, now).await;
+        let (mut counted, others) = service.named_keys.counted(&rules, target, now).await;
         let mut notes = Vec::new();
         if others > 0 {
             notes.push(format!("{others} further keys of it were counted, and are not reset; repeat it"));
@@ -109,7 +109,7 @@ impl ControlCommand for ResetArgs {
         if !rules.store.reset(keys(&counted, now).into_iter(), now).await {
             notes.push(format!("{store} is down: its counters stay as they are"));
         }
-        counted.iter().for_each(|one| service.accounts.forget(one.limit.id, &one.part));
+        counted.iter().for_each(|one| service.named_keys.forget(one.limit.id, &one.part));
         let sessions = clear_refusals(service, &rules.policy, target, &counted);
         let mut changes = vec![Change::Reset(Reset::new(target.clone(), user.to_owned(), now))];
         changes.extend(announce_lifted(service, &bans, now));

@@ -150,7 +150,7 @@ impl ControlCommand for ShowArgs {
         let target = &rules.policy.target(target);
         let is_prefix = matches!(target, Target::Netblock(_));
         let mut counters = Vec::new();
-        let (found, others) = control.service.accounts.counted(&rules, target, now).await;
+        let (found, others) = control.service.named_keys.counted(&rules, target, now).await;
         for counted in found {
             match Reading::of(&rules.store, &counted, now).await {
                 Some(reading) if is_prefix && reading.left + reading.banned == 0 => {}

@@ -71,7 +71,7 @@ impl ControlSocket {
 
     /// Answers until the stop.
     pub async fn serve(self, control: Arc<Control>, stop: Shutdown) {
-        let mut connections = Connections::default();
+        let mut connections = ControlConnections::default();
         loop {
             let accepted = tokio::select! {
                 accepted = self.listener.accept() => accepted,
@@ -95,7 +95,7 @@ impl ControlSocket {
 
 /// The connections there are.
 #[derive(Default)]
-struct Connections {
+struct ControlConnections {
     open: Vec<(JoinHandle<()>, Arc<Activity>)>,
     shared: Arc<Shared>,
 }
@@ -122,7 +122,7 @@ impl Activity {
     }
 }
 
-impl Connections {
+impl ControlConnections {
     /// Closes the connection that has been idle for longest if there are too many. Where all are busy, waits.
     async fn make_room(&mut self) {
         loop {

@@ -71,7 +71,7 @@ impl ControlCommand for UnbanArgs {
         if !changes.is_empty() {
             notes.extend(service.overrides.change(service, changes, now).await?.note());
         }
-        for one in service.accounts.counted(&rules, target, now).await.0.into_iter().chain(bans) {
+        for one in service.named_keys.counted(&rules, target, now).await.0.into_iter().chain(bans) {
             let reading = Reading::of(&rules.store, &one, now).await;
             if let Some(reading) = reading.filter(|reading| reading.count > one.threshold) {
                 let (limit, key, count, threshold) = (&one.limit.name, &one.part, reading.count, one.threshold);

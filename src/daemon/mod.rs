@@ -33,8 +33,8 @@ use crate::daemon::state_file::StateFile;
 use crate::engine::overrides;
 use crate::engine::service::Service;
 use crate::http::metrics::MetricsSource;
-use crate::http::server::{Server, Serves};
-use crate::http::{LastPage, Site};
+use crate::http::server::{HttpServer, Serves};
+use crate::http::{HttpContext, LastPage};
 use crate::listener::DetachedListener;
 use crate::net::address::Address;
 use crate::net::clock::Now;
@@ -136,7 +136,7 @@ struct Daemon {
     side: Shutdown,
     connections: TaskTracker,
     /// `None`: not yet, or it cannot be had.
-    http: Option<Server>,
+    http: Option<HttpServer>,
     suspended: SuspendedConnections,
 }
 
@@ -248,7 +248,10 @@ impl Daemon {
             started: control.started,
         };
         let config = ArcSwap::from_pointee(self.config.http.clone());
-        match Server::start(Arc::new(Site { control, metrics, config, last_page: LastPage::default() }), sockets) {
+        match HttpServer::start(
+            Arc::new(HttpContext { control, metrics, config, last_page: LastPage::default() }),
+            sockets,
+        ) {
             Ok(server) => self.http = Some(server),
             Err(error) => self.log.line(Severity::Err, "HTTP_FAILED", |line| {
                 line.field("error", error);

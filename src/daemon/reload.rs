@@ -13,17 +13,17 @@ use crate::policy::Policy;
 use crate::policy::lists::Lists;
 
 /// What was read for a reload.
-type Loaded = Result<(Policy, Config), ConfigError>;
+type LoadResult = Result<(Policy, Config), ConfigError>;
 
 impl Daemon {
     /// Reads the configuration again. Long lists take their time, and requests do not wait for it.
-    pub(super) fn load(&self, current: &Arc<Config>) -> JoinHandle<Loaded> {
+    pub(super) fn load(&self, current: &Arc<Config>) -> JoinHandle<LoadResult> {
         let (path, current) = (self.path.clone(), Arc::clone(current));
         self.read(move || Config::load(path.as_deref()), current)
     }
 
     /// Reads the list files again, and nothing else.
-    pub(super) fn load_lists(&self, current: &Arc<Config>) -> JoinHandle<Loaded> {
+    pub(super) fn load_lists(&self, current: &Arc<Config>) -> JoinHandle<LoadResult> {
         let current = Arc::clone(current);
         let again = Arc::clone(&current);
         self.read(move || again.with_lists_read_again(), current)
@@ -33,7 +33,7 @@ impl Daemon {
         &self,
         read: impl FnOnce() -> Result<Config, ConfigError> + Send + 'static,
         current: Arc<Config>,
-    ) -> JoinHandle<Loaded> {
+    ) -> JoinHandle<LoadResult> {
         let before = self.service.rules.load_full();
         spawn_blocking(move || {
             let mut config = read()?;
@@ -45,7 +45,7 @@ impl Daemon {
     /// All or nothing: with a wrong file the old rules stay. Returns what is in force now, if that
     /// is new, without the lists, which the policy has.
     /// Beside it, what an administrator should know; or why the old rules stay.
-    pub(super) fn finish_reload(&self, loaded: Result<Loaded, JoinError>) -> Result<(Config, Vec<String>), String> {
+    pub(super) fn finish_reload(&self, loaded: Result<LoadResult, JoinError>) -> Result<(Config, Vec<String>), String> {
         match loaded {
             Ok(Ok((policy, config))) => Ok(self.adopt(policy, config)),
             Ok(Err(error)) => Err(self.stay(error.summary())),
@@ -54,7 +54,7 @@ impl Daemon {
     }
 
     /// The same for lists that were read again because these of them have changed.
-    pub(super) fn finish_lists(&self, loaded: Result<Loaded, JoinError>, changed: &[PathBuf]) -> Option<Config> {
+    pub(super) fn finish_lists(&self, loaded: Result<LoadResult, JoinError>, changed: &[PathBuf]) -> Option<Config> {
         let (policy, mut config) = match loaded {
             Ok(Ok(loaded)) => loaded,
             wrong => return self.finish_reload(wrong).ok().map(|(config, _)| config),
@@ -76,7 +76,7 @@ impl Daemon {
     fn adopt(&self, policy: Policy, mut config: Config) -> (Config, Vec<String>) {
         self.service.reload(policy, config.engine(), Now::read());
         if let Some(http) = &self.http {
-            http.site().config.store(Arc::new(config.http.clone()));
+            http.context().config.store(Arc::new(config.http.clone()));
         }
         // What the daemon was started with is what these still are.
         let (old, new) = (&self.config, &config);

@@ -10,7 +10,7 @@ use super::Daemon;
 use crate::daemon::handover::{exec, preflight, send};
 use crate::daemon::notify;
 use crate::daemon::signals::Signals;
-use crate::http::server::Server;
+use crate::http::server::HttpServer;
 use crate::listener::Listener;
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
@@ -79,7 +79,7 @@ impl Daemon {
     }
 
     fn resume_http(&mut self) {
-        if let Some(Err(error)) = self.http.as_mut().map(Server::resume) {
+        if let Some(Err(error)) = self.http.as_mut().map(HttpServer::resume) {
             self.log.line(Severity::Err, "HTTP_FAILED", |line| {
                 line.field("error", error);
             });
@@ -98,7 +98,7 @@ impl Daemon {
         let _ = timeout(patience, self.service.rules.load().store.settled()).await;
         self.log.flush(LAST_WORDS);
         notify::flush(LAST_WORDS);
-        let http: Vec<_> = self.http.iter().flat_map(Server::doors).collect();
+        let http: Vec<_> = self.http.iter().flat_map(HttpServer::doors).collect();
         let called = match signals.block().await {
             Ok(()) => send::load(&self.service, self.listening.asked(), listeners, &http, suspended, begun)
                 .and_then(|carrier| exec::call(&self.program, &carrier)),

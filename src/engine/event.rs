@@ -33,11 +33,11 @@ pub struct Quota {
 
 /// Whether an event is counted when it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Judgement {
+pub enum EventMode {
     /// It is counted, and judged by that.
-    Counted,
+    Count,
     /// It is judged by what the counts would be with it. Whether it is counted will be reported.
-    Asked,
+    Preview,
 }
 
 /// Decides about an event. Also says what is left of the limits that counted it.
@@ -45,7 +45,7 @@ pub async fn decide_event<'r>(
     service: &Service,
     rules: &'r Rules,
     request: &Request,
-    judgement: Judgement,
+    mode: EventMode,
     now: Now,
 ) -> (Answer<'r>, Vec<Quota>) {
     let Rules { policy, store, .. } = rules;
@@ -58,12 +58,12 @@ pub async fn decide_event<'r>(
     let (mut decision, quotas) = match policy.plan(request, &record, now) {
         Plan::Done(decision) => (decision, Vec::new()),
         Plan::Count(checks) => {
-            let readings = match judgement {
-                Judgement::Counted => count(store, &checks, now).await,
-                Judgement::Asked => preview(store, &checks, now).await,
+            let readings = match mode {
+                EventMode::Count => count(store, &checks, now).await,
+                EventMode::Preview => preview(store, &checks, now).await,
             };
             let decision = policy.judge(&checks, &readings, &record, now);
-            if judgement == Judgement::Counted {
+            if mode == EventMode::Count {
                 counted(service, &checks, &decision, request, now);
             }
             let quotas = quotas(&checks, &decision);
@@ -75,7 +75,7 @@ pub async fn decide_event<'r>(
         _ => None,
     };
     decision.settle(permit.is_some(), &mut record);
-    if judgement == Judgement::Asked {
+    if mode == EventMode::Preview {
         // Nothing was counted that could be taken back.
         decision.effects.retain(|effect| !matches!(effect, Effect::Refund(_)));
     }

@@ -1,6 +1,6 @@
 //! One request from its session to its decision, and what follows from it.
 
-pub mod accounts;
+pub mod named_keys;
 pub mod ban_events;
 pub mod decide;
 pub mod delays;

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use crate::engine::accounts::Crossing;
+use crate::engine::named_keys::Crossing;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::net::lock;
@@ -55,7 +55,7 @@ pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
 /// Notes what was counted for a request under which key. Tells of one that goes over its limit, or near it, where the
 /// limit says so: once in a window.
 pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<'_>, request: &Request, now: Now) {
-    service.accounts.note(checks, decision, now, |check, hit, crossing| {
+    service.named_keys.note(checks, decision, now, |check, hit, crossing| {
         let limit = check.limit;
         let unit = u64::from(limit.counts.unit());
         let fill = |line: &mut LogRecord, threshold: u32| {

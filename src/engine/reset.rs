@@ -26,12 +26,12 @@ pub async fn forget_here(service: &Service, target: Target, now: Now) {
     keys(&counted, now).iter().for_each(|key| rules.store.forget_here(key));
     if let Target::Key(_) = targets[0] {
         // The other host need not know all the keys of which this is a part.
-        let (mut found, _) = service.accounts.counted(&rules, &targets[0], now).await;
+        let (mut found, _) = service.named_keys.counted(&rules, &targets[0], now).await;
         let rest = found.split_off(counted.len());
         rules.store.reset(keys(&rest, now).into_iter(), now).await;
         counted.extend(rest);
     }
-    counted.iter().for_each(|one| service.accounts.forget(one.limit.id, &one.part));
+    counted.iter().for_each(|one| service.named_keys.forget(one.limit.id, &one.part));
     clear_refusals(service, &rules.policy, &targets[0], &counted);
 }
 

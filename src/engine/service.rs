@@ -4,9 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
 
-use crate::engine::accounts::Accounts;
 use crate::engine::delays::DelayedReplies;
 use crate::engine::diagnosis::Diagnosis;
+use crate::engine::named_keys::NamedKeys;
 use crate::engine::overrides::SharedOverrides;
 use crate::engine::report::Decisions;
 use crate::listener::Peers;
@@ -36,7 +36,7 @@ pub struct Service {
     /// The same by limit, verdict and reason.
     pub decisions: Decisions,
     /// What is known of keys by name.
-    pub accounts: Accounts,
+    pub named_keys: NamedKeys,
     /// What the requests tell of the set-up.
     pub diagnosis: Diagnosis,
     /// What administrators said, as other hosts hear it.
@@ -90,7 +90,7 @@ impl Service {
             delayed_events: Arc::default(),
             statistics,
             decisions,
-            accounts: Accounts::default(),
+            named_keys: NamedKeys::default(),
             diagnosis: Diagnosis::default(),
             overrides: SharedOverrides::default(),
             log,

@@ -7,29 +7,29 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
-use super::{Site, body, json_answer, token};
+use super::{HttpContext, body, json_answer, token};
 use crate::control::check_hit::CheckHitArgs;
 use crate::control::commands::ControlRequest;
 use crate::control::hit::HitArgs;
 use crate::control::revoke::RevokeArgs;
 use crate::sysexits;
 
-pub async fn hit(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
-    act::<HitArgs>(&site, request).await
+pub async fn hit(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
+    act::<HitArgs>(&context, request).await
 }
 
-pub async fn check(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
-    act::<CheckHitArgs>(&site, request).await
+pub async fn check(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
+    act::<CheckHitArgs>(&context, request).await
 }
 
-pub async fn revoke(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
-    act::<RevokeArgs>(&site, request).await
+pub async fn revoke(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
+    act::<RevokeArgs>(&context, request).await
 }
 
 /// Does a command whose arguments are the body, for who has the token.
-async fn act<A: DeserializeOwned + Into<ControlRequest>>(site: &Site, request: HttpRequest) -> Response {
+async fn act<A: DeserializeOwned + Into<ControlRequest>>(context: &HttpContext, request: HttpRequest) -> Response {
     let (head, request_body) = request.into_parts();
-    if let Err(answer) = token::require(site, &head.headers) {
+    if let Err(answer) = token::require(context, &head.headers) {
         return answer;
     }
     let bytes = match body(request_body).await {
@@ -43,7 +43,7 @@ async fn act<A: DeserializeOwned + Into<ControlRequest>>(site: &Site, request: H
             return (StatusCode::BAD_REQUEST, text).into_response();
         }
     };
-    let line = command.run(&site.control, "http").await;
+    let line = command.run(&context.control, "http").await;
     json_answer(status(&line), line)
 }
 

@@ -13,8 +13,8 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{Site, body, json_answer, token};
-use crate::engine::event::{Judgement, count_login, decide_event};
+use super::{HttpContext, body, json_answer, token};
+use crate::engine::event::{EventMode, count_login, decide_event};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::attribute::Attribute;
@@ -34,15 +34,20 @@ const NAMES: [(&str, Attribute); 9] = [
     ("server_port", Attribute::ServerPort),
 ];
 
-pub async fn answer(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
+pub async fn answer(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
     let (head, request_body) = request.into_parts();
-    match process(&site, &head.headers, &head.uri, request_body).await {
+    match process(&context, &head.headers, &head.uri, request_body).await {
         Ok(answer) | Err(answer) => answer,
     }
 }
 
-async fn process(site: &Site, headers: &HeaderMap, uri: &Uri, request_body: Body) -> Result<Response, Response> {
-    token::check(site, headers)?;
+async fn process(
+    context: &HttpContext,
+    headers: &HeaderMap,
+    uri: &Uri,
+    request_body: Body,
+) -> Result<Response, Response> {
+    token::check(context, headers)?;
     let wrong = |text: &'static str| (StatusCode::BAD_REQUEST, text).into_response();
     let pairs = uri.query().unwrap_or_default().split('&');
     let command = pairs.filter_map(|pair| pair.strip_prefix("command=")).next();
@@ -51,21 +56,21 @@ async fn process(site: &Site, headers: &HeaderMap, uri: &Uri, request_body: Body
         return Err(wrong("the body is not a JSON object\n"));
     };
     let login = Login::read(&attributes);
-    add(&site.control.service.statistics.login_requests, 1);
+    add(&context.control.service.statistics.login_requests, 1);
     match command {
-        Some("allow") => Ok(allow(site, &login).await),
+        Some("allow") => Ok(allow(context, &login).await),
         Some("report") => {
-            report(site, &login).await;
+            report(context, &login).await;
             Ok(json_answer(StatusCode::OK, json!({ "status": 0, "msg": "" }).to_string()))
         }
         _ => Err(wrong("write command=allow or command=report\n")),
     }
 }
 
-async fn allow(site: &Site, login: &Login) -> Response {
-    let service = &site.control.service;
+async fn allow(context: &HttpContext, login: &Login) -> Response {
+    let service = &context.control.service;
     let rules = service.rules.load_full();
-    let ((verdict, permit), _) = decide_event(service, &rules, &login.request, Judgement::Asked, Now::read()).await;
+    let ((verdict, permit), _) = decide_event(service, &rules, &login.request, EventMode::Preview, Now::read()).await;
     let (status, text) = match &verdict {
         Verdict::Pass(_) => (0, String::new()),
         Verdict::Delay(delay) => {
@@ -83,10 +88,10 @@ async fn allow(site: &Site, login: &Login) -> Response {
     json_answer(StatusCode::OK, json!({ "status": status, "msg": text }).to_string())
 }
 
-async fn report(site: &Site, login: &Login) {
+async fn report(context: &HttpContext, login: &Login) {
     // What we refused was not tried.
     if !login.refused {
-        let rules = site.control.service.rules.load_full();
+        let rules = context.control.service.rules.load_full();
         count_login(&rules, &login.request, login.password, Now::read()).await;
     }
 }

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
 use tokio_util::task::TaskTracker;
 
-use super::{Site, token};
+use super::{HttpContext, token};
 use crate::engine::report::DecisionCount;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
@@ -30,16 +30,16 @@ pub struct MetricsSource {
 }
 
 /// The metrics, for who has the token.
-pub async fn answer(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
-    match token::check(&site, &headers) {
-        Ok(()) => page_alone(State(site)).await,
+pub async fn answer(State(context): State<Arc<HttpContext>>, headers: HeaderMap) -> Response {
+    match token::check(&context, &headers) {
+        Ok(()) => page_alone(State(context)).await,
         Err(answer) => answer,
     }
 }
 
 /// The metrics, where nothing else is served.
-pub async fn page_alone(State(site): State<Arc<Site>>) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page(&site.metrics)).into_response()
+pub async fn page_alone(State(context): State<Arc<HttpContext>>) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page(&context.metrics)).into_response()
 }
 
 /// Everything there is to tell, as one page.

@@ -36,7 +36,7 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What is answered from.
 #[derive(Debug)]
-pub struct Site {
+pub struct HttpContext {
     pub control: Arc<Control>,
     pub metrics: MetricsSource,
     /// As the last reload has it, but for the addresses.
@@ -45,7 +45,7 @@ pub struct Site {
 }
 
 /// What is served at `http_listen`.
-fn doors(site: Arc<Site>) -> Router {
+fn doors(context: Arc<HttpContext>) -> Router {
     Router::new()
         .route("/", get(page::answer))
         .route("/metrics", get(metrics::answer))
@@ -59,16 +59,16 @@ fn doors(site: Arc<Site>) -> Router {
         .route("/check", post(actions::check))
         .route("/revoke", post(actions::revoke))
         .fallback(async || (StatusCode::NOT_FOUND, "there is no such path\n"))
-        .with_state(site)
+        .with_state(context)
 }
 
 /// What is served at `metrics_listen`.
-fn metrics_alone(site: Arc<Site>) -> Router {
+fn metrics_alone(context: Arc<HttpContext>) -> Router {
     Router::new()
         .route("/", get(async || "connshaper: /metrics\n"))
         .route("/metrics", get(metrics::page_alone))
         .fallback(async || (StatusCode::NOT_FOUND, "there is only /metrics\n"))
-        .with_state(site)
+        .with_state(context)
 }
 
 /// What is at `/` where no page is.

@@ -13,7 +13,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::{Site, token};
+use super::{HttpContext, token};
 use crate::control::commands::ControlCommand;
 use crate::control::text::lasting;
 use crate::control::top::{TopAnswer, TopArgs};
@@ -55,20 +55,20 @@ static FRAME: LazyLock<(String, HeaderValue)> = LazyLock::new(|| {
     (page, HeaderValue::try_from(policy).expect("a policy is ASCII"))
 });
 
-pub async fn answer(State(site): State<Arc<Site>>, headers: HeaderMap) -> Response {
-    if let Err(answer) = token::check(&site, &headers) {
+pub async fn answer(State(context): State<Arc<HttpContext>>, headers: HeaderMap) -> Response {
+    if let Err(answer) = token::check(&context, &headers) {
         return answer;
     }
-    if !site.config.load().page {
+    if !context.config.load().page {
         return super::INDEX.into_response();
     }
     let now = Now::read();
-    let last = lock(&site.last_page.0).clone();
+    let last = lock(&context.last_page.0).clone();
     let page = match last.filter(|(made, _)| now.monotonic.saturating_sub(*made) < FRESH) {
         Some((_, page)) => page,
         None => {
-            let page: Arc<str> = make(&site, now).await.into();
-            *lock(&site.last_page.0) = Some((now.monotonic, Arc::clone(&page)));
+            let page: Arc<str> = make(&context, now).await.into();
+            *lock(&context.last_page.0) = Some((now.monotonic, Arc::clone(&page)));
             page
         }
     };
@@ -82,10 +82,10 @@ pub async fn answer(State(site): State<Arc<Site>>, headers: HeaderMap) -> Respon
     (headers, page.to_string()).into_response()
 }
 
-async fn make(site: &Site, now: Now) -> String {
-    let main = match (TopArgs { clients: MAX_ROWS }).run(&site.control, "http", now).await {
+async fn make(context: &HttpContext, now: Now) -> String {
+    let main = match (TopArgs { clients: MAX_ROWS }).run(&context.control, "http", now).await {
         Ok(answer) => {
-            let bans = bans(site, now).await;
+            let bans = bans(context, now).await;
             render(&answer, &bans)
         }
         Err(problem) => format!("<p class=\"bad\">{}</p>", escape(&problem.error)),
@@ -94,36 +94,36 @@ async fn make(site: &Site, now: Now) -> String {
 }
 
 /// A ban that is in force.
-struct Ban {
+struct BanRow {
     key: String,
     by: String,
     left: u64,
 }
 
 /// The bans of administrators, then those of limits that this process knows, the longest first.
-async fn bans(site: &Site, now: Now) -> Vec<Ban> {
-    let rules = site.control.service.rules.load_full();
+async fn bans(context: &HttpContext, now: Now) -> Vec<BanRow> {
+    let rules = context.control.service.rules.load_full();
     let words = rules.policy.overrides().list().into_iter().filter(|word| word.kind == OverrideKind::Ban);
-    let mut bans: Vec<Ban> = words
-        .map(|word| Ban {
+    let mut bans: Vec<BanRow> = words
+        .map(|word| BanRow {
             key: word.netblock.to_string(),
             by: format!("{} (administrator)", word.by),
             left: word.left(now),
         })
         .collect();
-    let mut of_limits: Vec<Ban> = Vec::new();
+    let mut of_limits: Vec<BanRow> = Vec::new();
     for client in all_bans(rules.store.table(), now).await {
         let Some(counted) = counted_client(&rules.policy, &client) else { continue };
         let doors = counted.limit.ban_doors.words().replace(',', ", ");
         let by = format!("{} ({doors})", counted.limit.name);
-        of_limits.push(Ban { key: counted.part.to_string(), by, left: client.hit.left_seconds().into() });
+        of_limits.push(BanRow { key: counted.part.to_string(), by, left: client.hit.left_seconds().into() });
     }
     of_limits.sort_by_key(|ban| std::cmp::Reverse(ban.left));
     bans.append(&mut of_limits);
     bans
 }
 
-fn render(answer: &TopAnswer, bans: &[Ban]) -> String {
+fn render(answer: &TopAnswer, bans: &[BanRow]) -> String {
     let mut text = String::new();
     let status = &answer.status;
     let total = |name: &str| status.since_start.get(name).copied().unwrap_or(0);
@@ -279,7 +279,7 @@ mod tests {
     #[test]
     fn nothing_that_a_stranger_chooses_is_code() {
         assert_eq!(escape("<script>&'\""), "&lt;script&gt;&amp;&#39;&quot;");
-        let bans = [Ban { key: "sender=<b>".into(), by: "x".into(), left: 1 }];
+        let bans = [BanRow { key: "sender=<b>".into(), by: "x".into(), left: 1 }];
         let answer = TopAnswer {
             status: Default::default(),
             busiest: Vec::new(),

@@ -23,7 +23,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::timeout;
 use tokio_util::task::TaskTracker;
 
-use super::Site;
+use super::HttpContext;
 use crate::listener::{DetachedListener, Listener, Peer, refused_peer};
 use crate::net::clock::Now;
 use crate::net::lock;
@@ -58,27 +58,27 @@ pub enum Serves {
 
 /// The sockets, and the thread that serves at them.
 #[derive(Debug)]
-pub struct Server {
-    site: Arc<Site>,
+pub struct HttpServer {
+    context: Arc<HttpContext>,
     sockets: Vec<(Serves, DetachedListener)>,
     running: Option<(Shutdown, oneshot::Receiver<()>)>,
 }
 
-impl Server {
+impl HttpServer {
     /// Starts to serve; nothing where there are no sockets.
     ///
     /// # Errors
     ///
     /// When there can be no thread.
-    pub fn start(site: Arc<Site>, sockets: Vec<(Serves, DetachedListener)>) -> io::Result<Self> {
-        let mut server = Self { site, sockets, running: None };
+    pub fn start(context: Arc<HttpContext>, sockets: Vec<(Serves, DetachedListener)>) -> io::Result<Self> {
+        let mut server = Self { context, sockets, running: None };
         server.resume()?;
         Ok(server)
     }
 
     /// What is answered from.
-    pub fn site(&self) -> &Site {
-        &self.site
+    pub fn context(&self) -> &HttpContext {
+        &self.context
     }
 
     /// The sockets of the doors, for the process that takes this one's place.
@@ -108,11 +108,11 @@ impl Server {
             .iter()
             .map(|(serves, socket)| Ok((*serves, socket.try_clone()?)))
             .collect::<io::Result<_>>()?;
-        let (site, stop, (ended, has_ended)) = (Arc::clone(&self.site), Shutdown::default(), oneshot::channel());
+        let (context, stop, (ended, has_ended)) = (Arc::clone(&self.context), Shutdown::default(), oneshot::channel());
         let heard = stop.clone();
         thread::Builder::new().name("http".to_owned()).spawn(move || {
             block_signals();
-            run(&site, sockets, &heard);
+            run(&context, sockets, &heard);
             let _ = ended.send(());
         })?;
         self.running = Some((stop, has_ended));
@@ -120,8 +120,8 @@ impl Server {
     }
 }
 
-fn run(site: &Arc<Site>, sockets: Vec<(Serves, socket2::Socket)>, stop: &Shutdown) {
-    let log = &site.control.service.log;
+fn run(context: &Arc<HttpContext>, sockets: Vec<(Serves, socket2::Socket)>, stop: &Shutdown) {
+    let log = &context.control.service.log;
     let failed = |error: &dyn std::fmt::Display| {
         log.line(Severity::Err, "HTTP_FAILED", |line| {
             line.field("error", error);
@@ -135,11 +135,11 @@ fn run(site: &Arc<Site>, sockets: Vec<(Serves, socket2::Socket)>, stop: &Shutdow
         let accepting = TaskTracker::new();
         for (serves, socket) in sockets {
             let router = match serves {
-                Serves::Doors => super::doors(Arc::clone(site)),
-                Serves::MetricsAlone => super::metrics_alone(Arc::clone(site)),
+                Serves::Doors => super::doors(Arc::clone(context)),
+                Serves::MetricsAlone => super::metrics_alone(Arc::clone(context)),
             };
             match Listener::inherited(socket, None) {
-                Ok(listener) => drop(accepting.spawn(accept(listener, router, Arc::clone(site), stop.clone()))),
+                Ok(listener) => drop(accepting.spawn(accept(listener, router, Arc::clone(context), stop.clone()))),
                 Err(error) => failed(&error),
             }
         }
@@ -150,9 +150,9 @@ fn run(site: &Arc<Site>, sockets: Vec<(Serves, socket2::Socket)>, stop: &Shutdow
 }
 
 /// Accepts until the stop, and waits for the last answers.
-async fn accept(mut listener: Listener, router: Router, site: Arc<Site>, stop: Shutdown) {
-    let service = &site.control.service;
-    let (connections, tasks) = (Arc::new(Connections::default()), TaskTracker::new());
+async fn accept(mut listener: Listener, router: Router, context: Arc<HttpContext>, stop: Shutdown) {
+    let service = &context.control.service;
+    let (connections, tasks) = (Arc::new(HttpConnections::default()), TaskTracker::new());
     loop {
         let (stream, peer) = tokio::select! {
             accepted = listener.accept(&service.log) => accepted,
@@ -175,7 +175,7 @@ async fn accept(mut listener: Listener, router: Router, site: Arc<Site>, stop: S
     let _ = timeout(LAST_ANSWER, tasks.wait()).await;
 }
 
-async fn serve(stream: Stream, peer: Peer, router: Router, slot: Slot, stop: Shutdown) {
+async fn serve(stream: Stream, peer: Peer, router: Router, slot: ConnectionSlot, stop: Shutdown) {
     let (slot, inner) = (Arc::new(slot), TowerToHyperService::new(router));
     let counted = Arc::clone(&slot);
     let service = service_fn(move |mut request: Request<Incoming>| {
@@ -204,14 +204,14 @@ async fn serve(stream: Stream, peer: Peer, router: Router, slot: Slot, stop: Shu
 
 /// The connections of a listener.
 #[derive(Debug, Default)]
-struct Connections {
-    slots: std::sync::Mutex<Vec<Arc<SlotState>>>,
+struct HttpConnections {
+    slots: std::sync::Mutex<Vec<Arc<ConnectionActivity>>>,
     /// Counts what happens, so that it is known what was longest ago.
     time: AtomicU64,
 }
 
 #[derive(Debug, Default)]
-struct SlotState {
+struct ConnectionActivity {
     busy: AtomicBool,
     /// When its last request ended, or it was accepted.
     last: AtomicU64,
@@ -221,18 +221,18 @@ struct SlotState {
 
 /// A connection's place among the others, which it gives back.
 #[derive(Debug)]
-struct Slot {
-    state: Arc<SlotState>,
-    among: Arc<Connections>,
+struct ConnectionSlot {
+    state: Arc<ConnectionActivity>,
+    among: Arc<HttpConnections>,
 }
 
 /// A request is being answered.
-struct Busy(Arc<Slot>);
+struct Busy(Arc<ConnectionSlot>);
 
-impl Connections {
+impl HttpConnections {
     /// A place for another connection; `None`: all of them are being answered.
-    fn admit(self: &Arc<Self>) -> Option<Slot> {
-        let state = Arc::new(SlotState { last: self.tick().into(), ..SlotState::default() });
+    fn admit(self: &Arc<Self>) -> Option<ConnectionSlot> {
+        let state = Arc::new(ConnectionActivity { last: self.tick().into(), ..ConnectionActivity::default() });
         let mut slots = lock(&self.slots);
         if slots.len() >= MAX_CONNECTIONS {
             let idle = slots.iter().enumerate().filter(|(_, slot)| !slot.busy.load(Relaxed));
@@ -240,7 +240,7 @@ impl Connections {
             slots.swap_remove(place).close.notify_one();
         }
         slots.push(Arc::clone(&state));
-        Some(Slot { state, among: Arc::clone(self) })
+        Some(ConnectionSlot { state, among: Arc::clone(self) })
     }
 
     fn tick(&self) -> u64 {
@@ -248,14 +248,14 @@ impl Connections {
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         lock(&self.among.slots).retain(|other| !Arc::ptr_eq(other, &self.state));
     }
 }
 
 impl Busy {
-    fn begin(slot: &Arc<Slot>) -> Self {
+    fn begin(slot: &Arc<ConnectionSlot>) -> Self {
         slot.state.busy.store(true, Relaxed);
         Self(Arc::clone(slot))
     }
@@ -274,10 +274,11 @@ mod tests {
 
     #[test]
     fn the_connection_that_was_idle_longest_gives_way() {
-        let connections = Arc::new(Connections::default());
+        let connections = Arc::new(HttpConnections::default());
         let mut slots: Vec<_> = (0..MAX_CONNECTIONS).map(|_| Arc::new(connections.admit().unwrap())).collect();
         let busy: Vec<_> = slots[1..].iter().map(Busy::begin).collect();
-        let closes = |slot: &Slot| !lock(&connections.slots).iter().any(|known| Arc::ptr_eq(known, &slot.state));
+        let closes =
+            |slot: &ConnectionSlot| !lock(&connections.slots).iter().any(|known| Arc::ptr_eq(known, &slot.state));
         let newest = Arc::new(connections.admit().unwrap());
         assert!(closes(&slots[0]) && !closes(&slots[1]));
         let _newest_busy = Busy::begin(&newest);

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 
-use super::Site;
+use super::HttpContext;
 
 /// Where a web server has the client's own `Authorization`.
 const HEADER: &str = "x-connshaper-token";
@@ -15,8 +15,8 @@ const HEADER: &str = "x-connshaper-token";
 ///
 /// The result is an answer where it does not.
 #[expect(clippy::result_large_err, reason = "the error is the answer")]
-pub fn check(site: &Site, headers: &HeaderMap) -> Result<(), Response> {
-    match &site.config.load().token {
+pub fn check(context: &HttpContext, headers: &HeaderMap) -> Result<(), Response> {
+    match &context.config.load().token {
         Some(token) if !has(headers, token.as_str()) => Err(unauthorized()),
         _ => Ok(()),
     }
@@ -24,11 +24,11 @@ pub fn check(site: &Site, headers: &HeaderMap) -> Result<(), Response> {
 
 /// The same for what only programs with a token may do.
 #[expect(clippy::result_large_err, reason = "the error is the answer")]
-pub fn require(site: &Site, headers: &HeaderMap) -> Result<(), Response> {
-    if site.config.load().token.is_none() {
+pub fn require(context: &HttpContext, headers: &HeaderMap) -> Result<(), Response> {
+    if context.config.load().token.is_none() {
         return Err((StatusCode::FORBIDDEN, "this takes a token: set http_token_file\n").into_response());
     }
-    check(site, headers)
+    check(context, headers)
 }
 
 fn unauthorized() -> Response {

@@ -12,9 +12,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::sleep;
 
-use super::{Site, forwarded, token};
+use super::{HttpContext, forwarded, token};
 use crate::config::HttpConfig;
-use crate::engine::event::{Judgement, Quota, decide_event};
+use crate::engine::event::{EventMode, Quota, decide_event};
 use crate::listener::Peer;
 use crate::net::clock::Now;
 use crate::observe::log::Severity;
@@ -30,33 +30,33 @@ const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
 /// What a web server says of the client's request.
-struct Asked<'a> {
+struct ForwardedRequest<'a> {
     method: &'a [u8],
     uri: &'a [u8],
     host: &'a [u8],
 }
 
-pub async fn forwarded(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
+pub async fn forwarded(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
     let (head, _) = request.into_parts();
     let value = |name| head.headers.get(name).map(HeaderValue::as_bytes);
-    let asked = Asked {
+    let asked = ForwardedRequest {
         method: value("x-forwarded-method").unwrap_or(head.method.as_str().as_bytes()),
         uri: value("x-forwarded-uri").unwrap_or_default(),
         host: value("x-forwarded-host").or(value("host")).unwrap_or_default(),
     };
-    answer(&site, &head, &asked).await
+    answer(&context, &head, &asked).await
 }
 
-pub async fn nginx(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
+pub async fn nginx(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
     let (head, _) = request.into_parts();
     let value = |name| head.headers.get(name).map(HeaderValue::as_bytes);
-    let asked = Asked {
+    let asked = ForwardedRequest {
         method: value("x-original-method").unwrap_or_default(),
         // The whole URL is what Kubernetes' ingress sends.
         uri: value("x-original-uri").or(value("x-original-url").map(without_host)).unwrap_or_default(),
         host: value("x-original-host").or(value("host")).unwrap_or_default(),
     };
-    let mut answer = answer(&site, &head, &asked).await;
+    let mut answer = answer(&context, &head, &asked).await;
     // What is neither 2xx, 401 nor 403 nginx answers with 500.
     if !answer.status().is_success() && answer.status() != StatusCode::UNAUTHORIZED {
         let status = HeaderValue::from(answer.status().as_u16());
@@ -66,15 +66,15 @@ pub async fn nginx(State(site): State<Arc<Site>>, request: HttpRequest) -> Respo
     answer
 }
 
-pub async fn envoy(State(site): State<Arc<Site>>, request: HttpRequest) -> Response {
+pub async fn envoy(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
     let (head, _) = request.into_parts();
     let uri = head.uri.path_and_query().map_or("", |path| path.as_str());
-    let asked = Asked {
+    let asked = ForwardedRequest {
         method: head.method.as_str().as_bytes(),
         uri: uri.strip_prefix("/auth/envoy").unwrap_or(uri).as_bytes(),
         host: head.headers.get(header::HOST).map(HeaderValue::as_bytes).unwrap_or_default(),
     };
-    answer(&site, &head, &asked).await
+    answer(&context, &head, &asked).await
 }
 
 /// What follows the host in a URL.
@@ -84,21 +84,21 @@ fn without_host(url: &[u8]) -> &[u8] {
     path.map_or(b"/", |place| &url[after_scheme + place..])
 }
 
-async fn answer(site: &Site, head: &Parts, asked: &Asked<'_>) -> Response {
-    if let Err(answer) = token::check(site, &head.headers) {
+async fn answer(context: &HttpContext, head: &Parts, asked: &ForwardedRequest<'_>) -> Response {
+    if let Err(answer) = token::check(context, &head.headers) {
         return answer;
     }
-    let service = &site.control.service;
+    let service = &context.control.service;
     add(&service.statistics.web_requests, 1);
-    let request = request(&site.config.load(), head, asked);
+    let request = request(&context.config.load(), head, asked);
     if request.client.is_none() {
         service.log.limited(Severity::Warning, "NO_WEB_CLIENT", Now::read(), |line| {
-            line.field("header", &site.config.load().client_header);
+            line.field("header", &context.config.load().client_header);
             line.field("remedy", "have the web server set it");
         });
     }
     let rules = service.rules.load_full();
-    let ((verdict, permit), quotas) = decide_event(service, &rules, &request, Judgement::Counted, Now::read()).await;
+    let ((verdict, permit), quotas) = decide_event(service, &rules, &request, EventMode::Count, Now::read()).await;
     let mut answer = match &verdict {
         Verdict::Pass(_) => StatusCode::OK.into_response(),
         Verdict::Delay(delay) => {
@@ -143,7 +143,7 @@ fn describe(quotas: &[Quota], headers: &mut HeaderMap) {
     }
 }
 
-fn request(config: &HttpConfig, head: &Parts, asked: &Asked<'_>) -> Request {
+fn request(config: &HttpConfig, head: &Parts, asked: &ForwardedRequest<'_>) -> Request {
     let peer = head.extensions.get::<Peer>().copied().unwrap_or(Peer::Unix);
     let client = forwarded::client(peer, &head.headers, &config.client_header, &config.trusted_proxies);
     let mut parts = asked.uri.splitn(2, |byte| *byte == b'?');

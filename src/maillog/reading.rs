@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use super::lines::event::{Reader, says_submission};
 use super::lines::merge::{Merge, ReadStats};
 use super::lines::services::Services;
-use super::lines::source::{LogSource, Looked, Progress};
+use super::lines::source::{LogSource, Looked, ReadProgress};
 use super::options::LogOptions;
 use super::postconf::{Asking, MyNetworks, Site};
 use super::sessions::{Seen, SessionSink, SessionTracker, Sums};
@@ -37,7 +37,7 @@ pub struct Logs {
     submission: Vec<String>,
     sources: Vec<LogSource>,
     stats: ReadStats,
-    progress: Arc<Progress>,
+    progress: Arc<ReadProgress>,
 }
 
 /// What was read.
@@ -91,7 +91,7 @@ impl Logs {
         let asking = is_open.then(Asking::start);
         let zone = options.timezone.as_deref().and_then(|name| TimeZone::get(name).ok());
         let zone = zone.unwrap_or_else(TimeZone::system);
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(ReadProgress::default());
         let mut services = Services::default();
         let (mut sources, mut stats) = (Vec::new(), ReadStats::default());
         let (mut seen, mut failures) = (HashSet::new(), Vec::new());
@@ -211,7 +211,7 @@ impl Logs {
     }
 }
 
-fn bar(progress: &Progress, show_bar: bool) -> ProgressBar {
+fn bar(progress: &ReadProgress, show_bar: bool) -> ProgressBar {
     if !show_bar || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

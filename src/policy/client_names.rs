@@ -56,13 +56,13 @@ pub fn expression(text: &str) -> Result<Regex, regex::Error> {
 pub struct ClientNames {
     /// In the order of the lists.
     entries: Vec<(ClientName, ListEntry)>,
-    names: HashMap<Box<[u8]>, Places, FixedState>,
+    names: HashMap<Box<[u8]>, EntryIndexes, FixedState>,
     expressions: Expressions,
 }
 
 /// The places of a name among the entries.
 #[derive(Clone, Copy, Debug, Default)]
-struct Places {
+struct EntryIndexes {
     host: Option<u32>,
     domain: Option<u32>,
 }
@@ -79,7 +79,7 @@ enum Expressions {
 impl ClientNames {
     /// Of equal names an entry of the whitelist counts, else the last one.
     pub fn new(entries: Vec<(ClientName, ListEntry)>) -> Self {
-        let mut names: HashMap<Box<[u8]>, Places, FixedState> = HashMap::default();
+        let mut names: HashMap<Box<[u8]>, EntryIndexes, FixedState> = HashMap::default();
         let mut expressions = Vec::new();
         for ((name, _), at) in entries.iter().zip(0..) {
             let is_exempt = |place: &Option<u32>| {
@@ -129,7 +129,7 @@ impl ClientNames {
         let mut is_whole = true;
         let mut rest = name;
         loop {
-            if let Some(Places { host, domain }) = self.names.get(rest) {
+            if let Some(EntryIndexes { host, domain }) = self.names.get(rest) {
                 let host = host.filter(|_| is_whole);
                 if host.is_some() || domain.is_some() {
                     return self.mildest(host.into_iter().chain(*domain));

@@ -9,7 +9,7 @@ use super::door::Door;
 use super::key::{Counter, CounterKind, KeyPart};
 use super::limit::{CountKind, Limit, LimitId, Window};
 use super::message::HeldHits;
-use super::record::{BlacklistState, CountRecord, Counts, Scope, SessionRecord};
+use super::record::{BlacklistState, CountRecord, CountRecords, Scope, SessionRecord};
 use super::request::Request;
 use super::template::Values;
 use super::window;
@@ -182,7 +182,7 @@ pub struct Decision<'p> {
     notes: Vec<MessageNote>,
     /// What the session is to remember.
     pub(super) blacklist: Option<BlacklistState>,
-    pub(super) counts: Counts,
+    pub(super) counts: CountRecords,
 }
 
 /// What a session is to remember of the message at hand.
@@ -243,7 +243,7 @@ impl<'p> Decision<'p> {
     /// One without effects, of which the session remembers nothing.
     pub(super) fn new(verdict: Verdict<'p>) -> Self {
         let (effects, refunds_if_refused, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { verdict, effects, news: false, refunds_if_refused, notes, blacklist: None, counts: Counts::new() }
+        Self { verdict, effects, news: false, refunds_if_refused, notes, blacklist: None, counts: CountRecords::new() }
     }
 
     /// Adds what follows from the outcome of a count that was just made.

@@ -28,7 +28,7 @@ const LEAST_LEFT: u64 = 2000;
 
 /// How far a message has come, as far as Postfix has asked about it and was not told to refuse it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub enum Progress {
+pub enum MessageProgress {
     /// Recipients were named.
     #[default]
     Recipients,
@@ -64,7 +64,7 @@ pub struct MessageRecord {
     accepted: BTreeSet<Box<[u8]>>,
     /// The keys that went over with it, by limit.
     violated: Vec<(LimitId, u64)>,
-    progress: Progress,
+    progress: MessageProgress,
     /// The hash of what tells the services of one Postfix apart.
     service: u64,
     /// When a recipient was named last, on the monotonic clock.
@@ -185,14 +185,14 @@ impl MessageRecord {
 
     /// The hash of the service that asks, how far the message has come, and when a recipient was named last. `None`:
     /// nothing is held, or it was given up.
-    pub fn state(&self) -> Option<(u64, Progress, u64)> {
+    pub fn state(&self) -> Option<(u64, MessageProgress, u64)> {
         (self.holds() && !self.given_up).then_some((self.service, self.progress, self.named))
     }
 
     /// The message goes on, to so many recipients; `only` is the recipient if there is one. Returns hits for recipients
     /// it does not go to, as far as they are known: where recipients have counters of their own, and some were refused
     /// after us, nothing tells which.
-    pub fn proceed(&mut self, progress: Progress, recipients: u32, only: Option<Scope>) -> Vec<HeldHits> {
+    pub fn proceed(&mut self, progress: MessageProgress, recipients: u32, only: Option<Scope>) -> Vec<HeldHits> {
         self.progress = self.progress.max(progress);
         let mut surplus = Vec::new();
         for own in self.limits.values_mut() {

@@ -84,7 +84,7 @@ impl Scope {
 }
 
 /// Counts of a session or a message; nearly always one.
-pub type Counts = SmallVec<[CountRecord; 1]>;
+pub type CountRecords = SmallVec<[CountRecord; 1]>;
 
 /// How a session stands to the blacklist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,7 +114,7 @@ pub struct SessionRecord {
     /// The request at hand is the first about a message.
     pub begins_message: bool,
     /// What stands for the session or the message.
-    counts: Counts,
+    counts: CountRecords,
     /// What stands for recipients of the message, and how far it has come.
     message: Option<Arc<Mutex<MessageRecord>>>,
 }

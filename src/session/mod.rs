@@ -29,7 +29,7 @@ use crate::net::clock::Now;
 use crate::net::lock;
 use crate::net::secret;
 use crate::policy::attribute::Attribute;
-use crate::policy::message::{HeldHits, Progress};
+use crate::policy::message::{HeldHits, MessageProgress};
 use crate::policy::request::{Instance, Request, Stage};
 use crate::policy::{CountRecord, Scope, SessionRecord};
 use table::{Endpoints, Port, Session, SessionId, SessionTable};
@@ -145,13 +145,13 @@ struct Position {
     /// Its last request was a CONNECT or XCLIENT.
     opening: bool,
     /// What its last request asked, if that was about a message.
-    last: Option<Asked>,
+    last: Option<Question>,
     /// A request of the current session was the same as the one before.
     repeated: bool,
 }
 
 /// What Postfix asks once from each list: the message, the stage, and a hash of the recipient.
-type Asked = (Instance, Stage, u64);
+type Question = (Instance, Stage, u64);
 
 /// How a policy connection stands to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -262,9 +262,9 @@ impl<'h> SessionGuard<'h> {
     pub fn follow_message(&mut self, request: &Request, passes: bool, now: Now) {
         let Self { table, id, .. } = self;
         let progress = match request.state {
-            Stage::Rcpt => Progress::Recipients,
-            Stage::Data if passes => Progress::Data,
-            Stage::EndOfMessage if passes => Progress::Whole,
+            Stage::Rcpt => MessageProgress::Recipients,
+            Stage::Data if passes => MessageProgress::Data,
+            Stage::EndOfMessage if passes => MessageProgress::Whole,
             _ => return,
         };
         table.follow_message(*id, request, progress, now);
@@ -418,7 +418,7 @@ fn recipients(request: &Request) -> (u32, Option<Scope>) {
     (count.and_then(|count| count.parse().ok()).unwrap_or(0), only)
 }
 
-fn asked(request: &Request) -> Option<Asked> {
+fn asked(request: &Request) -> Option<Question> {
     // Before there is a message, a list that asks again looks like a client that begins again.
     // Collisions would only make the diagnosis of duplicate queries wrong, so the fast hash will do.
     let recipient = || FixedState::with_seed(secret::get()[0]).hash_one(request.value(Attribute::Recipient));

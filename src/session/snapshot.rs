@@ -43,7 +43,7 @@ pub struct SavedHandle {
 }
 
 /// Where sessions are now, by where they were.
-pub type Places = HashMap<SessionId, SessionId>;
+pub type RestoredIds = HashMap<SessionId, SessionId>;
 
 impl Sessions {
     pub fn save(&self) -> SavedSessions {
@@ -51,7 +51,7 @@ impl Sessions {
     }
 
     /// Takes sessions over. Returns where they are now, for `restore_handle` and then for `linger`.
-    pub fn restore(&self, saved: SavedSessions, ids: &Ids) -> Places {
+    pub fn restore(&self, saved: SavedSessions, ids: &Ids) -> RestoredIds {
         self.lock().restore(saved, ids)
     }
 
@@ -60,7 +60,7 @@ impl Sessions {
         self: &Arc<Self>,
         origin: SessionOrigin,
         saved: &SavedHandle,
-        places: &Places,
+        places: &RestoredIds,
     ) -> SessionHandle {
         let SavedHandle { number, opening, current } = *saved;
         let current = current.and_then(|place| places.get(&place)).copied();
@@ -71,7 +71,7 @@ impl Sessions {
     }
 
     /// Lets sessions without a policy connection end in their time.
-    pub fn linger(&self, places: &Places, now: Now) {
+    pub fn linger(&self, places: &RestoredIds, now: Now) {
         self.lock().linger(places, now.monotonic);
     }
 }
@@ -98,9 +98,9 @@ impl SessionTable {
     }
 
     /// Takes sessions over. Until the handles of their policy connections are restored `linger` must not be called.
-    pub fn restore(&mut self, saved: SavedSessions, ids: &Ids) -> Places {
+    pub fn restore(&mut self, saved: SavedSessions, ids: &Ids) -> RestoredIds {
         self.newest = self.newest.max(saved.newest);
-        let mut places = Places::new();
+        let mut places = RestoredIds::new();
         for (before, saved) in saved.sessions {
             let (endpoints, hash) = (saved.endpoints, self.hash(&saved.endpoints));
             places.insert(before, self.begin(endpoints, hash, saved.restore(ids)));
@@ -109,7 +109,7 @@ impl SessionTable {
     }
 
     /// Has the sessions of `places` that no policy connection is about end as they would have.
-    pub fn linger(&mut self, places: &Places, now: u64) {
+    pub fn linger(&mut self, places: &RestoredIds, now: u64) {
         let mut lingering: Vec<_> = Vec::new();
         for place in places.values() {
             if let Some(session) = self.session(*place).filter(|session| session.handles == 0) {

@@ -17,7 +17,7 @@ use super::unsent::Unsent;
 use crate::net::clock::Now;
 use crate::net::secret;
 use crate::policy::SessionRecord;
-use crate::policy::message::Progress;
+use crate::policy::message::MessageProgress;
 use crate::policy::request::{Instance, Request};
 
 /// How many milliseconds a session outlives its last policy connection: Postfix may close an idle one in mid-session.
@@ -288,7 +288,7 @@ impl SessionTable {
     }
 
     /// A request has brought the message of a session forward.
-    pub(super) fn follow_message(&mut self, id: SessionId, request: &Request, progress: Progress, now: Now) {
+    pub(super) fn follow_message(&mut self, id: SessionId, request: &Request, progress: MessageProgress, now: Now) {
         let Self { slots, unsent, .. } = self;
         let Some(SessionSlot { endpoints, session, .. }) =
             slots.get_mut(id.slot as usize).filter(|slot| slot.id == id.id)
@@ -300,8 +300,8 @@ impl SessionTable {
         };
         let service = super::service(request);
         match progress {
-            Progress::Recipients => message.name_recipient(service, now),
-            Progress::Data | Progress::Whole => {
+            MessageProgress::Recipients => message.name_recipient(service, now),
+            MessageProgress::Data | MessageProgress::Whole => {
                 let (recipients, only) = super::recipients(request);
                 let surplus = message.proceed(progress, recipients, only);
                 unsent.proceeded(endpoints, service, progress, surplus);

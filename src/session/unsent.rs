@@ -17,7 +17,7 @@ use crate::net::clock::Now;
 use crate::net::recent_map::RecentMap;
 use crate::net::secret;
 use crate::policy::SessionRecord;
-use crate::policy::message::{HeldHits, Progress};
+use crate::policy::message::{HeldHits, MessageProgress};
 
 /// So many messages of a network in a row may be given up. What all of its messages have in common is how Postfix asks.
 const MAX_IN_A_ROW: u8 = 10;
@@ -34,7 +34,7 @@ const MAX_NETWORKS: usize = 8192;
 #[derive(Debug, Default)]
 pub struct Unsent {
     /// Where each service was asked last in the way of a message.
-    services: RecentMap<Option<Progress>, MAX_SERVICES>,
+    services: RecentMap<Option<MessageProgress>, MAX_SERVICES>,
     /// How many messages of each network ended early since the last that did not.
     networks: RecentMap<u8, MAX_NETWORKS>,
     /// Hits that go back as soon as anyone asks for them.
@@ -53,7 +53,13 @@ impl Unsent {
     }
 
     /// A message has gone on. `surplus` is what was held for recipients that it does not go to.
-    pub fn proceeded(&mut self, endpoints: &Endpoints, service: u64, progress: Progress, surplus: Vec<HeldHits>) {
+    pub fn proceeded(
+        &mut self,
+        endpoints: &Endpoints,
+        service: u64,
+        progress: MessageProgress,
+        surplus: Vec<HeldHits>,
+    ) {
         let (service, network) = Self::hashes(endpoints, service);
         let furthest = self.services.touch(service);
         *furthest = (*furthest).max(Some(progress));
@@ -71,7 +77,7 @@ impl Unsent {
         let (service, network) = Self::hashes(endpoints, service);
         let furthest = self.services.find(service).flatten();
         // Where the limit says that Postfix asks later, that is at DATA until it is known better.
-        if progress >= furthest.unwrap_or(Progress::Data) {
+        if progress >= furthest.unwrap_or(MessageProgress::Data) {
             return;
         }
         let in_a_row = self.networks.touch(network);

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Stdio;
 
 use connshaper::config::Config;
-use connshaper::config::convert::{Conversion, Kind, Outcome, convert, convert_bytes};
+use connshaper::config::convert::{Conversion, Kind, RemarkKind, convert, convert_bytes};
 use connshaper::net::netblock_table::NetblockTable;
 use connshaper::policy::limit::{CountKind, Limit, Window};
 use connshaper::policy::lists::ListEntry;
@@ -36,7 +36,7 @@ fn read(path: &Path, conversion: Result<Conversion, connshaper::config::ConfigEr
 }
 
 /// What is said of a line.
-fn said(conversion: &Conversion, line: impl Into<Option<usize>>, outcome: Outcome) -> String {
+fn said(conversion: &Conversion, line: impl Into<Option<usize>>, outcome: RemarkKind) -> String {
     let line = line.into();
     let remarks = conversion.remarks.iter().filter(|remark| remark.line == line && remark.outcome == outcome);
     remarks.map(|remark| remark.text.clone()).collect::<Vec<_>>().join("\n")
@@ -55,9 +55,11 @@ fn listed(config: &Config, client: &str) -> Option<ListEntry> {
 fn connection_shaper() {
     let (conversion, config) = converted("# qpsmtpd\nthreshold 7\nwhitelist 10.0.0\ncolour red\n");
     assert_eq!((conversion.kind, config.top().threshold), (Kind::ConnectionShaper, 7));
-    assert_eq!(said(&conversion, 2, Outcome::Carried), "threshold = 7");
-    assert!(said(&conversion, 4, Outcome::Missing).contains("`colour` is ignored"), "{:?}", conversion.remarks);
-    assert!(said(&conversion, None, Outcome::Carried).contains("on_store_failure = \"dunno\": connection_shaper let"));
+    assert_eq!(said(&conversion, 2, RemarkKind::Carried), "threshold = 7");
+    assert!(said(&conversion, 4, RemarkKind::Missing).contains("`colour` is ignored"), "{:?}", conversion.remarks);
+    assert!(
+        said(&conversion, None, RemarkKind::Carried).contains("on_store_failure = \"dunno\": connection_shaper let")
+    );
     assert_eq!(converted("# all at its default\n").0.kind, Kind::ConnectionShaper);
 }
 
@@ -83,9 +85,9 @@ fn perlbal_throttle() {
     assert_eq!((ban.threshold, ban.time), (4, 180));
     assert_eq!(listed(&config, "192.0.2.7"), Some(ListEntry::Whitelist));
     assert_eq!(listed(&config, "127.0.0.1"), None, "Perlbal exempts no loopback");
-    assert!(said(&conversion, 6, Outcome::Differs).contains("max_delay = 60, not 600"), "{:#?}", conversion.remarks);
-    assert!(said(&conversion, 11, Outcome::Missing).starts_with("path_regex: a mail has neither"));
-    assert!(said(&conversion, None, Outcome::Missing).contains("1 other SET lines"));
+    assert!(said(&conversion, 6, RemarkKind::Differs).contains("max_delay = 60, not 600"), "{:#?}", conversion.remarks);
+    assert!(said(&conversion, 11, RemarkKind::Missing).starts_with("path_regex: a mail has neither"));
+    assert!(said(&conversion, None, RemarkKind::Missing).contains("1 other SET lines"));
     assert!(conversion.toml.contains("log_events = [\"ban\", \"over\", \"delayed\"]"), "{}", conversion.toml);
     assert!(conversion.toml.contains("key_prefix = \"mywebapp:\""), "{}", conversion.toml);
 }
@@ -102,9 +104,9 @@ fn mod_ip_count() {
     assert_eq!((top.threshold, top.exptime, top.window, top.coalesce), (3, 60, Window::Sliding, 500));
     assert_eq!(top.ban.unwrap().time, 300);
     assert_eq!(listed(&config, "127.0.0.1"), Some(ListEntry::Whitelist));
-    assert!(said(&conversion, 7, Outcome::Missing).starts_with("UriList"), "{:#?}", conversion.remarks);
-    assert!(said(&conversion, 9, Outcome::Missing).starts_with("MemCacheAllow env=bar"));
-    assert!(said(&conversion, 6, Outcome::Differs).starts_with("HttpResponse 503"));
+    assert!(said(&conversion, 7, RemarkKind::Missing).starts_with("UriList"), "{:#?}", conversion.remarks);
+    assert!(said(&conversion, 9, RemarkKind::Missing).starts_with("MemCacheAllow env=bar"));
+    assert!(said(&conversion, 6, RemarkKind::Differs).starts_with("HttpResponse 503"));
 }
 
 #[test]
@@ -127,9 +129,9 @@ fn plack_greylist() {
     assert_eq!((config.top().threshold, config.top().exptime), (250, 60));
     assert_eq!(listed(&config, "192.168.0.1"), Some(ListEntry::Whitelist));
     assert!(matches!(listed(&config, "13.64.0.1"), Some(ListEntry::Blacklist(_))));
-    assert_eq!(said(&conversion, 6, Outcome::Carried), "172.16.1.0/25: 100 netblock");
+    assert_eq!(said(&conversion, 6, RemarkKind::Carried), "172.16.1.0/25: 100 netblock");
     assert!(
-        said(&conversion, 10, Outcome::Missing).contains("not an address or netblock"),
+        said(&conversion, 10, RemarkKind::Missing).contains("not an address or netblock"),
         "{:#?}",
         conversion.remarks
     );
@@ -155,8 +157,8 @@ fn cgi_ratelimit() {
     assert_eq!((config.top().threshold, config.top().exptime, config.top().counts), (5, 600, CountKind::Requests));
     let action = limit(&config, "failed_login_by_address");
     assert_eq!((action.threshold, action.exptime, action.window), (2, 10, Window::Sliding));
-    assert!(said(&conversion, 5, Outcome::Missing).starts_with("odd: "), "{:#?}", conversion.remarks);
-    assert!(said(&conversion, 7, Outcome::Differs).starts_with("violation_mode"));
+    assert!(said(&conversion, 5, RemarkKind::Missing).starts_with("odd: "), "{:#?}", conversion.remarks);
+    assert!(said(&conversion, 7, RemarkKind::Differs).starts_with("violation_mode"));
 }
 
 #[test]
@@ -171,7 +173,7 @@ fn postfwd_sample() {
     assert_eq!(enforced.conditions.all.len(), 1, "{}", conversion.toml);
     assert_eq!(enforced.conditions.none.len(), 4, "{}", conversion.toml);
     assert_eq!(enforced.action.keyword(), "450");
-    assert!(said(&conversion, 150, Outcome::Missing).contains("hit_dnsbls>=1; so the limit is log_only"));
+    assert!(said(&conversion, 150, RemarkKind::Missing).contains("hit_dnsbls>=1; so the limit is log_only"));
 }
 
 #[test]
@@ -193,8 +195,8 @@ fn postfwd_rules_of_its_manual() {
         "{}",
         conversion.toml
     );
-    assert!(said(&conversion, 4, Outcome::Missing).starts_with("R002: a counter per ccert_subject"));
-    assert!(said(&conversion, 5, Outcome::Missing).contains("an action of postfwd"));
+    assert!(said(&conversion, 4, RemarkKind::Missing).starts_with("R002: a counter per ccert_subject"));
+    assert!(said(&conversion, 5, RemarkKind::Missing).contains("an action of postfwd"));
 }
 
 #[test]
@@ -206,8 +208,8 @@ fn policyd_rate_limit_sample() {
     let top = config.top();
     assert_eq!((top.counts, top.window, top.count_refused), (CountKind::Recipients, Window::Sliding, false));
     assert_eq!(config.listen[0].to_string(), "unix:/var/spool/postfix/ratelimit/policy");
-    assert_eq!(said(&conversion, 38, Outcome::Carried), "socket_permission: socket_mode = \"0666\"");
-    assert!(said(&conversion, 32, Outcome::Missing).starts_with("backend: "), "{:#?}", conversion.remarks);
+    assert_eq!(said(&conversion, 38, RemarkKind::Carried), "socket_permission: socket_mode = \"0666\"");
+    assert!(said(&conversion, 32, RemarkKind::Missing).starts_with("backend: "), "{:#?}", conversion.remarks);
 }
 
 #[test]
@@ -240,13 +242,13 @@ fn postgrey_whitelists() {
     assert_eq!(listed(&config, "2a01:4180:4051:800::1"), Some(ListEntry::Whitelist));
     assert!(conversion.toml.contains("    \".debian.org\",\n"), "{}", conversion.toml);
     assert!(config.policy.lists.names.len() > 100, "{}", conversion.toml);
-    assert!(conversion.remarks.iter().all(|remark| remark.outcome != Outcome::Missing), "{:#?}", conversion.remarks);
+    assert!(conversion.remarks.iter().all(|remark| remark.outcome != RemarkKind::Missing), "{:#?}", conversion.remarks);
     let (conversion, config) = of_package("usr/share/postgrey/whitelist_recipients");
     assert_eq!(config.top().conditions.none.len(), 1);
-    assert_eq!(said(&conversion, 6, Outcome::Carried), "unless.recipient has postmaster@");
+    assert_eq!(said(&conversion, 6, RemarkKind::Carried), "unless.recipient has postmaster@");
     // What Perl's regular expressions have and ours do not.
     let (conversion, _) = converted("/^(?!mail)[.]example$/\nexample.org\n");
-    assert!(said(&conversion, 1, Outcome::Missing).contains("look-around"), "{:#?}", conversion.remarks);
+    assert!(said(&conversion, 1, RemarkKind::Missing).contains("look-around"), "{:#?}", conversion.remarks);
 }
 
 #[test]
@@ -264,14 +266,14 @@ fn anvil_settings_of_main_cf() {
     for client in ["127.0.0.1", "192.0.2.1", "2001:db8::1"] {
         assert_eq!(listed(&config, client), Some(ListEntry::Whitelist), "{client}");
     }
-    assert!(said(&conversion, 5, Outcome::Missing).contains("leave it in main.cf"), "{:#?}", conversion.remarks);
+    assert!(said(&conversion, 5, RemarkKind::Missing).contains("leave it in main.cf"), "{:#?}", conversion.remarks);
     assert!(
-        said(&conversion, 8, Outcome::Carried).ends_with("whitelist has .example.org"),
+        said(&conversion, 8, RemarkKind::Carried).ends_with("whitelist has .example.org"),
         "{:#?}",
         conversion.remarks
     );
-    assert!(said(&conversion, 8, Outcome::Missing).starts_with("hash:/etc/postfix/x: "));
-    assert!(said(&conversion, 4, Outcome::Differs).contains("set it to 0 in main.cf"));
+    assert!(said(&conversion, 8, RemarkKind::Missing).starts_with("hash:/etc/postfix/x: "));
+    assert!(said(&conversion, 4, RemarkKind::Differs).contains("set it to 0 in main.cf"));
 }
 
 #[test]

@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::load::{Progress, RULES, Row, Seen, under_load};
+use crate::support::load::{RULES, ReadProgress, Row, Seen, under_load};
 use crate::support::{
     Daemon, Dir, Fault, Gate, Memcached, Mood, NameServer, Names, Namespace, Policy, Postfix, statistic, until,
 };
@@ -55,7 +55,7 @@ pub fn outage(daemon: &Daemon, begin: impl FnOnce(), end: impl FnOnce()) -> (See
 }
 
 /// Waits until the breaker is open, lets the outage last for some requests, and ends it.
-fn bridge(daemon: &Daemon, progress: &Progress, end: impl FnOnce()) -> Outage {
+fn bridge(daemon: &Daemon, progress: &ReadProgress, end: impl FnOnce()) -> Outage {
     let seen = daemon.lines().with("STORE_UP").len();
     daemon.lines().wait_for_more("STORE_DOWN", seen);
     let away = Instant::now();

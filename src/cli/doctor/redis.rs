@@ -7,7 +7,7 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 use super::{Assessment, FAR, Finding, PATIENCE, not_right, right};
-use crate::store::redis::command::Form;
+use crate::store::redis::command::CommandForm;
 use crate::store::redis::link::{Connector, Link};
 use crate::store::redis::{RedisConfig, RedisServer, Topology};
 
@@ -80,7 +80,7 @@ async fn examine_server(server: &RedisServer, link: &mut Link, config: &RedisCon
             )];
         }
     }];
-    if link.form == Form::Plain {
+    if link.form == CommandForm::Plain {
         let what = format!("Redis at {server} allows no scripts: sliding windows count in slots there");
         findings.push(not_right(Assessment::Doubtful, what, "allow EVAL and EVALSHA, as connshaper.toml(5) has them"));
     }

@@ -15,7 +15,7 @@ use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers
 
 use crate::control::Problem;
 use crate::control::ban::BanArgs;
-use crate::control::client::{Asked, ControlClient, fail, report_json};
+use crate::control::client::{ClientCommand, ControlClient, fail, report_json};
 use crate::control::commands::{ControlCommand, ControlRequest};
 use crate::control::reset::ResetArgs;
 use crate::control::text::Summary;
@@ -30,7 +30,7 @@ use screen::{Screen, Sort};
 const INTERVAL: Duration = Duration::from_secs(1);
 
 /// Shows the daemon until `q` is pressed, or prints lines until nobody reads them.
-pub fn run(Asked { daemon, command }: &Asked<TopArgs>) -> ExitCode {
+pub fn run(ClientCommand { daemon, command }: &ClientCommand<TopArgs>) -> ExitCode {
     let path = match daemon.path() {
         Ok(path) => path,
         Err(error) => return fail(&Problem { error: error.to_string(), code: sysexits::CONFIG }),

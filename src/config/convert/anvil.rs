@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use toml::Value as Toml;
 
 use super::super::name;
-use super::Refused;
+use super::ConvertError;
 use super::draft::{Draft, LimitDraft};
 
 /// The limits that have a counterpart: parameter, what is counted, name, and the reply code of Postfix.
@@ -55,7 +55,7 @@ fn parameters(text: &str) -> BTreeMap<String, (usize, String)> {
     found
 }
 
-pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
+pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let parameters = parameters(text);
     let find = |name: &str| parameters.get(name).map(|(line, value)| (*line, expanded(value, &parameters)));
     let unit = match find("anvil_rate_time_unit") {

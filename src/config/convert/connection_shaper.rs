@@ -8,7 +8,7 @@ use super::super::diagnostics::ConfigError;
 use super::super::keys;
 use super::super::source::ConfigText;
 use super::super::{Loaded, Origin};
-use super::{Conversion, Kind, Outcome, Remark};
+use super::{Conversion, Kind, Remark, RemarkKind};
 
 pub(super) fn convert(path: &Path, source: &ConfigText) -> Result<Conversion, ConfigError> {
     let loaded = Loaded::of_original(path, source)?;
@@ -18,16 +18,16 @@ pub(super) fn convert(path: &Path, source: &ConfigText) -> Result<Conversion, Co
         let written = format!("{} = {}", setting.key, setting.spelled());
         remarks.extend(match setting.origin {
             Origin::Line { line } | Origin::Included { line, .. } => {
-                Some(remark(Some(line), Outcome::Carried, written))
+                Some(remark(Some(line), RemarkKind::Carried, written))
             }
             Origin::ConnectionShaper => {
-                Some(remark(None, Outcome::Carried, format!("{written}: {}", way(setting.key))))
+                Some(remark(None, RemarkKind::Carried, format!("{written}: {}", way(setting.key))))
             }
             Origin::Default | Origin::TopLevel => None,
         });
     }
     for warning in &loaded.config.warnings {
-        let outcome = if warning.text.contains("is ignored") { Outcome::Missing } else { Outcome::Differs };
+        let outcome = if warning.text.contains("is ignored") { RemarkKind::Missing } else { RemarkKind::Differs };
         remarks.push(remark(Some(warning.line), outcome, warning.text.clone()));
     }
     remarks.sort_by_key(|remark| remark.line.unwrap_or(usize::MAX));

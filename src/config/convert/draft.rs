@@ -12,7 +12,7 @@ use super::super::diagnostics::{ConfigError, quoted};
 use super::super::effective::{spelled, spelled_key};
 use super::super::keys::{self, KEYS, KeyScope};
 use super::super::{Loaded, resolve};
-use super::{Conversion, Kind, Outcome, Remark};
+use super::{Conversion, Kind, Remark, RemarkKind};
 use crate::policy::key::{KeyField, KeySpec};
 use crate::policy::limit::{self, CountKind};
 
@@ -20,7 +20,7 @@ pub(super) struct Draft {
     path: PathBuf,
     kind: Kind,
     /// Keys of the whole program.
-    program: Vec<Entry>,
+    program: Vec<DraftEntry>,
     /// The first one stands at the top level.
     limits: Vec<LimitDraft>,
     /// The lines of list items and table rows, by key and item.
@@ -35,11 +35,11 @@ pub(super) struct LimitDraft {
     line: Option<usize>,
     name: String,
     comment: String,
-    entries: Vec<Entry>,
+    entries: Vec<DraftEntry>,
 }
 
 #[derive(Clone)]
-struct Entry {
+struct DraftEntry {
     line: Option<usize>,
     comment: String,
     key: String,
@@ -48,7 +48,7 @@ struct Entry {
 
 /// What stands in a line of the written text.
 #[derive(Clone, Copy)]
-enum Place {
+enum DraftPlace {
     /// A key of the program, and which item of its list or row of its table.
     Program(usize, Option<usize>),
     Limit(usize),
@@ -58,12 +58,12 @@ enum Place {
 #[derive(Default)]
 struct Page {
     text: String,
-    places: BTreeMap<usize, Place>,
+    places: BTreeMap<usize, DraftPlace>,
     lines: usize,
 }
 
 impl Page {
-    fn line(&mut self, place: Option<Place>, line: impl AsRef<str>) {
+    fn line(&mut self, place: Option<DraftPlace>, line: impl AsRef<str>) {
         self.lines += 1;
         self.text += line.as_ref();
         self.text.push('\n');
@@ -79,7 +79,7 @@ impl Page {
     }
 
     /// `KEY = VALUE`, a long list on several lines.
-    fn setting(&mut self, key: &str, value: &Value, place: impl Fn(Option<usize>) -> Place) {
+    fn setting(&mut self, key: &str, value: &Value, place: impl Fn(Option<usize>) -> DraftPlace) {
         const SHORT: usize = 5;
         match value {
             Value::Array(items) if items.len() > SHORT => {
@@ -107,7 +107,7 @@ impl LimitDraft {
     pub fn set_with(&mut self, key: &str, value: impl Into<Value>, comment: &str) -> &mut Self {
         self.entries.retain(|entry| entry.key != key);
         let (key, value) = (key.to_owned(), value.into());
-        self.entries.push(Entry { line: self.line, comment: comment.to_owned(), key, value });
+        self.entries.push(DraftEntry { line: self.line, comment: comment.to_owned(), key, value });
         self
     }
 
@@ -150,7 +150,7 @@ impl Draft {
     pub fn set(&mut self, line: Option<usize>, key: &str, value: impl Into<Value>, comment: &str) {
         self.program.retain(|entry| entry.key != key);
         let (key, value) = (key.to_owned(), value.into());
-        self.program.push(Entry { line, comment: comment.to_owned(), key, value });
+        self.program.push(DraftEntry { line, comment: comment.to_owned(), key, value });
     }
 
     /// Adds to a list of the whole program.
@@ -159,7 +159,7 @@ impl Draft {
             self.set(line, key, Vec::<Value>::new(), comment);
         }
         let list = self.program.iter_mut().find(|entry| entry.key == key);
-        if let Some(Entry { value: Value::Array(list), .. }) = list {
+        if let Some(DraftEntry { value: Value::Array(list), .. }) = list {
             let value = Value::String(value.into());
             self.parts.insert((key.to_owned(), spelled(&value)), line);
             if !list.contains(&value) {
@@ -174,7 +174,7 @@ impl Draft {
             self.set(line, key, toml::Table::new(), "");
         }
         let table = self.program.iter_mut().find(|entry| entry.key == key);
-        if let Some(Entry { value: Value::Table(table), .. }) = table {
+        if let Some(DraftEntry { value: Value::Table(table), .. }) = table {
             self.parts.insert((key.to_owned(), name.to_owned()), line);
             table.insert(name.to_owned(), value);
         }
@@ -204,18 +204,18 @@ impl Draft {
     }
 
     pub fn carried(&mut self, line: impl Into<Option<usize>>, text: impl Into<String>) {
-        self.remark(line.into(), Outcome::Carried, text.into());
+        self.remark(line.into(), RemarkKind::Carried, text.into());
     }
 
     pub fn differs(&mut self, line: impl Into<Option<usize>>, text: impl Into<String>) {
-        self.remark(line.into(), Outcome::Differs, text.into());
+        self.remark(line.into(), RemarkKind::Differs, text.into());
     }
 
     pub fn missing(&mut self, line: impl Into<Option<usize>>, text: impl Into<String>) {
-        self.remark(line.into(), Outcome::Missing, text.into());
+        self.remark(line.into(), RemarkKind::Missing, text.into());
     }
 
-    fn remark(&mut self, line: Option<usize>, outcome: Outcome, text: String) {
+    fn remark(&mut self, line: Option<usize>, outcome: RemarkKind, text: String) {
         self.remarks.push(Remark { path: self.path.clone(), line, outcome, text });
     }
 
@@ -238,7 +238,7 @@ impl Draft {
                 Some(place) => *place,
                 // A mistake in a list file.
                 None => match self.program.iter().position(|entry| entry.key.ends_with("_file")) {
-                    Some(index) => Place::Program(index, None),
+                    Some(index) => DraftPlace::Program(index, None),
                     None => return Err(error),
                 },
             };
@@ -246,13 +246,13 @@ impl Draft {
         }
     }
 
-    fn take_out(&mut self, place: Place, why: &str) {
+    fn take_out(&mut self, place: DraftPlace, why: &str) {
         let (line, what) = match place {
-            Place::Limit(index) => {
+            DraftPlace::Limit(index) => {
                 let limit = self.limits.remove(index);
                 (limit.line, format!("the limit {}", quoted(&limit.name)))
             }
-            Place::Program(index, part) => {
+            DraftPlace::Program(index, part) => {
                 let entry = &mut self.program[index];
                 let (line, key) = (entry.line, entry.key.clone());
                 let part = match (&mut entry.value, part) {
@@ -278,7 +278,7 @@ impl Draft {
             }
         };
         if line.is_some() {
-            self.remarks.retain(|remark| remark.line != line || remark.outcome != Outcome::Carried);
+            self.remarks.retain(|remark| remark.line != line || remark.outcome != RemarkKind::Carried);
         }
         self.missing(line, format!("{what}: {why}"));
     }
@@ -291,39 +291,39 @@ impl Draft {
             page.comment(&top.comment);
             for entry in &top.entries {
                 page.comment(&entry.comment);
-                page.setting(&entry.key, &entry.value, |_| Place::Limit(0));
+                page.setting(&entry.key, &entry.value, |_| DraftPlace::Limit(0));
             }
         }
         // Tables come behind all other keys of the top level.
-        let is_table = |entry: &Entry| matches!(entry.value, Value::Table(_));
+        let is_table = |entry: &DraftEntry| matches!(entry.value, Value::Table(_));
         for (index, entry) in self.program.iter().enumerate().filter(|(_, entry)| !is_table(entry)) {
             page.line(None, "");
             page.comment(&entry.comment);
-            page.setting(&entry.key, &entry.value, |part| Place::Program(index, part));
+            page.setting(&entry.key, &entry.value, |part| DraftPlace::Program(index, part));
         }
         for (index, entry) in self.program.iter().enumerate() {
             let Value::Table(rows) = &entry.value else { continue };
             page.line(None, "");
             page.comment(&entry.comment);
-            page.line(Some(Place::Program(index, None)), format!("[{}]", entry.key));
+            page.line(Some(DraftPlace::Program(index, None)), format!("[{}]", entry.key));
             for (row, (name, value)) in rows.iter().enumerate() {
-                page.setting(&spelled_key(name), value, |_| Place::Program(index, Some(row)));
+                page.setting(&spelled_key(name), value, |_| DraftPlace::Program(index, Some(row)));
             }
         }
         for (index, limit) in self.limits.iter().enumerate().skip(1) {
             page.line(None, "");
             page.comment(&limit.comment);
-            page.line(Some(Place::Limit(index)), format!("[limit.{}]", limit.name));
+            page.line(Some(DraftPlace::Limit(index)), format!("[limit.{}]", limit.name));
             for entry in limit.entries.iter().chain(&self.not_inherited(limit)) {
                 page.comment(&entry.comment);
-                page.setting(&entry.key, &entry.value, |_| Place::Limit(index));
+                page.setting(&entry.key, &entry.value, |_| DraftPlace::Limit(index));
             }
         }
         page
     }
 
     /// What a limit would have from the first one, which stands at the top level, and is to have at its default.
-    fn not_inherited(&self, limit: &LimitDraft) -> Vec<Entry> {
+    fn not_inherited(&self, limit: &LimitDraft) -> Vec<DraftEntry> {
         let Some(top) = self.limits.first() else { return Vec::new() };
         let inherited = KEYS.iter().filter(|key| key.scope == KeyScope::Inherited);
         let set = inherited.filter(|key| top.value(key.name).is_some() && limit.value(key.name).is_none());
@@ -336,7 +336,7 @@ impl Draft {
         };
         set.filter_map(|key| {
             let value = default(key)?;
-            Some(Entry { line: None, comment: String::new(), key: key.name.to_owned(), value })
+            Some(DraftEntry { line: None, comment: String::new(), key: key.name.to_owned(), value })
         })
         .collect()
     }

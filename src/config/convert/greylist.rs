@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use toml::Value as Toml;
 
 use super::draft::{Draft, LimitDraft};
-use super::{Refused, line_of};
+use super::{ConvertError, line_of};
 
 pub(super) fn is_it(text: &str) -> bool {
     let netblock = |name: &String| name.parse::<IpNet>().is_ok() || name.parse::<std::net::IpAddr>().is_ok();
@@ -20,7 +20,7 @@ pub(super) fn is_it(text: &str) -> bool {
 }
 
 /// The object of a JSON file.
-pub(super) fn object(text: &str) -> Result<Map<String, Value>, Refused> {
+pub(super) fn object(text: &str) -> Result<Map<String, Value>, ConvertError> {
     match serde_json::from_str(text) {
         Ok(Value::Object(map)) => Ok(map),
         Ok(_) => {
@@ -30,7 +30,7 @@ pub(super) fn object(text: &str) -> Result<Map<String, Value>, Refused> {
     }
 }
 
-pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
+pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let map = object(text)?;
     let alone = !map.contains_key("greylist") && !map.contains_key("default_rate");
     let empty = Map::new();

@@ -92,12 +92,12 @@ pub struct Remark {
     pub path: PathBuf,
     /// `None`: it is about the whole file.
     pub line: Option<usize>,
-    pub outcome: Outcome,
+    pub outcome: RemarkKind,
     pub text: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum RemarkKind {
     Carried,
     Differs,
     Missing,
@@ -106,9 +106,9 @@ pub enum Outcome {
 impl fmt::Display for Remark {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let outcome = match self.outcome {
-            Outcome::Carried => "carried over",
-            Outcome::Differs => "differs",
-            Outcome::Missing => "no counterpart",
+            RemarkKind::Carried => "carried over",
+            RemarkKind::Differs => "differs",
+            RemarkKind::Missing => "no counterpart",
         };
         match self.line {
             Some(line) => write!(f, "{}:{line}: {outcome}: {}", self.path.display(), self.text),
@@ -154,9 +154,9 @@ fn convert_text(path: &Path, source: &ConfigText, from: Option<Kind>) -> Result<
 }
 
 /// Why a file cannot be converted at all: line, problem and remedy.
-type Refused = (usize, String, String);
+type ConvertError = (usize, String, String);
 
-fn refused(source: &ConfigText, (line, problem, remedy): Refused) -> ConfigError {
+fn refused(source: &ConfigText, (line, problem, remedy): ConvertError) -> ConfigError {
     let before: usize = source.text.split_inclusive('\n').take(line.saturating_sub(1)).map(str::len).sum();
     let diagnostics = Diagnostics::new(source);
     diagnostics.error::<()>(&(before..before), problem, remedy);

@@ -1,7 +1,7 @@
 //! mod_ip_count of Apache: its directives in any file of httpd.
 
 use super::draft::{Draft, LimitDraft};
-use super::{Refused, lines};
+use super::{ConvertError, lines};
 
 const DIRECTIVES: [&str; 9] = [
     "memcacheservers",
@@ -28,9 +28,9 @@ fn directives(text: &str) -> impl Iterator<Item = (usize, String, &str)> {
     })
 }
 
-pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
+pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let find = |name: &str| directives(text).filter(|(_, known, _)| known == name).last();
-    let number = |name: &str, default: u64| -> Result<(Option<usize>, u64), Refused> {
+    let number = |name: &str, default: u64| -> Result<(Option<usize>, u64), ConvertError> {
         let Some((line, _, value)) = find(name) else { return Ok((None, default)) };
         let wrong = |_| (line, format!("{name} is not a whole number"), "write one".to_owned());
         Ok((Some(line), value.parse().map_err(wrong)?))

@@ -1,7 +1,7 @@
 //! Perlbal::Plugin::Throttle: lines of `SET [SERVICE] name = value`.
 
 use super::draft::{Draft, LimitDraft};
-use super::{Refused, lines};
+use super::{ConvertError, lines};
 
 /// The tunables of the plugin, in their order of importance; what is not among them is Perlbal's.
 const OWN: [&str; 18] = [
@@ -55,11 +55,11 @@ fn last_name(names: &str) -> Option<String> {
     Some(name.to_lowercase())
 }
 
-pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
+pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let settings: Vec<_> = lines(text).filter_map(|(line, text)| Some((line, setting(text)?))).collect();
     let find = |name: &str| settings.iter().rev().find(|(_, (known, _))| known == name);
     let text_of = |name: &str| find(name).map(|(line, (_, value))| (*line, value.clone()));
-    let number = |name: &str, default: u64| -> Result<(Option<usize>, u64), Refused> {
+    let number = |name: &str, default: u64| -> Result<(Option<usize>, u64), ConvertError> {
         let Some((line, value)) = text_of(name) else { return Ok((None, default)) };
         let wrong = |_| (line, format!("{name} is not a whole number"), "write one".to_owned());
         Ok((Some(line), value.parse().map_err(wrong)?))
@@ -104,10 +104,10 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
 }
 
 fn delays(
-    number: &impl Fn(&str, u64) -> Result<(Option<usize>, u64), Refused>,
+    number: &impl Fn(&str, u64) -> Result<(Option<usize>, u64), ConvertError>,
     limit: &mut LimitDraft,
     draft: &mut Draft,
-) -> Result<(), Refused> {
+) -> Result<(), ConvertError> {
     let (first_line, first) = number("initial_delay", 3)?;
     let (most_line, most) = number("max_delay", 300)?;
     let longest = most.min(LONGEST_DELAY);

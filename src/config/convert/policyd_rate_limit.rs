@@ -6,7 +6,7 @@ use std::time::Duration;
 use saphyr::{LoadableYamlNode, MarkedYaml, Scalar, YamlData};
 use toml::Value as Toml;
 
-use super::Refused;
+use super::ConvertError;
 use super::draft::{Draft, LimitDraft};
 use crate::config::units::spell;
 
@@ -16,12 +16,12 @@ pub(super) fn is_it(text: &str) -> bool {
 }
 
 /// A value of the file, with its line.
-struct Setting<'y> {
+struct YamlSetting<'y> {
     line: usize,
     value: &'y MarkedYaml<'y>,
 }
 
-impl Setting<'_> {
+impl YamlSetting<'_> {
     fn is_true(&self) -> bool {
         matches!(&self.value.data, YamlData::Value(Scalar::Boolean(true)))
     }
@@ -48,16 +48,16 @@ fn items<'y>(value: &'y MarkedYaml<'y>) -> Vec<&'y MarkedYaml<'y>> {
     }
 }
 
-pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
+pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let documents = MarkedYaml::load_from_str(text).map_err(|error| {
         (error.marker().line(), format!("this is not YAML: {}", error.info()), "correct it".to_owned())
     })?;
-    let mut settings: BTreeMap<String, Setting> = BTreeMap::new();
+    let mut settings: BTreeMap<String, YamlSetting> = BTreeMap::new();
     if let Some(YamlData::Mapping(map)) = documents.first().map(|document| &document.data) {
         settings =
-            map.iter().map(|(name, value)| (word(name), Setting { line: name.span.start.line(), value })).collect();
+            map.iter().map(|(name, value)| (word(name), YamlSetting { line: name.span.start.line(), value })).collect();
     }
-    let by = |name: &str, default: bool| settings.get(name).map_or(default, Setting::is_true);
+    let by = |name: &str, default: bool| settings.get(name).map_or(default, YamlSetting::is_true);
     let (sasl, sender, ip) = (by("limit_by_sasl", true), by("limit_by_sender", false), by("limit_by_ip", false));
     let networks: Vec<Toml> = settings
         .get("limited_networks")
@@ -93,7 +93,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
             );
         }
     }
-    let answer = settings.get("fail_action").map(Setting::word);
+    let answer = settings.get("fail_action").map(YamlSetting::word);
     let limits = settings.get("limits").map(|setting| (setting.line, pairs(setting.value)));
     let (line, general) = limits.map_or((None, vec![(10, 60), (150, 86_400)]), |(line, pairs)| (Some(line), pairs));
     let own = own_limits(settings.get("limits_by_id"));
@@ -188,7 +188,7 @@ struct OwnLimits {
     limits: Vec<(i64, u64)>,
 }
 
-fn own_limits(setting: Option<&Setting>) -> Vec<OwnLimits> {
+fn own_limits(setting: Option<&YamlSetting>) -> Vec<OwnLimits> {
     let Some(YamlData::Mapping(map)) = setting.map(|setting| &setting.value.data) else { return Vec::new() };
     let own = |(id, limits): (&MarkedYaml, &MarkedYaml)| OwnLimits {
         line: id.span.start.line(),
@@ -209,7 +209,7 @@ fn pairs(value: &MarkedYaml) -> Vec<(i64, u64)> {
 }
 
 /// What is no limit.
-fn rest(settings: &BTreeMap<String, Setting>, draft: &mut Draft) {
+fn rest(settings: &BTreeMap<String, YamlSetting>, draft: &mut Draft) {
     let used = ["limits", "limits_by_id", "limit_by_sasl", "limit_by_sender", "limit_by_ip", "limited_networks"];
     for (name, setting) in settings.iter().filter(|(name, _)| !used.contains(&name.as_str())) {
         let (line, value) = (setting.line, setting.word());
@@ -248,7 +248,7 @@ fn rest(settings: &BTreeMap<String, Setting>, draft: &mut Draft) {
     }
 }
 
-fn socket(setting: &Setting, draft: &mut Draft) {
+fn socket(setting: &YamlSetting, draft: &mut Draft) {
     let line = setting.line;
     let listen = match items(setting.value)[..] {
         [host, port] if word(host).contains(':') => format!("inet:[{}]:{}", word(host), word(port)),

@@ -9,7 +9,7 @@ use toml::Value as Toml;
 
 use super::super::condition_attributes;
 use super::super::resolve::conditions;
-use super::Refused;
+use super::ConvertError;
 use super::draft::{Draft, LimitDraft};
 use crate::policy::door::Door;
 use crate::policy::key::KeyField;
@@ -35,7 +35,7 @@ struct Item {
 }
 
 /// The limit in an action.
-struct Rate<'r> {
+struct ActionLimit<'r> {
     command: &'static str,
     item: &'r str,
     most: &'r str,
@@ -43,7 +43,7 @@ struct Rate<'r> {
     action: &'r str,
 }
 
-pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
+pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let mut exempt: BTreeMap<String, Vec<Toml>> = BTreeMap::new();
     for rule in rules(text) {
         let find = |name: &str| rule.items.iter().rfind(|item| item.name == name).map(|item| item.value.as_str());
@@ -71,7 +71,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
 
 /// A rule that lets requests pass: clients on the whitelist, or what no limit below is about.
 fn exemption(rule: &Rule, id: &str, exempt: &mut BTreeMap<String, Vec<Toml>>, draft: &mut Draft) {
-    let Conditions { wanted, unwanted, unknown } = conditions_of(rule);
+    let RuleConditions { wanted, unwanted, unknown } = conditions_of(rule);
     let mut wanted = wanted.into_iter();
     match (wanted.next(), wanted.next()) {
         (Some((name, values)), None) if unwanted.is_empty() && unknown.is_empty() => {
@@ -82,7 +82,7 @@ fn exemption(rule: &Rule, id: &str, exempt: &mut BTreeMap<String, Vec<Toml>>, dr
     }
 }
 
-fn limit(rule: &Rule, id: &str, rate: &Rate, exempt: &BTreeMap<String, Vec<Toml>>, draft: &mut Draft) {
+fn limit(rule: &Rule, id: &str, rate: &ActionLimit, exempt: &BTreeMap<String, Vec<Toml>>, draft: &mut Draft) {
     let line = rule.line;
     let per = match rate.item.trim_start_matches("$$").to_lowercase().as_str() {
         "client_address" => "client".to_owned(),
@@ -109,7 +109,7 @@ fn limit(rule: &Rule, id: &str, rate: &Rate, exempt: &BTreeMap<String, Vec<Toml>
     if per == "client" {
         limit.set("ipv6_prefix_length", 128);
     }
-    let Conditions { wanted, mut unwanted, unknown } = conditions_of(rule);
+    let RuleConditions { wanted, mut unwanted, unknown } = conditions_of(rule);
     for (name, values) in exempt {
         unwanted.entry(name.clone()).or_default().extend(values.iter().cloned());
     }
@@ -139,14 +139,14 @@ fn limit(rule: &Rule, id: &str, rate: &Rate, exempt: &BTreeMap<String, Vec<Toml>
 
 /// What the items of a rule ask for. Items of one name are alternatives.
 #[derive(Default)]
-struct Conditions {
+struct RuleConditions {
     wanted: BTreeMap<String, Vec<Toml>>,
     unwanted: BTreeMap<String, Vec<Toml>>,
     unknown: Vec<Item>,
 }
 
-fn conditions_of(rule: &Rule) -> Conditions {
-    let mut found = Conditions::default();
+fn conditions_of(rule: &Rule) -> RuleConditions {
+    let mut found = RuleConditions::default();
     for item in &rule.items {
         if ["id", "action"].contains(&item.name.as_str()) || is_stage(item) {
             continue;
@@ -198,13 +198,19 @@ fn test(item: &Item) -> Option<(Vec<Toml>, bool)> {
 }
 
 /// `rate(client_address/3/300/450 4.7.1 sorry)`.
-fn rate(action: &str) -> Option<Rate<'_>> {
+fn rate(action: &str) -> Option<ActionLimit<'_>> {
     let (command, rest) = action.split_once('(')?;
     let arguments = rest.trim_end().strip_suffix(')')?;
     let word = command.trim().to_lowercase();
     let command = ["rate", "size", "rcpt"].into_iter().find(|known| *known == word.trim_end_matches("5321"))?;
     let mut parts = arguments.splitn(4, '/').map(str::trim);
-    Some(Rate { command, item: parts.next()?, most: parts.next()?, seconds: parts.next()?, action: parts.next()? })
+    Some(ActionLimit {
+        command,
+        item: parts.next()?,
+        most: parts.next()?,
+        seconds: parts.next()?,
+        action: parts.next()?,
+    })
 }
 
 /// The action as we have it: variables of postfwd by our names, or without them.

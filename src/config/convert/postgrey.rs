@@ -7,7 +7,7 @@ use toml::Value as Toml;
 
 use super::super::name;
 use super::super::resolve::conditions;
-use super::Refused;
+use super::ConvertError;
 use super::draft::Draft;
 
 pub(super) fn is_it(text: &str) -> bool {
@@ -22,7 +22,7 @@ fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
     lines.filter(|(_, entry)| !entry.is_empty())
 }
 
-pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
+pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let of_recipients = entries(text).any(|(_, entry)| !entry.starts_with('/') && entry.contains('@'));
     let mut recipients: Vec<Toml> = Vec::new();
     for (line, entry) in entries(text) {

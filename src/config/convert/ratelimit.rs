@@ -5,7 +5,7 @@ use toml::Value as Toml;
 
 use super::draft::{Draft, LimitDraft};
 use super::greylist::{number, object};
-use super::{Refused, line_of};
+use super::{ConvertError, line_of};
 
 const GROUPS: [&str; 2] = ["protected_modes", "protected_actions"];
 
@@ -19,7 +19,7 @@ pub(super) fn is_it(text: &str) -> bool {
     })
 }
 
-pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), Refused> {
+pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let map = object(text)?;
     let grouped = GROUPS.iter().any(|group| map.contains_key(*group));
     let groups: Vec<(&str, &Map<String, Value>)> = match grouped {

@@ -11,7 +11,7 @@ use crate::net::tls::TlsFiles;
 use crate::store::SharedStoreConfig;
 use crate::store::memcached::MemcachedConfig;
 use crate::store::redis::settings::{PORT, SENTINEL_PORT};
-use crate::store::redis::{Login, RedisConfig, RedisServer, Topology};
+use crate::store::redis::{RedisConfig, RedisLogin, RedisServer, Topology};
 use crate::store::sqlite::{SqliteConfig, Synchronous};
 
 /// A shared store, as its keys choose it.
@@ -120,7 +120,7 @@ fn redis(s: &TableSettings) -> SharedStoreConfig {
             }
         }
     }
-    let login = Login { username: s.get("redis_username"), password_file: absolute(s, "redis_password_file") };
+    let login = RedisLogin { username: s.get("redis_username"), password_file: absolute(s, "redis_password_file") };
     if login.username.is_some() && login.password_file.is_none() {
         let problem = "`redis_username` needs a password";
         s.error::<()>("redis_username", problem, "name the file that has it in `redis_password_file`");

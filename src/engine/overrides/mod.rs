@@ -78,7 +78,7 @@ impl std::error::Error for TooMany {}
 pub struct SharedOverrides {
     /// Held while the list is read and written.
     exchange: Mutex<AnnouncedRecord>,
-    link: StdMutex<Link>,
+    link: StdMutex<ExchangeState>,
     /// Why the list in the store cannot be read.
     unreadable: StdMutex<Option<String>>,
     silent: AtomicBool,
@@ -86,7 +86,7 @@ pub struct SharedOverrides {
 
 /// What has passed between this process and the list.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Link {
+pub struct ExchangeState {
     /// Changes the store does not know of yet.
     pending: Vec<Change>,
     /// Resets and events that this host has seen, by their ids.
@@ -148,13 +148,13 @@ impl SharedOverrides {
     }
 
     /// What the program that takes over has to know.
-    pub fn save(&self, service: &Service, now: Now) -> Link {
+    pub fn save(&self, service: &Service, now: Now) -> ExchangeState {
         self.queue_new_bans(service, now);
         lock(&self.link).clone()
     }
 
     /// Takes over what the program before knew.
-    pub fn restore(&self, link: Link) {
+    pub fn restore(&self, link: ExchangeState) {
         *lock(&self.link) = link;
         self.exchange.try_lock().expect("nothing is exchanged before the start").skip();
     }

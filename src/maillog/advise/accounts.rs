@@ -85,7 +85,7 @@ impl Accounts {
     }
 
     /// Counts a message in a part of the log. An empty login or sender is counted by what else there is.
-    pub fn count(&mut self, moment: Moment, part: usize, login: &[u8], sender: &[u8], message: Sent) {
+    pub fn count(&mut self, moment: Moment, part: usize, login: &[u8], sender: &[u8], message: SentMessage) {
         let (first, last) = self.span.unwrap_or((moment.time, moment.time));
         self.span = Some((first.min(moment.time), last.max(moment.time)));
         let domain = memchr::memrchr(b'@', sender).map_or(&[][..], |at| &sender[at + 1..]);
@@ -104,7 +104,7 @@ impl Accounts {
 
 /// What a message adds to the counts.
 #[derive(Clone, Copy, Debug)]
-pub struct Sent {
+pub struct SentMessage {
     pub client: Option<IpAddr>,
     pub recipients: u32,
 }
@@ -183,7 +183,7 @@ impl AccountTable {
         &self.numbers[counted as usize][length]
     }
 
-    fn count(&mut self, moment: Moment, part: usize, key: &[u8], message: Sent) {
+    fn count(&mut self, moment: Moment, part: usize, key: &[u8], message: SentMessage) {
         let at = self.find(key);
         let account = &mut self.accounts[at];
         account.messages += 1;
@@ -312,7 +312,7 @@ mod tests {
     const MINUTE: i64 = 60_000;
 
     fn count(table: &mut AccountTable, time: i64, key: &str, client: &str, recipients: u32) {
-        let message = Sent { client: Some(client.parse().unwrap()), recipients };
+        let message = SentMessage { client: Some(client.parse().unwrap()), recipients };
         table.count(Moment::new(1_700_000_000_000 + time, true), 0, key.as_bytes(), message);
     }
 
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn a_sender_counts_for_its_domain_and_spelling_makes_no_difference() {
         let mut accounts = Accounts::new(&[60]);
-        let message = Sent { client: None, recipients: 1 };
+        let message = SentMessage { client: None, recipients: 1 };
         for (login, sender) in [("Joe", "joe@Example.org"), ("joe", "JOE@example.org"), ("", ""), ("ann", "a@b")] {
             accounts.count(Moment::new(0, true), 0, login.as_bytes(), sender.as_bytes(), message);
         }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use jiff::tz::TimeZone;
 
-use super::accounts::{Accounts, Sent};
+use super::accounts::{Accounts, SentMessage};
 use super::clients::{ClientTable, MAX_CLIENTS, Mask};
 use super::judge::{Judge, Judgement};
 use super::parts::Parts;
@@ -135,7 +135,7 @@ impl SessionSink for Counts {
         }
         let part = self.part(time);
         let moment = Moment::new(time, time.rem_euclid(1000) != 0);
-        self.accounts.count(moment, part, login, sender, Sent { client, recipients });
+        self.accounts.count(moment, part, login, sender, SentMessage { client, recipients });
     }
 
     fn asked_again(&mut self, session: &LoggedSession<'_>) {

@@ -46,7 +46,7 @@ struct Offset {
 }
 
 /// The year, the place in it, and whether an hour comes for the second time.
-type State = (Year, Option<i64>, bool);
+type YearState = (Year, Option<i64>, bool);
 
 impl Calendar {
     /// For a log of this zone that was last written to at `written`, in seconds since the epoch. Its
@@ -92,12 +92,12 @@ impl Calendar {
     }
 
     /// What `told` changes.
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> YearState {
         (self.year, self.place, self.is_second_time)
     }
 
     /// Takes back what `told` changed.
-    pub fn restore(&mut self, state: State) {
+    pub fn restore(&mut self, state: YearState) {
         (self.year, self.place, self.is_second_time) = state;
     }
 

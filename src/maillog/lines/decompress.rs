@@ -11,7 +11,7 @@ use rawzip::{CompressionMethod, ZipArchive};
 use ruzstd::decoding::errors::{FrameDecoderError, ReadFrameHeaderError};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
-use super::source::Input;
+use super::source::LogInput;
 
 /// Bytes read at once from a compressed file.
 const CHUNK: usize = 64 * 1024;
@@ -34,7 +34,7 @@ const OTHERS: [(&[u8], &str, &str); 6] = [
 ];
 
 /// The text in what may be compressed.
-pub fn decompress(mut reader: impl Read + Send + 'static) -> io::Result<Input> {
+pub fn decompress(mut reader: impl Read + Send + 'static) -> io::Result<LogInput> {
     let mut magic = Vec::new();
     reader.by_ref().take(6).read_to_end(&mut magic)?;
     let is = |expected: &[u8]| magic.starts_with(expected);

@@ -13,7 +13,7 @@ use super::clocks::Clocks;
 use super::event::{Event, Reader};
 use super::repeats::Repeats;
 use super::servers;
-use super::source::{LogSource, Progress};
+use super::source::{LogSource, ReadProgress};
 
 /// All logs.
 pub struct Merge {
@@ -21,7 +21,7 @@ pub struct Merge {
     waiting: Vec<LogSource>,
     open: Vec<OpenLog>,
     reader: Reader,
-    progress: Arc<Progress>,
+    progress: Arc<ReadProgress>,
     repeats: Repeats,
     /// What has been read so far.
     pub stats: ReadStats,
@@ -66,7 +66,7 @@ struct OpenLog {
 
 impl Merge {
     /// All of these.
-    pub fn new(mut sources: Vec<LogSource>, reader: Reader, progress: Arc<Progress>) -> Self {
+    pub fn new(mut sources: Vec<LogSource>, reader: Reader, progress: Arc<ReadProgress>) -> Self {
         // Of logs that begin in the same second, the one that ends first is the first.
         sources.sort_by_key(|source| (source.first, source.last));
         let stats =

@@ -8,7 +8,7 @@ use std::io::{self, BufRead, BufReader, Cursor, Read};
 
 use memchr::memmem;
 
-use super::source::Input;
+use super::source::LogInput;
 
 /// Bytes that are looked at to tell the form.
 const PEEK: u64 = 64 * 1024;
@@ -30,7 +30,7 @@ enum Framing {
 }
 
 /// The log with a line for each entry, as most logs are.
-pub fn as_lines(mut input: Input) -> Input {
+pub fn as_lines(mut input: LogInput) -> LogInput {
     let mut beginning = Vec::new();
     let error = input.by_ref().take(PEEK).read_to_end(&mut beginning).err();
     let framing = Framing::of(&beginning);

@@ -51,7 +51,7 @@ enum LogOrigin {
     /// A file, to be opened again when its turn comes.
     File(PathBuf),
     /// What can be read but once is open already.
-    Open(Input),
+    Open(LogInput),
 }
 
 /// What a look into a log finds.
@@ -63,11 +63,11 @@ pub enum Looked {
 }
 
 /// The text of a log.
-pub type Input = Box<dyn Read + Send>;
+pub type LogInput = Box<dyn Read + Send>;
 
 /// How much has been read, of how much; shared with whoever shows it.
 #[derive(Debug, Default)]
-pub struct Progress {
+pub struct ReadProgress {
     /// Bytes read, as they lie on the disk.
     pub read: AtomicU64,
     /// Bytes of all files; what can be read but once is not among them.
@@ -76,7 +76,12 @@ pub struct Progress {
 
 impl LogSource {
     /// Looks into a log; `-` is standard input.
-    pub fn open(path: &Path, zone: &TimeZone, progress: &Arc<Progress>, services: &mut Services) -> io::Result<Looked> {
+    pub fn open(
+        path: &Path,
+        zone: &TimeZone,
+        progress: &Arc<ReadProgress>,
+        services: &mut Services,
+    ) -> io::Result<Looked> {
         let now = SystemTime::now();
         let (name, mut input, mut again, written) = if path == Path::new("-") {
             ("standard input".to_owned(), text(CountedReader::new(io::stdin(), progress))?, None, now)
@@ -129,7 +134,7 @@ impl LogSource {
     }
 
     /// Its text from the beginning.
-    pub fn read(origin: Self, progress: &Arc<Progress>) -> io::Result<Input> {
+    pub fn read(origin: Self, progress: &Arc<ReadProgress>) -> io::Result<LogInput> {
         match origin.origin {
             LogOrigin::File(path) => text(CountedReader::new(File::open(path)?, progress)),
             LogOrigin::Open(input) => Ok(input),
@@ -138,12 +143,12 @@ impl LogSource {
 }
 
 /// The lines in what may be compressed, and may have no lines.
-fn text(reader: impl Read + Send + 'static) -> io::Result<Input> {
+fn text(reader: impl Read + Send + 'static) -> io::Result<LogInput> {
     decompress(reader).map(as_lines)
 }
 
 /// The first bytes, `MIN_HEAD` or, where no time is among them, to the first line that has one.
-fn head(input: &mut Input) -> io::Result<Vec<u8>> {
+fn head(input: &mut LogInput) -> io::Result<Vec<u8>> {
     let mut head = Vec::new();
     let mut chunk = [0; 16 * 1024];
     let is_enough = |head: &[u8]| {
@@ -274,11 +279,11 @@ fn logs_in(directory: &Path) -> String {
 /// A reader that counts.
 struct CountedReader<R> {
     reader: R,
-    progress: Arc<Progress>,
+    progress: Arc<ReadProgress>,
 }
 
 impl<R> CountedReader<R> {
-    fn new(reader: R, progress: &Arc<Progress>) -> Self {
+    fn new(reader: R, progress: &Arc<ReadProgress>) -> Self {
         Self { reader, progress: Arc::clone(progress) }
     }
 }

@@ -79,7 +79,7 @@ pub fn json(answers: &Answers, read: &Read, seen: Seen, notes: &[String]) -> Str
 }
 
 /// A client that was refused.
-struct Refused<'p> {
+struct RefusedClient<'p> {
     name: &'p str,
     address: IpAddr,
     refused: u64,
@@ -87,8 +87,8 @@ struct Refused<'p> {
 }
 
 /// Clients that delivered mail first, then by the number of refusals.
-fn refused(answers: &Answers) -> Vec<Refused<'_>> {
-    let clients = answers.refused.iter().map(|(address, (name, refused))| Refused {
+fn refused(answers: &Answers) -> Vec<RefusedClient<'_>> {
+    let clients = answers.refused.iter().map(|(address, (name, refused))| RefusedClient {
         name,
         address: *address,
         refused: *refused,

@@ -10,8 +10,8 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-use super::{Hashed, SessionSink, Sums};
-use crate::maillog::lines::event::Outcome;
+use super::{IdentityHashing, SessionSink, Sums};
+use crate::maillog::lines::event::DeliveryOutcome;
 
 /// Messages remembered between the client's line and the end of their delivery.
 const MAX_MESSAGES: usize = 262_144;
@@ -22,11 +22,11 @@ const MAX_REMOVED: usize = 4_096;
 /// The messages under way, by the hashes of their queue ids.
 #[derive(Default)]
 pub struct Messages {
-    under_way: HashMap<u64, Message, Hashed>,
+    under_way: HashMap<u64, Message, IdentityHashing>,
     /// The queue ids in the order they came.
     order: VecDeque<u64>,
     /// What is to be told of messages that have left the queue and were not from a client directly.
-    removed: HashMap<u64, Option<Outcome>, Hashed>,
+    removed: HashMap<u64, Option<DeliveryOutcome>, IdentityHashing>,
     removed_order: VecDeque<u64>,
 }
 
@@ -97,7 +97,7 @@ impl Messages {
     }
 
     /// A message left for a recipient; `next` is its queue id there.
-    pub fn deliver(&mut self, id: u64, outcome: Outcome, next: Option<u64>, sink: &mut impl SessionSink) {
+    pub fn deliver(&mut self, id: u64, outcome: DeliveryOutcome, next: Option<u64>, sink: &mut impl SessionSink) {
         let is_handed_on = next.is_some_and(|next| self.hand_on(id, next, sink));
         let Some(message) = self.under_way.get_mut(&id) else {
             return;
@@ -105,8 +105,8 @@ impl Messages {
         message.is_handed_on |= is_handed_on;
         match outcome {
             _ if message.is_handed_on => {}
-            Outcome::Sent => message.sent(sink),
-            Outcome::Discarded => message.is_discarded = true,
+            DeliveryOutcome::Sent => message.sent(sink),
+            DeliveryOutcome::Discarded => message.is_discarded = true,
         }
     }
 
@@ -130,8 +130,8 @@ impl Messages {
             }
         } else if let Some(outcome) = self.removed.remove(&new) {
             match (outcome, counts_for) {
-                (Some(Outcome::Sent), Some(client)) => sink.delivered(client, accepted),
-                (Some(Outcome::Discarded), Some(client)) => sink.discarded(client),
+                (Some(DeliveryOutcome::Sent), Some(client)) => sink.delivered(client, accepted),
+                (Some(DeliveryOutcome::Discarded), Some(client)) => sink.discarded(client),
                 _ => {}
             }
             true
@@ -165,12 +165,12 @@ impl Messages {
         };
         let outcome = match () {
             () if message.is_handed_on => None,
-            () if message.is_sent => Some(Outcome::Sent),
-            () if message.is_discarded => Some(Outcome::Discarded),
+            () if message.is_sent => Some(DeliveryOutcome::Sent),
+            () if message.is_discarded => Some(DeliveryOutcome::Discarded),
             () => None,
         };
         match message.counts_for {
-            Some(client) if outcome == Some(Outcome::Discarded) => {
+            Some(client) if outcome == Some(DeliveryOutcome::Discarded) => {
                 sums.discarded += 1;
                 sink.discarded(client);
             }

@@ -13,7 +13,7 @@ use std::net::IpAddr;
 
 use hashbrown::{HashMap, HashSet};
 
-use super::lines::event::{Client, Event, EventKind, Place};
+use super::lines::event::{Client, Event, EventKind, NameSpan};
 use crate::net::netblock_table::NetblockTable;
 use messages::{Arrival, Message, Messages};
 pub use sink::{AcceptedMessage, LoggedSession, Seen, SessionSink};
@@ -58,7 +58,7 @@ pub struct SessionTracker {
     seen: Seen,
     /// `$mynetworks`; `false` stands for an exception.
     mynetworks: NetblockTable<bool>,
-    processes: HashMap<u64, OpenSession, Hashed>,
+    processes: HashMap<u64, OpenSession, IdentityHashing>,
     messages: Messages,
     /// Addresses that connected to this host themselves: a filter may speak for them.
     connected: HashSet<IpAddr>,
@@ -71,12 +71,12 @@ pub struct SessionTracker {
 }
 
 /// Processes and queue ids are hashes already.
-type Hashed = BuildHasherDefault<Identity>;
+type IdentityHashing = BuildHasherDefault<IdentityHasher>;
 
 #[derive(Default)]
-struct Identity(u64);
+struct IdentityHasher(u64);
 
-impl Hasher for Identity {
+impl Hasher for IdentityHasher {
     fn finish(&self) -> u64 {
         self.0
     }
@@ -290,7 +290,7 @@ impl SessionTracker {
     }
 
     /// Where a message came from, unless from this host: that may be a filter.
-    fn arrival(&self, who: Client, login: Place, names: &[u8], is_submission: bool) -> Option<Box<Arrival>> {
+    fn arrival(&self, who: Client, login: NameSpan, names: &[u8], is_submission: bool) -> Option<Box<Arrival>> {
         let is_local = who.address.is_some_and(|client| client.is_loopback()) && login.length == 0;
         let login = login.text(names).into();
         (!is_local).then(|| Box::new(Arrival { client: who.address, login, is_submission }))

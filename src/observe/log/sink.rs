@@ -77,12 +77,12 @@ impl Sink {
 
 /// The handle of the writing thread, which ends some time after this is dropped.
 pub struct Thread {
-    queue: Arc<Queue>,
+    queue: Arc<LineQueue>,
 }
 
 impl Thread {
     fn start(mut writer: LogWriter) -> io::Result<Self> {
-        let queue = Arc::new(Queue::default());
+        let queue = Arc::new(LineQueue::default());
         let entries = Arc::clone(&queue);
         thread::Builder::new().name("log".to_owned()).stack_size(STACK).spawn(move || {
             block_signals();
@@ -99,7 +99,7 @@ impl Drop for Thread {
     }
 }
 
-fn write_all(queue: &Queue, writer: &mut LogWriter) {
+fn write_all(queue: &LineQueue, writer: &mut LogWriter) {
     while let Some(entry) = queue.next() {
         let written = writer.write(&entry);
         if let Some(lost) = queue.to_report(written) {
@@ -122,13 +122,13 @@ pub(super) struct QueuedLine {
 }
 
 #[derive(Default)]
-struct Queue {
-    state: Mutex<QueueState>,
+struct LineQueue {
+    state: Mutex<LineQueueState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct QueueState {
+struct LineQueueState {
     waiting: VecDeque<QueuedLine>,
     /// Whether the thread has a line in hand.
     writing: bool,
@@ -137,14 +137,14 @@ struct QueueState {
     unreported: u64,
 }
 
-impl QueueState {
+impl LineQueueState {
     fn lose(&mut self) {
         self.dropped += 1;
         self.unreported += 1;
     }
 }
 
-impl Queue {
+impl LineQueue {
     fn push(&self, entry: QueuedLine) {
         let mut state = lock(&self.state);
         if state.waiting.len() >= MAX_QUEUED {
@@ -166,7 +166,7 @@ impl Queue {
         if state.waiting.is_empty() {
             self.changed.notify_all();
         }
-        let idle = |state: &mut QueueState| state.waiting.is_empty() && !state.closed;
+        let idle = |state: &mut LineQueueState| state.waiting.is_empty() && !state.closed;
         let mut state = self.changed.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner);
         let entry = state.waiting.pop_front();
         state.writing = entry.is_some();
@@ -185,7 +185,7 @@ impl Queue {
 
     fn flush(&self, patience: Duration) -> bool {
         let state = lock(&self.state);
-        let busy = |state: &mut QueueState| state.writing || !state.waiting.is_empty();
+        let busy = |state: &mut LineQueueState| state.writing || !state.waiting.is_empty();
         let waited = self.changed.wait_timeout_while(state, patience, busy);
         !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }

@@ -14,11 +14,11 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::server::Server;
+use super::server::MemcachedServer;
 use crate::net::stream::Stream;
 use crate::store::memcached::protocol::{Counted, MemcachedCommand, Protocol, ProtocolError, Response, Verb};
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, StoreError};
-use crate::store::shared::queue::{Ended, FAILURES, PendingCommand};
+use crate::store::shared::queue::{FAILURES, LostConnection, PendingCommand};
 use crate::store::shared::report::NOT_A_NUMBER;
 
 /// Between two reads of the server's statistics.
@@ -30,7 +30,7 @@ const READ: usize = 8 * 1024;
 /// One connection.
 #[derive(Debug)]
 pub struct Connection<'s> {
-    server: &'s Server,
+    server: &'s MemcachedServer,
     stream: Stream,
     protocol: Protocol,
     /// Sent and not answered yet, in their order.
@@ -48,7 +48,7 @@ enum ConnectionEnd {
 
 impl<'s> Connection<'s> {
     /// A connection to a server that speaks this protocol.
-    pub fn new(server: &'s Server, stream: Stream, protocol: Protocol) -> Self {
+    pub fn new(server: &'s MemcachedServer, stream: Stream, protocol: Protocol) -> Self {
         Self {
             server,
             stream,
@@ -61,7 +61,7 @@ impl<'s> Connection<'s> {
     }
 
     /// Runs until the connection is of no more use.
-    pub async fn run(mut self) -> Ended {
+    pub async fn run(mut self) -> LostConnection {
         let (closed, cause) = match self.converse().await {
             ConnectionEnd::Closed(cause) => (true, cause),
             ConnectionEnd::Useless(cause) => (false, cause),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::server::Server;
+use super::server::MemcachedServer;
 use crate::observe::statistics::add;
 use crate::store::memcached::protocol::ServerStats;
 use crate::store::shared::report;
@@ -54,7 +54,7 @@ impl LossDetector {
     }
 }
 
-impl Server {
+impl MemcachedServer {
     /// Whether the server answers `stats`.
     pub(crate) fn tells(&self) -> bool {
         !self.losses().mute

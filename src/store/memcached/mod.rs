@@ -23,13 +23,13 @@ use crate::store::shared::backend::{
 use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::rank::score;
 use protocol::{MemcachedCommand, Response, Verb, expiry};
-use server::Server;
+use server::MemcachedServer;
 pub use settings::MemcachedConfig;
 
 /// The servers, and the task that talks to each.
 #[derive(Debug)]
 pub struct Memcached {
-    servers: Vec<Arc<Server>>,
+    servers: Vec<Arc<MemcachedServer>>,
     tasks: Vec<JoinHandle<()>>,
     /// Servers that have the same key.
     replicas: usize,
@@ -38,25 +38,25 @@ pub struct Memcached {
 }
 
 /// The servers of one key, the one that ranks highest first.
-type Places = SmallVec<[usize; 2]>;
+type RankedServers = SmallVec<[usize; 2]>;
 
 impl Memcached {
     /// Starts talking to the servers of a configuration; must be called within a runtime.
     pub fn new(config: &MemcachedConfig, context: &BackendContext<'_>) -> Self {
-        let server = |address| Arc::new(Server::new(address, context));
+        let server = |address| Arc::new(MemcachedServer::new(address, context));
         let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
         let tasks = servers.iter().map(|server| tokio::spawn(Arc::clone(server).run())).collect();
         Self { servers, tasks, replicas: config.replicas, failover: config.failover }
     }
 
     /// The server that ranks highest for a key, whether or not it is down: the same on every host.
-    fn highest(&self, key: &[u8]) -> &Server {
+    fn highest(&self, key: &[u8]) -> &MemcachedServer {
         let highest = self.servers.iter().max_by_key(|server| score(server.name(), key));
         highest.expect("there is a server")
     }
 
     /// The servers that have a key at present.
-    fn places(&self, key: &[u8]) -> Places {
+    fn places(&self, key: &[u8]) -> RankedServers {
         if self.servers.len() == 1 {
             return smallvec![0];
         }

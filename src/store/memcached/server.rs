@@ -23,14 +23,14 @@ use crate::net::stream::Stream;
 use crate::store::memcached::connection::Connection;
 use crate::store::memcached::protocol::{MemcachedCommand, Protocol, ProtocolError, Response};
 use crate::store::shared::backend::BackendContext;
-use crate::store::shared::queue::{CommandQueue, Ended, KeptServer, keep};
+use crate::store::shared::queue::{CommandQueue, KeptServer, LostConnection, keep};
 
 /// For one exchange about a value, which no request waits for.
 const VALUE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// One server.
 #[derive(Debug)]
-pub struct Server {
+pub struct MemcachedServer {
     address: Address,
     pub(crate) queue: CommandQueue<MemcachedCommand>,
     losses: Mutex<LossDetector>,
@@ -38,7 +38,7 @@ pub struct Server {
     values: tokio::sync::Mutex<Option<Stream>>,
 }
 
-impl Server {
+impl MemcachedServer {
     /// A server to which no connection is made yet.
     pub fn new(address: Address, context: &BackendContext<'_>) -> Self {
         let queue = CommandQueue::new(address.to_string(), context);
@@ -126,7 +126,7 @@ impl Server {
     }
 }
 
-impl KeptServer for Server {
+impl KeptServer for MemcachedServer {
     type Command = MemcachedCommand;
     type Link = (Stream, Protocol);
 
@@ -145,7 +145,7 @@ impl KeptServer for Server {
         timeout_at(deadline, self.attempt(&addresses)).await.unwrap_or_else(|_| Err(late()))
     }
 
-    async fn converse(&self, (stream, protocol): (Stream, Protocol)) -> Ended {
+    async fn converse(&self, (stream, protocol): (Stream, Protocol)) -> LostConnection {
         Connection::new(self, stream, protocol).run().await
     }
 }

@@ -18,7 +18,7 @@ const CODE: &str = include_str!("counters.lua");
 
 /// How a server is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
+pub enum CommandForm {
     /// By the script, whose hash it may have forgotten: then all of it is sent.
     Script { whole: bool },
     /// By plain commands: it allows no scripts.
@@ -40,7 +40,7 @@ pub struct RedisCommand {
 
 /// What a server made of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum RedisReply {
     Reply(CounterReply),
     /// It said this instead, and did nothing.
     Refused(String),
@@ -48,7 +48,7 @@ pub enum Answer {
 
 /// What is to be done about a refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum ServerRefusal {
     /// The key holds something that is not ours.
     NotANumber,
     /// Another node has the key; `ask`: it is just being given it.
@@ -63,7 +63,7 @@ pub enum Refusal {
     Other,
 }
 
-impl Refusal {
+impl ServerRefusal {
     /// The meaning of what a server says.
     pub fn of(text: &str) -> Self {
         let mut words = text.split(' ');
@@ -84,16 +84,16 @@ impl Refusal {
 
 /// Appends the commands of a batch, and returns how many answers the server gives. `together`: one call of the script
 /// does them all; in a cluster each key has a call of its own.
-pub fn write(batch: &[&RedisCommand], form: Form, together: bool, output: &mut Pipeline) -> usize {
+pub fn write(batch: &[&RedisCommand], form: CommandForm, together: bool, output: &mut Pipeline) -> usize {
     match form {
-        Form::Script { whole } if together => output_script(batch, whole, output),
-        Form::Script { whole } => {
+        CommandForm::Script { whole } if together => output_script(batch, whole, output),
+        CommandForm::Script { whole } => {
             for (number, one) in batch.iter().enumerate() {
                 asking(one, output);
                 output_script(&[one], whole && number == 0, output);
             }
         }
-        Form::Plain => {
+        CommandForm::Plain => {
             for one in batch {
                 asking(one, output);
                 one.write_plain(output);
@@ -104,11 +104,11 @@ pub fn write(batch: &[&RedisCommand], form: Form, together: bool, output: &mut P
 }
 
 /// Takes the answers to a batch that was written so, one for each command.
-pub fn read(batch: &[&RedisCommand], form: Form, together: bool, values: Vec<Value>) -> Option<Vec<Answer>> {
+pub fn read(batch: &[&RedisCommand], form: CommandForm, together: bool, values: Vec<Value>) -> Option<Vec<RedisReply>> {
     let mut values = values.into_iter();
     match form {
-        Form::Script { .. } if together => of_script(batch.len(), values.next()?),
-        Form::Script { .. } => {
+        CommandForm::Script { .. } if together => of_script(batch.len(), values.next()?),
+        CommandForm::Script { .. } => {
             let mut answers = Vec::with_capacity(batch.len());
             for one in batch {
                 if one.asking {
@@ -118,7 +118,7 @@ pub fn read(batch: &[&RedisCommand], form: Form, together: bool, values: Vec<Val
             }
             Some(answers)
         }
-        Form::Plain => batch.iter().map(|one| one.read_plain(&mut values)).collect(),
+        CommandForm::Plain => batch.iter().map(|one| one.read_plain(&mut values)).collect(),
     }
 }
 
@@ -152,17 +152,17 @@ pub fn text_of(error: &ServerError) -> String {
     }
 }
 
-fn of_script(commands: usize, value: Value) -> Option<Vec<Answer>> {
+fn of_script(commands: usize, value: Value) -> Option<Vec<RedisReply>> {
     let values = match value {
         Value::Array(values) if values.len() == 3 * commands => values,
-        Value::ServerError(error) => return Some(vec![Answer::Refused(text_of(&error)); commands]),
+        Value::ServerError(error) => return Some(vec![RedisReply::Refused(text_of(&error)); commands]),
         _ => return None,
     };
     let triple = |values: &[Value]| match values {
-        [Value::Int(0), text, _] => Some(Answer::Refused(text_in(text))),
+        [Value::Int(0), text, _] => Some(RedisReply::Refused(text_in(text))),
         [Value::Int(1), Value::Int(count), Value::Int(left)] => Some(counted(*count, *left)),
-        [Value::Int(2), ..] => Some(Answer::Reply(CounterReply::Done)),
-        [Value::Int(3), ..] => Some(Answer::Reply(CounterReply::NotDone)),
+        [Value::Int(2), ..] => Some(RedisReply::Reply(CounterReply::Done)),
+        [Value::Int(3), ..] => Some(RedisReply::Reply(CounterReply::NotDone)),
         _ => None,
     };
     values.chunks_exact(3).map(triple).collect()
@@ -177,10 +177,10 @@ fn text_in(value: &Value) -> String {
 }
 
 /// A count with milliseconds left; negative: the counter has no expiry.
-fn counted(count: i64, left: i64) -> Answer {
+fn counted(count: i64, left: i64) -> RedisReply {
     let count = u32::try_from(count.max(0)).unwrap_or(u32::MAX);
     let left = u64::try_from(left).ok().map(|left| u32::try_from(left.div_ceil(1000)).unwrap_or(u32::MAX));
-    Answer::Reply(CounterReply::Count { count, left })
+    RedisReply::Reply(CounterReply::Count { count, left })
 }
 
 /// A key of a slot of a sliding window, which servers without scripts have instead of an exact one.
@@ -268,7 +268,7 @@ impl RedisCommand {
         }
     }
 
-    fn read_plain(&self, values: &mut impl Iterator<Item = Value>) -> Option<Answer> {
+    fn read_plain(&self, values: &mut impl Iterator<Item = Value>) -> Option<RedisReply> {
         if self.asking {
             values.next()?;
         }
@@ -279,9 +279,9 @@ impl RedisCommand {
             CounterCommand::Slide(_) => 3,
             CounterCommand::Add(_) | CounterCommand::Replace(_) | CounterCommand::Touch | CounterCommand::Delete => {
                 return Some(match values.next()? {
-                    Value::ServerError(error) => Answer::Refused(text_of(&error)),
-                    Value::Nil | Value::Int(0) => Answer::Reply(CounterReply::NotDone),
-                    _ => Answer::Reply(CounterReply::Done),
+                    Value::ServerError(error) => RedisReply::Refused(text_of(&error)),
+                    Value::Nil | Value::Int(0) => RedisReply::Reply(CounterReply::NotDone),
+                    _ => RedisReply::Reply(CounterReply::Done),
                 });
             }
         };
@@ -294,36 +294,36 @@ impl RedisCommand {
         }
         let results = match values.next()? {
             Value::Array(results) => results,
-            Value::ServerError(error) => return Some(Answer::Refused(refused.unwrap_or_else(|| text_of(&error)))),
+            Value::ServerError(error) => return Some(RedisReply::Refused(refused.unwrap_or_else(|| text_of(&error)))),
             _ => return None,
         };
         if let Some(Value::ServerError(error)) = results.iter().find(|one| matches!(one, Value::ServerError(_))) {
-            return Some(Answer::Refused(text_of(error)));
+            return Some(RedisReply::Refused(text_of(error)));
         }
         self.of_results(&results)
     }
 
-    fn of_results(&self, results: &[Value]) -> Option<Answer> {
+    fn of_results(&self, results: &[Value]) -> Option<RedisReply> {
         Some(match (self.command, results) {
             (CounterCommand::Hit(_), [_, Value::Int(count), Value::Int(left)]) => counted(*count, *left),
-            (CounterCommand::Read, [Value::Nil, _]) => Answer::Reply(CounterReply::NotDone),
+            (CounterCommand::Read, [Value::Nil, _]) => RedisReply::Reply(CounterReply::NotDone),
             (CounterCommand::Read, [Value::BulkString(count), Value::Int(left)]) => match number(count) {
                 Some(count) => counted(count, *left),
-                None => Answer::Refused("ERR value is not an integer or out of range".to_owned()),
+                None => RedisReply::Refused("ERR value is not an integer or out of range".to_owned()),
             },
             (CounterCommand::Slide(slide), [.., Value::Array(slots)]) => self.slid(slide, slots),
             // It was created for a millisecond, lest it be created without an expiry.
             (CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_), [Value::Nil, _]) => {
-                Answer::Reply(CounterReply::Done)
+                RedisReply::Reply(CounterReply::Done)
             }
             (CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_), [_, _]) => {
-                Answer::Reply(CounterReply::NotDone)
+                RedisReply::Reply(CounterReply::NotDone)
             }
             _ => return None,
         })
     }
 
-    fn slid(&self, slide: Slide, slots: &[Value]) -> Answer {
+    fn slid(&self, slide: Slide, slots: &[Value]) -> RedisReply {
         let count = |slot: &Value| match slot {
             Value::BulkString(count) => {
                 number(count).map_or(0, |count| u32::try_from(count.max(0)).unwrap_or(u32::MAX))
@@ -333,18 +333,18 @@ impl RedisCommand {
         let counts: Vec<u32> = slots.iter().map(count).collect();
         let sum = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
         if slide.amount == 0 && sum == 0 {
-            return Answer::Reply(CounterReply::NotDone);
+            return RedisReply::Reply(CounterReply::NotDone);
         }
         let left = window::left(&counts, slide.threshold, self.exptime, self.unix_ms);
-        Answer::Reply(CounterReply::Count { count: sum, left: Some(left) })
+        RedisReply::Reply(CounterReply::Count { count: sum, left: Some(left) })
     }
 
     /// What has to follow an answer from a server without scripts: a hit that is not to be kept is taken back, and a
     /// counter without an expiry gets one.
-    pub fn follow_up(&self, form: Form, reply: CounterReply) -> Option<Self> {
+    pub fn follow_up(&self, form: CommandForm, reply: CounterReply) -> Option<Self> {
         let CounterReply::Count { count, left } = reply else { return None };
         let command = match self.command {
-            _ if form != Form::Plain => return None,
+            _ if form != CommandForm::Plain => return None,
             CounterCommand::Slide(slide) if slide.amount > 0 && !slide.keeps_over && count > slide.threshold => {
                 CounterCommand::SlideBack(slide.amount)
             }

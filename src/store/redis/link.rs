@@ -13,8 +13,8 @@ use tokio::task::spawn_blocking;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
-use super::command::{Answer, Form, RedisCommand, Refusal, read, text_of, write};
-use super::settings::{Login, RedisConfig, RedisServer, Topology};
+use super::command::{CommandForm, RedisCommand, RedisReply, ServerRefusal, read, text_of, write};
+use super::settings::{RedisConfig, RedisLogin, RedisServer, Topology};
 use crate::net::address::Address;
 use crate::net::resolve;
 use crate::net::stream::Stream;
@@ -31,7 +31,7 @@ pub struct Link {
     connection: MultiplexedConnection,
     /// Moves bytes for the connection while it is polled, and ends with it.
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
-    pub form: Form,
+    pub form: CommandForm,
 }
 
 impl fmt::Debug for Link {
@@ -52,7 +52,7 @@ impl Connector {
         self.open_with(server, &self.config.login).await
     }
 
-    async fn open_with(&self, server: &RedisServer, user: &Login) -> Result<Link, String> {
+    async fn open_with(&self, server: &RedisServer, user: &RedisLogin) -> Result<Link, String> {
         let Secrets { password, tls } = self.secrets(server, user).await?;
         let mut login = RedisConnectionInfo::default().set_db(server.database.into()).set_skip_set_lib_name();
         if let Some(username) = &user.username {
@@ -105,7 +105,7 @@ impl Connector {
         pipeline.cmd("SENTINEL").arg("get-master-addr-by-name").arg(name);
         let ask = async {
             // Few have a password of their own, and those without one refuse every login.
-            let mut link = self.open_with(&sentinel, &Login::default()).await?;
+            let mut link = self.open_with(&sentinel, &RedisLogin::default()).await?;
             let mut values = link.ask(&pipeline, 1).await?;
             if matches!(&values[..], [Value::ServerError(error)] if error.code() == "NOAUTH") {
                 values = self.open(&sentinel).await?.ask(&pipeline, 1).await?;
@@ -129,7 +129,7 @@ impl Connector {
     }
 
     /// Reads the files that are configured, on a thread that may block.
-    async fn secrets(&self, server: &RedisServer, user: &Login) -> Result<Secrets, String> {
+    async fn secrets(&self, server: &RedisServer, user: &RedisLogin) -> Result<Secrets, String> {
         if user.password_file.is_none() && !server.tls {
             return Ok(Secrets { password: None, tls: None });
         }
@@ -143,7 +143,7 @@ impl Connector {
     }
 }
 
-impl Login {
+impl RedisLogin {
     /// The password, without the line's end. Blocks.
     ///
     /// # Errors
@@ -183,7 +183,7 @@ impl Link {
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
         let made = MultiplexedConnection::new_with_config(login, stream, config).await;
         let (connection, driver) = made.map_err(|error| explain(&error))?;
-        Ok(Self { connection, driver: Box::pin(driver), form: Form::Script { whole: false } })
+        Ok(Self { connection, driver: Box::pin(driver), form: CommandForm::Script { whole: false } })
     }
 
     /// Sends commands and returns the answers, of which some may be errors. Cancelled, the answers are dropped when
@@ -207,13 +207,13 @@ impl Link {
     /// Finds out whether the server allows scripts, and makes the script known to it.
     async fn learn_form(&mut self) -> Result<(), String> {
         let mut pipeline = Pipeline::new();
-        write(&[], Form::Script { whole: true }, true, &mut pipeline);
+        write(&[], CommandForm::Script { whole: true }, true, &mut pipeline);
         match &self.ask(&pipeline, 1).await?[..] {
             [Value::ServerError(error)] => match error.code() {
-                "NOPERM" | "ERR" => self.form = Form::Plain,
+                "NOPERM" | "ERR" => self.form = CommandForm::Plain,
                 _ => return Err(text_of(error)),
             },
-            _ => self.form = Form::Script { whole: false },
+            _ => self.form = CommandForm::Script { whole: false },
         }
         Ok(())
     }
@@ -226,7 +226,9 @@ impl Link {
         let answers = write(&[&probe], self.form, true, &mut pipeline);
         let values = self.ask(&pipeline, answers).await?;
         match read(&[&probe], self.form, true, values).as_deref() {
-            Some([Answer::Refused(text)]) if Refusal::of(text) != Refusal::NotANumber => Err(text.clone()),
+            Some([RedisReply::Refused(text)]) if ServerRefusal::of(text) != ServerRefusal::NotANumber => {
+                Err(text.clone())
+            }
             Some(_) => Ok(()),
             None => Err(NONSENSE.to_owned()),
         }

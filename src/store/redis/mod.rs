@@ -26,8 +26,8 @@ use cluster::Cluster;
 use command::RedisCommand;
 use link::Connector;
 use node::Node;
-pub use settings::{Login, RedisConfig, RedisServer, Topology};
-use values::Values;
+pub use settings::{RedisConfig, RedisLogin, RedisServer, Topology};
+use values::ValueConnection;
 
 /// The servers, and the tasks that talk to them.
 #[derive(Debug)]
@@ -35,7 +35,7 @@ pub struct Redis {
     connector: Connector,
     servers: Servers,
     tasks: Vec<JoinHandle<()>>,
-    values: Values,
+    values: ValueConnection,
 }
 
 #[derive(Debug)]
@@ -63,7 +63,7 @@ impl Redis {
             Servers::Ranked(nodes) => nodes.iter().map(|node| tokio::spawn(Arc::clone(node).run())).collect(),
             Servers::Cluster(cluster) => vec![tokio::spawn(Cluster::follow(Arc::downgrade(cluster)))],
         };
-        Self { connector, servers, tasks, values: Values::default() }
+        Self { connector, servers, tasks, values: ValueConnection::default() }
     }
 
     /// The server that has a key; `None`: none of a cluster has.

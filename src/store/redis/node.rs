@@ -12,11 +12,11 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::cluster::Cluster;
-use super::command::{Answer, Form, RedisCommand, Refusal, read, write};
+use super::command::{CommandForm, RedisCommand, RedisReply, ServerRefusal, read, write};
 use super::link::{Connector, Link, NONSENSE};
 use super::settings::{RedisServer, Topology};
 use crate::store::shared::backend::{BackendContext, StoreError};
-use crate::store::shared::queue::{CommandQueue, Ended, FAILURES, KeptServer, PendingCommand, keep};
+use crate::store::shared::queue::{CommandQueue, FAILURES, KeptServer, LostConnection, PendingCommand, keep};
 use crate::store::shared::report::NOT_A_NUMBER;
 
 /// How long making a connection may take, with name service, TLS and login.
@@ -71,8 +71,8 @@ impl Node {
         let answers = write(&commands, form, together, &mut pipeline);
         let values = self.wait(link, &pipeline, answers, flight, failures).await?;
         *failures = 0;
-        if form == (Form::Script { whole: true }) {
-            link.form = Form::Script { whole: false };
+        if form == (CommandForm::Script { whole: true }) {
+            link.form = CommandForm::Script { whole: false };
         }
         let answers = read(&commands, form, together, values).ok_or_else(|| Broken::useless(NONSENSE))?;
         if answers.len() != flight.len() {
@@ -83,14 +83,14 @@ impl Node {
         for (pending, answer) in flight.drain(..).zip(answers) {
             self.queue.observe(&pending, now);
             match answer {
-                Answer::Reply(reply) => {
+                RedisReply::Reply(reply) => {
                     if let Some(more) = pending.command.follow_up(form, reply) {
                         self.queue.submit_own(more);
                     }
                     let mut pending = pending;
                     pending.finish(Ok(reply));
                 }
-                Answer::Refused(text) => {
+                RedisReply::Refused(text) => {
                     if self.refused(pending, &text, link) {
                         unusable = Some(text);
                     }
@@ -132,25 +132,25 @@ impl Node {
     /// Does what follows when a server refuses a command. Returns whether it refuses all of them.
     fn refused(&self, mut pending: Pending, text: &str, link: &mut Link) -> bool {
         let key = pending.command.key.clone();
-        match Refusal::of(text) {
-            Refusal::NotANumber => {
+        match ServerRefusal::of(text) {
+            ServerRefusal::NotANumber => {
                 self.queue.complain(NOT_A_NUMBER, &key);
                 pending.finish(Err(StoreError::NotANumber));
             }
             // Nothing was done, so it may be asked again.
-            Refusal::NoScript if !pending.again => {
-                link.form = Form::Script { whole: true };
+            ServerRefusal::NoScript if !pending.again => {
+                link.form = CommandForm::Script { whole: true };
                 pending.again = true;
                 self.queue.push(pending);
             }
-            Refusal::Elsewhere { address, ask }
+            ServerRefusal::Elsewhere { address, ask }
                 if !pending.again
                     && let Some(cluster) = self.cluster.as_ref().and_then(Weak::upgrade) =>
             {
                 pending.again = true;
                 cluster.redirect(pending, &address, ask, &self.server);
             }
-            Refusal::Unusable => {
+            ServerRefusal::Unusable => {
                 pending.finish(Err(StoreError::Unavailable));
                 return true;
             }
@@ -209,7 +209,7 @@ impl KeptServer for Node {
         made
     }
 
-    async fn converse(&self, mut link: Link) -> Ended {
+    async fn converse(&self, mut link: Link) -> LostConnection {
         let mut failures = 0;
         let mut flight: Vec<Pending> = Vec::new();
         let broken = loop {

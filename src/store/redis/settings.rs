@@ -17,7 +17,7 @@ pub const SENTINEL_PORT: u16 = 26_379;
 pub struct RedisConfig {
     pub servers: Vec<RedisServer>,
     pub topology: Topology,
-    pub login: Login,
+    pub login: RedisLogin,
     pub tls: TlsFiles,
     /// What keys begin with.
     pub key_prefix: String,
@@ -36,7 +36,7 @@ pub enum Topology {
 
 /// How we log in, where a server wants that.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Login {
+pub struct RedisLogin {
     pub username: Option<String>,
     /// Read at each new connection. The password itself is in no configuration, and so in no output.
     pub password_file: Option<PathBuf>,

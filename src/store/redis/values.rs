@@ -22,11 +22,11 @@ const MAX_VALUE: usize = 1 << 20;
 
 /// The connection, while it lasts, and the server it is to.
 #[derive(Debug, Default)]
-pub struct Values {
+pub struct ValueConnection {
     link: Mutex<Option<(RedisServer, Link)>>,
 }
 
-impl Values {
+impl ValueConnection {
     /// Reads a value; `None`: there is none.
     pub async fn read(
         &self,

@@ -41,13 +41,13 @@ pub struct CommandQueue<C> {
     on_failure: OnStoreFailure,
     log: Log,
     statistics: Arc<Statistics>,
-    state: Mutex<QueueState<C>>,
+    state: Mutex<CommandQueueState<C>>,
     /// There is something in the queue.
     work: Notify,
 }
 
 #[derive(Debug)]
-struct QueueState<C> {
+struct CommandQueueState<C> {
     /// Not sent yet; empty while the breaker is open.
     commands: Vec<PendingCommand<C>>,
     breaker: Breaker,
@@ -84,7 +84,7 @@ impl<C> PendingCommand<C> {
 
 /// How a connection ended.
 #[derive(Debug)]
-pub struct Ended {
+pub struct LostConnection {
     /// The server or the network closed the connection. Else we did, because the server did not answer, or not to what
     /// was asked.
     pub closed: bool,
@@ -106,7 +106,7 @@ impl<C> CommandQueue<C> {
             on_failure: context.on_failure,
             log: context.log.clone(),
             statistics: Arc::clone(context.statistics),
-            state: Mutex::new(QueueState { commands: Vec::new(), breaker, complained: None }),
+            state: Mutex::new(CommandQueueState { commands: Vec::new(), breaker, complained: None }),
             work: Notify::new(),
         }
     }
@@ -244,13 +244,13 @@ impl<C> CommandQueue<C> {
         failures: u32,
         closed: bool,
         cause: String,
-    ) -> Ended {
+    ) -> LostConnection {
         let mut unanswered = u64::from(failures);
         for mut pending in flight {
             unanswered += u64::from(pending.leads && pending.is_open());
             pending.finish(Err(StoreError::NoAnswer));
         }
-        Ended { closed, cause, unanswered }
+        LostConnection { closed, cause, unanswered }
     }
 
     /// Logs that the server answers with something other than a count.
@@ -291,7 +291,7 @@ impl<C> CommandQueue<C> {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, QueueState<C>> {
+    fn state(&self) -> MutexGuard<'_, CommandQueueState<C>> {
         lock(&self.state)
     }
 }
@@ -308,7 +308,7 @@ pub trait KeptServer: Send + Sync {
     fn connect(&self) -> impl Future<Output = Result<Self::Link, String>> + Send;
 
     /// Has commands answered until the connection is of no more use.
-    fn converse(&self, link: Self::Link) -> impl Future<Output = Ended> + Send;
+    fn converse(&self, link: Self::Link) -> impl Future<Output = LostConnection> + Send;
 }
 
 /// Keeps a connection for ever: makes one, has it used, and makes the next one when it ends.

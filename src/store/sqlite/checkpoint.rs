@@ -38,12 +38,12 @@ pub struct Checkpoints {
 
 #[derive(Default)]
 struct Wanted {
-    state: Mutex<State>,
+    state: Mutex<CheckpointState>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct CheckpointState {
     /// Since when something is only in the log.
     since: Option<Instant>,
     soon: bool,
@@ -124,7 +124,7 @@ impl Wanted {
             match left {
                 Some(left) if state.soon || left.is_zero() => {
                     // What is committed from now on may miss this one.
-                    *state = State::default();
+                    *state = CheckpointState::default();
                     return true;
                 }
                 Some(left) => state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,

@@ -23,8 +23,8 @@ pub fn execute(
         CounterCommand::Hit(amount) => hit(connection, key, amount, ends, now),
         CounterCommand::Read => read(connection, key, now),
         CounterCommand::Slide(Slide { amount: 0, threshold, .. }) => read_hits(connection, key, threshold, now),
-        CounterCommand::Slide(slide) => Window { connection, key, now }.slide(slide, ends),
-        CounterCommand::SlideBack(amount) => Window { connection, key, now }.take_back(amount, ends),
+        CounterCommand::Slide(slide) => ExactWindow { connection, key, now }.slide(slide, ends),
+        CounterCommand::SlideBack(amount) => ExactWindow { connection, key, now }.take_back(amount, ends),
         CounterCommand::TakeBack(amount) => changed(
             connection,
             "UPDATE counter SET count = max(count - ?2, 0) WHERE key = ?1 AND ends > ?3",
@@ -102,7 +102,7 @@ fn read(connection: &Connection, key: &str, now: i64) -> Result<CounterReply> {
 }
 
 fn read_hits(connection: &Connection, key: &str, threshold: u32, now: i64) -> Result<CounterReply> {
-    let window = Window { connection, key, now };
+    let window = ExactWindow { connection, key, now };
     Ok(match window.sum()? {
         0 => CounterReply::NotDone,
         count => window.answer(count, count, threshold)?,
@@ -121,13 +121,13 @@ fn seconds(milliseconds: i64) -> u32 {
 
 /// An exact sliding window: its hits, each until it leaves.
 #[derive(Clone, Copy)]
-struct Window<'a> {
+struct ExactWindow<'a> {
     connection: &'a Connection,
     key: &'a str,
     now: i64,
 }
 
-impl Window<'_> {
+impl ExactWindow<'_> {
     /// Adds hits that are in the window until `ends`.
     fn slide(&self, Slide { amount, threshold, keeps_over }: Slide, ends: i64) -> Result<CounterReply> {
         let before = self.without_expired(ends)?;

@@ -28,7 +28,7 @@ use crate::store::shared::backend::{
     PendingReply, SavedOutage, VersionedValue,
 };
 use crate::store::shared::breaker::ServerHealth;
-use queue::{Job, Queue, WrittenValue};
+use queue::{Job, JobQueue, WrittenValue};
 pub use settings::{SqliteConfig, Synchronous};
 use worker::Worker;
 
@@ -38,14 +38,14 @@ const VALUE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The file, and who works on it.
 #[derive(Debug)]
 pub struct Sqlite {
-    queue: Arc<Queue>,
+    queue: Arc<JobQueue>,
     giving_up: JoinHandle<()>,
 }
 
 impl Sqlite {
     /// Opens the file of a configuration, on a thread of its own; must be called within a runtime.
     pub fn new(config: &SqliteConfig, context: &BackendContext<'_>) -> Self {
-        let queue = Arc::new(Queue::new(&config.path, context));
+        let queue = Arc::new(JobQueue::new(&config.path, context));
         let giving_up = tokio::spawn(Arc::clone(&queue).give_up_in_time());
         let worker = Worker { queue: Arc::clone(&queue), config: config.clone() };
         if let Err(error) = worker.start() {

@@ -36,7 +36,7 @@ const FAILURES: u32 = 3;
 
 /// The queue, for the requests, the thread and the task.
 #[derive(Debug)]
-pub struct Queue {
+pub struct JobQueue {
     pub path: PathBuf,
     name: String,
     /// How long a command waits for its outcome.
@@ -44,7 +44,7 @@ pub struct Queue {
     on_failure: OnStoreFailure,
     pub log: Log,
     pub statistics: Arc<Statistics>,
-    state: Mutex<QueueState>,
+    state: Mutex<JobQueueState>,
     /// Something waits, or the end has come.
     work: Condvar,
     /// A command waits that has to be given up in time.
@@ -53,7 +53,7 @@ pub struct Queue {
 }
 
 #[derive(Debug, Default)]
-struct QueueState {
+struct JobQueueState {
     /// Empty while the breaker is open.
     waiting: VecDeque<(Job, Waiting)>,
     /// What the thread does at present, in its order.
@@ -69,7 +69,7 @@ struct QueueState {
     armed: bool,
 }
 
-impl QueueState {
+impl JobQueueState {
     /// Returns whether there was room.
     fn push(&mut self, job: Job, waiting: Waiting) -> bool {
         let has_room = self.waiting.len() < MAX_WAITING;
@@ -137,11 +137,11 @@ pub enum Work {
     Stop,
 }
 
-impl Queue {
+impl JobQueue {
     pub fn new(path: &Path, context: &BackendContext<'_>) -> Self {
         let BackendContext { timeout, on_failure, outages, statistics, log } = *context;
         let name = path.display().to_string();
-        let mut state = QueueState::default();
+        let mut state = JobQueueState::default();
         // It was down for the program before, and is so until it can be written.
         outages.iter().filter(|saved| saved.server == name).for_each(|saved| state.breaker.restore(saved));
         Self {
@@ -194,7 +194,7 @@ impl Queue {
     }
 
     /// Has what was queued noticed.
-    fn wake(&self, mut state: MutexGuard<'_, QueueState>) {
+    fn wake(&self, mut state: MutexGuard<'_, JobQueueState>) {
         let idle = state.idle && !state.waiting.is_empty();
         state.idle &= !idle;
         let unarmed = !state.armed && state.waiting.iter().any(|(_, waiting)| waiting.reply.is_some());
@@ -232,7 +232,7 @@ impl Queue {
         let mut state = self.state();
         state.locked = false;
         let until = state.waiting.iter().take(MAX_BATCH).take_while(|(job, _)| !reads || job.only_reads()).count();
-        let QueueState { waiting, running, .. } = &mut *state;
+        let JobQueueState { waiting, running, .. } = &mut *state;
         let (jobs, who): (Vec<_>, Vec<_>) = waiting.drain(..until).unzip();
         *running = who;
         jobs
@@ -279,7 +279,7 @@ impl Queue {
         self.open_breaker(self.state(), cause, 0);
     }
 
-    fn open_breaker(&self, mut state: MutexGuard<'_, QueueState>, cause: &str, unanswered: u64) {
+    fn open_breaker(&self, mut state: MutexGuard<'_, JobQueueState>, cause: &str, unanswered: u64) {
         // What was begun is rolled back when the thread says so; when the task does, it may yet be done.
         let begun = if unanswered > 0 { StoreError::NoAnswer } else { StoreError::Unavailable };
         let running = std::mem::take(&mut state.running).into_iter().map(|running| (running, begun));
@@ -391,7 +391,7 @@ impl Queue {
         self.state().breaker.save(&self.name)
     }
 
-    fn state(&self) -> MutexGuard<'_, QueueState> {
+    fn state(&self) -> MutexGuard<'_, JobQueueState> {
         lock(&self.state)
     }
 }

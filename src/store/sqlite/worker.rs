@@ -10,7 +10,7 @@ use rusqlite::{Connection, Error, OptionalExtension, params};
 use super::checkpoint::Checkpoints;
 use super::counters;
 use super::file::{self, FileError, FileIdentity};
-use super::queue::{Job, Queue, Work, WrittenValue};
+use super::queue::{Job, JobQueue, Work, WrittenValue};
 use super::settings::SqliteConfig;
 use crate::net::signals::block_signals;
 use crate::observe::log::Severity;
@@ -44,7 +44,7 @@ const PROBE_SIZE: i64 = 32 * 1024;
 
 /// The thread.
 pub struct Worker {
-    pub queue: Arc<Queue>,
+    pub queue: Arc<JobQueue>,
     pub config: SqliteConfig,
 }
 
@@ -144,7 +144,7 @@ impl Worker {
 
     /// Renames a damaged file. Returns whether a new one can be made.
     fn set_aside(&self, damaged: Option<FileIdentity>, problem: &str) -> bool {
-        let Queue { path, log, .. } = &*self.queue;
+        let JobQueue { path, log, .. } = &*self.queue;
         let Some(damaged) = damaged else { return true };
         let moved = file::set_aside(path, damaged);
         log.line(Severity::Err, "STORE_DAMAGED", |line| {
@@ -161,7 +161,7 @@ impl Worker {
 
 /// The file while it is used.
 struct OpenFile<'w> {
-    queue: &'w Queue,
+    queue: &'w JobQueue,
     connection: Connection,
     identity: FileIdentity,
     checkpoints: Checkpoints,
@@ -221,12 +221,12 @@ impl OpenFile<'_> {
                 }
                 Job::ReadValue { key, reply } => {
                     let read = read_value(&self.connection, &key)?;
-                    replies.push(Reply::Read(reply, read));
+                    replies.push(ValueReply::Read(reply, read));
                     outcomes.push(Ok(CounterReply::Done));
                 }
                 Job::WriteValue { key, value, reply } => {
                     let written = write_value(&self.connection, &key, &value)?;
-                    replies.push(Reply::Written(reply, written));
+                    replies.push(ValueReply::Written(reply, written));
                     outcomes.push(Ok(CounterReply::Done));
                 }
             }
@@ -236,7 +236,7 @@ impl OpenFile<'_> {
         }
         self.execute("COMMIT")?;
         self.queue.finish(outcomes);
-        replies.into_iter().for_each(Reply::send);
+        replies.into_iter().for_each(ValueReply::send);
         if !reads {
             self.checkpoints.after_commit();
         }
@@ -307,12 +307,12 @@ impl OpenFile<'_> {
 }
 
 /// What is answered once the transaction is done.
-enum Reply {
+enum ValueReply {
     Read(tokio::sync::oneshot::Sender<io::Result<Option<VersionedValue>>>, Option<VersionedValue>),
     Written(tokio::sync::oneshot::Sender<io::Result<bool>>, bool),
 }
 
-impl Reply {
+impl ValueReply {
     fn send(self) {
         // Who asked may have gone.
         match self {

@@ -64,10 +64,10 @@ impl Drop for Measuring {
 }
 
 /// Runs `story` under load on `daemon`. Returns the requests and the result of the story.
-pub fn under_load<T>(daemon: &Daemon, story: impl FnOnce(&Progress) -> T) -> (Seen, T) {
+pub fn under_load<T>(daemon: &Daemon, story: impl FnOnce(&ReadProgress) -> T) -> (Seen, T) {
     let _measuring = Measuring::begin();
     let reference = Daemon::start(RULES);
-    let progress = Progress::default();
+    let progress = ReadProgress::default();
     thread::scope(|scope| {
         let (own, other, progress) = (daemon.endpoint(), reference.endpoint(), &progress);
         let asker = |connection| scope.spawn(move || ask(connection, own, other, progress));
@@ -84,12 +84,12 @@ pub fn under_load<T>(daemon: &Daemon, story: impl FnOnce(&Progress) -> T) -> (Se
 
 /// The progress of a load.
 #[derive(Default)]
-pub struct Progress {
+pub struct ReadProgress {
     answered: AtomicUsize,
     over: AtomicBool,
 }
 
-impl Progress {
+impl ReadProgress {
     /// Waits until a number of further requests were answered.
     pub fn wait_for(&self, requests: usize) {
         let before = self.answered.load(Ordering::Relaxed);
@@ -99,7 +99,7 @@ impl Progress {
     }
 }
 
-struct End<'p>(&'p Progress);
+struct End<'p>(&'p ReadProgress);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
@@ -107,7 +107,7 @@ impl Drop for End<'_> {
     }
 }
 
-fn ask(connection: u32, endpoint: &str, reference: &str, progress: &Progress) -> Vec<Asked> {
+fn ask(connection: u32, endpoint: &str, reference: &str, progress: &ReadProgress) -> Vec<Asked> {
     let (mut policy, mut reference) = (Policy::connect(endpoint), Policy::connect(reference));
     let mut asked = Vec::new();
     for number in 0_u32.. {

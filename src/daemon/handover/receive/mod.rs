@@ -27,7 +27,7 @@ use crate::policy::record_snapshot::Ids;
 use crate::postfix::connection::{ConnectionState, SavedConnection};
 use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionOrigin;
-use crate::session::snapshot::{Places, SavedHandle};
+use crate::session::snapshot::{RestoredIds, SavedHandle};
 use crate::snapshot::section::{Section, SectionReader, SnapshotError, decode};
 use crate::store::local::Table;
 use crate::store::shared::backend::SavedOutage;
@@ -200,7 +200,7 @@ impl Handover {
             rules.store.coalesce().restore(saved);
         }
         let sessions = self.saved(kind::SESSIONS, "sessions");
-        let places = sessions.map_or_else(Places::new, |sessions| service.sessions.restore(sessions, ids));
+        let places = sessions.map_or_else(RestoredIds::new, |sessions| service.sessions.restore(sessions, ids));
         let connections: Option<Vec<(SavedHandle, SavedConnection)>> = self.saved(kind::CONNECTIONS, "connections");
         let mut saved = connections.unwrap_or_default().into_iter();
         let mut suspended = Vec::new();

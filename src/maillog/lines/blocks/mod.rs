@@ -17,7 +17,7 @@ use super::event::{Event, LineKind, Reader};
 use super::json::JsonEntry;
 use super::line::{Line, LineHead};
 use super::servers;
-use super::source::Input;
+use super::source::LogInput;
 use crate::net::lock;
 
 /// Bytes of a block. A longer line is none of Postfix's.
@@ -99,7 +99,7 @@ pub struct Blocks {
 
 impl Blocks {
     /// Begins to read.
-    pub fn read(input: Input, reader: &Reader) -> Self {
+    pub fn read(input: LogInput, reader: &Reader) -> Self {
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let (give, empty) = channel();
         let (finish, done) = channel();
@@ -165,7 +165,7 @@ impl Drop for Blocks {
 
 /// The input, as the workers share it.
 struct Feed {
-    input: Input,
+    input: LogInput,
     /// The beginning of a line whose end is in the next block.
     carry: Vec<u8>,
     /// The next bytes belong to a line that was longer than a block.
@@ -233,7 +233,7 @@ impl Feed {
 }
 
 /// Reads until the buffer is full or the input ends; says up to where there is something.
-fn fill(input: &mut Input, buffer: &mut [u8], mut filled: usize) -> (usize, io::Result<()>) {
+fn fill(input: &mut LogInput, buffer: &mut [u8], mut filled: usize) -> (usize, io::Result<()>) {
     while filled < buffer.len() {
         match input.read(&mut buffer[filled..]) {
             Ok(0) => break,

@@ -33,7 +33,7 @@ pub enum EventKind {
         process: u64,
         who: Client,
         /// The SASL login; empty without one.
-        login: Place,
+        login: NameSpan,
         /// Whether a message begins here.
         begins_message: bool,
         /// Its queue id. With `smtpd_proxy_filter` it has none yet.
@@ -53,7 +53,7 @@ pub enum EventKind {
     /// smtpd is done with a client.
     Disconnect {
         process: u64,
-        name: Place,
+        name: NameSpan,
         /// It got to RCPT TO, VRFY or ETRN.
         asked: bool,
         /// It has logged in.
@@ -62,13 +62,13 @@ pub enum EventKind {
     /// smtpd of a submission service greets a client.
     Submission,
     /// smtpd of a submission service takes a message.
-    Submitted { who: Client, login: Place, message: u64 },
+    Submitted { who: Client, login: NameSpan, message: u64 },
     /// A message is complete and in the queue.
-    Queued { message: u64, sender: Place, recipients: u32 },
+    Queued { message: u64, sender: NameSpan, recipients: u32 },
     /// A message left for a recipient.
     Delivery {
         message: u64,
-        outcome: Outcome,
+        outcome: DeliveryOutcome,
         /// The queue id that the next program gave it, if the reply has one.
         next: Option<u64>,
     },
@@ -84,7 +84,7 @@ pub enum EventKind {
 
 /// What became of a message that was handed over without an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Outcome {
+pub enum DeliveryOutcome {
     Sent,
     /// A filter or a transport threw it away, returned it, or keeps it in quarantine.
     Discarded,
@@ -96,12 +96,12 @@ pub struct Client {
     /// Its address, IPv4-mapped IPv6 folded to IPv4; `None` when Postfix does not know it.
     pub address: Option<IpAddr>,
     /// Its verified name; empty when it has none.
-    pub name: Place,
+    pub name: NameSpan,
 }
 
 /// A text in the names of the batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Place {
+pub struct NameSpan {
     pub start: u32,
     pub length: u16,
 }
@@ -110,13 +110,13 @@ pub struct Place {
 pub const MAX_NAME: usize = 512;
 
 /// Where a text lies differs from batch to batch; what else an event has tells it from others.
-impl std::hash::Hash for Place {
+impl std::hash::Hash for NameSpan {
     fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
         self.length.hash(state);
     }
 }
 
-impl Place {
+impl NameSpan {
     /// Appends a text to the names.
     fn append(text: &[u8], names: &mut Vec<u8>) -> Self {
         let text = &text[..text.len().min(MAX_NAME)];
@@ -213,7 +213,7 @@ impl Reader {
         }
         let is_discarded = reply.starts_with(b"(delivered to file: /dev/null)")
             || self.discarded.iter().any(|word| word.find(reply).is_some());
-        let outcome = if is_discarded { Outcome::Discarded } else { Outcome::Sent };
+        let outcome = if is_discarded { DeliveryOutcome::Discarded } else { DeliveryOutcome::Sent };
         let next = self.queued_as.find(reply).and_then(|at| id_in(&reply[at + "queued as ".len()..]));
         let next = next.map(|id| message_id(line, id));
         Some(EventKind::Delivery { message: message_id(line, id), outcome, next })
@@ -226,7 +226,9 @@ fn event(line: &Line<'_>, kind: EventKind) -> LineKind {
 
 fn discarded(kind: EventKind) -> EventKind {
     match kind {
-        EventKind::Delivery { message, .. } => EventKind::Delivery { message, outcome: Outcome::Discarded, next: None },
+        EventKind::Delivery { message, .. } => {
+            EventKind::Delivery { message, outcome: DeliveryOutcome::Discarded, next: None }
+        }
         kind => kind,
     }
 }
@@ -315,7 +317,7 @@ fn smtpd(line: &Line<'_>, names: &mut Vec<u8>) -> Option<EventKind> {
     }
     let client = ClientText::parse(recipient_check(rest)?)?;
     let (process, who) = (process(line, &client), who(&client, names));
-    Some(EventKind::Recipient { process, who, login: Place::default(), begins_message: false, message: None })
+    Some(EventKind::Recipient { process, who, login: NameSpan::default(), begins_message: false, message: None })
 }
 
 fn submission(line: &Line<'_>, names: &mut Vec<u8>) -> Option<EventKind> {
@@ -328,10 +330,10 @@ fn submission(line: &Line<'_>, names: &mut Vec<u8>) -> Option<EventKind> {
     (id != b"NOQUEUE").then(|| EventKind::Submitted { who, login, message: message_id(line, id) })
 }
 
-fn login(client: &ClientText<'_>, names: &mut Vec<u8>) -> Place {
+fn login(client: &ClientText<'_>, names: &mut Vec<u8>) -> NameSpan {
     match attribute(client.rest, b", sasl_username=") {
-        Some(login) => Place::append(login, names),
-        None => Place::default(),
+        Some(login) => NameSpan::append(login, names),
+        None => NameSpan::default(),
     }
 }
 
@@ -355,7 +357,7 @@ fn qmgr(line: &Line<'_>, names: &mut Vec<u8>) -> Option<EventKind> {
     let (rest, recipients) = rest.split_at(memmem::rfind(rest, b", nrcpt=")?);
     let recipients = str::from_utf8(&recipients[", nrcpt=".len()..]).ok()?.parse().ok()?;
     let sender = &rest[..memmem::rfind(rest, b">, size=")?];
-    let sender = Place::append(sender, names);
+    let sender = NameSpan::append(sender, names);
     Some(EventKind::Queued { message: message_id(line, id), sender, recipients })
 }
 
@@ -387,11 +389,11 @@ fn who(client: &ClientText<'_>, names: &mut Vec<u8>) -> Client {
     Client { address: address(client.address), name: name(client, names) }
 }
 
-fn name(client: &ClientText<'_>, names: &mut Vec<u8>) -> Place {
+fn name(client: &ClientText<'_>, names: &mut Vec<u8>) -> NameSpan {
     // A longer one is not the name of a host.
     match client.name != b"unknown" && client.name.len() <= 255 {
-        true => Place::append(client.name, names),
-        false => Place::default(),
+        true => NameSpan::append(client.name, names),
+        false => NameSpan::default(),
     }
 }
 

@@ -72,15 +72,15 @@ fn a_message_is_followed_by_its_queue_id() {
     assert_eq!((message, sender.length), (begun, 3));
     let sent = "4Bc9x1: to=<c@d>, relay=x[192.0.2.9]:25, delay=1, dsn=2.0.0, status=sent (250 ok)";
     let delivery = |outcome, next| Some(EventKind::Delivery { message: begun, outcome, next });
-    assert_eq!(what("postfix/smtp", sent), delivery(Outcome::Sent, None));
-    assert_eq!(what("postfix/discard", sent), delivery(Outcome::Discarded, None));
+    assert_eq!(what("postfix/smtp", sent), delivery(DeliveryOutcome::Sent, None));
+    assert_eq!(what("postfix/discard", sent), delivery(DeliveryOutcome::Discarded, None));
     assert_eq!(
         what("postfix/smtp", &sent.replace("250 ok", "250 2.7.0 Ok, discarded, id=1")),
-        delivery(Outcome::Discarded, None)
+        delivery(DeliveryOutcome::Discarded, None)
     );
     let handed_on =
         sent.replace("250 ok", "250 2.0.0 from MTA(smtp:[127.0.0.1]:10025): 250 2.0.0 Ok: queued as 4Bc9x1");
-    assert_eq!(what("postfix/smtp", &handed_on), delivery(Outcome::Sent, Some(begun)));
+    assert_eq!(what("postfix/smtp", &handed_on), delivery(DeliveryOutcome::Sent, Some(begun)));
     assert_eq!(what("postfix/qmgr", "4Bc9x1: removed"), Some(EventKind::Removed(begun)));
     assert_eq!(what("postfix-out/qmgr", "4Bc9x1: removed"), Some(EventKind::Removed(begun)));
     let bounced = "4Bc9x1: to=<\", status=sent (\"@d>, relay=none, dsn=5.0.0, status=bounced (no)";

@@ -20,7 +20,7 @@ use crate::policy::{Counter, Decision, Limit, LimitChecks};
 
 /// Keys that are known by name at once, in some 20 MB. Of more, those are forgotten that were counted longest ago;
 /// their counts stay.
-pub const MAX_ACCOUNTS: usize = 65_536;
+pub const MAX_NAMED_KEYS: usize = 65_536;
 
 /// Clients over a limit that are known at once.
 const MAX_CLIENTS: usize = 16_384;
@@ -33,7 +33,7 @@ pub const MAX_FOUND: usize = 1000;
 
 /// One key of one limit.
 #[derive(Clone, Debug)]
-pub struct Account {
+pub struct NamedKey {
     pub limit: LimitId,
     pub part: KeyPart,
     /// Hits in the window, at the last one.
@@ -63,7 +63,7 @@ pub enum Crossing {
     Over,
 }
 
-impl Account {
+impl NamedKey {
     fn new(limit: &Limit, part: &KeyPart) -> Self {
         let (limit, part) = (limit.id, part.clone());
         let (count, threshold, began, ends, over) = (0, 0, 0, 0, 0);
@@ -90,16 +90,16 @@ impl Account {
     }
 }
 
-type Known<const MOST: usize> = Mutex<RecentMap<Option<Account>, MOST>>;
+type KeyMap<const MOST: usize> = Mutex<RecentMap<Option<NamedKey>, MOST>>;
 
 /// All of them.
 #[derive(Debug, Default)]
-pub struct Accounts {
-    named: [Known<{ MAX_ACCOUNTS / SHARDS }>; SHARDS],
-    clients: [Known<{ MAX_CLIENTS / SHARDS }>; SHARDS],
+pub struct NamedKeys {
+    named: [KeyMap<{ MAX_NAMED_KEYS / SHARDS }>; SHARDS],
+    clients: [KeyMap<{ MAX_CLIENTS / SHARDS }>; SHARDS],
 }
 
-impl Accounts {
+impl NamedKeys {
     /// Notes what was counted for a request, and shows `crossed` what that has made of a key. Costs nothing for clients
     /// within their limits.
     pub fn note(
@@ -117,9 +117,9 @@ impl Accounts {
                 continue;
             }
             let key = key(check.limit.id, &check.part);
-            let note = |known: &mut Option<Account>| {
-                let account = known.get_or_insert_with(|| Account::new(check.limit, &check.part));
-                account.hit(check, hit, checks.client, now)
+            let note = |known: &mut Option<NamedKey>| {
+                let key = known.get_or_insert_with(|| NamedKey::new(check.limit, &check.part));
+                key.hit(check, hit, checks.client, now)
             };
             let crossing = match is_client {
                 true => note(lock(shard(&self.clients, key)).touch(key)),
@@ -132,13 +132,13 @@ impl Accounts {
     }
 
     /// What is known of a key, if its window still runs.
-    pub fn find(&self, limit: LimitId, part: &KeyPart, now: Now) -> Option<Account> {
+    pub fn find(&self, limit: LimitId, part: &KeyPart, now: Now) -> Option<NamedKey> {
         let key = key(limit, part);
         let known = match part {
             KeyPart::Client { .. } => lock(shard(&self.clients, key)).get(key).cloned(),
             KeyPart::Text(_) => lock(shard(&self.named, key)).get(key).cloned(),
         };
-        known.flatten().filter(|account| account.ends > now.monotonic)
+        known.flatten().filter(|key| key.ends > now.monotonic)
     }
 
     /// Forgets a key.
@@ -151,9 +151,9 @@ impl Accounts {
     }
 
     /// Shows every key whose window still runs; requests get their turn in between.
-    pub async fn each(&self, now: Now, mut show: impl FnMut(&Account)) {
-        let mut show = |known: &Option<Account>| {
-            known.iter().filter(|account| account.ends > now.monotonic).for_each(&mut show);
+    pub async fn each(&self, now: Now, mut show: impl FnMut(&NamedKey)) {
+        let mut show = |known: &Option<NamedKey>| {
+            known.iter().filter(|key| key.ends > now.monotonic).for_each(&mut show);
         };
         for at in 0..SHARDS {
             lock(&self.named[at]).iter().for_each(|(_, known)| show(known));
@@ -165,14 +165,14 @@ impl Accounts {
     /// The counters of a target that are found by a part of their key, and how many more there are.
     async fn found<'p>(&self, rules: &'p Rules, target: &KeyPart, now: Now) -> (Vec<TargetCounter<'p>>, usize) {
         let (mut found, mut more) = (Vec::new(), 0);
-        self.each(now, |account| {
-            if !has_parts(&account.part, target) {
+        self.each(now, |key| {
+            if !has_parts(&key.part, target) {
                 return;
             }
-            let limit = rules.policy.limits().iter().find(|limit| limit.id == account.limit);
+            let limit = rules.policy.limits().iter().find(|limit| limit.id == key.limit);
             match limit {
                 Some(limit) if found.len() < MAX_FOUND => {
-                    let (part, threshold) = (account.part.clone(), account.threshold);
+                    let (part, threshold) = (key.part.clone(), key.threshold);
                     found.push(TargetCounter { limit, part, threshold });
                 }
                 Some(_) => more += 1,
