@@ -1,6 +1,7 @@
-//! The rooms of the source and who may import whom: a room imports only rooms above it in the table.
+//! The rooms of the source and who may import whom: a room imports only rooms above it in the table. And no type's name
+//! stands for two things.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -43,6 +44,30 @@ fn rooms_import_only_rooms_above_them() {
         }
     }
     assert!(broken.is_empty(), "\n{}\n", broken.join("\n"));
+}
+
+/// Type names that may stand for several things.
+const SHARED_TYPE_NAMES: [&str; 1] = ["Error"];
+
+#[test]
+fn no_two_types_share_a_name() {
+    let mut places: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (path, _) in sources() {
+        for (line, name) in types(&fs::read_to_string(&path).unwrap()) {
+            places.entry(name).or_default().push(format!("{}:{line}", path.display()));
+        }
+    }
+    places.retain(|name, places| places.len() > 1 && !SHARED_TYPE_NAMES.contains(&name.as_str()));
+    assert!(places.is_empty(), "rename all but one of each: {places:#?}");
+}
+
+#[test]
+fn types_are_found_in_every_form() {
+    let text = "pub struct One;\npub(crate) enum Two<'a> {}\ntrait Three {\n    type Associated;\n}\n\
+                type Four = u8;\nfn f() {\n    struct Five(u8);\n}\n// struct Six;\n\
+                #[cfg(test)]\nmod tests {\n    struct Seven;\n}\n";
+    let found: Vec<_> = types(text).into_iter().map(|(line, name)| format!("{line} {name}")).collect();
+    assert_eq!(found, ["1 One", "2 Two", "3 Three", "6 Four", "8 Five"]);
 }
 
 #[test]
@@ -102,11 +127,27 @@ fn above(room: &str) -> String {
     names.join(", ")
 }
 
+/// A file without its unit tests.
+fn code(text: &str) -> &str {
+    text.split("#[cfg(test)]\nmod tests {").next().unwrap()
+}
+
+/// The types that a file defines, with their lines; not those of its unit tests, nor associated types.
+fn types(text: &str) -> Vec<(usize, String)> {
+    let defined = |(number, line): (usize, &str)| {
+        let item = line.trim_start();
+        let item = item.strip_prefix("pub").map_or(item, |rest| rest.split_once(' ').map_or("", |(_, item)| item));
+        let (kind, name) = item.split_once(' ')?;
+        let is_type = ["struct", "enum", "trait"].contains(&kind) || kind == "type" && !line.starts_with(' ');
+        is_type.then(|| (number + 1, identifier(name).to_owned()))
+    };
+    code(text).lines().enumerate().filter_map(defined).collect()
+}
+
 /// The rooms that a file names after `crate::`, with their lines; not those of its unit tests and comments.
 fn imports(text: &str) -> Vec<(usize, String)> {
-    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let mut found = Vec::new();
-    for (number, line) in code.lines().enumerate() {
+    for (number, line) in code(text).lines().enumerate() {
         let line = line.split("//").next().unwrap();
         for (place, _) in line.match_indices("crate::") {
             let rest = &line[place + "crate::".len()..];
