@@ -16,6 +16,9 @@
 //! Postfix <- postfix::connection <- postfix::reply, engine::report  reply, log, statistics
 //! ```
 //!
+//! The modules below are the rooms of the program. Each imports only those above it in the list, which
+//! `tests/architecture.rs` holds; a room owns the type of its own settings, and `config` fills it.
+//!
 //! `policy` decides and does nothing else: time and counts are arguments, and it
 //! reads no clock, no socket and no file. Everything that a stranger can make grow
 //! has a bound with a name, in the file that keeps it.
