@@ -20,10 +20,7 @@ pub struct Action {
     status: Box<str>,
 }
 
-/// The HTTP status over a limit unless configured.
-pub const DEFAULT_STATUS: u16 = 429;
-
-/// That of clients on the blacklist.
+/// The HTTP status of clients on the blacklist.
 pub const BLACKLIST_STATUS: u16 = 403;
 
 /// Why a configured action cannot be used.
@@ -78,8 +75,9 @@ const RESTRICTIONS: [&str; 16] = [
 impl Action {
     /// Checks what the administrator wrote. `classes` are the names of restriction classes in main.cf.
     ///
-    /// A lone word or reply code that can carry a text gets `code` and `text`; an action with a text of its own is taken whole.
-    pub fn new(action: &str, text: &str, code: &str, classes: &[String]) -> Result<Self, ActionError> {
+    /// A lone word or reply code that can carry a text gets `code` and `text`; an action with a text of its own is taken
+    /// whole. `status` is for the web door.
+    pub fn new(action: &str, text: &str, code: &str, status: u16, classes: &[String]) -> Result<Self, ActionError> {
         let action = action.trim();
         let kind = ActionKind::of(action, classes)?;
         let code = enhanced_status_code(code)?;
@@ -114,12 +112,7 @@ impl Action {
             remedy: problem.remedy(),
             problem: problem.to_string(),
         })?;
-        Ok(Self { template, text, status: DEFAULT_STATUS.to_string().into() })
-    }
-
-    /// The same with another HTTP status.
-    pub fn with_status(self, status: u16) -> Self {
-        Self { status: status.to_string().into(), ..self }
+        Ok(Self { template, text, status: status.to_string().into() })
     }
 
     /// Its HTTP status.
@@ -144,20 +137,6 @@ impl Action {
         self.template.first_word()
     }
 }
-
-impl Default for Action {
-    /// `DEFER_IF_PERMIT`: other restrictions still run, and only what they would have accepted is deferred.
-    fn default() -> Self {
-        Self::new(DEFAULT_ACTION, DEFAULT_TEXT, DEFAULT_CODE, &[]).expect("the defaults are an action")
-    }
-}
-
-/// `action` unless configured.
-pub const DEFAULT_ACTION: &str = "DEFER_IF_PERMIT";
-/// `text` unless configured.
-pub const DEFAULT_TEXT: &str = "Too many connections from {client}, try again in {left} seconds";
-/// `enhanced_status_code` unless configured.
-pub const DEFAULT_CODE: &str = "4.7.0";
 
 /// How Postfix reads an action, as far as we complete it.
 enum ActionKind {
@@ -274,7 +253,7 @@ mod tests {
 
     fn answer(action: &str) -> String {
         let classes = ["slow_down".to_owned()];
-        let action = Action::new(action, "wait {left} s", "4.7.0", &classes).unwrap();
+        let action = Action::new(action, "wait {left} s", "4.7.0", 429, &classes).unwrap();
         let mut output = BytesMut::new();
         let (client, key) = ([192, 0, 2, 1].into(), &KeyPart::client([192, 0, 2, 1].into(), 32, 64));
         let (limit, request, now) = ("connections", None, 0);
@@ -333,14 +312,14 @@ mod tests {
             "reject_unverified_sender now",
         ];
         for action in refused {
-            let error = Action::new(action, "text", "4.7.0", &[]).unwrap_err();
+            let error = Action::new(action, "text", "4.7.0", 429, &[]).unwrap_err();
             assert_eq!(error.part, Part::Action, "{action}");
         }
     }
 
     #[test]
     fn text_and_code_are_checked_too() {
-        let part = |text: &str, code: &str| Action::new("DEFER", text, code, &[]).unwrap_err().part;
+        let part = |text: &str, code: &str| Action::new("DEFER", text, code, 429, &[]).unwrap_err().part;
         assert_eq!(part("{who}", "4.7.0"), Part::Text);
         assert_eq!(part(" ", "4.7.0"), Part::Text);
         assert_eq!(part("a\nb", "4.7.0"), Part::Text);

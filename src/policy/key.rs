@@ -547,6 +547,7 @@ mod tests {
     use tokio_util::codec::Decoder;
 
     use super::*;
+    use crate::config::Config;
     use crate::policy::limit::Limit;
     use crate::postfix::decoder::RequestDecoder;
 
@@ -594,7 +595,8 @@ mod tests {
     #[test]
     fn a_long_text_is_named_in_clear_and_stored_as_its_digest() {
         let stored = |part: &KeyPart| {
-            let (limit, mut text) = (Limit::top(String::new()), String::new());
+            let limit = Limit { key_prefix: String::new(), ..Config::default().top().clone() };
+            let mut text = String::new();
             Key { limit: &limit, part, kind: CounterKind::Ban }.write(&mut text).unwrap();
             text
         };

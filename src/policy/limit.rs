@@ -100,42 +100,6 @@ impl Limit {
     pub fn keeps_hits_over(&self) -> bool {
         self.count_refused || self.delay.is_some()
     }
-
-    /// connection_shaper's own limit at its defaults. `key_prefix` begins its keys.
-    pub fn top(key_prefix: String) -> Self {
-        Self {
-            id: 0,
-            memory_id: 0,
-            name: TOP.to_owned(),
-            door: Door::Smtp,
-            ban_doors: DoorSet::only(Door::Smtp),
-            key_prefix,
-            counts: CountKind::Connections,
-            per: KeySpec::client(),
-            count_absent: false,
-            conditions: Conditions::default(),
-            threshold: 10,
-            stress_threshold: None,
-            exptime: 60,
-            exptime_change: None,
-            window: Window::Fixed,
-            ipv4_prefix_length: 32,
-            ipv6_prefix_length: 64,
-            whitelist_exempts: true,
-            netblocks: NetblockTable::default(),
-            coalesce: 0,
-            count_refused: true,
-            count_unsent: None,
-            alert: false,
-            alert_threshold: None,
-            log_only: false,
-            delay: None,
-            ban: None,
-            forget_after: 60,
-            action: Action::default(),
-            stress_action: None,
-        }
-    }
 }
 
 /// Another length of windows, which some may still have.

@@ -51,7 +51,7 @@ mod tests {
     fn a_pass_is_dunno_and_a_refusal_is_the_action_filled_in() {
         let mut output = BytesMut::new();
         ReplyEncoder.encode(Reply::Dunno, &mut output).unwrap();
-        let action = Action::new("DEFER_IF_PERMIT", "{client} has {count} of {threshold}", "4.7.0", &[]).unwrap();
+        let action = Action::new("DEFER_IF_PERMIT", "{client} has {count} of {threshold}", "4.7.0", 429, &[]).unwrap();
         let (client, key) = ([192, 0, 2, 1].into(), &KeyPart::client([192, 0, 2, 1].into(), 32, 64));
         let (limit, request, now) = ("connections", None, 0);
         let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, now };

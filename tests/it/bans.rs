@@ -10,7 +10,7 @@ use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::Ban;
 use connshaper::policy::{CounterKind, Limit};
 
-use crate::support::{Host, Site, eventually, on_each, on_every_store};
+use crate::support::{Host, Site, default_limit, eventually, on_each, on_every_store};
 
 fn client() -> KeyPart {
     KeyPart::client([198, 51, 100, 1].into(), 32, 64)
@@ -19,7 +19,7 @@ fn client() -> KeyPart {
 /// A limit that bans after two violations: for a minute, doubled up to three minutes.
 fn limit() -> Limit {
     let ban = Some(Ban { time: 60, threshold: 2, max: 180 });
-    Limit { ban, forget_after: 600, ..Limit::top("c:".to_owned()) }
+    Limit { ban, forget_after: 600, ..default_limit("c:") }
 }
 
 fn at(seconds: u64) -> Now {

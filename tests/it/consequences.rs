@@ -20,7 +20,7 @@ use connshaper::postfix::connection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use crate::support::{self, Site, eventually, on_every_store, request};
+use crate::support::{self, Site, default_limit, eventually, on_every_store, request};
 
 fn client() -> KeyPart {
     KeyPart::client([198, 51, 100, 1].into(), 32, 64)
@@ -71,7 +71,7 @@ impl Asker {
 fn a_client_that_goes_over_too_often_is_refused_until_its_ban_ends() {
     on_every_store(async |site: &Site| {
         let ban = Some(Ban { time: 60, threshold: 2, max: 180 });
-        let limit = Limit { threshold: 1, exptime: 600, ban, forget_after: 600, ..Limit::top("c:".to_owned()) };
+        let limit = Limit { threshold: 1, exptime: 600, ban, forget_after: 600, ..default_limit("c:") };
         let mut asker = Asker::new(site, limit.clone());
         assert_eq!(asker.connect().await, "action=DUNNO\n\n");
         let left = async |asker: &mut Asker| -> u32 {
@@ -105,7 +105,7 @@ fn a_client_that_goes_over_too_often_is_refused_until_its_ban_ends() {
 #[test]
 fn what_is_refused_does_not_count_if_so_configured() {
     on_every_store(async |site: &Site| {
-        let limit = Limit { threshold: 2, exptime: 600, count_refused: false, ..Limit::top("c:".to_owned()) };
+        let limit = Limit { threshold: 2, exptime: 600, count_refused: false, ..default_limit("c:") };
         let mut asker = Asker::new(site, limit);
         for _ in 0..2 {
             assert_eq!(asker.connect().await, "action=DUNNO\n\n");

@@ -7,7 +7,7 @@ use connshaper::policy::{CounterKind, Limit, window};
 use proptest::prelude::*;
 use tokio::runtime::Builder;
 
-use crate::support::Site;
+use crate::support::{Site, default_limit};
 
 /// A moment after the system clock was set by `step` milliseconds.
 fn at(monotonic: u64, step: i64) -> Now {
@@ -22,7 +22,7 @@ const HOUR: i64 = 3_600_000;
 
 #[tokio::test]
 async fn a_fixed_window_is_independent_of_the_system_clock() {
-    let (host, limit) = (Site::memory().host(), Limit { exptime: 60, ..Limit::top(String::new()) });
+    let (host, limit) = (Site::memory().host(), Limit { exptime: 60, ..default_limit("") });
     let story = [(0, 0, 1), (1000, HOUR, 2), (2000, -HOUR, 3), (59_000, 1000 * HOUR, 4), (60_100, -HOUR, 1)];
     for (monotonic, step, count) in story {
         assert_eq!(host.hit(&limit, &client(), 1, at(monotonic, step)).await.count, count, "at {monotonic} ms");
@@ -33,7 +33,7 @@ async fn a_fixed_window_is_independent_of_the_system_clock() {
 async fn a_key_of_over_thirty_days_expires_right_with_a_clock_an_hour_off() {
     const DAY: u32 = 86_400;
     let site = Site::one_memcached();
-    let (host, limit) = (site.host(), Limit { exptime: 31 * DAY, ..Limit::top(String::new()) });
+    let (host, limit) = (site.host(), Limit { exptime: 31 * DAY, ..default_limit("") });
     for (number, step) in (1..).zip([-HOUR, HOUR]) {
         let client = KeyPart::client([198, 51, 100, number].into(), 32, 64);
         let now = Now::read();
@@ -56,7 +56,7 @@ proptest! {
     ) {
         let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         let host = runtime.block_on(async { Site::memory().host() });
-        let limit = Limit { exptime: 10, window: Window::Sliding, ..Limit::top(String::new()) };
+        let limit = Limit { exptime: 10, window: Window::Sliding, ..default_limit("") };
         let (mut monotonic, mut made) = (0, Vec::new());
         for (pause, step) in hits {
             monotonic += pause;

@@ -17,7 +17,8 @@ use connshaper::policy::{CounterKind, Key, Limit};
 use connshaper::store::local::Table;
 
 use crate::support::{
-    self, Daemon, Dir, Gate, Memcached, Policy, must_pass, own_process, request, resident, role, statistic, until,
+    self, Daemon, Dir, Gate, Memcached, Policy, default_limit, must_pass, own_process, request, resident, role,
+    statistic, until,
 };
 
 #[test]
@@ -117,7 +118,7 @@ fn max_clients_bounds_the_table_and_clients_over_the_limit_are_kept() {
     // An unoptimised build takes more than ten times as long for each.
     const CLIENTS: u32 = if cfg!(debug_assertions) { 400_000 } else { 10_000_000 };
     const MAX_CLIENTS: usize = CLIENTS as usize / 10;
-    let (table, limit) = (Table::new(MAX_CLIENTS), Limit::top(String::new()));
+    let (table, limit) = (Table::new(MAX_CLIENTS), default_limit(""));
     let known: Vec<IpAddr> = (0..1000).map(|host| Ipv4Addr::from_bits(0x0a00_0000 + host).into()).collect();
     for client in &known {
         for _ in 0..11 {

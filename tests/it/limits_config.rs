@@ -21,6 +21,8 @@ use connshaper::policy::{CounterKind, Key, Limit, limit};
 
 use proptest::prelude::*;
 
+use crate::support::default_limit;
+
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("connshaper.toml"), text)
 }
@@ -112,7 +114,7 @@ fn a_named_limit_inherits_some_keys_of_the_top_level() {
         forget_after: 90,
         action: top.action,
         stress_action: top.stress_action,
-        ..Limit::top(String::new())
+        ..default_limit("")
     };
     assert_eq!(named, expected);
 }

@@ -10,12 +10,11 @@ use connshaper::engine::report;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Events, Facility, Log, Severity, SyslogFormat};
 use connshaper::policy::OnStoreFailure;
-use connshaper::policy::action::Action;
 use connshaper::policy::key::KeyPart;
 use connshaper::policy::{Door, Pass, Reason, Refusal};
 use connshaper::store;
 
-use crate::support::{must_pass, own_process, role};
+use crate::support::{default_limit, must_pass, own_process, role};
 
 fn config(target: LogTarget) -> LogConfig {
     LogConfig {
@@ -103,7 +102,7 @@ fn a_refusal_is_one_datagram_in_the_mail_facility() {
         count: 11,
         threshold: 10,
         left: 42,
-        action: &Action::default(),
+        action: &default_limit("").action,
     };
     report::refused(&log, "REFUSED", &refusal, Now::read());
     let expected = format!(

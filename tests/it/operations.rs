@@ -10,7 +10,7 @@ use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::{Ban, Window};
 use connshaper::policy::{Counter, CounterKind, Limit, Refund, window};
 
-use crate::support::{Relay, Site, on_every_store};
+use crate::support::{Relay, Site, default_limit, on_every_store};
 
 const WINDOW: CounterKind = CounterKind::Window;
 
@@ -19,7 +19,7 @@ fn client(host: u8) -> KeyPart {
 }
 
 fn limit() -> Limit {
-    Limit::top("c:".to_owned())
+    default_limit("c:")
 }
 
 fn at(milliseconds: u64) -> Now {

@@ -11,7 +11,7 @@ use connshaper::policy::limit::{Ban, Delay};
 use connshaper::policy::{CounterKind, Limit};
 use connshaper::store::shared::rank::score;
 
-use crate::support::{Gate, Host, PATIENCE, Site, eventually};
+use crate::support::{Gate, Host, PATIENCE, Site, default_limit, eventually};
 
 const KEY: &str = "c:198.51.100.1";
 
@@ -22,7 +22,7 @@ fn client() -> KeyPart {
 }
 
 fn limit() -> Limit {
-    Limit { exptime: 600, ..Limit::top("c:".to_owned()) }
+    Limit { exptime: 600, ..default_limit("c:") }
 }
 
 fn at(milliseconds: u64) -> Now {

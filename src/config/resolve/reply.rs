@@ -2,7 +2,7 @@
 
 use super::super::diagnostics::quoted;
 use super::super::effective::Origin;
-use super::super::settings::TableSettings;
+use super::super::settings::{TableSettings, default_word};
 use super::limit::{self, Timeouts};
 use crate::policy::Blacklist;
 use crate::policy::action::{Action, ActionError, BLACKLIST_STATUS, Part};
@@ -42,7 +42,7 @@ pub(super) fn actions(
     let text: String = default.unwrap_or_else(|| s.get("text"));
     let code: String = s.get("enhanced_status_code");
     let status = s.get::<u16>("status");
-    let new = |action: String| Action::new(&action, &text, &code, classes).map(|action| action.with_status(status));
+    let new = |action: String| Action::new(&action, &text, &code, status, classes);
     let usual = new(s.get("action"));
     let stress = s.get::<Option<String>>("stress_action").map(new).transpose();
     match (usual, stress) {
@@ -50,7 +50,13 @@ pub(super) fn actions(
         (Err(error), _) => note(s, error, ["action", "enhanced_status_code", "text"]),
         (_, Err(error)) => note(s, error, ["stress_action", "enhanced_status_code", "text"]),
     }
-    (Action::default(), None)
+    (default_action(), None)
+}
+
+/// The built-in action, in place of one that is wrong: such a configuration is never in force.
+fn default_action() -> Action {
+    let [action, text, code] = ["action", "text", "enhanced_status_code"].map(default_word);
+    Action::new(action, text, code, BLACKLIST_STATUS, &[]).expect("the defaults are an action")
 }
 
 /// Notes what is wrong with an action that is made of these keys.
@@ -88,16 +94,15 @@ pub(super) fn blacklist(s: &TableSettings, timeouts: Timeouts, classes: &[String
     let own = Some(set.clone()).filter(|action| !["refuse", "delay"].contains(&action.as_str()));
     let is_own = own.is_some();
     let (text, code): (String, String) = (s.get("blacklist_text"), s.get("enhanced_status_code"));
-    let action = Action::new(&own.unwrap_or_else(|| s.get("action")), &text, &code, classes);
+    let action = Action::new(&own.unwrap_or_else(|| s.get("action")), &text, &code, BLACKLIST_STATUS, classes);
     let action = action.unwrap_or_else(|error| {
         // A mistake in the top level's action was noted there.
         if is_own || error.part == Part::Text {
             note(s, error, ["blacklist_action", "enhanced_status_code", "blacklist_text"]);
         }
-        Action::default()
+        default_action()
     });
     let delays = set == "delay";
     let longest = limit::longest_delay(s, timeouts, delays.then_some("blacklist_action"));
-    let action = action.with_status(BLACKLIST_STATUS);
     Blacklist { action, delay: delays.then_some(longest.max), max_concurrent: longest.max_concurrent }
 }

@@ -150,7 +150,7 @@ impl OverLimitCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Limit;
+    use crate::config::Config;
     use crate::policy::key::KeyPart;
 
     const OVER: Option<Known> = Some(Known { count: 11, left: 60_000, is_over: true });
@@ -160,7 +160,7 @@ mod tests {
     }
 
     fn with_key(test: impl FnOnce(&OverLimitCache, &Key<'_>)) {
-        let (limit, part) = (Limit::top(String::new()), KeyPart::group("a"));
+        let (limit, part) = (Config::default().top().clone(), KeyPart::group("a"));
         test(
             &OverLimitCache::new(Duration::from_secs(2)),
             &Key { limit: &limit, part: &part, kind: CounterKind::Window },

@@ -64,8 +64,16 @@ use std::fmt::Display;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use connshaper::config::Config;
+use connshaper::policy::Limit;
+
 /// The longest wait for an event, on a machine that is busy with other tests.
 pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The limit that stands at the top level, at its defaults. `key_prefix` begins its keys.
+pub fn default_limit(key_prefix: &str) -> Limit {
+    Limit { key_prefix: key_prefix.to_owned(), ..Config::default().top().clone() }
+}
 
 /// Calls `probe` until it returns something. `what` is for the message if it does not.
 #[track_caller]

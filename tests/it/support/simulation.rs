@@ -14,14 +14,14 @@ use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::key::KeyPart;
 use connshaper::policy::request::Request;
-use connshaper::policy::{CounterKind, Key, Limit, Operation, Policy, Verdict};
+use connshaper::policy::{CounterKind, Key, Operation, Policy, Verdict};
 use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::session::SessionHandle;
 use connshaper::store::Store;
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::codec::Decoder;
 
-use super::{Memcached, Redis, Sqlite, eventually};
+use super::{Memcached, Redis, Sqlite, default_limit, eventually};
 
 /// A site with any number of policy connections.
 pub struct Simulation {
@@ -168,7 +168,7 @@ pub fn at(client: &str, session: usize, state: &str, message: u32) -> String {
 /// Waits for background operations: violations have the store until they are handled, and the answer to a read comes
 /// after those to all earlier operations.
 async fn finish(store: &Arc<Store>, now: Now) {
-    let (limit, part) = (Limit::top("simulation:".to_owned()), KeyPart::group("none"));
+    let (limit, part) = (default_limit("simulation:"), KeyPart::group("none"));
     let key = Key { limit: &limit, part: &part, kind: CounterKind::Window };
     let read = Operation { key, amount: 0, exptime: 1, threshold: 1 };
     eventually("an end of what follows from violations", || (Arc::strong_count(store) == 1).then_some(())).await;
