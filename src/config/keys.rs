@@ -98,6 +98,7 @@ pub const KEYS: &[ConfigKey] = &[
         "whether clients on the whitelist are exempt; unset: unless per has a login, sender or recipient",
     ),
     limit("netblocks", Table, "", "netblocks with a threshold of their own; unset: none"),
+    limit("thresholds", Table, "", "thresholds of single logins, senders, domains; unset: none"),
     limit("coalesce", Milliseconds(0, 10_000), "0", "hits closer together than this count as one"),
     limit("count_refused", Boolean, "true", "whether refused hits stay counted"),
     limit(

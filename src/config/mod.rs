@@ -21,6 +21,7 @@ mod resolve;
 mod settings;
 mod source;
 mod syntax;
+mod threshold_key;
 pub mod units;
 
 use std::path::{Path, PathBuf};

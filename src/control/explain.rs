@@ -112,6 +112,9 @@ pub struct LimitPreview {
 pub struct CounterPreview {
     pub key: String,
     pub threshold: u64,
+    /// The line that gives the key a threshold of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold_from: Option<String>,
     pub exptime: u32,
     /// Seconds a ban has left; 0: there is none.
     pub banned: u32,
@@ -389,6 +392,7 @@ fn previews(
             }
             Say::Whitelisted => Some("the client is on the whitelist".to_owned()),
             Say::Exempt(netblock) => Some(format!("the limit does not count {netblock}")),
+            Say::Unlimited(own) => Some(format!("not limited by {own}")),
             Say::NoKey(words) => Some(format!("the request has no {}", words.join(", "))),
             Say::Condition(attribute) => Some(format!("its condition on {attribute} does not hold")),
             Say::NotNow => Some("not counted at this protocol state".to_owned()),
@@ -404,7 +408,8 @@ impl LimitPreview {
         let Some(counter) = &self.counter else {
             return format!(" not asked: {}", self.why_not.as_deref().unwrap_or_default());
         };
-        let CounterPreview { key, threshold, count, left, banned, .. } = counter;
+        let CounterPreview { key, threshold, threshold_from, count, left, banned, .. } = counter;
+        let from = threshold_from.as_ref().map(|from| format!(" (by {from})")).unwrap_or_default();
         let result = match counter.result {
             PreviewResult::Banned => paint.bad(&format!("banned, {} left", lasting(*banned))),
             PreviewResult::StoreDown => paint.warning(&format!("{store} is down")),
@@ -413,7 +418,7 @@ impl LimitPreview {
         };
         let only = if self.log_only { ", only logged" } else { "" };
         let left = lasting(left.unwrap_or(0));
-        format!(" {result}{only}: {} of {threshold} for {key}, {left} left", cell(*count))
+        format!(" {result}{only}: {} of {threshold}{from} for {key}, {left} left", cell(*count))
     }
 }
 
@@ -424,6 +429,7 @@ impl CounterPreview {
         Self {
             key: item.part.to_string(),
             threshold: u64::from(item.threshold) * unit,
+            threshold_from: item.limit.own_threshold(&item.part).map(|own| own.to_string()),
             exptime: item.limit.exptime,
             banned: found.banned,
             violations: found.violations,

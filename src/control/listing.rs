@@ -94,7 +94,7 @@ impl Listing {
             .named_keys
             .each(now, |key| {
                 let Some(limit) = named(key.limit) else { return };
-                let counted = TargetCounter { limit, part: key.part.clone(), threshold: key.threshold };
+                let counted = key.counter(limit);
                 let (count, since) = (key.count, Some(key.began));
                 let (over_since, refused) = (key.over_since, key.over);
                 found.push(UnreadKey { counted, count, since, over_since, refused });

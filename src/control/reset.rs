@@ -6,7 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::commands::{ControlCommand, Logged, Record};
-use super::text::Summary;
+use super::text::{Summary, allowed};
 use super::{Control, Problem};
 use crate::engine::ban_events::{announce_lifted, limit_bans};
 use crate::engine::overrides::{Change, Reset};
@@ -45,7 +45,8 @@ pub struct ResetCounter {
     pub limit: String,
     pub key: String,
     pub count: u64,
-    pub threshold: u64,
+    /// None: it is not limited.
+    pub threshold: Option<u64>,
     /// Seconds a ban had left; 0: there was none.
     pub banned: u32,
 }
@@ -57,7 +58,7 @@ impl ResetCounter {
             limit: counted.limit.name.clone(),
             key: counted.part.to_string(),
             count: u64::from(reading.count) * unit,
-            threshold: u64::from(counted.threshold) * unit,
+            threshold: counted.allowed(),
             banned: reading.banned,
         }
     }
@@ -125,7 +126,7 @@ impl ControlCommand for ResetArgs {
         let was = answer.counters.iter().map(|counter| {
             let ResetCounter { limit, key, count, threshold, banned } = counter;
             let banned = if *banned > 0 { ", banned" } else { "" };
-            format!("  limit {limit}: {key} was at {count} of {threshold}{banned}\n")
+            format!("  limit {limit}: {key} was at {count} of {}{banned}\n", allowed(*threshold))
         });
         answer.summary.show() + &was.collect::<String>()
     }

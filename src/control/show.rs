@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::ControlCommand;
 use super::listing::{Listing, Which};
-use super::text::{cell, lasting, table};
+use super::text::{allowed, cell, lasting, table};
 use super::{Control, Problem};
 use crate::engine::ban_events::{counted_client, limit_bans};
 use crate::engine::reading::Reading;
@@ -95,7 +95,11 @@ pub struct CounterStatus {
     /// Where its requests come in.
     pub door: String,
     pub key: String,
-    pub threshold: u64,
+    /// None: the key is not limited.
+    pub threshold: Option<u64>,
+    /// The line that gives the key a threshold of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threshold_from: Option<String>,
     pub log_only: bool,
     /// None: the store is down and nothing is known here.
     #[serde(flatten)]
@@ -284,7 +288,8 @@ impl CounterStatus {
             limit: counted.limit.name.clone(),
             door: counted.limit.door.word().to_owned(),
             key: counted.part.to_string(),
-            threshold: u64::from(counted.threshold) * unit,
+            threshold: counted.allowed(),
+            threshold_from: counted.limit.own_threshold(&counted.part).map(|own| own.to_string()),
             log_only: counted.limit.log_only,
             reading: reading.map(|reading| ReadingStatus {
                 count: u64::from(reading.count) * unit,
@@ -315,13 +320,14 @@ impl CounterStatus {
                 }
             }
         }
+        state.extend(self.threshold_from.as_ref().map(|from| format!("by {from}")));
         let count = cell(self.reading.as_ref().map(|reading| reading.count));
         let left = self.reading.as_ref().filter(|reading| reading.left > 0).map(|reading| lasting(reading.left));
         vec![
             with_door(&self.limit, &self.door),
             self.key.clone(),
             count,
-            self.threshold.to_string(),
+            allowed(self.threshold),
             cell(left),
             state.join(", "),
         ]
@@ -359,6 +365,14 @@ impl From<ClientStatus> for CounterStatus {
     fn from(client: ClientStatus) -> Self {
         let ClientStatus { limit, door, key, count, threshold, left, over } = client;
         let reading = ReadingStatus { count, left, over, violations: 0, bans: 0, banned: 0 };
-        Self { limit, door, key, threshold, log_only: false, reading: Some(reading) }
+        Self {
+            limit,
+            door,
+            key,
+            threshold: Some(threshold),
+            threshold_from: None,
+            log_only: false,
+            reading: Some(reading),
+        }
     }
 }

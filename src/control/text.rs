@@ -37,6 +37,11 @@ pub fn cell(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
+/// What a key may, in a cell.
+pub fn allowed(threshold: Option<u64>) -> String {
+    threshold.map_or_else(|| "unlimited".to_owned(), |threshold| threshold.to_string())
+}
+
 /// A number of seconds in its two largest units.
 pub fn lasting(seconds: impl Into<u64>) -> String {
     let seconds = seconds.into();

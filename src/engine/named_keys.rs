@@ -70,6 +70,12 @@ impl NamedKey {
         Self { limit, part, count, threshold, began, ends, over_since: None, over, client: None, is_near: false }
     }
 
+    /// Its counter, with what its limit allows it now.
+    pub fn counter<'p>(&self, limit: &'p Limit) -> TargetCounter<'p> {
+        let threshold = limit.own_threshold(&self.part).map_or(self.threshold, |own| own.threshold);
+        TargetCounter { limit, part: self.part.clone(), threshold }
+    }
+
     fn hit(&mut self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) -> Option<Crossing> {
         let exptime = u64::from(check.limit.exptime);
         // A window that slides ends when nothing of it is left.
@@ -85,7 +91,7 @@ impl NamedKey {
             self.is_near = true;
             return self.over_since.replace(self.over_since.unwrap_or(now.unix())).is_none().then_some(Crossing::Over);
         }
-        let is_near = check.limit.alert_threshold.is_some_and(|most| hit.count > most);
+        let is_near = check.limit.alerts_beyond(check.threshold).is_some_and(|most| hit.count > most);
         (is_near && !std::mem::replace(&mut self.is_near, true)).then_some(Crossing::Near)
     }
 }
@@ -112,7 +118,8 @@ impl NamedKeys {
         for (check, hit) in checks.checks.iter().zip(decision.hits()) {
             let Some(hit) = hit else { continue };
             let is_client = matches!(check.part, KeyPart::Client { .. });
-            let noted_from = check.limit.alert_threshold.map_or(check.threshold, |most| most.min(check.threshold));
+            let noted_from =
+                check.limit.alerts_beyond(check.threshold).map_or(check.threshold, |most| most.min(check.threshold));
             if is_client && hit.count <= noted_from || !matches!(check.state, CheckState::ToCount { .. }) {
                 continue;
             }
@@ -172,8 +179,7 @@ impl NamedKeys {
             let limit = rules.policy.limits().iter().find(|limit| limit.id == key.limit);
             match limit {
                 Some(limit) if found.len() < MAX_FOUND => {
-                    let (part, threshold) = (key.part.clone(), key.threshold);
-                    found.push(TargetCounter { limit, part, threshold });
+                    found.push(key.counter(limit));
                 }
                 Some(_) => more += 1,
                 None => {}

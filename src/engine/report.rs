@@ -70,7 +70,7 @@ pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<
             name_door(line, checks.door);
         };
         let log = &service.log;
-        match (crossing, limit.alert_threshold) {
+        match (crossing, limit.alerts_beyond(check.threshold)) {
             (Crossing::Over, _) if limit.alert => {
                 log.event(LogEvent::Over, Severity::Notice, "OVER_LIMIT", now, |line| fill(line, check.threshold));
             }

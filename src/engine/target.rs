@@ -17,6 +17,7 @@ use crate::policy::limit;
 use crate::policy::limit::Rate;
 use crate::policy::limit::{Limit, Window};
 use crate::policy::lists::ListEntry;
+use crate::policy::thresholds::UNLIMITED;
 use crate::policy::{Policy, window};
 
 /// Whom a command is about.
@@ -169,6 +170,11 @@ impl TargetCounter<'_> {
         kinds
     }
 
+    /// What it allows, in what the limit counts; `None`: it is not limited.
+    pub fn allowed(&self) -> Option<u64> {
+        (self.threshold != UNLIMITED).then(|| u64::from(self.threshold) * u64::from(self.limit.counts.unit()))
+    }
+
     /// Its counter of a kind.
     pub fn key(&self, kind: CounterKind) -> Key<'_> {
         Key { limit: self.limit, part: &self.part, kind }
@@ -199,7 +205,7 @@ impl Policy {
                 limit.per.is_client().then_some(TargetCounter { limit, part, threshold: limit.threshold })
             }
             Target::Key(text) => {
-                whole(limit, text).map(|part| TargetCounter { limit, part, threshold: limit.threshold })
+                whole(limit, text).map(|part| TargetCounter { limit, threshold: limit.threshold_of(&part), part })
             }
         };
         self.limits.iter().filter_map(of).collect()
@@ -225,15 +231,14 @@ impl Policy {
                 .of_client(limit, client)
                 .ok_or_else(|| format!("limit {} does not count {client}", limit.name));
         }
-        let counted = |part| TargetCounter { limit, part, threshold: limit.threshold };
         if let Ok(Target::Key(key)) = text.parse()
             && let Some(part) = whole(limit, &key)
         {
-            return Ok(counted(part));
+            return counted(limit, part);
         }
         match limit.per.0.as_slice() {
-            [] => Ok(counted(KeyPart::Text("all".into()))),
-            [field] if !text.is_empty() => Ok(counted(KeyPart::of_value(*field, text))),
+            [] => counted(limit, KeyPart::Text("all".into())),
+            [field] if !text.is_empty() => counted(limit, KeyPart::of_value(*field, text)),
             fields => {
                 let words: Vec<String> = fields.iter().map(|field| format!("{}=...", field.word())).collect();
                 Err(format!("{text:?} is no key of limit {}; write {}", limit.name, words.join(",")))
@@ -268,6 +273,14 @@ impl Policy {
             (netblock, ListEntry::Rate(place)) => Some((netblock, &self.rates[place.index()])),
             _ => None,
         }
+    }
+}
+
+/// The counter of a key that the limit counts.
+fn counted(limit: &Limit, part: KeyPart) -> Result<TargetCounter<'_>, String> {
+    match limit.own_threshold(&part).filter(|own| own.threshold == UNLIMITED) {
+        Some(own) => Err(format!("limit {} does not count {part}, which is not limited by {own}", limit.name)),
+        None => Ok(TargetCounter { limit, threshold: limit.threshold_of(&part), part }),
     }
 }
 

@@ -14,6 +14,7 @@ use super::limit::{CountKind, Limit, LimitId, Rate, RatePer, Window};
 use super::lists::ListEntry;
 use super::record::{CountRecord, Scope, SessionRecord};
 use super::request::{LoginOutcome, Request, Stage};
+use super::thresholds::UNLIMITED;
 use super::{OnStoreFailure, Policy, window};
 use crate::net::clock::Now;
 
@@ -134,12 +135,12 @@ impl<'p> LimitChecks<'p> {
         }
         let client = client_part(limit, rate, self.client);
         let usual = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
-        let threshold = |stress: bool| match limit.stress_threshold {
-            Some(stressed) if stress => stressed.min(usual),
-            _ => usual,
+        let threshold = |own: Option<u32>, stress: bool| {
+            let usual = own.unwrap_or(usual);
+            limit.stress_threshold.filter(|_| stress).map_or(usual, |stressed| stressed.min(usual))
         };
-        let known = |count: CountRecord, part| {
-            let threshold = threshold(count.stress);
+        let known = |count: CountRecord, part, own| {
+            let threshold = threshold(own, count.stress);
             LimitCheck { limit, threshold, part, nth: 0, state: CheckState::Cached(count) }
         };
         // The count of a session stands, even if a request does not have all of the key any more.
@@ -150,7 +151,10 @@ impl<'p> LimitChecks<'p> {
                 && limit.per.part(request, client.clone(), limit.count_absent).is_some()
                 && about();
             if !counts_again {
-                return self.checks.push(known(count, client));
+                return match counted_own(limit, &count, client.clone(), request) {
+                    Some(UNLIMITED) => {}
+                    own => self.checks.push(known(count, client, own)),
+                };
             }
         }
         // Without all of its key a limit has nothing to say yet.
@@ -160,13 +164,17 @@ impl<'p> LimitChecks<'p> {
         let Some(scope) = scope(limit, &part, request) else {
             return;
         };
+        let own = limit.own_threshold_of(&part, request).map(|own| own.threshold);
+        if own == Some(UNLIMITED) {
+            return;
+        }
         if let Some(count) = record.find(limit.memory_id, scope).filter(|_| scope != Scope::Session) {
-            return self.checks.push(known(count, part));
+            return self.checks.push(known(count, part, own));
         }
         let amount = if !known_before || about() { amount(limit, scope, request, record) } else { 0 };
         if amount > 0 {
             let matter = CheckState::ToCount { scope, amount };
-            self.checks.push(LimitCheck { limit, threshold: threshold(self.stress), part, nth: 0, state: matter });
+            self.checks.push(LimitCheck { limit, threshold: threshold(own, self.stress), part, nth: 0, state: matter });
         }
     }
 
@@ -313,6 +321,17 @@ pub(crate) fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: 
             RatePer::Netblock => KeyPart::client(netblock.addr(), netblock.prefix_len(), netblock.prefix_len()),
             RatePer::Group(name) => KeyPart::group(name),
         },
+    }
+}
+
+/// The threshold of its own that a session was counted by, where its limit has such. If the request does not say whose
+/// it was, that of a session that was refused is one that it is over.
+fn counted_own(limit: &Limit, count: &CountRecord, client: KeyPart, request: &Request) -> Option<u32> {
+    limit.thresholds.as_ref()?;
+    let part = limit.per.part(request, client, limit.count_absent);
+    match part.filter(|part| count.passed || count.key == CountRecord::key(part)) {
+        Some(part) => limit.own_threshold_of(&part, request).map(|own| own.threshold),
+        None => count.hit.map(|hit| hit.count.saturating_sub(1)),
     }
 }
 
@@ -469,6 +488,8 @@ pub enum Say {
     Whitelisted,
     /// This netblock of the limit is not counted by it.
     Exempt(IpNet),
+    /// This says that the key is not limited.
+    Unlimited(String),
     /// These words of its key are missing from the request.
     NoKey(Vec<&'static str>),
     /// A condition on this attribute does not hold.
@@ -489,6 +510,12 @@ impl Policy {
             }
             if case.checks.iter().any(|item| item.limit.id == limit.id) {
                 return Say::Counts;
+            }
+            let client = || client_part(limit, None, case.client);
+            let part = limit.thresholds.as_ref().and_then(|_| limit.per.part(request, client(), limit.count_absent));
+            let own = part.as_ref().and_then(|part| limit.own_threshold_of(part, request));
+            if let Some(own) = own.filter(|own| own.threshold == UNLIMITED) {
+                return Say::Unlimited(own.to_string());
             }
             let missing = limit.per.missing(request);
             if !missing.is_empty() {

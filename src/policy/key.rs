@@ -233,6 +233,17 @@ impl KeyField {
         }
     }
 
+    /// The value of a request as keys have it; `None` where it says nothing.
+    pub(crate) fn escaped(self, request: &Request) -> Option<String> {
+        let mut text = String::new();
+        match self.value(request) {
+            Some(value) => escape(value, &mut text),
+            None if self.is_left_out(request) => text += ABSENT,
+            None => return None,
+        }
+        Some(text)
+    }
+
     /// Whether Postfix says `unknown` where it does not know it. Elsewhere that is a word like any other.
     fn may_be_unknown(self) -> bool {
         use Attribute::{ClientName, ReverseClientName, ServerAddress, ServerPort};

@@ -9,6 +9,7 @@ use super::attribute::Attribute;
 use super::conditions::Conditions;
 use super::door::{Door, DoorSet};
 use super::key::{CounterKind, KeySpec};
+use super::thresholds::Thresholds;
 use crate::net::netblock_table::NetblockTable;
 
 /// The name of the limit that stands at the top level of the configuration: connection_shaper's own.
@@ -48,6 +49,8 @@ pub struct Limit {
     pub conditions: Conditions,
     /// Hits a window allows; the next is over. In units of [`CountKind::unit`].
     pub threshold: u32,
+    /// Thresholds of their own for some keys, logins and domains above all.
+    pub thresholds: Option<Box<Thresholds>>,
     /// The same while Postfix reports `stress=yes`.
     pub stress_threshold: Option<u32>,
     /// Length of a window in seconds.

@@ -30,6 +30,7 @@ pub mod record_snapshot;
 pub mod request;
 pub mod settings;
 pub mod template;
+pub mod thresholds;
 pub mod window;
 
 use std::collections::HashMap;

@@ -449,11 +449,12 @@ fn the_sample_equals_the_defaults_commented_out_or_not() {
     let mut config = in_force(&right(&text));
     assert_eq!(config.store.on_failure.take(), Some(OnStoreFailure::Local));
     assert_eq!(config, in_force(&Config::default()));
-    // The whole sample without the keys that name files, which do not exist, and with one store.
+    // The whole sample without the keys that name files, which do not exist, or logins, and with one store.
     let sample = sample();
     let lines = sample.lines().filter_map(|line| line.strip_prefix('#'));
-    let names_file = |line: &str| ["list_file =", "token_file ="].iter().any(|key| line.contains(key));
-    let lines = lines.filter(|line| !line.starts_with([' ', '#']) && !names_file(line));
+    let names_what_is_not_there =
+        |line: &str| ["list_file =", "token_file =", "thresholds"].iter().any(|key| line.contains(key));
+    let lines = lines.filter(|line| !line.starts_with([' ', '#']) && !names_what_is_not_there(line));
     let other_stores = ["redis_", "sqlite_file"];
     let settings = lines.filter(|line| !other_stores.iter().any(|key| line.starts_with(key)));
     let config = right(&settings.map(|line| format!("{line}\n")).collect::<String>());

@@ -61,6 +61,7 @@ mod replay;
 mod sqlite;
 mod state;
 mod stores;
+mod thresholds;
 mod units;
 mod upgrade;
 mod users_of_a_log;

@@ -96,7 +96,7 @@ fn the_examples_are_valid() {
     let toml = readme.split("```toml\n").skip(1).map(|rest| rest.split("```").next().unwrap());
     // Other tests cover the lines for main.cf.
     let examples: Vec<_> = literal.chain(toml).filter(|example| !example.starts_with("smtpd_")).collect();
-    assert_eq!(examples.len(), 15, "{examples:#?}");
+    assert_eq!(examples.len(), 16, "{examples:#?}");
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("connshaper.toml");
     for example in examples {

@@ -51,6 +51,12 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
             )
         );
     }
+    if let Some(own) = &limit.thresholds {
+        let keys = own.lists.iter().map(|list| list.len()).sum();
+        let (one, several) = ("has a threshold of its own", "have thresholds of their own");
+        text +=
+            &format!("; {} by {}", counted(keys, &format!("key {one}"), &format!("keys {several}")), own.field.word());
+    }
     if limit.log_only {
         text += "; this is only logged";
     }

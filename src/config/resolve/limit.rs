@@ -10,7 +10,7 @@ use super::super::effective::Origin;
 use super::super::settings::{TableSettings, integer, with_article};
 use super::super::units::{self, spell};
 use super::super::{keys, source::Span};
-use super::{conditions, netblocks, reply};
+use super::{conditions, netblocks, reply, thresholds};
 use crate::policy::door::{Door, DoorSet};
 use crate::policy::key::{self, KeyField, KeySpec};
 use crate::policy::limit::{self, Ban, CountKind, Delay, Limit, Window};
@@ -73,6 +73,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         counts,
         conditions: conditions::read(s, door),
         threshold: threshold(s, counts, name, span),
+        thresholds: thresholds::read(s, counts, &per),
         stress_threshold: s
             .toml("stress_threshold")
             .and_then(|toml| amount(s, &s.named("stress_threshold"), toml, counts)),

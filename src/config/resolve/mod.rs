@@ -12,6 +12,7 @@ mod log;
 mod netblocks;
 pub(super) mod reply;
 pub(super) mod store;
+mod thresholds;
 
 use super::diagnostics::{ConfigError, Diagnostics};
 use super::effective::{Effective, EffectiveLimit, EffectiveSetting};

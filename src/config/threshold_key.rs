@@ -1,0 +1,111 @@
+//! Keys of `thresholds`.
+
+use super::diagnostics::quoted;
+use crate::policy::attribute::Attribute;
+use crate::policy::key::{ABSENT, KeyField, escaped};
+use crate::policy::thresholds::{MAX_KEY, ValueForm};
+
+/// Problem and remedy.
+type WrongKey = (String, String);
+
+/// A key as counters have it; one that begins with a dot is a domain with all below it.
+pub(super) fn key(field: KeyField, text: &str) -> Result<String, WrongKey> {
+    let word = field.word();
+    let form = ValueForm::of(field);
+    let write = match form {
+        ValueForm::Mail => {
+            format!("a {word}, \"@example.org\" for all of a domain, or \".example.org\" with all below it")
+        }
+        ValueForm::Domain => format!("a {word}, or \".example.org\" for a domain with all below it"),
+        ValueForm::Word => format!("a {word}"),
+    };
+    let wrong = |problem: String, remedy: String| Err((format!("{} {problem}", quoted(text)), remedy));
+    if text.is_empty() || text.contains(char::REPLACEMENT_CHARACTER) {
+        return wrong(format!("is no {word}"), format!("write {write}"));
+    }
+    if let Some((said, value)) = text.split_once('=')
+        && KeyField::WORDS.iter().any(|(known, _)| *known == said)
+    {
+        return wrong(
+            format!("has the name of a part: the keys here are each a {word}"),
+            format!("write {value:?} alone"),
+        );
+    }
+    let is_expression = text.len() > 1 && text.starts_with('/') && text.ends_with('/') && form != ValueForm::Word;
+    if text.contains(['*', ',', '"', ' ', '\t']) || text.starts_with('!') || is_expression {
+        return wrong(format!("is never a {word}"), format!("write {write}"));
+    }
+    let (domain, mark) = match (form, text.chars().next()) {
+        (ValueForm::Mail, Some('@')) => (&text[1..], "@"),
+        (ValueForm::Domain, Some('@')) => (&text[1..], ""),
+        (ValueForm::Mail | ValueForm::Domain, Some('.')) => (&text[1..], "."),
+        (ValueForm::Word, Some('.')) => return wrong(format!("is never a {word}"), format!("write {write}")),
+        (ValueForm::Domain, _) => (text, ""),
+        _ => ("", ""),
+    };
+    let is_domain = !mark.is_empty() || form == ValueForm::Domain;
+    if is_domain && text != ABSENT && (domain.is_empty() || domain.starts_with('.') || domain.contains('@')) {
+        return wrong("is no domain".to_owned(), format!("write {write}"));
+    }
+    let is_address = matches!(field, KeyField::Whole(Attribute::Sender | Attribute::Recipient));
+    if is_address && mark.is_empty() && !text.contains('@') && text.contains('.') {
+        return wrong("is no address".to_owned(), format!("write \"@{text}\" for all of the domain"));
+    }
+    let key = match is_domain {
+        true => format!("{mark}{}", escaped(domain)),
+        false => escaped(text),
+    };
+    match key.len() {
+        ..=MAX_KEY => Ok(key),
+        _ => wrong("is too long".to_owned(), format!("write at most {MAX_KEY} bytes")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_as_counters_have_them_and_what_never_matches_is_an_error() {
+        let login = KeyField::Whole(Attribute::SaslUsername);
+        let sender = KeyField::Whole(Attribute::Sender);
+        let domain = KeyField::MailDomain(Attribute::Sender);
+        let right = [
+            (login, "Alice@Example.com", "alice@example.com"),
+            (login, "bob", "bob"),
+            (login, "john.doe", "john.doe"),
+            (login, "DOMAIN\\joe", "domain%5cjoe"),
+            (login, "joe%20doe", "joe%20doe"),
+            (login, "@Example.org", "@example.org"),
+            (login, ".Example.org", ".example.org"),
+            (sender, "<>", "<>"),
+            (sender, "a=b@example.org", "a%3db@example.org"),
+            (sender, "postmaster", "postmaster"),
+            (domain, "@example.org", "example.org"),
+            (domain, "Example.org", "example.org"),
+            (domain, ".example.org", ".example.org"),
+            (domain, "<>", "<>"),
+        ];
+        for (field, text, expected) in right {
+            assert_eq!(key(field, text).as_deref(), Ok(expected), "{text}");
+        }
+        let wrong = [
+            (login, "*@example.org", "is never a sasl_username"),
+            (login, "a,b", "is never"),
+            (login, "/^a/", "is never"),
+            (login, "!bob", "is never"),
+            (login, "joe doe", "is never"),
+            (login, "@", "is no domain"),
+            (login, ".", "is no domain"),
+            (login, "sasl_username=bob", "has the name of a part"),
+            (sender, "example.org", "is no address"),
+            (domain, "a@example.org", "is no domain"),
+            (login, "", "is no sasl_username"),
+        ];
+        for (field, text, expected) in wrong {
+            let (problem, remedy) = key(field, text).expect_err(text);
+            assert!(problem.contains(expected) && remedy.starts_with("write "), "{problem}: {remedy}");
+        }
+        assert!(key(login, &"x".repeat(500)).unwrap_err().0.contains("is too long"));
+    }
+}

@@ -1,0 +1,255 @@
+//! Thresholds of single logins, senders and domains, from the configuration: what they may be, which
+//! of them decides, and what commands say of them.
+
+use std::path::{Path, PathBuf};
+
+use connshaper::config::Config;
+use serde_json::{Value, json};
+
+use crate::support::{Daemon, Dir, Dovecot, Memcached, Policy, Postfix, Redis, Simulation, Sqlite, command};
+
+/// A limit of two messages by login, with thresholds of their own.
+const USERS: &str = "
+    threshold = 1000
+    [limit.users]
+    threshold = 2
+    count = \"messages\"
+    per = \"sasl_username\"
+    [limit.users.thresholds]
+    \"Alice@example.org\" = 4
+    \"@example.org\" = 3
+    \".example.org\" = 1
+    \"bob\" = -1
+    \"eve@example.org\" = 0
+    ";
+
+/// How many messages of a login pass, of seven.
+fn passed(site: &mut Simulation, lines: &str) -> usize {
+    (0..7).filter(|_| site.session_with("192.0.2.1", &format!("{lines}\n")) == "pass").count()
+}
+
+/// Runs a test on every kind of store.
+fn on_all(rules: &str, story: impl Fn(&mut Simulation)) {
+    story(&mut Simulation::new(rules));
+    story(&mut Simulation::on(&Memcached::start(), rules));
+    story(&mut Simulation::on_redis(&Redis::start(), rules));
+    story(&mut Simulation::on_sqlite(&Sqlite::new(), rules));
+}
+
+#[test]
+fn the_most_specific_threshold_decides_on_every_store_and_in_every_window() {
+    for window in ["fixed", "sliding"] {
+        on_all(&USERS.replace("threshold = 2\n", &format!("threshold = 2\nwindow = \"{window}\"\n")), |site| {
+            for (login, messages) in [
+                ("alice@example.org", 4),
+                ("ALICE@Example.Org", 0),
+                ("carol@example.org", 3),
+                ("carol@mail.example.org", 1),
+                ("dan@example.com", 2),
+                ("bob", 7),
+                ("eve@example.org", 0),
+            ] {
+                assert_eq!(passed(site, &format!("sasl_username={login}")), messages, "{window} {login}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_reload_changes_what_single_keys_may() {
+    let mut site = Simulation::new(USERS);
+    assert_eq!(passed(&mut site, "sasl_username=alice@example.org"), 4);
+    assert_eq!(passed(&mut site, "sasl_username=bob"), 7);
+    site.reload(&USERS.replace("= 4", "= 13").replace("= -1", "= 3"));
+    assert_eq!(passed(&mut site, "sasl_username=alice@example.org"), 6, "seven were counted");
+    assert_eq!(passed(&mut site, "sasl_username=bob"), 3, "nothing was counted");
+}
+
+#[test]
+fn the_keys_are_of_the_part_that_has_such() {
+    let limit = |per: &str, thresholds: &str| {
+        format!(
+            "threshold = 1000\n[limit.x]\nthreshold = 2\ncount = \"messages\"\nper = {per}\nthresholds = {thresholds}"
+        )
+    };
+    for (per, thresholds, request, messages) in [
+        ("[\"client\", \"sender\"]", "{ \"a@example.org\" = 5, \"<>\" = 4 }", "sender=A@example.org", 5),
+        ("[\"client\", \"sender\"]", "{ \"a@example.org\" = 5, \"<>\" = 4 }", "sender=", 4),
+        ("\"sender_domain\"", "{ \"example.org\" = 5, \".example.org\" = 3 }", "sender=x@example.org", 5),
+        ("\"sender_domain\"", "{ \"example.org\" = 5, \".example.org\" = 3 }", "sender=x@a.example.org", 3),
+        ("\"sender_domain\"", "{ \"@example.org\" = 5 }", "sender=x@example.org", 5),
+        ("[\"helo_name\", \"sasl_username\"]", "{ joe = 5 }", "helo_name=a\nsasl_username=joe", 5),
+        ("\"client_domain\"", "{ \"example.co.uk\" = 5 }", "client_name=mail.example.co.uk", 5),
+        ("\"helo_name\"", "{ \".example.org\" = 5 }", "helo_name=a.b.example.org", 5),
+        ("\"sender\"", "{ \"a\" = 5 }", "sender=b", 2),
+    ] {
+        let mut site = Simulation::new(&limit(per, thresholds));
+        assert_eq!(passed(&mut site, request), messages, "{per} {thresholds} {request}");
+    }
+    // However long what the client says before it.
+    let mut site = Simulation::new(&limit("[\"helo_name\", \"sasl_username\"]", "{ joe = 1 }"));
+    assert_eq!(passed(&mut site, &format!("helo_name={}\nsasl_username=joe", "x".repeat(2000))), 1);
+}
+
+#[test]
+fn a_message_of_a_refused_session_stays_refused_and_recipients_have_their_own() {
+    let rules = "
+        threshold = 1000
+        [limit.users]
+        threshold = 5
+        per = \"sasl_username\"
+        thresholds = { joe = 1 }
+        [limit.mailboxes]
+        threshold = 1
+        count = \"recipients\"
+        per = \"recipient\"
+        thresholds = { \"list@example.org\" = 3 }
+        ";
+    let mut site = Simulation::new(rules);
+    let ask = |site: &mut Simulation, session: usize, message: u32, user: &str, recipient: &str| {
+        let lines = crate::support::at("192.0.2.1", session, "RCPT", message);
+        site.ask(session, &format!("{lines}sasl_username={user}\nrecipient={recipient}\n"))
+    };
+    assert_eq!(ask(&mut site, 0, 0, "joe", "a@example.org"), "pass");
+    assert_eq!(ask(&mut site, 1, 1, "joe", "b@example.org"), "over users");
+    assert_eq!(ask(&mut site, 1, 2, "joe", "c@example.org"), "over users");
+    assert_eq!(ask(&mut site, 1, 3, "", "d@example.org"), "over users");
+    for (message, expected) in ["pass", "pass", "pass", "over mailboxes"].into_iter().enumerate() {
+        assert_eq!(ask(&mut site, 2, 10 + message as u32, "ann", "List@example.org"), expected, "{message}");
+    }
+    assert_eq!(ask(&mut site, 2, 20, "ann", "a@example.org"), "over mailboxes");
+}
+
+#[test]
+fn what_cannot_be_a_threshold_is_an_error_with_a_remedy() {
+    let wrong = |keys: &str| {
+        let text = format!("[limit.users]\nthreshold = 1\n{keys}\n");
+        Config::parse(Path::new("connshaper.toml"), text).expect_err(keys).to_string()
+    };
+    let users = "per = \"sasl_username\"\n";
+    for (keys, problem, remedy) in [
+        ("thresholds = { a = 1 }".to_owned(), "the limit counts by client", "into `netblocks`"),
+        ("per = []\nthresholds = { a = 1 }".to_owned(), "all clients share one counter", "in `threshold`"),
+        (
+            "per = [\"sasl_username\", \"sender\"]\nthresholds = { a = 1 }".to_owned(),
+            "may each be a sasl_username or a sender",
+            "a limit for each",
+        ),
+        (format!("{users}thresholds = 5"), "`thresholds` of limit `users` is a table, not an integer", "examples"),
+        (format!("{users}thresholds = {{ a = \"5\" }}"), "the threshold of \"a\" is a whole number", "write"),
+        (format!("{users}thresholds = {{ a = -2 }}"), "the threshold of \"a\" is out of bounds", "write"),
+        (format!("{users}thresholds = {{ a = 1.5 }}"), "the threshold of \"a\" is a whole number", "write"),
+        (format!("{users}thresholds = {{ \"*@example.org\" = 5 }}"), "is never a sasl_username", "\"@example.org\""),
+        (format!("{users}thresholds = {{ \"@\" = 5 }}"), "is no domain", "write"),
+        (format!("{users}thresholds = {{ joe = 5, JOE = 6 }}"), "\"joe\" stands in line 4 too", "keep one"),
+        ("per = \"sender\"\nthresholds = { \"example.org\" = 5 }".to_owned(), "is no address", "\"@example.org\""),
+    ] {
+        let error = wrong(&keys);
+        assert!(error.contains(problem) && error.contains(remedy), "{keys}: {error}");
+        assert!(error.contains("connshaper.toml:"), "{error}");
+    }
+    let sizes =
+        "[limit.x]\nthreshold = \"1MB\"\ncount = \"bytes\"\nper = \"sender\"\nthresholds = { \"@a.org\" = \"1GiB\" }";
+    assert_eq!(Config::parse(Path::new("c"), sizes).unwrap().warnings, []);
+}
+
+/// A daemon with a control socket.
+struct Host {
+    daemon: Daemon,
+    socket: PathBuf,
+    dir: Dir,
+}
+
+impl Host {
+    fn start(rules: &str) -> Self {
+        let dir = Dir::new();
+        let socket = dir.join("control");
+        let daemon = Daemon::start(&format!("control_socket = {:?}\n{rules}", socket.to_str().unwrap()));
+        Self { daemon, socket, dir }
+    }
+
+    fn say(&self, words: &[&str]) -> String {
+        let output = command().args(words).arg("--socket").arg(&self.socket).output().unwrap();
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
+    }
+
+    fn ask(&self, words: &[&str]) -> Value {
+        let text = self.say(&[words, &["--json"]].concat());
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
+    }
+
+    /// Messages of a login, each in a session of its own: the answers.
+    fn mails(&self, login: &str, number: u32) -> Vec<String> {
+        let mail = |message: u32| {
+            let (login, instance) = (format!("sasl_username={login}"), format!("instance=1.{message}.0"));
+            let (state, client) = ("protocol_state=RCPT", "client_address=198.51.100.7");
+            let mut session = Policy::connect(self.daemon.endpoint());
+            session.ask(&[state, client, &login, &instance, "sender=a@example.net", "recipient=a@example.net"])
+        };
+        (0..number).map(mail).collect()
+    }
+}
+
+#[test]
+fn commands_logs_and_alerts_know_the_threshold_of_a_key_and_where_it_is_from() {
+    let alert = USERS.replace("threshold = 2\n", "threshold = 2\nalert = true\nalert_threshold = 1\n");
+    let host = Host::start(&alert.replace("threshold = 1000", "threshold = 1000\nlog_interval = 1"));
+    let (file, dir) = (host.daemon.config(), host.dir.path().display());
+    let from = |key: &str, line: u32| format!("{key} in {} line {line}", file.display());
+    let line_of = |text: &str| {
+        let config = std::fs::read_to_string(&file).unwrap();
+        1 + config.lines().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{dir}: {config}")) as u32
+    };
+    let answers = host.mails("alice@example.org", 5);
+    assert!(answers[3] == "DUNNO" && answers[4].starts_with("DEFER_IF_PERMIT"), "{answers:?}");
+    let near = host.daemon.lines().wait_for("NEAR_LIMIT ");
+    assert!(near.contains(" count=3 threshold=2 "), "{near}");
+    let over = host.daemon.lines().wait_for("OVER_LIMIT ");
+    assert!(over.contains(" count=5 threshold=4 "), "{over}");
+    let refused = host.daemon.lines().wait_for("REFUSED ");
+    assert!(refused.contains(" threshold=4 "), "{refused}");
+    let alice = from("alice@example.org", line_of("Alice@"));
+    let explained = host.say(&["explain", "login", "alice@example.org"]);
+    assert!(explained.contains(&format!("6 of 4 (by {alice}) for sasl_username=alice@example.org")), "{explained}");
+    let shown = host.ask(&["show", "login", "alice@example.org"]);
+    let counter = &shown["counters"][0];
+    assert_eq!((&counter["threshold"], &counter["threshold_from"]), (&json!(4), &json!(alice)), "{shown:#}");
+    let listed = host.ask(&["show", "--over"]);
+    assert_eq!(listed["listing"]["keys"][0]["threshold"], json!(4), "{listed:#}");
+    assert!(host.mails("bob", 9).iter().all(|answer| answer == "DUNNO"));
+    let bob = from("bob", line_of("\"bob\""));
+    let explained = host.say(&["explain", "login", "bob"]);
+    assert!(explained.contains(&format!("not asked: not limited by {bob}")), "{explained}");
+    let shown = host.say(&["show", "login", "bob"]);
+    assert!(shown.contains("unlimited") && shown.contains(&format!("by {bob}")), "{shown}");
+    assert!(host.say(&["hit", "users", "bob"]).contains(&format!("not limited by {bob}")));
+    assert!(host.say(&["check-hit", "users", "x@example.org"]).contains("of 3"));
+    let explained = host.say(&["explain", "login", "eve@example.org"]);
+    assert!(explained.contains("1 of 0 (by eve@example.org in "), "{explained}");
+    let checked = command().args(["check", "-c"]).arg(&file).output().unwrap();
+    let checked = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.contains("; 5 keys have thresholds of their own by sasl_username."), "{checked}");
+}
+
+#[test]
+fn logins_have_thresholds_of_their_own_at_a_real_postfix() {
+    let daemon = Daemon::start(USERS);
+    let dovecot = Dovecot::start();
+    let lists = format!("smtpd_recipient_restrictions = check_policy_service {}\n", daemon.endpoint());
+    let postfix = Postfix::setup().main_cf(&(dovecot.main_cf() + &lists)).one_smtpd().start();
+    for (login, allowed) in
+        [("alice@example.org", 4), ("carol@mail.example.org", 1), ("dan@example.com", 2), ("eve@example.org", 0)]
+    {
+        let codes = (0..5).map(|_| {
+            let mut smtp = postfix.client("127.0.0.2");
+            smtp.login(login);
+            smtp.mail().expect(250);
+            smtp.rcpt().code
+        });
+        let codes: Vec<u16> = codes.collect();
+        assert_eq!(codes, [vec![250; allowed], vec![450; 5 - allowed]].concat(), "{login}");
+    }
+    let mut smtp = postfix.client("127.0.0.2");
+    smtp.login("bob");
+    smtp.deliver(9);
+}
