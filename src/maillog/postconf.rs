@@ -99,14 +99,21 @@ impl Site {
             let name = service.split('/').next().unwrap_or_default();
             // A service of an address has the port last.
             let port = name.rsplit(':').next().unwrap_or_default();
-            let is_submission =
-                says_submission(port.as_bytes()) || parameters.get("smtpd_tls_wrappermode") == Some(&"yes");
+            let is_submission = says_submission(port.as_bytes())
+                || parameters.get("smtpd_tls_wrappermode") == Some(&"yes")
+                || parameters.iter().any(|(name, value)| name.ends_with("_restrictions") && takes_logins_only(value));
             if let Some(syslog_name) = parameters.get("syslog_name").filter(|_| is_submission) {
                 let syslog_name = syslog_name.replace("${service_name}", name).replace("$service_name", name);
                 self.submission.push(syslog_name);
             }
         }
     }
+}
+
+/// Whether restrictions end in a refusal of clients that have not logged in.
+fn takes_logins_only(restrictions: &str) -> bool {
+    let mut words = restrictions.split([' ', ',', '\t']).filter(|word| !word.is_empty());
+    words.any(|word| word == "permit_sasl_authenticated") && words.next_back() == Some("reject")
 }
 
 /// `$mynetworks`: networks, each with `false` when it is an exception (`!192.0.2.1`).
@@ -190,14 +197,17 @@ mod tests {
     }
 
     #[test]
-    fn services_whose_clients_log_in_are_known_by_their_port() {
+    fn services_whose_clients_log_in_are_known_by_their_port_and_restrictions() {
         let mut site = Site::default();
         site.read_services(
             "smtp/inet/smtpd_delay_reject = no\nsubmission/inet/syslog_name = users\n\
              192.0.2.1:465/inet/syslog_name = postfix/$service_name\ninside/inet/syslog_name = postfix/inside\n\
-             tls/inet/smtpd_tls_wrappermode = yes\ntls/inet/syslog_name = tls-$service_name",
+             tls/inet/smtpd_tls_wrappermode = yes\ntls/inet/syslog_name = tls-$service_name\n\
+             1587/inet/syslog_name = staff\n\
+             1587/inet/smtpd_relay_restrictions = permit_mynetworks,permit_sasl_authenticated, reject\n\
+             2525/inet/syslog_name = any\n2525/inet/smtpd_relay_restrictions = permit_sasl_authenticated,defer",
         );
-        assert_eq!(site.submission, ["postfix/192.0.2.1:465", "users", "tls-tls"]);
+        assert_eq!(site.submission, ["staff", "postfix/192.0.2.1:465", "users", "tls-tls"]);
         assert_eq!(site.seen, Some(Seen::Connect));
     }
 }

@@ -163,11 +163,12 @@ impl Logs {
                 MyNetworks::loopback()
             }
         };
-        self.submission = options.submission.clone();
-        if self.submission.is_empty() && !site.submission.is_empty() {
+        let without_daemon = |name: &String| name.strip_suffix("/smtpd").unwrap_or(name).to_owned();
+        self.submission = options.submission.iter().map(without_daemon).collect();
+        if !site.submission.is_empty() {
             let names = site.submission.join(", ");
-            note(format!("submission services log as {names}, as postconf says on this machine; see --submission"));
-            self.submission = site.submission;
+            note(format!("submission services log as {names}, as postconf says on this machine"));
+            self.submission.extend(site.submission);
         }
         let is_new = |name: &&String| !says_submission(name.as_bytes()) && !self.submission.contains(name);
         let with_logins: Vec<String> = with_logins.iter().filter(is_new).cloned().collect();

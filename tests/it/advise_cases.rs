@@ -172,6 +172,47 @@ fn a_service_whose_clients_all_log_in_is_a_submission_service() {
 }
 
 #[test]
+fn a_service_is_one_of_submission_because_the_command_line_or_master_cf_says_so() {
+    // The service has a syslog_name of its own, port 25 has none; one message of a local host has no login.
+    let mut log = "Nov  1 09:05:00 mx postfix/smtpd[6]: connect from b[198.51.100.9]\n\
+                   Nov  1 09:05:00 mx postfix/smtpd[6]: 4Bb1Z: client=b[198.51.100.9]\n\
+                   Nov  1 09:05:00 mx postfix/smtpd[6]: disconnect from b[198.51.100.9] rcpt=1\n"
+        .to_owned();
+    for (n, login) in [(1, ", sasl_method=PLAIN, sasl_username=u"), (2, "")] {
+        log += &format!("Nov  1 09:05:0{n} mx staff/smtpd[7]: connect from a[198.51.100.7]\n");
+        log += &format!("Nov  1 09:05:0{n} mx staff/smtpd[7]: 4Bc{n}Z: client=a[198.51.100.7]{login}\n");
+        log += &format!("Nov  1 09:05:0{n} mx staff/smtpd[7]: disconnect from a[198.51.100.7] rcpt=1\n");
+    }
+    let dir = Dir::new();
+    let file = dir.write("mail.log", &log);
+    std::fs::create_dir(dir.join("etc")).unwrap();
+    dir.write_main_cf("etc/main.cf", "");
+    let sums = |options: &[&str], master_cf: &str| {
+        dir.write("etc/master.cf", master_cf);
+        let mut command = command();
+        command.env("MAIL_CONFIG", dir.join("etc")).args(["advise", "--json", "--timezone", "UTC"]);
+        let output = command.args(options).arg(&file).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        let sums = &report["sums"];
+        [&sums["submission"], &sums["asked"], &sums["authenticated"]].map(|count| count.as_u64().unwrap())
+    };
+    let smtp = "smtp inet n - n - - smtpd\n";
+    let service =
+        |port: &str, option: &str| format!("{smtp}{port} inet n - n - - smtpd -o syslog_name=staff {option}\n");
+    let (as_port_25, as_submission) = ([0, 2, 1], [2, 1, 0]);
+    assert_eq!(sums(&[], smtp), as_port_25);
+    assert_eq!(sums(&[], &service("2525", "")), as_port_25);
+    for name in ["staff", "staff/smtpd", "other,staff"] {
+        assert_eq!(sums(&["--submission", name], smtp), as_submission, "{name}");
+    }
+    assert_eq!(sums(&[], &service("submission", "")), as_submission);
+    let logins = "-o smtpd_relay_restrictions=permit_sasl_authenticated,reject";
+    assert_eq!(sums(&[], &service("2525", logins)), as_submission);
+    // What the option names comes on top.
+    assert_eq!(sums(&["--submission", "other"], &service("587", "")), as_submission);
+}
+
+#[test]
 fn the_same_lines_in_two_files_count_once() {
     use std::process::Command;
     let entries = super::advise_forms::entries();
