@@ -139,3 +139,19 @@ fn mail_of_strangers_is_none_of_users() {
     let stranger = log("smtpd", office(1)).replace(", sasl_method", ", orig_sasl_method").replace("sasl_username", "x");
     assert_eq!(report(&stranger).0["users"], Value::Null);
 }
+
+#[test]
+fn a_user_once_a_minute_needs_two_in_a_minute_where_stamps_are_whole_seconds() {
+    let messages = || (0..20).map(|minute| (minute * 60_000, "ann", format!("198.51.100.{}", minute % 3), 1)).collect();
+    let log = log("submission/smtpd", messages());
+    let needed = |log: &str| {
+        let (report, _) = report(log);
+        ["messages", "recipients", "addresses"].map(|count| {
+            let lengths = limit(&report, "sasl_username", count)["lengths"].as_array().unwrap().clone();
+            let minute = lengths.iter().find(|length| length["exptime"] == 60).unwrap();
+            minute["needed_threshold"].as_u64().unwrap()
+        })
+    };
+    assert_eq!(needed(&log), [1, 1, 1]);
+    assert_eq!(needed(&log.replace(".000Z", "Z")), [2, 2, 2]);
+}

@@ -143,12 +143,16 @@ struct Windows {
     addresses: AddressWindow,
 }
 
-/// A window that counts different addresses, IPv6 by their /64.
+/// A window that counts different addresses, IPv6 by their /64. As in a [`LogWindow`], both courses are followed
+/// where a window may have ended.
 #[derive(Clone, Debug, Default)]
 struct AddressWindow {
     begin: i64,
     /// Sorted.
     addresses: Vec<u64>,
+    /// The window that has begun if this one is over; without addresses there is none.
+    next_begin: i64,
+    next: Vec<u64>,
     peak: u16,
 }
 
@@ -202,7 +206,7 @@ impl AccountTable {
                 if let Some(number) = windows.addresses.count(moment, *length, client) {
                     addresses[at].note(number, 1);
                 }
-                account.parts.note(part, row(AccountCount::Addresses), windows.addresses.addresses.len() as u32);
+                account.parts.note(part, row(AccountCount::Addresses), windows.addresses.worst());
             }
         }
         account.active_parts |= 1 << part;
@@ -257,29 +261,49 @@ impl Account {
 }
 
 impl AddressWindow {
-    /// The number of different addresses, if this one is new.
+    /// The number of different addresses, as the stamps say, if this one is new.
     fn count(&mut self, moment: Moment, length: u64, client: IpAddr) -> Option<u32> {
-        if moment.time >= self.begin + length as i64 + i64::from(moment.slack) {
-            self.addresses.clear();
+        let Moment { time, slack } = moment;
+        let is_over = |begin: i64| time >= begin + length as i64 + i64::from(slack);
+        if !self.next.is_empty() && is_over(self.begin) {
+            (self.begin, self.addresses) = (self.next_begin, std::mem::take(&mut self.next));
         }
-        if self.addresses.is_empty() {
-            self.begin = moment.time;
+        if self.addresses.is_empty() || is_over(self.begin) {
+            self.addresses.clear();
+            self.begin = time;
         }
         let address = match client {
             // The high half of an IPv6 address is never so small.
             IpAddr::V4(address) => address.to_bits().into(),
             IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
         };
-        let Err(at) = self.addresses.binary_search(&address) else {
-            return None;
-        };
-        if self.addresses.len() >= MAX_ADDRESSES {
-            return None;
+        let is_edge = time >= self.begin + length as i64;
+        let mut is_new = insert(&mut self.addresses, address);
+        if is_edge || !self.next.is_empty() {
+            if self.next.is_empty() {
+                self.next_begin = time;
+            }
+            is_new = insert(&mut self.next, address);
         }
-        self.addresses.insert(at, address);
-        let number = self.addresses.len() as u16;
-        self.peak = self.peak.max(number);
-        Some(number.into())
+        self.peak = self.peak.max(self.worst() as u16);
+        let stamped = if self.next.is_empty() { &self.addresses } else { &self.next };
+        is_new.then_some(stamped.len() as u32)
+    }
+
+    /// The highest number it may be now.
+    fn worst(&self) -> u32 {
+        self.addresses.len().max(self.next.len()) as u32
+    }
+}
+
+/// Inserts an address into a sorted list; `false` if it is there, or there is no room.
+fn insert(addresses: &mut Vec<u64>, address: u64) -> bool {
+    match addresses.binary_search(&address) {
+        Err(at) if addresses.len() < MAX_ADDRESSES => {
+            addresses.insert(at, address);
+            true
+        }
+        _ => false,
     }
 }
 
@@ -310,6 +334,19 @@ mod tests {
     use super::*;
 
     const MINUTE: i64 = 60_000;
+
+    #[test]
+    fn an_address_of_a_whole_second_at_the_end_of_a_window_may_belong_to_it() {
+        let mut window = AddressWindow::default();
+        let mut count = |second: i64, client: u8| {
+            let moment = Moment::new(1_700_000_000_000 + second * 1000, false);
+            (window.count(moment, 60_000, IpAddr::from([192, 0, 2, client])), window.worst())
+        };
+        assert_eq!([count(0, 1), count(60, 2)], [(Some(1), 1), (Some(1), 2)]);
+        // The second address began a window, or was the last of the one before.
+        assert_eq!([count(61, 3), count(62, 2), count(119, 4)], [(Some(2), 2), (None, 2), (Some(3), 3)]);
+        assert_eq!(count(121, 5), (Some(1), 1));
+    }
 
     fn count(table: &mut AccountTable, time: i64, key: &str, client: &str, recipients: u32) {
         let message = SentMessage { client: Some(client.parse().unwrap()), recipients };

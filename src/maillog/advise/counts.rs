@@ -129,12 +129,13 @@ impl SessionSink for Counts {
     }
 
     fn accepted(&mut self, message: &AcceptedMessage<'_>) {
-        let AcceptedMessage { time, client, login, sender, recipients, is_submission } = *message;
+        let AcceptedMessage { time, has_fraction, client, login, sender, recipients, is_submission } = *message;
         if login.is_empty() && !is_submission {
             return;
         }
         let part = self.part(time);
-        let moment = Moment::new(time, time.rem_euclid(1000) != 0);
+        self.has_whole_seconds |= !has_fraction;
+        let moment = Moment::new(time, has_fraction);
         self.accounts.count(moment, part, login, sender, SentMessage { client, recipients });
     }
 

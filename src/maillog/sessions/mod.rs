@@ -159,7 +159,16 @@ impl SessionTracker {
                 if let Some(arrival) = self.messages.queue(message, sink) {
                     let Arrival { client, ref login, is_submission } = *arrival;
                     let sender = sender.text(names);
-                    sink.accepted(&AcceptedMessage { time, client, login, sender, recipients, is_submission });
+                    let has_fraction = self.has_fraction;
+                    sink.accepted(&AcceptedMessage {
+                        time,
+                        has_fraction,
+                        client,
+                        login,
+                        sender,
+                        recipients,
+                        is_submission,
+                    });
                 }
             }
             EventKind::Delivery { message, outcome, next } => self.messages.deliver(message, outcome, next, sink),

@@ -59,6 +59,8 @@ pub struct LoggedSession<'a> {
 pub struct AcceptedMessage<'a> {
     /// When it was complete, in milliseconds since the epoch.
     pub time: i64,
+    /// Whether the log tells fractions of a second; if not, `time` stands for the whole second.
+    pub has_fraction: bool,
     /// The client; `None` when Postfix does not know its address.
     pub client: Option<IpAddr>,
     /// The SASL login; empty without one.
