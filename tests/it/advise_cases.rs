@@ -81,6 +81,7 @@ fn a_gap_of_more_than_half_a_year_keeps_the_year() {
     let report = report("gap.log");
     assert!(report["from"].as_str().unwrap().contains("-01-05T10:00:00"), "{report:#}");
     assert!(report["to"].as_str().unwrap().contains("-11-20T10:00:00"), "{report:#}");
+    assert!(report["troubles"].to_string().contains("more than half a year after the line before"), "{report:#}");
 }
 
 #[test]
@@ -270,14 +271,17 @@ fn every_log_that_adds_nothing_is_named() {
 fn what_is_doubtful_is_said_with_its_line() {
     let output = run(&[&case("two_zones.log")]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("minutes from line "), "{said}");
+    assert!(
+        said.contains("2 programs write another zone than the first one, from lines 3 and 4 on, as by 60 minutes;"),
+        "{said}"
+    );
     // An empty line counts as one.
     let late = "2026-11-01T09:05:00Z mx postfix/smtpd[1]: connect from a[192.0.2.1]\n\n\
                 2026-11-01T08:05:00Z mx postfix/smtpd[1]: connect from b[192.0.2.2]\n\
                 2026-11-01T09:06:00Z mx postfix/smtpd[1]: connect from c[192.0.2.3]\n";
     let output = run(&[&Dir::new().write("mail.log", late)]);
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(said.contains("the first is line 3;"), "{said}");
+    assert!(said.contains("mail.log: line 3: late, by up to 60 minutes;"), "{said}");
 }
 
 #[test]

@@ -6,6 +6,8 @@
 //! neighbours has another zone, and is put beside them. A single late line moves
 //! nothing.
 
+use std::fmt;
+
 use hashbrown::HashMap;
 
 use super::calendar::{Calendar, DISORDER};
@@ -22,6 +24,9 @@ const LOOK_AHEAD: usize = 4_096;
 /// Zones differ by multiples of this, in milliseconds.
 const QUARTER: i64 = 15 * 60 * 1000;
 
+/// A gap of more than this, in milliseconds, may be a year that turned.
+const HALF_A_YEAR: i64 = 183 * DAY;
+
 /// No clock is set back further, in milliseconds: older lines follow newer ones.
 const DAY: i64 = 86_400_000;
 
@@ -29,24 +34,61 @@ const DAY: i64 = 86_400_000;
 pub struct Clocks {
     /// The calendar of a new clock, until there is a neighbour.
     first: Calendar,
-    /// The clock of the last event.
-    recent: u64,
-    clocks: HashMap<u64, Clock>,
+    /// The place of the clock of the last event.
+    recent: usize,
+    clocks: Vec<Clock>,
+    /// Their places.
+    index: HashMap<u64, usize>,
     /// The last moment of any clock.
     last: Option<i64>,
     /// Lines that came late, and the longest of these times.
-    late: u64,
+    late: LineNumbers,
     latest: i64,
-    /// The number of the first of them.
-    first_late: u64,
-    /// How far older lines that follow newer ones go back, from where, and in which line.
-    goes_back: Option<(i64, i64, u64)>,
-    /// The line where a clock was first set back.
-    first_set_back: Option<u64>,
+    /// Older lines that follow newer ones, and how far the first goes back, from where.
+    older: LineNumbers,
+    goes_back: Option<(i64, i64)>,
+    /// Lines where a clock was set back.
+    set_back: LineNumbers,
+    /// Lines without a year that are more than half a year after the line before.
+    gaps: LineNumbers,
+}
+
+/// Numbers of lines: how many there are, and the first of them.
+#[derive(Debug, Default)]
+struct LineNumbers {
+    count: u64,
+    first: Vec<u64>,
+}
+
+/// Numbers that are told.
+const MAX_NUMBERS: usize = 5;
+
+impl LineNumbers {
+    fn push(&mut self, line: u64) {
+        self.count += 1;
+        if self.first.len() < MAX_NUMBERS {
+            self.first.push(line);
+        }
+    }
+}
+
+impl fmt::Display for LineNumbers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first: Vec<String> = self.first.iter().map(u64::to_string).collect();
+        let more = self.count - first.len() as u64;
+        match (first.split_last(), more) {
+            (None, _) => Ok(()),
+            (Some((one, [])), _) => write!(f, "line {one}"),
+            (Some((last, others)), 0) => write!(f, "lines {} and {last}", others.join(", ")),
+            _ => write!(f, "lines {} and {more} more", first.join(", ")),
+        }
+    }
 }
 
 /// The clock of one program.
 struct Clock {
+    /// Whose it is, as in [`Event::clock`].
+    owner: u64,
     calendar: Calendar,
     /// What its zone differs from that of its neighbours, in milliseconds.
     offset: i64,
@@ -60,29 +102,26 @@ impl Clocks {
         Self {
             first,
             recent: 0,
-            clocks: HashMap::new(),
+            clocks: Vec::new(),
+            index: HashMap::new(),
             last: None,
-            late: 0,
+            late: LineNumbers::default(),
             latest: 0,
-            first_late: 0,
+            older: LineNumbers::default(),
             goes_back: None,
-            first_set_back: None,
+            set_back: LineNumbers::default(),
+            gaps: LineNumbers::default(),
         }
     }
 
     /// The moment of an event of this line, in milliseconds since the epoch, never before the last one. `later`
     /// follow it.
     pub fn time(&mut self, event: &Event, line: u64, later: &[Event]) -> i64 {
-        let key = self.key(event);
-        if !self.clocks.contains_key(&key) {
-            let offset = self.offset(event, later);
-            self.clocks.insert(key, Clock { calendar: self.new_calendar(), offset, line });
-        }
-        let later = || later.iter().take(LOOK_AHEAD).find(|next| next.clock == event.clock || key == 0);
-        let Some(clock) = self.clocks.get_mut(&key) else {
-            return self.last.unwrap_or(0);
-        };
-        self.recent = key;
+        let at = self.find(event, line, later);
+        self.recent = at;
+        let clock = &mut self.clocks[at];
+        let is_shared = clock.owner != event.clock;
+        let later = || later.iter().take(LOOK_AHEAD).find(|next| next.clock == event.clock || is_shared);
         let before = clock.calendar.state();
         let told = clock.calendar.told(event.stamp);
         if let Some(step) = clock.calendar.step_back(told) {
@@ -94,70 +133,85 @@ impl Clocks {
             });
             if returns {
                 // The line came late.
-                if self.late == 0 {
-                    self.first_late = line;
-                }
-                self.late += 1;
+                self.late.push(line);
                 self.latest = self.latest.max(step);
                 clock.calendar.restore(before);
                 return self.advance(i64::MIN);
             }
             if event.stamp.form == StampForm::Absolute || step > DAY {
-                self.goes_back.get_or_insert((told + step, told, line));
+                self.older.push(line);
+                self.goes_back.get_or_insert((told + step, told));
                 clock.calendar.begin_again(told);
             } else {
                 clock.calendar.go_on_from(told);
-                self.first_set_back.get_or_insert(line);
+                self.set_back.push(line);
             }
         }
         let time = clock.calendar.accept(told) + clock.offset;
+        if event.stamp.form == StampForm::WithoutYear && self.last.is_some_and(|last| time - last > HALF_A_YEAR) {
+            self.gaps.push(line);
+        }
         self.advance(time)
     }
 
     /// Says what is doubtful about the times.
     pub fn report(&self, name: &str, stats: &mut ReadStats) {
-        stats.set_back += self.clocks.values().map(|clock| clock.calendar.set_back).sum::<u64>();
-        let count = self.clocks.values().filter(|clock| clock.offset != 0).count();
-        let others = self.clocks.values().filter(|clock| clock.offset != 0);
-        if let Some(clock) = others.min_by_key(|clock| clock.line) {
+        stats.set_back += self.clocks.iter().map(|clock| clock.calendar.set_back).sum::<u64>();
+        let mut others: Vec<&Clock> = self.clocks.iter().filter(|clock| clock.offset != 0).collect();
+        others.sort_unstable_by_key(|clock| clock.line);
+        if let Some(clock) = others.first() {
+            let mut lines = LineNumbers::default();
+            others.iter().for_each(|clock| lines.push(clock.line));
             stats.troubles.push(format!(
-                "{name}: {count} programs write another zone than the first one, as by {} minutes from line {} on; \
-                 they are taken to write at the same time",
+                "{name}: {}, from {lines} on, as by {} minutes; they are taken to write at the same time",
+                match others.len() {
+                    1 => "a program writes another zone than the first one".to_owned(),
+                    count => format!("{count} programs write another zone than the first one"),
+                },
                 -clock.offset / 60_000,
-                clock.line
             ));
         }
-        if let Some(line) = self.first_set_back {
-            stats
-                .troubles
-                .push(format!("{name}: line {line}: the clock was set back; times go on from the line before"));
-        }
-        if self.late > 0 {
-            let minutes = self.latest / 60_000;
-            stats.troubles.push(format!(
-                "{name}: {} lines come late, by up to {minutes} minutes, the first is line {}; they count when they came",
-                self.late, self.first_late
-            ));
-        }
-        if let Some((from, to, line)) = self.goes_back {
-            stats.is_damaged = true;
-            stats.troubles.push(format!(
-                "{name}: line {line}: older lines follow newer ones: from {} back to {}; the numbers are wrong: give the parts as files \
+        let mut say = |lines: &LineNumbers, what: String| {
+            if lines.count > 0 {
+                stats.troubles.push(format!("{name}: {lines}: {what}"));
+            }
+        };
+        say(&self.set_back, "the clock was set back; times go on from the line before".to_owned());
+        say(&self.gaps, "more than half a year after the line before, if the year is right".to_owned());
+        let minutes = self.latest / 60_000;
+        say(&self.late, format!("late, by up to {minutes} minutes; they count when they came"));
+        if let Some((from, to)) = self.goes_back {
+            let what = format!(
+                "older lines follow newer ones: from {} back to {}; the numbers are wrong: give the parts as files \
                  of their own, in any order",
                 moment(from),
                 moment(to)
-            ));
+            );
+            say(&self.older, what);
+            stats.is_damaged = true;
         }
     }
 
-    /// Stamps with an offset to UTC have one clock for each program, too: one host may send its lines late.
-    fn key(&self, event: &Event) -> u64 {
-        let is_known = self.clocks.contains_key(&event.clock) || self.clocks.len() < MAX_CLOCKS;
-        if is_known { event.clock } else { 0 }
+    /// The place of an event's clock, which may be new. Stamps with an offset to UTC have one clock for each program,
+    /// too: one host may send its lines late.
+    fn find(&mut self, event: &Event, line: u64, later: &[Event]) -> usize {
+        if self.clocks.get(self.recent).is_some_and(|clock| clock.owner == event.clock) {
+            return self.recent;
+        }
+        if let Some(at) = self.index.get(&event.clock) {
+            return *at;
+        }
+        if self.clocks.len() >= MAX_CLOCKS {
+            return MAX_CLOCKS - 1;
+        }
+        let offset = self.offset(event, later);
+        self.clocks.push(Clock { owner: event.clock, calendar: self.new_calendar(), offset, line });
+        self.index.insert(event.clock, self.clocks.len() - 1);
+        self.clocks.len() - 1
     }
 
     fn new_calendar(&self) -> Calendar {
-        self.clocks.get(&self.recent).map_or_else(|| self.first.clone(), |clock| clock.calendar.of_neighbour())
+        self.clocks.get(self.recent).map_or_else(|| self.first.clone(), |clock| clock.calendar.of_neighbour())
     }
 
     fn advance(&mut self, time: i64) -> i64 {
@@ -178,7 +232,7 @@ impl Clocks {
         // Ahead of the others, or after a pause? The next one of the others tells.
         let is_pause = ahead > 0
             && later.iter().take(LOOK_AHEAD).find_map(|next| {
-                let clock = self.clocks.get(&next.clock)?;
+                let clock = &self.clocks[*self.index.get(&next.clock)?];
                 Some(clock.calendar.clone().told(next.stamp) + clock.offset >= last + ahead - DISORDER * 1000)
             }) != Some(false);
         if is_pause { 0 } else { -(ahead as f64 / QUARTER as f64).round() as i64 * QUARTER }
@@ -187,4 +241,20 @@ impl Clocks {
 
 fn moment(milliseconds: i64) -> String {
     crate::maillog::text::time(milliseconds, &jiff::tz::TimeZone::UTC)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_numbers_of_lines_are_told_and_how_many_more_there_are() {
+        let text = |numbers: std::ops::Range<u64>| {
+            let mut lines = LineNumbers::default();
+            numbers.for_each(|line| lines.push(line));
+            lines.to_string()
+        };
+        assert_eq!([text(3..4), text(3..5), text(3..6)], ["line 3", "lines 3 and 4", "lines 3, 4 and 5"]);
+        assert_eq!([text(3..8), text(3..30)], ["lines 3, 4, 5, 6 and 7", "lines 3, 4, 5, 6, 7 and 22 more"]);
+    }
 }
