@@ -313,7 +313,11 @@ fn parse_after<'a, T>(
     line: &'a [u8],
     use_it: impl FnOnce(&Line<'_>) -> T,
 ) -> Option<T> {
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    let mut line = line.strip_suffix(b"\r").unwrap_or(line);
+    if line.first()? == &0 {
+        // A file that was not written to its end when the power failed.
+        line = &line[line.iter().position(|byte| *byte != 0)?..];
+    }
     if line.first()? != &b'{'
         && let Some(line) = Line::parse_after(head, line)
     {

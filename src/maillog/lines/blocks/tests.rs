@@ -54,6 +54,13 @@ fn a_line_longer_than_a_block_is_one_strange_line() {
 }
 
 #[test]
+fn a_line_behind_zeros_is_one() {
+    let line = b"Nov 21 09:05:07 mx postfix/smtpd[1]: connect from a[192.0.2.1]\n";
+    let (lines, events) = read([&[0; 5_000][..], line, &[0; 5_000]].concat());
+    assert_eq!((lines.all, lines.strange, events.len()), (2, 1, 1));
+}
+
+#[test]
 fn lines_that_are_not_understood_are_counted() {
     let text = "what?\n\nNov 21 09:05:07 mx sshd[1]: x\r\nNov 21 09:05:07 mx postfix/anvil[1]: x\n\x00\u{fffd}\n";
     let (lines, _) = read(text);
