@@ -234,6 +234,27 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+    #[test]
+    fn any_zone_of_a_program_and_any_pause_give_the_same_numbers(
+        quarters in prop_oneof![(-12..=14_i64).prop_map(|hours| hours * 4), Just(22), Just(-14), Just(23)],
+        program in prop::sample::select(&["postfix/smtpd", "postfix/qmgr"]),
+        pause in 1..120_i64,
+    ) {
+        let log = |quarters: i64| -> String {
+            let line = |entry: &Entry| {
+                let zone = if entry.program == program { quarters * 900 } else { 0 };
+                let second = 1_793_523_600 + entry.second as i64 * pause + zone;
+                let time = jiff::Timestamp::from_second(second).unwrap().strftime("%b %e %H:%M:%S").to_string();
+                format!("{time} mx {}[{}]: {}\n", entry.program, entry.process, entry.message)
+            };
+            entries().iter().map(line).collect()
+        };
+        prop_assert_eq!(numbers(&report(&log(quarters))), numbers(&report(&log(0))));
+    }
+}
+
 /// What must not depend on how a log is written.
 pub fn numbers(report: &Value) -> Value {
     let candidates = report["candidates"].as_array().unwrap().iter();

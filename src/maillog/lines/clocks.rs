@@ -21,8 +21,12 @@ const MAX_CLOCKS: usize = 4_096;
 /// Events that are looked ahead at.
 const LOOK_AHEAD: usize = 4_096;
 
-/// Zones differ by multiples of this, in milliseconds.
-const QUARTER: i64 = 15 * 60 * 1000;
+/// Zones differ by multiples of these, in milliseconds, most of them by whole hours.
+const STEPS: [i64; 3] = [60 * MINUTE, 30 * MINUTE, 15 * MINUTE];
+const MINUTE: i64 = 60_000;
+
+/// Neighbours write their lines in order but for this, in milliseconds.
+const NEIGHBOURS: i64 = 10_000;
 
 /// A gap of more than this, in milliseconds, may be a year that turned.
 const HALF_A_YEAR: i64 = 183 * DAY;
@@ -226,16 +230,47 @@ impl Clocks {
             return 0;
         };
         let ahead = self.new_calendar().told(event.stamp) - last;
-        if ahead.abs() <= DISORDER * 1000 || ahead.abs() > 26 * 3_600_000 {
+        if ahead.abs() <= NEIGHBOURS || ahead.abs() > 26 * 60 * MINUTE {
             return 0;
         }
-        // Ahead of the others, or after a pause? The next one of the others tells.
+        let (least, most) = self.ahead_of_neighbours(event, later, ahead);
+        if least <= 0 && most >= 0 {
+            return 0;
+        }
+        let multiple = |step: &i64| Some(most.div_euclid(*step) * step).filter(|ahead| *ahead >= least);
+        if let Some(ahead) = STEPS.iter().find_map(multiple) {
+            return -ahead;
+        }
+        // Lines are out of order. Is it ahead of the others, or after a pause? The next one of the others tells.
         let is_pause = ahead > 0
             && later.iter().take(LOOK_AHEAD).find_map(|next| {
                 let clock = &self.clocks[*self.index.get(&next.clock)?];
                 Some(clock.calendar.clone().told(next.stamp) + clock.offset >= last + ahead - DISORDER * 1000)
             }) != Some(false);
-        if is_pause { 0 } else { -(ahead as f64 / QUARTER as f64).round() as i64 * QUARTER }
+        if is_pause || ahead.abs() <= DISORDER * 1000 {
+            0
+        } else {
+            -(ahead + STEPS[2] / 2).div_euclid(STEPS[2]) * STEPS[2]
+        }
+    }
+
+    /// How much a new clock is ahead of its neighbours, at least and at most: its lines come after those before them,
+    /// and before those after them.
+    fn ahead_of_neighbours(&self, event: &Event, later: &[Event], ahead: i64) -> (i64, i64) {
+        let (mut least, mut most) = (i64::MIN / 2, ahead);
+        let mut calendar = self.new_calendar();
+        let (mut own, mut others) = (calendar.told(event.stamp), self.last.unwrap_or(0));
+        for next in later.iter().take(LOOK_AHEAD) {
+            if next.clock == event.clock {
+                own = calendar.told(next.stamp);
+                most = most.min(own - others);
+            } else if let Some(at) = self.index.get(&next.clock) {
+                let clock = &self.clocks[*at];
+                others = clock.calendar.clone().told(next.stamp) + clock.offset;
+                least = least.max(own - others);
+            }
+        }
+        (least - NEIGHBOURS, most + NEIGHBOURS)
     }
 }
 
