@@ -94,14 +94,13 @@ impl<'a> JsonEntry<'a> {
         }
         let (message, program, host) = (text(&self.message), text(&self.program), text(&self.host));
         let message = message.trim_ascii();
-        let stamp = time(text(&self.time));
         if !program.contains(&b'/')
             && let Some(line) = Line::parse(message)
         {
             let host = if line.host.is_empty() { host } else { line.host };
             return Some(use_it(&Line { host, ..line }));
         }
-        let stamp = stamp?;
+        let stamp = time(text(&self.time))?;
         if let Some(line) = Line::within(stamp, host, message).filter(|line| line.program.contains(&b'/')) {
             return Some(use_it(&line));
         }
@@ -237,28 +236,62 @@ impl<'a> Scanner<'a> {
     }
 }
 
+/// The places in `NAMES`, a bit each, of the names that begin with a letter, and of those with a length.
+const BY_LETTER: [u64; 256] = {
+    let mut places = [0; 256];
+    let mut at = 0;
+    while at < NAMES.len() {
+        places[NAMES[at].1.as_bytes()[0] as usize] |= 1 << at;
+        at += 1;
+    }
+    places
+};
+const BY_LENGTH: [u64; MAX_KEY] = {
+    let mut places = [0; MAX_KEY];
+    let mut at = 0;
+    while at < NAMES.len() {
+        places[NAMES[at].1.len()] |= 1 << at;
+        at += 1;
+    }
+    places
+};
+
+/// Bytes of a member's name that may be in `NAMES`.
+const MAX_KEY: usize = 24;
+
 /// The place of a member's name in `NAMES`.
 fn rank(parent: &[u8], key: &[u8]) -> Option<usize> {
-    let (mut name, mut length) = ([0; 24], 0);
-    for byte in key.iter().filter(|byte| !matches!(byte, b'_' | b'-' | b'@')) {
-        *name.get_mut(length)? = byte.to_ascii_lowercase();
-        length += 1;
-    }
-    let name = &name[..length];
-    NAMES.iter().position(|(of, known, _)| {
+    let is_separator = |byte: &&u8| matches!(byte, b'_' | b'-' | b'@');
+    let first = key.iter().find(|byte| !is_separator(byte))?.to_ascii_lowercase();
+    let length = key.len() - key.iter().filter(is_separator).count();
+    let mut places = BY_LETTER[usize::from(first)] & BY_LENGTH.get(length)?;
+    // Nearly always none.
+    while places != 0 {
+        let place = places.trailing_zeros() as usize;
+        let (of, known, _) = NAMES[place];
         let is_here = || match of.is_empty() {
-            true => parent.is_empty() || known.len() > 8 || *known == "message",
+            true => parent.is_empty() || known.len() > 8 || known == "message",
             false => parent.eq_ignore_ascii_case(of.as_bytes()),
         };
-        known.as_bytes() == name && is_here()
-    })
+        let letters = key.iter().filter(|byte| !is_separator(byte)).map(u8::to_ascii_lowercase);
+        if letters.eq(known.bytes()) && is_here() {
+            return Some(place);
+        }
+        places &= places - 1;
+    }
+    None
 }
 
 /// A text, a number as it stands, or a text as the numbers of its bytes.
 fn decoded(value: &[u8]) -> Option<Cow<'_, [u8]>> {
     match value {
-        [b'"', text @ .., b'"'] if memchr::memchr(b'\\', text).is_none() => Some(Cow::Borrowed(text)),
         [b'"', inner @ .., b'"'] => {
+            // Docker puts a line break at the end.
+            match memchr::memchr(b'\\', inner) {
+                None => return Some(Cow::Borrowed(inner)),
+                Some(at) if inner[at..] == *b"\\n" => return Some(Cow::Borrowed(&inner[..at])),
+                Some(_) => {}
+            }
             let text = unescaped(inner);
             let decode = || serde_json::from_slice::<String>(value).ok().map(String::into_bytes);
             text.or_else(decode).map(Cow::Owned)

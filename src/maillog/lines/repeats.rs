@@ -5,9 +5,9 @@
 //! twice; one that two logs have once each happened once. The process, the client
 //! and the queue id are part of it, so two hosts do not meet.
 
-use std::hash::{BuildHasher, RandomState};
+use std::hash::BuildHasher;
 
-use hashbrown::HashMap;
+use hashbrown::{DefaultHashBuilder, HashMap};
 
 use super::event::Event;
 
@@ -22,7 +22,7 @@ pub struct Repeats {
     in_log: HashMap<(u64, usize), u32>,
     /// How often it happened.
     happened: HashMap<u64, u32>,
-    hasher: RandomState,
+    hasher: DefaultHashBuilder,
 }
 
 impl Repeats {

@@ -31,6 +31,9 @@ pub enum StampForm {
 /// Days before each month of a leap year.
 const BEFORE_MONTH: [i64; 12] = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335];
 
+/// Bytes of a date with names before its time of day.
+const MAX_DATE: usize = 60;
+
 /// Seconds of a day.
 pub const DAY: i64 = 86_400;
 
@@ -98,6 +101,9 @@ impl Stamp {
 
     /// Reads `nov. 1 09:05:00` in any language, with a day of the week, a year, or one blank too few.
     fn by_name(text: &[u8]) -> Option<(Self, &[u8])> {
+        // What has no time of day near is no date: most words of a message.
+        let colon = memchr::memchr(b':', &text[..text.len().min(MAX_DATE)])?;
+        text[..colon].last().filter(|byte| byte.is_ascii_digit())?;
         let (first, rest) = name(text)?;
         let (month, rest) = match MONTHS.iter().find(|(known, _)| *known == first) {
             Some((_, month)) => (*month, rest),

@@ -221,7 +221,7 @@ impl Reader {
 }
 
 fn event(line: &Line<'_>, kind: EventKind) -> LineKind {
-    LineKind::Event(Event { stamp: line.stamp, clock: hash([line.host, line.program, b""]), kind })
+    LineKind::Event(Event { stamp: line.stamp, clock: clock(line), kind })
 }
 
 fn discarded(kind: EventKind) -> EventKind {
@@ -250,33 +250,46 @@ pub fn says_submission(syslog_name: &[u8]) -> bool {
         || memmem::find(syslog_name, b"smtps").is_some()
 }
 
+/// The program of a host, whose clock the times of its lines are of.
+fn clock(line: &Line<'_>) -> u64 {
+    hash(hash(0, line.host), line.program)
+}
+
 /// The session of a line. A logger that leaves out the process number leaves the client to tell sessions apart.
 fn process(line: &Line<'_>, client: &ClientText<'_>) -> u64 {
     match line.process {
-        b"" => hash([line.host, line.program, client.address]),
-        process => hash([line.host, line.program, process]),
+        b"" => hash(!clock(line), client.address),
+        process => hash(clock(line), process),
     }
 }
 
 fn message_id(line: &Line<'_>, id: &[u8]) -> u64 {
-    hash([line.host, id, b""])
+    hash(!hash(0, line.host), id)
 }
 
-/// A fast hash: its values never leave the process, and no stranger gains from a collision.
-fn hash(parts: [&[u8]; 3]) -> u64 {
+/// A fast hash of a text within another: its values never leave the process, and no stranger gains from a collision.
+fn hash(within: u64, text: &[u8]) -> u64 {
     const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
     let mix = |hash: u64, word: u64| {
         let product = u128::from(hash ^ word) * u128::from(ODD);
         (product as u64) ^ (product >> 64) as u64
     };
-    parts.iter().fold(ODD, |hash, part| {
-        let (words, rest) = part.as_chunks::<8>();
-        let hash = words.iter().fold(hash, |hash, word| mix(hash, u64::from_le_bytes(*word)));
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        // The length keeps apart what would run together.
-        mix(hash.rotate_left(29) ^ part.len() as u64, u64::from_le_bytes(last))
-    })
+    // The length keeps apart what would run together.
+    let mut hash = within.rotate_left(29) ^ text.len() as u64;
+    let mut rest = text;
+    while let Some((word, after)) = rest.split_first_chunk::<8>().filter(|_| rest.len() > 8) {
+        hash = mix(hash, u64::from_le_bytes(*word));
+        rest = after;
+    }
+    // The last bytes, of which some may have been part of the word before.
+    let last = match (text.last_chunk::<8>(), text.first_chunk::<4>(), text.last_chunk::<4>()) {
+        (Some(word), ..) => u64::from_le_bytes(*word),
+        (_, Some(first), Some(last)) => {
+            u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32
+        }
+        _ => text.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
+    };
+    mix(hash, last)
 }
 
 fn smtpd(line: &Line<'_>, names: &mut Vec<u8>) -> Option<EventKind> {
