@@ -82,7 +82,7 @@ const fn inherited(name: &'static str, kind: ValueKind, default: &'static str, a
 pub const KEYS: &[ConfigKey] = &[
     inherited("exptime", Seconds(1, YEAR), "60", "length of a window"),
     limit("threshold", Threshold, "10", "hits allowed per window"),
-    limit("window", String, r#""fixed""#, "fixed or sliding window"),
+    limit("window", String, r#""fixed""#, "fixed or sliding window, or one of the calendar"),
     limit("door", String, r#""smtp""#, "where its requests come in"),
     limit("count", String, r#""connections""#, "what is a hit"),
     limit("per", StringOrList, r#""client""#, "what has a counter of its own"),
@@ -129,6 +129,7 @@ pub const KEYS: &[ConfigKey] = &[
     limit("status", Integer(400, 599), "429", "HTTP status over the limit at the web door"),
     limit("stress_threshold", Threshold, "", "threshold while Postfix reports stress; unset: the same"),
     inherited("stress_action", String, "", "action while Postfix reports stress; unset: the same"),
+    key("time_zone", String, "", "time zone of calendar windows; unset: the system's"),
     key("include", Strings, "[]", "further configuration files"),
     key("ipv4_in_ipv6", Netblocks, r#"["64:ff9b::/96"]"#, "IPv6 prefixes whose addresses are taken for IPv4"),
     key("limit", Table, "", "further limits, a table [limit.NAME] each"),

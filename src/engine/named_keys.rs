@@ -78,13 +78,23 @@ impl NamedKey {
 
     fn hit(&mut self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) -> Option<Crossing> {
         let exptime = u64::from(check.limit.exptime);
-        // A window that slides ends when nothing of it is left.
-        let left = if check.limit.window == Window::Fixed { hit.left.into() } else { exptime };
+        let (began, left_ms) = match &check.limit.window {
+            Window::Fixed => {
+                let left = u64::from(hit.left);
+                ((now.unix() + left).saturating_sub(exptime), left * 1000)
+            }
+            Window::Calendar(calendar) => {
+                let window = calendar.window(now);
+                (window.start(), window.left_ms(now))
+            }
+            // A window that slides ends when nothing of it is left.
+            Window::Sliding | Window::Exact => (now.unix(), exptime * 1000),
+        };
         if self.ends <= now.monotonic {
-            self.began = (now.unix() + left).saturating_sub(exptime);
+            self.began = began;
             (self.over_since, self.over, self.is_near) = (None, 0, false);
         }
-        self.ends = now.monotonic + left * 1000;
+        self.ends = now.monotonic + left_ms;
         (self.count, self.threshold, self.client) = (hit.count, check.threshold, Some(client));
         if hit.count > check.threshold {
             self.over = self.over.saturating_add(1);

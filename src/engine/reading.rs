@@ -29,6 +29,10 @@ impl Reading {
         let mut slots = Vec::new();
         for (kind, counter) in counters(store, counted, now).await? {
             match kind {
+                CounterKind::Calendar(window) => {
+                    reading.count = counter.count;
+                    reading.left = if counter.count > 0 { window.left(now) } else { 0 };
+                }
                 CounterKind::Window | CounterKind::Hits | CounterKind::Slot(_) => {
                     reading.count = reading.count.saturating_add(counter.count);
                     reading.left = counter.left;
@@ -51,7 +55,8 @@ impl Reading {
 /// The hits in the window by counter: of a sliding window the slots, the newest first.
 pub async fn window_counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, u32)>> {
     let counters = counters(store, counted, now).await?;
-    let of_window = |kind: &CounterKind| matches!(kind, CounterKind::Window | CounterKind::Hits | CounterKind::Slot(_));
+    let of_window =
+        |kind: &CounterKind| kind.is_whole_window() || matches!(kind, CounterKind::Hits | CounterKind::Slot(_));
     Some(
         counters.into_iter().filter(|(kind, _)| of_window(kind)).map(|(kind, counter)| (kind, counter.count)).collect(),
     )

@@ -156,9 +156,8 @@ pub struct TargetCounter<'p> {
 impl TargetCounter<'_> {
     /// The kinds of counters it may have at a moment, those of the window first.
     pub fn kinds(&self, now: Now) -> Vec<CounterKind> {
-        let mut kinds = match self.limit.window {
-            Window::Fixed => vec![CounterKind::Window],
-            Window::Exact => vec![CounterKind::Hits],
+        let mut kinds = match &self.limit.window {
+            window @ (Window::Fixed | Window::Exact | Window::Calendar(_)) => vec![window.counter(now)],
             Window::Sliding => {
                 let newest = window::slot(self.limit.exptime, now.unix_ms);
                 (0..=window::OLDER).map(|age| CounterKind::Slot(newest.saturating_sub(age))).collect()

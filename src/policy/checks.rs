@@ -244,9 +244,13 @@ impl LimitCheck<'_> {
             let key = Key { limit, part: &self.part, kind };
             operations.push(Operation { key, amount, exptime, threshold: self.threshold });
         };
-        match limit.window {
+        match &limit.window {
             Window::Fixed => ask(CounterKind::Window, amount, limit.exptime),
             Window::Exact => ask(CounterKind::Hits, amount, limit.exptime),
+            Window::Calendar(calendar) => {
+                let window = calendar.window(now);
+                ask(CounterKind::Calendar(window), amount, window.lifetime(now));
+            }
             Window::Sliding => {
                 let lifetime = window::lifetime(limit.exptime);
                 let [newest, older @ ..] = window::slots(limit.exptime, now.unix_ms);
@@ -265,7 +269,7 @@ impl LimitCheck<'_> {
     /// How many operations it takes to count it.
     fn operations(&self) -> usize {
         let window = match self.limit.window {
-            Window::Fixed | Window::Exact => 1,
+            Window::Fixed | Window::Exact | Window::Calendar(_) => 1,
             Window::Sliding => window::OLDER as usize + 1,
         };
         window + usize::from(self.limit.ban.is_some()) + usize::from(self.limit.delay.is_some())
@@ -280,13 +284,18 @@ impl LimitCheck<'_> {
     /// What the store has said of this check's counters.
     pub fn reading(&self, readings: &Readings, now: Now) -> CounterReading {
         let limit = self.limit;
-        let hit = match limit.window {
+        let hit = match &limit.window {
             _ if matches!(self.state, CheckState::ToReadBan { .. }) => {
                 readings.find(self, CounterKind::Ban).map(|_| Counter { count: 0, left: 0, added: 0 })
             }
             Window::Fixed => readings.find(self, CounterKind::Window),
             Window::Exact => readings.find(self, CounterKind::Hits),
             Window::Sliding => self.slide(readings, now),
+            Window::Calendar(calendar) => {
+                let window = calendar.window(now);
+                let counter = readings.find(self, CounterKind::Calendar(window));
+                counter.map(|counter| Counter { left: window.left(now), ..counter })
+            }
         };
         let read = |kind| readings.find(self, kind).filter(|counter| counter.count > 0);
         let banned = limit.ban.and_then(|_| read(CounterKind::Ban)).map_or(0, |ban| ban.left.max(1));

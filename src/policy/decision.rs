@@ -378,13 +378,14 @@ impl<'p> Refund<'p> {
         const LEAST_LEFT: u32 = 2;
         let limit = check.limit;
         let hit = count.hit.filter(|hit| hit.added > 0)?;
-        let kind = match limit.window {
-            Window::Fixed if hit.left < LEAST_LEFT => return None,
+        let kind = match &limit.window {
+            Window::Fixed | Window::Calendar(_) if hit.left < LEAST_LEFT => return None,
             Window::Fixed => CounterKind::Window,
             // The store has not kept it.
             Window::Exact if hit.count > check.threshold && !limit.keeps_hits_over() => return None,
             Window::Exact => CounterKind::Hits,
             Window::Sliding => CounterKind::Slot(window::slot(limit.exptime, now.unix_ms)),
+            Window::Calendar(calendar) => CounterKind::Calendar(calendar.window(now)),
         };
         match check.state {
             CheckState::ToCount { .. } => Some(Self { limit, part: check.part.clone(), kind, amount: hit.added }),
@@ -399,7 +400,7 @@ impl HeldHits {
         let limit = check.limit;
         let Refund { part, kind, amount, .. } = Refund::of(check, count, now)?;
         let left = match limit.window {
-            Window::Fixed => count.hit?.left,
+            Window::Fixed | Window::Calendar(_) => count.hit?.left,
             Window::Sliding | Window::Exact => window::lifetime(limit.exptime),
         };
         Some(Self {

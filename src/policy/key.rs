@@ -4,6 +4,7 @@
 //! of `attribute=value` pairs, folded to lower case so that spelling makes no
 //! difference, escaped so that no two are the same, and bounded in length.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
 use super::attribute::Attribute;
+use super::calendar::CalendarWindow;
 use super::door::Door;
 use super::limit::{self, CountKind, Limit};
 use super::request::Request;
@@ -29,7 +31,7 @@ const LOG_ONLY: &str = "log_only!";
 /// The most that a limit can add to the prefix of the site: `log_only!NAME:recipients/`.
 const MAX_LIMIT_PREFIX: usize = LOG_ONLY.len() + limit::MAX_NAME + ":".len() + longest_count() + "/".len();
 
-/// The most that [`Key::write`] puts behind a part: `!m` and a number in hexadecimal, or `!violations`.
+/// The most that [`Key::write`] puts behind a part: `!m` or `!w` and a number in hexadecimal, or `!violations`.
 const MAX_SUFFIX: usize = "!m".len() + u64::BITS as usize / 4;
 
 /// What is left for [`KeyPart`]; of a longer text a shared store has the digest only.
@@ -108,6 +110,8 @@ pub enum CounterKind {
     Member(u64),
     /// That the window was given its length by a reload, or began after it.
     Retimed,
+    /// Hits of a window of the calendar.
+    Calendar(CalendarWindow),
 }
 
 impl Key<'_> {
@@ -127,22 +131,29 @@ impl Key<'_> {
             CounterKind::Slot(number) => write!(output, "!{number:x}"),
             CounterKind::Member(digest) => write!(output, "!m{digest:x}"),
             CounterKind::Retimed => write!(output, "!={:x}", self.limit.exptime),
-            kind => output.write_str(kind.suffix().unwrap_or_default()),
+            CounterKind::Calendar(window) => write!(output, "!w{:x}", window.number()),
+            kind => output.write_str(&kind.suffix().unwrap_or_default()),
         }
     }
 }
 
 impl CounterKind {
+    /// Whether it is all of a window with a fixed end.
+    pub fn is_whole_window(self) -> bool {
+        matches!(self, Self::Window | Self::Calendar(_))
+    }
+
     /// What ends its keys; `None`: that differs.
-    pub fn suffix(self) -> Option<&'static str> {
-        match self {
-            Self::Window => Some(""),
-            Self::Slot(_) | Self::Member(_) | Self::Retimed => None,
-            Self::Hits => Some("!hits"),
-            Self::Violations => Some("!violations"),
-            Self::Ban => Some("!ban"),
-            Self::Bans => Some("!bans"),
-        }
+    pub fn suffix(self) -> Option<Cow<'static, str>> {
+        Some(Cow::Borrowed(match self {
+            Self::Window => "",
+            Self::Slot(_) | Self::Member(_) | Self::Retimed => return None,
+            Self::Hits => "!hits",
+            Self::Violations => "!violations",
+            Self::Ban => "!ban",
+            Self::Bans => "!bans",
+            Self::Calendar(window) => return Some(format!("!w{:x}", window.number()).into()),
+        }))
     }
 }
 

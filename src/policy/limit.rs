@@ -6,10 +6,12 @@ use std::time::Duration;
 
 use super::action::Action;
 use super::attribute::Attribute;
+use super::calendar::LocalCalendar;
 use super::conditions::Conditions;
 use super::door::{Door, DoorSet};
 use super::key::{CounterKind, KeySpec};
 use super::thresholds::Thresholds;
+use crate::net::clock::Now;
 use crate::net::netblock_table::NetblockTable;
 
 /// The name of the limit that stands at the top level of the configuration: connection_shaper's own.
@@ -180,7 +182,7 @@ impl CountKind {
 }
 
 /// Where a window begins and ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Window {
     /// From the first hit of a key on; nothing ever extends it.
     Fixed,
@@ -188,24 +190,30 @@ pub enum Window {
     Sliding,
     /// Always the last `exptime`, hit by hit: `sliding` where the store can do that.
     Exact,
+    /// From one full hour, midnight, Monday or first of a month to the next.
+    Calendar(LocalCalendar),
 }
 
 impl Window {
-    /// Those that the configuration chooses, with their words. The store decides whether `sliding` is exact.
-    pub const WORDS: [(&'static str, Self); 2] = [("fixed", Self::Fixed), ("sliding", Self::Sliding)];
+    /// The words of the configuration. The store decides whether `sliding` is exact.
+    pub const WORDS: [&'static str; 3] = ["fixed", "sliding", "calendar"];
 
-    /// What its hits are counted in; of slots, one of many.
-    pub fn counter(self) -> CounterKind {
+    /// What its hits are counted in at a moment; of slots, one of many.
+    pub fn counter(&self, now: Now) -> CounterKind {
         match self {
             Self::Fixed => CounterKind::Window,
             Self::Sliding => CounterKind::Slot(0),
             Self::Exact => CounterKind::Hits,
+            Self::Calendar(calendar) => CounterKind::Calendar(calendar.window(now)),
         }
     }
 
-    pub fn word(self) -> &'static str {
-        let of_word = if self == Self::Exact { Self::Sliding } else { self };
-        Self::WORDS.iter().find(|(_, window)| *window == of_word).map_or("", |(word, _)| word)
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Fixed => "fixed",
+            Self::Sliding | Self::Exact => "sliding",
+            Self::Calendar(_) => "calendar",
+        }
     }
 }
 

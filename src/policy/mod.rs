@@ -15,6 +15,7 @@
 
 pub mod action;
 pub mod attribute;
+pub mod calendar;
 pub mod checks;
 pub mod client_names;
 pub mod conditions;
@@ -59,7 +60,7 @@ use attribute::Attribute;
 use checks::{CheckState, CounterReading};
 use client_names::{ClientName, ClientNames};
 use key::KeyPart;
-use limit::{CountKind, ExptimeChange, LimitId, Rate};
+use limit::{CountKind, ExptimeChange, LimitId, Rate, Window};
 use lists::{ListEntry, ListIndex};
 use overrides::OverrideKind;
 
@@ -134,7 +135,11 @@ impl Policy {
             // Kept in the state file. A limit that counts something else, or otherwise, has other counters; but a
             // session that passed it stays passed.
             let door = if *door == Door::Web { " web" } else { "" };
-            let counted = format!("{name} {} {} {log_only}{door}", counts.word(), window.word());
+            let calendar = match window {
+                Window::Calendar(calendar) => format!(" {} of {}", calendar.period().word(), calendar.zone_name()),
+                _ => String::new(),
+            };
+            let counted = format!("{name} {} {}{calendar} {log_only}{door}", counts.word(), window.word());
             (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
         }
         let embedded = &settings.embedded;

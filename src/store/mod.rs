@@ -40,6 +40,7 @@ use crate::store::shared::coalesce::Coalesce;
 use crate::store::shared::limit_bans::{LostBans, NewBans};
 use crate::store::shared::over_limit::OverLimitCache;
 use local::Table;
+use local::counter_id::CounterId;
 use memcached::Memcached;
 use sqlite::Sqlite;
 
@@ -160,7 +161,7 @@ impl Store {
     /// Counts in this process, on top of the last count seen if its window still runs.
     fn count_here(&self, operation: &Operation<'_>, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
-        let id = self.table.counter_id(key);
+        let id = self.counter_id(key, now);
         if amount == 0 {
             let known = self.table.peek(id, now.monotonic);
             return known.map_or(NOTHING, |hit| Counter { count: hit.count, left: hit.left_seconds(), added: 0 });
@@ -171,8 +172,22 @@ impl Store {
                 return Counter { count: over.count.saturating_add(amount), left: over.left_seconds(), added: amount };
             }
         }
-        let hit = self.table.hit(id, amount, u64::from(exptime) * 1000, threshold, now.monotonic);
+        let lasts = match key.kind {
+            CounterKind::Calendar(window) => window.left_ms(now),
+            _ => u64::from(exptime) * 1000,
+        };
+        let hit = self.table.hit(id, amount, lasts, threshold, now.monotonic);
         Counter { count: hit.count, left: hit.left_seconds(), added: amount }
+    }
+
+    /// The id of a key in the table. A window of the calendar is ended here if it is no more: the table measures time
+    /// by a clock that nobody sets, the calendar by the system's.
+    pub(crate) fn counter_id(&self, key: Key<'_>, now: Now) -> CounterId {
+        let id = self.table.counter_id(key);
+        if let CounterKind::Calendar(window) = key.kind {
+            self.table.end_unless(id, window.left_ms(now), window.length() * 1000 / 12, now.monotonic);
+        }
+        id
     }
 
     /// `memory`; `up`, or `down` when any server is.

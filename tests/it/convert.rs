@@ -78,7 +78,7 @@ fn perlbal_throttle() {
     let (conversion, config) = converted(&text);
     assert_eq!(conversion.kind, Kind::Perlbal);
     let top = config.top();
-    assert_eq!((top.threshold, top.exptime, top.window), (1, 3, Window::Sliding));
+    assert_eq!((top.threshold, top.exptime, &top.window), (1, 3, &Window::Sliding));
     let delay = top.delay.unwrap();
     assert_eq!((delay.initial.as_secs(), delay.max.as_secs(), delay.max_concurrent), (10, 60, 4));
     let ban = top.ban.unwrap();
@@ -101,7 +101,7 @@ fn mod_ip_count() {
     );
     assert_eq!(conversion.kind, Kind::ModIpCount);
     let top = config.top();
-    assert_eq!((top.threshold, top.exptime, top.window, top.coalesce), (3, 60, Window::Sliding, 500));
+    assert_eq!((top.threshold, top.exptime, &top.window, top.coalesce), (3, 60, &Window::Sliding, 500));
     assert_eq!(top.ban.unwrap().time, 300);
     assert_eq!(listed(&config, "127.0.0.1"), Some(ListEntry::Whitelist));
     assert!(said(&conversion, 7, RemarkKind::Missing).starts_with("UriList"), "{:#?}", conversion.remarks);
@@ -156,7 +156,7 @@ fn cgi_ratelimit() {
     assert_eq!(conversion.kind, Kind::RateLimit);
     assert_eq!((config.top().threshold, config.top().exptime, config.top().counts), (5, 600, CountKind::Requests));
     let action = limit(&config, "failed_login_by_address");
-    assert_eq!((action.threshold, action.exptime, action.window), (2, 10, Window::Sliding));
+    assert_eq!((action.threshold, action.exptime, &action.window), (2, 10, &Window::Sliding));
     assert!(said(&conversion, 5, RemarkKind::Missing).starts_with("odd: "), "{:#?}", conversion.remarks);
     assert!(said(&conversion, 7, RemarkKind::Differs).starts_with("violation_mode"));
 }
@@ -206,7 +206,7 @@ fn policyd_rate_limit_sample() {
     let limits: Vec<_> = config.policy.limits.iter().map(|limit| (limit.threshold, limit.exptime)).collect();
     assert_eq!(limits, [(10, 60), (150, 86_400)]);
     let top = config.top();
-    assert_eq!((top.counts, top.window, top.count_refused), (CountKind::Recipients, Window::Sliding, false));
+    assert_eq!((top.counts, &top.window, top.count_refused), (CountKind::Recipients, &Window::Sliding, false));
     assert_eq!(config.listen[0].to_string(), "unix:/var/spool/postfix/ratelimit/policy");
     assert_eq!(said(&conversion, 38, RemarkKind::Carried), "socket_permission: socket_mode = \"0666\"");
     assert!(said(&conversion, 32, RemarkKind::Missing).starts_with("backend: "), "{:#?}", conversion.remarks);

@@ -8,6 +8,7 @@ mod advise_cases;
 mod advise_forms;
 mod advise_page;
 mod bans;
+mod calendar;
 mod config;
 mod connection;
 mod consequences;

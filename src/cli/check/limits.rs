@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{EffectiveSetting, units};
+use crate::policy::calendar::Period;
 use crate::policy::conditions::{Condition, Pattern, Test};
 use crate::policy::door::{Door, DoorSet};
 use crate::policy::key::KeyField;
@@ -16,13 +17,22 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
     };
     let door = if limit.door == Door::Smtp { String::new() } else { format!("At the {} door: ", limit.door.word()) };
     let name = if limit.name == limit::TOP { String::new() } else { format!("{}: ", limit.name) };
-    let span = match limit.window {
-        Window::Fixed => "in",
-        Window::Sliding | Window::Exact => "in any",
+    let length = || units::words(Duration::from_secs(limit.exptime.into()));
+    let span = match &limit.window {
+        Window::Fixed => format!("in {}", length()),
+        Window::Sliding | Window::Exact => format!("in any {}", length()),
+        Window::Calendar(calendar) => {
+            let begins = match calendar.period() {
+                Period::Hour => "the full hour",
+                Period::Day => "midnight",
+                Period::Week => "Monday 00:00",
+                Period::Month => "the first of the month",
+            };
+            format!("in each {} from {begins} on ({})", calendar.period().word(), calendar.zone_name())
+        }
     };
-    let window = units::words(Duration::from_secs(limit.exptime.into()));
     let mut text = format!(
-        "{name}{door}{who}{whom} may {what} {span} {window}; the next {over}",
+        "{name}{door}{who}{whom} may {what} {span}; the next {over}",
         who = who(limit),
         whom = whom(limit),
         what = what(limit.counts, limit.threshold),

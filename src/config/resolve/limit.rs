@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -10,10 +11,10 @@ use super::super::effective::Origin;
 use super::super::settings::{TableSettings, integer, with_article};
 use super::super::units::{self, spell};
 use super::super::{keys, source::Span};
-use super::{conditions, netblocks, reply, thresholds};
+use super::{conditions, netblocks, reply, thresholds, window};
 use crate::policy::door::{Door, DoorSet};
 use crate::policy::key::{self, KeyField, KeySpec};
-use crate::policy::limit::{self, Ban, CountKind, Delay, Limit, Window};
+use crate::policy::limit::{self, Ban, CountKind, Delay, Limit};
 
 /// What a limit takes from the whole program, whatever its own table says.
 pub(super) struct Program {
@@ -23,6 +24,8 @@ pub(super) struct Program {
     pub slides_exactly: bool,
     /// Restriction classes that an action may name.
     pub classes: Vec<String>,
+    /// Of calendar windows; `None`: the system's.
+    pub zone: Option<TimeZone>,
     pub timeouts: Timeouts,
 }
 
@@ -53,7 +56,7 @@ pub(super) fn at(door: Door) -> String {
 pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span) -> Limit {
     let door = s.choice("door", &Door::WORDS);
     let counts = counts(s, door);
-    let exptime = seconds(s.get("exptime"));
+    let (window, exptime) = window::read(s, program);
     let ban = ban(s);
     let longest = exptime.max(ban.map_or(0, |ban| ban.max));
     let log_only = s.get::<bool>("log_only") || program.log_only;
@@ -79,10 +82,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
             .and_then(|toml| amount(s, &s.named("stress_threshold"), toml, counts)),
         exptime,
         exptime_change: None,
-        window: match s.choice("window", &Window::WORDS) {
-            Window::Sliding if program.slides_exactly => Window::Exact,
-            window => window,
-        },
+        window,
         ipv4_prefix_length: s.get("ipv4_prefix_length"),
         ipv6_prefix_length: s.get("ipv6_prefix_length"),
         whitelist_exempts: s
@@ -118,7 +118,7 @@ fn check_clients(s: &TableSettings) {
         let problem = format!("{} cannot be {what} where `count` is \"clients\"", s.named(key));
         s.error::<()>(key, problem, remedy);
     };
-    if s.choice("window", &Window::WORDS) != Window::Fixed {
+    if s.get::<String>("window") != "fixed" {
         error("window", "another than fixed", "remove it, or write `window = \"fixed\"`");
     }
     if !s.get::<Duration>("coalesce").is_zero() {
@@ -129,7 +129,7 @@ fn check_clients(s: &TableSettings) {
     }
 }
 
-fn seconds(duration: Duration) -> u32 {
+pub(super) fn seconds(duration: Duration) -> u32 {
     duration.as_secs() as u32
 }
 

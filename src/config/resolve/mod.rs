@@ -13,6 +13,7 @@ mod netblocks;
 pub(super) mod reply;
 pub(super) mod store;
 mod thresholds;
+mod window;
 
 use super::diagnostics::{ConfigError, Diagnostics};
 use super::effective::{Effective, EffectiveLimit, EffectiveSetting};
@@ -61,6 +62,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         log_only: s.get("log_only"),
         slides_exactly: store.shared.as_ref().is_some_and(SharedStoreConfig::slides_exactly),
         classes: reply::classes(s),
+        zone: window::zone(s),
         timeouts: Timeouts { postfix: s.get("policy_timeout"), store: store.timeout },
     };
     let named = limit::named(s);

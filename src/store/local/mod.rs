@@ -92,7 +92,10 @@ impl Table {
     pub fn counter_id(&self, key: Key<'_>) -> CounterId {
         let client = |address, prefix_length| CounterId::client(key.limit.id, address, prefix_length);
         match (key.part, key.kind) {
-            (KeyPart::Client { address, prefix_length }, CounterKind::Window) => client(*address, *prefix_length),
+            // Which window of the calendar it is in, its end says.
+            (KeyPart::Client { address, prefix_length }, CounterKind::Window | CounterKind::Calendar(_)) => {
+                client(*address, *prefix_length)
+            }
             (KeyPart::Client { address, prefix_length }, CounterKind::Ban) => client(*address, *prefix_length).of_ban(),
             _ => {
                 let mut text = String::new();
@@ -157,6 +160,15 @@ impl Table {
     /// [`take_back`](Self::take_back).
     pub fn peek(&self, id: CounterId, now: u64) -> Option<TableEntry> {
         self.update(id, now, |live| (live, live.map(|entry| TableEntry::of(entry, now))))
+    }
+
+    /// Ends a window unless it ends in about `left_ms` milliseconds, give or take `tolerance`; then it ends in just that.
+    pub fn end_unless(&self, id: CounterId, left_ms: u64, tolerance: u64, now: u64) {
+        let expiry = now.saturating_add(left_ms);
+        self.update(id, now, |live| {
+            let of_this = live.filter(|entry| entry.expiry.abs_diff(expiry) <= tolerance);
+            (of_this.map(|entry| Entry { expiry: expiry.clamp(1, Entry::LAST), ..entry }), ())
+        });
     }
 
     /// Takes hits back, down to 0. Neither makes an entry nor moves its end, and

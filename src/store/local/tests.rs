@@ -190,6 +190,19 @@ fn a_window_is_never_told_to_be_longer_than_exptime() {
 }
 
 #[test]
+fn a_window_that_ends_at_another_time_is_another_window() {
+    let table = Table::new(1000);
+    table.hit(ipv4(1), 3, MINUTE, 10, 0);
+    // The clock was set by a second.
+    table.end_unless(ipv4(1), MINUTE - 11_000, 5000, 10_000);
+    let known = table.peek(ipv4(1), 10_000).unwrap();
+    assert_eq!((known.count, known.left_ms), (3, MINUTE - 11_000));
+    // It was set by half a minute.
+    table.end_unless(ipv4(1), MINUTE - 40_000, 5000, 10_000);
+    assert_eq!(table.peek(ipv4(1), 10_000), None);
+}
+
+#[test]
 fn of_many_threads_one_begins_a_window() {
     let table = Table::new(1000);
     let begun = thread::scope(|scope| {

@@ -74,7 +74,7 @@ impl Coalesce {
 /// the limit's id, which may differ in the program that takes over.
 fn key(limit: &Limit, part: &KeyPart) -> u64 {
     let Limit { name, counts, window, log_only, .. } = limit;
-    secret::hash((name, counts, window, log_only, part))
+    secret::hash((name, counts, window.word(), log_only, part))
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Store {
             CounterKind::Ban | CounterKind::Violations | CounterKind::Bans if cached == Some(key.limit.id) => {
                 return Lookup::UseCached;
             }
-            CounterKind::Window if self.over.remembers(key) => {}
+            kind if kind.is_whole_window() && self.over.remembers(key) => {}
             _ => return Lookup::Ask(0),
         }
         // Asking a server that is known to be down costs nothing, and decides what is done meanwhile.
@@ -105,7 +105,7 @@ impl Store {
     /// What this process knows of a window.
     fn known(&self, operation: &Operation<'_>, now: Now) -> Option<Known> {
         let Operation { key, amount, threshold, .. } = *operation;
-        let window = self.table.peek(self.table.counter_id(key), now.monotonic)?;
+        let window = self.table.peek(self.counter_id(key, now), now.monotonic)?;
         // With refunds the stored count excludes the current hit.
         let missing = if key.limit.count_refused { 0 } else { amount };
         let is_banned = || {
@@ -120,7 +120,7 @@ impl Store {
     /// The answer without asking the store.
     fn count_cached(&self, operation: &Operation<'_>, now: Now) -> Counter {
         let amount = operation.amount;
-        add(&self.statistics.over_memory, u64::from(operation.key.kind == CounterKind::Window));
+        add(&self.statistics.over_memory, u64::from(operation.key.kind.is_whole_window()));
         if amount == 0 || operation.key.limit.count_refused {
             return self.count_here(operation, now);
         }
@@ -170,7 +170,7 @@ impl Store {
     /// Remembers what the store said, and makes the answer of it.
     fn remember(&self, operation: &Operation<'_>, reply: CounterReply, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
-        let id = self.table.counter_id(key);
+        let id = self.counter_id(key, now);
         let CounterReply::Count { count, left } = reply else {
             // There is no such key, whatever this process knew of it.
             self.note_loss(&key, self.table.take(id, now.monotonic));
@@ -179,7 +179,7 @@ impl Store {
         let pending = if key.kind == CounterKind::Violations { self.over_limit.pending_hits(&key) } else { 0 };
         let count = count.saturating_add(pending);
         let is_banned = key.kind == CounterKind::Ban && count > 0;
-        if is_banned || (key.kind == CounterKind::Window && count > threshold) {
+        if is_banned || (key.kind.is_whole_window() && count > threshold) {
             self.over.remember(&key, now);
         }
         // A banned client is kept longest, like one that is over its limit.
@@ -191,7 +191,10 @@ impl Store {
         let slides = key.kind == CounterKind::Hits;
         // A sliding window within its limit has its hits for at most this long.
         let lasting = if slides && count <= threshold { Some(exptime) } else { left };
-        let told = lasting.map(|left| u64::from(left) * 1000);
+        let told = match key.kind {
+            CounterKind::Calendar(window) => Some(window.left_ms(now)),
+            _ => lasting.map(|left| u64::from(left) * 1000),
+        };
         let remembered = told.or(known.map(|hit| hit.left_ms)).unwrap_or(1000);
         let before = self.table.observe(id, count, remembered, threshold, now.monotonic);
         // The hit created a counter that existed before: it was reset, or the store has lost it.

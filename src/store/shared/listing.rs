@@ -24,7 +24,7 @@ impl Store {
 
     /// The clients of a netblock that have hits, those with the most first, and how many more there are.
     pub async fn clients_within(&self, limits: &[Limit], netblock: IpNet, now: Now) -> (Vec<ListedClient>, usize) {
-        match self.list(limits, netblock, &[CounterKind::Window, CounterKind::Hits], now).await {
+        match self.list(limits, netblock, |limit| limit.window.counter(now), now).await {
             Some(listed) => listed,
             None => listing::within(&self.table, netblock, now).await,
         }
@@ -32,7 +32,7 @@ impl Store {
 
     /// The bans of clients in a netblock, and how many more there are.
     pub async fn bans_within(&self, limits: &[Limit], netblock: IpNet, now: Now) -> (Vec<ListedClient>, usize) {
-        match self.list(limits, netblock, &[CounterKind::Ban], now).await {
+        match self.list(limits, netblock, |_| CounterKind::Ban, now).await {
             Some(listed) => listed,
             None => listing::bans_within(&self.table, netblock, now).await,
         }
@@ -43,26 +43,27 @@ impl Store {
         &self,
         limits: &[Limit],
         netblock: IpNet,
-        kinds: &'static [CounterKind],
+        kind: impl Fn(&Limit) -> CounterKind,
         now: Now,
     ) -> Option<(Vec<ListedClient>, usize)> {
         let backend: &dyn Backend = self.backend.as_deref().filter(|backend| backend.lists_keys())?;
         let (mut found, mut more) = (Vec::new(), 0);
         for limit in limits.iter().filter(|limit| limit.per.is_client()) {
-            let kinds = kinds.iter().filter(|kind| {
-                // A window of another kind is left from before a reload.
-                !matches!(kind, CounterKind::Window | CounterKind::Hits) || **kind == limit.window.counter()
-            });
-            let suffixes: Vec<&'static str> = kinds.filter_map(|kind| kind.suffix()).collect();
-            let wanted = Arc::new(move |rest: &str| client_within(rest, netblock, &suffixes).is_some());
+            let kind = kind(limit);
+            let Some(suffix) = kind.suffix() else { continue };
+            let ends = suffix.clone();
+            let wanted = Arc::new(move |rest: &str| client_within(rest, netblock, &ends).is_some());
             let query = KeyQuery { prefix: limit.key_prefix.clone(), wanted, most: MAX_LISTED };
             let listing = backend.list_keys(query, now).await.ok()?;
             more += listing.more;
-            let all: &[&str] = &["", "!hits", "!ban"];
             found.extend(listing.keys.into_iter().filter_map(|ListedKey { key, count, left }| {
                 let rest = key.strip_prefix(limit.key_prefix.as_str())?;
-                let (address, prefix_length) = client_within(rest, netblock, all)?;
-                let hit = TableEntry { count, left_ms: u64::from(left) * 1000 };
+                let (address, prefix_length) = client_within(rest, netblock, &suffix)?;
+                let left_ms = match kind {
+                    CounterKind::Calendar(window) => window.left_ms(now),
+                    _ => u64::from(left) * 1000,
+                };
+                let hit = TableEntry { count, left_ms };
                 Some(ListedClient { limit: limit.id, address, prefix_length, hit, over: count > limit.threshold })
             }));
         }
@@ -71,11 +72,11 @@ impl Store {
     }
 }
 
-/// The client of a key, after the prefix of its limit, if it is one of several in a netblock and the key ends with one
-/// of these.
-fn client_within(rest: &str, netblock: IpNet, suffixes: &[&str]) -> Option<(IpAddr, u8)> {
+/// The client of a key, after the prefix of its limit, if it is one of several in a netblock and the key ends with
+/// that.
+fn client_within(rest: &str, netblock: IpNet, wanted: &str) -> Option<(IpAddr, u8)> {
     let (part, suffix) = rest.find('!').map_or((rest, ""), |at| rest.split_at(at));
-    if !suffixes.contains(&suffix) {
+    if suffix != wanted {
         return None;
     }
     let client = part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from)).ok()?;
@@ -90,7 +91,8 @@ mod tests {
     #[test]
     fn a_key_is_of_a_client_of_the_netblock_or_of_none() {
         let within = |rest: &str, netblock: &str| {
-            client_within(rest, netblock.parse().unwrap(), &["", "!hits"])
+            let suffix = if rest.ends_with("!hits") { "!hits" } else { "" };
+            client_within(rest, netblock.parse().unwrap(), suffix)
                 .map(|(address, length)| format!("{address}/{length}"))
         };
         assert_eq!(within("198.51.100.7", "198.51.100.0/24").as_deref(), Some("198.51.100.7/32"));

@@ -5,7 +5,7 @@
 //! and they go out as one increment with the next question, so that bans and other
 //! hosts see the flood. If the key is gone by then, it was reset, and they are dropped.
 //!
-//! This holds for fixed windows only, as the slots of a sliding window change. The
+//! This does not hold for sliding windows, as their slots change. The
 //! violations of a limit that delays are held back in the same way.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::net::clock::Now;
 use crate::net::lock;
 use crate::net::recent_map::RecentMap;
 use crate::net::secret;
-use crate::policy::{CounterKind, Key};
+use crate::policy::Key;
 
 /// Keys remembered at once, in about 4 MB. Beyond this the oldest are forgotten: the store is asked about them again,
 /// and their pending hits are not counted.
@@ -97,7 +97,7 @@ impl OverLimitCache {
 
     /// Takes hits back that the store was not told. Returns how many are left, which it was told.
     pub fn take_back(&self, key: &Key<'_>, amount: u32) -> u32 {
-        if self.empty.load(Ordering::Relaxed) || key.kind != CounterKind::Window {
+        if self.empty.load(Ordering::Relaxed) || !key.kind.is_whole_window() {
             return amount;
         }
         let hash = self.hash(key);
@@ -151,6 +151,7 @@ impl OverLimitCache {
 mod tests {
     use super::*;
     use crate::config::Config;
+    use crate::policy::CounterKind;
     use crate::policy::key::KeyPart;
 
     const OVER: Option<Known> = Some(Known { count: 11, left: 60_000, is_over: true });

@@ -39,6 +39,7 @@ SELECT
     key,
     CASE
         WHEN key LIKE '%!hits' THEN 'sliding'
+        WHEN rtrim(key, '0123456789abcdef') LIKE '%!w' THEN 'calendar'
         WHEN key LIKE '%!ban' THEN 'ban'
         WHEN key LIKE '%!bans' THEN 'bans'
         WHEN key LIKE '%!violations' THEN 'violations'
