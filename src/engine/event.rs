@@ -3,6 +3,8 @@
 //! There are no sessions at these doors, so each event is judged alone. Lists, overrides, bans, limits and delays are
 //! those of `policy`, as at Postfix's door.
 
+use smallvec::SmallVec;
+
 use crate::engine::decide::{Answer, apply};
 use crate::engine::preview::{count, preview};
 use crate::engine::report::{counted, report};
@@ -19,8 +21,8 @@ use crate::policy::{
 
 /// What is left of a limit for a client, as clients are told it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Quota {
-    pub limit: String,
+pub struct Quota<'r> {
+    pub limit: &'r str,
     /// Hits allowed in a window.
     pub threshold: u32,
     /// Seconds of a window.
@@ -47,16 +49,16 @@ pub async fn decide_event<'r>(
     request: &Request,
     mode: EventMode,
     now: Now,
-) -> (Answer<'r>, Vec<Quota>) {
+) -> (Answer<'r>, SmallVec<[Quota<'r>; 2]>) {
     let Rules { policy, store, .. } = rules;
     let mut record = SessionRecord::default();
     let Some(client) = policy.client(request) else {
         add(&service.statistics.unknown_client, 1);
         service.decisions.passed(request.door, Pass::UnknownClient);
-        return ((Verdict::Pass(Pass::UnknownClient), None), Vec::new());
+        return ((Verdict::Pass(Pass::UnknownClient), None), SmallVec::new());
     };
     let (mut decision, quotas) = match policy.plan(request, &record, now) {
-        Plan::Done(decision) => (decision, Vec::new()),
+        Plan::Done(decision) => (decision, SmallVec::new()),
         Plan::Count(checks) => {
             let readings = match mode {
                 EventMode::Count => count(store, &checks, now).await,
@@ -85,12 +87,12 @@ pub async fn decide_event<'r>(
 }
 
 /// What is left of the limits that are enforced and have counted.
-fn quotas(checks: &LimitChecks<'_>, decision: &Decision<'_>) -> Vec<Quota> {
-    let quota = |(check, hit): (&LimitCheck<'_>, Option<Counter>)| {
+fn quotas<'r>(checks: &LimitChecks<'r>, decision: &Decision<'_>) -> SmallVec<[Quota<'r>; 2]> {
+    let quota = |(check, hit): (&LimitCheck<'r>, Option<Counter>)| {
         let hit = hit.filter(|_| !check.limit.log_only && matches!(check.state, CheckState::ToCount { .. }))?;
         let remaining = check.threshold.saturating_sub(hit.count);
         Some(Quota {
-            limit: check.limit.name.clone(),
+            limit: &check.limit.name,
             threshold: check.threshold,
             exptime: check.limit.exptime,
             remaining,

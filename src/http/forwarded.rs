@@ -21,8 +21,8 @@ pub fn client(peer: Peer, headers: &HeaderMap, header: &str, proxies: &[IpNet]) 
         return Some(peer);
     }
     let mut last = None;
-    let values = headers.get_all(header).into_iter().collect::<Vec<_>>();
-    let hops = values.iter().rev().flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
+    let values = headers.get_all(header).into_iter().rev();
+    let hops = values.flat_map(|value| value.as_bytes().rsplit(|byte| *byte == b','));
     for hop in hops.take(MAX_HOPS) {
         match hop_address(hop.trim_ascii()) {
             Some(address) if is_ours(address) => last = Some(address),

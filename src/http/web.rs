@@ -3,9 +3,9 @@
 //! `/auth` is for Traefik's ForwardAuth and Caddy's forward_auth, `/auth/envoy` for Envoy's ext_authz, `/auth/nginx`
 //! for nginx' auth_request. Each reads only what that server sets: a client can send the headers of the others.
 
-use std::fmt::Write;
 use std::sync::Arc;
 
+use axum::body::Bytes;
 use axum::extract::{Request as HttpRequest, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
@@ -26,6 +26,18 @@ use crate::policy::{Door, Refusal, Verdict};
 /// Where `/auth/nginx` says what else the client is to be answered.
 const STATUS: HeaderName = HeaderName::from_static("x-connshaper-status");
 
+const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
+const X_FORWARDED_URI: HeaderName = HeaderName::from_static("x-forwarded-uri");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+const X_ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method");
+const X_ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
+const X_ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
+const X_ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-original-host");
+
+/// Bytes of an item beside its name: two numbers with their parameters, and what separates it.
+const NUMBERS: usize = 32;
+
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
@@ -38,23 +50,23 @@ struct ForwardedRequest<'a> {
 
 pub async fn forwarded(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
     let (head, _) = request.into_parts();
-    let value = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+    let value = |name: HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);
     let asked = ForwardedRequest {
-        method: value("x-forwarded-method").unwrap_or(head.method.as_str().as_bytes()),
-        uri: value("x-forwarded-uri").unwrap_or_default(),
-        host: value("x-forwarded-host").or(value("host")).unwrap_or_default(),
+        method: value(X_FORWARDED_METHOD).unwrap_or(head.method.as_str().as_bytes()),
+        uri: value(X_FORWARDED_URI).unwrap_or_default(),
+        host: value(X_FORWARDED_HOST).or(value(header::HOST)).unwrap_or_default(),
     };
     answer(&context, &head, &asked).await
 }
 
 pub async fn nginx(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
     let (head, _) = request.into_parts();
-    let value = |name| head.headers.get(name).map(HeaderValue::as_bytes);
+    let value = |name: HeaderName| head.headers.get(name).map(HeaderValue::as_bytes);
     let asked = ForwardedRequest {
-        method: value("x-original-method").unwrap_or_default(),
+        method: value(X_ORIGINAL_METHOD).unwrap_or_default(),
         // The whole URL is what Kubernetes' ingress sends.
-        uri: value("x-original-uri").or(value("x-original-url").map(without_host)).unwrap_or_default(),
-        host: value("x-original-host").or(value("host")).unwrap_or_default(),
+        uri: value(X_ORIGINAL_URI).or(value(X_ORIGINAL_URL).map(without_host)).unwrap_or_default(),
+        host: value(X_ORIGINAL_HOST).or(value(header::HOST)).unwrap_or_default(),
     };
     let mut answer = answer(&context, &head, &asked).await;
     // What is neither 2xx, 401 nor 403 nginx answers with 500.
@@ -128,18 +140,32 @@ fn refuse(refusal: &Refusal<'_>, request: &Request) -> Response {
 }
 
 /// What is left of each limit, as draft-ietf-httpapi-ratelimit-headers-10 has it.
-fn describe(quotas: &[Quota], headers: &mut HeaderMap) {
-    let (mut policy, mut limit) = (String::new(), String::new());
-    for Quota { limit: name, threshold, exptime, remaining, left } in quotas {
-        let comma = if policy.is_empty() { "" } else { ", " };
-        // Names of limits have nothing that a quoted string would have to escape.
-        write!(policy, "{comma}\"{name}\";q={threshold};w={exptime}").expect("a string grows as needed");
-        write!(limit, "{comma}\"{name}\";r={remaining};t={left}").expect("a string grows as needed");
+fn describe(quotas: &[Quota<'_>], headers: &mut HeaderMap) {
+    if quotas.is_empty() {
+        return;
     }
-    for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, limit)] {
-        if let (false, Ok(value)) = (text.is_empty(), HeaderValue::try_from(text)) {
+    let room = quotas.iter().map(|quota| quota.limit.len() + NUMBERS).sum();
+    let (mut policy, mut rest) = (Vec::with_capacity(room), Vec::with_capacity(room));
+    for Quota { limit, threshold, exptime, remaining, left } in quotas {
+        // Names of limits have nothing that a quoted string would have to escape.
+        item(&mut policy, limit, [(";q=", *threshold), (";w=", *exptime)]);
+        item(&mut rest, limit, [(";r=", *remaining), (";t=", *left)]);
+    }
+    for (name, text) in [(RATE_LIMIT_POLICY, policy), (RATE_LIMIT, rest)] {
+        if let Ok(value) = HeaderValue::from_maybe_shared(Bytes::from(text)) {
             headers.insert(name, value);
         }
+    }
+}
+
+/// Adds an item of a list, a name with two numbers.
+fn item(list: &mut Vec<u8>, name: &str, numbers: [(&str, u32); 2]) {
+    list.extend_from_slice(if list.is_empty() { b"\"" } else { b", \"" });
+    list.extend_from_slice(name.as_bytes());
+    list.push(b'"');
+    for (parameter, number) in numbers {
+        list.extend_from_slice(parameter.as_bytes());
+        list.extend_from_slice(itoa::Buffer::new().format(number).as_bytes());
     }
 }
 
@@ -196,8 +222,7 @@ mod tests {
 
     #[test]
     fn what_is_left_is_said_as_the_draft_has_it() {
-        let quota =
-            |limit: &str, remaining| Quota { limit: limit.into(), threshold: 10, exptime: 60, remaining, left: 7 };
+        let quota = |limit: &'static str, remaining| Quota { limit, threshold: 10, exptime: 60, remaining, left: 7 };
         let mut headers = HeaderMap::new();
         describe(&[quota("a", 0), quota("b", 3)], &mut headers);
         assert_eq!(headers["ratelimit-policy"], "\"a\";q=10;w=60, \"b\";q=10;w=60");
