@@ -90,7 +90,7 @@ impl Server {
     /// Hits a second of our transport.
     fn ours(&self, connections: usize) -> anyhow::Result<f64> {
         let servers = vec![Address::of_server(&self.address, 11211).map_err(anyhow::Error::msg)?];
-        let config = MemcachedConfig { servers, replicas: 1, failover: false };
+        let config = MemcachedConfig { servers, replicas: 1, ..MemcachedConfig::default() };
         Builder::new_current_thread().enable_all().build()?.block_on(async {
             let (statistics, log) = (Arc::default(), Log::in_memory(Severity::Err));
             let context = BackendContext {

@@ -1,7 +1,9 @@
 //! What a memcached server might answer, in pieces: the cuts make no difference, and nothing is taken of half an answer.
 
 use bytes::BytesMut;
-use connshaper::store::memcached::protocol::{Counted, MemcachedCommand, Protocol, ProtocolError, Response, Verb};
+use connshaper::store::memcached::protocol::{
+    Counted, MemcachedCommand, Probed, Protocol, ProtocolError, Response, Verb,
+};
 use connshaper::store::shared::backend::{CounterCommand, KeyText};
 
 use super::cuts::Cuts;
@@ -30,7 +32,7 @@ enum Asked {
 /// An answer.
 #[derive(Debug, PartialEq)]
 enum Told {
-    Probed(bool),
+    Probed(Probed),
     Answer(Response),
 }
 

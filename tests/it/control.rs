@@ -214,10 +214,22 @@ fn an_override_survives_a_reload_and_expires() {
 }
 
 #[test]
-fn overrides_and_resets_reach_all_hosts_of_a_shared_store() {
+fn overrides_and_resets_reach_all_hosts_of_a_shared_memcached() {
     let memcached = Memcached::start();
+    overrides_and_resets_reach_all_hosts(&memcached.config());
+}
+
+#[test]
+fn overrides_and_resets_reach_all_hosts_of_a_memcached_with_a_login_and_of_one_with_tls() {
+    let memcached = Memcached::start_with_login();
+    overrides_and_resets_reach_all_hosts(&memcached.config());
+    let memcached = Memcached::start_with_tls();
+    overrides_and_resets_reach_all_hosts(&memcached.config());
+}
+
+fn overrides_and_resets_reach_all_hosts(store: &str) {
     let logins = "[limit.logins]\nper = \"sasl_username\"\nthreshold = 1";
-    let config = format!("threshold = 1\nmemcached_server = \"{}\"\n{logins}", memcached.server());
+    let config = format!("threshold = 1\nstore_timeout = \"5s\"\n{store}{logins}");
     let (one, other) = (Host::start(&config), Host::start(&config));
     one.ask("ban 203.0.113.0/24 for 1h");
     let mut port = 1000..;

@@ -234,3 +234,25 @@ fn doctor_says_that_memcached_removes_counts() {
         |finding: &String| finding.starts_with("doubtful: memcached at ") && finding.contains("of which it has 8 MB");
     assert!(findings.iter().any(evicts), "{findings:#?}");
 }
+
+#[test]
+fn doctor_logs_in_to_memcached_and_names_a_password_that_all_may_read() {
+    let dir = Dir::new();
+    let (with_login, with_tls) = (Memcached::start_with_login(), Memcached::start_with_tls());
+    let password = with_login.file("password");
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o640)).unwrap();
+    let findings = examined("", &with_login.config(), &dir).0;
+    assert!(has(&findings, &format!("right: memcached at inet:{} is ", with_login.server())), "{findings:#?}");
+    let is_open = |findings: &[String]| findings.iter().any(|finding| finding.contains("can read the password in"));
+    assert!(!is_open(&findings), "{findings:#?}");
+    fs::set_permissions(&password, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(is_open(&examined("", &with_login.config(), &dir).0));
+    fs::write(&password, "wrong").unwrap();
+    let findings = examined("", &with_login.config(), &dir).0;
+    assert!(findings.iter().any(|finding| finding.contains("it refuses the login")), "{findings:#?}");
+    let findings = examined("", &with_tls.config(), &dir).0;
+    assert!(has(&findings, "right: memcached at inet:localhost:"), "{findings:#?}");
+    let plain = format!("memcached_server = \"{}\"\n", with_tls.server());
+    let findings = examined("", &plain, &dir).0;
+    assert!(findings.iter().any(|finding| finding.contains("see memcached_tls")), "{findings:#?}");
+}

@@ -40,6 +40,7 @@ mod listener;
 mod log;
 mod login_door;
 mod manual;
+mod memcached_access;
 mod metrics;
 mod notify;
 mod nspawn;

@@ -31,7 +31,10 @@ impl Site {
 
     fn memcached(servers: Vec<Memcached>) -> Self {
         let addresses: Vec<String> = servers.iter().map(|server| format!("{:?}", server.server())).collect();
-        let config = format!("memcached_server = [{}]\n{PATIENT}", addresses.join(", "));
+        let config = match &servers[..] {
+            [one] => format!("{}{PATIENT}", one.config()),
+            _ => format!("memcached_server = [{}]\n{PATIENT}", addresses.join(", ")),
+        };
         Self { config, memcached: servers, ..Self::memory() }
     }
 
@@ -70,12 +73,14 @@ impl Site {
 /// Runs a test on every store at once, each with a name for the message of a failure.
 fn on_every_store(test: impl Fn(&str, &Site) + Sync) {
     type Start = fn() -> Site;
-    let sites: [(&str, Start); 12] = [
+    let sites: [(&str, Start); 14] = [
         ("memory", Site::memory),
         ("memcached", || Site::memcached(vec![Memcached::start()])),
         ("memcached on a unix socket", || Site::memcached(vec![Memcached::start_on_unix_socket()])),
         ("three memcached", || Site::memcached((0..3).map(|_| Memcached::start()).collect())),
         ("memcached behind a proxy without meta commands", Site::proxied),
+        ("memcached with a login", || Site::memcached(vec![Memcached::start_with_login()])),
+        ("memcached over TLS", || Site::memcached(vec![Memcached::start_with_tls()])),
         ("sqlite", Site::sqlite),
         ("redis", || Site::redis(Redis::start())),
         ("redis on a unix socket", Site::redis_on_unix_socket),

@@ -4,11 +4,12 @@
 //! changes nothing. Each finding says what is right, or what to do.
 
 mod layout;
+mod memcached;
 pub mod postfix;
 mod redis;
 mod sqlite;
 
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -23,14 +24,15 @@ use crate::control::status::StatusArgs;
 use crate::net::address::Address;
 use crate::observe::terminal::{Paint, escape, json, print};
 use crate::postfix::query;
+use crate::store::shared::login::StoreLogin;
 use crate::sysexits;
 use layout::System;
 use postfix::Postfix;
 
-/// How long memcached may take to be looked at.
+/// How long a server of the store may take to be looked at.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How far memcached may be away without a remark.
+/// How far a server may be away without a remark.
 const FAR: Duration = Duration::from_millis(10);
 
 /// The result of one check.
@@ -134,9 +136,15 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     }
     match &config.store.shared {
         None => {}
-        Some(SharedStoreConfig::Memcached(settings)) => findings.extend(settings.servers.iter().flat_map(memcached)),
+        Some(SharedStoreConfig::Memcached(settings)) => {
+            findings.extend(password(&settings.login));
+            findings.extend(memcached::examine(settings));
+        }
         Some(SharedStoreConfig::Sqlite(settings)) => findings.extend(sqlite::examine(settings)),
-        Some(SharedStoreConfig::Redis(settings)) => findings.extend(redis::examine(settings)),
+        Some(SharedStoreConfig::Redis(settings)) => {
+            findings.extend(password(&settings.login));
+            findings.extend(redis::examine(settings));
+        }
     }
     findings.extend(daemon(config, socket));
     findings
@@ -207,73 +215,21 @@ fn may(path: &Path, user: &User, bit: u32) -> bool {
     metadata.mode() >> shift & bit != 0
 }
 
-/// Whether memcached is there, how far away, and whether it removes counts.
-fn memcached(server: &Address) -> Vec<Finding> {
-    let start = Instant::now();
-    let (time, statistics) = match statistics(server) {
-        Ok(found) => found,
-        Err(error) => {
-            return vec![not_right(
-                Assessment::Wrong,
-                format!("memcached at {server} does not answer: {error}"),
-                "start it, or correct memcached_server; on_store_failure says what happens meanwhile",
-            )];
+/// Whether the password of a store is kept from the other users of this host.
+fn password(login: &StoreLogin) -> Option<Finding> {
+    let path = login.password_file.as_ref()?.display();
+    match login.is_open_to_all() {
+        Ok(false) => None,
+        Ok(true) => {
+            let what = format!("every user of this host can read the password in {path}");
+            Some(not_right(Assessment::Doubtful, what, format!("run chmod o= {path}")))
         }
-    };
-    let away = format!("memcached at {server} is {:.1} ms away", time.min(start.elapsed()).as_secs_f64() * 1000.0);
-    let mut findings = vec![match time > FAR {
-        true => not_right(
-            Assessment::Doubtful,
-            away,
-            "every first request of a session waits that long; take one that is nearer",
-        ),
-        false => right(away),
-    }];
-    let number = |name: &str| {
-        let value =
-            statistics.lines().find_map(|line| line.strip_prefix("STAT ")?.strip_prefix(name)?.strip_prefix(' '));
-        value.and_then(|value| value.trim().parse::<u64>().ok()).unwrap_or(0)
-    };
-    let evictions = number("evictions");
-    if evictions > 0 {
-        let memory = number("limit_maxbytes") >> 20;
-        let what = format!(
-            "memcached at {server} has removed {evictions} counts for lack of memory, of which it has {memory} MB"
-        );
-        findings.push(not_right(
-            Assessment::Doubtful,
-            what,
-            "start it with a larger -m, or give connshaper one of its own",
-        ));
+        Err(error) => Some(not_right(
+            Assessment::Wrong,
+            format!("{path}: {error}"),
+            "write the password into it, and let the user that the daemon runs as read it",
+        )),
     }
-    findings
-}
-
-/// How long memcached takes to tell its version, and its statistics; a proxy has none.
-fn statistics(server: &Address) -> io::Result<(Duration, String)> {
-    fn speak(stream: &mut (impl Read + Write + ?Sized)) -> io::Result<(Duration, String)> {
-        let start = Instant::now();
-        stream.write_all(b"version\r\n")?;
-        let mut answer = [0; 4096];
-        let time = match stream.read(&mut answer)? {
-            length if answer[..length].starts_with(b"VERSION ") => start.elapsed(),
-            _ => return Err(io::Error::other("what answers there is no memcached")),
-        };
-        let mut statistics = Vec::new();
-        if stream.write_all(b"stats\r\n").is_ok() {
-            while statistics.len() < 1 << 16 && !statistics.ends_with(b"END\r\n") {
-                match stream.read(&mut answer) {
-                    Ok(length) if length > 0 => statistics.extend_from_slice(&answer[..length]),
-                    _ => break,
-                }
-                if statistics.starts_with(b"ERROR") {
-                    break;
-                }
-            }
-        }
-        Ok((time, String::from_utf8_lossy(&statistics).into_owned()))
-    }
-    speak(&mut *server.dial(PATIENCE)?)
 }
 
 /// What the daemon itself warns of.

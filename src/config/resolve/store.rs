@@ -7,11 +7,13 @@ use super::super::effective::Origin;
 use super::super::settings::TableSettings;
 use super::super::{OnStoreFailure, StateConfig, StoreConfig};
 use super::endpoints;
+use crate::net::address::Address;
 use crate::net::tls::TlsFiles;
 use crate::store::SharedStoreConfig;
 use crate::store::memcached::MemcachedConfig;
 use crate::store::redis::settings::{PORT, SENTINEL_PORT};
-use crate::store::redis::{RedisConfig, RedisLogin, RedisServer, Topology};
+use crate::store::redis::{RedisConfig, RedisServer, Topology};
+use crate::store::shared::login::StoreLogin;
 use crate::store::sqlite::{SqliteConfig, Synchronous};
 
 /// A shared store, as its keys choose it.
@@ -25,9 +27,21 @@ pub(in crate::config) struct StoreKeys {
 
 /// Every shared store.
 pub(in crate::config) const STORES: &[StoreKeys] = &[
-    StoreKeys { key: "memcached_server", own: &["memcached_port", "replicas", "failover"], read: memcached },
+    StoreKeys { key: "memcached_server", own: MEMCACHED_KEYS, read: memcached },
     StoreKeys { key: "redis_server", own: REDIS_KEYS, read: redis },
     StoreKeys { key: "sqlite_file", own: &["sqlite_synchronous"], read: sqlite },
+];
+
+const MEMCACHED_KEYS: &[&str] = &[
+    "memcached_port",
+    "memcached_username",
+    "memcached_password_file",
+    "memcached_tls",
+    "memcached_ca_file",
+    "memcached_certificate_file",
+    "memcached_key_file",
+    "replicas",
+    "failover",
 ];
 
 const REDIS_KEYS: &[&str] = &[
@@ -87,7 +101,56 @@ fn shared(s: &TableSettings) -> Option<SharedStoreConfig> {
 fn memcached(s: &TableSettings) -> SharedStoreConfig {
     let servers = endpoints::servers(s);
     let replicas = replicas(s, servers.len());
-    SharedStoreConfig::Memcached(MemcachedConfig { servers, replicas, failover: s.get("failover") })
+    let login = login(s, "memcached_username", "memcached_password_file");
+    if login.password_file.is_some() && login.username.is_none() {
+        let problem = "`memcached_password_file` needs a user";
+        s.error::<()>("memcached_password_file", problem, "name it in `memcached_username`");
+    }
+    let is_odd = |name: &String| !name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+    if login.username.as_ref().is_some_and(is_odd) {
+        let problem = "`memcached_username` has characters that a user of memcached cannot have";
+        s.error::<()>("memcached_username", problem, "write printable ASCII without spaces and colons");
+    }
+    let files = tls_files(s, ["memcached_ca_file", "memcached_certificate_file", "memcached_key_file"]);
+    let tls = s.get("memcached_tls");
+    match servers.iter().find(|server| matches!(server, Address::Unix(_))) {
+        Some(server) if tls => {
+            let problem = format!("`memcached_tls` needs the name of a host, which {server} does not have");
+            s.error::<()>("memcached_tls", problem, "name hosts in `memcached_server`, or leave `memcached_tls` out");
+        }
+        _ if !tls => {
+            for key in ["memcached_ca_file", "memcached_certificate_file", "memcached_key_file"] {
+                s.warn(key, "has no effect without `memcached_tls`");
+            }
+        }
+        _ => {}
+    }
+    let tls = tls.then_some(files);
+    SharedStoreConfig::Memcached(MemcachedConfig { servers, replicas, failover: s.get("failover"), login, tls })
+}
+
+/// How we log in. A user without a password is a mistake.
+fn login(s: &TableSettings, user_key: &'static str, file_key: &'static str) -> StoreLogin {
+    let login = StoreLogin { username: s.get(user_key), password_file: absolute(s, file_key) };
+    if login.username.is_some() && login.password_file.is_none() {
+        let problem = format!("`{user_key}` needs a password");
+        s.error::<()>(user_key, problem, format!("name the file that has it in `{file_key}`"));
+    }
+    login
+}
+
+/// The files for TLS. A certificate without its key is a mistake, and so is a key alone.
+fn tls_files(s: &TableSettings, [authorities, certificate, key]: [&'static str; 3]) -> TlsFiles {
+    let files = (absolute(s, certificate), absolute(s, key));
+    let alone = match &files {
+        (Some(_), None) => Some((certificate, key)),
+        (None, Some(_)) => Some((key, certificate)),
+        _ => None,
+    };
+    if let Some((one, other)) = alone {
+        s.error::<()>(one, format!("`{one}` needs `{other}`"), "name both files, or neither");
+    }
+    TlsFiles { authorities: absolute(s, authorities), identity: files.0.zip(files.1) }
 }
 
 fn redis(s: &TableSettings) -> SharedStoreConfig {
@@ -120,21 +183,8 @@ fn redis(s: &TableSettings) -> SharedStoreConfig {
             }
         }
     }
-    let login = RedisLogin { username: s.get("redis_username"), password_file: absolute(s, "redis_password_file") };
-    if login.username.is_some() && login.password_file.is_none() {
-        let problem = "`redis_username` needs a password";
-        s.error::<()>("redis_username", problem, "name the file that has it in `redis_password_file`");
-    }
-    let (certificate, key) = (absolute(s, "redis_certificate_file"), absolute(s, "redis_key_file"));
-    for (one, other, is_alone) in [
-        ("redis_certificate_file", "redis_key_file", certificate.is_some() && key.is_none()),
-        ("redis_key_file", "redis_certificate_file", key.is_some() && certificate.is_none()),
-    ] {
-        if is_alone {
-            s.error::<()>(one, format!("`{one}` needs `{other}`"), "name both files, or neither");
-        }
-    }
-    let tls = TlsFiles { authorities: absolute(s, "redis_ca_file"), identity: certificate.zip(key) };
+    let login = login(s, "redis_username", "redis_password_file");
+    let tls = tls_files(s, ["redis_ca_file", "redis_certificate_file", "redis_key_file"]);
     if !servers.iter().any(|server| server.tls) {
         for key in ["redis_ca_file", "redis_certificate_file", "redis_key_file"] {
             s.warn(key, "has no effect: no server is named with `rediss://`");

@@ -10,12 +10,11 @@ use std::pin::pin;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::server::MemcachedServer;
-use crate::net::stream::Stream;
 use crate::store::memcached::protocol::{Counted, MemcachedCommand, Protocol, ProtocolError, Response, Verb};
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, StoreError};
 use crate::store::shared::queue::{FAILURES, LostConnection, PendingCommand};
@@ -29,9 +28,9 @@ const READ: usize = 8 * 1024;
 
 /// One connection.
 #[derive(Debug)]
-pub struct Connection<'s> {
+pub struct Connection<'s, S> {
     server: &'s MemcachedServer,
-    stream: Stream,
+    stream: S,
     protocol: Protocol,
     /// Sent and not answered yet, in their order.
     flight: VecDeque<PendingCommand<MemcachedCommand>>,
@@ -46,9 +45,9 @@ enum ConnectionEnd {
     Useless(String),
 }
 
-impl<'s> Connection<'s> {
+impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
     /// A connection to a server that speaks this protocol.
-    pub fn new(server: &'s MemcachedServer, stream: Stream, protocol: Protocol) -> Self {
+    pub fn new(server: &'s MemcachedServer, stream: S, protocol: Protocol) -> Self {
         Self {
             server,
             stream,
@@ -137,7 +136,12 @@ impl<'s> Connection<'s> {
             operation.command.write(self.protocol, &mut self.output);
             self.flight.push_back(operation);
         }
-        match timeout(self.server.queue.timeout(), self.stream.write_all(&self.output)).await {
+        let write = async {
+            self.stream.write_all(&self.output).await?;
+            // TLS may keep back the end of it.
+            self.stream.flush().await
+        };
+        match timeout(self.server.queue.timeout(), write).await {
             Ok(written) => written.map_err(|error| error.to_string()),
             Err(_) => Err("it does not read what we send".to_owned()),
         }

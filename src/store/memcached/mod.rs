@@ -1,6 +1,7 @@
 //! memcached as a shared store: each key goes to the servers that rank highest for it.
 
 pub mod connection;
+pub mod link;
 pub mod losses;
 pub mod protocol;
 pub mod replicas;
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
 use tokio::task::JoinHandle;
 
+use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::policy::Key;
 use crate::store::shared::backend::{
@@ -22,6 +24,7 @@ use crate::store::shared::backend::{
 };
 use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::rank::score;
+use link::MemcachedConnector;
 use protocol::{MemcachedCommand, Response, Verb, expiry};
 use server::MemcachedServer;
 pub use settings::MemcachedConfig;
@@ -43,8 +46,10 @@ type RankedServers = SmallVec<[usize; 2]>;
 impl Memcached {
     /// Starts talking to the servers of a configuration; must be called within a runtime.
     pub fn new(config: &MemcachedConfig, context: &BackendContext<'_>) -> Self {
-        let server = |address| Arc::new(MemcachedServer::new(address, context));
-        let servers: Vec<_> = config.servers.iter().cloned().map(server).collect();
+        let server = |address: &Address| {
+            Arc::new(MemcachedServer::new(MemcachedConnector::new(address.clone(), config), context))
+        };
+        let servers: Vec<_> = config.servers.iter().map(server).collect();
         let tasks = servers.iter().map(|server| tokio::spawn(Arc::clone(server).run())).collect();
         Self { servers, tasks, replicas: config.replicas, failover: config.failover }
     }

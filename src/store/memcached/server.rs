@@ -11,38 +11,38 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::either::Either;
 
+use super::link::{MemcachedConnector, MemcachedLink, exchange};
 use super::losses::LossDetector;
-use crate::net::address::Address;
 use crate::net::lock;
-use crate::net::resolve;
-use crate::net::stream::Stream;
 use crate::store::memcached::connection::Connection;
-use crate::store::memcached::protocol::{MemcachedCommand, Protocol, ProtocolError, Response};
+use crate::store::memcached::protocol::{MemcachedCommand, Protocol, Response};
 use crate::store::shared::backend::BackendContext;
 use crate::store::shared::queue::{CommandQueue, KeptServer, LostConnection, keep};
 
 /// For one exchange about a value, which no request waits for.
 const VALUE_TIMEOUT: Duration = Duration::from_secs(1);
 
+/// How long making a connection may take with login or TLS.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// One server.
 #[derive(Debug)]
 pub struct MemcachedServer {
-    address: Address,
+    connector: MemcachedConnector,
     pub(crate) queue: CommandQueue<MemcachedCommand>,
     losses: Mutex<LossDetector>,
     /// The connection for values, while it lasts.
-    values: tokio::sync::Mutex<Option<Stream>>,
+    values: tokio::sync::Mutex<Option<MemcachedLink>>,
 }
 
 impl MemcachedServer {
     /// A server to which no connection is made yet.
-    pub fn new(address: Address, context: &BackendContext<'_>) -> Self {
-        let queue = CommandQueue::new(address.to_string(), context);
-        Self { address, queue, losses: Mutex::default(), values: tokio::sync::Mutex::default() }
+    pub fn new(connector: MemcachedConnector, context: &BackendContext<'_>) -> Self {
+        let queue = CommandQueue::new(connector.address.to_string(), context);
+        Self { connector, queue, losses: Mutex::default(), values: tokio::sync::Mutex::default() }
     }
 
     /// Its address, as logs show it and as keys are ranked by it.
@@ -61,14 +61,14 @@ impl MemcachedServer {
         let exchange = async {
             let mut kept = self.values.lock().await;
             // After any error the connection is dropped: what it says next may belong to this command.
-            let mut stream = match kept.take() {
-                Some(stream) => stream,
-                None => self.open(&self.lookup().await?).await?,
+            let mut link = match kept.take() {
+                Some(link) => link,
+                None => self.connector.open_for_values().await?,
             };
             let mut output = BytesMut::new();
             command.write(Protocol::Classic, &mut output);
-            let response = exchange(&mut stream, &output, |input| command.read(Protocol::Classic, input)).await?;
-            *kept = Some(stream);
+            let response = exchange(&mut link, &output, |input| command.read(Protocol::Classic, input)).await?;
+            *kept = Some(link);
             Ok(response)
         };
         timeout(VALUE_TIMEOUT, exchange).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
@@ -79,24 +79,9 @@ impl MemcachedServer {
         keep(&*self).await;
     }
 
-    async fn attempt(&self, addresses: &[SocketAddr]) -> Result<(Stream, Protocol), String> {
-        let mut stream = self.open(addresses).await.map_err(|error| error.to_string())?;
-        match probe(&mut stream, Protocol::Meta).await {
-            Ok(true) => return Ok((stream, Protocol::Meta)),
-            Ok(false) => {}
-            // A proxy that closes the connection on an unknown command may know the classic ones.
-            Err(_) => stream = self.open(addresses).await.map_err(|error| error.to_string())?,
-        }
-        match probe(&mut stream, Protocol::Classic).await {
-            Ok(true) => Ok((stream, Protocol::Classic)),
-            Ok(false) => Err("it does not speak memcached's text protocol".to_owned()),
-            Err(error) => Err(error.to_string()),
-        }
-    }
-
     /// The addresses of its name, looked up anew for every connection. While the resolver is slow the server is down.
     async fn resolve(&self, deadline: Instant) -> Result<Vec<SocketAddr>, String> {
-        let mut lookup = pin!(self.lookup());
+        let mut lookup = pin!(self.connector.lookup());
         let found = match timeout_at(deadline, &mut lookup).await {
             Ok(found) => found,
             Err(_) => {
@@ -107,20 +92,6 @@ impl MemcachedServer {
         found.map_err(|error| format!("its name does not resolve: {error}"))
     }
 
-    async fn lookup(&self) -> io::Result<Vec<SocketAddr>> {
-        match &self.address {
-            Address::Inet { host, port } => resolve::addresses(host, *port).await,
-            Address::Unix(_) => Ok(Vec::new()),
-        }
-    }
-
-    async fn open(&self, addresses: &[SocketAddr]) -> io::Result<Stream> {
-        if let Address::Unix(path) = &self.address {
-            return UnixStream::connect(path).await?.try_into();
-        }
-        TcpStream::connect(addresses).await?.try_into()
-    }
-
     pub(crate) fn losses(&self) -> MutexGuard<'_, LossDetector> {
         lock(&self.losses)
     }
@@ -128,49 +99,37 @@ impl MemcachedServer {
 
 impl KeptServer for MemcachedServer {
     type Command = MemcachedCommand;
-    type Link = (Stream, Protocol);
+    type Link = (MemcachedLink, Protocol);
 
     fn queue(&self) -> &CommandQueue<MemcachedCommand> {
         &self.queue
     }
 
     /// Finds out as well which protocol the server speaks.
-    async fn connect(&self) -> Result<(Stream, Protocol), String> {
+    async fn connect(&self) -> Result<(MemcachedLink, Protocol), String> {
         let deadline = Instant::now() + self.queue.timeout();
         let addresses = self.resolve(deadline).await?;
         // A slow resolver has used it up; but then no request waits, as the server is down already.
         let deadline = if deadline > Instant::now() { deadline } else { Instant::now() + self.queue.timeout() };
         self.queue.probe();
-        let late = || format!("no connection within {} ms", self.queue.timeout().as_millis());
-        timeout_at(deadline, self.attempt(&addresses)).await.unwrap_or_else(|_| Err(late()))
-    }
-
-    async fn converse(&self, (stream, protocol): (Stream, Protocol)) -> LostConnection {
-        Connection::new(self, stream, protocol).run().await
-    }
-}
-
-/// Asks the server whether it knows a protocol.
-async fn probe(stream: &mut Stream, protocol: Protocol) -> io::Result<bool> {
-    let mut output = BytesMut::new();
-    protocol.write_probe(&mut output);
-    exchange(stream, &output, |input| protocol.read_probe(input)).await
-}
-
-/// Sends one command on a connection that carries no other, and reads the answer.
-async fn exchange<T>(
-    stream: &mut Stream,
-    command: &[u8],
-    mut read: impl FnMut(&mut BytesMut) -> Result<Option<T>, ProtocolError>,
-) -> io::Result<T> {
-    stream.write_all(command).await?;
-    let mut input = BytesMut::new();
-    loop {
-        if stream.read_buf(&mut input).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+        let late = |waited: Duration| format!("no connection within {} ms", waited.as_millis());
+        let mut open = pin!(self.connector.open(&addresses));
+        match timeout_at(deadline, &mut open).await {
+            Ok(made) => made,
+            Err(_) if self.connector.is_plain() => Err(late(self.queue.timeout())),
+            Err(_) => {
+                // Files and handshake may take longer; requests do not wait for them.
+                self.queue.mark_down(&late(self.queue.timeout()), 0);
+                self.queue.probe();
+                timeout(CONNECT_TIMEOUT, open).await.unwrap_or_else(|_| Err(late(CONNECT_TIMEOUT)))
+            }
         }
-        if let Some(answer) = read(&mut input).map_err(|error| io::Error::other(error.to_string()))? {
-            return Ok(answer);
+    }
+
+    async fn converse(&self, (link, protocol): (MemcachedLink, Protocol)) -> LostConnection {
+        match link {
+            Either::Left(stream) => Connection::new(self, stream, protocol).run().await,
+            Either::Right(stream) => Connection::new(self, stream, protocol).run().await,
         }
     }
 }

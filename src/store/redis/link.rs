@@ -14,11 +14,12 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::command::{CommandForm, RedisCommand, RedisReply, ServerRefusal, read, text_of, write};
-use super::settings::{RedisConfig, RedisLogin, RedisServer, Topology};
+use super::settings::{RedisConfig, RedisServer, Topology};
 use crate::net::address::Address;
 use crate::net::resolve;
 use crate::net::stream::Stream;
 use crate::store::shared::backend::CounterCommand;
+use crate::store::shared::login::StoreLogin;
 
 /// Makes connections.
 #[derive(Clone, Debug)]
@@ -52,7 +53,7 @@ impl Connector {
         self.open_with(server, &self.config.login).await
     }
 
-    async fn open_with(&self, server: &RedisServer, user: &RedisLogin) -> Result<Link, String> {
+    async fn open_with(&self, server: &RedisServer, user: &StoreLogin) -> Result<Link, String> {
         let Secrets { password, tls } = self.secrets(server, user).await?;
         let mut login = RedisConnectionInfo::default().set_db(server.database.into()).set_skip_set_lib_name();
         if let Some(username) = &user.username {
@@ -105,7 +106,7 @@ impl Connector {
         pipeline.cmd("SENTINEL").arg("get-master-addr-by-name").arg(name);
         let ask = async {
             // Few have a password of their own, and those without one refuse every login.
-            let mut link = self.open_with(&sentinel, &RedisLogin::default()).await?;
+            let mut link = self.open_with(&sentinel, &StoreLogin::default()).await?;
             let mut values = link.ask(&pipeline, 1).await?;
             if matches!(&values[..], [Value::ServerError(error)] if error.code() == "NOAUTH") {
                 values = self.open(&sentinel).await?.ask(&pipeline, 1).await?;
@@ -129,7 +130,7 @@ impl Connector {
     }
 
     /// Reads the files that are configured, on a thread that may block.
-    async fn secrets(&self, server: &RedisServer, user: &RedisLogin) -> Result<Secrets, String> {
+    async fn secrets(&self, server: &RedisServer, user: &StoreLogin) -> Result<Secrets, String> {
         if user.password_file.is_none() && !server.tls {
             return Ok(Secrets { password: None, tls: None });
         }
@@ -140,22 +141,6 @@ impl Connector {
             Ok(Secrets { password, tls })
         };
         spawn_blocking(read).await.map_err(|error| error.to_string())?
-    }
-}
-
-impl RedisLogin {
-    /// The password, without the line's end. Blocks.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be read.
-    pub fn password(&self) -> Result<Option<String>, String> {
-        let read = |path: &std::path::PathBuf| {
-            let text = std::fs::read_to_string(path);
-            text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                .map_err(|error| format!("{}: {error}", path.display()))
-        };
-        self.password_file.as_ref().map(read).transpose()
     }
 }
 

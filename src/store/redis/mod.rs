@@ -26,7 +26,7 @@ use cluster::Cluster;
 use command::RedisCommand;
 use link::Connector;
 use node::Node;
-pub use settings::{RedisConfig, RedisLogin, RedisServer, Topology};
+pub use settings::{RedisConfig, RedisServer, Topology};
 use values::ValueConnection;
 
 /// The servers, and the tasks that talk to them.

@@ -1,10 +1,10 @@
 //! What a configuration says about Redis or Valkey.
 
 use std::fmt;
-use std::path::PathBuf;
 
 use crate::net::address::Address;
 use crate::net::tls::TlsFiles;
+use crate::store::shared::login::StoreLogin;
 
 /// The port of a server that is named without one.
 pub const PORT: u16 = 6379;
@@ -17,7 +17,7 @@ pub const SENTINEL_PORT: u16 = 26_379;
 pub struct RedisConfig {
     pub servers: Vec<RedisServer>,
     pub topology: Topology,
-    pub login: RedisLogin,
+    pub login: StoreLogin,
     pub tls: TlsFiles,
     /// What keys begin with.
     pub key_prefix: String,
@@ -32,14 +32,6 @@ pub enum Topology {
     Cluster,
     /// Sentinels, which know where the master of this name is.
     Sentinel(String),
-}
-
-/// How we log in, where a server wants that.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RedisLogin {
-    pub username: Option<String>,
-    /// Read at each new connection. The password itself is in no configuration, and so in no output.
-    pub password_file: Option<PathBuf>,
 }
 
 /// One server.

@@ -7,6 +7,7 @@ pub mod breaker;
 pub mod coalesce;
 pub mod counters;
 pub mod listing;
+pub mod login;
 pub mod over_limit;
 pub mod queue;
 pub mod rank;

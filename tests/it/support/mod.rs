@@ -6,6 +6,7 @@
 //! they panic and show what was seen instead.
 
 mod caddy;
+mod certificates;
 mod chromium;
 mod daemon;
 mod dovecot;
@@ -14,7 +15,7 @@ mod http;
 mod lines;
 pub mod load;
 pub mod machine;
-mod memcached;
+pub mod memcached;
 mod names;
 mod namespace;
 mod nginx;

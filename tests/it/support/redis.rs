@@ -5,7 +5,7 @@ use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use super::{Dir, Port, Process, until};
+use super::{Dir, Port, Process, certificates, until};
 
 /// A running Redis. It can be frozen, killed, and started again at the same address.
 pub struct Redis {
@@ -43,7 +43,7 @@ impl Redis {
     /// One that speaks TLS alone, and wants certificates of its own authority.
     pub fn start_with_tls() -> Self {
         let dir = Dir::new();
-        make_certificates(&dir);
+        certificates::make(&dir);
         Self::start_in(dir, Port::new(), Vec::new(), true)
     }
 
@@ -173,23 +173,6 @@ fn run(dir: &Dir, port: &Port, options: &[String], tls: bool) -> Process {
     };
     command.args(options).stdin(Stdio::null()).stdout(Stdio::null());
     Process::start(&mut command, Signal::SIGKILL)
-}
-
-/// An authority, and certificates of a server and a client that it has signed.
-fn make_certificates(dir: &Dir) {
-    let openssl = |words: &str| {
-        let output = Command::new("openssl").args(words.split(' ')).current_dir(dir.path()).output().expect("openssl");
-        assert!(output.status.success(), "openssl {words}: {}", String::from_utf8_lossy(&output.stderr));
-    };
-    let new_key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
-    dir.write("names", "subjectAltName=DNS:localhost,IP:127.0.0.1\nbasicConstraints=CA:FALSE\n");
-    openssl(&format!("req -x509 {new_key} -keyout ca.key -out ca.crt -days 2 -subj /CN=authority"));
-    for name in ["server", "client"] {
-        openssl(&format!("req {new_key} -keyout {name}.key -out {name}.csr -subj /CN={name}"));
-        openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.crt -CAkey ca.key -CAcreateserial -days 2 -extfile names -out {name}.crt"
-        ));
-    }
 }
 
 /// A cluster of three nodes.

@@ -157,7 +157,8 @@ impl Site {
             return config.unwrap_or_else(|error| panic!("{error}")).store.shared;
         }
         let servers: Vec<_> = self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect();
-        let memcached = MemcachedConfig { servers, replicas: self.replicas, failover: false };
+        let memcached =
+            MemcachedConfig { servers, replicas: self.replicas, failover: false, ..MemcachedConfig::default() };
         (!memcached.servers.is_empty()).then_some(SharedStoreConfig::Memcached(memcached))
     }
 

@@ -27,6 +27,18 @@ pub enum Protocol {
     Classic,
 }
 
+/// What a server says of a protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probed {
+    Knows,
+    Lacks,
+    /// It says nothing before a login.
+    WantsLogin,
+}
+
+/// What a server that was started with `-Y` says to everything but a login.
+const UNAUTHENTICATED: &[u8] = b"CLIENT_ERROR unauthenticated";
+
 /// What a server is told to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verb {
@@ -78,15 +90,34 @@ impl Protocol {
     }
 
     /// The answer to the probe, once it is there.
-    pub fn read_probe(self, input: &mut BytesMut) -> Result<Option<bool>, ProtocolError> {
+    pub fn read_probe(self, input: &mut BytesMut) -> Result<Option<Probed>, ProtocolError> {
         let Some(line) = take_line(input)? else {
             return Ok(None);
         };
         match (self, line.as_ref()) {
-            (Self::Meta, b"NF" | b"HD") | (Self::Classic, b"END") => Ok(Some(true)),
-            (_, line) if is_error(line) => Ok(Some(false)),
+            (Self::Meta, b"NF" | b"HD") | (Self::Classic, b"END") => Ok(Some(Probed::Knows)),
+            (_, line) if line.starts_with(UNAUTHENTICATED) => Ok(Some(Probed::WantsLogin)),
+            (_, line) if is_error(line) => Ok(Some(Probed::Lacks)),
             (_, line) => Err(nonsense(line)),
         }
+    }
+}
+
+/// Logs in: to a server with `-Y` the first value that is set is a user and its password. Its key means nothing.
+pub fn write_login(username: &str, password: &str, output: &mut BytesMut) {
+    let length = username.len() + 1 + password.len();
+    output.extend_from_slice(format!("set {PROBE} 0 0 {length}\r\n{username} {password}\r\n").as_bytes());
+}
+
+/// Whether the login was right, once the answer is there.
+pub fn read_login(input: &mut BytesMut) -> Result<Option<bool>, ProtocolError> {
+    let Some(line) = take_line(input)? else {
+        return Ok(None);
+    };
+    match line.as_ref() {
+        b"STORED" => Ok(Some(true)),
+        line if is_error(line) => Ok(Some(false)),
+        line => Err(nonsense(line)),
     }
 }
 

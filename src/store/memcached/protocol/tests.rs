@@ -161,10 +161,25 @@ fn answers_to_what_is_said_in_classic_commands_are_read() {
 #[test]
 fn probes_tell_the_dialect() {
     let probe = |protocol: Protocol, text: &str| protocol.read_probe(&mut BytesMut::from(text)).unwrap();
-    assert_eq!(probe(Protocol::Meta, "NF\r\n"), Some(true));
-    assert_eq!(probe(Protocol::Meta, "ERROR\r\n"), Some(false));
+    assert_eq!(probe(Protocol::Meta, "NF\r\n"), Some(Probed::Knows));
+    assert_eq!(probe(Protocol::Meta, "ERROR\r\n"), Some(Probed::Lacks));
     assert_eq!(probe(Protocol::Meta, "N"), None);
-    assert_eq!(probe(Protocol::Classic, "END\r\n"), Some(true));
+    assert_eq!(probe(Protocol::Classic, "END\r\n"), Some(Probed::Knows));
+    for protocol in PROTOCOLS {
+        assert_eq!(probe(protocol, "CLIENT_ERROR unauthenticated\r\n"), Some(Probed::WantsLogin));
+    }
+}
+
+#[test]
+fn a_login_is_a_value_that_is_set() {
+    let mut output = BytesMut::new();
+    write_login("joe", "secret", &mut output);
+    assert_eq!(output, "set connshaper-probe 0 0 10\r\njoe secret\r\n");
+    let answer = |text: &str| read_login(&mut BytesMut::from(text));
+    assert_eq!(answer("STORED\r\n"), Ok(Some(true)));
+    assert_eq!(answer("CLIENT_ERROR authentication failure\r\n"), Ok(Some(false)));
+    assert_eq!(answer("STOR"), Ok(None));
+    assert!(answer("VALUE\r\n").is_err());
 }
 
 #[test]
