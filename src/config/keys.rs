@@ -99,6 +99,7 @@ pub const KEYS: &[ConfigKey] = &[
     ),
     limit("netblocks", Table, "", "netblocks with a threshold of their own; unset: none"),
     limit("thresholds", Table, "", "thresholds of single logins, senders, domains; unset: none"),
+    limit("thresholds_file", OneOrMore, "", "files with more of them; unset: none"),
     limit("coalesce", Milliseconds(0, 10_000), "0", "hits closer together than this count as one"),
     limit("count_refused", Boolean, "true", "whether refused hits stay counted"),
     limit(

@@ -57,7 +57,7 @@ impl Reasons {
         self.list
     }
 
-    fn place(&mut self, text: &str) -> Option<ListIndex> {
+    pub fn place(&mut self, text: &str) -> Option<ListIndex> {
         if let Some(place) = self.places.get(text) {
             return Some(*place);
         }

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 
 use super::Config;
 use super::diagnostics::{ConfigError, ConfigWarning, Diagnostic};
+use super::limit_files;
 use super::lint;
 use super::list_file::{self, ListContent, Reasons};
 use super::source;
@@ -270,31 +271,31 @@ impl Config {
         }
     }
 
-    /// Reads only the list files again: the configuration with their present content, and the warnings about
-    /// them alone.
+    /// Reads only the list files and those of limits again: the configuration with their present content, and the
+    /// warnings about them alone.
     ///
     /// # Errors
     ///
-    /// When a list file cannot be read, or something in one is wrong.
+    /// When a file cannot be read, or something in one is wrong.
     pub fn with_lists_read_again(&self) -> Result<Self, ConfigError> {
+        let mut config = self.with_list_files_read_again()?;
+        config.read_limit_files_again()?;
+        Ok(config)
+    }
+
+    fn with_list_files_read_again(&self) -> Result<Self, ConfigError> {
         let Some(own) = &self.own_lists else {
             return Ok(Self { warnings: Vec::new(), ..self.clone() });
         };
         let named = |file: &ListFile| NamedListFile { path: file.path.clone(), kind: file.kind };
         let named: Vec<NamedListFile> = self.list_files.iter().map(named).collect();
         match complete(own.clone(), &named) {
-            Ok(CompleteLists { lists, own, files, warnings }) => {
-                let mut config = Self { own_lists: own, list_files: files, warnings, ..self.clone() };
+            Ok(CompleteLists { lists, files, warnings, .. }) => {
+                let mut config = Self { list_files: files, warnings, ..self.clone() };
                 config.policy.lists = lists;
                 Ok(config)
             }
-            Err(ListErrors { unread, diagnostics, more }) => {
-                let whole = |(place, problem, remedy): (usize, String, String)| {
-                    let path: &PathBuf = &named[place].path;
-                    Diagnostic { path: path.clone(), snippet: None, problem, remedy }
-                };
-                Err(ConfigError { diagnostics: unread.into_iter().map(whole).chain(diagnostics).collect(), more })
-            }
+            Err(errors) => Err(limit_files::unread(errors, |place| named[place].path.clone())),
         }
     }
 }

@@ -11,6 +11,7 @@ pub mod effective;
 mod include;
 mod keys;
 mod legacy;
+mod limit_files;
 mod lint;
 mod list_file;
 mod list_line;
@@ -21,6 +22,7 @@ mod resolve;
 mod settings;
 mod source;
 mod syntax;
+mod threshold_file;
 mod threshold_key;
 pub mod units;
 
@@ -42,6 +44,7 @@ use crate::{engine, policy};
 pub use diagnostics::{ConfigError, ConfigWarning, Diagnostic, Snippet};
 pub use effective::{Effective, EffectiveSetting, Origin};
 pub use keys::{ConfigKey, KEYS, KeyScope, ValueKind};
+pub use limit_files::LimitFile;
 pub use lists::{FileStamp, ListFile, ListKind};
 pub use resolve::conditions::condition_attributes;
 use source::ConfigText;
@@ -57,10 +60,12 @@ pub struct Config {
     pub form: Form,
     /// The limits and lists. The limit at the top level is the first one.
     pub policy: policy::PolicySettings,
-    /// The lists without list files, if there are any: they can be read again.
+    /// The lists without list files, if there are any or files of limits: they can be read again.
     pub own_lists: Option<Lists>,
     pub list_files: Vec<ListFile>,
-    /// Zero: list files are read again at a reload only.
+    /// The files of single limits.
+    pub limit_files: Vec<LimitFile>,
+    /// Zero: list files, and those of limits, are read again at a reload only.
     pub list_check_interval: Duration,
     /// Whether a list file that shrinks to less than half at a reload is taken for what it says.
     pub list_may_shrink: bool,

@@ -1,9 +1,12 @@
-//! Keys of `thresholds`.
+//! Keys and numbers of `thresholds` and of `thresholds_file`, which are the same in both.
 
 use super::diagnostics::quoted;
+use super::resolve::LARGEST_THRESHOLD;
+use super::units;
 use crate::policy::attribute::Attribute;
 use crate::policy::key::{ABSENT, KeyField, escaped};
-use crate::policy::thresholds::{MAX_KEY, ValueForm};
+use crate::policy::limit::CountKind;
+use crate::policy::thresholds::{MAX_KEY, UNLIMITED, ValueForm};
 
 /// Problem and remedy.
 type WrongKey = (String, String);
@@ -61,6 +64,30 @@ pub(super) fn key(field: KeyField, text: &str) -> Result<String, WrongKey> {
     }
 }
 
+/// A threshold of a file: a number, or a size where the limit counts bytes; -1 stands for none, 0 for nothing at all.
+pub(super) fn number(text: &str, counts: CountKind) -> Result<u32, WrongKey> {
+    let is_size = counts == CountKind::Bytes;
+    let number = match text {
+        "-1" => return Ok(UNLIMITED),
+        "0" => return Ok(0),
+        _ if is_size => units::size(text),
+        _ => {
+            Some(text).filter(|text| text.bytes().all(|byte| byte.is_ascii_digit())).and_then(|text| text.parse().ok())
+        }
+    };
+    match number.map(|number| number.div_ceil(counts.unit().into())) {
+        Some(amount @ 1..=LARGEST_THRESHOLD) => Ok(amount as u32),
+        _ => {
+            let (what, most) = match is_size {
+                true => ("a size", "1000000000KiB".to_owned()),
+                false => ("a whole number", LARGEST_THRESHOLD.to_string()),
+            };
+            let remedy = format!("write {what} up to {most}, 0 for nothing at all, or -1 for no limit");
+            Err((format!("{} is not a valid threshold", quoted(text)), remedy))
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -107,5 +134,23 @@ mod tests {
             assert!(problem.contains(expected) && remedy.starts_with("write "), "{problem}: {remedy}");
         }
         assert!(key(login, &"x".repeat(500)).unwrap_err().0.contains("is too long"));
+    }
+
+    #[test]
+    fn a_number_is_a_threshold_none_or_nothing() {
+        let of = |text: &str, counts| number(text, counts).ok();
+        for (text, expected) in [
+            ("-1", Some(UNLIMITED)),
+            ("0", Some(0)),
+            ("12", Some(12)),
+            ("+1", None),
+            ("-2", None),
+            ("1000000001", None),
+        ] {
+            assert_eq!(of(text, CountKind::Messages), expected, "{text}");
+        }
+        assert_eq!(of("1MiB", CountKind::Bytes), Some(1024));
+        assert_eq!(of("1MiB", CountKind::Messages), None);
+        assert_eq!(of("", CountKind::Messages), None);
     }
 }

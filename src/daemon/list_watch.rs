@@ -2,6 +2,7 @@
 //!
 //! Nothing of it is on the request path: files are looked at, and read, on threads that may block.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,7 +21,10 @@ pub struct ListWatch {
 impl ListWatch {
     /// From the state in which `config` has read them on.
     pub fn new(config: &Config) -> Self {
-        let seen = config.list_files.iter().map(|file| (file.path.clone(), file.stamp)).collect();
+        let lists = config.list_files.iter().map(|file| (file.path.clone(), file.stamp));
+        // One that several limits use is told of once.
+        let of_limits: BTreeMap<_, _> = config.limit_files.iter().map(|file| (file.path.clone(), file.stamp)).collect();
+        let seen = lists.chain(of_limits).collect();
         Self { interval: config.list_check_interval, seen }
     }
 

@@ -38,6 +38,7 @@ impl Daemon {
         spawn_blocking(move || {
             let mut config = read()?;
             config.keep_lists_that_shrank(&current.list_files, &before.policy);
+            config.keep_limit_files_that_shrank(&current);
             Ok((Policy::new(&config.policy, Some(&before.policy)), config))
         })
     }

@@ -1,12 +1,14 @@
-//! Thresholds of single logins, senders and domains, from the configuration: what they may be, which
-//! of them decides, and what commands say of them.
+//! Thresholds of single logins, senders and domains, from the configuration and from files: what they
+//! may be, which of them decides, and what commands say of them.
 
+use std::fmt::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use connshaper::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Dir, Dovecot, Memcached, Policy, Postfix, Redis, Simulation, Sqlite, command};
+use crate::support::{Daemon, Dir, Dovecot, Memcached, Policy, Postfix, Redis, Simulation, Sqlite, command, until};
 
 /// A limit of two messages by login, with thresholds of their own.
 const USERS: &str = "
@@ -197,7 +199,7 @@ fn commands_logs_and_alerts_know_the_threshold_of_a_key_and_where_it_is_from() {
     let (file, dir) = (host.daemon.config(), host.dir.path().display());
     let from = |key: &str, line: u32| format!("{key} in {} line {line}", file.display());
     let line_of = |text: &str| {
-        let config = std::fs::read_to_string(&file).unwrap();
+        let config = fs::read_to_string(&file).unwrap();
         1 + config.lines().position(|line| line.contains(text)).unwrap_or_else(|| panic!("{dir}: {config}")) as u32
     };
     let answers = host.mails("alice@example.org", 5);
@@ -252,4 +254,144 @@ fn logins_have_thresholds_of_their_own_at_a_real_postfix() {
     let mut smtp = postfix.client("127.0.0.2");
     smtp.login("bob");
     smtp.deliver(9);
+}
+
+/// A limit of two messages by login with these files in `dir`.
+fn with_files(dir: &Path, files: &[&str]) -> String {
+    let paths: Vec<String> = files.iter().map(|name| format!("{:?}", dir.join(name))).collect();
+    format!(
+        "threshold = 1000\n[limit.users]\nthreshold = 2\ncount = \"messages\"\nper = \"sasl_username\"\n\
+         thresholds_file = [{}]\nthresholds = {{ joe = 1 }}\n",
+        paths.join(", ")
+    )
+}
+
+#[test]
+fn files_add_thresholds_and_the_first_of_equal_keys_counts() {
+    let dir = Dir::new();
+    let one = "\u{feff}# comment\n\n joe 5\r\n@example.org\t3 # a reason\nann 4\nann 4 # again\nann 5\n";
+    dir.write("one", one);
+    dir.write("two", "ann 7\nx@example.org 6 # mine\n\"#\"@example.org 1\n".replace("\"#\"", "a#b").as_str());
+    let text = with_files(dir.path(), &["one", "two"]);
+    let config = Config::parse(Path::new("connshaper.toml"), &text).unwrap();
+    let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    let first = format!("{}: \"ann\" has another threshold in line 5, which counts", dir.join("one").display());
+    assert_eq!(warnings, [first.replace("one: ", "one:7:1: ")]);
+    assert_eq!(config.limit_files.iter().map(|file| file.entries).collect::<Vec<_>>(), [3, 3]);
+    let mut site = Simulation::new(&text);
+    for (login, messages) in
+        [("joe", 1), ("ann", 4), ("x@example.org", 6), ("y@example.org", 3), ("a#b@example.org", 1)]
+    {
+        assert_eq!(passed(&mut site, &format!("sasl_username={login}")), messages, "{login}");
+    }
+}
+
+#[test]
+fn an_error_in_a_file_has_file_line_column_and_remedy() {
+    let dir = Dir::new();
+    let read = |content: &[u8]| {
+        fs::write(dir.join("file"), content).unwrap();
+        Config::parse(Path::new("connshaper.toml"), with_files(dir.path(), &["file"]))
+    };
+    let cases: [(&[u8], &str); 8] = [
+        (b"a 1\nb\n", "2:1: there is no threshold beside `b`"),
+        (b"a 1\n  b 1 2\n", "2:7: `2` stands behind the threshold"),
+        (b"a = 1\n", "1:5: `1` stands behind the threshold"),
+        (b"a x\n", "1:3: `x` is not a valid threshold"),
+        (b"a 1k\n", "1:3: `1k` is not a valid threshold"),
+        (b"*@example.org 1\n", "1:1: `*@example.org` is never a sasl_username"),
+        (b"a 99999999999999999999\n", "1:3: `99999999999999999999` is not a valid threshold"),
+        (b"a 1\n\xff\xfe 1\n", "2:1: "),
+    ];
+    for (content, expected) in cases {
+        let error = read(content).unwrap_err();
+        let expected = format!("{}:{expected}", dir.join("file").display());
+        assert!(error.summary().starts_with(&expected), "{error}");
+        assert!(error.to_string().contains("= help: write "), "{error}");
+    }
+    let error = read(&b"x\n".repeat(10_000)).unwrap_err();
+    assert_eq!(error.diagnostics.len() + error.more, 10_000);
+    assert!(
+        read(b"# nothing\n").unwrap().warnings[0].to_string().ends_with("file:1:1: there is no threshold in this file")
+    );
+    for (files, problem) in [
+        (["absent", "file"], "absent cannot be read"),
+        (["file", "file"], "is named twice"),
+        (["file", ""], "is not a file but a directory"),
+    ] {
+        let error = Config::parse(Path::new("connshaper.toml"), with_files(dir.path(), &files)).unwrap_err();
+        assert!(error.summary().contains(problem) && error.summary().starts_with("connshaper.toml:6:"), "{error}");
+    }
+    let client = format!("[limit.x]\nthreshold = 1\nthresholds_file = {:?}\n", dir.join("file"));
+    let error = Config::parse(Path::new("connshaper.toml"), client).unwrap_err();
+    assert!(error.summary().contains("the limit counts by client"), "{error}");
+}
+
+/// Replaces a file by renaming a new one, as the manual says.
+fn replace(dir: &Dir, name: &str, content: &str) {
+    dir.write("new", content);
+    fs::rename(dir.join("new"), dir.join(name)).unwrap();
+}
+
+#[test]
+fn a_million_thresholds_take_effect_when_their_file_changes_and_shrink_not_by_themselves() {
+    const LINES: u32 = 1_000_000;
+    let dir = Dir::new();
+    dir.write("big", "carol@example.org 1\n");
+    dir.write("black", "198.51.100.99\n");
+    let rules = with_files(dir.path(), &["big"]);
+    let lists = format!("list_check_interval = 1\nblacklist_file = {:?}\n", dir.join("black"));
+    let host = Host::start(&format!("{lists}{rules}"));
+    let number = |answers: Vec<String>| answers.iter().filter(|answer| *answer == "DUNNO").count();
+    assert_eq!(number(host.mails("carol@example.org", 4)), 1);
+    let mut big = String::new();
+    for user in 0..LINES {
+        writeln!(big, "user{user}@example.org {} # customer", user % 1000 + 3).unwrap();
+    }
+    replace(&dir, "big", &big);
+    let line = host.daemon.lines().wait_for("RELOADED ");
+    assert!(line.contains("/big"), "{line}");
+    assert_eq!(number(host.mails("user500002@example.org", 7)), 5);
+    assert_eq!(number(host.mails("user999999@example.org", 4)), 4);
+    assert_eq!(number(host.mails("dan@example.org", 4)), 2);
+    let explained = host.say(&["explain", "login", "user500002@example.org"]);
+    let from = format!("8 of 5 (by user500002@example.org in {} line 500003: customer) for", dir.join("big").display());
+    assert!(explained.contains(&from), "{explained}");
+    let shown = host.say(&["show", "login", "user500002@example.org"]);
+    assert!(shown.contains("big line 500003: customer"), "{shown}");
+    // A download that failed.
+    replace(&dir, "big", "# 503\n");
+    let said = until("a warning", || {
+        let lines = host.daemon.lines().with("CONFIGURATION");
+        lines.into_iter().find(|line| line.contains("the file shrank from 1000000 entries to 0, so it is kept"))
+    });
+    assert!(said.contains("/big:1:1: "), "{said}");
+    assert_eq!(number(host.mails("user600004@example.org", 9)), 7);
+    // An error leaves all as it was, and the lists are still there.
+    replace(&dir, "big", &format!("{big}joe\n"));
+    let line = host.daemon.lines().wait_for("RELOAD_FAILED ");
+    assert!(line.contains("big:1000001:1: there is no threshold beside `joe`"), "{line}");
+    assert_eq!(number(host.mails("user700006@example.org", 10)), 9);
+    let mut policy = Policy::connect(host.daemon.endpoint());
+    assert_ne!(policy.connected("198.51.100.99", 1), "DUNNO");
+    assert_eq!(policy.connected("127.0.0.1", 2), "DUNNO");
+}
+
+#[test]
+fn lists_of_the_configuration_outlive_a_change_of_a_file_of_thresholds() {
+    let dir = Dir::new();
+    dir.write("file", "joe 1\n");
+    let rules = with_files(dir.path(), &["file"]);
+    let host = Host::start(&format!("list_check_interval = 1\nblacklist = [\"198.51.100.99\"]\n{rules}"));
+    for (at, content) in ["ann 3\nbob 3\n", "ann 4\nbob 4\n"].into_iter().enumerate() {
+        replace(&dir, "file", content);
+        host.daemon.lines().wait_for_more("RELOADED ", at);
+        let mut policy = Policy::connect(host.daemon.endpoint());
+        assert_ne!(policy.connected("198.51.100.99", at as u16 + 1), "DUNNO", "{content}");
+    }
+    assert_eq!(host.mails("bob", 5).iter().filter(|answer| *answer == "DUNNO").count(), 4);
+    let config = host.daemon.config();
+    let checked = command().args(["check", "-c"]).arg(&config).output().unwrap();
+    let checked = String::from_utf8(checked.stdout).unwrap();
+    assert!(checked.contains("thresholds of limit users  2 keys"), "{checked}");
 }

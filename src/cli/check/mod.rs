@@ -58,12 +58,15 @@ pub fn report(loaded: &Loaded, paint: Paint) -> String {
                 .map(|setting| row(setting, &effective.included)),
         );
     }
-    if !config.list_files.is_empty() {
+    if !config.list_files.is_empty() || !config.limit_files.is_empty() {
         text += &format!("\n{}\n", paint.bold("List files"));
         let files = list_files(loaded);
-        text += &table(
-            files.iter().map(|file| [file.list.to_owned(), entries(file.netblocks, file.names), file.path.to_string()]),
-        );
+        text += &table(files.iter().map(|file| match file.limit {
+            Some(limit) => {
+                [format!("{} of limit {limit}", file.list), format!("{} keys", file.keys), file.path.to_string()]
+            }
+            None => [file.list.to_owned(), entries(file.netblocks, file.names), file.path.to_string()],
+        }));
     }
     for warning in &config.warnings {
         text += &format!("\n{} {warning}", paint.warning("warning:"));
@@ -147,6 +150,10 @@ struct CheckedListFile<'c> {
     list: &'static str,
     netblocks: usize,
     names: usize,
+    /// Of one that is of a single limit: which, and the number of its keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<&'c str>,
+    keys: usize,
     path: Cow<'c, str>,
 }
 
@@ -223,14 +230,23 @@ fn list_files(loaded: &Loaded) -> Vec<CheckedListFile<'_>> {
         ListKind::Black => "blacklist",
     };
     let files = loaded.config.list_files.iter();
-    files
-        .map(|file| CheckedListFile {
-            list: list(file.kind),
-            netblocks: file.netblocks,
-            names: file.names,
-            path: file.path.to_string_lossy(),
-        })
-        .collect()
+    let lists = files.map(|file| CheckedListFile {
+        list: list(file.kind),
+        netblocks: file.netblocks,
+        names: file.names,
+        limit: None,
+        keys: 0,
+        path: file.path.to_string_lossy(),
+    });
+    let of_limits = loaded.config.limit_files.iter().map(|file| CheckedListFile {
+        list: file.purpose.word(),
+        netblocks: 0,
+        names: 0,
+        limit: Some(&loaded.config.policy.limits[file.limit].name),
+        keys: file.entries,
+        path: file.path.to_string_lossy(),
+    });
+    lists.chain(of_limits).collect()
 }
 
 /// The limits in sentences.

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
 use super::super::diagnostics::quoted;
 use super::super::effective::Origin;
+use super::super::limit_files::{FilePurpose, LimitFile};
 use super::super::lint;
 use super::super::lists::{ListKind, NamedListFile};
 use super::super::settings::TableSettings;
@@ -114,20 +116,54 @@ pub(super) fn files(s: &TableSettings, config: &Path) -> (Vec<NamedListFile>, Ve
     let (mut files, mut spans) = (Vec::new(), Vec::new());
     for (key, kind) in [("whitelist_file", ListKind::White), ("blacklist_file", ListKind::Black)] {
         for (text, span) in s.strings(key).unwrap_or_default() {
-            if text.is_empty() || text.contains('\0') {
-                let problem = format!("`{key}` names no file");
-                s.diagnostics.error::<()>(span, problem, "write its path, or remove the key");
-                continue;
+            let path =
+                path(s, key, directory, text, span, |path| files.iter().any(|file: &NamedListFile| file.path == path));
+            if let Some(path) = path {
+                files.push(NamedListFile { path, kind });
+                spans.push(span.clone());
             }
-            let path: PathBuf = directory.join(text);
-            if files.iter().any(|file: &NamedListFile| file.path == path) {
-                let problem = format!("{} is named twice", quoted(text));
-                s.diagnostics.error::<()>(span, problem, "keep one of the two");
-                continue;
-            }
-            files.push(NamedListFile { path, kind });
-            spans.push(span.clone());
         }
     }
     (files, spans)
+}
+
+/// The path of a file that a key names.
+fn path(
+    s: &TableSettings,
+    key: &str,
+    directory: &Path,
+    text: &str,
+    span: &Span,
+    is_known: impl Fn(&Path) -> bool,
+) -> Option<PathBuf> {
+    if text.is_empty() || text.contains('\0') {
+        let problem = format!("{} names no file", s.named(key));
+        return s.diagnostics.error(span, problem, "write its path, or remove the key");
+    }
+    let path = directory.join(text);
+    if is_known(&path) {
+        return s.diagnostics.error(span, format!("{} is named twice", quoted(text)), "keep one of the two");
+    }
+    Some(path)
+}
+
+/// The files of the limit at this place, with the spans of their names. Each has its list there, still empty.
+pub(super) fn files_of_limit(
+    s: &TableSettings,
+    config: &Path,
+    place: usize,
+    limit: &mut Limit,
+) -> Vec<(LimitFile, Span)> {
+    let directory = config.parent().unwrap_or(Path::new(""));
+    let mut files: Vec<(LimitFile, Span)> = Vec::new();
+    let Some(own) = &mut limit.thresholds else { return files };
+    for (text, span) in s.strings("thresholds_file").unwrap_or_default() {
+        let is_known = |path: &Path| files.iter().any(|(file, _)| file.path == path);
+        if let Some(path) = path(s, "thresholds_file", directory, text, span, is_known) {
+            let purpose = FilePurpose::Thresholds { place: own.lists.len() };
+            own.lists.push(Arc::default());
+            files.push((LimitFile::new(path, place, purpose), span.clone()));
+        }
+    }
+    files
 }

@@ -20,7 +20,7 @@ use super::effective::{Effective, EffectiveLimit, EffectiveSetting};
 use super::lists::{CompleteLists, ListErrors, complete};
 use super::settings::TableSettings;
 use super::source::{ConfigText, Span};
-use super::{Config, Form, Loaded, include, lint};
+use super::{Config, Form, Loaded, include, limit_files, lint};
 use crate::policy;
 use crate::store::SharedStoreConfig;
 use limit::{Program, Timeouts};
@@ -70,11 +70,16 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
     limits.extend(named.iter().map(|(name, span, s)| limit::read(s, &program, name, span)));
     let path = s.diagnostics.source.path.clone();
     let (files, spans) = lists::files(s, &path);
+    let tables = std::iter::once(s).chain(named.iter().map(|(_, _, s)| s));
+    let of_limits = tables.zip(&mut limits).enumerate();
+    let (limit_files, limit_spans): (Vec<_>, Vec<Span>) =
+        of_limits.flat_map(|(place, (s, limit))| lists::files_of_limit(s, &path, place, limit)).unzip();
     let mut config = Config {
         path: (form != Form::BuiltIn).then_some(path),
         form,
         own_lists: None,
         list_files: Vec::new(),
+        limit_files,
         list_check_interval: s.get("list_check_interval"),
         list_may_shrink: s.get("list_may_shrink"),
         policy: policy::PolicySettings {
@@ -104,12 +109,20 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
     }
     let own = lists::own(s, config.top());
     let complete = complete(own, &files);
-    let (complete, list_errors) = match complete {
+    let (complete, mut list_errors) = match complete {
         Ok(complete) => (complete, ConfigError::default()),
         Err(errors) => (CompleteLists::default(), note_unread(s, &spans, errors)),
     };
-    (config.policy.lists, config.own_lists, config.list_files) = (complete.lists, complete.own, complete.files);
+    let of_limits = limit_files::read(&mut config.limit_files, &mut config.policy.limits).unwrap_or_else(|errors| {
+        let ConfigError { diagnostics, more } = note_unread(s, &limit_spans, errors);
+        list_errors.diagnostics.extend(diagnostics);
+        list_errors.more += more;
+        Vec::new()
+    });
+    let own = complete.own.or_else(|| (!config.limit_files.is_empty()).then(|| complete.lists.clone()));
+    (config.policy.lists, config.own_lists, config.list_files) = (complete.lists, own, complete.files);
     config.warnings = complete.warnings;
+    config.warnings.extend(of_limits);
     lint::check(&config, s);
     lint::check_limit(config.top(), s);
     for ((_, _, s), limit) in named.iter().zip(&config.policy.limits[1..]) {

@@ -1,0 +1,140 @@
+//! Files that limits take thresholds from. They are read, and read again, like list files.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::Config;
+use super::diagnostics::{ConfigError, ConfigWarning, Diagnostic};
+use super::lists::{FileStamp, ListErrors};
+use super::{source, threshold_file};
+use crate::policy::Limit;
+
+/// A file of a limit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitFile {
+    pub path: PathBuf,
+    /// The place of its limit among those of the configuration.
+    pub limit: usize,
+    pub purpose: FilePurpose,
+    /// Number of its entries.
+    pub entries: usize,
+    /// Its stamp when it was read.
+    pub stamp: Option<FileStamp>,
+}
+
+/// What a limit takes from a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FilePurpose {
+    /// Thresholds of single keys: the list at this place of its [`crate::policy::thresholds::Thresholds`].
+    Thresholds { place: usize },
+}
+
+impl FilePurpose {
+    /// The key that names the file.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Thresholds { .. } => "thresholds",
+        }
+    }
+}
+
+impl LimitFile {
+    pub(super) fn new(path: PathBuf, limit: usize, purpose: FilePurpose) -> Self {
+        Self { path, limit, purpose, entries: 0, stamp: None }
+    }
+
+    /// Takes what another limit, or the same, had from the same file. Says whether it could.
+    fn keep(&self, limit: &mut Limit, before: &Self, old: &Limit) -> bool {
+        match (self.purpose, before.purpose) {
+            (FilePurpose::Thresholds { place }, FilePurpose::Thresholds { place: before }) => {
+                let (Some(own), Some(old)) = (&mut limit.thresholds, &old.thresholds) else { return false };
+                if own.field != old.field {
+                    return false;
+                }
+                own.lists[place].clone_from(&old.lists[before]);
+                true
+            }
+        }
+    }
+}
+
+/// Reads the files, and puts what they say into their limits. `Err`: what is wrong in which of them.
+pub(super) fn read(files: &mut [LimitFile], limits: &mut [Limit]) -> Result<Vec<ConfigWarning>, ListErrors> {
+    let (mut errors, mut warnings) = (ListErrors::default(), Vec::new());
+    for (number, file) in files.iter_mut().enumerate() {
+        let (source, stamp) = match source::read_list(&file.path) {
+            Ok(read) => read,
+            Err((problem, remedy)) => {
+                errors.unread.push((number, problem, remedy));
+                continue;
+            }
+        };
+        file.stamp = Some(stamp);
+        let limit = &mut limits[file.limit];
+        let diagnostics = match file.purpose {
+            FilePurpose::Thresholds { place } => {
+                let Some(own) = &mut limit.thresholds else { continue };
+                let (list, diagnostics) = threshold_file::read(&source, own.field, limit.counts);
+                file.entries = list.len();
+                own.lists[place] = Arc::new(list);
+                diagnostics
+            }
+        };
+        match diagnostics.finish() {
+            Ok(odd) => warnings.extend(odd),
+            Err(error) => {
+                errors.diagnostics.extend(error.diagnostics);
+                errors.more += error.more;
+            }
+        }
+    }
+    if errors.unread.is_empty() && errors.diagnostics.is_empty() { Ok(warnings) } else { Err(errors) }
+}
+
+impl Config {
+    /// Reads the files of the limits again.
+    pub(super) fn read_limit_files_again(&mut self) -> Result<(), ConfigError> {
+        let warnings = read(&mut self.limit_files, &mut self.policy.limits)
+            .map_err(|errors| unread(errors, |number| self.limit_files[number].path.clone()))?;
+        self.warnings.extend(warnings);
+        Ok(())
+    }
+
+    /// Keeps every file of a limit as it is in force that has lost all or more than half of its entries since, as
+    /// [`Self::keep_lists_that_shrank`] keeps lists.
+    pub fn keep_limit_files_that_shrank(&mut self, in_force: &Self) {
+        if self.list_may_shrink {
+            return;
+        }
+        for file in &mut self.limit_files {
+            let limit = &mut self.policy.limits[file.limit];
+            let is_it = |before: &&LimitFile| {
+                let old = &in_force.policy.limits[before.limit];
+                (&before.path, before.purpose.word(), &old.name) == (&file.path, file.purpose.word(), &limit.name)
+            };
+            let Some(before) = in_force.limit_files.iter().find(is_it) else { continue };
+            let has_shrunk = 2 * file.entries < before.entries;
+            if has_shrunk && file.keep(limit, before, &in_force.policy.limits[before.limit]) {
+                let text = format!(
+                    "the file shrank from {} entries to {}, so it is kept as it was; if it is right, set \
+                     list_may_shrink = true",
+                    before.entries, file.entries
+                );
+                file.entries = before.entries;
+                self.warnings.push(ConfigWarning { path: file.path.clone(), line: 1, column: 1, text });
+            }
+        }
+    }
+}
+
+/// Mistakes in files that were read again, which no line of the configuration names then.
+pub(super) fn unread(errors: ListErrors, path: impl Fn(usize) -> PathBuf) -> ConfigError {
+    let ListErrors { unread, diagnostics, more } = errors;
+    let whole = |(place, problem, remedy): (usize, String, String)| Diagnostic {
+        path: path(place),
+        snippet: None,
+        problem,
+        remedy,
+    };
+    ConfigError { diagnostics: unread.into_iter().map(whole).chain(diagnostics).collect(), more }
+}
