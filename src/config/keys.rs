@@ -133,6 +133,8 @@ pub const KEYS: &[ConfigKey] = &[
     key("time_zone", String, "", "time zone of calendar windows; unset: the system's"),
     key("include", Strings, "[]", "further configuration files"),
     key("ipv4_in_ipv6", Netblocks, r#"["64:ff9b::/96"]"#, "IPv6 prefixes whose addresses are taken for IPv4"),
+    key("recipient_delimiter", String, r#""""#, "characters that begin an extension of a mailbox, as in main.cf"),
+    key("canonical_senders", Boolean, "false", "whether BATV and SRS addresses count as their mailbox"),
     key("limit", Table, "", "further limits, a table [limit.NAME] each"),
     key("whitelist", Clients, r#"["127.0.0.0/8", "::1"]"#, "netblocks and names that are never limited"),
     key("whitelist_file", OneOrMore, "", "files with more of them; unset: none"),

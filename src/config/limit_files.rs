@@ -45,6 +45,10 @@ impl LimitFile {
 
     /// Takes what another limit, or the same, had from the same file. Says whether it could.
     fn keep(&self, limit: &mut Limit, before: &Self, old: &Limit) -> bool {
+        // Its keys would be in another spelling.
+        if limit.spellings != old.spellings {
+            return false;
+        }
         match (self.purpose, before.purpose) {
             (FilePurpose::Thresholds { place }, FilePurpose::Thresholds { place: before }) => {
                 let (Some(own), Some(old)) = (&mut limit.thresholds, &old.thresholds) else { return false };
@@ -74,7 +78,7 @@ pub(super) fn read(files: &mut [LimitFile], limits: &mut [Limit]) -> Result<Vec<
         let diagnostics = match file.purpose {
             FilePurpose::Thresholds { place } => {
                 let Some(own) = &mut limit.thresholds else { continue };
-                let (list, diagnostics) = threshold_file::read(&source, own.field, limit.counts);
+                let (list, diagnostics) = threshold_file::read(&source, own.field, limit.counts, &limit.spellings);
                 file.entries = list.len();
                 own.lists[place] = Arc::new(list);
                 diagnostics

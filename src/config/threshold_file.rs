@@ -8,13 +8,19 @@ use super::source::{ConfigText, Span};
 use super::threshold_key;
 use crate::policy::key::KeyField;
 use crate::policy::limit::CountKind;
+use crate::policy::spelling::Spellings;
 use crate::policy::thresholds::{ThresholdList, ThresholdListBuilder};
 
 /// What to write, for remedies.
 const WRITE: &str = "write a line as in `alice@example.com 1000 # reason`";
 
 /// Reads the thresholds of a limit that counts this, and gives them to values of this part of its keys.
-pub(super) fn read<'s>(source: &'s ConfigText, field: KeyField, counts: CountKind) -> (ThresholdList, Diagnostics<'s>) {
+pub(super) fn read<'s>(
+    source: &'s ConfigText,
+    field: KeyField,
+    counts: CountKind,
+    spellings: &Spellings,
+) -> (ThresholdList, Diagnostics<'s>) {
     let diagnostics = Diagnostics::new(source);
     let (mut builder, mut reasons) = (ThresholdListBuilder::default(), Reasons::new(Vec::new()));
     let (mut number, mut start) = (0, 0);
@@ -28,7 +34,7 @@ pub(super) fn read<'s>(source: &'s ConfigText, field: KeyField, counts: CountKin
         let mut words = values.split_ascii_whitespace();
         if let Some(key) = words.next() {
             let threshold = threshold(&diagnostics, key, &mut words, counts, span);
-            let key = wrong(&diagnostics, &span(key), threshold_key::key(field, key));
+            let key = wrong(&diagnostics, &span(key), threshold_key::key(field, key, spellings));
             if let (Some(key), Some(threshold)) = (key, threshold) {
                 let reason = reasons.place(comment).map(|place| place.index() as u32);
                 builder.add(&key, threshold, number, reason);

@@ -4,15 +4,16 @@ use super::diagnostics::quoted;
 use super::resolve::LARGEST_THRESHOLD;
 use super::units;
 use crate::policy::attribute::Attribute;
-use crate::policy::key::{ABSENT, KeyField, escaped};
+use crate::policy::key::{ABSENT, KeyField};
 use crate::policy::limit::CountKind;
+use crate::policy::spelling::Spellings;
 use crate::policy::thresholds::{MAX_KEY, UNLIMITED, ValueForm};
 
 /// Problem and remedy.
 type WrongKey = (String, String);
 
 /// A key as counters have it; one that begins with a dot is a domain with all below it.
-pub(super) fn key(field: KeyField, text: &str) -> Result<String, WrongKey> {
+pub(super) fn key(field: KeyField, text: &str, spellings: &Spellings) -> Result<String, WrongKey> {
     let word = field.word();
     let form = ValueForm::of(field);
     let write = match form {
@@ -55,8 +56,8 @@ pub(super) fn key(field: KeyField, text: &str) -> Result<String, WrongKey> {
         return wrong("is no address".to_owned(), format!("write \"@{text}\" for all of the domain"));
     }
     let key = match is_domain {
-        true => format!("{mark}{}", escaped(domain)),
-        false => escaped(text),
+        true => format!("{mark}{}", spellings.written_domain(domain)),
+        false => spellings.written(field, text),
     };
     match key.len() {
         ..=MAX_KEY => Ok(key),
@@ -94,12 +95,17 @@ mod tests {
 
     #[test]
     fn keys_are_as_counters_have_them_and_what_never_matches_is_an_error() {
+        let spellings = Spellings { delimiters: "+".into(), canonical_senders: true };
         let login = KeyField::Whole(Attribute::SaslUsername);
         let sender = KeyField::Whole(Attribute::Sender);
         let domain = KeyField::MailDomain(Attribute::Sender);
         let right = [
             (login, "Alice@Example.com", "alice@example.com"),
             (login, "bob", "bob"),
+            (login, "J\u{dc}rgen+x@example.com", "j%c3%bcrgen@example.com"),
+            (login, "@b\u{fc}cher.example.", "@xn--bcher-kva.example"),
+            (domain, "B\u{fc}cher.example", "xn--bcher-kva.example"),
+            (sender, "prvs=123456=alice@example.org", "alice@example.org"),
             (login, "john.doe", "john.doe"),
             (login, "DOMAIN\\joe", "domain%5cjoe"),
             (login, "joe%20doe", "joe%20doe"),
@@ -114,7 +120,7 @@ mod tests {
             (domain, "<>", "<>"),
         ];
         for (field, text, expected) in right {
-            assert_eq!(key(field, text).as_deref(), Ok(expected), "{text}");
+            assert_eq!(key(field, text, &spellings).as_deref(), Ok(expected), "{text}");
         }
         let wrong = [
             (login, "*@example.org", "is never a sasl_username"),
@@ -130,10 +136,10 @@ mod tests {
             (login, "", "is no sasl_username"),
         ];
         for (field, text, expected) in wrong {
-            let (problem, remedy) = key(field, text).expect_err(text);
+            let (problem, remedy) = key(field, text, &spellings).expect_err(text);
             assert!(problem.contains(expected) && remedy.starts_with("write "), "{problem}: {remedy}");
         }
-        assert!(key(login, &"x".repeat(500)).unwrap_err().0.contains("is too long"));
+        assert!(key(login, &"x".repeat(500), &spellings).unwrap_err().0.contains("is too long"));
     }
 
     #[test]

@@ -186,12 +186,29 @@ impl Policy {
         &self.limits
     }
 
-    /// A target as requests come under it: that of IPv4 where its IPv6 addresses carry IPv4 addresses.
+    /// A target as requests come under it: that of IPv4 where its IPv6 addresses carry IPv4 addresses, and a key in the
+    /// spelling that keys have.
     pub fn target(&self, target: &Target) -> Target {
-        match target.netblock() {
-            Some(netblock) => Target::of_netblock(self.embedded().fold_netblock(netblock)),
-            None => target.clone(),
+        match (target.netblock(), target) {
+            (Some(netblock), _) => Target::of_netblock(self.embedded().fold_netblock(netblock)),
+            (None, Target::Key(text)) => Target::Key(self.spelled(text)),
+            (None, target) => target.clone(),
         }
+    }
+
+    /// A key in the spelling that keys have.
+    fn spelled(&self, key: &str) -> String {
+        // What is cut cannot be spelled otherwise any more.
+        if !key.contains('=') || key.contains('#') {
+            return key.to_owned();
+        }
+        let written = KeyPart::of_text(key);
+        let spelled = written.pairs().map(|(word, value)| match field(word) {
+            None | Some(KeyField::Client) => (word, value.to_owned()),
+            Some(field) => (word, self.spellings().written(field, value)),
+        });
+        let spelled: Vec<_> = spelled.collect();
+        KeyPart::of_pairs(spelled.iter().map(|(word, value)| (*word, value.as_str()))).to_string()
     }
 
     /// What has counters of its own for a target, in the order of the limits.
@@ -231,13 +248,16 @@ impl Policy {
                 .ok_or_else(|| format!("limit {} does not count {client}", limit.name));
         }
         if let Ok(Target::Key(key)) = text.parse()
-            && let Some(part) = whole(limit, &key)
+            && let Some(part) = whole(limit, &self.spelled(&key))
         {
             return counted(limit, part);
         }
         match limit.per.0.as_slice() {
             [] => counted(limit, KeyPart::Text("all".into())),
-            [field] if !text.is_empty() => counted(limit, KeyPart::of_value(*field, text)),
+            [field] if !text.is_empty() => {
+                let value = self.spellings().written(*field, text);
+                counted(limit, KeyPart::of_pairs([(field.word(), value.as_str())]))
+            }
             fields => {
                 let words: Vec<String> = fields.iter().map(|field| format!("{}=...", field.word())).collect();
                 Err(format!("{text:?} is no key of limit {}; write {}", limit.name, words.join(",")))
@@ -315,6 +335,11 @@ fn whole(limit: &Limit, text: &str) -> Option<KeyPart> {
     let value = |field: &KeyField| said.iter().find(|(word, _)| names(word, field.word())).map(|(_, value)| *value);
     let pairs = fields.iter().map(|field| Some((field.word(), value(field)?)));
     Some(KeyPart::of_pairs(pairs.collect::<Option<Vec<_>>>()?))
+}
+
+/// What a word of a target is about; `None`: a group of netblocks.
+fn field(said: &str) -> Option<KeyField> {
+    KeyField::WORDS.iter().find(|(word, _)| *word == said).map(|(_, field)| *field)
 }
 
 /// Whether a word of a target means this word of a key.

@@ -195,6 +195,18 @@ impl Attribute {
         }
     }
 
+    /// Whether its values are mail addresses, or look like them.
+    pub fn is_mail_address(self) -> bool {
+        use Attribute::*;
+        matches!(self, Sender | Recipient | SaslUsername | SaslSender | Login | User)
+    }
+
+    /// Whether its values are host names.
+    pub fn is_host_name(self) -> bool {
+        use Attribute::*;
+        matches!(self, ClientName | ReverseClientName | HeloName | EtrnDomain | TlsSni | Host)
+    }
+
     /// Its name: on the wire, if Postfix sends it.
     pub fn name(self) -> &'static str {
         match NAMES.get(self as usize) {

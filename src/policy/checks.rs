@@ -148,7 +148,7 @@ impl<'p> LimitChecks<'p> {
             && let Some(count) = record.find(limit.memory_id, Scope::Session)
         {
             let counts_again = record.counts_again(&count, limit.exptime, now.monotonic)
-                && limit.per.part(request, client.clone(), limit.count_absent).is_some()
+                && limit.part(request, client.clone()).is_some()
                 && about();
             if !counts_again {
                 return match counted_own(limit, &count, client.clone(), request) {
@@ -158,7 +158,7 @@ impl<'p> LimitChecks<'p> {
             }
         }
         // Without all of its key a limit has nothing to say yet.
-        let Some(part) = limit.per.part(request, client, limit.count_absent) else {
+        let Some(part) = limit.part(request, client) else {
             return;
         };
         let Some(scope) = scope(limit, &part, request) else {
@@ -337,7 +337,7 @@ pub(crate) fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: 
 /// it was, that of a session that was refused is one that it is over.
 fn counted_own(limit: &Limit, count: &CountRecord, client: KeyPart, request: &Request) -> Option<u32> {
     limit.thresholds.as_ref()?;
-    let part = limit.per.part(request, client, limit.count_absent);
+    let part = limit.part(request, client);
     match part.filter(|part| count.passed || count.key == CountRecord::key(part)) {
         Some(part) => limit.own_threshold_of(&part, request).map(|own| own.threshold),
         None => count.hit.map(|hit| hit.count.saturating_sub(1)),
@@ -521,7 +521,7 @@ impl Policy {
                 return Say::Counts;
             }
             let client = || client_part(limit, None, case.client);
-            let part = limit.thresholds.as_ref().and_then(|_| limit.per.part(request, client(), limit.count_absent));
+            let part = limit.thresholds.as_ref().and_then(|_| limit.part(request, client()));
             let own = part.as_ref().and_then(|part| limit.own_threshold_of(part, request));
             if let Some(own) = own.filter(|own| own.threshold == UNLIMITED) {
                 return Say::Unlimited(own.to_string());

@@ -6,6 +6,7 @@ use regex::bytes::Regex;
 use crate::net::netblock::canonical;
 use crate::policy::attribute::Attribute;
 use crate::policy::request::{Request, address};
+use crate::policy::spelling::Spellings;
 
 /// All of `all` hold, and none of `none`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +15,8 @@ pub struct Conditions {
     pub all: Vec<Condition>,
     /// `unless`.
     pub none: Vec<Condition>,
+    /// Which spellings of a mailbox are one.
+    pub spellings: Spellings,
 }
 
 /// What one attribute has to be.
@@ -39,7 +42,7 @@ pub enum Test {
 /// What a value may be.
 #[derive(Clone, Debug)]
 pub enum Pattern {
-    /// This text, in whatever case.
+    /// This text, in whatever case; its letters beyond ASCII and its domain as keys have them.
     Text(Box<str>),
     /// An address in this netblock.
     Netblock(IpNet),
@@ -73,14 +76,15 @@ impl Eq for Pattern {}
 impl Conditions {
     /// Whether a request fulfils them.
     pub fn hold(&self, request: &Request) -> bool {
-        self.all.iter().all(|condition| condition.holds(request))
-            && !self.none.iter().any(|condition| condition.holds(request))
+        self.all.iter().all(|condition| condition.holds(request, &self.spellings))
+            && !self.none.iter().any(|condition| condition.holds(request, &self.spellings))
     }
 
     /// The attribute of the first one that a request does not fulfil.
     pub fn unmet(&self, request: &Request) -> Option<Attribute> {
-        let missed = self.all.iter().find(|condition| !condition.holds(request));
-        missed.or_else(|| self.none.iter().find(|condition| condition.holds(request))).map(|unmet| unmet.attribute)
+        let holds = |condition: &&Condition| condition.holds(request, &self.spellings);
+        let missed = self.all.iter().find(|condition| !holds(condition));
+        missed.or_else(|| self.none.iter().find(holds)).map(|unmet| unmet.attribute)
     }
 
     /// Whether a request would have to say an attribute before anyone knows whether `unless` leaves it out.
@@ -101,12 +105,20 @@ impl Conditions {
 }
 
 impl Condition {
-    fn holds(&self, request: &Request) -> bool {
+    fn holds(&self, request: &Request, spellings: &Spellings) -> bool {
         let value = request.value(self.attribute);
         match &self.test {
             Test::Present => !value.is_empty(),
             Test::Absent => value.is_empty(),
-            Test::AnyOf(patterns) => patterns.iter().any(|pattern| pattern.fits(value)),
+            Test::AnyOf(patterns) => {
+                let fits = |value: &[u8]| patterns.iter().any(|pattern| pattern.fits(value));
+                fits(value)
+                    || spellings.others(self.attribute, value).is_some_and(|others| {
+                        // A regular expression is about what was sent.
+                        let texts = || patterns.iter().filter(|pattern| !matches!(pattern, Pattern::Regex(_)));
+                        others.iter().any(|value| texts().any(|pattern| pattern.fits(value)))
+                    })
+            }
         }
     }
 }
@@ -153,7 +165,7 @@ mod tests {
     }
 
     fn holds(attribute: Attribute, test: Test, lines: &str) -> bool {
-        Condition { attribute, test }.holds(&request(lines))
+        Condition { attribute, test }.holds(&request(lines), &Spellings::default())
     }
 
     #[test]
@@ -218,6 +230,7 @@ mod tests {
         let conditions = Conditions {
             all: vec![condition(Attribute::ServerPort, "25"), condition(Attribute::ProtocolState, "RCPT")],
             none: vec![condition(Attribute::PolicyContext, "a"), condition(Attribute::PolicyContext, "b")],
+            spellings: Spellings::default(),
         };
         let holds = |lines: &str| conditions.hold(&request(lines));
         assert!(holds("server_port=25\nprotocol_state=RCPT\n"));

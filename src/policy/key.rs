@@ -17,6 +17,7 @@ use super::calendar::CalendarWindow;
 use super::door::Door;
 use super::limit::{self, CountKind, Limit};
 use super::request::Request;
+use super::spelling::Spellings;
 use crate::net::netblock::mask;
 
 /// The longest key that memcached takes, in bytes. Other stores take longer ones.
@@ -245,14 +246,12 @@ impl KeyField {
     }
 
     /// The value of a request as keys have it; `None` where it says nothing.
-    pub(crate) fn escaped(self, request: &Request) -> Option<String> {
+    pub(crate) fn escaped(self, request: &Request, spellings: &Spellings) -> Option<String> {
         let mut text = String::new();
-        match self.value(request) {
-            Some(value) => escape(value, &mut text),
-            None if self.is_left_out(request) => text += ABSENT,
-            None => return None,
+        if self.write(request, spellings, &mut text) {
+            return Some(text);
         }
-        Some(text)
+        self.is_left_out(request).then(|| ABSENT.to_owned())
     }
 
     /// Whether Postfix says `unknown` where it does not know it. Elsewhere that is a word like any other.
@@ -274,6 +273,28 @@ impl KeyField {
         };
         let unknown = value == b"unknown" && self.may_be_unknown();
         (!value.is_empty() && !unknown).then_some(value)
+    }
+
+    /// Appends the value as keys have it. Says whether the request has one.
+    fn write(self, request: &Request, spellings: &Spellings, text: &mut String) -> bool {
+        let Some(value) = self.value(request) else { return false };
+        let begin = text.len();
+        // Nearly every value is in ASCII and has no spelling but that.
+        let is_as_it_is = escape(value, text) && !text.ends_with('.') && !spellings.change(self);
+        if !is_as_it_is {
+            text.truncate(begin);
+            self.write_spelled(request, value, spellings, text);
+        }
+        true
+    }
+
+    #[cold]
+    fn write_spelled(self, request: &Request, value: &[u8], spellings: &Spellings, text: &mut String) {
+        let value = match self {
+            Self::MailDomain(attribute) => request.value(attribute),
+            _ => value,
+        };
+        escape(&spellings.canonical(self, value), text);
     }
 }
 
@@ -325,11 +346,6 @@ impl KeyPart {
     /// A key by its text.
     pub fn of_text(text: &str) -> Self {
         Self::Text(text.into())
-    }
-
-    /// A key of one attribute with a value as an administrator writes it.
-    pub fn of_value(field: KeyField, value: &str) -> Self {
-        Self::of_pairs([(field.word(), escaped(value).as_str())])
     }
 
     /// A key of these words with their values, which are escaped.
@@ -408,7 +424,13 @@ impl KeySpec {
 
     /// What a request is counted under; `client` is the client's part of it. What the client leaves out is a value of
     /// its own; `counts_absent` says whether a key may have nothing else. `None`: the request does not say all of it.
-    pub fn part(&self, request: &Request, client: KeyPart, counts_absent: bool) -> Option<KeyPart> {
+    pub fn part(
+        &self,
+        request: &Request,
+        client: KeyPart,
+        counts_absent: bool,
+        spellings: &Spellings,
+    ) -> Option<KeyPart> {
         if self.is_client() {
             return Some(client);
         }
@@ -425,14 +447,9 @@ impl KeySpec {
                     is_absent = false;
                     write!(text, "{client}").expect("a string grows as needed");
                 }
-                field => match field.value(request) {
-                    Some(value) => {
-                        is_absent = false;
-                        escape(value, &mut text);
-                    }
-                    None if field.is_left_out(request) => text += ABSENT,
-                    None => return None,
-                },
+                field if field.write(request, spellings, &mut text) => is_absent = false,
+                field if field.is_left_out(request) => text += ABSENT,
+                _ => return None,
             }
         }
         if is_absent {
@@ -445,17 +462,24 @@ impl KeySpec {
     }
 }
 
-/// Letters in lower case; what has a meaning in a key, or none in a line of text, as `%` and two digits.
-fn escape(value: &[u8], text: &mut String) {
+/// ASCII letters in lower case; what has a meaning in a key, or none in a line of text, as `%` and two digits. Says
+/// whether all of it is ASCII.
+pub(super) fn escape(value: &[u8], text: &mut String) -> bool {
     if value == ABSENT.as_bytes() {
-        return text.push_str(ABSENT);
+        text.push_str(ABSENT);
+        return true;
     }
+    let mut is_ascii = true;
     for byte in value.iter().map(u8::to_ascii_lowercase) {
         match is_plain(byte) {
             true => text.push(byte.into()),
-            false => write!(text, "%{byte:02x}").expect("a string grows as needed"),
+            false => {
+                is_ascii &= byte.is_ascii();
+                write!(text, "%{byte:02x}").expect("a string grows as needed");
+            }
         }
     }
+    is_ascii
 }
 
 /// Whether a byte stands for itself in a key.
@@ -468,7 +492,9 @@ pub fn escaped(value: &str) -> String {
     let mut text = String::new();
     match is_escaped(value) {
         true => text += value,
-        false => escape(value.as_bytes(), &mut text),
+        false => {
+            escape(value.as_bytes(), &mut text);
+        }
     }
     text
 }
@@ -495,6 +521,11 @@ fn is_escaped(value: &str) -> bool {
 
 /// A value of a key as it was, as far as it is text.
 pub fn unescaped(value: &str) -> String {
+    String::from_utf8_lossy(&unescaped_bytes(value)).into_owned()
+}
+
+/// A value of a key as it was, but for its letters' case.
+pub(super) fn unescaped_bytes(value: &str) -> Vec<u8> {
     let (mut bytes, mut rest) = (Vec::with_capacity(value.len()), value.as_bytes());
     while let [first, after @ ..] = rest {
         let escape = after.get(..2).filter(|_| *first == b'%').and_then(|digits| str::from_utf8(digits).ok());
@@ -502,7 +533,12 @@ pub fn unescaped(value: &str) -> String {
         bytes.push(escaped.unwrap_or(*first));
         rest = if escaped.is_some() { &after[2..] } else { after };
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    bytes
+}
+
+/// Whether a value is cut, and ends in a digest.
+pub(super) fn is_cut(value: &str) -> bool {
+    value.contains(DIGEST_MARK)
 }
 
 /// Whether this is what stands behind the mark of a digest.
@@ -581,7 +617,9 @@ mod tests {
     fn key(words: &[&str], lines: &str) -> Option<String> {
         let field = |word: &&str| KeyField::WORDS.iter().find(|(known, _)| known == word).unwrap().1;
         let client = KeyPart::client([192, 0, 2, 1].into(), 24, 64);
-        KeySpec(words.iter().map(field).collect()).part(&request(lines), client, false).map(|part| part.to_string())
+        KeySpec(words.iter().map(field).collect())
+            .part(&request(lines), client, false, &Spellings::default())
+            .map(|part| part.to_string())
     }
 
     #[test]

@@ -9,7 +9,9 @@ use super::attribute::Attribute;
 use super::calendar::LocalCalendar;
 use super::conditions::Conditions;
 use super::door::{Door, DoorSet};
-use super::key::{CounterKind, KeySpec};
+use super::key::{CounterKind, KeyPart, KeySpec};
+use super::request::Request;
+use super::spelling::Spellings;
 use super::thresholds::Thresholds;
 use crate::net::clock::Now;
 use crate::net::netblock_table::NetblockTable;
@@ -47,6 +49,8 @@ pub struct Limit {
     pub per: KeySpec,
     /// Whether requests that say nothing of that are counted, together.
     pub count_absent: bool,
+    /// Which spellings of its keys are one.
+    pub spellings: Spellings,
     /// Which requests it is about.
     pub conditions: Conditions,
     /// Hits a window allows; the next is over. In units of [`CountKind::unit`].
@@ -98,6 +102,11 @@ impl Limit {
     pub fn charges_recipients(&self) -> bool {
         self.counts == CountKind::Bytes
             && (self.per.is_of_recipient() || self.conditions.is_about(Attribute::Recipient))
+    }
+
+    /// What it counts a request under; `client` is the client's part of that. `None`: the request does not say all of it.
+    pub fn part(&self, request: &Request, client: KeyPart) -> Option<KeyPart> {
+        self.per.part(request, client, self.count_absent, &self.spellings)
     }
 
     /// Whether a hit over the threshold of an exact sliding window is kept. One that would be taken back at once is

@@ -30,6 +30,7 @@ pub mod record;
 pub mod record_snapshot;
 pub mod request;
 pub mod settings;
+pub mod spelling;
 pub mod template;
 pub mod thresholds;
 pub mod window;
@@ -63,6 +64,7 @@ use key::KeyPart;
 use limit::{CountKind, ExptimeChange, LimitId, Rate, Window};
 use lists::{ListEntry, ListIndex};
 use overrides::OverrideKind;
+use spelling::Spellings;
 
 /// What stands in place of a limit's name where the blacklist refuses.
 pub const BLACKLIST: &str = "blacklist";
@@ -71,6 +73,7 @@ pub const BLACKLIST: &str = "blacklist";
 #[derive(Debug)]
 pub struct Policy {
     embedded: EmbeddedIpv4,
+    spellings: Spellings,
     pub(crate) netblocks: NetblockTable<ListEntry>,
     pub(crate) names: ClientNames,
     pub(crate) reasons: Vec<Box<str>>,
@@ -148,6 +151,7 @@ impl Policy {
         Self {
             netblocks: listed.collect(),
             embedded: embedded.clone(),
+            spellings: settings.spellings.clone(),
             names: ClientNames::new(settings.lists.names.clone()),
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
@@ -208,6 +212,11 @@ impl Policy {
     /// Whose IPv6 addresses are taken for the IPv4 addresses in them.
     pub fn embedded(&self) -> &EmbeddedIpv4 {
         &self.embedded
+    }
+
+    /// Which spellings of a mailbox are one.
+    pub fn spellings(&self) -> &Spellings {
+        &self.spellings
     }
 
     /// The client of a request: an IPv4 address where its IPv6 address carries one.

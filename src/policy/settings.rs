@@ -1,6 +1,7 @@
 //! What a configuration says about decisions.
 
 use super::lists::Lists;
+use super::spelling::Spellings;
 use super::{Blacklist, Limit};
 use crate::net::embedded::EmbeddedIpv4;
 
@@ -11,6 +12,8 @@ pub struct PolicySettings {
     pub lists: Lists,
     /// Whose IPv6 addresses are taken for the IPv4 addresses in them.
     pub embedded: EmbeddedIpv4,
+    /// Which spellings of a mailbox are one.
+    pub spellings: Spellings,
     /// What is done about clients on the blacklist.
     pub blacklist: Blacklist,
     /// The limits in the order of the file.

@@ -206,7 +206,7 @@ impl Limit {
         let own = self.thresholds.as_ref()?;
         let said = part.pairs().find(|(word, _)| *word == own.field.word()).map(|(_, value)| Cow::Borrowed(value));
         let whole = said.filter(|value| !value.contains('#'));
-        own.find(&whole.or_else(|| own.field.escaped(request).map(Cow::Owned))?)
+        own.find(&whole.or_else(|| own.field.escaped(request, &self.spellings).map(Cow::Owned))?)
     }
 
     /// Hits it allows what has this key.

@@ -13,7 +13,7 @@ use connshaper::policy::attribute::Attribute;
 use connshaper::policy::conditions::{Condition, Pattern, Test};
 use connshaper::policy::door::Door;
 use connshaper::policy::key::MAX_KEY;
-use connshaper::policy::key::{KeyField, KeyPart};
+use connshaper::policy::key::{KeyField, KeyPart, escaped};
 use connshaper::policy::limit::{Ban, CountKind, Delay, Window};
 use connshaper::policy::limit::{Rate, RatePer};
 use connshaper::policy::lists::ListEntry;
@@ -658,7 +658,11 @@ fn parts(limit: &Limit, said: &[String]) -> Vec<KeyPart> {
         }
     }
     let fields = KeyField::WORDS.iter();
-    parts.extend(fields.flat_map(|(_, field)| said.iter().map(|value| KeyPart::of_value(*field, value))));
+    parts.extend(
+        fields.flat_map(|(_, field)| {
+            said.iter().map(|value| KeyPart::of_pairs([(field.word(), escaped(value).as_str())]))
+        }),
+    );
     parts
 }
 

@@ -60,6 +60,7 @@ mod races;
 mod readme;
 mod recommendation;
 mod replay;
+mod spelling;
 mod sqlite;
 mod state;
 mod stores;

@@ -11,6 +11,8 @@ use super::limit::at;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
 use crate::policy::door::Door;
+use crate::policy::key::KeyField;
+use crate::policy::spelling::Spellings;
 
 /// The most memory that a regular expression takes, compiled and while it is matched.
 const REGEX_SIZE: usize = 1 << 20;
@@ -20,9 +22,9 @@ pub fn condition_attributes(door: Door) -> impl Iterator<Item = Attribute> {
     Attribute::at(door).filter(|attribute| *attribute != Attribute::Request)
 }
 
-pub(super) fn read(s: &TableSettings, door: Door) -> Conditions {
+pub(super) fn read(s: &TableSettings, door: Door, spellings: &Spellings) -> Conditions {
     let list = |key| s.table(key).iter().filter_map(|entry| condition(s, door, entry)).collect();
-    Conditions { all: list("match"), none: list("unless") }
+    Conditions { all: list("match"), none: list("unless"), spellings: spellings.clone() }
 }
 
 fn condition(s: &TableSettings, door: Door, entry: &SettingEntry) -> Option<Condition> {
@@ -105,9 +107,13 @@ fn text_pattern(attribute: Attribute, text: &str) -> Result<Pattern, (String, St
             (problem, "write it as in 50, \">50\", \">=50\", \"<50\", \"<=50\" or \"1..50\"".to_owned())
         });
     }
-    let (is_mail, is_host) = (is_mail_address(attribute), is_host_name(attribute));
+    let (is_mail, is_host) = (attribute.is_mail_address(), attribute.is_host_name());
+    // As values are compared with it: of what is in ASCII the case makes no difference.
+    let spelled = |field, text: &str| Spellings::default().spelled(field, text).into();
+    let whole = |text: &str| Pattern::Text(spelled(KeyField::Whole(attribute), text));
+    let domain_of = |text: &str| spelled(KeyField::HostDomain(attribute), text);
     if !is_mail && !is_host {
-        return Ok(Pattern::Text(text.into()));
+        return Ok(whole(text));
     }
     let problem = |what: &str| format!("is never {}: {what}", quoted(text));
     if let Some(rest) = text.strip_prefix('!') {
@@ -126,12 +132,12 @@ fn text_pattern(attribute: Attribute, text: &str) -> Result<Pattern, (String, St
         return Err((problem("`*` and `?` stand for themselves"), without_globs(text, is_mail)));
     }
     match (text.strip_prefix('@'), text.strip_prefix('.').filter(|domain| !domain.is_empty())) {
-        (Some(domain), _) if is_mail && !domain.is_empty() => Ok(Pattern::MailDomain(domain.into())),
+        (Some(domain), _) if is_mail && !domain.is_empty() => Ok(Pattern::MailDomain(domain_of(domain))),
         (Some(domain), _) if is_host => {
             Err((problem("a host name has no `@`"), format!("write \"{domain}\", or \".{domain}\" with all below it")))
         }
-        (_, Some(domain)) => Ok(Pattern::Below(domain.into())),
-        _ => Ok(Pattern::Text(text.into())),
+        (_, Some(domain)) => Ok(Pattern::Below(domain_of(domain))),
+        _ => Ok(whole(text)),
     }
 }
 
@@ -206,18 +212,6 @@ fn is_map(text: &str) -> bool {
         "unionmap",
     ];
     text.split_once(':').is_some_and(|(word, _)| TYPES.contains(&word))
-}
-
-/// Whether its values are mail addresses, or look like them.
-fn is_mail_address(attribute: Attribute) -> bool {
-    use Attribute::*;
-    matches!(attribute, Sender | Recipient | SaslUsername | SaslSender | Login | User)
-}
-
-/// Whether its values are host names.
-fn is_host_name(attribute: Attribute) -> bool {
-    use Attribute::*;
-    matches!(attribute, ClientName | ReverseClientName | HeloName | EtrnDomain | TlsSni | Host)
 }
 
 fn regex(s: &TableSettings, expression: &str, span: &Span) -> Option<Regex> {

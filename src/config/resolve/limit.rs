@@ -15,6 +15,7 @@ use super::{conditions, netblocks, reply, thresholds, window};
 use crate::policy::door::{Door, DoorSet};
 use crate::policy::key::{self, KeyField, KeySpec};
 use crate::policy::limit::{self, Ban, CountKind, Delay, Limit};
+use crate::policy::spelling::Spellings;
 
 /// What a limit takes from the whole program, whatever its own table says.
 pub(super) struct Program {
@@ -27,6 +28,7 @@ pub(super) struct Program {
     /// Of calendar windows; `None`: the system's.
     pub zone: Option<TimeZone>,
     pub timeouts: Timeouts,
+    pub spellings: Spellings,
 }
 
 /// How long Postfix waits for an answer, and how much of that the store may take before a session is delayed.
@@ -74,9 +76,10 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         door,
         ban_doors,
         counts,
-        conditions: conditions::read(s, door),
+        spellings: program.spellings.clone(),
+        conditions: conditions::read(s, door, &program.spellings),
         threshold: threshold(s, counts, name, span),
-        thresholds: thresholds::read(s, counts, &per),
+        thresholds: thresholds::read(s, counts, &per, &program.spellings),
         stress_threshold: s
             .toml("stress_threshold")
             .and_then(|toml| amount(s, &s.named("stress_threshold"), toml, counts)),
@@ -109,6 +112,17 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         action,
         stress_action,
     }
+}
+
+/// Which spellings of a mailbox are one.
+pub(super) fn spellings(s: &TableSettings) -> Spellings {
+    let delimiters = s.get::<String>("recipient_delimiter");
+    // A letter would cut names, and there is no address without `@`.
+    if let Some(wrong) = delimiters.chars().find(|letter| !letter.is_ascii_punctuation() || *letter == '@') {
+        let problem = format!("`recipient_delimiter` cannot have {}", quoted(&wrong.to_string()));
+        s.error::<()>("recipient_delimiter", problem, "write it as in main.cf: \"+\", \"-\" or \"+-\"");
+    }
+    Spellings { delimiters: delimiters.into(), canonical_senders: s.get("canonical_senders") }
 }
 
 /// Notes what does not go together with counting different clients: the first hit of a client is remembered, so it must

@@ -64,6 +64,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         classes: reply::classes(s),
         zone: window::zone(s),
         timeouts: Timeouts { postfix: s.get("policy_timeout"), store: store.timeout },
+        spellings: limit::spellings(s),
     };
     let named = limit::named(s);
     let mut limits = vec![limit::read(s, &program, policy::limit::TOP, &(0..0))];
@@ -85,6 +86,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         policy: policy::PolicySettings {
             lists: Default::default(),
             embedded: lists::embedded(s),
+            spellings: program.spellings.clone(),
             blacklist: reply::blacklist(s, program.timeouts, &program.classes),
             limits,
             on_store_failure: s.choice("on_store_failure", &policy::OnStoreFailure::WORDS),

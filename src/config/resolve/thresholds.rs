@@ -11,14 +11,20 @@ use super::limit::amount;
 use crate::policy::attribute::Attribute;
 use crate::policy::key::{KeyField, KeySpec};
 use crate::policy::limit::CountKind;
+use crate::policy::spelling::Spellings;
 use crate::policy::thresholds::{ThresholdList, ThresholdListBuilder, Thresholds, UNLIMITED};
 
 /// What a limit says of single keys; files are read later.
-pub(super) fn read(s: &TableSettings, counts: CountKind, per: &KeySpec) -> Option<Box<Thresholds>> {
+pub(super) fn read(
+    s: &TableSettings,
+    counts: CountKind,
+    per: &KeySpec,
+    spellings: &Spellings,
+) -> Option<Box<Thresholds>> {
     let key = ["thresholds", "thresholds_file"].into_iter().find(|key| s.sets(key))?;
     let field = field(s, key, per)?;
     let table = s.table("thresholds");
-    let lists = if table.is_empty() { Vec::new() } else { vec![Arc::new(list(s, field, counts, &table))] };
+    let lists = if table.is_empty() { Vec::new() } else { vec![Arc::new(list(s, field, counts, spellings, &table))] };
     Some(Box::new(Thresholds { field, lists }))
 }
 
@@ -49,12 +55,18 @@ fn field(s: &TableSettings, key: &str, per: &KeySpec) -> Option<KeyField> {
     }
 }
 
-fn list(s: &TableSettings, field: KeyField, counts: CountKind, table: &[SettingEntry]) -> ThresholdList {
+fn list(
+    s: &TableSettings,
+    field: KeyField,
+    counts: CountKind,
+    spellings: &Spellings,
+    table: &[SettingEntry],
+) -> ThresholdList {
     let source = s.diagnostics.source;
     let mut builder = ThresholdListBuilder::default();
     let mut spans: Vec<Span> = Vec::new();
     for entry in table {
-        let key = match threshold_key::key(field, entry.name) {
+        let key = match threshold_key::key(field, entry.name, spellings) {
             Ok(key) => key,
             Err((problem, remedy)) => {
                 s.diagnostics.error::<()>(&entry.span, problem, remedy);
