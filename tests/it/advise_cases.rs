@@ -252,6 +252,18 @@ fn a_log_of_another_server_is_named_as_that() {
 }
 
 #[test]
+fn a_text_in_utf_16_is_refused_with_the_way_out() {
+    let dir = Dir::new();
+    let line = "\u{feff}Nov  1 09:05:07 mx postfix/smtpd[1]: connect from a[192.0.2.1]\n";
+    let path = dir.join("mail.log");
+    std::fs::write(&path, line.repeat(3).encode_utf16().flat_map(u16::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let output = run(&[&path]);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(said.contains("mail.log: a text in UTF-16; convert it first, as with iconv"), "{said}");
+    assert_eq!(output.status.code(), Some(65), "{said}");
+}
+
+#[test]
 fn every_log_that_adds_nothing_is_named() {
     let dir = Dir::new();
     let (one, two) = (dir.path().join("one"), dir.path().join("two"));

@@ -200,9 +200,12 @@ fn first_line(head: &[u8]) -> Option<String> {
     Some(plain(&String::from_utf8_lossy(&line[..line.len().min(200)])))
 }
 
-/// What to say of a line that journalctl wrote without a date.
+/// What to say of a line that journalctl wrote without a date, or Windows in an encoding of its own.
 fn without_date(line: &[u8]) -> Option<String> {
     let (form, has) = match line {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+            return Some("a text in UTF-16; convert it first, as with iconv -f UTF-16 -t UTF-8".to_owned());
+        }
         [b'[', inner @ ..] => {
             let end = inner.iter().position(|byte| !matches!(byte, b' ' | b'0'..=b'9' | b'.'))?;
             let is_time = inner[..end].trim_ascii().split(|byte| *byte == b'.').map(<[u8]>::len).nth(1) == Some(6);
