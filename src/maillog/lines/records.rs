@@ -375,7 +375,25 @@ impl Fields {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn no_entry_makes_the_reader_stumble(
+            head in prop::sample::select(&[
+                "", "{\n", "[{", "__CURSOR=a\n", "6 <22>ab6 <22>cd",
+                "Sun 2026-11-01 10:05:07 CET [s=0;t=65f3353634750]\n    MESSAGE=a\n",
+            ]),
+            parts in prop::collection::vec("[{}\"\\\\ \n=_A-C0-9<]{0,8}|.{0,3}", 0..40),
+        ) {
+            let text = [head, &parts.concat()].concat();
+            let mut lines = Vec::new();
+            as_lines(Box::new(Cursor::new(text.clone().into_bytes()))).read_to_end(&mut lines).unwrap_or_default();
+            prop_assert!(lines.len() <= 2 * text.len() + 100, "{lines:?}");
+        }
+    }
 
     fn lines(text: &[u8]) -> String {
         let mut lines = String::new();
