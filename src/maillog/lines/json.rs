@@ -15,6 +15,9 @@ use super::stamp::{Stamp, StampForm};
 /// Objects within objects that are looked into.
 const MAX_DEPTH: u32 = 6;
 
+/// Bytes within which the name of a member usually ends.
+const MAX_KEY: usize = 32;
+
 /// What a member of an object may be of interest as.
 #[derive(Clone, Copy, PartialEq)]
 enum JsonField {
@@ -157,7 +160,7 @@ impl<'a> Scanner<'a> {
         }
         loop {
             (self.peek()? == b'"').then_some(())?;
-            let (key, _) = self.string()?;
+            let key = self.key()?;
             self.expect(b':')?;
             match self.peek()? {
                 b'{' if depth < MAX_DEPTH => self.object(key, depth + 1, entry)?,
@@ -196,17 +199,30 @@ impl<'a> Scanner<'a> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    /// What is between the quotes, and whether it has escapes.
-    fn string(&mut self) -> Option<(&'a [u8], bool)> {
+    /// What is between the quotes.
+    fn string(&mut self) -> Option<&'a [u8]> {
         let start = self.at + 1;
-        let (mut at, mut has_escapes) = (start, false);
+        let mut at = start;
         loop {
             at += memchr2(b'"', b'\\', self.text.get(at..)?)?;
             if self.text[at] == b'"' {
                 self.at = at + 1;
-                return Some((&self.text[start..at], has_escapes));
+                return Some(&self.text[start..at]);
             }
-            (has_escapes, at) = (true, at + 2);
+            at += 2;
+        }
+    }
+
+    /// The name of a member: short, and without escapes.
+    fn key(&mut self) -> Option<&'a [u8]> {
+        let text = &self.text[self.at + 1..];
+        let short = &text[..text.len().min(MAX_KEY)];
+        match short.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
+            Some(end) if text[end] == b'"' => {
+                self.at += end + 2;
+                Some(&text[..end])
+            }
+            _ => self.string(),
         }
     }
 
@@ -236,35 +252,28 @@ impl<'a> Scanner<'a> {
     }
 }
 
-/// The places in `NAMES`, a bit each, of the names that begin with a letter, and of those with a length.
-const BY_LETTER: [u64; 256] = {
+/// The places in `NAMES`, a bit each, of the names that begin with a letter, and of those that end with one.
+const BY_FIRST: [u64; 256] = places(true);
+const BY_LAST: [u64; 256] = places(false);
+
+const fn places(is_first: bool) -> [u64; 256] {
     let mut places = [0; 256];
     let mut at = 0;
     while at < NAMES.len() {
-        places[NAMES[at].1.as_bytes()[0] as usize] |= 1 << at;
+        let name = NAMES[at].1.as_bytes();
+        let letter = name[if is_first { 0 } else { name.len() - 1 }];
+        places[letter as usize] |= 1 << at;
+        places[letter.to_ascii_uppercase() as usize] |= 1 << at;
         at += 1;
     }
     places
-};
-const BY_LENGTH: [u64; MAX_KEY] = {
-    let mut places = [0; MAX_KEY];
-    let mut at = 0;
-    while at < NAMES.len() {
-        places[NAMES[at].1.len()] |= 1 << at;
-        at += 1;
-    }
-    places
-};
-
-/// Bytes of a member's name that may be in `NAMES`.
-const MAX_KEY: usize = 24;
+}
 
 /// The place of a member's name in `NAMES`.
 fn rank(parent: &[u8], key: &[u8]) -> Option<usize> {
-    let is_separator = |byte: &&u8| matches!(byte, b'_' | b'-' | b'@');
-    let first = key.iter().find(|byte| !is_separator(byte))?.to_ascii_lowercase();
-    let length = key.len() - key.iter().filter(is_separator).count();
-    let mut places = BY_LETTER[usize::from(first)] & BY_LENGTH.get(length)?;
+    let is_separator = |byte: &u8| matches!(byte, b'_' | b'-' | b'@');
+    let (first, last) = (key.iter().find(|byte| !is_separator(byte))?, key.last()?);
+    let mut places = BY_FIRST[usize::from(*first)] & BY_LAST[usize::from(*last)];
     // Nearly always none.
     while places != 0 {
         let place = places.trailing_zeros() as usize;
@@ -274,7 +283,7 @@ fn rank(parent: &[u8], key: &[u8]) -> Option<usize> {
             false => parent.eq_ignore_ascii_case(of.as_bytes()),
         };
         let letters = key.iter().filter(|byte| !is_separator(byte)).map(u8::to_ascii_lowercase);
-        if letters.eq(known.bytes()) && is_here() {
+        if (key == known.as_bytes() || letters.eq(known.bytes())) && is_here() {
             return Some(place);
         }
         places &= places - 1;

@@ -35,6 +35,19 @@ pub struct LineHead<'a> {
 /// Where a line may begin behind what other programs put before it.
 const MAX_PREFIX: usize = 200;
 
+/// Bytes behind which the name of a program ends.
+const ENDS_PROGRAM: [bool; 256] = {
+    let mut ends = [false; 256];
+    ends[b'[' as usize] = true;
+    ends[b':' as usize] = true;
+    ends[b' ' as usize] = true;
+    ends[b'\t' as usize] = true;
+    ends
+};
+
+/// Bytes of a process number in brackets.
+const MAX_PROCESS: usize = 10;
+
 /// Words between the time and the program: a host, a facility, a level, a stream.
 const MAX_WORDS: usize = 6;
 
@@ -120,11 +133,13 @@ impl<'a> Line<'a> {
             let process = &rest[..0];
             return program.contains(&b'/').then(|| Self { stamp, host, program, process, message: text(message) });
         }
-        let end = rest.iter().position(|byte| matches!(byte, b'[' | b':' | b' ' | b'\t'))?;
+        let end = rest.iter().position(|byte| ENDS_PROGRAM[usize::from(*byte)])?;
         let (program, rest) = rest.split_at(end);
         let (process, rest) = match rest.first()? {
             b'[' => {
-                let end = memchr(b']', rest)?;
+                // Mostly a number of a few digits.
+                let short = rest[..rest.len().min(MAX_PROCESS)].iter().position(|byte| *byte == b']');
+                let end = short.or_else(|| memchr(b']', rest))?;
                 (&rest[1..end], &rest[end + 1..])
             }
             _ => (&rest[..0], rest),

@@ -8,8 +8,9 @@
 //! To test a recommendation, the highest numbers are kept by part of the log,
 //! too (`parts`).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
+
+use hashbrown::HashMap;
 
 use super::parts::{PartPeaks, join_bits};
 use super::window::{HIGHEST, LogWindow, Moment};
