@@ -39,8 +39,27 @@ pub(super) fn check(config: &Config, s: &TableSettings) {
     if !config.policy.limits.iter().any(|limit| matches!(limit.window, Window::Calendar(_))) {
         s.warn("time_zone", "has no effect without `window = \"calendar\"`");
     }
+    check_spellings(config, s);
     check_peers(config, s);
     check_blacklist(config, s);
+}
+
+fn check_spellings(config: &Config, s: &TableSettings) {
+    let is_about = |limit: &Limit, concerns: fn(Attribute) -> bool| {
+        let is_of = |field: &KeyField| match field {
+            KeyField::Whole(attribute) | KeyField::MailDomain(attribute) => concerns(*attribute),
+            KeyField::Client | KeyField::HostDomain(_) => false,
+        };
+        let conditions = limit.conditions.all.iter().chain(&limit.conditions.none);
+        limit.per.0.iter().any(is_of) || conditions.into_iter().any(|condition| concerns(condition.attribute))
+    };
+    let limits = &config.policy.limits;
+    if !limits.iter().any(|limit| is_about(limit, Attribute::is_mail_address)) {
+        s.warn("recipient_delimiter", "has no effect: no limit is about senders, recipients or logins");
+    }
+    if !limits.iter().any(|limit| is_about(limit, Attribute::is_of_envelope)) {
+        s.warn("canonical_senders", "has no effect: no limit is about senders or recipients");
+    }
 }
 
 fn check_store(config: &Config, s: &TableSettings) {

@@ -201,6 +201,11 @@ impl Attribute {
         matches!(self, Sender | Recipient | SaslUsername | SaslSender | Login | User)
     }
 
+    /// Whether its values are addresses of the envelope: no login is written by BATV or SRS.
+    pub fn is_of_envelope(self) -> bool {
+        matches!(self, Self::Sender | Self::Recipient | Self::SaslSender)
+    }
+
     /// Whether its values are host names.
     pub fn is_host_name(self) -> bool {
         use Attribute::*;

@@ -40,14 +40,14 @@ impl Spellings {
         }
         match field {
             KeyField::Whole(attribute) => self.change_mailboxes(attribute),
-            KeyField::MailDomain(attribute) => self.canonical_senders && is_of_envelope(attribute),
+            KeyField::MailDomain(attribute) => self.canonical_senders && attribute.is_of_envelope(),
             KeyField::Client | KeyField::HostDomain(_) => false,
         }
     }
 
     fn change_mailboxes(&self, attribute: Attribute) -> bool {
         attribute.is_mail_address()
-            && (!self.delimiters.is_empty() || self.canonical_senders && is_of_envelope(attribute))
+            && (!self.delimiters.is_empty() || self.canonical_senders && attribute.is_of_envelope())
     }
 
     /// The value of a key part in the one spelling that keys have, but for ASCII capitals. Of [`KeyField::MailDomain`]
@@ -106,7 +106,7 @@ impl Spellings {
     /// The mailbox behind an address.
     fn mailbox<'v>(&self, attribute: Attribute, value: &'v [u8]) -> Mailbox<'v> {
         let mut mailbox = Mailbox::of(value);
-        if self.canonical_senders && is_of_envelope(attribute) {
+        if self.canonical_senders && attribute.is_of_envelope() {
             while let Some(reduced) = mailbox.reduced() {
                 mailbox = reduced;
             }
@@ -172,11 +172,6 @@ impl<'v> Mailbox<'v> {
         let marks = memchr::memchr_iter(b'+', local);
         marks.filter_map(|at| strip_prefix(&local[at..], b"+SRS=")).find_map(srs)
     }
-}
-
-/// Whether an attribute is an address of the envelope: no login is written by BATV or SRS.
-fn is_of_envelope(attribute: Attribute) -> bool {
-    matches!(attribute, Attribute::Sender | Attribute::Recipient | Attribute::SaslSender)
 }
 
 /// The local part that was signed: `prvs=TAG=LOCAL`, by Barracuda `btv1==TAG==LOCAL`, by Momentum `msprvs1=TAG=LOCAL`.

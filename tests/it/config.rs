@@ -140,6 +140,14 @@ fn valid_but_pointless_settings_are_warned_of() {
         ("memcached_server = [\"mc1\", \"mc1:11211\"]", "1:28: inet:mc1:11211 is named twice"),
         ("socket_mode = \"0666\"", "1:1: `socket_mode` has no effect: `listen` has no unix socket"),
         (
+            "recipient_delimiter = \"+\"",
+            "1:1: `recipient_delimiter` has no effect: no limit is about senders, recipients or logins",
+        ),
+        (
+            "canonical_senders = true\n[limit.users]\nthreshold = 5\ncount = \"messages\"\nper = \"sasl_username\"",
+            "1:1: `canonical_senders` has no effect: no limit is about senders or recipients",
+        ),
+        (
             "threshold = 1000000\nexptime = 1",
             "1:1: `threshold` will never be reached: no client connects that often in `exptime`",
         ),

@@ -181,3 +181,29 @@ fn postfix_with_smtputf8_and_extensions_is_counted_by_mailbox() {
     }
     daemon.lines().wait_for("key=\"recipient=alice@example.org\" ");
 }
+
+#[test]
+fn thresholds_of_single_keys_know_all_spellings() {
+    let dir = Dir::new();
+    let file = dir.join("thresholds");
+    std::fs::write(&file, "bob+any@example.org 3\n.b\u{fc}cher.example 4\n").unwrap();
+    let config = format!(
+        "{CUT}[limit.users]\nthreshold = 1\ncount = \"messages\"\nper = \"sasl_username\"\nthresholds_file = {:?}\n\
+         [limit.users.thresholds]\n\"J\u{dc}RGEN@example.org\" = 2\n",
+        file.to_str().unwrap()
+    );
+    let host = Host::start(&config);
+    let mut messages = 0;
+    for (spellings, threshold) in [
+        (["j\u{fc}rgen@example.org", "J\u{dc}rgen+x@example.org"], 2),
+        (["bob@example.org", "Bob+y@example.org"], 3),
+        (["eve@mail.xn--bcher-kva.example", "eve-z@mail.B\u{dc}CHER.example."], 4),
+        (["joe@example.org", "joe+x@example.org"], 1),
+    ] {
+        let passes = |login: &&&str| -> bool {
+            messages += 1;
+            host.asks(messages, &[&format!("sasl_username={login}"), "recipient=a@example.org"]) == "DUNNO"
+        };
+        assert_eq!(spellings.iter().cycle().take(6).filter(passes).count(), threshold, "{spellings:?}");
+    }
+}
