@@ -1,5 +1,7 @@
 //! The list of `connshaper show --over` and `--most`: keys by how near or over their limit they are.
 
+use std::collections::HashSet;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -53,16 +55,17 @@ pub struct KeyStatus {
     pub log_only: bool,
 }
 
-/// A key before it is asked for in the store.
-struct UnreadKey<'p> {
+/// A key as this process has counted it last.
+struct CountedKey<'p> {
     counted: TargetCounter<'p>,
     count: u32,
     since: Option<u64>,
     over_since: Option<u64>,
     refused: u32,
+    left: u32,
 }
 
-impl UnreadKey<'_> {
+impl CountedKey<'_> {
     /// What it has of what it may, in thousandths.
     fn share(&self) -> u64 {
         u64::from(self.count) * 1000 / u64::from(self.counted.threshold.max(1))
@@ -73,14 +76,22 @@ impl UnreadKey<'_> {
     }
 }
 
-impl Listing {
-    /// The keys of a limit, or of all of them where it has no name, as far as this process has counted them lately.
-    pub async fn of(
+/// The keys that have the most of what they may, while they are found.
+struct NearestKeys<'p> {
+    which: Which,
+    most: usize,
+    keys: Vec<CountedKey<'p>>,
+    more: usize,
+}
+
+impl<'p> NearestKeys<'p> {
+    /// Those of a limit, or of all of them where it has no name, as far as this process has counted them lately.
+    async fn find(
         service: &Service,
-        rules: &Rules,
+        rules: &'p Rules,
         which: Which,
         limit: &str,
-        csv: bool,
+        most: usize,
         now: Now,
     ) -> Result<Self, Problem> {
         let limits = rules.policy.limits();
@@ -89,42 +100,94 @@ impl Listing {
             return Err(Problem::usage(format!("there is no limit {limit:?}; there are {}", names.join(", "))));
         }
         let named = |id| limits.iter().find(|known| known.id == id && (limit.is_empty() || known.name == limit));
-        let mut found = Vec::new();
+        let mut nearest = Self { which, most, keys: Vec::new(), more: 0 };
+        let mut known_clients = HashSet::new();
         service
             .named_keys
             .each(now, |key| {
                 let Some(limit) = named(key.limit) else { return };
-                let counted = key.counter(limit);
-                let (count, since) = (key.count, Some(key.began));
-                let (over_since, refused) = (key.over_since, key.over);
-                found.push(UnreadKey { counted, count, since, over_since, refused });
+                if matches!(key.part, KeyPart::Client { .. }) {
+                    known_clients.insert((key.limit, key.part.clone()));
+                }
+                nearest.add(CountedKey {
+                    counted: key.counter(limit),
+                    count: key.count,
+                    since: Some(key.began),
+                    over_since: key.over_since,
+                    refused: key.over,
+                    left: u32::try_from((key.ends - now.monotonic).div_ceil(1000)).unwrap_or(u32::MAX),
+                });
             })
             .await;
         if which == Which::Most {
-            for client in busiest(rules.store.table(), MAX_ROWS, now).await {
+            for client in busiest(rules.store.table(), most, |limit| named(limit).is_some(), now).await {
                 let part = KeyPart::Client { address: client.address, prefix_length: client.prefix_length };
-                let is_known = |one: &UnreadKey<'_>| (one.counted.limit.id, &one.counted.part) == (client.limit, &part);
-                if let Some(limit) = named(client.limit).filter(|_| !found.iter().any(is_known)) {
+                let Some(limit) = named(client.limit) else { continue };
+                if !known_clients.contains(&(client.limit, part.clone())) {
                     let counted = TargetCounter { limit, part, threshold: limit.threshold };
-                    let (count, since, over_since, refused) = (client.hit.count, None, None, 0);
-                    found.push(UnreadKey { counted, count, since, over_since, refused });
+                    let (count, left) = (client.hit.count, client.hit.left_seconds());
+                    nearest.add(CountedKey { counted, count, since: None, over_since: None, refused: 0, left });
                 }
             }
         }
-        found.retain(|one| which == Which::Most || one.is_over());
-        found.sort_by_key(|one| std::cmp::Reverse((one.share(), one.count)));
-        let more = found.len().saturating_sub(MAX_ROWS);
-        found.truncate(MAX_ROWS);
+        nearest.shorten();
+        Ok(nearest)
+    }
+
+    fn add(&mut self, key: CountedKey<'p>) {
+        if self.which == Which::Most || key.is_over() {
+            self.keys.push(key);
+        }
+        // There may be many more than are listed.
+        if self.keys.len() >= 8 * self.most {
+            self.shorten();
+        }
+    }
+
+    fn shorten(&mut self) {
+        self.keys.sort_by_key(|key| std::cmp::Reverse((key.share(), key.count)));
+        self.more += self.keys.len().saturating_sub(self.most);
+        self.keys.truncate(self.most);
+    }
+}
+
+impl Listing {
+    /// The keys of a limit, or of all of them where it has no name, that this process has counted lately, with their
+    /// counts in the store.
+    pub async fn of(
+        service: &Service,
+        rules: &Rules,
+        which: Which,
+        limit: &str,
+        csv: bool,
+        now: Now,
+    ) -> Result<Self, Problem> {
+        let NearestKeys { keys: found, more, .. } =
+            NearestKeys::find(service, rules, which, limit, MAX_ROWS, now).await?;
         let mut keys = Vec::new();
         for mut one in found {
             // Another host may have counted it, or an administrator have reset it.
             let reading = Reading::of(&rules.store, &one.counted, now).await;
             one.count = reading.as_ref().map_or(one.count, |reading| reading.count);
+            one.left = reading.map_or(0, |reading| reading.left);
             if which == Which::Most || one.is_over() {
-                keys.push(KeyStatus::of(&one, reading.map_or(0, |reading| reading.left)));
+                keys.push(KeyStatus::of(&one));
             }
         }
         Ok(Self { keys, more, csv })
+    }
+
+    /// The keys nearest to their limits, as this process has counted them last. Asks the store nothing, so that it can
+    /// be had every second.
+    pub async fn nearest(
+        service: &Service,
+        rules: &Rules,
+        limit: &str,
+        most: usize,
+        now: Now,
+    ) -> Result<Vec<KeyStatus>, Problem> {
+        let nearest = NearestKeys::find(service, rules, Which::Most, limit, most, now).await?;
+        Ok(nearest.keys.iter().map(KeyStatus::of).collect())
     }
 
     pub fn show(&self, paint: Paint) -> String {
@@ -177,8 +240,8 @@ impl Listing {
 }
 
 impl KeyStatus {
-    fn of(one: &UnreadKey<'_>, left: u32) -> Self {
-        let UnreadKey { counted, count, since, over_since, refused } = one;
+    fn of(one: &CountedKey<'_>) -> Self {
+        let CountedKey { counted, count, since, over_since, refused, left } = one;
         let unit = u64::from(counted.limit.counts.unit());
         let time = |seconds: u64| {
             let seconds = i64::try_from(seconds).ok();
@@ -192,7 +255,7 @@ impl KeyStatus {
             since: since.and_then(time),
             over_since: over_since.and_then(time),
             refused: *refused,
-            left,
+            left: *left,
             log_only: counted.limit.log_only,
         }
     }

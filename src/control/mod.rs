@@ -12,7 +12,7 @@ pub mod commands;
 pub mod disallow;
 pub mod explain;
 pub mod hit;
-mod listing;
+pub mod listing;
 pub mod on_file;
 pub mod reload;
 pub mod reset;

@@ -83,7 +83,7 @@ pub async fn answer(State(context): State<Arc<HttpContext>>, headers: HeaderMap)
 }
 
 async fn make(context: &HttpContext, now: Now) -> String {
-    let main = match (TopArgs { clients: MAX_ROWS }).run(&context.control, "http", now).await {
+    let main = match (TopArgs { limit: None, clients: MAX_ROWS }).run(&context.control, "http", now).await {
         Ok(answer) => {
             let bans = bans(context, now).await;
             render(&answer, &bans)
@@ -283,6 +283,7 @@ mod tests {
         let answer = TopAnswer {
             status: Default::default(),
             busiest: Vec::new(),
+            keys: None,
             latency: crate::control::top::StoreLatency { median: None, p99: None },
         };
         assert!(render(&answer, &bans).contains("sender=&lt;b&gt;"));

@@ -1,7 +1,12 @@
 //! Logins, senders and domains as administrators name them: what is logged of them, and what commands do about them.
 
+use std::io::{Read, Write};
+use std::num::NonZero;
 use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
 
@@ -229,6 +234,102 @@ fn show_lists_the_keys_that_are_over_and_those_that_are_nearest() {
         let (text, code) = host.say(&["show", "--over", "user"]);
         assert!(code == 64 && text.contains("there are connections, users, senders, pairs"), "{text}");
     }
+}
+
+/// `connshaper top` in a terminal of 24 lines with 80 columns, which script(1) provides.
+struct Top {
+    child: Child,
+    terminal: Arc<Mutex<vt100::Parser>>,
+    reader: JoinHandle<()>,
+}
+
+impl Top {
+    fn start(host: &Host, limit: &str) -> Self {
+        let (program, socket) = (env!("CARGO_BIN_EXE_connshaper"), host.socket.display());
+        let top = format!("stty rows 24 cols 80; exec {program} top {limit} --socket {socket}");
+        let mut script = Command::new("script");
+        script.args(["-qec", &top, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = script.spawn().unwrap_or_else(|error| panic!("cannot run script(1): {error}"));
+        let [rows, columns] = [24, 80].map(|size| NonZero::new(size).unwrap());
+        let terminal = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
+        let (mut output, drawn) = (child.stdout.take().unwrap(), terminal.clone());
+        let reader = thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(read @ 1..) = output.read(&mut bytes) {
+                drawn.lock().unwrap().process(&bytes[..read]);
+            }
+        });
+        Self { child, terminal, reader }
+    }
+
+    fn press(&mut self, keys: &str) {
+        self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// Waits until the screen has this title and the lines below its heading are as they should be.
+    fn shows(&self, title: &str, holds: impl Fn(&[String]) -> bool) {
+        let lines = || self.terminal.lock().unwrap().screen().rows(0, 80).collect::<Vec<_>>();
+        let is_shown = || {
+            let lines = lines();
+            let at = lines.iter().position(|line| line.contains(title))?;
+            lines.get(at + 2..).filter(|rows| holds(rows)).map(drop)
+        };
+        until(format!("{title:?} with its rows"), is_shown);
+    }
+
+    fn quit(mut self) {
+        self.press("q");
+        assert!(self.child.wait().unwrap().success());
+        self.reader.join().unwrap();
+    }
+}
+
+#[test]
+fn top_has_a_view_of_each_limit_that_names_the_accounts_over_it() {
+    let host = Host::start(LIMITS);
+    for (login, number) in [("joe", 3), ("ann", 5), ("zoe", 4), ("bob", 1)] {
+        host.mails(&format!("{login}@example.com"), &format!("{login}@{login}.example"), number);
+    }
+    // Eighty clients hide them among the busiest.
+    for client in 0..80 {
+        for port in 3000..3006 {
+            let (address, port) = (format!("client_address=203.0.113.{client}"), format!("client_port={port}"));
+            let mut session = Policy::connect(host.daemon.endpoint());
+            assert_eq!(session.ask(&["protocol_state=CONNECT", &address, &port]), "DUNNO");
+        }
+    }
+    let mut top = Top::start(&host, "");
+    let is_of_clients = |row: &String| row.starts_with("203.0.113.") && row.contains(" connections ");
+    top.shows(" busiest clients, 81 ", |rows| rows[1..10].iter().all(is_of_clients));
+    top.press("\t");
+    top.shows(" nearest to their limits, ", |rows| rows[0].contains("ann") && rows[0].contains(" 250%"));
+    // On by way of connections to users.
+    top.press("\t\t");
+    let is_of = |row: &String, login: &str, share: u32| {
+        row.starts_with(&format!("sasl_username={login}@example.com ")) && row.contains(&format!(" {share}% "))
+    };
+    let accounts = [("ann", 250), ("zoe", 200), ("joe", 150), ("bob", 50)];
+    top.shows(" nearest to limit users, 4 ", |rows| {
+        rows.iter().zip(accounts).all(|(row, (login, share))| is_of(row, login, share))
+    });
+    // The second is selected and reset, and the list is without it.
+    top.press("jr");
+    top.shows(" nearest to limit users, 3 ", |rows| is_of(&rows[0], "ann", 250) && is_of(&rows[1], "joe", 150));
+    // Shift and tab go back.
+    top.press("\x1b[Z\x1b[Z\x1b[Z");
+    top.shows(" busiest clients, ", |rows| rows[1..10].iter().all(is_of_clients));
+    top.quit();
+
+    let top = Top::start(&host, "pairs");
+    top.shows(" nearest to limit pairs, ", |rows| rows[0].starts_with("sasl_username=ann@example.com,sender_"));
+    top.quit();
+    let answer = host.ask(&["top", "users"]);
+    assert_eq!(
+        (&answer["keys"][0]["key"], &answer["keys"][0]["count"]),
+        (&json!("sasl_username=ann@example.com"), &json!(5))
+    );
+    let (text, code) = host.say(&["top", "user"]);
+    assert!(code == 64 && text.contains("there are connections, users, senders, pairs"), "{text}");
 }
 
 #[test]

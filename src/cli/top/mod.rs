@@ -1,4 +1,4 @@
-//! `connshaper top`: the busiest clients of a running daemon, as they come.
+//! `connshaper top`: the busiest clients of a running daemon and the keys nearest to their limits, as they come.
 //!
 //! Asks the daemon once a second, over its control socket. `screen` draws what it said; what keys do is here.
 //! Where nobody watches on a terminal, lines are printed instead.
@@ -37,22 +37,22 @@ pub fn run(ClientCommand { daemon, command }: &ClientCommand<TopArgs>) -> ExitCo
     };
     if daemon.json {
         return report_json::<TopArgs>(
-            ControlClient::connect(&path).and_then(|mut client| client.ask_exactly(*command)),
+            ControlClient::connect(&path).and_then(|mut client| client.ask_exactly(command.clone())),
         );
     }
     let result = match io::stdout().is_terminal() && io::stdin().is_terminal() {
-        true => watch(&path, *command),
-        false => print_lines(&path, *command),
+        true => watch(&path, command),
+        false => print_lines(&path, command),
     };
     result.err().map_or(ExitCode::SUCCESS, |problem| fail(&problem))
 }
 
-fn ask(path: &Path, command: TopArgs) -> Result<TopAnswer, Problem> {
-    ControlClient::connect(path)?.ask(command)
+fn ask(path: &Path, command: &TopArgs) -> Result<TopAnswer, Problem> {
+    ControlClient::connect(path)?.ask(command.clone())
 }
 
 /// A line a second.
-fn print_lines(path: &Path, command: TopArgs) -> Result<(), Problem> {
+fn print_lines(path: &Path, command: &TopArgs) -> Result<(), Problem> {
     loop {
         let line = TopArgs::show(&ask(path, command)?, Paint(false));
         let written = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
@@ -67,11 +67,11 @@ fn print_lines(path: &Path, command: TopArgs) -> Result<(), Problem> {
 }
 
 /// The live screen.
-fn watch(path: &Path, command: TopArgs) -> Result<(), Problem> {
+fn watch(path: &Path, command: &TopArgs) -> Result<(), Problem> {
     // A daemon that cannot be asked at all is told before the screen is taken.
-    let mut screen = Screen::new(ask(path, command)?);
+    let mut screen = Screen::new(ask(path, command)?, command.limit.clone());
     let mut terminal = ratatui::try_init().map_err(trouble)?;
-    let result = live(&mut terminal, &mut screen, path, command);
+    let result = live(&mut terminal, &mut screen, path, command.clients);
     ratatui::restore();
     result.map_err(trouble)
 }
@@ -80,8 +80,9 @@ fn trouble(error: io::Error) -> Problem {
     Problem { error: error.to_string(), code: sysexits::UNAVAILABLE }
 }
 
-fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path, command: TopArgs) -> io::Result<()> {
+fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path, clients: usize) -> io::Result<()> {
     let mut asked = Instant::now();
+    let mut shown = screen.limit();
     loop {
         terminal.draw(|frame| screen.draw(frame))?;
         let left = INTERVAL.saturating_sub(asked.elapsed());
@@ -96,9 +97,11 @@ fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path, comman
                 _ => {}
             }
         }
-        if asked.elapsed() >= INTERVAL {
+        let limit = screen.limit();
+        if asked.elapsed() >= INTERVAL || limit != shown {
             asked = Instant::now();
-            match ask(path, command) {
+            shown.clone_from(&limit);
+            match ask(path, &TopArgs { limit, clients }) {
                 Ok(answer) => screen.heard(answer),
                 // It may be on its way back.
                 Err(problem) => screen.lost(problem.error),
@@ -113,6 +116,9 @@ fn heed(screen: &mut Screen, key: KeyCode, path: &Path) -> bool {
         KeyCode::Char('q') | KeyCode::Esc => return false,
         KeyCode::Up | KeyCode::Char('k') => screen.select(-1),
         KeyCode::Down | KeyCode::Char('j') => screen.select(1),
+        KeyCode::Tab => screen.turn(1),
+        KeyCode::BackTab => screen.turn(-1),
+        KeyCode::Char('s') => screen.sort(Sort::Share),
         KeyCode::Char('c') => screen.sort(Sort::Count),
         KeyCode::Char('l') => screen.sort(Sort::Left),
         KeyCode::Char('a') => screen.sort(Sort::Key),
@@ -124,7 +130,7 @@ fn heed(screen: &mut Screen, key: KeyCode, path: &Path) -> bool {
     true
 }
 
-/// Has a command done about the selected client.
+/// Has a command done about the selected client or key.
 fn order<C>(screen: &mut Screen, path: &Path, command: fn(Target) -> C, summary: fn(C::Answer) -> Summary)
 where
     C: ControlCommand + Into<ControlRequest>,

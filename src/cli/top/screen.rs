@@ -8,26 +8,56 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Sparkline, Table, TableState};
 
+use crate::control::listing::KeyStatus;
 use crate::control::show::ClientStatus;
 use crate::control::text::lasting;
-use crate::control::top::TopAnswer;
+use crate::control::top::{ALL, TopAnswer};
 
-/// By what the clients are sorted.
+/// By what the clients and keys are sorted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
+    /// Those that have the most of what they may first.
+    Share,
     /// Those with the most hits first.
     Count,
     /// Those whose window ends last first.
     Left,
-    /// By address.
+    /// By address or name.
     Key,
+}
+
+/// A client or a key, and how far it has got.
+#[derive(Clone, Debug)]
+struct ScreenRow {
+    limit: String,
+    key: String,
+    count: u64,
+    threshold: u64,
+    left: u32,
+    over: bool,
+}
+
+impl ScreenRow {
+    fn of_client(client: &ClientStatus) -> Self {
+        let ClientStatus { count, threshold, left, over, .. } = *client;
+        Self { limit: client.limit(), key: client.key.clone(), count, threshold, left, over }
+    }
+
+    fn of_key(key: &KeyStatus) -> Self {
+        let KeyStatus { count, threshold, left, .. } = *key;
+        Self { limit: key.limit.clone(), key: key.key.clone(), count, threshold, left, over: count > threshold }
+    }
+
+    fn times(&self) -> f64 {
+        self.count as f64 / self.threshold.max(1) as f64
+    }
 }
 
 /// What bars are made of.
 const BAR: &str = "\u{2501}";
 
 /// What the columns that are always there take of a wide screen.
-const COLUMNS: usize = 45 + 20 + 9 + 9 + 11 + 5 + 6;
+const COLUMNS: usize = 45 + 20 + 9 + 9 + 7 + 11 + 6;
 
 /// What `12.3x ` takes before a bar.
 const TIMES: usize = 8;
@@ -36,7 +66,9 @@ const TIMES: usize = 8;
 #[derive(Debug)]
 pub struct Screen {
     answer: TopAnswer,
-    rows: Vec<ClientStatus>,
+    /// The limit whose keys are shown, or [`ALL`]; none where clients are.
+    limit: Option<String>,
+    rows: Vec<ScreenRow>,
     sort: Sort,
     table: TableState,
     /// What the last key did.
@@ -46,24 +78,56 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// A screen of what the daemon said first.
-    pub fn new(answer: TopAnswer) -> Self {
-        let (rows, table) = (answer.busiest.clone(), TableState::new().with_selected(0));
-        let mut screen = Self { answer, rows, sort: Sort::Count, table, said: None, lost: None };
-        screen.arrange();
+    /// A screen of what the daemon said first, of a limit if it was asked for one.
+    pub fn new(answer: TopAnswer, limit: Option<String>) -> Self {
+        let table = TableState::new().with_selected(0);
+        let sort = Self::usual_sort(limit.as_ref());
+        let mut screen = Self { answer, limit, rows: Vec::new(), sort, table, said: None, lost: None };
+        screen.fill();
         screen
     }
 
-    /// The daemon said this. The same client stays selected.
+    /// The daemon said this. The same client or key stays selected.
     pub fn heard(&mut self, answer: TopAnswer) {
-        let selected = self.selected();
-        self.rows = answer.busiest.clone();
+        let selected = self.table.selected().and_then(|place| self.rows.get(place)).cloned();
         self.answer = answer;
         self.lost = None;
-        self.arrange();
-        if let Some(place) = self.rows.iter().position(|row| Some(&row.key) == selected.as_ref()) {
+        self.fill();
+        let is_selected =
+            |row: &ScreenRow| selected.as_ref().is_some_and(|old| (&old.key, &old.limit) == (&row.key, &row.limit));
+        if let Some(place) = self.rows.iter().position(is_selected) {
             self.table.select(Some(place));
         }
+    }
+
+    fn fill(&mut self) {
+        let TopAnswer { busiest, keys, .. } = &self.answer;
+        self.rows = match keys {
+            Some(keys) => keys.iter().map(ScreenRow::of_key).collect(),
+            None => busiest.iter().map(ScreenRow::of_client).collect(),
+        };
+        self.arrange();
+    }
+
+    /// The limit whose keys are to be asked for; none for clients.
+    pub fn limit(&self) -> Option<String> {
+        self.limit.clone()
+    }
+
+    /// Goes on to the next limit, or back: clients come first, then all limits, then each.
+    pub fn turn(&mut self, steps: isize) {
+        let limits = &self.answer.status.limits;
+        let all = [ALL.to_owned()].into_iter().filter(|all| !limits.contains(all));
+        let views: Vec<_> = [None].into_iter().chain(all.chain(limits.iter().cloned()).map(Some)).collect();
+        let place = views.iter().position(|view| *view == self.limit).unwrap_or(0) as isize;
+        self.limit = views[(place + steps).rem_euclid(views.len() as isize) as usize].clone();
+        self.sort = Self::usual_sort(self.limit.as_ref());
+        self.table.select(Some(0));
+        self.said = None;
+    }
+
+    fn usual_sort(limit: Option<&String>) -> Sort {
+        if limit.is_some() { Sort::Share } else { Sort::Count }
     }
 
     /// The daemon does not answer.
@@ -90,13 +154,16 @@ impl Screen {
         self.said = None;
     }
 
-    /// The key of the selected client.
+    /// The selected client or key.
     pub fn selected(&self) -> Option<String> {
         self.rows.get(self.table.selected()?).map(|row| row.key.clone())
     }
 
     fn arrange(&mut self) {
         match self.sort {
+            Sort::Share => self
+                .rows
+                .sort_by(|one, other| other.times().total_cmp(&one.times()).then_with(|| one.key.cmp(&other.key))),
             Sort::Count => self.rows.sort_by_key(|row| (Reverse(row.count), row.key.clone())),
             Sort::Left => self.rows.sort_by_key(|row| (Reverse(row.left), row.key.clone())),
             Sort::Key => self.rows.sort_by_key(|row| row.key.clone()),
@@ -120,7 +187,7 @@ impl Screen {
             frame.render_widget(Paragraph::new(format!(" {trouble} ")).style(style), areas[1]);
         }
         self.picture(frame, areas[2]);
-        self.clients(frame, areas[3]);
+        self.rows(frame, areas[3]);
         frame.render_widget(Paragraph::new(self.foot()).style(Style::new().add_modifier(Modifier::DIM)), areas[4]);
     }
 
@@ -177,46 +244,54 @@ impl Screen {
         frame.render_widget(Sparkline::default().data(latest).max(most.max(1)).style(style), right);
     }
 
-    fn clients(&mut self, frame: &mut Frame, area: Rect) {
+    fn rows(&mut self, frame: &mut Frame, area: Rect) {
         let sorted = |sort, name: &'static str| if self.sort == sort { format!("{name} v") } else { name.to_owned() };
+        let is_of_clients = self.answer.keys.is_none();
+        // Where all are of one limit its name is in the title, and long keys have its room.
+        let has_limit = is_of_clients || self.limit.as_deref() == Some(ALL);
         let heading = [
-            sorted(Sort::Key, "client"),
+            sorted(Sort::Key, if is_of_clients { "client" } else { "key" }),
             "limit".to_owned(),
             format!("{:>9}", sorted(Sort::Count, "count")),
             format!("{:>9}", "of"),
+            format!("{:>7}", sorted(Sort::Share, "share")),
             format!("{:>11}", sorted(Sort::Left, "left")),
-            String::new(),
             "of its limit".to_owned(),
         ];
         // Where there is room for it, how far each has got: limits may count different things.
         let room = usize::from(area.width).saturating_sub(COLUMNS + TIMES);
-        let columns = if room > 0 { 7 } else { 6 };
-        let times = |row: &ClientStatus| row.count as f64 / row.threshold.max(1) as f64;
-        let most = self.rows.iter().map(times).fold(0.0, f64::max);
-        let row = |row: &ClientStatus| {
-            let ClientStatus { key, count, threshold, left, over, .. } = row;
-            let (state, style) = match over {
-                true => ("over", Style::new().fg(Color::Red)),
-                false => ("", Style::new()),
-            };
-            let (key, limit) = (key.clone(), row.limit());
+        let is_shown = |column: usize| (column != 1 || has_limit) && (column != 6 || room > 0);
+        let shown = |cells: [String; 7]| {
+            Row::new(cells.into_iter().enumerate().filter_map(move |(at, cell)| is_shown(at).then_some(cell)))
+        };
+        let most = self.rows.iter().map(ScreenRow::times).fold(0.0, f64::max);
+        let row = |row: &ScreenRow| {
+            let ScreenRow { limit, key, count, threshold, left, over } = row;
+            let style = if *over { Style::new().fg(Color::Red) } else { Style::new() };
             let (count, of, left) =
                 (format!("{count:>9}"), format!("{threshold:>9}"), format!("{:>11}", lasting(*left)));
-            let far = format!("{:>6.1}x {}", times(row), bar(times(row) / most, room));
-            Row::new([key, limit, count, of, left, state.to_owned(), far].into_iter().take(columns)).style(style)
+            // As a whole number it is 100 only where nothing more is allowed.
+            let share = format!("{:>6}%", (row.times() * 100.0).floor());
+            let far = format!("{:>6.1}x {}", row.times(), bar(row.times() / most, room));
+            shown([key.clone(), limit.clone(), count, of, share, left, far]).style(style)
         };
         let widths = [
-            Constraint::Max(45),
-            Constraint::Max(20),
+            Constraint::Fill(3),
+            if has_limit { Constraint::Max(20) } else { Constraint::Max(0) },
             Constraint::Length(9),
             Constraint::Length(9),
+            Constraint::Length(7),
             Constraint::Length(11),
-            Constraint::Length(5),
-            Constraint::Min(0),
+            Constraint::Length(u16::try_from(TIMES + room).unwrap_or(u16::MAX)),
         ];
-        let title = format!(" busiest clients, {} ", self.rows.len());
-        let heading = Row::new(heading.into_iter().take(columns)).style(Style::new().add_modifier(Modifier::BOLD));
-        let table = Table::new(self.rows.iter().map(row), widths.into_iter().take(columns))
+        let widths = widths.into_iter().enumerate().filter_map(|(at, width)| is_shown(at).then_some(width));
+        let title = match (&self.answer.keys, &self.limit) {
+            (Some(_), Some(limit)) if limit != ALL => format!(" nearest to limit {limit}, {} ", self.rows.len()),
+            (Some(_), _) => format!(" nearest to their limits, {} ", self.rows.len()),
+            (None, _) => format!(" busiest clients, {} ", self.rows.len()),
+        };
+        let heading = shown(heading).style(Style::new().add_modifier(Modifier::BOLD));
+        let table = Table::new(self.rows.iter().map(row), widths)
             .header(heading)
             .block(Block::new().borders(Borders::TOP).title(title))
             .row_highlight_style(Style::new().add_modifier(Modifier::REVERSED));
@@ -225,7 +300,7 @@ impl Screen {
 
     fn foot(&self) -> String {
         self.said.clone().unwrap_or_else(|| {
-            "up/down  sort: c count  l left  a address  b ban 1 h  u unban  r reset  q quit".to_owned()
+            "tab limits  s share  c count  l left  a key  b ban 1 h  u unban  r reset  q quit".to_owned()
         })
     }
 }
@@ -269,6 +344,7 @@ mod tests {
                 state: "up".to_owned(),
                 servers: vec![server],
             },
+            limits: ["connections", "users"].map(str::to_owned).to_vec(),
             queries_per_second: 812.4,
             refusals_per_second: 700.0,
             refusals: (0..300).map(|n| n % 50 * 20).collect(),
@@ -280,7 +356,7 @@ mod tests {
             ..StatusAnswer::default()
         };
         let latency = StoreLatency { median: Some(0.00025), p99: Some(0.0025) };
-        TopAnswer { status, busiest: (1..=60).map(client).collect(), latency }
+        TopAnswer { status, busiest: (1..=60).map(client).collect(), keys: None, latency }
     }
 
     fn drawn(screen: &mut Screen, width: u16, height: u16) -> Vec<String> {
@@ -294,7 +370,7 @@ mod tests {
     #[test]
     fn a_small_and_a_large_terminal_show_the_busiest_first() {
         for (width, height) in [(80, 24), (200, 50)] {
-            let mut screen = Screen::new(answer(false));
+            let mut screen = Screen::new(answer(false), None);
             let lines = drawn(&mut screen, width, height);
             eprintln!("{}", lines.join("\n"));
             assert!(
@@ -305,7 +381,7 @@ mod tests {
             assert!(lines[1].starts_with("812.4 requests/s  700.0 refused/s"), "{}", lines[1]);
             assert!(width == 80 || lines[1].contains("  bans: 1 by admins, 3 by limits"), "{}", lines[1]);
             let first = lines.iter().position(|line| line.starts_with("client ")).unwrap() + 1;
-            assert!(lines[first].starts_with("198.51.100.60 ") && lines[first].contains("over"), "{}", lines[first]);
+            assert!(lines[first].starts_with("198.51.100.60 ") && lines[first].contains(" 600%"), "{}", lines[first]);
             let bars = lines[first].ends_with(BAR) && lines[first].contains(" 6.0x ");
             assert_eq!(bars, width == 200, "{}", lines[first]);
             // The last line is for the keys, all others below the heading are clients.
@@ -317,7 +393,7 @@ mod tests {
 
     #[test]
     fn an_outage_has_a_line_of_its_own() {
-        let mut screen = Screen::new(answer(true));
+        let mut screen = Screen::new(answer(true), None);
         assert!(drawn(&mut screen, 80, 24)[2].starts_with(" STORE DOWN: inet:mc:11211 for 1 min 15 s "));
         screen.lost("no such file".to_owned());
         assert!(drawn(&mut screen, 80, 24)[2].starts_with(" NO ANSWER: no such file "));
@@ -325,7 +401,7 @@ mod tests {
 
     #[test]
     fn the_selection_follows_its_client_and_sorting_keeps_to_its_column() {
-        let mut screen = Screen::new(answer(false));
+        let mut screen = Screen::new(answer(false), None);
         screen.select(2);
         assert_eq!(screen.selected().as_deref(), Some("198.51.100.58"));
         screen.sort(Sort::Key);
@@ -336,5 +412,53 @@ mod tests {
         assert_eq!(screen.selected(), last);
         screen.select(-1000);
         assert_eq!(screen.selected().as_deref(), Some("198.51.100.1"));
+    }
+
+    #[test]
+    fn each_limit_has_a_view_whose_keys_are_sorted_by_their_share() {
+        let key = |limit: &str, key: &str, count, threshold| KeyStatus {
+            limit: limit.to_owned(),
+            key: key.to_owned(),
+            count,
+            threshold,
+            since: None,
+            over_since: None,
+            refused: 0,
+            left: 60,
+            log_only: false,
+        };
+        let long = "sasl_username=accounts.receivable@example.com";
+        let keys = vec![key("users", "sasl_username=joe@example.com", 500, 1000), key("users", long, 30, 10)];
+        let mut screen = Screen::new(answer(false), None);
+        let mut views = Vec::new();
+        for _ in 0..4 {
+            views.push(screen.limit());
+            screen.turn(1);
+        }
+        let named = |name: &str| Some(name.to_owned());
+        assert_eq!(views, [None, named("all"), named("connections"), named("users")]);
+        assert_eq!(screen.limit(), None);
+        screen.turn(-1);
+        assert_eq!(screen.limit(), named("users"));
+        screen.heard(TopAnswer { keys: Some(keys.clone()), ..answer(false) });
+        let lines = drawn(&mut screen, 80, 24);
+        let title = lines.iter().position(|line| line.contains(" nearest to limit users, 2 ")).unwrap();
+        assert!(lines[title + 1].starts_with("key ") && !lines[title + 1].contains("limit"), "{lines:#?}");
+        // What of a long key has no room is its end.
+        assert!(lines[title + 2].starts_with("sasl_username=accounts.receivabl"), "{lines:#?}");
+        assert!(lines[title + 2].contains("    300%"), "{lines:#?}");
+        assert!(lines[title + 3].starts_with("sasl_username=joe@example.com ") && lines[title + 3].contains("  50%"));
+        assert_eq!(screen.selected().as_deref(), Some(long));
+        // The same key may have several limits.
+        screen.turn(2);
+        let both = vec![key("messages", long, 9, 10), key("users", long, 30, 10)];
+        screen.heard(TopAnswer { keys: Some(both.clone()), ..answer(false) });
+        screen.select(1);
+        screen.heard(TopAnswer { keys: Some(both), ..answer(false) });
+        assert_eq!(screen.table.selected(), Some(1));
+        let lines = drawn(&mut screen, 80, 24);
+        assert!(lines.iter().any(|line| line.contains(" nearest to their limits, 2 ")), "{lines:#?}");
+        assert!(lines.iter().any(|line| line.contains(" messages ")), "{lines:#?}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 80));
     }
 }

@@ -115,11 +115,15 @@ pub async fn all_bans(table: &Table, now: Now) -> Vec<ListedClient> {
     found
 }
 
-/// The clients with the most hits, at most `number`.
-pub async fn busiest(table: &Table, number: usize, now: Now) -> Vec<ListedClient> {
+/// The clients with the most hits, at most `number`, of limits that `counts` accepts.
+pub async fn busiest(table: &Table, number: usize, counts: impl Fn(u16) -> bool, now: Now) -> Vec<ListedClient> {
     let mut found = Vec::new();
     for part in 0..PARTS {
-        table.clients(part, now.monotonic, |client| found.push(client));
+        table.clients(part, now.monotonic, |client| {
+            if counts(client.limit) {
+                found.push(client);
+            }
+        });
         if found.len() > 4 * number + PARTS {
             shorten(&mut found, number);
         }
