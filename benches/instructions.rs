@@ -2,7 +2,8 @@
 //!
 //! `cargo run --example instructions` prints them; `-- --check` fails when they are more than three per cent over
 //! the number in `benches/instructions.txt`, and `-- --keep` writes that file. They are counted by callgrind, so
-//! other work on the machine makes no difference.
+//! other work on the machine makes no difference. `-- --limits` prints how a request grows with the number of limits,
+//! and the parts of a request with twenty.
 //!
 //! Eight policy connections ask in turn, each request the first of a new session of one of a thousand IPv4 clients,
 //! and the daemon counts in its own memory. The difference between 8,000 requests and 4,000 leaves the start and the
@@ -62,13 +63,25 @@ const PARTS: [(&str, &str); 14] = [
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let program = build()?;
-    let [few, many] = [FEW, MANY].map(|requests| profile(&program, requests));
-    let (few, many) = (few?, many?);
-    let sources = Sources::look_up(&program, many.keys())?;
+    if arguments == ["--limits"] {
+        return print_growth(&program);
+    }
+    let all = print_parts(&program, "")?;
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [] => Ok(()),
+        ["--keep"] => Ok(fs::write(KEPT, format!("{all:.0}\n"))?),
+        ["--check"] => check(all),
+        _ => bail!("unknown arguments; there are --check, --keep and --limits"),
+    }
+}
+
+/// Prints what a request costs with these further limits, part by part and file by file. Returns the sum.
+fn print_parts(program: &Path, limits: &str) -> anyhow::Result<f64> {
+    let costs = costs(program, limits)?;
+    let sources = Sources::look_up(program, costs.keys())?;
     let mut parts = BTreeMap::<String, f64>::new();
     let mut files = BTreeMap::<String, f64>::new();
-    for (place, cost) in &many {
-        let cost = cost.saturating_sub(few.get(place).copied().unwrap_or(0)) as f64 / f64::from(MANY - FEW);
+    for (place, cost) in &costs {
         let file = sources.file(place);
         *parts.entry(part(place, file)).or_default() += cost;
         if let Some(file) = file {
@@ -89,12 +102,39 @@ fn main() -> anyhow::Result<()> {
     for (file, cost) in &files {
         println!("{cost:6.0} {file}");
     }
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => Ok(()),
-        ["--keep"] => Ok(fs::write(KEPT, format!("{all:.0}\n"))?),
-        ["--check"] => check(all),
-        _ => bail!("unknown arguments; there are --check and --keep"),
+    Ok(all)
+}
+
+/// How many limits there may be.
+const NUMBERS: [usize; 5] = [1, 2, 5, 20, 100];
+
+/// Prints how a request grows with limits that count it, and with limits whose `match` does not hold.
+fn print_growth(program: &Path) -> anyhow::Result<()> {
+    let all = |limits: &str| anyhow::Ok(costs(program, limits)?.values().sum::<f64>());
+    let one = all("")?;
+    println!(
+        "| limits | all count it | each further one | all but one have a `match` that does not hold | each further one |"
+    );
+    println!("| --- | --- | --- | --- | --- |\n| 1 | {one:.0} | | {one:.0} | |");
+    for number in NUMBERS.into_iter().skip(1) {
+        let [counting, idle] = ["", NO_MATCH].map(|more| all(&further(number - 1, more)));
+        let (counting, idle) = (counting?, idle?);
+        let each = |all: f64| (all - one) / (number - 1) as f64;
+        println!("| {number} | {counting:.0} | {:.0} | {idle:.0} | {:.0} |", each(counting), each(idle));
     }
+    for more in ["", NO_MATCH] {
+        println!("\nWith 20 limits{}:\n", if more.is_empty() { "" } else { ", of which one counts it" });
+        print_parts(program, &further(19, more))?;
+    }
+    Ok(())
+}
+
+/// A condition that no request of this load meets.
+const NO_MATCH: &str = "match = { sasl_username = \"nobody@example.com\" }\n";
+
+/// Limits on the connections of a client, each with these lines.
+fn further(number: usize, more: &str) -> String {
+    (0..number).map(|at| format!("[limit.further{at}]\nthreshold = 1000000\nexptime = \"1h\"\n{more}")).collect()
 }
 
 fn check(all: f64) -> anyhow::Result<()> {
@@ -122,13 +162,24 @@ fn build() -> anyhow::Result<PathBuf> {
 /// An instruction: the object it is in, its function, and its address there.
 type Place = (String, String, u64);
 
-/// How often each instruction of the daemon was executed until it had answered that many requests and ended.
-fn profile(program: &Path, requests: u32) -> anyhow::Result<HashMap<Place, u64>> {
+/// How often each instruction of the daemon is executed for a request with these further limits.
+fn costs(program: &Path, limits: &str) -> anyhow::Result<HashMap<Place, f64>> {
+    let [few, many] = [FEW, MANY].map(|requests| profile(program, limits, requests));
+    let (few, many) = (few?, many?);
+    let of_one = |(place, cost): (Place, u64)| {
+        let more = cost.saturating_sub(few.get(&place).copied().unwrap_or(0));
+        (place, more as f64 / f64::from(MANY - FEW))
+    };
+    Ok(many.into_iter().map(of_one).collect())
+}
+
+/// How often each instruction was executed until the daemon had answered that many requests and ended.
+fn profile(program: &Path, limits: &str, requests: u32) -> anyhow::Result<HashMap<Place, u64>> {
     let directory = tempfile::Builder::new().prefix("connshaper-bench-").tempdir()?;
     let (socket, output) = (directory.path().join("policy.sock"), directory.path().join("callgrind.out"));
     let configuration = directory.path().join("connshaper.toml");
     let endpoint = format!("listen = \"unix:{}\"\nthreshold = 10000\n", socket.display());
-    fs::write(&configuration, endpoint)?;
+    fs::write(&configuration, endpoint + limits)?;
     let log = fs::File::create(directory.path().join("log"))?;
     let mut daemon = Command::new("valgrind")
         .args(["--quiet", "--tool=callgrind", "--dump-instr=yes", "--compress-strings=no", "--compress-pos=no"])

@@ -15,7 +15,7 @@ use super::lists::ListEntry;
 use super::record::{CountRecord, Scope, SessionRecord};
 use super::request::{LoginOutcome, Request, Stage};
 use super::thresholds::UNLIMITED;
-use super::{OnStoreFailure, Policy, window};
+use super::{NetblockRate, OnStoreFailure, Policy, window};
 use crate::net::clock::Now;
 
 /// A request and the limits that apply to it, in the order of the file.
@@ -51,10 +51,10 @@ impl Readings {
         Self(readings)
     }
 
-    /// A counter; `None`: the store was down, or was not asked.
-    fn find(&self, check: &LimitCheck<'_>, kind: CounterKind) -> Option<Counter> {
+    /// A counter of a check whose counters begin at `begin`; `None`: the store was down, or was not asked.
+    fn find(&self, begin: usize, check: &LimitCheck<'_>, kind: CounterKind) -> Option<Counter> {
         let wanted = (check.limit.id, kind);
-        let of_check = &self.0[self.begin(check)..];
+        let of_check = &self.0[begin.min(self.0.len())..];
         of_check.iter().find(|(id, its_kind, _)| (*id, *its_kind) == wanted).and_then(|(.., counter)| *counter)
     }
 
@@ -118,11 +118,12 @@ impl<'p> LimitChecks<'p> {
         Self { client, door: request.door, whitelisted, named: None, stress, checks: SmallVec::new() }
     }
 
-    /// Adds what a limit has to say, if anything. `rate` is that of the client's netblock.
+    /// Adds what a limit has to say, if anything. `rate` finds that of the client's netblock; `None`: the limit does not
+    /// count it.
     pub fn consider(
         &mut self,
         limit: &'p Limit,
-        rate: Option<(&IpNet, &Rate)>,
+        rate: impl FnOnce() -> Option<Option<NetblockRate<'p>>>,
         request: &Request,
         record: &SessionRecord,
         now: Now,
@@ -133,6 +134,7 @@ impl<'p> LimitChecks<'p> {
         if !known_before && !about() {
             return;
         }
+        let Some(rate) = rate() else { return };
         let client = client_part(limit, rate, self.client);
         let usual = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
         let threshold = |own: Option<u32>, stress: bool| {
@@ -183,18 +185,19 @@ impl<'p> LimitChecks<'p> {
     pub fn consider_recipients(
         &mut self,
         limit: &'p Limit,
-        rate: Option<(&IpNet, &Rate)>,
+        rate: impl FnOnce() -> Option<Option<NetblockRate<'p>>>,
         request: &Request,
         record: &SessionRecord,
         now: Now,
     ) {
+        let Some(rate) = rate() else { return };
         let recipients: Vec<Box<[u8]>> =
             record.message().map(|message| message.accepted().cloned().collect()).unwrap_or_default();
         let mut seen = HashSet::new();
         let mut counted = 0;
         for recipient in recipients {
             let before = self.checks.len();
-            self.consider(limit, rate, &request.about(&recipient), record, now);
+            self.consider(limit, || Some(rate), &request.about(&recipient), record, now);
             let Some(check) = self.checks.get_mut(before) else { continue };
             if !seen.insert(Scope::recipient(check.part.to_string().as_bytes())) {
                 self.checks.truncate(before);
@@ -281,32 +284,46 @@ impl LimitCheck<'_> {
         Operation { key, amount: 0, exptime: self.limit.forget_after, threshold: self.threshold }
     }
 
+    /// How many answers of the store are about it.
+    pub fn answers(&self) -> usize {
+        match self.state {
+            CheckState::ToCount { .. } => self.operations(),
+            CheckState::ToReadBan { .. } => 1,
+            CheckState::Cached(_) => 0,
+        }
+    }
+
     /// What the store has said of this check's counters.
     pub fn reading(&self, readings: &Readings, now: Now) -> CounterReading {
+        self.reading_at(readings, readings.begin(self), now)
+    }
+
+    /// The same where it is known how many answers are about the checks before it, which is not looked for then.
+    pub fn reading_at(&self, readings: &Readings, begin: usize, now: Now) -> CounterReading {
         let limit = self.limit;
         let hit = match &limit.window {
             _ if matches!(self.state, CheckState::ToReadBan { .. }) => {
-                readings.find(self, CounterKind::Ban).map(|_| Counter { count: 0, left: 0, added: 0 })
+                readings.find(begin, self, CounterKind::Ban).map(|_| Counter { count: 0, left: 0, added: 0 })
             }
-            Window::Fixed => readings.find(self, CounterKind::Window),
-            Window::Exact => readings.find(self, CounterKind::Hits),
-            Window::Sliding => self.slide(readings, now),
+            Window::Fixed => readings.find(begin, self, CounterKind::Window),
+            Window::Exact => readings.find(begin, self, CounterKind::Hits),
+            Window::Sliding => self.slide(readings, begin, now),
             Window::Calendar(calendar) => {
                 let window = calendar.window(now);
-                let counter = readings.find(self, CounterKind::Calendar(window));
+                let counter = readings.find(begin, self, CounterKind::Calendar(window));
                 counter.map(|counter| Counter { left: window.left(now), ..counter })
             }
         };
-        let read = |kind| readings.find(self, kind).filter(|counter| counter.count > 0);
+        let read = |kind| readings.find(begin, self, kind).filter(|counter| counter.count > 0);
         let banned = limit.ban.and_then(|_| read(CounterKind::Ban)).map_or(0, |ban| ban.left.max(1));
         let violations = limit.delay.and_then(|_| read(CounterKind::Violations)).map_or(0, |counter| counter.count);
         CounterReading { hit, banned, violations }
     }
 
-    fn slide(&self, readings: &Readings, now: Now) -> Option<Counter> {
+    fn slide(&self, readings: &Readings, begin: usize, now: Now) -> Option<Counter> {
         let limit = self.limit;
         let counters =
-            window::slots(limit.exptime, now.unix_ms).map(|slot| readings.find(self, CounterKind::Slot(slot)));
+            window::slots(limit.exptime, now.unix_ms).map(|slot| readings.find(begin, self, CounterKind::Slot(slot)));
         let counts = counters.map(|counter| counter.map_or(0, |counter| counter.count));
         let count = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
         let left = window::left(&counts, self.threshold, limit.exptime, now.unix_ms);

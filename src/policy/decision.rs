@@ -344,12 +344,9 @@ impl<'p> Decision<'p> {
             Verdict::Delay(_) => !delay_granted,
             Verdict::Pass(_) | Verdict::Defer => false,
         };
-        record.reserve(self.counts.len());
-        for count in self.counts.drain(..) {
-            if !(refused && self.notes.iter().any(|note| note.releases(&count))) {
-                record.keep(count);
-            }
-        }
+        let notes = &self.notes;
+        let stays = |count: &CountRecord| !(refused && notes.iter().any(|note| note.releases(count)));
+        record.keep_all(self.counts.drain(..).filter(stays));
         for note in self.notes.drain(..) {
             match note {
                 MessageNote::Recipient { stays, .. } if refused && !stays => {}

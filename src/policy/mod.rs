@@ -58,7 +58,7 @@ use crate::net::embedded::EmbeddedIpv4;
 use crate::net::netblock_table::NetblockTable;
 use action::Action;
 use attribute::Attribute;
-use checks::{CheckState, CounterReading};
+use checks::{CheckState, CounterReading, LimitOutcome};
 use client_names::{ClientName, ClientNames};
 use key::KeyPart;
 use limit::{CountKind, ExptimeChange, LimitId, Rate, Window};
@@ -307,13 +307,11 @@ impl Policy {
             if whitelisted && limit.whitelist_exempts {
                 continue;
             }
-            if let Some(rate) = rate_of(limit, client, rate) {
-                let is_of_all =
-                    || request.state == Stage::EndOfMessage && request.value(Attribute::Recipient).is_empty();
-                match limit.charges_recipients() && is_of_all() {
-                    true => checks.consider_recipients(limit, rate, request, record, now),
-                    false => checks.consider(limit, rate, request, record, now),
-                }
+            let rate = || rate_of(limit, client, rate);
+            let is_of_all = || request.state == Stage::EndOfMessage && request.value(Attribute::Recipient).is_empty();
+            match is_of_all() && limit.charges_recipients() {
+                true => checks.consider_recipients(limit, rate, request, record, now),
+                false => checks.consider(limit, rate, request, record, now),
             }
         }
         for limit in self.banning_at(request.door) {
@@ -348,15 +346,17 @@ impl Policy {
             decision.effects.extend(self.would_refuse(checks, now).map(Effect::WouldRefuse));
         }
         decision.counts.reserve(checks.checks.len());
+        let mut begin = 0;
         for check in &checks.checks {
             let (count, violations) = match check.state {
                 CheckState::Cached(count) => (count, 0),
                 CheckState::ToCount { scope, .. } | CheckState::ToReadBan { scope } => {
-                    let CounterReading { hit, banned, violations } = check.reading(readings, now);
+                    let CounterReading { hit, banned, violations } = check.reading_at(readings, begin, now);
                     let count = CountRecord::new(check.limit.memory_id, scope, hit, banned, checks.stress);
                     (CountRecord { at: now.monotonic, messages: record.messages, ..count }, violations)
                 }
             };
+            begin += check.answers();
             let outcome = self.outcome(checks, check, &count, violations, record.delayed);
             let mut finalized = self.finalize(count, check.limit, &outcome);
             if !matches!(check.state, CheckState::Cached(_)) {
@@ -366,7 +366,8 @@ impl Policy {
                 decision.add_effects(check, &count, &outcome, record, now);
             }
             decision.counts.push(finalized);
-            if !check.limit.log_only {
+            // Nearly all pass, which weighs nothing.
+            if !check.limit.log_only && !matches!(outcome, LimitOutcome::Pass | LimitOutcome::AlreadyDelayed) {
                 decision.verdict.weigh(outcome.verdict());
             }
         }
@@ -522,7 +523,7 @@ fn rate_of<'r>(
 }
 
 /// A netblock and the rate it has.
-type NetblockRate<'r> = (&'r IpNet, &'r Rate);
+pub(crate) type NetblockRate<'r> = (&'r IpNet, &'r Rate);
 
 /// The number of a name.
 fn id(ids: &mut HashMap<String, LimitId>, name: String) -> LimitId {

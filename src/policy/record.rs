@@ -155,24 +155,28 @@ impl SessionRecord {
         }
     }
 
-    /// Makes room for that many counts more.
-    pub fn reserve(&mut self, counts: usize) {
-        self.counts.reserve(counts);
+    /// Remembers counts of one request, no two of which have the same limit and scope, in place of earlier ones.
+    pub fn keep_all(&mut self, counts: impl Iterator<Item = CountRecord>) {
+        self.counts.reserve(counts.size_hint().1.unwrap_or(0));
+        let earlier = self.counts.len();
+        for count in counts {
+            match count.scope {
+                Scope::Request => {}
+                Scope::Session | Scope::Message => {
+                    let same = |other: &&mut CountRecord| other.limit == count.limit && other.scope == count.scope;
+                    match self.counts[..earlier].iter_mut().find(same) {
+                        Some(other) => *other = count,
+                        None => self.counts.push(count),
+                    }
+                }
+                Scope::Recipient(_) => self.message_mut().keep(count),
+            }
+        }
     }
 
     /// Remembers a count, in place of an earlier one of the same scope.
     pub fn keep(&mut self, count: CountRecord) {
-        match count.scope {
-            Scope::Request => {}
-            Scope::Session | Scope::Message => {
-                let same = |other: &&mut CountRecord| other.limit == count.limit && other.scope == count.scope;
-                match self.counts.iter_mut().find(same) {
-                    Some(other) => *other = count,
-                    None => self.counts.push(count),
-                }
-            }
-            Scope::Recipient(_) => self.message_mut().keep(count),
-        }
+        self.keep_all(std::iter::once(count));
     }
 
     /// The counts that stand for the session or the whole message.
