@@ -130,7 +130,7 @@ fn suppressed_lines_are_reported_without_further_traffic() {
 
 #[test]
 fn systemd_is_notified_of_reloads_and_stop_and_the_watchdog_is_fed() {
-    let mut daemon = Daemon::start_after("export WATCHDOG_USEC=2000", "");
+    let mut daemon = Daemon::start_after("export WATCHDOG_USEC=100000", "");
     daemon.told().wait_for_more("WATCHDOG=1", 2);
     daemon.reload("threshold = 3");
     daemon.told().wait_for_more("READY=1", 1);
