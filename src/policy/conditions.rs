@@ -107,19 +107,27 @@ impl Conditions {
 impl Condition {
     fn holds(&self, request: &Request, spellings: &Spellings) -> bool {
         let value = request.value(self.attribute);
-        match &self.test {
-            Test::Present => !value.is_empty(),
-            Test::Absent => value.is_empty(),
-            Test::AnyOf(patterns) => {
-                let fits = |value: &[u8]| patterns.iter().any(|pattern| pattern.fits(value));
-                fits(value)
-                    || spellings.others(self.attribute, value).is_some_and(|others| {
-                        // A regular expression is about what was sent.
-                        let texts = || patterns.iter().filter(|pattern| !matches!(pattern, Pattern::Regex(_)));
-                        others.iter().any(|value| texts().any(|pattern| pattern.fits(value)))
-                    })
-            }
+        self.test.holds(value) || self.test.holds_for_another_spelling(self.attribute, value, spellings)
+    }
+}
+
+impl Test {
+    /// Whether a value passes it.
+    pub fn holds(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Present => !value.is_empty(),
+            Self::Absent => value.is_empty(),
+            Self::AnyOf(patterns) => patterns.iter().any(|pattern| pattern.fits(value)),
         }
+    }
+
+    fn holds_for_another_spelling(&self, attribute: Attribute, value: &[u8], spellings: &Spellings) -> bool {
+        let Self::AnyOf(patterns) = self else { return false };
+        spellings.others(attribute, value).is_some_and(|others| {
+            // A regular expression is about what was sent.
+            let texts = || patterns.iter().filter(|pattern| !matches!(pattern, Pattern::Regex(_)));
+            others.iter().any(|value| texts().any(|pattern| pattern.fits(value)))
+        })
     }
 }
 

@@ -4,6 +4,7 @@
 //! changes nothing. Each finding says what is right, or what to do.
 
 mod layout;
+mod limits;
 mod memcached;
 pub mod postfix;
 mod redis;
@@ -119,6 +120,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
         }
         findings.extend(instance.named(found));
     }
+    findings.extend(limits::examine(&config.policy.limits, &examined));
     // Where Postfix asks is what counts; else where we listen.
     let mut places: Vec<Address> = Vec::new();
     for place in examined.iter().flat_map(|instance| instance.endpoints()) {

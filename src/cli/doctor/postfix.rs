@@ -21,6 +21,84 @@ const LISTS: [&str; 9] = [
     "smtpd_delay_reject",
 ];
 
+/// The moments of an SMTP session at which smtpd asks, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestrictionStage {
+    Connect,
+    Helo,
+    Mail,
+    Rcpt,
+    Data,
+    EndOfData,
+    Etrn,
+}
+
+impl RestrictionStage {
+    pub const ALL: [Self; 7] =
+        [Self::Connect, Self::Helo, Self::Mail, Self::Rcpt, Self::Data, Self::EndOfData, Self::Etrn];
+
+    /// What `protocol_state` is then.
+    pub fn states(self) -> &'static [&'static str] {
+        match self {
+            Self::Connect => &["CONNECT", "XCLIENT"],
+            Self::Helo => &["HELO", "EHLO"],
+            Self::Mail => &["MAIL"],
+            Self::Rcpt => &["RCPT"],
+            Self::Data => &["DATA"],
+            Self::EndOfData => &["END-OF-MESSAGE"],
+            Self::Etrn => &["ETRN"],
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        self.states()[0]
+    }
+
+    /// Whether there is a message then, with its `instance`.
+    pub fn is_of_message(self) -> bool {
+        matches!(self, Self::Rcpt | Self::Data | Self::EndOfData)
+    }
+
+    /// Whether a recipient has been accepted before.
+    pub fn is_late(self) -> bool {
+        matches!(self, Self::Data | Self::EndOfData)
+    }
+
+    /// The list of that moment.
+    pub fn list(self) -> &'static str {
+        match self {
+            Self::Connect => "smtpd_client_restrictions",
+            Self::Helo => "smtpd_helo_restrictions",
+            Self::Mail => "smtpd_sender_restrictions",
+            Self::Rcpt => "smtpd_recipient_restrictions",
+            Self::Data => "smtpd_data_restrictions",
+            Self::EndOfData => "smtpd_end_of_data_restrictions",
+            Self::Etrn => "smtpd_etrn_restrictions",
+        }
+    }
+
+    /// When smtpd goes through a list. `smtpd_delay_reject` puts the first three off.
+    fn of(list: &str, delayed: bool) -> Option<Self> {
+        let moment = match list {
+            "smtpd_relay_restrictions" => Self::Rcpt,
+            list => Self::ALL.into_iter().find(|moment| moment.list() == list)?,
+        };
+        Some(if delayed && AT_RCPT[..3].contains(&list) { Self::Rcpt } else { moment })
+    }
+}
+
+/// A place at which a service of Postfix asks, and about whom.
+#[derive(Clone, Debug)]
+pub struct ServiceCall {
+    pub moment: RestrictionStage,
+    pub list: String,
+    pub text: String,
+    /// Who logged in is permitted before.
+    pub after_logins: bool,
+    /// The list ends before.
+    pub shut: bool,
+}
+
 /// Whether smtpd looks up the names of clients.
 const PEERNAME_LOOKUP: &str = "smtpd_peername_lookup";
 
@@ -110,7 +188,7 @@ impl Postfix {
         Ok(postfix)
     }
 
-    fn parse(text: &str) -> Self {
+    pub(super) fn parse(text: &str) -> Self {
         let values: BTreeMap<&str, &str> = text.lines().filter_map(|line| line.split_once(" = ")).collect();
         let value = |name: &str| values.get(name).copied().unwrap_or_default().to_owned();
         let lists = LISTS.iter().map(|list| ((*list).to_owned(), value(list)));
@@ -188,16 +266,7 @@ impl Postfix {
         let mut findings = Vec::new();
         for call in &calls {
             let Call { list, endpoint, .. } = call;
-            let late =
-                ["smtpd_data_restrictions", "smtpd_end_of_data_restrictions"].iter().any(|late| list.ends_with(late));
-            findings.push(match late {
-                true => not_right(
-                    Assessment::Wrong,
-                    format!("{list} asks {endpoint}: only clients that already had a recipient accepted are counted"),
-                    "move check_policy_service to smtpd_client_restrictions",
-                ),
-                false => right(format!("{list} asks {endpoint}")),
-            });
+            findings.push(right(format!("{list} asks {endpoint}")));
             if !call.default_action {
                 findings.push(not_right(
                     Assessment::Doubtful,
@@ -330,16 +399,46 @@ fn is_old(text: &str) -> bool {
 }
 
 impl Postfix {
+    /// Every place at which main.cf, or a service of master.cf that changes it, asks.
+    pub fn questions(&self) -> Vec<ServiceCall> {
+        let mut questions = Vec::new();
+        for service in self.services() {
+            let delayed = self.list(service, "smtpd_delay_reject").is_none_or(|(_, value)| value != "no");
+            for list in LISTS {
+                let (Some(moment), Some((name, value))) =
+                    (RestrictionStage::of(list, delayed), self.list(service, list))
+                else {
+                    continue;
+                };
+                questions.extend(calls(name, value).into_iter().map(|call| ServiceCall {
+                    moment,
+                    after_logins: has_word(&call.before, &["permit_sasl_authenticated"]),
+                    shut: has_word(&call.before, &["permit", "reject", "defer"]),
+                    list: call.list,
+                    text: call.text,
+                }));
+            }
+        }
+        questions
+    }
+
+    /// main.cf alone, as nothing, and the services of master.cf that change a list.
+    fn services(&self) -> impl Iterator<Item = Option<&str>> {
+        let named = self.lists.keys().filter_map(|list| Some(list.split_once(": ")?.0)).collect::<BTreeSet<_>>();
+        named.into_iter().map(Some).chain([None])
+    }
+
+    /// A list as a service has it, with its name.
+    fn list(&self, service: Option<&str>, list: &str) -> Option<(&String, &String)> {
+        let own = service.and_then(|service| self.lists.get_key_value(&format!("{service}: {list}")));
+        own.or_else(|| self.lists.get_key_value(list))
+    }
+
     /// Lists that ask the same service the same at RCPT TO, in main.cf and with what services of master.cf change.
     fn asked_again(&self) -> Vec<Finding> {
-        let services = self.lists.keys().filter_map(|list| Some(list.split_once(": ")?.0)).collect::<BTreeSet<_>>();
         let mut found = Vec::new();
-        for service in services.into_iter().map(Some).chain([None]) {
-            let named = |list: &str| match service {
-                Some(service) => self.lists.get_key_value(&format!("{service}: {list}")),
-                None => None,
-            };
-            let list = |list: &str| named(list).or_else(|| self.lists.get_key_value(list));
+        for service in self.services() {
+            let list = |list: &str| self.list(service, list);
             let delayed = list("smtpd_delay_reject").is_none_or(|(_, value)| value != "no");
             let lists = if delayed { &AT_RCPT[..] } else { &AT_RCPT[3..] };
             let calls: Vec<Call> =
@@ -370,6 +469,11 @@ fn postconf(arguments: &[&str]) -> io::Result<String> {
         true => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
         false => Err(io::Error::other(String::from_utf8_lossy(&output.stderr).trim().to_owned())),
     }
+}
+
+/// Whether one of these words stands in a list.
+fn has_word(list: &str, words: &[&str]) -> bool {
+    list.split([',', ' ', '\t']).any(|word| words.contains(&word))
 }
 
 /// The calls of policy services in a list.
@@ -420,7 +524,7 @@ mod tests {
     fn what_is_missing_or_misplaced_is_found() {
         assert_eq!(states(&Postfix::default()), [Assessment::Wrong]);
         let late = postfix("smtpd_data_restrictions", "check_policy_service inet:127.0.0.1:10040");
-        assert_eq!(states(&late), [Assessment::Wrong, Assessment::Doubtful, Assessment::Doubtful]);
+        assert_eq!(states(&late), [Assessment::Right, Assessment::Doubtful, Assessment::Doubtful]);
         assert_eq!(late.endpoints(), ["inet:127.0.0.1:10040".parse().unwrap()]);
     }
 
