@@ -7,6 +7,7 @@ mod advise;
 mod advise_cases;
 mod advise_forms;
 mod advise_page;
+mod alert_scripts;
 mod bans;
 mod calendar;
 mod config;
