@@ -161,7 +161,7 @@ fn rotated_logs_in_any_order_and_compression_are_read_as_one() {
     let text = fs::read(&whole).unwrap();
     let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
     let mut parts = Vec::new();
-    let packers = ["cat", "gzip -c", "zstd -c", "xz -c", "lzma -c", "lz4 -c", "zip -q -j -"];
+    let packers = ["cat", "gzip -c", "bzip2 -c", "zstd -c", "xz -c", "lzma -c", "lz4 -c", "zip -q -j -"];
     let length = lines.len().div_ceil(packers.len());
     for (part, packer) in packers.iter().enumerate() {
         let path = dir.join(format!("mail.log.{part}"));

@@ -3,6 +3,7 @@
 use std::io::{self, BufRead, BufReader, Cursor, Read, Take};
 use std::sync::Arc;
 
+use bzip2::bufread::MultiBzDecoder;
 use flate2::CrcReader;
 use flate2::bufread::{DeflateDecoder, MultiGzDecoder};
 use lz4_flex::frame::FrameDecoder as Lz4Decoder;
@@ -24,8 +25,7 @@ const MEMORY: u32 = 128 * 1024;
 const MAX_ZIP: usize = 256 * 1024 * 1024;
 
 /// What is known and not unpacked here: first bytes, name, command.
-const OTHERS: [(&[u8], &str, &str); 6] = [
-    (b"BZh", "bzip2", "bzip2 -dc"),
+const OTHERS: [(&[u8], &str, &str); 5] = [
     (b"\x1f\x9d", "compress", "uncompress -c"),
     (b"\x02\x21\x4c\x18", "an old lz4", "lz4 -dc"),
     (b"LZIP", "lzip", "lzip -dc"),
@@ -42,11 +42,11 @@ pub fn decompress(mut reader: impl Read + Send + 'static) -> io::Result<LogInput
         return Err(io::Error::other(format!("compressed with {name}: unpack it first, as with {command}")));
     }
     let (gzip, zstd, xz) = (is(b"\x1f\x8b"), is(b"\x28\xb5\x2f\xfd"), is(b"\xfd7zXZ\0"));
-    let (lz4, zip) = (is(b"\x04\x22\x4d\x18"), is(b"PK\x03\x04"));
+    let (bzip2, lz4, zip) = (is(b"BZh"), is(b"\x04\x22\x4d\x18"), is(b"PK\x03\x04"));
     // The usual properties, and a dictionary of a whole number of 64 KiB.
     let lzma = is(b"\x5d\0\0");
     let whole = Cursor::new(magic).chain(reader);
-    if !(gzip || zstd || xz || lzma || lz4 || zip) {
+    if !(gzip || zstd || xz || lzma || bzip2 || lz4 || zip) {
         return Ok(Box::new(whole));
     }
     let whole = BufReader::with_capacity(CHUNK, whole);
@@ -54,6 +54,7 @@ pub fn decompress(mut reader: impl Read + Send + 'static) -> io::Result<LogInput
         () if gzip => Box::new(MultiGzDecoder::new(whole)),
         () if zstd => Box::new(Zstd::new(whole)),
         () if xz => Box::new(XzReader::new_mem_limit(whole, true, MEMORY)),
+        () if bzip2 => Box::new(MultiBzDecoder::new(whole)),
         () if lz4 => Box::new(Lz4::new(whole)),
         () if zip => Box::new(Zip::read_directory(whole)?),
         () => Box::new(LzmaReader::new_mem_limit(whole, MEMORY, None).map_err(io::Error::other)?),
@@ -274,7 +275,7 @@ mod tests {
     fn every_compression_gives_the_text_back_also_in_several_pieces() {
         let text: Vec<u8> =
             (0..200_000_u64).flat_map(|number| format!("{}\n", number * number % 7919).into_bytes()).collect();
-        for program in ["cat", "gzip", "zstd", "xz", "lz4"] {
+        for program in ["cat", "gzip", "bzip2", "zstd", "xz", "lz4"] {
             let pack = |text| if program == "cat" { [text].concat() } else { packed(program, text) };
             let (one, two) = text.split_at(text.len() / 3);
             assert_eq!(unpacked([pack(one), pack(two)].concat()).unwrap(), text, "{program}");
@@ -283,7 +284,7 @@ mod tests {
 
     #[test]
     fn a_file_that_was_cut_off_is_an_error() {
-        for program in ["gzip", "zstd", "xz", "lzma", "lz4"] {
+        for program in ["gzip", "bzip2", "zstd", "xz", "lzma", "lz4"] {
             let whole = packed(program, &b"Nov 21 09:05:07 mx postfix/smtpd[1]: x\n".repeat(1000));
             for cut in [1, 5, 8, whole.len() / 2] {
                 assert!(unpacked(whole[..whole.len() - cut].to_vec()).is_err(), "{program} {cut}");
