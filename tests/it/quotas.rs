@@ -6,7 +6,7 @@ use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
-use crate::support::{Daemon, Dovecot, Memcached, Postfix, Simulation, Smtp, at};
+use crate::support::{Daemon, Dovecot, Memcached, Postfix, Redis, Simulation, Smtp, Sqlite, at};
 
 /// Webmail's address.
 const HERE: &str = "127.0.0.1";
@@ -16,6 +16,13 @@ fn on_both(rules: &str, story: impl Fn(&mut Simulation)) {
     story(&mut Simulation::new(rules));
     let memcached = Memcached::start();
     story(&mut Simulation::on(&memcached, rules));
+}
+
+/// The same on all four of them.
+fn on_all(rules: &str, story: impl Fn(&mut Simulation)) {
+    on_both(rules, &story);
+    story(&mut Simulation::on_redis(&Redis::start(), rules));
+    story(&mut Simulation::on_sqlite(&Sqlite::new(), rules));
 }
 
 /// A submission service that is asked at every recipient and at the end of a message, as the example says.
@@ -647,7 +654,7 @@ fn a_login_may_be_used_by_so_many_different_clients() {
     let from = |site: &mut Simulation, client: u32, user: &str| {
         site.session_with(&format!("192.0.2.{client}"), &format!("sasl_username={user}\n"))
     };
-    on_both(CLIENTS, |site| {
+    on_all(CLIENTS, |site| {
         for _ in 0..3 {
             for client in 1..=3 {
                 assert_eq!(from(site, client, "joe"), "pass");
@@ -694,13 +701,19 @@ fn no_number_of_clients_fills_the_store() {
 
 #[test]
 fn hosts_count_different_clients_together() {
-    let memcached = Memcached::start();
-    let mut hosts = [(); 2].map(|()| Simulation::on(&memcached, CLIENTS));
-    for (host, client, expected) in
-        [(0, 1, "pass"), (1, 1, "pass"), (1, 2, "pass"), (0, 3, "pass"), (1, 3, "pass"), (1, 4, "over addresses")]
-    {
-        let answer = hosts[host].session_with(&format!("192.0.2.{client}"), "sasl_username=joe\n");
-        assert_eq!(answer, expected, "{host} {client}");
+    let (memcached, redis, sqlite) = (Memcached::start(), Redis::start(), Sqlite::new());
+    let stores: [&dyn Fn() -> Simulation; 3] =
+        [&|| Simulation::on(&memcached, CLIENTS), &|| Simulation::on_redis(&redis, CLIENTS), &|| {
+            Simulation::on_sqlite(&sqlite, CLIENTS)
+        }];
+    for host in stores {
+        let mut hosts = [(); 2].map(|()| host());
+        for (host, client, expected) in
+            [(0, 1, "pass"), (1, 1, "pass"), (1, 2, "pass"), (0, 3, "pass"), (1, 3, "pass"), (1, 4, "over addresses")]
+        {
+            let answer = hosts[host].session_with(&format!("192.0.2.{client}"), "sasl_username=joe\n");
+            assert_eq!(answer, expected, "{host} {client}");
+        }
     }
 }
 
