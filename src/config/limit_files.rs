@@ -1,4 +1,4 @@
-//! Files that limits take thresholds from. They are read, and read again, like list files.
+//! Files that limits take thresholds and values of their conditions from. They are read, and read again, like list files.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,8 +6,11 @@ use std::sync::Arc;
 use super::Config;
 use super::diagnostics::{ConfigError, ConfigWarning, Diagnostic};
 use super::lists::{FileStamp, ListErrors};
-use super::{source, threshold_file};
+use super::{source, threshold_file, value_file};
 use crate::policy::Limit;
+use crate::policy::attribute::Attribute;
+use crate::policy::conditions::{Pattern, Test};
+use crate::policy::value_list::ValueList;
 
 /// A file of a limit.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +30,8 @@ pub struct LimitFile {
 pub enum FilePurpose {
     /// Thresholds of single keys: the list at this place of its [`crate::policy::thresholds::Thresholds`].
     Thresholds { place: usize },
+    /// Values of a condition, `match` or `unless`: those in place of so many files before.
+    Condition { is_unless: bool, attribute: Attribute, number: usize },
 }
 
 impl FilePurpose {
@@ -34,6 +39,8 @@ impl FilePurpose {
     pub fn word(self) -> &'static str {
         match self {
             Self::Thresholds { .. } => "thresholds",
+            Self::Condition { is_unless: false, .. } => "match",
+            Self::Condition { is_unless: true, .. } => "unless",
         }
     }
 }
@@ -58,8 +65,39 @@ impl LimitFile {
                 own.lists[place].clone_from(&old.lists[before]);
                 true
             }
+            (
+                FilePurpose::Condition { is_unless, attribute, number },
+                FilePurpose::Condition { is_unless: was_unless, attribute: of, number: before },
+            ) if attribute == of => {
+                let old = patterns(old, was_unless, of).iter().filter_map(Pattern::list).nth(before);
+                let Some((values, old)) = values(limit, is_unless, attribute, number).zip(old) else { return false };
+                values.clone_from(old);
+                true
+            }
+            _ => false,
         }
     }
+}
+
+/// What a condition of a limit compares an attribute with.
+fn patterns(limit: &Limit, is_unless: bool, attribute: Attribute) -> &[Pattern] {
+    let conditions = if is_unless { &limit.conditions.none } else { &limit.conditions.all };
+    match conditions.iter().find(|condition| condition.attribute == attribute).map(|condition| &condition.test) {
+        Some(Test::AnyOf(patterns)) => patterns,
+        _ => &[],
+    }
+}
+
+/// The values that a condition of a limit takes from a file.
+fn values(limit: &mut Limit, is_unless: bool, attribute: Attribute, number: usize) -> Option<&mut Arc<ValueList>> {
+    let conditions = if is_unless { &mut limit.conditions.none } else { &mut limit.conditions.all };
+    let condition = conditions.iter_mut().find(|condition| condition.attribute == attribute)?;
+    let Test::AnyOf(patterns) = &mut condition.test else { return None };
+    let mut listed = patterns.iter_mut().filter_map(|pattern| match pattern {
+        Pattern::Listed(list) => Some(list),
+        _ => None,
+    });
+    listed.nth(number)
 }
 
 /// Reads the files, and puts what they say into their limits. `Err`: what is wrong in which of them.
@@ -81,6 +119,13 @@ pub(super) fn read(files: &mut [LimitFile], limits: &mut [Limit]) -> Result<Vec<
                 let (list, diagnostics) = threshold_file::read(&source, own.field, limit.counts, &limit.spellings);
                 file.entries = list.len();
                 own.lists[place] = Arc::new(list);
+                diagnostics
+            }
+            FilePurpose::Condition { is_unless, attribute, number } => {
+                let Some(values) = values(limit, is_unless, attribute, number) else { continue };
+                let (list, diagnostics) = value_file::read(&source, attribute);
+                file.entries = list.length;
+                *values = Arc::new(list);
                 diagnostics
             }
         };

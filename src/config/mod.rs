@@ -25,6 +25,7 @@ mod syntax;
 mod threshold_file;
 mod threshold_key;
 pub mod units;
+mod value_file;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! Conditions on the attributes of a request: which requests a limit applies to.
 
+use std::sync::Arc;
+
 use ipnet::IpNet;
 use regex::bytes::Regex;
 
@@ -7,6 +9,7 @@ use crate::net::netblock::canonical;
 use crate::policy::attribute::Attribute;
 use crate::policy::request::{Request, address};
 use crate::policy::spelling::Spellings;
+use crate::policy::value_list::ValueList;
 
 /// All of `all` hold, and none of `none`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,6 +55,8 @@ pub enum Pattern {
     MailDomain(Box<str>),
     /// A host name that is this domain or below it, or a mail address with such a domain.
     Below(Box<str>),
+    /// One of those of a file.
+    Listed(Arc<ValueList>),
     /// Whatever this regular expression finds something in. It takes time linear in the value's length.
     Regex(Regex),
 }
@@ -61,6 +66,7 @@ impl PartialEq for Pattern {
         match (self, other) {
             (Self::Text(one), Self::Text(other)) => one == other,
             (Self::Netblock(one), Self::Netblock(other)) => one == other,
+            (Self::Listed(one), Self::Listed(other)) => one == other,
             (Self::Regex(one), Self::Regex(other)) => one.as_str() == other.as_str(),
             (Self::Range(least, most), Self::Range(other_least, other_most)) => {
                 (least, most) == (other_least, other_most)
@@ -123,17 +129,32 @@ impl Test {
 
     fn holds_for_another_spelling(&self, attribute: Attribute, value: &[u8], spellings: &Spellings) -> bool {
         let Self::AnyOf(patterns) = self else { return false };
-        spellings.others(attribute, value).is_some_and(|others| {
-            // A regular expression is about what was sent.
-            let texts = || patterns.iter().filter(|pattern| !matches!(pattern, Pattern::Regex(_)));
-            others.iter().any(|value| texts().any(|pattern| pattern.fits(value)))
-        })
+        let fits = |value: &Vec<u8>| patterns.iter().any(|pattern| pattern.fits_spelling(value));
+        spellings.others(attribute, value).is_some_and(|others| others.iter().any(fits))
     }
 }
 
 impl Pattern {
-    fn fits(&self, value: &[u8]) -> bool {
+    /// The values of a file.
+    pub fn list(&self) -> Option<&Arc<ValueList>> {
         match self {
+            Self::Listed(list) => Some(list),
+            _ => None,
+        }
+    }
+
+    /// Whether it fits another spelling of a value. A regular expression is about what was sent.
+    fn fits_spelling(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Regex(_) => false,
+            Self::Listed(list) => list.has(value),
+            pattern => pattern.fits(value),
+        }
+    }
+
+    pub(super) fn fits(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Listed(list) => list.fits(value),
             Self::Text(text) => value.eq_ignore_ascii_case(text.as_bytes()),
             Self::Netblock(netblock) => address(value).is_some_and(|address| canonical(*netblock).contains(&address)),
             Self::Regex(regex) => regex.is_match(value),

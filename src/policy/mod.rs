@@ -33,6 +33,7 @@ pub mod settings;
 pub mod spelling;
 pub mod template;
 pub mod thresholds;
+pub mod value_list;
 pub mod window;
 
 use std::collections::HashMap;

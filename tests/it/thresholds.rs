@@ -1,5 +1,5 @@
 //! Thresholds of single logins, senders and domains, from the configuration and from files: what they
-//! may be, which of them decides, and what commands say of them.
+//! may be, which of them decides, and what commands say of them. And values of conditions from files.
 
 use std::fmt::Write;
 use std::fs;
@@ -393,5 +393,92 @@ fn lists_of_the_configuration_outlive_a_change_of_a_file_of_thresholds() {
     let config = host.daemon.config();
     let checked = command().args(["check", "-c"]).arg(&config).output().unwrap();
     let checked = String::from_utf8(checked.stdout).unwrap();
-    assert!(checked.contains("thresholds of limit users  2 keys"), "{checked}");
+    assert!(checked.contains("thresholds of limit users  2 entries"), "{checked}");
+}
+
+/// A limit of two messages by login, for the logins of a file.
+fn of_listed(dir: &Dir, condition: &str) -> String {
+    let condition = condition.replace("DIR", &dir.path().display().to_string());
+    format!(
+        "threshold = 1000\n[limit.users]\nthreshold = 2\ncount = \"messages\"\nper = \"sasl_username\"\n{condition}\n"
+    )
+}
+
+#[test]
+fn conditions_take_their_values_from_files() {
+    let dir = Dir::new();
+    dir.write("logins", "# all\nJoe\nJürgen@bücher.example\n  ann@example.org # newsletter\r\n@example.com\n.example.net\n/^x[0-9]+$/\n");
+    dir.write("more", "bob\n");
+    dir.write("hosts", "192.0.2.0/24\n");
+    for (condition, is_listed) in [
+        ("match = { sasl_username = \"file:DIR/logins\" }", true),
+        ("unless = { sasl_username = [\"file:DIR/logins\", \"bob\"] }", false),
+        ("match = { sasl_username = [\"file:DIR/more\", \"file:DIR/logins\"] }", true),
+        ("match = { sasl_username = \"file:DIR/logins\", client_address = \"file:DIR/hosts\" }", true),
+    ] {
+        let mut site = Simulation::new(&of_listed(&dir, condition));
+        for login in
+            ["joe", "ann@example.org", "x@Example.com", "x@a.example.net", "x12", "jÜrgen@xn--bcher-kva.example"]
+        {
+            let messages = if is_listed { 2 } else { 7 };
+            assert_eq!(passed(&mut site, &format!("sasl_username={login}")), messages, "{condition} {login}");
+        }
+        let messages = if is_listed { 7 } else { 2 };
+        assert_eq!(passed(&mut site, "sasl_username=eve@example.org"), messages, "{condition}");
+    }
+    let config = Config::parse(
+        Path::new("connshaper.toml"),
+        of_listed(&dir, "match = { sasl_username = [\"file:DIR/more\", \"file:DIR/logins\"] }"),
+    );
+    assert_eq!(config.unwrap().limit_files.iter().map(|file| file.entries).collect::<Vec<_>>(), [1, 6]);
+}
+
+#[test]
+fn an_error_in_a_file_of_values_has_file_line_column_and_remedy() {
+    let dir = Dir::new();
+    let read = |condition: &str| Config::parse(Path::new("connshaper.toml"), of_listed(&dir, condition));
+    for (content, attribute, expected) in [
+        ("a\n*@example.org\n", "sasl_username", "2:1: `sasl_username` is never `*@example.org`"),
+        ("a\n hash:/x\n", "sender", "2:2: `sender` is never `hash:/x`"),
+        ("10.0.0\n", "client_address", "1:1: `client_address` is never `10.0.0`"),
+        ("50\nx\n", "recipient_count", "2:1: `recipient_count` is a number"),
+        ("/(/\n", "sender", "1:1: `sender` has `/(/`, which is not a valid regular expression"),
+    ] {
+        dir.write("file", content);
+        let error = read(&format!("match = {{ {attribute} = \"file:DIR/file\" }}")).unwrap_err();
+        assert!(error.summary().starts_with(&format!("{}:{expected}", dir.join("file").display())), "{error}");
+        assert!(error.to_string().contains("= help: write "), "{error}");
+    }
+    dir.write("file", &"/x/\n".repeat(1001));
+    let error = read("match = { sender = \"file:DIR/file\" }").unwrap_err();
+    assert!(error.summary().contains("file:1001:1: more than 1000 regular expressions"), "{error}");
+    for (path, problem) in [("DIR/absent", "absent cannot be read"), ("", "`sender` names no file")] {
+        let error = read(&format!("match = {{ sender = \"file:{path}\" }}")).unwrap_err();
+        assert!(error.summary().starts_with("connshaper.toml:6:") && error.summary().contains(problem), "{error}");
+    }
+}
+
+#[test]
+fn a_million_values_take_effect_when_their_file_changes() {
+    let dir = Dir::new();
+    dir.write("logins", "user7@example.org\n");
+    let rules = of_listed(&dir, "match = { sasl_username = \"file:DIR/logins\" }");
+    let host = Host::start(&format!("list_check_interval = 1\n{rules}"));
+    let number = |login: &str| host.mails(login, 4).iter().filter(|answer| *answer == "DUNNO").count();
+    assert_eq!((number("user7@example.org"), number("user600000@example.org")), (2, 4));
+    let mut logins = String::new();
+    for user in 1000..1_001_000 {
+        writeln!(logins, "user{user}@example.org").unwrap();
+    }
+    replace(&dir, "logins", &logins);
+    host.daemon.lines().wait_for("RELOADED ");
+    assert_eq!((number("user8@example.org"), number("user600001@example.org")), (4, 2));
+    // A download that failed.
+    replace(&dir, "logins", "user8@example.org\n");
+    let said = until("a warning", || {
+        let lines = host.daemon.lines().with("CONFIGURATION");
+        lines.into_iter().find(|line| line.contains("the file shrank from 1000000 entries to 1, so it is kept"))
+    });
+    assert!(said.contains("/logins:1:1: "), "{said}");
+    assert_eq!((number("user9@example.org"), number("user600002@example.org")), (4, 2));
 }

@@ -135,6 +135,7 @@ fn words(pattern: &Pattern) -> (&'static str, String) {
         Pattern::Range(least, most) => (" is", format!("from {least} to {most}")),
         Pattern::MailDomain(domain) => (" is", format!("in @{domain}")),
         Pattern::Below(domain) => (" is", format!("in or below {domain}")),
+        Pattern::Listed(list) => (" is", format!("one of {} in {}", list.length, list.source)),
         Pattern::Regex(regex) => (" matches", format!("/{regex}/")),
     }
 }

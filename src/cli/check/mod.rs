@@ -63,7 +63,7 @@ pub fn report(loaded: &Loaded, paint: Paint) -> String {
         let files = list_files(loaded);
         text += &table(files.iter().map(|file| match file.limit {
             Some(limit) => {
-                [format!("{} of limit {limit}", file.list), format!("{} keys", file.keys), file.path.to_string()]
+                [format!("{} of limit {limit}", file.list), format!("{} entries", file.keys), file.path.to_string()]
             }
             None => [file.list.to_owned(), entries(file.netblocks, file.names), file.path.to_string()],
         }));

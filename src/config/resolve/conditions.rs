@@ -1,5 +1,7 @@
 //! `match` and `unless`: conditions on the attributes of a request.
 
+use std::sync::Arc;
+
 use regex::bytes::{Regex, RegexBuilder};
 use toml::de::DeValue;
 
@@ -13,6 +15,9 @@ use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
 use crate::policy::door::Door;
 use crate::policy::key::KeyField;
 use crate::policy::spelling::Spellings;
+
+/// What stands before the path of a file with values.
+pub(super) const FILE: &str = "file:";
 
 /// The most memory that a regular expression takes, compiled and while it is matched.
 const REGEX_SIZE: usize = 1 << 20;
@@ -78,6 +83,13 @@ fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span
             "write false for an empty value",
         );
     }
+    if let Some(path) = text.strip_prefix(FILE) {
+        if path.is_empty() {
+            return s.diagnostics.error(span, format!("`{name}` names no file"), "write its path behind `file:`");
+        }
+        // Its values are read later.
+        return Some(Pattern::Listed(Arc::default()));
+    }
     if text == "/" || text == "//" {
         let remedy = "write it between slashes, as in \"/^dyn-/\", or true for any value";
         return s.diagnostics.error(span, "an empty regular expression", remedy);
@@ -100,7 +112,7 @@ fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span
 }
 
 /// What a text means. `Err`: problem and remedy, for what other programs write and no value is.
-fn text_pattern(attribute: Attribute, text: &str) -> Result<Pattern, (String, String)> {
+pub(in crate::config) fn text_pattern(attribute: Attribute, text: &str) -> Result<Pattern, (String, String)> {
     if is_number(attribute) {
         return comparison(text).ok_or_else(|| {
             let problem = format!("is a number, and {} compares with none", quoted(text));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use toml::de::DeValue;
 
 use super::super::diagnostics::quoted;
 use super::super::effective::Origin;
@@ -13,9 +14,11 @@ use super::super::lint;
 use super::super::lists::{ListKind, NamedListFile};
 use super::super::settings::TableSettings;
 use super::super::source::Span;
+use super::conditions::FILE;
 use super::netblocks::{self, Treated, Treatment};
 use crate::net::embedded::EmbeddedIpv4;
 use crate::policy::Limit;
+use crate::policy::attribute::Attribute;
 use crate::policy::lists::{ListEntry, ListIndex, Lists};
 
 /// What the configuration file itself says.
@@ -156,9 +159,29 @@ pub(super) fn files_of_limit(
 ) -> Vec<(LimitFile, Span)> {
     let directory = config.parent().unwrap_or(Path::new(""));
     let mut files: Vec<(LimitFile, Span)> = Vec::new();
+    for (is_unless, key) in [(false, "match"), (true, "unless")] {
+        for entry in s.table(key) {
+            let texts = match entry.value.get_ref() {
+                DeValue::Array(items) => items.iter().collect(),
+                _ => vec![entry.value],
+            };
+            let paths =
+                texts.iter().filter_map(|text| Some((text.get_ref().as_str()?.strip_prefix(FILE)?, text.span())));
+            for (number, (text, span)) in paths.enumerate() {
+                let Some(attribute) = Attribute::at(limit.door).find(|known| known.name() == entry.name) else {
+                    continue;
+                };
+                let purpose = FilePurpose::Condition { is_unless, attribute, number };
+                let path = path(s, key, directory, text, &span, |_| false).filter(|_| !text.is_empty());
+                files.extend(path.map(|path| (LimitFile::new(path, place, purpose), span)));
+            }
+        }
+    }
     let Some(own) = &mut limit.thresholds else { return files };
     for (text, span) in s.strings("thresholds_file").unwrap_or_default() {
-        let is_known = |path: &Path| files.iter().any(|(file, _)| file.path == path);
+        let is_known = |path: &Path| {
+            files.iter().any(|(file, _)| file.path == path && matches!(file.purpose, FilePurpose::Thresholds { .. }))
+        };
         if let Some(path) = path(s, "thresholds_file", directory, text, span, is_known) {
             let purpose = FilePurpose::Thresholds { place: own.lists.len() };
             own.lists.push(Arc::default());
