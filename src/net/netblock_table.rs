@@ -55,11 +55,13 @@ impl<T> Default for NetblockTable<T> {
 
 impl<T> NetblockTable<T> {
     /// The longest netblock that contains the address, and what is said of it.
+    #[inline]
     pub fn lookup(&self, address: IpAddr) -> Option<(&IpNet, &T)> {
         // Most limits have no netblocks of their own.
-        if self.entries.is_empty() {
-            return None;
-        }
+        if self.entries.is_empty() { None } else { self.search(address) }
+    }
+
+    fn search(&self, address: IpAddr) -> Option<(&IpNet, &T)> {
         let entry = match address.to_canonical() {
             IpAddr::V4(address) => self.v4.lookup(address.to_bits()),
             IpAddr::V6(address) => self.v6.lookup(address.to_bits()),

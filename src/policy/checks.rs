@@ -170,7 +170,9 @@ impl<'p> LimitChecks<'p> {
         if own == Some(UNLIMITED) {
             return;
         }
-        if let Some(count) = record.find(limit.memory_id, scope).filter(|_| scope != Scope::Session) {
+        if scope != Scope::Session
+            && let Some(count) = record.find(limit.memory_id, scope)
+        {
             return self.checks.push(known(count, part, own));
         }
         let amount = if !known_before || about() { amount(limit, scope, request, record) } else { 0 };
@@ -337,6 +339,7 @@ pub(crate) fn is_stressed(request: &Request) -> bool {
 }
 
 /// The client's part of a key: the client alone, or with others of its netblock.
+#[inline]
 pub(crate) fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: IpAddr) -> KeyPart {
     let (v4, v6) = (limit.ipv4_prefix_length, limit.ipv6_prefix_length);
     match rate {

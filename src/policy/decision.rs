@@ -344,9 +344,11 @@ impl<'p> Decision<'p> {
             Verdict::Delay(_) => !delay_granted,
             Verdict::Pass(_) | Verdict::Defer => false,
         };
-        let notes = &self.notes;
-        let stays = |count: &CountRecord| !(refused && notes.iter().any(|note| note.releases(count)));
-        record.keep_all(self.counts.drain(..).filter(stays));
+        if refused && !self.notes.is_empty() {
+            let notes = &self.notes;
+            self.counts.retain(|count| !notes.iter().any(|note| note.releases(count)));
+        }
+        record.keep_all(std::mem::take(&mut self.counts));
         for note in self.notes.drain(..) {
             match note {
                 MessageNote::Recipient { stays, .. } if refused && !stays => {}

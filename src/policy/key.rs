@@ -424,6 +424,7 @@ impl KeySpec {
 
     /// What a request is counted under; `client` is the client's part of it. What the client leaves out is a value of
     /// its own; `counts_absent` says whether a key may have nothing else. `None`: the request does not say all of it.
+    #[inline]
     pub fn part(
         &self,
         request: &Request,
@@ -431,9 +432,19 @@ impl KeySpec {
         counts_absent: bool,
         spellings: &Spellings,
     ) -> Option<KeyPart> {
-        if self.is_client() {
-            return Some(client);
+        match self.is_client() {
+            true => Some(client),
+            false => self.text_part(request, client, counts_absent, spellings),
         }
+    }
+
+    fn text_part(
+        &self,
+        request: &Request,
+        client: KeyPart,
+        counts_absent: bool,
+        spellings: &Spellings,
+    ) -> Option<KeyPart> {
         let mut text = String::new();
         let mut is_absent = !self.0.is_empty() && !counts_absent;
         for field in &self.0 {

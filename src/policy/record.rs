@@ -139,12 +139,14 @@ impl SessionRecord {
     }
 
     /// Whether a limit has counted anything of the session or the message.
+    #[inline]
     pub fn knows(&self, limit: LimitId) -> bool {
         self.counts.iter().any(|count| count.limit == limit)
             || self.message.as_deref().is_some_and(|message| lock(message).knows(limit))
     }
 
     /// What a limit has counted in this scope.
+    #[inline]
     pub fn find(&self, limit: LimitId, scope: Scope) -> Option<CountRecord> {
         match scope {
             Scope::Request => None,
@@ -156,8 +158,12 @@ impl SessionRecord {
     }
 
     /// Remembers counts of one request, no two of which have the same limit and scope, in place of earlier ones.
-    pub fn keep_all(&mut self, counts: impl Iterator<Item = CountRecord>) {
-        self.counts.reserve(counts.size_hint().1.unwrap_or(0));
+    pub fn keep_all(&mut self, counts: CountRecords) {
+        // Nearly always the session is new.
+        if self.counts.is_empty() && counts.iter().all(|count| matches!(count.scope, Scope::Session | Scope::Message)) {
+            self.counts = counts;
+            return;
+        }
         let earlier = self.counts.len();
         for count in counts {
             match count.scope {
@@ -176,7 +182,7 @@ impl SessionRecord {
 
     /// Remembers a count, in place of an earlier one of the same scope.
     pub fn keep(&mut self, count: CountRecord) {
-        self.keep_all(std::iter::once(count));
+        self.keep_all(CountRecords::from_buf([count]));
     }
 
     /// The counts that stand for the session or the whole message.
