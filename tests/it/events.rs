@@ -327,7 +327,7 @@ fn the_nftables_example_drops_banned_clients_and_accepts_overlapping_bans() {
         host.run(&format!("{facts} {example}"));
     };
     // Nothing listens on this port: a connection that passes the firewall is refused at once.
-    let connects = || client.run("timeout 1 bash -c '</dev/tcp/10.9.8.2/25' 2>/dev/null; test $? = 1");
+    let connects = || client.run("timeout 20 bash -c '</dev/tcp/10.9.8.2/25' 2>/dev/null; test $? = 1");
     let is_dropped = || client.run("timeout 1 bash -c '</dev/tcp/10.9.8.2/25' 2>/dev/null; test $? = 124");
     connects();
     for (key, seconds) in [("10.9.8.1", 60), ("10.9.8.0/24", 60), ("2001:db8::/64", 60), ("2001:db8::/48", 600)] {
