@@ -45,7 +45,8 @@ fn a_flood_of_one_client_costs_memcached_next_to_nothing() {
     });
     let took = start.elapsed();
     // Queries up to the limit, and those under way then; after that one in two seconds. Plus requests for `stats`.
-    let most = 11 + CONNECTIONS + took.as_secs() as usize / 2 + 2 + 2;
+    // Twice that, for while answers are slow more are under way.
+    let most = 2 * (11 + CONNECTIONS + took.as_secs() as usize / 2 + 2 + 2);
     assert!(gate.commands() <= most, "{} commands in {took:?}", gate.commands());
     println!("flood of one client: {} sessions in {took:.1?}, {} commands", CONNECTIONS * SESSIONS, gate.commands());
     // The next query adds the cached hits, so that other hosts see the flood.
