@@ -81,10 +81,11 @@ fn a_peer_that_may_not_ask_is_not_answered() {
 fn heads_and_bodies_have_bounds() {
     let host = HttpHost::start("");
     let long = "x".repeat(20_000);
-    assert_eq!(host.ask("POST /dovecot?command=report HTTP/1.1", &format!("{{\"login\":\"{long}\"}}")).status, 413);
-    assert_eq!(host.ask(&format!("GET /auth HTTP/1.1\r\nX-Long: {long}"), "").status, 431);
+    let object = format!("{{\"login\":\"{long}\"}}");
+    assert_eq!(host.ask_at_length("POST /dovecot?command=report HTTP/1.1", &object).status, 413);
+    assert_eq!(host.ask_at_length(&format!("GET /auth HTTP/1.1\r\nX-Long: {long}"), "").status, 431);
     let many: String = (0..200).map(|number| format!("\r\nX-{number}: x")).collect();
-    assert_eq!(host.ask(&format!("GET /auth HTTP/1.1{many}"), "").status, 431);
+    assert_eq!(host.ask_at_length(&format!("GET /auth HTTP/1.1{many}"), "").status, 431);
     for body in ["", "[]", "{", "\u{1}", "{\"login\":"] {
         assert_eq!(host.ask("POST /dovecot?command=allow HTTP/1.1", body).status, 400, "{body:?}");
     }

@@ -1,13 +1,13 @@
 //! A daemon that serves over HTTP, and a client of that.
 
-use std::io::{Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
 
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-use super::{Daemon, Dir, PATIENCE, Port, command};
+use super::{Daemon, Dir, PATIENCE, Port, command, until};
 
 /// A daemon with `http_listen` and a control socket.
 pub struct HttpHost {
@@ -56,6 +56,11 @@ impl HttpHost {
         fetch(self.address(), None, head, body)
     }
 
+    /// Sends a request that is too long to be read to its end.
+    pub fn ask_at_length(&self, head: &str, body: &str) -> HttpAnswer {
+        fetch_of_one_that_does_not_read(self.address(), head, body)
+    }
+
     /// What Dovecot asks or reports, with `$client` and further members of the object.
     pub fn dovecot(&self, command: &str, client: &str, members: &str) -> Value {
         let object = format!(
@@ -86,18 +91,31 @@ impl HttpAnswer {
 
 /// Sends a request, over a connection of its own, from an address if one is given.
 pub fn fetch(server: SocketAddr, from: Option<IpAddr>, head: &str, body: &str) -> HttpAnswer {
-    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None).unwrap();
+    try_fetch(server, from, head, body).unwrap_or_else(|error| panic!("no answer of {server}: {error}"))
+}
+
+/// The same, again where the connection is reset: a server that does not read all of a request closes it that way, and
+/// its answer may be lost.
+fn fetch_of_one_that_does_not_read(server: SocketAddr, head: &str, body: &str) -> HttpAnswer {
+    until("an answer that is not lost", || match try_fetch(server, None, head, body) {
+        Err(error) if [ErrorKind::ConnectionReset, ErrorKind::BrokenPipe].contains(&error.kind()) => None,
+        answer => Some(answer.unwrap()),
+    })
+}
+
+fn try_fetch(server: SocketAddr, from: Option<IpAddr>, head: &str, body: &str) -> io::Result<HttpAnswer> {
+    let socket = Socket::new(Domain::for_address(server), Type::STREAM, None)?;
     if let Some(from) = from {
-        socket.bind(&SocketAddr::new(from, 0).into()).unwrap();
+        socket.bind(&SocketAddr::new(from, 0).into())?;
     }
-    socket.connect(&server.into()).unwrap_or_else(|error| panic!("cannot connect to {server}: {error}"));
+    socket.connect(&server.into())?;
     let mut stream = TcpStream::from(socket);
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE))?;
     let length = if body.is_empty() { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
-    write!(stream, "{head}\r\nHost: {server}\r\n{length}Connection: close\r\n\r\n{body}").unwrap();
+    write!(stream, "{head}\r\nHost: {server}\r\n{length}Connection: close\r\n\r\n{body}")?;
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    parse(&answer)
+    stream.read_to_string(&mut answer)?;
+    Ok(parse(&answer))
 }
 
 fn parse(answer: &str) -> HttpAnswer {
