@@ -390,12 +390,7 @@ fn previews(
                 (counter.is_none())
                     .then(|| format!("it is at the {} door, and has not banned the client", limit.door.word()))
             }
-            Say::Whitelisted => Some("the client is on the whitelist".to_owned()),
-            Say::Exempt(netblock) => Some(format!("the limit does not count {netblock}")),
-            Say::Unlimited(own) => Some(format!("not limited by {own}")),
-            Say::NoKey(words) => Some(format!("the request has no {}", words.join(", "))),
-            Say::Condition(attribute) => Some(format!("its condition on {attribute} does not hold")),
-            Say::NotNow => Some("not counted at this protocol state".to_owned()),
+            say => say.why_not(),
         };
         let door = limit.door.word().to_owned();
         LimitPreview { limit: limit.name.clone(), door, log_only: limit.log_only, why_not, counter }

@@ -9,6 +9,7 @@ use super::commands::ControlCommand;
 use super::text::lasting;
 use super::{Control, Problem};
 use crate::engine::diagnosis::SetupProblem;
+use crate::engine::limit_use::{UnusableLimit, UnusedLimit};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::overrides::OverrideKind;
@@ -54,6 +55,9 @@ pub struct StatusAnswer {
     pub overrides_unreadable: Option<String>,
     pub since_start: BTreeMap<String, u64>,
     pub diagnosis: Vec<DiagnosisStatus>,
+    /// Limits that have counted nothing, though they could.
+    #[serde(default)]
+    pub unused_limits: Vec<UnusedLimitStatus>,
     pub suppressed_lines: u64,
     pub dropped_lines: u64,
 }
@@ -94,6 +98,14 @@ pub struct DiagnosisStatus {
     pub remedy: String,
 }
 
+/// A limit that has counted nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnusedLimitStatus {
+    pub limit: String,
+    /// How many requests it did not count, and why not one of them.
+    pub why: String,
+}
+
 impl ControlCommand for StatusArgs {
     type Answer = StatusAnswer;
 
@@ -122,6 +134,8 @@ impl StatusAnswer {
         let of = |kind| overrides.iter().filter(|entry| entry.kind == kind && entry.left(now) > 0).count();
         let rates = service.rates();
         let totals = service.statistics.counters().into_iter();
+        let (unusable, unused) = service.limit_use.findings();
+        let problems = service.diagnosis.findings();
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -153,7 +167,12 @@ impl StatusAnswer {
             allowances: of(OverrideKind::Allow),
             overrides_unreadable: service.overrides.unreadable(),
             since_start: totals.map(|counter| (counter.name.to_owned(), counter.get())).collect(),
-            diagnosis: service.diagnosis.findings().iter().map(DiagnosisStatus::from).collect(),
+            diagnosis: problems
+                .iter()
+                .map(DiagnosisStatus::from)
+                .chain(unusable.into_iter().map(DiagnosisStatus::from))
+                .collect(),
+            unused_limits: unused.iter().map(UnusedLimitStatus::from).collect(),
             suppressed_lines: service.log.suppressed(),
             dropped_lines: service.log.dropped(),
         }
@@ -170,6 +189,9 @@ impl StatusAnswer {
         let path = self.configuration.path.as_ref().map(|path| format!(", {path}")).unwrap_or_default();
         line("configuration", format!("{}{path}", self.configuration.form));
         line("limits", self.limits.join(", "));
+        for UnusedLimitStatus { limit, why } in &self.unused_limits {
+            line("", format!("{limit} has counted {why}"));
+        }
         let rate = |rate: f64, total: u64| format!("{rate:.1} a second in the last minute, {total} in all");
         line("requests", rate(self.queries_per_second, total("queries")));
         line("refusals", rate(self.refusals_per_second, total("refused")));
@@ -236,6 +258,18 @@ impl From<ServerHealth> for ServerStatus {
     fn from(ServerHealth { server, breaker, down_for }: ServerHealth) -> Self {
         let down_seconds = down_for.map(|time| time.as_secs());
         Self { server, breaker: breaker.name().to_owned(), down: down_for.is_some(), down_seconds }
+    }
+}
+
+impl From<UnusableLimit> for DiagnosisStatus {
+    fn from(UnusableLimit { problem, remedy }: UnusableLimit) -> Self {
+        Self { problem, remedy }
+    }
+}
+
+impl From<&UnusedLimit> for UnusedLimitStatus {
+    fn from(unused: &UnusedLimit) -> Self {
+        Self { limit: unused.limit.clone(), why: unused.why() }
     }
 }
 

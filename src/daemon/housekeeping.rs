@@ -70,6 +70,7 @@ impl Housekeeping {
             self.service.sample_rates(now);
             self.tell_full();
             self.service.diagnosis.conclude(&self.service.log);
+            self.service.limit_use.conclude(&self.service.rules.load().policy, &self.service.log);
             self.tell_state();
             if is_due(elapsed, self.statistics_interval) {
                 self.service.report(self.connections.len());

@@ -7,6 +7,7 @@ pub mod delays;
 pub mod diagnosis;
 pub mod distinct;
 pub mod event;
+pub mod limit_use;
 pub mod overrides;
 pub mod preview;
 pub mod reading;

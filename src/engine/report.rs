@@ -55,6 +55,7 @@ pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
 /// Notes what was counted for a request under which key. Tells of one that goes over its limit, or near it, where the
 /// limit says so: once in a window.
 pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<'_>, request: &Request, now: Now) {
+    service.limit_use.mark(checks);
     service.named_keys.note(checks, decision, now, |check, hit, crossing| {
         let limit = check.limit;
         let unit = u64::from(limit.counts.unit());

@@ -6,6 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::engine::delays::DelayedReplies;
 use crate::engine::diagnosis::Diagnosis;
+use crate::engine::limit_use::LimitUse;
 use crate::engine::named_keys::NamedKeys;
 use crate::engine::overrides::SharedOverrides;
 use crate::engine::report::Decisions;
@@ -39,6 +40,8 @@ pub struct Service {
     pub named_keys: NamedKeys,
     /// What the requests tell of the set-up.
     pub diagnosis: Diagnosis,
+    /// Which limits count anything.
+    pub limit_use: LimitUse,
     /// What administrators said, as other hosts hear it.
     pub overrides: SharedOverrides,
     /// Where it is told.
@@ -92,6 +95,7 @@ impl Service {
             decisions,
             named_keys: NamedKeys::default(),
             diagnosis: Diagnosis::default(),
+            limit_use: LimitUse::default(),
             overrides: SharedOverrides::default(),
             log,
             history: Mutex::default(),
@@ -117,6 +121,7 @@ impl Service {
         }
         self.log.reconfigure(&settings.log);
         self.rules.store(Arc::new(Rules::new(policy, settings, store, &self.decisions)));
+        self.limit_use.begin_anew();
     }
 
     /// A reload has changed nothing, for this reason.

@@ -527,6 +527,21 @@ pub enum Say {
     NotNow,
 }
 
+impl Say {
+    /// Why the limit does not count the request; `None`: it does.
+    pub fn why_not(&self) -> Option<String> {
+        match self {
+            Self::Counts => None,
+            Self::Whitelisted => Some("the client is on the whitelist".to_owned()),
+            Self::Exempt(netblock) => Some(format!("the limit does not count {netblock}")),
+            Self::Unlimited(own) => Some(format!("not limited by {own}")),
+            Self::NoKey(words) => Some(format!("the request has no {}", words.join(", "))),
+            Self::Condition(attribute) => Some(format!("its condition on {attribute} does not hold")),
+            Self::NotNow => Some("not counted at this protocol state".to_owned()),
+        }
+    }
+}
+
 impl Policy {
     /// What every limit has to say, in their order; `case` is what `plan` made of the same request.
     pub fn explain(&self, request: &Request, case: &LimitChecks<'_>) -> Vec<(&Limit, Say)> {

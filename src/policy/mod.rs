@@ -25,6 +25,7 @@ pub mod key;
 pub mod limit;
 pub mod lists;
 pub mod message;
+pub mod moments;
 pub mod overrides;
 pub mod record;
 pub mod record_snapshot;

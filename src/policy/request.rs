@@ -107,6 +107,12 @@ pub enum Stage {
 }
 
 impl Stage {
+    pub const ALL: [Self; 7] =
+        [Self::Connect, Self::Xclient, Self::Rcpt, Self::Data, Self::EndOfMessage, Self::Verify, Self::Other];
+
+    /// How many there are.
+    pub const COUNT: usize = Self::ALL.len();
+
     fn parse(value: &[u8]) -> Self {
         match value {
             b"CONNECT" => Self::Connect,

@@ -67,6 +67,7 @@ mod state;
 mod stores;
 mod thresholds;
 mod units;
+mod unused_limits;
 mod upgrade;
 mod users_of_a_log;
 mod web_door;

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use super::{Assessment, Finding, not_right, right};
 use crate::net::address::Address;
+use crate::policy::moments::RestrictionStage;
 
 /// The restriction lists in which a policy service may be named, in the order in which smtpd asks them.
 const LISTS: [&str; 9] = [
@@ -21,70 +22,13 @@ const LISTS: [&str; 9] = [
     "smtpd_delay_reject",
 ];
 
-/// The moments of an SMTP session at which smtpd asks, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RestrictionStage {
-    Connect,
-    Helo,
-    Mail,
-    Rcpt,
-    Data,
-    EndOfData,
-    Etrn,
-}
-
-impl RestrictionStage {
-    pub const ALL: [Self; 7] =
-        [Self::Connect, Self::Helo, Self::Mail, Self::Rcpt, Self::Data, Self::EndOfData, Self::Etrn];
-
-    /// What `protocol_state` is then.
-    pub fn states(self) -> &'static [&'static str] {
-        match self {
-            Self::Connect => &["CONNECT", "XCLIENT"],
-            Self::Helo => &["HELO", "EHLO"],
-            Self::Mail => &["MAIL"],
-            Self::Rcpt => &["RCPT"],
-            Self::Data => &["DATA"],
-            Self::EndOfData => &["END-OF-MESSAGE"],
-            Self::Etrn => &["ETRN"],
-        }
-    }
-
-    pub fn word(self) -> &'static str {
-        self.states()[0]
-    }
-
-    /// Whether there is a message then, with its `instance`.
-    pub fn is_of_message(self) -> bool {
-        matches!(self, Self::Rcpt | Self::Data | Self::EndOfData)
-    }
-
-    /// Whether a recipient has been accepted before.
-    pub fn is_late(self) -> bool {
-        matches!(self, Self::Data | Self::EndOfData)
-    }
-
-    /// The list of that moment.
-    pub fn list(self) -> &'static str {
-        match self {
-            Self::Connect => "smtpd_client_restrictions",
-            Self::Helo => "smtpd_helo_restrictions",
-            Self::Mail => "smtpd_sender_restrictions",
-            Self::Rcpt => "smtpd_recipient_restrictions",
-            Self::Data => "smtpd_data_restrictions",
-            Self::EndOfData => "smtpd_end_of_data_restrictions",
-            Self::Etrn => "smtpd_etrn_restrictions",
-        }
-    }
-
-    /// When smtpd goes through a list. `smtpd_delay_reject` puts the first three off.
-    fn of(list: &str, delayed: bool) -> Option<Self> {
-        let moment = match list {
-            "smtpd_relay_restrictions" => Self::Rcpt,
-            list => Self::ALL.into_iter().find(|moment| moment.list() == list)?,
-        };
-        Some(if delayed && AT_RCPT[..3].contains(&list) { Self::Rcpt } else { moment })
-    }
+/// When smtpd goes through a list. `smtpd_delay_reject` puts the first three off.
+fn stage_of(list: &str, delayed: bool) -> Option<RestrictionStage> {
+    let stage = match list {
+        "smtpd_relay_restrictions" => RestrictionStage::Rcpt,
+        list => RestrictionStage::ALL.into_iter().find(|stage| stage.list() == list)?,
+    };
+    Some(if delayed && AT_RCPT[..3].contains(&list) { RestrictionStage::Rcpt } else { stage })
 }
 
 /// A place at which a service of Postfix asks, and about whom.
@@ -405,9 +349,7 @@ impl Postfix {
         for service in self.services() {
             let delayed = self.list(service, "smtpd_delay_reject").is_none_or(|(_, value)| value != "no");
             for list in LISTS {
-                let (Some(moment), Some((name, value))) =
-                    (RestrictionStage::of(list, delayed), self.list(service, list))
-                else {
+                let (Some(moment), Some((name, value))) = (stage_of(list, delayed), self.list(service, list)) else {
                     continue;
                 };
                 questions.extend(calls(name, value).into_iter().map(|call| ServiceCall {

@@ -125,6 +125,8 @@ impl Simulation {
         let _guard = self.runtime.enter();
         self.service.sessions.end_silent_messages(now);
         give_back_all(&self.service, now);
+        let rules = self.service.rules.load();
+        self.service.limit_use.conclude(&rules.policy, &self.service.log);
     }
 
     /// Counters held in this process.

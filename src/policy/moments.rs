@@ -1,0 +1,179 @@
+//! When Postfix can ask what a limit counts, and what is said of a limit that it never asks about.
+
+use std::fmt::Display;
+
+use super::attribute::Attribute;
+use super::conditions::{Condition, Test};
+use super::key::KeyField;
+use super::limit::{CountKind, Limit};
+use super::request::Stage;
+
+/// The moments of an SMTP session at which Postfix asks, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RestrictionStage {
+    Connect,
+    Helo,
+    Mail,
+    Rcpt,
+    Data,
+    EndOfData,
+    Etrn,
+}
+
+impl RestrictionStage {
+    pub const ALL: [Self; 7] =
+        [Self::Connect, Self::Helo, Self::Mail, Self::Rcpt, Self::Data, Self::EndOfData, Self::Etrn];
+
+    /// What `protocol_state` is then.
+    pub fn states(self) -> &'static [&'static str] {
+        match self {
+            Self::Connect => &["CONNECT", "XCLIENT"],
+            Self::Helo => &["HELO", "EHLO"],
+            Self::Mail => &["MAIL"],
+            Self::Rcpt => &["RCPT"],
+            Self::Data => &["DATA"],
+            Self::EndOfData => &["END-OF-MESSAGE"],
+            Self::Etrn => &["ETRN"],
+        }
+    }
+
+    pub fn word(self) -> &'static str {
+        self.states()[0]
+    }
+
+    /// Whether there is a message then, with its `instance`.
+    pub fn is_of_message(self) -> bool {
+        matches!(self, Self::Rcpt | Self::Data | Self::EndOfData)
+    }
+
+    /// Whether a recipient has been accepted before.
+    pub fn is_late(self) -> bool {
+        matches!(self, Self::Data | Self::EndOfData)
+    }
+
+    /// What `Request::state` is then; of some, others too.
+    pub fn stages(self) -> &'static [Stage] {
+        match self {
+            Self::Connect => &[Stage::Connect, Stage::Xclient],
+            Self::Helo | Self::Mail => &[Stage::Other],
+            Self::Rcpt => &[Stage::Rcpt],
+            Self::Data => &[Stage::Data],
+            Self::EndOfData => &[Stage::EndOfMessage],
+            Self::Etrn => &[Stage::Verify],
+        }
+    }
+
+    /// The list of that moment.
+    pub fn list(self) -> &'static str {
+        match self {
+            Self::Connect => "smtpd_client_restrictions",
+            Self::Helo => "smtpd_helo_restrictions",
+            Self::Mail => "smtpd_sender_restrictions",
+            Self::Rcpt => "smtpd_recipient_restrictions",
+            Self::Data => "smtpd_data_restrictions",
+            Self::EndOfData => "smtpd_end_of_data_restrictions",
+            Self::Etrn => "smtpd_etrn_restrictions",
+        }
+    }
+}
+
+/// What is said of a limit that never counts anything.
+pub fn never_asked(limit: &Limit, why: impl Display) -> String {
+    format!("limit {} is never asked about: {why}", limit.name)
+}
+
+/// The same where the moments do not come that it needs.
+pub fn needs_moments(limit: &Limit, moments: &[RestrictionStage]) -> String {
+    match moments {
+        [] => never_asked(limit, "no request of Postfix has all that it needs"),
+        _ => {
+            let words: Vec<_> = moments.iter().map(|moment| moment.word()).collect();
+            never_asked(limit, format_args!("it needs a request at {}", words.join(" or ")))
+        }
+    }
+}
+
+/// What to do where no request has all that a limit needs.
+pub fn change_limit(limit: &Limit) -> String {
+    format!("change count, per or match of limit {}", limit.name)
+}
+
+/// Whether all that it counts goes back, unless Postfix asks later than at RCPT.
+pub fn gives_all_back(limit: &Limit) -> bool {
+    limit.counts == CountKind::Recipients && limit.count_unsent == Some(false)
+}
+
+/// What is said of a limit of which all goes back.
+pub fn all_goes_back(limit: &Limit) -> (String, String) {
+    let problem = format!(
+        "limit {} counts nothing in the end: with count_unsent = false recipients go back until Postfix asks at DATA or \
+         END-OF-MESSAGE, and it asks at neither",
+        limit.name
+    );
+    let list = RestrictionStage::EndOfData.list();
+    (problem, format!("write the same check_policy_service in {list}, or remove count_unsent of limit {}", limit.name))
+}
+
+/// When a request can say all that the limit needs.
+pub fn moments(limit: &Limit) -> Vec<RestrictionStage> {
+    let counted = |moment: &RestrictionStage| match limit.counts {
+        CountKind::Connections => *moment != RestrictionStage::Etrn,
+        CountKind::Bytes => *moment == RestrictionStage::EndOfData,
+        CountKind::Messages | CountKind::Clients => moment.is_of_message(),
+        CountKind::Recipients if limit.per.is_of_recipient() => *moment == RestrictionStage::Rcpt,
+        CountKind::Recipients => moment.is_of_message(),
+        _ => true,
+    };
+    let needed = attributes(limit);
+    let known = |moment: &RestrictionStage| needed.iter().all(|attribute| is_known(*attribute, *moment));
+    let all =
+        RestrictionStage::ALL.into_iter().filter(counted).filter(known).filter(|moment| may_be_at(limit, *moment));
+    let mut moments: Vec<_> = all.collect();
+    // Most connections never come to DATA.
+    if limit.counts == CountKind::Connections && moments.iter().any(|moment| !moment.is_late()) {
+        moments.retain(|moment| !moment.is_late());
+    }
+    moments
+}
+
+/// Whether it counts only those who have logged in.
+pub fn needs_login(limit: &Limit) -> bool {
+    attributes(limit).iter().any(|attribute| is_of_login(*attribute))
+}
+
+/// The attributes without which it never counts.
+fn attributes(limit: &Limit) -> Vec<Attribute> {
+    let has_value = |condition: &&Condition| condition.test != Test::Absent;
+    let keys = limit.per.0.iter().filter_map(|field| match field {
+        KeyField::Client => None,
+        KeyField::Whole(attribute) | KeyField::MailDomain(attribute) | KeyField::HostDomain(attribute) => {
+            Some(*attribute)
+        }
+    });
+    keys.chain(limit.conditions.all.iter().filter(has_value).map(|condition| condition.attribute)).collect()
+}
+
+/// Whether Postfix can tell an attribute at that moment.
+fn is_known(attribute: Attribute, moment: RestrictionStage) -> bool {
+    match attribute {
+        Attribute::HeloName => moment != RestrictionStage::Connect,
+        Attribute::Sender | Attribute::Size => moment.is_of_message() || moment == RestrictionStage::Mail,
+        Attribute::Recipient | Attribute::QueueId | Attribute::Instance => moment.is_of_message(),
+        Attribute::RecipientCount => moment.is_late(),
+        Attribute::EtrnDomain => moment == RestrictionStage::Etrn,
+        attribute if is_of_login(attribute) => !matches!(moment, RestrictionStage::Connect | RestrictionStage::Helo),
+        _ => true,
+    }
+}
+
+fn is_of_login(attribute: Attribute) -> bool {
+    matches!(attribute, Attribute::SaslUsername | Attribute::SaslMethod | Attribute::SaslSender)
+}
+
+/// Whether what it says of `protocol_state` allows that moment.
+fn may_be_at(limit: &Limit, moment: RestrictionStage) -> bool {
+    let of_state = |condition: &&Condition| condition.attribute == Attribute::ProtocolState;
+    let holds = |condition: &Condition| moment.states().iter().any(|state| condition.test.holds(state.as_bytes()));
+    let fails = |condition: &Condition| moment.states().iter().all(|state| condition.test.holds(state.as_bytes()));
+    limit.conditions.all.iter().filter(of_state).all(holds) && !limit.conditions.none.iter().filter(of_state).any(fails)
+}
