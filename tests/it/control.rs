@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{self, Daemon, Memcached, PATIENCE, Policy, command, until};
+use crate::support::redis::RIGHTS;
+use crate::support::{self, Daemon, Memcached, PATIENCE, Policy, Redis, RedisCluster, command, until};
 
 /// A daemon with a control socket.
 struct Host {
@@ -227,6 +228,20 @@ fn overrides_and_resets_reach_all_hosts_of_a_memcached_with_a_login_and_of_one_w
     overrides_and_resets_reach_all_hosts(&memcached.config());
 }
 
+#[test]
+fn overrides_and_resets_reach_all_hosts_of_a_shared_redis() {
+    let redis = Redis::with_rights(RIGHTS);
+    overrides_and_resets_reach_all_hosts(&redis.config());
+    let redis = Redis::start_with_tls();
+    overrides_and_resets_reach_all_hosts(&redis.config());
+}
+
+#[test]
+fn overrides_and_resets_reach_all_hosts_of_a_cluster() {
+    let cluster = RedisCluster::start();
+    overrides_and_resets_reach_all_hosts(&cluster.config());
+}
+
 fn overrides_and_resets_reach_all_hosts(store: &str) {
     let logins = "[limit.logins]\nper = \"sasl_username\"\nthreshold = 1";
     let config = format!("threshold = 1\nstore_timeout = \"5s\"\n{store}{logins}");
@@ -238,6 +253,13 @@ fn overrides_and_resets_reach_all_hosts(store: &str) {
     });
     other.ask("unban 203.0.113.0/24");
     until("its end on the first", || passes(&one.connected("203.0.113.10", port.next().unwrap())).then_some(()));
+    one.ask("allow 203.0.113.7 for 1h");
+    until("an allowance on the other host", || (other.ask("status")["allowances"] == 1).then_some(()));
+    assert!((0..3).all(|_| passes(&other.connected("203.0.113.7", port.next().unwrap()))));
+    other.ask("disallow 203.0.113.7");
+    until("its end on the first", || (one.ask("status")["allowances"] == 0).then_some(()));
+    assert!(passes(&one.connected("203.0.113.7", port.next().unwrap())));
+    assert!(!passes(&one.connected("203.0.113.7", port.next().unwrap())));
 
     // A reset on the first host clears a refusal of the other.
     other.connect_often("198.51.100.7", 1);
@@ -264,6 +286,17 @@ fn overrides_and_resets_reach_all_hosts(store: &str) {
     one.ask("reset sasl_username=joe");
     until("a login whose session is no longer refused", || refused().then_some(()));
     assert_eq!(other.ask("show sasl_username=joe")["counters"][0]["count"], 0);
+
+    // A prefix has the clients that the first host has seen.
+    for client in ["192.0.2.70", "192.0.2.71", "198.18.0.1"] {
+        assert!(passes(&one.connected(client, port.next().unwrap())));
+        assert!(!passes(&other.connected(client, port.next().unwrap())));
+    }
+    one.ask("reset 192.0.2.64/26");
+    for client in ["192.0.2.70", "192.0.2.71"] {
+        until("a client that begins anew", || passes(&other.connected(client, port.next().unwrap())).then_some(()));
+    }
+    assert!(!passes(&other.connected("198.18.0.1", port.next().unwrap())));
 }
 
 #[test]

@@ -3,16 +3,37 @@
 //! The table of `faults_store`, with lines of its own for what only Redis can do.
 
 use std::cell::RefCell;
+use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::faults_store::{conclude, in_time_and_right, outage};
+use crate::faults_store::{NOISE, RECOVERY, STORE_TIMEOUT, conclude, in_time_and_right, outage};
 use crate::support::load::{RULES, Row, under_load};
-use crate::support::{Daemon, Policy, Redis, RedisCluster, Sentinel, until};
+use crate::support::redis::RIGHTS;
+use crate::support::{Daemon, Dir, Fault, Gate, Namespace, Policy, Redis, RedisCluster, Sentinel, until};
 
 fn daemon(store: &str) -> Daemon {
     Daemon::start(&format!("{RULES}{store}"))
 }
+
+/// A Redis behind a gate, and a daemon that asks it there.
+fn gated(more: &str) -> (Redis, Gate, Daemon) {
+    let redis = Redis::start();
+    let gate = Gate::to(&redis.address().to_string());
+    let daemon = daemon(&format!("redis_server = \"redis://{}\"\n{more}", gate.server()));
+    (redis, gate, daemon)
+}
+
+/// The one line that names why the store is down: the first, or a later one where the first says that it went away.
+fn names(daemon: &Daemon, cause: &str) -> String {
+    let found = || daemon.lines().with("_DOWN ").into_iter().filter(|line| line.contains(cause)).collect::<Vec<_>>();
+    let line = until(cause, || found().pop());
+    assert_eq!(found().len(), 1, "{}", daemon.lines());
+    line
+}
+
+/// The count of a client that the load has again and again.
+const BUSY: &str = "connshaper:10.0.200.0";
 
 #[test]
 fn a_killed_redis_delays_no_answer() {
@@ -37,6 +58,173 @@ fn a_redis_that_is_not_there_at_the_start_delays_no_answer() {
     let daemon = daemon(&redis.config());
     let seen = outage(&daemon, || {}, || redis.start_again());
     conclude("redis refused", &daemon, &seen);
+}
+
+#[test]
+fn a_redis_whose_packets_are_lost_delays_no_answer() {
+    let [near, far] = Namespace::pair();
+    let redis = Redis::start_within(&far);
+    let dir = Dir::new();
+    let endpoint = format!("unix:{}", dir.join("policy").display());
+    let daemon = Daemon::start_at_after(&endpoint, &near.enter(), &format!("{RULES}{}", redis.config()));
+    let lose = || far.run("ip route add blackhole 10.9.8.1/32");
+    let seen = outage(&daemon, lose, || far.run("ip route del blackhole 10.9.8.1/32"));
+    conclude("redis black-holed", &daemon, &seen);
+    until("a count after that", || redis.value(BUSY));
+}
+
+#[test]
+fn a_redis_slower_than_store_timeout_delays_no_answer_and_mixes_up_none() {
+    let (_redis, gate, daemon) = gated("");
+    let seen = outage(&daemon, || gate.set(Fault::Slow(Duration::from_millis(300))), || gate.set(Fault::None));
+    conclude("redis slow, 300 ms", &daemon, &seen);
+}
+
+#[test]
+fn a_slow_redis_within_store_timeout_counts_everything() {
+    let (_redis, gate, daemon) = gated("store_timeout = \"1s\"\n");
+    let (seen, ()) = under_load(&daemon, |progress| {
+        gate.set(Fault::Slow(Duration::from_millis(40)));
+        progress.wait_for(400);
+    });
+    Row { fault: "redis slow, 40 ms of 1 s", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
+    assert_eq!((seen.refused_wrongly(), seen.passed_wrongly()), (0, 0));
+    assert!(daemon.lines().with("STORE_DOWN").is_empty());
+}
+
+#[test]
+fn a_half_closed_connection_to_redis_delays_no_answer() {
+    let (_redis, gate, daemon) = gated("");
+    let seen = outage(&daemon, || gate.set(Fault::HalfClosed), || gate.set(Fault::None));
+    conclude("redis half-closed", &daemon, &seen);
+}
+
+#[test]
+fn a_redis_with_invalid_answers_delays_no_answer() {
+    for nonsense in ["HTTP/1.1 400 Bad Request\r\n\r\n", ":4\r\n", "*3\r\n:1\r\n:4000000000\r\n$1\r\nx\r\n"] {
+        let (_redis, gate, daemon) = gated("");
+        let seen = outage(&daemon, || gate.set(Fault::Nonsense(nonsense)), || gate.set(Fault::None));
+        conclude("redis nonsense", &daemon, &seen);
+    }
+}
+
+#[test]
+fn a_redis_that_is_started_again_delays_no_answer() {
+    let redis = RefCell::new(Redis::start());
+    let daemon = daemon(&redis.borrow().config());
+    until("a connection", || (redis.borrow().statistic("connected_clients") > 1).then_some(()));
+    let (seen, recovery) = under_load(&daemon, |progress| {
+        redis.borrow_mut().kill();
+        redis.borrow_mut().start_again();
+        let back = Instant::now();
+        until("a count after the restart", || redis.borrow().value(BUSY));
+        let recovery = back.elapsed();
+        progress.wait_for(800);
+        recovery
+    });
+    Row { fault: "redis restarted", seen: &seen, p99: None, recovery: Some(recovery), log: daemon.lines() }.print();
+    in_time_and_right("redis restarted", &seen);
+    assert!(recovery < RECOVERY, "{recovery:?}");
+}
+
+#[test]
+fn a_flush_of_redis_restarts_counts_and_refuses_no_client() {
+    let redis = Redis::start();
+    let daemon = daemon(&redis.config());
+    let (seen, ()) = under_load(&daemon, |progress| {
+        until("a client that is over", || (redis.value(BUSY)?.parse::<u32>().ok()? > 10).then_some(()));
+        assert_eq!(redis.say(&["FLUSHALL"]), "OK");
+        until("a client that begins anew", || redis.value(BUSY));
+        progress.wait_for(2000);
+    });
+    Row { fault: "redis flushed", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
+    in_time_and_right("redis flushed", &seen);
+    assert!(daemon.lines().with("STORE_DOWN").is_empty(), "{}", daemon.lines());
+}
+
+#[test]
+fn a_redis_that_loads_its_data_delays_no_answer() {
+    let redis =
+        Redis::start_with(&["--enable-debug-command", "yes", "--loading-process-events-interval-bytes", "1024"]);
+    assert_eq!(redis.say(&["DEBUG", "POPULATE", "100000"]), "OK");
+    let daemon = daemon(&redis.config());
+    thread::scope(|scope| {
+        let load = || {
+            // In microseconds, for each key.
+            assert_eq!(redis.say(&["CONFIG", "SET", "key-load-delay", "1000"]), "OK");
+            scope.spawn(|| assert_eq!(redis.say(&["DEBUG", "RELOAD"]), "OK"));
+            names(&daemon, "LOADING");
+        };
+        let seen = outage(&daemon, load, || assert_eq!(redis.say(&["CONFIG", "SET", "key-load-delay", "0"]), "OK"));
+        conclude("redis loading", &daemon, &seen);
+    });
+}
+
+#[test]
+fn a_redis_that_cannot_save_delays_no_answer() {
+    let redis = Redis::start();
+    let daemon = daemon(&redis.config());
+    // Its file cannot take the place of a directory.
+    fs::create_dir(redis.dir().join("dump.rdb")).unwrap();
+    let spoil = || {
+        assert_eq!(redis.say(&["CONFIG", "SET", "save", "3600 1"]), "OK");
+        redis.say(&["BGSAVE"]);
+        until("a snapshot that failed", || {
+            redis.say(&["INFO", "persistence"]).contains("rdb_last_bgsave_status:err").then_some(())
+        });
+    };
+    let seen = outage(&daemon, spoil, || assert_eq!(redis.say(&["CONFIG", "SET", "save", ""]), "OK"));
+    conclude("redis cannot save", &daemon, &seen);
+    names(&daemon, "MISCONF");
+}
+
+#[test]
+fn a_redis_that_gets_a_password_delays_no_answer() {
+    let redis = Redis::start();
+    let daemon = daemon(&redis.config());
+    let close = || {
+        // Connections that are there already go on.
+        assert_eq!(redis.say(&["CONFIG", "SET", "requirepass", "secret"]), "OK");
+        redis.say(&["--no-auth-warning", "-a", "secret", "CLIENT", "KILL", "TYPE", "normal"]);
+        names(&daemon, "NOAUTH");
+    };
+    let open =
+        || assert_eq!(redis.say(&["--no-auth-warning", "-a", "secret", "CONFIG", "SET", "requirepass", ""]), "OK");
+    let seen = outage(&daemon, close, open);
+    conclude("redis wants a password", &daemon, &seen);
+}
+
+#[test]
+fn a_redis_whose_password_changes_delays_no_answer() {
+    let redis = Redis::start();
+    assert_eq!(redis.say(&["CONFIG", "SET", "requirepass", "old"]), "OK");
+    let file = redis.dir().write("password", "old\n");
+    let daemon = daemon(&format!("{}redis_password_file = \"{}\"\n", redis.config(), file.display()));
+    let change = || {
+        assert_eq!(redis.say(&["--no-auth-warning", "-a", "old", "CONFIG", "SET", "requirepass", "new"]), "OK");
+        redis.say(&["--no-auth-warning", "-a", "new", "CLIENT", "KILL", "TYPE", "normal"]);
+        let line = names(&daemon, "refuses the login");
+        assert!(!line.contains("old"), "{line}");
+    };
+    let seen = outage(&daemon, change, || drop(redis.dir().write("password", "new\n")));
+    conclude("redis password changed", &daemon, &seen);
+}
+
+#[test]
+fn a_user_who_may_no_longer_run_scripts_counts_by_plain_commands() {
+    let redis = Redis::with_rights(&format!("{RIGHTS} +mget +acl"));
+    let daemon = daemon(&redis.config());
+    let (seen, ()) = under_load(&daemon, |progress| {
+        assert_eq!(redis.say(&["ACL", "SETUSER", "counter", "-eval", "-evalsha"]), "OK");
+        daemon.lines().wait_for("STORE_UP");
+        let before: u32 = until("a count", || redis.value(BUSY)).parse().unwrap();
+        until("further counts", || (redis.value(BUSY)?.parse::<u32>().ok()? > before).then_some(()));
+        progress.wait_for(800);
+    });
+    Row { fault: "redis without scripts", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
+    in_time_and_right("redis without scripts", &seen);
+    let down = daemon.lines().with("STORE_DOWN");
+    assert!(down.len() == 1 && down[0].contains("evalsha"), "{}", daemon.lines());
 }
 
 #[test]
@@ -91,7 +279,8 @@ fn a_failover_of_sentinel_is_followed_under_load() {
 #[test]
 fn of_a_cluster_only_the_keys_of_a_dead_node_are_counted_locally() {
     let mut cluster = RedisCluster::start();
-    let hosts = [daemon(&cluster.config()), daemon(&cluster.config())];
+    let patient = format!("store_timeout = \"1s\"\n{}", cluster.config());
+    let hosts = [daemon(&patient), daemon(&patient)];
     let clients: Vec<String> = (0..60).map(|number| format!("203.0.113.{number}")).collect();
     let ask = |host: &Daemon, client: &str, port: u16| {
         let asked = Instant::now();
@@ -209,8 +398,13 @@ fn what_redis_refuses_is_answered_in_time_named_once_and_recovered_from() {
         let mut policy = Policy::connect(daemon.endpoint());
         assert_eq!(policy.connected("203.0.113.1", 1), "DUNNO", "{name}");
         make(&redis);
-        let verdicts: Vec<bool> = (1..=4).map(|port| policy.connected("198.51.100.1", port) == "DUNNO").collect();
-        assert_eq!(verdicts, [true, true, false, false], "{name}");
+        let mut ask = |port| {
+            let asked = Instant::now();
+            let passes = policy.connected("198.51.100.1", port) == "DUNNO";
+            assert!(asked.elapsed() < STORE_TIMEOUT + NOISE, "{name}: {:?}", asked.elapsed());
+            passes
+        };
+        assert_eq!([1, 2, 3, 4].map(&mut ask), [true, true, false, false], "{name}");
         let line = daemon.lines().wait_for(keyword);
         assert!(line.contains(cause), "{name}: {line}");
         assert_eq!(daemon.lines().with(keyword).len(), 1, "{name}: {}", daemon.lines());

@@ -17,16 +17,16 @@ use crate::support::{
 };
 
 /// The default of `store_timeout`.
-const STORE_TIMEOUT: Duration = Duration::from_millis(100);
+pub const STORE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Allowance for a machine that is busy with other tests.
-const NOISE: Duration = Duration::from_secs(1);
+pub const NOISE: Duration = Duration::from_secs(1);
 
 /// The same allowance for 99 of 100 answers; far below `store_timeout`.
 const NOISE_OF_P99: Duration = Duration::from_millis(20);
 
 /// The longest time from the return of a server until its counts are used again.
-const RECOVERY: Duration = Duration::from_secs(1);
+pub const RECOVERY: Duration = Duration::from_secs(1);
 
 fn daemon(server: &str) -> Daemon {
     Daemon::start(&config(server))

@@ -73,6 +73,8 @@ impl ServerRefusal {
             "ERR" if text.contains("not an integer") => Self::NotANumber,
             "NOSCRIPT" => Self::NoScript,
             "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOREPLICAS" | "MISCONF" => Self::Unusable,
+            // The next connection finds out what is left to do.
+            "NOPERM" if text.contains("'eval") => Self::Unusable,
             "MOVED" | "ASK" => match words.nth(1) {
                 Some(address) => Self::Elsewhere { address: address.to_owned(), ask: first == "ASK" },
                 None => Self::Other,

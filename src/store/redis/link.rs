@@ -2,14 +2,17 @@
 
 use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_blocking;
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
@@ -20,6 +23,10 @@ use crate::net::resolve;
 use crate::net::stream::Stream;
 use crate::store::shared::backend::CounterCommand;
 use crate::store::shared::login::StoreLogin;
+
+/// How long one address may take to accept. The kernel asks again after a second only, and a server that was away is to
+/// be found sooner.
+const TCP_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Makes connections.
 #[derive(Clone, Debug)]
@@ -152,11 +159,24 @@ async fn open_stream(address: &Address) -> Result<Stream, String> {
                 let addresses = resolve::addresses(host, *port).await;
                 let addresses =
                     addresses.map_err(|error| io::Error::other(format!("its name does not resolve: {error}")))?;
-                TcpStream::connect(&addresses[..]).await?.try_into()
+                connect_to_one(&addresses).await?.try_into()
             }
         }
     };
     open.await.map_err(|error: io::Error| error.to_string())
+}
+
+/// Each address has its time: one of them may lead nowhere.
+async fn connect_to_one(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let mut problem = io::Error::other("its name has no address");
+    for address in addresses {
+        match timeout(TCP_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => problem = error,
+            Err(_) => problem = io::ErrorKind::TimedOut.into(),
+        }
+    }
+    Err(problem)
 }
 
 impl Link {

@@ -29,8 +29,11 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 /// After a connection that lasted this long the interval is short again.
 const LASTING: Duration = Duration::from_secs(60);
 
-/// Between two log lines on answers that are errors.
+/// Between two log lines on answers that are errors, and between two on why a server is down.
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Log lines on why a server is down, in one outage.
+const MAX_CAUSES: usize = 4;
 
 /// What waits for one server.
 #[derive(Debug)]
@@ -52,6 +55,26 @@ struct CommandQueueState<C> {
     commands: Vec<PendingCommand<C>>,
     breaker: Breaker,
     complained: Option<Instant>,
+    /// Why it is down, as far as the log has it, and since when.
+    causes: Vec<String>,
+    caused: Instant,
+}
+
+impl<C> CommandQueueState<C> {
+    /// Whether a server that is still down is so for a reason that the log does not have.
+    fn is_news(&mut self, cause: &str, outage: bool) -> bool {
+        if outage {
+            self.causes.clear();
+        }
+        let first = self.causes.is_empty();
+        let due = self.caused.elapsed() >= COMPLAINT_INTERVAL && self.causes.len() < MAX_CAUSES;
+        let news = first || due && self.causes.iter().all(|known| known != cause);
+        if news {
+            self.causes.push(cause.to_owned());
+            self.caused = Instant::now();
+        }
+        news && !first
+    }
 }
 
 /// One command on its way.
@@ -106,7 +129,13 @@ impl<C> CommandQueue<C> {
             on_failure: context.on_failure,
             log: context.log.clone(),
             statistics: Arc::clone(context.statistics),
-            state: Mutex::new(CommandQueueState { commands: Vec::new(), breaker, complained: None }),
+            state: Mutex::new(CommandQueueState {
+                commands: Vec::new(),
+                breaker,
+                complained: None,
+                causes: Vec::new(),
+                caused: Instant::now(),
+            }),
             work: Notify::new(),
         }
     }
@@ -280,14 +309,18 @@ impl<C> CommandQueue<C> {
         let mut state = self.state();
         let stranded = std::mem::take(&mut state.commands);
         let decisions = unanswered + stranded.iter().filter(|pending| pending.leads).count() as u64;
-        let news = state.breaker.open(decisions);
+        let begins = state.breaker.open(decisions);
+        let news = state.is_news(cause, begins);
         drop(state);
         for mut pending in stranded {
             pending.finish(Err(StoreError::Unavailable));
         }
-        if news {
+        if begins {
             add(&self.statistics.store_outages, 1);
             report::down(&self.log, &self.name, cause, self.on_failure);
+        }
+        if news {
+            report::still_down(&self.log, &self.name, cause);
         }
     }
 

@@ -13,6 +13,13 @@ pub fn down(log: &Log, server: &str, cause: &str, on_store_failure: OnStoreFailu
     });
 }
 
+/// A server that is down is so for another reason than was said.
+pub fn still_down(log: &Log, server: &str, cause: &str) {
+    log.line(Severity::Warning, "STORE_STILL_DOWN", |line| {
+        line.field("server", server).field("cause", cause);
+    });
+}
+
 /// A server is up again, after `seconds` in which `decisions` were made without it.
 pub fn up(log: &Log, server: &str, seconds: u64, decisions: u64) {
     log.change(LogEvent::Store, Severity::Notice, "STORE_UP", |line| {

@@ -1,22 +1,33 @@
 //! A private Redis, alone, with Sentinels, or as a cluster.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 
 use nix::sys::signal::Signal;
 
-use super::{Dir, Port, Process, certificates, until};
+use super::{Dir, Namespace, Port, Process, certificates, until};
 
 /// A running Redis. It can be frozen, killed, and started again at the same address.
 pub struct Redis {
     process: Process,
-    port: Port,
+    place: Place,
     dir: Dir,
     options: Vec<String>,
     tls: bool,
     /// Beside the Redis, a user that may do what is listed.
     login: Option<(String, String)>,
 }
+
+/// Where it listens, beside its unix socket.
+enum Place {
+    Port(Port),
+    /// In the network namespace of this process, reached by `nsenter`.
+    Namespace(String),
+}
+
+/// The address in a namespace.
+const FAR: &str = "10.9.8.2:6379";
 
 /// The user of [`Redis::with_rights`], and its password.
 const USER: (&str, &str) = ("counter", "not so secret");
@@ -37,14 +48,20 @@ impl Redis {
 
     /// The same with further options.
     pub fn start_with(options: &[&str]) -> Self {
-        Self::start_in(Dir::new(), Port::new(), options.iter().map(|option| (*option).to_owned()).collect(), false)
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
+        Self::start_in(Dir::new(), Place::Port(Port::new()), options, false)
+    }
+
+    /// Starts one in a namespace, at 10.9.8.2:6379.
+    pub fn start_within(namespace: &Namespace) -> Self {
+        Self::start_in(Dir::new(), Place::Namespace(namespace.id()), Vec::new(), false)
     }
 
     /// One that speaks TLS alone, and wants certificates of its own authority.
     pub fn start_with_tls() -> Self {
         let dir = Dir::new();
         certificates::make(&dir);
-        Self::start_in(dir, Port::new(), Vec::new(), true)
+        Self::start_in(dir, Place::Port(Port::new()), Vec::new(), true)
     }
 
     /// One with a user that may do only this with keys of ours.
@@ -61,16 +78,16 @@ impl Redis {
         redis
     }
 
-    fn start_in(dir: Dir, port: Port, options: Vec<String>, tls: bool) -> Self {
-        let process = run(&dir, &port, &options, tls);
-        let redis = Self { process, port, dir, options, tls, login: None };
+    fn start_in(dir: Dir, place: Place, options: Vec<String>, tls: bool) -> Self {
+        let process = run(&dir, &place, &options, tls);
+        let redis = Self { process, place, dir, options, tls, login: None };
         until("a Redis that answers", || (redis.say(&["PING"]) == "PONG").then_some(()));
         redis
     }
 
     /// The lines of a configuration that choose it.
     pub fn config(&self) -> String {
-        let address = self.port.address();
+        let address = self.address();
         let mut config = match self.tls {
             true => format!(
                 "redis_server = \"rediss://localhost:{}\"\nredis_ca_file = \"{}\"\nredis_certificate_file = \"{}\"\n\
@@ -94,8 +111,13 @@ impl Redis {
         format!("redis_server = \"unix:{}\"\n", self.dir.join("socket").display())
     }
 
+    /// Address and port, to connect to.
+    pub fn address(&self) -> SocketAddr {
+        self.place.address()
+    }
+
     pub fn port(&self) -> u16 {
-        self.port.address().port()
+        self.address().port()
     }
 
     pub fn dir(&self) -> &Dir {
@@ -105,13 +127,7 @@ impl Redis {
     /// Sends a command, and returns the answer as redis-cli prints it.
     pub fn say(&self, words: &[&str]) -> String {
         let mut command = Command::new("redis-cli");
-        command.args(["-p", &self.port().to_string()]);
-        if self.tls {
-            command.arg("--tls").args(["-h", "localhost"]);
-            for (option, file) in [("--cacert", "ca.crt"), ("--cert", "client.crt"), ("--key", "client.key")] {
-                command.arg(option).arg(self.dir.join(file));
-            }
-        }
+        command.arg("-s").arg(self.dir.join("socket"));
         if let Some((user, password)) = &self.login {
             command.args(["--user", user, "--pass", password, "--no-auth-warning"]);
         }
@@ -149,15 +165,31 @@ impl Redis {
 
     /// Starts it again after `kill`, empty, at the same address.
     pub fn start_again(&mut self) {
-        self.process = run(&self.dir, &self.port, &self.options, self.tls);
+        self.process = run(&self.dir, &self.place, &self.options, self.tls);
         until("a Redis that answers", || (self.say(&["PING"]) == "PONG").then_some(()));
     }
 }
 
-fn run(dir: &Dir, port: &Port, options: &[String], tls: bool) -> Process {
-    let mut command = Command::new("redis-server");
-    let number = port.address().port().to_string();
-    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir"]).arg(dir.path());
+impl Place {
+    fn address(&self) -> SocketAddr {
+        match self {
+            Self::Port(port) => port.address(),
+            Self::Namespace(_) => FAR.parse().unwrap(),
+        }
+    }
+}
+
+fn run(dir: &Dir, place: &Place, options: &[String], tls: bool) -> Process {
+    let mut command = match place {
+        Place::Port(_) => Command::new("redis-server"),
+        Place::Namespace(id) => {
+            let mut command = Command::new("nsenter");
+            command.args(["--net", "--target", id, "redis-server", "--protected-mode", "no"]);
+            command
+        }
+    };
+    let (host, number) = (place.address().ip().to_string(), place.address().port().to_string());
+    command.args(["--bind", &host, "--save", "", "--appendonly", "no", "--dir"]).arg(dir.path());
     command.arg("--unixsocket").arg(dir.join("socket")).args(["--unixsocketperm", "777"]);
     match tls {
         false => command.args(["--port", &number]),
