@@ -24,6 +24,8 @@
 //! has a bound with a name, in the file that keeps it.
 
 #![forbid(unsafe_code)]
+// A panic where nobody reads: `observe::terminal` writes instead.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
 
 pub mod sysexits;
 pub mod net;

@@ -1,5 +1,8 @@
 //! The program: arguments to command, and the one place that exits.
 
+// A panic where nobody reads: `observe::terminal` writes instead.
+#![deny(clippy::print_stderr, clippy::print_stdout)]
+
 use std::fmt::Display;
 use std::process::ExitCode;
 
@@ -11,7 +14,7 @@ use connshaper::daemon;
 use connshaper::daemon::StartError;
 use connshaper::maillog::{advise, replay};
 use connshaper::net::signals::block_signals;
-use connshaper::observe::terminal::{escape, json, print};
+use connshaper::observe::terminal::{complain, escape, fail, json, print};
 use connshaper::postfix::{inetd, query};
 use connshaper::sysexits;
 use tokio::runtime::Builder;
@@ -30,7 +33,7 @@ fn main() -> ExitCode {
         Ok(Command::Completions(options)) => print(&options.script(), 0),
         Ok(Command::Convert(options)) => match convert::convert(&options.old, options.from) {
             Ok(converted) => {
-                converted.remarks.iter().for_each(|remark| eprintln!("{}", escape(&remark.to_string())));
+                converted.remarks.iter().for_each(|remark| complain(&remark.to_string()));
                 print(&converted.toml, 0)
             }
             Err(error) if error.is_unreadable() => fail(sysexits::NO_INPUT, &error),
@@ -84,9 +87,4 @@ fn run<E: Display>(program: impl Future<Output = Result<(), E>>, code: impl Fn(&
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(code(&error), &error),
     }
-}
-
-fn fail(code: u8, error: &dyn Display) -> ExitCode {
-    eprintln!("connshaper: {error}");
-    ExitCode::from(code)
 }

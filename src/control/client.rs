@@ -15,7 +15,7 @@ use super::Problem;
 use super::commands::{ControlCommand, ControlRequest, ControlResponse, RequestLine, VERSION};
 use super::on_file;
 use crate::config::{Config, ConfigError};
-use crate::observe::terminal::{Paint, escape, json, print};
+use crate::observe::terminal::{self, Paint, escape, json, print};
 use crate::sysexits;
 
 /// Where the socket is when neither the command line nor the configuration says: as the systemd unit has it.
@@ -86,8 +86,7 @@ impl<C: ControlCommand + Into<ControlRequest>> ClientCommand<C> {
         let (path, config) = match self.daemon.place() {
             Ok(place) => place,
             Err(error) => {
-                eprintln!("connshaper: {error}");
-                return ExitCode::from(sysexits::CONFIG);
+                return terminal::fail(sysexits::CONFIG, &error);
             }
         };
         if self.daemon.json {
@@ -117,8 +116,7 @@ pub fn report_json<C: ControlCommand>(result: Result<C::Answer, Problem>) -> Exi
 
 /// Prints why a command was not done.
 pub fn fail(problem: &Problem) -> ExitCode {
-    eprintln!("connshaper: {}", problem.error);
-    ExitCode::from(problem.code)
+    terminal::fail(problem.code, &problem.error)
 }
 
 /// Who does commands.

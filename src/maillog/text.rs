@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+use crate::observe::log::encode::needs_escape;
+
 /// A name of a log as text that is safe anywhere: host names have no other characters.
 pub fn printable(bytes: &[u8]) -> String {
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_' | b':');
@@ -13,7 +15,7 @@ pub fn printable(bytes: &[u8]) -> String {
 
 /// A text of the administrator's, as the name of a file, without what a terminal would obey.
 pub fn plain(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+    text.chars().map(|c| if needs_escape(c) { '?' } else { c }).collect()
 }
 
 /// A login or a mail address of a log as text that is safe on a terminal.

@@ -1,5 +1,6 @@
-//! Standard output: text for people with its colours, JSON for programs.
+//! Standard output and standard error: text for people with its colours, JSON for programs.
 
+use std::fmt::Display;
 use std::io::{self, ErrorKind, IsTerminal, Write};
 use std::process::ExitCode;
 
@@ -14,11 +15,22 @@ pub fn print(text: &str, code: u8) -> ExitCode {
     let mut output = io::stdout().lock();
     match output.write_all(text.as_bytes()).and_then(|()| output.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            eprintln!("connshaper: standard output: {error}");
-            ExitCode::from(sysexits::IO_ERROR)
+            fail(sysexits::IO_ERROR, &format!("standard output: {error}"))
         }
         _ => ExitCode::from(code),
     }
+}
+
+/// Says why the program does not do what it was asked, and how it exits.
+pub fn fail(code: u8, error: &dyn Display) -> ExitCode {
+    complain(&format!("connshaper: {error}"));
+    ExitCode::from(code)
+}
+
+/// Writes lines to standard error. Where nobody can read them, the exit code says the same: `eprintln` would panic.
+pub fn complain(lines: &str) {
+    let lines: String = lines.lines().map(|line| escape(line) + "\n").collect();
+    let _ = io::stderr().write_all(lines.as_bytes());
 }
 
 /// A text that a terminal shows and does not obey: control characters and the like as bytes in hexadecimal, as in the

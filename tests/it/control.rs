@@ -678,17 +678,55 @@ fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
     let log = dir.write("mail.log", "Nov  1 00:00:01 mx postfix/smtpd[1]: connect from unknown[198.51.100.7]\n");
     let (config, socket) = (host.daemon.config().display().to_string(), host.socket.display().to_string());
     let (old, log) = (old.display().to_string(), log.display().to_string());
-    let control = ["status", "show 198.51.100.7", "explain 198.51.100.7", "reset 198.51.100.7", "reload", "top --json"];
-    let control = control.map(|words| format!("{words} --socket {socket}"));
-    let json = format!("status --json --socket {socket}");
-    let others = ["--help", "--version", "completions bash"].map(str::to_owned);
-    let files = [format!("check -c {config}"), format!("check --json -c {config}"), format!("convert {old}")];
-    let more = [
-        format!("query --to {} 198.51.100.7", host.daemon.endpoint()),
-        format!("advise {log}"),
-        format!("top --socket {socket}"),
+    let control = [
+        "status",
+        "status --json",
+        "top",
+        "top --json",
+        "show 198.51.100.7",
+        "show --over",
+        "show --most --json",
+        "show --most --csv",
+        "explain 198.51.100.7",
+        "reset 198.51.100.7",
+        "ban 203.0.113.7",
+        "unban 203.0.113.7",
+        "allow 203.0.113.8 for 1m",
+        "disallow 203.0.113.8",
+        "hit connections 203.0.113.9",
+        "check-hit connections 203.0.113.10",
+        "revoke connections 203.0.113.9",
+        "reload",
     ];
-    for words in control.into_iter().chain([json]).chain(others).chain(files).chain(more) {
+    let control = control.map(|words| format!("{words} --socket {socket}"));
+    let endpoint = host.daemon.endpoint();
+    let others = [
+        "--help".to_owned(),
+        "--version".to_owned(),
+        "help".to_owned(),
+        "completions bash".to_owned(),
+        format!("check -c {config}"),
+        format!("check --json -c {config}"),
+        format!("convert {old}"),
+        format!("query --to {endpoint} 198.51.100.7"),
+        format!("query --json --to {endpoint} 198.51.100.7"),
+        format!("advise {log}"),
+        format!("advise --json {log}"),
+        format!("advise --csv {log}"),
+        format!("replay --to {endpoint} --speed 1000000 {log}"),
+        format!("replay --json --to {endpoint} --speed 1000000 {log}"),
+    ];
+    let doctor = ["doctor", "doctor --json"].map(|words| format!("{words} -c {config} --socket {socket}"));
+    // Every command is tried, apart from those that serve.
+    let tried: Vec<String> = control.into_iter().chain(others).chain(doctor).collect();
+    let help = String::from_utf8(command().arg("--help").output().unwrap().stdout).unwrap();
+    let commands = help.lines().skip_while(|line| !line.starts_with("Commands:")).skip(1);
+    let commands: Vec<&str> = commands.take_while(|line| !line.is_empty()).filter_map(first_word).collect();
+    assert!(commands.len() > 15, "{help}");
+    for word in commands.iter().filter(|word| !["serve", "inetd"].contains(word)) {
+        assert!(tried.iter().any(|words| words.split(' ').next() == Some(word)), "{word} is not tried");
+    }
+    for words in tried {
         let run = |output: std::process::Stdio| command().args(words.split(' ')).stdout(output).output().unwrap();
         let full = run(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into());
         let error = String::from_utf8_lossy(&full.stderr);
@@ -698,8 +736,73 @@ fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
         drop(reader);
         let closed = run(writer.into());
         let error = String::from_utf8_lossy(&closed.stderr);
-        assert_eq!(closed.status.code(), Some(0), "{words}: {error}");
+        let unhealthy = words.starts_with("doctor").then_some(1);
+        let code = closed.status.code();
+        assert!(code == Some(0) || code == unhealthy, "{words}: {code:?} {error}");
         assert!(!error.contains("panicked") && !error.contains("standard output"), "{words}: {error}");
+    }
+}
+
+/// The name of a command in a line of the help text, which may be a continuation of the line before.
+fn first_word(line: &str) -> Option<&str> {
+    let line = line.strip_prefix("  ").filter(|line| !line.starts_with(' '))?;
+    line.split(' ').next()
+}
+
+#[test]
+fn errors_that_nobody_can_read_leave_the_exit_code() {
+    let dir = support::Dir::new();
+    let wrong = dir.write("wrong.toml", "threshold = 0\n").display().to_string();
+    let nothing = dir.join("nothing").display().to_string();
+    let cases = [
+        (format!("serve -c {wrong}"), 78),
+        (format!("check -c {wrong}"), 78),
+        (format!("status --socket {nothing}"), 69),
+        (format!("query --to unix:{nothing} 192.0.2.1"), 69),
+        (format!("convert {nothing}"), 66),
+        (format!("advise {nothing}"), 66),
+        (format!("replay {nothing}"), 66),
+        ("reset".to_owned(), 64),
+    ];
+    for (words, code) in cases {
+        let run = |output: std::process::Stdio| command().args(words.split(' ')).stderr(output).output().unwrap();
+        let full = run(std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into());
+        assert_eq!(full.status.code(), Some(code), "{words}: full");
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        assert_eq!(run(writer.into()).status.code(), Some(code), "{words}: closed");
+    }
+}
+
+#[test]
+fn what_is_shown_of_a_configuration_and_its_files_is_escaped() {
+    let dir = support::Dir::new();
+    let list = dir.write("list\u{1b}[2J\u{9b}1m", "192.0.2.1\n");
+    let values = dir.write("values", "joe\u{202e}@example.org\n\u{1b}[2J@example.org\n");
+    let config = dir.write(
+        "config\u{1b}[2J.toml",
+        &format!(
+            "whitelist_file = \"{}\"\n[limit.a]\ncount = \"messages\"\nper = \"sender\"\nthreshold = 2\n\
+             match = {{ sender = [\"b\\u001b[2J\\u009b1m@example.org\"], recipient_file = {values:?} }}\n",
+            list.display().to_string().replace('\u{1b}', "\\u001b").replace('\u{9b}', "\\u009b"),
+        ),
+    );
+    let wrong = dir.write("wrong\u{1b}[2J\u{202e}.toml", "threshold = \"\\u001b[2J\u{202e}\"\n");
+    let shown = |words: &[&str], file: &std::path::Path| {
+        let output = command().args(words).arg(file).output().unwrap();
+        [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap()).concat()
+    };
+    for text in [
+        shown(&["check", "-c"], &config),
+        shown(&["check", "-c"], &wrong),
+        shown(&["serve", "-c"], &wrong),
+        shown(&["convert"], &wrong),
+        shown(&["advise", "/dev/null", "--config"], &wrong),
+        shown(&["status", "--socket"], &dir.join("none\u{1b}[2J")),
+    ] {
+        assert!(text.contains("[2J"), "{text}");
+        let obeyed = |c: char| c != '\n' && (c.is_control() || ('\u{202a}'..='\u{202e}').contains(&c));
+        assert!(!text.contains(obeyed), "{text:?}");
     }
 }
 

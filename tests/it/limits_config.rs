@@ -7,9 +7,11 @@ use std::time::Duration;
 
 use connshaper::cli::check;
 use connshaper::config::{Config, ConfigError, KEYS, Loaded};
+use connshaper::net::clock::Now;
 use connshaper::net::netblock_table::NetblockTable;
 use connshaper::policy::action::Values;
 use connshaper::policy::attribute::Attribute;
+use connshaper::policy::calendar::{LocalCalendar, Period};
 use connshaper::policy::conditions::{Condition, Pattern, Test};
 use connshaper::policy::door::Door;
 use connshaper::policy::key::MAX_KEY;
@@ -19,6 +21,7 @@ use connshaper::policy::limit::{Rate, RatePer};
 use connshaper::policy::lists::ListEntry;
 use connshaper::policy::{CounterKind, Key, Limit, limit};
 
+use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
 use crate::support::default_limit;
@@ -632,21 +635,32 @@ fn limit_name() -> impl Strategy<Value = String> {
     ]
 }
 
-/// The keys of one limit, without its name.
-fn limit_keys() -> impl Strategy<Value = String> {
-    let smtp = CountKind::WORDS.iter().filter(|(_, counts)| counts.is_at(Door::Smtp));
-    let counts: Vec<_> = smtp.map(|(word, _)| *word).collect();
-    let per = [r#"["client"]"#, "[]", r#"["sender"]"#, r#"["client", "sender"]"#, r#"["sender_domain", "helo_name"]"#];
+/// The keys of one limit at a door, without its name.
+fn limit_keys(door: Door) -> impl Strategy<Value = String> {
+    let counts = CountKind::WORDS.iter().filter(move |(_, counts)| counts.is_at(door));
+    let counts: Vec<_> = counts.map(|(word, _)| *word).collect();
+    let fields = KeyField::WORDS.iter().filter(move |(_, field)| field.is_at(door));
+    let fields: Vec<_> = fields.map(|(word, _)| *word).collect();
     let with = (
         prop::sample::select(counts),
-        prop::sample::select(per.to_vec()),
+        prop::sample::subsequence(fields, 0..=2),
         any::<bool>(),
-        prop::sample::select(vec!["fixed", "sliding"]),
+        prop::sample::select(Window::WORDS.to_vec()),
     );
-    with.prop_map(|(count, per, log_only, window)| {
+    with.prop_map(move |(count, per, log_only, window)| {
         let window = if count == "clients" { "fixed" } else { window };
-        format!("threshold = 3\ncount = \"{count}\"\nper = {per}\nlog_only = {log_only}\nwindow = \"{window}\"\n")
+        let exptime = if window == "calendar" { "1d" } else { "1m" };
+        let door = if door == Door::Smtp { String::new() } else { format!("door = \"{}\"\n", door.word()) };
+        format!(
+            "threshold = 3\ncount = \"{count}\"\nper = {per:?}\nlog_only = {log_only}\nwindow = \"{window}\"\n\
+             exptime = \"{exptime}\"\n{door}"
+        )
     })
+}
+
+/// The same at any door.
+fn keys_at_any_door() -> impl Strategy<Value = String> {
+    prop_oneof![limit_keys(Door::Smtp), limit_keys(Door::Login), limit_keys(Door::Web)]
 }
 
 /// Parts that a limit may make of clients, netblocks and groups, and of what a client says.
@@ -670,31 +684,47 @@ proptest! {
     #[test]
     fn no_two_counters_of_a_configuration_share_a_key_and_memcached_takes_every_one(
         prefix in "[!-~]{0,100}",
-        top in limit_keys(),
-        named in prop::collection::hash_map(limit_name(), limit_keys(), 0..5),
+        store in prop::sample::select(vec!["", "memcached_server = \"mc\"", "redis_server = \"redis://redis\""]),
+        top in limit_keys(Door::Smtp),
+        named in prop::collection::hash_map(limit_name(), keys_at_any_door(), 0..5),
         said in prop::collection::vec("[a-z/!:=,#%é]{1,60}", 1..3),
     ) {
         // A variable of the environment is an error.
         let prefix = prefix.replace('$', "").replace('\\', "\\\\").replace('"', "\\\"");
-        let mut text = format!("key_prefix = \"{prefix}\"\n{top}");
+        let mut text = format!("key_prefix = \"{prefix}\"\n{store}\n{top}");
         for (name, keys) in &named {
             text += &format!("[limit.{name}]\n{keys}");
         }
         let config = right(&text);
+        let window = |period, unix: u64| {
+            let calendar = LocalCalendar::new(period, TimeZone::UTC);
+            CounterKind::Calendar(calendar.window(Now { monotonic: 0, unix_ms: unix * 1000 }))
+        };
+        // The first two begin at the same moment, and the last ends with the year 9999.
+        let first_of_march = 1_772_323_200;
+        let windows = [
+            window(Period::Day, first_of_march),
+            window(Period::Month, first_of_march),
+            window(Period::Month, 253_402_000_000),
+        ];
         let kinds = [
             CounterKind::Window,
             CounterKind::Slot(0),
             CounterKind::Slot(0xba),
             CounterKind::Slot(u64::MAX),
+            CounterKind::Hits,
             CounterKind::Violations,
             CounterKind::Ban,
             CounterKind::Bans,
+            CounterKind::Member(0xba),
             CounterKind::Member(u64::MAX),
+            CounterKind::Retimed,
         ];
+        let kinds = kinds.into_iter().chain(windows);
         let mut counters = HashMap::new();
         for limit in &config.policy.limits {
             for part in parts(limit, &said) {
-                for kind in kinds {
+                for kind in kinds.clone() {
                     let key = key_text(limit, &part, kind);
                     prop_assert!(key.len() <= MAX_KEY && key.bytes().all(|byte| byte.is_ascii_graphic()), "{key}");
                     let counter = (limit.name.clone(), part.clone(), format!("{kind:?}"));

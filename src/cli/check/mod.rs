@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use crate::config::{ConfigError, ConfigWarning, EffectiveSetting, Form, ListKind, Loaded, Origin};
 pub use crate::observe::terminal::Paint;
-use crate::observe::terminal::{self, print};
+use crate::observe::terminal::{self, complain, escape, print};
 use crate::policy::PolicySettings;
 use crate::policy::limit::{self, CountKind};
 use crate::policy::lists::ListEntry;
@@ -27,7 +27,7 @@ pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
         _ if json => print(&to_json(&result), code),
         Ok(loaded) => print(&report(loaded, paint), code),
         Err(error) => {
-            eprintln!("{error}");
+            complain(&error.to_string());
             ExitCode::from(code)
         }
     }
@@ -42,9 +42,9 @@ pub fn report(loaded: &Loaded, paint: Paint) -> String {
         Form::Toml => format!("{path}: TOML"),
         Form::ConnectionShaper => format!("{path}: connection_shaper's form, and its ways"),
     };
-    let mut text = format!("{}\n\n", paint.bold(&form));
+    let mut text = format!("{}\n\n", paint.bold(&escape(&form)));
     for sentence in summary(loaded) {
-        text += &format!("{sentence}\n");
+        text += &format!("{}\n", escape(&sentence));
     }
     text += &format!("\n{}\n", paint.bold("In force"));
     text += &table(effective.settings.iter().map(|setting| row(setting, &effective.included)));
@@ -69,10 +69,10 @@ pub fn report(loaded: &Loaded, paint: Paint) -> String {
         }));
     }
     for warning in &config.warnings {
-        text += &format!("\n{} {warning}", paint.warning("warning:"));
+        text += &format!("\n{} {}", paint.warning("warning:"), escape(&warning.to_string()));
     }
     for note in notes(loaded) {
-        text += &format!("\nnote: {note}");
+        text += &format!("\nnote: {}", escape(&note));
     }
     if !text.ends_with('\n') {
         text.push('\n');
@@ -98,7 +98,7 @@ fn row(setting: &EffectiveSetting, included: &[PathBuf]) -> [String; 3] {
 fn table(rows: impl Iterator<Item = [String; 3]>) -> String {
     // Longer values do not push the last column out of sight.
     const WIDEST: usize = 40;
-    let rows: Vec<[String; 3]> = rows.collect();
+    let rows: Vec<[String; 3]> = rows.map(|row| row.map(|cell| escape(&cell))).collect();
     let width =
         |column: usize| rows.iter().map(|row| row[column].chars().count()).filter(|width| *width <= WIDEST).max();
     let (first, second) = (width(0).unwrap_or(0), width(1).unwrap_or(0));

@@ -372,7 +372,6 @@ mod tests {
         for (width, height) in [(80, 24), (200, 50)] {
             let mut screen = Screen::new(answer(false), None);
             let lines = drawn(&mut screen, width, height);
-            eprintln!("{}", lines.join("\n"));
             assert!(
                 lines[0].starts_with("connshaper 0.1.0  up 1 h 1 min  store: memcached, median 0.2 ms, 99% 2.5 ms"),
                 "{}",

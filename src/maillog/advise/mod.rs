@@ -25,14 +25,13 @@ pub mod timeline;
 pub mod users;
 pub mod window;
 
-use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
 use crate::maillog::reading::Logs;
 use crate::maillog::text;
-use crate::observe::terminal::print;
+use crate::observe::terminal::{complain, fail, print};
 use crate::sysexits;
 
 use clients::Mask;
@@ -83,7 +82,7 @@ pub fn run(options: &AdviseOptions) -> ExitCode {
         return fail(sysexits::CANNOT_CREATE, &cannot_write(Some(path), &error));
     }
     for trouble in &findings.read.stats.troubles {
-        eprintln!("connshaper: {trouble}");
+        complain(&format!("connshaper: {trouble}"));
     }
     let report = match () {
         () if options.json => format!("{:#}\n", report::json::object(&findings)),
@@ -115,9 +114,4 @@ fn mask(options: &AdviseOptions, judge: Option<&Judge>) -> Mask {
 fn cannot_write(path: Option<&std::path::Path>, error: &io::Error) -> String {
     let path = path.map(|path| text::plain(&path.display().to_string())).unwrap_or_default();
     format!("{path}: cannot be written: {error}")
-}
-
-fn fail(code: u8, error: &dyn Display) -> ExitCode {
-    eprintln!("connshaper: {error}");
-    ExitCode::from(code)
 }

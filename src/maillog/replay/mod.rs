@@ -9,7 +9,6 @@ pub mod options;
 pub mod player;
 pub mod report;
 
-use std::fmt::Display;
 use std::io;
 use std::process::ExitCode;
 
@@ -18,7 +17,7 @@ use crate::maillog::advise::counts::Verdicts;
 use crate::maillog::reading::Logs;
 use crate::maillog::text::plain;
 use crate::net::address::Address;
-use crate::observe::terminal::print;
+use crate::observe::terminal::{complain, fail, print};
 use crate::sysexits;
 
 use connection::ReplayConnection;
@@ -48,7 +47,7 @@ pub fn run(options: &ReplayOptions) -> ExitCode {
     let mut player = Player::new(connection, options.speed, seen, verdicts);
     let read = logs.read(&mut player, true);
     for trouble in &read.stats.troubles {
-        eprintln!("connshaper: {trouble}");
+        complain(&format!("connshaper: {trouble}"));
     }
     let report = match player.finish() {
         Ok(played) if options.json => report::json(&played, &read, seen, &notes),
@@ -71,9 +70,4 @@ fn address(options: &ReplayOptions) -> Result<Address, ConfigError> {
 fn cannot_write(options: &ReplayOptions, error: &io::Error) -> String {
     let path = options.verdicts.as_deref().map(|path| plain(&path.display().to_string())).unwrap_or_default();
     format!("{path}: cannot be written: {error}")
-}
-
-fn fail(code: u8, error: &dyn Display) -> ExitCode {
-    eprintln!("connshaper: {error}");
-    ExitCode::from(code)
 }
