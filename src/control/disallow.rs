@@ -3,8 +3,8 @@
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
-use super::ban::netblock;
 use super::commands::{ControlCommand, Logged, Record};
+use super::overriding::{LiftAnswer, override_target};
 use super::text::Summary;
 use super::{Control, Problem};
 use crate::engine::overrides::{Change, Propagation};
@@ -23,36 +23,27 @@ pub struct DisallowArgs {
     pub target: Target,
 }
 
-/// What was lifted.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LiftAnswer {
-    #[serde(flatten)]
-    pub summary: Summary,
-    /// How many.
-    pub lifted: usize,
-}
-
 impl ControlCommand for DisallowArgs {
     type Answer = LiftAnswer;
 
     /// Ends it on every host that shares the store. Sessions that were let in stay in.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<LiftAnswer, Problem> {
         let target = &control.service.rules.load().policy.target(&self.target);
-        let netblock = netblock(target)?;
+        let of = override_target(target)?;
         let service = &control.service;
         // Another host may have allowed it a moment ago.
         service.overrides.refresh(service, now).await;
         let overrides = service.rules.load().policy.overrides().list();
         let allowances = || overrides.iter().filter(|entry| entry.kind == OverrideKind::Allow);
-        let is_allowed = allowances().any(|entry| entry.netblock == netblock);
+        let is_allowed = allowances().any(|entry| entry.target == of);
         let mut notes = Vec::new();
         if is_allowed {
-            let reach = service.overrides.change(service, vec![Change::Remove(netblock)], now).await?;
+            let reach = service.overrides.change(service, vec![Change::Remove(of.clone())], now).await?;
             notes.extend(Propagation::note(&reach));
         }
-        let around = allowances().filter(|entry| entry.netblock != netblock && entry.netblock.contains(&netblock));
+        let around = allowances().filter(|entry| entry.target != of && entry.target.contains(&of));
         notes.extend(around.map(|entry| {
-            let around = entry.netblock;
+            let around = &entry.target;
             format!("{around} is allowed by {}: disallow that, or ban {target} for a while", entry.by)
         }));
         let done = match is_allowed {

@@ -89,7 +89,7 @@ pub struct StoreName {
 /// An administrator's ban or allowance that holds for the client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ActiveOverrideStatus {
-    pub netblock: String,
+    pub target: String,
     pub kind: String,
     pub left: u32,
 }
@@ -222,8 +222,8 @@ impl ControlCommand for ExplainArgs {
             door: self.door.clone(),
             listed: ListStatus::of_request(&rules.policy, &request),
             overridden: active.map(|active| ActiveOverrideStatus {
-                netblock: active.netblock.to_string(),
-                kind: active.kind.name().to_owned(),
+                target: active.word.target.to_string(),
+                kind: active.word.kind.name().to_owned(),
                 left: active.left,
             }),
             limits,
@@ -247,7 +247,7 @@ impl ControlCommand for ExplainArgs {
             let active = answer
                 .overridden
                 .as_ref()
-                .map(|active| format!("{} {}, {} left", active.kind, active.netblock, lasting(active.left)));
+                .map(|active| format!("{} {}, {} left", active.kind, active.target, lasting(active.left)));
             text += &format!("  override       {}\n", active.as_deref().unwrap_or("none"));
         }
         for limit in &answer.limits {

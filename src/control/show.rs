@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::ControlCommand;
 use super::listing::{Listing, Which};
+use super::overriding::override_target;
 use super::text::{allowed, cell, lasting, table};
 use super::{Control, Problem};
 use crate::engine::ban_events::{counted_client, limit_bans};
@@ -82,7 +83,7 @@ pub enum ListStatus {
 /// A ban or an allowance of an administrator, or a reset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OverrideStatus {
-    pub netblock: String,
+    pub target: String,
     pub kind: String,
     pub left: u64,
     pub by: String,
@@ -187,9 +188,13 @@ impl ControlCommand for ShowArgs {
             more += rest + bans.more;
         }
         let netblock = target.netblock();
-        let overrides = rules.policy.overrides().list().into_iter().filter(|entry| {
-            netblock.is_some_and(|netblock| entry.netblock.contains(&netblock) || netblock.contains(&entry.netblock))
-        });
+        let of = override_target(target);
+        let overrides = rules
+            .policy
+            .overrides()
+            .list()
+            .into_iter()
+            .filter(|entry| of.as_ref().is_ok_and(|of| entry.target.contains(of) || of.contains(&entry.target)));
         Ok(ShowAnswer {
             listing: None,
             target: target.to_string(),
@@ -213,8 +218,8 @@ impl ControlCommand for ShowArgs {
         let ShowAnswer { listed, store, .. } = answer;
         let mut text = format!("{}\n", paint.bold(&answer.target));
         text += &format!("  lists     {}\n", listed.as_ref().map_or("none".to_owned(), ListStatus::show));
-        for OverrideStatus { netblock, kind, left, by } in &answer.overrides {
-            text += &format!("  override  {kind} {netblock}, {} left, by {by}\n", lasting(*left));
+        for OverrideStatus { target, kind, left, by } in &answer.overrides {
+            text += &format!("  override  {kind} {target}, {} left, by {by}\n", lasting(*left));
         }
         text += &format!("  sessions  {}\n", answer.sessions);
         if answer.counters.is_empty() {
@@ -273,7 +278,7 @@ impl ListStatus {
 impl OverrideStatus {
     fn of(entry: &Override, now: Now) -> Self {
         Self {
-            netblock: entry.netblock.to_string(),
+            target: entry.target.to_string(),
             kind: entry.kind.name().to_owned(),
             left: entry.left(now),
             by: entry.by.clone(),

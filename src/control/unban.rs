@@ -4,7 +4,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::commands::{ControlCommand, Logged, Record};
-use super::disallow::LiftAnswer;
+use super::overriding::{LiftAnswer, override_target};
 use super::text::Summary;
 use super::{Control, Problem};
 use crate::engine::ban_events::{lift, limit_bans};
@@ -51,18 +51,20 @@ impl ControlCommand for UnbanArgs {
             let store = rules.store.name();
             notes.push(format!("{store} cannot list its keys: limits' bans that this daemon knows are lifted"));
         }
-        if let Some(netblock) = target.netblock() {
+        if let Ok(of) = override_target(target) {
             let overrides = rules.policy.overrides().list();
             let bans = || overrides.iter().filter(|entry| entry.kind == OverrideKind::Ban && entry.left(now) > 0);
-            let within = bans().map(|entry| entry.netblock).filter(|banned| netblock.contains(banned));
+            let within = bans().map(|entry| entry.target.clone()).filter(|banned| of.contains(banned));
             let within: Vec<Change> = within.map(Change::Remove).collect();
             lifted += within.len();
             changes.extend(within);
-            let around = bans().filter(|entry| entry.netblock != netblock && entry.netblock.contains(&netblock));
+            let around = bans().filter(|entry| entry.target != of && entry.target.contains(&of));
             notes.extend(around.map(|entry| {
-                let around = entry.netblock;
+                let around = &entry.target;
                 format!("{around} is banned by {}: unban that, or allow {target} for a while", entry.by)
             }));
+        }
+        if let Some(netblock) = target.netblock() {
             let sessions = service.sessions.clear_refusals(|client, _| netblock.contains(&client));
             if sessions > 0 {
                 notes.push(format!("sessions that are no longer refused: {sessions}"));

@@ -23,8 +23,8 @@ const ORIGIN: (u16, u16) = (1, 2);
 /// Some counts.
 const COUNTS: (u16, u16) = (2, 3);
 
-/// Bans and allowances of netblocks.
-const OVERRIDES: (u16, u16) = (3, 3);
+/// Bans and allowances of administrators.
+const OVERRIDES: (u16, u16) = (3, 4);
 
 /// What the numbers of the table mean.
 #[derive(Serialize, Deserialize)]

@@ -4,8 +4,6 @@
 //! administrator's ban when the list of overrides changes, those of a limit's ban when they happen on this host or
 //! come with the list.
 
-use std::net::IpAddr;
-
 use ipnet::IpNet;
 
 use crate::engine::overrides::{BanEvent, BanEventKind, Change};
@@ -122,15 +120,15 @@ pub fn announce_overrides(service: &Service, before: &[Override], after: &[Overr
     let rules = service.rules.load();
     let bans = |entries: &[Override]| -> Vec<Override> {
         let bans = entries.iter().filter(|entry| entry.kind == OverrideKind::Ban);
-        bans.filter(|entry| !is_whitelisted(&rules.policy, entry.netblock)).cloned().collect()
+        bans.filter(|entry| !is_exempt(&rules.policy, entry)).cloned().collect()
     };
     let (before, after) = (bans(before), bans(after));
     for ban in after.iter().filter(|ban| before.iter().all(|known| known.id != ban.id)) {
         say_override_banned(service, ban, now);
     }
-    let is_lifted = |ban: &&Override| after.iter().all(|other| other.netblock != ban.netblock);
+    let is_lifted = |ban: &&Override| after.iter().all(|other| other.target != ban.target);
     for ban in before.iter().filter(|ban| ban.ends > now.monotonic + TOLERANCE).filter(is_lifted) {
-        say_unbanned(service, &override_key(ban).to_string(), BLACKLIST, now);
+        say_unbanned(service, &ban.target.to_string(), BLACKLIST, now);
     }
 }
 
@@ -138,9 +136,8 @@ pub fn announce_overrides(service: &Service, before: &[Override], after: &[Overr
 /// bans.
 pub async fn announce_reload(service: &Service, before: &Rules, after: &Rules, now: Now) {
     for ban in after.policy.overrides().list().iter().filter(|entry| entry.kind == OverrideKind::Ban) {
-        let is_exempt = [before, after].map(|rules| is_whitelisted(&rules.policy, ban.netblock));
-        match is_exempt {
-            [false, true] => say_unbanned(service, &override_key(ban).to_string(), BLACKLIST, now),
+        match [before, after].map(|rules| is_exempt(&rules.policy, ban)) {
+            [false, true] => say_unbanned(service, &ban.target.to_string(), BLACKLIST, now),
             [true, false] => say_override_banned(service, ban, now),
             _ => {}
         }
@@ -207,22 +204,18 @@ fn holds(policy: &Policy, limit: &str, part: &KeyPart) -> bool {
 
 /// Whether the whitelist has all of a netblock.
 fn is_whitelisted(policy: &Policy, netblock: IpNet) -> bool {
-    let listed = policy.listed(first(netblock));
+    let listed = policy.listed(netblock.network());
     matches!(listed, Some((white, Listed::White)) if white.contains(&netblock))
 }
 
-fn first(netblock: IpNet) -> IpAddr {
-    netblock.network()
-}
-
-/// A netblock as keys have it: a single address without its length.
-fn override_key(ban: &Override) -> KeyPart {
-    KeyPart::Client { address: ban.netblock.addr(), prefix_length: ban.netblock.prefix_len() }
+/// Whether an administrator's ban has no effect.
+fn is_exempt(policy: &Policy, ban: &Override) -> bool {
+    ban.target.netblock().is_some_and(|netblock| is_whitelisted(policy, netblock))
 }
 
 fn say_override_banned(service: &Service, ban: &Override, now: Now) {
     service.log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| {
-        line.field("key", &override_key(ban)).field("limit", BLACKLIST).field("seconds", ban.left(now));
+        line.field("key", &ban.target).field("limit", BLACKLIST).field("seconds", ban.left(now));
         line.field("by", &ban.by);
     });
 }

@@ -78,7 +78,7 @@ impl FromStr for Target {
 /// The words of a key with their values, as somebody wrote it: `sender=joe@example.org`, `sender joe@example.org`, or
 /// several with commas between. A value may have commas and equals signs too.
 fn pairs(text: &str) -> Vec<(&str, &str)> {
-    let is_word = |word: &str| word == GROUP || KeyField::WORDS.iter().any(|(known, _)| *known == word);
+    let is_word = |word: &str| word == GROUP || KeyField::of_word(word).is_some();
     if let Some((word, value)) = text.split_once(' ').filter(|(word, _)| is_word(word)) {
         return vec![(word, value.trim())];
     }
@@ -203,7 +203,7 @@ impl Policy {
             return key.to_owned();
         }
         let written = KeyPart::of_text(key);
-        let spelled = written.pairs().map(|(word, value)| match field(word) {
+        let spelled = written.pairs().map(|(word, value)| match KeyField::of_word(word) {
             None | Some(KeyField::Client) => (word, value.to_owned()),
             Some(field) => (word, self.spellings().written(field, value)),
         });
@@ -335,11 +335,6 @@ fn whole(limit: &Limit, text: &str) -> Option<KeyPart> {
     let value = |field: &KeyField| said.iter().find(|(word, _)| names(word, field.word())).map(|(_, value)| *value);
     let pairs = fields.iter().map(|field| Some((field.word(), value(field)?)));
     Some(KeyPart::of_pairs(pairs.collect::<Option<Vec<_>>>()?))
-}
-
-/// What a word of a target is about; `None`: a group of netblocks.
-fn field(said: &str) -> Option<KeyField> {
-    KeyField::WORDS.iter().find(|(word, _)| *word == said).map(|(_, field)| *field)
 }
 
 /// Whether a word of a target means this word of a key.

@@ -106,7 +106,7 @@ async fn bans(context: &HttpContext, now: Now) -> Vec<BanRow> {
     let words = rules.policy.overrides().list().into_iter().filter(|word| word.kind == OverrideKind::Ban);
     let mut bans: Vec<BanRow> = words
         .map(|word| BanRow {
-            key: word.netblock.to_string(),
+            key: word.target.to_string(),
             by: format!("{} (administrator)", word.by),
             left: word.left(now),
         })

@@ -203,6 +203,11 @@ impl KeyField {
         ("method", Self::Whole(Attribute::Method)),
     ];
 
+    /// That of a word; `None`: there is no such.
+    pub fn of_word(word: &str) -> Option<Self> {
+        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, field)| *field)
+    }
+
     /// Whether a request at a door can have it.
     pub fn is_at(self, door: Door) -> bool {
         match self {

@@ -26,6 +26,7 @@ pub mod limit;
 pub mod lists;
 pub mod message;
 pub mod moments;
+pub mod override_target;
 pub mod overrides;
 pub mod record;
 pub mod record_snapshot;
@@ -65,7 +66,7 @@ use client_names::{ClientName, ClientNames};
 use key::KeyPart;
 use limit::{CountKind, ExptimeChange, LimitId, Rate, Window};
 use lists::{ListEntry, ListIndex};
-use overrides::OverrideKind;
+use overrides::{ActiveOverride, OverrideKind};
 use spelling::Spellings;
 
 /// What stands in place of a limit's name where the blacklist refuses.
@@ -271,10 +272,10 @@ impl Policy {
         let is_checked = matches!(record.blacklist, BlacklistState::Passed | BlacklistState::Delayed);
         let said = self.overrides.lookup(client, now);
         match said {
-            Some(said) if said.kind == OverrideKind::Allow => {
+            Some(said) if said.word.kind == OverrideKind::Allow => {
                 return Plan::Done(self.exempt(Pass::Allowed, record, now));
             }
-            Some(said) if said.kind == OverrideKind::Ban && !is_checked && !whitelisted && !self.log_only => {
+            Some(said) if said.word.kind == OverrideKind::Ban && !is_checked && !whitelisted && !self.log_only => {
                 let refusal = self.banned(client, request.door, &said);
                 return Plan::Done(self.on_blacklist(Verdict::Refuse(refusal), record));
             }
@@ -440,8 +441,8 @@ impl Policy {
     /// What the blacklist has to say where nothing is enforced.
     fn would_refuse(&self, checks: &LimitChecks<'_>, now: Now) -> Option<Refusal<'_>> {
         let (client, door) = (checks.client, checks.door);
-        if let Some(word) = self.overrides.lookup(client, now).filter(|word| word.kind == OverrideKind::Ban) {
-            return Some(self.banned(client, door, &word));
+        if let Some(said) = self.overrides.lookup(client, now).filter(|said| said.word.kind == OverrideKind::Ban) {
+            return Some(self.banned(client, door, &said));
         }
         let (netblock, reason) = blacklisting(client, self.netblocks.lookup(client), checks.named)?;
         match self.blacklisted(client, door, &netblock, reason) {
@@ -451,16 +452,16 @@ impl Policy {
     }
 
     /// An administrator's ban, which is an entry of the blacklist for a while.
-    fn banned(&self, client: IpAddr, door: Door, word: &overrides::ActiveOverride) -> Refusal<'_> {
+    fn banned(&self, client: IpAddr, door: Door, said: &ActiveOverride) -> Refusal<'_> {
         Refusal {
             client,
             door,
             reason: Reason::Banned,
             limit: BLACKLIST,
-            key: KeyPart::Client { address: word.netblock.addr(), prefix_length: word.netblock.prefix_len() },
+            key: said.word.target.key(),
             count: 0,
             threshold: 0,
-            left: word.left,
+            left: said.left,
             action: &self.blacklist.action,
         }
     }

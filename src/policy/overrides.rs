@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use super::override_target::OverrideTarget;
 use crate::net::clock::Now;
 use crate::net::netblock_table::NetblockTable;
 use crate::net::secret;
@@ -23,7 +23,7 @@ pub const MAX_OVERRIDES: usize = 1000;
 pub struct Override {
     /// The same on every host.
     pub id: u64,
-    pub netblock: IpNet,
+    pub target: OverrideTarget,
     pub kind: OverrideKind,
     /// In milliseconds on the monotonic clock: a step of the system clock does not change how long it lasts.
     pub ends: u64,
@@ -33,19 +33,15 @@ pub struct Override {
 
 impl Override {
     /// One that lasts for so many seconds from now.
-    pub fn new(netblock: IpNet, kind: OverrideKind, seconds: u64, by: String, now: Now) -> Self {
+    pub fn new(target: OverrideTarget, kind: OverrideKind, seconds: u64, by: String, now: Now) -> Self {
         let ends = now.monotonic.saturating_add(seconds.saturating_mul(1000));
-        Self { id: secret::random()[0], netblock, kind, ends, by }
+        Self { id: secret::random()[0], target, kind, ends, by }
     }
 
     /// Seconds until it ends, rounded up; 0: it has ended.
     pub fn left(&self, now: Now) -> u64 {
-        seconds_left(self.ends, now)
+        self.ends.saturating_sub(now.monotonic).div_ceil(1000)
     }
-}
-
-fn seconds_left(ends: u64, now: Now) -> u64 {
-    ends.saturating_sub(now.monotonic).div_ceil(1000)
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,12 +65,10 @@ impl OverrideKind {
 }
 
 /// What holds for one client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveOverride {
-    /// The netblock it was said of.
-    pub netblock: IpNet,
     /// What was said.
-    pub kind: OverrideKind,
+    pub word: Arc<Override>,
     /// Seconds until it ends.
     pub left: u32,
 }
@@ -95,7 +89,7 @@ struct OverridesInner {
 #[derive(Debug, Default)]
 struct OverrideTable {
     list: Vec<Override>,
-    netblocks: NetblockTable<(OverrideKind, u64)>,
+    netblocks: NetblockTable<Arc<Override>>,
 }
 
 impl Overrides {
@@ -105,9 +99,9 @@ impl Overrides {
             return None;
         }
         let words = self.shared.words.load();
-        let (netblock, (kind, ends)) = words.netblocks.lookup(client)?;
-        let left = Some(seconds_left(*ends, now)).filter(|left| *left > 0)?;
-        Some(ActiveOverride { netblock: *netblock, kind: *kind, left: u32::try_from(left).unwrap_or(u32::MAX) })
+        let (_, word) = words.netblocks.lookup(client)?;
+        let left = Some(word.left(now)).filter(|left| *left > 0)?;
+        Some(ActiveOverride { word: Arc::clone(word), left: u32::try_from(left).unwrap_or(u32::MAX) })
     }
 
     /// All of them.
@@ -118,8 +112,9 @@ impl Overrides {
     /// Puts this list in force, without what has ended.
     pub fn set(&self, mut list: Vec<Override>, now: Now) {
         list.retain(|word| word.ends > now.monotonic);
-        let netblocks: NetblockTable<_> = list.iter().map(|word| (word.netblock, (word.kind, word.ends))).collect();
-        let any = !netblocks.is_empty();
+        let of_netblock = |word: &Override| Some((word.target.netblock()?, Arc::new(word.clone())));
+        let netblocks = list.iter().filter_map(of_netblock).collect();
+        let any = !list.is_empty();
         self.shared.words.store(Arc::new(OverrideTable { list, netblocks }));
         self.shared.any.store(any, Ordering::Relaxed);
     }
@@ -137,16 +132,16 @@ impl Overrides {
 mod tests {
     use super::*;
 
-    fn word(netblock: &str, kind: OverrideKind, seconds: u64) -> Override {
-        Override::new(netblock.parse().unwrap(), kind, seconds, "root".into(), Now::simulated(0))
+    fn word(target: &str, kind: OverrideKind, seconds: u64) -> Override {
+        Override::new(target.parse().unwrap(), kind, seconds, "root".into(), Now::simulated(0))
     }
 
     #[test]
     fn the_longest_netblock_decides_while_its_word_lasts() {
         let overrides = Overrides::default();
         let said = |client: &str, seconds: u64| {
-            let word = overrides.lookup(client.parse().unwrap(), Now::simulated(seconds * 1000))?;
-            Some((word.kind, word.left))
+            let active = overrides.lookup(client.parse().unwrap(), Now::simulated(seconds * 1000))?;
+            Some((active.word.kind, active.left))
         };
         assert_eq!(said("192.0.2.1", 0), None);
         let words = vec![word("192.0.2.0/24", OverrideKind::Ban, 60), word("192.0.2.1/32", OverrideKind::Allow, 10)];

@@ -584,11 +584,11 @@ fn an_override_of_a_prefix_names_the_narrower_ones_that_are_stronger() {
     let host = Host::start("");
     host.ask("ban 198.51.100.7");
     let note = &host.ask("allow 198.51.100.0/24 for 1h")["notes"][0];
-    assert_eq!(note, "198.51.100.7/32 in it is banned by root and stays refused: unban that");
+    assert_eq!(note, "198.51.100.7 in it is banned by root and stays refused: unban that");
     assert!(!passes(&host.connected("198.51.100.7", 1)));
     host.ask("allow 203.0.113.7 for 1h");
     let note = &host.ask("ban 203.0.113.0/24")["notes"][0];
-    assert_eq!(note, "203.0.113.7/32 in it is allowed by root and passes all the same: disallow that");
+    assert_eq!(note, "203.0.113.7 in it is allowed by root and passes all the same: disallow that");
     assert!(passes(&host.connected("203.0.113.7", 1)));
 }
 

@@ -122,7 +122,7 @@ fn heed(screen: &mut Screen, key: KeyCode, path: &Path) -> bool {
         KeyCode::Char('c') => screen.sort(Sort::Count),
         KeyCode::Char('l') => screen.sort(Sort::Left),
         KeyCode::Char('a') => screen.sort(Sort::Key),
-        KeyCode::Char('b') => order(screen, path, BanArgs::new, |answer| answer.summary),
+        KeyCode::Char('b') => order(screen, path, BanArgs::from, |answer| answer.summary),
         KeyCode::Char('u') => order(screen, path, |target| UnbanArgs { target }, |answer| answer.summary),
         KeyCode::Char('r') => order(screen, path, |target| ResetArgs { target }, |answer| answer.summary),
         _ => {}

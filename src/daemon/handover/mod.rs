@@ -56,7 +56,7 @@ mod kind {
     /// Commands that wait to be run.
     pub const COMMANDS: (u16, u16) = (25, 2);
     /// What has passed between this host and others.
-    pub const LINK: (u16, u16) = (26, 2);
+    pub const LINK: (u16, u16) = (26, 3);
     /// How many of the listeners, the last ones, are those of the doors over HTTP.
     pub const HTTP: (u16, u16) = (27, 1);
 }

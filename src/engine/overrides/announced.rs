@@ -61,7 +61,7 @@ impl AnnouncedRecord {
             // An administrator may have said something meanwhile.
             let mut known = rules.policy.overrides().list();
             let mut recalled = record.list.overrides(&[], now);
-            recalled.retain(|entry| known.iter().all(|other| other.netblock != entry.netblock));
+            recalled.retain(|entry| known.iter().all(|other| other.target != entry.target));
             known.extend(recalled);
             rules.policy.overrides().set(known, now);
         }

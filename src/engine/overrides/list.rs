@@ -2,16 +2,19 @@
 
 use std::io;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::target::Target;
 use crate::net::clock::Now;
 use crate::net::secret;
+use crate::policy::override_target::OverrideTarget;
 use crate::policy::overrides::{MAX_OVERRIDES, Override, OverrideKind};
 
 /// The version of the list's form.
-const VERSION: u64 = 2;
+const VERSION: u64 = 3;
+
+/// The one before, which says netblocks only. It is read, but never written.
+const NETBLOCKS_ONLY: u64 = 2;
 
 /// Resets that are told at once. Of more, the oldest are left out: other hosts read the list every second.
 const MAX_RESETS: usize = 1000;
@@ -29,10 +32,10 @@ const MAX_USER: usize = 100;
 /// A change to the list.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub enum Change {
-    /// A ban or an allowance, in place of what the netblock had.
+    /// A ban or an allowance, in place of what the target had.
     Set(Override),
-    /// The ban or allowance of this netblock ends.
-    Remove(IpNet),
+    /// The ban or allowance of this target ends.
+    Remove(OverrideTarget),
     Reset(Reset),
     Event(BanEvent),
 }
@@ -81,7 +84,8 @@ impl BanEvent {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct SharedOverride {
     id: u64,
-    netblock: IpNet,
+    #[serde(alias = "netblock")]
+    target: OverrideTarget,
     kind: OverrideKind,
     /// In seconds since the Unix epoch.
     ends: u64,
@@ -90,8 +94,8 @@ struct SharedOverride {
 
 impl SharedOverride {
     fn of(entry: &Override, now: Now) -> Self {
-        let Override { id, netblock, kind, by, .. } = entry.clone();
-        Self { id, netblock, kind, ends: now.unix() + entry.left(now), by }
+        let Override { id, target, kind, by, .. } = entry.clone();
+        Self { id, target, kind, ends: now.unix() + entry.left(now), by }
     }
 }
 
@@ -116,12 +120,12 @@ impl OverrideList {
         for change in changes {
             match change {
                 Change::Set(entry) => {
-                    self.overrides.retain(|other| other.netblock != entry.netblock);
+                    self.overrides.retain(|other| other.target != entry.target);
                     if entry.left(now) > 0 {
                         self.overrides.push(SharedOverride::of(entry, now));
                     }
                 }
-                Change::Remove(netblock) => self.overrides.retain(|other| other.netblock != *netblock),
+                Change::Remove(target) => self.overrides.retain(|other| other.target != *target),
                 Change::Reset(reset) => {
                     self.resets.retain(|other| other.target != reset.target);
                     self.resets.push(reset.clone());
@@ -167,10 +171,10 @@ impl OverrideList {
     /// clock was set to meanwhile.
     pub fn overrides(&self, known: &[Override], now: Now) -> Vec<Override> {
         let local = |shared: &SharedOverride| {
-            let SharedOverride { id, netblock, kind, ends, by } = shared.clone();
+            let SharedOverride { id, target, kind, ends, by } = shared.clone();
             let left = ends.saturating_sub(now.unix()).saturating_mul(1000);
             let ends = known.iter().find(|entry| entry.id == id).map(|entry| entry.ends);
-            Override { id, netblock, kind, ends: ends.unwrap_or(now.monotonic.saturating_add(left)), by }
+            Override { id, target, kind, ends: ends.unwrap_or(now.monotonic.saturating_add(left)), by }
         };
         let mut overrides: Vec<Override> = self.overrides.iter().map(local).collect();
         overrides.retain(|entry| entry.ends > now.monotonic);
@@ -193,10 +197,11 @@ impl OverrideList {
             v: u64,
         }
         let version = serde_json::from_slice::<ListVersion>(value)?.v;
-        if version != VERSION {
+        if !(NETBLOCKS_ONLY..=VERSION).contains(&version) {
             return Err(io::Error::other(format!("its version is {version}, not {VERSION}")));
         }
-        let mut list: Self = serde_json::from_slice(value)?;
+        let list: Self = serde_json::from_slice(value)?;
+        let mut list = Self { v: VERSION, ..list };
         let users = list.overrides.iter_mut().map(|entry| &mut entry.by);
         for by in users.chain(list.resets.iter_mut().map(|reset| &mut reset.by)) {
             *by = by.chars().take(MAX_USER).collect();
@@ -213,8 +218,8 @@ mod tests {
         Now::simulated(seconds * 1000)
     }
 
-    fn entry(netblock: &str, kind: OverrideKind) -> Override {
-        Override::new(netblock.parse().unwrap(), kind, 3600, "root".to_owned(), at(0))
+    fn entry(target: &str, kind: OverrideKind) -> Override {
+        Override::new(target.parse().unwrap(), kind, 3600, "root".to_owned(), at(0))
     }
 
     fn reset(target: &str, second: u64) -> Change {
@@ -222,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_override_of_a_netblock_holds_and_a_reset_leaves_it_alone() {
+    fn the_last_override_of_a_target_holds_and_a_reset_leaves_it_alone() {
         let changes = [
             Change::Set(entry("192.0.2.0/24", OverrideKind::Ban)),
             reset("192.0.2.0/24", 0),
@@ -265,12 +270,22 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_the_version_before_is_read() {
+        let old = r#"{"v":2,"overrides":[{"id":7,"netblock":"192.0.2.1/32","kind":"ban","ends":1800000000,"by":"root"}],
+            "resets":[],"events":[]}"#;
+        let list = OverrideList::parse(old.as_bytes()).unwrap();
+        assert_eq!((list.v, list.overrides[0].target.to_string()), (VERSION, "192.0.2.1".to_owned()));
+        assert_eq!(OverrideList::parse(list.to_json().as_bytes()).unwrap(), list);
+    }
+
+    #[test]
     fn a_list_reads_back_as_it_was_written_and_nothing_else_is_one() {
         let lifted = BanEvent::new("a".to_owned(), "192.0.2.1".to_owned(), BanEventKind::Lifted, at(0));
         let begun = BanEventKind::Begun { seconds: 60, repetition: 1 };
         let changes = [
             Change::Set(entry("192.0.2.0/24", OverrideKind::Ban)),
             Change::Set(entry("2001:db8::1/128", OverrideKind::Allow)),
+            Change::Set(entry("login=joe%20doe", OverrideKind::Ban)),
             reset("sasl_username=joe%20doe", 0),
             Change::Event(BanEvent { kind: begun, ..lifted.clone() }),
             Change::Event(lifted),

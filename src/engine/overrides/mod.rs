@@ -187,14 +187,14 @@ impl SharedOverrides {
         let rules = service.rules.load_full();
         let mut overrides = rules.policy.overrides().list();
         for change in &changes {
-            let netblock = match change {
-                Change::Set(Override { netblock, .. }) | Change::Remove(netblock) => netblock,
+            let target = match change {
+                Change::Set(Override { target, .. }) | Change::Remove(target) => target,
                 Change::Reset(Reset { id, .. }) | Change::Event(BanEvent { id, .. }) => {
                     lock(&self.link).heeded.insert(*id);
                     continue;
                 }
             };
-            overrides.retain(|other| other.netblock != *netblock && other.left(now) > 0);
+            overrides.retain(|other| other.target != *target && other.left(now) > 0);
             if let Change::Set(entry) = change {
                 overrides.push(entry.clone());
             }

@@ -1,0 +1,187 @@
+//! What `ban` and `allow` share: what they are told, and how an override is set and ended.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use super::text::{Summary, lasting};
+use super::{Control, Problem};
+use crate::config::units;
+use crate::engine::ban_events::{lift, limit_bans};
+use crate::engine::overrides::Change;
+use crate::engine::target::{Listed, Target};
+use crate::net::clock::Now;
+use crate::observe::log::LogRecord;
+use crate::policy::Policy;
+use crate::policy::override_target::OverrideTarget;
+use crate::policy::overrides::{Override, OverrideKind};
+
+/// Whom a ban or an allowance is about, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
+pub struct OverrideArgs {
+    /// An address or a netblock
+    #[arg(value_name = "CLIENT")]
+    pub target: Target,
+    /// The word before the duration
+    #[arg(value_name = "for", value_parser = ["for"], hide_possible_values = true, requires = "seconds")]
+    #[serde(skip)]
+    preposition: Option<String>,
+    /// For how long: 90s, 2h, 1d; by default one hour
+    #[arg(value_name = "DURATION", default_value_t, hide_default_value = true)]
+    #[serde(default)]
+    pub seconds: OverrideTime,
+}
+
+/// How long a ban or an allowance lasts, in whole seconds up to a year.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "u64", into = "u64")]
+pub struct OverrideTime(u64);
+
+impl Default for OverrideTime {
+    fn default() -> Self {
+        Self(3600)
+    }
+}
+
+impl TryFrom<u64> for OverrideTime {
+    type Error = &'static str;
+
+    fn try_from(seconds: u64) -> Result<Self, Self::Error> {
+        const LONGEST: u64 = 365 * 86_400;
+        match seconds {
+            1..=LONGEST => Ok(Self(seconds)),
+            _ => Err("write whole seconds, from 1s to 365d"),
+        }
+    }
+}
+
+impl From<OverrideTime> for u64 {
+    fn from(time: OverrideTime) -> Self {
+        time.0
+    }
+}
+
+impl fmt::Display for OverrideTime {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for OverrideTime {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let duration = match text.parse() {
+            Ok(seconds) => Duration::from_secs(seconds),
+            Err(_) => units::duration(text)?,
+        };
+        // A fraction of a second is none of the seconds that are allowed.
+        let seconds = if duration.subsec_nanos() == 0 { duration.as_secs() } else { 0 };
+        Ok(Self::try_from(seconds)?)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OverrideAnswer {
+    #[serde(flatten)]
+    pub summary: Summary,
+    pub target: String,
+    pub seconds: u64,
+}
+
+/// What was lifted.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiftAnswer {
+    #[serde(flatten)]
+    pub summary: Summary,
+    /// How many.
+    pub lifted: usize,
+}
+
+impl OverrideArgs {
+    /// For an hour.
+    pub fn new(target: Target) -> Self {
+        Self { target, preposition: None, seconds: OverrideTime::default() }
+    }
+
+    /// Fills in the log line.
+    pub(super) fn log(&self, line: &mut LogRecord) {
+        line.field("target", &self.target).field("seconds", u64::from(self.seconds));
+    }
+
+    /// Sets a ban or an allowance.
+    pub(super) async fn set(
+        &self,
+        control: &Control,
+        user: &str,
+        kind: OverrideKind,
+        now: Now,
+    ) -> Result<OverrideAnswer, Problem> {
+        let service = &control.service;
+        let rules = service.rules.load_full();
+        let target = &rules.policy.target(&self.target);
+        let of = override_target(target)?;
+        let seconds = u64::from(self.seconds);
+        let mut notes = Vec::new();
+        let mut changes = vec![Change::Set(Override::new(of.clone(), kind, seconds, user.to_owned(), now))];
+        if kind == OverrideKind::Allow {
+            // The client passes, so a firewall must not go on to block it, and it is not to be banned when this ends.
+            let found = limit_bans(service, &rules, target, now).await;
+            let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
+            let (is_done, events) = lift(service, &rules, &bans, now).await;
+            changes.extend(events);
+            if !is_done {
+                notes.push(format!("{} is down: a limit's ban stays there", rules.store.name()));
+            }
+            if !bans.is_empty() {
+                notes.push(format!("bans of limits lifted: {}", bans.len()));
+            }
+        }
+        // Another host may have changed something inside a moment ago.
+        service.overrides.refresh(service, now).await;
+        let others = rules.policy.overrides().list();
+        let reach = service.overrides.change(service, changes, now).await?;
+        notes.extend(reach.note());
+        notes.extend(overruled_by(&of, kind, &others, now));
+        notes.extend((kind == OverrideKind::Ban).then(|| whitelisted(&rules.policy, &of)).flatten());
+        let done = match kind {
+            OverrideKind::Ban => "banned",
+            OverrideKind::Allow => "allowed",
+        };
+        let done = format!("{target} is {done} for {}", lasting(seconds));
+        Ok(OverrideAnswer { summary: Summary { done, notes }, target: of.to_string(), seconds })
+    }
+}
+
+/// What an override must be said of.
+pub(super) fn override_target(target: &Target) -> Result<OverrideTarget, Problem> {
+    let netblock = target.netblock();
+    let of = netblock.ok_or_else(|| Problem::usage(format!("{target} is neither an address nor a netblock")));
+    of.map(OverrideTarget::from)
+}
+
+/// The exceptions from an override: narrower ones of the other kind.
+fn overruled_by(of: &OverrideTarget, kind: OverrideKind, others: &[Override], now: Now) -> Vec<String> {
+    let is_exception = |other: &&Override| {
+        other.kind != kind && other.target != *of && of.contains(&other.target) && other.left(now) > 0
+    };
+    let note = |Override { target, by, .. }: &Override| match kind {
+        OverrideKind::Allow => format!("{target} in it is banned by {by} and stays refused: unban that"),
+        OverrideKind::Ban => format!("{target} in it is allowed by {by} and passes all the same: disallow that"),
+    };
+    others.iter().filter(is_exception).map(note).collect()
+}
+
+/// What makes a ban have no effect.
+fn whitelisted(policy: &Policy, of: &OverrideTarget) -> Option<String> {
+    let netblock = of.netblock()?;
+    match policy.listed(netblock.addr())? {
+        (white, Listed::White) if white.contains(&netblock) => {
+            Some(format!("{white} is on the whitelist, so it passes all the same"))
+        }
+        _ => None,
+    }
+}
