@@ -130,7 +130,7 @@ pub const KEYS: &[ConfigKey] = &[
     limit("status", Integer(400, 599), "429", "HTTP status over the limit at the web door"),
     limit("stress_threshold", Threshold, "", "threshold while Postfix reports stress; unset: the same"),
     inherited("stress_action", String, "", "action while Postfix reports stress; unset: the same"),
-    key("time_zone", String, "", "time zone of calendar windows; unset: the system's"),
+    key("time_zone", String, "", "time zone of calendar windows and of the report; unset: the system's"),
     key("include", Strings, "[]", "further configuration files"),
     key("ipv4_in_ipv6", Netblocks, r#"["64:ff9b::/96"]"#, "IPv6 prefixes whose addresses are taken for IPv4"),
     key("recipient_delimiter", String, r#""""#, "characters that begin an extension of a mailbox, as in main.cf"),

@@ -14,7 +14,7 @@ use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Pattern, Test};
 use crate::policy::door::Door;
 use crate::policy::key::KeyField;
-use crate::policy::limit::{self, CountKind, Limit, Window};
+use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::lists::ListEntry;
 use crate::store::SharedStoreConfig;
 use crate::store::memcached::MemcachedConfig;
@@ -35,9 +35,6 @@ pub(super) fn check(config: &Config, s: &TableSettings) {
         for key in ["list_check_interval", "list_may_shrink"] {
             s.warn(key, "has no effect without `whitelist_file` or `blacklist_file`");
         }
-    }
-    if !config.policy.limits.iter().any(|limit| matches!(limit.window, Window::Calendar(_))) {
-        s.warn("time_zone", "has no effect without `window = \"calendar\"`");
     }
     check_spellings(config, s);
     check_peers(config, s);

@@ -31,6 +31,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use jiff::tz::TimeZone;
 
 use crate::listener::Peers;
 pub use crate::listener::SocketConfig;
@@ -84,6 +85,8 @@ pub struct Config {
     pub metrics: Vec<Address>,
     pub http: HttpConfig,
     pub max_connections: usize,
+    /// Of windows of the calendar, and of the days of the report.
+    pub time_zone: TimeZone,
     pub log: LogConfig,
     /// The log of inetd mode: its standard error is the policy connection.
     pub inetd_log: LogTarget,
@@ -122,6 +125,7 @@ impl Config {
             max_connections: self.max_connections,
             max_delayed: self.max_delayed,
             allow_peers: self.allow_peers.clone(),
+            time_zone: self.time_zone.clone(),
             source: engine::service::ConfigSource {
                 path: self.path.as_ref().map(|path| path.to_string_lossy().into_owned()),
                 form: self.form.name(),

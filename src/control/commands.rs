@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::client::ClientCommand;
 use super::{Control, Problem};
-use super::{allow, ban, check_hit, disallow, explain, hit, reload, reset, revoke, show, status, top, unban};
+use super::{allow, ban, check_hit, disallow, explain, hit, reload, report, reset, revoke, show, status, top, unban};
 use crate::net::clock::Now;
 use crate::observe::log::LogRecord;
 use crate::observe::log::Severity;
@@ -109,6 +109,7 @@ commands! {
     "status" Status(status::StatusArgs),
     "top" Top(top::TopArgs),
     "show" Show(show::ShowArgs),
+    "report" Report(report::ReportArgs),
     "explain" Explain(explain::ExplainArgs),
     "reset" Reset(reset::ResetArgs),
     "ban" Ban(ban::BanArgs),

@@ -2,11 +2,10 @@
 
 use std::collections::HashSet;
 
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
-use super::text::{lasting, table};
+use super::text::{csv_field, lasting, table, time};
 use crate::engine::reading::Reading;
 use crate::engine::service::{Rules, Service};
 use crate::engine::target::TargetCounter;
@@ -224,15 +223,11 @@ impl Listing {
 
     /// RFC 4180. No field has a comma or a quote but keys of several parts.
     fn csv(&self) -> String {
-        let field = |text: &str| match text.contains([',', '"']) {
-            true => format!("\"{}\"", text.replace('"', "\"\"")),
-            false => text.to_owned(),
-        };
         let mut text = "limit,key,count,threshold,since,over_since,refused,left,log_only\r\n".to_owned();
         for key in &self.keys {
             let KeyStatus { limit, key, count, threshold, since, over_since, refused, left, log_only } = key;
             let (since, over) = (since.as_deref().unwrap_or_default(), over_since.as_deref().unwrap_or_default());
-            let key = field(key);
+            let key = csv_field(key);
             text += &format!("{limit},{key},{count},{threshold},{since},{over},{refused},{left},{log_only}\r\n");
         }
         text
@@ -243,10 +238,6 @@ impl KeyStatus {
     fn of(one: &CountedKey<'_>) -> Self {
         let CountedKey { counted, count, since, over_since, refused, left } = one;
         let unit = u64::from(counted.limit.counts.unit());
-        let time = |seconds: u64| {
-            let seconds = i64::try_from(seconds).ok();
-            seconds.and_then(|seconds| Timestamp::from_second(seconds).ok()).map(|time| time.to_string())
-        };
         Self {
             limit: counted.limit.name.clone(),
             key: counted.part.to_string(),

@@ -16,6 +16,7 @@ pub mod listing;
 pub mod on_file;
 pub mod overriding;
 pub mod reload;
+pub mod report;
 pub mod reset;
 pub mod revoke;
 pub mod show;

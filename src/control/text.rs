@@ -1,7 +1,9 @@
 //! Text for people: tables, durations, and the sentences about a change.
 
+use std::borrow::Cow;
 use std::fmt::Display;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::observe::terminal::Paint;
@@ -40,6 +42,20 @@ pub fn cell(value: Option<impl Display>) -> String {
 /// What a key may, in a cell.
 pub fn allowed(threshold: Option<u64>) -> String {
     threshold.map_or_else(|| "unlimited".to_owned(), |threshold| threshold.to_string())
+}
+
+/// A field of comma-separated values, as RFC 4180 has it.
+pub fn csv_field(text: &str) -> Cow<'_, str> {
+    match text.contains([',', '"']) {
+        true => Cow::Owned(format!("\"{}\"", text.replace('"', "\"\""))),
+        false => Cow::Borrowed(text),
+    }
+}
+
+/// A moment in seconds since the Unix epoch, as RFC 3339 has it.
+pub fn time(unix: u64) -> Option<String> {
+    let moment = Timestamp::from_second(i64::try_from(unix).ok()?).ok()?;
+    Some(moment.to_string())
 }
 
 /// A number of seconds in its two largest units.

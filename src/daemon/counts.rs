@@ -9,6 +9,7 @@ use std::io::{self, Write};
 
 use serde::{Deserialize, Serialize};
 
+use crate::engine::daily::RecentDays;
 use crate::engine::overrides::OverrideList;
 use crate::net::clock::Now;
 use crate::policy::Policy;
@@ -26,6 +27,9 @@ const COUNTS: (u16, u16) = (2, 3);
 /// Bans and allowances of administrators.
 const OVERRIDES: (u16, u16) = (3, 4);
 
+/// What was counted today and yesterday.
+const DAYS: (u16, u16) = (4, 1);
+
 /// What the numbers of the table mean.
 #[derive(Serialize, Deserialize)]
 struct SavedOrigin {
@@ -38,7 +42,13 @@ struct SavedOrigin {
 
 /// Writes the counts of the limits of `policy`, and returns how many there are. Requests go on meanwhile: each
 /// count is one it had at some time between the beginning and the end.
-pub fn write(writer: &mut SectionWriter<impl Write>, policy: &Policy, table: &Table, now: Now) -> io::Result<u64> {
+pub fn write(
+    writer: &mut SectionWriter<impl Write>,
+    policy: &Policy,
+    table: &Table,
+    days: &RecentDays,
+    now: Now,
+) -> io::Result<u64> {
     let origin = SavedOrigin {
         unix_ms: now.unix_ms,
         monotonic: now.monotonic,
@@ -48,6 +58,7 @@ pub fn write(writer: &mut SectionWriter<impl Write>, policy: &Policy, table: &Ta
     };
     writer.add_value(ORIGIN, &origin)?;
     writer.add_value(OVERRIDES, &OverrideList::of(&policy.overrides().list(), now))?;
+    writer.add_value(DAYS, days)?;
     let (mut counts, mut written) = (Vec::new(), 0);
     for part in 0..Table::PARTS {
         counts.clear();
@@ -80,6 +91,23 @@ pub struct CountsReading<'p> {
     since: Since,
     now: Now,
     origin: Option<SnapshotOrigin>,
+    days: RecentDays,
+}
+
+/// What was read.
+#[derive(Debug)]
+pub struct RestoredCounts {
+    pub table: Table,
+    /// The ids of the limits by those they had.
+    pub ids: Ids,
+    pub days: RecentDays,
+}
+
+impl RestoredCounts {
+    /// Nothing, with room for that many clients.
+    pub fn none(max_clients: usize) -> Self {
+        Self { table: Table::new(max_clients), ids: Ids::new(), days: RecentDays::default() }
+    }
 }
 
 #[derive(Debug)]
@@ -93,7 +121,7 @@ struct SnapshotOrigin {
 impl<'p> CountsReading<'p> {
     /// For the limits of a policy; a table of at most `max_clients`.
     pub fn new(policy: &'p Policy, max_clients: usize, since: Since, now: Now) -> Self {
-        Self { policy, max_clients, since, now, origin: None }
+        Self { policy, max_clients, since, now, origin: None, days: RecentDays::default() }
     }
 
     /// Takes a section, if it is about counts. Says whether it was.
@@ -102,6 +130,7 @@ impl<'p> CountsReading<'p> {
             kind if kind == ORIGIN.0 => ORIGIN.1,
             kind if kind == COUNTS.0 => COUNTS.1,
             kind if kind == OVERRIDES.0 => OVERRIDES.1,
+            kind if kind == DAYS.0 => DAYS.1,
             _ => return Ok(false),
         };
         if section.version != known {
@@ -112,6 +141,8 @@ impl<'p> CountsReading<'p> {
         } else if section.kind == OVERRIDES.0 {
             let saved: OverrideList = decode(&section.content)?;
             self.policy.overrides().set(saved.overrides(&[], self.now), self.now);
+        } else if section.kind == DAYS.0 {
+            self.days = decode(&section.content)?;
         } else {
             let origin = self.origin.as_ref().ok_or(SnapshotError::Corrupt)?;
             origin.restore(&section.content, self.now)?;
@@ -124,9 +155,10 @@ impl<'p> CountsReading<'p> {
         self.origin.as_ref().map_or(0, |origin| origin.elapsed / 1000)
     }
 
-    /// The table, and the ids of its limits by those they had; `None` if nothing said what the counts mean.
-    pub fn finish(self) -> Option<(Table, Ids)> {
-        self.origin.map(|origin| (origin.table, origin.ids))
+    /// What was read; `None` if nothing said what the counts mean.
+    pub fn finish(self) -> Option<RestoredCounts> {
+        let days = self.days;
+        self.origin.map(|SnapshotOrigin { table, ids, .. }| RestoredCounts { table, ids, days })
     }
 
     fn origin(&self, content: &[u8]) -> Result<SnapshotOrigin, SnapshotError> {
@@ -183,7 +215,7 @@ mod tests {
 
     fn written(policy: &Policy, table: &Table, now: Now) -> Vec<u8> {
         let mut writer = SectionWriter::begin(Vec::new()).unwrap();
-        write(&mut writer, policy, table, now).unwrap();
+        write(&mut writer, policy, table, &RecentDays::default(), now).unwrap();
         writer.finish().unwrap()
     }
 
@@ -193,7 +225,7 @@ mod tests {
         while let Some(section) = reader.next_section().unwrap() {
             assert!(reading.take(&section).unwrap());
         }
-        reading.finish().unwrap().0
+        reading.finish().unwrap().table
     }
 
     const THREE: &str = "[limit.a]\nthreshold = 2\n[limit.b]\nthreshold = 3\n[limit.c]\nthreshold = 4\n";

@@ -68,6 +68,7 @@ impl Housekeeping {
             self.service.log.mention_suppressed(now);
             self.service.log.tell_held();
             self.service.sample_rates(now);
+            self.service.daily.keep_up(now);
             self.tell_full();
             self.service.diagnosis.conclude(&self.service.log);
             self.service.limit_use.conclude(&self.service.rules.load().policy, &self.service.log);
@@ -105,8 +106,11 @@ impl Housekeeping {
 
 /// Saves the counts where a disk can keep nobody waiting.
 pub fn save(state: &Arc<StateFile>, service: &Service) -> JoinHandle<()> {
-    let (state, rules) = (Arc::clone(state), service.rules.load_full());
-    spawn_blocking(move || state.save(&rules.policy, rules.store.table(), Now::read()))
+    let (state, rules, daily) = (Arc::clone(state), service.rules.load_full(), Arc::clone(&service.daily));
+    spawn_blocking(move || {
+        let now = Now::read();
+        state.save(&rules.policy, rules.store.table(), &daily.save(now), now)
+    })
 }
 
 /// Whether something is due that is done every `interval` seconds; 0: never.

@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::{Daemon, StartError};
 use crate::config::{Config, ConfigError};
 use crate::control::socket::{self, ControlSocket};
+use crate::daemon::counts::RestoredCounts;
 use crate::daemon::descriptors;
 use crate::daemon::handover::exec;
 use crate::daemon::handover::receive::Handover;
@@ -28,11 +29,9 @@ use crate::net::stream::Stream;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
 use crate::policy::lists::Lists;
-use crate::policy::record_snapshot::Ids;
 use crate::postfix::suspended::SuspendedConnection;
 use crate::postfix::suspended::SuspendedConnections;
 use crate::store::KnownCounts;
-use crate::store::local::Table;
 
 /// How long a program that was upgraded to tries to read a configuration that passed the preflight just before.
 /// Policy connections wait meanwhile, and Postfix waits longer.
@@ -144,14 +143,15 @@ impl Daemon {
         // Whoever asks from here on waits until the counts of before are there.
         let (policy, max_clients, now) = (Policy::new(&config.policy, None), config.store.max_clients, Now::read());
         let state = StateFile::of(&config, &log).map(Arc::new);
-        let (table, ids) = match (&mut handover, &state) {
+        let RestoredCounts { table, ids, days } = match (&mut handover, &state) {
             (Some(handover), _) => handover.counts(&policy, max_clients, now),
-            (None, Some(state)) => (state.load(&policy, max_clients, now), Ids::new()),
-            (None, None) => (Table::new(max_clients), Ids::new()),
+            (None, Some(state)) => state.load(&policy, max_clients, now),
+            (None, None) => RestoredCounts::none(max_clients),
         };
         let outages = handover.as_mut().map(Handover::outages).unwrap_or_default();
         let known = KnownCounts { table: Arc::new(table), outages };
         let service = Arc::new(Service::restored(config.engine(), policy, log.clone(), known));
+        service.daily.restore(days, &ids, now);
         state.iter().filter_map(|state| state.is_unused()).for_each(|fault| service.add_fault(fault));
         // The policy has them, and a million netblocks are not kept twice.
         config.policy.lists = Lists::default();

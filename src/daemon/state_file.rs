@@ -18,8 +18,9 @@ use std::sync::Mutex;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag};
 
-use super::counts::{self, CountsReading, Since};
+use super::counts::{self, CountsReading, RestoredCounts, Since};
 use crate::config::Config;
+use crate::engine::daily::RecentDays;
 use crate::net::clock::Now;
 use crate::net::files::{leave_to_owner_of_directory, require_trusted};
 use crate::net::lock;
@@ -62,30 +63,30 @@ impl StateFile {
         Some(format!("counts are not saved to {}: {problem}", self.path.display()))
     }
 
-    /// A table of at most `max_clients` with the counts of the limits of `policy`. Blocks.
-    pub fn load(&self, policy: &Policy, max_clients: usize, now: Now) -> Table {
+    /// The counts of the limits of `policy`, in a table of at most `max_clients`. Blocks.
+    pub fn load(&self, policy: &Policy, max_clients: usize, now: Now) -> RestoredCounts {
         match self.read(policy, max_clients, now) {
-            Ok(Some((table, age))) => {
+            Ok(Some((restored, age))) => {
                 self.log.line(Severity::Info, "STATE_RESTORED", |line| {
-                    line.field("file", self.path.display()).field("counters", table.len()).field("age", age);
+                    line.field("file", self.path.display()).field("counters", restored.table.len()).field("age", age);
                 });
-                table
+                restored
             }
-            Ok(None) => Table::new(max_clients),
+            Ok(None) => RestoredCounts::none(max_clients),
             Err(damage) => {
                 self.set_aside(&damage);
-                Table::new(max_clients)
+                RestoredCounts::none(max_clients)
             }
         }
     }
 
     /// Writes the counts. Blocks, for as long as the disk takes; of two calls one waits for the other.
-    pub fn save(&self, policy: &Policy, table: &Table, now: Now) {
+    pub fn save(&self, policy: &Policy, table: &Table, days: &RecentDays, now: Now) {
         if self.lock.is_err() {
             return;
         }
         let mut failing = lock(&self.failing);
-        let written = self.write(policy, table, now);
+        let written = self.write(policy, table, days, now);
         let failed_before = std::mem::replace(&mut *failing, written.is_err());
         match written {
             Ok(counters) => {
@@ -107,7 +108,12 @@ impl StateFile {
         }
     }
 
-    fn read(&self, policy: &Policy, max_clients: usize, now: Now) -> Result<Option<(Table, u64)>, SnapshotError> {
+    fn read(
+        &self,
+        policy: &Policy,
+        max_clients: usize,
+        now: Now,
+    ) -> Result<Option<(RestoredCounts, u64)>, SnapshotError> {
         // Were it a pipe, opening it would wait for a writer.
         let flags = OFlag::O_NONBLOCK | OFlag::O_NOFOLLOW;
         let file = match OpenOptions::new().read(true).custom_flags(flags.bits()).open(&self.path) {
@@ -122,7 +128,7 @@ impl StateFile {
             reading.take(&section)?;
         }
         let age = reading.age();
-        reading.finish().map(|(table, _)| Some((table, age))).ok_or(SnapshotError::Corrupt)
+        reading.finish().map(|restored| Some((restored, age))).ok_or(SnapshotError::Corrupt)
     }
 
     fn set_aside(&self, damage: &SnapshotError) {
@@ -140,10 +146,10 @@ impl StateFile {
         });
     }
 
-    fn write(&self, policy: &Policy, table: &Table, now: Now) -> io::Result<u64> {
+    fn write(&self, policy: &Policy, table: &Table, days: &RecentDays, now: Now) -> io::Result<u64> {
         self.require_file()?;
         let new = beside(&self.path, ".new");
-        let written = write_new(&new, policy, table, now).and_then(|counters| {
+        let written = write_new(&new, policy, table, days, now).and_then(|counters| {
             fs::rename(&new, &self.path)?;
             Ok(counters)
         });
@@ -192,7 +198,7 @@ fn open_lock(path: &Path) -> io::Result<File> {
 }
 
 /// Writes a file that was not there, for our user alone to read, and has the disk keep it.
-fn write_new(path: &Path, policy: &Policy, table: &Table, now: Now) -> io::Result<u64> {
+fn write_new(path: &Path, policy: &Policy, table: &Table, days: &RecentDays, now: Now) -> io::Result<u64> {
     match fs::remove_file(path) {
         // Left behind by a process that was killed while it wrote.
         Ok(()) => {}
@@ -202,7 +208,7 @@ fn write_new(path: &Path, policy: &Policy, table: &Table, now: Now) -> io::Resul
     let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     leave_to_owner_of_directory(&file, path)?;
     let mut writer = SectionWriter::begin(BufWriter::with_capacity(PIECE, file))?;
-    let counters = counts::write(&mut writer, policy, table, now)?;
+    let counters = counts::write(&mut writer, policy, table, days, now)?;
     let file: File = writer.finish()?.into_inner()?;
     file.sync_all()?;
     Ok(counters)

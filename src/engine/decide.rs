@@ -44,7 +44,7 @@ pub async fn decide<'r>(
         service.diagnosis.observe(client, request, lookup);
         service.limit_use.observe(policy, request, now);
         if session.has_unsent() {
-            unsent::give_back(rules, session.take_unsent(), now);
+            unsent::give_back(service, rules, session.take_unsent(), now);
         }
         match policy.plan(request, session.record(), now) {
             Plan::Done(decision) => return finish(service, rules, session, client, request, decision, now),

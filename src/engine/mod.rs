@@ -2,6 +2,7 @@
 
 pub mod named_keys;
 pub mod ban_events;
+pub mod daily;
 pub mod decide;
 pub mod delays;
 pub mod diagnosis;
@@ -15,6 +16,7 @@ pub mod report;
 pub mod reset;
 pub mod service;
 pub mod target;
+pub mod top_keys;
 pub mod unsent;
 
 pub use service::ServiceSettings;

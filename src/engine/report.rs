@@ -56,6 +56,7 @@ pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
 /// limit says so: once in a window.
 pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<'_>, request: &Request, now: Now) {
     service.limit_use.mark(checks);
+    service.daily.note(checks, decision, now);
     service.named_keys.note(checks, decision, now, |check, hit, crossing| {
         let limit = check.limit;
         let unit = u64::from(limit.counts.unit());

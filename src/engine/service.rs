@@ -3,7 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use arc_swap::ArcSwap;
+use jiff::tz::TimeZone;
 
+use crate::engine::daily::DailyCounts;
 use crate::engine::delays::DelayedReplies;
 use crate::engine::diagnosis::Diagnosis;
 use crate::engine::limit_use::LimitUse;
@@ -38,6 +40,8 @@ pub struct Service {
     pub decisions: Decisions,
     /// What is known of keys by name.
     pub named_keys: NamedKeys,
+    /// What was counted today and yesterday.
+    pub daily: Arc<DailyCounts>,
     /// What the requests tell of the set-up.
     pub diagnosis: Diagnosis,
     /// Which limits count anything.
@@ -87,6 +91,7 @@ impl Service {
         let store = Store::new(&settings.store, settings.on_store_failure, known, &statistics, &log);
         Self {
             sessions: Sessions::new(settings.max_connections),
+            daily: Arc::new(DailyCounts::new(settings.time_zone.clone())),
             configured: Mutex::new(Configured { source: settings.source.clone(), ..Configured::default() }),
             rules: ArcSwap::from_pointee(Rules::new(policy, settings, Arc::new(store), &decisions)),
             delayed: Arc::default(),
@@ -120,6 +125,7 @@ impl Service {
             (configured.source, configured.reload_failed) = (settings.source.clone(), None);
         }
         self.log.reconfigure(&settings.log);
+        self.daily.set_zone(settings.time_zone.clone());
         self.rules.store(Arc::new(Rules::new(policy, settings, store, &self.decisions)));
         self.limit_use.begin_anew();
     }
@@ -197,6 +203,8 @@ pub struct ServiceSettings {
     pub max_delayed: usize,
     /// Who may ask over TCP.
     pub allow_peers: Peers,
+    /// Whose days are those of the report.
+    pub time_zone: TimeZone,
     /// The file all of this comes from, for `status`.
     pub source: ConfigSource,
 }

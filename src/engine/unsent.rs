@@ -7,15 +7,16 @@ use crate::policy::message::HeldHits;
 
 /// Gives back what the ends of messages have left.
 pub fn give_back_all(service: &Service, now: Now) {
-    give_back(&service.rules.load(), service.sessions.take_unsent(), now);
+    give_back(service, &service.rules.load(), service.sessions.take_unsent(), now);
 }
 
 /// Gives hits back, as far as there still is the limit that counted them, and the window.
 #[cold]
-pub fn give_back(rules: &Rules, hits: Vec<HeldHits>, now: Now) {
+pub fn give_back(service: &Service, rules: &Rules, hits: Vec<HeldHits>, now: Now) {
     for hit in hits.into_iter().filter(|hit| hit.lasts(now)) {
-        let HeldHits { limit, part, kind, amount, .. } = hit;
+        let HeldHits { limit, part, kind, amount, passed, .. } = hit;
         if let Some(limit) = rules.policy.limits().iter().find(|one| one.id == limit) {
+            service.daily.take_back(limit.id, &part, passed);
             rules.store.take_back(&Refund { limit, part, kind, amount }, now);
         }
     }

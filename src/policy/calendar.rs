@@ -86,6 +86,12 @@ impl LocalCalendar {
         self.zone.iana_name().unwrap_or("the system's time zone")
     }
 
+    /// The local date of a moment in seconds since the Unix epoch.
+    pub fn date(&self, unix: u64) -> String {
+        let moment = i64::try_from(unix).ok().and_then(|unix| Timestamp::from_second(unix).ok());
+        moment.map(|moment| moment.to_zoned(self.zone.clone()).date().to_string()).unwrap_or_default()
+    }
+
     /// The window that a moment is in.
     pub fn window(&self, now: Now) -> CalendarWindow {
         let last = CalendarWindow(self.last.load(Relaxed));

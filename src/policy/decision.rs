@@ -352,7 +352,10 @@ impl<'p> Decision<'p> {
         for note in self.notes.drain(..) {
             match note {
                 MessageNote::Recipient { stays, .. } if refused && !stays => {}
-                MessageNote::Recipient { limit, held, .. } => record.message_mut().hold(limit, held),
+                MessageNote::Recipient { limit, held, .. } => {
+                    let held = held.map(|held| HeldHits { passed: if refused { 0 } else { held.passed }, ..held });
+                    record.message_mut().hold(limit, held);
+                }
                 MessageNote::More(limit, more) => record.message_mut().cover(limit, more),
                 MessageNote::Violated(limit, key) => record.message_mut().violate(limit, key),
             }
@@ -408,6 +411,7 @@ impl HeldHits {
             part,
             kind,
             amount,
+            passed: amount,
             recipient: limit.per.is_of_recipient().then_some(count.scope),
             ends: now.monotonic + u64::from(left) * 1000,
             count_unsent: limit.count_unsent,

@@ -46,6 +46,8 @@ pub struct HeldHits {
     pub part: KeyPart,
     pub kind: CounterKind,
     pub amount: u32,
+    /// How many of them are for recipients that were let pass.
+    pub passed: u32,
     /// The recipient, where each has a counter of its own.
     pub recipient: Option<Scope>,
     /// When the window ends, on the monotonic clock.
@@ -123,6 +125,7 @@ impl MessageRecord {
         };
         if let Some(last) = own.held.last_mut().filter(same) {
             last.amount = last.amount.saturating_add(hits.amount);
+            last.passed = last.passed.saturating_add(hits.passed);
         } else if own.held.len() < MAX_RECIPIENTS {
             own.held.push(hits);
         }
@@ -248,9 +251,12 @@ impl RecipientCounts {
         while let Some(last) = self.held.last_mut().filter(|_| rest > 0) {
             let amount = rest.min(last.amount);
             rest -= amount;
+            // Those that were refused are the first that it does not go to.
+            let passed = amount.saturating_sub(last.amount - last.passed);
             last.amount -= amount;
+            last.passed -= passed;
             self.covered = self.covered.saturating_sub(amount);
-            surplus.push(HeldHits { amount, ..last.clone() });
+            surplus.push(HeldHits { amount, passed, ..last.clone() });
             if last.amount == 0 {
                 self.held.pop();
             }

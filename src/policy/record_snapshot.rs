@@ -67,6 +67,7 @@ mod tests {
         (record.blacklist, record.delayed, record.messages) = (BlacklistState::PassedBefore, true, 70);
         counts.iter().for_each(|count| record.keep(*count));
         let held = |limit| HeldHits {
+            passed: 1,
             limit,
             memory_id: 1,
             part: KeyPart::group("a"),

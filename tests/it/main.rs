@@ -61,6 +61,7 @@ mod races;
 mod readme;
 mod recommendation;
 mod replay;
+mod report;
 mod spelling;
 mod sqlite;
 mod state;

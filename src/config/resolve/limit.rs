@@ -25,8 +25,8 @@ pub(super) struct Program {
     pub slides_exactly: bool,
     /// Restriction classes that an action may name.
     pub classes: Vec<String>,
-    /// Of calendar windows; `None`: the system's.
-    pub zone: Option<TimeZone>,
+    /// Of calendar windows.
+    pub zone: TimeZone,
     pub timeouts: Timeouts,
     pub spellings: Spellings,
 }

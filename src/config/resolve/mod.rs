@@ -62,7 +62,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         log_only: s.get("log_only"),
         slides_exactly: store.shared.as_ref().is_some_and(SharedStoreConfig::slides_exactly),
         classes: reply::classes(s),
-        zone: window::zone(s),
+        zone: window::zone(s).unwrap_or_else(window::system),
         timeouts: Timeouts { postfix: s.get("policy_timeout"), store: store.timeout },
         spellings: limit::spellings(s),
     };
@@ -102,6 +102,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         http: http::read(s),
         allow_peers: endpoints::allow_peers(s),
         max_connections: s.get("max_connections"),
+        time_zone: program.zone.clone(),
         log: log::log(s),
         inetd_log: log::syslog(s),
         warnings: Vec::new(),

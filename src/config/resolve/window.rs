@@ -16,7 +16,7 @@ pub(super) fn read(s: &TableSettings, program: &Program) -> (Window, u32) {
     let month = month(s);
     let window = match s.choice("window", &Window::WORDS.map(|word| (word, word))) {
         "calendar" => {
-            let zone = program.zone.clone().unwrap_or_else(system);
+            let zone = program.zone.clone();
             let period = period(s, exptime, month.is_some()).unwrap_or(Period::Day);
             return (Window::Calendar(LocalCalendar::new(period, zone)), period.seconds());
         }
@@ -56,7 +56,7 @@ fn period(s: &TableSettings, exptime: u32, is_month: bool) -> Option<Period> {
 }
 
 /// The time zone of the host; as for every program that is UTC where none is set.
-fn system() -> TimeZone {
+pub(super) fn system() -> TimeZone {
     TimeZone::try_system().unwrap_or(TimeZone::UTC)
 }
 

@@ -40,7 +40,7 @@ mod kind {
     /// The files of unix sockets, by the place of their listener.
     pub const LISTENERS: (u16, u16) = (17, 2);
     /// The sessions.
-    pub const SESSIONS: (u16, u16) = (18, 6);
+    pub const SESSIONS: (u16, u16) = (18, 7);
     /// What is open on the connections, in their order.
     pub const CONNECTIONS: (u16, u16) = (19, 2);
     /// The numbers of the STATISTICS line.

@@ -36,7 +36,8 @@ pub fn load(
     let version = env!("CARGO_PKG_VERSION").to_owned();
     writer.add_value(kind::ORIGIN, &HandoverOrigin { version, begun: begun.monotonic, secret: secret::get() })?;
     let rules = service.rules.load();
-    counts::write(&mut writer, &rules.policy, rules.store.table(), Now::read())?;
+    let now = Now::read();
+    counts::write(&mut writer, &rules.policy, rules.store.table(), &service.daily.save(now), now)?;
     writer.add_value(kind::COALESCE, &rules.store.coalesce().save())?;
     writer.add_value(kind::OUTAGES, &rules.store.outages())?;
     let files = listeners.iter().map(Listener::file).chain(http.iter().map(|listener| listener.file()));

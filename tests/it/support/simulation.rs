@@ -9,6 +9,7 @@ use connshaper::engine::decide::decide;
 use connshaper::engine::delays::DelayPermit;
 use connshaper::engine::event::{EventMode, count_login, decide_event};
 use connshaper::engine::service::Service;
+use connshaper::engine::top_keys::TopKeys;
 use connshaper::engine::unsent::give_back_all;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
@@ -127,6 +128,23 @@ impl Simulation {
         give_back_all(&self.service, now);
         let rules = self.service.rules.load();
         self.service.limit_use.conclude(&rules.policy, &self.service.log);
+    }
+
+    /// What a limit has counted today or yesterday: what it let pass, how often it was exceeded, and the same of each
+    /// key, those with the most first.
+    pub fn day_of(&self, limit: &str, yesterday: bool) -> (u64, u64, Vec<(String, u64, u64)>) {
+        let rules = self.service.rules.load();
+        let id = rules.policy.limits().iter().find(|one| one.name == limit).unwrap().id;
+        self.service.daily.with(Now::simulated(self.now), |days, _| {
+            let day = if yesterday { &days.yesterday } else { &days.today };
+            let Some(day) = day.of(id) else { return (0, 0, Vec::new()) };
+            let mut keys = day.most.largest(usize::MAX);
+            keys.extend(day.exceeded.largest(usize::MAX).into_iter().filter(|(part, _)| day.most.get(part).is_none()));
+            let sum = |sums: &TopKeys, part| sums.get(part).map_or(0, |sum| sum.sum);
+            let sums = |part| (sum(&day.most, part), sum(&day.exceeded, part));
+            let keys = keys.into_iter().map(|(part, _)| (part.to_string(), sums(part).0, sums(part).1));
+            (day.passed, day.over, keys.collect())
+        })
     }
 
     /// Counters held in this process.

@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use socket2::Socket;
 
 use super::{HandoverOrigin, SavedSocketFile, kind};
-use crate::daemon::counts::{CountsReading, Since};
+use crate::daemon::counts::{CountsReading, RestoredCounts, Since};
 use crate::daemon::handover::transport;
 use crate::engine::service::Service;
 use crate::listener::{ListenError, Listener, Peer, SocketFile};
@@ -29,7 +29,6 @@ use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionOrigin;
 use crate::session::snapshot::{RestoredIds, SavedHandle};
 use crate::snapshot::section::{Section, SectionReader, SnapshotError, decode};
-use crate::store::local::Table;
 use crate::store::shared::backend::SavedOutage;
 
 /// Read in pieces of this size.
@@ -158,8 +157,8 @@ impl Handover {
         Ok(files.into_iter().enumerate().filter_map(|(number, file)| Some((number, restore(file?)))).collect())
     }
 
-    /// The counts of the limits of `policy`, and the ids these had before. What cannot be understood is left out.
-    pub fn counts(&mut self, policy: &Policy, max_clients: usize, now: Now) -> (Table, Ids) {
+    /// The counts of the limits of `policy`. What cannot be understood is left out.
+    pub fn counts(&mut self, policy: &Policy, max_clients: usize, now: Now) -> RestoredCounts {
         let mut reading = CountsReading::new(policy, max_clients, Since::Monotonic, now);
         for section in std::mem::take(&mut self.counts) {
             if let Err(damage) = reading.take(&section) {
@@ -167,7 +166,7 @@ impl Handover {
                 break;
             }
         }
-        reading.finish().unwrap_or_else(|| (Table::new(max_clients), HashMap::new()))
+        reading.finish().unwrap_or_else(|| RestoredCounts::none(max_clients))
     }
 
     /// The servers of the store that were down.

@@ -59,7 +59,7 @@ fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
     let (policy, now) = (Policy::new(&config.policy, None), Now::read());
     let (listeners, http) = handover.listeners().unwrap();
     assert_eq!(handover.listen(&config.listen), config.listen);
-    let (table, ids) = handover.counts(&policy, 1000, now);
+    let RestoredCounts { table, ids, .. } = handover.counts(&policy, 1000, now);
     let (counters, outages) = (table.len(), handover.outages());
     let service = Service::restored(
         config.engine(),

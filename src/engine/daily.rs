@@ -1,0 +1,204 @@
+//! What the limits have counted today and yesterday: how much in all, by whom most, and who went over.
+//!
+//! Days are those of the local calendar. Clients within their limits are in the sums, but not by name: most hosts have
+//! more of them than are worth a look.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
+use jiff::tz::TimeZone;
+use serde::{Deserialize, Serialize};
+
+use crate::engine::top_keys::TopKeys;
+use crate::net::clock::Now;
+use crate::net::lock;
+use crate::policy::calendar::{LocalCalendar, Period};
+use crate::policy::checks::CheckState;
+use crate::policy::key::KeyPart;
+use crate::policy::limit::LimitId;
+use crate::policy::record_snapshot::Ids;
+use crate::policy::{Decision, LimitChecks};
+
+/// Limits that have sums; further ones, after many reloads, have none.
+const MAX_LIMITS: usize = 1024;
+
+/// The usual length of a day in seconds.
+const DAY: u64 = 86_400;
+
+/// The sums of today and yesterday.
+#[derive(Debug)]
+pub struct DailyCounts {
+    /// Hits of clients within their limits since the tables were looked at last, by limit. Those of the second in which
+    /// a day begins may be of the day before.
+    passed: [AtomicU64; MAX_LIMITS],
+    tables: Mutex<DayTables>,
+}
+
+#[derive(Debug)]
+struct DayTables {
+    calendar: LocalCalendar,
+    days: RecentDays,
+}
+
+/// Two days.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecentDays {
+    pub today: DayTable,
+    pub yesterday: DayTable,
+}
+
+/// One day.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DayTable {
+    /// Its first moment, in seconds since the Unix epoch.
+    pub begins: u64,
+    /// The first moment of the next.
+    pub ends: u64,
+    /// When the counting began.
+    pub counted_from: u64,
+    limits: HashMap<LimitId, DayOfLimit>,
+}
+
+/// What one limit has counted on one day.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DayOfLimit {
+    /// Hits that were let pass.
+    pub passed: u64,
+    /// Times that it was exceeded.
+    pub over: u64,
+    /// Those with the most hits that were let pass; no clients.
+    pub most: TopKeys,
+    /// Those who exceeded it most often.
+    pub exceeded: TopKeys,
+}
+
+impl DailyCounts {
+    /// With the days of this time zone.
+    pub fn new(zone: TimeZone) -> Self {
+        let tables = DayTables { calendar: LocalCalendar::new(Period::Day, zone), days: RecentDays::default() };
+        Self { passed: [const { AtomicU64::new(0) }; MAX_LIMITS], tables: Mutex::new(tables) }
+    }
+
+    /// Goes on with the days of another time zone.
+    pub fn set_zone(&self, zone: TimeZone) {
+        lock(&self.tables).calendar = LocalCalendar::new(Period::Day, zone);
+    }
+
+    /// Notes what was counted for a request. Of a client within its limits only the number.
+    pub fn note(&self, checks: &LimitChecks<'_>, decision: &Decision<'_>, now: Now) {
+        let passes = decision.passes();
+        let mut tables = None;
+        for (check, hit) in checks.checks.iter().zip(decision.hits()) {
+            let Some(hit) = hit else { continue };
+            if !matches!(check.state, CheckState::ToCount { .. }) {
+                continue;
+            }
+            let is_over = hit.count > check.threshold;
+            let is_client = matches!(check.part, KeyPart::Client { .. });
+            let passed = if passes { u64::from(hit.added) } else { 0 };
+            // Nearly all are such.
+            if is_client && !is_over {
+                if let Some(sum) = self.passed.get(usize::from(check.limit.id)) {
+                    sum.fetch_add(passed, Relaxed);
+                }
+                continue;
+            }
+            let tables = tables.get_or_insert_with(|| {
+                let mut tables = lock(&self.tables);
+                self.turn(&mut tables, now);
+                tables
+            });
+            let day = tables.days.today.limits.entry(check.limit.id).or_default();
+            day.passed += passed;
+            if passed > 0 && !is_client {
+                day.most.add(&check.part, passed, now.unix());
+            }
+            if is_over {
+                day.over += 1;
+                day.exceeded.add(&check.part, 1, now.unix());
+            }
+        }
+    }
+
+    /// Takes hits back that went to nobody in the end.
+    pub fn take_back(&self, limit: LimitId, part: &KeyPart, amount: u32) {
+        let mut tables = lock(&self.tables);
+        if let Some(day) = tables.days.today.limits.get_mut(&limit) {
+            day.passed = day.passed.saturating_sub(amount.into());
+            day.most.take_back(part, amount.into());
+        }
+    }
+
+    /// Begins another day when it is time.
+    pub fn keep_up(&self, now: Now) {
+        self.turn(&mut lock(&self.tables), now);
+    }
+
+    /// Shows both days, and the calendar that they are of.
+    pub fn with<T>(&self, now: Now, show: impl FnOnce(&RecentDays, &LocalCalendar) -> T) -> T {
+        let mut tables = lock(&self.tables);
+        self.turn(&mut tables, now);
+        self.collect(&mut tables.days.today);
+        show(&tables.days, &tables.calendar)
+    }
+
+    /// Both days as they are, for another process.
+    pub fn save(&self, now: Now) -> RecentDays {
+        self.with(now, |days, _| days.clone())
+    }
+
+    /// Goes on with the days of before, whose limits had these ids then.
+    pub fn restore(&self, saved: RecentDays, ids: &Ids, now: Now) {
+        let known = |day: DayTable| {
+            let limits = day.limits.into_iter();
+            let limits = limits.filter_map(|(id, of_limit)| Some((*ids.get(&id)?, of_limit))).collect();
+            DayTable { limits, ..day }
+        };
+        let mut tables = lock(&self.tables);
+        tables.days = RecentDays { today: known(saved.today), yesterday: known(saved.yesterday) };
+        self.turn(&mut tables, now);
+    }
+
+    fn turn(&self, tables: &mut DayTables, now: Now) {
+        let window = tables.calendar.window(now);
+        let (begins, ends) = (window.start(), window.end());
+        let days = &mut tables.days;
+        if (begins, ends) == (days.today.begins, days.today.ends) {
+            return;
+        }
+        let new = DayTable { begins, ends, counted_from: now.unix(), ..DayTable::default() };
+        if days.today.ends == 0 {
+            days.today = new;
+        } else if begins >= days.today.ends {
+            self.collect(&mut days.today);
+            let before = std::mem::replace(&mut days.today, new);
+            let is_yesterday = before.ends == begins;
+            days.yesterday = if is_yesterday { before } else { DayTable::default() };
+        } else if ends > days.today.begins.saturating_sub(DAY) {
+            // The clock was set back a little, or the time zone is another. What is counted stays where it is.
+            if ends > days.today.begins {
+                (days.today.begins, days.today.ends) = (begins, ends);
+            }
+        } else {
+            *days = RecentDays { today: new, yesterday: DayTable::default() };
+        }
+    }
+
+    /// Adds what clients had meanwhile.
+    fn collect(&self, today: &mut DayTable) {
+        for (id, sum) in (0..).zip(&self.passed) {
+            let passed = sum.swap(0, Relaxed);
+            if passed > 0 {
+                today.limits.entry(id).or_default().passed += passed;
+            }
+        }
+    }
+}
+
+impl DayTable {
+    /// What a limit has counted, if anything.
+    pub fn of(&self, limit: LimitId) -> Option<&DayOfLimit> {
+        self.limits.get(&limit)
+    }
+}
