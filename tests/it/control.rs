@@ -238,7 +238,7 @@ fn overrides_and_resets_reach_all_hosts_of_a_shared_redis() {
 
 #[test]
 fn overrides_and_resets_reach_all_hosts_of_a_cluster() {
-    let cluster = RedisCluster::start();
+    let cluster = RedisCluster::with_rights(RIGHTS);
     overrides_and_resets_reach_all_hosts(&cluster.config());
 }
 

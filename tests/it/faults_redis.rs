@@ -328,7 +328,7 @@ fn of_a_cluster_only_the_keys_of_a_dead_node_are_counted_locally() {
 
 #[test]
 fn a_cluster_that_moves_slots_counts_on() {
-    let cluster = RedisCluster::start();
+    let cluster = RedisCluster::with_rights(RIGHTS);
     let host = daemon(&cluster.config());
     let client = "203.0.113.7";
     let key = format!("{{connshaper:{client}}}");

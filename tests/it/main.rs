@@ -53,6 +53,7 @@ mod packages;
 mod peers;
 mod postfix;
 mod postfix_life;
+mod postfix_redis;
 mod postfix_sessions;
 mod postfix_upgrade;
 mod protocol;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use memcache::exp::{Memcache, Ttl};
 
-use crate::support::redis::{RIGHTS, RIGHTS_WITHOUT_EVAL};
+use crate::support::redis::{RIGHTS, RIGHTS_IN_CLUSTER, RIGHTS_WITHOUT_EVAL};
 use crate::support::{Daemon, Memcached, Policy, Proxy, Redis, RedisCluster, Sqlite, until};
 
 /// A running store and the lines that configure it.
@@ -60,8 +60,7 @@ impl Site {
         Self { config: format!("{}{PATIENT}", redis.config_of_socket()), redis: Some(redis), ..Self::memory() }
     }
 
-    fn redis_cluster() -> Self {
-        let cluster = RedisCluster::start();
+    fn redis_cluster(cluster: RedisCluster) -> Self {
         Self { config: format!("{}{PATIENT}", cluster.config()), cluster: Some(cluster), ..Self::memory() }
     }
 
@@ -73,7 +72,7 @@ impl Site {
 /// Runs a test on every store at once, each with a name for the message of a failure.
 fn on_every_store(test: impl Fn(&str, &Site) + Sync) {
     type Start = fn() -> Site;
-    let sites: [(&str, Start); 14] = [
+    let sites: [(&str, Start); 16] = [
         ("memory", Site::memory),
         ("memcached", || Site::memcached(vec![Memcached::start()])),
         ("memcached on a unix socket", || Site::memcached(vec![Memcached::start_on_unix_socket()])),
@@ -87,7 +86,9 @@ fn on_every_store(test: impl Fn(&str, &Site) + Sync) {
         ("redis with a user that may do little", || Site::redis(Redis::with_rights(RIGHTS))),
         ("redis without scripts", || Site::redis(Redis::with_rights(RIGHTS_WITHOUT_EVAL))),
         ("redis over TLS", || Site::redis(Redis::start_with_tls())),
-        ("a cluster of three redis", Site::redis_cluster),
+        ("a cluster of three redis", || Site::redis_cluster(RedisCluster::start())),
+        ("a cluster with a user that may do little", || Site::redis_cluster(RedisCluster::with_rights(RIGHTS))),
+        ("a cluster without scripts", || Site::redis_cluster(RedisCluster::with_rights(RIGHTS_WITHOUT_EVAL))),
     ];
     thread::scope(|scope| {
         for (store, site) in sites {
@@ -95,6 +96,28 @@ fn on_every_store(test: impl Fn(&str, &Site) + Sync) {
             scope.spawn(move || test(store, &site()));
         }
     });
+}
+
+#[test]
+fn the_manual_lists_the_rights_that_these_tests_use() {
+    let manual = include_str!("../../man/connshaper.toml.5");
+    let (_, section) = manual.split_once("ACL SETUSER connshaper").expect("an example of a user");
+    let (example, rest) = section.split_once(".Ed").unwrap();
+    let listed = |text: &str| text.split_whitespace().filter(|word| word.starts_with('+')).map(str::to_owned).collect();
+    let (manuals, ours): (Vec<String>, Vec<String>) = (listed(example), listed(RIGHTS));
+    assert_eq!(manuals, ours);
+    let (below, _) = rest.split_once(".Ss ").unwrap();
+    let (in_cluster, without_scripts) = below.split_once("Where scripts are not allowed").unwrap();
+    assert_eq!(listed(in_cluster), listed(RIGHTS_IN_CLUSTER));
+    assert_eq!(listed(without_scripts), ["+mget", "+eval", "+evalsha"], "what replaces what");
+    let scripts_alone =
+        ["+eval", "+evalsha", "+zadd", "+zrem", "+zscore", "+zrange", "+zrangebyscore", "+zremrangebyscore", "+time"];
+    let mut plain: Vec<String> = ours.into_iter().filter(|word| !scripts_alone.contains(&&word[..])).collect();
+    let mut used: Vec<String> = listed(RIGHTS_WITHOUT_EVAL);
+    plain.push("+mget".to_owned());
+    plain.sort();
+    used.sort();
+    assert_eq!(plain, used);
 }
 
 const PASS: &str = "DUNNO";
@@ -181,7 +204,7 @@ fn a_window_in_memory_ends_at_exptime() {
 
 #[test]
 fn two_daemons_with_one_store_count_a_client_together() {
-    let redis = [Site::redis(Redis::start()), Site::redis_cluster()];
+    let redis = [Site::redis(Redis::start()), Site::redis_cluster(RedisCluster::start())];
     let others = [Site::memcached(vec![Memcached::start()]), Site::proxied(), Site::sqlite()];
     for site in others.into_iter().chain(redis) {
         let daemons = [site.daemon("threshold = 3\n"), site.daemon("threshold = 3\n")];

@@ -56,6 +56,8 @@ pub enum ServerRefusal {
         address: String,
         ask: bool,
     },
+    /// No node of the cluster has the key.
+    Nowhere,
     /// The server does not know the script any more.
     NoScript,
     /// The server cannot do this for any key now.
@@ -73,6 +75,8 @@ impl ServerRefusal {
             "ERR" if text.contains("not an integer") => Self::NotANumber,
             "NOSCRIPT" => Self::NoScript,
             "READONLY" | "LOADING" | "MASTERDOWN" | "NOAUTH" | "WRONGPASS" | "NOREPLICAS" | "MISCONF" => Self::Unusable,
+            "CLUSTERDOWN" if text.contains("slot") => Self::Nowhere,
+            "CLUSTERDOWN" => Self::Unusable,
             // The next connection finds out what is left to do.
             "NOPERM" if text.contains("'eval") => Self::Unusable,
             "MOVED" | "ASK" => match words.nth(1) {

@@ -84,10 +84,7 @@ impl Connector {
     pub async fn open_for_counters(&self, server: &RedisServer) -> Result<Link, String> {
         let mut link = self.open(server).await?;
         link.learn_form().await?;
-        // A node of a cluster has its own keys only.
-        if self.config.topology != Topology::Cluster {
-            link.try_counter(&self.config.key_prefix).await?;
-        }
+        link.try_counter(&self.config.key_prefix).await?;
         Ok(link)
     }
 
@@ -231,9 +228,11 @@ impl Link {
         let answers = write(&[&probe], self.form, true, &mut pipeline);
         let values = self.ask(&pipeline, answers).await?;
         match read(&[&probe], self.form, true, values).as_deref() {
-            Some([RedisReply::Refused(text)]) if ServerRefusal::of(text) != ServerRefusal::NotANumber => {
-                Err(text.clone())
-            }
+            Some([RedisReply::Refused(text)]) => match ServerRefusal::of(text) {
+                // Of a cluster, this node or none has that key.
+                ServerRefusal::NotANumber | ServerRefusal::Elsewhere { .. } | ServerRefusal::Nowhere => Ok(()),
+                _ => Err(text.clone()),
+            },
             Some(_) => Ok(()),
             None => Err(NONSENSE.to_owned()),
         }

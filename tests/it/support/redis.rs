@@ -140,6 +140,11 @@ impl Redis {
         Some(self.say(&["GET", key])).filter(|value| !value.is_empty())
     }
 
+    /// Whether this node of a cluster has the slot of a key.
+    pub fn owns(&self, key: &str) -> bool {
+        !self.say(&["EXISTS", key]).starts_with("MOVED")
+    }
+
     /// A number of INFO.
     pub fn statistic(&self, name: &str) -> u64 {
         let info = self.say(&["INFO", "everything"]);
@@ -207,9 +212,14 @@ fn run(dir: &Dir, place: &Place, options: &[String], tls: bool) -> Process {
     Process::start(&mut command, Signal::SIGKILL)
 }
 
+/// What a user needs in a cluster beside that.
+pub const RIGHTS_IN_CLUSTER: &str = "+cluster|slots +asking";
+
 /// A cluster of three nodes.
 pub struct RedisCluster {
     pub nodes: Vec<Redis>,
+    /// Lines of a configuration with a user that may do little.
+    login: String,
 }
 
 impl RedisCluster {
@@ -244,14 +254,29 @@ impl RedisCluster {
                 (info.contains("cluster_state:ok") && info.contains("cluster_slots_assigned:16384")).then_some(())
             });
         }
-        Self { nodes }
+        Self { nodes, login: String::new() }
+    }
+
+    /// One whose configuration has a user that may do only this with keys of ours.
+    pub fn with_rights(rights: &str) -> Self {
+        let (mut cluster, (user, password)) = (Self::start(), USER);
+        let password_rule = format!(">{password}");
+        let mut words =
+            vec!["ACL", "SETUSER", user, "on", &password_rule, "~connshaper:*", "~{connshaper:*", "~case*", "~{case*"];
+        words.extend(rights.split_whitespace().chain(RIGHTS_IN_CLUSTER.split_whitespace()));
+        for node in &cluster.nodes {
+            assert_eq!(node.say(&words), "OK");
+        }
+        let file = cluster.nodes[0].dir.write("password", password);
+        cluster.login = format!("redis_username = {user:?}\nredis_password_file = \"{}\"\n", file.display());
+        cluster
     }
 
     /// The lines of a configuration that choose it.
     pub fn config(&self) -> String {
         let servers: Vec<String> =
             self.nodes.iter().map(|node| format!("\"redis://127.0.0.1:{}\"", node.port())).collect();
-        format!("redis_server = [{}]\nredis_cluster = true\n", servers.join(", "))
+        format!("redis_server = [{}]\nredis_cluster = true\n{}", servers.join(", "), self.login)
     }
 
     /// The value of a key, on whatever node.
