@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::faults_store::{NOISE, RECOVERY, STORE_TIMEOUT, conclude, in_time_and_right, outage};
 use crate::support::load::{RULES, Row, under_load};
 use crate::support::redis::RIGHTS;
-use crate::support::{Daemon, Dir, Fault, Gate, Namespace, Policy, Redis, RedisCluster, Sentinel, until};
+use crate::support::{Daemon, Dir, Fault, Gate, Namespace, Policy, Redis, RedisCluster, Sentinel, statistic, until};
 
 fn daemon(store: &str) -> Daemon {
     Daemon::start(&format!("{RULES}{store}"))
@@ -112,18 +112,24 @@ fn a_redis_with_invalid_answers_delays_no_answer() {
 fn a_redis_that_is_started_again_delays_no_answer() {
     let redis = RefCell::new(Redis::start());
     let daemon = daemon(&redis.borrow().config());
-    until("a connection", || (redis.borrow().statistic("connected_clients") > 1).then_some(()));
     let (seen, recovery) = under_load(&daemon, |progress| {
+        // Its statistics are looked at every five seconds.
+        let begun = Instant::now();
+        until("a look that saw keys", || (begun.elapsed() > Duration::from_secs(6)).then_some(()));
+        let ups = daemon.lines().with("STORE_UP").len();
         redis.borrow_mut().kill();
         redis.borrow_mut().start_again();
         let back = Instant::now();
-        until("a count after the restart", || redis.borrow().value(BUSY));
+        daemon.lines().wait_for_more("STORE_UP", ups);
         let recovery = back.elapsed();
+        until("a count after the restart", || redis.borrow().value(BUSY));
         progress.wait_for(800);
         recovery
     });
     Row { fault: "redis restarted", seen: &seen, p99: None, recovery: Some(recovery), log: daemon.lines() }.print();
     in_time_and_right("redis restarted", &seen);
+    let line = daemon.lines().wait_for("STORE_FLUSHED ");
+    assert!(line.contains(" cause=\"it was started again\" "), "{line}");
     assert!(recovery < RECOVERY, "{recovery:?}");
 }
 
@@ -134,12 +140,34 @@ fn a_flush_of_redis_restarts_counts_and_refuses_no_client() {
     let (seen, ()) = under_load(&daemon, |progress| {
         until("a client that is over", || (redis.value(BUSY)?.parse::<u32>().ok()? > 10).then_some(()));
         assert_eq!(redis.say(&["FLUSHALL"]), "OK");
-        until("a client that begins anew", || redis.value(BUSY));
         progress.wait_for(2000);
+        let line = daemon.lines().wait_for("STORE_FLUSHED ");
+        assert!(line.contains(" cause=FLUSHALL "), "{line}");
     });
     Row { fault: "redis flushed", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
     in_time_and_right("redis flushed", &seen);
     assert!(daemon.lines().with("STORE_DOWN").is_empty(), "{}", daemon.lines());
+}
+
+#[test]
+fn evictions_of_a_redis_short_of_memory_are_logged() {
+    let redis = Redis::start_with(&["--maxmemory-policy", "allkeys-random", "--enable-debug-command", "yes"]);
+    assert_eq!(redis.say(&["DEBUG", "POPULATE", "20000"]), "OK");
+    let mut daemon = daemon(&redis.config());
+    let (seen, ()) = under_load(&daemon, |progress| {
+        until("a daemon that knows this server", || {
+            redis.say(&["INFO", "commandstats"]).contains("cmdstat_info").then_some(())
+        });
+        let memory = redis.statistic("used_memory") - 500_000;
+        assert_eq!(redis.say(&["CONFIG", "SET", "maxmemory", &memory.to_string()]), "OK");
+        daemon.lines().wait_for("STORE_EVICTS ");
+        progress.wait_for(800);
+    });
+    Row { fault: "redis short of memory", seen: &seen, p99: None, recovery: None, log: daemon.lines() }.print();
+    in_time_and_right("redis short of memory", &seen);
+    daemon.stop();
+    assert!(statistic(&daemon, "store_evictions").unwrap() > 0);
+    assert_eq!(daemon.lines().with("STORE_EVICTS").len(), 1, "{}", daemon.lines());
 }
 
 #[test]
@@ -267,6 +295,8 @@ fn a_failover_of_sentinel_is_followed_under_load() {
     });
     Row { fault: "redis failover", seen: &seen, p99: None, recovery: Some(recovery), log: daemon.lines() }.print();
     in_time_and_right("redis failover", &seen);
+    // The replica has all counts.
+    assert!(daemon.lines().with("STORE_FLUSHED").is_empty(), "{}", daemon.lines());
     let replica = &sentinel.borrow().replica;
     assert!(replica.say(&["INFO", "replication"]).contains("role:master"));
     // It counts there now.

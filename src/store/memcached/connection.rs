@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::pin::pin;
-use std::time::Duration;
 
 use bytes::BytesMut;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -17,11 +16,9 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::server::MemcachedServer;
 use crate::store::memcached::protocol::{Counted, MemcachedCommand, Protocol, ProtocolError, Response, Verb};
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, StoreError};
+use crate::store::shared::losses::CENSUS_INTERVAL;
 use crate::store::shared::queue::{FAILURES, LostConnection, PendingCommand};
 use crate::store::shared::report::NOT_A_NUMBER;
-
-/// Between two reads of the server's statistics.
-const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Room for the answers of a write; each is some ten bytes.
 const READ: usize = 8 * 1024;

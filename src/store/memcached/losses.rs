@@ -2,17 +2,11 @@
 //!
 //! The server's own statistics tell it; they are read every few seconds, beside the requests.
 
-use std::time::Duration;
-
 use tokio::time::Instant;
 
 use super::server::MemcachedServer;
-use crate::observe::statistics::add;
 use crate::store::memcached::protocol::ServerStats;
-use crate::store::shared::report;
-
-/// Between two lines on evictions by one server.
-const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
+use crate::store::shared::losses::LossLog;
 
 /// Seconds by which a server's uptime may lag without a restart: it counts whole seconds, by a coarse clock.
 const TOLERANCE: u64 = 2;
@@ -25,9 +19,7 @@ pub struct LossDetector {
     lags: bool,
     /// It answers no `stats`.
     mute: bool,
-    /// Evictions that no log line has mentioned.
-    untold: u64,
-    told: Option<Instant>,
+    log: LossLog,
 }
 
 impl LossDetector {
@@ -67,29 +59,16 @@ impl MemcachedServer {
 
     /// Compares statistics with those before, and logs and counts what was lost.
     pub(crate) fn take_census(&self, census: ServerStats) {
-        let now = Instant::now();
         let mut losses = self.losses();
-        let (cause, evictions) = losses.weigh(census, now);
-        losses.untold += evictions;
-        let due = losses.told.is_none_or(|told| now - told >= EVICTS_INTERVAL);
-        let evicted = if due { std::mem::take(&mut losses.untold) } else { 0 };
-        if evicted > 0 {
-            losses.told = Some(now);
-        }
-        drop(losses);
-        add(&self.queue.statistics().store_evictions, evictions);
-        if let Some(cause) = cause {
-            add(&self.queue.statistics().store_flushes, 1);
-            report::flushed(self.queue.log(), self.name(), cause, census.uptime);
-        }
-        if evicted > 0 {
-            report::evicts(self.queue.log(), self.name(), evicted);
-        }
+        let (cause, evictions) = losses.weigh(census, Instant::now());
+        losses.log.add(&self.queue, cause, census.uptime, evictions);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     /// What comes of it to hear these uptimes at these seconds.

@@ -12,12 +12,12 @@ use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, RedisConnectionInfo, Red
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::command::{CommandForm, RedisCommand, RedisReply, ServerRefusal, read, text_of, write};
-use super::settings::{RedisConfig, RedisServer, Topology};
+use super::settings::{RedisConfig, RedisServer};
 use crate::net::address::Address;
 use crate::net::resolve;
 use crate::net::stream::Stream;
@@ -40,6 +40,8 @@ pub struct Link {
     /// Moves bytes for the connection while it is polled, and ends with it.
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     pub form: CommandForm,
+    /// When it is asked for its statistics next; `None`: it does not tell them.
+    pub census: Option<Instant>,
 }
 
 impl fmt::Debug for Link {
@@ -185,7 +187,12 @@ impl Link {
         let config = AsyncConnectionConfig::new().set_response_timeout(None).set_connection_timeout(None);
         let made = MultiplexedConnection::new_with_config(login, stream, config).await;
         let (connection, driver) = made.map_err(|error| explain(&error))?;
-        Ok(Self { connection, driver: Box::pin(driver), form: CommandForm::Script { whole: false } })
+        Ok(Self {
+            connection,
+            driver: Box::pin(driver),
+            form: CommandForm::Script { whole: false },
+            census: Some(Instant::now()),
+        })
     }
 
     /// Sends commands and returns the answers, of which some may be errors. Cancelled, the answers are dropped when

@@ -4,6 +4,7 @@
 pub mod cluster;
 pub mod command;
 pub mod link;
+pub mod losses;
 pub mod node;
 pub mod settings;
 pub mod values;

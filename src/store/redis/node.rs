@@ -4,7 +4,7 @@
 //! its place until its late answer is read: none ever gets the count of another.
 
 use std::pin::pin;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use redis::{Pipeline, Value};
@@ -14,8 +14,11 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::cluster::Cluster;
 use super::command::{CommandForm, RedisCommand, RedisReply, ServerRefusal, read, write};
 use super::link::{Connector, Link, NONSENSE};
+use super::losses::{self, RedisLosses};
 use super::settings::{RedisServer, Topology};
+use crate::net::lock;
 use crate::store::shared::backend::{BackendContext, StoreError};
+use crate::store::shared::losses::CENSUS_INTERVAL;
 use crate::store::shared::queue::{CommandQueue, FAILURES, KeptServer, LostConnection, PendingCommand, keep};
 use crate::store::shared::report::NOT_A_NUMBER;
 
@@ -33,6 +36,7 @@ pub struct Node {
     pub server: RedisServer,
     pub queue: CommandQueue<RedisCommand>,
     connector: Connector,
+    losses: Mutex<RedisLosses>,
     /// The cluster it belongs to, if it does.
     cluster: Option<Weak<Cluster>>,
 }
@@ -46,7 +50,7 @@ impl Node {
         cluster: Option<Weak<Cluster>>,
         context: &BackendContext<'_>,
     ) -> Self {
-        Self { server, queue: CommandQueue::new(name, context), connector, cluster }
+        Self { server, queue: CommandQueue::new(name, context), connector, losses: Mutex::default(), cluster }
     }
 
     /// Keeps a connection and has commands answered, for ever.
@@ -65,12 +69,23 @@ impl Node {
     /// Has a batch answered. `Err`: the connection is of no more use.
     async fn exchange(&self, link: &mut Link, flight: &mut Vec<Pending>, failures: &mut u32) -> Result<(), Broken> {
         let (form, together) = (link.form, self.cluster.is_none());
+        let asks = link.census.is_some_and(|due| due <= Instant::now());
         let commands: Vec<RedisCommand> = flight.iter().map(|pending| pending.command.clone()).collect();
         let commands: Vec<&RedisCommand> = commands.iter().collect();
         let mut pipeline = Pipeline::new();
-        let answers = write(&commands, form, together, &mut pipeline);
-        let values = self.wait(link, &pipeline, answers, flight, failures).await?;
+        let answers = if flight.is_empty() { 0 } else { write(&commands, form, together, &mut pipeline) };
+        if asks {
+            losses::ask(&mut pipeline);
+        }
+        let mut values = self.wait(link, &pipeline, pipeline.len(), flight, failures).await?;
         *failures = 0;
+        if asks {
+            let told = values.split_off(answers.min(values.len()));
+            link.census = self.take_census(&told).then(|| Instant::now() + CENSUS_INTERVAL);
+        }
+        if flight.is_empty() {
+            return Ok(());
+        }
         if form == (CommandForm::Script { whole: true }) {
             link.form = CommandForm::Script { whole: false };
         }
@@ -98,6 +113,12 @@ impl Node {
             }
         }
         unusable.map_or(Ok(()), |text| Err(Broken { closed: false, cause: text }))
+    }
+
+    /// Whether the server tells its statistics.
+    fn take_census(&self, told: &[Value]) -> bool {
+        let topology = &self.connector.config.topology;
+        lock(&self.losses).take(told, self.server.database, topology, &self.queue)
     }
 
     /// Waits for answers, and gives up commands meanwhile whose time is over.
@@ -214,9 +235,11 @@ impl KeptServer for Node {
         let mut flight: Vec<Pending> = Vec::new();
         let broken = loop {
             if self.queue.is_empty() {
+                let census = link.census;
                 tokio::select! {
                     biased;
                     () = self.queue.wait_for_work() => continue,
+                    () = sleep_until(census.unwrap_or_else(Instant::now)), if census.is_some() => {}
                     cause = link.closed() => break Broken { closed: true, cause: cause.to_owned() },
                 }
             }

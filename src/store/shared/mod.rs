@@ -8,6 +8,7 @@ pub mod coalesce;
 pub mod counters;
 pub mod listing;
 pub mod login;
+pub mod losses;
 pub mod over_limit;
 pub mod queue;
 pub mod rank;

@@ -1,0 +1,137 @@
+//! Finds out that a server has lost counts: it was started again, flushed, or short of memory.
+//!
+//! Its INFO tells it, which goes along with the requests every few seconds.
+
+use redis::{Pipeline, Value};
+
+use super::settings::Topology;
+use crate::store::shared::losses::LossLog;
+use crate::store::shared::queue::CommandQueue;
+
+/// What is asked for; before Redis 7 a command takes one section only.
+const SECTIONS: [&str; 4] = ["server", "stats", "commandstats", "keyspace"];
+
+/// Answers to [`ask`].
+pub const ANSWERS: usize = SECTIONS.len();
+
+/// Asks for the statistics.
+pub fn ask(output: &mut Pipeline) {
+    for section in SECTIONS {
+        output.cmd("INFO").arg(section);
+    }
+}
+
+/// What a server says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct RedisCensus {
+    /// Another one for each start, and each server.
+    run_id: String,
+    uptime: u64,
+    evictions: u64,
+    /// FLUSHALL, which empties all databases.
+    all_flushes: u64,
+    /// FLUSHDB, which empties one of them, and does not say which.
+    flushes: u64,
+    /// Keys in our database.
+    keys: u64,
+}
+
+impl RedisCensus {
+    /// `None`: it answers something else, or we may not ask.
+    fn of(answers: &[Value], database: u32) -> Option<Self> {
+        let mut census = Self::default();
+        let keys = format!("db{database}");
+        for answer in answers {
+            let text = match answer {
+                Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
+                Value::VerbatimString { text, .. } => text.into(),
+                _ => return None,
+            };
+            for (name, value) in text.lines().filter_map(|line| line.trim_end().split_once(':')) {
+                let number = || value.parse().unwrap_or(0);
+                match name {
+                    "run_id" => value.clone_into(&mut census.run_id),
+                    "uptime_in_seconds" => census.uptime = number(),
+                    "evicted_keys" => census.evictions = number(),
+                    "cmdstat_flushall" => census.all_flushes = part(value, "calls="),
+                    "cmdstat_flushdb" => census.flushes = part(value, "calls="),
+                    _ if name == keys => census.keys = part(value, "keys="),
+                    _ => {}
+                }
+            }
+        }
+        (!census.run_id.is_empty()).then_some(census)
+    }
+
+    /// Why counts were lost since the statistics before, if they were, and how many keys were evicted.
+    fn since(&self, before: &Self, topology: &Topology) -> (Option<&'static str>, u64) {
+        if self.run_id != before.run_id {
+            let cause = match topology {
+                Topology::Sentinel(_) => "another server is the master",
+                Topology::Servers | Topology::Cluster => "it was started again",
+            };
+            // One that has most of its keys has read them from its disk, or is a replica.
+            return ((self.keys < before.keys.div_ceil(2)).then_some(cause), self.evictions);
+        }
+        let cause = match () {
+            () if self.all_flushes > before.all_flushes => Some("FLUSHALL"),
+            () if self.flushes > before.flushes && self.keys < before.keys => Some("FLUSHDB"),
+            () => None,
+        };
+        (cause, self.evictions.saturating_sub(before.evictions))
+    }
+}
+
+/// A number in `calls=3,usec=12`.
+fn part(value: &str, name: &str) -> u64 {
+    value.split(',').find_map(|part| part.strip_prefix(name)?.parse().ok()).unwrap_or(0)
+}
+
+/// The last statistics of a server.
+#[derive(Debug, Default)]
+pub struct RedisLosses {
+    last: Option<RedisCensus>,
+    log: LossLog,
+}
+
+impl RedisLosses {
+    /// Compares statistics with those before. Returns whether they are any: else they need not be asked for again.
+    pub fn take<C>(&mut self, answers: &[Value], database: u32, topology: &Topology, queue: &CommandQueue<C>) -> bool {
+        let Some(census) = RedisCensus::of(answers, database) else { return false };
+        if let Some(before) = &self.last {
+            let (cause, evictions) = census.since(before, topology);
+            self.log.add(queue, cause, census.uptime, evictions);
+        }
+        self.last = Some(census);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn census(run_id: &str, commands: &str, keyspace: &str) -> RedisCensus {
+        let server = format!("# Server\r\nrun_id:{run_id}\r\nuptime_in_seconds:7\r\n");
+        let stats = "# Stats\r\nevicted_keys:5\r\n".to_owned();
+        let answers = [server, stats, format!("# Commandstats\r\n{commands}\r\n"), format!("# Keyspace\r\n{keyspace}")];
+        RedisCensus::of(&answers.map(|text| Value::BulkString(text.into_bytes())), 3).unwrap()
+    }
+
+    #[test]
+    fn a_loss_is_told_from_a_restart_with_all_keys_and_from_a_flush_of_another_database() {
+        let before = census("a", "cmdstat_get:calls=3,usec=1", "db0:keys=9,expires=0\r\ndb3:keys=100,expires=100\r\n");
+        assert_eq!((before.uptime, before.evictions, before.keys), (7, 5, 100));
+        let cause = |now: &RedisCensus| now.since(&before, &Topology::Servers).0;
+        assert_eq!(cause(&census("b", "", "")), Some("it was started again"));
+        assert_eq!(cause(&census("b", "", "db3:keys=90,expires=0")), None);
+        assert_eq!(census("b", "", "").since(&before, &Topology::Servers).1, 5);
+        let flushed = "cmdstat_flushdb:calls=1,usec=1";
+        assert_eq!(cause(&census("a", flushed, "db3:keys=3,expires=0")), Some("FLUSHDB"));
+        assert_eq!(cause(&census("a", flushed, "db3:keys=100,expires=0")), None);
+        assert_eq!(cause(&census("a", "cmdstat_flushall:calls=1,usec=1", "db3:keys=100")), Some("FLUSHALL"));
+        let master = Topology::Sentinel("mymaster".to_owned());
+        assert_eq!(census("b", "", "").since(&before, &master).0, Some("another server is the master"));
+        assert_eq!(RedisCensus::of(&[Value::Nil], 0), None);
+    }
+}

@@ -1,0 +1,41 @@
+//! What a server has lost, said once for each flush, and for evictions once in a while.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::queue::CommandQueue;
+use super::report;
+use crate::observe::statistics::add;
+
+/// Between two looks at the statistics of a server.
+pub const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Between two lines on evictions by one server.
+const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
+
+/// What the log has of one server's losses.
+#[derive(Debug, Default)]
+pub struct LossLog {
+    /// Evictions that no line has mentioned.
+    untold: u64,
+    told: Option<Instant>,
+}
+
+impl LossLog {
+    /// Logs and counts what a server has lost since the last look: all counts for a `cause`, if there is one, and so
+    /// many keys by eviction. `uptime` is in seconds.
+    pub fn add<C>(&mut self, queue: &CommandQueue<C>, cause: Option<&str>, uptime: u64, evictions: u64) {
+        let now = Instant::now();
+        self.untold += evictions;
+        add(&queue.statistics().store_evictions, evictions);
+        if let Some(cause) = cause {
+            add(&queue.statistics().store_flushes, 1);
+            report::flushed(queue.log(), queue.name(), cause, uptime);
+        }
+        if self.untold > 0 && self.told.is_none_or(|told| now - told >= EVICTS_INTERVAL) {
+            self.told = Some(now);
+            report::evicts(queue.log(), queue.name(), std::mem::take(&mut self.untold));
+        }
+    }
+}
