@@ -49,6 +49,12 @@ impl Signals {
     /// From here on signals wait in the kernel. Those that came before and were not asked for do so as well.
     pub async fn block(&mut self) -> io::Result<()> {
         HANDLED.into_iter().collect::<SigSet>().thread_block()?;
+        self.put_back().await
+    }
+
+    /// Has signals that came and were not asked for wait in the kernel too. A thread that was just being made when this
+    /// one blocked them may have taken another one.
+    pub async fn put_back(&mut self) -> io::Result<()> {
         // One that has just come has woken the runtime and is told in its next turn.
         yield_now().await;
         yield_now().await;

@@ -99,12 +99,13 @@ impl Daemon {
         self.log.flush(LAST_WORDS);
         notify::flush(LAST_WORDS);
         let http: Vec<_> = self.http.iter().flat_map(HttpServer::doors).collect();
-        let called = match signals.block().await {
-            Ok(()) => send::load(&self.service, self.listening.asked(), listeners, &http, suspended, begun)
-                .and_then(|carrier| exec::call(&self.program, &carrier)),
-            Err(error) => Err(error),
+        let call = async {
+            signals.block().await?;
+            let carrier = send::load(&self.service, self.listening.asked(), listeners, &http, suspended, begun)?;
+            signals.put_back().await?;
+            exec::call(&self.program, &carrier)
         };
-        let Err(error) = called;
+        let Err(error) = call.await;
         signals.unblock().err().unwrap_or(error)
     }
 }

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde::de::DeserializeOwned;
 
-use super::{HttpContext, body, json_answer, token};
+use super::{HttpContext, body, json_answer, to_the_end, token};
 use crate::control::check_hit::CheckHitArgs;
 use crate::control::commands::ControlRequest;
 use crate::control::hit::HitArgs;
@@ -15,21 +15,21 @@ use crate::control::revoke::RevokeArgs;
 use crate::sysexits;
 
 pub async fn hit(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
-    act::<HitArgs>(&context, request).await
+    act::<HitArgs>(context, request).await
 }
 
 pub async fn check(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
-    act::<CheckHitArgs>(&context, request).await
+    act::<CheckHitArgs>(context, request).await
 }
 
 pub async fn revoke(State(context): State<Arc<HttpContext>>, request: HttpRequest) -> Response {
-    act::<RevokeArgs>(&context, request).await
+    act::<RevokeArgs>(context, request).await
 }
 
 /// Does a command whose arguments are the body, for who has the token.
-async fn act<A: DeserializeOwned + Into<ControlRequest>>(context: &HttpContext, request: HttpRequest) -> Response {
+async fn act<A: DeserializeOwned + Into<ControlRequest>>(context: Arc<HttpContext>, request: HttpRequest) -> Response {
     let (head, request_body) = request.into_parts();
-    if let Err(answer) = token::require(context, &head.headers) {
+    if let Err(answer) = token::require(&context, &head.headers) {
         return answer;
     }
     let bytes = match body(request_body).await {
@@ -43,7 +43,8 @@ async fn act<A: DeserializeOwned + Into<ControlRequest>>(context: &HttpContext, 
             return (StatusCode::BAD_REQUEST, text).into_response();
         }
     };
-    let line = command.run(&context.control, "http").await;
+    let control = Arc::clone(&context.control);
+    let line = to_the_end(&context, async move { command.run(&control, "http").await }).await;
     json_answer(status(&line), line)
 }
 

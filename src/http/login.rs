@@ -13,7 +13,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
-use super::{HttpContext, body, json_answer, token};
+use super::{HttpContext, body, json_answer, to_the_end, token};
 use crate::engine::event::{EventMode, count_login, decide_event};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
@@ -42,7 +42,7 @@ pub async fn answer(State(context): State<Arc<HttpContext>>, request: HttpReques
 }
 
 async fn process(
-    context: &HttpContext,
+    context: &Arc<HttpContext>,
     headers: &HeaderMap,
     uri: &Uri,
     request_body: Body,
@@ -58,16 +58,16 @@ async fn process(
     let login = Login::read(&attributes);
     add(&context.control.service.statistics.login_requests, 1);
     match command {
-        Some("allow") => Ok(allow(context, &login).await),
+        Some("allow") => Ok(to_the_end(context, allow(Arc::clone(context), login)).await),
         Some("report") => {
-            report(context, &login).await;
+            to_the_end(context, report(Arc::clone(context), login)).await;
             Ok(json_answer(StatusCode::OK, json!({ "status": 0, "msg": "" }).to_string()))
         }
         _ => Err(wrong("write command=allow or command=report\n")),
     }
 }
 
-async fn allow(context: &HttpContext, login: &Login) -> Response {
+async fn allow(context: Arc<HttpContext>, login: Login) -> Response {
     let service = &context.control.service;
     let rules = service.rules.load_full();
     let ((verdict, permit), _) = decide_event(service, &rules, &login.request, EventMode::Preview, Now::read()).await;
@@ -88,7 +88,7 @@ async fn allow(context: &HttpContext, login: &Login) -> Response {
     json_answer(StatusCode::OK, json!({ "status": status, "msg": text }).to_string())
 }
 
-async fn report(context: &HttpContext, login: &Login) {
+async fn report(context: Arc<HttpContext>, login: Login) {
     // What we refused was not tried.
     if !login.refused {
         let rules = context.control.service.rules.load_full();

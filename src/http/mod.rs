@@ -74,6 +74,20 @@ fn metrics_alone(context: Arc<HttpContext>) -> Router {
 /// What is at `/` where no page is.
 const INDEX: &str = "connshaper: /dovecot, /auth, /auth/nginx, /auth/envoy, /hit, /check, /revoke, /metrics\n";
 
+/// Does what a request asks for to its end where the store is waited for, even if the peer hangs up: half of it, a count
+/// without the ban that follows from it, would be worse than an answer that nobody reads.
+async fn to_the_end<T: Send + 'static>(context: &HttpContext, work: impl Future<Output = T> + Send + 'static) -> T {
+    if !context.control.service.rules.load().store.waits() {
+        return work.await;
+    }
+    match tokio::spawn(work).await {
+        Ok(done) => done,
+        Err(error) if error.is_panic() => std::panic::resume_unwind(error.into_panic()),
+        // The runtime ends, and this with it.
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// All of a body, or why it is not read.
 async fn body(body: Body) -> Result<Bytes, Response> {
     match timeout(BODY_TIMEOUT, axum::body::to_bytes(body, MAX_BODY)).await {

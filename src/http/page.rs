@@ -20,6 +20,7 @@ use crate::control::top::{TopAnswer, TopArgs};
 use crate::engine::ban_events::counted_client;
 use crate::net::clock::Now;
 use crate::net::lock;
+use crate::observe::terminal;
 use crate::policy::overrides::OverrideKind;
 use crate::store::local::listing::all_bans;
 
@@ -256,10 +257,11 @@ fn table<const N: usize>(
     *text += "</tbody></table></div>\n";
 }
 
-/// A text as HTML has it: some keys are what strangers choose.
+/// A text as HTML has it, without characters that hide or turn around what stands beside them: some keys are what
+/// strangers choose.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len());
-    for c in text.chars() {
+    for c in terminal::escape(text).chars() {
         match c {
             '&' => escaped += "&amp;",
             '<' => escaped += "&lt;",
@@ -279,6 +281,7 @@ mod tests {
     #[test]
     fn nothing_that_a_stranger_chooses_is_code() {
         assert_eq!(escape("<script>&'\""), "&lt;script&gt;&amp;&#39;&quot;");
+        assert_eq!(escape("root\u{202e}\n"), "root\\xe2\\x80\\xae\\x0a");
         let bans = [BanRow { key: "sender=<b>".into(), by: "x".into(), left: 1 }];
         let answer = TopAnswer {
             status: Default::default(),

@@ -4,6 +4,7 @@
 //! for nginx' auth_request. Each reads only what that server sets: a client can send the headers of the others.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::{Request as HttpRequest, State};
@@ -12,8 +13,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use tokio::time::sleep;
 
-use super::{HttpContext, forwarded, token};
+use super::{HttpContext, forwarded, to_the_end, token};
 use crate::config::HttpConfig;
+use crate::engine::delays::DelayPermit;
 use crate::engine::event::{EventMode, Quota, decide_event};
 use crate::listener::Peer;
 use crate::net::clock::Now;
@@ -96,7 +98,7 @@ fn without_host(url: &[u8]) -> &[u8] {
     path.map_or(b"/", |place| &url[after_scheme + place..])
 }
 
-async fn answer(context: &HttpContext, head: &Parts, asked: &ForwardedRequest<'_>) -> Response {
+async fn answer(context: &Arc<HttpContext>, head: &Parts, asked: &ForwardedRequest<'_>) -> Response {
     if let Err(answer) = token::check(context, &head.headers) {
         return answer;
     }
@@ -109,13 +111,24 @@ async fn answer(context: &HttpContext, head: &Parts, asked: &ForwardedRequest<'_
             line.field("remedy", "have the web server set it");
         });
     }
+    let (answer, delay) = to_the_end(context, decide(Arc::clone(context), request)).await;
+    if let Some((time, permit)) = delay {
+        sleep(time).await;
+        drop(permit);
+    }
+    answer
+}
+
+/// The answer to a request, and how long it is to be delayed.
+async fn decide(context: Arc<HttpContext>, request: Request) -> (Response, Option<(Duration, DelayPermit)>) {
+    let service = &context.control.service;
     let rules = service.rules.load_full();
     let ((verdict, permit), quotas) = decide_event(service, &rules, &request, EventMode::Count, Now::read()).await;
+    let mut delayed = None;
     let mut answer = match &verdict {
         Verdict::Pass(_) => StatusCode::OK.into_response(),
         Verdict::Delay(delay) => {
-            sleep(delay.time).await;
-            drop(permit);
+            delayed = permit.map(|permit| (delay.time, permit));
             StatusCode::OK.into_response()
         }
         Verdict::Defer => {
@@ -127,7 +140,7 @@ async fn answer(context: &HttpContext, head: &Parts, asked: &ForwardedRequest<'_
     };
     describe(&quotas, answer.headers_mut());
     answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    answer
+    (answer, delayed)
 }
 
 fn refuse(refusal: &Refusal<'_>, request: &Request) -> Response {

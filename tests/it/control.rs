@@ -594,17 +594,31 @@ fn an_override_of_a_prefix_names_the_narrower_ones_that_are_stronger() {
 
 #[test]
 fn a_hit_is_revoked_wherever_it_is_in_a_sliding_window() {
-    let memcached = Memcached::start();
-    let limit = "[limit.logins]\nper = \"sasl_username\"\nthreshold = 5\nexptime = 30\nwindow = \"sliding\"\n";
-    for store in [String::new(), format!("memcached_server = \"{}\"\n", memcached.server())] {
-        let host = Host::start(&format!("{store}{limit}"));
-        // A slot is 3 seconds.
-        host.ask("hit logins joe");
-        std::thread::sleep(Duration::from_millis(3200));
-        host.ask("hit logins joe --amount 2");
-        let answer = host.ask("revoke logins joe --amount 3");
-        assert_eq!((&answer["revoked"], &answer["count"]), (&json!(3), &json!(0)));
-        let said = host.say("revoke logins joe");
+    let (memcached, redis, dir) = (Memcached::start(), Redis::start(), support::Dir::new());
+    let stores = [
+        String::new(),
+        format!("memcached_server = \"{}\"\n", memcached.server()),
+        format!("{}\n", redis.config()),
+        format!("sqlite_file = {:?}\n", dir.join("counts.db")),
+    ];
+    let limit = |name: &str, window: &str| {
+        format!("[limit.{name}]\nper = \"sasl_username\"\nthreshold = 5\nwindow = \"{window}\"\n")
+    };
+    let limits = limit("sliding", "sliding") + "exptime = 30\n" + &limit("weekly", "calendar") + "exptime = \"1w\"\n";
+    let hosts = stores.map(|store| Host::start(&format!("{store}{limits}")));
+    let hit = |amount: u32| {
+        for (host, limit) in hosts.iter().flat_map(|host| ["sliding", "weekly"].map(|limit| (host, limit))) {
+            host.ask(&format!("hit {limit} joe --amount {amount}"));
+        }
+    };
+    hit(1);
+    // A slot is 3 seconds.
+    std::thread::sleep(Duration::from_millis(3200));
+    hit(2);
+    for (host, limit) in hosts.iter().flat_map(|host| ["sliding", "weekly"].map(|limit| (host, limit))) {
+        let answer = host.ask(&format!("revoke {limit} joe --amount 3"));
+        assert_eq!((&answer["revoked"], &answer["count"]), (&json!(3), &json!(0)), "{answer}");
+        let said = host.say(&format!("revoke {limit} joe"));
         assert!(said.code == 1 && said.text.contains("no hit in the window, so none was taken back"), "{}", said.text);
     }
 }

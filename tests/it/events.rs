@@ -211,6 +211,44 @@ fn a_firewall_hears_of_bans_and_their_ends_on_every_host_that_shares_the_store()
 }
 
 #[test]
+fn a_firewall_hears_of_nothing_again_when_it_is_told_no_longer() {
+    let memcached = Memcached::start();
+    let config = format!("memcached_server = \"{}\"", memcached.server());
+    let (one, other) = (Firewall::start(&config), Firewall::start(&config));
+    connect(&one.daemon, "198.51.100.1", 2);
+    connect(&one.daemon, "198.51.100.2", 2);
+    one.say("ban 203.0.113.0/24");
+    for host in [&one, &other] {
+        host.wait_for("BANNED 198.51.100.1");
+        host.wait_for("BANNED 198.51.100.2");
+    }
+    other.say("reset 198.51.100.1");
+    for host in [&one, &other] {
+        host.wait_for("UNBANNED 198.51.100.1");
+    }
+    // The list as it is a minute later: nobody has had a reason to write it anew.
+    let key = "connshaper:!overrides";
+    let mut list: Value = serde_json::from_str(&memcached.value(key).unwrap()).unwrap();
+    for told in ["events", "resets"] {
+        let entries = list[told].as_array_mut().unwrap();
+        assert!(!entries.is_empty(), "{told}");
+        entries.iter_mut().for_each(|entry| entry["ends"] = 1.into());
+    }
+    let list = list.to_string();
+    assert_eq!(memcached.say(&format!("set {key} 0 0 {}\r\n{list}", list.len())), "STORED");
+    let before = memcached.commands();
+    until("both hosts have read it several times", || (memcached.commands() > before + 30).then_some(()));
+    one.say("ban 203.0.113.99");
+    for host in [&one, &other] {
+        let mut told = host.wait_for("BANNED 203.0.113.99");
+        told.sort();
+        let bans =
+            ["198.51.100.1", "198.51.100.2", "203.0.113.0/24", "203.0.113.99"].map(|key| format!("BANNED {key}"));
+        assert_eq!(told, [&bans[..], &["UNBANNED 198.51.100.1".to_owned()]].concat());
+    }
+}
+
+#[test]
 fn hooks_run_at_the_start_and_end_of_an_outage_at_a_bounded_rate() {
     let dir = Dir::new();
     let (script, out) = script(&dir, "alert");

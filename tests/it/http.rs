@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Daemon, Dir, HttpHost, PATIENCE, Policy, Port, Process, fetch, until};
+use crate::support::{Daemon, Dir, HttpHost, Memcached, PATIENCE, Policy, Port, Process, fetch, until};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
@@ -91,6 +91,44 @@ fn heads_and_bodies_have_bounds() {
     }
     assert_eq!(host.ask("POST /dovecot?command=forget HTTP/1.1", "{}").status, 400);
     assert_eq!(host.ask("POST /dovecot HTTP/1.1", "{}").status, 400);
+}
+
+#[test]
+fn what_was_asked_is_done_to_its_end_for_a_peer_that_hangs_up() {
+    let (memcached, dir) = (Memcached::start(), Dir::new());
+    let token = dir.write("token", TOKEN);
+    let config = format!(
+        "http_token_file = {token:?}\nmemcached_server = \"{}\"\nstore_timeout = \"5s\"\nover_memory = 0\n\
+         [limit.web]\ndoor = \"web\"\nthreshold = 1\nban_time = \"1h\"\n\
+         [limit.failures]\nthreshold = 1\nban_time = \"1h\"\ncount = \"requests\"\n",
+        memcached.server()
+    );
+    let host = HttpHost::start(&config);
+    let bearer = format!("Authorization: Bearer {TOKEN}");
+    let nginx = format!("GET /auth/nginx HTTP/1.1\r\n{bearer}\r\nX-Forwarded-For: 192.0.2.1\r\nHost: a\r\n\r\n");
+    let body = r#"{"limit":"failures","key":"192.0.2.2"}"#;
+    let hit = format!("POST /hit HTTP/1.1\r\n{bearer}\r\nHost: a\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    for request in [&nginx, &hit] {
+        let head = request.strip_suffix("\r\n\r\n").unwrap_or(request);
+        let (head, body) = head.split_once("\r\n\r\n").unwrap_or((head, ""));
+        let head = head.split("\r\nContent-Length").next().unwrap();
+        assert_eq!(host.ask(head, body).status, 200);
+    }
+    memcached.freeze();
+    let peers = [&hit, &nginx].map(|request| {
+        let mut stream = TcpStream::connect(host.address()).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    });
+    until("the web request", || host.say("status --json").contains("\"web_requests\": 2").then_some(()));
+    drop(peers);
+    // The server has heard that they hung up when it has answered connections that came later.
+    for _ in 0..3 {
+        assert_eq!(host.ask(&format!("GET /metrics HTTP/1.1\r\n{bearer}"), "").status, 200);
+    }
+    memcached.thaw();
+    host.daemon.lines().wait_for("BANNED key=192.0.2.1 limit=web ");
+    host.daemon.lines().wait_for("BANNED key=192.0.2.2 limit=failures ");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The list that hosts share: how it changes, and its form in the store.
 
+use std::collections::HashSet;
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -165,6 +166,11 @@ impl OverrideList {
     pub fn ends(&self) -> impl Iterator<Item = u64> {
         let overrides = self.overrides.iter().map(|entry| entry.ends);
         overrides.chain(self.resets.iter().map(|reset| reset.ends)).chain(self.events.iter().map(|event| event.ends))
+    }
+
+    /// The ids of its resets and events.
+    pub fn ids(&self) -> HashSet<u64> {
+        self.resets.iter().map(|reset| reset.id).chain(self.events.iter().map(|event| event.id)).collect()
     }
 
     /// The overrides as they hold on this host. One that it knows already ends when it was to end, whatever the system

@@ -277,6 +277,9 @@ impl SharedOverrides {
             // It was lost with a restart of the store, or there never was one.
             let is_missing = told.is_none();
             let told = told.unwrap_or_else(|| OverrideList::of(&known, now));
+            // What ended stays in the store until a host has a reason to write the list. It was done, or came too late.
+            let stored = told.ids();
+            let told = told.at(now);
             for reset in told.resets.iter().filter(|reset| self.heed(reset.id)) {
                 forget_here(service, reset.target.clone(), now).await;
             }
@@ -293,7 +296,7 @@ impl SharedOverrides {
                 lock(&self.link).pending.clear();
                 self.set_unreadable(service, None);
             }
-            self.note(&told);
+            self.note(&told, stored);
             let entries = told.overrides(&known, now);
             if entries != known {
                 self.put_in_force(service, entries, now);
@@ -311,10 +314,9 @@ impl SharedOverrides {
         lock(&self.link).heeded.insert(id)
     }
 
-    /// Keeps of what was heeded what is in the list.
-    fn note(&self, told: &OverrideList) {
-        let ids = told.resets.iter().map(|reset| reset.id).chain(told.events.iter().map(|event| event.id));
-        let ids: HashSet<u64> = ids.collect();
+    /// Keeps of what was heeded what is in the list, or was among `stored` ids.
+    fn note(&self, told: &OverrideList, stored: HashSet<u64>) {
+        let ids = &stored | &told.ids();
         let lifted = told.events.iter().filter(|event| event.kind == BanEventKind::Lifted);
         let link = &mut *lock(&self.link);
         link.heeded.retain(|id| ids.contains(id));
