@@ -31,10 +31,12 @@ pub(super) fn check(config: &Config, s: &TableSettings) {
     if config.policy.limits.iter().all(|limit| limit.delay.is_none()) && config.policy.blacklist.delay.is_none() {
         s.warn("max_delayed", "has no effect: no session is delayed");
     }
-    if config.list_files.is_empty() {
-        for key in ["list_check_interval", "list_may_shrink"] {
-            s.warn(key, "has no effect without `whitelist_file` or `blacklist_file`");
-        }
+    let no_lists = config.list_files.is_empty() && config.limit_files.is_empty();
+    if no_lists {
+        s.warn("list_may_shrink", "has no effect without a list file");
+    }
+    if no_lists && config.origin_files.is_empty() {
+        s.warn("list_check_interval", "has no effect without a list file or a database");
     }
     check_spellings(config, s);
     check_peers(config, s);
@@ -210,7 +212,7 @@ fn check_key(limit: &Limit, is_inherited: bool, s: &TableSettings) {
     if !limit.per.may_be_left_out() {
         s.warn("count_absent", "has no effect: no client can leave out all of `per`");
     }
-    let looks_at_client = limit.per.0.contains(&KeyField::Client) || limit.counts == CountKind::Clients;
+    let looks_at_client = limit.per.0.iter().any(|field| field.is_of_address()) || limit.counts == CountKind::Clients;
     if !looks_at_client && !is_inherited {
         for key in ["ipv4_prefix_length", "ipv6_prefix_length"] {
             s.warn(key, "has no effect: `per` does not have the client");

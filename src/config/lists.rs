@@ -271,7 +271,7 @@ impl Config {
         }
     }
 
-    /// Reads only the list files and those of limits again: the configuration with their present content, and the
+    /// Reads only the list files, those of limits and databases again: the configuration with their present content, and the
     /// warnings about them alone.
     ///
     /// # Errors
@@ -280,6 +280,7 @@ impl Config {
     pub fn with_lists_read_again(&self) -> Result<Self, ConfigError> {
         let mut config = self.with_list_files_read_again()?;
         config.read_limit_files_again()?;
+        config.read_origin_files_again()?;
         Ok(config)
     }
 

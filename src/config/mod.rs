@@ -18,6 +18,7 @@ mod list_line;
 mod lists;
 mod name;
 mod netblock;
+pub mod origin_files;
 mod resolve;
 mod settings;
 mod source;
@@ -48,6 +49,7 @@ pub use effective::{Effective, EffectiveSetting, Origin};
 pub use keys::{ConfigKey, KEYS, KeyScope, ValueKind};
 pub use limit_files::LimitFile;
 pub use lists::{FileStamp, ListFile, ListKind};
+pub use origin_files::OriginFile;
 pub use resolve::conditions::condition_attributes;
 use source::ConfigText;
 
@@ -62,12 +64,14 @@ pub struct Config {
     pub form: Form,
     /// The limits and lists. The limit at the top level is the first one.
     pub policy: policy::PolicySettings,
-    /// The lists without list files, if there are any or files of limits: they can be read again.
+    /// The lists without list files, if there are any, or files of limits, or databases: they can be read again.
     pub own_lists: Option<Lists>,
     pub list_files: Vec<ListFile>,
     /// The files of single limits.
     pub limit_files: Vec<LimitFile>,
-    /// Zero: list files, and those of limits, are read again at a reload only.
+    /// The databases of where clients are from.
+    pub origin_files: Vec<OriginFile>,
+    /// Zero: list files, those of limits and databases are read again at a reload only.
     pub list_check_interval: Duration,
     /// Whether a list file that shrinks to less than half at a reload is taken for what it says.
     pub list_may_shrink: bool,

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use nix::fcntl::OFlag;
 
 use super::diagnostics::{ConfigError, Snippet};
@@ -190,13 +191,40 @@ fn read_all(path: &Path, file: impl Read) -> Result<ConfigText, ReadError> {
     Ok(ConfigText::new(path, &bytes))
 }
 
-/// Reads a list file, which has to be a plain file: no directory, and nothing that never ends. Returns its stamp too.
-/// `Err`: problem and remedy.
+/// Reads a list file. Returns its stamp too. `Err`: problem and remedy.
 pub(super) fn read_list(path: &Path) -> Result<(ConfigText, FileStamp), (String, String)> {
-    let wrong = |error: ReadError| {
-        let mistake = error.at(path).diagnostics.swap_remove(0);
-        (format!("{} {}", path.display(), mistake.problem), mistake.remedy)
-    };
+    let (file, stamp) = open_plain(path)?;
+    match read_all(path, file) {
+        Ok(source) => Ok((source, stamp)),
+        Err(ReadError::Large) => {
+            let problem = format!("{} is larger than 64 MiB", path.display());
+            Err((problem, "split it: the key takes a list of files".to_owned()))
+        }
+        Err(error) => Err(error.of(path)),
+    }
+}
+
+/// The largest database that is read: those of all addresses have some 10 MiB, a big one of a maker that sells it 100.
+const LARGEST_DATABASE: u64 = 512 * 1024 * 1024;
+
+/// The same of a database, whose bytes are no text.
+pub(super) fn read_database(path: &Path) -> Result<(Bytes, FileStamp), (String, String)> {
+    let (mut file, stamp) = open_plain(path)?;
+    let size = file.metadata().map_or(0, |metadata| metadata.len());
+    if size > LARGEST_DATABASE {
+        let problem = format!("{} is larger than 512 MiB", path.display());
+        return Err((problem, "name a database of autonomous systems or of countries alone".to_owned()));
+    }
+    // Room for exactly that, so that nothing is copied.
+    let mut bytes = Vec::with_capacity(size as usize);
+    let read = file.by_ref().take(size).read_to_end(&mut bytes);
+    read.map_err(|error| ReadError::Io(error).of(path))?;
+    Ok((bytes.into(), stamp))
+}
+
+/// Opens a file that has to be a plain one: no directory, and nothing that never ends. `Err`: problem and remedy.
+fn open_plain(path: &Path) -> Result<(File, FileStamp), (String, String)> {
+    let wrong = |error: io::Error| ReadError::Io(error).of(path);
     let plain = |metadata: Metadata| match metadata.is_file() {
         true => Ok(metadata),
         false => {
@@ -208,19 +236,12 @@ pub(super) fn read_list(path: &Path) -> Result<(ConfigText, FileStamp), (String,
         }
     };
     // Opening a device can already have an effect on it.
-    plain(path.metadata().map_err(|error| wrong(ReadError::Io(error)))?)?;
+    plain(path.metadata().map_err(wrong)?)?;
     // Without O_NONBLOCK a pipe that has just replaced the file would block.
     let file = OpenOptions::new().read(true).custom_flags(OFlag::O_NONBLOCK.bits()).open(path);
-    let file = file.map_err(|error| wrong(ReadError::Io(error)))?;
-    let metadata = plain(file.metadata().map_err(|error| wrong(ReadError::Io(error)))?)?;
-    match read_all(path, file) {
-        Ok(source) => Ok((source, FileStamp::from(&metadata))),
-        Err(ReadError::Large) => {
-            let problem = format!("{} is larger than 64 MiB", path.display());
-            Err((problem, "split it: the key takes a list of files".to_owned()))
-        }
-        Err(error) => Err(wrong(error)),
-    }
+    let file = file.map_err(wrong)?;
+    let metadata = plain(file.metadata().map_err(wrong)?)?;
+    Ok((file, FileStamp::from(&metadata)))
 }
 
 fn kind(metadata: &Metadata) -> &'static str {
@@ -239,6 +260,12 @@ pub(super) enum ReadError {
 }
 
 impl ReadError {
+    /// Problem and remedy.
+    fn of(self, path: &Path) -> (String, String) {
+        let mistake = self.at(path).diagnostics.swap_remove(0);
+        (format!("{} {}", path.display(), mistake.problem), mistake.remedy)
+    }
+
     pub fn is_absent(&self) -> bool {
         matches!(self, Self::Io(error) if error.kind() == io::ErrorKind::NotFound)
     }

@@ -3,6 +3,7 @@
 use super::diagnostics::quoted;
 use super::resolve::LARGEST_THRESHOLD;
 use super::units;
+use crate::net::origin::{CountryCode, as_number};
 use crate::policy::attribute::Attribute;
 use crate::policy::key::{ABSENT, KeyField};
 use crate::policy::limit::CountKind;
@@ -38,6 +39,16 @@ pub(super) fn key(field: KeyField, text: &str, spellings: &Spellings) -> Result<
     let is_expression = text.len() > 1 && text.starts_with('/') && text.ends_with('/') && form != ValueForm::Word;
     if text.contains(['*', ',', '"', ' ', '\t']) || text.starts_with('!') || is_expression {
         return wrong(format!("is never a {word}"), format!("write {write}"));
+    }
+    let is_of_unknown = text.contains([':', '.']);
+    match field {
+        KeyField::Whole(Attribute::Asn) if !is_of_unknown && as_number(text).is_none() => {
+            return wrong("is no number of an autonomous system".to_owned(), "write it as in \"64500\"".to_owned());
+        }
+        KeyField::Whole(Attribute::Country) if !is_of_unknown && CountryCode::new(text).is_none() => {
+            return wrong("is no code of a country".to_owned(), "write two letters, as in \"DE\"".to_owned());
+        }
+        _ => {}
     }
     let (domain, mark) = match (form, text.chars().next()) {
         (ValueForm::Mail, Some('@')) => (&text[1..], "@"),

@@ -10,6 +10,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio_util::codec::{Decoder, Encoder};
 
 use super::commands::ControlCommand;
+use super::origin::OriginStatus;
 use super::show::{ListStatus, with_door};
 use super::text::{cell, lasting};
 use super::{Control, Problem};
@@ -71,6 +72,9 @@ pub struct ExplainAnswer {
     pub client: String,
     /// Where the request comes in.
     pub door: String,
+    /// Where the client is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<OriginStatus>,
     pub listed: Option<ListStatus>,
     #[serde(rename = "override")]
     pub overridden: Option<ActiveOverrideStatus>,
@@ -192,6 +196,7 @@ impl ControlCommand for ExplainArgs {
             return Ok(ExplainAnswer {
                 client,
                 door,
+                origin: None,
                 listed: None,
                 overridden: None,
                 limits: Vec::new(),
@@ -220,6 +225,7 @@ impl ControlCommand for ExplainArgs {
         Ok(ExplainAnswer {
             client: if shown.contains('=') { shown } else { client.to_string() },
             door: self.door.clone(),
+            origin: OriginStatus::of(&rules.policy, client),
             listed: ListStatus::of_request(&rules.policy, &request),
             overridden: active.map(|active| ActiveOverrideStatus {
                 target: active.word.target.to_string(),
@@ -243,6 +249,9 @@ impl ControlCommand for ExplainArgs {
         if verdict.reason == Pass::UnknownClient.reason() {
             text += "  no address, so it cannot be counted\n";
         } else {
+            if let Some(origin) = &answer.origin {
+                text += &format!("  origin         {origin}\n");
+            }
             text += &format!("  lists          {}\n", answer.listed.as_ref().map_or("none".into(), ListStatus::show));
             let active = answer
                 .overridden
@@ -346,6 +355,9 @@ impl ExplainArgs {
         if attributes.iter().any(is_wrong) {
             return Err(Problem::usage("an attribute does not fit in a line of a request"));
         }
+        for of_origin in [Attribute::Asn, Attribute::Country] {
+            refuse_origin(&attributes, of_origin)?;
+        }
         let mut input = BytesMut::from(query::request(&client, &attributes).as_bytes());
         match RequestDecoder::default().decode(&mut input) {
             Ok(Some(request)) => Ok(request),
@@ -359,9 +371,10 @@ impl ExplainArgs {
     /// The request at another door than Postfix's.
     fn event(&self, door: Door) -> Result<Request, Problem> {
         let mut values = Vec::new();
+        let said = || Attribute::at(door).filter(|attribute| !attribute.is_of_origin());
         for (name, value) in &self.attributes {
-            let Some(attribute) = Attribute::at(door).find(|attribute| attribute.name() == name) else {
-                let known: Vec<_> = Attribute::at(door).map(Attribute::name).collect();
+            let Some(attribute) = said().find(|attribute| attribute.name() == name) else {
+                let known: Vec<_> = said().map(Attribute::name).collect();
                 let known = known.join(", ");
                 return Err(Problem::usage(format!("the {} door has no {name:?}, but {known}", self.door)));
             };
@@ -369,6 +382,15 @@ impl ExplainArgs {
         }
         Ok(Request::at(door, address(self.client.as_bytes()), values))
     }
+}
+
+/// No request says where its client is from.
+fn refuse_origin(attributes: &[(String, String)], attribute: Attribute) -> Result<(), Problem> {
+    let Some((name, value)) = attributes.iter().find(|(name, _)| name == attribute.name()) else { return Ok(()) };
+    Err(Problem::usage(format!(
+        "a database says {name} of an address: explain an address, or see what is counted with `connshaper show \
+         {name}={value}`"
+    )))
 }
 
 /// What each limit makes of a request, in their order.

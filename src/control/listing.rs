@@ -1,16 +1,19 @@
 //! The list of `connshaper show --over` and `--most`: keys by how near or over their limit they are.
 
 use std::collections::HashSet;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use super::Problem;
+use super::origin::OriginStatus;
 use super::text::{csv_field, lasting, table, time};
 use crate::engine::reading::Reading;
 use crate::engine::service::{Rules, Service};
 use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
+use crate::policy::Policy;
 use crate::policy::key::KeyPart;
 use crate::store::local::listing::busiest;
 
@@ -52,6 +55,9 @@ pub struct KeyStatus {
     /// Seconds until the window ends.
     pub left: u32,
     pub log_only: bool,
+    /// Where its client is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<OriginStatus>,
 }
 
 /// A key as this process has counted it last.
@@ -62,6 +68,8 @@ struct CountedKey<'p> {
     over_since: Option<u64>,
     refused: u32,
     left: u32,
+    /// Of its last hit.
+    client: Option<IpAddr>,
 }
 
 impl CountedKey<'_> {
@@ -114,6 +122,7 @@ impl<'p> NearestKeys<'p> {
                     since: Some(key.began),
                     over_since: key.over_since,
                     refused: key.over,
+                    client: key.client,
                     left: u32::try_from((key.ends - now.monotonic).div_ceil(1000)).unwrap_or(u32::MAX),
                 });
             })
@@ -125,7 +134,8 @@ impl<'p> NearestKeys<'p> {
                 if !known_clients.contains(&(client.limit, part.clone())) {
                     let counted = TargetCounter { limit, part, threshold: limit.threshold };
                     let (count, left) = (client.hit.count, client.hit.left_seconds());
-                    nearest.add(CountedKey { counted, count, since: None, over_since: None, refused: 0, left });
+                    let client = Some(client.address);
+                    nearest.add(CountedKey { counted, count, since: None, over_since: None, refused: 0, left, client });
                 }
             }
         }
@@ -170,7 +180,7 @@ impl Listing {
             one.count = reading.as_ref().map_or(one.count, |reading| reading.count);
             one.left = reading.map_or(0, |reading| reading.left);
             if which == Which::Most || one.is_over() {
-                keys.push(KeyStatus::of(&one));
+                keys.push(KeyStatus::of(&one, &rules.policy));
             }
         }
         Ok(Self { keys, more, csv })
@@ -186,7 +196,7 @@ impl Listing {
         now: Now,
     ) -> Result<Vec<KeyStatus>, Problem> {
         let nearest = NearestKeys::find(service, rules, Which::Most, limit, most, now).await?;
-        Ok(nearest.keys.iter().map(KeyStatus::of).collect())
+        Ok(nearest.keys.iter().map(|key| KeyStatus::of(key, &rules.policy)).collect())
     }
 
     pub fn show(&self, paint: Paint) -> String {
@@ -196,7 +206,7 @@ impl Listing {
         if self.keys.is_empty() {
             return "no key is over its limit, of those that this daemon has counted lately\n".to_owned();
         }
-        let columns = [
+        let mut columns = vec![
             ("limit", false),
             ("key", false),
             ("count", true),
@@ -206,13 +216,30 @@ impl Listing {
             ("refused", true),
             ("left", true),
         ];
+        let has_origins = self.keys.iter().any(|key| key.origin.is_some());
+        if has_origins {
+            columns.push(("from", false));
+        }
         let rows = self.keys.iter().map(|key| {
             let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
             let over = key.count > key.threshold;
             let count = if over { paint.bad(&key.count.to_string()) } else { key.count.to_string() };
             let (threshold, refused) = (key.threshold.to_string(), key.refused.to_string());
             let (limit, name) = (key.limit.clone(), key.key.clone());
-            vec![limit, name, count, threshold, time(&key.since), time(&key.over_since), refused, lasting(key.left)]
+            let mut row = vec![
+                limit,
+                name,
+                count,
+                threshold,
+                time(&key.since),
+                time(&key.over_since),
+                refused,
+                lasting(key.left),
+            ];
+            if has_origins {
+                row.push(key.origin.as_ref().map(ToString::to_string).unwrap_or_default());
+            }
+            row
         });
         let mut text = table(&columns, &rows.collect::<Vec<_>>(), paint);
         if self.more > 0 {
@@ -225,7 +252,7 @@ impl Listing {
     fn csv(&self) -> String {
         let mut text = "limit,key,count,threshold,since,over_since,refused,left,log_only\r\n".to_owned();
         for key in &self.keys {
-            let KeyStatus { limit, key, count, threshold, since, over_since, refused, left, log_only } = key;
+            let KeyStatus { limit, key, count, threshold, since, over_since, refused, left, log_only, .. } = key;
             let (since, over) = (since.as_deref().unwrap_or_default(), over_since.as_deref().unwrap_or_default());
             let key = csv_field(key);
             text += &format!("{limit},{key},{count},{threshold},{since},{over},{refused},{left},{log_only}\r\n");
@@ -235,8 +262,9 @@ impl Listing {
 }
 
 impl KeyStatus {
-    fn of(one: &CountedKey<'_>) -> Self {
-        let CountedKey { counted, count, since, over_since, refused, left } = one;
+    fn of(one: &CountedKey<'_>, policy: &Policy) -> Self {
+        let CountedKey { counted, count, since, over_since, refused, left, client } = one;
+        let is_of_address = counted.limit.per.0.iter().any(|field| field.is_of_address());
         let unit = u64::from(counted.limit.counts.unit());
         Self {
             limit: counted.limit.name.clone(),
@@ -248,6 +276,7 @@ impl KeyStatus {
             refused: *refused,
             left: *left,
             log_only: counted.limit.log_only,
+            origin: client.filter(|_| is_of_address).and_then(|client| OriginStatus::of(policy, client)),
         }
     }
 }

@@ -14,6 +14,7 @@ pub mod explain;
 pub mod hit;
 pub mod listing;
 pub mod on_file;
+pub mod origin;
 pub mod overriding;
 pub mod reload;
 pub mod report;

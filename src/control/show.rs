@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::ControlCommand;
 use super::listing::{Listing, Which};
+use super::origin::OriginStatus;
 use super::overriding::override_target;
 use super::text::{allowed, cell, lasting, table};
 use super::{Control, Problem};
@@ -59,6 +60,9 @@ pub struct ShowAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listing: Option<Listing>,
     pub target: String,
+    /// Where the client is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<OriginStatus>,
     pub listed: Option<ListStatus>,
     pub overrides: Vec<OverrideStatus>,
     pub counters: Vec<CounterStatus>,
@@ -131,6 +135,9 @@ pub struct ClientStatus {
     pub threshold: u64,
     pub left: u32,
     pub over: bool,
+    /// Where it is from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<OriginStatus>,
 }
 
 impl ControlCommand for ShowArgs {
@@ -198,6 +205,7 @@ impl ControlCommand for ShowArgs {
         Ok(ShowAnswer {
             listing: None,
             target: target.to_string(),
+            origin: netblock.and_then(|netblock| OriginStatus::of(&rules.policy, netblock.addr())),
             listed: netblock.and_then(|netblock| ListStatus::of(&rules.policy, netblock.addr())),
             overrides: overrides.map(|entry| OverrideStatus::of(&entry, now)).collect(),
             counters,
@@ -218,6 +226,9 @@ impl ControlCommand for ShowArgs {
         let ShowAnswer { listed, store, .. } = answer;
         let mut text = format!("{}\n", paint.bold(&answer.target));
         text += &format!("  lists     {}\n", listed.as_ref().map_or("none".to_owned(), ListStatus::show));
+        if let Some(origin) = &answer.origin {
+            text += &format!("  origin    {origin}\n");
+        }
         for OverrideStatus { target, kind, left, by } in &answer.overrides {
             text += &format!("  override  {kind} {target}, {} left, by {by}\n", lasting(*left));
         }
@@ -357,6 +368,7 @@ impl ClientStatus {
             threshold: u64::from(limit.threshold) * unit,
             left: client.hit.left_seconds(),
             over: client.over,
+            origin: OriginStatus::of(policy, client.address),
         })
     }
 }
@@ -368,7 +380,7 @@ pub(super) fn with_door(limit: &str, door: &str) -> String {
 
 impl From<ClientStatus> for CounterStatus {
     fn from(client: ClientStatus) -> Self {
-        let ClientStatus { limit, door, key, count, threshold, left, over } = client;
+        let ClientStatus { limit, door, key, count, threshold, left, over, .. } = client;
         let reading = ReadingStatus { count, left, over, violations: 0, bans: 0, banned: 0 };
         Self {
             limit,

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::ControlCommand;
 use super::listing::{KeyStatus, Listing};
+use super::origin::OriginStatus;
 use super::show::ClientStatus;
 use super::status::StatusAnswer;
 use super::{Control, Problem};
@@ -93,15 +94,22 @@ impl ControlCommand for TopArgs {
     /// One line, as where there is no terminal to draw on.
     fn show(answer: &TopAnswer, _: Paint) -> String {
         let status = &answer.status;
-        let first = |key: &str, count: u64, threshold: u64| format!("{key} {count}/{threshold}");
+        let first = |key: &str, count: u64, threshold: u64, origin: &Option<OriginStatus>| {
+            let origin = origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default();
+            format!("{key} {count}/{threshold}{origin}")
+        };
         let (word, first): (_, Vec<String>) = match &answer.keys {
             None => {
                 let busiest = answer.busiest.iter().take(3);
-                ("busiest", busiest.map(|client| first(&client.key, client.count, client.threshold)).collect())
+                (
+                    "busiest",
+                    busiest.map(|client| first(&client.key, client.count, client.threshold, &client.origin)).collect(),
+                )
             }
-            Some(keys) => {
-                ("nearest", keys.iter().take(3).map(|key| first(&key.key, key.count, key.threshold)).collect())
-            }
+            Some(keys) => (
+                "nearest",
+                keys.iter().take(3).map(|key| first(&key.key, key.count, key.threshold, &key.origin)).collect(),
+            ),
         };
         format!(
             "requests/s {:.1}  refused/s {:.1}  store {}  clients {}  {word} {}\n",

@@ -1,4 +1,4 @@
-//! Looks at list files by the clock, and says when one has changed.
+//! Looks at list files and databases by the clock, and says when one has changed.
 //!
 //! Nothing of it is on the request path: files are looked at, and read, on threads that may block.
 
@@ -11,7 +11,7 @@ use tokio::time::sleep;
 
 use crate::config::{Config, FileStamp};
 
-/// The list files of a configuration as they were last seen.
+/// The list files and databases of a configuration as they were last seen.
 #[derive(Debug)]
 pub struct ListWatch {
     interval: Duration,
@@ -24,7 +24,9 @@ impl ListWatch {
         let lists = config.list_files.iter().map(|file| (file.path.clone(), file.stamp));
         // One that several limits use is told of once.
         let of_limits: BTreeMap<_, _> = config.limit_files.iter().map(|file| (file.path.clone(), file.stamp)).collect();
-        let seen = lists.chain(of_limits).collect();
+        let databases: BTreeMap<_, _> =
+            config.origin_files.iter().map(|file| (file.path.clone(), file.stamp)).collect();
+        let seen = lists.chain(of_limits).chain(databases).collect();
         Self { interval: config.list_check_interval, seen }
     }
 

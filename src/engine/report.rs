@@ -10,6 +10,7 @@ use crate::engine::named_keys::Crossing;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::net::lock;
+use crate::net::origin::AddressOrigin;
 use crate::net::secret;
 use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, LogEvent, Severity};
@@ -21,6 +22,7 @@ use crate::policy::{Decision, Door, LimitChecks, Pass, Reason, Refusal, Verdict}
 /// Reports a verdict: at Postfix's door once per session and count, not per request.
 pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
     let Service { statistics, decisions, log, .. } = service;
+    let origin = |client| origin(service, client);
     match verdict {
         Verdict::Pass(pass) => {
             add(&statistics.whitelisted, u64::from(*pass == Pass::Whitelisted));
@@ -35,12 +37,12 @@ pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'
         Verdict::Delay(wait) => {
             add(&statistics.delayed, 1);
             decisions.against(Denial::Delayed, &wait.refusal);
-            refused(log, "DELAYED", &wait.refusal, now);
+            refused(log, "DELAYED", &wait.refusal, origin, now);
         }
         Verdict::Refuse(refusal) => {
             add(&statistics.refused, 1);
             decisions.against(Denial::Refused, refusal);
-            refused(log, "REFUSED", refusal, now);
+            refused(log, "REFUSED", refusal, origin, now);
         }
     }
 }
@@ -49,7 +51,7 @@ pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'
 pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
     add(&service.statistics.would_refuse, 1);
     service.decisions.against(Denial::WouldRefuse, refusal);
-    refused(&service.log, "WOULD_REFUSE", refusal, now);
+    refused(&service.log, "WOULD_REFUSE", refusal, |client| origin(service, client), now);
 }
 
 /// Notes what was counted for a request under which key. Tells of one that goes over its limit, or near it, where the
@@ -70,6 +72,7 @@ pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<
                 .bytes("login", request.value(Attribute::SaslUsername))
                 .bytes("sender", request.value(Attribute::Sender));
             name_door(line, checks.door);
+            name_origin(line, origin(service, checks.client));
         };
         let log = &service.log;
         match (crossing, limit.alerts_beyond(check.threshold)) {
@@ -85,8 +88,14 @@ pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<
 }
 
 /// Logs a refusal, a delay or what would have been refused, as the keyword says: the first in a window, then one line
-/// per `log_interval` with the number since.
-pub fn refused(log: &Log, keyword: &'static str, refusal: &Refusal<'_>, now: Now) {
+/// per `log_interval` with the number since. `origin` says where a client is from.
+pub fn refused(
+    log: &Log,
+    keyword: &'static str,
+    refusal: &Refusal<'_>,
+    origin: impl Fn(IpAddr) -> AddressOrigin,
+    now: Now,
+) {
     let event = match (keyword, refusal.reason) {
         ("WOULD_REFUSE", _) => LogEvent::LogOnly,
         ("DELAYED", _) => LogEvent::Delayed,
@@ -110,6 +119,7 @@ pub fn refused(log: &Log, keyword: &'static str, refusal: &Refusal<'_>, now: Now
             .field("verdict", refusal.keyword())
             .field("suppressed", suppressed);
         name_door(line, refusal.door);
+        name_origin(line, origin(refusal.client));
         if let Reason::Blacklisted(Some(note)) = refusal.reason {
             line.field("note", note);
         }
@@ -120,6 +130,21 @@ pub fn refused(log: &Log, keyword: &'static str, refusal: &Refusal<'_>, now: Now
 fn name_door(line: &mut LogRecord, door: Door) {
     if door != Door::Smtp {
         line.field("door", door.word());
+    }
+}
+
+fn origin(service: &Service, client: IpAddr) -> AddressOrigin {
+    service.rules.load().policy.origin(client)
+}
+
+/// Says where the client is from, as far as a database knows.
+fn name_origin(line: &mut LogRecord, origin: AddressOrigin) {
+    let AddressOrigin { asn, country } = origin;
+    if let Some(asn) = asn {
+        line.field("asn", asn);
+    }
+    if let Some(country) = country {
+        line.field("country", country);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::net::netblock::canonical;
 use crate::policy::attribute::Attribute;
 use crate::policy::checks::client_part;
 use crate::policy::key::{CounterKind, Key};
-use crate::policy::key::{KeyField, KeyPart, escaped, is_digest};
+use crate::policy::key::{KeyField, KeyPart, escaped, is_address, is_digest};
 use crate::policy::limit;
 use crate::policy::limit::Rate;
 use crate::policy::limit::{Limit, Window};
@@ -65,6 +65,7 @@ impl FromStr for Target {
         let canonical = pairs.into_iter().map(|(word, value)| {
             let value = match word {
                 "client" => value.parse::<Self>()?.to_string(),
+                "asn" | "country" if is_address(value) => value.parse::<Self>()?.to_string(),
                 word if word.ends_with("_domain") => escaped(value.strip_prefix('@').unwrap_or(value)),
                 _ => escaped(value),
             };

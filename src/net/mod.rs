@@ -7,6 +7,7 @@ pub mod files;
 pub mod lookup;
 pub mod netblock;
 pub mod netblock_table;
+pub mod origin;
 pub mod recent_map;
 pub mod resolve;
 pub mod secret;

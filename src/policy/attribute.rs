@@ -53,6 +53,9 @@ pub enum Attribute {
     Host,
     User,
     UserAgent,
+    // Of the client's address, as databases have it: no door tells them.
+    Asn,
+    Country,
 }
 
 /// Every attribute with its name on the wire, in the order of Postfix 3.12.
@@ -112,6 +115,9 @@ const OTHERS: [(Attribute, &str, Door); 12] = {
         (UserAgent, "user_agent", Door::Web),
     ]
 };
+
+/// What databases know of a client's address, with the names that conditions know them by.
+const OF_ORIGIN: [(Attribute, &str); 2] = [(Attribute::Asn, "asn"), (Attribute::Country, "country")];
 
 /// `name=` of every attribute as the first bytes of a line.
 pub static NAME_PREFIXES: [NamePrefix; Attribute::COUNT] = {
@@ -180,12 +186,14 @@ impl Attribute {
     /// Those that a request at a door can have.
     pub fn at(door: Door) -> impl Iterator<Item = Self> {
         let others = OTHERS.iter().map(|(attribute, ..)| *attribute);
-        Self::all().chain(others).filter(move |attribute| attribute.is_at(door))
+        let of_origin = OF_ORIGIN.iter().map(|(attribute, _)| *attribute);
+        Self::all().chain(others).chain(of_origin).filter(move |attribute| attribute.is_at(door))
     }
 
     /// Whether a request at a door can have it.
     pub fn is_at(self, door: Door) -> bool {
         match (OTHERS.iter().find(|(other, ..)| *other == self), door) {
+            _ if self.is_of_origin() => true,
             (Some((_, _, its)), door) => *its == door,
             (None, Door::Smtp) => true,
             (None, Door::Login) => {
@@ -193,6 +201,11 @@ impl Attribute {
             }
             (None, Door::Web) => self == Self::ClientAddress,
         }
+    }
+
+    /// Whether it is looked up in a database, and no request says it.
+    pub fn is_of_origin(self) -> bool {
+        matches!(self, Self::Asn | Self::Country)
     }
 
     /// Whether its values are mail addresses, or look like them.
@@ -216,7 +229,11 @@ impl Attribute {
     pub fn name(self) -> &'static str {
         match NAMES.get(self as usize) {
             Some((_, name)) => str::from_utf8(name).expect("the names are ASCII"),
-            None => OTHERS[self as usize - Self::COUNT].1,
+            None => {
+                let others = OTHERS.iter().map(|(_, name, _)| *name);
+                let mut names = others.chain(OF_ORIGIN.iter().map(|(_, name)| *name));
+                names.nth(self as usize - Self::COUNT).expect("every attribute has a name")
+            }
         }
     }
 }
@@ -244,7 +261,12 @@ mod tests {
             assert!(Attribute::at(*door).any(|known| known == *attribute));
             assert!(!Attribute::at(Door::Smtp).any(|known| known == *attribute));
         }
-        assert_eq!(Attribute::at(Door::Smtp).count(), Attribute::COUNT);
+        for (place, (attribute, name)) in OF_ORIGIN.iter().enumerate() {
+            assert_eq!(*attribute as usize, Attribute::COUNT + OTHERS.len() + place);
+            assert_eq!((attribute.name(), Attribute::find(name.as_bytes(), 0)), (*name, None));
+            assert!(Door::ALL.iter().all(|door| Attribute::at(*door).any(|known| known == *attribute)));
+        }
+        assert_eq!(Attribute::at(Door::Smtp).count(), Attribute::COUNT + OF_ORIGIN.len());
     }
 
     #[test]

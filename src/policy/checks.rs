@@ -545,6 +545,8 @@ impl Say {
 impl Policy {
     /// What every limit has to say, in their order; `case` is what `plan` made of the same request.
     pub fn explain(&self, request: &Request, case: &LimitChecks<'_>) -> Vec<(&Limit, Say)> {
+        let with_origin = self.with_origin(request, case.client);
+        let request = with_origin.as_ref().unwrap_or(request);
         let say = |limit: &Limit| {
             if case.whitelisted && limit.whitelist_exempts {
                 return Say::Whitelisted;

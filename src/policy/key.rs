@@ -8,6 +8,7 @@ use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
@@ -177,8 +178,10 @@ pub enum KeyField {
 
 impl KeyField {
     /// Every one of them with its word.
-    pub const WORDS: [(&'static str, Self); 23] = [
+    pub const WORDS: [(&'static str, Self); 25] = [
         ("client", Self::Client),
+        ("asn", Self::Whole(Attribute::Asn)),
+        ("country", Self::Whole(Attribute::Country)),
         ("sasl_username", Self::Whole(Attribute::SaslUsername)),
         ("sender", Self::Whole(Attribute::Sender)),
         ("sender_domain", Self::MailDomain(Attribute::Sender)),
@@ -221,6 +224,12 @@ impl KeyField {
         Self::WORDS.iter().find(|(_, field)| *field == self).map_or("", |(word, _)| word)
     }
 
+    /// Whether it is the address of the client, or where that is from, of which every client has one: an address that
+    /// no database knows is an origin of its own.
+    pub fn is_of_address(self) -> bool {
+        matches!(self, Self::Client | Self::Whole(Attribute::Asn | Attribute::Country))
+    }
+
     /// Whether it differs between the recipients of one message.
     pub fn is_of_recipient(self) -> bool {
         matches!(self, Self::Whole(Attribute::Recipient) | Self::MailDomain(Attribute::Recipient))
@@ -236,7 +245,7 @@ impl KeyField {
     /// they all have, nor a login.
     pub fn may_be_left_out(self) -> bool {
         use Attribute::{Instance, Login, Recipient, SaslUsername, User};
-        !matches!(self, Self::Client | Self::Whole(SaslUsername | Login | User | Recipient | Instance))
+        !self.is_of_address() && !matches!(self, Self::Whole(SaslUsername | Login | User | Recipient | Instance))
     }
 
     /// Whether a request without a value for it is known not to get one.
@@ -365,7 +374,14 @@ impl KeyPart {
             "sasl_username" => "login".to_owned(),
             word => word.replace('_', " "),
         };
-        let parts = self.pairs().map(|(word, value)| format!("{} {}", name(word), unescaped(value)));
+        let described = |(word, value): (&str, &str)| match word {
+            "asn" if value.bytes().all(|byte| byte.is_ascii_digit()) => format!("AS{value}"),
+            // That of an address which no database knows.
+            "asn" | "country" if is_address(value) => value.to_owned(),
+            "country" => format!("country {}", value.to_ascii_uppercase()),
+            word => format!("{} {}", name(word), unescaped(value)),
+        };
+        let parts = self.pairs().map(described);
         match self {
             Self::Client { .. } => self.to_string(),
             Self::Text(text) if !text.contains('=') => "all clients".to_owned(),
@@ -406,7 +422,7 @@ impl KeySpec {
 
     /// The words of a key that a request does not say.
     pub fn missing(&self, request: &Request) -> Vec<&'static str> {
-        let has = |field: &KeyField| field.value(request).is_some();
+        let has = |field: &KeyField| field.value(request).is_some() || field.is_of_address();
         let none = !self.0.iter().any(has);
         let missing = |field: &&KeyField| !has(field) && (none || !field.is_left_out(request));
         self.0.iter().filter(missing).map(|field| field.word()).collect()
@@ -459,11 +475,11 @@ impl KeySpec {
             text += field.word();
             text.push('=');
             match field {
-                KeyField::Client => {
+                field if *field != KeyField::Client && field.write(request, spellings, &mut text) => is_absent = false,
+                field if field.is_of_address() => {
                     is_absent = false;
                     write!(text, "{client}").expect("a string grows as needed");
                 }
-                field if field.write(request, spellings, &mut text) => is_absent = false,
                 field if field.is_left_out(request) => text += ABSENT,
                 _ => return None,
             }
@@ -501,6 +517,11 @@ pub(super) fn escape(value: &[u8], text: &mut String) -> bool {
 /// Whether a byte stands for itself in a key.
 fn is_plain(byte: u8) -> bool {
     matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':')
+}
+
+/// Whether a value is a client, alone or with its netblock: so an address is named that no database knows.
+pub fn is_address(value: &str) -> bool {
+    value.parse::<IpAddr>().is_ok() || value.parse::<IpNet>().is_ok()
 }
 
 /// A value as keys have it, of what an administrator wrote: as it is, or as the log shows it.

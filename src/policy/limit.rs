@@ -9,7 +9,7 @@ use super::attribute::Attribute;
 use super::calendar::LocalCalendar;
 use super::conditions::Conditions;
 use super::door::{Door, DoorSet};
-use super::key::{CounterKind, KeyPart, KeySpec};
+use super::key::{CounterKind, KeyField, KeyPart, KeySpec};
 use super::request::Request;
 use super::spelling::Spellings;
 use super::thresholds::Thresholds;
@@ -102,6 +102,11 @@ impl Limit {
     pub fn charges_recipients(&self) -> bool {
         self.counts == CountKind::Bytes
             && (self.per.is_of_recipient() || self.conditions.is_about(Attribute::Recipient))
+    }
+
+    /// Whether its key or a condition of it looks at an attribute.
+    pub fn is_about(&self, attribute: Attribute) -> bool {
+        self.per.0.contains(&KeyField::Whole(attribute)) || self.conditions.is_about(attribute)
     }
 
     /// What it counts a request under; `client` is the client's part of that. `None`: the request does not say all of it.

@@ -59,6 +59,7 @@ pub use settings::{OnStoreFailure, PolicySettings};
 
 use crate::net::embedded::EmbeddedIpv4;
 use crate::net::netblock_table::NetblockTable;
+use crate::net::origin::{AddressOrigin, OriginDatabases};
 use action::Action;
 use attribute::Attribute;
 use checks::{CheckState, CounterReading, LimitOutcome};
@@ -81,6 +82,9 @@ pub struct Policy {
     pub(crate) names: ClientNames,
     pub(crate) reasons: Vec<Box<str>>,
     pub(crate) rates: Vec<Rate>,
+    origins: OriginDatabases,
+    /// Those of them that some limit asks.
+    asked_origins: OriginDatabases,
     blacklist: Blacklist,
     /// Those of one door stand together, in the order of the file.
     pub(crate) limits: Vec<Limit>,
@@ -158,6 +162,15 @@ impl Policy {
             names: ClientNames::new(settings.lists.names.clone()),
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
+            origins: settings.origins.clone(),
+            asked_origins: OriginDatabases {
+                asn: settings.origins.asn.clone().filter(|_| limits.iter().any(|limit| limit.is_about(Attribute::Asn))),
+                country: settings
+                    .origins
+                    .country
+                    .clone()
+                    .filter(|_| limits.iter().any(|limit| limit.is_about(Attribute::Country))),
+            },
             blacklist: settings.blacklist.clone(),
             windows_changed_until: 0,
             counts_clients: limits.iter().any(|limit| limit.counts == CountKind::Clients),
@@ -230,6 +243,28 @@ impl Policy {
         }
     }
 
+    /// What databases know of a client.
+    pub fn origin(&self, client: IpAddr) -> AddressOrigin {
+        self.origins.lookup(client)
+    }
+
+    /// The databases.
+    pub fn origins(&self) -> &OriginDatabases {
+        &self.origins
+    }
+
+    /// A request with where its client is from. `None`: no limit asks for that.
+    fn with_origin(&self, request: &Request, client: IpAddr) -> Option<Request> {
+        if self.asked_origins.is_empty() {
+            return None;
+        }
+        let AddressOrigin { asn, country } = self.asked_origins.lookup(client);
+        let mut digits = itoa::Buffer::new();
+        let asn = asn.map(|asn| (Attribute::Asn, digits.format(asn).as_bytes()));
+        let country = country.as_ref().map(|country| (Attribute::Country, country.as_str().as_bytes()));
+        Some(request.with(asn.into_iter().chain(country)))
+    }
+
     /// What the lists say of the name of a client, which Postfix has verified.
     pub fn listed_name(&self, request: &Request) -> Option<(&ClientName, ListEntry)> {
         if self.names.is_empty() {
@@ -300,6 +335,8 @@ impl Policy {
             Some((netblock, ListEntry::Rate(place))) => Some((netblock, &self.rates[place.index()])),
             _ => None,
         };
+        let with_origin = self.with_origin(request, client);
+        let request = with_origin.as_ref().unwrap_or(request);
         let mut checks = LimitChecks { named, ..LimitChecks::new(client, request, whitelisted) };
         let limits = self.limits_at(request.door);
         checks.checks.reserve(limits.len());

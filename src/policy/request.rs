@@ -186,11 +186,18 @@ impl Request {
 
     /// The same about another recipient.
     pub fn about(&self, recipient: &[u8]) -> Self {
+        self.with([(Attribute::Recipient, recipient)])
+    }
+
+    /// The same with these values too.
+    pub fn with<'v>(&self, values: impl IntoIterator<Item = (Attribute, &'v [u8])>) -> Self {
         let others = self.others.clone();
         let mut request = Self { block: self.block.clone(), others, places: self.places, ..*self };
-        // What begins beyond that has no place in the table. No honest request is half as long.
-        if request.block.len() < MAX_REQUEST {
-            request.set(Attribute::Recipient, recipient);
+        for (attribute, value) in values {
+            // What begins beyond that has no place in the table. No honest request is half as long.
+            if request.block.len() < MAX_REQUEST {
+                request.set(attribute, value);
+            }
         }
         request
     }

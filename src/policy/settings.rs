@@ -4,6 +4,7 @@ use super::lists::Lists;
 use super::spelling::Spellings;
 use super::{Blacklist, Limit};
 use crate::net::embedded::EmbeddedIpv4;
+use crate::net::origin::OriginDatabases;
 
 /// What a configuration says about decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub struct PolicySettings {
     pub lists: Lists,
     /// Whose IPv6 addresses are taken for the IPv4 addresses in them.
     pub embedded: EmbeddedIpv4,
+    /// What is known of where clients are from.
+    pub origins: OriginDatabases,
     /// Which spellings of a mailbox are one.
     pub spellings: Spellings,
     /// What is done about clients on the blacklist.

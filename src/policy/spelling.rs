@@ -12,6 +12,7 @@ use idna::AsciiDenyList;
 
 use super::attribute::Attribute;
 use super::key::{self, KeyField};
+use crate::net::origin::as_number;
 
 /// Which spellings are one, beyond those that always are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -73,6 +74,15 @@ impl Spellings {
         // Of what is cut there is no more than that.
         if escaped == key::ABSENT || key::is_cut(&escaped) {
             return escaped;
+        }
+        match field {
+            KeyField::Whole(Attribute::Asn | Attribute::Country) if key::is_address(value) => return value.to_owned(),
+            KeyField::Whole(Attribute::Asn) => {
+                if let Some(number) = as_number(value) {
+                    return number.to_string();
+                }
+            }
+            _ => {}
         }
         let mut text = String::new();
         key::escape(&self.canonical(field, &key::unescaped_bytes(&escaped)), &mut text);

@@ -461,7 +461,7 @@ fn the_sample_equals_the_defaults_commented_out_or_not() {
     let sample = sample();
     let lines = sample.lines().filter_map(|line| line.strip_prefix('#'));
     let names_what_is_not_there =
-        |line: &str| ["list_file =", "token_file =", "thresholds"].iter().any(|key| line.contains(key));
+        |line: &str| ["list_file =", "token_file =", "thresholds", "_database ="].iter().any(|key| line.contains(key));
     let lines = lines.filter(|line| !line.starts_with([' ', '#']) && !names_what_is_not_there(line));
     let other_stores = ["redis_", "sqlite_file"];
     let settings = lines.filter(|line| !other_stores.iter().any(|key| line.starts_with(key)));

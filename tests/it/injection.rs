@@ -13,10 +13,13 @@ use connshaper::policy::Policy;
 use connshaper::policy::door::Door;
 use connshaper::policy::key::KeyField;
 use connshaper::postfix::connection;
+use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::mmdb;
 
 /// Text that would end a line, an answer, a value or a field, or move a cursor, if it were not escaped.
 const ODD: [&[u8]; 14] = [
@@ -142,13 +145,22 @@ static CONFIG: LazyLock<Config> = LazyLock::new(|| {
         action = \"REJECT\"
         text = \"{client} {limit} {count} {threshold} {left}\"\n"
         .to_owned();
+    let directory = std::env::temp_dir().join(format!("connshaper-injection-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    let halves = ["::/1", "8000::/1"].map(|half| half.parse::<IpNet>().unwrap());
+    for (key, record) in [("asn_database", mmdb::asn(64500, "Example")), ("country_database", mmdb::country("ZZ"))] {
+        std::fs::write(directory.join(key), mmdb::mmdb("Test", &halves.map(|half| (half, record.clone())))).unwrap();
+        text += &format!("{key} = {:?}\n", directory.join(key));
+    }
     let of_postfix = KeyField::WORDS.iter().filter(|(_, field)| field.is_at(Door::Smtp));
     for (number, (word, _)) in of_postfix.enumerate() {
         let log_only = number % 2 == 0;
         text +=
             &format!("[limit.{word}]\ncount = \"requests\"\nper = \"{word}\"\nthreshold = 1\nlog_only = {log_only}\n");
     }
-    Config::parse(Path::new("connshaper.toml"), text).unwrap_or_else(|error| panic!("{error}"))
+    let config = Config::parse(Path::new("connshaper.toml"), text).unwrap_or_else(|error| panic!("{error}"));
+    std::fs::remove_dir_all(directory).unwrap();
+    config
 });
 
 /// The answers, each of which is one action line and an empty line.

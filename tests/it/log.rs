@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use connshaper::config::{LogConfig, LogTarget};
 use connshaper::engine::report;
 use connshaper::net::clock::Now;
+use connshaper::net::origin::AddressOrigin;
 use connshaper::observe::log::{Events, Facility, Log, Severity, SyslogFormat};
 use connshaper::policy::OnStoreFailure;
 use connshaper::policy::key::KeyPart;
@@ -104,7 +105,7 @@ fn a_refusal_is_one_datagram_in_the_mail_facility() {
         left: 42,
         action: &default_limit("").action,
     };
-    report::refused(&log, "REFUSED", &refusal, Now::read());
+    report::refused(&log, "REFUSED", &refusal, |_| AddressOrigin::default(), Now::read());
     let expected = format!(
         "<22>connshaper[{}]: REFUSED client=2001:db8::25 key=2001:db8::/64 limit=connections \
          reason=over count=11 threshold=10 left=42 verdict=DEFER_IF_PERMIT suppressed=0",

@@ -47,6 +47,7 @@ mod notify;
 mod nspawn;
 mod operations;
 mod originals;
+mod origins;
 mod outages;
 mod over_memory;
 mod packages;

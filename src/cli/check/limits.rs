@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::config::{EffectiveSetting, units};
+use crate::policy::attribute::Attribute;
 use crate::policy::calendar::Period;
 use crate::policy::conditions::{Condition, Pattern, Test};
 use crate::policy::door::{Door, DoorSet};
@@ -78,6 +79,7 @@ fn who(limit: &Limit) -> String {
     let (v4, v6) = (limit.ipv4_prefix_length, limit.ipv6_prefix_length);
     let part = |field: &KeyField| match field {
         KeyField::Client => format!("client (IPv4 /{v4}, IPv6 /{v6})"),
+        KeyField::Whole(Attribute::Asn) => "autonomous system".to_owned(),
         field => field.word().to_owned(),
     };
     match limit.per.0.as_slice() {

@@ -8,9 +8,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::config::{ConfigError, ConfigWarning, EffectiveSetting, Form, ListKind, Loaded, Origin};
+use crate::config::origin_files::{self, OriginFile};
+use crate::config::{Config, ConfigError, ConfigWarning, EffectiveSetting, Form, ListKind, Loaded, Origin};
 pub use crate::observe::terminal::Paint;
 use crate::observe::terminal::{self, complain, escape, print};
 use crate::policy::PolicySettings;
@@ -67,6 +69,15 @@ pub fn report(loaded: &Loaded, paint: Paint) -> String {
             }
             None => [file.list.to_owned(), entries(file.netblocks, file.names), file.path.to_string()],
         }));
+    }
+    if !config.origin_files.is_empty() {
+        text += &format!("\n{}\n", paint.bold("Databases"));
+        let row = |database: &CheckedDatabase<'_>| {
+            let made = i64::try_from(database.built).ok().and_then(|seconds| Timestamp::from_second(seconds).ok());
+            let made = made.map(|time| time.strftime(", made %Y-%m-%d").to_string()).unwrap_or_default();
+            [database.key.to_owned(), format!("{}{made}", database.database_type), database.path.to_string()]
+        };
+        text += &table(databases(config).iter().map(row));
     }
     for warning in &config.warnings {
         text += &format!("\n{} {}", paint.warning("warning:"), escape(&warning.to_string()));
@@ -133,8 +144,23 @@ struct InForce<'c> {
     limits: Vec<CheckedLimit<'c>>,
     settings: &'c [EffectiveSetting],
     list_files: Vec<CheckedListFile<'c>>,
+    databases: Vec<CheckedDatabase<'c>>,
     warnings: Vec<Warning<'c>>,
     notes: Vec<String>,
+}
+
+/// A database of where clients are from.
+#[derive(Serialize)]
+struct CheckedDatabase<'c> {
+    key: &'static str,
+    /// What its maker calls it.
+    #[serde(rename = "type")]
+    database_type: &'c str,
+    /// Seconds since the Unix epoch.
+    built: u64,
+    /// Bytes.
+    size: usize,
+    path: Cow<'c, str>,
 }
 
 /// A limit with every key it may have.
@@ -205,6 +231,7 @@ impl<'c> InForce<'c> {
             limits: std::iter::once(limit(limit::TOP, &effective.settings)).chain(named).collect(),
             settings: &effective.settings,
             list_files: list_files(loaded),
+            databases: databases(config),
             warnings: config.warnings.iter().map(warning).collect(),
             notes: notes(loaded),
         }
@@ -247,6 +274,20 @@ fn list_files(loaded: &Loaded) -> Vec<CheckedListFile<'_>> {
         path: file.path.to_string_lossy(),
     });
     lists.chain(of_limits).collect()
+}
+
+fn databases<'c>(config: &'c Config) -> Vec<CheckedDatabase<'c>> {
+    let checked = |file: &'c OriginFile| {
+        let database = origin_files::database(&config.policy.origins, file.kind)?;
+        Some(CheckedDatabase {
+            key: file.key(),
+            database_type: database.database_type(),
+            built: database.built(),
+            size: database.size(),
+            path: file.path.to_string_lossy(),
+        })
+    };
+    config.origin_files.iter().filter_map(checked).collect()
 }
 
 /// The limits in sentences.

@@ -14,11 +14,12 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::User;
 use serde::Serialize;
 
+use crate::config::origin_files::{self, OriginFile};
 use crate::config::{Config, SharedStoreConfig};
 use crate::control::client::{ControlClient, DEFAULT_SOCKET};
 use crate::control::status::StatusArgs;
@@ -97,6 +98,31 @@ pub fn run(path: Option<&Path>, socket: Option<&Path>, as_json: bool) -> ExitCod
     print(&text, if wrong { sysexits::UNHEALTHY } else { 0 })
 }
 
+/// A database that is older, in days, is out of date: makers have a new one each month at least.
+const OLD: u64 = 90;
+
+/// How old the databases are of where clients are from.
+fn databases(config: &Config, now: SystemTime) -> Vec<Finding> {
+    let age = |file: &OriginFile| {
+        let database = origin_files::database(&config.policy.origins, file.kind)?;
+        let now = now.duration_since(UNIX_EPOCH).ok()?.as_secs();
+        let days = now.saturating_sub(database.built()) / 86_400;
+        let what = format!("{} ({}) was made {days} days ago", file.key(), database.database_type());
+        Some(match days {
+            0..=OLD => right(what),
+            _ => not_right(
+                Assessment::Doubtful,
+                what,
+                format!(
+                    "fetch a new {}: networks change hands, and new ones are counted one by one",
+                    file.path.display()
+                ),
+            ),
+        })
+    };
+    config.origin_files.iter().filter_map(age).collect()
+}
+
 fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     let mut findings = vec![configuration(config)];
     let system = System::detect(Path::new("/"));
@@ -121,6 +147,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
         findings.extend(instance.named(found));
     }
     findings.extend(limits::examine(&config.policy.limits, &examined));
+    findings.extend(databases(config, SystemTime::now()));
     // Where Postfix asks is what counts; else where we listen.
     let mut places: Vec<Address> = Vec::new();
     for place in examined.iter().flat_map(|instance| instance.endpoints()) {

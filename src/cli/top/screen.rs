@@ -9,6 +9,7 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Paragraph, Row, Sparkline, Table, TableState};
 
 use crate::control::listing::KeyStatus;
+use crate::control::origin::OriginStatus;
 use crate::control::show::ClientStatus;
 use crate::control::text::lasting;
 use crate::control::top::{ALL, TopAnswer};
@@ -35,22 +36,31 @@ struct ScreenRow {
     threshold: u64,
     left: u32,
     over: bool,
+    /// Where it is from, in full and without who runs its network.
+    origin: [String; 2],
 }
 
 impl ScreenRow {
     fn of_client(client: &ClientStatus) -> Self {
         let ClientStatus { count, threshold, left, over, .. } = *client;
-        Self { limit: client.limit(), key: client.key.clone(), count, threshold, left, over }
+        let origin = origin(client.origin.as_ref());
+        Self { limit: client.limit(), key: client.key.clone(), count, threshold, left, over, origin }
     }
 
     fn of_key(key: &KeyStatus) -> Self {
         let KeyStatus { count, threshold, left, .. } = *key;
-        Self { limit: key.limit.clone(), key: key.key.clone(), count, threshold, left, over: count > threshold }
+        let (over, origin) = (count > threshold, origin(key.origin.as_ref()));
+        Self { limit: key.limit.clone(), key: key.key.clone(), count, threshold, left, over, origin }
     }
 
     fn times(&self) -> f64 {
         self.count as f64 / self.threshold.max(1) as f64
     }
+}
+
+fn origin(origin: Option<&OriginStatus>) -> [String; 2] {
+    let Some(origin) = origin else { return Default::default() };
+    [origin.to_string(), OriginStatus { organization: None, ..origin.clone() }.to_string()]
 }
 
 /// What bars are made of.
@@ -265,15 +275,23 @@ impl Screen {
             Row::new(cells.into_iter().enumerate().filter_map(move |(at, cell)| is_shown(at).then_some(cell)))
         };
         let most = self.rows.iter().map(ScreenRow::times).fold(0.0, f64::max);
+        // As much as there is room for: half of a number would be another one.
+        let limit_column = if has_limit { 20 + 1 } else { 0 };
+        let bars = if room > 0 { TIMES + room + 1 } else { 0 };
+        let key_room = usize::from(area.width).saturating_sub(9 + 9 + 7 + 11 + 4 + limit_column + bars);
+        let with_origin = |key: &String, origin: &[String; 2]| {
+            let both = origin.iter().filter(|text| !text.is_empty()).map(|text| format!("{key}  {text}"));
+            both.into_iter().find(|both| both.chars().count() <= key_room).unwrap_or_else(|| key.clone())
+        };
         let row = |row: &ScreenRow| {
-            let ScreenRow { limit, key, count, threshold, left, over } = row;
+            let ScreenRow { limit, key, count, threshold, left, over, origin } = row;
             let style = if *over { Style::new().fg(Color::Red) } else { Style::new() };
             let (count, of, left) =
                 (format!("{count:>9}"), format!("{threshold:>9}"), format!("{:>11}", lasting(*left)));
             // As a whole number it is 100 only where nothing more is allowed.
             let share = format!("{:>6}%", (row.times() * 100.0).floor());
             let far = format!("{:>6.1}x {}", row.times(), bar(row.times() / most, room));
-            shown([key.clone(), limit.clone(), count, of, share, left, far]).style(style)
+            shown([with_origin(key, origin), limit.clone(), count, of, share, left, far]).style(style)
         };
         let widths = [
             Constraint::Fill(3),
@@ -328,6 +346,11 @@ mod tests {
             threshold: 10,
             left: n,
             over: n > 10,
+            origin: (n == 60).then(|| OriginStatus {
+                asn: Some(64500),
+                country: Some("ZZ".to_owned()),
+                organization: None,
+            }),
         };
         let server = ServerStatus {
             server: "inet:mc:11211".to_owned(),
@@ -381,6 +404,8 @@ mod tests {
             assert!(width == 80 || lines[1].contains("  bans: 1 by admins, 3 by limits"), "{}", lines[1]);
             let first = lines.iter().position(|line| line.starts_with("client ")).unwrap() + 1;
             assert!(lines[first].starts_with("198.51.100.60 ") && lines[first].contains(" 600%"), "{}", lines[first]);
+            assert_eq!(lines[first].contains("  AS64500, ZZ "), width == 200, "{}", lines[first]);
+            assert_eq!(lines[first].contains("AS"), width == 200, "{}", lines[first]);
             let bars = lines[first].ends_with(BAR) && lines[first].contains(" 6.0x ");
             assert_eq!(bars, width == 200, "{}", lines[first]);
             // The last line is for the keys, all others below the heading are clients.
@@ -425,6 +450,7 @@ mod tests {
             refused: 0,
             left: 60,
             log_only: false,
+            origin: None,
         };
         let long = "sasl_username=accounts.receivable@example.com";
         let keys = vec![key("users", "sasl_username=joe@example.com", 500, 1000), key("users", long, 30, 10)];

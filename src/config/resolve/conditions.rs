@@ -10,6 +10,7 @@ use super::super::keys;
 use super::super::settings::{SettingEntry, TableSettings, with_article};
 use super::super::source::Span;
 use super::limit::at;
+use crate::net::origin::{CountryCode, as_number};
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
 use crate::policy::door::Door;
@@ -113,6 +114,17 @@ fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span
 
 /// What a text means. `Err`: problem and remedy, for what other programs write and no value is.
 pub(in crate::config) fn text_pattern(attribute: Attribute, text: &str) -> Result<Pattern, (String, String)> {
+    if attribute == Attribute::Country {
+        return CountryCode::new(text).map(|code| Pattern::Text(code.as_str().into())).ok_or_else(|| {
+            let problem = format!("is a code of two letters, and {} is none", quoted(text));
+            (problem, "write it as in \"DE\" or \"NZ\", of ISO 3166; false for a country that is not known".to_owned())
+        });
+    }
+    if attribute == Attribute::Asn
+        && let Some(number) = as_number(text)
+    {
+        return Ok(Pattern::Text(number.to_string().into()));
+    }
     if is_number(attribute) {
         return comparison(text).ok_or_else(|| {
             let problem = format!("is a number, and {} compares with none", quoted(text));
@@ -252,5 +264,5 @@ pub(in crate::config) fn compile(expression: &str) -> Result<Regex, String> {
 /// Whether its values are numbers, which need no quotes.
 fn is_number(attribute: Attribute) -> bool {
     use Attribute::*;
-    matches!(attribute, ClientPort | ServerPort | RecipientCount | Size | EncryptionKeysize)
+    matches!(attribute, ClientPort | ServerPort | RecipientCount | Size | EncryptionKeysize | Asn)
 }

@@ -8,10 +8,14 @@ use toml::de::DeValue;
 
 use super::super::diagnostics::quoted;
 use super::super::effective::Origin;
+use super::super::origin_files::{self, OriginFile};
 use super::super::settings::{TableSettings, integer, with_article};
 use super::super::units::{self, spell};
 use super::super::{keys, source::Span};
 use super::{conditions, netblocks, reply, thresholds, window};
+use crate::net::origin::OriginKind;
+use crate::policy::attribute::Attribute;
+use crate::policy::conditions::{Condition, Conditions};
 use crate::policy::door::{Door, DoorSet};
 use crate::policy::key::{self, KeyField, KeySpec};
 use crate::policy::limit::{self, Ban, CountKind, Delay, Limit};
@@ -29,6 +33,8 @@ pub(super) struct Program {
     pub zone: TimeZone,
     pub timeouts: Timeouts,
     pub spellings: Spellings,
+    /// Databases of where clients are from, with the spans of their names.
+    pub databases: Vec<(OriginFile, Span)>,
 }
 
 /// How long Postfix waits for an answer, and how much of that the store may take before a session is delayed.
@@ -63,6 +69,8 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
     let longest = exptime.max(ban.map_or(0, |ban| ban.max));
     let log_only = s.get::<bool>("log_only") || program.log_only;
     let per = per(s, door);
+    let conditions = conditions::read(s, door, &program.spellings);
+    check_databases(s, program, &per, &conditions);
     let (action, stress_action) = reply::actions(s, counts, &per, &program.classes);
     let ban_doors = ban_doors(s, door, &per);
     if counts == CountKind::Clients {
@@ -77,7 +85,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         ban_doors,
         counts,
         spellings: program.spellings.clone(),
-        conditions: conditions::read(s, door, &program.spellings),
+        conditions,
         threshold: threshold(s, counts, name, span),
         thresholds: thresholds::read(s, counts, &per, &program.spellings),
         stress_threshold: s
@@ -254,6 +262,29 @@ fn per(s: &TableSettings, door: Door) -> KeySpec {
         }
     }
     per
+}
+
+/// What a limit asks of where clients are from has to be known.
+fn check_databases(s: &TableSettings, program: &Program, per: &KeySpec, conditions: &Conditions) {
+    for (key, kind) in origin_files::KEYS {
+        let attribute = match kind {
+            OriginKind::Asn => Attribute::Asn,
+            OriginKind::Country => Attribute::Country,
+        };
+        let has_it = program.databases.iter().any(|(file, _)| file.kind == kind);
+        let is_about = |conditions: &[Condition]| conditions.iter().any(|condition| condition.attribute == attribute);
+        let asked = [
+            ("per", per.0.contains(&KeyField::Whole(attribute))),
+            ("match", is_about(&conditions.all)),
+            ("unless", is_about(&conditions.none)),
+        ];
+        for (asks, _) in asked.into_iter().filter(|(_, asks)| *asks && !has_it) {
+            let span = s.name_span(asks).unwrap_or_default();
+            let problem = format!("{} asks for `{}`, and no database says it", s.named(asks), attribute.name());
+            let remedy = format!("set `{key}` at the top level to the path of a MaxMind DB file");
+            s.diagnostics.error::<()>(&span, problem, remedy);
+        }
+    }
 }
 
 /// The delays of a limit. Only Postfix' patience is known.

@@ -12,11 +12,13 @@ use super::super::effective::Origin;
 use super::super::limit_files::{FilePurpose, LimitFile};
 use super::super::lint;
 use super::super::lists::{ListKind, NamedListFile};
+use super::super::origin_files::{self, OriginFile};
 use super::super::settings::TableSettings;
 use super::super::source::Span;
 use super::conditions::FILE;
 use super::netblocks::{self, Treated, Treatment};
 use crate::net::embedded::EmbeddedIpv4;
+use crate::net::origin::OriginKind;
 use crate::policy::Limit;
 use crate::policy::attribute::Attribute;
 use crate::policy::lists::{ListEntry, ListIndex, Lists};
@@ -128,6 +130,18 @@ pub(super) fn files(s: &TableSettings, config: &Path) -> (Vec<NamedListFile>, Ve
         }
     }
     (files, spans)
+}
+
+/// The databases of where clients are from, with the spans of their names.
+pub(super) fn databases(s: &TableSettings, config: &Path) -> Vec<(OriginFile, Span)> {
+    let directory = config.parent().unwrap_or(Path::new(""));
+    let named = |(key, kind): (&str, OriginKind)| {
+        let text: String = s.get::<Option<String>>(key)?;
+        let span = s.span(key);
+        let path = path(s, key, directory, &text, &span, |_| false)?;
+        Some((OriginFile { path, kind, stamp: None }, span))
+    };
+    origin_files::KEYS.into_iter().filter_map(named).collect()
 }
 
 /// The path of a file that a key names.

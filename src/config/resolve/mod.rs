@@ -20,7 +20,7 @@ use super::effective::{Effective, EffectiveLimit, EffectiveSetting};
 use super::lists::{CompleteLists, ListErrors, complete};
 use super::settings::TableSettings;
 use super::source::{ConfigText, Span};
-use super::{Config, Form, Loaded, include, limit_files, lint};
+use super::{Config, Form, Loaded, include, limit_files, lint, origin_files};
 use crate::policy;
 use crate::store::SharedStoreConfig;
 use limit::{Program, Timeouts};
@@ -65,6 +65,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         zone: window::zone(s).unwrap_or_else(window::system),
         timeouts: Timeouts { postfix: s.get("policy_timeout"), store: store.timeout },
         spellings: limit::spellings(s),
+        databases: lists::databases(s, &s.diagnostics.source.path),
     };
     let named = limit::named(s);
     let mut limits = vec![limit::read(s, &program, policy::limit::TOP, &(0..0))];
@@ -75,17 +76,20 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
     let of_limits = tables.zip(&mut limits).enumerate();
     let (limit_files, limit_spans): (Vec<_>, Vec<Span>) =
         of_limits.flat_map(|(place, (s, limit))| lists::files_of_limit(s, &path, place, limit)).unzip();
+    let (origin_files, origin_spans): (Vec<_>, Vec<Span>) = program.databases.iter().cloned().unzip();
     let mut config = Config {
         path: (form != Form::BuiltIn).then_some(path),
         form,
         own_lists: None,
         list_files: Vec::new(),
         limit_files,
+        origin_files,
         list_check_interval: s.get("list_check_interval"),
         list_may_shrink: s.get("list_may_shrink"),
         policy: policy::PolicySettings {
             lists: Default::default(),
             embedded: lists::embedded(s),
+            origins: Default::default(),
             spellings: program.spellings.clone(),
             blacklist: reply::blacklist(s, program.timeouts, &program.classes),
             limits,
@@ -114,15 +118,20 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
     let complete = complete(own, &files);
     let (complete, mut list_errors) = match complete {
         Ok(complete) => (complete, ConfigError::default()),
-        Err(errors) => (CompleteLists::default(), note_unread(s, &spans, errors)),
+        Err(errors) => (CompleteLists::default(), note_unread(s, "list", &spans, errors)),
     };
     let of_limits = limit_files::read(&mut config.limit_files, &mut config.policy.limits).unwrap_or_else(|errors| {
-        let ConfigError { diagnostics, more } = note_unread(s, &limit_spans, errors);
+        let ConfigError { diagnostics, more } = note_unread(s, "list", &limit_spans, errors);
         list_errors.diagnostics.extend(diagnostics);
         list_errors.more += more;
         Vec::new()
     });
-    let own = complete.own.or_else(|| (!config.limit_files.is_empty()).then(|| complete.lists.clone()));
+    match origin_files::read(&mut config.origin_files, &config.policy.origins) {
+        Ok(databases) => config.policy.origins = databases,
+        Err(errors) => _ = note_unread(s, "database", &origin_spans, errors),
+    }
+    let may_change = !config.limit_files.is_empty() || !config.origin_files.is_empty();
+    let own = complete.own.or_else(|| may_change.then(|| complete.lists.clone()));
     (config.policy.lists, config.own_lists, config.list_files) = (complete.lists, own, complete.files);
     config.warnings = complete.warnings;
     config.warnings.extend(of_limits);
@@ -145,10 +154,10 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
     (Loaded { config, effective }, list_errors)
 }
 
-/// Notes the list files that could not be read where they are named; the mistakes in the others are returned.
-fn note_unread(s: &TableSettings, spans: &[Span], errors: ListErrors) -> ConfigError {
+/// Notes the files that could not be read where they are named; the mistakes in the others are returned.
+fn note_unread(s: &TableSettings, what: &str, spans: &[Span], errors: ListErrors) -> ConfigError {
     for (index, problem, remedy) in errors.unread {
-        s.diagnostics.error::<()>(&spans[index], format!("the list {problem}"), remedy);
+        s.diagnostics.error::<()>(&spans[index], format!("the {what} {problem}"), remedy);
     }
     ConfigError { diagnostics: errors.diagnostics, more: errors.more }
 }

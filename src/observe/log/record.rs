@@ -5,6 +5,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path;
 
+use crate::net::origin::CountryCode;
+
 /// The longest value. A longer one is cut, and shows it.
 const MAX_VALUE: usize = 1024;
 
@@ -159,7 +161,7 @@ macro_rules! numbers {
     };
 }
 
-texts!(String, IpAddr, path::Display<'_>, io::Error);
+texts!(String, CountryCode, IpAddr, path::Display<'_>, io::Error);
 numbers!(u8, u16, u32, u64, usize, i32);
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod lines;
 pub mod load;
 pub mod machine;
 pub mod memcached;
+pub mod mmdb;
 mod names;
 mod namespace;
 mod nginx;
