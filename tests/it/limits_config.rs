@@ -409,7 +409,7 @@ fn every_example_is_valid_and_explained_in_the_manual() {
     }
     let smtp = ["busy-mx", "cgi-ratelimit", "connection_shaper", "mod-ip-count", "perlbal-throttle", "plack-greylist"];
     let others = ["web-cgi-ratelimit", "web-mod-ip-count", "web-perlbal-throttle", "web-plack-greylist"];
-    let servers = ["submission", "dovecot", "nginx"];
+    let servers = ["submission", "dovecot", "nginx", "redis"];
     let known = smtp.iter().chain(&others).chain(&servers).map(|name| format!("{name}.toml"));
     assert_eq!(names.into_iter().collect::<BTreeSet<_>>(), known.collect());
 }

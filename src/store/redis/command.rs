@@ -42,6 +42,8 @@ pub struct RedisCommand {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RedisReply {
     Reply(CounterReply),
+    /// More was taken back than there was: the counter is below 0 by this, until it is given back.
+    Below(u32),
     /// It said this instead, and did nothing.
     Refused(String),
 }
@@ -226,7 +228,7 @@ impl RedisCommand {
         match self.command {
             CounterCommand::Hit(amount) => {
                 output.cmd("MULTI");
-                output.cmd("SET").arg(key).arg(0).arg("PX").arg(expiry).arg("NX");
+                output.cmd("SET").arg(key).arg(0).arg("PX").arg(expiry.max(1)).arg("NX");
                 output.cmd("INCRBY").arg(key).arg(amount);
                 output.cmd("PTTL").arg(key);
                 output.cmd("EXEC");
@@ -314,10 +316,16 @@ impl RedisCommand {
             (CounterCommand::Hit(_), [_, Value::Int(count), Value::Int(left)]) => counted(*count, *left),
             (CounterCommand::Read, [Value::Nil, _]) => RedisReply::Reply(CounterReply::NotDone),
             (CounterCommand::Read, [Value::BulkString(count), Value::Int(left)]) => match number(count) {
+                // What a refund made for a millisecond, or has not given back yet.
+                Some(..0) => RedisReply::Reply(CounterReply::NotDone),
                 Some(count) => counted(count, *left),
                 None => RedisReply::Refused("ERR value is not an integer or out of range".to_owned()),
             },
             (CounterCommand::Slide(slide), [.., Value::Array(slots)]) => self.slid(slide, slots),
+            // It was reset meanwhile, and counts again.
+            (CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_), [Value::Nil, Value::Int(left @ ..0)]) => {
+                RedisReply::Below(u32::try_from(left.unsigned_abs()).unwrap_or(u32::MAX))
+            }
             // It was created for a millisecond, lest it be created without an expiry.
             (CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_), [Value::Nil, _]) => {
                 RedisReply::Reply(CounterReply::Done)
@@ -345,6 +353,15 @@ impl RedisCommand {
         RedisReply::Reply(CounterReply::Count { count: sum, left: Some(left) })
     }
 
+    /// Gives a counter back what was taken from it beyond 0. One that has ended meanwhile is there for a millisecond.
+    pub fn give_back(&self, amount: u32) -> Self {
+        let key = match self.command {
+            CounterCommand::SlideBack(_) => self.slots().next().unwrap_or_default().as_slice().into(),
+            _ => self.key.clone(),
+        };
+        Self { key, command: CounterCommand::Hit(amount), exptime: 0, ..self.clone() }
+    }
+
     /// What has to follow an answer from a server without scripts: a hit that is not to be kept is taken back, and a
     /// counter without an expiry gets one.
     pub fn follow_up(&self, form: CommandForm, reply: CounterReply) -> Option<Self> {
@@ -354,7 +371,7 @@ impl RedisCommand {
             CounterCommand::Slide(slide) if slide.amount > 0 && !slide.keeps_over && count > slide.threshold => {
                 CounterCommand::SlideBack(slide.amount)
             }
-            CounterCommand::Hit(_) if left.is_none() => CounterCommand::Touch,
+            CounterCommand::Hit(_) if left.is_none() && self.exptime > 0 => CounterCommand::Touch,
             _ => return None,
         };
         Some(Self { command, asking: false, ..self.clone() })
@@ -362,7 +379,7 @@ impl RedisCommand {
 }
 
 /// Subtracts within a counter that exists. One that does not is created for a millisecond, with an expiry. Where a
-/// counter was reset meanwhile it may go below 0: then too few are counted, never too many.
+/// counter was reset meanwhile it goes below 0, and [`RedisCommand::give_back`] follows.
 fn take_back(key: &[u8], amount: u32, output: &mut Pipeline) {
     output.cmd("MULTI");
     output.cmd("SET").arg(key).arg(0).arg("PX").arg(1).arg("NX");

@@ -17,7 +17,7 @@ use super::link::{Connector, Link, NONSENSE};
 use super::losses::{self, RedisLosses};
 use super::settings::{RedisServer, Topology};
 use crate::net::lock;
-use crate::store::shared::backend::{BackendContext, StoreError};
+use crate::store::shared::backend::{BackendContext, CounterReply, StoreError};
 use crate::store::shared::losses::CENSUS_INTERVAL;
 use crate::store::shared::queue::{CommandQueue, FAILURES, KeptServer, LostConnection, PendingCommand, keep};
 use crate::store::shared::report::NOT_A_NUMBER;
@@ -104,6 +104,11 @@ impl Node {
                     }
                     let mut pending = pending;
                     pending.finish(Ok(reply));
+                }
+                RedisReply::Below(amount) => {
+                    self.queue.submit_own(pending.command.give_back(amount));
+                    let mut pending = pending;
+                    pending.finish(Ok(CounterReply::Done));
                 }
                 RedisReply::Refused(text) => {
                     if self.refused(pending, &text, link) {

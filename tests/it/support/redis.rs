@@ -68,7 +68,7 @@ impl Redis {
     pub fn with_rights(rights: &str) -> Self {
         let (user, password) = USER;
         let mut redis = Self::start();
-        let mut words = vec!["ACL", "SETUSER", user, "on", "~connshaper:*", "~case*"];
+        let mut words = vec!["ACL", "SETUSER", user, "on", "~connshaper:*", "~case*", "~c:*"];
         let password_rule = format!(">{password}");
         words.push(&password_rule);
         words.extend(rights.split_whitespace());

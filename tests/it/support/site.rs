@@ -20,6 +20,7 @@ use connshaper::store::memcached::MemcachedConfig;
 use connshaper::store::sqlite::{SqliteConfig, Synchronous};
 use tokio::runtime::Builder;
 
+use super::redis::RIGHTS_WITHOUT_EVAL;
 use super::{Memcached, PATIENCE, Proxy, Redis, Sqlite};
 
 /// The store that the hosts of a site share.
@@ -58,7 +59,15 @@ pub async fn eventually<T>(what: impl Display, mut probe: impl FnMut() -> Option
 
 /// Runs a test on every store, at once.
 pub fn on_every_store(test: impl AsyncFn(&Site) + Sync) {
-    let sites = [Site::memory, Site::one_memcached, Site::three_memcached, Site::proxied, Site::sqlite, Site::redis];
+    let sites: [fn() -> Site; 7] = [
+        Site::memory,
+        Site::one_memcached,
+        Site::three_memcached,
+        Site::proxied,
+        Site::sqlite,
+        Site::redis,
+        Site::redis_without_scripts,
+    ];
     on_each(sites, test);
 }
 
@@ -99,6 +108,11 @@ impl Site {
 
     pub fn redis() -> Self {
         Self { name: "redis", redis: Some(Redis::start()), ..Self::memory() }
+    }
+
+    pub fn redis_without_scripts() -> Self {
+        let redis = Redis::with_rights(RIGHTS_WITHOUT_EVAL);
+        Self { name: "redis without scripts", redis: Some(redis), ..Self::memory() }
     }
 
     pub fn one_memcached() -> Self {
@@ -189,7 +203,8 @@ impl Site {
             return Some(((ends - now) / 1000) as u32);
         }
         if let Some(redis) = &self.redis {
-            return redis.say(&["TTL", key]).trim().parse().ok();
+            let left: u64 = redis.say(&["PTTL", key]).trim().parse().ok()?;
+            return Some(left.div_ceil(1000) as u32);
         }
         let answers = self.memcached.iter().map(|memcached| memcached.say(&format!("mg {key} t")));
         answers.into_iter().find_map(|answer| Some(answer.strip_prefix("HD t")?.parse().unwrap()))
