@@ -68,6 +68,9 @@ impl Daemon {
             line.field("lists", changed.join(", "))
                 .field("whitelist", entries(ListKind::White))
                 .field("blacklist", entries(ListKind::Black));
+            if !config.limit_files.is_empty() {
+                line.field("limit_files", config.limit_files.iter().map(|file| file.entries).sum::<usize>());
+            }
         });
         self.warn(&config);
         config.policy.lists = Lists::default();

@@ -89,8 +89,7 @@ impl DailyCounts {
     pub fn note(&self, checks: &LimitChecks<'_>, decision: &Decision<'_>, now: Now) {
         let passes = decision.passes();
         let mut tables = None;
-        for (check, hit) in checks.checks.iter().zip(decision.hits()) {
-            let Some(hit) = hit else { continue };
+        for (check, hit) in decision.hits(checks) {
             if !matches!(check.state, CheckState::ToCount { .. }) {
                 continue;
             }

@@ -88,18 +88,17 @@ pub async fn decide_event<'r>(
 
 /// What is left of the limits that are enforced and have counted.
 fn quotas<'r>(checks: &LimitChecks<'r>, decision: &Decision<'_>) -> SmallVec<[Quota<'r>; 2]> {
-    let quota = |(check, hit): (&LimitCheck<'r>, Option<Counter>)| {
-        let hit = hit.filter(|_| !check.limit.log_only && matches!(check.state, CheckState::ToCount { .. }))?;
-        let remaining = check.threshold.saturating_sub(hit.count);
-        Some(Quota {
-            limit: &check.limit.name,
-            threshold: check.threshold,
-            exptime: check.limit.exptime,
-            remaining,
-            left: hit.left,
-        })
+    let is_told = |(check, _): &(&LimitCheck<'r>, Counter)| {
+        !check.limit.log_only && matches!(check.state, CheckState::ToCount { .. })
     };
-    checks.checks.iter().zip(decision.hits()).filter_map(quota).collect()
+    let quota = |(check, hit): (&LimitCheck<'r>, Counter)| Quota {
+        limit: &check.limit.name,
+        threshold: check.threshold,
+        exptime: check.limit.exptime,
+        remaining: check.threshold.saturating_sub(hit.count),
+        left: hit.left,
+    };
+    decision.hits(checks).filter(is_told).map(quota).collect()
 }
 
 /// A login has been tried: counts it where a limit counts such. `password` is a digest of the login and the wrong

@@ -125,8 +125,7 @@ impl NamedKeys {
         now: Now,
         mut crossed: impl FnMut(&LimitCheck<'_>, Counter, Crossing),
     ) {
-        for (check, hit) in checks.checks.iter().zip(decision.hits()) {
-            let Some(hit) = hit else { continue };
+        for (check, hit) in decision.hits(checks) {
             let is_client = matches!(check.part, KeyPart::Client { .. });
             let noted_from =
                 check.limit.alerts_beyond(check.threshold).map_or(check.threshold, |most| most.min(check.threshold));

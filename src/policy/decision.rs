@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::action::Action;
-use super::checks::{CheckState, LimitCheck, LimitOutcome};
+use super::checks::{CheckState, LimitCheck, LimitChecks, LimitOutcome};
 use super::door::Door;
 use super::key::{Counter, CounterKind, KeyPart};
 use super::limit::{CountKind, Limit, LimitId, Window};
@@ -315,9 +315,12 @@ impl<'p> Decision<'p> {
         }
     }
 
-    /// The counts it was made of, check by check.
-    pub fn hits(&self) -> impl Iterator<Item = Option<Counter>> {
-        self.counts.iter().map(|count| count.hit)
+    /// These checks, of which it was made, each with its count. The session may be to remember more: the limits that a
+    /// client on the whitelist is exempt from.
+    pub fn hits<'c, 'l>(&self, checks: &'c LimitChecks<'l>) -> impl Iterator<Item = (&'c LimitCheck<'l>, Counter)> {
+        let others = self.counts.len().saturating_sub(checks.checks.len());
+        let counted = checks.checks.iter().zip(&self.counts[others..]);
+        counted.filter_map(|(check, count)| Some((check, count.hit?)))
     }
 
     /// What limits that are only logged would have refused.

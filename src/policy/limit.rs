@@ -10,6 +10,7 @@ use super::calendar::LocalCalendar;
 use super::conditions::Conditions;
 use super::door::{Door, DoorSet};
 use super::key::{CounterKind, KeyField, KeyPart, KeySpec};
+use super::moments::{RestrictionStage, moments};
 use super::request::Request;
 use super::spelling::Spellings;
 use super::thresholds::Thresholds;
@@ -107,6 +108,18 @@ impl Limit {
     /// Whether its key or a condition of it looks at an attribute.
     pub fn is_about(&self, attribute: Attribute) -> bool {
         self.per.0.contains(&KeyField::Whole(attribute)) || self.conditions.is_about(attribute)
+    }
+
+    /// Whether it has to know the recipients of a message at a moment when Postfix names only a single one.
+    pub fn needs_recipients(&self) -> bool {
+        let is_late =
+            || matches!(self.counts, CountKind::Messages | CountKind::Clients) && self.is_about_late_recipients();
+        self.charges_recipients() || is_late()
+    }
+
+    /// Whether it says which recipients it is about, and is judged after all of them are named.
+    fn is_about_late_recipients(&self) -> bool {
+        self.conditions.is_about(Attribute::Recipient) && !moments(self).contains(&RestrictionStage::Rcpt)
     }
 
     /// What it counts a request under; `client` is the client's part of that. `None`: the request does not say all of it.

@@ -93,8 +93,8 @@ pub struct Policy {
     windows_changed_until: u64,
     /// Some limit counts different clients.
     counts_clients: bool,
-    /// Some limit charges them for the size of the message.
-    remembers_recipients: bool,
+    /// Limits that have to know the recipients of a message when Postfix does not name them.
+    need_recipients: Vec<LimitId>,
     /// Every limit there ever was, by its name, and by that with what it counts: so counts keep their meaning over reloads.
     ids: HashMap<String, LimitId>,
     on_store_failure: OnStoreFailure,
@@ -174,7 +174,7 @@ impl Policy {
             blacklist: settings.blacklist.clone(),
             windows_changed_until: 0,
             counts_clients: limits.iter().any(|limit| limit.counts == CountKind::Clients),
-            remembers_recipients: limits.iter().any(Limit::charges_recipients),
+            need_recipients: limits.iter().filter(|limit| limit.needs_recipients()).map(|limit| limit.id).collect(),
             doors: Door::ALL.map(|door| DoorLimits::of(&limits, door)),
             limits,
             ids,
@@ -212,7 +212,7 @@ impl Policy {
 
     /// Whether sessions have to remember the recipients of a message.
     pub fn remembers_recipients(&self) -> bool {
-        self.remembers_recipients
+        !self.need_recipients.is_empty()
     }
 
     /// The limits that count at a door.
@@ -348,8 +348,11 @@ impl Policy {
                 continue;
             }
             let rate = || rate_of(limit, client, rate);
-            let is_of_all = || request.state == Stage::EndOfMessage && request.value(Attribute::Recipient).is_empty();
-            match is_of_all() && limit.charges_recipients() {
+            let is_of_all = || {
+                matches!(request.state, Stage::Data | Stage::EndOfMessage)
+                    && request.value(Attribute::Recipient).is_empty()
+            };
+            match self.need_recipients.contains(&limit.id) && is_of_all() {
                 true => checks.consider_recipients(limit, rate, request, record, now),
                 false => checks.consider(limit, rate, request, record, now),
             }

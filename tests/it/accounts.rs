@@ -1,16 +1,11 @@
 //! Logins, senders and domains as administrators name them: what is logged of them, and what commands do about them.
 
-use std::io::{Read, Write};
-use std::num::NonZero;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
-use std::sync::{Arc, Mutex};
-use std::thread::{self, JoinHandle};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Dir, Memcached, Policy, command, until};
+use crate::support::{Daemon, Dir, Memcached, Policy, Top, command, until};
 
 /// A daemon with a control socket.
 struct Host {
@@ -236,52 +231,25 @@ fn show_lists_the_keys_that_are_over_and_those_that_are_nearest() {
     }
 }
 
-/// `connshaper top` in a terminal of 24 lines with 80 columns, which script(1) provides.
-struct Top {
-    child: Child,
-    terminal: Arc<Mutex<vt100::Parser>>,
-    reader: JoinHandle<()>,
-}
-
-impl Top {
-    fn start(host: &Host, limit: &str) -> Self {
-        let (program, socket) = (env!("CARGO_BIN_EXE_connshaper"), host.socket.display());
-        let top = format!("stty rows 24 cols 80; exec {program} top {limit} --socket {socket}");
-        let mut script = Command::new("script");
-        script.args(["-qec", &top, "/dev/null"]).env("TERM", "xterm").stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = script.spawn().unwrap_or_else(|error| panic!("cannot run script(1): {error}"));
-        let [rows, columns] = [24, 80].map(|size| NonZero::new(size).unwrap());
-        let terminal = Arc::new(Mutex::new(vt100::Parser::new(rows, columns, 0)));
-        let (mut output, drawn) = (child.stdout.take().unwrap(), terminal.clone());
-        let reader = thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(read @ 1..) = output.read(&mut bytes) {
-                drawn.lock().unwrap().process(&bytes[..read]);
-            }
-        });
-        Self { child, terminal, reader }
-    }
-
-    fn press(&mut self, keys: &str) {
-        self.child.stdin.as_mut().unwrap().write_all(keys.as_bytes()).unwrap();
-    }
-
-    /// Waits until the screen has this title and the lines below its heading are as they should be.
-    fn shows(&self, title: &str, holds: impl Fn(&[String]) -> bool) {
-        let lines = || self.terminal.lock().unwrap().screen().rows(0, 80).collect::<Vec<_>>();
-        let is_shown = || {
-            let lines = lines();
-            let at = lines.iter().position(|line| line.contains(title))?;
-            lines.get(at + 2..).filter(|rows| holds(rows)).map(drop)
-        };
-        until(format!("{title:?} with its rows"), is_shown);
-    }
-
-    fn quit(mut self) {
-        self.press("q");
-        assert!(self.child.wait().unwrap().success());
-        self.reader.join().unwrap();
-    }
+#[test]
+fn what_webmail_on_the_whitelist_sends_is_listed_under_the_limits_that_count_it() {
+    let host = Host::start(&format!(
+        "whitelist = [\"198.51.100.7\"]\n{}",
+        LIMITS.replacen("count = \"recipients\"", "count = \"messages\"", 1)
+    ));
+    host.mails("joe", "x@example.org", 3);
+    let answer = host.ask(&["show", "--over"]);
+    let keys = answer["listing"]["keys"].as_array().unwrap();
+    let keys: Vec<_> = keys.iter().map(|key| (key["limit"].as_str().unwrap(), key["key"].as_str().unwrap())).collect();
+    let expected = [
+        ("users", "sasl_username=joe"),
+        ("senders", "sender=x@example.org"),
+        ("pairs", "sasl_username=joe,sender_domain=example.org"),
+    ];
+    assert!(keys.len() == 3 && expected.iter().all(|key| keys.contains(key)), "{answer:#}");
+    // One key of one limit is listed with that limit's count.
+    let most = host.ask(&["show", "--most", "connections"]);
+    assert_eq!(most["listing"]["keys"], json!([]), "{most:#}");
 }
 
 #[test]
@@ -298,7 +266,7 @@ fn top_has_a_view_of_each_limit_that_names_the_accounts_over_it() {
             assert_eq!(session.ask(&["protocol_state=CONNECT", &address, &port]), "DUNNO");
         }
     }
-    let mut top = Top::start(&host, "");
+    let mut top = Top::start(&host.socket, "");
     let is_of_clients = |row: &String| row.starts_with("203.0.113.") && row.contains(" connections ");
     top.shows(" busiest clients, 81 ", |rows| rows[1..10].iter().all(is_of_clients));
     top.press("\t");
@@ -320,7 +288,7 @@ fn top_has_a_view_of_each_limit_that_names_the_accounts_over_it() {
     top.shows(" busiest clients, ", |rows| rows[1..10].iter().all(is_of_clients));
     top.quit();
 
-    let top = Top::start(&host, "pairs");
+    let top = Top::start(&host.socket, "pairs");
     top.shows(" nearest to limit pairs, ", |rows| rows[0].starts_with("sasl_username=ann@example.com,sender_"));
     top.quit();
     let answer = host.ask(&["top", "users"]);

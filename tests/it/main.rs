@@ -3,6 +3,7 @@
 mod support;
 
 mod accounts;
+mod accounts_postfix;
 mod advise;
 mod advise_cases;
 mod advise_forms;
@@ -67,6 +68,7 @@ mod report;
 mod spelling;
 mod sqlite;
 mod state;
+mod stolen_account;
 mod stores;
 mod thresholds;
 mod units;

@@ -645,6 +645,57 @@ fn messages_may_be_counted_when_they_are_sent() {
     });
 }
 
+#[test]
+fn what_is_said_of_recipients_holds_for_mail_to_several_when_it_is_sent() {
+    let late = |condition: &str| messages(1, 60, &condition.replace("LATE", "protocol_state = \"DATA\""));
+    let (a, b, c) = ("a@example.org", "b@example.net", "c@example.net");
+    let sent = |site: &mut Simulation, message: u32, recipients: &[&str]| {
+        let lines = |state| at("192.0.2.1", 0, state, message) + "sasl_username=joe\n";
+        for recipient in recipients {
+            assert_eq!(site.ask(0, &format!("{}recipient={recipient}\n", lines("RCPT"))), "pass");
+        }
+        let named = if let [only] = recipients { only } else { "" };
+        let request = format!("{}recipient={named}\nrecipient_count={}\n", lines("DATA"), recipients.len());
+        assert_eq!(site.ask(0, &request), site.ask(0, &request), "asked twice, counted once");
+        site.ask(0, &request)
+    };
+    on_both(&late("match = { LATE, recipient = \"@example.net\" }"), |site| {
+        assert_eq!(sent(site, 0, &[a, "d@example.com"]), "pass", "it is about neither");
+        assert_eq!(sent(site, 1, &[a, b, c]), "pass", "a message is one");
+        assert_eq!(sent(site, 2, &[a]), "pass");
+        assert_eq!(sent(site, 3, &[a, c]), "over users");
+        assert_eq!(sent(site, 4, &[c]), "over users");
+    });
+    on_both(&late("match = { LATE }\nunless = { recipient = \"a@example.org\" }"), |site| {
+        assert_eq!(sent(site, 0, &[a, "A@example.org"]), "pass", "both are spared");
+        assert_eq!(sent(site, 1, &[a, b]), "pass");
+        assert_eq!(sent(site, 2, &[a]), "pass");
+        assert_eq!(sent(site, 3, &[c, a]), "over users");
+    });
+}
+
+#[test]
+fn mail_to_several_is_limited_by_its_recipients_at_data_by_a_real_postfix() {
+    let rules =
+        messages(1, 600, "match = { protocol_state = \"DATA\" }\nunless = { recipient = \"recipient1@example.org\" }");
+    let daemon = Daemon::start(&rules);
+    let dovecot = Dovecot::start();
+    let service = format!("check_policy_service {}", daemon.endpoint());
+    let lists = format!("smtpd_recipient_restrictions = {service}\nsmtpd_data_restrictions = {service}\n");
+    let postfix = Postfix::start(&(dovecot.main_cf() + &lists));
+    let mut smtp = logged_in(&postfix, "127.0.0.2", "ann@example.org");
+    // The one that is spared alone, then with another.
+    for (recipients, code) in [(1, 354), (1, 354), (2, 354), (2, 450), (1, 354)] {
+        smtp.mail().expect(250);
+        assert_eq!(smtp.rcpts(recipients), vec![250; recipients]);
+        smtp.command("DATA").expect(code);
+        match code {
+            354 => drop(smtp.command("Subject: test\r\n\r\ntext\r\n.").expect(250)),
+            _ => drop(smtp.command("RSET").expect(250)),
+        }
+    }
+}
+
 /// A limit of three different clients of a login in a minute.
 const CLIENTS: &str =
     "threshold = 1000\n[limit.addresses]\nthreshold = 3\ncount = \"clients\"\nper = \"sasl_username\"";

@@ -351,6 +351,8 @@ fn a_million_thresholds_take_effect_when_their_file_changes_and_shrink_not_by_th
     replace(&dir, "big", &big);
     let line = host.daemon.lines().wait_for("RELOADED ");
     assert!(line.contains("/big"), "{line}");
+    let entries = line.split(" limit_files=").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u32>().ok());
+    assert!(entries.is_some_and(|entries| entries >= LINES), "{line}");
     assert_eq!(number(host.mails("user500002@example.org", 7)), 5);
     assert_eq!(number(host.mails("user999999@example.org", 4)), 4);
     assert_eq!(number(host.mails("dan@example.org", 4)), 2);

@@ -337,10 +337,13 @@ fn notes(Loaded { config, .. }: &Loaded) -> Vec<String> {
             limit.name
         )
     });
-    let charging = config.policy.limits.iter().filter(|limit| limit.charges_recipients()).map(|limit| {
+    let charging = config.policy.limits.iter().filter(|limit| limit.needs_recipients()).map(|limit| {
+        let what = match limit.counts {
+            CountKind::Bytes => "charges recipients for bytes",
+            _ => "looks at all recipients of a message at once",
+        };
         format!(
-            "limit {} charges recipients for bytes, and Postfix names them at RCPT only: \
-             name this service in smtpd_recipient_restrictions too",
+            "limit {} {what}, and Postfix names them at RCPT only: name this service in smtpd_recipient_restrictions too",
             limit.name
         )
     });

@@ -37,6 +37,21 @@ fn judge(limit: &Limit, questions: &[ServiceCall], dead: Assessment) -> Finding 
             let (what, remedy) = all_goes_back(limit);
             return not_right(dead, what, remedy);
         }
+        let at_rcpt = |question: &ServiceCall| !question.shut && question.moment == RestrictionStage::Rcpt;
+        if limit.needs_recipients() && !questions.iter().any(at_rcpt) {
+            let what = format!(
+                "limit {} does not count a message with several recipients: Postfix names them at RCPT only, where it \
+                 does not ask",
+                limit.name
+            );
+            let ServiceCall { text, .. } = question;
+            let list = RestrictionStage::Rcpt.list();
+            return not_right(
+                Assessment::Wrong,
+                what,
+                format!("write check_policy_service {{ {text} }} in {list} too"),
+            );
+        }
         return right(format!(
             "limit {} is asked about at {} by {}",
             limit.name,
@@ -87,6 +102,7 @@ mod tests {
     fn a_limit_is_asked_about_where_a_request_has_all_that_it_needs() {
         let service = "check_policy_service inet:127.0.0.1:1";
         let login = "count = \"messages\"\nper = \"sasl_username\"";
+        const SIZES: &str = "count = \"bytes\"\nper = \"recipient\"";
         const UNSENT: &str = "count = \"recipients\"\ncount_unsent = false";
         for (limit, lists, expected) in [
             ("", format!("smtpd_client_restrictions = {service}"), "right"),
@@ -103,6 +119,12 @@ mod tests {
             ),
             ("count = \"bytes\"", format!("smtpd_recipient_restrictions = {service}"), "a request at END-OF-MESSAGE"),
             (UNSENT, format!("smtpd_recipient_restrictions = {service}"), "recipients go back until"),
+            (SIZES, format!("smtpd_end_of_data_restrictions = {service}"), "message with several recipients"),
+            (
+                SIZES,
+                format!("smtpd_recipient_restrictions = {service}\nsmtpd_end_of_data_restrictions = {service}"),
+                "right",
+            ),
             (
                 UNSENT,
                 format!("smtpd_recipient_restrictions = {service}\nsmtpd_end_of_data_restrictions = {service}"),

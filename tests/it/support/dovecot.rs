@@ -30,6 +30,11 @@ impl Dovecot {
         Self::start_with(None, "")
     }
 
+    /// One with these lines added to its configuration.
+    pub fn with(lines: &str) -> Self {
+        Self::start_with(None, lines)
+    }
+
     /// One that serves IMAP too, with these lines added to its configuration.
     pub fn with_imap(lines: &str) -> Self {
         Self::start_with(Some(Port::new()), lines)

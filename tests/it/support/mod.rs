@@ -35,6 +35,7 @@ mod site;
 mod smtp;
 mod spool;
 mod sqlite;
+mod top;
 pub mod traffic;
 
 pub use caddy::Caddy;
@@ -61,6 +62,7 @@ pub use simulation::{Simulation, at};
 pub use site::{Host, Site, eventually, on_each, on_every_store};
 pub use smtp::{Reply, Smtp};
 pub use sqlite::Sqlite;
+pub use top::Top;
 
 use std::fmt::Display;
 use std::thread;
