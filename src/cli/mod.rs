@@ -16,6 +16,7 @@ use crate::config::Config;
 use crate::config::convert::Kind;
 use crate::control::client::{ConfigArgs, DaemonArgs};
 use crate::control::commands::ControlSubcommand;
+use crate::control::overriding::OverrideTime;
 use crate::maillog::{advise, replay};
 use crate::net::address::Address;
 use crate::observe::terminal::print;
@@ -136,7 +137,7 @@ fn kind_parser() -> impl TypedValueParser<Value = Kind> {
 /// Commands whose target may be two words: `reset login joe@example.org`.
 const OF_TARGETS: [&str; 7] = ["show", "explain", "reset", "ban", "unban", "allow", "disallow"];
 
-/// Makes one word of the two that name a target.
+/// Makes one word of the two that name a target, and puts in the usual duration where only a reason is given.
 fn join_targets(mut words: Vec<OsString>) -> Vec<OsString> {
     let command = words.iter().skip(1).position(|word| word.to_str().is_some_and(|word| OF_TARGETS.contains(&word)));
     let Some(command) = command.map(|at| at + 1) else { return words };
@@ -151,6 +152,12 @@ fn join_targets(mut words: Vec<OsString>) -> Vec<OsString> {
             words[at].push(value);
             break;
         }
+    }
+    if let Some(at) = words[command..].iter().position(|word| word == "because").map(|at| command + at)
+        && !words[command..at].iter().any(|word| word == "for")
+    {
+        let usual = OverrideTime::default().to_string();
+        words.splice(at..at, [OsString::from("for"), usual.into()]);
     }
     words
 }
@@ -337,6 +344,7 @@ mod tests {
             ("reset login joe@example.org", "reset login=joe@example.org"),
             ("show --json sender a=b@example.org", "show --json sender=a=b@example.org"),
             ("unban 192.0.2.1", "unban 192.0.2.1"),
+            ("ban login joe@example.org because stolen", "ban login=joe@example.org for 1h because stolen"),
         ] {
             assert_eq!(read(line).unwrap(), read(same).unwrap());
         }

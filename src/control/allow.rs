@@ -1,4 +1,4 @@
-//! `connshaper allow CLIENT|PREFIX [for DURATION]`: passes uncounted for a while, on every host that shares the store.
+//! `connshaper allow CLIENT|PREFIX|KEY [for DURATION] [because REASON]`: passes uncounted for a while, on every host that shares the store.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -10,13 +10,15 @@ use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::overrides::OverrideKind;
 
-/// Let a client or a prefix pass uncounted for a while
+/// Let a client, a prefix or a key pass uncounted for a while
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
 #[command(after_help = "\
-Example:
+Examples:
   connshaper allow 198.51.100.0/24 for 2h
+  connshaper allow login joe@example.com for 2h because newsletter
 
-It holds on every host that shares the store, whatever lists, bans and limits say.")]
+It holds on every host that shares the store, whatever lists, limits and
+their bans say. A ban of something else that a request has is stronger.")]
 pub struct AllowArgs {
     #[command(flatten)]
     #[serde(flatten)]

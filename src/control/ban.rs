@@ -1,4 +1,4 @@
-//! `connshaper ban CLIENT|PREFIX [for DURATION]`: refused for a while, on every host that shares the store.
+//! `connshaper ban CLIENT|PREFIX|KEY [for DURATION] [because REASON]`: refused for a while, on every host that shares the store.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
@@ -11,14 +11,17 @@ use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::overrides::OverrideKind;
 
-/// Refuse a client or a prefix for a while
+/// Refuse a client, a prefix or a key for a while
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
 #[command(after_help = "\
 Examples:
   connshaper ban 198.51.100.7
   connshaper ban 198.51.100.0/24 for 2h
+  connshaper ban login joe@example.com for 2h because \"Account suspended, call us\"
+  connshaper ban sender_domain=example.net
 
-It holds on every host that shares the store. The whitelist is stronger.")]
+It holds on every host that shares the store. For clients the whitelist is stronger;
+a login, a sender or another key is refused from any address.")]
 pub struct BanArgs {
     #[command(flatten)]
     #[serde(flatten)]
@@ -34,7 +37,7 @@ impl From<Target> for BanArgs {
 impl ControlCommand for BanArgs {
     type Answer = OverrideAnswer;
 
-    /// Sessions that were let in stay in.
+    /// A message that was let in goes on.
     async fn run(&self, control: &Control, user: &str, now: Now) -> Result<OverrideAnswer, Problem> {
         self.words.set(control, user, OverrideKind::Ban, now).await
     }

@@ -1,11 +1,10 @@
-//! `connshaper disallow CLIENT|PREFIX`: an administrator's allowance ends before its time.
+//! `connshaper disallow CLIENT|PREFIX|KEY`: an administrator's allowance ends before its time.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::commands::{ControlCommand, Logged, Record};
-use super::overriding::{LiftAnswer, override_target};
-use super::text::Summary;
+use super::overriding::LiftAnswer;
 use super::{Control, Problem};
 use crate::engine::overrides::{Change, Propagation};
 use crate::engine::target::Target;
@@ -18,7 +17,7 @@ use crate::policy::overrides::OverrideKind;
 #[command(after_help = "\
 The user who gave the command is logged.")]
 pub struct DisallowArgs {
-    /// An address or a netblock
+    /// An address, a netblock, or a key or a part of one: login joe@example.org, sender=joe@example.org
     #[arg(value_name = "CLIENT")]
     pub target: Target,
 }
@@ -29,15 +28,16 @@ impl ControlCommand for DisallowArgs {
     /// Ends it on every host that shares the store. Sessions that were let in stay in.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<LiftAnswer, Problem> {
         let target = &control.service.rules.load().policy.target(&self.target);
-        let of = override_target(target)?;
+        let of = target.to_override().map_err(Problem::usage)?;
         let service = &control.service;
         // Another host may have allowed it a moment ago.
         service.overrides.refresh(service, now).await;
         let overrides = service.rules.load().policy.overrides().list();
         let allowances = || overrides.iter().filter(|entry| entry.kind == OverrideKind::Allow);
-        let is_allowed = allowances().any(|entry| entry.target == of);
+        let was = allowances().filter(|entry| entry.target == of && entry.left(now) > 0);
+        let was: Vec<String> = was.map(|entry| LiftAnswer::was(entry, now)).collect();
         let mut notes = Vec::new();
-        if is_allowed {
+        if !was.is_empty() {
             let reach = service.overrides.change(service, vec![Change::Remove(of.clone())], now).await?;
             notes.extend(Propagation::note(&reach));
         }
@@ -46,15 +46,15 @@ impl ControlCommand for DisallowArgs {
             let around = &entry.target;
             format!("{around} is allowed by {}: disallow that, or ban {target} for a while", entry.by)
         }));
-        let done = match is_allowed {
-            true => format!("{target} is no longer allowed"),
-            false => format!("{target} had no allowance of its own"),
+        let done = match was.is_empty() {
+            false => format!("{target} is no longer allowed"),
+            true => format!("{target} had no allowance of its own"),
         };
-        Ok(LiftAnswer { summary: Summary { done, notes }, lifted: usize::from(is_allowed) })
+        Ok(LiftAnswer::new(done, notes, was))
     }
 
     fn show(answer: &LiftAnswer, _: Paint) -> String {
-        answer.summary.show()
+        answer.show()
     }
 
     fn logged() -> Logged<Self> {

@@ -11,7 +11,7 @@ use tokio_util::codec::{Decoder, Encoder};
 
 use super::commands::ControlCommand;
 use super::origin::OriginStatus;
-use super::show::{ListStatus, with_door};
+use super::show::{ListStatus, OverrideStatus, with_door};
 use super::text::{cell, lasting};
 use super::{Control, Problem};
 use crate::engine::distinct::leave_out_known;
@@ -25,6 +25,7 @@ use crate::policy::checks::{LimitCheck, Say};
 use crate::policy::door::Door;
 use crate::policy::key::{KeyPart, unescaped};
 use crate::policy::limit::Limit;
+use crate::policy::override_target::OverrideTarget;
 use crate::policy::request::{Request, address};
 use crate::policy::{BLACKLIST, Delayed, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
 use crate::postfix::decoder::RequestDecoder;
@@ -77,7 +78,7 @@ pub struct ExplainAnswer {
     pub origin: Option<OriginStatus>,
     pub listed: Option<ListStatus>,
     #[serde(rename = "override")]
-    pub overridden: Option<ActiveOverrideStatus>,
+    pub overridden: Option<OverrideStatus>,
     pub limits: Vec<LimitPreview>,
     pub store: StoreName,
     pub verdict: VerdictPreview,
@@ -88,14 +89,6 @@ pub struct ExplainAnswer {
 pub struct StoreName {
     pub kind: String,
     pub state: String,
-}
-
-/// An administrator's ban or allowance that holds for the client.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ActiveOverrideStatus {
-    pub target: String,
-    pub kind: String,
-    pub left: u32,
 }
 
 /// What one limit makes of the request.
@@ -172,6 +165,9 @@ pub struct RefusalStatus {
     pub threshold: u64,
     /// Seconds until it ends; 0: not by itself.
     pub left: u32,
+    /// What the administrator said of it, or the blacklist.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -221,17 +217,14 @@ impl ControlCommand for ExplainArgs {
                 verdict = VerdictPreview { log_only, ..then };
             }
         }
-        let active = rules.policy.overrides().lookup(client, now);
+        let whitelisted = matches!(ListStatus::of_request(&rules.policy, &request), Some(ListStatus::Whitelist { .. }));
+        let active = rules.policy.overrides().lookup(client, &request, whitelisted, now);
         Ok(ExplainAnswer {
             client: if shown.contains('=') { shown } else { client.to_string() },
             door: self.door.clone(),
             origin: OriginStatus::of(&rules.policy, client),
             listed: ListStatus::of_request(&rules.policy, &request),
-            overridden: active.map(|active| ActiveOverrideStatus {
-                target: active.word.target.to_string(),
-                kind: active.word.kind.name().to_owned(),
-                left: active.left,
-            }),
+            overridden: active.map(|active| OverrideStatus::of(&active.word, now)),
             limits,
             store,
             verdict,
@@ -253,10 +246,7 @@ impl ControlCommand for ExplainArgs {
                 text += &format!("  origin         {origin}\n");
             }
             text += &format!("  lists          {}\n", answer.listed.as_ref().map_or("none".into(), ListStatus::show));
-            let active = answer
-                .overridden
-                .as_ref()
-                .map(|active| format!("{} {}, {} left", active.kind, active.target, lasting(active.left)));
+            let active = answer.overridden.as_ref().map(|active| format!("{} {}", active.kind, active.show()));
             text += &format!("  override       {}\n", active.as_deref().unwrap_or("none"));
         }
         for limit in &answer.limits {
@@ -501,13 +491,16 @@ impl VerdictPreview {
     }
 
     fn because(&self) -> String {
-        let Some(RefusalStatus { limit, count, threshold, left, .. }) = &self.refusal else {
+        let Some(RefusalStatus { limit, key, count, threshold, left, note }) = &self.refusal else {
             return self.reason.replace('_', " ");
         };
         let (reason, left) = (self.reason.as_str(), lasting(*left));
         if reason == Reason::Banned.word() {
             return match limit == BLACKLIST {
-                true => format!("an administrator banned it, {left} left"),
+                true => {
+                    let note = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+                    format!("an administrator banned {key}, {left} left{note}")
+                }
                 false => format!("it is banned by limit {limit}, {left} left"),
             };
         }
@@ -526,6 +519,7 @@ impl RefusalStatus {
             count: refusal.count,
             threshold: refusal.threshold,
             left: refusal.left,
+            note: refusal.note().map(str::to_owned),
         }
     }
 }
@@ -538,7 +532,12 @@ fn remedies(refusal: &Refusal<'_>) -> Vec<String> {
         Reason::Banned if refusal.limit == BLACKLIST => Some(format!("connshaper unban {key}")),
         Reason::Over | Reason::Banned | Reason::DelayLimit => Some(format!("connshaper reset {key}")),
     };
-    first.into_iter().chain([format!("connshaper allow {} for 2h", refusal.client)]).collect()
+    // A ban of a key is stronger than what is said of the client.
+    let allowed = match refusal.key.to_string().parse::<OverrideTarget>() {
+        Ok(OverrideTarget::Key(_)) => key,
+        _ => refusal.client.to_string(),
+    };
+    first.into_iter().chain([format!("connshaper allow {allowed} for 2h")]).collect()
 }
 
 /// A word for a shell, which obeys nothing in it: some keys are what strangers choose.

@@ -17,12 +17,12 @@ use crate::net::clock::Now;
 use crate::observe::log::LogRecord;
 use crate::policy::Policy;
 use crate::policy::override_target::OverrideTarget;
-use crate::policy::overrides::{Override, OverrideKind};
+use crate::policy::overrides::{MAX_NOTE, Override, OverrideKind};
 
-/// Whom a ban or an allowance is about, and for how long.
+/// Whom or what a ban or an allowance is about, for how long and why.
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]
 pub struct OverrideArgs {
-    /// An address or a netblock
+    /// An address, a netblock, or a key or a part of one: login joe@example.org, sender=joe@example.org
     #[arg(value_name = "CLIENT")]
     pub target: Target,
     /// The word before the duration
@@ -33,6 +33,20 @@ pub struct OverrideArgs {
     #[arg(value_name = "DURATION", default_value_t, hide_default_value = true)]
     #[serde(default)]
     pub seconds: OverrideTime,
+    /// The word before the reason
+    #[arg(value_name = "because", value_parser = ["because"], hide_possible_values = true, requires = "note")]
+    #[serde(skip)]
+    conjunction: Option<String>,
+    /// Why: who is refused is told this, and the log
+    #[arg(value_name = "REASON", value_parser = checked_note)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
+}
+
+/// What is said of an override, on one line that fits into an SMTP reply.
+fn checked_note(note: &str) -> Result<String, String> {
+    let is_one = !note.trim().is_empty() && note.chars().count() <= MAX_NOTE && !note.chars().any(char::is_control);
+    is_one.then(|| note.trim().to_owned()).ok_or(format!("write one line of 1 to {MAX_NOTE} characters"))
 }
 
 /// How long a ban or an allowance lasts, in whole seconds up to a year.
@@ -99,17 +113,52 @@ pub struct LiftAnswer {
     pub summary: Summary,
     /// How many.
     pub lifted: usize,
+    /// What was there, each in a sentence, as far as they are few.
+    pub was: Vec<String>,
+}
+
+/// The most that are told one by one of what was lifted.
+const MAX_TOLD: usize = 20;
+
+impl LiftAnswer {
+    pub(super) fn new(done: String, notes: Vec<String>, mut was: Vec<String>) -> Self {
+        let lifted = was.len();
+        was.truncate(MAX_TOLD);
+        Self { summary: Summary { done, notes }, lifted, was }
+    }
+
+    pub(super) fn show(&self) -> String {
+        let mut text = self.was.iter().map(|was| format!("  {was}\n")).collect::<String>();
+        if self.lifted > self.was.len() {
+            text += &format!("  and {} more\n", self.lifted - self.was.len());
+        }
+        self.summary.show() + &text
+    }
+
+    /// What an override was before it ended.
+    pub(super) fn was(word: &Override, now: Now) -> String {
+        let Override { target, by, note, .. } = word;
+        let why = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+        let what = match word.kind {
+            OverrideKind::Ban => "banned",
+            OverrideKind::Allow => "allowed",
+        };
+        format!("{target} was {what} by {by} for {} more{why}", lasting(word.left(now)))
+    }
 }
 
 impl OverrideArgs {
     /// For an hour.
     pub fn new(target: Target) -> Self {
-        Self { target, preposition: None, seconds: OverrideTime::default() }
+        Self { target, preposition: None, seconds: OverrideTime::default(), conjunction: None, note: None }
     }
 
     /// Fills in the log line.
     pub(super) fn log(&self, line: &mut LogRecord) {
         line.field("target", &self.target).field("seconds", u64::from(self.seconds));
+        if let Some(note) = &self.note {
+            line.field("note", note);
+        }
     }
 
     /// Sets a ban or an allowance.
@@ -123,12 +172,14 @@ impl OverrideArgs {
         let service = &control.service;
         let rules = service.rules.load_full();
         let target = &rules.policy.target(&self.target);
-        let of = override_target(target)?;
+        let of = target.to_override().map_err(Problem::usage)?;
+        let note = self.note.as_deref().map(checked_note).transpose().map_err(Problem::usage)?;
         let seconds = u64::from(self.seconds);
         let mut notes = Vec::new();
-        let mut changes = vec![Change::Set(Override::new(of.clone(), kind, seconds, user.to_owned(), now))];
+        let word = Override { note, ..Override::new(of.clone(), kind, seconds, user.to_owned(), now) };
+        let mut changes = vec![Change::Set(word)];
         if kind == OverrideKind::Allow {
-            // The client passes, so a firewall must not go on to block it, and it is not to be banned when this ends.
+            // It passes, so a firewall must not go on to block it, and it is not to be banned when this ends.
             let found = limit_bans(service, &rules, target, now).await;
             let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
             let (is_done, events) = lift(service, &rules, &bans, now).await;
@@ -154,13 +205,6 @@ impl OverrideArgs {
         let done = format!("{target} is {done} for {}", lasting(seconds));
         Ok(OverrideAnswer { summary: Summary { done, notes }, target: of.to_string(), seconds })
     }
-}
-
-/// What an override must be said of.
-pub(super) fn override_target(target: &Target) -> Result<OverrideTarget, Problem> {
-    let netblock = target.netblock();
-    let of = netblock.ok_or_else(|| Problem::usage(format!("{target} is neither an address nor a netblock")));
-    of.map(OverrideTarget::from)
 }
 
 /// The exceptions from an override: narrower ones of the other kind.

@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::commands::ControlCommand;
 use super::listing::{Listing, Which};
 use super::origin::OriginStatus;
-use super::overriding::override_target;
 use super::text::{allowed, cell, lasting, table};
 use super::{Control, Problem};
 use crate::engine::ban_events::{counted_client, limit_bans};
@@ -84,13 +83,16 @@ pub enum ListStatus {
     Netblocks { netblock: String, threshold: u32 },
 }
 
-/// A ban or an allowance of an administrator, or a reset.
+/// A ban or an allowance of an administrator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OverrideStatus {
     pub target: String,
     pub kind: String,
     pub left: u64,
     pub by: String,
+    /// Why, if that was said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<String>,
 }
 
 /// The counters of one key.
@@ -195,7 +197,7 @@ impl ControlCommand for ShowArgs {
             more += rest + bans.more;
         }
         let netblock = target.netblock();
-        let of = override_target(target);
+        let of = target.to_override();
         let overrides = rules
             .policy
             .overrides()
@@ -229,8 +231,8 @@ impl ControlCommand for ShowArgs {
         if let Some(origin) = &answer.origin {
             text += &format!("  origin    {origin}\n");
         }
-        for OverrideStatus { target, kind, left, by } in &answer.overrides {
-            text += &format!("  override  {kind} {target}, {} left, by {by}\n", lasting(*left));
+        for word in &answer.overrides {
+            text += &format!("  override  {} {}\n", word.kind, word.show());
         }
         text += &format!("  sessions  {}\n", answer.sessions);
         if answer.counters.is_empty() {
@@ -287,12 +289,20 @@ impl ListStatus {
 }
 
 impl OverrideStatus {
-    fn of(entry: &Override, now: Now) -> Self {
+    /// It without its kind, for people.
+    pub fn show(&self) -> String {
+        let Self { target, left, by, note, .. } = self;
+        let why = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
+        format!("{target}, {} left, by {by}{why}", lasting(*left))
+    }
+
+    pub fn of(entry: &Override, now: Now) -> Self {
         Self {
             target: entry.target.to_string(),
             kind: entry.kind.name().to_owned(),
             left: entry.left(now),
             by: entry.by.clone(),
+            note: entry.note.clone(),
         }
     }
 }

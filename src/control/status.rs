@@ -6,6 +6,7 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::commands::ControlCommand;
+use super::show::OverrideStatus;
 use super::text::lasting;
 use super::{Control, Problem};
 use crate::engine::diagnosis::SetupProblem;
@@ -51,6 +52,8 @@ pub struct StatusAnswer {
     /// Bans of limits that this process knows of.
     pub limit_bans: usize,
     pub allowances: usize,
+    /// Those of both that were set last.
+    pub overrides: Vec<OverrideStatus>,
     /// Why the list of overrides in the store cannot be read.
     pub overrides_unreadable: Option<String>,
     pub since_start: BTreeMap<String, u64>,
@@ -122,6 +125,9 @@ impl ControlCommand for StatusArgs {
     }
 }
 
+/// The most overrides that are told one by one.
+const MAX_OVERRIDES_TOLD: usize = 10;
+
 impl StatusAnswer {
     pub async fn of(control: &Control, now: Now) -> Self {
         let service = &control.service;
@@ -132,6 +138,7 @@ impl StatusAnswer {
         let (source, reload_failed) = service.configured();
         let overrides = rules.policy.overrides().list();
         let of = |kind| overrides.iter().filter(|entry| entry.kind == kind && entry.left(now) > 0).count();
+        let latest = overrides.iter().rev().filter(|entry| entry.left(now) > 0).take(MAX_OVERRIDES_TOLD);
         let rates = service.rates();
         let totals = service.statistics.counters().into_iter();
         let (unusable, unused) = service.limit_use.findings();
@@ -165,6 +172,7 @@ impl StatusAnswer {
             administrator_bans: of(OverrideKind::Ban),
             limit_bans,
             allowances: of(OverrideKind::Allow),
+            overrides: latest.map(|entry| OverrideStatus::of(entry, now)).collect(),
             overrides_unreadable: service.overrides.unreadable(),
             since_start: totals.map(|counter| (counter.name.to_owned(), counter.get())).collect(),
             diagnosis: problems
@@ -200,6 +208,9 @@ impl StatusAnswer {
         line("clients", format!("{} counted here, room for {}", self.clients, self.max_clients));
         line("bans", format!("{} of administrators, {} of limits", self.administrator_bans, self.limit_bans));
         line("allowances", self.allowances.to_string());
+        for (place, word) in self.overrides.iter().enumerate() {
+            line(["set last", ""][place.min(1)], format!("{} {}", word.kind, word.show()));
+        }
         for warning in self.warnings() {
             text += &format!("{} {warning}\n", paint.warning("warning:"));
         }

@@ -4,8 +4,8 @@ use clap::Args;
 use serde::{Deserialize, Serialize};
 
 use super::commands::{ControlCommand, Logged, Record};
-use super::overriding::{LiftAnswer, override_target};
-use super::text::Summary;
+use super::overriding::LiftAnswer;
+use super::text::lasting;
 use super::{Control, Problem};
 use crate::engine::ban_events::{lift, limit_bans};
 use crate::engine::overrides::Change;
@@ -13,6 +13,7 @@ use crate::engine::reading::Reading;
 use crate::engine::target::Target;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
+use crate::policy::CountRecord;
 use crate::policy::overrides::OverrideKind;
 
 /// Lift the bans of a client, a prefix or a key
@@ -37,9 +38,12 @@ impl ControlCommand for UnbanArgs {
         let rules = service.rules.load_full();
         let target = &rules.policy.target(target);
         let found = limit_bans(service, &rules, target, now).await;
+        let was = found.bans.iter().map(|(one, reading)| {
+            format!("{} was banned by limit {} for {} more", one.part, one.limit.name, lasting(reading.banned))
+        });
+        let mut was: Vec<String> = was.collect();
         let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
         let (is_done, mut changes) = lift(service, &rules, &bans, now).await;
-        let mut lifted = bans.len();
         let mut notes = Vec::new();
         if !is_done {
             notes.push(format!("{} is down: a limit's ban stays there", rules.store.name()));
@@ -51,24 +55,25 @@ impl ControlCommand for UnbanArgs {
             let store = rules.store.name();
             notes.push(format!("{store} cannot list its keys: limits' bans that this daemon knows are lifted"));
         }
-        if let Ok(of) = override_target(target) {
+        if let Ok(of) = target.to_override() {
             let overrides = rules.policy.overrides().list();
             let bans = || overrides.iter().filter(|entry| entry.kind == OverrideKind::Ban && entry.left(now) > 0);
-            let within = bans().map(|entry| entry.target.clone()).filter(|banned| of.contains(banned));
-            let within: Vec<Change> = within.map(Change::Remove).collect();
-            lifted += within.len();
-            changes.extend(within);
+            let within = || bans().filter(|entry| of.contains(&entry.target));
+            was.extend(within().map(|entry| LiftAnswer::was(entry, now)));
+            changes.extend(within().map(|entry| Change::Remove(entry.target.clone())));
             let around = bans().filter(|entry| entry.target != of && entry.target.contains(&of));
             notes.extend(around.map(|entry| {
                 let around = &entry.target;
                 format!("{around} is banned by {}: unban that, or allow {target} for a while", entry.by)
             }));
         }
-        if let Some(netblock) = target.netblock() {
-            let sessions = service.sessions.clear_refusals(|client, _| netblock.contains(&client));
-            if sessions > 0 {
-                notes.push(format!("sessions that are no longer refused: {sessions}"));
-            }
+        let keys: Vec<_> = bans.iter().map(|one| (one.limit.memory_id, CountRecord::key(&one.part))).collect();
+        let sessions = service.sessions.clear_refusals(|client, count| match target.netblock() {
+            Some(netblock) => netblock.contains(&client),
+            None => keys.contains(&(count.limit, count.key)),
+        });
+        if sessions > 0 {
+            notes.push(format!("sessions that are no longer refused: {sessions}"));
         }
         if !changes.is_empty() {
             notes.extend(service.overrides.change(service, changes, now).await?.note());
@@ -83,15 +88,15 @@ impl ControlCommand for UnbanArgs {
                 }
             }
         }
-        let done = match lifted {
+        let done = match was.len() {
             0 => format!("{target} had no ban of its own"),
             number => format!("{target}: bans lifted: {number}"),
         };
-        Ok(LiftAnswer { summary: Summary { done, notes }, lifted })
+        Ok(LiftAnswer::new(done, notes, was))
     }
 
     fn show(answer: &LiftAnswer, _: Paint) -> String {
-        answer.summary.show()
+        answer.show()
     }
 
     fn logged() -> Logged<Self> {

@@ -140,7 +140,8 @@ impl<'p> CountsReading<'p> {
             self.origin = Some(self.origin(&section.content)?);
         } else if section.kind == OVERRIDES.0 {
             let saved: OverrideList = decode(&section.content)?;
-            self.policy.overrides().set(saved.overrides(&[], self.now), self.now);
+            let (overrides, spellings) = (saved.overrides(&[], self.now), self.policy.spellings());
+            self.policy.overrides().set(overrides, spellings, self.now);
         } else if section.kind == DAYS.0 {
             self.days = decode(&section.content)?;
         } else {

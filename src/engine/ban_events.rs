@@ -217,6 +217,9 @@ fn say_override_banned(service: &Service, ban: &Override, now: Now) {
     service.log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| {
         line.field("key", &ban.target).field("limit", BLACKLIST).field("seconds", ban.left(now));
         line.field("by", &ban.by);
+        if let Some(note) = &ban.note {
+            line.field("note", note);
+        }
     });
 }
 

@@ -120,7 +120,7 @@ pub fn refused(
             .field("suppressed", suppressed);
         name_door(line, refusal.door);
         name_origin(line, origin(refusal.client));
-        if let Reason::Blacklisted(Some(note)) = refusal.reason {
+        if let Some(note) = refusal.note() {
             line.field("note", note);
         }
     });

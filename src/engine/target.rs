@@ -17,6 +17,7 @@ use crate::policy::limit;
 use crate::policy::limit::Rate;
 use crate::policy::limit::{Limit, Window};
 use crate::policy::lists::ListEntry;
+use crate::policy::override_target::OverrideTarget;
 use crate::policy::thresholds::UNLIMITED;
 use crate::policy::{Policy, window};
 
@@ -130,6 +131,18 @@ impl Target {
         match netblock.prefix_len() == netblock.max_prefix_len() {
             true => Self::Client(netblock.addr()),
             false => Self::Netblock(netblock),
+        }
+    }
+
+    /// What a ban or an allowance of it is said of.
+    ///
+    /// # Errors
+    ///
+    /// When no request can have it; says what to write.
+    pub fn to_override(&self) -> Result<OverrideTarget, String> {
+        match (self.netblock(), self) {
+            (None, Self::Key(text)) => text.parse(),
+            (netblock, _) => Ok(OverrideTarget::Netblock(netblock.expect("no key"))),
         }
     }
 

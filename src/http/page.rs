@@ -108,7 +108,10 @@ async fn bans(context: &HttpContext, now: Now) -> Vec<BanRow> {
     let mut bans: Vec<BanRow> = words
         .map(|word| BanRow {
             key: word.target.to_string(),
-            by: format!("{} (administrator)", word.by),
+            by: match &word.note {
+                Some(note) => format!("{} (administrator): {note}", word.by),
+                None => format!("{} (administrator)", word.by),
+            },
             left: word.left(now),
         })
         .collect();

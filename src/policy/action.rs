@@ -6,7 +6,8 @@
 
 use bytes::BytesMut;
 
-use super::template::{Template, Values as TemplateValues};
+use super::overrides::MAX_NOTE;
+use super::template::{Template, Values as TemplateValues, write_clipped};
 
 pub use super::template::Values;
 
@@ -16,6 +17,8 @@ pub struct Action {
     template: Template,
     /// The text alone, for doors that know no access(5).
     text: Template,
+    /// What stands before a text that takes the place of its own; `None`: it has no place for one.
+    head: Option<Box<str>>,
     /// At the web door: its HTTP status, as text.
     status: Box<str>,
 }
@@ -86,11 +89,19 @@ impl Action {
             let remedy = "write what the client is told, as in \"Too many connections\"".to_owned();
             return Err(ActionError { part: Part::Text, problem: "an empty text".to_owned(), remedy });
         }
-        let whole = match kind {
+        let head = match kind {
             ActionKind::Reply { permanent } if lone => {
-                format!("{action} {}.{} {text}", if permanent { 5 } else { 4 }, code)
+                Some(format!("{action} {}.{} ", if permanent { 5 } else { 4 }, code))
             }
-            ActionKind::Text if lone => format!("{action} {text}"),
+            ActionKind::Reply { .. } | ActionKind::Text => {
+                let mut words = action.split(' ').enumerate();
+                let is_head = |(at, word): &(usize, &str)| *at == 0 || *at == 1 && enhanced_status_code(word).is_ok();
+                Some(words.by_ref().take_while(is_head).map(|(_, word)| format!("{word} ")).collect())
+            }
+            ActionKind::Whole => None,
+        };
+        let whole = match &head {
+            Some(head) if lone => format!("{head}{text}"),
             _ => action.to_owned(),
         };
         let part = if whole.len() > action.len() { Part::Text } else { Part::Action };
@@ -112,7 +123,7 @@ impl Action {
             remedy: problem.remedy(),
             problem: problem.to_string(),
         })?;
-        Ok(Self { template, text, status: status.to_string().into() })
+        Ok(Self { template, text, head: head.map(Into::into), status: status.to_string().into() })
     }
 
     /// Its HTTP status.
@@ -123,19 +134,33 @@ impl Action {
     /// The text for the client, filled in.
     pub fn text(&self, values: &TemplateValues<'_>) -> String {
         let mut output = BytesMut::new();
-        self.text.write(values, &mut output);
+        match values.said {
+            Some(said) => write_said(said, &mut output),
+            None => self.text.write(values, &mut output),
+        }
         String::from_utf8_lossy(&output).into_owned()
     }
 
     /// Appends the action to a reply.
     pub fn write(&self, values: &TemplateValues<'_>, output: &mut BytesMut) {
-        self.template.write(values, output);
+        match (values.said, &self.head) {
+            (Some(said), Some(head)) => {
+                output.extend_from_slice(head.as_bytes());
+                write_said(said, output);
+            }
+            _ => self.template.write(values, output),
+        }
     }
 
     /// Its first word, as the log shows it.
     pub fn keyword(&self) -> &str {
         self.template.first_word()
     }
+}
+
+/// Appends an administrator's text.
+fn write_said(said: &str, output: &mut BytesMut) {
+    write_clipped(said.as_bytes(), MAX_NOTE, output).expect("a BytesMut grows as needed");
 }
 
 /// How Postfix reads an action, as far as we complete it.
@@ -252,12 +277,16 @@ mod tests {
     use crate::policy::key::KeyPart;
 
     fn answer(action: &str) -> String {
+        answer_with(action, None)
+    }
+
+    fn answer_with(action: &str, said: Option<&str>) -> String {
         let classes = ["slow_down".to_owned()];
         let action = Action::new(action, "wait {left} s", "4.7.0", 429, &classes).unwrap();
         let mut output = BytesMut::new();
         let (client, key) = ([192, 0, 2, 1].into(), &KeyPart::client([192, 0, 2, 1].into(), 32, 64));
         let (limit, request, now) = ("connections", None, 0);
-        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, now };
+        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, said, now };
         action.write(&values, &mut output);
         String::from_utf8(output.to_vec()).unwrap()
     }
@@ -284,6 +313,22 @@ mod tests {
         for (action, expected) in cases {
             assert_eq!(answer(action), expected, "{action}");
         }
+    }
+
+    #[test]
+    fn what_an_administrator_said_takes_the_place_of_the_text_where_there_is_one() {
+        for (action, expected) in [
+            ("DEFER_IF_PERMIT", "DEFER_IF_PERMIT 4.7.0 stolen: {left}"),
+            ("REJECT", "REJECT 5.7.0 stolen: {left}"),
+            ("521 5.3.2 {client}: go away", "521 5.3.2 stolen: {left}"),
+            ("REJECT go away", "REJECT stolen: {left}"),
+            ("HOLD too many", "HOLD stolen: {left}"),
+            ("PREPEND X-Limit: {limit}", "PREPEND X-Limit: connections"),
+            ("slow_down", "slow_down"),
+        ] {
+            assert_eq!(answer_with(action, Some("stolen: {left}")), expected, "{action}");
+        }
+        assert_eq!(answer_with("REJECT", Some("gest\u{f6}rt\n")), "REJECT 5.7.0 gest??rt?");
     }
 
     #[test]

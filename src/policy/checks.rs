@@ -12,6 +12,7 @@ use super::door::Door;
 use super::key::{Counter, CounterKind, Key, KeyPart, Operation};
 use super::limit::{CountKind, Limit, LimitId, Rate, RatePer, Window};
 use super::lists::ListEntry;
+use super::overrides::ActiveOverride;
 use super::record::{CountRecord, Scope, SessionRecord};
 use super::request::{LoginOutcome, Request, Stage};
 use super::thresholds::UNLIMITED;
@@ -28,6 +29,8 @@ pub struct LimitChecks<'p> {
     pub whitelisted: bool,
     /// What the lists say of its name.
     pub named: Option<ListEntry>,
+    /// What an administrator said of it that is not enforced.
+    pub said: Option<ActiveOverride>,
     /// Postfix reports stress.
     pub stress: bool,
     /// Nearly always one.
@@ -115,7 +118,7 @@ impl<'p> LimitChecks<'p> {
     /// Before any limit was looked at.
     pub fn new(client: IpAddr, request: &Request, whitelisted: bool) -> Self {
         let stress = is_stressed(request);
-        Self { client, door: request.door, whitelisted, named: None, stress, checks: SmallVec::new() }
+        Self { client, door: request.door, whitelisted, named: None, said: None, stress, checks: SmallVec::new() }
     }
 
     /// Adds what a limit has to say, if anything. `rate` finds that of the client's netblock; `None`: the limit does not
@@ -470,6 +473,7 @@ impl Policy {
                 threshold: u64::from(check.threshold) * unit,
                 left: hit.left,
                 action,
+                said: None,
             }
         };
         let hit = count.hit.unwrap_or(Counter { count: 0, left: 0, added: 0 });

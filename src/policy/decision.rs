@@ -1,6 +1,7 @@
 //! What is decided about a request: the verdict with its reason, and what follows from it.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::Action;
@@ -9,6 +10,7 @@ use super::door::Door;
 use super::key::{Counter, CounterKind, KeyPart};
 use super::limit::{CountKind, Limit, LimitId, Window};
 use super::message::HeldHits;
+use super::overrides::Override;
 use super::record::{BlacklistState, CountRecord, CountRecords, Scope, SessionRecord};
 use super::request::Request;
 use super::template::Values;
@@ -121,6 +123,8 @@ pub struct Refusal<'p> {
     pub left: u32,
     /// What Postfix is told.
     pub action: &'p Action,
+    /// The administrator's word that it follows from.
+    pub said: Option<Arc<Override>>,
 }
 
 /// Why a client is refused.
@@ -160,9 +164,18 @@ impl Refusal<'_> {
 
     /// What the action's placeholders stand for; `request` is the one that is refused.
     pub fn values<'a>(&'a self, request: &'a Request, now: Now) -> Values<'a> {
-        let Self { client, limit, key, count, threshold, left, .. } = self;
+        let Self { client, limit, key, count, threshold, left, said, .. } = self;
         let (client, request, now) = (*client, Some(request), now.unix());
-        Values { client, limit, count: *count, threshold: *threshold, left: *left, key, request, now }
+        let said = said.as_ref().and_then(|said| said.note.as_deref());
+        Values { client, limit, count: *count, threshold: *threshold, left: *left, key, request, said, now }
+    }
+
+    /// Why: what is noted in the blacklist, or what the administrator said.
+    pub fn note(&self) -> Option<&str> {
+        match self.reason {
+            Reason::Blacklisted(note) => note,
+            _ => self.said.as_ref()?.note.as_deref(),
+        }
     }
 }
 

@@ -5,10 +5,9 @@
 //! and `judge` makes the decision from what came back. Both only read what the
 //! session remembers; `Decision::settle` writes to it, once.
 //!
-//! The order of judgement: in `plan`, can the client be counted, whitelist
-//! (unless a limit counts its clients too), an override that allows, then
-//! one that bans and the blacklist, unless the session has passed them with this
-//! message; then the limits of the door in file order and the bans of other
+//! The order of judgement: in `plan`, can the client be counted, an override that
+//! allows, or bans unless the session has passed it with this message; whitelist
+//! (unless a limit counts its clients too), then the blacklist, unless passed likewise; then the limits of the door in file order and the bans of other
 //! doors. In `judge`, `outcome` looks for each limit at its ban before its
 //! count, and `Verdict::weigh` picks among the limits: a ban, then the first
 //! refusal, then the longest delay, else pass.
@@ -41,6 +40,7 @@ pub mod window;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -119,6 +119,8 @@ struct DoorLimits {
 pub struct Blacklist {
     /// What they are told.
     pub action: Action,
+    /// What is answered where a key is banned that is no address.
+    pub key_action: Action,
     /// They have to wait this long, and pass then.
     pub delay: Option<Duration>,
     /// Those of one client that may wait at once; the next is refused.
@@ -184,7 +186,8 @@ impl Policy {
         }
     }
 
-    /// Notes which windows may be open that have another length, for these rules take the place of others.
+    /// Takes the place of other rules: notes which windows may be open that have another length, and has what
+    /// administrators said hold in these spellings.
     pub fn succeed(&mut self, before: &Self, now: Now) {
         for limit in &mut self.limits {
             let Some(old) = before.limits.iter().find(|old| old.id == limit.id) else { continue };
@@ -195,6 +198,9 @@ impl Policy {
                     Some(ExptimeChange { before: old.exptime, until })
                 }
             };
+        }
+        if self.spellings != before.spellings {
+            self.overrides.set(self.overrides.list(), &self.spellings, now);
         }
         let changes = self.limits.iter().filter_map(|limit| limit.exptime_change);
         self.windows_changed_until = changes.map(|change| change.until).max().unwrap_or(0);
@@ -301,21 +307,16 @@ impl Policy {
         let listed = self.netblocks.lookup(client);
         let named = self.listed_name(request).map(|(_, entry)| entry);
         let whitelisted = matches!(listed, Some((_, ListEntry::Whitelist))) || named == Some(ListEntry::Whitelist);
+        let said = self.overrides.lookup(client, request, whitelisted, now);
+        if let Some(said) = &said
+            && let Some(decision) = self.overridden(client, request.door, said, record, now)
+        {
+            return Plan::Done(decision);
+        }
         if whitelisted && !self.doors[request.door as usize].count_whitelisted {
             return Plan::Done(self.exempt(Pass::Whitelisted, record, now));
         }
         let is_checked = matches!(record.blacklist, BlacklistState::Passed | BlacklistState::Delayed);
-        let said = self.overrides.lookup(client, now);
-        match said {
-            Some(said) if said.word.kind == OverrideKind::Allow => {
-                return Plan::Done(self.exempt(Pass::Allowed, record, now));
-            }
-            Some(said) if said.word.kind == OverrideKind::Ban && !is_checked && !whitelisted && !self.log_only => {
-                let refusal = self.banned(client, request.door, &said);
-                return Plan::Done(self.on_blacklist(Verdict::Refuse(refusal), record));
-            }
-            _ => {}
-        }
         let refused = if whitelisted { None } else { blacklisting(client, listed, named) };
         if let Some((netblock, reason)) = refused
             && !is_checked
@@ -337,7 +338,8 @@ impl Policy {
         };
         let with_origin = self.with_origin(request, client);
         let request = with_origin.as_ref().unwrap_or(request);
-        let mut checks = LimitChecks { named, ..LimitChecks::new(client, request, whitelisted) };
+        let news = said.is_some() || refused.is_some() && !whitelisted;
+        let mut checks = LimitChecks { named, said, ..LimitChecks::new(client, request, whitelisted) };
         let limits = self.limits_at(request.door);
         checks.checks.reserve(limits.len());
         for limit in limits {
@@ -366,10 +368,7 @@ impl Policy {
             }
         }
         // Where nothing is enforced a blacklisted client is logged once, even if no limit applies to it.
-        let news = self.log_only
-            && !whitelisted
-            && record.blacklist == BlacklistState::Unchecked
-            && (said.is_some() || refused.is_some());
+        let news = self.log_only && news && is_told_of(checks.said.as_ref(), record);
         if checks.must_count() || news { Plan::Count(checks) } else { Plan::Done(self.repeat(checks, record, now)) }
     }
 
@@ -385,8 +384,8 @@ impl Policy {
         if record.blacklist != BlacklistState::Delayed {
             decision.blacklist = Some(BlacklistState::Passed);
         }
-        if self.log_only && !checks.whitelisted && record.blacklist == BlacklistState::Unchecked {
-            decision.effects.extend(self.would_refuse(checks, now).map(Effect::WouldRefuse));
+        if self.log_only && is_told_of(checks.said.as_ref(), record) {
+            decision.effects.extend(self.would_refuse(checks).map(Effect::WouldRefuse));
         }
         decision.counts.reserve(checks.checks.len());
         let mut begin = 0;
@@ -478,11 +477,51 @@ impl Policy {
         decision
     }
 
-    /// What the blacklist has to say where nothing is enforced.
-    fn would_refuse(&self, checks: &LimitChecks<'_>, now: Now) -> Option<Refusal<'_>> {
+    /// What an administrator's word makes of a request; `None`: nothing, here.
+    fn overridden(
+        &self,
+        client: IpAddr,
+        door: Door,
+        said: &ActiveOverride,
+        record: &SessionRecord,
+        now: Now,
+    ) -> Option<Decision<'_>> {
+        let target = &said.word.target;
+        let (is_key, is_of_recipient) = (target.netblock().is_none(), target.is_of_recipient());
+        if said.word.kind == OverrideKind::Allow {
+            if !is_key {
+                return Some(self.exempt(Pass::Allowed, record, now));
+            }
+            // The session may go on with what it is not said of.
+            let mut decision = Decision::new(Verdict::Pass(Pass::Allowed));
+            decision.blacklist = (!is_of_recipient).then_some(BlacklistState::Passed);
+            return Some(decision);
+        }
+        let is_checked = match record.blacklist {
+            BlacklistState::Passed => !is_of_recipient,
+            BlacklistState::Delayed => !is_key,
+            _ => false,
+        };
+        if self.log_only || is_checked {
+            return None;
+        }
+        let verdict = Verdict::Refuse(self.banned(client, door, said));
+        if !is_of_recipient {
+            return Some(self.on_blacklist(verdict, record));
+        }
+        let mut decision = Decision::new(verdict);
+        decision.news = true;
+        Some(decision)
+    }
+
+    /// What an administrator's ban or the blacklist has to say where nothing is enforced.
+    fn would_refuse(&self, checks: &LimitChecks<'_>) -> Option<Refusal<'_>> {
         let (client, door) = (checks.client, checks.door);
-        if let Some(said) = self.overrides.lookup(client, now).filter(|said| said.word.kind == OverrideKind::Ban) {
-            return Some(self.banned(client, door, &said));
+        if let Some(said) = &checks.said {
+            return Some(self.banned(client, door, said));
+        }
+        if checks.whitelisted {
+            return None;
         }
         let (netblock, reason) = blacklisting(client, self.netblocks.lookup(client), checks.named)?;
         match self.blacklisted(client, door, &netblock, reason) {
@@ -502,7 +541,11 @@ impl Policy {
             count: 0,
             threshold: 0,
             left: said.left,
-            action: &self.blacklist.action,
+            action: match said.word.target.netblock() {
+                Some(_) => &self.blacklist.action,
+                None => &self.blacklist.key_action,
+            },
+            said: Some(Arc::clone(&said.word)),
         }
     }
 
@@ -517,6 +560,7 @@ impl Policy {
             threshold: 0,
             left: 0,
             action: &self.blacklist.action,
+            said: None,
         };
         match self.blacklist.delay {
             None => Verdict::Refuse(refusal),
@@ -534,6 +578,15 @@ impl DoorLimits {
         let count_whitelisted =
             own.clone().chain(banning.iter().copied()).any(|place| !limits[place].whitelist_exempts);
         Self { own, count_whitelisted, banning }
+    }
+}
+
+/// Whether a refusal that is not enforced is told of: once for a session, where a key is banned with each message.
+fn is_told_of(said: Option<&ActiveOverride>, record: &SessionRecord) -> bool {
+    match record.blacklist {
+        BlacklistState::Unchecked => true,
+        BlacklistState::Passed => false,
+        _ => said.is_some_and(|said| said.word.target.netblock().is_none()),
     }
 }
 

@@ -16,7 +16,8 @@ use super::key::{KeyField, KeyPart, is_cut};
 pub enum OverrideTarget {
     /// All clients of a netblock.
     Netblock(IpNet),
-    /// All requests with these parts, as a key has them. `login` is that of a mail client and at the login door.
+    /// All requests with these parts, as a key has them, at least one of which is no address. `login` is that of a
+    /// mail client and at the login door.
     Key(KeyPart),
 }
 
@@ -102,13 +103,22 @@ impl FromStr for OverrideTarget {
             return Err(format!("{text} is too long, and cut: a ban or an allowance needs all of it"));
         }
         let part = KeyPart::of_text(text);
+        let is_of_origin = |(word, _): (&str, &str)| {
+            KeyField::of_word(word).is_some_and(|field| field.is_of_address() && field != KeyField::Client)
+        };
+        if part.pairs().any(is_of_origin) {
+            return Err(format!(
+                "{text} is where clients are from, of which nothing can be banned or allowed; write netblocks"
+            ));
+        }
         let is_known = |(word, value): (&str, &str)| match KeyField::of_word(word) {
             Some(KeyField::Client) => netblock(value).is_some(),
             Some(_) => !value.is_empty(),
             None => false,
         };
         let (known, all) = (part.pairs().filter(|pair| is_known(*pair)).count(), text.split(',').count());
-        if known < all {
+        // Of clients alone there are netblocks.
+        if known < all || part.pairs().all(|(word, _)| word == "client") {
             return Err(format!(
                 "{text} is not what requests have; write an address, a netblock, or as in login=joe@example.org, \
                  sender=joe@example.org, sender_domain=example.org"
@@ -166,7 +176,17 @@ mod tests {
         }
         assert_eq!(target("192.0.2.1/32"), target("192.0.2.1"));
         let digest = format!("sender=a#{}", "0".repeat(64));
-        for wrong in ["", "all", "group=office", "colour=red", "sender=", "sender=a,joe", "client=joe", &digest] {
+        for wrong in [
+            "",
+            "all",
+            "group=office",
+            "colour=red",
+            "sender=",
+            "sender=a,joe",
+            "client=joe",
+            "client=192.0.2.1",
+            &digest,
+        ] {
             assert!(wrong.parse::<OverrideTarget>().is_err(), "{wrong}");
         }
     }

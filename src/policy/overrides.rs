@@ -1,22 +1,33 @@
-//! Overrides by an administrator: netblocks that pass, or are refused, for a while, whatever the counts.
+//! Overrides by an administrator: clients, logins, senders, domains that pass, or are refused, for a while, whatever
+//! the counts.
 //!
 //! There are few of them and they change while requests are judged, so they stand beside the rules: a reload
 //! does not lose them, and a request that meets none pays for one look at a flag.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
+use smallvec::SmallVec;
 
-use super::override_target::OverrideTarget;
+use super::attribute::Attribute;
+use super::door::Door;
+use super::key::KeyField;
+use super::override_target::{OverrideTarget, netblock};
+use super::request::Request;
+use super::spelling::Spellings;
 use crate::net::clock::Now;
 use crate::net::netblock_table::NetblockTable;
 use crate::net::secret;
 
 /// The most of them at once. They travel as a whole, once a second.
 pub const MAX_OVERRIDES: usize = 1000;
+
+/// The longest note of an administrator, in characters: it is part of an SMTP reply.
+pub const MAX_NOTE: usize = 100;
 
 /// A ban or an allowance of an administrator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,13 +40,15 @@ pub struct Override {
     pub ends: u64,
     /// The user who set it.
     pub by: String,
+    /// Why, if that was said.
+    pub note: Option<String>,
 }
 
 impl Override {
     /// One that lasts for so many seconds from now.
     pub fn new(target: OverrideTarget, kind: OverrideKind, seconds: u64, by: String, now: Now) -> Self {
         let ends = now.monotonic.saturating_add(seconds.saturating_mul(1000));
-        Self { id: secret::random()[0], target, kind, ends, by }
+        Self { id: secret::random()[0], target, kind, ends, by, note: None }
     }
 
     /// Seconds until it ends, rounded up; 0: it has ended.
@@ -47,9 +60,9 @@ impl Override {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OverrideKind {
-    /// Clients pass and are not counted.
+    /// Requests pass and are not counted.
     Allow,
-    /// Clients are refused like those on the blacklist.
+    /// Requests are refused like those of clients on the blacklist.
     Ban,
 }
 
@@ -64,7 +77,7 @@ impl OverrideKind {
     }
 }
 
-/// What holds for one client.
+/// What holds for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveOverride {
     /// What was said.
@@ -90,18 +103,48 @@ struct OverridesInner {
 struct OverrideTable {
     list: Vec<Override>,
     netblocks: NetblockTable<Arc<Override>>,
+    keys: KeyedOverrides,
+    /// Those that the keys are in.
+    spellings: Spellings,
+}
+
+/// Overrides of keys, found by one part of theirs and its value.
+#[derive(Debug, Default)]
+struct KeyedOverrides(Vec<(KeyField, HashMap<String, Vec<KeyedOverride>>)>);
+
+#[derive(Debug)]
+struct KeyedOverride {
+    word: Arc<Override>,
+    /// What else a request must have.
+    parts: Vec<(KeyField, String)>,
 }
 
 impl Overrides {
-    /// The longest netblock around a client that something was said of. Of equal ones the last word counts.
-    pub fn lookup(&self, client: IpAddr, now: Now) -> Option<ActiveOverride> {
+    /// What was said of a request. Of a client that is `whitelisted` no netblock is banned.
+    #[inline]
+    pub fn lookup(&self, client: IpAddr, request: &Request, whitelisted: bool, now: Now) -> Option<ActiveOverride> {
         if !self.shared.any.load(Ordering::Relaxed) {
             return None;
         }
+        self.find(client, request, whitelisted, now)
+    }
+
+    /// The narrower of two words holds; of two that are about different things, a ban. Of equal ones the last counts.
+    #[cold]
+    fn find(&self, client: IpAddr, request: &Request, whitelisted: bool, now: Now) -> Option<ActiveOverride> {
         let words = self.shared.words.load();
-        let (_, word) = words.netblocks.lookup(client)?;
-        let left = Some(word.left(now)).filter(|left| *left > 0)?;
-        Some(ActiveOverride { word: Arc::clone(word), left: u32::try_from(left).unwrap_or(u32::MAX) })
+        let of_netblock = words.netblocks.lookup(client).map(|(_, word)| word);
+        let of_netblock = of_netblock.filter(|word| !whitelisted || word.kind == OverrideKind::Allow);
+        let mut found: SmallVec<[&Arc<Override>; 4]> = of_netblock.into_iter().collect();
+        words.keys.find(client, request, &words.spellings, |word| found.push(word));
+        found.retain(|word| word.left(now) > 0);
+        let is_overruled = |word: &Override| {
+            found.iter().any(|other| other.target != word.target && word.target.contains(&other.target))
+        };
+        let holding = found.iter().filter(|word| !is_overruled(word));
+        let word = Arc::clone(holding.max_by_key(|word| word.kind == OverrideKind::Ban)?);
+        let left = u32::try_from(word.left(now)).unwrap_or(u32::MAX);
+        Some(ActiveOverride { word, left })
     }
 
     /// All of them.
@@ -109,13 +152,14 @@ impl Overrides {
         self.shared.words.load().list.clone()
     }
 
-    /// Puts this list in force, without what has ended.
-    pub fn set(&self, mut list: Vec<Override>, now: Now) {
+    /// Puts this list in force, without what has ended. Keys are compared in these spellings.
+    pub fn set(&self, mut list: Vec<Override>, spellings: &Spellings, now: Now) {
         list.retain(|word| word.ends > now.monotonic);
+        let (keys, spellings) = (KeyedOverrides::new(&list, spellings), spellings.clone());
         let of_netblock = |word: &Override| Some((word.target.netblock()?, Arc::new(word.clone())));
         let netblocks = list.iter().filter_map(of_netblock).collect();
         let any = !list.is_empty();
-        self.shared.words.store(Arc::new(OverrideTable { list, netblocks }));
+        self.shared.words.store(Arc::new(OverrideTable { list, netblocks, keys, spellings }));
         self.shared.any.store(any, Ordering::Relaxed);
     }
 
@@ -123,9 +167,61 @@ impl Overrides {
     pub fn expire(&self, now: Now) {
         let words = self.shared.words.load();
         if words.list.iter().any(|word| word.ends <= now.monotonic) {
-            self.set(words.list.clone(), now);
+            self.set(words.list.clone(), &words.spellings, now);
         }
     }
+}
+
+impl KeyedOverrides {
+    fn new(list: &[Override], spellings: &Spellings) -> Self {
+        let mut keyed = Self::default();
+        for word in list.iter().filter(|word| word.target.netblock().is_none()) {
+            let spelled = |(field, value): (KeyField, &str)| match field {
+                KeyField::Client => (field, value.to_owned()),
+                field => (field, spellings.written(field, value)),
+            };
+            let mut parts: Vec<_> = word.target.parts().map(spelled).collect();
+            let Some(first) = parts.iter().position(|(field, _)| *field != KeyField::Client) else { continue };
+            let (field, value) = parts.swap_remove(first);
+            let at = keyed.0.iter().position(|(known, _)| *known == field).unwrap_or_else(|| {
+                keyed.0.push((field, HashMap::new()));
+                keyed.0.len() - 1
+            });
+            let word = Arc::new(word.clone());
+            keyed.0[at].1.entry(value).or_default().push(KeyedOverride { word, parts });
+        }
+        keyed
+    }
+
+    /// Shows all that are said of a request.
+    fn find<'o>(
+        &'o self,
+        client: IpAddr,
+        request: &Request,
+        spellings: &Spellings,
+        mut show: impl FnMut(&'o Arc<Override>),
+    ) {
+        let has = |(field, wanted): &(KeyField, String)| match field {
+            KeyField::Client => netblock(wanted).is_some_and(|netblock| netblock.contains(&client)),
+            field => value(*field, request, spellings).as_ref() == Some(wanted),
+        };
+        for (field, by_value) in &self.0 {
+            let Some(value) = value(*field, request, spellings) else { continue };
+            let candidates = by_value.get(&value).into_iter().flatten();
+            candidates.filter(|one| one.parts.iter().all(has)).for_each(|one| show(&one.word));
+        }
+    }
+}
+
+/// What a request says of a part of a key, as keys have it. A login is one at each door.
+fn value(field: KeyField, request: &Request, spellings: &Spellings) -> Option<String> {
+    let field = match (field, request.door) {
+        (KeyField::Whole(Attribute::Login), Door::Smtp) => KeyField::Whole(Attribute::SaslUsername),
+        (KeyField::MailDomain(Attribute::Login), Door::Smtp) => KeyField::MailDomain(Attribute::SaslUsername),
+        (field, door) if field.is_at(door) => field,
+        _ => return None,
+    };
+    field.escaped(request, spellings)
 }
 
 #[cfg(test)]
@@ -136,16 +232,55 @@ mod tests {
         Override::new(target.parse().unwrap(), kind, seconds, "root".into(), Now::simulated(0))
     }
 
+    fn of_client(client: &str) -> Request {
+        Request::at(Door::Web, Some(client.parse().unwrap()), [])
+    }
+
+    fn at_login_door(client: &str, login: &str) -> Request {
+        Request::at(Door::Login, Some(client.parse().unwrap()), [(Attribute::Login, login.as_bytes())])
+    }
+
+    #[test]
+    fn the_narrower_word_holds_and_of_two_about_different_things_the_ban() {
+        use OverrideKind::{Allow, Ban};
+        let overrides = Overrides::default();
+        let start = Now::simulated(0);
+        let spellings = Spellings { delimiters: "+".into(), canonical_senders: false };
+        let set = |words: &[(&str, OverrideKind)]| {
+            let words = words.iter().map(|(target, kind)| word(target, *kind, 60));
+            overrides.set(words.collect(), &spellings, start);
+        };
+        let said = |client: &str, login: &str, whitelisted| {
+            let request = at_login_door(client, login);
+            overrides.lookup(request.client.unwrap(), &request, whitelisted, start).map(|active| active.word.kind)
+        };
+        set(&[("login=joe@example.org", Ban), ("192.0.2.1", Allow), ("login_domain=example.net", Ban)]);
+        assert_eq!(said("198.51.100.1", "Joe+lists@Example.ORG.", false), Some(Ban));
+        assert_eq!(said("192.0.2.1", "joe@example.org", true), Some(Ban));
+        assert_eq!(said("192.0.2.1", "ann@example.org", false), Some(Allow));
+        assert_eq!(said("192.0.2.2", "ann@example.org", false), None);
+        assert_eq!(said("192.0.2.2", "ann@example.net", false), Some(Ban));
+        set(&[("login=joe", Ban), ("client=192.0.2.0/24,login=joe", Allow), ("192.0.2.7", Ban)]);
+        assert_eq!(said("192.0.2.1", "joe", false), Some(Allow));
+        assert_eq!(said("198.51.100.1", "joe", false), Some(Ban));
+        assert_eq!(said("192.0.2.7", "joe", false), Some(Ban));
+        assert_eq!(said("192.0.2.7", "joe", true), Some(Allow));
+        // Written on a host whose spellings are others.
+        set(&[("login=joe%2blists@example.org", Ban), ("sasl_username=joe", Ban)]);
+        assert_eq!((said("192.0.2.1", "joe@example.org", false), said("192.0.2.1", "joe", false)), (Some(Ban), None));
+    }
+
     #[test]
     fn the_longest_netblock_decides_while_its_word_lasts() {
         let overrides = Overrides::default();
         let said = |client: &str, seconds: u64| {
-            let active = overrides.lookup(client.parse().unwrap(), Now::simulated(seconds * 1000))?;
+            let (client, now) = (client.parse().unwrap(), Now::simulated(seconds * 1000));
+            let active = overrides.lookup(client, &of_client("192.0.2.9"), false, now)?;
             Some((active.word.kind, active.left))
         };
         assert_eq!(said("192.0.2.1", 0), None);
         let words = vec![word("192.0.2.0/24", OverrideKind::Ban, 60), word("192.0.2.1/32", OverrideKind::Allow, 10)];
-        overrides.set(words, Now::simulated(0));
+        overrides.set(words, &Spellings::default(), Now::simulated(0));
         assert_eq!(said("192.0.2.1", 0), Some((OverrideKind::Allow, 10)));
         assert_eq!(said("192.0.2.2", 59), Some((OverrideKind::Ban, 1)));
         assert_eq!(said("192.0.2.2", 60), None);
@@ -158,12 +293,13 @@ mod tests {
     #[test]
     fn a_step_of_the_system_clock_changes_no_end() {
         let overrides = Overrides::default();
-        overrides.set(vec![word("192.0.2.0/24", OverrideKind::Allow, 60)], Now::simulated(0));
+        overrides.set(vec![word("192.0.2.0/24", OverrideKind::Allow, 60)], &Spellings::default(), Now::simulated(0));
         for (step, second, left) in [(3_600_000, 59, Some(1)), (-3_600_000, 59, Some(1)), (-3_600_000, 60, None)] {
             let now = Now::simulated(second * 1000);
             let now = Now { unix_ms: now.unix_ms.wrapping_add_signed(step), ..now };
             overrides.expire(now);
-            assert_eq!(overrides.lookup([192, 0, 2, 1].into(), now).map(|active| active.left), left);
+            let active = overrides.lookup([192, 0, 2, 1].into(), &of_client("192.0.2.1"), false, now);
+            assert_eq!(active.map(|active| active.left), left);
         }
     }
 }

@@ -27,6 +27,8 @@ pub struct Values<'a> {
     pub key: &'a KeyPart,
     /// `{sasl_username}` and `{sender}` are what it says; `None`: nothing is known of it.
     pub request: Option<&'a Request>,
+    /// What an administrator said, which takes the place of the text.
+    pub said: Option<&'a str>,
     /// The time in seconds since the Unix epoch, to which `{left}` is added for `{until}`.
     pub now: u64,
 }
@@ -151,7 +153,7 @@ impl Values<'_> {
 }
 
 /// Writes what a client chose, as far as it belongs into an SMTP reply, and no more than `most` bytes of it.
-fn write_clipped(value: &[u8], most: usize, output: &mut BytesMut) -> fmt::Result {
+pub(super) fn write_clipped(value: &[u8], most: usize, output: &mut BytesMut) -> fmt::Result {
     const CUT: &str = "...";
     let (shown, cut) = match value.len() > most {
         true => (&value[..most - CUT.len()], CUT),
@@ -209,7 +211,8 @@ mod tests {
         let client = "2001:db8::1".parse().unwrap();
         let key = &KeyPart::of_pairs([]);
         let (request, now) = (None, 0);
-        let values = Values { client, limit: "connections", count: 3, threshold: 2, left: 60, key, request, now };
+        let values =
+            Values { client, limit: "connections", count: 3, threshold: 2, left: 60, key, request, said: None, now };
         template.write(&values, &mut output);
         assert_eq!(output, "{2001:db8::1} connections: 3/2, 60s");
         assert!(template.longest() >= output.len());
@@ -221,7 +224,8 @@ mod tests {
             let (mut output, key) = (BytesMut::new(), KeyPart::of_pairs([("sasl_username", login)]));
             let client = [192, 0, 2, 1].into();
             let (request, now) = (None, 1_795_716_000);
-            let values = Values { client, limit: "x", count: 3, threshold: 2, left: 3600, key: &key, request, now };
+            let (limit, key, said) = ("x", &key, None);
+            let values = Values { client, limit, count: 3, threshold: 2, left: 3600, key, request, said, now };
             Template::parse(text).unwrap().write(&values, &mut output);
             assert!(output.len() <= Template::parse(text).unwrap().longest());
             String::from_utf8(output.to_vec()).unwrap()

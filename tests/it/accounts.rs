@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use crate::support::{Daemon, Dir, Memcached, Policy, Top, command, until};
 
 /// A daemon with a control socket.
-struct Host {
-    daemon: Daemon,
+pub struct Host {
+    pub daemon: Daemon,
     socket: PathBuf,
     _dir: Dir,
 }
@@ -36,7 +36,7 @@ const LIMITS: &str = "
 static PORTS: AtomicU16 = AtomicU16::new(0);
 
 impl Host {
-    fn start(config: &str) -> Self {
+    pub fn start(config: &str) -> Self {
         let dir = Dir::new();
         let socket = dir.join("control");
         let daemon =
@@ -45,14 +45,14 @@ impl Host {
     }
 
     /// Runs a command of the program; returns its output and exit code.
-    fn say(&self, words: &[&str]) -> (String, i32) {
+    pub fn say(&self, words: &[&str]) -> (String, i32) {
         let output = command().args(words).arg("--socket").arg(&self.socket).output().unwrap();
         let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
         (text, output.status.code().unwrap())
     }
 
     /// Runs a command with `--json`, which must succeed, and returns its answer.
-    fn ask(&self, words: &[&str]) -> Value {
+    pub fn ask(&self, words: &[&str]) -> Value {
         let (text, _) = self.say(&[words, &["--json"]].concat());
         let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"));
         assert_eq!(answer["ok"], json!(true), "{words:?}: {answer:#}");
@@ -60,7 +60,7 @@ impl Host {
     }
 
     /// Messages of a login with one recipient each, each in a session of its own: the answer to the last.
-    fn mails(&self, login: &str, sender: &str, number: u32) -> String {
+    pub fn mails(&self, login: &str, sender: &str, number: u32) -> String {
         let mut answer = String::new();
         for message in 0..number {
             let port = format!("client_port={}", 2000 + PORTS.fetch_add(1, Ordering::Relaxed));

@@ -433,7 +433,7 @@ fn invalid_control_input_is_answered_or_closed_and_harms_nothing() {
     }
     let wrong = [
         json!({ "command": "ban", "target": "198.51.100.0/24", "seconds": 0 }),
-        json!({ "command": "ban", "target": "sender=joe", "seconds": 10 }),
+        json!({ "command": "ban", "target": "all", "seconds": 10 }),
         json!({ "command": "show", "target": "all of them" }),
         json!({ "command": "explain", "client": "192.0.2.1\nx", "attributes": {} }),
         json!({ "command": "explain", "client": "192.0.2.1", "attributes": { "sender": "a\nb" } }),

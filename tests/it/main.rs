@@ -34,6 +34,7 @@ mod http_page;
 mod include;
 mod inetd;
 mod injection;
+mod key_overrides;
 mod life;
 mod limits;
 mod limits_config;

@@ -88,13 +88,17 @@ pub(super) fn classes(s: &TableSettings) -> Vec<String> {
     classes.iter().map(|(class, _)| class.clone()).collect()
 }
 
-/// What happens to clients on the blacklist.
+/// The default of `blacklist_text` where what is banned is no address.
+const KEY_TEXT: &str = "Access denied for {key}";
+
+/// What happens to clients on the blacklist, and to what administrators ban.
 pub(super) fn blacklist(s: &TableSettings, timeouts: Timeouts, classes: &[String]) -> Blacklist {
     let set: String = s.get("blacklist_action");
     let own = Some(set.clone()).filter(|action| !["refuse", "delay"].contains(&action.as_str()));
     let is_own = own.is_some();
     let (text, code): (String, String) = (s.get("blacklist_text"), s.get("enhanced_status_code"));
-    let action = Action::new(&own.unwrap_or_else(|| s.get("action")), &text, &code, BLACKLIST_STATUS, classes);
+    let own_action = own.unwrap_or_else(|| s.get("action"));
+    let action = Action::new(&own_action, &text, &code, BLACKLIST_STATUS, classes);
     let action = action.unwrap_or_else(|error| {
         // A mistake in the top level's action was noted there.
         if is_own || error.part == Part::Text {
@@ -103,6 +107,12 @@ pub(super) fn blacklist(s: &TableSettings, timeouts: Timeouts, classes: &[String
         default_action()
     });
     let delays = set == "delay";
+    let key_action = match s.origin("blacklist_text") {
+        Origin::Default => {
+            Action::new(&own_action, KEY_TEXT, &code, BLACKLIST_STATUS, classes).unwrap_or_else(|_| action.clone())
+        }
+        _ => action.clone(),
+    };
     let longest = limit::longest_delay(s, timeouts, delays.then_some("blacklist_action"));
-    Blacklist { action, delay: delays.then_some(longest.max), max_concurrent: longest.max_concurrent }
+    Blacklist { action, key_action, delay: delays.then_some(longest.max), max_concurrent: longest.max_concurrent }
 }

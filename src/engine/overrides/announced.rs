@@ -63,7 +63,7 @@ impl AnnouncedRecord {
             let mut recalled = record.list.overrides(&[], now);
             recalled.retain(|entry| known.iter().all(|other| other.target != entry.target));
             known.extend(recalled);
-            rules.policy.overrides().set(known, now);
+            rules.policy.overrides().set(known, rules.policy.spellings(), now);
         }
         Ok(())
     }

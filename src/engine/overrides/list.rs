@@ -9,7 +9,7 @@ use crate::engine::target::Target;
 use crate::net::clock::Now;
 use crate::net::secret;
 use crate::policy::override_target::OverrideTarget;
-use crate::policy::overrides::{MAX_OVERRIDES, Override, OverrideKind};
+use crate::policy::overrides::{MAX_NOTE, MAX_OVERRIDES, Override, OverrideKind};
 
 /// The version of the list's form.
 const VERSION: u64 = 3;
@@ -91,12 +91,14 @@ struct SharedOverride {
     /// In seconds since the Unix epoch.
     ends: u64,
     by: String,
+    #[serde(default)]
+    note: Option<String>,
 }
 
 impl SharedOverride {
     fn of(entry: &Override, now: Now) -> Self {
-        let Override { id, target, kind, by, .. } = entry.clone();
-        Self { id, target, kind, ends: now.unix() + entry.left(now), by }
+        let Override { id, target, kind, by, note, .. } = entry.clone();
+        Self { id, target, kind, ends: now.unix() + entry.left(now), by, note }
     }
 }
 
@@ -177,10 +179,10 @@ impl OverrideList {
     /// clock was set to meanwhile.
     pub fn overrides(&self, known: &[Override], now: Now) -> Vec<Override> {
         let local = |shared: &SharedOverride| {
-            let SharedOverride { id, target, kind, ends, by } = shared.clone();
+            let SharedOverride { id, target, kind, ends, by, note } = shared.clone();
             let left = ends.saturating_sub(now.unix()).saturating_mul(1000);
             let ends = known.iter().find(|entry| entry.id == id).map(|entry| entry.ends);
-            Override { id, target, kind, ends: ends.unwrap_or(now.monotonic.saturating_add(left)), by }
+            Override { id, target, kind, ends: ends.unwrap_or(now.monotonic.saturating_add(left)), by, note }
         };
         let mut overrides: Vec<Override> = self.overrides.iter().map(local).collect();
         overrides.retain(|entry| entry.ends > now.monotonic);
@@ -208,6 +210,9 @@ impl OverrideList {
         }
         let list: Self = serde_json::from_slice(value)?;
         let mut list = Self { v: VERSION, ..list };
+        for note in list.overrides.iter_mut().filter_map(|entry| entry.note.as_mut()) {
+            *note = note.chars().take(MAX_NOTE).collect();
+        }
         let users = list.overrides.iter_mut().map(|entry| &mut entry.by);
         for by in users.chain(list.resets.iter_mut().map(|reset| &mut reset.by)) {
             *by = by.chars().take(MAX_USER).collect();
@@ -291,7 +296,7 @@ mod tests {
         let changes = [
             Change::Set(entry("192.0.2.0/24", OverrideKind::Ban)),
             Change::Set(entry("2001:db8::1/128", OverrideKind::Allow)),
-            Change::Set(entry("login=joe%20doe", OverrideKind::Ban)),
+            Change::Set(Override { note: Some("stolen".to_owned()), ..entry("login=joe%20doe", OverrideKind::Ban) }),
             reset("sasl_username=joe%20doe", 0),
             Change::Event(BanEvent { kind: begun, ..lifted.clone() }),
             Change::Event(lifted),

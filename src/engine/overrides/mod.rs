@@ -327,7 +327,7 @@ impl SharedOverrides {
     fn put_in_force(&self, service: &Service, entries: Vec<Override>, now: Now) {
         let rules = service.rules.load();
         let before = rules.policy.overrides().list();
-        rules.policy.overrides().set(entries.clone(), now);
+        rules.policy.overrides().set(entries.clone(), rules.policy.spellings(), now);
         if self.announces() {
             ban_events::announce_overrides(service, &before, &entries, now);
         }
