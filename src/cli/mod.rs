@@ -317,6 +317,17 @@ mod tests {
     }
 
     #[test]
+    fn every_command_is_described_in_words_of_its_own() {
+        let mut described = std::collections::HashMap::new();
+        for command in Cli::command().get_subcommands() {
+            let about = command.get_about().unwrap_or_else(|| panic!("{command}")).to_string();
+            if let Some(other) = described.insert(about.clone(), command.get_name().to_owned()) {
+                panic!("{other} and {command}: {about}");
+            }
+        }
+    }
+
+    #[test]
     fn no_command_means_serve() {
         let line = "-c x.toml --listen inet:[::1]:1 --listen unix:/run/p";
         let Ok(Command::Serve(serve)) = read(line) else {

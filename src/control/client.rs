@@ -71,7 +71,7 @@ impl DaemonArgs {
     }
 }
 
-/// A command to the daemon on the command line. The help text is that of the command.
+// A command to the daemon on the command line. Its help text is that of the command, which a doc comment would replace.
 #[derive(Clone, Debug, PartialEq, Eq, Args)]
 pub struct ClientCommand<C: Args> {
     #[command(flatten)]
