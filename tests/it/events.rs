@@ -234,18 +234,28 @@ fn a_firewall_hears_of_nothing_again_when_it_is_told_no_longer() {
         assert!(!entries.is_empty(), "{told}");
         entries.iter_mut().for_each(|entry| entry["ends"] = 1.into());
     }
+    // What hosts hear of late, for their clocks are ahead or the store was down, is told all the same.
+    let mut late = list["events"][0].clone();
+    (late["id"], late["key"]) = (7.into(), "198.51.100.77".into());
+    late["kind"] = serde_json::json!({ "begun": { "seconds": 3600, "repetition": 1 } });
+    list["events"].as_array_mut().unwrap().push(late);
     let list = list.to_string();
     assert_eq!(memcached.say(&format!("set {key} 0 0 {}\r\n{list}", list.len())), "STORED");
     let before = memcached.commands();
     until("both hosts have read it several times", || (memcached.commands() > before + 30).then_some(()));
+    // A host that comes now hears of nothing that is over.
+    let newcomer = Firewall::start(&config);
+    newcomer.wait_for("BANNED 203.0.113.0/24");
     one.say("ban 203.0.113.99");
+    let bans = |keys: &[&str]| keys.iter().map(|key| format!("BANNED {key}")).collect::<Vec<_>>();
     for host in [&one, &other] {
         let mut told = host.wait_for("BANNED 203.0.113.99");
         told.sort();
-        let bans =
-            ["198.51.100.1", "198.51.100.2", "203.0.113.0/24", "203.0.113.99"].map(|key| format!("BANNED {key}"));
-        assert_eq!(told, [&bans[..], &["UNBANNED 198.51.100.1".to_owned()]].concat());
+        let mut expected = bans(&["198.51.100.1", "198.51.100.2", "198.51.100.77", "203.0.113.0/24", "203.0.113.99"]);
+        expected.push("UNBANNED 198.51.100.1".to_owned());
+        assert_eq!(told, expected);
     }
+    assert_eq!(newcomer.wait_for("BANNED 203.0.113.99"), bans(&["203.0.113.0/24", "203.0.113.99"]));
 }
 
 #[test]

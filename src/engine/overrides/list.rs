@@ -47,7 +47,7 @@ pub struct Reset {
     pub id: u64,
     pub target: Target,
     /// How long it is told, in seconds since the Unix epoch.
-    ends: u64,
+    pub ends: u64,
     pub by: String,
 }
 
@@ -65,7 +65,7 @@ pub struct BanEvent {
     pub key: String,
     pub kind: BanEventKind,
     /// How long it is told, in seconds since the Unix epoch.
-    ends: u64,
+    pub ends: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -82,6 +82,8 @@ pub struct SharedOverrides {
     /// Why the list in the store cannot be read.
     unreadable: StdMutex<Option<String>>,
     silent: AtomicBool,
+    /// This process, or the one whose place it took, has read the list.
+    has_read: AtomicBool,
 }
 
 /// What has passed between this process and the list.
@@ -156,6 +158,7 @@ impl SharedOverrides {
     /// Takes over what the program before knew.
     pub fn restore(&self, link: ExchangeState) {
         *lock(&self.link) = link;
+        self.has_read.store(true, Ordering::Relaxed);
         self.exchange.try_lock().expect("nothing is exchanged before the start").skip();
     }
 
@@ -277,13 +280,15 @@ impl SharedOverrides {
             // It was lost with a restart of the store, or there never was one.
             let is_missing = told.is_none();
             let told = told.unwrap_or_else(|| OverrideList::of(&known, now));
-            // What ended stays in the store until a host has a reason to write the list. It was done, or came too late.
+            // What ended stays in the store until a host has a reason to write the list. A process that has read the
+            // list before does what is new all the same: its clock may be ahead, or the store was down for a while.
             let stored = told.ids();
-            let told = told.at(now);
-            for reset in told.resets.iter().filter(|reset| self.heed(reset.id)) {
+            let is_first = !self.has_read.swap(true, Ordering::Relaxed);
+            let is_new = |id, ends| self.heed(id) && (!is_first || ends > now.unix());
+            for reset in told.resets.iter().filter(|reset| is_new(reset.id, reset.ends)) {
                 forget_here(service, reset.target.clone(), now).await;
             }
-            for event in told.events.iter().filter(|event| self.heed(event.id)) {
+            for event in told.events.iter().filter(|event| is_new(event.id, event.ends)) {
                 ban_events::apply_event(service, event, self.announces(), now);
             }
             let told = told.after(&pending, now).at(now);
