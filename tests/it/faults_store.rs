@@ -20,13 +20,10 @@ use crate::support::{
 pub const STORE_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Allowance for a machine that is busy with other tests.
-pub const NOISE: Duration = Duration::from_secs(1);
+pub const NOISE: Duration = Duration::from_secs(5);
 
-/// The same allowance for 99 of 100 answers; far below `store_timeout`.
-const NOISE_OF_P99: Duration = Duration::from_millis(20);
-
-/// The longest time from the return of a server until its counts are used again.
-pub const RECOVERY: Duration = Duration::from_secs(1);
+/// The longest time from the return of a server until its counts are used again, on such a machine.
+pub const RECOVERY: Duration = Duration::from_secs(5);
 
 fn daemon(server: &str) -> Daemon {
     Daemon::start(&config(server))
@@ -75,8 +72,12 @@ pub fn conclude(fault: &str, daemon: &Daemon, (seen, outage): &(Seen, Outage)) {
     let recovery = outage.up - outage.end;
     Row { fault, seen, p99: Some((own, reference)), recovery: Some(recovery), log: daemon.lines() }.print();
     in_time_and_right(fault, seen);
-    // No request waits for a server that is known to be down.
-    assert!(own <= 2 * reference + NOISE_OF_P99, "{fault}: {own:?}, from memory {reference:?}");
+    // No request waits for a server that is known to be down. What the machine does to some it does to the reference too.
+    let [asked, slow, slow_of_reference] = seen.slow(STORE_TIMEOUT, outage.away, outage.end);
+    assert!(
+        slow <= 2 * slow_of_reference + asked / 50,
+        "{fault}: {slow} of {asked} answers took as long as a time-out, from memory {slow_of_reference}"
+    );
     assert!(recovery < RECOVERY, "{fault}: {recovery:?}");
     // Not once per request; a stall of the machine may look like another outage.
     let told = daemon.lines().with("STORE_DOWN").len();
@@ -287,7 +288,7 @@ fn a_resolver_that_hangs_at_startup_delays_no_answer() {
     let (memcached, name_server) = (Memcached::start(), NameServer::new(Mood::Hangs));
     let start = Instant::now();
     let daemon = daemon_among(&Names::of_server(&name_server), &server_by_name(&memcached));
-    assert!(start.elapsed() < 5 * NOISE, "ready after {:?}", start.elapsed());
+    assert!(start.elapsed() < 2 * NOISE, "ready after {:?}", start.elapsed());
     let seen = outage(&daemon, || {}, || name_server.set(Mood::Answers));
     assert!(daemon.lines().wait_for("STORE_DOWN").contains("its name is not resolved in time"), "{}", daemon.lines());
     conclude("resolver hangs at the start", &daemon, &seen);
@@ -334,7 +335,7 @@ fn a_resolver_that_hangs_holds_one_thread_and_blocks_nothing() {
     let stop = Instant::now();
     assert!(daemon.stop().success());
     println!("a resolver that hangs: {threads} threads, stopped after {:.1?}", stop.elapsed());
-    assert!(stop.elapsed() < 2 * NOISE, "{:?}", stop.elapsed());
+    assert!(stop.elapsed() < NOISE, "{:?}", stop.elapsed());
 }
 
 #[test]
@@ -353,7 +354,7 @@ fn a_server_that_returns_is_not_stampeded() {
     });
     // One probe just before the return, and the probe that found the server; each asks for the protocol.
     assert!(connections <= 2, "{connections} connections at its return");
-    let asked = seen.between(outage.up - RECOVERY, Instant::now());
+    let asked = seen.between(outage.end - STORE_TIMEOUT, Instant::now());
     assert!(commands <= asked + 2, "{commands} commands for {asked} requests");
     conclude("returns", &daemon, &(seen, outage));
 }

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -266,10 +266,9 @@ fn signals_during_the_start_are_handled_after_it() {
 fn a_stop_during_the_start_ends_it_at_once() {
     let dir = Dir::new();
     let (mut daemon, lines, _stream) = reading_a_list(&dir, 100_000);
-    let begun = Instant::now();
     daemon.signal(Signal::SIGTERM);
     assert!(daemon.wait().success());
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // It would have been logged if the list had been read to its end.
     assert!(lines.with("START ").is_empty());
 }
 

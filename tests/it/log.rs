@@ -261,7 +261,7 @@ fn a_standard_error_that_is_not_read_blocks_nothing() {
         let log = Log::open(&config(LogTarget::Stderr)).unwrap();
         let start = Instant::now();
         (0..10_000).for_each(|number| say(&log, number));
-        assert!(start.elapsed() < Duration::from_secs(5));
+        assert!(start.elapsed() < Duration::from_secs(20));
         assert!(log.dropped() > 0);
         assert!(!log.flush(Duration::from_millis(10)));
         return;

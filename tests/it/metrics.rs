@@ -153,7 +153,7 @@ fn other_http_requests_are_rejected_and_block_nothing() {
     let idle: Vec<_> = (0..700).map(|_| TcpStream::connect(host.port.address()).unwrap()).collect();
     let begun = Instant::now();
     assert!(host.page().contains("connshaper_build_info"));
-    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
     drop(idle);
 }
 

@@ -72,10 +72,10 @@ mod perlbal_throttle {
             let start = Instant::now();
             smtp.rcpt().expect(250);
             let waited = start.elapsed().as_millis();
-            assert!((least..least + 3000).contains(&waited), "{waited} ms, not {least}");
+            assert!((least..least + 7000).contains(&waited), "{waited} ms, not {least}");
             let start = Instant::now();
             assert_eq!(smtp.rcpts(20), [250; 20]);
-            assert!(start.elapsed() < Duration::from_millis(3000), "once per session");
+            assert!(start.elapsed() < Duration::from_millis(7000), "once per session");
         }
         assert_eq!(daemon.lines().wait_for("DELAYED client=127.0.0.2 ").matches(" reason=over ").count(), 1);
     }

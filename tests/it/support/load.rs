@@ -164,6 +164,14 @@ impl Seen {
         (of(|asked| asked.took), of(|asked| asked.reference))
     }
 
+    /// The number of requests between two moments, and of those how many answers took this long or longer, of the daemon
+    /// and of the reference.
+    pub fn slow(&self, time: Duration, from: Instant, to: Instant) -> [usize; 3] {
+        let within: Vec<_> = self.0.iter().filter(|asked| (from..to).contains(&asked.at)).collect();
+        let slow = |took: fn(&Asked) -> Duration| within.iter().filter(|asked| took(asked) >= time).count();
+        [within.len(), slow(|asked| asked.took), slow(|asked| asked.reference)]
+    }
+
     /// The number of sessions that were refused but should have passed.
     pub fn refused_wrongly(&self) -> usize {
         self.0.iter().filter(|asked| !asked.passed && asked.should).count()
