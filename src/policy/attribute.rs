@@ -121,7 +121,7 @@ const OF_ORIGIN: [(Attribute, &str); 2] = [(Attribute::Asn, "asn"), (Attribute::
 
 /// `name=` of every attribute as the first bytes of a line.
 pub static NAME_PREFIXES: [NamePrefix; Attribute::COUNT] = {
-    let mut prefixes = [NamePrefix { length: 0, bytes: [[0; BLOCK]; 2], mask: [[0; BLOCK]; 2] }; Attribute::COUNT];
+    let mut prefixes = [NamePrefix { length: 0, counting: 0, first: [0; BLOCK], last: [0; BLOCK] }; Attribute::COUNT];
     let mut place = 0;
     while place < Attribute::COUNT {
         let name = NAMES[place].1;
@@ -129,8 +129,14 @@ pub static NAME_PREFIXES: [NamePrefix; Attribute::COUNT] = {
         prefix.length = name.len() + 1;
         let mut at = 0;
         while at < prefix.length {
-            prefix.bytes[at / BLOCK][at % BLOCK] = if at < name.len() { name[at] } else { b'=' };
-            prefix.mask[at / BLOCK][at % BLOCK] = 0xff;
+            let byte = if at < name.len() { name[at] } else { b'=' };
+            if at < BLOCK {
+                prefix.first[at] = byte;
+                prefix.counting |= 1 << at;
+            }
+            if at + BLOCK >= prefix.length {
+                prefix.last[at + BLOCK - prefix.length] = byte;
+            }
             at += 1;
         }
         place += 1;
@@ -146,26 +152,34 @@ const BLOCK: usize = 16;
 pub struct NamePrefix {
     /// Bytes of `name=`.
     pub length: usize,
-    bytes: [[u8; BLOCK]; 2],
-    /// Which of those bytes count.
-    mask: [[u8; BLOCK]; 2],
+    /// Which of the first bytes count.
+    counting: u32,
+    first: [u8; BLOCK],
+    /// The last bytes of a longer one; the two overlap.
+    last: [u8; BLOCK],
 }
 
 impl NamePrefix {
     /// What follows `name=`, if `line` begins with that. `None` as well where fewer bytes follow than are compared.
     #[inline]
     pub fn strip_from<'l>(&self, line: &'l [u8]) -> Option<&'l [u8]> {
-        let differs = |block: usize| {
-            let bytes: [u8; BLOCK] = *line.get(block * BLOCK..)?.first_chunk()?;
-            let differing = (u8x16::from(bytes) ^ u8x16::from(self.bytes[block])) & u8x16::from(self.mask[block]);
-            Some(differing.simd_eq(u8x16::ZERO).to_bitmask() != 0xffff)
+        let same = |bytes: &[u8; BLOCK], expected: [u8; BLOCK]| {
+            u8x16::from(*bytes).simd_eq(u8x16::from(expected)).to_bitmask()
         };
-        if differs(0)? || self.length > BLOCK && differs(1)? {
+        let first = line.first_chunk()?;
+        if same(first, self.first) & self.counting != self.counting {
             return None;
         }
-        line.get(self.length..)
+        let (prefix, value) = line.split_at_checked(self.length)?;
+        match prefix.last_chunk() {
+            Some(last) if self.length > BLOCK && same(last, self.last) != ALL => None,
+            _ => Some(value),
+        }
     }
 }
+
+/// As bits: all bytes of a block.
+const ALL: u32 = (1 << BLOCK) - 1;
 
 impl Attribute {
     /// How many of them Postfix sends.

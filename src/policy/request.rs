@@ -9,6 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
 use bytes::BytesMut;
+use wide::u8x16;
 
 use crate::policy::attribute::Attribute;
 use crate::policy::door::Door;
@@ -58,14 +59,27 @@ struct OtherValues(Vec<(Attribute, ValueSpan)>);
 
 /// Where a value lies in a request: the start above the length, in one word, for the table of them is moved
 /// with every request.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct ValueSpan(u32);
 
 impl ValueSpan {
     const LENGTH_BITS: u32 = MAX_VALUE.ilog2() + 1;
 
+    /// That of a value that has not come.
+    pub const NONE: Self = Self(0);
+
     pub fn new(start: usize, length: usize) -> Self {
         Self((start << Self::LENGTH_BITS | length) as u32)
+    }
+
+    /// The same value behind so many more bytes.
+    pub fn moved(self, bytes: usize) -> Self {
+        Self(self.0 + ((bytes << Self::LENGTH_BITS) as u32))
+    }
+
+    /// The same value without so many of the bytes before it.
+    pub fn moved_back(self, bytes: usize) -> Self {
+        Self(self.0 - ((bytes << Self::LENGTH_BITS) as u32))
     }
 
     fn range(self) -> Range<usize> {
@@ -284,14 +298,32 @@ impl Instance {
     }
 
     fn of_postfix(value: &[u8]) -> Option<Self> {
-        let (pid, rest) = hexadecimal(value)?;
-        let (seconds, rest) = hexadecimal(rest?)?;
-        let (third, rest) = hexadecimal(rest?)?;
-        let Some(rest) = rest else {
-            return Some(Self { pid, time: (seconds, 0), seqno: third });
-        };
-        match hexadecimal(rest)? {
-            (seqno, None) => Some(Self { pid, time: (seconds, third), seqno }),
+        let mut text = [0; LONGEST_INSTANCE];
+        text.get_mut(..value.len())?.copy_from_slice(value);
+        let (digits, are_digits) = hexadecimal_digits(&text);
+        let (mut numbers, mut count, mut at) = ([0; 4], 0, 0);
+        loop {
+            let length = (!are_digits >> at).trailing_zeros() as usize;
+            if !(1..=8).contains(&length) {
+                return None;
+            }
+            let eight = u64::from_be_bytes(*digits.get(at..)?.first_chunk()?) >> (8 * (8 - length));
+            let pairs = (eight | eight >> 4) & 0x00ff_00ff_00ff_00ff;
+            let fours = (pairs | pairs >> 8) & 0x0000_ffff_0000_ffff;
+            *numbers.get_mut(count)? = (fours | fours >> 16) & 0xffff_ffff;
+            (count, at) = (count + 1, at + length);
+            if at >= value.len() {
+                break;
+            }
+            if text[at] != b'.' {
+                return None;
+            }
+            at += 1;
+        }
+        let [pid, seconds, third, fourth] = numbers;
+        match count {
+            4 => Some(Self { pid, time: (seconds, third), seqno: fourth }),
+            3 => Some(Self { pid, time: (seconds, 0), seqno: third }),
             _ => None,
         }
     }
@@ -304,31 +336,23 @@ impl Instance {
     }
 }
 
-/// A number that goes on until a dot, and what follows that, if there is one.
-fn hexadecimal(text: &[u8]) -> Option<(u64, Option<&[u8]>)> {
-    let mut number = 0;
-    for (place, byte) in text.iter().enumerate() {
-        match HEXADECIMAL[usize::from(*byte)] {
-            digit @ 0..16 if place < 16 => number = number << 4 | u64::from(digit),
-            _ if *byte == b'.' && place > 0 => return Some((number, Some(&text[place + 1..]))),
-            _ => return None,
-        }
-    }
-    (!text.is_empty()).then_some((number, None))
-}
+/// The bytes of the longest instance of Postfix: none of its numbers has more than eight digits.
+const LONGEST_INSTANCE: usize = 32;
 
-/// What a byte stands for as a digit; 16: it is none. Every request has some twenty digits.
-const HEXADECIMAL: [u8; 256] = {
-    let mut digits = [16; 256];
-    let mut byte = 0;
-    while byte < 256 {
-        if let Some(digit) = (byte as u8 as char).to_digit(16) {
-            digits[byte] = digit as u8;
-        }
-        byte += 1;
+/// What each byte stands for as a hexadecimal digit, and as bits, which are digits. Every request has some twenty.
+fn hexadecimal_digits(text: &[u8; LONGEST_INSTANCE]) -> ([u8; LONGEST_INSTANCE + 8], u64) {
+    let (mut digits, mut are_digits) = ([0; LONGEST_INSTANCE + 8], 0);
+    for (place, block) in text.as_chunks::<16>().0.iter().enumerate() {
+        let bytes = u8x16::from(*block);
+        let (digit, letter) = (bytes - u8x16::splat(b'0'), (bytes | u8x16::splat(0x20)) - u8x16::splat(b'a'));
+        let is_digit = digit.min(u8x16::splat(9)).simd_eq(digit);
+        let is_letter = letter.min(u8x16::splat(5)).simd_eq(letter);
+        let values = digit & is_digit | (letter + u8x16::splat(10)) & is_letter;
+        digits[16 * place..][..16].copy_from_slice(&values.to_array());
+        are_digits |= u64::from((is_digit | is_letter).to_bitmask()) << (16 * place);
     }
-    digits
-};
+    (digits, are_digits)
+}
 
 #[cfg(test)]
 mod tests {

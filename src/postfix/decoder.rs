@@ -1,5 +1,6 @@
 //! Bytes to requests, and the bounds on what a stranger may send.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -21,12 +22,24 @@ pub const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// What every request of Postfix is, by its first attribute.
 const POLICY_REQUEST: &[u8] = b"smtpd_access_policy";
 
-/// What Postfix sends of a client without login or certificate, as long as it has processes to spare: compared at once.
-const EMPTY_LINES: &[u8] = b"etrn_domain=\nstress=\nsasl_method=\nsasl_username=\nsasl_sender=\nccert_subject=\n\
-    ccert_issuer=\nccert_fingerprint=\nccert_pubkey_fingerprint=\n";
+/// The attributes whose lines are nearly always those of the request before: compared at once.
+const LAST_ATTRIBUTES: Range<usize> = Attribute::EtrnDomain as usize..Attribute::COUNT;
 
-/// The attributes of these lines.
-const EMPTY_ATTRIBUTES: Range<usize> = Attribute::EtrnDomain as usize..Attribute::CcertPubkeyFingerprint as usize + 1;
+/// The most of these lines that is remembered. Of a client without login or certificate they have some 300 bytes.
+const MAX_LAST: usize = 512;
+
+/// The lines of [`LAST_ATTRIBUTES`] in an earlier request, of whatever connection, with the empty one at its end.
+struct LastLines {
+    text: [u8; MAX_LAST],
+    length: usize,
+    /// Where the values are in that text.
+    places: [ValueSpan; LAST_ATTRIBUTES.end - LAST_ATTRIBUTES.start],
+}
+
+thread_local! {
+    static LAST_LINES: RefCell<LastLines> =
+        const { RefCell::new(LastLines { text: [0; MAX_LAST], length: 0, places: [ValueSpan::NONE; _] }) };
+}
 
 /// Cuts requests out of the bytes of one policy connection. Of a repeated attribute the last one counts.
 #[derive(Debug, Default)]
@@ -38,6 +51,8 @@ pub struct RequestDecoder {
     /// Where the next attribute stands in Postfix's order.
     hint: usize,
     places: [ValueSpan; Attribute::COUNT],
+    /// Where the lines of [`LAST_ATTRIBUTES`] begin, if they came in Postfix's order and differ from those of before.
+    last_lines: Option<usize>,
 }
 
 impl Decoder for RequestDecoder {
@@ -74,16 +89,22 @@ impl RequestDecoder {
         loop {
             self.expected(bounded);
             let rest = &bounded[self.line..];
+            if rest.first() == Some(&b'\n') {
+                if let Some(begin) = self.last_lines {
+                    self.keep_last_lines(bounded, begin);
+                }
+                return Ok(Some(self.line + 1));
+            }
             let Some(length) = memchr(b'\n', rest) else {
                 self.searched = bounded.len();
                 return unfinished(input, self.line).map(|()| None);
             };
-            if length == 0 {
-                return Ok(Some(self.line + 1));
-            }
             if let Some((attribute, name)) = named(&rest[..length], self.hint)? {
                 self.places[attribute as usize] = ValueSpan::new(self.line + name, (length - name).min(MAX_VALUE));
                 self.hint = attribute as usize + 1;
+                if (attribute as usize) < LAST_ATTRIBUTES.start {
+                    self.last_lines = None;
+                }
             }
             self.line += length + 1;
         }
@@ -92,15 +113,9 @@ impl RequestDecoder {
     /// Takes the lines that come as Postfix sends them, which all do, nearly always.
     fn expected(&mut self, input: &[u8]) {
         while self.hint < Attribute::COUNT {
-            let met = if self.hint < EMPTY_ATTRIBUTES.start {
-                self.take_lines(input, EMPTY_ATTRIBUTES.start)
-            } else if self.hint == EMPTY_ATTRIBUTES.start && input[self.line..].starts_with(EMPTY_LINES) {
-                // An earlier line may have had a value; the last one counts.
-                self.places[EMPTY_ATTRIBUTES].fill(ValueSpan::default());
-                (self.line, self.hint) = (self.line + EMPTY_LINES.len(), EMPTY_ATTRIBUTES.end);
-                true
-            } else {
-                self.take_lines(input, Attribute::COUNT)
+            let met = match self.hint < LAST_ATTRIBUTES.start {
+                true => self.take_lines(input, LAST_ATTRIBUTES.start),
+                false => self.take_last_lines(input) || self.take_lines(input, Attribute::COUNT),
             };
             if !met {
                 // Each Postfix leaves out some attribute that another has.
@@ -113,17 +128,55 @@ impl RequestDecoder {
         }
     }
 
+    /// Takes the lines of [`LAST_ATTRIBUTES`] if they are those of an earlier request.
+    fn take_last_lines(&mut self, input: &[u8]) -> bool {
+        // What came out of order is not forgotten.
+        let has_none = self.places[LAST_ATTRIBUTES].iter().all(|place| *place == ValueSpan::NONE);
+        if self.hint > LAST_ATTRIBUTES.start || !has_none {
+            return false;
+        }
+        let is_same = LAST_LINES.with_borrow(|last| {
+            let is_same = last.length > 0 && input[self.line..].starts_with(&last.text[..last.length]);
+            if is_same {
+                for (place, of_last) in self.places[LAST_ATTRIBUTES].iter_mut().zip(last.places) {
+                    *place = of_last.moved(self.line);
+                }
+                (self.line, self.hint) = (self.line + last.length - 1, LAST_ATTRIBUTES.end);
+            }
+            is_same
+        });
+        if !is_same {
+            self.last_lines = Some(self.line);
+        }
+        is_same
+    }
+
+    /// Remembers the last lines of a request that ends here.
+    #[cold]
+    fn keep_last_lines(&self, input: &[u8], begin: usize) {
+        let lines = &input[begin..=self.line];
+        if lines.len() > MAX_LAST {
+            return;
+        }
+        LAST_LINES.with_borrow_mut(|last| {
+            last.text[..lines.len()].copy_from_slice(lines);
+            last.length = lines.len();
+            for (place, here) in last.places.iter_mut().zip(&self.places[LAST_ATTRIBUTES]) {
+                *place = if *here == ValueSpan::NONE { *here } else { here.moved_back(begin) };
+            }
+        });
+    }
+
     /// Takes the lines of the attributes from `hint` to `stop`, as long as each is the next one. Says whether all were.
     fn take_lines(&mut self, input: &[u8], stop: usize) -> bool {
-        let (mut line, mut met) = (self.line, 0);
         let expected = self.hint..stop;
+        let (mut rest, mut met) = (&input[self.line..], 0);
         for (prefix, place) in NAME_PREFIXES[expected.clone()].iter().zip(&mut self.places[expected.clone()]) {
-            let Some(length) = prefix.strip_from(&input[line..]).and_then(line_end) else { break };
-            *place = ValueSpan::new(line + prefix.length, length.min(MAX_VALUE));
-            line += prefix.length + length + 1;
-            met += 1;
+            let Some((value, after)) = prefix.strip_from(rest).and_then(split_line) else { break };
+            *place = ValueSpan::new(input.len() - after.len() - 1 - value, value.min(MAX_VALUE));
+            (rest, met) = (after, met + 1);
         }
-        (self.line, self.hint) = (line, self.hint + met);
+        (self.line, self.hint) = (input.len() - rest.len(), self.hint + met);
         met == expected.len()
     }
 }
@@ -151,18 +204,20 @@ fn unfinished(input: &[u8], line: usize) -> Result<(), RequestError> {
     Ok(())
 }
 
-/// How much of a line is left, looked for 16 bytes at a time.
-fn line_end(rest: &[u8]) -> Option<usize> {
-    let mut before = 0;
-    let mut rest = rest;
+/// How much of a line is left, looked for 16 bytes at a time, and what follows it.
+#[inline]
+fn split_line(line: &[u8]) -> Option<(usize, &[u8])> {
+    let mut rest = line;
     while let Some((block, after)) = rest.split_first_chunk::<16>() {
         let ends = u8x16::from(*block).simd_eq(u8x16::splat(b'\n')).to_bitmask();
         if ends != 0 {
-            return Some(before + ends.trailing_zeros() as usize);
+            let end = ends.trailing_zeros() as usize;
+            return Some((line.len() - rest.len() + end, rest.get(end + 1..)?));
         }
-        (before, rest) = (before + 16, after);
+        rest = after;
     }
-    rest.iter().position(|byte| *byte == b'\n').map(|place| before + place)
+    let end = rest.iter().position(|byte| *byte == b'\n')?;
+    Some((line.len() - rest.len() + end, &rest[end + 1..]))
 }
 
 #[cfg(test)]
@@ -196,13 +251,27 @@ mod tests {
     }
 
     #[test]
-    fn lines_that_are_compared_at_once_are_those_of_their_attributes() {
-        let names = Attribute::all().skip(EMPTY_ATTRIBUTES.start).take(EMPTY_ATTRIBUTES.len());
-        let lines: String = names.map(|attribute| format!("{}=\n", attribute.name())).collect();
-        assert_eq!(lines.as_bytes(), EMPTY_LINES);
-        let request = request(&format!("stress=yes\nsize=1\n{lines}policy_context=a\n"));
-        assert_eq!(request.value(Attribute::Stress), b"");
-        assert_eq!(request.value(Attribute::PolicyContext), b"a");
+    fn lines_that_are_those_of_the_request_before_are_read_alike() {
+        let begin = |helo: &str| format!("protocol_state=RCPT\nhelo_name={helo}\nsize=1\n");
+        let last = "etrn_domain=\nstress=\nsasl_username=joe\nencryption_keysize=256\npolicy_context=a\n";
+        let of = |lines: &str| {
+            let request = request(lines);
+            let value = |attribute| String::from_utf8(request.value(attribute).to_vec()).unwrap();
+            [Attribute::HeloName, Attribute::Stress, Attribute::SaslUsername, Attribute::PolicyContext].map(value)
+        };
+        for helo in ["one.example.org", "", "another.example.org"] {
+            assert_eq!(of(&(begin(helo) + last)), [helo, "", "joe", "a"]);
+        }
+        assert_eq!(of(&(begin("b") + &last.replace("joe", "jim"))), ["b", "", "jim", "a"]);
+        assert_eq!(of(&(begin("b") + &last.replace("stress=", "stress=yes"))), ["b", "yes", "joe", "a"]);
+        assert_eq!(of(&(begin("b") + last + "mail_version=3\nstress=yes\n")), ["b", "yes", "joe", "a"]);
+        // A line of theirs that came before counts, unless another follows.
+        assert_eq!(of(&("policy_context=b\n".to_owned() + &begin("c") + last)), ["c", "", "joe", "a"]);
+        let without = last.replace("policy_context=a\n", "");
+        assert_eq!(of(&(begin("b") + &without)), ["b", "", "joe", ""]);
+        assert_eq!(of(&("policy_context=b\n".to_owned() + &begin("c") + &without)), ["c", "", "joe", "b"]);
+        assert_eq!(of(&(begin("b") + &without + "sender=a\nhelo_name=d\n")), ["d", "", "joe", ""]);
+        assert_eq!(of(&(begin("b") + &without)), ["b", "", "joe", ""]);
     }
 
     #[test]
