@@ -17,7 +17,7 @@ use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::attribute::Attribute;
 use crate::policy::request::{Request, Stage};
-use crate::policy::{Decision, Door, Effect, Pass, Plan, Readings, Verdict};
+use crate::policy::{Decision, Door, Effect, LimitChecks, Pass, Plan, Readings, Verdict};
 use crate::session::{SessionGuard, SessionHandle};
 
 /// The verdict on a request; with the permit, if the answer is to be delayed.
@@ -37,7 +37,8 @@ pub async fn decide<'r>(
         service.decisions.passed(Door::Smtp, Pass::UnknownClient);
         return (Verdict::Pass(Pass::UnknownClient), None);
     };
-    let (mut checks, count) = {
+    let mut plan;
+    let counting = {
         let mut session = handle.lookup(client, request, now).await;
         let lookup = session.lookup;
         add(&service.statistics.sessions, u64::from(lookup.new));
@@ -46,70 +47,85 @@ pub async fn decide<'r>(
         if session.has_unsent() {
             unsent::give_back(service, rules, session.take_unsent(), now);
         }
-        match policy.plan(request, session.record(), now) {
-            Plan::Done(decision) => return finish(service, rules, session, client, request, decision, now),
-            Plan::Count(checks) if store.waits() => (checks, session.count()),
-            Plan::Count(mut checks) => {
-                if policy.has_changed_windows(now) {
-                    at_once(retime(store, &checks, now));
-                }
-                if policy.counts_clients() {
-                    at_once(leave_out_known(store, &mut checks, true, now));
-                }
-                let operations = checks.operations(now);
-                let readings = Readings::new(&operations, store.count_at_once(operations.iter().copied(), now));
-                let decision = policy.judge(&checks, &readings, session.record(), now);
-                counted(service, &checks, &decision, request, now);
-                return finish(service, rules, session, client, request, decision, now);
+        let asked = Asked { service, rules, client, request, now };
+        plan = policy.plan(request, session.record(), now);
+        match &mut plan {
+            Plan::Done(decision) => return asked.finish(session, decision),
+            Plan::Count(checks) if !store.waits() => {
+                let readings = match at_once(count_checks(rules, checks, now)) {
+                    Poll::Ready(readings) => readings,
+                    Poll::Pending => Readings::default(),
+                };
+                return asked.judge(session, checks, &readings);
             }
+            // The table of sessions is not locked while the store is waited for.
+            Plan::Count(_) => session.count(),
         }
     };
+    let Plan::Count(mut checks) = plan else { unreachable!("what is decided is not counted") };
+    let readings = count_checks(rules, &mut checks, now).await;
+    Asked { service, rules, client, request, now }.judge(counting.finish(), &checks, &readings)
+}
+
+/// Has the store count what a request needs.
+async fn count_checks(rules: &Rules, checks: &mut LimitChecks<'_>, now: Now) -> Readings {
+    let Rules { policy, store, .. } = rules;
     if policy.has_changed_windows(now) {
-        retime(store, &checks, now).await;
+        retime(store, checks, now).await;
     }
     if policy.counts_clients() {
-        leave_out_known(store, &mut checks, true, now).await;
+        leave_out_known(store, checks, true, now).await;
+    }
+    if !store.waits() {
+        return Readings::count(checks, now, |operation| Some(store.count_at_once(operation, now)));
     }
     let operations = checks.operations(now);
-    let readings = Readings::new(&operations, store.count(operations.clone(), now).await);
-    let mut session = count.finish();
-    let decision = policy.judge(&checks, &readings, session.record(), now);
-    counted(service, &checks, &decision, request, now);
-    finish(service, rules, session, client, request, decision, now)
+    Readings::new(&operations, store.count(operations.clone(), now).await)
 }
 
-/// Makes a decision final: seeks the permit to delay the answer if it is to be, has the session remember what came of
-/// it, and does what follows.
-fn finish<'r>(
-    service: &Service,
-    rules: &Rules,
-    mut session: SessionGuard<'_>,
+/// A request whose session is known.
+struct Asked<'r, 'q> {
+    service: &'q Service,
+    rules: &'r Rules,
     client: IpAddr,
-    request: &Request,
-    mut decision: Decision<'r>,
+    request: &'q Request,
     now: Now,
-) -> Answer<'r> {
-    let permit = match &decision.verdict {
-        Verdict::Delay(delay) => service.delayed.try_acquire(delay, rules.max_delayed),
-        _ => None,
-    };
-    decision.settle(permit.is_some(), session.record());
-    if rules.policy.remembers_recipients() && request.state == Stage::Rcpt && request.instance.is_some() {
-        session.record().message_mut().accept(request.value(Attribute::Recipient), decision.passes());
-    }
-    if session.record().message().is_some() {
-        session.follow_message(request, decision.passes(), now);
-    }
-    let news = decision.news || session.lookup.new;
-    drop(session);
-    apply(service, rules, &decision, now);
-    if news {
-        report(service, Door::Smtp, client, &decision.verdict, now);
-    }
-    (decision.verdict, permit)
 }
 
-/// Decides if the store counts in this process, on the stack of the caller. `None`: nothing is done yet, for another
+impl<'r> Asked<'r, '_> {
+    /// Judges by what the store has answered.
+    fn judge(&self, mut session: SessionGuard<'_>, checks: &LimitChecks<'r>, readings: &Readings) -> Answer<'r> {
+        let mut decision = self.rules.policy.judge(checks, readings, session.record(), self.now);
+        counted(self.service, checks, &decision, self.request, self.now);
+        self.finish(session, &mut decision)
+    }
+
+    /// Makes a decision final: seeks the permit to delay the answer if it is to be, has the session remember what came
+    /// of it, and does what follows.
+    fn finish(&self, mut session: SessionGuard<'_>, decision: &mut Decision<'r>) -> Answer<'r> {
+        let Self { service, rules, client, request, now } = *self;
+        let permit = match &decision.verdict {
+            Verdict::Delay(delay) => service.delayed.try_acquire(delay, rules.max_delayed),
+            _ => None,
+        };
+        decision.settle(permit.is_some(), session.record());
+        if rules.policy.remembers_recipients() && request.state == Stage::Rcpt && request.instance.is_some() {
+            session.record().message_mut().accept(request.value(Attribute::Recipient), decision.passes());
+        }
+        if session.record().message().is_some() {
+            session.follow_message(request, decision.passes(), now);
+        }
+        let news = decision.news || session.lookup.new;
+        drop(session);
+        apply(service, rules, decision, now);
+        if news {
+            report(service, Door::Smtp, client, &decision.verdict, now);
+        }
+        (std::mem::replace(&mut decision.verdict, Verdict::Pass(Pass::WithinLimits)), permit)
+    }
+}
+
+/// Decides if the store counts in this process, on the stack of the caller. Pending: nothing is done yet, for another
 /// policy connection's request is being counted for the session by a store that a reload has replaced meanwhile.
 pub fn decide_at_once<'r>(
     service: &Service,
@@ -117,16 +133,13 @@ pub fn decide_at_once<'r>(
     handle: &mut SessionHandle,
     request: &Request,
     now: Now,
-) -> Option<Answer<'r>> {
+) -> Poll<Answer<'r>> {
     at_once(decide(service, rules, handle, request, now))
 }
 
-/// What comes of something that has nothing to wait for; `None`: it had.
-fn at_once<T>(future: impl Future<Output = T>) -> Option<T> {
-    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
-        Poll::Ready(done) => Some(done),
-        Poll::Pending => None,
-    }
+/// What comes of something that as a rule has nothing to wait for.
+fn at_once<T>(future: impl Future<Output = T>) -> Poll<T> {
+    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Does what follows from a decision beside the answer.

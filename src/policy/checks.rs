@@ -54,6 +54,19 @@ impl Readings {
         Self(readings)
     }
 
+    /// What a store answers that need not be waited for: `count` is shown each operation.
+    pub fn count<'a>(
+        checks: &'a LimitChecks<'_>,
+        now: Now,
+        mut count: impl FnMut(Operation<'a>) -> Option<Counter>,
+    ) -> Self {
+        let mut readings = SmallVec::with_capacity(checks.checks.len());
+        checks.each_operation(now, |operation| {
+            readings.push((operation.key.limit.id, operation.key.kind, count(operation)));
+        });
+        Self(readings)
+    }
+
     /// A counter of a check whose counters begin at `begin`; `None`: the store was down, or was not asked.
     fn find(&self, begin: usize, check: &LimitCheck<'_>, kind: CounterKind) -> Option<Counter> {
         let wanted = (check.limit.id, kind);
@@ -123,6 +136,7 @@ impl<'p> LimitChecks<'p> {
 
     /// Adds what a limit has to say, if anything. `rate` finds that of the client's netblock; `None`: the limit does not
     /// count it.
+    #[inline]
     pub fn consider(
         &mut self,
         limit: &'p Limit,
@@ -131,12 +145,23 @@ impl<'p> LimitChecks<'p> {
         record: &SessionRecord,
         now: Now,
     ) {
-        let about = || !is_recipient_missing(limit, request) && limit.conditions.hold(request);
         // Most limits that do not count a request end here, so it comes first.
         let known_before = record.knows(limit.memory_id);
-        if !known_before && !about() {
-            return;
+        if known_before || is_about(limit, request) {
+            self.consider_request(limit, rate, request, record, known_before, now);
         }
+    }
+
+    /// The same of a request that the limit is about, unless the session was counted before.
+    fn consider_request(
+        &mut self,
+        limit: &'p Limit,
+        rate: impl FnOnce() -> Option<Option<NetblockRate<'p>>>,
+        request: &Request,
+        record: &SessionRecord,
+        known_before: bool,
+        now: Now,
+    ) {
         let Some(rate) = rate() else { return };
         let client = client_part(limit, rate, self.client);
         let usual = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
@@ -154,7 +179,7 @@ impl<'p> LimitChecks<'p> {
         {
             let counts_again = record.counts_again(&count, limit.exptime, now.monotonic)
                 && limit.part(request, client.clone()).is_some()
-                && about();
+                && is_about(limit, request);
             if !counts_again {
                 return match counted_own(limit, &count, client.clone(), request) {
                     Some(UNLIMITED) => {}
@@ -178,7 +203,7 @@ impl<'p> LimitChecks<'p> {
         {
             return self.checks.push(known(count, part, own));
         }
-        let amount = if !known_before || about() { amount(limit, scope, request, record) } else { 0 };
+        let amount = if !known_before || is_about(limit, request) { amount(limit, scope, request, record) } else { 0 };
         if amount > 0 {
             let matter = CheckState::ToCount { scope, amount };
             self.checks.push(LimitCheck { limit, threshold: threshold(own, self.stress), part, nth: 0, state: matter });
@@ -234,23 +259,27 @@ impl<'p> LimitChecks<'p> {
     /// What the store is asked, all of it at once.
     pub fn operations(&self, now: Now) -> Operations<'_> {
         let mut operations = Operations::with_capacity(self.checks.len());
+        self.each_operation(now, |operation| operations.push(operation));
+        operations
+    }
+
+    fn each_operation<'a>(&'a self, now: Now, mut each: impl FnMut(Operation<'a>)) {
         for check in &self.checks {
             match check.state {
-                CheckState::ToCount { amount, .. } => check.ask(amount, now, &mut operations),
-                CheckState::ToReadBan { .. } => operations.push(check.read(CounterKind::Ban)),
+                CheckState::ToCount { amount, .. } => check.ask(amount, now, &mut each),
+                CheckState::ToReadBan { .. } => each(check.read(CounterKind::Ban)),
                 CheckState::Cached(_) => {}
             }
         }
-        operations
     }
 }
 
 impl LimitCheck<'_> {
-    fn ask<'a>(&'a self, amount: u32, now: Now, operations: &mut Operations<'a>) {
+    fn ask<'a>(&'a self, amount: u32, now: Now, each: &mut impl FnMut(Operation<'a>)) {
         let limit = self.limit;
         let mut ask = |kind, amount, exptime| {
             let key = Key { limit, part: &self.part, kind };
-            operations.push(Operation { key, amount, exptime, threshold: self.threshold });
+            each(Operation { key, amount, exptime, threshold: self.threshold });
         };
         match &limit.window {
             Window::Fixed => ask(CounterKind::Window, amount, limit.exptime),
@@ -267,10 +296,10 @@ impl LimitCheck<'_> {
             }
         }
         if limit.ban.is_some() {
-            operations.push(self.read(CounterKind::Ban));
+            each(self.read(CounterKind::Ban));
         }
         if limit.delay.is_some() {
-            operations.push(self.read(CounterKind::Violations));
+            each(self.read(CounterKind::Violations));
         }
     }
 
@@ -387,6 +416,12 @@ fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
             _ => None,
         },
     }
+}
+
+/// Whether a request meets the conditions of a limit, as far as it has to say what they are about.
+#[inline]
+fn is_about(limit: &Limit, request: &Request) -> bool {
+    limit.conditions.hold(request) && !is_recipient_missing(limit, request)
 }
 
 /// Whether the limit spares some recipients, and the request does not say which it is about. Postfix names

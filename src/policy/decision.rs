@@ -364,7 +364,7 @@ impl<'p> Decision<'p> {
             let notes = &self.notes;
             self.counts.retain(|count| !notes.iter().any(|note| note.releases(count)));
         }
-        record.keep_all(std::mem::take(&mut self.counts));
+        record.keep_all(&mut self.counts);
         for note in self.notes.drain(..) {
             match note {
                 MessageNote::Recipient { stays, .. } if refused && !stays => {}

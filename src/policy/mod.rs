@@ -314,7 +314,7 @@ impl Policy {
             return Plan::Done(decision);
         }
         if whitelisted && !self.doors[request.door as usize].count_whitelisted {
-            return Plan::Done(self.exempt(Pass::Whitelisted, record, now));
+            return Plan::Done(self.exempted(Pass::Whitelisted, record, now));
         }
         let is_checked = matches!(record.blacklist, BlacklistState::Passed | BlacklistState::Delayed);
         let refused = if whitelisted { None } else { blacklisting(client, listed, named) };
@@ -380,7 +380,10 @@ impl Policy {
         record: &SessionRecord,
         now: Now,
     ) -> Decision<'p> {
-        let mut decision = self.undecided(checks, record, now);
+        let mut decision = Decision::new(Verdict::Pass(Pass::WithinLimits));
+        if checks.whitelisted {
+            self.exempt(&mut decision, Pass::Whitelisted, record, now);
+        }
         if record.blacklist != BlacklistState::Delayed {
             decision.blacklist = Some(BlacklistState::Passed);
         }
@@ -418,14 +421,6 @@ impl Policy {
         decision
     }
 
-    /// A decision before any limit has had its say.
-    fn undecided<'p>(&'p self, checks: &LimitChecks<'p>, record: &SessionRecord, now: Now) -> Decision<'p> {
-        match checks.whitelisted {
-            true => self.exempt(Pass::Whitelisted, record, now),
-            false => Decision::new(Verdict::Pass(Pass::WithinLimits)),
-        }
-    }
-
     /// The decision about a client that is on the blacklist. If its session has passed before, that is news.
     fn on_blacklist<'p>(&'p self, verdict: Verdict<'p>, record: &SessionRecord) -> Decision<'p> {
         let mut decision = Decision::new(verdict);
@@ -437,8 +432,8 @@ impl Policy {
     }
 
     /// A session of an exempt client passes the limits that it is exempt from without a count, and stays passed.
-    fn exempt<'p>(&'p self, pass: Pass, record: &SessionRecord, now: Now) -> Decision<'p> {
-        let mut decision = Decision::new(Verdict::Pass(pass));
+    fn exempt(&self, decision: &mut Decision<'_>, pass: Pass, record: &SessionRecord, now: Now) {
+        decision.verdict = Verdict::Pass(pass);
         decision.blacklist = Some(BlacklistState::Passed);
         let exempts = |limit: &&Limit| pass != Pass::Whitelisted || limit.whitelist_exempts;
         for limit in self.limits.iter().filter(exempts).filter(|limit| limit.counts == CountKind::Connections) {
@@ -453,13 +448,22 @@ impl Policy {
                 });
             }
         }
+    }
+
+    /// The decision about a client that passes all limits that it is exempt from.
+    fn exempted(&self, pass: Pass, record: &SessionRecord, now: Now) -> Decision<'_> {
+        let mut decision = Decision::new(Verdict::Pass(pass));
+        self.exempt(&mut decision, pass, record, now);
         decision
     }
 
     /// The decision about a request of which everything is counted: that of before, unless a reload has changed the
     /// rules.
     fn repeat<'p>(&'p self, checks: LimitChecks<'p>, record: &SessionRecord, now: Now) -> Decision<'p> {
-        let mut decision = self.undecided(&checks, record, now);
+        let mut decision = Decision::new(Verdict::Pass(Pass::WithinLimits));
+        if checks.whitelisted {
+            self.exempt(&mut decision, Pass::Whitelisted, record, now);
+        }
         if record.blacklist == BlacklistState::PassedBefore {
             decision.blacklist = Some(BlacklistState::Passed);
         }
@@ -490,7 +494,7 @@ impl Policy {
         let (is_key, is_of_recipient) = (target.netblock().is_none(), target.is_of_recipient());
         if said.word.kind == OverrideKind::Allow {
             if !is_key {
-                return Some(self.exempt(Pass::Allowed, record, now));
+                return Some(self.exempted(Pass::Allowed, record, now));
             }
             // The session may go on with what it is not said of.
             let mut decision = Decision::new(Verdict::Pass(Pass::Allowed));

@@ -125,6 +125,14 @@ impl SessionRecord {
         Self { blacklist: BlacklistState::Passed, ..Self::default() }
     }
 
+    /// Forgets everything, and keeps the memory for it.
+    pub fn clear(&mut self) {
+        let Self { blacklist, delayed, messages, begins_message, counts, message } = self;
+        (*blacklist, *delayed, *messages, *begins_message) = (BlacklistState::Unchecked, false, 0, false);
+        counts.clear();
+        *message = None;
+    }
+
     /// An answer is delayed, once for a session; or it is not, for too many are, and that stands. `count` is what the
     /// delay follows from, none for the blacklist.
     pub(super) fn delay(&mut self, count: Option<(LimitId, Scope)>, granted: bool) {
@@ -158,14 +166,14 @@ impl SessionRecord {
     }
 
     /// Remembers counts of one request, no two of which have the same limit and scope, in place of earlier ones.
-    pub fn keep_all(&mut self, counts: CountRecords) {
+    pub fn keep_all(&mut self, counts: &mut CountRecords) {
         // Nearly always the session is new.
         if self.counts.is_empty() && counts.iter().all(|count| matches!(count.scope, Scope::Session | Scope::Message)) {
-            self.counts = counts;
+            std::mem::swap(&mut self.counts, counts);
             return;
         }
         let earlier = self.counts.len();
-        for count in counts {
+        for count in counts.drain(..) {
             match count.scope {
                 Scope::Request => {}
                 Scope::Session | Scope::Message => {
@@ -182,7 +190,7 @@ impl SessionRecord {
 
     /// Remembers a count, in place of an earlier one of the same scope.
     pub fn keep(&mut self, count: CountRecord) {
-        self.keep_all(CountRecords::from_buf([count]));
+        self.keep_all(&mut CountRecords::from_buf([count]));
     }
 
     /// The counts that stand for the session or the whole message.

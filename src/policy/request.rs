@@ -227,6 +227,13 @@ impl Request {
         request
     }
 
+    /// The buffer that it came in, empty.
+    pub(crate) fn into_buffer(self) -> BytesMut {
+        let mut buffer = self.block;
+        buffer.clear();
+        buffer
+    }
+
     /// With none of its values parsed.
     fn unread(block: BytesMut, places: &[ValueSpan; Attribute::COUNT]) -> Self {
         Self {

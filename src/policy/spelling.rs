@@ -36,7 +36,7 @@ struct Mailbox<'v> {
 impl Spellings {
     /// Whether values of a key part may become others though they are ASCII.
     pub(super) fn change(&self, field: KeyField) -> bool {
-        if self.delimiters.is_empty() && !self.canonical_senders {
+        if !self.change_any() {
             return false;
         }
         match field {
@@ -44,6 +44,11 @@ impl Spellings {
             KeyField::MailDomain(attribute) => self.canonical_senders && attribute.is_of_envelope(),
             KeyField::Client | KeyField::HostDomain(_) => false,
         }
+    }
+
+    /// Whether any value in ASCII may become another.
+    fn change_any(&self) -> bool {
+        !self.delimiters.is_empty() || self.canonical_senders
     }
 
     fn change_mailboxes(&self, attribute: Attribute) -> bool {
@@ -103,7 +108,9 @@ impl Spellings {
     /// and as the mailbox that it is an address of. `None`: there are none.
     #[inline]
     pub(super) fn others(&self, attribute: Attribute, value: &[u8]) -> Option<[Vec<u8>; 2]> {
-        let is_plain = value.is_ascii() && !value.ends_with(b".") && !self.change_mailboxes(attribute);
+        // Nearly every value that is compared is none at all, or in ASCII.
+        let is_plain = value.is_empty()
+            || value.is_ascii() && !value.ends_with(b".") && !(self.change_any() && self.change_mailboxes(attribute));
         (!is_plain).then(|| self.spelled_otherwise(attribute, value))
     }
 

@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::BytesMut;
@@ -11,7 +12,7 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::codec::{Decoder, Encoder};
 
-use crate::engine::decide::{Answer, decide, decide_at_once};
+use crate::engine::decide::{decide, decide_at_once};
 use crate::engine::delays::{DelayPermit, DelayedReplies};
 use crate::engine::service::Service;
 use crate::engine::unsent::give_back_all;
@@ -83,6 +84,16 @@ enum End {
     Stopped,
 }
 
+/// What came of looking for the next request.
+enum NextRequest {
+    /// It is answered.
+    Answered,
+    /// It waits for the store.
+    Waits(Box<Request>),
+    /// There is none, or not all of it has come.
+    Incomplete,
+}
+
 /// What came of waiting with an answer.
 enum DelayEnd {
     /// It is due.
@@ -107,13 +118,12 @@ where
             return Ok(end);
         }
         loop {
-            while !self.state.input.is_empty()
-                && let Some(request) = decoder.decode(&mut self.state.input)?
-            {
-                self.state.begun = None;
-                if !self.answer_at_once(&request) {
+            loop {
+                match self.answer_next(&mut decoder)? {
+                    NextRequest::Answered => {}
                     // Boxed: keeps the wait for the store out of every idle connection.
-                    Box::pin(self.answer_later(request)).await;
+                    NextRequest::Waits(request) => Box::pin(self.answer_later(*request)).await,
+                    NextRequest::Incomplete => break,
                 }
                 if let Some(end) = self.send(&mut word).await {
                     return Ok(end);
@@ -192,6 +202,25 @@ where
         }
     }
 
+    /// Answers the next request, if all of it has come and there is nothing to wait for.
+    fn answer_next(&mut self, decoder: &mut RequestDecoder) -> Result<NextRequest, RequestError> {
+        if self.state.input.is_empty() {
+            return Ok(NextRequest::Incomplete);
+        }
+        let Some(request) = decoder.decode(&mut self.state.input)? else {
+            return Ok(NextRequest::Incomplete);
+        };
+        self.state.begun = None;
+        if !self.answer_at_once(&request) {
+            return Ok(NextRequest::Waits(Box::new(request)));
+        }
+        // The request took the buffer with it, unless there was more in it.
+        if self.state.input.capacity() == 0 {
+            self.state.input = request.into_buffer();
+        }
+        Ok(NextRequest::Answered)
+    }
+
     /// Answers where the store counts in this process. Says whether it has.
     fn answer_at_once(&mut self, request: &Request) -> bool {
         add(&self.service.statistics.queries, 1);
@@ -200,23 +229,28 @@ where
             return false;
         }
         let now = Now::read();
-        let answer = decide_at_once(self.service, &rules, &mut self.session, request, now);
-        answer.map(|answer| self.state.answer(answer, request, now)).is_some()
+        match decide_at_once(self.service, &rules, &mut self.session, request, now) {
+            Poll::Ready((verdict, permit)) => {
+                self.state.answer(&verdict, permit, request, now);
+                true
+            }
+            Poll::Pending => false,
+        }
     }
 
     async fn answer_later(&mut self, request: Request) {
         // A request keeps the rules it began with; between requests nothing keeps old ones alive.
         let rules = self.service.rules.load_full();
         let now = Now::read();
-        let answer = decide(self.service, &rules, &mut self.session, &request, now).await;
-        self.state.answer(answer, &request, now);
+        let (verdict, permit) = decide(self.service, &rules, &mut self.session, &request, now).await;
+        self.state.answer(&verdict, permit, &request, now);
     }
 }
 
 impl ConnectionState {
     /// Has an answer ready, and notes how long to wait before it is sent.
-    fn answer(&mut self, (verdict, permit): Answer<'_>, request: &Request, now: Now) {
-        let reply = match &verdict {
+    fn answer(&mut self, verdict: &Verdict<'_>, permit: Option<DelayPermit>, request: &Request, now: Now) {
+        let reply = match verdict {
             Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
             Verdict::Defer => Reply::Defer,
             Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values(request, now)),

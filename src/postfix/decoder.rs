@@ -63,7 +63,9 @@ impl Decoder for RequestDecoder {
         let Some(length) = self.end(input)? else {
             return Ok(None);
         };
-        let request = Request::new(input.split_to(length), &self.places);
+        // Nearly always nothing follows.
+        let block = if input.len() == length { std::mem::take(input) } else { input.split_to(length) };
+        let request = Request::new(block, &self.places);
         *self = Self::default();
         let kind = request.value(Attribute::Request);
         if kind == POLICY_REQUEST { Ok(Some(request)) } else { Err(RequestError::not_a_policy_request(kind)) }

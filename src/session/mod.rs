@@ -343,11 +343,11 @@ impl Position {
             return (id, SessionLookup { new: false, elsewhere, repeated });
         }
         self.repeats(request, false);
-        let opened = self.opening.then_some(now.monotonic);
-        let session = Session::new(opened, self.origin.process, request.instance);
         // Before it is attached elsewhere, so that the slot it leaves is free.
         self.detach(table);
-        let id = table.begin(endpoints, hash, session);
+        let (id, session) = table.begin(endpoints, hash);
+        session.opened = self.opening.then_some(now.monotonic);
+        (session.process, session.instance) = (self.origin.process, request.instance);
         self.move_to(table, id);
         (id, SessionLookup { new: true, ..SessionLookup::default() })
     }

@@ -103,7 +103,9 @@ impl SessionTable {
         let mut places = RestoredIds::new();
         for (before, saved) in saved.sessions {
             let (endpoints, hash) = (saved.endpoints, self.hash(&saved.endpoints));
-            places.insert(before, self.begin(endpoints, hash, saved.restore(ids)));
+            let (id, session) = self.begin(endpoints, hash);
+            *session = saved.restore(ids);
+            places.insert(before, id);
         }
         places
     }

@@ -108,9 +108,12 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session that began with this message, or at `opened` with a CONNECT or XCLIENT.
-    pub fn new(opened: Option<u64>, process: Option<u32>, instance: Option<Instance>) -> Self {
-        Self { opened, process, instance, ..Self::default() }
+    /// Makes it one of which nothing is known, in its place: a session is large, and most requests begin one.
+    fn clear(&mut self) {
+        let Self { handles, ends, opened, answered, process, unanswered, left_at, counting, instance, record } = self;
+        (*handles, *ends, *unanswered, *counting) = (0, 0, false, false);
+        (*opened, *answered, *process, *left_at, *instance) = (None, None, None, None, None);
+        record.clear();
     }
 }
 
@@ -199,28 +202,35 @@ impl SessionTable {
         }
     }
 
-    /// Begins a session, in id of one between the same endpoints.
-    pub fn begin(&mut self, endpoints: Endpoints, hash: u64, session: Session) -> SessionId {
+    /// Begins a session, in place of one between the same endpoints.
+    pub fn begin(&mut self, endpoints: Endpoints, hash: u64) -> (SessionId, &mut Session) {
         let id = self.number();
-        let new = SessionSlot { id, hash, endpoints, session };
         if let Some(slot) = self.look_up(&endpoints, hash) {
             self.end_message(self.id(slot));
-            self.slots[slot as usize] = new;
-            return SessionId { slot, id };
+            return self.renew(slot, id);
         }
         let slot = match self.free.pop() {
             Some(slot) => {
-                self.slots[slot as usize] = new;
+                let free = &mut self.slots[slot as usize];
+                (free.hash, free.endpoints) = (hash, endpoints);
                 slot
             }
             None => {
-                self.slots.push(new);
+                self.slots.push(SessionSlot { id, hash, endpoints, session: Session::default() });
                 u32::try_from(self.slots.len() - 1).expect("there are fewer sessions than file descriptors")
             }
         };
         let slots = &self.slots;
         self.index.insert_unique(hash, slot, |slot| slots[*slot as usize].hash);
-        SessionId { slot, id }
+        self.renew(slot, id)
+    }
+
+    /// Has another session in a slot.
+    fn renew(&mut self, slot: u32, id: u64) -> (SessionId, &mut Session) {
+        let SessionSlot { id: its_id, session, .. } = &mut self.slots[slot as usize];
+        *its_id = id;
+        session.clear();
+        (SessionId { slot, id }, session)
     }
 
     /// One policy connection more is about a session.

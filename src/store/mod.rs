@@ -134,17 +134,14 @@ impl Store {
     pub async fn count(&self, operations: impl IntoIterator<Item = Operation<'_>>, now: Now) -> Hits {
         match self.backend.as_deref() {
             Some(backend) => self.count_shared(backend, operations.into_iter(), now).await,
-            None => self.count_at_once(operations, now),
+            None => operations.into_iter().map(|operation| Some(self.count_at_once(operation, now))).collect(),
         }
     }
 
     /// Counts in this process, without waiting.
-    pub fn count_at_once<'a>(&self, operations: impl IntoIterator<Item = Operation<'a>>, now: Now) -> Hits {
-        let here = |mut operation: Operation<'a>| {
-            self.coalesce.apply(&mut operation, now);
-            Some(self.count_here(&operation, now))
-        };
-        operations.into_iter().map(here).collect()
+    pub fn count_at_once(&self, mut operation: Operation<'_>, now: Now) -> Counter {
+        self.coalesce.apply(&mut operation, now);
+        self.count_here(&operation, now)
     }
 
     /// Takes back hits of a request that was refused, in the background. Never creates a counter.

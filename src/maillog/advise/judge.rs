@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::BytesMut;
 use tokio_util::codec::Decoder;
@@ -84,9 +85,10 @@ impl Judge {
         let sessions = &self.service.sessions;
         let handle = self.seats.entry(session.process).or_insert_with(|| sessions.attach(None));
         // Simulated delays end at once, so the permit is dropped.
-        let (verdict, _permit) = decide_at_once(&self.service, &self.rules, handle, &request, now)
-            .expect("a store in this process answers at once");
-        judgement(verdict)
+        match decide_at_once(&self.service, &self.rules, handle, &request, now) {
+            Poll::Ready((verdict, _permit)) => judgement(verdict),
+            Poll::Pending => unreachable!("a store in this process answers at once"),
+        }
     }
 }
 
