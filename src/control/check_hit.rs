@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::commands::ControlCommand;
 use super::hit::{CountStatus, CounterArgs};
 use super::{Control, Problem};
-use crate::engine::preview::{checks_of, preview};
+use crate::engine::counting::{checks_of, preview};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::SessionRecord;

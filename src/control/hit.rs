@@ -7,7 +7,7 @@ use super::commands::{ControlCommand, Logged, Record};
 use super::text::{cell, lasting};
 use super::{Control, Problem};
 use crate::engine::decide::apply;
-use crate::engine::preview::{checks_of, count};
+use crate::engine::counting::{checks_of, count};
 use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
 use crate::observe::log::LogRecord;

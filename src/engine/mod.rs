@@ -2,15 +2,14 @@
 
 pub mod named_keys;
 pub mod ban_events;
+pub mod counting;
 pub mod daily;
 pub mod decide;
 pub mod delays;
 pub mod diagnosis;
-pub mod distinct;
 pub mod event;
 pub mod limit_use;
 pub mod overrides;
-pub mod preview;
 pub mod reading;
 pub mod report;
 pub mod reset;
