@@ -13,7 +13,7 @@
 //!                                            policy: judge       the Decision: verdict and effects
 //!                                            session             remembers it
 //!                                                   |
-//! Postfix <- postfix::connection <- postfix::reply, engine::report  reply, log, statistics
+//! Postfix <- postfix::connection <- postfix::io, engine::report     reply, log, statistics
 //! ```
 //!
 //! The modules below are the rooms of the program. Each imports only those above it in the list, which

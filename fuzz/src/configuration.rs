@@ -8,7 +8,7 @@ use connshaper::config::{Config, ConfigError, KEYS, Loaded};
 use connshaper::policy::Policy;
 use connshaper::policy::action::Values;
 use connshaper::policy::key::KeyPart;
-use connshaper::postfix::reply::{Reply, ReplyEncoder};
+use connshaper::postfix::io::{Reply, ReplyEncoder};
 use tokio_util::codec::Encoder;
 
 /// The most mistakes that are shown.

@@ -28,8 +28,8 @@ use crate::policy::override_target::OverrideTarget;
 use crate::policy::request::{Request, address};
 use crate::policy::{BLACKLIST, Delayed, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
 use crate::postfix::decoder::RequestDecoder;
+use crate::postfix::io::{Reply, ReplyEncoder};
 use crate::postfix::query;
-use crate::postfix::reply::{Reply, ReplyEncoder};
 
 /// Show what a client's next request would get, and why; counts nothing
 #[derive(Clone, Debug, PartialEq, Eq, Args, Serialize, Deserialize)]

@@ -7,8 +7,8 @@ use std::net::IpAddr;
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
-use crate::engine::delays::DelayPermit;
 use crate::engine::counting::{leave_out_known, retime};
+use crate::engine::delays::DelayPermit;
 use crate::engine::report::{counted, report, would_refuse};
 use crate::engine::service::{Rules, Service};
 use crate::engine::unsent;

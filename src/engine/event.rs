@@ -5,8 +5,8 @@
 
 use smallvec::SmallVec;
 
-use crate::engine::decide::{Answer, apply};
 use crate::engine::counting::{count, preview};
+use crate::engine::decide::{Answer, apply};
 use crate::engine::report::{counted, report};
 use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;

@@ -25,8 +25,7 @@ use crate::policy::request::Request;
 use crate::postfix::decoder::REQUEST_TIME;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::error::RequestError;
-use crate::postfix::io::{self, Input, ShutdownListener, read, write};
-use crate::postfix::reply::{Reply, ReplyEncoder};
+use crate::postfix::io::{self, Input, Reply, ReplyEncoder, ShutdownListener, read, write};
 use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionHandle;
 

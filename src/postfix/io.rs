@@ -1,4 +1,4 @@
-//! Bytes in and out of a policy connection, and the buffers they go through.
+//! Bytes in and out of a policy connection, the buffers they go through, and a verdict as the bytes of a reply.
 //!
 //! A connection has a buffer only while there is something in it: an idle one
 //! holds no memory for its next request. As one request is answered after the
@@ -15,10 +15,12 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
+use tokio_util::codec::Encoder;
 use tokio_util::io::poll_read_buf;
 use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::net::shutdown::Shutdown;
+use crate::policy::action::{Action, Values};
 
 /// Postfix reads an answer at once. A peer that does not is not Postfix, or is dead.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -161,9 +163,45 @@ pub fn give_back(buffer: &mut BytesMut) {
     });
 }
 
+/// What Postfix is told.
+#[derive(Clone, Copy, Debug)]
+pub enum Reply<'a> {
+    /// No opinion: the client passes as far as we are concerned. Never `OK`, which would end the site's later checks.
+    Dunno,
+    /// Not now, for a reason of ours.
+    Defer,
+    /// The action the administrator chose for clients over the limit.
+    Refuse(&'a Action, Values<'a>),
+}
+
+/// 4.3.0 is RFC 3463's "other mail system status".
+const DEFER: &[u8] = b"action=DEFER_IF_PERMIT 4.3.0 Connections cannot be counted at the moment, try again later\n\n";
+
+/// Writes replies.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ReplyEncoder;
+
+impl Encoder<Reply<'_>> for ReplyEncoder {
+    type Error = io::Error;
+
+    fn encode(&mut self, reply: Reply<'_>, output: &mut BytesMut) -> io::Result<()> {
+        match reply {
+            Reply::Dunno => output.extend_from_slice(b"action=DUNNO\n\n"),
+            Reply::Defer => output.extend_from_slice(DEFER),
+            Reply::Refuse(action, values) => {
+                output.extend_from_slice(b"action=");
+                action.write(&values, output);
+                output.extend_from_slice(b"\n\n");
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::key::KeyPart;
 
     #[test]
     fn the_buffer_used_last_is_the_next_one() {
@@ -197,5 +235,17 @@ mod tests {
         let mut many: Vec<_> = (0..MAX_SPARE + 10).map(|_| BytesMut::with_capacity(ROOM)).collect();
         many.iter_mut().for_each(give_back);
         assert_eq!(SPARE.with_borrow(Vec::len), MAX_SPARE);
+    }
+
+    #[test]
+    fn a_pass_is_dunno_and_a_refusal_is_the_action_filled_in() {
+        let mut output = BytesMut::new();
+        ReplyEncoder.encode(Reply::Dunno, &mut output).unwrap();
+        let action = Action::new("DEFER_IF_PERMIT", "{client} has {count} of {threshold}", "4.7.0", 429, &[]).unwrap();
+        let (client, key) = ([192, 0, 2, 1].into(), &KeyPart::client([192, 0, 2, 1].into(), 32, 64));
+        let (limit, request, said, now) = ("connections", None, None, 0);
+        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, said, now };
+        ReplyEncoder.encode(Reply::Refuse(&action, values), &mut output).unwrap();
+        assert_eq!(output, "action=DUNNO\n\naction=DEFER_IF_PERMIT 4.7.0 192.0.2.1 has 11 of 10\n\n");
     }
 }

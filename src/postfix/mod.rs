@@ -6,6 +6,5 @@ pub mod connection;
 pub mod decoder;
 pub mod error;
 pub mod inetd;
-mod io;
-pub mod reply;
+pub mod io;
 pub mod suspended;
