@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{CounterId, Table};
 use crate::store::local::counter_id::{Hashing, StoredKey};
-use crate::store::local::shard::Entry;
-use crate::store::local::sharded::SHARDS;
+use crate::store::local::shard::{Entry, SHARDS};
 
 /// One count outside of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

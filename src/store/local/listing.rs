@@ -8,7 +8,7 @@ use tokio::task::yield_now;
 use super::{Table, TableEntry};
 use crate::net::clock::Now;
 use crate::store::local::counter_id;
-use crate::store::local::sharded::SHARDS;
+use crate::store::local::shard::SHARDS;
 
 /// The most clients of a prefix that are listed: those with the most hits.
 pub const MAX_LISTED: usize = 1000;

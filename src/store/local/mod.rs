@@ -18,7 +18,6 @@ pub mod counter_id;
 mod kept;
 pub mod listing;
 pub mod shard;
-pub mod sharded;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
@@ -26,8 +25,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use crate::policy::key::KeyPart;
 use crate::policy::{CounterKind, Key};
 use crate::store::local::counter_id::{CounterId, Hashing};
-use crate::store::local::shard::{Entry, scale};
-use crate::store::local::sharded::{SHARDS, SWEPT_AT_ONCE, Sharded};
+use crate::store::local::shard::{Entry, SHARDS, SWEPT_AT_ONCE, Sharded, scale};
 
 pub use kept::RestoredEntry;
 
