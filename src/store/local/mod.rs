@@ -15,8 +15,8 @@
 //! beyond the epoch.
 
 pub mod counter_id;
-mod kept;
 pub mod listing;
+mod restored;
 pub mod shard;
 
 use std::fmt;
@@ -27,7 +27,7 @@ use crate::policy::{CounterKind, Key};
 use crate::store::local::counter_id::{CounterId, Hashing};
 use crate::store::local::shard::{Entry, SHARDS, SWEPT_AT_ONCE, Sharded, scale};
 
-pub use kept::RestoredEntry;
+pub use restored::RestoredEntry;
 
 /// What is known of a key in its current window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
