@@ -20,7 +20,7 @@ use crate::engine::target::{LOGIN, Target};
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::attribute::Attribute;
-use crate::policy::checks::{LimitCheck, Say};
+use crate::policy::checks::{Applicability, LimitCheck};
 use crate::policy::door::Door;
 use crate::policy::key::{KeyPart, unescaped};
 use crate::policy::limit::Limit;
@@ -391,10 +391,10 @@ fn previews(
     now: Now,
 ) -> Vec<LimitPreview> {
     let mut items = case.checks.iter();
-    let preview = |(limit, say): (&Limit, Say)| {
+    let preview = |(limit, say): (&Limit, Applicability)| {
         let mut counter = None;
         let why_not = match say {
-            Say::Counts => {
+            Applicability::Counts => {
                 counter = items.next().map(|item| CounterPreview::of(item, readings, now));
                 let bans = counter.as_ref().is_some_and(|counter| counter.banned > 0);
                 counter.take_if(|_| limit.door != case.door && !bans);

@@ -205,8 +205,8 @@ impl<'p> LimitChecks<'p> {
         }
         let amount = if !known_before || is_about(limit, request) { amount(limit, scope, request, record) } else { 0 };
         if amount > 0 {
-            let matter = CheckState::ToCount { scope, amount };
-            self.checks.push(LimitCheck { limit, threshold: threshold(own, self.stress), part, nth: 0, state: matter });
+            let state = CheckState::ToCount { scope, amount };
+            self.checks.push(LimitCheck { limit, threshold: threshold(own, self.stress), part, nth: 0, state });
         }
     }
 
@@ -547,9 +547,9 @@ impl Policy {
     }
 }
 
-/// Whether a limit has a say in a request, and if not, why.
+/// Whether a limit counts a request, and if not, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Say {
+pub enum Applicability {
     /// It counts it.
     Counts,
     /// The client is on the whitelist, which exempts from it.
@@ -566,7 +566,7 @@ pub enum Say {
     NotNow,
 }
 
-impl Say {
+impl Applicability {
     /// Why the limit does not count the request; `None`: it does.
     pub fn why_not(&self) -> Option<String> {
         match self {
@@ -582,36 +582,36 @@ impl Say {
 }
 
 impl Policy {
-    /// What every limit has to say, in their order; `case` is what `plan` made of the same request.
-    pub fn explain(&self, request: &Request, case: &LimitChecks<'_>) -> Vec<(&Limit, Say)> {
+    /// Whether each limit counts a request, in their order; `case` is what `plan` made of the same request.
+    pub fn explain(&self, request: &Request, case: &LimitChecks<'_>) -> Vec<(&Limit, Applicability)> {
         let with_origin = self.with_origin(request, case.client);
         let request = with_origin.as_ref().unwrap_or(request);
-        let say = |limit: &Limit| {
+        let applicability = |limit: &Limit| {
             if case.whitelisted && limit.whitelist_exempts {
-                return Say::Whitelisted;
+                return Applicability::Whitelisted;
             }
             if let Some((netblock, None)) = limit.netblocks.lookup(case.client) {
-                return Say::Exempt(*netblock);
+                return Applicability::Exempt(*netblock);
             }
             if case.checks.iter().any(|item| item.limit.id == limit.id) {
-                return Say::Counts;
+                return Applicability::Counts;
             }
             let client = || client_part(limit, None, case.client);
             let part = limit.thresholds.as_ref().and_then(|_| limit.part(request, client()));
             let own = part.as_ref().and_then(|part| limit.own_threshold_of(part, request));
             if let Some(own) = own.filter(|own| own.threshold == UNLIMITED) {
-                return Say::Unlimited(own.to_string());
+                return Applicability::Unlimited(own.to_string());
             }
             let missing = limit.per.missing(request);
             if !missing.is_empty() {
-                return Say::NoKey(missing);
+                return Applicability::NoKey(missing);
             }
             match limit.conditions.unmet(request) {
-                Some(attribute) => Say::Condition(attribute.name()),
-                None => Say::NotNow,
+                Some(attribute) => Applicability::Condition(attribute.name()),
+                None => Applicability::NotNow,
             }
         };
         let limits = self.limits_at(request.door).iter().chain(self.banning_at(request.door));
-        limits.map(|limit| (limit, say(limit))).collect()
+        limits.map(|limit| (limit, applicability(limit))).collect()
     }
 }

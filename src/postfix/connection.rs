@@ -109,10 +109,10 @@ where
 {
     async fn run(&mut self, stop: &Shutdown) -> Result<End, RequestError> {
         let mut decoder = RequestDecoder::default();
-        let heard = pin!(stop.wait());
-        let mut word = ShutdownListener::new(stop, heard);
+        let triggered = pin!(stop.wait());
+        let mut shutdown = ShutdownListener::new(stop, triggered);
         if !self.state.output.is_empty()
-            && let Some(end) = self.send(&mut word).await
+            && let Some(end) = self.send(&mut shutdown).await
         {
             return Ok(end);
         }
@@ -124,7 +124,7 @@ where
                     NextRequest::Waits(request) => Box::pin(self.answer_later(*request)).await,
                     NextRequest::Incomplete => break,
                 }
-                if let Some(end) = self.send(&mut word).await {
+                if let Some(end) = self.send(&mut shutdown).await {
                     return Ok(end);
                 }
                 // Postfix asks one thing at a time. A peer that asks more does not keep the others waiting.
@@ -134,10 +134,10 @@ where
             }
             let ConnectionState { input, begun, .. } = &mut self.state;
             let came = if input.is_empty() {
-                read(&mut self.stream, input, &mut word).await
+                read(&mut self.stream, input, &mut shutdown).await
             } else {
                 let begun = *begun.get_or_insert_with(Instant::now);
-                let rest = timeout_at(begun + REQUEST_TIME, read(&mut self.stream, input, &mut word));
+                let rest = timeout_at(begun + REQUEST_TIME, read(&mut self.stream, input, &mut shutdown));
                 rest.await.map_err(|_| RequestError::unfinished())?
             };
             match came {
@@ -155,9 +155,9 @@ where
     }
 
     /// Sends the answer when it is due. Says what ends the connection, if that does.
-    async fn send(&mut self, word: &mut ShutdownListener<'_, '_>) -> Option<End> {
+    async fn send(&mut self, shutdown: &mut ShutdownListener<'_, '_>) -> Option<End> {
         if let Some((end, permit)) = self.state.due.take() {
-            match self.wait(end, word).await {
+            match self.wait(end, shutdown).await {
                 DelayEnd::Elapsed => drop(permit),
                 DelayEnd::PeerClosed => {
                     self.state.answered = false;
@@ -169,7 +169,7 @@ where
                 }
             }
         }
-        match write(&mut self.stream, &mut self.state.output, word).await {
+        match write(&mut self.stream, &mut self.state.output, shutdown).await {
             Ok(true) => {
                 self.state.answered = true;
                 self.session.answered(Now::read);
@@ -185,17 +185,18 @@ where
     }
 
     /// Waits before an answer is sent.
-    async fn wait(&mut self, end: Instant, word: &mut ShutdownListener<'_, '_>) -> DelayEnd {
-        let stopped =
-            |word: &ShutdownListener<'_, '_>| if word.hands_over() { DelayEnd::HandOver } else { DelayEnd::Elapsed };
-        match timeout_at(end, read(&mut self.stream, &mut self.state.input, word)).await {
+    async fn wait(&mut self, end: Instant, shutdown: &mut ShutdownListener<'_, '_>) -> DelayEnd {
+        let stopped = |shutdown: &ShutdownListener<'_, '_>| {
+            if shutdown.hands_over() { DelayEnd::HandOver } else { DelayEnd::Elapsed }
+        };
+        match timeout_at(end, read(&mut self.stream, &mut self.state.input, shutdown)).await {
             Err(_) => DelayEnd::Elapsed,
             // At shutdown no answer is delayed any longer.
-            Ok(Ok(Input::Stop)) => stopped(word),
+            Ok(Ok(Input::Stop)) => stopped(shutdown),
             // Postfix asks one thing at a time. What others send meanwhile is read later.
-            Ok(Ok(Input::More)) => match timeout_at(end, word.wait()).await {
+            Ok(Ok(Input::More)) => match timeout_at(end, shutdown.wait()).await {
                 Err(_) => DelayEnd::Elapsed,
-                Ok(()) => stopped(word),
+                Ok(()) => stopped(shutdown),
             },
             Ok(Ok(Input::Closed { .. }) | Err(_)) => DelayEnd::PeerClosed,
         }

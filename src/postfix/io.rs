@@ -35,17 +35,17 @@ pub enum Input {
     Stop,
 }
 
-/// The word to stop, as one connection waits for it.
+/// The shutdown signal, as one connection waits for it.
 pub struct ShutdownListener<'w, 's> {
     stop: &'s Shutdown,
-    heard: Pin<&'w mut WaitForCancellationFuture<'s>>,
+    triggered: Pin<&'w mut WaitForCancellationFuture<'s>>,
     registered: bool,
 }
 
 impl<'w, 's> ShutdownListener<'w, 's> {
-    /// Of this stop; `heard` is where it comes in.
-    pub fn new(stop: &'s Shutdown, heard: Pin<&'w mut WaitForCancellationFuture<'s>>) -> Self {
-        Self { stop, heard, registered: false }
+    /// Of this signal; `triggered` is the wait for it.
+    pub fn new(stop: &'s Shutdown, triggered: Pin<&'w mut WaitForCancellationFuture<'s>>) -> Self {
+        Self { stop, triggered, registered: false }
     }
 
     /// Whether another process goes on with what is left.
@@ -53,7 +53,7 @@ impl<'w, 's> ShutdownListener<'w, 's> {
         self.stop.hands_over()
     }
 
-    /// Waits until it is said.
+    /// Waits until it is triggered.
     pub async fn wait(&mut self) {
         poll_fn(|context| self.poll(context)).await;
     }
@@ -64,12 +64,12 @@ impl<'w, 's> ShutdownListener<'w, 's> {
             return Poll::Pending;
         }
         self.registered = true;
-        self.heard.as_mut().poll(context)
+        self.triggered.as_mut().poll(context)
     }
 }
 
-/// Waits for input; for the word to stop only when there is none.
-pub async fn read<S>(stream: &mut S, input: &mut BytesMut, word: &mut ShutdownListener<'_, '_>) -> io::Result<Input>
+/// Waits for input; for the shutdown signal only when there is none.
+pub async fn read<S>(stream: &mut S, input: &mut BytesMut, shutdown: &mut ShutdownListener<'_, '_>) -> io::Result<Input>
 where
     S: AsyncRead + Unpin,
 {
@@ -79,7 +79,7 @@ where
         let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), context, input) else {
             give_back(input);
             waited = true;
-            return word.poll(context).map(|()| Ok(Input::Stop));
+            return shutdown.poll(context).map(|()| Ok(Input::Stop));
         };
         Poll::Ready(read.map(|length| if length == 0 { Input::Closed { waited } } else { Input::More }))
     })
@@ -87,7 +87,11 @@ where
 }
 
 /// Writes an answer: nearly always at once. Says whether it is written; what is left is another process's.
-pub async fn write<S>(stream: &mut S, answer: &mut BytesMut, word: &mut ShutdownListener<'_, '_>) -> io::Result<bool>
+pub async fn write<S>(
+    stream: &mut S,
+    answer: &mut BytesMut,
+    shutdown: &mut ShutdownListener<'_, '_>,
+) -> io::Result<bool>
 where
     S: AsyncWrite + Unpin,
 {
@@ -101,10 +105,14 @@ where
         return Ok(true);
     }
     answer.advance(written);
-    timeout(ANSWER_TIME, write_rest(stream, answer, word)).await?
+    timeout(ANSWER_TIME, write_rest(stream, answer, shutdown)).await?
 }
 
-async fn write_rest<S>(stream: &mut S, answer: &mut BytesMut, word: &mut ShutdownListener<'_, '_>) -> io::Result<bool>
+async fn write_rest<S>(
+    stream: &mut S,
+    answer: &mut BytesMut,
+    shutdown: &mut ShutdownListener<'_, '_>,
+) -> io::Result<bool>
 where
     S: AsyncWrite + Unpin,
 {
@@ -114,7 +122,7 @@ where
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => answer.advance(written),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
-                Poll::Pending if word.poll(context).is_ready() && word.hands_over() => {
+                Poll::Pending if shutdown.poll(context).is_ready() && shutdown.hands_over() => {
                     return Poll::Ready(Ok(false));
                 }
                 Poll::Pending => return Poll::Pending,
