@@ -177,6 +177,10 @@ impl LimitUse {
 
     #[cold]
     fn add_examples(&self, policy: &Policy, request: &Request, login: bool, now: Now) {
+        // It may be some time until `conclude` notices that.
+        if policy.limits().iter().all(|limit| limit.door != Door::Smtp || self.is_used(limit)) {
+            return;
+        }
         let says = match policy.plan(request, &SessionRecord::default(), now) {
             Plan::Count(checks) => policy.explain(request, &checks),
             Plan::Done(decision) => {
