@@ -14,13 +14,16 @@ const MAX_NAME: usize = 512;
 
 /// Reads a log as `connshaper advise` does.
 pub fn run(data: &[u8]) {
-    let (reader, mut head, mut calendar) = (Reader::new(&[]), None, None);
+    let (mut reader, mut head, mut calendar) = (Reader::new(&[]), None, None);
     let mut last = i64::MIN;
-    let mut names = Vec::new();
+    let (mut events, mut names) = (Vec::new(), Vec::new());
     for line in data.split(|byte| *byte == b'\n') {
         let after_others = Line::parse_after(&mut head, line);
         assert_eq!(after_others, Line::parse_after(&mut None, line));
-        let Some(LineKind::Event(event)) = blocks::parse(line, |line| reader.read(line, &mut names)) else {
+        events.clear();
+        let kind = blocks::parse(line, |line| reader.read(line, &mut events, &mut names));
+        let [event] = events[..] else {
+            assert_ne!(kind, Some(LineKind::Event));
             continue;
         };
         if let Some(place) = name(&event) {

@@ -16,6 +16,9 @@ const HALF_A_YEAR: i64 = 183 * DAY;
 /// A gap of more than this, in seconds, is none: the line is a late one of the year before.
 const LONGEST_GAP: i64 = 330 * DAY;
 
+/// Seconds of a quarter of an hour: no zone changes within one of local time.
+const QUARTER: i64 = 900;
+
 /// Lines may be this many seconds out of order without anybody having set the clock.
 pub const DISORDER: i64 = 30 * 60;
 
@@ -28,6 +31,8 @@ pub struct Calendar {
     place: Option<i64>,
     /// Hours of local time that were looked up last, each with what to subtract.
     offset: Option<(i64, Offset)>,
+    /// What to subtract from the stamps of the quarter of an hour that was looked up last.
+    recent: Option<RecentQuarter>,
     /// An hour comes twice, and this is the second time.
     is_second_time: bool,
     /// The last moment that was told, in milliseconds since the epoch.
@@ -36,6 +41,14 @@ pub struct Calendar {
     shift: i64,
     /// How often it was.
     pub set_back: u64,
+}
+
+/// A quarter of an hour of stamps without an offset. It has one year, one day, and one offset to UTC.
+#[derive(Clone, Copy, Debug)]
+struct RecentQuarter {
+    form: StampForm,
+    quarter: i64,
+    ahead: i64,
 }
 
 /// Local time minus UTC in seconds; two where the hour comes twice.
@@ -57,6 +70,7 @@ impl Calendar {
             year: Year::new(1970),
             place: None,
             offset: None,
+            recent: None,
             is_second_time: false,
             last: None,
             shift: 0,
@@ -99,6 +113,7 @@ impl Calendar {
     /// Takes back what `told` changed.
     pub fn restore(&mut self, state: YearState) {
         (self.year, self.place, self.is_second_time) = state;
+        self.recent = None;
     }
 
     /// Goes on at an earlier moment.
@@ -130,10 +145,25 @@ impl Calendar {
     }
 
     fn utc(&mut self, stamp: Stamp) -> i64 {
+        let Stamp { seconds, form, .. } = stamp;
+        if form == StampForm::Absolute {
+            return seconds;
+        }
+        let quarter = seconds.div_euclid(QUARTER);
+        if let Some(recent) = self.recent.filter(|recent| recent.quarter == quarter && recent.form == form) {
+            self.place = if form == StampForm::WithoutYear { Some(seconds) } else { self.place };
+            return seconds - recent.ahead;
+        }
+        let (utc, is_plain) = self.looked_up(stamp);
+        self.recent = is_plain.then_some(RecentQuarter { form, quarter, ahead: seconds - utc });
+        utc
+    }
+
+    /// UTC, and whether all of this quarter of an hour is as far ahead of it.
+    fn looked_up(&mut self, stamp: Stamp) -> (i64, bool) {
         let local = match stamp.form {
-            StampForm::Absolute => return stamp.seconds,
-            StampForm::Local => stamp.seconds,
             StampForm::WithoutYear => self.with_year(stamp.seconds),
+            _ => stamp.seconds,
         };
         let offset = self.offset(local);
         let earlier = local - offset.earlier;
@@ -141,7 +171,7 @@ impl Calendar {
         let shown = self.last.map(|last| (last - self.shift) / 1000);
         let goes_back = shown.is_some_and(|last| earlier < last - DISORDER);
         self.is_second_time = offset.earlier != offset.later && (self.is_second_time || goes_back);
-        if self.is_second_time { local - offset.later } else { earlier }
+        (if self.is_second_time { local - offset.later } else { earlier }, offset.earlier == offset.later)
     }
 
     fn with_year(&mut self, place: i64) -> i64 {
@@ -159,14 +189,13 @@ impl Calendar {
     }
 
     fn offset(&mut self, local: i64) -> Offset {
-        // No zone changes within a quarter of an hour of local time.
-        let quarter = local.div_euclid(900);
+        let quarter = local.div_euclid(QUARTER);
         if let Some((known, offset)) = self.offset
             && known == quarter
         {
             return offset;
         }
-        let offset = lookup(&self.zone, quarter * 900).unwrap_or(Offset { earlier: 0, later: 0 });
+        let offset = lookup(&self.zone, quarter * QUARTER).unwrap_or(Offset { earlier: 0, later: 0 });
         self.offset = Some((quarter, offset));
         offset
     }

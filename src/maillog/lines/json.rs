@@ -7,16 +7,15 @@
 
 use std::borrow::Cow;
 
-use memchr::memchr2;
-
-use super::line::Line;
+use super::find::find;
+use super::line::{Line, LineHead};
 use super::stamp::{Stamp, StampForm};
 
 /// Objects within objects that are looked into.
 const MAX_DEPTH: u32 = 6;
 
-/// Bytes within which the name of a member usually ends.
-const MAX_KEY: usize = 32;
+/// Members of an object that are known again.
+const MAX_KNOWN: usize = 64;
 
 /// What a member of an object may be of interest as.
 #[derive(Clone, Copy, PartialEq)]
@@ -72,6 +71,27 @@ const NAMES: [(&str, &str, JsonField); 40] = [
     ("", "source", JsonField::Host),
 ];
 
+/// The members of the objects before, in their order. The next object of the same program has mostly the same.
+#[derive(Debug, Default)]
+pub struct JsonLayout<'a> {
+    members: Vec<KnownMember<'a>>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct KnownMember<'a> {
+    /// The text up to the value.
+    name: &'a [u8],
+    /// The place of the name in `NAMES`.
+    rank: Option<usize>,
+    /// The text from here on to the next member, if the value is of no interest: many a value is always the same. The
+    /// same members after it are part of that.
+    whole: &'a [u8],
+    count: usize,
+}
+
+/// The place of a member that is not known yet: no line has a line break in it.
+const UNKNOWN: KnownMember<'static> = KnownMember { name: b"\n", rank: None, whole: b"\n", count: 1 };
+
 /// The best member found for each field: its place in `NAMES`, and its value.
 #[derive(Debug, Default)]
 pub struct JsonEntry<'a> {
@@ -84,31 +104,35 @@ pub struct JsonEntry<'a> {
 
 impl<'a> JsonEntry<'a> {
     /// Reads one. `None`: this is not an object with a message.
-    pub fn parse(text: &'a [u8]) -> Option<Self> {
+    pub fn parse(text: &'a [u8], layout: &mut JsonLayout<'a>) -> Option<Self> {
         let mut entry = Self::default();
-        Scanner { text, at: 0 }.object(b"", 0, &mut entry)?;
+        Scanner { text, at: 0 }.object(b"", 0, layout, &mut entry)?;
         entry.message.is_some().then_some(entry)
     }
 
-    /// Takes the line in it apart, and what `use_it` makes of it.
-    pub fn with_line<T>(&self, use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
+    /// Takes the line in it apart, which follows one with this head, and what `use_it` makes of it.
+    pub fn with_line<T>(&self, head: &mut Option<LineHead<'a>>, use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
         fn text<'f>(field: &'f Option<(usize, Cow<'_, [u8]>)>) -> &'f [u8] {
             field.as_ref().map_or(b"", |(_, value)| value)
         }
         let (message, program, host) = (text(&self.message), text(&self.program), text(&self.host));
         let message = message.trim_ascii();
-        if !program.contains(&b'/')
-            && let Some(line) = Line::parse(message)
-        {
-            let host = if line.host.is_empty() { host } else { line.host };
-            return Some(use_it(&Line { host, ..line }));
+        if !program.contains(&b'/') {
+            let line = match &self.message {
+                Some((_, Cow::Borrowed(message))) => Line::parse_after(head, message.trim_ascii()),
+                _ => Line::parse(message),
+            };
+            if let Some(line) = line {
+                let host = if line.host.is_empty() { host } else { line.host };
+                return Some(use_it(&Line { host, ..line }));
+            }
         }
         let stamp = time(text(&self.time))?;
         if let Some(line) = Line::within(stamp, host, message).filter(|line| line.program.contains(&b'/')) {
             return Some(use_it(&line));
         }
         // A tag has the process number, and a colon.
-        let (tag, process) = match program.iter().position(|byte| matches!(byte, b'[' | b':')) {
+        let (tag, process) = match find([b'[', b':'], program) {
             Some(end) => (&program[..end], program[end..].split(|byte| matches!(byte, b'[' | b']')).nth(1)),
             None => (program, None),
         };
@@ -136,13 +160,15 @@ fn time(value: &[u8]) -> Option<Stamp> {
     if end < 9 || !matches!(value.get(end), None | Some(b'.' | b'e' | b'E')) {
         return Stamp::parse(value).map(|(stamp, _)| stamp);
     }
-    let whole = str::from_utf8(&value[..end]).ok()?.parse::<i64>().ok()?;
     if end <= 10 {
         return Stamp::parse(value).map(|(stamp, _)| stamp);
     }
-    let per_second = 10_i64.pow(u32::try_from(end.checked_sub(10)?).ok().filter(|digits| *digits <= 9)?);
-    let milliseconds = (whole.rem_euclid(per_second) as i128 * 1000 / i128::from(per_second)) as u16;
-    Some(Stamp { seconds: whole.div_euclid(per_second), milliseconds, has_fraction: true, form: StampForm::Absolute })
+    // Seconds have ten digits until 2286.
+    let number = |digits: &[u8]| digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'));
+    let (seconds, fraction) = value[..end].split_at(10);
+    let fraction = [0, 1, 2].map(|place| fraction.get(place).copied().unwrap_or(b'0'));
+    let (seconds, milliseconds) = (number(seconds), number(&fraction) as u16);
+    (end <= 19).then_some(Stamp { seconds, milliseconds, has_fraction: true, form: StampForm::Absolute })
 }
 
 /// Goes through the members of objects.
@@ -152,77 +178,129 @@ struct Scanner<'a> {
 }
 
 impl<'a> Scanner<'a> {
-    fn object(&mut self, parent: &[u8], depth: u32, entry: &mut JsonEntry<'a>) -> Option<()> {
+    fn object(
+        &mut self,
+        parent: &[u8],
+        depth: u32,
+        layout: &mut JsonLayout<'a>,
+        entry: &mut JsonEntry<'a>,
+    ) -> Option<()> {
         self.expect(b'{')?;
         if self.peek()? == b'}' {
             self.at += 1;
             return Some(());
         }
+        let (mut number, mut same) = (0, None);
         loop {
-            (self.peek()? == b'"').then_some(())?;
-            let key = self.key()?;
-            self.expect(b':')?;
-            match self.peek()? {
-                b'{' if depth < MAX_DEPTH => self.object(key, depth + 1, entry)?,
-                first => {
-                    let start = self.at;
-                    self.skip(0)?;
-                    let value = &self.text[start..self.at];
-                    if matches!(first, b'"' | b'[' | b'0'..=b'9')
-                        && let Some(rank) = rank(parent, key)
-                        && let Some(value) = decoded(value)
-                    {
-                        entry.set(rank, value);
-                    }
-                }
+            self.peek()?;
+            let start = self.at;
+            let known = layout.members.get(number).filter(|_| depth == 0).unwrap_or(&UNKNOWN);
+            if self.text[start..].starts_with(known.whole) {
+                self.at += known.whole.len();
+                number += known.count;
+                let (first, start) = *same.get_or_insert((number - known.count, start));
+                let members = &mut layout.members[first];
+                (members.whole, members.count) = (&self.text[start..self.at], number - first);
+                continue;
             }
-            match self.peek()? {
-                b',' => self.at += 1,
-                b'}' => {
-                    self.at += 1;
-                    return Some(());
+            same = None;
+            let is_known = self.text[start..].starts_with(known.name);
+            let rank = if is_known {
+                self.at += known.name.len();
+                known.rank
+            } else {
+                self.name(parent)?
+            };
+            let name = &self.text[start..self.at];
+            let first = self.peek()?;
+            match first {
+                b'{' if depth < MAX_DEPTH => {
+                    let name = &name[1..];
+                    self.object(&name[..find([b'"'], name)?], depth + 1, layout, entry)?;
                 }
-                _ => return None,
+                _ => self.value(first, rank, entry)?,
             }
+            let is_last = self.peek()? == b'}';
+            (is_last || self.text[self.at] == b',').then(|| self.at += 1)?;
+            if depth == 0 && number < MAX_KNOWN && !(is_known && rank.is_some()) {
+                layout.members.resize(layout.members.len().max(number + 1), UNKNOWN);
+                let is_of_interest = rank.is_some() || first == b'{';
+                let whole = if is_of_interest || is_last { UNKNOWN.whole } else { &self.text[start..self.at] };
+                layout.members[number] = KnownMember { name, rank, whole, count: 1 };
+            }
+            if is_last {
+                return Some(());
+            }
+            number += 1;
         }
     }
 
-    /// The next byte that is not blank.
-    fn peek(&mut self) -> Option<u8> {
-        while self.text.get(self.at)?.is_ascii_whitespace() {
-            self.at += 1;
+    /// Reads the name of a member and the colon behind it; returns the place of the name in `NAMES`.
+    fn name(&mut self, parent: &[u8]) -> Option<Option<usize>> {
+        (self.peek()? == b'"').then_some(())?;
+        let (name, _) = self.string()?;
+        self.expect(b':')?;
+        Some(rank(parent, name))
+    }
+
+    /// Reads a value that begins so, and keeps it where it is of interest.
+    #[inline]
+    fn value(&mut self, first: u8, rank: Option<usize>, entry: &mut JsonEntry<'a>) -> Option<()> {
+        let start = self.at;
+        if first == b'"' {
+            let (text, has_escapes) = self.string()?;
+            if let Some(rank) = rank {
+                match has_escapes {
+                    false => entry.set(rank, Cow::Borrowed(text)),
+                    true => {
+                        decoded(text, &self.text[start..self.at]).into_iter().for_each(|text| entry.set(rank, text))
+                    }
+                }
+            }
+            return Some(());
         }
-        Some(self.text[self.at])
+        self.skip(0)?;
+        let value = &self.text[start..self.at];
+        match (rank, first) {
+            (Some(rank), b'0'..=b'9') => entry.set(rank, Cow::Borrowed(value)),
+            // A text as the numbers of its bytes.
+            (Some(rank), b'[') => {
+                if let Ok(text) = serde_json::from_slice::<Vec<u8>>(value) {
+                    entry.set(rank, Cow::Owned(text));
+                }
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// The next byte that is not blank.
+    #[inline]
+    fn peek(&mut self) -> Option<u8> {
+        loop {
+            match self.text.get(self.at)? {
+                b' ' | b'\t' | b'\n' | b'\r' | b'\x0c' => self.at += 1,
+                byte => return Some(*byte),
+            }
+        }
     }
 
     fn expect(&mut self, byte: u8) -> Option<()> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
 
-    /// What is between the quotes.
-    fn string(&mut self) -> Option<&'a [u8]> {
+    /// What is between the quotes, and whether there are escapes in it.
+    #[inline]
+    fn string(&mut self) -> Option<(&'a [u8], bool)> {
         let start = self.at + 1;
-        let mut at = start;
+        let (mut at, mut has_escapes) = (start, false);
         loop {
-            at += memchr2(b'"', b'\\', self.text.get(at..)?)?;
+            at += find([b'"', b'\\'], self.text.get(at..)?)?;
             if self.text[at] == b'"' {
                 self.at = at + 1;
-                return Some(&self.text[start..at]);
+                return Some((&self.text[start..at], has_escapes));
             }
-            at += 2;
-        }
-    }
-
-    /// The name of a member: short, and without escapes.
-    fn key(&mut self) -> Option<&'a [u8]> {
-        let text = &self.text[self.at + 1..];
-        let short = &text[..text.len().min(MAX_KEY)];
-        match short.iter().position(|byte| matches!(byte, b'"' | b'\\')) {
-            Some(end) if text[end] == b'"' => {
-                self.at += end + 2;
-                Some(&text[..end])
-            }
-            _ => self.string(),
+            (at, has_escapes) = (at + 2, true);
         }
     }
 
@@ -291,23 +369,14 @@ fn rank(parent: &[u8], key: &[u8]) -> Option<usize> {
     None
 }
 
-/// A text, a number as it stands, or a text as the numbers of its bytes.
-fn decoded(value: &[u8]) -> Option<Cow<'_, [u8]>> {
-    match value {
-        [b'"', inner @ .., b'"'] => {
-            // Docker puts a line break at the end.
-            match memchr::memchr(b'\\', inner) {
-                None => return Some(Cow::Borrowed(inner)),
-                Some(at) if inner[at..] == *b"\\n" => return Some(Cow::Borrowed(&inner[..at])),
-                Some(_) => {}
-            }
-            let text = unescaped(inner);
-            let decode = || serde_json::from_slice::<String>(value).ok().map(String::into_bytes);
-            text.or_else(decode).map(Cow::Owned)
-        }
-        [b'[', ..] => serde_json::from_slice::<Vec<u8>>(value).ok().map(Cow::Owned),
-        number => Some(Cow::Borrowed(number)),
+/// A text that has escapes, as it is between its quotes and with them.
+fn decoded<'a>(text: &'a [u8], quoted: &[u8]) -> Option<Cow<'a, [u8]>> {
+    // Docker puts a line break at the end.
+    if let Some(line) = text.strip_suffix(b"\\n").filter(|line| memchr::memchr(b'\\', line).is_none()) {
+        return Some(Cow::Borrowed(line));
     }
+    let decode = || serde_json::from_slice::<String>(quoted).ok().map(String::into_bytes);
+    unescaped(text).or_else(decode).map(Cow::Owned)
 }
 
 /// A text with the escapes of one letter; `None` where there are others.
@@ -330,7 +399,29 @@ fn unescaped(mut text: &[u8]) -> Option<Vec<u8>> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    proptest! {
+        #[test]
+        fn an_object_is_read_the_same_whatever_is_before_it(
+            objects in prop::collection::vec(prop::collection::vec((0..9_usize, 0..8_usize), 0..7), 1..12),
+        ) {
+            let names = ["MESSAGE", "_PID", "SYSLOG_PID", "a", "b", "host", "process", "time", "x\\\"y"];
+            let values =
+                ["\"m\"", "\"n\"", "7", "{\"name\":\"c\"}", "{\"name\":\"d\"}", "[1,{}]", "\"\\\\\\n\"", " null "];
+            let member = |(name, value): &(usize, usize)| format!("\"{}\":{}", names[*name], values[*value]);
+            let object = |members: &Vec<_>| format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(","));
+            let objects: Vec<String> = objects.iter().map(object).collect();
+            let mut layout = JsonLayout::default();
+            for object in &objects {
+                let alone = JsonEntry::parse(object.as_bytes(), &mut JsonLayout::default());
+                let after_others = JsonEntry::parse(object.as_bytes(), &mut layout);
+                prop_assert_eq!(format!("{after_others:?}"), format!("{alone:?}"));
+            }
+        }
+    }
 
     fn line(text: &str) -> Option<String> {
         let show = |line: &Line<'_>| {
@@ -338,7 +429,7 @@ mod tests {
             let moment = line.stamp.seconds * 1000 + i64::from(line.stamp.milliseconds);
             format!("{moment} {} {} {} {}", text(line.host), text(line.program), text(line.process), text(line.message))
         };
-        JsonEntry::parse(text.as_bytes())?.with_line(show)
+        JsonEntry::parse(text.as_bytes(), &mut JsonLayout::default())?.with_line(&mut None, show)
     }
 
     #[test]

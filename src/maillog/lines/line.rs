@@ -5,8 +5,9 @@
 //! programs put something before such a line; it is found behind that. Lines of
 //! JSON are taken apart by [`json`](super::json).
 
-use memchr::{memchr, memchr2};
+use memchr::memchr;
 
+use super::find::find;
 use super::stamp::Stamp;
 
 /// A line that has a time and a program.
@@ -35,19 +36,6 @@ pub struct LineHead<'a> {
 /// Where a line may begin behind what other programs put before it.
 const MAX_PREFIX: usize = 200;
 
-/// Bytes behind which the name of a program ends.
-const ENDS_PROGRAM: [bool; 256] = {
-    let mut ends = [false; 256];
-    ends[b'[' as usize] = true;
-    ends[b':' as usize] = true;
-    ends[b' ' as usize] = true;
-    ends[b'\t' as usize] = true;
-    ends
-};
-
-/// Bytes of a process number in brackets.
-const MAX_PROCESS: usize = 10;
-
 /// Words between the time and the program: a host, a facility, a level, a stream.
 const MAX_WORDS: usize = 6;
 
@@ -58,6 +46,7 @@ impl<'a> Line<'a> {
     }
 
     /// The same for a line that follows one with this head, and leaves its own there.
+    #[inline]
     pub fn parse_after(head: &mut Option<LineHead<'a>>, line: &'a [u8]) -> Option<Self> {
         if let Some(LineHead { text, stamp, host }) = *head
             && let Some(rest) = line.strip_prefix(text)
@@ -65,6 +54,11 @@ impl<'a> Line<'a> {
         {
             return Some(line);
         }
+        Self::parse_anew(head, line)
+    }
+
+    #[inline(never)]
+    fn parse_anew(head: &mut Option<LineHead<'a>>, line: &'a [u8]) -> Option<Self> {
         let parsed = Self::syslog(line).or_else(|| {
             // Behind the name of a file or a container: `mail.log:`, `postfix-1  | `.
             let starts = 1..line.len().min(MAX_PREFIX);
@@ -126,26 +120,29 @@ impl<'a> Line<'a> {
     }
 
     /// Reads `program[process]: message`, `program: message`, or `[program] message`, as metalog writes it.
+    #[inline]
     fn program(stamp: Stamp, host: &'a [u8], rest: &'a [u8]) -> Option<Self> {
-        if let Some(inner) = rest.strip_prefix(b"[") {
-            let (program, rest) = inner.split_at(inner.iter().position(|byte| matches!(byte, b']' | b' '))?);
-            let message = rest.strip_prefix(b"] ")?;
-            let process = &rest[..0];
-            return program.contains(&b'/').then(|| Self { stamp, host, program, process, message: text(message) });
+        if rest.first()? == &b'[' {
+            return Self::metalog(stamp, host, &rest[1..]);
         }
-        let end = rest.iter().position(|byte| ENDS_PROGRAM[usize::from(*byte)])?;
+        let end = find([b'[', b':', b' ', b'\t'], rest)?;
         let (program, rest) = rest.split_at(end);
         let (process, rest) = match rest.first()? {
             b'[' => {
-                // Mostly a number of a few digits.
-                let short = rest[..rest.len().min(MAX_PROCESS)].iter().position(|byte| *byte == b']');
-                let end = short.or_else(|| memchr(b']', rest))?;
+                let end = find([b']'], rest)?;
                 (&rest[1..end], &rest[end + 1..])
             }
             _ => (&rest[..0], rest),
         };
         let message = text(rest.strip_prefix(b":")?);
         (!program.is_empty()).then_some(Self { stamp, host, program, process, message })
+    }
+
+    /// Reads `[program] message` behind the first bracket.
+    fn metalog(stamp: Stamp, host: &'a [u8], text: &'a [u8]) -> Option<Self> {
+        let (program, rest) = text.split_at(find([b']', b' '], text)?);
+        let message = self::text(rest.strip_prefix(b"] ")?);
+        program.contains(&b'/').then_some(Self { stamp, host, program, process: &rest[..0], message })
     }
 
     /// Reads `program[process]: message`, in what another program wrote at this time.
@@ -187,6 +184,7 @@ fn is_level(word: &[u8]) -> bool {
 }
 
 /// A message without blanks and `[ID 197553 mail.info]` before it.
+#[inline]
 fn text(message: &[u8]) -> &[u8] {
     let message = message.strip_prefix(b" ").unwrap_or(message);
     // The usual message begins here.
@@ -221,7 +219,7 @@ fn without_priority(line: &[u8]) -> (&[u8], bool) {
 }
 
 fn word(text: &[u8]) -> Option<(&[u8], &[u8])> {
-    let end = memchr2(b' ', b'\t', text)?;
+    let end = find([b' ', b'\t'], text)?;
     Some((&text[..end], &text[end + 1..]))
 }
 
@@ -255,8 +253,8 @@ pub struct ClientText<'a> {
 impl<'a> ClientText<'a> {
     /// Reads one.
     pub fn parse(text: &'a [u8]) -> Option<Self> {
-        let open = memchr2(b'[', b' ', text)?;
-        let close = open + memchr(b']', &text[open..])?;
+        let open = find([b'[', b' '], text)?;
+        let close = open + find([b']'], &text[open..])?;
         (text[open] == b'[').then(|| Self {
             name: &text[..open],
             address: &text[open + 1..close],

@@ -5,6 +5,7 @@ pub mod calendar;
 pub mod clocks;
 pub mod decompress;
 pub mod event;
+pub mod find;
 pub mod json;
 pub mod line;
 pub mod merge;

@@ -36,11 +36,11 @@ impl Services {
         self.bytes += text.len() as u64;
         // The last line may be cut off.
         let text = &text[..memrchr(b'\n', text).unwrap_or(0)];
-        let mut start = 0;
+        let (mut start, client) = (0, memmem::Finder::new(": client="));
         for end in memchr_iter(b'\n', text).chain([text.len()]) {
             let line = &text[start..end];
             start = end + 1;
-            if memmem::find(line, b": client=").is_some() {
+            if client.find(line).is_some() {
                 parse(line, |line| self.count(line.program, line.message));
             }
         }

@@ -146,7 +146,7 @@ impl Stamp {
     /// Reads a fraction and an offset, or the name of a zone, if they are there.
     fn with_fraction(mut self, mut rest: &[u8]) -> (Self, &[u8]) {
         if let [b'.' | b',', fraction @ ..] = rest {
-            let length = fraction.iter().take_while(|byte| byte.is_ascii_digit()).count();
+            let length = fraction.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(fraction.len());
             let digit = |at: usize| if at < length { u16::from(fraction[at] - b'0') } else { 0 };
             if length > 0 {
                 self.milliseconds = digit(0) * 100 + digit(1) * 10 + digit(2);

@@ -45,10 +45,10 @@ fn play(seen: Seen, lines: &[&str]) -> (Notes, Sums) {
     for (time, line) in (0..).zip(lines) {
         let (program, rest) = line.split_once(' ').unwrap();
         let text = format!("Nov 21 09:05:07 mx postfix/{program}: {rest}");
-        let mut names = Vec::new();
-        let sense = parse(text.as_bytes(), |line| Reader::new(&[]).read(line, &mut names)).unwrap();
-        let LineKind::Event(event) = sense else { panic!("{line}: {sense:?}") };
-        sessions.take(time, &event, &names, &mut notes);
+        let (mut events, mut names) = (Vec::new(), Vec::new());
+        let kind = parse(text.as_bytes(), |line| Reader::new(&[]).read(line, &mut events, &mut names));
+        assert_eq!(kind, Some(LineKind::Event), "{line}");
+        sessions.take(time, &events[0], &names, &mut notes);
     }
     sessions.finish(&mut notes);
     (notes, sessions.sums)

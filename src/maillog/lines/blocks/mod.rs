@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use memchr::{memchr, memmem, memrchr};
 
 use super::event::{Event, LineKind, Reader};
-use super::json::JsonEntry;
+use super::json::{JsonEntry, JsonLayout};
 use super::line::{Line, LineHead};
 use super::servers;
 use super::source::LogInput;
@@ -116,8 +116,8 @@ impl Blocks {
             empty,
         }));
         let work = |_| {
-            let (feed, finish, reader) = (Arc::clone(&feed), finish.clone(), reader.clone());
-            thread::spawn(move || work(&feed, &reader, &finish))
+            let (feed, finish, mut reader) = (Arc::clone(&feed), finish.clone(), reader.clone());
+            thread::spawn(move || work(&feed, &mut reader, &finish))
         };
         let workers = (0..workers).map(work).collect();
         Self { done: Some(done), empty: Some(give), early: BTreeMap::new(), next: 0, workers }
@@ -176,7 +176,7 @@ struct Feed {
     empty: Receiver<Batch>,
 }
 
-fn work(feed: &Mutex<Feed>, reader: &Reader, finish: &Sender<(u64, Batch)>) {
+fn work(feed: &Mutex<Feed>, reader: &mut Reader, finish: &Sender<(u64, Batch)>) {
     let mut block = vec![0; BLOCK];
     loop {
         let mut shared: MutexGuard<'_, Feed> = lock(feed);
@@ -246,12 +246,12 @@ fn fill(input: &mut LogInput, buffer: &mut [u8], mut filled: usize) -> (usize, i
 }
 
 impl Batch {
-    fn read(&mut self, block: &[u8], reader: &Reader) {
+    fn read(&mut self, block: &[u8], reader: &mut Reader) {
         let Self { events, numbers, names, lines, other_server, .. } = self;
         // A line that was longer than a block is among them already.
         self.length = lines.all;
         lines.bytes += block.len() as u64;
-        let (mut rest, mut head, mut last) = (block, None, None);
+        let (mut rest, mut before, mut is_last_told) = (block, LinesBefore::default(), false);
         while !rest.is_empty() {
             let end = memchr(b'\n', rest).unwrap_or(rest.len());
             let line = &rest[..end];
@@ -261,29 +261,36 @@ impl Batch {
                 continue;
             }
             lines.all += 1;
-            let mut repeats = 1;
-            let kind = parse_after(&mut head, line, |line| {
-                let (message, count) = repeated(line.message);
-                repeats = count;
-                match line.program {
+            let kind = before.parse(line, |line| {
+                if line.program.is_empty() {
                     // syslogd means the line before.
-                    b"" => last.map_or(LineKind::Foreign, LineKind::Event),
-                    _ => {
-                        let kind = reader.read(&Line { message, ..*line }, names);
-                        if kind == LineKind::Foreign && other_server.is_none() {
-                            *other_server = servers::of_program(line.program, message);
-                        }
-                        kind
+                    if !is_last_told {
+                        return LineKind::Foreign;
                     }
+                    repeat(events, repeated(line.message).1);
+                    return LineKind::Event;
                 }
+                let kind;
+                // Nearly no line begins so.
+                if line.message.starts_with(b"me") {
+                    let (message, count) = repeated(line.message);
+                    kind = reader.read(&Line { message, ..*line }, events, names);
+                    if kind == LineKind::Event {
+                        repeat(events, count.saturating_sub(1));
+                    }
+                } else {
+                    kind = reader.read(line, events, names);
+                }
+                if kind == LineKind::Foreign && other_server.is_none() {
+                    *other_server = servers::of_program(line.program, line.message);
+                }
+                kind
             });
-            last = None;
+            is_last_told = kind == Some(LineKind::Event);
             match kind {
-                Some(LineKind::Event(event)) => {
+                Some(LineKind::Event) => {
                     lines.told += 1;
-                    events.extend(std::iter::repeat_n(event, repeats));
-                    numbers.extend(std::iter::repeat_n(self.length as u32, repeats));
-                    last = Some(event);
+                    numbers.resize(events.len(), self.length as u32);
                 }
                 Some(LineKind::Idle) => lines.idle += 1,
                 Some(LineKind::Foreign) => lines.foreign += 1,
@@ -302,30 +309,42 @@ impl Batch {
     }
 }
 
-/// Takes a line of any format apart, and what `use_it` makes of it.
-pub fn parse<T>(line: &[u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
-    parse_after(&mut None, line, use_it)
+/// What the next line may have in common with those before it.
+#[derive(Default)]
+struct LinesBefore<'a> {
+    head: Option<LineHead<'a>>,
+    layout: JsonLayout<'a>,
 }
 
-/// The same for a line that follows others.
-fn parse_after<'a, T>(
-    head: &mut Option<LineHead<'a>>,
-    line: &'a [u8],
-    use_it: impl FnOnce(&Line<'_>) -> T,
-) -> Option<T> {
-    let mut line = line.strip_suffix(b"\r").unwrap_or(line);
-    if line.first()? == &0 {
-        // A file that was not written to its end when the power failed.
-        line = &line[line.iter().position(|byte| *byte != 0)?..];
+/// Takes a line of any format apart, and what `use_it` makes of it.
+pub fn parse<T>(line: &[u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
+    LinesBefore::default().parse(line, use_it)
+}
+
+impl<'a> LinesBefore<'a> {
+    /// The same for a line that follows these.
+    fn parse<T>(&mut self, line: &'a [u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
+        let mut line = line.strip_suffix(b"\r").unwrap_or(line);
+        if line.first()? == &0 {
+            // A file that was not written to its end when the power failed.
+            line = &line[line.iter().position(|byte| *byte != 0)?..];
+        }
+        if line.first()? != &b'{'
+            && let Some(line) = Line::parse_after(&mut self.head, line)
+        {
+            return Some(use_it(&line));
+        }
+        // An object may stand behind what other programs put before it.
+        let object = memchr(b'{', &line[..line.len().min(MAX_PREFIX)])?;
+        JsonEntry::parse(&line[object..], &mut self.layout)?.with_line(&mut self.head, use_it)
     }
-    if line.first()? != &b'{'
-        && let Some(line) = Line::parse_after(head, line)
-    {
-        return Some(use_it(&line));
+}
+
+/// The last event so many times more.
+fn repeat(events: &mut Vec<Event>, times: usize) {
+    if let Some(last) = events.last().copied().filter(|_| times > 0) {
+        events.extend(std::iter::repeat_n(last, times));
     }
-    // An object may stand behind what other programs put before it.
-    let object = memchr(b'{', &line[..line.len().min(MAX_PREFIX)])?;
-    JsonEntry::parse(&line[object..])?.with_line(use_it)
 }
 
 /// What `message repeated 3 times: [ message]`, or `last message repeated 3 times`, says, and how often.

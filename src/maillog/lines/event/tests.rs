@@ -1,27 +1,24 @@
 use super::*;
+use crate::maillog::lines::line::Line;
 
-fn sense(program: &str, message: &str) -> (LineKind, String) {
+fn sense(program: &str, message: &str) -> (LineKind, Option<EventKind>, String) {
     let text = format!("Nov 21 09:05:07 mx {program}[411]: {message}");
-    let mut names = Vec::new();
-    let sense = Reader::new(&[]).read(&Line::parse(text.as_bytes()).unwrap(), &mut names);
-    (sense, String::from_utf8(names).unwrap())
+    let (mut events, mut names) = (Vec::new(), Vec::new());
+    let kind = Reader::new(&[]).read(&Line::parse(text.as_bytes()).unwrap(), &mut events, &mut names);
+    assert_eq!(events.len(), usize::from(kind == LineKind::Event));
+    (kind, events.first().map(|event| event.kind), String::from_utf8(names).unwrap())
 }
 
 fn what(program: &str, message: &str) -> Option<EventKind> {
-    match sense(program, message).0 {
-        LineKind::Event(event) => Some(event.kind),
-        _ => None,
-    }
+    sense(program, message).1
 }
 
 #[test]
 fn a_connect_names_its_client() {
-    let (LineKind::Event(event), names) = sense("postfix/smtpd", "connect from mail.example.net[198.51.100.7]") else {
-        panic!("no event");
-    };
-    let EventKind::Connect { who, .. } = event.kind else { panic!("no connect: {event:?}") };
+    let (_, kind, names) = sense("postfix/smtpd", "connect from mail.example.net[198.51.100.7]");
+    let Some(EventKind::Connect { who, .. }) = kind else { panic!("no connect: {kind:?}") };
     assert_eq!((who.address, names.as_str()), (Some("198.51.100.7".parse().unwrap()), "mail.example.net"));
-    assert_eq!(sense("postfix/smtpd", "connect from unknown[2001:db8::1]").1, "");
+    assert_eq!(sense("postfix/smtpd", "connect from unknown[2001:db8::1]").2, "");
     let Some(EventKind::Connect { who, .. }) = what("postfix/smtpd", "connect from unknown[unknown]") else {
         panic!("no connect");
     };
@@ -105,4 +102,27 @@ fn instances_and_services_are_told_apart() {
     assert_eq!(what("postfix/postscreen", "PASS OLD [192.0.2.1]:5"), Some(EventKind::ScreenPass));
     assert_eq!(sense("sshd", connect).0, LineKind::Foreign);
     assert_eq!(sense("postfix/anvil", "statistics: max").0, LineKind::Idle);
+}
+
+#[test]
+fn what_is_known_of_programs_makes_no_difference() {
+    let mut reader = Reader::new(&["inbound".to_owned()]);
+    let (mut events, mut names) = (Vec::new(), Vec::new());
+    let mut hosts = Vec::new();
+    // More programs of more hosts than are known at a time, each twice.
+    for host in (0..40).chain(0..40) {
+        let text = format!("Nov 21 09:05:07 mx{host} inbound/smtpd[411]: connect from a[192.0.2.1]");
+        reader.read(&Line::parse(text.as_bytes()).unwrap(), &mut events, &mut names);
+        let text = text.replace("inbound", "postfix");
+        reader.read(&Line::parse(text.as_bytes()).unwrap(), &mut events, &mut names);
+        let [.., submission, connect] = &events[..] else { panic!("no events") };
+        assert_eq!(submission.kind, EventKind::Submission);
+        assert!(matches!(connect.kind, EventKind::Connect { .. }));
+        hosts.push((submission.clock, connect.clock));
+    }
+    assert_eq!(hosts[..40], hosts[40..]);
+    hosts.truncate(40);
+    hosts.sort_unstable();
+    hosts.dedup();
+    assert_eq!(hosts.len(), 40);
 }
