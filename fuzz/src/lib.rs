@@ -10,5 +10,6 @@ pub mod lists;
 pub mod log;
 pub mod memcached;
 pub mod original;
+pub mod records;
 pub mod request;
 pub mod toml;

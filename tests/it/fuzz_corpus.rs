@@ -35,6 +35,11 @@ fn a_log_line_is_read_the_same_whatever_precedes_it() {
 }
 
 #[test]
+fn entries_of_a_log_are_read_however_they_are_cut_and_whatever_is_before_them() {
+    run_all("records", targets::records::run);
+}
+
+#[test]
 fn answers_of_memcached_are_read_however_they_are_cut() {
     run_all("memcached", targets::memcached::run);
 }
