@@ -15,7 +15,7 @@ use jiff::tz::TimeZone;
 use super::lines::event::{Reader, says_submission};
 use super::lines::merge::{Merge, ReadStats};
 use super::lines::services::Services;
-use super::lines::source::{LogSource, Looked, ReadProgress};
+use super::lines::source::{LogSource, Looked, ReadProgress, name_of};
 use super::options::LogOptions;
 use super::postconf::{Asking, MyNetworks, Site};
 use super::sessions::{Seen, SessionSink, SessionTracker, Sums};
@@ -96,7 +96,7 @@ impl Logs {
         let (mut sources, mut stats) = (Vec::new(), ReadStats::default());
         let (mut seen, mut failures) = (HashSet::new(), Vec::new());
         for path in &options.logs {
-            let name = plain(&path.display().to_string());
+            let name = plain(&name_of(path));
             if identity(path).is_some_and(|file| !seen.insert(file)) {
                 stats.troubles.push(format!("{name}: named twice, read once"));
                 continue;
@@ -106,7 +106,7 @@ impl Logs {
                 Ok(Looked::Strange(None)) => stats.trouble(&name, &io::Error::other("no line of a log in it")),
                 Ok(Looked::Strange(Some((line, why, lines)))) => {
                     stats.is_not_understood = true;
-                    stats.logs.push(path.display().to_string());
+                    stats.logs.push(name_of(path));
                     (stats.lines.all, stats.lines.strange) = (stats.lines.all + lines, stats.lines.strange + lines);
                     let why = why.unwrap_or_else(|| format!("no line of it is understood; {}", forms(&line)));
                     stats.trouble(&name, &io::Error::other(why));

@@ -1,7 +1,8 @@
 //! Small logs that other hosts write, each with what is right about it (`logs/`).
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
 
@@ -261,6 +262,26 @@ fn a_text_in_utf_16_is_refused_with_the_way_out() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(said.contains("mail.log: a text in UTF-16; convert it first, as with iconv"), "{said}");
     assert_eq!(output.status.code(), Some(65), "{said}");
+}
+
+#[test]
+fn standard_input_has_one_name_wherever_it_is_told() {
+    let run = |log: &str| {
+        let mut command = command();
+        command.args(["advise", "--seen", "rcpt", "--mynetworks", "192.0.2.0/24", "-"]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(log.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap())
+    };
+    let [report, _] = run("Nov  1 09:05:07 mx postfix/smtpd[1]: connect from a[198.51.100.7]\n");
+    assert!(report.contains(" of standard input in "), "{report}");
+    for (log, why) in [("", "no line of a log in it"), ("what?\n", "no line of it is understood")] {
+        let [_, said] = run(log);
+        assert!(said.contains(&format!("connshaper: standard input: {why}")), "{said}");
+    }
+    let [report, _] = run("what?\n");
+    assert!(report.contains(" of standard input in "), "{report}");
 }
 
 #[test]

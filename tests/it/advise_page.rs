@@ -123,6 +123,7 @@ if (isShown("choice")) {
   at("threshold").value = 1;
   at("threshold").dispatchEvent(new Event("input"));
   note("names", at("names").textContent);
+  note("advice", at("advice-text").textContent.replaceAll("\n", " | "));
   at("view").value = 0;
   at("view").dispatchEvent(new Event("change"));
   note("small", Math.min(...labels("peaks").concat(labels("time")).map(text => text.getBoundingClientRect().height)) < 11);
@@ -207,6 +208,15 @@ fn the_page_shows_limits_on_users_too() {
         note("views")
     );
     assert!(note("names").contains("&lt;b&gt;joe"), "{}", note("names"));
+    // The page proposes what the terminal does, and as long.
+    let output = advise(&dir, &["--json"]).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let until = report["users"]["log_only_until"].as_str().unwrap();
+    assert!(
+        note("advice").contains(&format!(" | log_only = true    # until {until} | It rests on 1 login")),
+        "{}",
+        note("advice")
+    );
 }
 
 /// What a candidate refuses, as `--json` reports it.

@@ -84,7 +84,7 @@ impl LogSource {
     ) -> io::Result<Looked> {
         let now = SystemTime::now();
         let (name, mut input, mut again, written) = if path == Path::new("-") {
-            ("standard input".to_owned(), text(CountedReader::new(io::stdin(), progress))?, None, now)
+            (name_of(path), text(CountedReader::new(io::stdin(), progress))?, None, now)
         } else {
             let file = File::open(path)?;
             let metadata = file.metadata()?;
@@ -98,7 +98,7 @@ impl LogSource {
             // What was read to look into it is read again.
             let uncounted = Arc::default();
             let counted = CountedReader::new(file, if again.is_some() { &uncounted } else { progress });
-            (path.display().to_string(), text(counted)?, again, metadata.modified().unwrap_or(now))
+            (name_of(path), text(counted)?, again, metadata.modified().unwrap_or(now))
         };
         let mut head = head(&mut input)?;
         if is_newest_first(&head) {
@@ -140,6 +140,11 @@ impl LogSource {
             LogOrigin::Open(input) => Ok(input),
         }
     }
+}
+
+/// What messages call a log.
+pub fn name_of(path: &Path) -> String {
+    if path == Path::new("-") { "standard input".to_owned() } else { path.display().to_string() }
 }
 
 /// The lines in what may be compressed, and may have no lines.
