@@ -178,9 +178,17 @@ fn of_script(commands: usize, value: Value) -> Option<Vec<RedisReply>> {
 
 fn text_in(value: &Value) -> String {
     match value {
-        Value::BulkString(bytes) => String::from_utf8_lossy(bytes).trim_start_matches('-').to_owned(),
-        Value::SimpleString(text) => text.trim_start_matches('-').to_owned(),
+        Value::BulkString(bytes) => error_in_script(&String::from_utf8_lossy(bytes)).to_owned(),
+        Value::SimpleString(text) => error_in_script(text).to_owned(),
         _ => "ERR".to_owned(),
+    }
+}
+
+/// An error as the command said it: Redis 6 puts the place in the script before some.
+fn error_in_script(text: &str) -> &str {
+    match text.strip_prefix("@user_script: ").and_then(|rest| rest.split_once(": ")) {
+        Some((_, error)) => error_in_script(error),
+        None => text.trim_start_matches('-'),
     }
 }
 
@@ -389,4 +397,17 @@ fn take_back(key: &[u8], amount: u32, output: &mut Pipeline) {
 
 fn number(text: &[u8]) -> Option<i64> {
     str::from_utf8(text).ok()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_in_a_script_are_those_of_the_commands_whatever_the_version() {
+        for text in ["MISCONF Redis is", "-MISCONF Redis is", "@user_script: 99: @user_script: 99: -MISCONF Redis is"] {
+            assert_eq!(error_in_script(text), "MISCONF Redis is", "{text}");
+            assert_eq!(ServerRefusal::of(error_in_script(text)), ServerRefusal::Unusable);
+        }
+    }
 }
