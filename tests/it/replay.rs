@@ -63,6 +63,25 @@ fn advise_and_a_daemon_agree_while_windows_begin_and_end() {
     assert_eq!(refused, expected);
 }
 
+#[test]
+fn thresholds_of_single_keys_hold_in_both() {
+    let dir = Dir::new();
+    let log = dir.join("mail.log");
+    traffic::write(&mut fs::File::create(&log).unwrap(), 2000, 22).unwrap();
+    // No log has recipients of all requests, so all of them are for one.
+    let file = dir.write("thresholds", "unknown@localhost 7 # more\n");
+    let config = format!(
+        "threshold = 100000\n[limit.mailboxes]\ncount = \"messages\"\nper = \"recipient\"\nthreshold = 3\n\
+         exptime = \"1d\"\nthresholds_file = {file:?}\n[limit.mailboxes.thresholds]\n\"@localhost\" = 5\n"
+    );
+    let daemon = Daemon::start(&config);
+    let (advised, replayed) = both(&dir, &daemon, &config, &log, &["--speed", "max"]);
+    assert_eq!(advised, replayed);
+    let count = |action: &str| advised.lines().filter(|line| line.ends_with(action)).count();
+    assert_eq!(count(" DUNNO"), 7, "{advised}");
+    assert!(count(" DEFER_IF_PERMIT") > 100, "{advised}");
+}
+
 /// The verdicts of `advise` with a configuration, and those of a daemon with the same configuration.
 fn both(dir: &Dir, daemon: &Daemon, config: &str, log: &Path, options: &[&str]) -> (String, String) {
     let config = dir.write("connshaper.toml", config);

@@ -129,9 +129,27 @@ fn a_stolen_login_is_told_of_found_suspended_and_given_back() {
     assert!(day.contains("limit burst: recipients let pass: 70, over: 0\n"), "{day}");
     assert!(day.contains("  sasl_username=stolen@example.org     50     0"), "{day}");
 
+    // The account is suspended, whatever its limits say, and its user is told why.
+    let told = |from: &str| {
+        let mut smtp = site.session(from, STOLEN);
+        smtp.mail().expect(250);
+        smtp.rcpt()
+    };
+    let ban = site.say(&["ban", "login", STOLEN, "for", "1d", "because", "Account suspended, call 4711"]);
+    assert!(ban.contains("login=stolen@example.org"), "{ban}");
+    let user = told("127.0.2.2").expect(450).text;
+    println!("the user is told: {user}");
+    assert!(user.ends_with("Account suspended, call 4711"), "{user}");
+    let why = site.say(&["explain", "login", STOLEN]);
+    assert!(why.contains("banned login=stolen@example.org, ") && why.contains("Account suspended"), "{why}");
+    site.say(&["unban", "login", STOLEN]);
+    let user = told("127.0.2.2").expect(450).text;
+    assert!(user.contains("This login is used from too many addresses"), "{user}");
+
     // The password is changed, and the account given back.
     let reset = site.say(&["reset", "login", STOLEN]);
-    assert!(reset.contains("  limit addresses: sasl_username=stolen@example.org was at 30 of 10\n"), "{reset}");
+    assert!(reset.contains("  limit addresses: sasl_username=stolen@example.org was at 31 of 10\n"), "{reset}");
     site.session("127.0.2.2", STOLEN).deliver(20);
+    println!("20 recipients of the user's next mail are accepted");
     assert_eq!(site.daemon.lines().with("REFUSED ").iter().filter(|line| line.contains("ann@example.org")).count(), 0);
 }
