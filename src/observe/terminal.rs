@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde::Serialize;
 
-use crate::observe::log::encode::needs_escape;
+use crate::observe::log::encode::{escape_json, needs_escape};
 use crate::sysexits;
 
 /// Prints text on standard output and says how the process is to exit: with `code`, also when the pipe is closed, for
@@ -49,15 +49,7 @@ pub fn escape(text: &str) -> String {
 /// A value as indented JSON, which no terminal obeys either.
 pub fn json(value: &impl Serialize) -> String {
     let text = serde_json::to_string_pretty(value).expect("a value with string keys");
-    let mut escaped = String::with_capacity(text.len() + 1);
-    for c in text.chars() {
-        // Within strings the encoder escapes those below U+0020; what is left of them is its own indentation.
-        match c != '\n' && needs_escape(c) {
-            true => escaped.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}"))),
-            false => escaped.push(c),
-        }
-    }
-    escaped + "\n"
+    escape_json(&text) + "\n"
 }
 
 /// Whether headings and warnings are coloured.

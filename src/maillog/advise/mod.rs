@@ -31,7 +31,7 @@ use std::time::Instant;
 
 use crate::maillog::reading::Logs;
 use crate::maillog::text;
-use crate::observe::terminal::{complain, fail, print};
+use crate::observe::terminal::{complain, fail, json, print};
 use crate::sysexits;
 
 use clients::Mask;
@@ -85,7 +85,7 @@ pub fn run(options: &AdviseOptions) -> ExitCode {
         complain(&format!("connshaper: {trouble}"));
     }
     let report = match () {
-        () if options.json => format!("{:#}\n", report::json::object(&findings)),
+        () if options.json => json(&report::json::object(&findings)),
         () if options.csv => report::csv::table(&findings),
         () => report::terminal::text(&findings, taken),
     };

@@ -9,6 +9,7 @@ use crate::maillog::reading::Read;
 use crate::maillog::sessions::Seen;
 use crate::maillog::summary;
 use crate::maillog::text::{number, percent};
+use crate::observe::terminal;
 
 /// The most clients that are listed.
 const NAMES: usize = 20;
@@ -75,7 +76,7 @@ pub fn json(answers: &Answers, read: &Read, seen: Seen, notes: &[String]) -> Str
         "behind_seconds": answers.behind.as_secs_f64(),
     });
     summary::merge(&mut object, answered);
-    format!("{object:#}\n")
+    terminal::json(&object)
 }
 
 /// A client that was refused.

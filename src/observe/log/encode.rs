@@ -109,6 +109,19 @@ pub(crate) fn needs_escape(c: char) -> bool {
         || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
 }
 
+/// JSON that no terminal obeys. Within strings the encoder escapes those below U+0020; what is left of them in indented
+/// JSON are its own ends of lines.
+pub(crate) fn escape_json(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len() + 1);
+    for c in text.chars() {
+        match c != '\n' && needs_escape(c) {
+            true => escaped.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}"))),
+            false => escaped.push(c),
+        }
+    }
+    escaped
+}
+
 /// One JSON object, without a newline. Numbers are numbers, and nothing is cut but what the record itself cuts.
 pub fn json(record: &LogRecord, severity: Severity, time: SystemTime) -> String {
     let mut object = Map::new();
@@ -120,7 +133,7 @@ pub fn json(record: &LogRecord, severity: Severity, time: SystemTime) -> String 
         let number = text.parse::<i64>().ok().filter(|_| field.is_number);
         object.insert(field.name.to_owned(), number.map_or_else(|| Value::from(text), Value::from));
     }
-    Value::Object(object).to_string()
+    escape_json(&Value::Object(object).to_string())
 }
 
 /// A datagram of the journal's own protocol, with all of every field.
@@ -248,6 +261,18 @@ mod tests {
             let line = text(&record);
             prop_assert!(line.len() <= MAX_LINE);
             prop_assert!(line.bytes().all(|b| b >= 0x20 && b != 0x7f), "{line:?}");
+            let object = json(&record, Severity::Info, SystemTime::UNIX_EPOCH);
+            prop_assert!(!object.contains(needs_escape), "{object:?}");
+        }
+
+        #[test]
+        fn json_is_escaped_and_reads_back_the_same(value in "[a\u{7f}-\u{9f}\u{2028}-\u{202e}\n\\\\\"]{0,40}") {
+            let mut record = LogRecord::new("X");
+            record.field("v", &value);
+            let object = json(&record, Severity::Info, SystemTime::UNIX_EPOCH);
+            prop_assert!(!object.contains(needs_escape), "{object:?}");
+            let read: Value = serde_json::from_str(&object).unwrap();
+            prop_assert_eq!(read["v"].as_str(), Some(&*value));
         }
 
         #[test]
