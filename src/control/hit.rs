@@ -100,7 +100,7 @@ impl ControlCommand for HitArgs {
         let mut decision = rules.policy.judge(&checks, &readings, &record, now);
         // No answer is delayed here; a delay counts as over.
         decision.settle(true, &mut record);
-        apply(&control.service, &rules, &decision, now);
+        apply(&control.service, &rules, &decision, None, now);
         let number = match found.hit {
             Some(hit) => format!("{} of {}", hit.count, counted.threshold),
             None => format!("not counted: {} is down", rules.store.name()),

@@ -12,7 +12,8 @@ use crate::engine::service::{Rules, Service};
 use crate::engine::target::{Listed, Target, TargetCounter};
 use crate::net::clock::Now;
 use crate::observe::log::{LogEvent, LogRecord, Severity};
-use crate::policy::key::KeyPart;
+use crate::policy::key::{KeyPart, unescaped};
+use crate::policy::override_target::OverrideTarget;
 use crate::policy::overrides::{Override, OverrideKind};
 use crate::policy::{BLACKLIST, CounterKind, Door, Key, Limit, Operation, Policy};
 use crate::store::local::listing::{ListedClient, all_bans};
@@ -102,6 +103,7 @@ pub fn apply_event(service: &Service, event: &BanEvent, announces: bool, now: No
                     line.field("key", key).field("limit", limit);
                     line.field("seconds", seconds).field("repetition", repetition);
                     name_doors(line, counted.limit);
+                    name_parts(line, key);
                 });
             }
         }
@@ -151,6 +153,7 @@ pub async fn announce_reload(service: &Service, before: &Rules, after: &Rules, n
                 line.field("key", part).field("limit", limit);
                 line.field("seconds", client.hit.left_seconds()).field("repetition", client.hit.count);
                 name_doors(line, counted.limit);
+                name_parts(line, &part.to_string());
             }),
             _ => {}
         }
@@ -220,6 +223,7 @@ fn say_override_banned(service: &Service, ban: &Override, now: Now) {
         if let Some(note) = &ban.note {
             line.field("note", note);
         }
+        name_parts(line, &ban.target.to_string());
     });
 }
 
@@ -227,7 +231,24 @@ fn say_limit_unbanned(service: &Service, key: &str, limit: &Limit, now: Now) {
     service.log.event(LogEvent::Unban, Severity::Info, "UNBANNED", now, |line| {
         line.field("key", key).field("limit", &limit.name);
         name_doors(line, limit);
+        name_parts(line, key);
     });
+}
+
+/// Names the client, the login and the sender of which a key has them.
+fn name_parts(line: &mut LogRecord, key: &str) {
+    if key.parse::<OverrideTarget>().is_ok_and(|target| target.netblock().is_some()) {
+        line.field("client", key);
+    }
+    for (word, value) in KeyPart::of_text(key).pairs() {
+        let name = match word {
+            "client" => "client",
+            "sender" => "sender",
+            "login" | "sasl_username" => "login",
+            _ => continue,
+        };
+        line.field(name, unescaped(value));
+    }
 }
 
 /// Says where a limit's bans hold, unless that is Postfix's door alone.
@@ -240,5 +261,6 @@ fn name_doors(line: &mut LogRecord, limit: &Limit) {
 fn say_unbanned(service: &Service, key: &str, limit: &str, now: Now) {
     service.log.event(LogEvent::Unban, Severity::Info, "UNBANNED", now, |line| {
         line.field("key", key).field("limit", limit);
+        name_parts(line, key);
     });
 }

@@ -116,7 +116,7 @@ impl<'r> Asked<'r, '_> {
         }
         let news = decision.news || session.lookup.new;
         drop(session);
-        apply(service, rules, decision, now);
+        apply(service, rules, decision, Some(request), now);
         if news {
             report(service, Door::Smtp, client, &decision.verdict, now);
         }
@@ -142,11 +142,11 @@ fn at_once<T>(future: impl Future<Output = T>) -> Poll<T> {
 }
 
 /// Does what follows from a decision beside the answer.
-pub fn apply(service: &Service, rules: &Rules, decision: &Decision<'_>, now: Now) {
+pub fn apply(service: &Service, rules: &Rules, decision: &Decision<'_>, request: Option<&Request>, now: Now) {
     for effect in &decision.effects {
         match effect {
             Effect::WouldRefuse(refusal) => would_refuse(service, refusal, now),
-            Effect::Violation(violation) => rules.store.violated(violation, &service.log, now),
+            Effect::Violation(violation) => rules.store.violated(violation, request, &service.log, now),
             Effect::Refund(refund) => rules.store.take_back(refund, now),
         }
     }

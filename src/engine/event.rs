@@ -81,7 +81,7 @@ pub async fn decide_event<'r>(
         // Nothing was counted that could be taken back.
         decision.effects.retain(|effect| !matches!(effect, Effect::Refund(_)));
     }
-    apply(service, rules, &decision, now);
+    apply(service, rules, &decision, Some(request), now);
     report(service, request.door, client, &decision.verdict, now);
     ((decision.verdict, permit), quotas)
 }

@@ -69,7 +69,7 @@ pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<
                 .field("count", u64::from(hit.count) * unit)
                 .field("threshold", u64::from(threshold) * unit)
                 .field("left", hit.left)
-                .bytes("login", request.value(Attribute::SaslUsername))
+                .bytes("login", request.value(request.door.login()))
                 .bytes("sender", request.value(Attribute::Sender));
             name_door(line, checks.door);
             name_origin(line, origin(service, checks.client));

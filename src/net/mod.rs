@@ -8,6 +8,7 @@ pub mod lookup;
 pub mod netblock;
 pub mod netblock_table;
 pub mod origin;
+pub mod percent;
 pub mod recent_map;
 pub mod resolve;
 pub mod secret;

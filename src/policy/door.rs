@@ -1,5 +1,7 @@
 //! Doors: where questions come in. Each limit is at one of them, and its bans hold at some.
 
+use super::attribute::Attribute;
+
 /// Where a question comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Door {
@@ -23,6 +25,15 @@ impl Door {
 
     pub fn word(self) -> &'static str {
         Self::WORDS[self as usize].0
+    }
+
+    /// What a login is in its requests.
+    pub fn login(self) -> Attribute {
+        match self {
+            Self::Smtp => Attribute::SaslUsername,
+            Self::Login => Attribute::Login,
+            Self::Web => Attribute::User,
+        }
     }
 }
 

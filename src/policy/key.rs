@@ -20,6 +20,7 @@ use super::limit::{self, CountKind, Limit};
 use super::request::Request;
 use super::spelling::Spellings;
 use crate::net::netblock::mask;
+use crate::net::percent;
 
 /// The longest key that memcached takes, in bytes. Other stores take longer ones.
 pub const MAX_KEY: usize = 250;
@@ -563,14 +564,7 @@ pub fn unescaped(value: &str) -> String {
 
 /// A value of a key as it was, but for its letters' case.
 pub(super) fn unescaped_bytes(value: &str) -> Vec<u8> {
-    let (mut bytes, mut rest) = (Vec::with_capacity(value.len()), value.as_bytes());
-    while let [first, after @ ..] = rest {
-        let escape = after.get(..2).filter(|_| *first == b'%').and_then(|digits| str::from_utf8(digits).ok());
-        let escaped = escape.and_then(|digits| u8::from_str_radix(digits, 16).ok());
-        bytes.push(escaped.unwrap_or(*first));
-        rest = if escaped.is_some() { &after[2..] } else { after };
-    }
-    bytes
+    percent::decode(value)
 }
 
 /// Whether a value is cut, and ends in a digest.

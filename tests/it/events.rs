@@ -81,7 +81,7 @@ fn hooks_run_on_bans_whatever_is_logged() {
     let first = until("a ban that the script was told of", || lines(&out).first().cloned());
     assert_eq!(
         first,
-        "CONNSHAPER_EVENT=BANNED CONNSHAPER_KEY=198.51.100.7 CONNSHAPER_LIMIT=connections \
+        "CONNSHAPER_CLIENT=198.51.100.7 CONNSHAPER_EVENT=BANNED CONNSHAPER_KEY=198.51.100.7 CONNSHAPER_LIMIT=connections \
          CONNSHAPER_REPETITION=1 CONNSHAPER_SECONDS=3600 CONNSHAPER_SUPPRESSED=0"
     );
     let say = |words: &str| {
@@ -92,7 +92,7 @@ fn hooks_run_on_bans_whatever_is_logged() {
     say("unban 198.51.100.7");
     let told = until("two more", || Some(lines(&out)).filter(|lines| lines.len() == 3));
     assert!(told[1].contains("_KEY=203.0.113.0/24 CONNSHAPER_LIMIT=blacklist CONNSHAPER_SECONDS=120"), "{told:?}");
-    assert!(told[2].starts_with("CONNSHAPER_EVENT=UNBANNED CONNSHAPER_KEY=198.51.100.7 "), "{told:?}");
+    assert!(told[2].contains("CONNSHAPER_EVENT=UNBANNED CONNSHAPER_KEY=198.51.100.7 "), "{told:?}");
     assert!(daemon.lines().with("BANNED").is_empty());
 }
 

@@ -18,7 +18,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use super::record::LogRecord;
-use crate::net::lock;
+use crate::net::{lock, percent};
 
 /// Runs that wait at once. Only runs for UNBANNED may exceed it: a ban that stays in a firewall after its end is worse
 /// than one that never came there, and only administrators end bans early.
@@ -352,14 +352,24 @@ impl HooksState {
     }
 }
 
+/// A key without its escapes, but for those that are needed.
+fn in_clear(key: &str) -> String {
+    percent::printable(&percent::decode(key))
+}
+
 /// Runs a command with the record's fields in its environment.
 async fn execute(run: &Run) -> Result<(), String> {
     let mut command = Command::new(run.program());
     command.args(&run.command[1..]).stdin(Stdio::null()).stdout(Stdio::null());
     command.env("CONNSHAPER_EVENT", &run.event).env("CONNSHAPER_SUPPRESSED", run.suppressed.to_string());
     for (name, value) in &run.fields {
-        // An environment cannot hold a NUL.
-        command.env(format!("CONNSHAPER_{}", name.to_uppercase()), value.replace('\0', ""));
+        // No line of what a script prints is to be what a stranger chose.
+        let value = match name.as_str() {
+            "key" => in_clear(value),
+            "keys" => value.split(SEPARATOR).map(in_clear).collect::<Vec<_>>().join(SEPARATOR),
+            _ => percent::printable(value.as_bytes()),
+        };
+        command.env(format!("CONNSHAPER_{}", name.to_uppercase()), value);
     }
     command.process_group(0).kill_on_drop(true);
     // A file system that hangs makes exec wait; until it is back no further run is tried.

@@ -5,6 +5,7 @@
 //! on whatever host, exactly one begins the ban. A step that a shared store does not
 //! do, because the server is down, is done in this process.
 
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
@@ -17,10 +18,12 @@ use crate::net::lock;
 use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, LogEvent, Severity};
 use crate::observe::statistics::add;
+use crate::policy::attribute::Attribute;
 use crate::policy::decision::Violation;
 use crate::policy::door::DoorSet;
 use crate::policy::key::KeyPart;
 use crate::policy::limit::Ban;
+use crate::policy::request::Request;
 use crate::policy::{CounterKind, Key};
 use crate::store::Store;
 use crate::store::shared::backend::Backend;
@@ -38,6 +41,10 @@ struct ViolationReport {
     pending: u32,
     ban: Option<(Ban, Bans)>,
     forget_after: u32,
+    /// Whose request it was; none where another program reported it.
+    client: Option<IpAddr>,
+    login: Vec<u8>,
+    sender: Vec<u8>,
     now: Now,
 }
 
@@ -109,10 +116,14 @@ impl LostBans {
 }
 
 impl ViolationReport {
-    fn new(store: &Store, violation: &Violation<'_>, pending: u32, now: Now) -> Self {
+    fn new(store: &Store, violation: &Violation<'_>, request: Option<&Request>, pending: u32, now: Now) -> Self {
         let Violation { limit, part } = violation;
         let counter = |kind| store.counter(&Key { limit, part, kind });
         let bans = || Bans { ban: counter(CounterKind::Ban), bans: counter(CounterKind::Bans) };
+        // Only a ban is told with names.
+        let request = request.filter(|_| limit.ban.is_some());
+        let value = |attribute| request.map(|request| request.value(attribute).to_vec()).unwrap_or_default();
+        let login = request.map(|request| request.door.login()).map(value).unwrap_or_default();
         Self {
             limit: limit.name.clone(),
             log_only: limit.log_only,
@@ -122,6 +133,9 @@ impl ViolationReport {
             pending,
             ban: limit.ban.map(|ban| (ban, bans())),
             forget_after: limit.forget_after,
+            client: request.and_then(|request| request.client),
+            login,
+            sender: value(Attribute::Sender),
             now,
         }
     }
@@ -132,23 +146,31 @@ impl ViolationReport {
         if !self.ban_doors.is_smtp() {
             line.field("doors", self.ban_doors.words());
         }
+        if let Some(client) = self.client {
+            line.field("client", client);
+        }
+        for (name, value) in [("login", &self.login), ("sender", &self.sender)] {
+            if !value.is_empty() {
+                line.bytes(name, value);
+            }
+        }
     }
 }
 
 impl Store {
     /// Counts a violation, and bans the client if it is one too many. Without a shared store that is done when this
     /// returns; with one it takes a few round trips in the background. Must be called within a runtime.
-    pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, log: &Log, now: Now) {
+    pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, request: Option<&Request>, log: &Log, now: Now) {
         if let Some(backend) = self.backend.as_deref() {
             if let Lookup::Ask(pending) = self.advise_violation(backend, violation, now) {
                 let (report, store, log) =
-                    (ViolationReport::new(self, violation, pending, now), Arc::clone(self), log.clone());
+                    (ViolationReport::new(self, violation, request, pending, now), Arc::clone(self), log.clone());
                 let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
                 self.following.spawn_on(async move { store.count_violation(&report, &log).await }, &runtime);
             }
             return;
         }
-        let report = ViolationReport::new(self, violation, 0, now);
+        let report = ViolationReport::new(self, violation, request, 0, now);
         let done = pin!(self.count_violation(&report, log)).poll(&mut Context::from_waker(Waker::noop()));
         debug_assert_eq!(done, Poll::Ready(()), "nothing waits for a store in this process");
     }

@@ -255,7 +255,7 @@ impl Host {
 
     /// Reports a violation of a client.
     pub fn violated(&self, limit: &Limit, part: &KeyPart, now: Now) {
-        self.store.violated(&Violation { limit, part: part.clone() }, &self.log, now);
+        self.store.violated(&Violation { limit, part: part.clone() }, None, &self.log, now);
     }
 
     /// Waits until all violations are handled.
