@@ -44,19 +44,11 @@ pub(super) fn check(config: &Config, s: &TableSettings) {
 }
 
 fn check_spellings(config: &Config, s: &TableSettings) {
-    let is_about = |limit: &Limit, concerns: fn(Attribute) -> bool| {
-        let is_of = |field: &KeyField| match field {
-            KeyField::Whole(attribute) | KeyField::MailDomain(attribute) => concerns(*attribute),
-            KeyField::Client | KeyField::HostDomain(_) => false,
-        };
-        let conditions = limit.conditions.all.iter().chain(&limit.conditions.none);
-        limit.per.0.iter().any(is_of) || conditions.into_iter().any(|condition| concerns(condition.attribute))
-    };
     let limits = &config.policy.limits;
-    if !limits.iter().any(|limit| is_about(limit, Attribute::is_mail_address)) {
+    if !limits.iter().any(|limit| limit.concerns(Attribute::is_mail_address)) {
         s.warn("recipient_delimiter", "has no effect: no limit is about senders, recipients or logins");
     }
-    if !limits.iter().any(|limit| is_about(limit, Attribute::is_of_envelope)) {
+    if !limits.iter().any(|limit| limit.concerns(Attribute::is_of_envelope)) {
         s.warn("canonical_senders", "has no effect: no limit is about senders or recipients");
     }
 }

@@ -1,7 +1,10 @@
 //! Entries of lists that are names: `mail.example.com`, `.example.com`, `/regular expression/`.
 
 use crate::config::diagnostics::quoted;
+use crate::policy::attribute::Attribute;
 use crate::policy::client_names::{ClientName, expression};
+use crate::policy::key::KeyField;
+use crate::policy::spelling::Spellings;
 
 /// What may be on a list, for remedies.
 pub(super) const WRITE: &str = "write an address, a netblock as in 192.0.2.0/24, a name as in mail.example.com or \
@@ -27,6 +30,11 @@ pub(super) fn parse(text: &str) -> Option<Result<ClientName, (String, String)>> 
     }
     let name = text.strip_prefix('.').unwrap_or(text);
     let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    let name = match name.is_ascii() {
+        true => name,
+        // In DNS, so in `client_name`, names are in ASCII.
+        false => Spellings::default().spelled(KeyField::HostDomain(Attribute::ClientName), &name),
+    };
     is_host_name(&name).then(|| {
         Ok(match text.starts_with('.') {
             true => ClientName::Domain(name.into()),
@@ -60,6 +68,9 @@ mod tests {
             (".example.com.", ".example.com"),
             ("_x.a-b.xn--p1ai", "_x.a-b.xn--p1ai"),
             ("/^mx\\d+\\./", "/^mx\\d+\\./"),
+            ("mail.B\u{dc}cher.example", "mail.xn--bcher-kva.example"),
+            (".b\u{fc}cher.example", ".xn--bcher-kva.example"),
+            ("mail.\u{440}\u{444}", "mail.xn--p1ai"),
         ];
         for (text, expected) in right {
             assert_eq!(read(text), Some(Ok(expected.to_owned())), "{text}");
@@ -74,7 +85,9 @@ mod tests {
             "192.0.2",
             "a..com",
             "a b.com",
-            "m\u{fc}ller.de",
+            "m\u{fc}ller",
+            "\u{fc}.1\u{b2}",
+            "a\u{200b} b.com",
             "*.a.com",
         ] {
             assert_eq!(read(text), None, "{text}");

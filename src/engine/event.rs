@@ -68,7 +68,7 @@ pub async fn decide_event<'r>(
             if mode == EventMode::Count {
                 counted(service, &checks, &decision, request, now);
             }
-            let quotas = quotas(&checks, &decision);
+            let quotas = quotas(&checks, &decision, now);
             (decision, quotas)
         }
     };
@@ -87,14 +87,14 @@ pub async fn decide_event<'r>(
 }
 
 /// What is left of the limits that are enforced and have counted.
-fn quotas<'r>(checks: &LimitChecks<'r>, decision: &Decision<'_>) -> SmallVec<[Quota<'r>; 2]> {
+fn quotas<'r>(checks: &LimitChecks<'r>, decision: &Decision<'_>, now: Now) -> SmallVec<[Quota<'r>; 2]> {
     let is_told = |(check, _): &(&LimitCheck<'r>, Counter)| {
         !check.limit.log_only && matches!(check.state, CheckState::ToCount { .. })
     };
     let quota = |(check, hit): (&LimitCheck<'r>, Counter)| Quota {
         limit: &check.limit.name,
         threshold: check.threshold,
-        exptime: check.limit.exptime,
+        exptime: check.limit.window.length(check.limit.exptime, now),
         remaining: check.threshold.saturating_sub(hit.count),
         left: hit.left,
     };

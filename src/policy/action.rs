@@ -328,7 +328,7 @@ mod tests {
         ] {
             assert_eq!(answer_with(action, Some("stolen: {left}")), expected, "{action}");
         }
-        assert_eq!(answer_with("REJECT", Some("gest\u{f6}rt\n")), "REJECT 5.7.0 gest??rt?");
+        assert_eq!(answer_with("REJECT", Some("gest\u{f6}rt\n")), r"REJECT 5.7.0 gest\x{F6}rt?");
     }
 
     #[test]

@@ -122,6 +122,16 @@ impl Limit {
         self.conditions.is_about(Attribute::Recipient) && !moments(self).contains(&RestrictionStage::Rcpt)
     }
 
+    /// Whether its key or a condition of it looks at an attribute of a kind.
+    pub fn concerns(&self, is_of_kind: fn(Attribute) -> bool) -> bool {
+        let is_of = |field: &KeyField| match field {
+            KeyField::Whole(attribute) | KeyField::MailDomain(attribute) => is_of_kind(*attribute),
+            KeyField::Client | KeyField::HostDomain(_) => false,
+        };
+        let mut conditions = self.conditions.all.iter().chain(&self.conditions.none);
+        self.per.0.iter().any(is_of) || conditions.any(|condition| is_of_kind(condition.attribute))
+    }
+
     /// What it counts a request under; `client` is the client's part of that. `None`: the request does not say all of it.
     pub fn part(&self, request: &Request, client: KeyPart) -> Option<KeyPart> {
         self.per.part(request, client, self.count_absent, &self.spellings)
@@ -235,6 +245,14 @@ impl Window {
         }
     }
 
+    /// Seconds of the window of a limit with this `exptime` at a moment: days and months of the calendar differ.
+    pub fn length(&self, exptime: u32, now: Now) -> u32 {
+        match self {
+            Self::Calendar(calendar) => u32::try_from(calendar.window(now).length()).unwrap_or(exptime),
+            _ => exptime,
+        }
+    }
+
     pub fn word(&self) -> &'static str {
         match self {
             Self::Fixed => "fixed",
@@ -305,7 +323,22 @@ pub enum RatePer {
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::TimeZone;
+
     use super::*;
+    use crate::policy::calendar::Period;
+
+    #[test]
+    fn a_month_of_the_calendar_has_its_own_length() {
+        let calendar = Window::Calendar(LocalCalendar::new(Period::Month, TimeZone::UTC));
+        let at = |unix: u64| Now { unix_ms: unix * 1000, ..Now::simulated(0) };
+        const DAY: u32 = 86_400;
+        // In February 2026, in March, and in February 2028.
+        for (unix, days) in [(1_770_800_000, 28), (1_773_000_000, 31), (1_834_000_000, 29)] {
+            assert_eq!(calendar.length(31 * DAY, at(unix)), days * DAY, "{unix}");
+            assert_eq!(Window::Fixed.length(31 * DAY, at(unix)), 31 * DAY);
+        }
+    }
 
     #[test]
     fn delays_and_bans_double_up_to_their_bounds() {

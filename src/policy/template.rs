@@ -152,17 +152,29 @@ impl Values<'_> {
     }
 }
 
-/// Writes what a client chose, as far as it belongs into an SMTP reply, and no more than `most` bytes of it.
+/// Writes what a client chose, as far as it belongs into an SMTP reply, and no more than `most` bytes of it. Letters
+/// beyond ASCII are written as RFC 6533 has them where UTF-8 cannot be: Postfix does not tell whether the client
+/// understands it.
 pub(super) fn write_clipped(value: &[u8], most: usize, output: &mut BytesMut) -> fmt::Result {
     const CUT: &str = "...";
-    let (shown, cut) = match value.len() > most {
-        true => (&value[..most - CUT.len()], CUT),
-        false => (value, ""),
-    };
-    for byte in shown {
-        output.write_char(if (b' '..=b'~').contains(byte) { (*byte).into() } else { '?' })?;
+    let mut text = String::new();
+    // Where it is cut if it is too long.
+    let mut fits = 0;
+    for letter in String::from_utf8_lossy(value).chars() {
+        match letter {
+            ' '..='~' => text.push(letter),
+            char::REPLACEMENT_CHARACTER => text.push('?'),
+            _ if letter.is_control() => text.push('?'),
+            _ => write!(text, "\\x{{{:X}}}", u32::from(letter))?,
+        }
+        if text.len() + CUT.len() <= most {
+            fits = text.len();
+        }
+        if text.len() > most {
+            return write!(output, "{}{CUT}", &text[..fits]);
+        }
     }
-    output.write_str(cut)
+    output.write_str(&text)
 }
 
 /// What is wrong with a text.
@@ -231,7 +243,9 @@ mod tests {
             String::from_utf8(output.to_vec()).unwrap()
         };
         assert_eq!(write("{key}", "joe%20doe@example.org"), "login joe doe@example.org");
-        assert_eq!(write("{key}", "j%c3%bcrgen%0d%0a"), "login j??rgen??");
+        assert_eq!(write("{key}", "j%c3%bcrgen%0d%0a"), r"login j\x{FC}rgen??");
+        assert_eq!(write("{key}", "%ff%f0%9f%93%a7%e2%80%ae"), r"login ?\x{1F4E7}\x{202E}");
+        assert_eq!(write("{key}", &"%c3%bc".repeat(50)), format!("login {}...", r"\x{FC}".repeat(15)));
         assert_eq!(write("{key}", &"x".repeat(300)), format!("login {}...", "x".repeat(91)));
         assert_eq!(write("until {until}", "joe"), "until 2026-11-26 19:00 UTC");
         assert_eq!(write("<{sender}>", "joe"), "<>");

@@ -125,6 +125,35 @@ fn doctor_says_of_each_limit_whether_postfix_can_ask_about_it() {
 }
 
 #[test]
+fn doctor_compares_what_begins_an_extension_where_a_limit_is_about_mailboxes() {
+    let dir = Dir::new();
+    let main_cf = |delimiters: &str| {
+        let service = "smtpd_client_restrictions = check_policy_service { inet:127.0.0.1:9, default_action=DUNNO }";
+        format!("{service}\nrecipient_delimiter = {delimiters}")
+    };
+    let users = |delimiters: &str| {
+        let limit = "[limit.users]\nthreshold = 5\ncount = \"messages\"\nper = \"sender\"\n";
+        format!("recipient_delimiter = {delimiters:?}\n{limit}")
+    };
+    let is =
+        |theirs: &str, ours: &str| format!("recipient_delimiter is {theirs} in main.cf and {ours} in connshaper.toml");
+    for (theirs, ours, found) in [
+        ("+", "+", format!("right: {}", is("\"+\"", "\"+\""))),
+        ("-+", "+-", format!("right: {}", is("\"-+\"", "\"+-\""))),
+        ("+", "", format!("doubtful: {}: whoever adds an extension", is("\"+\"", "none"))),
+        ("+-", "+", format!("doubtful: {}: whoever adds an extension", is("\"+-\"", "\"+\""))),
+        ("", "+", format!("doubtful: {}: addresses that are several mailboxes", is("none", "\"+\""))),
+    ] {
+        let (findings, _) = examined(&main_cf(theirs), &users(ours), &dir);
+        assert!(has(&findings, &found), "{found} in {findings:#?}");
+    }
+    for (theirs, config) in [("", users("")), ("+", "threshold = 5\n".to_owned())] {
+        let (findings, _) = examined(&main_cf(theirs), &config, &dir);
+        assert!(!findings.iter().any(|finding| finding.contains("recipient_delimiter")), "{findings:#?}");
+    }
+}
+
+#[test]
 fn doctor_looks_at_every_instance_of_postfix_that_asks() {
     let (dir, second) = (Dir::new(), Dir::new());
     let queue = second.path().join("queue");

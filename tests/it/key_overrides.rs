@@ -77,7 +77,7 @@ fn a_ban_without_a_reason_names_the_key_and_a_text_of_the_configuration_stays() 
     host.daemon.reload(&format!("blacklist_action = \"REJECT\"\nblacklist_text = \"Call us\"\n{before}"));
     assert_eq!(mail(&host.daemon, &joe), "REJECT 5.7.0 Call us");
     host.ask(&["ban", "login", "joe@example.com", "because", "gestört"]);
-    assert_eq!(mail(&host.daemon, &joe), "REJECT 5.7.0 gest??rt");
+    assert_eq!(mail(&host.daemon, &joe), r"REJECT 5.7.0 gest\x{F6}rt");
     assert_eq!(host.ask(&["status"])["overrides"][0]["note"], "gestört");
     let (status, _) = host.say(&["status"]);
     assert!(status.contains("ban login=joe@example.com, ") && status.contains(" left, by root: gestört"), "{status}");

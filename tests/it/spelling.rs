@@ -1,10 +1,14 @@
 //! One mailbox in many spellings: they share its counters, and conditions and commands know all of them.
 
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::sync::mpsc;
+use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Dir, Policy, Postfix, command};
+use crate::support::{Daemon, Dir, PATIENCE, Policy, Postfix, command};
 
 const CUT: &str = "recipient_delimiter = \"+-\"\ncanonical_senders = true\n";
 
@@ -180,6 +184,62 @@ fn postfix_with_smtputf8_and_extensions_is_counted_by_mailbox() {
         assert_eq!(sends(&format!("s{}@example.net", recipient.len()), recipient), code, "{recipient}");
     }
     daemon.lines().wait_for("key=\"recipient=alice@example.org\" ");
+}
+
+#[test]
+fn a_refusal_names_a_sender_beyond_ascii_in_ascii_for_postfix_tells_a_text_as_it_is() {
+    let restrictions = |endpoint: &str| {
+        let (restrictions, utf8) = ("smtpd_recipient_restrictions = check_policy_service", "smtputf8_enable = yes");
+        format!("{restrictions} {endpoint}\n{utf8}\nsmtpd_error_sleep_time = 0")
+    };
+    let recipient = |postfix: &Postfix, mail: &str| {
+        let mut smtp = postfix.client("127.0.0.2");
+        smtp.ehlo().expect(250);
+        smtp.command(format!("MAIL FROM:{mail}")).expect(250);
+        smtp.command("RCPT TO:<a@example.org>")
+    };
+    let in_utf8 = "<j\u{fc}rgen@b\u{fc}cher.example> SMTPUTF8";
+    let text = "text = \"{key} has sent as {sender}\"";
+    let daemon = Daemon::start(&format!(
+        "threshold = 1000\nwhitelist = []\n[limit.senders]\nthreshold = 1\ncount = \"messages\"\nper = \"sender\"\n{text}"
+    ));
+    let postfix = Postfix::setup().main_cf(&restrictions(daemon.endpoint())).start();
+    recipient(&postfix, in_utf8).expect(250);
+    let reply = recipient(&postfix, in_utf8).expect(450);
+    let told = r"sender j\x{FC}rgen@xn--bcher-kva.example has sent as j\x{FC}rgen@b\x{FC}cher.example";
+    assert!(reply.text.contains(told), "{reply:?}");
+    // What another policy server says in UTF-8 goes to clients that have not asked for it too, which RFC 6531 forbids.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("inet:{}", listener.local_addr().unwrap());
+    let (ask, asked) = mpsc::channel();
+    // Ends with Postfix, whose processes keep their connections.
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let (mut stream, ask) = (stream.unwrap(), ask.clone());
+            thread::spawn(move || {
+                let mut request = Vec::new();
+                let mut bytes = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut bytes) {
+                    request.extend_from_slice(&bytes[..length]);
+                    if request.ends_with(b"\n\n") {
+                        ask.send(String::from_utf8(std::mem::take(&mut request)).unwrap()).unwrap();
+                        stream.write_all("action=450 4.7.0 j\u{fc}rgen\n\n".as_bytes()).unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let postfix = Postfix::setup().main_cf(&restrictions(&endpoint)).start();
+    let names = |request: &str| -> Vec<String> {
+        request.lines().filter_map(|line| Some(line.split_once('=')?.0.to_owned())).collect()
+    };
+    let [with, without] = [in_utf8, "<joe@example.net>"].map(|mail| {
+        let reply = recipient(&postfix, mail).expect(450);
+        assert!(reply.text.ends_with(": j\u{fc}rgen"), "{reply:?}");
+        names(&asked.recv_timeout(PATIENCE).unwrap())
+    });
+    // The request does not say what the client has asked for.
+    assert_eq!(with, without);
 }
 
 #[test]

@@ -25,6 +25,7 @@ use crate::control::client::{ControlClient, DEFAULT_SOCKET};
 use crate::control::status::StatusArgs;
 use crate::net::address::Address;
 use crate::observe::terminal::{Paint, escape, json, print};
+use crate::policy::attribute::Attribute;
 use crate::postfix::query;
 use crate::store::shared::login::StoreLogin;
 use crate::sysexits;
@@ -143,6 +144,9 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
         found.extend(instance.examine_reach());
         if !config.policy.lists.names.is_empty() {
             found.extend(instance.examine_names());
+        }
+        if config.policy.limits.iter().any(|limit| limit.concerns(Attribute::is_mail_address)) {
+            found.extend(instance.examine_delimiters(&config.policy.spellings.delimiters));
         }
         findings.extend(instance.named(found));
     }

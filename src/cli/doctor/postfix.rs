@@ -74,6 +74,8 @@ pub struct Postfix {
     mynetworks: String,
     /// Where names of clients are not looked up: main.cf, or services of master.cf.
     nameless: Vec<String>,
+    /// What begins the extension of an address.
+    delimiters: String,
     /// The smtpd services of master.cf that are locked up in the queue directory.
     chrooted: BTreeSet<String>,
 }
@@ -143,7 +145,8 @@ impl Postfix {
         let others =
             others.split([',', ' ', '\t']).filter(|directory| !directory.is_empty()).map(str::to_owned).collect();
         let (instance, mynetworks, chrooted) = (value("multi_instance_name"), value("mynetworks"), BTreeSet::new());
-        Self { instance, others, mail_owner, queue_directory, lists, mynetworks, nameless, chrooted }
+        let delimiters = value("recipient_delimiter").trim().to_owned();
+        Self { instance, others, mail_owner, queue_directory, lists, mynetworks, nameless, delimiters, chrooted }
     }
 
     /// Lines of master.cf: which services are locked up. `old`: they are unless it says otherwise.
@@ -197,6 +200,24 @@ impl Postfix {
             not_right(Assessment::Wrong, what, format!("remove {PEERNAME_LOOKUP} = no, or list addresses"))
         };
         self.nameless.iter().map(finding).collect()
+    }
+
+    /// Whether it takes the same addresses for one mailbox as we do, where that matters.
+    pub fn examine_delimiters(&self, ours: &str) -> Option<Finding> {
+        let theirs = self.delimiters.as_str();
+        let lacks = |one: &str, other: &str| other.chars().any(|delimiter| !one.contains(delimiter));
+        let has = |text: &str| if text.is_empty() { "none".to_owned() } else { format!("{text:?}") };
+        let what = format!("recipient_delimiter is {} in main.cf and {} in connshaper.toml", has(theirs), has(ours));
+        let doubtful = |because: &str| {
+            let what = format!("{what}: {because}");
+            let remedy = format!("set recipient_delimiter = {theirs:?} in connshaper.toml");
+            Some(not_right(Assessment::Doubtful, what, remedy))
+        };
+        match (lacks(ours, theirs), lacks(theirs, ours)) {
+            (false, false) => (!ours.is_empty()).then(|| right(what)),
+            (true, _) => doubtful("whoever adds an extension to an address has a count of its own for each"),
+            (false, true) => doubtful("addresses that are several mailboxes to Postfix are counted as one"),
+        }
     }
 
     /// What is right and wrong about it.

@@ -28,6 +28,9 @@ pub const APPLICATION_ID: i64 = 0x4353_4850;
 /// What makes each version of the schema from the one before. The file's `user_version` is how many are done.
 const MIGRATIONS: [&str; 1] = [include_str!("schema.sql")];
 
+/// What `sqlite3` shows to people, as SQLite keeps the text of it.
+const VIEW: &str = include_str!("view.sql");
+
 /// How long the making of a file waits for other processes that make it.
 const MAKING: Duration = Duration::from_secs(5);
 
@@ -115,7 +118,7 @@ fn open_existing(path: &Path, synchronous: Synchronous) -> Result<Option<(Connec
     }
     let identity = FileIdentity::of(path);
     let mut connection = connect(path).map_err(|error| explain(&error))?;
-    if check(&connection)? < MIGRATIONS.len() {
+    if check(&connection)? < MIGRATIONS.len() || !has_view(&connection).map_err(|error| explain(&error))? {
         migrate(&connection).map_err(|error| explain(&error))?;
     }
     settle(&mut connection, synchronous).map_err(|error| explain(&error))?;
@@ -187,6 +190,17 @@ fn check(connection: &Connection) -> Result<usize, FileError> {
     })
 }
 
+/// The statement that makes the view: without the comment before it, which SQLite does not keep.
+fn view() -> &'static str {
+    VIEW[VIEW.find("CREATE VIEW").unwrap_or(0)..].trim_end()
+}
+
+/// Whether the view is that of this program.
+fn has_view(connection: &Connection) -> rusqlite::Result<bool> {
+    let select = "SELECT count(*) FROM sqlite_master WHERE type = 'view' AND name = 'counts' AND sql = ?1";
+    connection.query_row(select, [view()], |row| row.get::<_, i64>(0)).map(|number| number > 0)
+}
+
 /// Brings a file of an older version, or an empty one, to ours. Of several processes one does it.
 fn migrate(connection: &Connection) -> rusqlite::Result<()> {
     let begun = Instant::now();
@@ -205,6 +219,10 @@ fn try_to_migrate(connection: &Connection) -> rusqlite::Result<()> {
         let version = connection.pragma_query_value(None, "user_version", |row| row.get::<_, u32>(0))?;
         for migration in MIGRATIONS.iter().skip(version as usize) {
             connection.execute_batch(migration)?;
+        }
+        if !has_view(connection)? {
+            connection.execute_batch("DROP VIEW IF EXISTS counts")?;
+            connection.execute_batch(view())?;
         }
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         connection.pragma_update(None, "user_version", MIGRATIONS.len() as i64)
@@ -382,6 +400,33 @@ mod tests {
         let names: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert!(names.iter().all(|name| name.to_string_lossy().starts_with("counts.db")), "{names:?}");
         assert!(!names.iter().any(|name| name.to_string_lossy().contains(".new")), "{names:?}");
+    }
+
+    #[test]
+    fn an_older_view_is_made_anew_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("counts.db");
+        let (connection, _) = open(&path, Synchronous::Normal).unwrap();
+        let of_year = "connshaper:a/192.0.2.1!w6e8f2a0151800";
+        let insert = "INSERT INTO counter VALUES (?1, 3, 1000 * (strftime('%s', 'now') + 60))";
+        for key in [of_year, "connshaper:192.0.2.1"] {
+            connection.execute(insert, [key]).unwrap();
+        }
+        connection.execute_batch("DROP VIEW counts; CREATE VIEW counts AS SELECT key FROM counter").unwrap();
+        assert!(!has_view(&connection).unwrap());
+        drop(connection);
+        let (connection, _) = open(&path, Synchronous::Normal).unwrap();
+        assert!(has_view(&connection).unwrap());
+        let row = |row: &rusqlite::Row<'_>| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, String>(1)?, row.get::<_, i64>(2)?, row.get::<_, i64>(3)?))
+        };
+        let mut select = connection.prepare("SELECT key, kind, count, seconds_left FROM counts ORDER BY key").unwrap();
+        let rows: Vec<_> = select.query_map([], row).unwrap().map(Result::unwrap).collect();
+        let [window, calendar] = rows.as_slice() else { panic!("{rows:?}") };
+        assert_eq!((&*window.0, &*window.1, window.2), ("connshaper:192.0.2.1", "window", 3));
+        assert_eq!((&*calendar.0, &*calendar.1, calendar.2), (of_year, "calendar", 3));
+        // The other one ends ten seconds after it.
+        assert_eq!(window.3 - calendar.3, 10, "{rows:?}");
     }
 
     #[test]

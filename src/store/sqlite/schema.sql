@@ -32,29 +32,3 @@ CREATE TABLE value (
     version INTEGER NOT NULL,
     ends    INTEGER NOT NULL
 ) WITHOUT ROWID;
-
--- For people: what is counted now.
-CREATE VIEW counts AS
-SELECT
-    key,
-    CASE
-        WHEN key LIKE '%!hits' THEN 'sliding'
-        WHEN rtrim(key, '0123456789abcdef') LIKE '%!w' THEN 'calendar'
-        WHEN key LIKE '%!ban' THEN 'ban'
-        WHEN key LIKE '%!bans' THEN 'bans'
-        WHEN key LIKE '%!violations' THEN 'violations'
-        -- That something was counted once, or that a window has its new length.
-        WHEN rtrim(key, '0123456789abcdef') LIKE '%!m' OR key LIKE '%!=%' THEN 'mark'
-        ELSE 'window'
-    END AS kind,
-    CASE
-        WHEN key LIKE '%!hits' THEN (
-            SELECT coalesce(sum(hit.count), 0) FROM hit
-            WHERE hit.key = counter.key AND hit.ends > 1000 * strftime('%s', 'now')
-        )
-        ELSE count
-    END AS count,
-    datetime(ends / 1000, 'unixepoch', 'localtime') AS ends,
-    ends / 1000 - strftime('%s', 'now') AS seconds_left
-FROM counter
-WHERE counter.ends > 1000 * strftime('%s', 'now');
