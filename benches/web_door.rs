@@ -74,7 +74,7 @@ fn measure(port: Option<u16>, policy_port: u16, connections: usize, time: Durati
         thread::spawn(move || postfix(policy_port, &stop))
     };
     let rate = match port {
-        Some(port) => load(port, connections, time),
+        Some(port) => thread::spawn(move || load(port, connections, time)).join().unwrap(),
         None => {
             thread::sleep(time);
             0.0
@@ -116,7 +116,13 @@ fn postfix(port: u16, stop: &AtomicBool) -> Vec<Duration> {
 }
 
 /// Requests a second of a closed loop.
+///
+/// Web servers are other processes, and on a host of their own take no processor from the servers: without
+/// `--same-priority` the load has the lowest priority.
 fn load(port: u16, connections: usize, time: Duration) -> f64 {
+    if !std::env::args().any(|word| word == "--same-priority") {
+        rustix::process::setpriority_process(None, 19).unwrap();
+    }
     let runtime = Builder::new_current_thread().enable_all().build().unwrap();
     let answered = Arc::new(AtomicU64::new(0));
     runtime.block_on(async {
