@@ -107,12 +107,9 @@ pub(super) fn blacklist(s: &TableSettings, timeouts: Timeouts, classes: &[String
         default_action()
     });
     let delays = set == "delay";
-    let key_action = match s.origin("blacklist_text") {
-        Origin::Default => {
-            Action::new(&own_action, KEY_TEXT, &code, BLACKLIST_STATUS, classes).unwrap_or_else(|_| action.clone())
-        }
-        _ => action.clone(),
-    };
+    let key_text = if text == default_word("blacklist_text") { KEY_TEXT } else { &text };
+    let key_action = Action::new(&own_action, key_text, &code, BLACKLIST_STATUS, classes);
+    let key_action = key_action.unwrap_or_else(|_| action.clone());
     let longest = limit::longest_delay(s, timeouts, delays.then_some("blacklist_action"));
     Blacklist { action, key_action, delay: delays.then_some(longest.max), max_concurrent: longest.max_concurrent }
 }
