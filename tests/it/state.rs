@@ -219,7 +219,7 @@ fn bans_survive_a_restart_and_the_next_is_longer() {
     assert!(passes(&daemon, "198.51.100.1", 1));
     assert!(!passes(&daemon, "198.51.100.1", 2));
     let line = daemon.lines().wait_for("BANNED ");
-    assert!(line.contains(" seconds=3 ") && line.ends_with(" repetition=1"), "{line}");
+    assert!(line.contains(" seconds=3 repetition=1 "), "{line}");
     daemon.stop();
     daemon.start_again();
     assert!(!passes(&daemon, "198.51.100.1", 3));
@@ -233,5 +233,5 @@ fn bans_survive_a_restart_and_the_next_is_longer() {
         daemon.lines().with("BANNED ").into_iter().nth(1)
     });
     assert!(passed <= 1, "only the first hit of a window may pass, not {passed}");
-    assert!(line.ends_with(" seconds=6 repetition=2"), "{line}");
+    assert!(line.contains(" seconds=6 repetition=2 "), "{line}");
 }
