@@ -1,6 +1,7 @@
 //! Limits, netblocks and lists as administrators write them.
 
 use std::collections::{BTreeSet, HashMap};
+use std::fs;
 use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
@@ -24,7 +25,7 @@ use connshaper::policy::{CounterKind, Key, Limit, limit};
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
 
-use crate::support::default_limit;
+use crate::support::{Dir, default_limit, mmdb};
 
 fn parse(text: &str) -> Result<Config, ConfigError> {
     Config::parse(Path::new("connshaper.toml"), text)
@@ -691,7 +692,13 @@ proptest! {
     ) {
         // A variable of the environment is an error.
         let prefix = prefix.replace('$', "").replace('\\', "\\\\").replace('"', "\\\"");
-        let mut text = format!("key_prefix = \"{prefix}\"\n{store}\n{top}");
+        let dir = Dir::new();
+        let (asn, country) = (dir.join("asn.mmdb"), dir.join("country.mmdb"));
+        let network = "192.0.2.0/24".parse().unwrap();
+        fs::write(&asn, mmdb::mmdb("GeoLite2-ASN", &[(network, mmdb::asn(64500, "Example"))])).unwrap();
+        fs::write(&country, mmdb::mmdb("GeoLite2-Country", &[(network, mmdb::country("ZZ"))])).unwrap();
+        let databases = format!("asn_database = {asn:?}\ncountry_database = {country:?}");
+        let mut text = format!("key_prefix = \"{prefix}\"\n{store}\n{databases}\n{top}");
         for (name, keys) in &named {
             text += &format!("[limit.{name}]\n{keys}");
         }
