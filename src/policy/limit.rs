@@ -118,7 +118,7 @@ impl Limit {
     }
 
     /// Whether it says which recipients it is about, and is judged after all of them are named.
-    fn is_about_late_recipients(&self) -> bool {
+    pub fn is_about_late_recipients(&self) -> bool {
         self.conditions.is_about(Attribute::Recipient) && !moments(self).contains(&RestrictionStage::Rcpt)
     }
 

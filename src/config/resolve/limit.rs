@@ -76,7 +76,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
     if counts == CountKind::Clients {
         check_clients(s);
     }
-    Limit {
+    let limit = Limit {
         id: 0,
         memory_id: 0,
         key_prefix: key::limit_prefix(&program.key_prefix, name, counts, door, log_only),
@@ -119,7 +119,20 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         forget_after: s.get::<Option<Duration>>("forget_after").map_or(longest, seconds),
         action,
         stress_action,
+    };
+    if limit.counts == CountKind::Recipients && limit.is_about_late_recipients() {
+        check_late_recipients(s);
     }
+    limit
+}
+
+/// Recipients that a condition chooses are counted one by one, which is at RCPT.
+fn check_late_recipients(s: &TableSettings) {
+    let key = ["match", "unless"].into_iter().find(|key| s.sets(key)).unwrap_or("match");
+    let problem = format!("{} holds at DATA only, where Postfix names none of several recipients", s.named(key));
+    let remedy = "leave out `protocol_state` and `recipient_count`: recipients are counted at RCPT, and with \
+                  `count_unsent = false` they go back if the message is not sent; or count messages";
+    s.error::<()>(key, problem, remedy);
 }
 
 /// Which spellings of a mailbox are one.
