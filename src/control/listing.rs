@@ -35,6 +35,8 @@ pub struct Listing {
     pub keys: Vec<KeyStatus>,
     /// Further ones.
     pub more: usize,
+    /// They are those over their limit, not all.
+    pub only_over: bool,
     /// Print it for a spreadsheet.
     pub csv: bool,
 }
@@ -132,7 +134,8 @@ impl<'p> NearestKeys<'p> {
                 let part = KeyPart::Client { address: client.address, prefix_length: client.prefix_length };
                 let Some(limit) = named(client.limit) else { continue };
                 if !known_clients.contains(&(client.limit, part.clone())) {
-                    let counted = TargetCounter { limit, part, threshold: limit.threshold };
+                    let threshold = rules.policy.threshold_of_client(limit, client.address);
+                    let counted = TargetCounter { limit, part, threshold };
                     let (count, left) = (client.hit.count, client.hit.left_seconds());
                     let client = Some(client.address);
                     nearest.add(CountedKey { counted, count, since: None, over_since: None, refused: 0, left, client });
@@ -183,7 +186,7 @@ impl Listing {
                 keys.push(KeyStatus::of(&one, &rules.policy));
             }
         }
-        Ok(Self { keys, more, csv })
+        Ok(Self { keys, more, only_over: which == Which::Over, csv })
     }
 
     /// The keys nearest to their limits, as this process has counted them last. Asks the store nothing, so that it can
@@ -204,7 +207,10 @@ impl Listing {
             return self.csv();
         }
         if self.keys.is_empty() {
-            return "no key is over its limit, of those that this daemon has counted lately\n".to_owned();
+            return match self.only_over {
+                true => "no key is over its limit, of those that this daemon has counted lately\n".to_owned(),
+                false => "this daemon has counted no key lately\n".to_owned(),
+            };
         }
         let mut columns = vec![
             ("limit", false),

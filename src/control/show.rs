@@ -375,7 +375,7 @@ impl ClientStatus {
             door: limit.door.word().to_owned(),
             key: KeyPart::Client { address: client.address, prefix_length: client.prefix_length }.to_string(),
             count: u64::from(client.hit.count) * unit,
-            threshold: u64::from(limit.threshold) * unit,
+            threshold: u64::from(policy.threshold_of_client(limit, client.address)) * unit,
             left: client.hit.left_seconds(),
             over: client.over,
             origin: OriginStatus::of(policy, client.address),

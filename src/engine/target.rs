@@ -290,6 +290,11 @@ impl Policy {
         Some((*netblock, listed))
     }
 
+    /// What a limit allows a client, which its netblock may say.
+    pub fn threshold_of_client(&self, limit: &Limit, client: IpAddr) -> u32 {
+        self.of_client(limit, client).map_or(limit.threshold, |own| own.threshold)
+    }
+
     fn of_client<'p>(&'p self, limit: &'p Limit, client: IpAddr) -> Option<TargetCounter<'p>> {
         let rate = match limit.netblocks.lookup(client) {
             Some((_, None)) => return None,

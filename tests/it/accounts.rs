@@ -201,6 +201,8 @@ fn show_lists_the_keys_that_are_over_and_those_that_are_nearest() {
     let memcached = Memcached::start();
     for store in [String::new(), format!("memcached_server = \"{}\"", memcached.server())] {
         let host = Host::start(&format!("{store}{LIMITS}"));
+        assert_eq!(host.say(&["show", "--most"]).0, "this daemon has counted no key lately\n");
+        assert!(host.say(&["show", "--over"]).0.starts_with("no key is over its limit"));
         for (login, number) in [("joe", 3), ("ann", 4), ("bob", 2), ("eve", 1)] {
             host.mails(login, &format!("{login}@{login}.example"), number);
         }
@@ -250,6 +252,14 @@ fn what_webmail_on_the_whitelist_sends_is_listed_under_the_limits_that_count_it(
     // One key of one limit is listed with that limit's count.
     let most = host.ask(&["show", "--most", "connections"]);
     assert_eq!(most["listing"]["keys"], json!([]), "{most:#}");
+}
+
+#[test]
+fn what_a_netblock_may_is_shown_of_its_clients() {
+    let host = Host::start("[netblocks]\n\"198.51.100.0/24\" = 500\n");
+    host.mails("joe", "x@example.org", 1);
+    assert_eq!(host.ask(&["show", "--most"])["listing"]["keys"][0]["threshold"], json!(500));
+    assert_eq!(host.ask(&["top"])["busiest"][0]["threshold"], json!(500));
 }
 
 #[test]
