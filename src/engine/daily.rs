@@ -121,8 +121,11 @@ impl DailyCounts {
     }
 
     /// Takes hits back that went to nobody in the end.
-    pub fn take_back(&self, limit: LimitId, part: &KeyPart, amount: u32) {
+    pub fn take_back(&self, limit: LimitId, part: &KeyPart, amount: u32, now: Now) {
         let mut tables = lock(&self.tables);
+        self.turn(&mut tables, now);
+        // Those of a client may not be in the table yet.
+        self.collect_of(limit, &mut tables.days.today);
         if let Some(day) = tables.days.today.limits.get_mut(&limit) {
             day.passed = day.passed.saturating_sub(amount.into());
             day.most.take_back(part, amount.into());
@@ -186,11 +189,15 @@ impl DailyCounts {
 
     /// Adds what clients had meanwhile.
     fn collect(&self, today: &mut DayTable) {
-        for (id, sum) in (0..).zip(&self.passed) {
-            let passed = sum.swap(0, Relaxed);
-            if passed > 0 {
-                today.limits.entry(id).or_default().passed += passed;
-            }
+        for (id, _) in (0..).zip(&self.passed) {
+            self.collect_of(id, today);
+        }
+    }
+
+    fn collect_of(&self, limit: LimitId, today: &mut DayTable) {
+        let passed = self.passed.get(usize::from(limit)).map_or(0, |sum| sum.swap(0, Relaxed));
+        if passed > 0 {
+            today.limits.entry(limit).or_default().passed += passed;
         }
     }
 }

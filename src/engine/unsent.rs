@@ -16,7 +16,7 @@ pub fn give_back(service: &Service, rules: &Rules, hits: Vec<HeldHits>, now: Now
     for hit in hits.into_iter().filter(|hit| hit.lasts(now)) {
         let HeldHits { limit, part, kind, amount, passed, .. } = hit;
         if let Some(limit) = rules.policy.limits().iter().find(|one| one.id == limit) {
-            service.daily.take_back(limit.id, &part, passed);
+            service.daily.take_back(limit.id, &part, passed, now);
             rules.store.take_back(&Refund { limit, part, kind, amount }, now);
         }
     }

@@ -120,6 +120,29 @@ fn say(socket: &Path, words: &[&str]) -> (String, i32) {
     (text, output.status.code().unwrap())
 }
 
+#[test]
+fn of_a_client_too_nothing_stays_of_mail_that_is_not_sent() {
+    let mut site = Simulation::new(
+        "whitelist = []
+        threshold = 1000
+        exptime = 10
+        [limit.incoming]
+        threshold = 100
+        exptime = \"1h\"
+        count = \"recipients\"
+        count_unsent = false
+        ",
+    );
+    let recipient = |site: &mut Simulation, session| {
+        site.ask(session, &(at("192.0.2.9", session, "RCPT", 0) + "sender=a@example.org\nrecipient=x@example.net\n"))
+    };
+    recipient(&mut site, 0);
+    site.ask(0, &(at("192.0.2.9", 0, "DATA", 0) + "sender=a@example.org\nrecipient_count=1\n"));
+    recipient(&mut site, 1);
+    site.close(1);
+    assert_eq!(site.day_of("incoming", false), (1, 0, vec![]));
+}
+
 /// Single recipients of this login, each in a session of its own.
 fn recipients(daemon: &Daemon, login: &str, ports: std::ops::Range<u32>) {
     for port in ports {
