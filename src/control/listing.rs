@@ -104,9 +104,8 @@ impl<'p> NearestKeys<'p> {
         now: Now,
     ) -> Result<Self, Problem> {
         let limits = rules.policy.limits();
-        if !limit.is_empty() && limits.iter().all(|known| known.name != limit) {
-            let names: Vec<&str> = limits.iter().map(|limit| limit.name.as_str()).collect();
-            return Err(Problem::usage(format!("there is no limit {limit:?}; there are {}", names.join(", "))));
+        if !limit.is_empty() {
+            rules.policy.limit_named(limit).map_err(Problem::usage)?;
         }
         let named = |id| limits.iter().find(|known| known.id == id && (limit.is_empty() || known.name == limit));
         let mut nearest = Self { which, most, keys: Vec::new(), more: 0 };

@@ -93,15 +93,10 @@ impl ControlCommand for ReportArgs {
 
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<ReportAnswer, Problem> {
         let rules = control.service.rules.load_full();
-        let limits = rules.policy.limits();
-        if let Some(name) = &self.limit
-            && limits.iter().all(|known| known.name != *name)
-        {
-            let names: Vec<&str> = limits.iter().map(|limit| limit.name.as_str()).collect();
-            return Err(Problem::usage(format!("there is no limit {name:?}; there are {}", names.join(", "))));
-        }
-        let asked: Vec<&Limit> =
-            limits.iter().filter(|limit| self.limit.as_ref().is_none_or(|name| *name == limit.name)).collect();
+        let asked: Vec<&Limit> = match &self.limit {
+            Some(name) => vec![rules.policy.limit_named(name).map_err(Problem::usage)?],
+            None => rules.policy.limits().iter().collect(),
+        };
         Ok(control.service.daily.with(now, |days, calendar| {
             let day = if self.day == YESTERDAY { &days.yesterday } else { &days.today };
             let is_there = day.ends > 0;

@@ -200,6 +200,18 @@ impl Policy {
         &self.limits
     }
 
+    /// The limit of this name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none; names those that there are.
+    pub fn limit_named(&self, name: &str) -> Result<&Limit, String> {
+        self.limits.iter().find(|limit| limit.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.limits.iter().map(|limit| limit.name.as_str()).collect();
+            format!("there is no limit {name:?}; there are {}", names.join(", "))
+        })
+    }
+
     /// A target as requests come under it: that of IPv4 where its IPv6 addresses carry IPv4 addresses, and a key in the
     /// spelling that keys have.
     pub fn target(&self, target: &Target) -> Target {
@@ -248,10 +260,7 @@ impl Policy {
     ///
     /// When there is no limit of that name, or the text cannot be a key of it; says what to write.
     pub fn named(&self, limit: &str, text: &str) -> Result<TargetCounter<'_>, String> {
-        let Some(limit) = self.limits.iter().find(|known| known.name == limit) else {
-            let names: Vec<&str> = self.limits.iter().map(|limit| limit.name.as_str()).collect();
-            return Err(format!("there is no limit {limit:?}; there are {}", names.join(", ")));
-        };
+        let limit = self.limit_named(limit)?;
         if limit.per.is_client() {
             let Ok(Target::Client(client)) = text.parse() else {
                 return Err(format!("limit {} counts clients, and {text:?} is no address", limit.name));
