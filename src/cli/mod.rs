@@ -20,7 +20,7 @@ use crate::control::overriding::OverrideTime;
 use crate::maillog::{advise, replay};
 use crate::net::address::Address;
 use crate::observe::terminal::print;
-use crate::policy::key::KeyField;
+use crate::policy::key_field::KeyField;
 use crate::postfix::query;
 use crate::sysexits;
 

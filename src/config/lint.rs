@@ -13,7 +13,7 @@ use crate::net::address::Address;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Pattern, Test};
 use crate::policy::door::Door;
-use crate::policy::key::KeyField;
+use crate::policy::key_field::KeyField;
 use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::lists::ListEntry;
 use crate::store::SharedStoreConfig;

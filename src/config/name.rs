@@ -3,7 +3,7 @@
 use crate::config::diagnostics::quoted;
 use crate::policy::attribute::Attribute;
 use crate::policy::client_names::{ClientName, expression};
-use crate::policy::key::KeyField;
+use crate::policy::key_field::KeyField;
 use crate::policy::spelling::Spellings;
 
 /// What may be on a list, for remedies.

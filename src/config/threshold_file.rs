@@ -6,7 +6,7 @@ use super::diagnostics::{Diagnostics, quoted};
 use super::list_file::Reasons;
 use super::source::{ConfigText, Span};
 use super::threshold_key;
-use crate::policy::key::KeyField;
+use crate::policy::key_field::KeyField;
 use crate::policy::limit::CountKind;
 use crate::policy::spelling::Spellings;
 use crate::policy::thresholds::{ThresholdList, ThresholdListBuilder};

@@ -7,7 +7,6 @@ use ipnet::IpNet;
 use smallvec::SmallVec;
 
 use super::attribute::Attribute;
-use super::decision::{Delayed, Pass, Reason, Refusal, Verdict};
 use super::door::Door;
 use super::key::{Counter, CounterKind, Key, KeyPart, Operation};
 use super::limit::{CountKind, Limit, LimitId, Rate, RatePer, Window};
@@ -16,7 +15,7 @@ use super::overrides::ActiveOverride;
 use super::record::{CountRecord, Scope, SessionRecord};
 use super::request::{LoginOutcome, Request, Stage};
 use super::thresholds::UNLIMITED;
-use super::{NetblockRate, OnStoreFailure, Policy, window};
+use super::{NetblockRate, window};
 use crate::net::clock::Now;
 
 /// A request and the limits that apply to it, in the order of the file.
@@ -454,164 +453,3 @@ fn amount(limit: &Limit, scope: Scope, request: &Request, record: &SessionRecord
 
 /// A request counts at most this many hits: a message of 1 TiB.
 const MOST_AT_ONCE: u32 = 1 << 30;
-
-/// What a limit makes of a count.
-pub(crate) enum LimitOutcome<'p> {
-    /// It may go on.
-    Pass,
-    /// The store is down.
-    Uncounted(OnStoreFailure),
-    /// It has to wait.
-    Delay(Delayed<'p>),
-    /// It would have to wait, but its session has waited already.
-    AlreadyDelayed,
-    /// It must not go on.
-    Refuse(Refusal<'p>),
-}
-
-impl<'p> LimitOutcome<'p> {
-    pub(crate) fn verdict(self) -> Verdict<'p> {
-        match self {
-            Self::Pass | Self::AlreadyDelayed => Verdict::Pass(Pass::WithinLimits),
-            Self::Uncounted(OnStoreFailure::Defer) => Verdict::Defer,
-            Self::Uncounted(_) => Verdict::Pass(Pass::StoreDown),
-            Self::Delay(wait) => Verdict::Delay(wait),
-            Self::Refuse(refusal) => Verdict::Refuse(refusal),
-        }
-    }
-}
-
-impl Policy {
-    /// What a limit makes of its count of a client. `delayed`: the session was.
-    pub(crate) fn outcome<'p>(
-        &self,
-        checks: &LimitChecks<'p>,
-        check: &LimitCheck<'p>,
-        count: &CountRecord,
-        violations: u32,
-        delayed: bool,
-    ) -> LimitOutcome<'p> {
-        let (client, stress, limit) = (checks.client, checks.stress, check.limit);
-        if count.passed {
-            return LimitOutcome::Pass;
-        }
-        let refusal = |reason, hit: Counter| {
-            let unit = u64::from(limit.counts.unit());
-            let action = limit.stress_action.as_ref().filter(|_| stress).unwrap_or(&limit.action);
-            Refusal {
-                client,
-                door: checks.door,
-                reason,
-                limit: &limit.name,
-                key: check.part.clone(),
-                count: u64::from(hit.count) * unit,
-                threshold: u64::from(check.threshold) * unit,
-                left: hit.left,
-                action,
-                said: None,
-            }
-        };
-        let hit = count.hit.unwrap_or(Counter { count: 0, left: 0, added: 0 });
-        // A reload may have removed the bans of a limit.
-        if count.banned > 0 && limit.ban.is_some() {
-            return LimitOutcome::Refuse(refusal(Reason::Banned, Counter { left: count.banned, ..hit }));
-        }
-        if count.hit.is_none() {
-            return LimitOutcome::Uncounted(self.on_store_failure);
-        }
-        if hit.count <= check.threshold {
-            return LimitOutcome::Pass;
-        }
-        match limit.delay {
-            Some(_) if count.delay_limit => LimitOutcome::Refuse(refusal(Reason::DelayLimit, hit)),
-            // A log-only limit never delayed the session, so it cannot excuse it.
-            Some(_) if delayed && !limit.log_only => LimitOutcome::AlreadyDelayed,
-            Some(delay) if !stress => {
-                let time = delay.of(violations.saturating_add(1));
-                LimitOutcome::Delay(Delayed::new(refusal(Reason::Over, hit), time, delay.max_concurrent, Some(count)))
-            }
-            _ => LimitOutcome::Refuse(refusal(Reason::Over, hit)),
-        }
-    }
-
-    /// A count as the session remembers it: a pass stays a pass, whatever a reload says of it later.
-    pub(crate) fn finalize(&self, count: CountRecord, limit: &Limit, opinion: &LimitOutcome<'_>) -> CountRecord {
-        let passed = match opinion {
-            LimitOutcome::Pass | LimitOutcome::AlreadyDelayed => true,
-            LimitOutcome::Uncounted(on_failure) => *on_failure != OnStoreFailure::Defer,
-            LimitOutcome::Delay(_) | LimitOutcome::Refuse(_) => limit.log_only,
-        };
-        // One that was refused because of stress is not made to wait once that is over.
-        let crowded = count.delay_limit || (limit.delay.is_some() && matches!(opinion, LimitOutcome::Refuse(_)));
-        CountRecord { passed, delay_limit: crowded, ..count }
-    }
-}
-
-/// Whether a limit counts a request, and if not, why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Applicability {
-    /// It counts it.
-    Counts,
-    /// The client is on the whitelist, which exempts from it.
-    Whitelisted,
-    /// This netblock of the limit is not counted by it.
-    Exempt(IpNet),
-    /// This says that the key is not limited.
-    Unlimited(String),
-    /// These words of its key are missing from the request.
-    NoKey(Vec<&'static str>),
-    /// A condition on this attribute does not hold.
-    Condition(&'static str),
-    /// What it counts does not happen at this stage of the session.
-    NotNow,
-}
-
-impl Applicability {
-    /// Why the limit does not count the request; `None`: it does.
-    pub fn why_not(&self) -> Option<String> {
-        match self {
-            Self::Counts => None,
-            Self::Whitelisted => Some("the client is on the whitelist".to_owned()),
-            Self::Exempt(netblock) => Some(format!("the limit does not count {netblock}")),
-            Self::Unlimited(own) => Some(format!("not limited by {own}")),
-            Self::NoKey(words) => Some(format!("the request has no {}", words.join(", "))),
-            Self::Condition(attribute) => Some(format!("its condition on {attribute} does not hold")),
-            Self::NotNow => Some("not counted at this protocol state".to_owned()),
-        }
-    }
-}
-
-impl Policy {
-    /// Whether each limit counts a request, in their order; `case` is what `plan` made of the same request.
-    pub fn explain(&self, request: &Request, case: &LimitChecks<'_>) -> Vec<(&Limit, Applicability)> {
-        let with_origin = self.with_origin(request, case.client);
-        let request = with_origin.as_ref().unwrap_or(request);
-        let applicability = |limit: &Limit| {
-            if case.whitelisted && limit.whitelist_exempts {
-                return Applicability::Whitelisted;
-            }
-            if let Some((netblock, None)) = limit.netblocks.lookup(case.client) {
-                return Applicability::Exempt(*netblock);
-            }
-            if case.checks.iter().any(|item| item.limit.id == limit.id) {
-                return Applicability::Counts;
-            }
-            let client = || client_part(limit, None, case.client);
-            let part = limit.thresholds.as_ref().and_then(|_| limit.part(request, client()));
-            let own = part.as_ref().and_then(|part| limit.own_threshold_of(part, request));
-            if let Some(own) = own.filter(|own| own.threshold == UNLIMITED) {
-                return Applicability::Unlimited(own.to_string());
-            }
-            let missing = limit.per.missing(request);
-            if !missing.is_empty() {
-                return Applicability::NoKey(missing);
-            }
-            match limit.conditions.unmet(request) {
-                Some(attribute) => Applicability::Condition(attribute.name()),
-                None => Applicability::NotNow,
-            }
-        };
-        let limits = self.limits_at(request.door).iter().chain(self.banning_at(request.door));
-        limits.map(|limit| (limit, applicability(limit))).collect()
-    }
-}

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::action::Action;
-use super::checks::{CheckState, LimitCheck, LimitChecks, LimitOutcome};
+use super::checks::{CheckState, LimitCheck, LimitChecks};
 use super::door::Door;
 use super::key::{Counter, CounterKind, KeyPart};
 use super::limit::{CountKind, Limit, LimitId, Window};
@@ -14,7 +14,7 @@ use super::overrides::Override;
 use super::record::{BlacklistState, CountRecord, CountRecords, Scope, SessionRecord};
 use super::request::Request;
 use super::template::Values;
-use super::window;
+use super::{LimitOutcome, window};
 use crate::net::clock::Now;
 
 /// The answer to one request.

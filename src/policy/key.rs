@@ -1,26 +1,24 @@
 //! Counters: what has one of its own, its key, and what is asked of it.
 //!
 //! A key made of a client's address alone stays a number. Any other is a text
-//! of `attribute=value` pairs, folded to lower case so that spelling makes no
-//! difference, escaped so that no two are the same, and bounded in length.
+//! of `attribute=value` pairs, as `key_text` writes them.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
 
-use super::attribute::Attribute;
 use super::calendar::CalendarWindow;
 use super::door::Door;
+use super::key_field::KeyField;
+use super::key_text::{ABSENT, bounded, digest, escape, is_address, unescaped};
 use super::limit::{self, CountKind, Limit};
 use super::request::Request;
 use super::spelling::Spellings;
 use crate::net::netblock::mask;
-use crate::net::percent;
 
 /// The longest key that memcached takes, in bytes. Other stores take longer ones.
 pub const MAX_KEY: usize = 250;
@@ -41,19 +39,6 @@ const MAX_SUFFIX: usize = "!m".len() + u64::BITS as usize / 4;
 pub const MAX_PART: usize = MAX_KEY - MAX_SITE_PREFIX - MAX_LIMIT_PREFIX - MAX_SUFFIX;
 
 const _: () = assert!(MAX_SUFFIX >= "!violations".len());
-
-/// A part of a key that a request leaves out. What is escaped is never this, but for a value that looks like it.
-pub const ABSENT: &str = "<>";
-
-/// The longest text of a [`KeyPart`], in bytes. It has room for a login and a sender of RFC 5321; of a longer one
-/// the beginning stays, and its digest.
-pub const MAX_TEXT: usize = 512;
-
-/// What stands before a digest, and nowhere else in a text.
-const DIGEST_MARK: char = '#';
-
-/// The length of a digest with its mark.
-const MAX_DIGEST: usize = "#".len() + 64;
 
 /// The length of the longest word of [`CountKind`].
 const fn longest_count() -> usize {
@@ -163,166 +148,6 @@ impl CounterKind {
 /// The parts of a limit's keys, in order. None at all: everyone shares one counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySpec(pub SmallVec<[KeyField; 2]>);
-
-/// One part of a key.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyField {
-    /// The client's address, masked.
-    Client,
-    /// An attribute as it is.
-    Whole(Attribute),
-    /// What follows the `@` of an address.
-    MailDomain(Attribute),
-    /// The registrable domain of a host name: `example.co.uk` of `mail.example.co.uk`.
-    HostDomain(Attribute),
-}
-
-impl KeyField {
-    /// Every one of them with its word.
-    pub const WORDS: [(&'static str, Self); 25] = [
-        ("client", Self::Client),
-        ("asn", Self::Whole(Attribute::Asn)),
-        ("country", Self::Whole(Attribute::Country)),
-        ("sasl_username", Self::Whole(Attribute::SaslUsername)),
-        ("sender", Self::Whole(Attribute::Sender)),
-        ("sender_domain", Self::MailDomain(Attribute::Sender)),
-        ("recipient", Self::Whole(Attribute::Recipient)),
-        ("recipient_domain", Self::MailDomain(Attribute::Recipient)),
-        ("helo_name", Self::Whole(Attribute::HeloName)),
-        ("client_name", Self::Whole(Attribute::ClientName)),
-        ("client_domain", Self::HostDomain(Attribute::ClientName)),
-        ("reverse_client_name", Self::Whole(Attribute::ReverseClientName)),
-        ("reverse_client_domain", Self::HostDomain(Attribute::ReverseClientName)),
-        ("instance", Self::Whole(Attribute::Instance)),
-        ("policy_context", Self::Whole(Attribute::PolicyContext)),
-        ("server_address", Self::Whole(Attribute::ServerAddress)),
-        ("server_port", Self::Whole(Attribute::ServerPort)),
-        ("login", Self::Whole(Attribute::Login)),
-        ("login_domain", Self::MailDomain(Attribute::Login)),
-        ("protocol", Self::Whole(Attribute::Protocol)),
-        ("device_id", Self::Whole(Attribute::DeviceId)),
-        ("user", Self::Whole(Attribute::User)),
-        ("host", Self::Whole(Attribute::Host)),
-        ("path", Self::Whole(Attribute::Path)),
-        ("method", Self::Whole(Attribute::Method)),
-    ];
-
-    /// That of a word; `None`: there is no such.
-    pub fn of_word(word: &str) -> Option<Self> {
-        Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, field)| *field)
-    }
-
-    /// Whether a request at a door can have it.
-    pub fn is_at(self, door: Door) -> bool {
-        match self {
-            Self::Client => true,
-            Self::Whole(attribute) | Self::MailDomain(attribute) | Self::HostDomain(attribute) => attribute.is_at(door),
-        }
-    }
-
-    /// Its word in the configuration.
-    pub fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, field)| *field == self).map_or("", |(word, _)| word)
-    }
-
-    /// Whether it is the address of the client, or where that is from, of which every client has one: an address that
-    /// no database knows is an origin of its own.
-    pub fn is_of_address(self) -> bool {
-        matches!(self, Self::Client | Self::Whole(Attribute::Asn | Attribute::Country))
-    }
-
-    /// Whether it differs between the recipients of one message.
-    pub fn is_of_recipient(self) -> bool {
-        matches!(self, Self::Whole(Attribute::Recipient) | Self::MailDomain(Attribute::Recipient))
-    }
-
-    /// Whether it says who sends what to whom, rather than where the client is.
-    pub fn is_of_mail(self) -> bool {
-        use Attribute::{Instance, Login, Recipient, SaslUsername, Sender, User};
-        matches!(self, Self::Whole(SaslUsername | Sender | Recipient | Login | User | Instance) | Self::MailDomain(_))
-    }
-
-    /// Whether clients that have no value for it send mail too, and leave it out as they please: not an address, which
-    /// they all have, nor a login.
-    pub fn may_be_left_out(self) -> bool {
-        use Attribute::{Instance, Login, Recipient, SaslUsername, User};
-        !self.is_of_address() && !matches!(self, Self::Whole(SaslUsername | Login | User | Recipient | Instance))
-    }
-
-    /// Whether a request without a value for it is known not to get one.
-    fn is_left_out(self, request: &Request) -> bool {
-        use Attribute::{HeloName, Sender};
-        match self {
-            // Known from MAIL FROM on.
-            Self::Whole(HeloName | Sender) | Self::MailDomain(Sender) => request.instance.is_some(),
-            Self::MailDomain(attribute) => !request.value(attribute).is_empty(),
-            field => field.may_be_left_out(),
-        }
-    }
-
-    /// The value of a request as keys have it; `None` where it says nothing.
-    pub(crate) fn escaped(self, request: &Request, spellings: &Spellings) -> Option<String> {
-        let mut text = String::new();
-        if self.write(request, spellings, &mut text) {
-            return Some(text);
-        }
-        self.is_left_out(request).then(|| ABSENT.to_owned())
-    }
-
-    /// Whether Postfix says `unknown` where it does not know it. Elsewhere that is a word like any other.
-    fn may_be_unknown(self) -> bool {
-        use Attribute::{ClientName, ReverseClientName, ServerAddress, ServerPort};
-        matches!(self, Self::Whole(ClientName | ReverseClientName | ServerAddress | ServerPort))
-    }
-
-    /// The value, which is part of what the request says; `None` where it says nothing.
-    fn value(self, request: &Request) -> Option<&[u8]> {
-        let value = match self {
-            Self::Client => request.value(Attribute::ClientAddress),
-            Self::Whole(attribute) => request.value(attribute),
-            Self::MailDomain(attribute) => {
-                let address = request.value(attribute);
-                &address[memchr::memrchr(b'@', address)? + 1..]
-            }
-            Self::HostDomain(attribute) => registrable(request.value(attribute))?,
-        };
-        let unknown = value == b"unknown" && self.may_be_unknown();
-        (!value.is_empty() && !unknown).then_some(value)
-    }
-
-    /// Appends the value as keys have it. Says whether the request has one.
-    fn write(self, request: &Request, spellings: &Spellings, text: &mut String) -> bool {
-        let Some(value) = self.value(request) else { return false };
-        let begin = text.len();
-        // Nearly every value is in ASCII and has no spelling but that.
-        let is_as_it_is = escape(value, text) && !text.ends_with('.') && !spellings.change(self);
-        if !is_as_it_is {
-            text.truncate(begin);
-            self.write_spelled(request, value, spellings, text);
-        }
-        true
-    }
-
-    #[cold]
-    fn write_spelled(self, request: &Request, value: &[u8], spellings: &Spellings, text: &mut String) {
-        let value = match self {
-            Self::MailDomain(attribute) => request.value(attribute),
-            _ => value,
-        };
-        escape(&spellings.canonical(self, value), text);
-    }
-}
-
-/// The registered domain of a host name, by the public suffix list; an IP address has none.
-fn registrable(name: &[u8]) -> Option<&[u8]> {
-    let name = name.strip_suffix(b".").unwrap_or(name);
-    if str::from_utf8(name).is_ok_and(|name| name.parse::<IpAddr>().is_ok()) {
-        return None;
-    }
-    // The list is in lower case; names of hosts are as their owners spell them.
-    let length = psl::domain(&name.to_ascii_lowercase())?.as_bytes().len();
-    Some(&name[name.len() - length..])
-}
 
 /// What is counted, apart from the limit that counts it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -495,116 +320,6 @@ impl KeySpec {
     }
 }
 
-/// ASCII letters in lower case; what has a meaning in a key, or none in a line of text, as `%` and two digits. Says
-/// whether all of it is ASCII.
-pub(super) fn escape(value: &[u8], text: &mut String) -> bool {
-    if value == ABSENT.as_bytes() {
-        text.push_str(ABSENT);
-        return true;
-    }
-    let mut is_ascii = true;
-    for byte in value.iter().map(u8::to_ascii_lowercase) {
-        match is_plain(byte) {
-            true => text.push(byte.into()),
-            false => {
-                is_ascii &= byte.is_ascii();
-                write!(text, "%{byte:02x}").expect("a string grows as needed");
-            }
-        }
-    }
-    is_ascii
-}
-
-/// Whether a byte stands for itself in a key.
-fn is_plain(byte: u8) -> bool {
-    matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'-' | b'_' | b'@' | b'+' | b':')
-}
-
-/// Whether a value is a client, alone or with its netblock: so an address is named that no database knows.
-pub fn is_address(value: &str) -> bool {
-    value.parse::<IpAddr>().is_ok() || value.parse::<IpNet>().is_ok()
-}
-
-/// A value as keys have it, of what an administrator wrote: as it is, or as the log shows it.
-pub fn escaped(value: &str) -> String {
-    let mut text = String::new();
-    match is_escaped(value) {
-        true => text += value,
-        false => {
-            escape(value.as_bytes(), &mut text);
-        }
-    }
-    text
-}
-
-/// Whether a value is as the log shows it. What is cut there ends in a digest.
-fn is_escaped(value: &str) -> bool {
-    if value == ABSENT {
-        return true;
-    }
-    let value = match value.split_once(DIGEST_MARK) {
-        Some((beginning, digest)) if is_digest(digest) => beginning,
-        _ => value,
-    };
-    let mut bytes = value.bytes();
-    while let Some(byte) = bytes.next() {
-        let digit = |byte: Option<u8>| byte.filter(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        let is_escape = byte == b'%' && digit(bytes.next()).is_some() && digit(bytes.next()).is_some();
-        if !is_plain(byte) && !is_escape {
-            return false;
-        }
-    }
-    true
-}
-
-/// A value of a key as it was, as far as it is text.
-pub fn unescaped(value: &str) -> String {
-    String::from_utf8_lossy(&unescaped_bytes(value)).into_owned()
-}
-
-/// A value of a key as it was, but for its letters' case.
-pub(super) fn unescaped_bytes(value: &str) -> Vec<u8> {
-    percent::decode(value)
-}
-
-/// Whether a value is cut, and ends in a digest.
-pub(super) fn is_cut(value: &str) -> bool {
-    value.contains(DIGEST_MARK)
-}
-
-/// Whether this is what stands behind the mark of a digest.
-pub fn is_digest(text: &str) -> bool {
-    text.len() == MAX_DIGEST - 1 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-const _: () = assert!(MAX_DIGEST <= MAX_PART && MAX_DIGEST < MAX_TEXT, "a digest fits where a text does not");
-
-/// The SHA-256 digest of a text, or that in it if it is cut.
-fn digest(text: &str) -> String {
-    if let Some(at) = text.find(DIGEST_MARK) {
-        return text[at..].to_owned();
-    }
-    let mut digest = String::from(DIGEST_MARK);
-    for byte in Sha256::digest(text) {
-        write!(digest, "{byte:02x}").expect("a string grows as needed");
-    }
-    digest
-}
-
-/// A text that is too long is cut, and ends in its digest.
-fn bounded(text: String) -> Box<str> {
-    if text.len() <= MAX_TEXT {
-        return text.into();
-    }
-    let digest = digest(&text);
-    let mut beginning = &text[..MAX_TEXT - MAX_DIGEST];
-    // No half of an escape stays.
-    if let Some(at) = beginning.rfind('%').filter(|at| at + 3 > beginning.len()) {
-        beginning = &beginning[..at];
-    }
-    format!("{beginning}{digest}").into()
-}
-
 /// One counter to hit, or to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation<'a> {
@@ -637,6 +352,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::policy::key_text::{MAX_TEXT, escaped};
     use crate::policy::limit::Limit;
     use crate::postfix::decoder::RequestDecoder;
 

@@ -1,13 +1,28 @@
-//! Who is exempt, who is refused, and whose rate differs, by netblock and by name.
+//! Who is exempt, who is refused, and whose rate differs, by netblock and by name; and what an administrator said for a
+//! while, which holds like an entry of the lists.
 //!
 //! All of it is one set of netblocks, of which the longest around a client
 //! decides: a rate within a whitelisted network limits, a whitelisted host
 //! within a blacklisted network passes.
 
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
 use ipnet::IpNet;
 
+use super::action::Action;
+use super::attribute::Attribute;
 use super::client_names::ClientName;
-use super::limit::Rate;
+use super::key::KeyPart;
+use super::limit::{CountKind, Limit, Rate};
+use super::overrides::{ActiveOverride, OverrideKind};
+use super::request::Request;
+use super::{
+    BlacklistState, CountRecord, Decision, Delayed, Door, LimitChecks, Pass, Policy, Reason, Refusal, Scope,
+    SessionRecord, Verdict,
+};
+use crate::net::clock::Now;
 
 /// Netblocks as the configuration and its list files have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -47,5 +62,191 @@ impl ListIndex {
     /// Its index.
     pub fn index(self) -> usize {
         self.0.get() as usize - 1
+    }
+}
+
+/// What stands in place of a limit's name where the blacklist refuses.
+pub const BLACKLIST: &str = "blacklist";
+
+/// What is done about clients on the blacklist.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blacklist {
+    /// What they are told.
+    pub action: Action,
+    /// What is answered where a key is banned that is no address.
+    pub key_action: Action,
+    /// They have to wait this long, and pass then.
+    pub delay: Option<Duration>,
+    /// Those of one client that may wait at once; the next is refused.
+    pub max_concurrent: u32,
+}
+
+impl Policy {
+    /// What the lists say of the name of a client, which Postfix has verified.
+    pub fn listed_name(&self, request: &Request) -> Option<(&ClientName, ListEntry)> {
+        if self.names.is_empty() {
+            return None;
+        }
+        self.names.lookup(request.value(Attribute::ClientName))
+    }
+
+    /// A reason noted in the lists.
+    pub fn reason(&self, place: ListIndex) -> &str {
+        &self.reasons[place.index()]
+    }
+
+    /// The decision about a client that is on the blacklist. If its session has passed before, that is news.
+    pub(super) fn on_blacklist<'p>(&'p self, verdict: Verdict<'p>, record: &SessionRecord) -> Decision<'p> {
+        let mut decision = Decision::new(verdict);
+        if record.blacklist == BlacklistState::PassedBefore {
+            decision.news = true;
+            decision.blacklist = Some(BlacklistState::Unchecked);
+        }
+        decision
+    }
+
+    /// A session of an exempt client passes the limits that it is exempt from without a count, and stays passed.
+    pub(super) fn exempt(&self, decision: &mut Decision<'_>, pass: Pass, record: &SessionRecord, now: Now) {
+        decision.verdict = Verdict::Pass(pass);
+        decision.blacklist = Some(BlacklistState::Passed);
+        let exempts = |limit: &&Limit| pass != Pass::Whitelisted || limit.whitelist_exempts;
+        for limit in self.limits.iter().filter(exempts).filter(|limit| limit.counts == CountKind::Connections) {
+            let count = record.find(limit.memory_id, Scope::Session);
+            let count = count.unwrap_or(CountRecord::new(limit.memory_id, Scope::Session, None, 0, false));
+            if !count.passed {
+                decision.counts.push(CountRecord {
+                    passed: true,
+                    at: now.monotonic,
+                    messages: record.messages,
+                    ..count
+                });
+            }
+        }
+    }
+
+    /// The decision about a client that passes all limits that it is exempt from.
+    pub(super) fn exempted(&self, pass: Pass, record: &SessionRecord, now: Now) -> Decision<'_> {
+        let mut decision = Decision::new(Verdict::Pass(pass));
+        self.exempt(&mut decision, pass, record, now);
+        decision
+    }
+
+    /// What an administrator's word makes of a request; `None`: nothing, here.
+    pub(super) fn overridden(
+        &self,
+        client: IpAddr,
+        door: Door,
+        said: &ActiveOverride,
+        record: &SessionRecord,
+        now: Now,
+    ) -> Option<Decision<'_>> {
+        let target = &said.word.target;
+        let (is_key, is_of_recipient) = (target.netblock().is_none(), target.is_of_recipient());
+        if said.word.kind == OverrideKind::Allow {
+            if !is_key {
+                return Some(self.exempted(Pass::Allowed, record, now));
+            }
+            // The session may go on with what it is not said of.
+            let mut decision = Decision::new(Verdict::Pass(Pass::Allowed));
+            decision.blacklist = (!is_of_recipient).then_some(BlacklistState::Passed);
+            return Some(decision);
+        }
+        let is_checked = match record.blacklist {
+            BlacklistState::Passed => !is_of_recipient,
+            BlacklistState::Delayed => !is_key,
+            _ => false,
+        };
+        if self.log_only || is_checked {
+            return None;
+        }
+        let verdict = Verdict::Refuse(self.banned(client, door, said));
+        if !is_of_recipient {
+            return Some(self.on_blacklist(verdict, record));
+        }
+        let mut decision = Decision::new(verdict);
+        decision.news = true;
+        Some(decision)
+    }
+
+    /// What an administrator's ban or the blacklist has to say where nothing is enforced.
+    pub(super) fn would_refuse(&self, checks: &LimitChecks<'_>) -> Option<Refusal<'_>> {
+        let (client, door) = (checks.client, checks.door);
+        if let Some(said) = &checks.said {
+            return Some(self.banned(client, door, said));
+        }
+        if checks.whitelisted {
+            return None;
+        }
+        let (netblock, reason) = blacklisting(client, self.netblocks.lookup(client), checks.named)?;
+        match self.blacklisted(client, door, &netblock, reason) {
+            Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
+            Verdict::Pass(_) | Verdict::Defer => None,
+        }
+    }
+
+    /// An administrator's ban, which is an entry of the blacklist for a while.
+    pub(super) fn banned(&self, client: IpAddr, door: Door, said: &ActiveOverride) -> Refusal<'_> {
+        Refusal {
+            client,
+            door,
+            reason: Reason::Banned,
+            limit: BLACKLIST,
+            key: said.word.target.key(),
+            count: 0,
+            threshold: 0,
+            left: said.left,
+            action: match said.word.target.netblock() {
+                Some(_) => &self.blacklist.action,
+                None => &self.blacklist.key_action,
+            },
+            said: Some(Arc::clone(&said.word)),
+        }
+    }
+
+    pub(super) fn blacklisted(
+        &self,
+        client: IpAddr,
+        door: Door,
+        netblock: &IpNet,
+        reason: Option<ListIndex>,
+    ) -> Verdict<'_> {
+        let refusal = Refusal {
+            client,
+            door,
+            reason: Reason::Blacklisted(reason.map(|place| &*self.reasons[place.index()])),
+            limit: BLACKLIST,
+            key: KeyPart::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() },
+            count: 0,
+            threshold: 0,
+            left: 0,
+            action: &self.blacklist.action,
+            said: None,
+        };
+        match self.blacklist.delay {
+            None => Verdict::Refuse(refusal),
+            Some(time) => Verdict::Delay(Delayed::new(refusal, time, self.blacklist.max_concurrent, None)),
+        }
+    }
+}
+
+/// Whether a refusal that is not enforced is told of: once for a session, where a key is banned with each message.
+pub(super) fn is_told_of(said: Option<&ActiveOverride>, record: &SessionRecord) -> bool {
+    match record.blacklist {
+        BlacklistState::Unchecked => true,
+        BlacklistState::Passed => false,
+        _ => said.is_some_and(|said| said.word.target.netblock().is_none()),
+    }
+}
+
+/// The entry that refuses a client: that of its netblock before that of its name.
+pub(super) fn blacklisting(
+    client: IpAddr,
+    listed: Option<(&IpNet, &ListEntry)>,
+    named: Option<ListEntry>,
+) -> Option<(IpNet, Option<ListIndex>)> {
+    match (listed, named) {
+        (Some((netblock, ListEntry::Blacklist(reason))), _) => Some((*netblock, *reason)),
+        (_, Some(ListEntry::Blacklist(reason))) => Some((IpNet::from(client), reason)),
+        _ => None,
     }
 }

@@ -14,13 +14,17 @@
 
 pub mod action;
 pub mod attribute;
+mod build;
 pub mod calendar;
 pub mod checks;
 pub mod client_names;
 pub mod conditions;
 pub mod decision;
 pub mod door;
+pub mod explain;
 pub mod key;
+pub mod key_field;
+pub mod key_text;
 pub mod limit;
 pub mod lists;
 pub mod message;
@@ -40,8 +44,6 @@ pub mod window;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -53,6 +55,7 @@ pub use decision::{Decision, Delayed, Effect, Pass, Reason, Refund, Refusal, Ver
 pub use door::{Door, DoorSet};
 pub use key::{Counter, CounterKind, Key, Operation};
 pub use limit::Limit;
+pub use lists::{BLACKLIST, Blacklist};
 pub use overrides::Overrides;
 pub use record::{BlacklistState, CountRecord, Scope, SessionRecord};
 pub use settings::{OnStoreFailure, PolicySettings};
@@ -60,18 +63,12 @@ pub use settings::{OnStoreFailure, PolicySettings};
 use crate::net::embedded::EmbeddedIpv4;
 use crate::net::netblock_table::NetblockTable;
 use crate::net::origin::{AddressOrigin, OriginDatabases};
-use action::Action;
 use attribute::Attribute;
-use checks::{CheckState, CounterReading, LimitOutcome};
-use client_names::{ClientName, ClientNames};
-use key::KeyPart;
-use limit::{CountKind, ExptimeChange, LimitId, Rate, Window};
-use lists::{ListEntry, ListIndex};
-use overrides::{ActiveOverride, OverrideKind};
+use checks::{CheckState, CounterReading, LimitCheck};
+use client_names::ClientNames;
+use limit::{CountKind, LimitId, Rate};
+use lists::{ListEntry, blacklisting, is_told_of};
 use spelling::Spellings;
-
-/// What stands in place of a limit's name where the blacklist refuses.
-pub const BLACKLIST: &str = "blacklist";
 
 /// The rules in force.
 #[derive(Debug)]
@@ -114,19 +111,6 @@ struct DoorLimits {
     banning: Vec<usize>,
 }
 
-/// What is done about clients on the blacklist.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Blacklist {
-    /// What they are told.
-    pub action: Action,
-    /// What is answered where a key is banned that is no address.
-    pub key_action: Action,
-    /// They have to wait this long, and pass then.
-    pub delay: Option<Duration>,
-    /// Those of one client that may wait at once; the next is refused.
-    pub max_concurrent: u32,
-}
-
 /// What is to be done about a request.
 #[derive(Debug)]
 pub enum Plan<'p> {
@@ -136,76 +120,33 @@ pub enum Plan<'p> {
     Count(LimitChecks<'p>),
 }
 
+/// What a limit makes of a count.
+pub(crate) enum LimitOutcome<'p> {
+    /// It may go on.
+    Pass,
+    /// The store is down.
+    Uncounted(OnStoreFailure),
+    /// It has to wait.
+    Delay(Delayed<'p>),
+    /// It would have to wait, but its session has waited already.
+    AlreadyDelayed,
+    /// It must not go on.
+    Refuse(Refusal<'p>),
+}
+
+impl<'p> LimitOutcome<'p> {
+    pub(crate) fn verdict(self) -> Verdict<'p> {
+        match self {
+            Self::Pass | Self::AlreadyDelayed => Verdict::Pass(Pass::WithinLimits),
+            Self::Uncounted(OnStoreFailure::Defer) => Verdict::Defer,
+            Self::Uncounted(_) => Verdict::Pass(Pass::StoreDown),
+            Self::Delay(wait) => Verdict::Delay(wait),
+            Self::Refuse(refusal) => Verdict::Refuse(refusal),
+        }
+    }
+}
+
 impl Policy {
-    /// The rules a configuration asks for. `before` are those it takes the place of.
-    pub fn new(settings: &PolicySettings, before: Option<&Self>) -> Self {
-        let mut ids = before.map(|before| before.ids.clone()).unwrap_or_default();
-        let mut limits = settings.limits.clone();
-        limits.sort_by_key(|limit| limit.door as usize);
-        for limit in &mut limits {
-            let Limit { name, counts, window, log_only, door, .. } = &*limit;
-            // Kept in the state file. A limit that counts something else, or otherwise, has other counters; but a
-            // session that passed it stays passed.
-            let door = if *door == Door::Web { " web" } else { "" };
-            let calendar = match window {
-                Window::Calendar(calendar) => format!(" {} of {}", calendar.period().word(), calendar.zone_name()),
-                _ => String::new(),
-            };
-            let counted = format!("{name} {} {}{calendar} {log_only}{door}", counts.word(), window.word());
-            (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
-        }
-        let embedded = &settings.embedded;
-        let listed =
-            settings.lists.netblocks.iter().map(|(netblock, entry)| (embedded.fold_netblock(*netblock), *entry));
-        Self {
-            netblocks: listed.collect(),
-            embedded: embedded.clone(),
-            spellings: settings.spellings.clone(),
-            names: ClientNames::new(settings.lists.names.clone()),
-            reasons: settings.lists.reasons.clone(),
-            rates: settings.lists.rates.clone(),
-            origins: settings.origins.clone(),
-            asked_origins: OriginDatabases {
-                asn: settings.origins.asn.clone().filter(|_| limits.iter().any(|limit| limit.is_about(Attribute::Asn))),
-                country: settings
-                    .origins
-                    .country
-                    .clone()
-                    .filter(|_| limits.iter().any(|limit| limit.is_about(Attribute::Country))),
-            },
-            blacklist: settings.blacklist.clone(),
-            windows_changed_until: 0,
-            counts_clients: limits.iter().any(|limit| limit.counts == CountKind::Clients),
-            need_recipients: limits.iter().filter(|limit| limit.needs_recipients()).map(|limit| limit.id).collect(),
-            doors: Door::ALL.map(|door| DoorLimits::of(&limits, door)),
-            limits,
-            ids,
-            on_store_failure: settings.on_store_failure,
-            log_only: settings.log_only,
-            overrides: before.map(|before| before.overrides.clone()).unwrap_or_default(),
-        }
-    }
-
-    /// Takes the place of other rules: notes which windows may be open that have another length, and has what
-    /// administrators said hold in these spellings.
-    pub fn succeed(&mut self, before: &Self, now: Now) {
-        for limit in &mut self.limits {
-            let Some(old) = before.limits.iter().find(|old| old.id == limit.id) else { continue };
-            limit.exptime_change = match old.exptime == limit.exptime {
-                true => old.exptime_change.filter(|change| change.until > now.monotonic),
-                false => {
-                    let until = now.monotonic + u64::from(old.exptime.max(limit.exptime)) * 1000;
-                    Some(ExptimeChange { before: old.exptime, until })
-                }
-            };
-        }
-        if self.spellings != before.spellings {
-            self.overrides.set(self.overrides.list(), &self.spellings, now);
-        }
-        let changes = self.limits.iter().filter_map(|limit| limit.exptime_change);
-        self.windows_changed_until = changes.map(|change| change.until).max().unwrap_or(0);
-    }
-
     /// Whether windows may be open that have another length than their limit.
     pub fn has_changed_windows(&self, now: Now) -> bool {
         now.monotonic < self.windows_changed_until
@@ -271,32 +212,9 @@ impl Policy {
         Some(request.with(asn.into_iter().chain(country)))
     }
 
-    /// What the lists say of the name of a client, which Postfix has verified.
-    pub fn listed_name(&self, request: &Request) -> Option<(&ClientName, ListEntry)> {
-        if self.names.is_empty() {
-            return None;
-        }
-        self.names.lookup(request.value(Attribute::ClientName))
-    }
-
-    /// A reason noted in the lists.
-    pub fn reason(&self, place: ListIndex) -> &str {
-        &self.reasons[place.index()]
-    }
-
     /// What administrators said, which outlives reloads.
     pub fn overrides(&self) -> &Overrides {
         &self.overrides
-    }
-
-    /// What every limit is known by that there is or was, with its id. Two that have the same count the same.
-    pub fn identities(&self) -> impl Iterator<Item = (&str, LimitId)> {
-        self.ids.iter().map(|(identity, id)| (identity.as_str(), *id))
-    }
-
-    /// The id of the limit that is known by this.
-    pub fn id(&self, identity: &str) -> Option<LimitId> {
-        self.ids.get(identity).copied()
     }
 
     /// What a request needs, given what its session remembers.
@@ -421,42 +339,6 @@ impl Policy {
         decision
     }
 
-    /// The decision about a client that is on the blacklist. If its session has passed before, that is news.
-    fn on_blacklist<'p>(&'p self, verdict: Verdict<'p>, record: &SessionRecord) -> Decision<'p> {
-        let mut decision = Decision::new(verdict);
-        if record.blacklist == BlacklistState::PassedBefore {
-            decision.news = true;
-            decision.blacklist = Some(BlacklistState::Unchecked);
-        }
-        decision
-    }
-
-    /// A session of an exempt client passes the limits that it is exempt from without a count, and stays passed.
-    fn exempt(&self, decision: &mut Decision<'_>, pass: Pass, record: &SessionRecord, now: Now) {
-        decision.verdict = Verdict::Pass(pass);
-        decision.blacklist = Some(BlacklistState::Passed);
-        let exempts = |limit: &&Limit| pass != Pass::Whitelisted || limit.whitelist_exempts;
-        for limit in self.limits.iter().filter(exempts).filter(|limit| limit.counts == CountKind::Connections) {
-            let count = record.find(limit.memory_id, Scope::Session);
-            let count = count.unwrap_or(CountRecord::new(limit.memory_id, Scope::Session, None, 0, false));
-            if !count.passed {
-                decision.counts.push(CountRecord {
-                    passed: true,
-                    at: now.monotonic,
-                    messages: record.messages,
-                    ..count
-                });
-            }
-        }
-    }
-
-    /// The decision about a client that passes all limits that it is exempt from.
-    fn exempted(&self, pass: Pass, record: &SessionRecord, now: Now) -> Decision<'_> {
-        let mut decision = Decision::new(Verdict::Pass(pass));
-        self.exempt(&mut decision, pass, record, now);
-        decision
-    }
-
     /// The decision about a request of which everything is counted: that of before, unless a reload has changed the
     /// rules.
     fn repeat<'p>(&'p self, checks: LimitChecks<'p>, record: &SessionRecord, now: Now) -> Decision<'p> {
@@ -481,129 +363,68 @@ impl Policy {
         decision
     }
 
-    /// What an administrator's word makes of a request; `None`: nothing, here.
-    fn overridden(
+    /// What a limit makes of its count of a client. `delayed`: the session was.
+    fn outcome<'p>(
         &self,
-        client: IpAddr,
-        door: Door,
-        said: &ActiveOverride,
-        record: &SessionRecord,
-        now: Now,
-    ) -> Option<Decision<'_>> {
-        let target = &said.word.target;
-        let (is_key, is_of_recipient) = (target.netblock().is_none(), target.is_of_recipient());
-        if said.word.kind == OverrideKind::Allow {
-            if !is_key {
-                return Some(self.exempted(Pass::Allowed, record, now));
+        checks: &LimitChecks<'p>,
+        check: &LimitCheck<'p>,
+        count: &CountRecord,
+        violations: u32,
+        delayed: bool,
+    ) -> LimitOutcome<'p> {
+        let (client, stress, limit) = (checks.client, checks.stress, check.limit);
+        if count.passed {
+            return LimitOutcome::Pass;
+        }
+        let refusal = |reason, hit: Counter| {
+            let unit = u64::from(limit.counts.unit());
+            let action = limit.stress_action.as_ref().filter(|_| stress).unwrap_or(&limit.action);
+            Refusal {
+                client,
+                door: checks.door,
+                reason,
+                limit: &limit.name,
+                key: check.part.clone(),
+                count: u64::from(hit.count) * unit,
+                threshold: u64::from(check.threshold) * unit,
+                left: hit.left,
+                action,
+                said: None,
             }
-            // The session may go on with what it is not said of.
-            let mut decision = Decision::new(Verdict::Pass(Pass::Allowed));
-            decision.blacklist = (!is_of_recipient).then_some(BlacklistState::Passed);
-            return Some(decision);
-        }
-        let is_checked = match record.blacklist {
-            BlacklistState::Passed => !is_of_recipient,
-            BlacklistState::Delayed => !is_key,
-            _ => false,
         };
-        if self.log_only || is_checked {
-            return None;
+        let hit = count.hit.unwrap_or(Counter { count: 0, left: 0, added: 0 });
+        // A reload may have removed the bans of a limit.
+        if count.banned > 0 && limit.ban.is_some() {
+            return LimitOutcome::Refuse(refusal(Reason::Banned, Counter { left: count.banned, ..hit }));
         }
-        let verdict = Verdict::Refuse(self.banned(client, door, said));
-        if !is_of_recipient {
-            return Some(self.on_blacklist(verdict, record));
+        if count.hit.is_none() {
+            return LimitOutcome::Uncounted(self.on_store_failure);
         }
-        let mut decision = Decision::new(verdict);
-        decision.news = true;
-        Some(decision)
-    }
-
-    /// What an administrator's ban or the blacklist has to say where nothing is enforced.
-    fn would_refuse(&self, checks: &LimitChecks<'_>) -> Option<Refusal<'_>> {
-        let (client, door) = (checks.client, checks.door);
-        if let Some(said) = &checks.said {
-            return Some(self.banned(client, door, said));
+        if hit.count <= check.threshold {
+            return LimitOutcome::Pass;
         }
-        if checks.whitelisted {
-            return None;
-        }
-        let (netblock, reason) = blacklisting(client, self.netblocks.lookup(client), checks.named)?;
-        match self.blacklisted(client, door, &netblock, reason) {
-            Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
-            Verdict::Pass(_) | Verdict::Defer => None,
+        match limit.delay {
+            Some(_) if count.delay_limit => LimitOutcome::Refuse(refusal(Reason::DelayLimit, hit)),
+            // A log-only limit never delayed the session, so it cannot excuse it.
+            Some(_) if delayed && !limit.log_only => LimitOutcome::AlreadyDelayed,
+            Some(delay) if !stress => {
+                let time = delay.of(violations.saturating_add(1));
+                LimitOutcome::Delay(Delayed::new(refusal(Reason::Over, hit), time, delay.max_concurrent, Some(count)))
+            }
+            _ => LimitOutcome::Refuse(refusal(Reason::Over, hit)),
         }
     }
 
-    /// An administrator's ban, which is an entry of the blacklist for a while.
-    fn banned(&self, client: IpAddr, door: Door, said: &ActiveOverride) -> Refusal<'_> {
-        Refusal {
-            client,
-            door,
-            reason: Reason::Banned,
-            limit: BLACKLIST,
-            key: said.word.target.key(),
-            count: 0,
-            threshold: 0,
-            left: said.left,
-            action: match said.word.target.netblock() {
-                Some(_) => &self.blacklist.action,
-                None => &self.blacklist.key_action,
-            },
-            said: Some(Arc::clone(&said.word)),
-        }
-    }
-
-    fn blacklisted(&self, client: IpAddr, door: Door, netblock: &IpNet, reason: Option<ListIndex>) -> Verdict<'_> {
-        let refusal = Refusal {
-            client,
-            door,
-            reason: Reason::Blacklisted(reason.map(|place| &*self.reasons[place.index()])),
-            limit: BLACKLIST,
-            key: KeyPart::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() },
-            count: 0,
-            threshold: 0,
-            left: 0,
-            action: &self.blacklist.action,
-            said: None,
+    /// A count as the session remembers it: a pass stays a pass, whatever a reload says of it later.
+    fn finalize(&self, count: CountRecord, limit: &Limit, opinion: &LimitOutcome<'_>) -> CountRecord {
+        let passed = match opinion {
+            LimitOutcome::Pass | LimitOutcome::AlreadyDelayed => true,
+            LimitOutcome::Uncounted(on_failure) => *on_failure != OnStoreFailure::Defer,
+            LimitOutcome::Delay(_) | LimitOutcome::Refuse(_) => limit.log_only,
         };
-        match self.blacklist.delay {
-            None => Verdict::Refuse(refusal),
-            Some(time) => Verdict::Delay(Delayed::new(refusal, time, self.blacklist.max_concurrent, None)),
-        }
-    }
-}
-
-impl DoorLimits {
-    fn of(limits: &[Limit], door: Door) -> Self {
-        let first = limits.partition_point(|limit| (limit.door as usize) < door as usize);
-        let own = first..limits.partition_point(|limit| limit.door as usize <= door as usize);
-        let bans_here = |limit: &Limit| limit.door != door && limit.ban.is_some() && limit.ban_doors.contains(door);
-        let banning: Vec<usize> = (0..limits.len()).filter(|place| bans_here(&limits[*place])).collect();
-        let count_whitelisted =
-            own.clone().chain(banning.iter().copied()).any(|place| !limits[place].whitelist_exempts);
-        Self { own, count_whitelisted, banning }
-    }
-}
-
-/// Whether a refusal that is not enforced is told of: once for a session, where a key is banned with each message.
-fn is_told_of(said: Option<&ActiveOverride>, record: &SessionRecord) -> bool {
-    match record.blacklist {
-        BlacklistState::Unchecked => true,
-        BlacklistState::Passed => false,
-        _ => said.is_some_and(|said| said.word.target.netblock().is_none()),
-    }
-}
-
-/// The entry that refuses a client: that of its netblock before that of its name.
-fn blacklisting(
-    client: IpAddr,
-    listed: Option<(&IpNet, &ListEntry)>,
-    named: Option<ListEntry>,
-) -> Option<(IpNet, Option<ListIndex>)> {
-    match (listed, named) {
-        (Some((netblock, ListEntry::Blacklist(reason))), _) => Some((*netblock, *reason)),
-        (_, Some(ListEntry::Blacklist(reason))) => Some((IpNet::from(client), reason)),
-        _ => None,
+        // One that was refused because of stress is not made to wait once that is over.
+        let crowded = count.delay_limit || (limit.delay.is_some() && matches!(opinion, LimitOutcome::Refuse(_)));
+        CountRecord { passed, delay_limit: crowded, ..count }
     }
 }
 
@@ -624,10 +445,3 @@ fn rate_of<'r>(
 
 /// A netblock and the rate it has.
 pub(crate) type NetblockRate<'r> = (&'r IpNet, &'r Rate);
-
-/// The number of a name.
-fn id(ids: &mut HashMap<String, LimitId>, name: String) -> LimitId {
-    // There may be 65,536 in the life of a process; who has more shares the last one.
-    let next = LimitId::try_from(ids.len()).unwrap_or(LimitId::MAX).min(limit::MAX_ID);
-    *ids.entry(name).or_insert(next)
-}

@@ -4,7 +4,7 @@ use std::fmt::Display;
 
 use super::attribute::Attribute;
 use super::conditions::{Condition, Test};
-use super::key::KeyField;
+use super::key_field::KeyField;
 use super::limit::{CountKind, Limit};
 use super::request::Stage;
 

@@ -8,7 +8,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::attribute::Attribute;
-use super::key::{KeyField, KeyPart, is_cut};
+use super::key::KeyPart;
+use super::key_field::KeyField;
+use super::key_text::is_cut;
 
 /// What an override is said of. In text it is as keys are: a single address has no length.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

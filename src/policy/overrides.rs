@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use super::attribute::Attribute;
 use super::door::Door;
-use super::key::KeyField;
+use super::key_field::KeyField;
 use super::override_target::{OverrideTarget, netblock};
 use super::request::Request;
 use super::spelling::Spellings;

@@ -8,7 +8,8 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use super::key::{KeyField, KeyPart};
+use super::key::KeyPart;
+use super::key_field::KeyField;
 use super::limit::Limit;
 use super::request::Request;
 

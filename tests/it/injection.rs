@@ -11,7 +11,7 @@ use connshaper::observe::log::encode::MAX_LINE;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
 use connshaper::policy::door::Door;
-use connshaper::policy::key::KeyField;
+use connshaper::policy::key_field::KeyField;
 use connshaper::postfix::connection;
 use ipnet::IpNet;
 use proptest::collection::vec;

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use connshaper::config::{KEYS, KeyScope, condition_attributes};
 use connshaper::policy::door::Door;
-use connshaper::policy::key::KeyField;
+use connshaper::policy::key_field::KeyField;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_connshaper");
 const PAGES: [&str; 2] = ["connshaper.8", "connshaper.toml.5"];

@@ -7,7 +7,7 @@ use crate::policy::attribute::Attribute;
 use crate::policy::calendar::Period;
 use crate::policy::conditions::{Condition, Pattern, Test};
 use crate::policy::door::{Door, DoorSet};
-use crate::policy::key::KeyField;
+use crate::policy::key_field::KeyField;
 use crate::policy::limit::{self, Ban, CountKind, Limit, Window};
 
 /// What is counted, per what, for whom, how many, in what time, and what happens over it.

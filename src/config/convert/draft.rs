@@ -13,7 +13,8 @@ use super::super::effective::{spelled, spelled_key};
 use super::super::keys::{self, KEYS, KeyScope};
 use super::super::{Loaded, resolve};
 use super::{Conversion, Kind, Remark, RemarkKind};
-use crate::policy::key::{KeyField, KeySpec};
+use crate::policy::key::KeySpec;
+use crate::policy::key_field::KeyField;
 use crate::policy::limit::{self, CountKind};
 
 pub(super) struct Draft {

@@ -12,7 +12,7 @@ use super::super::resolve::conditions;
 use super::ConvertError;
 use super::draft::{Draft, LimitDraft};
 use crate::policy::door::Door;
-use crate::policy::key::KeyField;
+use crate::policy::key_field::KeyField;
 
 pub(super) fn is_it(text: &str) -> bool {
     rules(text).iter().any(|rule| {

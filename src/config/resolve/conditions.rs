@@ -14,7 +14,7 @@ use crate::net::origin::{CountryCode, as_number};
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
 use crate::policy::door::Door;
-use crate::policy::key::KeyField;
+use crate::policy::key_field::KeyField;
 use crate::policy::spelling::Spellings;
 
 /// What stands before the path of a file with values.

@@ -17,7 +17,8 @@ use crate::net::origin::OriginKind;
 use crate::policy::attribute::Attribute;
 use crate::policy::conditions::{Condition, Conditions};
 use crate::policy::door::{Door, DoorSet};
-use crate::policy::key::{self, KeyField, KeySpec};
+use crate::policy::key::{self, KeySpec};
+use crate::policy::key_field::KeyField;
 use crate::policy::limit::{self, Ban, CountKind, Delay, Limit};
 use crate::policy::spelling::Spellings;
 

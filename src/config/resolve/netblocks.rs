@@ -12,7 +12,8 @@ use super::super::source::Span;
 use super::super::{keys, list_file};
 use super::limit::amount;
 use crate::net::netblock_table::NetblockTable;
-use crate::policy::key::{KeyField, KeySpec};
+use crate::policy::key::KeySpec;
+use crate::policy::key_field::KeyField;
 use crate::policy::limit::{CountKind, Rate, RatePer};
 
 /// What a configuration says about a netblock.

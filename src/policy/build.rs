@@ -1,0 +1,110 @@
+//! The rules in force, made of settings and of the rules before.
+
+use std::collections::HashMap;
+
+use super::attribute::Attribute;
+use super::client_names::ClientNames;
+use super::limit::{self, CountKind, ExptimeChange, LimitId, Window};
+use super::{Door, DoorLimits, Limit, Policy, PolicySettings};
+use crate::net::clock::Now;
+use crate::net::origin::OriginDatabases;
+
+impl Policy {
+    /// The rules a configuration asks for. `before` are those it takes the place of.
+    pub fn new(settings: &PolicySettings, before: Option<&Self>) -> Self {
+        let mut ids = before.map(|before| before.ids.clone()).unwrap_or_default();
+        let mut limits = settings.limits.clone();
+        limits.sort_by_key(|limit| limit.door as usize);
+        for limit in &mut limits {
+            let Limit { name, counts, window, log_only, door, .. } = &*limit;
+            // Kept in the state file. A limit that counts something else, or otherwise, has other counters; but a
+            // session that passed it stays passed.
+            let door = if *door == Door::Web { " web" } else { "" };
+            let calendar = match window {
+                Window::Calendar(calendar) => format!(" {} of {}", calendar.period().word(), calendar.zone_name()),
+                _ => String::new(),
+            };
+            let counted = format!("{name} {} {}{calendar} {log_only}{door}", counts.word(), window.word());
+            (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
+        }
+        let embedded = &settings.embedded;
+        let listed =
+            settings.lists.netblocks.iter().map(|(netblock, entry)| (embedded.fold_netblock(*netblock), *entry));
+        Self {
+            netblocks: listed.collect(),
+            embedded: embedded.clone(),
+            spellings: settings.spellings.clone(),
+            names: ClientNames::new(settings.lists.names.clone()),
+            reasons: settings.lists.reasons.clone(),
+            rates: settings.lists.rates.clone(),
+            origins: settings.origins.clone(),
+            asked_origins: OriginDatabases {
+                asn: settings.origins.asn.clone().filter(|_| limits.iter().any(|limit| limit.is_about(Attribute::Asn))),
+                country: settings
+                    .origins
+                    .country
+                    .clone()
+                    .filter(|_| limits.iter().any(|limit| limit.is_about(Attribute::Country))),
+            },
+            blacklist: settings.blacklist.clone(),
+            windows_changed_until: 0,
+            counts_clients: limits.iter().any(|limit| limit.counts == CountKind::Clients),
+            need_recipients: limits.iter().filter(|limit| limit.needs_recipients()).map(|limit| limit.id).collect(),
+            doors: Door::ALL.map(|door| DoorLimits::of(&limits, door)),
+            limits,
+            ids,
+            on_store_failure: settings.on_store_failure,
+            log_only: settings.log_only,
+            overrides: before.map(|before| before.overrides.clone()).unwrap_or_default(),
+        }
+    }
+
+    /// Takes the place of other rules: notes which windows may be open that have another length, and has what
+    /// administrators said hold in these spellings.
+    pub fn succeed(&mut self, before: &Self, now: Now) {
+        for limit in &mut self.limits {
+            let Some(old) = before.limits.iter().find(|old| old.id == limit.id) else { continue };
+            limit.exptime_change = match old.exptime == limit.exptime {
+                true => old.exptime_change.filter(|change| change.until > now.monotonic),
+                false => {
+                    let until = now.monotonic + u64::from(old.exptime.max(limit.exptime)) * 1000;
+                    Some(ExptimeChange { before: old.exptime, until })
+                }
+            };
+        }
+        if self.spellings != before.spellings {
+            self.overrides.set(self.overrides.list(), &self.spellings, now);
+        }
+        let changes = self.limits.iter().filter_map(|limit| limit.exptime_change);
+        self.windows_changed_until = changes.map(|change| change.until).max().unwrap_or(0);
+    }
+
+    /// What every limit is known by that there is or was, with its id. Two that have the same count the same.
+    pub fn identities(&self) -> impl Iterator<Item = (&str, LimitId)> {
+        self.ids.iter().map(|(identity, id)| (identity.as_str(), *id))
+    }
+
+    /// The id of the limit that is known by this.
+    pub fn id(&self, identity: &str) -> Option<LimitId> {
+        self.ids.get(identity).copied()
+    }
+}
+
+impl DoorLimits {
+    fn of(limits: &[Limit], door: Door) -> Self {
+        let first = limits.partition_point(|limit| (limit.door as usize) < door as usize);
+        let own = first..limits.partition_point(|limit| limit.door as usize <= door as usize);
+        let bans_here = |limit: &Limit| limit.door != door && limit.ban.is_some() && limit.ban_doors.contains(door);
+        let banning: Vec<usize> = (0..limits.len()).filter(|place| bans_here(&limits[*place])).collect();
+        let count_whitelisted =
+            own.clone().chain(banning.iter().copied()).any(|place| !limits[place].whitelist_exempts);
+        Self { own, count_whitelisted, banning }
+    }
+}
+
+/// The number of a name.
+fn id(ids: &mut HashMap<String, LimitId>, name: String) -> LimitId {
+    // There may be 65,536 in the life of a process; who has more shares the last one.
+    let next = LimitId::try_from(ids.len()).unwrap_or(LimitId::MAX).min(limit::MAX_ID);
+    *ids.entry(name).or_insert(next)
+}
