@@ -13,8 +13,7 @@ use crate::engine::target::{Listed, Target, TargetCounter};
 use crate::net::clock::Now;
 use crate::observe::log::{LogEvent, LogRecord, Severity};
 use crate::policy::key::KeyPart;
-use crate::policy::key_text::unescaped;
-use crate::policy::override_target::OverrideTarget;
+use crate::policy::key_text::{is_address, unescaped};
 use crate::policy::overrides::{Override, OverrideKind};
 use crate::policy::{BLACKLIST, CounterKind, Door, Key, Limit, Operation, Policy};
 use crate::store::local::listing::{ListedClient, all_bans};
@@ -238,7 +237,7 @@ fn say_limit_unbanned(service: &Service, key: &str, limit: &Limit, now: Now) {
 
 /// Names the client, the login and the sender of which a key has them.
 fn name_parts(line: &mut LogRecord, key: &str) {
-    if key.parse::<OverrideTarget>().is_ok_and(|target| target.netblock().is_some()) {
+    if is_address(key) {
         line.field("client", key);
     }
     for (word, value) in KeyPart::of_text(key).pairs() {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::Read;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -10,6 +9,7 @@ use ipnet::IpNet;
 
 use super::lines::event::says_submission;
 use super::sessions::Seen;
+use crate::net::netblock;
 use crate::net::netblock_table::NetblockTable;
 
 /// Directories of main.cf, as systems have it.
@@ -170,8 +170,7 @@ impl MyNetworks {
 
 /// A network as Postfix writes it: `192.0.2.0/24`, `[2001:db8::]/32`, or an address.
 fn netblock(word: &str) -> Option<IpNet> {
-    let plain = word.replace(['[', ']'], "");
-    plain.parse().ok().or_else(|| plain.parse::<IpAddr>().ok().map(IpNet::from))
+    netblock::parse(&word.replace(['[', ']'], ""))
 }
 
 #[cfg(test)]

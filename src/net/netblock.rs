@@ -25,6 +25,11 @@ pub fn mask(address: IpAddr, v4: u8, v6: u8) -> (IpAddr, u8) {
     }
 }
 
+/// An address or a netblock, as its text says; a single address has no length there.
+pub fn parse(text: &str) -> Option<IpNet> {
+    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+}
+
 /// The network that a netblock means: host bits cleared, and IPv4 if all of its
 /// addresses are IPv4-mapped.
 pub fn canonical(netblock: IpNet) -> IpNet {

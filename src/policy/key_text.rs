@@ -2,13 +2,11 @@
 //! bounded in length.
 
 use std::fmt::Write;
-use std::net::IpAddr;
 
-use ipnet::IpNet;
 use sha2::{Digest, Sha256};
 
 use super::key::MAX_PART;
-use crate::net::percent;
+use crate::net::{netblock, percent};
 
 /// A part of a key that a request leaves out. What is escaped is never this, but for a value that looks like it.
 pub const ABSENT: &str = "<>";
@@ -50,7 +48,7 @@ fn is_plain(byte: u8) -> bool {
 
 /// Whether a value is a client, alone or with its netblock: so an address is named that no database knows.
 pub fn is_address(value: &str) -> bool {
-    value.parse::<IpAddr>().is_ok() || value.parse::<IpNet>().is_ok()
+    netblock::parse(value).is_some()
 }
 
 /// A value as keys have it, of what an administrator wrote: as it is, or as the log shows it.

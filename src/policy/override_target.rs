@@ -1,7 +1,6 @@
 //! What an administrator's ban or allowance is said of: a netblock, or requests with some parts of a key.
 
 use std::fmt;
-use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
@@ -11,6 +10,7 @@ use super::attribute::Attribute;
 use super::key::KeyPart;
 use super::key_field::KeyField;
 use super::key_text::is_cut;
+use crate::net::netblock;
 
 /// What an override is said of. In text it is as keys are: a single address has no length.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -75,7 +75,7 @@ fn covers((wide, value): (KeyField, &str), (narrow, other): (KeyField, &str)) ->
     use Attribute::{Login, SaslUsername};
     let is_of = |wide, narrow| wide == narrow || (wide, narrow) == (Login, SaslUsername);
     match (wide, narrow) {
-        (KeyField::Client, KeyField::Client) => netblock(value).is_some_and(|wide| is_within(other, wide)),
+        (KeyField::Client, KeyField::Client) => netblock::parse(value).is_some_and(|wide| is_within(other, wide)),
         (KeyField::Whole(wide), KeyField::Whole(narrow)) => is_of(wide, narrow) && value == other,
         (KeyField::MailDomain(wide), KeyField::Whole(narrow)) => {
             is_of(wide, narrow) && other.rsplit_once('@').is_some_and(|(_, domain)| domain == value)
@@ -85,20 +85,14 @@ fn covers((wide, value): (KeyField, &str), (narrow, other): (KeyField, &str)) ->
 }
 
 fn is_within(value: &str, wide: IpNet) -> bool {
-    netblock(value).is_some_and(|narrow| wide.contains(&narrow))
-}
-
-/// A netblock in a key, of which a single address has no length.
-pub(super) fn netblock(value: &str) -> Option<IpNet> {
-    let address = value.parse::<IpAddr>().map(IpNet::from);
-    address.ok().or_else(|| value.parse().ok())
+    netblock::parse(value).is_some_and(|narrow| wide.contains(&narrow))
 }
 
 impl FromStr for OverrideTarget {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        if let Some(netblock) = netblock(text) {
+        if let Some(netblock) = netblock::parse(text) {
             return Ok(Self::Netblock(netblock));
         }
         if is_cut(text) {
@@ -114,7 +108,7 @@ impl FromStr for OverrideTarget {
             ));
         }
         let is_known = |(word, value): (&str, &str)| match KeyField::of_word(word) {
-            Some(KeyField::Client) => netblock(value).is_some(),
+            Some(KeyField::Client) => netblock::parse(value).is_some(),
             Some(_) => !value.is_empty(),
             None => false,
         };

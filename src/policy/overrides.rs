@@ -16,10 +16,11 @@ use smallvec::SmallVec;
 use super::attribute::Attribute;
 use super::door::Door;
 use super::key_field::KeyField;
-use super::override_target::{OverrideTarget, netblock};
+use super::override_target::OverrideTarget;
 use super::request::Request;
 use super::spelling::Spellings;
 use crate::net::clock::Now;
+use crate::net::netblock;
 use crate::net::netblock_table::NetblockTable;
 use crate::net::secret;
 
@@ -202,7 +203,7 @@ impl KeyedOverrides {
         mut show: impl FnMut(&'o Arc<Override>),
     ) {
         let has = |(field, wanted): &(KeyField, String)| match field {
-            KeyField::Client => netblock(wanted).is_some_and(|netblock| netblock.contains(&client)),
+            KeyField::Client => netblock::parse(wanted).is_some_and(|netblock| netblock.contains(&client)),
             field => value(*field, request, spellings).as_ref() == Some(wanted),
         };
         for (field, by_value) in &self.0 {

@@ -7,6 +7,7 @@ use toml::Value as Toml;
 use super::super::name;
 use super::ConvertError;
 use super::draft::{Draft, LimitDraft};
+use crate::net::netblock;
 
 /// The limits that have a counterpart: parameter, what is counted, name, and the reply code of Postfix.
 const LIMITS: [(&str, &str, &str, &str); 3] = [
@@ -136,7 +137,7 @@ fn exceptions(find: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft
     draft.set(Some(line), "whitelist", Vec::<Toml>::new(), "smtpd_client_event_limit_exceptions");
     for word in list.split([',', ' ', '\t']).filter(|word| !word.is_empty()) {
         let plain = word.replace(['[', ']'], "");
-        let address = plain.parse::<ipnet::IpNet>().is_ok() || plain.parse::<std::net::IpAddr>().is_ok();
+        let address = netblock::parse(&plain).is_some();
         match address || matches!(name::parse(&plain), Some(Ok(_))) {
             true => {
                 draft.push(Some(line), "whitelist", plain.as_str(), "");

@@ -1,18 +1,17 @@
 //! Plack::Middleware::Greylist: its arguments, or the hash `greylist` alone, as JSON.
 
-use ipnet::IpNet;
 use serde_json::{Map, Value};
 use toml::Value as Toml;
 
 use super::draft::{Draft, LimitDraft};
 use super::{ConvertError, line_of};
+use crate::net::netblock;
 
 pub(super) fn is_it(text: &str) -> bool {
-    let netblock = |name: &String| name.parse::<IpNet>().is_ok() || name.parse::<std::net::IpAddr>().is_ok();
     match serde_json::from_str(text) {
         Ok(Value::Object(map)) => {
             map.contains_key("greylist") || map.contains_key("default_rate") || {
-                !map.is_empty() && map.keys().all(netblock)
+                !map.is_empty() && map.keys().all(|name| netblock::parse(name).is_some())
             }
         }
         _ => false,

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use super::backend::{Backend, KeyQuery, ListedKey};
 use crate::net::clock::Now;
+use crate::net::netblock;
 use crate::policy::{CounterKind, Limit};
 use crate::store::Store;
 use crate::store::local::TableEntry;
@@ -79,7 +80,7 @@ fn client_within(rest: &str, netblock: IpNet, wanted: &str) -> Option<(IpAddr, u
     if suffix != wanted {
         return None;
     }
-    let client = part.parse::<IpNet>().or_else(|_| part.parse::<IpAddr>().map(IpNet::from)).ok()?;
+    let client = netblock::parse(part)?;
     let is_within = netblock.contains(&client) && client.prefix_len() > netblock.prefix_len();
     is_within.then(|| (client.addr(), client.prefix_len()))
 }
