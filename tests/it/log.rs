@@ -3,6 +3,7 @@
 use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use connshaper::config::{LogConfig, LogTarget};
@@ -13,7 +14,9 @@ use connshaper::observe::log::{Events, Facility, Log, Severity, SyslogFormat};
 use connshaper::policy::OnStoreFailure;
 use connshaper::policy::key::KeyPart;
 use connshaper::policy::{Door, Pass, Reason, Refusal};
-use connshaper::store;
+use connshaper::store::shared::backend::{BackendContext, SavedOutage};
+use connshaper::store::shared::breaker::DownNews;
+use connshaper::store::shared::server::StoreServer;
 
 use crate::support::{default_limit, must_pass, own_process, role};
 
@@ -209,8 +212,12 @@ fn the_log_level_hides_less_severe_lines_until_it_is_changed() {
     report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     assert_eq!(log.lines(), ["PASSED client=192.0.2.1 reason=within_limits"]);
-    store::shared::report::down(&log, "mc1:11211", "connection refused", OnStoreFailure::Local);
-    store::shared::report::up(&log, "mc1:11211", 12, 345);
+    let outages = [SavedOutage { server: "mc1:11211".to_owned(), milliseconds: 12_000, decisions: 345 }];
+    let (timeout, on_failure, statistics) = (LONG, OnStoreFailure::Local, Arc::default());
+    let context = BackendContext { timeout, on_failure, outages: &outages, statistics: &statistics, log: &log };
+    let server = StoreServer::new("mc1:11211".to_owned(), &context);
+    server.went_down(DownNews::Begins, "connection refused");
+    server.came_up(server.breaker(&context).close());
     let lines = [
         "STORE_DOWN server=mc1:11211 cause=\"connection refused\" on_store_failure=local",
         "STORE_UP server=mc1:11211 seconds=12 decisions=345",

@@ -17,8 +17,8 @@ use super::server::MemcachedServer;
 use crate::store::memcached::protocol::{Counted, MemcachedCommand, Protocol, ProtocolError, Response, Verb};
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, StoreError};
 use crate::store::shared::losses::CENSUS_INTERVAL;
-use crate::store::shared::queue::{FAILURES, LostConnection, PendingCommand};
-use crate::store::shared::report::NOT_A_NUMBER;
+use crate::store::shared::queue::{LostConnection, PendingCommand};
+use crate::store::shared::server::{FAILURES, NOT_A_NUMBER};
 
 /// Room for the answers of a write; each is some ten bytes.
 const READ: usize = 8 * 1024;
@@ -107,8 +107,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
                     armed = false;
                     self.failures += self.server.queue.expire(self.flight.iter_mut(), Instant::now());
                     if self.failures >= FAILURES {
-                        let waited = self.server.queue.timeout().as_millis();
-                        return ConnectionEnd::Useless(format!("{} requests in a row without an answer in {waited} ms", self.failures));
+                        return ConnectionEnd::Useless(self.server.queue.server.silence(self.failures));
                     }
                 }
             }
@@ -138,7 +137,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
             // TLS may keep back the end of it.
             self.stream.flush().await
         };
-        match timeout(self.server.queue.timeout(), write).await {
+        match timeout(self.server.queue.server.timeout, write).await {
             Ok(written) => written.map_err(|error| error.to_string()),
             Err(_) => Err("it does not read what we send".to_owned()),
         }
@@ -184,11 +183,11 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
             Response::Census(census) => return self.server.take_census(census),
             Response::Failed if operation.command.verb == Verb::Statistics => return self.server.tells_nothing(),
             Response::Foreign => {
-                self.server.queue.complain(NOT_A_NUMBER, &operation.command.key);
+                self.server.queue.server.complain(NOT_A_NUMBER, &operation.command.key);
                 Err(StoreError::NotANumber)
             }
             Response::Failed | Response::Value(_) => {
-                self.server.queue.complain("it answers with an error", &operation.command.key);
+                self.server.queue.server.complain("it answers with an error", &operation.command.key);
                 Err(StoreError::NoAnswer)
             }
         };

@@ -61,7 +61,7 @@ impl MemcachedServer {
     pub(crate) fn take_census(&self, census: ServerStats) {
         let mut losses = self.losses();
         let (cause, evictions) = losses.weigh(census, Instant::now());
-        losses.log.add(&self.queue, cause, census.uptime, evictions);
+        losses.log.add(&self.queue.server, cause, census.uptime, evictions);
     }
 }
 

@@ -47,7 +47,7 @@ impl MemcachedServer {
 
     /// Its address, as logs show it and as keys are ranked by it.
     pub fn name(&self) -> &str {
-        self.queue.name()
+        &self.queue.server.name
     }
 
     /// Whether no request is sent to it at present.
@@ -107,19 +107,19 @@ impl KeptServer for MemcachedServer {
 
     /// Finds out as well which protocol the server speaks.
     async fn connect(&self) -> Result<(MemcachedLink, Protocol), String> {
-        let deadline = Instant::now() + self.queue.timeout();
+        let deadline = Instant::now() + self.queue.server.timeout;
         let addresses = self.resolve(deadline).await?;
         // A slow resolver has used it up; but then no request waits, as the server is down already.
-        let deadline = if deadline > Instant::now() { deadline } else { Instant::now() + self.queue.timeout() };
+        let deadline = if deadline > Instant::now() { deadline } else { Instant::now() + self.queue.server.timeout };
         self.queue.probe();
         let late = |waited: Duration| format!("no connection within {} ms", waited.as_millis());
         let mut open = pin!(self.connector.open(&addresses));
         match timeout_at(deadline, &mut open).await {
             Ok(made) => made,
-            Err(_) if self.connector.is_plain() => Err(late(self.queue.timeout())),
+            Err(_) if self.connector.is_plain() => Err(late(self.queue.server.timeout)),
             Err(_) => {
                 // Files and handshake may take longer; requests do not wait for them.
-                self.queue.mark_down(&late(self.queue.timeout()), 0);
+                self.queue.mark_down(&late(self.queue.server.timeout), 0);
                 self.queue.probe();
                 timeout(CONNECT_TIMEOUT, open).await.unwrap_or_else(|_| Err(late(CONNECT_TIMEOUT)))
             }

@@ -25,7 +25,6 @@ use crate::observe::statistics::Statistics;
 use crate::policy::OnStoreFailure;
 use crate::store::shared::backend::{BackendContext, SavedOutage};
 use crate::store::shared::queue::PendingCommand;
-use crate::store::shared::report;
 
 /// Slots of a cluster.
 const SLOTS: usize = 16_384;
@@ -212,7 +211,7 @@ impl Cluster {
                 // The node says so to each command as well, but a node that needs none is asked for nothing else.
                 let text = text_of(&error);
                 if let Some(node) = lock(&self.nodes).get(&server.to_string()) {
-                    node.node.queue.complain(&text, b"CLUSTER SLOTS");
+                    node.node.queue.server.complain(&text, b"CLUSTER SLOTS");
                 }
                 Err(text)
             }
@@ -226,7 +225,7 @@ impl Cluster {
         let mut indices = HashMap::new();
         for Range { first, last, host, port } in ranges {
             let Some(node) = self.node(self.server(host, *port)) else { continue };
-            let index = *indices.entry(node.queue.name().to_owned()).or_insert_with(|| {
+            let index = *indices.entry(node.queue.server.name.clone()).or_insert_with(|| {
                 map.nodes.push(node);
                 u16::try_from(map.nodes.len() - 1).unwrap_or(u16::MAX)
             });
@@ -237,7 +236,7 @@ impl Cluster {
             lock(&self.nodes).extract_if(|name, _| !indices.contains_key(name)).map(|(_, kept)| kept).collect();
         for Kept { node, .. } in &left {
             if let Some(saved) = node.queue.outage() {
-                report::replaced(&self.context.log, &saved.server, saved.milliseconds / 1000, saved.decisions);
+                node.queue.server.was_replaced(saved.milliseconds / 1000, saved.decisions);
             }
             for pending in node.queue.take(usize::MAX) {
                 if let Some(other) = self.node_of(&pending.command.key) {

@@ -6,7 +6,7 @@ use redis::{Pipeline, Value};
 
 use super::settings::Topology;
 use crate::store::shared::losses::LossLog;
-use crate::store::shared::queue::CommandQueue;
+use crate::store::shared::server::StoreServer;
 
 /// What is asked for; before Redis 7 a command takes one section only.
 const SECTIONS: [&str; 4] = ["server", "stats", "commandstats", "keyspace"];
@@ -96,11 +96,11 @@ pub struct RedisLosses {
 
 impl RedisLosses {
     /// Compares statistics with those before. Returns whether they are any: else they need not be asked for again.
-    pub fn take<C>(&mut self, answers: &[Value], database: u32, topology: &Topology, queue: &CommandQueue<C>) -> bool {
+    pub fn take(&mut self, answers: &[Value], database: u32, topology: &Topology, server: &StoreServer) -> bool {
         let Some(census) = RedisCensus::of(answers, database) else { return false };
         if let Some(before) = &self.last {
             let (cause, evictions) = census.since(before, topology);
-            self.log.add(queue, cause, census.uptime, evictions);
+            self.log.add(server, cause, census.uptime, evictions);
         }
         self.last = Some(census);
         true

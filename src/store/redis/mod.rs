@@ -71,7 +71,7 @@ impl Redis {
     fn node_of(&self, key: &[u8]) -> Option<Arc<Node>> {
         match &self.servers {
             Servers::Ranked(nodes) if nodes.len() == 1 => Some(Arc::clone(&nodes[0])),
-            Servers::Ranked(nodes) => nodes.iter().max_by_key(|node| score(node.queue.name(), key)).cloned(),
+            Servers::Ranked(nodes) => nodes.iter().max_by_key(|node| score(&node.queue.server.name, key)).cloned(),
             Servers::Cluster(cluster) => cluster.node_of(key),
         }
     }

@@ -19,8 +19,8 @@ use super::settings::{RedisServer, Topology};
 use crate::net::lock;
 use crate::store::shared::backend::{BackendContext, CounterReply, StoreError};
 use crate::store::shared::losses::CENSUS_INTERVAL;
-use crate::store::shared::queue::{CommandQueue, FAILURES, KeptServer, LostConnection, PendingCommand, keep};
-use crate::store::shared::report::NOT_A_NUMBER;
+use crate::store::shared::queue::{CommandQueue, KeptServer, LostConnection, PendingCommand, keep};
+use crate::store::shared::server::{FAILURES, NOT_A_NUMBER};
 
 /// How long making a connection may take, with name service, TLS and login.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -89,9 +89,9 @@ impl Node {
         if form == (CommandForm::Script { whole: true }) {
             link.form = CommandForm::Script { whole: false };
         }
-        let answers = read(&commands, form, together, values).ok_or_else(|| Broken::useless(NONSENSE))?;
+        let answers = read(&commands, form, together, values).ok_or_else(|| Broken::useless(NONSENSE.to_owned()))?;
         if answers.len() != flight.len() {
-            return Err(Broken::useless(NONSENSE));
+            return Err(Broken::useless(NONSENSE.to_owned()));
         }
         let now = Instant::now();
         let mut unusable = None;
@@ -117,13 +117,24 @@ impl Node {
                 }
             }
         }
-        unusable.map_or(Ok(()), |text| Err(Broken { closed: false, cause: text }))
+        unusable.map_or(Ok(()), |text| Err(Broken::useless(text)))
+    }
+
+    fn cluster(&self) -> Option<Arc<Cluster>> {
+        self.cluster.as_ref().and_then(Weak::upgrade)
+    }
+
+    /// Something says that a cluster has changed.
+    fn look_again(&self) {
+        if let Some(cluster) = self.cluster() {
+            cluster.look_again();
+        }
     }
 
     /// Whether the server tells its statistics.
     fn take_census(&self, told: &[Value]) -> bool {
         let topology = &self.connector.config.topology;
-        lock(&self.losses).take(told, self.server.database, topology, &self.queue)
+        lock(&self.losses).take(told, self.server.database, topology, &self.queue.server)
     }
 
     /// Waits for answers, and gives up commands meanwhile whose time is over.
@@ -146,9 +157,7 @@ impl Node {
                 () = timer => {
                     *failures += self.queue.expire(flight.iter_mut(), Instant::now());
                     if *failures >= FAILURES {
-                        let waited = self.queue.timeout().as_millis();
-                        let cause = format!("{failures} requests in a row without an answer in {waited} ms");
-                        return Err(Broken { closed: false, cause });
+                        return Err(Broken::useless(self.queue.server.silence(*failures)));
                     }
                 }
             }
@@ -160,7 +169,7 @@ impl Node {
         let key = pending.command.key.clone();
         match ServerRefusal::of(text) {
             ServerRefusal::NotANumber => {
-                self.queue.complain(NOT_A_NUMBER, &key);
+                self.queue.server.complain(NOT_A_NUMBER, &key);
                 pending.finish(Err(StoreError::NotANumber));
             }
             // Nothing was done, so it may be asked again.
@@ -171,7 +180,7 @@ impl Node {
             }
             ServerRefusal::Elsewhere { address, ask }
                 if !pending.again
-                    && let Some(cluster) = self.cluster.as_ref().and_then(Weak::upgrade) =>
+                    && let Some(cluster) = self.cluster() =>
             {
                 pending.again = true;
                 cluster.redirect(pending, &address, ask, &self.server);
@@ -181,10 +190,8 @@ impl Node {
                 return true;
             }
             _ => {
-                if let Some(cluster) = self.cluster.as_ref().and_then(Weak::upgrade) {
-                    cluster.look_again();
-                }
-                self.queue.complain(text, &key);
+                self.look_again();
+                self.queue.server.complain(text, &key);
                 pending.finish(Err(StoreError::NoAnswer));
             }
         }
@@ -199,8 +206,8 @@ struct Broken {
 }
 
 impl Broken {
-    fn useless(cause: &str) -> Self {
-        Self { closed: false, cause: cause.to_owned() }
+    fn useless(cause: String) -> Self {
+        Self { closed: false, cause }
     }
 }
 
@@ -216,23 +223,18 @@ impl KeptServer for Node {
     async fn connect(&self) -> Result<Link, String> {
         self.queue.probe();
         let mut open = pin!(timeout(CONNECT_TIMEOUT, self.open()));
-        let made = match timeout(self.queue.timeout(), &mut open).await {
+        let made = match timeout(self.queue.server.timeout, &mut open).await {
             Ok(made) => made,
             Err(_) => {
                 // Requests do not wait for it any longer.
-                let waited = self.queue.timeout().as_millis();
+                let waited = self.queue.server.timeout.as_millis();
                 self.queue.mark_down(&format!("no connection within {waited} ms"), 0);
                 self.queue.probe();
                 open.await
             }
         };
         let made = made.unwrap_or_else(|_| Err(format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis())));
-        if made.is_err()
-            && let Some(cluster) = self.cluster.as_ref().and_then(Weak::upgrade)
-        {
-            cluster.look_again();
-        }
-        made
+        made.inspect_err(|_| self.look_again())
     }
 
     async fn converse(&self, mut link: Link) -> LostConnection {

@@ -6,6 +6,12 @@ use tokio::time::Instant;
 
 use super::backend::{SavedOutage, StoreError};
 
+/// Between two log lines on why one server is down.
+const CAUSE_INTERVAL: Duration = Duration::from_secs(10);
+
+/// Causes that the log has of one outage at most.
+const MAX_CAUSES: usize = 4;
+
 /// Whether a server is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BreakerState {
@@ -51,9 +57,37 @@ pub struct Outage {
     /// Requests that were decided without the server.
     pub decisions: u64,
     probing: bool,
+    /// Why, as far as the log has it, and since when it has the last one.
+    causes: Vec<String>,
+    told: Option<Instant>,
+}
+
+/// What the log has to say of a breaker that was opened.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DownNews {
+    /// It was closed.
+    Begins,
+    /// It was open already, for a cause that the log does not have.
+    AnotherCause,
+    Nothing,
 }
 
 impl Outage {
+    fn new(since: Instant) -> Self {
+        Self { since, decisions: 0, probing: false, causes: Vec::new(), told: None }
+    }
+
+    /// Notes a cause, and returns whether it is told now: each one once, at most one in a while, and few in all.
+    fn tells(&mut self, cause: &str, now: Instant) -> bool {
+        let is_due = self.told.is_none_or(|told| now.saturating_duration_since(told) >= CAUSE_INTERVAL);
+        let tells = is_due && self.causes.len() < MAX_CAUSES && self.causes.iter().all(|known| known != cause);
+        if tells {
+            self.causes.push(cause.to_owned());
+            self.told = Some(now);
+        }
+        tells
+    }
+
     pub fn seconds(&self) -> u64 {
         self.since.elapsed().as_secs()
     }
@@ -85,14 +119,19 @@ impl Breaker {
         }
     }
 
-    /// Opens it, after `decisions` requests that had no reply. Returns whether it was closed.
-    pub fn open(&mut self, decisions: u64) -> bool {
-        let was_closed = self.outage.is_none();
-        let new = || Outage { since: Instant::now(), decisions: 0, probing: false };
-        let outage = self.outage.get_or_insert_with(new);
+    /// Opens it for a cause, after `decisions` requests that had no reply.
+    pub fn open(&mut self, cause: &str, decisions: u64, now: Instant) -> DownNews {
+        let begins = self.outage.is_none();
+        let outage = self.outage.get_or_insert_with(|| Outage::new(now));
         outage.probing = false;
         outage.decisions += decisions;
-        was_closed
+        // Of an outage that began in the program before, the log has the first cause.
+        let is_first = outage.causes.is_empty();
+        match outage.tells(cause, now) {
+            true if begins => DownNews::Begins,
+            true if !is_first => DownNews::AnotherCause,
+            _ => DownNews::Nothing,
+        }
     }
 
     /// The server is being tried.
@@ -119,8 +158,54 @@ impl Breaker {
         let now = Instant::now();
         let since = now.checked_sub(Duration::from_millis(saved.milliseconds)).unwrap_or(now);
         // The server may have been found down again meanwhile.
-        let outage = self.outage.get_or_insert(Outage { since, decisions: 0, probing: false });
+        let outage = self.outage.get_or_insert_with(|| Outage::new(since));
         outage.since = outage.since.min(since);
         outage.decisions += saved.decisions;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(causes: impl IntoIterator<Item = (u64, String)>) -> Vec<(u64, DownNews)> {
+        let (mut breaker, begin) = (Breaker::default(), Instant::now());
+        let open =
+            |(second, cause): (u64, String)| (second, breaker.open(&cause, 0, begin + Duration::from_secs(second)));
+        causes.into_iter().map(open).filter(|(_, news)| *news != DownNews::Nothing).collect()
+    }
+
+    #[test]
+    fn one_outage_is_told_once_and_its_further_causes_seldom_and_few() {
+        use DownNews::{AnotherCause, Begins};
+        // A cause that never changes, four times a second for an hour.
+        let same = (0..4 * 3600).map(|quarter| (quarter / 4, "connection refused".to_owned()));
+        assert_eq!(lines(same), [(0, Begins)]);
+        // One that is another each time.
+        let ever_new = (0..4 * 3600).map(|quarter| (quarter / 4, format!("cause {quarter}")));
+        assert_eq!(lines(ever_new), [(0, Begins), (10, AnotherCause), (20, AnotherCause), (30, AnotherCause)]);
+        // Two in turn: each is told once, the second when its time has come.
+        let in_turn = (0..4 * 3600).map(|quarter| (quarter / 4, format!("cause {}", quarter % 2)));
+        assert_eq!(lines(in_turn), [(0, Begins), (10, AnotherCause)]);
+    }
+
+    #[test]
+    fn the_next_outage_is_told_anew() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        assert_eq!(breaker.open("refused", 3, now), DownNews::Begins);
+        assert_eq!(breaker.close().map(|outage| outage.decisions), Some(3));
+        assert_eq!(breaker.open("refused", 1, now), DownNews::Begins);
+    }
+
+    #[test]
+    fn an_outage_of_the_program_before_is_not_told_again() {
+        let (mut breaker, now) = (Breaker::default(), Instant::now());
+        let saved = SavedOutage { server: "a".to_owned(), milliseconds: 7000, decisions: 4 };
+        breaker.restore(&saved);
+        let later = now + CAUSE_INTERVAL;
+        assert_eq!(breaker.open("refused", 1, now), DownNews::Nothing);
+        assert_eq!(breaker.open("refused", 1, later), DownNews::Nothing);
+        assert_eq!(breaker.open("timed out", 1, later), DownNews::AnotherCause);
+        assert_eq!(breaker.save("a").unwrap().decisions, 7);
     }
 }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::queue::CommandQueue;
-use super::report;
+use super::server::StoreServer;
 use crate::observe::statistics::add;
 
 /// Between two looks at the statistics of a server.
@@ -25,17 +24,16 @@ pub struct LossLog {
 impl LossLog {
     /// Logs and counts what a server has lost since the last look: all counts for a `cause`, if there is one, and so
     /// many keys by eviction. `uptime` is in seconds.
-    pub fn add<C>(&mut self, queue: &CommandQueue<C>, cause: Option<&str>, uptime: u64, evictions: u64) {
+    pub fn add(&mut self, server: &StoreServer, cause: Option<&str>, uptime: u64, evictions: u64) {
         let now = Instant::now();
         self.untold += evictions;
-        add(&queue.statistics().store_evictions, evictions);
+        add(&server.statistics.store_evictions, evictions);
         if let Some(cause) = cause {
-            add(&queue.statistics().store_flushes, 1);
-            report::flushed(queue.log(), queue.name(), cause, uptime);
+            server.flushed(cause, uptime);
         }
         if self.untold > 0 && self.told.is_none_or(|told| now - told >= EVICTS_INTERVAL) {
             self.told = Some(now);
-            report::evicts(queue.log(), queue.name(), std::mem::take(&mut self.untold));
+            server.evicts(std::mem::take(&mut self.untold));
         }
     }
 }

@@ -1,15 +1,15 @@
 //! What every shared store needs around its servers. Nothing here knows which store that is.
 
-pub mod count;
 pub mod backend;
-pub mod limit_bans;
 pub mod breaker;
 pub mod coalesce;
+pub mod count;
 pub mod counters;
+pub mod limit_bans;
 pub mod listing;
 pub mod login;
 pub mod losses;
 pub mod over_limit;
 pub mod queue;
 pub mod rank;
-pub mod report;
+pub mod server;

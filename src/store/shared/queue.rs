@@ -3,47 +3,20 @@
 //! One task of each server takes commands out, has them answered, and finds out when the server is down and when it
 //! is up again. Meanwhile commands are refused at once.
 
-use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep};
 
 use super::backend::{BackendContext, Outcome, SavedOutage, Sent, StoreError};
 use super::breaker::{Breaker, ServerHealth};
-use super::report;
+use super::server::{PROBE_INTERVAL, ProbePause, StoreServer};
 use crate::net::lock;
-use crate::observe::log::Log;
-use crate::observe::statistics::{Statistics, add};
-use crate::policy::OnStoreFailure;
-
-/// After this many requests in a row without an answer the server is down.
-pub const FAILURES: u32 = 3;
-
-/// Between two attempts to reach a server that is down.
-const PROBE_INTERVAL: Duration = Duration::from_millis(250);
-
-/// For a server that comes up only to fail again the interval is doubled up to this.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
-
-/// After a connection that lasted this long the interval is short again.
-const LASTING: Duration = Duration::from_secs(60);
-
-/// Between two log lines on answers that are errors, and between two on why a server is down.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Log lines on why a server is down, in one outage.
-const MAX_CAUSES: usize = 4;
 
 /// What waits for one server.
 #[derive(Debug)]
 pub struct CommandQueue<C> {
-    name: String,
-    /// How long a command waits for its answer.
-    timeout: Duration,
-    on_failure: OnStoreFailure,
-    log: Log,
-    statistics: Arc<Statistics>,
+    pub server: StoreServer,
     state: Mutex<CommandQueueState<C>>,
     /// There is something in the queue.
     work: Notify,
@@ -54,27 +27,6 @@ struct CommandQueueState<C> {
     /// Not sent yet; empty while the breaker is open.
     commands: Vec<PendingCommand<C>>,
     breaker: Breaker,
-    complained: Option<Instant>,
-    /// Why it is down, as far as the log has it, and since when.
-    causes: Vec<String>,
-    caused: Instant,
-}
-
-impl<C> CommandQueueState<C> {
-    /// Whether a server that is still down is so for a reason that the log does not have.
-    fn is_news(&mut self, cause: &str, outage: bool) -> bool {
-        if outage {
-            self.causes.clear();
-        }
-        let first = self.causes.is_empty();
-        let due = self.caused.elapsed() >= COMPLAINT_INTERVAL && self.causes.len() < MAX_CAUSES;
-        let news = first || due && self.causes.iter().all(|known| known != cause);
-        if news {
-            self.causes.push(cause.to_owned());
-            self.caused = Instant::now();
-        }
-        news && !first
-    }
 }
 
 /// One command on its way.
@@ -120,41 +72,9 @@ pub struct LostConnection {
 impl<C> CommandQueue<C> {
     /// The queue before a server that is known by this name.
     pub fn new(name: String, context: &BackendContext<'_>) -> Self {
-        let mut breaker = Breaker::default();
-        // It was down for the program before, and is so until a probe finds it up.
-        context.outages.iter().filter(|saved| saved.server == name).for_each(|saved| breaker.restore(saved));
-        Self {
-            name,
-            timeout: context.timeout,
-            on_failure: context.on_failure,
-            log: context.log.clone(),
-            statistics: Arc::clone(context.statistics),
-            state: Mutex::new(CommandQueueState {
-                commands: Vec::new(),
-                breaker,
-                complained: None,
-                causes: Vec::new(),
-                caused: Instant::now(),
-            }),
-            work: Notify::new(),
-        }
-    }
-
-    /// The server, as logs show it.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub fn timeout(&self) -> Duration {
-        self.timeout
-    }
-
-    pub fn log(&self) -> &Log {
-        &self.log
-    }
-
-    pub fn statistics(&self) -> &Statistics {
-        &self.statistics
+        let server = StoreServer::new(name, context);
+        let state = CommandQueueState { commands: Vec::new(), breaker: server.breaker(context) };
+        Self { server, state: Mutex::new(state), work: Notify::new() }
     }
 
     /// Whether no request is sent to the server at present.
@@ -163,12 +83,12 @@ impl<C> CommandQueue<C> {
     }
 
     pub fn health(&self) -> ServerHealth {
-        self.state().breaker.health(&self.name)
+        self.state().breaker.health(&self.server.name)
     }
 
     /// The outage, for the program that takes over; `None`: it is up.
     pub fn outage(&self) -> Option<SavedOutage> {
-        self.state().breaker.save(&self.name)
+        self.state().breaker.save(&self.server.name)
     }
 
     /// Queues a command. The first of each request `leads`. The outcome comes within the time-out.
@@ -203,7 +123,7 @@ impl<C> CommandQueue<C> {
 
     fn pending(&self, command: C, leads: bool) -> (PendingCommand<C>, oneshot::Receiver<Outcome>) {
         let (sender, receiver) = oneshot::channel();
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.server.timeout;
         (PendingCommand { command, deadline, leads, again: false, waiting: Some(sender) }, receiver)
     }
 
@@ -246,7 +166,7 @@ impl<C> CommandQueue<C> {
                 pending.finish(Err(StoreError::NoAnswer));
                 failures += u32::from(pending.leads);
                 if pending.leads {
-                    self.statistics.store_latency.observe(self.timeout);
+                    self.server.gave_up();
                 }
             }
             late
@@ -261,8 +181,7 @@ impl<C> CommandQueue<C> {
     /// Counts how long a request waited for its answer, which is here.
     pub fn observe(&self, pending: &PendingCommand<C>, now: Instant) {
         if pending.leads && pending.is_open() {
-            let asked = pending.deadline - self.timeout;
-            self.statistics.store_latency.observe(now.saturating_duration_since(asked));
+            self.server.answered(pending.deadline, now);
         }
     }
 
@@ -282,16 +201,6 @@ impl<C> CommandQueue<C> {
         LostConnection { closed, cause, unanswered }
     }
 
-    /// Logs that the server answers with something other than a count.
-    pub fn complain(&self, problem: &str, key: &[u8]) {
-        let mut state = self.state();
-        if state.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
-            state.complained = Some(Instant::now());
-            drop(state);
-            report::error(&self.log, &self.name, problem, key);
-        }
-    }
-
     /// The server is being tried.
     pub fn probe(&self) {
         self.state().breaker.probe();
@@ -299,9 +208,8 @@ impl<C> CommandQueue<C> {
 
     /// Commands go to the server again.
     pub fn mark_up(&self) {
-        if let Some(outage) = self.state().breaker.close() {
-            report::up(&self.log, &self.name, outage.seconds(), outage.decisions);
-        }
+        let outage = self.state().breaker.close();
+        self.server.came_up(outage);
     }
 
     /// The commands that wait, and those to come, are not sent. `unanswered` requests were sent in vain.
@@ -309,19 +217,12 @@ impl<C> CommandQueue<C> {
         let mut state = self.state();
         let stranded = std::mem::take(&mut state.commands);
         let decisions = unanswered + stranded.iter().filter(|pending| pending.leads).count() as u64;
-        let begins = state.breaker.open(decisions);
-        let news = state.is_news(cause, begins);
+        let news = state.breaker.open(cause, decisions, Instant::now());
         drop(state);
         for mut pending in stranded {
             pending.finish(Err(StoreError::Unavailable));
         }
-        if begins {
-            add(&self.statistics.store_outages, 1);
-            report::down(&self.log, &self.name, cause, self.on_failure);
-        }
-        if news {
-            report::still_down(&self.log, &self.name, cause);
-        }
+        self.server.went_down(news, cause);
     }
 
     fn state(&self) -> MutexGuard<'_, CommandQueueState<C>> {
@@ -347,7 +248,7 @@ pub trait KeptServer: Send + Sync {
 /// Keeps a connection for ever: makes one, has it used, and makes the next one when it ends.
 pub async fn keep(server: &impl KeptServer) {
     let queue = server.queue();
-    let mut interval = PROBE_INTERVAL;
+    let mut pause = ProbePause::default();
     // Requests that the last connection left unanswered.
     let mut unanswered = 0;
     loop {
@@ -356,18 +257,13 @@ pub async fn keep(server: &impl KeptServer) {
                 queue.mark_up();
                 let started = Instant::now();
                 let ended = server.converse(link).await;
-                let lasting = started.elapsed() > LASTING;
-                if lasting {
-                    interval = PROBE_INTERVAL;
-                }
-                if lasting && ended.closed {
+                if pause.was_used(started.elapsed()) && ended.closed {
                     // A server that was restarted accepts connections again at once.
                     unanswered = ended.unanswered;
                     continue;
                 }
                 queue.mark_down(&ended.cause, ended.unanswered);
-                sleep(interval).await;
-                interval = (interval * 2).min(LONGEST_INTERVAL);
+                sleep(pause.take()).await;
             }
             Err(cause) => {
                 queue.mark_down(&cause, std::mem::take(&mut unanswered));

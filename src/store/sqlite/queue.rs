@@ -16,14 +16,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::counters::only_reads;
 use crate::net::lock;
-use crate::observe::log::Log;
-use crate::observe::statistics::{Statistics, add};
-use crate::policy::OnStoreFailure;
 use crate::store::shared::backend::{
     BackendContext, CounterRequest, CounterRequests, Outcome, SavedOutage, Sent, StoreError, VersionedValue,
 };
 use crate::store::shared::breaker::{Breaker, ServerHealth};
-use crate::store::shared::report;
+use crate::store::shared::server::{FAILURES, StoreServer};
 
 /// Commands that wait at once; a further one is not asked.
 pub const MAX_WAITING: usize = 16_384;
@@ -31,19 +28,12 @@ pub const MAX_WAITING: usize = 16_384;
 /// Commands of one transaction.
 const MAX_BATCH: usize = 2048;
 
-/// After this many requests in a row that were not answered in time the file is not asked.
-const FAILURES: u32 = 3;
-
 /// The queue, for the requests, the thread and the task.
 #[derive(Debug)]
 pub struct JobQueue {
     pub path: PathBuf,
-    name: String,
-    /// How long a command waits for its outcome.
-    timeout: Duration,
-    on_failure: OnStoreFailure,
-    pub log: Log,
-    pub statistics: Arc<Statistics>,
+    /// The file, as the log knows it.
+    pub server: StoreServer,
     state: Mutex<JobQueueState>,
     /// Something waits, or the end has come.
     work: Condvar,
@@ -139,18 +129,11 @@ pub enum Work {
 
 impl JobQueue {
     pub fn new(path: &Path, context: &BackendContext<'_>) -> Self {
-        let BackendContext { timeout, on_failure, outages, statistics, log } = *context;
-        let name = path.display().to_string();
-        let mut state = JobQueueState::default();
-        // It was down for the program before, and is so until it can be written.
-        outages.iter().filter(|saved| saved.server == name).for_each(|saved| state.breaker.restore(saved));
+        let server = StoreServer::new(path.display().to_string(), context);
+        let state = JobQueueState { breaker: server.breaker(context), ..JobQueueState::default() };
         Self {
             path: path.to_owned(),
-            name,
-            timeout,
-            on_failure,
-            log: log.clone(),
-            statistics: Arc::clone(statistics),
+            server,
             state: Mutex::new(state),
             work: Condvar::new(),
             alarm: Notify::new(),
@@ -158,15 +141,10 @@ impl JobQueue {
         }
     }
 
-    /// The file, as the log names it.
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
     /// Queues commands, which are done together. The outcomes come within the time-out.
     pub fn submit(&self, requests: CounterRequests, waited_for: bool, now: i64) -> SmallVec<[Sent; 2]> {
         let mut state = self.state();
-        let deadline = Instant::now() + self.timeout;
+        let deadline = Instant::now() + self.server.timeout;
         let mut sent = SmallVec::new();
         for (index, request) in requests.into_iter().enumerate() {
             // The first of them stands for the request.
@@ -187,7 +165,7 @@ impl JobQueue {
         if state.breaker.admit(false).is_err() {
             return false;
         }
-        let waiting = Waiting { deadline: Instant::now() + self.timeout, leads: false, reply: None };
+        let waiting = Waiting { deadline: Instant::now() + self.server.timeout, leads: false, reply: None };
         let is_queued = state.push(job, waiting);
         self.wake(state);
         is_queued
@@ -247,8 +225,7 @@ impl JobQueue {
         let now = Instant::now();
         for (mut waiting, outcome) in running.into_iter().zip(outcomes) {
             if waiting.leads && waiting.reply.is_some() {
-                let asked = waiting.deadline - self.timeout;
-                self.statistics.store_latency.observe(now.saturating_duration_since(asked));
+                self.server.answered(waiting.deadline, now);
             }
             waiting.finish(outcome);
         }
@@ -264,9 +241,7 @@ impl JobQueue {
     /// Commands go to the file again.
     pub fn mark_up(&self) {
         let outage = self.state().breaker.close();
-        if let Some(outage) = outage {
-            report::up(&self.log, &self.name, outage.seconds(), outage.decisions);
-        }
+        self.server.came_up(outage);
     }
 
     /// The file is being tried.
@@ -288,16 +263,13 @@ impl JobQueue {
         let stranded: Vec<_> = running.chain(waiting).filter(|(waiting, _)| waiting.reply.is_some()).collect();
         let decisions = unanswered + stranded.iter().filter(|(waiting, _)| waiting.leads).count() as u64;
         state.failures = 0;
-        let news = state.breaker.open(decisions);
+        let news = state.breaker.open(cause, decisions, Instant::now());
         drop(state);
         self.work.notify_all();
         for (mut waiting, error) in stranded {
             waiting.finish(Err(error));
         }
-        if news {
-            add(&self.statistics.store_outages, 1);
-            report::down(&self.log, &self.name, cause, self.on_failure);
-        }
+        self.server.went_down(news, cause);
     }
 
     /// Gives up what is not done in time, for ever.
@@ -338,11 +310,7 @@ impl JobQueue {
                 (true, false) => "another process has locked it",
                 _ => "the disk is slow",
             };
-            let cause = format!(
-                "{} requests in a row without an answer in {} ms: {why}",
-                state.failures,
-                self.timeout.as_millis()
-            );
+            let cause = format!("{}: {why}", self.server.silence(state.failures));
             let unanswered = state.failures.into();
             self.open_breaker(state, &cause, unanswered);
         } else {
@@ -350,7 +318,7 @@ impl JobQueue {
         }
         for mut waiting in late {
             if waiting.leads {
-                self.statistics.store_latency.observe(self.timeout);
+                self.server.gave_up();
             }
             waiting.finish(Err(StoreError::NoAnswer));
         }
@@ -383,12 +351,12 @@ impl JobQueue {
     }
 
     pub fn health(&self) -> ServerHealth {
-        self.state().breaker.health(&self.name)
+        self.state().breaker.health(&self.server.name)
     }
 
     /// The outage, for the program that takes over; `None`: it is up.
     pub fn outage(&self) -> Option<SavedOutage> {
-        self.state().breaker.save(&self.name)
+        self.state().breaker.save(&self.server.name)
     }
 
     fn state(&self) -> MutexGuard<'_, JobQueueState> {

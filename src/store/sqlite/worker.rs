@@ -14,27 +14,12 @@ use super::queue::{Job, JobQueue, Work, WrittenValue};
 use super::settings::SqliteConfig;
 use crate::net::signals::block_signals;
 use crate::observe::log::Severity;
-use crate::observe::statistics::add;
 use crate::store::shared::backend::{CounterReply, CounterRequest, Outcome, StoreError, VersionedValue};
-use crate::store::shared::report;
-
-/// Between two attempts to use a file that cannot be used.
-const PROBE_INTERVAL: Duration = Duration::from_millis(250);
-
-/// For a file that can be used only to fail again the interval is doubled up to this.
-const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
-
-/// After a file was used this long the interval is short again.
-const LASTING: Duration = Duration::from_secs(60);
+use crate::store::shared::losses::LossLog;
+use crate::store::shared::server::{PROBE_INTERVAL, ProbePause};
 
 /// Between two looks at whether the file is still in its place.
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
-
-/// Between two lines on values that are no counts.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Between two lines on counters that were given up.
-const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
 
 /// Expired counters that a transaction deletes beyond two for each of its commands.
 const PURGED: usize = 16;
@@ -75,7 +60,7 @@ impl Worker {
 
     fn run(&self) {
         let queue = &*self.queue;
-        let mut interval = PROBE_INTERVAL;
+        let mut pause = ProbePause::default();
         loop {
             let found = FileIdentity::of(&queue.path);
             let mut open = match self.open() {
@@ -96,21 +81,17 @@ impl Worker {
             match ended {
                 Ended::Stopped => return,
                 Ended::Replaced => {
-                    add(&queue.statistics.store_flushes, 1);
-                    report::flushed(&queue.log, queue.name(), "the file was removed or replaced", 0);
+                    queue.server.flushed("the file was removed or replaced", 0);
                     continue;
                 }
                 Ended::Failed(FileError::Damaged(problem)) if self.set_aside(Some(used), &problem) => continue,
                 Ended::Failed(error) => queue.mark_down(&error.to_string()),
                 Ended::Down => {}
             }
-            if begun.elapsed() > LASTING {
-                interval = PROBE_INTERVAL;
-            }
-            if queue.pause(interval) {
+            pause.was_used(begun.elapsed());
+            if queue.pause(pause.take()) {
                 return;
             }
-            interval = (interval * 2).min(LONGEST_INTERVAL);
         }
     }
 
@@ -130,25 +111,16 @@ impl Worker {
         let max_pages = i64::try_from(self.config.largest()).unwrap_or(i64::MAX) / page;
         let checkpoints = Checkpoints::watch(&mut connection, &queue.path).map_err(|error| file::explain(&error))?;
         let looked = Instant::now();
-        Ok(OpenFile {
-            queue,
-            connection,
-            identity,
-            checkpoints,
-            max_pages,
-            looked,
-            complained: None,
-            evicts: Evictions::default(),
-        })
+        Ok(OpenFile { queue, connection, identity, checkpoints, max_pages, looked, losses: LossLog::default() })
     }
 
     /// Renames a damaged file. Returns whether a new one can be made.
     fn set_aside(&self, damaged: Option<FileIdentity>, problem: &str) -> bool {
-        let JobQueue { path, log, .. } = &*self.queue;
+        let JobQueue { path, server, .. } = &*self.queue;
         let Some(damaged) = damaged else { return true };
         let moved = file::set_aside(path, damaged);
-        log.line(Severity::Err, "STORE_DAMAGED", |line| {
-            line.field("server", self.queue.name()).field("problem", problem);
+        server.log.line(Severity::Err, "STORE_DAMAGED", |line| {
+            line.field("server", &server.name).field("problem", problem);
             match &moved {
                 Ok(Some(aside)) => line.field("set_aside", aside.display()),
                 Ok(None) => line.field("set_aside", "by another process"),
@@ -167,15 +139,7 @@ struct OpenFile<'w> {
     checkpoints: Checkpoints,
     max_pages: i64,
     looked: Instant,
-    complained: Option<Instant>,
-    evicts: Evictions,
-}
-
-/// Counters that were given up, and when that was last told.
-#[derive(Default)]
-struct Evictions {
-    untold: u64,
-    told: Option<Instant>,
+    losses: LossLog,
 }
 
 impl OpenFile<'_> {
@@ -267,11 +231,8 @@ impl OpenFile<'_> {
             Err(
                 Error::InvalidColumnType(..) | Error::FromSqlConversionFailure(..) | Error::IntegralValueOutOfRange(..),
             ) => {
-                if self.complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
-                    self.complained = Some(Instant::now());
-                    let problem = "a value that is no number is under one of our keys; delete it";
-                    report::error(&self.queue.log, self.queue.name(), problem, key.as_bytes());
-                }
+                let problem = "a value that is no number is under one of our keys; delete it";
+                self.queue.server.complain(problem, key.as_bytes());
                 Ok(Err(StoreError::NotANumber))
             }
             Err(error) => Err(error.into()),
@@ -288,19 +249,8 @@ impl OpenFile<'_> {
             return Ok(());
         }
         if pages("PRAGMA page_count")? - pages("PRAGMA freelist_count")? > self.max_pages {
-            self.evict(most)?;
-        }
-        Ok(())
-    }
-
-    fn evict(&mut self, most: usize) -> Result<(), Ended> {
-        let number = counters::purge(&self.connection, most, i64::MAX)? as u64;
-        add(&self.queue.statistics.store_evictions, number);
-        let Evictions { untold, told } = &mut self.evicts;
-        *untold += number;
-        if told.is_none_or(|told| told.elapsed() >= EVICTS_INTERVAL) {
-            *told = Some(Instant::now());
-            report::evicts(&self.queue.log, self.queue.name(), std::mem::take(untold));
+            let evictions = counters::purge(&self.connection, most, i64::MAX)? as u64;
+            self.losses.add(&self.queue.server, None, 0, evictions);
         }
         Ok(())
     }
