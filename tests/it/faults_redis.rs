@@ -7,7 +7,9 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::faults_store::{NOISE, RECOVERY, STORE_TIMEOUT, conclude, in_time_and_right, outage};
+use crate::faults_store::{
+    NOISE, RECOVERY, SLOWER_THAN, STORE_TIMEOUT, conclude, in_time_and_right, outage, stays_down_while_slow,
+};
 use crate::support::load::{RULES, Row, under_load};
 use crate::support::redis::RIGHTS;
 use crate::support::{Daemon, Dir, Fault, Gate, Namespace, Policy, Redis, RedisCluster, Sentinel, statistic, until};
@@ -78,6 +80,12 @@ fn a_redis_slower_than_store_timeout_delays_no_answer_and_mixes_up_none() {
     let (_redis, gate, daemon) = gated("");
     let seen = outage(&daemon, || gate.set(Fault::Slow(Duration::from_millis(300))), || gate.set(Fault::None));
     conclude("redis slow, 300 ms", &daemon, &seen);
+}
+
+#[test]
+fn a_redis_that_stays_slow_goes_down_once() {
+    let (_redis, gate, daemon) = gated(SLOWER_THAN);
+    stays_down_while_slow(&daemon, &gate);
 }
 
 #[test]

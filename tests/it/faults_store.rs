@@ -159,6 +159,39 @@ fn a_server_slower_than_store_timeout_delays_no_answer_and_mixes_up_none() {
     conclude("slow, 300 ms", &daemon, &seen);
 }
 
+/// What the gates of [`stays_down_while_slow`] are asked with.
+pub const SLOWER_THAN: &str = "store_timeout = \"300ms\"\n";
+
+/// A server that answers later than [`SLOWER_THAN`] is asked by requests one after another: it goes down once, whatever
+/// its late answers are, and comes up when it is fast enough.
+pub fn stays_down_while_slow(daemon: &Daemon, gate: &Gate) {
+    let lines = |keyword| daemon.lines().with(keyword).len();
+    let mut policy = Policy::connect(daemon.endpoint());
+    assert_eq!(policy.connected("203.0.113.1", 1), "DUNNO");
+    let (downs, ups) = (lines("STORE_DOWN"), lines("STORE_UP"));
+    gate.set(Fault::Slow(Duration::from_millis(700)));
+    let mut port = 1;
+    until("a breaker that opens", || {
+        port += 1;
+        policy.connected("203.0.113.2", port);
+        (lines("STORE_DOWN") > downs).then_some(())
+    });
+    let connections = gate.connections();
+    until("probes that are too slow", || (gate.connections() >= connections + 4).then_some(()));
+    assert_eq!((lines("STORE_DOWN"), lines("STORE_UP")), (downs + 1, ups), "{}", daemon.lines());
+    gate.set(Fault::None);
+    daemon.lines().wait_for_more("STORE_UP", ups);
+    assert_eq!(lines("STORE_DOWN"), downs + 1, "{}", daemon.lines());
+}
+
+#[test]
+fn a_server_that_stays_slow_goes_down_once() {
+    let memcached = Memcached::start();
+    let gate = Gate::to(&memcached.server());
+    let daemon = Daemon::start(&format!("{}{SLOWER_THAN}", config(&gate.server())));
+    stays_down_while_slow(&daemon, &gate);
+}
+
 #[test]
 fn a_slow_server_within_store_timeout_counts_everything() {
     let memcached = Memcached::start();

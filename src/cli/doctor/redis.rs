@@ -44,7 +44,11 @@ async fn examine_all(connector: &Connector) -> Vec<Finding> {
         },
     };
     for server in &servers {
-        match in_time(connector.open_for_counters(server)).await {
+        let open = async {
+            let mut link = connector.open_for_counters(server).await?;
+            link.try_counter(&config.key_prefix).await.map(|()| link)
+        };
+        match in_time(open).await {
             Ok(mut link) => findings.extend(examine_server(server, &mut link, config).await),
             Err(error) => {
                 let remedy = "start it, or correct redis_server and the rights of redis_username; on_store_failure says \

@@ -150,7 +150,10 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
             let Some(answer) = operation.command.read(self.protocol, &mut self.input)? else {
                 return Ok(());
             };
-            self.failures = 0;
+            // An answer that comes too late is none.
+            if operation.is_open() {
+                self.failures = 0;
+            }
             if let Some(operation) = self.flight.pop_front() {
                 self.server.queue.observe(&operation, now);
                 self.finish(operation, answer);

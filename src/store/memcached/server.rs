@@ -126,6 +126,13 @@ impl KeptServer for MemcachedServer {
         }
     }
 
+    async fn try_out(&self, (link, protocol): &mut (MemcachedLink, Protocol)) -> Result<(), String> {
+        let mut probe = BytesMut::new();
+        protocol.write_probe(&mut probe);
+        let answer = exchange(link, &probe, |input| protocol.read_probe(input)).await;
+        answer.map(drop).map_err(|error| error.to_string())
+    }
+
     async fn converse(&self, (link, protocol): (MemcachedLink, Protocol)) -> LostConnection {
         match link {
             Either::Left(stream) => Connection::new(self, stream, protocol).run().await,

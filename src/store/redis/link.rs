@@ -82,11 +82,10 @@ impl Connector {
         }
     }
 
-    /// Connects to a server that is to have counters, and finds out whether it can do what we need.
+    /// Connects to a server that is to have counters, and finds out how it is told.
     pub async fn open_for_counters(&self, server: &RedisServer) -> Result<Link, String> {
         let mut link = self.open(server).await?;
         link.learn_form().await?;
-        link.try_counter(&self.config.key_prefix).await?;
         Ok(link)
     }
 
@@ -228,7 +227,7 @@ impl Link {
     }
 
     /// Creates a counter, as every first hit does, that expires at once. `Err` is what the server has against that.
-    async fn try_counter(&mut self, key_prefix: &str) -> Result<(), String> {
+    pub async fn try_counter(&mut self, key_prefix: &str) -> Result<(), String> {
         let key = format!("{key_prefix}!probe").as_bytes().into();
         let probe = RedisCommand { key, command: CounterCommand::Hit(1), exptime: 1, unix_ms: 0, asking: false };
         let mut pipeline = Pipeline::new();

@@ -78,7 +78,10 @@ impl Node {
             losses::ask(&mut pipeline);
         }
         let mut values = self.wait(link, &pipeline, pipeline.len(), flight, failures).await?;
-        *failures = 0;
+        // An answer that comes too late is none.
+        if flight.is_empty() || flight.iter().any(PendingCommand::is_open) {
+            *failures = 0;
+        }
         if asks {
             let told = values.split_off(answers.min(values.len()));
             link.census = self.take_census(&told).then(|| Instant::now() + CENSUS_INTERVAL);
@@ -219,7 +222,6 @@ impl KeptServer for Node {
         &self.queue
     }
 
-    /// Finds out as well whether the server can do what we need.
     async fn connect(&self) -> Result<Link, String> {
         self.queue.probe();
         let mut open = pin!(timeout(CONNECT_TIMEOUT, self.open()));
@@ -235,6 +237,11 @@ impl KeptServer for Node {
         };
         let made = made.unwrap_or_else(|_| Err(format!("no connection within {} ms", CONNECT_TIMEOUT.as_millis())));
         made.inspect_err(|_| self.look_again())
+    }
+
+    async fn try_out(&self, link: &mut Link) -> Result<(), String> {
+        let tried = link.try_counter(&self.connector.config.key_prefix).await;
+        tried.inspect_err(|_| self.look_again())
     }
 
     async fn converse(&self, mut link: Link) -> LostConnection {

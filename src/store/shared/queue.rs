@@ -3,10 +3,11 @@
 //! One task of each server takes commands out, has them answered, and finds out when the server is down and when it
 //! is up again. Meanwhile commands are refused at once.
 
+use std::pin::pin;
 use std::sync::{Mutex, MutexGuard};
 
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::backend::{BackendContext, Outcome, SavedOutage, Sent, StoreError};
 use super::breaker::{Breaker, ServerHealth};
@@ -241,6 +242,9 @@ pub trait KeptServer: Send + Sync {
     /// Connects, within the time-out or with the server marked as down. `Err` is the reason, for the log.
     fn connect(&self) -> impl Future<Output = Result<Self::Link, String>> + Send;
 
+    /// Has one command answered, as those of requests are.
+    fn try_out(&self, link: &mut Self::Link) -> impl Future<Output = Result<(), String>> + Send;
+
     /// Has commands answered until the connection is of no more use.
     fn converse(&self, link: Self::Link) -> impl Future<Output = LostConnection> + Send;
 }
@@ -252,7 +256,7 @@ pub async fn keep(server: &impl KeptServer) {
     // Requests that the last connection left unanswered.
     let mut unanswered = 0;
     loop {
-        match server.connect().await {
+        match usable(server).await {
             Ok(link) => {
                 queue.mark_up();
                 let started = Instant::now();
@@ -271,4 +275,29 @@ pub async fn keep(server: &impl KeptServer) {
             }
         }
     }
+}
+
+/// A connection whose answers come in time. With a server that is slower every request would wait in vain, until it
+/// is marked as down once more.
+async fn usable<S: KeptServer>(server: &S) -> Result<S::Link, String> {
+    let queue = server.queue();
+    let longest = queue.server.timeout;
+    let begun = Instant::now();
+    let mut link = server.connect().await?;
+    let late = || format!("its answer takes longer than {} ms", longest.as_millis());
+    let answered = {
+        let mut answer = pin!(timeout(longest, server.try_out(&mut link)));
+        match timeout_at(begun + longest, &mut answer).await {
+            Ok(answered) => answered,
+            Err(_) => {
+                // Requests that wait since the connection began do not wait for this as well.
+                if !queue.is_down() {
+                    queue.mark_down(&late(), 0);
+                }
+                queue.probe();
+                answer.await
+            }
+        }
+    };
+    answered.unwrap_or_else(|_| Err(late())).map(|()| link)
 }

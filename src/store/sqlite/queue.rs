@@ -219,8 +219,11 @@ impl JobQueue {
     /// The outcomes of what was taken, in its order.
     pub fn finish(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         let mut state = self.state();
-        state.failures = 0;
         let running = std::mem::take(&mut state.running);
+        // An answer that comes too late is none.
+        if running.iter().any(|waiting| waiting.reply.is_some()) {
+            state.failures = 0;
+        }
         drop(state);
         let now = Instant::now();
         for (mut waiting, outcome) in running.into_iter().zip(outcomes) {

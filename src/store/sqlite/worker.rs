@@ -95,16 +95,21 @@ impl Worker {
         }
     }
 
-    /// Opens the file. One that was down has to show that it can be written.
+    /// Opens the file. One that was down has to show that it can be written, and as fast as requests need it.
     fn open(&self) -> Result<OpenFile<'_>, FileError> {
         let queue = &*self.queue;
         queue.probe();
         let (mut connection, identity) = file::open(&queue.path, self.config.synchronous)?;
         if queue.is_down() {
-            probe(&connection).map_err(|error| match file::is_busy(&error) {
+            let taken = probe(&connection).map_err(|error| match file::is_busy(&error) {
                 true => FileError::Refused("another process has locked it".to_owned()),
                 false => file::explain(&error),
             })?;
+            let longest = queue.server.timeout;
+            if taken > longest {
+                let problem = format!("a write takes longer than {} ms: the disk is slow", longest.as_millis());
+                return Err(FileError::Refused(problem));
+            }
         }
         let page = connection.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0));
         let page = page.map_err(|error| file::explain(&error))?.max(512);
@@ -296,9 +301,10 @@ fn write_value(connection: &Connection, key: &str, value: &WrittenValue) -> rusq
     Ok(written > 0)
 }
 
-/// Whether the file can be written. On a full disk its log may give room first.
-fn probe(connection: &Connection) -> rusqlite::Result<()> {
+/// Whether the file can be written, and how long that takes. On a full disk its log may give room first.
+fn probe(connection: &Connection) -> rusqlite::Result<Duration> {
     let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
+    let begun = Instant::now();
     connection.execute_batch("BEGIN IMMEDIATE")?;
     let written = connection
         .execute(
@@ -310,5 +316,7 @@ fn probe(connection: &Connection) -> rusqlite::Result<()> {
         let _ = connection.execute_batch("ROLLBACK");
     }
     written?;
-    connection.execute("DELETE FROM value WHERE key = '!probe'", []).map(|_| ())
+    let taken = begun.elapsed();
+    connection.execute("DELETE FROM value WHERE key = '!probe'", [])?;
+    Ok(taken)
 }
