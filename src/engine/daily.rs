@@ -4,24 +4,20 @@
 //! more of them than are worth a look.
 
 use std::collections::HashMap;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::tally::{MAX_LIMITS, Tally};
 use crate::engine::top_keys::TopKeys;
 use crate::net::clock::Now;
 use crate::net::lock;
 use crate::policy::calendar::{LocalCalendar, Period};
-use crate::policy::checks::CheckState;
 use crate::policy::key::KeyPart;
 use crate::policy::limit::LimitId;
 use crate::policy::record_snapshot::Ids;
-use crate::policy::{Decision, LimitChecks};
-
-/// Limits that have sums; further ones, after many reloads, have none.
-const MAX_LIMITS: usize = 1024;
+use crate::policy::{Counter, LimitCheck};
 
 /// The usual length of a day in seconds.
 const DAY: u64 = 86_400;
@@ -29,9 +25,9 @@ const DAY: u64 = 86_400;
 /// The sums of today and yesterday.
 #[derive(Debug)]
 pub struct DailyCounts {
-    /// Hits of clients within their limits since the tables were looked at last, by limit. Those of the second in which
-    /// a day begins may be of the day before.
-    passed: [AtomicU64; MAX_LIMITS],
+    /// Has the hits of clients within their limits since the tables were looked at last. Those of the second in which a
+    /// day begins may be of the day before.
+    tally: Arc<Tally>,
     tables: Mutex<DayTables>,
 }
 
@@ -74,10 +70,10 @@ pub struct DayOfLimit {
 }
 
 impl DailyCounts {
-    /// With the days of this time zone.
-    pub fn new(zone: TimeZone) -> Self {
+    /// With the days of this time zone, and what is noted of every request.
+    pub fn new(zone: TimeZone, tally: Arc<Tally>) -> Self {
         let tables = DayTables { calendar: LocalCalendar::new(Period::Day, zone), days: RecentDays::default() };
-        Self { passed: [const { AtomicU64::new(0) }; MAX_LIMITS], tables: Mutex::new(tables) }
+        Self { tally, tables: Mutex::new(tables) }
     }
 
     /// Goes on with the days of another time zone.
@@ -85,38 +81,18 @@ impl DailyCounts {
         lock(&self.tables).calendar = LocalCalendar::new(Period::Day, zone);
     }
 
-    /// Notes what was counted for a request. Of a client within its limits only the number.
-    pub fn note(&self, checks: &LimitChecks<'_>, decision: &Decision<'_>, now: Now) {
-        let passes = decision.passes();
-        let mut tables = None;
-        for (check, hit) in decision.hits(checks) {
-            if !matches!(check.state, CheckState::ToCount { .. }) {
-                continue;
-            }
-            let is_over = hit.count > check.threshold;
-            let is_client = matches!(check.part, KeyPart::Client { .. });
-            let passed = if passes { u64::from(hit.added) } else { 0 };
-            // Nearly all are such.
-            if is_client && !is_over {
-                if let Some(sum) = self.passed.get(usize::from(check.limit.id)) {
-                    sum.fetch_add(passed, Relaxed);
-                }
-                continue;
-            }
-            let tables = tables.get_or_insert_with(|| {
-                let mut tables = lock(&self.tables);
-                self.turn(&mut tables, now);
-                tables
-            });
-            let day = tables.days.today.limits.entry(check.limit.id).or_default();
-            day.passed += passed;
-            if passed > 0 && !is_client {
-                day.most.add(&check.part, passed, now.unix());
-            }
-            if is_over {
-                day.over += 1;
-                day.exceeded.add(&check.part, 1, now.unix());
-            }
+    /// Notes hits by name, of which so many were let pass.
+    pub fn note(&self, check: &LimitCheck<'_>, hit: Counter, passed: u32, now: Now) {
+        let mut tables = lock(&self.tables);
+        self.turn(&mut tables, now);
+        let day = tables.days.today.limits.entry(check.limit.id).or_default();
+        day.passed += u64::from(passed);
+        if passed > 0 && !matches!(check.part, KeyPart::Client { .. }) {
+            day.most.add(&check.part, passed.into(), now.unix());
+        }
+        if hit.count > check.threshold {
+            day.over += 1;
+            day.exceeded.add(&check.part, 1, now.unix());
         }
     }
 
@@ -189,13 +165,11 @@ impl DailyCounts {
 
     /// Adds what clients had meanwhile.
     fn collect(&self, today: &mut DayTable) {
-        for (id, _) in (0..).zip(&self.passed) {
-            self.collect_of(id, today);
-        }
+        (0..MAX_LIMITS).for_each(|limit| self.collect_of(limit, today));
     }
 
     fn collect_of(&self, limit: LimitId, today: &mut DayTable) {
-        let passed = self.passed.get(usize::from(limit)).map_or(0, |sum| sum.swap(0, Relaxed));
+        let passed = self.tally.take_passed(limit);
         if passed > 0 {
             today.limits.entry(limit).or_default().passed += passed;
         }

@@ -42,7 +42,9 @@ pub async fn decide<'r>(
         let lookup = session.lookup;
         add(&service.statistics.sessions, u64::from(lookup.new));
         service.diagnosis.observe(client, request, lookup);
-        service.limit_use.observe(policy, request, now);
+        if service.tally.note_request(request) {
+            service.limit_use.add_examples(policy, request, now);
+        }
         if session.has_unsent() {
             unsent::give_back(service, rules, session.take_unsent(), now);
         }

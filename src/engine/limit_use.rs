@@ -4,13 +4,12 @@
 //! counted, and it is noted of each limit whether it has counted any.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
 
+use crate::engine::tally::{Tally, has_login};
 use crate::net::clock::Now;
 use crate::net::lock;
 use crate::observe::log::{Log, Severity};
-use crate::policy::attribute::Attribute;
 use crate::policy::door::Door;
 use crate::policy::limit::LimitId;
 use crate::policy::moments::{
@@ -23,21 +22,10 @@ use crate::policy::{Limit, LimitChecks, Pass, Plan, Policy, SessionRecord, Verdi
 /// logins: at night a host for incoming mail too may have none for hours.
 pub const ENOUGH_REQUESTS: u64 = 5000;
 
-/// Limits that are looked after. Further ones, after many reloads, count as used.
-const MAX_LIMITS: usize = 1024;
-
-/// Of so many requests of one kind, one shows why limits do not count it.
-const PER_EXAMPLE: u64 = 1024;
-
-/// What the requests were, and which limits have counted any.
-#[derive(Debug, Default)]
+/// What the requests say of the limits.
+#[derive(Debug)]
 pub struct LimitUse {
-    /// Requests at each stage, without and with a login.
-    seen: [[AtomicU64; 2]; Stage::COUNT],
-    /// Limits that have counted a request, by their ids.
-    used: [AtomicU64; MAX_LIMITS / 64],
-    /// All of them have.
-    all_used: AtomicBool,
+    tally: Arc<Tally>,
     state: Mutex<UseFindings>,
 }
 
@@ -78,34 +66,14 @@ enum UseProblem {
 }
 
 impl LimitUse {
-    /// Notes a request. Now and then it becomes an example.
-    pub fn observe(&self, policy: &Policy, request: &Request, now: Now) {
-        let login = !request.value(Attribute::SaslUsername).is_empty();
-        let before = self.seen[request.state as usize][usize::from(login)].fetch_add(1, Relaxed);
-        if before.is_multiple_of(PER_EXAMPLE) && !self.all_used.load(Relaxed) {
-            self.add_examples(policy, request, login, now);
-        }
-    }
-
-    /// Notes the limits that count a request.
-    pub fn mark(&self, checks: &LimitChecks<'_>) {
-        if self.all_used.load(Relaxed) {
-            return;
-        }
-        for check in &checks.checks {
-            let id = usize::from(check.limit.id);
-            if let Some(word) = self.used.get(id / 64)
-                && word.load(Relaxed) & (1 << (id % 64)) == 0
-            {
-                word.fetch_or(1 << (id % 64), Relaxed);
-            }
-        }
+    /// Draws conclusions from what is noted of every request.
+    pub fn new(tally: Arc<Tally>) -> Self {
+        Self { tally, state: Mutex::default() }
     }
 
     /// Other limits are in force.
     pub fn begin_anew(&self) {
-        self.seen.iter().flatten().chain(&self.used).for_each(|number| number.store(0, Relaxed));
-        self.all_used.store(false, Relaxed);
+        self.tally.begin_anew();
         let mut state = lock(&self.state);
         *state = UseFindings { said: std::mem::take(&mut state.said), ..UseFindings::default() };
     }
@@ -113,9 +81,9 @@ impl LimitUse {
     /// Draws conclusions, now and then, and says what is new.
     pub fn conclude(&self, policy: &Policy, log: &Log) {
         let limits = policy.limits().iter().filter(|limit| limit.door == Door::Smtp);
-        let unused: Vec<&Limit> = limits.clone().filter(|limit| !self.is_used(limit)).collect();
-        self.all_used.store(unused.is_empty(), Relaxed);
-        let requests = self.number(&Stage::ALL, false);
+        let unused: Vec<&Limit> = limits.clone().filter(|limit| !self.tally.is_used(limit)).collect();
+        self.tally.set_all_used(unused.is_empty());
+        let requests = self.tally.requests(&Stage::ALL, false);
         if requests < ENOUGH_REQUESTS {
             return;
         }
@@ -141,8 +109,8 @@ impl LimitUse {
             say(limit, kind, Severity::Warning, &problem, &remedy);
             unusable.push(UnusableLimit { problem, remedy });
         }
-        let late = self.number(&[Stage::Data, Stage::EndOfMessage], false);
-        for limit in limits.filter(|limit| gives_all_back(limit) && self.is_used(limit) && late == 0) {
+        let late = self.tally.requests(&[Stage::Data, Stage::EndOfMessage], false);
+        for limit in limits.filter(|limit| gives_all_back(limit) && self.tally.is_used(limit) && late == 0) {
             let (problem, remedy) = all_goes_back(limit);
             say(limit, UseProblem::AllGoesBack, Severity::Warning, &problem, &remedy);
             unusable.push(UnusableLimit { problem, remedy });
@@ -163,24 +131,26 @@ impl LimitUse {
             return Some((UseProblem::NoMoment, needs_moments(limit, &moments), change_limit(limit)));
         };
         let stages = stages(&moments);
-        if self.number(&stages, false) == 0 {
+        if self.tally.requests(&stages, false) == 0 {
             let problem = format!("{}, and none of {requests} requests was one", needs_moments(limit, &moments));
             let remedy = format!("write the same check_policy_service in {}", first.list());
             return Some((UseProblem::WrongMoment, problem, remedy));
         }
-        (needs_login(limit) && self.number(&stages, true) == 0).then(|| {
+        (needs_login(limit) && self.tally.requests(&stages, true) == 0).then(|| {
             let why = format!("it is about logins, and none of {requests} requests had one");
             let remedy = "write check_policy_service before permit_sasl_authenticated where users log in";
             (UseProblem::NoLogin, never_asked(limit, why), remedy.to_owned())
         })
     }
 
+    /// Notes why limits do not count a request.
     #[cold]
-    fn add_examples(&self, policy: &Policy, request: &Request, login: bool, now: Now) {
+    pub fn add_examples(&self, policy: &Policy, request: &Request, now: Now) {
         // It may be some time until `conclude` notices that.
-        if policy.limits().iter().all(|limit| limit.door != Door::Smtp || self.is_used(limit)) {
+        if policy.limits().iter().all(|limit| limit.door != Door::Smtp || self.tally.is_used(limit)) {
             return;
         }
+        let login = has_login(request);
         let says = match policy.plan(request, &SessionRecord::default(), now) {
             Plan::Count(checks) => policy.explain(request, &checks),
             Plan::Done(decision) => {
@@ -192,21 +162,10 @@ impl LimitUse {
         let mut state = lock(&self.state);
         for (limit, say) in says {
             let fits = stages(&moments(limit)).contains(&request.state) && (login || !needs_login(limit));
-            if let Some(why) = say.why_not().filter(|_| fits && !self.is_used(limit)) {
+            if let Some(why) = say.why_not().filter(|_| fits && !self.tally.is_used(limit)) {
                 state.examples.insert(limit.id, why);
             }
         }
-    }
-
-    fn is_used(&self, limit: &Limit) -> bool {
-        let id = usize::from(limit.id);
-        self.used.get(id / 64).is_none_or(|word| word.load(Relaxed) & (1 << (id % 64)) != 0)
-    }
-
-    /// Requests at these stages, or those of them that had a login.
-    fn number(&self, stages: &[Stage], with_login: bool) -> u64 {
-        let kinds = stages.iter().flat_map(|stage| &self.seen[*stage as usize][usize::from(with_login)..]);
-        kinds.map(|number| number.load(Relaxed)).sum()
     }
 }
 

@@ -13,10 +13,9 @@ use crate::engine::target::{Target, TargetCounter, has_parts};
 use crate::net::clock::Now;
 use crate::net::recent_map::RecentMap;
 use crate::net::{lock, secret};
-use crate::policy::checks::{CheckState, LimitCheck};
 use crate::policy::key::KeyPart;
 use crate::policy::limit::{LimitId, Window};
-use crate::policy::{Counter, Decision, Limit, LimitChecks};
+use crate::policy::{Counter, Limit, LimitCheck};
 
 /// Keys that are known by name at once, in some 20 MB. Of more, those are forgotten that were counted longest ago;
 /// their counts stay.
@@ -116,34 +115,16 @@ pub struct NamedKeys {
 }
 
 impl NamedKeys {
-    /// Notes what was counted for a request, and shows `crossed` what that has made of a key. Costs nothing for clients
-    /// within their limits.
-    pub fn note(
-        &self,
-        checks: &LimitChecks<'_>,
-        decision: &Decision<'_>,
-        now: Now,
-        mut crossed: impl FnMut(&LimitCheck<'_>, Counter, Crossing),
-    ) {
-        for (check, hit) in decision.hits(checks) {
-            let is_client = matches!(check.part, KeyPart::Client { .. });
-            let noted_from =
-                check.limit.alerts_beyond(check.threshold).map_or(check.threshold, |most| most.min(check.threshold));
-            if is_client && hit.count <= noted_from || !matches!(check.state, CheckState::ToCount { .. }) {
-                continue;
-            }
-            let key = key(check.limit.id, &check.part);
-            let note = |known: &mut Option<NamedKey>| {
-                let key = known.get_or_insert_with(|| NamedKey::new(check.limit, &check.part));
-                key.hit(check, hit, checks.client, now)
-            };
-            let crossing = match is_client {
-                true => note(lock(shard(&self.clients, key)).touch(key)),
-                false => note(lock(shard(&self.named, key)).touch(key)),
-            };
-            if let Some(crossing) = crossing {
-                crossed(check, hit, crossing);
-            }
+    /// Notes hits of a key, and says what they have made of it.
+    pub fn note(&self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) -> Option<Crossing> {
+        let key = key(check.limit.id, &check.part);
+        let note = |known: &mut Option<NamedKey>| {
+            let key = known.get_or_insert_with(|| NamedKey::new(check.limit, &check.part));
+            key.hit(check, hit, client, now)
+        };
+        match check.part {
+            KeyPart::Client { .. } => note(lock(shard(&self.clients, key)).touch(key)),
+            KeyPart::Text(_) => note(lock(shard(&self.named, key)).touch(key)),
         }
     }
 

@@ -16,8 +16,9 @@ use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, LogEvent, Severity};
 use crate::observe::statistics::add;
 use crate::policy::attribute::Attribute;
+use crate::policy::checks::CheckState;
 use crate::policy::request::Request;
-use crate::policy::{Decision, Door, LimitChecks, Pass, Reason, Refusal, Verdict};
+use crate::policy::{Counter, Decision, Door, LimitCheck, LimitChecks, Pass, Reason, Refusal, Verdict};
 
 /// Reports a verdict: at Postfix's door once per session and count, not per request.
 pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'_>, now: Now) {
@@ -54,37 +55,55 @@ pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
     refused(&service.log, "WOULD_REFUSE", refusal, |client| origin(service, client), now);
 }
 
-/// Notes what was counted for a request under which key. Tells of one that goes over its limit, or near it, where the
-/// limit says so: once in a window.
+/// Notes what was counted for a request.
 pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<'_>, request: &Request, now: Now) {
-    service.limit_use.mark(checks);
-    service.daily.note(checks, decision, now);
-    service.named_keys.note(checks, decision, now, |check, hit, crossing| {
-        let limit = check.limit;
-        let unit = u64::from(limit.counts.unit());
-        let fill = |line: &mut LogRecord, threshold: u32| {
-            line.field("client", checks.client)
-                .field("key", &check.part)
-                .field("limit", &limit.name)
-                .field("count", u64::from(hit.count) * unit)
-                .field("threshold", u64::from(threshold) * unit)
-                .field("left", hit.left)
-                .bytes("login", request.value(request.door.login()))
-                .bytes("sender", request.value(Attribute::Sender));
-            name_door(line, checks.door);
-            name_origin(line, origin(service, checks.client));
-        };
-        let log = &service.log;
-        match (crossing, limit.alerts_beyond(check.threshold)) {
-            (Crossing::Over, _) if limit.alert => {
-                log.event(LogEvent::Over, Severity::Notice, "OVER_LIMIT", now, |line| fill(line, check.threshold));
+    service.tally.note_limits(checks);
+    let passes = decision.passes();
+    for (check, hit) in decision.hits(checks) {
+        let passed = if passes { hit.added } else { 0 };
+        if matches!(check.state, CheckState::ToCount { .. }) && !service.tally.note_hits(check, hit, passed) {
+            service.daily.note(check, hit, passed, now);
+            if let Some(crossing) = service.named_keys.note(check, hit, checks.client, now) {
+                crossed(service, checks, check, hit, crossing, request, now);
             }
-            (Crossing::Near, Some(most)) => {
-                log.event(LogEvent::Over, Severity::Notice, "NEAR_LIMIT", now, |line| fill(line, most));
-            }
-            _ => {}
         }
-    });
+    }
+}
+
+/// Tells of a key that goes over its limit, or near it, where the limit says so: once in a window.
+fn crossed(
+    service: &Service,
+    checks: &LimitChecks<'_>,
+    check: &LimitCheck<'_>,
+    hit: Counter,
+    crossing: Crossing,
+    request: &Request,
+    now: Now,
+) {
+    let limit = check.limit;
+    let unit = u64::from(limit.counts.unit());
+    let fill = |line: &mut LogRecord, threshold: u32| {
+        line.field("client", checks.client)
+            .field("key", &check.part)
+            .field("limit", &limit.name)
+            .field("count", u64::from(hit.count) * unit)
+            .field("threshold", u64::from(threshold) * unit)
+            .field("left", hit.left)
+            .bytes("login", request.value(request.door.login()))
+            .bytes("sender", request.value(Attribute::Sender));
+        name_door(line, checks.door);
+        name_origin(line, origin(service, checks.client));
+    };
+    let log = &service.log;
+    match (crossing, limit.alerts_beyond(check.threshold)) {
+        (Crossing::Over, _) if limit.alert => {
+            log.event(LogEvent::Over, Severity::Notice, "OVER_LIMIT", now, |line| fill(line, check.threshold));
+        }
+        (Crossing::Near, Some(most)) => {
+            log.event(LogEvent::Over, Severity::Notice, "NEAR_LIMIT", now, |line| fill(line, most));
+        }
+        _ => {}
+    }
 }
 
 /// Logs a refusal, a delay or what would have been refused, as the keyword says: the first in a window, then one line

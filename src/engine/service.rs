@@ -12,6 +12,7 @@ use crate::engine::limit_use::LimitUse;
 use crate::engine::named_keys::NamedKeys;
 use crate::engine::overrides::SharedOverrides;
 use crate::engine::report::Decisions;
+use crate::engine::tally::Tally;
 use crate::listener::Peers;
 use crate::net::clock::Now;
 use crate::net::lock;
@@ -38,6 +39,8 @@ pub struct Service {
     pub statistics: Arc<Statistics>,
     /// The same by limit, verdict and reason.
     pub decisions: Decisions,
+    /// What is noted of every request.
+    pub tally: Arc<Tally>,
     /// What is known of keys by name.
     pub named_keys: NamedKeys,
     /// What was counted today and yesterday.
@@ -88,10 +91,11 @@ impl Service {
     /// The same with the counts of before, which the limits of `policy` know as theirs.
     pub fn restored(settings: ServiceSettings, policy: Policy, log: Log, known: KnownCounts) -> Self {
         let (statistics, decisions) = (Arc::new(Statistics::default()), Decisions::default());
+        let tally = Arc::new(Tally::default());
         let store = Store::new(&settings.store, settings.on_store_failure, known, &statistics, &log);
         Self {
             sessions: Sessions::new(settings.max_connections),
-            daily: Arc::new(DailyCounts::new(settings.time_zone.clone())),
+            daily: Arc::new(DailyCounts::new(settings.time_zone.clone(), Arc::clone(&tally))),
             configured: Mutex::new(Configured { source: settings.source.clone(), ..Configured::default() }),
             rules: ArcSwap::from_pointee(Rules::new(policy, settings, Arc::new(store), &decisions)),
             delayed: Arc::default(),
@@ -100,7 +104,8 @@ impl Service {
             decisions,
             named_keys: NamedKeys::default(),
             diagnosis: Diagnosis::default(),
-            limit_use: LimitUse::default(),
+            limit_use: LimitUse::new(Arc::clone(&tally)),
+            tally,
             overrides: SharedOverrides::default(),
             log,
             history: Mutex::default(),

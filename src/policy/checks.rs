@@ -193,7 +193,8 @@ impl<'p> LimitChecks<'p> {
         let Some(scope) = scope(limit, &part, request) else {
             return;
         };
-        let own = limit.own_threshold_of(&part, request).map(|own| own.threshold);
+        let own = limit.thresholds.as_ref().and_then(|own| own.of_request(&part, request, &limit.spellings));
+        let own = own.map(|own| own.threshold);
         if own == Some(UNLIMITED) {
             return;
         }
@@ -387,10 +388,10 @@ pub(crate) fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: 
 /// The threshold of its own that a session was counted by, where its limit has such. If the request does not say whose
 /// it was, that of a session that was refused is one that it is over.
 fn counted_own(limit: &Limit, count: &CountRecord, client: KeyPart, request: &Request) -> Option<u32> {
-    limit.thresholds.as_ref()?;
+    let thresholds = limit.thresholds.as_ref()?;
     let part = limit.part(request, client);
     match part.filter(|part| count.passed || count.key == CountRecord::key(part)) {
-        Some(part) => limit.own_threshold_of(&part, request).map(|own| own.threshold),
+        Some(part) => thresholds.of_request(&part, request, &limit.spellings).map(|own| own.threshold),
         None => count.hit.map(|hit| hit.count.saturating_sub(1)),
     }
 }

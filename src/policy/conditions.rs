@@ -81,6 +81,7 @@ impl Eq for Pattern {}
 
 impl Conditions {
     /// Whether a request fulfils them.
+    #[inline]
     pub fn hold(&self, request: &Request) -> bool {
         self.all.iter().all(|condition| condition.holds(request, &self.spellings))
             && !self.none.iter().any(|condition| condition.holds(request, &self.spellings))
@@ -111,14 +112,17 @@ impl Conditions {
 }
 
 impl Condition {
+    #[inline]
     fn holds(&self, request: &Request, spellings: &Spellings) -> bool {
         let value = request.value(self.attribute);
-        self.test.holds(value) || self.test.holds_for_another_spelling(self.attribute, value, spellings)
+        self.test.holds(value)
+            || !value.is_empty() && self.test.holds_for_another_spelling(self.attribute, value, spellings)
     }
 }
 
 impl Test {
     /// Whether a value passes it.
+    #[inline]
     pub fn holds(&self, value: &[u8]) -> bool {
         match self {
             Self::Present => !value.is_empty(),
@@ -152,10 +156,19 @@ impl Pattern {
         }
     }
 
+    #[inline]
     pub(super) fn fits(&self, value: &[u8]) -> bool {
         match self {
-            Self::Listed(list) => list.fits(value),
             Self::Text(text) => value.eq_ignore_ascii_case(text.as_bytes()),
+            other => other.finds(value),
+        }
+    }
+
+    /// The same of all but texts.
+    fn finds(&self, value: &[u8]) -> bool {
+        match self {
+            Self::Text(_) => false,
+            Self::Listed(list) => list.fits(value),
             Self::Netblock(netblock) => address(value).is_some_and(|address| canonical(*netblock).contains(&address)),
             Self::Regex(regex) => regex.is_match(value),
             Self::Range(least, most) => number(value).is_some_and(|number| (*least..=*most).contains(&number)),

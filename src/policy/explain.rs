@@ -58,7 +58,8 @@ impl Policy {
             }
             let client = || client_part(limit, None, case.client);
             let part = limit.thresholds.as_ref().and_then(|_| limit.part(request, client()));
-            let own = part.as_ref().and_then(|part| limit.own_threshold_of(part, request));
+            let own = limit.thresholds.as_ref().zip(part.as_ref());
+            let own = own.and_then(|(own, part)| own.of_request(part, request, &limit.spellings));
             if let Some(own) = own.filter(|own| own.threshold == UNLIMITED) {
                 return Applicability::Unlimited(own.to_string());
             }

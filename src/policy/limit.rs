@@ -138,6 +138,19 @@ impl Limit {
         self.per.part(request, client, self.count_absent, &self.spellings)
     }
 
+    /// Hits beyond which `alert_command` runs before a key is over, which may make `threshold` hits: with a threshold of its own
+    /// in the same proportion.
+    pub fn alerts_beyond(&self, threshold: u32) -> Option<u32> {
+        let most = self.alert_threshold?;
+        match self.thresholds {
+            Some(_) if threshold != self.threshold => {
+                let scaled = u64::from(most) * u64::from(threshold) / u64::from(self.threshold.max(1));
+                Some(u32::try_from(scaled).unwrap_or(u32::MAX))
+            }
+            _ => Some(most),
+        }
+    }
+
     /// Whether a hit over the threshold of an exact sliding window is kept. One that would be taken back at once is
     /// not: the client is refused for it. A client that is delayed passes, so its hit counts.
     pub fn keeps_hits_over(&self) -> bool {

@@ -12,15 +12,13 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::action::Action;
-use super::attribute::Attribute;
 use super::client_names::ClientName;
 use super::key::KeyPart;
 use super::limit::{CountKind, Limit, Rate};
 use super::overrides::{ActiveOverride, OverrideKind};
-use super::request::Request;
 use super::{
     BlacklistState, CountRecord, Decision, Delayed, Door, LimitChecks, Pass, Policy, Reason, Refusal, Scope,
-    SessionRecord, Verdict,
+    SessionRecord, Verdict, blacklisting,
 };
 use crate::net::clock::Now;
 
@@ -82,14 +80,6 @@ pub struct Blacklist {
 }
 
 impl Policy {
-    /// What the lists say of the name of a client, which Postfix has verified.
-    pub fn listed_name(&self, request: &Request) -> Option<(&ClientName, ListEntry)> {
-        if self.names.is_empty() {
-            return None;
-        }
-        self.names.lookup(request.value(Attribute::ClientName))
-    }
-
     /// A reason noted in the lists.
     pub fn reason(&self, place: ListIndex) -> &str {
         &self.reasons[place.index()]
@@ -235,18 +225,5 @@ pub(super) fn is_told_of(said: Option<&ActiveOverride>, record: &SessionRecord) 
         BlacklistState::Unchecked => true,
         BlacklistState::Passed => false,
         _ => said.is_some_and(|said| said.word.target.netblock().is_none()),
-    }
-}
-
-/// The entry that refuses a client: that of its netblock before that of its name.
-pub(super) fn blacklisting(
-    client: IpAddr,
-    listed: Option<(&IpNet, &ListEntry)>,
-    named: Option<ListEntry>,
-) -> Option<(IpNet, Option<ListIndex>)> {
-    match (listed, named) {
-        (Some((netblock, ListEntry::Blacklist(reason))), _) => Some((*netblock, *reason)),
-        (_, Some(ListEntry::Blacklist(reason))) => Some((IpNet::from(client), reason)),
-        _ => None,
     }
 }

@@ -50,7 +50,7 @@ use ipnet::IpNet;
 use crate::net::clock::Now;
 use crate::policy::request::{Request, Stage};
 
-pub use checks::{LimitChecks, Readings};
+pub use checks::{LimitCheck, LimitChecks, Readings};
 pub use decision::{Decision, Delayed, Effect, Pass, Reason, Refund, Refusal, Verdict};
 pub use door::{Door, DoorSet};
 pub use key::{Counter, CounterKind, Key, Operation};
@@ -64,10 +64,10 @@ use crate::net::embedded::EmbeddedIpv4;
 use crate::net::netblock_table::NetblockTable;
 use crate::net::origin::{AddressOrigin, OriginDatabases};
 use attribute::Attribute;
-use checks::{CheckState, CounterReading, LimitCheck};
-use client_names::ClientNames;
+use checks::{CheckState, CounterReading};
+use client_names::{ClientName, ClientNames};
 use limit::{CountKind, LimitId, Rate};
-use lists::{ListEntry, blacklisting, is_told_of};
+use lists::{ListEntry, ListIndex, is_told_of};
 use spelling::Spellings;
 
 /// The rules in force.
@@ -212,6 +212,14 @@ impl Policy {
         Some(request.with(asn.into_iter().chain(country)))
     }
 
+    /// What the lists say of the name of a client, which Postfix has verified.
+    pub fn listed_name(&self, request: &Request) -> Option<(&ClientName, ListEntry)> {
+        if self.names.is_empty() {
+            return None;
+        }
+        self.names.lookup(request.value(Attribute::ClientName))
+    }
+
     /// What administrators said, which outlives reloads.
     pub fn overrides(&self) -> &Overrides {
         &self.overrides
@@ -326,7 +334,11 @@ impl Policy {
                 if !finalized.passed {
                     finalized.key = CountRecord::key(&check.part);
                 }
-                decision.add_effects(check, &count, &outcome, record, now);
+                // Of a session that passes nothing follows, nearly always.
+                let is_plain = count.scope == Scope::Session && check.limit.count_refused;
+                if !is_plain || !matches!(outcome, LimitOutcome::Pass) {
+                    decision.add_effects(check, &count, &outcome, record, now);
+                }
             }
             decision.counts.push(finalized);
             // Nearly all pass, which weighs nothing.
@@ -364,6 +376,7 @@ impl Policy {
     }
 
     /// What a limit makes of its count of a client. `delayed`: the session was.
+    #[inline]
     fn outcome<'p>(
         &self,
         checks: &LimitChecks<'p>,
@@ -372,10 +385,23 @@ impl Policy {
         violations: u32,
         delayed: bool,
     ) -> LimitOutcome<'p> {
-        let (client, stress, limit) = (checks.client, checks.stress, check.limit);
-        if count.passed {
-            return LimitOutcome::Pass;
+        let is_within = count.banned == 0 && count.hit.is_some_and(|hit| hit.count <= check.threshold);
+        match count.passed || is_within {
+            true => LimitOutcome::Pass,
+            false => self.outcome_beyond(checks, check, count, violations, delayed),
         }
+    }
+
+    /// The same of a count that is not just within the limit.
+    fn outcome_beyond<'p>(
+        &self,
+        checks: &LimitChecks<'p>,
+        check: &LimitCheck<'p>,
+        count: &CountRecord,
+        violations: u32,
+        delayed: bool,
+    ) -> LimitOutcome<'p> {
+        let (client, stress, limit) = (checks.client, checks.stress, check.limit);
         let refusal = |reason, hit: Counter| {
             let unit = u64::from(limit.counts.unit());
             let action = limit.stress_action.as_ref().filter(|_| stress).unwrap_or(&limit.action);
@@ -425,6 +451,19 @@ impl Policy {
         // One that was refused because of stress is not made to wait once that is over.
         let crowded = count.delay_limit || (limit.delay.is_some() && matches!(opinion, LimitOutcome::Refuse(_)));
         CountRecord { passed, delay_limit: crowded, ..count }
+    }
+}
+
+/// The entry that refuses a client: that of its netblock before that of its name.
+fn blacklisting(
+    client: IpAddr,
+    listed: Option<(&IpNet, &ListEntry)>,
+    named: Option<ListEntry>,
+) -> Option<(IpNet, Option<ListIndex>)> {
+    match (listed, named) {
+        (Some((netblock, ListEntry::Blacklist(reason))), _) => Some((*netblock, *reason)),
+        (_, Some(ListEntry::Blacklist(reason))) => Some((IpNet::from(client), reason)),
+        _ => None,
     }
 }
 

@@ -12,6 +12,7 @@ use super::key::KeyPart;
 use super::key_field::KeyField;
 use super::limit::Limit;
 use super::request::Request;
+use super::spelling::Spellings;
 
 /// Stands for no limit at all. No limit has this threshold.
 pub const UNLIMITED: u32 = u32::MAX;
@@ -110,6 +111,13 @@ impl Thresholds {
         })
     }
 
+    /// The threshold of a request that is counted under this key, of which a long one is cut.
+    pub fn of_request(&self, part: &KeyPart, request: &Request, spellings: &Spellings) -> Option<OwnThreshold<'_>> {
+        let said = part.pairs().find(|(word, _)| *word == self.field.word()).map(|(_, value)| Cow::Borrowed(value));
+        let whole = said.filter(|value| !value.contains('#'));
+        self.find(&whole.or_else(|| self.field.escaped(request, spellings).map(Cow::Owned))?)
+    }
+
     fn exact(&self, key: &str) -> Option<OwnThreshold<'_>> {
         self.lists.iter().find_map(|list| list.find(&list.exact, key, ""))
     }
@@ -202,30 +210,9 @@ impl Limit {
         own.find(value)
     }
 
-    /// The same for a request that is counted under this key, of which a long one is cut.
-    pub(crate) fn own_threshold_of(&self, part: &KeyPart, request: &Request) -> Option<OwnThreshold<'_>> {
-        let own = self.thresholds.as_ref()?;
-        let said = part.pairs().find(|(word, _)| *word == own.field.word()).map(|(_, value)| Cow::Borrowed(value));
-        let whole = said.filter(|value| !value.contains('#'));
-        own.find(&whole.or_else(|| own.field.escaped(request, &self.spellings).map(Cow::Owned))?)
-    }
-
     /// Hits it allows what has this key.
     pub fn threshold_of(&self, part: &KeyPart) -> u32 {
         self.own_threshold(part).map_or(self.threshold, |own| own.threshold)
-    }
-
-    /// Hits beyond which `alert_command` runs before a key is over, which may make `threshold` hits: with a threshold of its own
-    /// in the same proportion.
-    pub fn alerts_beyond(&self, threshold: u32) -> Option<u32> {
-        let most = self.alert_threshold?;
-        match self.thresholds {
-            Some(_) if threshold != self.threshold => {
-                let scaled = u64::from(most) * u64::from(threshold) / u64::from(self.threshold.max(1));
-                Some(u32::try_from(scaled).unwrap_or(u32::MAX))
-            }
-            _ => Some(most),
-        }
     }
 }
 
