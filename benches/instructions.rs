@@ -3,7 +3,8 @@
 //! `cargo run --example instructions` prints them; `-- --check` fails when they are more than three per cent over
 //! the number in `benches/instructions.txt`, and `-- --keep` writes that file. They are counted by callgrind, so
 //! other work on the machine makes no difference. `-- --limits` prints how a request grows with the number of limits,
-//! and the parts of a request with twenty.
+//! and the parts of a request with twenty; `-- --features` what a request costs with and without calendar windows,
+//! spellings of mailboxes, names in lists, and databases of networks.
 //!
 //! Eight policy connections ask in turn, each request the first of a new session of one of a thousand IPv4 clients,
 //! and the daemon counts in its own memory. The difference between 8,000 requests and 4,000 leaves the start and the
@@ -13,9 +14,15 @@
 #[path = "request_path/request.rs"]
 mod request;
 
+#[allow(dead_code, reason = "the tests write records of other makers too")]
+#[path = "../tests/it/support/mmdb.rs"]
+mod mmdb;
+
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io::{Read, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,9 +30,11 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use ipnet::{IpNet, Ipv4Net};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use mmdb::Field;
 use request::{Client, DUNNO, Requests};
 
 const CONNECTIONS: usize = 8;
@@ -63,21 +72,19 @@ const PARTS: [(&str, &str); 14] = [
 fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let program = build()?;
-    if arguments == ["--limits"] {
-        return print_growth(&program);
-    }
-    let all = print_parts(&program, "")?;
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        [] => Ok(()),
-        ["--keep"] => Ok(fs::write(KEPT, format!("{all:.0}\n"))?),
-        ["--check"] => check(all),
-        _ => bail!("unknown arguments; there are --check, --keep and --limits"),
+        [] => print_parts(&program, "").map(|_| ()),
+        ["--keep"] => Ok(fs::write(KEPT, format!("{:.0}\n", print_parts(&program, "")?))?),
+        ["--check"] => check(print_parts(&program, "")?),
+        ["--limits"] => print_growth(&program),
+        ["--features"] => print_features(&program),
+        _ => bail!("unknown arguments; there are --check, --keep, --limits and --features"),
     }
 }
 
 /// Prints what a request costs with these further limits, part by part and file by file. Returns the sum.
 fn print_parts(program: &Path, limits: &str) -> anyhow::Result<f64> {
-    let costs = costs(program, limits)?;
+    let costs = costs(program, limits, None)?;
     let sources = Sources::look_up(program, costs.keys())?;
     let mut parts = BTreeMap::<String, f64>::new();
     let mut files = BTreeMap::<String, f64>::new();
@@ -110,7 +117,7 @@ const NUMBERS: [usize; 5] = [1, 2, 5, 20, 100];
 
 /// Prints how a request grows with limits that count it, and with limits whose `match` does not hold.
 fn print_growth(program: &Path) -> anyhow::Result<()> {
-    let all = |limits: &str| anyhow::Ok(costs(program, limits)?.values().sum::<f64>());
+    let all = |limits: &str| anyhow::Ok(costs(program, limits, None)?.values().sum::<f64>());
     let one = all("")?;
     println!(
         "| limits | all count it | each further one | all but one have a `match` that does not hold | each further one |"
@@ -135,6 +142,47 @@ const NO_MATCH: &str = "match = { sasl_username = \"nobody@example.com\" }\n";
 /// Limits on the connections of a client, each with these lines.
 fn further(number: usize, more: &str) -> String {
     (0..number).map(|at| format!("[limit.further{at}]\nthreshold = 1000000\nexptime = \"1h\"\n{more}")).collect()
+}
+
+/// Prints what each feature costs a request that it is about.
+fn print_features(program: &Path) -> anyhow::Result<()> {
+    let directory = tempfile::Builder::new().prefix("connshaper-bench-").tempdir()?;
+    let database = |word: &str, record: fn(u32) -> Field| {
+        let path = directory.path().join(word);
+        let networks: Vec<_> = networks().zip(1..).map(|(net, number)| (net, record(number))).collect();
+        fs::write(&path, mmdb::mmdb(word, &networks))?;
+        anyhow::Ok(format!("{word}_database = \"{}\"\n", path.display()))
+    };
+    let asn = database("asn", |number| mmdb::asn(64_500 + number, "Operator"))?;
+    let country = database("country", |number| mmdb::country(if number % 2 == 0 { "ZZ" } else { "XA" }))?;
+    let names: Vec<_> = (0..10_000).map(|number| format!("\"mail-{number}.example.com\"")).collect();
+    let names = format!("whitelist = [{}]\n", names.join(","));
+    let per = |part: &str| format!("[limit.more]\nthreshold = 1000000\nexptime = \"1h\"\nper = \"{part}\"\n");
+    let [client, sender, of_asn, of_country] = ["client", "sender", "asn", "country"].map(per);
+    const HOUR: &str = "exptime = \"1h\"\n";
+    let batv = Some("prvs=0123456789=firstname.lastname@example.net");
+    // What is compared: the limits without the feature and with it, the keys that switch it on, and the sender.
+    let features: [(&str, &str, &str, &str, Option<&str>); 6] = [
+        ("`window = \"calendar\"`", HOUR, "window = \"calendar\"\n", HOUR, None),
+        ("`recipient_delimiter`, an extension", &sender, "recipient_delimiter = \"+\"\n", &sender, None),
+        ("`canonical_senders`, a sender of BATV", &sender, "canonical_senders = true\n", &sender, batv),
+        ("10,000 names in `whitelist`", "", &names, "", None),
+        ("`per = \"asn\"` instead of `\"client\"`", &client, &asn, &of_asn, None),
+        ("`per = \"country\"` instead of `\"client\"`", &client, &country, &of_country, None),
+    ];
+    println!("| feature | without it | with it | it costs |\n| --- | --- | --- | --- |");
+    for (feature, without, keys, with, sender) in features {
+        let all = |lines: &str| anyhow::Ok(costs(program, lines, sender)?.values().sum::<f64>());
+        let (without, with) = (all(without)?, all(&format!("{keys}{with}"))?);
+        println!("| {feature} | {without:.0} | {with:.0} | {:.0} |", with - without);
+    }
+    Ok(())
+}
+
+/// The netblocks of 256 addresses from 100.96.0.0 to 100.111.255.0, in which the clients are.
+fn networks() -> impl Iterator<Item = IpNet> {
+    let first = Ipv4Addr::new(100, 96, 0, 0).to_bits();
+    (0..4096).map(move |number| IpNet::V4(Ipv4Net::new_assert((first + (number << 8)).into(), 24)))
 }
 
 fn check(all: f64) -> anyhow::Result<()> {
@@ -162,9 +210,10 @@ fn build() -> anyhow::Result<PathBuf> {
 /// An instruction: the object it is in, its function, and its address there.
 type Place = (String, String, u64);
 
-/// How often each instruction of the daemon is executed for a request with these further limits.
-fn costs(program: &Path, limits: &str) -> anyhow::Result<HashMap<Place, f64>> {
-    let [few, many] = [FEW, MANY].map(|requests| profile(program, limits, requests));
+/// How often each instruction of the daemon is executed for a request with these further lines in its configuration.
+/// `sender` stands in place of the usual one.
+fn costs(program: &Path, lines: &str, sender: Option<&str>) -> anyhow::Result<HashMap<Place, f64>> {
+    let [few, many] = [FEW, MANY].map(|requests| profile(program, lines, sender, requests));
     let (few, many) = (few?, many?);
     let of_one = |(place, cost): (Place, u64)| {
         let more = cost.saturating_sub(few.get(&place).copied().unwrap_or(0));
@@ -174,12 +223,12 @@ fn costs(program: &Path, limits: &str) -> anyhow::Result<HashMap<Place, f64>> {
 }
 
 /// How often each instruction was executed until the daemon had answered that many requests and ended.
-fn profile(program: &Path, limits: &str, requests: u32) -> anyhow::Result<HashMap<Place, u64>> {
+fn profile(program: &Path, lines: &str, sender: Option<&str>, requests: u32) -> anyhow::Result<HashMap<Place, u64>> {
     let directory = tempfile::Builder::new().prefix("connshaper-bench-").tempdir()?;
     let (socket, output) = (directory.path().join("policy.sock"), directory.path().join("callgrind.out"));
     let configuration = directory.path().join("connshaper.toml");
     let endpoint = format!("listen = \"unix:{}\"\nthreshold = 10000\n", socket.display());
-    fs::write(&configuration, endpoint + limits)?;
+    fs::write(&configuration, endpoint + lines)?;
     let log = fs::File::create(directory.path().join("log"))?;
     let mut daemon = Command::new("valgrind")
         .args(["--quiet", "--tool=callgrind", "--dump-instr=yes", "--compress-strings=no", "--compress-pos=no"])
@@ -192,7 +241,7 @@ fn profile(program: &Path, limits: &str, requests: u32) -> anyhow::Result<HashMa
         .stderr(log)
         .spawn()
         .context("cannot start valgrind")?;
-    let asked = ask(&socket, requests);
+    let asked = ask(&socket, sender, requests);
     kill(Pid::from_raw(daemon.id() as i32), Signal::SIGTERM)?;
     let status = daemon.wait()?;
     let log = || fs::read_to_string(directory.path().join("log")).unwrap_or_default();
@@ -201,7 +250,7 @@ fn profile(program: &Path, limits: &str, requests: u32) -> anyhow::Result<HashMa
     parse(&fs::read_to_string(&output)?)
 }
 
-fn ask(socket: &Path, requests: u32) -> anyhow::Result<()> {
+fn ask(socket: &Path, sender: Option<&str>, requests: u32) -> anyhow::Result<()> {
     let begin = Instant::now();
     let first = loop {
         match UnixStream::connect(socket) {
@@ -218,11 +267,20 @@ fn ask(socket: &Path, requests: u32) -> anyhow::Result<()> {
     for number in 0..requests {
         let process = number as usize % CONNECTIONS;
         let connection = &mut connections[process];
-        connection.write_all(text.next(Client::V4(number % CLIENTS), process))?;
+        connection.write_all(&with_sender(text.next(Client::V4(number % CLIENTS), process), sender)?)?;
         let length = connection.read(&mut reply)?;
         ensure!(&reply[..length] == DUNNO, "unexpected reply {:?}", String::from_utf8_lossy(&reply[..length]));
     }
     Ok(())
+}
+
+/// A request with another sender.
+fn with_sender<'r>(request: &'r [u8], sender: Option<&str>) -> anyhow::Result<Cow<'r, [u8]>> {
+    let Some(sender) = sender else { return Ok(request.into()) };
+    let name = b"\nsender=";
+    let begin = memchr::memmem::find(request, name).context("a request without a sender")? + name.len();
+    let length = memchr::memchr(b'\n', &request[begin..]).context("a line without an end")?;
+    Ok([&request[..begin], sender.as_bytes(), &request[begin + length..]].concat().into())
 }
 
 /// Reads callgrind's output: lines `ob=`, `fn=`, and `0xADDRESS LINE COST`. The line after `calls=` is the cost of
