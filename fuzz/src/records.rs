@@ -2,7 +2,7 @@
 
 use std::io::{self, Cursor, Read};
 
-use connshaper::maillog::lines::json::{JsonEntry, JsonLayout};
+use connshaper::maillog::lines::json::{JsonEntry, JsonLayouts};
 use connshaper::maillog::lines::records::as_lines;
 use connshaper::maillog::lines::source::LogInput;
 
@@ -16,10 +16,10 @@ pub fn run(data: &[u8]) {
     assert_eq!(cut, whole, "{input:?}");
     let (text, _) = whole;
     assert!(text.len() <= 2 * input.bytes.len() + 100, "{input:?}");
-    let mut layout = JsonLayout::default();
+    let mut layouts = JsonLayouts::default();
     for line in text.split(|byte| *byte == b'\n') {
-        let after_others = format!("{:?}", JsonEntry::parse(line, &mut layout));
-        let alone = format!("{:?}", JsonEntry::parse(line, &mut JsonLayout::default()));
+        let after_others = format!("{:?}", JsonEntry::parse(line, &mut layouts));
+        let alone = format!("{:?}", JsonEntry::parse(line, &mut JsonLayouts::default()));
         assert_eq!(after_others, alone, "{input:?}");
     }
 }

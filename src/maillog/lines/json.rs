@@ -14,8 +14,11 @@ use super::stamp::{Stamp, StampForm};
 /// Objects within objects that are looked into.
 const MAX_DEPTH: u32 = 6;
 
-/// Members of an object that are known again.
-const MAX_KNOWN: usize = 64;
+/// Objects with other members, after which an object is read.
+const MAX_LAYOUTS: usize = 4;
+
+/// Values of an object that is read after.
+const MAX_VALUES: usize = 128;
 
 /// What a member of an object may be of interest as.
 #[derive(Clone, Copy, PartialEq)]
@@ -71,55 +74,65 @@ const NAMES: [(&str, &str, JsonField); 40] = [
     ("", "source", JsonField::Host),
 ];
 
-/// The members of the objects before, in their order. The next object of the same program has mostly the same.
+/// Objects before. The next one has mostly the members of one of them, in the same order, and many of the same values.
 #[derive(Debug, Default)]
-pub struct JsonLayout<'a> {
-    members: Vec<KnownMember<'a>>,
+pub struct JsonLayouts<'a> {
+    known: Vec<JsonLayout<'a>>,
+    /// The place of the oldest one.
+    oldest: usize,
 }
 
+/// An object, and where its values are.
+#[derive(Debug)]
+struct JsonLayout<'a> {
+    text: &'a [u8],
+    values: Vec<KnownValue>,
+}
+
+/// A value that is no object, within the text of its object.
 #[derive(Clone, Copy, Debug)]
-struct KnownMember<'a> {
-    /// The text up to the value.
-    name: &'a [u8],
-    /// The place of the name in `NAMES`.
+struct KnownValue {
+    start: usize,
+    end: usize,
+    /// The place of the member's name in `NAMES`.
     rank: Option<usize>,
-    /// The text from here on to the next member, if the value is of no interest: many a value is always the same. The
-    /// same members after it are part of that.
-    whole: &'a [u8],
-    count: usize,
+    /// Whether the next object may have another one here: it is of interest, or was another one before.
+    may_differ: bool,
 }
-
-/// The place of a member that is not known yet: no line has a line break in it.
-const UNKNOWN: KnownMember<'static> = KnownMember { name: b"\n", rank: None, whole: b"\n", count: 1 };
 
 /// The best member found for each field: its place in `NAMES`, and its value.
 #[derive(Debug, Default)]
 pub struct JsonEntry<'a> {
-    message: Option<(usize, Cow<'a, [u8]>)>,
-    program: Option<(usize, Cow<'a, [u8]>)>,
-    process: Option<(usize, Cow<'a, [u8]>)>,
-    host: Option<(usize, Cow<'a, [u8]>)>,
-    time: Option<(usize, Cow<'a, [u8]>)>,
+    fields: [Option<(usize, Cow<'a, [u8]>)>; 5],
 }
 
 impl<'a> JsonEntry<'a> {
     /// Reads one. `None`: this is not an object with a message.
-    pub fn parse(text: &'a [u8], layout: &mut JsonLayout<'a>) -> Option<Self> {
-        let mut entry = Self::default();
-        Scanner { text, at: 0 }.object(b"", 0, layout, &mut entry)?;
-        entry.message.is_some().then_some(entry)
+    pub fn parse(text: &'a [u8], layouts: &mut JsonLayouts<'a>) -> Option<Self> {
+        let alike = layouts.known.iter().find_map(|layout| Scanner::new(text).object_like(layout));
+        let entry = match alike {
+            Some(entry) => entry,
+            None => {
+                let mut scanner = Scanner::new(text);
+                scanner.object(b"", 0)?;
+                let Scanner { at, values, entry, .. } = scanner;
+                layouts.learn(JsonLayout { text: &text[..at], values });
+                entry
+            }
+        };
+        entry.fields[JsonField::Message as usize].is_some().then_some(entry)
     }
 
     /// Takes the line in it apart, which follows one with this head, and what `use_it` makes of it.
     pub fn with_line<T>(&self, head: &mut Option<LineHead<'a>>, use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
-        fn text<'f>(field: &'f Option<(usize, Cow<'_, [u8]>)>) -> &'f [u8] {
-            field.as_ref().map_or(b"", |(_, value)| value)
-        }
-        let (message, program, host) = (text(&self.message), text(&self.program), text(&self.host));
+        let value = |field: JsonField| self.fields[field as usize].as_ref().map(|(_, value)| value);
+        let text = |field: JsonField| value(field).map_or(&b""[..], |value| value);
+        let (message, program, host) = (text(JsonField::Message), text(JsonField::Program), text(JsonField::Host));
         let message = message.trim_ascii();
-        if !program.contains(&b'/') {
-            let line = match &self.message {
-                Some((_, Cow::Borrowed(message))) => Line::parse_after(head, message.trim_ascii()),
+        let is_of_postfix = |program: &[u8]| find([b'/'], program).is_some();
+        if !is_of_postfix(program) {
+            let line = match value(JsonField::Message) {
+                Some(Cow::Borrowed(message)) => Line::parse_after(head, message.trim_ascii()),
                 _ => Line::parse(message),
             };
             if let Some(line) = line {
@@ -127,8 +140,8 @@ impl<'a> JsonEntry<'a> {
                 return Some(use_it(&Line { host, ..line }));
             }
         }
-        let stamp = time(text(&self.time))?;
-        if let Some(line) = Line::within(stamp, host, message).filter(|line| line.program.contains(&b'/')) {
+        let stamp = time(text(JsonField::Time))?;
+        if let Some(line) = Line::within(stamp, host, message).filter(|line| is_of_postfix(line.program)) {
             return Some(use_it(&line));
         }
         // A tag has the process number, and a colon.
@@ -136,18 +149,13 @@ impl<'a> JsonEntry<'a> {
             Some(end) => (&program[..end], program[end..].split(|byte| matches!(byte, b'[' | b']')).nth(1)),
             None => (program, None),
         };
-        let process = process.unwrap_or(text(&self.process));
+        let process = process.unwrap_or(text(JsonField::Process));
         (!tag.is_empty()).then(|| use_it(&Line { stamp, host, program: tag, process, message }))
     }
 
+    #[inline]
     fn set(&mut self, rank: usize, value: Cow<'a, [u8]>) {
-        let field = match NAMES[rank].2 {
-            JsonField::Message => &mut self.message,
-            JsonField::Program => &mut self.program,
-            JsonField::Process => &mut self.process,
-            JsonField::Host => &mut self.host,
-            JsonField::Time => &mut self.time,
-        };
+        let field = &mut self.fields[NAMES[rank].2 as usize];
         if field.as_ref().is_none_or(|(known, _)| rank < *known) {
             *field = Some((rank, value));
         }
@@ -157,10 +165,7 @@ impl<'a> JsonEntry<'a> {
 /// A moment as text, or a number of seconds, milliseconds, microseconds or nanoseconds.
 fn time(value: &[u8]) -> Option<Stamp> {
     let end = value.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(value.len());
-    if end < 9 || !matches!(value.get(end), None | Some(b'.' | b'e' | b'E')) {
-        return Stamp::parse(value).map(|(stamp, _)| stamp);
-    }
-    if end <= 10 {
+    if end <= 10 || !matches!(value.get(end), None | Some(b'.' | b'e' | b'E')) {
         return Stamp::parse(value).map(|(stamp, _)| stamp);
     }
     // Seconds have ten digits until 2286.
@@ -171,90 +176,108 @@ fn time(value: &[u8]) -> Option<Stamp> {
     (end <= 19).then_some(Stamp { seconds, milliseconds, has_fraction: true, form: StampForm::Absolute })
 }
 
-/// Goes through the members of objects.
+impl<'a> JsonLayouts<'a> {
+    fn learn(&mut self, mut layout: JsonLayout<'a>) {
+        if layout.values.len() > MAX_VALUES {
+            return;
+        }
+        if let Some(known) = self.known.iter_mut().find(|known| known.has_members_of(&layout)) {
+            for (value, before) in layout.values.iter_mut().zip(&known.values) {
+                value.may_differ |=
+                    before.may_differ || known.text[before.start..before.end] != layout.text[value.start..value.end];
+            }
+            *known = layout;
+        } else if self.known.len() < MAX_LAYOUTS {
+            self.known.push(layout);
+        } else {
+            self.known[self.oldest] = layout;
+            self.oldest = (self.oldest + 1) % MAX_LAYOUTS;
+        }
+    }
+}
+
+impl JsonLayout<'_> {
+    /// Whether two objects have the same text around their values.
+    fn has_members_of(&self, other: &JsonLayout<'_>) -> bool {
+        self.values.len() == other.values.len() && self.around_values().eq(other.around_values())
+    }
+
+    fn around_values(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = self.values.iter().map(|value| value.start).chain([self.text.len()]);
+        let ends = [0].into_iter().chain(self.values.iter().map(|value| value.end));
+        ends.zip(starts).map(|(end, start)| &self.text[end..start])
+    }
+}
+
+/// Goes through the members of an object.
 struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
+    values: Vec<KnownValue>,
+    entry: JsonEntry<'a>,
 }
 
 impl<'a> Scanner<'a> {
-    fn object(
-        &mut self,
-        parent: &[u8],
-        depth: u32,
-        layout: &mut JsonLayout<'a>,
-        entry: &mut JsonEntry<'a>,
-    ) -> Option<()> {
+    fn new(text: &'a [u8]) -> Self {
+        Self { text, at: 0, values: Vec::new(), entry: JsonEntry::default() }
+    }
+
+    /// Reads an object that differs from this one in nothing but values that may differ.
+    fn object_like(mut self, layout: &JsonLayout<'_>) -> Option<JsonEntry<'a>> {
+        let mut before = 0;
+        for value in layout.values.iter().filter(|value| value.may_differ) {
+            self.same(&layout.text[before..value.start])?;
+            let first = self.peek()?;
+            // The members of an object may be of interest.
+            (first != b'{').then_some(())?;
+            self.value(first, value.rank)?;
+            before = value.end;
+        }
+        self.same(&layout.text[before..])?;
+        Some(self.entry)
+    }
+
+    fn same(&mut self, text: &[u8]) -> Option<()> {
+        self.text[self.at..].starts_with(text).then(|| self.at += text.len())
+    }
+
+    fn object(&mut self, parent: &[u8], depth: u32) -> Option<()> {
         self.expect(b'{')?;
         if self.peek()? == b'}' {
             self.at += 1;
             return Some(());
         }
-        let (mut number, mut same) = (0, None);
         loop {
-            self.peek()?;
-            let start = self.at;
-            let known = layout.members.get(number).filter(|_| depth == 0).unwrap_or(&UNKNOWN);
-            if self.text[start..].starts_with(known.whole) {
-                self.at += known.whole.len();
-                number += known.count;
-                let (first, start) = *same.get_or_insert((number - known.count, start));
-                let members = &mut layout.members[first];
-                (members.whole, members.count) = (&self.text[start..self.at], number - first);
-                continue;
-            }
-            same = None;
-            let is_known = self.text[start..].starts_with(known.name);
-            let rank = if is_known {
-                self.at += known.name.len();
-                known.rank
-            } else {
-                self.name(parent)?
-            };
-            let name = &self.text[start..self.at];
-            let first = self.peek()?;
-            match first {
-                b'{' if depth < MAX_DEPTH => {
-                    let name = &name[1..];
-                    self.object(&name[..find([b'"'], name)?], depth + 1, layout, entry)?;
+            (self.peek()? == b'"').then_some(())?;
+            let (name, _) = self.string()?;
+            self.expect(b':')?;
+            match self.peek()? {
+                b'{' if depth < MAX_DEPTH => self.object(name, depth + 1)?,
+                first => {
+                    let (start, rank) = (self.at, rank(parent, name));
+                    self.value(first, rank)?;
+                    self.values.push(KnownValue { start, end: self.at, rank, may_differ: rank.is_some() });
                 }
-                _ => self.value(first, rank, entry)?,
             }
-            let is_last = self.peek()? == b'}';
-            (is_last || self.text[self.at] == b',').then(|| self.at += 1)?;
-            if depth == 0 && number < MAX_KNOWN && !(is_known && rank.is_some()) {
-                layout.members.resize(layout.members.len().max(number + 1), UNKNOWN);
-                let is_of_interest = rank.is_some() || first == b'{';
-                let whole = if is_of_interest || is_last { UNKNOWN.whole } else { &self.text[start..self.at] };
-                layout.members[number] = KnownMember { name, rank, whole, count: 1 };
+            match self.peek()? {
+                b',' => self.at += 1,
+                _ => return self.expect(b'}'),
             }
-            if is_last {
-                return Some(());
-            }
-            number += 1;
         }
     }
 
-    /// Reads the name of a member and the colon behind it; returns the place of the name in `NAMES`.
-    fn name(&mut self, parent: &[u8]) -> Option<Option<usize>> {
-        (self.peek()? == b'"').then_some(())?;
-        let (name, _) = self.string()?;
-        self.expect(b':')?;
-        Some(rank(parent, name))
-    }
-
     /// Reads a value that begins so, and keeps it where it is of interest.
-    #[inline]
-    fn value(&mut self, first: u8, rank: Option<usize>, entry: &mut JsonEntry<'a>) -> Option<()> {
+    #[inline(always)]
+    fn value(&mut self, first: u8, rank: Option<usize>) -> Option<()> {
         let start = self.at;
         if first == b'"' {
             let (text, has_escapes) = self.string()?;
             if let Some(rank) = rank {
                 match has_escapes {
-                    false => entry.set(rank, Cow::Borrowed(text)),
-                    true => {
-                        decoded(text, &self.text[start..self.at]).into_iter().for_each(|text| entry.set(rank, text))
-                    }
+                    false => self.entry.set(rank, Cow::Borrowed(text)),
+                    true => decoded(text, &self.text[start..self.at])
+                        .into_iter()
+                        .for_each(|text| self.entry.set(rank, text)),
                 }
             }
             return Some(());
@@ -262,11 +285,11 @@ impl<'a> Scanner<'a> {
         self.skip(0)?;
         let value = &self.text[start..self.at];
         match (rank, first) {
-            (Some(rank), b'0'..=b'9') => entry.set(rank, Cow::Borrowed(value)),
+            (Some(rank), b'0'..=b'9') => self.entry.set(rank, Cow::Borrowed(value)),
             // A text as the numbers of its bytes.
             (Some(rank), b'[') => {
                 if let Ok(text) = serde_json::from_slice::<Vec<u8>>(value) {
-                    entry.set(rank, Cow::Owned(text));
+                    self.entry.set(rank, Cow::Owned(text));
                 }
             }
             _ => {}
@@ -414,10 +437,10 @@ mod tests {
             let member = |(name, value): &(usize, usize)| format!("\"{}\":{}", names[*name], values[*value]);
             let object = |members: &Vec<_>| format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(","));
             let objects: Vec<String> = objects.iter().map(object).collect();
-            let mut layout = JsonLayout::default();
+            let mut layouts = JsonLayouts::default();
             for object in &objects {
-                let alone = JsonEntry::parse(object.as_bytes(), &mut JsonLayout::default());
-                let after_others = JsonEntry::parse(object.as_bytes(), &mut layout);
+                let alone = JsonEntry::parse(object.as_bytes(), &mut JsonLayouts::default());
+                let after_others = JsonEntry::parse(object.as_bytes(), &mut layouts);
                 prop_assert_eq!(format!("{after_others:?}"), format!("{alone:?}"));
             }
         }
@@ -429,7 +452,7 @@ mod tests {
             let moment = line.stamp.seconds * 1000 + i64::from(line.stamp.milliseconds);
             format!("{moment} {} {} {} {}", text(line.host), text(line.program), text(line.process), text(line.message))
         };
-        JsonEntry::parse(text.as_bytes(), &mut JsonLayout::default())?.with_line(&mut None, show)
+        JsonEntry::parse(text.as_bytes(), &mut JsonLayouts::default())?.with_line(&mut None, show)
     }
 
     #[test]

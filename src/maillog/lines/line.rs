@@ -33,7 +33,7 @@ pub struct LineHead<'a> {
     host: &'a [u8],
 }
 
-/// Where a line may begin behind what other programs put before it.
+/// Bytes that other programs may put before a line.
 const MAX_PREFIX: usize = 200;
 
 /// Words between the time and the program: a host, a facility, a level, a stream.
@@ -63,7 +63,13 @@ impl<'a> Line<'a> {
             // Behind the name of a file or a container: `mail.log:`, `postfix-1  | `.
             let starts = 1..line.len().min(MAX_PREFIX);
             let is_start = |at: &usize| matches!(line[at - 1], b' ' | b'\t' | b':' | b'-' | b'|' | b']' | b'"' | 0);
-            starts.filter(is_start).find_map(|at| Self::syslog(&line[at..]))
+            let mut starts = starts.filter(is_start);
+            if has_time_of_day(line) {
+                return starts.find_map(|at| Self::syslog(&line[at..]));
+            }
+            // Only seconds since the epoch are a time without one.
+            let is_number = |at: &usize| matches!(line[*at], b'0'..=b'9' | b'[' | b'<' | 0xef);
+            starts.filter(is_number).find_map(|at| Self::syslog(&line[at..]))
         })?;
         // The head ends where the program begins, if the host stands before it.
         let text = &line[..offset_of(line, parsed.program)];
@@ -73,7 +79,7 @@ impl<'a> Line<'a> {
         Some(parsed)
     }
 
-    /// Reads a line from its time, or what syslog puts before it, on.
+    /// Reads a text that begins with the time of a line, or with what syslog puts before that.
     fn syslog(line: &'a [u8]) -> Option<Self> {
         let (line, is_rfc5424) = without_priority(line);
         if is_rfc5424 {
@@ -170,6 +176,15 @@ impl<'a> Line<'a> {
 /// Where a part of a text begins in it.
 fn offset_of(text: &[u8], part: &[u8]) -> usize {
     (part.as_ptr() as usize).saturating_sub(text.as_ptr() as usize).min(text.len())
+}
+
+/// Whether `09:05:07` stands in a line. Most messages have none.
+fn has_time_of_day(line: &[u8]) -> bool {
+    let is_digits = |text: &[u8]| text.iter().all(u8::is_ascii_digit);
+    memchr::memchr_iter(b':', line).any(|at| match line.get(at.saturating_sub(2)..at + 6) {
+        Some([hour @ .., b':', m, n, b':', s, t]) => hour.len() == 2 && is_digits(hour) && is_digits(&[*m, *n, *s, *t]),
+        _ => false,
+    })
 }
 
 /// What stands between a time and a program, and is no host.
@@ -284,6 +299,9 @@ mod tests {
             format!("2026-11-21T09:05:07+0100 mx postfix/smtpd[411]: {said}"),
             format!("<22>1 2026-11-21T09:05:07.1Z mx postfix/smtpd 411 - - {said}"),
             format!("1 2026-11-21T09:05:07Z mx postfix/smtpd 411 id [a@1 b=\"]\\\"\"][c@1] \u{feff}{said}"),
+            format!("2026-11-21T09:05:07.123456789Z 2026-11-21T09:05:07.5+00:00 mx postfix/smtpd[411]: {said}"),
+            format!("postfix-1  | 1795251907.5 mx postfix/smtpd[411]: {said}"),
+            format!("postfix-1  | [1795251907] mx postfix/smtpd[411]: {said}"),
         ] {
             assert_eq!(parts(&line), Some(["mx", "postfix/smtpd", "411", said].map(str::to_owned)), "{line}");
         }

@@ -14,7 +14,7 @@ use std::thread::{self, JoinHandle};
 use memchr::{memchr, memmem, memrchr};
 
 use super::event::{Event, LineKind, Reader};
-use super::json::{JsonEntry, JsonLayout};
+use super::json::{JsonEntry, JsonLayouts};
 use super::line::{Line, LineHead};
 use super::servers;
 use super::source::LogInput;
@@ -313,7 +313,7 @@ impl Batch {
 #[derive(Default)]
 struct LinesBefore<'a> {
     head: Option<LineHead<'a>>,
-    layout: JsonLayout<'a>,
+    layouts: JsonLayouts<'a>,
 }
 
 /// Takes a line of any format apart, and what `use_it` makes of it.
@@ -336,7 +336,7 @@ impl<'a> LinesBefore<'a> {
         }
         // An object may stand behind what other programs put before it.
         let object = memchr(b'{', &line[..line.len().min(MAX_PREFIX)])?;
-        JsonEntry::parse(&line[object..], &mut self.layout)?.with_line(&mut self.head, use_it)
+        JsonEntry::parse(&line[object..], &mut self.layouts)?.with_line(&mut self.head, use_it)
     }
 }
 
