@@ -1,7 +1,9 @@
 //! Numbers, times and strangers' bytes as people read them.
 
-use std::fmt::Write as _;
+use std::io;
+use std::path::Path;
 
+use indicatif::HumanCount;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -24,17 +26,14 @@ pub fn shown(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).chars().map(|c| if is_safe(c) { c } else { '?' }).collect()
 }
 
+/// What to say of a file that cannot be written.
+pub fn cannot_write(path: &Path, error: &io::Error) -> String {
+    format!("{}: cannot be written: {error}", plain(&path.display().to_string()))
+}
+
 /// `1,234,567`.
 pub fn number(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (place, digit) in digits.chars().enumerate() {
-        if place > 0 && (digits.len() - place).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
+    HumanCount(number).to_string()
 }
 
 /// `1 session`, `2 sessions`.
@@ -59,13 +58,9 @@ pub fn percent(part: u64, whole: u64) -> String {
 /// `1.5 GB`.
 pub fn bytes(bytes: u64) -> String {
     let units = ["bytes", "kB", "MB", "GB", "TB"];
-    let mut size = bytes as f64;
-    let mut unit = 0;
-    while size >= 1000.0 && unit + 1 < units.len() {
-        size /= 1000.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{bytes} bytes") } else { format!("{size:.1} {}", units[unit]) }
+    let unit = (bytes.max(1).ilog10() / 3).min(4);
+    let size = bytes as f64 / 1000_f64.powi(unit as i32);
+    if unit == 0 { format!("{bytes} bytes") } else { format!("{size:.1} {}", units[unit as usize]) }
 }
 
 /// A moment in milliseconds since the epoch as `2026-11-21T09:05:07+01:00`, with a fraction where there is one.
@@ -73,13 +68,8 @@ pub fn time(milliseconds: i64, zone: &TimeZone) -> String {
     let Ok(timestamp) = Timestamp::from_millisecond(milliseconds) else {
         return milliseconds.to_string();
     };
-    let zoned = timestamp.to_zoned(zone.clone());
-    let mut text = zoned.strftime("%Y-%m-%dT%H:%M:%S").to_string();
-    if milliseconds.rem_euclid(1000) != 0 {
-        let _ = write!(text, ".{:03}", milliseconds.rem_euclid(1000));
-    }
-    let _ = write!(text, "{}", zoned.strftime("%:z"));
-    text
+    let fraction = if milliseconds.rem_euclid(1000) == 0 { "" } else { "%.3f" };
+    timestamp.to_zoned(zone.clone()).strftime(&format!("%Y-%m-%dT%H:%M:%S{fraction}%:z")).to_string()
 }
 
 #[cfg(test)]

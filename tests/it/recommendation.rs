@@ -127,6 +127,6 @@ fn the_plot_of_refusals_shows_none_where_the_text_has_none() {
     assert!(text.contains("  64             0       0 %          0                    0  <- recommended\n"), "{text}");
     let (_, plot) = text.split_once("Refusals per 1 second with threshold 64 in 60 seconds\n").unwrap();
     let rows: Vec<&str> = plot.lines().take(6).collect();
-    assert!(rows[0].starts_with("            0  "), "{plot}");
+    assert_eq!(rows[0], "            0", "{plot}");
     assert!(rows.iter().all(|row| !row.contains(|c| c > '\u{2800}' && c <= '\u{28ff}' || c == '#')), "{plot}");
 }

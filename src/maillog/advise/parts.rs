@@ -3,7 +3,7 @@
 //! The time that a log covers is not known before its end. So parts begin short
 //! and are joined in pairs whenever there would be too many of them.
 
-/// Parts at the end of a long log: at most this many, and more than half of it.
+/// The most parts. A long log has more than half as many.
 pub const MAX_PARTS: usize = 6;
 
 /// Milliseconds of a part in the beginning.

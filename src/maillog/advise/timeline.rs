@@ -5,7 +5,7 @@
 
 use std::cmp::Ordering;
 
-/// Slots at the end of a long log: at most this many, and more than a sixth of it.
+/// The most slots. A long log has more than a sixth as many.
 const MAX_SLOTS: usize = 512;
 
 /// Seconds of a slot: each is a multiple of the one before. Longer ones are twice as long each.

@@ -39,7 +39,7 @@ pub struct Calendar {
     last: Option<i64>,
     /// What is added because the clock was set back, in milliseconds.
     shift: i64,
-    /// How often it was.
+    /// How often the clock was set back.
     pub set_back: u64,
 }
 

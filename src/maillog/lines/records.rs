@@ -54,7 +54,7 @@ impl Read for Failed {
 }
 
 impl Framing {
-    /// That of a text that begins so; `None` for lines.
+    /// The framing of a text that begins so; `None`: its entries are lines.
     fn of(text: &[u8]) -> Option<Self> {
         let mut text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text).trim_ascii_start();
         // `-- Boot 1234 --`
@@ -183,7 +183,7 @@ impl<R: BufRead> Entries<R> {
         let mut fields = Fields::default();
         while self.next_text()? {
             match name_and_value(&self.text) {
-                _ if self.text.is_empty() && fields.is_empty => {}
+                _ if self.text.is_empty() && !fields.has_some => {}
                 _ if self.text.is_empty() => break,
                 Some((name, value)) => fields.set(name, value),
                 None if is_name(&self.text) => {
@@ -194,7 +194,7 @@ impl<R: BufRead> Entries<R> {
                     fields.set(&name, &self.text);
                     self.input.skip_until(b'\n')?;
                 }
-                None => fields.is_empty = false,
+                None => fields.has_some = true,
             }
         }
         fields.write(&mut self.line);
@@ -211,7 +211,7 @@ impl<R: BufRead> Entries<R> {
             self.line.push(b'\n');
             return Ok(());
         };
-        let mut fields = Fields { time: time.to_string().into_bytes(), is_empty: false, ..Fields::default() };
+        let mut fields = Fields { time: time.to_string().into_bytes(), has_some: true, ..Fields::default() };
         while self.input.fill_buf()?.starts_with(b" ") {
             self.next_text()?;
             // Further lines of a value have more blanks.
@@ -306,6 +306,7 @@ fn append(text: &[u8], line: &mut Vec<u8>) {
 }
 
 /// What is of interest in an entry of the journal.
+#[derive(Default)]
 struct Fields {
     time: Vec<u8>,
     host: Vec<u8>,
@@ -315,28 +316,13 @@ struct Fields {
     kernel_program: Vec<u8>,
     kernel_process: Vec<u8>,
     message: Vec<u8>,
-    is_empty: bool,
-}
-
-impl Default for Fields {
-    fn default() -> Self {
-        let none = Vec::new;
-        Self {
-            time: none(),
-            host: none(),
-            program: none(),
-            process: none(),
-            kernel_program: none(),
-            kernel_process: none(),
-            message: none(),
-            is_empty: true,
-        }
-    }
+    /// Whether there was any field, or another line.
+    has_some: bool,
 }
 
 impl Fields {
     fn set(&mut self, name: &[u8], value: &[u8]) {
-        self.is_empty = false;
+        self.has_some = true;
         let field = match name {
             b"__REALTIME_TIMESTAMP" => &mut self.time,
             b"_HOSTNAME" => &mut self.host,
@@ -353,18 +339,18 @@ impl Fields {
 
     /// Writes `1793523907.250000 mx postfix/smtpd[411]: connect from ...`.
     fn write(&self, line: &mut Vec<u8>) {
-        if self.is_empty {
+        if !self.has_some {
             return;
         }
         if let Some((seconds, micros)) = self.time.split_last_chunk::<6>() {
-            let either = |own: &'_ [u8], kernel: &'_ [u8]| if own.is_empty() { kernel.to_vec() } else { own.to_vec() };
+            let either = |own, kernel| if Vec::is_empty(own) { kernel } else { own };
             let word = |text: &[u8]| {
                 let is_apart = |byte: &u8| matches!(byte, b'[' | b']' | b':') || byte.is_ascii_whitespace();
                 let word: Vec<u8> = text.iter().map(|byte| if is_apart(byte) { b'_' } else { *byte }).collect();
                 if word.is_empty() { b"-".to_vec() } else { word }
             };
-            let program = word(&either(&self.program, &self.kernel_program));
-            let process = word(&either(&self.process, &self.kernel_process));
+            let program = word(either(&self.program, &self.kernel_program));
+            let process = word(either(&self.process, &self.kernel_process));
             let parts = [seconds, b".", micros, b" ", &word(&self.host), b" ", &program, b"[", &process, b"]: "];
             parts.iter().for_each(|part| line.extend_from_slice(part));
         }

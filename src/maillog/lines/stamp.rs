@@ -28,6 +28,10 @@ pub enum StampForm {
     WithoutYear,
 }
 
+/// The months as syslog writes them.
+const ENGLISH_MONTHS: [&[u8; 3]; 12] =
+    [b"Jan", b"Feb", b"Mar", b"Apr", b"May", b"Jun", b"Jul", b"Aug", b"Sep", b"Oct", b"Nov", b"Dec"];
+
 /// Days before each month of a leap year.
 const BEFORE_MONTH: [i64; 12] = [0, 31, 60, 91, 121, 152, 182, 213, 244, 274, 305, 335];
 
@@ -62,7 +66,7 @@ impl Stamp {
     /// Reads `Nov  1 09:05:00`, the usual form of syslog.
     pub fn traditional(line: &[u8]) -> Option<(Self, &[u8])> {
         let (head, rest) = line.split_at_checked(15)?;
-        let month = month(head.first_chunk()?)?;
+        let month = ENGLISH_MONTHS.iter().position(|month| head.starts_with(*month))?;
         let day = if head[4] == b' ' { digit(head[5])? } else { two(head, 4)? };
         if head[3] != b' ' || head[6] != b' ' || !(1..=31).contains(&day) {
             return None;
@@ -105,11 +109,11 @@ impl Stamp {
         let colon = memchr::memchr(b':', &text[..text.len().min(MAX_DATE)])?;
         text[..colon].last().filter(|byte| byte.is_ascii_digit())?;
         let (first, rest) = name(text)?;
-        let (month, rest) = match MONTHS.iter().find(|(known, _)| *known == first) {
-            Some((_, month)) => (*month, rest),
+        let (month, rest) = match month_named(&first) {
+            Some(month) => (month, rest),
             None => {
                 let (second, rest) = name(rest.strip_prefix(b" ")?)?;
-                (MONTHS.iter().find(|(known, _)| *known == second)?.1, rest)
+                (month_named(&second)?, rest)
             }
         };
         let (day, rest) = number(rest.strip_prefix(b" ")?.trim_ascii_start())?;
@@ -215,108 +219,26 @@ fn zone(name: &[u8]) -> Option<i64> {
     })
 }
 
-/// Short names of months in the languages of syslog and journalctl, without a dot.
-const MONTHS: [(&str, usize); 99] = [
-    ("jan", 0),
-    ("janv", 0),
-    ("ene", 0),
-    ("gen", 0),
-    ("sty", 0),
-    ("led", 0),
-    ("oca", 0),
-    ("янв", 0),
-    ("января", 0),
-    ("feb", 1),
-    ("févr", 1),
-    ("fév", 1),
-    ("fev", 1),
-    ("lut", 1),
-    ("úno", 1),
-    ("şub", 1),
-    ("фев", 1),
-    ("febr", 1),
-    ("mar", 2),
-    ("mär", 2),
-    ("märz", 2),
-    ("mars", 2),
-    ("mrt", 2),
-    ("bře", 2),
-    ("мар", 2),
-    ("марта", 2),
-    ("márc", 2),
-    ("apr", 3),
-    ("abr", 3),
-    ("avr", 3),
-    ("avril", 3),
-    ("kwi", 3),
-    ("dub", 3),
-    ("nis", 3),
-    ("апр", 3),
-    ("ápr", 3),
-    ("may", 4),
-    ("mai", 4),
-    ("maj", 4),
-    ("mei", 4),
-    ("mag", 4),
-    ("kvě", 4),
-    ("май", 4),
-    ("мая", 4),
-    ("máj", 4),
-    ("jun", 5),
-    ("juin", 5),
-    ("juni", 5),
-    ("giu", 5),
-    ("cze", 5),
-    ("čen", 5),
-    ("haz", 5),
-    ("июн", 5),
-    ("jún", 5),
-    ("jul", 6),
-    ("juil", 6),
-    ("juli", 6),
-    ("lug", 6),
-    ("lip", 6),
-    ("čec", 6),
-    ("tem", 6),
-    ("июл", 6),
-    ("júl", 6),
-    ("aug", 7),
-    ("août", 7),
-    ("ago", 7),
-    ("sie", 7),
-    ("srp", 7),
-    ("ağu", 7),
-    ("авг", 7),
-    ("sep", 8),
-    ("sept", 8),
-    ("set", 8),
-    ("wrz", 8),
-    ("zář", 8),
-    ("eyl", 8),
-    ("сен", 8),
-    ("szept", 8),
-    ("oct", 9),
-    ("okt", 9),
-    ("ott", 9),
-    ("out", 9),
-    ("paź", 9),
-    ("říj", 9),
-    ("eki", 9),
-    ("окт", 9),
-    ("nov", 10),
-    ("lis", 10),
-    ("kas", 10),
-    ("ноя", 10),
-    ("dec", 11),
-    ("dez", 11),
-    ("déc", 11),
-    ("dic", 11),
-    ("gru", 11),
-    ("pro", 11),
-    ("ara", 11),
-    ("дек", 11),
-    ("des", 11),
+/// Short names of each month in the languages of syslog and journalctl, without a dot.
+const MONTHS: [&str; 12] = [
+    "jan janv ene gen sty led oca янв января",
+    "feb févr fév fev lut úno şub фев febr",
+    "mar mär märz mars mrt bře мар марта márc",
+    "apr abr avr avril kwi dub nis апр ápr",
+    "may mai maj mei mag kvě май мая máj",
+    "jun juin juni giu cze čen haz июн jún",
+    "jul juil juli lug lip čec tem июл júl",
+    "aug août ago sie srp ağu авг",
+    "sep sept set wrz zář eyl сен szept",
+    "oct okt ott out paź říj eki окт",
+    "nov lis kas ноя",
+    "dec dez déc dic gru pro ara дек des",
 ];
+
+/// The place of a month that a word in lower case names.
+fn month_named(word: &str) -> Option<usize> {
+    MONTHS.iter().position(|names| names.split(' ').any(|name| name == word))
+}
 
 /// A word of letters in lower case, without the dot behind it.
 fn name(text: &[u8]) -> Option<(String, &[u8])> {
@@ -343,24 +265,6 @@ pub fn days(year: i64, month: i64, day: i64) -> i64 {
     let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
     let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
     era * 146_097 + day_of_era - 719_468
-}
-
-fn month(name: &[u8; 3]) -> Option<usize> {
-    Some(match name {
-        b"Jan" => 0,
-        b"Feb" => 1,
-        b"Mar" => 2,
-        b"Apr" => 3,
-        b"May" => 4,
-        b"Jun" => 5,
-        b"Jul" => 6,
-        b"Aug" => 7,
-        b"Sep" => 8,
-        b"Oct" => 9,
-        b"Nov" => 10,
-        b"Dec" => 11,
-        _ => return None,
-    })
 }
 
 /// `09:05:00` in seconds. A leap second is the last one of its minute.

@@ -2,6 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use ratatui::buffer::Buffer;
+use ratatui::layout::Rect;
+use ratatui::style::Color;
+use ratatui::symbols::Marker;
+use ratatui::widgets::Widget;
+use ratatui::widgets::canvas::{Canvas, Line};
+
 use crate::maillog::text::number;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,56 +91,41 @@ fn bar(count: u64, most: u64, characters: Characters) -> String {
 }
 
 /// Columns and rows of an area.
-const AREA: (usize, usize) = (72, 6);
+const AREA: (u16, u16) = (72, 6);
 
 /// Numbers over time as an area, the highest labelled.
 pub fn area(numbers: &[u64], characters: Characters) -> String {
     let (columns, rows) = AREA;
-    let (across, up) = match characters {
-        Characters::Unicode => (columns * 2, rows * 4),
-        Characters::Plain => (columns, rows),
+    // A character of braille has two columns of four dots.
+    let (marker, across, up) = match characters {
+        Characters::Unicode => (Marker::Braille, columns * 2, rows * 4),
+        Characters::Plain => (Marker::Block, columns, rows),
     };
-    let levels = resample(numbers, across);
+    let levels = resample(numbers, across.into());
     let most = levels.iter().copied().fold(0.0, f64::max);
-    let height = |level: f64| {
-        // A level above zero is visible.
-        if level > 0.0 { ((level / most * up as f64).round() as usize).max(1) } else { 0 }
-    };
-    let heights: Vec<usize> = levels.iter().map(|level| height(*level)).collect();
-    let peak = numbers.iter().copied().max().unwrap_or(0);
+    let top = f64::from(up);
+    let canvas = Canvas::default().marker(marker).x_bounds([1.0, f64::from(across)]).y_bounds([1.0, top]).paint(|it| {
+        for (x, level) in (1..).zip(&levels).filter(|(_, level)| **level > 0.0) {
+            // A level above zero is visible.
+            let height = (level / most * top).round().max(1.0);
+            it.draw(&Line::new(x.into(), 1.0, x.into(), height, Color::Reset));
+        }
+    });
+    let mut buffer = Buffer::empty(Rect::new(0, 0, columns, rows));
+    canvas.render(buffer.area, &mut buffer);
     let mut text = String::new();
-    for row in (0..rows).rev() {
-        let label = if row + 1 == rows {
-            number(peak)
-        } else if row == 0 {
-            "0".to_owned()
-        } else {
-            String::new()
+    for (row, cells) in buffer.content.chunks(columns.into()).enumerate() {
+        let label = match row {
+            0 => number(numbers.iter().copied().max().unwrap_or(0)),
+            row if row + 1 == usize::from(rows) => "0".to_owned(),
+            _ => String::new(),
         };
-        let line: String = (0..columns)
-            .map(|column| match characters {
-                Characters::Unicode => braille(heights[2 * column], heights[2 * column + 1], row * 4),
-                Characters::Plain => {
-                    if heights[column] > row {
-                        '#'
-                    } else {
-                        ' '
-                    }
-                }
-            })
-            .collect();
+        let line: String = cells.iter().map(|cell| cell.symbol()).collect();
+        let line = if characters == Characters::Plain { line.replace(|c| c != ' ', "#") } else { line };
         text += format!("{label:>13}  {line}").trim_end();
         text.push('\n');
     }
     text
-}
-
-/// Two columns of four dots, filled from below.
-fn braille(left: usize, right: usize, floor: usize) -> char {
-    const LEFT: [u32; 4] = [0x40, 0x04, 0x02, 0x01];
-    const RIGHT: [u32; 4] = [0x80, 0x20, 0x10, 0x08];
-    let dots = |height: usize, dots: [u32; 4]| dots.iter().take(height.saturating_sub(floor)).sum::<u32>();
-    char::from_u32(0x2800 + dots(left, LEFT) + dots(right, RIGHT)).unwrap_or(' ')
 }
 
 /// The numbers in so many steps, each the highest of those that fall into it.
@@ -169,12 +161,12 @@ mod tests {
         let numbers: Vec<u64> = (0..500).map(|at| if at == 250 { 1_000 } else { u64::from(at > 400) }).collect();
         let plain = area(&numbers, Characters::Plain);
         let lines: Vec<&str> = plain.lines().collect();
-        assert_eq!(lines.len(), AREA.1);
+        assert_eq!(lines.len(), usize::from(AREA.1));
         assert!(lines[0].starts_with("        1,000  ") && lines[0].ends_with('#'));
         assert_eq!(lines[0].matches('#').count(), 1);
         assert!(lines[5].matches('#').count() > 10);
         let dots = area(&numbers, Characters::Unicode);
         assert_eq!(dots.lines().next().unwrap().matches(|c| c > '\u{2800}' && c <= '\u{28ff}').count(), 1);
-        assert_eq!(area(&[], Characters::Unicode).lines().count(), AREA.1);
+        assert_eq!(area(&[], Characters::Unicode).lines().count(), usize::from(AREA.1));
     }
 }

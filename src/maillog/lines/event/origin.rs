@@ -2,6 +2,9 @@
 //!
 //! A log has lines of a few programs, in any order: what their names mean is looked up once.
 
+use std::hash::{BuildHasher, Hasher};
+
+use foldhash::fast::FixedState;
 use memchr::{memmem, memrchr};
 
 use crate::maillog::lines::line::Line;
@@ -127,25 +130,7 @@ pub fn says_submission(syslog_name: &[u8]) -> bool {
 
 /// A fast hash of a text within another: its values never leave the process, and no stranger gains from a collision.
 pub fn hash(within: u64, text: &[u8]) -> u64 {
-    const ODD: u64 = 0x9e37_79b9_7f4a_7c15;
-    let mix = |hash: u64, word: u64| {
-        let product = u128::from(hash ^ word) * u128::from(ODD);
-        (product as u64) ^ (product >> 64) as u64
-    };
-    // The length keeps apart what would run together.
-    let mut hash = within.rotate_left(29) ^ text.len() as u64;
-    let mut rest = text;
-    while let Some((word, after)) = rest.split_first_chunk::<8>().filter(|_| rest.len() > 8) {
-        hash = mix(hash, u64::from_le_bytes(*word));
-        rest = after;
-    }
-    // The last bytes, of which some may have been part of the word before.
-    let last = match (text.last_chunk::<8>(), text.first_chunk::<4>(), text.last_chunk::<4>()) {
-        (Some(word), ..) => u64::from_le_bytes(*word),
-        (_, Some(first), Some(last)) => {
-            u64::from(u32::from_le_bytes(*first)) | u64::from(u32::from_le_bytes(*last)) << 32
-        }
-        _ => text.iter().fold(0, |word, byte| word << 8 | u64::from(*byte)),
-    };
-    mix(hash, last)
+    let mut hasher = FixedState::with_seed(within).build_hasher();
+    hasher.write(text);
+    hasher.finish()
 }
