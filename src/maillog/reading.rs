@@ -1,65 +1,55 @@
 //! From the names of logs to sessions: what `advise` and `replay` have in common.
 
 use std::collections::HashSet;
-use std::fmt;
 use std::io::{self, IsTerminal};
 use std::ops::ControlFlow;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::tz::TimeZone;
 
 use super::lines::event::{Reader, says_submission};
 use super::lines::merge::{Merge, ReadStats};
 use super::lines::services::Services;
-use super::lines::source::{LogSource, Looked, ReadProgress, name_of};
+use super::lines::source::{LogSource, Looked, name_of};
 use super::options::LogOptions;
 use super::postconf::{Asking, MyNetworks, Site};
 use super::sessions::{Seen, SessionSink, SessionTracker, Sums};
 use super::text::plain;
 use crate::sysexits;
 
-/// Events between two looks at how far the reading is.
-const EVENTS_PER_LOOK: u64 = 8 * 1024;
+/// Why a command ends early: its exit code, and what it says.
+pub type CommandFailure = (u8, String);
 
 /// Logs about to be read, and how.
 pub struct Logs {
     /// When Postfix asks.
     pub seen: Seen,
-    /// What to tell about where that, and the networks, come from.
-    pub notes: Vec<String>,
+    notes: Vec<String>,
     /// The zone of times without an offset.
     pub zone: TimeZone,
     mynetworks: MyNetworks,
     submission: Vec<String>,
     sources: Vec<LogSource>,
     stats: ReadStats,
-    progress: Arc<ReadProgress>,
+    progress: ProgressBar,
 }
 
-/// What was read.
+/// What was read, and how.
 #[derive(Debug)]
 pub struct Read {
+    /// When Postfix asks.
+    pub seen: Seen,
+    /// What was taken from Postfix on this machine, or assumed.
+    pub notes: Vec<String>,
+    /// The zone of times without an offset, and of those in the report.
+    pub zone: TimeZone,
     /// Logs and lines.
     pub stats: ReadStats,
     /// Sessions.
     pub sums: Sums,
 }
-
-/// Why none of the logs can be read: a reason for each.
-#[derive(Debug)]
-pub struct Unreadable(Vec<String>);
-
-impl fmt::Display for Unreadable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("; "))
-    }
-}
-
-impl std::error::Error for Unreadable {}
 
 impl Read {
     /// The exit code, which says whether all that was named could be read.
@@ -84,14 +74,14 @@ fn forms(line: &str) -> String {
 }
 
 impl Logs {
-    /// Looks into every log. One that cannot be opened is an error; one without a line of a log is noted.
-    pub fn open(options: &LogOptions) -> Result<Self, Unreadable> {
+    /// Looks into every log. It fails if none can be opened; what is wrong with some of them is noted.
+    pub fn open(options: &LogOptions) -> Result<Self, CommandFailure> {
         // It answers while the logs are looked into.
         let is_open = options.seen.is_none() || options.mynetworks.is_none();
         let asking = is_open.then(Asking::start);
         let zone = options.timezone.as_deref().and_then(|name| TimeZone::get(name).ok());
         let zone = zone.unwrap_or_else(TimeZone::system);
-        let progress = Arc::new(ReadProgress::default());
+        let progress = ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::hidden());
         let mut services = Services::default();
         let (mut sources, mut stats) = (Vec::new(), ReadStats::default());
         let (mut seen, mut failures) = (HashSet::new(), Vec::new());
@@ -119,7 +109,7 @@ impl Logs {
             }
         }
         if !failures.is_empty() && failures.len() == stats.troubles.len() && sources.is_empty() {
-            return Err(Unreadable(failures));
+            return Err((sysexits::NO_INPUT, failures.join("; ")));
         }
         let mut logs = Self {
             seen: Seen::Rcpt,
@@ -179,50 +169,41 @@ impl Logs {
         }
     }
 
-    /// Reads them all, shows a bar on a terminal, and tells the audience what is in them.
-    pub fn read(mut self, sink: &mut impl SessionSink, show_bar: bool) -> Read {
-        let mut sessions = SessionTracker::new(self.seen, self.mynetworks.table());
-        let bar = bar(&self.progress, show_bar);
-        let mut merge =
-            Merge::new(std::mem::take(&mut self.sources), Reader::new(&self.submission), Arc::clone(&self.progress));
-        let mut events = 0_u64;
+    /// Reads them all, shows a bar on a terminal, and tells `sink` what is in them.
+    pub fn read(self, sink: &mut impl SessionSink) -> Read {
+        let Self { seen, notes, zone, mynetworks, submission, sources, stats, progress } = self;
+        let mut sessions = SessionTracker::new(seen, mynetworks.table());
+        show(&progress);
+        let mut merge = Merge::new(sources, Reader::new(&submission), progress.clone(), stats);
         merge.for_each(|time, event, names| {
             sessions.take(time, event, names, sink);
-            events += 1;
-            if events.is_multiple_of(EVENTS_PER_LOOK) {
-                bar.set_position(self.progress.read.load(Ordering::Relaxed));
-            }
             if sink.has_enough() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         sessions.finish(sink);
-        bar.finish_and_clear();
+        progress.finish_and_clear();
         let mut stats = merge.stats;
-        stats.troubles.splice(0..0, self.stats.troubles);
-        stats.is_missing |= self.stats.is_missing;
-        stats.is_damaged |= self.stats.is_damaged;
-        stats.is_not_understood |= self.stats.is_not_understood;
-        stats.lines.add(&self.stats.lines);
-        stats.logs.extend(self.stats.logs);
         let is_named = stats.is_not_understood;
         if let Some(line) = stats.strange.as_deref().filter(|_| !is_named && stats.lines.told + stats.lines.idle == 0) {
             let line = plain(&String::from_utf8_lossy(line));
             stats.troubles.push(format!("no line of Postfix is understood; {}", forms(&line)));
         }
-        Read { stats, sums: sessions.sums }
+        Read { seen, notes, zone, stats, sums: sessions.sums }
     }
 }
 
-fn bar(progress: &ReadProgress, show_bar: bool) -> ProgressBar {
-    if !show_bar || !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
+/// Shows the progress on a terminal.
+fn show(progress: &ProgressBar) {
+    if !io::stderr().is_terminal() {
+        return;
     }
-    let total = progress.total.load(Ordering::Relaxed);
-    if total == 0 {
-        let bar = ProgressBar::new_spinner();
-        bar.enable_steady_tick(std::time::Duration::from_millis(200));
-        return bar.with_style(style("{spinner} {bytes} read, {bytes_per_sec}"));
+    if progress.length() == Some(0) {
+        // What can be read but once has no known length.
+        progress.enable_steady_tick(std::time::Duration::from_millis(200));
+        progress.set_style(style("{spinner} {bytes} read, {bytes_per_sec}"));
+    } else {
+        progress.set_style(style("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"));
     }
-    ProgressBar::new(total).with_style(style("{bar:40} {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left"))
+    progress.set_draw_target(ProgressDrawTarget::stderr());
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -37,9 +37,9 @@ pub fn lines(read: &Read, taken: Option<Duration>) -> String {
 }
 
 /// The sessions that were found, and why some do not count.
-pub fn sessions(read: &Read, seen: Seen, notes: &[String]) -> String {
+pub fn sessions(read: &Read) -> String {
     let sums = read.sums;
-    let stage = match seen {
+    let stage = match read.seen {
         Seen::Rcpt => "at RCPT TO",
         Seen::Connect => "when the client connects",
     };
@@ -77,44 +77,23 @@ pub fn sessions(read: &Read, seen: Seen, notes: &[String]) -> String {
         let kept = sums.postscreen.saturating_sub(sums.postscreen_passed);
         text += &format!("  postscreen kept {} of {} clients from smtpd.\n", number(kept), number(sums.postscreen));
     }
-    for note in notes {
+    for note in &read.notes {
         text += &format!("  {note}\n");
     }
     text
 }
 
 /// The same as JSON.
-pub fn json(read: &Read, seen: Seen, notes: &[String]) -> Value {
-    let (stats, sums) = (&read.stats, read.sums);
+pub fn json(read: &Read) -> Value {
+    let Read { seen, notes, stats, sums, .. } = read;
     json!({
         "logs": stats.logs.iter().map(|name| plain(name)).collect::<Vec<_>>(),
         "troubles": stats.troubles,
         "notes": notes,
-        "lines": {
-            "all": stats.lines.all,
-            "told": stats.lines.told,
-            "postfix": stats.lines.idle,
-            "other_programs": stats.lines.foreign,
-            "not_understood": stats.lines.strange,
-            "not_understood_postfix": stats.lines.strange_postfix,
-            "bytes": stats.lines.bytes,
-        },
+        "lines": stats.lines,
         "clock_set_back": stats.set_back,
-        "seen": match seen { Seen::Rcpt => "rcpt", Seen::Connect => "connect" },
-        "sums": {
-            "sessions": sums.sessions,
-            "asked": sums.asked,
-            "mynetworks": sums.mynetworks,
-            "authenticated": sums.authenticated,
-            "authenticated_late": sums.authenticated_late,
-            "without_recipient": sums.without_recipient,
-            "unknown_address": sums.unknown,
-            "submission": sums.submission,
-            "filters": sums.filters,
-            "discarded_messages": sums.discarded,
-            "postscreen": sums.postscreen,
-            "postscreen_passed": sums.postscreen_passed,
-        },
+        "seen": seen,
+        "sums": sums,
     })
 }
 

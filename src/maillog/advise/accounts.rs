@@ -36,14 +36,6 @@ impl Per {
             Self::SenderDomain => "sender_domain",
         }
     }
-
-    pub fn noun(self) -> &'static str {
-        match self {
-            Self::Login => "login",
-            Self::Sender => "sender",
-            Self::SenderDomain => "sender domain",
-        }
-    }
 }
 
 /// What is counted.

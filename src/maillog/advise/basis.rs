@@ -7,6 +7,8 @@
 use std::cmp::Reverse;
 use std::collections::HashSet;
 
+use serde::Serialize;
+
 use super::clients::{ClientStats, ClientTable};
 use super::findings::ReportedClient;
 use super::parts::{MAX_PARTS, Parts};
@@ -61,13 +63,15 @@ pub struct Missed {
 }
 
 /// Why a number is not to be enforced yet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Doubt {
     /// The log covers too few days.
     Days,
     /// Too few clients delivered mail.
     Senders,
     /// The test on parts refused senders: too many, or one by far.
+    #[serde(rename = "refused_senders")]
     Refused,
     /// There was nothing to test on.
     Untested,

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 
 use jiff::tz::TimeZone;
 
@@ -12,10 +13,12 @@ use super::judge::{Judge, Judgement};
 use super::parts::Parts;
 use super::timeline::Timeline;
 use super::window::Moment;
+use crate::maillog::reading::CommandFailure;
 use crate::maillog::sessions::{AcceptedMessage, LoggedSession, SessionSink};
-use crate::maillog::text::time;
+use crate::maillog::text::{cannot_write, time};
+use crate::sysexits;
 
-/// What decides between the candidates and, if there is one, about a configuration.
+/// The sessions and messages of the logs, counted for all candidates, and the configuration that is tried.
 pub struct Counts {
     /// Clients of an address family whose mask keeps the whole address.
     plain: ClientTable,
@@ -34,8 +37,6 @@ pub struct Counts {
     pub trial: Option<ConfigTrial>,
     /// The first and the last time a client was asked about, in milliseconds since the epoch.
     pub span: Option<(i64, i64)>,
-    /// Whether a stamp had no fraction of a second.
-    pub has_whole_seconds: bool,
 }
 
 /// A configuration that judges every session, and its verdicts.
@@ -52,6 +53,7 @@ pub struct ConfigTrial {
 
 /// A file with a verdict in each line.
 pub struct Verdicts {
+    path: PathBuf,
     output: BufWriter<std::fs::File>,
     zone: TimeZone,
     error: Option<io::Error>,
@@ -80,7 +82,6 @@ impl Counts {
             timeline: Timeline::new(lengths.len()),
             trial,
             span: None,
-            has_whole_seconds: false,
         }
     }
 
@@ -116,7 +117,6 @@ impl SessionSink for Counts {
             return;
         }
         let LoggedSession { time, has_fraction, client, name, .. } = *session;
-        self.has_whole_seconds |= !has_fraction;
         let (first, last) = self.span.unwrap_or((time, time));
         self.span = Some((first.min(time), last.max(time)));
         let (moment, part) = (Moment::new(time, has_fraction), self.part(time));
@@ -134,7 +134,6 @@ impl SessionSink for Counts {
             return;
         }
         let part = self.part(time);
-        self.has_whole_seconds |= !has_fraction;
         let moment = Moment::new(time, has_fraction);
         self.accounts.count(moment, part, login, sender, SentMessage { client, recipients });
     }
@@ -161,8 +160,8 @@ impl ConfigTrial {
         Self { judge, verdicts: HashMap::new(), refused: HashMap::new(), unlisted: 0, output }
     }
 
-    /// Ends the file of verdicts; the error is the first one in writing it.
-    pub fn finish(&mut self) -> io::Result<()> {
+    /// Ends the file of verdicts.
+    pub fn finish(&mut self) -> Result<(), CommandFailure> {
         self.output.take().map_or(Ok(()), Verdicts::finish)
     }
 
@@ -185,8 +184,9 @@ impl ConfigTrial {
 }
 
 impl Verdicts {
-    pub fn create(path: &std::path::Path, zone: &TimeZone) -> io::Result<Self> {
-        Ok(Self { output: BufWriter::new(std::fs::File::create(path)?), zone: zone.clone(), error: None })
+    pub fn create(path: &Path, zone: &TimeZone) -> Result<Self, CommandFailure> {
+        let file = std::fs::File::create(path).map_err(|error| failure(path, &error))?;
+        Ok(Self { path: path.to_owned(), output: BufWriter::new(file), zone: zone.clone(), error: None })
     }
 
     /// Writes one line: time, client, first word of the action.
@@ -197,9 +197,13 @@ impl Verdicts {
         }
     }
 
-    /// Flushes; the error is the first one in writing.
-    pub fn finish(mut self) -> io::Result<()> {
+    /// Flushes, and tells of the first error in writing.
+    pub fn finish(mut self) -> Result<(), CommandFailure> {
         let flushed = self.output.flush();
-        self.error.map_or(flushed, Err)
+        self.error.map_or(flushed, Err).map_err(|error| failure(&self.path, &error))
     }
+}
+
+fn failure(path: &Path, error: &io::Error) -> CommandFailure {
+    (sysexits::CANNOT_CREATE, cannot_write(path, error))
 }

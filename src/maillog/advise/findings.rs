@@ -5,29 +5,25 @@ use std::collections::BTreeMap;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
+use serde::Serialize;
 
 use super::basis::{Basis, Doubt, trial_days};
 use super::clients::{ClientStats, ClientTable, Mask};
 use super::counts::{Counts, Grouping};
 use super::users::UserFindings;
+use super::window::HIGHEST;
 use crate::maillog::reading::Read;
-use crate::maillog::sessions::Seen;
 use crate::maillog::text::printable;
 
 /// Clients listed for each length of windows; of the rest only the number is given.
 pub const MAX_NAMES: usize = 200;
 
 /// Thresholds that are evaluated unless the command line names some, up to the highest number in the log.
-pub const GRID: [u32; 12] = [3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
+const GRID: [u32; 12] = [3, 5, 10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000];
 
 /// Everything that is reported.
 pub struct Findings {
     pub read: Read,
-    /// What was taken from Postfix on this machine, or assumed.
-    pub notes: Vec<String>,
-    pub seen: Seen,
-    /// The zone of the times in the report.
-    pub zone: TimeZone,
     pub mask: Mask,
     pub counts: Counts,
     /// All clients, and those that delivered mail.
@@ -53,7 +49,7 @@ pub struct Findings {
 }
 
 /// The clients in windows of one length.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct WindowFindings {
     /// In seconds.
     pub exptime: u32,
@@ -62,15 +58,17 @@ pub struct WindowFindings {
     /// Further ones.
     pub more_senders: u64,
     /// The smallest threshold that refuses none of them; `None` without senders.
+    #[serde(rename = "needed_threshold")]
     pub needed: Option<u32>,
     /// The busiest ten clients that delivered nothing.
     pub others: Vec<ReportedClient>,
     /// Clients by the most sessions they had in a window: those that delivered, and the others.
+    #[serde(skip)]
     pub peaks: BTreeMap<u32, (u64, u64)>,
 }
 
 /// A client in a list of the report.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ReportedClient {
     /// Its verified name, fit to print; empty when it has none.
     pub name: String,
@@ -95,12 +93,15 @@ pub struct Candidate {
     pub whole: Refusals,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Refusals {
+    #[serde(rename = "refused_sessions")]
     pub sessions: u64,
     /// Clients that may have been refused at least once.
+    #[serde(rename = "refused_clients")]
     pub clients: u64,
     /// Those of them that delivered mail.
+    #[serde(rename = "refused_senders")]
     pub senders: u64,
 }
 
@@ -185,7 +186,8 @@ impl Findings {
             .collect();
         let mut candidates = Vec::new();
         for (at, length) in lengths.iter().enumerate() {
-            let thresholds = choose(length, thresholds);
+            let highest = length.peaks.keys().next_back().copied().unwrap_or(0);
+            let thresholds = choose(thresholds, highest.max(GRID[2]), length.needed);
             candidates.extend(thresholds.iter().map(|threshold| Candidate::new(&counts, at, *threshold)));
         }
         let tables = counts.tables(Grouping::Masked);
@@ -203,9 +205,6 @@ impl Findings {
         let trial = counts.trial.take().map(|trial| ConfigFindings::new(&counts, &trial));
         Self {
             read,
-            notes: Vec::new(),
-            seen: Seen::Rcpt,
-            zone: TimeZone::UTC,
             mask,
             clients: (clients, senders),
             forgotten,
@@ -261,12 +260,11 @@ fn gateway(tables: [&ClientTable; 2]) -> Option<ReportedClient> {
     is_gateway.then(|| ReportedClient::new(busiest, 0))
 }
 
-/// The thresholds to evaluate for a length: those given, or else the grid; and the needed one.
-fn choose(length: &WindowFindings, thresholds: &[u32]) -> Vec<u32> {
-    let highest = length.peaks.keys().next_back().copied().unwrap_or(0);
-    let grid = GRID.iter().copied().filter(|threshold| *threshold < highest.max(GRID[2]));
-    let mut chosen: Vec<u32> = if thresholds.is_empty() { grid.collect() } else { thresholds.to_vec() };
-    chosen.extend(length.needed.map(|needed| needed.min(super::window::HIGHEST - 1)));
+/// The thresholds to evaluate: those given, or else the grid below `highest`; and the needed one.
+pub fn choose(given: &[u32], highest: u32, needed: Option<u32>) -> Vec<u32> {
+    let grid = GRID.iter().copied().filter(|threshold| *threshold < highest);
+    let mut chosen: Vec<u32> = if given.is_empty() { grid.collect() } else { given.to_vec() };
+    chosen.extend(needed.map(|needed| needed.min(HIGHEST - 1)));
     chosen.sort_unstable();
     chosen.dedup();
     chosen

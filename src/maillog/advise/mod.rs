@@ -25,11 +25,10 @@ pub mod timeline;
 pub mod users;
 pub mod window;
 
-use std::io;
 use std::process::ExitCode;
 use std::time::Instant;
 
-use crate::maillog::reading::Logs;
+use crate::maillog::reading::{CommandFailure, Logs};
 use crate::maillog::text;
 use crate::observe::terminal::{complain, fail, json, print};
 use crate::sysexits;
@@ -45,41 +44,28 @@ pub const MAX_LENGTHS: usize = 8;
 
 /// Reads the logs and prints what they say.
 pub fn run(options: &AdviseOptions) -> ExitCode {
-    let exptimes = match lengths(options) {
-        Ok(exptimes) => exptimes,
-        Err(problem) => return fail(sysexits::USAGE, &problem),
-    };
-    let logs = match Logs::open(&options.reading) {
-        Ok(logs) => logs,
-        Err(error) => return fail(sysexits::NO_INPUT, &error),
-    };
-    let judge = match options.config.as_deref().map(|path| Judge::new(path, logs.seen)).transpose() {
-        Ok(judge) => judge,
-        Err(error) => return fail(sysexits::CONFIG, &error),
-    };
-    let verdicts = options.verdicts.as_deref().map(|path| Verdicts::create(path, &logs.zone)).transpose();
-    let verdicts = match verdicts {
-        Ok(verdicts) => verdicts,
-        Err(error) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error)),
-    };
+    advise(options).unwrap_or_else(|(code, error)| fail(code, &error))
+}
+
+fn advise(options: &AdviseOptions) -> Result<ExitCode, CommandFailure> {
+    let exptimes = lengths(options)?;
+    let logs = Logs::open(&options.reading)?;
+    let judge = options.config.as_deref().map(|path| Judge::new(path, logs.seen)).transpose();
+    let judge = judge.map_err(|error| (sysexits::CONFIG, error.to_string()))?;
+    let verdicts = options.verdicts.as_deref().map(|path| Verdicts::create(path, &logs.zone)).transpose()?;
     let mask = mask(options, judge.as_ref());
     let mut counts = Counts::new(mask, &exptimes, judge.map(|judge| ConfigTrial::new(judge, verdicts)));
-    let (seen, zone, notes) = (logs.seen, logs.zone.clone(), logs.notes.clone());
     let start = Instant::now();
-    let read = logs.read(&mut counts, true);
+    let read = logs.read(&mut counts);
     let taken = start.elapsed();
-    if let Some(Err(error)) = counts.trial.as_mut().map(ConfigTrial::finish) {
-        return fail(sysexits::CANNOT_CREATE, &cannot_write(options.verdicts.as_deref(), &error));
-    }
+    counts.trial.as_mut().map_or(Ok(()), ConfigTrial::finish)?;
     let mut findings = Findings::new(read, counts, mask, &exptimes, &options.threshold);
-    (findings.seen, findings.zone, findings.notes) = (seen, zone, notes);
     if let (Some(outcome), Some(path)) = (&mut findings.trial, &options.config) {
         outcome.path = text::plain(&path.display().to_string());
     }
-    if let Some(path) = &options.html
-        && let Err(error) = std::fs::write(path, report::html::page(&findings))
-    {
-        return fail(sysexits::CANNOT_CREATE, &cannot_write(Some(path), &error));
+    if let Some(path) = &options.html {
+        std::fs::write(path, report::html::page(&findings))
+            .map_err(|error| (sysexits::CANNOT_CREATE, text::cannot_write(path, &error)))?;
     }
     for trouble in &findings.read.stats.troubles {
         complain(&format!("connshaper: {trouble}"));
@@ -89,17 +75,17 @@ pub fn run(options: &AdviseOptions) -> ExitCode {
         () if options.csv => report::csv::table(&findings),
         () => report::terminal::text(&findings, taken),
     };
-    print(&report, findings.read.exit_code())
+    Ok(print(&report, findings.read.exit_code()))
 }
 
 /// The lengths of windows, each once, the shortest first.
-fn lengths(options: &AdviseOptions) -> Result<Vec<u32>, String> {
+fn lengths(options: &AdviseOptions) -> Result<Vec<u32>, CommandFailure> {
     let mut exptimes = options.exptime.clone();
     exptimes.sort_unstable();
     exptimes.dedup();
     match exptimes.len() {
         0..=MAX_LENGTHS => Ok(exptimes),
-        more => Err(format!("{more} different values of --exptime; give at most {MAX_LENGTHS}")),
+        more => Err((sysexits::USAGE, format!("{more} different values of --exptime; give at most {MAX_LENGTHS}"))),
     }
 }
 
@@ -109,9 +95,4 @@ fn mask(options: &AdviseOptions, judge: Option<&Judge>) -> Mask {
         ipv4_prefix_length: options.ipv4_prefix_length.unwrap_or(usual.ipv4_prefix_length),
         ipv6_prefix_length: options.ipv6_prefix_length.unwrap_or(usual.ipv6_prefix_length),
     }
-}
-
-fn cannot_write(path: Option<&std::path::Path>, error: &io::Error) -> String {
-    let path = path.map(|path| text::plain(&path.display().to_string())).unwrap_or_default();
-    format!("{path}: cannot be written: {error}")
 }

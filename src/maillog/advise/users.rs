@@ -5,12 +5,12 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use jiff::civil::Date;
+use serde::Serialize;
 
 use super::accounts::{Account, AccountCount, AccountTable, Accounts, Per};
 use super::basis::{Doubt, PartTests, Tested, doubts};
-use super::findings::{GRID, MAX_NAMES, log_only_until};
+use super::findings::{MAX_NAMES, choose, log_only_until};
 use super::parts::Parts;
-use super::window::HIGHEST;
 use crate::maillog::text::shown;
 
 /// Different addresses within one window from which on a login may be a stolen one.
@@ -78,13 +78,15 @@ pub struct UserLength {
 }
 
 /// An account as it is listed.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ListedUser {
+    #[serde(rename = "name")]
     pub key: String,
     pub messages: u64,
     pub recipients: u64,
     /// The highest number in a window.
     pub peak: u32,
+    #[serde(rename = "probably_stolen")]
     pub is_stolen: bool,
 }
 
@@ -103,7 +105,7 @@ pub struct UserCandidate {
 }
 
 /// A login that was probably stolen, and why: the most within the longest window.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Stolen {
     pub login: String,
     /// Seconds of the window.
@@ -111,7 +113,9 @@ pub struct Stolen {
     pub addresses: u32,
     pub recipients: u32,
     /// The median of the other logins.
+    #[serde(rename = "median_addresses_of_others")]
     pub usual_addresses: u32,
+    #[serde(rename = "median_recipients_of_others")]
     pub usual_recipients: u32,
 }
 
@@ -220,7 +224,9 @@ impl UserLimit {
         let lengths: Vec<UserLength> = exptimes.iter().enumerate().map(length).collect();
         let mut candidates = Vec::new();
         for (at, length) in lengths.iter().enumerate() {
-            candidates.extend(length.thresholds(thresholds).into_iter().map(|threshold| length.judge(at, threshold)));
+            let highest = length.peaks.keys().next_back().copied().unwrap_or(0);
+            let chosen = choose(thresholds, highest, length.needed);
+            candidates.extend(chosen.into_iter().map(|threshold| length.judge(at, threshold)));
         }
         let needed = |it: &UserCandidate| lengths[it.length].needed == Some(it.threshold);
         let places = (0..candidates.len()).filter(|at| needed(&candidates[*at]));
@@ -276,17 +282,6 @@ impl UserLength {
         });
         let numbers = table.numbers(counted, at).counts();
         Self { exptime, needed, users: users.collect(), more_users, peaks, numbers }
-    }
-
-    /// Those that were asked for, or else a grid; with the needed one in any case.
-    fn thresholds(&self, asked: &[u32]) -> Vec<u32> {
-        let highest = self.peaks.keys().next_back().copied().unwrap_or(0);
-        let grid = GRID.iter().copied().filter(|threshold| *threshold < highest);
-        let mut chosen: Vec<u32> = if asked.is_empty() { grid.collect() } else { asked.to_vec() };
-        chosen.extend(self.needed.map(|needed| needed.min(HIGHEST - 1)));
-        chosen.sort_unstable();
-        chosen.dedup();
-        chosen
     }
 
     fn judge(&self, length: usize, threshold: u32) -> UserCandidate {

@@ -6,14 +6,15 @@
 
 use std::io;
 use std::ops::ControlFlow;
-use std::sync::Arc;
+
+use indicatif::ProgressBar;
 
 use super::blocks::{Batch, Blocks, Lines};
 use super::clocks::Clocks;
 use super::event::{Event, Reader};
 use super::repeats::Repeats;
 use super::servers;
-use super::source::{LogSource, ReadProgress};
+use super::source::LogSource;
 
 /// All logs.
 pub struct Merge {
@@ -21,7 +22,7 @@ pub struct Merge {
     waiting: Vec<LogSource>,
     open: Vec<OpenLog>,
     reader: Reader,
-    progress: Arc<ReadProgress>,
+    progress: ProgressBar,
     repeats: Repeats,
     /// What has been read so far.
     pub stats: ReadStats,
@@ -65,12 +66,11 @@ struct OpenLog {
 }
 
 impl Merge {
-    /// All of these.
-    pub fn new(mut sources: Vec<LogSource>, reader: Reader, progress: Arc<ReadProgress>) -> Self {
+    /// All of these. `stats` has what looking into them and others found.
+    pub fn new(mut sources: Vec<LogSource>, reader: Reader, progress: ProgressBar, mut stats: ReadStats) -> Self {
         // Of logs that begin in the same second, the one that ends first is the first.
         sources.sort_by_key(|source| (source.first, source.last));
-        let stats =
-            ReadStats { logs: sources.iter().map(|source| source.name.clone()).collect(), ..ReadStats::default() };
+        stats.logs.splice(0..0, sources.iter().map(|source| source.name.clone()));
         sources.reverse();
         Self { waiting: sources, open: Vec::new(), reader, progress, repeats: Repeats::default(), stats }
     }
@@ -104,7 +104,7 @@ impl Merge {
                 return earliest;
             };
             let (name, calendar) = (source.name.clone(), source.calendar.clone());
-            match LogSource::read(source, &self.progress) {
+            match source.read(&self.progress) {
                 Ok(input) => {
                     let blocks = Blocks::read(input, &self.reader);
                     let mut open = OpenLog {

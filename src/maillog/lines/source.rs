@@ -7,10 +7,9 @@
 use std::fs::File;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use indicatif::ProgressBar;
 use jiff::tz::TimeZone;
 
 use super::blocks::parse;
@@ -28,7 +27,7 @@ const HEAD: usize = 256 * 1024;
 /// Bytes of text whose lines tell their order.
 const MIN_HEAD: usize = 64 * 1024;
 
-/// Where the first line with a time must be.
+/// Bytes of text among which a line must have a time.
 const MAX_HEAD: usize = 64 * 1024 * 1024;
 
 /// Bytes of a log whose newest line is the first, which has to be turned around in memory.
@@ -65,40 +64,26 @@ pub enum Looked {
 /// The text of a log.
 pub type LogInput = Box<dyn Read + Send>;
 
-/// How much has been read, of how much; shared with whoever shows it.
-#[derive(Debug, Default)]
-pub struct ReadProgress {
-    /// Bytes read, as they lie on the disk.
-    pub read: AtomicU64,
-    /// Bytes of all files; what can be read but once is not among them.
-    pub total: AtomicU64,
-}
-
 impl LogSource {
-    /// Looks into a log; `-` is standard input.
-    pub fn open(
-        path: &Path,
-        zone: &TimeZone,
-        progress: &Arc<ReadProgress>,
-        services: &mut Services,
-    ) -> io::Result<Looked> {
-        let now = SystemTime::now();
-        let (name, mut input, mut again, written) = if path == Path::new("-") {
-            (name_of(path), text(CountedReader::new(io::stdin(), progress))?, None, now)
+    /// Looks into a log; `-` is standard input. `progress` counts bytes as they lie on the disk.
+    pub fn open(path: &Path, zone: &TimeZone, progress: &ProgressBar, services: &mut Services) -> io::Result<Looked> {
+        let (name, now) = (name_of(path), SystemTime::now());
+        let (mut input, mut again, written) = if path == Path::new("-") {
+            (text(progress.wrap_read(io::stdin()))?, None, now)
         } else {
             let file = File::open(path)?;
             let metadata = file.metadata()?;
             if metadata.is_dir() {
                 return Err(io::Error::other(format!("it is a directory; name the files in it{}", logs_in(path))));
             }
-            let again = metadata.is_file().then(|| path.to_owned());
-            if again.is_some() {
-                progress.total.fetch_add(metadata.len(), Ordering::Relaxed);
+            let written = metadata.modified().unwrap_or(now);
+            if metadata.is_file() {
+                // It is read again when its turn comes, and counted then.
+                progress.inc_length(metadata.len());
+                (text(file)?, Some(path.to_owned()), written)
+            } else {
+                (text(progress.wrap_read(file))?, None, written)
             }
-            // What was read to look into it is read again.
-            let uncounted = Arc::default();
-            let counted = CountedReader::new(file, if again.is_some() { &uncounted } else { progress });
-            (name_of(path), text(counted)?, again, metadata.modified().unwrap_or(now))
         };
         let mut head = head(&mut input)?;
         if is_newest_first(&head) {
@@ -112,7 +97,6 @@ impl LogSource {
             return Ok(Looked::Strange(first_line(&head).map(|line| (line, why, lines))));
         };
         match again.is_some() {
-            // What is read to look at it is read again.
             true if !services.is_full() => {
                 // A log that is damaged is named when its turn comes.
                 let mut sample = head.clone();
@@ -134,9 +118,9 @@ impl LogSource {
     }
 
     /// Its text from the beginning.
-    pub fn read(origin: Self, progress: &Arc<ReadProgress>) -> io::Result<LogInput> {
-        match origin.origin {
-            LogOrigin::File(path) => text(CountedReader::new(File::open(path)?, progress)),
+    pub fn read(self, progress: &ProgressBar) -> io::Result<LogInput> {
+        match self.origin {
+            LogOrigin::File(path) => text(progress.wrap_read(File::open(path)?)),
             LogOrigin::Open(input) => Ok(input),
         }
     }
@@ -282,24 +266,4 @@ fn logs_in(directory: &Path) -> String {
     names.sort();
     names.truncate(20);
     if names.is_empty() { String::new() } else { format!(", as in {}", plain(&names.join(" "))) }
-}
-
-/// A reader that counts.
-struct CountedReader<R> {
-    reader: R,
-    progress: Arc<ReadProgress>,
-}
-
-impl<R> CountedReader<R> {
-    fn new(reader: R, progress: &Arc<ReadProgress>) -> Self {
-        Self { reader, progress: Arc::clone(progress) }
-    }
-}
-
-impl<R: Read> Read for CountedReader<R> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let length = self.reader.read(buffer)?;
-        self.progress.read.fetch_add(length as u64, Ordering::Relaxed);
-        Ok(length)
-    }
 }

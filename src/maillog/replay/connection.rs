@@ -3,7 +3,9 @@
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
+use crate::maillog::reading::CommandFailure;
 use crate::net::address::{Address, Duplex};
+use crate::sysexits;
 
 /// Longer than any answer of the daemon takes.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -18,20 +20,22 @@ pub struct ReplayConnection {
 }
 
 impl ReplayConnection {
-    pub fn open(address: &Address) -> io::Result<Self> {
-        Ok(Self { address: address.clone(), stream: address.dial(PATIENCE)?, reply: Vec::new() })
+    pub fn open(address: &Address) -> Result<Self, CommandFailure> {
+        let stream = address.dial(PATIENCE).map_err(|error| unavailable(address, &error))?;
+        Ok(Self { address: address.clone(), stream, reply: Vec::new() })
     }
 
     /// Asks and waits for the action. If the daemon has closed the connection, it tries once more over a
     /// new one, as Postfix does.
-    pub fn ask(&mut self, request: &str) -> io::Result<String> {
-        match self.ask_once(request) {
-            Err(error) if error.kind() != io::ErrorKind::InvalidData => {
+    pub fn ask(&mut self, request: &str) -> Result<String, CommandFailure> {
+        let answer = self.ask_once(request).or_else(|error| match error.kind() {
+            io::ErrorKind::InvalidData => Err(error),
+            _ => {
                 self.stream = self.address.dial(PATIENCE)?;
                 self.ask_once(request)
             }
-            answered => answered,
-        }
+        });
+        answer.map_err(|error| unavailable(&self.address, &error))
     }
 
     fn ask_once(&mut self, request: &str) -> io::Result<String> {
@@ -49,6 +53,10 @@ impl ReplayConnection {
         let action = reply.lines().find_map(|line| line.strip_prefix("action="));
         action.map(str::to_owned).ok_or_else(|| strange("its answer has no action"))
     }
+}
+
+fn unavailable(address: &Address, error: &io::Error) -> CommandFailure {
+    (sysexits::UNAVAILABLE, format!("{address}: {error}"))
 }
 
 fn strange(problem: &str) -> io::Error {

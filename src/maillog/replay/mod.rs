@@ -9,13 +9,11 @@ pub mod options;
 pub mod player;
 pub mod report;
 
-use std::io;
 use std::process::ExitCode;
 
 use crate::config::{Config, ConfigError};
 use crate::maillog::advise::counts::Verdicts;
-use crate::maillog::reading::Logs;
-use crate::maillog::text::plain;
+use crate::maillog::reading::{CommandFailure, Logs};
 use crate::net::address::Address;
 use crate::observe::terminal::{complain, fail, print};
 use crate::sysexits;
@@ -26,38 +24,22 @@ use player::Player;
 
 /// Replays the logs and prints what the daemon answered.
 pub fn run(options: &ReplayOptions) -> ExitCode {
-    let address = match address(options) {
-        Ok(address) => address,
-        Err(error) => return fail(sysexits::CONFIG, &error),
-    };
-    let logs = match Logs::open(&options.reading) {
-        Ok(logs) => logs,
-        Err(error) => return fail(sysexits::NO_INPUT, &error),
-    };
-    let verdicts = options.verdicts.as_deref().map(|path| Verdicts::create(path, &logs.zone)).transpose();
-    let verdicts = match verdicts {
-        Ok(verdicts) => verdicts,
-        Err(error) => return fail(sysexits::CANNOT_CREATE, &cannot_write(options, &error)),
-    };
-    let connection = match ReplayConnection::open(&address) {
-        Ok(connection) => connection,
-        Err(error) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
-    };
-    let (seen, notes) = (logs.seen, logs.notes.clone());
-    let mut player = Player::new(connection, options.speed, seen, verdicts);
-    let read = logs.read(&mut player, true);
+    replay(options).unwrap_or_else(|(code, error)| fail(code, &error))
+}
+
+fn replay(options: &ReplayOptions) -> Result<ExitCode, CommandFailure> {
+    let address = address(options).map_err(|error| (sysexits::CONFIG, error.to_string()))?;
+    let logs = Logs::open(&options.reading)?;
+    let verdicts = options.verdicts.as_deref().map(|path| Verdicts::create(path, &logs.zone)).transpose()?;
+    let connection = ReplayConnection::open(&address)?;
+    let mut player = Player::new(connection, options.speed, logs.seen, verdicts);
+    let read = logs.read(&mut player);
     for trouble in &read.stats.troubles {
         complain(&format!("connshaper: {trouble}"));
     }
-    let report = match player.finish() {
-        Ok(played) if options.json => report::json(&played, &read, seen, &notes),
-        Ok(played) => report::text(&played, &read, seen, &notes),
-        Err(player::PlayerError::Daemon(error)) => return fail(sysexits::UNAVAILABLE, &format!("{address}: {error}")),
-        Err(player::PlayerError::Verdicts(error)) => {
-            return fail(sysexits::CANNOT_CREATE, &cannot_write(options, &error));
-        }
-    };
-    print(&report, read.exit_code())
+    let answers = player.finish()?;
+    let report = if options.json { report::json(&answers, &read) } else { report::text(&answers, &read) };
+    Ok(print(&report, read.exit_code()))
 }
 
 fn address(options: &ReplayOptions) -> Result<Address, ConfigError> {
@@ -65,9 +47,4 @@ fn address(options: &ReplayOptions) -> Result<Address, ConfigError> {
         Some(address) => Ok(address.clone()),
         None => Config::load(options.config.as_deref()).map(|config| config.listen[0].clone()),
     }
-}
-
-fn cannot_write(options: &ReplayOptions, error: &io::Error) -> String {
-    let path = options.verdicts.as_deref().map(|path| plain(&path.display().to_string())).unwrap_or_default();
-    format!("{path}: cannot be written: {error}")
 }

@@ -1,7 +1,6 @@
 //! Sends each session at its time, and counts the answers.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::io;
 use std::net::IpAddr;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -10,6 +9,7 @@ use super::connection::ReplayConnection;
 use super::options::Speed;
 use crate::maillog::advise::clients::MAX_CLIENTS;
 use crate::maillog::advise::counts::Verdicts;
+use crate::maillog::reading::CommandFailure;
 use crate::maillog::request;
 use crate::maillog::sessions::{LoggedSession, Seen, SessionSink};
 use crate::maillog::text::printable;
@@ -25,7 +25,8 @@ pub struct Player {
     /// When the first session was sent, and its time in the log.
     start: Option<(Instant, i64)>,
     request: String,
-    failure: Option<PlayerError>,
+    /// Why it ends early.
+    failure: Option<CommandFailure>,
     answers: Answers,
 }
 
@@ -50,26 +51,17 @@ pub struct Answers {
     pub taken: Duration,
 }
 
-/// Why a replay ended early.
-#[derive(Debug)]
-pub enum PlayerError {
-    /// The daemon does not answer.
-    Daemon(io::Error),
-    /// The file of verdicts cannot be written.
-    Verdicts(io::Error),
-}
-
 impl Player {
     pub fn new(connection: ReplayConnection, speed: Speed, seen: Seen, verdicts: Option<Verdicts>) -> Self {
         let (start, request, failure, answers) = (None, String::new(), None, Answers::default());
         Self { connection, speed, seen, verdicts, start, request, failure, answers }
     }
 
-    pub fn finish(mut self) -> Result<Answers, PlayerError> {
+    pub fn finish(mut self) -> Result<Answers, CommandFailure> {
         if let Some(failure) = self.failure {
             return Err(failure);
         }
-        self.verdicts.take().map_or(Ok(()), Verdicts::finish).map_err(PlayerError::Verdicts)?;
+        self.verdicts.take().map_or(Ok(()), Verdicts::finish)?;
         self.answers.taken = self.start.map_or(Duration::ZERO, |(start, _)| start.elapsed());
         Ok(self.answers)
     }
@@ -124,7 +116,7 @@ impl SessionSink for Player {
                 self.answers.slowest = self.answers.slowest.max(asked.elapsed());
                 self.note(session, &action);
             }
-            Err(error) => self.failure = Some(PlayerError::Daemon(error)),
+            Err(failure) => self.failure = Some(failure),
         }
     }
 

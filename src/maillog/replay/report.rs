@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
+use serde::Serialize;
 use serde_json::json;
 
 use super::player::Answers;
 use crate::maillog::reading::Read;
-use crate::maillog::sessions::Seen;
 use crate::maillog::summary;
 use crate::maillog::text::{number, percent};
 use crate::observe::terminal;
@@ -14,14 +14,13 @@ use crate::observe::terminal;
 /// The most clients that are listed.
 const NAMES: usize = 20;
 
-pub fn text(answers: &Answers, read: &Read, seen: Seen, notes: &[String]) -> String {
-    let sums = read.sums;
-    let mut text = summary::lines(read, None) + &summary::sessions(read, seen, notes);
+pub fn text(answers: &Answers, read: &Read) -> String {
+    let mut text = summary::lines(read, None) + &summary::sessions(read);
     text += &format!(
         "Asked {} questions about {} of {} sessions in {:.1} s; the slowest answer took {:.1} ms.\n",
         number(answers.questions),
         number(answers.sessions),
-        number(sums.sessions),
+        number(read.sums.sessions),
         answers.taken.as_secs_f64(),
         answers.slowest.as_secs_f64() * 1000.0,
     );
@@ -55,9 +54,9 @@ pub fn text(answers: &Answers, read: &Read, seen: Seen, notes: &[String]) -> Str
     text
 }
 
-pub fn json(answers: &Answers, read: &Read, seen: Seen, notes: &[String]) -> String {
+pub fn json(answers: &Answers, read: &Read) -> String {
     let refused = refused(answers);
-    let mut object = summary::json(read, seen, notes);
+    let mut object = summary::json(read);
     let answered = json!({
         "sessions": read.sums.sessions,
         "asked": answers.sessions,
@@ -65,12 +64,7 @@ pub fn json(answers: &Answers, read: &Read, seen: Seen, notes: &[String]) -> Str
         "actions": answers.actions,
         "refused_addresses": refused.len(),
         "refused_senders": refused.iter().filter(|client| client.is_sender).count(),
-        "refused": refused.iter().take(NAMES).map(|client| json!({
-            "name": client.name,
-            "address": client.address.to_string(),
-            "refused": client.refused,
-            "delivered_mail": client.is_sender,
-        })).collect::<Vec<_>>(),
+        "refused": &refused[..refused.len().min(NAMES)],
         "seconds": answers.taken.as_secs_f64(),
         "slowest_milliseconds": answers.slowest.as_secs_f64() * 1000.0,
         "behind_seconds": answers.behind.as_secs_f64(),
@@ -80,10 +74,12 @@ pub fn json(answers: &Answers, read: &Read, seen: Seen, notes: &[String]) -> Str
 }
 
 /// A client that was refused.
+#[derive(Serialize)]
 struct RefusedClient<'p> {
     name: &'p str,
     address: IpAddr,
     refused: u64,
+    #[serde(rename = "delivered_mail")]
     is_sender: bool,
 }
 

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 
 use hashbrown::HashMap;
 
-use super::{IdentityHashing, SessionSink, Sums};
+use super::{SessionSink, Sums};
 use crate::maillog::lines::event::DeliveryOutcome;
 
 /// Messages remembered between the client's line and the end of their delivery.
@@ -22,11 +22,11 @@ const MAX_REMOVED: usize = 4_096;
 /// The messages under way, by the hashes of their queue ids.
 #[derive(Default)]
 pub struct Messages {
-    under_way: HashMap<u64, Message, IdentityHashing>,
+    under_way: HashMap<u64, Message>,
     /// The queue ids in the order they came.
     order: VecDeque<u64>,
-    /// What is to be told of messages that have left the queue and were not from a client directly.
-    removed: HashMap<u64, Option<DeliveryOutcome>, IdentityHashing>,
+    /// Outcomes of messages that have left the queue and count for no client: a filter's reply may name them later.
+    removed: HashMap<u64, Option<DeliveryOutcome>>,
     removed_order: VecDeque<u64>,
 }
 

@@ -8,10 +8,10 @@
 mod messages;
 mod sink;
 
-use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
 use hashbrown::{HashMap, HashSet};
+use serde::Serialize;
 
 use super::lines::event::{Client, Event, EventKind, NameSpan};
 use crate::net::netblock_table::NetblockTable;
@@ -24,8 +24,8 @@ const MAX_PROCESSES: usize = 65_536;
 /// Addresses that connected lately, in each of two generations.
 const MAX_CONNECTED: usize = 32_768;
 
-/// Why sessions are not among those asked about, and how many there are.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How many sessions there were, and why some of them are not asked about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Sums {
     /// Sessions of smtpd.
     pub sessions: u64,
@@ -42,6 +42,7 @@ pub struct Sums {
     /// Sessions that ended without getting to a recipient.
     pub without_recipient: u64,
     /// Clients whose address Postfix did not know.
+    #[serde(rename = "unknown_address")]
     pub unknown: u64,
     /// Sessions of submission services.
     pub submission: u64,
@@ -50,15 +51,16 @@ pub struct Sums {
     /// Those that it handed to smtpd.
     pub postscreen_passed: u64,
     /// Messages that were accepted, and then discarded, returned by a filter, or kept in quarantine.
+    #[serde(rename = "discarded_messages")]
     pub discarded: u64,
 }
 
-/// The state between the lines.
+/// The sessions and messages under way.
 pub struct SessionTracker {
     seen: Seen,
     /// `$mynetworks`; `false` stands for an exception.
     mynetworks: NetblockTable<bool>,
-    processes: HashMap<u64, OpenSession, IdentityHashing>,
+    processes: HashMap<u64, OpenSession>,
     messages: Messages,
     /// Addresses that connected to this host themselves: a filter may speak for them.
     connected: HashSet<IpAddr>,
@@ -68,26 +70,6 @@ pub struct SessionTracker {
     has_fraction: bool,
     /// The numbers so far.
     pub sums: Sums,
-}
-
-/// Processes and queue ids are hashes already.
-type IdentityHashing = BuildHasherDefault<IdentityHasher>;
-
-#[derive(Default)]
-struct IdentityHasher(u64);
-
-impl Hasher for IdentityHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        bytes.iter().for_each(|byte| self.0 = self.0.rotate_left(8) ^ u64::from(*byte));
-    }
-
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
-    }
 }
 
 /// A session under way.
@@ -110,7 +92,7 @@ impl SessionTracker {
         Self {
             seen,
             mynetworks,
-            processes: HashMap::default(),
+            processes: HashMap::new(),
             messages: Messages::default(),
             connected: HashSet::new(),
             connected_before: HashSet::new(),

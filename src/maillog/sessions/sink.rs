@@ -2,8 +2,11 @@
 
 use std::net::IpAddr;
 
+use serde::Serialize;
+
 /// When Postfix asks: what `smtpd_delay_reject` decides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
 pub enum Seen {
     /// At RCPT TO, as with `smtpd_delay_reject = yes`
     Rcpt,

@@ -2,18 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::super::basis::{Basis, Doubt};
-use super::super::findings::{Candidate, ConfigFindings, Findings, Refusals, ReportedClient, WindowFindings};
-use super::super::users::{ListedUser, UserCandidate, UserFindings, UserLength, UserLimit};
+use super::super::basis::Basis;
+use super::super::findings::{Candidate, ConfigFindings, Findings};
+use super::super::users::{UserCandidate, UserFindings, UserLength, UserLimit};
 use crate::maillog::summary;
 use crate::maillog::text::time;
 
 pub fn object(findings: &Findings) -> Value {
     let span = findings.counts.span;
-    let moment = |pick: fn((i64, i64)) -> i64| span.map(|span| time(pick(span), &findings.zone));
-    let mut object = summary::json(&findings.read, findings.seen, &findings.notes);
+    let moment = |pick: fn((i64, i64)) -> i64| span.map(|span| time(pick(span), &findings.read.zone));
+    let mut object = summary::json(&findings.read);
     let found = json!({
-        "timezone": findings.zone.iana_name(),
+        "timezone": findings.read.zone.iana_name(),
         "from": moment(|(first, _)| first),
         "to": moment(|(_, last)| last),
         "ipv4_prefix_length": findings.mask.ipv4_prefix_length,
@@ -25,9 +25,9 @@ pub fn object(findings: &Findings) -> Value {
         "candidates": findings.candidates.iter().map(|it| candidate(findings, it)).collect::<Vec<_>>(),
         "recommended": findings.advised().map(|it| recommended(findings, it)),
         "basis": findings.basis.as_ref().map(|it| basis(findings, it)),
-        "gateway": findings.gateway.as_ref().map(known),
-        "only_sender": findings.only_sender.as_ref().map(known),
-        "lengths": findings.lengths.iter().map(length).collect::<Vec<_>>(),
+        "gateway": findings.gateway,
+        "only_sender": findings.only_sender,
+        "lengths": findings.lengths,
         "users": findings.users.as_ref().map(users),
         "config": findings.trial.as_ref().map(outcome),
     });
@@ -45,14 +45,14 @@ fn recommended(findings: &Findings, it: &Candidate) -> Value {
 fn basis(findings: &Findings, basis: &Basis) -> Value {
     let parts = basis.tests.parts.iter().map(|part| {
         json!({
-            "from": time(part.begin, &findings.zone),
+            "from": time(part.begin, &findings.read.zone),
             "threshold_of_the_rest": part.threshold,
             "senders": part.senders,
             "refused_senders": part.refused,
         })
     });
     let missed = basis.missed.iter().map(|missed| {
-        let mut object = known(&missed.client);
+        let mut object = json!(missed.client);
         object["threshold_of_the_rest"] = missed.threshold.into();
         object
     });
@@ -62,42 +62,22 @@ fn basis(findings: &Findings, basis: &Basis) -> Value {
         "parts": parts.collect::<Vec<_>>(),
         "refused_senders": basis.tests.missed.len(),
         "refused": missed.collect::<Vec<_>>(),
-        "too_little": basis.doubts.iter().map(doubt).collect::<Vec<_>>(),
+        "too_little": basis.doubts,
     })
 }
 
 fn candidate(findings: &Findings, candidate: &Candidate) -> Value {
-    let effect = |Refusals { sessions, clients, senders }: Refusals| json!({ "refused_sessions": sessions, "refused_clients": clients, "refused_senders": senders });
     let Candidate { length, threshold, masked, whole } = *candidate;
     json!({
         "exptime": findings.lengths[length].exptime,
         "threshold": threshold,
-        "masked": effect(masked),
-        "whole_addresses": effect(whole),
-    })
-}
-
-fn length(length: &WindowFindings) -> Value {
-    json!({
-        "exptime": length.exptime,
-        "needed_threshold": length.needed,
-        "senders": length.senders.iter().map(known).collect::<Vec<_>>(),
-        "more_senders": length.more_senders,
-        "others": length.others.iter().map(known).collect::<Vec<_>>(),
+        "masked": masked,
+        "whole_addresses": whole,
     })
 }
 
 fn days(milliseconds: i64) -> f64 {
     (milliseconds as f64 / 86_400_000.0 * 100.0).round() / 100.0
-}
-
-fn doubt(doubt: &Doubt) -> &'static str {
-    match doubt {
-        Doubt::Days => "days",
-        Doubt::Senders => "senders",
-        Doubt::Refused => "refused_senders",
-        Doubt::Untested => "untested",
-    }
 }
 
 fn users(findings: &UserFindings) -> Value {
@@ -109,17 +89,10 @@ fn users(findings: &UserFindings) -> Value {
         "messages": findings.messages,
         "recipients": findings.recipients,
         "days": days(findings.covered),
-        "too_little": findings.doubts.iter().map(doubt).collect::<Vec<_>>(),
+        "too_little": findings.doubts,
         "log_only_until": findings.log_only_until.map(|date| date.to_string()),
         "limits": findings.limits.iter().map(user_limit).collect::<Vec<_>>(),
-        "probably_stolen": findings.stolen.iter().map(|it| json!({
-            "login": it.login,
-            "exptime": it.exptime,
-            "addresses": it.addresses,
-            "recipients": it.recipients,
-            "median_addresses_of_others": it.usual_addresses,
-            "median_recipients_of_others": it.usual_recipients,
-        })).collect::<Vec<_>>(),
+        "probably_stolen": findings.stolen,
     })
 }
 
@@ -134,20 +107,11 @@ fn user_limit(limit: &UserLimit) -> Value {
         })
     };
     let length = |it: &UserLength| {
-        let user = |user: &ListedUser| {
-            json!({
-                "name": user.key,
-                "peak": user.peak,
-                "messages": user.messages,
-                "recipients": user.recipients,
-                "probably_stolen": user.is_stolen,
-            })
-        };
         json!({
             "exptime": it.exptime,
             "needed_threshold": it.needed,
             "hits": it.hits(),
-            "users": it.users.iter().map(user).collect::<Vec<_>>(),
+            "users": it.users,
             "more_users": it.more_users,
         })
     };
@@ -164,15 +128,10 @@ fn user_limit(limit: &UserLimit) -> Value {
     })
 }
 
-fn known(client: &ReportedClient) -> Value {
-    let ReportedClient { name, address, sessions, delivered, peak } = client;
-    json!({ "name": name, "address": address, "sessions": sessions, "delivered": delivered, "peak": peak })
-}
-
 fn outcome(outcome: &ConfigFindings) -> Value {
     let verdicts = outcome.verdicts.iter();
     let senders = outcome.senders.iter().map(|(sender, refused)| {
-        let mut object = known(sender);
+        let mut object = json!(sender);
         object["refused"] = (*refused).into();
         // The limits of a configuration may have windows of several lengths.
         object.as_object_mut().and_then(|object| object.remove("peak"));

@@ -18,8 +18,8 @@ use crate::maillog::text::{count, number, percent, time};
 const NAMES: usize = 10;
 
 pub fn text(findings: &Findings, taken: Duration) -> String {
-    let Findings { read, seen, notes, .. } = findings;
-    let mut text = summary::lines(read, Some(taken)) + &summary::sessions(read, *seen, notes) + &clients(findings);
+    let read = &findings.read;
+    let mut text = summary::lines(read, Some(taken)) + &summary::sessions(read) + &clients(findings);
     if findings.sessions() > 0 {
         text += &candidates(findings);
         text += &advice(findings);
@@ -40,7 +40,7 @@ fn clients(findings: &Findings) -> String {
     };
     let (clients, senders) = findings.clients;
     let (v4, v6) = (findings.mask.ipv4_prefix_length, findings.mask.ipv6_prefix_length);
-    let mut text = format!("  From {} to {}.\n", time(first, &findings.zone), time(last, &findings.zone));
+    let mut text = format!("  From {} to {}.\n", time(first, &findings.read.zone), time(last, &findings.read.zone));
     text += &format!(
         "  {} of {} (IPv4 /{v4}, IPv6 /{v6}), of which {} delivered mail.\n",
         count(findings.sessions(), "session"),
@@ -92,8 +92,7 @@ fn row(cells: &[String; 6]) -> String {
 
 /// The figures of the reading, and of the clients found.
 pub fn reading(findings: &Findings) -> String {
-    let Findings { read, seen, notes, .. } = findings;
-    summary::lines(read, None) + &summary::sessions(read, *seen, notes) + &clients(findings)
+    summary::lines(&findings.read, None) + &summary::sessions(&findings.read) + &clients(findings)
 }
 
 /// The recommended number and what it rests on; empty without one.
@@ -291,7 +290,7 @@ fn plots(findings: &Findings) -> String {
     text += &format!("\nSessions per {slot}\n{}", area(&all, characters));
     text += &format!("\nRefusals per {slot} with threshold {threshold} in {exptime}\n{}", area(&refused, characters));
     if let Some((first, last)) = findings.counts.span {
-        let (first, last) = (time(first, &findings.zone), time(last, &findings.zone));
+        let (first, last) = (time(first, &findings.read.zone), time(last, &findings.read.zone));
         text += &format!("{:>15}{first}{last:>width$}\n", "", width = 72_usize.saturating_sub(first.len()));
     }
     text

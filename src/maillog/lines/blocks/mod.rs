@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle};
 
 use memchr::{memchr, memmem, memrchr};
+use serde::Serialize;
 
 use super::event::{Event, LineKind, Reader};
 use super::json::{JsonEntry, JsonLayouts};
@@ -26,7 +27,7 @@ const BLOCK: usize = 512 * 1024;
 /// The most that a line may say a message was repeated.
 const MAX_REPEATS: usize = 10_000;
 
-/// Where an object of JSON may begin in a line.
+/// Bytes that other programs may put before an object of JSON.
 const MAX_PREFIX: usize = 200;
 
 /// Bytes that are kept of a line that is not understood.
@@ -57,19 +58,23 @@ pub struct Batch {
 }
 
 /// Numbers of lines.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Lines {
     /// All of them.
     pub all: u64,
     /// Those that told something.
     pub told: u64,
     /// Other lines of Postfix.
+    #[serde(rename = "postfix")]
     pub idle: u64,
     /// Lines of other programs.
+    #[serde(rename = "other_programs")]
     pub foreign: u64,
     /// What is no line of a log.
+    #[serde(rename = "not_understood")]
     pub strange: u64,
     /// Those of them that name Postfix.
+    #[serde(rename = "not_understood_postfix")]
     pub strange_postfix: u64,
     /// Their length.
     pub bytes: u64,
@@ -309,7 +314,7 @@ impl Batch {
     }
 }
 
-/// What the next line may have in common with those before it.
+/// What is known of the lines before, with which the next one has much in common.
 #[derive(Default)]
 struct LinesBefore<'a> {
     head: Option<LineHead<'a>>,
