@@ -249,6 +249,7 @@ fn keywords(place: &Path) -> BTreeSet<String> {
     words
         .chain(after("log, \""))
         .chain(after("LogRecord::new(\""))
+        .chain(after("self.end(\""))
         .filter(|word| is_keyword(word))
         .map(str::to_owned)
         .collect()
