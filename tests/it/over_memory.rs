@@ -239,6 +239,6 @@ async fn without_over_memory_and_for_sliding_windows_every_hit_queries_the_store
     }
     assert_eq!(site.value(KEY).as_deref(), Some("33"));
     assert_eq!(site.value("c:198.51.100.1!1").as_deref(), Some("33"));
-    // Both connections asked for the protocol and for `stats`.
-    assert_eq!(gate.commands(), 6 + 4);
+    // Both connections asked for the protocol, for a trial, and for `stats`.
+    assert_eq!(gate.commands(), 6 + 6);
 }
