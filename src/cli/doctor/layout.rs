@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use super::super::UNIT_SOCKET;
-use super::{Assessment, Finding, not_right, right};
+use super::{Finding, doubtful, right};
 use crate::net::address::Address;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,8 +67,7 @@ impl System {
                 "if `ausearch -m avc -c smtpd` shows a denial: \
                  ausearch -m avc -c smtpd | audit2allow -M connshaper && semodule -i connshaper.pp{boolean}"
             );
-            findings.push(not_right(
-                Assessment::Doubtful,
+            findings.push(doubtful(
                 format!("SELinux is enforcing: its policy says whether smtpd may connect to {place}"),
                 remedy,
             ));

@@ -1,7 +1,7 @@
 //! Whether Postfix's restriction lists can ever ask what each limit counts.
 
 use super::postfix::{Postfix, ServiceCall};
-use super::{Assessment, Finding, not_right, right};
+use super::{Assessment, Finding, not_right, right, wrong};
 use crate::policy::door::Door;
 use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::moments::{self, RestrictionStage, all_goes_back, gives_all_back, never_asked};
@@ -46,11 +46,7 @@ fn judge(limit: &Limit, questions: &[ServiceCall], dead: Assessment) -> Finding 
             );
             let ServiceCall { text, .. } = question;
             let list = RestrictionStage::Rcpt.list();
-            return not_right(
-                Assessment::Wrong,
-                what,
-                format!("write check_policy_service {{ {text} }} in {list} too"),
-            );
+            return wrong(what, format!("write check_policy_service {{ {text} }} in {list} too"));
         }
         return right(format!(
             "limit {} is asked about at {} by {}",

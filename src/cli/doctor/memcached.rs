@@ -3,10 +3,8 @@
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::runtime::Builder;
-use tokio::time::timeout;
 
-use super::{Assessment, FAR, Finding, PATIENCE, not_right, right};
+use super::{Finding, ask, distance, doubtful, in_time, wrong};
 use crate::store::memcached::MemcachedConfig;
 use crate::store::memcached::link::{MemcachedConnector, MemcachedLink};
 
@@ -15,24 +13,16 @@ const MAX_STATISTICS: usize = 1 << 16;
 
 /// All that there is to say of the servers.
 pub fn examine(config: &MemcachedConfig) -> Vec<Finding> {
-    match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(examine_all(config)),
-        Err(error) => {
-            vec![not_right(Assessment::Wrong, format!("memcached cannot be asked: {error}"), "free some memory")]
-        }
-    }
+    ask("memcached", examine_all(config))
 }
 
 async fn examine_all(config: &MemcachedConfig) -> Vec<Finding> {
     let mut findings = Vec::new();
     for server in &config.servers {
         let connector = MemcachedConnector::new(server.clone(), config);
-        let statistics = timeout(PATIENCE, statistics(&connector)).await;
-        let late = || Err(format!("no answer within {} s", PATIENCE.as_secs()));
-        match statistics.unwrap_or_else(|_| late()) {
+        match in_time(statistics(&connector)).await {
             Ok((time, statistics)) => findings.extend(examine_server(&connector, time, &statistics)),
-            Err(error) => findings.push(not_right(
-                Assessment::Wrong,
+            Err(error) => findings.push(wrong(
                 format!("memcached at {server} does not answer: {error}"),
                 "start it, or correct memcached_server; on_store_failure says what happens meanwhile",
             )),
@@ -43,15 +33,7 @@ async fn examine_all(config: &MemcachedConfig) -> Vec<Finding> {
 
 fn examine_server(connector: &MemcachedConnector, time: Duration, statistics: &str) -> Vec<Finding> {
     let server = &connector.address;
-    let away = format!("memcached at {server} is {:.1} ms away", time.as_secs_f64() * 1000.0);
-    let mut findings = vec![match time > FAR {
-        true => not_right(
-            Assessment::Doubtful,
-            away,
-            "every first request of a session waits that long; take one that is nearer",
-        ),
-        false => right(away),
-    }];
+    let mut findings = vec![distance(format_args!("memcached at {server}"), time)];
     let number = |name: &str| {
         let value =
             statistics.lines().find_map(|line| line.strip_prefix("STAT ")?.strip_prefix(name)?.strip_prefix(' '));
@@ -63,11 +45,7 @@ fn examine_server(connector: &MemcachedConnector, time: Duration, statistics: &s
         let what = format!(
             "memcached at {server} has removed {evictions} counts for lack of memory, of which it has {memory} MB"
         );
-        findings.push(not_right(
-            Assessment::Doubtful,
-            what,
-            "start it with a larger -m, or give connshaper one of its own",
-        ));
+        findings.push(doubtful(what, "start it with a larger -m, or give connshaper one of its own"));
     }
     findings
 }

@@ -10,6 +10,7 @@ pub mod postfix;
 mod redis;
 mod sqlite;
 
+use std::fmt::Display;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -18,6 +19,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::User;
 use serde::Serialize;
+use tokio::runtime::Builder;
+use tokio::time::timeout;
 
 use crate::config::origin_files::{self, OriginFile};
 use crate::config::{Config, SharedStoreConfig};
@@ -32,8 +35,8 @@ use crate::sysexits;
 use layout::System;
 use postfix::Postfix;
 
-/// How long a server of the store may take to be looked at.
-const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a server of the store may take to answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How far a server may be away without a remark.
 const FAR: Duration = Duration::from_millis(10);
@@ -73,30 +76,56 @@ impl Assessment {
     }
 }
 
-pub(crate) fn right(what: impl Into<String>) -> Finding {
+fn right(what: impl Into<String>) -> Finding {
     Finding { state: Assessment::Right, what: what.into(), remedy: None }
 }
 
-pub(crate) fn not_right(state: Assessment, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+fn doubtful(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    not_right(Assessment::Doubtful, what, remedy)
+}
+
+fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    not_right(Assessment::Wrong, what, remedy)
+}
+
+fn not_right(state: Assessment, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
     Finding { state, what: what.into(), remedy: Some(remedy.into()) }
+}
+
+/// What is found by asking the servers of a store.
+fn ask(store: &str, servers: impl Future<Output = Vec<Finding>>) -> Vec<Finding> {
+    match Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime.block_on(servers),
+        Err(error) => vec![wrong(format!("{store} cannot be asked: {error}"), "free some memory")],
+    }
+}
+
+/// Waits for a server of a store, but not for long.
+async fn in_time<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
+    timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
+}
+
+/// How far away a server of a store is, which answered in this time.
+fn distance(server: impl Display, time: Duration) -> Finding {
+    let what = format!("{server} is {:.1} ms away", time.as_secs_f64() * 1000.0);
+    match time > FAR {
+        true => doubtful(what, "every first request of a session waits that long; take one that is nearer"),
+        false => right(what),
+    }
 }
 
 /// Looks at all of it and prints what was found. Exit code 1: something is wrong.
 pub fn run(path: Option<&Path>, socket: Option<&Path>, as_json: bool) -> ExitCode {
     let findings = match Config::load(path) {
-        Err(error) => vec![not_right(
-            Assessment::Wrong,
-            format!("the configuration is wrong: {}", error.summary()),
-            "run connshaper check",
-        )],
+        Err(error) => vec![wrong(format!("the configuration is wrong: {}", error.summary()), "run connshaper check")],
         Ok(config) => examine(&config, socket),
     };
-    let wrong = findings.iter().any(|finding| finding.state == Assessment::Wrong);
+    let is_wrong = findings.iter().any(|finding| finding.state == Assessment::Wrong);
     let text = match as_json {
         true => json(&DoctorReport { findings }),
         false => report(&findings, Paint::of(&io::stdout())),
     };
-    print(&text, if wrong { sysexits::UNHEALTHY } else { 0 })
+    print(&text, if is_wrong { sysexits::UNHEALTHY } else { 0 })
 }
 
 /// A database that is older, in days, is out of date: makers have a new one each month at least.
@@ -111,8 +140,7 @@ fn databases(config: &Config, now: SystemTime) -> Vec<Finding> {
         let what = format!("{} ({}) was made {days} days ago", file.key(), database.database_type());
         Some(match days {
             0..=OLD => right(what),
-            _ => not_right(
-                Assessment::Doubtful,
+            _ => doubtful(
                 what,
                 format!(
                     "fetch a new {}: networks change hands, and new ones are counted one by one",
@@ -130,11 +158,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     let instances = Postfix::read_all();
     let all = instances.as_deref().unwrap_or_default();
     if let Err(error) = &instances {
-        findings.push(not_right(
-            Assessment::Doubtful,
-            format!("postconf cannot be run: {error}"),
-            "run this on the mail host, as root",
-        ));
+        findings.push(doubtful(format!("postconf cannot be run: {error}"), "run this on the mail host, as root"));
     }
     // An instance that only sends asks nobody.
     let asking: Vec<&Postfix> = all.iter().filter(|instance| !instance.endpoints().is_empty()).collect();
@@ -187,11 +211,7 @@ fn configuration(config: &Config) -> Finding {
     let place = config.path.as_ref().map_or("built-in defaults".to_owned(), |path| path.display().to_string());
     match config.warnings.len() {
         0 => right(format!("configuration: {place}")),
-        number => not_right(
-            Assessment::Doubtful,
-            format!("configuration: {place}, {number} warnings"),
-            "run connshaper check",
-        ),
+        number => doubtful(format!("configuration: {place}, {number} warnings"), "run connshaper check"),
     }
 }
 
@@ -200,11 +220,7 @@ fn answers(place: &Address, system: &System) -> Finding {
     let start = Instant::now();
     match query::ask(place, "unknown", &[]) {
         Ok(action) => right(format!("a request to {place} is answered {action} in {:.1} ms", milliseconds(start))),
-        Err(error) => not_right(
-            Assessment::Wrong,
-            format!("a request to {place} is not answered: {error}"),
-            system.remedy_of_silence(place),
-        ),
+        Err(error) => wrong(format!("a request to {place} is not answered: {error}"), system.remedy_of_silence(place)),
     }
 }
 
@@ -220,17 +236,12 @@ fn rights(place: &Address, owner: &str) -> Option<Finding> {
     for directory in path.ancestors().skip(1) {
         if !may(directory, &user, 0o1) {
             let what = format!("{} is closed to {owner}, whom smtpd runs as", directory.display());
-            return Some(not_right(
-                Assessment::Wrong,
-                what,
-                format!("give {owner} the x right there, or choose another place"),
-            ));
+            return Some(wrong(what, format!("give {owner} the x right there, or choose another place")));
         }
     }
     match may(path, &user, 0o2) {
         true => Some(right(format!("{} is open to {owner}, whom smtpd runs as", path.display()))),
-        false => Some(not_right(
-            Assessment::Wrong,
+        false => Some(wrong(
             format!("{} is closed to {owner}, whom smtpd runs as", path.display()),
             format!("set socket_group = \"{owner}\", or SocketGroup={owner} in connshaper.socket"),
         )),
@@ -255,10 +266,9 @@ fn password(login: &StoreLogin) -> Option<Finding> {
         Ok(false) => None,
         Ok(true) => {
             let what = format!("every user of this host can read the password in {path}");
-            Some(not_right(Assessment::Doubtful, what, format!("run chmod o= {path}")))
+            Some(doubtful(what, format!("run chmod o= {path}")))
         }
-        Err(error) => Some(not_right(
-            Assessment::Wrong,
+        Err(error) => Some(wrong(
             format!("{path}: {error}"),
             "write the password into it, and let the user that the daemon runs as read it",
         )),
@@ -273,19 +283,18 @@ fn daemon(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
         Ok(status) => status,
         Err(problem) => {
             let remedy = "set control_socket, so that status, explain and reset work";
-            return vec![not_right(Assessment::Doubtful, format!("the control socket: {}", problem.error), remedy)];
+            return vec![doubtful(format!("the control socket: {}", problem.error), remedy)];
         }
     };
     let mut findings = vec![right(format!("the control socket {} answers", path.display()))];
-    findings
-        .extend(status.diagnosis.into_iter().map(|found| not_right(Assessment::Wrong, found.problem, found.remedy)));
+    findings.extend(status.diagnosis.into_iter().map(|found| wrong(found.problem, found.remedy)));
     if let Some(error) = status.overrides_unreadable {
         let what = format!("the bans and allowances in {} cannot be read: {error}", status.store.kind);
-        findings.push(not_right(Assessment::Wrong, what, "run connshaper ban or allow, which writes them anew"));
+        findings.push(wrong(what, "run connshaper ban or allow, which writes them anew"));
     }
     if let Some(error) = status.configuration.reload_failed {
         let what = format!("the daemon runs on an old configuration: {error}");
-        findings.push(not_right(Assessment::Wrong, what, "correct it and run connshaper reload"));
+        findings.push(wrong(what, "correct it and run connshaper reload"));
     }
     findings
 }

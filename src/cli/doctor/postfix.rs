@@ -5,7 +5,7 @@ use std::io;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::process::Command;
 
-use super::{Assessment, Finding, not_right, right};
+use super::{Finding, doubtful, right, wrong};
 use crate::net::address::Address;
 use crate::policy::moments::RestrictionStage;
 
@@ -197,7 +197,7 @@ impl Postfix {
     pub fn examine_names(&self) -> Vec<Finding> {
         let finding = |place: &String| {
             let what = format!("{place} has {PEERNAME_LOOKUP} = no: names on whitelist and blacklist match no client");
-            not_right(Assessment::Wrong, what, format!("remove {PEERNAME_LOOKUP} = no, or list addresses"))
+            wrong(what, format!("remove {PEERNAME_LOOKUP} = no, or list addresses"))
         };
         self.nameless.iter().map(finding).collect()
     }
@@ -208,15 +208,15 @@ impl Postfix {
         let lacks = |one: &str, other: &str| other.chars().any(|delimiter| !one.contains(delimiter));
         let has = |text: &str| if text.is_empty() { "none".to_owned() } else { format!("{text:?}") };
         let what = format!("recipient_delimiter is {} in main.cf and {} in connshaper.toml", has(theirs), has(ours));
-        let doubtful = |because: &str| {
+        let differ = |because: &str| {
             let what = format!("{what}: {because}");
             let remedy = format!("set recipient_delimiter = {theirs:?} in connshaper.toml");
-            Some(not_right(Assessment::Doubtful, what, remedy))
+            Some(doubtful(what, remedy))
         };
         match (lacks(ours, theirs), lacks(theirs, ours)) {
             (false, false) => (!ours.is_empty()).then(|| right(what)),
-            (true, _) => doubtful("whoever adds an extension to an address has a count of its own for each"),
-            (false, true) => doubtful("addresses that are several mailboxes to Postfix are counted as one"),
+            (true, _) => differ("whoever adds an extension to an address has a count of its own for each"),
+            (false, true) => differ("addresses that are several mailboxes to Postfix are counted as one"),
         }
     }
 
@@ -226,15 +226,14 @@ impl Postfix {
         if calls.is_empty() {
             let remedy = "in main.cf: smtpd_client_restrictions = permit_mynetworks, check_policy_service \
                           { unix:private/connshaper, timeout=10s, default_action=DUNNO }";
-            return vec![not_right(Assessment::Wrong, "Postfix asks no policy service", remedy)];
+            return vec![wrong("Postfix asks no policy service", remedy)];
         }
         let mut findings = Vec::new();
         for call in &calls {
             let Call { list, endpoint, .. } = call;
             findings.push(right(format!("{list} asks {endpoint}")));
             if !call.default_action {
-                findings.push(not_right(
-                    Assessment::Doubtful,
+                findings.push(doubtful(
                     format!("{list} has no default_action: without the daemon all mail is turned away with 451"),
                     format!("write check_policy_service {{ {endpoint}, timeout=10s, default_action=DUNNO }}"),
                 ));
@@ -243,8 +242,7 @@ impl Postfix {
         }
         findings.extend(self.asked_again());
         if calls.windows(2).any(|pair| pair[0].text != pair[1].text) {
-            findings.push(not_right(
-                Assessment::Doubtful,
+            findings.push(doubtful(
                 "Postfix asks at several places; where that is one daemon it holds a connection for each",
                 "use one identical text in every list",
             ));
@@ -261,8 +259,7 @@ impl Postfix {
         };
         if !call.is_of_submission() {
             return (!trusted).then(|| {
-                not_right(
-                    Assessment::Doubtful,
+                doubtful(
                     format!(
                         "{list} has no permit_mynetworks before it: the site's own hosts, {}, are counted",
                         self.mynetworks
@@ -274,14 +271,14 @@ impl Postfix {
         if before.contains("permit_sasl_authenticated") {
             let what =
                 format!("{list} has permit_sasl_authenticated before it: nobody who logs in is ever asked about");
-            return Some(not_right(Assessment::Wrong, what, write("permit_sasl_authenticated, reject")));
+            return Some(wrong(what, write("permit_sasl_authenticated, reject")));
         }
         trusted.then(|| {
             let what = format!(
                 "{list} has permit_mynetworks before it: what users send from {}, by webmail for one, is never asked about",
                 self.mynetworks
             );
-            not_right(Assessment::Doubtful, what, write("permit_mynetworks, permit_sasl_authenticated, reject"))
+            doubtful(what, write("permit_mynetworks, permit_sasl_authenticated, reject"))
         })
     }
 
@@ -316,7 +313,7 @@ impl Postfix {
             ),
         };
         let what = format!("{} asks unix:{path}, and smtpd is locked up in {queue}: it cannot open that", call.list);
-        Some(not_right(Assessment::Wrong, what, remedy))
+        Some(wrong(what, remedy))
     }
 
     /// The same findings, of this instance where there are several.
@@ -343,14 +340,12 @@ fn by_name(call: &Call) -> Option<Finding> {
     let found = (host.as_str(), port).to_socket_addrs().ok().and_then(|mut found| found.next());
     let list = &call.list;
     match found {
-        None => Some(not_right(
-            Assessment::Wrong,
+        None => Some(wrong(
             format!("{list} asks {}, and {host} does not resolve: smtpd ends at every client", call.endpoint),
             format!("write an address, as in inet:192.0.2.1:{port}"),
         )),
         Some(_) if host == "localhost" => None,
-        Some(found) => Some(not_right(
-            Assessment::Doubtful,
+        Some(found) => Some(doubtful(
             format!("{list} asks {}: smtpd ends at every client while {host} does not resolve", call.endpoint),
             format!("write inet:{found}"),
         )),
@@ -408,8 +403,7 @@ impl Postfix {
                 lists.iter().filter_map(|name| list(name)).flat_map(|(name, value)| calls(name, value)).collect();
             for (at, call) in calls.iter().enumerate() {
                 let Some(first) = calls[..at].iter().find(|first| first.text == call.text) else { continue };
-                let finding = not_right(
-                    Assessment::Doubtful,
+                let finding = doubtful(
                     format!("{} and {} ask {} the same, at each RCPT TO", first.list, call.list, call.endpoint),
                     format!("take check_policy_service out of {}", call.list),
                 );
@@ -465,6 +459,7 @@ fn calls(list: &str, value: &str) -> Vec<Call> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Assessment;
     use super::*;
 
     fn postfix(list: &str, value: &str) -> Postfix {

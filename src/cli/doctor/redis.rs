@@ -3,10 +3,8 @@
 use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value};
-use tokio::runtime::Builder;
-use tokio::time::timeout;
 
-use super::{Assessment, FAR, Finding, PATIENCE, not_right, right};
+use super::{Finding, ask, distance, doubtful, in_time, right, wrong};
 use crate::store::redis::command::CommandForm;
 use crate::store::redis::link::{Connector, Link};
 use crate::store::redis::{RedisConfig, RedisServer, Topology};
@@ -17,10 +15,7 @@ const HARMLESS: [&str; 2] = ["noeviction", "volatile-ttl"];
 /// All that there is to say of the servers.
 pub fn examine(config: &RedisConfig) -> Vec<Finding> {
     let connector = Connector { config: config.clone().into() };
-    match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(examine_all(&connector)),
-        Err(error) => vec![not_right(Assessment::Wrong, format!("Redis cannot be asked: {error}"), "free some memory")],
-    }
+    ask("Redis", examine_all(&connector))
 }
 
 async fn examine_all(connector: &Connector) -> Vec<Finding> {
@@ -35,11 +30,7 @@ async fn examine_all(connector: &Connector) -> Vec<Finding> {
             }
             Err(error) => {
                 let remedy = "start the Sentinels, or correct redis_server and redis_sentinel";
-                return vec![not_right(
-                    Assessment::Wrong,
-                    format!("no Sentinel names the master {name}: {error}"),
-                    remedy,
-                )];
+                return vec![wrong(format!("no Sentinel names the master {name}: {error}"), remedy)];
             }
         },
     };
@@ -53,40 +44,22 @@ async fn examine_all(connector: &Connector) -> Vec<Finding> {
             Err(error) => {
                 let remedy = "start it, or correct redis_server and the rights of redis_username; on_store_failure says \
                               what happens meanwhile";
-                findings.push(not_right(
-                    Assessment::Wrong,
-                    format!("Redis at {server} cannot be used: {error}"),
-                    remedy,
-                ));
+                findings.push(wrong(format!("Redis at {server} cannot be used: {error}"), remedy));
             }
         }
     }
     findings
 }
 
-async fn in_time<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    timeout(PATIENCE, work).await.unwrap_or_else(|_| Err(format!("no answer within {} s", PATIENCE.as_secs())))
-}
-
 async fn examine_server(server: &RedisServer, link: &mut Link, config: &RedisConfig) -> Vec<Finding> {
-    let mut findings = vec![match in_time(distance(link, &config.key_prefix)).await {
-        Ok(time) if time > FAR => not_right(
-            Assessment::Doubtful,
-            format!("Redis at {server} is {:.1} ms away", time.as_secs_f64() * 1000.0),
-            "every first request of a session waits that long; take one that is nearer",
-        ),
-        Ok(time) => right(format!("Redis at {server} is {:.1} ms away and may count", time.as_secs_f64() * 1000.0)),
-        Err(error) => {
-            return vec![not_right(
-                Assessment::Wrong,
-                format!("Redis at {server} does not answer: {error}"),
-                "look at it",
-            )];
-        }
-    }];
+    let time = match in_time(time_of_get(link, &config.key_prefix)).await {
+        Ok(time) => time,
+        Err(error) => return vec![wrong(format!("Redis at {server} does not answer: {error}"), "look at it")],
+    };
+    let mut findings = vec![distance(format_args!("Redis at {server}"), time)];
     if link.form == CommandForm::Plain {
         let what = format!("Redis at {server} allows no scripts: sliding windows count in slots there");
-        findings.push(not_right(Assessment::Doubtful, what, "allow EVAL and EVALSHA, as connshaper.toml(5) has them"));
+        findings.push(doubtful(what, "allow EVAL and EVALSHA, as connshaper.toml(5) has them"));
     }
     // A user that may not ask for INFO is right as well.
     if let Ok(info) = in_time(info(link)).await {
@@ -96,7 +69,7 @@ async fn examine_server(server: &RedisServer, link: &mut Link, config: &RedisCon
 }
 
 /// How long the server takes to look for a key that is not there.
-async fn distance(link: &mut Link, key_prefix: &str) -> Result<Duration, String> {
+async fn time_of_get(link: &mut Link, key_prefix: &str) -> Result<Duration, String> {
     let mut pipeline = Pipeline::new();
     pipeline.cmd("GET").arg(format!("{key_prefix}!probe"));
     let start = Instant::now();
@@ -131,10 +104,10 @@ fn eviction(server: &RedisServer, info: &str) -> Option<Finding> {
              and {evicted} keys were removed so far"
         );
         let remedy = "set maxmemory-policy to noeviction or volatile-ttl, or give connshaper a server of its own";
-        return Some(not_right(Assessment::Doubtful, what, remedy));
+        return Some(doubtful(what, remedy));
     }
     (evicted > 0).then(|| {
         let what = format!("Redis at {server} has removed {evicted} keys for lack of memory");
-        not_right(Assessment::Doubtful, what, "raise maxmemory")
+        doubtful(what, "raise maxmemory")
     })
 }

@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
 
-use super::{Assessment, FAR, Finding, milliseconds, not_right, right};
+use super::{FAR, Finding, doubtful, milliseconds, right, wrong};
 use crate::net::files::directory_of;
 use crate::store::sqlite::{SqliteConfig, file};
 
 /// How long another process may hold the lock.
-const PATIENCE: Duration = Duration::from_secs(2);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the log of the file may take.
 const LOG: u64 = 32 << 20;
@@ -31,16 +31,15 @@ fn content(path: &Path) -> Finding {
     let place = path.display();
     let begun = Instant::now();
     let checked = match file::open_to_read(path) {
-        Err(error) => return not_right(Assessment::Wrong, format!("{place} is not used"), error.to_string()),
+        Err(error) => return wrong(format!("{place} is not used"), error.to_string()),
         Ok(None) => return right(format!("{place} is made with the first connection")),
         Ok(Some(connection)) => file::check_whole(&connection).and_then(|problems| {
             let counters = connection.query_row("SELECT count(*) FROM counter", [], |row| row.get::<_, i64>(0))?;
-            Ok((problems, counters, file::wait_for_lock(&connection, PATIENCE)?))
+            Ok((problems, counters, file::wait_for_lock(&connection, LOCK_TIMEOUT)?))
         }),
     };
     match checked {
-        Ok((None, counters, Some(waited))) if waited > FAR => not_right(
-            Assessment::Doubtful,
+        Ok((None, counters, Some(waited))) if waited > FAR => doubtful(
             format!(
                 "{place} is whole, with {counters} counters, and its lock took {:.1} ms",
                 waited.as_secs_f64() * 1e3
@@ -50,22 +49,20 @@ fn content(path: &Path) -> Finding {
         Ok((None, counters, Some(_))) => {
             right(format!("{place} is whole, with {counters} counters, looked at in {:.1} ms", milliseconds(begun)))
         }
-        Ok((None, _, None)) => not_right(
-            Assessment::Wrong,
-            format!("{place} has been locked for {} s by another process", PATIENCE.as_secs()),
+        Ok((None, _, None)) => wrong(
+            format!("{place} has been locked for {} s by another process", LOCK_TIMEOUT.as_secs()),
             "end that process, such as a sqlite3 shell within a transaction; fuser(1) names it",
         ),
         Ok((Some(problem), ..)) => damaged(path, &problem),
         Err(error) => match file::explain(&error) {
             file::FileError::Damaged(problem) => damaged(path, &problem),
-            refused => not_right(Assessment::Wrong, format!("{place} cannot be used"), refused.to_string()),
+            refused => wrong(format!("{place} cannot be used"), refused.to_string()),
         },
     }
 }
 
 fn damaged(path: &Path, problem: &str) -> Finding {
-    not_right(
-        Assessment::Wrong,
+    wrong(
         format!("{} is damaged: {problem}", path.display()),
         "rename it, with its -wal and -shm; connshaper makes a new one, and clients start at zero",
     )
@@ -79,8 +76,7 @@ fn disk(config: &SqliteConfig) -> Option<Finding> {
     let found = statfs(directory).ok()?;
     let place = directory.display();
     if [NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, SMB2_SUPER_MAGIC].contains(&found.filesystem_type()) {
-        return Some(not_right(
-            Assessment::Wrong,
+        return Some(wrong(
             format!("{place} is on a network file system, where SQLite's locks do not hold"),
             "name a file on a local disk in sqlite_file, or share counts by a server",
         ));
@@ -91,8 +87,7 @@ fn disk(config: &SqliteConfig) -> Option<Finding> {
     let [free_mib, needed_mib] = [free, needed].map(|bytes| bytes / MEBIBYTE);
     Some(match free >= needed {
         true => right(format!("{place} has {free_mib} MiB free, and the counts may grow by {needed_mib} MiB")),
-        false => not_right(
-            Assessment::Doubtful,
+        false => doubtful(
             format!("{place} has {free_mib} MiB free, and the counts may grow by {needed_mib} MiB"),
             "make room there, or lower max_clients",
         ),
