@@ -32,22 +32,14 @@ impl Peers {
         place.is_beyond_loopback() && self.are_of_this_host()
     }
 
-    /// Whether no other host may.
+    /// Whether all of them are loopback addresses.
     fn are_of_this_host(&self) -> bool {
-        let loopback = Self::default();
-        self.0.iter().all(|netblock| loopback.0.iter().any(|loopback| loopback.contains(netblock)))
+        self.0.iter().all(|netblock| netblock.network().is_loopback() && netblock.broadcast().is_loopback())
     }
 
     /// The netblocks, as configured.
     pub fn netblocks(&self) -> &[IpNet] {
         &self.0
-    }
-}
-
-impl Default for Peers {
-    /// This host's loopback addresses.
-    fn default() -> Self {
-        Self(["127.0.0.0/8", "::1/128"].map(|netblock| netblock.parse().expect("a netblock")).to_vec())
     }
 }
 
@@ -64,8 +56,8 @@ mod tests {
     }
 
     #[test]
-    fn only_loopback_may_ask_unless_more_is_said() {
-        let peers = Peers::default();
+    fn hosts_of_the_netblocks_may_ask_and_no_others() {
+        let peers = peers(&["127.0.0.0/8", "::1/128"]);
         assert!(admits(&peers, "127.0.0.1") && admits(&peers, "127.9.9.9") && admits(&peers, "[::1]"));
         assert!(!admits(&peers, "192.0.2.1") && !admits(&peers, "[2001:db8::1]"));
     }
@@ -84,7 +76,7 @@ mod tests {
 
     #[test]
     fn other_hosts_are_told_from_this_one() {
-        assert!(Peers::default().are_of_this_host() && peers(&["127.0.0.1/32"]).are_of_this_host());
+        assert!(peers(&["127.0.0.0/8", "::1/128"]).are_of_this_host() && peers(&["127.0.0.1/32"]).are_of_this_host());
         assert!(
             !peers(&["127.0.0.0/8", "192.0.2.0/24"]).are_of_this_host() && !peers(&["0.0.0.0/0"]).are_of_this_host()
         );

@@ -10,7 +10,7 @@ use connshaper::config::{LogConfig, LogTarget};
 use connshaper::engine::report;
 use connshaper::net::clock::Now;
 use connshaper::net::origin::AddressOrigin;
-use connshaper::observe::log::{Events, Facility, Log, Severity, SyslogFormat};
+use connshaper::observe::log::{Events, Facility, Log, LogEvent, Severity, SyslogFormat};
 use connshaper::policy::OnStoreFailure;
 use connshaper::policy::key::KeyPart;
 use connshaper::policy::{Door, Pass, Reason, Refusal};
@@ -207,7 +207,12 @@ fn the_log_level_hides_less_severe_lines_until_it_is_changed() {
     let log = Log::in_memory(Severity::Info);
     report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     assert!(log.lines().is_empty());
-    let chosen = LogConfig { level: Severity::Debug, rate: 1, events: Events::default(), ..config(LogTarget::Stderr) };
+    let chosen = LogConfig {
+        level: Severity::Debug,
+        rate: 1,
+        events: Events::ALL.without(LogEvent::Session),
+        ..config(LogTarget::Stderr)
+    };
     log.reconfigure(&chosen);
     report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));

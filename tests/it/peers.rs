@@ -70,7 +70,8 @@ fn a_unix_socket_is_open_to_its_group_alone() {
 
 #[test]
 fn without_allow_peers_only_loopback_may_query() {
-    assert_eq!(parse("").unwrap().allow_peers, Peers::default());
+    let loopback = ["127.0.0.0/8".parse().unwrap(), "::1/128".parse().unwrap()];
+    assert_eq!(parse("").unwrap().allow_peers, Peers::new(loopback.to_vec()));
     let netblocks = ["192.0.2.0/24".parse().unwrap(), "198.51.100.0/24".parse().unwrap()];
     let config = parse("allow_peers = [\"192.0.2.0/24\", \"::ffff:198.51.100.0/120\"]").unwrap();
     assert_eq!(config.allow_peers, Peers::new(netblocks.to_vec()));

@@ -80,13 +80,6 @@ impl Events {
     }
 }
 
-impl Default for Events {
-    /// All but those who pass.
-    fn default() -> Self {
-        Self::ALL.without(LogEvent::Whitelisted).without(LogEvent::Session)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +90,5 @@ mod tests {
             assert_eq!(event as usize, place);
             assert!(Events::NONE.with(event).has(event) && !Events::ALL.without(event).has(event));
         }
-        assert!(Events::default().has(LogEvent::Over) && !Events::default().has(LogEvent::Session));
     }
 }

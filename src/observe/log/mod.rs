@@ -51,18 +51,19 @@ impl Log {
     /// logger that is not there yet is no error.
     pub fn open(config: &LogConfig) -> io::Result<Self> {
         let sink = Sink::open(&config.target)?;
-        let log = Self::new(config.level, LineLimiter::new(config.interval, config.rate), sink);
+        let log = Self::new(config.level, config.events, LineLimiter::new(config.interval, config.rate), sink);
         log.reconfigure(config);
         Ok(log)
     }
 
-    /// A log that keeps its lines, for tests to read with `lines`.
+    /// A log that keeps its lines, for tests to read with `lines`. It has no lines about passes.
     pub fn in_memory(level: Severity) -> Self {
-        Self::new(level, LineLimiter::new(Duration::from_secs(10), 100), Sink::memory())
+        let events = Events::ALL.without(LogEvent::Whitelisted).without(LogEvent::Session);
+        Self::new(level, events, LineLimiter::new(Duration::from_secs(10), 100), Sink::memory())
     }
 
-    fn new(level: Severity, limiter: LineLimiter, sink: Sink) -> Self {
-        let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(Events::default().bits()));
+    fn new(level: Severity, events: Events, limiter: LineLimiter, sink: Sink) -> Self {
+        let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(events.bits()));
         let (limiter, hooks) = (Mutex::new(limiter), Hooks::default());
         Self { shared: Arc::new(LogInner { level, events, hooks, limiter, sink }) }
     }
