@@ -52,6 +52,14 @@ impl<'s> Diagnostics<'s> {
         None
     }
 
+    /// The value that was read, or a note of what is wrong: problem and remedy.
+    pub fn noted<T>(&self, span: &Span, read: Result<T, (impl Into<String>, impl Into<String>)>) -> Option<T> {
+        match read {
+            Ok(value) => Some(value),
+            Err((problem, remedy)) => self.error(span, problem, remedy),
+        }
+    }
+
     pub fn warn(&self, span: &Span, text: impl Into<String>) {
         let mut noted = self.noted.borrow_mut();
         let text = match noted.warnings.len() {

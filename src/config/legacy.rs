@@ -198,17 +198,11 @@ fn whitelist(span: Span, diagnostics: &Diagnostics) -> Vec<(IpNet, Span)> {
             }
             continue;
         }
-        match netblock(text) {
-            Ok(net) => {
-                if text.contains('/') {
-                    diagnostics.warn(&entry, format!("connection_shaper never matched {text}; taken as {net}"));
-                }
-                nets.push((net, entry));
-            }
-            Err((problem, remedy)) => {
-                diagnostics.error::<()>(&entry, problem, remedy);
-            }
+        let Some(net) = diagnostics.noted(&entry, netblock(text)) else { continue };
+        if text.contains('/') {
+            diagnostics.warn(&entry, format!("connection_shaper never matched {text}; taken as {net}"));
         }
+        nets.push((net, entry));
     }
     nets
 }

@@ -129,15 +129,9 @@ pub(super) fn read(files: &mut [LimitFile], limits: &mut [Limit]) -> Result<Vec<
                 diagnostics
             }
         };
-        match diagnostics.finish() {
-            Ok(odd) => warnings.extend(odd),
-            Err(error) => {
-                errors.diagnostics.extend(error.diagnostics);
-                errors.more += error.more;
-            }
-        }
+        errors.take(diagnostics, &mut warnings);
     }
-    if errors.unread.is_empty() && errors.diagnostics.is_empty() { Ok(warnings) } else { Err(errors) }
+    errors.or(warnings)
 }
 
 impl Config {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::Config;
-use super::diagnostics::{ConfigError, ConfigWarning, Diagnostic};
+use super::diagnostics::{ConfigError, ConfigWarning, Diagnostic, Diagnostics};
 use super::limit_files;
 use super::lint;
 use super::list_file::{self, ListContent, Reasons};
@@ -88,6 +88,24 @@ pub(super) struct ListErrors {
     pub more: usize,
 }
 
+impl ListErrors {
+    /// Takes over the mistakes in a file, or adds what is to be warned of to `warnings`.
+    pub fn take(&mut self, diagnostics: Diagnostics<'_>, warnings: &mut Vec<ConfigWarning>) {
+        match diagnostics.finish() {
+            Ok(odd) => warnings.extend(odd),
+            Err(error) => {
+                self.diagnostics.extend(error.diagnostics);
+                self.more += error.more;
+            }
+        }
+    }
+
+    /// The value, if nothing is wrong.
+    pub fn or<T>(self, value: T) -> Result<T, Self> {
+        if self.unread.is_empty() && self.diagnostics.is_empty() { Ok(value) } else { Err(self) }
+    }
+}
+
 /// Reads the list files and adds them to the lists of the configuration.
 pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLists, ListErrors> {
     if named.is_empty() {
@@ -123,18 +141,9 @@ pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLi
     for (read, (source, kind, stamp)) in read.into_iter().zip(&sources) {
         let (path, netblocks, names) = (source.path.clone(), read.netblocks.len(), read.names.len());
         files.push(ListFile { path, kind: *kind, netblocks, names, stamp: Some(*stamp) });
-        match read.diagnostics.finish() {
-            Ok(odd) => warnings.extend(odd),
-            Err(error) => {
-                errors.diagnostics.extend(error.diagnostics);
-                errors.more += error.more;
-            }
-        }
+        errors.take(read.diagnostics, &mut warnings);
     }
-    if !errors.unread.is_empty() || !errors.diagnostics.is_empty() {
-        return Err(errors);
-    }
-    Ok(CompleteLists { lists, own: Some(own), files, warnings })
+    errors.or(CompleteLists { lists, own: Some(own), files, warnings })
 }
 
 /// Warns of netblocks that stand on several lists with different meanings.

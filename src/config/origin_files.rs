@@ -73,7 +73,7 @@ pub(super) fn read(files: &mut [OriginFile], known: &OriginDatabases) -> Result<
             Err((problem, remedy)) => errors.unread.push((place, problem, remedy)),
         }
     }
-    if errors.unread.is_empty() { Ok(databases) } else { Err(errors) }
+    errors.or(databases)
 }
 
 /// Problem and remedy.

@@ -278,24 +278,14 @@ impl<'t, 's> TableSettings<'t, 's> {
                 .map(Value::Netblocks),
             (ValueKind::Clients, DeValue::Array(list)) => {
                 let mut names = Vec::new();
-                let read = |text: &str, span: &Span| match (netblock::parse(text), name::parse(text)) {
-                    (Ok(_), _) => Some(ListedClients::Netblock(self.netblock(text, span)?, span.clone())),
-                    (_, Some(Ok(name))) => Some(ListedClients::Name(name, span.clone())),
-                    (_, Some(Err((problem, remedy)))) => self.diagnostics.error(span, problem, remedy),
-                    (Err((problem, remedy)), None) => {
-                        let remedy = if remedy == netblock::WRITE { name::WRITE.to_owned() } else { remedy };
-                        self.diagnostics.error(span, format!("{}: {problem}", quoted(text)), remedy)
-                    }
-                };
-                let netblocks = self.list(key, list, read)?.into_iter().filter_map(|listed| match listed {
-                    ListedClients::Netblock(net, span) => Some((net, span)),
-                    ListedClients::Name(name, span) => {
-                        names.push((name, span));
+                let netblocks = self.list(key, list, |text, span| match name::parse(text) {
+                    Some(name) if netblock::parse(text).is_err() => {
+                        names.extend(self.diagnostics.noted(span, name).map(|name| (name, span.clone())));
                         None
                     }
+                    _ => Some((self.netblock_or(name::WRITE, text, span)?, span.clone())),
                 });
-                let netblocks = netblocks.collect();
-                Some(Value::Clients(netblocks, names))
+                Some(Value::Clients(netblocks?, names))
             }
             (ValueKind::Strings | ValueKind::Netblocks | ValueKind::Clients, DeValue::String(text)) => {
                 let items: Vec<_> =
@@ -356,7 +346,7 @@ impl<'t, 's> TableSettings<'t, 's> {
         &self,
         key: &ConfigKey,
         list: &[Spanned<DeValue>],
-        read: impl Fn(&str, &Span) -> Option<T>,
+        mut read: impl FnMut(&str, &Span) -> Option<T>,
     ) -> Option<Vec<T>> {
         let (mut entries, mut complete) = (Vec::new(), true);
         for entry in list {
@@ -388,16 +378,20 @@ impl<'t, 's> TableSettings<'t, 's> {
 
     /// An address or a netblock. Host bits are warned of.
     pub fn netblock(&self, text: &str, span: &Span) -> Option<IpNet> {
-        match netblock::parse(text) {
-            Ok(block) => {
-                if block.host_bits {
-                    let text = format!("{} has host bits set, taken as {}", quoted(text), block.net);
-                    self.diagnostics.warn(span, text);
-                }
-                Some(block.net)
-            }
-            Err((problem, remedy)) => self.diagnostics.error(span, format!("{}: {problem}", quoted(text)), remedy),
+        self.netblock_or(netblock::WRITE, text, span)
+    }
+
+    /// The same; `others` is what to write of it and of what may stand there else.
+    fn netblock_or(&self, others: &str, text: &str, span: &Span) -> Option<IpNet> {
+        let read = netblock::parse(text).map_err(|(problem, remedy)| {
+            let remedy = if remedy == netblock::WRITE { others.to_owned() } else { remedy };
+            (format!("{}: {problem}", quoted(text)), remedy)
+        });
+        let block = self.diagnostics.noted(span, read)?;
+        if block.host_bits {
+            self.diagnostics.warn(span, format!("{} has host bits set, taken as {}", quoted(text), block.net));
         }
+        Some(block.net)
     }
 
     fn out_of_bounds<T>(&self, key: &ConfigKey, toml: &Spanned<DeValue>, remedy: String) -> Option<T> {
@@ -419,12 +413,6 @@ impl<'t, 's> TableSettings<'t, 's> {
 /// The default of a key that takes a list.
 pub(super) fn default_list(key: &ConfigKey) -> Option<DeArray<'static>> {
     DEFAULTS.get(key.name).and_then(|default| default.get_ref().as_array()).cloned()
-}
-
-/// An entry of a whitelist or blacklist.
-enum ListedClients {
-    Netblock(IpNet, Span),
-    Name(ClientName, Span),
 }
 
 /// The default of a key that takes a word.

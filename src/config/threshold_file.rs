@@ -34,7 +34,7 @@ pub(super) fn read<'s>(
         let mut words = values.split_ascii_whitespace();
         if let Some(key) = words.next() {
             let threshold = threshold(&diagnostics, key, &mut words, counts, span);
-            let key = wrong(&diagnostics, &span(key), threshold_key::key(field, key, spellings));
+            let key = diagnostics.noted(&span(key), threshold_key::key(field, key, spellings));
             if let (Some(key), Some(threshold)) = (key, threshold) {
                 let reason = reasons.place(comment).map(|place| place.index() as u32);
                 builder.add(&key, threshold, number, reason);
@@ -70,12 +70,7 @@ fn threshold<'l>(
         let problem = format!("{} stands behind the threshold", quoted(more));
         return diagnostics.error(&span(more), problem, WRITE);
     }
-    wrong(diagnostics, &span(text), threshold_key::number(text, counts))
-}
-
-/// Notes what is wrong, if anything is.
-fn wrong<T>(diagnostics: &Diagnostics<'_>, span: &Span, read: Result<T, (String, String)>) -> Option<T> {
-    read.or_else(|(problem, remedy)| diagnostics.error(span, problem, remedy).ok_or(())).ok()
+    diagnostics.noted(&span(text), threshold_key::number(text, counts))
 }
 
 /// A line without its comment, which begins with `#` after a blank, and the comment.

@@ -106,10 +106,8 @@ fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span
     if matches!(attribute, Attribute::ClientAddress | Attribute::ServerAddress) {
         return s.netblock(text, span).map(Pattern::Netblock);
     }
-    match text_pattern(attribute, text) {
-        Ok(pattern) => Some(pattern),
-        Err((problem, remedy)) => s.diagnostics.error(span, format!("`{name}` {problem}"), remedy),
-    }
+    let pattern = text_pattern(attribute, text);
+    s.diagnostics.noted(span, pattern.map_err(|(problem, remedy)| (format!("`{name}` {problem}"), remedy)))
 }
 
 /// What a text means. `Err`: problem and remedy, for what other programs write and no value is.
@@ -239,14 +237,9 @@ fn is_map(text: &str) -> bool {
 }
 
 fn regex(s: &TableSettings, expression: &str, span: &Span) -> Option<Regex> {
-    match compile(expression) {
-        Ok(regex) => Some(regex),
-        Err(reason) => {
-            let problem = format!("{} is not a valid regular expression: {reason}", quoted(expression));
-            let remedy = r"write one in the syntax of the regex crate: like Perl's, without look-around and back-references; `\\` for one `\`";
-            s.diagnostics.error(span, problem, remedy)
-        }
-    }
+    let remedy = r"write one in the syntax of the regex crate: like Perl's, without look-around and back-references; `\\` for one `\`";
+    let wrong = |reason| (format!("{} is not a valid regular expression: {reason}", quoted(expression)), remedy);
+    s.diagnostics.noted(span, compile(expression).map_err(wrong))
 }
 
 /// A regular expression as conditions have it. `Err`: what is wrong with it.

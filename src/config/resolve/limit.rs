@@ -361,8 +361,7 @@ pub(super) fn named<'t, 's>(s: &TableSettings<'t, 's>) -> Vec<(&'t str, Span, Ta
             error(problem, "a limit has a name: write `[limit.NAME]` above its keys");
             continue;
         };
-        if let Err((problem, remedy)) = check_name(entry.name) {
-            error(problem, remedy);
+        if s.diagnostics.noted(&entry.span, check_name(entry.name)).is_none() {
             continue;
         }
         if limits.len() == MOST {

@@ -87,22 +87,15 @@ pub(super) fn embedded(s: &TableSettings) -> EmbeddedIpv4 {
 /// Notes netblocks that are treated in two ways.
 fn note_conflicts(s: &TableSettings, white: &[(IpNet, Span)], black: &[(IpNet, Span)], treated: &[Treated]) {
     let treated: HashMap<IpNet, &Treated> = treated.iter().map(|treated| (treated.net, treated)).collect();
-    if !treated.is_empty() {
-        for (net, span) in white {
-            if let Some(other) = treated.get(net) {
-                netblocks::note_repetition(s, *net, span, &other.span, other.treatment == Treatment::Whitelist);
-            }
-        }
-        for (net, span) in black {
-            if let Some(other) = treated.get(net) {
-                netblocks::note_repetition(
-                    s,
-                    *net,
-                    span,
-                    &other.span,
-                    matches!(other.treatment, Treatment::Blacklist(_)),
-                );
-            }
+    for (list, is_black) in [(white, false), (black, true)] {
+        for (net, span) in list.iter().filter(|_| !treated.is_empty()) {
+            let Some(other) = treated.get(net) else { continue };
+            let same = match other.treatment {
+                Treatment::Whitelist => !is_black,
+                Treatment::Blacklist(_) => is_black,
+                Treatment::Rate(_) => false,
+            };
+            netblocks::note_repetition(s, *net, span, &other.span, same);
         }
     }
     let (few, many) = if white.len() < black.len() { (white, black) } else { (black, white) };

@@ -67,13 +67,8 @@ fn list(
     let mut builder = ThresholdListBuilder::default();
     let mut spans: Vec<Span> = Vec::new();
     for entry in table {
-        let key = match threshold_key::key(field, entry.name, spellings) {
-            Ok(key) => key,
-            Err((problem, remedy)) => {
-                s.diagnostics.error::<()>(&entry.span, problem, remedy);
-                continue;
-            }
-        };
+        let key = threshold_key::key(field, entry.name, spellings);
+        let Some(key) = s.diagnostics.noted(&entry.span, key) else { continue };
         let threshold = match entry.value.get_ref() {
             DeValue::Integer(number) if number.as_str() == "-1" => Some(UNLIMITED),
             DeValue::Integer(number) if number.as_str() == "0" => Some(0),
