@@ -7,6 +7,8 @@ use std::cell::RefCell;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use serde::{Serialize, Serializer};
+
 use super::source::{ConfigText, Span};
 
 /// The mistakes and warnings about one source. All its readers write here.
@@ -109,48 +111,60 @@ pub(super) fn quoted(text: &str) -> String {
 }
 
 /// Why a configuration cannot be used: at least one mistake.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct ConfigError {
     /// In the order of the file.
+    #[serde(rename = "errors")]
     pub diagnostics: Vec<Diagnostic>,
     /// Number of further mistakes, which are not kept.
     pub more: usize,
 }
 
 /// A mistake.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// `None`: the file as a whole, which could not be read.
+    #[serde(flatten)]
     pub snippet: Option<Snippet>,
     pub problem: String,
     pub remedy: String,
 }
 
 /// A part of one line of a file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Snippet {
     /// From 1.
     pub line: usize,
     /// In characters, from 1.
     pub column: usize,
     /// The line, or its part around the column.
+    #[serde(skip)]
     pub excerpt: String,
     /// Characters of the excerpt before the column.
+    #[serde(skip)]
     pub indent: usize,
     /// Characters that the carets mark.
+    #[serde(skip)]
     pub width: usize,
 }
 
 /// Something that parses but makes no sense, or means other than it seems.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ConfigWarning {
+    #[serde(serialize_with = "lossy")]
     pub path: PathBuf,
     /// From 1.
     pub line: usize,
     /// In characters, from 1.
     pub column: usize,
     pub text: String,
+}
+
+/// A path in JSON, which need not be UTF-8.
+pub(super) fn lossy<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&path.to_string_lossy())
 }
 
 impl ConfigError {

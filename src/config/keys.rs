@@ -41,6 +41,20 @@ pub enum ValueKind {
     Threshold,
 }
 
+impl ValueKind {
+    /// What it is, in messages.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Integer(..) | Threshold => "a whole number",
+            Seconds(..) | Milliseconds(..) => "a duration",
+            Boolean => "true or false",
+            String => "a string",
+            Table => "a table",
+            Strings | StringOrList | OneOrMore | Netblocks | Clients => "a list of strings",
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyScope {
     /// At the top level only: it is about the whole program.
@@ -91,23 +105,13 @@ pub const KEYS: &[ConfigKey] = &[
     limit("unless", Table, "", "conditions that a request must not meet; unset: none"),
     inherited("ipv4_prefix_length", Integer(1, 32), "32", "bits of an IPv4 address that are counted together"),
     inherited("ipv6_prefix_length", Integer(1, 128), "64", "bits of an IPv6 address that are counted together"),
-    limit(
-        "whitelist_exempts",
-        Boolean,
-        "",
-        "whether clients on the whitelist are exempt; unset: unless per has a login, sender or recipient",
-    ),
+    limit("whitelist_exempts", Boolean, "", "whether the whitelist exempts from it; unset: unless per is of mail"),
     limit("netblocks", Table, "", "netblocks with a threshold of their own; unset: none"),
     limit("thresholds", Table, "", "thresholds of single logins, senders, domains; unset: none"),
     limit("thresholds_file", OneOrMore, "", "files with more of them; unset: none"),
     limit("coalesce", Milliseconds(0, 10_000), "0", "hits closer together than this count as one"),
     limit("count_refused", Boolean, "true", "whether refused hits stay counted"),
-    limit(
-        "count_unsent",
-        Boolean,
-        "",
-        "whether recipients of unsent messages stay counted; unset: until Postfix has asked at DATA",
-    ),
+    limit("count_unsent", Boolean, "", "whether recipients of unsent messages count; unset: until a request at DATA"),
     limit("alert", Boolean, "false", "whether alert_command runs when a key goes over the limit"),
     limit("alert_threshold", Threshold, "", "hits beyond which alert_command runs before that; unset: none"),
     limit("log_only", Boolean, "false", "judge, count and log, but enforce nothing"),
@@ -141,12 +145,7 @@ pub const KEYS: &[ConfigKey] = &[
     key("blacklist", Clients, "[]", "netblocks and names that are always refused"),
     key("blacklist_file", OneOrMore, "", "files with more of them; unset: none"),
     key("list_may_shrink", Boolean, "false", "whether a list file may lose more than half of its entries at a reload"),
-    key(
-        "list_check_interval",
-        Seconds(0, DAY),
-        "0",
-        "time between checks of list files and databases; 0: only at SIGHUP",
-    ),
+    key("list_check_interval", Seconds(0, DAY), "0", "time between checks of list files and databases; 0: at SIGHUP"),
     key("asn_database", String, "", "MaxMind DB file with the autonomous systems of addresses; unset: none"),
     key("country_database", String, "", "MaxMind DB file with the countries of addresses; unset: none"),
     key("blacklist_action", String, r#""refuse""#, "what happens to clients on the blacklist"),
@@ -177,7 +176,7 @@ pub const KEYS: &[ConfigKey] = &[
         "over_memory",
         Milliseconds(0, 60_000),
         r#""2s""#,
-        "time between queries for a key over its limit; 0: query at every hit",
+        "time between queries for a key over its limit; 0: all hits",
     ),
     key("store_timeout", Milliseconds(1, 5_000), r#""100ms""#, "how long a request waits for the store"),
     key("on_store_failure", String, r#""local""#, "what happens while the store is down"),

@@ -24,9 +24,7 @@ pub(super) fn check(config: &Config, s: &TableSettings) {
     check_store(config, s);
     let mut sockets = config.listen.iter().chain(&config.metrics).chain(&config.http.listen);
     if !sockets.any(|address| matches!(address, Address::Unix(_))) {
-        for key in ["socket_mode", "socket_owner", "socket_group"] {
-            s.warn(key, "has no effect: `listen` has no unix socket");
-        }
+        s.warn_each(&["socket_mode", "socket_owner", "socket_group"], "has no effect: `listen` has no unix socket");
     }
     if config.policy.limits.iter().all(|limit| limit.delay.is_none()) && config.policy.blacklist.delay.is_none() {
         s.warn("max_delayed", "has no effect: no session is delayed");
@@ -56,10 +54,8 @@ fn check_spellings(config: &Config, s: &TableSettings) {
 fn check_store(config: &Config, s: &TableSettings) {
     let here = config.store.shared.is_none();
     if here {
-        for key in ["over_memory", "store_timeout", "on_store_failure", "key_prefix"] {
-            let choices = choices("or", "`");
-            s.warn(key, &format!("has no effect without {choices}: counts are kept in this process"));
-        }
+        let text = format!("has no effect without {}: counts are kept in this process", choices("or", "`"));
+        s.warn_each(&["over_memory", "store_timeout", "on_store_failure", "key_prefix"], &text);
     } else {
         let store = config.store.name();
         let has_room_for_all = !matches!(config.store.shared, Some(SharedStoreConfig::Sqlite(_)));
@@ -72,9 +68,8 @@ fn check_store(config: &Config, s: &TableSettings) {
         s.warn("state_interval", "has no effect: no counts are kept in a file");
     }
     for store in STORES.iter().filter(|store| config.store.chosen_by() != Some(store.key)) {
-        for key in store.own {
-            s.warn(key, &format!("has no effect without `{}`: counts are kept in {}", store.key, config.store.place()));
-        }
+        let text = format!("has no effect without `{}`: counts are kept in {}", store.key, config.store.place());
+        s.warn_each(store.own, &text);
     }
     if let Some(SharedStoreConfig::Memcached(memcached)) = &config.store.shared {
         check_memcached(memcached, s);
@@ -99,9 +94,7 @@ fn check_blacklist(config: &Config, s: &TableSettings) {
     }
     let named = ["blacklist", "blacklist_file"].iter().any(|key| s.sets(key));
     if !named && !config.policy.lists.netblocks.iter().any(|(_, entry)| matches!(entry, ListEntry::Blacklist(_))) {
-        for key in keys {
-            s.warn(key, "has no effect: the blacklist is empty");
-        }
+        s.warn_each(&keys, "has no effect: the blacklist is empty");
     }
     if has_text("blacklist_action", s) {
         s.warn("blacklist_text", "has no effect: `blacklist_action` has a text of its own");
@@ -120,11 +113,10 @@ fn check_peers(config: &Config, s: &TableSettings) {
     } else if config.allow_peers.netblocks().is_empty() {
         s.warn("allow_peers", "is empty: no host may connect over TCP");
     } else {
-        for address in config.listen.iter().filter(|address| config.allow_peers.exclude_others_at(address)) {
-            s.warn("listen", &format!("has {address}, {}", Peers::EXCLUDES));
-        }
-        for address in config.http.listen.iter().filter(|address| config.allow_peers.exclude_others_at(address)) {
-            s.warn("http_listen", &format!("has {address}, {}", Peers::EXCLUDES));
+        for (key, addresses) in [("listen", &config.listen), ("http_listen", &config.http.listen)] {
+            for address in addresses.iter().filter(|address| config.allow_peers.exclude_others_at(address)) {
+                s.warn(key, &format!("has {address}, {}", Peers::EXCLUDES));
+            }
         }
     }
 }
@@ -139,9 +131,7 @@ pub(super) fn check_limit(limit: &Limit, s: &TableSettings) {
     // Further limits may inherit it from the top level, where it has an effect then.
     let is_inherited = s.sets("limit");
     if !is_inherited && s.sets("action") && has_text("action", s) {
-        for key in ["text", "enhanced_status_code"] {
-            s.warn(key, "has no effect: `action` has a text of its own");
-        }
+        s.warn_each(&["text", "enhanced_status_code"], "has no effect: `action` has a text of its own");
     }
     check_penalties(limit, s);
     if limit.stress_threshold.is_some_and(|stressed| stressed > limit.threshold) {
@@ -155,14 +145,13 @@ pub(super) fn check_limit(limit: &Limit, s: &TableSettings) {
 fn check_penalties(limit: &Limit, s: &TableSettings) {
     let blacklist_delays = limit.name == limit::TOP && s.get::<String>("blacklist_action") == "delay";
     if limit.delay.is_none() && !blacklist_delays {
-        for key in ["max_delay", "max_concurrent"] {
-            s.warn(key, "has no effect without `initial_delay`: no session is delayed");
-        }
+        s.warn_each(&["max_delay", "max_concurrent"], "has no effect without `initial_delay`: no session is delayed");
     }
     if limit.ban.is_none() {
-        for key in ["ban_threshold", "ban_max", "ban_doors"] {
-            s.warn(key, "has no effect without `ban_time`: no client is banned");
-        }
+        s.warn_each(
+            &["ban_threshold", "ban_max", "ban_doors"],
+            "has no effect without `ban_time`: no client is banned",
+        );
     }
     if limit.ban.is_none() && limit.delay.is_none() {
         s.warn("forget_after", "has no effect without `initial_delay` or `ban_time`: nothing is remembered");
@@ -177,13 +166,12 @@ fn check_door(limit: &Limit, is_inherited: bool, s: &TableSettings) {
     if limit.door == Door::Smtp || is_inherited {
         return;
     }
-    for key in ["stress_threshold", "stress_action"] {
-        s.warn(key, "has no effect: Postfix's stress is known at its own door only");
-    }
+    s.warn_each(
+        &["stress_threshold", "stress_action"],
+        "has no effect: Postfix's stress is known at its own door only",
+    );
     if limit.ban.is_none() || !limit.ban_doors.contains(Door::Smtp) {
-        for key in ["action", "enhanced_status_code"] {
-            s.warn(key, "has no effect: Postfix hears nothing of this limit");
-        }
+        s.warn_each(&["action", "enhanced_status_code"], "has no effect: Postfix hears nothing of this limit");
     }
 }
 
@@ -206,9 +194,7 @@ fn check_key(limit: &Limit, is_inherited: bool, s: &TableSettings) {
     }
     let looks_at_client = limit.per.0.iter().any(|field| field.is_of_address()) || limit.counts == CountKind::Clients;
     if !looks_at_client && !is_inherited {
-        for key in ["ipv4_prefix_length", "ipv6_prefix_length"] {
-            s.warn(key, "has no effect: `per` does not have the client");
-        }
+        s.warn_each(&["ipv4_prefix_length", "ipv6_prefix_length"], "has no effect: `per` does not have the client");
     }
 }
 

@@ -248,6 +248,11 @@ impl<'t, 's> TableSettings<'t, 's> {
         }
     }
 
+    /// The same for several keys.
+    pub fn warn_each(&self, keys: &[&str], text: &str) {
+        keys.iter().for_each(|key| self.warn(key, text));
+    }
+
     fn typed(&self, key: &ConfigKey, toml: &'t Spanned<DeValue<'s>>) -> Option<Value<'t, 's>> {
         if let DeValue::String(text) = toml.get_ref() {
             self.refuse_variables(key, text, &toml.span())?;
@@ -293,18 +298,7 @@ impl<'t, 's> TableSettings<'t, 's> {
                 let problem = format!("{} is a list, not one string", self.named(key.name));
                 self.diagnostics.error(&toml.span(), problem, format!("write `{} = [{}]`", key.name, items.join(", ")))
             }
-            (ValueKind::Integer(..), _) => self.wrong_type(key, toml, "a whole number"),
-            (ValueKind::Boolean, _) => self.wrong_type(key, toml, "true or false"),
-            (ValueKind::String, _) => self.wrong_type(key, toml, "a string"),
-            (ValueKind::Table, _) => self.wrong_type(key, toml, "a table"),
-            (
-                ValueKind::Strings
-                | ValueKind::StringOrList
-                | ValueKind::OneOrMore
-                | ValueKind::Netblocks
-                | ValueKind::Clients,
-                _,
-            ) => self.wrong_type(key, toml, "a list of strings"),
+            _ => self.wrong_type(key, toml),
         }
     }
 
@@ -327,7 +321,7 @@ impl<'t, 's> TableSettings<'t, 's> {
                 let problem = format!("{} is a duration, not a fraction", self.named(key.name));
                 return error(problem, units::EXAMPLES);
             }
-            _ => return self.wrong_type(key, toml, "a duration"),
+            _ => return self.wrong_type(key, toml),
         };
         let (min, max) = (unit * min as u32, unit * max as u32);
         if !(min..=max).contains(&read) {
@@ -398,9 +392,9 @@ impl<'t, 's> TableSettings<'t, 's> {
         self.diagnostics.error(&toml.span(), format!("{} is out of bounds", self.named(key.name)), remedy)
     }
 
-    fn wrong_type<T>(&self, key: &ConfigKey, toml: &Spanned<DeValue>, wanted: &str) -> Option<T> {
+    fn wrong_type<T>(&self, key: &ConfigKey, toml: &Spanned<DeValue>) -> Option<T> {
         let found = with_article(toml.get_ref().type_str());
-        let problem = format!("{} is {wanted}, not {found}", self.named(key.name));
+        let problem = format!("{} is {}, not {found}", self.named(key.name), key.kind.words());
         let remedy = match (key.default, key.kind) {
             (Some(default), _) => format!("write it as in `{} = {default}`", key.name),
             (None, ValueKind::Table) => "connshaper.toml(5) has examples".to_owned(),

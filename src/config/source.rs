@@ -23,6 +23,7 @@ pub(super) type Span = Range<usize>;
 pub(super) const LARGEST: u64 = 64 * 1024 * 1024;
 
 /// A file's text.
+#[derive(Clone)]
 pub(super) struct ConfigText {
     pub path: PathBuf,
     pub text: String,
@@ -48,12 +49,7 @@ impl ConfigText {
 
     /// This text with others behind it.
     pub fn and(&self, others: Vec<Self>) -> Self {
-        let mut all = Self {
-            path: self.path.clone(),
-            text: self.text.clone(),
-            broken: self.broken,
-            included: self.included.clone(),
-        };
+        let mut all = self.clone();
         for Self { path, text, .. } in others {
             // A line ends with its file.
             all.text.push('\n');
@@ -140,7 +136,6 @@ impl ConfigText {
     }
 }
 
-/// The part of a line around a column, without control characters.
 /// A line in which dots stand for a password in a URL, so that no report shows one.
 fn without_password(line: &str) -> String {
     let mut shown = String::with_capacity(line.len());
@@ -156,6 +151,7 @@ fn without_password(line: &str) -> String {
     shown + rest
 }
 
+/// The part of a line around a column, without control characters.
 fn excerpt(text: &str, line: usize, column: usize, width: usize) -> Snippet {
     const BEFORE: usize = 60;
     const LONGEST: usize = 120;

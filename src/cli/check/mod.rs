@@ -129,7 +129,7 @@ fn entries(netblocks: usize, names: usize) -> String {
 pub fn to_json(result: &Result<Loaded, ConfigError>) -> String {
     match result {
         Ok(loaded) => terminal::json(&InForce::new(loaded)),
-        Err(error) => terminal::json(&Wrong::new(error)),
+        Err(error) => terminal::json(&Wrong { ok: false, error }),
     }
 }
 
@@ -145,7 +145,7 @@ struct InForce<'c> {
     settings: &'c [EffectiveSetting],
     list_files: Vec<CheckedListFile<'c>>,
     databases: Vec<CheckedDatabase<'c>>,
-    warnings: Vec<Warning<'c>>,
+    warnings: &'c [ConfigWarning],
     notes: Vec<String>,
 }
 
@@ -184,28 +184,10 @@ struct CheckedListFile<'c> {
 }
 
 #[derive(Serialize)]
-struct Warning<'c> {
-    path: Cow<'c, str>,
-    line: usize,
-    column: usize,
-    text: &'c str,
-}
-
-#[derive(Serialize)]
 struct Wrong<'c> {
     ok: bool,
-    errors: Vec<Mistake<'c>>,
-    /// Mistakes that are not shown.
-    more: usize,
-}
-
-#[derive(Serialize)]
-struct Mistake<'c> {
-    path: Cow<'c, str>,
-    line: Option<usize>,
-    column: Option<usize>,
-    problem: &'c str,
-    remedy: &'c str,
+    #[serde(flatten)]
+    error: &'c ConfigError,
 }
 
 impl<'c> InForce<'c> {
@@ -216,12 +198,6 @@ impl<'c> InForce<'c> {
             CheckedLimit { name, settings: of_limit.map(|setting| (setting.key, &setting.value)).collect() }
         };
         let named = effective.limits.iter().map(|named| limit(&named.name, &named.settings));
-        let warning = |warning: &'c ConfigWarning| Warning {
-            path: warning.path.to_string_lossy(),
-            line: warning.line,
-            column: warning.column,
-            text: &warning.text,
-        };
         Self {
             ok: true,
             path: config.path.as_ref().map(|path| path.to_string_lossy()),
@@ -232,22 +208,9 @@ impl<'c> InForce<'c> {
             settings: &effective.settings,
             list_files: list_files(loaded),
             databases: databases(config),
-            warnings: config.warnings.iter().map(warning).collect(),
+            warnings: &config.warnings,
             notes: notes(loaded),
         }
-    }
-}
-
-impl<'c> Wrong<'c> {
-    fn new(error: &'c ConfigError) -> Self {
-        let errors = error.diagnostics.iter().map(|diagnostic| Mistake {
-            path: diagnostic.path.to_string_lossy(),
-            line: diagnostic.snippet.as_ref().map(|snippet| snippet.line),
-            column: diagnostic.snippet.as_ref().map(|snippet| snippet.column),
-            problem: &diagnostic.problem,
-            remedy: &diagnostic.remedy,
-        });
-        Self { ok: false, errors: errors.collect(), more: error.more }
     }
 }
 

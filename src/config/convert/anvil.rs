@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use toml::Value as Toml;
-
 use super::super::name;
-use super::ConvertError;
 use super::draft::{Draft, LimitDraft};
+use super::{ConvertError, FileSettings};
 use crate::net::netblock;
 
 /// The limits that have a counterpart: parameter, what is counted, name, and the reply code of Postfix.
@@ -27,11 +25,11 @@ const EXCEPTIONS: [&str; 2] = ["smtpd_client_event_limit_exceptions", "smtpd_cli
 
 pub(super) fn is_it(text: &str) -> bool {
     let of_postfix = |name: &str| name.starts_with("smtpd_") || name.starts_with("anvil_") || name == "mynetworks";
-    parameters(text).keys().any(|name| of_postfix(name))
+    parameters(text).0.keys().any(|name| of_postfix(name))
 }
 
 /// Line and value of every parameter, continuation lines joined. The last one counts.
-fn parameters(text: &str) -> BTreeMap<String, (usize, String)> {
+fn parameters(text: &str) -> FileSettings {
     let mut found = BTreeMap::new();
     let mut last: Option<String> = None;
     for (index, line) in text.lines().enumerate() {
@@ -53,12 +51,12 @@ fn parameters(text: &str) -> BTreeMap<String, (usize, String)> {
             }
         }
     }
-    found
+    FileSettings(found)
 }
 
 pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let parameters = parameters(text);
-    let find = |name: &str| parameters.get(name).map(|(line, value)| (*line, expanded(value, &parameters)));
+    let find = |name: &str| parameters.find(name).map(|(line, value)| (line, expanded(value, &parameters)));
     let unit = match find("anvil_rate_time_unit") {
         None => 60,
         Some((line, value)) => {
@@ -108,7 +106,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
             || name == "anvil_rate_time_unit"
             || name.starts_with("smtpd_client_ip")
     };
-    let others = parameters.keys().filter(|name| !ours(name)).count();
+    let others = parameters.0.keys().filter(|name| !ours(name)).count();
     if others > 0 {
         draft.missing(None, format!("{others} other parameters, which are about something else"));
     }
@@ -134,7 +132,7 @@ fn exceptions(find: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft
         );
         return;
     };
-    draft.set(Some(line), "whitelist", Vec::<Toml>::new(), "smtpd_client_event_limit_exceptions");
+    draft.exempt_nobody(Some(line), "smtpd_client_event_limit_exceptions");
     for word in list.split([',', ' ', '\t']).filter(|word| !word.is_empty()) {
         let plain = word.replace(['[', ']'], "");
         let address = netblock::parse(&plain).is_some();
@@ -155,11 +153,11 @@ fn exceptions(find: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft
 }
 
 /// Without `$name`s, as far as the file says what they are.
-fn expanded(value: &str, parameters: &BTreeMap<String, (usize, String)>) -> String {
+fn expanded(value: &str, parameters: &FileSettings) -> String {
     let mut value = value.to_owned();
     // A name may be made of names; one that is made of itself ends here.
     for _ in 0..10 {
-        let known = parameters.iter().find(|(name, _)| value.contains(&format!("${name}")));
+        let known = parameters.0.iter().find(|(name, _)| value.contains(&format!("${name}")));
         let Some((name, (_, own))) = known else { break };
         value = value.replace(&format!("${name}"), own);
     }

@@ -154,6 +154,17 @@ impl Draft {
         self.program.push(DraftEntry { line, comment: comment.to_owned(), key, value });
     }
 
+    /// Sets a key of the whole program to what a line says.
+    pub fn carry(&mut self, line: usize, key: &str, value: impl Into<Value>, text: impl Into<String>) {
+        self.set(Some(line), key, value, "");
+        self.carried(line, text);
+    }
+
+    /// Empties the whitelist: the program exempted no other client.
+    pub fn exempt_nobody(&mut self, line: Option<usize>, comment: &str) {
+        self.set(line, "whitelist", Vec::<Value>::new(), comment);
+    }
+
     /// Adds to a list of the whole program.
     pub fn push(&mut self, line: Option<usize>, key: &str, value: impl Into<String>, comment: &str) {
         if !self.is_set(key) {

@@ -53,7 +53,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
         }
     }
     draft.limit(limit);
-    draft.set(None, "whitelist", Vec::<Toml>::new(), "The middleware exempted no other client, not even loopback.");
+    draft.exempt_nobody(None, "The middleware exempted no other client, not even loopback.");
     draft.set(None, "blacklist_action", "REJECT", "The middleware answered 403.");
     for (name, value) in list {
         netblock(line_of(text, name), name, value, draft);

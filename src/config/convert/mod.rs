@@ -14,6 +14,7 @@ mod postfwd;
 mod postgrey;
 mod ratelimit;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -163,8 +164,24 @@ fn refused(source: &ConfigText, (line, problem, remedy): ConvertError) -> Config
     diagnostics.finish().expect_err("there is an error")
 }
 
+/// Line and value of each setting of a file, by its name. The last one of a name counts.
+struct FileSettings(BTreeMap<String, (usize, String)>);
+
+impl FileSettings {
+    fn find(&self, name: &str) -> Option<(usize, &str)> {
+        self.0.get(name).map(|(line, value)| (*line, value.as_str()))
+    }
+
+    /// A whole number, with its line if it is set.
+    fn number(&self, name: &str, default: u32) -> Result<(Option<usize>, u32), ConvertError> {
+        let Some((line, value)) = self.find(name) else { return Ok((None, default)) };
+        let wrong = |_| (line, format!("{name} is not a whole number"), "write one".to_owned());
+        Ok((Some(line), value.parse().map_err(wrong)?))
+    }
+}
+
 /// The lines that say something, with their numbers from 1: without comments and blanks around them.
-fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> {
+fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> + Clone {
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
     lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
 }

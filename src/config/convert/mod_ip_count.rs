@@ -1,7 +1,7 @@
 //! mod_ip_count of Apache: its directives in any file of httpd.
 
 use super::draft::{Draft, LimitDraft};
-use super::{ConvertError, lines};
+use super::{ConvertError, FileSettings, lines};
 
 const DIRECTIVES: [&str; 9] = [
     "memcacheservers",
@@ -16,64 +16,59 @@ const DIRECTIVES: [&str; 9] = [
 ];
 
 pub(super) fn is_it(text: &str) -> bool {
-    directives(text).any(|(_, name, _)| name.starts_with("memcachemax") || name == "memcacheblocktime")
+    directives(text).any(|(name, _)| name.starts_with("memcachemax") || name == "memcacheblocktime")
 }
 
-/// Line, name in lower case, and argument without quotes.
-fn directives(text: &str) -> impl Iterator<Item = (usize, String, &str)> {
+/// Name in lower case, line, and argument without quotes.
+fn directives(text: &str) -> impl Iterator<Item = (String, (usize, String))> {
     lines(text).filter_map(|(line, text)| {
         let (name, argument) = text.split_once(char::is_whitespace).unwrap_or((text, ""));
         let name = name.to_lowercase();
-        DIRECTIVES.contains(&name.as_str()).then(|| (line, name, argument.trim().trim_matches(['"', '\''])))
+        let argument = argument.trim().trim_matches(['"', '\'']).to_owned();
+        DIRECTIVES.contains(&name.as_str()).then_some((name, (line, argument)))
     })
 }
 
 pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
-    let find = |name: &str| directives(text).filter(|(_, known, _)| known == name).last();
-    let number = |name: &str, default: u64| -> Result<(Option<usize>, u64), ConvertError> {
-        let Some((line, _, value)) = find(name) else { return Ok((None, default)) };
-        let wrong = |_| (line, format!("{name} is not a whole number"), "write one".to_owned());
-        Ok((Some(line), value.parse().map_err(wrong)?))
-    };
+    let settings = FileSettings(directives(text).collect());
     // It kept the time of every request.
     let mut limit = LimitDraft::new(None, "requests", "");
-    let (line, requests) = number("memcachemaxrequests", 50)?;
-    limit.set("threshold", requests as i64);
+    let (line, requests) = settings.number("memcachemaxrequests", 50)?;
+    limit.set("threshold", requests);
     draft.carried(line, format!("MemCacheMaxRequests: threshold = {requests}"));
     if line.is_some() {
         draft.differs(line, format!("MemCacheMaxRequests: request {requests} passes here; mod_ip_count refused it"));
     }
-    let (line, seconds) = number("memcachemaxtime", 120)?;
-    limit.set("exptime", seconds as i64).set("window", "sliding");
+    let (line, seconds) = settings.number("memcachemaxtime", 120)?;
+    limit.set("exptime", seconds).set("window", "sliding");
     draft.carried(line, format!("MemCacheMaxTime: exptime = {seconds}, window = \"sliding\""));
-    let (line, seconds) = number("memcacheblocktime", 120)?;
+    let (line, seconds) = settings.number("memcacheblocktime", 120)?;
     if seconds > 0 {
-        limit.set("ban_time", seconds as i64);
+        limit.set("ban_time", seconds);
         draft.carried(line, format!("MemCacheBlockTime: ban_time = {seconds}"));
     }
-    let (line, microseconds) = number("latency", 0)?;
+    let (line, microseconds) = settings.number("latency", 0)?;
     let milliseconds = microseconds.div_ceil(1000);
     if milliseconds > 0 {
         limit.set("coalesce", format!("{}ms", milliseconds.min(10_000)));
         draft.carried(line, format!("Latency: coalesce = \"{}ms\"", milliseconds.min(10_000)));
     }
     draft.limit(limit);
-    if let Some((line, _, code)) = find("httpresponse") {
+    if let Some((line, code)) = settings.find("httpresponse") {
         draft
             .differs(line, format!("HttpResponse {code} is HTTP's: clients are deferred, and `action` says what else"));
     }
-    if let Some((line, _, list)) = find("urilist") {
+    if let Some((line, list)) = settings.find("urilist") {
         let why = "a connection has none; `match` chooses by recipient, sender and others";
         draft.missing(line, format!("UriList {list}: {why}"));
     }
-    if let Some((line, _, value)) = find("memcachejusttesting") {
+    if let Some((line, value)) = settings.find("memcachejusttesting") {
         let on = ["on", "1", "true", "yes"].contains(&value.to_lowercase().as_str());
-        draft.set(Some(line), "log_only", on, "");
-        draft.carried(line, format!("MemCacheJustTesting: log_only = {on}"));
+        draft.carry(line, "log_only", on, format!("MemCacheJustTesting: log_only = {on}"));
     }
-    exempt(find("memcacheallow").map(|(line, _, value)| (line, value)), draft);
-    let (line, servers) =
-        find("memcacheservers").map_or((None, "127.0.0.1:11211"), |(line, _, list)| (Some(line), list));
+    exempt(settings.find("memcacheallow"), draft);
+    let servers = settings.find("memcacheservers");
+    let (line, servers) = servers.map_or((None, "127.0.0.1:11211"), |(line, list)| (Some(line), list));
     let list: Vec<toml::Value> = servers.split_whitespace().map(toml::Value::from).collect();
     let comment = if line.is_none() { "mod_ip_count asked this server when none was named." } else { "" };
     draft.set(line, "memcached_server", list, comment);
@@ -85,12 +80,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
 }
 
 fn exempt(allow: Option<(usize, &str)>, draft: &mut Draft) {
-    draft.set(
-        None,
-        "whitelist",
-        Vec::<toml::Value>::new(),
-        "mod_ip_count exempted no other client, not even loopback.",
-    );
+    draft.exempt_nobody(None, "mod_ip_count exempted no other client, not even loopback.");
     let Some((line, list)) = allow else { return };
     for word in list.split_whitespace() {
         match word.split_once('=') {

@@ -1,7 +1,7 @@
 //! Perlbal::Plugin::Throttle: lines of `SET [SERVICE] name = value`.
 
 use super::draft::{Draft, LimitDraft};
-use super::{ConvertError, lines};
+use super::{ConvertError, FileSettings, lines};
 
 /// The tunables of the plugin, in their order of importance; what is not among them is Perlbal's.
 const OWN: [&str; 18] = [
@@ -26,7 +26,7 @@ const OWN: [&str; 18] = [
 ];
 
 /// Postfix waits 100 seconds for an answer unless main.cf says otherwise; a delay holds an smtpd process for as long.
-const LONGEST_DELAY: u64 = 60;
+const LONGEST_DELAY: u32 = 60;
 
 pub(super) fn is_it(text: &str) -> bool {
     lines(text).filter_map(|(_, line)| setting(line)).any(|(name, _)| OWN.contains(&name.as_str()))
@@ -56,34 +56,27 @@ fn last_name(names: &str) -> Option<String> {
 }
 
 pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
-    let settings: Vec<_> = lines(text).filter_map(|(line, text)| Some((line, setting(text)?))).collect();
-    let find = |name: &str| settings.iter().rev().find(|(_, (known, _))| known == name);
-    let text_of = |name: &str| find(name).map(|(line, (_, value))| (*line, value.clone()));
-    let number = |name: &str, default: u64| -> Result<(Option<usize>, u64), ConvertError> {
-        let Some((line, value)) = text_of(name) else { return Ok((None, default)) };
-        let wrong = |_| (line, format!("{name} is not a whole number"), "write one".to_owned());
-        Ok((Some(line), value.parse().map_err(wrong)?))
-    };
-
+    let all = lines(text).filter_map(|(line, text)| setting(text).map(|(name, value)| (name, (line, value))));
+    let settings = FileSettings(all.clone().collect());
     let mut limit = LimitDraft::new(None, "throttle", "A client that comes back within this time is delayed.");
-    let (line, seconds) = number("throttle_threshold_seconds", 60)?;
-    limit.set("threshold", 1).set("exptime", seconds as i64).set("window", "sliding");
+    let (line, seconds) = settings.number("throttle_threshold_seconds", 60)?;
+    limit.set("threshold", 1).set("exptime", seconds).set("window", "sliding");
     draft
         .carried(line, format!("throttle_threshold_seconds: threshold = 1, exptime = {seconds}, window = \"sliding\""));
-    delays(&number, &mut limit, draft)?;
+    delays(&settings, &mut limit, draft)?;
 
-    let (line, most) = number("max_concurrent", 2)?;
-    limit.set("max_concurrent", most as i64);
+    let (line, most) = settings.number("max_concurrent", 2)?;
+    limit.set("max_concurrent", most);
     draft.carried(line, format!("max_concurrent = {most}"));
     draft.differs(
         line,
         "max_concurrent: only sessions whose answer is delayed count, and max_delayed bounds all of them",
     );
 
-    let (line, violations) = number("ban_threshold", 0)?;
-    let (expiry, seconds) = number("ban_expiration", 60)?;
+    let (line, violations) = settings.number("ban_threshold", 0)?;
+    let (expiry, seconds) = settings.number("ban_expiration", 60)?;
     if violations > 0 {
-        limit.set("ban_threshold", violations as i64).set("ban_time", seconds as i64);
+        limit.set("ban_threshold", violations).set("ban_time", seconds);
         draft.carried(line, format!("ban_threshold = {violations}"));
         draft.carried(expiry, format!("ban_expiration: ban_time = {seconds}"));
     } else if line.or(expiry).is_some() {
@@ -91,32 +84,28 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     }
     draft.limit(limit);
 
-    draft.set(None, "whitelist", Vec::<toml::Value>::new(), "Perlbal exempted no other client, not even loopback.");
-    lists(&text_of, draft);
-    filters(&text_of, draft);
-    log(&text_of, draft);
-    store(&text_of, draft);
-    let others = settings.iter().filter(|(_, (name, _))| !OWN.contains(&name.as_str())).count();
+    draft.exempt_nobody(None, "Perlbal exempted no other client, not even loopback.");
+    lists(&settings, draft);
+    filters(&settings, draft);
+    log(&settings, draft);
+    store(&settings, draft);
+    let others = all.filter(|(name, _)| !OWN.contains(&name.as_str())).count();
     if others > 0 {
         draft.missing(None, format!("{others} other SET lines, which are Perlbal's own"));
     }
     Ok(())
 }
 
-fn delays(
-    number: &impl Fn(&str, u64) -> Result<(Option<usize>, u64), ConvertError>,
-    limit: &mut LimitDraft,
-    draft: &mut Draft,
-) -> Result<(), ConvertError> {
-    let (first_line, first) = number("initial_delay", 3)?;
-    let (most_line, most) = number("max_delay", 300)?;
+fn delays(settings: &FileSettings, limit: &mut LimitDraft, draft: &mut Draft) -> Result<(), ConvertError> {
+    let (first_line, first) = settings.number("initial_delay", 3)?;
+    let (most_line, most) = settings.number("max_delay", 300)?;
     let longest = most.min(LONGEST_DELAY);
     let first = first.min(longest);
     if first == 0 {
         draft.carried(first_line, "initial_delay is 0: no delays");
         return Ok(());
     }
-    limit.set("initial_delay", first as i64).set("max_delay", longest as i64);
+    limit.set("initial_delay", first).set("max_delay", longest);
     draft.carried(first_line, format!("initial_delay = {first}"));
     match longest == most {
         true => draft.carried(most_line, format!("max_delay = {longest}")),
@@ -132,25 +121,22 @@ fn delays(
     Ok(())
 }
 
-fn lists(text_of: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft) {
+fn lists(settings: &FileSettings, draft: &mut Draft) {
     for name in ["whitelist_file", "blacklist_file"] {
-        if let Some((line, file)) = text_of(name) {
-            draft.set(Some(line), name, file.as_str(), "");
-            draft.carried(line, format!("{name} = {file:?}; list_check_interval reads it again when it has changed"));
+        if let Some((line, file)) = settings.find(name) {
+            let text = format!("{name} = {file:?}; list_check_interval reads it again when it has changed");
+            draft.carry(line, name, file, text);
         }
     }
-    if let Some((line, action)) = text_of("default_action") {
+    if let Some((line, action)) = settings.find("default_action") {
         if action == "allow" {
             let all = vec!["0.0.0.0/0".into(), "::/0".into()];
             draft.set(Some(line), "whitelist", toml::Value::Array(all), "default_action allow: nobody is throttled.");
         }
         draft.carried(line, format!("default_action {action}"));
     }
-    match text_of("blacklist_action") {
-        Some((line, action)) if action == "throttle" => {
-            draft.set(Some(line), "blacklist_action", "delay", "");
-            draft.carried(line, "blacklist_action = \"delay\"");
-        }
+    match settings.find("blacklist_action") {
+        Some((line, "throttle")) => draft.carry(line, "blacklist_action", "delay", "blacklist_action = \"delay\""),
         other => {
             draft.set(other.as_ref().map(|(line, _)| *line), "blacklist_action", "REJECT", "Perlbal answered 403.");
             draft.carried(other.map(|(line, _)| line), "blacklist_action deny: blacklist_action = \"REJECT\"");
@@ -158,22 +144,21 @@ fn lists(text_of: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft) 
     }
 }
 
-fn filters(text_of: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft) {
+fn filters(settings: &FileSettings, draft: &mut Draft) {
     for name in ["path_regex", "method_regex"] {
-        if let Some((line, _)) = text_of(name) {
+        if let Some((line, _)) = settings.find(name) {
             let why = "a mail has neither path nor method; `match` chooses by recipient, sender and other attributes";
             draft.missing(line, format!("{name}: {why}"));
         }
     }
 }
 
-fn log(text_of: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft) {
-    if let Some((line, value)) = text_of("log_only") {
+fn log(settings: &FileSettings, draft: &mut Draft) {
+    if let Some((line, value)) = settings.find("log_only") {
         let on = ["1", "on", "yes", "true", "enabled"].contains(&value.to_lowercase().as_str());
-        draft.set(Some(line), "log_only", on, "");
-        draft.carried(line, format!("log_only = {on}"));
+        draft.carry(line, "log_only", on, format!("log_only = {on}"));
     }
-    if let Some((line, value)) = text_of("log_events") {
+    if let Some((line, value)) = settings.find("log_events") {
         let words = value.split([',', ' ']).filter(|word| !word.is_empty());
         let mut events: Vec<toml::Value> = Vec::new();
         for word in words.map(str::to_lowercase) {
@@ -188,30 +173,29 @@ fn log(text_of: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft) {
         }
         draft.carried(line, format!("log_events {value}"));
     }
-    if let Some((line, _)) = text_of("syslog_host") {
+    if let Some((line, _)) = settings.find("syslog_host") {
         draft.missing(line, "syslog_host: log = \"syslog\" writes to this host's syslog, which can send it on");
     }
 }
 
-fn store(text_of: &impl Fn(&str) -> Option<(usize, String)>, draft: &mut Draft) {
-    let servers = text_of("memcached_servers");
-    if let Some((line, value)) = &servers {
+fn store(settings: &FileSettings, draft: &mut Draft) {
+    let servers = settings.find("memcached_servers");
+    if let Some((line, value)) = servers {
         let list = value.split([',', ' ', '\t']).filter(|server| !server.is_empty());
         let list: Vec<toml::Value> = list.map(toml::Value::from).collect();
-        draft.set(Some(*line), "memcached_server", list, "");
-        draft.carried(*line, format!("memcached_servers: memcached_server has {value}"));
-        draft.differs(*line, "memcached_servers: Perlbal's counts there are not shared, they have another form");
+        draft.carry(line, "memcached_server", list, format!("memcached_servers: memcached_server has {value}"));
+        draft.differs(line, "memcached_servers: Perlbal's counts there are not shared, they have another form");
     }
-    if let Some((line, name)) = text_of("instance_name") {
+    if let Some((line, name)) = settings.find("instance_name") {
         match servers {
             Some(_) => {
-                draft.set(Some(line), "key_prefix", format!("{name}:"), "");
-                draft.carried(line, format!("instance_name: key_prefix = \"{name}:\""));
+                let text = format!("instance_name: key_prefix = \"{name}:\"");
+                draft.carry(line, "key_prefix", format!("{name}:"), text);
             }
             None => draft.missing(line, "instance_name: without memcached no other instance shares counts"),
         }
     }
-    if let Some((line, _)) = text_of("memcached_async_clients") {
+    if let Some((line, _)) = settings.find("memcached_async_clients") {
         draft.missing(line, "memcached_async_clients: one connection to each server is enough");
     }
 }

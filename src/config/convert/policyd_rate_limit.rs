@@ -125,7 +125,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
         draft.carried(own.line, format!("limits_by_id: {}", own.id));
     }
     if draft.has_limits() {
-        draft.set(None, "whitelist", Vec::<Toml>::new(), "policyd-rate-limit exempted no client.");
+        draft.exempt_nobody(None, "policyd-rate-limit exempted no client.");
     } else {
         draft.missing(None, "it limits nobody: limit_by_sasl, limit_by_sender and limit_by_ip are off");
     }
@@ -217,8 +217,8 @@ fn rest(settings: &BTreeMap<String, YamlSetting>, draft: &mut Draft) {
             "SOCKET" => socket(setting, draft),
             "socket_permission" => {
                 let mode = format!("{:0>4}", value.trim_start_matches('0'));
-                draft.set(Some(line), "socket_mode", mode.as_str(), "");
-                draft.carried(line, format!("socket_permission: socket_mode = \"{mode}\""));
+                let text = format!("socket_permission: socket_mode = \"{mode}\"");
+                draft.carry(line, "socket_mode", mode, text);
             }
             "fail_action" => draft.carried(line, format!("fail_action: action = {value:?}")),
             "success_action" if value.eq_ignore_ascii_case("dunno") => draft.carried(line, "success_action dunno"),
@@ -255,7 +255,7 @@ fn socket(setting: &YamlSetting, draft: &mut Draft) {
         [host, port] => format!("inet:{}:{}", word(host), word(port)),
         _ => format!("unix:{}", setting.word()),
     };
-    draft.set(Some(line), "listen", listen.as_str(), "");
-    draft.carried(line, format!("SOCKET: listen = {listen:?}"));
+    let text = format!("SOCKET: listen = {listen:?}");
+    draft.carry(line, "listen", listen, text);
     draft.differs(line, "SOCKET: a socket that systemd passes is used instead");
 }

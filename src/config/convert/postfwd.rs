@@ -61,7 +61,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
         true => {
             let comment = "postfwd exempts nobody but by its rules.";
             if !draft.is_set("whitelist") {
-                draft.set(None, "whitelist", Vec::<Toml>::new(), comment);
+                draft.exempt_nobody(None, comment);
             }
         }
         false => draft.missing(None, "no rule has an action rate(), size() or rcpt() that can be converted"),

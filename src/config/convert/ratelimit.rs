@@ -46,7 +46,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
         }
     }
     if draft.has_limits() {
-        draft.set(None, "whitelist", Vec::<Toml>::new(), "The plugin exempted nobody.");
+        draft.exempt_nobody(None, "The plugin exempted nobody.");
         draft.differs(
             None,
             "a hit is a request with policy_context=NAME: from main.cf's check_policy_service { ..., policy_context=NAME }, \

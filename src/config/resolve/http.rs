@@ -25,9 +25,10 @@ pub(super) fn read(s: &TableSettings) -> HttpConfig {
         page: s.get("http_page"),
     };
     if config.listen.is_empty() {
-        for key in ["http_token_file", "trusted_proxies", "client_header", "user_header", "http_page"] {
-            s.warn(key, "has no effect without `http_listen`");
-        }
+        s.warn_each(
+            &["http_token_file", "trusted_proxies", "client_header", "user_header", "http_page"],
+            "has no effect without `http_listen`",
+        );
     }
     config
 }

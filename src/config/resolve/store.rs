@@ -119,9 +119,10 @@ fn memcached(s: &TableSettings) -> SharedStoreConfig {
             s.error::<()>("memcached_tls", problem, "name hosts in `memcached_server`, or leave `memcached_tls` out");
         }
         _ if !tls => {
-            for key in ["memcached_ca_file", "memcached_certificate_file", "memcached_key_file"] {
-                s.warn(key, "has no effect without `memcached_tls`");
-            }
+            s.warn_each(
+                &["memcached_ca_file", "memcached_certificate_file", "memcached_key_file"],
+                "has no effect without `memcached_tls`",
+            );
         }
         _ => {}
     }
@@ -186,9 +187,10 @@ fn redis(s: &TableSettings) -> SharedStoreConfig {
     let login = login(s, "redis_username", "redis_password_file");
     let tls = tls_files(s, ["redis_ca_file", "redis_certificate_file", "redis_key_file"]);
     if !servers.iter().any(|server| server.tls) {
-        for key in ["redis_ca_file", "redis_certificate_file", "redis_key_file"] {
-            s.warn(key, "has no effect: no server is named with `rediss://`");
-        }
+        s.warn_each(
+            &["redis_ca_file", "redis_certificate_file", "redis_key_file"],
+            "has no effect: no server is named with `rediss://`",
+        );
     }
     SharedStoreConfig::Redis(RedisConfig { servers, topology, login, tls, key_prefix: s.get("key_prefix") })
 }
