@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use super::origin::OriginStatus;
-use super::text::{csv_field, lasting, table, time};
+use super::text::{csv_text, lasting, table, time};
 use crate::engine::reading::Reading;
 use crate::engine::service::{Rules, Service};
 use crate::engine::target::TargetCounter;
@@ -253,13 +253,12 @@ impl Listing {
         text
     }
 
-    /// RFC 4180. No field has a comma or a quote but keys of several parts.
     fn csv(&self) -> String {
         let mut text = "limit,key,count,threshold,since,over_since,refused,left,log_only\r\n".to_owned();
         for key in &self.keys {
             let KeyStatus { limit, key, count, threshold, since, over_since, refused, left, log_only, .. } = key;
             let (since, over) = (since.as_deref().unwrap_or_default(), over_since.as_deref().unwrap_or_default());
-            let key = csv_field(key);
+            let (limit, key) = (csv_text(limit), csv_text(key));
             text += &format!("{limit},{key},{count},{threshold},{since},{over},{refused},{left},{log_only}\r\n");
         }
         text

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::commands::ControlCommand;
 use super::show::with_door;
-use super::text::{cell, csv_field, table, time};
+use super::text::{cell, csv_text, table, time};
 use super::{Control, Problem};
 use crate::engine::daily::{DayOfLimit, DayTable};
 use crate::engine::top_keys::{KeySum, MAX_KEYS};
@@ -131,14 +131,15 @@ impl ControlCommand for ReportArgs {
 }
 
 impl ReportAnswer {
-    /// RFC 4180. The line of a whole limit has no key.
+    /// The line of a whole limit has no key.
     fn csv(&self) -> String {
         let date = self.date.as_deref().unwrap_or_default();
         let mut text = "date,limit,key,count,excess,over,over_since,log_only\r\n".to_owned();
         for ReportedLimit { limit, log_only, count, over, keys, .. } in &self.limits {
+            let limit = csv_text(limit);
             text += &format!("{date},{limit},,{count},0,{over},,{log_only}\r\n");
             for ReportedKey { key, count, excess, over, over_since } in keys {
-                let (key, since) = (csv_field(key), over_since.as_deref().unwrap_or_default());
+                let (key, since) = (csv_text(key), over_since.as_deref().unwrap_or_default());
                 let count = count.map(|count| count.to_string()).unwrap_or_default();
                 text += &format!("{date},{limit},{key},{count},{excess},{over},{since},{log_only}\r\n");
             }

@@ -1,6 +1,5 @@
 //! Text for people: tables, durations, and the sentences about a change.
 
-use std::borrow::Cow;
 use std::fmt::Display;
 
 use jiff::Timestamp;
@@ -44,11 +43,13 @@ pub fn allowed(threshold: Option<u64>) -> String {
     threshold.map_or_else(|| "unlimited".to_owned(), |threshold| threshold.to_string())
 }
 
-/// A field of comma-separated values, as RFC 4180 has it.
-pub fn csv_field(text: &str) -> Cow<'_, str> {
-    match text.contains([',', '"']) {
-        true => Cow::Owned(format!("\"{}\"", text.replace('"', "\"\""))),
-        false => Cow::Borrowed(text),
+/// A text in a line of comma-separated values: in quotes where RFC 4180 wants them, and with an apostrophe before what a
+/// spreadsheet would run as a formula. Strangers choose logins and senders.
+pub fn csv_text(text: &str) -> String {
+    let apostrophe = if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { "'" } else { "" };
+    match text.contains([',', '"', '\r', '\n']) {
+        true => format!("\"{apostrophe}{}\"", text.replace('"', "\"\"")),
+        false => format!("{apostrophe}{text}"),
     }
 }
 
@@ -98,6 +99,21 @@ mod tests {
         let rows = [vec!["192.0.2.1".to_owned(), "7".to_owned()], vec!["a".to_owned(), "12".to_owned()]];
         let text = table(&[("client", false), ("count", true)], &rows, Paint(false));
         assert_eq!(text, "  client     count\n  192.0.2.1      7\n  a             12\n");
+    }
+
+    #[test]
+    fn no_text_for_a_spreadsheet_is_a_formula() {
+        for (text, field) in [
+            ("sasl_username=joe", "sasl_username=joe"),
+            ("=HYPERLINK(\"http://a\",1)", "\"'=HYPERLINK(\"\"http://a\"\",1)\""),
+            ("+1", "'+1"),
+            ("-1", "'-1"),
+            ("@example.org", "'@example.org"),
+            ("\t=1", "'\t=1"),
+            ("a\nb", "\"a\nb\""),
+        ] {
+            assert_eq!(csv_text(text), field, "{text}");
+        }
     }
 
     #[test]
