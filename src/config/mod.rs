@@ -162,6 +162,14 @@ impl Config {
         Ok(config)
     }
 
+    /// Frees the limits with their files, the lists and the databases. The daemon keeps the configuration of its start
+    /// for the other keys, and a reload would not replace these in it.
+    pub fn free_policy(&mut self) {
+        let policy = &mut self.policy;
+        (policy.limits, policy.lists, policy.origins) = Default::default();
+        self.own_lists = None;
+    }
+
     /// The limit that stands at the top level: connection_shaper's own.
     pub fn top(&self) -> &Limit {
         self.policy.limits.first().expect("every configuration has it")

@@ -38,7 +38,6 @@ use crate::http::{HttpContext, LastPage};
 use crate::listener::DetachedListener;
 use crate::net::address::Address;
 use crate::net::clock::Now;
-use crate::net::origin::OriginDatabases;
 use crate::net::shutdown::Shutdown;
 use crate::observe::log::{Log, Severity};
 use crate::postfix::acceptor::Acceptor;
@@ -158,8 +157,7 @@ impl Daemon {
         self.tell(notify::ready());
         // What is in force: lists that are read again come into it.
         let mut current = Arc::new(self.config.clone());
-        // What is kept here stays when a database is replaced.
-        self.config.policy.origins = OriginDatabases::default();
+        self.config.free_policy();
         let mut lists = ListWatch::new(&current);
         loop {
             let news = tokio::select! {
