@@ -16,6 +16,7 @@ pub mod listing;
 pub mod on_file;
 pub mod origin;
 pub mod overriding;
+pub mod preview;
 pub mod reload;
 pub mod report;
 pub mod reset;
