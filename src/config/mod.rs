@@ -15,6 +15,7 @@ mod limit_files;
 mod lint;
 mod list_file;
 mod list_line;
+mod list_table;
 mod lists;
 mod name;
 mod netblock;
