@@ -16,7 +16,7 @@ use crate::config::Config;
 use crate::config::convert::Kind;
 use crate::control::client::{ConfigArgs, DaemonArgs};
 use crate::control::commands::ControlSubcommand;
-use crate::control::overriding::OverrideTime;
+use crate::control::overriding::ONE_HOUR;
 use crate::maillog::{advise, replay};
 use crate::net::address::Address;
 use crate::observe::terminal::print;
@@ -156,8 +156,7 @@ fn join_targets(mut words: Vec<OsString>) -> Vec<OsString> {
     if let Some(at) = words[command..].iter().position(|word| word == "because").map(|at| command + at)
         && !words[command..at].iter().any(|word| word == "for")
     {
-        let usual = OverrideTime::default().to_string();
-        words.splice(at..at, [OsString::from("for"), usual.into()]);
+        words.splice(at..at, [OsString::from("for"), ONE_HOUR.to_string().into()]);
     }
     words
 }

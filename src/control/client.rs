@@ -83,18 +83,14 @@ pub struct ClientCommand<C: Args> {
 impl<C: ControlCommand + Into<ControlRequest>> ClientCommand<C> {
     /// Has the daemon do the command, and prints the answer.
     pub fn run(self) -> ExitCode {
-        let (path, config) = match self.daemon.place() {
-            Ok(place) => place,
-            Err(error) => {
-                return terminal::fail(sysexits::CONFIG, &error);
-            }
+        let client = match self.daemon.place() {
+            Ok((path, config)) => ControlClient::reach::<C>(&path, config),
+            Err(error) => return terminal::fail(sysexits::CONFIG, &error),
         };
         if self.daemon.json {
-            return report_json::<C>(
-                ControlClient::reach::<C>(&path, config).and_then(|mut client| client.ask_exactly(self.command)),
-            );
+            return report_json::<C>(client.and_then(|mut client| client.ask_exactly(self.command)));
         }
-        match ControlClient::reach::<C>(&path, config).and_then(|mut client| client.ask(self.command)) {
+        match client.and_then(|mut client| client.ask(self.command)) {
             Ok(answer) => print(&C::show(&answer, Paint::of(&io::stdout())), C::exit_code(&answer)),
             Err(problem) => fail(&problem),
         }
@@ -141,16 +137,7 @@ impl ControlClient {
     ///
     /// When no daemon listens there or the socket is closed to this user; the error says what to do.
     pub fn connect(path: &Path) -> Result<Self, Problem> {
-        Self::connect_to(path).map_err(|error| {
-            let place = path.display();
-            let remedy = match error.kind() {
-                ErrorKind::NotFound => "; is the daemon running, and is control_socket set?",
-                ErrorKind::ConnectionRefused => "; the daemon is not running",
-                ErrorKind::PermissionDenied => "; run this as root, or as a member of control_group",
-                _ => "",
-            };
-            Problem::unavailable(format!("{place}: {error}{remedy}"))
-        })
+        Self::connect_to(path).map_err(|error| unreachable(path, &error))
     }
 
     /// Connects; where no daemon runs and the counts are in a file, commands but those about the daemon are done on
@@ -160,16 +147,17 @@ impl ControlClient {
     ///
     /// As [`connect`](Self::connect).
     fn reach<C: ControlCommand>(path: &Path, config: Option<Config>) -> Result<Self, Problem> {
-        let config = config.filter(|_| !C::needs_daemon());
         let is_absent = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused);
-        match (Self::connect_to(path), config) {
-            (Err(error), Some(config)) if is_absent(&error) && on_file::file(&config).is_some() => {
-                let path = on_file::file(&config).map(|file| file.path.clone()).unwrap_or_default();
-                Ok(Self { answerer: Answerer::Here(Box::new(config)), path })
-            }
-            (Ok(client), _) => Ok(client),
-            (Err(_), _) => Self::connect(path),
+        let error = match Self::connect_to(path) {
+            Err(error) if is_absent(&error) => error,
+            other => return other.map_err(|error| unreachable(path, &error)),
+        };
+        if let Some(config) = config.filter(|_| !C::needs_daemon())
+            && let Some(file) = on_file::file(&config).map(|file| file.path.clone())
+        {
+            return Ok(Self { answerer: Answerer::Here(Box::new(config)), path: file });
         }
+        Err(unreachable(path, &error))
     }
 
     fn connect_to(path: &Path) -> io::Result<Self> {
@@ -228,6 +216,17 @@ impl ControlClient {
     fn result<T>(&self, answer: io::Result<Result<T, Problem>>) -> Result<T, Problem> {
         answer.unwrap_or_else(|error| Err(Problem::unavailable(format!("{}: {error}", self.path.display()))))
     }
+}
+
+/// Why there is no connection to the daemon, and what to do.
+fn unreachable(path: &Path, error: &io::Error) -> Problem {
+    let remedy = match error.kind() {
+        ErrorKind::NotFound => "; is the daemon running, and is control_socket set?",
+        ErrorKind::ConnectionRefused => "; the daemon is not running",
+        ErrorKind::PermissionDenied => "; run this as root, or as a member of control_group",
+        _ => "",
+    };
+    Problem::unavailable(format!("{}: {error}{remedy}", path.display()))
 }
 
 /// The answer of a line, or why there is none.

@@ -90,24 +90,10 @@ impl ControlCommand for ExplainArgs {
 
     /// Judges the request as if it were the first of its session.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<ExplainAnswer, Problem> {
-        let request = self.request()?;
+        let request = self.request_at(None)?;
         let rules = control.service.rules.load_full();
         let store = StoreName { kind: rules.store.name().to_owned(), state: rules.store.state().to_owned() };
-        let shown = self.client.clone();
-        let Some(client) = rules.policy.client(&request) else {
-            let verdict = VerdictPreview::of(&request, &Verdict::Pass(Pass::UnknownClient), now);
-            let (client, door) = (self.client.clone(), self.door.clone());
-            return Ok(ExplainAnswer {
-                client,
-                door,
-                origin: None,
-                listed: None,
-                overridden: None,
-                limits: Vec::new(),
-                store,
-                verdict,
-            });
-        };
+        let client = rules.policy.client(&request);
         let (mut limits, mut verdict) = judge(&rules, &request, now).await;
         // What is not counted yet at the first recipient is judged as it will be later in the message.
         for state in self.later_states() {
@@ -125,13 +111,16 @@ impl ControlCommand for ExplainArgs {
                 verdict = VerdictPreview { log_only, ..then };
             }
         }
-        let whitelisted = matches!(ListStatus::of_request(&rules.policy, &request), Some(ListStatus::Whitelist { .. }));
-        let active = rules.policy.overrides().lookup(client, &request, whitelisted, now);
+        let listed = ListStatus::of_request(&rules.policy, &request);
+        let whitelisted = matches!(listed, Some(ListStatus::Whitelist { .. }));
+        let active = client.and_then(|client| rules.policy.overrides().lookup(client, &request, whitelisted, now));
         Ok(ExplainAnswer {
-            client: if shown.contains('=') { shown } else { client.to_string() },
+            client: client
+                .filter(|_| !self.client.contains('='))
+                .map_or_else(|| self.client.clone(), |client| client.to_string()),
             door: self.door.clone(),
-            origin: OriginStatus::of(&rules.policy, client),
-            listed: ListStatus::of_request(&rules.policy, &request),
+            origin: client.and_then(|client| OriginStatus::of(&rules.policy, client)),
+            listed,
             overridden: active.map(|active| OverrideStatus::of(&active.word, now)),
             limits,
             store,
@@ -207,11 +196,7 @@ impl ExplainArgs {
         }
     }
 
-    fn request(&self) -> Result<Request, Problem> {
-        self.request_at(None)
-    }
-
-    /// The request as Postfix, or who asks at another door, would send it.
+    /// The request as Postfix, or a program at another door, would send it; in this protocol state, or the first one.
     fn request_at(&self, state: Option<&str>) -> Result<Request, Problem> {
         let door = Door::WORDS.iter().find(|(word, _)| *word == self.door).map(|(_, door)| *door);
         let Some(door) = door else {
@@ -232,8 +217,12 @@ impl ExplainArgs {
         if attributes.iter().any(is_wrong) {
             return Err(Problem::usage("an attribute does not fit in a line of a request"));
         }
-        for of_origin in [Attribute::Asn, Attribute::Country] {
-            refuse_origin(&attributes, of_origin)?;
+        let is_origin = |name: &str| [Attribute::Asn, Attribute::Country].iter().any(|of| of.name() == name);
+        if let Some((name, value)) = attributes.iter().find(|(name, _)| is_origin(name)) {
+            return Err(Problem::usage(format!(
+                "a database says {name} of an address: explain an address, or see what is counted with `connshaper \
+                 show {name}={value}`"
+            )));
         }
         let mut input = BytesMut::from(query::request(&client, &attributes).as_bytes());
         match RequestDecoder::default().decode(&mut input) {
@@ -242,9 +231,7 @@ impl ExplainArgs {
             Err(error) => Err(Problem::usage(error.to_string())),
         }
     }
-}
 
-impl ExplainArgs {
     /// The request at another door than Postfix's.
     fn event(&self, door: Door) -> Result<Request, Problem> {
         let mut values = Vec::new();
@@ -259,13 +246,4 @@ impl ExplainArgs {
         }
         Ok(Request::at(door, address(self.client.as_bytes()), values))
     }
-}
-
-/// No request says where its client is from.
-fn refuse_origin(attributes: &[(String, String)], attribute: Attribute) -> Result<(), Problem> {
-    let Some((name, value)) = attributes.iter().find(|(name, _)| name == attribute.name()) else { return Ok(()) };
-    Err(Problem::usage(format!(
-        "a database says {name} of an address: explain an address, or see what is counted with `connshaper show \
-         {name}={value}`"
-    )))
 }

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Problem;
 use super::origin::OriginStatus;
-use super::text::{csv_text, lasting, table, time};
+use super::text::{cell, csv_text, lasting, table, time};
 use crate::engine::reading::Reading;
 use crate::engine::service::{Rules, Service};
 use crate::engine::target::TargetCounter;
@@ -226,19 +226,15 @@ impl Listing {
             columns.push(("from", false));
         }
         let rows = self.keys.iter().map(|key| {
-            let time = |time: &Option<String>| time.clone().unwrap_or_else(|| "-".to_owned());
-            let over = key.count > key.threshold;
-            let count = if over { paint.bad(&key.count.to_string()) } else { key.count.to_string() };
-            let (threshold, refused) = (key.threshold.to_string(), key.refused.to_string());
-            let (limit, name) = (key.limit.clone(), key.key.clone());
+            let count = key.count.to_string();
             let mut row = vec![
-                limit,
-                name,
-                count,
-                threshold,
-                time(&key.since),
-                time(&key.over_since),
-                refused,
+                key.limit.clone(),
+                key.key.clone(),
+                if key.count > key.threshold { paint.bad(&count) } else { count },
+                key.threshold.to_string(),
+                cell(key.since.as_ref()),
+                cell(key.over_since.as_ref()),
+                key.refused.to_string(),
                 lasting(key.left),
             ];
             if has_origins {

@@ -1,7 +1,5 @@
 //! What `ban` and `allow` share: what they are told, and how an override is set and ended.
 
-use std::fmt;
-use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
@@ -30,9 +28,9 @@ pub struct OverrideArgs {
     #[serde(skip)]
     preposition: Option<String>,
     /// For how long: 90s, 2h, 1d; by default one hour
-    #[arg(value_name = "DURATION", default_value_t, hide_default_value = true)]
-    #[serde(default)]
-    pub seconds: OverrideTime,
+    #[arg(value_name = "DURATION", value_parser = seconds, default_value_t = ONE_HOUR, hide_default_value = true)]
+    #[serde(default = "one_hour")]
+    pub seconds: u64,
     /// The word before the reason
     #[arg(value_name = "because", value_parser = ["because"], hide_possible_values = true, requires = "note")]
     #[serde(skip)]
@@ -49,53 +47,26 @@ fn checked_note(note: &str) -> Result<String, String> {
     is_one.then(|| note.trim().to_owned()).ok_or(format!("write one line of 1 to {MAX_NOTE} characters"))
 }
 
-/// How long a ban or an allowance lasts, in whole seconds up to a year.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "u64", into = "u64")]
-pub struct OverrideTime(u64);
+/// How many seconds a ban or an allowance lasts by default.
+pub const ONE_HOUR: u64 = 3600;
 
-impl Default for OverrideTime {
-    fn default() -> Self {
-        Self(3600)
-    }
+fn one_hour() -> u64 {
+    ONE_HOUR
 }
 
-impl TryFrom<u64> for OverrideTime {
-    type Error = &'static str;
-
-    fn try_from(seconds: u64) -> Result<Self, Self::Error> {
-        const LONGEST: u64 = 365 * 86_400;
-        match seconds {
-            1..=LONGEST => Ok(Self(seconds)),
-            _ => Err("write whole seconds, from 1s to 365d"),
-        }
-    }
+/// A duration as it is written, in seconds.
+fn seconds(text: &str) -> Result<u64, String> {
+    let duration = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => units::duration(text)?,
+    };
+    // A fraction of a second is refused like zero.
+    checked_seconds(if duration.subsec_nanos() == 0 { duration.as_secs() } else { 0 })
 }
 
-impl From<OverrideTime> for u64 {
-    fn from(time: OverrideTime) -> Self {
-        time.0
-    }
-}
-
-impl fmt::Display for OverrideTime {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-impl FromStr for OverrideTime {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let duration = match text.parse() {
-            Ok(seconds) => Duration::from_secs(seconds),
-            Err(_) => units::duration(text)?,
-        };
-        // A fraction of a second is none of the seconds that are allowed.
-        let seconds = if duration.subsec_nanos() == 0 { duration.as_secs() } else { 0 };
-        Ok(Self::try_from(seconds)?)
-    }
+fn checked_seconds(seconds: u64) -> Result<u64, String> {
+    const LONGEST: u64 = 365 * 86_400;
+    (1..=LONGEST).contains(&seconds).then_some(seconds).ok_or("write whole seconds, from 1s to 365d".to_owned())
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -150,12 +121,12 @@ impl LiftAnswer {
 impl OverrideArgs {
     /// For an hour.
     pub fn new(target: Target) -> Self {
-        Self { target, preposition: None, seconds: OverrideTime::default(), conjunction: None, note: None }
+        Self { target, preposition: None, seconds: ONE_HOUR, conjunction: None, note: None }
     }
 
     /// Fills in the log line.
     pub(super) fn log(&self, line: &mut LogRecord) {
-        line.field("target", &self.target).field("seconds", u64::from(self.seconds));
+        line.field("target", &self.target).field("seconds", self.seconds);
         if let Some(note) = &self.note {
             line.field("note", note);
         }
@@ -174,7 +145,7 @@ impl OverrideArgs {
         let target = &rules.policy.target(&self.target);
         let of = target.to_override().map_err(Problem::usage)?;
         let note = self.note.as_deref().map(checked_note).transpose().map_err(Problem::usage)?;
-        let seconds = u64::from(self.seconds);
+        let seconds = checked_seconds(self.seconds).map_err(Problem::usage)?;
         let mut notes = Vec::new();
         let word = Override { note, ..Override::new(of.clone(), kind, seconds, user.to_owned(), now) };
         let mut changes = vec![Change::Set(word)];

@@ -177,11 +177,10 @@ impl ControlCommand for ShowArgs {
             let mut bans = limit_bans(&control.service, &rules, target, now).await;
             for client in &listed {
                 let counted = counted_client(&rules.policy, client);
-                let is_it = |one: &TargetCounter<'_>| {
+                let is_it = |(one, _): &(TargetCounter<'_>, _)| {
                     counted.as_ref().is_some_and(|counted| one.limit.id == counted.limit.id && one.part == counted.part)
                 };
-                let banned = bans.bans.iter().position(|(one, _)| is_it(one)).map(|at| bans.bans.remove(at));
-                match banned {
+                match bans.bans.iter().position(is_it).map(|at| bans.bans.remove(at)) {
                     Some((one, reading)) => counters.push(CounterStatus::of(&one, Some(reading))),
                     None => counters.extend(ClientStatus::of(&rules.policy, client).map(CounterStatus::from)),
                 }
@@ -190,10 +189,8 @@ impl ControlCommand for ShowArgs {
             let is_shown = |one: &TargetCounter<'_>| {
                 counters.iter().any(|shown| shown.limit == one.limit.name && shown.key == one.part.to_string())
             };
-            let rest_of_bans: Vec<_> = bans.bans.iter().filter(|(one, _)| !is_shown(one)).collect();
-            let rest_of_bans: Vec<_> =
-                rest_of_bans.into_iter().map(|(one, reading)| CounterStatus::of(one, Some(*reading))).collect();
-            counters.extend(rest_of_bans);
+            bans.bans.retain(|(one, _)| !is_shown(one));
+            counters.extend(bans.bans.iter().map(|(one, reading)| CounterStatus::of(one, Some(*reading))));
             more += rest + bans.more;
         }
         let netblock = target.netblock();

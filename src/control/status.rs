@@ -9,8 +9,7 @@ use super::commands::ControlCommand;
 use super::show::OverrideStatus;
 use super::text::lasting;
 use super::{Control, Problem};
-use crate::engine::diagnosis::SetupProblem;
-use crate::engine::limit_use::{UnusableLimit, UnusedLimit};
+use crate::engine::limit_use::UnusableLimit;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
 use crate::policy::overrides::OverrideKind;
@@ -142,7 +141,10 @@ impl StatusAnswer {
         let rates = service.rates();
         let totals = service.statistics.counters().into_iter();
         let (unusable, unused) = service.limit_use.findings();
-        let problems = service.diagnosis.findings();
+        let unusable = unusable.into_iter().map(|UnusableLimit { problem, remedy }| (problem, remedy));
+        let unused = unused.iter().map(|unused| UnusedLimitStatus { limit: unused.limit.clone(), why: unused.why() });
+        let setup = service.diagnosis.findings();
+        let setup = setup.iter().map(|found| (found.problem().to_owned(), found.remedy().to_owned()));
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -175,12 +177,8 @@ impl StatusAnswer {
             overrides: latest.map(|entry| OverrideStatus::of(entry, now)).collect(),
             overrides_unreadable: service.overrides.unreadable(),
             since_start: totals.map(|counter| (counter.name.to_owned(), counter.get())).collect(),
-            diagnosis: problems
-                .iter()
-                .map(DiagnosisStatus::from)
-                .chain(unusable.into_iter().map(DiagnosisStatus::from))
-                .collect(),
-            unused_limits: unused.iter().map(UnusedLimitStatus::from).collect(),
+            diagnosis: setup.chain(unusable).map(|(problem, remedy)| DiagnosisStatus { problem, remedy }).collect(),
+            unused_limits: unused.collect(),
             suppressed_lines: service.log.suppressed(),
             dropped_lines: service.log.dropped(),
         }
@@ -269,23 +267,5 @@ impl From<ServerHealth> for ServerStatus {
     fn from(ServerHealth { server, breaker, down_for }: ServerHealth) -> Self {
         let down_seconds = down_for.map(|time| time.as_secs());
         Self { server, breaker: breaker.name().to_owned(), down: down_for.is_some(), down_seconds }
-    }
-}
-
-impl From<UnusableLimit> for DiagnosisStatus {
-    fn from(UnusableLimit { problem, remedy }: UnusableLimit) -> Self {
-        Self { problem, remedy }
-    }
-}
-
-impl From<&UnusedLimit> for UnusedLimitStatus {
-    fn from(unused: &UnusedLimit) -> Self {
-        Self { limit: unused.limit.clone(), why: unused.why() }
-    }
-}
-
-impl From<&SetupProblem> for DiagnosisStatus {
-    fn from(found: &SetupProblem) -> Self {
-        Self { problem: found.problem().to_owned(), remedy: found.remedy().to_owned() }
     }
 }

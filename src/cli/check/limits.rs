@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::counted;
 use crate::config::{EffectiveSetting, units};
 use crate::policy::attribute::Attribute;
 use crate::policy::calendar::Period;
@@ -52,21 +53,16 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
     if !limit.count_refused {
         text += "; what is refused does not stay counted";
     }
+    let own = |number, noun| {
+        let has = if number == 1 { "has a threshold of its own" } else { "have thresholds of their own" };
+        format!("; {} {has}", counted(number, noun))
+    };
     if !limit.netblocks.is_empty() {
-        text += &format!(
-            "; {}",
-            counted(
-                limit.netblocks.len(),
-                "netblock has a threshold of its own",
-                "netblocks have thresholds of their own"
-            )
-        );
+        text += &own(limit.netblocks.len(), "netblock");
     }
-    if let Some(own) = &limit.thresholds {
-        let keys = own.lists.iter().map(|list| list.len()).sum();
-        let (one, several) = ("has a threshold of its own", "have thresholds of their own");
-        text +=
-            &format!("; {} by {}", counted(keys, &format!("key {one}"), &format!("keys {several}")), own.field.word());
+    if let Some(thresholds) = &limit.thresholds {
+        let keys = thresholds.lists.iter().map(|list| list.len()).sum();
+        text += &format!("{} by {}", own(keys, "key"), thresholds.field.word());
     }
     if limit.log_only {
         text += "; this is only logged";
@@ -144,21 +140,18 @@ fn words(pattern: &Pattern) -> (&'static str, String) {
 
 /// What it may do that often.
 fn what(counts: CountKind, threshold: u32) -> String {
+    let number = |noun| counted(threshold as usize, noun);
     match (counts, threshold) {
         (CountKind::Connections, 1) => "connect once".to_owned(),
-        (CountKind::Connections, number) => format!("connect {number} times"),
-        (CountKind::Messages, number) => format!("send {}", counted(number as usize, "message", "messages")),
-        (CountKind::Recipients, number) => format!("name {}", counted(number as usize, "recipient", "recipients")),
-        (CountKind::Requests, number) => format!("cause {}", counted(number as usize, "request", "requests")),
-        (CountKind::Clients, number) => {
-            format!("have {}", counted(number as usize, "different client", "different clients"))
-        }
+        (CountKind::Connections, _) => format!("connect {}", number("time")),
+        (CountKind::Messages, _) => format!("send {}", number("message")),
+        (CountKind::Recipients, _) => format!("name {}", number("recipient")),
+        (CountKind::Requests, _) => format!("cause {}", number("request")),
+        (CountKind::Clients, _) => format!("have {}", number("different client")),
         (CountKind::Bytes, kib) => format!("send {}", units::size_words(kib)),
-        (CountKind::Logins, number) => format!("log in {}", counted(number as usize, "time", "times")),
-        (CountKind::FailedLogins, number) => format!("fail to log in {}", counted(number as usize, "time", "times")),
-        (CountKind::FailedPasswords, number) => {
-            format!("try {}", counted(number as usize, "wrong password", "wrong passwords"))
-        }
+        (CountKind::Logins, _) => format!("log in {}", number("time")),
+        (CountKind::FailedLogins, _) => format!("fail to log in {}", number("time")),
+        (CountKind::FailedPasswords, _) => format!("try {}", number("wrong password")),
     }
 }
 
@@ -226,8 +219,4 @@ fn stress(limit: &Limit, action: &str) -> String {
         [] => String::new(),
         parts => format!("; while Postfix reports stress, {}", parts.join(" and ")),
     }
-}
-
-fn counted(number: usize, one: &str, several: &str) -> String {
-    format!("{number} {}", if number == 1 { one } else { several })
 }

@@ -117,12 +117,16 @@ fn table(rows: impl Iterator<Item = [String; 3]>) -> String {
 }
 
 fn entries(netblocks: usize, names: usize) -> String {
-    let number = |number, word| format!("{number} {word}{}", if number == 1 { "" } else { "s" });
     match (netblocks, names) {
-        (_, 0) => number(netblocks, "netblock"),
-        (0, _) => number(names, "name"),
-        _ => format!("{} and {}", number(netblocks, "netblock"), number(names, "name")),
+        (_, 0) => counted(netblocks, "netblock"),
+        (0, _) => counted(names, "name"),
+        _ => format!("{} and {}", counted(netblocks, "netblock"), counted(names, "name")),
     }
+}
+
+/// A number of things, with the plural where it is not one.
+fn counted(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
 }
 
 /// The same for programs: what is in force, or what is wrong.

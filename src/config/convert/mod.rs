@@ -59,24 +59,31 @@ impl Kind {
 
     /// What its text looks like. The ones with the plainest marks are first; a list of words could be anything.
     fn guess(text: &str) -> Option<Self> {
-        type Marks = fn(&str) -> bool;
-        let marks: [(Self, Marks); 8] = [
-            (Self::RateLimit, ratelimit::is_it),
-            (Self::Greylist, greylist::is_it),
-            (Self::Perlbal, perlbal::is_it),
-            (Self::ModIpCount, mod_ip_count::is_it),
-            (Self::Postfwd, postfwd::is_it),
-            (Self::PolicydRateLimit, policyd_rate_limit::is_it),
-            (Self::Anvil, anvil::is_it),
-            (Self::Postgrey, postgrey::is_it),
-        ];
         // A file of nothing but comments is one of the plugin too, with all at its defaults.
         if legacy::is_original(text) {
             return Some(Self::ConnectionShaper);
         }
-        marks.into_iter().find(|(_, is_it)| is_it(text)).map(|(kind, _)| kind)
+        READERS.iter().find(|(_, is_it, _)| is_it(text)).map(|(kind, ..)| *kind)
     }
 }
+
+/// Whether a text is a file of a program.
+type IsIt = fn(&str) -> bool;
+
+/// Reads the file of a program.
+type ConvertReader = fn(&str, &mut Draft) -> Result<(), ConvertError>;
+
+/// The readers of all kinds but connection_shaper's own, in the order in which they are tried.
+const READERS: [(Kind, IsIt, ConvertReader); 8] = [
+    (Kind::RateLimit, ratelimit::is_it, ratelimit::read),
+    (Kind::Greylist, greylist::is_it, greylist::read),
+    (Kind::Perlbal, perlbal::is_it, perlbal::read),
+    (Kind::ModIpCount, mod_ip_count::is_it, mod_ip_count::read),
+    (Kind::Postfwd, postfwd::is_it, postfwd::read),
+    (Kind::PolicydRateLimit, policyd_rate_limit::is_it, policyd_rate_limit::read),
+    (Kind::Anvil, anvil::is_it, anvil::read),
+    (Kind::Postgrey, postgrey::is_it, postgrey::read),
+];
 
 /// A converted file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -136,21 +143,11 @@ fn convert_text(path: &Path, source: &ConfigText, from: Option<Kind>) -> Result<
         let words = Kind::WORDS.map(|(word, _)| word).join(", ");
         return Err(refused(source, (1, problem.to_owned(), format!("write --from and one of {words}"))));
     };
-    if kind == Kind::ConnectionShaper {
+    let Some((.., read)) = READERS.iter().find(|(known, ..)| *known == kind) else {
         return connection_shaper::convert(path, source);
-    }
-    let mut draft = Draft::new(path, kind);
-    let read = match kind {
-        Kind::ConnectionShaper | Kind::Perlbal => perlbal::read(text, &mut draft),
-        Kind::ModIpCount => mod_ip_count::read(text, &mut draft),
-        Kind::Greylist => greylist::read(text, &mut draft),
-        Kind::RateLimit => ratelimit::read(text, &mut draft),
-        Kind::Postfwd => postfwd::read(text, &mut draft),
-        Kind::PolicydRateLimit => policyd_rate_limit::read(text, &mut draft),
-        Kind::Postgrey => postgrey::read(text, &mut draft),
-        Kind::Anvil => anvil::read(text, &mut draft),
     };
-    read.map_err(|why| refused(source, why))?;
+    let mut draft = Draft::new(path, kind);
+    read(text, &mut draft).map_err(|why| refused(source, why))?;
     draft.finish()
 }
 

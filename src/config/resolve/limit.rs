@@ -77,6 +77,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
     if counts == CountKind::Clients {
         check_clients(s);
     }
+    let own_amount = |key| s.toml(key).and_then(|toml| amount(s, &s.named(key), toml, counts));
     let limit = Limit {
         id: 0,
         memory_id: 0,
@@ -89,9 +90,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         conditions,
         threshold: threshold(s, counts, name, span),
         thresholds: thresholds::read(s, counts, &per, &program.spellings),
-        stress_threshold: s
-            .toml("stress_threshold")
-            .and_then(|toml| amount(s, &s.named("stress_threshold"), toml, counts)),
+        stress_threshold: own_amount("stress_threshold"),
         exptime,
         exptime_change: None,
         window,
@@ -111,9 +110,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
         count_refused: s.get("count_refused"),
         count_unsent: s.get("count_unsent"),
         alert: s.get("alert"),
-        alert_threshold: s
-            .toml("alert_threshold")
-            .and_then(|toml| amount(s, &s.named("alert_threshold"), toml, counts)),
+        alert_threshold: own_amount("alert_threshold"),
         log_only,
         delay: delay(s, door, program.timeouts),
         ban,

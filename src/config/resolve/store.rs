@@ -132,7 +132,7 @@ fn memcached(s: &TableSettings) -> SharedStoreConfig {
 
 /// How we log in. A user without a password is a mistake.
 fn login(s: &TableSettings, user_key: &'static str, file_key: &'static str) -> StoreLogin {
-    let login = StoreLogin { username: s.get(user_key), password_file: absolute(s, file_key) };
+    let login = StoreLogin { username: s.get(user_key), password_file: absolute(s, file_key, SECRET) };
     if login.username.is_some() && login.password_file.is_none() {
         let problem = format!("`{user_key}` needs a password");
         s.error::<()>(user_key, problem, format!("name the file that has it in `{file_key}`"));
@@ -142,7 +142,7 @@ fn login(s: &TableSettings, user_key: &'static str, file_key: &'static str) -> S
 
 /// The files for TLS. A certificate without its key is a mistake, and so is a key alone.
 fn tls_files(s: &TableSettings, [authorities, certificate, key]: [&'static str; 3]) -> TlsFiles {
-    let files = (absolute(s, certificate), absolute(s, key));
+    let files = (absolute(s, certificate, SECRET), absolute(s, key, SECRET));
     let alone = match &files {
         (Some(_), None) => Some((certificate, key)),
         (None, Some(_)) => Some((key, certificate)),
@@ -151,7 +151,7 @@ fn tls_files(s: &TableSettings, [authorities, certificate, key]: [&'static str; 
     if let Some((one, other)) = alone {
         s.error::<()>(one, format!("`{one}` needs `{other}`"), "name both files, or neither");
     }
-    TlsFiles { authorities: absolute(s, authorities), identity: files.0.zip(files.1) }
+    TlsFiles { authorities: absolute(s, authorities, SECRET), identity: files.0.zip(files.1) }
 }
 
 fn redis(s: &TableSettings) -> SharedStoreConfig {
@@ -203,22 +203,21 @@ fn without_password(text: &str) -> String {
     }
 }
 
+/// An example of the path of a password, a certificate or a key.
+const SECRET: &str = "/etc/connshaper/NAME";
+
 /// The path of a file, which is absolute.
-fn absolute(s: &TableSettings, key: &'static str) -> Option<PathBuf> {
+fn absolute(s: &TableSettings, key: &'static str, example: &str) -> Option<PathBuf> {
     let path = PathBuf::from(s.get::<Option<String>>(key)?);
     if !path.is_absolute() || path.file_name().is_none() {
         let problem = format!("`{key}` is not the absolute path of a file");
-        s.error::<()>(key, problem, format!("write it as in `{key} = \"/etc/connshaper/NAME\"`"));
+        s.error::<()>(key, problem, format!("write it as in `{key} = \"{example}\"`"));
     }
     Some(path)
 }
 
 fn sqlite(s: &TableSettings) -> SharedStoreConfig {
-    let path = PathBuf::from(s.get::<Option<String>>("sqlite_file").unwrap_or_default());
-    if !path.is_absolute() || path.file_name().is_none() {
-        let remedy = "write it as in \"/var/lib/connshaper/counts.db\"";
-        s.error::<()>("sqlite_file", "`sqlite_file` is not the absolute path of a file", remedy);
-    }
+    let path = absolute(s, "sqlite_file", "/var/lib/connshaper/counts.db").unwrap_or_default();
     let synchronous = s.choice("sqlite_synchronous", &Synchronous::WORDS);
     SharedStoreConfig::Sqlite(SqliteConfig { path, synchronous, max_clients: s.get("max_clients") })
 }
