@@ -52,8 +52,8 @@ pub fn use_it(config: &Config) {
         let client = IpAddr::from([0x2001; 8]);
         let key = &KeyPart::of_pairs([("sender", "x".repeat(1000).as_str())]);
         let (count, threshold, left, request, now) = (u64::MAX, u64::MAX, u32::MAX, None, 1 << 31);
-        let (name, said) = (&limit.name, None);
-        let values = Values { client, limit: name, count, threshold, left, key, request, said, now };
+        let (name, note) = (&limit.name, None);
+        let values = Values { client, limit: name, count, threshold, left, key, request, note, now };
         let mut reply = BytesMut::new();
         ReplyEncoder.encode(Reply::Refuse(&limit.action, values), &mut reply).expect("it is written to memory");
         let line = reply.strip_suffix(b"\n\n").expect("a reply ends in an empty line");

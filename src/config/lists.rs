@@ -148,11 +148,11 @@ pub(super) fn complete(own: Lists, named: &[NamedListFile]) -> Result<CompleteLi
 
 /// Warns of netblocks that stand on several lists with different meanings.
 fn warn_of_conflicts(own: &Lists, read: &[ListContent]) {
-    let said: HashMap<IpNet, ListEntry> = own.netblocks.iter().copied().collect();
+    let configured: HashMap<IpNet, ListEntry> = own.netblocks.iter().copied().collect();
     for read in read {
         lint::check_whole_families(&read.netblocks, |place| read.span(place), read.does(), &read.diagnostics);
         for (place, (net, _)) in read.netblocks.iter().enumerate() {
-            let text = match (said.get(net), read.kind) {
+            let text = match (configured.get(net), read.kind) {
                 (None, _)
                 | (Some(ListEntry::Whitelist), ListKind::White)
                 | (Some(ListEntry::Blacklist(_)), ListKind::Black) => {

@@ -29,8 +29,8 @@ pub(super) fn key(field: KeyField, text: &str, spellings: &Spellings) -> Result<
     if text.is_empty() || text.contains(char::REPLACEMENT_CHARACTER) {
         return wrong(format!("is no {word}"), format!("write {write}"));
     }
-    if let Some((said, value)) = text.split_once('=')
-        && KeyField::WORDS.iter().any(|(known, _)| *known == said)
+    if let Some((word_before, value)) = text.split_once('=')
+        && KeyField::WORDS.iter().any(|(known, _)| *known == word_before)
     {
         return wrong(
             format!("has the name of a part: the keys here are each a {word}"),

@@ -121,7 +121,7 @@ impl ControlCommand for ExplainArgs {
             door: self.door.clone(),
             origin: client.and_then(|client| OriginStatus::of(&rules.policy, client)),
             listed,
-            overridden: active.map(|active| OverrideStatus::of(&active.word, now)),
+            overridden: active.map(|active| OverrideStatus::of(&active.entry, now)),
             limits,
             store,
             verdict,
@@ -182,15 +182,15 @@ impl ExplainArgs {
             },
         };
         let client = part.pairs().find(|(word, _)| *word == "client").map(|(_, value)| value.to_owned());
-        let said = part.pairs().filter(|(word, _)| *word != "client").map(attribute);
-        (client.unwrap_or_else(|| NO_CLIENT.to_owned()), said.chain(self.attributes.iter().cloned()).collect())
+        let attributes = part.pairs().filter(|(word, _)| *word != "client").map(attribute);
+        (client.unwrap_or_else(|| NO_CLIENT.to_owned()), attributes.chain(self.attributes.iter().cloned()).collect())
     }
 
     /// The protocol states after the first, for a message whose state is not said.
     fn later_states(&self) -> &'static [&'static str] {
         let (_, attributes) = self.asked();
-        let is_said = attributes.iter().any(|(name, _)| name == "protocol_state" || name == "instance");
-        match self.door == Door::Smtp.word() && !is_said && query::is_of_mail(&attributes) {
+        let is_given = attributes.iter().any(|(name, _)| name == "protocol_state" || name == "instance");
+        match self.door == Door::Smtp.word() && !is_given && query::is_of_mail(&attributes) {
             true => &["DATA", "END-OF-MESSAGE"],
             false => &[],
         }
@@ -235,12 +235,12 @@ impl ExplainArgs {
     /// The request at another door than Postfix's.
     fn event(&self, door: Door) -> Result<Request, Problem> {
         let mut values = Vec::new();
-        let said = || Attribute::at(door).filter(|attribute| !attribute.is_of_origin());
+        let known = || Attribute::at(door).filter(|attribute| !attribute.is_of_origin());
         for (name, value) in &self.attributes {
-            let Some(attribute) = said().find(|attribute| attribute.name() == name) else {
-                let known: Vec<_> = said().map(Attribute::name).collect();
-                let known = known.join(", ");
-                return Err(Problem::usage(format!("the {} door has no {name:?}, but {known}", self.door)));
+            let Some(attribute) = known().find(|attribute| attribute.name() == name) else {
+                let names: Vec<_> = known().map(Attribute::name).collect();
+                let names = names.join(", ");
+                return Err(Problem::usage(format!("the {} door has no {name:?}, but {names}", self.door)));
             };
             values.push((attribute, value.as_bytes()));
         }

@@ -65,7 +65,7 @@ pub fn checks_of<'p>(counted: TargetCounter<'p>, amount: u32) -> LimitChecks<'p>
         door: limit.door,
         whitelisted: false,
         named: None,
-        said: None,
+        active: None,
         stress: false,
         checks: std::iter::once(check).collect(),
     }

@@ -134,8 +134,8 @@ impl Action {
     /// The text for the client, filled in.
     pub fn text(&self, values: &TemplateValues<'_>) -> String {
         let mut output = BytesMut::new();
-        match values.said {
-            Some(said) => write_said(said, &mut output),
+        match values.note {
+            Some(note) => write_note(note, &mut output),
             None => self.text.write(values, &mut output),
         }
         String::from_utf8_lossy(&output).into_owned()
@@ -143,10 +143,10 @@ impl Action {
 
     /// Appends the action to a reply.
     pub fn write(&self, values: &TemplateValues<'_>, output: &mut BytesMut) {
-        match (values.said, &self.head) {
-            (Some(said), Some(head)) => {
+        match (values.note, &self.head) {
+            (Some(note), Some(head)) => {
                 output.extend_from_slice(head.as_bytes());
-                write_said(said, output);
+                write_note(note, output);
             }
             _ => self.template.write(values, output),
         }
@@ -159,8 +159,8 @@ impl Action {
 }
 
 /// Appends an administrator's text.
-fn write_said(said: &str, output: &mut BytesMut) {
-    write_clipped(said.as_bytes(), MAX_NOTE, output).expect("a BytesMut grows as needed");
+fn write_note(note: &str, output: &mut BytesMut) {
+    write_clipped(note.as_bytes(), MAX_NOTE, output).expect("a BytesMut grows as needed");
 }
 
 /// How Postfix reads an action, as far as we complete it.
@@ -280,13 +280,13 @@ mod tests {
         answer_with(action, None)
     }
 
-    fn answer_with(action: &str, said: Option<&str>) -> String {
+    fn answer_with(action: &str, note: Option<&str>) -> String {
         let classes = ["slow_down".to_owned()];
         let action = Action::new(action, "wait {left} s", "4.7.0", 429, &classes).unwrap();
         let mut output = BytesMut::new();
         let (client, key) = ([192, 0, 2, 1].into(), &KeyPart::client([192, 0, 2, 1].into(), 32, 64));
         let (limit, request, now) = ("connections", None, 0);
-        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, said, now };
+        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, note, now };
         action.write(&values, &mut output);
         String::from_utf8(output.to_vec()).unwrap()
     }

@@ -29,7 +29,7 @@ pub struct LimitChecks<'p> {
     /// What the lists say of its name.
     pub named: Option<ListEntry>,
     /// What an administrator said of it that is not enforced.
-    pub said: Option<ActiveOverride>,
+    pub active: Option<ActiveOverride>,
     /// Postfix reports stress.
     pub stress: bool,
     /// Nearly always one.
@@ -130,7 +130,7 @@ impl<'p> LimitChecks<'p> {
     /// Before any limit was looked at.
     pub fn new(client: IpAddr, request: &Request, whitelisted: bool) -> Self {
         let stress = is_stressed(request);
-        Self { client, door: request.door, whitelisted, named: None, said: None, stress, checks: SmallVec::new() }
+        Self { client, door: request.door, whitelisted, named: None, active: None, stress, checks: SmallVec::new() }
     }
 
     /// Adds what a limit has to say, if anything. `rate` finds that of the client's netblock; `None`: the limit does not

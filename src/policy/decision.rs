@@ -124,7 +124,7 @@ pub struct Refusal<'p> {
     /// What Postfix is told.
     pub action: &'p Action,
     /// The administrator's word that it follows from.
-    pub said: Option<Arc<Override>>,
+    pub entry: Option<Arc<Override>>,
 }
 
 /// Why a client is refused.
@@ -164,17 +164,17 @@ impl Refusal<'_> {
 
     /// What the action's placeholders stand for; `request` is the one that is refused.
     pub fn values<'a>(&'a self, request: &'a Request, now: Now) -> Values<'a> {
-        let Self { client, limit, key, count, threshold, left, said, .. } = self;
+        let Self { client, limit, key, count, threshold, left, entry, .. } = self;
         let (client, request, now) = (*client, Some(request), now.unix());
-        let said = said.as_ref().and_then(|said| said.note.as_deref());
-        Values { client, limit, count: *count, threshold: *threshold, left: *left, key, request, said, now }
+        let note = entry.as_ref().and_then(|entry| entry.note.as_deref());
+        Values { client, limit, count: *count, threshold: *threshold, left: *left, key, request, note, now }
     }
 
     /// Why: what is noted in the blacklist, or what the administrator said.
     pub fn note(&self) -> Option<&str> {
         match self.reason {
             Reason::Blacklisted(note) => note,
-            _ => self.said.as_ref()?.note.as_deref(),
+            _ => self.entry.as_ref()?.note.as_deref(),
         }
     }
 }

@@ -126,13 +126,13 @@ impl Policy {
         &self,
         client: IpAddr,
         door: Door,
-        said: &ActiveOverride,
+        active: &ActiveOverride,
         record: &SessionRecord,
         now: Now,
     ) -> Option<Decision<'_>> {
-        let target = &said.word.target;
+        let target = &active.entry.target;
         let (is_key, is_of_recipient) = (target.netblock().is_none(), target.is_of_recipient());
-        if said.word.kind == OverrideKind::Allow {
+        if active.entry.kind == OverrideKind::Allow {
             if !is_key {
                 return Some(self.exempted(Pass::Allowed, record, now));
             }
@@ -149,7 +149,7 @@ impl Policy {
         if self.log_only || is_checked {
             return None;
         }
-        let verdict = Verdict::Refuse(self.banned(client, door, said));
+        let verdict = Verdict::Refuse(self.banned(client, door, active));
         if !is_of_recipient {
             return Some(self.on_blacklist(verdict, record));
         }
@@ -161,8 +161,8 @@ impl Policy {
     /// What an administrator's ban or the blacklist has to say where nothing is enforced.
     pub(super) fn would_refuse(&self, checks: &LimitChecks<'_>) -> Option<Refusal<'_>> {
         let (client, door) = (checks.client, checks.door);
-        if let Some(said) = &checks.said {
-            return Some(self.banned(client, door, said));
+        if let Some(active) = &checks.active {
+            return Some(self.banned(client, door, active));
         }
         if checks.whitelisted {
             return None;
@@ -175,21 +175,21 @@ impl Policy {
     }
 
     /// An administrator's ban, which is an entry of the blacklist for a while.
-    pub(super) fn banned(&self, client: IpAddr, door: Door, said: &ActiveOverride) -> Refusal<'_> {
+    pub(super) fn banned(&self, client: IpAddr, door: Door, active: &ActiveOverride) -> Refusal<'_> {
         Refusal {
             client,
             door,
             reason: Reason::Banned,
             limit: BLACKLIST,
-            key: said.word.target.key(),
+            key: active.entry.target.key(),
             count: 0,
             threshold: 0,
-            left: said.left,
-            action: match said.word.target.netblock() {
+            left: active.left,
+            action: match active.entry.target.netblock() {
                 Some(_) => &self.blacklist.action,
                 None => &self.blacklist.key_action,
             },
-            said: Some(Arc::clone(&said.word)),
+            entry: Some(Arc::clone(&active.entry)),
         }
     }
 
@@ -210,7 +210,7 @@ impl Policy {
             threshold: 0,
             left: 0,
             action: &self.blacklist.action,
-            said: None,
+            entry: None,
         };
         match self.blacklist.delay {
             None => Verdict::Refuse(refusal),
@@ -220,10 +220,10 @@ impl Policy {
 }
 
 /// Whether a refusal that is not enforced is told of: once for a session, where a key is banned with each message.
-pub(super) fn is_told_of(said: Option<&ActiveOverride>, record: &SessionRecord) -> bool {
+pub(super) fn is_reported(active: Option<&ActiveOverride>, record: &SessionRecord) -> bool {
     match record.blacklist {
         BlacklistState::Unchecked => true,
         BlacklistState::Passed => false,
-        _ => said.is_some_and(|said| said.word.target.netblock().is_none()),
+        _ => active.is_some_and(|active| active.entry.target.netblock().is_none()),
     }
 }

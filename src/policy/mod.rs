@@ -67,7 +67,7 @@ use attribute::Attribute;
 use checks::{CheckState, CounterReading};
 use client_names::{ClientName, ClientNames};
 use limit::{CountKind, LimitId, Rate};
-use lists::{ListEntry, ListIndex, is_told_of};
+use lists::{ListEntry, ListIndex, is_reported};
 use spelling::Spellings;
 
 /// The rules in force.
@@ -233,9 +233,9 @@ impl Policy {
         let listed = self.netblocks.lookup(client);
         let named = self.listed_name(request).map(|(_, entry)| entry);
         let whitelisted = matches!(listed, Some((_, ListEntry::Whitelist))) || named == Some(ListEntry::Whitelist);
-        let said = self.overrides.lookup(client, request, whitelisted, now);
-        if let Some(said) = &said
-            && let Some(decision) = self.overridden(client, request.door, said, record, now)
+        let active = self.overrides.lookup(client, request, whitelisted, now);
+        if let Some(active) = &active
+            && let Some(decision) = self.overridden(client, request.door, active, record, now)
         {
             return Plan::Done(decision);
         }
@@ -264,8 +264,8 @@ impl Policy {
         };
         let with_origin = self.with_origin(request, client);
         let request = with_origin.as_ref().unwrap_or(request);
-        let news = said.is_some() || refused.is_some() && !whitelisted;
-        let mut checks = LimitChecks { named, said, ..LimitChecks::new(client, request, whitelisted) };
+        let news = active.is_some() || refused.is_some() && !whitelisted;
+        let mut checks = LimitChecks { named, active, ..LimitChecks::new(client, request, whitelisted) };
         let limits = self.limits_at(request.door);
         checks.checks.reserve(limits.len());
         for limit in limits {
@@ -294,7 +294,7 @@ impl Policy {
             }
         }
         // Where nothing is enforced a blacklisted client is logged once, even if no limit applies to it.
-        let news = self.log_only && news && is_told_of(checks.said.as_ref(), record);
+        let news = self.log_only && news && is_reported(checks.active.as_ref(), record);
         if checks.must_count() || news { Plan::Count(checks) } else { Plan::Done(self.repeat(checks, record, now)) }
     }
 
@@ -313,7 +313,7 @@ impl Policy {
         if record.blacklist != BlacklistState::Delayed {
             decision.blacklist = Some(BlacklistState::Passed);
         }
-        if self.log_only && is_told_of(checks.said.as_ref(), record) {
+        if self.log_only && is_reported(checks.active.as_ref(), record) {
             decision.effects.extend(self.would_refuse(checks).map(Effect::WouldRefuse));
         }
         decision.counts.reserve(checks.checks.len());
@@ -415,7 +415,7 @@ impl Policy {
                 threshold: u64::from(check.threshold) * unit,
                 left: hit.left,
                 action,
-                said: None,
+                entry: None,
             }
         };
         let hit = count.hit.unwrap_or(Counter { count: 0, left: 0, added: 0 });

@@ -24,7 +24,7 @@ use crate::net::netblock;
 use crate::net::netblock_table::NetblockTable;
 use crate::net::secret;
 
-/// The most of them at once. They travel as a whole, once a second.
+/// The most overrides at once: hosts read the whole list once a second.
 pub const MAX_OVERRIDES: usize = 1000;
 
 /// The longest note of an administrator, in characters: it is part of an SMTP reply.
@@ -41,7 +41,7 @@ pub struct Override {
     pub ends: u64,
     /// The user who set it.
     pub by: String,
-    /// Why, if that was said.
+    /// The reason, if one was given.
     pub note: Option<String>,
 }
 
@@ -78,16 +78,15 @@ impl OverrideKind {
     }
 }
 
-/// What holds for one request.
+/// The override that holds for one request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActiveOverride {
-    /// What was said.
-    pub word: Arc<Override>,
+    pub entry: Arc<Override>,
     /// Seconds until it ends.
     pub left: u32,
 }
 
-/// All words in force; a clone sees the same.
+/// All overrides in force; a clone shares them.
 #[derive(Clone, Debug, Default)]
 pub struct Overrides {
     shared: Arc<OverridesInner>,
@@ -97,7 +96,7 @@ pub struct Overrides {
 struct OverridesInner {
     /// Read with every request, so that most need not look further.
     any: AtomicBool,
-    words: ArcSwap<OverrideTable>,
+    table: ArcSwap<OverrideTable>,
 }
 
 #[derive(Debug, Default)]
@@ -105,23 +104,23 @@ struct OverrideTable {
     list: Vec<Override>,
     netblocks: NetblockTable<Arc<Override>>,
     keys: KeyedOverrides,
-    /// Those that the keys are in.
+    /// The spellings of the keys.
     spellings: Spellings,
 }
 
-/// Overrides of keys, found by one part of theirs and its value.
+/// Overrides of keys, found by one part of the key and its value.
 #[derive(Debug, Default)]
 struct KeyedOverrides(Vec<(KeyField, HashMap<String, Vec<KeyedOverride>>)>);
 
 #[derive(Debug)]
 struct KeyedOverride {
-    word: Arc<Override>,
-    /// What else a request must have.
+    entry: Arc<Override>,
+    /// The other parts that a request must have.
     parts: Vec<(KeyField, String)>,
 }
 
 impl Overrides {
-    /// What was said of a request. Of a client that is `whitelisted` no netblock is banned.
+    /// The override of a request. A ban of a netblock does not hold for a `whitelisted` client.
     #[inline]
     pub fn lookup(&self, client: IpAddr, request: &Request, whitelisted: bool, now: Now) -> Option<ActiveOverride> {
         if !self.shared.any.load(Ordering::Relaxed) {
@@ -130,45 +129,45 @@ impl Overrides {
         self.find(client, request, whitelisted, now)
     }
 
-    /// The narrower of two words holds; of two that are about different things, a ban. Of equal ones the last counts.
+    /// The narrower of two overrides holds; of two about different things, the ban; of two with the same target, the last.
     #[cold]
     fn find(&self, client: IpAddr, request: &Request, whitelisted: bool, now: Now) -> Option<ActiveOverride> {
-        let words = self.shared.words.load();
-        let of_netblock = words.netblocks.lookup(client).map(|(_, word)| word);
-        let of_netblock = of_netblock.filter(|word| !whitelisted || word.kind == OverrideKind::Allow);
+        let table = self.shared.table.load();
+        let of_netblock = table.netblocks.lookup(client).map(|(_, entry)| entry);
+        let of_netblock = of_netblock.filter(|entry| !whitelisted || entry.kind == OverrideKind::Allow);
         let mut found: SmallVec<[&Arc<Override>; 4]> = of_netblock.into_iter().collect();
-        words.keys.find(client, request, &words.spellings, |word| found.push(word));
-        found.retain(|word| word.left(now) > 0);
-        let is_overruled = |word: &Override| {
-            found.iter().any(|other| other.target != word.target && word.target.contains(&other.target))
+        table.keys.find(client, request, &table.spellings, |entry| found.push(entry));
+        found.retain(|entry| entry.left(now) > 0);
+        let is_overruled = |entry: &Override| {
+            found.iter().any(|other| other.target != entry.target && entry.target.contains(&other.target))
         };
-        let holding = found.iter().filter(|word| !is_overruled(word));
-        let word = Arc::clone(holding.max_by_key(|word| word.kind == OverrideKind::Ban)?);
-        let left = u32::try_from(word.left(now)).unwrap_or(u32::MAX);
-        Some(ActiveOverride { word, left })
+        let holding = found.iter().filter(|entry| !is_overruled(entry));
+        let entry = Arc::clone(holding.max_by_key(|entry| entry.kind == OverrideKind::Ban)?);
+        let left = u32::try_from(entry.left(now)).unwrap_or(u32::MAX);
+        Some(ActiveOverride { entry, left })
     }
 
-    /// All of them.
+    /// All overrides in force.
     pub fn list(&self) -> Vec<Override> {
-        self.shared.words.load().list.clone()
+        self.shared.table.load().list.clone()
     }
 
-    /// Puts this list in force, without what has ended. Keys are compared in these spellings.
+    /// Puts a list in force, without the overrides that have ended. Keys are compared in these spellings.
     pub fn set(&self, mut list: Vec<Override>, spellings: &Spellings, now: Now) {
-        list.retain(|word| word.ends > now.monotonic);
+        list.retain(|entry| entry.ends > now.monotonic);
         let (keys, spellings) = (KeyedOverrides::new(&list, spellings), spellings.clone());
-        let of_netblock = |word: &Override| Some((word.target.netblock()?, Arc::new(word.clone())));
+        let of_netblock = |entry: &Override| Some((entry.target.netblock()?, Arc::new(entry.clone())));
         let netblocks = list.iter().filter_map(of_netblock).collect();
         let any = !list.is_empty();
-        self.shared.words.store(Arc::new(OverrideTable { list, netblocks, keys, spellings }));
+        self.shared.table.store(Arc::new(OverrideTable { list, netblocks, keys, spellings }));
         self.shared.any.store(any, Ordering::Relaxed);
     }
 
-    /// Drops what has ended, so that it no longer hides what was said of a network around it.
+    /// Drops the overrides that have ended, so that they no longer hide those of networks around them.
     pub fn expire(&self, now: Now) {
-        let words = self.shared.words.load();
-        if words.list.iter().any(|word| word.ends <= now.monotonic) {
-            self.set(words.list.clone(), &words.spellings, now);
+        let table = self.shared.table.load();
+        if table.list.iter().any(|entry| entry.ends <= now.monotonic) {
+            self.set(table.list.clone(), &table.spellings, now);
         }
     }
 }
@@ -176,25 +175,25 @@ impl Overrides {
 impl KeyedOverrides {
     fn new(list: &[Override], spellings: &Spellings) -> Self {
         let mut keyed = Self::default();
-        for word in list.iter().filter(|word| word.target.netblock().is_none()) {
+        for entry in list.iter().filter(|entry| entry.target.netblock().is_none()) {
             let spelled = |(field, value): (KeyField, &str)| match field {
                 KeyField::Client => (field, value.to_owned()),
                 field => (field, spellings.written(field, value)),
             };
-            let mut parts: Vec<_> = word.target.parts().map(spelled).collect();
+            let mut parts: Vec<_> = entry.target.parts().map(spelled).collect();
             let Some(first) = parts.iter().position(|(field, _)| *field != KeyField::Client) else { continue };
             let (field, value) = parts.swap_remove(first);
             let at = keyed.0.iter().position(|(known, _)| *known == field).unwrap_or_else(|| {
                 keyed.0.push((field, HashMap::new()));
                 keyed.0.len() - 1
             });
-            let word = Arc::new(word.clone());
-            keyed.0[at].1.entry(value).or_default().push(KeyedOverride { word, parts });
+            let entry = Arc::new(entry.clone());
+            keyed.0[at].1.entry(value).or_default().push(KeyedOverride { entry, parts });
         }
         keyed
     }
 
-    /// Shows all that are said of a request.
+    /// Passes each override of a request to `show`.
     fn find<'o>(
         &'o self,
         client: IpAddr,
@@ -209,12 +208,12 @@ impl KeyedOverrides {
         for (field, by_value) in &self.0 {
             let Some(value) = value(*field, request, spellings) else { continue };
             let candidates = by_value.get(&value).into_iter().flatten();
-            candidates.filter(|one| one.parts.iter().all(has)).for_each(|one| show(&one.word));
+            candidates.filter(|one| one.parts.iter().all(has)).for_each(|one| show(&one.entry));
         }
     }
 }
 
-/// What a request says of a part of a key, as keys have it. A login is one at each door.
+/// The value of a key part in a request, as keys have it. A login is the same at each door.
 fn value(field: KeyField, request: &Request, spellings: &Spellings) -> Option<String> {
     let field = match (field, request.door) {
         (KeyField::Whole(Attribute::Login), Door::Smtp) => KeyField::Whole(Attribute::SaslUsername),
@@ -229,7 +228,7 @@ fn value(field: KeyField, request: &Request, spellings: &Spellings) -> Option<St
 mod tests {
     use super::*;
 
-    fn word(target: &str, kind: OverrideKind, seconds: u64) -> Override {
+    fn entry(target: &str, kind: OverrideKind, seconds: u64) -> Override {
         Override::new(target.parse().unwrap(), kind, seconds, "root".into(), Now::simulated(0))
     }
 
@@ -242,59 +241,63 @@ mod tests {
     }
 
     #[test]
-    fn the_narrower_word_holds_and_of_two_about_different_things_the_ban() {
+    fn the_narrower_override_holds_and_of_two_about_different_things_the_ban() {
         use OverrideKind::{Allow, Ban};
         let overrides = Overrides::default();
         let start = Now::simulated(0);
         let spellings = Spellings { delimiters: "+".into(), canonical_senders: false };
-        let set = |words: &[(&str, OverrideKind)]| {
-            let words = words.iter().map(|(target, kind)| word(target, *kind, 60));
-            overrides.set(words.collect(), &spellings, start);
+        let set = |entries: &[(&str, OverrideKind)]| {
+            let entries = entries.iter().map(|(target, kind)| entry(target, *kind, 60));
+            overrides.set(entries.collect(), &spellings, start);
         };
-        let said = |client: &str, login: &str, whitelisted| {
+        let active = |client: &str, login: &str, whitelisted| {
             let request = at_login_door(client, login);
-            overrides.lookup(request.client.unwrap(), &request, whitelisted, start).map(|active| active.word.kind)
+            overrides.lookup(request.client.unwrap(), &request, whitelisted, start).map(|active| active.entry.kind)
         };
         set(&[("login=joe@example.org", Ban), ("192.0.2.1", Allow), ("login_domain=example.net", Ban)]);
-        assert_eq!(said("198.51.100.1", "Joe+lists@Example.ORG.", false), Some(Ban));
-        assert_eq!(said("192.0.2.1", "joe@example.org", true), Some(Ban));
-        assert_eq!(said("192.0.2.1", "ann@example.org", false), Some(Allow));
-        assert_eq!(said("192.0.2.2", "ann@example.org", false), None);
-        assert_eq!(said("192.0.2.2", "ann@example.net", false), Some(Ban));
+        assert_eq!(active("198.51.100.1", "Joe+lists@Example.ORG.", false), Some(Ban));
+        assert_eq!(active("192.0.2.1", "joe@example.org", true), Some(Ban));
+        assert_eq!(active("192.0.2.1", "ann@example.org", false), Some(Allow));
+        assert_eq!(active("192.0.2.2", "ann@example.org", false), None);
+        assert_eq!(active("192.0.2.2", "ann@example.net", false), Some(Ban));
         set(&[("login=joe", Ban), ("client=192.0.2.0/24,login=joe", Allow), ("192.0.2.7", Ban)]);
-        assert_eq!(said("192.0.2.1", "joe", false), Some(Allow));
-        assert_eq!(said("198.51.100.1", "joe", false), Some(Ban));
-        assert_eq!(said("192.0.2.7", "joe", false), Some(Ban));
-        assert_eq!(said("192.0.2.7", "joe", true), Some(Allow));
-        // Written on a host whose spellings are others.
+        assert_eq!(active("192.0.2.1", "joe", false), Some(Allow));
+        assert_eq!(active("198.51.100.1", "joe", false), Some(Ban));
+        assert_eq!(active("192.0.2.7", "joe", false), Some(Ban));
+        assert_eq!(active("192.0.2.7", "joe", true), Some(Allow));
+        // Written on a host that has other spellings.
         set(&[("login=joe%2blists@example.org", Ban), ("sasl_username=joe", Ban)]);
-        assert_eq!((said("192.0.2.1", "joe@example.org", false), said("192.0.2.1", "joe", false)), (Some(Ban), None));
+        assert_eq!(
+            (active("192.0.2.1", "joe@example.org", false), active("192.0.2.1", "joe", false)),
+            (Some(Ban), None)
+        );
     }
 
     #[test]
-    fn the_longest_netblock_decides_while_its_word_lasts() {
+    fn the_longest_netblock_decides_while_its_override_lasts() {
         let overrides = Overrides::default();
-        let said = |client: &str, seconds: u64| {
+        let active = |client: &str, seconds: u64| {
             let (client, now) = (client.parse().unwrap(), Now::simulated(seconds * 1000));
             let active = overrides.lookup(client, &of_client("192.0.2.9"), false, now)?;
-            Some((active.word.kind, active.left))
+            Some((active.entry.kind, active.left))
         };
-        assert_eq!(said("192.0.2.1", 0), None);
-        let words = vec![word("192.0.2.0/24", OverrideKind::Ban, 60), word("192.0.2.1/32", OverrideKind::Allow, 10)];
-        overrides.set(words, &Spellings::default(), Now::simulated(0));
-        assert_eq!(said("192.0.2.1", 0), Some((OverrideKind::Allow, 10)));
-        assert_eq!(said("192.0.2.2", 59), Some((OverrideKind::Ban, 1)));
-        assert_eq!(said("192.0.2.2", 60), None);
-        assert_eq!(said("198.51.100.1", 0), None);
+        assert_eq!(active("192.0.2.1", 0), None);
+        let entries =
+            vec![entry("192.0.2.0/24", OverrideKind::Ban, 60), entry("192.0.2.1/32", OverrideKind::Allow, 10)];
+        overrides.set(entries, &Spellings::default(), Now::simulated(0));
+        assert_eq!(active("192.0.2.1", 0), Some((OverrideKind::Allow, 10)));
+        assert_eq!(active("192.0.2.2", 59), Some((OverrideKind::Ban, 1)));
+        assert_eq!(active("192.0.2.2", 60), None);
+        assert_eq!(active("198.51.100.1", 0), None);
         overrides.expire(Now::simulated(10_000));
-        assert_eq!(said("192.0.2.1", 10), Some((OverrideKind::Ban, 50)));
+        assert_eq!(active("192.0.2.1", 10), Some((OverrideKind::Ban, 50)));
         assert_eq!(overrides.list().len(), 1);
     }
 
     #[test]
     fn a_step_of_the_system_clock_changes_no_end() {
         let overrides = Overrides::default();
-        overrides.set(vec![word("192.0.2.0/24", OverrideKind::Allow, 60)], &Spellings::default(), Now::simulated(0));
+        overrides.set(vec![entry("192.0.2.0/24", OverrideKind::Allow, 60)], &Spellings::default(), Now::simulated(0));
         for (step, second, left) in [(3_600_000, 59, Some(1)), (-3_600_000, 59, Some(1)), (-3_600_000, 60, None)] {
             let now = Now::simulated(second * 1000);
             let now = Now { unix_ms: now.unix_ms.wrapping_add_signed(step), ..now };

@@ -28,7 +28,7 @@ pub struct Values<'a> {
     /// `{sasl_username}` and `{sender}` are what it says; `None`: nothing is known of it.
     pub request: Option<&'a Request>,
     /// What an administrator said, which takes the place of the text.
-    pub said: Option<&'a str>,
+    pub note: Option<&'a str>,
     /// The time in seconds since the Unix epoch, to which `{left}` is added for `{until}`.
     pub now: u64,
 }
@@ -224,7 +224,7 @@ mod tests {
         let key = &KeyPart::of_pairs([]);
         let (request, now) = (None, 0);
         let values =
-            Values { client, limit: "connections", count: 3, threshold: 2, left: 60, key, request, said: None, now };
+            Values { client, limit: "connections", count: 3, threshold: 2, left: 60, key, request, note: None, now };
         template.write(&values, &mut output);
         assert_eq!(output, "{2001:db8::1} connections: 3/2, 60s");
         assert!(template.longest() >= output.len());
@@ -236,8 +236,8 @@ mod tests {
             let (mut output, key) = (BytesMut::new(), KeyPart::of_pairs([("sasl_username", login)]));
             let client = [192, 0, 2, 1].into();
             let (request, now) = (None, 1_795_716_000);
-            let (limit, key, said) = ("x", &key, None);
-            let values = Values { client, limit, count: 3, threshold: 2, left: 3600, key, request, said, now };
+            let (limit, key, note) = ("x", &key, None);
+            let values = Values { client, limit, count: 3, threshold: 2, left: 3600, key, request, note, now };
             Template::parse(text).unwrap().write(&values, &mut output);
             assert!(output.len() <= Template::parse(text).unwrap().longest());
             String::from_utf8(output.to_vec()).unwrap()

@@ -113,8 +113,9 @@ impl Thresholds {
 
     /// The threshold of a request that is counted under this key, of which a long one is cut.
     pub fn of_request(&self, part: &KeyPart, request: &Request, spellings: &Spellings) -> Option<OwnThreshold<'_>> {
-        let said = part.pairs().find(|(word, _)| *word == self.field.word()).map(|(_, value)| Cow::Borrowed(value));
-        let whole = said.filter(|value| !value.contains('#'));
+        let value_of_key =
+            part.pairs().find(|(word, _)| *word == self.field.word()).map(|(_, value)| Cow::Borrowed(value));
+        let whole = value_of_key.filter(|value| !value.contains('#'));
         self.find(&whole.or_else(|| self.field.escaped(request, spellings).map(Cow::Owned))?)
     }
 

@@ -251,8 +251,8 @@ mod tests {
         ReplyEncoder.encode(Reply::Dunno, &mut output).unwrap();
         let action = Action::new("DEFER_IF_PERMIT", "{client} has {count} of {threshold}", "4.7.0", 429, &[]).unwrap();
         let (client, key) = ([192, 0, 2, 1].into(), &KeyPart::client([192, 0, 2, 1].into(), 32, 64));
-        let (limit, request, said, now) = ("connections", None, None, 0);
-        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, said, now };
+        let (limit, request, note, now) = ("connections", None, None, 0);
+        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, note, now };
         ReplyEncoder.encode(Reply::Refuse(&action, values), &mut output).unwrap();
         assert_eq!(output, "action=DUNNO\n\naction=DEFER_IF_PERMIT 4.7.0 192.0.2.1 has 11 of 10\n\n");
     }

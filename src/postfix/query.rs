@@ -54,10 +54,10 @@ pub fn request(client: &str, attributes: &[(String, String)]) -> String {
         ("server_address", &server),
         ("server_port", "25"),
     ];
-    let said = |name: &str| attributes.iter().any(|(said, _)| said == name);
+    let is_given = |name: &str| attributes.iter().any(|(given, _)| given == name);
     let mut lines: String = usual
         .iter()
-        .filter(|(name, value)| !said(name) && !value.is_empty())
+        .filter(|(name, value)| !is_given(name) && !value.is_empty())
         .map(|(name, value)| format!("{name}={value}\n"))
         .collect();
     lines.extend(attributes.iter().map(|(name, value)| format!("{name}={value}\n")));

@@ -302,8 +302,8 @@ fn blacklist_action_refuses_delays_or_gives_an_action() {
         let mut told = bytes::BytesMut::new();
         let client = "192.0.2.1".parse().unwrap();
         let (key, request) = (&KeyPart::client(client, 32, 64), None);
-        let (limit, said) = ("blacklist", None);
-        let values = Values { client, limit, count: 0, threshold: 0, left: 0, key, request, said, now: 0 };
+        let (limit, note) = ("blacklist", None);
+        let values = Values { client, limit, count: 0, threshold: 0, left: 0, key, request, note, now: 0 };
         blacklist.action.write(&values, &mut told);
         (String::from_utf8(told.to_vec()).unwrap(), blacklist.delay, blacklist.max_concurrent)
     };

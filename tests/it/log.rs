@@ -107,7 +107,7 @@ fn a_refusal_is_one_datagram_in_the_mail_facility() {
         threshold: 10,
         left: 42,
         action: &default_limit("").action,
-        said: None,
+        entry: None,
     };
     report::refused(&log, "REFUSED", &refusal, |_| AddressOrigin::default(), Now::read());
     let expected = format!(

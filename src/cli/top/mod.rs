@@ -70,13 +70,13 @@ fn print_lines(path: &Path, command: &TopArgs) -> Result<(), Problem> {
 fn watch(path: &Path, command: &TopArgs) -> Result<(), Problem> {
     // A daemon that cannot be asked at all is told before the screen is taken.
     let mut screen = Screen::new(ask(path, command)?, command.limit.clone());
-    let mut terminal = ratatui::try_init().map_err(trouble)?;
+    let mut terminal = ratatui::try_init().map_err(unavailable)?;
     let result = live(&mut terminal, &mut screen, path, command.clients);
     ratatui::restore();
-    result.map_err(trouble)
+    result.map_err(unavailable)
 }
 
-fn trouble(error: io::Error) -> Problem {
+fn unavailable(error: io::Error) -> Problem {
     Problem { error: error.to_string(), code: sysexits::UNAVAILABLE }
 }
 
@@ -90,7 +90,7 @@ fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path, client
             match event::read()? {
                 Event::Key(key) if key.kind == KeyEventKind::Press => {
                     let interrupted = key.modifiers.contains(KeyModifiers::CONTROL) && key.code == KeyCode::Char('c');
-                    if interrupted || !heed(screen, key.code, path) {
+                    if interrupted || !handle_key(screen, key.code, path) {
                         return Ok(());
                     }
                 }
@@ -102,40 +102,40 @@ fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path, client
             asked = Instant::now();
             shown.clone_from(&limit);
             match ask(path, &TopArgs { limit, clients }) {
-                Ok(answer) => screen.heard(answer),
+                Ok(answer) => screen.update(answer),
                 // It may be on its way back.
-                Err(problem) => screen.lost(problem.error),
+                Err(problem) => screen.set_error(problem.error),
             }
         }
     }
 }
 
 /// Does what a key asks for, and says whether to go on.
-fn heed(screen: &mut Screen, key: KeyCode, path: &Path) -> bool {
+fn handle_key(screen: &mut Screen, key: KeyCode, path: &Path) -> bool {
     match key {
         KeyCode::Char('q') | KeyCode::Esc => return false,
         KeyCode::Up | KeyCode::Char('k') => screen.select(-1),
         KeyCode::Down | KeyCode::Char('j') => screen.select(1),
-        KeyCode::Tab => screen.turn(1),
-        KeyCode::BackTab => screen.turn(-1),
+        KeyCode::Tab => screen.change_view(1),
+        KeyCode::BackTab => screen.change_view(-1),
         KeyCode::Char('s') => screen.sort(Sort::Share),
         KeyCode::Char('c') => screen.sort(Sort::Count),
         KeyCode::Char('l') => screen.sort(Sort::Left),
         KeyCode::Char('a') => screen.sort(Sort::Key),
-        KeyCode::Char('b') => order(screen, path, BanArgs::from, |answer| answer.summary),
-        KeyCode::Char('u') => order(screen, path, |target| UnbanArgs { target }, |answer| answer.summary),
-        KeyCode::Char('r') => order(screen, path, |target| ResetArgs { target }, |answer| answer.summary),
+        KeyCode::Char('b') => run_command(screen, path, BanArgs::from, |answer| answer.summary),
+        KeyCode::Char('u') => run_command(screen, path, |target| UnbanArgs { target }, |answer| answer.summary),
+        KeyCode::Char('r') => run_command(screen, path, |target| ResetArgs { target }, |answer| answer.summary),
         _ => {}
     }
     true
 }
 
 /// Has a command done about the selected client or key.
-fn order<C>(screen: &mut Screen, path: &Path, command: fn(Target) -> C, summary: fn(C::Answer) -> Summary)
+fn run_command<C>(screen: &mut Screen, path: &Path, command: fn(Target) -> C, summary: fn(C::Answer) -> Summary)
 where
     C: ControlCommand + Into<ControlRequest>,
 {
     let Some(target) = screen.selected().and_then(|key| key.parse().ok()) else { return };
     let result = ControlClient::connect(path).and_then(|mut client| client.ask(command(target)));
-    screen.say(result.map_or_else(|problem| problem.error, |answer| summary(answer).done));
+    screen.show_message(result.map_or_else(|problem| problem.error, |answer| summary(answer).done));
 }

@@ -20,16 +20,16 @@ const OURS: [&str; 7] =
 /// The version of the program, if it is connshaper and finds nothing wrong in the configuration. `Err` says
 /// what is in the way.
 pub async fn run(program: &Path, config: Option<&Path>) -> Result<String, String> {
-    let said = ask(program, ["--version".as_ref()]).await?;
-    let said_first = String::from_utf8_lossy(&said.stdout).lines().next().map(str::to_owned);
-    let version = said_first.and_then(|line| line.trim().strip_prefix("connshaper ").map(str::to_owned));
-    let version = version.filter(|_| said.status.success()).ok_or_else(|| "it is no connshaper".to_owned())?;
+    let output = ask(program, ["--version".as_ref()]).await?;
+    let version_line = String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned);
+    let version = version_line.and_then(|line| line.trim().strip_prefix("connshaper ").map(str::to_owned));
+    let version = version.filter(|_| output.status.success()).ok_or_else(|| "it is no connshaper".to_owned())?;
     let option = config.map(|path| ["-c".as_ref(), path.as_os_str()]);
-    let said = ask(program, ["check".as_ref()].into_iter().chain(option.into_iter().flatten())).await?;
-    if said.status.success() {
+    let output = ask(program, ["check".as_ref()].into_iter().chain(option.into_iter().flatten())).await?;
+    if output.status.success() {
         return Ok(version);
     }
-    let words = String::from_utf8_lossy(&said.stderr);
+    let words = String::from_utf8_lossy(&output.stderr);
     let problem = words.lines().find(|line| !line.trim().is_empty()).unwrap_or("it says nothing");
     Err(format!("it does not take the configuration: {problem}"))
 }
@@ -46,7 +46,7 @@ async fn ask<'a>(program: &Path, arguments: impl IntoIterator<Item = &'a std::ff
         child.wait_with_output().await
     };
     match timeout(PATIENCE, run).await {
-        Ok(said) => said.map_err(|error| format!("{}: {error}", program.display())),
+        Ok(output) => output.map_err(|error| format!("{}: {error}", program.display())),
         Err(_) => Err(format!("{} does not end within {} s", program.display(), PATIENCE.as_secs())),
     }
 }

@@ -22,19 +22,19 @@ const TIMES: usize = 8;
 impl Screen {
     /// Draws all of it.
     pub fn draw(&mut self, frame: &mut Frame) {
-        let trouble = self.trouble();
+        let alarm = self.alarm();
         let heights = [
             Constraint::Length(2),
-            Constraint::Length(u16::from(trouble.is_some())),
+            Constraint::Length(u16::from(alarm.is_some())),
             Constraint::Length(6),
             Constraint::Min(3),
             Constraint::Length(1),
         ];
         let areas = Layout::vertical(heights).split(frame.area());
         frame.render_widget(Paragraph::new(self.head()), areas[0]);
-        if let Some(trouble) = trouble {
+        if let Some(alarm) = alarm {
             let style = Style::new().fg(Color::White).bg(Color::Red).add_modifier(Modifier::BOLD);
-            frame.render_widget(Paragraph::new(format!(" {trouble} ")).style(style), areas[1]);
+            frame.render_widget(Paragraph::new(format!(" {alarm} ")).style(style), areas[1]);
         }
         self.picture(frame, areas[2]);
         self.rows(frame, areas[3]);
@@ -42,8 +42,8 @@ impl Screen {
     }
 
     /// What everybody should see first.
-    fn trouble(&self) -> Option<String> {
-        if let Some(error) = &self.lost {
+    fn alarm(&self) -> Option<String> {
+        if let Some(error) = &self.error {
             return Some(format!("NO ANSWER: {error}"));
         }
         let down = self.answer.status.store.servers.iter().filter(|server| server.down);
@@ -157,7 +157,7 @@ impl Screen {
     }
 
     fn foot(&self) -> String {
-        self.said.clone().unwrap_or_else(|| {
+        self.message.clone().unwrap_or_else(|| {
             "tab limits  s share  c count  l left  a key  b ban 1 h  u unban  r reset  q quit".to_owned()
         })
     }

@@ -70,9 +70,9 @@ pub struct Screen {
     sort: Sort,
     table: TableState,
     /// What the last key did.
-    said: Option<String>,
+    message: Option<String>,
     /// Why the daemon does not answer any more.
-    lost: Option<String>,
+    error: Option<String>,
 }
 
 impl Screen {
@@ -80,16 +80,16 @@ impl Screen {
     pub fn new(answer: TopAnswer, limit: Option<String>) -> Self {
         let table = TableState::new().with_selected(0);
         let sort = Self::usual_sort(limit.as_ref());
-        let mut screen = Self { answer, limit, rows: Vec::new(), sort, table, said: None, lost: None };
+        let mut screen = Self { answer, limit, rows: Vec::new(), sort, table, message: None, error: None };
         screen.fill();
         screen
     }
 
     /// The daemon said this. The same client or key stays selected.
-    pub fn heard(&mut self, answer: TopAnswer) {
+    pub fn update(&mut self, answer: TopAnswer) {
         let selected = self.table.selected().and_then(|place| self.rows.get(place)).cloned();
         self.answer = answer;
-        self.lost = None;
+        self.error = None;
         self.fill();
         let is_selected =
             |row: &ScreenRow| selected.as_ref().is_some_and(|old| (&old.key, &old.limit) == (&row.key, &row.limit));
@@ -113,7 +113,7 @@ impl Screen {
     }
 
     /// Goes on to the next limit, or back: clients come first, then all limits, then each.
-    pub fn turn(&mut self, steps: isize) {
+    pub fn change_view(&mut self, steps: isize) {
         let limits = &self.answer.status.limits;
         let all = [ALL.to_owned()].into_iter().filter(|all| !limits.contains(all));
         let views: Vec<_> = [None].into_iter().chain(all.chain(limits.iter().cloned()).map(Some)).collect();
@@ -121,7 +121,7 @@ impl Screen {
         self.limit = views[(place + steps).rem_euclid(views.len() as isize) as usize].clone();
         self.sort = Self::usual_sort(self.limit.as_ref());
         self.table.select(Some(0));
-        self.said = None;
+        self.message = None;
     }
 
     fn usual_sort(limit: Option<&String>) -> Sort {
@@ -129,13 +129,13 @@ impl Screen {
     }
 
     /// The daemon does not answer.
-    pub fn lost(&mut self, error: String) {
-        self.lost = Some(error);
+    pub fn set_error(&mut self, error: String) {
+        self.error = Some(error);
     }
 
     /// Says what a key did.
-    pub fn say(&mut self, said: String) {
-        self.said = Some(said);
+    pub fn show_message(&mut self, message: String) {
+        self.message = Some(message);
     }
 
     /// Sorts by something else.
@@ -149,7 +149,7 @@ impl Screen {
         let last = self.rows.len().saturating_sub(1);
         let place = self.table.selected().unwrap_or(0).saturating_add_signed(steps).min(last);
         self.table.select(Some(place));
-        self.said = None;
+        self.message = None;
     }
 
     /// The selected client or key.
@@ -261,7 +261,7 @@ mod tests {
     fn an_outage_has_a_line_of_its_own() {
         let mut screen = Screen::new(answer(true), None);
         assert!(drawn(&mut screen, 80, 24)[2].starts_with(" STORE DOWN: inet:mc:11211 for 1 min 15 s "));
-        screen.lost("no such file".to_owned());
+        screen.set_error("no such file".to_owned());
         assert!(drawn(&mut screen, 80, 24)[2].starts_with(" NO ANSWER: no such file "));
     }
 
@@ -274,7 +274,7 @@ mod tests {
         assert_eq!(screen.rows[0].key, "198.51.100.1");
         screen.select(1000);
         let last = screen.selected();
-        screen.heard(answer(false));
+        screen.update(answer(false));
         assert_eq!(screen.selected(), last);
         screen.select(-1000);
         assert_eq!(screen.selected().as_deref(), Some("198.51.100.1"));
@@ -300,14 +300,14 @@ mod tests {
         let mut views = Vec::new();
         for _ in 0..4 {
             views.push(screen.limit());
-            screen.turn(1);
+            screen.change_view(1);
         }
         let named = |name: &str| Some(name.to_owned());
         assert_eq!(views, [None, named("all"), named("connections"), named("users")]);
         assert_eq!(screen.limit(), None);
-        screen.turn(-1);
+        screen.change_view(-1);
         assert_eq!(screen.limit(), named("users"));
-        screen.heard(TopAnswer { keys: Some(keys.clone()), ..answer(false) });
+        screen.update(TopAnswer { keys: Some(keys.clone()), ..answer(false) });
         let lines = drawn(&mut screen, 80, 24);
         let title = lines.iter().position(|line| line.contains(" nearest to limit users, 2 ")).unwrap();
         assert!(lines[title + 1].starts_with("key ") && !lines[title + 1].contains("limit"), "{lines:#?}");
@@ -317,11 +317,11 @@ mod tests {
         assert!(lines[title + 3].starts_with("sasl_username=joe@example.com ") && lines[title + 3].contains("  50%"));
         assert_eq!(screen.selected().as_deref(), Some(long));
         // The same key may have several limits.
-        screen.turn(2);
+        screen.change_view(2);
         let both = vec![key("messages", long, 9, 10), key("users", long, 30, 10)];
-        screen.heard(TopAnswer { keys: Some(both.clone()), ..answer(false) });
+        screen.update(TopAnswer { keys: Some(both.clone()), ..answer(false) });
         screen.select(1);
-        screen.heard(TopAnswer { keys: Some(both), ..answer(false) });
+        screen.update(TopAnswer { keys: Some(both), ..answer(false) });
         assert_eq!(screen.table.selected(), Some(1));
         let lines = drawn(&mut screen, 80, 24);
         assert!(lines.iter().any(|line| line.contains(" nearest to their limits, 2 ")), "{lines:#?}");

@@ -142,10 +142,10 @@ impl Handover {
 
     /// What they were asked for by; nothing where systemd passed them. `configured` now, where that is not said.
     pub fn listen(&mut self, configured: &[Address]) -> Vec<Address> {
-        let said = self
-            .value::<Vec<String>>(kind::LISTEN)
-            .and_then(|said| said.iter().map(|address| address.parse().map_err(|_| SnapshotError::Corrupt)).collect());
-        said.unwrap_or_else(|damage| {
+        let listen = self.value::<Vec<String>>(kind::LISTEN).and_then(|listen| {
+            listen.iter().map(|address| address.parse().map_err(|_| SnapshotError::Corrupt)).collect()
+        });
+        listen.unwrap_or_else(|damage| {
             self.problems.push(format!("what to listen at: {damage}"));
             configured.to_vec()
         })
