@@ -21,7 +21,12 @@
 //!
 //! `policy` decides and does nothing else: time and counts are arguments, and it
 //! reads no clock, no socket and no file. Everything that a stranger can make grow
-//! has a bound with a name, in the file that keeps it.
+//! has a bound with a name, in the file that keeps it: a constant `MAX_...` or
+//! `LARGEST_...`, or a key of the configuration, as `max_clients`.
+//!
+//! The main thread answers Postfix and must not block. The log, HTTP, notifications of
+//! systemd and a SQLite file have threads of their own; other work that may block (files,
+//! name service, processes) runs in `spawn_blocking`.
 
 #![forbid(unsafe_code)]
 // A panic where nobody reads: `observe::terminal` writes instead.

@@ -142,7 +142,7 @@ fn join_targets(mut words: Vec<OsString>) -> Vec<OsString> {
     let command = words.iter().skip(1).position(|word| word.to_str().is_some_and(|word| OF_TARGETS.contains(&word)));
     let Some(command) = command.map(|at| at + 1) else { return words };
     let is_word = |word: &OsString| KeyField::WORDS.iter().any(|(known, _)| word.to_str() == Some(known));
-    // What follows these is theirs.
+    // Options whose value follows as a word of its own.
     const WITH_VALUE: [&str; 6] = ["-c", "--config", "--socket", "--door", "--over", "--most"];
     let takes_value = |word: &OsString| word.to_str().is_some_and(|word| WITH_VALUE.contains(&word));
     for at in command + 1..words.len().saturating_sub(1) {
@@ -164,7 +164,7 @@ fn join_targets(mut words: Vec<OsString>) -> Vec<OsString> {
 /// The socket of the shipped unit, which systemd passes to the daemon in place of `listen`.
 pub const UNIT_SOCKET: &str = "/var/spool/postfix/private/connshaper";
 
-/// Where a daemon with this configuration is asked: where it listens, or at the unit's socket if it says nothing of that.
+/// The addresses of a daemon with this configuration: those it listens at, or the unit's socket if `listen` is not set.
 pub fn asked_at(config: &Config) -> Vec<Address> {
     let unit = Path::new(UNIT_SOCKET);
     match unit.exists() && config.listen == Config::default().listen {

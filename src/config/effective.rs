@@ -119,7 +119,7 @@ const SHOWN: usize = 20;
 
 fn value(toml: &Spanned<DeValue>) -> Value {
     let whole = |toml: &Spanned<DeValue>| {
-        // A number beyond 64 bits is no value. The key's own error says what it may be.
+        // A number beyond 64 bits cannot be shown. The key's own error has the bounds.
         let value = Value::deserialize(ValueDeserializer::from(toml.clone()));
         value.unwrap_or_else(|error| Value::String(error.message().to_owned()))
     };
@@ -130,7 +130,7 @@ fn value(toml: &Spanned<DeValue>) -> Value {
     Value::Table(shown.chain((rest > 0).then(|| ("and".to_owned(), format!("{rest} more").into()))).collect())
 }
 
-/// A key as TOML has it: in quotes where it is no word.
+/// A key as TOML has it: in quotes unless it is a bare key.
 pub(super) fn spelled_key(key: &str) -> String {
     match key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-') {
         true if !key.is_empty() => key.to_owned(),

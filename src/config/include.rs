@@ -31,7 +31,7 @@ pub(super) fn expand(source: &ConfigText) -> Result<Option<ConfigText>, ConfigEr
         return Ok(None);
     }
     let (table, _) = DeTable::parse_recoverable(&source.text);
-    // What is no list of strings is an error of the key.
+    // A value that is not a list of strings is an error of the key.
     let Some(DeValue::Array(patterns)) = table.get_ref().get("include").map(Spanned::get_ref) else { return Ok(None) };
     let diagnostics = Diagnostics::new(source);
     let directory = source.path.parent().unwrap_or(Path::new(""));
@@ -86,7 +86,7 @@ fn matching(pattern: &Path, text: &str) -> Result<Vec<PathBuf>, String> {
 ///
 /// # Errors
 ///
-/// When one is no TOML.
+/// When one is not valid TOML.
 pub(super) fn table<'s>(source: &'s ConfigText, diagnostics: &Diagnostics<'s>) -> Result<DeTable<'s>, ConfigError> {
     let mut all: Option<DeTable<'s>> = None;
     for (start, text) in source.texts() {
@@ -158,7 +158,7 @@ fn add_to_list<'s>(all: &mut DeTable<'s>, name: Spanned<DeString<'s>>, value: Sp
     let known = all.get_mut(key.as_str()).map(Spanned::get_mut).expect("it was just looked for");
     let is_list = |value: &DeValue| value.is_array() || value.is_str();
     if !is_list(known) {
-        // It is of a wrong type, which is an error of its own.
+        // A value of a wrong type is an error of its own.
         return;
     }
     if let DeValue::String(text) = known {

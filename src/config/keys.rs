@@ -16,7 +16,7 @@ pub struct ConfigKey {
     pub scope: KeyScope,
 }
 
-/// What a key takes. Numbers are bounds, both included.
+/// The kind of value of a key. Numbers are bounds, both included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueKind {
     Integer(u64, u64),
@@ -42,7 +42,7 @@ pub enum ValueKind {
 }
 
 impl ValueKind {
-    /// What it is, in messages.
+    /// The kind in words, for messages.
     pub(super) fn words(self) -> &'static str {
         match self {
             Integer(..) | Threshold => "a whole number",

@@ -1,6 +1,6 @@
 //! The form of connection_shaper: lines of `key value`, with the original's semantics.
 //!
-//! What the original did where a key is absent differs from our defaults. A file of its
+//! The original's defaults differ from ours. A file of its
 //! form is therefore converted to TOML that says so, and that is read like any other;
 //! only the places in messages are those of the original file.
 
@@ -29,7 +29,7 @@ pub(super) fn form(text: &str) -> Option<Form> {
     Some(if pair || bare { Form::ConnectionShaper } else { Form::Toml })
 }
 
-/// Whether it has a line of the original, or no significant line at all.
+/// Whether a text has a line of the original, or no significant line at all.
 pub(super) fn is_original(text: &str) -> bool {
     let known = |key: &str| ORIGINAL_KEYS.contains(&key);
     form(text).is_none_or(|form| form == Form::ConnectionShaper && lines(text).any(|(key, _)| known(&text[key])))

@@ -25,7 +25,7 @@ pub struct LimitFile {
     pub stamp: Option<FileStamp>,
 }
 
-/// What a limit takes from a file.
+/// The part of a limit that a file gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FilePurpose {
     /// Thresholds of single keys: the list at this place of its [`crate::policy::thresholds::Thresholds`].
@@ -79,7 +79,7 @@ impl LimitFile {
     }
 }
 
-/// What a condition of a limit compares an attribute with.
+/// The patterns that a condition of a limit compares an attribute with.
 fn patterns(limit: &Limit, is_unless: bool, attribute: Attribute) -> &[Pattern] {
     let conditions = if is_unless { &limit.conditions.none } else { &limit.conditions.all };
     match conditions.iter().find(|condition| condition.attribute == attribute).map(|condition| &condition.test) {

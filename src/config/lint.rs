@@ -200,7 +200,7 @@ fn check_key(limit: &Limit, is_inherited: bool, s: &TableSettings) {
 
 /// Checks for conditions that never hold, and for protocol states in which nothing can be counted.
 fn check_conditions(limit: &Limit, s: &TableSettings) {
-    /// What `protocol_state` can be; the last one is not documented, but sent.
+    /// The values of `protocol_state`; the last one is not documented, but sent.
     const STATES: [&str; 10] =
         ["CONNECT", "EHLO", "HELO", "MAIL", "RCPT", "DATA", "END-OF-MESSAGE", "VRFY", "ETRN", "XCLIENT"];
     let may_be_end =

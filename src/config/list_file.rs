@@ -33,7 +33,7 @@ impl ListContent<'_> {
         start..start + text.find(|c: char| c.is_whitespace() || "#;,\"".contains(c)).unwrap_or(text.len())
     }
 
-    /// What the list does to its clients, in messages.
+    /// The effect of the list on its clients, for messages.
     pub fn does(&self) -> &'static str {
         match self.kind {
             ListKind::White => "exempts",

@@ -18,10 +18,10 @@ use crate::policy::client_names::ClientName;
 /// Members of JSON objects that hold a reason.
 const REASON: [&str; 5] = ["reason", "comment", "description", "sblid", "name"];
 
-/// What a line says.
+/// The content of a line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ListLine {
-    /// None: it is a comment or a heading.
+    /// Empty: the line is a comment or a heading.
     pub netblocks: SmallVec<[FoundNetblock; 1]>,
     pub name: Option<(ClientName, Span)>,
     /// An action of access(5), or further columns.
@@ -36,7 +36,7 @@ type FoundNetblocks = SmallVec<[FoundNetblock; 1]>;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct FoundNetblock {
     pub net: IpNet,
-    /// Where it stands in the line.
+    /// Its place in the line.
     pub span: Span,
     /// Whether host bits were set.
     pub host_bits: bool,
@@ -55,9 +55,10 @@ pub(super) struct WrongLine {
 pub(super) struct LineReader {
     /// The columns of a table, after its heading.
     columns: Option<Columns>,
-    /// Some line had an entry, so no heading follows.
+    /// A line had an entry, so no heading follows.
     has_begun: bool,
-    /// It is postgrey's whitelist of clients: a name means all below it too, and the beginning of an address its network.
+    /// The file is postgrey's whitelist of clients: a name means all below it too, and the beginning of an address its
+    /// network.
     is_postgrey: bool,
 }
 
@@ -65,7 +66,7 @@ impl LineReader {
     /// Reads a line without blanks around it.
     pub fn read(&mut self, line: &str) -> Result<ListLine, WrongLine> {
         if line.is_empty() || line.starts_with(['#', ';']) || line.starts_with("//") {
-            // It says so in its first line, as it is shipped.
+            // The first line of the file that postgrey ships.
             self.is_postgrey |= !self.has_begun && line.starts_with("# postgrey whitelist");
             return Ok(ListLine::default());
         }
@@ -123,7 +124,7 @@ impl LineReader {
     }
 }
 
-/// What stands beside an entry, and the comment.
+/// The text beside an entry, and the comment.
 fn beside(rest: &str) -> (&str, &str) {
     match rest.strip_prefix(';').or_else(|| rest.strip_prefix("//")) {
         Some(comment) => ("", comment),
@@ -252,7 +253,7 @@ fn netblock_at(line: &str, at: usize, word: &Word) -> Result<Option<(FoundNetblo
     if let Some(last) = behind.strip_prefix('-').or_else(|| behind.strip_prefix('\u{2013}')) {
         let last = last.trim_start();
         let word = Word::first(last);
-        // Else the dash begins a comment.
+        // Otherwise the dash begins a comment.
         if word.text.starts_with(|c: char| c.is_ascii_digit()) || word.text.contains(':') && is_address(word.text) {
             let end = line.len() - last.len() + word.length;
             return range(line, address, word.text, span(end)).map(|blocks| Some((blocks, end)));
@@ -341,7 +342,7 @@ fn looks_like_address(text: &str) -> bool {
 }
 
 pub(super) fn wrong(line: &str, part: &str, problem: String, remedy: String) -> WrongLine {
-    // Of what was decoded there is no place.
+    // Decoded text need not stand in the line.
     let start = line.find(part).unwrap_or(0);
     let problem = if problem.contains('`') { problem } else { format!("{}: {problem}", quoted(part)) };
     WrongLine { span: start..start + part.len().min(line.len()), problem, remedy }

@@ -33,7 +33,7 @@ const FIRST: [&str; 7] = ["start", "start_ip", "start_address", "range_start", "
 /// Columns that hold its last address.
 const LAST: [&str; 7] = ["end", "end_ip", "end_address", "range_end", "last", "last_ip", "to"];
 
-/// Where the netblock is in each row of a table.
+/// The columns of a table that hold the netblock of a row.
 #[derive(Debug)]
 pub(super) struct Columns {
     separator: char,
@@ -47,7 +47,7 @@ enum AddressColumns {
 }
 
 impl Columns {
-    /// The columns of a heading; `None`: it is none.
+    /// The columns of a heading; `None`: the line is not a heading.
     pub fn of(line: &str) -> Option<Self> {
         let separator = [',', '\t', ';'].into_iter().find(|separator| line.contains(*separator)).unwrap_or(',');
         let names: Vec<String> = fields(line, separator).map(|(name, _)| name.to_ascii_lowercase()).collect();

@@ -217,7 +217,7 @@ impl KeptFiles<'_> {
     }
 }
 
-/// Where the entries of each file are among those of all lists: the configuration's own stand between the blacklists
+/// The range of each file's entries among those of all lists: the configuration's own stand between the blacklists
 /// and the whitelists.
 fn segments(files: &[ListFile], all: usize, count: fn(&ListFile) -> usize) -> Vec<Range<usize>> {
     let white: usize = files.iter().filter(|file| file.kind == ListKind::White).map(count).sum();

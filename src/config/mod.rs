@@ -75,23 +75,23 @@ pub struct Config {
     pub origin_files: Vec<OriginFile>,
     /// Zero: list files, those of limits and databases are read again at a reload only.
     pub list_check_interval: Duration,
-    /// Whether a list file that shrinks to less than half at a reload is taken for what it says.
+    /// Whether a list file that shrinks to less than half at a reload replaces the one before.
     pub list_may_shrink: bool,
     pub max_delayed: usize,
     pub store: StoreConfig,
     pub state: StateConfig,
-    /// Where Postfix connects.
+    /// The sockets for Postfix.
     pub listen: Vec<Address>,
     /// Rights of the unix sockets among them.
     pub socket: SocketConfig,
     /// Peers that may connect to the TCP sockets among them.
     pub allow_peers: Peers,
     pub control: Option<ControlConfig>,
-    /// Where Prometheus connects.
+    /// The sockets for Prometheus.
     pub metrics: Vec<Address>,
     pub http: HttpConfig,
     pub max_connections: usize,
-    /// Of windows of the calendar, and of the days of the report.
+    /// The time zone of calendar windows, and of the days of the report.
     pub time_zone: TimeZone,
     pub log: LogConfig,
     /// The log of inetd mode: its standard error is the policy connection.
@@ -122,7 +122,7 @@ impl Config {
         Loaded::parse(path, content).map(|loaded| loaded.config)
     }
 
-    /// What the engine needs beside the policy.
+    /// The settings of the engine beside the policy.
     pub fn engine(&self) -> engine::ServiceSettings {
         engine::ServiceSettings {
             store: self.store.clone(),
@@ -194,7 +194,7 @@ impl Default for Config {
     }
 }
 
-/// A configuration as `connshaper check` wants it.
+/// A configuration with its effective values, for `connshaper check`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Loaded {
     pub config: Config,
@@ -263,7 +263,7 @@ pub enum Form {
 }
 
 impl Form {
-    /// The word for it in logs and reports.
+    /// The name of the form in logs and reports.
     pub fn name(self) -> &'static str {
         match self {
             Self::BuiltIn => "built-in",
@@ -285,9 +285,9 @@ pub struct StateConfig {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpConfig {
     pub listen: Vec<Address>,
-    /// What who asks has to know; `None`: nothing.
+    /// The token that a client must send; `None`: none.
     pub token: Option<Token>,
-    /// Web servers whose word on the client is believed.
+    /// Web servers that are trusted to name the client.
     pub trusted_proxies: Vec<IpNet>,
     /// The header that has the client, in lower case.
     pub client_header: String,
@@ -307,7 +307,7 @@ impl Token {
     }
 }
 
-/// It is in no log.
+/// No log shows the secret.
 impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(...)")

@@ -6,7 +6,7 @@ use crate::policy::client_names::{ClientName, expression};
 use crate::policy::key_field::KeyField;
 use crate::policy::spelling::Spellings;
 
-/// What may be on a list, for remedies.
+/// The entries that a list may have, for remedies.
 pub(super) const WRITE: &str = "write an address, a netblock as in 192.0.2.0/24, a name as in mail.example.com or \
                                 .example.com, or a regular expression for names as in /^mx[0-9]+\\./";
 

@@ -25,7 +25,7 @@ pub struct OriginFile {
 pub(super) const KEYS: [(&str, OriginKind); 2] =
     [("asn_database", OriginKind::Asn), ("country_database", OriginKind::Country)];
 
-/// What follows a download that went wrong.
+/// The remedy for a download that went wrong.
 const AGAIN: &str = "download it again, to another name, and rename it when it is complete";
 
 impl OriginFile {

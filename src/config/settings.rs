@@ -30,7 +30,7 @@ static DEFAULTS: LazyLock<DeTable<'static>> = LazyLock::new(|| {
 /// The values of the top level or of a limit. Mistakes are noted in the diagnostics of their file.
 pub(super) struct TableSettings<'t, 's> {
     pub diagnostics: &'t Diagnostics<'s>,
-    /// What messages add to a key: of which limit it is; empty at the top level.
+    /// The limit, as messages add it to a key; empty at the top level.
     owner: String,
     values: BTreeMap<&'static str, Setting<'t, 's>>,
     /// The spans of name and value of every key that this table sets, even to a wrong value.
@@ -122,7 +122,7 @@ impl<'t, 's> TableSettings<'t, 's> {
 
     fn refuse(&self, name: &str, span: &Span, belongs_here: impl Fn(&&ConfigKey) -> bool) {
         if keys::find(name).is_some() {
-            // What follows a table's header belongs to the table, which is easily forgotten.
+            // A key below a table's header belongs to the table, which is easily forgotten.
             let problem = format!("`{name}` is not a key{}", self.owner);
             let remedy = "write it above the first `[table]`, where the keys of the whole program stand";
             self.diagnostics.error::<()>(span, problem, remedy);
@@ -165,7 +165,7 @@ impl<'t, 's> TableSettings<'t, 's> {
         }
     }
 
-    /// What stands in a table, in the order of the file.
+    /// The entries of a table, in the order of the file.
     pub fn table(&self, key: &str) -> Vec<SettingEntry<'t, 's>> {
         match self.setting(key).map(|setting| &setting.value) {
             Some(Value::Table(table)) => entries(table),
@@ -197,7 +197,7 @@ impl<'t, 's> TableSettings<'t, 's> {
         self.values.get(key)
     }
 
-    /// Where the value in force comes from.
+    /// The origin of the value in force.
     pub fn origin(&self, key: &str) -> Origin {
         self.setting(key).map_or(Origin::Default, |setting| setting.origin)
     }
@@ -227,7 +227,7 @@ impl<'t, 's> TableSettings<'t, 's> {
         format!("`{key}`{}", self.owner)
     }
 
-    /// What messages add to a key.
+    /// The limit, as messages add it to a key.
     pub fn owner(&self) -> &str {
         &self.owner
     }
@@ -260,7 +260,7 @@ pub(super) fn default_word(key: &str) -> &'static str {
     DEFAULTS.get(key).and_then(|default| default.get_ref().as_str()).expect("the key has a default that is a word")
 }
 
-/// What a value of the key's kind becomes.
+/// A type that values of a kind are read as.
 pub(super) trait FromValue: Sized {
     fn from_value(key: &str, value: Option<Value>) -> Self;
 }
@@ -304,7 +304,7 @@ pub(super) struct SettingEntry<'t, 's> {
     pub value: &'t Spanned<DeValue<'s>>,
 }
 
-/// What stands in a table, in the order of the file.
+/// The entries of a table, in the order of the file.
 pub(super) fn entries<'t, 's>(table: &'t DeTable<'s>) -> Vec<SettingEntry<'t, 's>> {
     let entry =
         |(name, value): (&'t Spanned<DeString<'s>>, _)| SettingEntry { name: name.get_ref(), span: name.span(), value };

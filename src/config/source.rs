@@ -29,7 +29,7 @@ pub(super) struct ConfigText {
     pub text: String,
     /// Offset of the first byte that was not UTF-8.
     pub broken: Option<usize>,
-    /// Where the texts of included files begin, with their paths.
+    /// The offsets at which the texts of included files begin, with their paths.
     included: Vec<(usize, PathBuf)>,
 }
 

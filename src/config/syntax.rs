@@ -75,10 +75,10 @@ fn assignment(line: &str) -> String {
     }
 }
 
-/// What is wrong with a variable of the environment.
+/// The problem with a variable of the environment.
 pub(super) const NO_VARIABLES: &str = "variables of the environment are not replaced here";
 
-/// And what to do about it.
+/// The remedy for it.
 pub(super) const WRITE_VALUE: &str = "write the value itself, or have a program write the file";
 
 /// Whether a text has a variable as shells know them: `$NAME` or `${NAME}`.

@@ -1,6 +1,6 @@
 //! A file of thresholds: a line for each key, `KEY THRESHOLD # reason`.
 //!
-//! It may have a million lines: equal reasons are kept once.
+//! A file may have a million lines: equal reasons are kept once.
 
 use super::diagnostics::{Diagnostics, quoted};
 use super::list_file::Reasons;
@@ -11,7 +11,7 @@ use crate::policy::limit::CountKind;
 use crate::policy::spelling::Spellings;
 use crate::policy::thresholds::{ThresholdList, ThresholdListBuilder};
 
-/// What to write, for remedies.
+/// The form of a line, for remedies.
 const WRITE: &str = "write a line as in `alice@example.com 1000 # reason`";
 
 /// Reads the thresholds of a limit that counts this, and gives them to values of this part of its keys.
@@ -43,7 +43,7 @@ pub(super) fn read<'s>(
         start += line.len() + 1;
     }
     let list = builder.finish(&source.path.to_string_lossy(), reasons.finish(), |key, line, first| {
-        // Finding the line takes a walk through the text.
+        // To find the line the text is read again from its beginning.
         if !diagnostics.is_full() {
             let text = format!("\"{key}\" has another threshold in line {first}, which counts");
             diagnostics.warn(&line_span(&source.text, line), text);
@@ -83,7 +83,7 @@ pub(super) fn without_comment(line: &str) -> (&str, &str) {
     }
 }
 
-/// Where a line is, from 1.
+/// The span of a line, which is counted from 1.
 pub(super) fn line_span(text: &str, line: u32) -> Span {
     let before = line.saturating_sub(2) as usize;
     let start = match line {

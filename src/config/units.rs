@@ -100,7 +100,7 @@ mod tests {
             let kib = size(text).unwrap().div_ceil(1024) as u32;
             assert_eq!(size_words(kib), text);
         }
-        // What the same number of KiB comes of is said in the larger unit.
+        // Several texts give the same number of KiB: the larger unit is shown.
         for (text, said) in [("1024KiB", "1 MiB"), ("1000MB", "1 GB"), ("500KB", "489 KiB"), ("1B", "1 KiB")] {
             assert_eq!(size_words(size(text).unwrap().div_ceil(1024) as u32), said);
         }

@@ -43,7 +43,7 @@ pub(super) fn read(source: &ConfigText, attribute: Attribute) -> (ValueList, Dia
     (ValueList::new(&source.path.to_string_lossy(), patterns), diagnostics)
 }
 
-/// What a line means. `Err`: problem and remedy.
+/// Reads the value of a line. `Err`: problem and remedy.
 fn pattern(attribute: Attribute, text: &str) -> Result<Pattern, (String, String)> {
     if text.contains(char::REPLACEMENT_CHARACTER) {
         return Err((format!("is never {}", quoted(text)), "write it in UTF-8".to_owned()));

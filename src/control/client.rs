@@ -18,7 +18,7 @@ use crate::config::{Config, ConfigError};
 use crate::observe::terminal::{self, Paint, escape, json, print};
 use crate::sysexits;
 
-/// Where the socket is when neither the command line nor the configuration says: as the systemd unit has it.
+/// The socket of the systemd unit: the default if neither the command line nor the configuration names one.
 pub const DEFAULT_SOCKET: &str = "/run/connshaper/control";
 
 /// Longer than the daemon ever takes.
@@ -51,7 +51,7 @@ pub struct DaemonArgs {
 }
 
 impl DaemonArgs {
-    /// Where the control socket is.
+    /// The path of the control socket.
     ///
     /// # Errors
     ///
@@ -115,7 +115,7 @@ pub fn fail(problem: &Problem) -> ExitCode {
     terminal::fail(problem.code, &problem.error)
 }
 
-/// Who does commands.
+/// A connection that executes commands: to the daemon, or on the file of counts.
 #[derive(Debug)]
 pub struct ControlClient {
     answerer: Answerer,

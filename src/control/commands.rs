@@ -1,4 +1,4 @@
-//! The list of commands, and what a command is.
+//! The list of commands, and the trait of a command.
 
 use std::future::Future;
 
@@ -57,10 +57,10 @@ pub enum Logged<C: ControlCommand> {
     Limited(Record<C>),
 }
 
-/// What the log line of a change has.
+/// The fields of a change's log line.
 pub struct Record<C: ControlCommand> {
     pub arguments: fn(&C, &mut LogRecord),
-    /// What was done, in one sentence.
+    /// The result in one sentence.
     pub done: fn(&C::Answer) -> &str,
 }
 

@@ -65,9 +65,9 @@ fn from_object<'d, D: Deserializer<'d>>(deserializer: D) -> Result<Vec<(String, 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExplainAnswer {
     pub client: String,
-    /// Where the request comes in.
+    /// The door of the request.
     pub door: String,
-    /// Where the client is from.
+    /// The origin of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<OriginStatus>,
     pub listed: Option<ListStatus>,
@@ -95,7 +95,7 @@ impl ControlCommand for ExplainArgs {
         let store = StoreName { kind: rules.store.name().to_owned(), state: rules.store.state().to_owned() };
         let client = rules.policy.client(&request);
         let (mut limits, mut verdict) = judge(&rules, &request, now).await;
-        // What is not counted yet at the first recipient is judged as it will be later in the message.
+        // A limit that counts nothing yet at the first recipient is previewed at the later states of the message.
         for state in self.later_states() {
             let (of_state, then) = judge(&rules, &self.request_at(Some(state))?, now).await;
             if of_state.is_empty() {
@@ -175,7 +175,7 @@ impl ExplainArgs {
         let part = KeyPart::of_text(&key);
         let attribute = |(word, value): (&str, &str)| match word {
             LOGIN => ("sasl_username".to_owned(), unescaped(value)),
-            // Anybody of the domain.
+            // Any user of the domain.
             word => match word.strip_suffix("_domain") {
                 Some(word) => (word.to_owned(), format!("anybody@{}", unescaped(value))),
                 None => (word.to_owned(), unescaped(value)),

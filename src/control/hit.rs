@@ -64,7 +64,7 @@ impl CounterArgs {
     }
 }
 
-/// What a count comes to.
+/// The state of a counter.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountStatus {
     pub limit: String,

@@ -23,13 +23,13 @@ const MAX_ROWS: usize = 100;
 /// Which keys are listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Which {
-    /// Those over their limit.
+    /// Keys over their limit.
     Over,
-    /// Those nearest to their limit or farthest over it.
+    /// Keys nearest to their limit or farthest over it.
     Most,
 }
 
-/// Keys in the order of their share of what they may.
+/// Keys in the order of their share of the threshold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listing {
     pub keys: Vec<KeyStatus>,
@@ -57,7 +57,7 @@ pub struct KeyStatus {
     /// Seconds until the window ends.
     pub left: u32,
     pub log_only: bool,
-    /// Where its client is from.
+    /// The origin of its client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<OriginStatus>,
 }
@@ -75,7 +75,7 @@ struct CountedKey<'p> {
 }
 
 impl CountedKey<'_> {
-    /// What it has of what it may, in thousandths.
+    /// Its share of the threshold, in thousandths.
     fn share(&self) -> u64 {
         u64::from(self.count) * 1000 / u64::from(self.counted.threshold.max(1))
     }
@@ -85,7 +85,7 @@ impl CountedKey<'_> {
     }
 }
 
-/// The keys that have the most of what they may, while they are found.
+/// Collects the keys with the largest share of their threshold.
 struct NearestKeys<'p> {
     which: Which,
     most: usize,
@@ -94,7 +94,7 @@ struct NearestKeys<'p> {
 }
 
 impl<'p> NearestKeys<'p> {
-    /// Those of a limit, or of all of them where it has no name, as far as this process has counted them lately.
+    /// The keys of a limit that this process has counted lately; of all limits if the name is empty.
     async fn find(
         service: &Service,
         rules: &'p Rules,

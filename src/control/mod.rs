@@ -39,7 +39,7 @@ use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::sysexits;
 
-/// What the commands work on.
+/// The state that commands work on.
 #[derive(Debug)]
 pub struct Control {
     pub service: Arc<Service>,
@@ -50,7 +50,7 @@ pub struct Control {
     pub started: Now,
 }
 
-/// Where the outcome of a reload is sent: notes for the administrator, or why the old configuration stays in force.
+/// The channel for the result of a reload: notes for the administrator, or why the old configuration stays in force.
 pub type Reload = oneshot::Sender<Result<Vec<String>, String>>;
 
 /// Why a command was not done.
@@ -68,7 +68,7 @@ impl Problem {
         Self { error: error.into(), code: sysexits::USAGE }
     }
 
-    /// It cannot be done at present.
+    /// The command cannot be done at present.
     pub fn unavailable(error: impl Into<String>) -> Self {
         Self { error: error.into(), code: sysexits::UNAVAILABLE }
     }

@@ -55,11 +55,11 @@ pub fn run(config: &Config, request: &ControlRequest) -> io::Result<String> {
 
 async fn answer(mut config: Config, request: &ControlRequest) -> io::Result<String> {
     config.store.timeout = STORE_TIMEOUT;
-    // The daemon's standard error is somewhere else, so changes are told where inetd mode tells them.
+    // The daemon's standard error is not ours, so changes are logged as in inetd mode.
     config.log.target = config.inetd_log.clone();
     let log = Log::open(&config.log)?;
     let service = Arc::new(Service::new(config.engine(), Policy::new(&config.policy, None), log.clone()));
-    // What administrators said before holds here too.
+    // Overrides of administrators hold here too.
     service.overrides.refresh(&service, Now::read()).await;
     let store = Arc::clone(&service.rules.load().store);
     if store.state() != "up" {

@@ -1,4 +1,4 @@
-//! Where a client is from, as answers tell it.
+//! The origin of a client, as answers have it.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use crate::net::origin::AddressOrigin;
 use crate::policy::Policy;
 
-/// What databases know of a client.
+/// Autonomous system, country and organization of a client, from databases.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OriginStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asn: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub country: Option<String>,
-    /// Who runs its network.
+    /// The organization that runs its network.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub organization: Option<String>,
 }
@@ -27,7 +27,7 @@ impl OriginStatus {
         if asn.is_none() && country.is_none() {
             return None;
         }
-        // It is its maker's text, and goes to terminals.
+        // A third party wrote this text, and terminals show it.
         let plain = |text: &str| text.chars().filter(|letter| !letter.is_control()).take(MAX_ORGANIZATION).collect();
         let organization = policy.origins().organization(client).map(plain);
         Some(Self { asn, country: country.map(|code| code.to_string()), organization })

@@ -1,4 +1,4 @@
-//! What `ban` and `allow` share: what they are told, and how an override is set and ended.
+//! Code that `ban` and `allow` share: their arguments, and how an override is set and ended.
 
 use std::time::Duration;
 
@@ -41,7 +41,7 @@ pub struct OverrideArgs {
     pub note: Option<String>,
 }
 
-/// What is said of an override, on one line that fits into an SMTP reply.
+/// A note on one line, which fits into an SMTP reply.
 fn checked_note(note: &str) -> Result<String, String> {
     let is_one = !note.trim().is_empty() && note.chars().count() <= MAX_NOTE && !note.chars().any(char::is_control);
     is_one.then(|| note.trim().to_owned()).ok_or(format!("write one line of 1 to {MAX_NOTE} characters"))
@@ -77,14 +77,14 @@ pub struct OverrideAnswer {
     pub seconds: u64,
 }
 
-/// What was lifted.
+/// The answer of a command that lifts overrides or bans.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiftAnswer {
     #[serde(flatten)]
     pub summary: Summary,
     /// How many.
     pub lifted: usize,
-    /// What was there, each in a sentence, as far as they are few.
+    /// Each of them in a sentence, up to [`MAX_TOLD`].
     pub was: Vec<String>,
 }
 
@@ -106,7 +106,7 @@ impl LiftAnswer {
         self.summary.show() + &text
     }
 
-    /// What an override was before it ended.
+    /// A sentence about an override that was lifted.
     pub(super) fn was(word: &Override, now: Now) -> String {
         let Override { target, by, note, .. } = word;
         let why = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
@@ -150,7 +150,7 @@ impl OverrideArgs {
         let word = Override { note, ..Override::new(of.clone(), kind, seconds, user.to_owned(), now) };
         let mut changes = vec![Change::Set(word)];
         if kind == OverrideKind::Allow {
-            // It passes, so a firewall must not go on to block it, and it is not to be banned when this ends.
+            // Lifts its bans too: a firewall must not go on to block it, and no ban may be left when the allowance ends.
             let found = limit_bans(service, &rules, target, now).await;
             let bans: Vec<_> = found.bans.into_iter().map(|(counted, _)| counted).collect();
             let (is_done, events) = lift(service, &rules, &bans, now).await;
@@ -190,7 +190,7 @@ fn overruled_by(of: &OverrideTarget, kind: OverrideKind, others: &[Override], no
     others.iter().filter(is_exception).map(note).collect()
 }
 
-/// What makes a ban have no effect.
+/// A note if the whitelist makes a ban have no effect.
 fn whitelisted(policy: &Policy, of: &OverrideTarget) -> Option<String> {
     let netblock = of.netblock()?;
     match policy.listed(netblock.addr())? {

@@ -1,4 +1,4 @@
-//! What `connshaper explain` says of a request: what each limit would count, and the answer.
+//! The preview of a request for `connshaper explain`: the counter of each limit, and the verdict.
 
 use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
@@ -18,14 +18,14 @@ use crate::policy::request::Request;
 use crate::policy::{BLACKLIST, Delayed, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
 use crate::postfix::io::{Reply, ReplyEncoder};
 
-/// What one limit makes of the request.
+/// The outcome of one limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitPreview {
     pub limit: String,
-    /// Where it counts.
+    /// The door of the limit.
     pub door: String,
     pub log_only: bool,
-    /// Why it does not count the request.
+    /// The reason why the limit does not count the request.
     pub why_not: Option<String>,
     #[serde(flatten)]
     pub counter: Option<CounterPreview>,
@@ -71,7 +71,7 @@ pub struct VerdictPreview {
     pub milliseconds: Option<u64>,
     /// Commands that let the client in.
     pub remedies: Vec<String>,
-    /// What limits that are only logged would refuse.
+    /// Refusals by log-only limits.
     pub log_only: Vec<LoggedRefusal>,
 }
 
@@ -92,7 +92,7 @@ pub struct RefusalStatus {
     pub threshold: u64,
     /// Seconds until it ends; 0: not by itself.
     pub left: u32,
-    /// What the administrator said of it, or the blacklist.
+    /// The note of the administrator or of the blacklist.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub note: Option<String>,
 }
@@ -104,8 +104,8 @@ pub struct LoggedRefusal {
     pub refusal: RefusalStatus,
 }
 
-/// What the limits make of a request as if it were the first of its session, and the answer. No limits: something else
-/// decides.
+/// The outcome of each limit as if the request were the first of its session, and the verdict. No limits: the verdict
+/// does not depend on counts.
 pub(super) async fn judge(rules: &Rules, request: &Request, now: Now) -> (Vec<LimitPreview>, VerdictPreview) {
     let record = SessionRecord::default();
     match rules.policy.plan(request, &record, now) {
@@ -125,7 +125,7 @@ pub(super) async fn judge(rules: &Rules, request: &Request, now: Now) -> (Vec<Li
     }
 }
 
-/// What each limit makes of a request, in their order.
+/// The outcome of each limit, in the order of the file.
 fn previews(
     rules: &Rules,
     request: &Request,

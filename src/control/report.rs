@@ -56,16 +56,16 @@ pub struct ReportAnswer {
     pub csv: bool,
 }
 
-/// What a limit has counted.
+/// The sums of a limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedLimit {
     pub limit: String,
-    /// Where its requests come in.
+    /// The door of its requests.
     pub door: String,
-    /// What it counts.
+    /// The kind of count.
     pub counts: String,
     pub log_only: bool,
-    /// What was let pass, of all keys.
+    /// The sum of all keys that was let pass.
     pub count: u64,
     /// Times that it was exceeded.
     pub over: u64,
@@ -78,7 +78,7 @@ pub struct ReportedLimit {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReportedKey {
     pub key: String,
-    /// What was let pass; none for a client, and for a key that is not among those with the most.
+    /// The sum that was let pass; none for a client, and for a key that is not among those with the most.
     pub count: Option<u64>,
     /// By how much that may be too large.
     pub excess: u64,

@@ -33,13 +33,13 @@ pub struct ResetAnswer {
     pub summary: Summary,
     /// Keys for which something was counted.
     pub keys: usize,
-    /// What was counted for them; not of a netblock.
+    /// Their counts; empty for a netblock.
     pub counters: Vec<ResetCounter>,
     /// Sessions that are no longer refused.
     pub sessions: usize,
 }
 
-/// What was counted for a key before it was reset.
+/// The count of a key before it was reset.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResetCounter {
     pub limit: String,

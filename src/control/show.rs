@@ -59,7 +59,7 @@ pub struct ShowAnswer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub listing: Option<Listing>,
     pub target: String,
-    /// Where the client is from.
+    /// The origin of the client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<OriginStatus>,
     pub listed: Option<ListStatus>,
@@ -99,7 +99,7 @@ pub struct OverrideStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CounterStatus {
     pub limit: String,
-    /// Where its requests come in.
+    /// The door of its requests.
     pub door: String,
     pub key: String,
     /// None: the key is not limited.
@@ -130,14 +130,14 @@ pub struct ReadingStatus {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientStatus {
     pub limit: String,
-    /// Where its requests come in.
+    /// The door of its requests.
     pub door: String,
     pub key: String,
     pub count: u64,
     pub threshold: u64,
     pub left: u32,
     pub over: bool,
-    /// Where it is from.
+    /// Its origin.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub origin: Option<OriginStatus>,
 }
@@ -249,7 +249,7 @@ impl ControlCommand for ShowArgs {
 }
 
 impl ListStatus {
-    /// What the lists of the configuration have of an address.
+    /// The entry of the configured lists for an address.
     pub fn of(policy: &Policy, client: IpAddr) -> Option<Self> {
         let (netblock, listed) = policy.listed(client)?;
         let netblock = netblock.to_string();
@@ -286,7 +286,7 @@ impl ListStatus {
 }
 
 impl OverrideStatus {
-    /// It without its kind, for people.
+    /// The override without its kind, for people.
     pub fn show(&self) -> String {
         let Self { target, left, by, note, .. } = self;
         let why = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();

@@ -1,7 +1,8 @@
 //! The daemon's end of the control socket: accepts, reads a line, answers a line.
 //!
-//! Whoever may open the socket may do everything; the rights of its file are the gate. All the same nobody
-//! there can hold more than a bounded part of the daemon: so many connections, so long a line, so much time.
+//! Access control: the mode of the socket's file decides who may connect, which is the daemon's user, root, and the
+//! members of `control_group`. A peer that may connect may give every command. The number of connections, the length of
+//! a line and the time of a command are bounded all the same.
 
 use std::io;
 use std::path::Path;
@@ -100,7 +101,7 @@ struct ControlConnections {
     shared: Arc<Shared>,
 }
 
-/// What they have in common.
+/// State that all connections share.
 struct Shared {
     commands: Arc<Semaphore>,
     /// A connection has ended or become idle.
@@ -153,7 +154,7 @@ impl ControlConnections {
 
 /// Answers the requests of a connection.
 async fn converse(stream: UnixStream, control: &Arc<Control>, activity: &Activity, shared: &Shared) -> io::Result<()> {
-    // Who is at the other end, as the kernel knows.
+    // The user of the peer, from the kernel.
     let user = users::name(stream.peer_cred()?.uid()).await;
     let mut stream = BufReader::new(stream);
     loop {
@@ -227,7 +228,7 @@ fn read(line: &[u8]) -> Result<ControlRequest, Problem> {
     serde_json::from_slice::<RequestLine>(line).map(|line| line.request).map_err(wrong)
 }
 
-/// Where the socket is, unless it is configured: where systemd made a directory for it.
+/// The socket if none is configured: in the directory that systemd made for it.
 pub fn usual() -> Option<ControlConfig> {
     let directories = std::env::var("RUNTIME_DIRECTORY").ok()?;
     let first = directories.split(':').next().filter(|first| !first.is_empty())?;
@@ -249,7 +250,7 @@ mod tests {
         let commands = Arc::new(Semaphore::new(1));
         let answer = finish(&commands, command).await;
         assert!(answer.contains("not done after 20 seconds, and goes on"), "{answer}");
-        // It has its place until it is done.
+        // The command keeps its permit until it ends.
         let answer = finish(&commands, async { String::new() }).await;
         assert!(answer.contains("commands are not done yet"), "{answer}");
         done.await.unwrap();

@@ -51,7 +51,7 @@ pub struct StatusAnswer {
     /// Bans of limits that this process knows of.
     pub limit_bans: usize,
     pub allowances: usize,
-    /// Those of both that were set last.
+    /// The bans and allowances that were set last.
     pub overrides: Vec<OverrideStatus>,
     /// Why the list of overrides in the store cannot be read.
     pub overrides_unreadable: Option<String>,
@@ -215,7 +215,7 @@ impl StatusAnswer {
         text
     }
 
-    /// What an administrator should know.
+    /// The warnings for the administrator.
     pub fn warnings(&self) -> Vec<String> {
         let reload_failed = self.configuration.reload_failed.as_ref();
         let reload_failed = reload_failed

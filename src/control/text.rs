@@ -38,7 +38,7 @@ pub fn cell(value: Option<impl Display>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
 }
 
-/// What a key may, in a cell.
+/// A threshold in a cell.
 pub fn allowed(threshold: Option<u64>) -> String {
     threshold.map_or_else(|| "unlimited".to_owned(), |threshold| threshold.to_string())
 }
@@ -74,12 +74,12 @@ pub fn lasting(seconds: impl Into<u64>) -> String {
     }
 }
 
-/// What a change did.
+/// The result of a change.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// In one sentence.
     pub done: String,
-    /// What the administrator should know beside it.
+    /// Further notes for the administrator.
     pub notes: Vec<String>,
 }
 

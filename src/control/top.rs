@@ -1,4 +1,4 @@
-//! What `connshaper top` asks once a second: the daemon's state, and its busiest clients or the keys of a limit.
+//! The request of `connshaper top` once a second: the daemon's state, and its busiest clients or the keys of a limit.
 
 use clap::Args;
 use serde::{Deserialize, Serialize};

@@ -29,7 +29,7 @@ pub struct UnbanArgs {
 impl ControlCommand for UnbanArgs {
     type Answer = LiftAnswer;
 
-    /// What was counted stays counted, so a client that is still over is refused for that.
+    /// The counts stay, so a client that is still over its limit is refused for that.
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<LiftAnswer, Problem> {
         let target = &self.target;
         let service = &control.service;

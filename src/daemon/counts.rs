@@ -1,6 +1,6 @@
 //! The counts of this process as sections, and as a table again.
 //!
-//! What a number in the table stands for is known to one process only: texts
+//! Only one process knows what a number in the table stands for: texts
 //! are hashed under its secret, limits have the ids it gave them. So the first
 //! section says both, and when it was; a count of a limit that is no more is
 //! left out, and none is ever taken for another limit's.
@@ -27,10 +27,10 @@ const COUNTS: (u16, u16) = (2, 3);
 /// Bans and allowances of administrators.
 const OVERRIDES: (u16, u16) = (3, 4);
 
-/// What was counted today and yesterday.
+/// The sums of today and yesterday.
 const DAYS: (u16, u16) = (4, 1);
 
-/// What the numbers of the table mean.
+/// The names of the limits behind the numbers of the table.
 #[derive(Serialize, Deserialize)]
 struct SavedOrigin {
     unix_ms: u64,
@@ -94,7 +94,7 @@ pub struct CountsReading<'p> {
     days: RecentDays,
 }
 
-/// What was read.
+/// The counts that were read.
 #[derive(Debug)]
 pub struct RestoredCounts {
     pub table: Table,
@@ -156,7 +156,7 @@ impl<'p> CountsReading<'p> {
         self.origin.as_ref().map_or(0, |origin| origin.elapsed / 1000)
     }
 
-    /// What was read; `None` if nothing said what the counts mean.
+    /// The counts that were read; `None` if the names of their limits are missing.
     pub fn finish(self) -> Option<RestoredCounts> {
         let days = self.days;
         self.origin.map(|SnapshotOrigin { table, ids, .. }| RestoredCounts { table, ids, days })
@@ -207,7 +207,7 @@ mod tests {
         Config::parse("connshaper.toml".as_ref(), toml).unwrap()
     }
 
-    /// What the limit of a name counts of a client, as the table of this policy knows it.
+    /// The counter of a client for the limit of this name, in the table of this policy.
     fn counter_id(policy: &Policy, table: &Table, name: &str, kind: CounterKind) -> CounterId {
         let limit: &Limit = policy.limits().iter().find(|limit| limit.name == name).unwrap();
         let part = KeyPart::client([192, 0, 2, 1].into(), 32, 64);

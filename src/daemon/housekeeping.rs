@@ -1,4 +1,4 @@
-//! What the daemon does by the clock: expired counts are dropped, numbers are told, counts are saved.
+//! Periodic work: drops expired counts, logs statistics, saves counts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,19 +18,19 @@ use crate::observe::log::Severity;
 /// Places of the table in this process that are looked at for expired entries before requests have their turn.
 const SWEEP: usize = 2048;
 
-/// What is looked after.
+/// The state of the periodic work.
 #[derive(Debug)]
 pub struct Housekeeping {
     service: Arc<Service>,
     connections: TaskTracker,
     /// Seconds between two STATISTICS lines; 0: none.
     statistics_interval: u64,
-    /// Where counts are saved, and the seconds between; 0: at the end only.
+    /// The file that counts are saved in, and the seconds between; 0: at the end only.
     state: Option<Arc<StateFile>>,
     state_interval: u64,
     /// How the store is, as systemd knows it.
     told: &'static str,
-    /// It was said that clients are forgotten.
+    /// Whether the warning about forgotten clients was logged.
     full: bool,
 }
 
@@ -48,7 +48,7 @@ impl Housekeeping {
             statistics_interval: config.log.statistics_interval.as_secs(),
             state,
             state_interval: config.state.interval.as_secs(),
-            // What systemd takes for granted before it is told otherwise; a server may be down from the first.
+            // The state that systemd assumes before the first message; a server may be down from the start.
             told: if config.store.shared.is_none() { "memory" } else { "up" },
             full: false,
         }

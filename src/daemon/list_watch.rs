@@ -22,7 +22,7 @@ impl ListWatch {
     /// From the state in which `config` has read them on.
     pub fn new(config: &Config) -> Self {
         let lists = config.list_files.iter().map(|file| (file.path.clone(), file.stamp));
-        // One that several limits use is told of once.
+        // A file that several limits use is reported once.
         let of_limits: BTreeMap<_, _> = config.limit_files.iter().map(|file| (file.path.clone(), file.stamp)).collect();
         let databases: BTreeMap<_, _> =
             config.origin_files.iter().map(|file| (file.path.clone(), file.stamp)).collect();
@@ -30,8 +30,8 @@ impl ListWatch {
         Self { interval: config.list_check_interval, seen }
     }
 
-    /// Ends when a file has changed since it was last seen, and names those that have. Never ends when
-    /// nobody asked to look. Each change is told once; nothing is lost when this is dropped before.
+    /// Returns the files that have changed since they were last seen. Never returns if
+    /// `list_check_interval` is 0. Each change is reported once; nothing is lost when the future is dropped before.
     pub async fn changed(&mut self) -> Vec<PathBuf> {
         if self.interval.is_zero() || self.seen.is_empty() {
             return std::future::pending().await;
@@ -40,7 +40,7 @@ impl ListWatch {
             sleep(self.interval).await;
             let paths: Vec<PathBuf> = self.seen.iter().map(|(path, _)| path.clone()).collect();
             let look = move || -> Vec<Option<FileStamp>> { paths.iter().map(|path| FileStamp::of(path)).collect() };
-            // One that cannot be looked at now is looked at next time.
+            // Files that cannot be examined now are examined next time.
             let Ok(stamps) = spawn_blocking(look).await else { continue };
             let mut changed = Vec::new();
             for ((path, seen), stamp) in self.seen.iter_mut().zip(stamps) {

@@ -64,9 +64,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 ///
 /// When the configuration is wrong, or a place to listen at cannot be had.
 pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), StartError> {
-    // First of all: a signal that comes before would end the process.
+    // First, because an earlier signal would end the process.
     let mut signals = Signals::listen().map_err(anyhow::Error::from)?;
-    // It goes on being fed over an upgrade, however long the lists are.
+    // The watchdog is fed during an upgrade too, however long the lists are.
     tokio::spawn(notify::feed_watchdog());
     let is_upgrade = transport::is_offered();
     let start = spawn_blocking(move || Daemon::begin(path, &listen));
@@ -92,9 +92,9 @@ pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Star
 pub enum StartError {
     /// The configuration is wrong.
     Configuration(ConfigError),
-    /// It became wrong while the program before handed over to this one: another start may find it right.
+    /// The configuration became wrong during the hand-over from the program before: another start may find it right.
     AfterUpgrade(ConfigError),
-    /// It is right, and something else is not.
+    /// The configuration is right, but something else failed.
     Other(anyhow::Error),
 }
 
@@ -123,19 +123,19 @@ struct Daemon {
     /// The program file that an upgrade calls.
     program: PathBuf,
     service: Arc<Service>,
-    /// What it was started with.
+    /// The configuration at the start.
     config: Config,
     path: Option<PathBuf>,
     listening: Listening,
-    /// As there were descriptors for at the start.
+    /// The limit that the descriptors allowed at the start.
     max_connections: usize,
     log: Log,
     state: Option<Arc<StateFile>>,
     stop: Shutdown,
-    /// For those who are served beside Postfix, whom no upgrade that fails concerns.
+    /// Stops control and HTTP; separate, so that a failed upgrade does not stop them.
     side: Shutdown,
     connections: TaskTracker,
-    /// `None`: not yet, or it cannot be had.
+    /// `None`: not started yet, or it failed.
     http: Option<HttpServer>,
     suspended: SuspendedConnections,
 }
@@ -146,7 +146,7 @@ impl Daemon {
         connections.into_iter().for_each(|connection| self.acceptor().resume(connection));
         let accept = |listener| tokio::spawn(self.acceptor().accept(listener));
         let mut accepting: Vec<_> = listeners.into_iter().map(accept).collect();
-        // One at a time: whoever asks for another waits until it is done.
+        // One reload at a time: a further request waits until it is done.
         let (reload, mut asked) = mpsc::channel::<Reload>(1);
         let control = self.control(reload);
         self.serve_http(http, Arc::clone(&control));
@@ -155,7 +155,7 @@ impl Daemon {
         let (service, connections) = (Arc::clone(&self.service), self.connections.clone());
         tokio::spawn(Housekeeping::new(&self.config, service, connections, self.state.clone()).run());
         self.tell(notify::ready());
-        // What is in force: lists that are read again come into it.
+        // The configuration in force. Lists that are read again become part of it.
         let mut current = Arc::new(self.config.clone());
         self.config.free_policy();
         let mut lists = ListWatch::new(&current);
@@ -175,7 +175,7 @@ impl Daemon {
                     };
                     let outcome = self.finish_reload(loaded);
                     if let DaemonEvent::Asked(told) = news {
-                        // Who asked may have hung up meanwhile.
+                        // The client may have closed its connection meanwhile.
                         let _ = told.send(outcome.as_ref().map(|(_, notes)| notes.clone()).map_err(String::clone));
                     }
                     if let Ok((config, _)) = outcome {
@@ -199,11 +199,11 @@ impl Daemon {
                 }
             }
         }
-        // Its listeners go as soon as it hears the word.
+        // An accepting task closes its listener when it sees the shutdown.
         drop(accepting);
         self.stop().await;
         if let Some(control) = control {
-            // It ends with the stop, and takes its file with it.
+            // The task ends with the stop, and removes its socket file.
             let _ = control.await;
         }
     }
@@ -293,7 +293,7 @@ impl Daemon {
     }
 }
 
-/// What the daemon wakes up for.
+/// An event that the daemon handles.
 enum DaemonEvent {
     Order(SignalAction),
     Lists(Vec<PathBuf>),

@@ -1,4 +1,4 @@
-//! What systemd is told: that we are ready, reload, stop, and live.
+//! Notifies systemd: ready, reloading, stopping, watchdog.
 //!
 //! A service manager that does not read makes its socket block, so a thread of
 //! its own does the telling and nothing else ever waits for it. Each call does
@@ -38,7 +38,7 @@ static THREAD: LazyLock<Option<SyncSender<NotifyMessage>>> = LazyLock::new(|| {
 fn tell_all(messages: &Receiver<NotifyMessage>) {
     block_signals();
     for message in messages {
-        // Whom nothing reaches can be told nothing of it.
+        // Without a connection to systemd there is no way to report the failure to it.
         let _ = match &message {
             NotifyMessage::Ready => sd_notify::notify(&[NotifyState::Ready]),
             // With Type=notify-reload the time tells this reload from an earlier one.

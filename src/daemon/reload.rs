@@ -1,4 +1,5 @@
-//! What a reload does: the configuration or its list files are read again, and replace the rules whole.
+//! Reload: the configuration or its list files are read again, and replace the rules whole.
+//! The counts stay: `Service::reload` keeps the store if its settings are the same, and the table of this process always.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use crate::observe::log::Severity;
 use crate::policy::Policy;
 use crate::policy::lists::Lists;
 
-/// What was read for a reload.
+/// The result of reading for a reload.
 type LoadResult = Result<(Policy, Config), ConfigError>;
 
 impl Daemon {
@@ -82,7 +83,7 @@ impl Daemon {
         if let Some(http) = &self.http {
             http.context().config.store(Arc::new(config.http.clone()));
         }
-        // What the daemon was started with is what these still are.
+        // These keep the value of the start until a restart.
         let (old, new) = (&self.config, &config);
         let unchanged = [
             ("listen", !self.listening.differs(new)),

@@ -14,7 +14,7 @@ use tokio::task::yield_now;
 
 use crate::net::signals::HANDLED;
 
-/// What a signal asks for.
+/// The action that a signal asks for.
 pub enum SignalAction {
     /// SIGHUP.
     Reload,
@@ -83,7 +83,7 @@ impl Signals {
         }
     }
 
-    /// What comes of `work`; `None`: we were told to stop before.
+    /// The result of `work`; `None`: a signal to stop came first.
     pub async fn stop_or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             _ = self.terminate.recv() => None,

@@ -43,7 +43,7 @@ const CONFIG_PAUSE: Duration = Duration::from_millis(100);
 /// The sockets that Postfix asks at, and what the program before has left beside them.
 struct Sockets {
     listeners: Vec<Listener>,
-    /// Those of the doors over HTTP that were passed.
+    /// The listeners of the doors over HTTP that were passed.
     http: Vec<Listener>,
     listening: Listening,
     handover: Option<Handover>,
@@ -89,11 +89,11 @@ fn load_after_trial(path: Option<&Path>, handover: &mut Handover) -> Result<Conf
     }
 }
 
-/// What systemd calls the sockets of the doors over HTTP, by `FileDescriptorName=`.
+/// The `FileDescriptorName=` of the sockets of the doors over HTTP.
 const HTTP: &str = "http";
 
-/// Where Postfix asks, the sockets of the doors over HTTP that were passed, and what was asked for. Sockets that systemd
-/// passed are used instead of what the configuration says; then nothing was asked for.
+/// The listeners for Postfix, those of the doors over HTTP that were passed, and the addresses that were asked for.
+/// Sockets that systemd passed are used instead of the configured addresses; then no address was asked for.
 fn open(config: &Config, asked: Vec<Address>) -> anyhow::Result<(Vec<Listener>, Vec<Listener>, Vec<Address>)> {
     let is_http = |(name, _): &(Option<String>, Listener)| name.as_deref() == Some(HTTP);
     let (http, passed): (Vec<_>, Vec<_>) = Listener::from_systemd()?.into_iter().partition(is_http);
@@ -113,7 +113,7 @@ fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>>
     Ok(listeners)
 }
 
-/// What is open at the beginning.
+/// The sockets that are open at the start.
 pub(super) struct OpenSockets {
     pub listeners: Vec<Listener>,
     /// Policy connections that were served before.
@@ -140,7 +140,7 @@ impl Daemon {
             }
             (Err(error), None) => return Err(error.into()),
         };
-        // Whoever asks from here on waits until the counts of before are there.
+        // Requests from here on wait until the earlier counts are restored.
         let (policy, max_clients, now) = (Policy::new(&config.policy, None), config.store.max_clients, Now::read());
         let state = StateFile::of(&config, &log).map(Arc::new);
         let RestoredCounts { table, ids, days } = match (&mut handover, &state) {
@@ -223,8 +223,8 @@ fn max_connections(config: &Config, log: &Log) -> usize {
     possible.min(config.max_connections)
 }
 
-/// Where others than Postfix ask; the sockets of the doors over HTTP may have been passed. An upgrade closes the others
-/// and opens them anew.
+/// The sockets of HTTP, metrics and control; those of the doors over HTTP may have been passed. An upgrade closes the
+/// others and opens them anew.
 fn aside(config: &Config, passed: Vec<Listener>) -> anyhow::Result<(HttpSockets, Option<ControlSocket>)> {
     let doors = if passed.is_empty() { bind(&config.http.listen, config)? } else { passed };
     let doors = doors.into_iter().map(|listener| (Serves::Doors, listener));
@@ -238,12 +238,12 @@ fn aside(config: &Config, passed: Vec<Listener>) -> anyhow::Result<(HttpSockets,
 /// The sockets that are served over HTTP.
 type HttpSockets = Vec<(Serves, DetachedListener)>;
 
-/// Where it listens, whatever a configuration says later.
+/// The addresses that the daemon listens at, whatever a configuration says later.
 #[derive(Debug)]
 pub(super) struct Listening {
-    /// What `--listen`, or the configuration it was started with, says; nothing where sockets were passed by systemd.
+    /// The addresses of `--listen`, or of the configuration at the start; none where systemd passed sockets.
     asked: Vec<Address>,
-    /// `--listen` said it, which replaces what the configuration says.
+    /// They are those of `--listen`, which replaces the configured ones.
     by_option: bool,
     /// The addresses of the sockets.
     sockets: Vec<Address>,
@@ -256,7 +256,7 @@ impl Listening {
         Self { asked, by_option, sockets }
     }
 
-    /// What was asked for; nothing where sockets were passed.
+    /// The addresses that were asked for; none where sockets were passed.
     pub fn asked(&self) -> &[Address] {
         &self.asked
     }
@@ -271,7 +271,7 @@ impl Listening {
         !self.by_option && !self.asked.is_empty() && self.asked != config.listen
     }
 
-    /// Says what of a configuration does not go with it.
+    /// Warns of the parts of a configuration that do not fit.
     pub fn warn(&self, config: &Config, log: &Log) {
         if self.differs(config) {
             log.line(Severity::Warning, "LISTEN_UNCHANGED", |line| {
@@ -280,7 +280,7 @@ impl Listening {
                     .field("remedy", "restart the daemon");
             });
         }
-        // Of those in the configuration its own warnings tell.
+        // The configuration warns of its own addresses.
         let others = self.by_option || self.asked.is_empty();
         for socket in self.sockets.iter().filter(|socket| others && config.allow_peers.exclude_others_at(socket)) {
             log.line(Severity::Warning, "CONFIGURATION", |line| {

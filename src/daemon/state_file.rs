@@ -33,7 +33,7 @@ use crate::store::local::Table;
 /// Read in pieces of this size.
 const PIECE: usize = 64 * 1024;
 
-/// Where counts are kept, and how that goes.
+/// The file that keeps counts, and whether that works.
 #[derive(Debug)]
 pub struct StateFile {
     path: PathBuf,

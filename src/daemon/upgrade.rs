@@ -94,7 +94,7 @@ impl Daemon {
         signals: &mut Signals,
         patience: Duration,
     ) -> io::Error {
-        // What nobody waited for is on its way to the store.
+        // Background operations are still on their way to the store.
         let _ = timeout(patience, self.service.rules.load().store.settled()).await;
         self.log.flush(LAST_WORDS);
         notify::flush(LAST_WORDS);

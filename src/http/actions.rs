@@ -48,7 +48,7 @@ async fn act<A: DeserializeOwned + Into<ControlRequest>>(context: Arc<HttpContex
     json_answer(status(&line), line)
 }
 
-/// What the answer of a command is in HTTP.
+/// The HTTP response for the answer of a command.
 fn status(line: &str) -> StatusCode {
     let answer: serde_json::Value = serde_json::from_str(line).unwrap_or_default();
     match (answer["ok"].as_bool(), answer["code"].as_u64()) {

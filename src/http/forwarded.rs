@@ -26,7 +26,7 @@ pub fn client(peer: Peer, headers: &HeaderMap, header: &str, proxies: &[IpNet]) 
     for hop in hops.take(MAX_HOPS) {
         match hop_address(hop.trim_ascii()) {
             Some(address) if is_ours(address) => last = Some(address),
-            // Whoever wrote something else is not ours either.
+            // A hop that is not an address is not a trusted proxy.
             client => return client.or(last),
         }
     }
@@ -66,7 +66,7 @@ mod tests {
         let cases: [(&[&str], Option<&str>); 11] = [
             (&["192.0.2.7"], Some("192.0.2.7")),
             (&["192.0.2.7, 10.0.0.3"], Some("192.0.2.7")),
-            // What a client made up stands left of its own address.
+            // Addresses that a client made up stand left of its own.
             (&["198.51.100.1, 192.0.2.7"], Some("192.0.2.7")),
             (&["127.0.0.1, 192.0.2.7, 10.0.0.3, 10.0.0.4"], Some("192.0.2.7")),
             (&["198.51.100.1", "192.0.2.7", "10.0.0.3"], Some("192.0.2.7")),

@@ -21,7 +21,7 @@ use crate::policy::attribute::Attribute;
 use crate::policy::request::{LoginOutcome, Request, address};
 use crate::policy::{Door, Verdict};
 
-/// What Dovecot calls what we know as attributes, and what a site may add in `auth_policy_request_attributes`.
+/// Dovecot's names of our attributes; sites may add more in `auth_policy_request_attributes`.
 const NAMES: [(&str, Attribute); 9] = [
     ("login", Attribute::Login),
     ("protocol", Attribute::Protocol),
@@ -89,14 +89,14 @@ async fn allow(context: Arc<HttpContext>, login: Login) -> Response {
 }
 
 async fn report(context: Arc<HttpContext>, login: Login) {
-    // What we refused was not tried.
+    // A login that we refused was not tried.
     if !login.refused {
         let rules = context.control.service.rules.load_full();
         count_login(&rules, &login.request, login.password, Now::read()).await;
     }
 }
 
-/// What Dovecot says of a login.
+/// Dovecot's report about a login.
 struct Login {
     request: Request,
     /// A digest of the login and the wrong password, of which Dovecot tells a hash.
@@ -119,7 +119,7 @@ impl Login {
         request.login = match (attributes.contains_key("success"), failed) {
             (false, _) => LoginOutcome::Unknown,
             (true, true) => LoginOutcome::Failed,
-            // Where something within Dovecot failed nobody guessed a password.
+            // A failure within Dovecot is not a wrong password.
             (true, false) => LoginOutcome::Succeeded,
         };
         let hash = text("pwhash").filter(|hash| !hash.is_empty());

@@ -18,7 +18,7 @@ use crate::observe::exposition::Text;
 use crate::policy::overrides::OverrideKind;
 use crate::store::shared::breaker::{BreakerState, ServerHealth};
 
-/// What the metrics are read from.
+/// The sources of the metrics.
 #[derive(Debug)]
 pub struct MetricsSource {
     pub service: Arc<Service>,

@@ -34,7 +34,7 @@ const MAX_BODY: usize = 16 * 1024;
 /// How long a body may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is answered from.
+/// The state that answers are made of.
 #[derive(Debug)]
 pub struct HttpContext {
     pub control: Arc<Control>,
@@ -44,7 +44,7 @@ pub struct HttpContext {
     pub last_page: LastPage,
 }
 
-/// What is served at `http_listen`.
+/// The routes of `http_listen`.
 fn doors(context: Arc<HttpContext>) -> Router {
     Router::new()
         .route("/", get(page::answer))
@@ -62,7 +62,7 @@ fn doors(context: Arc<HttpContext>) -> Router {
         .with_state(context)
 }
 
-/// What is served at `metrics_listen`.
+/// The routes of `metrics_listen`.
 fn metrics_alone(context: Arc<HttpContext>) -> Router {
     Router::new()
         .route("/", get(async || "connshaper: /metrics\n"))
@@ -71,7 +71,7 @@ fn metrics_alone(context: Arc<HttpContext>) -> Router {
         .with_state(context)
 }
 
-/// What is at `/` where no page is.
+/// The answer at `/` if there is no page.
 const INDEX: &str = "connshaper: /dovecot, /auth, /auth/nginx, /auth/envoy, /hit, /check, /revoke, /metrics\n";
 
 /// Does what a request asks for to its end where the store is waited for, even if the peer hangs up: half of it, a count

@@ -1,6 +1,6 @@
 //! A page to look at: what `connshaper top` shows, in a browser.
 //!
-//! It is made here as a whole, so it can be read without JavaScript; a script of a few lines asks for it again and
+//! The page is made here as a whole, so it can be read without JavaScript; a script of a few lines fetches it again and
 //! shows what has changed. Nothing on it comes from elsewhere, and it changes nothing.
 
 use std::fmt::Write;

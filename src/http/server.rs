@@ -49,7 +49,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection that is to close may take for the request under way.
 const LAST_ANSWER: Duration = Duration::from_secs(2);
 
-/// What a listener serves.
+/// The services of a listener.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Serves {
     Doors,
@@ -76,7 +76,7 @@ impl HttpServer {
         Ok(server)
     }
 
-    /// What is answered from.
+    /// The state that answers are made of.
     pub fn context(&self) -> &HttpContext {
         &self.context
     }
@@ -215,7 +215,7 @@ struct ConnectionActivity {
     busy: AtomicBool,
     /// When its last request ended, or it was accepted.
     last: AtomicU64,
-    /// It is to close.
+    /// The connection must close.
     close: Notify,
 }
 

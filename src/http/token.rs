@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::HttpContext;
 
-/// Where a web server has the client's own `Authorization`.
+/// The header in which a web server passes the client's own `Authorization`.
 const HEADER: &str = "x-connshaper-token";
 
 /// Lets a request in that has the token, or every one where there is none.

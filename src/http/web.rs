@@ -25,7 +25,7 @@ use crate::policy::attribute::Attribute;
 use crate::policy::request::Request;
 use crate::policy::{Door, Refusal, Verdict};
 
-/// Where `/auth/nginx` says what else the client is to be answered.
+/// The header in which `/auth/nginx` has the status for the client.
 const STATUS: HeaderName = HeaderName::from_static("x-connshaper-status");
 
 const X_FORWARDED_METHOD: HeaderName = HeaderName::from_static("x-forwarded-method");
@@ -43,7 +43,7 @@ const NUMBERS: usize = 32;
 const RATE_LIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATE_LIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
-/// What a web server says of the client's request.
+/// The client's request, as the web server describes it.
 struct ForwardedRequest<'a> {
     method: &'a [u8],
     uri: &'a [u8],
@@ -71,7 +71,7 @@ pub async fn nginx(State(context): State<Arc<HttpContext>>, request: HttpRequest
         host: value(X_ORIGINAL_HOST).or(value(header::HOST)).unwrap_or_default(),
     };
     let mut answer = answer(&context, &head, &asked).await;
-    // What is neither 2xx, 401 nor 403 nginx answers with 500.
+    // nginx answers 500 for any status but 2xx, 401 and 403.
     if !answer.status().is_success() && answer.status() != StatusCode::UNAUTHORIZED {
         let status = HeaderValue::from(answer.status().as_u16());
         answer.headers_mut().insert(STATUS, status);
@@ -91,7 +91,7 @@ pub async fn envoy(State(context): State<Arc<HttpContext>>, request: HttpRequest
     answer(&context, &head, &asked).await
 }
 
-/// What follows the host in a URL.
+/// The part of a URL behind the host.
 fn without_host(url: &[u8]) -> &[u8] {
     let after_scheme = url.windows(3).position(|part| part == b"://").map_or(0, |place| place + 3);
     let path = url[after_scheme..].iter().position(|byte| *byte == b'/');
@@ -152,7 +152,7 @@ fn refuse(refusal: &Refusal<'_>, request: &Request) -> Response {
     answer
 }
 
-/// What is left of each limit, as draft-ietf-httpapi-ratelimit-headers-10 has it.
+/// The remaining hits of each limit, in the form of draft-ietf-httpapi-ratelimit-headers-10.
 fn describe(quotas: &[Quota<'_>], headers: &mut HeaderMap) {
     if quotas.is_empty() {
         return;

@@ -1,4 +1,4 @@
-//! What accepting does when it fails: go on, sooner or later.
+//! Errors of accept: each is answered by going on, at once or after a pause.
 //!
 //! A peer that left before it was accepted is no trouble of ours. Anything
 //! else (no descriptor, no memory) lasts for a while: it is logged when it

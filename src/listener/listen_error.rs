@@ -9,11 +9,11 @@ use std::path::PathBuf;
 pub struct ListenError {
     /// The address, or the descriptor that was passed.
     pub place: String,
-    /// What is in the way.
+    /// The cause.
     pub problem: ListenProblem,
 }
 
-/// What is in the way of listening.
+/// Why it is not possible to listen.
 #[derive(Debug)]
 pub enum ListenProblem {
     /// A host name that cannot be resolved, with the resolver's words.

@@ -1,4 +1,4 @@
-//! Where Postfix and others ask: listening sockets, and the connections they accept.
+//! Listening sockets for Postfix and others, and the connections they accept.
 //!
 //! The daemon binds what is configured, or takes what systemd passed, and gives
 //! every accepted stream to a session of its own. Accepting never ends because
@@ -104,7 +104,7 @@ impl Listener {
         self.file.as_ref()
     }
 
-    /// Where this listens, with the port the kernel chose if that was 0.
+    /// The address, with the port that the kernel chose if it was 0.
     pub fn address(&self) -> &Address {
         &self.address
     }
@@ -201,7 +201,7 @@ impl AsFd for Listener {
     }
 }
 
-/// Who is at the other end: a Postfix, as a rule.
+/// The peer of a connection: a Postfix, as a rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Peer {
     /// Over TCP, from here.

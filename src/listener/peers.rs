@@ -1,6 +1,6 @@
-//! Who may ask over TCP.
+//! Access control for TCP: the peers that may connect.
 //!
-//! A policy client is believed whatever it says, so whoever reaches the port
+//! A policy client is trusted, so a host that reaches the port
 //! could fill counts and refuse others' mail. On a unix socket the rights of
 //! its file decide instead.
 
@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use super::Peer;
 use crate::net::address::Address;
 
-/// The netblocks whose hosts may ask over TCP.
+/// The netblocks whose hosts may connect over TCP.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peers(Vec<IpNet>);
 
@@ -19,15 +19,15 @@ impl Peers {
         Self(netblocks)
     }
 
-    /// Whether this one may ask.
+    /// Whether a peer may connect.
     pub fn admit(&self, peer: &Peer) -> bool {
         peer.ip().is_none_or(|ip| self.0.iter().any(|netblock| netblock.contains(&ip)))
     }
 
-    /// What to say of a place at which others are excluded.
+    /// The warning about an address at which all other hosts are excluded.
     pub const EXCLUDES: &str = "where no other host may ask: name those that may in `allow_peers`";
 
-    /// Whether a place to listen at is there for other hosts, and none of them may ask.
+    /// Whether an address is reachable by other hosts although none of them may connect.
     pub fn exclude_others_at(&self, place: &Address) -> bool {
         place.is_beyond_loopback() && self.are_of_this_host()
     }

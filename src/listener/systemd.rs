@@ -60,7 +60,7 @@ pub fn listener(socket: Socket, file: Option<SocketFile>) -> Result<Listener, Li
     Err(ListenProblem::Passed("it is neither an internet nor a unix socket".to_owned()))
 }
 
-/// Where a unix socket is; in the abstract namespace it is written with an @.
+/// The path of a unix socket; an @ stands for the abstract namespace.
 fn path(address: &SockAddr) -> PathBuf {
     match (address.as_pathname(), address.as_abstract_namespace()) {
         (Some(path), _) => path.to_owned(),

@@ -43,7 +43,7 @@ pub fn bind(path: &Path, rights: &SocketConfig) -> Result<(Socket, SocketFile), 
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(ListenProblem::Other)?;
     let address = SockAddr::unix(&trial).map_err(|_| ListenProblem::PathLong)?;
     socket.bind(&address).map_err(|error| creation(error, path))?;
-    // What gets the rights is this very file: another user may own the directory, and put a link in its place.
+    // The rights go to this very file: another user may own the directory, and put a link in its place.
     let made = open_itself(&trial).map_err(ListenProblem::Other)?;
     let metadata = made.metadata().map_err(ListenProblem::Other)?;
     if !metadata.file_type().is_socket() || metadata.uid() != geteuid().as_raw() {
@@ -114,7 +114,7 @@ impl SocketFile {
 impl Drop for SocketFile {
     fn drop(&mut self) {
         if self.is_ours() {
-            // What remains is a stale socket, which the next start replaces.
+            // A stale socket remains, which the next start replaces.
             let _ = fs::remove_file(&self.path);
         }
     }

@@ -1,4 +1,5 @@
-//! Counters: what has one of its own, its key, and what is asked of it.
+//! Keys of counters. `KeySpec::part` makes the key of a request; `Key` adds the limit, and `key_text` of
+//! `store::shared::backend` writes it for a shared store.
 //!
 //! A key made of a client's address alone stays a number. Any other is a text
 //! of `attribute=value` pairs, as `key_text` writes them.

@@ -1,4 +1,4 @@
-//! What a limit does, in a sentence.
+//! A sentence that describes a limit.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::policy::door::{Door, DoorSet};
 use crate::policy::key_field::KeyField;
 use crate::policy::limit::{self, Ban, CountKind, Limit, Window};
 
-/// What is counted, per what, for whom, how many, in what time, and what happens over it.
+/// The sentence: the key, the conditions, the number, the time, and the answer over the limit.
 pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
     let word = |key: &str| {
         let setting = settings.iter().find(|setting| setting.key == key);
@@ -70,7 +70,7 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
     format!("{text}.")
 }
 
-/// Who has a counter.
+/// The key of the counters.
 fn who(limit: &Limit) -> String {
     let (v4, v6) = (limit.ipv4_prefix_length, limit.ipv6_prefix_length);
     let part = |field: &KeyField| match field {
@@ -86,7 +86,7 @@ fn who(limit: &Limit) -> String {
     }
 }
 
-/// For whom it is.
+/// The conditions.
 fn whom(limit: &Limit) -> String {
     let list = |conditions: &[Condition], word: &str, between: &str| match conditions {
         [] => String::new(),
@@ -138,7 +138,7 @@ fn words(pattern: &Pattern) -> (&'static str, String) {
     }
 }
 
-/// What it may do that often.
+/// The number of hits that are allowed, in words.
 fn what(counts: CountKind, threshold: u32) -> String {
     let number = |noun| counted(threshold as usize, noun);
     match (counts, threshold) {
@@ -155,7 +155,7 @@ fn what(counts: CountKind, threshold: u32) -> String {
     }
 }
 
-/// What one that is refused is answered.
+/// The answer to a refused request.
 fn answer(limit: &Limit, action: &str) -> String {
     match limit.door {
         Door::Smtp => format!("answered {action}"),
@@ -164,7 +164,7 @@ fn answer(limit: &Limit, action: &str) -> String {
     }
 }
 
-/// What happens to the next one.
+/// The effect on a request over the limit.
 fn over(limit: &Limit, action: &str) -> String {
     let mut text = match limit.delay {
         None => format!("is {action}"),
@@ -207,7 +207,7 @@ fn banned(ban: Ban) -> String {
     format!("; {after} a ban of {}{growth}", time(ban.time))
 }
 
-/// What is different while Postfix reports stress.
+/// The changes while Postfix reports stress.
 fn stress(limit: &Limit, action: &str) -> String {
     let threshold = limit.stress_threshold.map(|threshold| match limit.counts {
         CountKind::Bytes => format!("{} are allowed", units::size_words(threshold)),

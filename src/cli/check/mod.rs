@@ -35,7 +35,7 @@ pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
     }
 }
 
-/// What is in force, for people.
+/// The report for people.
 pub fn report(loaded: &Loaded, paint: Paint) -> String {
     let Loaded { config, effective } = loaded;
     let path = config.path.as_ref().map(|path| path.display().to_string()).unwrap_or_default();
@@ -157,7 +157,7 @@ struct InForce<'c> {
 #[derive(Serialize)]
 struct CheckedDatabase<'c> {
     key: &'static str,
-    /// What its maker calls it.
+    /// The type that its maker gave it.
     #[serde(rename = "type")]
     database_type: &'c str,
     /// Seconds since the Unix epoch.
@@ -294,7 +294,7 @@ fn enumeration(names: &[&str]) -> Option<String> {
     Some(if rest.is_empty() { (*last).to_owned() } else { format!("{} and {last}", rest.join(", ")) })
 }
 
-/// What is right as it is, but good to know.
+/// Notes that are not warnings.
 fn notes(Loaded { config, .. }: &Loaded) -> Vec<String> {
     let bytes = config.policy.limits.iter().filter(|limit| limit.counts == CountKind::Bytes);
     let bytes = bytes.map(|limit| {

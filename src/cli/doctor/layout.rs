@@ -1,7 +1,7 @@
-//! What kind of system this is, as far as it decides how Postfix reaches the daemon.
+//! The kind of system, as far as it decides how Postfix reaches the daemon.
 //!
-//! Where Postfix lies postconf(1) says everywhere. What differs is who can make a socket in its queue directory,
-//! what 127.0.0.1 is, and whether SELinux has a say.
+//! postconf(1) tells the paths of Postfix on every system. Systems differ in who can make a socket in its queue
+//! directory, what 127.0.0.1 is, and whether SELinux restricts smtpd.
 
 use std::fmt;
 use std::fs;
@@ -55,7 +55,7 @@ impl System {
         }
     }
 
-    /// What is said of it, and of SELinux.
+    /// The findings about the system and SELinux.
     pub fn examine(&self, places: &[Address]) -> Vec<Finding> {
         let mut findings = vec![right(format!("the system: {self}"))];
         if let Some(place) = places.first().filter(|_| self.selinux) {
@@ -75,7 +75,7 @@ impl System {
         findings
     }
 
-    /// What to do where nobody answers.
+    /// The remedy if no daemon answers.
     pub fn remedy_of_silence(&self, place: &Address) -> String {
         match place {
             Address::Unix(path) if self.systemd && path == Path::new(UNIT_SOCKET) => {

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// What is found about the limit of these lines, where these lists are in main.cf.
+    /// The finding about the limit of these lines, with these lists in main.cf.
     fn found(limit: &str, lists: &str) -> Finding {
         let config = format!("threshold = 10\n[limit.own]\nthreshold = 5\n{limit}\n");
         let config = Config::parse(Path::new("connshaper.toml"), &config).unwrap();

@@ -11,7 +11,7 @@ use crate::store::memcached::link::{MemcachedConnector, MemcachedLink};
 /// The longest statistics that are read.
 const MAX_STATISTICS: usize = 1 << 16;
 
-/// All that there is to say of the servers.
+/// Checks all servers.
 pub fn examine(config: &MemcachedConfig) -> Vec<Finding> {
     ask("memcached", examine_all(config))
 }

@@ -46,7 +46,7 @@ const FAR: Duration = Duration::from_millis(10);
 pub struct Finding {
     pub state: Assessment,
     pub what: String,
-    /// What to do; none where it is right.
+    /// The remedy; none where it is right.
     pub remedy: Option<String>,
 }
 
@@ -92,7 +92,7 @@ fn not_right(state: Assessment, what: impl Into<String>, remedy: impl Into<Strin
     Finding { state, what: what.into(), remedy: Some(remedy.into()) }
 }
 
-/// What is found by asking the servers of a store.
+/// Runs the checks of a store's servers.
 fn ask(store: &str, servers: impl Future<Output = Vec<Finding>>) -> Vec<Finding> {
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(servers),
@@ -160,7 +160,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     if let Err(error) = &instances {
         findings.push(doubtful(format!("postconf cannot be run: {error}"), "run this on the mail host, as root"));
     }
-    // An instance that only sends asks nobody.
+    // An instance that only sends has no policy service.
     let asking: Vec<&Postfix> = all.iter().filter(|instance| !instance.endpoints().is_empty()).collect();
     let examined = if asking.is_empty() { all.iter().take(1).collect() } else { asking };
     for instance in &examined {
@@ -176,7 +176,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     }
     findings.extend(limits::examine(&config.policy.limits, &examined));
     findings.extend(databases(config, SystemTime::now()));
-    // Where Postfix asks is what counts; else where we listen.
+    // The places that Postfix asks at; if there are none, those that the daemon listens at.
     let mut places: Vec<Address> = Vec::new();
     for place in examined.iter().flat_map(|instance| instance.endpoints()) {
         if !places.contains(&place) {
@@ -275,7 +275,7 @@ fn password(login: &StoreLogin) -> Option<Finding> {
     }
 }
 
-/// What the daemon itself warns of.
+/// The warnings of the daemon itself.
 fn daemon(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     let configured = config.control.as_ref().map(|control| control.path.as_path());
     let path = socket.or(configured).unwrap_or(Path::new(DEFAULT_SOCKET));

@@ -12,7 +12,7 @@ use crate::store::redis::{RedisConfig, RedisServer, Topology};
 /// Policies that remove no count whose window still runs, unless there is no other way.
 const HARMLESS: [&str; 2] = ["noeviction", "volatile-ttl"];
 
-/// All that there is to say of the servers.
+/// Checks all servers.
 pub fn examine(config: &RedisConfig) -> Vec<Finding> {
     let connector = Connector { config: config.clone().into() };
     ask("Redis", examine_all(&connector))

@@ -13,12 +13,12 @@ use crate::store::sqlite::{SqliteConfig, file};
 /// How long another process may hold the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the log of the file may take.
+/// The largest size of the file's write-ahead log.
 const LOG: u64 = 32 << 20;
 
 const MEBIBYTE: u64 = 1 << 20;
 
-/// All that there is to say of it.
+/// Checks the file and its disk.
 pub fn examine(config: &SqliteConfig) -> Vec<Finding> {
     let path = config.path.as_path();
     let mut findings = vec![content(path)];

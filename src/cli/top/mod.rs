@@ -1,7 +1,7 @@
 //! `connshaper top`: the busiest clients of a running daemon and the keys nearest to their limits, as they come.
 //!
-//! Asks the daemon once a second, over its control socket. `screen` draws what it said; what keys do is here.
-//! Where nobody watches on a terminal, lines are printed instead.
+//! Asks the daemon once a second, over its control socket. `screen` draws the answer; keys are handled here.
+//! Without a terminal, lines are printed instead.
 
 pub mod screen;
 
@@ -29,7 +29,7 @@ use screen::{Screen, Sort};
 /// Between two requests.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Shows the daemon until `q` is pressed, or prints lines until nobody reads them.
+/// Shows the daemon until `q` is pressed, or prints lines until standard output is closed.
 pub fn run(ClientCommand { daemon, command }: &ClientCommand<TopArgs>) -> ExitCode {
     let path = match daemon.path() {
         Ok(path) => path,
@@ -68,7 +68,7 @@ fn print_lines(path: &Path, command: &TopArgs) -> Result<(), Problem> {
 
 /// The live screen.
 fn watch(path: &Path, command: &TopArgs) -> Result<(), Problem> {
-    // A daemon that cannot be asked at all is told before the screen is taken.
+    // Fails before the screen is taken if the daemon cannot be reached at all.
     let mut screen = Screen::new(ask(path, command)?, command.limit.clone());
     let mut terminal = ratatui::try_init().map_err(unavailable)?;
     let result = live(&mut terminal, &mut screen, path, command.clients);
@@ -103,14 +103,14 @@ fn live(terminal: &mut DefaultTerminal, screen: &mut Screen, path: &Path, client
             shown.clone_from(&limit);
             match ask(path, &TopArgs { limit, clients }) {
                 Ok(answer) => screen.update(answer),
-                // It may be on its way back.
+                // The daemon may be restarting.
                 Err(problem) => screen.set_error(problem.error),
             }
         }
     }
 }
 
-/// Does what a key asks for, and says whether to go on.
+/// Handles a key; `false`: quit.
 fn handle_key(screen: &mut Screen, key: KeyCode, path: &Path) -> bool {
     match key {
         KeyCode::Char('q') | KeyCode::Esc => return false,

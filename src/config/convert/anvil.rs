@@ -14,7 +14,7 @@ const LIMITS: [(&str, &str, &str, &str); 3] = [
     ("smtpd_client_recipient_rate_limit", "recipients", "recipients", "450"),
 ];
 
-/// Those that only smtpd itself can hold.
+/// Limits that only smtpd itself can enforce.
 const STAYS: [(&str, &str); 3] = [
     ("smtpd_client_connection_count_limit", "connections at the same time"),
     ("smtpd_client_new_tls_session_rate_limit", "TLS handshakes"),

@@ -47,7 +47,7 @@ struct DraftEntry {
     value: Value,
 }
 
-/// What stands in a line of the written text.
+/// The entry that a line of the written text belongs to.
 #[derive(Clone, Copy)]
 enum DraftPlace {
     /// A key of the program, and which item of its list or row of its table.
@@ -116,7 +116,7 @@ impl LimitDraft {
         self.entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value)
     }
 
-    /// What is a hit, in one word.
+    /// The word for what it counts.
     pub fn counted(&self) -> &'static str {
         self.counts().word()
     }
@@ -129,7 +129,7 @@ impl LimitDraft {
             .map_or(CountKind::Connections, |(_, kind)| *kind)
     }
 
-    /// What has a counter of its own.
+    /// The key of its counters.
     fn per(&self) -> KeySpec {
         let words: Vec<&str> = match self.value("per") {
             None => return KeySpec::client(),
@@ -154,7 +154,7 @@ impl Draft {
         self.program.push(DraftEntry { line, comment: comment.to_owned(), key, value });
     }
 
-    /// Sets a key of the whole program to what a line says.
+    /// Sets a key of the whole program to the value of a line.
     pub fn carry(&mut self, line: usize, key: &str, value: impl Into<Value>, text: impl Into<String>) {
         self.set(Some(line), key, value, "");
         self.carried(line, text);
@@ -334,7 +334,7 @@ impl Draft {
         page
     }
 
-    /// What a limit would have from the first one, which stands at the top level, and is to have at its default.
+    /// Keys that a limit would inherit from the top level, where the first limit stands, but that need their defaults.
     fn not_inherited(&self, limit: &LimitDraft) -> Vec<DraftEntry> {
         let Some(top) = self.limits.first() else { return Vec::new() };
         let inherited = KEYS.iter().filter(|key| key.scope == KeyScope::Inherited);

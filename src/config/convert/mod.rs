@@ -25,7 +25,7 @@ use super::source::{self, ConfigText};
 pub use connection_shaper::to_toml;
 use draft::Draft;
 
-/// Whose file it is.
+/// The program that a file is of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     ConnectionShaper,
@@ -57,7 +57,7 @@ impl Kind {
         Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
     }
 
-    /// What its text looks like. The ones with the plainest marks are first; a list of words could be anything.
+    /// The kind of a file, by its content.
     fn guess(text: &str) -> Option<Self> {
         // A file of nothing but comments is one of the plugin too, with all at its defaults.
         if legacy::is_original(text) {
@@ -73,7 +73,8 @@ type IsIt = fn(&str) -> bool;
 /// Reads the file of a program.
 type ConvertReader = fn(&str, &mut Draft) -> Result<(), ConvertError>;
 
-/// The readers of all kinds but connection_shaper's own, in the order in which they are tried.
+/// The readers of all kinds but connection_shaper's own. Those with the plainest marks are tried first; a list of words
+/// could be anything.
 const READERS: [(Kind, IsIt, ConvertReader); 8] = [
     (Kind::RateLimit, ratelimit::is_it, ratelimit::read),
     (Kind::Greylist, greylist::is_it, greylist::read),
@@ -94,7 +95,7 @@ pub struct Conversion {
     pub remarks: Vec<Remark>,
 }
 
-/// What became of a line.
+/// A note about a line: how it was converted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Remark {
     pub path: PathBuf,
@@ -177,7 +178,7 @@ impl FileSettings {
     }
 }
 
-/// The lines that say something, with their numbers from 1: without comments and blanks around them.
+/// The lines that are neither empty nor comments, without blanks around them, with their numbers from 1.
 fn lines(text: &str) -> impl Iterator<Item = (usize, &str)> + Clone {
     let lines = text.lines().enumerate().map(|(index, line)| (index + 1, line.trim()));
     lines.filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))

@@ -31,7 +31,7 @@ fn directives(text: &str) -> impl Iterator<Item = (String, (usize, String))> {
 
 pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     let settings = FileSettings(directives(text).collect());
-    // It kept the time of every request.
+    // mod_ip_count kept the time of every request.
     let mut limit = LimitDraft::new(None, "requests", "");
     let (line, requests) = settings.number("memcachemaxrequests", 50)?;
     limit.set("threshold", requests);

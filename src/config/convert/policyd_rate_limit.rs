@@ -133,7 +133,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     Ok(())
 }
 
-/// Whom a limit counts by.
+/// The identity that a limit counts by.
 struct Identity {
     name: String,
     per: &'static str,
@@ -166,7 +166,7 @@ impl Identity {
         let mut limit = LimitDraft::new(line, format!("{name}_{}", spell(Duration::from_secs(seconds))), "");
         limit.set("threshold", number).set("exptime", seconds as i64).set("window", "sliding");
         limit.set("count", "recipients").set("per", self.per).set("match", Toml::Table(self.wanted.clone()));
-        // It recorded what it let pass only.
+        // policyd-rate-limit recorded only what it let pass.
         limit.set("count_refused", false);
         if self.per == "client" {
             limit.set("ipv6_prefix_length", 128);
@@ -208,7 +208,7 @@ fn pairs(value: &MarkedYaml) -> Vec<(i64, u64)> {
     items(value).into_iter().filter_map(pair).collect()
 }
 
-/// What is no limit.
+/// Settings that are not limits.
 fn rest(settings: &BTreeMap<String, YamlSetting>, draft: &mut Draft) {
     let used = ["limits", "limits_by_id", "limit_by_sasl", "limit_by_sender", "limit_by_ip", "limited_networks"];
     for (name, setting) in settings.iter().filter(|(name, _)| !used.contains(&name.as_str())) {

@@ -137,7 +137,7 @@ fn limit(rule: &Rule, id: &str, rate: &ActionLimit, exempt: &BTreeMap<String, Ve
     draft.limit(limit);
 }
 
-/// What the items of a rule ask for. Items of one name are alternatives.
+/// The conditions of a rule. Items of one name are alternatives.
 #[derive(Default)]
 struct RuleConditions {
     wanted: BTreeMap<String, Vec<Toml>>,
@@ -160,7 +160,7 @@ fn conditions_of(rule: &Rule) -> RuleConditions {
     found
 }
 
-/// Where sizes and recipients are known, which limits know themselves.
+/// Whether an item only names the stage at which sizes or recipients are known: limits know it themselves.
 fn is_stage(item: &Item) -> bool {
     item.name == "protocol_state" && ["END-OF-MESSAGE", "DATA"].contains(&item.value.to_uppercase().as_str())
 }
@@ -227,7 +227,7 @@ fn answer(action: &str) -> Option<String> {
     for (variable, ours) in [("$$ratecount", "{count}"), ("$$client_address", "{client}")] {
         text = text.replace(variable, ours);
     }
-    // What is left has no value here.
+    // The other variables have no value here.
     let mut plain = String::new();
     let mut rest = text.as_str();
     while let Some(at) = rest.find("$$") {

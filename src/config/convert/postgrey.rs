@@ -15,7 +15,7 @@ pub(super) fn is_it(text: &str) -> bool {
     entries.peek().is_some() && entries.all(|(_, entry)| !entry.contains(char::is_whitespace) && !entry.contains('='))
 }
 
-/// What is left of every line without its comment.
+/// Each line without its comment.
 fn entries(text: &str) -> impl Iterator<Item = (usize, &str)> {
     let lines = text.lines().enumerate();
     let lines = lines.map(|(index, line)| (index + 1, line.split('#').next().unwrap_or_default().trim()));

@@ -17,7 +17,7 @@ use crate::policy::door::Door;
 use crate::policy::key_field::KeyField;
 use crate::policy::spelling::Spellings;
 
-/// What stands before the path of a file with values.
+/// The prefix of the path of a file with values.
 pub(super) const FILE: &str = "file:";
 
 /// The most memory that a regular expression takes, compiled and while it is matched.
@@ -98,7 +98,7 @@ fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span
     if let Some(expression) = text.strip_prefix('/').and_then(|text| text.strip_suffix('/')) {
         return regex(s, expression, span).map(Pattern::Regex);
     }
-    // Every path begins so.
+    // Every path begins with `/`.
     if text.starts_with('/') && attribute != Attribute::Path {
         s.diagnostics
             .warn(span, format!("{} is compared as it stands: a regular expression also ends with `/`", quoted(text)));
@@ -110,7 +110,7 @@ fn pattern(s: &TableSettings, attribute: Attribute, value: &DeValue, span: &Span
     s.diagnostics.noted(span, pattern.map_err(|(problem, remedy)| (format!("`{name}` {problem}"), remedy)))
 }
 
-/// What a text means. `Err`: problem and remedy, for what other programs write and no value is.
+/// The pattern that a text stands for. `Err`: problem and remedy, for forms of other programs that no value has.
 pub(in crate::config) fn text_pattern(attribute: Attribute, text: &str) -> Result<Pattern, (String, String)> {
     if attribute == Attribute::Country {
         return CountryCode::new(text).map(|code| Pattern::Text(code.as_str().into())).ok_or_else(|| {
@@ -130,7 +130,7 @@ pub(in crate::config) fn text_pattern(attribute: Attribute, text: &str) -> Resul
         });
     }
     let (is_mail, is_host) = (attribute.is_mail_address(), attribute.is_host_name());
-    // As values are compared with it: of what is in ASCII the case makes no difference.
+    // In the spelling in which values are compared with it; the case of ASCII letters makes no difference.
     let spelled = |field, text: &str| Spellings::default().spelled(field, text).into();
     let whole = |text: &str| Pattern::Text(spelled(KeyField::Whole(attribute), text));
     let domain_of = |text: &str| spelled(KeyField::HostDomain(attribute), text);
@@ -189,7 +189,7 @@ fn comparison(text: &str) -> Option<Pattern> {
     }
 }
 
-/// What to write in place of a text with `*` or `?`.
+/// The remedy for a text with `*` or `?`.
 fn without_globs(text: &str, is_mail: bool) -> String {
     let rest = |prefix: &str| text.strip_prefix(prefix).filter(|rest| !rest.is_empty() && !rest.contains(['*', '?']));
     if let Some(domain) = rest("*@").filter(|_| is_mail) {

@@ -1,4 +1,4 @@
-//! The doors over HTTP: their sockets, their token, and whom they believe.
+//! The doors over HTTP: their sockets, their token, and the proxies they trust.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +9,7 @@ use super::super::settings::TableSettings;
 use super::super::{HttpConfig, Token};
 use super::endpoints;
 
-/// The shortest token: what can be guessed protects nothing.
+/// The shortest token: a shorter one can be guessed.
 const SHORTEST: usize = 16;
 
 /// The longest.

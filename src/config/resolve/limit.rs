@@ -22,7 +22,7 @@ use crate::policy::key_field::KeyField;
 use crate::policy::limit::{self, Ban, CountKind, Delay, Limit};
 use crate::policy::spelling::Spellings;
 
-/// What a limit takes from the whole program, whatever its own table says.
+/// Settings of the whole program that every limit has.
 pub(super) struct Program {
     pub key_prefix: String,
     pub log_only: bool,
@@ -53,7 +53,7 @@ impl Timeouts {
     }
 }
 
-/// What a message about a word adds, where the door matters.
+/// The door as a message adds it, unless it is Postfix's.
 pub(super) fn at(door: Door) -> String {
     match door {
         Door::Smtp => String::new(),
@@ -100,7 +100,7 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
             .get::<Option<bool>>("whitelist_exempts")
             .unwrap_or_else(|| !per.0.iter().any(|field| field.is_of_mail())),
         netblocks: match name {
-            // Those of the top level decide about the program's lists too.
+            // The netblocks of the top level are part of the program's lists.
             limit::TOP => Default::default(),
             _ => netblocks::of_limit(s, counts, &per),
         },
@@ -136,7 +136,7 @@ fn check_late_recipients(s: &TableSettings) {
 /// Which spellings of a mailbox are one.
 pub(super) fn spellings(s: &TableSettings) -> Spellings {
     let delimiters = s.get::<String>("recipient_delimiter");
-    // A letter would cut names, and there is no address without `@`.
+    // A letter would cut names, and every address has an `@`.
     if let Some(wrong) = delimiters.chars().find(|letter| !letter.is_ascii_punctuation() || *letter == '@') {
         let problem = format!("`recipient_delimiter` cannot have {}", quoted(&wrong.to_string()));
         s.error::<()>("recipient_delimiter", problem, "write it as in main.cf: \"+\", \"-\" or \"+-\"");
@@ -144,7 +144,7 @@ pub(super) fn spellings(s: &TableSettings) -> Spellings {
     Spellings { delimiters: delimiters.into(), canonical_senders: s.get("canonical_senders") }
 }
 
-/// Notes what does not go together with counting different clients: the first hit of a client is remembered, so it must
+/// Notes settings that exclude counting different clients: the first hit of a client is remembered, so it must
 /// have been counted, in one window.
 fn check_clients(s: &TableSettings) {
     let error = |key: &str, what: &str, remedy: &str| {
@@ -167,7 +167,7 @@ pub(super) fn seconds(duration: Duration) -> u32 {
 }
 
 fn threshold(s: &TableSettings, counts: CountKind, name: &str, span: &Span) -> u32 {
-    // A wrong configuration is never in force.
+    // Any number will do: a wrong configuration is never in force.
     const WRONG: u32 = 1;
     if !s.sets("threshold") && name != limit::TOP {
         let problem = format!("limit `{name}` has no `threshold`");
@@ -213,7 +213,7 @@ pub(super) fn amount(s: &TableSettings, named: &str, toml: &Spanned<DeValue>, co
     }
 }
 
-/// What is counted, which happens at the door.
+/// The kind of count, which must exist at the door.
 fn counts(s: &TableSettings, door: Door) -> CountKind {
     if s.origin("count") == Origin::Default {
         return CountKind::usual(door);
@@ -229,7 +229,7 @@ fn counts(s: &TableSettings, door: Door) -> CountKind {
     s.error("count", problem, format!("write {}", words.join(" or "))).unwrap_or(usual)
 }
 
-/// Where the bans of a limit hold: at its own door, and where it says.
+/// The doors at which the bans of a limit hold: its own, and those of `ban_doors`.
 fn ban_doors(s: &TableSettings, door: Door, per: &KeySpec) -> DoorSet {
     let mut doors = vec![door];
     for (word, span) in s.strings("ban_doors").unwrap_or_default() {
@@ -275,7 +275,7 @@ fn per(s: &TableSettings, door: Door) -> KeySpec {
     per
 }
 
-/// What a limit asks of where clients are from has to be known.
+/// Checks that there is a database for each attribute of origin that a limit uses.
 fn check_databases(s: &TableSettings, program: &Program, per: &KeySpec, conditions: &Conditions) {
     for (key, kind) in origin_files::KEYS {
         let attribute = match kind {
@@ -298,7 +298,7 @@ fn check_databases(s: &TableSettings, program: &Program, per: &KeySpec, conditio
     }
 }
 
-/// The delays of a limit. Only Postfix' patience is known.
+/// The delays of a limit. Only Postfix's time-out is known.
 fn delay(s: &TableSettings, door: Door, timeouts: Timeouts) -> Option<Delay> {
     let longest = longest_delay(s, timeouts, Some("initial_delay").filter(|_| door == Door::Smtp));
     let initial = s.get::<Option<Duration>>("initial_delay")?;

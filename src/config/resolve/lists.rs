@@ -23,7 +23,7 @@ use crate::policy::Limit;
 use crate::policy::attribute::Attribute;
 use crate::policy::lists::{ListEntry, ListIndex, Lists};
 
-/// What the configuration file itself says.
+/// The lists of the configuration file itself.
 pub(super) fn own(s: &TableSettings, top: &Limit) -> Lists {
     let (white, black) = (s.netblocks("whitelist"), s.netblocks("blacklist"));
     let treated = netblocks::read(s, top.counts, &top.per, true);
@@ -63,7 +63,7 @@ pub(super) fn own(s: &TableSettings, top: &Limit) -> Lists {
     lists
 }
 
-/// Whose IPv6 addresses are taken for the IPv4 addresses in them.
+/// The prefixes whose IPv6 addresses are taken for the IPv4 addresses in them.
 pub(super) fn embedded(s: &TableSettings) -> EmbeddedIpv4 {
     let prefixes = s.netblocks("ipv4_in_ipv6");
     let embedded = EmbeddedIpv4::new(prefixes.iter().map(|(net, _)| *net)).unwrap_or_else(|wrong| {
@@ -75,7 +75,7 @@ pub(super) fn embedded(s: &TableSettings) -> EmbeddedIpv4 {
         EmbeddedIpv4::default()
     });
     for key in ["whitelist", "blacklist"] {
-        // All of IPv6 is meant for others too.
+        // A wide netblock has other clients too.
         for (net, span) in s.netblocks(key).iter().filter(|(net, _)| embedded.covers(net) && net.prefix_len() > 16) {
             let text = format!("{net} has no client: addresses in it are taken for IPv4, see `ipv4_in_ipv6`");
             s.diagnostics.warn(span, text);

@@ -1,4 +1,4 @@
-//! What is logged, where to, and which programs are run on events.
+//! Settings of the log, and the programs that are run on events.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +9,7 @@ use super::super::{LogConfig, LogTarget};
 use crate::observe::log::hooks::{ALERTS, BANS, Hook};
 use crate::observe::log::{Events, Facility, LogEvent, Severity, SyslogFormat};
 
-/// Where journald takes datagrams.
+/// The socket of journald.
 const JOURNAL: &str = "/run/systemd/journal/socket";
 
 pub(super) fn log(s: &TableSettings) -> LogConfig {

@@ -49,7 +49,7 @@ pub(super) fn read(
             return Err(error);
         }
     };
-    // Those about the list files come after those about the file that names them.
+    // Warnings about list files come after those about the file that names them.
     loaded.config.warnings.splice(0..0, warnings);
     Ok(loaded)
 }

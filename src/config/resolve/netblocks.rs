@@ -16,7 +16,7 @@ use crate::policy::key::KeySpec;
 use crate::policy::key_field::KeyField;
 use crate::policy::limit::{CountKind, Rate, RatePer};
 
-/// What a configuration says about a netblock.
+/// How a netblock is treated.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Treatment {
     Whitelist,
@@ -133,7 +133,8 @@ fn treatment(s: &TableSettings, entry: &SettingEntry, counts: CountKind) -> Opti
     })
 }
 
-/// What a threshold says: a number is one for every client, -1 and 0 are words for the lists.
+/// The treatment that a threshold stands for: a number allows each client so many hits, -1 is the whitelist and 0 the
+/// blacklist.
 fn threshold(s: &TableSettings, netblock: &str, toml: &Spanned<DeValue>, counts: CountKind) -> Option<Treatment> {
     match toml.get_ref() {
         DeValue::String(text) if text == "whitelist" => Some(Treatment::Whitelist),

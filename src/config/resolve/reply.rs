@@ -88,10 +88,10 @@ pub(super) fn classes(s: &TableSettings) -> Vec<String> {
     classes.iter().map(|(class, _)| class.clone()).collect()
 }
 
-/// The default of `blacklist_text` where what is banned is no address.
+/// The default of `blacklist_text` where the banned key is not an address.
 const KEY_TEXT: &str = "Access denied for {key}";
 
-/// What happens to clients on the blacklist, and to what administrators ban.
+/// The answer to clients on the blacklist, and to requests that an administrator's ban refuses.
 pub(super) fn blacklist(s: &TableSettings, timeouts: Timeouts, classes: &[String]) -> Blacklist {
     let set: String = s.get("blacklist_action");
     let own = Some(set.clone()).filter(|action| !["refuse", "delay"].contains(&action.as_str()));

@@ -15,7 +15,7 @@ use crate::policy::limit::CountKind;
 use crate::policy::spelling::Spellings;
 use crate::policy::thresholds::{ThresholdList, ThresholdListBuilder, Thresholds, UNLIMITED};
 
-/// What a limit says of single keys; files are read later.
+/// The thresholds of single keys of a limit; files are read later.
 pub(super) fn read(
     s: &TableSettings,
     counts: CountKind,

@@ -32,14 +32,14 @@ pub(super) fn read(s: &TableSettings, program: &Program) -> (Window, u32) {
     (window, exptime)
 }
 
-/// How `exptime` says a month, if it does. It is no length: months differ.
+/// The text of `exptime`, if it is a month, which has no fixed length.
 fn month<'t>(s: &TableSettings<'t, '_>) -> Option<&'t str> {
     let DeValue::String(text) = s.toml("exptime")?.get_ref() else { return None };
     let word = text.trim().strip_prefix('1')?.trim_start();
     ["month", "months", "M"].contains(&word).then_some(text)
 }
 
-/// What `exptime` is on the calendar.
+/// The period of the calendar that `exptime` stands for.
 fn period(s: &TableSettings, exptime: u32, is_month: bool) -> Option<Period> {
     if is_month {
         return Some(Period::Month);

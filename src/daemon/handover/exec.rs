@@ -13,7 +13,7 @@ use nix::unistd::{dup2_stdin, execve};
 
 use crate::daemon::handover::transport::VARIABLE;
 
-/// What service managers say to the process they started, and to no other. The sockets of systemd are
+/// Variables that service managers set for the process they started, and for no other. The sockets of systemd are
 /// handed over like all others.
 const OF_THIS_START: [&str; 3] = ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
 

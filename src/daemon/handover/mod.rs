@@ -16,7 +16,7 @@ use std::ffi::OsString;
 
 use serde::{Deserialize, Serialize};
 
-/// Who hands over.
+/// The program that hands over.
 #[derive(Serialize, Deserialize)]
 struct HandoverOrigin {
     version: String,
@@ -35,27 +35,27 @@ struct SavedSocketFile {
 
 /// Kinds and versions of the sections that are handed over beside the counts.
 mod kind {
-    /// Who hands over, and since when nobody is answered.
+    /// The program that hands over, and the time since which no request is answered.
     pub const ORIGIN: (u16, u16) = (16, 2);
     /// The files of unix sockets, by the place of their listener.
     pub const LISTENERS: (u16, u16) = (17, 2);
     /// The sessions.
     pub const SESSIONS: (u16, u16) = (18, 7);
-    /// What is open on the connections, in their order.
+    /// The state of each connection, in their order.
     pub const CONNECTIONS: (u16, u16) = (19, 2);
     /// The numbers of the STATISTICS line.
     pub const STATISTICS: (u16, u16) = (20, 2);
-    /// Who was mentioned in the log lately.
+    /// The clients in recent log lines.
     pub const LOG: (u16, u16) = (21, 2);
-    /// What the listeners were asked for by.
+    /// The addresses that were asked for.
     pub const LISTEN: (u16, u16) = (22, 2);
-    /// What was counted so lately that another hit may be one with it.
+    /// Recent hits that further ones may be coalesced with.
     pub const COALESCE: (u16, u16) = (23, 2);
     /// Which servers are down.
     pub const OUTAGES: (u16, u16) = (24, 2);
     /// Commands that wait to be run.
     pub const COMMANDS: (u16, u16) = (25, 2);
-    /// What has passed between this host and others.
+    /// The state of the list that hosts share.
     pub const LINK: (u16, u16) = (26, 3);
     /// How many of the listeners, the last ones, are those of the doors over HTTP.
     pub const HTTP: (u16, u16) = (27, 1);

@@ -13,7 +13,7 @@ use crate::daemon::handover::transport::VARIABLE;
 /// Long lists of a large site take seconds to read; a program that hangs is none to change to.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What a child is not to take for its own.
+/// Variables that a child must not inherit.
 const OURS: [&str; 7] =
     ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID", "LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", VARIABLE];
 

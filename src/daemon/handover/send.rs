@@ -1,4 +1,4 @@
-//! What the other program is given: every socket, and what is known beside them.
+//! Sends every socket and the state to the new program.
 
 use std::fs::File;
 use std::io::{self, BufWriter};

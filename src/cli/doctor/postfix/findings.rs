@@ -7,7 +7,7 @@ use super::{AT_RCPT, Call, PEERNAME_LOOKUP, Postfix, calls};
 use crate::net::address::Address;
 
 impl Postfix {
-    /// Where Postfix does not look up the names that the lists have.
+    /// Checks that Postfix looks up client names, which the lists have.
     pub fn examine_names(&self) -> Vec<Finding> {
         let finding = |place: &String| {
             let what = format!("{place} has {PEERNAME_LOOKUP} = no: names on whitelist and blacklist match no client");
@@ -34,7 +34,7 @@ impl Postfix {
         }
     }
 
-    /// What is right and wrong about it.
+    /// Checks the calls of policy services.
     pub fn examine(&self) -> Vec<Finding> {
         let calls = self.calls();
         if calls.is_empty() {
@@ -64,7 +64,7 @@ impl Postfix {
         findings
     }
 
-    /// What must stand before the service, and what must not.
+    /// Checks what stands before the service in its list.
     fn order(&self, call: &Call) -> Option<Finding> {
         let Call { list, text, before, .. } = call;
         let trusted = before.contains("permit_mynetworks");

@@ -1,4 +1,4 @@
-//! What postconf(1) says of the way Postfix asks.
+//! The policy services that Postfix calls, as postconf(1) tells.
 
 mod findings;
 
@@ -37,16 +37,16 @@ pub struct ServiceCall {
     pub moment: RestrictionStage,
     pub list: String,
     pub text: String,
-    /// Who logged in is permitted before.
+    /// `permit_sasl_authenticated` stands before it.
     pub after_logins: bool,
-    /// The list ends before.
+    /// An earlier restriction ends the list.
     pub shut: bool,
 }
 
 /// Whether smtpd looks up the names of clients.
 const PEERNAME_LOOKUP: &str = "smtpd_peername_lookup";
 
-/// Those of them that smtpd goes through at RCPT TO; without `smtpd_delay_reject` the last two.
+/// The lists that smtpd goes through at RCPT TO; without `smtpd_delay_reject` the last two.
 const AT_RCPT: [&str; 5] = [
     "smtpd_client_restrictions",
     "smtpd_helo_restrictions",
@@ -65,16 +65,16 @@ pub struct Postfix {
     instance: String,
     /// The directories of further instances.
     others: Vec<String>,
-    /// Whom smtpd runs as.
+    /// The user that smtpd runs as.
     pub mail_owner: String,
     queue_directory: String,
     /// Restriction lists by their name; those of a service in master.cf as `SERVICE: LIST`.
     lists: BTreeMap<String, String>,
-    /// Whom `permit_mynetworks` permits.
+    /// The networks that `permit_mynetworks` permits.
     mynetworks: String,
-    /// Where names of clients are not looked up: main.cf, or services of master.cf.
+    /// The places that turn off the lookup of client names: main.cf, or services of master.cf.
     nameless: Vec<String>,
-    /// What begins the extension of an address.
+    /// The characters that begin the extension of an address.
     delimiters: String,
     /// The smtpd services of master.cf that are locked up in the queue directory.
     chrooted: BTreeSet<String>,
@@ -88,7 +88,7 @@ struct Call {
     /// All that stands after `check_policy_service`: another text is another policy connection.
     text: String,
     default_action: bool,
-    /// What stands before it in the list.
+    /// The part of the list before it.
     before: String,
 }
 

@@ -10,13 +10,13 @@ use super::{Screen, ScreenRow, Sort};
 use crate::control::text::lasting;
 use crate::control::top::{ALL, TopAnswer};
 
-/// What bars are made of.
+/// The character that bars are made of.
 pub(super) const BAR: &str = "\u{2501}";
 
-/// What the columns that are always there take of a wide screen.
+/// The width of the columns that are always shown, on a wide screen.
 const COLUMNS: usize = 45 + 20 + 9 + 9 + 7 + 11 + 6;
 
-/// What `12.3x ` takes before a bar.
+/// The width of `12.3x ` before a bar.
 const TIMES: usize = 8;
 
 impl Screen {
@@ -41,7 +41,7 @@ impl Screen {
         frame.render_widget(Paragraph::new(self.foot()).style(Style::new().add_modifier(Modifier::DIM)), areas[4]);
     }
 
-    /// What everybody should see first.
+    /// A line above all others: the daemon does not answer, or the store is down.
     fn alarm(&self) -> Option<String> {
         if let Some(error) = &self.error {
             return Some(format!("NO ANSWER: {error}"));
@@ -97,7 +97,7 @@ impl Screen {
     fn rows(&mut self, frame: &mut Frame, area: Rect) {
         let sorted = |sort, name: &'static str| if self.sort == sort { format!("{name} v") } else { name.to_owned() };
         let is_of_clients = self.answer.keys.is_none();
-        // Where all are of one limit its name is in the title, and long keys have its room.
+        // In the view of one limit the title names it, and long keys get the room of the column.
         let has_limit = is_of_clients || self.limit.as_deref() == Some(ALL);
         let heading = [
             sorted(Sort::Key, if is_of_clients { "client" } else { "key" }),
@@ -108,14 +108,14 @@ impl Screen {
             format!("{:>11}", sorted(Sort::Left, "left")),
             "of its limit".to_owned(),
         ];
-        // Where there is room for it, how far each has got: limits may count different things.
+        // A wide screen shows bars of each row's share: limits may count different things.
         let room = usize::from(area.width).saturating_sub(COLUMNS + TIMES);
         let is_shown = |column: usize| (column != 1 || has_limit) && (column != 6 || room > 0);
         let shown = |cells: [String; 7]| {
             Row::new(cells.into_iter().enumerate().filter_map(move |(at, cell)| is_shown(at).then_some(cell)))
         };
         let most = self.rows.iter().map(ScreenRow::times).fold(0.0, f64::max);
-        // As much as there is room for: half of a number would be another one.
+        // An origin is shown whole or not at all: half of a number would be another one.
         let limit_column = if has_limit { 20 + 1 } else { 0 };
         let bars = if room > 0 { TIMES + room + 1 } else { 0 };
         let key_room = usize::from(area.width).saturating_sub(9 + 9 + 7 + 11 + 4 + limit_column + bars);
@@ -128,7 +128,7 @@ impl Screen {
             let style = if *over { Style::new().fg(Color::Red) } else { Style::new() };
             let (count, of, left) =
                 (format!("{count:>9}"), format!("{threshold:>9}"), format!("{:>11}", lasting(*left)));
-            // As a whole number it is 100 only where nothing more is allowed.
+            // Rounded down, so that 100% means that nothing more is allowed.
             let share = format!("{:>6}%", (row.times() * 100.0).floor());
             let far = format!("{:>6.1}x {}", row.times(), bar(row.times() / most, room));
             shown([with_origin(key, origin), limit.clone(), count, of, share, left, far]).style(style)

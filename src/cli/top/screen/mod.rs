@@ -1,4 +1,4 @@
-//! What `connshaper top` shows. Draws what it is told and asks nobody.
+//! The screen of `connshaper top`: its rows, their order and the selection.
 
 mod draw;
 
@@ -11,14 +11,14 @@ use crate::control::origin::OriginStatus;
 use crate::control::show::ClientStatus;
 use crate::control::top::{ALL, TopAnswer};
 
-/// By what the clients and keys are sorted.
+/// The order of the clients and keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sort {
-    /// Those that have the most of what they may first.
+    /// The largest share of its limit first.
     Share,
-    /// Those with the most hits first.
+    /// The most hits first.
     Count,
-    /// Those whose window ends last first.
+    /// The longest time left first.
     Left,
     /// By address or name.
     Key,
@@ -33,7 +33,7 @@ struct ScreenRow {
     threshold: u64,
     left: u32,
     over: bool,
-    /// Where it is from, in full and without who runs its network.
+    /// Its origin, in full and without the organization.
     origin: [String; 2],
 }
 
@@ -69,14 +69,14 @@ pub struct Screen {
     rows: Vec<ScreenRow>,
     sort: Sort,
     table: TableState,
-    /// What the last key did.
+    /// The result of the last key.
     message: Option<String>,
     /// Why the daemon does not answer any more.
     error: Option<String>,
 }
 
 impl Screen {
-    /// A screen of what the daemon said first, of a limit if it was asked for one.
+    /// The screen of the daemon's first answer: its clients, or the keys of a limit.
     pub fn new(answer: TopAnswer, limit: Option<String>) -> Self {
         let table = TableState::new().with_selected(0);
         let sort = Self::usual_sort(limit.as_ref());
@@ -85,7 +85,7 @@ impl Screen {
         screen
     }
 
-    /// The daemon said this. The same client or key stays selected.
+    /// Shows a further answer of the daemon. The same client or key stays selected.
     pub fn update(&mut self, answer: TopAnswer) {
         let selected = self.table.selected().and_then(|place| self.rows.get(place)).cloned();
         self.answer = answer;
@@ -128,17 +128,17 @@ impl Screen {
         if limit.is_some() { Sort::Share } else { Sort::Count }
     }
 
-    /// The daemon does not answer.
+    /// Shows that the daemon does not answer.
     pub fn set_error(&mut self, error: String) {
         self.error = Some(error);
     }
 
-    /// Says what a key did.
+    /// Shows the result of a key.
     pub fn show_message(&mut self, message: String) {
         self.message = Some(message);
     }
 
-    /// Sorts by something else.
+    /// Sorts in another order.
     pub fn sort(&mut self, sort: Sort) {
         self.sort = sort;
         self.arrange();
@@ -311,7 +311,7 @@ mod tests {
         let lines = drawn(&mut screen, 80, 24);
         let title = lines.iter().position(|line| line.contains(" nearest to limit users, 2 ")).unwrap();
         assert!(lines[title + 1].starts_with("key ") && !lines[title + 1].contains("limit"), "{lines:#?}");
-        // What of a long key has no room is its end.
+        // A long key loses its end.
         assert!(lines[title + 2].starts_with("sasl_username=accounts.receivabl"), "{lines:#?}");
         assert!(lines[title + 2].contains("    300%"), "{lines:#?}");
         assert!(lines[title + 3].starts_with("sasl_username=joe@example.com ") && lines[title + 3].contains("  50%"));

@@ -1,4 +1,4 @@
-//! What the program before this one has left: every socket, and what it knew beside them.
+//! Receives the sockets and the state of the program before this one.
 //!
 //! A program of another version may have said things that mean nothing here.
 //! They are passed over, one section at a time; sockets are taken over in any case.
@@ -41,7 +41,7 @@ pub struct Handover {
     pub from: String,
     /// Since when nobody is answered, in milliseconds on the monotonic clock.
     pub begun: u64,
-    /// What could not be understood.
+    /// Parts that could not be read.
     pub problems: Vec<String>,
     listeners: Vec<Socket>,
     connections: Vec<Socket>,
@@ -50,7 +50,7 @@ pub struct Handover {
 }
 
 impl Handover {
-    /// What is there for this process, if anything is. To be asked once, before anything is hashed.
+    /// The handover for this process, if there is one. Called once, before anything is hashed.
     pub fn receive() -> Option<Self> {
         let mut handover = match transport::unload() {
             Ok(descriptors) => Self::of(descriptors?),
@@ -120,7 +120,7 @@ impl Handover {
     fn begin(&mut self) -> Result<(), SnapshotError> {
         let HandoverOrigin { version, begun, secret } = self.value(kind::ORIGIN)?;
         (self.from, self.begun) = (version, begun);
-        // What is remembered of recipients and delays would mean others.
+        // The hashes of recipients and delays have another secret.
         secret::restore(secret).then_some(()).ok_or(SnapshotError::Corrupt)
     }
 
@@ -140,7 +140,7 @@ impl Handover {
         Ok((listeners, http))
     }
 
-    /// What they were asked for by; nothing where systemd passed them. `configured` now, where that is not said.
+    /// The addresses that were asked for; none where systemd passed the sockets; `configured` if they are not known.
     pub fn listen(&mut self, configured: &[Address]) -> Vec<Address> {
         let listen = self.value::<Vec<String>>(kind::LISTEN).and_then(|listen| {
             listen.iter().map(|address| address.parse().map_err(|_| SnapshotError::Corrupt)).collect()

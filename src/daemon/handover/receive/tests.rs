@@ -8,7 +8,7 @@ use crate::observe::log::{Log, Severity};
 use crate::snapshot::section::SectionWriter;
 use crate::store::KnownCounts;
 
-/// What a program hands over that has one listener, one connection in the middle of a request, and one count.
+/// The handover of a program with one listener, one connection in the middle of a request, and one count.
 fn given() -> (Vec<OwnedFd>, UnixStream) {
     let config = Config::default();
     let service = Service::new(config.engine(), Policy::new(&config.policy, None), Log::in_memory(Severity::Debug));
@@ -49,7 +49,7 @@ fn newer(mut descriptors: Vec<OwnedFd>, kind: u16) -> Vec<OwnedFd> {
     descriptors
 }
 
-/// What comes of it: listeners, connections, bytes that wait on them, counts, problems.
+/// The result: listeners, connections, bytes that wait on them, counts, problems.
 fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
     let mut handover = Handover::of(descriptors);
     if handover.begin().is_err() {
