@@ -171,7 +171,7 @@ fn check_door(limit: &Limit, is_inherited: bool, s: &TableSettings) {
         "has no effect: Postfix's stress is known at its own door only",
     );
     if limit.ban.is_none() || !limit.ban_doors.contains(Door::Smtp) {
-        s.warn_each(&["action", "enhanced_status_code"], "has no effect: Postfix hears nothing of this limit");
+        s.warn_each(&["action", "enhanced_status_code"], "has no effect: Postfix gets no answer because of this limit");
     }
 }
 

@@ -27,7 +27,7 @@ pub(super) fn key(field: KeyField, text: &str, spellings: &Spellings) -> Result<
     };
     let wrong = |problem: String, remedy: String| Err((format!("{} {problem}", quoted(text)), remedy));
     if text.is_empty() || text.contains(char::REPLACEMENT_CHARACTER) {
-        return wrong(format!("is no {word}"), format!("write {write}"));
+        return wrong(format!("is not a {word}"), format!("write {write}"));
     }
     if let Some((word_before, value)) = text.split_once('=')
         && KeyField::WORDS.iter().any(|(known, _)| *known == word_before)
@@ -44,10 +44,13 @@ pub(super) fn key(field: KeyField, text: &str, spellings: &Spellings) -> Result<
     let is_of_unknown = text.contains([':', '.']);
     match field {
         KeyField::Whole(Attribute::Asn) if !is_of_unknown && as_number(text).is_none() => {
-            return wrong("is no number of an autonomous system".to_owned(), "write it as in \"64500\"".to_owned());
+            return wrong(
+                "is not the number of an autonomous system".to_owned(),
+                "write it as in \"64500\"".to_owned(),
+            );
         }
         KeyField::Whole(Attribute::Country) if !is_of_unknown && CountryCode::new(text).is_none() => {
-            return wrong("is no code of a country".to_owned(), "write two letters, as in \"DE\"".to_owned());
+            return wrong("is not the code of a country".to_owned(), "write two letters, as in \"DE\"".to_owned());
         }
         _ => {}
     }
@@ -61,11 +64,11 @@ pub(super) fn key(field: KeyField, text: &str, spellings: &Spellings) -> Result<
     };
     let is_domain = !mark.is_empty() || form == ValueForm::Domain;
     if is_domain && text != ABSENT && (domain.is_empty() || domain.starts_with('.') || domain.contains('@')) {
-        return wrong("is no domain".to_owned(), format!("write {write}"));
+        return wrong("is not a domain".to_owned(), format!("write {write}"));
     }
     let is_address = matches!(field, KeyField::Whole(Attribute::Sender | Attribute::Recipient));
     if is_address && mark.is_empty() && !text.contains('@') && text.contains('.') {
-        return wrong("is no address".to_owned(), format!("write \"@{text}\" for all of the domain"));
+        return wrong("is not an address".to_owned(), format!("write \"@{text}\" for all of the domain"));
     }
     let key = match is_domain {
         true => format!("{mark}{}", spellings.written_domain(domain)),
@@ -140,12 +143,12 @@ mod tests {
             (login, "/^a/", "is never"),
             (login, "!bob", "is never"),
             (login, "joe doe", "is never"),
-            (login, "@", "is no domain"),
-            (login, ".", "is no domain"),
+            (login, "@", "is not a domain"),
+            (login, ".", "is not a domain"),
             (login, "sasl_username=bob", "has the name of a part"),
-            (sender, "example.org", "is no address"),
-            (domain, "a@example.org", "is no domain"),
-            (login, "", "is no sasl_username"),
+            (sender, "example.org", "is not an address"),
+            (domain, "a@example.org", "is not a domain"),
+            (login, "", "is not a sasl_username"),
         ];
         for (field, text, expected) in wrong {
             let (problem, remedy) = key(field, text, &spellings).expect_err(text);

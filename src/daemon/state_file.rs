@@ -163,7 +163,7 @@ impl StateFile {
     /// A directory, a device or a link is no state of ours, and not to be moved or replaced.
     fn require_file(&self) -> io::Result<()> {
         match fs::symlink_metadata(&self.path) {
-            Ok(found) if !found.is_file() => Err(io::Error::other("it is no regular file")),
+            Ok(found) if !found.is_file() => Err(io::Error::other("it is not a regular file")),
             Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

@@ -265,7 +265,7 @@ impl Policy {
         let limit = self.limit_named(limit)?;
         if limit.per.is_client() {
             let Ok(Target::Client(client)) = text.parse() else {
-                return Err(format!("limit {} counts clients, and {text:?} is no address", limit.name));
+                return Err(format!("limit {} counts clients, and {text:?} is not an address", limit.name));
             };
             let client = self.embedded().fold(client);
             return self
@@ -285,7 +285,7 @@ impl Policy {
             }
             fields => {
                 let words: Vec<String> = fields.iter().map(|field| format!("{}=...", field.word())).collect();
-                Err(format!("{text:?} is no key of limit {}; write {}", limit.name, words.join(",")))
+                Err(format!("{text:?} is not a key of limit {}; write {}", limit.name, words.join(",")))
             }
         }
     }

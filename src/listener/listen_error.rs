@@ -75,7 +75,7 @@ impl fmt::Display for ListenProblem {
                 "another program listens there; stop it (`ss -lxp` names it) or set `listen` to another path",
             ),
             Self::NotOurs => f.write_str(
-                "a socket is there that we may not connect to; remove it if nobody uses it, or set `listen` to another path",
+                "a socket is there that we may not connect to; remove it if no program uses it, or set `listen` to another path",
             ),
             Self::NotASocket => f.write_str(
                 "a file is there that is not a socket; move it away or set `listen` to another path",

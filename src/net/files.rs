@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 /// either, for a daemon that root runs by hand may share it with the service.
 pub fn require_trusted(found: &Metadata, path: &Path) -> io::Result<()> {
     if !found.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let own = geteuid().as_raw();
     let is_trusted =

@@ -54,7 +54,7 @@ impl TlsFiles {
             }
         }
         match roots.is_empty() {
-            true => Err("no certificate of an authority is known, so no server can be believed".to_owned()),
+            true => Err("no certificate of an authority is known, so no server can be verified".to_owned()),
             false => Ok(roots),
         }
     }

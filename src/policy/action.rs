@@ -227,7 +227,7 @@ impl ActionKind {
             _ if rest.is_empty() => {
                 error(format!("the number {word} means OK to Postfix: everyone passes, and later checks are skipped"))
             }
-            _ => error(format!("{word} is no reply code that refuses")),
+            _ => error(format!("{word} is not a reply code that refuses")),
         }
     }
 
@@ -265,7 +265,7 @@ fn enhanced_status_code(code: &str) -> Result<&str, ActionError> {
         Some((subject, detail)) if number(subject) && number(detail) => Ok(&code[2..]),
         _ => Err(ActionError {
             part: Part::EnhancedStatusCode,
-            problem: format!("{code:?} is no enhanced status code of a refusal"),
+            problem: format!("{code:?} is not an enhanced status code of a refusal"),
             remedy: "write three numbers, the first 4 or 5, as in \"4.7.0\"".to_owned(),
         }),
     }

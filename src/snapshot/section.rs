@@ -166,7 +166,7 @@ impl From<io::Error> for SnapshotError {
 impl fmt::Display for SnapshotError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Foreign => f.write_str("it is no state of connshaper"),
+            Self::Foreign => f.write_str("it is not a state file of connshaper"),
             Self::Newer(version) => write!(f, "it was written by a newer connshaper (version {version} of its form)"),
             Self::CutShort => f.write_str("it is cut short"),
             Self::Corrupt => f.write_str("it is corrupt"),
@@ -225,8 +225,8 @@ mod tests {
     #[test]
     fn what_is_wrong_is_told_apart() {
         let problem = |bytes: &[u8]| read(bytes).unwrap_err().to_string();
-        assert_eq!(problem(b"root:x:0:0:root:/root:/bin/bash\n"), "it is no state of connshaper");
-        assert_eq!(problem(b""), "it is no state of connshaper");
+        assert_eq!(problem(b"root:x:0:0:root:/root:/bin/bash\n"), "it is not a state file of connshaper");
+        assert_eq!(problem(b""), "it is not a state file of connshaper");
         let whole = written(&some());
         assert_eq!(problem(&whole[..50]), "it is cut short");
         let mut newer = whole.clone();

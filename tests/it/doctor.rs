@@ -140,8 +140,8 @@ fn doctor_compares_what_begins_an_extension_where_a_limit_is_about_mailboxes() {
     for (theirs, ours, found) in [
         ("+", "+", format!("right: {}", is("\"+\"", "\"+\""))),
         ("-+", "+-", format!("right: {}", is("\"-+\"", "\"+-\""))),
-        ("+", "", format!("doubtful: {}: whoever adds an extension", is("\"+\"", "none"))),
-        ("+-", "+", format!("doubtful: {}: whoever adds an extension", is("\"+-\"", "\"+\""))),
+        ("+", "", format!("doubtful: {}: each extension of an address", is("\"+\"", "none"))),
+        ("+-", "+", format!("doubtful: {}: each extension of an address", is("\"+-\"", "\"+\""))),
         ("", "+", format!("doubtful: {}: addresses that are several mailboxes", is("none", "\"+\""))),
     ] {
         let (findings, _) = examined(&main_cf(theirs), &users(ours), &dir);

@@ -406,14 +406,14 @@ fn what_redis_refuses_is_answered_in_time_named_once_and_recovered_from() {
             |redis| drop(redis.say(&["RPUSH", "connshaper:198.51.100.1", "x"])),
             |redis| drop(redis.say(&["DEL", "connshaper:198.51.100.1"])),
             "STORE_ERROR",
-            "no number",
+            "not a number",
         ),
         (
-            "no number",
+            "not a number",
             |redis| drop(redis.say(&["SET", "connshaper:198.51.100.1", "hello", "EX", "60"])),
             |redis| drop(redis.say(&["DEL", "connshaper:198.51.100.1"])),
             "STORE_ERROR",
-            "no number",
+            "not a number",
         ),
         (
             "no memory",

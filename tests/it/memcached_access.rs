@@ -29,7 +29,7 @@ fn without(config: &str, beginnings: &[&str]) -> String {
 fn a_memcached_that_wants_a_login_is_named_as_such() {
     let memcached = Memcached::start_with_login();
     let line = cause(&without(&memcached.config(), &["memcached_username", "memcached_password_file"]));
-    assert!(line.contains("it wants a login: set memcached_username and memcached_password_file"), "{line}");
+    assert!(line.contains("it requires a login: set memcached_username and memcached_password_file"), "{line}");
 }
 
 #[test]

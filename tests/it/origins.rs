@@ -279,8 +279,8 @@ fn words_without_a_database_and_files_that_are_none_are_errors_with_a_way_out() 
     for (text, problem) in [
         ("match = { country = \"Germany\" }", "`country` is a code of two letters, and `Germany` is none"),
         ("match = { asn = \"AS-EXAMPLE\" }", "`asn` is a number, and `AS-EXAMPLE` compares with none"),
-        ("per = \"asn\"\nthresholds = { \"Example\" = 3 }", "`Example` is no number of an autonomous system"),
-        ("per = \"country\"\nthresholds = { \"Example\" = 3 }", "`Example` is no code of a country"),
+        ("per = \"asn\"\nthresholds = { \"Example\" = 3 }", "`Example` is not the number of an autonomous system"),
+        ("per = \"country\"\nthresholds = { \"Example\" = 3 }", "`Example` is not the code of a country"),
     ] {
         let error = databases.read(&format!("{known}{text}")).expect_err(text);
         assert!(error.diagnostics[0].problem.contains(problem), "{text}: {error}");

@@ -216,7 +216,7 @@ fn a_file_that_is_not_ours_is_left_as_it_is_and_the_log_says_what_to_do() {
             fs::write(sqlite.file(), "").unwrap();
             chown(sqlite.file(), Some(65534), None).unwrap();
         }),
-        ("it is no regular file", |sqlite| symlink("/etc/hostname", sqlite.file()).unwrap()),
+        ("it is not a regular file", |sqlite| symlink("/etc/hostname", sqlite.file()).unwrap()),
         ("all users may write it", |sqlite| {
             fs::write(sqlite.file(), "").unwrap();
             fs::set_permissions(sqlite.file(), Permissions::from_mode(0o666)).unwrap();

@@ -84,7 +84,7 @@ fn an_unusable_state_file_is_set_aside_and_counting_restarts() {
         (&whole[..whole.len() - 1], "it is cut short"),
         (&corrupt, "it is corrupt"),
         (&newer, "it was written by a newer connshaper"),
-        (b"exptime = 60\n", "it is no state of connshaper"),
+        (b"exptime = 60\n", "it is not a state file of connshaper"),
     ];
     for (seen, (content, problem)) in cases.into_iter().enumerate() {
         fs::write(dir.join("state"), content).unwrap();
@@ -126,7 +126,7 @@ fn a_state_file_that_is_not_a_regular_file_is_neither_read_nor_replaced() {
     fs::create_dir(dir.join("state")).unwrap();
     let mut daemon = Daemon::start(&rules(&dir, ""));
     let line = daemon.lines().wait_for("STATE_DAMAGED ");
-    assert!(line.ends_with("error=\"it is no regular file\""), "{line}");
+    assert!(line.ends_with("error=\"it is not a regular file\""), "{line}");
     assert!(passes(&daemon, "198.51.100.1", 1));
     assert!(daemon.stop().success());
     daemon.lines().wait_for("STATE_NOT_SAVED ");

@@ -142,9 +142,9 @@ fn what_cannot_be_a_threshold_is_an_error_with_a_remedy() {
         (format!("{users}thresholds = {{ a = -2 }}"), "the threshold of \"a\" is out of bounds", "write"),
         (format!("{users}thresholds = {{ a = 1.5 }}"), "the threshold of \"a\" is a whole number", "write"),
         (format!("{users}thresholds = {{ \"*@example.org\" = 5 }}"), "is never a sasl_username", "\"@example.org\""),
-        (format!("{users}thresholds = {{ \"@\" = 5 }}"), "is no domain", "write"),
+        (format!("{users}thresholds = {{ \"@\" = 5 }}"), "is not a domain", "write"),
         (format!("{users}thresholds = {{ joe = 5, JOE = 6 }}"), "\"joe\" stands in line 4 too", "keep one"),
-        ("per = \"sender\"\nthresholds = { \"example.org\" = 5 }".to_owned(), "is no address", "\"@example.org\""),
+        ("per = \"sender\"\nthresholds = { \"example.org\" = 5 }".to_owned(), "is not an address", "\"@example.org\""),
     ] {
         let error = wrong(&keys);
         assert!(error.contains(problem) && error.contains(remedy), "{keys}: {error}");

@@ -245,7 +245,7 @@ fn an_upgrade_to_a_broken_program_or_configuration_changes_nothing() {
         assert!(line.starts_with("UPGRADE_FAILED ") && line.contains(problem), "{line}");
     };
     put("#!/bin/sh\necho some program 1.0\n");
-    fails("it is no connshaper");
+    fails("it is not connshaper");
     put("no program at all");
     fails("error=");
     fs::remove_file(&program).unwrap();

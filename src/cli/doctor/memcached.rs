@@ -56,7 +56,7 @@ async fn statistics(connector: &MemcachedConnector) -> Result<(Duration, String)
     let (mut link, _) = connector.open(&addresses).await?;
     let start = Instant::now();
     if !say(&mut link, b"version\r\n").await?.starts_with(b"VERSION ") {
-        return Err("what answers there is no memcached".to_owned());
+        return Err("the server there is not memcached".to_owned());
     }
     let time = start.elapsed();
     let mut statistics = say(&mut link, b"stats\r\n").await.unwrap_or_default();

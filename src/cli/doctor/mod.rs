@@ -235,14 +235,14 @@ fn rights(place: &Address, owner: &str) -> Option<Finding> {
     // master(8) opens private sockets as root, but smtpd connects as mail_owner.
     for directory in path.ancestors().skip(1) {
         if !may(directory, &user, 0o1) {
-            let what = format!("{} is closed to {owner}, whom smtpd runs as", directory.display());
+            let what = format!("{} is closed to {owner}, the user of smtpd", directory.display());
             return Some(wrong(what, format!("give {owner} the x right there, or choose another place")));
         }
     }
     match may(path, &user, 0o2) {
-        true => Some(right(format!("{} is open to {owner}, whom smtpd runs as", path.display()))),
+        true => Some(right(format!("{} is open to {owner}, the user of smtpd", path.display()))),
         false => Some(wrong(
-            format!("{} is closed to {owner}, whom smtpd runs as", path.display()),
+            format!("{} is closed to {owner}, the user of smtpd", path.display()),
             format!("set socket_group = \"{owner}\", or SocketGroup={owner} in connshaper.socket"),
         )),
     }

@@ -49,7 +49,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
         None => {
             draft.insert(None, "netblocks", "0.0.0.0/0", "whitelist".into());
             draft.insert(None, "netblocks", "::/0", "whitelist".into());
-            draft.carried(None, "no default_rate: whoever is in no other netblock is on the whitelist");
+            draft.carried(None, "no default_rate: clients in no other netblock are on the whitelist");
         }
     }
     draft.limit(limit);
@@ -90,7 +90,7 @@ fn netblock(line: Option<usize>, name: &str, value: &Value, draft: &mut Draft) {
             (Ok(rate), per) => Toml::Table(
                 [("threshold".to_owned(), rate.into()), ("per".to_owned(), per.into())].into_iter().collect(),
             ),
-            (Err(_), _) => return draft.missing(line, format!("{name}: the rate {rate:?} is no number")),
+            (Err(_), _) => return draft.missing(line, format!("{name}: the rate {rate:?} is not a number")),
         },
         (None, _) => return draft.missing(line, format!("{name}: it has no rate")),
     };

@@ -131,7 +131,12 @@ fn lists(settings: &FileSettings, draft: &mut Draft) {
     if let Some((line, action)) = settings.find("default_action") {
         if action == "allow" {
             let all = vec!["0.0.0.0/0".into(), "::/0".into()];
-            draft.set(Some(line), "whitelist", toml::Value::Array(all), "default_action allow: nobody is throttled.");
+            draft.set(
+                Some(line),
+                "whitelist",
+                toml::Value::Array(all),
+                "default_action allow: no client is throttled.",
+            );
         }
         draft.carried(line, format!("default_action {action}"));
     }

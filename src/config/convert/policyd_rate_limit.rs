@@ -127,7 +127,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
     if draft.has_limits() {
         draft.exempt_nobody(None, "policyd-rate-limit exempted no client.");
     } else {
-        draft.missing(None, "it limits nobody: limit_by_sasl, limit_by_sender and limit_by_ip are off");
+        draft.missing(None, "it has no limit: limit_by_sasl, limit_by_sender and limit_by_ip are off");
     }
     rest(&settings, draft);
     Ok(())

@@ -54,12 +54,12 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
         } else if ["dunno", "permit", "ok"].contains(&action.to_lowercase().as_str()) {
             exemption(&rule, id, &mut exempt, draft);
         } else {
-            draft.missing(rule.line, format!("{id}: {action} is no limit"));
+            draft.missing(rule.line, format!("{id}: {action} is not a limit"));
         }
     }
     match draft.has_limits() {
         true => {
-            let comment = "postfwd exempts nobody but by its rules.";
+            let comment = "postfwd exempts clients by its rules only.";
             if !draft.is_set("whitelist") {
                 draft.exempt_nobody(None, comment);
             }

@@ -46,7 +46,7 @@ pub(super) fn read(text: &str, draft: &mut Draft) -> Result<(), ConvertError> {
         }
     }
     if draft.has_limits() {
-        draft.exempt_nobody(None, "The plugin exempted nobody.");
+        draft.exempt_nobody(None, "The plugin exempted no client.");
         draft.differs(
             None,
             "a hit is a request with policy_context=NAME: from main.cf's check_policy_service { ..., policy_context=NAME }, \
@@ -62,7 +62,7 @@ fn protected(text: &str, group: &str, name: &str, limit: &Value, draft: &mut Dra
     let hits = limit.get("max_hits").and_then(number).filter(|hits| *hits > 0);
     let time = limit.get("timeframe").and_then(Value::as_str).and_then(seconds);
     let (Some(hits), Some(time)) = (hits, time) else {
-        return draft.missing(line, format!("{name}: max_hits is no number, or timeframe none with s, m or h"));
+        return draft.missing(line, format!("{name}: max_hits is not a number, or timeframe has no unit s, m or h"));
     };
     for (name_of, logged_in, per) in
         [(name.to_owned(), true, "sasl_username"), (format!("{name}_by_address"), false, "client")]

@@ -23,7 +23,7 @@ pub async fn run(program: &Path, config: Option<&Path>) -> Result<String, String
     let output = ask(program, ["--version".as_ref()]).await?;
     let version_line = String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned);
     let version = version_line.and_then(|line| line.trim().strip_prefix("connshaper ").map(str::to_owned));
-    let version = version.filter(|_| output.status.success()).ok_or_else(|| "it is no connshaper".to_owned())?;
+    let version = version.filter(|_| output.status.success()).ok_or_else(|| "it is not connshaper".to_owned())?;
     let option = config.map(|path| ["-c".as_ref(), path.as_os_str()]);
     let output = ask(program, ["check".as_ref()].into_iter().chain(option.into_iter().flatten())).await?;
     if output.status.success() {

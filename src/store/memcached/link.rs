@@ -149,7 +149,7 @@ impl MemcachedConnector {
         match exchange(link, &output, |input| protocol.read_probe(input)).await? {
             Probed::Knows => Ok(true),
             Probed::Lacks => Ok(false),
-            Probed::WantsLogin => Err(Failure::Login("it wants a login again after one".to_owned())),
+            Probed::WantsLogin => Err(Failure::Login("it requires a login again after one".to_owned())),
         }
     }
 
@@ -201,7 +201,7 @@ fn of_handshake(error: &io::Error) -> String {
 
 async fn log_in(link: &mut MemcachedLink, secrets: &MemcachedSecrets) -> Result<(), Failure> {
     let Some((username, password)) = &secrets.login else {
-        let remedy = "it wants a login: set memcached_username and memcached_password_file";
+        let remedy = "it requires a login: set memcached_username and memcached_password_file";
         return Err(Failure::Login(remedy.to_owned()));
     };
     let mut output = BytesMut::new();

@@ -79,7 +79,7 @@ impl ValueConnection {
                     Some(Value::Array(_)) => true,
                     Some(Value::Nil) => false,
                     Some(Value::ServerError(error)) => return Err(text_of(&error)),
-                    _ => return Err("the answer is no answer to EXEC".to_owned()),
+                    _ => return Err("this is not an answer to EXEC".to_owned()),
                 },
             };
             *kept = Some((server.clone(), link));

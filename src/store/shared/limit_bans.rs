@@ -1,5 +1,5 @@
-//! Violations, and the bans of limits that come of them. A ban is a key of the shared store with an expiry of its own, which
-//! every host reads with the counts of a request.
+//! Violations, and the bans of limits that come of them. A ban is a key of the shared store with an expiry of its own,
+//! which every host reads with the counts of a request.
 //!
 //! No request waits for this: the one that went over is answered by its count.
 //! Each step is atomic in the store, so of sessions that go over at the same time,

@@ -29,7 +29,7 @@ const LASTING: Duration = Duration::from_secs(60);
 const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The problem of a key that is not ours.
-pub const NOT_A_NUMBER: &str = "a value that is no number is under one of our keys; set key_prefix";
+pub const NOT_A_NUMBER: &str = "a value that is not a number is under one of our keys; set key_prefix";
 
 /// One server.
 #[derive(Debug)]

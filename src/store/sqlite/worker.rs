@@ -236,7 +236,7 @@ impl OpenFile<'_> {
             Err(
                 Error::InvalidColumnType(..) | Error::FromSqlConversionFailure(..) | Error::IntegralValueOutOfRange(..),
             ) => {
-                let problem = "a value that is no number is under one of our keys; delete it";
+                let problem = "a value that is not a number is under one of our keys; delete it";
                 self.queue.server.complain(problem, key.as_bytes());
                 Ok(Err(StoreError::NotANumber))
             }

@@ -29,7 +29,7 @@ impl Postfix {
         };
         match (lacks(ours, theirs), lacks(theirs, ours)) {
             (false, false) => (!ours.is_empty()).then(|| right(what)),
-            (true, _) => differ("whoever adds an extension to an address has a count of its own for each"),
+            (true, _) => differ("each extension of an address has a count of its own"),
             (false, true) => differ("addresses that are several mailboxes to Postfix are counted as one"),
         }
     }
@@ -84,7 +84,7 @@ impl Postfix {
         }
         if before.contains("permit_sasl_authenticated") {
             let what =
-                format!("{list} has permit_sasl_authenticated before it: nobody who logs in is ever asked about");
+                format!("{list} has permit_sasl_authenticated before it: Postfix never asks about clients that log in");
             return Some(wrong(what, write("permit_sasl_authenticated, reject")));
         }
         trusted.then(|| {
