@@ -22,14 +22,14 @@ their bans say. A ban of something else that a request has is stronger.")]
 pub struct AllowArgs {
     #[command(flatten)]
     #[serde(flatten)]
-    pub words: OverrideArgs,
+    pub arguments: OverrideArgs,
 }
 
 impl ControlCommand for AllowArgs {
     type Answer = OverrideAnswer;
 
     async fn run(&self, control: &Control, user: &str, now: Now) -> Result<OverrideAnswer, Problem> {
-        self.words.set(control, user, OverrideKind::Allow, now).await
+        self.arguments.set(control, user, OverrideKind::Allow, now).await
     }
 
     fn show(answer: &OverrideAnswer, _: Paint) -> String {
@@ -38,7 +38,7 @@ impl ControlCommand for AllowArgs {
 
     fn logged() -> Logged<Self> {
         Logged::Always(Record {
-            arguments: |command, line| command.words.log(line),
+            arguments: |command, line| command.arguments.log(line),
             done: |answer| &answer.summary.done,
         })
     }

@@ -25,12 +25,12 @@ a login, a sender or another key is refused from any address.")]
 pub struct BanArgs {
     #[command(flatten)]
     #[serde(flatten)]
-    pub words: OverrideArgs,
+    pub arguments: OverrideArgs,
 }
 
 impl From<Target> for BanArgs {
     fn from(target: Target) -> Self {
-        Self { words: OverrideArgs::new(target) }
+        Self { arguments: OverrideArgs::new(target) }
     }
 }
 
@@ -39,7 +39,7 @@ impl ControlCommand for BanArgs {
 
     /// A message that was let in goes on.
     async fn run(&self, control: &Control, user: &str, now: Now) -> Result<OverrideAnswer, Problem> {
-        self.words.set(control, user, OverrideKind::Ban, now).await
+        self.arguments.set(control, user, OverrideKind::Ban, now).await
     }
 
     fn show(answer: &OverrideAnswer, _: Paint) -> String {
@@ -48,7 +48,7 @@ impl ControlCommand for BanArgs {
 
     fn logged() -> Logged<Self> {
         Logged::Always(Record {
-            arguments: |command, line| command.words.log(line),
+            arguments: |command, line| command.arguments.log(line),
             done: |answer| &answer.summary.done,
         })
     }

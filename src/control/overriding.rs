@@ -107,14 +107,14 @@ impl LiftAnswer {
     }
 
     /// A sentence about an override that was lifted.
-    pub(super) fn was(word: &Override, now: Now) -> String {
-        let Override { target, by, note, .. } = word;
+    pub(super) fn was(entry: &Override, now: Now) -> String {
+        let Override { target, by, note, .. } = entry;
         let why = note.as_ref().map(|note| format!(": {note}")).unwrap_or_default();
-        let what = match word.kind {
+        let what = match entry.kind {
             OverrideKind::Ban => "banned",
             OverrideKind::Allow => "allowed",
         };
-        format!("{target} was {what} by {by} for {} more{why}", lasting(word.left(now)))
+        format!("{target} was {what} by {by} for {} more{why}", lasting(entry.left(now)))
     }
 }
 
@@ -147,8 +147,8 @@ impl OverrideArgs {
         let note = self.note.as_deref().map(checked_note).transpose().map_err(Problem::usage)?;
         let seconds = checked_seconds(self.seconds).map_err(Problem::usage)?;
         let mut notes = Vec::new();
-        let word = Override { note, ..Override::new(of.clone(), kind, seconds, user.to_owned(), now) };
-        let mut changes = vec![Change::Set(word)];
+        let entry = Override { note, ..Override::new(of.clone(), kind, seconds, user.to_owned(), now) };
+        let mut changes = vec![Change::Set(entry)];
         if kind == OverrideKind::Allow {
             // Lifts its bans too: a firewall must not go on to block it, and no ban may be left when the allowance ends.
             let found = limit_bans(service, &rules, target, now).await;

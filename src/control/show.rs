@@ -228,8 +228,8 @@ impl ControlCommand for ShowArgs {
         if let Some(origin) = &answer.origin {
             text += &format!("  origin    {origin}\n");
         }
-        for word in &answer.overrides {
-            text += &format!("  override  {} {}\n", word.kind, word.show());
+        for entry in &answer.overrides {
+            text += &format!("  override  {} {}\n", entry.kind, entry.show());
         }
         text += &format!("  sessions  {}\n", answer.sessions);
         if answer.counters.is_empty() {

@@ -206,8 +206,8 @@ impl StatusAnswer {
         line("clients", format!("{} counted here, room for {}", self.clients, self.max_clients));
         line("bans", format!("{} of administrators, {} of limits", self.administrator_bans, self.limit_bans));
         line("allowances", self.allowances.to_string());
-        for (place, word) in self.overrides.iter().enumerate() {
-            line(["set last", ""][place.min(1)], format!("{} {}", word.kind, word.show()));
+        for (place, entry) in self.overrides.iter().enumerate() {
+            line(["set last", ""][place.min(1)], format!("{} {}", entry.kind, entry.show()));
         }
         for warning in self.warnings() {
             text += &format!("{} {warning}\n", paint.warning("warning:"));

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use crate::net::clock::Now;
 use crate::net::netblock::canonical;
+use crate::net::serialize_as_text;
 use crate::policy::attribute::Attribute;
 use crate::policy::checks::client_part;
 use crate::policy::key::KeyPart;
@@ -24,8 +24,7 @@ use crate::policy::thresholds::UNLIMITED;
 use crate::policy::{Policy, window};
 
 /// Whom a command is about.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// One address.
     Client(IpAddr),
@@ -103,19 +102,7 @@ fn pairs(text: &str) -> Vec<(&str, &str)> {
         .collect()
 }
 
-impl TryFrom<String> for Target {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<Target> for String {
-    fn from(target: Target) -> Self {
-        target.to_string()
-    }
-}
+serialize_as_text!(Target);
 
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

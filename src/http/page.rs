@@ -104,15 +104,15 @@ struct BanRow {
 /// The bans of administrators, then those of limits that this process knows, the longest first.
 async fn bans(context: &HttpContext, now: Now) -> Vec<BanRow> {
     let rules = context.control.service.rules.load_full();
-    let words = rules.policy.overrides().list().into_iter().filter(|word| word.kind == OverrideKind::Ban);
-    let mut bans: Vec<BanRow> = words
-        .map(|word| BanRow {
-            key: word.target.to_string(),
-            by: match &word.note {
-                Some(note) => format!("{} (administrator): {note}", word.by),
-                None => format!("{} (administrator)", word.by),
+    let entries = rules.policy.overrides().list().into_iter().filter(|entry| entry.kind == OverrideKind::Ban);
+    let mut bans: Vec<BanRow> = entries
+        .map(|entry| BanRow {
+            key: entry.target.to_string(),
+            by: match &entry.note {
+                Some(note) => format!("{} (administrator): {note}", entry.by),
+                None => format!("{} (administrator)", entry.by),
             },
-            left: word.left(now),
+            left: entry.left(now),
         })
         .collect();
     let mut of_limits: Vec<BanRow> = Vec::new();
@@ -149,7 +149,7 @@ fn render(answer: &TopAnswer, bans: &[BanRow]) -> String {
     fact(&mut text, "Running", "", &lasting(status.uptime), &format!("version {}", status.version));
     text += "</dl>\n";
     servers(&mut text, answer);
-    list(&mut text, "Warnings", &warnings(answer));
+    list(&mut text, "Warnings", &status.warnings());
     plot(&mut text, &status.refusals);
     let rows: Vec<_> = answer.busiest.iter().take(MAX_ROWS).collect();
     text += "<h2 id=\"clients\">Busiest clients</h2>\n";
@@ -169,11 +169,6 @@ fn render(answer: &TopAnswer, bans: &[BanRow]) -> String {
     let shown = bans.iter().take(MAX_ROWS);
     table(&mut text, "bans", &columns, shown.map(|ban| [escape(&ban.key), escape(&ban.by), lasting(ban.left)]));
     text
-}
-
-fn warnings(answer: &TopAnswer) -> Vec<String> {
-    let diagnosis = answer.status.diagnosis.iter().map(|found| format!("{}: {}", found.problem, found.remedy));
-    answer.status.warnings().into_iter().chain(diagnosis).collect()
 }
 
 fn fact(text: &mut String, name: &str, class: &str, value: &str, more: &str) {

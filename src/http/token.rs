@@ -42,17 +42,9 @@ fn unauthorized() -> Response {
 /// Whether one of the headers has it: as a bearer token, as the password of any user, or alone.
 fn has(headers: &HeaderMap, token: &str) -> bool {
     let alone = headers.get(HEADER).map(|value| value.as_bytes().to_vec());
-    let authorization = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    let given = authorization.and_then(|value| match value.split_once(' ')? {
-        (scheme, token) if scheme.eq_ignore_ascii_case("bearer") => Some(token.trim().as_bytes().to_vec()),
-        (scheme, pair) if scheme.eq_ignore_ascii_case("basic") => {
-            let pair = STANDARD.decode(pair.trim()).ok()?;
-            let colon = pair.iter().position(|byte| *byte == b':')?;
-            Some(pair[colon + 1..].to_vec())
-        }
-        _ => None,
-    });
-    [alone, given].into_iter().flatten().any(|given| is_same(&given, token.as_bytes()))
+    let bearer = authorization(headers, "bearer").map(|token| token.as_bytes().to_vec());
+    let password = basic(headers).map(|(_, password)| password);
+    [alone, bearer, password].into_iter().flatten().any(|given| is_same(&given, token.as_bytes()))
 }
 
 /// In a time that says nothing about where two tokens differ.
@@ -60,13 +52,24 @@ fn is_same(one: &[u8], other: &[u8]) -> bool {
     Sha256::digest(one) == Sha256::digest(other)
 }
 
-/// The user that a client says it is, unproven.
+/// The user that a client names, without proof.
 pub fn user(headers: &HeaderMap) -> Option<Vec<u8>> {
-    let value = headers.get(header::AUTHORIZATION)?.to_str().ok()?;
-    let (scheme, pair) = value.split_once(' ')?;
-    let pair = scheme.eq_ignore_ascii_case("basic").then(|| STANDARD.decode(pair.trim()).ok()).flatten()?;
+    basic(headers).map(|(user, _)| user)
+}
+
+/// The user and the password of `Authorization: Basic`.
+fn basic(headers: &HeaderMap) -> Option<(Vec<u8>, Vec<u8>)> {
+    let mut pair = STANDARD.decode(authorization(headers, "basic")?).ok()?;
     let colon = pair.iter().position(|byte| *byte == b':')?;
-    Some(pair[..colon].to_vec())
+    let password = pair.split_off(colon + 1);
+    pair.truncate(colon);
+    Some((pair, password))
+}
+
+/// The credentials of a scheme in `Authorization`.
+fn authorization<'h>(headers: &'h HeaderMap, scheme: &str) -> Option<&'h str> {
+    let (given, credentials) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    given.eq_ignore_ascii_case(scheme).then(|| credentials.trim())
 }
 
 #[cfg(test)]

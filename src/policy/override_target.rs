@@ -4,17 +4,15 @@ use std::fmt;
 use std::str::FromStr;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use super::attribute::Attribute;
 use super::key::KeyPart;
 use super::key_field::KeyField;
 use super::key_text::is_cut;
-use crate::net::netblock;
+use crate::net::{netblock, serialize_as_text};
 
 /// What an override is said of. In text it is as keys are: a single address has no length.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OverrideTarget {
     /// All clients of a netblock.
     Netblock(IpNet),
@@ -124,19 +122,7 @@ impl FromStr for OverrideTarget {
     }
 }
 
-impl TryFrom<String> for OverrideTarget {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        text.parse()
-    }
-}
-
-impl From<OverrideTarget> for String {
-    fn from(target: OverrideTarget) -> Self {
-        target.to_string()
-    }
-}
+serialize_as_text!(OverrideTarget);
 
 impl From<IpNet> for OverrideTarget {
     fn from(netblock: IpNet) -> Self {
