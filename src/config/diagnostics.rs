@@ -175,6 +175,12 @@ impl ConfigError {
         Self { diagnostics: vec![mistake], more: 0 }
     }
 
+    /// Adds the mistakes of another file.
+    pub(super) fn append(&mut self, other: Self) {
+        self.diagnostics.extend(other.diagnostics);
+        self.more += other.more;
+    }
+
     /// Whether the file could not be read at all.
     pub fn is_unreadable(&self) -> bool {
         self.diagnostics.iter().any(|mistake| mistake.snippet.is_none())

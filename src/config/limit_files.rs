@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Config;
 use super::diagnostics::{ConfigError, ConfigWarning, Diagnostic};
-use super::lists::{FileStamp, ListErrors};
+use super::lists::{FileStamp, ListErrors, kept_as_it_was};
 use super::{source, threshold_file, value_file};
 use crate::policy::Limit;
 use crate::policy::attribute::Attribute;
@@ -158,13 +158,8 @@ impl Config {
             let Some(before) = in_force.limit_files.iter().find(is_it) else { continue };
             let has_shrunk = 2 * file.entries < before.entries;
             if has_shrunk && file.keep(limit, before, &in_force.policy.limits[before.limit]) {
-                let text = format!(
-                    "the file shrank from {} entries to {}, so it is kept as it was; if it is right, set \
-                     list_may_shrink = true",
-                    before.entries, file.entries
-                );
+                self.warnings.push(kept_as_it_was("file", &file.path, before.entries, file.entries));
                 file.entries = before.entries;
-                self.warnings.push(ConfigWarning { path: file.path.clone(), line: 1, column: 1, text });
             }
         }
     }
@@ -172,12 +167,15 @@ impl Config {
 
 /// Mistakes in files that were read again, which no line of the configuration names then.
 pub(super) fn unread(errors: ListErrors, path: impl Fn(usize) -> PathBuf) -> ConfigError {
-    let ListErrors { unread, diagnostics, more } = errors;
+    let ListErrors { unread, in_files } = errors;
     let whole = |(place, problem, remedy): (usize, String, String)| Diagnostic {
         path: path(place),
         snippet: None,
         problem,
         remedy,
     };
-    ConfigError { diagnostics: unread.into_iter().map(whole).chain(diagnostics).collect(), more }
+    ConfigError {
+        diagnostics: unread.into_iter().map(whole).chain(in_files.diagnostics).collect(),
+        more: in_files.more,
+    }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 
 use super::Config;
-use super::diagnostics::{ConfigError, ConfigWarning, Diagnostic, Diagnostics};
+use super::diagnostics::{ConfigError, ConfigWarning, Diagnostics};
 use super::limit_files;
 use super::lint;
 use super::list_file::{self, ListContent, Reasons};
@@ -84,8 +84,7 @@ pub(super) struct ListErrors {
     /// Files that could not be read: the index among the named ones, problem and remedy.
     pub unread: Vec<(usize, String, String)>,
     /// The mistakes in the others.
-    pub diagnostics: Vec<Diagnostic>,
-    pub more: usize,
+    pub in_files: ConfigError,
 }
 
 impl ListErrors {
@@ -93,16 +92,13 @@ impl ListErrors {
     pub fn take(&mut self, diagnostics: Diagnostics<'_>, warnings: &mut Vec<ConfigWarning>) {
         match diagnostics.finish() {
             Ok(odd) => warnings.extend(odd),
-            Err(error) => {
-                self.diagnostics.extend(error.diagnostics);
-                self.more += error.more;
-            }
+            Err(error) => self.in_files.append(error),
         }
     }
 
     /// The value, if nothing is wrong.
     pub fn or<T>(self, value: T) -> Result<T, Self> {
-        if self.unread.is_empty() && self.diagnostics.is_empty() { Ok(value) } else { Err(self) }
+        if self.unread.is_empty() && self.in_files.diagnostics.is_empty() { Ok(value) } else { Err(self) }
     }
 }
 
@@ -233,6 +229,15 @@ fn segments(files: &[ListFile], all: usize, count: fn(&ListFile) -> usize) -> Ve
     files.iter().map(segment).collect()
 }
 
+/// The warning about a file that lost too many entries.
+pub(super) fn kept_as_it_was(what: &str, path: &Path, before: usize, now: usize) -> ConfigWarning {
+    let text = format!(
+        "the {what} shrank from {before} entries to {now}, so it is kept as it was; if it is right, set \
+         list_may_shrink = true"
+    );
+    ConfigWarning { path: path.to_owned(), line: 1, column: 1, text }
+}
+
 impl ListFile {
     /// All its entries.
     pub fn entries(&self) -> usize {
@@ -269,14 +274,8 @@ impl Config {
         let kept = files.kept;
         for (file, place) in self.list_files.iter_mut().zip(kept) {
             let Some(before) = place.map(|place| &in_force[place]) else { continue };
-            let text = format!(
-                "the list shrank from {} entries to {}, so it is kept as it was; if it is right, set \
-                 list_may_shrink = true",
-                before.entries(),
-                file.entries()
-            );
+            self.warnings.push(kept_as_it_was("list", &file.path, before.entries(), file.entries()));
             (file.netblocks, file.names) = (before.netblocks, before.names);
-            self.warnings.push(ConfigWarning { path: file.path.clone(), line: 1, column: 1, text });
         }
     }
 

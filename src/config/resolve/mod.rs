@@ -44,8 +44,7 @@ pub(super) fn read(
         (Ok(warnings), true) => warnings,
         (Ok(_), false) => return Err(list_errors),
         (Err(mut error), _) => {
-            error.diagnostics.extend(list_errors.diagnostics);
-            error.more += list_errors.more;
+            error.append(list_errors);
             return Err(error);
         }
     };
@@ -115,15 +114,13 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
         before_lists(&config);
     }
     let own = lists::own(s, config.top());
-    let complete = complete(own, &files);
-    let (complete, mut list_errors) = match complete {
-        Ok(complete) => (complete, ConfigError::default()),
-        Err(errors) => (CompleteLists::default(), note_unread(s, "list", &spans, errors)),
-    };
+    let mut list_errors = ConfigError::default();
+    let complete = complete(own, &files).unwrap_or_else(|errors| {
+        list_errors.append(note_unread(s, "list", &spans, errors));
+        CompleteLists::default()
+    });
     let of_limits = limit_files::read(&mut config.limit_files, &mut config.policy.limits).unwrap_or_else(|errors| {
-        let ConfigError { diagnostics, more } = note_unread(s, "list", &limit_spans, errors);
-        list_errors.diagnostics.extend(diagnostics);
-        list_errors.more += more;
+        list_errors.append(note_unread(s, "list", &limit_spans, errors));
         Vec::new()
     });
     match origin_files::read(&mut config.origin_files, &config.policy.origins) {
@@ -159,5 +156,5 @@ fn note_unread(s: &TableSettings, what: &str, spans: &[Span], errors: ListErrors
     for (index, problem, remedy) in errors.unread {
         s.diagnostics.error::<()>(&spans[index], format!("the {what} {problem}"), remedy);
     }
-    ConfigError { diagnostics: errors.diagnostics, more: errors.more }
+    errors.in_files
 }
