@@ -32,7 +32,7 @@ impl ControlCommand for AllowArgs {
         self.arguments.set(control, user, OverrideKind::Allow, now).await
     }
 
-    fn show(answer: &OverrideAnswer, _: Paint) -> String {
+    fn show(&self, answer: &OverrideAnswer, _: Paint) -> String {
         answer.summary.show()
     }
 

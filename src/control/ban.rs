@@ -42,7 +42,7 @@ impl ControlCommand for BanArgs {
         self.arguments.set(control, user, OverrideKind::Ban, now).await
     }
 
-    fn show(answer: &OverrideAnswer, _: Paint) -> String {
+    fn show(&self, answer: &OverrideAnswer, _: Paint) -> String {
         answer.summary.show()
     }
 

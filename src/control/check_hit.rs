@@ -38,7 +38,7 @@ impl ControlCommand for CheckHitArgs {
         Ok(CountStatus::of(&counted, &decision, found.hit))
     }
 
-    fn show(answer: &CountStatus, paint: Paint) -> String {
+    fn show(&self, answer: &CountStatus, paint: Paint) -> String {
         answer.show("the next hit would be ", paint)
     }
 

@@ -90,8 +90,8 @@ impl<C: ControlCommand + Into<ControlRequest>> ClientCommand<C> {
         if self.daemon.json {
             return report_json::<C>(client.and_then(|mut client| client.ask_exactly(self.command)));
         }
-        match client.and_then(|mut client| client.ask(self.command)) {
-            Ok(answer) => print(&C::show(&answer, Paint::of(&io::stdout())), C::exit_code(&answer)),
+        match client.and_then(|mut client| client.ask(self.command.clone())) {
+            Ok(answer) => print(&self.command.show(&answer, Paint::of(&io::stdout())), C::exit_code(&answer)),
             Err(problem) => fail(&problem),
         }
     }

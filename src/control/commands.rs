@@ -18,7 +18,7 @@ use crate::observe::terminal::Paint;
 pub const VERSION: u64 = 1;
 
 /// A command: its arguments, on the command line as in the request, and what the daemon does about them.
-pub trait ControlCommand: Args + Serialize + DeserializeOwned + Sync + Sized {
+pub trait ControlCommand: Args + Clone + Serialize + DeserializeOwned + Sync + Sized {
     type Answer: Serialize + DeserializeOwned + Send;
 
     /// Does it, in the daemon. `user` gave the command.
@@ -29,8 +29,8 @@ pub trait ControlCommand: Args + Serialize + DeserializeOwned + Sync + Sized {
         now: Now,
     ) -> impl Future<Output = Result<Self::Answer, Problem>> + Send;
 
-    /// The answer for people.
-    fn show(answer: &Self::Answer, paint: Paint) -> String;
+    /// The answer to this command, for people.
+    fn show(&self, answer: &Self::Answer, paint: Paint) -> String;
 
     /// The exit code of the program after this answer.
     fn exit_code(_: &Self::Answer) -> u8 {

@@ -53,7 +53,7 @@ impl ControlCommand for DisallowArgs {
         Ok(LiftAnswer::new(done, notes, was))
     }
 
-    fn show(answer: &LiftAnswer, _: Paint) -> String {
+    fn show(&self, answer: &LiftAnswer, _: Paint) -> String {
         answer.show()
     }
 

@@ -129,7 +129,7 @@ impl ControlCommand for ExplainArgs {
     }
 
     /// The steps in the order of judgement.
-    fn show(answer: &ExplainAnswer, paint: Paint) -> String {
+    fn show(&self, answer: &ExplainAnswer, paint: Paint) -> String {
         let verdict = &answer.verdict;
         let heading = match answer.door == Door::Smtp.word() {
             true => format!("{}, as the first request of a new session", answer.client),

@@ -109,7 +109,7 @@ impl ControlCommand for HitArgs {
         Ok(HitAnswer { status: CountStatus::of(&counted, &decision, found.hit), done })
     }
 
-    fn show(answer: &HitAnswer, paint: Paint) -> String {
+    fn show(&self, answer: &HitAnswer, paint: Paint) -> String {
         answer.status.show("", paint)
     }
 

@@ -35,10 +35,6 @@ pub struct Listing {
     pub keys: Vec<KeyStatus>,
     /// Further ones.
     pub more: usize,
-    /// They are those over their limit, not all.
-    pub only_over: bool,
-    /// Print it for a spreadsheet.
-    pub csv: bool,
 }
 
 /// A key of a limit.
@@ -165,14 +161,7 @@ impl<'p> NearestKeys<'p> {
 impl Listing {
     /// The keys of a limit, or of all of them where it has no name, that this process has counted lately, with their
     /// counts in the store.
-    pub async fn of(
-        service: &Service,
-        rules: &Rules,
-        which: Which,
-        limit: &str,
-        csv: bool,
-        now: Now,
-    ) -> Result<Self, Problem> {
+    pub async fn of(service: &Service, rules: &Rules, which: Which, limit: &str, now: Now) -> Result<Self, Problem> {
         let NearestKeys { keys: found, more, .. } =
             NearestKeys::find(service, rules, which, limit, MAX_ROWS, now).await?;
         let mut keys = Vec::new();
@@ -185,7 +174,7 @@ impl Listing {
                 keys.push(KeyStatus::of(&one, &rules.policy));
             }
         }
-        Ok(Self { keys, more, only_over: which == Which::Over, csv })
+        Ok(Self { keys, more })
     }
 
     /// The keys nearest to their limits, as this process has counted them last. Asks the store nothing, so that it can
@@ -201,12 +190,10 @@ impl Listing {
         Ok(nearest.keys.iter().map(|key| KeyStatus::of(key, &rules.policy)).collect())
     }
 
-    pub fn show(&self, paint: Paint) -> String {
-        if self.csv {
-            return self.csv();
-        }
+    /// A table for people; `only_over`: keys that are over their limit were asked for.
+    pub fn show(&self, only_over: bool, paint: Paint) -> String {
         if self.keys.is_empty() {
-            return match self.only_over {
+            return match only_over {
                 true => "no key is over its limit, of those that this daemon has counted lately\n".to_owned(),
                 false => "this daemon has counted no key lately\n".to_owned(),
             };
@@ -249,7 +236,8 @@ impl Listing {
         text
     }
 
-    fn csv(&self) -> String {
+    /// Comma-separated values for a spreadsheet.
+    pub fn csv(&self) -> String {
         let mut text = "limit,key,count,threshold,since,over_since,refused,left,log_only\r\n".to_owned();
         for key in &self.keys {
             let KeyStatus { limit, key, count, threshold, since, over_since, refused, left, log_only, .. } = key;

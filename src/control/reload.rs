@@ -44,7 +44,7 @@ impl ControlCommand for ReloadArgs {
         true
     }
 
-    fn show(answer: &ReloadAnswer, _: Paint) -> String {
+    fn show(&self, answer: &ReloadAnswer, _: Paint) -> String {
         answer.summary.show()
     }
 

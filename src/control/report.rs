@@ -39,7 +39,7 @@ pub struct ReportArgs {
     pub most: usize,
     /// Print comma-separated values
     #[arg(long, conflicts_with = "json")]
-    #[serde(default)]
+    #[serde(skip)]
     pub csv: bool,
 }
 
@@ -52,8 +52,6 @@ pub struct ReportAnswer {
     /// When the counting began, if that was later.
     pub counted_from: Option<String>,
     pub limits: Vec<ReportedLimit>,
-    /// Print it for a spreadsheet.
-    pub csv: bool,
 }
 
 /// The sums of a limit.
@@ -107,7 +105,6 @@ impl ControlCommand for ReportArgs {
                 ends: time(day.ends).filter(|_| is_there),
                 counted_from: time(day.counted_from).filter(|_| day.counted_from > day.begins),
                 limits: asked.iter().map(of).collect(),
-                csv: self.csv,
             }
         }))
     }
@@ -116,8 +113,8 @@ impl ControlCommand for ReportArgs {
         true
     }
 
-    fn show(answer: &ReportAnswer, paint: Paint) -> String {
-        if answer.csv {
+    fn show(&self, answer: &ReportAnswer, paint: Paint) -> String {
+        if self.csv {
             return answer.csv();
         }
         let Some(date) = &answer.date else {

@@ -122,7 +122,7 @@ impl ControlCommand for ResetArgs {
         Ok(ResetAnswer { summary: Summary { done, notes }, keys: keys_there, counters, sessions })
     }
 
-    fn show(answer: &ResetAnswer, _: Paint) -> String {
+    fn show(&self, answer: &ResetAnswer, _: Paint) -> String {
         let was = answer.counters.iter().map(|counter| {
             let ResetCounter { limit, key, count, threshold, banned } = counter;
             let banned = if *banned > 0 { ", banned" } else { "" };

@@ -74,7 +74,7 @@ impl ControlCommand for RevokeArgs {
         })
     }
 
-    fn show(answer: &RevokeAnswer, _: Paint) -> String {
+    fn show(&self, answer: &RevokeAnswer, _: Paint) -> String {
         format!("{}\n", answer.done)
     }
 

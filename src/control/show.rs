@@ -49,7 +49,7 @@ pub struct ShowArgs {
     pub most: Option<String>,
     /// Print the list as comma-separated values
     #[arg(long, conflicts_with_all = ["target", "json"])]
-    #[serde(default)]
+    #[serde(skip)]
     pub csv: bool,
 }
 
@@ -151,7 +151,7 @@ impl ControlCommand for ShowArgs {
         let rules = control.service.rules.load_full();
         let which = [(Which::Over, &self.over), (Which::Most, &self.most)];
         if let Some((which, limit)) = which.into_iter().find_map(|(which, limit)| Some((which, limit.as_ref()?))) {
-            let listing = Listing::of(&control.service, &rules, which, limit, self.csv, now).await?;
+            let listing = Listing::of(&control.service, &rules, which, limit, now).await?;
             return Ok(ShowAnswer {
                 listing: Some(listing),
                 store: rules.store.name().to_owned(),
@@ -218,9 +218,12 @@ impl ControlCommand for ShowArgs {
         })
     }
 
-    fn show(answer: &ShowAnswer, paint: Paint) -> String {
+    fn show(&self, answer: &ShowAnswer, paint: Paint) -> String {
         if let Some(listing) = &answer.listing {
-            return listing.show(paint);
+            return match self.csv {
+                true => listing.csv(),
+                false => listing.show(self.over.is_some(), paint),
+            };
         }
         let ShowAnswer { listed, store, .. } = answer;
         let mut text = format!("{}\n", paint.bold(&answer.target));

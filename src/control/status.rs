@@ -119,7 +119,7 @@ impl ControlCommand for StatusArgs {
         true
     }
 
-    fn show(answer: &StatusAnswer, paint: Paint) -> String {
+    fn show(&self, answer: &StatusAnswer, paint: Paint) -> String {
         answer.show(paint)
     }
 }

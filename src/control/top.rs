@@ -92,7 +92,7 @@ impl ControlCommand for TopArgs {
     }
 
     /// One line, as where there is no terminal to draw on.
-    fn show(answer: &TopAnswer, _: Paint) -> String {
+    fn show(&self, answer: &TopAnswer, _: Paint) -> String {
         let status = &answer.status;
         let first = |key: &str, count: u64, threshold: u64, origin: &Option<OriginStatus>| {
             let origin = origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default();

@@ -95,7 +95,7 @@ impl ControlCommand for UnbanArgs {
         Ok(LiftAnswer::new(done, notes, was))
     }
 
-    fn show(answer: &LiftAnswer, _: Paint) -> String {
+    fn show(&self, answer: &LiftAnswer, _: Paint) -> String {
         answer.show()
     }
 

@@ -54,7 +54,7 @@ fn ask(path: &Path, command: &TopArgs) -> Result<TopAnswer, Problem> {
 /// A line a second.
 fn print_lines(path: &Path, command: &TopArgs) -> Result<(), Problem> {
     loop {
-        let line = TopArgs::show(&ask(path, command)?, Paint(false));
+        let line = command.show(&ask(path, command)?, Paint(false));
         let written = io::stdout().write_all(line.as_bytes()).and_then(|()| io::stdout().flush());
         match written {
             Ok(()) => std::thread::sleep(INTERVAL),
