@@ -84,7 +84,7 @@ pub struct LiftAnswer {
     pub summary: Summary,
     /// How many.
     pub lifted: usize,
-    /// Each of them in a sentence, up to [`MAX_TOLD`].
+    /// Each of them in a sentence, up to `MAX_TOLD`.
     pub was: Vec<String>,
 }
 
