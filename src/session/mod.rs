@@ -345,7 +345,7 @@ impl Position {
         self.repeats(request, false);
         // Before it is attached elsewhere, so that the slot it leaves is free.
         self.detach(table);
-        let (id, session) = table.begin(endpoints, hash);
+        let (id, session) = table.begin(endpoints, hash, found);
         session.opened = self.opening.then_some(now.monotonic);
         (session.process, session.instance) = (self.origin.process, request.instance);
         self.move_to(table, id);

@@ -103,7 +103,8 @@ impl SessionTable {
         let mut places = RestoredIds::new();
         for (before, saved) in saved.sessions {
             let (endpoints, hash) = (saved.endpoints, self.hash(&saved.endpoints));
-            let (id, session) = self.begin(endpoints, hash);
+            let found = self.find(&endpoints, hash);
+            let (id, session) = self.begin(endpoints, hash, found);
             *session = saved.restore(ids);
             places.insert(before, id);
         }

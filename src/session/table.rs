@@ -182,7 +182,8 @@ impl SessionTable {
 
     /// The session between these endpoints.
     pub fn find(&self, endpoints: &Endpoints, hash: u64) -> Option<SessionId> {
-        self.look_up(endpoints, hash).map(|slot| self.id(slot))
+        let slot = self.index.find(hash, |slot| self.slots[*slot as usize].endpoints == *endpoints);
+        slot.map(|slot| self.id(*slot))
     }
 
     /// The endpoints of a session that is still known.
@@ -202,12 +203,12 @@ impl SessionTable {
         }
     }
 
-    /// Begins a session, in place of one between the same endpoints.
-    pub fn begin(&mut self, endpoints: Endpoints, hash: u64) -> (SessionId, &mut Session) {
+    /// Begins a session, in place of `found`, the one between the same endpoints, if that has not ended since.
+    pub fn begin(&mut self, endpoints: Endpoints, hash: u64, found: Option<SessionId>) -> (SessionId, &mut Session) {
         let id = self.number();
-        if let Some(slot) = self.look_up(&endpoints, hash) {
-            self.end_message(self.id(slot));
-            return self.renew(slot, id);
+        if let Some(known) = found.filter(|known| self.endpoints(*known).is_some()) {
+            self.end_message(known);
+            return self.renew(known.slot, id);
         }
         let slot = match self.free.pop() {
             Some(slot) => {
@@ -327,10 +328,6 @@ impl SessionTable {
             self.slots[id.slot as usize].id = 0;
             self.free.push(id.slot);
         }
-    }
-
-    fn look_up(&self, endpoints: &Endpoints, hash: u64) -> Option<u32> {
-        self.index.find(hash, |slot| self.slots[*slot as usize].endpoints == *endpoints).copied()
     }
 
     pub(super) fn id(&self, slot: u32) -> SessionId {
