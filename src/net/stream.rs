@@ -27,8 +27,7 @@ const KEEPALIVE: TcpKeepalive =
     TcpKeepalive::new().with_time(Duration::from_secs(60)).with_interval(Duration::from_secs(15)).with_retries(4);
 
 thread_local! {
-    /// Where a read goes before it is known how much came, for all streams of a thread:
-    /// so an idle one holds no memory for the next request.
+    /// Where a read goes first whose buffer is not initialised.
     static SCRATCH: RefCell<[u8; READ]> = const { RefCell::new([0; READ]) };
 }
 
@@ -105,11 +104,7 @@ impl AsyncRead for Stream {
         let room = buffer.remaining().min(READ);
         loop {
             let mut ready = ready!(self.socket.poll_read_ready(context))?;
-            let read = SCRATCH.with_borrow_mut(|scratch| {
-                let length = self.socket.get_ref().read(&mut scratch[..room])?;
-                buffer.put_slice(&scratch[..length]);
-                Ok::<_, io::Error>(length)
-            });
+            let read = self.socket.get_ref().read_into(buffer, room);
             match read {
                 // With room left, nothing is there any more: the kernel will tell of what comes next.
                 // (What came since the read is not forgotten, for `ready` is about the time before it.)
@@ -167,6 +162,20 @@ impl Stream {
 }
 
 impl Socket {
+    /// Reads at most `room` bytes.
+    fn read_into(&self, buffer: &mut ReadBuf<'_>, room: usize) -> io::Result<usize> {
+        if buffer.initialized().len() == buffer.capacity() {
+            let length = self.read(&mut buffer.initialize_unfilled()[..room])?;
+            buffer.advance(length);
+            return Ok(length);
+        }
+        SCRATCH.with_borrow_mut(|scratch| {
+            let length = self.read(&mut scratch[..room])?;
+            buffer.put_slice(&scratch[..length]);
+            Ok(length)
+        })
+    }
+
     fn read(&self, bytes: &mut [u8]) -> io::Result<usize> {
         match self {
             Self::Tcp(stream) => (&*stream).read(bytes),

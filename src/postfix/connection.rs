@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
-use tokio_util::codec::{Decoder, Encoder};
+use tokio_util::codec::Decoder;
 
 use crate::engine::decide::{decide, decide_at_once};
 use crate::engine::delays::{DelayPermit, DelayedReplies};
@@ -25,7 +25,7 @@ use crate::policy::request::Request;
 use crate::postfix::decoder::REQUEST_TIME;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::error::RequestError;
-use crate::postfix::io::{self, Input, Reply, ReplyEncoder, ShutdownListener, read, write};
+use crate::postfix::io::{self, Input, Reply, ReplyBytes, ShutdownListener, read, write};
 use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionHandle;
 
@@ -111,7 +111,7 @@ where
         let mut decoder = RequestDecoder::default();
         let triggered = pin!(stop.wait());
         let mut shutdown = ShutdownListener::new(stop, triggered);
-        if !self.state.output.is_empty()
+        if !self.state.output.rest().is_empty()
             && let Some(end) = self.send(&mut shutdown).await
         {
             return Ok(end);
@@ -173,7 +173,6 @@ where
             Ok(true) => {
                 self.state.answered = true;
                 self.session.answered(Now::read);
-                io::give_back(&mut self.state.output);
                 None
             }
             Ok(false) => Some(End::Stopped),
@@ -216,7 +215,7 @@ where
         }
         // The request took the buffer with it, unless there was more in it.
         if self.state.input.capacity() == 0 {
-            self.state.input = request.into_buffer();
+            io::give_back(&mut request.into_buffer());
         }
         Ok(NextRequest::Answered)
     }
@@ -255,8 +254,7 @@ impl ConnectionState {
             Verdict::Defer => Reply::Defer,
             Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values(request, now)),
         };
-        io::make_room(&mut self.output);
-        ReplyEncoder.encode(reply, &mut self.output).expect("a reply is written to memory");
+        self.output = ReplyBytes::new(reply);
         if let Verdict::Delay(wait) = verdict {
             self.due = permit.map(|permit| (Instant::now() + wait.time, permit));
         }
@@ -271,7 +269,7 @@ pub struct ConnectionState {
     /// What came and is not answered yet: part of a request, as a rule nothing.
     pub input: BytesMut,
     /// What is left to be sent of the answer to the last request.
-    pub output: BytesMut,
+    pub output: ReplyBytes,
     /// When it is to be sent, if not at once, and whose turn it is then.
     pub due: Option<(Instant, DelayPermit)>,
     /// Since when a request waits for its rest.
@@ -280,7 +278,7 @@ pub struct ConnectionState {
 
 impl Default for ConnectionState {
     fn default() -> Self {
-        Self { answered: true, input: BytesMut::new(), output: BytesMut::new(), due: None, begun: None }
+        Self { answered: true, input: BytesMut::new(), output: ReplyBytes::NONE, due: None, begun: None }
     }
 }
 
@@ -295,7 +293,7 @@ impl ConnectionState {
         SavedConnection {
             answered: self.answered,
             input: self.input.to_vec(),
-            output: self.output.to_vec(),
+            output: self.output.rest().to_vec(),
             due,
             begun: self.begun.map(|begun| milliseconds(begun.elapsed())),
         }
@@ -308,7 +306,7 @@ impl ConnectionState {
         Self {
             answered: saved.answered,
             input: saved.input[..].into(),
-            output: saved.output[..].into(),
+            output: ReplyBytes::Made(saved.output[..].into()),
             due: saved.due.map(|(left, key)| (now + Duration::from_millis(left), delayed.restore(key))),
             begun: begun.map(|ago| now.checked_sub(ago).unwrap_or(now)),
         }

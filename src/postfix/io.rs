@@ -3,7 +3,7 @@
 //! A connection has a buffer only while there is something in it: an idle one
 //! holds no memory for its next request. As one request is answered after the
 //! other, nearly all go through the buffer that was used last, which is in the
-//! processor's cache.
+//! processor's cache. Nearly all replies are one text, which needs no buffer.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -13,10 +13,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_util::codec::Encoder;
-use tokio_util::io::poll_read_buf;
 use tokio_util::sync::WaitForCancellationFuture;
 
 use crate::net::shutdown::Shutdown;
@@ -75,13 +74,22 @@ where
 {
     let mut waited = false;
     poll_fn(|context| {
-        make_room(input);
-        let Poll::Ready(read) = poll_read_buf(Pin::new(&mut *stream), context, input) else {
-            give_back(input);
+        let read = READ.with_borrow_mut(|room| {
+            let mut came = ReadBuf::new(room);
+            Pin::new(&mut *stream).poll_read(context, &mut came).map_ok(|()| {
+                let came = came.filled();
+                if !came.is_empty() {
+                    make_room(input);
+                    input.extend_from_slice(came);
+                }
+                came.is_empty()
+            })
+        });
+        if read.is_pending() {
             waited = true;
             return shutdown.poll(context).map(|()| Ok(Input::Stop));
-        };
-        Poll::Ready(read.map(|length| if length == 0 { Input::Closed { waited } } else { Input::More }))
+        }
+        read.map_ok(|ended| if ended { Input::Closed { waited } } else { Input::More })
     })
     .await
 }
@@ -89,19 +97,19 @@ where
 /// Writes an answer: nearly always at once. Says whether it is written; what is left is another process's.
 pub async fn write<S>(
     stream: &mut S,
-    answer: &mut BytesMut,
+    answer: &mut ReplyBytes,
     shutdown: &mut ShutdownListener<'_, '_>,
 ) -> io::Result<bool>
 where
     S: AsyncWrite + Unpin,
 {
-    let at_once = poll_fn(|context| Poll::Ready(Pin::new(&mut *stream).poll_write(context, answer))).await;
+    let at_once = poll_fn(|context| Poll::Ready(Pin::new(&mut *stream).poll_write(context, answer.rest()))).await;
     let written = match at_once {
         Poll::Ready(written) => written?,
         Poll::Pending => 0,
     };
-    if written == answer.len() {
-        answer.clear();
+    if written == answer.rest().len() {
+        answer.end();
         return Ok(true);
     }
     answer.advance(written);
@@ -110,15 +118,15 @@ where
 
 async fn write_rest<S>(
     stream: &mut S,
-    answer: &mut BytesMut,
+    answer: &mut ReplyBytes,
     shutdown: &mut ShutdownListener<'_, '_>,
 ) -> io::Result<bool>
 where
     S: AsyncWrite + Unpin,
 {
     poll_fn(|context| {
-        while !answer.is_empty() {
-            match Pin::new(&mut *stream).poll_write(context, answer) {
+        while !answer.rest().is_empty() {
+            match Pin::new(&mut *stream).poll_write(context, answer.rest()) {
                 Poll::Ready(Ok(0)) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 Poll::Ready(Ok(written)) => answer.advance(written),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
@@ -128,7 +136,7 @@ where
                 Poll::Pending => return Poll::Pending,
             }
         }
-        answer.clear();
+        answer.end();
         Poll::Ready(Ok(true))
     })
     .await
@@ -145,6 +153,8 @@ const MAX_SPARE: usize = 128;
 
 thread_local! {
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
+    /// Where a read goes before it is known how much came.
+    static READ: RefCell<[u8; ROOM]> = const { RefCell::new([0; ROOM]) };
 }
 
 /// Makes room for more. What is in the buffer stays.
@@ -182,6 +192,8 @@ pub enum Reply<'a> {
     Refuse(&'a Action, Values<'a>),
 }
 
+const DUNNO: &[u8] = b"action=DUNNO\n\n";
+
 /// 4.3.0 is RFC 3463's "other mail system status".
 const DEFER: &[u8] = b"action=DEFER_IF_PERMIT 4.3.0 Connections cannot be counted at the moment, try again later\n\n";
 
@@ -194,7 +206,7 @@ impl Encoder<Reply<'_>> for ReplyEncoder {
 
     fn encode(&mut self, reply: Reply<'_>, output: &mut BytesMut) -> io::Result<()> {
         match reply {
-            Reply::Dunno => output.extend_from_slice(b"action=DUNNO\n\n"),
+            Reply::Dunno => output.extend_from_slice(DUNNO),
             Reply::Defer => output.extend_from_slice(DEFER),
             Reply::Refuse(action, values) => {
                 output.extend_from_slice(b"action=");
@@ -206,10 +218,78 @@ impl Encoder<Reply<'_>> for ReplyEncoder {
     }
 }
 
+/// A reply as bytes: what is left to be sent of it.
+#[derive(Debug)]
+pub enum ReplyBytes {
+    /// Of one that is always the same.
+    Fixed(&'static [u8]),
+    /// Of one that was made for a request.
+    Made(BytesMut),
+}
+
+impl ReplyBytes {
+    pub const NONE: Self = Self::Fixed(b"");
+
+    pub fn new(reply: Reply<'_>) -> Self {
+        match reply {
+            Reply::Dunno => Self::Fixed(DUNNO),
+            Reply::Defer => Self::Fixed(DEFER),
+            Reply::Refuse(..) => {
+                let mut bytes = BytesMut::new();
+                make_room(&mut bytes);
+                ReplyEncoder.encode(reply, &mut bytes).expect("a reply is written to memory");
+                Self::Made(bytes)
+            }
+        }
+    }
+
+    pub fn rest(&self) -> &[u8] {
+        match self {
+            Self::Fixed(bytes) => bytes,
+            Self::Made(bytes) => bytes,
+        }
+    }
+
+    fn advance(&mut self, sent: usize) {
+        match self {
+            Self::Fixed(bytes) => bytes.advance(sent),
+            Self::Made(bytes) => bytes.advance(sent),
+        }
+    }
+
+    /// All of it is sent.
+    fn end(&mut self) {
+        if let Self::Made(mut bytes) = std::mem::replace(self, Self::NONE) {
+            bytes.clear();
+            give_back(&mut bytes);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::pin::pin;
+
+    use tokio::io::{AsyncReadExt, duplex};
+
     use super::*;
     use crate::policy::key::KeyPart;
+
+    #[tokio::test]
+    async fn a_reply_goes_out_in_pieces_where_there_is_little_room() {
+        let (mut ours, mut postfix) = duplex(3);
+        let stop = Shutdown::default();
+        let triggered = pin!(stop.wait());
+        let mut shutdown = ShutdownListener::new(&stop, triggered);
+        let made = ReplyBytes::Made(DUNNO.into());
+        for mut reply in [ReplyBytes::new(Reply::Dunno), made] {
+            let mut received = [0; DUNNO.len()];
+            let sending = write(&mut ours, &mut reply, &mut shutdown);
+            let (sent, read) = tokio::join!(sending, postfix.read_exact(&mut received));
+            assert!(sent.unwrap() && read.is_ok());
+            assert_eq!((received.as_slice(), reply.rest()), (DUNNO, b"".as_slice()));
+        }
+    }
 
     #[test]
     fn the_buffer_used_last_is_the_next_one() {
