@@ -216,12 +216,15 @@ impl Request {
         request
     }
 
-    pub(crate) fn new(block: BytesMut, places: &[ValueSpan; Attribute::COUNT]) -> Self {
+    /// A request of Postfix. `server` is what its values say of the server, if that is known already.
+    pub(crate) fn new(block: BytesMut, places: &[ValueSpan; Attribute::COUNT], server: Option<(IpAddr, u16)>) -> Self {
         let mut request = Self::unread(block, places);
         request.client = address(request.value(Attribute::ClientAddress));
         request.client_port = port(request.value(Attribute::ClientPort));
-        request.server = address(request.value(Attribute::ServerAddress))
-            .map(|server| (server, port(request.value(Attribute::ServerPort))));
+        request.server = server.or_else(|| {
+            let server = address(request.value(Attribute::ServerAddress))?;
+            Some((server, port(request.value(Attribute::ServerPort))))
+        });
         request.state = Stage::parse(request.value(Attribute::ProtocolState));
         request.instance = Instance::parse(request.value(Attribute::Instance));
         request

@@ -1,6 +1,7 @@
 //! Bytes to requests, and the bounds on what a stranger may send.
 
 use std::cell::RefCell;
+use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -22,6 +23,25 @@ pub const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// What every request of Postfix is, by its first attribute.
 const POLICY_REQUEST: &[u8] = b"smtpd_access_policy";
 
+/// The line that every request of Postfix begins with.
+const FIRST_LINE: &[u8] = b"request=smtpd_access_policy\n";
+
+/// The attributes of the server. Most hosts have few addresses, so their lines are compared with those of before.
+const SERVER: Range<usize> = Attribute::ServerAddress as usize..Attribute::HeloName as usize;
+
+/// The most bytes of these lines that are remembered. An IPv6 address has 45 at most.
+const MAX_SERVER: usize = 96;
+
+/// The lines of [`SERVER`] in an earlier request, of whatever connection.
+struct LastServer {
+    text: [u8; MAX_SERVER],
+    length: usize,
+    /// Where the values are in that text.
+    places: [ValueSpan; SERVER.end - SERVER.start],
+    /// What they say; `None`: nothing is remembered.
+    server: Option<(IpAddr, u16)>,
+}
+
 /// The attributes whose lines are nearly always those of the request before: compared at once.
 const LAST_ATTRIBUTES: Range<usize> = Attribute::EtrnDomain as usize..Attribute::COUNT;
 
@@ -37,6 +57,9 @@ struct LastLines {
 }
 
 thread_local! {
+    static LAST_SERVER: RefCell<LastServer> = const {
+        RefCell::new(LastServer { text: [0; MAX_SERVER], length: 0, places: [ValueSpan::NONE; _], server: None })
+    };
     static LAST_LINES: RefCell<LastLines> =
         const { RefCell::new(LastLines { text: [0; MAX_LAST], length: 0, places: [ValueSpan::NONE; _] }) };
 }
@@ -51,6 +74,8 @@ pub struct RequestDecoder {
     /// Where the next attribute stands in Postfix's order.
     hint: usize,
     places: [ValueSpan; Attribute::COUNT],
+    /// The server, if its lines were those of an earlier request.
+    server: Option<(IpAddr, u16)>,
     /// Where the lines of [`LAST_ATTRIBUTES`] begin, if they came in Postfix's order and differ from those of before.
     last_lines: Option<usize>,
 }
@@ -65,7 +90,10 @@ impl Decoder for RequestDecoder {
         };
         // Nearly always nothing follows.
         let block = if input.len() == length { std::mem::take(input) } else { input.split_to(length) };
-        let request = Request::new(block, &self.places);
+        let request = Request::new(block, &self.places, self.server);
+        if self.server.is_none() && request.server.is_some() {
+            remember_server(&request);
+        }
         *self = Self::default();
         let kind = request.value(Attribute::Request);
         if kind == POLICY_REQUEST { Ok(Some(request)) } else { Err(RequestError::not_a_policy_request(kind)) }
@@ -88,6 +116,11 @@ impl RequestDecoder {
             self.searched = bounded.len();
             return unfinished(input, self.line).map(|()| None);
         }
+        if self.line == 0 && bounded.starts_with(FIRST_LINE) {
+            let (name, value) = (b"request=".len(), POLICY_REQUEST.len());
+            self.places[Attribute::Request as usize] = ValueSpan::new(name, value);
+            (self.line, self.hint) = (FIRST_LINE.len(), Attribute::Request as usize + 1);
+        }
         loop {
             self.expected(bounded);
             let rest = &bounded[self.line..];
@@ -104,6 +137,7 @@ impl RequestDecoder {
             if let Some((attribute, name)) = named(&rest[..length], self.hint)? {
                 self.places[attribute as usize] = ValueSpan::new(self.line + name, (length - name).min(MAX_VALUE));
                 self.hint = attribute as usize + 1;
+                self.server = None;
                 if (attribute as usize) < LAST_ATTRIBUTES.start {
                     self.last_lines = None;
                 }
@@ -115,9 +149,13 @@ impl RequestDecoder {
     /// Takes the lines that come as Postfix sends them, which all do, nearly always.
     fn expected(&mut self, input: &[u8]) {
         while self.hint < Attribute::COUNT {
-            let met = match self.hint < LAST_ATTRIBUTES.start {
-                true => self.take_lines(input, LAST_ATTRIBUTES.start),
-                false => self.take_last_lines(input) || self.take_lines(input, Attribute::COUNT),
+            if SERVER.contains(&self.hint) {
+                self.server = self.take_server(input);
+            }
+            let met = match self.hint {
+                hint if hint < SERVER.start => self.take_lines(input, SERVER.start),
+                hint if hint < LAST_ATTRIBUTES.start => self.take_lines(input, LAST_ATTRIBUTES.start),
+                _ => self.take_last_lines(input) || self.take_lines(input, Attribute::COUNT),
             };
             if !met {
                 // Each Postfix leaves out some attribute that another has.
@@ -128,6 +166,19 @@ impl RequestDecoder {
                 self.hint += 1;
             }
         }
+    }
+
+    /// Takes the lines of [`SERVER`] if they are those of an earlier request, and says what they mean.
+    fn take_server(&mut self, input: &[u8]) -> Option<(IpAddr, u16)> {
+        if self.hint > SERVER.start {
+            return None;
+        }
+        LAST_SERVER.with_borrow(|last| {
+            let server = last.server.filter(|_| input[self.line..].starts_with(&last.text[..last.length]))?;
+            self.places[SERVER].copy_from_slice(&last.places.map(|place| place.moved(self.line)));
+            (self.line, self.hint) = (self.line + last.length, SERVER.end);
+            Some(server)
+        })
     }
 
     /// Takes the lines of [`LAST_ATTRIBUTES`] if they are those of an earlier request.
@@ -181,6 +232,30 @@ impl RequestDecoder {
         (self.line, self.hint) = (input.len() - rest.len(), self.hint + met);
         met == expected.len()
     }
+}
+
+/// Remembers the server of a request, and the lines that tell it as Postfix sends them.
+#[cold]
+fn remember_server(request: &Request) {
+    LAST_SERVER.with_borrow_mut(|last| {
+        (last.server, last.length) = (None, 0);
+        for (place, attribute) in last.places.iter_mut().zip([Attribute::ServerAddress, Attribute::ServerPort]) {
+            let (name, value) = (attribute.name().as_bytes(), request.value(attribute));
+            let begin = last.length + name.len() + 1;
+            *place = ValueSpan::new(begin, value.len());
+            let line = [name, b"=", value, b"\n"].into_iter().flatten();
+            last.length = begin + value.len() + 1;
+            if last.length > MAX_SERVER {
+                return;
+            }
+            last.text[..last.length]
+                .iter_mut()
+                .skip(begin - name.len() - 1)
+                .zip(line)
+                .for_each(|(to, byte)| *to = *byte);
+        }
+        last.server = request.server;
+    });
 }
 
 /// The attribute of a line that was not expected, if it is a known one, and the length of its `name=`.
@@ -274,6 +349,39 @@ mod tests {
         assert_eq!(of(&("policy_context=b\n".to_owned() + &begin("c") + &without)), ["c", "", "joe", "b"]);
         assert_eq!(of(&(begin("b") + &without + "sender=a\nhelo_name=d\n")), ["d", "", "joe", ""]);
         assert_eq!(of(&(begin("b") + &without)), ["b", "", "joe", ""]);
+    }
+
+    #[test]
+    fn the_server_is_the_one_that_the_last_lines_about_it_tell() {
+        let server =
+            |lines: &str| request(&format!("protocol_state=RCPT\nreverse_client_name=a\n{lines}helo_name=b\n")).server;
+        let of = |host: &str, port: u16| Some((host.parse().unwrap(), port));
+        let lines = |host: &str, port: &str| format!("server_address={host}\nserver_port={port}\n");
+        for _ in 0..2 {
+            for host in ["192.0.2.1", "2001:db8::1", "192.0.2.25"] {
+                for (text, port) in [("25", 25), ("587", 587), ("", 0), ("unknown", 0)] {
+                    assert_eq!(server(&lines(host, text)), of(host, port), "{host} {text}");
+                    assert_eq!(server(&lines(host, text)), of(host, port), "{host} {text} again");
+                }
+            }
+        }
+        let last = lines("192.0.2.25", "unknown");
+        assert_eq!(server(&(last.clone() + "server_port=25\n")), of("192.0.2.25", 25));
+        assert_eq!(server(&last), of("192.0.2.25", 0));
+        assert_eq!(server(&(last.clone() + "server_address=192.0.2.1\n")), of("192.0.2.1", 0));
+        assert_eq!(server(&last), of("192.0.2.25", 0));
+        assert_eq!(server(&(last.clone() + "sender=a\nserver_address=\n")), None);
+        assert_eq!(server(&last), of("192.0.2.25", 0));
+        assert_eq!(
+            server(&(last.clone() + "reverse_client_name=c\n" + &lines("192.0.2.1", "25"))),
+            of("192.0.2.1", 25)
+        );
+        assert_eq!(server("server_address=192.0.2.1\n"), of("192.0.2.1", 0));
+        assert_eq!(server("server_port=25\n"), None);
+        assert_eq!(server(""), None);
+        let long = lines("192.0.2.1", &"5".repeat(MAX_SERVER));
+        assert_eq!(server(&long), of("192.0.2.1", 0));
+        assert_eq!(server(&long), of("192.0.2.1", 0));
     }
 
     #[test]
