@@ -19,6 +19,7 @@ fn the_installed_service_runs_in_a_container() {
     is_locked_up(&machine);
     is_open_to_root_and_postfix_alone(&machine);
     gives_the_control_socket_to_a_group(&machine);
+    counts_in_a_file(&machine);
     is_asked_by_postfix(&machine);
     reloads(&machine);
     is_upgraded(&machine);
@@ -106,6 +107,33 @@ fn gives_the_control_socket_to_a_group(machine: &Machine) {
         "mv /root/before {config}
         rm -r /etc/systemd/system/connshaper.service.d
         systemctl daemon-reload
+        systemctl restart connshaper"
+    ));
+}
+
+/// The place that the unit opens for it is enough, and its counts outlive the process.
+fn counts_in_a_file(machine: &Machine) {
+    let config = "/etc/connshaper/connshaper.toml";
+    machine.sh(&format!(
+        "cp {config} /root/before
+        printf 'threshold = 3\nsqlite_file = \"/var/lib/connshaper/counts.db\"\n' >> {config}
+        systemctl restart connshaper"
+    ));
+    for _ in 0..3 {
+        let dialog = machine.sh(&recipient("198.51.100.11"));
+        assert!(dialog.contains("\nRCPT: 250 "), "{dialog}");
+    }
+    let refuses_the_next = || {
+        let dialog = machine.sh(&recipient("198.51.100.11"));
+        assert!(dialog.contains("\nRCPT: 450 4.7.0 "), "{dialog}\n{}", journal(machine));
+    };
+    refuses_the_next();
+    assert_eq!(machine.sh("stat --format='%a %U' /var/lib/connshaper/counts.db"), "600 connshaper\n");
+    machine.sh("systemctl restart connshaper");
+    refuses_the_next();
+    assert!(!journal(machine).contains("STORE_"), "{}", journal(machine));
+    machine.sh(&format!(
+        "mv /root/before {config}
         systemctl restart connshaper"
     ));
 }
