@@ -129,18 +129,18 @@ pub(super) async fn judge(rules: &Rules, request: &Request, now: Now) -> (Vec<Li
 fn previews(
     rules: &Rules,
     request: &Request,
-    case: &LimitChecks<'_>,
+    checks: &LimitChecks<'_>,
     readings: &Readings,
     now: Now,
 ) -> Vec<LimitPreview> {
-    let mut items = case.checks.iter();
+    let mut counted = checks.checks.iter();
     let preview = |(limit, say): (&Limit, Applicability)| {
         let mut counter = None;
         let why_not = match say {
             Applicability::Counts => {
-                counter = items.next().map(|item| CounterPreview::of(item, readings, now));
+                counter = counted.next().map(|check| CounterPreview::of(check, readings, now));
                 let bans = counter.as_ref().is_some_and(|counter| counter.banned > 0);
-                counter.take_if(|_| limit.door != case.door && !bans);
+                counter.take_if(|_| limit.door != checks.door && !bans);
                 (counter.is_none())
                     .then(|| format!("it is at the {} door, and has not banned the client", limit.door.word()))
             }
@@ -149,7 +149,7 @@ fn previews(
         let door = limit.door.word().to_owned();
         LimitPreview { limit: limit.name.clone(), door, log_only: limit.log_only, why_not, counter }
     };
-    rules.policy.explain(request, case).into_iter().map(preview).collect()
+    rules.policy.explain(request, checks).into_iter().map(preview).collect()
 }
 
 impl LimitPreview {
@@ -172,14 +172,14 @@ impl LimitPreview {
 }
 
 impl CounterPreview {
-    fn of(item: &LimitCheck<'_>, readings: &Readings, now: Now) -> Self {
-        let found = item.reading(readings, now);
-        let unit = u64::from(item.limit.counts.unit());
+    fn of(check: &LimitCheck<'_>, readings: &Readings, now: Now) -> Self {
+        let found = check.reading(readings, now);
+        let unit = u64::from(check.limit.counts.unit());
         Self {
-            key: item.part.to_string(),
-            threshold: u64::from(item.threshold) * unit,
-            threshold_from: item.limit.own_threshold(&item.part).map(|own| own.to_string()),
-            exptime: item.limit.exptime,
+            key: check.part.to_string(),
+            threshold: u64::from(check.threshold) * unit,
+            threshold_from: check.limit.own_threshold(&check.part).map(|own| own.to_string()),
+            exptime: check.limit.exptime,
             banned: found.banned,
             violations: found.violations,
             count: found.hit.map(|hit| u64::from(hit.count) * unit),
@@ -187,7 +187,7 @@ impl CounterPreview {
             result: match found.hit {
                 _ if found.banned > 0 => PreviewResult::Banned,
                 None => PreviewResult::StoreDown,
-                Some(hit) if hit.count > item.threshold => PreviewResult::Over,
+                Some(hit) if hit.count > check.threshold => PreviewResult::Over,
                 Some(_) => PreviewResult::Within,
             },
         }

@@ -42,21 +42,21 @@ impl Applicability {
 }
 
 impl Policy {
-    /// Whether each limit counts a request, in their order; `case` is what `plan` made of the same request.
-    pub fn explain(&self, request: &Request, case: &LimitChecks<'_>) -> Vec<(&Limit, Applicability)> {
-        let with_origin = self.with_origin(request, case.client);
+    /// Whether each limit counts a request, in their order; `checks` are those that `plan` made of the same request.
+    pub fn explain(&self, request: &Request, checks: &LimitChecks<'_>) -> Vec<(&Limit, Applicability)> {
+        let with_origin = self.with_origin(request, checks.client);
         let request = with_origin.as_ref().unwrap_or(request);
         let applicability = |limit: &Limit| {
-            if case.whitelisted && limit.whitelist_exempts {
+            if checks.whitelisted && limit.whitelist_exempts {
                 return Applicability::Whitelisted;
             }
-            if let Some((netblock, None)) = limit.netblocks.lookup(case.client) {
+            if let Some((netblock, None)) = limit.netblocks.lookup(checks.client) {
                 return Applicability::Exempt(*netblock);
             }
-            if case.checks.iter().any(|item| item.limit.id == limit.id) {
+            if checks.checks.iter().any(|check| check.limit.id == limit.id) {
                 return Applicability::Counts;
             }
-            let client = || client_part(limit, None, case.client);
+            let client = || client_part(limit, None, checks.client);
             let part = limit.thresholds.as_ref().and_then(|_| limit.part(request, client()));
             let own = limit.thresholds.as_ref().zip(part.as_ref());
             let own = own.and_then(|(own, part)| own.of_request(part, request, &limit.spellings));
