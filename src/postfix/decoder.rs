@@ -241,18 +241,12 @@ fn remember_server(request: &Request) {
         (last.server, last.length) = (None, 0);
         for (place, attribute) in last.places.iter_mut().zip([Attribute::ServerAddress, Attribute::ServerPort]) {
             let (name, value) = (attribute.name().as_bytes(), request.value(attribute));
-            let begin = last.length + name.len() + 1;
-            *place = ValueSpan::new(begin, value.len());
-            let line = [name, b"=", value, b"\n"].into_iter().flatten();
-            last.length = begin + value.len() + 1;
-            if last.length > MAX_SERVER {
-                return;
-            }
-            last.text[..last.length]
-                .iter_mut()
-                .skip(begin - name.len() - 1)
-                .zip(line)
-                .for_each(|(to, byte)| *to = *byte);
+            let line = [name, b"=", value, b"\n"].concat();
+            let begin = last.length;
+            let Some(room) = last.text.get_mut(begin..begin + line.len()) else { return };
+            room.copy_from_slice(&line);
+            last.length += line.len();
+            *place = ValueSpan::new(begin + name.len() + 1, value.len());
         }
         last.server = request.server;
     });
