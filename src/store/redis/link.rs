@@ -82,7 +82,7 @@ impl Connector {
         }
     }
 
-    /// Connects to a server that is to have counters, and finds out how it is told.
+    /// Connects to a server that is to have counters, and finds out in which form it takes commands.
     pub async fn open_for_counters(&self, server: &RedisServer) -> Result<Link, String> {
         let mut link = self.open(server).await?;
         link.learn_form().await?;
