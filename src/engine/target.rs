@@ -15,13 +15,11 @@ use crate::policy::key::KeyPart;
 use crate::policy::key::{CounterKind, Key};
 use crate::policy::key_field::KeyField;
 use crate::policy::key_text::{escaped, is_address, is_digest};
-use crate::policy::limit;
-use crate::policy::limit::Rate;
-use crate::policy::limit::{Limit, Window};
+use crate::policy::limit::{Limit, Rate, Window};
 use crate::policy::lists::ListEntry;
 use crate::policy::override_target::OverrideTarget;
 use crate::policy::thresholds::UNLIMITED;
-use crate::policy::{Policy, window};
+use crate::policy::{Policy, rate_of, window};
 
 /// Whom a command is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -282,7 +280,7 @@ impl Policy {
         let (netblock, entry) = self.netblocks.lookup(client)?;
         let listed = match entry {
             ListEntry::Whitelist => Listed::White,
-            ListEntry::Blacklist(reason) => Listed::Black(reason.map(|place| &*self.reasons[place.index()])),
+            ListEntry::Blacklist(reason) => Listed::Black(reason.map(|place| self.reason(place))),
             ListEntry::Rate(place) => Listed::Rate(&self.rates[place.index()]),
         };
         Some((*netblock, listed))
@@ -294,12 +292,7 @@ impl Policy {
     }
 
     fn of_client<'p>(&'p self, limit: &'p Limit, client: IpAddr) -> Option<TargetCounter<'p>> {
-        let rate = match limit.netblocks.lookup(client) {
-            Some((_, None)) => return None,
-            Some((netblock, Some(rate))) => Some((netblock, rate)),
-            None if limit.name == limit::TOP => self.rate(client),
-            None => None,
-        };
+        let rate = rate_of(limit, client, self.rate(client))?;
         let threshold = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
         limit.per.is_client().then(|| TargetCounter { limit, part: client_part(limit, rate, client), threshold })
     }

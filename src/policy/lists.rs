@@ -203,7 +203,7 @@ impl Policy {
         let refusal = Refusal {
             client,
             door,
-            reason: Reason::Blacklisted(reason.map(|place| &*self.reasons[place.index()])),
+            reason: Reason::Blacklisted(reason.map(|place| self.reason(place))),
             limit: BLACKLIST,
             key: KeyPart::Client { address: netblock.addr(), prefix_length: netblock.prefix_len() },
             count: 0,

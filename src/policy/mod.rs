@@ -7,10 +7,11 @@
 //!
 //! The order of judgement: in `plan`, can the client be counted, an override that
 //! allows, or bans unless the session has passed it with this message; whitelist
-//! (unless a limit counts its clients too), then the blacklist, unless passed likewise; then the limits of the door in file order and the bans of other
-//! doors. In `judge`, `outcome` looks for each limit at its ban before its
-//! count, and `Verdict::weigh` picks among the limits: a ban, then the first
-//! refusal, then the longest delay, else pass.
+//! (unless a limit counts its clients too), then the blacklist, unless passed
+//! likewise; then the limits of the door in file order and the bans of other doors.
+//! In `judge`, `outcome` looks for each limit at its ban before its count, and
+//! `Verdict::weigh` picks among the limits: a ban, then the first refusal, then the
+//! longest delay, else pass.
 
 pub mod action;
 pub mod attribute;
@@ -442,15 +443,15 @@ impl Policy {
     }
 
     /// A count as the session remembers it: a pass stays a pass, whatever a reload says of it later.
-    fn finalize(&self, count: CountRecord, limit: &Limit, opinion: &LimitOutcome<'_>) -> CountRecord {
-        let passed = match opinion {
+    fn finalize(&self, count: CountRecord, limit: &Limit, outcome: &LimitOutcome<'_>) -> CountRecord {
+        let passed = match outcome {
             LimitOutcome::Pass | LimitOutcome::AlreadyDelayed => true,
             LimitOutcome::Uncounted(on_failure) => *on_failure != OnStoreFailure::Defer,
             LimitOutcome::Delay(_) | LimitOutcome::Refuse(_) => limit.log_only,
         };
         // One that was refused because of stress is not made to wait once that is over.
-        let crowded = count.delay_limit || (limit.delay.is_some() && matches!(opinion, LimitOutcome::Refuse(_)));
-        CountRecord { passed, delay_limit: crowded, ..count }
+        let delay_limit = count.delay_limit || (limit.delay.is_some() && matches!(outcome, LimitOutcome::Refuse(_)));
+        CountRecord { passed, delay_limit, ..count }
     }
 }
 
@@ -469,7 +470,7 @@ fn blacklisting(
 
 /// The rate of a client's netblock at a limit, which has `program`'s where it is the one at the top level; `None`: the
 /// limit does not count it.
-fn rate_of<'r>(
+pub(crate) fn rate_of<'r>(
     limit: &'r Limit,
     client: IpAddr,
     program: Option<NetblockRate<'r>>,
