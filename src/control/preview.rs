@@ -1,8 +1,6 @@
 //! The preview of a request for `connshaper explain`: the counter of each limit, and the verdict.
 
-use bytes::BytesMut;
 use serde::{Deserialize, Serialize};
-use tokio_util::codec::Encoder;
 
 use super::text::{cell, lasting};
 use crate::engine::counting::{leave_out_known, preview};
@@ -16,7 +14,7 @@ use crate::policy::limit::Limit;
 use crate::policy::override_target::OverrideTarget;
 use crate::policy::request::Request;
 use crate::policy::{BLACKLIST, Delayed, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
-use crate::postfix::io::{Reply, ReplyEncoder};
+use crate::postfix::io::{Reply, ReplyBytes};
 
 /// The outcome of one limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -207,9 +205,8 @@ impl VerdictPreview {
                 (VerdictKind::Refuse, refusal.reason.word(), Some(refusal), reply)
             }
         };
-        let mut encoded = BytesMut::new();
-        ReplyEncoder.encode(reply, &mut encoded).expect("a reply is written to memory");
-        let encoded = String::from_utf8_lossy(&encoded);
+        let reply = ReplyBytes::new(reply);
+        let encoded = String::from_utf8_lossy(reply.rest());
         let action = match (request.door, kind, refusal) {
             (Door::Smtp, ..) => encoded.trim_end().trim_start_matches("action=").to_owned(),
             (_, VerdictKind::Refuse, Some(refusal)) => {
