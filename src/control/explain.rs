@@ -21,7 +21,7 @@ use crate::policy::Pass;
 use crate::policy::attribute::Attribute;
 use crate::policy::door::Door;
 use crate::policy::key::KeyPart;
-use crate::policy::key_text::unescaped;
+use crate::policy::key_escape::unescaped;
 use crate::policy::request::{Request, address};
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::query;

@@ -13,7 +13,7 @@ use crate::engine::target::{Listed, Target, TargetCounter};
 use crate::net::clock::Now;
 use crate::observe::log::{LogEvent, LogRecord, Severity};
 use crate::policy::key::KeyPart;
-use crate::policy::key_text::{is_address, unescaped};
+use crate::policy::key_escape::{is_address, unescaped};
 use crate::policy::overrides::{Override, OverrideKind};
 use crate::policy::{BLACKLIST, CounterKind, Door, Key, Limit, Operation, Policy};
 use crate::store::local::listing::{ListedClient, all_bans};

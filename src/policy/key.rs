@@ -14,8 +14,8 @@ use smallvec::SmallVec;
 
 use super::calendar::CalendarWindow;
 use super::door::Door;
+use super::key_escape::{ABSENT, bounded, digest, escape, is_address, unescaped};
 use super::key_field::KeyField;
-use super::key_text::{ABSENT, bounded, digest, escape, is_address, unescaped};
 use super::limit::{self, CountKind, Limit};
 use super::request::Request;
 use super::spelling::Spellings;
@@ -353,7 +353,7 @@ mod tests {
 
     use super::*;
     use crate::config::Config;
-    use crate::policy::key_text::{MAX_TEXT, escaped};
+    use crate::policy::key_escape::{MAX_TEXT, escaped};
     use crate::policy::limit::Limit;
     use crate::postfix::decoder::RequestDecoder;
 

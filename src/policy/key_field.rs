@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::attribute::Attribute;
 use super::door::Door;
-use super::key_text::{ABSENT, escape};
+use super::key_escape::{ABSENT, escape};
 use super::request::Request;
 use super::spelling::Spellings;
 

@@ -25,7 +25,7 @@ pub mod door;
 pub mod explain;
 pub mod key;
 pub mod key_field;
-pub mod key_text;
+pub mod key_escape;
 pub mod limit;
 pub mod lists;
 pub mod message;

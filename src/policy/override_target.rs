@@ -7,8 +7,8 @@ use ipnet::IpNet;
 
 use super::attribute::Attribute;
 use super::key::KeyPart;
+use super::key_escape::is_cut;
 use super::key_field::KeyField;
-use super::key_text::is_cut;
 use crate::net::{netblock, serialize_as_text};
 
 /// What an override is said of. In text it is as keys are: a single address has no length.

@@ -11,8 +11,8 @@ use icu_normalizer::ComposingNormalizer;
 use idna::AsciiDenyList;
 
 use super::attribute::Attribute;
+use super::key_escape;
 use super::key_field::KeyField;
-use super::key_text;
 use crate::net::origin::as_number;
 
 /// Which spellings are one, beyond those that always are.
@@ -76,13 +76,13 @@ impl Spellings {
 
     /// The value of a key part as keys have it, of what an administrator wrote: as it is, or as the log shows it.
     pub fn written(&self, field: KeyField, value: &str) -> String {
-        let escaped = key_text::escaped(value);
+        let escaped = key_escape::escaped(value);
         // Of what is cut there is no more than that.
-        if escaped == key_text::ABSENT || key_text::is_cut(&escaped) {
+        if escaped == key_escape::ABSENT || key_escape::is_cut(&escaped) {
             return escaped;
         }
         match field {
-            KeyField::Whole(Attribute::Asn | Attribute::Country) if key_text::is_address(value) => {
+            KeyField::Whole(Attribute::Asn | Attribute::Country) if key_escape::is_address(value) => {
                 return value.to_owned();
             }
             KeyField::Whole(Attribute::Asn) => {
@@ -93,7 +93,7 @@ impl Spellings {
             _ => {}
         }
         let mut text = String::new();
-        key_text::escape(&self.canonical(field, &key_text::unescaped_bytes(&escaped)), &mut text);
+        key_escape::escape(&self.canonical(field, &key_escape::unescaped_bytes(&escaped)), &mut text);
         text
     }
 
@@ -282,7 +282,7 @@ mod tests {
     }
 
     fn spelled(spellings: &Spellings, field: KeyField, value: &str) -> String {
-        key_text::unescaped(&spellings.written(field, value))
+        key_escape::unescaped(&spellings.written(field, value))
     }
 
     #[test]
