@@ -12,8 +12,8 @@ use connshaper::config::Config;
 use connshaper::net::clock::Now;
 use connshaper::net::netblock::mask;
 use connshaper::net::netblock_table::NetblockTable;
-use connshaper::policy::client_names::{ClientName, ClientNames};
 use connshaper::policy::lists::ListEntry;
+use connshaper::policy::name_patterns::{NamePattern, NamePatterns};
 use connshaper::policy::{CountRecord, Counter, Plan, Policy, Readings, Scope, SessionRecord};
 use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::session::Sessions;
@@ -146,12 +146,12 @@ fn names(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("names");
     for (size, expressions) in [(10, 0), (10_000, 0), (10_000, 100)] {
         let name = |number: u64| match number.is_multiple_of(2) {
-            true => ClientName::Host(format!("mail{number}.example.com").into()),
-            false => ClientName::Domain(format!("domain{number}.example.net").into()),
+            true => NamePattern::Host(format!("mail{number}.example.com").into()),
+            false => NamePattern::Domain(format!("domain{number}.example.net").into()),
         };
-        let expression = |number| ClientName::Matching(format!("^smtp{number}-[0-9]+\\.example\\.org$").into());
+        let expression = |number| NamePattern::Matching(format!("^smtp{number}-[0-9]+\\.example\\.org$").into());
         let entries = (0..size).map(name).chain((0..expressions).map(expression));
-        let names = ClientNames::new(entries.map(|name| (name, ListEntry::Whitelist)).collect());
+        let names = NamePatterns::new(entries.map(|name| (name, ListEntry::Whitelist)).collect());
         for (kind, asked) in [("on", "mail.domain7.example.net"), ("not on", "mail.provider.example.org")] {
             group.bench_function(format!("{kind} a list of {size} and {expressions} expressions"), |bencher| {
                 bencher.iter(|| names.lookup(black_box(asked.as_bytes())).is_some());

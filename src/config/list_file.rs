@@ -10,8 +10,8 @@ use super::list_line::{LineReader, ListLine, WrongLine};
 use super::lists::ListKind;
 use super::source::{ConfigText, Span};
 use crate::config::diagnostics::{Diagnostics, quoted};
-use crate::policy::client_names::ClientName;
 use crate::policy::lists::{ListEntry, ListIndex};
+use crate::policy::name_patterns::NamePattern;
 
 /// A reason is cut at this many bytes.
 const LONGEST_REASON: usize = 200;
@@ -20,7 +20,7 @@ const LONGEST_REASON: usize = 200;
 pub(super) struct ListContent<'s> {
     pub kind: ListKind,
     pub netblocks: Vec<(IpNet, ListEntry)>,
-    pub names: Vec<(ClientName, ListEntry)>,
+    pub names: Vec<(NamePattern, ListEntry)>,
     /// The offset of each in the file, which has at most 64 MiB.
     offsets: Vec<u32>,
     pub diagnostics: Diagnostics<'s>,

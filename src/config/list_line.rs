@@ -13,7 +13,7 @@ use super::netblock::{self, WRITE};
 use super::source::Span;
 use crate::config::diagnostics::quoted;
 use crate::net::netblock::canonical;
-use crate::policy::client_names::ClientName;
+use crate::policy::name_patterns::NamePattern;
 
 /// Members of JSON objects that hold a reason.
 const REASON: [&str; 5] = ["reason", "comment", "description", "sblid", "name"];
@@ -23,7 +23,7 @@ const REASON: [&str; 5] = ["reason", "comment", "description", "sblid", "name"];
 pub(super) struct ListLine {
     /// Empty: the line is a comment or a heading.
     pub netblocks: SmallVec<[FoundNetblock; 1]>,
-    pub name: Option<(ClientName, Span)>,
+    pub name: Option<(NamePattern, Span)>,
     /// An action of access(5), or further columns.
     pub beside: String,
     /// Behind `#`, `;` or `//`.
@@ -107,7 +107,7 @@ impl LineReader {
             return Some(Ok(ListLine { netblocks, ..ListLine::default() }));
         }
         let name = match name::parse(text)? {
-            Ok(ClientName::Host(name)) if self.is_postgrey => ClientName::Domain(name),
+            Ok(NamePattern::Host(name)) if self.is_postgrey => NamePattern::Domain(name),
             Ok(name) => name,
             Err((problem, remedy)) => return Some(Err(wrong(line, text, problem, remedy))),
         };

@@ -2,8 +2,8 @@
 
 use crate::config::diagnostics::quoted;
 use crate::policy::attribute::Attribute;
-use crate::policy::client_names::{ClientName, expression};
 use crate::policy::key_field::KeyField;
+use crate::policy::name_patterns::{NamePattern, expression};
 use crate::policy::spelling::Spellings;
 
 /// The entries that a list may have, for remedies.
@@ -11,13 +11,13 @@ pub(super) const WRITE: &str = "write an address, a netblock as in 192.0.2.0/24,
                                 .example.com, or a regular expression for names as in /^mx[0-9]+\\./";
 
 /// Reads a name; `None`: it is meant to be something else. `Err` says what is wrong and what to write.
-pub(super) fn parse(text: &str) -> Option<Result<ClientName, (String, String)>> {
+pub(super) fn parse(text: &str) -> Option<Result<NamePattern, (String, String)>> {
     if let Some(rest) = text.strip_prefix('/') {
         let Some(inner) = rest.strip_suffix('/').filter(|inner| !inner.is_empty()) else {
             return Some(Err(("a regular expression stands between slashes".to_owned(), WRITE.to_owned())));
         };
         return Some(match expression(inner) {
-            Ok(_) => Ok(ClientName::Matching(inner.into())),
+            Ok(_) => Ok(NamePattern::Matching(inner.into())),
             Err(error) => {
                 let error = error.to_string();
                 let reason = error.trim_end().lines().last().unwrap_or_default().trim().trim_start_matches("error: ");
@@ -37,8 +37,8 @@ pub(super) fn parse(text: &str) -> Option<Result<ClientName, (String, String)>> 
     };
     is_host_name(&name).then(|| {
         Ok(match text.starts_with('.') {
-            true => ClientName::Domain(name.into()),
-            false => ClientName::Host(name.into()),
+            true => NamePattern::Domain(name.into()),
+            false => NamePattern::Host(name.into()),
         })
     })
 }

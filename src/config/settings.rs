@@ -16,7 +16,7 @@ use super::diagnostics::{Diagnostics, quoted};
 use super::effective::Origin;
 use super::keys::{self, ConfigKey, KEYS, KeyScope};
 use super::source::Span;
-use crate::policy::client_names::ClientName;
+use crate::policy::name_patterns::NamePattern;
 
 /// Every default as the line of a file that sets it, so that defaults are typed like any other value.
 static DEFAULTS: LazyLock<DeTable<'static>> = LazyLock::new(|| {
@@ -54,7 +54,7 @@ pub(super) enum Value<'t, 's> {
     Strings(Vec<(String, Span)>),
     Netblocks(Vec<(IpNet, Span)>),
     /// Netblocks, and names.
-    Clients(Vec<(IpNet, Span)>, Vec<(ClientName, Span)>),
+    Clients(Vec<(IpNet, Span)>, Vec<(NamePattern, Span)>),
     Table(&'t DeTable<'s>),
     Threshold,
 }
@@ -158,7 +158,7 @@ impl<'t, 's> TableSettings<'t, 's> {
     }
 
     /// The names of a list, likewise.
-    pub fn names(&self, key: &str) -> &[(ClientName, Span)] {
+    pub fn names(&self, key: &str) -> &[(NamePattern, Span)] {
         match self.setting(key).map(|setting| &setting.value) {
             Some(Value::Clients(_, names)) => names,
             _ => &[],

@@ -3,8 +3,8 @@
 use std::collections::HashMap;
 
 use super::attribute::Attribute;
-use super::client_names::ClientNames;
 use super::limit::{self, CountKind, ExptimeChange, LimitId, Window};
+use super::name_patterns::NamePatterns;
 use super::{Door, DoorLimits, Limit, Policy, PolicySettings};
 use crate::net::clock::Now;
 use crate::net::origin::OriginDatabases;
@@ -34,7 +34,7 @@ impl Policy {
             netblocks: listed.collect(),
             embedded: embedded.clone(),
             spellings: settings.spellings.clone(),
-            names: ClientNames::new(settings.lists.names.clone()),
+            names: NamePatterns::new(settings.lists.names.clone()),
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
             origins: settings.origins.clone(),

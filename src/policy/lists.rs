@@ -12,9 +12,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::action::Action;
-use super::client_names::ClientName;
 use super::key::KeyPart;
 use super::limit::{CountKind, Limit, Rate};
+use super::name_patterns::NamePattern;
 use super::overrides::{ActiveOverride, OverrideKind};
 use super::{
     BlacklistState, CountRecord, Decision, Delayed, Door, LimitChecks, Pass, Policy, Reason, Refusal, Scope,
@@ -28,7 +28,7 @@ pub struct Lists {
     /// Each netblock with what is said of it; of equal ones the last counts.
     pub netblocks: Vec<(IpNet, ListEntry)>,
     /// Each name with what is said of it.
-    pub names: Vec<(ClientName, ListEntry)>,
+    pub names: Vec<(NamePattern, ListEntry)>,
     /// The reasons of blacklist entries.
     pub reasons: Vec<Box<str>>,
     /// The rates.

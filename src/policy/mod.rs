@@ -18,7 +18,7 @@ pub mod attribute;
 mod build;
 pub mod calendar;
 pub mod checks;
-pub mod client_names;
+pub mod name_patterns;
 pub mod conditions;
 pub mod decision;
 pub mod door;
@@ -66,9 +66,9 @@ use crate::net::netblock_table::NetblockTable;
 use crate::net::origin::{AddressOrigin, OriginDatabases};
 use attribute::Attribute;
 use checks::{CheckState, CounterReading};
-use client_names::{ClientName, ClientNames};
 use limit::{CountKind, LimitId, Rate};
 use lists::{ListEntry, ListIndex, is_reported};
+use name_patterns::{NamePattern, NamePatterns};
 use spelling::Spellings;
 
 /// The rules in force.
@@ -77,7 +77,7 @@ pub struct Policy {
     embedded: EmbeddedIpv4,
     spellings: Spellings,
     pub(crate) netblocks: NetblockTable<ListEntry>,
-    pub(crate) names: ClientNames,
+    pub(crate) names: NamePatterns,
     pub(crate) reasons: Vec<Box<str>>,
     pub(crate) rates: Vec<Rate>,
     origins: OriginDatabases,
@@ -214,7 +214,7 @@ impl Policy {
     }
 
     /// What the lists say of the name of a client, which Postfix has verified.
-    pub fn listed_name(&self, request: &Request) -> Option<(&ClientName, ListEntry)> {
+    pub fn listed_name(&self, request: &Request) -> Option<(&NamePattern, ListEntry)> {
         if self.names.is_empty() {
             return None;
         }

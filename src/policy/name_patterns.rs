@@ -23,7 +23,7 @@ const MAX_NAME: usize = 255;
 
 /// An entry of a list that is no netblock. Names are in lower case, without a dot at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum ClientName {
+pub enum NamePattern {
     /// This name alone.
     Host(Box<str>),
     /// This name and all below it.
@@ -32,7 +32,7 @@ pub enum ClientName {
     Matching(Box<str>),
 }
 
-impl fmt::Display for ClientName {
+impl fmt::Display for NamePattern {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Host(name) => f.write_str(name),
@@ -53,9 +53,9 @@ pub fn expression(text: &str) -> Result<Regex, regex::Error> {
 
 /// All names, found by the name that a client has.
 #[derive(Debug, Default)]
-pub struct ClientNames {
+pub struct NamePatterns {
     /// In the order of the lists.
-    entries: Vec<(ClientName, ListEntry)>,
+    entries: Vec<(NamePattern, ListEntry)>,
     names: HashMap<Box<[u8]>, EntryIndexes, FixedState>,
     expressions: Expressions,
 }
@@ -76,9 +76,9 @@ enum Expressions {
     Each(Vec<(Regex, u32)>),
 }
 
-impl ClientNames {
+impl NamePatterns {
     /// Of equal names an entry of the whitelist counts, else the last one.
-    pub fn new(entries: Vec<(ClientName, ListEntry)>) -> Self {
+    pub fn new(entries: Vec<(NamePattern, ListEntry)>) -> Self {
         let mut names: HashMap<Box<[u8]>, EntryIndexes, FixedState> = HashMap::default();
         let mut expressions = Vec::new();
         for ((name, _), at) in entries.iter().zip(0..) {
@@ -86,9 +86,9 @@ impl ClientNames {
                 place.is_some_and(|place: u32| matches!(entries[place as usize].1, ListEntry::Whitelist))
             };
             let (text, is_domain) = match name {
-                ClientName::Host(name) => (name, false),
-                ClientName::Domain(name) => (name, true),
-                ClientName::Matching(text) => {
+                NamePattern::Host(name) => (name, false),
+                NamePattern::Domain(name) => (name, true),
+                NamePattern::Matching(text) => {
                     expressions.push((&**text, at));
                     continue;
                 }
@@ -109,13 +109,13 @@ impl ClientNames {
     }
 
     /// All entries, in the order of the lists.
-    pub fn entries(&self) -> &[(ClientName, ListEntry)] {
+    pub fn entries(&self) -> &[(NamePattern, ListEntry)] {
         &self.entries
     }
 
     /// What is said of the client with this name: by the longest name, else by a regular expression. Where two say
     /// something, the whitelist counts.
-    pub fn lookup(&self, name: &[u8]) -> Option<(&ClientName, ListEntry)> {
+    pub fn lookup(&self, name: &[u8]) -> Option<(&NamePattern, ListEntry)> {
         if self.entries.is_empty() || name.is_empty() || name.len() > MAX_NAME || name == b"unknown" {
             return None;
         }
@@ -188,19 +188,19 @@ impl Expressions {
 mod tests {
     use super::*;
 
-    fn names(white: &[&str], black: &[&str]) -> ClientNames {
+    fn names(white: &[&str], black: &[&str]) -> NamePatterns {
         let read = |text: &&str| match text.strip_prefix('.') {
-            Some(domain) => ClientName::Domain(domain.into()),
+            Some(domain) => NamePattern::Domain(domain.into()),
             None => match text.strip_prefix('/') {
-                Some(expression) => ClientName::Matching(expression.trim_end_matches('/').into()),
-                None => ClientName::Host((*text).into()),
+                Some(expression) => NamePattern::Matching(expression.trim_end_matches('/').into()),
+                None => NamePattern::Host((*text).into()),
             },
         };
         let black = black.iter().map(|text| (read(text), ListEntry::Blacklist(None)));
-        ClientNames::new(black.chain(white.iter().map(|text| (read(text), ListEntry::Whitelist))).collect())
+        NamePatterns::new(black.chain(white.iter().map(|text| (read(text), ListEntry::Whitelist))).collect())
     }
 
-    fn says(names: &ClientNames, name: &str) -> String {
+    fn says(names: &NamePatterns, name: &str) -> String {
         match names.lookup(name.as_bytes()) {
             Some((found, ListEntry::Whitelist)) => format!("white {found}"),
             Some((found, _)) => format!("black {found}"),
@@ -235,7 +235,7 @@ mod tests {
             assert_eq!(says(&names, name), expected, "{name}");
         }
         assert_eq!(says(&names, &"a.".repeat(200)), "");
-        assert_eq!(says(&ClientNames::default(), "mail.example.com"), "");
+        assert_eq!(says(&NamePatterns::default(), "mail.example.com"), "");
     }
 
     #[test]
