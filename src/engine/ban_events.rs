@@ -16,8 +16,8 @@ use crate::policy::key::KeyPart;
 use crate::policy::key_escape::{is_address, unescaped};
 use crate::policy::overrides::{Override, OverrideKind};
 use crate::policy::{BLACKLIST, CounterKind, Door, Key, Limit, Operation, Policy};
+use crate::store::bans::LostBan;
 use crate::store::local::listing::{ListedClient, all_bans};
-use crate::store::shared::limit_bans::LostBan;
 
 /// A ban that ends less than this many milliseconds early, because clocks differ, has ended by itself.
 const TOLERANCE: u64 = 2000;

@@ -11,6 +11,9 @@
 //!
 //! What a shared store has to do is in [`shared::backend`].
 
+pub mod bans;
+pub mod coalesce;
+pub mod counters;
 pub mod local;
 pub mod memcached;
 pub mod redis;
@@ -34,10 +37,10 @@ use crate::policy::{Counter, CounterKind, Key, Operation, Refund};
 pub use settings::{SharedStoreConfig, StoreConfig};
 
 use self::redis::Redis;
+use crate::store::bans::{LostBans, NewBans};
+use crate::store::coalesce::Coalesce;
 use crate::store::shared::backend::{Backend, BackendContext, SavedOutage, VersionedValue};
 use crate::store::shared::breaker::ServerHealth;
-use crate::store::shared::coalesce::Coalesce;
-use crate::store::shared::limit_bans::{LostBans, NewBans};
 use crate::store::shared::over_limit::OverLimitCache;
 use local::Table;
 use local::counter_id::CounterId;

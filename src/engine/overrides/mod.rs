@@ -4,7 +4,7 @@
 //! apart from requests. What cannot be written because the store is down holds on this host, and is written when the
 //! store is back. Without a shared store the list is this process's own.
 //!
-//! A ban that a limit makes is not in the list: it is a key of the store, see `store::shared::limit_bans`.
+//! A ban that a limit makes is not in the list: it is a key of the store, see `store::bans`.
 
 mod announced;
 mod list;

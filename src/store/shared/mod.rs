@@ -2,10 +2,7 @@
 
 pub mod backend;
 pub mod breaker;
-pub mod coalesce;
 pub mod count;
-pub mod counters;
-pub mod limit_bans;
 pub mod listing;
 pub mod login;
 pub mod losses;

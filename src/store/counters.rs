@@ -5,7 +5,7 @@
 
 use smallvec::smallvec;
 
-use super::backend::{Backend, CounterCommand, CounterReply, CounterRequest, KeyText, PendingReply, key_text};
+use super::shared::backend::{Backend, CounterCommand, CounterReply, CounterRequest, KeyText, PendingReply, key_text};
 use crate::net::clock::Now;
 use crate::policy::{CounterKind, Key};
 use crate::store::Store;
