@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::text::{Summary, lasting};
 use super::{Control, Problem};
 use crate::config::units;
-use crate::engine::ban_events::{lift, limit_bans};
+use crate::engine::bans::{lift, limit_bans};
 use crate::engine::overrides::Change;
 use crate::engine::target::{Listed, Target};
 use crate::net::clock::Now;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::commands::{ControlCommand, Logged, Record};
 use super::text::{Summary, allowed};
 use super::{Control, Problem};
-use crate::engine::ban_events::{announce_lifted, limit_bans};
+use crate::engine::bans::{announce_lifted, limit_bans};
 use crate::engine::overrides::{Change, Reset};
 use crate::engine::reading::Reading;
 use crate::engine::reset::{clear_refusals, keys};

@@ -10,7 +10,7 @@ use super::listing::{Listing, Which};
 use super::origin::OriginStatus;
 use super::text::{allowed, cell, lasting, table};
 use super::{Control, Problem};
-use crate::engine::ban_events::{counted_client, limit_bans};
+use crate::engine::bans::{counted_client, limit_bans};
 use crate::engine::reading::Reading;
 use crate::engine::target::{Listed, Target, TargetCounter};
 use crate::net::clock::Now;

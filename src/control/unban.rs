@@ -7,7 +7,7 @@ use super::commands::{ControlCommand, Logged, Record};
 use super::overriding::LiftAnswer;
 use super::text::lasting;
 use super::{Control, Problem};
-use crate::engine::ban_events::{lift, limit_bans};
+use crate::engine::bans::{lift, limit_bans};
 use crate::engine::overrides::Change;
 use crate::engine::reading::Reading;
 use crate::engine::target::Target;

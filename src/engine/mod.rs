@@ -1,7 +1,7 @@
 //! One request from its session to its decision, and what follows from it.
 
 pub mod named_keys;
-pub mod ban_events;
+pub mod bans;
 pub mod counting;
 pub mod daily;
 pub mod decide;

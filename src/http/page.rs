@@ -17,7 +17,7 @@ use super::{HttpContext, token};
 use crate::control::commands::ControlCommand;
 use crate::control::text::lasting;
 use crate::control::top::{TopAnswer, TopArgs};
-use crate::engine::ban_events::counted_client;
+use crate::engine::bans::counted_client;
 use crate::net::clock::Now;
 use crate::net::lock;
 use crate::observe::terminal;

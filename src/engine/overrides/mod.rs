@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
-use crate::engine::ban_events;
+use crate::engine::bans;
 use crate::engine::reset::forget_here;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
@@ -112,7 +112,7 @@ pub async fn follow(service: Arc<Service>) {
         let current = service.rules.load_full();
         if !Arc::ptr_eq(&rules, &current) {
             if service.overrides.announces() {
-                ban_events::announce_reload(&service, &rules, &current, now).await;
+                bans::announce_reload(&service, &rules, &current, now).await;
             }
             rules = current;
         }
@@ -122,10 +122,10 @@ pub async fn follow(service: Arc<Service>) {
             continue;
         }
         // A second after they were missed: by then the list says which of them another host has lifted.
-        ban_events::announce_lost(&service, &lost, now);
+        bans::announce_lost(&service, &lost, now);
         let flushed = service.statistics.store_flushes.load(Ordering::Relaxed);
         if std::mem::replace(&mut flushes, flushed) != flushed {
-            ban_events::look_for_lost(&rules, now).await;
+            bans::look_for_lost(&rules, now).await;
         }
         lost = rules.store.lost_bans().take();
     }
@@ -291,7 +291,7 @@ impl SharedOverrides {
                 forget_here(service, reset.target.clone(), now).await;
             }
             for event in told.events.iter().filter(|event| is_new(event.id, event.ends)) {
-                ban_events::apply_event(service, event, self.announces(), now);
+                bans::apply_event(service, event, self.announces(), now);
             }
             let told = told.after(&pending, now).at(now);
             if !pending.is_empty() || is_missing && !told.is_empty() {
@@ -336,7 +336,7 @@ impl SharedOverrides {
         let before = rules.policy.overrides().list();
         rules.policy.overrides().set(entries.clone(), rules.policy.spellings(), now);
         if self.announces() {
-            ban_events::announce_overrides(service, &before, &entries, now);
+            bans::announce_overrides(service, &before, &entries, now);
         }
     }
 
