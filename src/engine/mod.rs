@@ -7,7 +7,7 @@ pub mod daily;
 pub mod decide;
 pub mod delays;
 pub mod diagnosis;
-pub mod event;
+pub mod sessionless;
 pub mod limit_use;
 pub mod overrides;
 pub mod reading;

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{HttpContext, body, json_answer, to_the_end, token};
-use crate::engine::event::{EventMode, count_login, decide_event};
+use crate::engine::sessionless::{CountMode, count_login, decide_sessionless};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::attribute::Attribute;
@@ -70,7 +70,8 @@ async fn process(
 async fn allow(context: Arc<HttpContext>, login: Login) -> Response {
     let service = &context.control.service;
     let rules = service.rules.load_full();
-    let ((verdict, permit), _) = decide_event(service, &rules, &login.request, EventMode::Preview, Now::read()).await;
+    let ((verdict, permit), _) =
+        decide_sessionless(service, &rules, &login.request, CountMode::Preview, Now::read()).await;
     let (status, text) = match &verdict {
         Verdict::Pass(_) => (0, String::new()),
         Verdict::Delay(delay) => {

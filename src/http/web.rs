@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::{HttpContext, forwarded, to_the_end, token};
 use crate::config::HttpConfig;
 use crate::engine::delays::DelayPermit;
-use crate::engine::event::{EventMode, Quota, decide_event};
+use crate::engine::sessionless::{CountMode, Quota, decide_sessionless};
 use crate::listener::Peer;
 use crate::net::clock::Now;
 use crate::observe::log::Severity;
@@ -123,7 +123,8 @@ async fn answer(context: &Arc<HttpContext>, head: &Parts, asked: &ForwardedReque
 async fn decide(context: Arc<HttpContext>, request: Request) -> (Response, Option<(Duration, DelayPermit)>) {
     let service = &context.control.service;
     let rules = service.rules.load_full();
-    let ((verdict, permit), quotas) = decide_event(service, &rules, &request, EventMode::Count, Now::read()).await;
+    let ((verdict, permit), quotas) =
+        decide_sessionless(service, &rules, &request, CountMode::Count, Now::read()).await;
     let mut delayed = None;
     let mut answer = match &verdict {
         Verdict::Pass(_) => StatusCode::OK.into_response(),

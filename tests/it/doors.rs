@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use connshaper::config::Config;
-use connshaper::engine::event::EventMode;
+use connshaper::engine::sessionless::CountMode;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::door::Door;
 use connshaper::policy::request::{LoginOutcome, Request};
@@ -20,7 +20,7 @@ fn login(client: &str, name: &str, login: LoginOutcome) -> Request {
 
 /// A login with a wrong password, if it may be tried at all.
 fn wrong(site: &mut Simulation, client: &str, password: u64) -> String {
-    let said = site.event(&login(client, "joe@example.org", LoginOutcome::Unknown), EventMode::Preview);
+    let said = site.event(&login(client, "joe@example.org", LoginOutcome::Unknown), CountMode::Preview);
     if said == "pass" {
         site.report(&login(client, "joe@example.org", LoginOutcome::Failed), Some(password));
     }
@@ -77,14 +77,14 @@ fn a_successful_login_is_no_failed_one() {
     let mut site = Simulation::new(rules);
     for _ in 0..4 {
         let asked = login("192.0.2.1", "joe", LoginOutcome::Unknown);
-        assert_eq!(site.event(&asked, EventMode::Preview), "pass");
+        assert_eq!(site.event(&asked, CountMode::Preview), "pass");
         site.report(&login("192.0.2.1", "joe", LoginOutcome::Succeeded), None);
     }
     let asked = login("192.0.2.1", "joe", LoginOutcome::Unknown);
-    assert_eq!(site.event(&asked, EventMode::Preview), "over all");
+    assert_eq!(site.event(&asked, CountMode::Preview), "over all");
     let asked = login("192.0.2.2", "joe", LoginOutcome::Unknown);
     for said in ["pass", "pass", "over failed"] {
-        assert_eq!(site.event(&asked, EventMode::Preview), said);
+        assert_eq!(site.event(&asked, CountMode::Preview), said);
         site.report(&login("192.0.2.2", "joe", LoginOutcome::Failed), None);
     }
 }
@@ -101,7 +101,7 @@ fn a_ban_holds_at_the_doors_that_are_named_and_no_other() {
         (0..4).for_each(|password| drop(wrong(&mut site, "192.0.2.1", password)));
         assert_eq!(wrong(&mut site, "192.0.2.1", 9), "banned guesses", "{doors}");
         assert_eq!(site.session("192.0.2.1"), smtp, "{doors}");
-        assert_eq!(site.event(&web("192.0.2.1", "GET", "/"), EventMode::Count), at_web, "{doors}");
+        assert_eq!(site.event(&web("192.0.2.1", "GET", "/"), CountMode::Count), at_web, "{doors}");
         assert_eq!(site.session("192.0.2.2"), "pass");
         site.now += 3_601_000;
         assert_eq!(site.session("192.0.2.1"), "pass", "the ban is over");
@@ -123,7 +123,7 @@ fn web_requests_are_counted_where_conditions_hold() {
     let mut site = Simulation::new(
         "[limit.forms]\ndoor = \"web\"\nthreshold = 2\nmatch = { path = \"/^.login/\", method = \"POST\" }\n",
     );
-    let mut ask = |method, path| site.event(&web("192.0.2.1", method, path), EventMode::Count);
+    let mut ask = |method, path| site.event(&web("192.0.2.1", method, path), CountMode::Count);
     assert_eq!([ask("POST", "/login"), ask("POST", "/login/2"), ask("POST", "/login")], ["pass", "pass", "over forms"]);
     assert_eq!([ask("GET", "/login"), ask("POST", "/about")], ["pass", "pass"]);
 }
@@ -134,8 +134,8 @@ fn lists_hold_at_every_door() {
         "whitelist = [\"192.0.2.1\"]\nblacklist = [\"192.0.2.2\"]\n[limit.all]\ndoor = \"web\"\nthreshold = 1\n";
     let mut site = Simulation::new(rules);
     for _ in 0..3 {
-        assert_eq!(site.event(&web("192.0.2.1", "GET", "/"), EventMode::Count), "pass");
-        assert_eq!(site.event(&web("192.0.2.2", "GET", "/"), EventMode::Count), "blacklisted blacklist");
+        assert_eq!(site.event(&web("192.0.2.1", "GET", "/"), CountMode::Count), "pass");
+        assert_eq!(site.event(&web("192.0.2.2", "GET", "/"), CountMode::Count), "blacklisted blacklist");
         assert_eq!(wrong(&mut site, "192.0.2.2", 1), "blacklisted blacklist");
     }
     let line = site.lines().into_iter().find(|line| line.contains("REFUSED")).unwrap();
@@ -148,7 +148,7 @@ fn delays_at_another_door_hold_no_smtpd_process() {
         "max_delayed = 1\nthreshold = 1\ninitial_delay = \"1s\"\n\
          [limit.all]\ndoor = \"web\"\nthreshold = 1\ninitial_delay = \"1s\"\n",
     );
-    let ask = |site: &mut Simulation| site.event(&web("192.0.2.1", "GET", "/"), EventMode::Count);
+    let ask = |site: &mut Simulation| site.event(&web("192.0.2.1", "GET", "/"), CountMode::Count);
     assert_eq!([ask(&mut site), ask(&mut site), ask(&mut site)], ["pass", "wait 1000", "delay_limit all"]);
     assert_eq!([site.session("192.0.2.1"), site.session("192.0.2.1")], ["pass", "wait 1000"]);
 }

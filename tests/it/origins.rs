@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use connshaper::config::{Config, ConfigError};
-use connshaper::engine::event::EventMode;
+use connshaper::engine::sessionless::CountMode;
 use connshaper::policy::request::Request;
 use connshaper::policy::{CounterKind, Door};
 use ipnet::IpNet;
@@ -201,7 +201,7 @@ fn every_door_has_them() {
     );
     let mut site = Simulation::new(&rules);
     for (door, limit) in [(Door::Web, "over web"), (Door::Login, "over logins")] {
-        let mut ask = |client: [u8; 4]| site.event(&Request::at(door, Some(client.into()), []), EventMode::Count);
+        let mut ask = |client: [u8; 4]| site.event(&Request::at(door, Some(client.into()), []), CountMode::Count);
         assert_eq!([ask([10, 1, 0, 1]), ask([10, 2, 0, 1])], ["pass", limit]);
         assert_eq!(ask([192, 0, 2, 1]), "pass");
     }

@@ -7,8 +7,8 @@ use bytes::BytesMut;
 use connshaper::config::Config;
 use connshaper::engine::decide::decide;
 use connshaper::engine::delays::DelayPermit;
-use connshaper::engine::event::{EventMode, count_login, decide_event};
 use connshaper::engine::service::Service;
+use connshaper::engine::sessionless::{CountMode, count_login, decide_sessionless};
 use connshaper::engine::top_keys::TopKeys;
 use connshaper::engine::unsent::give_back_all;
 use connshaper::net::clock::Now;
@@ -87,9 +87,9 @@ impl Simulation {
     }
 
     /// Asks at another door, and returns the result in the same words.
-    pub fn event(&mut self, request: &Request, mode: EventMode) -> String {
+    pub fn event(&mut self, request: &Request, mode: CountMode) -> String {
         let (now, rules) = (Now::simulated(self.now), self.service.rules.load_full());
-        let decided = decide_event(&self.service, &rules, request, mode, now);
+        let decided = decide_sessionless(&self.service, &rules, request, mode, now);
         let ((verdict, permit), _) = self.runtime.block_on(decided);
         self.waiting.extend(permit);
         self.runtime.block_on(finish(&rules.store, now));

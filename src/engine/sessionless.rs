@@ -1,7 +1,7 @@
-//! One event at another door than Postfix's, a login or a web request: from its plan to its verdict.
+//! One request at a door without sessions, a login or a web request: from its plan to its verdict.
 //!
-//! There are no sessions at these doors, so each event is judged alone. Lists, overrides, bans, limits and delays are
-//! those of `policy`, as at Postfix's door.
+//! Each of these requests is judged alone. Lists, overrides, bans, limits and delays are those of `policy`, as at
+//! Postfix's door.
 
 use smallvec::SmallVec;
 
@@ -19,7 +19,7 @@ use crate::policy::{
     Counter, CounterKind, Decision, Effect, Key, Limit, LimitChecks, Operation, Pass, Plan, SessionRecord, Verdict,
 };
 
-/// What is left of a limit for a client, as clients are told it.
+/// What is left of a limit for a client, for the headers of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quota<'r> {
     pub limit: &'r str,
@@ -33,21 +33,21 @@ pub struct Quota<'r> {
     pub left: u32,
 }
 
-/// Whether an event is counted when it is judged.
+/// Whether a request is counted when it is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventMode {
+pub enum CountMode {
     /// It is counted, and judged by that.
     Count,
-    /// It is judged by what the counts would be with it. Whether it is counted will be reported.
+    /// It is judged by what the counts would be with it. A report follows, which may count it.
     Preview,
 }
 
-/// Decides about an event. Also says what is left of the limits that counted it.
-pub async fn decide_event<'r>(
+/// Decides about a request. Also returns what is left of the limits that counted it.
+pub async fn decide_sessionless<'r>(
     service: &Service,
     rules: &'r Rules,
     request: &Request,
-    mode: EventMode,
+    mode: CountMode,
     now: Now,
 ) -> (Answer<'r>, SmallVec<[Quota<'r>; 2]>) {
     let Rules { policy, store, .. } = rules;
@@ -61,11 +61,11 @@ pub async fn decide_event<'r>(
         Plan::Done(decision) => (decision, SmallVec::new()),
         Plan::Count(checks) => {
             let readings = match mode {
-                EventMode::Count => count(store, &checks, now).await,
-                EventMode::Preview => preview(store, &checks, now).await,
+                CountMode::Count => count(store, &checks, now).await,
+                CountMode::Preview => preview(store, &checks, now).await,
             };
             let decision = policy.judge(&checks, &readings, &record, now);
-            if mode == EventMode::Count {
+            if mode == CountMode::Count {
                 counted(service, &checks, &decision, request, now);
             }
             let quotas = quotas(&checks, &decision, now);
@@ -77,7 +77,7 @@ pub async fn decide_event<'r>(
         _ => None,
     };
     decision.settle(permit.is_some(), &mut record);
-    if mode == EventMode::Preview {
+    if mode == CountMode::Preview {
         // Nothing was counted that could be taken back.
         decision.effects.retain(|effect| !matches!(effect, Effect::Refund(_)));
     }
@@ -101,7 +101,7 @@ fn quotas<'r>(checks: &LimitChecks<'r>, decision: &Decision<'_>, now: Now) -> Sm
     decision.hits(checks).filter(is_told).map(quota).collect()
 }
 
-/// A login has been tried: counts it where a limit counts such. `password` is a digest of the login and the wrong
+/// Counts the report of a login that was tried. `password` is a digest of the login and the wrong
 /// password; of equal ones a limit of wrong passwords counts the first only.
 pub async fn count_login(rules: &Rules, request: &Request, password: Option<u64>, now: Now) {
     debug_assert_eq!(request.door, Door::Login);
