@@ -46,7 +46,7 @@ pub async fn decide<'r>(
             service.limit_use.add_examples(policy, request, now);
         }
         if session.has_unsent() {
-            unsent::give_back(service, rules, session.take_unsent(), now);
+            unsent::take_back(service, rules, session.take_unsent(), now);
         }
         let asked = Asked { service, rules, client, request, now };
         plan = policy.plan(request, session.record(), now);

@@ -6,13 +6,13 @@ use crate::policy::Refund;
 use crate::policy::message::HeldHits;
 
 /// Gives back what the ends of messages have left.
-pub fn give_back_all(service: &Service, now: Now) {
-    give_back(service, &service.rules.load(), service.sessions.take_unsent(), now);
+pub fn take_back_all(service: &Service, now: Now) {
+    take_back(service, &service.rules.load(), service.sessions.take_unsent(), now);
 }
 
 /// Gives hits back, as far as there still is the limit that counted them, and the window.
 #[cold]
-pub fn give_back(service: &Service, rules: &Rules, hits: Vec<HeldHits>, now: Now) {
+pub fn take_back(service: &Service, rules: &Rules, hits: Vec<HeldHits>, now: Now) {
     for hit in hits.into_iter().filter(|hit| hit.lasts(now)) {
         let HeldHits { limit, part, kind, amount, passed, .. } = hit;
         if let Some(limit) = rules.policy.limits().iter().find(|one| one.id == limit) {

@@ -15,7 +15,7 @@ use tokio_util::codec::Decoder;
 use crate::engine::decide::{decide, decide_at_once};
 use crate::engine::delays::{DelayPermit, DelayedReplies};
 use crate::engine::service::Service;
-use crate::engine::unsent::give_back_all;
+use crate::engine::unsent::take_back_all;
 use crate::listener::Peer;
 use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
@@ -64,7 +64,7 @@ where
     }
     let now = Now::read();
     connection.session.close(connection.state.answered, now);
-    give_back_all(service, now);
+    take_back_all(service, now);
     None
 }
 
@@ -215,7 +215,7 @@ where
         }
         // The request took the buffer with it, unless there was more in it.
         if self.state.input.capacity() == 0 {
-            io::give_back(&mut request.into_buffer());
+            io::keep_spare(&mut request.into_buffer());
         }
         Ok(NextRequest::Answered)
     }

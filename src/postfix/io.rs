@@ -165,8 +165,8 @@ pub fn make_room(buffer: &mut BytesMut) {
     buffer.reserve(ROOM);
 }
 
-/// Gives an empty buffer back.
-pub fn give_back(buffer: &mut BytesMut) {
+/// Keeps an empty buffer for a later request.
+pub fn keep_spare(buffer: &mut BytesMut) {
     if !buffer.is_empty() || buffer.capacity() == 0 {
         return;
     }
@@ -261,7 +261,7 @@ impl ReplyBytes {
     fn end(&mut self) {
         if let Self::Made(mut bytes) = std::mem::replace(self, Self::NONE) {
             bytes.clear();
-            give_back(&mut bytes);
+            keep_spare(&mut bytes);
         }
     }
 }
@@ -299,12 +299,12 @@ mod tests {
         let (place, other) = (first.as_ptr(), second.as_ptr());
         assert_ne!(place, other);
         second.extend_from_slice(b"part of a request");
-        give_back(&mut second);
+        keep_spare(&mut second);
         assert_eq!(second.as_ptr(), other, "what is in use stays");
         // A request was taken out of it.
         first.extend_from_slice(&[b'x'; 700]);
         drop(first.split_to(700));
-        give_back(&mut first);
+        keep_spare(&mut first);
         assert_eq!(first.capacity(), 0);
         let mut third = BytesMut::new();
         make_room(&mut third);
@@ -318,10 +318,10 @@ mod tests {
         let mut large = BytesMut::from(&[b'x'; 2 * LARGE][..]);
         drop(large.split_to(2 * LARGE - 10));
         large.clear();
-        give_back(&mut large);
+        keep_spare(&mut large);
         assert_eq!(SPARE.with_borrow(Vec::len), 0);
         let mut many: Vec<_> = (0..MAX_SPARE + 10).map(|_| BytesMut::with_capacity(ROOM)).collect();
-        many.iter_mut().for_each(give_back);
+        many.iter_mut().for_each(keep_spare);
         assert_eq!(SPARE.with_borrow(Vec::len), MAX_SPARE);
     }
 

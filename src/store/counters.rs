@@ -47,7 +47,7 @@ impl Store {
             {
                 if pending > 0 && count == amount {
                     // The key had expired, so the pending hits created it; take them back.
-                    self.give_back(counter, pending, now);
+                    self.take_back_from(counter, pending, now);
                     count = 1;
                 }
                 self.table.observe(id, count, lasts, threshold, now.monotonic);
@@ -81,12 +81,12 @@ impl Store {
     }
 
     /// Takes hits back, down to 0. Neither creates a counter nor changes its expiry.
-    pub(crate) fn give_back(&self, counter: &CounterPlace, amount: u32, now: Now) {
-        self.give_back_told(counter, amount, amount, now);
+    pub(crate) fn take_back_from(&self, counter: &CounterPlace, amount: u32, now: Now) {
+        self.take_back_told(counter, amount, amount, now);
     }
 
     /// The same where the shared store was told so many of these hits only.
-    pub(crate) fn give_back_told(&self, counter: &CounterPlace, amount: u32, told: u32, now: Now) {
+    pub(crate) fn take_back_told(&self, counter: &CounterPlace, amount: u32, told: u32, now: Now) {
         match counter.slides {
             _ if told == 0 => {}
             Some(exptime) => self.send(counter, CounterCommand::SlideBack(told), exptime, now),

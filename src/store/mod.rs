@@ -153,7 +153,7 @@ impl Store {
         let key = Key { limit, part, kind: *kind };
         // What the shared store was not told need not be taken from it.
         let told = self.over.take_back(&key, *amount);
-        self.give_back_told(&self.counter(&key), *amount, told, now);
+        self.take_back_told(&self.counter(&key), *amount, told, now);
         // Else the next hit would coalesce with one that no longer counts, and pass.
         self.coalesce.forget(limit, part);
     }

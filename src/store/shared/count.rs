@@ -142,7 +142,7 @@ impl Store {
         let amount = operation.amount;
         match reply {
             CounterReply::Count { count, left } if pending_hits > 0 && count == amount.saturating_add(pending_hits) => {
-                self.give_back(&self.counter(&operation.key), pending_hits, now);
+                self.take_back_from(&self.counter(&operation.key), pending_hits, now);
                 CounterReply::Count { count: amount, left }
             }
             reply => reply,
