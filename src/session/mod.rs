@@ -46,12 +46,12 @@ const ASKED_AGAIN: u64 = 5_000;
 #[derive(Debug)]
 pub struct Sessions {
     table: Mutex<SessionTable>,
-    /// Some session that was being counted has been.
+    /// Notified when the count of a session is finished.
     settled: Notify,
 }
 
 impl Sessions {
-    /// For that many policy connections.
+    /// A table for at most that many policy connections.
     pub fn new(max_connections: usize) -> Arc<Self> {
         Arc::new(Self { table: Mutex::new(SessionTable::new(max_connections)), settled: Notify::new() })
     }
@@ -74,7 +74,7 @@ impl Sessions {
         self.len() == 0
     }
 
-    /// Drops what sessions remember of these refusals of a client, and says of how many sessions there was any.
+    /// Clears the refusals that sessions remember and `concerns` accepts. Returns how many sessions had any.
     pub fn clear_refusals(&self, concerns: impl Fn(IpAddr, &CountRecord) -> bool) -> usize {
         let mut pardoned = 0;
         self.lock().each(|client, session| {
@@ -83,17 +83,17 @@ impl Sessions {
         pardoned
     }
 
-    /// Hits for recipients of messages that are not sent, to be given back once.
+    /// Hits for recipients of messages that are not sent, to be taken back once.
     pub fn take_unsent(&self) -> Vec<HeldHits> {
         self.lock().unsent.take()
     }
 
-    /// Takes messages for unsent about which there was silence for too long.
+    /// Ends messages about which Postfix has asked nothing for too long: they are taken as not sent.
     pub fn end_silent_messages(&self, now: Now) {
         self.lock().end_silent_messages(now);
     }
 
-    /// Hits that an administrator has reset are not given back any more.
+    /// Drops held hits of counters that an administrator has reset.
     pub fn forget_held(&self, is_reset: impl Fn(&HeldHits) -> bool) {
         self.lock().each(|_, session| {
             if let Some(mut message) = session.record.message() {
@@ -136,7 +136,7 @@ impl From<Option<IpAddr>> for SessionOrigin {
     }
 }
 
-/// Where a policy connection stands among the sessions.
+/// What a policy connection remembers: its current session, and its last request.
 #[derive(Debug)]
 struct Position {
     number: u64,
@@ -153,7 +153,7 @@ struct Position {
 /// What Postfix asks once from each list: the message, the stage, and a hash of the recipient.
 type Question = (Instance, Stage, u64);
 
-/// How a policy connection stands to a session.
+/// The relation of a policy connection to a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Relation {
     /// Its last request was about this session.
@@ -164,7 +164,7 @@ enum Relation {
     Other,
 }
 
-/// How a request stands to its session.
+/// The relation of a request to its session.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct SessionLookup {
     /// The request is its first.
@@ -258,7 +258,7 @@ impl<'h> SessionGuard<'h> {
         }
     }
 
-    /// Notes that a request which is let pass brings its message forward, if any of its recipients is held.
+    /// Notes how far the message of a request has come, if hits for its recipients are held.
     pub fn follow_message(&mut self, request: &Request, passes: bool, now: Now) {
         let Self { table, id, .. } = self;
         let progress = match request.state {
@@ -270,7 +270,7 @@ impl<'h> SessionGuard<'h> {
         table.follow_message(*id, request, progress, now);
     }
 
-    /// Whether there are hits to give back, of this session or any other.
+    /// Whether there are hits to take back, of this session or any other.
     pub fn has_unsent(&self) -> bool {
         !self.table.unsent.is_empty()
     }
@@ -360,7 +360,8 @@ impl Position {
         }
     }
 
-    /// Whether a request is the first of its session that asks what the one before did. `goes_on`: that was of the same.
+    /// Whether a request asks the same as the one before, for the first time in its session. `goes_on`: both are about
+    /// one session.
     fn repeats(&mut self, request: &Request, goes_on: bool) -> bool {
         let asked = asked(request);
         let same = asked.is_some() && std::mem::replace(&mut self.last, asked) == asked;
@@ -403,8 +404,7 @@ impl Position {
     }
 }
 
-/// What tells the services of one Postfix apart, beside where they are: some ask later than others, or ask about other
-/// clients.
+/// A hash that tells the services of one Postfix apart: some ask at later stages than others, or about other clients.
 fn service(request: &Request) -> u64 {
     let has_login = !request.value(Attribute::SaslUsername).is_empty();
     secret::hash((request.value(Attribute::PolicyContext), has_login))
@@ -431,7 +431,7 @@ impl Session {
         request.instance.is_some() && self.instance != request.instance
     }
 
-    /// Takes a request's message for the newest.
+    /// Makes a request's message the current one.
     fn proceed(&mut self, request: &Request) {
         self.record.begins_message = false;
         match request.instance {

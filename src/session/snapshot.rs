@@ -1,4 +1,4 @@
-//! Sessions and the handles of policy connections, in the form in which they are handed over.
+//! Sessions and the handles of policy connections, in the form in which another process takes them over.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -70,7 +70,7 @@ impl Sessions {
         SessionHandle { position, sessions: Arc::clone(self) }
     }
 
-    /// Lets sessions without a policy connection end in their time.
+    /// Has sessions without a policy connection end when they would have.
     pub fn linger(&self, places: &RestoredIds, now: Now) {
         self.lock().linger(places, now.monotonic);
     }

@@ -34,7 +34,7 @@ pub struct Endpoints {
     pub(super) port: Port,
 }
 
-/// What stands beside the client's address.
+/// What tells the sessions of one client address apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Port {
     /// The client's port.
@@ -59,7 +59,6 @@ impl Endpoints {
         Self { client: bits(client), there, peer, server_port: server.map(|(_, port)| port), port }
     }
 
-    /// What stands beside the client's address.
     pub fn port(&self) -> Port {
         self.port
     }
@@ -108,7 +107,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// Makes it one of which nothing is known, in its place: a session is large, and most requests begin one.
+    /// Makes it an empty session, in its place: a session is large, and most requests begin one.
     fn clear(&mut self) {
         let Self { handles, ends, opened, answered, process, unanswered, left_at, counting, instance, record } = self;
         (*handles, *ends, *unanswered, *counting) = (0, 0, false, false);
@@ -175,7 +174,7 @@ impl SessionTable {
         self.newest
     }
 
-    /// What `find` and `begin` want to be given beside the endpoints, made once for both.
+    /// The hash for `find` and `begin`, made once for both.
     pub fn hash(&self, endpoints: &Endpoints) -> u64 {
         endpoints.hash(&self.secret)
     }
@@ -226,7 +225,7 @@ impl SessionTable {
         self.renew(slot, id)
     }
 
-    /// Has another session in a slot.
+    /// Puts a new session into a slot.
     fn renew(&mut self, slot: u32, id: u64) -> (SessionId, &mut Session) {
         let SessionSlot { id: its_id, session, .. } = &mut self.slots[slot as usize];
         *its_id = id;
@@ -234,15 +233,15 @@ impl SessionTable {
         (SessionId { slot, id }, session)
     }
 
-    /// One policy connection more is about a session.
+    /// Attaches a policy connection to a session.
     pub fn attach(&mut self, id: SessionId) {
         if let Some(session) = self.session(id) {
             session.handles += 1;
         }
     }
 
-    /// One policy connection less. The last one ends the session: at once, as it is about
-    /// another now, or, as it closed, after lingering from `closed` on.
+    /// Detaches a policy connection. The last one ends the session: at once if it has moved
+    /// to another session, and [`LINGER`] after `closed` if it has closed.
     pub fn detach(&mut self, id: SessionId, closed: Option<u64>) {
         let Some(session) = self.session(id) else {
             return;
@@ -271,7 +270,7 @@ impl SessionTable {
     }
 
     pub(super) fn drop_oldest(&mut self) {
-        // It may have found a seat again since, and even lost that one too.
+        // A policy connection may have attached to it since, and may have closed again.
         if let Some((ends, id)) = self.lingering.pop_front()
             && self.session(id).is_some_and(|session| session.handles == 0 && session.ends == ends)
         {
@@ -288,7 +287,7 @@ impl SessionTable {
         }
     }
 
-    /// Ends messages about which there was silence for too long.
+    /// Ends messages about which Postfix has asked nothing for too long.
     pub(super) fn end_silent_messages(&mut self, now: Now) {
         let Self { slots, unsent, .. } = self;
         for SessionSlot { endpoints, session, .. } in slots.iter_mut().filter(|slot| slot.id != 0) {
@@ -298,7 +297,7 @@ impl SessionTable {
         }
     }
 
-    /// A request has brought the message of a session forward.
+    /// Notes how far a request says that the message of a session has come.
     pub(super) fn follow_message(&mut self, id: SessionId, request: &Request, progress: MessageProgress, now: Now) {
         let Self { slots, unsent, .. } = self;
         let Some(SessionSlot { endpoints, session, .. }) =

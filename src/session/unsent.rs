@@ -1,14 +1,15 @@
-//! Messages that end before they are sent, whose recipients then do not count.
+//! Messages that end before they are sent, whose recipients then do not count: finds them, and collects the hits.
+//! `engine::unsent` takes the hits back from the store.
 //!
-//! Postfix does not tell that a client gave up a message. It shows by what comes
-//! after it: another message, another session, the end of the policy connection, or
-//! nothing at all for longer than a client may be silent. A message has been sent
-//! if we were asked at DATA, or at its end where Postfix asks there too.
+//! Postfix does not tell that a client gave up a message. What comes after it shows
+//! that: another message, another session, the end of the policy connection, or no
+//! request for longer than a client may be silent. A message has been sent if
+//! Postfix asked at DATA, or at END-OF-MESSAGE where it asks there too.
 //!
 //! But Postfix may ask at RCPT only, always or for some clients, and then no
-//! message is ever seen to be sent. So it must have asked later about the same
-//! service before, unless the limit says that it does, and a network whose
-//! messages all end that early in a row is no longer believed.
+//! message is ever seen to be sent. So hits go back only if Postfix is known to ask
+//! later about the same service, or the limit says so (`count_unsent`), and not if
+//! more than [`MAX_IN_A_ROW`] messages of a network in a row have ended that early.
 
 use std::net::Ipv6Addr;
 
@@ -33,21 +34,21 @@ const MAX_NETWORKS: usize = 8192;
 /// What is known of services, and the hits that go back.
 #[derive(Debug, Default)]
 pub struct Unsent {
-    /// Where each service was asked last in the way of a message.
+    /// The latest stage of a message at which Postfix asked about each service.
     services: RecentMap<Option<MessageProgress>, MAX_SERVICES>,
     /// How many messages of each network ended early since the last that did not.
     networks: RecentMap<u8, MAX_NETWORKS>,
-    /// Hits that go back as soon as anyone asks for them.
+    /// Hits to take back with the next request, or once a second.
     hits: Vec<HeldHits>,
 }
 
 impl Unsent {
-    /// Whether there are hits to give back.
+    /// Whether there are hits to take back.
     pub fn is_empty(&self) -> bool {
         self.hits.is_empty()
     }
 
-    /// Hits to give back, once.
+    /// Hits to take back, once.
     pub fn take(&mut self) -> Vec<HeldHits> {
         std::mem::take(&mut self.hits)
     }
@@ -76,7 +77,7 @@ impl Unsent {
         };
         let (service, network) = Self::hashes(endpoints, service);
         let furthest = self.services.find(service).flatten();
-        // Where the limit says that Postfix asks later, that is at DATA until it is known better.
+        // Until more is known, a limit with `count_unsent = false` takes DATA for the stage at which Postfix asks.
         if progress >= furthest.unwrap_or(MessageProgress::Data) {
             return;
         }
@@ -90,7 +91,7 @@ impl Unsent {
         }
     }
 
-    /// The same for a message about which there was silence for too long.
+    /// The same for a message about which Postfix has asked nothing for too long.
     pub fn end_silent(&mut self, endpoints: &Endpoints, record: &mut SessionRecord, now: Now) {
         let named = record.message().and_then(|message| message.state()).map(|(.., named)| named);
         if named.is_some_and(|named| now.monotonic.saturating_sub(named) >= LONGEST_SILENCE) {
@@ -98,7 +99,7 @@ impl Unsent {
         }
     }
 
-    /// Those of a service and of a client's network with it.
+    /// The hashes of a service, and of a client's network with that service.
     fn hashes(endpoints: &Endpoints, service: u64) -> (u64, u64) {
         let Endpoints { client, there, peer, server_port, .. } = *endpoints;
         let service = secret::hash((service, there, peer, server_port));
