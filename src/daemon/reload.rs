@@ -49,9 +49,9 @@ impl Daemon {
     /// Beside it, what an administrator should know; or why the old rules stay.
     pub(super) fn finish_reload(&self, loaded: Result<LoadResult, JoinError>) -> Result<(Config, Vec<String>), String> {
         match loaded {
-            Ok(Ok((policy, config))) => Ok(self.adopt(policy, config)),
-            Ok(Err(error)) => Err(self.stay(error.summary())),
-            Err(panic) => Err(self.stay(panic.to_string())),
+            Ok(Ok((policy, config))) => Ok(self.put_in_force(policy, config)),
+            Ok(Err(error)) => Err(self.keep_old_rules(error.summary())),
+            Err(panic) => Err(self.keep_old_rules(panic.to_string())),
         }
     }
 
@@ -78,7 +78,7 @@ impl Daemon {
         Some(config)
     }
 
-    fn adopt(&self, policy: Policy, mut config: Config) -> (Config, Vec<String>) {
+    fn put_in_force(&self, policy: Policy, mut config: Config) -> (Config, Vec<String>) {
         self.service.reload(policy, config.engine(), Now::read());
         if let Some(http) = &self.http {
             http.context().config.store(Arc::new(config.http.clone()));
@@ -108,7 +108,7 @@ impl Daemon {
         (config, notes)
     }
 
-    fn stay(&self, error: String) -> String {
+    fn keep_old_rules(&self, error: String) -> String {
         self.log.line(Severity::Err, "RELOAD_FAILED", |line| {
             line.field("error", &error);
         });

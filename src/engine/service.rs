@@ -117,7 +117,7 @@ impl Service {
     /// to the shared store unless a key of the store was changed.
     pub fn reload(&self, mut policy: Policy, settings: ServiceSettings, now: Now) {
         let old = self.rules.load();
-        policy.succeed(&old.policy, now);
+        policy.take_over(&old.policy, now);
         let on_failure = settings.on_store_failure;
         let store = if old.store_config == (settings.store.clone(), on_failure) {
             Arc::clone(&old.store)

@@ -59,9 +59,9 @@ impl Policy {
         }
     }
 
-    /// Takes the place of other rules: notes which windows may be open that have another length, and has what
-    /// administrators said hold in these spellings.
-    pub fn succeed(&mut self, before: &Self, now: Now) {
+    /// Takes over from the rules before a reload: notes which windows may still have another length, and puts the
+    /// overrides in force in these spellings.
+    pub fn take_over(&mut self, before: &Self, now: Now) {
         for limit in &mut self.limits {
             let Some(old) = before.limits.iter().find(|old| old.id == limit.id) else { continue };
             limit.exptime_change = match old.exptime == limit.exptime {
