@@ -115,14 +115,14 @@ impl Policy {
     }
 
     /// The decision about a client that passes all limits that it is exempt from.
-    pub(super) fn exempted(&self, pass: Pass, record: &SessionRecord, now: Now) -> Decision<'_> {
+    pub(super) fn exempt_decision(&self, pass: Pass, record: &SessionRecord, now: Now) -> Decision<'_> {
         let mut decision = Decision::new(Verdict::Pass(pass));
         self.exempt(&mut decision, pass, record, now);
         decision
     }
 
     /// What an administrator's word makes of a request; `None`: nothing, here.
-    pub(super) fn overridden(
+    pub(super) fn override_decision(
         &self,
         client: IpAddr,
         door: Door,
@@ -134,7 +134,7 @@ impl Policy {
         let (is_key, is_of_recipient) = (target.netblock().is_none(), target.is_of_recipient());
         if active.entry.kind == OverrideKind::Allow {
             if !is_key {
-                return Some(self.exempted(Pass::Allowed, record, now));
+                return Some(self.exempt_decision(Pass::Allowed, record, now));
             }
             // The session may go on with what it is not said of.
             let mut decision = Decision::new(Verdict::Pass(Pass::Allowed));
@@ -149,7 +149,7 @@ impl Policy {
         if self.log_only || is_checked {
             return None;
         }
-        let verdict = Verdict::Refuse(self.banned(client, door, active));
+        let verdict = Verdict::Refuse(self.override_refusal(client, door, active));
         if !is_of_recipient {
             return Some(self.on_blacklist(verdict, record));
         }
@@ -162,20 +162,20 @@ impl Policy {
     pub(super) fn would_refuse(&self, checks: &LimitChecks<'_>) -> Option<Refusal<'_>> {
         let (client, door) = (checks.client, checks.door);
         if let Some(active) = &checks.active {
-            return Some(self.banned(client, door, active));
+            return Some(self.override_refusal(client, door, active));
         }
         if checks.whitelisted {
             return None;
         }
         let (netblock, reason) = blacklisting(client, self.netblocks.lookup(client), checks.named)?;
-        match self.blacklisted(client, door, &netblock, reason) {
+        match self.blacklist_verdict(client, door, &netblock, reason) {
             Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
             Verdict::Pass(_) | Verdict::Defer => None,
         }
     }
 
     /// An administrator's ban, which is an entry of the blacklist for a while.
-    pub(super) fn banned(&self, client: IpAddr, door: Door, active: &ActiveOverride) -> Refusal<'_> {
+    pub(super) fn override_refusal(&self, client: IpAddr, door: Door, active: &ActiveOverride) -> Refusal<'_> {
         Refusal {
             client,
             door,
@@ -193,7 +193,7 @@ impl Policy {
         }
     }
 
-    pub(super) fn blacklisted(
+    pub(super) fn blacklist_verdict(
         &self,
         client: IpAddr,
         door: Door,

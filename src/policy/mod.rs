@@ -236,12 +236,12 @@ impl Policy {
         let whitelisted = matches!(listed, Some((_, ListEntry::Whitelist))) || named == Some(ListEntry::Whitelist);
         let active = self.overrides.lookup(client, request, whitelisted, now);
         if let Some(active) = &active
-            && let Some(decision) = self.overridden(client, request.door, active, record, now)
+            && let Some(decision) = self.override_decision(client, request.door, active, record, now)
         {
             return Plan::Done(decision);
         }
         if whitelisted && !self.doors[request.door as usize].count_whitelisted {
-            return Plan::Done(self.exempted(Pass::Whitelisted, record, now));
+            return Plan::Done(self.exempt_decision(Pass::Whitelisted, record, now));
         }
         let is_checked = matches!(record.blacklist, BlacklistState::Passed | BlacklistState::Delayed);
         let refused = if whitelisted { None } else { blacklisting(client, listed, named) };
@@ -249,7 +249,7 @@ impl Policy {
             && !is_checked
             && !self.log_only
         {
-            let verdict = match self.blacklisted(client, request.door, &netblock, reason) {
+            let verdict = match self.blacklist_verdict(client, request.door, &netblock, reason) {
                 // The same as where a limit delays.
                 Verdict::Delay(delay) if record.blacklist == BlacklistState::TooManyDelayed => {
                     Verdict::Refuse(delay.over_delay_limit())

@@ -132,7 +132,7 @@ impl NamePatterns {
             if let Some(EntryIndexes { host, domain }) = self.names.get(rest) {
                 let host = host.filter(|_| is_whole);
                 if host.is_some() || domain.is_some() {
-                    return self.mildest(host.into_iter().chain(*domain));
+                    return self.whitelisted_first(host.into_iter().chain(*domain));
                 }
             }
             let dot = memchr::memchr(b'.', rest)?;
@@ -148,16 +148,16 @@ impl NamePatterns {
                 if !set.is_match(name) {
                     return None;
                 }
-                self.mildest(set.matches(name).iter().map(|number| places[number]))
+                self.whitelisted_first(set.matches(name).iter().map(|number| places[number]))
             }
             Expressions::Each(each) => {
-                self.mildest(each.iter().filter(|(regex, _)| regex.is_match(name)).map(|(_, place)| *place))
+                self.whitelisted_first(each.iter().filter(|(regex, _)| regex.is_match(name)).map(|(_, place)| *place))
             }
         }
     }
 
     /// The first on the whitelist, else the first.
-    fn mildest(&self, places: impl Iterator<Item = u32>) -> Option<u32> {
+    fn whitelisted_first(&self, places: impl Iterator<Item = u32>) -> Option<u32> {
         let mut first = None;
         for place in places {
             if matches!(self.entries[place as usize].1, ListEntry::Whitelist) {
