@@ -231,18 +231,18 @@ impl SessionRecord {
 
     /// Drops refusals among these counts: what was counted stays so, and passes. Says whether there was any.
     pub fn clear_refusals(&mut self, concerns: impl Fn(&CountRecord) -> bool) -> bool {
-        let mut pardoned = false;
-        let mut pardon = |count: &mut CountRecord| {
+        let mut cleared = false;
+        let mut clear = |count: &mut CountRecord| {
             if !count.passed && concerns(count) {
-                pardoned = true;
+                cleared = true;
                 *count = CountRecord { passed: true, banned: 0, delay_limit: false, ..*count };
             }
         };
-        self.counts.iter_mut().for_each(&mut pardon);
+        self.counts.iter_mut().for_each(&mut clear);
         if let Some(message) = &self.message {
-            lock(message).counts_mut().for_each(pardon);
+            lock(message).counts_mut().for_each(clear);
         }
-        pardoned
+        cleared
     }
 
     /// Another message begins: what was counted for the one before has ended.

@@ -76,11 +76,11 @@ impl Sessions {
 
     /// Clears the refusals that sessions remember and `concerns` accepts. Returns how many sessions had any.
     pub fn clear_refusals(&self, concerns: impl Fn(IpAddr, &CountRecord) -> bool) -> usize {
-        let mut pardoned = 0;
+        let mut cleared = 0;
         self.lock().each(|client, session| {
-            pardoned += usize::from(session.record.clear_refusals(|count| concerns(client, count)));
+            cleared += usize::from(session.record.clear_refusals(|count| concerns(client, count)));
         });
-        pardoned
+        cleared
     }
 
     /// Hits for recipients of messages that are not sent, to be taken back once.

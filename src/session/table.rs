@@ -28,7 +28,7 @@ pub const LINGER: u64 = 300_000;
 pub struct Endpoints {
     /// Addresses are kept as IPv6, so that one comparison serves both families.
     pub(super) client: u128,
-    pub(super) there: u128,
+    pub(super) server: u128,
     pub(super) peer: u128,
     pub(super) server_port: Option<u16>,
     pub(super) port: Port,
@@ -55,8 +55,8 @@ impl Endpoints {
         };
         // This host may ask over either family and over a unix socket.
         let peer = peer.filter(|peer| !peer.is_loopback()).map_or(0, bits);
-        let there = server.map_or(0, |(address, _)| bits(address));
-        Self { client: bits(client), there, peer, server_port: server.map(|(_, port)| port), port }
+        let server_bits = server.map_or(0, |(address, _)| bits(address));
+        Self { client: bits(client), server: server_bits, peer, server_port: server.map(|(_, port)| port), port }
     }
 
     pub fn port(&self) -> Port {
@@ -72,7 +72,7 @@ impl Endpoints {
             Port::Handle(handle) => (2, handle),
         };
         let mut hasher = secret.build_hasher();
-        for address in [self.client, self.there, self.peer] {
+        for address in [self.client, self.server, self.peer] {
             hasher.write_u128(address);
         }
         hasher.write_u64(number);

@@ -101,8 +101,8 @@ impl Unsent {
 
     /// The hashes of a service, and of a client's network with that service.
     fn hashes(endpoints: &Endpoints, service: u64) -> (u64, u64) {
-        let Endpoints { client, there, peer, server_port, .. } = *endpoints;
-        let service = secret::hash((service, there, peer, server_port));
+        let Endpoints { client, server, peer, server_port, .. } = *endpoints;
+        let service = secret::hash((service, server, peer, server_port));
         let host_bits = if Ipv6Addr::from_bits(client).to_ipv4_mapped().is_some() { 8 } else { 64 };
         (service, secret::hash((service, client >> host_bits)))
     }
