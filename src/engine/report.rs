@@ -37,12 +37,12 @@ pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'
         }
         Verdict::Delay(wait) => {
             add(&statistics.delayed, 1);
-            decisions.against(Denial::Delayed, &wait.refusal);
+            decisions.denied(Denial::Delayed, &wait.refusal);
             refused(log, "DELAYED", &wait.refusal, origin, now);
         }
         Verdict::Refuse(refusal) => {
             add(&statistics.refused, 1);
-            decisions.against(Denial::Refused, refusal);
+            decisions.denied(Denial::Refused, refusal);
             refused(log, "REFUSED", refusal, origin, now);
         }
     }
@@ -51,7 +51,7 @@ pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'
 /// Reports what a log-only limit would have refused.
 pub fn would_refuse(service: &Service, refusal: &Refusal<'_>, now: Now) {
     add(&service.statistics.would_refuse, 1);
-    service.decisions.against(Denial::WouldRefuse, refusal);
+    service.decisions.denied(Denial::WouldRefuse, refusal);
     refused(&service.log, "WOULD_REFUSE", refusal, |client| origin(service, client), now);
 }
 
@@ -254,8 +254,8 @@ impl Decisions {
     }
 
     /// One that was judged against. Looks the limit up, which only refusals pay for.
-    pub fn against(&self, against: Denial, refusal: &Refusal<'_>) {
-        let verdict = Denial::ALL.iter().position(|(other, _)| *other == against).unwrap_or(0);
+    pub fn denied(&self, denial: Denial, refusal: &Refusal<'_>) {
+        let verdict = Denial::ALL.iter().position(|(other, _)| *other == denial).unwrap_or(0);
         let reason = REASONS.iter().position(|other| other.word() == refusal.reason.word()).unwrap_or(0);
         let mut limits = lock(&self.limits[refusal.door as usize]);
         if let Some(tally) = limits.get(refusal.limit) {

@@ -48,7 +48,7 @@ pub fn page(source: &MetricsSource) -> String {
     process(&mut text, source);
     decisions(&mut text, source);
     store(&mut text, source);
-    held(&mut text, source);
+    gauges(&mut text, source);
     text.finish()
 }
 
@@ -119,12 +119,12 @@ fn store(text: &mut Text, source: &MetricsSource) {
     text.sample(&format!("{name}_count"), &[], histogram.count as f64);
 }
 
-fn held(text: &mut Text, source: &MetricsSource) {
+fn gauges(text: &mut Text, source: &MetricsSource) {
     let service = &source.service;
     let rules = service.rules.load();
     let table = rules.store.table();
     text.counter("evictions_total", "Clients forgotten because max_clients was reached.", table.evictions());
-    let gauges = [
+    let numbers = [
         ("clients", "Clients counted in this process.", table.len()),
         ("clients_max", "The most of them, max_clients.", table.max_clients()),
         ("known_sessions", "SMTP sessions remembered.", service.sessions.len()),
@@ -132,13 +132,13 @@ fn held(text: &mut Text, source: &MetricsSource) {
         ("policy_connections", "Policy connections of Postfix.", source.connections.len()),
         ("policy_connections_max", "The most of them, max_connections.", source.max_connections),
     ];
-    for (name, help, number) in gauges {
+    for (name, help, number) in numbers {
         text.gauge(name, help, number as f64);
     }
-    let words = rules.policy.overrides().list();
+    let list = rules.policy.overrides().list();
     text.family("overrides", "gauge", "Bans and allowances of administrators in force.");
     for kind in [OverrideKind::Ban, OverrideKind::Allow] {
-        let number = words.iter().filter(|word| word.kind == kind).count();
+        let number = list.iter().filter(|entry| entry.kind == kind).count();
         text.sample("overrides", &[("word", kind.name())], number as f64);
     }
 }

@@ -428,7 +428,7 @@ fn is_about(limit: &Limit, request: &Request) -> bool {
 /// them at RCPT, and at DATA only where a message has one.
 fn is_recipient_missing(limit: &Limit, request: &Request) -> bool {
     matches!(limit.counts, CountKind::Connections | CountKind::Messages | CountKind::Recipients | CountKind::Clients)
-        && limit.conditions.spare_some_of(Attribute::Recipient)
+        && limit.conditions.exclude_some_of(Attribute::Recipient)
         && request.value(Attribute::Recipient).is_empty()
 }
 

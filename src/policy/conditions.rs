@@ -95,7 +95,7 @@ impl Conditions {
     }
 
     /// Whether a request would have to say an attribute before anyone knows whether `unless` leaves it out.
-    pub fn spare_some_of(&self, attribute: Attribute) -> bool {
+    pub fn exclude_some_of(&self, attribute: Attribute) -> bool {
         let some = |condition: &Condition| condition.attribute == attribute && matches!(condition.test, Test::AnyOf(_));
         self.none.iter().any(some)
     }

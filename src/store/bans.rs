@@ -187,12 +187,12 @@ impl Store {
         let id = self.table.counter_id(key);
         let known = self.table.peek(id, now.monotonic).filter(|_| !backend.is_down_for(&key));
         let known = known.map(|hit| Known { count: hit.count, left: hit.left_ms, is_over: true });
-        let advice = self.over_limit.advise(&key, 1, known, now);
+        let advice = self.over_violations.advise(&key, 1, known, now);
         match advice {
             Lookup::UseCached => {
                 self.table.renew(id, 1, u64::from(limit.forget_after) * 1000, u32::MAX, now.monotonic);
             }
-            Lookup::Ask(_) => self.over_limit.remember(&key, now),
+            Lookup::Ask(_) => self.over_violations.remember(&key, now),
         }
         advice
     }

@@ -19,7 +19,7 @@ pub const MAX_KEYS: usize = 65_536;
 /// The moment at which each key was last counted, on the monotonic clock.
 #[derive(Debug, Default)]
 pub struct Coalesce {
-    generations: Mutex<RecentMap<u64, MAX_KEYS>>,
+    last_hits: Mutex<RecentMap<u64, MAX_KEYS>>,
 }
 
 impl Coalesce {
@@ -47,26 +47,26 @@ impl Coalesce {
 
     /// Takes that over, from a program with the same secret and the same clock.
     pub fn restore(&self, saved: Vec<(u64, u64)>) {
-        let mut generations = self.lock();
+        let mut last_hits = self.lock();
         for (key, last) in saved {
-            *generations.touch(key) = last;
+            *last_hits.touch(key) = last;
         }
     }
 
     fn counts(&self, operation: &Operation<'_>, now: Now) -> bool {
         let limit = operation.key.limit;
         let key = key(limit, operation.key.part);
-        let mut generations = self.lock();
-        let last = generations.find(key);
+        let mut last_hits = self.lock();
+        let last = last_hits.find(key);
         let counts = last.is_none_or(|last| now.monotonic.saturating_sub(last) >= u64::from(limit.coalesce));
         if counts {
-            *generations.touch(key) = now.monotonic;
+            *last_hits.touch(key) = now.monotonic;
         }
         counts
     }
 
     fn lock(&self) -> MutexGuard<'_, RecentMap<u64, MAX_KEYS>> {
-        lock(&self.generations)
+        lock(&self.last_hits)
     }
 }
 
@@ -83,15 +83,15 @@ mod tests {
 
     #[test]
     fn memory_is_bounded_and_the_latest_are_kept() {
-        let mut generations = RecentMap::<u64, MAX_KEYS>::default();
+        let mut last_hits = RecentMap::<u64, MAX_KEYS>::default();
         let many = 5 * MAX_KEYS as u64;
         for key in 0..many {
-            *generations.touch(key) = key;
-            assert!(generations.len() <= MAX_KEYS);
+            *last_hits.touch(key) = key;
+            assert!(last_hits.len() <= MAX_KEYS);
         }
         for key in many - MAX_KEYS as u64 / 2..many {
-            assert_eq!(generations.find(key), Some(key));
+            assert_eq!(last_hits.find(key), Some(key));
         }
-        assert_eq!(generations.find(0), None);
+        assert_eq!(last_hits.find(0), None);
     }
 }

@@ -61,7 +61,7 @@ pub struct Store {
     coalesce: Coalesce,
     over: OverLimitCache,
     /// Violations of limits that delay, which a flood of them tells the shared store as seldom as its hits.
-    over_limit: OverLimitCache,
+    over_violations: OverLimitCache,
     on_failure: OnStoreFailure,
     key_prefix: String,
     statistics: Arc<Statistics>,
@@ -122,7 +122,7 @@ impl Store {
             chosen_by: config.chosen_by(),
             coalesce: Coalesce::default(),
             over: OverLimitCache::new(config.over_memory),
-            over_limit: OverLimitCache::new(config.over_memory),
+            over_violations: OverLimitCache::new(config.over_memory),
             on_failure,
             key_prefix: config.key_prefix.clone(),
             statistics: Arc::clone(statistics),

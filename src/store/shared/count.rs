@@ -176,7 +176,7 @@ impl Store {
             self.note_loss(&key, self.table.take(id, now.monotonic));
             return NOTHING;
         };
-        let pending = if key.kind == CounterKind::Violations { self.over_limit.pending_hits(&key) } else { 0 };
+        let pending = if key.kind == CounterKind::Violations { self.over_violations.pending_hits(&key) } else { 0 };
         let count = count.saturating_add(pending);
         let is_banned = key.kind == CounterKind::Ban && count > 0;
         if is_banned || (key.kind.is_whole_window() && count > threshold) {

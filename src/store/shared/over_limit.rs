@@ -49,7 +49,7 @@ pub struct OverLimitCache {
     pause: u64,
     /// Nothing was ever over, so no request pays for the lock.
     empty: AtomicBool,
-    generations: Mutex<RecentMap<OverLimitEntry, MAX_KEYS>>,
+    entries: Mutex<RecentMap<OverLimitEntry, MAX_KEYS>>,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -66,7 +66,7 @@ const MARGIN: u64 = 1000;
 impl OverLimitCache {
     /// At most one question per `pause`; zero: every hit asks.
     pub fn new(pause: Duration) -> Self {
-        Self { pause: pause.as_millis() as u64, empty: AtomicBool::new(true), generations: Mutex::default() }
+        Self { pause: pause.as_millis() as u64, empty: AtomicBool::new(true), entries: Mutex::default() }
     }
 
     /// Remembers that the store just said that a key is over its limit or banned.
@@ -76,9 +76,9 @@ impl OverLimitCache {
         }
         self.empty.store(false, Ordering::Relaxed);
         let hash = self.hash(key);
-        let mut generations = self.lock();
-        if generations.find(hash).is_none() {
-            *generations.touch(hash) = OverLimitEntry { asked: now.monotonic, kept: 0 };
+        let mut entries = self.lock();
+        if entries.find(hash).is_none() {
+            *entries.touch(hash) = OverLimitEntry { asked: now.monotonic, kept: 0 };
         }
     }
 
@@ -101,13 +101,13 @@ impl OverLimitCache {
             return amount;
         }
         let hash = self.hash(key);
-        let mut generations = self.lock();
-        let Some(mut entry) = generations.find(hash).filter(|entry| entry.kept > 0) else {
+        let mut entries = self.lock();
+        let Some(mut entry) = entries.find(hash).filter(|entry| entry.kept > 0) else {
             return amount;
         };
         let untold = entry.kept.min(amount);
         entry.kept -= untold;
-        *generations.touch(hash) = entry;
+        *entries.touch(hash) = entry;
         amount - untold
     }
 
@@ -115,8 +115,8 @@ impl OverLimitCache {
     /// of the key; `None`: nothing, or it must not be used.
     pub fn advise(&self, key: &Key<'_>, kept: u32, known: Option<Known>, now: Now) -> Lookup {
         let hash = self.hash(key);
-        let mut generations = self.lock();
-        let Some(mut entry) = generations.find(hash) else {
+        let mut entries = self.lock();
+        let Some(mut entry) = entries.find(hash) else {
             return Lookup::Ask(0);
         };
         let running = known.filter(|known| known.left > MARGIN);
@@ -133,7 +133,7 @@ impl OverLimitCache {
                 Lookup::Ask(kept)
             }
         };
-        *generations.touch(hash) = entry;
+        *entries.touch(hash) = entry;
         advice
     }
 
@@ -143,7 +143,7 @@ impl OverLimitCache {
     }
 
     fn lock(&self) -> MutexGuard<'_, RecentMap<OverLimitEntry, MAX_KEYS>> {
-        lock(&self.generations)
+        lock(&self.entries)
     }
 }
 
@@ -206,10 +206,10 @@ mod tests {
 
     #[test]
     fn memory_is_bounded() {
-        let mut generations = RecentMap::<OverLimitEntry, MAX_KEYS>::default();
+        let mut entries = RecentMap::<OverLimitEntry, MAX_KEYS>::default();
         for key in 0..5 * MAX_KEYS as u64 {
-            *generations.touch(key) = OverLimitEntry { asked: 0, kept: 0 };
-            assert!(generations.len() <= MAX_KEYS);
+            *entries.touch(key) = OverLimitEntry { asked: 0, kept: 0 };
+            assert!(entries.len() <= MAX_KEYS);
         }
     }
 }
