@@ -10,10 +10,11 @@ use super::{Control, Problem};
 use crate::config::units;
 use crate::engine::bans::{lift, limit_bans};
 use crate::engine::overrides::Change;
-use crate::engine::target::{Listed, Target};
+use crate::engine::target::Target;
 use crate::net::clock::Now;
 use crate::observe::log::LogRecord;
 use crate::policy::Policy;
+use crate::policy::lists::Listed;
 use crate::policy::override_target::OverrideTarget;
 use crate::policy::overrides::{MAX_NOTE, Override, OverrideKind};
 

@@ -182,23 +182,6 @@ impl TargetCounter<'_> {
 }
 
 impl Policy {
-    /// The limits in force, in their order.
-    pub fn limits(&self) -> &[Limit] {
-        &self.limits
-    }
-
-    /// The limit of this name.
-    ///
-    /// # Errors
-    ///
-    /// When there is none; names those that there are.
-    pub fn limit_named(&self, name: &str) -> Result<&Limit, String> {
-        self.limits.iter().find(|limit| limit.name == name).ok_or_else(|| {
-            let names: Vec<&str> = self.limits.iter().map(|limit| limit.name.as_str()).collect();
-            format!("there is no limit {name:?}; there are {}", names.join(", "))
-        })
-    }
-
     /// A target as requests come under it: that of IPv4 where its IPv6 addresses carry IPv4 addresses, and a key in the
     /// spelling that keys have.
     pub fn target(&self, target: &Target) -> Target {
@@ -275,17 +258,6 @@ impl Policy {
         }
     }
 
-    /// What is said of a client's netblock, and the longest netblock that says it.
-    pub fn listed(&self, client: IpAddr) -> Option<(IpNet, Listed<'_>)> {
-        let (netblock, entry) = self.netblocks.lookup(client)?;
-        let listed = match entry {
-            ListEntry::Whitelist => Listed::White,
-            ListEntry::Blacklist(reason) => Listed::Black(reason.map(|place| self.reason(place))),
-            ListEntry::Rate(place) => Listed::Rate(&self.rates[place.index()]),
-        };
-        Some((*netblock, listed))
-    }
-
     /// What a limit allows a client, which its netblock may say.
     pub fn threshold_of_client(&self, limit: &Limit, client: IpAddr) -> u32 {
         self.of_client(limit, client).map_or(limit.threshold, |own| own.threshold)
@@ -311,17 +283,6 @@ fn counted(limit: &Limit, part: KeyPart) -> Result<TargetCounter<'_>, String> {
         Some(own) => Err(format!("limit {} does not count {part}, which is not limited by {own}", limit.name)),
         None => Ok(TargetCounter { limit, threshold: limit.threshold_of(&part), part }),
     }
-}
-
-/// What the lists of the configuration say of a netblock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Listed<'p> {
-    /// It is on the whitelist.
-    White,
-    /// It is on the blacklist, for this reason if one is noted there.
-    Black(Option<&'p str>),
-    /// It has a threshold of its own.
-    Rate(&'p Rate),
 }
 
 /// The key of a limit that a text says all parts of, in whatever order.

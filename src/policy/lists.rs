@@ -79,10 +79,32 @@ pub struct Blacklist {
     pub max_concurrent: u32,
 }
 
+/// What the lists of the configuration say of a netblock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Listed<'p> {
+    /// It is on the whitelist.
+    White,
+    /// It is on the blacklist, for this reason if one is noted there.
+    Black(Option<&'p str>),
+    /// It has a threshold of its own.
+    Rate(&'p Rate),
+}
+
 impl Policy {
     /// A reason noted in the lists.
     pub fn reason(&self, place: ListIndex) -> &str {
         &self.reasons[place.index()]
+    }
+
+    /// What is said of a client's netblock, and the longest netblock that says it.
+    pub fn listed(&self, client: IpAddr) -> Option<(IpNet, Listed<'_>)> {
+        let (netblock, entry) = self.netblocks.lookup(client)?;
+        let listed = match entry {
+            ListEntry::Whitelist => Listed::White,
+            ListEntry::Blacklist(reason) => Listed::Black(reason.map(|place| self.reason(place))),
+            ListEntry::Rate(place) => Listed::Rate(&self.rates[place.index()]),
+        };
+        Some((*netblock, listed))
     }
 
     /// The decision about a client that is on the blacklist. If its session has passed before, that is news.

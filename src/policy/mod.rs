@@ -163,6 +163,23 @@ impl Policy {
         !self.need_recipients.is_empty()
     }
 
+    /// The limits in force, in their order.
+    pub fn limits(&self) -> &[Limit] {
+        &self.limits
+    }
+
+    /// The limit of this name.
+    ///
+    /// # Errors
+    ///
+    /// When there is none; names those that there are.
+    pub fn limit_named(&self, name: &str) -> Result<&Limit, String> {
+        self.limits.iter().find(|limit| limit.name == name).ok_or_else(|| {
+            let names: Vec<&str> = self.limits.iter().map(|limit| limit.name.as_str()).collect();
+            format!("there is no limit {name:?}; there are {}", names.join(", "))
+        })
+    }
+
     /// The limits that count at a door.
     pub(crate) fn limits_at(&self, door: Door) -> &[Limit] {
         &self.limits[self.doors[door as usize].own.clone()]
