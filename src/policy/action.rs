@@ -1,8 +1,8 @@
-//! What is answered over the limit: an access(5) action with its text.
+//! The answer to a request over a limit: an access(5) action with its text.
 //!
-//! Postfix takes a word it does not know, a bare number or nothing at all for
-//! something else than its author meant, up to "permit". So an action is
-//! checked when the configuration is read, and written without a check later.
+//! Postfix misreads an unknown word, a bare number or an empty action, some of
+//! them as "permit". So an action is checked when the configuration is read,
+//! and `Action::write` writes it without a check.
 
 use bytes::BytesMut;
 
@@ -15,11 +15,11 @@ pub use super::template::Values;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Action {
     template: Template,
-    /// The text alone, for doors that know no access(5).
+    /// The text alone, for the doors without access(5).
     text: Template,
-    /// What stands before a text that takes the place of its own; `None`: it has no place for one.
+    /// What stands before the text, which an administrator's reason may replace; `None`: the action has no text.
     head: Option<Box<str>>,
-    /// At the web door: its HTTP status, as text.
+    /// The HTTP status at the web door, as text.
     status: Box<str>,
 }
 
@@ -117,7 +117,7 @@ impl Action {
                 remedy: "shorten it: Postfix cuts long replies".to_owned(),
             });
         }
-        // Checked with the whole where it is part of that, and else not in use at Postfix's door.
+        // Where it is not part of the whole, which is checked, only the other doors use it.
         let text = Template::parse(text).map_err(|problem| ActionError {
             part: Part::Text,
             remedy: problem.remedy(),
@@ -126,7 +126,6 @@ impl Action {
         Ok(Self { template, text, head: head.map(Into::into), status: status.to_string().into() })
     }
 
-    /// Its HTTP status.
     pub fn status_text(&self) -> &str {
         &self.status
     }
@@ -141,7 +140,7 @@ impl Action {
         String::from_utf8_lossy(&output).into_owned()
     }
 
-    /// Appends the action to a reply.
+    /// Appends the action to a reply, behind `action=`.
     pub fn write(&self, values: &TemplateValues<'_>, output: &mut BytesMut) {
         match (values.note, &self.head) {
             (Some(note), Some(head)) => {

@@ -53,7 +53,7 @@ pub enum Attribute {
     Host,
     User,
     UserAgent,
-    // Of the client's address, as databases have it: no door tells them.
+    // Of the client's address, from databases: no request has them.
     Asn,
     Country,
 }
@@ -97,7 +97,7 @@ const NAMES: [(Attribute, &[u8]); Attribute::COUNT] = {
     ]
 };
 
-/// The attributes that Postfix does not send, with the names that conditions know them by and the door they are of.
+/// The attributes that Postfix does not send, with their names in conditions and their door.
 const OTHERS: [(Attribute, &str, Door); 12] = {
     use Attribute::*;
     [
@@ -116,7 +116,7 @@ const OTHERS: [(Attribute, &str, Door); 12] = {
     ]
 };
 
-/// What databases know of a client's address, with the names that conditions know them by.
+/// The attributes that databases have of a client's address, with their names in conditions.
 const OF_ORIGIN: [(Attribute, &str); 2] = [(Attribute::Asn, "asn"), (Attribute::Country, "country")];
 
 /// `name=` of every attribute as the first bytes of a line.
@@ -228,7 +228,7 @@ impl Attribute {
         matches!(self, Sender | Recipient | SaslUsername | SaslSender | Login | User)
     }
 
-    /// Whether its values are addresses of the envelope: no login is written by BATV or SRS.
+    /// Whether its values are addresses of the envelope, which BATV and SRS may have rewritten.
     pub fn is_of_envelope(self) -> bool {
         matches!(self, Self::Sender | Self::Recipient | Self::SaslSender)
     }
@@ -239,7 +239,7 @@ impl Attribute {
         matches!(self, ClientName | ReverseClientName | HeloName | EtrnDomain | TlsSni | Host)
     }
 
-    /// Its name: on the wire, if Postfix sends it.
+    /// Its name, on the wire and in the configuration.
     pub fn name(self) -> &'static str {
         match NAMES.get(self as usize) {
             Some((_, name)) => str::from_utf8(name).expect("the names are ASCII"),

@@ -17,8 +17,8 @@ impl Policy {
         limits.sort_by_key(|limit| limit.door as usize);
         for limit in &mut limits {
             let Limit { name, counts, window, log_only, door, .. } = &*limit;
-            // Kept in the state file. A limit that counts something else, or otherwise, has other counters; but a
-            // session that passed it stays passed.
+            // `counted` names the counters, in the state file too: a limit that counts something else, or in another
+            // way, gets another id. `memory_id` is by the name alone, so a session that passed the limit stays passed.
             let door = if *door == Door::Web { " web" } else { "" };
             let calendar = match window {
                 Window::Calendar(calendar) => format!(" {} of {}", calendar.period().word(), calendar.zone_name()),
@@ -79,12 +79,12 @@ impl Policy {
         self.windows_changed_until = changes.map(|change| change.until).max().unwrap_or(0);
     }
 
-    /// What every limit is known by that there is or was, with its id. Two that have the same count the same.
+    /// The identity of every limit since the start, with its id. Limits of one identity share their counts.
     pub fn identities(&self) -> impl Iterator<Item = (&str, LimitId)> {
         self.ids.iter().map(|(identity, id)| (identity.as_str(), *id))
     }
 
-    /// The id of the limit that is known by this.
+    /// The id of the limit with this identity.
     pub fn id(&self, identity: &str) -> Option<LimitId> {
         self.ids.get(identity).copied()
     }
@@ -102,9 +102,9 @@ impl DoorLimits {
     }
 }
 
-/// The number of a name.
+/// The id of a name, a new one if it has none.
 fn id(ids: &mut HashMap<String, LimitId>, name: String) -> LimitId {
-    // There may be 65,536 in the life of a process; who has more shares the last one.
+    // There may be 32,768 in the life of a process; further names share the last one.
     let next = LimitId::try_from(ids.len()).unwrap_or(LimitId::MAX).min(limit::MAX_ID);
     *ids.entry(name).or_insert(next)
 }

@@ -54,7 +54,7 @@ impl Period {
 pub struct LocalCalendar {
     period: Period,
     zone: TimeZone,
-    /// The window that was found last, so that a request looks nothing up in the time zone.
+    /// The window that was found last: a lookup in the time zone is needed once per window.
     last: AtomicU64,
 }
 
@@ -217,7 +217,7 @@ impl CalendarWindow {
         u32::try_from(self.left_ms(now).div_ceil(1000)).unwrap_or(u32::MAX)
     }
 
-    /// How many seconds its counters are kept in a shared store: a while longer, for a host whose clock is late.
+    /// How many seconds its counters are kept in a shared store: a while longer, for a host whose clock is behind.
     pub fn lifetime(self, now: Now) -> u32 {
         const LATE: u32 = 10;
         self.left(now).saturating_add(LATE)

@@ -28,7 +28,7 @@ pub struct LimitChecks<'p> {
     pub whitelisted: bool,
     /// What the lists say of its name.
     pub named: Option<ListEntry>,
-    /// What an administrator said of it that is not enforced.
+    /// An administrator's override that holds for it and is not enforced.
     pub active: Option<ActiveOverride>,
     /// Postfix reports stress.
     pub stress: bool,
@@ -133,8 +133,7 @@ impl<'p> LimitChecks<'p> {
         Self { client, door: request.door, whitelisted, named: None, active: None, stress, checks: SmallVec::new() }
     }
 
-    /// Adds what a limit has to say, if anything. `rate` finds that of the client's netblock; `None`: the limit does not
-    /// count it.
+    /// Adds the check of a limit, if the limit applies. `rate` calls `rate_of`.
     #[inline]
     pub fn consider(
         &mut self,
@@ -186,7 +185,7 @@ impl<'p> LimitChecks<'p> {
                 };
             }
         }
-        // Without all of its key a limit has nothing to say yet.
+        // Without all of its key a limit does not apply yet.
         let Some(part) = limit.part(request, client) else {
             return;
         };
@@ -210,8 +209,8 @@ impl<'p> LimitChecks<'p> {
         }
     }
 
-    /// Adds what a limit has to say of a whole message whose recipients the request does not name: once for each key
-    /// that they make, of those that the session has let pass and that meet the conditions.
+    /// Adds the checks of a limit for a message whose recipients the request does not name. The recipients that the
+    /// session has let pass and that meet the conditions make the keys, and each key has one check.
     pub fn consider_recipients(
         &mut self,
         limit: &'p Limit,
@@ -238,8 +237,8 @@ impl<'p> LimitChecks<'p> {
         }
     }
 
-    /// Adds what a limit of another door has to say, whose bans hold here. It is read once for a session, and again
-    /// when a session lasts.
+    /// Adds the check of another door's limit whose bans hold here. The ban is read once for a session, and again in a
+    /// session that lasts long.
     pub fn consider_ban(&mut self, limit: &'p Limit, rate: Option<(&IpNet, &Rate)>, record: &SessionRecord, now: Now) {
         let part = client_part(limit, rate, self.client);
         let threshold = rate.map_or(limit.threshold, |(_, rate)| rate.threshold);
@@ -385,8 +384,8 @@ pub(crate) fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: 
     }
 }
 
-/// The threshold of its own that a session was counted by, where its limit has such. If the request does not say whose
-/// it was, that of a session that was refused is one that it is over.
+/// The own threshold of the key that a session was counted under. A request may lack that key: then a session that was
+/// refused gets a threshold that its count exceeds, so that it stays refused.
 fn counted_own(limit: &Limit, count: &CountRecord, client: KeyPart, request: &Request) -> Option<u32> {
     let thresholds = limit.thresholds.as_ref()?;
     let part = limit.part(request, client);
@@ -424,7 +423,7 @@ fn is_about(limit: &Limit, request: &Request) -> bool {
     limit.conditions.hold(request) && !is_recipient_missing(limit, request)
 }
 
-/// Whether the limit spares some recipients, and the request does not say which it is about. Postfix names
+/// Whether `unless` excludes some recipients, and the request does not say which one it is about. Postfix names
 /// them at RCPT, and at DATA only where a message has one.
 fn is_recipient_missing(limit: &Limit, request: &Request) -> bool {
     matches!(limit.counts, CountKind::Connections | CountKind::Messages | CountKind::Recipients | CountKind::Clients)

@@ -25,7 +25,6 @@ pub struct Conditions {
 /// What one attribute has to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Condition {
-    /// The attribute.
     pub attribute: Attribute,
     /// What it has to be.
     pub test: Test,
@@ -94,7 +93,7 @@ impl Conditions {
         missed.or_else(|| self.none.iter().find(holds)).map(|unmet| unmet.attribute)
     }
 
-    /// Whether a request would have to say an attribute before anyone knows whether `unless` leaves it out.
+    /// Whether `unless` excludes some values of an attribute: then a request without it cannot be judged.
     pub fn exclude_some_of(&self, attribute: Attribute) -> bool {
         let some = |condition: &Condition| condition.attribute == attribute && matches!(condition.test, Test::AnyOf(_));
         self.none.iter().any(some)

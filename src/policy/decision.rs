@@ -105,25 +105,21 @@ impl Pass {
 /// A refusal, and what it is made of.
 #[derive(Clone, Debug)]
 pub struct Refusal<'p> {
-    /// Who is refused.
     pub client: IpAddr,
-    /// Where.
     pub door: Door,
-    /// Why.
     pub reason: Reason<'p>,
     /// The name of the limit; `blacklist` where it is none of them.
     pub limit: &'p str,
-    /// What was counted together, as its key names it.
+    /// The key that was counted.
     pub key: KeyPart,
     /// Hits in this window.
     pub count: u64,
     /// Hits the limit allows.
     pub threshold: u64,
-    /// Seconds until it ends; 0 where that does not end by itself.
+    /// Seconds until the window or the ban ends; 0: it does not end by itself.
     pub left: u32,
-    /// What Postfix is told.
     pub action: &'p Action,
-    /// The administrator's word that it follows from.
+    /// The override that it follows from.
     pub entry: Option<Arc<Override>>,
 }
 
@@ -181,15 +177,15 @@ impl Refusal<'_> {
 
 /// What is decided about a request, and what follows from it.
 ///
-/// Whether an answer can be delayed depends on how many are. So a decision changes nothing until
-/// [`settle`](Self::settle) is told.
+/// A delay needs a permit, of which there are only so many. So a decision changes nothing until
+/// [`settle`](Self::settle) is called with whether there was one.
 #[derive(Debug)]
 pub struct Decision<'p> {
     pub verdict: Verdict<'p>,
     pub effects: Vec<Effect<'p>>,
     /// It is to be reported even if its session is not new.
     pub news: bool,
-    /// Effects of a refusal, should it come to one.
+    /// Refunds that become effects if the verdict is a refusal.
     refunds_if_refused: Vec<Refund<'p>>,
     /// What the session is to remember of the message.
     notes: Vec<MessageNote>,
@@ -205,7 +201,7 @@ enum MessageNote {
     Recipient {
         limit: LimitId,
         scope: Scope,
-        /// Another limit's refusal takes the hit back, and the recipient is as one that was never counted.
+        /// If another limit refuses the recipient, its hit is taken back, as if it had never been counted.
         released: bool,
         /// It stays counted if it is refused.
         stays: bool,
@@ -219,7 +215,7 @@ enum MessageNote {
 }
 
 impl MessageNote {
-    /// Whether a refusal has this count forgotten.
+    /// Whether this count is dropped if the request is refused.
     fn releases(&self, count: &CountRecord) -> bool {
         matches!(self, Self::Recipient { limit, scope, released: true, .. } if (*limit, *scope) == (count.limit, count.scope))
     }
@@ -243,7 +239,7 @@ pub struct Violation<'p> {
     pub part: KeyPart,
 }
 
-/// Hits that do not count, for the request was refused.
+/// Hits to be taken back because the request was refused.
 #[derive(Debug)]
 pub struct Refund<'p> {
     pub limit: &'p Limit,
@@ -269,7 +265,7 @@ impl<'p> Decision<'p> {
         now: Now,
     ) {
         let limit = check.limit;
-        // A recipient that another limit refuses uses up nothing here, whatever happens to what is refused here.
+        // A recipient that another limit refuses does not count here. `count_refused` is about this limit's refusals.
         let released = matches!(count.scope, Scope::Recipient(_))
             && limit.counts != CountKind::Clients
             && !matches!(outcome, LimitOutcome::Refuse(_) | LimitOutcome::Delay(_));
@@ -328,8 +324,8 @@ impl<'p> Decision<'p> {
         }
     }
 
-    /// These checks, of which it was made, each with its count. The session may be to remember more: the limits that a
-    /// client on the whitelist is exempt from.
+    /// The checks that it was made from, each with its count. `counts` may begin with others: of limits that a client
+    /// on the whitelist is exempt from.
     pub fn hits<'c, 'l>(&self, checks: &'c LimitChecks<'l>) -> impl Iterator<Item = (&'c LimitCheck<'l>, Counter)> {
         let others = self.counts.len().saturating_sub(checks.checks.len());
         let counted = checks.checks.iter().zip(&self.counts[others..]);
@@ -390,7 +386,7 @@ impl<'p> Decision<'p> {
 }
 
 impl<'p> Refund<'p> {
-    /// What a check's count is worth if the request is refused.
+    /// The refund of a check's count if the request is refused.
     fn of(check: &LimitCheck<'p>, count: &CountRecord, now: Now) -> Option<Self> {
         // The window may end before the refund arrives; then it would be taken from the next one.
         const LEAST_LEFT: u32 = 2;
@@ -413,7 +409,7 @@ impl<'p> Refund<'p> {
 }
 
 impl HeldHits {
-    /// What a check's count of a recipient is worth if the message is not sent.
+    /// The hits of a check's count of a recipient, which go back if the message is not sent.
     fn of(check: &LimitCheck<'_>, count: &CountRecord, now: Now) -> Option<Self> {
         let limit = check.limit;
         let Refund { part, kind, amount, .. } = Refund::of(check, count, now)?;

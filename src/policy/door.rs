@@ -1,15 +1,15 @@
-//! Doors: where questions come in. Each limit is at one of them, and its bans hold at some.
+//! Doors: the protocols over which requests come in. Each limit applies at one door; its bans hold at one or more.
 
 use super::attribute::Attribute;
 
-/// Where a question comes in.
+/// The protocol over which a request comes in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Door {
-    /// Postfix asks about SMTP clients.
+    /// Postfix's policy protocol: SMTP clients.
     Smtp,
-    /// Dovecot asks about logins.
+    /// Dovecot's auth policy protocol: logins.
     Login,
-    /// A web server asks about requests.
+    /// The authorization requests of web servers.
     Web,
 }
 
@@ -27,7 +27,7 @@ impl Door {
         Self::WORDS[self as usize].0
     }
 
-    /// What a login is in its requests.
+    /// The attribute of its requests that has the login.
     pub fn login(self) -> Attribute {
         match self {
             Self::Smtp => Attribute::SaslUsername,
@@ -54,7 +54,7 @@ impl DoorSet {
         Door::ALL.into_iter().filter(move |door| self.contains(*door))
     }
 
-    /// Whether it is Postfix's alone.
+    /// Whether it is the SMTP door alone.
     pub fn is_smtp(self) -> bool {
         self == Self::only(Door::Smtp)
     }

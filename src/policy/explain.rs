@@ -1,4 +1,4 @@
-//! Whether each limit counts a request, and why not, for people.
+//! Whether each limit counts a request, and why not, for `connshaper explain` and `status`.
 
 use ipnet::IpNet;
 

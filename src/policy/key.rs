@@ -1,8 +1,8 @@
-//! Keys of counters. `KeySpec::part` makes the key of a request; `Key` adds the limit, and `key_text` of
-//! `store::shared::backend` writes it for a shared store.
+//! Keys of counters. `KeySpec::part` makes the part of a key that a request determines, and `Key::write` the text that
+//! a shared store gets: the prefix of the limit, the part, and a suffix for the kind of counter.
 //!
-//! A key made of a client's address alone stays a number. Any other is a text
-//! of `attribute=value` pairs, as `key_text` writes them.
+//! A part made of a client's address alone stays a number. Any other is a text
+//! of `attribute=value` pairs, escaped and bounded by `key_escape`.
 
 use std::borrow::Cow;
 use std::fmt::{self, Write};
@@ -72,15 +72,12 @@ pub fn limit_prefix(site: &str, name: &str, counts: CountKind, door: Door, log_o
 /// One counter.
 #[derive(Clone, Copy, Debug)]
 pub struct Key<'a> {
-    /// The limit it belongs to.
     pub limit: &'a Limit,
-    /// What it is about.
     pub part: &'a KeyPart,
-    /// What is counted in it.
     pub kind: CounterKind,
 }
 
-/// What is counted under a key.
+/// What a counter counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CounterKind {
     /// Hits of a fixed window.
@@ -97,7 +94,7 @@ pub enum CounterKind {
     Bans,
     /// That a thing with this digest was counted: of equal ones only the first is.
     Member(u64),
-    /// That the window was given its length by a reload, or began after it.
+    /// Marks a window that has its length from the last reload.
     Retimed,
     /// Hits of a window of the calendar.
     Calendar(CalendarWindow),
@@ -146,18 +143,17 @@ impl CounterKind {
     }
 }
 
-/// The parts of a limit's keys, in order. None at all: everyone shares one counter.
+/// The fields of a limit's keys, `per`, in order. Without any all requests share one counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct KeySpec(pub SmallVec<[KeyField; 2]>);
 
-/// What is counted, apart from the limit that counts it.
+/// The part of a key that a request determines: the values of all fields in `per`. The log shows it as `key`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum KeyPart {
     /// A client's address with the bits after the prefix cleared.
     Client {
-        /// The address.
         address: IpAddr,
-        /// How many bits are left.
+        /// The bits that are not cleared.
         prefix_length: u8,
     },
     /// Anything else.
@@ -184,7 +180,7 @@ impl KeyPart {
         digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
-    /// A key by its text.
+    /// A key from its text.
     pub fn of_text(text: &str) -> Self {
         Self::Text(text.into())
     }
@@ -324,13 +320,12 @@ impl KeySpec {
 /// One counter to hit, or to read.
 #[derive(Clone, Copy, Debug)]
 pub struct Operation<'a> {
-    /// The counter.
     pub key: Key<'a>,
     /// What is added to it; 0: nothing, it is read.
     pub amount: u32,
     /// Seconds it lives from its first hit on.
     pub exptime: u32,
-    /// Beyond this it is kept longest where room is short.
+    /// A counter beyond this is evicted last when the table is full.
     pub threshold: u32,
 }
 

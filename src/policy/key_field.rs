@@ -1,4 +1,4 @@
-//! Parts of keys: which value of a request each is, and what is known of it.
+//! The fields of a key, which are the words of `per`: which value of a request each is.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use super::key_escape::{ABSENT, escape};
 use super::request::Request;
 use super::spelling::Spellings;
 
-/// One part of a key.
+/// One field of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyField {
     /// The client's address, masked.
@@ -51,7 +51,7 @@ impl KeyField {
         ("method", Self::Whole(Attribute::Method)),
     ];
 
-    /// That of a word; `None`: there is no such.
+    /// The field of a word; `None`: there is no such field.
     pub fn of_word(word: &str) -> Option<Self> {
         Self::WORDS.iter().find(|(known, _)| *known == word).map(|(_, field)| *field)
     }

@@ -33,15 +33,15 @@ pub const MAX_ID: LimitId = 0x7fff;
 /// `threshold` hits per `exptime`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
-    /// Tells its counters from others; given to it by the policy it is part of.
+    /// Tells its counters from others; `Policy::new` assigns it.
     pub id: LimitId,
     /// Tells what sessions remember of it; the same as long as its name is.
     pub memory_id: LimitId,
     /// Its name in the configuration, in logs and answers.
     pub name: String,
-    /// Where its requests come in.
+    /// The door at which it applies.
     pub door: Door,
-    /// Where its bans hold; its own door is among them.
+    /// The doors at which its bans hold; its own is among them.
     pub ban_doors: DoorSet,
     /// What its keys begin with in a shared store.
     pub key_prefix: String,
@@ -49,21 +49,21 @@ pub struct Limit {
     pub counts: CountKind,
     /// What has a counter of its own.
     pub per: KeySpec,
-    /// Whether requests that say nothing of that are counted, together.
+    /// Whether requests without a value for that are counted, under one key.
     pub count_absent: bool,
-    /// Which spellings of its keys are one.
+    /// Which spellings make the same key.
     pub spellings: Spellings,
     /// Which requests it is about.
     pub conditions: Conditions,
     /// Hits a window allows; the next is over. In units of [`CountKind::unit`].
     pub threshold: u32,
-    /// Thresholds of their own for some keys, logins and domains above all.
+    /// Thresholds of single keys, mostly logins and domains.
     pub thresholds: Option<Box<Thresholds>>,
-    /// The same while Postfix reports `stress=yes`.
+    /// The threshold while Postfix reports `stress=yes`.
     pub stress_threshold: Option<u32>,
     /// Length of a window in seconds.
     pub exptime: u32,
-    /// A reload has changed that while windows were open.
+    /// A reload changed `exptime` while windows were open.
     pub exptime_change: Option<ExptimeChange>,
     /// Where a window begins and ends.
     pub window: Window,
@@ -75,11 +75,12 @@ pub struct Limit {
     pub whitelist_exempts: bool,
     /// Thresholds of its own for some netblocks; `None`: this limit does not count them.
     pub netblocks: NetblockTable<Option<Rate>>,
-    /// Hits of one key that are closer together than this many milliseconds are one; 0: none are.
+    /// Milliseconds within which hits of one key count as one; 0: each hit counts.
     pub coalesce: u32,
     /// Whether what is refused stays counted.
     pub count_refused: bool,
-    /// Whether recipients of messages that are not sent stay counted; `None`: unless Postfix asks after DATA.
+    /// Whether recipients of messages that are not sent stay counted; `None`: unless Postfix asks at DATA or
+    /// END-OF-MESSAGE.
     pub count_unsent: Option<bool>,
     /// Whether `alert_command` runs when a key goes over.
     pub alert: bool,
@@ -87,15 +88,15 @@ pub struct Limit {
     pub alert_threshold: Option<u32>,
     /// It is judged, counted and logged, never enforced.
     pub log_only: bool,
-    /// What is done over it before anything is refused.
+    /// The delay of answers over it, in place of a refusal.
     pub delay: Option<Delay>,
-    /// What is done about those who do not heed it.
+    /// The ban after repeated violations.
     pub ban: Option<Ban>,
     /// Seconds without a violation after which earlier violations and bans are forgotten.
     pub forget_after: u32,
-    /// What is answered over it.
+    /// The answer to a request over it.
     pub action: Action,
-    /// The same while Postfix reports `stress=yes`.
+    /// The action while Postfix reports `stress=yes`.
     pub stress_action: Option<Action>,
 }
 
@@ -133,13 +134,13 @@ impl Limit {
         self.per.0.iter().any(is_of) || conditions.any(|condition| is_of_kind(condition.attribute))
     }
 
-    /// What it counts a request under; `client` is the client's part of that. `None`: the request does not say all of it.
+    /// The key of a request, of which `client` is the value of the field `client`; `None`: the request lacks a field.
     pub fn part(&self, request: &Request, client: KeyPart) -> Option<KeyPart> {
         self.per.part(request, client, self.count_absent, &self.spellings)
     }
 
-    /// Hits beyond which `alert_command` runs before a key is over, which may make `threshold` hits: with a threshold of its own
-    /// in the same proportion.
+    /// Hits beyond which `alert_command` runs before a key with this threshold is over. For a threshold of its own they
+    /// are scaled in proportion.
     pub fn alerts_beyond(&self, threshold: u32) -> Option<u32> {
         let most = self.alert_threshold?;
         match self.thresholds {
@@ -158,7 +159,7 @@ impl Limit {
     }
 }
 
-/// Another length of windows, which some may still have.
+/// The length of windows before a reload, which some may still have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ExptimeChange {
     /// The length before, in seconds.

@@ -1,9 +1,9 @@
-//! Who is exempt, who is refused, and whose rate differs, by netblock and by name; and what an administrator said for a
-//! while, which holds like an entry of the lists.
+//! Whitelist, blacklist and rates of netblocks, and the decisions that they make. An override of an administrator acts
+//! like an entry of the lists, so its decisions are made here too.
 //!
-//! All of it is one set of netblocks, of which the longest around a client
+//! All netblocks are in one table, and the longest one that contains a client
 //! decides: a rate within a whitelisted network limits, a whitelisted host
-//! within a blacklisted network passes.
+//! within a blacklisted network passes. Names are in `name_patterns`.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -31,7 +31,6 @@ pub struct Lists {
     pub names: Vec<(NamePattern, ListEntry)>,
     /// The reasons of blacklist entries.
     pub reasons: Vec<Box<str>>,
-    /// The rates.
     pub rates: Vec<Rate>,
 }
 
@@ -46,7 +45,7 @@ pub enum ListEntry {
     Rate(ListIndex),
 }
 
-/// A place in a table of [`Lists`].
+/// The index of a reason or a rate in [`Lists`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListIndex(std::num::NonZeroU32);
 
@@ -57,7 +56,6 @@ impl ListIndex {
         Self(number.expect("there are fewer entries than addresses"))
     }
 
-    /// Its index.
     pub fn index(self) -> usize {
         self.0.get() as usize - 1
     }
@@ -69,7 +67,7 @@ pub const BLACKLIST: &str = "blacklist";
 /// What is done about clients on the blacklist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blacklist {
-    /// What they are told.
+    /// What is answered.
     pub action: Action,
     /// What is answered where a key is banned that is no address.
     pub key_action: Action,
@@ -91,7 +89,6 @@ pub enum Listed<'p> {
 }
 
 impl Policy {
-    /// A reason noted in the lists.
     pub fn reason(&self, place: ListIndex) -> &str {
         &self.reasons[place.index()]
     }
@@ -107,7 +104,7 @@ impl Policy {
         Some((*netblock, listed))
     }
 
-    /// The decision about a client that is on the blacklist. If its session has passed before, that is news.
+    /// The decision about a client that is on the blacklist. It is reported even if its session has passed before.
     pub(super) fn on_blacklist<'p>(&'p self, verdict: Verdict<'p>, record: &SessionRecord) -> Decision<'p> {
         let mut decision = Decision::new(verdict);
         if record.blacklist == BlacklistState::PassedBefore {
@@ -143,7 +140,7 @@ impl Policy {
         decision
     }
 
-    /// What an administrator's word makes of a request; `None`: nothing, here.
+    /// The decision that an override makes; `None`: the request is judged as if there were none.
     pub(super) fn override_decision(
         &self,
         client: IpAddr,
@@ -158,7 +155,7 @@ impl Policy {
             if !is_key {
                 return Some(self.exempt_decision(Pass::Allowed, record, now));
             }
-            // The session may go on with what it is not said of.
+            // Other requests of the session may have keys that it is not about.
             let mut decision = Decision::new(Verdict::Pass(Pass::Allowed));
             decision.blacklist = (!is_of_recipient).then_some(BlacklistState::Passed);
             return Some(decision);
@@ -180,7 +177,7 @@ impl Policy {
         Some(decision)
     }
 
-    /// What an administrator's ban or the blacklist has to say where nothing is enforced.
+    /// What an administrator's ban or the blacklist would refuse where nothing is enforced.
     pub(super) fn would_refuse(&self, checks: &LimitChecks<'_>) -> Option<Refusal<'_>> {
         let (client, door) = (checks.client, checks.door);
         if let Some(active) = &checks.active {
@@ -241,7 +238,7 @@ impl Policy {
     }
 }
 
-/// Whether a refusal that is not enforced is told of: once for a session, where a key is banned with each message.
+/// Whether a refusal that is not enforced is reported: once for a session, and of a banned key with each message.
 pub(super) fn is_reported(active: Option<&ActiveOverride>, record: &SessionRecord) -> bool {
     match record.blacklist {
         BlacklistState::Unchecked => true,

@@ -2,8 +2,8 @@
 //!
 //! Recipients are counted one by one as they are named, and some of them never get
 //! the message: Postfix refuses them after us, or the client gives up. So their
-//! hits are held until the message has come through, and go back if it has not:
-//! never below zero, never twice.
+//! hits are held until the message is sent, and taken back if it is not: never
+//! below zero, never twice. `session::unsent` finds out which messages are not sent.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -52,7 +52,6 @@ pub struct HeldHits {
     pub recipient: Option<Scope>,
     /// When the window ends, on the monotonic clock.
     pub ends: u64,
-    /// What it is remembered as.
     pub memory_id: LimitId,
     /// What the limit says of messages that are not sent; `None`: that depends on what Postfix asks.
     pub count_unsent: Option<bool>,
@@ -75,7 +74,7 @@ pub struct MessageRecord {
     given_up: bool,
 }
 
-/// What stands for the recipients of a message with one limit.
+/// What one limit has counted of a message's recipients.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct RecipientCounts {
     counts: HashMap<Scope, CountRecord>,
@@ -142,7 +141,7 @@ impl MessageRecord {
         own.covered = own.covered.saturating_add(more);
     }
 
-    /// A recipient was let pass, or refused in spite of that. Of too many the rest is not remembered.
+    /// Remembers a recipient that was let pass, or forgets one that is refused. Beyond the bounds none is added.
     pub fn accept(&mut self, recipient: &[u8], passes: bool) {
         let recipient = recipient.to_ascii_lowercase();
         if !passes {
@@ -155,7 +154,6 @@ impl MessageRecord {
         }
     }
 
-    /// Those recipients.
     pub fn accepted(&self) -> impl Iterator<Item = &Box<[u8]>> {
         self.accepted.iter()
     }
@@ -176,7 +174,7 @@ impl MessageRecord {
         }
     }
 
-    /// What asks about no message goes over anew.
+    /// Forgets them before a request that is not about a message, whose violations count on their own.
     pub fn forget_violations(&mut self) {
         self.violated.clear();
     }
@@ -208,7 +206,7 @@ impl MessageRecord {
         surplus
     }
 
-    /// The message is not sent: returns the hits for its recipients, of limits of which `is_unsent` says that.
+    /// The message is not sent: returns the hits for its recipients. `is_unsent` takes a limit's `count_unsent`.
     pub fn give_up(&mut self, is_unsent: impl Fn(Option<bool>) -> bool) -> Vec<HeldHits> {
         self.given_up = true;
         let mut unsent = Vec::new();
@@ -251,7 +249,7 @@ impl RecipientCounts {
         while let Some(last) = self.held.last_mut().filter(|_| rest > 0) {
             let amount = rest.min(last.amount);
             rest -= amount;
-            // Those that were refused are the first that it does not go to.
+            // Hits of refused recipients are taken first.
             let passed = amount.saturating_sub(last.amount - last.passed);
             last.amount -= amount;
             last.passed -= passed;

@@ -5,11 +5,18 @@
 //! and `judge` makes the decision from what came back. Both only read what the
 //! session remembers; `Decision::settle` writes to it, once.
 //!
-//! The order of judgement: in `plan`, can the client be counted, an override that
-//! allows, or bans unless the session has passed it with this message; whitelist
-//! (unless a limit counts its clients too), then the blacklist, unless passed
-//! likewise; then the limits of the door in file order and the bans of other doors.
-//! In `judge`, `outcome` looks for each limit at its ban before its count, and
+//! The order of judgement in `plan`:
+//!
+//! 1. A request without a client address passes.
+//! 2. An administrator's allowance passes. An administrator's ban refuses, unless
+//!    the session has passed it with this message.
+//! 3. The whitelist passes, unless a limit counts its clients too.
+//! 4. The blacklist refuses or delays, unless the session has passed it with this
+//!    message.
+//! 5. The limits of the door, in file order, and the bans of other doors go to the
+//!    store, and then to `judge`.
+//!
+//! In `judge`, `outcome` looks at the ban of each limit before its count, and
 //! `Verdict::weigh` picks among the limits: a ban, then the first refusal, then the
 //! longest delay, else pass.
 
@@ -93,15 +100,15 @@ pub struct Policy {
     counts_clients: bool,
     /// Limits that have to know the recipients of a message when Postfix does not name them.
     need_recipients: Vec<LimitId>,
-    /// Every limit there ever was, by its name, and by that with what it counts: so counts keep their meaning over reloads.
+    /// The ids of all limits since the start, by name, and by name with what is counted. A limit keeps its ids over a
+    /// reload, and so its counts.
     ids: HashMap<String, LimitId>,
     on_store_failure: OnStoreFailure,
     log_only: bool,
-    /// What administrators said meanwhile.
     overrides: Overrides,
 }
 
-/// The limits that have a say at a door, by their places.
+/// The limits that apply at a door, by their places.
 #[derive(Clone, Debug, Default)]
 struct DoorLimits {
     /// Those that count there.
@@ -213,7 +220,6 @@ impl Policy {
         self.origins.lookup(client)
     }
 
-    /// The databases.
     pub fn origins(&self) -> &OriginDatabases {
         &self.origins
     }
@@ -238,7 +244,7 @@ impl Policy {
         self.names.lookup(request.value(Attribute::ClientName))
     }
 
-    /// What administrators said, which outlives reloads.
+    /// The overrides of administrators, which outlive reloads.
     pub fn overrides(&self) -> &Overrides {
         &self.overrides
     }
@@ -352,25 +358,25 @@ impl Policy {
                 if !finalized.passed {
                     finalized.key = CountRecord::key(&check.part);
                 }
-                // Of a session that passes nothing follows, nearly always.
+                // A session that passes nearly always has no effects.
                 let is_plain = count.scope == Scope::Session && check.limit.count_refused;
                 if !is_plain || !matches!(outcome, LimitOutcome::Pass) {
                     decision.add_effects(check, &count, &outcome, record, now);
                 }
             }
             decision.counts.push(finalized);
-            // Nearly all pass, which weighs nothing.
+            // A pass, the outcome of nearly all, does not change the verdict.
             if !check.limit.log_only && !matches!(outcome, LimitOutcome::Pass | LimitOutcome::AlreadyDelayed) {
                 decision.verdict.weigh(outcome.verdict());
             }
         }
-        // That a client on the whitelist passes is told once for a session, whatever else is counted.
+        // That a client on the whitelist passes is reported once for a session, whatever else is counted.
         decision.news = !matches!(decision.verdict, Verdict::Pass(Pass::Whitelisted));
         decision
     }
 
-    /// The decision about a request of which everything is counted: that of before, unless a reload has changed the
-    /// rules.
+    /// The decision about a request for which nothing is left to count: the same as before, unless a reload has changed
+    /// the rules.
     fn repeat<'p>(&'p self, checks: LimitChecks<'p>, record: &SessionRecord, now: Now) -> Decision<'p> {
         let mut decision = Decision::new(Verdict::Pass(Pass::WithinLimits));
         if checks.whitelisted {
@@ -459,7 +465,7 @@ impl Policy {
         }
     }
 
-    /// A count as the session remembers it: a pass stays a pass, whatever a reload says of it later.
+    /// A count as the session remembers it. A pass stays a pass, even if a reload lowers the threshold.
     fn finalize(&self, count: CountRecord, limit: &Limit, outcome: &LimitOutcome<'_>) -> CountRecord {
         let passed = match outcome {
             LimitOutcome::Pass | LimitOutcome::AlreadyDelayed => true,
@@ -485,8 +491,8 @@ fn blacklisting(
     }
 }
 
-/// The rate of a client's netblock at a limit, which has `program`'s where it is the one at the top level; `None`: the
-/// limit does not count it.
+/// The rate that applies to a client at a limit. `program` is that of the netblocks at the top level, which only the
+/// limit at the top level uses. `None`: the limit does not count the client; `Some(None)`: it has no rate of its own.
 pub(crate) fn rate_of<'r>(
     limit: &'r Limit,
     client: IpAddr,

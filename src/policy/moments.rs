@@ -1,4 +1,5 @@
-//! When Postfix can ask what a limit counts, and what is said of a limit that it never asks about.
+//! The stages at which Postfix can ask about what a limit counts, and the messages about limits that it never asks
+//! about.
 
 use std::fmt::Display;
 
@@ -77,7 +78,7 @@ impl RestrictionStage {
     }
 }
 
-/// What is said of a limit that never counts anything.
+/// The message about a limit that never counts anything.
 pub fn never_asked(limit: &Limit, why: impl Display) -> String {
     format!("limit {} is never asked about: {why}", limit.name)
 }
@@ -103,7 +104,7 @@ pub fn gives_all_back(limit: &Limit) -> bool {
     limit.counts == CountKind::Recipients && limit.count_unsent == Some(false)
 }
 
-/// What is said of a limit of which all goes back.
+/// The message about a limit whose hits all go back, and the remedy.
 pub fn all_goes_back(limit: &Limit) -> (String, String) {
     let problem = format!(
         "limit {} counts nothing in the end: with count_unsent = false recipients go back until Postfix asks at DATA or \
@@ -170,7 +171,7 @@ fn is_of_login(attribute: Attribute) -> bool {
     matches!(attribute, Attribute::SaslUsername | Attribute::SaslMethod | Attribute::SaslSender)
 }
 
-/// Whether what it says of `protocol_state` allows that moment.
+/// Whether the limit's conditions on `protocol_state` allow that moment.
 fn may_be_at(limit: &Limit, moment: RestrictionStage) -> bool {
     let of_state = |condition: &&Condition| condition.attribute == Attribute::ProtocolState;
     let holds = |condition: &Condition| moment.states().iter().any(|state| condition.test.holds(state.as_bytes()));

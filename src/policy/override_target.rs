@@ -1,4 +1,4 @@
-//! What an administrator's ban or allowance is said of: a netblock, or requests with some parts of a key.
+//! The target of an administrator's ban or allowance: a netblock, or requests with some fields of a key.
 
 use std::fmt;
 use std::str::FromStr;
@@ -11,18 +11,17 @@ use super::key_escape::is_cut;
 use super::key_field::KeyField;
 use crate::net::{netblock, serialize_as_text};
 
-/// What an override is said of. In text it is as keys are: a single address has no length.
+/// The target of an override. Its text has the form of keys: a single address has no prefix length.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OverrideTarget {
     /// All clients of a netblock.
     Netblock(IpNet),
-    /// All requests with these parts, as a key has them, at least one of which is no address. `login` is that of a
-    /// mail client and at the login door.
+    /// All requests with these fields of a key, at least one of which is no address. `login` is the login of an SMTP
+    /// client too.
     Key(KeyPart),
 }
 
 impl OverrideTarget {
-    /// The netblock, if it is one.
     pub fn netblock(&self) -> Option<IpNet> {
         match self {
             Self::Netblock(netblock) => Some(*netblock),
@@ -30,7 +29,7 @@ impl OverrideTarget {
         }
     }
 
-    /// As keys have it.
+    /// The target in the form of a key.
     pub fn key(&self) -> KeyPart {
         match self {
             Self::Netblock(netblock) => {
@@ -50,12 +49,12 @@ impl OverrideTarget {
         pairs.filter_map(|(word, value)| Some((KeyField::of_word(word)?, value)))
     }
 
-    /// Whether it is said of recipients, of which a message may have several.
+    /// Whether it is about recipients, of which a message may have several.
     pub fn is_of_recipient(&self) -> bool {
         self.parts().any(|(field, _)| field.is_of_recipient())
     }
 
-    /// Whether all that the other is said of is what this one is said of.
+    /// Whether all requests of the other target are requests of this one.
     pub fn contains(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Netblock(wide), Self::Netblock(narrow)) => wide.contains(narrow),

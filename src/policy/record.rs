@@ -16,7 +16,7 @@ use super::message::{HeldHits, MessageRecord};
 use crate::net::lock;
 use crate::net::secret;
 
-/// What a session was counted for by one limit.
+/// One count of one limit, as a session remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountRecord {
     pub limit: LimitId,
@@ -52,12 +52,12 @@ pub const TIME_PER_COUNT: u64 = 300_000;
 const MESSAGES_PER_VERIFICATION: u32 = 3;
 
 impl CountRecord {
-    /// What the store has just said, to be judged. When it was made is for the session's record to say.
+    /// A count that the store has just made, to be judged. The caller sets `at` and `messages`.
     pub fn new(limit: LimitId, scope: Scope, hit: Option<Counter>, banned: u32, stress: bool) -> Self {
         Self { limit, scope, hit, banned, stress, passed: false, delay_limit: false, key: 0, at: 0, messages: 0 }
     }
 
-    /// The hash of what counts are made under, which for most is what strangers choose.
+    /// The hash of a key. It has a secret, for strangers choose the values of most keys.
     pub fn key(part: &KeyPart) -> u64 {
         secret::hash(part)
     }
@@ -72,12 +72,12 @@ pub enum Scope {
     Session,
     /// The mail transaction.
     Message,
-    /// The recipient of the mail transaction with this hash, or whatever of it makes the key.
+    /// The recipient of the mail transaction with this hash, or the key made of that recipient.
     Recipient(u64),
 }
 
 impl Scope {
-    /// That of a recipient, or of what makes a key of it. The hash has a secret, for senders choose recipients.
+    /// The scope of a recipient, or of the key made of it. The hash has a secret, for senders choose recipients.
     pub fn recipient(text: &[u8]) -> Self {
         Self::Recipient(secret::hash(text))
     }
@@ -86,7 +86,7 @@ impl Scope {
 /// Counts of a session or a message; nearly always one.
 pub type CountRecords = SmallVec<[CountRecord; 1]>;
 
-/// How a session stands to the blacklist.
+/// What a session remembers of the blacklist.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BlacklistState {
     /// It is not known yet, or the session was refused.
@@ -105,7 +105,6 @@ pub enum BlacklistState {
 /// All a session remembers.
 #[derive(Clone, Debug, Default)]
 pub struct SessionRecord {
-    /// How the session stands to the blacklist.
     pub blacklist: BlacklistState,
     /// An answer was delayed; no further one is.
     pub delayed: bool,
@@ -113,14 +112,14 @@ pub struct SessionRecord {
     pub messages: u32,
     /// The request at hand is the first about a message.
     pub begins_message: bool,
-    /// What stands for the session or the message.
+    /// Counts that hold for the session or the message.
     counts: CountRecords,
-    /// What stands for recipients of the message, and how far it has come.
+    /// Counts that hold for recipients of the message, and how far it has come.
     message: Option<Arc<Mutex<MessageRecord>>>,
 }
 
 impl SessionRecord {
-    /// That of a session which got past the blacklist, and no more.
+    /// The record of a session that has passed the blacklist and nothing else.
     pub fn admitted() -> Self {
         Self { blacklist: BlacklistState::Passed, ..Self::default() }
     }
@@ -133,8 +132,8 @@ impl SessionRecord {
         *message = None;
     }
 
-    /// An answer is delayed, once for a session; or it is not, for too many are, and that stands. `count` is what the
-    /// delay follows from, none for the blacklist.
+    /// Remembers that an answer is delayed, or, if not `granted`, that it is refused because too many are. `count` is
+    /// what the delay follows from; `None`: the blacklist.
     pub(super) fn delay(&mut self, count: Option<(LimitId, Scope)>, granted: bool) {
         self.delayed |= granted;
         let Some((limit, scope)) = count else {
@@ -198,7 +197,7 @@ impl SessionRecord {
         self.counts.to_vec()
     }
 
-    /// What is remembered of the message at hand beside what stands for all of it; `None`: nothing.
+    /// What is remembered of the recipients of the current message; `None`: nothing.
     pub fn message(&self) -> Option<MutexGuard<'_, MessageRecord>> {
         self.message.as_deref().map(lock)
     }
@@ -218,7 +217,7 @@ impl SessionRecord {
         self.message().map_or(0, |message| message.covered(limit))
     }
 
-    /// The message is not sent: returns the hits that go back, of limits of which `is_unsent` says that.
+    /// The message is not sent: returns the hits that go back. `is_unsent` takes a limit's `count_unsent`.
     pub fn give_up_message(&mut self, is_unsent: impl Fn(Option<bool>) -> bool) -> Vec<HeldHits> {
         let unsent = self.message().map(|mut message| message.give_up(is_unsent)).unwrap_or_default();
         // Should it go on after all, it is counted as a whole.
@@ -229,7 +228,7 @@ impl SessionRecord {
         unsent
     }
 
-    /// Drops refusals among these counts: what was counted stays so, and passes. Says whether there was any.
+    /// Turns refusals among these counts into passes, which are not counted again. Returns whether there was any.
     pub fn clear_refusals(&mut self, concerns: impl Fn(&CountRecord) -> bool) -> bool {
         let mut cleared = false;
         let mut clear = |count: &mut CountRecord| {

@@ -1,8 +1,8 @@
-//! A request at any door: its values, and those that every request of Postfix is recognised by.
+//! A request at any door: its values, by attribute.
 //!
 //! Works on bytes: a HELO name or a sender need not be UTF-8. A request is one
-//! slice of the input with a table of where each value lies in it; the few
-//! values every request is recognised by are parsed here, once.
+//! slice of the input with a table of where each value lies in it. The few
+//! values that tell the session of a request are parsed here, once.
 
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -16,8 +16,8 @@ use crate::policy::door::Door;
 use serde::{Deserialize, Serialize};
 
 /// A longer value is clipped to this many bytes. SMTP commands are bounded by
-/// `line_length_limit` (2048 in Postfix), so nothing honest is longer, and no
-/// answer at all would mean the site's `default_action`.
+/// `line_length_limit` (2048 in Postfix), so no value of a real session is longer.
+/// A request that is not answered would mean the site's `default_action`.
 pub const MAX_VALUE: usize = 16 * 1024;
 
 /// Bytes of a request. Thirty attributes of usual length are about 700 bytes.
@@ -37,7 +37,6 @@ pub struct Request {
     places: [ValueSpan; Attribute::COUNT],
     /// `None` where there are none, as in every request of Postfix.
     others: Option<Box<OtherValues>>,
-    /// Where it came in.
     pub door: Door,
     /// At the login door: what came of the login.
     pub login: LoginOutcome,
@@ -65,19 +64,19 @@ pub(crate) struct ValueSpan(u32);
 impl ValueSpan {
     const LENGTH_BITS: u32 = MAX_VALUE.ilog2() + 1;
 
-    /// That of a value that has not come.
+    /// The span of a missing value.
     pub const NONE: Self = Self(0);
 
     pub fn new(start: usize, length: usize) -> Self {
         Self((start << Self::LENGTH_BITS | length) as u32)
     }
 
-    /// The same value behind so many more bytes.
+    /// The span after this many bytes were put before the value.
     pub fn moved(self, bytes: usize) -> Self {
         Self(self.0 + ((bytes << Self::LENGTH_BITS) as u32))
     }
 
-    /// The same value without so many of the bytes before it.
+    /// The span after this many bytes before the value were removed.
     pub fn moved_back(self, bytes: usize) -> Self {
         Self(self.0 - ((bytes << Self::LENGTH_BITS) as u32))
     }
@@ -208,7 +207,7 @@ impl Request {
         let others = self.others.clone();
         let mut request = Self { block: self.block.clone(), others, places: self.places, ..*self };
         for (attribute, value) in values {
-            // What begins beyond that has no place in the table. No honest request is half as long.
+            // What begins beyond that has no place in the table. No request of Postfix is half as long.
             if request.block.len() < MAX_REQUEST {
                 request.set(attribute, value);
             }
@@ -338,7 +337,7 @@ impl Instance {
         }
     }
 
-    /// An instance that is not Postfix's: only its being the same or another means anything.
+    /// An instance that does not have Postfix's form: it can only be compared for equality.
     #[cold]
     fn of_another(value: &[u8]) -> Self {
         let hash = siphasher::sip128::SipHasher13::new().hash(value);
@@ -349,7 +348,7 @@ impl Instance {
 /// The bytes of the longest instance of Postfix: none of its numbers has more than eight digits.
 const LONGEST_INSTANCE: usize = 32;
 
-/// What each byte stands for as a hexadecimal digit, and as bits, which are digits. Every request has some twenty.
+/// The value of each byte as a hexadecimal digit, and a bit for each byte that is one. Every request has some twenty.
 fn hexadecimal_digits(text: &[u8; LONGEST_INSTANCE]) -> ([u8; LONGEST_INSTANCE + 8], u64) {
     let (mut digits, mut are_digits) = ([0; LONGEST_INSTANCE + 8], 0);
     for (place, block) in text.as_chunks::<16>().0.iter().enumerate() {

@@ -6,7 +6,6 @@ use super::{Blacklist, Limit};
 use crate::net::embedded::EmbeddedIpv4;
 use crate::net::origin::OriginDatabases;
 
-/// What a configuration says about decisions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PolicySettings {
     /// Who is exempt, who is refused, and whose rate differs.

@@ -1,8 +1,8 @@
-//! Spellings: which ways to write a mailbox, a login or the name of a host are one, and which of them keys have.
+//! Spellings: which ways to write a mailbox, a login or the name of a host mean the same, and which of them keys have.
 //!
 //! Letters are in lower case in all of Unicode and composed (NFC), a domain is in ASCII as DNS has it (`xn--`), without
 //! a dot at its end. A site may also have extensions cut (`alice+lists@`), and what BATV and SRS put into an address
-//! taken out again. Everything that makes or looks up keys by what somebody wrote calls [`Spellings::written`].
+//! taken out again. Code that makes or looks up a key from what an administrator wrote calls [`Spellings::written`].
 
 use std::borrow::Cow;
 
@@ -24,7 +24,7 @@ pub struct Spellings {
     pub canonical_senders: bool,
 }
 
-/// A longer domain is none that DNS knows, and is compared as text.
+/// A longer domain cannot be in DNS, and is compared as text.
 const MAX_DOMAIN: usize = 1000;
 
 /// A mail address or a login in its parts.
@@ -77,7 +77,7 @@ impl Spellings {
     /// The value of a key part as keys have it, of what an administrator wrote: as it is, or as the log shows it.
     pub fn written(&self, field: KeyField, value: &str) -> String {
         let escaped = key_escape::escaped(value);
-        // Of what is cut there is no more than that.
+        // The rest of a cut value is not known.
         if escaped == key_escape::ABSENT || key_escape::is_cut(&escaped) {
             return escaped;
         }
@@ -170,20 +170,20 @@ impl<'v> Mailbox<'v> {
         spelled
     }
 
-    /// The address of which a BATV or SRS address was made. `None`: it is none that is understood.
+    /// The address that a BATV or SRS address was made of. `None`: it is neither.
     fn reduced(self) -> Option<Self> {
         self.domain?;
         let local = self.local;
         if let Some(local) = batv(local) {
             return Some(Self { local, ..self });
         }
-        // After the tag there is `=`, `+` or `-`, as the forwarder likes it.
+        // After the tag there is `=`, `+` or `-`: forwarders differ.
         let tagged = |tag| strip_prefix(local, tag).filter(|_| is_separator(local, 4)).map(|rest| &rest[1..]);
         if let Some(rest) = tagged(b"SRS0") {
             return srs(rest);
         }
         if let Some(rest) = tagged(b"SRS1") {
-            // The first forwarder put SRS0 in, of which what follows the tag is here.
+            // The end is what followed the tag in the SRS0 address of the first forwarder.
             let (hash, rest) = split(rest, b'=')?;
             let (forwarder, rest) = split(rest, b'=')?;
             return srs(rest.get(1..)?).filter(|_| is_hash(hash) && is_domain(forwarder) && is_separator(rest, 0));
@@ -264,7 +264,7 @@ fn folded(value: &[u8]) -> Cow<'_, [u8]> {
         _ => return Cow::Borrowed(value),
     };
     let (composed, mapper) = (ComposingNormalizer::new_nfc(), CaseMapper::new());
-    // One letter for one: what is two letters in capitals (\u{df}) is another name than with those.
+    // Simple folding, one letter for one: a name with \u{df} stays another one than that with `ss`.
     let lower: String = composed.normalize(text).chars().map(|letter| mapper.simple_fold(letter)).collect();
     composed.normalize(&lower).into_owned().into_bytes().into()
 }

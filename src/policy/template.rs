@@ -25,21 +25,21 @@ pub struct Values<'a> {
     pub left: u32,
     /// `{key}`: what was counted together.
     pub key: &'a KeyPart,
-    /// `{sasl_username}` and `{sender}` are what it says; `None`: nothing is known of it.
+    /// Has `{sasl_username}` and `{sender}`; `None`: they are empty.
     pub request: Option<&'a Request>,
-    /// What an administrator said, which takes the place of the text.
+    /// An administrator's reason, in place of the text.
     pub note: Option<&'a str>,
     /// The time in seconds since the Unix epoch, to which `{left}` is added for `{until}`.
     pub now: u64,
 }
 
-/// The longest `{key}`, in bytes; a longer one is cut, and shows it.
+/// The longest `{key}`, in bytes; a longer one is cut, and ends in `...`.
 const MAX_KEY: usize = 100;
 
 /// The longest `{sasl_username}`, and the longest `{sender}`.
 const MAX_NAME: usize = 64;
 
-/// The form of `{until}`, which has no hour of its own: the client may be anywhere.
+/// The form of `{until}`: in UTC, for the client may be in any time zone.
 const UNTIL: &str = "%Y-%m-%d %H:%M UTC";
 
 /// Printable ASCII with placeholders; `{{` and `}}` stand for braces.

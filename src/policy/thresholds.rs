@@ -1,8 +1,8 @@
 //! Thresholds of single keys: of an account, of a domain, of a domain and all below it.
 //!
-//! They come from the table of a limit and from files of it, of which one may have a million lines: so each is a text of
-//! all its keys and sorted places in that. Keys are as counters have them, in lower case and escaped, so a lookup of
-//! what a counter is named by takes no memory.
+//! They come from the table of a limit and from its files. A file may have a million lines, so a list is one text of
+//! all keys and a sorted index into it. Keys have the form of counters' keys, in lower case and escaped, so a lookup
+//! allocates nothing.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,19 +14,19 @@ use super::limit::Limit;
 use super::request::Request;
 use super::spelling::Spellings;
 
-/// Stands for no limit at all. No limit has this threshold.
+/// The threshold of a key that is not limited. A limit itself never has it.
 pub const UNLIMITED: u32 = u32::MAX;
 
 /// The thresholds of a limit's keys.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Thresholds {
-    /// The part of a key that they speak of.
+    /// The field of a key whose values have thresholds.
     pub field: KeyField,
     /// The table, then the files in their order: of equal keys the first one counts.
     pub lists: Vec<Arc<ThresholdList>>,
 }
 
-/// Those of one table or file.
+/// The thresholds of one table or file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ThresholdList {
     /// Where it is from, for people.
@@ -59,7 +59,7 @@ pub const MAX_KEY: usize = 400;
 pub struct OwnThreshold<'a> {
     /// [`UNLIMITED`]: the limit does not count the key.
     pub threshold: u32,
-    /// What it is of: a whole value, or `@DOMAIN`, or `.DOMAIN` with the dot.
+    /// The entry's key: a whole value or `@DOMAIN` behind an empty text, or a domain behind a dot.
     pub whose: (&'static str, &'a str),
     pub source: &'a str,
     pub line: u32,
@@ -74,7 +74,7 @@ impl fmt::Display for OwnThreshold<'_> {
     }
 }
 
-/// What values of a key part look like, so what keys of a table may be.
+/// What the values of a field look like, and so the keys of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ValueForm {
     /// A login or a mail address.
@@ -86,7 +86,7 @@ pub enum ValueForm {
 }
 
 impl ValueForm {
-    /// The form of a part's values.
+    /// The form of a field's values.
     pub fn of(field: KeyField) -> Self {
         use super::attribute::Attribute::*;
         match field {
@@ -99,7 +99,7 @@ impl ValueForm {
 }
 
 impl Thresholds {
-    /// The threshold of a value as counters have it: of all of it, else of its domain, else of one that it is below.
+    /// The threshold of a value in the form of keys: of the whole value, else of its domain, else of a domain above.
     pub fn find(&self, value: &str) -> Option<OwnThreshold<'_>> {
         self.exact(value).or_else(|| match ValueForm::of(self.field) {
             ValueForm::Mail => {
@@ -178,8 +178,8 @@ impl ThresholdListBuilder {
         entries.push(ThresholdEntry { start, length, threshold, line, reason: reason.unwrap_or(NO_REASON) });
     }
 
-    /// The list. Of equal keys the first line counts; `repeated` is told the key and line of a later one with another
-    /// threshold, and the line of the first.
+    /// The list. Of equal keys the first line counts. `repeated` is called for a later one with another threshold: with
+    /// the key, its line, and the line of the first.
     pub fn finish(
         self,
         source: &str,
@@ -204,14 +204,14 @@ impl ThresholdListBuilder {
 }
 
 impl Limit {
-    /// The threshold of its own of what has this key, if it has one.
+    /// The own threshold of a key, if it has one.
     pub fn own_threshold(&self, part: &KeyPart) -> Option<OwnThreshold<'_>> {
         let own = self.thresholds.as_ref()?;
         let (_, value) = part.pairs().find(|(word, _)| *word == own.field.word())?;
         own.find(value)
     }
 
-    /// Hits it allows what has this key.
+    /// Hits that it allows a key.
     pub fn threshold_of(&self, part: &KeyPart) -> u32 {
         self.own_threshold(part).map_or(self.threshold, |own| own.threshold)
     }

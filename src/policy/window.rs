@@ -19,7 +19,7 @@ pub fn slots(exptime: u32, unix_ms: u64) -> [u64; OLDER as usize + 1] {
     std::array::from_fn(|age| newest.saturating_sub(age as u64))
 }
 
-/// How many seconds a slot is kept: until the window has left it, and a clock that is late has too.
+/// How many seconds a slot is kept: until the window has left it, by a clock that is behind too.
 pub fn lifetime(exptime: u32) -> u32 {
     exptime.saturating_add(exptime.div_ceil(10)).saturating_add(2)
 }
