@@ -1,8 +1,8 @@
-//! Bans that are in force, their ends before their time, and what a firewall is told of both.
+//! Bans in force: lists and lifts them, and logs their beginnings and ends.
 //!
-//! The beginning and the end of a ban are log events, of which `ban_command` hears on every host: those of an
-//! administrator's ban when the list of overrides changes, those of a limit's ban when they happen on this host or
-//! come with the list.
+//! A limit's ban is created in `store::bans`. Its beginning and its end are log events, for which `ban_command` runs
+//! on every host: on this one when they happen, on the others when the shared list of overrides brings them. The
+//! events of an administrator's ban come with the change of that list.
 
 use ipnet::IpNet;
 
@@ -55,9 +55,9 @@ pub fn counted_client<'p>(policy: &'p Policy, client: &ListedClient) -> Option<T
     Some(TargetCounter { limit, part, threshold: limit.threshold })
 }
 
-/// Lifts bans of limits; the violations that led to them are forgotten. Counts of connections and mail stay. Those at the
-/// other doors do not: a login is refused, and banned again, as long as they say that one more would be over. Returns whether the store
-/// has done it, and what other hosts are to be told.
+/// Lifts bans of limits; the violations that led to them are forgotten. Counts at the SMTP door stay. Those at the
+/// other doors are reset too: there a client that is still over would be refused and banned again. Returns whether the
+/// store has done it, and the changes for other hosts.
 pub async fn lift(service: &Service, rules: &Rules, bans: &[TargetCounter<'_>], now: Now) -> (bool, Vec<Change>) {
     let is_lifted = |one: &TargetCounter<'_>, kind| match kind {
         CounterKind::Ban | CounterKind::Violations => true,
@@ -70,10 +70,10 @@ pub async fn lift(service: &Service, rules: &Rules, bans: &[TargetCounter<'_>], 
     (is_done, announce_lifted(service, bans, now))
 }
 
-/// Says that these bans were lifted. Returns what other hosts are to be told.
+/// Logs that these bans were lifted. Returns the changes for other hosts.
 pub fn announce_lifted(service: &Service, bans: &[TargetCounter<'_>], now: Now) -> Vec<Change> {
     let mut events = Vec::new();
-    // Nothing ever said that a limit that is only logged has banned.
+    // The bans of a limit that is only logged were never announced.
     for one in bans.iter().filter(|one| !one.limit.log_only) {
         let (limit, key) = (one.limit.name.clone(), one.part.to_string());
         say_limit_unbanned(service, &key, one.limit, now);
@@ -82,7 +82,7 @@ pub fn announce_lifted(service: &Service, bans: &[TargetCounter<'_>], now: Now) 
     events
 }
 
-/// Takes over what another host tells of a limit's ban: that it began, or was lifted.
+/// Applies another host's event of a limit's ban, which began or was lifted.
 pub fn apply_event(service: &Service, event: &BanEvent, announces: bool, now: Now) {
     let BanEvent { limit, key, kind, .. } = event;
     let rules = service.rules.load();
@@ -118,7 +118,7 @@ pub fn apply_event(service: &Service, event: &BanEvent, announces: bool, now: No
     }
 }
 
-/// Says which bans of administrators begin and end with a change of the overrides.
+/// Logs the bans of administrators that begin and end with a change of the overrides.
 pub fn announce_overrides(service: &Service, before: &[Override], after: &[Override], now: Now) {
     let rules = service.rules.load();
     let bans = |entries: &[Override]| -> Vec<Override> {
@@ -135,8 +135,7 @@ pub fn announce_overrides(service: &Service, before: &[Override], after: &[Overr
     }
 }
 
-/// Says which bans no longer hold, or hold again, after a reload: the whitelist has the client, or the limit no longer
-/// bans.
+/// Logs the bans that a reload ends or brings back: the whitelist has the client now, or the limit no longer bans.
 pub async fn announce_reload(service: &Service, before: &Rules, after: &Rules, now: Now) {
     for ban in after.policy.overrides().list().iter().filter(|entry| entry.kind == OverrideKind::Ban) {
         match [before, after].map(|rules| is_exempt(&rules.policy, ban)) {
@@ -172,7 +171,7 @@ pub async fn look_for_lost(rules: &Rules, now: Now) {
     }
 }
 
-/// Says which bans ended because the store has lost them. Every host says it of those that it knows.
+/// Logs the bans that ended because the store has lost them. Every host logs those that it knows.
 pub fn announce_lost(service: &Service, lost: &[LostBan], now: Now) {
     let rules = service.rules.load();
     for LostBan { limit, part } in lost {
@@ -236,7 +235,7 @@ fn say_limit_unbanned(service: &Service, key: &str, limit: &Limit, now: Now) {
     });
 }
 
-/// Names the client, the login and the sender of which a key has them.
+/// Adds the client, the login and the sender of a key to a log line.
 fn name_parts(line: &mut LogRecord, key: &str) {
     if is_address(key) {
         line.field("client", key);
@@ -252,7 +251,7 @@ fn name_parts(line: &mut LogRecord, key: &str) {
     }
 }
 
-/// Says where a limit's bans hold, unless that is Postfix's door alone.
+/// Adds the doors at which a limit's bans hold, unless that is Postfix's alone.
 fn name_doors(line: &mut LogRecord, limit: &Limit) {
     if !limit.ban_doors.is_smtp() {
         line.field("doors", limit.ban_doors.words());

@@ -1,8 +1,8 @@
-//! What the store is asked for the checks of a request: to count them, or what it would answer if they were counted.
+//! Has the store count the checks of a request, or reads what it would answer if they were counted.
 //!
-//! How many different clients: a client counts for a key the first time it comes in a window. Each client of a key has a
-//! counter of its own in the store beside the key's, which lives as long as a window. One that has less time left than
-//! the key's window is from the window before, so the client counts anew.
+//! A limit of different clients (`count = "clients"`) counts a client for a key the first time it comes in a window.
+//! Each client of a key has a counter of its own in the store, which lives as long as a window. One that has less time
+//! left than the key's window is from the window before, so the client counts anew.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -116,7 +116,7 @@ async fn is_new(store: &Store, check: &LimitCheck<'_>, kind: CounterKind, counts
     !is_known
 }
 
-/// What a client is known by, on every host.
+/// The digest of a client, the same on every host.
 fn member(check: &LimitCheck<'_>, client: IpAddr) -> u64 {
     let part = KeyPart::client(client, check.limit.ipv4_prefix_length, check.limit.ipv6_prefix_length);
     part.digest()

@@ -25,8 +25,8 @@ const DAY: u64 = 86_400;
 /// The sums of today and yesterday.
 #[derive(Debug)]
 pub struct DailyCounts {
-    /// Has the hits of clients within their limits since the tables were looked at last. Those of the second in which a
-    /// day begins may be of the day before.
+    /// The hits of clients within their limits since the last `collect`. Those of the second in which a day begins may
+    /// be of the day before.
     tally: Arc<Tally>,
     tables: Mutex<DayTables>,
 }
@@ -70,7 +70,7 @@ pub struct DayOfLimit {
 }
 
 impl DailyCounts {
-    /// With the days of this time zone, and what is noted of every request.
+    /// Counts by the days of this time zone.
     pub fn new(zone: TimeZone, tally: Arc<Tally>) -> Self {
         let tables = DayTables { calendar: LocalCalendar::new(Period::Day, zone), days: RecentDays::default() };
         Self { tally, tables: Mutex::new(tables) }
@@ -96,7 +96,7 @@ impl DailyCounts {
         }
     }
 
-    /// Takes hits back that went to nobody in the end.
+    /// Takes back hits for recipients to whom nothing was sent.
     pub fn take_back(&self, limit: LimitId, part: &KeyPart, amount: u32, now: Now) {
         let mut tables = lock(&self.tables);
         self.turn(&mut tables, now);
@@ -163,7 +163,7 @@ impl DailyCounts {
         }
     }
 
-    /// Adds what clients had meanwhile.
+    /// Adds the hits of clients within their limits since the last time.
     fn collect(&self, today: &mut DayTable) {
         (0..MAX_LIMITS).for_each(|limit| self.collect_of(limit, today));
     }

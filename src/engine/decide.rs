@@ -1,7 +1,7 @@
 //! One request from its session to its verdict, and what is done in consequence.
 //!
-//! Here the rooms meet: the session is recognised, the policy plans, the store
-//! counts, the policy judges, and the session remembers. Time is an argument.
+//! The session is found, the policy plans, the store counts, the policy judges,
+//! and the session remembers. Time is an argument.
 
 use std::net::IpAddr;
 use std::pin::pin;
@@ -101,8 +101,8 @@ impl<'r> Asked<'r, '_> {
         self.finish(session, &mut decision)
     }
 
-    /// Makes a decision final: seeks the permit to delay the answer if it is to be, has the session remember what came
-    /// of it, and does what follows.
+    /// Makes a decision final: acquires the permit for a delay, has the session remember the decision, carries out the
+    /// effects and reports the verdict.
     fn finish(&self, mut session: SessionGuard<'_>, decision: &mut Decision<'r>) -> Answer<'r> {
         let Self { service, rules, client, request, now } = *self;
         let permit = match &decision.verdict {
@@ -126,8 +126,8 @@ impl<'r> Asked<'r, '_> {
     }
 }
 
-/// Decides if the store counts in this process, on the stack of the caller. Pending: nothing is done yet, for another
-/// policy connection's request is being counted for the session by a store that a reload has replaced meanwhile.
+/// Decides at once, on the stack of the caller, where the store counts in this process. Pending: nothing is done yet,
+/// because a store that a reload has replaced is still counting another request of the session.
 pub fn decide_at_once<'r>(
     service: &Service,
     rules: &'r Rules,
@@ -138,12 +138,12 @@ pub fn decide_at_once<'r>(
     at_once(decide(service, rules, handle, request, now))
 }
 
-/// What comes of something that as a rule has nothing to wait for.
+/// Polls a future once that nearly always has nothing to wait for.
 fn at_once<T>(future: impl Future<Output = T>) -> Poll<T> {
     pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// Does what follows from a decision beside the answer.
+/// Carries out the effects of a decision.
 pub fn apply(service: &Service, rules: &Rules, decision: &Decision<'_>, request: Option<&Request>, now: Now) {
     for effect in &decision.effects {
         match effect {

@@ -16,7 +16,7 @@ pub struct DelayedReplies {
     of: Mutex<HashMap<u64, u32>>,
 }
 
-/// Allows one answer to be delayed; returned when dropped.
+/// A permit to delay one answer; dropping it returns it.
 #[must_use]
 #[derive(Debug)]
 pub struct DelayPermit {

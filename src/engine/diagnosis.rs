@@ -1,6 +1,6 @@
-//! What the requests themselves tell of a set-up that is wrong, and how to mend it.
+//! Finds a wrong set-up of Postfix from its requests, and says how to repair it.
 //!
-//! Looked at once for a session, not for a request. What is found is said once, with the lines of main.cf
+//! Looked at once for a session, not for a request. What is found is logged once, with the lines of main.cf
 //! that repair it, and stands in the status as long as it is so.
 
 use std::collections::HashSet;
@@ -137,7 +137,7 @@ impl Diagnosis {
         seen.vote(client, request);
     }
 
-    /// Draws conclusions, now and then, and says what is new.
+    /// Draws conclusions, when enough sessions were seen, and logs what is new.
     pub fn conclude(&self, log: &Log) {
         let mut seen = self.lock();
         if seen.sessions < ENOUGH {

@@ -22,7 +22,7 @@ use crate::policy::{Limit, LimitChecks, Pass, Plan, Policy, SessionRecord, Verdi
 /// logins: at night a host for incoming mail too may have none for hours.
 pub const ENOUGH_REQUESTS: u64 = 5000;
 
-/// What the requests say of the limits.
+/// Which limits the requests use.
 #[derive(Debug)]
 pub struct LimitUse {
     tally: Arc<Tally>,
@@ -71,14 +71,14 @@ impl LimitUse {
         Self { tally, state: Mutex::default() }
     }
 
-    /// Other limits are in force.
+    /// Begins anew, for other limits are in force.
     pub fn begin_anew(&self) {
         self.tally.begin_anew();
         let mut state = lock(&self.state);
         *state = UseFindings { said: std::mem::take(&mut state.said), ..UseFindings::default() };
     }
 
-    /// Draws conclusions, now and then, and says what is new.
+    /// Draws conclusions, and logs what is new.
     pub fn conclude(&self, policy: &Policy, log: &Log) {
         let limits = policy.limits().iter().filter(|limit| limit.door == Door::Smtp);
         let unused: Vec<&Limit> = limits.clone().filter(|limit| !self.tally.is_used(limit)).collect();
@@ -170,7 +170,7 @@ impl LimitUse {
 }
 
 impl UnusedLimit {
-    /// How many requests it did not count, and why not one of them.
+    /// How many requests it did not count, and why it did not count one of them.
     pub fn why(&self) -> String {
         let example = self.example.as_ref().map(|example| format!(", one because {example}"));
         format!("none of {} requests{}", self.requests, example.unwrap_or_default())

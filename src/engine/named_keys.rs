@@ -1,7 +1,7 @@
 //! What this process knows of keys by name: who they are, what was counted last, and since when they are over.
 //!
-//! The table of counts keeps keys that are no addresses as hashes. Here they are with their names, those that were
-//! counted lately: so they can be listed, and found by a part of theirs. Clients are here once they were over a limit.
+//! The table of counts keeps keys that are no addresses as hashes. Here those that were counted lately are with their
+//! names: so they can be listed, and found by one of their fields. Clients are here once they were over a limit.
 
 use std::net::IpAddr;
 use std::sync::Mutex;
@@ -37,7 +37,7 @@ pub struct NamedKey {
     pub part: KeyPart,
     /// Hits in the window, at the last one.
     pub count: u32,
-    /// What was allowed then.
+    /// The threshold then.
     pub threshold: u32,
     /// When its window began, in seconds since the Unix epoch.
     pub began: u64,
@@ -53,7 +53,7 @@ pub struct NamedKey {
     is_near: bool,
 }
 
-/// What a hit has made of a key, the first time in its window.
+/// The bound that a hit of a key has crossed, for the first time in its window.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Crossing {
     /// It is beyond `alert_threshold`.
@@ -69,7 +69,7 @@ impl NamedKey {
         Self { limit, part, count, threshold, began, ends, over_since: None, over, client: None, is_near: false }
     }
 
-    /// Its counter, with what its limit allows it now.
+    /// Its counter, with its threshold now.
     pub fn counter<'p>(&self, limit: &'p Limit) -> TargetCounter<'p> {
         let threshold = limit.own_threshold(&self.part).map_or(self.threshold, |own| own.threshold);
         TargetCounter { limit, part: self.part.clone(), threshold }
@@ -115,7 +115,7 @@ pub struct NamedKeys {
 }
 
 impl NamedKeys {
-    /// Notes hits of a key, and says what they have made of it.
+    /// Notes hits of a key, and returns the bound that they have crossed.
     pub fn note(&self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) -> Option<Crossing> {
         let key = key(check.limit.id, &check.part);
         let note = |known: &mut Option<NamedKey>| {

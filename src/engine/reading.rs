@@ -1,4 +1,4 @@
-//! What the store holds for something that has counters, without counting.
+//! Reads all counters of one key, without counting.
 
 use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
@@ -22,7 +22,7 @@ pub struct Reading {
 }
 
 impl Reading {
-    /// Asks the store; `None`: it is down and nothing is known here.
+    /// Asks the store; `None`: it is down and this process knows nothing.
     pub async fn of(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Self> {
         let limit = counted.limit;
         let mut reading = Self::default();

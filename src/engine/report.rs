@@ -1,4 +1,5 @@
-//! What is told of decisions: log lines and counters, both made from the verdict. The only place that tells it.
+//! Log lines and counters of decisions, made from the verdict: `REFUSED`, `DELAYED`, `PASSED`, `DEFERRED`,
+//! `WOULD_REFUSE`, and `OVER_LIMIT` and `NEAR_LIMIT` of keys. No other file logs or counts a verdict.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -70,7 +71,7 @@ pub fn counted(service: &Service, checks: &LimitChecks<'_>, decision: &Decision<
     }
 }
 
-/// Tells of a key that goes over its limit, or near it, where the limit says so: once in a window.
+/// Logs a key that goes over its limit, or near it, once in a window and if the limit alerts.
 fn crossed(
     service: &Service,
     checks: &LimitChecks<'_>,
@@ -106,8 +107,8 @@ fn crossed(
     }
 }
 
-/// Logs a refusal, a delay or what would have been refused, as the keyword says: the first in a window, then one line
-/// per `log_interval` with the number since. `origin` says where a client is from.
+/// Logs a refusal, a delay or what would have been refused, by its keyword: the first in a window, then one line per
+/// `log_interval` with the number since. `origin` looks up where a client is from.
 pub fn refused(
     log: &Log,
     keyword: &'static str,
@@ -145,7 +146,7 @@ pub fn refused(
     });
 }
 
-/// Names the door, unless it is Postfix's.
+/// Adds the door, unless it is Postfix's.
 fn name_door(line: &mut LogRecord, door: Door) {
     if door != Door::Smtp {
         line.field("door", door.word());
@@ -156,7 +157,7 @@ fn origin(service: &Service, client: IpAddr) -> AddressOrigin {
     service.rules.load().policy.origin(client)
 }
 
-/// Says where the client is from, as far as a database knows.
+/// Adds where the client is from, as far as a database knows.
 fn name_origin(line: &mut LogRecord, origin: AddressOrigin) {
     let AddressOrigin { asn, country } = origin;
     if let Some(asn) = asn {
@@ -196,10 +197,10 @@ pub fn passed(log: &Log, door: Door, client: &dyn Display, pass: Pass, now: Now)
 /// Limits that have counters of their own; further ones, after many reloads, share those of [`OTHERS`].
 pub const MAX_LIMITS: usize = 1000;
 
-/// The name that the rest goes by.
+/// The name under which further limits are counted.
 pub const OTHERS: &str = "others";
 
-/// What was decided against a client.
+/// A verdict against a client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Denial {
     /// It was refused.
@@ -219,7 +220,7 @@ const REASONS: [Reason<'static>; 4] = [Reason::Over, Reason::Banned, Reason::Bla
 
 const PASSES: [Pass; 5] = [Pass::UnknownClient, Pass::Whitelisted, Pass::Allowed, Pass::WithinLimits, Pass::StoreDown];
 
-/// One limit's counters at one door.
+/// One limit's counters at one door, by verdict and reason.
 #[derive(Debug, Default)]
 struct LimitCounters([[AtomicU64; REASONS.len()]; Denial::ALL.len()]);
 
@@ -243,17 +244,17 @@ pub struct DecisionCount {
 }
 
 impl Decisions {
-    /// One that passed.
+    /// A pass.
     pub fn passed(&self, door: Door, pass: Pass) {
         add(&self.passes[door as usize][PASSES.iter().position(|other| *other == pass).unwrap_or(0)], 1);
     }
 
-    /// One that has to come back because the store is down.
+    /// A deferral because the store is down.
     pub fn deferred(&self, door: Door) {
         add(&self.deferred[door as usize], 1);
     }
 
-    /// One that was judged against. Looks the limit up, which only refusals pay for.
+    /// A verdict against a client. Looks the limit up, which a pass does not pay for.
     pub fn denied(&self, denial: Denial, refusal: &Refusal<'_>) {
         let verdict = Denial::ALL.iter().position(|(other, _)| *other == denial).unwrap_or(0);
         let reason = REASONS.iter().position(|other| other.word() == refusal.reason.word()).unwrap_or(0);
@@ -265,8 +266,7 @@ impl Decisions {
         add(&limits.entry(name.to_owned()).or_default().0[verdict][reason], 1);
     }
 
-    /// All of them: those of a limit as soon as it has decided anything, passes always; at another door than Postfix's
-    /// only if there were any.
+    /// All counters. Those of passes are listed at another door than Postfix's only if there were any.
     pub fn list(&self) -> Vec<DecisionCount> {
         let mut list = Vec::new();
         for door in Door::ALL {
@@ -292,7 +292,7 @@ impl Decisions {
         list
     }
 
-    /// Has a limit's counters be there, at 0, before it decides anything: so a first refusal is an increase.
+    /// Creates a limit's counters at 0, so that its first refusal is an increase.
     pub fn begin(&self, limit: &str, door: Door) {
         let mut limits = lock(&self.limits[door as usize]);
         if limits.len() < MAX_LIMITS && !limits.contains_key(limit) {

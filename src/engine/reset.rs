@@ -1,4 +1,4 @@
-//! Counters and refusals are forgotten, as an administrator asked on this host or on another.
+//! Resets counters and remembered refusals, as an administrator asked on this host or on another.
 
 use ipnet::IpNet;
 
@@ -9,12 +9,12 @@ use crate::policy::key::KeyPart;
 use crate::policy::{CountRecord, Key, Policy};
 use crate::store::local::listing::within;
 
-/// All counters of these.
+/// The keys of all their counters.
 pub fn keys<'c>(counted: &'c [TargetCounter<'_>], now: Now) -> Vec<Key<'c>> {
     counted.iter().flat_map(|one| one.kinds(now).into_iter().map(|kind| one.key(kind))).collect()
 }
 
-/// Another host has reset a target: what this process remembers of it goes too. The store has been told.
+/// Another host has reset a target, in the store too: forgets what this process remembers of it.
 pub async fn forget_here(service: &Service, target: Target, now: Now) {
     let rules = service.rules.load_full();
     let mut targets = vec![target];
@@ -35,8 +35,8 @@ pub async fn forget_here(service: &Service, target: Target, now: Now) {
     clear_refusals(service, &rules.policy, &targets[0], &counted);
 }
 
-/// Drops the refusals that sessions remember: all those of a netblock's clients and of clients counted together
-/// with it, and those for what was counted under a key that is no address.
+/// Clears the refusals that sessions remember: of a netblock's clients and of clients counted together with it, and
+/// those for keys that are no addresses.
 pub fn clear_refusals(service: &Service, policy: &Policy, target: &Target, counted: &[TargetCounter<'_>]) -> usize {
     // A client of a /64 is refused for all of the /64.
     let wide = target.netblock().map(|netblock| policy.counted(&Target::Client(netblock.addr()))).unwrap_or_default();

@@ -35,29 +35,28 @@ pub struct Service {
     pub delayed: Arc<DelayedReplies>,
     /// The logins and web requests whose answer is delayed. They keep no smtpd process waiting.
     pub delayed_events: Arc<DelayedReplies>,
-    /// Numbers of what was answered.
+    /// Counters of what was answered.
     pub statistics: Arc<Statistics>,
     /// The same by limit, verdict and reason.
     pub decisions: Decisions,
     /// What is noted of every request.
     pub tally: Arc<Tally>,
-    /// What is known of keys by name.
+    /// The names of keys that were counted lately.
     pub named_keys: NamedKeys,
     /// What was counted today and yesterday.
     pub daily: Arc<DailyCounts>,
-    /// What the requests tell of the set-up.
+    /// What the requests show of a wrong set-up.
     pub diagnosis: Diagnosis,
     /// Which limits count anything.
     pub limit_use: LimitUse,
-    /// What administrators said, as other hosts hear it.
+    /// The overrides of administrators, which hosts share.
     pub overrides: SharedOverrides,
-    /// Where it is told.
     pub log: Log,
     history: Mutex<RateSampler>,
     configured: Mutex<Configured>,
 }
 
-/// What is told of the configuration in force.
+/// What `status` shows of the configuration in force.
 #[derive(Debug, Default)]
 struct Configured {
     source: ConfigSource,
@@ -70,9 +69,8 @@ struct Configured {
 /// What a configuration says about the answers.
 #[derive(Debug)]
 pub struct Rules {
-    /// The decision.
     pub policy: Policy,
-    /// The counts. Kept over a reload that does not concern it.
+    /// Where hits are counted. A reload keeps it unless a key of the store was changed.
     pub store: Arc<Store>,
     /// Sessions whose answer may be delayed at once.
     pub max_delayed: usize,
@@ -153,7 +151,7 @@ impl Service {
         (source, reload_failed.clone())
     }
 
-    /// Has `status` tell of something that is wrong for the life of the process.
+    /// Has `status` show something that is wrong for the life of the process.
     pub fn add_fault(&self, fault: String) {
         lock(&self.configured).faults.push(fault);
     }
@@ -163,12 +161,12 @@ impl Service {
         lock(&self.history).note(&self.statistics, now);
     }
 
-    /// What went on lately.
+    /// The rates of the last minute.
     pub fn rates(&self) -> Rates {
         lock(&self.history).lately()
     }
 
-    /// Tells the numbers so far.
+    /// Logs the STATISTICS line.
     pub fn report(&self, connections: usize) {
         let rules = self.rules.load();
         self.statistics.report(

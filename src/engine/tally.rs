@@ -1,7 +1,7 @@
 //! What is noted of every request: at which stage it came, which limits count it, and how much they let pass.
 //!
-//! Only numbers, for each request pays for them. What they mean is found out elsewhere, now and then: in `limit_use`
-//! which limits never count anything, in `daily` what they have counted today.
+//! Only numbers, for each request pays for them. `limit_use` finds out from them which limits never count anything,
+//! `daily` what the limits have counted today.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -11,7 +11,7 @@ use crate::policy::limit::LimitId;
 use crate::policy::request::{Request, Stage};
 use crate::policy::{Counter, Limit, LimitCheck, LimitChecks};
 
-/// Limits that are looked after. Further ones, after many reloads, count as used and have no sums.
+/// Limits with numbers of their own. Further ones, after many reloads, count as used and have no sums.
 pub const MAX_LIMITS: LimitId = 1024;
 
 /// Of so many requests of one kind, one shows why limits do not count it.
@@ -41,7 +41,7 @@ impl Default for Tally {
 }
 
 impl Tally {
-    /// Notes a request. Says now and then that one is due as an example of what limits do not count.
+    /// Notes a request. Returns whether it is to be an example of what limits do not count, as one of many is.
     pub fn note_request(&self, request: &Request) -> bool {
         let before = self.seen[request.state as usize][usize::from(has_login(request))].fetch_add(1, Relaxed);
         before.is_multiple_of(PER_EXAMPLE) && !self.all_used.load(Relaxed)
@@ -60,8 +60,8 @@ impl Tally {
         }
     }
 
-    /// Notes hits, of which so many were let pass, if they are of a client within its limit. Says whether they are; those
-    /// of others are noted by name.
+    /// Notes hits, of which `passed` were let pass, if they are of a client within its limit. Returns whether they are;
+    /// all others are noted by name.
     pub fn note_hits(&self, check: &LimitCheck<'_>, hit: Counter, passed: u32) -> bool {
         let limit = check.limit;
         let most = limit.alerts_beyond(check.threshold).map_or(check.threshold, |most| most.min(check.threshold));
@@ -72,7 +72,7 @@ impl Tally {
         is_within
     }
 
-    /// What clients within a limit had since this was asked last.
+    /// Takes out the hits of clients within a limit.
     pub fn take_passed(&self, limit: LimitId) -> u64 {
         self.passed.get(usize::from(limit)).map_or(0, |sum| sum.swap(0, Relaxed))
     }
@@ -94,7 +94,7 @@ impl Tally {
         kinds.map(|number| number.load(Relaxed)).sum()
     }
 
-    /// Other limits are in force.
+    /// Begins anew, for other limits are in force.
     pub fn begin_anew(&self) {
         self.seen.iter().flatten().chain(&self.used).for_each(|number| number.store(0, Relaxed));
         self.set_all_used(false);

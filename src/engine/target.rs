@@ -1,4 +1,4 @@
-//! Whom an administrator means: a client, a netblock, or a key as the log shows it.
+//! The target of a command: a client, a netblock, or a key as the log shows it; and its counters.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -21,15 +21,15 @@ use crate::policy::override_target::OverrideTarget;
 use crate::policy::thresholds::UNLIMITED;
 use crate::policy::{Policy, rate_of, window};
 
-/// Whom a command is about.
+/// What a command is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Target {
     /// One address.
     Client(IpAddr),
     /// All addresses of a netblock of more than one.
     Netblock(IpNet),
-    /// What counters are made of that are no addresses, as `key=` in the log has it: a whole key, or some of its parts.
-    /// In that `login` stands for a login wherever it is counted.
+    /// A key that is no address, as `key=` in the log shows it, or some of its fields. `login` stands for a login at
+    /// whichever door it is counted.
     Key(String),
 }
 
@@ -121,11 +121,11 @@ impl Target {
         }
     }
 
-    /// What a ban or an allowance of it is said of.
+    /// The target of a ban or an allowance of it.
     ///
     /// # Errors
     ///
-    /// When no request can have it; says what to write.
+    /// When no request can have it. Its text names what to write.
     pub fn to_override(&self) -> Result<OverrideTarget, String> {
         match (self.netblock(), self) {
             (None, Self::Key(text)) => text.parse(),
@@ -143,12 +143,11 @@ impl Target {
     }
 }
 
-/// Something that has counters: of one limit, of one key.
+/// The counters of one key of one limit.
 #[derive(Clone, Debug)]
 pub struct TargetCounter<'p> {
     /// The limit.
     pub limit: &'p Limit,
-    /// What is counted together.
     pub part: KeyPart,
     /// Hits it allows.
     pub threshold: u32,
@@ -182,7 +181,7 @@ impl TargetCounter<'_> {
 }
 
 impl Policy {
-    /// A target as requests come under it: that of IPv4 where its IPv6 addresses carry IPv4 addresses, and a key in the
+    /// A target as requests are counted: as IPv4 where its IPv6 addresses carry IPv4 addresses, and with a key in the
     /// spelling that keys have.
     pub fn target(&self, target: &Target) -> Target {
         match (target.netblock(), target) {
@@ -207,7 +206,7 @@ impl Policy {
         KeyPart::of_pairs(spelled.iter().map(|(word, value)| (*word, value.as_str()))).to_string()
     }
 
-    /// What has counters of its own for a target, in the order of the limits.
+    /// The counters of a target, in the order of the limits.
     pub fn counted(&self, target: &Target) -> Vec<TargetCounter<'_>> {
         let of = |limit| match target {
             Target::Client(client) => self.of_client(limit, *client),
@@ -285,7 +284,7 @@ fn counted(limit: &Limit, part: KeyPart) -> Result<TargetCounter<'_>, String> {
     }
 }
 
-/// The key of a limit that a text says all parts of, in whatever order.
+/// The key of a limit from a text that has all its fields, in whatever order.
 fn whole(limit: &Limit, text: &str) -> Option<KeyPart> {
     let as_it_is = || Some(KeyPart::Text(text.into()));
     if text == "all" {
@@ -313,7 +312,7 @@ fn names(said: &str, word: &str) -> bool {
     said == word || said == LOGIN && word == KeyField::Whole(Attribute::SaslUsername).word()
 }
 
-/// Whether a key has all the parts that a target says, and perhaps others.
+/// Whether a key has all the fields of a target, and perhaps others.
 pub fn has_parts(part: &KeyPart, target: &KeyPart) -> bool {
     target.pairs().all(|(said, value)| part.pairs().any(|(word, other)| names(said, word) && value == other))
 }

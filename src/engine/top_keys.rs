@@ -1,8 +1,7 @@
 //! The keys with the largest sums, of however many there are, in bounded memory.
 //!
-//! A key that has no place gets that of one of the smallest, and begins with its sum: by the method of Space-Saving, so
-//! that a sum is never told too small, and is too large by no more than is said with it. What strangers invent gets
-//! the places of each other.
+//! By the method of Space-Saving: a new key takes the place of one of the smallest, and begins with its sum. So a sum
+//! is never too small, and too large by its `excess` at most. Keys that strangers invent displace each other only.
 
 use std::cmp::Reverse;
 use std::collections::HashMap;
@@ -18,7 +17,7 @@ pub const MAX_KEYS: usize = 500;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TopKeys {
     keys: HashMap<KeyPart, KeySum>,
-    /// No key that has no place has a larger sum.
+    /// No key that is not kept has a larger sum.
     floor: u64,
 }
 
@@ -28,7 +27,7 @@ pub struct KeySum {
     pub sum: u64,
     /// By how much that may be too large.
     pub excess: u64,
-    /// When it got its place, in seconds since the Unix epoch.
+    /// Since when it is kept, in seconds since the Unix epoch.
     pub since: u64,
 }
 
@@ -68,7 +67,7 @@ impl TopKeys {
         keys
     }
 
-    /// Keys that have a place.
+    /// Keys that are kept.
     pub fn len(&self) -> usize {
         self.keys.len()
     }

@@ -1,5 +1,5 @@
-//! What a host has announced, kept in the store: a program that starts again announces none of it a second time, and
-//! announces the ends that came while it was not there.
+//! The bans that a host has announced, kept in the store: a program that starts again does not announce them a second
+//! time, and announces those that ended while it was not running.
 
 use std::io;
 
@@ -23,7 +23,7 @@ const TOLERANCE: u64 = 10;
 pub struct AnnouncedRecord {
     /// It was read, or the program before has left what it says.
     is_known: bool,
-    /// What it says, as far as that is worth another write.
+    /// The ids in it: it is written again when they change.
     written: Vec<u64>,
 }
 
@@ -58,7 +58,7 @@ impl AnnouncedRecord {
         let Some(record) = record.filter(|record| record.v == VERSION) else { return Ok(()) };
         if record.booted.abs_diff(booted(now)) <= TOLERANCE {
             lock(&overrides.link).heeded.extend(record.heeded);
-            // An administrator may have said something meanwhile.
+            // An administrator may have set overrides meanwhile.
             let mut known = rules.policy.overrides().list();
             let mut recalled = record.list.overrides(&[], now);
             recalled.retain(|entry| known.iter().all(|other| other.target != entry.target));

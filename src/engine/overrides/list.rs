@@ -14,17 +14,17 @@ use crate::policy::overrides::{MAX_NOTE, MAX_OVERRIDES, Override, OverrideKind};
 /// The version of the list's form.
 const VERSION: u64 = 3;
 
-/// The one before, which says netblocks only. It is read, but never written.
+/// The version before, in which targets are netblocks only. It is read, but never written.
 const NETBLOCKS_ONLY: u64 = 2;
 
-/// Resets that are told at once. Of more, the oldest are left out: other hosts read the list every second.
+/// Resets that the list has at once. Of more, the oldest are left out: other hosts read the list every second.
 const MAX_RESETS: usize = 1000;
 
-/// Events of limits' bans that are told at once: as many as one command can lift. Of more, beginnings are left out
+/// Events of limits' bans that the list has at once: as many as one command can lift. Of more, beginnings are left out
 /// first, for a firewall that misses an end goes on to block.
 pub const MAX_EVENTS: usize = 1000;
 
-/// How long a reset or an event is told to other hosts, in seconds.
+/// How long a reset or an event stays in the list, in seconds.
 const TOLD: u64 = 60;
 
 /// The longest name of a user that is taken from the list, in characters.
@@ -46,7 +46,7 @@ pub enum Change {
 pub struct Reset {
     pub id: u64,
     pub target: Target,
-    /// How long it is told, in seconds since the Unix epoch.
+    /// When it leaves the list, in seconds since the Unix epoch.
     pub ends: u64,
     pub by: String,
 }
@@ -57,14 +57,14 @@ impl Reset {
     }
 }
 
-/// The beginning or the end of a limit's ban, which a command of every host hears of.
+/// The beginning or the end of a limit's ban, for which `ban_command` runs on every host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BanEvent {
     pub id: u64,
     pub limit: String,
     pub key: String,
     pub kind: BanEventKind,
-    /// How long it is told, in seconds since the Unix epoch.
+    /// When it leaves the list, in seconds since the Unix epoch.
     pub ends: u64,
 }
 
@@ -164,7 +164,7 @@ impl OverrideList {
         self.ends().next().is_none()
     }
 
-    /// When each of it ends, in seconds since the Unix epoch.
+    /// When each entry ends, in seconds since the Unix epoch.
     pub fn ends(&self) -> impl Iterator<Item = u64> {
         let overrides = self.overrides.iter().map(|entry| entry.ends);
         overrides.chain(self.resets.iter().map(|reset| reset.ends)).chain(self.events.iter().map(|event| event.ends))

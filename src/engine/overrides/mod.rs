@@ -1,10 +1,10 @@
-//! Overrides of administrators, and what else hosts that share a store tell each other: resets, limits' bans.
+//! The list of overrides that hosts with a shared store exchange, with the resets and the events of limits' bans.
 //!
-//! All of it is one small list in the store. A change is written at once; every host reads the list once a second,
-//! apart from requests. What cannot be written because the store is down holds on this host, and is written when the
-//! store is back. Without a shared store the list is this process's own.
+//! It is one small list in the store. A change is written at once; every host reads the list once a second, apart
+//! from requests. What cannot be written because the store is down holds on this host, and is written when the store
+//! is back. Without a shared store the list is this process's own.
 //!
-//! A ban that a limit makes is not in the list: it is a key of the store, see `store::bans`.
+//! A limit's ban itself is not in the list: it is a key of the store, see `store::bans`.
 
 mod announced;
 mod list;
@@ -37,7 +37,7 @@ const NAME: &str = "overrides";
 /// The list stays this many seconds longer than its last entry: clocks differ.
 const SPARE: u64 = 60;
 
-/// Hosts that change the list at the same moment try again; this many would have to win before us.
+/// Attempts to write the list, while other hosts change it at the same moment.
 const TRIES: usize = 8;
 
 /// Where a change holds.
@@ -52,7 +52,7 @@ pub enum Propagation {
 }
 
 impl Propagation {
-    /// What people should know of it.
+    /// The note for the administrator.
     pub fn note(&self) -> Option<String> {
         match self {
             Self::Local | Self::Shared => None,
@@ -99,7 +99,7 @@ pub struct ExchangeState {
     lifted: HashSet<(String, String)>,
 }
 
-/// Keeps the list as the other hosts have it, for ever.
+/// Exchanges the list with the store once a second, for ever.
 pub async fn follow(service: Arc<Service>) {
     let mut second = interval(Duration::from_secs(1));
     second.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,7 +151,7 @@ impl SharedOverrides {
         lock(&self.link).lifted.contains(&(limit.to_owned(), key.to_owned()))
     }
 
-    /// What the program that takes over has to know.
+    /// The state for the program that takes over.
     pub fn save(&self, service: &Service, now: Now) -> ExchangeState {
         self.queue_new_bans(service, now);
         lock(&self.link).clone()
@@ -164,8 +164,8 @@ impl SharedOverrides {
         self.exchange.try_lock().expect("nothing is exchanged before the start").skip();
     }
 
-    /// Tells other hosts of the last bans that this process began, and the next process on this host what was
-    /// announced. For the end of the process, which waits no longer than `patience`.
+    /// Writes the last bans that this process began for other hosts, and what was announced for the next process on
+    /// this host. For the end of the process, which waits no longer than `patience`.
     pub async fn finish(&self, service: &Service, patience: Duration, now: Now) {
         let store = Arc::clone(&service.rules.load().store);
         if !store.waits() {
