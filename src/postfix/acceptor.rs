@@ -19,15 +19,12 @@ use crate::session::SessionOrigin;
 /// What accepting needs.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
-    /// What answers.
     pub service: Arc<Service>,
-    /// Ends it.
     pub stop: Shutdown,
     /// The open connections, of all listeners.
     pub connections: TaskTracker,
-    /// The most of them.
     pub max_connections: usize,
-    /// Where they are put that another process is to take over.
+    /// Connections that another process is to take over.
     pub suspended: SuspendedConnections,
 }
 

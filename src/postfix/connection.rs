@@ -29,8 +29,8 @@ use crate::postfix::io::{self, Input, Reply, ReplyBytes, ShutdownListener, read,
 use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionHandle;
 
-/// Answers a policy connection until Postfix closes it, or we are to stop and nothing asked is unanswered.
-/// A connection that another process is to take over comes back.
+/// Answers a policy connection until Postfix closes it, or until a shutdown, once all requests are answered.
+/// Returns a connection that another process is to take over.
 pub async fn serve<S>(stream: S, peer: Peer, service: &Service, stop: Shutdown) -> Option<SuspendedConnection<S>>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -79,7 +79,7 @@ struct PolicyConnection<'s, S> {
 enum End {
     /// The other end is gone.
     Closed,
-    /// We are to stop.
+    /// A shutdown was triggered.
     Stopped,
 }
 
@@ -270,7 +270,7 @@ pub struct ConnectionState {
     pub input: BytesMut,
     /// What is left to be sent of the answer to the last request.
     pub output: ReplyBytes,
-    /// When it is to be sent, if not at once, and whose turn it is then.
+    /// When it is to be sent, if not at once, with the permit for the delay.
     pub due: Option<(Instant, DelayPermit)>,
     /// Since when a request waits for its rest.
     pub begun: Option<Instant>,

@@ -76,7 +76,7 @@ impl RequestError {
     }
 
     fn new(attribute: &[u8], problem: RequestProblem) -> Self {
-        // Enough to recognise it by in the log.
+        // Enough to recognise it in the log.
         let shown = attribute.len().min(64);
         Self { attribute: attribute[..shown].to_vec(), problem }
     }

@@ -30,7 +30,7 @@ pub enum Input {
     More,
     /// The other end closed. `waited`: not before our last answer was written.
     Closed { waited: bool },
-    /// We are to stop, and nothing is there to be answered.
+    /// A shutdown was triggered, and there is nothing to answer.
     Stop,
 }
 
@@ -94,7 +94,7 @@ where
     .await
 }
 
-/// Writes an answer: nearly always at once. Says whether it is written; what is left is another process's.
+/// Writes an answer, nearly always at once. Returns whether it is written; if not, another process writes the rest.
 pub async fn write<S>(
     stream: &mut S,
     answer: &mut ReplyBytes,
@@ -186,15 +186,15 @@ pub fn keep_spare(buffer: &mut BytesMut) {
 pub enum Reply<'a> {
     /// No opinion: the client passes as far as we are concerned. Never `OK`, which would end the site's later checks.
     Dunno,
-    /// Not now, for a reason of ours.
+    /// The store is down and `on_store_failure` is `defer`.
     Defer,
-    /// The action the administrator chose for clients over the limit.
+    /// The action of the limit or of the blacklist, which `Action::write` writes.
     Refuse(&'a Action, Values<'a>),
 }
 
 const DUNNO: &[u8] = b"action=DUNNO\n\n";
 
-/// 4.3.0 is RFC 3463's "other mail system status".
+/// The answer while the store is down. 4.3.0 is RFC 3463's "other mail system status".
 const DEFER: &[u8] = b"action=DEFER_IF_PERMIT 4.3.0 Connections cannot be counted at the moment, try again later\n\n";
 
 /// Writes replies.

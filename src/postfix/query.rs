@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::net::address::Address;
 
-/// As long as Postfix waits by default, for the daemon may have us wait as it has clients.
+/// As long as Postfix waits by default: the daemon may delay this answer like any other.
 const PATIENCE: Duration = Duration::from_secs(100);
 
 /// The action a daemon answers. `attributes` are sent instead of, or beside, those of a client that has just connected.

@@ -13,13 +13,9 @@ use crate::session::SessionHandle;
 /// A connection that is not served at the moment.
 #[derive(Debug)]
 pub struct SuspendedConnection<S> {
-    /// To the other end.
     pub stream: S,
-    /// Who is there.
     pub peer: Peer,
-    /// Its place in the sessions.
     pub session: SessionHandle,
-    /// What else is known of it.
     pub state: ConnectionState,
 }
 
@@ -57,7 +53,7 @@ impl SuspendedConnections {
         self.lock().given_up = None;
     }
 
-    /// Ends suspension: returns the suspended connections; later ones are not accepted.
+    /// Ends suspension: returns the suspended connections. `put` returns later ones.
     pub fn give_up(&self, stop: Shutdown) -> Vec<SuspendedConnection<Stream>> {
         self.lock().given_up = Some(stop);
         self.empty()

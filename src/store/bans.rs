@@ -1,5 +1,6 @@
-//! Violations, and the bans of limits that come of them. A ban is a key of the shared store with an expiry of its own,
-//! which every host reads with the counts of a request.
+//! Counts violations, and bans a key after too many of them. A ban is a counter of its own (`CounterKind::Ban`) and
+//! ends with its expiry. Requests read it together with their counts (`policy::checks`), on every host that shares the
+//! store.
 //!
 //! No request waits for this: the one that went over is answered by its count.
 //! Each step is atomic in the store, so of sessions that go over at the same time,
@@ -38,18 +39,18 @@ struct ViolationReport {
     ban_doors: DoorSet,
     part: KeyPart,
     violations: CounterPlace,
-    /// Violations before this one that the store has not been told.
+    /// Violations before this one that were not sent to the store.
     pending: u32,
     ban: Option<(Ban, Bans)>,
     forget_after: u32,
-    /// Whose request it was; none where another program reported it.
+    /// The client of the request; none where another program reported it.
     client: Option<IpAddr>,
     login: Vec<u8>,
     sender: Vec<u8>,
     now: Now,
 }
 
-/// Where bans are.
+/// The two counters of a key's bans.
 #[derive(Debug)]
 struct Bans {
     /// The ban in force, with its number.
@@ -58,7 +59,7 @@ struct Bans {
     bans: CounterPlace,
 }
 
-/// A ban that this process began, which other hosts are to be told.
+/// A ban that this process began, to be announced to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NewBan {
     pub limit: String,
@@ -121,7 +122,7 @@ impl ViolationReport {
         let Violation { limit, part } = violation;
         let counter = |kind| store.counter(&Key { limit, part, kind });
         let bans = || Bans { ban: counter(CounterKind::Ban), bans: counter(CounterKind::Bans) };
-        // Only a ban is told with names.
+        // Only the log lines of bans have these values.
         let request = request.filter(|_| limit.ban.is_some());
         let value = |attribute| request.map(|request| request.value(attribute).to_vec()).unwrap_or_default();
         let login = request.map(|request| request.door.login()).map(value).unwrap_or_default();
@@ -176,8 +177,8 @@ impl Store {
         debug_assert_eq!(done, Poll::Ready(()), "nothing waits for a store in this process");
     }
 
-    /// Whether the shared store is told of a violation, or it is counted in this process for the time being: those of
-    /// a flood are sent once per `over_memory`. If they may lead to a ban, each is sent at once.
+    /// Whether a violation is sent to the shared store now, or counted in this process for the time being: those of a
+    /// flood are sent once per `over_memory`. If they may lead to a ban, each is sent at once.
     fn advise_violation(&self, backend: &dyn Backend, violation: &Violation<'_>, now: Now) -> Lookup {
         let Violation { limit, part } = violation;
         if limit.ban.is_some() {

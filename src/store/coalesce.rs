@@ -33,7 +33,7 @@ impl Coalesce {
         }
     }
 
-    /// The next hit counts, however soon it comes, because the last counted one has been taken back.
+    /// Has the next hit count, however soon it comes, because the last counted one was taken back.
     pub fn forget(&self, limit: &Limit, part: &KeyPart) {
         if limit.coalesce > 0 {
             self.lock().forget(key(limit, part));

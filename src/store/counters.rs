@@ -85,7 +85,7 @@ impl Store {
         self.take_back_told(counter, amount, amount, now);
     }
 
-    /// The same where the shared store was told so many of these hits only.
+    /// The same where only `told` of these hits were sent to the shared store.
     pub(crate) fn take_back_told(&self, counter: &CounterPlace, amount: u32, told: u32, now: Now) {
         match counter.slides {
             _ if told == 0 => {}
@@ -135,7 +135,7 @@ impl Store {
         self.know(counter, count, left, now);
     }
 
-    /// Adds hits that nobody is judged by.
+    /// Adds hits that no decision is made from.
     pub(crate) fn add_hits(&self, counter: &CounterPlace, amount: u32, exptime: u32, now: Now) {
         self.send(counter, CounterCommand::Hit(amount), exptime, now);
         self.table.hit(counter.id, amount, u64::from(exptime) * 1000, counter.threshold, now.monotonic);
@@ -146,7 +146,7 @@ impl Store {
         self.table.peek(counter.id, now.monotonic).is_some()
     }
 
-    /// Remembers in this process what a counter is.
+    /// Remembers the state of a counter in this process.
     pub(crate) fn know(&self, counter: &CounterPlace, count: u32, left: u64, now: Now) {
         self.table.observe(counter.id, count, left, counter.threshold, now.monotonic);
     }
@@ -168,7 +168,7 @@ impl Store {
         done
     }
 
-    /// Forgets what this process knows of a counter. The store was told already.
+    /// Forgets what this process knows of a counter, which is deleted in the shared store already.
     pub fn forget_here(&self, key: &Key<'_>) {
         self.table.forget(self.table.counter_id(*key));
     }

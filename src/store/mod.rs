@@ -9,7 +9,7 @@
 //! always overrides it; local hits are never added to a shared count, so too few may be counted after an outage,
 //! never too many.
 //!
-//! What a shared store has to do is in [`shared::backend`].
+//! A new shared store implements [`shared::backend::Backend`].
 
 pub mod bans;
 pub mod coalesce;
@@ -59,15 +59,16 @@ pub struct Store {
     /// The key of the configuration that chose the shared store.
     chosen_by: Option<&'static str>,
     coalesce: Coalesce,
+    /// Keys over their limit, about which the shared store is asked once per `over_memory`.
     over: OverLimitCache,
-    /// Violations of limits that delay, which a flood of them tells the shared store as seldom as its hits.
+    /// The same for the violations of limits that delay.
     over_violations: OverLimitCache,
     on_failure: OnStoreFailure,
     key_prefix: String,
     statistics: Arc<Statistics>,
     /// Work that follows from judgements, for which no request waits.
     following: TaskTracker,
-    /// Where that is done: decisions come from several threads, and those of some may end.
+    /// The runtime for that work: decisions come from several threads, of which some may end.
     runtime: Option<Handle>,
     new_bans: NewBans,
     lost_bans: LostBans,
@@ -147,11 +148,11 @@ impl Store {
         self.count_here(&operation, now)
     }
 
-    /// Takes back hits of a request that was refused, in the background. Never creates a counter.
+    /// Takes hits back from their counter, in the background. Never creates a counter.
     pub fn take_back(&self, refund: &Refund<'_>, now: Now) {
         let Refund { limit, part, kind, amount } = refund;
         let key = Key { limit, part, kind: *kind };
-        // What the shared store was not told need not be taken from it.
+        // Hits that were not sent to the shared store need not be taken back from it.
         let told = self.over.take_back(&key, *amount);
         self.take_back_told(&self.counter(&key), *amount, told, now);
         // Else the next hit would coalesce with one that no longer counts, and pass.
@@ -199,8 +200,8 @@ impl Store {
         }
     }
 
-    /// Reads a value that all hosts share which share the counts; `None`: there is none. Counters and values cannot
-    /// be confused: no key of a counter has a `!` behind `key_prefix`.
+    /// Reads a value that hosts share as they share the counts; `None`: there is none. No counter has the key of a
+    /// value: `!` stands right behind `key_prefix` in none of them.
     pub async fn read_value(&self, name: &str) -> io::Result<Option<VersionedValue>> {
         self.shared()?.read_value(&self.value_key(name)).await
     }
@@ -245,7 +246,7 @@ impl Store {
         }
     }
 
-    /// Whether hosts share this store: then a hit waits for a server.
+    /// Whether it is a shared store, so that a hit waits for a server.
     pub fn waits(&self) -> bool {
         self.backend.is_some()
     }

@@ -22,11 +22,8 @@ pub const PARTS: usize = SHARDS;
 /// A client's window, or its ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListedClient {
-    /// The id of the limit.
     pub limit: u16,
-    /// The address, masked.
     pub address: IpAddr,
-    /// The bits of the mask.
     pub prefix_length: u8,
     pub hit: TableEntry,
     /// Whether it was over its limit at its last hit.

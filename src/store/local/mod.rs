@@ -1,14 +1,14 @@
 //! The counter table: how often each key was hit in its current window.
 //!
-//! It is the embedded store, and beside a shared store it remembers what that last said.
+//! It is the embedded store. Beside a shared store it remembers the last reply about each key.
 //! A window starts with a key's first hit and ends at a fixed time after it,
 //! whatever happens in between; then the key starts anew.
 //!
 //! Entries are bounded in number and small: an IPv4 client takes a slot of 17
 //! bytes, an IPv6 network of at most 64 bits one of 21, anything else one of 29,
 //! of which seven in sixteen to seven in eight are filled while the table grows.
-//! Nothing here takes long, for every operation holds one of many shards and does
-//! a bounded piece of the upkeep: the longest is to grow or shrink one shard.
+//! No operation takes long: each locks one of many shards and frees a bounded number
+//! of expired entries. The longest is to grow or shrink one shard.
 //!
 //! Time is an argument: `now` in milliseconds on the monotonic clock, whose zero
 //! is the table's epoch. Windows end at their millisecond; ends reach 34 years
@@ -90,7 +90,7 @@ impl Table {
     pub fn counter_id(&self, key: Key<'_>) -> CounterId {
         let client = |address, prefix_length| CounterId::client(key.limit.id, address, prefix_length);
         match (key.part, key.kind) {
-            // Which window of the calendar it is in, its end says.
+            // Its end tells in which window of the calendar it is.
             (KeyPart::Client { address, prefix_length }, CounterKind::Window | CounterKind::Calendar(_)) => {
                 client(*address, *prefix_length)
             }
@@ -132,8 +132,8 @@ impl Table {
         count
     }
 
-    /// Begins a window with `count` hits, unless one runs. Returns whether it did; of several threads that do this at
-    /// once, one is told so.
+    /// Begins a window with `count` hits, unless one runs. Returns whether it did, which is true for one of several
+    /// threads that do this at once.
     pub fn add(&self, id: CounterId, count: u32, exptime_ms: u64, threshold: u32, now: u64) -> bool {
         let expiry = now.saturating_add(exptime_ms);
         let added = self.update(id, now, |live| {
@@ -144,7 +144,7 @@ impl Table {
         added
     }
 
-    /// Sets what a shared store told: `count` hits, and `left_ms` milliseconds until the window ends. With nothing left
+    /// Sets the reply of a shared store: `count` hits, and `left_ms` milliseconds until the window ends. With 0 left
     /// the key is forgotten. Returns what was known before.
     pub fn observe(&self, id: CounterId, count: u32, left_ms: u64, threshold: u32, now: u64) -> Option<TableEntry> {
         let expiry = now.saturating_add(left_ms);
@@ -227,8 +227,8 @@ impl Table {
     /// Frees expired entries, going on where the last sweep ended, and memory
     /// that is no longer needed. Looks at about `budget` slots, and at no shard twice.
     ///
-    /// New entries pay for the upkeep of their shard, so a busy table needs no
-    /// sweeps; without them, one that falls idle keeps its memory.
+    /// Each new entry sweeps a part of its shard, so a busy table needs no other
+    /// sweeps. A table that falls idle keeps its memory without them.
     pub fn sweep(&self, now: u64, budget: usize) {
         let mut looked = 0;
         // One round at most: an empty table has nothing more to show in another.
@@ -270,7 +270,7 @@ impl Table {
 
     /// Gives up one entry around the place of `hash`, but not that of the key `spared`.
     fn evict(&self, hash: u64, spared: &[u32], now: u64) {
-        // Each width gives as often as it has entries, so that none crowds out another.
+        // Each width loses entries in proportion to its number, so that none displaces another.
         let narrow_end = self.narrow.len();
         let middle_end = narrow_end + self.middle.len();
         let turn = scale(hash.rotate_left(32), self.len());

@@ -1,4 +1,4 @@
-//! Counts on their way out of the table and into another, which may belong to the next process.
+//! Copies counts out of a table and into another one, for the state file or the next process.
 //!
 //! They are copied shard by shard, so that a request waits for the copying of one
 //! at most. A key that is a text is known by its hash only, so the table that
@@ -13,7 +13,6 @@ use crate::store::local::shard::{Entry, SHARDS};
 /// One count outside of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RestoredEntry {
-    /// Whose it is.
     pub id: CounterId,
     /// Hits of this window.
     pub count: u32,

@@ -3,8 +3,8 @@
 //!
 //! Each shard has a lock of its own, held for one step on that shard. At most one is held at a time.
 //!
-//! Every new entry pays for a look at a few buckets, where expired entries are freed. So a shard holds few expired
-//! entries, and no operation takes long: the longest is to grow or shrink the shard.
+//! Each new entry has a few buckets looked at, where expired entries are freed. So a shard holds few expired entries,
+//! and no operation takes long: the longest is to grow or shrink the shard.
 //!
 //! Time is in milliseconds since the table's epoch.
 

@@ -1,9 +1,9 @@
-//! The contract of a shared store: what it does, and what it says about it.
+//! The trait that a shared store implements.
 //!
-//! Everything around it is written once, in this folder: the breaker, counting in this process while a server is
-//! down, the cache of keys that are over their limit, coalescing, bans, log lines. A new store is a folder of its
-//! own beside `memcached` with its settings, a line for that folder in `store/mod.rs`, a line in [`Store::new`] that
-//! makes it, and its line in [`SharedStoreConfig`].
+//! Everything around it is written once, here and in `store`: the breaker, counting in this process while a server is
+//! down, the cache of keys that are over their limit, coalescing, bans, log lines. A new store is a folder of its own
+//! beside `memcached` with its settings, its `mod` line in `store/mod.rs`, a line in [`Store::new`] that makes it, and
+//! its line in [`SharedStoreConfig`]. `config/keys.rs` gets its keys, `config/resolve/store.rs` their reader.
 //!
 //! [`Store::new`]: crate::store::Store::new
 //! [`SharedStoreConfig`]: crate::store::SharedStoreConfig
@@ -73,13 +73,13 @@ pub struct CounterRequest {
 /// The commands of one request; nearly always one.
 pub type CounterRequests = SmallVec<[CounterRequest; 2]>;
 
-/// What the store says of one counter.
+/// The reply of the store about one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CounterReply {
     /// The answer to a hit, and to a read of a counter that exists.
     Count {
         count: u32,
-        /// Seconds until it expires; `None`: the store does not tell.
+        /// Seconds until it expires; `None`: the store does not return that.
         left: Option<u32>,
     },
     /// Any other command was carried out.
@@ -100,7 +100,7 @@ pub enum StoreError {
     NotANumber,
 }
 
-/// What came of one command.
+/// The result of one command.
 pub type Outcome = Result<CounterReply, StoreError>;
 
 /// One server's part of a command: where its outcome arrives, or that it was not asked.
@@ -191,7 +191,7 @@ pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 pub struct BackendContext<'a> {
     /// The longest time that a request waits.
     pub timeout: Duration,
-    /// What is done meanwhile, for the log.
+    /// What is done while a server is down, for the log.
     pub on_failure: OnStoreFailure,
     /// Servers that are known to be down.
     pub outages: &'a [SavedOutage],
@@ -201,7 +201,7 @@ pub struct BackendContext<'a> {
 
 /// A shared store.
 pub trait Backend: Debug + Send + Sync {
-    /// Its name for people, such as `memcached`.
+    /// Its name in messages, such as `memcached`.
     fn name(&self) -> &'static str;
 
     /// Sends commands, which travel together, and returns a reply for each of them in the same order. Never blocks.
@@ -245,7 +245,7 @@ pub trait Backend: Debug + Send + Sync {
     fn settled(&self) -> Boxed<'_, ()>;
 }
 
-/// The text of a key.
+/// The text of a key, which [`Key::write`] makes.
 pub fn key_text(key: &Key<'_>) -> KeyText {
     let mut text = KeyWriter(KeyText::new());
     key.write(&mut text).expect("a key text grows as needed");

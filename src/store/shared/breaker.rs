@@ -57,17 +57,17 @@ pub struct Outage {
     /// Requests that were decided without the server.
     pub decisions: u64,
     probing: bool,
-    /// Why, as far as the log has it, and since when it has the last one.
+    /// The causes that were logged, and when the last one was.
     causes: Vec<String>,
     told: Option<Instant>,
 }
 
-/// What the log has to say of a breaker that was opened.
+/// What is logged of a breaker that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DownNews {
     /// It was closed.
     Begins,
-    /// It was open already, for a cause that the log does not have.
+    /// It was open already, for a cause that is not logged yet.
     AnotherCause,
     Nothing,
 }
@@ -77,7 +77,7 @@ impl Outage {
         Self { since, decisions: 0, probing: false, causes: Vec::new(), told: None }
     }
 
-    /// Notes a cause, and returns whether it is told now: each one once, at most one in a while, and few in all.
+    /// Notes a cause, and returns whether to log it: each one once, at most one in a while, and few in all.
     fn tells(&mut self, cause: &str, now: Instant) -> bool {
         let is_due = self.told.is_none_or(|told| now.saturating_duration_since(told) >= CAUSE_INTERVAL);
         let tells = is_due && self.causes.len() < MAX_CAUSES && self.causes.iter().all(|known| known != cause);
@@ -125,7 +125,7 @@ impl Breaker {
         let outage = self.outage.get_or_insert_with(|| Outage::new(now));
         outage.probing = false;
         outage.decisions += decisions;
-        // Of an outage that began in the program before, the log has the first cause.
+        // Of an outage that began in the program before, the first cause is logged already.
         let is_first = outage.causes.is_empty();
         match outage.tells(cause, now) {
             true if begins => DownNews::Begins,

@@ -149,8 +149,8 @@ impl Store {
         }
     }
 
-    /// The answer where the store did not do an operation. `on_store_failure` is for a server that is known to be down;
-    /// a single time-out is counted here, on top of the last count seen, whatever it says.
+    /// The counter where the store did not do an operation. `on_store_failure` applies to a server that is known to be
+    /// down. After a single time-out the hit is always counted in this process, on top of the last count seen.
     fn count_without_store(&self, operation: &Operation<'_>, error: StoreError, now: Now) -> Option<Counter> {
         match (error, self.on_failure) {
             (StoreError::Unavailable, OnStoreFailure::Dunno | OnStoreFailure::Defer) => None,
@@ -158,8 +158,8 @@ impl Store {
         }
     }
 
-    /// A counter that the store does not have was known here. While a server is down, another one may be asked for its
-    /// bans, which come back with it.
+    /// Notes a ban that this process knew and the store does not have. While a server is down, another one may be asked
+    /// for its bans: those are not lost.
     fn note_loss(&self, key: &Key<'_>, known: Option<TableEntry>) {
         let has_ban = known.is_some_and(|known| known.count > 0 && known.left_ms > TOLERANCE);
         if key.kind == CounterKind::Ban && has_ban && self.state() == "up" {
@@ -167,7 +167,7 @@ impl Store {
         }
     }
 
-    /// Remembers what the store said, and makes the answer of it.
+    /// Remembers the reply of the store, and makes the counter of it.
     fn remember(&self, operation: &Operation<'_>, reply: CounterReply, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
         let id = self.counter_id(key, now);

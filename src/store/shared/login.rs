@@ -1,4 +1,4 @@
-//! How we log in to a server, where it wants that.
+//! The login at a server that requires one.
 
 use std::io;
 use std::os::unix::fs::MetadataExt;

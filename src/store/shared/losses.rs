@@ -1,4 +1,4 @@
-//! What a server has lost, said once for each flush, and for evictions once in a while.
+//! Log lines about counts that a server has lost: one for each flush, and one in ten minutes for evictions.
 
 use std::time::Duration;
 
@@ -13,10 +13,10 @@ pub const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two lines on evictions by one server.
 const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
 
-/// What the log has of one server's losses.
+/// What was logged of one server's losses.
 #[derive(Debug, Default)]
 pub struct LossLog {
-    /// Evictions that no line has mentioned.
+    /// Evictions since the last line.
     untold: u64,
     told: Option<Instant>,
 }

@@ -1,4 +1,5 @@
-//! What every shared store needs around its servers. Nothing here knows which store that is.
+//! What shared stores have in common: the trait that a store implements, and what is around its servers. Nothing here
+//! depends on a single store.
 
 pub mod backend;
 pub mod breaker;

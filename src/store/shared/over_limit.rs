@@ -2,8 +2,8 @@
 //!
 //! The store is asked about such a key at most once per `over_memory`, and always at
 //! the end of its window. In between, hits are answered by what this process knows,
-//! and they go out as one increment with the next question, so that bans and other
-//! hosts see the flood. If the key is gone by then, it was reset, and they are dropped.
+//! and they are sent as one increment with the next command, so that they count for
+//! bans and on other hosts. If the key is gone by then, it was reset, and they are dropped.
 //!
 //! This does not hold for sliding windows, as their slots change. The
 //! violations of a limit that delays are held back in the same way.

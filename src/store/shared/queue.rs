@@ -1,7 +1,8 @@
 //! The commands that wait for one server, and the breaker before it.
 //!
-//! One task of each server takes commands out, has them answered, and finds out when the server is down and when it
-//! is up again. Meanwhile commands are refused at once.
+//! One task of each server takes commands out, sends them and reads the replies. A command without a reply within
+//! `store_timeout` ends with [`StoreError::NoAnswer`]. While the server is down, which the task finds out, commands end
+//! with [`StoreError::Unavailable`] at once.
 
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard};
@@ -49,7 +50,7 @@ impl<C> PendingCommand<C> {
         self.waiting.is_some()
     }
 
-    /// Says what came of it.
+    /// Sends its outcome to who waits for it.
     pub fn finish(&mut self, outcome: Outcome) {
         if let Some(waiting) = self.waiting.take() {
             // No one receives it when the request's connection has gone, or when no request waits for it.
@@ -242,14 +243,14 @@ pub trait KeptServer: Send + Sync {
     /// Connects, within the time-out or with the server marked as down. `Err` is the reason, for the log.
     fn connect(&self) -> impl Future<Output = Result<Self::Link, String>> + Send;
 
-    /// Has one command answered, as those of requests are.
+    /// Sends one command like those of requests, and reads its reply.
     fn try_out(&self, link: &mut Self::Link) -> impl Future<Output = Result<(), String>> + Send;
 
-    /// Has commands answered until the connection is of no more use.
+    /// Sends commands and reads replies until the connection ends.
     fn converse(&self, link: Self::Link) -> impl Future<Output = LostConnection> + Send;
 }
 
-/// Keeps a connection for ever: makes one, has it used, and makes the next one when it ends.
+/// Keeps a connection for ever: makes one, uses it, and makes the next one when it ends.
 pub async fn keep(server: &impl KeptServer) {
     let queue = server.queue();
     let mut pause = ProbePause::default();

@@ -1,5 +1,4 @@
-//! One server of a shared store, or its file: its name, how long it is waited for, and what log and statistics say of
-//! it.
+//! One server of a shared store, or its file: its name, its time-out, and its log lines and statistics.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
