@@ -16,8 +16,8 @@
 //! Postfix <- postfix::connection <- postfix::io, engine::report     reply, log, statistics
 //! ```
 //!
-//! The modules below are the rooms of the program. Each imports only those above it in the list, which
-//! `tests/architecture.rs` holds; a room owns the type of its own settings, and `config` fills it.
+//! Each module below, called a room, imports only rooms above it in the list; `tests/architecture.rs` checks that. A
+//! room owns the type of its own settings, and `config` fills it.
 //!
 //! `policy` decides and does nothing else: time and counts are arguments, and it
 //! reads no clock, no socket and no file. Everything that a stranger can make grow

@@ -1,9 +1,9 @@
-//! The counts of this process as sections, and as a table again.
+//! Writes the counts of this process as sections, and reads them into a table again.
 //!
-//! Only one process knows what a number in the table stands for: texts
-//! are hashed under its secret, limits have the ids it gave them. So the first
-//! section says both, and when it was; a count of a limit that is no more is
-//! left out, and none is ever taken for another limit's.
+//! The keys in a table mean something in one process only: texts are hashed
+//! under its secret, and limits have the ids that it assigned. So the first section
+//! has both, and the time. A count of a limit that no longer exists is left out, and
+//! none is ever taken for another limit's.
 
 use std::io::{self, Write};
 

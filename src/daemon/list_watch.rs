@@ -1,4 +1,4 @@
-//! Looks at list files and databases by the clock, and says when one has changed.
+//! Looks at list files and databases at intervals, and reports the ones that have changed.
 //!
 //! Nothing of it is on the request path: files are looked at, and read, on threads that may block.
 

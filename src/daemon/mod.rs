@@ -1,4 +1,4 @@
-//! The daemon: composes the parts, heeds signals, reloads, and stops in order.
+//! The daemon: composes the parts, handles signals, reloads, and stops in order.
 
 pub mod counts;
 pub mod descriptors;

@@ -1,9 +1,9 @@
 //! Notifies systemd: ready, reloading, stopping, watchdog.
 //!
-//! A service manager that does not read makes its socket block, so a thread of
-//! its own does the telling and nothing else ever waits for it. Each call does
-//! nothing where no service manager asked to be told. An error means that it
-//! asked and cannot be reached; the daemon goes on, and logs it.
+//! The socket of a service manager that does not read blocks, so a thread of its own
+//! writes to it and nothing else waits for that. Without NOTIFY_SOCKET each call does
+//! nothing. An error means that the socket cannot be reached; the daemon goes on, and
+//! logs it.
 
 use std::io;
 use std::sync::LazyLock;

@@ -1,5 +1,8 @@
-//! Reload: the configuration or its list files are read again, and replace the rules whole.
-//! The counts stay: `Service::reload` keeps the store if its settings are the same, and the table of this process always.
+//! Reload: the configuration or its list files are read again, and replace all rules at once. With a wrong file the old
+//! rules stay.
+//!
+//! The counts stay: `Service::reload` always keeps the table of this process, and the store if its settings are the
+//! same. `Policy::new` gives limits the ids that they had.
 
 use std::path::PathBuf;
 use std::sync::Arc;

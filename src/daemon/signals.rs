@@ -1,8 +1,8 @@
-//! The signals the daemon heeds, and what they ask for.
+//! The signals that the daemon handles, and what they ask for.
 //!
-//! Only the main thread heeds them: all others block them. So what comes while
-//! the main thread blocks them too waits in the kernel, over the call of
-//! another program, and none is lost on a thread that ends with this one.
+//! Only the main thread handles them: all other threads block them. While the main
+//! thread blocks them too, as over execve(2), a signal waits in the kernel. So none
+//! is lost on a thread that ends with this program.
 
 use std::io;
 use std::task::{Context, Waker};

@@ -1,8 +1,8 @@
 //! `state_file`: the counts of this process, kept over a restart.
 //!
 //! Written beside the old one, synced, and put in its place by a rename, so
-//! there is always a whole one. What cannot be read is set aside, never
-//! overwritten, and the counts begin anew: a daemon starts whatever it finds.
+//! there is always a complete one. A file that cannot be read is renamed, never
+//! overwritten, and the counts begin anew: the daemon starts in any case.
 //!
 //! A lock beside it is held for the life of the process. A second daemon with
 //! the same file reads it and writes nothing.

@@ -1,4 +1,4 @@
-//! SIGUSR2: the program file, which is a newer one as a rule, takes this one's place.
+//! SIGUSR2: the program in the program file, usually a newer one, takes this one's place.
 
 use std::io;
 use std::time::Duration;

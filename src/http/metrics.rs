@@ -1,7 +1,8 @@
-//! Metrics in Prometheus' text format.
+//! The page of metrics for Prometheus.
 //!
-//! A scrape reads numbers that are counted anyway, off the way of requests. Labels are names of limits,
-//! verdicts, reasons and servers: none of it can a stranger multiply.
+//! Every counter of `observe::statistics` is on it; gauges and other metrics have a line here. A scrape reads numbers
+//! that are counted anyway, and no request waits for it. Labels are names of limits, verdicts, reasons and servers: a
+//! stranger cannot add any.
 
 use std::sync::Arc;
 
@@ -42,7 +43,7 @@ pub async fn page_alone(State(context): State<Arc<HttpContext>>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page(&context.metrics)).into_response()
 }
 
-/// Everything there is to tell, as one page.
+/// The page.
 pub fn page(source: &MetricsSource) -> String {
     let mut text = Text::default();
     process(&mut text, source);

@@ -1,4 +1,4 @@
-//! The front doors over HTTP, for logins and web requests; actions of programs; metrics, and a page to look at.
+//! The doors over HTTP, for logins and web requests; actions of programs; metrics, and a page for browsers.
 //!
 //! `server` accepts and bounds connections, in a thread of its own, so that no load there keeps Postfix waiting. Each
 //! path has a file: what it reads of a request, and what it answers. Decisions are made by `engine::sessionless`.

@@ -1,4 +1,4 @@
-//! A page to look at: what `connshaper top` shows, in a browser.
+//! The page for browsers, with what `connshaper top` shows.
 //!
 //! The page is made here as a whole, so it can be read without JavaScript; a script of a few lines fetches it again and
 //! shows what has changed. Nothing on it comes from elsewhere, and it changes nothing.

@@ -1,4 +1,4 @@
-//! The web door: a web server asks about each of its requests before it answers it.
+//! The web door: a web server asks about each request before it answers it.
 //!
 //! `/auth` is for Traefik's ForwardAuth and Caddy's forward_auth, `/auth/envoy` for Envoy's ext_authz, `/auth/nginx`
 //! for nginx' auth_request. Each reads only what that server sets: a client can send the headers of the others.

@@ -1,8 +1,8 @@
 //! Errors of accept: each is answered by going on, at once or after a pause.
 //!
-//! A peer that left before it was accepted is no trouble of ours. Anything
-//! else (no descriptor, no memory) lasts for a while: it is logged when it
-//! begins and when it ends, and accepting pauses instead of spinning.
+//! A peer that left before it was accepted is ignored. Any other error (no
+//! descriptor, no memory) lasts for a while: it is logged when it begins and
+//! when it ends, and accepting pauses in between.
 
 use std::io::{self, ErrorKind};
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Whose files may be trusted, and whose ours are to be.
+//! Which files may be trusted, by their owner, and the owner of our own files.
 
 use std::fs::{self, File, Metadata};
 use std::io;

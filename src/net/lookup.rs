@@ -1,7 +1,7 @@
-//! Questions to the system's name service.
+//! Lookups in the system's name service.
 //!
-//! It cannot be told to give up, and may keep a thread for as long as it likes. So each question is asked once at a
-//! time, on a thread that may block: a second caller, after a reload as well, waits for the lookup that is under way.
+//! A lookup cannot be cancelled, and has no bound on its time. So there is one at a time for each key, on a thread that
+//! may block: a second caller, after a reload as well, waits for the lookup that is under way.
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;

@@ -1,8 +1,8 @@
 //! One netblock, and what folding and masking make of an address.
 //!
 //! An IPv4-mapped IPv6 address (`::ffff:192.0.2.1`) is the IPv4 client that it
-//! stands for. It is folded wherever addresses come in, so that behind here no
-//! client has two faces.
+//! stands for. It is folded wherever addresses come in, so that no client has two
+//! addresses.
 
 use std::net::IpAddr;
 

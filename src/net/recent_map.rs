@@ -1,4 +1,4 @@
-//! What is remembered lately of keys that strangers choose, in bounded memory.
+//! A map of the keys that were used lately, in bounded memory: strangers choose the keys.
 //!
 //! There are two generations. When the young one is full it becomes the old one,
 //! and the old one is forgotten as a whole: the keys that were touched longest

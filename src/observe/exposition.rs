@@ -1,11 +1,11 @@
-//! Prometheus' text format: families of samples.
+//! Prometheus' text format: families of samples. `http::metrics` writes the page with it.
 
 use std::fmt::Write;
 
 /// What every name begins with.
 const PREFIX: &str = "connshaper_";
 
-/// A page in the making.
+/// A page that is being written.
 #[derive(Debug, Default)]
 pub struct Text(String);
 
@@ -35,7 +35,6 @@ impl Text {
         self.sample(name, &[], value);
     }
 
-    /// The page.
     pub fn finish(self) -> String {
         self.0
     }

@@ -1,4 +1,8 @@
-//! What the program says of itself: log, statistics, and the text that metrics are exposed in.
+//! Log, statistics, rates, and Prometheus' text format.
+//!
+//! A new counter is a line in `statistics`: so it is in the STATISTICS line, in `status` and in the metrics, whose page
+//! `http::metrics` writes. A log line is written where its event happens, with `Log::line`, `Log::event` or, if a
+//! stranger can cause it, `Log::limited`.
 
 pub mod exposition;
 pub mod log;

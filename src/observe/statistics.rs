@@ -1,4 +1,4 @@
-//! Numbers of what was answered: in the STATISTICS line, in `status` and in the metrics.
+//! Counters of what was answered: in the STATISTICS line, in `status` and in the metrics.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

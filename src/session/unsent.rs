@@ -9,7 +9,7 @@
 //! But Postfix may ask at RCPT only, always or for some clients, and then no
 //! message is ever seen to be sent. So hits go back only if Postfix is known to ask
 //! later about the same service, or the limit says so (`count_unsent`), and not if
-//! more than [`MAX_IN_A_ROW`] messages of a network in a row have ended that early.
+//! more than `MAX_IN_A_ROW` messages of a network in a row have ended that early.
 
 use std::net::Ipv6Addr;
 

@@ -1,4 +1,4 @@
-//! The program file this process was started from, and calling what is there now in its place.
+//! The program file that this process was started from, and execve(2) of the file that is there now.
 
 use std::convert::Infallible;
 use std::env;

@@ -1,7 +1,7 @@
 //! Receives the sockets and the state of the program before this one.
 //!
-//! A program of another version may have said things that mean nothing here.
-//! They are passed over, one section at a time; sockets are taken over in any case.
+//! A program of another version may have sent sections that this one does not know.
+//! Each of them is skipped; sockets are taken over in any case.
 
 use std::collections::HashMap;
 use std::fs::File;
