@@ -10,7 +10,7 @@ const ROOMS: [(&str, &str); 16] = [
     ("sysexits", "exit codes"),
     ("net", "what knows nothing of mail or limits: addresses, netblocks, streams, resolving, clock, shutdown"),
     ("snapshot", "framed, versioned, checksummed sections of values"),
-    ("observe", "log, statistics, the text of metrics, rates"),
+    ("observe", "log, statistics, the text of metrics, rates, what doctor finds"),
     ("policy", "the decision: pure"),
     ("session", "which SMTP session a request is about, and what it remembers"),
     ("store", "where hits are counted"),

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 
 use super::super::UNIT_SOCKET;
-use super::{Finding, doubtful, right};
 use crate::net::address::Address;
+use crate::observe::finding::{Finding, doubtful, right};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct System {

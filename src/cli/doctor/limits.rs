@@ -1,7 +1,7 @@
 //! Whether Postfix's restriction lists can ever ask what each limit counts.
 
 use super::postfix::{Postfix, ServiceCall};
-use super::{Assessment, Finding, not_right, right, wrong};
+use crate::observe::finding::{Assessment, Finding, not_right, right, wrong};
 use crate::policy::door::Door;
 use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::moments::{self, RestrictionStage, all_goes_back, gives_all_back, never_asked};

@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{Finding, ask, distance, doubtful, in_time, wrong};
+use super::{ask, distance, in_time};
+use crate::observe::finding::{Finding, doubtful, wrong};
 use crate::store::memcached::MemcachedConfig;
 use crate::store::memcached::link::{MemcachedConnector, MemcachedLink};
 

@@ -27,6 +27,7 @@ use crate::config::{Config, SharedStoreConfig};
 use crate::control::client::{ControlClient, DEFAULT_SOCKET};
 use crate::control::status::StatusArgs;
 use crate::net::address::Address;
+use crate::observe::finding::{Assessment, Finding, doubtful, right, wrong};
 use crate::observe::terminal::{Paint, escape, json, print};
 use crate::policy::attribute::Attribute;
 use crate::postfix::query;
@@ -41,55 +42,10 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 /// How far a server may be away without a remark.
 const FAR: Duration = Duration::from_millis(10);
 
-/// The result of one check.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Finding {
-    pub state: Assessment,
-    pub what: String,
-    /// The remedy; none where it is right.
-    pub remedy: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Assessment {
-    Right,
-    /// It works, but not as it could.
-    Doubtful,
-    /// It does not work.
-    Wrong,
-}
-
 /// All that doctor prints as JSON.
 #[derive(Debug, Serialize)]
 struct DoctorReport {
     findings: Vec<Finding>,
-}
-
-impl Assessment {
-    fn word(self) -> &'static str {
-        match self {
-            Self::Right => "right",
-            Self::Doubtful => "doubtful",
-            Self::Wrong => "wrong",
-        }
-    }
-}
-
-fn right(what: impl Into<String>) -> Finding {
-    Finding { state: Assessment::Right, what: what.into(), remedy: None }
-}
-
-fn doubtful(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    not_right(Assessment::Doubtful, what, remedy)
-}
-
-fn wrong(what: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    not_right(Assessment::Wrong, what, remedy)
-}
-
-fn not_right(state: Assessment, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding { state, what: what.into(), remedy: Some(remedy.into()) }
 }
 
 /// Runs the checks of a store's servers.

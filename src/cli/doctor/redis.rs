@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value};
 
-use super::{Finding, ask, distance, doubtful, in_time, right, wrong};
+use super::{ask, distance, in_time};
+use crate::observe::finding::{Finding, doubtful, right, wrong};
 use crate::store::redis::command::CommandForm;
 use crate::store::redis::link::{Connector, Link};
 use crate::store::redis::{RedisConfig, RedisServer, Topology};

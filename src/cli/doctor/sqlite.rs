@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
 
-use super::{FAR, Finding, doubtful, milliseconds, right, wrong};
+use super::{FAR, milliseconds};
 use crate::net::files::directory_of;
+use crate::observe::finding::{Finding, doubtful, right, wrong};
 use crate::store::sqlite::{SqliteConfig, file};
 
 /// How long another process may hold the lock.

@@ -2,9 +2,9 @@
 
 use std::net::{IpAddr, ToSocketAddrs};
 
-use super::super::{Finding, doubtful, right, wrong};
 use super::{AT_RCPT, Call, PEERNAME_LOOKUP, Postfix, calls};
 use crate::net::address::Address;
+use crate::observe::finding::{Finding, doubtful, right, wrong};
 
 impl Postfix {
     /// Checks that Postfix looks up client names, which the lists have.
@@ -191,9 +191,9 @@ fn by_name(call: &Call) -> Option<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::Assessment;
     use super::super::is_old;
     use super::*;
+    use crate::observe::finding::Assessment;
 
     fn postfix(list: &str, value: &str) -> Postfix {
         Postfix::parse(&format!("mail_owner = postfix\nqueue_directory = /var/spool/postfix\n{list} = {value}\n"))
