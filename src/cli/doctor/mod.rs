@@ -5,22 +5,16 @@
 
 mod layout;
 mod limits;
-mod memcached;
 pub mod postfix;
-mod redis;
-mod sqlite;
 
-use std::fmt::Display;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::ExitCode;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use nix::unistd::User;
 use serde::Serialize;
-use tokio::runtime::Builder;
-use tokio::time::timeout;
 
 use crate::config::origin_files::{self, OriginFile};
 use crate::config::{Config, SharedStoreConfig};
@@ -31,43 +25,15 @@ use crate::observe::finding::{Assessment, Finding, doubtful, right, wrong};
 use crate::observe::terminal::{Paint, escape, json, print};
 use crate::policy::attribute::Attribute;
 use crate::postfix::query;
-use crate::store::shared::login::StoreLogin;
+use crate::store::{memcached, redis, sqlite};
 use crate::sysexits;
 use layout::System;
 use postfix::Postfix;
-
-/// How long a server of the store may take to answer.
-const TIMEOUT: Duration = Duration::from_secs(2);
-
-/// How far a server may be away without a remark.
-const FAR: Duration = Duration::from_millis(10);
 
 /// All that doctor prints as JSON.
 #[derive(Debug, Serialize)]
 struct DoctorReport {
     findings: Vec<Finding>,
-}
-
-/// Runs the checks of a store's servers.
-fn ask(store: &str, servers: impl Future<Output = Vec<Finding>>) -> Vec<Finding> {
-    match Builder::new_current_thread().enable_all().build() {
-        Ok(runtime) => runtime.block_on(servers),
-        Err(error) => vec![wrong(format!("{store} cannot be asked: {error}"), "free some memory")],
-    }
-}
-
-/// Waits for a server of a store, but not for long.
-async fn in_time<T>(work: impl Future<Output = Result<T, String>>) -> Result<T, String> {
-    timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
-}
-
-/// How far away a server of a store is, which answered in this time.
-fn distance(server: impl Display, time: Duration) -> Finding {
-    let what = format!("{server} is {:.1} ms away", time.as_secs_f64() * 1000.0);
-    match time > FAR {
-        true => doubtful(what, "every first request of a session waits that long; take one that is nearer"),
-        false => right(what),
-    }
 }
 
 /// Looks at all of it and prints what was found. Exit code 1: something is wrong.
@@ -150,13 +116,13 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     match &config.store.shared {
         None => {}
         Some(SharedStoreConfig::Memcached(settings)) => {
-            findings.extend(password(&settings.login));
-            findings.extend(memcached::examine(settings));
+            findings.extend(settings.login.examine());
+            findings.extend(memcached::doctor::examine(settings));
         }
-        Some(SharedStoreConfig::Sqlite(settings)) => findings.extend(sqlite::examine(settings)),
+        Some(SharedStoreConfig::Sqlite(settings)) => findings.extend(sqlite::doctor::examine(settings)),
         Some(SharedStoreConfig::Redis(settings)) => {
-            findings.extend(password(&settings.login));
-            findings.extend(redis::examine(settings));
+            findings.extend(settings.login.examine());
+            findings.extend(redis::doctor::examine(settings));
         }
     }
     findings.extend(daemon(config, socket));
@@ -213,22 +179,6 @@ fn may(path: &Path, user: &User, bit: u32) -> bool {
         _ => 0,
     };
     metadata.mode() >> shift & bit != 0
-}
-
-/// Whether the password of a store is kept from the other users of this host.
-fn password(login: &StoreLogin) -> Option<Finding> {
-    let path = login.password_file.as_ref()?.display();
-    match login.is_open_to_all() {
-        Ok(false) => None,
-        Ok(true) => {
-            let what = format!("every user of this host can read the password in {path}");
-            Some(doubtful(what, format!("run chmod o= {path}")))
-        }
-        Err(error) => Some(wrong(
-            format!("{path}: {error}"),
-            "write the password into it, and let the user that the daemon runs as read it",
-        )),
-    }
 }
 
 /// The warnings of the daemon itself.

@@ -1,6 +1,7 @@
 //! memcached as a shared store: each key goes to the servers that rank highest for it.
 
 pub mod connection;
+pub mod doctor;
 pub mod link;
 pub mod losses;
 pub mod protocol;

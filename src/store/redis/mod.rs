@@ -3,6 +3,7 @@
 
 pub mod cluster;
 pub mod command;
+pub mod doctor;
 pub mod link;
 pub mod losses;
 pub mod node;

@@ -6,6 +6,7 @@
 
 mod checkpoint;
 mod counters;
+pub mod doctor;
 pub mod file;
 mod listing;
 mod queue;

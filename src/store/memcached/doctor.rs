@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::{ask, distance, in_time};
+use super::MemcachedConfig;
+use super::link::{MemcachedConnector, MemcachedLink};
 use crate::observe::finding::{Finding, doubtful, wrong};
-use crate::store::memcached::MemcachedConfig;
-use crate::store::memcached::link::{MemcachedConnector, MemcachedLink};
+use crate::store::shared::doctor::{ask, distance, in_time};
 
 /// The longest statistics that are read.
 const MAX_STATISTICS: usize = 1 << 16;

@@ -4,11 +4,11 @@ use std::time::{Duration, Instant};
 
 use redis::{Pipeline, Value};
 
-use super::{ask, distance, in_time};
+use super::command::CommandForm;
+use super::link::{Connector, Link};
+use super::{RedisConfig, RedisServer, Topology};
 use crate::observe::finding::{Finding, doubtful, right, wrong};
-use crate::store::redis::command::CommandForm;
-use crate::store::redis::link::{Connector, Link};
-use crate::store::redis::{RedisConfig, RedisServer, Topology};
+use crate::store::shared::doctor::{ask, distance, in_time};
 
 /// Policies that remove no count whose window still runs, unless there is no other way.
 const HARMLESS: [&str; 2] = ["noeviction", "volatile-ttl"];

@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::statfs::{FsType, NFS_SUPER_MAGIC, SMB_SUPER_MAGIC, statfs};
 
-use super::{FAR, milliseconds};
+use super::{SqliteConfig, file};
 use crate::net::files::directory_of;
 use crate::observe::finding::{Finding, doubtful, right, wrong};
-use crate::store::sqlite::{SqliteConfig, file};
+use crate::store::shared::doctor::FAR;
 
 /// How long another process may hold the lock.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
@@ -47,9 +47,10 @@ fn content(path: &Path) -> Finding {
             ),
             "look for a process that holds it for long, such as a sqlite3 shell within a transaction",
         ),
-        Ok((None, counters, Some(_))) => {
-            right(format!("{place} is whole, with {counters} counters, looked at in {:.1} ms", milliseconds(begun)))
-        }
+        Ok((None, counters, Some(_))) => right(format!(
+            "{place} is whole, with {counters} counters, looked at in {:.1} ms",
+            begun.elapsed().as_secs_f64() * 1e3
+        )),
         Ok((None, _, None)) => wrong(
             format!("{place} has been locked for {} s by another process", LOCK_TIMEOUT.as_secs()),
             "end that process, such as a sqlite3 shell within a transaction; fuser(1) names it",
