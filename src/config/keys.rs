@@ -6,91 +6,12 @@
 
 use ValueKind::*;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ConfigKey {
-    pub name: &'static str,
-    pub kind: ValueKind,
-    /// In TOML. `None`: unset by default; `about` says what that means.
-    pub default: Option<&'static str>,
-    pub about: &'static str,
-    pub scope: KeyScope,
-}
-
-/// The kind of value of a key. Numbers are bounds, both included.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ValueKind {
-    Integer(u64, u64),
-    /// A duration in whole seconds.
-    Seconds(u64, u64),
-    /// A duration in whole milliseconds.
-    Milliseconds(u64, u64),
-    Boolean,
-    String,
-    /// A list of strings.
-    Strings,
-    /// A string, which stands for a list of one, or a list of strings.
-    StringOrList,
-    /// The same, but the list is not empty.
-    OneOrMore,
-    /// A list of addresses and netblocks.
-    Netblocks,
-    /// A list of addresses, netblocks and names.
-    Clients,
-    Table,
-    /// A number, or a size where the limit counts bytes. The limit reads it.
-    Threshold,
-}
-
-impl ValueKind {
-    /// The kind in words, for messages.
-    pub(super) fn words(self) -> &'static str {
-        match self {
-            Integer(..) | Threshold => "a whole number",
-            Seconds(..) | Milliseconds(..) => "a duration",
-            Boolean => "true or false",
-            String => "a string",
-            Table => "a table",
-            Strings | StringOrList | OneOrMore | Netblocks | Clients => "a list of strings",
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum KeyScope {
-    /// At the top level only: it is about the whole program.
-    Program,
-    /// Also in every `[limit.NAME]`, which has the default where it does not set it.
-    Limit,
-    /// Also in every `[limit.NAME]`, which has the top level's value where it does not set it.
-    Inherited,
-}
+pub use crate::policy::config_key::{ConfigKey, KeyScope, ValueKind};
+use crate::policy::config_key::{inherited, key, limit};
 
 /// Seconds of a day and a year.
 const DAY: u64 = 86_400;
 const YEAR: u64 = 365 * DAY;
-
-const fn of(
-    scope: KeyScope,
-    name: &'static str,
-    kind: ValueKind,
-    default: &'static str,
-    about: &'static str,
-) -> ConfigKey {
-    let default = if default.is_empty() { None } else { Some(default) };
-    ConfigKey { name, kind, default, about, scope }
-}
-
-const fn key(name: &'static str, kind: ValueKind, default: &'static str, about: &'static str) -> ConfigKey {
-    of(KeyScope::Program, name, kind, default, about)
-}
-
-const fn limit(name: &'static str, kind: ValueKind, default: &'static str, about: &'static str) -> ConfigKey {
-    of(KeyScope::Limit, name, kind, default, about)
-}
-
-const fn inherited(name: &'static str, kind: ValueKind, default: &'static str, about: &'static str) -> ConfigKey {
-    of(KeyScope::Inherited, name, kind, default, about)
-}
 
 /// Every key, in the order of the sample and the manual.
 pub const KEYS: &[ConfigKey] = &[
@@ -218,13 +139,6 @@ pub const KEYS: &[ConfigKey] = &[
     key("alert_command", OneOrMore, "", "program to run on bans, alerts, outages and recoveries; unset: none"),
     key("alert_interval", Seconds(1, DAY), r#""1m""#, "time between runs of alert_command for the same event"),
 ];
-
-impl ConfigKey {
-    /// Whether it may stand in a `[limit.NAME]`.
-    pub fn is_of_limit(&self) -> bool {
-        self.scope != KeyScope::Program
-    }
-}
 
 pub fn find(name: &str) -> Option<&'static ConfigKey> {
     KEYS.iter().find(|key| key.name == name)

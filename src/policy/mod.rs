@@ -27,6 +27,7 @@ pub mod calendar;
 pub mod checks;
 pub mod name_patterns;
 pub mod conditions;
+pub mod config_key;
 pub mod decision;
 pub mod door;
 pub mod explain;
