@@ -92,13 +92,12 @@ impl Server {
         let servers = vec![Address::of_server(&self.address, 11211).map_err(anyhow::Error::msg)?];
         let config = MemcachedConfig { servers, replicas: 1, ..MemcachedConfig::default() };
         Builder::new_current_thread().enable_all().build()?.block_on(async {
-            let (statistics, log) = (Arc::default(), Log::in_memory(Severity::Err));
             let context = BackendContext {
                 timeout: Duration::from_secs(5),
                 on_failure: OnStoreFailure::Local,
-                outages: &[],
-                statistics: &statistics,
-                log: &log,
+                outages: Vec::new(),
+                statistics: Arc::default(),
+                log: Log::in_memory(Severity::Err),
             };
             let store = Arc::new(Memcached::new(&config, &context));
             closed_loop(connections, move |key| {

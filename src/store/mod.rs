@@ -109,7 +109,8 @@ impl Store {
     ) -> Self {
         let KnownCounts { table, outages } = known;
         table.set_max_clients(config.max_clients);
-        let context = BackendContext { timeout: config.timeout, on_failure, outages: &outages, statistics, log };
+        let (statistics, log) = (Arc::clone(statistics), log.clone());
+        let context = BackendContext { timeout: config.timeout, on_failure, outages, statistics, log };
         let backend = config.shared.as_ref().map(|shared| -> Box<dyn Backend> {
             match shared {
                 SharedStoreConfig::Memcached(memcached) => Box::new(Memcached::new(memcached, &context)),
@@ -126,7 +127,7 @@ impl Store {
             over_violations: OverLimitCache::new(config.over_memory),
             on_failure,
             key_prefix: config.key_prefix.clone(),
-            statistics: Arc::clone(statistics),
+            statistics: context.statistics,
             following: TaskTracker::new(),
             runtime: Handle::try_current().ok(),
             new_bans: NewBans::default(),

@@ -217,9 +217,9 @@ fn the_log_level_hides_less_severe_lines_until_it_is_changed() {
     report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     report::passed(&log, Door::Smtp, &"192.0.2.1", Pass::WithinLimits, Now::simulated(0));
     assert_eq!(log.lines(), ["PASSED client=192.0.2.1 reason=within_limits"]);
-    let outages = [SavedOutage { server: "mc1:11211".to_owned(), milliseconds: 12_000, decisions: 345 }];
+    let outages = vec![SavedOutage { server: "mc1:11211".to_owned(), milliseconds: 12_000, decisions: 345 }];
     let (timeout, on_failure, statistics) = (LONG, OnStoreFailure::Local, Arc::default());
-    let context = BackendContext { timeout, on_failure, outages: &outages, statistics: &statistics, log: &log };
+    let context = BackendContext { timeout, on_failure, outages, statistics, log: log.clone() };
     let server = StoreServer::new("mc1:11211".to_owned(), &context);
     server.went_down(DownNews::Begins, "connection refused");
     server.came_up(server.breaker(&context).close());

@@ -46,7 +46,7 @@ type RankedServers = SmallVec<[usize; 2]>;
 
 impl Memcached {
     /// Starts talking to the servers of a configuration; must be called within a runtime.
-    pub fn new(config: &MemcachedConfig, context: &BackendContext<'_>) -> Self {
+    pub fn new(config: &MemcachedConfig, context: &BackendContext) -> Self {
         let server = |address: &Address| {
             Arc::new(MemcachedServer::new(MemcachedConnector::new(address.clone(), config), context))
         };

@@ -40,7 +40,7 @@ pub struct MemcachedServer {
 
 impl MemcachedServer {
     /// A server to which no connection is made yet.
-    pub fn new(connector: MemcachedConnector, context: &BackendContext<'_>) -> Self {
+    pub fn new(connector: MemcachedConnector, context: &BackendContext) -> Self {
         let queue = CommandQueue::new(connector.address.to_string(), context);
         Self { connector, queue, losses: Mutex::default(), values: tokio::sync::Mutex::default() }
     }

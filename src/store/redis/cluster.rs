@@ -20,10 +20,7 @@ use super::node::{CONNECT_TIMEOUT, Node};
 use super::settings::RedisServer;
 use crate::net::address::Address;
 use crate::net::lock;
-use crate::observe::log::Log;
-use crate::observe::statistics::Statistics;
-use crate::policy::OnStoreFailure;
-use crate::store::shared::backend::{BackendContext, SavedOutage};
+use crate::store::shared::backend::BackendContext;
 use crate::store::shared::queue::PendingCommand;
 
 /// Slots of a cluster.
@@ -44,20 +41,12 @@ const MAX_NODES: usize = 1000;
 /// A cluster.
 pub struct Cluster {
     connector: Connector,
-    context: Context,
+    /// For nodes that are found later.
+    context: BackendContext,
     map: ArcSwap<Map>,
     nodes: Mutex<HashMap<String, Kept>>,
     look: Notify,
     me: Weak<Cluster>,
-}
-
-/// What a [`BackendContext`] has, for nodes that are found later.
-struct Context {
-    timeout: Duration,
-    on_failure: OnStoreFailure,
-    outages: Vec<SavedOutage>,
-    statistics: Arc<Statistics>,
-    log: Log,
 }
 
 /// A node and its task.
@@ -96,17 +85,11 @@ impl std::fmt::Debug for Cluster {
 impl Cluster {
     /// A cluster of which some nodes are configured. Until it is known which has what, the first is asked, which says
     /// where to go. Must be called within a runtime.
-    pub fn new(connector: Connector, context: &BackendContext<'_>) -> Arc<Self> {
+    pub fn new(connector: Connector, context: &BackendContext) -> Arc<Self> {
         let seed = connector.config.servers[0].clone();
         let cluster = Arc::new_cyclic(|me| Self {
             connector,
-            context: Context {
-                timeout: context.timeout,
-                on_failure: context.on_failure,
-                outages: context.outages.to_vec(),
-                statistics: Arc::clone(context.statistics),
-                log: context.log.clone(),
-            },
+            context: context.clone(),
             map: ArcSwap::from_pointee(Map { slots: Vec::new(), nodes: Vec::new() }),
             nodes: Mutex::default(),
             look: Notify::new(),
@@ -177,9 +160,7 @@ impl Cluster {
         if nodes.len() >= MAX_NODES {
             return None;
         }
-        let Context { timeout, on_failure, outages, statistics, log } = &self.context;
-        let context = BackendContext { timeout: *timeout, on_failure: *on_failure, outages, statistics, log };
-        let node = Node::new(server, name.clone(), self.connector.clone(), Some(self.me.clone()), &context);
+        let node = Node::new(server, name.clone(), self.connector.clone(), Some(self.me.clone()), &self.context);
         let node = Arc::new(node);
         let task = tokio::spawn(Arc::clone(&node).run());
         nodes.insert(name, Kept { node: Arc::clone(&node), task });

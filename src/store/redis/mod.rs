@@ -49,7 +49,7 @@ enum Servers {
 
 impl Redis {
     /// Starts talking to the servers of a configuration; must be called within a runtime.
-    pub fn new(config: &RedisConfig, context: &BackendContext<'_>) -> Self {
+    pub fn new(config: &RedisConfig, context: &BackendContext) -> Self {
         let connector = Connector { config: Arc::new(config.clone()) };
         let node = |server: &RedisServer, name: String| {
             Arc::new(Node::new(server.clone(), name, connector.clone(), None, context))

@@ -48,7 +48,7 @@ impl Node {
         name: String,
         connector: Connector,
         cluster: Option<Weak<Cluster>>,
-        context: &BackendContext<'_>,
+        context: &BackendContext,
     ) -> Self {
         Self { server, queue: CommandQueue::new(name, context), connector, losses: Mutex::default(), cluster }
     }

@@ -187,16 +187,16 @@ pub struct ListedKey {
 pub type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
 /// What every shared store is made with.
-#[derive(Clone, Copy, Debug)]
-pub struct BackendContext<'a> {
+#[derive(Clone, Debug)]
+pub struct BackendContext {
     /// The longest time that a request waits.
     pub timeout: Duration,
     /// What is done while a server is down, for the log.
     pub on_failure: OnStoreFailure,
     /// Servers that are known to be down.
-    pub outages: &'a [SavedOutage],
-    pub statistics: &'a Arc<Statistics>,
-    pub log: &'a Log,
+    pub outages: Vec<SavedOutage>,
+    pub statistics: Arc<Statistics>,
+    pub log: Log,
 }
 
 /// A shared store.

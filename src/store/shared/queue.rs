@@ -73,7 +73,7 @@ pub struct LostConnection {
 
 impl<C> CommandQueue<C> {
     /// The queue before a server that is known by this name.
-    pub fn new(name: String, context: &BackendContext<'_>) -> Self {
+    pub fn new(name: String, context: &BackendContext) -> Self {
         let server = StoreServer::new(name, context);
         let state = CommandQueueState { commands: Vec::new(), breaker: server.breaker(context) };
         Self { server, state: Mutex::new(state), work: Notify::new() }

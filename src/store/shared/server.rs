@@ -44,14 +44,13 @@ pub struct StoreServer {
 }
 
 impl StoreServer {
-    pub fn new(name: String, context: &BackendContext<'_>) -> Self {
-        let BackendContext { timeout, on_failure, statistics, log, .. } = *context;
-        let (log, statistics) = (log.clone(), Arc::clone(statistics));
+    pub fn new(name: String, context: &BackendContext) -> Self {
+        let BackendContext { timeout, on_failure, statistics, log, .. } = context.clone();
         Self { name, timeout, log, statistics, on_failure, complained: Mutex::default() }
     }
 
     /// Its breaker: open if it was down for the program before this one, until it is found up.
-    pub fn breaker(&self, context: &BackendContext<'_>) -> Breaker {
+    pub fn breaker(&self, context: &BackendContext) -> Breaker {
         let mut breaker = Breaker::default();
         context.outages.iter().filter(|saved| saved.server == self.name).for_each(|saved| breaker.restore(saved));
         breaker

@@ -45,7 +45,7 @@ pub struct Sqlite {
 
 impl Sqlite {
     /// Opens the file of a configuration, on a thread of its own; must be called within a runtime.
-    pub fn new(config: &SqliteConfig, context: &BackendContext<'_>) -> Self {
+    pub fn new(config: &SqliteConfig, context: &BackendContext) -> Self {
         let queue = Arc::new(JobQueue::new(&config.path, context));
         let giving_up = tokio::spawn(Arc::clone(&queue).give_up_in_time());
         let worker = Worker { queue: Arc::clone(&queue), config: config.clone() };

@@ -128,7 +128,7 @@ pub enum Work {
 }
 
 impl JobQueue {
-    pub fn new(path: &Path, context: &BackendContext<'_>) -> Self {
+    pub fn new(path: &Path, context: &BackendContext) -> Self {
         let server = StoreServer::new(path.display().to_string(), context);
         let state = JobQueueState { breaker: server.breaker(context), ..JobQueueState::default() };
         Self {
