@@ -7,9 +7,7 @@ use std::time::Duration;
 use bytes::BytesMut;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::spawn_blocking;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_rustls::rustls;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -21,7 +19,7 @@ use crate::net::address::Address;
 use crate::net::resolve;
 use crate::net::stream::Stream;
 use crate::net::tls::TlsFiles;
-use crate::store::shared::login::StoreLogin;
+use crate::store::shared::login::{Secrets, StoreLogin};
 
 /// How long a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_millis(1500);
@@ -38,13 +36,6 @@ pub struct MemcachedConnector {
     pub address: Address,
     login: StoreLogin,
     tls: Option<TlsFiles>,
-}
-
-/// What the files say that a connection needs.
-struct MemcachedSecrets {
-    /// User and password.
-    login: Option<(String, String)>,
-    tls: Option<TlsConnector>,
 }
 
 /// Why a server could not be asked.
@@ -104,14 +95,14 @@ impl MemcachedConnector {
         let addresses = self.lookup().await?;
         let secrets = self.secrets().await.map_err(io::Error::other)?;
         let mut link = self.connect(&addresses, &secrets).await.map_err(io::Error::other)?;
-        if secrets.login.is_some() {
+        if secrets.password.is_some() {
             let probed = self.probe(&mut link, Protocol::Classic, &secrets).await;
             probed.map_err(|failure| io::Error::other(self.explain(failure)))?;
         }
         Ok(link)
     }
 
-    async fn connect(&self, addresses: &[SocketAddr], secrets: &MemcachedSecrets) -> Result<MemcachedLink, String> {
+    async fn connect(&self, addresses: &[SocketAddr], secrets: &Secrets) -> Result<MemcachedLink, String> {
         let stream = self.open_stream(addresses).await.map_err(|error| error.to_string())?;
         match (&secrets.tls, &self.address) {
             (Some(tls), Address::Inet { host, .. }) => {
@@ -133,23 +124,35 @@ impl MemcachedConnector {
 
     /// Asks the server whether it knows a protocol. A server that asks for no login is told none: it would keep the
     /// password as a value that all may read.
-    async fn probe(
-        &self,
-        link: &mut MemcachedLink,
-        protocol: Protocol,
-        secrets: &MemcachedSecrets,
-    ) -> Result<bool, Failure> {
+    async fn probe(&self, link: &mut MemcachedLink, protocol: Protocol, secrets: &Secrets) -> Result<bool, Failure> {
         let mut output = BytesMut::new();
         protocol.write_probe(&mut output);
         match exchange(link, &output, |input| protocol.read_probe(input)).await? {
             Probed::Knows => return Ok(true),
             Probed::Lacks => return Ok(false),
-            Probed::WantsLogin => log_in(link, secrets).await?,
+            Probed::WantsLogin => self.log_in(link, secrets).await?,
         }
         match exchange(link, &output, |input| protocol.read_probe(input)).await? {
             Probed::Knows => Ok(true),
             Probed::Lacks => Ok(false),
             Probed::WantsLogin => Err(Failure::Login("it requires a login again after one".to_owned())),
+        }
+    }
+
+    async fn log_in(&self, link: &mut MemcachedLink, secrets: &Secrets) -> Result<(), Failure> {
+        let (Some(username), Some(password)) = (&self.login.username, &secrets.password) else {
+            let remedy = "it requires a login: set memcached_username and memcached_password_file";
+            return Err(Failure::Login(remedy.to_owned()));
+        };
+        let mut output = BytesMut::new();
+        write_login(username, password, &mut output);
+        match exchange(link, &output, read_login).await? {
+            true => Ok(()),
+            // The server's own words are not kept.
+            false => {
+                let problem = "it refuses the login: see memcached_username and memcached_password_file";
+                Err(Failure::Login(problem.to_owned()))
+            }
         }
     }
 
@@ -167,24 +170,16 @@ impl MemcachedConnector {
         }
     }
 
-    /// Reads the files that are configured, on a thread that may block.
-    async fn secrets(&self) -> Result<MemcachedSecrets, String> {
-        if self.is_plain() {
-            return Ok(MemcachedSecrets { login: None, tls: None });
-        }
-        let (login, tls) = (self.login.clone(), self.tls.clone());
-        let read = move || {
-            let password = login.password()?;
-            let is_right =
-                |text: &String| text.len() <= MAX_PASSWORD && text.bytes().all(|byte| byte.is_ascii_graphic());
-            if password.as_ref().is_some_and(|password| !is_right(password)) {
-                let path = login.password_file.unwrap_or_default();
-                return Err(format!("{}: not one password of printable ASCII without blanks", path.display()));
+    /// What the files say that a connection needs.
+    async fn secrets(&self) -> Result<Secrets, String> {
+        let secrets = self.login.secrets(self.tls.as_ref()).await?;
+        let is_right = |text: &String| text.len() <= MAX_PASSWORD && text.bytes().all(|byte| byte.is_ascii_graphic());
+        match (&secrets.password, &self.login.password_file) {
+            (Some(password), Some(path)) if !is_right(password) => {
+                Err(format!("{}: not one password of printable ASCII without blanks", path.display()))
             }
-            let tls = tls.map(|files| files.connector()).transpose()?;
-            Ok(MemcachedSecrets { login: login.username.zip(password), tls })
-        };
-        spawn_blocking(read).await.map_err(|error| error.to_string())?
+            _ => Ok(secrets),
+        }
     }
 }
 
@@ -196,23 +191,6 @@ fn of_handshake(error: &io::Error) -> String {
     match problem {
         Some(rustls::Error::InvalidMessage(_)) => NO_TLS.to_owned(),
         _ => format!("TLS: {error}"),
-    }
-}
-
-async fn log_in(link: &mut MemcachedLink, secrets: &MemcachedSecrets) -> Result<(), Failure> {
-    let Some((username, password)) = &secrets.login else {
-        let remedy = "it requires a login: set memcached_username and memcached_password_file";
-        return Err(Failure::Login(remedy.to_owned()));
-    };
-    let mut output = BytesMut::new();
-    write_login(username, password, &mut output);
-    match exchange(link, &output, read_login).await? {
-        true => Ok(()),
-        // The server's own words are not kept.
-        false => {
-            let problem = "it refuses the login: see memcached_username and memcached_password_file";
-            Err(Failure::Login(problem.to_owned()))
-        }
     }
 }
 

@@ -11,9 +11,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{AsyncConnectionConfig, ErrorKind, Pipeline, RedisConnectionInfo, RedisError, Value};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
-use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::command::{CommandForm, RedisCommand, RedisReply, ServerRefusal, read, text_of, write};
@@ -22,7 +20,7 @@ use crate::net::address::Address;
 use crate::net::resolve;
 use crate::net::stream::Stream;
 use crate::store::shared::backend::CounterCommand;
-use crate::store::shared::login::StoreLogin;
+use crate::store::shared::login::{Secrets, StoreLogin};
 
 /// How long one address may take to accept. The kernel asks again after a second only, and a server that was away is to
 /// be found sooner.
@@ -50,12 +48,6 @@ impl fmt::Debug for Link {
     }
 }
 
-/// What the files say that a connection needs.
-struct Secrets {
-    password: Option<String>,
-    tls: Option<TlsConnector>,
-}
-
 impl Connector {
     /// Connects and logs in. There is no bound on the time: a caller who has one drops this. `Err` says why not.
     pub async fn open(&self, server: &RedisServer) -> Result<Link, String> {
@@ -63,7 +55,7 @@ impl Connector {
     }
 
     async fn open_with(&self, server: &RedisServer, user: &StoreLogin) -> Result<Link, String> {
-        let Secrets { password, tls } = self.secrets(server, user).await?;
+        let Secrets { password, tls } = user.secrets(server.tls.then_some(&self.config.tls)).await?;
         let mut login = RedisConnectionInfo::default().set_db(server.database.into()).set_skip_set_lib_name();
         if let Some(username) = &user.username {
             login = login.set_username(username);
@@ -132,20 +124,6 @@ impl Connector {
         // Of several Sentinels one may be down.
         let each = super::node::CONNECT_TIMEOUT / 2;
         tokio::time::timeout(each, ask).await.unwrap_or_else(|_| Err("it does not answer".to_owned()))
-    }
-
-    /// Reads the files that are configured, on a thread that may block.
-    async fn secrets(&self, server: &RedisServer, user: &StoreLogin) -> Result<Secrets, String> {
-        if user.password_file.is_none() && !server.tls {
-            return Ok(Secrets { password: None, tls: None });
-        }
-        let (config, user, with_tls) = (Arc::clone(&self.config), user.clone(), server.tls);
-        let read = move || {
-            let password = user.password()?;
-            let tls = with_tls.then(|| config.tls.connector()).transpose()?;
-            Ok(Secrets { password, tls })
-        };
-        spawn_blocking(read).await.map_err(|error| error.to_string())?
     }
 }
 

@@ -1,9 +1,13 @@
-//! The login at a server that requires one.
+//! The login at a server that requires one, and the files for it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use tokio::task::spawn_blocking;
+use tokio_rustls::TlsConnector;
+
+use crate::net::tls::TlsFiles;
 use crate::observe::finding::{Finding, doubtful, wrong};
 
 /// The user, and where its password is.
@@ -14,19 +18,28 @@ pub struct StoreLogin {
     pub password_file: Option<PathBuf>,
 }
 
+/// What the files say that a connection needs.
+pub struct Secrets {
+    pub password: Option<String>,
+    pub tls: Option<TlsConnector>,
+}
+
 impl StoreLogin {
-    /// The password, without the line's end. Blocks.
+    /// Reads the files of the login and of TLS, where there is any, on a thread that may block.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read.
-    pub fn password(&self) -> Result<Option<String>, String> {
-        let read = |path: &PathBuf| {
-            let text = fs::read_to_string(path);
-            text.map(|text| text.trim_end_matches(['\r', '\n']).to_owned())
-                .map_err(|error| format!("{}: {error}", path.display()))
+    /// Says which file is wrong, and how.
+    pub async fn secrets(&self, tls: Option<&TlsFiles>) -> Result<Secrets, String> {
+        let (password_file, tls) = (self.password_file.clone(), tls.cloned());
+        if password_file.is_none() && tls.is_none() {
+            return Ok(Secrets { password: None, tls: None });
+        }
+        let read = move || {
+            let password = password_file.as_deref().map(read_password).transpose()?;
+            Ok(Secrets { password, tls: tls.map(|files| files.connector()).transpose()? })
         };
-        self.password_file.as_ref().map(read).transpose()
+        spawn_blocking(read).await.map_err(|error| error.to_string())?
     }
 
     /// Whether the password is there and kept from the other users of this host. Blocks.
@@ -45,4 +58,10 @@ impl StoreLogin {
             )),
         }
     }
+}
+
+/// The password, without the line's end. Blocks.
+fn read_password(path: &Path) -> Result<String, String> {
+    let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    Ok(text.trim_end_matches(['\r', '\n']).to_owned())
 }
