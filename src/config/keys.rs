@@ -92,7 +92,12 @@ pub const KEYS: &[ConfigKey] = &[
     key("redis_cluster", Boolean, "false", "whether the servers are nodes of a cluster"),
     key("redis_sentinel", String, "", "master that the servers know, as Sentinels; unset: they are no Sentinels"),
     key("sqlite_file", String, "", "SQLite file that keeps the counts; unset: none does"),
-    key("sqlite_synchronous", String, r#""normal""#, "when counts in the SQLite file are on the disk"),
+    key(
+        "sqlite_synchronous",
+        Word(&["normal", "full"]),
+        r#""normal""#,
+        "when counts in the SQLite file are on the disk",
+    ),
     key(
         "over_memory",
         Milliseconds(0, 60_000),

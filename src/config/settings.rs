@@ -184,12 +184,16 @@ impl<'t, 's> TableSettings<'t, 's> {
         let text: String = self.get(key);
         let find = |text: &str| words.iter().find(|(word, _)| *word == text).map(|(_, choice)| choice.clone());
         find(&text).unwrap_or_else(|| {
-            let known: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-            let problem = format!("{} cannot be {}", self.named(key), quoted(&text));
-            let remedy = format!("write {}", known.join(" or "));
-            self.diagnostics.error::<()>(&self.span(key), problem, remedy);
+            self.refuse_word::<()>(key, &text, words.iter().map(|(word, _)| word));
             find(default_word(key)).expect("the default is one of the words")
         })
+    }
+
+    /// Notes that a key takes other words.
+    pub fn refuse_word<'w, T>(&self, key: &str, word: &str, known: impl Iterator<Item = &'w &'w str>) -> Option<T> {
+        let known: Vec<String> = known.map(|word| format!("\"{word}\"")).collect();
+        let problem = format!("{} cannot be {}", self.named(key), quoted(word));
+        self.error(key, problem, format!("write {}", known.join(" or ")))
     }
 
     fn setting(&self, key: &str) -> Option<&Setting<'t, 's>> {

@@ -26,6 +26,10 @@ impl<'t, 's> TableSettings<'t, 's> {
             (ValueKind::Milliseconds(min, max), _) => self.duration(key, toml, min, max, Duration::from_millis(1)),
             (ValueKind::Boolean, DeValue::Boolean(value)) => Some(Value::Boolean(*value)),
             (ValueKind::String, DeValue::String(text)) => Some(Value::String(text.to_string())),
+            (ValueKind::Word(words), DeValue::String(text)) => match words.contains(&&**text) {
+                true => Some(Value::String(text.to_string())),
+                false => self.refuse_word(key.name, text, words.iter()),
+            },
             (ValueKind::Table, DeValue::Table(table)) => Some(Value::Table(table)),
             (ValueKind::Threshold, _) => Some(Value::Threshold),
             (ValueKind::StringOrList | ValueKind::OneOrMore, DeValue::String(text)) => {

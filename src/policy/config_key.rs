@@ -27,6 +27,8 @@ pub enum ValueKind {
     Milliseconds(u64, u64),
     Boolean,
     String,
+    /// One of these strings.
+    Word(&'static [&'static str]),
     /// A list of strings.
     Strings,
     /// A string, which stands for a list of one, or a list of strings.
@@ -50,7 +52,7 @@ impl ValueKind {
             Integer(..) | Threshold => "a whole number",
             Seconds(..) | Milliseconds(..) => "a duration",
             Boolean => "true or false",
-            String => "a string",
+            String | Word(_) => "a string",
             Table => "a table",
             Strings | StringOrList | OneOrMore | Netblocks | Clients => "a list of strings",
         }

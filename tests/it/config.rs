@@ -518,7 +518,7 @@ fn every_key_of_the_table_has_an_effect() {
             ValueKind::Seconds(least, most) => vec![format!("\"{least}s\""), format!("\"{most}s\"")],
             ValueKind::Milliseconds(least, most) => vec![format!("\"{least}ms\""), format!("\"{most}ms\"")],
             ValueKind::Boolean => vec!["true".into(), "false".into()],
-            ValueKind::String => vec!["\"x\"".into()],
+            ValueKind::String | ValueKind::Word(_) => vec!["\"x\"".into()],
             ValueKind::Strings | ValueKind::StringOrList | ValueKind::OneOrMore => vec!["[\"x y\"]".into()],
             ValueKind::Netblocks => vec!["[\"192.0.2.0/24\"]".into()],
             ValueKind::Clients => vec!["[\"192.0.2.0/24\", \".example.com\"]".into()],

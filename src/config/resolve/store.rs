@@ -65,8 +65,6 @@ pub(in crate::config) fn choices(conjunction: &str, quote: &str) -> String {
 
 pub(super) fn store(s: &TableSettings) -> StoreConfig {
     let on_failure = s.choice("on_store_failure", &OnStoreFailure::WORDS);
-    // A word that there is not is a mistake, whatever store is chosen.
-    s.choice("sqlite_synchronous", &Synchronous::WORDS);
     StoreConfig {
         shared: shared(s),
         over_memory: s.get("over_memory"),
