@@ -12,11 +12,12 @@ use toml::de::DeTable;
 
 use super::diagnostics::{ConfigError, Diagnostics, quoted};
 use super::keys::{self, ValueKind};
-use super::resolve::{self, endpoints};
+use super::resolve;
 use super::settings::TableSettings;
 use super::source::{ConfigText, Span};
 use super::syntax;
 use super::{Config, Form, Loaded, netblock};
+use crate::store::memcached;
 
 const ORIGINAL_KEYS: [&str; 5] = ["exptime", "threshold", "memcached_server", "memcached_port", "whitelist"];
 
@@ -174,7 +175,7 @@ impl<'d, 's> File<'d, 's> {
         if ["", "0"].contains(&name) {
             return DEFAULT;
         }
-        if let Err(remedy) = endpoints::server(name, port) {
+        if let Err(remedy) = memcached::settings::server(name, port) {
             self.diagnostics.error::<()>(span, format!("{} is not a valid memcached address", quoted(name)), remedy);
             return DEFAULT;
         }

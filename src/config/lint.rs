@@ -17,7 +17,6 @@ use crate::policy::key_field::KeyField;
 use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::lists::ListEntry;
 use crate::store::SharedStoreConfig;
-use crate::store::memcached::MemcachedConfig;
 
 /// Checks the keys of the whole program. `s` is the top level of the file.
 pub(super) fn check(config: &Config, s: &TableSettings) {
@@ -70,20 +69,6 @@ fn check_store(config: &Config, s: &TableSettings) {
     for store in STORES.iter().filter(|store| config.store.chosen_by() != Some(store.key)) {
         let text = format!("has no effect without `{}`: counts are kept in {}", store.key, config.store.place());
         s.warn_each(store.own, &text);
-    }
-    if let Some(SharedStoreConfig::Memcached(memcached)) = &config.store.shared {
-        check_memcached(memcached, s);
-    }
-}
-
-fn check_memcached(memcached: &MemcachedConfig, s: &TableSettings) {
-    if memcached.servers.len() <= memcached.replicas {
-        s.warn("failover", "has no effect: no server is left that could have the keys of another");
-    }
-    let port: u16 = s.get("memcached_port");
-    let uses_port = |server: &Address| matches!(server, Address::Inet { port: p, .. } if *p == port);
-    if !memcached.servers.iter().any(uses_port) {
-        s.warn("memcached_port", "has no effect: every server has a port of its own or none");
     }
 }
 

@@ -16,6 +16,7 @@ use super::diagnostics::{Diagnostics, quoted};
 use super::effective::Origin;
 use super::keys::{self, ConfigKey, KEYS, KeyScope};
 use super::source::Span;
+use crate::policy::config_key::KeyValues;
 use crate::policy::name_patterns::NamePattern;
 
 /// Every default as the line of a file that sets it, so that defaults are typed like any other value.
@@ -254,6 +255,44 @@ impl<'t, 's> TableSettings<'t, 's> {
     }
 }
 
+impl KeyValues for TableSettings<'_, '_> {
+    fn number(&self, key: &str) -> u64 {
+        self.get(key)
+    }
+
+    fn flag(&self, key: &str) -> bool {
+        self.get(key)
+    }
+
+    fn text(&self, key: &str) -> Option<String> {
+        self.get(key)
+    }
+
+    fn entries(&self, key: &str) -> &[(String, Span)] {
+        self.strings(key).unwrap_or_default()
+    }
+
+    fn error(&self, key: &str, problem: &str, remedy: &str) {
+        self.error::<()>(key, problem, remedy);
+    }
+
+    fn error_in(&self, entry: &Span, problem: &str, remedy: &str) {
+        self.diagnostics.error::<()>(entry, problem, remedy);
+    }
+
+    fn invalid(&self, entry: &Span, text: &str, what: &str, remedy: &str) {
+        self.diagnostics.error::<()>(entry, format!("{} is not a valid {what}", quoted(text)), remedy);
+    }
+
+    fn warn(&self, key: &str, text: &str) {
+        self.warn(key, text);
+    }
+
+    fn warn_in(&self, entry: &Span, text: &str) {
+        self.diagnostics.warn(entry, text);
+    }
+}
+
 /// The default of a key that takes a list.
 pub(super) fn default_list(key: &ConfigKey) -> Option<DeArray<'static>> {
     DEFAULTS.get(key.name).and_then(|default| default.get_ref().as_array()).cloned()
@@ -283,7 +322,7 @@ macro_rules! from_value {
 }
 
 from_value! {
-    Integer: u8, u16, u32, usize;
+    Integer: u8, u16, u32, u64, usize;
     Duration: Duration;
     Boolean: bool;
     String: String;

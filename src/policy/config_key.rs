@@ -1,4 +1,9 @@
-//! A key of the configuration: where it may stand, what it takes, its default, and what it is about.
+//! A key of the configuration: where it may stand, what it takes, its default, and what it is about. And how a room
+//! above `config` reads the keys of its own.
+
+use std::fmt::Display;
+use std::ops::Range;
+use std::path::PathBuf;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ConfigKey {
@@ -90,4 +95,58 @@ pub const fn limit(name: &'static str, kind: ValueKind, default: &'static str, a
 
 pub const fn inherited(name: &'static str, kind: ValueKind, default: &'static str, about: &'static str) -> ConfigKey {
     of(KeyScope::Inherited, name, kind, default, about)
+}
+
+/// The values in force of keys, and what is said of them, as a file has them or not. Each of an entry's messages is about
+/// its span in that file.
+pub trait KeyValues {
+    fn number(&self, key: &str) -> u64;
+
+    fn flag(&self, key: &str) -> bool;
+
+    /// `None`: it is unset.
+    fn text(&self, key: &str) -> Option<String>;
+
+    fn entries(&self, key: &str) -> &[(String, Range<usize>)];
+
+    /// Notes a mistake in the value of a key: what is wrong, and what to write.
+    fn error(&self, key: &str, problem: &str, remedy: &str);
+
+    fn error_in(&self, entry: &Range<usize>, problem: &str, remedy: &str);
+
+    /// Notes that an entry is no such thing as it should be.
+    fn invalid(&self, entry: &Range<usize>, text: &str, what: &str, remedy: &str);
+
+    /// Notes that a key makes no sense, if the file sets it. The text goes on where the key's name ends.
+    fn warn(&self, key: &str, text: &str);
+
+    fn warn_in(&self, entry: &Range<usize>, text: &str);
+}
+
+/// Reads each entry of a list; `what` is what it should be. `Err` says what to write.
+pub fn read_entries<T: PartialEq + Display>(
+    s: &dyn KeyValues,
+    key: &str,
+    what: &str,
+    read: impl Fn(&str) -> Result<T, String>,
+) -> Vec<T> {
+    let mut read_so_far = Vec::new();
+    for (text, span) in s.entries(key) {
+        match read(text) {
+            Ok(entry) if read_so_far.contains(&entry) => s.warn_in(span, &format!("{entry} is named twice")),
+            Ok(entry) => read_so_far.push(entry),
+            Err(remedy) => s.invalid(span, text, what, &remedy),
+        }
+    }
+    read_so_far
+}
+
+/// The path of a file, which is absolute.
+pub fn read_path(s: &dyn KeyValues, key: &str, example: &str) -> Option<PathBuf> {
+    let path = PathBuf::from(s.text(key)?);
+    if !path.is_absolute() || path.file_name().is_none() {
+        let problem = format!("`{key}` is not the absolute path of a file");
+        s.error(key, &problem, &format!("write it as in `{key} = \"{example}\"`"));
+    }
+    Some(path)
 }

@@ -1,46 +1,18 @@
-//! Addresses and sockets: memcached, listeners, the control socket.
+//! Addresses and sockets: listeners, the control socket.
 
 use super::super::diagnostics::quoted;
 use super::super::settings::TableSettings;
 use super::super::{ControlConfig, SocketConfig};
 use crate::listener::Peers;
 use crate::net::address::Address;
-
-pub(super) fn servers(s: &TableSettings) -> Vec<Address> {
-    let port = s.get("memcached_port");
-    addresses(s, "memcached_server", "memcached address", |text| server(text, port))
-}
-
-/// The address of a memcached server. `Err` says what to write.
-pub(in crate::config) fn server(text: &str, port: u16) -> Result<Address, String> {
-    match Address::of_server(text, port) {
-        Ok(Address::Inet { port: 0, .. }) => Err("write the port memcached listens at".into()),
-        other => other.map_err(|error| error.to_string()),
-    }
-}
+use crate::policy::config_key::read_entries;
 
 pub(super) fn listen(s: &TableSettings, key: &str) -> Vec<Address> {
-    let addresses = addresses(s, key, "address to listen at", |text| text.parse().map_err(|error| format!("{error}")));
+    let read = |text: &str| text.parse().map_err(|error| format!("{error}"));
+    let addresses = read_entries(s, key, "address to listen at", read);
     for (text, span) in s.strings(key).unwrap_or_default() {
         if matches!(text.parse(), Ok(Address::Inet { port: 0, .. })) {
             s.diagnostics.warn(span, "port 0 is any free port, which Postfix cannot know");
-        }
-    }
-    addresses
-}
-
-/// Reads each entry of a list; `what` is what it should be.
-fn addresses(s: &TableSettings, key: &str, what: &str, read: impl Fn(&str) -> Result<Address, String>) -> Vec<Address> {
-    let mut addresses = Vec::new();
-    for (text, span) in s.strings(key).unwrap_or_default() {
-        match read(text) {
-            Ok(address) if addresses.contains(&address) => {
-                s.diagnostics.warn(span, format!("{address} is named twice"));
-            }
-            Ok(address) => addresses.push(address),
-            Err(remedy) => {
-                s.diagnostics.error::<()>(span, format!("{} is not a valid {what}", quoted(text)), remedy);
-            }
         }
     }
     addresses

@@ -4,7 +4,7 @@
 //! anything, so that reading goes on to the next: no wrong configuration is ever in force.
 
 pub(super) mod conditions;
-pub(super) mod endpoints;
+mod endpoints;
 mod http;
 mod limit;
 mod lists;

@@ -4,13 +4,14 @@ use std::fmt;
 
 use crate::net::address::Address;
 use crate::net::tls::TlsFiles;
-use crate::store::shared::login::StoreLogin;
+use crate::policy::config_key::KeyValues;
+use crate::store::shared::login::{StoreLogin, read_tls_files};
 
 /// The port of a server that is named without one.
-pub const PORT: u16 = 6379;
+const PORT: u16 = 6379;
 
 /// The port of a Sentinel that is named without one.
-pub const SENTINEL_PORT: u16 = 26_379;
+const SENTINEL_PORT: u16 = 26_379;
 
 /// The servers, how they belong together, and how we log in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,6 +41,54 @@ pub struct RedisServer {
     pub address: Address,
     pub tls: bool,
     pub database: u32,
+}
+
+impl RedisConfig {
+    /// Reads its keys.
+    pub fn read(s: &dyn KeyValues) -> Self {
+        let topology = match (s.text("redis_sentinel"), s.flag("redis_cluster")) {
+            (Some(name), true) => {
+                let problem = "`redis_sentinel` and `redis_cluster` exclude each other";
+                s.error("redis_sentinel", problem, "remove one: a cluster replaces its own nodes");
+                Topology::Sentinel(name)
+            }
+            (Some(name), false) => Topology::Sentinel(name),
+            (None, true) => Topology::Cluster,
+            (None, false) => Topology::Servers,
+        };
+        let servers = read_servers(s, &topology);
+        let login = StoreLogin::read(s, "redis_username", "redis_password_file");
+        let keys = ["redis_ca_file", "redis_certificate_file", "redis_key_file"];
+        let tls = read_tls_files(s, keys);
+        if !servers.iter().any(|server| server.tls) {
+            keys.iter().for_each(|key| s.warn(key, "has no effect: no server is named with `rediss://`"));
+        }
+        Self { servers, topology, login, tls, key_prefix: s.text("key_prefix").unwrap_or_default() }
+    }
+}
+
+fn read_servers(s: &dyn KeyValues, topology: &Topology) -> Vec<RedisServer> {
+    let port = if matches!(topology, Topology::Sentinel(_)) { SENTINEL_PORT } else { PORT };
+    let mut servers: Vec<RedisServer> = Vec::new();
+    for (text, span) in s.entries("redis_server") {
+        match RedisServer::parse(text, port) {
+            Ok(server) if servers.contains(&server) => s.warn_in(span, &format!("{server} is named twice")),
+            Ok(RedisServer { database, .. }) if database != 0 && *topology == Topology::Cluster => {
+                s.error_in(span, "a cluster has database 0 only", "leave the number out");
+            }
+            Ok(server) => servers.push(server),
+            Err(remedy) => s.invalid(span, &without_password(text), "Redis server", &remedy),
+        }
+    }
+    servers
+}
+
+/// A server without what stands before its `@`, which may be a password.
+fn without_password(text: &str) -> String {
+    match (text.find("://"), text.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => format!("{}...{}", &text[..scheme + 3], &text[at..]),
+        _ => text.to_owned(),
+    }
 }
 
 impl RedisServer {

@@ -9,6 +9,10 @@ use tokio_rustls::TlsConnector;
 
 use crate::net::tls::TlsFiles;
 use crate::observe::finding::{Finding, doubtful, wrong};
+use crate::policy::config_key::{KeyValues, read_path};
+
+/// An example of the path of a password, a certificate or a key.
+const EXAMPLE: &str = "/etc/connshaper/NAME";
 
 /// The user, and where its password is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -25,6 +29,16 @@ pub struct Secrets {
 }
 
 impl StoreLogin {
+    /// Reads its keys. A user without a password is a mistake.
+    pub fn read(s: &dyn KeyValues, user_key: &str, file_key: &str) -> Self {
+        let login = Self { username: s.text(user_key), password_file: read_path(s, file_key, EXAMPLE) };
+        if login.username.is_some() && login.password_file.is_none() {
+            let problem = format!("`{user_key}` needs a password");
+            s.error(user_key, &problem, &format!("name the file that has it in `{file_key}`"));
+        }
+        login
+    }
+
     /// Reads the files of the login and of TLS, where there is any, on a thread that may block.
     ///
     /// # Errors
@@ -58,6 +72,20 @@ impl StoreLogin {
             )),
         }
     }
+}
+
+/// Reads the keys of files for TLS. A certificate without its key is a mistake, and so is a key alone.
+pub fn read_tls_files(s: &dyn KeyValues, [authorities, certificate, key]: [&str; 3]) -> TlsFiles {
+    let files = (read_path(s, certificate, EXAMPLE), read_path(s, key, EXAMPLE));
+    let alone = match &files {
+        (Some(_), None) => Some((certificate, key)),
+        (None, Some(_)) => Some((key, certificate)),
+        _ => None,
+    };
+    if let Some((one, other)) = alone {
+        s.error(one, &format!("`{one}` needs `{other}`"), "name both files, or neither");
+    }
+    TlsFiles { authorities: read_path(s, authorities, EXAMPLE), identity: files.0.zip(files.1) }
 }
 
 /// The password, without the line's end. Blocks.

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::policy::config_key::{KeyValues, read_path};
+
 /// The file, and how careful it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SqliteConfig {
@@ -12,6 +14,16 @@ pub struct SqliteConfig {
 }
 
 impl SqliteConfig {
+    /// Reads its keys.
+    pub fn read(s: &dyn KeyValues) -> Self {
+        let path = read_path(s, "sqlite_file", "/var/lib/connshaper/counts.db").unwrap_or_default();
+        let synchronous = match s.text("sqlite_synchronous").as_deref() {
+            Some("full") => Synchronous::Full,
+            _ => Synchronous::Normal,
+        };
+        Self { path, synchronous, max_clients: s.number("max_clients") as usize }
+    }
+
     /// Bytes that the file grows to. Beyond that, counters are given up, those that end first before others.
     pub fn largest(&self) -> u64 {
         /// With the indexes: an IPv6 network takes some 150.
@@ -30,9 +42,7 @@ pub enum Synchronous {
 }
 
 impl Synchronous {
-    /// Every one of them with its word, which is SQLite's too.
-    pub const WORDS: [(&'static str, Self); 2] = [("normal", Self::Normal), ("full", Self::Full)];
-
+    /// Its word, which is SQLite's too.
     pub fn word(self) -> &'static str {
         match self {
             Self::Normal => "normal",
