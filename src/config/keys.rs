@@ -1,20 +1,29 @@
 //! Every key: where it may stand, what it takes, its default, and what it is about.
 //!
-//! This table is the only place that states any of it. `settings` types values by it and
+//! This table, with the keys that each store has in its folder, is the only place that states any of it. `settings` types values by it and
 //! takes defaults from it, and `resolve` makes the settings of each room of them; tests
 //! compare it with the sample and the manual.
+
+use std::sync::LazyLock;
 
 use ValueKind::*;
 
 pub use crate::policy::config_key::{ConfigKey, KeyScope, ValueKind};
 use crate::policy::config_key::{inherited, key, limit};
+use crate::store::STORES;
 
 /// Seconds of a day and a year.
 const DAY: u64 = 86_400;
 const YEAR: u64 = 365 * DAY;
 
 /// Every key, in the order of the sample and the manual.
-pub const KEYS: &[ConfigKey] = &[
+pub static KEYS: LazyLock<Vec<ConfigKey>> = LazyLock::new(|| {
+    let of_stores = STORES.iter().flat_map(|store| store.keys);
+    BEFORE_STORES.iter().chain(of_stores).chain(AFTER_STORES).copied().collect()
+});
+
+/// Those before the keys of stores, which each store has in its folder.
+const BEFORE_STORES: &[ConfigKey] = &[
     inherited("exptime", Seconds(1, YEAR), "60", "length of a window"),
     limit("threshold", Threshold, "10", "hits allowed per window"),
     limit("window", String, r#""fixed""#, "fixed or sliding window, or one of the calendar"),
@@ -73,31 +82,10 @@ pub const KEYS: &[ConfigKey] = &[
     key("blacklist_text", String, r#""Access denied for {client}""#, "text for clients on the blacklist"),
     key("max_delayed", Integer(1, 10_000), "10", "sessions that may be delayed at once in all"),
     key("policy_timeout", Seconds(3, 1000), r#""10s""#, "how long Postfix waits for an answer, as in main.cf"),
-    key("memcached_server", OneOrMore, "", "memcached servers that keep the counts; unset: none do"),
-    key("memcached_port", Integer(1, 65_535), "11211", "port of memcached servers that are named without one"),
-    key("memcached_username", String, "", "user to log in as, where memcached requires a login; unset: no login"),
-    key("memcached_password_file", String, "", "file with the password"),
-    key("memcached_tls", Boolean, "false", "whether memcached is spoken to over TLS"),
-    key("memcached_ca_file", String, "", "certificates that memcached's must be signed by; unset: those of the system"),
-    key("memcached_certificate_file", String, "", "our certificate for memcached; unset: none"),
-    key("memcached_key_file", String, "", "key of our certificate for memcached"),
-    key("replicas", Integer(1, 2), "1", "memcached servers that keep each key"),
-    key("failover", Boolean, "false", "whether the next memcached server keeps the keys of one that is down"),
-    key("redis_server", OneOrMore, "", "Redis or Valkey servers that keep the counts; unset: none do"),
-    key("redis_username", String, "", "user to log in as; unset: the default user"),
-    key("redis_password_file", String, "", "file with the password; unset: no login"),
-    key("redis_ca_file", String, "", "certificates that TLS servers must be signed by; unset: those of the system"),
-    key("redis_certificate_file", String, "", "our certificate for TLS servers; unset: none"),
-    key("redis_key_file", String, "", "key of our certificate"),
-    key("redis_cluster", Boolean, "false", "whether the servers are nodes of a cluster"),
-    key("redis_sentinel", String, "", "master that the servers know, as Sentinels; unset: they are no Sentinels"),
-    key("sqlite_file", String, "", "SQLite file that keeps the counts; unset: none does"),
-    key(
-        "sqlite_synchronous",
-        Word(&["normal", "full"]),
-        r#""normal""#,
-        "when counts in the SQLite file are on the disk",
-    ),
+];
+
+/// Those after the keys of stores.
+const AFTER_STORES: &[ConfigKey] = &[
     key(
         "over_memory",
         Milliseconds(0, 60_000),

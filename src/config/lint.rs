@@ -4,7 +4,7 @@ use ipnet::IpNet;
 
 use super::diagnostics::Diagnostics;
 use super::netblock;
-use super::resolve::store::{STORES, choices};
+use super::resolve::store::choices;
 use super::settings::TableSettings;
 use super::source::Span;
 use super::{Config, OnStoreFailure};
@@ -16,7 +16,7 @@ use crate::policy::door::Door;
 use crate::policy::key_field::KeyField;
 use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::lists::ListEntry;
-use crate::store::SharedStoreConfig;
+use crate::store::STORES;
 
 /// Checks the keys of the whole program. `s` is the top level of the file.
 pub(super) fn check(config: &Config, s: &TableSettings) {
@@ -51,24 +51,23 @@ fn check_spellings(config: &Config, s: &TableSettings) {
 }
 
 fn check_store(config: &Config, s: &TableSettings) {
-    let here = config.store.shared.is_none();
-    if here {
-        let text = format!("has no effect without {}: counts are kept in this process", choices("or", "`"));
-        s.warn_each(&["over_memory", "store_timeout", "on_store_failure", "key_prefix"], &text);
-    } else {
-        let store = config.store.name();
-        let has_room_for_all = !matches!(config.store.shared, Some(SharedStoreConfig::Sqlite(_)));
-        if has_room_for_all && config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
+    let kind = config.store.kind();
+    if let Some(kind) = kind {
+        if !kind.is_bounded && config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
+            let store = kind.name;
             s.warn("max_clients", &format!("has no effect: {store} counts, and nothing counts while it is down"));
         }
-        s.warn("state_file", &format!("has no effect: counts are kept in {store}"));
+        s.warn("state_file", &format!("has no effect: counts are kept in {}", kind.name));
+    } else {
+        let text = format!("has no effect without {}: counts are kept in this process", choices("or", "`"));
+        s.warn_each(&["over_memory", "store_timeout", "on_store_failure", "key_prefix"], &text);
     }
-    if config.state.file.is_none() || !here {
+    if config.state.file.is_none() || kind.is_some() {
         s.warn("state_interval", "has no effect: no counts are kept in a file");
     }
-    for store in STORES.iter().filter(|store| config.store.chosen_by() != Some(store.key)) {
-        let text = format!("has no effect without `{}`: counts are kept in {}", store.key, config.store.place());
-        s.warn_each(store.own, &text);
+    for store in STORES.iter().filter(|store| kind.is_none_or(|kind| kind.name != store.name)) {
+        let text = format!("has no effect without `{}`: counts are kept in {}", store.key(), config.store.place());
+        store.keys[1..].iter().for_each(|key| s.warn(key.name, &text));
     }
 }
 

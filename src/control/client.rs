@@ -153,7 +153,7 @@ impl ControlClient {
             other => return other.map_err(|error| unreachable(path, &error)),
         };
         if let Some(config) = config.filter(|_| !C::needs_daemon())
-            && let Some(file) = on_file::file(&config).map(|file| file.path.clone())
+            && let Some(file) = config.store.shared.as_ref().and_then(|store| store.file()).map(Path::to_owned)
         {
             return Ok(Self { answerer: Answerer::Here(Box::new(config)), path: file });
         }

@@ -1,4 +1,4 @@
-//! Commands while no daemon runs, where counts are in a SQLite file: the same code, on the file itself.
+//! Commands while no daemon runs, where counts are in a file: the same code, on the file itself.
 
 use std::io;
 use std::sync::Arc;
@@ -12,14 +12,13 @@ use tokio_util::task::TaskTracker;
 
 use super::Control;
 use super::commands::ControlRequest;
-use crate::config::{Config, SharedStoreConfig};
+use crate::config::Config;
 use crate::engine::service::Service;
 use crate::net::clock::Now;
 use crate::net::signals::block_signals;
 use crate::net::users;
 use crate::observe::log::Log;
 use crate::policy::Policy;
-use crate::store::sqlite::{self, SqliteConfig};
 
 /// How long the file is waited for: no client waits meanwhile.
 const STORE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -30,22 +29,14 @@ const FOLLOWING: Duration = Duration::from_secs(5);
 /// How long the end of the process waits for the log.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
-/// The file that commands can work on, if the configuration has one.
-pub fn file(config: &Config) -> Option<&SqliteConfig> {
-    match &config.store.shared {
-        Some(SharedStoreConfig::Sqlite(file)) => Some(file),
-        _ => None,
-    }
-}
-
 /// Does a command as the daemon would; the answer is a line of JSON.
 ///
 /// # Errors
 ///
 /// When the file cannot be used, with the way out, or the log cannot be written.
 pub fn run(config: &Config, request: &ControlRequest) -> io::Result<String> {
-    if let Some(file) = file(config) {
-        sqlite::file::open(&file.path, file.synchronous).map_err(|error| io::Error::other(error.to_string()))?;
+    if let Some(store) = &config.store.shared {
+        store.try_file()?;
     }
     let runtime = Builder::new_current_thread().enable_all().on_thread_start(block_signals).build()?;
     let answer = runtime.block_on(answer(config.clone(), request));

@@ -183,13 +183,13 @@ impl Daemon {
     }
 
     fn started(&self) {
-        let store = &self.config.store;
+        let store = self.config.store.kind();
         self.log.line(Severity::Info, "START", |line| {
             line.field("version", env!("CARGO_PKG_VERSION"))
                 .field("form", self.config.form.name())
                 .field("listen", self.listening.sockets())
-                .field("store", store.name())
-                .field("store_key", store.chosen_by().unwrap_or("none"));
+                .field("store", store.map_or("memory", |kind| kind.name))
+                .field("store_key", store.map_or("none", |kind| kind.key()));
         });
     }
 

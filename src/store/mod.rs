@@ -34,18 +34,20 @@ use crate::observe::log::Log;
 use crate::observe::statistics::Statistics;
 use crate::policy::OnStoreFailure;
 use crate::policy::{Counter, CounterKind, Key, Operation, Refund};
-pub use settings::{SharedStoreConfig, StoreConfig};
+pub use settings::StoreConfig;
+pub use shared::kind::SharedStoreConfig;
 
-use self::redis::Redis;
 use crate::store::bans::{LostBans, NewBans};
 use crate::store::coalesce::Coalesce;
 use crate::store::shared::backend::{Backend, BackendContext, SavedOutage, VersionedValue};
 use crate::store::shared::breaker::ServerHealth;
+use crate::store::shared::kind::StoreKind;
 use crate::store::shared::over_limit::OverLimitCache;
 use local::Table;
 use local::counter_id::CounterId;
-use memcached::Memcached;
-use sqlite::Sqlite;
+
+/// Every shared store.
+pub static STORES: &[&StoreKind] = &[&memcached::KIND, &redis::KIND, &sqlite::KIND];
 
 /// The counters of one request, in the order of its operations; `None`: not counted, because the store is down.
 pub type Hits = SmallVec<[Option<Counter>; 2]>;
@@ -56,8 +58,7 @@ pub struct Store {
     table: Arc<Table>,
     /// The shared store; `None`: the table counts.
     backend: Option<Box<dyn Backend>>,
-    /// The key of the configuration that chose the shared store.
-    chosen_by: Option<&'static str>,
+    kind: Option<&'static StoreKind>,
     coalesce: Coalesce,
     /// Keys over their limit, about which the shared store is asked once per `over_memory`.
     over: OverLimitCache,
@@ -111,17 +112,11 @@ impl Store {
         table.set_max_clients(config.max_clients);
         let (statistics, log) = (Arc::clone(statistics), log.clone());
         let context = BackendContext { timeout: config.timeout, on_failure, outages, statistics, log };
-        let backend = config.shared.as_ref().map(|shared| -> Box<dyn Backend> {
-            match shared {
-                SharedStoreConfig::Memcached(memcached) => Box::new(Memcached::new(memcached, &context)),
-                SharedStoreConfig::Redis(redis) => Box::new(Redis::new(redis, &context)),
-                SharedStoreConfig::Sqlite(sqlite) => Box::new(Sqlite::new(sqlite, &context)),
-            }
-        });
+        let backend = config.shared.as_ref().map(|shared| shared.open(&context));
         Self {
             table,
             backend,
-            chosen_by: config.chosen_by(),
+            kind: config.kind(),
             coalesce: Coalesce::default(),
             over: OverLimitCache::new(config.over_memory),
             over_violations: OverLimitCache::new(config.over_memory),
@@ -273,11 +268,11 @@ impl Store {
 
     /// `memory`, or the name of the shared store.
     pub fn name(&self) -> &'static str {
-        self.backend.as_ref().map_or("memory", |backend| backend.name())
+        self.kind.map_or("memory", |kind| kind.name)
     }
 
     /// The key of the configuration that chose the store; `None`: none is set, so this process counts.
     pub fn chosen_by(&self) -> Option<&'static str> {
-        self.chosen_by
+        self.kind.map(StoreKind::key)
     }
 }

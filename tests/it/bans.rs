@@ -130,7 +130,7 @@ async fn violations_and_bans_are_forgotten_after_forget_after() {
 
 #[test]
 fn ban_keys_expire_in_memcached() {
-    on_each([Site::one_memcached, Site::proxied], async |site: &Site| {
+    on_each(&[Site::one_memcached, Site::proxied], async |site: &Site| {
         let (host, limit) = (site.host(), Limit { forget_after: 1, ..limit() });
         let limit = Limit { ban: Some(Ban { time: 1, threshold: 1, max: 60 }), ..limit };
         violate(&host, &limit, 1, at(0)).await;
@@ -145,7 +145,7 @@ fn ban_keys_expire_in_memcached() {
 
 #[test]
 fn every_violation_renews_the_expiry_even_when_the_number_gains_a_digit() {
-    on_each([Site::one_memcached, Site::proxied], async |site: &Site| {
+    on_each(&[Site::one_memcached, Site::proxied], async |site: &Site| {
         let (host, limit) = (site.host(), limit());
         let limit = Limit { ban: Some(Ban { time: 60, threshold: 100, max: 60 }), ..limit };
         violate(&host, &limit, 9, at(0)).await;

@@ -1,16 +1,17 @@
 //! Configuration files as administrators write them, right and wrong.
 
+use std::any::Any;
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use connshaper::cli::check;
-use connshaper::config::{
-    Config, ConfigError, Form, KEYS, Loaded, LogTarget, OnStoreFailure, SharedStoreConfig, ValueKind, convert,
-};
+use connshaper::config::{Config, ConfigError, Form, KEYS, Loaded, LogTarget, OnStoreFailure, ValueKind, convert};
 use connshaper::observe::log::Severity;
+use connshaper::store::STORES;
 use connshaper::store::memcached::MemcachedConfig;
+use connshaper::store::shared::kind::StoreKind;
 use proptest::prelude::*;
 use serde_json::Value;
 
@@ -114,10 +115,8 @@ fn every_key_of_the_configuration_takes_effect() {
 
 /// The settings of memcached, where the configuration chooses that.
 fn memcached(config: &Config) -> &MemcachedConfig {
-    match &config.store.shared {
-        Some(SharedStoreConfig::Memcached(memcached)) => memcached,
-        other => panic!("{other:?}"),
-    }
+    let shared: &dyn Any = config.store.shared.as_deref().expect("a shared store");
+    shared.downcast_ref().unwrap_or_else(|| panic!("{:?}", config.store))
 }
 
 #[test]
@@ -463,7 +462,7 @@ fn the_sample_equals_the_defaults_commented_out_or_not() {
     let names_what_is_not_there =
         |line: &str| ["list_file =", "token_file =", "thresholds", "_database ="].iter().any(|key| line.contains(key));
     let lines = lines.filter(|line| !line.starts_with([' ', '#']) && !names_what_is_not_there(line));
-    let other_stores = ["redis_", "sqlite_file"];
+    let other_stores: Vec<String> = STORES[1..].iter().map(|store| format!("{} =", store.key())).collect();
     let settings = lines.filter(|line| !other_stores.iter().any(|key| line.starts_with(key)));
     let config = right(&settings.map(|line| format!("{line}\n")).collect::<String>());
     assert_eq!(config.policy.limits.len(), 2);
@@ -483,17 +482,16 @@ fn the_sample_has_every_key_at_its_default() {
 
 #[test]
 fn a_value_of_the_wrong_kind_names_its_key() {
-    for key in KEYS {
+    for key in KEYS.iter() {
         let error = parse(&format!("{} = 1979-05-27", key.name)).unwrap_err();
         assert!(error.summary().contains(key.name), "{error}");
     }
 }
 
 /// Keys on which others depend, so that those have an effect.
-const NEEDED: [(&str, &str); 6] = [
+const NEEDED: [(&str, &str); 5] = [
     ("initial_delay", "1"),
     ("ban_time", "60"),
-    ("memcached_server", "\"mc\""),
     ("control_socket", "\"/run/connshaper/control\""),
     ("alert_command", "\"/bin/true\""),
     ("blacklist_action", "\"refuse\""),
@@ -501,24 +499,26 @@ const NEEDED: [(&str, &str); 6] = [
 
 #[test]
 fn every_key_of_the_table_has_an_effect() {
-    let text = |key: &str, value: &str| -> String {
-        let redis = [("redis_server", "\"redis://mc\"")];
-        let of_redis = key.starts_with("redis_");
-        let needed = NEEDED.iter().filter(|(needed, _)| !of_redis || *needed != "memcached_server");
-        let needed = needed.chain(redis.iter().filter(|_| of_redis)).filter(|(needed, _)| *needed != key);
-        needed.map(|(key, value)| format!("{key} = {value}\n")).chain([format!("{key} = {value}\n")]).collect()
+    let sample = sample_settings();
+    let text = |key: &str, value: Option<&str>| -> String {
+        // One store is chosen, as in the sample: that of the key, else the first.
+        let has_key = |store: &&&StoreKind| store.keys.iter().any(|own| own.name == key);
+        let chosen = STORES.iter().find(has_key).unwrap_or(&STORES[0]).key();
+        let place = &*sample.iter().find(|(name, _)| name == chosen).unwrap().1;
+        let needed = NEEDED.into_iter().chain([(chosen, place)]).filter(|(needed, _)| *needed != key);
+        let needed = needed.map(|(key, value)| format!("{key} = {value}\n"));
+        needed.chain(value.map(|value| format!("{key} = {value}\n"))).collect()
     };
-    for key in KEYS {
-        let unset = if key.name.starts_with("redis_") { "redis_cluster" } else { "log_rate" };
-        let default = KEYS.iter().find(|key| key.name == unset).and_then(|key| key.default).unwrap();
-        let default = in_force(&right(&text(unset, default)));
+    for key in KEYS.iter() {
+        let without = in_force(&right(&text(key.name, None)));
         // One of the bounds is not the default.
         let values = match key.kind {
             ValueKind::Integer(least, most) => vec![least.to_string(), most.to_string()],
             ValueKind::Seconds(least, most) => vec![format!("\"{least}s\""), format!("\"{most}s\"")],
             ValueKind::Milliseconds(least, most) => vec![format!("\"{least}ms\""), format!("\"{most}ms\"")],
             ValueKind::Boolean => vec!["true".into(), "false".into()],
-            ValueKind::String | ValueKind::Word(_) => vec!["\"x\"".into()],
+            ValueKind::String => vec!["\"x\"".into()],
+            ValueKind::Word(words) => words.iter().map(|word| format!("{word:?}")).collect(),
             ValueKind::Strings | ValueKind::StringOrList | ValueKind::OneOrMore => vec!["[\"x y\"]".into()],
             ValueKind::Netblocks => vec!["[\"192.0.2.0/24\"]".into()],
             ValueKind::Clients => vec!["[\"192.0.2.0/24\", \".example.com\"]".into()],
@@ -529,7 +529,7 @@ fn every_key_of_the_table_has_an_effect() {
         };
         // A value of the right kind that is refused was read as well.
         let has_effect =
-            |value: &String| !matches!(parse(&text(key.name, value)), Ok(config) if in_force(&config) == default);
+            |value: &String| !matches!(parse(&text(key.name, Some(value))), Ok(config) if in_force(&config) == without);
         assert!(values.iter().any(has_effect), "{} has no effect: {values:?}", key.name);
     }
 }

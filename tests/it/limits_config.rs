@@ -436,7 +436,7 @@ fn the_connection_shaper_example_equals_the_original_file() {
 
 #[test]
 fn only_keys_of_a_limit_are_accepted_in_its_table() {
-    for key in KEYS {
+    for key in KEYS.iter() {
         let error = parse(&format!("[limit.x]\nthreshold = 1\n{} = 1979-05-27", key.name)).unwrap_err().to_string();
         assert_eq!(error.contains("is not a key of limit `x`"), !key.is_of_limit(), "{error}");
     }

@@ -25,7 +25,7 @@ fn the_sample_has_every_key_and_no_other() {
 #[test]
 fn the_manual_states_the_defaults() {
     let manual = manual();
-    for key in KEYS {
+    for key in KEYS.iter() {
         let stated = manual[key.name].as_deref();
         assert_eq!(stated.map(value), key.default.map(value), "default of {} in the manual", key.name);
     }
@@ -73,7 +73,7 @@ fn the_manual_lists_the_attributes_of_conditions_and_no_other() {
 #[test]
 fn the_sample_shows_the_defaults() {
     let sample = sample();
-    for key in KEYS {
+    for key in KEYS.iter() {
         // A key without a default has an example in the sample.
         let Some(default) = key.default else { continue };
         let shown = sample[key.name].as_deref().unwrap();

@@ -10,7 +10,7 @@ use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::{Ban, Window};
 use connshaper::policy::{Counter, CounterKind, Limit, Refund, window};
 
-use crate::support::{Relay, Site, default_limit, on_every_store};
+use crate::support::{Memcached, Proxy, Relay, Site, default_limit, on_every_store};
 
 const WINDOW: CounterKind = CounterKind::Window;
 
@@ -168,9 +168,11 @@ fn everything() -> Vec<(CounterKind, u32)> {
 
 #[tokio::test]
 async fn all_operations_of_a_request_are_one_round_trip() {
-    for mut site in [Site::one_memcached(), Site::proxied()] {
-        let relay = Relay::to(&format!("inet:{}", site.servers[0]));
-        site.servers = vec![relay.endpoint().strip_prefix("inet:").unwrap().to_owned()];
+    let (memcached, proxied) = (Memcached::start(), Memcached::start());
+    let proxy = Proxy::before(&proxied);
+    for server in [memcached.server(), proxy.server()] {
+        let relay = Relay::to(&format!("inet:{server}"));
+        let site = Site::memory().behind(&[relay.endpoint().strip_prefix("inet:").unwrap().to_owned()]);
         let (host, limit) = (site.host(), limit());
         // Connects, and finds out which commands the server knows.
         host.hit(&limit, &client(9), 1, at(0)).await;

@@ -32,7 +32,7 @@ fn at(milliseconds: u64) -> Now {
 /// A host with `over_memory` of two seconds, and the gate before its server.
 fn host(site: &mut Site) -> (Host, Gate) {
     let gate = Gate::to(&site.memcached[0].server());
-    site.servers = vec![gate.server()];
+    *site = std::mem::take(site).behind(&[gate.server()]);
     (site.host_that_remembers(Duration::from_secs(2), OnStoreFailure::Local, PATIENCE), gate)
 }
 
@@ -62,10 +62,10 @@ async fn a_flood_queries_once_per_over_memory_and_every_hit_is_counted() {
 
 #[tokio::test]
 async fn a_flood_asks_as_seldom_while_a_server_of_other_keys_is_away() {
-    let mut site = Site::one_memcached();
+    let site = Site::one_memcached();
     let gate = Gate::to(&site.memcached[0].server());
     // Nothing listens on port 1.
-    site.servers = vec![gate.server(), "127.0.0.1:1".to_owned()];
+    let site = site.behind(&[gate.server(), "127.0.0.1:1".to_owned()]);
     let host = site.host_that_remembers(Duration::from_secs(2), OnStoreFailure::Local, PATIENCE);
     host.line("STORE_DOWN").await;
     // Both keys of the client are on the server that is up.
@@ -93,10 +93,10 @@ async fn a_flood_asks_as_seldom_while_a_server_of_other_keys_is_away() {
 
 #[tokio::test]
 async fn with_two_replicas_a_flood_asks_as_seldom_while_one_of_them_is_away() {
-    let mut site = Site::one_memcached();
+    let site = Site::one_memcached();
     let gate = Gate::to(&site.memcached[0].server());
-    site.servers = vec![gate.server(), "127.0.0.1:1".to_owned()];
-    site.replicas = 2;
+    let mut site = site.behind(&[gate.server(), "127.0.0.1:1".to_owned()]);
+    site.config += "replicas = 2\n";
     let host = site.host_that_remembers(Duration::from_secs(2), OnStoreFailure::Local, PATIENCE);
     host.line("STORE_DOWN").await;
     assert_eq!(host.hit(&limit(), &client(), 11, at(0)).await.count, 11);

@@ -16,8 +16,8 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use nix::unistd::User;
 use serde::Serialize;
 
+use crate::config::Config;
 use crate::config::origin_files::{self, OriginFile};
-use crate::config::{Config, SharedStoreConfig};
 use crate::control::client::{ControlClient, DEFAULT_SOCKET};
 use crate::control::status::StatusArgs;
 use crate::net::address::Address;
@@ -25,7 +25,6 @@ use crate::observe::finding::{Assessment, Finding, doubtful, right, wrong};
 use crate::observe::terminal::{Paint, escape, json, print};
 use crate::policy::attribute::Attribute;
 use crate::postfix::query;
-use crate::store::{memcached, redis, sqlite};
 use crate::sysexits;
 use layout::System;
 use postfix::Postfix;
@@ -113,18 +112,7 @@ fn examine(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
     if let Some(instance) = examined.first() {
         findings.extend(places.iter().filter_map(|place| rights(place, &instance.mail_owner)));
     }
-    match &config.store.shared {
-        None => {}
-        Some(SharedStoreConfig::Memcached(settings)) => {
-            findings.extend(settings.login.examine());
-            findings.extend(memcached::doctor::examine(settings));
-        }
-        Some(SharedStoreConfig::Sqlite(settings)) => findings.extend(sqlite::doctor::examine(settings)),
-        Some(SharedStoreConfig::Redis(settings)) => {
-            findings.extend(settings.login.examine());
-            findings.extend(redis::doctor::examine(settings));
-        }
-    }
+    findings.extend(config.store.shared.iter().flat_map(|store| store.examine()));
     findings.extend(daemon(config, socket));
     findings
 }

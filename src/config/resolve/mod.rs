@@ -22,7 +22,6 @@ use super::settings::TableSettings;
 use super::source::{ConfigText, Span};
 use super::{Config, Form, Loaded, include, limit_files, lint, origin_files};
 use crate::policy;
-use crate::store::SharedStoreConfig;
 use limit::{Program, Timeouts};
 
 /// The most a window can allow, in units of what is counted.
@@ -59,7 +58,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
     let program = Program {
         key_prefix: store.key_prefix.clone(),
         log_only: s.get("log_only"),
-        slides_exactly: store.shared.as_ref().is_some_and(SharedStoreConfig::slides_exactly),
+        slides_exactly: store.kind().is_some_and(|kind| kind.slides_exactly),
         classes: reply::classes(s),
         zone: window::zone(s).unwrap_or_else(window::system),
         timeouts: Timeouts { postfix: s.get("policy_timeout"), store: store.timeout },

@@ -1,64 +1,16 @@
 //! The store, and the file that keeps counts across restarts.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::super::effective::Origin;
 use super::super::settings::TableSettings;
 use super::super::{OnStoreFailure, StateConfig, StoreConfig};
-use crate::store::SharedStoreConfig;
-use crate::store::memcached::MemcachedConfig;
-use crate::store::redis::RedisConfig;
-use crate::store::sqlite::SqliteConfig;
-
-/// A shared store, as its keys choose it.
-pub(in crate::config) struct StoreKeys {
-    /// The key that chooses it.
-    pub key: &'static str,
-    /// Keys that only it has.
-    pub own: &'static [&'static str],
-    read: fn(&TableSettings) -> SharedStoreConfig,
-}
-
-/// Every shared store.
-pub(in crate::config) const STORES: &[StoreKeys] = &[
-    StoreKeys {
-        key: "memcached_server",
-        own: MEMCACHED_KEYS,
-        read: |s| SharedStoreConfig::Memcached(MemcachedConfig::read(s)),
-    },
-    StoreKeys { key: "redis_server", own: REDIS_KEYS, read: |s| SharedStoreConfig::Redis(RedisConfig::read(s)) },
-    StoreKeys {
-        key: "sqlite_file",
-        own: &["sqlite_synchronous"],
-        read: |s| SharedStoreConfig::Sqlite(SqliteConfig::read(s)),
-    },
-];
-
-const MEMCACHED_KEYS: &[&str] = &[
-    "memcached_port",
-    "memcached_username",
-    "memcached_password_file",
-    "memcached_tls",
-    "memcached_ca_file",
-    "memcached_certificate_file",
-    "memcached_key_file",
-    "replicas",
-    "failover",
-];
-
-const REDIS_KEYS: &[&str] = &[
-    "redis_username",
-    "redis_password_file",
-    "redis_ca_file",
-    "redis_certificate_file",
-    "redis_key_file",
-    "redis_cluster",
-    "redis_sentinel",
-];
+use crate::store::{STORES, SharedStoreConfig};
 
 /// The keys that choose a store, with `and` or `or` before the last one. Quoted as messages quote keys, or bare.
 pub(in crate::config) fn choices(conjunction: &str, quote: &str) -> String {
-    let keys: Vec<String> = STORES.iter().map(|store| format!("{quote}{}{quote}", store.key)).collect();
+    let keys: Vec<String> = STORES.iter().map(|store| format!("{quote}{}{quote}", store.key())).collect();
     match keys.split_last() {
         Some((last, rest)) if !rest.is_empty() => format!("{} {conjunction} {last}", rest.join(", ")),
         _ => keys.concat(),
@@ -88,12 +40,12 @@ pub(super) fn state(s: &TableSettings) -> StateConfig {
 }
 
 /// The store that is chosen. Two are a mistake: counts are in one place.
-fn shared(s: &TableSettings) -> Option<SharedStoreConfig> {
-    let mut chosen = STORES.iter().filter(|store| s.origin(store.key) != Origin::Default);
+fn shared(s: &TableSettings) -> Option<Arc<dyn SharedStoreConfig>> {
+    let mut chosen = STORES.iter().filter(|store| s.origin(store.key()) != Origin::Default);
     let store = chosen.next()?;
     for second in chosen {
-        let problem = format!("`{}` and `{}` each choose a store for the counts", store.key, second.key);
-        s.error::<()>(second.key, problem, "remove one of them: the counts are kept in one store");
+        let problem = format!("`{}` and `{}` each choose a store for the counts", store.key(), second.key());
+        s.error::<()>(second.key(), problem, "remove one of them: the counts are kept in one store");
     }
     Some((store.read)(s))
 }

@@ -12,9 +12,9 @@ use crate::store::shared::doctor::{ask, distance, in_time};
 /// The longest statistics that are read.
 const MAX_STATISTICS: usize = 1 << 16;
 
-/// Checks all servers.
+/// Checks the password's file and all servers.
 pub fn examine(config: &MemcachedConfig) -> Vec<Finding> {
-    ask("memcached", examine_all(config))
+    config.login.examine().into_iter().chain(ask("memcached", examine_all(config))).collect()
 }
 
 async fn examine_all(config: &MemcachedConfig) -> Vec<Finding> {

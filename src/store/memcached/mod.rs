@@ -1,7 +1,8 @@
 //! memcached as a shared store: each key goes to the servers that rank highest for it.
 
 pub mod connection;
-pub mod doctor;
+mod doctor;
+mod kind;
 pub mod link;
 pub mod losses;
 pub mod protocol;
@@ -25,6 +26,7 @@ use crate::store::shared::backend::{
 };
 use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::rank::score;
+pub use kind::KIND;
 use link::MemcachedConnector;
 use protocol::{MemcachedCommand, Response, Verb, expiry};
 use server::MemcachedServer;
@@ -80,10 +82,6 @@ impl Memcached {
 }
 
 impl Backend for Memcached {
-    fn name(&self) -> &'static str {
-        "memcached"
-    }
-
     /// What is submitted without a pause travels in one write to each server.
     fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]> {
         // The first command that a server gets stands for the request.

@@ -13,10 +13,10 @@ use crate::store::shared::doctor::{ask, distance, in_time};
 /// Policies that remove no count whose window still runs, unless there is no other way.
 const HARMLESS: [&str; 2] = ["noeviction", "volatile-ttl"];
 
-/// Checks all servers.
+/// Checks the password's file and all servers.
 pub fn examine(config: &RedisConfig) -> Vec<Finding> {
     let connector = Connector { config: config.clone().into() };
-    ask("Redis", examine_all(&connector))
+    config.login.examine().into_iter().chain(ask("Redis", examine_all(&connector))).collect()
 }
 
 async fn examine_all(connector: &Connector) -> Vec<Finding> {

@@ -3,7 +3,8 @@
 
 pub mod cluster;
 pub mod command;
-pub mod doctor;
+mod doctor;
+mod kind;
 pub mod link;
 pub mod losses;
 pub mod node;
@@ -26,6 +27,7 @@ use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::rank::score;
 use cluster::Cluster;
 use command::RedisCommand;
+pub use kind::KIND;
 use link::Connector;
 use node::Node;
 pub use settings::{RedisConfig, RedisServer, Topology};
@@ -109,10 +111,6 @@ fn tagged(key: KeyText, prefix: &str) -> KeyText {
 }
 
 impl Backend for Redis {
-    fn name(&self) -> &'static str {
-        "redis"
-    }
-
     /// What is submitted without a pause travels in one write to each server.
     fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]> {
         // The first command that a server gets stands for the request.

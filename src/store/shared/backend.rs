@@ -2,11 +2,10 @@
 //!
 //! Everything around it is written once, here and in `store`: the breaker, counting in this process while a server is
 //! down, the cache of keys that are over their limit, coalescing, bans, log lines. A new store is a folder of its own
-//! beside `memcached` with its settings, its `mod` line in `store/mod.rs`, a line in [`Store::new`] that makes it, and
-//! its line in [`SharedStoreConfig`]. `config/keys.rs` gets its keys, `config/resolve/store.rs` their reader.
+//! beside `memcached`, which says in a [`StoreKind`] what it is, with its `mod` line and its entry in [`STORES`].
 //!
-//! [`Store::new`]: crate::store::Store::new
-//! [`SharedStoreConfig`]: crate::store::SharedStoreConfig
+//! [`StoreKind`]: super::kind::StoreKind
+//! [`STORES`]: crate::store::STORES
 
 use std::fmt::Debug;
 use std::io;
@@ -201,9 +200,6 @@ pub struct BackendContext {
 
 /// A shared store.
 pub trait Backend: Debug + Send + Sync {
-    /// Its name in messages, such as `memcached`.
-    fn name(&self) -> &'static str;
-
     /// Sends commands, which travel together, and returns a reply for each of them in the same order. Never blocks.
     /// `waited_for`: a request waits for the replies, so it counts in the statistics and towards the breaker.
     fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]>;

@@ -5,6 +5,7 @@ pub mod backend;
 pub mod breaker;
 pub mod count;
 pub mod doctor;
+pub mod kind;
 pub mod listing;
 pub mod login;
 pub mod losses;

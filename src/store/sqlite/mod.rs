@@ -6,8 +6,9 @@
 
 mod checkpoint;
 mod counters;
-pub mod doctor;
+mod doctor;
 pub mod file;
+mod kind;
 mod listing;
 mod queue;
 mod settings;
@@ -29,6 +30,7 @@ use crate::store::shared::backend::{
     PendingReply, SavedOutage, VersionedValue,
 };
 use crate::store::shared::breaker::ServerHealth;
+pub use kind::KIND;
 use queue::{Job, JobQueue, WrittenValue};
 pub use settings::{SqliteConfig, Synchronous};
 use worker::Worker;
@@ -57,10 +59,6 @@ impl Sqlite {
 }
 
 impl Backend for Sqlite {
-    fn name(&self) -> &'static str {
-        "sqlite"
-    }
-
     /// What is submitted without a pause is done in one transaction.
     fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]> {
         let sent = self.queue.submit(requests, waited_for, unix_ms(now));

@@ -59,7 +59,7 @@ pub use proxy::Proxy;
 pub use redis::{Redis, RedisCluster, Sentinel};
 pub use relay::Relay;
 pub use simulation::{Simulation, at};
-pub use site::{Host, Site, eventually, on_each, on_every_store};
+pub use site::{Host, STORES, Site, eventually, on_each, on_every_store};
 pub use smtp::{Reply, Smtp};
 pub use sqlite::Sqlite;
 pub use top::Top;

@@ -1,4 +1,4 @@
-//! Stores used through the library, with the servers they need.
+//! Every store, with the servers it needs, for the library and for the program.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -7,7 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use connshaper::config::{Config, OnStoreFailure, SharedStoreConfig, StoreConfig};
-use connshaper::net::address::Address;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::observe::statistics::Statistics;
@@ -16,27 +15,39 @@ use connshaper::policy::key::KeyPart;
 use connshaper::policy::{Counter, CounterKind, Key, Limit, Operation, window};
 use connshaper::store::Store;
 use connshaper::store::local::Table;
-use connshaper::store::memcached::MemcachedConfig;
-use connshaper::store::sqlite::{SqliteConfig, Synchronous};
+use connshaper::store::shared::backend::{
+    BackendContext, CounterCommand, CounterReply, CounterRequest, KeyText, Outcome,
+};
+use smallvec::smallvec;
 use tokio::runtime::Builder;
 
 use super::redis::RIGHTS_WITHOUT_EVAL;
-use super::{Memcached, PATIENCE, Proxy, Redis, Sqlite};
+use super::{Memcached, PATIENCE, Proxy, Redis, RedisCluster, Sqlite};
 
 /// The store that the hosts of a site share.
+#[derive(Default)]
 pub struct Site {
     /// The name for messages.
     pub name: &'static str,
-    /// The servers; without any each host counts in memory.
+    /// The lines that configure it; none: each host counts in memory.
+    pub config: String,
     pub memcached: Vec<Memcached>,
-    /// The addresses of the servers, or of a proxy before them.
-    pub servers: Vec<String>,
-    /// The number of servers that have each key.
-    pub replicas: usize,
+    pub sqlite: Option<Sqlite>,
+    pub redis: Option<Redis>,
+    pub cluster: Option<RedisCluster>,
     _proxy: Option<Proxy>,
-    sqlite: Option<Sqlite>,
-    redis: Option<Redis>,
 }
+
+/// The stores that every test of stores runs on: a line for each that counts in another way.
+pub const STORES: &[fn() -> Site] = &[
+    Site::memory,
+    Site::one_memcached,
+    Site::three_memcached,
+    Site::proxied,
+    Site::sqlite,
+    || Site::redis("redis", Redis::start()),
+    || Site::redis("redis without scripts", Redis::with_rights(RIGHTS_WITHOUT_EVAL)),
+];
 
 /// One process that counts.
 pub struct Host {
@@ -59,20 +70,11 @@ pub async fn eventually<T>(what: impl Display, mut probe: impl FnMut() -> Option
 
 /// Runs a test on every store, at once.
 pub fn on_every_store(test: impl AsyncFn(&Site) + Sync) {
-    let sites: [fn() -> Site; 7] = [
-        Site::memory,
-        Site::one_memcached,
-        Site::three_memcached,
-        Site::proxied,
-        Site::sqlite,
-        Site::redis,
-        Site::redis_without_scripts,
-    ];
-    on_each(sites, test);
+    on_each(STORES, test);
 }
 
 /// Runs a test on each of these stores, at once.
-pub fn on_each<const N: usize>(sites: [fn() -> Site; N], test: impl AsyncFn(&Site) + Sync) {
+pub fn on_each(sites: &[fn() -> Site], test: impl AsyncFn(&Site) + Sync) {
     thread::scope(|scope| {
         for site in sites {
             let test = &test;
@@ -99,41 +101,48 @@ impl Drop for NameIfPanicking {
 
 impl Site {
     pub fn memory() -> Self {
-        Self::of("memory", Vec::new())
+        Self { name: "memory", ..Self::default() }
     }
 
     pub fn sqlite() -> Self {
-        Self { name: "sqlite", sqlite: Some(Sqlite::new()), ..Self::memory() }
+        let sqlite = Sqlite::new();
+        Self { name: "sqlite", config: sqlite.config(), sqlite: Some(sqlite), ..Self::default() }
     }
 
-    pub fn redis() -> Self {
-        Self { name: "redis", redis: Some(Redis::start()), ..Self::memory() }
+    pub fn redis(name: &'static str, redis: Redis) -> Self {
+        Self { name, config: redis.config(), redis: Some(redis), ..Self::default() }
     }
 
-    pub fn redis_without_scripts() -> Self {
-        let redis = Redis::with_rights(RIGHTS_WITHOUT_EVAL);
-        Self { name: "redis without scripts", redis: Some(redis), ..Self::memory() }
+    pub fn redis_cluster(name: &'static str, cluster: RedisCluster) -> Self {
+        Self { name, config: cluster.config(), cluster: Some(cluster), ..Self::default() }
+    }
+
+    pub fn memcached(name: &'static str, memcached: Memcached) -> Self {
+        Self { name, config: memcached.config(), memcached: vec![memcached], ..Self::default() }
     }
 
     pub fn one_memcached() -> Self {
-        Self::of("memcached", vec![Memcached::start()])
+        Self::memcached("memcached", Memcached::start())
     }
 
     pub fn three_memcached() -> Self {
-        Self::of("three memcached", (0..3).map(|_| Memcached::start()).collect())
+        let memcached: Vec<_> = (0..3).map(|_| Memcached::start()).collect();
+        let servers: Vec<_> = memcached.iter().map(Memcached::server).collect();
+        Self { name: "three memcached", memcached, ..Self::default() }.behind(&servers)
     }
 
-    /// Behind a proxy without meta commands.
+    /// Behind a proxy that knows `add` and `incr`, but closes the connection on meta commands.
     pub fn proxied() -> Self {
         let memcached = Memcached::start();
         let proxy = Proxy::before(&memcached);
-        let servers = vec![proxy.server()];
-        Self { servers, _proxy: Some(proxy), ..Self::of("memcached behind a proxy", vec![memcached]) }
+        let servers = [proxy.server()];
+        let site = Self::memcached("memcached behind a proxy without meta commands", memcached).behind(&servers);
+        Self { _proxy: Some(proxy), ..site }
     }
 
-    fn of(name: &'static str, memcached: Vec<Memcached>) -> Self {
-        let servers = memcached.iter().map(Memcached::server).collect();
-        Self { name, memcached, servers, replicas: 1, _proxy: None, sqlite: None, redis: None }
+    /// The same, with these addresses of memcached servers.
+    pub fn behind(self, servers: &[String]) -> Self {
+        Self { config: format!("memcached_server = {servers:?}\n"), ..self }
     }
 
     /// A host with a long time-out.
@@ -161,24 +170,14 @@ impl Site {
     }
 
     /// The store, as a configuration has it.
-    pub fn shared(&self) -> Option<SharedStoreConfig> {
-        if let Some(sqlite) = &self.sqlite {
-            let (path, synchronous) = (sqlite.file().to_owned(), Synchronous::Normal);
-            return Some(SharedStoreConfig::Sqlite(SqliteConfig { path, synchronous, max_clients: 100_000 }));
-        }
-        if let Some(redis) = &self.redis {
-            let config = Config::parse(Path::new("connshaper.toml"), redis.config());
-            return config.unwrap_or_else(|error| panic!("{error}")).store.shared;
-        }
-        let servers: Vec<_> = self.servers.iter().map(|server| Address::of_server(server, 11211).unwrap()).collect();
-        let memcached =
-            MemcachedConfig { servers, replicas: self.replicas, failover: false, ..MemcachedConfig::default() };
-        (!memcached.servers.is_empty()).then_some(SharedStoreConfig::Memcached(memcached))
+    pub fn shared(&self) -> Option<Arc<dyn SharedStoreConfig>> {
+        let config = Config::parse(Path::new("connshaper.toml"), &self.config);
+        config.unwrap_or_else(|error| panic!("{error}")).store.shared
     }
 
     /// Whether hosts share the counts.
     pub fn is_shared(&self) -> bool {
-        !self.memcached.is_empty() || self.sqlite.is_some() || self.redis.is_some()
+        !self.config.is_empty()
     }
 
     /// The value of a key in the shared store.
@@ -190,7 +189,14 @@ impl Site {
         if let Some(redis) = &self.redis {
             return redis.value(key);
         }
-        self.memcached.iter().find_map(|memcached| memcached.value(key)).map(|value| value.trim_end().to_owned())
+        if !self.memcached.is_empty() {
+            let mut values = self.memcached.iter().filter_map(|memcached| memcached.value(key));
+            return values.next().map(|value| value.trim_end().to_owned());
+        }
+        match self.say(key, CounterCommand::Read)? {
+            Ok(CounterReply::Count { count, .. }) => Some(count.to_string()),
+            _ => None,
+        }
     }
 
     /// Seconds until a key expires, as the shared store says.
@@ -206,21 +212,43 @@ impl Site {
             let left: u64 = redis.say(&["PTTL", key]).trim().parse().ok()?;
             return Some(left.div_ceil(1000) as u32);
         }
-        let answers = self.memcached.iter().map(|memcached| memcached.say(&format!("mg {key} t")));
-        answers.into_iter().find_map(|answer| Some(answer.strip_prefix("HD t")?.parse().unwrap()))
+        if !self.memcached.is_empty() {
+            let mut answers = self.memcached.iter().map(|memcached| memcached.say(&format!("mg {key} t")));
+            return answers.find_map(|answer| Some(answer.strip_prefix("HD t")?.parse().unwrap()));
+        }
+        match self.say(key, CounterCommand::Read)? {
+            Ok(CounterReply::Count { left, .. }) => left,
+            _ => None,
+        }
     }
 
     /// Removes a key from the shared store.
     pub fn delete(&self, key: &str) {
-        if let Some(sqlite) = &self.sqlite {
-            sqlite.delete(key);
+        match &self.sqlite {
+            // Another process would purge what ended by its clock, and some hosts have a simulated one.
+            Some(sqlite) => sqlite.delete(key),
+            None => drop(self.say(key, CounterCommand::Delete)),
         }
-        if let Some(redis) = &self.redis {
-            redis.say(&["DEL", key]);
-        }
-        for memcached in &self.memcached {
-            memcached.say(&format!("delete {key}"));
-        }
+    }
+
+    /// What the shared store says to a command.
+    fn say(&self, key: &str, command: CounterCommand) -> Option<Outcome> {
+        let (config, key) = (self.shared()?, KeyText::from_slice(key.as_bytes()));
+        let say = async move {
+            let context = BackendContext {
+                timeout: PATIENCE,
+                on_failure: OnStoreFailure::Local,
+                outages: Vec::new(),
+                statistics: Arc::default(),
+                log: Log::in_memory(Severity::Err),
+            };
+            let request = CounterRequest { key, command, exptime: 0 };
+            let backend = config.open(&context);
+            backend.submit(smallvec![request], true, Now::read()).pop()?.outcome().await.into()
+        };
+        // This thread has a runtime already.
+        let say = move || Builder::new_current_thread().enable_all().build().unwrap().block_on(say);
+        thread::spawn(say).join().unwrap()
     }
 }
 
