@@ -9,91 +9,48 @@ use std::time::{Duration, Instant};
 use memcache::exp::{Memcache, Ttl};
 
 use crate::support::redis::{RIGHTS, RIGHTS_IN_CLUSTER, RIGHTS_WITHOUT_EVAL};
-use crate::support::{Daemon, Memcached, Policy, Proxy, Redis, RedisCluster, Sqlite, until};
+use crate::support::{Daemon, Memcached, Policy, Proxy, Redis, RedisCluster, STORES, Site, until};
 
-/// A running store and the lines that configure it.
-struct Site {
-    config: String,
-    memcached: Vec<Memcached>,
-    sqlite: Option<Sqlite>,
-    redis: Option<Redis>,
-    cluster: Option<RedisCluster>,
-    _proxy: Option<Proxy>,
+/// Further ways to reach the stores, and to be let in.
+const FURTHER: [fn() -> Site; 9] = [
+    || Site::memcached("memcached on a unix socket", Memcached::start_on_unix_socket()),
+    || Site::memcached("memcached with a login", Memcached::start_with_login()),
+    || Site::memcached("memcached over TLS", Memcached::start_with_tls()),
+    redis_on_unix_socket,
+    || Site::redis("redis with a user that may do little", Redis::with_rights(RIGHTS)),
+    || Site::redis("redis over TLS", Redis::start_with_tls()),
+    || Site::redis_cluster("a cluster of three redis", RedisCluster::start()),
+    || Site::redis_cluster("a cluster with a user that may do little", RedisCluster::with_rights(RIGHTS)),
+    || Site::redis_cluster("a cluster without scripts", RedisCluster::with_rights(RIGHTS_WITHOUT_EVAL)),
+];
+
+fn redis_on_unix_socket() -> Site {
+    let redis = Redis::start();
+    let config = redis.config_of_socket();
+    let mut site = Site::redis("redis on a unix socket", redis);
+    site.config = config;
+    site
+}
+
+/// A daemon that counts there.
+fn daemon(site: &Site, rules: &str) -> Daemon {
+    Daemon::start(&format!("whitelist = []\n{}{}{rules}", site.config, patient(site)))
 }
 
 /// These tests are not about deadlines, and the machine may be busy.
-const PATIENT: &str = "store_timeout = \"5s\"\n";
-
-impl Site {
-    fn memory() -> Self {
-        Self { config: String::new(), memcached: Vec::new(), sqlite: None, redis: None, cluster: None, _proxy: None }
-    }
-
-    fn memcached(servers: Vec<Memcached>) -> Self {
-        let addresses: Vec<String> = servers.iter().map(|server| format!("{:?}", server.server())).collect();
-        let config = match &servers[..] {
-            [one] => format!("{}{PATIENT}", one.config()),
-            _ => format!("memcached_server = [{}]\n{PATIENT}", addresses.join(", ")),
-        };
-        Self { config, memcached: servers, ..Self::memory() }
-    }
-
-    /// Behind a proxy that knows `add` and `incr`, but closes the connection on meta commands.
-    fn proxied() -> Self {
-        let memcached = Memcached::start();
-        let proxy = Proxy::before(&memcached);
-        let config = format!("memcached_server = {:?}\n{PATIENT}", proxy.server());
-        Self { config, memcached: vec![memcached], _proxy: Some(proxy), ..Self::memory() }
-    }
-
-    fn sqlite() -> Self {
-        let sqlite = Sqlite::new();
-        Self { config: format!("{}{PATIENT}", sqlite.config()), sqlite: Some(sqlite), ..Self::memory() }
-    }
-
-    fn redis(redis: Redis) -> Self {
-        Self { config: format!("{}{PATIENT}", redis.config()), redis: Some(redis), ..Self::memory() }
-    }
-
-    fn redis_on_unix_socket() -> Self {
-        let redis = Redis::start();
-        Self { config: format!("{}{PATIENT}", redis.config_of_socket()), redis: Some(redis), ..Self::memory() }
-    }
-
-    fn redis_cluster(cluster: RedisCluster) -> Self {
-        Self { config: format!("{}{PATIENT}", cluster.config()), cluster: Some(cluster), ..Self::memory() }
-    }
-
-    fn daemon(&self, rules: &str) -> Daemon {
-        Daemon::start(&format!("whitelist = []\n{}{rules}", self.config))
-    }
+fn patient(site: &Site) -> &'static str {
+    if site.is_shared() { "store_timeout = \"5s\"\n" } else { "" }
 }
 
 /// Runs a test on every store at once, each with a name for the message of a failure.
 fn on_every_store(test: impl Fn(&str, &Site) + Sync) {
-    type Start = fn() -> Site;
-    let sites: [(&str, Start); 16] = [
-        ("memory", Site::memory),
-        ("memcached", || Site::memcached(vec![Memcached::start()])),
-        ("memcached on a unix socket", || Site::memcached(vec![Memcached::start_on_unix_socket()])),
-        ("three memcached", || Site::memcached((0..3).map(|_| Memcached::start()).collect())),
-        ("memcached behind a proxy without meta commands", Site::proxied),
-        ("memcached with a login", || Site::memcached(vec![Memcached::start_with_login()])),
-        ("memcached over TLS", || Site::memcached(vec![Memcached::start_with_tls()])),
-        ("sqlite", Site::sqlite),
-        ("redis", || Site::redis(Redis::start())),
-        ("redis on a unix socket", Site::redis_on_unix_socket),
-        ("redis with a user that may do little", || Site::redis(Redis::with_rights(RIGHTS))),
-        ("redis without scripts", || Site::redis(Redis::with_rights(RIGHTS_WITHOUT_EVAL))),
-        ("redis over TLS", || Site::redis(Redis::start_with_tls())),
-        ("a cluster of three redis", || Site::redis_cluster(RedisCluster::start())),
-        ("a cluster with a user that may do little", || Site::redis_cluster(RedisCluster::with_rights(RIGHTS))),
-        ("a cluster without scripts", || Site::redis_cluster(RedisCluster::with_rights(RIGHTS_WITHOUT_EVAL))),
-    ];
     thread::scope(|scope| {
-        for (store, site) in sites {
+        for site in STORES.iter().chain(&FURTHER) {
             let test = &test;
-            scope.spawn(move || test(store, &site()));
+            scope.spawn(move || {
+                let site = site();
+                test(site.name, &site);
+            });
         }
     });
 }
@@ -161,7 +118,8 @@ fn every_store_counts_as_connection_shaper_did() {
         for (number, (claim, rules, clients, expected)) in cases.iter().enumerate() {
             // Cases share a memcached, so each has keys of its own.
             let whitelist = if rules.contains("whitelist") { "" } else { "whitelist = []\n" };
-            let config = format!("{whitelist}{}key_prefix = \"case{number}:\"\n{rules}\n", site.config);
+            let config =
+                format!("{whitelist}{}{}key_prefix = \"case{number}:\"\n{rules}\n", site.config, patient(site));
             let daemon = Daemon::start(&config);
             assert_eq!(verdicts(&daemon, clients), *expected, "{claim}, on {store}");
         }
@@ -171,7 +129,7 @@ fn every_store_counts_as_connection_shaper_did() {
 #[test]
 fn a_window_ends_by_itself_and_hits_do_not_extend_it() {
     on_every_store(|store, site| {
-        let daemon = site.daemon("threshold = 1\nexptime = 2\n");
+        let daemon = daemon(site, "threshold = 1\nexptime = 2\n");
         let mut policy = Policy::connect(daemon.endpoint());
         assert_eq!(policy.connected("198.51.100.1", 1), PASS, "on {store}");
         let mut refused = 0;
@@ -185,7 +143,7 @@ fn a_window_ends_by_itself_and_hits_do_not_extend_it() {
 
 #[test]
 fn a_window_in_memory_ends_at_exptime() {
-    let daemon = Site::memory().daemon("threshold = 1\nexptime = 1\n");
+    let daemon = daemon(&Site::memory(), "threshold = 1\nexptime = 1\n");
     let mut policy = Policy::connect(daemon.endpoint());
     let mut hit = |client: usize, port| policy.connected(&format!("198.51.100.{client}"), port);
     // The windows begin at different parts of a second. The daemon has read its clock before it answers.
@@ -204,10 +162,10 @@ fn a_window_in_memory_ends_at_exptime() {
 
 #[test]
 fn two_daemons_with_one_store_count_a_client_together() {
-    let redis = [Site::redis(Redis::start()), Site::redis_cluster(RedisCluster::start())];
-    let others = [Site::memcached(vec![Memcached::start()]), Site::proxied(), Site::sqlite()];
+    let redis = [Site::redis("redis", Redis::start()), Site::redis_cluster("a cluster", RedisCluster::start())];
+    let others = [Site::one_memcached(), Site::proxied(), Site::sqlite()];
     for site in others.into_iter().chain(redis) {
-        let daemons = [site.daemon("threshold = 3\n"), site.daemon("threshold = 3\n")];
+        let daemons = [daemon(&site, "threshold = 3\n"), daemon(&site, "threshold = 3\n")];
         let alternately: String = (0..6).map(|turn| verdicts(&daemons[turn % 2], &["198.51.100.1"])).collect();
         assert_eq!(alternately, "...xxx");
     }
@@ -216,7 +174,7 @@ fn two_daemons_with_one_store_count_a_client_together() {
 #[test]
 fn concurrent_hits_are_all_counted_under_their_own_key() {
     on_every_store(|store, site| {
-        let daemon = site.daemon("threshold = 100000\n");
+        let daemon = daemon(site, "threshold = 100000\n");
         let connections = 16;
         thread::scope(|scope| {
             for connection in 0..connections {
@@ -320,9 +278,10 @@ fn seconds_left(memcached: &Memcached, key: &str) -> i64 {
 
 #[test]
 fn keys_expire_when_their_window_ends_also_beyond_thirty_days() {
-    for site in [Site::memcached(vec![Memcached::start()]), Site::proxied()] {
+    for site in [Site::one_memcached(), Site::proxied()] {
         for (exptime, seconds) in [("60", 60), ("30d", 2_592_000), ("31d", 2_678_400), ("300d", 25_920_000)] {
-            let daemon = site.daemon(
+            let daemon = daemon(
+                &site,
                 &format!("threshold = 1\nexptime = \"{exptime}s\"\nkey_prefix = \"{exptime}:\"\n").replace("ds", "d"),
             );
             assert_eq!(verdicts(&daemon, &["198.51.100.1"; 2]), ".x", "exptime {exptime}");
@@ -334,10 +293,10 @@ fn keys_expire_when_their_window_ends_also_beyond_thirty_days() {
 
 #[test]
 fn a_key_without_an_expiry_is_given_one() {
-    let site = Site::memcached(vec![Memcached::start()]);
+    let site = Site::one_memcached();
     let memcached = &site.memcached[0];
     memcached.say("set connshaper:198.51.100.1 0 0 1\r\n7");
-    let daemon = site.daemon("");
+    let daemon = daemon(&site, "");
     assert_eq!(verdicts(&daemon, &["198.51.100.1"]), ".");
     until("an expiry", || (seconds_left(memcached, "connshaper:198.51.100.1") > 0).then_some(()));
     assert_eq!(memcached.value("connshaper:198.51.100.1").as_deref(), Some("8"));
@@ -345,9 +304,9 @@ fn a_key_without_an_expiry_is_given_one() {
 
 #[test]
 fn a_value_that_is_not_a_number_is_logged_and_counts_are_local() {
-    for site in [Site::memcached(vec![Memcached::start()]), Site::proxied()] {
+    for site in [Site::one_memcached(), Site::proxied()] {
         site.memcached[0].say("set connshaper:198.51.100.1 0 60 5\r\nhello");
-        let daemon = site.daemon("threshold = 2\n");
+        let daemon = daemon(&site, "threshold = 2\n");
         assert_eq!(verdicts(&daemon, &["198.51.100.1"; 4]), "..xx");
         let line = daemon.lines().wait_for("STORE_ERROR");
         assert!(line.contains("key=connshaper:198.51.100.1") && line.contains("key_prefix"), "{line}");
@@ -357,10 +316,10 @@ fn a_value_that_is_not_a_number_is_logged_and_counts_are_local() {
 
 #[test]
 fn the_text_may_have_the_seconds_left() {
-    let site = Site::memcached(vec![Memcached::start()]);
+    let site = Site::one_memcached();
     site.memcached[0].say("set connshaper:198.51.100.1 0 30 2\r\n10");
     let daemon =
-        site.daemon("text = \"{client} {limit} {count}/{threshold} {left}\"\nenhanced_status_code = \"4.2.0\"\n");
+        daemon(&site, "text = \"{client} {limit} {count}/{threshold} {left}\"\nenhanced_status_code = \"4.2.0\"\n");
     let answer = Policy::connect(daemon.endpoint()).connected("198.51.100.1", 1);
     let told = answer.strip_prefix("DEFER_IF_PERMIT 4.2.0 198.51.100.1 connections 11/10 ");
     let left: u32 = told.unwrap_or_else(|| panic!("{answer}")).parse().unwrap();
@@ -371,8 +330,8 @@ fn the_text_may_have_the_seconds_left() {
 fn another_client_reads_our_counters_and_counts_with_us() {
     let memcached = Memcached::start();
     let other = Memcache::connect([memcached.server().as_str()]).unwrap();
-    let site = Site::memcached(vec![memcached]);
-    let daemon = site.daemon("threshold = 3\n");
+    let site = Site::memcached("memcached", memcached);
+    let daemon = daemon(&site, "threshold = 3\n");
     let (client, key) = ("198.51.100.1", "connshaper:198.51.100.1");
     assert_eq!(verdicts(&daemon, &[client; 2]), "..");
     assert_eq!(other.get::<u64>(key).unwrap(), Some(2));
