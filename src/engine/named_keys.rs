@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use tokio::task::yield_now;
 
 use crate::engine::service::Rules;
-use crate::engine::target::{Target, TargetCounter, has_parts};
+use crate::engine::target::{Target, TargetCounter, has_fields};
 use crate::net::clock::Now;
 use crate::net::recent_map::RecentMap;
 use crate::net::{lock, secret};
@@ -163,7 +163,7 @@ impl NamedKeys {
     async fn found<'p>(&self, rules: &'p Rules, target: &KeyPart, now: Now) -> (Vec<TargetCounter<'p>>, usize) {
         let (mut found, mut more) = (Vec::new(), 0);
         self.each(now, |key| {
-            if !has_parts(&key.part, target) {
+            if !has_fields(&key.part, target) {
                 return;
             }
             let limit = rules.policy.limits().iter().find(|limit| limit.id == key.limit);

@@ -313,7 +313,7 @@ fn names(said: &str, word: &str) -> bool {
 }
 
 /// Whether a key has all the fields of a target, and perhaps others.
-pub fn has_parts(part: &KeyPart, target: &KeyPart) -> bool {
+pub fn has_fields(part: &KeyPart, target: &KeyPart) -> bool {
     target.pairs().all(|(said, value)| part.pairs().any(|(word, other)| names(said, word) && value == other))
 }
 

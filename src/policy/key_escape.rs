@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::key::MAX_PART;
 use crate::net::{netblock, percent};
 
-/// A part of a key that a request leaves out. What is escaped is never this, but for a value that looks like it.
+/// Stands for a field that a request leaves out. Of all values, only this text itself is escaped to it.
 pub const ABSENT: &str = "<>";
 
 /// The longest text of a key, in bytes. It has room for a login and a sender of RFC 5321; of a longer one
@@ -51,7 +51,7 @@ pub fn is_address(value: &str) -> bool {
     netblock::parse(value).is_some()
 }
 
-/// A value as keys have it, of what an administrator wrote: as it is, or as the log shows it.
+/// A value in the form of keys, from what an administrator wrote: plain, or as the log shows it.
 pub fn escaped(value: &str) -> String {
     let mut text = String::new();
     match is_escaped(value) {

@@ -39,8 +39,8 @@ impl OverrideTarget {
         }
     }
 
-    /// Its parts with their values as they are escaped; none of a netblock.
-    pub fn parts(&self) -> impl Iterator<Item = (KeyField, &str)> {
+    /// Its fields with their escaped values; none of a netblock.
+    pub fn fields(&self) -> impl Iterator<Item = (KeyField, &str)> {
         let part = match self {
             Self::Netblock(_) => None,
             Self::Key(part) => Some(part),
@@ -51,7 +51,7 @@ impl OverrideTarget {
 
     /// Whether it is about recipients, of which a message may have several.
     pub fn is_of_recipient(&self) -> bool {
-        self.parts().any(|(field, _)| field.is_of_recipient())
+        self.fields().any(|(field, _)| field.is_of_recipient())
     }
 
     /// Whether all requests of the other target are requests of this one.
@@ -59,15 +59,15 @@ impl OverrideTarget {
         match (self, other) {
             (Self::Netblock(wide), Self::Netblock(narrow)) => wide.contains(narrow),
             (Self::Netblock(wide), Self::Key(_)) => {
-                other.parts().any(|(field, value)| field == KeyField::Client && is_within(value, *wide))
+                other.fields().any(|(field, value)| field == KeyField::Client && is_within(value, *wide))
             }
             (Self::Key(_), Self::Netblock(_)) => false,
-            (Self::Key(_), Self::Key(_)) => self.parts().all(|wide| other.parts().any(|narrow| covers(wide, narrow))),
+            (Self::Key(_), Self::Key(_)) => self.fields().all(|wide| other.fields().any(|narrow| covers(wide, narrow))),
         }
     }
 }
 
-/// Whether every request with one part has the other, wider one.
+/// Whether every request with the narrow field has the wide one.
 fn covers((wide, value): (KeyField, &str), (narrow, other): (KeyField, &str)) -> bool {
     use Attribute::{Login, SaslUsername};
     let is_of = |wide, narrow| wide == narrow || (wide, narrow) == (Login, SaslUsername);

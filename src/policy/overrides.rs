@@ -108,15 +108,15 @@ struct OverrideTable {
     spellings: Spellings,
 }
 
-/// Overrides of keys, found by one part of the key and its value.
+/// Overrides of keys, found by one field of the key and its value.
 #[derive(Debug, Default)]
 struct KeyedOverrides(Vec<(KeyField, HashMap<String, Vec<KeyedOverride>>)>);
 
 #[derive(Debug)]
 struct KeyedOverride {
     entry: Arc<Override>,
-    /// The other parts that a request must have.
-    parts: Vec<(KeyField, String)>,
+    /// The other fields that a request must have.
+    fields: Vec<(KeyField, String)>,
 }
 
 impl Overrides {
@@ -180,15 +180,15 @@ impl KeyedOverrides {
                 KeyField::Client => (field, value.to_owned()),
                 field => (field, spellings.written(field, value)),
             };
-            let mut parts: Vec<_> = entry.target.parts().map(spelled).collect();
-            let Some(first) = parts.iter().position(|(field, _)| *field != KeyField::Client) else { continue };
-            let (field, value) = parts.swap_remove(first);
+            let mut fields: Vec<_> = entry.target.fields().map(spelled).collect();
+            let Some(first) = fields.iter().position(|(field, _)| *field != KeyField::Client) else { continue };
+            let (field, value) = fields.swap_remove(first);
             let at = keyed.0.iter().position(|(known, _)| *known == field).unwrap_or_else(|| {
                 keyed.0.push((field, HashMap::new()));
                 keyed.0.len() - 1
             });
             let entry = Arc::new(entry.clone());
-            keyed.0[at].1.entry(value).or_default().push(KeyedOverride { entry, parts });
+            keyed.0[at].1.entry(value).or_default().push(KeyedOverride { entry, fields });
         }
         keyed
     }
@@ -208,12 +208,12 @@ impl KeyedOverrides {
         for (field, by_value) in &self.0 {
             let Some(value) = value(*field, request, spellings) else { continue };
             let candidates = by_value.get(&value).into_iter().flatten();
-            candidates.filter(|one| one.parts.iter().all(has)).for_each(|one| show(&one.entry));
+            candidates.filter(|one| one.fields.iter().all(has)).for_each(|one| show(&one.entry));
         }
     }
 }
 
-/// The value of a key part in a request, as keys have it. A login is the same at each door.
+/// The value of a field in a request, in the form of keys. A login is the same at each door.
 fn value(field: KeyField, request: &Request, spellings: &Spellings) -> Option<String> {
     let field = match (field, request.door) {
         (KeyField::Whole(Attribute::Login), Door::Smtp) => KeyField::Whole(Attribute::SaslUsername),

@@ -35,7 +35,7 @@ struct Mailbox<'v> {
 }
 
 impl Spellings {
-    /// Whether values of a key part may become others though they are ASCII.
+    /// Whether values of a field may become others though they are ASCII.
     pub(super) fn change(&self, field: KeyField) -> bool {
         if !self.change_any() {
             return false;
@@ -57,7 +57,7 @@ impl Spellings {
             && (!self.delimiters.is_empty() || self.canonical_senders && attribute.is_of_envelope())
     }
 
-    /// The value of a key part in the one spelling that keys have, but for ASCII capitals. Of [`KeyField::MailDomain`]
+    /// The value of a field in the one spelling that keys have, but for ASCII capitals. Of [`KeyField::MailDomain`]
     /// `value` may be the whole address.
     pub(super) fn canonical<'v>(&self, field: KeyField, value: &'v [u8]) -> Cow<'v, [u8]> {
         match field {
@@ -74,7 +74,7 @@ impl Spellings {
         }
     }
 
-    /// The value of a key part as keys have it, of what an administrator wrote: as it is, or as the log shows it.
+    /// The value of a field in the form of keys, from what an administrator wrote: plain, or as the log shows it.
     pub fn written(&self, field: KeyField, value: &str) -> String {
         let escaped = key_escape::escaped(value);
         // The rest of a cut value is not known.
