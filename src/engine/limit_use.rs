@@ -18,7 +18,7 @@ use crate::policy::moments::{
 use crate::policy::request::{Request, Stage};
 use crate::policy::{Limit, LimitChecks, Pass, Plan, Policy, SessionRecord, Verdict};
 
-/// Requests of Postfix since the start or the last reload, before anything is said. Not all of them need be about
+/// Requests of Postfix since the start or the last reload, before anything is logged. Not all of them need be about
 /// logins: at night a host for incoming mail too may have none for hours.
 pub const ENOUGH_REQUESTS: u64 = 5000;
 
@@ -35,8 +35,8 @@ struct UseFindings {
     examples: BTreeMap<LimitId, String>,
     unusable: Vec<UnusableLimit>,
     unused: Vec<UnusedLimit>,
-    /// What was said already.
-    said: BTreeSet<(String, UseProblem)>,
+    /// What was logged already.
+    logged: BTreeSet<(String, UseProblem)>,
 }
 
 /// A limit that cannot count anything as Postfix asks.
@@ -75,7 +75,7 @@ impl LimitUse {
     pub fn begin_anew(&self) {
         self.tally.begin_anew();
         let mut state = lock(&self.state);
-        *state = UseFindings { said: std::mem::take(&mut state.said), ..UseFindings::default() };
+        *state = UseFindings { logged: std::mem::take(&mut state.logged), ..UseFindings::default() };
     }
 
     /// Draws conclusions, and logs what is new.
@@ -88,9 +88,9 @@ impl LimitUse {
             return;
         }
         let mut state = lock(&self.state);
-        let UseFindings { examples, said, .. } = &mut *state;
+        let UseFindings { examples, logged, .. } = &mut *state;
         let mut say = |limit: &Limit, kind, severity, problem: &str, remedy: &str| {
-            if said.insert((limit.name.clone(), kind)) {
+            if logged.insert((limit.name.clone(), kind)) {
                 log.line(severity, "DIAGNOSIS", |line| {
                     line.field("problem", problem).field("remedy", remedy);
                 });

@@ -67,7 +67,6 @@ impl Paint {
         self.set(1, text)
     }
 
-    /// Something to heed.
     pub fn warning(self, text: &str) -> String {
         self.set(33, text)
     }

@@ -37,7 +37,7 @@ fn is_program(path: &Path) -> bool {
 /// input. Returns only if that fails; then nothing has changed.
 ///
 /// Not by the standard library, which lifts the block on signals: one that comes before the other program
-/// heeds it would end the process.
+/// handles it would end the process.
 pub fn call(path: &Path, carrier: &OwnedFd) -> io::Result<Infallible> {
     let text = |text: &OsStr| CString::new(text.as_bytes()).map_err(io::Error::from);
     let arguments = env::args_os().map(|argument| text(&argument)).collect::<io::Result<Vec<_>>>()?;

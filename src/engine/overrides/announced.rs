@@ -36,7 +36,8 @@ struct SharedRecord {
     /// The overrides that were in force.
     list: OverrideList,
     /// The resets and events that were seen.
-    heeded: Vec<u64>,
+    #[serde(rename = "heeded")]
+    seen: Vec<u64>,
 }
 
 impl AnnouncedRecord {
@@ -57,7 +58,7 @@ impl AnnouncedRecord {
         let record = read.and_then(|read| serde_json::from_slice::<SharedRecord>(&read.bytes).ok());
         let Some(record) = record.filter(|record| record.v == VERSION) else { return Ok(()) };
         if record.booted.abs_diff(booted(now)) <= TOLERANCE {
-            lock(&overrides.link).heeded.extend(record.heeded);
+            lock(&overrides.link).seen.extend(record.seen);
             // An administrator may have set overrides meanwhile.
             let mut known = rules.policy.overrides().list();
             let mut recalled = record.list.overrides(&[], now);
@@ -78,16 +79,16 @@ impl AnnouncedRecord {
     ) -> io::Result<()> {
         let rules = service.rules.load_full();
         let known = rules.policy.overrides().list();
-        let mut heeded: Vec<u64> = lock(&overrides.link).heeded.iter().copied().collect();
-        heeded.sort_unstable();
-        let ids: Vec<u64> = heeded.iter().copied().chain(known.iter().map(|entry| entry.id)).collect();
+        let mut seen: Vec<u64> = lock(&overrides.link).seen.iter().copied().collect();
+        seen.sort_unstable();
+        let ids: Vec<u64> = seen.iter().copied().chain(known.iter().map(|entry| entry.id)).collect();
         if ids == self.written && (ids.is_empty() || !is_lost) {
             return Ok(());
         }
         let list = OverrideList::of(&known, now);
         // Events are told for less than that.
         let last = list.ends().max().unwrap_or(0).saturating_sub(now.unix()) + 2 * SPARE;
-        let record = SharedRecord { v: VERSION, booted: booted(now), list, heeded };
+        let record = SharedRecord { v: VERSION, booted: booted(now), list, seen };
         let value = serde_json::to_vec(&record).map_err(io::Error::other)?;
         let name = name(service);
         let before = rules.store.read_value(&name).await?;

@@ -94,7 +94,7 @@ pub struct ExchangeState {
     /// Changes the store does not know of yet.
     pending: Vec<Change>,
     /// Resets and events that this host has seen, by their ids.
-    heeded: HashSet<u64>,
+    seen: HashSet<u64>,
     /// The limits and keys of the bans that the list says were lifted lately.
     lifted: HashSet<(String, String)>,
 }
@@ -195,7 +195,7 @@ impl SharedOverrides {
             let target = match change {
                 Change::Set(Override { target, .. }) | Change::Remove(target) => target,
                 Change::Reset(Reset { id, .. }) | Change::Event(BanEvent { id, .. }) => {
-                    lock(&self.link).heeded.insert(*id);
+                    lock(&self.link).seen.insert(*id);
                     continue;
                 }
             };
@@ -249,7 +249,7 @@ impl SharedOverrides {
         for ban in begun.into_iter().take(room) {
             let kind = BanEventKind::Begun { seconds: ban.seconds, repetition: ban.repetition };
             let event = BanEvent::new(ban.limit, ban.part.to_string(), kind, now);
-            link.heeded.insert(event.id);
+            link.seen.insert(event.id);
             link.pending.push(Change::Event(event));
         }
     }
@@ -286,7 +286,7 @@ impl SharedOverrides {
             // list before does what is new all the same: its clock may be ahead, or the store was down for a while.
             let stored = told.ids();
             let is_first = !self.has_read.swap(true, Ordering::Relaxed);
-            let is_new = |id, ends| self.heed(id) && (!is_first || ends > now.unix());
+            let is_new = |id, ends| self.note_seen(id) && (!is_first || ends > now.unix());
             for reset in told.resets.iter().filter(|reset| is_new(reset.id, reset.ends)) {
                 forget_here(service, reset.target.clone(), now).await;
             }
@@ -316,17 +316,17 @@ impl SharedOverrides {
         Err(io::Error::other("other hosts change the list all the time"))
     }
 
-    /// Whether a reset or an event was not seen before.
-    fn heed(&self, id: u64) -> bool {
-        lock(&self.link).heeded.insert(id)
+    /// Notes that a reset or an event was seen. Returns whether it is new.
+    fn note_seen(&self, id: u64) -> bool {
+        lock(&self.link).seen.insert(id)
     }
 
-    /// Keeps of what was heeded what is in the list, or was among `stored` ids.
+    /// Keeps the seen ids that are in the list, or were among `stored` ids.
     fn note(&self, told: &OverrideList, stored: HashSet<u64>) {
         let ids = &stored | &told.ids();
         let lifted = told.events.iter().filter(|event| event.kind == BanEventKind::Lifted);
         let link = &mut *lock(&self.link);
-        link.heeded.retain(|id| ids.contains(id));
+        link.seen.retain(|id| ids.contains(id));
         link.lifted = lifted.map(|event| (event.limit.clone(), event.key.clone())).collect();
     }
 

@@ -59,7 +59,7 @@ pub struct Outage {
     probing: bool,
     /// The causes that were logged, and when the last one was.
     causes: Vec<String>,
-    told: Option<Instant>,
+    logged: Option<Instant>,
 }
 
 /// What is logged of a breaker that was opened.
@@ -74,18 +74,18 @@ pub enum DownNews {
 
 impl Outage {
     fn new(since: Instant) -> Self {
-        Self { since, decisions: 0, probing: false, causes: Vec::new(), told: None }
+        Self { since, decisions: 0, probing: false, causes: Vec::new(), logged: None }
     }
 
     /// Notes a cause, and returns whether to log it: each one once, at most one in a while, and few in all.
-    fn tells(&mut self, cause: &str, now: Instant) -> bool {
-        let is_due = self.told.is_none_or(|told| now.saturating_duration_since(told) >= CAUSE_INTERVAL);
-        let tells = is_due && self.causes.len() < MAX_CAUSES && self.causes.iter().all(|known| known != cause);
-        if tells {
+    fn note_cause(&mut self, cause: &str, now: Instant) -> bool {
+        let is_due = self.logged.is_none_or(|logged| now.saturating_duration_since(logged) >= CAUSE_INTERVAL);
+        let is_logged = is_due && self.causes.len() < MAX_CAUSES && self.causes.iter().all(|known| known != cause);
+        if is_logged {
             self.causes.push(cause.to_owned());
-            self.told = Some(now);
+            self.logged = Some(now);
         }
-        tells
+        is_logged
     }
 
     pub fn seconds(&self) -> u64 {
@@ -127,7 +127,7 @@ impl Breaker {
         outage.decisions += decisions;
         // Of an outage that began in the program before, the first cause is logged already.
         let is_first = outage.causes.is_empty();
-        match outage.tells(cause, now) {
+        match outage.note_cause(cause, now) {
             true if begins => DownNews::Begins,
             true if !is_first => DownNews::AnotherCause,
             _ => DownNews::Nothing,

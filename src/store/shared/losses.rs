@@ -17,8 +17,8 @@ const EVICTS_INTERVAL: Duration = Duration::from_secs(600);
 #[derive(Debug, Default)]
 pub struct LossLog {
     /// Evictions since the last line.
-    untold: u64,
-    told: Option<Instant>,
+    unlogged: u64,
+    logged: Option<Instant>,
 }
 
 impl LossLog {
@@ -26,14 +26,14 @@ impl LossLog {
     /// many keys by eviction. `uptime` is in seconds.
     pub fn add(&mut self, server: &StoreServer, cause: Option<&str>, uptime: u64, evictions: u64) {
         let now = Instant::now();
-        self.untold += evictions;
+        self.unlogged += evictions;
         add(&server.statistics.store_evictions, evictions);
         if let Some(cause) = cause {
             server.flushed(cause, uptime);
         }
-        if self.untold > 0 && self.told.is_none_or(|told| now - told >= EVICTS_INTERVAL) {
-            self.told = Some(now);
-            server.evicts(std::mem::take(&mut self.untold));
+        if self.unlogged > 0 && self.logged.is_none_or(|logged| now - logged >= EVICTS_INTERVAL) {
+            self.logged = Some(now);
+            server.evicts(std::mem::take(&mut self.unlogged));
         }
     }
 }
