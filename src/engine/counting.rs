@@ -75,7 +75,7 @@ pub fn checks_of<'p>(counted: TargetCounter<'p>, amount: u32) -> LimitChecks<'p>
 /// no number of addresses fills the store.
 pub const MAX_CLIENTS: u32 = 1000;
 
-/// Has the checks of different clients count a client that is new, and only read for one that is not. `counts`: the
+/// Has the checks of limits on different clients count a new client, and only read for a known one. `counts`: a new
 /// client is remembered.
 #[cold]
 pub async fn leave_out_known(store: &Store, checks: &mut LimitChecks<'_>, counts: bool, now: Now) {

@@ -14,7 +14,7 @@ use crate::policy::attribute::Attribute;
 use crate::policy::request::{Request, Stage};
 use crate::session::SessionLookup;
 
-/// Sessions that are looked at before anything is said. A few odd ones prove nothing.
+/// Sessions that are looked at before anything is logged. A few odd ones prove nothing.
 pub const ENOUGH: u64 = 200;
 
 /// HELO names of one address that make it the gateway of many hosts. Further ones are not kept.
@@ -113,7 +113,7 @@ struct ObservedSetup {
     hashes: RandomState,
     twice: u64,
     again: u64,
-    /// What holds now, and what was said already.
+    /// What holds now, and what was logged already.
     found: Vec<SetupProblem>,
     said: Vec<SetupProblem>,
 }

@@ -1,4 +1,4 @@
-//! What this process knows of keys by name: who they are, what was counted last, and since when they are over.
+//! The keys that were counted lately, by name: their last counts, and since when they are over their limits.
 //!
 //! The table of counts keeps keys that are no addresses as hashes. Here those that were counted lately are with their
 //! names: so they can be listed, and found by one of their fields. Clients are here once they were over a limit.
@@ -159,7 +159,7 @@ impl NamedKeys {
         }
     }
 
-    /// The counters of a target that are found by a part of their key, and how many more there are.
+    /// The counters of keys that have the fields of a target, and how many more there are.
     async fn found<'p>(&self, rules: &'p Rules, target: &KeyPart, now: Now) -> (Vec<TargetCounter<'p>>, usize) {
         let (mut found, mut more) = (Vec::new(), 0);
         self.each(now, |key| {
@@ -179,8 +179,8 @@ impl NamedKeys {
         (found, more)
     }
 
-    /// Everything that has counters for a target: what the limits make of it, in their order, and keys that it is a
-    /// part of, as far as this process knows them. Also says how many more of those there are.
+    /// All counters of a target: of whole keys, in the order of the limits, and of keys that have it among their
+    /// fields, as far as this process knows them. Also returns how many more of the latter there are.
     pub async fn counted<'p>(&self, rules: &'p Rules, target: &Target, now: Now) -> (Vec<TargetCounter<'p>>, usize) {
         let mut counted = rules.policy.counted(target);
         let Target::Key(text) = target else { return (counted, 0) };

@@ -66,7 +66,7 @@ struct Configured {
     faults: Vec<String>,
 }
 
-/// What a configuration says about the answers.
+/// What a reload replaces: the policy, the store, and the settings of the answers.
 #[derive(Debug)]
 pub struct Rules {
     pub policy: Policy,
@@ -86,7 +86,7 @@ impl Service {
         Self::restored(settings, policy, log, table.into())
     }
 
-    /// The same with the counts of before, which the limits of `policy` know as theirs.
+    /// The same with counts from before, whose limits have the ids of `policy`.
     pub fn restored(settings: ServiceSettings, policy: Policy, log: Log, known: KnownCounts) -> Self {
         let (statistics, decisions) = (Arc::new(Statistics::default()), Decisions::default());
         let tally = Arc::new(Tally::default());
@@ -191,7 +191,7 @@ impl Rules {
     }
 }
 
-/// What a configuration says about answering, beside the decisions.
+/// The settings of a service, beside those of the policy.
 #[derive(Clone, Debug)]
 pub struct ServiceSettings {
     /// Where hits are counted.
@@ -206,13 +206,13 @@ pub struct ServiceSettings {
     pub max_delayed: usize,
     /// Who may ask over TCP.
     pub allow_peers: Peers,
-    /// Whose days are those of the report.
+    /// The time zone of the days in `connshaper report`.
     pub time_zone: TimeZone,
     /// The file all of this comes from, for `status`.
     pub source: ConfigSource,
 }
 
-/// What `status` tells about the configuration in force.
+/// Where the configuration in force comes from, for `status`.
 #[derive(Clone, Debug, Default)]
 pub struct ConfigSource {
     /// `None`: there is no file, so the built-in defaults are in force.

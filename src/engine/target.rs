@@ -227,7 +227,7 @@ impl Policy {
     ///
     /// # Errors
     ///
-    /// When there is no limit of that name, or the text cannot be a key of it; says what to write.
+    /// When there is no limit of that name, or the text cannot be a key of it. Its text names what to write.
     pub fn named(&self, limit: &str, text: &str) -> Result<TargetCounter<'_>, String> {
         let limit = self.limit_named(limit)?;
         if limit.per.is_client() {
@@ -257,7 +257,7 @@ impl Policy {
         }
     }
 
-    /// What a limit allows a client, which its netblock may say.
+    /// The threshold of a limit for a client, which its netblock may change.
     pub fn threshold_of_client(&self, limit: &Limit, client: IpAddr) -> u32 {
         self.of_client(limit, client).map_or(limit.threshold, |own| own.threshold)
     }

@@ -37,7 +37,7 @@ pub struct ActionError {
     pub remedy: String,
 }
 
-/// The setting an `ActionError` speaks of.
+/// The setting that an `ActionError` is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
     /// `action`.

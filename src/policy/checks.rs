@@ -1,4 +1,4 @@
-//! One request before the limits: what is known already, and what the store has to be asked.
+//! The limits that apply to a request: what is counted already, and what the store has to be asked.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -22,11 +22,10 @@ use crate::net::clock::Now;
 #[derive(Debug)]
 pub struct LimitChecks<'p> {
     pub client: IpAddr,
-    /// Where it came in.
     pub door: Door,
     /// It is on the whitelist, and these are the limits that count it nevertheless.
     pub whitelisted: bool,
-    /// What the lists say of its name.
+    /// The entry of its name in the lists.
     pub named: Option<ListEntry>,
     /// An administrator's override that holds for it and is not enforced.
     pub active: Option<ActiveOverride>,
@@ -53,7 +52,7 @@ impl Readings {
         Self(readings)
     }
 
-    /// What a store answers that need not be waited for: `count` is shown each operation.
+    /// Counts each operation with `count`, which does not wait.
     pub fn count<'a>(
         checks: &'a LimitChecks<'_>,
         now: Now,
@@ -89,7 +88,6 @@ pub struct LimitCheck<'p> {
     pub limit: &'p Limit,
     /// Hits it allows this client.
     pub threshold: u32,
-    /// What is counted together.
     pub part: KeyPart,
     /// How many checks of the same limit come before it and are counted: those of a message's other recipients.
     pub nth: u16,
@@ -115,7 +113,7 @@ pub enum CheckState {
     },
 }
 
-/// What the store said of the counters of one check.
+/// The counters of one check, as the store returned them.
 #[derive(Clone, Copy, Debug)]
 pub struct CounterReading {
     /// Hits; `None`: the store was down.
@@ -326,12 +324,12 @@ impl LimitCheck<'_> {
         }
     }
 
-    /// What the store has said of this check's counters.
+    /// The counters of this check.
     pub fn reading(&self, readings: &Readings, now: Now) -> CounterReading {
         self.reading_at(readings, readings.begin(self), now)
     }
 
-    /// The same where it is known how many answers are about the checks before it, which is not looked for then.
+    /// The same with `begin`, the number of readings of the checks before it, which is not searched for then.
     pub fn reading_at(&self, readings: &Readings, begin: usize, now: Now) -> CounterReading {
         let limit = self.limit;
         let hit = match &limit.window {
@@ -417,7 +415,7 @@ fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
     }
 }
 
-/// Whether a request meets the conditions of a limit, as far as it has to say what they are about.
+/// Whether a request meets the conditions of a limit, and has the recipient if `unless` needs it.
 #[inline]
 fn is_about(limit: &Limit, request: &Request) -> bool {
     limit.conditions.hold(request) && !is_recipient_missing(limit, request)

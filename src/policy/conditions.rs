@@ -163,7 +163,7 @@ impl Pattern {
         }
     }
 
-    /// The same of all but texts.
+    /// The same for all patterns but texts.
     fn finds(&self, value: &[u8]) -> bool {
         match self {
             Self::Text(_) => false,

@@ -149,7 +149,7 @@ impl Reason<'_> {
 }
 
 impl Refusal<'_> {
-    /// What is answered, in a word, as the log shows it.
+    /// The answer in one word, for the log.
     pub fn keyword(&self) -> &str {
         match self.door {
             Door::Smtp => self.action.keyword(),
@@ -166,7 +166,7 @@ impl Refusal<'_> {
         Values { client, limit, count: *count, threshold: *threshold, left: *left, key, request, note, now }
     }
 
-    /// Why: what is noted in the blacklist, or what the administrator said.
+    /// The reason in the blacklist, or in the administrator's override.
     pub fn note(&self) -> Option<&str> {
         match self.reason {
             Reason::Blacklisted(note) => note,

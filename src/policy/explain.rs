@@ -16,7 +16,7 @@ pub enum Applicability {
     Whitelisted,
     /// This netblock of the limit is not counted by it.
     Exempt(IpNet),
-    /// This says that the key is not limited.
+    /// The key is not limited, by this entry of `thresholds`.
     Unlimited(String),
     /// These words of its key are missing from the request.
     NoKey(Vec<&'static str>),

@@ -36,7 +36,7 @@ const MAX_LIMIT_PREFIX: usize = LOG_ONLY.len() + limit::MAX_NAME + ":".len() + l
 /// The most that [`Key::write`] puts behind a part: `!m` or `!w` and a number in hexadecimal, or `!violations`.
 const MAX_SUFFIX: usize = "!m".len() + u64::BITS as usize / 4;
 
-/// What is left for [`KeyPart`]; of a longer text a shared store has the digest only.
+/// The longest key part in a shared store, which has the digest only of a longer one.
 pub const MAX_PART: usize = MAX_KEY - MAX_SITE_PREFIX - MAX_LIMIT_PREFIX - MAX_SUFFIX;
 
 const _: () = assert!(MAX_SUFFIX >= "!violations".len());
@@ -52,7 +52,7 @@ const fn longest_count() -> usize {
     longest
 }
 
-/// What the keys of a limit begin with in a shared store. `site` is `key_prefix`.
+/// The prefix of a limit's keys in a shared store. `site` is `key_prefix`.
 ///
 /// The keys of connection_shaper's own limit have nothing behind that. Any other limit adds its name, and what it
 /// counts unless it counts connections; the top level adds `connections:` with what it counts, and no limit can be
@@ -92,7 +92,7 @@ pub enum CounterKind {
     Ban,
     /// How many bans there were.
     Bans,
-    /// That a thing with this digest was counted: of equal ones only the first is.
+    /// Marks a client or a wrong password with this digest as counted: of equal ones only the first is.
     Member(u64),
     /// Marks a window that has its length from the last reload.
     Retimed,
@@ -101,8 +101,8 @@ pub enum CounterKind {
 }
 
 impl Key<'_> {
-    /// Appends the key as a shared store names it: for the limit at the top level the bare address where
-    /// all of it counts, so the counters of connection_shaper are ours. At most [`MAX_KEY`] bytes, no blanks.
+    /// Appends the text of the key in a shared store: at most [`MAX_KEY`] bytes, no blanks. For the limit at the
+    /// top level and a whole address it is the bare address, as in connection_shaper, which so shares the counter.
     ///
     /// No two counters of a configuration share a key. The `/` behind a limit's name is the first `/`, and what
     /// stands before the first `/` of a part is an address or has a `=`, which no name of a limit has. A part has
@@ -129,7 +129,7 @@ impl CounterKind {
         matches!(self, Self::Window | Self::Calendar(_))
     }
 
-    /// What ends its keys; `None`: that differs.
+    /// The suffix of its keys; `None`: each has its own.
     pub fn suffix(self) -> Option<Cow<'static, str>> {
         Some(Cow::Borrowed(match self {
             Self::Window => "",
@@ -199,7 +199,7 @@ impl KeyPart {
         };
         let described = |(word, value): (&str, &str)| match word {
             "asn" if value.bytes().all(|byte| byte.is_ascii_digit()) => format!("AS{value}"),
-            // That of an address which no database knows.
+            // The origin of an address that no database has.
             "asn" | "country" if is_address(value) => value.to_owned(),
             "country" => format!("country {}", value.to_ascii_uppercase()),
             word => format!("{} {}", name(word), unescaped(value)),
@@ -243,7 +243,7 @@ impl KeySpec {
         Self(SmallVec::from_slice(&[KeyField::Client]))
     }
 
-    /// The words of a key that a request does not say.
+    /// The words of the fields that a request lacks.
     pub fn missing(&self, request: &Request) -> Vec<&'static str> {
         let has = |field: &KeyField| field.value(request).is_some() || field.is_of_address();
         let none = !self.0.iter().any(has);
@@ -266,8 +266,8 @@ impl KeySpec {
         self.0.iter().any(|field| field.is_of_recipient())
     }
 
-    /// What a request is counted under; `client` is the client's part of it. What the client leaves out is a value of
-    /// its own; `counts_absent` says whether a key may have nothing else. `None`: the request does not say all of it.
+    /// The key part of a request. `client` is the value of the field `client`. A field that the client leaves out has a
+    /// value of its own; `counts_absent`: all fields may be left out. `None`: the request lacks a field.
     #[inline]
     pub fn part(
         &self,
@@ -329,7 +329,7 @@ pub struct Operation<'a> {
     pub threshold: u32,
 }
 
-/// What the store says of one key.
+/// One counter, as the store returns it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     /// Hits in the window, this one included; 0 where there is no such counter.

@@ -119,7 +119,7 @@ impl Limit {
         self.charges_recipients() || is_late()
     }
 
-    /// Whether it says which recipients it is about, and is judged after all of them are named.
+    /// Whether it has conditions on the recipient, and is judged after all recipients are named.
     pub fn is_about_late_recipients(&self) -> bool {
         self.conditions.is_about(Attribute::Recipient) && !moments(self).contains(&RestrictionStage::Rcpt)
     }
@@ -227,7 +227,7 @@ impl CountKind {
         Self::WORDS.iter().find(|(_, counts)| *counts == self).map_or("", |(word, _)| word)
     }
 
-    /// What a count of one stands for.
+    /// How much a count of 1 is.
     pub fn unit(self) -> u32 {
         if self == Self::Bytes { 1024 } else { 1 }
     }
@@ -250,7 +250,7 @@ impl Window {
     /// The words of the configuration. The store decides whether `sliding` is exact.
     pub const WORDS: [&'static str; 3] = ["fixed", "sliding", "calendar"];
 
-    /// What its hits are counted in at a moment; of slots, one of many.
+    /// The kind of counter for its hits at a moment; of slots, one of many.
     pub fn counter(&self, now: Now) -> CounterKind {
         match self {
             Self::Fixed => CounterKind::Window,
@@ -316,16 +316,16 @@ impl Ban {
     }
 }
 
-/// What a netblock's clients may do, and who of them share a counter.
+/// The threshold of a netblock's clients, and which of them share a counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rate {
     /// Hits a window allows instead of the limit's `threshold`.
     pub threshold: u32,
-    /// Who share a counter.
+    /// Which of them share a counter.
     pub per: RatePer,
 }
 
-/// Who of a netblock share a counter.
+/// Which clients of a netblock share a counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RatePer {
     /// Each client, masked as any, has its own.

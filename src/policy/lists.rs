@@ -25,16 +25,16 @@ use crate::net::clock::Now;
 /// Netblocks as the configuration and its list files have them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Lists {
-    /// Each netblock with what is said of it; of equal ones the last counts.
+    /// Each netblock with its entry; of equal ones the last counts.
     pub netblocks: Vec<(IpNet, ListEntry)>,
-    /// Each name with what is said of it.
+    /// Each name pattern with its entry.
     pub names: Vec<(NamePattern, ListEntry)>,
     /// The reasons of blacklist entries.
     pub reasons: Vec<Box<str>>,
     pub rates: Vec<Rate>,
 }
 
-/// What is said of a netblock. Small, for there may be a million of them.
+/// The entry of a netblock or a name. Small, for there may be a million of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ListEntry {
     /// Its clients are neither counted nor refused.
@@ -61,23 +61,23 @@ impl ListIndex {
     }
 }
 
-/// What stands in place of a limit's name where the blacklist refuses.
+/// The name of the limit in a refusal of the blacklist.
 pub const BLACKLIST: &str = "blacklist";
 
 /// What is done about clients on the blacklist.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Blacklist {
-    /// What is answered.
+    /// The answer to a client on it.
     pub action: Action,
-    /// What is answered where a key is banned that is no address.
+    /// The answer to a banned key that is no address.
     pub key_action: Action,
-    /// They have to wait this long, and pass then.
+    /// The answer is delayed this long, and they pass; `None`: they are refused.
     pub delay: Option<Duration>,
-    /// Those of one client that may wait at once; the next is refused.
+    /// Answers to one client that may be delayed at once; the next is a refusal.
     pub max_concurrent: u32,
 }
 
-/// What the lists of the configuration say of a netblock.
+/// The entry of a netblock, with its reason or its rate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Listed<'p> {
     /// It is on the whitelist.
@@ -93,7 +93,7 @@ impl Policy {
         &self.reasons[place.index()]
     }
 
-    /// What is said of a client's netblock, and the longest netblock that says it.
+    /// The longest netblock around a client that has an entry, with that entry.
     pub fn listed(&self, client: IpAddr) -> Option<(IpNet, Listed<'_>)> {
         let (netblock, entry) = self.netblocks.lookup(client)?;
         let listed = match entry {

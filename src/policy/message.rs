@@ -53,7 +53,7 @@ pub struct HeldHits {
     /// When the window ends, on the monotonic clock.
     pub ends: u64,
     pub memory_id: LimitId,
-    /// What the limit says of messages that are not sent; `None`: that depends on what Postfix asks.
+    /// The limit's `count_unsent`.
     pub count_unsent: Option<bool>,
 }
 

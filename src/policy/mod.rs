@@ -89,10 +89,10 @@ pub struct Policy {
     pub(crate) reasons: Vec<Box<str>>,
     pub(crate) rates: Vec<Rate>,
     origins: OriginDatabases,
-    /// Those of them that some limit asks.
+    /// The databases that some limit needs.
     asked_origins: OriginDatabases,
     blacklist: Blacklist,
-    /// Those of one door stand together, in the order of the file.
+    /// Grouped by door, in the order of the file.
     pub(crate) limits: Vec<Limit>,
     doors: [DoorLimits; Door::COUNT],
     /// Until when windows may be open that have another length than their limit, on the monotonic clock.
@@ -129,7 +129,7 @@ pub enum Plan<'p> {
     Count(LimitChecks<'p>),
 }
 
-/// What a limit makes of a count.
+/// The outcome of a count at its limit.
 pub(crate) enum LimitOutcome<'p> {
     /// It may go on.
     Pass,
@@ -216,7 +216,7 @@ impl Policy {
         }
     }
 
-    /// What databases know of a client.
+    /// The autonomous system and the country of a client, from the databases.
     pub fn origin(&self, client: IpAddr) -> AddressOrigin {
         self.origins.lookup(client)
     }
@@ -237,7 +237,7 @@ impl Policy {
         Some(request.with(asn.into_iter().chain(country)))
     }
 
-    /// What the lists say of the name of a client, which Postfix has verified.
+    /// The entry in the lists of a client's name, which Postfix has verified.
     pub fn listed_name(&self, request: &Request) -> Option<(&NamePattern, ListEntry)> {
         if self.names.is_empty() {
             return None;
@@ -400,7 +400,7 @@ impl Policy {
         decision
     }
 
-    /// What a limit makes of its count of a client. `delayed`: the session was.
+    /// The outcome of a count at its limit. `delayed`: an answer in the session was delayed.
     #[inline]
     fn outcome<'p>(
         &self,
@@ -417,7 +417,7 @@ impl Policy {
         }
     }
 
-    /// The same of a count that is not just within the limit.
+    /// The same for a count that is over, banned, or not made because the store is down.
     fn outcome_beyond<'p>(
         &self,
         checks: &LimitChecks<'p>,

@@ -115,7 +115,7 @@ pub fn all_goes_back(limit: &Limit) -> (String, String) {
     (problem, format!("write the same check_policy_service in {list}, or remove count_unsent of limit {}", limit.name))
 }
 
-/// When a request can say all that the limit needs.
+/// The moments at which a request can have all that the limit needs.
 pub fn moments(limit: &Limit) -> Vec<RestrictionStage> {
     let counted = |moment: &RestrictionStage| match limit.counts {
         CountKind::Connections => *moment != RestrictionStage::Etrn,
@@ -154,7 +154,7 @@ fn attributes(limit: &Limit) -> Vec<Attribute> {
     keys.chain(limit.conditions.all.iter().filter(has_value).map(|condition| condition.attribute)).collect()
 }
 
-/// Whether Postfix can tell an attribute at that moment.
+/// Whether a request can have an attribute at that moment.
 fn is_known(attribute: Attribute, moment: RestrictionStage) -> bool {
     match attribute {
         Attribute::HeloName => moment != RestrictionStage::Connect,

@@ -113,8 +113,8 @@ impl NamePatterns {
         &self.entries
     }
 
-    /// What is said of the client with this name: by the longest name, else by a regular expression. Where two say
-    /// something, the whitelist counts.
+    /// The entry of a client with this name: that of the longest name, else of a regular expression. Of several, one of
+    /// the whitelist.
     pub fn lookup(&self, name: &[u8]) -> Option<(&NamePattern, ListEntry)> {
         if self.entries.is_empty() || name.is_empty() || name.len() > MAX_NAME || name == b"unknown" {
             return None;

@@ -26,7 +26,7 @@ pub struct CountRecord {
     pub hit: Option<Counter>,
     /// Seconds its ban had left; 0: it was not banned.
     pub banned: u32,
-    /// It was judged by the threshold for times of stress.
+    /// It was judged by `stress_threshold`.
     pub stress: bool,
     /// It was judged to pass, and that stands.
     pub passed: bool,

@@ -83,7 +83,7 @@ async fn converse(
             let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;
             tokio::spawn(overrides::follow(Arc::clone(&service)));
             connection::serve(stream, peer, &service, terminated()?).await;
-            // What nobody waited for is on its way to the store.
+            // Commands that no request waits for are on their way to the store.
             let _ = timeout(LAST_COUNTS, service.rules.load().store.settled()).await;
             service.overrides.finish(&service, config.store.timeout, Now::read()).await;
             Ok(())

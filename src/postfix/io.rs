@@ -181,7 +181,7 @@ pub fn keep_spare(buffer: &mut BytesMut) {
     });
 }
 
-/// What Postfix is told.
+/// A reply to Postfix.
 #[derive(Clone, Copy, Debug)]
 pub enum Reply<'a> {
     /// No opinion: the client passes as far as we are concerned. Never `OK`, which would end the site's later checks.

@@ -27,7 +27,7 @@ pub fn ask(address: &Address, client: &str, attributes: &[(String, String)]) -> 
     action.map(str::to_owned).ok_or_else(|| io::Error::other(format!("its answer has no action: {reply:?}")))
 }
 
-/// What a request says that is about a message.
+/// The attributes that only a request about a message has.
 const OF_MAIL: [&str; 4] = ["sasl_username", "sender", "recipient", "size"];
 
 /// What Postfix sends when a client has just connected; where the attributes are about a message, at its first recipient.

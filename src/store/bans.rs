@@ -84,7 +84,7 @@ impl NewBans {
         }
     }
 
-    /// Takes them out, and says how many there were beside them.
+    /// Takes them out, with the number of further ones.
     pub fn take(&self) -> (Vec<NewBan>, usize) {
         std::mem::take(&mut *lock(&self.0))
     }

@@ -118,7 +118,7 @@ impl Store {
         let known = self.table.peek(counter.id, now.monotonic);
         match self.ask(counter, CounterCommand::Read, 0, now).await {
             Some(CounterReply::Count { count, left: Some(left) }) => Some((count, u64::from(left) * 1000)),
-            // Some servers do not tell how long it lasts.
+            // Some servers do not return how long it lasts.
             Some(CounterReply::Count { count, .. }) => Some((count, known.map_or(0, |known| known.left_ms))),
             Some(_) => None,
             None => known.map(|known| (known.count, known.left_ms)),

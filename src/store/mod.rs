@@ -177,8 +177,8 @@ impl Store {
         Counter { count: hit.count, left: hit.left_seconds(), added: amount }
     }
 
-    /// The id of a key in the table. A window of the calendar is ended here if it is no more: the table measures time
-    /// by a clock that nobody sets, the calendar by the system's.
+    /// The id of a key in the table. Ends a window of the calendar that is over: the table measures time by the
+    /// monotonic clock, the calendar by the system clock.
     pub(crate) fn counter_id(&self, key: Key<'_>, now: Now) -> CounterId {
         let id = self.table.counter_id(key);
         if let CounterKind::Calendar(window) = key.kind {

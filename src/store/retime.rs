@@ -44,7 +44,7 @@ impl Store {
                     }
                 }
             }
-            // Whoever asks says how long it is.
+            // Each command has the length of an exact window; that of a calendar window does not follow `exptime`.
             _ => {}
         }
     }

@@ -21,7 +21,7 @@ const TOLERANCE: u64 = 10;
 /// The record of this daemon.
 #[derive(Debug, Default)]
 pub struct AnnouncedRecord {
-    /// It was read, or the program before has left what it says.
+    /// It was read, or the program before has handed its content over.
     is_known: bool,
     /// The ids in it: it is written again when they change.
     written: Vec<u64>,
@@ -69,7 +69,7 @@ impl AnnouncedRecord {
         Ok(())
     }
 
-    /// Writes it if it says something else. `is_lost`: the store may have lost it.
+    /// Writes it if its content has changed. `is_lost`: the store may have lost it.
     pub async fn keep(
         &mut self,
         overrides: &SharedOverrides,
@@ -86,7 +86,7 @@ impl AnnouncedRecord {
             return Ok(());
         }
         let list = OverrideList::of(&known, now);
-        // Events are told for less than that.
+        // Events stay in the list for less than that.
         let last = list.ends().max().unwrap_or(0).saturating_sub(now.unix()) + 2 * SPARE;
         let record = SharedRecord { v: VERSION, booted: booted(now), list, seen };
         let value = serde_json::to_vec(&record).map_err(io::Error::other)?;

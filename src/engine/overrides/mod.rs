@@ -88,7 +88,7 @@ pub struct SharedOverrides {
     has_read: AtomicBool,
 }
 
-/// What has passed between this process and the list.
+/// What this process has to write to the list, and has read from it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ExchangeState {
     /// Changes the store does not know of yet.
@@ -182,7 +182,7 @@ impl SharedOverrides {
         let _ = timeout(patience, tell).await;
     }
 
-    /// Makes changes, here at once, and wherever they can be told.
+    /// Makes changes: on this host at once, on others by the list.
     ///
     /// # Errors
     ///
@@ -230,11 +230,11 @@ impl SharedOverrides {
             return;
         }
         self.queue_new_bans(service, now);
-        // The store's own lines tell of it when it is down.
+        // A store that is down is logged by itself.
         let _ = self.exchange(&mut record, service, now).await;
     }
 
-    /// Adds the bans that this process began to the changes that other hosts are to be told.
+    /// Adds the bans that this process began to the changes for other hosts.
     fn queue_new_bans(&self, service: &Service, now: Now) {
         let (begun, more) = service.rules.load().store.new_bans().take();
         let link = &mut *lock(&self.link);

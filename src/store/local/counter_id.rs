@@ -166,7 +166,7 @@ impl Hashing {
         Self { keys: secret::random() }
     }
 
-    /// With the secret of another, so that it hashes as that does.
+    /// With the secret of another table, so that equal texts have equal hashes.
     pub(crate) fn with_secret(keys: [u64; 2]) -> Self {
         Self { keys }
     }

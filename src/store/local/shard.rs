@@ -42,7 +42,7 @@ impl<const N: usize> Sharded<N> {
         self.len.load(Relaxed)
     }
 
-    /// Shows `step` the live entry of a key and makes the entry what `step` says.
+    /// Calls `step` with the live entry of a key, and replaces the entry by what `step` returns.
     pub(crate) fn update<R>(
         &self,
         key: Hashed<N>,
@@ -89,7 +89,7 @@ impl<const N: usize> Sharded<N> {
     }
 
     /// Frees the entry least worth keeping among a few around the place of
-    /// `hash`, though never that of the key `spared`, and says what it held.
+    /// `hash`, though never that of the key `spared`, and returns what it held.
     /// `keep_over`: nor one that is over its limit.
     pub(crate) fn evict(&self, hash: u64, spared: &[u32], now: u64, keep_over: bool) -> Option<Entry> {
         if self.len() == 0 {
@@ -252,11 +252,11 @@ impl<const N: usize> Shard<N> {
 
     /// Buckets, filled or not.
     pub(crate) fn buckets(&self) -> usize {
-        // A table without memory of its own says that it has one.
+        // A table that has allocated nothing reports one bucket.
         if self.slots.capacity() == 0 { 0 } else { self.slots.num_buckets() }
     }
 
-    /// Shows `step` the live entry of a key and makes the entry what `step` says.
+    /// Calls `step` with the live entry of a key, and replaces the entry by what `step` returns.
     pub(crate) fn update<R>(
         &mut self,
         key: &Hashed<N>,

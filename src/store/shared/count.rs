@@ -13,7 +13,7 @@ use crate::policy::{Counter, CounterKind, Key, OnStoreFailure, Operation};
 use crate::store::local::TableEntry;
 use crate::store::{Hits, NOTHING, Store};
 
-/// Milliseconds by which a window may end before the time that the store told, in whole seconds.
+/// Milliseconds by which a window may end before the time that the store returned, in whole seconds.
 const TOLERANCE: u64 = 2000;
 
 /// How one operation is answered.
@@ -185,8 +185,8 @@ impl Store {
         // A banned client is kept longest, like one that is over its limit.
         let ban = key.limit.ban.filter(|_| key.kind == CounterKind::Ban);
         let threshold = if ban.is_some() { 0 } else { threshold };
-        // Some servers do not tell how long a window lasts. Then what is remembered ends too early rather than too
-        // late, and what the answer says errs the other way.
+        // Some servers do not return how long a window lasts. Then the remembered window ends too early rather than
+        // too late, and the `left` of the answer is too long rather than too short.
         let known = left.is_none().then(|| self.table.peek(id, now.monotonic)).flatten();
         let slides = key.kind == CounterKind::Hits;
         // A sliding window within its limit has its hits for at most this long.

@@ -56,11 +56,11 @@ pub struct OverLimitCache {
 struct OverLimitEntry {
     /// The moment of the last question, on the monotonic clock.
     asked: u64,
-    /// Hits since then, which the store was not told.
+    /// Hits since then, which were not sent to the store.
     kept: u32,
 }
 
-/// A window may end this many milliseconds before the time that the store told, in whole seconds.
+/// A window may end this many milliseconds before the time that the store returned, in whole seconds.
 const MARGIN: u64 = 1000;
 
 impl OverLimitCache {
@@ -69,7 +69,7 @@ impl OverLimitCache {
         Self { pause: pause.as_millis() as u64, empty: AtomicBool::new(true), entries: Mutex::default() }
     }
 
-    /// Remembers that the store just said that a key is over its limit or banned.
+    /// Remembers a key that is over its limit or banned, by the store's last reply.
     pub fn remember(&self, key: &Key<'_>, now: Now) {
         if self.pause == 0 {
             return;
@@ -87,7 +87,7 @@ impl OverLimitCache {
         !self.empty.load(Ordering::Relaxed) && self.lock().find(self.hash(key)).is_some()
     }
 
-    /// Hits of a key that the store was not told.
+    /// Hits of a key that were not sent to the store.
     pub fn pending_hits(&self, key: &Key<'_>) -> u32 {
         if self.empty.load(Ordering::Relaxed) {
             return 0;
@@ -95,7 +95,7 @@ impl OverLimitCache {
         self.lock().find(self.hash(key)).map_or(0, |entry| entry.kept)
     }
 
-    /// Takes hits back that the store was not told. Returns how many are left, which it was told.
+    /// Takes hits back that were not sent to the store. Returns how many are left to take back from the store.
     pub fn take_back(&self, key: &Key<'_>, amount: u32) -> u32 {
         if self.empty.load(Ordering::Relaxed) || !key.kind.is_whole_window() {
             return amount;
