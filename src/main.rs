@@ -1,4 +1,4 @@
-//! The program: arguments to command, and the one place that exits.
+//! The program: runs the command of the arguments, and returns its exit code.
 
 // A panic where nobody reads: `observe::terminal` writes instead.
 #![deny(clippy::print_stderr, clippy::print_stdout)]

@@ -1,4 +1,4 @@
-//! The command line: what can be asked of connshaper.
+//! The command line: the subcommands and their arguments.
 
 pub mod check;
 pub mod doctor;

@@ -1,4 +1,4 @@
-//! The program's end of the control socket.
+//! The client of the control socket, for the commands of the program.
 
 use std::io::{self, BufRead, BufReader, ErrorKind, IsTerminal, Read, Write};
 use std::os::unix::net::UnixStream;

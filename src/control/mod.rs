@@ -2,7 +2,7 @@
 //!
 //! A request is one line of JSON, and so is its answer; both are Rust types that the daemon and the program share.
 //! Each command is a file below: its arguments, which are the request, its answer, and how people are shown that.
-//! `commands` has the list of them. `socket` is the daemon's end, `client` the other one.
+//! `commands` has the list of them. `socket` is the server, in the daemon, and `client` the client.
 
 pub mod allow;
 pub mod ban;

@@ -1,4 +1,4 @@
-//! The daemon's end of the control socket: accepts, reads a line, answers a line.
+//! The server of the control socket, in the daemon: accepts, reads a line, answers a line.
 //!
 //! Access control: the mode of the socket's file decides who may connect, which is the daemon's user, root, and the
 //! members of `control_group`. A peer that may connect may give every command. The number of connections, the length of

@@ -1,4 +1,4 @@
-//! The start: with a configuration alone, or with all that the program before this one has left.
+//! The start: with a configuration alone, or with the sockets and counts of the program before this one.
 //!
 //! Sockets come first, so that Postfix finds them while long lists and counts are read.
 

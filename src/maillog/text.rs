@@ -1,4 +1,4 @@
-//! Numbers, times and strangers' bytes as people read them.
+//! Writes numbers, times and the bytes of strangers for people.
 
 use std::io;
 use std::path::Path;

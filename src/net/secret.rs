@@ -1,4 +1,4 @@
-//! What strangers choose is hashed with a secret, so that they cannot choose what meets in one place.
+//! Hashes what strangers choose with a secret, so that they cannot choose values with equal hashes.
 //!
 //! There is one for the life of the daemon, so that a hash which is remembered
 //! still means the same when another process has taken this one's place.

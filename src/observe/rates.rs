@@ -1,4 +1,4 @@
-//! What went on in the last minutes: the numbers of each second, for rates and for a picture of them.
+//! The counters of each second of the last minutes, for rates and their graph.
 
 use std::collections::VecDeque;
 use std::sync::atomic::Ordering;
@@ -9,7 +9,7 @@ use crate::observe::statistics::Statistics;
 /// Seconds that are remembered.
 const REMEMBERED: usize = 300;
 
-/// Seconds over which rates are told.
+/// Seconds over which rates are measured.
 const MINUTE: usize = 60;
 
 /// The numbers since the start, as they were each second.
@@ -25,7 +25,7 @@ struct RateSample {
     refused: u64,
 }
 
-/// What people want to know of it.
+/// Rates for `status` and `top`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rates {
     /// Requests a second, over the last minute.
@@ -47,7 +47,6 @@ impl RateSampler {
         }
     }
 
-    /// What went on.
     pub fn lately(&self) -> Rates {
         let last = self.moments.len().checked_sub(1);
         let rate = |number: fn(&RateSample) -> u64| {

@@ -1,7 +1,7 @@
 //! From the values of a file to a `Config`: what they mean, and whether they fit together.
 //!
-//! `settings` has typed the values. A value that is wrong in spite of that is noted and stands for
-//! anything, so that reading goes on to the next: no wrong configuration is ever in force.
+//! `settings` has typed the values. A value that is wrong in spite of that is noted and replaced by
+//! any other, so that reading goes on to the next. A configuration with errors is never put in force.
 
 pub(super) mod conditions;
 mod endpoints;

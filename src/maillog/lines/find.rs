@@ -1,4 +1,5 @@
-//! The first of a few bytes in a text, mostly among its first: sooner there than a search that is called.
+//! Finds the first of a few bytes in a text. It is mostly near the beginning, where an inlined search is faster than a
+//! call.
 
 use wide::u8x16;
 

@@ -1,4 +1,4 @@
-//! What can be logged of clients, by the words of `log_events`.
+//! The kinds of log lines about clients, by the words of `log_events`.
 
 /// A kind of event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,8 +1,8 @@
-//! Commands that are run when something happens: a firewall learns of bans, an administrator of an outage.
+//! Commands that are run on events: `ban_command` for a firewall, `alert_command` for an administrator.
 //!
-//! One after the other, beside the requests. Strangers can cause a run at most as often as bans begin, and the queue is
-//! bounded. Each run has a process group of its own, which is ended with it: nothing that a command starts stays
-//! behind. What a command was not run for is logged.
+//! They run one after the other, and no request waits for them. Strangers can cause a run at most as often as bans
+//! begin, and the queue is bounded. Each run has a process group of its own, which is ended with it: nothing that a
+//! command starts stays behind. An event without a run is logged.
 
 use std::collections::{HashMap, VecDeque};
 use std::process::Stdio;

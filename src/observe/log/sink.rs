@@ -1,4 +1,4 @@
-//! Lines on their way out: a bounded queue, and one thread that empties it.
+//! The queue of lines to be written, which is bounded, and the thread that empties it.
 //!
 //! To log is only to push: when the queue is full the line is dropped and
 //! counted, and once there is room again one line says how many were.

@@ -1,4 +1,4 @@
-//! Where lines end: standard error, or the system logger's datagram socket.
+//! Writes lines to standard error, or to the system logger's datagram socket.
 //!
 //! Runs on the log's own thread, so it may wait, but never for long: a line
 //! that cannot be written is retried for a while and then given up.
