@@ -100,8 +100,13 @@ impl Drop for NameIfPanicking {
 }
 
 impl Site {
+    /// A store that these lines configure.
+    pub fn new(name: &'static str, config: String) -> Self {
+        Self { name, config, ..Self::default() }
+    }
+
     pub fn memory() -> Self {
-        Self { name: "memory", ..Self::default() }
+        Self::new("memory", String::new())
     }
 
     pub fn sqlite() -> Self {
