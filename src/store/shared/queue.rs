@@ -302,3 +302,67 @@ async fn usable<S: KeptServer>(server: &S) -> Result<S::Link, String> {
     };
     answered.unwrap_or_else(|_| Err(late())).map(|()| link)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::observe::log::{Log, Severity};
+    use crate::policy::OnStoreFailure;
+    use crate::store::shared::server::FAILURES;
+
+    /// A server that is as fast as needed whenever it is tried, and slow again after so long.
+    struct SlowNowAndThen {
+        queue: CommandQueue<()>,
+        fast_for: Duration,
+    }
+
+    impl KeptServer for SlowNowAndThen {
+        type Command = ();
+        type Link = ();
+
+        fn queue(&self) -> &CommandQueue<()> {
+            &self.queue
+        }
+
+        async fn connect(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        async fn try_out(&self, (): &mut ()) -> Result<(), String> {
+            Ok(())
+        }
+
+        async fn converse(&self, (): ()) -> LostConnection {
+            sleep(self.fast_for).await;
+            let cause = self.queue.server.silence(FAILURES);
+            LostConnection { closed: false, cause, unanswered: FAILURES.into() }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_is_slow_now_and_then_has_a_line_in_two_seconds_at_most() {
+        // How long it is fast, and the most outages in an hour: after five short pauses there is one in five seconds.
+        let cases = [(0, 720 + 5), (100, 706 + 5), (1_000, 600 + 5), (60_000, 56 + 1), (61_000, 59), (600_000, 6)];
+        for (milliseconds, most) in cases {
+            let log = Log::in_memory(Severity::Info);
+            let context = BackendContext {
+                timeout: Duration::from_millis(100),
+                on_failure: OnStoreFailure::Local,
+                outages: Vec::new(),
+                statistics: Arc::default(),
+                log: log.clone(),
+            };
+            let queue = CommandQueue::new("mc1".to_owned(), &context);
+            let server = SlowNowAndThen { queue, fast_for: Duration::from_millis(milliseconds) };
+            let _ = timeout(Duration::from_secs(3600), keep(&server)).await;
+            let lines = log.lines();
+            assert!(lines.len().div_ceil(2) <= most, "{} lines, fast for {milliseconds} ms", lines.len());
+            for (line, keyword) in lines.iter().zip(["STORE_DOWN ", "STORE_UP "].into_iter().cycle()) {
+                assert!(line.starts_with(keyword), "{line}");
+            }
+        }
+    }
+}
