@@ -40,26 +40,29 @@ fn content(path: &Path) -> Finding {
         }),
     };
     match checked {
-        Ok((None, counters, Some(waited))) if waited > FAR => doubtful(
-            format!(
-                "{place} is whole, with {counters} counters, and its lock took {:.1} ms",
-                waited.as_secs_f64() * 1e3
-            ),
-            "look for a process that holds it for long, such as a sqlite3 shell within a transaction",
-        ),
-        Ok((None, counters, Some(_))) => right(format!(
-            "{place} is whole, with {counters} counters, looked at in {:.1} ms",
-            begun.elapsed().as_secs_f64() * 1e3
-        )),
-        Ok((None, _, None)) => wrong(
-            format!("{place} has been locked for {} s by another process", LOCK_TIMEOUT.as_secs()),
-            "end that process, such as a sqlite3 shell within a transaction; fuser(1) names it",
-        ),
+        Ok((None, counters, waited)) => whole(path, counters, waited, begun.elapsed()),
         Ok((Some(problem), ..)) => damaged(path, &problem),
         Err(error) => match file::explain(&error) {
             file::FileError::Damaged(problem) => damaged(path, &problem),
             refused => wrong(format!("{place} cannot be used"), refused.to_string()),
         },
+    }
+}
+
+/// The lock took so long; `None`: it could not be had. All took `looked`.
+fn whole(path: &Path, counters: i64, waited: Option<Duration>, looked: Duration) -> Finding {
+    let milliseconds = |time: Duration| format!("{:.1} ms", time.as_secs_f64() * 1e3);
+    let what = format!("{} is whole, with {counters} counters", path.display());
+    match waited {
+        Some(waited) if waited > FAR => doubtful(
+            format!("{what}, and its lock took {}", milliseconds(waited)),
+            "look for a process that holds it for long, such as a sqlite3 shell within a transaction",
+        ),
+        Some(_) => right(format!("{what}, looked at in {}", milliseconds(looked))),
+        None => wrong(
+            format!("{} has been locked for {} s by another process", path.display(), LOCK_TIMEOUT.as_secs()),
+            "end that process, such as a sqlite3 shell within a transaction; fuser(1) names it",
+        ),
     }
 }
 
@@ -94,4 +97,21 @@ fn disk(config: &SqliteConfig) -> Option<Finding> {
             "make room there, or lower max_clients",
         ),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::observe::finding::Assessment;
+
+    #[test]
+    fn a_lock_that_takes_longer_than_a_server_may_be_away_is_doubtful() {
+        let whole = |waited| whole(Path::new("/counts.db"), 3, waited, Duration::from_millis(12));
+        let found = |finding: Finding| (finding.state, finding.what);
+        let quick = "/counts.db is whole, with 3 counters, looked at in 12.0 ms".to_owned();
+        assert_eq!(found(whole(Some(FAR))), (Assessment::Right, quick));
+        let slow = "/counts.db is whole, with 3 counters, and its lock took 10.5 ms".to_owned();
+        assert_eq!(found(whole(Some(FAR + Duration::from_micros(500)))), (Assessment::Doubtful, slow));
+        assert_eq!(whole(None).state, Assessment::Wrong);
+    }
 }
