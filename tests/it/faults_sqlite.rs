@@ -61,12 +61,24 @@ struct Disk {
 }
 
 impl Disk {
-    /// `options` are those of mount(8).
+    /// In memory. `options` are those of mount(8).
     fn new(options: &str) -> Self {
+        Self::mounted(Dir::new(), &format!("-t tmpfs -o {options} none"))
+    }
+
+    /// In a file, as a block device.
+    fn of_blocks() -> Self {
         let dir = Dir::new();
+        let image = dir.join("image");
+        fs::File::create(&image).and_then(|file| file.set_len(64 << 20)).unwrap();
+        assert!(Command::new("mkfs.ext4").arg("-q").arg(&image).status().unwrap().success());
+        Self::mounted(dir, &format!("-o loop {}", image.display()))
+    }
+
+    fn mounted(dir: Dir, source: &str) -> Self {
         let disk = dir.join("disk");
         fs::create_dir(&disk).unwrap();
-        let mount = format!("mount -t tmpfs -o {options} none {}", disk.display());
+        let mount = format!("mount {source} {}", disk.display());
         let preparation = format!("exec unshare --mount sh -c '{mount} && exec \"$0\" \"$@\"' \"$0\" \"$@\"");
         let config = format!("{RULES}sqlite_file = {:?}\n", disk.join("counts.db"));
         let daemon = Daemon::start_after(&preparation, &config);
@@ -79,6 +91,13 @@ impl Disk {
         format!("/proc/{}/root{}", self.daemon.id(), within.display()).into()
     }
 
+    /// Keeps every write waiting, as a disk that hangs does, until this is dropped.
+    fn freeze(&self) -> Frozen {
+        let frozen = Frozen(self.path(""));
+        frozen.tell("--freeze");
+        frozen
+    }
+
     /// Mounts it with other options.
     fn remount(&self, options: &str) {
         let mut command = Command::new("nsenter");
@@ -86,6 +105,33 @@ impl Disk {
         command.arg(format!("remount,{options}")).arg(self.dir.join("disk"));
         assert!(command.status().unwrap().success());
     }
+}
+
+/// A disk that hangs.
+struct Frozen(PathBuf);
+
+impl Frozen {
+    fn tell(&self, what: &str) {
+        assert!(Command::new("fsfreeze").arg(what).arg(&self.0).status().unwrap().success());
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        self.tell("--unfreeze");
+    }
+}
+
+#[test]
+fn a_disk_that_hangs_delays_no_answer() {
+    let disk = Disk::of_blocks();
+    let daemon = &disk.daemon;
+    until("the file", || disk.path("counts.db").exists().then_some(()));
+    let frozen = RefCell::new(None);
+    let seen = outage(daemon, || *frozen.borrow_mut() = Some(disk.freeze()), || drop(frozen.borrow_mut().take()));
+    conclude("hangs", daemon, &seen);
+    let line = daemon.lines().wait_for("STORE_DOWN");
+    assert!(line.contains("the disk is slow"), "{line}");
 }
 
 #[test]
