@@ -299,8 +299,9 @@ fn a_name_that_does_not_resolve_at_startup_delays_no_answer() {
     let memcached = Memcached::start();
     let names = Names::of_hosts("127.0.0.1 localhost\n");
     let daemon = daemon_among(&names, &server_by_name(&memcached));
-    let seen = outage(&daemon, || {}, || names.set_hosts("127.0.0.1 memcached.test\n"));
-    assert!(daemon.lines().wait_for("STORE_DOWN").contains("its name does not resolve"), "{}", daemon.lines());
+    // On a busy machine this may be the second cause that is told.
+    let is_told = || drop(daemon.lines().wait_for("its name does not resolve"));
+    let seen = outage(&daemon, is_told, || names.set_hosts("127.0.0.1 memcached.test\n"));
     conclude("name without address", &daemon, &seen);
 }
 
