@@ -17,6 +17,7 @@ use crate::policy::key_field::KeyField;
 use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::lists::ListEntry;
 use crate::store::STORES;
+use crate::store::shared::kind::StoreKind;
 
 /// Checks the keys of the whole program. `s` is the top level of the file.
 pub(super) fn check(config: &Config, s: &TableSettings) {
@@ -52,12 +53,11 @@ fn check_spellings(config: &Config, s: &TableSettings) {
 
 fn check_store(config: &Config, s: &TableSettings) {
     let kind = config.store.kind();
-    if let Some(kind) = kind {
-        if !kind.is_bounded && config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
-            let store = kind.name;
-            s.warn("max_clients", &format!("has no effect: {store} counts, and nothing counts while it is down"));
+    if let Some(StoreKind { name, is_bounded, .. }) = kind {
+        if !is_bounded && config.store.on_failure.is_some_and(|way| way != OnStoreFailure::Local) {
+            s.warn("max_clients", &format!("has no effect: {name} counts, and nothing counts while it is down"));
         }
-        s.warn("state_file", &format!("has no effect: counts are kept in {}", kind.name));
+        s.warn("state_file", &format!("has no effect: counts are kept in {name}"));
     } else {
         let text = format!("has no effect without {}: counts are kept in this process", choices("or", "`"));
         s.warn_each(&["over_memory", "store_timeout", "on_store_failure", "key_prefix"], &text);
@@ -66,7 +66,8 @@ fn check_store(config: &Config, s: &TableSettings) {
         s.warn("state_interval", "has no effect: no counts are kept in a file");
     }
     for store in STORES.iter().filter(|store| kind.is_none_or(|kind| kind.name != store.name)) {
-        let text = format!("has no effect without `{}`: counts are kept in {}", store.key(), config.store.place());
+        let place = kind.map_or("this process", |kind| kind.name);
+        let text = format!("has no effect without `{}`: counts are kept in {place}", store.key());
         store.keys[1..].iter().for_each(|key| s.warn(key.name, &text));
     }
 }

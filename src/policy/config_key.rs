@@ -1,5 +1,5 @@
-//! A key of the configuration: where it may stand, what it takes, its default, and what it is about. And how a room
-//! above `config` reads the keys of its own.
+//! A key of the configuration: where it may stand, what it takes, its default, and what it is about; and how a room
+//! above `config`, which knows files and TOML, reads the values of its own keys.
 
 use std::fmt::Display;
 use std::ops::Range;
@@ -97,8 +97,7 @@ pub const fn inherited(name: &'static str, kind: ValueKind, default: &'static st
     of(KeyScope::Inherited, name, kind, default, about)
 }
 
-/// The values in force of keys, and what is said of them, as a file has them or not. Each of an entry's messages is about
-/// its span in that file.
+/// The values in force, each read by the function for the kind of its key, and where to note what is wrong with them.
 pub trait KeyValues {
     fn number(&self, key: &str) -> u64;
 
@@ -107,19 +106,22 @@ pub trait KeyValues {
     /// `None`: it is unset.
     fn text(&self, key: &str) -> Option<String>;
 
+    /// The strings of a list, with their places in the file.
     fn entries(&self, key: &str) -> &[(String, Range<usize>)];
 
     /// Notes a mistake in the value of a key: what is wrong, and what to write.
     fn error(&self, key: &str, problem: &str, remedy: &str);
 
+    /// The same of an entry.
     fn error_in(&self, entry: &Range<usize>, problem: &str, remedy: &str);
 
-    /// Notes that an entry is no such thing as it should be.
+    /// Notes that an entry, shown as `text`, is not a valid `what`.
     fn invalid(&self, entry: &Range<usize>, text: &str, what: &str, remedy: &str);
 
-    /// Notes that a key makes no sense, if the file sets it. The text goes on where the key's name ends.
+    /// Notes that a key makes no sense, if the file sets it. The text goes on behind the key's name.
     fn warn(&self, key: &str, text: &str);
 
+    /// The same of an entry. The text is all that is said.
     fn warn_in(&self, entry: &Range<usize>, text: &str);
 }
 
@@ -130,15 +132,15 @@ pub fn read_entries<T: PartialEq + Display>(
     what: &str,
     read: impl Fn(&str) -> Result<T, String>,
 ) -> Vec<T> {
-    let mut read_so_far = Vec::new();
+    let mut entries = Vec::new();
     for (text, span) in s.entries(key) {
         match read(text) {
-            Ok(entry) if read_so_far.contains(&entry) => s.warn_in(span, &format!("{entry} is named twice")),
-            Ok(entry) => read_so_far.push(entry),
+            Ok(entry) if entries.contains(&entry) => s.warn_in(span, &format!("{entry} is named twice")),
+            Ok(entry) => entries.push(entry),
             Err(remedy) => s.invalid(span, text, what, &remedy),
         }
     }
-    read_so_far
+    entries
 }
 
 /// The path of a file, which is absolute.

@@ -28,9 +28,4 @@ impl StoreConfig {
     pub fn kind(&self) -> Option<&'static StoreKind> {
         self.shared.as_ref().map(|shared| shared.kind())
     }
-
-    /// `this process`, or the name of the shared store: where counts are kept.
-    pub fn place(&self) -> &'static str {
-        self.kind().map_or("this process", |kind| kind.name)
-    }
 }
