@@ -60,9 +60,9 @@ pub fn write(
     writer.add_value(OVERRIDES, &OverrideList::of(&policy.overrides().list(), now))?;
     writer.add_value(DAYS, days)?;
     let (mut counts, mut written) = (Vec::new(), 0);
-    for part in 0..Table::PARTS {
+    for shard in 0..Table::SHARDS {
         counts.clear();
-        table.keep(part, now.monotonic, &mut counts);
+        table.copy_shard(shard, now.monotonic, &mut counts);
         if counts.is_empty() {
             continue;
         }

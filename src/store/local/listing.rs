@@ -13,11 +13,8 @@ use crate::store::local::shard::SHARDS;
 /// The most clients of a prefix that are listed: those with the most hits.
 pub const MAX_LISTED: usize = 1000;
 
-/// Parts of the table that are looked at before requests get their turn.
-const PARTS_AT_ONCE: usize = 8;
-
-/// The table is listed in so many parts, and requests get their turn in between.
-pub const PARTS: usize = SHARDS;
+/// Shards that are looked at before requests get their turn.
+const SHARDS_AT_ONCE: usize = 8;
 
 /// A client's window, or its ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,29 +28,29 @@ pub struct ListedClient {
 }
 
 impl Table {
-    /// Shows the windows of clients in one of [`PARTS`]. Keys that are not addresses are kept as hashes only, so they
+    /// Shows the windows of clients in one of the `SHARDS`. Keys that are not addresses are kept as hashes only, so they
     /// cannot be listed.
-    pub fn clients(&self, part: usize, now: u64, mut show: impl FnMut(ListedClient)) {
-        self.entries(part, now, |key, entry| {
+    pub fn clients(&self, shard: usize, now: u64, mut show: impl FnMut(ListedClient)) {
+        self.entries(shard, now, |key, entry| {
             if !key.is_ban() {
                 ListedClient::of(key, entry, now).into_iter().for_each(&mut show);
             }
         });
     }
 
-    /// Shows the bans of clients in one of [`PARTS`].
-    fn banned_clients(&self, part: usize, now: u64, mut show: impl FnMut(ListedClient)) {
-        self.entries(part, now, |key, entry| {
+    /// Shows the bans of clients in one of the `SHARDS`.
+    fn banned_clients(&self, shard: usize, now: u64, mut show: impl FnMut(ListedClient)) {
+        self.entries(shard, now, |key, entry| {
             if key.is_ban() && entry.count > 0 {
                 ListedClient::of(key, entry, now).into_iter().for_each(&mut show);
             }
         });
     }
 
-    fn entries(&self, part: usize, now: u64, mut show: impl FnMut(counter_id::StoredKey, super::Entry)) {
-        self.narrow.show(part, now, |key, entry| show(counter_id::StoredKey::Narrow(key), entry));
-        self.middle.show(part, now, |key, entry| show(counter_id::StoredKey::Middle(key), entry));
-        self.wide.show(part, now, |key, entry| show(counter_id::StoredKey::Wide(key), entry));
+    fn entries(&self, shard: usize, now: u64, mut show: impl FnMut(counter_id::StoredKey, super::Entry)) {
+        self.narrow.show(shard, now, |key, entry| show(counter_id::StoredKey::Narrow(key), entry));
+        self.middle.show(shard, now, |key, entry| show(counter_id::StoredKey::Middle(key), entry));
+        self.wide.show(shard, now, |key, entry| show(counter_id::StoredKey::Wide(key), entry));
     }
 }
 
@@ -72,11 +69,11 @@ impl ListedClient {
 /// How many bans are in force, of clients and of other keys, of limits that `counts` accepts.
 pub async fn count_bans(table: &Table, counts: impl Fn(u16) -> bool, now: Now) -> usize {
     let mut number = 0;
-    for part in 0..PARTS {
-        table.entries(part, now.monotonic, |key, entry| {
+    for shard in 0..SHARDS {
+        table.entries(shard, now.monotonic, |key, entry| {
             number += usize::from(key.is_ban() && entry.count > 0 && counts(key.limit()));
         });
-        if part % PARTS_AT_ONCE == 0 {
+        if shard % SHARDS_AT_ONCE == 0 {
             yield_now().await;
         }
     }
@@ -86,13 +83,13 @@ pub async fn count_bans(table: &Table, counts: impl Fn(u16) -> bool, now: Now) -
 /// The bans of clients in a netblock, at most [`MAX_LISTED`], and how many more there are.
 pub async fn bans_within(table: &Table, netblock: IpNet, now: Now) -> (Vec<ListedClient>, usize) {
     let (mut found, mut more) = (Vec::new(), 0);
-    for part in 0..PARTS {
-        table.banned_clients(part, now.monotonic, |client| match client.is_within(netblock) {
+    for shard in 0..SHARDS {
+        table.banned_clients(shard, now.monotonic, |client| match client.is_within(netblock) {
             true if found.len() < MAX_LISTED => found.push(client),
             true => more += 1,
             false => {}
         });
-        if part % PARTS_AT_ONCE == 0 {
+        if shard % SHARDS_AT_ONCE == 0 {
             yield_now().await;
         }
     }
@@ -103,9 +100,9 @@ pub async fn bans_within(table: &Table, netblock: IpNet, now: Now) -> (Vec<Liste
 /// Every ban of a client that is in force.
 pub async fn all_bans(table: &Table, now: Now) -> Vec<ListedClient> {
     let mut found = Vec::new();
-    for part in 0..PARTS {
-        table.banned_clients(part, now.monotonic, |client| found.push(client));
-        if part % PARTS_AT_ONCE == 0 {
+    for shard in 0..SHARDS {
+        table.banned_clients(shard, now.monotonic, |client| found.push(client));
+        if shard % SHARDS_AT_ONCE == 0 {
             yield_now().await;
         }
     }
@@ -115,16 +112,16 @@ pub async fn all_bans(table: &Table, now: Now) -> Vec<ListedClient> {
 /// The clients with the most hits, at most `number`, of limits that `counts` accepts.
 pub async fn busiest(table: &Table, number: usize, counts: impl Fn(u16) -> bool, now: Now) -> Vec<ListedClient> {
     let mut found = Vec::new();
-    for part in 0..PARTS {
-        table.clients(part, now.monotonic, |client| {
+    for shard in 0..SHARDS {
+        table.clients(shard, now.monotonic, |client| {
             if counts(client.limit) {
                 found.push(client);
             }
         });
-        if found.len() > 4 * number + PARTS {
+        if found.len() > 4 * number + SHARDS {
             shorten(&mut found, number);
         }
-        if part % PARTS_AT_ONCE == 0 {
+        if shard % SHARDS_AT_ONCE == 0 {
             yield_now().await;
         }
     }
@@ -135,8 +132,8 @@ pub async fn busiest(table: &Table, number: usize, counts: impl Fn(u16) -> bool,
 /// The clients of a netblock in the table, those with the most hits first, and how many more there are.
 pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<ListedClient>, usize) {
     let (mut found, mut more) = (Vec::new(), 0);
-    for part in 0..PARTS {
-        table.clients(part, now.monotonic, |client| {
+    for shard in 0..SHARDS {
+        table.clients(shard, now.monotonic, |client| {
             if client.is_within(netblock) {
                 found.push(client);
             }
@@ -144,7 +141,7 @@ pub async fn within(table: &Table, netblock: IpNet, now: Now) -> (Vec<ListedClie
         if found.len() > 2 * MAX_LISTED {
             more += shorten(&mut found, MAX_LISTED);
         }
-        if part % PARTS_AT_ONCE == 0 {
+        if shard % SHARDS_AT_ONCE == 0 {
             yield_now().await;
         }
     }
@@ -177,8 +174,8 @@ mod tests {
         table.hit(CounterId::text(3, 1 << 70), 1, 60_000, 5, 0);
         table.hit(CounterId::client(3, [192, 0, 2, 9].into(), 32), 1, 1_000, 5, 0);
         let mut listed = BTreeSet::new();
-        for part in 0..PARTS {
-            table.clients(part, 30_000, |client| {
+        for shard in 0..SHARDS {
+            table.clients(shard, 30_000, |client| {
                 assert_eq!((client.limit, client.hit.count, client.hit.left_ms, client.over), (3, 7, 30_000, true));
                 assert!(listed.insert((client.address.to_string(), client.prefix_length)));
             });

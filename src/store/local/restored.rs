@@ -23,8 +23,8 @@ pub struct RestoredEntry {
 }
 
 impl Table {
-    /// Parts that are taken out one by one.
-    pub const PARTS: usize = SHARDS;
+    /// Shards that are copied one by one.
+    pub const SHARDS: usize = SHARDS;
 
     /// An empty table that knows texts by the same hashes as the table with this secret.
     pub fn with_secret(max_clients: usize, secret: [u64; 2]) -> Self {
@@ -49,30 +49,30 @@ impl Table {
         self.wide.reserve(wide);
     }
 
-    /// Adds what one part holds to `counts`: the windows that still run. The table keeps it.
-    pub fn keep(&self, part: usize, now: u64, counts: &mut Vec<RestoredEntry>) {
+    /// Copies the windows of one shard that still run to `counts`.
+    pub fn copy_shard(&self, number: usize, now: u64, counts: &mut Vec<RestoredEntry>) {
         // Not in the order of the shards: a smaller table that takes the counts over makes room around the newest, and
         // should find counts of every worth there. 633 is odd, so no shard of the 1024 is left out.
-        let part = part * 633 % SHARDS;
+        let shard = number * 633 % SHARDS;
         let mut each = |key: StoredKey, Entry { count, over, expiry: ends }: Entry| {
             counts.push(RestoredEntry { id: CounterId(key), count, over, ends });
         };
-        self.narrow.show(part, now, |key, entry| each(StoredKey::Narrow(key), entry));
-        self.middle.show(part, now, |key, entry| each(StoredKey::Middle(key), entry));
-        self.wide.show(part, now, |key, entry| each(StoredKey::Wide(key), entry));
+        self.narrow.show(shard, now, |key, entry| each(StoredKey::Narrow(key), entry));
+        self.middle.show(shard, now, |key, entry| each(StoredKey::Middle(key), entry));
+        self.wide.show(shard, now, |key, entry| each(StoredKey::Wide(key), entry));
     }
 
     /// Takes a count over, unless its window is over or the key is counted here already.
-    pub fn insert_restored(&self, kept: &RestoredEntry, now: u64) {
-        if kept.ends <= now {
+    pub fn insert_restored(&self, restored: &RestoredEntry, now: u64) {
+        if restored.ends <= now {
             return;
         }
-        let entry = Entry { over: kept.over, ..Entry::new(kept.count, kept.ends, 0) };
-        match kept.id.0 {
+        let entry = Entry { over: restored.over, ..Entry::new(restored.count, restored.ends, 0) };
+        match restored.id.0 {
             StoredKey::Narrow(key) => self.narrow.insert_restored(self.hashing.hashed(key), entry, now),
             StoredKey::Middle(key) => self.middle.insert_restored(self.hashing.hashed(key), entry, now),
             StoredKey::Wide(key) => self.wide.insert_restored(self.hashing.hashed(key), entry, now),
         }
-        self.make_room(kept.id, now);
+        self.make_room(restored.id, now);
     }
 }

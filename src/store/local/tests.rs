@@ -371,7 +371,7 @@ fn many_threads_keep_the_bound() {
 fn copy(table: &Table, max_clients: usize, now: u64) -> Table {
     let copy = Table::with_secret(max_clients, table.secret());
     let mut counts = Vec::new();
-    (0..Table::PARTS).for_each(|part| table.keep(part, now, &mut counts));
+    (0..Table::SHARDS).for_each(|shard| table.copy_shard(shard, now, &mut counts));
     counts.iter().for_each(|kept| copy.insert_restored(kept, now));
     copy
 }
