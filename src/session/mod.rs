@@ -327,7 +327,7 @@ impl Position {
         let relation = self.relation(found);
         if let Some(id) = found
             && let Some(session) = table.session(id)
-            && session.takes(request, relation, self.origin.process, now.monotonic)
+            && session.is_continued_by(request, relation, self.origin.process, now.monotonic)
         {
             session.unanswered = false;
             session.left_at = None;
@@ -395,7 +395,7 @@ impl Position {
             && self
                 .current
                 .and_then(|id| table.session(id))
-                .is_some_and(|session| session.takes(request, Relation::Current, self.origin.process, now));
+                .is_some_and(|session| session.is_continued_by(request, Relation::Current, self.origin.process, now));
         match (own, request.instance) {
             (Some(own), _) if goes_on => own,
             (_, Some(instance)) => with(Port::Process(instance.pid)),
@@ -445,7 +445,7 @@ impl Session {
     }
 
     /// Whether a request with this session's endpoints belongs to it. `process` is the one that asks, if it is known.
-    fn takes(&self, request: &Request, relation: Relation, process: Option<u32>, now: u64) -> bool {
+    fn is_continued_by(&self, request: &Request, relation: Relation, process: Option<u32>, now: u64) -> bool {
         match (request.state, request.instance) {
             (Stage::Connect | Stage::Xclient, _) => {
                 relation != Relation::Current && self.is_same_connect(relation, process, now)
