@@ -30,7 +30,7 @@ pub const BLACKLIST_STATUS: u16 = 403;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ActionError {
     /// Which setting is wrong.
-    pub part: Part,
+    pub setting: ActionSetting,
     /// What is wrong.
     pub problem: String,
     /// What to write instead.
@@ -39,7 +39,7 @@ pub struct ActionError {
 
 /// The setting that an `ActionError` is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum ActionSetting {
     /// `action`.
     Action,
     /// `text`.
@@ -87,7 +87,7 @@ impl Action {
         let lone = !action.contains(' ');
         if text.trim().is_empty() {
             let remedy = "write what the client is told, as in \"Too many connections\"".to_owned();
-            return Err(ActionError { part: Part::Text, problem: "an empty text".to_owned(), remedy });
+            return Err(ActionError { setting: ActionSetting::Text, problem: "an empty text".to_owned(), remedy });
         }
         let head = match kind {
             ActionKind::Reply { permanent } if lone => {
@@ -104,22 +104,22 @@ impl Action {
             Some(head) if lone => format!("{head}{text}"),
             _ => action.to_owned(),
         };
-        let part = if whole.len() > action.len() { Part::Text } else { Part::Action };
+        let setting = if whole.len() > action.len() { ActionSetting::Text } else { ActionSetting::Action };
         let template = Template::parse(&whole).map_err(|problem| ActionError {
-            part,
+            setting,
             remedy: problem.remedy(),
             problem: problem.to_string(),
         })?;
         if template.longest() > MAX_ANSWER {
             return Err(ActionError {
-                part,
+                setting,
                 problem: format!("the answer can become longer than {MAX_ANSWER} bytes"),
                 remedy: "shorten it: Postfix cuts long replies".to_owned(),
             });
         }
         // Where it is not part of the whole, which is checked, only the other doors use it.
         let text = Template::parse(text).map_err(|problem| ActionError {
-            part: Part::Text,
+            setting: ActionSetting::Text,
             remedy: problem.remedy(),
             problem: problem.to_string(),
         })?;
@@ -177,8 +177,9 @@ enum ActionKind {
 
 impl ActionKind {
     fn of(action: &str, classes: &[String]) -> Result<Self, ActionError> {
-        let error =
-            |problem: String, remedy: &str| Err(ActionError { part: Part::Action, problem, remedy: remedy.to_owned() });
+        let error = |problem: String, remedy: &str| {
+            Err(ActionError { setting: ActionSetting::Action, problem, remedy: remedy.to_owned() })
+        };
         let (word, rest) = action.split_once(' ').unwrap_or((action, ""));
         if word.bytes().all(|byte| byte.is_ascii_digit()) {
             return Self::of_number(word, rest);
@@ -216,7 +217,7 @@ impl ActionKind {
         let error = |problem: String| {
             let remedy =
                 "write a reply code from 400 to 599 with a text, as in \"450 4.7.0 try again later\"".to_owned();
-            Err(ActionError { part: Part::Action, problem, remedy })
+            Err(ActionError { setting: ActionSetting::Action, problem, remedy })
         };
         if word.is_empty() {
             return error("an empty action means OK to Postfix: everyone passes, and later checks are skipped".into());
@@ -234,12 +235,20 @@ impl ActionKind {
         let (seconds, then) = rest.split_once(' ').unwrap_or((rest, ""));
         if seconds.is_empty() || !seconds.bytes().all(|byte| byte.is_ascii_digit()) {
             let remedy = "write sleep SECONDS, and what follows, as in \"sleep 1 defer_if_permit\"".to_owned();
-            return Err(ActionError { part: Part::Action, problem: "sleep without seconds".into(), remedy });
+            return Err(ActionError {
+                setting: ActionSetting::Action,
+                problem: "sleep without seconds".into(),
+                remedy,
+            });
         }
         if seconds.parse().is_ok_and(|seconds: u64| seconds > LONGEST_SLEEP) {
             let remedy =
                 format!("write {LONGEST_SLEEP} seconds at most: an smtpd process sleeps, and does nothing else");
-            return Err(ActionError { part: Part::Action, problem: format!("sleep {seconds} is long"), remedy });
+            return Err(ActionError {
+                setting: ActionSetting::Action,
+                problem: format!("sleep {seconds} is long"),
+                remedy,
+            });
         }
         if !then.is_empty() && !["reject", "defer", "defer_if_permit", "defer_if_reject"].contains(&then) {
             Self::of(then, classes)?;
@@ -249,7 +258,7 @@ impl ActionKind {
 
     fn permits(word: &str) -> Result<Self, ActionError> {
         Err(ActionError {
-            part: Part::Action,
+            setting: ActionSetting::Action,
             problem: format!("{word} would let a client over its limit skip the checks that follow"),
             remedy: "write an action that refuses, as in \"DEFER_IF_PERMIT\"".to_owned(),
         })
@@ -263,7 +272,7 @@ fn enhanced_status_code(code: &str) -> Result<&str, ActionError> {
     match subject_and_detail.and_then(|rest| rest.split_once('.')) {
         Some((subject, detail)) if number(subject) && number(detail) => Ok(&code[2..]),
         _ => Err(ActionError {
-            part: Part::EnhancedStatusCode,
+            setting: ActionSetting::EnhancedStatusCode,
             problem: format!("{code:?} is not an enhanced status code of a refusal"),
             remedy: "write three numbers, the first 4 or 5, as in \"4.7.0\"".to_owned(),
         }),
@@ -357,20 +366,20 @@ mod tests {
         ];
         for action in refused {
             let error = Action::new(action, "text", "4.7.0", 429, &[]).unwrap_err();
-            assert_eq!(error.part, Part::Action, "{action}");
+            assert_eq!(error.setting, ActionSetting::Action, "{action}");
         }
     }
 
     #[test]
     fn text_and_code_are_checked_too() {
-        let part = |text: &str, code: &str| Action::new("DEFER", text, code, 429, &[]).unwrap_err().part;
-        assert_eq!(part("{who}", "4.7.0"), Part::Text);
-        assert_eq!(part(" ", "4.7.0"), Part::Text);
-        assert_eq!(part("a\nb", "4.7.0"), Part::Text);
-        assert_eq!(part("\u{e9}t\u{e9}", "4.7.0"), Part::Text);
-        assert_eq!(part(&"x".repeat(201), "4.7.0"), Part::Text);
+        let setting = |text: &str, code: &str| Action::new("DEFER", text, code, 429, &[]).unwrap_err().setting;
+        assert_eq!(setting("{who}", "4.7.0"), ActionSetting::Text);
+        assert_eq!(setting(" ", "4.7.0"), ActionSetting::Text);
+        assert_eq!(setting("a\nb", "4.7.0"), ActionSetting::Text);
+        assert_eq!(setting("\u{e9}t\u{e9}", "4.7.0"), ActionSetting::Text);
+        assert_eq!(setting(&"x".repeat(201), "4.7.0"), ActionSetting::Text);
         for code in ["2.7.0", "4.7", "4.7.0.1", "4.x.0", "4.7.1234", ""] {
-            assert_eq!(part("x", code), Part::EnhancedStatusCode, "{code}");
+            assert_eq!(setting("x", code), ActionSetting::EnhancedStatusCode, "{code}");
         }
     }
 }

@@ -5,7 +5,7 @@ use super::super::effective::Origin;
 use super::super::settings::{TableSettings, default_word};
 use super::limit::{self, Timeouts};
 use crate::policy::Blacklist;
-use crate::policy::action::{Action, ActionError, BLACKLIST_STATUS, Part};
+use crate::policy::action::{Action, ActionError, ActionSetting, BLACKLIST_STATUS};
 use crate::policy::key::KeySpec;
 use crate::policy::limit::CountKind;
 
@@ -61,10 +61,10 @@ fn default_action() -> Action {
 
 /// Notes what is wrong with an action that is made of these keys.
 fn note(s: &TableSettings, error: ActionError, keys: [&'static str; 3]) {
-    let key = match error.part {
-        Part::Action => keys[0],
-        Part::EnhancedStatusCode => keys[1],
-        Part::Text => keys[2],
+    let key = match error.setting {
+        ActionSetting::Action => keys[0],
+        ActionSetting::EnhancedStatusCode => keys[1],
+        ActionSetting::Text => keys[2],
     };
     // A default can clash with a value that is set: the mistake is there. Where a limit sets none of them,
     // it is the top level's mistake, and noted there.
@@ -101,7 +101,7 @@ pub(super) fn blacklist(s: &TableSettings, timeouts: Timeouts, classes: &[String
     let action = Action::new(&own_action, &text, &code, BLACKLIST_STATUS, classes);
     let action = action.unwrap_or_else(|error| {
         // A mistake in the top level's action was noted there.
-        if is_own || error.part == Part::Text {
+        if is_own || error.setting == ActionSetting::Text {
             note(s, error, ["blacklist_action", "enhanced_status_code", "blacklist_text"]);
         }
         default_action()
