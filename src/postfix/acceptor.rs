@@ -14,7 +14,7 @@ use crate::observe::statistics::add;
 use crate::postfix::connection;
 use crate::postfix::connection::ConnectionState;
 use crate::postfix::suspended::{SuspendedConnection, SuspendedConnections};
-use crate::session::SessionOrigin;
+use crate::session::SessionPeer;
 
 /// What accepting needs.
 #[derive(Clone, Debug)]
@@ -50,8 +50,8 @@ impl Acceptor {
                 });
                 continue;
             }
-            let origin = SessionOrigin { peer: peer.ip(), process: stream.process() };
-            let (session, state) = (service.sessions.attach(origin), ConnectionState::default());
+            let session_peer = SessionPeer { address: peer.ip(), process: stream.process() };
+            let (session, state) = (service.sessions.attach(session_peer), ConnectionState::default());
             self.resume(SuspendedConnection { stream, peer, session, state });
         }
     }

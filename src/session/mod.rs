@@ -57,10 +57,10 @@ impl Sessions {
     }
 
     /// The handle of a new policy connection.
-    pub fn attach(self: &Arc<Self>, origin: impl Into<SessionOrigin>) -> SessionHandle {
+    pub fn attach(self: &Arc<Self>, peer: impl Into<SessionPeer>) -> SessionHandle {
         let number = self.lock().number();
-        let origin = origin.into();
-        let position = Position { number, origin, current: None, opening: false, last: None, repeated: false };
+        let peer = peer.into();
+        let position = Position { number, peer, current: None, opening: false, last: None, repeated: false };
         SessionHandle { position, sessions: Arc::clone(self) }
     }
 
@@ -123,16 +123,16 @@ pub struct SessionHandle {
 
 /// The other end of a policy connection, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct SessionOrigin {
+pub struct SessionPeer {
     /// Its address, over TCP.
-    pub peer: Option<IpAddr>,
+    pub address: Option<IpAddr>,
     /// Its process, over a unix socket.
     pub process: Option<u32>,
 }
 
-impl From<Option<IpAddr>> for SessionOrigin {
-    fn from(peer: Option<IpAddr>) -> Self {
-        Self { peer, process: None }
+impl From<Option<IpAddr>> for SessionPeer {
+    fn from(address: Option<IpAddr>) -> Self {
+        Self { address, process: None }
     }
 }
 
@@ -140,7 +140,7 @@ impl From<Option<IpAddr>> for SessionOrigin {
 #[derive(Debug)]
 struct Position {
     number: u64,
-    origin: SessionOrigin,
+    peer: SessionPeer,
     current: Option<SessionId>,
     /// Its last request was a CONNECT or XCLIENT.
     opening: bool,
@@ -327,7 +327,7 @@ impl Position {
         let relation = self.relation(found);
         if let Some(id) = found
             && let Some(session) = table.session(id)
-            && session.is_continued_by(request, relation, self.origin.process, now.monotonic)
+            && session.is_continued_by(request, relation, self.peer.process, now.monotonic)
         {
             session.unanswered = false;
             session.left_at = None;
@@ -347,7 +347,7 @@ impl Position {
         self.detach(table);
         let (id, session) = table.begin(endpoints, hash, found);
         session.opened = self.opening.then_some(now.monotonic);
-        (session.process, session.instance) = (self.origin.process, request.instance);
+        (session.process, session.instance) = (self.peer.process, request.instance);
         self.move_to(table, id);
         (id, SessionLookup { new: true, ..SessionLookup::default() })
     }
@@ -385,7 +385,7 @@ impl Position {
     }
 
     fn endpoints(&self, client: IpAddr, request: &Request, table: &mut SessionTable, now: u64) -> Endpoints {
-        let with = |port| Endpoints::new(client, port, request.server, self.origin.peer);
+        let with = |port| Endpoints::new(client, port, request.server, self.peer.address);
         if request.client_port != 0 {
             return with(Port::Client(request.client_port));
         }
@@ -395,7 +395,7 @@ impl Position {
             && self
                 .current
                 .and_then(|id| table.session(id))
-                .is_some_and(|session| session.is_continued_by(request, Relation::Current, self.origin.process, now));
+                .is_some_and(|session| session.is_continued_by(request, Relation::Current, self.peer.process, now));
         match (own, request.instance) {
             (Some(own), _) if goes_on => own,
             (_, Some(instance)) => with(Port::Process(instance.pid)),

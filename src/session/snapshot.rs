@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::table::{Endpoints, LINGER, Session, SessionId, SessionTable};
-use super::{Position, SessionHandle, SessionOrigin, Sessions};
+use super::{Position, SessionHandle, SessionPeer, Sessions};
 use crate::net::clock::Now;
 use crate::policy::record_snapshot::{Ids, SavedRecord};
 use crate::policy::request::Instance;
@@ -58,7 +58,7 @@ impl Sessions {
     /// The handle of a policy connection, as it was before.
     pub fn restore_handle(
         self: &Arc<Self>,
-        origin: SessionOrigin,
+        peer: SessionPeer,
         saved: &SavedHandle,
         places: &RestoredIds,
     ) -> SessionHandle {
@@ -66,7 +66,7 @@ impl Sessions {
         let current = current.and_then(|place| places.get(&place)).copied();
         let mut table = self.lock();
         current.into_iter().for_each(|place| table.attach(place));
-        let position = Position { number, origin, current, opening, last: None, repeated: false };
+        let position = Position { number, peer, current, opening, last: None, repeated: false };
         SessionHandle { position, sessions: Arc::clone(self) }
     }
 

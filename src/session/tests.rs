@@ -23,13 +23,13 @@ struct Site {
 
 impl Site {
     fn new(connections: usize) -> Self {
-        Self::of(&vec![SessionOrigin::default(); connections])
+        Self::of(&vec![SessionPeer::default(); connections])
     }
 
     /// With policy connections from these addresses or processes.
-    fn of<O: Copy + Into<SessionOrigin>>(origins: &[O]) -> Self {
-        let sessions = Sessions::new(origins.len());
-        let handles = origins.iter().map(|origin| Some(sessions.attach(*origin))).collect();
+    fn of<O: Copy + Into<SessionPeer>>(peers: &[O]) -> Self {
+        let sessions = Sessions::new(peers.len());
+        let handles = peers.iter().map(|peer| Some(sessions.attach(*peer))).collect();
         Self { sessions, handles }
     }
 
@@ -111,8 +111,8 @@ fn a_source_port_used_again_is_another_session() {
 }
 
 /// Plays a dialog whose requests are answered within a millisecond: (connection, time, begins a session).
-fn connects(origins: [SessionOrigin; 2], dialog: &[(usize, u64, bool)]) {
-    let mut site = Site::of(&origins);
+fn connects(peers: [SessionPeer; 2], dialog: &[(usize, u64, bool)]) {
+    let mut site = Site::of(&peers);
     for (number, (connection, at, begins)) in dialog.iter().enumerate() {
         let is_new = site.begins(*connection, *at, "CONNECT 198.51.100.1 4711 -");
         assert_eq!(is_new, *begins, "request {number}");
@@ -123,7 +123,7 @@ fn connects(origins: [SessionOrigin; 2], dialog: &[(usize, u64, bool)]) {
 #[test]
 fn over_tcp_two_connects_are_one_session_if_the_second_follows_the_answer_at_once() {
     let dialog = [(0, 0, true), (1, 50, false), (0, 100, true), (1, 101, false), (0, 200, true), (1, 251, true)];
-    connects([SessionOrigin::default(); 2], &dialog);
+    connects([SessionPeer::default(); 2], &dialog);
 }
 
 #[test]
@@ -135,7 +135,7 @@ fn over_tcp_a_connect_without_an_answer_yet_may_come_again_over_another_connecti
 
 #[test]
 fn over_a_unix_socket_two_connects_are_one_session_if_one_process_asks() {
-    let process = |process| SessionOrigin { peer: None, process: Some(process) };
+    let process = |process| SessionPeer { address: None, process: Some(process) };
     // The first answer may have been delayed.
     connects([process(7), process(7)], &[(0, 0, true), (1, 6_000, false), (0, 7_000, true), (1, 7_010, false)]);
     connects([process(7), process(8)], &[(0, 0, true), (1, 2, true), (0, 4, true)]);
@@ -221,8 +221,8 @@ fn each_host_that_asks_has_sessions_of_its_own() {
 
 #[test]
 fn this_host_is_one_whatever_it_asks_over() {
-    let origins = [Some("127.0.0.1".parse::<IpAddr>().unwrap()), Some("::1".parse().unwrap()), None];
-    let mut site = Site::of(&origins);
+    let peers = [Some("127.0.0.1".parse::<IpAddr>().unwrap()), Some("::1".parse().unwrap()), None];
+    let mut site = Site::of(&peers);
     let begins: Vec<_> =
         (0..3).map(|connection| site.begins(connection, 0, "RCPT 198.51.100.1 4711 a1.10.0.0")).collect();
     assert_eq!(begins, [true, false, false]);

@@ -26,7 +26,7 @@ use crate::policy::Policy;
 use crate::policy::record_snapshot::Ids;
 use crate::postfix::connection::{ConnectionState, SavedConnection};
 use crate::postfix::suspended::SuspendedConnection;
-use crate::session::SessionOrigin;
+use crate::session::SessionPeer;
 use crate::session::snapshot::{RestoredIds, SavedHandle};
 use crate::snapshot::section::{Section, SectionReader, SnapshotError, decode};
 use crate::store::shared::backend::SavedOutage;
@@ -208,13 +208,13 @@ impl Handover {
             // Postfix may have gone meanwhile.
             let Ok((stream, peer)) = Stream::inherited(socket) else { continue };
             let peer = peer.map_or(Peer::Unix, Peer::inet);
-            let origin = SessionOrigin { peer: peer.ip(), process: stream.process() };
+            let session_peer = SessionPeer { address: peer.ip(), process: stream.process() };
             let (session, state) = match saved {
                 Some((session, state)) => (
-                    service.sessions.restore_handle(origin, &session, &places),
+                    service.sessions.restore_handle(session_peer, &session, &places),
                     ConnectionState::restore(&state, &service.delayed),
                 ),
-                None => (service.sessions.attach(origin), ConnectionState::default()),
+                None => (service.sessions.attach(session_peer), ConnectionState::default()),
             };
             suspended.push(SuspendedConnection { stream, peer, session, state });
         }
