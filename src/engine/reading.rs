@@ -3,7 +3,7 @@
 use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
 use crate::policy::limit::Window;
-use crate::policy::{Counter, CounterKind, Operation, window};
+use crate::policy::{Counter, CounterKind, Operation, sliding_window};
 use crate::store::Store;
 
 /// All counters of one key, read at one moment.
@@ -46,7 +46,7 @@ impl Reading {
             }
         }
         if limit.window == Window::Sliding {
-            reading.left = window::left(&slots, 1, limit.exptime, now.unix_ms);
+            reading.left = sliding_window::left(&slots, 1, limit.exptime, now.unix_ms);
         }
         Some(reading)
     }

@@ -19,7 +19,7 @@ use crate::policy::limit::{Limit, Rate, Window};
 use crate::policy::lists::ListEntry;
 use crate::policy::override_target::OverrideTarget;
 use crate::policy::thresholds::UNLIMITED;
-use crate::policy::{Policy, rate_of, window};
+use crate::policy::{Policy, rate_of, sliding_window};
 
 /// What a command is about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -159,8 +159,8 @@ impl TargetCounter<'_> {
         let mut kinds = match &self.limit.window {
             window @ (Window::Fixed | Window::Exact | Window::Calendar(_)) => vec![window.counter(now)],
             Window::Sliding => {
-                let newest = window::slot(self.limit.exptime, now.unix_ms);
-                (0..=window::OLDER).map(|age| CounterKind::Slot(newest.saturating_sub(age))).collect()
+                let newest = sliding_window::slot(self.limit.exptime, now.unix_ms);
+                (0..=sliding_window::OLDER).map(|age| CounterKind::Slot(newest.saturating_sub(age))).collect()
             }
         };
         if self.limit.delay.is_some() || self.limit.ban.is_some() {

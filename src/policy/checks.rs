@@ -15,7 +15,7 @@ use super::overrides::ActiveOverride;
 use super::record::{CountRecord, Scope, SessionRecord};
 use super::request::{LoginOutcome, Request, Stage};
 use super::thresholds::UNLIMITED;
-use super::{NetblockRate, window};
+use super::{NetblockRate, sliding_window};
 use crate::net::clock::Now;
 
 /// A request and the limits that apply to it, in the order of the file.
@@ -286,8 +286,8 @@ impl LimitCheck<'_> {
                 ask(CounterKind::Calendar(window), amount, window.lifetime(now));
             }
             Window::Sliding => {
-                let lifetime = window::lifetime(limit.exptime);
-                let [newest, older @ ..] = window::slots(limit.exptime, now.unix_ms);
+                let lifetime = sliding_window::lifetime(limit.exptime);
+                let [newest, older @ ..] = sliding_window::slots(limit.exptime, now.unix_ms);
                 ask(CounterKind::Slot(newest), amount, lifetime);
                 older.into_iter().for_each(|slot| ask(CounterKind::Slot(slot), 0, lifetime));
             }
@@ -304,7 +304,7 @@ impl LimitCheck<'_> {
     fn operations(&self) -> usize {
         let window = match self.limit.window {
             Window::Fixed | Window::Exact | Window::Calendar(_) => 1,
-            Window::Sliding => window::OLDER as usize + 1,
+            Window::Sliding => sliding_window::OLDER as usize + 1,
         };
         window + usize::from(self.limit.ban.is_some()) + usize::from(self.limit.delay.is_some())
     }
@@ -353,11 +353,11 @@ impl LimitCheck<'_> {
 
     fn slide(&self, readings: &Readings, begin: usize, now: Now) -> Option<Counter> {
         let limit = self.limit;
-        let counters =
-            window::slots(limit.exptime, now.unix_ms).map(|slot| readings.find(begin, self, CounterKind::Slot(slot)));
+        let counters = sliding_window::slots(limit.exptime, now.unix_ms)
+            .map(|slot| readings.find(begin, self, CounterKind::Slot(slot)));
         let counts = counters.map(|counter| counter.map_or(0, |counter| counter.count));
         let count = counts.iter().fold(0_u32, |sum, count| sum.saturating_add(*count));
-        let left = window::left(&counts, self.threshold, limit.exptime, now.unix_ms);
+        let left = sliding_window::left(&counts, self.threshold, limit.exptime, now.unix_ms);
         counters[0].map(|newest| Counter { count, left, added: newest.added })
     }
 }

@@ -14,7 +14,7 @@ use super::overrides::Override;
 use super::record::{BlacklistState, CountRecord, CountRecords, Scope, SessionRecord};
 use super::request::Request;
 use super::template::Values;
-use super::{LimitOutcome, window};
+use super::{LimitOutcome, sliding_window};
 use crate::net::clock::Now;
 
 /// The answer to one request.
@@ -398,7 +398,7 @@ impl<'p> Refund<'p> {
             // The store has not kept it.
             Window::Exact if hit.count > check.threshold && !limit.keeps_hits_over() => return None,
             Window::Exact => CounterKind::Hits,
-            Window::Sliding => CounterKind::Slot(window::slot(limit.exptime, now.unix_ms)),
+            Window::Sliding => CounterKind::Slot(sliding_window::slot(limit.exptime, now.unix_ms)),
             Window::Calendar(calendar) => CounterKind::Calendar(calendar.window(now)),
         };
         match check.state {
@@ -415,7 +415,7 @@ impl HeldHits {
         let Refund { part, kind, amount, .. } = Refund::of(check, count, now)?;
         let left = match limit.window {
             Window::Fixed | Window::Calendar(_) => count.hit?.left,
-            Window::Sliding | Window::Exact => window::lifetime(limit.exptime),
+            Window::Sliding | Window::Exact => sliding_window::lifetime(limit.exptime),
         };
         Some(Self {
             limit: limit.id,

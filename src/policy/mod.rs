@@ -44,11 +44,11 @@ pub mod record;
 pub mod record_snapshot;
 pub mod request;
 pub mod settings;
+pub mod sliding_window;
 pub mod spelling;
 pub mod template;
 pub mod thresholds;
 pub mod value_list;
-pub mod window;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

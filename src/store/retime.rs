@@ -8,7 +8,7 @@ use super::Store;
 use crate::net::clock::Now;
 use crate::policy::key::KeyPart;
 use crate::policy::limit::{ExptimeChange, Window};
-use crate::policy::{CounterKind, Key, Limit, window};
+use crate::policy::{CounterKind, Key, Limit, sliding_window};
 
 impl Store {
     /// Gives the window of a key its new length, unless it has it already. Does not wait where counts are in this process.
@@ -32,15 +32,16 @@ impl Store {
                 }
             }
             Window::Sliding => {
-                let slots = window::slots(limit.exptime, now.unix_ms);
-                for old in window::slots(change.before, now.unix_ms) {
+                let lifetime = sliding_window::lifetime(limit.exptime);
+                let slots = sliding_window::slots(limit.exptime, now.unix_ms);
+                for old in sliding_window::slots(change.before, now.unix_ms) {
                     // All its hits are taken for its latest ones.
-                    let latest = window::end(change.before, old).min(now.unix_ms);
-                    let slot = window::slot(limit.exptime, latest);
+                    let latest = sliding_window::end(change.before, old).min(now.unix_ms);
+                    let slot = sliding_window::slot(limit.exptime, latest);
                     if let Some((count @ 1.., _)) = self.read_counter(&of(CounterKind::Slot(old)), now).await
                         && slots.contains(&slot)
                     {
-                        self.add_hits(&of(CounterKind::Slot(slot)), count, window::lifetime(limit.exptime), now);
+                        self.add_hits(&of(CounterKind::Slot(slot)), count, lifetime, now);
                     }
                 }
             }

@@ -3,7 +3,7 @@
 use connshaper::net::clock::Now;
 use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::Window;
-use connshaper::policy::{CounterKind, Limit, window};
+use connshaper::policy::{CounterKind, Limit, sliding_window};
 use proptest::prelude::*;
 use tokio::runtime::Builder;
 
@@ -61,12 +61,12 @@ proptest! {
         for (pause, step) in hits {
             monotonic += pause;
             let now = at(monotonic, step);
-            let newest = window::slot(limit.exptime, now.unix_ms);
-            let asked: Vec<_> = (0..=window::OLDER).map(|age| (CounterKind::Slot(newest - age), u32::from(age == 0))).collect();
+            let newest = sliding_window::slot(limit.exptime, now.unix_ms);
+            let asked: Vec<_> = (0..=sliding_window::OLDER).map(|age| (CounterKind::Slot(newest - age), u32::from(age == 0))).collect();
             let answers = runtime.block_on(host.count(&limit, &client(), &asked, now));
             let count: u32 = answers.into_iter().map(|hit| hit.unwrap().count).sum();
             made.push(monotonic);
-            let kept = u64::from(window::lifetime(limit.exptime)) * 1000;
+            let kept = u64::from(sliding_window::lifetime(limit.exptime)) * 1000;
             let within = made.iter().filter(|then| **then + kept > monotonic).count();
             prop_assert!(count as usize <= within, "{count} counted of {within} hits");
             prop_assert!(count >= 1);

@@ -8,7 +8,7 @@ use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
 use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::{Ban, Window};
-use connshaper::policy::{Counter, CounterKind, Limit, Refund, window};
+use connshaper::policy::{Counter, CounterKind, Limit, Refund, sliding_window};
 
 use crate::support::{Memcached, Proxy, Relay, Site, default_limit, on_every_store};
 
@@ -112,13 +112,13 @@ fn a_sliding_window_counts_what_its_slots_hold() {
         let (mut moment, mut hits) = (0, Vec::new());
         for number in 0..60 {
             moment += number * 7919 % 2500;
-            let newest = window::slot(limit.exptime, at(moment).unix_ms);
+            let newest = sliding_window::slot(limit.exptime, at(moment).unix_ms);
             hits.push(newest);
-            let slots = (0..=window::OLDER).map(|age| (CounterKind::Slot(newest - age), u32::from(age == 0)));
+            let slots = (0..=sliding_window::OLDER).map(|age| (CounterKind::Slot(newest - age), u32::from(age == 0)));
             let slots: Vec<_> = slots.collect();
             let answers = host.count(&limit, &client(1), &slots, at(moment)).await;
             let count: u32 = answers.into_iter().map(|hit| hit.unwrap().count).sum();
-            let expected = hits.iter().filter(|slot| **slot + window::OLDER >= newest).count();
+            let expected = hits.iter().filter(|slot| **slot + sliding_window::OLDER >= newest).count();
             assert_eq!(count as usize, expected, "after {number} hits, at {moment} ms");
         }
     });
@@ -162,7 +162,7 @@ fn coalescing_treats_the_slots_of_a_sliding_window_as_one_key() {
 
 /// All operations of one request on a sliding window with bans and delays.
 fn everything() -> Vec<(CounterKind, u32)> {
-    let slots = (0..=window::OLDER).map(|age| (CounterKind::Slot(100 - age), u32::from(age == 0)));
+    let slots = (0..=sliding_window::OLDER).map(|age| (CounterKind::Slot(100 - age), u32::from(age == 0)));
     slots.chain([(CounterKind::Ban, 0), (CounterKind::Violations, 0)]).collect()
 }
 

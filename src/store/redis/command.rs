@@ -8,7 +8,7 @@ use std::sync::LazyLock;
 
 use redis::{Cmd, Pipeline, Script, ServerError, Value};
 
-use crate::policy::window;
+use crate::policy::sliding_window;
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, Slide};
 
 /// The script; a server knows it by its hash once it has seen it.
@@ -228,7 +228,7 @@ impl RedisCommand {
 
     /// The slots of a sliding window now, the newest first.
     fn slots(&self) -> impl Iterator<Item = Vec<u8>> {
-        window::slots(self.exptime, self.unix_ms).into_iter().map(|number| slot_key(&self.key, number))
+        sliding_window::slots(self.exptime, self.unix_ms).into_iter().map(|number| slot_key(&self.key, number))
     }
 
     fn write_plain(&self, output: &mut Pipeline) {
@@ -251,7 +251,7 @@ impl RedisCommand {
             CounterCommand::Slide(Slide { amount, .. }) => {
                 output.cmd("MULTI");
                 if let Some(newest) = self.slots().next().filter(|_| amount > 0) {
-                    let lifetime = u64::from(window::lifetime(self.exptime)) * 1000;
+                    let lifetime = u64::from(sliding_window::lifetime(self.exptime)) * 1000;
                     output.cmd("SET").arg(&newest).arg(0).arg("PX").arg(lifetime).arg("NX");
                     output.cmd("INCRBY").arg(&newest).arg(amount);
                 }
@@ -357,7 +357,7 @@ impl RedisCommand {
         if slide.amount == 0 && sum == 0 {
             return RedisReply::Reply(CounterReply::NotDone);
         }
-        let left = window::left(&counts, slide.threshold, self.exptime, self.unix_ms);
+        let left = sliding_window::left(&counts, slide.threshold, self.exptime, self.unix_ms);
         RedisReply::Reply(CounterReply::Count { count: sum, left: Some(left) })
     }
 

@@ -12,7 +12,7 @@ use connshaper::observe::log::{Log, Severity};
 use connshaper::observe::statistics::Statistics;
 use connshaper::policy::decision::Violation;
 use connshaper::policy::key::KeyPart;
-use connshaper::policy::{Counter, CounterKind, Key, Limit, Operation, window};
+use connshaper::policy::{Counter, CounterKind, Key, Limit, Operation, sliding_window};
 use connshaper::store::Store;
 use connshaper::store::local::Table;
 use connshaper::store::shared::backend::{
@@ -268,7 +268,7 @@ impl Host {
     ) -> Vec<Option<Counter>> {
         let operation = |&(purpose, amount): &(CounterKind, u32)| {
             let exptime = match purpose {
-                CounterKind::Slot(_) => window::lifetime(limit.exptime),
+                CounterKind::Slot(_) => sliding_window::lifetime(limit.exptime),
                 _ => limit.exptime,
             };
             Operation { key: Key { limit, part, kind: purpose }, amount, exptime, threshold: limit.threshold }
