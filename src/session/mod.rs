@@ -32,7 +32,7 @@ use crate::policy::attribute::Attribute;
 use crate::policy::message::{HeldHits, MessageProgress};
 use crate::policy::request::{Instance, Request, Stage};
 use crate::policy::{CountRecord, Scope, SessionRecord};
-use table::{Endpoints, Port, Session, SessionId, SessionTable};
+use table::{Discriminator, Endpoints, Session, SessionId, SessionTable};
 
 /// An smtpd process asks its next list this many milliseconds after our answer at the latest. Where nothing tells the
 /// process, a later CONNECT over another policy connection is a new session.
@@ -385,21 +385,21 @@ impl Position {
     }
 
     fn endpoints(&self, client: IpAddr, request: &Request, table: &mut SessionTable, now: u64) -> Endpoints {
-        let with = |port| Endpoints::new(client, port, request.server, self.peer.address);
+        let with = |discriminator| Endpoints::new(client, discriminator, request.server, self.peer.address);
         if request.client_port != 0 {
-            return with(Port::Client(request.client_port));
+            return with(Discriminator::Port(request.client_port));
         }
         // Postfix before 3.0: the session goes on over its policy connection while the client is the same.
         let own = self.current.and_then(|id| table.endpoints(id).copied());
-        let goes_on = own.is_some_and(|own| own == with(own.port()))
+        let goes_on = own.is_some_and(|own| own == with(own.discriminator))
             && self
                 .current
                 .and_then(|id| table.session(id))
                 .is_some_and(|session| session.is_continued_by(request, Relation::Current, self.peer.process, now));
         match (own, request.instance) {
             (Some(own), _) if goes_on => own,
-            (_, Some(instance)) => with(Port::Process(instance.pid)),
-            (_, None) => with(Port::Handle(self.number)),
+            (_, Some(instance)) => with(Discriminator::Process(instance.pid)),
+            (_, None) => with(Discriminator::Handle(self.number)),
         }
     }
 }

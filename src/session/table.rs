@@ -31,14 +31,14 @@ pub struct Endpoints {
     pub(super) server: u128,
     pub(super) peer: u128,
     pub(super) server_port: Option<u16>,
-    pub(super) port: Port,
+    pub(super) discriminator: Discriminator,
 }
 
 /// What tells the sessions of one client address apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Port {
+pub enum Discriminator {
     /// The client's port.
-    Client(u16),
+    Port(u16),
     /// Postfix before 3.0 tells no port; the smtpd process is the next best.
     Process(u64),
     /// Nor is there a process id before the first MAIL command, so only its own policy connection finds the session.
@@ -48,28 +48,30 @@ pub enum Port {
 impl Endpoints {
     /// `server` is what the client connected to, if Postfix tells it. `peer` is the host that asks: several may use one
     /// server address, behind a translation of addresses or each in a container.
-    pub fn new(client: IpAddr, port: Port, server: Option<(IpAddr, u16)>, peer: Option<IpAddr>) -> Self {
+    pub fn new(
+        client: IpAddr,
+        discriminator: Discriminator,
+        server: Option<(IpAddr, u16)>,
+        peer: Option<IpAddr>,
+    ) -> Self {
         let bits = |address: IpAddr| match address {
             IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
             IpAddr::V6(address) => address.to_bits(),
         };
         // This host may ask over either family and over a unix socket.
         let peer = peer.filter(|peer| !peer.is_loopback()).map_or(0, bits);
-        let server_bits = server.map_or(0, |(address, _)| bits(address));
-        Self { client: bits(client), server: server_bits, peer, server_port: server.map(|(_, port)| port), port }
-    }
-
-    pub fn port(&self) -> Port {
-        self.port
+        let server_port = server.map(|(_, port)| port);
+        let server = server.map_or(0, |(address, _)| bits(address));
+        Self { client: bits(client), server, peer, server_port, discriminator }
     }
 
     /// Clients choose their addresses and ports, so the hash has a secret. It need not withstand more: the table has at
     /// most two sessions for each policy connection.
     fn hash(&self, secret: &FixedState) -> u64 {
-        let (kind, number) = match self.port {
-            Port::Client(port) => (0, u64::from(port)),
-            Port::Process(process) => (1, process),
-            Port::Handle(handle) => (2, handle),
+        let (kind, number) = match self.discriminator {
+            Discriminator::Port(port) => (0, u64::from(port)),
+            Discriminator::Process(process) => (1, process),
+            Discriminator::Handle(handle) => (2, handle),
         };
         let mut hasher = secret.build_hasher();
         for address in [self.client, self.server, self.peer] {
