@@ -12,10 +12,10 @@ use crate::net::lock;
 use crate::observe::log::{Log, Severity};
 use crate::policy::door::Door;
 use crate::policy::limit::LimitId;
-use crate::policy::moments::{
-    RestrictionStage, all_goes_back, change_limit, gives_all_back, moments, needs_login, needs_moments, never_asked,
-};
 use crate::policy::request::{Request, Stage};
+use crate::policy::restriction_stage::{
+    RestrictionStage, all_goes_back, change_limit, gives_all_back, needs_login, needs_stages, never_asked, stages,
+};
 use crate::policy::{Limit, LimitChecks, Pass, Plan, Policy, SessionRecord, Verdict};
 
 /// Requests of Postfix since the start or the last reload, before anything is logged. Not all of them need be about
@@ -58,8 +58,8 @@ pub struct UnusedLimit {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum UseProblem {
-    NoMoment,
-    WrongMoment,
+    NoStage,
+    WrongStage,
     NoLogin,
     AllGoesBack,
     Unused,
@@ -126,17 +126,17 @@ impl LimitUse {
 
     /// Why the requests so far are none that the limit could count; `None`: some were.
     fn problem(&self, limit: &Limit, requests: u64) -> Option<(UseProblem, String, String)> {
-        let moments = moments(limit);
-        let Some(first) = moments.last() else {
-            return Some((UseProblem::NoMoment, needs_moments(limit, &moments), change_limit(limit)));
+        let stages = stages(limit);
+        let Some(first) = stages.last() else {
+            return Some((UseProblem::NoStage, needs_stages(limit, &stages), change_limit(limit)));
         };
-        let stages = stages(&moments);
-        if self.tally.requests(&stages, false) == 0 {
-            let problem = format!("{}, and none of {requests} requests was one", needs_moments(limit, &moments));
+        let at = request_stages(&stages);
+        if self.tally.requests(&at, false) == 0 {
+            let problem = format!("{}, and none of {requests} requests was one", needs_stages(limit, &stages));
             let remedy = format!("write the same check_policy_service in {}", first.list());
-            return Some((UseProblem::WrongMoment, problem, remedy));
+            return Some((UseProblem::WrongStage, problem, remedy));
         }
-        (needs_login(limit) && self.tally.requests(&stages, true) == 0).then(|| {
+        (needs_login(limit) && self.tally.requests(&at, true) == 0).then(|| {
             let why = format!("it is about logins, and none of {requests} requests had one");
             let remedy = "write check_policy_service before permit_sasl_authenticated where users log in";
             (UseProblem::NoLogin, never_asked(limit, why), remedy.to_owned())
@@ -161,7 +161,7 @@ impl LimitUse {
         };
         let mut state = lock(&self.state);
         for (limit, say) in says {
-            let fits = stages(&moments(limit)).contains(&request.state) && (login || !needs_login(limit));
+            let fits = request_stages(&stages(limit)).contains(&request.state) && (login || !needs_login(limit));
             if let Some(why) = say.why_not().filter(|_| fits && !self.tally.is_used(limit)) {
                 state.examples.insert(limit.id, why);
             }
@@ -177,6 +177,6 @@ impl UnusedLimit {
     }
 }
 
-fn stages(moments: &[RestrictionStage]) -> Vec<Stage> {
-    Stage::ALL.into_iter().filter(|stage| moments.iter().any(|moment| moment.stages().contains(stage))).collect()
+fn request_stages(stages: &[RestrictionStage]) -> Vec<Stage> {
+    Stage::ALL.into_iter().filter(|stage| stages.iter().any(|at| at.request_stages().contains(stage))).collect()
 }

@@ -11,8 +11,8 @@ use super::conditions::Conditions;
 use super::door::{Door, DoorSet};
 use super::key::{CounterKind, KeyPart, KeySpec};
 use super::key_field::KeyField;
-use super::moments::{RestrictionStage, moments};
 use super::request::Request;
+use super::restriction_stage::{RestrictionStage, stages};
 use super::spelling::Spellings;
 use super::thresholds::Thresholds;
 use crate::net::clock::Now;
@@ -112,7 +112,7 @@ impl Limit {
         self.per.0.contains(&KeyField::Whole(attribute)) || self.conditions.is_about(attribute)
     }
 
-    /// Whether it has to know the recipients of a message at a moment when Postfix names only a single one.
+    /// Whether it has to know the recipients of a message at a stage where Postfix names only a single one.
     pub fn needs_recipients(&self) -> bool {
         let is_late =
             || matches!(self.counts, CountKind::Messages | CountKind::Clients) && self.is_about_late_recipients();
@@ -121,7 +121,7 @@ impl Limit {
 
     /// Whether it has conditions on the recipient, and is judged after all recipients are named.
     pub fn is_about_late_recipients(&self) -> bool {
-        self.conditions.is_about(Attribute::Recipient) && !moments(self).contains(&RestrictionStage::Rcpt)
+        self.conditions.is_about(Attribute::Recipient) && !stages(self).contains(&RestrictionStage::Rcpt)
     }
 
     /// Whether its key or a condition of it looks at an attribute of a kind.

@@ -4,7 +4,9 @@ use super::postfix::{Postfix, ServiceCall};
 use crate::observe::finding::{Assessment, Finding, not_right, right, wrong};
 use crate::policy::door::Door;
 use crate::policy::limit::{self, CountKind, Limit};
-use crate::policy::moments::{self, RestrictionStage, all_goes_back, gives_all_back, never_asked};
+use crate::policy::restriction_stage::{
+    RestrictionStage, all_goes_back, change_limit, gives_all_back, needs_login, needs_stages, never_asked, stages,
+};
 
 /// A finding for each limit of Postfix's requests; nothing where Postfix asks nobody.
 pub fn examine(limits: &[Limit], instances: &[&Postfix]) -> Vec<Finding> {
@@ -29,15 +31,15 @@ fn dead(limit: &Limit, limits: &[Limit]) -> Assessment {
 }
 
 fn judge(limit: &Limit, questions: &[ServiceCall], dead: Assessment) -> Finding {
-    let (moments, login) = (moments::moments(limit), moments::needs_login(limit));
-    let fits = |question: &&ServiceCall| !question.shut && moments.contains(&question.moment);
-    let at_moment: Vec<&ServiceCall> = questions.iter().filter(fits).collect();
-    if let Some(question) = at_moment.iter().find(|question| !login || !question.after_logins) {
-        if gives_all_back(limit) && !at_moment.iter().any(|question| question.moment.is_late()) {
+    let (stages, login) = (stages(limit), needs_login(limit));
+    let fits = |question: &&ServiceCall| !question.shut && stages.contains(&question.stage);
+    let at_stage: Vec<&ServiceCall> = questions.iter().filter(fits).collect();
+    if let Some(question) = at_stage.iter().find(|question| !login || !question.after_logins) {
+        if gives_all_back(limit) && !at_stage.iter().any(|question| question.stage.is_late()) {
             let (what, remedy) = all_goes_back(limit);
             return not_right(dead, what, remedy);
         }
-        let at_rcpt = |question: &ServiceCall| !question.shut && question.moment == RestrictionStage::Rcpt;
+        let at_rcpt = |question: &ServiceCall| !question.shut && question.stage == RestrictionStage::Rcpt;
         if limit.needs_recipients() && !questions.iter().any(at_rcpt) {
             let what = format!(
                 "limit {} does not count a message with several recipients: Postfix names them at RCPT only, where it \
@@ -48,31 +50,26 @@ fn judge(limit: &Limit, questions: &[ServiceCall], dead: Assessment) -> Finding 
             let list = RestrictionStage::Rcpt.list();
             return wrong(what, format!("write check_policy_service {{ {text} }} in {list} too"));
         }
-        return right(format!(
-            "limit {} is asked about at {} by {}",
-            limit.name,
-            question.moment.word(),
-            question.list
-        ));
+        return right(format!("limit {} is asked about at {} by {}", limit.name, question.stage.word(), question.list));
     }
-    if let Some(ServiceCall { list, .. }) = at_moment.first() {
+    if let Some(ServiceCall { list, .. }) = at_stage.first() {
         let why = format!("it is about logins, and {list} has permit_sasl_authenticated before check_policy_service");
         let remedy = format!("write check_policy_service before permit_sasl_authenticated in {list}");
         return not_right(dead, never_asked(limit, why), remedy);
     }
-    let Some(first) = moments.last() else {
-        return not_right(dead, moments::needs_moments(limit, &moments), moments::change_limit(limit));
+    let Some(first) = stages.last() else {
+        return not_right(dead, needs_stages(limit, &stages), change_limit(limit));
     };
     // A list that would do, behind whose end nothing is asked.
-    let shut = questions.iter().find(|question| question.shut && moments.contains(&question.moment));
+    let shut = questions.iter().find(|question| question.shut && stages.contains(&question.stage));
     if let Some(ServiceCall { list, .. }) = shut {
         let what = never_asked(limit, format_args!("{list} ends before check_policy_service"));
         return not_right(dead, what, format!("write check_policy_service before permit, reject and defer in {list}"));
     }
-    let is_late = limit.counts == CountKind::Connections && questions.iter().any(|question| question.moment.is_late());
+    let is_late = limit.counts == CountKind::Connections && questions.iter().any(|question| question.stage.is_late());
     let what = match is_late {
         true => format!("limit {} counts only clients that already had a recipient accepted", limit.name),
-        false => moments::needs_moments(limit, &moments),
+        false => needs_stages(limit, &stages),
     };
     let list = if is_late { RestrictionStage::Connect.list() } else { first.list() };
     let text = &questions[0].text;

@@ -7,7 +7,7 @@ use std::io;
 use std::process::Command;
 
 use crate::net::address::Address;
-use crate::policy::moments::RestrictionStage;
+use crate::policy::restriction_stage::RestrictionStage;
 
 /// The restriction lists in which a policy service may be named, in the order in which smtpd asks them.
 const LISTS: [&str; 9] = [
@@ -34,7 +34,7 @@ fn stage_of(list: &str, delayed: bool) -> Option<RestrictionStage> {
 /// A place at which a service of Postfix asks, and about whom.
 #[derive(Clone, Debug)]
 pub struct ServiceCall {
-    pub moment: RestrictionStage,
+    pub stage: RestrictionStage,
     pub list: String,
     pub text: String,
     /// `permit_sasl_authenticated` stands before it.
@@ -207,11 +207,11 @@ impl Postfix {
         for service in self.services() {
             let delayed = self.list(service, "smtpd_delay_reject").is_none_or(|(_, value)| value != "no");
             for list in LISTS {
-                let (Some(moment), Some((name, value))) = (stage_of(list, delayed), self.list(service, list)) else {
+                let (Some(stage), Some((name, value))) = (stage_of(list, delayed), self.list(service, list)) else {
                     continue;
                 };
                 questions.extend(calls(name, value).into_iter().map(|call| ServiceCall {
-                    moment,
+                    stage,
                     after_logins: has_word(&call.before, &["permit_sasl_authenticated"]),
                     shut: has_word(&call.before, &["permit", "reject", "defer"]),
                     list: call.list,

@@ -9,7 +9,7 @@ use super::key_field::KeyField;
 use super::limit::{CountKind, Limit};
 use super::request::Stage;
 
-/// The moments of an SMTP session at which Postfix asks, in their order.
+/// The stages of an SMTP session at which Postfix asks, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RestrictionStage {
     Connect,
@@ -53,7 +53,7 @@ impl RestrictionStage {
     }
 
     /// What `Request::state` is then; of some, others too.
-    pub fn stages(self) -> &'static [Stage] {
+    pub fn request_stages(self) -> &'static [Stage] {
         match self {
             Self::Connect => &[Stage::Connect, Stage::Xclient],
             Self::Helo | Self::Mail => &[Stage::Other],
@@ -64,7 +64,7 @@ impl RestrictionStage {
         }
     }
 
-    /// The list of that moment.
+    /// The list of that stage.
     pub fn list(self) -> &'static str {
         match self {
             Self::Connect => "smtpd_client_restrictions",
@@ -83,12 +83,12 @@ pub fn never_asked(limit: &Limit, why: impl Display) -> String {
     format!("limit {} is never asked about: {why}", limit.name)
 }
 
-/// The same where the moments do not come that it needs.
-pub fn needs_moments(limit: &Limit, moments: &[RestrictionStage]) -> String {
-    match moments {
+/// The same where Postfix does not ask at the stages that it needs.
+pub fn needs_stages(limit: &Limit, stages: &[RestrictionStage]) -> String {
+    match stages {
         [] => never_asked(limit, "no request of Postfix has all that it needs"),
         _ => {
-            let words: Vec<_> = moments.iter().map(|moment| moment.word()).collect();
+            let words: Vec<_> = stages.iter().map(|stage| stage.word()).collect();
             never_asked(limit, format_args!("it needs a request at {}", words.join(" or ")))
         }
     }
@@ -115,26 +115,25 @@ pub fn all_goes_back(limit: &Limit) -> (String, String) {
     (problem, format!("write the same check_policy_service in {list}, or remove count_unsent of limit {}", limit.name))
 }
 
-/// The moments at which a request can have all that the limit needs.
-pub fn moments(limit: &Limit) -> Vec<RestrictionStage> {
-    let counted = |moment: &RestrictionStage| match limit.counts {
-        CountKind::Connections => *moment != RestrictionStage::Etrn,
-        CountKind::Bytes => *moment == RestrictionStage::EndOfData,
-        CountKind::Messages | CountKind::Clients => moment.is_of_message(),
-        CountKind::Recipients if limit.per.is_of_recipient() => *moment == RestrictionStage::Rcpt,
-        CountKind::Recipients => moment.is_of_message(),
+/// The stages at which a request can have all that the limit needs.
+pub fn stages(limit: &Limit) -> Vec<RestrictionStage> {
+    let counted = |stage: &RestrictionStage| match limit.counts {
+        CountKind::Connections => *stage != RestrictionStage::Etrn,
+        CountKind::Bytes => *stage == RestrictionStage::EndOfData,
+        CountKind::Messages | CountKind::Clients => stage.is_of_message(),
+        CountKind::Recipients if limit.per.is_of_recipient() => *stage == RestrictionStage::Rcpt,
+        CountKind::Recipients => stage.is_of_message(),
         _ => true,
     };
     let needed = attributes(limit);
-    let known = |moment: &RestrictionStage| needed.iter().all(|attribute| is_known(*attribute, *moment));
-    let all =
-        RestrictionStage::ALL.into_iter().filter(counted).filter(known).filter(|moment| may_be_at(limit, *moment));
-    let mut moments: Vec<_> = all.collect();
+    let known = |stage: &RestrictionStage| needed.iter().all(|attribute| is_known(*attribute, *stage));
+    let all = RestrictionStage::ALL.into_iter().filter(counted).filter(known).filter(|stage| may_be_at(limit, *stage));
+    let mut stages: Vec<_> = all.collect();
     // Most connections never come to DATA.
-    if limit.counts == CountKind::Connections && moments.iter().any(|moment| !moment.is_late()) {
-        moments.retain(|moment| !moment.is_late());
+    if limit.counts == CountKind::Connections && stages.iter().any(|stage| !stage.is_late()) {
+        stages.retain(|stage| !stage.is_late());
     }
-    moments
+    stages
 }
 
 /// Whether it counts only those who have logged in.
@@ -154,15 +153,15 @@ fn attributes(limit: &Limit) -> Vec<Attribute> {
     keys.chain(limit.conditions.all.iter().filter(has_value).map(|condition| condition.attribute)).collect()
 }
 
-/// Whether a request can have an attribute at that moment.
-fn is_known(attribute: Attribute, moment: RestrictionStage) -> bool {
+/// Whether a request can have an attribute at that stage.
+fn is_known(attribute: Attribute, stage: RestrictionStage) -> bool {
     match attribute {
-        Attribute::HeloName => moment != RestrictionStage::Connect,
-        Attribute::Sender | Attribute::Size => moment.is_of_message() || moment == RestrictionStage::Mail,
-        Attribute::Recipient | Attribute::QueueId | Attribute::Instance => moment.is_of_message(),
-        Attribute::RecipientCount => moment.is_late(),
-        Attribute::EtrnDomain => moment == RestrictionStage::Etrn,
-        attribute if is_of_login(attribute) => !matches!(moment, RestrictionStage::Connect | RestrictionStage::Helo),
+        Attribute::HeloName => stage != RestrictionStage::Connect,
+        Attribute::Sender | Attribute::Size => stage.is_of_message() || stage == RestrictionStage::Mail,
+        Attribute::Recipient | Attribute::QueueId | Attribute::Instance => stage.is_of_message(),
+        Attribute::RecipientCount => stage.is_late(),
+        Attribute::EtrnDomain => stage == RestrictionStage::Etrn,
+        attribute if is_of_login(attribute) => !matches!(stage, RestrictionStage::Connect | RestrictionStage::Helo),
         _ => true,
     }
 }
@@ -171,10 +170,10 @@ fn is_of_login(attribute: Attribute) -> bool {
     matches!(attribute, Attribute::SaslUsername | Attribute::SaslMethod | Attribute::SaslSender)
 }
 
-/// Whether the limit's conditions on `protocol_state` allow that moment.
-fn may_be_at(limit: &Limit, moment: RestrictionStage) -> bool {
+/// Whether the limit's conditions on `protocol_state` allow that stage.
+fn may_be_at(limit: &Limit, stage: RestrictionStage) -> bool {
     let of_state = |condition: &&Condition| condition.attribute == Attribute::ProtocolState;
-    let holds = |condition: &Condition| moment.states().iter().any(|state| condition.test.holds(state.as_bytes()));
-    let fails = |condition: &Condition| moment.states().iter().all(|state| condition.test.holds(state.as_bytes()));
+    let holds = |condition: &Condition| stage.states().iter().any(|state| condition.test.holds(state.as_bytes()));
+    let fails = |condition: &Condition| stage.states().iter().all(|state| condition.test.holds(state.as_bytes()));
     limit.conditions.all.iter().filter(of_state).all(holds) && !limit.conditions.none.iter().filter(of_state).any(fails)
 }
