@@ -87,11 +87,11 @@ impl Backend for Memcached {
         // The first command that a server gets stands for the request.
         let mut asked = SmallVec::<[usize; 2]>::new();
         let mut send = |place: usize, command: MemcachedCommand| {
-            let leads = waited_for && !asked.contains(&place);
-            if leads {
+            let is_first = waited_for && !asked.contains(&place);
+            if is_first {
                 asked.push(place);
             }
-            self.servers[place].queue.submit(command, leads)
+            self.servers[place].queue.submit(command, is_first)
         };
         let submit = |CounterRequest { key, command, exptime }: CounterRequest| {
             // memcached has no exact windows, and no limit asks for one where it counts.

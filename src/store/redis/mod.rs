@@ -120,12 +120,12 @@ impl Backend for Redis {
             let Some(node) = self.node_of(&key) else {
                 return PendingReply::one(Err(StoreError::Unavailable));
             };
-            let leads = waited_for && !asked.contains(&Arc::as_ptr(&node));
-            if leads {
+            let is_first = waited_for && !asked.contains(&Arc::as_ptr(&node));
+            if is_first {
                 asked.push(Arc::as_ptr(&node));
             }
             let command = RedisCommand { key, command, exptime, unix_ms: now.unix_ms, asking: false };
-            PendingReply::one(node.queue.submit(command, leads))
+            PendingReply::one(node.queue.submit(command, is_first))
         };
         requests.into_iter().map(submit).collect()
     }

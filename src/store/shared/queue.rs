@@ -37,7 +37,7 @@ pub struct PendingCommand<C> {
     pub command: C,
     deadline: Instant,
     /// First command of its request on this server; only this one counts in per-request statistics.
-    pub leads: bool,
+    pub is_first: bool,
     /// It was not carried out the first time, and is sent once more.
     pub again: bool,
     /// Takes the outcome, until it is known or given up.
@@ -93,11 +93,11 @@ impl<C> CommandQueue<C> {
         self.state().breaker.save(&self.server.name)
     }
 
-    /// Queues a command. The first of each request `leads`. The outcome comes within the time-out.
-    pub fn submit(&self, command: C, leads: bool) -> Sent {
+    /// Queues a command. `is_first`: it is the first of its request on this server. The outcome comes within the time-out.
+    pub fn submit(&self, command: C, is_first: bool) -> Sent {
         let mut state = self.state();
-        state.breaker.admit(leads)?;
-        let (pending, receiver) = self.pending(command, leads);
+        state.breaker.admit(is_first)?;
+        let (pending, receiver) = self.pending(command, is_first);
         state.commands.push(pending);
         if state.commands.len() == 1 {
             self.work.notify_one();
@@ -114,7 +114,7 @@ impl<C> CommandQueue<C> {
     /// Queues a command that was taken out, and was not carried out. If the server is down it is given up.
     pub fn push(&self, mut pending: PendingCommand<C>) {
         let mut state = self.state();
-        match state.breaker.admit(pending.leads && pending.is_open()) {
+        match state.breaker.admit(pending.is_first && pending.is_open()) {
             Ok(()) => {
                 state.commands.push(pending);
                 self.work.notify_one();
@@ -123,10 +123,10 @@ impl<C> CommandQueue<C> {
         }
     }
 
-    fn pending(&self, command: C, leads: bool) -> (PendingCommand<C>, oneshot::Receiver<Outcome>) {
+    fn pending(&self, command: C, is_first: bool) -> (PendingCommand<C>, oneshot::Receiver<Outcome>) {
         let (sender, receiver) = oneshot::channel();
         let deadline = Instant::now() + self.server.timeout;
-        (PendingCommand { command, deadline, leads, again: false, waiting: Some(sender) }, receiver)
+        (PendingCommand { command, deadline, is_first, again: false, waiting: Some(sender) }, receiver)
     }
 
     /// Takes out what waits longest, at most this many.
@@ -166,8 +166,8 @@ impl<C> CommandQueue<C> {
             let late = pending.deadline <= now && pending.is_open();
             if late {
                 pending.finish(Err(StoreError::NoAnswer));
-                failures += u32::from(pending.leads);
-                if pending.leads {
+                failures += u32::from(pending.is_first);
+                if pending.is_first {
                     self.server.gave_up();
                 }
             }
@@ -182,7 +182,7 @@ impl<C> CommandQueue<C> {
 
     /// Counts how long a request waited for its answer, which is here.
     pub fn observe(&self, pending: &PendingCommand<C>, now: Instant) {
-        if pending.leads && pending.is_open() {
+        if pending.is_first && pending.is_open() {
             self.server.answered(pending.deadline, now);
         }
     }
@@ -197,7 +197,7 @@ impl<C> CommandQueue<C> {
     ) -> LostConnection {
         let mut unanswered = u64::from(failures);
         for mut pending in flight {
-            unanswered += u64::from(pending.leads && pending.is_open());
+            unanswered += u64::from(pending.is_first && pending.is_open());
             pending.finish(Err(StoreError::NoAnswer));
         }
         LostConnection { closed, cause, unanswered }
@@ -218,7 +218,7 @@ impl<C> CommandQueue<C> {
     pub fn mark_down(&self, cause: &str, unanswered: u64) {
         let mut state = self.state();
         let stranded = std::mem::take(&mut state.commands);
-        let decisions = unanswered + stranded.iter().filter(|pending| pending.leads).count() as u64;
+        let decisions = unanswered + stranded.iter().filter(|pending| pending.is_first).count() as u64;
         let news = state.breaker.open(cause, decisions, Instant::now());
         drop(state);
         for mut pending in stranded {

@@ -93,7 +93,7 @@ pub struct WrittenValue {
 struct Waiting {
     deadline: Instant,
     /// First command of its request; only this one counts in per-request statistics.
-    leads: bool,
+    is_first: bool,
     reply: Option<oneshot::Sender<Outcome>>,
 }
 
@@ -148,10 +148,10 @@ impl JobQueue {
         let mut sent = SmallVec::new();
         for (index, request) in requests.into_iter().enumerate() {
             // The first of them stands for the request.
-            let leads = waited_for && index == 0;
-            sent.push(state.breaker.admit(leads).and_then(|()| {
+            let is_first = waited_for && index == 0;
+            sent.push(state.breaker.admit(is_first).and_then(|()| {
                 let (reply, outcome) = oneshot::channel();
-                let waiting = Waiting { deadline, leads, reply: Some(reply) };
+                let waiting = Waiting { deadline, is_first, reply: Some(reply) };
                 state.push(Job::Counter { request, now }, waiting).then_some(outcome).ok_or(StoreError::Unavailable)
             }));
         }
@@ -165,7 +165,7 @@ impl JobQueue {
         if state.breaker.admit(false).is_err() {
             return false;
         }
-        let waiting = Waiting { deadline: Instant::now() + self.server.timeout, leads: false, reply: None };
+        let waiting = Waiting { deadline: Instant::now() + self.server.timeout, is_first: false, reply: None };
         let is_queued = state.push(job, waiting);
         self.wake(state);
         is_queued
@@ -227,7 +227,7 @@ impl JobQueue {
         drop(state);
         let now = Instant::now();
         for (mut waiting, outcome) in running.into_iter().zip(outcomes) {
-            if waiting.leads && waiting.reply.is_some() {
+            if waiting.is_first && waiting.reply.is_some() {
                 self.server.answered(waiting.deadline, now);
             }
             waiting.finish(outcome);
@@ -264,7 +264,7 @@ impl JobQueue {
         let waiting = std::mem::take(&mut state.waiting).into_iter();
         let waiting = waiting.map(|(_, waiting)| (waiting, StoreError::Unavailable));
         let stranded: Vec<_> = running.chain(waiting).filter(|(waiting, _)| waiting.reply.is_some()).collect();
-        let decisions = unanswered + stranded.iter().filter(|(waiting, _)| waiting.leads).count() as u64;
+        let decisions = unanswered + stranded.iter().filter(|(waiting, _)| waiting.is_first).count() as u64;
         state.failures = 0;
         let news = state.breaker.open(cause, decisions, Instant::now());
         drop(state);
@@ -303,7 +303,7 @@ impl JobQueue {
             }
             !is_late
         });
-        let failures = late.iter().filter(|late| late.leads).count() as u32;
+        let failures = late.iter().filter(|late| late.is_first).count() as u32;
         state.failures += failures;
         let open = state.running.iter().chain(state.waiting.iter().map(|(_, waiting)| waiting));
         let next = open.filter(|waiting| waiting.reply.is_some()).map(|waiting| waiting.deadline).min();
@@ -320,7 +320,7 @@ impl JobQueue {
             drop(state);
         }
         for mut waiting in late {
-            if waiting.leads {
+            if waiting.is_first {
                 self.server.gave_up();
             }
             waiting.finish(Err(StoreError::NoAnswer));
