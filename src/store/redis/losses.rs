@@ -21,7 +21,7 @@ pub fn ask(output: &mut Pipeline) {
     }
 }
 
-/// What a server says of itself.
+/// The statistics of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct RedisCensus {
     /// Another one for each start, and each server.

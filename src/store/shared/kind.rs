@@ -1,4 +1,4 @@
-//! What a shared store says of itself, in its folder, and what can be done with its settings.
+//! What each shared store declares in its folder: its name, its keys, and what is done with its settings.
 
 use std::any::Any;
 use std::fmt::Debug;

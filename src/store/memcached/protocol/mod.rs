@@ -27,7 +27,7 @@ pub enum Protocol {
     Classic,
 }
 
-/// What a server says of a protocol.
+/// Whether a server knows a protocol, by its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probed {
     Knows,

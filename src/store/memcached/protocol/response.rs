@@ -13,7 +13,7 @@ use super::{MemcachedCommand, Protocol, Verb};
 use crate::store::memcached::protocol::stats::{ServerStats, census};
 use crate::store::shared::backend::{CounterCommand, VersionedValue};
 
-/// What a server says of a key's number.
+/// The number under a key, as a server answers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counted {
     /// The number.

@@ -1,4 +1,4 @@
-//! What a server says of itself, as far as it tells that counts were lost.
+//! The statistics of a server, as far as they show that counts were lost.
 
 use bytes::{Buf, BytesMut};
 use memchr::memmem;
