@@ -186,11 +186,11 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
             Response::Census(census) => return self.server.take_census(census),
             Response::Failed if operation.command.verb == Verb::Statistics => return self.server.tells_nothing(),
             Response::Foreign => {
-                self.server.queue.server.complain(NOT_A_NUMBER, &operation.command.key);
+                self.server.queue.server.log_error(NOT_A_NUMBER, &operation.command.key);
                 Err(StoreError::NotANumber)
             }
             Response::Failed | Response::Value(_) => {
-                self.server.queue.server.complain("it answers with an error", &operation.command.key);
+                self.server.queue.server.log_error("it answers with an error", &operation.command.key);
                 Err(StoreError::NoAnswer)
             }
         };

@@ -20,7 +20,7 @@ use crate::net::lock;
 use crate::store::memcached::connection::Connection;
 use crate::store::memcached::protocol::{MemcachedCommand, Protocol, Response};
 use crate::store::shared::backend::BackendContext;
-use crate::store::shared::queue::{CommandQueue, KeptServer, LostConnection, keep};
+use crate::store::shared::queue::{CommandQueue, ConnectedServer, LostConnection, keep_connected};
 
 /// For one exchange about a value, which no request waits for.
 const VALUE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -76,7 +76,7 @@ impl MemcachedServer {
 
     /// Keeps a connection and has commands answered, for ever.
     pub async fn run(self: Arc<Self>) {
-        keep(&*self).await;
+        keep_connected(&*self).await;
     }
 
     /// The addresses of its name, looked up anew for every connection. While the resolver is slow the server is down.
@@ -97,7 +97,7 @@ impl MemcachedServer {
     }
 }
 
-impl KeptServer for MemcachedServer {
+impl ConnectedServer for MemcachedServer {
     type Command = MemcachedCommand;
     type Link = (MemcachedLink, Protocol);
 

@@ -192,7 +192,7 @@ impl Cluster {
                 // The node says so to each command as well, but a node that needs none is asked for nothing else.
                 let text = text_of(&error);
                 if let Some(node) = lock(&self.nodes).get(&server.to_string()) {
-                    node.node.queue.server.complain(&text, b"CLUSTER SLOTS");
+                    node.node.queue.server.log_error(&text, b"CLUSTER SLOTS");
                 }
                 Err(text)
             }

@@ -19,7 +19,7 @@ use super::settings::{RedisServer, Topology};
 use crate::net::lock;
 use crate::store::shared::backend::{BackendContext, CounterReply, StoreError};
 use crate::store::shared::losses::CENSUS_INTERVAL;
-use crate::store::shared::queue::{CommandQueue, KeptServer, LostConnection, PendingCommand, keep};
+use crate::store::shared::queue::{CommandQueue, ConnectedServer, LostConnection, PendingCommand, keep_connected};
 use crate::store::shared::server::{FAILURES, NOT_A_NUMBER};
 
 /// How long making a connection may take, with name service, TLS and login.
@@ -55,7 +55,7 @@ impl Node {
 
     /// Keeps a connection and has commands answered, for ever.
     pub async fn run(self: Arc<Self>) {
-        keep(&*self).await;
+        keep_connected(&*self).await;
     }
 
     async fn open(&self) -> Result<Link, String> {
@@ -172,7 +172,7 @@ impl Node {
         let key = pending.command.key.clone();
         match ServerRefusal::of(text) {
             ServerRefusal::NotANumber => {
-                self.queue.server.complain(NOT_A_NUMBER, &key);
+                self.queue.server.log_error(NOT_A_NUMBER, &key);
                 pending.finish(Err(StoreError::NotANumber));
             }
             // Nothing was done, so it may be asked again.
@@ -194,7 +194,7 @@ impl Node {
             }
             _ => {
                 self.look_again();
-                self.queue.server.complain(text, &key);
+                self.queue.server.log_error(text, &key);
                 pending.finish(Err(StoreError::NoAnswer));
             }
         }
@@ -214,7 +214,7 @@ impl Broken {
     }
 }
 
-impl KeptServer for Node {
+impl ConnectedServer for Node {
     type Command = RedisCommand;
     type Link = Link;
 

@@ -233,7 +233,7 @@ impl<C> CommandQueue<C> {
 }
 
 /// A server to which a connection is kept.
-pub trait KeptServer: Send + Sync {
+pub trait ConnectedServer: Send + Sync {
     type Command: Send;
     /// A connection.
     type Link: Send;
@@ -251,7 +251,7 @@ pub trait KeptServer: Send + Sync {
 }
 
 /// Keeps a connection for ever: makes one, uses it, and makes the next one when it ends.
-pub async fn keep(server: &impl KeptServer) {
+pub async fn keep_connected(server: &impl ConnectedServer) {
     let queue = server.queue();
     let mut pause = ProbePause::default();
     // Requests that the last connection left unanswered.
@@ -280,7 +280,7 @@ pub async fn keep(server: &impl KeptServer) {
 
 /// A connection whose answers come in time. With a server that is slower every request would wait in vain, until it
 /// is marked as down once more.
-async fn usable<S: KeptServer>(server: &S) -> Result<S::Link, String> {
+async fn usable<S: ConnectedServer>(server: &S) -> Result<S::Link, String> {
     let queue = server.queue();
     let longest = queue.server.timeout;
     let begun = Instant::now();
@@ -319,7 +319,7 @@ mod tests {
         fast_for: Duration,
     }
 
-    impl KeptServer for SlowNowAndThen {
+    impl ConnectedServer for SlowNowAndThen {
         type Command = ();
         type Link = ();
 
@@ -357,7 +357,7 @@ mod tests {
             };
             let queue = CommandQueue::new("mc1".to_owned(), &context);
             let server = SlowNowAndThen { queue, fast_for: Duration::from_millis(milliseconds) };
-            let _ = timeout(Duration::from_secs(3600), keep(&server)).await;
+            let _ = timeout(Duration::from_secs(3600), keep_connected(&server)).await;
             let lines = log.lines();
             assert!(lines.len().div_ceil(2) <= most, "{} lines, fast for {milliseconds} ms", lines.len());
             for (line, keyword) in lines.iter().zip(["STORE_DOWN ", "STORE_UP "].into_iter().cycle()) {

@@ -25,7 +25,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 const LASTING: Duration = Duration::from_secs(60);
 
 /// Between two lines on answers that are errors.
-const COMPLAINT_INTERVAL: Duration = Duration::from_secs(10);
+const ERROR_LINE_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The problem of a key that is not ours.
 pub const NOT_A_NUMBER: &str = "a value that is not a number is under one of our keys; set key_prefix";
@@ -40,13 +40,13 @@ pub struct StoreServer {
     pub log: Log,
     pub statistics: Arc<Statistics>,
     on_failure: OnStoreFailure,
-    complained: Mutex<Option<Instant>>,
+    error_logged: Mutex<Option<Instant>>,
 }
 
 impl StoreServer {
     pub fn new(name: String, context: &BackendContext) -> Self {
         let BackendContext { timeout, on_failure, statistics, log, .. } = context.clone();
-        Self { name, timeout, log, statistics, on_failure, complained: Mutex::default() }
+        Self { name, timeout, log, statistics, on_failure, error_logged: Mutex::default() }
     }
 
     /// Its breaker: open if it was down for the program before this one, until it is found up.
@@ -108,11 +108,11 @@ impl StoreServer {
     }
 
     /// It answered something other than a count.
-    pub fn complain(&self, problem: &str, key: &[u8]) {
-        let mut complained = lock(&self.complained);
-        if complained.is_none_or(|at| at.elapsed() >= COMPLAINT_INTERVAL) {
-            *complained = Some(Instant::now());
-            drop(complained);
+    pub fn log_error(&self, problem: &str, key: &[u8]) {
+        let mut logged = lock(&self.error_logged);
+        if logged.is_none_or(|at| at.elapsed() >= ERROR_LINE_INTERVAL) {
+            *logged = Some(Instant::now());
+            drop(logged);
             self.log.line(Severity::Warning, "STORE_ERROR", |line| {
                 line.field("server", &self.name).field("problem", problem).bytes("key", key);
             });

@@ -237,7 +237,7 @@ impl OpenFile<'_> {
                 Error::InvalidColumnType(..) | Error::FromSqlConversionFailure(..) | Error::IntegralValueOutOfRange(..),
             ) => {
                 let problem = "a value that is not a number is under one of our keys; delete it";
-                self.queue.server.complain(problem, key.as_bytes());
+                self.queue.server.log_error(problem, key.as_bytes());
                 Ok(Err(StoreError::NotANumber))
             }
             Err(error) => Err(error.into()),
