@@ -14,7 +14,7 @@ use connshaper::daemon;
 use connshaper::daemon::StartError;
 use connshaper::maillog::{advise, replay};
 use connshaper::net::signals::block_signals;
-use connshaper::observe::terminal::{complain, escape, fail, json, print};
+use connshaper::observe::terminal::{escape, fail, json, print, print_error};
 use connshaper::postfix::{inetd, query};
 use connshaper::sysexits;
 use tokio::runtime::Builder;
@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         Ok(Command::Completions(options)) => print(&options.script(), 0),
         Ok(Command::Convert(options)) => match convert::convert(&options.old, options.from) {
             Ok(converted) => {
-                converted.remarks.iter().for_each(|remark| complain(&remark.to_string()));
+                converted.remarks.iter().for_each(|remark| print_error(&remark.to_string()));
                 print(&converted.toml, 0)
             }
             Err(error) if error.is_unreadable() => fail(sysexits::NO_INPUT, &error),

@@ -23,12 +23,12 @@ pub fn print(text: &str, code: u8) -> ExitCode {
 
 /// Says why the program does not do what it was asked, and how it exits.
 pub fn fail(code: u8, error: &dyn Display) -> ExitCode {
-    complain(&format!("connshaper: {error}"));
+    print_error(&format!("connshaper: {error}"));
     ExitCode::from(code)
 }
 
 /// Writes lines to standard error. Where nobody can read them, the exit code says the same: `eprintln` would panic.
-pub fn complain(lines: &str) {
+pub fn print_error(lines: &str) {
     let lines: String = lines.lines().map(|line| escape(line) + "\n").collect();
     let _ = io::stderr().write_all(lines.as_bytes());
 }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::config::origin_files::{self, OriginFile};
 use crate::config::{Config, ConfigError, ConfigWarning, EffectiveSetting, Form, ListKind, Loaded, Origin};
 pub use crate::observe::terminal::Paint;
-use crate::observe::terminal::{self, complain, escape, print};
+use crate::observe::terminal::{self, escape, print, print_error};
 use crate::policy::PolicySettings;
 use crate::policy::limit::{self, CountKind};
 use crate::policy::lists::ListEntry;
@@ -29,7 +29,7 @@ pub fn run(path: Option<&Path>, json: bool) -> ExitCode {
         _ if json => print(&to_json(&result), code),
         Ok(loaded) => print(&report(loaded, paint), code),
         Err(error) => {
-            complain(&error.to_string());
+            print_error(&error.to_string());
             ExitCode::from(code)
         }
     }

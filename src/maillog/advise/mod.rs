@@ -30,7 +30,7 @@ use std::time::Instant;
 
 use crate::maillog::reading::{CommandFailure, Logs};
 use crate::maillog::text;
-use crate::observe::terminal::{complain, fail, json, print};
+use crate::observe::terminal::{fail, json, print, print_error};
 use crate::sysexits;
 
 use clients::Mask;
@@ -68,7 +68,7 @@ fn advise(options: &AdviseOptions) -> Result<ExitCode, CommandFailure> {
             .map_err(|error| (sysexits::CANNOT_CREATE, text::cannot_write(path, &error)))?;
     }
     for trouble in &findings.read.stats.troubles {
-        complain(&format!("connshaper: {trouble}"));
+        print_error(&format!("connshaper: {trouble}"));
     }
     let report = match () {
         () if options.json => json(&report::json::object(&findings)),

@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError};
 use crate::maillog::advise::counts::Verdicts;
 use crate::maillog::reading::{CommandFailure, Logs};
 use crate::net::address::Address;
-use crate::observe::terminal::{complain, fail, print};
+use crate::observe::terminal::{fail, print, print_error};
 use crate::sysexits;
 
 use connection::ReplayConnection;
@@ -35,7 +35,7 @@ fn replay(options: &ReplayOptions) -> Result<ExitCode, CommandFailure> {
     let mut player = Player::new(connection, options.speed, logs.seen, verdicts);
     let read = logs.read(&mut player);
     for trouble in &read.stats.troubles {
-        complain(&format!("connshaper: {trouble}"));
+        print_error(&format!("connshaper: {trouble}"));
     }
     let answers = player.finish()?;
     let report = if options.json { report::json(&answers, &read) } else { report::text(&answers, &read) };
