@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use strum::VariantNames;
 
 use crate::config::Config;
 use crate::config::convert::Kind;
@@ -130,8 +131,7 @@ pub struct Convert {
 }
 
 fn kind_parser() -> impl TypedValueParser<Value = Kind> {
-    let words = PossibleValuesParser::new(Kind::WORDS.map(|(word, _)| word));
-    words.map(|word| Kind::WORDS.iter().find(|(known, _)| *known == word).expect("it is one of them").1)
+    PossibleValuesParser::new(Kind::VARIANTS).map(|word| word.parse().expect("it is one of them"))
 }
 
 /// Commands whose target may be two words: `reset login joe@example.org`.

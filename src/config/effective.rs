@@ -81,7 +81,7 @@ impl EffectiveSetting {
                 "text" if origin == Origin::Default => {
                     default_text(limit.counts, &limit.per).map(Value::from).or_else(|| s.toml(key.name).map(value))
                 }
-                "count" if origin == Origin::Default => Some(limit.counts.word().into()),
+                "count" if origin == Origin::Default => Some(limit.counts.into_str().into()),
                 _ if matches!(key.kind, ValueKind::Netblocks | ValueKind::Clients) && origin != Origin::Default => {
                     let netblocks = s.netblocks(key.name).iter().map(|(net, _)| net.to_string());
                     let names = s.names(key.name).iter().map(|(name, _)| name.to_string());

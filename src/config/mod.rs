@@ -35,6 +35,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use jiff::tz::TimeZone;
+use strum::IntoStaticStr;
 
 use crate::listener::Peers;
 pub use crate::listener::SocketConfig;
@@ -134,7 +135,7 @@ impl Config {
             time_zone: self.time_zone.clone(),
             source: engine::service::ConfigSource {
                 path: self.path.as_ref().map(|path| path.to_string_lossy().into_owned()),
-                form: self.form.name(),
+                form: self.form.into_str(),
                 warnings: self.warnings.iter().map(ToString::to_string).collect(),
             },
         }
@@ -252,25 +253,16 @@ impl Loaded {
 }
 
 /// The form of a configuration file, told by its content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Form {
     /// No file: built-in defaults.
+    #[strum(serialize = "built-in")]
     BuiltIn,
     /// Our own form.
     Toml,
     /// The original's lines of `key value`.
     ConnectionShaper,
-}
-
-impl Form {
-    /// The name of the form in logs and reports.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::BuiltIn => "built-in",
-            Self::Toml => "toml",
-            Self::ConnectionShaper => "connection_shaper",
-        }
-    }
 }
 
 /// The file that keeps counts across restarts.

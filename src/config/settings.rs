@@ -9,6 +9,7 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use strum::VariantArray;
 use toml::Spanned;
 use toml::de::{DeArray, DeString, DeTable, DeValue};
 
@@ -188,6 +189,12 @@ impl<'t, 's> TableSettings<'t, 's> {
             self.refuse_word::<()>(key, &text, words.iter().map(|(word, _)| word));
             find(default_word(key)).expect("the default is one of the words")
         })
+    }
+
+    /// One of the words of an enum.
+    pub fn variant<T: VariantArray + Copy + Into<&'static str>>(&self, key: &'static str) -> T {
+        let words: Vec<_> = T::VARIANTS.iter().map(|variant| ((*variant).into(), *variant)).collect();
+        self.choice(key, &words)
     }
 
     /// Notes that a key takes other words.

@@ -51,7 +51,7 @@ pub struct ExplainArgs {
 }
 
 fn smtp() -> String {
-    Door::Smtp.word().to_owned()
+    Door::Smtp.into_str().to_owned()
 }
 
 fn to_object<S: Serializer>(pairs: &[(String, String)], serializer: S) -> Result<S::Ok, S::Error> {
@@ -131,7 +131,7 @@ impl ControlCommand for ExplainArgs {
     /// The steps in the order of judgement.
     fn show(&self, answer: &ExplainAnswer, paint: Paint) -> String {
         let verdict = &answer.verdict;
-        let heading = match answer.door == Door::Smtp.word() {
+        let heading = match answer.door == Door::Smtp.into_str() {
             true => format!("{}, as the first request of a new session", answer.client),
             false => format!("{} at the {} door", answer.client, answer.door),
         };
@@ -190,7 +190,7 @@ impl ExplainArgs {
     fn later_states(&self) -> &'static [&'static str] {
         let (_, attributes) = self.asked();
         let is_given = attributes.iter().any(|(name, _)| name == "protocol_state" || name == "instance");
-        match self.door == Door::Smtp.word() && !is_given && query::is_of_mail(&attributes) {
+        match self.door == Door::Smtp.into_str() && !is_given && query::is_of_mail(&attributes) {
             true => &["DATA", "END-OF-MESSAGE"],
             false => &[],
         }
@@ -198,7 +198,7 @@ impl ExplainArgs {
 
     /// The request as Postfix, or a program at another door, would send it; in this protocol state, or the first one.
     fn request_at(&self, state: Option<&str>) -> Result<Request, Problem> {
-        let door = Door::WORDS.iter().find(|(word, _)| *word == self.door).map(|(_, door)| *door);
+        let door = Door::ALL.into_iter().find(|door| door.into_str() == self.door);
         let Some(door) = door else {
             return Err(Problem::usage(format!("there is no door {:?}", self.door)));
         };

@@ -140,11 +140,11 @@ fn previews(
                 let bans = counter.as_ref().is_some_and(|counter| counter.banned > 0);
                 counter.take_if(|_| limit.door != checks.door && !bans);
                 (counter.is_none())
-                    .then(|| format!("it is at the {} door, and has not banned the client", limit.door.word()))
+                    .then(|| format!("it is at the {} door, and has not banned the client", limit.door.into_str()))
             }
             say => say.why_not(),
         };
-        let door = limit.door.word().to_owned();
+        let door = limit.door.into_str().to_owned();
         LimitPreview { limit: limit.name.clone(), door, log_only: limit.log_only, why_not, counter }
     };
     rules.policy.explain(request, checks).into_iter().map(preview).collect()

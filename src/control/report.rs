@@ -171,8 +171,8 @@ impl ReportedLimit {
         };
         Self {
             limit: limit.name.clone(),
-            door: limit.door.word().to_owned(),
-            counts: limit.counts.word().to_owned(),
+            door: limit.door.into_str().to_owned(),
+            counts: limit.counts.into_str().to_owned(),
             log_only: limit.log_only,
             count: passed * unit,
             over: *over,

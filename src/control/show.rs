@@ -300,7 +300,7 @@ impl OverrideStatus {
     pub fn of(entry: &Override, now: Now) -> Self {
         Self {
             target: entry.target.to_string(),
-            kind: entry.kind.name().to_owned(),
+            kind: entry.kind.into_str().to_owned(),
             left: entry.left(now),
             by: entry.by.clone(),
             note: entry.note.clone(),
@@ -313,7 +313,7 @@ impl CounterStatus {
         let unit = u64::from(counted.limit.counts.unit());
         Self {
             limit: counted.limit.name.clone(),
-            door: counted.limit.door.word().to_owned(),
+            door: counted.limit.door.into_str().to_owned(),
             key: counted.part.to_string(),
             threshold: counted.allowed(),
             threshold_from: counted.limit.own_threshold(&counted.part).map(|own| own.to_string()),
@@ -373,7 +373,7 @@ impl ClientStatus {
         let unit = u64::from(limit.counts.unit());
         Some(Self {
             limit: limit.name.clone(),
-            door: limit.door.word().to_owned(),
+            door: limit.door.into_str().to_owned(),
             key: KeyPart::Client { address: client.address, prefix_length: client.prefix_length }.to_string(),
             count: u64::from(client.hit.count) * unit,
             threshold: u64::from(policy.threshold_of_client(limit, client.address)) * unit,
@@ -386,7 +386,7 @@ impl ClientStatus {
 
 /// A limit with its door, unless that is Postfix's.
 pub(super) fn with_door(limit: &str, door: &str) -> String {
-    if door == Door::Smtp.word() { limit.to_owned() } else { format!("{limit} ({door})") }
+    if door == Door::Smtp.into_str() { limit.to_owned() } else { format!("{limit} ({door})") }
 }
 
 impl From<ClientStatus> for CounterStatus {

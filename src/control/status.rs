@@ -266,6 +266,6 @@ impl ServerStatus {
 impl From<ServerHealth> for ServerStatus {
     fn from(ServerHealth { server, breaker, down_for }: ServerHealth) -> Self {
         let down_seconds = down_for.map(|time| time.as_secs());
-        Self { server, breaker: breaker.name().to_owned(), down: down_for.is_some(), down_seconds }
+        Self { server, breaker: breaker.into_str().to_owned(), down: down_for.is_some(), down_seconds }
     }
 }

@@ -101,7 +101,7 @@ impl Daemon {
         ];
         let later: Vec<&str> = unchanged.iter().filter(|(_, same)| !same).map(|(key, _)| *key).collect();
         self.log.line(Severity::Info, "RELOADED", |line| {
-            line.field("form", config.form.name()).field("after_restart", later.join(", "));
+            line.field("form", config.form.into_str()).field("after_restart", later.join(", "));
         });
         self.warn(&config);
         let later = later.iter().map(|keys| format!("{keys} takes effect at the next start"));

@@ -186,7 +186,7 @@ impl Daemon {
         let store = self.config.store.kind();
         self.log.line(Severity::Info, "START", |line| {
             line.field("version", env!("CARGO_PKG_VERSION"))
-                .field("form", self.config.form.name())
+                .field("form", self.config.form.into_str())
                 .field("listen", self.listening.sockets())
                 .field("store", store.map_or("memory", |kind| kind.name))
                 .field("store_key", store.map_or("none", |kind| kind.key()));
@@ -198,7 +198,7 @@ impl Daemon {
         self.log.line(Severity::Info, "UPGRADED", |line| {
             line.field("from", &handover.from)
                 .field("to", env!("CARGO_PKG_VERSION"))
-                .field("form", self.config.form.name())
+                .field("form", self.config.form.into_str())
                 .field("connections", connections)
                 .field("sessions", self.service.sessions.len())
                 .field("counters", self.service.rules.load().store.table().len())

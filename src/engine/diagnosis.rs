@@ -8,6 +8,8 @@ use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard};
 
+use strum::VariantArray;
+
 use crate::net::lock;
 use crate::observe::log::{Log, Severity};
 use crate::policy::attribute::Attribute;
@@ -21,7 +23,7 @@ pub const ENOUGH: u64 = 200;
 const MANY_NAMES: usize = 20;
 
 /// What can be wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum SetupProblem {
     /// Sessions begin with DATA or END-OF-MESSAGE: most connections are never asked about.
     WrongList,
@@ -40,16 +42,6 @@ pub enum SetupProblem {
 }
 
 impl SetupProblem {
-    const ALL: [Self; 7] = [
-        Self::WrongList,
-        Self::NoClientPort,
-        Self::OneClient,
-        Self::Gateway,
-        Self::TrustedClients,
-        Self::AskedTwice,
-        Self::AskedAgain,
-    ];
-
     /// What is wrong.
     pub fn problem(self) -> &'static str {
         match self {
@@ -143,7 +135,8 @@ impl Diagnosis {
         if seen.sessions < ENOUGH {
             return;
         }
-        let found: Vec<SetupProblem> = SetupProblem::ALL.into_iter().filter(|finding| seen.shows(*finding)).collect();
+        let found: Vec<SetupProblem> =
+            SetupProblem::VARIANTS.iter().copied().filter(|finding| seen.shows(*finding)).collect();
         for finding in &found {
             if !seen.said.contains(finding) {
                 seen.said.push(*finding);

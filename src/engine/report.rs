@@ -149,7 +149,7 @@ pub fn refused(
 /// Adds the door, unless it is Postfix's.
 fn name_door(line: &mut LogRecord, door: Door) {
     if door != Door::Smtp {
-        line.field("door", door.word());
+        line.field("door", door.into_str());
     }
 }
 

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse, Response};
+use strum::VariantArray;
 use tokio_util::task::TaskTracker;
 
 use super::{HttpContext, token};
@@ -87,7 +88,7 @@ fn decisions(text: &mut Text, source: &MetricsSource) {
         "Decisions by door, limit, verdict and reason; of an SMTP session once for each count.",
     );
     for DecisionCount { limit, door, verdict, reason, number } in source.service.decisions.list() {
-        let labels = [("limit", limit.as_str()), ("verdict", verdict), ("reason", reason), ("door", door.word())];
+        let labels = [("limit", limit.as_str()), ("verdict", verdict), ("reason", reason), ("door", door.into_str())];
         text.sample("decisions_total", &labels, number as f64);
     }
 }
@@ -104,9 +105,9 @@ fn store(text: &mut Text, source: &MetricsSource) {
     }
     text.family("store_breaker_state", "gauge", "1 for the state that the breaker before a server of the store is in.");
     for ServerHealth { server, breaker, .. } in &servers {
-        for state in BreakerState::ALL {
-            let labels = [("server", server.as_str()), ("state", state.name())];
-            text.sample("store_breaker_state", &labels, f64::from(u8::from(state == *breaker)));
+        for state in BreakerState::VARIANTS {
+            let labels = [("server", server.as_str()), ("state", state.into_str())];
+            text.sample("store_breaker_state", &labels, f64::from(u8::from(state == breaker)));
         }
     }
     let histogram = statistics.store_latency.histogram();
@@ -140,6 +141,6 @@ fn gauges(text: &mut Text, source: &MetricsSource) {
     text.family("overrides", "gauge", "Bans and allowances of administrators in force.");
     for kind in [OverrideKind::Ban, OverrideKind::Allow] {
         let number = list.iter().filter(|entry| entry.kind == kind).count();
-        text.sample("overrides", &[("word", kind.name())], number as f64);
+        text.sample("overrides", &[("word", kind.into_str())], number as f64);
     }
 }

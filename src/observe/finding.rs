@@ -1,6 +1,7 @@
 //! What `connshaper doctor` finds: whether something is right, or what to do about it.
 
 use serde::Serialize;
+use strum::IntoStaticStr;
 
 /// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -11,7 +12,8 @@ pub struct Finding {
     pub remedy: Option<String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, IntoStaticStr)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 #[serde(rename_all = "lowercase")]
 pub enum Assessment {
     Right,
@@ -19,16 +21,6 @@ pub enum Assessment {
     Doubtful,
     /// It does not work.
     Wrong,
-}
-
-impl Assessment {
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Right => "right",
-            Self::Doubtful => "doubtful",
-            Self::Wrong => "wrong",
-        }
-    }
 }
 
 pub fn right(what: impl Into<String>) -> Finding {

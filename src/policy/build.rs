@@ -21,10 +21,10 @@ impl Policy {
             // way, gets another id. `memory_id` is by the name alone, so a session that passed the limit stays passed.
             let door = if *door == Door::Web { " web" } else { "" };
             let calendar = match window {
-                Window::Calendar(calendar) => format!(" {} of {}", calendar.period().word(), calendar.zone_name()),
+                Window::Calendar(calendar) => format!(" {} of {}", calendar.period().into_str(), calendar.zone_name()),
                 _ => String::new(),
             };
-            let counted = format!("{name} {} {}{calendar} {log_only}{door}", counts.word(), window.word());
+            let counted = format!("{name} {} {}{calendar} {log_only}{door}", counts.into_str(), window.word());
             (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
         }
         let embedded = &settings.embedded;

@@ -9,6 +9,7 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::net::clock::Now;
 
@@ -16,7 +17,8 @@ const HOUR: i64 = 3600;
 const DAY: i64 = 24 * HOUR;
 
 /// How long a window of the calendar is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Period {
     Hour,
     Day,
@@ -26,8 +28,6 @@ pub enum Period {
 }
 
 impl Period {
-    pub const ALL: [Self; 4] = [Self::Hour, Self::Day, Self::Week, Self::Month];
-
     /// Its seconds, apart from changes of the clock: of a month those of the longest.
     pub fn seconds(self) -> u32 {
         let days = match self {
@@ -37,15 +37,6 @@ impl Period {
             Self::Month => 31,
         };
         days * DAY as u32
-    }
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Hour => "hour",
-            Self::Day => "day",
-            Self::Week => "week",
-            Self::Month => "month",
-        }
     }
 }
 
@@ -338,7 +329,7 @@ mod tests {
             "Pacific/Apia",
             "Africa/Casablanca",
         ];
-        for (zone, period) in zones.iter().flat_map(|zone| Period::ALL.map(|period| (zone, period))) {
+        for (zone, period) in zones.iter().flat_map(|zone| Period::VARIANTS.iter().map(move |period| (zone, *period))) {
             let calendar = calendar(period, zone);
             // From 2009 on, for a year by the hour and longer for the others.
             let mut at = 1_230_768_000;

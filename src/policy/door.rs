@@ -1,9 +1,12 @@
 //! Doors: the protocols over which requests come in. Each limit applies at one door; its bans hold at one or more.
 
+use strum::{IntoStaticStr, VariantArray};
+
 use super::attribute::Attribute;
 
 /// The protocol over which a request comes in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Door {
     /// Postfix's policy protocol: SMTP clients.
     Smtp,
@@ -18,14 +21,6 @@ impl Door {
     pub const COUNT: usize = 3;
 
     pub const ALL: [Self; Self::COUNT] = [Self::Smtp, Self::Login, Self::Web];
-
-    /// Every one of them with its word in the configuration.
-    pub const WORDS: [(&'static str, Self); Self::COUNT] =
-        [("smtp", Self::Smtp), ("login", Self::Login), ("web", Self::Web)];
-
-    pub fn word(self) -> &'static str {
-        Self::WORDS[self as usize].0
-    }
 
     /// The attribute of its requests that has the login.
     pub fn login(self) -> Attribute {
@@ -61,7 +56,7 @@ impl DoorSet {
 
     /// Their words, with commas.
     pub fn words(self) -> String {
-        self.doors().map(Door::word).collect::<Vec<_>>().join(",")
+        self.doors().map(|door| door.into_str()).collect::<Vec<_>>().join(",")
     }
 }
 
@@ -80,7 +75,7 @@ mod tests {
     #[test]
     fn words_and_doors_are_in_one_order() {
         for (place, door) in Door::ALL.into_iter().enumerate() {
-            assert_eq!((Door::WORDS[place].1, door as usize), (door, place));
+            assert_eq!(door as usize, place);
         }
         assert_eq!([Door::Web, Door::Smtp].into_iter().collect::<DoorSet>().words(), "smtp,web");
     }

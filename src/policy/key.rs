@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use smallvec::SmallVec;
+use strum::VariantArray;
 
 use super::calendar::CalendarWindow;
 use super::door::Door;
@@ -44,8 +45,8 @@ const _: () = assert!(MAX_SUFFIX >= "!violations".len());
 /// The length of the longest word of [`CountKind`].
 const fn longest_count() -> usize {
     let (mut longest, mut at) = (0, 0);
-    while at < CountKind::WORDS.len() {
-        let length = CountKind::WORDS[at].0.len();
+    while at < CountKind::VARIANTS.len() {
+        let length = CountKind::VARIANTS[at].into_str().len();
         longest = if length > longest { length } else { longest };
         at += 1;
     }
@@ -65,7 +66,7 @@ pub fn limit_prefix(site: &str, name: &str, counts: CountKind, door: Door, log_o
         (name, CountKind::Requests) if door == Door::Web => format!("{site}{mark}{name}:web/"),
         (limit::TOP, CountKind::Connections) => format!("{site}{mark}"),
         (name, CountKind::Connections) => format!("{site}{mark}{name}/"),
-        (name, counts) => format!("{site}{mark}{name}:{}/", counts.word()),
+        (name, counts) => format!("{site}{mark}{name}:{}/", counts.into_str()),
     }
 }
 

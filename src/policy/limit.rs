@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use strum::{IntoStaticStr, VariantArray};
+
 use super::action::Action;
 use super::attribute::Attribute;
 use super::calendar::LocalCalendar;
@@ -169,7 +171,8 @@ pub struct ExptimeChange {
 }
 
 /// What is a hit.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum CountKind {
     /// An SMTP session.
     Connections,
@@ -179,10 +182,10 @@ pub enum CountKind {
     Recipients,
     /// The size of a message, in KiB rounded up.
     Bytes,
-    /// A client that has not sent a message in the window before.
-    Clients,
     /// A request of Postfix, whatever it is about, or of a web client.
     Requests,
+    /// A client that has not sent a message in the window before.
+    Clients,
     /// A login, whatever comes of it.
     Logins,
     /// A login that failed.
@@ -192,19 +195,6 @@ pub enum CountKind {
 }
 
 impl CountKind {
-    /// Every one of them with its word.
-    pub const WORDS: [(&'static str, Self); 9] = [
-        ("connections", Self::Connections),
-        ("messages", Self::Messages),
-        ("recipients", Self::Recipients),
-        ("bytes", Self::Bytes),
-        ("requests", Self::Requests),
-        ("clients", Self::Clients),
-        ("logins", Self::Logins),
-        ("failed_logins", Self::FailedLogins),
-        ("failed_passwords", Self::FailedPasswords),
-    ];
-
     /// Whether it happens at a door.
     pub fn is_at(self, door: Door) -> bool {
         match self {
@@ -221,10 +211,6 @@ impl CountKind {
             Door::Login => Self::FailedPasswords,
             Door::Web => Self::Requests,
         }
-    }
-
-    pub fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, counts)| *counts == self).map_or("", |(word, _)| word)
     }
 
     /// How much a count of 1 is.

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arc_swap::ArcSwap;
 use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
+use strum::IntoStaticStr;
 
 use super::attribute::Attribute;
 use super::door::Door;
@@ -58,24 +59,14 @@ impl Override {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 #[serde(rename_all = "lowercase")]
 pub enum OverrideKind {
     /// Requests pass and are not counted.
     Allow,
     /// Requests are refused like those of clients on the blacklist.
     Ban,
-}
-
-impl OverrideKind {
-    pub const ALL: [Self; 2] = [Self::Allow, Self::Ban];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Allow => "allow",
-            Self::Ban => "ban",
-        }
-    }
 }
 
 /// The override that holds for one request.

@@ -1,5 +1,7 @@
 //! What a configuration says about decisions.
 
+use strum::{IntoStaticStr, VariantArray};
+
 use super::lists::Lists;
 use super::spelling::Spellings;
 use super::{Blacklist, Limit};
@@ -27,7 +29,8 @@ pub struct PolicySettings {
 }
 
 /// What is done while the store is down.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum OnStoreFailure {
     /// Count in this process meanwhile.
     Local,
@@ -35,14 +38,4 @@ pub enum OnStoreFailure {
     Dunno,
     /// Refuse everyone who is not whitelisted.
     Defer,
-}
-
-impl OnStoreFailure {
-    pub const WORDS: [(&'static str, Self); 3] =
-        [("local", Self::Local), ("dunno", Self::Dunno), ("defer", Self::Defer)];
-
-    /// Its word in the configuration.
-    pub fn name(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, way)| *way == self).map_or("", |(word, _)| word)
-    }
 }

@@ -26,6 +26,7 @@ use connshaper::policy::{CounterKind, Key, Limit, limit};
 
 use jiff::tz::TimeZone;
 use proptest::prelude::*;
+use strum::VariantArray;
 
 use crate::support::{Dir, default_limit, mmdb};
 
@@ -547,7 +548,8 @@ proptest! {
         per in prop::sample::subsequence(smtp_words(), 0..=smtp_words().len()),
     ) {
         let words: Vec<&str> = per.iter().map(|(word, _)| *word).collect();
-        let (word, counts) = CountKind::WORDS[count];
+        let counts = CountKind::VARIANTS[count];
+        let word = counts.into_str();
         let unit = u64::from(counts.unit());
         let limit = limit(&format!(
             "exptime = {exptime}\ncoalesce = \"{coalesce}ms\"\ninitial_delay = \"{initial}ms\"\n\
@@ -640,8 +642,8 @@ fn limit_name() -> impl Strategy<Value = String> {
 
 /// The keys of one limit at a door, without its name.
 fn limit_keys(door: Door) -> impl Strategy<Value = String> {
-    let counts = CountKind::WORDS.iter().filter(move |(_, counts)| counts.is_at(door));
-    let counts: Vec<_> = counts.map(|(word, _)| *word).collect();
+    let counts = CountKind::VARIANTS.iter().filter(move |counts| counts.is_at(door));
+    let counts: Vec<_> = counts.map(|counts| counts.into_str()).collect();
     let fields = KeyField::WORDS.iter().filter(move |(_, field)| field.is_at(door));
     let fields: Vec<_> = fields.map(|(word, _)| *word).collect();
     let with = (
@@ -653,7 +655,7 @@ fn limit_keys(door: Door) -> impl Strategy<Value = String> {
     with.prop_map(move |(count, per, log_only, window)| {
         let window = if count == "clients" { "fixed" } else { window };
         let exptime = if window == "calendar" { "1d" } else { "1m" };
-        let door = if door == Door::Smtp { String::new() } else { format!("door = \"{}\"\n", door.word()) };
+        let door = if door == Door::Smtp { String::new() } else { format!("door = \"{}\"\n", door.into_str()) };
         format!(
             "threshold = 3\ncount = \"{count}\"\nper = {per:?}\nlog_only = {log_only}\nwindow = \"{window}\"\n\
              exptime = \"{exptime}\"\n{door}"

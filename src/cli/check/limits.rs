@@ -17,7 +17,8 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
         let setting = settings.iter().find(|setting| setting.key == key);
         setting.and_then(|setting| setting.value.as_ref()?.as_str()).unwrap_or_default()
     };
-    let door = if limit.door == Door::Smtp { String::new() } else { format!("At the {} door: ", limit.door.word()) };
+    let door =
+        if limit.door == Door::Smtp { String::new() } else { format!("At the {} door: ", limit.door.into_str()) };
     let name = if limit.name == limit::TOP { String::new() } else { format!("{}: ", limit.name) };
     let length = || units::words(Duration::from_secs(limit.exptime.into()));
     let span = match &limit.window {
@@ -30,7 +31,7 @@ pub(super) fn sentence(limit: &Limit, settings: &[EffectiveSetting]) -> String {
                 Period::Week => "Monday 00:00",
                 Period::Month => "the first of the month",
             };
-            format!("in each {} from {begins} on ({})", calendar.period().word(), calendar.zone_name())
+            format!("in each {} from {begins} on ({})", calendar.period().into_str(), calendar.zone_name())
         }
     };
     let mut text = format!(
@@ -183,7 +184,7 @@ fn over(limit: &Limit, action: &str) -> String {
     if let Some(ban) = limit.ban {
         text += &banned(ban);
         if limit.ban_doors != DoorSet::only(limit.door) {
-            let doors: Vec<_> = limit.ban_doors.doors().map(Door::word).collect();
+            let doors: Vec<_> = limit.ban_doors.doors().map(|door| door.into_str()).collect();
             text += &format!(", at the doors {}", doors.join(", "));
         }
     }

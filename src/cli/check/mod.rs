@@ -205,7 +205,7 @@ impl<'c> InForce<'c> {
         Self {
             ok: true,
             path: config.path.as_ref().map(|path| path.to_string_lossy()),
-            form: config.form.name(),
+            form: config.form.into_str(),
             included: effective.included.iter().map(|path| path.to_string_lossy()).collect(),
             summary: summary(loaded),
             limits: std::iter::once(limit(limit::TOP, &effective.settings)).chain(named).collect(),

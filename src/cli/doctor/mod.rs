@@ -196,7 +196,7 @@ fn daemon(config: &Config, socket: Option<&Path>) -> Vec<Finding> {
 fn report(findings: &[Finding], paint: Paint) -> String {
     let mut text = String::new();
     for Finding { state, what, remedy } in findings {
-        let word = format!("{:8}", state.word());
+        let word = format!("{:8}", state.into_str());
         let word = match state {
             Assessment::Right => paint.good(&word),
             Assessment::Doubtful => paint.warning(&word),

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use strum::VariantArray;
 use toml::Value;
 
 use super::super::diagnostics::{ConfigError, quoted};
@@ -118,15 +119,13 @@ impl LimitDraft {
 
     /// The word for what it counts.
     pub fn counted(&self) -> &'static str {
-        self.counts().word()
+        self.counts().into_str()
     }
 
     fn counts(&self) -> CountKind {
         let word = self.value("count").and_then(Value::as_str);
-        CountKind::WORDS
-            .iter()
-            .find(|(known, _)| Some(*known) == word)
-            .map_or(CountKind::Connections, |(_, kind)| *kind)
+        let known = CountKind::VARIANTS.iter().find(|counts| Some(counts.into_str()) == word);
+        known.copied().unwrap_or(CountKind::Connections)
     }
 
     /// The key of its counters.
@@ -297,7 +296,7 @@ impl Draft {
 
     fn write(&self) -> Page {
         let mut page = Page::default();
-        page.comment(&format!("Converted by connshaper convert --from {}.", self.kind.word()));
+        page.comment(&format!("Converted by connshaper convert --from {}.", self.kind.into_str()));
         if let Some(top) = self.limits.first() {
             page.line(None, "");
             page.comment(&top.comment);

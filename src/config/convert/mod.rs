@@ -18,6 +18,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use strum::{EnumString, IntoStaticStr, VariantNames};
+
 use super::diagnostics::{ConfigError, Diagnostics};
 use super::legacy;
 use super::source::{self, ConfigText};
@@ -26,37 +28,23 @@ pub use connection_shaper::to_toml;
 use draft::Draft;
 
 /// The program that a file is of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Kind {
     ConnectionShaper,
     Perlbal,
     ModIpCount,
     Greylist,
+    #[strum(serialize = "ratelimit")]
     RateLimit,
     Postfwd,
+    #[strum(serialize = "policyd-rate-limit")]
     PolicydRateLimit,
     Postgrey,
     Anvil,
 }
 
 impl Kind {
-    /// Every one of them with its word on the command line.
-    pub const WORDS: [(&'static str, Self); 9] = [
-        ("connection_shaper", Self::ConnectionShaper),
-        ("perlbal", Self::Perlbal),
-        ("mod_ip_count", Self::ModIpCount),
-        ("greylist", Self::Greylist),
-        ("ratelimit", Self::RateLimit),
-        ("postfwd", Self::Postfwd),
-        ("policyd-rate-limit", Self::PolicydRateLimit),
-        ("postgrey", Self::Postgrey),
-        ("anvil", Self::Anvil),
-    ];
-
-    pub fn word(self) -> &'static str {
-        Self::WORDS.iter().find(|(_, kind)| *kind == self).map_or("", |(word, _)| word)
-    }
-
     /// The kind of a file, by its content.
     fn guess(text: &str) -> Option<Self> {
         // A file of nothing but comments is one of the plugin too, with all at its defaults.
@@ -141,7 +129,7 @@ fn convert_text(path: &Path, source: &ConfigText, from: Option<Kind>) -> Result<
     let text = &source.text;
     let Some(kind) = from.or_else(|| Kind::guess(text)) else {
         let problem = "the content does not tell which program the file is of";
-        let words = Kind::WORDS.map(|(word, _)| word).join(", ");
+        let words = Kind::VARIANTS.join(", ");
         return Err(refused(source, (1, problem.to_owned(), format!("write --from and one of {words}"))));
     };
     let Some((.., read)) = READERS.iter().find(|(known, ..)| *known == kind) else {

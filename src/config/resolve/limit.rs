@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
+use strum::VariantArray;
 use toml::Spanned;
 use toml::de::DeValue;
 
@@ -57,13 +58,13 @@ impl Timeouts {
 pub(super) fn at(door: Door) -> String {
     match door {
         Door::Smtp => String::new(),
-        door => format!(" at the {} door", door.word()),
+        door => format!(" at the {} door", door.into_str()),
     }
 }
 
 /// The limit of this name. `span` is that of the name.
 pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span) -> Limit {
-    let door = s.choice("door", &Door::WORDS);
+    let door = s.variant("door");
     let counts = counts(s, door);
     let (window, exptime) = window::read(s, program);
     let ban = ban(s);
@@ -219,11 +220,11 @@ fn counts(s: &TableSettings, door: Door) -> CountKind {
         return CountKind::usual(door);
     }
     let text: String = s.get("count");
-    let known = CountKind::WORDS.iter().filter(|(_, counts)| counts.is_at(door));
-    if let Some((_, counts)) = known.clone().find(|(word, _)| *word == text) {
+    let known = CountKind::VARIANTS.iter().filter(|counts| counts.is_at(door));
+    if let Some(counts) = known.clone().find(|counts| counts.into_str() == text) {
         return *counts;
     }
-    let words: Vec<String> = known.map(|(word, _)| format!("\"{word}\"")).collect();
+    let words: Vec<String> = known.map(|counts| format!("\"{}\"", counts.into_str())).collect();
     let problem = format!("{} cannot be {}{}", s.named("count"), quoted(&text), at(door));
     let usual = CountKind::usual(door);
     s.error("count", problem, format!("write {}", words.join(" or "))).unwrap_or(usual)
@@ -233,20 +234,20 @@ fn counts(s: &TableSettings, door: Door) -> CountKind {
 fn ban_doors(s: &TableSettings, door: Door, per: &KeySpec) -> DoorSet {
     let mut doors = vec![door];
     for (word, span) in s.strings("ban_doors").unwrap_or_default() {
-        let Some((_, other)) = Door::WORDS.iter().find(|(known, _)| known == word) else {
-            let known = Door::WORDS.map(|(word, _)| format!("\"{word}\""));
+        let Some(other) = Door::ALL.into_iter().find(|known| known.into_str() == word) else {
+            let known = Door::ALL.map(|door| format!("\"{}\"", door.into_str()));
             let problem = format!("{} cannot be {}", s.named("ban_doors"), quoted(word));
             s.diagnostics.error::<()>(span, problem, format!("write some of {}", known.join(", ")));
             continue;
         };
-        if *other != door && !per.is_client() {
+        if other != door && !per.is_client() {
             let problem = format!(
                 "a ban of limit{} can hold at another door only if it is of a client",
                 s.owner().trim_start_matches(" of limit")
             );
             s.diagnostics.error::<()>(span, problem, "write `per = \"client\"`, or leave the other doors out");
         }
-        doors.push(*other);
+        doors.push(other);
     }
     doors.into_iter().collect()
 }

@@ -3,11 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use strum::VariantArray;
+
 use super::super::diagnostics::quoted;
 use super::super::settings::{self, TableSettings};
 use super::super::{LogConfig, LogTarget};
 use crate::observe::log::hooks::{ALERTS, BANS, Hook};
-use crate::observe::log::{Events, Facility, LogEvent, Severity, SyslogFormat};
+use crate::observe::log::{Events, Facility, LogEvent};
 
 /// The socket of journald.
 const JOURNAL: &str = "/run/systemd/journal/socket";
@@ -22,7 +24,7 @@ pub(super) fn log(s: &TableSettings) -> LogConfig {
     ];
     LogConfig {
         target: s.choice("log", &targets),
-        level: s.choice("log_level", &Severity::WORDS),
+        level: s.variant("log_level"),
         interval: s.get("log_interval"),
         rate: s.get("log_rate"),
         events: events(s),
@@ -41,7 +43,7 @@ pub(super) fn syslog(s: &TableSettings) -> LogTarget {
             "write an absolute path, as in \"/dev/log\"",
         );
     }
-    let format = s.choice("syslog_format", &SyslogFormat::WORDS);
+    let format = s.variant("syslog_format");
     LogTarget::Syslog { socket, facility: facility(s), format }
 }
 
@@ -58,12 +60,12 @@ fn events(s: &TableSettings) -> Events {
     let mut events = Events::NONE;
     let list = s.strings("log_events").unwrap_or_default();
     for (word, span) in list {
-        match LogEvent::WORDS.iter().find(|(known, _)| known == word) {
-            Some((_, event)) => events = events.with(*event),
+        match LogEvent::VARIANTS.iter().find(|known| known.into_str() == word) {
+            Some(event) => events = events.with(*event),
             None if word == "all" => events = Events::ALL,
             None if word == "none" && list.len() == 1 => {}
             None => {
-                let known: Vec<&str> = LogEvent::WORDS.iter().map(|(word, _)| *word).collect();
+                let known: Vec<&str> = LogEvent::VARIANTS.iter().map(LogEvent::into_str).collect();
                 let remedy = format!("write all, none, or some of {}", known.join(", "));
                 s.diagnostics.error::<()>(span, format!("{} is not an event", quoted(word)), remedy);
             }

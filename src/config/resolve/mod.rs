@@ -91,7 +91,7 @@ pub(super) fn resolve(s: &TableSettings, form: Form, before_lists: &mut dyn FnMu
             spellings: program.spellings.clone(),
             blacklist: reply::blacklist(s, program.timeouts, &program.classes),
             limits,
-            on_store_failure: s.choice("on_store_failure", &policy::OnStoreFailure::WORDS),
+            on_store_failure: s.variant("on_store_failure"),
             log_only: program.log_only,
         },
         max_delayed: s.get("max_delayed"),

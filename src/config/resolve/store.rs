@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::effective::Origin;
 use super::super::settings::TableSettings;
-use super::super::{OnStoreFailure, StateConfig, StoreConfig};
+use super::super::{StateConfig, StoreConfig};
 use crate::store::{STORES, SharedStoreConfig};
 
 /// The keys that choose a store, with `and` or `or` before the last one. Quoted as messages quote keys, or bare.
@@ -18,7 +18,7 @@ pub(in crate::config) fn choices(conjunction: &str, quote: &str) -> String {
 }
 
 pub(super) fn store(s: &TableSettings) -> StoreConfig {
-    let on_failure = s.choice("on_store_failure", &OnStoreFailure::WORDS);
+    let on_failure = s.variant("on_store_failure");
     StoreConfig {
         shared: shared(s),
         over_memory: s.get("over_memory"),

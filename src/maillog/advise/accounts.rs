@@ -8,6 +8,8 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use strum::IntoStaticStr;
+
 use super::parts::{MAX_PARTS, PartPeaks, join_bits};
 use super::window::{HIGHEST, LogWindow, Moment};
 
@@ -18,8 +20,10 @@ pub const MAX_ACCOUNTS: usize = 50_000;
 const MAX_ADDRESSES: usize = 1_000;
 
 /// What a limit counts by, as `per` in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Per {
+    #[strum(serialize = "sasl_username")]
     Login,
     Sender,
     SenderDomain,
@@ -27,19 +31,11 @@ pub enum Per {
 
 impl Per {
     pub const ALL: [Self; 3] = [Self::Login, Self::Sender, Self::SenderDomain];
-
-    /// The word of the configuration.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Login => "sasl_username",
-            Self::Sender => "sender",
-            Self::SenderDomain => "sender_domain",
-        }
-    }
 }
 
 /// What is counted.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum AccountCount {
     Messages,
     Recipients,
@@ -48,14 +44,6 @@ pub enum AccountCount {
 
 impl AccountCount {
     pub const ALL: [Self; 3] = [Self::Messages, Self::Recipients, Self::Addresses];
-
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Messages => "messages",
-            Self::Recipients => "recipients",
-            Self::Addresses => "addresses",
-        }
-    }
 }
 
 /// The users of a log.

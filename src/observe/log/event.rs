@@ -1,7 +1,10 @@
 //! The kinds of log lines about clients, by the words of `log_events`.
 
+use strum::{IntoStaticStr, VariantArray};
+
 /// A kind of event.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "kebab-case")]
 pub enum LogEvent {
     /// A client on the whitelist, or that an administrator allowed, passes.
     Whitelisted,
@@ -27,30 +30,13 @@ pub enum LogEvent {
     Session,
 }
 
-impl LogEvent {
-    /// Every one of them with its word.
-    pub const WORDS: [(&'static str, Self); 11] = [
-        ("whitelisted", Self::Whitelisted),
-        ("blacklisted", Self::Blacklisted),
-        ("over", Self::Over),
-        ("ban", Self::Ban),
-        ("unban", Self::Unban),
-        ("banned", Self::Banned),
-        ("delayed", Self::Delayed),
-        ("concurrent", Self::Concurrent),
-        ("log-only", Self::LogOnly),
-        ("store", Self::Store),
-        ("session", Self::Session),
-    ];
-}
-
 /// Some of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Events(u16);
 
 impl Events {
     /// All of them.
-    pub const ALL: Self = Self((1 << LogEvent::WORDS.len()) - 1);
+    pub const ALL: Self = Self((1 << LogEvent::VARIANTS.len()) - 1);
 
     /// None.
     pub const NONE: Self = Self(0);
@@ -86,7 +72,7 @@ mod tests {
 
     #[test]
     fn each_word_is_an_event_of_its_own() {
-        for (place, (_, event)) in LogEvent::WORDS.into_iter().enumerate() {
+        for (place, event) in LogEvent::VARIANTS.iter().copied().enumerate() {
             assert_eq!(event as usize, place);
             assert!(Events::NONE.with(event).has(event) && !Events::ALL.without(event).has(event));
         }

@@ -29,7 +29,7 @@ use sink::Sink;
 pub use event::{Events, LogEvent};
 pub use record::LogRecord;
 pub use settings::{LogConfig, LogTarget};
-pub use severity::{Facility, Severity, SyslogFormat, UnknownName};
+pub use severity::{Facility, Severity, SyslogFormat};
 
 /// The log; a clone speaks to the same one.
 #[derive(Clone)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use strum::{IntoStaticStr, VariantArray};
 use tokio::time::Instant;
 
 use super::backend::{SavedOutage, StoreError};
@@ -13,25 +14,14 @@ const CAUSE_INTERVAL: Duration = Duration::from_secs(10);
 const MAX_CAUSES: usize = 4;
 
 /// Whether a server is asked.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum BreakerState {
     Closed,
     /// The server is down and left alone.
     Open,
     /// The server is down and being tried, by a probe and not by requests.
     HalfOpen,
-}
-
-impl BreakerState {
-    pub const ALL: [Self; 3] = [Self::Closed, Self::Open, Self::HalfOpen];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::Open => "open",
-            Self::HalfOpen => "half_open",
-        }
-    }
 }
 
 /// The state of a server, for status and metrics.

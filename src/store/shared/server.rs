@@ -79,7 +79,7 @@ impl StoreServer {
                 add(&self.statistics.store_outages, 1);
                 self.log.change(LogEvent::Store, Severity::Err, "STORE_DOWN", |line| {
                     line.field("server", &self.name).field("cause", cause);
-                    line.field("on_store_failure", self.on_failure.name());
+                    line.field("on_store_failure", self.on_failure.into_str());
                 });
             }
             DownNews::AnotherCause => self.log.line(Severity::Warning, "STORE_STILL_DOWN", |line| {

@@ -233,7 +233,7 @@ fn try_to_migrate(connection: &Connection) -> rusqlite::Result<()> {
 
 /// How a connection works from then on.
 fn settle(connection: &mut Connection, synchronous: Synchronous) -> rusqlite::Result<()> {
-    connection.pragma_update(None, "synchronous", synchronous.word())?;
+    connection.pragma_update(None, "synchronous", synchronous.into_str())?;
     connection.pragma_update(None, "cache_size", -CACHE)?;
     connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
     connection.pragma_update(None, "temp_store", "memory")?;

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use strum::IntoStaticStr;
+
 use crate::policy::config_key::{KeyValues, read_path};
 
 /// The file, and how careful it is.
@@ -33,20 +35,11 @@ impl SqliteConfig {
 }
 
 /// When what was counted is on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Synchronous {
     /// Within half a minute: a power cut loses what came since.
     Normal,
     /// Before it is answered: a power cut loses nothing.
     Full,
-}
-
-impl Synchronous {
-    /// Its word, which is SQLite's too.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Normal => "normal",
-            Self::Full => "full",
-        }
-    }
 }

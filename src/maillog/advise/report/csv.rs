@@ -27,7 +27,7 @@ pub fn table(findings: &Findings) -> String {
                 let is_advised = if limit.advice == Some(at) { "yes" } else { "no" };
                 let UserCandidate { length, threshold, refused, accounts, users } = *candidate;
                 let (exptime, hits) = (limit.lengths[length].exptime, limit.lengths[length].hits());
-                let (per, counted) = (limit.per.word(), limit.counted.word());
+                let (per, counted) = (limit.per.into_str(), limit.counted.into_str());
                 text += &format!(
                     "{exptime},{threshold},{is_advised},{hits},{refused},{accounts},{users},,,,{per},{counted}\n"
                 );

@@ -116,8 +116,8 @@ fn user_limit(limit: &UserLimit) -> Value {
         })
     };
     json!({
-        "per": limit.per.word(),
-        "count": limit.counted.word(),
+        "per": limit.per.into_str(),
+        "count": limit.counted.into_str(),
         "candidates": limit.candidates.iter().map(candidate).collect::<Vec<_>>(),
         "recommended": limit.advised().map(candidate),
         "test": limit.tests.as_ref().map(|tests| json!({

@@ -319,8 +319,8 @@ fn users(found: &UserFindings) -> String {
         for (place, candidate) in same.skip(tighter).take_while(|(place, _)| *place <= at) {
             let UserCandidate { length, threshold, refused, accounts, users } = *candidate;
             let row = user_row(&[
-                limit.per.word(),
-                limit.counted.word(),
+                limit.per.into_str(),
+                limit.counted.into_str(),
                 &units::spell(Duration::from_secs(limit.lengths[length].exptime.into())),
                 &number(threshold.into()),
                 &number(refused),
@@ -393,7 +393,7 @@ fn busiest_users(limit: &UserLimit) -> String {
         return String::new();
     }
     let exptime = units::words(Duration::from_secs(length.exptime.into()));
-    format!("The most {} of a login within {exptime}: {}\n", limit.counted.word(), users.join(", "))
+    format!("The most {} of a login within {exptime}: {}\n", limit.counted.into_str(), users.join(", "))
 }
 
 /// Users that are named in one line.
