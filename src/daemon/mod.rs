@@ -12,13 +12,13 @@ mod start;
 pub mod state_file;
 mod upgrade;
 
-use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use thiserror::Error;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
@@ -88,35 +88,15 @@ pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Star
 }
 
 /// Why the daemon does not serve.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error(transparent)]
 pub enum StartError {
     /// The configuration is wrong.
-    Configuration(ConfigError),
+    Configuration(#[from] ConfigError),
     /// The configuration became wrong during the hand-over from the program before: another start may find it right.
     AfterUpgrade(ConfigError),
     /// The configuration is right, but something else failed.
-    Other(anyhow::Error),
-}
-
-impl fmt::Display for StartError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Configuration(error) | Self::AfterUpgrade(error) => error.fmt(f),
-            Self::Other(error) => error.fmt(f),
-        }
-    }
-}
-
-impl From<ConfigError> for StartError {
-    fn from(error: ConfigError) -> Self {
-        Self::Configuration(error)
-    }
-}
-
-impl From<anyhow::Error> for StartError {
-    fn from(error: anyhow::Error) -> Self {
-        Self::Other(error)
-    }
+    Other(#[from] anyhow::Error),
 }
 
 struct Daemon {

@@ -11,6 +11,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use thiserror::Error;
+
 /// Where a stream socket is.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Address {
@@ -152,44 +154,33 @@ impl fmt::Display for Address {
 }
 
 /// What is wrong with the text of an address, and how to write it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
 pub enum AddressError {
     /// Neither `inet:` nor `unix:`.
+    #[error("write inet:HOST:PORT or unix:/PATH")]
     Scheme,
     /// `unix:` without an absolute path.
+    #[error("the path of a unix socket must be absolute, as in unix:/run/connshaper/policy")]
     PathRelative,
     /// A path that no Unix-domain socket address can hold.
+    #[error("the path of a unix socket has at most 107 bytes")]
     PathLong,
     /// No host, or one with impossible characters.
+    #[error("write a host name or an address before the port")]
     Host,
     /// `*` for a host.
+    #[error("write 0.0.0.0 for all IPv4 addresses of this host, or [::] for all of IPv6, in place of *")]
     Wildcard,
     /// An IPv6 address with a port, but without brackets.
+    #[error("write an IPv6 address with a port in brackets, as in [2001:db8::1]:11211")]
     Brackets,
     /// The port is not a number from 0 to 65535.
+    #[error("the port is a number from 0 to 65535")]
     Port,
     /// `inet:` without a port.
+    #[error("write the port too, as in inet:127.0.0.1:10040")]
     PortMissing,
 }
-
-impl fmt::Display for AddressError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Scheme => "write inet:HOST:PORT or unix:/PATH",
-            Self::PathRelative => "the path of a unix socket must be absolute, as in unix:/run/connshaper/policy",
-            Self::PathLong => "the path of a unix socket has at most 107 bytes",
-            Self::Host => "write a host name or an address before the port",
-            Self::Wildcard => {
-                "write 0.0.0.0 for all IPv4 addresses of this host, or [::] for all of IPv6, in place of *"
-            }
-            Self::Brackets => "write an IPv6 address with a port in brackets, as in [2001:db8::1]:11211",
-            Self::Port => "the port is a number from 0 to 65535",
-            Self::PortMissing => "write the port too, as in inet:127.0.0.1:10040",
-        })
-    }
-}
-
-impl std::error::Error for AddressError {}
 
 #[cfg(test)]
 mod tests {

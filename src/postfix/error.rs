@@ -1,6 +1,6 @@
 //! Why a policy connection cannot go on.
 
-use std::fmt;
+use thiserror::Error;
 
 use crate::listener::Peer;
 use crate::net::clock::Now;
@@ -10,7 +10,8 @@ use super::decoder::{MAX_NAME, REQUEST_TIME};
 use crate::policy::request::MAX_REQUEST;
 
 /// Why a policy connection cannot go on. There is no reply to such a request: Postfix asks again, then takes its default action.
-#[derive(Debug)]
+#[derive(Debug, Error)]
+#[error("{problem}")]
 pub struct RequestError {
     /// The beginning of the offending name or line; not to be shown unescaped.
     pub attribute: Vec<u8>,
@@ -19,21 +20,23 @@ pub struct RequestError {
 }
 
 /// What is wrong with a request.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum RequestProblem {
-    /// A line that is no `name=value`.
+    #[error("a line without =")]
     NoEqualsSign,
-    /// A name longer than `MAX_NAME`.
+    #[error("a name longer than {} bytes", MAX_NAME)]
     LongName,
-    /// More than `MAX_REQUEST` bytes before the empty line.
+    /// Before the empty line.
+    #[error("a request longer than {} bytes", MAX_REQUEST)]
     TooLong,
-    /// `request` is not `smtpd_access_policy`.
+    #[error("not request=smtpd_access_policy")]
     NotAPolicyRequest,
-    /// The connection ended within a request.
+    #[error("the connection ended within a request")]
     CutShort,
-    /// The rest of a request did not come in time.
+    #[error("a request that was begun {} seconds ago is not finished", REQUEST_TIME.as_secs())]
     Unfinished,
     /// Reading failed.
+    #[error("{0}")]
     Io(std::io::Error),
 }
 
@@ -87,21 +90,3 @@ impl From<std::io::Error> for RequestError {
         Self::new(b"", RequestProblem::Io(error))
     }
 }
-
-impl fmt::Display for RequestError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.problem {
-            RequestProblem::NoEqualsSign => f.write_str("a line without ="),
-            RequestProblem::LongName => write!(f, "a name longer than {MAX_NAME} bytes"),
-            RequestProblem::TooLong => write!(f, "a request longer than {MAX_REQUEST} bytes"),
-            RequestProblem::NotAPolicyRequest => f.write_str("not request=smtpd_access_policy"),
-            RequestProblem::Unfinished => {
-                write!(f, "a request that was begun {} seconds ago is not finished", REQUEST_TIME.as_secs())
-            }
-            RequestProblem::CutShort => f.write_str("the connection ended within a request"),
-            RequestProblem::Io(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for RequestError {}

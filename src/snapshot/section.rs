@@ -4,12 +4,12 @@
 //! truncated file is recognised, and a program that does not know the version of one
 //! section can read the others.
 
-use std::fmt;
 use std::hash::Hasher;
 use std::io::{self, ErrorKind, Read, Write};
 
 use serde::{Deserialize, Serialize};
 use siphasher::sip::SipHasher13;
+use thiserror::Error;
 
 /// The file begins with this; the version of the format follows.
 const MARK: &[u8; 16] = b"connshaper state";
@@ -50,17 +50,21 @@ pub fn decode<'b, T: Deserialize<'b>>(bytes: &'b [u8]) -> Result<T, SnapshotErro
 }
 
 /// Why a snapshot cannot be read.
-#[derive(Debug)]
+#[derive(Debug, Error)]
 pub enum SnapshotError {
     /// It does not begin with the mark.
+    #[error("it is not a state file of connshaper")]
     Foreign,
     /// It was written by a newer program, in a form or with a section of this version.
+    #[error("it was written by a newer connshaper (version {0} of its form)")]
     Newer(u32),
-    /// It ends too early.
+    #[error("it is cut short")]
     CutShort,
     /// Its bytes are not those that were written, or have no meaning.
+    #[error("it is corrupt")]
     Corrupt,
     /// It could not be read at all.
+    #[error("{0}")]
     Unreadable(io::Error),
 }
 
@@ -162,20 +166,6 @@ impl From<io::Error> for SnapshotError {
         }
     }
 }
-
-impl fmt::Display for SnapshotError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Foreign => f.write_str("it is not a state file of connshaper"),
-            Self::Newer(version) => write!(f, "it was written by a newer connshaper (version {version} of its form)"),
-            Self::CutShort => f.write_str("it is cut short"),
-            Self::Corrupt => f.write_str("it is corrupt"),
-            Self::Unreadable(error) => error.fmt(f),
-        }
-    }
-}
-
-impl std::error::Error for SnapshotError {}
 
 #[cfg(test)]
 mod tests {

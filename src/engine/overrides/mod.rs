@@ -10,13 +10,13 @@ mod announced;
 mod list;
 
 use std::collections::HashSet;
-use std::fmt;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as StdMutex};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 use tokio::sync::Mutex;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -64,16 +64,9 @@ impl Propagation {
 }
 
 /// There are [`MAX_OVERRIDES`] bans and allowances already.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Error)]
+#[error("there are {} bans and allowances already; lift some", MAX_OVERRIDES)]
 pub struct TooMany;
-
-impl fmt::Display for TooMany {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "there are {MAX_OVERRIDES} bans and allowances already; lift some")
-    }
-}
-
-impl std::error::Error for TooMany {}
 
 /// The list as this process knows it.
 #[derive(Debug, Default)]

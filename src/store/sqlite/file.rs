@@ -5,7 +5,6 @@
 //! file itself: closing it anywhere in this process would end the locks of SQLite's own connections.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -50,21 +49,14 @@ const LOG_SIZE: i64 = 4 << 20;
 const STATEMENTS: usize = 64;
 
 /// Why a file is not used.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum FileError {
-    /// It is ours, and damaged.
+    /// It is ours.
+    #[error("it is damaged: {0}")]
     Damaged(String),
     /// Anything else; says what to do.
+    #[error("{0}")]
     Refused(String),
-}
-
-impl fmt::Display for FileError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Damaged(problem) => write!(f, "it is damaged: {problem}"),
-            Self::Refused(problem) => f.write_str(problem),
-        }
-    }
 }
 
 /// Which file a path leads to.

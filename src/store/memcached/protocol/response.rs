@@ -3,11 +3,11 @@
 //! Nothing is taken from the input before an answer is there whole, and every
 //! line is bounded: the other end may be anything.
 
-use std::fmt;
 use std::ops::Range;
 
 use bytes::{Buf, BytesMut};
 use memchr::memmem;
+use thiserror::Error;
 
 use super::{MemcachedCommand, Protocol, Verb};
 use crate::store::memcached::protocol::stats::{ServerStats, census};
@@ -45,14 +45,9 @@ pub enum Response {
 }
 
 /// An answer that is no answer to what was asked. Nothing on this connection can be trusted any more.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Error)]
+#[error("unexpected answer {0:?}")]
 pub struct ProtocolError(pub String);
-
-impl fmt::Display for ProtocolError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "unexpected answer {:?}", self.0)
-    }
-}
 
 /// The longest line a server sends us honestly; errors carry a text.
 const MAX_LINE: usize = 1024;
