@@ -40,7 +40,7 @@ pub fn run(data: &[u8]) {
     }
 }
 
-fn decode(input: &Cuts) -> (Vec<Request>, Option<RequestError>) {
+fn decode(input: &Cuts) -> (Vec<Request<'static>>, Option<RequestError>) {
     let (mut decoder, mut buffer, mut requests) = (RequestDecoder::default(), BytesMut::new(), Vec::new());
     for piece in input.pieces() {
         buffer.extend_from_slice(piece);

@@ -197,7 +197,7 @@ impl ExplainArgs {
     }
 
     /// The request as Postfix, or a program at another door, would send it; in this protocol state, or the first one.
-    fn request_at(&self, state: Option<&str>) -> Result<Request, Problem> {
+    fn request_at(&self, state: Option<&str>) -> Result<Request<'static>, Problem> {
         let door = Door::ALL.into_iter().find(|door| door.into_str() == self.door);
         let Some(door) = door else {
             return Err(Problem::usage(format!("there is no door {:?}", self.door)));
@@ -233,7 +233,7 @@ impl ExplainArgs {
     }
 
     /// The request at another door than Postfix's.
-    fn event(&self, door: Door) -> Result<Request, Problem> {
+    fn event(&self, door: Door) -> Result<Request<'static>, Problem> {
         let mut values = Vec::new();
         let known = || Attribute::at(door).filter(|attribute| !attribute.is_of_origin());
         for (name, value) in &self.attributes {

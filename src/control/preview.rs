@@ -104,7 +104,7 @@ pub struct LoggedRefusal {
 
 /// The outcome of each limit as if the request were the first of its session, and the verdict. No limits: the verdict
 /// does not depend on counts.
-pub(super) async fn judge(rules: &Rules, request: &Request, now: Now) -> (Vec<LimitPreview>, VerdictPreview) {
+pub(super) async fn judge(rules: &Rules, request: &Request<'_>, now: Now) -> (Vec<LimitPreview>, VerdictPreview) {
     let record = SessionRecord::default();
     match rules.policy.plan(request, &record, now) {
         Plan::Done(decision) => (Vec::new(), VerdictPreview::of(request, &decision.verdict, now)),

@@ -4,8 +4,9 @@
 //! and the session remembers. Time is an argument.
 
 use std::net::IpAddr;
+use std::ops::ControlFlow;
 use std::pin::pin;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Waker};
 
 use crate::engine::counting::{leave_out_known, retime};
 use crate::engine::delays::DelayPermit;
@@ -17,7 +18,7 @@ use crate::observe::statistics::add;
 use crate::policy::attribute::Attribute;
 use crate::policy::request::{Request, Stage};
 use crate::policy::{Decision, Door, Effect, LimitChecks, Pass, Plan, Readings, Verdict};
-use crate::session::{SessionGuard, SessionHandle};
+use crate::session::{SessionCount, SessionGuard, SessionHandle};
 
 /// The verdict on a request; with the permit, if the answer is to be delayed.
 pub type Answer<'r> = (Verdict<'r>, Option<DelayPermit>);
@@ -27,18 +28,72 @@ pub async fn decide<'r>(
     service: &Service,
     rules: &'r Rules,
     handle: &mut SessionHandle,
-    request: &Request,
+    request: &Request<'_>,
     now: Now,
 ) -> Answer<'r> {
-    let Rules { policy, store, .. } = rules;
-    let Some(client) = policy.client(request) else {
-        add(&service.statistics.unknown_client, 1);
-        service.decisions.passed(Door::Smtp, Pass::UnknownClient);
-        return (Verdict::Pass(Pass::UnknownClient), None);
+    let Some(client) = rules.policy.client(request) else {
+        return unknown_client(service);
     };
-    let mut plan;
-    let counting = {
-        let mut session = handle.lookup(client, request, now).await;
+    let asked = Asked { service, rules, client, request, now };
+    let session = handle.lookup(client, request, now).await;
+    let (mut checks, counting) = match asked.begin(session) {
+        ControlFlow::Break(answer) => return answer,
+        ControlFlow::Continue(checks) => checks,
+    };
+    prepare(rules, &mut checks, now).await;
+    let operations = checks.operations(now);
+    let readings = Readings::new(&operations, rules.store.count(operations.clone(), now).await);
+    asked.judge(counting.finish(), &checks, &readings)
+}
+
+/// Decides without waiting, where the store counts in this process. `None`: nothing is done yet, because a store that a
+/// reload has replaced is still counting another request of the session.
+pub fn decide_at_once<'r>(
+    service: &Service,
+    rules: &'r Rules,
+    handle: &mut SessionHandle,
+    request: &Request<'_>,
+    now: Now,
+) -> Option<Answer<'r>> {
+    let Some(client) = rules.policy.client(request) else {
+        return Some(unknown_client(service));
+    };
+    let session = handle.lookup_at_once(client, request, now)?;
+    Asked { service, rules, client, request, now }.begin(session).break_value()
+}
+
+fn unknown_client(service: &Service) -> Answer<'static> {
+    add(&service.statistics.unknown_client, 1);
+    service.decisions.passed(Door::Smtp, Pass::UnknownClient);
+    (Verdict::Pass(Pass::UnknownClient), None)
+}
+
+/// What has to be done before a request is counted, which for nearly all is nothing.
+async fn prepare(rules: &Rules, checks: &mut LimitChecks<'_>, now: Now) {
+    let Rules { policy, store, .. } = rules;
+    if policy.has_changed_windows(now) {
+        retime(store, checks, now).await;
+    }
+    if policy.counts_clients() {
+        leave_out_known(store, checks, true, now).await;
+    }
+}
+
+/// A request whose session is known.
+struct Asked<'r, 'q> {
+    service: &'q Service,
+    rules: &'r Rules,
+    client: IpAddr,
+    request: &'q Request<'q>,
+    now: Now,
+}
+
+impl<'r> Asked<'r, '_> {
+    /// Decides, if the store counts in this process. If not, returns what it is to count; the table of sessions is not
+    /// locked while it is waited for.
+    fn begin<'h>(&self, mut session: SessionGuard<'h>) -> ControlFlow<Answer<'r>, (LimitChecks<'r>, SessionCount<'h>)> {
+        let Self { service, rules, client, request, now } = *self;
+        let Rules { policy, store, .. } = rules;
         let lookup = session.lookup;
         add(&service.statistics.sessions, u64::from(lookup.new));
         service.diagnosis.observe(client, request, lookup);
@@ -48,52 +103,18 @@ pub async fn decide<'r>(
         if session.has_unsent() {
             unsent::take_back(service, rules, session.take_unsent(), now);
         }
-        let asked = Asked { service, rules, client, request, now };
-        plan = policy.plan(request, session.record(), now);
-        match &mut plan {
-            Plan::Done(decision) => return asked.finish(session, decision),
-            Plan::Count(checks) if !store.waits() => {
-                let readings = match at_once(count_checks(rules, checks, now)) {
-                    Poll::Ready(readings) => readings,
-                    Poll::Pending => Readings::default(),
-                };
-                return asked.judge(session, checks, &readings);
+        match policy.plan(request, session.record(), now) {
+            Plan::Done(mut decision) => ControlFlow::Break(self.finish(session, &mut decision)),
+            Plan::Count(mut checks) if !store.waits() => {
+                // In this process there is nothing to wait for.
+                let _ = pin!(prepare(rules, &mut checks, now)).poll(&mut Context::from_waker(Waker::noop()));
+                let readings = Readings::count(&checks, now, |operation| Some(store.count_at_once(operation, now)));
+                ControlFlow::Break(self.judge(session, &checks, &readings))
             }
-            // The table of sessions is not locked while the store is waited for.
-            Plan::Count(_) => session.count(),
+            Plan::Count(checks) => ControlFlow::Continue((checks, session.count())),
         }
-    };
-    let Plan::Count(mut checks) = plan else { unreachable!("what is decided is not counted") };
-    let readings = count_checks(rules, &mut checks, now).await;
-    Asked { service, rules, client, request, now }.judge(counting.finish(), &checks, &readings)
-}
-
-/// Has the store count what a request needs.
-async fn count_checks(rules: &Rules, checks: &mut LimitChecks<'_>, now: Now) -> Readings {
-    let Rules { policy, store, .. } = rules;
-    if policy.has_changed_windows(now) {
-        retime(store, checks, now).await;
     }
-    if policy.counts_clients() {
-        leave_out_known(store, checks, true, now).await;
-    }
-    if !store.waits() {
-        return Readings::count(checks, now, |operation| Some(store.count_at_once(operation, now)));
-    }
-    let operations = checks.operations(now);
-    Readings::new(&operations, store.count(operations.clone(), now).await)
-}
 
-/// A request whose session is known.
-struct Asked<'r, 'q> {
-    service: &'q Service,
-    rules: &'r Rules,
-    client: IpAddr,
-    request: &'q Request,
-    now: Now,
-}
-
-impl<'r> Asked<'r, '_> {
     /// Judges by what the store has answered.
     fn judge(&self, mut session: SessionGuard<'_>, checks: &LimitChecks<'r>, readings: &Readings) -> Answer<'r> {
         let mut decision = self.rules.policy.judge(checks, readings, session.record(), self.now);
@@ -124,23 +145,6 @@ impl<'r> Asked<'r, '_> {
         }
         (std::mem::replace(&mut decision.verdict, Verdict::Pass(Pass::WithinLimits)), permit)
     }
-}
-
-/// Decides at once, on the stack of the caller, where the store counts in this process. Pending: nothing is done yet,
-/// because a store that a reload has replaced is still counting another request of the session.
-pub fn decide_at_once<'r>(
-    service: &Service,
-    rules: &'r Rules,
-    handle: &mut SessionHandle,
-    request: &Request,
-    now: Now,
-) -> Poll<Answer<'r>> {
-    at_once(decide(service, rules, handle, request, now))
-}
-
-/// Polls a future once that nearly always has nothing to wait for.
-fn at_once<T>(future: impl Future<Output = T>) -> Poll<T> {
-    pin!(future).poll(&mut Context::from_waker(Waker::noop()))
 }
 
 /// Carries out the effects of a decision.

@@ -46,7 +46,7 @@ pub enum CountMode {
 pub async fn decide_sessionless<'r>(
     service: &Service,
     rules: &'r Rules,
-    request: &Request,
+    request: &Request<'_>,
     mode: CountMode,
     now: Now,
 ) -> (Answer<'r>, SmallVec<[Quota<'r>; 2]>) {
@@ -103,7 +103,7 @@ fn quotas<'r>(checks: &LimitChecks<'r>, decision: &Decision<'_>, now: Now) -> Sm
 
 /// Counts the report of a login that was tried. `password` is a digest of the login and the wrong
 /// password; of equal ones a limit of wrong passwords counts the first only.
-pub async fn count_login(rules: &Rules, request: &Request, password: Option<u64>, now: Now) {
+pub async fn count_login(rules: &Rules, request: &Request<'_>, password: Option<u64>, now: Now) {
     debug_assert_eq!(request.door, Door::Login);
     let Plan::Count(mut checks) = rules.policy.plan(request, &SessionRecord::default(), now) else { return };
     if let Some(password) = password {

@@ -120,7 +120,7 @@ async fn answer(context: &Arc<HttpContext>, head: &Parts, asked: &ForwardedReque
 }
 
 /// The answer to a request, and how long it is to be delayed.
-async fn decide(context: Arc<HttpContext>, request: Request) -> (Response, Option<(Duration, DelayPermit)>) {
+async fn decide(context: Arc<HttpContext>, request: Request<'static>) -> (Response, Option<(Duration, DelayPermit)>) {
     let service = &context.control.service;
     let rules = service.rules.load_full();
     let ((verdict, permit), quotas) =
@@ -183,7 +183,7 @@ fn item(list: &mut Vec<u8>, name: &str, numbers: [(&str, u32); 2]) {
     }
 }
 
-fn request(config: &HttpConfig, head: &Parts, asked: &ForwardedRequest<'_>) -> Request {
+fn request(config: &HttpConfig, head: &Parts, asked: &ForwardedRequest<'_>) -> Request<'static> {
     let peer = head.extensions.get::<Peer>().copied().unwrap_or(Peer::Unix);
     let client = forwarded::client(peer, &head.headers, &config.client_header, &config.trusted_proxies);
     let mut parts = asked.uri.splitn(2, |byte| *byte == b'?');

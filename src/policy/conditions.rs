@@ -200,7 +200,7 @@ mod tests {
     use super::*;
     use crate::postfix::decoder::RequestDecoder;
 
-    fn request(lines: &str) -> Request {
+    fn request(lines: &str) -> Request<'static> {
         let text = format!("request=smtpd_access_policy\n{lines}\n");
         RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap()
     }

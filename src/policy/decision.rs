@@ -159,7 +159,7 @@ impl Refusal<'_> {
     }
 
     /// What the action's placeholders stand for; `request` is the one that is refused.
-    pub fn values<'a>(&'a self, request: &'a Request, now: Now) -> Values<'a> {
+    pub fn values<'a>(&'a self, request: &'a Request<'_>, now: Now) -> Values<'a> {
         let Self { client, limit, key, count, threshold, left, entry, .. } = self;
         let (client, request, now) = (*client, Some(request), now.unix());
         let note = entry.as_ref().and_then(|entry| entry.note.as_deref());

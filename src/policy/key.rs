@@ -353,7 +353,7 @@ mod tests {
     use crate::policy::limit::Limit;
     use crate::postfix::decoder::RequestDecoder;
 
-    fn request(lines: &str) -> Request {
+    fn request(lines: &str) -> Request<'static> {
         let text = format!("request=smtpd_access_policy\nclient_address=192.0.2.1\n{lines}\n");
         RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap()
     }

@@ -120,7 +120,7 @@ impl KeyField {
     }
 
     /// The value, which is part of what the request says; `None` where it says nothing.
-    pub(super) fn value(self, request: &Request) -> Option<&[u8]> {
+    pub(super) fn value<'r>(self, request: &'r Request<'_>) -> Option<&'r [u8]> {
         let value = match self {
             Self::Client => request.value(Attribute::ClientAddress),
             Self::Whole(attribute) => request.value(attribute),

@@ -226,7 +226,7 @@ impl Policy {
     }
 
     /// A request with where its client is from. `None`: no limit asks for that.
-    fn with_origin(&self, request: &Request, client: IpAddr) -> Option<Request> {
+    fn with_origin(&self, request: &Request, client: IpAddr) -> Option<Request<'static>> {
         if self.asked_origins.is_empty() {
             return None;
         }
@@ -291,9 +291,7 @@ impl Policy {
         let request = with_origin.as_ref().unwrap_or(request);
         let news = active.is_some() || refused.is_some() && !whitelisted;
         let mut checks = LimitChecks { named, active, ..LimitChecks::new(client, request, whitelisted) };
-        let limits = self.limits_at(request.door);
-        checks.checks.reserve(limits.len());
-        for limit in limits {
+        for limit in self.limits_at(request.door) {
             if record.blacklist == BlacklistState::Delayed && limit.counts == CountKind::Connections {
                 continue;
             }

@@ -223,11 +223,11 @@ mod tests {
         Override::new(target.parse().unwrap(), kind, seconds, "root".into(), Now::simulated(0))
     }
 
-    fn of_client(client: &str) -> Request {
+    fn of_client(client: &str) -> Request<'static> {
         Request::at(Door::Web, Some(client.parse().unwrap()), [])
     }
 
-    fn at_login_door(client: &str, login: &str) -> Request {
+    fn at_login_door(client: &str, login: &str) -> Request<'static> {
         Request::at(Door::Login, Some(client.parse().unwrap()), [(Attribute::Login, login.as_bytes())])
     }
 

@@ -4,11 +4,11 @@
 //! slice of the input with a table of where each value lies in it. The few
 //! values that tell the session of a request are parsed here, once.
 
-use std::fmt::Write;
+use std::borrow::Cow;
+use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::ops::Range;
 
-use bytes::BytesMut;
 use wide::u8x16;
 
 use crate::policy::attribute::Attribute;
@@ -30,10 +30,10 @@ pub const MAX_OTHER_VALUE: usize = 4096;
 const USUAL_BLOCK: usize = 240;
 const USUAL_VALUES: usize = 6;
 
-/// One policy request.
+/// One policy request. One that is answered at once borrows the bytes that were read.
 #[derive(Debug)]
-pub struct Request {
-    block: BytesMut,
+pub struct Request<'b> {
+    block: Cow<'b, [u8]>,
     places: [ValueSpan; Attribute::COUNT],
     /// `None` where there are none, as in every request of Postfix.
     others: Option<Box<OtherValues>>,
@@ -67,7 +67,7 @@ impl ValueSpan {
     /// The span of a missing value.
     pub const NONE: Self = Self(0);
 
-    pub fn new(start: usize, length: usize) -> Self {
+    pub const fn new(start: usize, length: usize) -> Self {
         Self((start << Self::LENGTH_BITS | length) as u32)
     }
 
@@ -150,7 +150,7 @@ pub struct Instance {
     pub seqno: u64,
 }
 
-impl Request {
+impl<'b> Request<'b> {
     /// The bytes of an attribute; empty when absent (Postfix makes no difference). Clipped to `MAX_VALUE`.
     pub fn value(&self, attribute: Attribute) -> &[u8] {
         match self.places.get(attribute as usize) {
@@ -165,8 +165,12 @@ impl Request {
     }
 
     /// A request at another door than Postfix's, with these values. Each is clipped to [`MAX_OTHER_VALUE`].
-    pub fn at<'v>(door: Door, client: Option<IpAddr>, values: impl IntoIterator<Item = (Attribute, &'v [u8])>) -> Self {
-        let mut block = BytesMut::with_capacity(USUAL_BLOCK);
+    pub fn at<'v>(
+        door: Door,
+        client: Option<IpAddr>,
+        values: impl IntoIterator<Item = (Attribute, &'v [u8])>,
+    ) -> Request<'static> {
+        let mut block = Vec::with_capacity(USUAL_BLOCK);
         match client {
             // By hand: `Display` costs a thousand instructions.
             Some(IpAddr::V4(client)) => {
@@ -175,13 +179,13 @@ impl Request {
                     block.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
                 }
             }
-            Some(IpAddr::V6(client)) => write!(block, "{client}").expect("a buffer grows as needed"),
+            Some(IpAddr::V6(client)) => write!(block, "{client}").expect("a vector grows as needed"),
             None => {}
         }
         let address = ValueSpan::new(0, block.len());
         let others = Some(Box::new(OtherValues(Vec::with_capacity(USUAL_VALUES))));
         let places = [ValueSpan::default(); Attribute::COUNT];
-        let mut request = Self { door, client, others, ..Self::unread(block, &places) };
+        let mut request = Request { door, client, others, ..Request::unread(Cow::Owned(block), &places) };
         request.places[Attribute::ClientAddress as usize] = address;
         values.into_iter().for_each(|(attribute, value)| request.set(attribute, value));
         request
@@ -190,7 +194,7 @@ impl Request {
     fn set(&mut self, attribute: Attribute, value: &[u8]) {
         let value = &value[..value.len().min(MAX_OTHER_VALUE)];
         let span = ValueSpan::new(self.block.len(), value.len());
-        self.block.extend_from_slice(value);
+        self.block.to_mut().extend_from_slice(value);
         match self.places.get_mut(attribute as usize) {
             Some(place) => *place = span,
             None => self.others.get_or_insert_default().0.push((attribute, span)),
@@ -198,14 +202,14 @@ impl Request {
     }
 
     /// The same about another recipient.
-    pub fn about(&self, recipient: &[u8]) -> Self {
+    pub fn about(&self, recipient: &[u8]) -> Request<'static> {
         self.with([(Attribute::Recipient, recipient)])
     }
 
     /// The same with these values too.
-    pub fn with<'v>(&self, values: impl IntoIterator<Item = (Attribute, &'v [u8])>) -> Self {
-        let others = self.others.clone();
-        let mut request = Self { block: self.block.clone(), others, places: self.places, ..*self };
+    pub fn with<'v>(&self, values: impl IntoIterator<Item = (Attribute, &'v [u8])>) -> Request<'static> {
+        let (block, others) = (Cow::Owned(self.block.to_vec()), self.others.clone());
+        let mut request = Request { block, others, ..*self };
         for (attribute, value) in values {
             // What begins beyond that has no place in the table. No request of Postfix is half as long.
             if request.block.len() < MAX_REQUEST {
@@ -215,9 +219,14 @@ impl Request {
         request
     }
 
+    /// The same with bytes of its own.
+    pub fn to_owned(&self) -> Request<'static> {
+        self.with([])
+    }
+
     /// A request of Postfix. `server` is what its values say of the server, if that is known already.
-    pub(crate) fn new(block: BytesMut, places: &[ValueSpan; Attribute::COUNT], server: Option<(IpAddr, u16)>) -> Self {
-        let mut request = Self::unread(block, places);
+    pub(crate) fn new(block: &'b [u8], places: &[ValueSpan; Attribute::COUNT], server: Option<(IpAddr, u16)>) -> Self {
+        let mut request = Self::unread(Cow::Borrowed(block), places);
         request.client = address(request.value(Attribute::ClientAddress));
         request.client_port = port(request.value(Attribute::ClientPort));
         request.server = server.or_else(|| {
@@ -229,15 +238,8 @@ impl Request {
         request
     }
 
-    /// The buffer that it came in, empty.
-    pub(crate) fn into_buffer(self) -> BytesMut {
-        let mut buffer = self.block;
-        buffer.clear();
-        buffer
-    }
-
     /// With none of its values parsed.
-    fn unread(block: BytesMut, places: &[ValueSpan; Attribute::COUNT]) -> Self {
+    fn unread(block: Cow<'b, [u8]>, places: &[ValueSpan; Attribute::COUNT]) -> Self {
         Self {
             block,
             places: *places,

@@ -26,7 +26,7 @@ pub struct Values<'a> {
     /// `{key}`: what was counted together.
     pub key: &'a KeyPart,
     /// Has `{sasl_username}` and `{sender}`; `None`: they are empty.
-    pub request: Option<&'a Request>,
+    pub request: Option<&'a Request<'a>>,
     /// An administrator's reason, in place of the text.
     pub note: Option<&'a str>,
     /// The time in seconds since the Unix epoch, to which `{left}` is added for `{until}`.

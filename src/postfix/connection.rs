@@ -2,10 +2,9 @@
 
 use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
@@ -25,7 +24,7 @@ use crate::policy::request::Request;
 use crate::postfix::decoder::REQUEST_TIME;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::error::RequestError;
-use crate::postfix::io::{self, Input, Reply, ReplyBytes, ShutdownListener, read, write};
+use crate::postfix::io::{Input, Reply, ReplyBytes, ShutdownListener, read, write};
 use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionHandle;
 
@@ -49,28 +48,34 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let SuspendedConnection { stream, peer, session, state } = suspended;
-    let mut connection = PolicyConnection { service, stream, session, state };
-    match connection.run(&stop).await {
-        Ok(End::Stopped) if stop.hands_over() => {
-            let PolicyConnection { stream, session, state, .. } = connection;
-            return Some(SuspendedConnection { stream, peer, session, state });
-        }
+    let dialogue = Dialogue { service, decoder: RequestDecoder::default(), session, state };
+    let mut connection = PolicyConnection { stream, dialogue };
+    let end = connection.run(&stop).await;
+    let PolicyConnection { stream, dialogue: Dialogue { session, mut state, .. } } = connection;
+    match end {
+        Ok(End::Stopped) if stop.hands_over() => return Some(SuspendedConnection { stream, peer, session, state }),
         Ok(_) => {}
         Err(error) => {
-            connection.state.answered = false;
+            state.answered = false;
             add(&service.statistics.bad_requests, 1);
             error.log(&service.log, &peer, Now::read());
         }
     }
     let now = Now::read();
-    connection.session.close(connection.state.answered, now);
+    session.close(state.answered, now);
     take_back_all(service, now);
     None
 }
 
 struct PolicyConnection<'s, S> {
-    service: &'s Service,
     stream: S,
+    dialogue: Dialogue<'s>,
+}
+
+/// The requests of a policy connection and their answers, apart from the stream that both go over.
+struct Dialogue<'s> {
+    service: &'s Service,
+    decoder: RequestDecoder,
     session: SessionHandle,
     state: ConnectionState,
 }
@@ -88,9 +93,11 @@ enum NextRequest {
     /// It is answered.
     Answered,
     /// It waits for the store.
-    Waits(Box<Request>),
-    /// There is none, or not all of it has come.
+    Waits(Box<Request<'static>>),
+    /// Not all of it has come.
     Incomplete,
+    /// There will be none.
+    Ended(End),
 }
 
 /// What came of waiting with an answer.
@@ -108,76 +115,88 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     async fn run(&mut self, stop: &Shutdown) -> Result<End, RequestError> {
-        let mut decoder = RequestDecoder::default();
         let triggered = pin!(stop.wait());
         let mut shutdown = ShutdownListener::new(stop, triggered);
-        if !self.state.output.rest().is_empty()
+        if !self.dialogue.state.output.rest().is_empty()
             && let Some(end) = self.send(&mut shutdown).await
         {
             return Ok(end);
         }
+        let mut next = self.dialogue.answer_kept()?;
         loop {
-            loop {
-                match self.answer_next(&mut decoder)? {
-                    NextRequest::Answered => {}
-                    // Boxed: keeps the wait for the store out of every idle connection.
-                    NextRequest::Waits(request) => Box::pin(self.answer_later(*request)).await,
-                    NextRequest::Incomplete => break,
+            match next {
+                NextRequest::Answered => {}
+                // Boxed: keeps the wait for the store out of every idle connection.
+                NextRequest::Waits(request) => Box::pin(self.dialogue.answer_later(&request)).await,
+                NextRequest::Incomplete => {
+                    next = self.receive(&mut shutdown).await?;
+                    continue;
                 }
-                if let Some(end) = self.send(&mut shutdown).await {
-                    return Ok(end);
-                }
-                // Postfix asks one thing at a time. A peer that asks more does not keep the others waiting.
-                if !self.state.input.is_empty() {
-                    yield_now().await;
-                }
+                NextRequest::Ended(end) => return Ok(end),
             }
-            let ConnectionState { input, begun, .. } = &mut self.state;
-            let came = if input.is_empty() {
-                read(&mut self.stream, input, &mut shutdown).await
+            if let Some(end) = self.send(&mut shutdown).await {
+                return Ok(end);
+            }
+            next = if self.dialogue.state.input.is_empty() {
+                NextRequest::Incomplete
             } else {
-                let begun = *begun.get_or_insert_with(Instant::now);
-                let rest = timeout_at(begun + REQUEST_TIME, read(&mut self.stream, input, &mut shutdown));
-                rest.await.map_err(|_| RequestError::unfinished())?
+                // Postfix asks one thing at a time. A peer that asks more does not keep the others waiting.
+                yield_now().await;
+                self.dialogue.answer_kept()?
             };
-            match came {
-                Ok(Input::More) => {}
-                // Not waited: Postfix had given up before it could see our answer, and will ask again.
-                Ok(Input::Closed { waited }) => {
-                    self.state.answered &= waited;
-                    return decoder.decode_eof(&mut self.state.input).map(|_| End::Closed);
-                }
-                Ok(Input::Stop) => return Ok(End::Stopped),
-                // A connection that was reset was closed, in a way.
-                Err(_) => return Ok(End::Closed),
+        }
+    }
+
+    /// Waits for a request, or for the rest of one.
+    async fn receive(&mut self, shutdown: &mut ShutdownListener<'_, '_>) -> Result<NextRequest, RequestError> {
+        let Self { stream, dialogue } = self;
+        let deadline = match dialogue.state.input.is_empty() {
+            true => None,
+            false => Some(*dialogue.state.begun.get_or_insert_with(Instant::now) + REQUEST_TIME),
+        };
+        let reading = read(stream, shutdown, |came| dialogue.take(came));
+        let came = match deadline {
+            None => reading.await,
+            Some(deadline) => timeout_at(deadline, reading).await.map_err(|_| RequestError::unfinished())?,
+        };
+        match came {
+            Ok(Input::Taken(next)) => next,
+            // Not waited: Postfix had given up before it could see our answer, and will ask again.
+            Ok(Input::Closed { waited }) => {
+                let Dialogue { decoder, state, .. } = dialogue;
+                state.answered &= waited;
+                decoder.decode_eof(&mut state.input).map(|_| NextRequest::Ended(End::Closed))
             }
+            Ok(Input::Stop) => Ok(NextRequest::Ended(End::Stopped)),
+            // A connection that was reset was closed, in a way.
+            Err(_) => Ok(NextRequest::Ended(End::Closed)),
         }
     }
 
     /// Sends the answer when it is due. Says what ends the connection, if that does.
     async fn send(&mut self, shutdown: &mut ShutdownListener<'_, '_>) -> Option<End> {
-        if let Some((end, permit)) = self.state.due.take() {
+        if let Some((end, permit)) = self.dialogue.state.due.take() {
             match self.wait(end, shutdown).await {
                 DelayEnd::Elapsed => drop(permit),
                 DelayEnd::PeerClosed => {
-                    self.state.answered = false;
+                    self.dialogue.state.answered = false;
                     return Some(End::Closed);
                 }
                 DelayEnd::HandOver => {
-                    self.state.due = Some((end, permit));
+                    self.dialogue.state.due = Some((end, permit));
                     return Some(End::Stopped);
                 }
             }
         }
-        match write(&mut self.stream, &mut self.state.output, shutdown).await {
+        match write(&mut self.stream, &mut self.dialogue.state.output, shutdown).await {
             Ok(true) => {
-                self.state.answered = true;
-                self.session.answered(Now::read);
+                self.dialogue.state.answered = true;
+                self.dialogue.session.answered(Now::read);
                 None
             }
             Ok(false) => Some(End::Stopped),
             Err(_) => {
-                self.state.answered = false;
+                self.dialogue.state.answered = false;
                 Some(End::Closed)
             }
         }
@@ -188,61 +207,89 @@ where
         let stopped = |shutdown: &ShutdownListener<'_, '_>| {
             if shutdown.hands_over() { DelayEnd::HandOver } else { DelayEnd::Elapsed }
         };
-        match timeout_at(end, read(&mut self.stream, &mut self.state.input, shutdown)).await {
+        let Self { stream, dialogue } = self;
+        // Postfix asks one thing at a time. What others send meanwhile is read later.
+        let keep = |came: &[u8]| dialogue.state.input.extend_from_slice(came);
+        match timeout_at(end, read(stream, shutdown, keep)).await {
             Err(_) => DelayEnd::Elapsed,
             // At shutdown no answer is delayed any longer.
             Ok(Ok(Input::Stop)) => stopped(shutdown),
-            // Postfix asks one thing at a time. What others send meanwhile is read later.
-            Ok(Ok(Input::More)) => match timeout_at(end, shutdown.wait()).await {
+            Ok(Ok(Input::Taken(()))) => match timeout_at(end, shutdown.wait()).await {
                 Err(_) => DelayEnd::Elapsed,
                 Ok(()) => stopped(shutdown),
             },
             Ok(Ok(Input::Closed { .. }) | Err(_)) => DelayEnd::PeerClosed,
         }
     }
+}
 
-    /// Answers the next request, if all of it has come and there is nothing to wait for.
-    fn answer_next(&mut self, decoder: &mut RequestDecoder) -> Result<NextRequest, RequestError> {
-        if self.state.input.is_empty() {
-            return Ok(NextRequest::Incomplete);
+impl Dialogue<'_> {
+    /// Answers the request that came, if all of it has, and keeps what is not answered.
+    fn take(&mut self, came: &[u8]) -> Result<NextRequest, RequestError> {
+        if !self.state.input.is_empty() {
+            self.state.input.extend_from_slice(came);
+            return self.answer_kept();
         }
-        let Some(request) = decoder.decode(&mut self.state.input)? else {
-            return Ok(NextRequest::Incomplete);
-        };
-        self.state.begun = None;
-        if !self.answer_at_once(&request) {
-            return Ok(NextRequest::Waits(Box::new(request)));
+        let (next, length) = self.answer(came)?;
+        if length < came.len() {
+            self.state.input.extend_from_slice(&came[length..]);
         }
-        // The request took the buffer with it, unless there was more in it.
-        if self.state.input.capacity() == 0 {
-            io::keep_spare(&mut request.into_buffer());
-        }
-        Ok(NextRequest::Answered)
+        Ok(next)
     }
 
-    /// Answers where the store counts in this process. Says whether it has.
-    fn answer_at_once(&mut self, request: &Request) -> bool {
-        add(&self.service.statistics.queries, 1);
-        let rules = self.service.rules.load();
-        if rules.store.waits() {
-            return false;
+    /// Answers the next request of what was kept, if all of it has come.
+    fn answer_kept(&mut self) -> Result<NextRequest, RequestError> {
+        let mut input = std::mem::take(&mut self.state.input);
+        let (next, length) = self.answer(&input)?;
+        if length < input.len() {
+            input.advance(length);
+            self.state.input = input;
         }
-        let now = Now::read();
-        match decide_at_once(self.service, &rules, &mut self.session, request, now) {
-            Poll::Ready((verdict, permit)) => {
-                self.state.answer(&verdict, permit, request, now);
-                true
+        Ok(next)
+    }
+
+    /// Answers the request that `input` begins with, if all of it has come, and there is nothing to wait for. Says how
+    /// long it is.
+    fn answer(&mut self, input: &[u8]) -> Result<(NextRequest, usize), RequestError> {
+        let Self { service, decoder, session, state } = self;
+        let next = decoder.read(input, |request, length| {
+            state.begun = None;
+            match answer_at_once(service, session, state, request) {
+                true => (NextRequest::Answered, length),
+                false => (NextRequest::Waits(Box::new(request.to_owned())), length),
             }
-            Poll::Pending => false,
-        }
+        });
+        Ok(next?.unwrap_or((NextRequest::Incomplete, 0)))
     }
 
-    async fn answer_later(&mut self, request: Request) {
+    async fn answer_later(&mut self, request: &Request<'_>) {
         // A request keeps the rules it began with; between requests nothing keeps old ones alive.
         let rules = self.service.rules.load_full();
         let now = Now::read();
-        let (verdict, permit) = decide(self.service, &rules, &mut self.session, &request, now).await;
-        self.state.answer(&verdict, permit, &request, now);
+        let (verdict, permit) = decide(self.service, &rules, &mut self.session, request, now).await;
+        self.state.answer(&verdict, permit, request, now);
+    }
+}
+
+/// Answers where the store counts in this process. Says whether it has.
+fn answer_at_once(
+    service: &Service,
+    session: &mut SessionHandle,
+    state: &mut ConnectionState,
+    request: &Request<'_>,
+) -> bool {
+    add(&service.statistics.queries, 1);
+    let rules = service.rules.load();
+    if rules.store.waits() {
+        return false;
+    }
+    let now = Now::read();
+    match decide_at_once(service, &rules, session, request, now) {
+        Some((verdict, permit)) => {
+            state.answer(&verdict, permit, request, now);
+            true
+        }
+        None => false,
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::ops::Range;
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Buf, BytesMut};
 use memchr::memchr;
 use tokio_util::codec::Decoder;
 use wide::u8x16;
@@ -23,8 +23,25 @@ pub const REQUEST_TIME: Duration = Duration::from_secs(30);
 /// What every request of Postfix is, by its first attribute.
 const POLICY_REQUEST: &[u8] = b"smtpd_access_policy";
 
-/// The line that every request of Postfix begins with.
-const FIRST_LINE: &[u8] = b"request=smtpd_access_policy\n";
+/// The lines that nearly all requests of Postfix begin with. They are compared at once.
+const FIRST_LINES: &[u8] = b"request=smtpd_access_policy\nprotocol_state=RCPT\nprotocol_name=ESMTP\n";
+
+/// Where the values are in [`FIRST_LINES`].
+const FIRST_PLACES: [ValueSpan; Attribute::ClientAddress as usize] = {
+    let (mut places, mut place, mut begin, mut at) = ([ValueSpan::NONE; _], 0, 0, 0);
+    while at < FIRST_LINES.len() {
+        match FIRST_LINES[at] {
+            b'=' => begin = at + 1,
+            b'\n' => {
+                places[place] = ValueSpan::new(begin, at - begin);
+                place += 1;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    places
+};
 
 /// The attributes of the server. Most hosts have few addresses, so their lines are compared with those of before.
 const SERVER: Range<usize> = Attribute::ServerAddress as usize..Attribute::HeloName as usize;
@@ -80,26 +97,20 @@ pub struct RequestDecoder {
     last_lines: Option<usize>,
 }
 
+/// For those who keep a request longer than its bytes.
 impl Decoder for RequestDecoder {
-    type Item = Request;
+    type Item = Request<'static>;
     type Error = RequestError;
 
-    fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {
-        let Some(length) = self.end(input)? else {
+    fn decode(&mut self, input: &mut BytesMut) -> Result<Option<Request<'static>>, RequestError> {
+        let Some((request, length)) = self.read(input, |request, length| (request.to_owned(), length))? else {
             return Ok(None);
         };
-        // Nearly always nothing follows.
-        let block = if input.len() == length { std::mem::take(input) } else { input.split_to(length) };
-        let request = Request::new(block, &self.places, self.server);
-        if self.server.is_none() && request.server.is_some() {
-            remember_server(&request);
-        }
-        *self = Self::default();
-        let kind = request.value(Attribute::Request);
-        if kind == POLICY_REQUEST { Ok(Some(request)) } else { Err(RequestError::not_a_policy_request(kind)) }
+        input.advance(length);
+        Ok(Some(request))
     }
 
-    fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Request>, RequestError> {
+    fn decode_eof(&mut self, input: &mut BytesMut) -> Result<Option<Request<'static>>, RequestError> {
         match self.decode(input)? {
             None if !input.is_empty() => Err(RequestError::cut_short()),
             request => Ok(request),
@@ -108,6 +119,27 @@ impl Decoder for RequestDecoder {
 }
 
 impl RequestDecoder {
+    /// Shows the request that `input` begins with, and how long it is. `None`: not all of it has come, and the same
+    /// input has to be read again when there is more.
+    pub fn read<T>(
+        &mut self,
+        input: &[u8],
+        show: impl FnOnce(&Request<'_>, usize) -> T,
+    ) -> Result<Option<T>, RequestError> {
+        let Some(length) = self.end(input)? else {
+            return Ok(None);
+        };
+        let request = Request::new(&input[..length], &self.places, self.server);
+        if self.server.is_none() && request.server.is_some() {
+            remember_server(&request);
+        }
+        *self = Self::default();
+        match request.value(Attribute::Request) {
+            POLICY_REQUEST => Ok(Some(show(&request, length))),
+            kind => Err(RequestError::not_a_policy_request(kind)),
+        }
+    }
+
     /// Notes where the values lie in all lines that are complete. Says how long the request is, once it is.
     fn end(&mut self, input: &[u8]) -> Result<Option<usize>, RequestError> {
         let bounded = &input[..input.len().min(MAX_REQUEST)];
@@ -116,10 +148,9 @@ impl RequestDecoder {
             self.searched = bounded.len();
             return unfinished(input, self.line).map(|()| None);
         }
-        if self.line == 0 && bounded.starts_with(FIRST_LINE) {
-            let (name, value) = (b"request=".len(), POLICY_REQUEST.len());
-            self.places[Attribute::Request as usize] = ValueSpan::new(name, value);
-            (self.line, self.hint) = (FIRST_LINE.len(), Attribute::Request as usize + 1);
+        if self.line == 0 && bounded.starts_with(FIRST_LINES) {
+            self.places[..FIRST_PLACES.len()].copy_from_slice(&FIRST_PLACES);
+            (self.line, self.hint) = (FIRST_LINES.len(), FIRST_PLACES.len());
         }
         loop {
             self.expected(bounded);
@@ -298,11 +329,11 @@ mod tests {
     use super::*;
     use crate::policy::request::Stage;
 
-    fn decode(bytes: &[u8]) -> Result<Option<Request>, RequestError> {
+    fn decode(bytes: &[u8]) -> Result<Option<Request<'static>>, RequestError> {
         RequestDecoder::default().decode(&mut BytesMut::from(bytes))
     }
 
-    fn request(lines: &str) -> Request {
+    fn request(lines: &str) -> Request<'static> {
         decode(format!("request=smtpd_access_policy\n{lines}\n").as_bytes()).unwrap().unwrap()
     }
 
@@ -413,7 +444,7 @@ mod tests {
     }
 
     /// What requests and errors the pieces of an input come to.
-    fn decode_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Request>, Option<String>) {
+    fn decode_pieces<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> (Vec<Request<'static>>, Option<String>) {
         let (mut decoder, mut input, mut requests) = (RequestDecoder::default(), BytesMut::new(), Vec::new());
         for piece in pieces {
             input.extend_from_slice(piece);

@@ -1,9 +1,8 @@
-//! Bytes in and out of a policy connection, the buffers they go through, and a verdict as the bytes of a reply.
+//! Bytes in and out of a policy connection, and a verdict as the bytes of a reply.
 //!
-//! A connection has a buffer only while there is something in it: an idle one
-//! holds no memory for its next request. As one request is answered after the
-//! other, nearly all go through the buffer that was used last, which is in the
-//! processor's cache. Nearly all replies are one text, which needs no buffer.
+//! All connections of a thread read into one buffer, and nearly always what was
+//! read is one request, which is answered from there: a connection holds no
+//! memory for it. Nearly all replies are one text, which needs no buffer.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
@@ -25,9 +24,9 @@ use crate::policy::action::{Action, Values};
 const ANSWER_TIME: Duration = Duration::from_secs(30);
 
 /// What came of waiting for input.
-pub enum Input {
-    /// There is more.
-    More,
+pub enum Input<T> {
+    /// There was some, and this came of it.
+    Taken(T),
     /// The other end closed. `waited`: not before our last answer was written.
     Closed { waited: bool },
     /// A shutdown was triggered, and there is nothing to answer.
@@ -67,8 +66,12 @@ impl<'w, 's> ShutdownListener<'w, 's> {
     }
 }
 
-/// Waits for input; for the shutdown signal only when there is none.
-pub async fn read<S>(stream: &mut S, input: &mut BytesMut, shutdown: &mut ShutdownListener<'_, '_>) -> io::Result<Input>
+/// Waits for input and shows it to `take`; waits for the shutdown signal only while there is none.
+pub async fn read<S, T>(
+    stream: &mut S,
+    shutdown: &mut ShutdownListener<'_, '_>,
+    mut take: impl FnMut(&[u8]) -> T,
+) -> io::Result<Input<T>>
 where
     S: AsyncRead + Unpin,
 {
@@ -76,20 +79,16 @@ where
     poll_fn(|context| {
         let read = READ.with_borrow_mut(|room| {
             let mut came = ReadBuf::new(room);
-            Pin::new(&mut *stream).poll_read(context, &mut came).map_ok(|()| {
-                let came = came.filled();
-                if !came.is_empty() {
-                    make_room(input);
-                    input.extend_from_slice(came);
-                }
-                came.is_empty()
+            Pin::new(&mut *stream).poll_read(context, &mut came).map_ok(|()| match came.filled() {
+                [] => Input::Closed { waited },
+                came => Input::Taken(take(came)),
             })
         });
         if read.is_pending() {
             waited = true;
             return shutdown.poll(context).map(|()| Ok(Input::Stop));
         }
-        read.map_ok(|ended| if ended { Input::Closed { waited } } else { Input::More })
+        read
     })
     .await
 }
@@ -142,43 +141,16 @@ where
     .await
 }
 
-/// Room for one more request; thirty attributes of usual length are about 700 bytes.
+/// The most that is read at once; thirty attributes of usual length are about 700 bytes.
 const ROOM: usize = 2 * 1024;
 
-/// A buffer that has grown to this for one request is not kept for the next.
-const LARGE: usize = 16 * 1024;
-
-/// Spare buffers kept; as many requests may wait for the store at once before one has to be made.
-const MAX_SPARE: usize = 128;
+/// Spare buffers for replies that are kept, each of at most that many bytes.
+const MAX_SPARE: usize = 16;
+const MAX_SPARE_LENGTH: usize = 1024;
 
 thread_local! {
-    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
-    /// Where a read goes before it is known how much came.
     static READ: RefCell<[u8; ROOM]> = const { RefCell::new([0; ROOM]) };
-}
-
-/// Makes room for more. What is in the buffer stays.
-pub fn make_room(buffer: &mut BytesMut) {
-    if buffer.capacity() == 0 {
-        *buffer = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    }
-    buffer.reserve(ROOM);
-}
-
-/// Keeps an empty buffer for a later request.
-pub fn keep_spare(buffer: &mut BytesMut) {
-    if !buffer.is_empty() || buffer.capacity() == 0 {
-        return;
-    }
-    let mut buffer = std::mem::take(buffer);
-    if buffer.try_reclaim(LARGE) {
-        return;
-    }
-    SPARE.with_borrow_mut(|spare| {
-        if spare.len() < MAX_SPARE {
-            spare.push(buffer);
-        }
-    });
+    static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A reply to Postfix.
@@ -235,8 +207,7 @@ impl ReplyBytes {
             Reply::Dunno => Self::Fixed(DUNNO),
             Reply::Defer => Self::Fixed(DEFER),
             Reply::Refuse(..) => {
-                let mut bytes = BytesMut::new();
-                make_room(&mut bytes);
+                let mut bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
                 ReplyEncoder.encode(reply, &mut bytes).expect("a reply is written to memory");
                 Self::Made(bytes)
             }
@@ -261,7 +232,11 @@ impl ReplyBytes {
     fn end(&mut self) {
         if let Self::Made(mut bytes) = std::mem::replace(self, Self::NONE) {
             bytes.clear();
-            keep_spare(&mut bytes);
+            SPARE.with_borrow_mut(|spare| {
+                if spare.len() < MAX_SPARE && bytes.capacity() <= MAX_SPARE_LENGTH {
+                    spare.push(bytes);
+                }
+            });
         }
     }
 }
@@ -292,37 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn the_buffer_used_last_is_the_next_one() {
-        let (mut first, mut second) = (BytesMut::new(), BytesMut::new());
-        make_room(&mut first);
-        make_room(&mut second);
-        let (place, other) = (first.as_ptr(), second.as_ptr());
-        assert_ne!(place, other);
-        second.extend_from_slice(b"part of a request");
-        keep_spare(&mut second);
-        assert_eq!(second.as_ptr(), other, "what is in use stays");
-        // A request was taken out of it.
-        first.extend_from_slice(&[b'x'; 700]);
-        drop(first.split_to(700));
-        keep_spare(&mut first);
-        assert_eq!(first.capacity(), 0);
-        let mut third = BytesMut::new();
-        make_room(&mut third);
-        assert_eq!(third.as_ptr(), place);
-        assert!(third.capacity() >= ROOM);
-    }
-
-    #[test]
     fn neither_large_buffers_nor_too_many_are_kept() {
-        SPARE.with_borrow_mut(Vec::clear);
-        let mut large = BytesMut::from(&[b'x'; 2 * LARGE][..]);
-        drop(large.split_to(2 * LARGE - 10));
-        large.clear();
-        keep_spare(&mut large);
-        assert_eq!(SPARE.with_borrow(Vec::len), 0);
-        let mut many: Vec<_> = (0..MAX_SPARE + 10).map(|_| BytesMut::with_capacity(ROOM)).collect();
-        many.iter_mut().for_each(keep_spare);
-        assert_eq!(SPARE.with_borrow(Vec::len), MAX_SPARE);
+        let end = |length: usize, number: usize| {
+            for _ in 0..number {
+                ReplyBytes::Made(BytesMut::from(vec![b'x'; length].as_slice())).end();
+            }
+            SPARE.with_borrow(Vec::len)
+        };
+        assert_eq!(end(MAX_SPARE_LENGTH + 1, 1), 0);
+        assert_eq!(end(MAX_SPARE_LENGTH, MAX_SPARE + 10), MAX_SPARE);
+        assert!(SPARE.with_borrow(|spare| spare.iter().all(BytesMut::is_empty)));
     }
 
     #[test]

@@ -109,6 +109,23 @@ impl Sessions {
         number
     }
 
+    /// The session of a request over the policy connection in that position. `Err`: it is being counted.
+    fn find_or_begin(
+        &self,
+        position: &mut Position,
+        client: IpAddr,
+        request: &Request<'_>,
+        now: Now,
+    ) -> Result<SessionGuard<'_>, (SessionId, SessionLookup)> {
+        let mut table = self.lock();
+        table.drop_ended(now.monotonic);
+        let (id, lookup) = position.find_or_begin(client, request, &mut table, now);
+        match table.session(id).is_some_and(|session| session.counting) {
+            true => Err((id, lookup)),
+            false => Ok(SessionGuard { sessions: self, table, id, lookup, ended: None }),
+        }
+    }
+
     fn lock(&self) -> MutexGuard<'_, SessionTable> {
         lock(&self.table)
     }
@@ -198,16 +215,11 @@ pub struct SessionCount<'h> {
 impl SessionHandle {
     /// Finds the session of a request, or begins one. Waits while another policy connection's request is being counted
     /// for it.
-    pub async fn lookup(&mut self, client: IpAddr, request: &Request, now: Now) -> SessionGuard<'_> {
+    pub async fn lookup(&mut self, client: IpAddr, request: &Request<'_>, now: Now) -> SessionGuard<'_> {
         let Self { position, sessions } = self;
-        let (id, lookup) = {
-            let mut table = sessions.lock();
-            table.drop_ended(now.monotonic);
-            let (id, lookup) = position.find_or_begin(client, request, &mut table, now);
-            if table.session(id).is_none_or(|session| !session.counting) {
-                return SessionGuard { sessions, table, id, lookup, ended: None };
-            }
-            (id, lookup)
+        let (id, lookup) = match sessions.find_or_begin(position, client, request, now) {
+            Ok(session) => return session,
+            Err(counting) => counting,
         };
         loop {
             let mut settled = pin!(sessions.settled.notified());
@@ -221,6 +233,11 @@ impl SessionHandle {
             }
             settled.await;
         }
+    }
+
+    /// The same without waiting; `None` where it would wait.
+    pub fn lookup_at_once(&mut self, client: IpAddr, request: &Request<'_>, now: Now) -> Option<SessionGuard<'_>> {
+        self.sessions.find_or_begin(&mut self.position, client, request, now).ok()
     }
 
     /// The answer to the last request has been written.

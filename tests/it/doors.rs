@@ -11,7 +11,7 @@ use connshaper::policy::request::{LoginOutcome, Request};
 use crate::support::{Memcached, Simulation, at};
 
 /// A login of this client under this name.
-fn login(client: &str, name: &str, login: LoginOutcome) -> Request {
+fn login(client: &str, name: &str, login: LoginOutcome) -> Request<'static> {
     let values = [(Attribute::Login, name.as_bytes()), (Attribute::Protocol, b"imap".as_slice())];
     let mut request = Request::at(Door::Login, Some(client.parse().unwrap()), values);
     request.login = login;
@@ -27,7 +27,7 @@ fn wrong(site: &mut Simulation, client: &str, password: u64) -> String {
     said
 }
 
-fn web(client: &str, method: &str, path: &str) -> Request {
+fn web(client: &str, method: &str, path: &str) -> Request<'static> {
     let values = [(Attribute::Method, method.as_bytes()), (Attribute::Path, path.as_bytes())];
     Request::at(Door::Web, Some(client.parse().unwrap()), values)
 }

@@ -76,7 +76,7 @@ fn a_connection_that_waits_for_anothers_count_gets_the_result() {
 }
 
 /// The first recipient of a session that two restriction lists ask about.
-fn recipient(session: u16) -> Request {
+fn recipient(session: u16) -> Request<'static> {
     let text = format!(
         "request=smtpd_access_policy\nprotocol_state=RCPT\nclient_address=192.0.2.1\nclient_port={session}\n\
          server_address=192.0.2.25\nserver_port=25\ninstance={session:x}.10.0.0\n\n"

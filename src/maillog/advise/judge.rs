@@ -6,10 +6,6 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::Poll;
-
-use bytes::BytesMut;
-use tokio_util::codec::Decoder;
 
 use super::clients::Mask;
 use crate::config::{Config, ConfigError};
@@ -76,19 +72,18 @@ impl Judge {
         request::write(&mut self.request, session, self.seen);
         let milliseconds = session.time - *self.epoch.get_or_insert(session.time);
         let now = Now { monotonic: milliseconds.max(0) as u64, unix_ms: session.time.max(0) as u64 };
-        let request = RequestDecoder::default().decode(&mut BytesMut::from(self.request.as_str()));
-        let request = request.ok().flatten().expect("what we write ourselves is a whole request");
         if self.seats.len() >= self.max_connections && !self.seats.contains_key(&session.process) {
             // Most of these processes have ended, and Postfix has closed their policy connections.
             self.seats.drain().for_each(|(_, seat)| seat.close(true, now));
         }
         let sessions = &self.service.sessions;
         let handle = self.seats.entry(session.process).or_insert_with(|| sessions.attach(None));
-        // Simulated delays end at once, so the permit is dropped.
-        match decide_at_once(&self.service, &self.rules, handle, &request, now) {
-            Poll::Ready((verdict, _permit)) => judgement(verdict),
-            Poll::Pending => unreachable!("a store in this process answers at once"),
-        }
+        let judged = RequestDecoder::default().read(self.request.as_bytes(), |request, _| {
+            // Simulated delays end at once, so the permit is dropped.
+            let answer = decide_at_once(&self.service, &self.rules, handle, request, now);
+            judgement(answer.expect("a store in this process answers at once").0)
+        });
+        judged.ok().flatten().expect("what we write ourselves is a whole request")
     }
 }
 

@@ -195,7 +195,7 @@ async fn finish(store: &Arc<Store>, now: Now) {
     store.count(std::iter::once(read), now).await;
 }
 
-fn request(lines: &str) -> Request {
+fn request(lines: &str) -> Request<'static> {
     let text = format!("request=smtpd_access_policy\n{lines}\n");
     RequestDecoder::default().decode(&mut BytesMut::from(text.as_str())).unwrap().unwrap()
 }
