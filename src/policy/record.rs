@@ -148,6 +148,11 @@ impl SessionRecord {
     /// Whether a limit has counted anything of the session or the message.
     #[inline]
     pub fn knows(&self, limit: LimitId) -> bool {
+        // Of a new session nothing is known, which saves a look at each limit.
+        (!self.counts.is_empty() || self.message.is_some()) && self.has_counted(limit)
+    }
+
+    fn has_counted(&self, limit: LimitId) -> bool {
         self.counts.iter().any(|count| count.limit == limit)
             || self.message.as_deref().is_some_and(|message| lock(message).knows(limit))
     }
