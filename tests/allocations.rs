@@ -1,4 +1,4 @@
-//! The request path allocates nothing once a policy connection is warm.
+//! The request path allocates nothing once a policy connection is warm, but the box of a refusal.
 
 use connshaper::config::Config;
 use connshaper::engine::service::Service;
@@ -48,7 +48,7 @@ async fn ask(postfix: &mut UnixStream, request: &mut Vec<u8>, numbers: impl Iter
 }
 
 #[test]
-fn a_request_on_the_memory_store_allocates_nothing() {
+fn a_request_on_the_memory_store_allocates_nothing_unless_it_is_refused() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let mut request = Vec::with_capacity(4096);
     let mut postfix = runtime.block_on(async {
@@ -74,5 +74,5 @@ fn a_request_on_the_memory_store_allocates_nothing() {
     assert_eq!(measure(0..1).0, 0);
     assert_eq!(measure(1..10), (0, 0), "within the limit");
     assert_eq!(measure(10..11).0, CLIENTS);
-    assert_eq!(measure(11..20), (9 * CLIENTS, 0), "over the limit");
+    assert_eq!(measure(11..20), (9 * CLIENTS, u64::from(9 * CLIENTS)), "over the limit: a refusal is one");
 }

@@ -12,7 +12,7 @@ use crate::engine::target::TargetCounter;
 use crate::net::clock::Now;
 use crate::observe::log::LogRecord;
 use crate::observe::terminal::Paint;
-use crate::policy::{Counter, Decision, Delayed, Policy, Reason, SessionRecord, Verdict};
+use crate::policy::{Counter, Decision, Policy, Reason, SessionRecord};
 
 /// The most that one command counts.
 const MAX_AMOUNT: u32 = 1_000_000;
@@ -128,10 +128,7 @@ impl ControlCommand for HitArgs {
 
 impl CountStatus {
     pub(super) fn of(counted: &TargetCounter<'_>, decision: &Decision<'_>, hit: Option<Counter>) -> Self {
-        let refusal = match &decision.verdict {
-            Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
-            Verdict::Pass(_) | Verdict::Defer => decision.would_refuse().next(),
-        };
+        let refusal = decision.verdict.refusal().or_else(|| decision.would_refuse().next());
         Self {
             limit: counted.limit.name.clone(),
             key: counted.part.to_string(),

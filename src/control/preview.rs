@@ -13,7 +13,7 @@ use crate::policy::explain::Applicability;
 use crate::policy::limit::Limit;
 use crate::policy::override_target::OverrideTarget;
 use crate::policy::request::Request;
-use crate::policy::{BLACKLIST, Delayed, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
+use crate::policy::{BLACKLIST, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
 use crate::postfix::io::{Reply, ReplyBytes};
 
 /// The outcome of one limit.
@@ -194,15 +194,14 @@ impl CounterPreview {
 
 impl VerdictPreview {
     pub(super) fn of(request: &Request, verdict: &Verdict<'_>, now: Now) -> Self {
-        let (kind, reason, refusal, reply) = match verdict {
-            Verdict::Pass(pass) => (VerdictKind::Pass, pass.reason(), None, Reply::Dunno),
-            Verdict::Defer => (VerdictKind::Defer, Pass::StoreDown.reason(), None, Reply::Defer),
-            Verdict::Delay(Delayed { refusal, .. }) => {
-                (VerdictKind::Delay, refusal.reason.word(), Some(refusal), Reply::Dunno)
-            }
+        let refusal = verdict.refusal();
+        let (kind, reason, reply) = match verdict {
+            Verdict::Pass(pass) => (VerdictKind::Pass, pass.reason(), Reply::Dunno),
+            Verdict::Defer => (VerdictKind::Defer, Pass::StoreDown.reason(), Reply::Defer),
+            Verdict::Delay(delay) => (VerdictKind::Delay, delay.refusal.reason.word(), Reply::Dunno),
             Verdict::Refuse(refusal) => {
                 let reply = Reply::Refuse(refusal.action, refusal.values(request, now));
-                (VerdictKind::Refuse, refusal.reason.word(), Some(refusal), reply)
+                (VerdictKind::Refuse, refusal.reason.word(), reply)
             }
         };
         let reply = ReplyBytes::new(reply);

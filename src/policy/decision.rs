@@ -25,14 +25,22 @@ pub enum Verdict<'p> {
     Pass(Pass),
     /// `DUNNO` after a delay; a refusal if too many answers are delayed already.
     Delay(Delayed<'p>),
-    /// An action.
-    Refuse(Refusal<'p>),
+    /// An action. In a box, for verdicts are moved and most let the client pass.
+    Refuse(Box<Refusal<'p>>),
     /// The store is down and `on_store_failure` is `defer`: a temporary refusal whatever the limit's action is, for
     /// it is not the client's fault.
     Defer,
 }
 
 impl<'p> Verdict<'p> {
+    /// What it refuses, or delays so as not to refuse it.
+    pub fn refusal(&self) -> Option<&Refusal<'p>> {
+        match self {
+            Self::Refuse(refusal) | Self::Delay(Delayed { refusal, .. }) => Some(refusal),
+            Self::Pass(_) | Self::Defer => None,
+        }
+    }
+
     /// Takes another limit's verdict on the same request into account: a ban comes first, then the first
     /// refusal, then the longest delay, then a pass without a count: it is not known to be within its limits.
     pub(super) fn weigh(&mut self, other: Self) {
@@ -54,7 +62,7 @@ impl<'p> Verdict<'p> {
 #[derive(Clone, Debug)]
 pub struct Delayed<'p> {
     /// Why; and the answer if too many answers are delayed already.
-    pub refusal: Refusal<'p>,
+    pub refusal: Box<Refusal<'p>>,
     /// How long.
     pub time: Duration,
     /// How many may wait at once for the refusal's key.
@@ -64,13 +72,19 @@ pub struct Delayed<'p> {
 }
 
 impl<'p> Delayed<'p> {
-    pub(super) fn new(refusal: Refusal<'p>, time: Duration, max_concurrent: u32, count: Option<&CountRecord>) -> Self {
+    pub(super) fn new(
+        refusal: Box<Refusal<'p>>,
+        time: Duration,
+        max_concurrent: u32,
+        count: Option<&CountRecord>,
+    ) -> Self {
         Self { refusal, time, max_concurrent, count: count.map(|count| (count.limit, count.scope)) }
     }
 
     /// The refusal of one that may not even wait.
-    pub(super) fn over_delay_limit(self) -> Refusal<'p> {
-        Refusal { reason: Reason::DelayLimit, ..self.refusal }
+    pub(super) fn over_delay_limit(mut self) -> Box<Refusal<'p>> {
+        self.refusal.reason = Reason::DelayLimit;
+        self.refusal
     }
 }
 
@@ -225,7 +239,7 @@ impl MessageNote {
 #[derive(Debug)]
 pub enum Effect<'p> {
     /// Report what a limit that is only logged would have refused.
-    WouldRefuse(Refusal<'p>),
+    WouldRefuse(Box<Refusal<'p>>),
     /// Tell the store of a violation. It may ban for it.
     Violation(Violation<'p>),
     /// Take hits back.
@@ -335,7 +349,7 @@ impl<'p> Decision<'p> {
     /// What limits that are only logged would have refused.
     pub fn would_refuse(&self) -> impl Iterator<Item = &Refusal<'p>> {
         self.effects.iter().filter_map(|effect| match effect {
-            Effect::WouldRefuse(refusal) => Some(refusal),
+            Effect::WouldRefuse(refusal) => Some(&**refusal),
             Effect::Violation(_) | Effect::Refund(_) => None,
         })
     }

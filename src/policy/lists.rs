@@ -178,7 +178,7 @@ impl Policy {
     }
 
     /// What an administrator's ban or the blacklist would refuse where nothing is enforced.
-    pub(super) fn would_refuse(&self, checks: &LimitChecks<'_>) -> Option<Refusal<'_>> {
+    pub(super) fn would_refuse(&self, checks: &LimitChecks<'_>) -> Option<Box<Refusal<'_>>> {
         let (client, door) = (checks.client, checks.door);
         if let Some(active) = &checks.active {
             return Some(self.override_refusal(client, door, active));
@@ -194,8 +194,8 @@ impl Policy {
     }
 
     /// An administrator's ban, which is an entry of the blacklist for a while.
-    pub(super) fn override_refusal(&self, client: IpAddr, door: Door, active: &ActiveOverride) -> Refusal<'_> {
-        Refusal {
+    pub(super) fn override_refusal(&self, client: IpAddr, door: Door, active: &ActiveOverride) -> Box<Refusal<'_>> {
+        Box::new(Refusal {
             client,
             door,
             reason: Reason::Banned,
@@ -209,7 +209,7 @@ impl Policy {
                 None => &self.blacklist.key_action,
             },
             entry: Some(Arc::clone(&active.entry)),
-        }
+        })
     }
 
     pub(super) fn blacklist_verdict(
@@ -219,7 +219,7 @@ impl Policy {
         netblock: &IpNet,
         reason: Option<ListIndex>,
     ) -> Verdict<'_> {
-        let refusal = Refusal {
+        let refusal = Box::new(Refusal {
             client,
             door,
             reason: Reason::Blacklisted(reason.map(|place| self.reason(place))),
@@ -230,7 +230,7 @@ impl Policy {
             left: 0,
             action: &self.blacklist.action,
             entry: None,
-        };
+        });
         match self.blacklist.delay {
             None => Verdict::Refuse(refusal),
             Some(time) => Verdict::Delay(Delayed::new(refusal, time, self.blacklist.max_concurrent, None)),

@@ -140,7 +140,7 @@ pub(crate) enum LimitOutcome<'p> {
     /// It would have to wait, but its session has waited already.
     AlreadyDelayed,
     /// It must not go on.
-    Refuse(Refusal<'p>),
+    Refuse(Box<Refusal<'p>>),
 }
 
 impl<'p> LimitOutcome<'p> {
@@ -428,7 +428,7 @@ impl Policy {
         let refusal = |reason, hit: Counter| {
             let unit = u64::from(limit.counts.unit());
             let action = limit.stress_action.as_ref().filter(|_| stress).unwrap_or(&limit.action);
-            Refusal {
+            Box::new(Refusal {
                 client,
                 door: checks.door,
                 reason,
@@ -439,7 +439,7 @@ impl Policy {
                 left: hit.left,
                 action,
                 entry: None,
-            }
+            })
         };
         let hit = count.hit.unwrap_or(Counter { count: 0, left: 0, added: 0 });
         // A reload may have removed the bans of a limit.
