@@ -106,8 +106,10 @@ impl<'r> Asked<'r, '_> {
         match policy.plan(request, session.record(), now) {
             Plan::Done(mut decision) => ControlFlow::Break(self.finish(session, &mut decision)),
             Plan::Count(mut checks) if !store.waits() => {
-                // In this process there is nothing to wait for.
-                let _ = pin!(prepare(rules, &mut checks, now)).poll(&mut Context::from_waker(Waker::noop()));
+                if policy.has_changed_windows(now) || policy.counts_clients() {
+                    // In this process there is nothing to wait for.
+                    let _ = pin!(prepare(rules, &mut checks, now)).poll(&mut Context::from_waker(Waker::noop()));
+                }
                 let readings = Readings::count(&checks, now, |operation| Some(store.count_at_once(operation, now)));
                 ControlFlow::Break(self.judge(session, &checks, &readings))
             }

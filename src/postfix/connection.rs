@@ -225,6 +225,7 @@ where
 
 impl Dialogue<'_> {
     /// Answers the request that came, if all of it has, and keeps what is not answered.
+    #[inline]
     fn take(&mut self, came: &[u8]) -> Result<NextRequest, RequestError> {
         if !self.state.input.is_empty() {
             self.state.input.extend_from_slice(came);
