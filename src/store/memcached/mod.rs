@@ -15,14 +15,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use smallvec::{SmallVec, smallvec};
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::policy::Key;
 use crate::store::shared::backend::{
     Backend, BackendContext, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyText, PendingReply,
-    SavedOutage, StoreError, VersionedValue, key_text,
+    SavedOutage, StoreError, VersionedValue, all_received, key_text,
 };
 use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::rank::score;
@@ -36,7 +36,7 @@ pub use settings::MemcachedConfig;
 #[derive(Debug)]
 pub struct Memcached {
     servers: Vec<Arc<MemcachedServer>>,
-    tasks: Vec<JoinHandle<()>>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
     /// Servers that have the same key.
     replicas: usize,
     /// While a server is down its keys are those of the next in rank.
@@ -53,8 +53,9 @@ impl Memcached {
             Arc::new(MemcachedServer::new(MemcachedConnector::new(address.clone(), config), context))
         };
         let servers: Vec<_> = config.servers.iter().map(server).collect();
-        let tasks = servers.iter().map(|server| tokio::spawn(Arc::clone(server).run())).collect();
-        Self { servers, tasks, replicas: config.replicas, failover: config.failover }
+        let task = |server: &Arc<MemcachedServer>| AbortOnDropHandle::new(tokio::spawn(Arc::clone(server).run()));
+        let _tasks = servers.iter().map(task).collect();
+        Self { servers, _tasks, replicas: config.replicas, failover: config.failover }
     }
 
     /// The server that ranks highest for a key, whether or not it is down: the same on every host.
@@ -164,13 +165,7 @@ impl Backend for Memcached {
             exptime: 0,
             expiry: 0,
         };
-        let last: Vec<_> =
-            self.servers.iter().map(|server| PendingReply::one(server.queue.submit(read(), false))).collect();
-        Box::pin(async move {
-            for reply in last {
-                let _ = reply.outcome().await;
-            }
-        })
+        all_received(self.servers.iter().map(|server| server.queue.submit(read(), false)))
     }
 }
 
@@ -179,12 +174,4 @@ fn unexpected(response: &Response) -> io::Error {
         Response::Failed => "the server answers with an error",
         _ => "the key holds something else",
     })
-}
-
-impl Drop for Memcached {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
 }

@@ -11,8 +11,8 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use redis::{Pipeline, Value};
 use tokio::sync::Notify;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use super::command::{RedisCommand, text_of};
 use super::link::Connector;
@@ -52,13 +52,7 @@ pub struct Cluster {
 /// A node and its task.
 struct Kept {
     node: Arc<Node>,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Kept {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
+    _task: AbortOnDropHandle<()>,
 }
 
 /// Which node has which slot.
@@ -162,8 +156,8 @@ impl Cluster {
         }
         let node = Node::new(server, name.clone(), self.connector.clone(), Some(self.me.clone()), &self.context);
         let node = Arc::new(node);
-        let task = tokio::spawn(Arc::clone(&node).run());
-        nodes.insert(name, Kept { node: Arc::clone(&node), task });
+        let _task = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&node).run()));
+        nodes.insert(name, Kept { node: Arc::clone(&node), _task });
         Some(node)
     }
 

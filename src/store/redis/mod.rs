@@ -15,13 +15,13 @@ use std::io;
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::net::clock::Now;
 use crate::policy::Key;
 use crate::store::shared::backend::{
     Backend, BackendContext, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyText, PendingReply,
-    SavedOutage, StoreError, VersionedValue, key_text,
+    SavedOutage, StoreError, VersionedValue, all_received, key_text,
 };
 use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::rank::score;
@@ -38,7 +38,7 @@ use values::ValueConnection;
 pub struct Redis {
     connector: Connector,
     servers: Servers,
-    tasks: Vec<JoinHandle<()>>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
     values: ValueConnection,
 }
 
@@ -63,11 +63,12 @@ impl Redis {
             Topology::Sentinel(name) => Servers::Ranked(vec![node(&config.servers[0], format!("sentinel:{name}"))]),
             Topology::Cluster => Servers::Cluster(Cluster::new(connector.clone(), context)),
         };
-        let tasks = match &servers {
+        let tasks: Vec<_> = match &servers {
             Servers::Ranked(nodes) => nodes.iter().map(|node| tokio::spawn(Arc::clone(node).run())).collect(),
             Servers::Cluster(cluster) => vec![tokio::spawn(Cluster::follow(Arc::downgrade(cluster)))],
         };
-        Self { connector, servers, tasks, values: ValueConnection::default() }
+        let _tasks = tasks.into_iter().map(AbortOnDropHandle::new).collect();
+        Self { connector, servers, _tasks, values: ValueConnection::default() }
     }
 
     /// The server that has a key; `None`: none of a cluster has.
@@ -174,26 +175,12 @@ impl Backend for Redis {
             unix_ms: 0,
             asking: false,
         };
-        let last: Vec<_> =
-            self.nodes().iter().map(|node| PendingReply::one(node.queue.submit(read(), false))).collect();
-        Box::pin(async move {
-            for reply in last {
-                let _ = reply.outcome().await;
-            }
-        })
+        all_received(self.nodes().iter().map(|node| node.queue.submit(read(), false)))
     }
 }
 
 fn nowhere() -> io::Error {
     io::Error::other("no node of the cluster has the key")
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        for task in &self.tasks {
-            task.abort();
-        }
-    }
 }
 
 #[cfg(test)]

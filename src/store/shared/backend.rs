@@ -136,6 +136,16 @@ impl PendingReply {
     }
 }
 
+/// Waits until these commands are done or given up.
+pub fn all_received(sent: impl IntoIterator<Item = Sent>) -> Boxed<'static, ()> {
+    let sent: Vec<_> = sent.into_iter().collect();
+    Box::pin(async move {
+        for sent in sent {
+            let _ = received(sent).await;
+        }
+    })
+}
+
 async fn received(sent: Sent) -> Outcome {
     sent?.await.unwrap_or(Err(StoreError::NoAnswer))
 }

@@ -20,14 +20,15 @@ use std::time::Duration;
 
 use smallvec::{SmallVec, smallvec};
 use tokio::sync::oneshot;
-use tokio::task::{JoinHandle, spawn_blocking};
+use tokio::task::spawn_blocking;
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::net::clock::Now;
 use crate::policy::Key;
 use crate::store::shared::backend::{
     Backend, BackendContext, Boxed, CounterCommand, CounterRequest, CounterRequests, KeyListing, KeyQuery, KeyText,
-    PendingReply, SavedOutage, VersionedValue,
+    PendingReply, SavedOutage, VersionedValue, all_received,
 };
 use crate::store::shared::breaker::ServerHealth;
 pub use kind::KIND;
@@ -42,19 +43,19 @@ const VALUE_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Sqlite {
     queue: Arc<JobQueue>,
-    giving_up: JoinHandle<()>,
+    _giving_up: AbortOnDropHandle<()>,
 }
 
 impl Sqlite {
     /// Opens the file of a configuration, on a thread of its own; must be called within a runtime.
     pub fn new(config: &SqliteConfig, context: &BackendContext) -> Self {
         let queue = Arc::new(JobQueue::new(&config.path, context));
-        let giving_up = tokio::spawn(Arc::clone(&queue).give_up_in_time());
+        let _giving_up = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&queue).give_up_in_time()));
         let worker = Worker { queue: Arc::clone(&queue), config: config.clone() };
         if let Err(error) = worker.start() {
             queue.mark_down(&format!("there can be no thread for it: {error}"));
         }
-        Self { queue, giving_up }
+        Self { queue, _giving_up }
     }
 }
 
@@ -119,12 +120,7 @@ impl Backend for Sqlite {
         // Commands are done in their order, so one more is the last.
         let last =
             CounterRequest { key: KeyText::from_slice(b"connshaper"), command: CounterCommand::Read, exptime: 0 };
-        let mut last = self.submit(smallvec![last], false, Now::read());
-        Box::pin(async move {
-            if let Some(last) = last.pop() {
-                let _ = last.outcome().await;
-            }
-        })
+        all_received(self.queue.submit(smallvec![last], false, unix_ms(Now::read())))
     }
 }
 
@@ -147,7 +143,6 @@ fn unix_ms(now: Now) -> i64 {
 
 impl Drop for Sqlite {
     fn drop(&mut self) {
-        self.giving_up.abort();
         self.queue.stop();
     }
 }
