@@ -7,7 +7,6 @@
 //! A lock beside it is held for the life of the process. A second daemon with
 //! the same file reads it and writes nothing.
 
-use std::ffi::OsString;
 use std::fmt::Display;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, ErrorKind};
@@ -22,7 +21,7 @@ use super::counts::{self, CountsReading, RestoredCounts, Since};
 use crate::config::Config;
 use crate::engine::daily::RecentDays;
 use crate::net::clock::Now;
-use crate::net::files::{leave_to_owner_of_directory, require_trusted};
+use crate::net::files::{beside, leave_to_owner_of_directory, require_trusted};
 use crate::net::lock;
 use crate::observe::log::LogRecord;
 use crate::observe::log::{Log, Severity};
@@ -212,11 +211,4 @@ fn write_new(path: &Path, policy: &Policy, table: &Table, days: &RecentDays, now
     let file: File = writer.finish()?.into_inner()?;
     file.sync_all()?;
     Ok(counters)
-}
-
-/// A name in the same directory.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }

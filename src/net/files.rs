@@ -1,9 +1,10 @@
 //! Which files may be trusted, by their owner, and the owner of our own files.
 
+use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, fchown};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use nix::unistd::geteuid;
 
@@ -33,6 +34,13 @@ pub fn leave_to_owner_of_directory(file: &File, path: &Path) -> io::Result<()> {
 /// The directory that a file is in.
 pub fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// The path of a file in the same directory, whose name ends with a suffix more.
+pub fn beside(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    name.into()
 }
 
 fn owner_of_directory(path: &Path) -> io::Result<u32> {

@@ -4,7 +4,6 @@
 //! ours is refused and left as it is. What is ours and damaged is renamed, never deleted. Nobody but SQLite opens the
 //! file itself: closing it anywhere in this process would end the locks of SQLite's own connections.
 
-use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -18,7 +17,7 @@ use rusqlite::{Connection, Error, ErrorCode, OpenFlags};
 
 use super::settings::Synchronous;
 use crate::net::clock::Now;
-use crate::net::files::{directory_of, leave_to_owner_of_directory, require_trusted};
+use crate::net::files::{beside, directory_of, leave_to_owner_of_directory, require_trusted};
 use crate::net::secret;
 
 /// Tells our files from those of other programs: "CSHP".
@@ -311,13 +310,6 @@ fn lock_directory(path: &Path) -> io::Result<Option<Flock<File>>> {
         thread::sleep(Duration::from_millis(2));
     }
     Ok(None)
-}
-
-/// A name in the same directory.
-fn beside(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = OsString::from(path);
-    name.push(suffix);
-    name.into()
 }
 
 /// What is wrong within a file, if anything is. Reads all of it.
