@@ -47,9 +47,9 @@ use crate::policy::lists::{ListEntry, Lists};
 pub use crate::store::{SharedStoreConfig, StoreConfig};
 use crate::{engine, policy};
 
-pub use diagnostics::{ConfigError, ConfigWarning, Diagnostic, Snippet};
+pub use diagnostics::{ConfigError, ConfigWarning};
 pub use effective::{Effective, EffectiveSetting, Origin};
-pub use keys::{ConfigKey, KEYS, KeyScope, ValueKind};
+pub use keys::{KEYS, KeyScope, ValueKind};
 pub use limit_files::LimitFile;
 pub use lists::{FileStamp, ListFile, ListKind};
 pub use origin_files::OriginFile;

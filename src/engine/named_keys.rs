@@ -128,16 +128,6 @@ impl NamedKeys {
         }
     }
 
-    /// What is known of a key, if its window still runs.
-    pub fn find(&self, limit: LimitId, part: &KeyPart, now: Now) -> Option<NamedKey> {
-        let key = key(limit, part);
-        let known = match part {
-            KeyPart::Client { .. } => lock(shard(&self.clients, key)).get(key).cloned(),
-            KeyPart::Text(_) => lock(shard(&self.named, key)).get(key).cloned(),
-        };
-        known.flatten().filter(|key| key.ends > now.monotonic)
-    }
-
     /// Forgets a key.
     pub fn forget(&self, limit: LimitId, part: &KeyPart) {
         let key = key(limit, part);

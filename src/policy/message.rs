@@ -103,10 +103,6 @@ impl MessageRecord {
         }
     }
 
-    pub fn counts(&self) -> impl Iterator<Item = &CountRecord> {
-        self.limits.values().flat_map(|own| own.counts.values())
-    }
-
     pub fn counts_mut(&mut self) -> impl Iterator<Item = &mut CountRecord> {
         self.limits.values_mut().flat_map(|own| own.counts.values_mut())
     }

@@ -61,7 +61,7 @@ use crate::policy::request::{Request, Stage};
 
 pub use checks::{LimitCheck, LimitChecks, Readings};
 pub use decision::{Decision, Delayed, Effect, Pass, Reason, Refund, Refusal, Verdict};
-pub use door::{Door, DoorSet};
+pub use door::Door;
 pub use key::{Counter, CounterKind, Key, Operation};
 pub use limit::Limit;
 pub use lists::{BLACKLIST, Blacklist};

@@ -187,7 +187,7 @@ impl Store {
         let key = Key { limit, part, kind: CounterKind::Violations };
         let id = self.table.counter_id(key);
         let known = self.table.peek(id, now.monotonic).filter(|_| !backend.is_down_for(&key));
-        let known = known.map(|hit| Known { count: hit.count, left: hit.left_ms, is_over: true });
+        let known = known.map(|hit| Known { left: hit.left_ms, is_over: true });
         let advice = self.over_violations.advise(&key, 1, known, now);
         match advice {
             Lookup::UseCached => {

@@ -85,11 +85,6 @@ impl LogRecord {
         })
     }
 
-    /// Whether fields were left out.
-    pub fn is_cut(&self) -> bool {
-        self.is_cut
-    }
-
     fn close(&mut self, name: &'static str, start: usize, is_number: bool) -> &mut Self {
         if self.is_cut || self.values.len() > MAX_VALUES {
             self.values.truncate(start);
@@ -185,7 +180,7 @@ mod tests {
             record.field("v", "a".repeat(MAX_VALUE));
         }
         record.field("w", 1);
-        assert!(record.is_cut() && record.values.len() <= MAX_VALUES);
+        assert!(record.is_cut && record.values.len() <= MAX_VALUES);
         assert!(record.fields().all(|field| field.name == "v" && field.value.len() == MAX_VALUE));
     }
 }

@@ -11,9 +11,6 @@ use crate::store::shared::server::StoreServer;
 /// What is asked for; before Redis 7 a command takes one section only.
 const SECTIONS: [&str; 4] = ["server", "stats", "commandstats", "keyspace"];
 
-/// Answers to [`ask`].
-pub const ANSWERS: usize = SECTIONS.len();
-
 /// Asks for the statistics.
 pub fn ask(output: &mut Pipeline) {
     for section in SECTIONS {

@@ -114,7 +114,7 @@ impl Store {
             key.limit.ban.is_some() && ban.is_some_and(|ban| ban.count > 0)
         };
         let is_over = window.count.saturating_add(missing) > threshold || is_banned();
-        Some(Known { count: window.count, left: window.left_ms, is_over })
+        Some(Known { left: window.left_ms, is_over })
     }
 
     /// The answer without asking the store.

@@ -25,9 +25,7 @@ pub const MAX_KEYS: usize = 65_536;
 /// What this process knows of a key.
 #[derive(Clone, Copy, Debug)]
 pub struct Known {
-    /// Hits in its window.
-    pub count: u32,
-    /// Milliseconds until that ends.
+    /// Milliseconds until its window ends.
     pub left: u64,
     /// Whether one more hit is to be refused.
     pub is_over: bool,
@@ -154,7 +152,7 @@ mod tests {
     use crate::policy::CounterKind;
     use crate::policy::key::KeyPart;
 
-    const OVER: Option<Known> = Some(Known { count: 11, left: 60_000, is_over: true });
+    const OVER: Option<Known> = Some(Known { left: 60_000, is_over: true });
 
     fn at(milliseconds: u64) -> Now {
         Now::simulated(milliseconds)

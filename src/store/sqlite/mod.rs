@@ -33,7 +33,7 @@ use crate::store::shared::backend::{
 use crate::store::shared::breaker::ServerHealth;
 pub use kind::KIND;
 use queue::{Job, JobQueue, WrittenValue};
-pub use settings::{SqliteConfig, Synchronous};
+pub use settings::SqliteConfig;
 use worker::Worker;
 
 /// For one exchange about a value, which no request waits for.
