@@ -50,10 +50,6 @@ impl DelayedReplies {
         self.lock().values().map(|waiting| *waiting as usize).sum()
     }
 
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, u32>> {
         lock(&self.of)
     }

@@ -72,11 +72,6 @@ impl TopKeys {
         self.keys.len()
     }
 
-    /// Whether none has.
-    pub fn is_empty(&self) -> bool {
-        self.keys.is_empty()
-    }
-
     /// Keeps the larger half.
     fn make_room(&mut self) {
         let mut sums: Vec<u64> = self.keys.values().map(|known| known.sum).collect();

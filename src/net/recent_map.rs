@@ -55,11 +55,6 @@ impl<V: Default, const MOST: usize> RecentMap<V, MOST> {
     pub fn len(&self) -> usize {
         self.young.len() + self.old.len()
     }
-
-    /// Whether none is.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 #[cfg(test)]

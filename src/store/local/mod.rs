@@ -202,11 +202,6 @@ impl Table {
         self.narrow.len() + self.middle.len() + self.wide.len()
     }
 
-    /// Whether no entry is held.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Live entries given up because the table was full, since it was made.
     pub fn evictions(&self) -> u64 {
         self.evictions.load(Relaxed)
