@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Dir, Memcached, Policy, Top, command, until};
+use crate::support::{Daemon, Dir, Memcached, Policy, Top, ask, command, say, until};
 
 /// A daemon with a control socket.
 pub struct Host {
@@ -46,17 +46,12 @@ impl Host {
 
     /// Runs a command of the program; returns its output and exit code.
     pub fn say(&self, words: &[&str]) -> (String, i32) {
-        let output = command().args(words).arg("--socket").arg(&self.socket).output().unwrap();
-        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-        (text, output.status.code().unwrap())
+        say(&self.socket, words)
     }
 
     /// Runs a command with `--json`, which must succeed, and returns its answer.
     pub fn ask(&self, words: &[&str]) -> Value {
-        let (text, _) = self.say(&[words, &["--json"]].concat());
-        let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"));
-        assert_eq!(answer["ok"], json!(true), "{words:?}: {answer:#}");
-        answer
+        ask(&self.socket, words)
     }
 
     /// Messages of a login with one recipient each, each in a session of its own: the answer to the last.

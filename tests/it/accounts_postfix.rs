@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Dir, Dovecot, Postfix, Smtp, command};
+use crate::support::{Daemon, Dir, Dovecot, Postfix, Smtp, ask, command};
 
 const LIMITS: &str = "
     whitelist = []
@@ -51,14 +51,8 @@ impl Site {
         Self { daemon, postfix, _dovecot: dovecot, socket, _dir: dir }
     }
 
-    fn say(&self, words: &[&str]) -> String {
-        let output = command().args(words).arg("--socket").arg(&self.socket).output().unwrap();
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
-    }
-
     fn ask(&self, words: &[&str]) -> Value {
-        let text = self.say(&[words, &["--json"]].concat());
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
+        ask(&self.socket, words)
     }
 
     fn session(&self, login: &str) -> Smtp {

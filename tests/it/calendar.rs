@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU16, Ordering};
 use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::support::{Daemon, Dir, Memcached, Policy, Postfix, Redis, Simulation, Sqlite, command, until};
+use crate::support::{Daemon, Dir, Memcached, Policy, Postfix, Redis, Simulation, Sqlite, command, say, until};
 
 const PASS: &str = "DUNNO";
 
@@ -200,10 +200,7 @@ fn commands_see_the_window_of_this_moment() {
         let control = dir.join(format!("control{number}"));
         let more = format!("{store}control_socket = {control:?}\n");
         let daemon = Daemon::start(&monthly("Europe/Berlin", &more));
-        let say = |words: &str| {
-            let output = command().args(words.split(' ')).arg("--socket").arg(&control).output().unwrap();
-            String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
-        };
+        let say = |words: &str| say(&control, words.split(' ')).0;
         for _ in 0..3 {
             connected(&daemon, "198.51.100.1");
         }

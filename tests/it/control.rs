@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::redis::RIGHTS;
-use crate::support::{self, Daemon, Memcached, PATIENCE, Policy, Redis, RedisCluster, command, until};
+use crate::support::{self, Daemon, Memcached, PATIENCE, Policy, Redis, RedisCluster, ask, command, say, until};
 
 /// A daemon with a control socket.
 struct Host {
@@ -35,19 +35,13 @@ impl Host {
 
     /// Runs a command of the program.
     fn say(&self, words: &str) -> Said {
-        let words = words.split(' ');
-        let output = command().args(words).arg("--socket").arg(&self.socket).output().unwrap();
-        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-        Said { text, code: output.status.code().unwrap() }
+        let (text, code) = say(&self.socket, words.split(' '));
+        Said { text, code }
     }
 
     /// Runs a command with `--json`, which must succeed, and returns its answer.
     fn ask(&self, words: &str) -> Value {
-        let said = self.say(&format!("{words} --json"));
-        let answer: Value =
-            serde_json::from_str(&said.text).unwrap_or_else(|error| panic!("{words}: {error}: {}", said.text));
-        assert_eq!((&answer["ok"], &answer["v"]), (&json!(true), &json!(1)), "{words}: {answer:#}");
-        answer
+        ask(&self.socket, words.split(' '))
     }
 
     fn connected(&self, client: &str, port: u16) -> String {

@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::support::{Daemon, Dir, Lines, Memcached, Namespace, Policy, command, until};
+use crate::support::{Daemon, Dir, Lines, Memcached, Namespace, Policy, command, say, until};
 
 /// Lets a client connect a number of times.
 fn connect(daemon: &Daemon, client: &str, times: u16) {
@@ -115,10 +115,9 @@ impl Firewall {
     }
 
     fn say(&self, words: &str) -> String {
-        let socket = self.dir.join("control");
-        let output = command().args(words.split(' ')).arg("--socket").arg(socket).output().unwrap();
-        assert!(output.status.success(), "{words}: {output:?}");
-        String::from_utf8(output.stdout).unwrap()
+        let (text, code) = say(&self.dir.join("control"), words.split(' '));
+        assert_eq!(code, 0, "{words}: {text}");
+        text
     }
 
     /// Event and key of each run of the script.

@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 
-use crate::support::{self, Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, install, until};
+use crate::support::{
+    self, Daemon, Dir, Lines, Memcached, PATIENCE, Policy, Port, Process, command, install, say, until,
+};
 
 /// More than inetd starts for one service in a minute by default.
 const CONNECTIONS: u16 = 300;
@@ -118,8 +120,8 @@ fn overrides_in_the_store_hold_from_the_first_request() {
     let control = dir.join("control");
     let _daemon = Daemon::start(&format!("control_socket = {control:?}\n{}", counting_in(&store, &dir)));
     let say = |words: &str| {
-        let output = command().args(words.split(' ')).arg("--socket").arg(&control).output().unwrap();
-        assert!(output.status.success(), "{words}: {output:?}");
+        let (text, code) = say(&control, words.split(' '));
+        assert_eq!(code, 0, "{words}: {text}");
     };
     say("ban 203.0.113.0/24 for 1h");
     say("allow 198.51.100.7 for 1h");

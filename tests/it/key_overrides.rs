@@ -8,7 +8,7 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::accounts::Host;
-use crate::support::{Daemon, Dir, Dovecot, HttpHost, Memcached, Policy, Postfix, command, until};
+use crate::support::{Daemon, Dir, Dovecot, HttpHost, Memcached, Policy, Postfix, say, until};
 
 const PASS: &str = "DUNNO";
 
@@ -250,9 +250,9 @@ fn bans_and_allowances_of_keys_survive_a_restart_and_an_upgrade() {
     );
     let mut daemon = Daemon::start(&config);
     let say = |words: &[&str]| {
-        let output = command().args(words).arg("--socket").arg(&control).output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
+        let (text, code) = say(&control, words);
+        assert_eq!(code, 0, "{text}");
+        text
     };
     say(&["ban", "login", "jürgen@example.com", "for", "2h", "because", "stolen"]);
     say(&["allow", "login", "ann"]);

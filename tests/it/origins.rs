@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::mmdb::{Field, asn, country, ipinfo, ipinfo_country, mmdb};
-use crate::support::{Daemon, Dir, Policy, Postfix, Simulation, command, resident, until};
+use crate::support::{Daemon, Dir, Policy, Postfix, Simulation, ask, command, resident, say, until};
 
 const PASS: &str = "DUNNO";
 
@@ -306,12 +306,11 @@ impl Host {
     }
 
     fn say(&self, words: &[&str]) -> String {
-        let output = command().args(words).arg("--socket").arg(self.databases.path("control")).output().unwrap();
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
+        say(&self.databases.path("control"), words).0
     }
 
     fn ask(&self, words: &[&str]) -> Value {
-        serde_json::from_str(&self.say(&[words, &["--json"]].concat())).unwrap()
+        ask(&self.databases.path("control"), words)
     }
 
     /// A connection of a client.

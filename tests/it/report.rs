@@ -1,11 +1,10 @@
 //! `connshaper report`: a day's sums, who sent most and who went over.
 
-use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Dir, Policy, Simulation, at, command};
+use crate::support::{Daemon, Dir, Policy, Simulation, at, say};
 
 /// The simulated clock begins at 22:13:20 UTC.
 const TO_MIDNIGHT: u64 = (3600 + 46 * 60 + 40) * 1000;
@@ -113,13 +112,6 @@ fn by_day() -> &'static str {
     if seconds < 43_200 { "Etc/GMT-6" } else { "Etc/GMT+6" }
 }
 
-/// What a command prints, and its exit code.
-fn say(socket: &Path, words: &[&str]) -> (String, i32) {
-    let output = command().args(words).arg("--socket").arg(socket).output().unwrap();
-    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-    (text, output.status.code().unwrap())
-}
-
 #[test]
 fn of_a_client_too_nothing_stays_of_mail_that_is_not_sent() {
     let mut site = Simulation::new(
@@ -172,7 +164,7 @@ fn the_report_is_a_table_json_and_csv_and_outlives_restart_and_upgrade() {
     recipients(&daemon, "joe", 1..6);
     recipients(&daemon, "ann", 6..8);
     let users = |words: &[&str]| {
-        let (text, code) = say(&socket, &[&["report", "--json", "--limit", "users"], words].concat());
+        let (text, code) = say(&socket, [&["report", "--json", "--limit", "users"], words].concat());
         assert_eq!(code, 0, "{text}");
         serde_json::from_str::<Value>(&text).unwrap()["limits"][0].clone()
     };
@@ -199,16 +191,16 @@ fn the_report_is_a_table_json_and_csv_and_outlives_restart_and_upgrade() {
         [&json!(6), &json!(2), &json!("sasl_username=ann")]
     );
 
-    let (text, _) = say(&socket, &["report"]);
+    let (text, _) = say(&socket, ["report"]);
     assert!(text.contains("\nlimit users: recipients let pass: 6, over: 2\n"), "{text}");
     assert!(text.contains("  sasl_username=joe      3     2  20"), "{text}");
     assert!(text.contains("\nlimit senders: messages let pass: 6, over: 7, only logged\n"), "{text}");
     assert!(text.contains("\nlimit another: connections let pass: "), "{text}");
-    let (csv, _) = say(&socket, &["report", "--csv"]);
+    let (csv, _) = say(&socket, ["report", "--csv"]);
     assert!(csv.starts_with("date,limit,key,count,excess,over,over_since,log_only\r\n20"), "{csv}");
     assert!(csv.contains(",users,,6,0,2,,false\r\n") && csv.contains(",users,sasl_username=joe,3,0,2,20"), "{csv}");
-    let (text, code) = say(&socket, &["report", "yesterday"]);
+    let (text, code) = say(&socket, ["report", "yesterday"]);
     assert_eq!((text.as_str(), code), ("nothing is known of that day: the daemon has run since a later one\n", 0));
-    let (text, code) = say(&socket, &["report", "--limit", "user"]);
+    let (text, code) = say(&socket, ["report", "--limit", "user"]);
     assert!(code == 64 && text.contains("there are connections, users, senders, another"), "{text}");
 }

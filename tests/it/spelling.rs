@@ -8,7 +8,7 @@ use std::thread;
 
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Dir, PATIENCE, Policy, Postfix, command};
+use crate::support::{Daemon, Dir, PATIENCE, Policy, Postfix, ask};
 
 const CUT: &str = "recipient_delimiter = \"+-\"\ncanonical_senders = true\n";
 
@@ -36,11 +36,7 @@ impl Host {
 
     /// Runs a command with `--json`, which must succeed, and returns its answer.
     fn says(&self, words: &[&str]) -> Value {
-        let output = command().args(words).arg("--json").arg("--socket").arg(&self.socket).output().unwrap();
-        let answer: Value =
-            serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {output:?}"));
-        assert_eq!(answer["ok"], json!(true), "{words:?}: {answer:#}");
-        answer
+        ask(&self.socket, words)
     }
 }
 

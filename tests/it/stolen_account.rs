@@ -7,7 +7,7 @@ use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::support::{Daemon, Dir, Dovecot, Postfix, Smtp, Top, command, until};
+use crate::support::{Daemon, Dir, Dovecot, Postfix, Smtp, Top, say, until};
 
 const STOLEN: &str = "stolen@example.org";
 
@@ -56,9 +56,8 @@ impl Site {
 
     /// What a command prints, which must succeed; it is part of the walk.
     fn say(&self, words: &[&str]) -> String {
-        let output = command().args(words).arg("--socket").arg(&self.socket).output().unwrap();
-        let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
-        assert!(output.status.success(), "{words:?}: {text}");
+        let (text, code) = say(&self.socket, words);
+        assert_eq!(code, 0, "{words:?}: {text}");
         println!("$ connshaper {}\n{}", words.join(" "), text.trim_end());
         text
     }

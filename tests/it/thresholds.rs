@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 use connshaper::config::Config;
 use serde_json::{Value, json};
 
-use crate::support::{Daemon, Dir, Dovecot, Memcached, Policy, Postfix, Redis, Simulation, Sqlite, command, until};
+use crate::support::{
+    Daemon, Dir, Dovecot, Memcached, Policy, Postfix, Redis, Simulation, Sqlite, ask, command, say, until,
+};
 
 /// A limit of two messages by login, with thresholds of their own.
 const USERS: &str = "
@@ -171,13 +173,11 @@ impl Host {
     }
 
     fn say(&self, words: &[&str]) -> String {
-        let output = command().args(words).arg("--socket").arg(&self.socket).output().unwrap();
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
+        say(&self.socket, words).0
     }
 
     fn ask(&self, words: &[&str]) -> Value {
-        let text = self.say(&[words, &["--json"]].concat());
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"))
+        ask(&self.socket, words)
     }
 
     /// Messages of a login, each in a session of its own: the answers.

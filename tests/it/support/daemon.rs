@@ -1,15 +1,17 @@
 //! The daemon under test, as a process.
 
+use std::ffi::OsStr;
 use std::fmt::Display;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::{Value, json};
 
 use super::lines::show_if_panicking;
 use super::{Dir, Lines, Port, Process, until};
@@ -158,6 +160,23 @@ const LINK: &str = "connshaper";
 /// A command that runs the program without the variables of systemd that the test itself may have.
 pub fn command() -> Command {
     sheltered(Command::new(PROGRAM))
+}
+
+/// Has a daemon do a command by its control socket; returns what the program says, and its exit code.
+pub fn say(socket: &Path, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> (String, i32) {
+    let output = command().args(words).arg("--socket").arg(socket).output().unwrap();
+    let text = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (text, output.status.code().unwrap())
+}
+
+/// The same with `--json`, which must succeed: the answer.
+#[track_caller]
+pub fn ask(socket: &Path, words: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Value {
+    let words: Vec<_> = words.into_iter().map(|word| word.as_ref().to_owned()).chain(["--json".into()]).collect();
+    let (text, _) = say(socket, &words);
+    let answer: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{words:?}: {error}: {text}"));
+    assert_eq!((&answer["ok"], &answer["v"]), (&json!(true), &json!(1)), "{words:?}: {answer:#}");
+    answer
 }
 
 fn sheltered(mut command: Command) -> Command {

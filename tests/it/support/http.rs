@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use socket2::{Domain, Socket, Type};
 
-use super::{Daemon, Dir, PATIENCE, Port, command, until};
+use super::{Daemon, Dir, PATIENCE, Port, say, until};
 
 /// A daemon with `http_listen` and a control socket.
 pub struct HttpHost {
@@ -74,8 +74,7 @@ impl HttpHost {
 
     /// Runs a command of the program, and returns what it says.
     pub fn say(&self, words: &str) -> String {
-        let output = command().args(words.split(' ')).arg("--socket").arg(&self.socket).output().unwrap();
-        [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
+        say(&self.socket, words.split(' ')).0
     }
 }
 

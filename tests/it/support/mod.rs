@@ -40,7 +40,7 @@ pub mod traffic;
 
 pub use caddy::Caddy;
 pub use chromium::browse;
-pub use daemon::{Daemon, command, install};
+pub use daemon::{Daemon, ask, command, install, say};
 pub use dovecot::Dovecot;
 pub use gate::{Fault, Gate};
 pub use http::{HttpAnswer, HttpHost, fetch};
