@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use redis::{Pipeline, Value};
+use redis::Pipeline;
 
 use super::command::CommandForm;
 use super::link::{Connector, Link};
+use super::losses::info_text;
 use super::{RedisConfig, RedisServer, Topology};
 use crate::observe::finding::{Finding, doubtful, right, wrong};
 use crate::store::shared::doctor::{ask, distance, in_time};
@@ -82,15 +83,9 @@ async fn info(link: &mut Link) -> Result<String, String> {
     let mut pipeline = Pipeline::new();
     pipeline.cmd("INFO").arg("memory");
     pipeline.cmd("INFO").arg("stats");
-    let mut text = String::new();
-    for value in link.ask(&pipeline, 2).await? {
-        match value {
-            Value::BulkString(bytes) => text += &String::from_utf8_lossy(&bytes),
-            Value::VerbatimString { text: part, .. } => text += &part,
-            _ => return Err("INFO is not allowed".to_owned()),
-        }
-    }
-    Ok(text)
+    let answers = link.ask(&pipeline, 2).await?;
+    let text: Option<String> = answers.iter().map(info_text).collect();
+    text.ok_or("INFO is not allowed".to_owned())
 }
 
 /// Whether it removes counts for lack of memory.

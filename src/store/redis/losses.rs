@@ -2,6 +2,8 @@
 //!
 //! Its INFO tells it, which goes along with the requests every few seconds.
 
+use std::borrow::Cow;
+
 use redis::{Pipeline, Value};
 
 use super::settings::Topology;
@@ -15,6 +17,15 @@ const SECTIONS: [&str; 4] = ["server", "stats", "commandstats", "keyspace"];
 pub fn ask(output: &mut Pipeline) {
     for section in SECTIONS {
         output.cmd("INFO").arg(section);
+    }
+}
+
+/// The text of an answer to INFO; `None`: it is something else, or we may not ask.
+pub fn info_text(answer: &Value) -> Option<Cow<'_, str>> {
+    match answer {
+        Value::BulkString(bytes) => Some(String::from_utf8_lossy(bytes)),
+        Value::VerbatimString { text, .. } => Some(text.into()),
+        _ => None,
     }
 }
 
@@ -39,12 +50,7 @@ impl RedisCensus {
         let mut census = Self::default();
         let keys = format!("db{database}");
         for answer in answers {
-            let text = match answer {
-                Value::BulkString(bytes) => String::from_utf8_lossy(bytes),
-                Value::VerbatimString { text, .. } => text.into(),
-                _ => return None,
-            };
-            for (name, value) in text.lines().filter_map(|line| line.trim_end().split_once(':')) {
+            for (name, value) in info_text(answer)?.lines().filter_map(|line| line.trim_end().split_once(':')) {
                 let number = || value.parse().unwrap_or(0);
                 match name {
                     "run_id" => value.clone_into(&mut census.run_id),
