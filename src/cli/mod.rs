@@ -141,7 +141,7 @@ const OF_TARGETS: [&str; 7] = ["show", "explain", "reset", "ban", "unban", "allo
 fn join_targets(mut words: Vec<OsString>) -> Vec<OsString> {
     let command = words.iter().skip(1).position(|word| word.to_str().is_some_and(|word| OF_TARGETS.contains(&word)));
     let Some(command) = command.map(|at| at + 1) else { return words };
-    let is_word = |word: &OsString| KeyField::WORDS.iter().any(|(known, _)| word.to_str() == Some(known));
+    let is_word = |word: &OsString| word.to_str().and_then(KeyField::of_word).is_some();
     // Options whose value follows as a word of its own.
     const WITH_VALUE: [&str; 6] = ["-c", "--config", "--socket", "--door", "--over", "--most"];
     let takes_value = |word: &OsString| word.to_str().is_some_and(|word| WITH_VALUE.contains(&word));

@@ -30,7 +30,7 @@ pub(super) fn key(field: KeyField, text: &str, spellings: &Spellings) -> Result<
         return wrong(format!("is not a {word}"), format!("write {write}"));
     }
     if let Some((word_before, value)) = text.split_once('=')
-        && KeyField::WORDS.iter().any(|(known, _)| *known == word_before)
+        && KeyField::of_word(word_before).is_some()
     {
         return wrong(
             format!("has the name of a part: the keys here are each a {word}"),

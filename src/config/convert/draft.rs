@@ -135,8 +135,7 @@ impl LimitDraft {
             Some(Value::Array(words)) => words.iter().filter_map(Value::as_str).collect(),
             Some(word) => word.as_str().into_iter().collect(),
         };
-        let field = |word: &&str| KeyField::WORDS.iter().find(|(known, _)| known == word).map(|(_, field)| *field);
-        KeySpec(words.iter().filter_map(field).collect())
+        KeySpec(words.into_iter().filter_map(KeyField::of_word).collect())
     }
 }
 

@@ -88,7 +88,7 @@ fn limit(rule: &Rule, id: &str, rate: &ActionLimit, exempt: &BTreeMap<String, Ve
         "client_address" => "client".to_owned(),
         item => item.to_owned(),
     };
-    if !KeyField::WORDS.iter().any(|(word, _)| *word == per) {
+    if KeyField::of_word(&per).is_none() {
         let known = KeyField::WORDS.map(|(word, _)| word).join(", ");
         return draft.missing(line, format!("{id}: a counter per {per}; there are {known}"));
     }

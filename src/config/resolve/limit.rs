@@ -255,12 +255,12 @@ fn ban_doors(s: &TableSettings, door: Door, per: &KeySpec) -> DoorSet {
 fn per(s: &TableSettings, door: Door) -> KeySpec {
     let mut per = KeySpec(Default::default());
     for (word, span) in s.strings("per").unwrap_or_default() {
-        match KeyField::WORDS.iter().find(|(known, _)| known == word) {
-            Some((_, field)) if per.0.contains(field) => {
+        match KeyField::of_word(word) {
+            Some(field) if per.0.contains(&field) => {
                 let problem = format!("{} stands twice in {}", quoted(word), s.named("per"));
                 s.diagnostics.error::<()>(span, problem, "keep one of them");
             }
-            Some((_, field)) if field.is_at(door) => per.0.push(*field),
+            Some(field) if field.is_at(door) => per.0.push(field),
             _ => {
                 let known: Vec<_> =
                     KeyField::WORDS.iter().filter(|(_, field)| field.is_at(door)).map(|(word, _)| *word).collect();
