@@ -97,7 +97,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
                 // Also while answers are awaited: the commands that wait behind them have deadlines too.
                 () = self.server.queue.wait_for_work() => {}
                 () = &mut census, if asks => {
-                    asks = self.server.tells();
+                    asks = self.server.has_statistics();
                     if asks {
                         self.ask_census();
                     }
@@ -107,7 +107,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
                     armed = false;
                     self.failures += self.server.queue.expire(self.flight.iter_mut(), Instant::now());
                     if self.failures >= FAILURES {
-                        return ConnectionEnd::Useless(self.server.queue.server.silence(self.failures));
+                        return ConnectionEnd::Useless(self.server.queue.server.unanswered_cause(self.failures));
                     }
                 }
             }
@@ -184,7 +184,9 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
             Response::Done => Ok(CounterReply::Done),
             Response::NotDone => Ok(CounterReply::NotDone),
             Response::Census(census) => return self.server.take_census(census),
-            Response::Failed if operation.command.verb == Verb::Statistics => return self.server.tells_nothing(),
+            Response::Failed if operation.command.verb == Verb::Statistics => {
+                return self.server.mark_without_statistics();
+            }
             Response::Foreign => {
                 self.server.queue.server.log_error(NOT_A_NUMBER, &operation.command.key);
                 Err(StoreError::NotANumber)

@@ -18,7 +18,7 @@ pub struct LossDetector {
     /// Its uptime lagged for the first time.
     lags: bool,
     /// It answers no `stats`.
-    mute: bool,
+    without_statistics: bool,
     log: LossLog,
 }
 
@@ -48,13 +48,13 @@ impl LossDetector {
 
 impl MemcachedServer {
     /// Whether the server answers `stats`.
-    pub(crate) fn tells(&self) -> bool {
-        !self.losses().mute
+    pub(crate) fn has_statistics(&self) -> bool {
+        !self.losses().without_statistics
     }
 
     /// The server does not answer `stats`.
-    pub(crate) fn tells_nothing(&self) {
-        self.losses().mute = true;
+    pub(crate) fn mark_without_statistics(&self) {
+        self.losses().without_statistics = true;
     }
 
     /// Compares statistics with those before, and logs and counts what was lost.

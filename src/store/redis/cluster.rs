@@ -44,13 +44,13 @@ pub struct Cluster {
     /// For nodes that are found later.
     context: BackendContext,
     map: ArcSwap<Map>,
-    nodes: Mutex<HashMap<String, Kept>>,
+    nodes: Mutex<HashMap<String, NodeTask>>,
     look: Notify,
     me: Weak<Cluster>,
 }
 
 /// A node and its task.
-struct Kept {
+struct NodeTask {
     node: Arc<Node>,
     _task: AbortOnDropHandle<()>,
 }
@@ -157,7 +157,7 @@ impl Cluster {
         let node = Node::new(server, name.clone(), self.connector.clone(), Some(self.me.clone()), &self.context);
         let node = Arc::new(node);
         let _task = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&node).run()));
-        nodes.insert(name, Kept { node: Arc::clone(&node), _task });
+        nodes.insert(name, NodeTask { node: Arc::clone(&node), _task });
         Some(node)
     }
 
@@ -207,9 +207,9 @@ impl Cluster {
             map.slots[*first..=*last].fill(index);
         }
         self.map.store(Arc::new(map));
-        let left: Vec<Kept> =
+        let left: Vec<NodeTask> =
             lock(&self.nodes).extract_if(|name, _| !indices.contains_key(name)).map(|(_, kept)| kept).collect();
-        for Kept { node, .. } in &left {
+        for NodeTask { node, .. } in &left {
             if let Some(saved) = node.queue.outage() {
                 node.queue.server.was_replaced(saved.milliseconds / 1000, saved.decisions);
             }

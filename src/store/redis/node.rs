@@ -160,7 +160,7 @@ impl Node {
                 () = timer => {
                     *failures += self.queue.expire(flight.iter_mut(), Instant::now());
                     if *failures >= FAILURES {
-                        return Err(Broken::useless(self.queue.server.silence(*failures)));
+                        return Err(Broken::useless(self.queue.server.unanswered_cause(*failures)));
                     }
                 }
             }

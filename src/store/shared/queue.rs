@@ -337,7 +337,7 @@ mod tests {
 
         async fn converse(&self, (): ()) -> LostConnection {
             sleep(self.fast_for).await;
-            let cause = self.queue.server.silence(FAILURES);
+            let cause = self.queue.server.unanswered_cause(FAILURES);
             LostConnection { closed: false, cause, unanswered: FAILURES.into() }
         }
     }

@@ -68,7 +68,7 @@ impl StoreServer {
     }
 
     /// Why it is down after so many requests in a row.
-    pub fn silence(&self, failures: u32) -> String {
+    pub fn unanswered_cause(&self, failures: u32) -> String {
         format!("{failures} requests in a row without an answer in {} ms", self.timeout.as_millis())
     }
 

@@ -313,7 +313,7 @@ impl JobQueue {
                 (true, false) => "another process has locked it",
                 _ => "the disk is slow",
             };
-            let cause = format!("{}: {why}", self.server.silence(state.failures));
+            let cause = format!("{}: {why}", self.server.unanswered_cause(state.failures));
             let unanswered = state.failures.into();
             self.open_breaker(state, &cause, unanswered);
         } else {
