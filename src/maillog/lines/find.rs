@@ -8,15 +8,24 @@ use wide::u8x16;
 pub fn find<const N: usize>(bytes: [u8; N], text: &[u8]) -> Option<usize> {
     let (mut before, mut rest) = (0, text);
     while let Some((block, after)) = rest.split_first_chunk::<16>() {
-        let block = u8x16::from(*block);
-        let is_one = bytes.map(|byte| block.simd_eq(u8x16::splat(byte)));
-        let places = is_one.into_iter().fold(u8x16::splat(0), |all, one| all | one).to_bitmask();
-        if places != 0 {
-            return Some(before + places.trailing_zeros() as usize);
+        if let Some(place) = place(bytes, *block) {
+            return Some(before + place);
         }
         (before, rest) = (before + 16, after);
     }
-    rest.iter().position(|byte| bytes.contains(byte)).map(|place| before + place)
+    // The last bytes once more, with those before them: among those is none.
+    match text.last_chunk::<16>() {
+        Some(block) => place(bytes, *block).map(|place| text.len() - 16 + place),
+        None => rest.iter().position(|byte| bytes.contains(byte)),
+    }
+}
+
+#[inline]
+fn place<const N: usize>(bytes: [u8; N], block: [u8; 16]) -> Option<usize> {
+    let block = u8x16::from(block);
+    let is_one = bytes.map(|byte| block.simd_eq(u8x16::splat(byte)));
+    let places = is_one.into_iter().fold(u8x16::splat(0), |all, one| all | one).to_bitmask();
+    (places != 0).then(|| places.trailing_zeros() as usize)
 }
 
 #[cfg(test)]

@@ -87,6 +87,10 @@ pub struct JsonLayouts<'a> {
 struct JsonLayout<'a> {
     text: &'a [u8],
     values: Vec<KnownValue>,
+    /// The values that may differ: the text from the one before to each, and the rank of its name.
+    parts: Vec<(&'a [u8], Option<usize>)>,
+    /// The text behind them.
+    end: &'a [u8],
 }
 
 /// A value that is no object, within the text of its object.
@@ -109,18 +113,20 @@ pub struct JsonEntry<'a> {
 impl<'a> JsonEntry<'a> {
     /// Reads one. `None`: this is not an object with a message.
     pub fn parse(text: &'a [u8], layouts: &mut JsonLayouts<'a>) -> Option<Self> {
-        let alike = layouts.known.iter().find_map(|layout| Scanner::new(text).object_like(layout));
-        let entry = match alike {
-            Some(entry) => entry,
-            None => {
-                let mut scanner = Scanner::new(text);
-                scanner.object(b"", 0)?;
-                let Scanner { at, values, entry, .. } = scanner;
-                layouts.learn(JsonLayout { text: &text[..at], values });
-                entry
+        let mut scanner = Scanner::new(text);
+        let is_known = layouts.known.iter().any(|layout| {
+            let is_like = scanner.object_like(layout).is_some();
+            if !is_like {
+                scanner = Scanner::new(text);
             }
-        };
-        entry.fields[JsonField::Message as usize].is_some().then_some(entry)
+            is_like
+        });
+        if !is_known {
+            scanner.object(b"", 0)?;
+            let values = std::mem::take(&mut scanner.values);
+            layouts.learn(JsonLayout { text: &text[..scanner.at], values, parts: Vec::new(), end: b"" });
+        }
+        scanner.entry.fields[JsonField::Message as usize].is_some().then_some(scanner.entry)
     }
 
     /// Takes the line in it apart, which follows one with this head, and what `use_it` makes of it.
@@ -144,8 +150,9 @@ impl<'a> JsonEntry<'a> {
         if let Some(line) = Line::within(stamp, host, message).filter(|line| is_of_postfix(line.program)) {
             return Some(use_it(&line));
         }
-        // A tag has the process number, and a colon.
-        let (tag, process) = match find([b'[', b':'], program) {
+        // A tag ends with the process number, a colon, or both.
+        let is_tag = matches!(program.trim_ascii_end().last(), Some(b']' | b':'));
+        let (tag, process) = match find([b'[', b':'], if is_tag { program } else { b"" }) {
             Some(end) => (&program[..end], program[end..].split(|byte| matches!(byte, b'[' | b']')).nth(1)),
             None => (program, None),
         };
@@ -164,16 +171,18 @@ impl<'a> JsonEntry<'a> {
 
 /// A moment as text, or a number of seconds, milliseconds, microseconds or nanoseconds.
 fn time(value: &[u8]) -> Option<Stamp> {
-    let end = value.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(value.len());
-    if end <= 10 || !matches!(value.get(end), None | Some(b'.' | b'e' | b'E')) {
-        return Stamp::parse(value).map(|(stamp, _)| stamp);
-    }
     // Seconds have ten digits until 2286.
-    let number = |digits: &[u8]| digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'));
-    let (seconds, fraction) = value[..end].split_at(10);
-    let fraction = [0, 1, 2].map(|place| fraction.get(place).copied().unwrap_or(b'0'));
-    let (seconds, milliseconds) = (number(seconds), number(&fraction) as u16);
-    (end <= 19).then_some(Stamp { seconds, milliseconds, has_fraction: true, form: StampForm::Absolute })
+    if let Some((digits, rest)) = value.split_first_chunk::<13>()
+        && digits.iter().fold(true, |all, byte| all & byte.is_ascii_digit())
+    {
+        let end = rest.iter().position(|byte| !byte.is_ascii_digit()).unwrap_or(rest.len());
+        if end <= 6 && matches!(rest.get(end), None | Some(b'.' | b'e' | b'E')) {
+            let number = |digits: &[u8]| digits.iter().fold(0, |number, digit| number * 10 + i64::from(digit - b'0'));
+            let (seconds, milliseconds) = (number(&digits[..10]), number(&digits[10..]) as u16);
+            return Some(Stamp { seconds, milliseconds, has_fraction: true, form: StampForm::Absolute });
+        }
+    }
+    Stamp::parse(value).map(|(stamp, _)| stamp)
 }
 
 impl<'a> JsonLayouts<'a> {
@@ -181,22 +190,36 @@ impl<'a> JsonLayouts<'a> {
         if layout.values.len() > MAX_VALUES {
             return;
         }
-        if let Some(known) = self.known.iter_mut().find(|known| known.has_members_of(&layout)) {
+        let known = self.known.iter().position(|known| known.has_members_of(&layout));
+        if let Some(known) = known.map(|at| &self.known[at]) {
             for (value, before) in layout.values.iter_mut().zip(&known.values) {
                 value.may_differ |=
                     before.may_differ || known.text[before.start..before.end] != layout.text[value.start..value.end];
             }
-            *known = layout;
-        } else if self.known.len() < MAX_LAYOUTS {
-            self.known.push(layout);
-        } else {
-            self.known[self.oldest] = layout;
-            self.oldest = (self.oldest + 1) % MAX_LAYOUTS;
+        }
+        layout.divide();
+        match known {
+            Some(at) => self.known[at] = layout,
+            None if self.known.len() < MAX_LAYOUTS => self.known.push(layout),
+            None => {
+                self.known[self.oldest] = layout;
+                self.oldest = (self.oldest + 1) % MAX_LAYOUTS;
+            }
         }
     }
 }
 
 impl JsonLayout<'_> {
+    /// Notes what an object like this one is compared with.
+    fn divide(&mut self) {
+        let mut before = 0;
+        for value in self.values.iter().filter(|value| value.may_differ) {
+            self.parts.push((&self.text[before..value.start], value.rank));
+            before = value.end;
+        }
+        self.end = &self.text[before..];
+    }
+
     /// Whether two objects have the same text around their values.
     fn has_members_of(&self, other: &JsonLayout<'_>) -> bool {
         self.values.len() == other.values.len() && self.around_values().eq(other.around_values())
@@ -223,18 +246,15 @@ impl<'a> Scanner<'a> {
     }
 
     /// Reads an object that differs from this one in nothing but values that may differ.
-    fn object_like(mut self, layout: &JsonLayout<'_>) -> Option<JsonEntry<'a>> {
-        let mut before = 0;
-        for value in layout.values.iter().filter(|value| value.may_differ) {
-            self.same(&layout.text[before..value.start])?;
+    fn object_like(&mut self, layout: &JsonLayout<'_>) -> Option<()> {
+        for (before, rank) in &layout.parts {
+            self.same(before)?;
             let first = self.peek()?;
             // The members of an object may be of interest.
             (first != b'{').then_some(())?;
-            self.value(first, value.rank)?;
-            before = value.end;
+            self.value(first, *rank)?;
         }
-        self.same(&layout.text[before..])?;
-        Some(self.entry)
+        self.same(layout.end)
     }
 
     fn same(&mut self, text: &[u8]) -> Option<()> {
@@ -313,7 +333,7 @@ impl<'a> Scanner<'a> {
     }
 
     /// What is between the quotes, and whether there are escapes in it.
-    #[inline]
+    #[inline(always)]
     fn string(&mut self) -> Option<(&'a [u8], bool)> {
         let start = self.at + 1;
         let (mut at, mut has_escapes) = (start, false);
@@ -475,6 +495,12 @@ mod tests {
     fn a_message_may_come_as_numbers() {
         let text = r#"{"__REALTIME_TIMESTAMP":"1793523907250000","SYSLOG_IDENTIFIER":"x","MESSAGE":[104,105]}"#;
         assert_eq!(line(text).unwrap(), "1793523907250  x  hi");
+    }
+
+    #[test]
+    fn a_name_with_colons_is_no_tag() {
+        let text = r#"{"time":"1793523907250","ident":"2001:db8::1/smtpd","pid":"7","message":"connect from a"}"#;
+        assert_eq!(line(text).unwrap(), "1793523907250  2001:db8::1/smtpd 7 connect from a");
     }
 
     #[test]

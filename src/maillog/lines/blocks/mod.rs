@@ -334,13 +334,14 @@ impl<'a> LinesBefore<'a> {
             // A file that was not written to its end when the power failed.
             line = &line[line.iter().position(|byte| *byte != 0)?..];
         }
-        if line.first()? != &b'{'
-            && let Some(line) = Line::parse_after(&mut self.head, line)
-        {
-            return Some(use_it(&line));
+        let mut object = 0;
+        if line.first()? != &b'{' {
+            if let Some(line) = Line::parse_after(&mut self.head, line) {
+                return Some(use_it(&line));
+            }
+            // An object may stand behind what other programs put before it.
+            object = memchr(b'{', &line[..line.len().min(MAX_PREFIX)])?;
         }
-        // An object may stand behind what other programs put before it.
-        let object = memchr(b'{', &line[..line.len().min(MAX_PREFIX)])?;
         JsonEntry::parse(&line[object..], &mut self.layouts)?.with_line(&mut self.head, use_it)
     }
 }
