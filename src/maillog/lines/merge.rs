@@ -103,10 +103,10 @@ impl Merge {
             let Some(source) = self.waiting.pop_if(|source| is_due(source)) else {
                 return earliest;
             };
-            let (name, calendar) = (source.name.clone(), source.calendar.clone());
+            let (name, calendar, line_length) = (source.name.clone(), source.calendar.clone(), source.line_length);
             match source.read(&self.progress) {
                 Ok(input) => {
-                    let blocks = Blocks::read(input, &self.reader);
+                    let blocks = Blocks::read(input, line_length, &self.reader);
                     let mut open = OpenLog {
                         name,
                         clocks: Clocks::new(calendar),

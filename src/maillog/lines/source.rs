@@ -43,6 +43,8 @@ pub struct LogSource {
     pub first: i64,
     /// That of its last line, where it can be looked up.
     pub last: Option<i64>,
+    /// Bytes of a line, on average at its beginning.
+    pub line_length: usize,
     origin: LogOrigin,
 }
 
@@ -110,11 +112,12 @@ impl LogSource {
         let calendar = Calendar::new(zone.clone(), first, last, written);
         let mut times = calendar.clone();
         let (first, last) = (times.time(first), last.map(|last| times.time(last)));
+        let line_length = head.len() / memchr::memchr_iter(b'\n', &head).count().max(1);
         let origin = match again {
             Some(path) => LogOrigin::File(path),
             None => LogOrigin::Open(Box::new(io::Cursor::new(head).chain(input))),
         };
-        Ok(Looked::Source(Self { name, calendar, first, last, origin }))
+        Ok(Looked::Source(Self { name, calendar, first, last, line_length, origin }))
     }
 
     /// Its text from the beginning.

@@ -21,8 +21,14 @@ use super::servers;
 use super::source::LogInput;
 use crate::net::lock;
 
-/// Bytes of a block. A longer line is none of Postfix's.
+/// Bytes of a block at least. A longer line is none of Postfix's.
 const BLOCK: usize = 512 * 1024;
+
+/// Bytes of a block at most.
+const MAX_BLOCK: usize = 2 * 1024 * 1024;
+
+/// Lines of a block, between these bounds. What wakes workers up costs the same for each block, events take memory.
+const BLOCK_LINES: usize = 4096;
 
 /// The most that a line may say a message was repeated.
 const MAX_REPEATS: usize = 10_000;
@@ -103,8 +109,9 @@ pub struct Blocks {
 }
 
 impl Blocks {
-    /// Begins to read.
-    pub fn read(input: LogInput, reader: &Reader) -> Self {
+    /// Begins to read a log whose lines have mostly this length.
+    pub fn read(input: LogInput, line_length: usize, reader: &Reader) -> Self {
+        let size = (line_length * BLOCK_LINES).clamp(BLOCK, MAX_BLOCK);
         let workers = thread::available_parallelism().map_or(1, usize::from);
         let (give, empty) = channel();
         let (finish, done) = channel();
@@ -122,7 +129,7 @@ impl Blocks {
         }));
         let work = |_| {
             let (feed, finish, mut reader) = (Arc::clone(&feed), finish.clone(), reader.clone());
-            thread::spawn(move || work(&feed, &mut reader, &finish))
+            thread::spawn(move || work(&feed, vec![0; size], &mut reader, &finish))
         };
         let workers = (0..workers).map(work).collect();
         Self { done: Some(done), empty: Some(give), early: BTreeMap::new(), next: 0, workers }
@@ -181,8 +188,7 @@ struct Feed {
     empty: Receiver<Batch>,
 }
 
-fn work(feed: &Mutex<Feed>, reader: &mut Reader, finish: &Sender<(u64, Batch)>) {
-    let mut block = vec![0; BLOCK];
+fn work(feed: &Mutex<Feed>, mut block: Vec<u8>, reader: &mut Reader, finish: &Sender<(u64, Batch)>) {
     loop {
         let mut shared: MutexGuard<'_, Feed> = lock(feed);
         if shared.is_over {

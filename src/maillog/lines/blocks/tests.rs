@@ -17,7 +17,7 @@ proptest! {
 }
 
 fn read(text: impl Into<Vec<u8>>) -> (Lines, Vec<Event>) {
-    let mut blocks = Blocks::read(Box::new(io::Cursor::new(text.into())), &Reader::new(&[]));
+    let mut blocks = Blocks::read(Box::new(io::Cursor::new(text.into())), 100, &Reader::new(&[]));
     let (mut lines, mut events) = (Lines::default(), Vec::new());
     while let Some(batch) = blocks.next() {
         lines.add(&batch.lines);
@@ -78,7 +78,8 @@ fn an_error_of_the_input_comes_after_what_was_read() {
         }
     }
     let text = "Nov 21 09:05:07 mx postfix/smtpd[1]: connect from a[192.0.2.1]\n".repeat(20_000);
-    let blocks = Blocks::read(Box::new(io::Cursor::new(text.clone().into_bytes()).chain(Broken)), &Reader::new(&[]));
+    let blocks =
+        Blocks::read(Box::new(io::Cursor::new(text.clone().into_bytes()).chain(Broken)), 100, &Reader::new(&[]));
     let (mut events, mut errors) = (0, 0);
     for batch in blocks {
         events += batch.events.len();
