@@ -129,7 +129,7 @@ impl Blocks {
         }));
         let work = |_| {
             let (feed, finish, mut reader) = (Arc::clone(&feed), finish.clone(), reader.clone());
-            thread::spawn(move || work(&feed, vec![0; size], &mut reader, &finish))
+            thread::spawn(move || work(&feed, size, &mut reader, &finish))
         };
         let workers = (0..workers).map(work).collect();
         Self { done: Some(done), empty: Some(give), early: BTreeMap::new(), next: 0, workers }
@@ -188,7 +188,8 @@ struct Feed {
     empty: Receiver<Batch>,
 }
 
-fn work(feed: &Mutex<Feed>, mut block: Vec<u8>, reader: &mut Reader, finish: &Sender<(u64, Batch)>) {
+fn work(feed: &Mutex<Feed>, size: usize, reader: &mut Reader, finish: &Sender<(u64, Batch)>) {
+    let mut block = vec![0; size];
     loop {
         let mut shared: MutexGuard<'_, Feed> = lock(feed);
         if shared.is_over {
