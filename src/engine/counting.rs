@@ -67,6 +67,7 @@ pub fn checks_of<'p>(counted: TargetCounter<'p>, amount: u32) -> LimitChecks<'p>
         named: None,
         active: None,
         stress: false,
+        limits: 1,
         checks: std::iter::once(check).collect(),
     }
 }

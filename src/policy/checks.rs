@@ -31,6 +31,8 @@ pub struct LimitChecks<'p> {
     pub active: Option<ActiveOverride>,
     /// Postfix reports stress.
     pub stress: bool,
+    /// How many limits are looked at; 0: not known.
+    pub limits: usize,
     /// Nearly always one.
     pub checks: SmallVec<[LimitCheck<'p>; 1]>,
 }
@@ -128,7 +130,8 @@ impl<'p> LimitChecks<'p> {
     /// Before any limit was looked at.
     pub fn new(client: IpAddr, request: &Request, whitelisted: bool) -> Self {
         let stress = is_stressed(request);
-        Self { client, door: request.door, whitelisted, named: None, active: None, stress, checks: SmallVec::new() }
+        let (door, named, active, checks) = (request.door, None, None, SmallVec::new());
+        Self { client, door, whitelisted, named, active, stress, limits: 0, checks }
     }
 
     /// Adds the check of a limit, if the limit applies. `rate` calls `rate_of`.
@@ -179,7 +182,7 @@ impl<'p> LimitChecks<'p> {
             if !counts_again {
                 return match counted_own(limit, &count, client.clone(), request) {
                     Some(UNLIMITED) => {}
-                    own => self.checks.push(known(count, client, own)),
+                    own => self.push(known(count, client, own)),
                 };
             }
         }
@@ -198,12 +201,12 @@ impl<'p> LimitChecks<'p> {
         if scope != Scope::Session
             && let Some(count) = record.find(limit.memory_id, scope)
         {
-            return self.checks.push(known(count, part, own));
+            return self.push(known(count, part, own));
         }
         let amount = if !known_before || is_about(limit, request) { amount(limit, scope, request, record) } else { 0 };
         if amount > 0 {
             let state = CheckState::ToCount { scope, amount };
-            self.checks.push(LimitCheck { limit, threshold: threshold(own, self.stress), part, nth: 0, state });
+            self.push(LimitCheck { limit, threshold: threshold(own, self.stress), part, nth: 0, state });
         }
     }
 
@@ -245,7 +248,15 @@ impl<'p> LimitChecks<'p> {
             Some(count) => CheckState::Cached(count),
             None => CheckState::ToReadBan { scope: Scope::Session },
         };
-        self.checks.push(LimitCheck { limit, threshold, part, nth: 0, state });
+        self.push(LimitCheck { limit, threshold, part, nth: 0, state });
+    }
+
+    fn push(&mut self, check: LimitCheck<'p>) {
+        // Most requests have one check, which takes no memory, however many limits there are.
+        if self.checks.len() == 1 {
+            self.checks.reserve(self.limits);
+        }
+        self.checks.push(check);
     }
 
     /// Whether the store has to be asked.

@@ -290,8 +290,10 @@ impl Policy {
         let with_origin = self.with_origin(request, client);
         let request = with_origin.as_ref().unwrap_or(request);
         let news = active.is_some() || refused.is_some() && !whitelisted;
-        let mut checks = LimitChecks { named, active, ..LimitChecks::new(client, request, whitelisted) };
-        for limit in self.limits_at(request.door) {
+        let limits = self.limits_at(request.door);
+        let mut checks =
+            LimitChecks { named, active, limits: limits.len(), ..LimitChecks::new(client, request, whitelisted) };
+        for limit in limits {
             if record.blacklist == BlacklistState::Delayed && limit.counts == CountKind::Connections {
                 continue;
             }
