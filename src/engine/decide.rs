@@ -19,6 +19,7 @@ use crate::policy::attribute::Attribute;
 use crate::policy::request::{Request, Stage};
 use crate::policy::{Decision, Door, Effect, LimitChecks, Pass, Plan, Readings, Verdict};
 use crate::session::{SessionCount, SessionGuard, SessionHandle};
+use crate::store::Store;
 
 /// The verdict on a request; with the permit, if the answer is to be delayed.
 pub type Answer<'r> = (Verdict<'r>, Option<DelayPermit>);
@@ -32,7 +33,7 @@ pub async fn decide<'r>(
     now: Now,
 ) -> Answer<'r> {
     let Some(client) = rules.policy.client(request) else {
-        return unknown_client(service);
+        return unknown_client(service, Door::Smtp);
     };
     let asked = Asked { service, rules, client, request, now };
     let session = handle.lookup(client, request, now).await;
@@ -40,7 +41,9 @@ pub async fn decide<'r>(
         ControlFlow::Break(answer) => return answer,
         ControlFlow::Continue(checks) => checks,
     };
-    prepare(rules, &mut checks, now).await;
+    if rules.policy.prepares_counts(now) {
+        prepare(&rules.store, &mut checks, now).await;
+    }
     let operations = checks.operations(now);
     let readings = Readings::new(&operations, rules.store.count(operations.clone(), now).await);
     asked.judge(counting.finish(), &checks, &readings)
@@ -56,27 +59,24 @@ pub fn decide_at_once<'r>(
     now: Now,
 ) -> Option<Answer<'r>> {
     let Some(client) = rules.policy.client(request) else {
-        return Some(unknown_client(service));
+        return Some(unknown_client(service, Door::Smtp));
     };
     let session = handle.lookup_at_once(client, request, now)?;
     Asked { service, rules, client, request, now }.begin(session).break_value()
 }
 
-fn unknown_client(service: &Service) -> Answer<'static> {
+/// The answer about a client whose address is not known.
+pub fn unknown_client(service: &Service, door: Door) -> Answer<'static> {
     add(&service.statistics.unknown_client, 1);
-    service.decisions.passed(Door::Smtp, Pass::UnknownClient);
+    service.decisions.passed(door, Pass::UnknownClient);
     (Verdict::Pass(Pass::UnknownClient), None)
 }
 
-/// What has to be done before a request is counted, which for nearly all is nothing.
-async fn prepare(rules: &Rules, checks: &mut LimitChecks<'_>, now: Now) {
-    let Rules { policy, store, .. } = rules;
-    if policy.has_changed_windows(now) {
-        retime(store, checks, now).await;
-    }
-    if policy.counts_clients() {
-        leave_out_known(store, checks, true, now).await;
-    }
+/// Prepares the counts of a request, where the policy says that it has to.
+#[cold]
+async fn prepare(store: &Store, checks: &mut LimitChecks<'_>, now: Now) {
+    retime(store, checks, now).await;
+    leave_out_known(store, checks, true, now).await;
 }
 
 /// A request whose session is known.
@@ -106,9 +106,9 @@ impl<'r> Asked<'r, '_> {
         match policy.plan(request, session.record(), now) {
             Plan::Done(mut decision) => ControlFlow::Break(self.finish(session, &mut decision)),
             Plan::Count(mut checks) if !store.waits() => {
-                if policy.has_changed_windows(now) || policy.counts_clients() {
+                if policy.prepares_counts(now) {
                     // In this process there is nothing to wait for.
-                    let _ = pin!(prepare(rules, &mut checks, now)).poll(&mut Context::from_waker(Waker::noop()));
+                    let _ = pin!(prepare(store, &mut checks, now)).poll(&mut Context::from_waker(Waker::noop()));
                 }
                 let readings = Readings::count(&checks, now, |operation| Some(store.count_at_once(operation, now)));
                 ControlFlow::Break(self.judge(session, &checks, &readings))

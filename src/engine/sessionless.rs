@@ -6,17 +6,16 @@
 use smallvec::SmallVec;
 
 use crate::engine::counting::{count, preview};
-use crate::engine::decide::{Answer, apply};
+use crate::engine::decide::{Answer, apply, unknown_client};
 use crate::engine::report::{counted, report};
 use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;
-use crate::observe::statistics::add;
 use crate::policy::checks::{CheckState, LimitCheck, Operations};
 use crate::policy::door::Door;
 use crate::policy::limit::CountKind;
 use crate::policy::request::Request;
 use crate::policy::{
-    Counter, CounterKind, Decision, Effect, Key, Limit, LimitChecks, Operation, Pass, Plan, SessionRecord, Verdict,
+    Counter, CounterKind, Decision, Effect, Key, Limit, LimitChecks, Operation, Plan, SessionRecord, Verdict,
 };
 
 /// What is left of a limit for a client, for the headers of an answer.
@@ -53,9 +52,7 @@ pub async fn decide_sessionless<'r>(
     let Rules { policy, store, .. } = rules;
     let mut record = SessionRecord::default();
     let Some(client) = policy.client(request) else {
-        add(&service.statistics.unknown_client, 1);
-        service.decisions.passed(request.door, Pass::UnknownClient);
-        return ((Verdict::Pass(Pass::UnknownClient), None), SmallVec::new());
+        return (unknown_client(service, request.door), SmallVec::new());
     };
     let (mut decision, quotas) = match policy.plan(request, &record, now) {
         Plan::Done(decision) => (decision, SmallVec::new()),

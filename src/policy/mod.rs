@@ -156,14 +156,10 @@ impl<'p> LimitOutcome<'p> {
 }
 
 impl Policy {
-    /// Whether windows may be open that have another length than their limit.
-    pub fn has_changed_windows(&self, now: Now) -> bool {
-        now.monotonic < self.windows_changed_until
-    }
-
-    /// Whether some limit counts different clients.
-    pub fn counts_clients(&self) -> bool {
-        self.counts_clients
+    /// Whether counts have to be prepared: windows may be open that have another length than their limit, or a limit
+    /// counts different clients.
+    pub fn prepares_counts(&self, now: Now) -> bool {
+        now.monotonic < self.windows_changed_until || self.counts_clients
     }
 
     /// Whether sessions have to remember the recipients of a message.
