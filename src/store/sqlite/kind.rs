@@ -5,6 +5,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
+use strum::VariantNames;
+
+use super::settings::Synchronous;
 use super::{Sqlite, SqliteConfig, doctor, file};
 use crate::observe::finding::Finding;
 use crate::policy::config_key::ValueKind::*;
@@ -24,7 +27,7 @@ const KEYS: &[ConfigKey] = &[
     key("sqlite_file", String, "", "SQLite file that keeps the counts; unset: none does"),
     key(
         "sqlite_synchronous",
-        Word(&["normal", "full"]),
+        Word(Synchronous::VARIANTS),
         r#""normal""#,
         "when counts in the SQLite file are on the disk",
     ),

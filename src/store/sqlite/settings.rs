@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use strum::IntoStaticStr;
+use strum::{EnumString, IntoStaticStr, VariantNames};
 
 use crate::policy::config_key::{KeyValues, read_path};
 
@@ -19,10 +19,9 @@ impl SqliteConfig {
     /// Reads its keys.
     pub fn read(s: &dyn KeyValues) -> Self {
         let path = read_path(s, "sqlite_file", "/var/lib/connshaper/counts.db").unwrap_or_default();
-        let synchronous = match s.text("sqlite_synchronous").as_deref() {
-            Some("full") => Synchronous::Full,
-            _ => Synchronous::Normal,
-        };
+        // Another word is a mistake that was noted where the value was typed.
+        let word = s.text("sqlite_synchronous").unwrap_or_default();
+        let synchronous = word.parse().unwrap_or(Synchronous::Normal);
         Self { path, synchronous, max_clients: s.number("max_clients") as usize }
     }
 
@@ -35,7 +34,7 @@ impl SqliteConfig {
 }
 
 /// When what was counted is on the disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantNames)]
 #[strum(const_into_str, serialize_all = "snake_case")]
 pub enum Synchronous {
     /// Within half a minute: a power cut loses what came since.
