@@ -1,8 +1,9 @@
 //! Every key: where it may stand, what it takes, its default, and what it is about.
 //!
-//! This table, with the keys that each store has in its folder, is the only place that states any of it. `settings` types values by it and
-//! takes defaults from it, and `resolve` makes the settings of each room of them; tests
-//! compare it with the sample and the manual.
+//! This table, with the keys that each store has in its folder, is the only place that
+//! states any of it. `settings` types values by it and takes defaults from it, and
+//! `resolve` makes the settings of each room of them; tests compare it with the sample and
+//! the manual.
 
 use std::sync::LazyLock;
 
