@@ -1,7 +1,5 @@
 //! The attributes of requests: those Postfix sends, in the order it sends them, and those of the other doors.
 
-use wide::u8x16;
-
 use super::door::Door;
 
 /// An attribute of a policy request that some rule may ask for.
@@ -59,7 +57,7 @@ pub enum Attribute {
 }
 
 /// Every attribute with its name on the wire, in the order of Postfix 3.12.
-const NAMES: [(Attribute, &[u8]); Attribute::COUNT] = {
+pub(crate) const NAMES: [(Attribute, &[u8]); Attribute::COUNT] = {
     use Attribute::*;
     [
         (Request, b"request"),
@@ -118,68 +116,6 @@ const OTHERS: [(Attribute, &str, Door); 12] = {
 
 /// The attributes that databases have of a client's address, with their names in conditions.
 const OF_ORIGIN: [(Attribute, &str); 2] = [(Attribute::Asn, "asn"), (Attribute::Country, "country")];
-
-/// `name=` of every attribute as the first bytes of a line.
-pub static NAME_PREFIXES: [NamePrefix; Attribute::COUNT] = {
-    let mut prefixes = [NamePrefix { length: 0, counting: 0, first: [0; BLOCK], last: [0; BLOCK] }; Attribute::COUNT];
-    let mut place = 0;
-    while place < Attribute::COUNT {
-        let name = NAMES[place].1;
-        let prefix = &mut prefixes[place];
-        prefix.length = name.len() + 1;
-        let mut at = 0;
-        while at < prefix.length {
-            let byte = if at < name.len() { name[at] } else { b'=' };
-            if at < BLOCK {
-                prefix.first[at] = byte;
-                prefix.counting |= 1 << at;
-            }
-            if at + BLOCK >= prefix.length {
-                prefix.last[at + BLOCK - prefix.length] = byte;
-            }
-            at += 1;
-        }
-        place += 1;
-    }
-    prefixes
-};
-
-/// How many bytes of `name=` are compared at a time; the longest of Postfix has 25.
-const BLOCK: usize = 16;
-
-/// What the line of an attribute begins with.
-#[derive(Clone, Copy)]
-pub struct NamePrefix {
-    /// Bytes of `name=`.
-    pub length: usize,
-    /// Which of the first bytes count.
-    counting: u32,
-    first: [u8; BLOCK],
-    /// The last bytes of a longer one; the two overlap.
-    last: [u8; BLOCK],
-}
-
-impl NamePrefix {
-    /// What follows `name=`, if `line` begins with that. `None` as well where fewer bytes follow than are compared.
-    #[inline]
-    pub fn strip_from<'l>(&self, line: &'l [u8]) -> Option<&'l [u8]> {
-        let same = |bytes: &[u8; BLOCK], expected: [u8; BLOCK]| {
-            u8x16::from(*bytes).simd_eq(u8x16::from(expected)).to_bitmask()
-        };
-        let first = line.first_chunk()?;
-        if same(first, self.first) & self.counting != self.counting {
-            return None;
-        }
-        let (prefix, value) = line.split_at_checked(self.length)?;
-        match prefix.last_chunk() {
-            Some(last) if self.length > BLOCK && same(last, self.last) != ALL => None,
-            _ => Some(value),
-        }
-    }
-}
-
-/// As bits: all bytes of a block.
-const ALL: u32 = (1 << BLOCK) - 1;
 
 impl Attribute {
     /// How many of them Postfix sends.
@@ -281,20 +217,5 @@ mod tests {
             assert!(Door::ALL.iter().all(|door| Attribute::at(*door).any(|known| known == *attribute)));
         }
         assert_eq!(Attribute::at(Door::Smtp).count(), Attribute::COUNT + OF_ORIGIN.len());
-    }
-
-    #[test]
-    fn a_line_has_only_the_prefix_of_its_own_attribute() {
-        for (attribute, name) in NAMES {
-            let follows = b"value\nand what follows the line, long enough\n".as_slice();
-            let line = [name, b"=", follows].concat();
-            for (prefix, other) in NAME_PREFIXES.iter().zip(Attribute::all()) {
-                let met = (other == attribute).then_some(follows);
-                assert_eq!(prefix.strip_from(&line), met, "{}", attribute.name());
-            }
-            let prefix = &NAME_PREFIXES[attribute as usize];
-            assert_eq!(prefix.strip_from(&[name, b"x=", follows].concat()), None);
-            assert_eq!(prefix.strip_from(name), None);
-        }
     }
 }

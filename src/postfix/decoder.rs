@@ -10,7 +10,7 @@ use memchr::memchr;
 use tokio_util::codec::Decoder;
 use wide::u8x16;
 
-use crate::policy::attribute::{Attribute, NAME_PREFIXES};
+use crate::policy::attribute::{Attribute, NAMES};
 use crate::policy::request::{MAX_REQUEST, MAX_VALUE, Request, ValueSpan};
 use crate::postfix::error::RequestError;
 
@@ -322,6 +322,68 @@ fn split_line(line: &[u8]) -> Option<(usize, &[u8])> {
     Some((line.len() - rest.len() + end, &rest[end + 1..]))
 }
 
+/// `name=` of every attribute as the first bytes of a line.
+static NAME_PREFIXES: [NamePrefix; Attribute::COUNT] = {
+    let mut prefixes = [NamePrefix { length: 0, counting: 0, first: [0; BLOCK], last: [0; BLOCK] }; Attribute::COUNT];
+    let mut place = 0;
+    while place < Attribute::COUNT {
+        let name = NAMES[place].1;
+        let prefix = &mut prefixes[place];
+        prefix.length = name.len() + 1;
+        let mut at = 0;
+        while at < prefix.length {
+            let byte = if at < name.len() { name[at] } else { b'=' };
+            if at < BLOCK {
+                prefix.first[at] = byte;
+                prefix.counting |= 1 << at;
+            }
+            if at + BLOCK >= prefix.length {
+                prefix.last[at + BLOCK - prefix.length] = byte;
+            }
+            at += 1;
+        }
+        place += 1;
+    }
+    prefixes
+};
+
+/// How many bytes of `name=` are compared at a time; the longest of Postfix has 25.
+const BLOCK: usize = 16;
+
+/// What the line of an attribute begins with.
+#[derive(Clone, Copy)]
+struct NamePrefix {
+    /// Bytes of `name=`.
+    length: usize,
+    /// Which of the first bytes count.
+    counting: u32,
+    first: [u8; BLOCK],
+    /// The last bytes of a longer one; the two overlap.
+    last: [u8; BLOCK],
+}
+
+impl NamePrefix {
+    /// What follows `name=`, if `line` begins with that. `None` as well where fewer bytes follow than are compared.
+    #[inline]
+    fn strip_from<'l>(&self, line: &'l [u8]) -> Option<&'l [u8]> {
+        let same = |bytes: &[u8; BLOCK], expected: [u8; BLOCK]| {
+            u8x16::from(*bytes).simd_eq(u8x16::from(expected)).to_bitmask()
+        };
+        let first = line.first_chunk()?;
+        if same(first, self.first) & self.counting != self.counting {
+            return None;
+        }
+        let (prefix, value) = line.split_at_checked(self.length)?;
+        match prefix.last_chunk() {
+            Some(last) if self.length > BLOCK && same(last, self.last) != ALL => None,
+            _ => Some(value),
+        }
+    }
+}
+
+/// As bits: all bytes of a block.
+const ALL: u32 = (1 << BLOCK) - 1;
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -536,6 +598,21 @@ mod tests {
             block.push(b'\n');
             block
         })
+    }
+
+    #[test]
+    fn a_line_has_only_the_prefix_of_its_own_attribute() {
+        for (attribute, name) in NAMES {
+            let follows = b"value\nand what follows the line, long enough\n".as_slice();
+            let line = [name, b"=", follows].concat();
+            for (prefix, other) in NAME_PREFIXES.iter().zip(Attribute::all()) {
+                let met = (other == attribute).then_some(follows);
+                assert_eq!(prefix.strip_from(&line), met, "{}", attribute.name());
+            }
+            let prefix = &NAME_PREFIXES[attribute as usize];
+            assert_eq!(prefix.strip_from(&[name, b"x=", follows].concat()), None);
+            assert_eq!(prefix.strip_from(name), None);
+        }
     }
 
     proptest! {
