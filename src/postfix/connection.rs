@@ -17,14 +17,14 @@ use crate::engine::service::Service;
 use crate::engine::unsent::take_back_all;
 use crate::listener::Peer;
 use crate::net::clock::Now;
-use crate::net::shutdown::Shutdown;
+use crate::net::shutdown::{Shutdown, ShutdownListener};
 use crate::observe::statistics::add;
 use crate::policy::Verdict;
 use crate::policy::request::Request;
 use crate::postfix::decoder::REQUEST_TIME;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::error::RequestError;
-use crate::postfix::io::{Input, Reply, ReplyBytes, ShutdownListener, read, write};
+use crate::postfix::io::{Input, Reply, ReplyBytes, read, write};
 use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionHandle;
 

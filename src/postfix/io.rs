@@ -15,9 +15,8 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
 use tokio_util::codec::Encoder;
-use tokio_util::sync::WaitForCancellationFuture;
 
-use crate::net::shutdown::Shutdown;
+use crate::net::shutdown::ShutdownListener;
 use crate::policy::action::{Action, Values};
 
 /// Postfix reads an answer at once. A peer that does not is not Postfix, or is dead.
@@ -31,39 +30,6 @@ pub enum Input<T> {
     Closed { waited: bool },
     /// A shutdown was triggered, and there is nothing to answer.
     Stop,
-}
-
-/// The shutdown signal, as one connection waits for it.
-pub struct ShutdownListener<'w, 's> {
-    stop: &'s Shutdown,
-    triggered: Pin<&'w mut WaitForCancellationFuture<'s>>,
-    registered: bool,
-}
-
-impl<'w, 's> ShutdownListener<'w, 's> {
-    /// Of this signal; `triggered` is the wait for it.
-    pub fn new(stop: &'s Shutdown, triggered: Pin<&'w mut WaitForCancellationFuture<'s>>) -> Self {
-        Self { stop, triggered, registered: false }
-    }
-
-    /// Whether another process goes on with what is left.
-    pub fn hands_over(&self) -> bool {
-        self.stop.hands_over()
-    }
-
-    /// Waits until it is triggered.
-    pub async fn wait(&mut self) {
-        poll_fn(|context| self.poll(context)).await;
-    }
-
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        // The task's waker never changes, so once is enough to be woken.
-        if self.registered && !self.stop.is_triggered() {
-            return Poll::Pending;
-        }
-        self.registered = true;
-        self.triggered.as_mut().poll(context)
-    }
 }
 
 /// Waits for input and shows it to `take`; waits for the shutdown signal only while there is none.
@@ -248,6 +214,7 @@ mod tests {
     use tokio::io::{AsyncReadExt, duplex};
 
     use super::*;
+    use crate::net::shutdown::Shutdown;
     use crate::policy::key::KeyPart;
 
     #[tokio::test]
