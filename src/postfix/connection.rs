@@ -1,18 +1,15 @@
 //! One policy connection: read, decide, log, count, reply, until Postfix closes it.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
-use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::codec::Decoder;
 
 use crate::engine::decide::{decide, decide_at_once};
-use crate::engine::delays::{DelayPermit, DelayedReplies};
+use crate::engine::delays::DelayPermit;
 use crate::engine::service::Service;
 use crate::engine::unsent::take_back_all;
 use crate::listener::Peer;
@@ -328,47 +325,4 @@ impl Default for ConnectionState {
     fn default() -> Self {
         Self { answered: true, input: BytesMut::new(), output: ReplyBytes::NONE, due: None, begun: None }
     }
-}
-
-impl ConnectionState {
-    /// All of it, for the process that takes this one's place.
-    pub fn save(&self) -> SavedConnection {
-        let milliseconds = |time: Duration| time.as_millis() as u64;
-        let due = self
-            .due
-            .as_ref()
-            .map(|(end, permit)| (milliseconds(end.saturating_duration_since(Instant::now())), permit.key()));
-        SavedConnection {
-            answered: self.answered,
-            input: self.input.to_vec(),
-            output: self.output.rest().to_vec(),
-            due,
-            begun: self.begun.map(|begun| milliseconds(begun.elapsed())),
-        }
-    }
-
-    /// Takes that over; a place among the delayed replies is kept.
-    pub fn restore(saved: &SavedConnection, delayed: &Arc<DelayedReplies>) -> Self {
-        let now = Instant::now();
-        let begun = saved.begun.map(|ago| Duration::from_millis(ago).min(REQUEST_TIME));
-        Self {
-            answered: saved.answered,
-            input: saved.input[..].into(),
-            output: ReplyBytes::Made(saved.output[..].into()),
-            due: saved.due.map(|(left, key)| (now + Duration::from_millis(left), delayed.restore(key))),
-            begun: begun.map(|ago| now.checked_sub(ago).unwrap_or(now)),
-        }
-    }
-}
-
-/// The state of a connection in the form in which it is handed over.
-#[derive(Debug, Serialize, Deserialize)]
-pub struct SavedConnection {
-    answered: bool,
-    input: Vec<u8>,
-    output: Vec<u8>,
-    /// Milliseconds until the answer is sent, and the key of its delay.
-    due: Option<(u64, u64)>,
-    /// Milliseconds since the request began.
-    begun: Option<u64>,
 }

@@ -1,13 +1,21 @@
-//! Policy connections that are suspended while another process is to take them over.
+//! Policy connections that are suspended while another process is to take them over, and their state in the form in
+//! which it does.
 
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::engine::delays::DelayedReplies;
 use crate::listener::Peer;
 use crate::net::lock;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::postfix::connection::ConnectionState;
+use crate::postfix::decoder::REQUEST_TIME;
+use crate::postfix::io::ReplyBytes;
 use crate::session::SessionHandle;
 
 /// A connection that is not served at the moment.
@@ -62,4 +70,47 @@ impl SuspendedConnections {
     fn lock(&self) -> MutexGuard<'_, SuspendedState> {
         lock(&self.0)
     }
+}
+
+impl ConnectionState {
+    /// All of it, for the process that takes this one's place.
+    pub fn save(&self) -> SavedConnection {
+        let milliseconds = |time: Duration| time.as_millis() as u64;
+        let due = self
+            .due
+            .as_ref()
+            .map(|(end, permit)| (milliseconds(end.saturating_duration_since(Instant::now())), permit.key()));
+        SavedConnection {
+            answered: self.answered,
+            input: self.input.to_vec(),
+            output: self.output.rest().to_vec(),
+            due,
+            begun: self.begun.map(|begun| milliseconds(begun.elapsed())),
+        }
+    }
+
+    /// Takes that over; a place among the delayed replies is kept.
+    pub fn restore(saved: &SavedConnection, delayed: &Arc<DelayedReplies>) -> Self {
+        let now = Instant::now();
+        let begun = saved.begun.map(|ago| Duration::from_millis(ago).min(REQUEST_TIME));
+        Self {
+            answered: saved.answered,
+            input: saved.input[..].into(),
+            output: ReplyBytes::Made(saved.output[..].into()),
+            due: saved.due.map(|(left, key)| (now + Duration::from_millis(left), delayed.restore(key))),
+            begun: begun.map(|ago| now.checked_sub(ago).unwrap_or(now)),
+        }
+    }
+}
+
+/// The state of a connection in the form in which it is handed over.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct SavedConnection {
+    answered: bool,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// Milliseconds until the answer is sent, and the key of its delay.
+    due: Option<(u64, u64)>,
+    /// Milliseconds since the request began.
+    begun: Option<u64>,
 }
