@@ -14,7 +14,7 @@ use crate::policy::limit::Limit;
 use crate::policy::override_target::OverrideTarget;
 use crate::policy::request::Request;
 use crate::policy::{BLACKLIST, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
-use crate::postfix::io::{Reply, ReplyBytes};
+use crate::postfix::io::ReplyBytes;
 
 /// The outcome of one limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -195,16 +195,13 @@ impl CounterPreview {
 impl VerdictPreview {
     pub(super) fn of(request: &Request, verdict: &Verdict<'_>, now: Now) -> Self {
         let refusal = verdict.refusal();
-        let (kind, reason, reply) = match verdict {
-            Verdict::Pass(pass) => (VerdictKind::Pass, pass.reason(), Reply::Dunno),
-            Verdict::Defer => (VerdictKind::Defer, Pass::StoreDown.reason(), Reply::Defer),
-            Verdict::Delay(delay) => (VerdictKind::Delay, delay.refusal.reason.word(), Reply::Dunno),
-            Verdict::Refuse(refusal) => {
-                let reply = Reply::Refuse(refusal.action, refusal.values(request, now));
-                (VerdictKind::Refuse, refusal.reason.word(), reply)
-            }
+        let (kind, reason) = match verdict {
+            Verdict::Pass(pass) => (VerdictKind::Pass, pass.reason()),
+            Verdict::Defer => (VerdictKind::Defer, Pass::StoreDown.reason()),
+            Verdict::Delay(delay) => (VerdictKind::Delay, delay.refusal.reason.word()),
+            Verdict::Refuse(refusal) => (VerdictKind::Refuse, refusal.reason.word()),
         };
-        let reply = ReplyBytes::new(reply);
+        let reply = ReplyBytes::new(verdict, request, now);
         let encoded = String::from_utf8_lossy(reply.rest());
         let action = match (request.door, kind, refusal) {
             (Door::Smtp, ..) => encoded.trim_end().trim_start_matches("action=").to_owned(),

@@ -21,7 +21,7 @@ use crate::policy::request::Request;
 use crate::postfix::decoder::REQUEST_TIME;
 use crate::postfix::decoder::RequestDecoder;
 use crate::postfix::error::RequestError;
-use crate::postfix::io::{Input, Reply, ReplyBytes, read, write};
+use crate::postfix::io::{Input, ReplyBytes, read, write};
 use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionHandle;
 
@@ -294,12 +294,7 @@ fn answer_at_once(
 impl ConnectionState {
     /// Has an answer ready, and notes how long to wait before it is sent.
     fn answer(&mut self, verdict: &Verdict<'_>, permit: Option<DelayPermit>, request: &Request, now: Now) {
-        let reply = match verdict {
-            Verdict::Pass(_) | Verdict::Delay(_) => Reply::Dunno,
-            Verdict::Defer => Reply::Defer,
-            Verdict::Refuse(refusal) => Reply::Refuse(refusal.action, refusal.values(request, now)),
-        };
-        self.output = ReplyBytes::new(reply);
+        self.output = ReplyBytes::new(verdict, request, now);
         if let Verdict::Delay(wait) = verdict {
             self.due = permit.map(|permit| (Instant::now() + wait.time, permit));
         }

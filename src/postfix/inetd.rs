@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, join, stdin,
 use tokio::net::{TcpStream, UnixStream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::timeout;
-use tokio_util::codec::{Decoder, Encoder};
+use tokio_util::codec::Decoder;
 
 use crate::config::Config;
 use crate::engine::overrides;
@@ -28,7 +28,7 @@ use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
 use crate::postfix::connection;
 use crate::postfix::decoder::RequestDecoder;
-use crate::postfix::io::{Reply, ReplyEncoder};
+use crate::postfix::io::DUNNO;
 
 /// How long the end of the process waits for the log.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -111,12 +111,10 @@ fn terminated() -> io::Result<Shutdown> {
 
 /// Answers `DUNNO` to whatever is asked.
 async fn pass_all(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<()> {
-    let (mut decoder, mut input, mut output) = (RequestDecoder::default(), BytesMut::new(), BytesMut::new());
+    let (mut decoder, mut input) = (RequestDecoder::default(), BytesMut::new());
     loop {
         while decoder.decode(&mut input).map_err(io::Error::other)?.is_some() {
-            output.clear();
-            ReplyEncoder.encode(Reply::Dunno, &mut output)?;
-            stream.write_all(&output).await?;
+            stream.write_all(DUNNO).await?;
         }
         if stream.read_buf(&mut input).await? == 0 {
             return Ok(());

@@ -14,10 +14,11 @@ use std::time::Duration;
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::timeout;
-use tokio_util::codec::Encoder;
 
+use crate::net::clock::Now;
 use crate::net::shutdown::ShutdownListener;
-use crate::policy::action::{Action, Values};
+use crate::policy::Verdict;
+use crate::policy::request::Request;
 
 /// Postfix reads an answer at once. A peer that does not is not Postfix, or is dead.
 const ANSWER_TIME: Duration = Duration::from_secs(30);
@@ -119,42 +120,11 @@ thread_local! {
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
-/// A reply to Postfix.
-#[derive(Clone, Copy, Debug)]
-pub enum Reply<'a> {
-    /// No opinion: the client passes as far as we are concerned. Never `OK`, which would end the site's later checks.
-    Dunno,
-    /// The store is down and `on_store_failure` is `defer`.
-    Defer,
-    /// The action of the limit or of the blacklist, which `Action::write` writes.
-    Refuse(&'a Action, Values<'a>),
-}
-
-const DUNNO: &[u8] = b"action=DUNNO\n\n";
+/// No opinion: the client passes as far as we are concerned. Never `OK`, which would end the site's later checks.
+pub const DUNNO: &[u8] = b"action=DUNNO\n\n";
 
 /// The answer while the store is down. 4.3.0 is RFC 3463's "other mail system status".
 const DEFER: &[u8] = b"action=DEFER_IF_PERMIT 4.3.0 Connections cannot be counted at the moment, try again later\n\n";
-
-/// Writes replies.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct ReplyEncoder;
-
-impl Encoder<Reply<'_>> for ReplyEncoder {
-    type Error = io::Error;
-
-    fn encode(&mut self, reply: Reply<'_>, output: &mut BytesMut) -> io::Result<()> {
-        match reply {
-            Reply::Dunno => output.extend_from_slice(DUNNO),
-            Reply::Defer => output.extend_from_slice(DEFER),
-            Reply::Refuse(action, values) => {
-                output.extend_from_slice(b"action=");
-                action.write(&values, output);
-                output.extend_from_slice(b"\n\n");
-            }
-        }
-        Ok(())
-    }
-}
 
 /// A reply as bytes: what is left to be sent of it.
 #[derive(Debug)]
@@ -168,13 +138,16 @@ pub enum ReplyBytes {
 impl ReplyBytes {
     pub const NONE: Self = Self::Fixed(b"");
 
-    pub fn new(reply: Reply<'_>) -> Self {
-        match reply {
-            Reply::Dunno => Self::Fixed(DUNNO),
-            Reply::Defer => Self::Fixed(DEFER),
-            Reply::Refuse(..) => {
+    /// The reply to a request.
+    pub fn new(verdict: &Verdict<'_>, request: &Request, now: Now) -> Self {
+        match verdict {
+            Verdict::Pass(_) | Verdict::Delay(_) => Self::Fixed(DUNNO),
+            Verdict::Defer => Self::Fixed(DEFER),
+            Verdict::Refuse(refusal) => {
                 let mut bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
-                ReplyEncoder.encode(reply, &mut bytes).expect("a reply is written to memory");
+                bytes.extend_from_slice(b"action=");
+                refusal.action.write(&refusal.values(request, now), &mut bytes);
+                bytes.extend_from_slice(b"\n\n");
                 Self::Made(bytes)
             }
         }
@@ -215,7 +188,9 @@ mod tests {
 
     use super::*;
     use crate::net::shutdown::Shutdown;
+    use crate::policy::action::Action;
     use crate::policy::key::KeyPart;
+    use crate::policy::{Door, Pass, Reason, Refusal};
 
     #[tokio::test]
     async fn a_reply_goes_out_in_pieces_where_there_is_little_room() {
@@ -224,7 +199,7 @@ mod tests {
         let triggered = pin!(stop.wait());
         let mut shutdown = ShutdownListener::new(&stop, triggered);
         let made = ReplyBytes::Made(DUNNO.into());
-        for mut reply in [ReplyBytes::new(Reply::Dunno), made] {
+        for mut reply in [ReplyBytes::Fixed(DUNNO), made] {
             let mut received = [0; DUNNO.len()];
             let sending = write(&mut ours, &mut reply, &mut shutdown);
             let (sent, read) = tokio::join!(sending, postfix.read_exact(&mut received));
@@ -248,13 +223,24 @@ mod tests {
 
     #[test]
     fn a_pass_is_dunno_and_a_refusal_is_the_action_filled_in() {
-        let mut output = BytesMut::new();
-        ReplyEncoder.encode(Reply::Dunno, &mut output).unwrap();
+        let (client, now) = ([192, 0, 2, 1].into(), Now::simulated(0));
+        let request = Request::at(Door::Smtp, Some(client), []);
         let action = Action::new("DEFER_IF_PERMIT", "{client} has {count} of {threshold}", "4.7.0", 429, &[]).unwrap();
-        let (client, key) = ([192, 0, 2, 1].into(), &KeyPart::client([192, 0, 2, 1].into(), 32, 64));
-        let (limit, request, note, now) = ("connections", None, None, 0);
-        let values = Values { client, limit, count: 11, threshold: 10, left: 7, key, request, note, now };
-        ReplyEncoder.encode(Reply::Refuse(&action, values), &mut output).unwrap();
-        assert_eq!(output, "action=DUNNO\n\naction=DEFER_IF_PERMIT 4.7.0 192.0.2.1 has 11 of 10\n\n");
+        let refusal = Refusal {
+            client,
+            door: Door::Smtp,
+            reason: Reason::Over,
+            limit: "connections",
+            key: KeyPart::client(client, 32, 64),
+            count: 11,
+            threshold: 10,
+            left: 7,
+            action: &action,
+            entry: None,
+        };
+        let reply = |verdict| ReplyBytes::new(&verdict, &request, now).rest().to_vec();
+        assert_eq!(reply(Verdict::Pass(Pass::WithinLimits)), b"action=DUNNO\n\n");
+        let refused = b"action=DEFER_IF_PERMIT 4.7.0 192.0.2.1 has 11 of 10\n\n";
+        assert_eq!(reply(Verdict::Refuse(Box::new(refusal))), refused);
     }
 }
