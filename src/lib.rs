@@ -13,7 +13,7 @@
 //!                                            policy: judge       the Decision: verdict and effects
 //!                                            session             remembers it
 //!                                                   |
-//! Postfix <- postfix::connection <- postfix::io, engine::report     reply, log, statistics
+//! Postfix <- postfix::connection <- engine::report                  reply, log, statistics
 //! ```
 //!
 //! Each module below, called a room, imports only rooms above it in the list; `tests/architecture.rs` checks that. A

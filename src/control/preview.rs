@@ -14,7 +14,7 @@ use crate::policy::limit::Limit;
 use crate::policy::override_target::OverrideTarget;
 use crate::policy::request::Request;
 use crate::policy::{BLACKLIST, LimitChecks, Pass, Plan, Readings, Reason, Refusal, SessionRecord, Verdict};
-use crate::postfix::io::ReplyBytes;
+use crate::postfix::connection::ReplyBytes;
 
 /// The outcome of one limit.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -28,7 +28,7 @@ use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
 use crate::postfix::connection;
 use crate::postfix::decoder::RequestDecoder;
-use crate::postfix::io::DUNNO;
+use crate::postfix::connection::DUNNO;
 
 /// How long the end of the process waits for the log.
 const LAST_LINES: Duration = Duration::from_secs(2);

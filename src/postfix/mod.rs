@@ -6,5 +6,4 @@ pub mod connection;
 pub mod decoder;
 pub mod error;
 pub mod inetd;
-pub mod io;
 pub mod suspended;

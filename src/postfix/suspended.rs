@@ -15,7 +15,7 @@ use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::postfix::connection::ConnectionState;
 use crate::postfix::decoder::REQUEST_TIME;
-use crate::postfix::io::ReplyBytes;
+use crate::postfix::connection::ReplyBytes;
 use crate::session::SessionHandle;
 
 /// A connection that is not served at the moment.
