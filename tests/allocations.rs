@@ -8,7 +8,7 @@ use connshaper::net::stream::Stream;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
 use connshaper::policy::lists::Lists;
-use connshaper::postfix::connection;
+use connshaper::postfix::connection::PolicyConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -58,7 +58,8 @@ fn a_request_on_the_memory_store_allocates_nothing_unless_it_is_refused() {
             Service::new(config.engine(), Policy::new(&config.policy, None), Log::in_memory(Severity::Warning));
         let (postfix, ours) = UnixStream::pair().unwrap();
         tokio::spawn(async move {
-            connection::serve(Stream::try_from(ours).unwrap(), Peer::Unix, &service, Shutdown::default()).await
+            let (stream, session) = (Stream::try_from(ours).unwrap(), service.sessions.attach(None));
+            PolicyConnection::new(stream, Peer::Unix, session).serve(&service, Shutdown::default()).await
         });
         postfix
     });

@@ -123,7 +123,7 @@ struct Daemon {
 impl Daemon {
     async fn serve(mut self, open: OpenSockets, mut signals: Signals) {
         let OpenSockets { listeners, connections, http, control: socket } = open;
-        connections.into_iter().for_each(|connection| self.acceptor().resume(connection));
+        connections.into_iter().for_each(|connection| self.acceptor().serve(connection));
         let accept = |listener| tokio::spawn(self.acceptor().accept(listener));
         let mut accepting: Vec<_> = listeners.into_iter().map(accept).collect();
         // One reload at a time: a further request waits until it is done.

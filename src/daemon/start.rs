@@ -29,7 +29,7 @@ use crate::net::stream::Stream;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
 use crate::policy::lists::Lists;
-use crate::postfix::suspended::SuspendedConnection;
+use crate::postfix::connection::PolicyConnection;
 use crate::postfix::suspended::SuspendedConnections;
 use crate::store::KnownCounts;
 
@@ -117,7 +117,7 @@ fn bind(addresses: &[Address], config: &Config) -> anyhow::Result<Vec<Listener>>
 pub(super) struct OpenSockets {
     pub listeners: Vec<Listener>,
     /// Policy connections that were served before.
-    pub connections: Vec<SuspendedConnection<Stream>>,
+    pub connections: Vec<PolicyConnection<Stream>>,
     /// The doors over HTTP, and metrics.
     pub http: Vec<(Serves, DetachedListener)>,
     pub control: Option<ControlSocket>,

@@ -16,7 +16,7 @@ use crate::net::clock::Now;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::observe::log::Severity;
-use crate::postfix::suspended::SuspendedConnection;
+use crate::postfix::connection::PolicyConnection;
 
 /// How much longer than `store_timeout` requests may take that are under way.
 const LAST_ANSWERS: Duration = Duration::from_secs(1);
@@ -73,7 +73,7 @@ impl Daemon {
         self.stop = Shutdown::default();
         self.connections.reopen();
         suspended.extend(self.suspended.give_up(self.stop.clone()));
-        suspended.into_iter().for_each(|suspended| self.acceptor().resume(suspended));
+        suspended.into_iter().for_each(|suspended| self.acceptor().serve(suspended));
         accepting.extend(listeners.into_iter().map(|listener| tokio::spawn(self.acceptor().accept(listener))));
         error
     }
@@ -89,7 +89,7 @@ impl Daemon {
     async fn call(
         &self,
         listeners: &[Listener],
-        suspended: &[SuspendedConnection<Stream>],
+        suspended: &[PolicyConnection<Stream>],
         begun: Now,
         signals: &mut Signals,
         patience: Duration,

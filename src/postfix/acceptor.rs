@@ -11,9 +11,8 @@ use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::observe::log::Severity;
 use crate::observe::statistics::add;
-use crate::postfix::connection;
-use crate::postfix::connection::ConnectionState;
-use crate::postfix::suspended::{SuspendedConnection, SuspendedConnections};
+use crate::postfix::connection::PolicyConnection;
+use crate::postfix::suspended::SuspendedConnections;
 use crate::session::SessionPeer;
 
 /// What accepting needs.
@@ -51,16 +50,15 @@ impl Acceptor {
                 continue;
             }
             let session_peer = SessionPeer { address: peer.ip(), process: stream.process() };
-            let (session, state) = (service.sessions.attach(session_peer), ConnectionState::default());
-            self.resume(SuspendedConnection { stream, peer, session, state });
+            self.serve(PolicyConnection::new(stream, peer, service.sessions.attach(session_peer)));
         }
     }
 
-    /// Goes on with a connection that was served before.
-    pub fn resume(&self, mut connection: SuspendedConnection<Stream>) {
+    /// Serves a connection, which may have been served before.
+    pub fn serve(&self, mut connection: PolicyConnection<Stream>) {
         let (service, mut stop, suspended) = (Arc::clone(&self.service), self.stop.clone(), self.suspended.clone());
         self.connections.spawn(async move {
-            while let Some(paused) = connection::resume(connection, &service, stop).await {
+            while let Some(paused) = connection.serve(&service, stop).await {
                 match suspended.put(paused) {
                     Some(again) => (connection, stop) = again,
                     None => return,

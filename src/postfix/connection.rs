@@ -27,62 +27,24 @@ use crate::net::shutdown::{Shutdown, ShutdownListener};
 use crate::observe::statistics::add;
 use crate::policy::Verdict;
 use crate::policy::request::Request;
-use crate::postfix::decoder::REQUEST_TIME;
-use crate::postfix::decoder::RequestDecoder;
+use crate::postfix::decoder::{REQUEST_TIME, RequestDecoder};
 use crate::postfix::error::RequestError;
-use crate::postfix::suspended::SuspendedConnection;
 use crate::session::SessionHandle;
 
-/// Answers a policy connection until Postfix closes it, or until a shutdown, once all requests are answered.
-/// Returns a connection that another process is to take over.
-pub async fn serve<S>(stream: S, peer: Peer, service: &Service, stop: Shutdown) -> Option<SuspendedConnection<S>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let (session, state) = (service.sessions.attach(peer.ip()), ConnectionState::default());
-    resume(SuspendedConnection { stream, peer, session, state }, service, stop).await
-}
-
-/// The same for a connection that was served before.
-pub async fn resume<S>(
-    suspended: SuspendedConnection<S>,
-    service: &Service,
-    stop: Shutdown,
-) -> Option<SuspendedConnection<S>>
-where
-    S: AsyncRead + AsyncWrite + Unpin,
-{
-    let SuspendedConnection { stream, peer, session, state } = suspended;
-    let dialogue = Dialogue { service, decoder: RequestDecoder::default(), session, state };
-    let mut connection = PolicyConnection { stream, dialogue };
-    let end = connection.run(&stop).await;
-    let PolicyConnection { stream, dialogue: Dialogue { session, mut state, .. } } = connection;
-    match end {
-        Ok(End::Stopped) if stop.hands_over() => return Some(SuspendedConnection { stream, peer, session, state }),
-        Ok(_) => {}
-        Err(error) => {
-            state.answered = false;
-            add(&service.statistics.bad_requests, 1);
-            error.log(&service.log, &peer, Now::read());
-        }
-    }
-    let now = Now::read();
-    session.close(state.answered, now);
-    take_back_all(service, now);
-    None
-}
-
-struct PolicyConnection<'s, S> {
-    stream: S,
-    dialogue: Dialogue<'s>,
+/// A policy connection.
+#[derive(Debug)]
+pub struct PolicyConnection<S> {
+    pub stream: S,
+    pub peer: Peer,
+    pub dialogue: Dialogue,
 }
 
 /// The requests of a policy connection and their answers, apart from the stream that both go over.
-struct Dialogue<'s> {
-    service: &'s Service,
+#[derive(Debug)]
+pub struct Dialogue {
+    pub session: SessionHandle,
+    pub state: ConnectionState,
     decoder: RequestDecoder,
-    session: SessionHandle,
-    state: ConnectionState,
 }
 
 /// Why a connection is no longer served.
@@ -115,11 +77,34 @@ enum DelayEnd {
     HandOver,
 }
 
-impl<S> PolicyConnection<'_, S>
+impl<S> PolicyConnection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    async fn run(&mut self, stop: &Shutdown) -> Result<End, RequestError> {
+    /// One that has begun just now.
+    pub fn new(stream: S, peer: Peer, session: SessionHandle) -> Self {
+        Self { stream, peer, dialogue: Dialogue::new(session, ConnectionState::default()) }
+    }
+
+    /// Answers it until Postfix closes it, or until a shutdown, once all requests are answered. Returns it if another
+    /// process is to take it over.
+    pub async fn serve(mut self, service: &Service, stop: Shutdown) -> Option<Self> {
+        match self.run(service, &stop).await {
+            Ok(End::Stopped) if stop.hands_over() => return Some(self),
+            Ok(_) => {}
+            Err(error) => {
+                self.dialogue.state.answered = false;
+                add(&service.statistics.bad_requests, 1);
+                error.log(&service.log, &self.peer, Now::read());
+            }
+        }
+        let now = Now::read();
+        self.dialogue.session.close(self.dialogue.state.answered, now);
+        take_back_all(service, now);
+        None
+    }
+
+    async fn run(&mut self, service: &Service, stop: &Shutdown) -> Result<End, RequestError> {
         let triggered = pin!(stop.wait());
         let mut shutdown = ShutdownListener::new(stop, triggered);
         if !self.dialogue.state.output.rest().is_empty()
@@ -127,14 +112,14 @@ where
         {
             return Ok(end);
         }
-        let mut next = self.dialogue.answer_kept()?;
+        let mut next = self.dialogue.answer_kept(service)?;
         loop {
             match next {
                 NextRequest::Answered => {}
                 // Boxed: keeps the wait for the store out of every idle connection.
-                NextRequest::Waits(request) => Box::pin(self.dialogue.answer_later(&request)).await,
+                NextRequest::Waits(request) => Box::pin(self.dialogue.answer_later(service, &request)).await,
                 NextRequest::Incomplete => {
-                    next = self.receive(&mut shutdown).await?;
+                    next = self.receive(service, &mut shutdown).await?;
                     continue;
                 }
                 NextRequest::Ended(end) => return Ok(end),
@@ -147,19 +132,23 @@ where
             } else {
                 // Postfix asks one thing at a time. A peer that asks more does not keep the others waiting.
                 yield_now().await;
-                self.dialogue.answer_kept()?
+                self.dialogue.answer_kept(service)?
             };
         }
     }
 
     /// Waits for a request, or for the rest of one.
-    async fn receive(&mut self, shutdown: &mut ShutdownListener<'_, '_>) -> Result<NextRequest, RequestError> {
-        let Self { stream, dialogue } = self;
+    async fn receive(
+        &mut self,
+        service: &Service,
+        shutdown: &mut ShutdownListener<'_, '_>,
+    ) -> Result<NextRequest, RequestError> {
+        let Self { stream, dialogue, .. } = self;
         let deadline = match dialogue.state.input.is_empty() {
             true => None,
             false => Some(*dialogue.state.begun.get_or_insert_with(Instant::now) + REQUEST_TIME),
         };
-        let reading = read(stream, shutdown, |came| dialogue.take(came));
+        let reading = read(stream, shutdown, |came| dialogue.take(service, came));
         let came = match deadline {
             None => reading.await,
             Some(deadline) => timeout_at(deadline, reading).await.map_err(|_| RequestError::unfinished())?,
@@ -212,7 +201,7 @@ where
         let stopped = |shutdown: &ShutdownListener<'_, '_>| {
             if shutdown.hands_over() { DelayEnd::HandOver } else { DelayEnd::Elapsed }
         };
-        let Self { stream, dialogue } = self;
+        let Self { stream, dialogue, .. } = self;
         // Postfix asks one thing at a time. What others send meanwhile is read later.
         let keep = |came: &[u8]| dialogue.state.input.extend_from_slice(came);
         match timeout_at(end, read(stream, shutdown, keep)).await {
@@ -228,15 +217,19 @@ where
     }
 }
 
-impl Dialogue<'_> {
+impl Dialogue {
+    pub fn new(session: SessionHandle, state: ConnectionState) -> Self {
+        Self { session, state, decoder: RequestDecoder::default() }
+    }
+
     /// Answers the request that came, if all of it has, and keeps what is not answered.
     #[inline]
-    fn take(&mut self, came: &[u8]) -> Result<NextRequest, RequestError> {
+    fn take(&mut self, service: &Service, came: &[u8]) -> Result<NextRequest, RequestError> {
         if !self.state.input.is_empty() {
             self.state.input.extend_from_slice(came);
-            return self.answer_kept();
+            return self.answer_kept(service);
         }
-        let (next, length) = self.answer(came)?;
+        let (next, length) = self.answer(service, came)?;
         if length < came.len() {
             self.state.input.extend_from_slice(&came[length..]);
         }
@@ -244,9 +237,9 @@ impl Dialogue<'_> {
     }
 
     /// Answers the next request of what was kept, if all of it has come.
-    fn answer_kept(&mut self) -> Result<NextRequest, RequestError> {
+    fn answer_kept(&mut self, service: &Service) -> Result<NextRequest, RequestError> {
         let mut input = std::mem::take(&mut self.state.input);
-        let (next, length) = self.answer(&input)?;
+        let (next, length) = self.answer(service, &input)?;
         if length < input.len() {
             input.advance(length);
             self.state.input = input;
@@ -256,8 +249,8 @@ impl Dialogue<'_> {
 
     /// Answers the request that `input` begins with, if all of it has come, and there is nothing to wait for. Says how
     /// long it is.
-    fn answer(&mut self, input: &[u8]) -> Result<(NextRequest, usize), RequestError> {
-        let Self { service, decoder, session, state } = self;
+    fn answer(&mut self, service: &Service, input: &[u8]) -> Result<(NextRequest, usize), RequestError> {
+        let Self { session, state, decoder } = self;
         let next = decoder.read(input, |request, length| {
             state.begun = None;
             match answer_at_once(service, session, state, request) {
@@ -268,11 +261,11 @@ impl Dialogue<'_> {
         Ok(next?.unwrap_or((NextRequest::Incomplete, 0)))
     }
 
-    async fn answer_later(&mut self, request: &Request<'_>) {
+    async fn answer_later(&mut self, service: &Service, request: &Request<'_>) {
         // A request keeps the rules it began with; between requests nothing keeps old ones alive.
-        let rules = self.service.rules.load_full();
+        let rules = service.rules.load_full();
         let now = Now::read();
-        let (verdict, permit) = decide(self.service, &rules, &mut self.session, request, now).await;
+        let (verdict, permit) = decide(service, &rules, &mut self.session, request, now).await;
         self.state.answer(&verdict, permit, request, now);
     }
 }
@@ -371,11 +364,7 @@ where
 }
 
 /// Writes an answer, nearly always at once. Returns whether it is written; if not, another process writes the rest.
-async fn write<S>(
-    stream: &mut S,
-    answer: &mut ReplyBytes,
-    shutdown: &mut ShutdownListener<'_, '_>,
-) -> io::Result<bool>
+async fn write<S>(stream: &mut S, answer: &mut ReplyBytes, shutdown: &mut ShutdownListener<'_, '_>) -> io::Result<bool>
 where
     S: AsyncWrite + Unpin,
 {

@@ -26,9 +26,8 @@ use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::observe::log::{Log, Severity};
 use crate::policy::Policy;
-use crate::postfix::connection;
+use crate::postfix::connection::{DUNNO, PolicyConnection};
 use crate::postfix::decoder::RequestDecoder;
-use crate::postfix::connection::DUNNO;
 
 /// How long the end of the process waits for the log.
 const LAST_LINES: Duration = Duration::from_secs(2);
@@ -82,7 +81,8 @@ async fn converse(
             // the request does not wait longer for this if the store is down.
             let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;
             tokio::spawn(overrides::follow(Arc::clone(&service)));
-            connection::serve(stream, peer, &service, terminated()?).await;
+            let session = service.sessions.attach(peer.ip());
+            PolicyConnection::new(stream, peer, session).serve(&service, terminated()?).await;
             // Commands that no request waits for are on their way to the store.
             let _ = timeout(LAST_COUNTS, service.rules.load().store.settled()).await;
             service.overrides.finish(&service, config.store.timeout, Now::read()).await;

@@ -9,23 +9,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::engine::delays::DelayedReplies;
-use crate::listener::Peer;
 use crate::net::lock;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
-use crate::postfix::connection::ConnectionState;
+use crate::postfix::connection::{ConnectionState, PolicyConnection, ReplyBytes};
 use crate::postfix::decoder::REQUEST_TIME;
-use crate::postfix::connection::ReplyBytes;
-use crate::session::SessionHandle;
-
-/// A connection that is not served at the moment.
-#[derive(Debug)]
-pub struct SuspendedConnection<S> {
-    pub stream: S,
-    pub peer: Peer,
-    pub session: SessionHandle,
-    pub state: ConnectionState,
-}
 
 /// The suspended connections; a clone shares them.
 #[derive(Clone, Debug, Default)]
@@ -33,14 +21,14 @@ pub struct SuspendedConnections(Arc<Mutex<SuspendedState>>);
 
 #[derive(Debug, Default)]
 struct SuspendedState {
-    suspended: Vec<SuspendedConnection<Stream>>,
+    suspended: Vec<PolicyConnection<Stream>>,
     /// The hand-over failed; connections suspended later resume with this signal.
     given_up: Option<Shutdown>,
 }
 
 impl SuspendedConnections {
     /// Suspends one; returns it if it is to be resumed.
-    pub fn put(&self, suspended: SuspendedConnection<Stream>) -> Option<(SuspendedConnection<Stream>, Shutdown)> {
+    pub fn put(&self, suspended: PolicyConnection<Stream>) -> Option<(PolicyConnection<Stream>, Shutdown)> {
         let mut state = self.lock();
         match state.given_up.clone() {
             Some(stop) => Some((suspended, stop)),
@@ -52,7 +40,7 @@ impl SuspendedConnections {
     }
 
     /// Takes all of them.
-    pub fn empty(&self) -> Vec<SuspendedConnection<Stream>> {
+    pub fn empty(&self) -> Vec<PolicyConnection<Stream>> {
         mem::take(&mut self.lock().suspended)
     }
 
@@ -62,7 +50,7 @@ impl SuspendedConnections {
     }
 
     /// Ends suspension: returns the suspended connections. `put` returns later ones.
-    pub fn give_up(&self, stop: Shutdown) -> Vec<SuspendedConnection<Stream>> {
+    pub fn give_up(&self, stop: Shutdown) -> Vec<PolicyConnection<Stream>> {
         self.lock().given_up = Some(stop);
         self.empty()
     }

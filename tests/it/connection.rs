@@ -9,7 +9,7 @@ use connshaper::listener::Peer;
 use connshaper::net::shutdown::Shutdown;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
-use connshaper::postfix::connection;
+use connshaper::postfix::connection::PolicyConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 use tokio::time::{Instant, sleep};
 
@@ -28,7 +28,8 @@ fn service(rules: &str) -> Service {
 /// Serves a connection until it is closed, and tells how long that took.
 async fn serve(stream: DuplexStream, service: &Service) -> Duration {
     let start = Instant::now();
-    connection::serve(stream, Peer::Unix, service, Shutdown::default()).await;
+    let session = service.sessions.attach(None);
+    PolicyConnection::new(stream, Peer::Unix, session).serve(service, Shutdown::default()).await;
     start.elapsed()
 }
 

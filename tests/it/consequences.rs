@@ -16,7 +16,7 @@ use connshaper::policy::key::KeyPart;
 use connshaper::policy::limit::Ban;
 use connshaper::policy::lists::Lists;
 use connshaper::policy::{CounterKind, Key, Limit};
-use connshaper::postfix::connection;
+use connshaper::postfix::connection::PolicyConnection;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
@@ -46,7 +46,8 @@ impl Asker {
         let (postfix, ours) = UnixStream::pair().unwrap();
         let serving = Arc::clone(&service);
         tokio::spawn(async move {
-            connection::serve(Stream::try_from(ours).unwrap(), Peer::Unix, &serving, Shutdown::default()).await
+            let (stream, session) = (Stream::try_from(ours).unwrap(), serving.sessions.attach(None));
+            PolicyConnection::new(stream, Peer::Unix, session).serve(&serving, Shutdown::default()).await
         });
         Self { postfix, service, sessions: 0 }
     }

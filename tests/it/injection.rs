@@ -12,7 +12,7 @@ use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::Policy;
 use connshaper::policy::door::Door;
 use connshaper::policy::key_field::KeyField;
-use connshaper::postfix::connection;
+use connshaper::postfix::connection::PolicyConnection;
 use ipnet::IpNet;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -132,7 +132,8 @@ fn converse(input: &[u8]) -> (Vec<u8>, Vec<String>) {
             let _ = client.shutdown().await;
             client.read_to_end(&mut answers).await.unwrap();
         };
-        tokio::join!(ask, connection::serve(server, Peer::Unix, &service, Shutdown::default()));
+        let connection = PolicyConnection::new(server, Peer::Unix, service.sessions.attach(None));
+        tokio::join!(ask, connection.serve(&service, Shutdown::default()));
         (answers, log.lines())
     })
 }

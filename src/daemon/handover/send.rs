@@ -15,7 +15,7 @@ use crate::net::address::Address;
 use crate::net::clock::Now;
 use crate::net::secret;
 use crate::net::stream::Stream;
-use crate::postfix::suspended::SuspendedConnection;
+use crate::postfix::connection::PolicyConnection;
 use crate::snapshot::section::SectionWriter;
 
 /// Written in pieces of this size.
@@ -28,7 +28,7 @@ pub fn load(
     listen: &[Address],
     listeners: &[Listener],
     http: &[&DetachedListener],
-    suspended: &[SuspendedConnection<Stream>],
+    suspended: &[PolicyConnection<Stream>],
     begun: Now,
 ) -> io::Result<OwnedFd> {
     let known = memfd_create(c"connshaper", MFdFlags::MFD_CLOEXEC)?;
@@ -47,8 +47,10 @@ pub fn load(
     let listen: Vec<_> = listen.iter().map(Address::to_string).collect();
     writer.add_value(kind::LISTEN, &listen)?;
     writer.add_value(kind::SESSIONS, &service.sessions.save())?;
-    let connections: Vec<_> =
-        suspended.iter().map(|suspended| (suspended.session.save(), suspended.state.save())).collect();
+    let connections: Vec<_> = suspended
+        .iter()
+        .map(|suspended| (suspended.dialogue.session.save(), suspended.dialogue.state.save()))
+        .collect();
     writer.add_value(kind::CONNECTIONS, &connections)?;
     let numbers = service.statistics.counters().map(|counter| (counter.name, counter.get()));
     writer.add_value(kind::STATISTICS, &numbers[..])?;

@@ -24,8 +24,8 @@ use crate::net::secret;
 use crate::net::stream::Stream;
 use crate::policy::Policy;
 use crate::policy::record_snapshot::Ids;
-use crate::postfix::connection::ConnectionState;
-use crate::postfix::suspended::{SavedConnection, SuspendedConnection};
+use crate::postfix::connection::{ConnectionState, Dialogue, PolicyConnection};
+use crate::postfix::suspended::SavedConnection;
 use crate::session::SessionPeer;
 use crate::session::snapshot::{RestoredIds, SavedHandle};
 use crate::snapshot::section::{Section, SectionReader, SnapshotError, decode};
@@ -176,7 +176,7 @@ impl Handover {
 
     /// The policy connections as they were left; the sessions they are about, the numbers so far, and who was
     /// mentioned in the log, go to `service`.
-    pub fn connections(&mut self, service: &Service, ids: &Ids, now: Now) -> Vec<SuspendedConnection<Stream>> {
+    pub fn connections(&mut self, service: &Service, ids: &Ids, now: Now) -> Vec<PolicyConnection<Stream>> {
         if let Some(numbers) = self.saved::<Vec<(String, u64)>>(kind::STATISTICS, "statistics") {
             let own: HashMap<_, _> = service.statistics.counters().map(|counter| (counter.name, counter.number)).into();
             for (name, number) in numbers {
@@ -216,7 +216,7 @@ impl Handover {
                 ),
                 None => (service.sessions.attach(session_peer), ConnectionState::default()),
             };
-            suspended.push(SuspendedConnection { stream, peer, session, state });
+            suspended.push(PolicyConnection { stream, peer, dialogue: Dialogue::new(session, state) });
         }
         service.sessions.linger(&places, now);
         suspended

@@ -25,9 +25,8 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let http = Listener::inherited(http.into(), None).unwrap().detach().unwrap();
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (stream, _) = Stream::inherited(theirs.into()).unwrap();
-    let business = ConnectionState { input: b"request=smtpd_"[..].into(), ..ConnectionState::default() };
-    let suspended =
-        SuspendedConnection { stream, peer: Peer::Unix, session: service.sessions.attach(None), state: business };
+    let mut suspended = PolicyConnection::new(stream, Peer::Unix, service.sessions.attach(None));
+    suspended.dialogue.state.input = b"request=smtpd_"[..].into();
     (
         transport::receive(&send::load(&service, &config.listen, &[listener], &[&http], &[suspended], now).unwrap())
             .unwrap(),
@@ -68,7 +67,7 @@ fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
         KnownCounts { table: Arc::new(table), outages },
     );
     let suspended = handover.connections(&service, &ids, now);
-    let waiting = suspended.iter().map(|suspended| suspended.state.input.len()).sum();
+    let waiting = suspended.iter().map(|suspended| suspended.dialogue.state.input.len()).sum();
     [listeners.len() + http.len(), suspended.len(), waiting, counters, handover.problems.len()]
 }
 
