@@ -85,7 +85,7 @@ impl Sessions {
 
     /// Hits for recipients of messages that are not sent, to be taken back once.
     pub fn take_unsent(&self) -> Vec<HeldHits> {
-        self.lock().unsent.take()
+        std::mem::take(&mut self.lock().unsent_hits)
     }
 
     /// Ends messages about which Postfix has asked nothing for too long: they are taken as not sent.
@@ -289,12 +289,12 @@ impl<'h> SessionGuard<'h> {
 
     /// Whether there are hits to take back, of this session or any other.
     pub fn has_unsent(&self) -> bool {
-        !self.table.unsent.is_empty()
+        !self.table.unsent_hits.is_empty()
     }
 
     /// Those hits, once.
     pub fn take_unsent(&mut self) -> Vec<HeldHits> {
-        self.table.unsent.take()
+        std::mem::take(&mut self.table.unsent_hits)
     }
 
     /// Gives up the lock while the session's hits are counted.

@@ -17,7 +17,7 @@ use super::unsent::Unsent;
 use crate::net::clock::Now;
 use crate::net::secret;
 use crate::policy::SessionRecord;
-use crate::policy::message::MessageProgress;
+use crate::policy::message::{HeldHits, MessageProgress};
 use crate::policy::request::{Instance, Request};
 
 /// How many milliseconds a session outlives its last policy connection: Postfix may close an idle one in mid-session.
@@ -136,8 +136,10 @@ pub struct SessionTable {
     pub(super) lingering: VecDeque<(u64, SessionId)>,
     pub(super) max_lingering: usize,
     pub(super) newest: u64,
-    /// Messages that ended before they were sent.
+    /// Finds messages that end before they are sent.
     pub(super) unsent: Unsent,
+    /// Hits for their recipients, to take back with the next request, or once a second.
+    pub(super) unsent_hits: Vec<HeldHits>,
 }
 
 #[derive(Debug)]
@@ -162,6 +164,7 @@ impl SessionTable {
             max_lingering,
             newest: 0,
             unsent: Unsent::default(),
+            unsent_hits: Vec::new(),
         }
     }
 
@@ -282,26 +285,26 @@ impl SessionTable {
 
     /// The message of a session has ended, or is taken to have.
     pub(super) fn end_message(&mut self, id: SessionId) {
-        let Self { slots, unsent, .. } = self;
+        let Self { slots, unsent, unsent_hits, .. } = self;
         let SessionSlot { endpoints, session, .. } = &mut slots[id.slot as usize];
         if session.record.message().is_some() {
-            unsent.end(endpoints, &mut session.record);
+            unsent_hits.extend(unsent.end(endpoints, &mut session.record));
         }
     }
 
     /// Ends messages about which Postfix has asked nothing for too long.
     pub(super) fn end_silent_messages(&mut self, now: Now) {
-        let Self { slots, unsent, .. } = self;
+        let Self { slots, unsent, unsent_hits, .. } = self;
         for SessionSlot { endpoints, session, .. } in slots.iter_mut().filter(|slot| slot.id != 0) {
             if session.record.message().is_some() {
-                unsent.end_silent(endpoints, &mut session.record, now);
+                unsent_hits.extend(unsent.end_silent(endpoints, &mut session.record, now));
             }
         }
     }
 
     /// Notes how far a request says that the message of a session has come.
     pub(super) fn follow_message(&mut self, id: SessionId, request: &Request, progress: MessageProgress, now: Now) {
-        let Self { slots, unsent, .. } = self;
+        let Self { slots, unsent, unsent_hits, .. } = self;
         let Some(SessionSlot { endpoints, session, .. }) =
             slots.get_mut(id.slot as usize).filter(|slot| slot.id == id.id)
         else {
@@ -315,8 +318,9 @@ impl SessionTable {
             MessageProgress::Recipients => message.name_recipient(service, now),
             MessageProgress::Data | MessageProgress::Whole => {
                 let (recipients, only) = super::recipients(request);
-                let surplus = message.proceed(progress, recipients, only);
-                unsent.proceeded(endpoints, service, progress, surplus);
+                // What was held for recipients that it does not go to.
+                unsent_hits.extend(message.proceed(progress, recipients, only));
+                unsent.proceeded(endpoints, service, progress);
             }
         }
     }

@@ -1,4 +1,4 @@
-//! Messages that end before they are sent, whose recipients then do not count: finds them, and collects the hits.
+//! Messages that end before they are sent, whose recipients then do not count: finds them, and the hits that go back.
 //! `engine::unsent` takes the hits back from the store.
 //!
 //! Postfix does not tell that a client gave up a message. What comes after it shows
@@ -31,71 +31,54 @@ const LONGEST_SILENCE: u64 = 330_000;
 const MAX_SERVICES: usize = 1024;
 const MAX_NETWORKS: usize = 8192;
 
-/// What is known of services, and the hits that go back.
+/// What is known of services and of the networks of their clients.
 #[derive(Debug, Default)]
 pub struct Unsent {
     /// The latest stage of a message at which Postfix asked about each service.
     services: RecentMap<Option<MessageProgress>, MAX_SERVICES>,
     /// How many messages of each network ended early since the last that did not.
     networks: RecentMap<u8, MAX_NETWORKS>,
-    /// Hits to take back with the next request, or once a second.
-    hits: Vec<HeldHits>,
 }
 
 impl Unsent {
-    /// Whether there are hits to take back.
-    pub fn is_empty(&self) -> bool {
-        self.hits.is_empty()
-    }
-
-    /// Hits to take back, once.
-    pub fn take(&mut self) -> Vec<HeldHits> {
-        std::mem::take(&mut self.hits)
-    }
-
-    /// A message has gone on. `surplus` is what was held for recipients that it does not go to.
-    pub fn proceeded(
-        &mut self,
-        endpoints: &Endpoints,
-        service: u64,
-        progress: MessageProgress,
-        surplus: Vec<HeldHits>,
-    ) {
+    /// A message has gone on.
+    pub fn proceeded(&mut self, endpoints: &Endpoints, service: u64, progress: MessageProgress) {
         let (service, network) = Self::hashes(endpoints, service);
         let furthest = self.services.touch(service);
         *furthest = (*furthest).max(Some(progress));
         if *furthest <= Some(progress) {
             self.networks.forget(network);
         }
-        self.hits.extend(surplus);
     }
 
-    /// The message of a session has ended, or is taken to have.
-    pub fn end(&mut self, endpoints: &Endpoints, record: &mut SessionRecord) {
+    /// The message of a session has ended, or is taken to have. Returns the hits that go back.
+    pub fn end(&mut self, endpoints: &Endpoints, record: &mut SessionRecord) -> Vec<HeldHits> {
         let Some((service, progress, _)) = record.message().and_then(|message| message.state()) else {
-            return;
+            return Vec::new();
         };
         let (service, network) = Self::hashes(endpoints, service);
         let furthest = self.services.find(service).flatten();
         // Until more is known, a limit with `count_unsent = false` takes DATA for the stage at which Postfix asks.
         if progress >= furthest.unwrap_or(MessageProgress::Data) {
-            return;
+            return Vec::new();
         }
         let in_a_row = self.networks.touch(network);
         *in_a_row = in_a_row.saturating_add(1);
-        if *in_a_row <= MAX_IN_A_ROW {
-            self.hits.extend(record.give_up_message(|count_unsent| match count_unsent {
-                Some(stay_counted) => !stay_counted,
-                None => furthest.is_some(),
-            }));
+        if *in_a_row > MAX_IN_A_ROW {
+            return Vec::new();
         }
+        record.give_up_message(|count_unsent| match count_unsent {
+            Some(stay_counted) => !stay_counted,
+            None => furthest.is_some(),
+        })
     }
 
     /// The same for a message about which Postfix has asked nothing for too long.
-    pub fn end_silent(&mut self, endpoints: &Endpoints, record: &mut SessionRecord, now: Now) {
+    pub fn end_silent(&mut self, endpoints: &Endpoints, record: &mut SessionRecord, now: Now) -> Vec<HeldHits> {
         let named = record.message().and_then(|message| message.state()).map(|(.., named)| named);
-        if named.is_some_and(|named| now.monotonic.saturating_sub(named) >= LONGEST_SILENCE) {
-            self.end(endpoints, record);
+        match named.is_some_and(|named| now.monotonic.saturating_sub(named) >= LONGEST_SILENCE) {
+            true => self.end(endpoints, record),
+            false => Vec::new(),
         }
     }
 
