@@ -17,12 +17,10 @@ pub mod snapshot;
 mod table;
 mod unsent;
 
-use std::hash::BuildHasher;
 use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use foldhash::fast::FixedState;
 use tokio::sync::Notify;
 
 use crate::net::clock::Now;
@@ -356,10 +354,10 @@ impl Position {
             }
             self.move_to(table, id);
             let elsewhere = relation != Relation::Current;
-            let repeated = self.repeats(request, !elsewhere);
+            let repeated = self.repeats(request, !elsewhere, table);
             return (id, SessionLookup { new: false, elsewhere, repeated });
         }
-        self.repeats(request, false);
+        self.repeats(request, false, table);
         // Before it is attached elsewhere, so that the slot it leaves is free.
         self.detach(table);
         let (id, session) = table.begin(endpoints, hash, found);
@@ -378,9 +376,9 @@ impl Position {
     }
 
     /// Whether a request asks the same as the one before, for the first time in its session. `goes_on`: both are about
-    /// one session.
-    fn repeats(&mut self, request: &Request, goes_on: bool) -> bool {
-        let asked = asked(request);
+    /// one session. Before there is a message, a list that asks again looks like a client that begins again.
+    fn repeats(&mut self, request: &Request, goes_on: bool, table: &SessionTable) -> bool {
+        let asked = request.instance.map(|instance| (instance, request.state, table.hash_recipient(request)));
         let same = asked.is_some() && std::mem::replace(&mut self.last, asked) == asked;
         let before = goes_on && self.repeated;
         self.repeated = goes_on && (before || same);
@@ -433,13 +431,6 @@ fn recipients(request: &Request) -> (u32, Option<Scope>) {
     let recipient = request.value(Attribute::Recipient);
     let only = (!recipient.is_empty()).then(|| Scope::recipient(&recipient.to_ascii_lowercase()));
     (count.and_then(|count| count.parse().ok()).unwrap_or(0), only)
-}
-
-fn asked(request: &Request) -> Option<Question> {
-    // Before there is a message, a list that asks again looks like a client that begins again.
-    // Collisions would only make the diagnosis of duplicate queries wrong, so the fast hash will do.
-    let recipient = || FixedState::with_seed(secret::get()[0]).hash_one(request.value(Attribute::Recipient));
-    request.instance.map(|instance| (instance, request.state, recipient()))
 }
 
 impl Session {

@@ -17,6 +17,7 @@ use super::unsent::Unsent;
 use crate::net::clock::Now;
 use crate::net::secret;
 use crate::policy::SessionRecord;
+use crate::policy::attribute::Attribute;
 use crate::policy::message::{HeldHits, MessageProgress};
 use crate::policy::request::{Instance, Request};
 
@@ -182,6 +183,12 @@ impl SessionTable {
     /// The hash for `find` and `begin`, made once for both.
     pub fn hash(&self, endpoints: &Endpoints) -> u64 {
         endpoints.hash(&self.secret)
+    }
+
+    /// A hash of the recipient of a request. Collisions would only make the diagnosis of duplicate queries wrong, so
+    /// the fast hash will do.
+    pub fn hash_recipient(&self, request: &Request) -> u64 {
+        self.secret.hash_one(request.value(Attribute::Recipient))
     }
 
     /// The session between these endpoints.
