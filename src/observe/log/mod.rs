@@ -63,7 +63,7 @@ impl Log {
     }
 
     fn new(level: Severity, events: Events, limiter: LineLimiter, sink: Sink) -> Self {
-        let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(events.bits()));
+        let (level, events) = (AtomicU8::new(level as u8), AtomicU16::new(events.0));
         let (limiter, hooks) = (Mutex::new(limiter), Hooks::default());
         Self { shared: Arc::new(LogInner { level, events, hooks, limiter, sink }) }
     }
@@ -71,7 +71,7 @@ impl Log {
     /// Takes over what a reload changed. The target stays what it was.
     pub fn reconfigure(&self, config: &LogConfig) {
         self.shared.level.store(config.level as u8, Ordering::Relaxed);
-        self.shared.events.store(config.events.bits(), Ordering::Relaxed);
+        self.shared.events.store(config.events.0, Ordering::Relaxed);
         self.limiter().reconfigure(config.interval, config.rate);
         self.shared.hooks.set(config.hooks.clone());
         self.start_commands();
@@ -132,7 +132,7 @@ impl Log {
 
     /// Whether `log_events` has this.
     pub fn has(&self, event: LogEvent) -> bool {
-        Events::of_bits(self.shared.events.load(Ordering::Relaxed)).has(event)
+        Events(self.shared.events.load(Ordering::Relaxed)).has(event)
     }
 
     /// Logs something that hooks may be run for, whether or not it is logged. A stranger can repeat it, so it is subject
@@ -346,15 +346,6 @@ impl Events {
     /// These but one.
     pub fn without(self, event: LogEvent) -> Self {
         Self(self.0 & !(1 << event as u16))
-    }
-
-    /// As a number, for an atomic.
-    fn bits(self) -> u16 {
-        self.0
-    }
-
-    fn of_bits(bits: u16) -> Self {
-        Self(bits)
     }
 }
 
