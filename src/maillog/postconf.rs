@@ -9,8 +9,7 @@ use ipnet::IpNet;
 
 use super::lines::event::says_submission;
 use super::sessions::Seen;
-use crate::net::netblock;
-use crate::net::netblock_table::NetblockTable;
+use crate::net::netblock::{self, NetblockTable};
 
 /// Directories of main.cf, as systems have it.
 const CONFIG_DIRECTORIES: [&str; 3] = ["/etc/postfix", "/usr/local/etc/postfix", "/usr/pkg/etc/postfix"];

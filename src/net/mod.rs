@@ -6,7 +6,6 @@ pub mod embedded;
 pub mod files;
 pub mod lookup;
 pub mod netblock;
-pub mod netblock_table;
 pub mod origin;
 pub mod percent;
 pub mod recent_map;

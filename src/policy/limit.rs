@@ -18,7 +18,7 @@ use super::restriction_stage::{RestrictionStage, stages};
 use super::spelling::Spellings;
 use super::thresholds::Thresholds;
 use crate::net::clock::Now;
-use crate::net::netblock_table::NetblockTable;
+use crate::net::netblock::NetblockTable;
 
 /// The name of the limit that stands at the top level of the configuration: connection_shaper's own.
 pub const TOP: &str = "connections";

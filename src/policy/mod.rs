@@ -70,7 +70,7 @@ pub use record::{BlacklistState, CountRecord, Scope, SessionRecord};
 pub use settings::{OnStoreFailure, PolicySettings};
 
 use crate::net::embedded::EmbeddedIpv4;
-use crate::net::netblock_table::NetblockTable;
+use crate::net::netblock::NetblockTable;
 use crate::net::origin::{AddressOrigin, OriginDatabases};
 use attribute::Attribute;
 use checks::{CheckState, CounterReading};

@@ -21,8 +21,7 @@ use super::override_target::OverrideTarget;
 use super::request::Request;
 use super::spelling::Spellings;
 use crate::net::clock::Now;
-use crate::net::netblock;
-use crate::net::netblock_table::NetblockTable;
+use crate::net::netblock::{self, NetblockTable};
 use crate::net::secret;
 
 /// The most overrides at once: hosts read the whole list once a second.

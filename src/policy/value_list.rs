@@ -4,8 +4,7 @@ use std::collections::HashSet;
 
 use super::conditions::Pattern;
 use super::request::address;
-use crate::net::netblock::canonical;
-use crate::net::netblock_table::NetblockTable;
+use crate::net::netblock::{NetblockTable, canonical};
 
 /// Numbers from one to another, and regular expressions, in one file: each is looked at for each request.
 pub const MAX_SEARCHED: usize = 1000;

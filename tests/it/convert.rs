@@ -7,7 +7,7 @@ use std::process::Stdio;
 
 use connshaper::config::Config;
 use connshaper::config::convert::{Conversion, Kind, RemarkKind, convert, convert_bytes};
-use connshaper::net::netblock_table::NetblockTable;
+use connshaper::net::netblock::NetblockTable;
 use connshaper::policy::limit::{CountKind, Limit, Window};
 use connshaper::policy::lists::ListEntry;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use connshaper::cli::check;
 use connshaper::config::{Config, ConfigError, KEYS, Loaded};
 use connshaper::net::clock::Now;
-use connshaper::net::netblock_table::NetblockTable;
+use connshaper::net::netblock::NetblockTable;
 use connshaper::policy::action::Values;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::calendar::{LocalCalendar, Period};

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use connshaper::config::{Config, ConfigError, ListKind};
-use connshaper::net::netblock_table::NetblockTable;
+use connshaper::net::netblock::NetblockTable;
 use connshaper::policy::lists::ListEntry;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;

@@ -11,7 +11,7 @@ use super::super::settings::{self, SettingEntry, TableSettings, with_article};
 use super::super::source::Span;
 use super::super::{keys, list_file};
 use super::limit::amount;
-use crate::net::netblock_table::NetblockTable;
+use crate::net::netblock::NetblockTable;
 use crate::policy::key::KeySpec;
 use crate::policy::key_field::KeyField;
 use crate::policy::limit::{CountKind, Rate, RatePer};

@@ -14,7 +14,7 @@ use hashbrown::{HashMap, HashSet};
 use serde::Serialize;
 
 use super::lines::event::{Client, Event, EventKind, NameSpan};
-use crate::net::netblock_table::NetblockTable;
+use crate::net::netblock::NetblockTable;
 use messages::{Arrival, Message, Messages};
 pub use sink::{AcceptedMessage, LoggedSession, Seen, SessionSink};
 
