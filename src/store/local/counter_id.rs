@@ -7,16 +7,23 @@
 
 use std::net::IpAddr;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use siphasher::sip::SipHasher13;
 
 use crate::net::secret;
 use crate::policy::limit::MAX_ID;
 
-/// The key of one counter.
+/// The key of one counter, in the three widths that slots have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(try_from = "StoredKey", into = "StoredKey")]
-pub struct CounterId(pub(crate) StoredKey);
+pub enum CounterId {
+    /// Tag and one word: IPv4.
+    Narrow(#[serde(deserialize_with = "tagged")] [u32; 2]),
+    /// Tag and two words: IPv6 networks of at most 64 bits.
+    Middle(#[serde(deserialize_with = "tagged")] [u32; 3]),
+    /// Tag and four words: longer IPv6 networks, and texts.
+    Wide(#[serde(deserialize_with = "tagged")] [u32; 5]),
+}
 
 impl CounterId {
     /// A client of a limit: an address and how many of its bits count.
@@ -26,76 +33,39 @@ impl CounterId {
     /// [`mask`](crate::net::netblock::mask) does; otherwise addresses of one
     /// network are different keys.
     pub fn client(limit: u16, address: IpAddr, prefix_length: u8) -> Self {
-        Self(match address {
-            IpAddr::V4(address) => StoredKey::Narrow([tag(limit, prefix_length), address.to_bits()]),
+        match address {
+            IpAddr::V4(address) => Self::Narrow([tag(limit, prefix_length), address.to_bits()]),
             IpAddr::V6(address) => {
                 let tag = tag(limit, IPV6 + prefix_length);
                 let [a, b, c, d] = words(address.to_bits());
                 // The words alone decide, so that a badly masked address never
                 // shares the counter of another one.
-                if c == 0 && d == 0 { StoredKey::Middle([tag, a, b]) } else { StoredKey::Wide([tag, a, b, c, d]) }
+                if c == 0 && d == 0 { Self::Middle([tag, a, b]) } else { Self::Wide([tag, a, b, c, d]) }
             }
-        })
+        }
     }
 
-    /// The limit it belongs to.
-    pub fn limit(&self) -> u16 {
-        self.0.limit()
+    /// Any counter of a limit that is not the window of a client, by the hash of its text.
+    pub fn text(limit: u16, hash: u128) -> Self {
+        let [a, b, c, d] = words(hash);
+        Self::Wide([tag(limit, TEXT), a, b, c, d])
     }
 
     /// The id of a ban, which is found among the others by that.
     #[must_use]
     pub fn of_ban(mut self) -> Self {
-        *self.0.tag_mut() |= BAN;
+        *self.tag_mut() |= BAN;
         self
     }
 
     /// The same of another limit.
     #[must_use]
     pub fn of_limit(mut self, limit: u16) -> Self {
-        let tag = self.0.tag_mut();
+        let tag = self.tag_mut();
         *tag = u32::from(limit) << 16 | *tag & (BAN | 0xffff);
         self
     }
 
-    /// What it is made of: two, three or five words.
-    pub fn words(&self) -> &[u32] {
-        self.0.words()
-    }
-
-    /// Any counter of a limit that is not the window of a client, by the hash of its text.
-    pub fn text(limit: u16, hash: u128) -> Self {
-        let [a, b, c, d] = words(hash);
-        Self(StoredKey::Wide([tag(limit, TEXT), a, b, c, d]))
-    }
-}
-
-impl From<CounterId> for StoredKey {
-    fn from(id: CounterId) -> Self {
-        id.0
-    }
-}
-
-impl TryFrom<StoredKey> for CounterId {
-    type Error = &'static str;
-
-    fn try_from(key: StoredKey) -> Result<Self, Self::Error> {
-        if key.words()[0] & 0xff == 0 { Ok(Self(key)) } else { Err("no counter has such words") }
-    }
-}
-
-/// The words of a key, in the three widths that slots have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub(crate) enum StoredKey {
-    /// Tag and one word: IPv4.
-    Narrow([u32; 2]),
-    /// Tag and two words: IPv6 networks of at most 64 bits.
-    Middle([u32; 3]),
-    /// Tag and four words: longer IPv6 networks, and texts.
-    Wide([u32; 5]),
-}
-
-impl StoredKey {
     fn tag_mut(&mut self) -> &mut u32 {
         match self {
             Self::Narrow(words) => &mut words[0],
@@ -108,12 +78,13 @@ impl StoredKey {
         self.words()[0] & BAN != 0
     }
 
-    pub(crate) fn limit(&self) -> u16 {
+    /// The limit it belongs to.
+    pub fn limit(&self) -> u16 {
         (self.words()[0] >> 16) as u16 & MAX_ID
     }
 
     /// The limit, address and prefix length; `None`: it was made of a text.
-    pub(crate) fn client(&self) -> Option<(u16, IpAddr, u8)> {
+    pub(crate) fn as_client(&self) -> Option<(u16, IpAddr, u8)> {
         let words = self.words();
         let (address, prefix_length) = match ((words[0] >> 8) as u8, words) {
             (length @ 0..=32, [_, bits]) => (IpAddr::from(bits.to_be_bytes()), length),
@@ -126,13 +97,23 @@ impl StoredKey {
         Some((self.limit(), address, prefix_length))
     }
 
-    pub(crate) fn words(&self) -> &[u32] {
+    /// What it is made of: two, three or five words.
+    pub fn words(&self) -> &[u32] {
         match self {
             Self::Narrow(words) => words,
             Self::Middle(words) => words,
             Self::Wide(words) => words,
         }
     }
+}
+
+/// Reads words that begin with a tag.
+fn tagged<'de, D: Deserializer<'de>, const N: usize>(deserializer: D) -> Result<[u32; N], D::Error>
+where
+    [u32; N]: Deserialize<'de>,
+{
+    let words = <[u32; N]>::deserialize(deserializer)?;
+    if words[0] & LOW_BYTE == 0 { Ok(words) } else { Err(D::Error::custom("no counter has such words")) }
 }
 
 /// Codes of a tag: up to 32 the prefix length of an IPv4 client, then that of an IPv6 client plus this, then texts.
@@ -143,7 +124,10 @@ const TEXT: u8 = 255;
 /// In a tag, the bit above the limit's id: a ban.
 const BAN: u32 = 1 << 31;
 
-/// The limit and a code. The low byte stays 0: the table keeps a part of the end of the window in it.
+/// The byte of a tag that stays 0: the table keeps a part of the end of the window in it.
+pub(crate) const LOW_BYTE: u32 = 0xff;
+
+/// The limit and a code.
 fn tag(limit: u16, code: u8) -> u32 {
     u32::from(limit) << 16 | u32::from(code) << 8
 }
@@ -218,10 +202,10 @@ mod tests {
 
     #[test]
     fn an_id_is_as_wide_as_it_has_to_be() {
-        assert!(matches!(client(0, "192.0.2.1", 32).0, StoredKey::Narrow(_)));
-        assert!(matches!(client(0, "2001:db8::", 64).0, StoredKey::Middle(_)));
-        assert!(matches!(client(0, "2001:db8::1", 128).0, StoredKey::Wide(_)));
-        assert!(matches!(CounterId::text(0, 0).0, StoredKey::Wide(_)));
+        assert!(matches!(client(0, "192.0.2.1", 32), CounterId::Narrow(_)));
+        assert!(matches!(client(0, "2001:db8::", 64), CounterId::Middle(_)));
+        assert!(matches!(client(0, "2001:db8::1", 128), CounterId::Wide(_)));
+        assert!(matches!(CounterId::text(0, 0), CounterId::Wide(_)));
     }
 
     #[test]
@@ -254,7 +238,7 @@ mod tests {
             let ban = id.of_ban();
             assert_eq!((ban.limit(), ban.of_limit(513)), (7, client(513, address, 30).of_ban()));
         }
-        assert!(decode::<CounterId>(&encode(&StoredKey::Narrow([1, 0]))).is_err());
+        assert!(decode::<CounterId>(&encode(&CounterId::Narrow([1, 0]))).is_err());
     }
 
     #[test]

@@ -5,9 +5,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use tokio::task::yield_now;
 
-use super::{Table, TableEntry};
+use super::{CounterId, Table, TableEntry};
 use crate::net::clock::Now;
-use crate::store::local::counter_id;
 use crate::store::local::shard::SHARDS;
 
 /// The most clients of a prefix that are listed: those with the most hits.
@@ -47,16 +46,16 @@ impl Table {
         });
     }
 
-    fn entries(&self, shard: usize, now: u64, mut show: impl FnMut(counter_id::StoredKey, super::Entry)) {
-        self.narrow.show(shard, now, |key, entry| show(counter_id::StoredKey::Narrow(key), entry));
-        self.middle.show(shard, now, |key, entry| show(counter_id::StoredKey::Middle(key), entry));
-        self.wide.show(shard, now, |key, entry| show(counter_id::StoredKey::Wide(key), entry));
+    fn entries(&self, shard: usize, now: u64, mut show: impl FnMut(CounterId, super::Entry)) {
+        self.narrow.show(shard, now, |key, entry| show(CounterId::Narrow(key), entry));
+        self.middle.show(shard, now, |key, entry| show(CounterId::Middle(key), entry));
+        self.wide.show(shard, now, |key, entry| show(CounterId::Wide(key), entry));
     }
 }
 
 impl ListedClient {
-    fn of(key: counter_id::StoredKey, entry: super::Entry, now: u64) -> Option<Self> {
-        let (limit, address, prefix_length) = key.client()?;
+    fn of(key: CounterId, entry: super::Entry, now: u64) -> Option<Self> {
+        let (limit, address, prefix_length) = key.as_client()?;
         Some(Self { limit, address, prefix_length, hit: TableEntry::of(entry, now), over: entry.over })
     }
 
@@ -162,7 +161,6 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
-    use crate::store::local::counter_id::CounterId;
 
     #[test]
     fn every_client_is_listed_as_it_was_counted_and_no_text_is() {

@@ -244,10 +244,10 @@ impl Table {
     }
 
     fn update<R>(&self, id: CounterId, now: u64, step: impl FnOnce(Option<Entry>) -> (Option<Entry>, R)) -> R {
-        match id.0 {
-            counter_id::StoredKey::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
-            counter_id::StoredKey::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
-            counter_id::StoredKey::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
+        match id {
+            CounterId::Narrow(key) => self.narrow.update(self.hashing.hashed(key), now, step),
+            CounterId::Middle(key) => self.middle.update(self.hashing.hashed(key), now, step),
+            CounterId::Wide(key) => self.wide.update(self.hashing.hashed(key), now, step),
         }
     }
 
@@ -258,7 +258,7 @@ impl Table {
             if self.len() <= self.max_clients() {
                 return;
             }
-            let words = newest.0.words();
+            let words = newest.words();
             self.evict(self.hashing.hash(words), words, now);
         }
     }

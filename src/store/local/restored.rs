@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CounterId, Table};
-use crate::store::local::counter_id::{Hashing, StoredKey};
+use crate::store::local::counter_id::Hashing;
 use crate::store::local::shard::{Entry, SHARDS};
 
 /// One count outside of a table.
@@ -54,12 +54,12 @@ impl Table {
         // Not in the order of the shards: a smaller table that takes the counts over makes room around the newest, and
         // should find counts of every worth there. 633 is odd, so no shard of the 1024 is left out.
         let shard = number * 633 % SHARDS;
-        let mut each = |key: StoredKey, Entry { count, over, expiry: ends }: Entry| {
-            counts.push(RestoredEntry { id: CounterId(key), count, over, ends });
+        let mut each = |id: CounterId, Entry { count, over, expiry: ends }: Entry| {
+            counts.push(RestoredEntry { id, count, over, ends });
         };
-        self.narrow.show(shard, now, |key, entry| each(StoredKey::Narrow(key), entry));
-        self.middle.show(shard, now, |key, entry| each(StoredKey::Middle(key), entry));
-        self.wide.show(shard, now, |key, entry| each(StoredKey::Wide(key), entry));
+        self.narrow.show(shard, now, |key, entry| each(CounterId::Narrow(key), entry));
+        self.middle.show(shard, now, |key, entry| each(CounterId::Middle(key), entry));
+        self.wide.show(shard, now, |key, entry| each(CounterId::Wide(key), entry));
     }
 
     /// Takes a count over, unless its window is over or the key is counted here already.
@@ -68,10 +68,10 @@ impl Table {
             return;
         }
         let entry = Entry { over: restored.over, ..Entry::new(restored.count, restored.ends, 0) };
-        match restored.id.0 {
-            StoredKey::Narrow(key) => self.narrow.insert_restored(self.hashing.hashed(key), entry, now),
-            StoredKey::Middle(key) => self.middle.insert_restored(self.hashing.hashed(key), entry, now),
-            StoredKey::Wide(key) => self.wide.insert_restored(self.hashing.hashed(key), entry, now),
+        match restored.id {
+            CounterId::Narrow(key) => self.narrow.insert_restored(self.hashing.hashed(key), entry, now),
+            CounterId::Middle(key) => self.middle.insert_restored(self.hashing.hashed(key), entry, now),
+            CounterId::Wide(key) => self.wide.insert_restored(self.hashing.hashed(key), entry, now),
         }
         self.make_room(restored.id, now);
     }

@@ -15,7 +15,7 @@ use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Bucket;
 
 use crate::net::lock;
-use crate::store::local::counter_id::{Hashed, Hashing};
+use crate::store::local::counter_id::{Hashed, Hashing, LOW_BYTE};
 
 /// Enough that the longest step, growing one shard, stays under a millisecond
 /// at ten million entries; few enough that an empty table costs little.
@@ -228,8 +228,6 @@ impl<const N: usize> Slot<N> {
         Entry { count: self.count & !OVER, over: self.count & OVER != 0, expiry: self.expiry() }
     }
 }
-
-const LOW_BYTE: u32 = 0xff;
 
 /// A table of entries under keys of `N` words.
 pub(crate) struct Shard<const N: usize> {
