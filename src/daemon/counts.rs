@@ -197,7 +197,7 @@ mod tests {
     use crate::policy::{CounterKind, Key, Limit};
     use crate::snapshot::section::SectionReader;
     use crate::snapshot::section::encode;
-    use crate::store::local::counter_id::CounterId;
+    use crate::store::local::CounterId;
 
     fn policy(toml: &str) -> Policy {
         Policy::new(&config(toml).policy, None)

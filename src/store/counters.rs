@@ -9,7 +9,7 @@ use super::shared::backend::{Backend, CounterCommand, CounterReply, CounterReque
 use crate::net::clock::Now;
 use crate::policy::{CounterKind, Key};
 use crate::store::Store;
-use crate::store::local::counter_id::CounterId;
+use crate::store::local::CounterId;
 
 /// Where a counter is.
 #[derive(Debug)]

@@ -43,8 +43,7 @@ use crate::store::shared::backend::{Backend, BackendContext, SavedOutage, Versio
 use crate::store::shared::breaker::ServerHealth;
 use crate::store::shared::kind::StoreKind;
 use crate::store::shared::over_limit::OverLimitCache;
-use local::Table;
-use local::counter_id::CounterId;
+use local::{CounterId, Table};
 
 /// Every shared store.
 pub static STORES: &[&StoreKind] = &[&memcached::KIND, &redis::KIND, &sqlite::KIND];

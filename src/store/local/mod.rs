@@ -10,22 +10,30 @@
 //! No operation takes long: each locks one of many shards and frees a bounded number
 //! of expired entries. The longest is to grow or shrink one shard.
 //!
+//! An id is only as wide as it has to be, because ten million of them are kept:
+//! two words for an IPv4 client, three for an IPv6 network of at most 64 bits,
+//! five for anything wider. The first word is a tag that keeps limits, families
+//! and prefix lengths apart, so that equal words always mean the same key.
+//!
 //! Time is an argument: `now` in milliseconds on the monotonic clock, whose zero
 //! is the table's epoch. Windows end at their millisecond; ends reach 34 years
 //! beyond the epoch.
 
-pub mod counter_id;
 pub mod listing;
 mod restored;
 pub mod shard;
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
+
 use crate::policy::key::KeyPart;
+use crate::policy::limit::MAX_ID;
 use crate::policy::{CounterKind, Key};
-use crate::store::local::counter_id::{CounterId, Hashing};
-use crate::store::local::shard::{Entry, SHARDS, SWEPT_AT_ONCE, Sharded, scale};
+use crate::store::local::shard::{Entry, Hashing, SHARDS, SWEPT_AT_ONCE, Sharded, scale};
 
 pub use restored::RestoredEntry;
 
@@ -287,6 +295,128 @@ impl Table {
             self.evictions.fetch_add(1, Relaxed);
         }
     }
+}
+
+/// The key of one counter, in the three widths that slots have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum CounterId {
+    /// Tag and one word: IPv4.
+    Narrow(#[serde(deserialize_with = "tagged")] [u32; 2]),
+    /// Tag and two words: IPv6 networks of at most 64 bits.
+    Middle(#[serde(deserialize_with = "tagged")] [u32; 3]),
+    /// Tag and four words: longer IPv6 networks, and texts.
+    Wide(#[serde(deserialize_with = "tagged")] [u32; 5]),
+}
+
+impl CounterId {
+    /// A client of a limit: an address and how many of its bits count.
+    ///
+    /// The address is taken as it is. It must have been masked to `prefix_length`
+    /// bits before, with IPv4-mapped IPv6 folded to IPv4, as
+    /// [`mask`](crate::net::netblock::mask) does; otherwise addresses of one
+    /// network are different keys.
+    pub fn client(limit: u16, address: IpAddr, prefix_length: u8) -> Self {
+        match address {
+            IpAddr::V4(address) => Self::Narrow([tag(limit, prefix_length), address.to_bits()]),
+            IpAddr::V6(address) => {
+                let tag = tag(limit, IPV6 + prefix_length);
+                let [a, b, c, d] = words(address.to_bits());
+                // The words alone decide, so that a badly masked address never
+                // shares the counter of another one.
+                if c == 0 && d == 0 { Self::Middle([tag, a, b]) } else { Self::Wide([tag, a, b, c, d]) }
+            }
+        }
+    }
+
+    /// Any counter of a limit that is not the window of a client, by the hash of its text.
+    pub fn text(limit: u16, hash: u128) -> Self {
+        let [a, b, c, d] = words(hash);
+        Self::Wide([tag(limit, TEXT), a, b, c, d])
+    }
+
+    /// The id of a ban, which is found among the others by that.
+    #[must_use]
+    pub fn of_ban(mut self) -> Self {
+        *self.tag_mut() |= BAN;
+        self
+    }
+
+    /// The same of another limit.
+    #[must_use]
+    pub fn of_limit(mut self, limit: u16) -> Self {
+        let tag = self.tag_mut();
+        *tag = u32::from(limit) << 16 | *tag & (BAN | 0xffff);
+        self
+    }
+
+    fn tag_mut(&mut self) -> &mut u32 {
+        match self {
+            Self::Narrow(words) => &mut words[0],
+            Self::Middle(words) => &mut words[0],
+            Self::Wide(words) => &mut words[0],
+        }
+    }
+
+    pub(crate) fn is_ban(&self) -> bool {
+        self.words()[0] & BAN != 0
+    }
+
+    /// The limit it belongs to.
+    pub fn limit(&self) -> u16 {
+        (self.words()[0] >> 16) as u16 & MAX_ID
+    }
+
+    /// The limit, address and prefix length; `None`: it was made of a text.
+    pub(crate) fn as_client(&self) -> Option<(u16, IpAddr, u8)> {
+        let words = self.words();
+        let (address, prefix_length) = match ((words[0] >> 8) as u8, words) {
+            (length @ 0..=32, [_, bits]) => (IpAddr::from(bits.to_be_bytes()), length),
+            (code @ IPV6..=IPV6_END, [_, high @ ..]) => {
+                let upper = high.iter().fold(0_u128, |bits, word| bits << 32 | u128::from(*word));
+                (IpAddr::V6((upper << (128 - 32 * high.len())).into()), code - IPV6)
+            }
+            _ => return None,
+        };
+        Some((self.limit(), address, prefix_length))
+    }
+
+    /// What it is made of: two, three or five words.
+    pub fn words(&self) -> &[u32] {
+        match self {
+            Self::Narrow(words) => words,
+            Self::Middle(words) => words,
+            Self::Wide(words) => words,
+        }
+    }
+}
+
+/// Reads words that begin with a tag.
+fn tagged<'de, D: Deserializer<'de>, const N: usize>(deserializer: D) -> Result<[u32; N], D::Error>
+where
+    [u32; N]: Deserialize<'de>,
+{
+    let words = <[u32; N]>::deserialize(deserializer)?;
+    if words[0] & LOW_BYTE == 0 { Ok(words) } else { Err(D::Error::custom("no counter has such words")) }
+}
+
+/// Codes of a tag: up to 32 the prefix length of an IPv4 client, then that of an IPv6 client plus this, then texts.
+const IPV6: u8 = 64;
+const IPV6_END: u8 = IPV6 + 128;
+const TEXT: u8 = 255;
+
+/// In a tag, the bit above the limit's id: a ban.
+const BAN: u32 = 1 << 31;
+
+/// The byte of a tag that stays 0: the table keeps a part of the end of the window in it.
+pub(crate) const LOW_BYTE: u32 = 0xff;
+
+/// The limit and a code.
+fn tag(limit: u16, code: u8) -> u32 {
+    u32::from(limit) << 16 | u32::from(code) << 8
+}
+
+fn words(bits: u128) -> [u32; 4] {
+    [96, 64, 32, 0].map(|shift| (bits >> shift) as u32)
 }
 
 #[cfg(test)]

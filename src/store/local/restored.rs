@@ -7,8 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{CounterId, Table};
-use crate::store::local::counter_id::Hashing;
-use crate::store::local::shard::{Entry, SHARDS};
+use crate::store::local::shard::{Entry, Hashing, SHARDS};
 
 /// One count outside of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry as Bucket;
+use siphasher::sip::SipHasher13;
 
-use crate::net::lock;
-use crate::store::local::counter_id::{Hashed, Hashing, LOW_BYTE};
+use crate::net::{lock, secret};
+use crate::store::local::LOW_BYTE;
 
 /// Enough that the longest step, growing one shard, stays under a millisecond
 /// at ten million entries; few enough that an empty table costs little.
@@ -353,6 +354,61 @@ impl<const N: usize> Shard<N> {
     }
 }
 
+/// A hash function of its own for every table.
+///
+/// Clients choose their addresses. SipHash-1-3 under a random key keeps them
+/// from choosing ones that meet in one place of the table.
+#[derive(Clone, Copy)]
+pub(crate) struct Hashing {
+    keys: [u64; 2],
+}
+
+impl Hashing {
+    pub(crate) fn random() -> Self {
+        Self { keys: secret::random() }
+    }
+
+    /// With the secret of another table, so that equal texts have equal hashes.
+    pub(crate) fn with_secret(keys: [u64; 2]) -> Self {
+        Self { keys }
+    }
+
+    pub(crate) fn secret(self) -> [u64; 2] {
+        self.keys
+    }
+
+    /// The hash of a text, so long that no two texts have the same.
+    pub(crate) fn text(&self, text: &str) -> u128 {
+        let [a, b] = self.keys;
+        siphasher::sip128::SipHasher13::new_with_keys(a, b).hash(text.as_bytes()).as_u128()
+    }
+
+    pub(crate) fn hashed<const N: usize>(&self, key: [u32; N]) -> Hashed<N> {
+        // The length is known when this is compiled, which saves a third of the hash.
+        let [a, b] = self.keys;
+        let bytes = key.map(u32::to_ne_bytes);
+        Hashed { key, hash: SipHasher13::new_with_keys(a, b).hash(bytes.as_flattened()) }
+    }
+
+    /// Hashes the words of a key, at most five.
+    #[inline]
+    pub(crate) fn hash(&self, words: &[u32]) -> u64 {
+        let mut bytes = [0; 20];
+        for (four, word) in bytes.chunks_exact_mut(4).zip(words) {
+            four.copy_from_slice(&word.to_ne_bytes());
+        }
+        let [a, b] = self.keys;
+        SipHasher13::new_with_keys(a, b).hash(&bytes[..4 * words.len()])
+    }
+}
+
+/// A key with its hash, made once for the choice of the shard and of the slot.
+#[derive(Clone, Copy)]
+pub(crate) struct Hashed<const N: usize> {
+    pub(crate) key: [u32; N],
+    pub(crate) hash: u64,
+}
+
 /// Maps a hash to a number below `range`, in order.
 pub(crate) fn scale(hash: u64, range: usize) -> usize {
     ((u128::from(hash) * range as u128) >> 64) as usize
@@ -465,5 +521,13 @@ mod tests {
             put(&mut shard, now as u32, now + 1000, now);
         }
         assert!(shard.len() < 1300, "{} entries", shard.len());
+    }
+
+    #[test]
+    fn every_table_hashes_in_its_own_way() {
+        let (one, other) = (Hashing::random(), Hashing::random());
+        assert_ne!(one.hash(&[1, 2]), other.hash(&[1, 2]));
+        assert_eq!(one.hash(&[1, 2]), one.hash(&[1, 2]));
+        assert_ne!(one.hash(&[1, 2]), one.hash(&[2, 1]));
     }
 }

@@ -6,6 +6,7 @@ use std::thread;
 use proptest::prelude::*;
 
 use super::*;
+use crate::snapshot::section::{decode, encode};
 use crate::store::local::shard::Shard;
 
 const MINUTE: u64 = 60_000;
@@ -410,4 +411,49 @@ fn what_is_counted_already_is_not_taken_in() {
     table.insert_restored(&RestoredEntry { id: ipv4(2), count: 1, over: false, ends: now }, now);
     assert_eq!(table.peek(ipv4(1), now).map(|hit| hit.count), Some(7));
     assert_eq!(table.len(), 1);
+}
+
+fn client(limit: u16, address: &str, prefix_length: u8) -> CounterId {
+    CounterId::client(limit, address.parse().unwrap(), prefix_length)
+}
+
+#[test]
+fn an_id_is_as_wide_as_it_has_to_be() {
+    assert!(matches!(client(0, "192.0.2.1", 32), CounterId::Narrow(_)));
+    assert!(matches!(client(0, "2001:db8::", 64), CounterId::Middle(_)));
+    assert!(matches!(client(0, "2001:db8::1", 128), CounterId::Wide(_)));
+    assert!(matches!(CounterId::text(0, 0), CounterId::Wide(_)));
+}
+
+#[test]
+fn limits_families_and_prefix_lengths_are_kept_apart() {
+    let ids = [
+        client(0, "0.0.0.0", 32),
+        client(1, "0.0.0.0", 32),
+        client(256, "0.0.0.0", 32),
+        client(0, "0.0.0.0", 24),
+        client(0, "::", 32),
+        client(0, "::", 128),
+        client(0, "::1", 128),
+        client(0, "::1:0:0:0", 128),
+        client(0, "0.0.0.0", 32).of_ban(),
+        CounterId::text(0, 0).of_ban(),
+        CounterId::text(0, 0),
+        CounterId::text(0, 1),
+        CounterId::text(1, 1),
+    ];
+    let distinct: std::collections::HashSet<_> = ids.iter().collect();
+    assert_eq!(distinct.len(), ids.len());
+}
+
+#[test]
+fn an_id_that_was_saved_is_the_same_and_of_another_limit_differs_in_that_alone() {
+    for address in ["192.0.2.1", "2001:db8::", "2001:db8::1"] {
+        let id = client(7, address, 30);
+        assert_eq!(decode::<CounterId>(&encode(&id)).unwrap(), id);
+        assert_eq!((id.limit(), id.of_limit(513)), (7, client(513, address, 30)));
+        let ban = id.of_ban();
+        assert_eq!((ban.limit(), ban.of_limit(513)), (7, client(513, address, 30).of_ban()));
+    }
+    assert!(decode::<CounterId>(&encode(&CounterId::Narrow([1, 0]))).is_err());
 }
