@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::tally::{MAX_LIMITS, Tally};
+use crate::engine::report::{MAX_TALLIED, Tally};
 use crate::engine::top_keys::TopKeys;
 use crate::net::clock::Now;
 use crate::net::lock;
@@ -165,7 +165,7 @@ impl DailyCounts {
 
     /// Adds the hits of clients within their limits since the last time.
     fn collect(&self, today: &mut DayTable) {
-        (0..MAX_LIMITS).for_each(|limit| self.collect_of(limit, today));
+        (0..MAX_TALLIED).for_each(|limit| self.collect_of(limit, today));
     }
 
     fn collect_of(&self, limit: LimitId, today: &mut DayTable) {

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use crate::engine::tally::{Tally, has_login};
+use crate::engine::report::{Tally, has_login};
 use crate::net::clock::Now;
 use crate::net::lock;
 use crate::observe::log::{Log, Severity};

@@ -14,7 +14,6 @@ pub mod reading;
 pub mod report;
 pub mod reset;
 pub mod service;
-pub mod tally;
 pub mod target;
 pub mod top_keys;
 pub mod unsent;
