@@ -36,15 +36,8 @@ use crate::session::SessionHandle;
 pub struct PolicyConnection<S> {
     pub stream: S,
     pub peer: Peer,
-    pub dialogue: Dialogue,
-}
-
-/// The requests of a policy connection and their answers, apart from the stream that both go over.
-#[derive(Debug)]
-pub struct Dialogue {
     pub session: SessionHandle,
     pub state: ConnectionState,
-    decoder: RequestDecoder,
 }
 
 /// Why a connection is no longer served.
@@ -67,23 +60,13 @@ enum NextRequest {
     Ended(End),
 }
 
-/// What came of waiting with an answer.
-enum DelayEnd {
-    /// It is due.
-    Elapsed,
-    /// The other end has closed.
-    PeerClosed,
-    /// Another process is to go on waiting.
-    HandOver,
-}
-
 impl<S> PolicyConnection<S>
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     /// One that has begun just now.
     pub fn new(stream: S, peer: Peer, session: SessionHandle) -> Self {
-        Self { stream, peer, dialogue: Dialogue::new(session, ConnectionState::default()) }
+        Self { stream, peer, session, state: ConnectionState::default() }
     }
 
     /// Answers it until Postfix closes it, or until a shutdown, once all requests are answered. Returns it if another
@@ -93,13 +76,13 @@ where
             Ok(End::Stopped) if stop.hands_over() => return Some(self),
             Ok(_) => {}
             Err(error) => {
-                self.dialogue.state.answered = false;
+                self.state.answered = false;
                 add(&service.statistics.bad_requests, 1);
                 error.log(&service.log, &self.peer, Now::read());
             }
         }
         let now = Now::read();
-        self.dialogue.session.close(self.dialogue.state.answered, now);
+        self.session.close(self.state.answered, now);
         take_back_all(service, now);
         None
     }
@@ -107,17 +90,17 @@ where
     async fn run(&mut self, service: &Service, stop: &Shutdown) -> Result<End, RequestError> {
         let triggered = pin!(stop.wait());
         let mut shutdown = ShutdownListener::new(stop, triggered);
-        if !self.dialogue.state.output.rest().is_empty()
+        if !self.state.output.rest().is_empty()
             && let Some(end) = self.send(&mut shutdown).await
         {
             return Ok(end);
         }
-        let mut next = self.dialogue.answer_kept(service)?;
+        let mut next = self.state.answer_kept(service, &mut self.session)?;
         loop {
             match next {
                 NextRequest::Answered => {}
                 // Boxed: keeps the wait for the store out of every idle connection.
-                NextRequest::Waits(request) => Box::pin(self.dialogue.answer_later(service, &request)).await,
+                NextRequest::Waits(request) => Box::pin(self.answer_later(service, &request)).await,
                 NextRequest::Incomplete => {
                     next = self.receive(service, &mut shutdown).await?;
                     continue;
@@ -127,12 +110,12 @@ where
             if let Some(end) = self.send(&mut shutdown).await {
                 return Ok(end);
             }
-            next = if self.dialogue.state.input.is_empty() {
+            next = if self.state.input.is_empty() {
                 NextRequest::Incomplete
             } else {
                 // Postfix asks one thing at a time. A peer that asks more does not keep the others waiting.
                 yield_now().await;
-                self.dialogue.answer_kept(service)?
+                self.state.answer_kept(service, &mut self.session)?
             };
         }
     }
@@ -143,12 +126,12 @@ where
         service: &Service,
         shutdown: &mut ShutdownListener<'_, '_>,
     ) -> Result<NextRequest, RequestError> {
-        let Self { stream, dialogue, .. } = self;
-        let deadline = match dialogue.state.input.is_empty() {
+        let Self { stream, session, state, .. } = self;
+        let deadline = match state.input.is_empty() {
             true => None,
-            false => Some(*dialogue.state.begun.get_or_insert_with(Instant::now) + REQUEST_TIME),
+            false => Some(*state.begun.get_or_insert_with(Instant::now) + REQUEST_TIME),
         };
-        let reading = read(stream, shutdown, |came| dialogue.take(service, came));
+        let reading = read(stream, shutdown, |came| state.take(service, session, came));
         let came = match deadline {
             None => reading.await,
             Some(deadline) => timeout_at(deadline, reading).await.map_err(|_| RequestError::unfinished())?,
@@ -157,9 +140,8 @@ where
             Ok(Input::Taken(next)) => next,
             // Not waited: Postfix had given up before it could see our answer, and will ask again.
             Ok(Input::Closed { waited }) => {
-                let Dialogue { decoder, state, .. } = dialogue;
                 state.answered &= waited;
-                decoder.decode_eof(&mut state.input).map(|_| NextRequest::Ended(End::Closed))
+                state.decoder.decode_eof(&mut state.input).map(|_| NextRequest::Ended(End::Closed))
             }
             Ok(Input::Stop) => Ok(NextRequest::Ended(End::Stopped)),
             // A connection that was reset was closed, in a way.
@@ -169,136 +151,58 @@ where
 
     /// Sends the answer when it is due. Says what ends the connection, if that does.
     async fn send(&mut self, shutdown: &mut ShutdownListener<'_, '_>) -> Option<End> {
-        if let Some((end, permit)) = self.dialogue.state.due.take() {
+        if let Some((end, permit)) = self.state.due.take() {
             match self.wait(end, shutdown).await {
-                DelayEnd::Elapsed => drop(permit),
-                DelayEnd::PeerClosed => {
-                    self.dialogue.state.answered = false;
+                None => drop(permit),
+                Some(End::Closed) => {
+                    self.state.answered = false;
                     return Some(End::Closed);
                 }
-                DelayEnd::HandOver => {
-                    self.dialogue.state.due = Some((end, permit));
+                Some(End::Stopped) => {
+                    self.state.due = Some((end, permit));
                     return Some(End::Stopped);
                 }
             }
         }
-        match write(&mut self.stream, &mut self.dialogue.state.output, shutdown).await {
+        match write(&mut self.stream, &mut self.state.output, shutdown).await {
             Ok(true) => {
-                self.dialogue.state.answered = true;
-                self.dialogue.session.answered(Now::read);
+                self.state.answered = true;
+                self.session.answered(Now::read);
                 None
             }
             Ok(false) => Some(End::Stopped),
             Err(_) => {
-                self.dialogue.state.answered = false;
+                self.state.answered = false;
                 Some(End::Closed)
             }
         }
     }
 
-    /// Waits before an answer is sent.
-    async fn wait(&mut self, end: Instant, shutdown: &mut ShutdownListener<'_, '_>) -> DelayEnd {
-        let stopped = |shutdown: &ShutdownListener<'_, '_>| {
-            if shutdown.hands_over() { DelayEnd::HandOver } else { DelayEnd::Elapsed }
-        };
-        let Self { stream, dialogue, .. } = self;
+    /// Waits before an answer is sent. Says what ends the connection meanwhile, if that does.
+    async fn wait(&mut self, end: Instant, shutdown: &mut ShutdownListener<'_, '_>) -> Option<End> {
+        // At shutdown no answer is delayed any longer, unless another process is to go on waiting.
+        let stopped = |shutdown: &ShutdownListener<'_, '_>| shutdown.hands_over().then_some(End::Stopped);
+        let Self { stream, state, .. } = self;
         // Postfix asks one thing at a time. What others send meanwhile is read later.
-        let keep = |came: &[u8]| dialogue.state.input.extend_from_slice(came);
+        let keep = |came: &[u8]| state.input.extend_from_slice(came);
         match timeout_at(end, read(stream, shutdown, keep)).await {
-            Err(_) => DelayEnd::Elapsed,
-            // At shutdown no answer is delayed any longer.
+            Err(_) => None,
             Ok(Ok(Input::Stop)) => stopped(shutdown),
             Ok(Ok(Input::Taken(()))) => match timeout_at(end, shutdown.wait()).await {
-                Err(_) => DelayEnd::Elapsed,
+                Err(_) => None,
                 Ok(()) => stopped(shutdown),
             },
-            Ok(Ok(Input::Closed { .. }) | Err(_)) => DelayEnd::PeerClosed,
+            Ok(Ok(Input::Closed { .. }) | Err(_)) => Some(End::Closed),
         }
     }
-}
 
-impl Dialogue {
-    pub fn new(session: SessionHandle, state: ConnectionState) -> Self {
-        Self { session, state, decoder: RequestDecoder::default() }
-    }
-
-    /// Answers the request that came, if all of it has, and keeps what is not answered.
-    #[inline]
-    fn take(&mut self, service: &Service, came: &[u8]) -> Result<NextRequest, RequestError> {
-        if !self.state.input.is_empty() {
-            self.state.input.extend_from_slice(came);
-            return self.answer_kept(service);
-        }
-        let (next, length) = self.answer(service, came)?;
-        if length < came.len() {
-            self.state.input.extend_from_slice(&came[length..]);
-        }
-        Ok(next)
-    }
-
-    /// Answers the next request of what was kept, if all of it has come.
-    fn answer_kept(&mut self, service: &Service) -> Result<NextRequest, RequestError> {
-        let mut input = std::mem::take(&mut self.state.input);
-        let (next, length) = self.answer(service, &input)?;
-        if length < input.len() {
-            input.advance(length);
-            self.state.input = input;
-        }
-        Ok(next)
-    }
-
-    /// Answers the request that `input` begins with, if all of it has come, and there is nothing to wait for. Says how
-    /// long it is.
-    fn answer(&mut self, service: &Service, input: &[u8]) -> Result<(NextRequest, usize), RequestError> {
-        let Self { session, state, decoder } = self;
-        let next = decoder.read(input, |request, length| {
-            state.begun = None;
-            match answer_at_once(service, session, state, request) {
-                true => (NextRequest::Answered, length),
-                false => (NextRequest::Waits(Box::new(request.to_owned())), length),
-            }
-        });
-        Ok(next?.unwrap_or((NextRequest::Incomplete, 0)))
-    }
-
+    /// Answers a request, and waits for the store.
     async fn answer_later(&mut self, service: &Service, request: &Request<'_>) {
         // A request keeps the rules it began with; between requests nothing keeps old ones alive.
         let rules = service.rules.load_full();
         let now = Now::read();
         let (verdict, permit) = decide(service, &rules, &mut self.session, request, now).await;
-        self.state.answer(&verdict, permit, request, now);
-    }
-}
-
-/// Answers where the store counts in this process. Says whether it has.
-fn answer_at_once(
-    service: &Service,
-    session: &mut SessionHandle,
-    state: &mut ConnectionState,
-    request: &Request<'_>,
-) -> bool {
-    add(&service.statistics.queries, 1);
-    let rules = service.rules.load();
-    if rules.store.waits() {
-        return false;
-    }
-    let now = Now::read();
-    match decide_at_once(service, &rules, session, request, now) {
-        Some((verdict, permit)) => {
-            state.answer(&verdict, permit, request, now);
-            true
-        }
-        None => false,
-    }
-}
-
-impl ConnectionState {
-    /// Has an answer ready, and notes how long to wait before it is sent.
-    fn answer(&mut self, verdict: &Verdict<'_>, permit: Option<DelayPermit>, request: &Request, now: Now) {
-        self.output = ReplyBytes::new(verdict, request, now);
-        if let Verdict::Delay(wait) = verdict {
-            self.due = permit.map(|permit| (Instant::now() + wait.time, permit));
-        }
+        (self.state.output, self.state.due) = reply(&verdict, permit, request, now);
     }
 }
 
@@ -315,12 +219,91 @@ pub struct ConnectionState {
     pub due: Option<(Instant, DelayPermit)>,
     /// Since when a request waits for its rest.
     pub begun: Option<Instant>,
+    pub decoder: RequestDecoder,
 }
 
 impl Default for ConnectionState {
     fn default() -> Self {
-        Self { answered: true, input: BytesMut::new(), output: ReplyBytes::NONE, due: None, begun: None }
+        let (input, decoder) = (BytesMut::new(), RequestDecoder::default());
+        Self { answered: true, input, output: ReplyBytes::NONE, due: None, begun: None, decoder }
     }
+}
+
+impl ConnectionState {
+    /// Answers the request that came, if all of it has, and keeps what is not answered.
+    #[inline]
+    fn take(
+        &mut self,
+        service: &Service,
+        session: &mut SessionHandle,
+        came: &[u8],
+    ) -> Result<NextRequest, RequestError> {
+        if !self.input.is_empty() {
+            self.input.extend_from_slice(came);
+            return self.answer_kept(service, session);
+        }
+        let (next, length) = self.answer(service, session, came)?;
+        if length < came.len() {
+            self.input.extend_from_slice(&came[length..]);
+        }
+        Ok(next)
+    }
+
+    /// Answers the next request of what was kept, if all of it has come.
+    fn answer_kept(&mut self, service: &Service, session: &mut SessionHandle) -> Result<NextRequest, RequestError> {
+        let mut input = std::mem::take(&mut self.input);
+        let (next, length) = self.answer(service, session, &input)?;
+        if length < input.len() {
+            input.advance(length);
+            self.input = input;
+        }
+        Ok(next)
+    }
+
+    /// Answers the request that `input` begins with, if all of it has come, and there is nothing to wait for. Says how
+    /// long it is.
+    fn answer(
+        &mut self,
+        service: &Service,
+        session: &mut SessionHandle,
+        input: &[u8],
+    ) -> Result<(NextRequest, usize), RequestError> {
+        let Self { output, due, begun, decoder, .. } = self;
+        let next = decoder.read(input, |request, length| {
+            *begun = None;
+            match answer_at_once(service, session, request) {
+                Some(reply) => {
+                    (*output, *due) = reply;
+                    (NextRequest::Answered, length)
+                }
+                None => (NextRequest::Waits(Box::new(request.to_owned())), length),
+            }
+        });
+        Ok(next?.unwrap_or((NextRequest::Incomplete, 0)))
+    }
+}
+
+/// The reply to a request, and when it is to be sent if not at once, with the permit for the delay.
+type DueReply = (ReplyBytes, Option<(Instant, DelayPermit)>);
+
+/// Answers where the store counts in this process. `None`: there is something to wait for.
+fn answer_at_once(service: &Service, session: &mut SessionHandle, request: &Request<'_>) -> Option<DueReply> {
+    add(&service.statistics.queries, 1);
+    let rules = service.rules.load();
+    if rules.store.waits() {
+        return None;
+    }
+    let now = Now::read();
+    let (verdict, permit) = decide_at_once(service, &rules, session, request, now)?;
+    Some(reply(&verdict, permit, request, now))
+}
+
+fn reply(verdict: &Verdict<'_>, permit: Option<DelayPermit>, request: &Request, now: Now) -> DueReply {
+    let due = match verdict {
+        Verdict::Delay(wait) => permit.map(|permit| (Instant::now() + wait.time, permit)),
+        _ => None,
+    };
+    (ReplyBytes::new(verdict, request, now), due)
 }
 
 /// Postfix reads an answer at once. A peer that does not is not Postfix, or is dead.

@@ -13,7 +13,7 @@ use crate::net::lock;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;
 use crate::postfix::connection::{ConnectionState, PolicyConnection, ReplyBytes};
-use crate::postfix::decoder::REQUEST_TIME;
+use crate::postfix::decoder::{REQUEST_TIME, RequestDecoder};
 
 /// The suspended connections; a clone shares them.
 #[derive(Clone, Debug, Default)]
@@ -87,6 +87,7 @@ impl ConnectionState {
             output: ReplyBytes::Made(saved.output[..].into()),
             due: saved.due.map(|(left, key)| (now + Duration::from_millis(left), delayed.restore(key))),
             begun: begun.map(|ago| now.checked_sub(ago).unwrap_or(now)),
+            decoder: RequestDecoder::default(),
         }
     }
 }

@@ -47,10 +47,8 @@ pub fn load(
     let listen: Vec<_> = listen.iter().map(Address::to_string).collect();
     writer.add_value(kind::LISTEN, &listen)?;
     writer.add_value(kind::SESSIONS, &service.sessions.save())?;
-    let connections: Vec<_> = suspended
-        .iter()
-        .map(|suspended| (suspended.dialogue.session.save(), suspended.dialogue.state.save()))
-        .collect();
+    let connections: Vec<_> =
+        suspended.iter().map(|suspended| (suspended.session.save(), suspended.state.save())).collect();
     writer.add_value(kind::CONNECTIONS, &connections)?;
     let numbers = service.statistics.counters().map(|counter| (counter.name, counter.get()));
     writer.add_value(kind::STATISTICS, &numbers[..])?;

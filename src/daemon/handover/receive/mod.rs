@@ -24,7 +24,7 @@ use crate::net::secret;
 use crate::net::stream::Stream;
 use crate::policy::Policy;
 use crate::policy::record_snapshot::Ids;
-use crate::postfix::connection::{ConnectionState, Dialogue, PolicyConnection};
+use crate::postfix::connection::{ConnectionState, PolicyConnection};
 use crate::postfix::suspended::SavedConnection;
 use crate::session::SessionPeer;
 use crate::session::snapshot::{RestoredIds, SavedHandle};
@@ -216,7 +216,7 @@ impl Handover {
                 ),
                 None => (service.sessions.attach(session_peer), ConnectionState::default()),
             };
-            suspended.push(PolicyConnection { stream, peer, dialogue: Dialogue::new(session, state) });
+            suspended.push(PolicyConnection { stream, peer, session, state });
         }
         service.sessions.linger(&places, now);
         suspended

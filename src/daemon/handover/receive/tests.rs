@@ -26,7 +26,7 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let (stream, _) = Stream::inherited(theirs.into()).unwrap();
     let mut suspended = PolicyConnection::new(stream, Peer::Unix, service.sessions.attach(None));
-    suspended.dialogue.state.input = b"request=smtpd_"[..].into();
+    suspended.state.input = b"request=smtpd_"[..].into();
     (
         transport::receive(&send::load(&service, &config.listen, &[listener], &[&http], &[suspended], now).unwrap())
             .unwrap(),
@@ -67,7 +67,7 @@ fn taken(descriptors: Vec<OwnedFd>) -> [usize; 5] {
         KnownCounts { table: Arc::new(table), outages },
     );
     let suspended = handover.connections(&service, &ids, now);
-    let waiting = suspended.iter().map(|suspended| suspended.dialogue.state.input.len()).sum();
+    let waiting = suspended.iter().map(|suspended| suspended.state.input.len()).sum();
     [listeners.len() + http.len(), suspended.len(), waiting, counters, handover.problems.len()]
 }
 
