@@ -1,4 +1,4 @@
-//! Conditions on the attributes of a request: which requests a limit applies to.
+//! Conditions on the attributes of a request, one by one: what a value has to be.
 
 use std::sync::Arc;
 
@@ -10,17 +10,6 @@ use crate::policy::attribute::Attribute;
 use crate::policy::request::{Request, address};
 use crate::policy::spelling::Spellings;
 use crate::policy::value_list::ValueList;
-
-/// All of `all` hold, and none of `none`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Conditions {
-    /// `match`.
-    pub all: Vec<Condition>,
-    /// `unless`.
-    pub none: Vec<Condition>,
-    /// Which spellings of a mailbox are one.
-    pub spellings: Spellings,
-}
 
 /// What one attribute has to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -78,41 +67,9 @@ impl PartialEq for Pattern {
 
 impl Eq for Pattern {}
 
-impl Conditions {
-    /// Whether a request fulfils them.
-    #[inline]
-    pub fn hold(&self, request: &Request) -> bool {
-        self.all.iter().all(|condition| condition.holds(request, &self.spellings))
-            && !self.none.iter().any(|condition| condition.holds(request, &self.spellings))
-    }
-
-    /// The attribute of the first one that a request does not fulfil.
-    pub fn unmet(&self, request: &Request) -> Option<Attribute> {
-        let holds = |condition: &&Condition| condition.holds(request, &self.spellings);
-        let missed = self.all.iter().find(|condition| !holds(condition));
-        missed.or_else(|| self.none.iter().find(holds)).map(|unmet| unmet.attribute)
-    }
-
-    /// Whether `unless` excludes some values of an attribute: then a request without it cannot be judged.
-    pub fn exclude_some_of(&self, attribute: Attribute) -> bool {
-        let some = |condition: &Condition| condition.attribute == attribute && matches!(condition.test, Test::AnyOf(_));
-        self.none.iter().any(some)
-    }
-
-    /// Whether any of them is about this attribute.
-    pub fn is_about(&self, attribute: Attribute) -> bool {
-        self.all.iter().chain(&self.none).any(|condition| condition.attribute == attribute)
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.all.is_empty() && self.none.is_empty()
-    }
-}
-
 impl Condition {
     #[inline]
-    fn holds(&self, request: &Request, spellings: &Spellings) -> bool {
+    pub(super) fn holds(&self, request: &Request, spellings: &Spellings) -> bool {
         let value = request.value(self.attribute);
         self.test.holds(value)
             || !value.is_empty() && self.test.holds_for_another_spelling(self.attribute, value, spellings)
@@ -198,6 +155,7 @@ mod tests {
     use tokio_util::codec::Decoder;
 
     use super::*;
+    use crate::policy::limit::Conditions;
     use crate::postfix::decoder::RequestDecoder;
 
     fn request(lines: &str) -> Request<'static> {

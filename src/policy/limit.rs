@@ -9,7 +9,7 @@ use strum::{IntoStaticStr, VariantArray};
 use super::action::Action;
 use super::attribute::Attribute;
 use super::calendar::LocalCalendar;
-use super::conditions::Conditions;
+use super::conditions::{Condition, Test};
 use super::door::{Door, DoorSet};
 use super::key::{CounterKind, KeyPart, KeySpec};
 use super::key_field::KeyField;
@@ -158,6 +158,49 @@ impl Limit {
     /// not: the client is refused for it. A client that is delayed passes, so its hit counts.
     pub fn keeps_hits_over(&self) -> bool {
         self.count_refused || self.delay.is_some()
+    }
+}
+
+/// Which requests a limit is about: all of `all` hold, and none of `none`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Conditions {
+    /// `match`.
+    pub all: Vec<Condition>,
+    /// `unless`.
+    pub none: Vec<Condition>,
+    /// Which spellings of a mailbox are one.
+    pub spellings: Spellings,
+}
+
+impl Conditions {
+    /// Whether a request fulfils them.
+    #[inline]
+    pub fn hold(&self, request: &Request) -> bool {
+        self.all.iter().all(|condition| condition.holds(request, &self.spellings))
+            && !self.none.iter().any(|condition| condition.holds(request, &self.spellings))
+    }
+
+    /// The attribute of the first one that a request does not fulfil.
+    pub fn unmet(&self, request: &Request) -> Option<Attribute> {
+        let holds = |condition: &&Condition| condition.holds(request, &self.spellings);
+        let missed = self.all.iter().find(|condition| !holds(condition));
+        missed.or_else(|| self.none.iter().find(holds)).map(|unmet| unmet.attribute)
+    }
+
+    /// Whether `unless` excludes some values of an attribute: then a request without it cannot be judged.
+    pub fn exclude_some_of(&self, attribute: Attribute) -> bool {
+        let some = |condition: &Condition| condition.attribute == attribute && matches!(condition.test, Test::AnyOf(_));
+        self.none.iter().any(some)
+    }
+
+    /// Whether any of them is about this attribute.
+    pub fn is_about(&self, attribute: Attribute) -> bool {
+        self.all.iter().chain(&self.none).any(|condition| condition.attribute == attribute)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty() && self.none.is_empty()
     }
 }
 

@@ -12,9 +12,10 @@ use super::super::source::Span;
 use super::limit::at;
 use crate::net::origin::{CountryCode, as_number};
 use crate::policy::attribute::Attribute;
-use crate::policy::conditions::{Condition, Conditions, Pattern, Test};
+use crate::policy::conditions::{Condition, Pattern, Test};
 use crate::policy::door::Door;
 use crate::policy::key_field::KeyField;
+use crate::policy::limit::Conditions;
 use crate::policy::spelling::Spellings;
 
 /// The prefix of the path of a file with values.

@@ -16,11 +16,11 @@ use super::super::{keys, source::Span};
 use super::{conditions, netblocks, reply, thresholds, window};
 use crate::net::origin::OriginKind;
 use crate::policy::attribute::Attribute;
-use crate::policy::conditions::{Condition, Conditions};
+use crate::policy::conditions::Condition;
 use crate::policy::door::{Door, DoorSet};
 use crate::policy::key::{self, KeySpec};
 use crate::policy::key_field::KeyField;
-use crate::policy::limit::{self, Ban, CountKind, Delay, Limit};
+use crate::policy::limit::{self, Ban, Conditions, CountKind, Delay, Limit};
 use crate::policy::spelling::Spellings;
 
 /// Settings of the whole program that every limit has.
