@@ -38,14 +38,7 @@ impl Policy {
             reasons: settings.lists.reasons.clone(),
             rates: settings.lists.rates.clone(),
             origins: settings.origins.clone(),
-            asked_origins: OriginDatabases {
-                asn: settings.origins.asn.clone().filter(|_| limits.iter().any(|limit| limit.is_about(Attribute::Asn))),
-                country: settings
-                    .origins
-                    .country
-                    .clone()
-                    .filter(|_| limits.iter().any(|limit| limit.is_about(Attribute::Country))),
-            },
+            asked_origins: asked_origins(&settings.origins, &limits),
             blacklist: settings.blacklist.clone(),
             windows_changed_until: 0,
             counts_clients: limits.iter().any(|limit| limit.counts == CountKind::Clients),
@@ -100,6 +93,14 @@ impl DoorLimits {
             own.clone().chain(banning.iter().copied()).any(|place| !limits[place].whitelist_exempts);
         Self { own, count_whitelisted, banning }
     }
+}
+
+/// The databases that some limit needs, of those there are.
+fn asked_origins(origins: &OriginDatabases, limits: &[Limit]) -> Option<OriginDatabases> {
+    let is_asked = |attribute| limits.iter().any(|limit| limit.is_about(attribute));
+    let asn = origins.asn.clone().filter(|_| is_asked(Attribute::Asn));
+    let country = origins.country.clone().filter(|_| is_asked(Attribute::Country));
+    Some(OriginDatabases { asn, country }).filter(|asked| !asked.is_empty())
 }
 
 /// The id of a name, a new one if it has none.

@@ -259,7 +259,7 @@ impl KeySpec {
 
     /// Whether its keys are addresses.
     pub fn is_client(&self) -> bool {
-        self.0.as_slice() == [KeyField::Client]
+        matches!(self.0.as_slice(), [KeyField::Client])
     }
 
     /// Whether its keys differ between the recipients of one message.

@@ -89,8 +89,8 @@ pub struct Policy {
     pub(crate) reasons: Vec<Box<str>>,
     pub(crate) rates: Vec<Rate>,
     origins: OriginDatabases,
-    /// The databases that some limit needs.
-    asked_origins: OriginDatabases,
+    /// The databases that limits need; `None`: no limit needs any.
+    asked_origins: Option<OriginDatabases>,
     blacklist: Blacklist,
     /// Grouped by door, in the order of the file.
     pub(crate) limits: Vec<Limit>,
@@ -223,10 +223,7 @@ impl Policy {
 
     /// A request with where its client is from. `None`: no limit asks for that.
     fn with_origin(&self, request: &Request, client: IpAddr) -> Option<Request<'static>> {
-        if self.asked_origins.is_empty() {
-            return None;
-        }
-        let AddressOrigin { asn, country } = self.asked_origins.lookup(client);
+        let AddressOrigin { asn, country } = self.asked_origins.as_ref()?.lookup(client);
         let mut digits = itoa::Buffer::new();
         let asn = asn.map(|asn| (Attribute::Asn, digits.format(asn).as_bytes()));
         let country = country.as_ref().map(|country| (Attribute::Country, country.as_str().as_bytes()));
