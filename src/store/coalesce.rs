@@ -24,9 +24,7 @@ pub struct Coalesce {
 
 impl Coalesce {
     /// Makes a hit that comes too soon after the last counted one a read, with 0 `added`.
-    #[inline]
     pub fn apply(&self, operation: &mut Operation<'_>, now: Now) {
-        // Few limits coalesce; the others do not pay for the lock.
         let is_hit = operation.amount > 0 && !matches!(operation.key.kind, CounterKind::Member(_));
         if operation.key.limit.coalesce > 0 && is_hit && !self.counts(operation, now) {
             operation.amount = 0;

@@ -139,7 +139,10 @@ impl Store {
 
     /// Counts in this process, without waiting.
     pub fn count_at_once(&self, mut operation: Operation<'_>, now: Now) -> Counter {
-        self.coalesce.apply(&mut operation, now);
+        // Few limits coalesce; the others do not pay for the call.
+        if operation.key.limit.coalesce > 0 {
+            self.coalesce.apply(&mut operation, now);
+        }
         self.count_here(&operation, now)
     }
 
