@@ -147,7 +147,7 @@ impl<'a> JsonEntry<'a> {
             }
         }
         let stamp = time(text(JsonField::Time))?;
-        if let Some(line) = Line::within(stamp, host, message).filter(|line| is_of_postfix(line.program)) {
+        if let Some(line) = Line::within(stamp, host, message) {
             return Some(use_it(&line));
         }
         // A tag ends with the process number, a colon, or both.

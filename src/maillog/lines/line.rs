@@ -151,9 +151,12 @@ impl<'a> Line<'a> {
         program.contains(&b'/').then_some(Self { stamp, host, program, process: &rest[..0], message })
     }
 
-    /// Reads `program[process]: message`, in what another program wrote at this time.
+    /// Reads `program[process]: message` of Postfix, in what another program wrote at this time.
     pub fn within(stamp: Stamp, host: &'a [u8], message: &'a [u8]) -> Option<Self> {
-        Self::program(stamp, host, message)
+        // The programs of Postfix have a slash in their names; nearly no message has one in its first word.
+        let end = find([b'/', b' '], message)?;
+        let line = if message[end] == b'/' { Self::program(stamp, host, message)? } else { return None };
+        line.program.contains(&b'/').then_some(line)
     }
 
     /// Reads what follows the version: `TIMESTAMP HOST PROGRAM PROCESS MSGID STRUCTURED-DATA MESSAGE`.
