@@ -21,7 +21,7 @@ const MAX_LAYOUTS: usize = 4;
 const MAX_VALUES: usize = 128;
 
 /// What a member of an object may be of interest as.
-#[derive(Clone, Copy, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 enum JsonField {
     Message,
     Program,
@@ -29,6 +29,9 @@ enum JsonField {
     Host,
     Time,
 }
+
+/// The number of these.
+const FIELDS: usize = 5;
 
 /// Names of members and of the objects around them, without underscores, hyphens and case, the better ones first.
 const NAMES: [(&str, &str, JsonField); 40] = [
@@ -78,8 +81,10 @@ const NAMES: [(&str, &str, JsonField); 40] = [
 #[derive(Debug, Default)]
 pub struct JsonLayouts<'a> {
     known: Vec<JsonLayout<'a>>,
-    /// The place of the oldest one.
-    oldest: usize,
+    /// The place of the next one that has other members: behind these, or that of the oldest one.
+    next: usize,
+    /// What the last object had that has too many values to be known.
+    unknown: JsonEntry<'a>,
 }
 
 /// An object, and where its values are.
@@ -87,10 +92,12 @@ pub struct JsonLayouts<'a> {
 struct JsonLayout<'a> {
     text: &'a [u8],
     values: Vec<KnownValue>,
-    /// The values that may differ: the text from the one before to each, and the rank of its name.
-    parts: Vec<(&'a [u8], Option<usize>)>,
+    /// The values that may differ: the text from the one before to each, and the field it is the best one for.
+    parts: Vec<(&'a [u8], Option<JsonField>)>,
     /// The text behind them.
     end: &'a [u8],
+    /// What is in the last object like this one. The next object changes only what may differ.
+    entry: JsonEntry<'a>,
 }
 
 /// A value that is no object, within the text of its object.
@@ -99,39 +106,30 @@ struct KnownValue {
     start: usize,
     end: usize,
     /// The place of the member's name in `NAMES`.
-    rank: Option<usize>,
-    /// Whether the next object may have another one here: it is of interest, or was another one before.
+    name: Option<usize>,
+    /// Whether it is a text or a number.
+    has_text: bool,
+    /// Whether it has to be read in the next object: an object before had another one, or it has to be decoded.
     may_differ: bool,
 }
 
-/// The best member found for each field: its place in `NAMES`, and its value.
+/// A value as it is written, and the text that it means, where that is a part of it.
+#[derive(Clone, Copy)]
+struct JsonValue<'a> {
+    written: &'a [u8],
+    plain: Option<&'a [u8]>,
+}
+
+/// The best member found for each field.
 #[derive(Debug, Default)]
 pub struct JsonEntry<'a> {
-    fields: [Option<(usize, Cow<'a, [u8]>)>; 5],
+    fields: [Option<Cow<'a, [u8]>>; FIELDS],
 }
 
 impl<'a> JsonEntry<'a> {
-    /// Reads one. `None`: this is not an object with a message.
-    pub fn parse(text: &'a [u8], layouts: &mut JsonLayouts<'a>) -> Option<Self> {
-        let mut scanner = Scanner::new(text);
-        let is_known = layouts.known.iter().any(|layout| {
-            let is_like = scanner.object_like(layout).is_some();
-            if !is_like {
-                scanner = Scanner::new(text);
-            }
-            is_like
-        });
-        if !is_known {
-            scanner.object(b"", 0)?;
-            let values = std::mem::take(&mut scanner.values);
-            layouts.learn(JsonLayout { text: &text[..scanner.at], values, parts: Vec::new(), end: b"" });
-        }
-        scanner.entry.fields[JsonField::Message as usize].is_some().then_some(scanner.entry)
-    }
-
     /// Takes the line in it apart, which follows one with this head, and what `use_it` makes of it.
     pub fn with_line<T>(&self, head: &mut Option<LineHead<'a>>, use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
-        let value = |field: JsonField| self.fields[field as usize].as_ref().map(|(_, value)| value);
+        let value = |field: JsonField| self.fields[field as usize].as_ref();
         let text = |field: JsonField| value(field).map_or(&b""[..], |value| value);
         let (message, program, host) = (text(JsonField::Message), text(JsonField::Program), text(JsonField::Host));
         let message = message.trim_ascii();
@@ -159,14 +157,6 @@ impl<'a> JsonEntry<'a> {
         let process = process.unwrap_or(text(JsonField::Process));
         (!tag.is_empty()).then(|| use_it(&Line { stamp, host, program: tag, process, message }))
     }
-
-    #[inline]
-    fn set(&mut self, rank: usize, value: Cow<'a, [u8]>) {
-        let field = &mut self.fields[NAMES[rank].2 as usize];
-        if field.as_ref().is_none_or(|(known, _)| rank < *known) {
-            *field = Some((rank, value));
-        }
-    }
 }
 
 /// A moment as text, or a number of seconds, milliseconds, microseconds or nanoseconds.
@@ -186,49 +176,144 @@ fn time(value: &[u8]) -> Option<Stamp> {
 }
 
 impl<'a> JsonLayouts<'a> {
-    fn learn(&mut self, mut layout: JsonLayout<'a>) {
-        if layout.values.len() > MAX_VALUES {
-            return;
-        }
-        let known = self.known.iter().position(|known| known.has_members_of(&layout));
-        if let Some(known) = known.map(|at| &self.known[at]) {
-            for (value, before) in layout.values.iter_mut().zip(&known.values) {
-                value.may_differ |=
-                    before.may_differ || known.text[before.start..before.end] != layout.text[value.start..value.end];
-            }
-        }
-        layout.divide();
-        match known {
-            Some(at) => self.known[at] = layout,
-            None if self.known.len() < MAX_LAYOUTS => self.known.push(layout),
+    /// Reads the object that a text begins with, and says how long that is. What is behind its line is not looked at.
+    /// `None`: this is not an object with a message.
+    pub fn read(&mut self, text: &'a [u8]) -> Option<(&JsonEntry<'a>, usize)> {
+        let known = self.known.iter_mut().enumerate().find_map(|(at, layout)| Some((at, layout.read(text)?)));
+        let (entry, length) = match known {
+            Some((at, length)) => (&self.known[at].entry, length),
             None => {
-                self.known[self.oldest] = layout;
-                self.oldest = (self.oldest + 1) % MAX_LAYOUTS;
+                let mut scanner = Scanner::new(text);
+                scanner.object(b"", 0)?;
+                let Scanner { at, values, best, .. } = scanner;
+                let entry = JsonEntry { fields: best.map(|best| best.map(|(_, text)| text)) };
+                (self.learn(&text[..at], values, entry), at)
             }
+        };
+        entry.fields[JsonField::Message as usize].is_some().then_some((entry, length))
+    }
+
+    fn learn(&mut self, text: &'a [u8], mut values: Vec<KnownValue>, entry: JsonEntry<'a>) -> &JsonEntry<'a> {
+        if values.len() > MAX_VALUES {
+            self.unknown = entry;
+            return &self.unknown;
+        }
+        let known = self.known.iter().position(|known| known.has_members_of(text, &values));
+        if let Some(known) = known.map(|at| &self.known[at]) {
+            for (value, before) in values.iter_mut().zip(&known.values) {
+                value.may_differ |=
+                    before.may_differ || known.text[before.start..before.end] != text[value.start..value.end];
+            }
+        }
+        let at = known.unwrap_or(self.next);
+        if known.is_none() {
+            self.next = (self.next + 1) % MAX_LAYOUTS;
+        }
+        let layout = JsonLayout::new(text, values, entry);
+        match self.known.get_mut(at) {
+            Some(known) => *known = layout,
+            None => self.known.push(layout),
+        }
+        &self.known[at].entry
+    }
+}
+
+impl<'a> JsonLayout<'a> {
+    /// Notes what an object like this one is compared with.
+    fn new(text: &'a [u8], values: Vec<KnownValue>, entry: JsonEntry<'a>) -> Self {
+        let (mut parts, mut before) = (Vec::new(), 0);
+        for (place, value) in values.iter().enumerate().filter(|(_, value)| value.may_differ) {
+            let field = value.name.map(|name| NAMES[name].2).filter(|field| best(*field, &values) == Some(place));
+            parts.push((&text[before..value.start], field));
+            before = value.end;
+        }
+        Self { text, values, parts, end: &text[before..], entry }
+    }
+
+    /// Reads an object that differs from this one in nothing but values that may differ, and says how long it is.
+    fn read(&mut self, text: &'a [u8]) -> Option<usize> {
+        let mut rest = text;
+        for (before, field) in &self.parts {
+            rest = rest.strip_prefix(*before)?;
+            let value = JsonValue::parse(rest)?;
+            rest = &rest[value.written.len()..];
+            if let Some(field) = field {
+                let kept = &mut self.entry.fields[*field as usize];
+                match value.plain {
+                    Some(text) => *kept = Some(Cow::Borrowed(text)),
+                    // Where it has no text, another member may be the best one.
+                    None => *kept = Some(value.decoded()?),
+                }
+            }
+        }
+        let rest = rest.strip_prefix(self.end)?;
+        Some(text.len() - rest.len())
+    }
+
+    /// Whether an object has the same text around its values.
+    fn has_members_of(&self, text: &[u8], values: &[KnownValue]) -> bool {
+        self.values.len() == values.len() && around(self.text, &self.values).eq(around(text, values))
+    }
+}
+
+/// The place of the value that is the best one for a field.
+fn best(field: JsonField, values: &[KnownValue]) -> Option<usize> {
+    let of_field = (0..values.len()).filter(|at| values[*at].name.is_some_and(|name| NAMES[name].2 == field));
+    // One that is never a text does not count.
+    of_field.filter(|at| values[*at].has_text || values[*at].may_differ).min_by_key(|at| values[*at].name)
+}
+
+/// What is in an object around its values.
+fn around<'a>(text: &'a [u8], values: &[KnownValue]) -> impl Iterator<Item = &'a [u8]> {
+    let starts = values.iter().map(|value| value.start).chain([text.len()]);
+    let ends = [0].into_iter().chain(values.iter().map(|value| value.end));
+    ends.zip(starts).map(|(end, start)| &text[end..start])
+}
+
+impl<'a> JsonValue<'a> {
+    /// Reads the value that a text begins with. `None`: it begins with an object, with a blank, or with no value.
+    #[inline(always)]
+    fn parse(text: &'a [u8]) -> Option<Self> {
+        match text.first()? {
+            b'"' => {
+                let (inner, has_escapes) = string(text)?;
+                Some(Self { written: &text[..inner.len() + 2], plain: (!has_escapes).then_some(inner) })
+            }
+            // The members of an object may be of interest.
+            b'{' => None,
+            first if is_blank(*first) => None,
+            first => {
+                let written = &text[..length(text, 0)?];
+                Some(Self { written, plain: first.is_ascii_digit().then_some(written) })
+            }
+        }
+    }
+
+    /// The text that one means that is not plain, if it means one.
+    #[inline(never)]
+    fn decoded(self) -> Option<Cow<'a, [u8]>> {
+        match self.written {
+            [b'"', inner @ .., b'"'] => decoded(inner, self.written),
+            // A text as the numbers of its bytes.
+            [b'[', ..] => serde_json::from_slice::<Vec<u8>>(self.written).ok().map(Cow::Owned),
+            _ => None,
         }
     }
 }
 
-impl JsonLayout<'_> {
-    /// Notes what an object like this one is compared with.
-    fn divide(&mut self) {
-        let mut before = 0;
-        for value in self.values.iter().filter(|value| value.may_differ) {
-            self.parts.push((&self.text[before..value.start], value.rank));
-            before = value.end;
+/// What is between the quotes of the string that a text begins with, and whether there are escapes in it.
+#[inline(always)]
+fn string(text: &[u8]) -> Option<(&[u8], bool)> {
+    let (inner, mut end, mut has_escapes) = (text.get(1..)?, 0, false);
+    loop {
+        // A line break is not in a string: what is behind it is of another line.
+        end += find([b'"', b'\\', b'\n'], inner.get(end..)?)?;
+        let (before, behind) = inner.split_at_checked(end)?;
+        match behind {
+            [b'"', ..] => return Some((before, has_escapes)),
+            [b'\\', next, ..] if *next != b'\n' => (end, has_escapes) = (end + 2, true),
+            _ => return None,
         }
-        self.end = &self.text[before..];
-    }
-
-    /// Whether two objects have the same text around their values.
-    fn has_members_of(&self, other: &JsonLayout<'_>) -> bool {
-        self.values.len() == other.values.len() && self.around_values().eq(other.around_values())
-    }
-
-    fn around_values(&self) -> impl Iterator<Item = &[u8]> {
-        let starts = self.values.iter().map(|value| value.start).chain([self.text.len()]);
-        let ends = [0].into_iter().chain(self.values.iter().map(|value| value.end));
-        ends.zip(starts).map(|(end, start)| &self.text[end..start])
     }
 }
 
@@ -237,28 +322,13 @@ struct Scanner<'a> {
     text: &'a [u8],
     at: usize,
     values: Vec<KnownValue>,
-    entry: JsonEntry<'a>,
+    /// The best member found for each field, and the place of its name in `NAMES`.
+    best: [Option<(usize, Cow<'a, [u8]>)>; FIELDS],
 }
 
 impl<'a> Scanner<'a> {
     fn new(text: &'a [u8]) -> Self {
-        Self { text, at: 0, values: Vec::new(), entry: JsonEntry::default() }
-    }
-
-    /// Reads an object that differs from this one in nothing but values that may differ.
-    fn object_like(&mut self, layout: &JsonLayout<'_>) -> Option<()> {
-        for (before, rank) in &layout.parts {
-            self.same(before)?;
-            let first = self.peek()?;
-            // The members of an object may be of interest.
-            (first != b'{').then_some(())?;
-            self.value(first, *rank)?;
-        }
-        self.same(layout.end)
-    }
-
-    fn same(&mut self, text: &[u8]) -> Option<()> {
-        self.text[self.at..].starts_with(text).then(|| self.at += text.len())
+        Self { text, at: 0, values: Vec::new(), best: Default::default() }
     }
 
     fn object(&mut self, parent: &[u8], depth: u32) -> Option<()> {
@@ -269,15 +339,13 @@ impl<'a> Scanner<'a> {
         }
         loop {
             (self.peek()? == b'"').then_some(())?;
-            let (name, _) = self.string()?;
+            let (name, _) = string(&self.text[self.at..])?;
+            self.at += name.len() + 2;
             self.expect(b':')?;
             match self.peek()? {
                 b'{' if depth < MAX_DEPTH => self.object(name, depth + 1)?,
-                first => {
-                    let (start, rank) = (self.at, rank(parent, name));
-                    self.value(first, rank)?;
-                    self.values.push(KnownValue { start, end: self.at, rank, may_differ: rank.is_some() });
-                }
+                b'{' => self.at += length(&self.text[self.at..], 0)?,
+                _ => self.value(place_of(parent, name))?,
             }
             match self.peek()? {
                 b',' => self.at += 1,
@@ -286,90 +354,58 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Reads a value that begins so, and keeps it where it is of interest.
-    #[inline(always)]
-    fn value(&mut self, first: u8, rank: Option<usize>) -> Option<()> {
-        let start = self.at;
-        if first == b'"' {
-            let (text, has_escapes) = self.string()?;
-            if let Some(rank) = rank {
-                match has_escapes {
-                    false => self.entry.set(rank, Cow::Borrowed(text)),
-                    true => decoded(text, &self.text[start..self.at])
-                        .into_iter()
-                        .for_each(|text| self.entry.set(rank, text)),
-                }
+    /// Reads a value, and keeps it where it is the best one for its field so far.
+    fn value(&mut self, name: Option<usize>) -> Option<()> {
+        let (start, value) = (self.at, JsonValue::parse(&self.text[self.at..])?);
+        self.at += value.written.len();
+        let text = name.and_then(|_| value.plain.map(Cow::Borrowed).or_else(|| value.decoded()));
+        let has_text = text.is_some();
+        if let (Some(name), Some(text)) = (name, text) {
+            let best = &mut self.best[NAMES[name].2 as usize];
+            if best.as_ref().is_none_or(|(known, _)| name < *known) {
+                *best = Some((name, text));
             }
-            return Some(());
         }
-        self.skip(0)?;
-        let value = &self.text[start..self.at];
-        match (rank, first) {
-            (Some(rank), b'0'..=b'9') => self.entry.set(rank, Cow::Borrowed(value)),
-            // A text as the numbers of its bytes.
-            (Some(rank), b'[') => {
-                if let Ok(text) = serde_json::from_slice::<Vec<u8>>(value) {
-                    self.entry.set(rank, Cow::Owned(text));
-                }
-            }
-            _ => {}
-        }
+        let may_differ = has_text && value.plain.is_none();
+        self.values.push(KnownValue { start, end: self.at, name, has_text, may_differ });
         Some(())
     }
 
     /// The next byte that is not blank.
-    #[inline]
     fn peek(&mut self) -> Option<u8> {
-        loop {
-            match self.text.get(self.at)? {
-                b' ' | b'\t' | b'\n' | b'\r' | b'\x0c' => self.at += 1,
-                byte => return Some(*byte),
-            }
-        }
+        self.at += self.text[self.at..].iter().position(|byte| !is_blank(*byte))?;
+        Some(self.text[self.at])
     }
 
     fn expect(&mut self, byte: u8) -> Option<()> {
         (self.peek()? == byte).then(|| self.at += 1)
     }
+}
 
-    /// What is between the quotes, and whether there are escapes in it.
-    #[inline(always)]
-    fn string(&mut self) -> Option<(&'a [u8], bool)> {
-        let start = self.at + 1;
-        let (mut at, mut has_escapes) = (start, false);
-        loop {
-            at += find([b'"', b'\\'], self.text.get(at..)?)?;
-            if self.text[at] == b'"' {
-                self.at = at + 1;
-                return Some((&self.text[start..at], has_escapes));
-            }
-            (at, has_escapes) = (at + 2, true);
-        }
-    }
+/// Whether a byte may stand between values. A line break may not: it ends the line.
+fn is_blank(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\x0c')
+}
 
-    /// Goes past a value.
-    fn skip(&mut self, depth: u32) -> Option<()> {
-        match self.peek()? {
-            b'"' => drop(self.string()?),
-            open @ (b'{' | b'[') if depth < MAX_DEPTH * 2 => {
-                let close = if open == b'{' { b'}' } else { b']' };
-                self.at += 1;
-                while self.peek()? != close {
-                    match self.text[self.at] {
-                        b',' | b':' => self.at += 1,
-                        _ => self.skip(depth + 1)?,
-                    }
+/// How long the value is that a text begins with.
+fn length(text: &[u8], depth: u32) -> Option<usize> {
+    match text.first()? {
+        b'"' => Some(string(text)?.0.len() + 2),
+        open @ (b'{' | b'[') if depth < MAX_DEPTH * 2 => {
+            let close = if *open == b'{' { b'}' } else { b']' };
+            let mut at = 1;
+            loop {
+                match text.get(at)? {
+                    byte if *byte == close => return Some(at + 1),
+                    byte if is_blank(*byte) || matches!(byte, b',' | b':') => at += 1,
+                    _ => at += length(&text[at..], depth + 1)?,
                 }
-                self.at += 1;
-            }
-            _ => {
-                let rest = &self.text[self.at..];
-                let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b':' | b' ' | b'\t');
-                let length = rest.iter().position(is_end).unwrap_or(rest.len());
-                (length > 0).then(|| self.at += length)?;
             }
         }
-        Some(())
+        _ => {
+            let is_end = |byte: &u8| matches!(byte, b',' | b'}' | b']' | b':' | b' ' | b'\t' | b'\n');
+            Some(text.iter().position(is_end).unwrap_or(text.len())).filter(|length| *length > 0)
+        }
     }
 }
 
@@ -391,7 +427,7 @@ const fn places(is_first: bool) -> [u64; 256] {
 }
 
 /// The place of a member's name in `NAMES`.
-fn rank(parent: &[u8], key: &[u8]) -> Option<usize> {
+fn place_of(parent: &[u8], key: &[u8]) -> Option<usize> {
     let is_separator = |byte: &u8| matches!(byte, b'_' | b'-' | b'@');
     let (first, last) = (key.iter().find(|byte| !is_separator(byte))?, key.last()?);
     let mut places = BY_FIRST[usize::from(*first)] & BY_LAST[usize::from(*last)];
@@ -449,19 +485,33 @@ mod tests {
     proptest! {
         #[test]
         fn an_object_is_read_the_same_whatever_is_before_it(
-            objects in prop::collection::vec(prop::collection::vec((0..9_usize, 0..8_usize), 0..7), 1..12),
+            objects in prop::collection::vec(prop::collection::vec((0..9_usize, 0..10_usize), 0..7), 1..12),
         ) {
             let names = ["MESSAGE", "_PID", "SYSLOG_PID", "a", "b", "host", "process", "time", "x\\\"y"];
-            let values =
-                ["\"m\"", "\"n\"", "7", "{\"name\":\"c\"}", "{\"name\":\"d\"}", "[1,{}]", "\"\\\\\\n\"", " null "];
+            let values = [
+                "\"m\"", "\"n\"", "7", "{\"name\":\"c\"}", "{\"name\":\"d\"}", "[1,{}]", "[104]", "\"\\\\\\n\"",
+                " null ", "null",
+            ];
             let member = |(name, value): &(usize, usize)| format!("\"{}\":{}", names[*name], values[*value]);
             let object = |members: &Vec<_>| format!("{{{}}}", members.iter().map(member).collect::<Vec<_>>().join(","));
             let objects: Vec<String> = objects.iter().map(object).collect();
             let mut layouts = JsonLayouts::default();
             for object in &objects {
-                let alone = JsonEntry::parse(object.as_bytes(), &mut JsonLayouts::default());
-                let after_others = JsonEntry::parse(object.as_bytes(), &mut layouts);
-                prop_assert_eq!(format!("{after_others:?}"), format!("{alone:?}"));
+                let alone = format!("{:?}", JsonLayouts::default().read(object.as_bytes()));
+                prop_assert_eq!(format!("{:?}", layouts.read(object.as_bytes())), alone);
+            }
+        }
+
+        #[test]
+        fn what_is_behind_a_line_is_not_looked_at(
+            lines in prop::collection::vec("([{]\"MESSAGE\":\"a)?([\\[{\"\\\\,: \r]|}|]|\"[ab]\":|\"MESSAGE\":\"|1){0,9}}?", 1..9),
+        ) {
+            let text = lines.join("\n");
+            let (mut layouts, mut alone, mut at) = (JsonLayouts::default(), JsonLayouts::default(), 0);
+            for line in &lines {
+                let expected = format!("{:?}", alone.read(line.as_bytes()));
+                prop_assert_eq!(format!("{:?}", layouts.read(&text.as_bytes()[at..])), expected);
+                at += line.len() + 1;
             }
         }
     }
@@ -472,7 +522,7 @@ mod tests {
             let moment = line.stamp.seconds * 1000 + i64::from(line.stamp.milliseconds);
             format!("{moment} {} {} {} {}", text(line.host), text(line.program), text(line.process), text(line.message))
         };
-        JsonEntry::parse(text.as_bytes(), &mut JsonLayouts::default())?.with_line(&mut None, show)
+        JsonLayouts::default().read(text.as_bytes())?.0.with_line(&mut None, show)
     }
 
     #[test]

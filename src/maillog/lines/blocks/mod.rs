@@ -15,7 +15,8 @@ use memchr::{memchr, memmem, memrchr};
 use serde::Serialize;
 
 use super::event::{Event, LineKind, Reader};
-use super::json::{JsonEntry, JsonLayouts};
+use super::find::find;
+use super::json::JsonLayouts;
 use super::line::{Line, LineHead};
 use super::servers;
 use super::source::LogInput;
@@ -265,15 +266,13 @@ impl Batch {
         lines.bytes += block.len() as u64;
         let (mut rest, mut before, mut is_last_told) = (block, LinesBefore::default(), false);
         while !rest.is_empty() {
-            let end = memchr(b'\n', rest).unwrap_or(rest.len());
-            let line = &rest[..end];
-            rest = rest.get(end + 1..).unwrap_or(&[]);
             self.length += 1;
-            if line.is_empty() {
+            if let Some(next) = rest.strip_prefix(b"\n") {
+                rest = next;
                 continue;
             }
             lines.all += 1;
-            let kind = before.parse(line, |line| {
+            let (kind, line) = before.parse_first(rest, |line| {
                 if line.program.is_empty() {
                     // syslogd means the line before.
                     if !is_last_told {
@@ -298,6 +297,7 @@ impl Batch {
                 }
                 kind
             });
+            rest = rest.get(line.len() + 1..).unwrap_or(&[]);
             is_last_told = kind == Some(LineKind::Event);
             match kind {
                 Some(LineKind::Event) => {
@@ -334,6 +334,19 @@ pub fn parse<T>(line: &[u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
 }
 
 impl<'a> LinesBefore<'a> {
+    /// The same for the first line of a text, which follows these. Returns the line, too.
+    fn parse_first<T>(&mut self, text: &'a [u8], use_it: impl FnOnce(&Line<'_>) -> T) -> (Option<T>, &'a [u8]) {
+        if text.first() == Some(&b'{')
+            && let Some((entry, length)) = self.layouts.read(text)
+        {
+            // No line break is in the object, and one is mostly behind it.
+            let end = length + find([b'\n'], &text[length..]).unwrap_or(text.len() - length);
+            return (entry.with_line(&mut self.head, use_it), &text[..end]);
+        }
+        let line = &text[..memchr(b'\n', text).unwrap_or(text.len())];
+        (self.parse(line, use_it), line)
+    }
+
     /// The same for a line that follows these.
     fn parse<T>(&mut self, line: &'a [u8], use_it: impl FnOnce(&Line<'_>) -> T) -> Option<T> {
         let mut line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -349,7 +362,7 @@ impl<'a> LinesBefore<'a> {
             // An object may stand behind what other programs put before it.
             object = memchr(b'{', &line[..line.len().min(MAX_PREFIX)])?;
         }
-        JsonEntry::parse(&line[object..], &mut self.layouts)?.with_line(&mut self.head, use_it)
+        self.layouts.read(&line[object..])?.0.with_line(&mut self.head, use_it)
     }
 }
 
