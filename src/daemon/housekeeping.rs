@@ -10,8 +10,8 @@ use tokio_util::task::TaskTracker;
 use crate::config::Config;
 use crate::daemon::notify;
 use crate::daemon::state_file::StateFile;
+use crate::engine::decide::take_back_all_unsent;
 use crate::engine::service::Service;
-use crate::engine::unsent::take_back_all;
 use crate::net::clock::Now;
 use crate::observe::log::Severity;
 
@@ -64,7 +64,7 @@ impl Housekeeping {
             let now = Now::read();
             sweep(&self.service, now).await;
             self.service.sessions.end_silent_messages(now);
-            take_back_all(&self.service, now);
+            take_back_all_unsent(&self.service, now);
             self.service.log.mention_suppressed(now);
             self.service.log.tell_held();
             self.service.sample_rates(now);

@@ -12,12 +12,12 @@ use crate::engine::counting::{leave_out_known, retime};
 use crate::engine::delays::DelayPermit;
 use crate::engine::report::{counted, report, would_refuse};
 use crate::engine::service::{Rules, Service};
-use crate::engine::unsent;
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::attribute::Attribute;
+use crate::policy::message::HeldHits;
 use crate::policy::request::{Request, Stage};
-use crate::policy::{Decision, Door, Effect, LimitChecks, Pass, Plan, Readings, Verdict};
+use crate::policy::{Decision, Door, Effect, LimitChecks, Pass, Plan, Readings, Refund, Verdict};
 use crate::session::{SessionCount, SessionGuard, SessionHandle};
 use crate::store::Store;
 
@@ -101,7 +101,7 @@ impl<'r> Asked<'r, '_> {
             service.limit_use.add_examples(policy, request, now);
         }
         if session.has_unsent() {
-            unsent::take_back(service, rules, session.take_unsent(), now);
+            take_back_unsent(service, rules, session.take_unsent(), now);
         }
         match policy.plan(request, session.record(), now) {
             Plan::Done(mut decision) => ControlFlow::Break(self.finish(session, &mut decision)),
@@ -156,6 +156,24 @@ pub fn apply(service: &Service, rules: &Rules, decision: &Decision<'_>, request:
             Effect::WouldRefuse(refusal) => would_refuse(service, refusal, now),
             Effect::Violation(violation) => rules.store.violated(violation, request, &service.log, now),
             Effect::Refund(refund) => rules.store.take_back(refund, now),
+        }
+    }
+}
+
+/// Takes back all hits for recipients of messages that are not sent. `session::unsent` finds out which messages those
+/// are.
+pub fn take_back_all_unsent(service: &Service, now: Now) {
+    take_back_unsent(service, &service.rules.load(), service.sessions.take_unsent(), now);
+}
+
+/// Takes hits back, if the limit that counted them and the window still exist.
+#[cold]
+fn take_back_unsent(service: &Service, rules: &Rules, hits: Vec<HeldHits>, now: Now) {
+    for hit in hits.into_iter().filter(|hit| hit.lasts(now)) {
+        let HeldHits { limit, part, kind, amount, passed, .. } = hit;
+        if let Some(limit) = rules.policy.limits().iter().find(|one| one.id == limit) {
+            service.daily.take_back(limit.id, &part, passed, now);
+            rules.store.take_back(&Refund { limit, part, kind, amount }, now);
         }
     }
 }

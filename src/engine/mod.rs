@@ -16,6 +16,5 @@ pub mod reset;
 pub mod service;
 pub mod target;
 pub mod top_keys;
-pub mod unsent;
 
 pub use service::ServiceSettings;

@@ -17,10 +17,9 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::Decoder;
 
-use crate::engine::decide::{decide, decide_at_once};
+use crate::engine::decide::{decide, decide_at_once, take_back_all_unsent};
 use crate::engine::delays::DelayPermit;
 use crate::engine::service::Service;
-use crate::engine::unsent::take_back_all;
 use crate::listener::Peer;
 use crate::net::clock::Now;
 use crate::net::shutdown::{Shutdown, ShutdownListener};
@@ -83,7 +82,7 @@ where
         }
         let now = Now::read();
         self.session.close(self.state.answered, now);
-        take_back_all(service, now);
+        take_back_all_unsent(service, now);
         None
     }
 

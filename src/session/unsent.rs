@@ -1,5 +1,5 @@
 //! Messages that end before they are sent, whose recipients then do not count: finds them, and the hits that go back.
-//! `engine::unsent` takes the hits back from the store.
+//! `engine::decide` takes the hits back from the store.
 //!
 //! Postfix does not tell that a client gave up a message. What comes after it shows
 //! that: another message, another session, the end of the policy connection, or no

@@ -5,12 +5,11 @@ use std::sync::Arc;
 
 use bytes::BytesMut;
 use connshaper::config::Config;
-use connshaper::engine::decide::decide;
+use connshaper::engine::decide::{decide, take_back_all_unsent};
 use connshaper::engine::delays::DelayPermit;
 use connshaper::engine::service::Service;
 use connshaper::engine::sessionless::{CountMode, count_login, decide_sessionless};
 use connshaper::engine::top_keys::TopKeys;
-use connshaper::engine::unsent::take_back_all;
 use connshaper::net::clock::Now;
 use connshaper::observe::log::{Log, Severity};
 use connshaper::policy::key::KeyPart;
@@ -125,7 +124,7 @@ impl Simulation {
         let now = Now::simulated(self.now);
         let _guard = self.runtime.enter();
         self.service.sessions.end_silent_messages(now);
-        take_back_all(&self.service, now);
+        take_back_all_unsent(&self.service, now);
         let rules = self.service.rules.load();
         self.service.limit_use.conclude(&rules.policy, &self.service.log);
     }
