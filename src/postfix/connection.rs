@@ -201,7 +201,8 @@ where
         let rules = service.rules.load_full();
         let now = Now::read();
         let (verdict, permit) = decide(service, &rules, &mut self.session, request, now).await;
-        (self.state.output, self.state.due) = reply(&verdict, permit, request, now);
+        self.state.output = ReplyBytes::new(&verdict, request, now);
+        self.state.due = due_at(&verdict, permit);
     }
 }
 
@@ -270,39 +271,28 @@ impl ConnectionState {
         let Self { output, due, begun, decoder, .. } = self;
         let next = decoder.read(input, |request, length| {
             *begun = None;
-            match answer_at_once(service, session, request) {
-                Some(reply) => {
-                    (*output, *due) = reply;
-                    (NextRequest::Answered, length)
+            add(&service.statistics.queries, 1);
+            let rules = service.rules.load();
+            if !rules.store.waits() {
+                let now = Now::read();
+                if let Some((verdict, permit)) = decide_at_once(service, &rules, session, request, now) {
+                    *output = ReplyBytes::new(&verdict, request, now);
+                    *due = due_at(&verdict, permit);
+                    return (NextRequest::Answered, length);
                 }
-                None => (NextRequest::Waits(Box::new(request.to_owned())), length),
             }
+            (NextRequest::Waits(Box::new(request.to_owned())), length)
         });
         Ok(next?.unwrap_or((NextRequest::Incomplete, 0)))
     }
 }
 
-/// The reply to a request, and when it is to be sent if not at once, with the permit for the delay.
-type DueReply = (ReplyBytes, Option<(Instant, DelayPermit)>);
-
-/// Answers where the store counts in this process. `None`: there is something to wait for.
-fn answer_at_once(service: &Service, session: &mut SessionHandle, request: &Request<'_>) -> Option<DueReply> {
-    add(&service.statistics.queries, 1);
-    let rules = service.rules.load();
-    if rules.store.waits() {
-        return None;
-    }
-    let now = Now::read();
-    let (verdict, permit) = decide_at_once(service, &rules, session, request, now)?;
-    Some(reply(&verdict, permit, request, now))
-}
-
-fn reply(verdict: &Verdict<'_>, permit: Option<DelayPermit>, request: &Request, now: Now) -> DueReply {
-    let due = match verdict {
+/// When an answer is to be sent, if not at once, with the permit for the delay.
+fn due_at(verdict: &Verdict<'_>, permit: Option<DelayPermit>) -> Option<(Instant, DelayPermit)> {
+    match verdict {
         Verdict::Delay(wait) => permit.map(|permit| (Instant::now() + wait.time, permit)),
         _ => None,
-    };
-    (ReplyBytes::new(verdict, request, now), due)
+    }
 }
 
 /// Postfix reads an answer at once. A peer that does not is not Postfix, or is dead.
