@@ -429,7 +429,8 @@ fn scope(limit: &Limit, part: &KeyPart, request: &Request) -> Option<Scope> {
 /// Whether a request meets the conditions of a limit, and has the recipient if `unless` needs it.
 #[inline]
 fn is_about(limit: &Limit, request: &Request) -> bool {
-    limit.conditions.hold(request) && !is_recipient_missing(limit, request)
+    // Most limits have no conditions.
+    limit.conditions.is_empty() || limit.conditions.hold(request) && !is_recipient_missing(limit, request)
 }
 
 /// Whether `unless` excludes some recipients, and the request does not say which one it is about. Postfix names
