@@ -5,12 +5,13 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{IpAddr, Ipv6Addr, TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpStream, ToSocketAddrs};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use smallvec::SmallVec;
 use thiserror::Error;
 
 /// Where a stream socket is.
@@ -25,6 +26,17 @@ pub enum Address {
     },
     /// The absolute path of a Unix-domain socket.
     Unix(PathBuf),
+}
+
+/// The text of an address, at most 15 bytes. `Display` makes the same with a thousand instructions.
+pub fn ipv4_text(address: Ipv4Addr) -> SmallVec<[u8; 16]> {
+    let mut text = SmallVec::new();
+    for octet in address.octets() {
+        text.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
+        text.push(b'.');
+    }
+    text.pop();
+    text
 }
 
 /// Something to read from and write to.
@@ -190,6 +202,13 @@ mod tests {
     fn addresses_read_back_as_they_are_written() {
         for text in ["inet:127.0.0.1:10040", "inet:[::1]:25", "inet:mx.example.org:1", "unix:/run/x"] {
             assert_eq!(text.parse::<Address>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn the_text_of_an_address_is_what_display_makes() {
+        for address in [[0, 0, 0, 0], [192, 0, 2, 1], [10, 99, 100, 9], [255, 255, 255, 255]].map(Ipv4Addr::from) {
+            assert_eq!(ipv4_text(address), SmallVec::<[u8; 16]>::from_slice(address.to_string().as_bytes()));
         }
     }
 

@@ -20,6 +20,7 @@ use super::key_field::KeyField;
 use super::limit::{self, CountKind, Limit};
 use super::request::Request;
 use super::spelling::Spellings;
+use crate::net::address::ipv4_text;
 use crate::net::netblock::mask;
 
 /// The longest key that memcached takes, in bytes. Other stores take longer ones.
@@ -112,6 +113,10 @@ impl Key<'_> {
         output.write_str(&self.limit.key_prefix)?;
         match self.part {
             KeyPart::Text(text) if text.len() > MAX_PART => output.write_str(&digest(text))?,
+            KeyPart::Client { address: IpAddr::V4(address), prefix_length: 32 } => {
+                let text = ipv4_text(*address);
+                output.write_str(str::from_utf8(&text).expect("digits and dots"))?;
+            }
             part => write!(output, "{part}")?,
         }
         match self.kind {

@@ -11,6 +11,7 @@ use std::ops::Range;
 
 use wide::u8x16;
 
+use crate::net::address::ipv4_text;
 use crate::policy::attribute::Attribute;
 use crate::policy::door::Door;
 use serde::{Deserialize, Serialize};
@@ -172,13 +173,7 @@ impl<'b> Request<'b> {
     ) -> Request<'static> {
         let mut block = Vec::with_capacity(USUAL_BLOCK);
         match client {
-            // By hand: `Display` costs a thousand instructions.
-            Some(IpAddr::V4(client)) => {
-                for (place, octet) in client.octets().into_iter().enumerate() {
-                    block.extend_from_slice(if place > 0 { b"." } else { b"" });
-                    block.extend_from_slice(itoa::Buffer::new().format(octet).as_bytes());
-                }
-            }
+            Some(IpAddr::V4(client)) => block.extend_from_slice(&ipv4_text(client)),
             Some(IpAddr::V6(client)) => write!(block, "{client}").expect("a vector grows as needed"),
             None => {}
         }
