@@ -146,8 +146,10 @@ fn output_script(batch: &[&RedisCommand], whole: bool, output: &mut Pipeline) {
     for one in batch {
         call.arg(&one.key[..]);
     }
-    for one in batch {
-        one.write_arguments(&mut call);
+    // Most are alike, and their arguments are sent once.
+    for alike in batch.chunk_by(|one, next| (one.command, one.exptime) == (next.command, next.exptime)) {
+        call.arg(alike.len());
+        alike[0].write_arguments(&mut call);
     }
     output.add_command(call);
 }
@@ -161,19 +163,26 @@ pub fn text_of(error: &ServerError) -> String {
 }
 
 fn of_script(commands: usize, value: Value) -> Option<Vec<RedisReply>> {
-    let values = match value {
-        Value::Array(values) if values.len() == 3 * commands => values,
+    let mut values = match value {
+        Value::Array(values) => values.into_iter(),
         Value::ServerError(error) => return Some(vec![RedisReply::Refused(text_of(&error)); commands]),
         _ => return None,
     };
-    let triple = |values: &[Value]| match values {
-        [Value::Int(0), text, _] => Some(RedisReply::Refused(text_in(text))),
-        [Value::Int(1), Value::Int(count), Value::Int(left)] => Some(counted(*count, *left)),
-        [Value::Int(2), ..] => Some(RedisReply::Reply(CounterReply::Done)),
-        [Value::Int(3), ..] => Some(RedisReply::Reply(CounterReply::NotDone)),
-        _ => None,
+    let Value::BulkString(pairs) = values.next()? else { return None };
+    let errors = values.as_slice();
+    let reply = |pair: &[[u8; 8]; 2]| {
+        let [count, left] = pair.map(i64::from_le_bytes);
+        Some(match left {
+            -4 => RedisReply::Refused(text_in(errors.get(usize::try_from(count).ok()?.checked_sub(1)?)?)),
+            -3 => RedisReply::Reply(CounterReply::NotDone),
+            -2 => RedisReply::Reply(CounterReply::Done),
+            left => counted(count, left),
+        })
     };
-    values.chunks_exact(3).map(triple).collect()
+    let (numbers, rest) = pairs.as_chunks();
+    let (pairs, odd) = numbers.as_chunks();
+    let is_whole = rest.is_empty() && odd.is_empty() && pairs.len() == commands;
+    is_whole.then(|| pairs.iter().map(reply).collect()).flatten()
 }
 
 fn text_in(value: &Value) -> String {

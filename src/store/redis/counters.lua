@@ -1,41 +1,54 @@
 -- Commands for counters, each on its own and all in one step.
--- KEYS: the counter of each command. ARGV: for each its name, and what it takes; times are in milliseconds.
--- Answers three values for each: 1, the count and the milliseconds left; 2: done; 3: not done; 0 and what is wrong.
-local answers, place = {}, 0
+-- KEYS: the counter of each command. ARGV: how many of them have the next command, its name, and what it takes; then the
+-- same for the commands after those. Times are in milliseconds.
+-- Answers an array. First is a string of two little-endian 64-bit integers for each command: the count and the
+-- milliseconds left (-1: no expiry); or any number and -2: done, -3: not done; or which of the errors, which are the
+-- rest of the array, and -4.
+local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
+local replies, size, errors, place = {}, 0, {}, 0
 
 local function take()
     place = place + 1
     return ARGV[place]
 end
 
-local function answer(code, one, other)
-    answers[#answers + 1] = code
-    answers[#answers + 1] = one or 0
-    answers[#answers + 1] = other or 0
+local function answer(count, left)
+    replies[size + 1] = count
+    replies[size + 2] = left
+    size = size + 2
 end
 
 local function wrong(result)
     return type(result) == 'table' and result.err
 end
 
+local function answer_error(text)
+    errors[#errors + 1] = text
+    answer(#errors, -4)
+end
+
+local function answer_done(is_done)
+    answer(0, is_done and -2 or -3)
+end
+
 local function done(result)
     if wrong(result) then
-        return answer(0, result.err)
+        return answer_error(result.err)
     end
-    return answer((result == false or result == 0) and 3 or 2)
+    answer_done(result ~= false and result ~= 0)
 end
 
 local NOT_A_NUMBER = 'ERR value is not an integer or out of range'
 
 -- The number of a counter. Nil: there is none, or it is wrong, which is answered.
 local function number(key)
-    local value = redis.pcall('GET', key)
+    local value = pcall('GET', key)
     if wrong(value) then
-        answer(0, value.err)
+        answer_error(value.err)
     elseif not value then
-        answer(3)
+        answer_done(false)
     elseif not tonumber(value) then
-        answer(0, NOT_A_NUMBER)
+        answer_error(NOT_A_NUMBER)
     else
         return tonumber(value)
     end
@@ -48,29 +61,29 @@ local function count_of(entry)
 end
 
 local function now()
-    local time = redis.call('TIME')
+    local time = call('TIME')
     return time[1] * 1000 + math.floor(time[2] / 1000)
 end
 
 local function set_sum(key, sum)
-    redis.call('ZADD', key, -1 - sum, 'sum')
+    call('ZADD', key, -1 - sum, 'sum')
 end
 
 -- Leaves out what ended, and what ends too late because the clock was set back. Returns the sum of the rest.
 local function current(key, moment, expiry)
-    local sum = redis.pcall('ZSCORE', key, 'sum')
+    local sum = pcall('ZSCORE', key, 'sum')
     if wrong(sum) then
-        answer(0, sum.err)
+        answer_error(sum.err)
         return nil
     end
     sum = sum and -1 - tonumber(sum) or 0
     for _, range in ipairs({ { 0, moment }, { '(' .. (moment + expiry + 1000), '+inf' } }) do
-        local gone = redis.call('ZRANGEBYSCORE', key, range[1], range[2])
+        local gone = call('ZRANGEBYSCORE', key, range[1], range[2])
         if #gone > 0 then
             for _, entry in ipairs(gone) do
                 sum = sum - count_of(entry)
             end
-            redis.call('ZREMRANGEBYSCORE', key, range[1], range[2])
+            call('ZREMRANGEBYSCORE', key, range[1], range[2])
             set_sum(key, sum)
         end
     end
@@ -81,7 +94,7 @@ end
 local function until_one_fits(key, kept, threshold, moment)
     local surplus, left, index = kept - threshold + 1, 0, 1
     while surplus > 0 do
-        local oldest = redis.call('ZRANGE', key, index, index, 'WITHSCORES')
+        local oldest = call('ZRANGE', key, index, index, 'WITHSCORES')
         if not oldest[1] then
             break
         end
@@ -92,60 +105,76 @@ local function until_one_fits(key, kept, threshold, moment)
     return left
 end
 
+-- Each takes its arguments, and returns what does it to a key.
 local commands = {}
 
-function commands.hit(key)
+function commands.hit()
     local amount, expiry = take(), take()
-    local count = redis.pcall('INCRBY', key, amount)
-    if wrong(count) then
-        return answer(0, count.err)
-    end
-    local left = redis.call('PTTL', key)
-    if left < 0 then
-        redis.call('PEXPIRE', key, expiry)
-        left = tonumber(expiry)
-    end
-    answer(1, count, left)
-end
-
-function commands.read(key)
-    local count = number(key)
-    if count then
-        answer(1, count, redis.call('PTTL', key))
-    end
-end
-
-function commands.back(key)
-    local amount = tonumber(take())
-    local count = number(key)
-    if count then
-        if count > 0 then
-            redis.call('DECRBY', key, math.min(amount, count))
+    local whole = tonumber(expiry)
+    return function(key)
+        local count = pcall('INCRBY', key, amount)
+        if type(count) == 'table' then
+            return answer_error(count.err)
         end
-        answer(2)
+        local left = call('PTTL', key)
+        if left < 0 then
+            call('PEXPIRE', key, expiry)
+            left = whole
+        end
+        answer(count, left)
     end
 end
 
-function commands.add(key)
+function commands.read()
+    return function(key)
+        local count = number(key)
+        if count then
+            answer(count, call('PTTL', key))
+        end
+    end
+end
+
+function commands.back()
+    local amount = tonumber(take())
+    return function(key)
+        local count = number(key)
+        if count then
+            if count > 0 then
+                call('DECRBY', key, math.min(amount, count))
+            end
+            answer_done(true)
+        end
+    end
+end
+
+function commands.add()
     local count, expiry = take(), take()
-    done(redis.pcall('SET', key, count, 'PX', expiry, 'NX'))
+    return function(key)
+        done(pcall('SET', key, count, 'PX', expiry, 'NX'))
+    end
 end
 
-function commands.replace(key)
+function commands.replace()
     local count, expiry = take(), take()
-    done(redis.pcall('SET', key, count, 'PX', expiry, 'XX'))
+    return function(key)
+        done(pcall('SET', key, count, 'PX', expiry, 'XX'))
+    end
 end
 
-function commands.touch(key)
-    done(redis.pcall('PEXPIRE', key, take()))
+function commands.touch()
+    local expiry = take()
+    return function(key)
+        done(pcall('PEXPIRE', key, expiry))
+    end
 end
 
-function commands.delete(key)
-    done(redis.pcall('DEL', key))
+function commands.delete()
+    return function(key)
+        done(pcall('DEL', key))
+    end
 end
 
-function commands.slide(key)
-    local amount, expiry, threshold, keeps = tonumber(take()), tonumber(take()), tonumber(take()), take() == '1'
+local function slide(key, amount, expiry, threshold, keeps)
     local moment = now()
     local before = current(key, moment, expiry)
     if not before then
@@ -154,61 +183,80 @@ function commands.slide(key)
     local count = before + amount
     if amount == 0 then
         if before == 0 then
-            return answer(3)
+            return answer_done(false)
         end
-        return answer(1, before, until_one_fits(key, before, threshold, moment))
+        return answer(before, until_one_fits(key, before, threshold, moment))
     end
     if count > threshold and not keeps then
-        return answer(1, count, until_one_fits(key, before, threshold, moment))
+        return answer(count, until_one_fits(key, before, threshold, moment))
     end
     local ends, number_there = moment + expiry, amount
-    local there = redis.call('ZRANGEBYSCORE', key, ends, ends)[1]
+    local there = call('ZRANGEBYSCORE', key, ends, ends)[1]
     if there then
         number_there = number_there + count_of(there)
-        redis.call('ZREM', key, there)
+        call('ZREM', key, there)
     end
-    redis.call('ZADD', key, ends, string.format('%.0f:%d', ends, number_there))
+    call('ZADD', key, ends, string.format('%.0f:%d', ends, number_there))
     -- Without the oldest hits it is still over as long as they would be in the window.
     local kept = count
     while kept > threshold do
-        local oldest = redis.call('ZRANGE', key, 1, 1)[1]
+        local oldest = call('ZRANGE', key, 1, 1)[1]
         if not oldest or kept - count_of(oldest) <= threshold then
             break
         end
         kept = kept - count_of(oldest)
-        redis.call('ZREM', key, oldest)
+        call('ZREM', key, oldest)
     end
     set_sum(key, kept)
-    redis.call('PEXPIRE', key, expiry + 1000)
-    answer(1, count, until_one_fits(key, kept, threshold, moment))
+    call('PEXPIRE', key, expiry + 1000)
+    answer(count, until_one_fits(key, kept, threshold, moment))
 end
 
-function commands.slideback(key)
-    local amount, expiry = tonumber(take()), tonumber(take())
+function commands.slide()
+    local amount, expiry, threshold, keeps = tonumber(take()), tonumber(take()), tonumber(take()), take() == '1'
+    return function(key)
+        slide(key, amount, expiry, threshold, keeps)
+    end
+end
+
+local function slide_back(key, amount, expiry)
     local sum = current(key, now(), expiry)
     if not sum then
         return
     end
     local before = amount
     while amount > 0 and sum > 0 do
-        local newest = redis.call('ZRANGE', key, -1, -1, 'WITHSCORES')
+        local newest = call('ZRANGE', key, -1, -1, 'WITHSCORES')
         local there = newest[1]
         if not there or there == 'sum' then
             break
         end
         local less = math.min(count_of(there), amount)
-        redis.call('ZREM', key, there)
+        call('ZREM', key, there)
         if less < count_of(there) then
             local ends = tonumber(newest[2])
-            redis.call('ZADD', key, ends, string.format('%.0f:%d', ends, count_of(there) - less))
+            call('ZADD', key, ends, string.format('%.0f:%d', ends, count_of(there) - less))
         end
         amount, sum = amount - less, sum - less
         set_sum(key, sum)
     end
-    answer(amount < before and 2 or 3)
+    answer_done(amount < before)
 end
 
-for index, key in ipairs(KEYS) do
-    commands[take()](key)
+function commands.slideback()
+    local amount, expiry = tonumber(take()), tonumber(take())
+    return function(key)
+        slide_back(key, amount, expiry)
+    end
 end
-return answers
+
+local index = 0
+while index < #KEYS do
+    local last = index + take()
+    local command = commands[take()]()
+    while index < last do
+        index = index + 1
+        command(KEYS[index])
+    end
+end
+return { struct.pack('<' .. string.rep('i8', size), unpack(replies)), unpack(errors) }
