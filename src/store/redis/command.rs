@@ -413,6 +413,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn answers_of_the_script_are_two_numbers_for_each_command() {
+        let key = KeyText::from_slice(b"connshaper:192.0.2.1");
+        let one = RedisCommand { key, command: CounterCommand::Hit(1), exptime: 60, unix_ms: 0, asking: false };
+        let answered = |pairs: &[i64], errors: &[&str]| {
+            let numbers = pairs.iter().flat_map(|number| number.to_le_bytes()).collect();
+            let texts = errors.iter().map(|text| Value::BulkString(text.as_bytes().to_vec()));
+            let values = std::iter::once(Value::BulkString(numbers)).chain(texts).collect();
+            read(&[&one, &one], CommandForm::Script { whole: false }, true, vec![Value::Array(values)])
+        };
+        let count = |count, left| RedisReply::Reply(CounterReply::Count { count, left });
+        let refused = RedisReply::Refused("OOM".to_owned());
+        assert_eq!(answered(&[3, 1001, -1, -1], &[]), Some(vec![count(3, Some(2)), count(0, None)]));
+        let done = [CounterReply::Done, CounterReply::NotDone].map(RedisReply::Reply);
+        assert_eq!(answered(&[0, -2, 0, -3], &[]), Some(done.to_vec()));
+        assert_eq!(answered(&[1 << 40, 1, 1, -4], &["OOM"]), Some(vec![count(u32::MAX, Some(1)), refused]));
+        // Not what was asked.
+        for wrong in [&[3, 1000][..], &[3, 1000, 1], &[3, 1000, 1, 1000, 1, 1000], &[1, 1000, 2, -4], &[1, 1000, 0, -4]]
+        {
+            assert_eq!(answered(wrong, &["OOM"]), None);
+        }
+    }
+
+    #[test]
     fn errors_in_a_script_are_those_of_the_commands_whatever_the_version() {
         for text in ["MISCONF Redis is", "-MISCONF Redis is", "@user_script: 99: @user_script: 99: -MISCONF Redis is"] {
             assert_eq!(error_in_script(text), "MISCONF Redis is", "{text}");
