@@ -12,7 +12,9 @@ use crate::faults_store::{
 };
 use crate::support::load::{RULES, Row, under_load};
 use crate::support::redis::RIGHTS;
-use crate::support::{Daemon, Dir, Fault, Gate, Namespace, Policy, Redis, RedisCluster, Sentinel, statistic, until};
+use crate::support::{
+    Daemon, Dir, Fault, Gate, Namespace, Policy, Redis, RedisCluster, Sentinel, request, statistic, until,
+};
 
 fn daemon(store: &str) -> Daemon {
     Daemon::start(&format!("{RULES}{store}"))
@@ -101,6 +103,25 @@ fn a_slow_redis_within_store_timeout_counts_everything() {
 }
 
 #[test]
+fn a_request_does_not_wait_for_the_answers_to_others() {
+    let (redis, gate, daemon) = gated("store_timeout = \"5s\"\n");
+    let counted = |client: &str| redis.value(&format!("connshaper:{client}")).as_deref() == Some("1");
+    let mut policies = [(); 3].map(|()| Policy::connect(daemon.endpoint()));
+    assert_eq!(policies[0].connected("198.51.100.9", 1), "DUNNO");
+    until("a connection", || counted("198.51.100.9").then_some(()));
+    gate.set(Fault::Held);
+    for (number, policy) in policies.iter_mut().enumerate() {
+        let client = format!("198.51.100.{number}");
+        policy.send(request(&[&format!("client_address={client}"), "protocol_state=CONNECT"]));
+        until("a count", || counted(&client).then_some(()));
+    }
+    gate.set(Fault::None);
+    for policy in &mut policies {
+        assert_eq!(policy.answer().as_deref(), Some("action=DUNNO"));
+    }
+}
+
+#[test]
 fn a_half_closed_connection_to_redis_delays_no_answer() {
     let (_redis, gate, daemon) = gated("");
     let seen = outage(&daemon, || gate.set(Fault::HalfClosed), || gate.set(Fault::None));
@@ -109,7 +130,7 @@ fn a_half_closed_connection_to_redis_delays_no_answer() {
 
 #[test]
 fn a_redis_with_invalid_answers_delays_no_answer() {
-    for nonsense in ["HTTP/1.1 400 Bad Request\r\n\r\n", ":4\r\n", "*3\r\n:1\r\n:4000000000\r\n$1\r\nx\r\n"] {
+    for nonsense in ["HTTP/1.1 400 Bad Request\r\n\r\n", ":4\r\n", "*1\r\n$3\r\n123\r\n", "*1\r\n$-1\r\n"] {
         let (_redis, gate, daemon) = gated("");
         let seen = outage(&daemon, || gate.set(Fault::Nonsense(nonsense)), || gate.set(Fault::None));
         conclude("redis nonsense", &daemon, &seen);

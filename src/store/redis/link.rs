@@ -184,6 +184,16 @@ impl Link {
         }
     }
 
+    /// A future that sends commands when it is first polled, and returns the answers like [`ask`](Self::ask). Nothing is
+    /// sent or read unless [`closed`](Self::closed) is polled as well. Of several such futures the first is done first.
+    pub fn send(&self, pipeline: Pipeline) -> impl Future<Output = Result<Vec<Value>, String>> + Send + 'static {
+        let mut connection = self.connection.clone();
+        async move {
+            let values = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
+            values.map_err(|error| explain(&error))
+        }
+    }
+
     /// Returns when the connection has ended.
     pub async fn closed(&mut self) -> &'static str {
         (&mut self.driver).await;

@@ -1,12 +1,15 @@
 //! One server: its connection, its deadlines, and whether it is down.
 //!
-//! All commands that wait go out together, and the next ones wait for the answers. A command that was given up keeps
+//! All commands that wait go out together, whether or not those before are answered. A command that was given up keeps
 //! its place until its late answer is read: none ever gets the count of another.
 
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesOrdered;
 use redis::{Pipeline, Value};
 use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
@@ -27,6 +30,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Commands that travel together at most: so many keep a server from others for less than a millisecond.
 const TOGETHER: usize = 128;
+
+/// Batches without an answer at most, after which commands wait. A server at a distance has several on their way.
+const BATCHES: usize = 8;
 
 type Pending = PendingCommand<RedisCommand>;
 
@@ -66,51 +72,60 @@ impl Node {
         self.connector.open_for_counters(&server).await
     }
 
-    /// Has a batch answered. `Err`: the connection is of no more use.
-    async fn exchange(&self, link: &mut Link, flight: &mut Vec<Pending>, failures: &mut u32) -> Result<(), Broken> {
-        let (form, together) = (link.form, self.cluster.is_none());
-        let asks = link.census.is_some_and(|due| due <= Instant::now());
-        let commands: Vec<RedisCommand> = flight.iter().map(|pending| pending.command.clone()).collect();
-        let commands: Vec<&RedisCommand> = commands.iter().collect();
+    /// Makes a batch of the commands that wait, with a request for statistics if that is due. Returns it with the future
+    /// that sends it and waits for the answers.
+    fn send(&self, link: &Link) -> (SentBatch, impl Future<Output = Result<Vec<Value>, String>> + Send + 'static) {
+        let pending = self.queue.take(TOGETHER);
+        let commands: Vec<&RedisCommand> = pending.iter().map(|pending| &pending.command).collect();
         let mut pipeline = Pipeline::new();
-        let answers = if flight.is_empty() { 0 } else { write(&commands, form, together, &mut pipeline) };
-        if asks {
+        let answers = if commands.is_empty() { 0 } else { write(&commands, link.form, self.together(), &mut pipeline) };
+        let has_census = link.census.is_some_and(|due| due <= Instant::now());
+        if has_census {
             losses::ask(&mut pipeline);
         }
-        let mut values = self.wait(link, &pipeline, pipeline.len(), flight, failures).await?;
+        (SentBatch { pending, form: link.form, answers, has_census }, link.send(pipeline))
+    }
+
+    /// Gives each command of a batch its answer. `Err`: the connection is of no more use.
+    fn answered(
+        &self,
+        batch: SentBatch,
+        mut values: Vec<Value>,
+        link: &mut Link,
+        failures: &mut u32,
+    ) -> Result<(), Broken> {
+        let SentBatch { pending, form, answers, has_census } = batch;
         // An answer that comes too late is none.
-        if flight.is_empty() || flight.iter().any(PendingCommand::is_open) {
+        if pending.is_empty() || pending.iter().any(PendingCommand::is_open) {
             *failures = 0;
         }
-        if asks {
+        if has_census {
             let told = values.split_off(answers.min(values.len()));
             link.census = self.take_census(&told).then(|| Instant::now() + CENSUS_INTERVAL);
         }
-        if flight.is_empty() {
+        if pending.is_empty() {
             return Ok(());
         }
         if form == (CommandForm::Script { whole: true }) {
             link.form = CommandForm::Script { whole: false };
         }
-        let answers = read(&commands, form, together, values).ok_or_else(|| Broken::useless(NONSENSE.to_owned()))?;
-        if answers.len() != flight.len() {
-            return Err(Broken::useless(NONSENSE.to_owned()));
-        }
+        let commands: Vec<&RedisCommand> = pending.iter().map(|pending| &pending.command).collect();
+        let replies = read(&commands, form, self.together(), values);
+        let replies = replies.filter(|replies| replies.len() == pending.len());
+        let replies = replies.ok_or_else(|| Broken::useless(NONSENSE.to_owned()))?;
         let now = Instant::now();
         let mut unusable = None;
-        for (pending, answer) in flight.drain(..).zip(answers) {
+        for (mut pending, reply) in pending.into_iter().zip(replies) {
             self.queue.observe(&pending, now);
-            match answer {
+            match reply {
                 RedisReply::Reply(reply) => {
                     if let Some(more) = pending.command.follow_up(form, reply) {
                         self.queue.submit_own(more);
                     }
-                    let mut pending = pending;
                     pending.finish(Ok(reply));
                 }
                 RedisReply::Below(amount) => {
                     self.queue.submit_own(pending.command.give_back(amount));
-                    let mut pending = pending;
                     pending.finish(Ok(CounterReply::Done));
                 }
                 RedisReply::Refused(text) => {
@@ -121,6 +136,11 @@ impl Node {
             }
         }
         unusable.map_or(Ok(()), |text| Err(Broken::useless(text)))
+    }
+
+    /// Whether one call of the script does all commands of a batch. In a cluster the keys are in different slots.
+    fn together(&self) -> bool {
+        self.cluster.is_none()
     }
 
     fn cluster(&self) -> Option<Arc<Cluster>> {
@@ -138,33 +158,6 @@ impl Node {
     fn take_census(&self, told: &[Value]) -> bool {
         let topology = &self.connector.config.topology;
         lock(&self.losses).take(told, self.server.database, topology, &self.queue.server)
-    }
-
-    /// Waits for answers, and gives up commands meanwhile whose time is over.
-    async fn wait(
-        &self,
-        link: &mut Link,
-        pipeline: &Pipeline,
-        answers: usize,
-        flight: &mut [Pending],
-        failures: &mut u32,
-    ) -> Result<Vec<Value>, Broken> {
-        let mut asked = pin!(link.ask(pipeline, answers));
-        loop {
-            let deadline = self.queue.deadline(flight.iter());
-            let timer = sleep_until(deadline.unwrap_or_else(|| Instant::now() + CONNECT_TIMEOUT));
-            tokio::select! {
-                biased;
-                values = &mut asked => return values.map_err(|cause| Broken { closed: true, cause }),
-                () = self.queue.wait_for_work() => {}
-                () = timer => {
-                    *failures += self.queue.expire(flight.iter_mut(), Instant::now());
-                    if *failures >= FAILURES {
-                        return Err(Broken::useless(self.queue.server.unanswered_cause(*failures)));
-                    }
-                }
-            }
-        }
     }
 
     /// Does what follows when a server refuses a command. Returns whether it refuses all of them.
@@ -200,6 +193,17 @@ impl Node {
         }
         false
     }
+}
+
+/// Commands that travel together.
+struct SentBatch {
+    pending: Vec<Pending>,
+    /// How they were written.
+    form: CommandForm,
+    /// The number of answers to them.
+    answers: usize,
+    /// The answers to the request for statistics follow.
+    has_census: bool,
 }
 
 /// Why a connection is of no more use.
@@ -246,24 +250,41 @@ impl ConnectedServer for Node {
 
     async fn converse(&self, mut link: Link) -> LostConnection {
         let mut failures = 0;
-        let mut flight: Vec<Pending> = Vec::new();
+        let mut batches = VecDeque::<SentBatch>::new();
+        let mut answers = FuturesOrdered::new();
         let broken = loop {
-            if self.queue.is_empty() {
-                let census = link.census;
-                tokio::select! {
-                    biased;
-                    () = self.queue.wait_for_work() => continue,
-                    () = sleep_until(census.unwrap_or_else(Instant::now)), if census.is_some() => {}
-                    cause = link.closed() => break Broken { closed: true, cause: cause.to_owned() },
+            let census = link.census.filter(|_| !batches.iter().any(|batch| batch.has_census));
+            if batches.len() < BATCHES && (!self.queue.is_empty() || census.is_some_and(|due| due <= Instant::now())) {
+                // Requests that are being read at this moment come along.
+                yield_now().await;
+                let (batch, answer) = self.send(&link);
+                batches.push_back(batch);
+                answers.push_back(answer);
+            }
+            let sent = batches.iter().flat_map(|batch| &batch.pending);
+            let due = self.queue.deadline(sent).into_iter().chain(census).min();
+            tokio::select! {
+                biased;
+                Some(values) = answers.next() => {
+                    let batch = batches.pop_front().expect("as many batches as answers");
+                    let values = values.map_err(|cause| Broken { closed: true, cause });
+                    let done = values.and_then(|values| self.answered(batch, values, &mut link, &mut failures));
+                    if let Err(broken) = done {
+                        break broken;
+                    }
+                }
+                cause = link.closed() => break Broken { closed: true, cause: cause.to_owned() },
+                () = self.queue.wait_for_work() => {}
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    let sent = batches.iter_mut().flat_map(|batch| &mut batch.pending);
+                    failures += self.queue.expire(sent, Instant::now());
+                    if failures >= FAILURES {
+                        break Broken::useless(self.queue.server.unanswered_cause(failures));
+                    }
                 }
             }
-            // Requests that are being read at this moment come along.
-            yield_now().await;
-            flight = self.queue.take(TOGETHER);
-            if let Err(broken) = self.exchange(&mut link, &mut flight, &mut failures).await {
-                break broken;
-            }
         };
-        self.queue.end(flight.into_iter(), failures, broken.closed, broken.cause)
+        let sent = batches.into_iter().flat_map(|batch| batch.pending);
+        self.queue.end(sent, failures, broken.closed, broken.cause)
     }
 }

@@ -14,6 +14,8 @@ pub enum Fault {
     None,
     /// Every answer is delayed by this time.
     Slow(Duration),
+    /// Answers are kept back until the fault is another.
+    Held,
     /// It closes its sending side and keeps reading: a half-closed connection.
     HalfClosed,
     /// It answers every command with this text.
@@ -124,6 +126,9 @@ impl Shared {
         while let Ok(length @ 1..) = server.read(&mut buffer) {
             if let Fault::Slow(time) = self.fault() {
                 thread::sleep(time);
+            }
+            while self.fault() == Fault::Held {
+                thread::sleep(Duration::from_millis(1));
             }
             if client.write_all(&buffer[..length]).is_err() {
                 break;
