@@ -124,7 +124,8 @@ impl<'p> CountsReading<'p> {
         Self { policy, max_clients, since, now, origin: None, days: RecentDays::default() }
     }
 
-    /// Takes a section, if it is about counts. Says whether it was.
+    /// Takes a section, if it is about counts. Returns whether it was. The bans and allowances of administrators, which
+    /// come before the counts, are in force at once, so they outlast damage behind them.
     pub fn take(&mut self, section: &Section) -> Result<bool, SnapshotError> {
         let known = match section.kind {
             kind if kind == ORIGIN.0 => ORIGIN.1,
@@ -134,7 +135,7 @@ impl<'p> CountsReading<'p> {
             _ => return Ok(false),
         };
         if section.version != known {
-            return Err(SnapshotError::Newer(section.version.into()));
+            return Err(SnapshotError::OtherVersion(section.version.into()));
         }
         if section.kind == ORIGIN.0 {
             self.origin = Some(self.origin(&section.content)?);
@@ -293,7 +294,9 @@ mod tests {
             assert!(matches!(reading.take(&section(content)), Err(SnapshotError::Corrupt)), "{content:?}");
         }
         let newer = Section { kind: COUNTS.0, version: COUNTS.1 + 1, content: Vec::new() };
-        assert!(matches!(reading.take(&newer), Err(SnapshotError::Newer(4))));
+        assert!(matches!(reading.take(&newer), Err(SnapshotError::OtherVersion(4))));
+        let older = Section { kind: COUNTS.0, version: COUNTS.1 - 1, content: Vec::new() };
+        assert!(matches!(reading.take(&older), Err(SnapshotError::OtherVersion(2))));
         let other = Section { kind: 99, version: 1, content: Vec::new() };
         assert!(!reading.take(&other).unwrap());
     }

@@ -1,8 +1,8 @@
 //! The format of the state file and of a hand-over: a mark, then sections, then a last section.
 //!
 //! Each section has a kind, the version of its content, and a checksum. So a damaged or
-//! truncated file is recognised, and a program that does not know the version of one
-//! section can read the others.
+//! truncated file is recognised. What a section of another version means for the others is
+//! up to the reader.
 
 use std::hash::Hasher;
 use std::io::{self, ErrorKind, Read, Write};
@@ -55,9 +55,9 @@ pub enum SnapshotError {
     /// It does not begin with the mark.
     #[error("it is not a state file of connshaper")]
     Foreign,
-    /// It was written by a newer program, in a form or with a section of this version.
-    #[error("it was written by a newer connshaper (version {0} of its form)")]
-    Newer(u32),
+    /// Another program wrote it, newer or older: the format, or a section, has this version.
+    #[error("it was written by another version of connshaper (version {0} of its format)")]
+    OtherVersion(u32),
     #[error("it is cut short")]
     CutShort,
     /// Its bytes are not those that were written, or have no meaning.
@@ -123,7 +123,7 @@ impl<R: Read> SectionReader<R> {
         input.read_exact(&mut form)?;
         match u32::from_le_bytes(form) {
             FORM => Ok(Self(input)),
-            form => Err(SnapshotError::Newer(form)),
+            form => Err(SnapshotError::OtherVersion(form)),
         }
     }
 
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(problem(&whole[..50]), "it is cut short");
         let mut newer = whole.clone();
         newer[16] = 2;
-        assert_eq!(problem(&newer), "it was written by a newer connshaper (version 2 of its form)");
+        assert_eq!(problem(&newer), "it was written by another version of connshaper (version 2 of its format)");
         let mut corrupt = whole;
         corrupt[40] = 8;
         assert_eq!(problem(&corrupt), "it is corrupt");

@@ -6,7 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use nix::sys::signal::Signal;
 use nix::unistd::geteuid;
 
-use crate::support::{Daemon, Dir, Policy, command, until};
+use crate::support::{Daemon, Dir, Policy, command, say, until};
 
 const PASS: &str = "DUNNO";
 
@@ -83,7 +83,7 @@ fn an_unusable_state_file_is_set_aside_and_counting_restarts() {
     let cases = [
         (&whole[..whole.len() - 1], "it is cut short"),
         (&corrupt, "it is corrupt"),
-        (&newer, "it was written by a newer connshaper"),
+        (&newer, "it was written by another version of connshaper"),
         (b"exptime = 60\n", "it is not a state file of connshaper"),
     ];
     for (seen, (content, problem)) in cases.into_iter().enumerate() {
@@ -96,6 +96,22 @@ fn an_unusable_state_file_is_set_aside_and_counting_restarts() {
         assert!(!passes(&daemon, "198.51.100.1", 5));
         daemon.stop();
     }
+}
+
+#[test]
+fn a_ban_of_an_administrator_outlasts_damage_behind_it() {
+    let dir = Dir::new();
+    let socket = dir.join("control");
+    let mut daemon = Daemon::start(&rules(&dir, &format!("control_socket = {socket:?}\n")));
+    assert_eq!(say(&socket, ["ban", "203.0.113.9"]).1, 0);
+    assert!(passes(&daemon, "198.51.100.1", 1));
+    daemon.stop();
+    let mut damaged = fs::read(dir.join("state")).unwrap();
+    *damaged.last_mut().unwrap() ^= 1;
+    fs::write(dir.join("state"), damaged).unwrap();
+    daemon.start_again();
+    daemon.lines().wait_for("STATE_DAMAGED ");
+    assert!(!passes(&daemon, "203.0.113.9", 2));
 }
 
 #[test]

@@ -107,7 +107,7 @@ impl Handover {
     fn content(&self, (kind, version): (u16, u16)) -> Result<&[u8], SnapshotError> {
         let section = self.sections.get(&kind).ok_or(SnapshotError::CutShort)?;
         if section.version != version {
-            return Err(SnapshotError::Newer(section.version.into()));
+            return Err(SnapshotError::OtherVersion(section.version.into()));
         }
         Ok(&section.content)
     }
