@@ -28,7 +28,8 @@ pub struct PolicySettings {
     pub log_only: bool,
 }
 
-/// What is done while the store is down.
+/// What is done while the store is down. A single time-out does not make it down: such a request is always counted in
+/// this process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str, serialize_all = "snake_case")]
 pub enum OnStoreFailure {

@@ -5,8 +5,8 @@
 //! whatever happens in between; then the key starts anew.
 //!
 //! Entries are bounded in number and small: an IPv4 client takes a slot of 17
-//! bytes, an IPv6 network of at most 64 bits one of 21, anything else one of 29,
-//! of which seven in sixteen to seven in eight are filled while the table grows.
+//! bytes, an IPv6 network of at most 64 bits one of 21, anything else one of 29.
+//! While the table grows, 44 to 88 % of the slots are filled.
 //! No operation takes long: each locks one of many shards and frees a bounded number
 //! of expired entries. The longest is to grow or shrink one shard.
 //!

@@ -377,7 +377,7 @@ impl Hashing {
         self.keys
     }
 
-    /// The hash of a text, so long that no two texts have the same.
+    /// The hash of a text: with 128 bits and a secret, collisions can be neglected.
     pub(crate) fn text(&self, text: &str) -> u128 {
         let [a, b] = self.keys;
         siphasher::sip128::SipHasher13::new_with_keys(a, b).hash(text.as_bytes()).as_u128()

@@ -125,7 +125,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
         if self.server.queue.is_empty() {
             return Ok(());
         }
-        // Requests that are being read at this moment come along.
+        // Lets other tasks run once, so that requests they read just now go out with this write.
         yield_now().await;
         self.output.clear();
         for operation in self.server.queue.take(usize::MAX) {
@@ -150,7 +150,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
             let Some(answer) = operation.command.read(self.protocol, &mut self.input)? else {
                 return Ok(());
             };
-            // An answer that comes too late is none.
+            // An answer that comes too late does not end the run of failures.
             if operation.is_open() {
                 self.failures = 0;
             }

@@ -122,8 +122,8 @@ impl MemcachedConnector {
         }
     }
 
-    /// Asks the server whether it knows a protocol. A server that asks for no login is told none: it would keep the
-    /// password as a value that all may read.
+    /// Asks the server whether it knows a protocol. Credentials go only to a server that requires a login: any other
+    /// would store them, as a value that everybody can read.
     async fn probe(&self, link: &mut MemcachedLink, protocol: Protocol, secrets: &Secrets) -> Result<bool, Failure> {
         let mut output = BytesMut::new();
         protocol.write_probe(&mut output);

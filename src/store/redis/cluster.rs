@@ -125,7 +125,7 @@ impl Cluster {
         self.look.notify_one();
     }
 
-    /// Sends a command to the node that another one named. `ask`: that one is just being given the key.
+    /// Sends a command to the node that another one named. `ask`: the key's slot is being migrated there.
     pub fn redirect(&self, mut pending: PendingCommand<RedisCommand>, address: &str, ask: bool, from: &RedisServer) {
         self.look_again();
         pending.command.asking = ask;
@@ -183,7 +183,7 @@ impl Cluster {
         match link.ask(&pipeline, 1).await?.pop() {
             Some(Value::Array(ranges)) => Ok(ranges.iter().filter_map(|range| read_range(range, server)).collect()),
             Some(Value::ServerError(error)) => {
-                // The node says so to each command as well, but a node that needs none is asked for nothing else.
+                // The node refuses commands with the same error, which is logged; but it may never get a command.
                 let text = text_of(&error);
                 if let Some(node) = lock(&self.nodes).get(&server.to_string()) {
                     node.node.queue.server.log_error(&text, b"CLUSTER SLOTS");

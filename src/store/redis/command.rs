@@ -34,7 +34,7 @@ pub struct RedisCommand {
     pub exptime: u32,
     /// Milliseconds since the Unix epoch. Only windows without a script need it; the script has the server's clock.
     pub unix_ms: u64,
-    /// The node is just being given the key's slot.
+    /// The key's slot is being migrated to the node, which serves it only after ASKING.
     pub asking: bool,
 }
 
@@ -53,7 +53,7 @@ pub enum RedisReply {
 pub enum ServerRefusal {
     /// The key holds something that is not ours.
     NotANumber,
-    /// Another node has the key; `ask`: it is just being given it.
+    /// Another node has the key. `ask`: its slot is being migrated there (ASK, not MOVED).
     Elsewhere {
         address: String,
         ask: bool,
@@ -333,20 +333,20 @@ impl RedisCommand {
             (CounterCommand::Hit(_), [_, Value::Int(count), Value::Int(left)]) => counted(*count, *left),
             (CounterCommand::Read, [Value::Nil, _]) => RedisReply::Reply(CounterReply::NotDone),
             (CounterCommand::Read, [Value::BulkString(count), Value::Int(left)]) => match number(count) {
-                // What a refund made for a millisecond, or has not given back yet.
+                // A refund has created the counter for a millisecond, or took it below 0 and has yet to correct that.
                 Some(..0) => RedisReply::Reply(CounterReply::NotDone),
                 Some(count) => counted(count, *left),
                 None => RedisReply::Refused("ERR value is not an integer or out of range".to_owned()),
             },
             (CounterCommand::Slide(slide), [.., Value::Array(slots)]) => self.slid(slide, slots),
-            // It was reset meanwhile, and counts again.
+            // It was reset since those hits, so DECRBY took it below 0.
             (CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_), [Value::Nil, Value::Int(left @ ..0)]) => {
                 RedisReply::Below(u32::try_from(left.unsigned_abs()).unwrap_or(u32::MAX))
             }
-            // It was created for a millisecond, lest it be created without an expiry.
             (CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_), [Value::Nil, _]) => {
                 RedisReply::Reply(CounterReply::Done)
             }
+            // SET NX has created it, for a millisecond: there was nothing to take from.
             (CounterCommand::TakeBack(_) | CounterCommand::SlideBack(_), [_, _]) => {
                 RedisReply::Reply(CounterReply::NotDone)
             }
@@ -395,8 +395,8 @@ impl RedisCommand {
     }
 }
 
-/// Subtracts within a counter that exists. One that does not is created for a millisecond, with an expiry. Where a
-/// counter was reset meanwhile it goes below 0, and [`RedisCommand::give_back`] follows.
+/// Subtracts from a counter. One that does not exist is created first, for a millisecond: DECRBY would create it
+/// without an expiry. A counter that was reset may go below 0, and [`RedisCommand::give_back`] follows.
 fn take_back(key: &[u8], amount: u32, output: &mut Pipeline) {
     output.cmd("MULTI");
     output.cmd("SET").arg(key).arg(0).arg("PX").arg(1).arg("NX");

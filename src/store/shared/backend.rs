@@ -34,10 +34,11 @@ pub enum CounterCommand {
     Read,
     /// Subtract this, at most down to 0. Never creates the counter, nor changes its expiry.
     TakeBack(u32),
-    /// Add this to a window that always is the last `exptime` seconds, to the millisecond, and leave out what came
-    /// before. The answer to 0, which only reads, is that of a read.
+    /// Count hits in an exact sliding window, the last `exptime` seconds; see [`Slide`]. Only a store whose
+    /// [`StoreKind::slides_exactly`](super::kind::StoreKind::slides_exactly) is true gets this and `SlideBack`.
     Slide(Slide),
-    /// Take this from such a window: of the hits of this moment, then of the newest ones.
+    /// Subtract this from such a window, at most down to 0: from the hits of this command's `now`, if the store has
+    /// them, then from the newest. `Done` if any hit was there, else `NotDone`. Never prolongs the window.
     SlideBack(u32),
     /// Create it with this count and its expiry, unless it exists.
     Add(u32),
@@ -49,13 +50,30 @@ pub enum CounterCommand {
 }
 
 /// Hits of an exact sliding window.
+///
+/// For its key the store keeps hits with the time of each in milliseconds. It carries out a command in one step, which
+/// no other host or process can come between:
+///
+/// 1. It drops the hits that are `exptime` seconds old or older. `before` is the number of those that remain. Where the
+///    clock was set back, no hit may remain for longer than `exptime` from now.
+/// 2. With an amount of 0 it stores nothing, and replies as to a read: `before`, or `NotDone` if that is 0.
+/// 3. Otherwise `count` is `before` + `amount`. It stores the new hits with the present time, unless `count` is above
+///    `threshold` and `keeps_over` is false: then it stores none of them.
+/// 4. It may drop the oldest hits as long as more than `threshold` remain, which bounds what is kept for a key. So a
+///    count above the threshold may be too low, but it is still above the threshold.
+/// 5. It replies with `count`, stored or not, and with `left`, which is never `None` here: the seconds, rounded up,
+///    until so many of the stored hits have become too old that fewer than `threshold` remain, or none; 0 if one more
+///    hit is allowed now.
+///
+/// The key expires when its newest hit is too old, or a little later. `Delete` ends it with all its hits. The present
+/// time is the `now` of [`Backend::submit`], or that of a clock that all hosts share, as the server's.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Slide {
     pub amount: u32,
-    /// The hits that the window allows. The answer's `left` is the time until one more fits in, 0: now. Of more hits
-    /// than this and one the oldest need not be kept: they are no longer needed to know that it is over.
+    /// The hits that the window allows.
     pub threshold: u32,
-    /// Whether hits that would be over are kept. If not, the answer counts them, and they are not there.
+    /// Whether hits beyond the threshold are stored. False where the client is refused for them and they would only be
+    /// taken back.
     pub keeps_over: bool,
 }
 
@@ -65,7 +83,8 @@ pub struct CounterRequest {
     /// At most [`MAX_KEY`](crate::policy::key::MAX_KEY) bytes, without blanks and control characters.
     pub key: KeyText,
     pub command: CounterCommand,
-    /// Seconds that the counter lives, where the command sets that; those of a sliding window. No counter may be left without an expiry.
+    /// Seconds that the counter lives, where the command sets that; the length of an exact sliding window. No counter
+    /// may be left without an expiry.
     pub exptime: u32,
 }
 
@@ -75,7 +94,7 @@ pub type CounterRequests = SmallVec<[CounterRequest; 2]>;
 /// The reply of the store about one counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CounterReply {
-    /// The answer to a hit, and to a read of a counter that exists.
+    /// The reply to `Hit` and `Slide`, and to `Read` if the counter exists.
     Count {
         count: u32,
         /// Seconds until it expires; `None`: the store does not return that.
@@ -150,7 +169,7 @@ async fn received(sent: Sent) -> Outcome {
     sent?.await.unwrap_or(Err(StoreError::NoAnswer))
 }
 
-/// A value that all hosts share, as it was read.
+/// A value that all hosts share, as it was read, such as the list of bans and allowances.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VersionedValue {
     pub bytes: Vec<u8>,
@@ -158,7 +177,7 @@ pub struct VersionedValue {
     pub version: u64,
 }
 
-/// Since when a server is down, for the program that takes over from this one.
+/// Since when a server is down, as the old process tells the new one at an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedOutage {
     pub server: String,
@@ -244,7 +263,8 @@ pub trait Backend: Debug + Send + Sync {
     /// Whether no server that has this key can be asked.
     fn is_down_for(&self, key: &Key<'_>) -> bool;
 
-    /// The servers that are down. A backend is made with those that the program before knew, before it asks any.
+    /// The servers that are down. At an upgrade the new process gets them in [`BackendContext::outages`], so that it
+    /// does not wait for them again.
     fn outages(&self) -> Vec<SavedOutage>;
 
     /// Waits until everything that was submitted is done or given up.

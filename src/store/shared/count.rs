@@ -83,8 +83,8 @@ impl Store {
         hits
     }
 
-    /// Whether the store need not be asked because a key is known to be over. `cached`: the limit of the operation
-    /// before, if that was so for it.
+    /// Whether the store need not be asked because a key is known to be over. `cached`: the limit whose window was just
+    /// answered from the cache. Its ban and violations are then answered from there too.
     fn look_up(&self, backend: &dyn Backend, operation: &Operation<'_>, cached: Option<LimitId>, now: Now) -> Lookup {
         let key = &operation.key;
         match key.kind {

@@ -1,8 +1,10 @@
 //! The commands that wait for one server, and the breaker before it.
 //!
 //! One task of each server takes commands out, sends them and reads the replies. A command without a reply within
-//! `store_timeout` ends with [`StoreError::NoAnswer`]. While the server is down, which the task finds out, commands end
-//! with [`StoreError::Unavailable`] at once.
+//! `store_timeout` ends with [`StoreError::NoAnswer`]; its request is counted in this process, whatever
+//! `on_store_failure` says. Only after [`FAILURES`](super::server::FAILURES) such requests in a row, or when the
+//! connection is lost and cannot be made again at once, is the server down. Then commands end with
+//! [`StoreError::Unavailable`] at once, and `on_store_failure` decides.
 
 use std::pin::pin;
 use std::sync::{Mutex, MutexGuard};
@@ -62,8 +64,8 @@ impl<C> PendingCommand<C> {
 /// How a connection ended.
 #[derive(Debug)]
 pub struct LostConnection {
-    /// The server or the network closed the connection. Else we did, because the server did not answer, or not to what
-    /// was asked.
+    /// The server or the network closed the connection. False: we did, because replies came too late or did not fit the
+    /// commands.
     pub closed: bool,
     /// The reason, for the log.
     pub cause: String,
@@ -88,7 +90,7 @@ impl<C> CommandQueue<C> {
         self.state().breaker.health(&self.server.name)
     }
 
-    /// The outage, for the program that takes over; `None`: it is up.
+    /// The outage, for the new process of an upgrade; `None`: it is up.
     pub fn outage(&self) -> Option<SavedOutage> {
         self.state().breaker.save(&self.server.name)
     }

@@ -1,4 +1,4 @@
-//! Brings what was committed from the log to the file, and both to the disk.
+//! Copies what was committed from the write-ahead log (WAL) into the file, and both to the disk.
 //!
 //! That waits for the disk, so a thread of its own does it, on a connection of its own: nothing that is counted waits
 //! for it. It begins with the first commit, so a process that only reads has no such thread.
@@ -21,16 +21,16 @@ use crate::net::signals::block_signals;
 /// that the disk takes.
 const INTERVAL: Duration = Duration::from_secs(25);
 
-/// Pages in the log from which on it is done sooner; some 4 MB.
+/// Pages in the WAL from which on it is done sooner; some 4 MB.
 const SOON: i32 = 1000;
 
-/// Pages in the log from which on writers wait for it, lest the log grow while they write without a pause.
-const LONGEST_LOG: i32 = 8 * SOON;
+/// Pages in the WAL from which on writers wait for it: else it would grow as long as they write without a pause.
+const LONGEST_WAL: i32 = 8 * SOON;
 
 /// The checkpoints of one connection's commits.
 pub struct Checkpoints {
     path: PathBuf,
-    /// Pages in the log after the last commit.
+    /// Pages in the WAL after the last commit.
     pages: Arc<AtomicI32>,
     /// What the thread is to do; `None`: it has not begun.
     thread: Option<Arc<Wanted>>,
@@ -44,7 +44,7 @@ struct Wanted {
 
 #[derive(Default)]
 struct CheckpointState {
-    /// Since when something is only in the log.
+    /// Since when something is only in the WAL.
     since: Option<Instant>,
     soon: bool,
     ended: bool,
@@ -100,7 +100,7 @@ fn begin(path: &Path) -> Option<Arc<Wanted>> {
         block_signals();
         let mut connection = None;
         while theirs.wait() {
-            // What fails here is told by what is counted, which fails too; the log keeps it until then.
+            // Errors are ignored: a commit fails then as well, and is reported. Until then the WAL has the data.
             if connection.is_none() {
                 connection = file::open(&path, Synchronous::Normal).ok();
             }
@@ -136,7 +136,7 @@ impl Wanted {
 
 fn checkpoint(connection: &Connection) {
     let done = connection.wal_checkpoint_v2(DEFAULT_NAME, CheckpointMode::PASSIVE);
-    if done.is_ok_and(|(log, _)| log >= LONGEST_LOG) {
+    if done.is_ok_and(|(pages, _)| pages >= LONGEST_WAL) {
         // All but the last pages are on the disk now, so this is short.
         let _ = connection.wal_checkpoint_v2(DEFAULT_NAME, CheckpointMode::RESTART);
     }

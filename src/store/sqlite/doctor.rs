@@ -15,7 +15,7 @@ use crate::store::shared::doctor::FAR;
 const LOCK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The largest size of the file's write-ahead log.
-const LOG: u64 = 32 << 20;
+const LARGEST_WAL: u64 = 32 << 20;
 
 const MEBIBYTE: u64 = 1 << 20;
 
@@ -88,7 +88,7 @@ fn disk(config: &SqliteConfig) -> Option<Finding> {
     }
     let free = found.blocks_available() * u64::try_from(found.block_size()).unwrap_or(0);
     let size = fs::metadata(&config.path).map_or(0, |file| file.len());
-    let needed = (config.largest() + LOG).saturating_sub(size);
+    let needed = (config.largest() + LARGEST_WAL).saturating_sub(size);
     let [free_mib, needed_mib] = [free, needed].map(|bytes| bytes / MEBIBYTE);
     Some(match free >= needed {
         true => right(format!("{place} has {free_mib} MiB free, and the counts may grow by {needed_mib} MiB")),

@@ -32,7 +32,7 @@ const VIEW: &str = include_str!("view.sql");
 /// How long the making of a file waits for other processes that make it.
 const MAKING: Duration = Duration::from_secs(5);
 
-/// How long a file that is being opened is waited for: whoever comes first after a crash reads the log again.
+/// How long a file that is being opened is waited for: after a crash the first process replays the WAL.
 const OPENING: Duration = Duration::from_secs(1);
 
 /// How long another process may hold the directory before we go on without that lock.
@@ -41,8 +41,8 @@ const DIRECTORY_LOCK: Duration = Duration::from_secs(1);
 /// Memory for pages of the file, in KiB.
 const CACHE: i64 = 8 * 1024;
 
-/// The log is cut to this many bytes after it was longer.
-const LOG_SIZE: i64 = 4 << 20;
+/// The WAL is cut to this many bytes after it was longer.
+const WAL_SIZE: i64 = 4 << 20;
 
 /// Statements that are kept prepared: more than there are.
 const STATEMENTS: usize = 64;
@@ -87,7 +87,7 @@ pub fn open_to_read(path: &Path) -> Result<Option<Connection>, FileError> {
     if !is_there(path)? {
         return Ok(None);
     }
-    // Readers of a log need to write to its index, so this one may write; it does not.
+    // Readers of a WAL need to write to its index, so this connection may write; it does not.
     let connection = connect(path).map_err(|error| explain(&error))?;
     let kept = connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true);
     kept.map_err(|error| explain(&error))?;
@@ -226,10 +226,10 @@ fn try_to_migrate(connection: &Connection) -> rusqlite::Result<()> {
 fn settle(connection: &mut Connection, synchronous: Synchronous) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", synchronous.into_str())?;
     connection.pragma_update(None, "cache_size", -CACHE)?;
-    connection.pragma_update(None, "journal_size_limit", LOG_SIZE)?;
+    connection.pragma_update(None, "journal_size_limit", WAL_SIZE)?;
     connection.pragma_update(None, "temp_store", "memory")?;
-    // Another thread does that, so that no request waits for the disk; and the last process to end leaves the log, so
-    // that the next need not make it again.
+    // Another thread makes checkpoints, so that no request waits for the disk; and the last process to end leaves the
+    // WAL, so that the next need not make it again.
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // Reads the schema now, so that damage there is found before anything is counted.
@@ -243,8 +243,8 @@ fn make(path: &Path) -> io::Result<()> {
     if FileIdentity::of(path).is_some() {
         return Ok(());
     }
-    // SQLite would take the log of a file that is gone for this one's.
-    move_log_away(path, ".removed")?;
+    // SQLite would take the WAL of a file that is gone for this one's.
+    move_wal_away(path, ".removed")?;
     let new = beside(path, &format!(".new-{}", std::process::id()));
     let made = make_at(&new).and_then(|()| match fs::hard_link(&new, path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
@@ -268,11 +268,11 @@ fn make_at(path: &Path) -> io::Result<()> {
     let other = |error: Error| io::Error::other(error);
     let connection = connect(path).map_err(other)?;
     migrate(&connection).map_err(other)?;
-    // Brings all of it from the log to the file.
+    // Copies all of it from the WAL into the file.
     connection.close().map_err(|(_, error)| other(error))
 }
 
-/// Renames a damaged file and its log; returns the new name. Of several processes that find the damage one does it.
+/// Renames a damaged file and its WAL; returns the new name. Of several processes that find the damage one does it.
 pub fn set_aside(path: &Path, damaged: FileIdentity) -> io::Result<Option<PathBuf>> {
     let path = &real(path)?;
     let _lock = lock_directory(path)?;
@@ -280,14 +280,14 @@ pub fn set_aside(path: &Path, damaged: FileIdentity) -> io::Result<Option<PathBu
         return Ok(None);
     }
     let suffix = format!(".damaged-{}", Now::read().unix());
-    // First the log: a new file must never meet it.
-    move_log_away(path, &suffix)?;
+    // First the WAL: a new file must never meet it.
+    move_wal_away(path, &suffix)?;
     let aside = beside(path, &suffix);
     fs::rename(path, &aside)?;
     Ok(Some(aside))
 }
 
-fn move_log_away(path: &Path, suffix: &str) -> io::Result<()> {
+fn move_wal_away(path: &Path, suffix: &str) -> io::Result<()> {
     for part in ["-shm", "-wal"] {
         match fs::rename(beside(path, part), beside(path, &format!("{suffix}{part}"))) {
             Err(error) if error.kind() != ErrorKind::NotFound => return Err(error),

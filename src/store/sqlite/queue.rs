@@ -32,7 +32,7 @@ const MAX_BATCH: usize = 2048;
 #[derive(Debug)]
 pub struct JobQueue {
     pub path: PathBuf,
-    /// The file, as the log knows it.
+    /// The file, as log lines name it.
     pub server: StoreServer,
     state: Mutex<JobQueueState>,
     /// Something waits, or the end has come.
@@ -220,7 +220,7 @@ impl JobQueue {
     pub fn finish(&self, outcomes: impl IntoIterator<Item = Outcome>) {
         let mut state = self.state();
         let running = std::mem::take(&mut state.running);
-        // An answer that comes too late is none.
+        // An answer that comes too late does not end the run of failures.
         if running.iter().any(|waiting| waiting.reply.is_some()) {
             state.failures = 0;
         }
@@ -252,13 +252,14 @@ impl JobQueue {
         self.state().breaker.probe();
     }
 
-    /// What waits, what was not done, and what is to come is not asked.
+    /// Opens the breaker: ends the commands that wait or were rolled back, and refuses new ones.
     pub fn mark_down(&self, cause: &str) {
         self.open_breaker(self.state(), cause, 0);
     }
 
     fn open_breaker(&self, mut state: MutexGuard<'_, JobQueueState>, cause: &str, unanswered: u64) {
-        // What was begun is rolled back when the thread says so; when the task does, it may yet be done.
+        // When the thread calls this, its transaction was rolled back. When the time-out task does, with requests
+        // unanswered, it may still be committed.
         let begun = if unanswered > 0 { StoreError::NoAnswer } else { StoreError::Unavailable };
         let running = std::mem::take(&mut state.running).into_iter().map(|running| (running, begun));
         let waiting = std::mem::take(&mut state.waiting).into_iter();

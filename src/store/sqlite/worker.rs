@@ -301,7 +301,7 @@ fn write_value(connection: &Connection, key: &str, value: &WrittenValue) -> rusq
     Ok(written > 0)
 }
 
-/// Whether the file can be written, and how long that takes. On a full disk its log may give room first.
+/// Whether the file can be written, and how long that takes. On a full disk truncating the WAL may give room first.
 fn probe(connection: &Connection) -> rusqlite::Result<Duration> {
     let _ = connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)");
     let begun = Instant::now();

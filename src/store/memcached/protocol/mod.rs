@@ -3,8 +3,8 @@
 //! A hit is one `ma` command if the server has meta commands (1.6.0 and later): it
 //! creates the key with its expiry, or increments it, and answers
 //! with the value and the seconds left, in one step. Older servers and some
-//! proxies get `add` and `incr` in one write. What the classic commands do as
-//! well is said in them everywhere: servers before 1.6.10 spell the rest of the
+//! proxies get `add` and `incr` in one write. Classic commands are used
+//! everywhere for all that they can do: servers before 1.6.10 spell the other
 //! meta commands in another way.
 
 pub mod response;

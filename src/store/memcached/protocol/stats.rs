@@ -30,7 +30,7 @@ pub(crate) fn census(input: &mut BytesMut) -> Result<Option<Response>, ProtocolE
         };
     }
     let length = match memmem::find(input, b"\r\nEND\r\n") {
-        // An empty list; the end that was found is another answer's.
+        // An empty list; the END that was found belongs to a later answer.
         _ if input.starts_with(END) => 0,
         Some(last) => last + 2,
         None if input.len() > MAX_LIST => return Err(nonsense(input)),
