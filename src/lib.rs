@@ -16,8 +16,8 @@
 //! Postfix <- postfix::connection <- engine::report                  reply, log, statistics
 //! ```
 //!
-//! Each module below, called a room, imports only rooms above it in the list; `tests/architecture.rs` checks that. A
-//! room owns the type of its own settings, and `config` fills it.
+//! Each module below imports only modules that stand before it in the list; `tests/architecture.rs` checks that. A
+//! module owns the type of its own settings, and `config` fills it. CONTRIBUTING.md calls these modules rooms.
 //!
 //! `policy` decides and does nothing else: time and counts are arguments, and it
 //! reads no clock, no socket and no file. Everything that a stranger can make grow

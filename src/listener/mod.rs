@@ -1,8 +1,7 @@
 //! Listening sockets for Postfix and others, and the connections they accept.
 //!
-//! The daemon binds what is configured, or takes what systemd passed, and gives
-//! every accepted stream to a session of its own. Accepting never ends because
-//! of an error.
+//! Binds the configured addresses, or takes the sockets that systemd passed, and
+//! accepts connections. An error never ends accepting.
 
 mod accept_errors;
 mod listen_error;

@@ -1,5 +1,5 @@
-//! A key of the configuration: where it may stand, what it takes, its default, and what it is about; and how a room
-//! above `config`, which knows files and TOML, reads the values of its own keys.
+//! A key of the configuration: where it may stand, what it takes, its default, and what it is about; and how modules
+//! that `config` imports read the values of their own keys, without knowing of files and TOML.
 
 use std::fmt::Display;
 use std::ops::Range;

@@ -56,14 +56,14 @@ const fn longest_count() -> usize {
 
 /// The prefix of a limit's keys in a shared store. `site` is `key_prefix`.
 ///
-/// The keys of connection_shaper's own limit have nothing behind that. Any other limit adds its name, and what it
-/// counts unless it counts connections; the top level adds `connections:` with what it counts, and no limit can be
-/// named `connections`. So no two limits, no limit that is only logged, and nothing that a limit counted before a
-/// reload share a counter.
+/// The limit at the top level adds nothing if it counts connections, as connection_shaper does, and else
+/// `connections:COUNT/`; no other limit can be named `connections`. Any other limit adds `NAME/` if it counts
+/// connections, else `NAME:COUNT/`. A log-only limit has `log_only!` before that. So no two limits share a counter, and
+/// one whose `count` is changed begins new counters.
 pub fn limit_prefix(site: &str, name: &str, counts: CountKind, door: Door, log_only: bool) -> String {
     let mark = if log_only { LOG_ONLY } else { "" };
     match (name, counts) {
-        // Postfix's requests are others.
+        // Postfix's requests, `NAME:requests/`, must not share a counter with those at the web door.
         (name, CountKind::Requests) if door == Door::Web => format!("{site}{mark}{name}:web/"),
         (limit::TOP, CountKind::Connections) => format!("{site}{mark}"),
         (name, CountKind::Connections) => format!("{site}{mark}{name}/"),

@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::key::MAX_PART;
 use crate::net::{netblock, percent};
 
-/// Stands for a field that a request leaves out. Of all values, only this text itself is escaped to it.
+/// Stands for a field that a request leaves out. Only the value `<>` itself is written in the same way.
 pub const ABSENT: &str = "<>";
 
 /// The longest text of a key, in bytes. It has room for a login and a sender of RFC 5321; of a longer one

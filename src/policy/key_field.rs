@@ -93,7 +93,7 @@ impl KeyField {
         !self.is_of_address() && !matches!(self, Self::Whole(SaslUsername | Login | User | Recipient | Instance))
     }
 
-    /// Whether a request without a value for it is known not to get one.
+    /// Whether a request without a value has none, rather than one that is not known yet.
     pub(super) fn is_left_out(self, request: &Request) -> bool {
         use Attribute::{HeloName, Sender};
         match self {

@@ -227,7 +227,7 @@ pub enum CountKind {
     Bytes,
     /// A request of Postfix, whatever it is about, or of a web client.
     Requests,
-    /// A client that has not sent a message in the window before.
+    /// A client with a message, counted the first time it is seen in a window.
     Clients,
     /// A login, whatever comes of it.
     Logins,

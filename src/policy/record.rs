@@ -108,9 +108,9 @@ pub struct SessionRecord {
     pub blacklist: BlacklistState,
     /// An answer was delayed; no further one is.
     pub delayed: bool,
-    /// Messages that have begun, and what counts as such.
+    /// Messages begun so far; a VRFY or ETRN counts as some.
     pub messages: u32,
-    /// The request at hand is the first about a message.
+    /// This request is the first of its message, or a VRFY or ETRN.
     pub begins_message: bool,
     /// Counts that hold for the session or the message.
     counts: CountRecords,

@@ -52,7 +52,7 @@ impl RestrictionStage {
         matches!(self, Self::Data | Self::EndOfData)
     }
 
-    /// What `Request::state` is then; of some, others too.
+    /// The values of `Request::state` at this stage. `Other` and `Verify` occur elsewhere as well.
     pub fn request_stages(self) -> &'static [Stage] {
         match self {
             Self::Connect => &[Stage::Connect, Stage::Xclient],

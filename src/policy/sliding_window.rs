@@ -8,7 +8,7 @@
 /// Older slots that reach into the window.
 pub const OLDER: u64 = 10;
 
-/// A number of the slots of a window of `exptime` seconds.
+/// The number of the slot that a moment is in, for a window of `exptime` seconds.
 pub fn slot(exptime: u32, unix_ms: u64) -> u64 {
     unix_ms / length(exptime)
 }

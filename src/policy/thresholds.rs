@@ -59,7 +59,7 @@ pub const MAX_KEY: usize = 400;
 pub struct OwnThreshold<'a> {
     /// [`UNLIMITED`]: the limit does not count the key.
     pub threshold: u32,
-    /// The entry's key: a whole value or `@DOMAIN` behind an empty text, or a domain behind a dot.
+    /// The entry's key, as it is written: (`""`, VALUE or `@DOMAIN`), or (`"."`, DOMAIN).
     pub whose: (&'static str, &'a str),
     pub source: &'a str,
     pub line: u32,

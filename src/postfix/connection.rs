@@ -137,7 +137,7 @@ where
         };
         match came {
             Ok(Input::Taken(next)) => next,
-            // Not waited: Postfix had given up before it could see our answer, and will ask again.
+            // Closed before we waited: Postfix gave up before it could read our answer, and will ask again.
             Ok(Input::Closed { waited }) => {
                 state.answered &= waited;
                 state.decoder.decode_eof(&mut state.input).map(|_| NextRequest::Ended(End::Closed))
@@ -302,7 +302,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(30);
 enum Input<T> {
     /// There was some, and this came of it.
     Taken(T),
-    /// The other end closed. `waited`: not before our last answer was written.
+    /// The other end closed. `waited`: it was still there when we began to wait; else it had gone already, perhaps
+    /// without reading our answer.
     Closed { waited: bool },
     /// A shutdown was triggered, and there is nothing to answer.
     Stop,

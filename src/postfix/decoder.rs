@@ -86,7 +86,7 @@ thread_local! {
 pub struct RequestDecoder {
     /// Where the first line that is not read yet begins.
     line: usize,
-    /// Up to where that line has no end; a slow sender is not searched twice.
+    /// Up to here that line was searched for its end, in vain: of a slow sender nothing is searched twice.
     searched: usize,
     /// Where the next attribute stands in Postfix's order.
     hint: usize,
@@ -294,7 +294,7 @@ fn named(line: &[u8], hint: usize) -> Result<Option<(Attribute, usize)>, Request
     Ok(Attribute::find(&line[..name], hint).map(|attribute| (attribute, name + 1)))
 }
 
-/// A line without an end is refused as soon as nothing honest can follow.
+/// Refuses a request before its end: one that is too long, or in whose last line no `=` comes within [`MAX_NAME`] bytes.
 fn unfinished(input: &[u8], line: usize) -> Result<(), RequestError> {
     if input.len() > MAX_REQUEST {
         return Err(RequestError::too_long());

@@ -26,7 +26,7 @@ pub enum RequestProblem {
     NoEqualsSign,
     #[error("a name longer than {} bytes", MAX_NAME)]
     LongName,
-    /// Before the empty line.
+    /// There is no empty line within that.
     #[error("a request longer than {} bytes", MAX_REQUEST)]
     TooLong,
     #[error("not request=smtpd_access_policy")]

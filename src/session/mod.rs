@@ -32,8 +32,8 @@ use crate::policy::request::{Instance, Request, Stage};
 use crate::policy::{CountRecord, Scope, SessionRecord};
 use table::{Discriminator, Endpoints, Session, SessionId, SessionTable};
 
-/// An smtpd process asks its next list this many milliseconds after our answer at the latest. Where nothing tells the
-/// process, a later CONNECT over another policy connection is a new session.
+/// smtpd queries its next restriction list within this many milliseconds after our answer. Where the process is not
+/// known, a later CONNECT over another policy connection is a new session.
 const SAME_CONNECT: u64 = 50;
 
 /// Postfix asks again one second after it gave up a policy connection (`smtpd_policy_service_retry_delay`),

@@ -2,8 +2,7 @@
 //!
 //! A session keeps its slot while a policy connection is about it, so that
 //! connection reaches it without a search; the index serves the others. Slots
-//! are used again, so nothing is allocated for a session once as many have
-//! been known as are at a time.
+//! are reused, so nothing is allocated once the table has reached its peak size.
 
 use std::collections::VecDeque;
 use std::hash::{BuildHasher, Hasher};
