@@ -25,9 +25,9 @@ const MANY_NAMES: usize = 20;
 /// What can be wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, VariantArray)]
 pub enum SetupProblem {
-    /// Sessions begin with DATA or END-OF-MESSAGE: most connections are never asked about.
+    /// Sessions begin with DATA or END-OF-MESSAGE: Postfix asks nothing about most connections.
     WrongList,
-    /// Postfix does not tell the client's port.
+    /// Postfix does not send the client's port.
     NoClientPort,
     /// Nearly all clients are one private address.
     OneClient,
@@ -46,13 +46,13 @@ impl SetupProblem {
     pub fn problem(self) -> &'static str {
         match self {
             Self::WrongList => "Postfix asks only when a message comes, so most connections are not counted",
-            Self::NoClientPort => "Postfix does not tell client_port, so some connections are taken for others",
+            Self::NoClientPort => "Postfix does not send client_port, so sessions can be mixed up",
             Self::OneClient => "nearly all clients have one private address, which is probably a proxy's",
             Self::Gateway => {
                 "half of the clients or more have one private address and many HELO names: it is probably the gateway of a \
                  container network, or a proxy, behind which clients cannot be told apart"
             }
-            Self::TrustedClients => "Postfix asks about its own host, whose connections are none of strangers",
+            Self::TrustedClients => "Postfix asks about connections from its own host",
             Self::AskedTwice => "Postfix asks about one session over two policy connections",
             Self::AskedAgain => "Postfix asks the same twice, from two restriction lists",
         }

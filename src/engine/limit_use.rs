@@ -14,7 +14,7 @@ use crate::policy::door::Door;
 use crate::policy::limit::LimitId;
 use crate::policy::request::{Request, Stage};
 use crate::policy::restriction_stage::{
-    RestrictionStage, all_goes_back, change_limit, gives_all_back, needs_login, needs_stages, never_asked, stages,
+    RestrictionStage, all_goes_back, change_limit, gives_all_back, needs_login, needs_stages, never_counts, stages,
 };
 use crate::policy::{Limit, LimitChecks, Pass, Plan, Policy, SessionRecord, Verdict};
 
@@ -102,7 +102,13 @@ impl LimitUse {
                 let example = examples.get(&limit.id).cloned();
                 let limit_use = UnusedLimit { limit: limit.name.clone(), requests, example };
                 let problem = format!("limit {} has counted {}", limit.name, limit_use.why());
-                say(limit, UseProblem::Unused, Severity::Info, &problem, "none is needed if such requests are rare");
+                say(
+                    limit,
+                    UseProblem::Unused,
+                    Severity::Info,
+                    &problem,
+                    "nothing to do if such requests are rare here",
+                );
                 idle.push(limit_use);
                 continue;
             };
@@ -132,14 +138,14 @@ impl LimitUse {
         };
         let at = request_stages(&stages);
         if self.tally.requests(&at, false) == 0 {
-            let problem = format!("{}, and none of {requests} requests was one", needs_stages(limit, &stages));
+            let problem = format!("{}, and none of the last {requests} requests was one", needs_stages(limit, &stages));
             let remedy = format!("write the same check_policy_service in {}", first.list());
             return Some((UseProblem::WrongStage, problem, remedy));
         }
         (needs_login(limit) && self.tally.requests(&at, true) == 0).then(|| {
-            let why = format!("it is about logins, and none of {requests} requests had one");
+            let why = format!("it is about logins, and none of the last {requests} requests had one");
             let remedy = "write check_policy_service before permit_sasl_authenticated where users log in";
-            (UseProblem::NoLogin, never_asked(limit, why), remedy.to_owned())
+            (UseProblem::NoLogin, never_counts(limit, why), remedy.to_owned())
         })
     }
 
@@ -172,8 +178,8 @@ impl LimitUse {
 impl UnusedLimit {
     /// How many requests it did not count, and why it did not count one of them.
     pub fn why(&self) -> String {
-        let example = self.example.as_ref().map(|example| format!(", one because {example}"));
-        format!("none of {} requests{}", self.requests, example.unwrap_or_default())
+        let example = self.example.as_ref().map(|example| format!("; for example: {example}"));
+        format!("none of the last {} requests{}", self.requests, example.unwrap_or_default())
     }
 }
 

@@ -29,9 +29,10 @@ pub enum ListenProblem {
     PortForbidden,
     #[error("another program listens there; stop it (`ss -lxp` names it) or set `listen` to another path")]
     SocketInUse,
-    /// A unix socket is there that we may not even try.
+    /// There is a unix socket, and we cannot find out whether a program uses it.
     #[error(
-        "a socket is there that we may not connect to; remove it if no program uses it, or set `listen` to another path"
+        "a socket exists there, and we have no permission to connect to it; remove it if no program uses it, or set \
+         `listen` to another path"
     )]
     NotOurs,
     #[error("a file is there that is not a socket; move it away or set `listen` to another path")]
@@ -42,7 +43,10 @@ pub enum ListenProblem {
     #[error("there is no directory {}; create it first", .0.display())]
     NoDirectory(PathBuf),
     /// The directory of a unix socket is not open to us.
-    #[error("no permission to create a file in {}; give it to our user, or let systemd open the socket", .0.display())]
+    #[error(
+        "no permission to create a file in {}; let the daemon's user write there, or let systemd open the socket",
+        .0.display()
+    )]
     DirectoryForbidden(PathBuf),
     #[error("there is no user `{0}`; set `socket_owner` to one of this host")]
     UnknownUser(String),
@@ -52,7 +56,7 @@ pub enum ListenProblem {
     OwnershipForbidden,
     /// We may not give the socket to this group, which we are not in.
     #[error(
-        "no permission to give the socket to the group `{0}`; put our user into it (under systemd \
+        "no permission to give the socket to the group `{0}`; put the daemon's user into it (under systemd \
          SupplementaryGroups={0} does so), or start as root"
     )]
     GroupForbidden(String),
@@ -61,10 +65,10 @@ pub enum ListenProblem {
          the service"
     )]
     OwnershipUnmapped,
-    #[error("another file took the place of the socket; let only root and our user write in its directory")]
+    #[error("another file took the place of the socket; let only root and the daemon's user write in its directory")]
     Replaced,
     /// systemd passed something we cannot listen on.
-    #[error("{0}; ListenStream= is what the socket unit must have, and Accept=no")]
+    #[error("{0}; the socket unit needs ListenStream= and Accept=no")]
     Passed(String),
     /// Anything else.
     #[error("{0}")]

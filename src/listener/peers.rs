@@ -24,8 +24,8 @@ impl Peers {
         peer.ip().is_none_or(|ip| self.0.iter().any(|netblock| netblock.contains(&ip)))
     }
 
-    /// The warning about an address at which all other hosts are excluded.
-    pub const EXCLUDES: &str = "where no other host may ask: name those that may in `allow_peers`";
+    /// Follows an address and a comma in the warning that all other hosts are excluded there.
+    pub const EXCLUDES: &str = "which other hosts can reach, but `allow_peers` admits none: name them there";
 
     /// Whether an address is reachable by other hosts although none of them may connect.
     pub fn exclude_others_at(&self, place: &Address) -> bool {

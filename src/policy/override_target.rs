@@ -93,16 +93,14 @@ impl FromStr for OverrideTarget {
             return Ok(Self::Netblock(netblock));
         }
         if is_cut(text) {
-            return Err(format!("{text} is too long, and cut: a ban or an allowance needs all of it"));
+            return Err(format!("{text} is the shortened form of a value that is too long for a ban or an allowance"));
         }
         let part = KeyPart::of_text(text);
         let is_of_origin = |(word, _): (&str, &str)| {
             KeyField::of_word(word).is_some_and(|field| field.is_of_address() && field != KeyField::Client)
         };
         if part.pairs().any(is_of_origin) {
-            return Err(format!(
-                "{text} is where clients are from, of which nothing can be banned or allowed; write netblocks"
-            ));
+            return Err(format!("{text}: asn and country cannot be banned or allowed; write netblocks"));
         }
         let is_known = |(word, value): (&str, &str)| match KeyField::of_word(word) {
             Some(KeyField::Client) => netblock::parse(value).is_some(),

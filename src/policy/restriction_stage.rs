@@ -79,17 +79,17 @@ impl RestrictionStage {
 }
 
 /// The message about a limit that never counts anything.
-pub fn never_asked(limit: &Limit, why: impl Display) -> String {
-    format!("limit {} is never asked about: {why}", limit.name)
+pub fn never_counts(limit: &Limit, why: impl Display) -> String {
+    format!("limit {} never counts anything: {why}", limit.name)
 }
 
 /// The same where Postfix does not ask at the stages that it needs.
 pub fn needs_stages(limit: &Limit, stages: &[RestrictionStage]) -> String {
     match stages {
-        [] => never_asked(limit, "no request of Postfix has all that it needs"),
+        [] => never_counts(limit, "no request of Postfix has all that it needs"),
         _ => {
             let words: Vec<_> = stages.iter().map(|stage| stage.word()).collect();
-            never_asked(limit, format_args!("it needs a request at {}", words.join(" or ")))
+            never_counts(limit, format_args!("it needs a request at {}", words.join(" or ")))
         }
     }
 }
@@ -99,15 +99,15 @@ pub fn change_limit(limit: &Limit) -> String {
     format!("change count, per or match of limit {}", limit.name)
 }
 
-/// Whether all that it counts goes back, unless Postfix asks later than at RCPT.
+/// Whether all that it counts is taken back, unless Postfix asks later than at RCPT.
 pub fn gives_all_back(limit: &Limit) -> bool {
     limit.counts == CountKind::Recipients && limit.count_unsent == Some(false)
 }
 
-/// The message about a limit whose hits all go back, and the remedy.
+/// The message about a limit whose hits are all taken back, and the remedy.
 pub fn all_goes_back(limit: &Limit) -> (String, String) {
     let problem = format!(
-        "limit {} counts nothing in the end: with count_unsent = false recipients go back until Postfix asks at DATA or \
+        "limit {} keeps no counts: with count_unsent = false they are taken back unless Postfix also asks at DATA or \
          END-OF-MESSAGE, and it asks at neither",
         limit.name
     );

@@ -222,7 +222,7 @@ impl Store {
     }
 
     fn shared(&self) -> io::Result<&dyn Backend> {
-        self.backend.as_deref().ok_or_else(|| io::Error::other("no host shares this store"))
+        self.backend.as_deref().ok_or_else(|| io::Error::other("there is no shared store"))
     }
 
     /// The state of each server of a shared store.

@@ -322,7 +322,7 @@ fn a_ban_set_while_memcached_is_down_is_local_and_is_shared_later() {
     let (one, other) = (Host::start(&config), Host::start(&config));
     memcached.kill();
     let answer = one.ask("ban 203.0.113.0/24 for 1h");
-    assert!(answer["notes"][0].as_str().unwrap().starts_with("memcached cannot be told"), "{answer}");
+    assert!(answer["notes"][0].as_str().unwrap().starts_with("memcached could not be updated"), "{answer}");
     assert!(!passes(&one.connected("203.0.113.9", 1)));
     assert!(passes(&other.connected("203.0.113.9", 1)));
     memcached.start_again();

@@ -85,14 +85,15 @@ fn allow_peers_that_does_not_fit_the_listeners_is_warned_of() {
         (
             "listen = [\"inet:127.0.0.1:10040\", \"inet:0.0.0.0:10041\"]",
             vec![
-                "1:1: `listen` has inet:0.0.0.0:10041, where no other host may ask: name those that may in `allow_peers`",
+                "1:1: `listen` has inet:0.0.0.0:10041, which other hosts can reach, but `allow_peers` admits none: \
+                 name them there",
             ],
         ),
         (
             "listen = \"inet:mx.example.org:10040\"\nallow_peers = [\"127.0.0.2\"]",
             vec![
-                "1:1: `listen` has inet:mx.example.org:10040, where no other host may ask: name those that may in \
-                 `allow_peers`",
+                "1:1: `listen` has inet:mx.example.org:10040, which other hosts can reach, but `allow_peers` admits \
+                 none: name them there",
             ],
         ),
         ("listen = \"inet:[2001:db8::1]:10040\"\nallow_peers = [\"2001:db8::/64\"]", vec![]),
@@ -119,7 +120,7 @@ fn a_listener_by_option_or_systemd_that_no_peer_may_query_is_warned_of() {
         daemon.lines().with("CONFIGURATION ")
     };
     let everywhere = Port::of([0, 0, 0, 0]);
-    let advice = "where no other host may ask: name those that may in `allow_peers`";
+    let advice = "which other hosts can reach, but `allow_peers` admits none: name them there";
     let expected = format!("CONFIGURATION warning=\"listening at {}, {advice}\"", everywhere.endpoint());
     assert_eq!(warnings(Daemon::start_at(everywhere.endpoint(), "")), [expected]);
     assert!(warnings(Daemon::start_at(everywhere.endpoint(), "allow_peers = [\"192.0.2.1\"]")).is_empty());

@@ -55,15 +55,16 @@ fn each_limit_that_no_request_fits_is_named_once_with_the_reason() {
     site.housekeep();
     let lines = said(&site);
     for expected in [
-        "limit users is never asked about: it is about logins, and none of 5000 requests had one",
+        "limit users never counts anything: it is about logins, and none of the last 5000 requests had one",
         "remedy=\"write check_policy_service before permit_sasl_authenticated where users log in\"",
-        "limit volume is never asked about: it needs a request at END-OF-MESSAGE, and none of 5000 requests was one",
+        "limit volume never counts anything: it needs a request at END-OF-MESSAGE, and none of the last 5000 \
+         requests was one",
         "remedy=\"write the same check_policy_service in smtpd_end_of_data_restrictions\"",
-        "limit sent is never asked about: it needs a request at DATA, and none",
-        "limit unsent counts nothing in the end: with count_unsent = false recipients go back",
-        "limit never is never asked about: no request of Postfix has all that it needs",
+        "limit sent never counts anything: it needs a request at DATA, and none",
+        "limit unsent keeps no counts: with count_unsent = false they are taken back",
+        "limit never never counts anything: no request of Postfix has all that it needs",
         "remedy=\"change count, per or match of limit never\"",
-        "limit rare has counted none of 5000 requests, one because its condition on helo_name does not hold",
+        "limit rare has counted none of the last 5000 requests; for example: its condition on helo_name does not hold",
     ] {
         assert!(lines.iter().any(|line| line.contains(expected)), "{expected}: {lines:#?}");
     }
@@ -111,7 +112,8 @@ fn status_says_of_a_real_postfix_that_logins_are_permitted_before() {
     stranger.ehlo();
     stranger.mail().expect(250);
     assert_eq!(stranger.rcpts(ENOUGH as usize).iter().filter(|code| **code == 250).count(), ENOUGH as usize);
-    daemon.lines().wait_for("limit users is never asked about: it is about logins, and none of 5000 requests had one");
+    let users = "limit users never counts anything: it is about logins, and none of the last 5000 requests had one";
+    daemon.lines().wait_for(users);
     let status = |words: &[&str]| {
         let output = command().arg("status").args(words).arg("--socket").arg(&socket).output().unwrap();
         String::from_utf8(output.stdout).unwrap()
@@ -123,17 +125,17 @@ fn status_says_of_a_real_postfix_that_logins_are_permitted_before() {
         let found = answer["diagnosis"].as_array().unwrap().iter().map(|one| one["problem"].as_str().unwrap());
         let found: Vec<String> = found.filter(|problem| problem.starts_with("limit ")).map(str::to_owned).collect();
         let has = |limit: &str| {
-            found.iter().any(|one| one.starts_with(&format!("limit {limit} is never asked about: it is about logins")))
+            found.iter().any(|one| one.starts_with(&format!("limit {limit} never counts anything: it is about logins")))
         };
         assert_eq!(answer["unused_limits"][0]["limit"], json!("rare"), "{answer:#}");
         (has("users") && has("volume")).then(|| answer["unused_limits"][0]["why"].clone())
     });
-    assert!(why.as_str().unwrap().ends_with(", one because its condition on client_name does not hold"), "{why}");
+    assert!(why.as_str().unwrap().ends_with("; for example: its condition on client_name does not hold"), "{why}");
     let text = status(&[]);
     assert!(
-        text.contains("warning: limit users is never asked about: it is about logins, and none of 5001 "),
+        text.contains("warning: limit users never counts anything: it is about logins, and none of the last 5001 "),
         "{text}"
     );
-    assert!(text.contains("rare has counted none of 5001 requests, one because its"), "{text}");
-    assert_eq!(daemon.lines().with("limit users is never asked about").len(), 1);
+    assert!(text.contains("rare has counted none of the last 5001 requests; for example: its"), "{text}");
+    assert_eq!(daemon.lines().with("limit users never counts anything").len(), 1);
 }

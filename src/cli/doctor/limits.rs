@@ -5,7 +5,7 @@ use crate::observe::finding::{Assessment, Finding, not_right, right, wrong};
 use crate::policy::door::Door;
 use crate::policy::limit::{self, CountKind, Limit};
 use crate::policy::restriction_stage::{
-    RestrictionStage, all_goes_back, change_limit, gives_all_back, needs_login, needs_stages, never_asked, stages,
+    RestrictionStage, all_goes_back, change_limit, gives_all_back, needs_login, needs_stages, never_counts, stages,
 };
 
 /// A finding for each limit of Postfix's requests; nothing where Postfix asks nobody.
@@ -55,7 +55,7 @@ fn judge(limit: &Limit, questions: &[ServiceCall], dead: Assessment) -> Finding 
     if let Some(ServiceCall { list, .. }) = at_stage.first() {
         let why = format!("it is about logins, and {list} has permit_sasl_authenticated before check_policy_service");
         let remedy = format!("write check_policy_service before permit_sasl_authenticated in {list}");
-        return not_right(dead, never_asked(limit, why), remedy);
+        return not_right(dead, never_counts(limit, why), remedy);
     }
     let Some(first) = stages.last() else {
         return not_right(dead, needs_stages(limit, &stages), change_limit(limit));
@@ -63,7 +63,7 @@ fn judge(limit: &Limit, questions: &[ServiceCall], dead: Assessment) -> Finding 
     // A list that would do, behind whose end nothing is asked.
     let shut = questions.iter().find(|question| question.shut && stages.contains(&question.stage));
     if let Some(ServiceCall { list, .. }) = shut {
-        let what = never_asked(limit, format_args!("{list} ends before check_policy_service"));
+        let what = never_counts(limit, format_args!("{list} ends before check_policy_service"));
         return not_right(dead, what, format!("write check_policy_service before permit, reject and defer in {list}"));
     }
     let is_late = limit.counts == CountKind::Connections && questions.iter().any(|question| question.stage.is_late());
@@ -111,7 +111,7 @@ mod tests {
                 "at RCPT or DATA or END",
             ),
             ("count = \"bytes\"", format!("smtpd_recipient_restrictions = {service}"), "a request at END-OF-MESSAGE"),
-            (UNSENT, format!("smtpd_recipient_restrictions = {service}"), "recipients go back until"),
+            (UNSENT, format!("smtpd_recipient_restrictions = {service}"), "they are taken back"),
             (SIZES, format!("smtpd_end_of_data_restrictions = {service}"), "message with several recipients"),
             (
                 SIZES,

@@ -57,7 +57,7 @@ impl Propagation {
         match self {
             Self::Local | Self::Shared => None,
             Self::Pending(store, error) => {
-                Some(format!("{store} cannot be told ({error}): it holds on this host, and on others once it can"))
+                Some(format!("{store} could not be updated ({error}): in force on this host, on others once it is"))
             }
         }
     }
@@ -236,7 +236,7 @@ impl SharedOverrides {
         let left_out = more + begun.len().saturating_sub(room);
         if left_out > 0 {
             service.log.limited(Severity::Warning, "CONTROL_FAILED", now, |line| {
-                line.field("error", format!("other hosts are not told of {left_out} bans: they begin too fast"));
+                line.field("error", format!("{left_out} bans were not passed on to other hosts: too many at once"));
             });
         }
         for ban in begun.into_iter().take(room) {
@@ -306,7 +306,7 @@ impl SharedOverrides {
             }
             return Ok(());
         }
-        Err(io::Error::other("other hosts change the list all the time"))
+        Err(io::Error::other(format!("other hosts kept changing the list; gave up after {TRIES} attempts")))
     }
 
     /// Notes that a reset or an event was seen. Returns whether it is new.

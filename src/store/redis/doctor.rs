@@ -56,7 +56,10 @@ async fn examine_all(connector: &Connector) -> Vec<Finding> {
 async fn examine_server(server: &RedisServer, link: &mut Link, config: &RedisConfig) -> Vec<Finding> {
     let time = match in_time(time_of_get(link, &config.key_prefix)).await {
         Ok(time) => time,
-        Err(error) => return vec![wrong(format!("Redis at {server} does not answer: {error}"), "look at it")],
+        Err(error) => {
+            let remedy = "check its load, and the rights of redis_username";
+            return vec![wrong(format!("Redis at {server} does not answer: {error}"), remedy)];
+        }
     };
     let mut findings = vec![distance(format_args!("Redis at {server}"), time)];
     if link.form == CommandForm::Plain {

@@ -11,14 +11,14 @@ use crate::observe::finding::{Finding, doubtful, right, wrong};
 /// How long a server of the store may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How far a server may be away without a remark.
+/// How long a server may take to answer without a remark.
 pub const FAR: Duration = Duration::from_millis(10);
 
 /// Runs the checks of a store's servers.
 pub fn ask(store: &str, servers: impl Future<Output = Vec<Finding>>) -> Vec<Finding> {
     match Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime.block_on(servers),
-        Err(error) => vec![wrong(format!("{store} cannot be asked: {error}"), "free some memory")],
+        Err(error) => vec![wrong(format!("{store} cannot be checked: {error}"), "free memory or file descriptors")],
     }
 }
 
@@ -27,11 +27,11 @@ pub async fn in_time<T>(work: impl Future<Output = Result<T, String>>) -> Result
     timeout(TIMEOUT, work).await.unwrap_or_else(|_| Err(format!("no answer within {} s", TIMEOUT.as_secs())))
 }
 
-/// How far away a server of a store is, which answered in this time.
+/// The finding about a server of a store that answered in this time.
 pub fn distance(server: impl Display, time: Duration) -> Finding {
-    let what = format!("{server} is {:.1} ms away", time.as_secs_f64() * 1000.0);
+    let what = format!("{server} answers in {:.1} ms", time.as_secs_f64() * 1000.0);
     match time > FAR {
-        true => doubtful(what, "every first request of a session waits that long; take one that is nearer"),
+        true => doubtful(what, "every first request of a session waits that long; use a server that is closer"),
         false => right(what),
     }
 }

@@ -174,7 +174,7 @@ fn check(connection: &Connection) -> Result<usize, FileError> {
     let version = number("user_version").map_err(|error| explain(&error))?;
     usize::try_from(version).ok().filter(|version| *version <= MIGRATIONS.len()).ok_or_else(|| {
         FileError::Refused(format!(
-            "its form is version {version}, and this program knows {} at most: start the newer connshaper that made \
+            "its schema has version {version}, and this program knows {} at most: start the newer connshaper that made \
              it, or name another file in sqlite_file",
             MIGRATIONS.len()
         ))

@@ -53,7 +53,7 @@ impl Sqlite {
         let _giving_up = AbortOnDropHandle::new(tokio::spawn(Arc::clone(&queue).give_up_in_time()));
         let worker = Worker { queue: Arc::clone(&queue), config: config.clone() };
         if let Err(error) = worker.start() {
-            queue.mark_down(&format!("there can be no thread for it: {error}"));
+            queue.mark_down(&format!("cannot start its thread: {error}"));
         }
         Self { queue, _giving_up }
     }
