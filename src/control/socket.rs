@@ -50,7 +50,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct ControlSocket {
     listener: UnixListener,
-    /// Removes the file with us.
+    /// Removes the socket's file when it is dropped.
     _file: SocketFile,
 }
 

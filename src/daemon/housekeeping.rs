@@ -28,7 +28,7 @@ pub struct Housekeeping {
     /// The file that counts are saved in, and the seconds between; 0: at the end only.
     state: Option<Arc<StateFile>>,
     state_interval: u64,
-    /// How the store is, as systemd knows it.
+    /// The state of the store that systemd was told last.
     told: &'static str,
     /// Whether the warning about forgotten clients was logged.
     full: bool,
@@ -76,7 +76,7 @@ impl Housekeeping {
             if is_due(elapsed, self.statistics_interval) {
                 self.service.report(self.connections.len());
             }
-            // A disk that is slower than that is not asked twice at a time.
+            // No second save while one is under way, on a slow disk.
             if is_due(elapsed, self.state_interval) && saving.as_ref().is_none_or(JoinHandle::is_finished) {
                 saving = self.state.as_ref().map(|state| save(state, &self.service));
             }
@@ -98,7 +98,7 @@ impl Housekeeping {
     fn tell_state(&mut self) {
         let state = self.service.rules.load().store.state();
         if std::mem::replace(&mut self.told, state) != state {
-            // The log tells of it too; a service manager that cannot be told is no news.
+            // Errors are ignored: the log has the state too.
             let _ = notify::status(&format!("store: {state}"));
         }
     }

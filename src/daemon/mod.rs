@@ -71,7 +71,7 @@ pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Star
     let is_upgrade = transport::is_offered();
     let start = spawn_blocking(move || Daemon::begin(path, &listen));
     let begun = match is_upgrade {
-        // A stop comes after it, in order: there are counts to save and requests to answer.
+        // A signal to stop is handled after the start: there are counts to save and requests to answer.
         true => start.await,
         false => match signals.stop_or(start).await {
             Some(begun) => begun,
@@ -93,7 +93,7 @@ pub async fn run(path: Option<PathBuf>, listen: Vec<Address>) -> Result<(), Star
 pub enum StartError {
     /// The configuration is wrong.
     Configuration(#[from] ConfigError),
-    /// The configuration became wrong during the hand-over from the program before: another start may find it right.
+    /// The configuration became wrong during an upgrade: a restart may find it right.
     AfterUpgrade(ConfigError),
     /// The configuration is right, but something else failed.
     Other(#[from] anyhow::Error),

@@ -24,7 +24,7 @@ enum NotifyMessage {
     Stopping,
     Status(String),
     Watchdog,
-    /// Everything before this was told.
+    /// Is answered when everything before it was sent.
     Flush(SyncSender<()>),
 }
 
@@ -98,7 +98,7 @@ pub async fn feed_watchdog() {
     let mut turns = tokio::time::interval((interval / 2).max(Duration::from_millis(1)));
     loop {
         turns.tick().await;
-        // A watchdog that cannot be told acts by itself.
+        // An error needs no handling: systemd acts if it hears nothing.
         let _ = tell(NotifyMessage::Watchdog);
     }
 }

@@ -47,9 +47,8 @@ impl Daemon {
         })
     }
 
-    /// All or nothing: with a wrong file the old rules stay. Returns what is in force now, if that
-    /// is new, without the lists, which the policy has.
-    /// Beside it, what an administrator should know; or why the old rules stay.
+    /// Puts new rules in force; with a wrong file the old ones stay. Returns the new configuration, without
+    /// the lists, which the policy has, and notes for the administrator. `Err`: why the old rules stay.
     pub(super) fn finish_reload(&self, loaded: Result<LoadResult, JoinError>) -> Result<(Config, Vec<String>), String> {
         match loaded {
             Ok(Ok((policy, config))) => Ok(self.put_in_force(policy, config)),

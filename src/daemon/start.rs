@@ -1,4 +1,4 @@
-//! The start: with a configuration alone, or with the sockets and counts of the program before this one.
+//! The start: with a configuration alone, or in an upgrade with the sockets and counts of the old program.
 //!
 //! Sockets come first, so that Postfix finds them while long lists and counts are read.
 
@@ -33,14 +33,14 @@ use crate::postfix::connection::PolicyConnection;
 use crate::postfix::suspended::SuspendedConnections;
 use crate::store::KnownCounts;
 
-/// How long a program that was upgraded to tries to read a configuration that passed the preflight just before.
+/// How long the new program of an upgrade tries to read a configuration that has just passed its preflight.
 /// Policy connections wait meanwhile, and Postfix waits longer.
 const CONFIG_PATIENCE: Duration = Duration::from_secs(3);
 
 /// Between two tries.
 const CONFIG_PAUSE: Duration = Duration::from_millis(100);
 
-/// The sockets that Postfix asks at, and what the program before has left beside them.
+/// The sockets that Postfix asks at, and in an upgrade what else the old program has handed over.
 struct Sockets {
     listeners: Vec<Listener>,
     /// The listeners of the doors over HTTP that were passed.
@@ -53,7 +53,7 @@ struct Sockets {
 fn load(path: Option<&Path>, listen: &[Address]) -> Result<(Config, Sockets), StartError> {
     let by_option = !listen.is_empty();
     let asked = |config: &Config| if by_option { listen.to_vec() } else { config.listen.clone() };
-    // Before anything is hashed: that is to be done as before.
+    // Before anything is hashed: an upgrade goes on with the secret of the old program.
     let Some(mut handover) = Handover::receive() else {
         // Requests that are made from then on wait. A wrong configuration is reported before a socket that cannot be had.
         let mut opened = None;

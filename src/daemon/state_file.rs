@@ -92,7 +92,7 @@ impl StateFile {
                 let fill = |line: &mut LogRecord| {
                     line.field("file", self.path.display()).field("counters", counters);
                 };
-                // Every few minutes it is no news, unless it is good news.
+                // It is saved every few minutes; only the first success after a failure is worth a line.
                 match failed_before {
                     true => self.log.line(Severity::Notice, "STATE_SAVED", fill),
                     false => self.log.line(Severity::Debug, "STATE_SAVED", fill),

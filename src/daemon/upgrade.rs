@@ -55,7 +55,7 @@ impl Daemon {
         self.stop.hand_over();
         self.connections.close();
         let patience = self.config.store.timeout + LAST_ANSWERS;
-        // First of all, for one that is just accepting makes another connection.
+        // First, because a task that is just accepting may make another connection.
         let mut listeners = Vec::new();
         for accepting in accepting.drain(..) {
             listeners.extend(accepting.await.ok());

@@ -1,8 +1,8 @@
 //! Has the store count the checks of a request, or reads what it would answer if they were counted.
 //!
 //! A limit of different clients (`count = "clients"`) counts a client for a key the first time it comes in a window.
-//! Each client of a key has a counter of its own in the store, which lives as long as a window. One that has less time
-//! left than the key's window is from the window before, so the client counts anew.
+//! Each client of a key has a counter of its own in the store, which lives as long as a window. If that ends before the
+//! key's window does, it is from an earlier window, and the client is counted again.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -72,8 +72,8 @@ pub fn checks_of<'p>(counted: TargetCounter<'p>, amount: u32) -> LimitChecks<'p>
     }
 }
 
-/// Different clients of a key that are counted, unless its threshold is higher: beyond it none is remembered, so that
-/// no number of addresses fills the store.
+/// The most different clients that are counted for a key, or one more than its threshold if that is more. No further
+/// ones are remembered, so that no number of addresses fills the store.
 pub const MAX_CLIENTS: u32 = 1000;
 
 /// Has the checks of limits on different clients count a new client, and only read for a known one. `counts`: a new
@@ -104,11 +104,12 @@ async fn is_new(store: &Store, check: &LimitCheck<'_>, kind: CounterKind, counts
     let found = store.count(operations, now).await;
     let counter = |place: usize| found[place].unwrap_or(Counter { count: 0, left: 0, added: 0 });
     let (client, window) = (counter(0), counter(1));
-    // What was there before this hit.
+    // The client had no counter before this hit.
     if client.count <= client.added {
         return true;
     }
-    // A reload may have changed the length of windows since: rather too few are counted then.
+    // After a reload has changed the length of windows, the two ends say nothing: rather too few clients are counted
+    // then than too many.
     let is_comparable = limit.exptime_change.is_none_or(|change| change.until <= now.monotonic);
     let is_known = window.count > 0 && (client.left >= window.left || !is_comparable);
     if !is_known && counts {

@@ -1,7 +1,7 @@
 //! Finds a wrong set-up of Postfix from its requests, and says how to repair it.
 //!
-//! Looked at once for a session, not for a request. What is found is logged once, with the lines of main.cf
-//! that repair it, and stands in the status as long as it is so.
+//! Looks at the first request of each session, and at those that repeat another. What is found is logged once, with the
+//! lines of main.cf that repair it, and stands in the status as long as it is so.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
@@ -145,7 +145,7 @@ impl Diagnosis {
                 });
             }
         }
-        // What comes from now on is judged by itself.
+        // The next conclusion is drawn from new sessions only.
         let said = std::mem::take(&mut seen.said);
         *seen = ObservedSetup { found, said, ..ObservedSetup::default() };
     }

@@ -71,7 +71,7 @@ impl LimitUse {
         Self { tally, state: Mutex::default() }
     }
 
-    /// Begins anew, for other limits are in force.
+    /// Starts over: other limits are in force.
     pub fn begin_anew(&self) {
         self.tally.begin_anew();
         let mut state = lock(&self.state);
@@ -130,7 +130,7 @@ impl LimitUse {
         (state.unusable.clone(), state.unused.clone())
     }
 
-    /// Why the requests so far are none that the limit could count; `None`: some were.
+    /// Why the limit could count none of the requests so far; `None`: it could have counted some.
     fn problem(&self, limit: &Limit, requests: u64) -> Option<(UseProblem, String, String)> {
         let stages = stages(limit);
         let Some(first) = stages.last() else {
@@ -152,7 +152,7 @@ impl LimitUse {
     /// Notes why limits do not count a request.
     #[cold]
     pub fn add_examples(&self, policy: &Policy, request: &Request, now: Now) {
-        // It may be some time until `conclude` notices that.
+        // `conclude` notices only later that all limits are used by now.
         if policy.limits().iter().all(|limit| limit.door != Door::Smtp || self.tally.is_used(limit)) {
             return;
         }

@@ -1,7 +1,8 @@
 //! The keys that were counted lately, by name: their last counts, and since when they are over their limits.
 //!
-//! The table of counts keeps keys that are no addresses as hashes. Here those that were counted lately are with their
-//! names: so they can be listed, and found by one of their fields. Clients are here once they were over a limit.
+//! The table of counts has only a hash of a key that is not an address. Here is the text of those that were counted
+//! lately, so that they can be listed, and found by one of their fields. Clients are here only after they were over a
+//! limit.
 
 use std::net::IpAddr;
 use std::sync::Mutex;

@@ -65,7 +65,7 @@ pub async fn window_counters(store: &Store, counted: &TargetCounter<'_>, now: No
 /// Every counter of a key, without counting.
 async fn counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, Counter)>> {
     let exptime = counted.limit.exptime;
-    // An exact window says when one more hit fits in; here that is when it is empty.
+    // An exact window returns how long until a hit is allowed: with a threshold of 1 that is until it is empty.
     let threshold = |kind| if kind == CounterKind::Hits { 1 } else { counted.threshold };
     let kinds = counted.kinds(now);
     // Collected, for a borrowing iterator cannot be held over the wait.

@@ -391,7 +391,7 @@ impl Tally {
         kinds.map(|number| number.load(Relaxed)).sum()
     }
 
-    /// Begins anew, for other limits are in force.
+    /// Starts over: other limits are in force.
     pub fn begin_anew(&self) {
         self.seen.iter().flatten().chain(&self.used).for_each(|number| number.store(0, Relaxed));
         self.set_all_used(false);

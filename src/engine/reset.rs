@@ -25,7 +25,7 @@ pub async fn forget_here(service: &Service, target: Target, now: Now) {
     let mut counted: Vec<_> = targets.iter().flat_map(|target| rules.policy.counted(target)).collect();
     keys(&counted, now).iter().for_each(|key| rules.store.forget_here(key));
     if let Target::Key(_) = targets[0] {
-        // The other host need not know all the keys of which this is a part.
+        // Keys that have the target among their fields: the other host may not know all that this one does.
         let (mut found, _) = service.named_keys.counted(&rules, &targets[0], now).await;
         let rest = found.split_off(counted.len());
         rules.store.reset(keys(&rest, now).into_iter(), now).await;

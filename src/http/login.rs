@@ -100,7 +100,7 @@ async fn report(context: Arc<HttpContext>, login: Login) {
 /// Dovecot's report about a login.
 struct Login {
     request: Request<'static>,
-    /// A digest of the login and the wrong password, of which Dovecot tells a hash.
+    /// A digest of the login and of the wrong password's hash, which Dovecot sends.
     password: Option<u64>,
     /// A policy server refused it, so that it was not tried.
     refused: bool,

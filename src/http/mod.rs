@@ -74,8 +74,8 @@ fn metrics_alone(context: Arc<HttpContext>) -> Router {
 /// The answer at `/` if there is no page.
 const INDEX: &str = "connshaper: /dovecot, /auth, /auth/nginx, /auth/envoy, /hit, /check, /revoke, /metrics\n";
 
-/// Does what a request asks for to its end where the store is waited for, even if the peer hangs up: half of it, a count
-/// without the ban that follows from it, would be worse than an answer that nobody reads.
+/// Does the work of a request. Where that waits for the store, it goes on to its end even if the peer hangs up: a count
+/// without the ban that follows from it would be worse than an answer that nobody reads.
 async fn to_the_end<T: Send + 'static>(context: &HttpContext, work: impl Future<Output = T> + Send + 'static) -> T {
     if !context.control.service.rules.load().store.waits() {
         return work.await;
@@ -97,7 +97,7 @@ async fn body(body: Body) -> Result<Bytes, Response> {
     }
 }
 
-/// An answer in JSON, which nothing in between keeps.
+/// An answer in JSON, which no cache may keep.
 fn json_answer(status: StatusCode, text: String) -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),

@@ -43,7 +43,7 @@ const BARS: usize = 60;
 #[derive(Debug, Default)]
 pub struct LastPage(Mutex<Option<(u64, Arc<str>)>>);
 
-/// All but what changes, and the header that lets nothing else run.
+/// The page without what changes, and the Content-Security-Policy that lets no other script run.
 static FRAME: LazyLock<(String, HeaderValue)> = LazyLock::new(|| {
     let page = include_str!("page.html").replace("/*STYLE*/", STYLE).replace("/*SCRIPT*/", SCRIPT);
     let hash = |text: &str| STANDARD.encode(Sha256::digest(text));

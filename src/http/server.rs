@@ -81,12 +81,12 @@ impl HttpServer {
         &self.context
     }
 
-    /// The sockets of the doors, for the process that takes this one's place.
+    /// The sockets of the doors, for the new process of an upgrade.
     pub fn doors(&self) -> impl Iterator<Item = &DetachedListener> {
         self.sockets.iter().filter(|(serves, _)| *serves == Serves::Doors).map(|(_, socket)| socket)
     }
 
-    /// Answers what was asked, and closes the connections. The sockets stay open: who connects waits.
+    /// Answers pending requests, and closes the connections. The sockets stay open, so new connections wait.
     pub async fn pause(&mut self) {
         if let Some((stop, ended)) = self.running.take() {
             stop.trigger();
@@ -193,7 +193,7 @@ async fn serve(stream: Stream, peer: Peer, router: Router, slot: ConnectionSlot,
     builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
-        // A peer that hangs up, or sends what is no HTTP, is answered as far as it can be.
+        // An error needs no answer from us: the peer has hung up, or hyper has answered what is not HTTP.
         _ = connection.as_mut() => {}
         () = async { tokio::select! { () = slot.state.close.notified() => {}, () = stop.wait() => {} } } => {
             connection.as_mut().graceful_shutdown();
@@ -206,7 +206,7 @@ async fn serve(stream: Stream, peer: Peer, router: Router, slot: ConnectionSlot,
 #[derive(Debug, Default)]
 struct HttpConnections {
     slots: std::sync::Mutex<Vec<Arc<ConnectionActivity>>>,
-    /// Counts what happens, so that it is known what was longest ago.
+    /// Counts events. The smaller the number of one, the longer ago it was.
     time: AtomicU64,
 }
 

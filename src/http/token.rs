@@ -11,9 +11,7 @@ use super::HttpContext;
 /// The header in which a web server passes the client's own `Authorization`.
 const HEADER: &str = "x-connshaper-token";
 
-/// Lets a request in that has the token, or every one where there is none.
-///
-/// The result is an answer where it does not.
+/// Admits a request that has the token; without a configured token, any request. `Err` is the answer to others.
 #[expect(clippy::result_large_err, reason = "the error is the answer")]
 pub fn check(context: &HttpContext, headers: &HeaderMap) -> Result<(), Response> {
     match &context.config.load().token {

@@ -1,5 +1,5 @@
-//! The bans that a host has announced, kept in the store: a program that starts again does not announce them a second
-//! time, and announces those that ended while it was not running.
+//! The bans that a host has announced, kept in the store: a daemon that is restarted does not announce them a second
+//! time, and announces the end of those that ended while it was not running.
 
 use std::io;
 
@@ -21,7 +21,7 @@ const TOLERANCE: u64 = 10;
 /// The record of this daemon.
 #[derive(Debug, Default)]
 pub struct AnnouncedRecord {
-    /// It was read, or the program before has handed its content over.
+    /// It was read, or the old process has handed its content over at an upgrade.
     is_known: bool,
     /// The ids in it: it is written again when they change.
     written: Vec<u64>,

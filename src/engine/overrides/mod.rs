@@ -77,14 +77,14 @@ pub struct SharedOverrides {
     /// Why the list in the store cannot be read.
     unreadable: StdMutex<Option<String>>,
     silent: AtomicBool,
-    /// This process, or the one whose place it took, has read the list.
+    /// This process, or the old one before an upgrade, has read the list.
     has_read: AtomicBool,
 }
 
 /// What this process has to write to the list, and has read from it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ExchangeState {
-    /// Changes the store does not know of yet.
+    /// Changes that are not in the store yet.
     pending: Vec<Change>,
     /// Resets and events that this host has seen, by their ids.
     seen: HashSet<u64>,
@@ -144,21 +144,21 @@ impl SharedOverrides {
         lock(&self.link).lifted.contains(&(limit.to_owned(), key.to_owned()))
     }
 
-    /// The state for the program that takes over.
+    /// The state, for the new process of an upgrade.
     pub fn save(&self, service: &Service, now: Now) -> ExchangeState {
         self.queue_new_bans(service, now);
         lock(&self.link).clone()
     }
 
-    /// Takes over what the program before knew.
+    /// Restores the state of the old process.
     pub fn restore(&self, link: ExchangeState) {
         *lock(&self.link) = link;
         self.has_read.store(true, Ordering::Relaxed);
         self.exchange.try_lock().expect("nothing is exchanged before the start").skip();
     }
 
-    /// Writes the last bans that this process began for other hosts, and what was announced for the next process on
-    /// this host. For the end of the process, which waits no longer than `patience`.
+    /// At the end of the process: writes its last bans, for other hosts, and what it has announced, for the next daemon
+    /// on this host. Takes no longer than `patience`.
     pub async fn finish(&self, service: &Service, patience: Duration, now: Now) {
         let store = Arc::clone(&service.rules.load().store);
         if !store.waits() {
@@ -275,8 +275,9 @@ impl SharedOverrides {
             // It was lost with a restart of the store, or there never was one.
             let is_missing = told.is_none();
             let told = told.unwrap_or_else(|| OverrideList::of(&known, now));
-            // What ended stays in the store until a host has a reason to write the list. A process that has read the
-            // list before does what is new all the same: its clock may be ahead, or the store was down for a while.
+            // Entries that have ended stay in the store until a host has a reason to write the list. What this process
+            // has not seen yet it does even if it has ended: its clock may be ahead, or the store was down for a while.
+            // Only at its first reading it leaves such entries out, which are from before its start.
             let stored = told.ids();
             let is_first = !self.has_read.swap(true, Ordering::Relaxed);
             let is_new = |id, ends| self.note_seen(id) && (!is_first || ends > now.unix());

@@ -28,7 +28,7 @@ pub fn text(record: &LogRecord) -> String {
         line.push('=');
         let mut value = Escaped::at_the_end_of(&mut line);
         for chunk in field.value.utf8_chunks() {
-            // It fails at the value's bound, where the value is cut; and that is meant.
+            // An error means that the value has reached its bound, and is cut there.
             if value.write_str(chunk.valid()).and_then(|()| value.escape(chunk.invalid())).is_err() {
                 break;
             }

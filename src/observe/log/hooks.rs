@@ -37,8 +37,8 @@ pub struct Hook {
     pub command: Vec<String>,
     /// The keywords of the records it is run for.
     pub keywords: &'static [&'static str],
-    /// For each keyword and subject it is run at most once per this; what comes in between is counted. Of further
-    /// subjects than [`MAX_AT_ONCE`] in that time it is told later, of all at once.
+    /// For each keyword and subject it is run at most once in this time; events in between are counted. For subjects
+    /// beyond [`MAX_AT_ONCE`] in that time it is run later, once for all of them.
     pub interval: Duration,
 }
 
@@ -79,7 +79,7 @@ struct HooksState {
     past: HashMap<(usize, &'static str), Past>,
     /// Whether a task runs them.
     started: bool,
-    /// What waits goes on waiting.
+    /// No further run is started.
     paused: bool,
     closed: bool,
 }
@@ -172,7 +172,7 @@ impl Hooks {
         self.lock().hooks.iter().any(|hook| hook.keywords.contains(&keyword))
     }
 
-    /// This was logged, or would be. Returns the runs that there was no room for.
+    /// An event, whether or not it is logged. Returns the runs that there was no room for.
     #[must_use]
     pub fn happened(&self, record: &LogRecord) -> Vec<Run> {
         let keyword = record.keyword();
@@ -257,7 +257,7 @@ impl Hooks {
 
     /// Waits for all runs, at most for `patience`, and ends: returns those that were not done.
     pub async fn finish(&self, patience: Duration) -> Vec<Run> {
-        // An upgrade may have been given up for the stop.
+        // The stop may have interrupted an upgrade, which had paused the runs.
         self.resume();
         let no_room = self.lock().tell_held(|_, _| true);
         let done = |state: &HooksState| !state.started || state.waiting.is_empty() && state.running.is_none();
@@ -282,7 +282,7 @@ impl Hooks {
         }
     }
 
-    /// The runs that wait, for the process that takes this one's place.
+    /// The runs that wait, for the new process of an upgrade.
     pub fn save(&self) -> Vec<Run> {
         let mut state = self.lock();
         let no_room = state.tell_held(|_, _| true);

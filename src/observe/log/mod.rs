@@ -31,7 +31,7 @@ pub use record::LogRecord;
 pub use settings::{LogConfig, LogTarget};
 pub use severity::{Facility, Severity, SyslogFormat};
 
-/// The log; a clone speaks to the same one.
+/// The log. A clone writes to the same one.
 #[derive(Clone)]
 pub struct Log {
     shared: Arc<LogInner>,
@@ -119,12 +119,12 @@ impl Log {
         }
     }
 
-    /// Appends the commands that wait, for the process that takes this one's place.
+    /// The commands that wait, for the new process of an upgrade.
     pub fn save_commands(&self) -> Vec<Run> {
         self.shared.hooks.save()
     }
 
-    /// Takes those over.
+    /// Has this process run those of the old one.
     pub fn restore_commands(&self, saved: Vec<Run>) {
         self.shared.hooks.restore(saved);
         self.start_commands();
@@ -257,7 +257,7 @@ impl Log {
         self.limiter().suppressed()
     }
 
-    /// Adds who was mentioned lately, for the process that takes this one's place.
+    /// Who was mentioned lately, for the new process of an upgrade.
     pub fn save(&self) -> SavedLimiter {
         self.limiter().save()
     }

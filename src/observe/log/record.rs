@@ -52,7 +52,7 @@ impl LogRecord {
     /// Appends a field.
     pub fn field(&mut self, name: &'static str, value: impl FieldValue) -> &mut Self {
         let start = self.values.len();
-        // It fails at the bound, where the value is cut; and that is meant.
+        // An error means that the value has reached its bound, and is cut there.
         let _ = value.write(&mut Bounded { values: &mut self.values, start });
         self.close(name, start, value.is_number())
     }
