@@ -50,7 +50,7 @@ impl LimitFile {
         Self { path, limit, purpose, entries: 0, stamp: None }
     }
 
-    /// Takes what another limit, or the same, had from the same file. Says whether it could.
+    /// Takes what another limit, or the same, had from the same file. Returns whether it could.
     fn keep(&self, limit: &mut Limit, before: &Self, old: &Limit) -> bool {
         // Its keys would be in another spelling.
         if limit.spellings != old.spellings {

@@ -1,4 +1,4 @@
-//! SIGUSR2: the program in the program file, usually a newer one, takes this one's place.
+//! SIGUSR2: the program that the program file has now, usually a newer one, takes the place of this one.
 
 use std::io;
 use std::time::Duration;

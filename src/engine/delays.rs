@@ -40,7 +40,7 @@ impl DelayedReplies {
         Some(DelayPermit { waiting: Arc::clone(self), key })
     }
 
-    /// The permit that a connection had in the process before, with this `key`.
+    /// The permit that a connection had in the old program, with this `key`.
     pub fn restore(self: &Arc<Self>, key: u64) -> DelayPermit {
         *self.lock().entry(key).or_insert(0) += 1;
         DelayPermit { waiting: Arc::clone(self), key }

@@ -81,7 +81,7 @@ impl HttpServer {
         &self.context
     }
 
-    /// The sockets of the doors, for the new process of an upgrade.
+    /// The sockets of the doors, for the new program of an upgrade.
     pub fn doors(&self) -> impl Iterator<Item = &DetachedListener> {
         self.sockets.iter().filter(|(serves, _)| *serves == Serves::Doors).map(|(_, socket)| socket)
     }

@@ -84,7 +84,7 @@ impl Listener {
         systemd::listeners()
     }
 
-    /// The socket of a process before us, and the file that is to go with it. Must run inside the runtime.
+    /// A socket of the old program, and the file that is to go with it. Must run inside the runtime.
     pub fn inherited(socket: socket2::Socket, file: Option<SocketFile>) -> Result<Self, ListenError> {
         systemd::listener(socket, file).map_err(|problem| ListenError { place: "an inherited socket".into(), problem })
     }

@@ -50,7 +50,7 @@ fn listen(address: SocketAddr) -> io::Result<Socket> {
         // So that 0.0.0.0 and [::] can both be given, whatever the host's default.
         socket.set_only_v6(true)?;
     }
-    // Connections of the process before us may still linger on the port.
+    // Connections of an earlier daemon may still linger on the port.
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;

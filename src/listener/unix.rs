@@ -95,7 +95,7 @@ pub struct SocketFile {
 }
 
 impl SocketFile {
-    /// The one that a process before us made.
+    /// One that the old program made.
     pub fn inherited(path: PathBuf, device: u64, inode: u64) -> Self {
         Self { path, device, inode }
     }

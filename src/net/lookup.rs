@@ -46,7 +46,7 @@ impl<K: Ord + Clone + Send, V: Clone + Send + Sync> Lookups<K, V> {
         let entry = UnderWay { lookups: self, key };
         spawn_blocking(move || {
             let found = look_up(&entry.key);
-            // A caller from here on wants to know anew.
+            // A caller from here on begins another lookup.
             drop(entry);
             sender.send_replace(Some(found));
         });

@@ -1,7 +1,7 @@
 //! Hashes what strangers choose with a secret, so that they cannot choose values with equal hashes.
 //!
 //! There is one for the life of the daemon, so that a hash which is remembered
-//! still means the same when another process has taken this one's place.
+//! still means the same after an upgrade.
 
 use std::hash::{BuildHasher, Hash, Hasher, RandomState};
 use std::sync::OnceLock;
@@ -18,12 +18,12 @@ pub fn hash(value: impl Hash) -> u64 {
     hasher.finish()
 }
 
-/// The secret; for the process that takes this one's place, and nobody else.
+/// The secret; for the new program of an upgrade, and nobody else.
 pub fn get() -> [u64; 2] {
     *SECRET.get_or_init(random)
 }
 
-/// Goes on with the secret of the process before. Says whether that could be done: nothing was hashed with another.
+/// Goes on with the secret of the old program. Returns whether that can be done: nothing was hashed with another.
 pub fn restore(secret: [u64; 2]) -> bool {
     *SECRET.get_or_init(|| secret) == secret
 }

@@ -66,7 +66,7 @@ impl TryFrom<UnixStream> for Stream {
 }
 
 impl Stream {
-    /// A connection of the process before us, with the address of its other end if that has one.
+    /// A connection of the old program, with the address of its other end if that has one.
     pub fn inherited(socket: socket2::Socket) -> io::Result<(Self, Option<net::SocketAddr>)> {
         let peer = socket.peer_addr()?.as_socket();
         socket.set_nonblocking(true)?;

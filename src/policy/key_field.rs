@@ -134,7 +134,7 @@ impl KeyField {
         (!value.is_empty() && !unknown).then_some(value)
     }
 
-    /// Appends the value as keys have it. Says whether the request has one.
+    /// Appends the value as keys have it. Returns whether the request has one.
     pub(super) fn write(self, request: &Request, spellings: &Spellings, text: &mut String) -> bool {
         let Some(value) = self.value(request) else { return false };
         let begin = text.len();

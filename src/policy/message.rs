@@ -186,9 +186,9 @@ impl MessageRecord {
         (self.holds() && !self.given_up).then_some((self.service, self.progress, self.named))
     }
 
-    /// The message has reached this stage with so many recipients; `only` is the recipient if there is just one. Returns
-    /// the held hits of recipients that it does not go to. Where recipients have counters of their own and more than
-    /// one remains, it returns none: nothing tells which were refused after us.
+    /// The message has reached this stage with so many recipients; `only` is the recipient if there is just one.
+    /// Returns the held hits of recipients that it does not go to. Where recipients have counters of their own and more
+    /// than one remains, it returns none: nothing tells which were refused after us.
     pub fn proceed(&mut self, progress: MessageProgress, recipients: u32, only: Option<Scope>) -> Vec<HeldHits> {
         self.progress = self.progress.max(progress);
         let mut surplus = Vec::new();

@@ -94,7 +94,7 @@ pub enum BlacklistState {
     Unchecked,
     /// The session passed it.
     Passed,
-    /// The session passed it with an earlier message; this one is checked anew.
+    /// The session passed it with an earlier message; this one is checked again.
     PassedBefore,
     /// The client is on it and the answer was delayed; its connection is not counted.
     Delayed,

@@ -251,7 +251,8 @@ impl RequestDecoder {
         });
     }
 
-    /// Takes the lines of the attributes from `hint` to `stop`, as long as each is the next one. Says whether all were.
+    /// Takes the lines of the attributes from `hint` to `stop`, as long as each is the next one. Returns whether all
+    /// were.
     fn take_lines(&mut self, input: &[u8], stop: usize) -> bool {
         let expected = self.hint..stop;
         let (mut rest, mut met) = (&input[self.line..], 0);
@@ -294,7 +295,7 @@ fn named(line: &[u8], hint: usize) -> Result<Option<(Attribute, usize)>, Request
     Ok(Attribute::find(&line[..name], hint).map(|attribute| (attribute, name + 1)))
 }
 
-/// Refuses a request before its end: one that is too long, or in whose last line no `=` comes within [`MAX_NAME`] bytes.
+/// Refuses a request before its end: if it is too long, or its last line has no `=` within [`MAX_NAME`] bytes.
 fn unfinished(input: &[u8], line: usize) -> Result<(), RequestError> {
     if input.len() > MAX_REQUEST {
         return Err(RequestError::too_long());

@@ -61,7 +61,7 @@ impl SuspendedConnections {
 }
 
 impl ConnectionState {
-    /// All of it, for the process that takes this one's place.
+    /// All of it, for the new program of an upgrade.
     pub fn save(&self) -> SavedConnection {
         let milliseconds = |time: Duration| time.as_millis() as u64;
         let due = self

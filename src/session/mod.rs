@@ -488,7 +488,7 @@ impl Session {
 
 impl Instance {
     /// Whether a message can come after `last` in one session: the same smtpd process, and the same
-    /// message or a later one. The count begins anew with each session, so a lower number, or the
+    /// message or a later one. The count begins at 0 in each session, so a lower number, or the
     /// same number at another time, means that the client's port was used again.
     fn follows(&self, last: &Self) -> bool {
         self == last || (self.pid == last.pid && self.seqno > last.seqno)

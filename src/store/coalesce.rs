@@ -38,7 +38,7 @@ impl Coalesce {
         }
     }
 
-    /// What is remembered, the longest ago first, for the process that takes this one's place.
+    /// What is remembered, the longest ago first, for the new program of an upgrade.
     pub fn save(&self) -> Vec<(u64, u64)> {
         self.lock().iter().map(|(key, last)| (*key, *last)).collect()
     }
@@ -69,7 +69,7 @@ impl Coalesce {
 }
 
 /// The hash of a limit and what it counts: not of the counter, since the slots of a sliding window are one key; nor of
-/// the limit's id, which may differ in the program that takes over.
+/// the limit's id, which may differ in the new program of an upgrade.
 fn key(limit: &Limit, part: &KeyPart) -> u64 {
     let Limit { name, counts, window, log_only, .. } = limit;
     secret::hash((name, counts, window.word(), log_only, part))

@@ -79,7 +79,7 @@ pub struct Store {
 pub struct KnownCounts {
     /// Outlives reloads, and so do its counts.
     pub table: Arc<Table>,
-    /// The servers that were down for the program before this one.
+    /// The servers that were down for the old program of an upgrade.
     pub outages: Vec<SavedOutage>,
 }
 

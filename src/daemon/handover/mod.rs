@@ -1,4 +1,4 @@
-//! The upgrade: another program takes this one's place in the same process, with all sockets and counts.
+//! The upgrade: a new program takes the place of the old one in the same process, with all sockets and counts.
 //!
 //! `preflight` tests beforehand whether the new program starts. `send` writes
 //! the state of the daemon into a memfd. `transport` sends that and every open

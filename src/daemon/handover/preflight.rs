@@ -1,4 +1,4 @@
-//! Tests whether a program can take this one's place: runs it as a child, before anything is given up.
+//! Tests whether a program can be upgraded to: runs it as a child, before anything is given up.
 
 use std::path::Path;
 use std::process::{Output, Stdio};

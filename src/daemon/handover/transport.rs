@@ -1,4 +1,4 @@
-//! Sends descriptors to the program that takes this one's place.
+//! Sends descriptors to the new program of an upgrade.
 //!
 //! They wait in the queue of a socket, which keeps them open, and that socket is
 //! standard input of the other program. So none of ours is ever without its

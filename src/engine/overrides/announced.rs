@@ -21,7 +21,7 @@ const TOLERANCE: u64 = 10;
 /// The record of this daemon.
 #[derive(Debug, Default)]
 pub struct AnnouncedRecord {
-    /// It was read, or the old process has handed its content over at an upgrade.
+    /// It was read, or the old program has handed its content over at an upgrade.
     is_known: bool,
     /// The ids in it: it is written again when they change.
     written: Vec<u64>,

@@ -134,7 +134,7 @@ impl OverrideList {
                     self.resets.push(reset.clone());
                 }
                 Change::Event(event) => {
-                    // It may be there already: at an upgrade the old process may have written it without an answer.
+                    // It may be there already: at an upgrade the old program may have written it without an answer.
                     self.events.retain(|other| other.id != event.id);
                     self.events.push(event.clone());
                 }

@@ -77,7 +77,7 @@ pub struct SharedOverrides {
     /// Why the list in the store cannot be read.
     unreadable: StdMutex<Option<String>>,
     silent: AtomicBool,
-    /// This process, or the old one before an upgrade, has read the list.
+    /// This program, or the old one before an upgrade, has read the list.
     has_read: AtomicBool,
 }
 
@@ -144,13 +144,13 @@ impl SharedOverrides {
         lock(&self.link).lifted.contains(&(limit.to_owned(), key.to_owned()))
     }
 
-    /// The state, for the new process of an upgrade.
+    /// The state, for the new program of an upgrade.
     pub fn save(&self, service: &Service, now: Now) -> ExchangeState {
         self.queue_new_bans(service, now);
         lock(&self.link).clone()
     }
 
-    /// Restores the state of the old process.
+    /// Restores the state of the old program.
     pub fn restore(&self, link: ExchangeState) {
         *lock(&self.link) = link;
         self.has_read.store(true, Ordering::Relaxed);

@@ -243,7 +243,7 @@ impl Hooks {
         }
     }
 
-    /// Starts no further run, and waits for the one that is under way. Says whether it has ended.
+    /// Starts no further run, and waits for the one that is under way. Returns whether it has ended.
     pub async fn pause(&self) -> bool {
         self.lock().paused = true;
         timeout(RUN_TIMEOUT + KILL_TIMEOUT, self.wait_until(|state| state.running.is_none())).await.is_ok()
@@ -282,7 +282,7 @@ impl Hooks {
         }
     }
 
-    /// The runs that wait, for the new process of an upgrade.
+    /// The runs that wait, for the new program of an upgrade.
     pub fn save(&self) -> Vec<Run> {
         let mut state = self.lock();
         let no_room = state.tell_held(|_, _| true);

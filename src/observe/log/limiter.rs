@@ -79,7 +79,7 @@ impl LineLimiter {
         self.rate.unmentioned(now)
     }
 
-    /// What is remembered, for the new process of an upgrade.
+    /// What is remembered, for the new program of an upgrade.
     pub fn save(&self) -> SavedLimiter {
         let clients = self.clients.iter().map(|(client, last)| (*client, *last)).collect();
         SavedLimiter { suppressed: self.suppressed, clients }

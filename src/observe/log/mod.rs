@@ -96,7 +96,8 @@ impl Log {
         });
     }
 
-    /// Starts no further command until `resume_commands`, and waits for the one that runs. Says whether it has ended.
+    /// Starts no further command until `resume_commands`, and waits for the one that runs. Returns whether that has
+    /// ended.
     pub async fn pause_commands(&self) -> bool {
         self.shared.hooks.pause().await
     }
@@ -119,12 +120,12 @@ impl Log {
         }
     }
 
-    /// The commands that wait, for the new process of an upgrade.
+    /// The commands that wait, for the new program of an upgrade.
     pub fn save_commands(&self) -> Vec<Run> {
         self.shared.hooks.save()
     }
 
-    /// Has this process run those of the old one.
+    /// Has this program run those of the old one.
     pub fn restore_commands(&self, saved: Vec<Run>) {
         self.shared.hooks.restore(saved);
         self.start_commands();
@@ -257,7 +258,7 @@ impl Log {
         self.limiter().suppressed()
     }
 
-    /// Who was mentioned lately, for the new process of an upgrade.
+    /// Who was mentioned lately, for the new program of an upgrade.
     pub fn save(&self) -> SavedLimiter {
         self.limiter().save()
     }

@@ -58,7 +58,7 @@ impl Sink {
         }
     }
 
-    /// Waits until the queue is empty, and says whether it is.
+    /// Waits until the queue is empty. Returns whether it is.
     pub fn flush(&self, patience: Duration) -> bool {
         match self {
             Self::Thread(thread) => thread.queue.flush(patience),

@@ -105,7 +105,7 @@ impl LogWriter {
         }
     }
 
-    /// Writes one line, and says whether it arrived.
+    /// Writes one line. Returns whether it arrived.
     pub fn write(&mut self, entry: &QueuedLine) -> bool {
         match self {
             Self::Stderr { journal, torn } => {

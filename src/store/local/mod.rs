@@ -2,7 +2,7 @@
 //!
 //! It is the embedded store. Beside a shared store it remembers the last reply about each key.
 //! A window starts with a key's first hit and ends at a fixed time after it,
-//! whatever happens in between; then the key starts anew.
+//! whatever happens in between; the next hit starts another.
 //!
 //! Entries are bounded in number and small: an IPv4 client takes a slot of 17
 //! bytes, an IPv6 network of at most 64 bits one of 21, anything else one of 29.
@@ -168,7 +168,7 @@ impl Table {
         self.update(id, now, |live| (live, live.map(|entry| TableEntry::of(entry, now))))
     }
 
-    /// Ends a window unless it ends in about `left_ms` milliseconds, give or take `tolerance`; then it ends in just that.
+    /// Ends a window, unless it has `left_ms` milliseconds left, give or take `tolerance`: then it gets exactly those.
     pub fn end_unless(&self, id: CounterId, left_ms: u64, tolerance: u64, now: u64) {
         let expiry = now.saturating_add(left_ms);
         self.update(id, now, |live| {

@@ -199,7 +199,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
         operation.finish(reply);
     }
 
-    /// Gives a key of ours that has no expiry one, lest it be over for ever.
+    /// Gives an expiry to a key of ours that has none: it would never end.
     fn give_expiry(&self, hit: &MemcachedCommand) {
         let touch = MemcachedCommand { verb: Verb::Counter(CounterCommand::Touch), ..hit.clone() };
         self.server.queue.submit_own(touch);

@@ -177,7 +177,7 @@ pub struct VersionedValue {
     pub version: u64,
 }
 
-/// Since when a server is down, as the old process tells the new one at an upgrade.
+/// Since when a server is down, as the old program tells the new one at an upgrade.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SavedOutage {
     pub server: String,
@@ -263,7 +263,7 @@ pub trait Backend: Debug + Send + Sync {
     /// Whether no server that has this key can be asked.
     fn is_down_for(&self, key: &Key<'_>) -> bool;
 
-    /// The servers that are down. At an upgrade the new process gets them in [`BackendContext::outages`], so that it
+    /// The servers that are down. At an upgrade the new program gets them in [`BackendContext::outages`], so that it
     /// does not wait for them again.
     fn outages(&self) -> Vec<SavedOutage>;
 

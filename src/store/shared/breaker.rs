@@ -115,7 +115,7 @@ impl Breaker {
         let outage = self.outage.get_or_insert_with(|| Outage::new(now));
         outage.probing = false;
         outage.decisions += decisions;
-        // Of an outage that began in the program before, the first cause is logged already.
+        // Of an outage that began in the old program, the first cause is logged already.
         let is_first = outage.causes.is_empty();
         match outage.note_cause(cause, now) {
             true if begins => DownNews::Begins,
@@ -136,14 +136,14 @@ impl Breaker {
         self.outage.take()
     }
 
-    /// The outage, for the program that takes over.
+    /// The outage, for the new program of an upgrade.
     pub fn save(&self, server: &str) -> Option<SavedOutage> {
         let Outage { since, decisions, .. } = self.outage.as_ref()?;
         let milliseconds = since.elapsed().as_millis() as u64;
         Some(SavedOutage { server: server.to_owned(), milliseconds, decisions: *decisions })
     }
 
-    /// Opens it as it was in the program before.
+    /// Opens it as it was in the old program.
     pub fn restore(&mut self, saved: &SavedOutage) {
         let now = Instant::now();
         let since = now.checked_sub(Duration::from_millis(saved.milliseconds)).unwrap_or(now);

@@ -90,7 +90,7 @@ impl<C> CommandQueue<C> {
         self.state().breaker.health(&self.server.name)
     }
 
-    /// The outage, for the new process of an upgrade; `None`: it is up.
+    /// The outage, for the new program of an upgrade; `None`: it is up.
     pub fn outage(&self) -> Option<SavedOutage> {
         self.state().breaker.save(&self.server.name)
     }

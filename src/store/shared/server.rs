@@ -49,7 +49,7 @@ impl StoreServer {
         Self { name, timeout, log, statistics, on_failure, error_logged: Mutex::default() }
     }
 
-    /// Its breaker: open if it was down for the program before this one, until it is found up.
+    /// Its breaker: open if it was down for the old program of an upgrade, until it is found up.
     pub fn breaker(&self, context: &BackendContext) -> Breaker {
         let mut breaker = Breaker::default();
         context.outages.iter().filter(|saved| saved.server == self.name).for_each(|saved| breaker.restore(saved));

@@ -297,8 +297,8 @@ fn move_wal_away(path: &Path, suffix: &str) -> io::Result<()> {
     Ok(())
 }
 
-/// One process at a time makes or renames the file. Who may read the directory can hold that lock too, so it is not
-/// waited for for ever.
+/// One process at a time makes or renames the file. Whoever may read the directory can hold that lock too, so the wait
+/// for it has an end.
 fn lock_directory(path: &Path) -> io::Result<Option<Flock<File>>> {
     let begun = Instant::now();
     let mut directory = File::open(directory_of(path))?;

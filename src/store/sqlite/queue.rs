@@ -331,7 +331,7 @@ impl JobQueue {
 
     /// Has the thread end when all that waits is done.
     pub fn stop(&self) {
-        // With the lock held, lest the thread be between its look and its wait.
+        // With the lock held: without it the thread might have looked already and not wait yet, and would miss this.
         let _state = self.state();
         self.stop.store(true, Ordering::Relaxed);
         self.work.notify_all();
@@ -358,7 +358,7 @@ impl JobQueue {
         self.state().breaker.health(&self.server.name)
     }
 
-    /// The outage, for the program that takes over; `None`: it is up.
+    /// The outage, for the new program of an upgrade; `None`: it is up.
     pub fn outage(&self) -> Option<SavedOutage> {
         self.state().breaker.save(&self.server.name)
     }

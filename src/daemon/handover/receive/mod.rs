@@ -1,4 +1,4 @@
-//! Receives the sockets and the state of the program before this one.
+//! Receives the sockets and the state of the old program.
 //!
 //! A program of another version may have sent sections that this one does not know.
 //! Each of them is skipped; sockets are taken over in any case.
@@ -34,10 +34,10 @@ use crate::store::shared::backend::SavedOutage;
 /// Read in pieces of this size.
 const PIECE: usize = 256 * 1024;
 
-/// All that was left.
+/// All that the old program has handed over.
 #[derive(Debug, Default)]
 pub struct Handover {
-    /// The version of the program before.
+    /// The version of the old program.
     pub from: String,
     /// Since when nobody is answered, in milliseconds on the monotonic clock.
     pub begun: u64,
