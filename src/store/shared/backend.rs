@@ -26,7 +26,8 @@ use crate::policy::{Key, OnStoreFailure};
 /// A key as a shared store names it. Most fit without an allocation.
 pub type KeyText = SmallVec<[u8; 64]>;
 
-/// What is to be done with one counter.
+/// What is to be done with one counter. Each command is carried out in one step, which no other one can come between;
+/// those of one request need not be. Counts end at `u32::MAX`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CounterCommand {
     /// Add this to its count, or create it with this count and its expiry. A counter that exists keeps its expiry.
@@ -51,8 +52,8 @@ pub enum CounterCommand {
 
 /// Hits of an exact sliding window.
 ///
-/// For its key the store keeps hits with the time of each in milliseconds. It carries out a command in one step, which
-/// no other host or process can come between:
+/// For its key the store keeps hits with the time of each in milliseconds. In one step, which no other host or process
+/// can come between, it does this:
 ///
 /// 1. It drops the hits that are `exptime` seconds old or older. `before` is the number of those that remain. Where the
 ///    clock was set back, no hit may remain for longer than `exptime` from now.
@@ -62,8 +63,8 @@ pub enum CounterCommand {
 /// 4. It may drop the oldest hits as long as more than `threshold` remain, which bounds what is kept for a key. So a
 ///    count above the threshold may be too low, but it is still above the threshold.
 /// 5. It replies with `count`, stored or not, and with `left`, which is never `None` here: the seconds, rounded up,
-///    until so many of the stored hits have become too old that fewer than `threshold` remain, or none; 0 if one more
-///    hit is allowed now.
+///    until so many of the stored hits have become too old that fewer than `threshold` remain (or none do, if that is
+///    0). It is 0 if one more hit is allowed now.
 ///
 /// The key expires when its newest hit is too old, or a little later. `Delete` ends it with all its hits. The present
 /// time is the `now` of [`Backend::submit`], or that of a clock that all hosts share, as the server's.
