@@ -2,7 +2,7 @@
 //!
 //! This table, with the keys that each store has in its folder, is the only place that
 //! states any of it. `settings` types values by it and takes defaults from it, and
-//! `resolve` makes the settings of each room of them; tests compare it with the sample and
+//! `resolve` makes the settings of each module of them; tests compare it with the sample and
 //! the manual.
 
 use std::sync::LazyLock;

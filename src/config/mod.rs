@@ -1,7 +1,7 @@
 //! From a configuration file to a `Config`: typed, checked, immutable.
 //!
 //! `keys` lists every key; `settings` has the values of a file, which `typed` types by it; `resolve` turns
-//! them into the settings of the rooms; `lint` warns of what makes no sense. A file of connection_shaper's
+//! them into the settings of the modules; `lint` warns of what makes no sense. A file of connection_shaper's
 //! form is read as the TOML that `legacy` makes of it. Mistakes are collected, each with its
 //! place. Nothing here logs: warnings are part of the `Config`.
 
