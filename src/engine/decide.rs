@@ -105,7 +105,7 @@ impl<'r> Asked<'r, '_> {
         }
         match policy.plan(request, session.record(), now) {
             Plan::Done(mut decision) => ControlFlow::Break(self.finish(session, &mut decision)),
-            Plan::Count(mut checks) if !store.waits() => {
+            Plan::Count(mut checks) if !store.is_shared() => {
                 if policy.prepares_counts(now) {
                     // In this process there is nothing to wait for.
                     let _ = pin!(prepare(store, &mut checks, now)).poll(&mut Context::from_waker(Waker::noop()));

@@ -96,7 +96,7 @@ fn decisions(text: &mut Text, source: &MetricsSource) {
 fn store(text: &mut Text, source: &MetricsSource) {
     let (statistics, rules) = (&source.service.statistics, source.service.rules.load());
     text.family("store_up", "gauge", "Whether a store is asked: 0 while its breaker is open.");
-    if !rules.store.waits() {
+    if !rules.store.is_shared() {
         text.sample("store_up", &[("server", "memory")], 1.0);
     }
     let servers = rules.store.servers();

@@ -77,7 +77,7 @@ const INDEX: &str = "connshaper: /dovecot, /auth, /auth/nginx, /auth/envoy, /hit
 /// Does the work of a request. Where that waits for the store, it goes on to its end even if the peer hangs up: a count
 /// without the ban that follows from it would be worse than an answer that nobody reads.
 async fn to_the_end<T: Send + 'static>(context: &HttpContext, work: impl Future<Output = T> + Send + 'static) -> T {
-    if !context.control.service.rules.load().store.waits() {
+    if !context.control.service.rules.load().store.is_shared() {
         return work.await;
     }
     match tokio::spawn(work).await {

@@ -273,7 +273,7 @@ impl ConnectionState {
             *begun = None;
             add(&service.statistics.queries, 1);
             let rules = service.rules.load();
-            if !rules.store.waits() {
+            if !rules.store.is_shared() {
                 let now = Now::read();
                 if let Some((verdict, permit)) = decide_at_once(service, &rules, session, request, now) {
                     *output = ReplyBytes::new(&verdict, request, now);

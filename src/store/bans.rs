@@ -227,7 +227,7 @@ impl Store {
         } else {
             add(&self.statistics.banned, 1);
             log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| report.describe(seconds, repetition, line));
-            if self.waits() {
+            if self.is_shared() {
                 let (limit, part) = (report.limit.clone(), report.part.clone());
                 self.new_bans.push(NewBan { limit, part, seconds, repetition });
             }

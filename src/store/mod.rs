@@ -244,8 +244,8 @@ impl Store {
         }
     }
 
-    /// Whether it is a shared store, so that a hit waits for a server.
-    pub fn waits(&self) -> bool {
+    /// Whether hosts or processes share it, so that a hit waits for a server or a file.
+    pub fn is_shared(&self) -> bool {
         self.backend.is_some()
     }
 

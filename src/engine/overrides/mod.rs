@@ -161,7 +161,7 @@ impl SharedOverrides {
     /// on this host. Takes no longer than `patience`.
     pub async fn finish(&self, service: &Service, patience: Duration, now: Now) {
         let store = Arc::clone(&service.rules.load().store);
-        if !store.waits() {
+        if !store.is_shared() {
             return;
         }
         let tell = async {
@@ -201,7 +201,7 @@ impl SharedOverrides {
             return Err(TooMany);
         }
         self.put_in_force(service, overrides, now);
-        if !rules.store.waits() {
+        if !rules.store.is_shared() {
             return Ok(Propagation::Local);
         }
         {
@@ -219,7 +219,7 @@ impl SharedOverrides {
     /// Reads the list, and writes what other hosts do not know yet.
     pub async fn refresh(&self, service: &Service, now: Now) {
         let mut record = self.exchange.lock().await;
-        if !service.rules.load().store.waits() {
+        if !service.rules.load().store.is_shared() {
             return;
         }
         self.queue_new_bans(service, now);
