@@ -238,7 +238,7 @@ mod tests {
         let (before, table) = (policy(THREE), Table::new(1000));
         let start = Now::simulated(7_777);
         for (name, count) in NAMES.iter().zip(1..) {
-            for kind in [CounterKind::Window, CounterKind::Ban] {
+            for kind in [CounterKind::FixedWindow, CounterKind::ActiveBan] {
                 table.hit(counter_id(&before, &table, name, kind), count, 60_000, 2, start.monotonic);
             }
         }
@@ -249,7 +249,7 @@ mod tests {
         let table = read(&bytes, &after, now);
         assert_eq!(table.len(), 4);
         for (name, count) in [("a", Some(1)), ("c", Some(3)), ("new", None)] {
-            for kind in [CounterKind::Window, CounterKind::Ban] {
+            for kind in [CounterKind::FixedWindow, CounterKind::ActiveBan] {
                 let hit = table.peek(counter_id(&after, &table, name, kind), now.monotonic);
                 assert_eq!(hit.map(|hit| hit.count), count, "{name} {kind:?}");
                 assert!(hit.is_none_or(|hit| hit.left_seconds() == 50 || hit.left_seconds() == 51), "{hit:?}");
@@ -260,7 +260,7 @@ mod tests {
     #[test]
     fn a_limit_that_counts_something_else_now_begins_anew() {
         let (before, table, now) = (policy(THREE), Table::new(1000), Now::simulated(0));
-        table.hit(counter_id(&before, &table, "a", CounterKind::Window), 2, 60_000, 2, 0);
+        table.hit(counter_id(&before, &table, "a", CounterKind::FixedWindow), 2, 60_000, 2, 0);
         let bytes = written(&before, &table, now);
         let after = policy("[limit.a]\nthreshold = 2\ncount = \"messages\"\n");
         assert_eq!(read(&bytes, &after, now).len(), 0);
@@ -270,7 +270,7 @@ mod tests {
     fn a_clock_that_was_set_back_prolongs_nothing_and_one_that_went_on_ends_what_is_over() {
         let (policy, table) = (policy(THREE), Table::new(1000));
         let start = Now { monotonic: 5_000_000, unix_ms: 1_700_000_000_000 };
-        let id = counter_id(&policy, &table, "a", CounterKind::Window);
+        let id = counter_id(&policy, &table, "a", CounterKind::FixedWindow);
         table.hit(id, 2, 60_000, 2, start.monotonic - 20_000);
         let bytes = written(&policy, &table, start);
         for (step, left) in [(-86_400_000, Some(40)), (0, Some(40)), (10_000, Some(30)), (40_000, None)] {

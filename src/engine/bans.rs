@@ -60,8 +60,8 @@ pub fn counted_client<'p>(policy: &'p Policy, client: &ListedClient) -> Option<T
 /// store has done it, and the changes for other hosts.
 pub async fn lift(service: &Service, rules: &Rules, bans: &[TargetCounter<'_>], now: Now) -> (bool, Vec<Change>) {
     let is_lifted = |one: &TargetCounter<'_>, kind| match kind {
-        CounterKind::Ban | CounterKind::Violations => true,
-        CounterKind::Bans => false,
+        CounterKind::ActiveBan | CounterKind::Violations => true,
+        CounterKind::BanCount => false,
         _ => one.limit.door != Door::Smtp,
     };
     let kinds = |one| TargetCounter::kinds(one, now).into_iter().filter(move |kind| is_lifted(one, *kind));
@@ -92,7 +92,7 @@ pub fn apply_event(service: &Service, event: &BanEvent, announces: bool, now: No
         return;
     };
     let holds = holds(&rules.policy, &counted.limit.name, &counted.part);
-    let ban = counted.key(CounterKind::Ban);
+    let ban = counted.key(CounterKind::ActiveBan);
     match kind {
         BanEventKind::Begun { seconds, repetition } => {
             let (table, left) = (rules.store.table(), u64::from(*seconds) * 1000);
@@ -165,7 +165,7 @@ pub async fn announce_reload(service: &Service, before: &Rules, after: &Rules, n
 pub async fn look_for_lost(rules: &Rules, now: Now) {
     for client in all_bans(rules.store.table(), now).await {
         if let Some(counted) = counted_client(&rules.policy, &client) {
-            let read = Operation { key: counted.key(CounterKind::Ban), amount: 0, exptime: 0, threshold: 0 };
+            let read = Operation { key: counted.key(CounterKind::ActiveBan), amount: 0, exptime: 0, threshold: 0 };
             let _ = rules.store.count([read], now).await;
         }
     }
@@ -189,7 +189,7 @@ pub fn announce_lost(service: &Service, lost: &[LostBan], now: Now) {
 fn is_known(rules: &Rules, limit: &str, part: &KeyPart, now: Now) -> bool {
     let Some(limit) = rules.policy.limits().iter().find(|known| known.name == limit) else { return false };
     let table = rules.store.table();
-    table.peek(table.counter_id(Key { limit, part, kind: CounterKind::Ban }), now.monotonic).is_some()
+    table.peek(table.counter_id(Key { limit, part, kind: CounterKind::ActiveBan }), now.monotonic).is_some()
 }
 
 /// Whether a limit's ban of a key has an effect.

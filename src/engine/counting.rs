@@ -95,12 +95,12 @@ pub async fn leave_out_known(store: &Store, checks: &mut LimitChecks<'_>, counts
 async fn is_new(store: &Store, check: &LimitCheck<'_>, kind: CounterKind, counts: bool, now: Now) -> bool {
     let LimitCheck { limit, part, threshold, .. } = check;
     let key = |kind| Key { limit, part, kind };
-    if store.known_count(&key(CounterKind::Window), now) >= MAX_CLIENTS.max(threshold.saturating_add(1)) {
+    if store.known_count(&key(CounterKind::FixedWindow), now) >= MAX_CLIENTS.max(threshold.saturating_add(1)) {
         return false;
     }
     let operation = |kind, amount| Operation { key: key(kind), amount, exptime: limit.exptime, threshold: u32::MAX };
     let operations: Operations<'_> =
-        [operation(kind, u32::from(counts)), operation(CounterKind::Window, 0)].into_iter().collect();
+        [operation(kind, u32::from(counts)), operation(CounterKind::FixedWindow, 0)].into_iter().collect();
     let found = store.count(operations, now).await;
     let counter = |place: usize| found[place].unwrap_or(Counter { count: 0, left: 0, added: 0 });
     let (client, window) = (counter(0), counter(1));

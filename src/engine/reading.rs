@@ -33,16 +33,16 @@ impl Reading {
                     reading.count = counter.count;
                     reading.left = if counter.count > 0 { window.left(now) } else { 0 };
                 }
-                CounterKind::Window | CounterKind::Hits | CounterKind::Slot(_) => {
+                CounterKind::FixedWindow | CounterKind::ExactWindow | CounterKind::Slot(_) => {
                     reading.count = reading.count.saturating_add(counter.count);
                     reading.left = counter.left;
                     slots.push(counter.count);
                 }
                 CounterKind::Violations => reading.violations = counter.count,
-                CounterKind::Bans => reading.bans = counter.count,
+                CounterKind::BanCount => reading.bans = counter.count,
                 // Nobody reads these.
                 CounterKind::Member(_) | CounterKind::Retimed => {}
-                CounterKind::Ban => reading.banned = if counter.count > 0 { counter.left.max(1) } else { 0 },
+                CounterKind::ActiveBan => reading.banned = if counter.count > 0 { counter.left.max(1) } else { 0 },
             }
         }
         if limit.window == Window::Sliding {
@@ -56,7 +56,7 @@ impl Reading {
 pub async fn window_counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, u32)>> {
     let counters = counters(store, counted, now).await?;
     let of_window =
-        |kind: &CounterKind| kind.is_whole_window() || matches!(kind, CounterKind::Hits | CounterKind::Slot(_));
+        |kind: &CounterKind| kind.is_whole_window() || matches!(kind, CounterKind::ExactWindow | CounterKind::Slot(_));
     Some(
         counters.into_iter().filter(|(kind, _)| of_window(kind)).map(|(kind, counter)| (kind, counter.count)).collect(),
     )
@@ -66,7 +66,7 @@ pub async fn window_counters(store: &Store, counted: &TargetCounter<'_>, now: No
 async fn counters(store: &Store, counted: &TargetCounter<'_>, now: Now) -> Option<Vec<(CounterKind, Counter)>> {
     let exptime = counted.limit.exptime;
     // An exact window returns how long until a hit is allowed: with a threshold of 1 that is until it is empty.
-    let threshold = |kind| if kind == CounterKind::Hits { 1 } else { counted.threshold };
+    let threshold = |kind| if kind == CounterKind::ExactWindow { 1 } else { counted.threshold };
     let kinds = counted.kinds(now);
     // Collected, for a borrowing iterator cannot be held over the wait.
     let read = |kind| Operation { key: counted.key(kind), amount: 0, exptime, threshold: threshold(kind) };

@@ -164,7 +164,7 @@ impl TargetCounter<'_> {
             }
         };
         if self.limit.delay.is_some() || self.limit.ban.is_some() {
-            kinds.extend([CounterKind::Violations, CounterKind::Ban, CounterKind::Bans]);
+            kinds.extend([CounterKind::Violations, CounterKind::ActiveBan, CounterKind::BanCount]);
         }
         kinds
     }

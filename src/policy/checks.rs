@@ -275,7 +275,7 @@ impl<'p> LimitChecks<'p> {
         for check in &self.checks {
             match check.state {
                 CheckState::ToCount { amount, .. } => check.ask(amount, now, &mut each),
-                CheckState::ToReadBan { .. } => each(check.read(CounterKind::Ban)),
+                CheckState::ToReadBan { .. } => each(check.read(CounterKind::ActiveBan)),
                 CheckState::Cached(_) => {}
             }
         }
@@ -290,8 +290,8 @@ impl LimitCheck<'_> {
             each(Operation { key, amount, exptime, threshold: self.threshold });
         };
         match &limit.window {
-            Window::Fixed => ask(CounterKind::Window, amount, limit.exptime),
-            Window::Exact => ask(CounterKind::Hits, amount, limit.exptime),
+            Window::Fixed => ask(CounterKind::FixedWindow, amount, limit.exptime),
+            Window::Exact => ask(CounterKind::ExactWindow, amount, limit.exptime),
             Window::Calendar(calendar) => {
                 let window = calendar.window(now);
                 ask(CounterKind::Calendar(window), amount, window.lifetime(now));
@@ -304,7 +304,7 @@ impl LimitCheck<'_> {
             }
         }
         if limit.ban.is_some() {
-            each(self.read(CounterKind::Ban));
+            each(self.read(CounterKind::ActiveBan));
         }
         if limit.delay.is_some() {
             each(self.read(CounterKind::Violations));
@@ -345,10 +345,10 @@ impl LimitCheck<'_> {
         let limit = self.limit;
         let hit = match &limit.window {
             _ if matches!(self.state, CheckState::ToReadBan { .. }) => {
-                readings.find(begin, self, CounterKind::Ban).map(|_| Counter { count: 0, left: 0, added: 0 })
+                readings.find(begin, self, CounterKind::ActiveBan).map(|_| Counter { count: 0, left: 0, added: 0 })
             }
-            Window::Fixed => readings.find(begin, self, CounterKind::Window),
-            Window::Exact => readings.find(begin, self, CounterKind::Hits),
+            Window::Fixed => readings.find(begin, self, CounterKind::FixedWindow),
+            Window::Exact => readings.find(begin, self, CounterKind::ExactWindow),
             Window::Sliding => self.slide(readings, begin, now),
             Window::Calendar(calendar) => {
                 let window = calendar.window(now);
@@ -357,7 +357,7 @@ impl LimitCheck<'_> {
             }
         };
         let read = |kind| readings.find(begin, self, kind).filter(|counter| counter.count > 0);
-        let banned = limit.ban.and_then(|_| read(CounterKind::Ban)).map_or(0, |ban| ban.left.max(1));
+        let banned = limit.ban.and_then(|_| read(CounterKind::ActiveBan)).map_or(0, |ban| ban.left.max(1));
         let violations = limit.delay.and_then(|_| read(CounterKind::Violations)).map_or(0, |counter| counter.count);
         CounterReading { hit, banned, violations }
     }

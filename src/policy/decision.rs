@@ -408,10 +408,10 @@ impl<'p> Refund<'p> {
         let hit = count.hit.filter(|hit| hit.added > 0)?;
         let kind = match &limit.window {
             Window::Fixed | Window::Calendar(_) if hit.left < LEAST_LEFT => return None,
-            Window::Fixed => CounterKind::Window,
+            Window::Fixed => CounterKind::FixedWindow,
             // The store has not kept it.
             Window::Exact if hit.count > check.threshold && !limit.keeps_hits_over() => return None,
-            Window::Exact => CounterKind::Hits,
+            Window::Exact => CounterKind::ExactWindow,
             Window::Sliding => CounterKind::Slot(sliding_window::slot(limit.exptime, now.unix_ms)),
             Window::Calendar(calendar) => CounterKind::Calendar(calendar.window(now)),
         };

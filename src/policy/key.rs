@@ -83,17 +83,17 @@ pub struct Key<'a> {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CounterKind {
     /// Hits of a fixed window.
-    Window,
+    FixedWindow,
     /// Hits of one slot of a sliding window, by its number since the Unix epoch.
     Slot(u64),
     /// Hits of an exact sliding window.
-    Hits,
+    ExactWindow,
     /// How often it went over.
     Violations,
     /// A ban that is in force, while the key is there.
-    Ban,
+    ActiveBan,
     /// How many bans there were.
-    Bans,
+    BanCount,
     /// Marks a client or a wrong password with this digest as counted: of equal ones only the first is.
     Member(u64),
     /// Marks a window that has its length from the last reload.
@@ -132,18 +132,18 @@ impl Key<'_> {
 impl CounterKind {
     /// Whether it is all of a window with a fixed end.
     pub fn is_whole_window(self) -> bool {
-        matches!(self, Self::Window | Self::Calendar(_))
+        matches!(self, Self::FixedWindow | Self::Calendar(_))
     }
 
     /// The suffix of its keys; `None`: each has its own.
     pub fn suffix(self) -> Option<Cow<'static, str>> {
         Some(Cow::Borrowed(match self {
-            Self::Window => "",
+            Self::FixedWindow => "",
             Self::Slot(_) | Self::Member(_) | Self::Retimed => return None,
-            Self::Hits => "!hits",
+            Self::ExactWindow => "!hits",
             Self::Violations => "!violations",
-            Self::Ban => "!ban",
-            Self::Bans => "!bans",
+            Self::ActiveBan => "!ban",
+            Self::BanCount => "!bans",
             Self::Calendar(window) => return Some(format!("!w{:x}", window.number()).into()),
         }))
     }
@@ -406,7 +406,7 @@ mod tests {
         let stored = |part: &KeyPart| {
             let limit = Limit { key_prefix: String::new(), ..Config::default().top().clone() };
             let mut text = String::new();
-            Key { limit: &limit, part, kind: CounterKind::Ban }.write(&mut text).unwrap();
+            Key { limit: &limit, part, kind: CounterKind::ActiveBan }.write(&mut text).unwrap();
             text
         };
         let sender = |local: &str| format!("{}@{}.example", local, "d".repeat(240));

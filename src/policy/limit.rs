@@ -282,9 +282,9 @@ impl Window {
     /// The kind of counter for its hits at a moment; of slots, one of many.
     pub fn counter(&self, now: Now) -> CounterKind {
         match self {
-            Self::Fixed => CounterKind::Window,
+            Self::Fixed => CounterKind::FixedWindow,
             Self::Sliding => CounterKind::Slot(0),
-            Self::Exact => CounterKind::Hits,
+            Self::Exact => CounterKind::ExactWindow,
             Self::Calendar(calendar) => CounterKind::Calendar(calendar.window(now)),
         }
     }

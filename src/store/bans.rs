@@ -1,4 +1,4 @@
-//! Counts violations, and bans a key after too many of them. A ban is a counter of its own (`CounterKind::Ban`) and
+//! Counts violations, and bans a key after too many of them. A ban is a counter of its own (`CounterKind::ActiveBan`) and
 //! ends with its expiry. Requests read it together with their counts (`policy::checks`), on every host that shares the
 //! store.
 //!
@@ -41,7 +41,7 @@ struct ViolationReport {
     violations: CounterPlace,
     /// Violations before this one that were not sent to the store.
     pending: u32,
-    ban: Option<(Ban, Bans)>,
+    ban: Option<(Ban, BanCounters)>,
     forget_after: u32,
     /// The client of the request; none where another program reported it.
     client: Option<IpAddr>,
@@ -52,11 +52,11 @@ struct ViolationReport {
 
 /// The two counters of a key's bans.
 #[derive(Debug)]
-struct Bans {
+struct BanCounters {
     /// The ban in force, with its number.
-    ban: CounterPlace,
+    active: CounterPlace,
     /// How many there were.
-    bans: CounterPlace,
+    count: CounterPlace,
 }
 
 /// A ban that this process began, to be announced to other hosts.
@@ -121,7 +121,7 @@ impl ViolationReport {
     fn new(store: &Store, violation: &Violation<'_>, request: Option<&Request>, pending: u32, now: Now) -> Self {
         let Violation { limit, part } = violation;
         let counter = |kind| store.counter(&Key { limit, part, kind });
-        let bans = || Bans { ban: counter(CounterKind::Ban), bans: counter(CounterKind::Bans) };
+        let bans = || BanCounters { active: counter(CounterKind::ActiveBan), count: counter(CounterKind::BanCount) };
         // Only the log lines of bans have these values.
         let request = request.filter(|_| limit.ban.is_some());
         let value = |attribute| request.map(|request| request.value(attribute).to_vec()).unwrap_or_default();
@@ -201,7 +201,7 @@ impl Store {
     async fn count_violation(&self, report: &ViolationReport, log: &Log) {
         let ViolationReport { pending, forget_after, now, .. } = *report;
         let violations = self.renew(&report.violations, pending, forget_after, now).await;
-        let Some((ban, Bans { ban: in_force, bans })) = &report.ban else {
+        let Some((ban, BanCounters { active: in_force, count: bans })) = &report.ban else {
             return;
         };
         if violations < ban.threshold {

@@ -27,8 +27,8 @@ pub(crate) struct CounterPlace {
 impl Store {
     pub(crate) fn counter(&self, key: &Key<'_>) -> CounterPlace {
         // Bans are kept longest; what else is remembered of violations goes before clients that are over.
-        let threshold = if key.kind == CounterKind::Ban { 0 } else { u32::MAX };
-        let slides = (key.kind == CounterKind::Hits).then_some(key.limit.exptime);
+        let threshold = if key.kind == CounterKind::ActiveBan { 0 } else { u32::MAX };
+        let slides = (key.kind == CounterKind::ExactWindow).then_some(key.limit.exptime);
         CounterPlace { id: self.table.counter_id(*key), text: key_text(key), threshold, slides }
     }
 

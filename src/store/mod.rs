@@ -165,7 +165,7 @@ impl Store {
             let known = self.table.peek(id, now.monotonic);
             return known.map_or(NOTHING, |hit| Counter { count: hit.count, left: hit.left_seconds(), added: 0 });
         }
-        if key.kind == CounterKind::Hits && !key.limit.keeps_hits_over() {
+        if key.kind == CounterKind::ExactWindow && !key.limit.keeps_hits_over() {
             let known = self.table.peek(id, now.monotonic);
             if let Some(over) = known.filter(|known| known.count.saturating_add(amount) > threshold) {
                 return Counter { count: over.count.saturating_add(amount), left: over.left_seconds(), added: amount };

@@ -24,7 +24,7 @@ impl Store {
         }
         match limit.window {
             Window::Fixed => {
-                let counter = of(CounterKind::Window);
+                let counter = of(CounterKind::FixedWindow);
                 if let Some((count, left)) = self.read_counter(&counter, now).await {
                     // It began before the reload, so it was to last as long as then.
                     let left = (left + u64::from(limit.exptime) * 1000).saturating_sub(u64::from(change.before) * 1000);

@@ -40,9 +40,9 @@ fn a_ban_begins_at_ban_threshold_violations() {
         let (host, limit) = (site.host(), limit());
         violate(&host, &limit, 1, at(0)).await;
         assert_eq!(host.read(&limit, &client(), CounterKind::Violations, at(0)).await.count, 1);
-        assert_eq!(host.read(&limit, &client(), CounterKind::Ban, at(0)).await.count, 0);
+        assert_eq!(host.read(&limit, &client(), CounterKind::ActiveBan, at(0)).await.count, 0);
         violate(&host, &limit, 1, at(0)).await;
-        let ban = host.read(&limit, &client(), CounterKind::Ban, at(0)).await;
+        let ban = host.read(&limit, &client(), CounterKind::ActiveBan, at(0)).await;
         assert_eq!(ban.count, 1);
         assert!((58..=60).contains(&ban.left), "{ban:?}");
         // The next ban requires as many violations again.
@@ -71,8 +71,8 @@ fn simultaneous_violations_on_two_hosts_start_one_ban() {
         let banned: u64 = hosts.iter().map(|host| host.statistics.banned.load(Ordering::Relaxed)).sum();
         assert_eq!(banned, 1);
         for host in &hosts {
-            assert_eq!(host.read(&limit, &client(), CounterKind::Ban, at(0)).await.count, 1);
-            assert_eq!(host.read(&limit, &client(), CounterKind::Bans, at(0)).await.count, 1);
+            assert_eq!(host.read(&limit, &client(), CounterKind::ActiveBan, at(0)).await.count, 1);
+            assert_eq!(host.read(&limit, &client(), CounterKind::BanCount, at(0)).await.count, 1);
         }
     });
 }
@@ -88,20 +88,20 @@ fn bans_double_up_to_ban_max_and_hosts_share_their_number() {
             assert_eq!(host.lines("BANNED").last(), Some(&line));
             let about =
                 |expected: u32, left: u32| assert!((expected - 2..=expected).contains(&left), "{left} s, {line}");
-            let ban = host.read(&limit, &client(), CounterKind::Ban, at(now)).await;
+            let ban = host.read(&limit, &client(), CounterKind::ActiveBan, at(now)).await;
             assert_eq!(ban.count, repetition);
             about(seconds, ban.left);
             if site.is_shared() {
                 about(seconds, site.seconds_left("c:198.51.100.1!ban").unwrap());
                 about(seconds + limit.forget_after, site.seconds_left("c:198.51.100.1!bans").unwrap());
-                let other = site.host().read(&limit, &client(), CounterKind::Ban, at(now)).await;
+                let other = site.host().read(&limit, &client(), CounterKind::ActiveBan, at(now)).await;
                 assert_eq!(other.count, repetition);
                 about(seconds, other.left);
                 site.delete("c:198.51.100.1!ban");
             } else {
                 now += u64::from(seconds);
             }
-            assert_eq!(host.read(&limit, &client(), CounterKind::Ban, at(now)).await.count, 0, "it has ended");
+            assert_eq!(host.read(&limit, &client(), CounterKind::ActiveBan, at(now)).await.count, 0, "it has ended");
         }
     });
 }
@@ -166,7 +166,7 @@ fn a_ban_may_be_longer_than_thirty_days() {
         for seconds in [40 * DAYS, 80 * DAYS] {
             let now = Now::read();
             violate(&host, &limit, 1, now).await;
-            let left = host.read(&limit, &client(), CounterKind::Ban, now).await.left;
+            let left = host.read(&limit, &client(), CounterKind::ActiveBan, now).await.left;
             assert!((seconds - 3..=seconds + 1).contains(&left), "{left}");
             if site.is_shared() {
                 let left = site.seconds_left("c:198.51.100.1!bans").unwrap();
@@ -189,7 +189,7 @@ fn a_log_only_limit_logs_would_ban() {
         assert_eq!(host.lines("WOULD_BAN"), ["WOULD_BAN key=198.51.100.1 limit=connections seconds=60 repetition=1"]);
         assert!(host.lines("BANNED").is_empty());
         assert_eq!(host.statistics.banned.load(Ordering::Relaxed), 0);
-        assert_eq!(host.read(&limit, &client(), CounterKind::Ban, at(0)).await.count, 1);
+        assert_eq!(host.read(&limit, &client(), CounterKind::ActiveBan, at(0)).await.count, 1);
     });
 }
 
@@ -199,7 +199,7 @@ fn a_limit_without_bans_stores_violations_only() {
         let (host, limit) = (site.host(), Limit { ban: None, ..limit() });
         violate(&host, &limit, 5, at(0)).await;
         assert_eq!(host.read(&limit, &client(), CounterKind::Violations, at(0)).await.count, 5);
-        assert_eq!(host.read(&limit, &client(), CounterKind::Ban, at(0)).await.count, 0);
+        assert_eq!(host.read(&limit, &client(), CounterKind::ActiveBan, at(0)).await.count, 0);
         assert!(host.lines("BANNED").is_empty());
     });
 }
@@ -213,6 +213,6 @@ async fn a_violation_while_memcached_is_down_starts_a_local_ban() {
     host.line("STORE_DOWN").await;
     violate(&host, &limit, 5, at(0)).await;
     assert_eq!(host.lines("BANNED"), ["BANNED key=198.51.100.1 limit=connections seconds=60 repetition=1"]);
-    let ban = host.read(&limit, &client(), CounterKind::Ban, at(20)).await;
+    let ban = host.read(&limit, &client(), CounterKind::ActiveBan, at(20)).await;
     assert_eq!((ban.count, ban.left), (1, 40));
 }

@@ -116,7 +116,7 @@ fn what_is_refused_does_not_count_if_so_configured() {
         }
         let rules = asker.service.rules.load();
         let (table, limit) = (rules.store.table(), &rules.policy.limits()[0]);
-        let id = table.counter_id(Key { limit, part: &client(), kind: CounterKind::Window });
+        let id = table.counter_id(Key { limit, part: &client(), kind: CounterKind::FixedWindow });
         assert_eq!(table.peek(id, Now::read().monotonic).unwrap().count, 2);
         if site.is_shared() {
             // The answer does not wait for the refund.

@@ -105,7 +105,7 @@ fn peers_that_send_slowly_or_do_not_read_delay_no_other() {
 /// Counts clients in a table as the daemon does.
 fn count(table: &Table, limit: &Limit, client: IpAddr, now: u64) {
     let part = KeyPart::client(client, 32, 64);
-    let id = table.counter_id(Key { limit, part: &part, kind: CounterKind::Window });
+    let id = table.counter_id(Key { limit, part: &part, kind: CounterKind::FixedWindow });
     table.hit(id, 1, 3_600_000, limit.threshold, now);
 }
 
@@ -138,7 +138,9 @@ fn max_clients_bounds_the_table_and_clients_over_the_limit_are_kept() {
     assert!(grown < 40 * MAX_CLIENTS as u64 + 2_000_000, "{grown} bytes");
     let kept = known.iter().filter(|client| {
         let part = KeyPart::client(**client, 32, 64);
-        table.peek(table.counter_id(Key { limit: &limit, part: &part, kind: CounterKind::Window }), 10_000).is_some()
+        table
+            .peek(table.counter_id(Key { limit: &limit, part: &part, kind: CounterKind::FixedWindow }), 10_000)
+            .is_some()
     });
     assert_eq!(kept.count(), known.len(), "clients over the limit go last");
 }

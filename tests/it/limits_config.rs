@@ -586,7 +586,7 @@ fn the_top_level_shares_no_counter_with_a_limit_named_after_what_it_counts() {
         let config = right(&format!("count = \"{count}\"\nthreshold = 3\n[limit.{count}]\nthreshold = 3\n"));
         let client = KeyPart::client([192, 0, 2, 1].into(), 32, 64);
         let keys: BTreeSet<_> =
-            config.policy.limits.iter().map(|limit| key_text(limit, &client, CounterKind::Window)).collect();
+            config.policy.limits.iter().map(|limit| key_text(limit, &client, CounterKind::FixedWindow)).collect();
         assert_eq!(keys.len(), 2, "{keys:?}");
     }
 }
@@ -598,7 +598,7 @@ fn the_keys_of_connection_shaper_are_bare_addresses() {
     for limit in [&original.policy.limits[0], &toml.policy.limits[0]] {
         for client in ["192.0.2.1", "2001:db8::1"] {
             let part = KeyPart::client(client.parse().unwrap(), limit.ipv4_prefix_length, limit.ipv6_prefix_length);
-            assert_eq!(key_text(limit, &part, CounterKind::Window), client);
+            assert_eq!(key_text(limit, &part, CounterKind::FixedWindow), client);
         }
     }
 }
@@ -719,14 +719,14 @@ proptest! {
             window(Period::Month, 253_402_000_000),
         ];
         let kinds = [
-            CounterKind::Window,
+            CounterKind::FixedWindow,
             CounterKind::Slot(0),
             CounterKind::Slot(0xba),
             CounterKind::Slot(u64::MAX),
-            CounterKind::Hits,
+            CounterKind::ExactWindow,
             CounterKind::Violations,
-            CounterKind::Ban,
-            CounterKind::Bans,
+            CounterKind::ActiveBan,
+            CounterKind::BanCount,
             CounterKind::Member(0xba),
             CounterKind::Member(u64::MAX),
             CounterKind::Retimed,

@@ -12,7 +12,7 @@ use connshaper::policy::{Counter, CounterKind, Limit, Refund, sliding_window};
 
 use crate::support::{Memcached, Proxy, Relay, Site, default_limit, on_every_store};
 
-const WINDOW: CounterKind = CounterKind::Window;
+const WINDOW: CounterKind = CounterKind::FixedWindow;
 
 fn client(host: u8) -> KeyPart {
     KeyPart::client([198, 51, 100, host].into(), 32, 64)
@@ -39,7 +39,9 @@ fn amounts_are_added_and_reads_create_nothing() {
             let hit = host.hit(&limit, &client(1), amount, at(0)).await;
             assert_eq!((hit.count, hit.added), (count, amount));
         }
-        for purpose in [WINDOW, CounterKind::Slot(7), CounterKind::Violations, CounterKind::Ban, CounterKind::Bans] {
+        for purpose in
+            [WINDOW, CounterKind::Slot(7), CounterKind::Violations, CounterKind::ActiveBan, CounterKind::BanCount]
+        {
             let nothing = Counter { count: 0, left: 0, added: 0 };
             assert_eq!(host.read(&limit, &client(2), purpose, at(0)).await, nothing);
         }
@@ -163,7 +165,7 @@ fn coalescing_treats_the_slots_of_a_sliding_window_as_one_key() {
 /// All operations of one request on a sliding window with bans and delays.
 fn everything() -> Vec<(CounterKind, u32)> {
     let slots = (0..=sliding_window::OLDER).map(|age| (CounterKind::Slot(100 - age), u32::from(age == 0)));
-    slots.chain([(CounterKind::Ban, 0), (CounterKind::Violations, 0)]).collect()
+    slots.chain([(CounterKind::ActiveBan, 0), (CounterKind::Violations, 0)]).collect()
 }
 
 #[tokio::test]
@@ -206,7 +208,7 @@ async fn counts_read_before_an_outage_are_used_during_it() {
         other.count(&limit, &client(1), &[(CounterKind::Slot(1), 7)], at(0)).await;
         other.violated(&limit, &client(1), at(0));
         other.settled().await;
-        let asked = [(CounterKind::Slot(1), 0), (CounterKind::Ban, 0), (WINDOW, 1)];
+        let asked = [(CounterKind::Slot(1), 0), (CounterKind::ActiveBan, 0), (WINDOW, 1)];
         let told = host.count(&limit, &client(1), &asked, at(0)).await;
         assert_eq!(told.iter().map(|hit| hit.unwrap().count).collect::<Vec<_>>(), [7, 1, 1]);
         // The longest possible time, where the protocol does not report it.

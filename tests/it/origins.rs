@@ -532,6 +532,6 @@ fn counters_of_origins_are_texts_in_a_shared_store() {
     let target = policy.target(&target);
     let counted = policy.counted(&target);
     let mut key = String::new();
-    counted[0].key(CounterKind::Window).write(&mut key).unwrap();
+    counted[0].key(CounterKind::FixedWindow).write(&mut key).unwrap();
     assert_eq!(key, "connshaper:x/asn=64500,country=zz");
 }

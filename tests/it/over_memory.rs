@@ -129,7 +129,7 @@ async fn with_count_refused_false_cached_hits_are_not_added() {
     let (host, gate) = host(&mut site);
     let limit = Limit { count_refused: false, ..limit() };
     let refund =
-        |amount| connshaper::policy::Refund { limit: &limit, part: client(), kind: CounterKind::Window, amount };
+        |amount| connshaper::policy::Refund { limit: &limit, part: client(), kind: CounterKind::FixedWindow, amount };
     assert_eq!(host.hit(&limit, &client(), 11, at(0)).await.added, 11);
     host.store.take_back(&refund(1), at(0));
     eventually("ten", || (site.value(KEY)? == "10").then_some(())).await;
@@ -150,7 +150,7 @@ async fn a_ban_is_cached_below_the_limit_and_ends_when_lifted_elsewhere() {
     let limit = Limit { ban: Some(Ban { time: 600, threshold: 1, max: 600 }), ..limit() };
     host.violated(&limit, &client(), at(0));
     host.settled().await;
-    let asked = [(CounterKind::Window, 1), (CounterKind::Ban, 0)];
+    let asked = [(CounterKind::FixedWindow, 1), (CounterKind::ActiveBan, 0)];
     let ask = async |moment| host.count(&limit, &client(), &asked, at(moment)).await.into_iter().map(Option::unwrap);
     let first: Vec<_> = ask(0).await.collect();
     assert_eq!(first.iter().map(|hit| hit.count).collect::<Vec<_>>(), [1, 1]);
@@ -182,7 +182,8 @@ async fn violations_of_a_flood_are_sent_once_per_over_memory_and_all_counted() {
     let before = site.memcached[0].commands();
     for session in 1..=10_000_u32 {
         let now = at(session.into());
-        let hits = host.count(&limit, &client(), &[(CounterKind::Window, 1), (CounterKind::Violations, 0)], now).await;
+        let hits =
+            host.count(&limit, &client(), &[(CounterKind::FixedWindow, 1), (CounterKind::Violations, 0)], now).await;
         let counts: Vec<_> = hits.into_iter().map(|hit| hit.unwrap().count).collect();
         assert_eq!(counts, [11 + session, session], "each waits longer than the one before");
         host.violated(&limit, &client(), now);

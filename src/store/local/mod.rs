@@ -99,15 +99,17 @@ impl Table {
         let client = |address, prefix_length| CounterId::client(key.limit.id, address, prefix_length);
         match (key.part, key.kind) {
             // Its end tells in which window of the calendar it is.
-            (KeyPart::Client { address, prefix_length }, CounterKind::Window | CounterKind::Calendar(_)) => {
+            (KeyPart::Client { address, prefix_length }, CounterKind::FixedWindow | CounterKind::Calendar(_)) => {
                 client(*address, *prefix_length)
             }
-            (KeyPart::Client { address, prefix_length }, CounterKind::Ban) => client(*address, *prefix_length).of_ban(),
+            (KeyPart::Client { address, prefix_length }, CounterKind::ActiveBan) => {
+                client(*address, *prefix_length).of_ban()
+            }
             _ => {
                 let mut text = String::new();
                 key.write(&mut text).expect("a string grows as needed");
                 let id = CounterId::text(key.limit.id, self.hashing.text(&text));
-                if key.kind == CounterKind::Ban { id.of_ban() } else { id }
+                if key.kind == CounterKind::ActiveBan { id.of_ban() } else { id }
             }
         }
     }

@@ -44,7 +44,7 @@ impl Store {
                 Lookup::Ask(pending_hits) => {
                     let Operation { key, amount, exptime, .. } = &operation;
                     let command = match (key.kind, amount.saturating_add(pending_hits)) {
-                        (CounterKind::Hits, amount) => {
+                        (CounterKind::ExactWindow, amount) => {
                             let (threshold, keeps_over) = (operation.threshold, key.limit.keeps_hits_over());
                             CounterCommand::Slide(Slide { amount, threshold, keeps_over })
                         }
@@ -89,7 +89,9 @@ impl Store {
         let key = &operation.key;
         match key.kind {
             // The operations on one part begin with its window, and the others follow it.
-            CounterKind::Ban | CounterKind::Violations | CounterKind::Bans if cached == Some(key.limit.id) => {
+            CounterKind::ActiveBan | CounterKind::Violations | CounterKind::BanCount
+                if cached == Some(key.limit.id) =>
+            {
                 return Lookup::UseCached;
             }
             kind if kind.is_whole_window() && self.over.remembers(key) => {}
@@ -109,7 +111,7 @@ impl Store {
         // With refunds the stored count excludes the current hit.
         let missing = if key.limit.count_refused { 0 } else { amount };
         let is_banned = || {
-            let ban = Key { kind: CounterKind::Ban, ..key };
+            let ban = Key { kind: CounterKind::ActiveBan, ..key };
             let ban = self.table.peek(self.table.counter_id(ban), now.monotonic);
             key.limit.ban.is_some() && ban.is_some_and(|ban| ban.count > 0)
         };
@@ -162,7 +164,7 @@ impl Store {
     /// for its bans: those are not lost.
     fn note_loss(&self, key: &Key<'_>, known: Option<TableEntry>) {
         let has_ban = known.is_some_and(|known| known.count > 0 && known.left_ms > TOLERANCE);
-        if key.kind == CounterKind::Ban && has_ban && self.state() == "up" {
+        if key.kind == CounterKind::ActiveBan && has_ban && self.state() == "up" {
             self.lost_bans.push(key);
         }
     }
@@ -178,17 +180,17 @@ impl Store {
         };
         let pending = if key.kind == CounterKind::Violations { self.over_violations.pending_hits(&key) } else { 0 };
         let count = count.saturating_add(pending);
-        let is_banned = key.kind == CounterKind::Ban && count > 0;
+        let is_banned = key.kind == CounterKind::ActiveBan && count > 0;
         if is_banned || (key.kind.is_whole_window() && count > threshold) {
             self.over.remember(&key, now);
         }
         // A banned client is kept longest, like one that is over its limit.
-        let ban = key.limit.ban.filter(|_| key.kind == CounterKind::Ban);
+        let ban = key.limit.ban.filter(|_| key.kind == CounterKind::ActiveBan);
         let threshold = if ban.is_some() { 0 } else { threshold };
         // Some servers do not return how long a window lasts. Then the remembered window ends too early rather than
         // too late, and the `left` of the answer is too long rather than too short.
         let known = left.is_none().then(|| self.table.peek(id, now.monotonic)).flatten();
-        let slides = key.kind == CounterKind::Hits;
+        let slides = key.kind == CounterKind::ExactWindow;
         // A sliding window within its limit has its hits for at most this long.
         let lasting = if slides && count <= threshold { Some(exptime) } else { left };
         let told = match key.kind {

@@ -33,7 +33,7 @@ impl Store {
 
     /// The bans of clients in a netblock, and how many more there are.
     pub async fn bans_within(&self, limits: &[Limit], netblock: IpNet, now: Now) -> (Vec<ListedClient>, usize) {
-        match self.list(limits, netblock, |_| CounterKind::Ban, now).await {
+        match self.list(limits, netblock, |_| CounterKind::ActiveBan, now).await {
             Some(listed) => listed,
             None => listing::bans_within(&self.table, netblock, now).await,
         }

@@ -162,7 +162,7 @@ mod tests {
         let (limit, part) = (Config::default().top().clone(), KeyPart::group("a"));
         test(
             &OverLimitCache::new(Duration::from_secs(2)),
-            &Key { limit: &limit, part: &part, kind: CounterKind::Window },
+            &Key { limit: &limit, part: &part, kind: CounterKind::FixedWindow },
         );
     }
 

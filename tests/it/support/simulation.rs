@@ -188,7 +188,7 @@ pub fn at(client: &str, session: usize, state: &str, message: u32) -> String {
 /// after those to all earlier operations.
 async fn finish(store: &Arc<Store>, now: Now) {
     let (limit, part) = (default_limit("simulation:"), KeyPart::group("none"));
-    let key = Key { limit: &limit, part: &part, kind: CounterKind::Window };
+    let key = Key { limit: &limit, part: &part, kind: CounterKind::FixedWindow };
     let read = Operation { key, amount: 0, exptime: 1, threshold: 1 };
     eventually("an end of what follows from violations", || (Arc::strong_count(store) == 1).then_some(())).await;
     store.count(std::iter::once(read), now).await;

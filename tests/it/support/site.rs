@@ -278,7 +278,7 @@ impl Host {
 
     /// One hit of the window, or a read of it.
     pub async fn hit(&self, limit: &Limit, part: &KeyPart, amount: u32, now: Now) -> Counter {
-        self.count(limit, part, &[(CounterKind::Window, amount)], now).await[0].expect("a store that is there")
+        self.count(limit, part, &[(CounterKind::FixedWindow, amount)], now).await[0].expect("a store that is there")
     }
 
     /// Reads a counter.

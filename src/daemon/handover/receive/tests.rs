@@ -14,7 +14,8 @@ fn given() -> (Vec<OwnedFd>, UnixStream) {
     let service = Service::new(config.engine(), Policy::new(&config.policy, None), Log::in_memory(Severity::Debug));
     let policy = &service.rules.load().policy;
     let part = crate::policy::key::KeyPart::client([192, 0, 2, 1].into(), 32, 64);
-    let key = crate::policy::Key { limit: &policy.limits()[0], part: &part, kind: crate::policy::CounterKind::Window };
+    let key =
+        crate::policy::Key { limit: &policy.limits()[0], part: &part, kind: crate::policy::CounterKind::FixedWindow };
     let (rules, now) = (service.rules.load(), Now::read());
     let table = rules.store.table();
     table.hit(table.counter_id(key), 3, 60_000, 10, now.monotonic);
