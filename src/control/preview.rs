@@ -197,7 +197,7 @@ impl VerdictPreview {
         let refusal = verdict.refusal();
         let (kind, reason) = match verdict {
             Verdict::Pass(pass) => (VerdictKind::Pass, pass.reason()),
-            Verdict::Defer => (VerdictKind::Defer, Pass::StoreDown.reason()),
+            Verdict::StoreDown => (VerdictKind::Defer, Pass::StoreDown.reason()),
             Verdict::Delay(delay) => (VerdictKind::Delay, delay.refusal.reason.word()),
             Verdict::Refuse(refusal) => (VerdictKind::Refuse, refusal.reason.word()),
         };

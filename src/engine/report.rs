@@ -34,7 +34,7 @@ pub fn report(service: &Service, door: Door, client: IpAddr, verdict: &Verdict<'
             decisions.passed(door, *pass);
             passed(log, door, &client, *pass, now);
         }
-        Verdict::Defer => {
+        Verdict::StoreDown => {
             add(&statistics.deferred, 1);
             decisions.deferred(door);
             deferred(log, door, &client, Pass::StoreDown.reason(), now);

@@ -83,7 +83,7 @@ async fn allow(context: Arc<HttpContext>, login: Login) -> Response {
             });
             (time.as_secs() as i64, String::new())
         }
-        Verdict::Defer => (-1, "Logins cannot be counted at the moment".to_owned()),
+        Verdict::StoreDown => (-1, "Logins cannot be counted at the moment".to_owned()),
         Verdict::Refuse(refusal) => (-1, refusal.action.text(&refusal.values(&login.request, Now::read()))),
     };
     json_answer(StatusCode::OK, json!({ "status": status, "msg": text }).to_string())

@@ -132,7 +132,7 @@ async fn decide(context: Arc<HttpContext>, request: Request<'static>) -> (Respon
             delayed = permit.map(|permit| (delay.time, permit));
             StatusCode::OK.into_response()
         }
-        Verdict::Defer => {
+        Verdict::StoreDown => {
             let text = "Requests cannot be counted at the moment, try again later\n";
             (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, HeaderValue::from_static("60"))], text)
                 .into_response()

@@ -29,7 +29,7 @@ pub enum Verdict<'p> {
     Refuse(Box<Refusal<'p>>),
     /// The store is down and `on_store_failure` is `defer`: a temporary refusal whatever the limit's action is, for
     /// it is not the client's fault.
-    Defer,
+    StoreDown,
 }
 
 impl<'p> Verdict<'p> {
@@ -37,7 +37,7 @@ impl<'p> Verdict<'p> {
     pub fn refusal(&self) -> Option<&Refusal<'p>> {
         match self {
             Self::Refuse(refusal) | Self::Delay(Delayed { refusal, .. }) => Some(refusal),
-            Self::Pass(_) | Self::Defer => None,
+            Self::Pass(_) | Self::StoreDown => None,
         }
     }
 
@@ -47,7 +47,7 @@ impl<'p> Verdict<'p> {
         let rank = |verdict: &Self| match verdict {
             Self::Refuse(refusal) if refusal.reason == Reason::Banned => (5, Duration::ZERO),
             Self::Refuse(_) => (4, Duration::ZERO),
-            Self::Defer => (3, Duration::ZERO),
+            Self::StoreDown => (3, Duration::ZERO),
             Self::Delay(wait) => (2, wait.time),
             Self::Pass(Pass::StoreDown) => (1, Duration::ZERO),
             Self::Pass(_) => (0, Duration::ZERO),
@@ -368,7 +368,7 @@ impl<'p> Decision<'p> {
         let refused = match &self.verdict {
             Verdict::Refuse(_) => true,
             Verdict::Delay(_) => !delay_granted,
-            Verdict::Pass(_) | Verdict::Defer => false,
+            Verdict::Pass(_) | Verdict::StoreDown => false,
         };
         if refused && !self.notes.is_empty() {
             let notes = &self.notes;

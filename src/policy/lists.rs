@@ -189,7 +189,7 @@ impl Policy {
         let (netblock, reason) = blacklisting(client, self.netblocks.lookup(client), checks.named)?;
         match self.blacklist_verdict(client, door, &netblock, reason) {
             Verdict::Refuse(refusal) | Verdict::Delay(Delayed { refusal, .. }) => Some(refusal),
-            Verdict::Pass(_) | Verdict::Defer => None,
+            Verdict::Pass(_) | Verdict::StoreDown => None,
         }
     }
 

@@ -147,7 +147,7 @@ impl<'p> LimitOutcome<'p> {
     pub(crate) fn verdict(self) -> Verdict<'p> {
         match self {
             Self::Pass | Self::AlreadyDelayed => Verdict::Pass(Pass::WithinLimits),
-            Self::Uncounted(OnStoreFailure::Defer) => Verdict::Defer,
+            Self::Uncounted(OnStoreFailure::Defer) => Verdict::StoreDown,
             Self::Uncounted(_) => Verdict::Pass(Pass::StoreDown),
             Self::Delay(wait) => Verdict::Delay(wait),
             Self::Refuse(refusal) => Verdict::Refuse(refusal),

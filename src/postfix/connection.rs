@@ -396,7 +396,8 @@ thread_local! {
 pub const DUNNO: &[u8] = b"action=DUNNO\n\n";
 
 /// The answer while the store is down. 4.3.0 is RFC 3463's "other mail system status".
-const DEFER: &[u8] = b"action=DEFER_IF_PERMIT 4.3.0 Connections cannot be counted at the moment, try again later\n\n";
+const STORE_DOWN_REPLY: &[u8] =
+    b"action=DEFER_IF_PERMIT 4.3.0 Connections cannot be counted at the moment, try again later\n\n";
 
 /// A reply as bytes: what is left to be sent of it.
 #[derive(Debug)]
@@ -414,7 +415,7 @@ impl ReplyBytes {
     pub fn new(verdict: &Verdict<'_>, request: &Request, now: Now) -> Self {
         match verdict {
             Verdict::Pass(_) | Verdict::Delay(_) => Self::Fixed(DUNNO),
-            Verdict::Defer => Self::Fixed(DEFER),
+            Verdict::StoreDown => Self::Fixed(STORE_DOWN_REPLY),
             Verdict::Refuse(refusal) => {
                 let mut bytes = SPARE.with_borrow_mut(Vec::pop).unwrap_or_default();
                 bytes.extend_from_slice(b"action=");

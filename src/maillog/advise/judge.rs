@@ -97,7 +97,7 @@ fn judgement(verdict: Verdict<'_>) -> Judgement {
     match verdict {
         Verdict::Pass(pass) => judgement("DUNNO", pass.reason(), false, pass == Pass::Whitelisted),
         Verdict::Delay(wait) => judgement("DUNNO", &format!("delayed by {}", wait.refusal.limit), false, false),
-        Verdict::Defer => judgement("DEFER_IF_PERMIT", Pass::StoreDown.reason(), true, false),
+        Verdict::StoreDown => judgement("DEFER_IF_PERMIT", Pass::StoreDown.reason(), true, false),
         Verdict::Refuse(refusal) => judgement(refusal.action.keyword(), refusal.limit, true, false),
     }
 }

@@ -166,7 +166,7 @@ fn said(verdict: &Verdict<'_>) -> String {
     match verdict {
         Verdict::Pass(_) => "pass".to_owned(),
         Verdict::Delay(wait) => format!("wait {}", wait.time.as_millis()),
-        Verdict::Defer => "defer".to_owned(),
+        Verdict::StoreDown => "defer".to_owned(),
         Verdict::Refuse(refusal) => format!("{} {}", refusal.reason.word(), refusal.limit),
     }
 }
