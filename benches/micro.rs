@@ -11,6 +11,7 @@ use bytes::BytesMut;
 use connshaper::config::Config;
 use connshaper::net::clock::Now;
 use connshaper::net::netblock::{NetblockTable, mask};
+use connshaper::policy::limit::{CounterLimitId, SessionLimitId};
 use connshaper::policy::lists::ListEntry;
 use connshaper::policy::name_patterns::{NamePattern, NamePatterns};
 use connshaper::policy::{CountRecord, Counter, Plan, Policy, Readings, Scope, SessionRecord};
@@ -56,7 +57,7 @@ fn requests(criterion: &mut Criterion) {
     let sessions = Sessions::new(4096);
     let mut handle = sessions.attach(None);
     let now = Now::simulated(0);
-    let count = CountRecord::new(0, Scope::Session, Some(HIT), 0, false);
+    let count = CountRecord::new(SessionLimitId(0), Scope::Session, Some(HIT), 0, false);
     group.bench_function("begin a session and remember its count", |bencher| {
         bencher.iter(|| {
             request.client_port = request.client_port.wrapping_add(1).max(1);
@@ -86,7 +87,7 @@ fn hits(criterion: &mut Criterion) {
         for (family, client) in [("IPv4", ipv4 as fn(u64) -> IpAddr), ("IPv6", ipv6)] {
             let id = |number| {
                 let (network, length) = mask(client(number), 32, 64);
-                CounterId::client(0, network, length)
+                CounterId::client(CounterLimitId(0), network, length)
             };
             let table = Table::new(clients as usize);
             for number in 0..clients {

@@ -13,8 +13,7 @@ use crate::engine::daily::RecentDays;
 use crate::engine::overrides::OverrideList;
 use crate::net::clock::Now;
 use crate::policy::Policy;
-use crate::policy::limit::LimitId;
-use crate::policy::record_snapshot::Ids;
+use crate::policy::record_snapshot::LimitIds;
 use crate::snapshot::section::{Section, SectionWriter, SnapshotError, decode};
 use crate::store::local::{RestoredEntry, Table};
 
@@ -37,7 +36,7 @@ struct SavedOrigin {
     monotonic: u64,
     secret: [u64; 2],
     widths: [usize; 3],
-    limits: Vec<(LimitId, String)>,
+    limits: Vec<(u16, String)>,
 }
 
 /// Writes the counts of the limits of `policy`, and returns how many there are. Requests go on meanwhile: each
@@ -99,14 +98,14 @@ pub struct CountsReading<'p> {
 pub struct RestoredCounts {
     pub table: Table,
     /// The ids of the limits by those they had.
-    pub ids: Ids,
+    pub ids: LimitIds,
     pub days: RecentDays,
 }
 
 impl RestoredCounts {
     /// Nothing, with room for that many clients.
     pub fn none(max_clients: usize) -> Self {
-        Self { table: Table::new(max_clients), ids: Ids::new(), days: RecentDays::default() }
+        Self { table: Table::new(max_clients), ids: LimitIds::default(), days: RecentDays::default() }
     }
 }
 
@@ -115,7 +114,7 @@ struct SnapshotOrigin {
     table: Table,
     /// Milliseconds since then.
     elapsed: u64,
-    ids: Ids,
+    ids: LimitIds,
 }
 
 impl<'p> CountsReading<'p> {
@@ -165,7 +164,7 @@ impl<'p> CountsReading<'p> {
 
     fn origin(&self, content: &[u8]) -> Result<SnapshotOrigin, SnapshotError> {
         let SavedOrigin { unix_ms, monotonic, secret, widths, limits } = decode(content)?;
-        let now = |(id, identity): (LimitId, String)| Some((id, self.policy.id(&identity)?));
+        let now = |(id, identity): (u16, String)| Some((id, self.policy.id(&identity)?));
         let ids = limits.into_iter().filter_map(now).collect();
         let elapsed = match self.since {
             Since::Unix => self.now.unix_ms.saturating_sub(unix_ms),
@@ -180,9 +179,9 @@ impl<'p> CountsReading<'p> {
 impl SnapshotOrigin {
     fn restore(&self, content: &[u8], now: Now) -> Result<(), SnapshotError> {
         for entry in decode::<Vec<RestoredEntry>>(content)? {
-            if let Some(limit) = self.ids.get(&entry.id.limit()) {
+            if let Some(limit) = self.ids.counter(entry.id.limit()) {
                 let left = entry.ends.saturating_sub(self.elapsed);
-                let (id, ends) = (entry.id.of_limit(*limit), now.monotonic.saturating_add(left));
+                let (id, ends) = (entry.id.of_limit(limit), now.monotonic.saturating_add(left));
                 self.table.insert_restored(&RestoredEntry { id, ends, ..entry }, now.monotonic);
             }
         }

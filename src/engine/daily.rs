@@ -15,8 +15,8 @@ use crate::net::clock::Now;
 use crate::net::lock;
 use crate::policy::calendar::{LocalCalendar, Period};
 use crate::policy::key::KeyPart;
-use crate::policy::limit::LimitId;
-use crate::policy::record_snapshot::Ids;
+use crate::policy::limit::CounterLimitId;
+use crate::policy::record_snapshot::LimitIds;
 use crate::policy::{Counter, LimitCheck};
 
 /// The usual length of a day in seconds.
@@ -53,7 +53,7 @@ pub struct DayTable {
     pub ends: u64,
     /// When the counting began.
     pub counted_from: u64,
-    limits: HashMap<LimitId, DayOfLimit>,
+    limits: HashMap<CounterLimitId, DayOfLimit>,
 }
 
 /// What one limit has counted on one day.
@@ -97,7 +97,7 @@ impl DailyCounts {
     }
 
     /// Takes back hits for recipients to whom nothing was sent.
-    pub fn take_back(&self, limit: LimitId, part: &KeyPart, amount: u32, now: Now) {
+    pub fn take_back(&self, limit: CounterLimitId, part: &KeyPart, amount: u32, now: Now) {
         let mut tables = lock(&self.tables);
         self.turn(&mut tables, now);
         // Those of a client may not be in the table yet.
@@ -127,10 +127,10 @@ impl DailyCounts {
     }
 
     /// Goes on with the days of before, whose limits had these ids then.
-    pub fn restore(&self, saved: RecentDays, ids: &Ids, now: Now) {
+    pub fn restore(&self, saved: RecentDays, ids: &LimitIds, now: Now) {
         let known = |day: DayTable| {
             let limits = day.limits.into_iter();
-            let limits = limits.filter_map(|(id, of_limit)| Some((*ids.get(&id)?, of_limit))).collect();
+            let limits = limits.filter_map(|(id, of_limit)| Some((ids.counter(id)?, of_limit))).collect();
             DayTable { limits, ..day }
         };
         let mut tables = lock(&self.tables);
@@ -165,10 +165,10 @@ impl DailyCounts {
 
     /// Adds the hits of clients within their limits since the last time.
     fn collect(&self, today: &mut DayTable) {
-        (0..MAX_TALLIED).for_each(|limit| self.collect_of(limit, today));
+        (0..MAX_TALLIED).for_each(|limit| self.collect_of(CounterLimitId(limit), today));
     }
 
-    fn collect_of(&self, limit: LimitId, today: &mut DayTable) {
+    fn collect_of(&self, limit: CounterLimitId, today: &mut DayTable) {
         let passed = self.tally.take_passed(limit);
         if passed > 0 {
             today.limits.entry(limit).or_default().passed += passed;
@@ -178,7 +178,7 @@ impl DailyCounts {
 
 impl DayTable {
     /// What a limit has counted, if anything.
-    pub fn of(&self, limit: LimitId) -> Option<&DayOfLimit> {
+    pub fn of(&self, limit: CounterLimitId) -> Option<&DayOfLimit> {
         self.limits.get(&limit)
     }
 }

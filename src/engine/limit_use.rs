@@ -11,7 +11,7 @@ use crate::net::clock::Now;
 use crate::net::lock;
 use crate::observe::log::{Log, Severity};
 use crate::policy::door::Door;
-use crate::policy::limit::LimitId;
+use crate::policy::limit::CounterLimitId;
 use crate::policy::request::{Request, Stage};
 use crate::policy::restriction_stage::{
     RestrictionStage, all_goes_back, change_limit, gives_all_back, needs_login, needs_stages, never_counts, stages,
@@ -32,7 +32,7 @@ pub struct LimitUse {
 #[derive(Debug, Default)]
 struct UseFindings {
     /// Why a limit did not count a request at which it could have.
-    examples: BTreeMap<LimitId, String>,
+    examples: BTreeMap<CounterLimitId, String>,
     unusable: Vec<UnusableLimit>,
     unused: Vec<UnusedLimit>,
     /// What was logged already.

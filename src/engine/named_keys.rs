@@ -15,7 +15,7 @@ use crate::net::clock::Now;
 use crate::net::recent_map::RecentMap;
 use crate::net::{lock, secret};
 use crate::policy::key::KeyPart;
-use crate::policy::limit::{LimitId, Window};
+use crate::policy::limit::{CounterLimitId, Window};
 use crate::policy::{Counter, Limit, LimitCheck};
 
 /// Keys that are known by name at once, in some 20 MB. Of more, those are forgotten that were counted longest ago;
@@ -34,7 +34,7 @@ pub const MAX_FOUND: usize = 1000;
 /// One key of one limit.
 #[derive(Clone, Debug)]
 pub struct NamedKey {
-    pub limit: LimitId,
+    pub limit: CounterLimitId,
     pub part: KeyPart,
     /// Hits in the window, at the last one.
     pub count: u32,
@@ -130,7 +130,7 @@ impl NamedKeys {
     }
 
     /// Forgets a key.
-    pub fn forget(&self, limit: LimitId, part: &KeyPart) {
+    pub fn forget(&self, limit: CounterLimitId, part: &KeyPart) {
         let key = key(limit, part);
         match part {
             KeyPart::Client { .. } => lock(shard(&self.clients, key)).forget(key),
@@ -185,7 +185,7 @@ impl NamedKeys {
     }
 }
 
-fn key(limit: LimitId, part: &KeyPart) -> u64 {
+fn key(limit: CounterLimitId, part: &KeyPart) -> u64 {
     secret::hash((limit, part))
 }
 

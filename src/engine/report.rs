@@ -20,7 +20,7 @@ use crate::observe::statistics::add;
 use crate::policy::attribute::Attribute;
 use crate::policy::checks::CheckState;
 use crate::policy::key::KeyPart;
-use crate::policy::limit::LimitId;
+use crate::policy::limit::CounterLimitId;
 use crate::policy::request::{Request, Stage};
 use crate::policy::{Counter, Decision, Door, Limit, LimitCheck, LimitChecks, Pass, Reason, Refusal, Verdict};
 
@@ -305,7 +305,7 @@ impl Decisions {
 }
 
 /// Limits with numbers of their own. Further ones, after many reloads, count as used and have no sums.
-pub const MAX_TALLIED: LimitId = 1024;
+pub const MAX_TALLIED: u16 = 1024;
 
 /// Of so many requests of one kind, one shows why limits do not count it.
 const PER_EXAMPLE: u64 = 1024;
@@ -351,7 +351,7 @@ impl Tally {
         }
         for check in &checks.checks {
             if !self.is_used(check.limit) {
-                let id = usize::from(check.limit.id);
+                let id = usize::from(check.limit.id.0);
                 self.used[id / 64].fetch_or(1 << (id % 64), Relaxed);
             }
         }
@@ -363,20 +363,20 @@ impl Tally {
         let limit = check.limit;
         let most = limit.alerts_beyond(check.threshold).map_or(check.threshold, |most| most.min(check.threshold));
         let is_within = matches!(check.part, KeyPart::Client { .. }) && hit.count <= most;
-        if is_within && let Some(sum) = self.passed.get(usize::from(limit.id)) {
+        if is_within && let Some(sum) = self.passed.get(usize::from(limit.id.0)) {
             sum.fetch_add(passed.into(), Relaxed);
         }
         is_within
     }
 
     /// Takes out the hits of clients within a limit.
-    pub fn take_passed(&self, limit: LimitId) -> u64 {
-        self.passed.get(usize::from(limit)).map_or(0, |sum| sum.swap(0, Relaxed))
+    pub fn take_passed(&self, limit: CounterLimitId) -> u64 {
+        self.passed.get(usize::from(limit.0)).map_or(0, |sum| sum.swap(0, Relaxed))
     }
 
     /// Whether a limit has counted a request since others were in force.
     pub fn is_used(&self, limit: &Limit) -> bool {
-        let id = usize::from(limit.id);
+        let id = usize::from(limit.id.0);
         self.used.get(id / 64).is_none_or(|word| word.load(Relaxed) & (1 << (id % 64)) != 0)
     }
 

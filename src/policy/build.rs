@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::attribute::Attribute;
-use super::limit::{self, CountKind, ExptimeChange, LimitId, Window};
+use super::limit::{self, CountKind, CounterLimitId, ExptimeChange, SessionLimitId, Window};
 use super::name_patterns::NamePatterns;
 use super::{Door, DoorLimits, Limit, Policy, PolicySettings};
 use crate::net::clock::Now;
@@ -25,7 +25,8 @@ impl Policy {
                 _ => String::new(),
             };
             let counted = format!("{name} {} {}{calendar} {log_only}{door}", counts.into_str(), window.word());
-            (limit.memory_id, limit.id) = (id(&mut ids, name.clone()), id(&mut ids, counted));
+            limit.memory_id = SessionLimitId(id(&mut ids, name.clone()));
+            limit.id = CounterLimitId(id(&mut ids, counted));
         }
         let embedded = &settings.embedded;
         let listed =
@@ -73,12 +74,12 @@ impl Policy {
     }
 
     /// The identity of every limit since the start, with its id. Limits of one identity share their counts.
-    pub fn identities(&self) -> impl Iterator<Item = (&str, LimitId)> {
+    pub fn identities(&self) -> impl Iterator<Item = (&str, u16)> {
         self.ids.iter().map(|(identity, id)| (identity.as_str(), *id))
     }
 
     /// The id of the limit with this identity.
-    pub fn id(&self, identity: &str) -> Option<LimitId> {
+    pub fn id(&self, identity: &str) -> Option<u16> {
         self.ids.get(identity).copied()
     }
 }
@@ -104,8 +105,8 @@ fn asked_origins(origins: &OriginDatabases, limits: &[Limit]) -> Option<OriginDa
 }
 
 /// The id of a name, a new one if it has none.
-fn id(ids: &mut HashMap<String, LimitId>, name: String) -> LimitId {
+fn id(ids: &mut HashMap<String, u16>, name: String) -> u16 {
     // There may be 32,768 in the life of a process; further names share the last one.
-    let next = LimitId::try_from(ids.len()).unwrap_or(LimitId::MAX).min(limit::MAX_ID);
+    let next = u16::try_from(ids.len()).unwrap_or(u16::MAX).min(limit::MAX_ID);
     *ids.entry(name).or_insert(next)
 }

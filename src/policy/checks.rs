@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::attribute::Attribute;
 use super::door::Door;
 use super::key::{Counter, CounterKind, Key, KeyPart, Operation};
-use super::limit::{CountKind, Limit, LimitId, Rate, RatePer, Window};
+use super::limit::{CountKind, CounterLimitId, Limit, Rate, RatePer, Window};
 use super::lists::ListEntry;
 use super::overrides::ActiveOverride;
 use super::record::{CountRecord, Scope, SessionRecord};
@@ -42,7 +42,7 @@ pub type Operations<'a> = SmallVec<[Operation<'a>; 1]>;
 
 /// The counters of a request as the store has answered, found by limit and kind.
 #[derive(Clone, Debug, Default)]
-pub struct Readings(SmallVec<[(LimitId, CounterKind, Option<Counter>); 1]>);
+pub struct Readings(SmallVec<[(CounterLimitId, CounterKind, Option<Counter>); 1]>);
 
 impl Readings {
     /// What the store has answered to these operations, in their order.

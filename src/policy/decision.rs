@@ -8,7 +8,7 @@ use super::action::Action;
 use super::checks::{CheckState, LimitCheck, LimitChecks};
 use super::door::Door;
 use super::key::{Counter, CounterKind, KeyPart};
-use super::limit::{CountKind, Limit, LimitId, Window};
+use super::limit::{CountKind, Limit, SessionLimitId, Window};
 use super::message::HeldHits;
 use super::overrides::Override;
 use super::record::{BlacklistState, CountRecord, CountRecords, Scope, SessionRecord};
@@ -68,7 +68,7 @@ pub struct Delayed<'p> {
     /// How many may wait at once for the refusal's key.
     pub max_concurrent: u32,
     /// The count that it follows from; none for the blacklist.
-    pub(super) count: Option<(LimitId, Scope)>,
+    pub(super) count: Option<(SessionLimitId, Scope)>,
 }
 
 impl<'p> Delayed<'p> {
@@ -213,7 +213,7 @@ pub struct Decision<'p> {
 enum MessageNote {
     /// A recipient was counted.
     Recipient {
-        limit: LimitId,
+        limit: SessionLimitId,
         scope: Scope,
         /// If another limit refuses the recipient, its hit is taken back, as if it had never been counted.
         released: bool,
@@ -223,9 +223,9 @@ enum MessageNote {
         held: Option<HeldHits>,
     },
     /// More recipients were counted at once.
-    More(LimitId, u32),
+    More(SessionLimitId, u32),
     /// A key went over.
-    Violated(LimitId, u64),
+    Violated(SessionLimitId, u64),
 }
 
 impl MessageNote {

@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantArray};
 
 use super::action::Action;
@@ -26,19 +27,25 @@ pub const TOP: &str = "connections";
 /// The longest name of a limit.
 pub const MAX_NAME: usize = 32;
 
-/// Tells limits apart within one process, also over reloads.
-pub type LimitId = u16;
+/// Tells apart within one process, also over reloads, what limits count: another name, another `count` or window, and
+/// the limit has another id.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct CounterLimitId(pub u16);
 
-/// The largest id: the store uses the bit above it.
-pub const MAX_ID: LimitId = 0x7fff;
+/// Tells limits apart by their names alone: what sessions remember of a limit stays, whatever it counts now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct SessionLimitId(pub u16);
+
+/// The largest id of both sorts: the store uses the bit above it.
+pub const MAX_ID: u16 = 0x7fff;
 
 /// `threshold` hits per `exptime`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limit {
     /// Tells its counters from others; `Policy::new` assigns it.
-    pub id: LimitId,
+    pub id: CounterLimitId,
     /// Tells what sessions remember of it; the same as long as its name is.
-    pub memory_id: LimitId,
+    pub memory_id: SessionLimitId,
     /// Its name in the configuration, in logs and answers.
     pub name: String,
     /// The door at which it applies.

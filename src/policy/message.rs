@@ -10,8 +10,9 @@ use std::collections::{BTreeSet, HashMap};
 use serde::{Deserialize, Serialize};
 
 use super::key::{CounterKind, KeyPart};
-use super::limit::LimitId;
+use super::limit::{CounterLimitId, SessionLimitId};
 use super::record::{CountRecord, Scope};
+use super::record_snapshot::LimitIds;
 use crate::net::clock::Now;
 
 /// The most recipients of a message that are remembered for a limit: Postfix's own bound, `smtpd_recipient_limit`.
@@ -41,8 +42,7 @@ pub enum MessageProgress {
 /// Hits for recipients that may still go back.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldHits {
-    /// The id of the limit's counters.
-    pub limit: LimitId,
+    pub limit: CounterLimitId,
     pub part: KeyPart,
     pub kind: CounterKind,
     pub amount: u32,
@@ -52,7 +52,7 @@ pub struct HeldHits {
     pub recipient: Option<Scope>,
     /// When the window ends, on the monotonic clock.
     pub ends: u64,
-    pub memory_id: LimitId,
+    pub memory_id: SessionLimitId,
     /// The limit's `count_unsent`.
     pub count_unsent: Option<bool>,
 }
@@ -60,11 +60,11 @@ pub struct HeldHits {
 /// What is remembered of a message.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MessageRecord {
-    limits: HashMap<LimitId, RecipientCounts>,
+    limits: HashMap<SessionLimitId, RecipientCounts>,
     /// The recipients that were let pass, where a limit has to know them when the message has come.
     accepted: BTreeSet<Box<[u8]>>,
     /// The keys that went over with it, by limit.
-    violated: Vec<(LimitId, u64)>,
+    violated: Vec<(SessionLimitId, u64)>,
     progress: MessageProgress,
     /// The hash of what tells the services of one Postfix apart.
     service: u64,
@@ -85,12 +85,12 @@ struct RecipientCounts {
 
 impl MessageRecord {
     /// Whether anything is remembered of a limit.
-    pub fn knows(&self, limit: LimitId) -> bool {
+    pub fn knows(&self, limit: SessionLimitId) -> bool {
         self.limits.contains_key(&limit)
     }
 
     /// What a limit has counted in this scope.
-    pub fn find(&self, limit: LimitId, scope: Scope) -> Option<CountRecord> {
+    pub fn find(&self, limit: SessionLimitId, scope: Scope) -> Option<CountRecord> {
         self.limits.get(&limit)?.counts.get(&scope).copied()
     }
 
@@ -108,7 +108,7 @@ impl MessageRecord {
     }
 
     /// A limit has counted one more recipient; it may have coalesced with another.
-    pub fn hold(&mut self, limit: LimitId, hits: Option<HeldHits>) {
+    pub fn hold(&mut self, limit: SessionLimitId, hits: Option<HeldHits>) {
         let own = self.limits.entry(limit).or_default();
         own.covered = own.covered.saturating_add(1);
         self.given_up = false;
@@ -127,12 +127,12 @@ impl MessageRecord {
     }
 
     /// How many recipients of the message a limit has counted.
-    pub fn covered(&self, limit: LimitId) -> u32 {
+    pub fn covered(&self, limit: SessionLimitId) -> u32 {
         self.limits.get(&limit).map_or(0, |own| own.covered)
     }
 
     /// More of them were counted at once.
-    pub fn cover(&mut self, limit: LimitId, more: u32) {
+    pub fn cover(&mut self, limit: SessionLimitId, more: u32) {
         let own = self.limits.entry(limit).or_default();
         own.covered = own.covered.saturating_add(more);
     }
@@ -160,11 +160,11 @@ impl MessageRecord {
     }
 
     /// Whether this key went over with this message before.
-    pub fn has_violated(&self, limit: LimitId, key: u64) -> bool {
+    pub fn has_violated(&self, limit: SessionLimitId, key: u64) -> bool {
         self.violated.contains(&(limit, key))
     }
 
-    pub fn violate(&mut self, limit: LimitId, key: u64) {
+    pub fn violate(&mut self, limit: SessionLimitId, key: u64) {
         if self.violated.len() < MAX_VIOLATED {
             self.violated.push((limit, key));
         }
@@ -222,17 +222,17 @@ impl MessageRecord {
     }
 
     /// The same under the ids that limits have now, by those they had before.
-    pub fn renamed(self, ids: &HashMap<LimitId, LimitId>) -> Self {
+    pub fn renamed(self, ids: &LimitIds) -> Self {
         let counts = |own: RecipientCounts, limit| RecipientCounts {
             counts: own.counts.into_iter().map(|(scope, count)| (scope, CountRecord { limit, ..count })).collect(),
             covered: own.covered,
             held: own.held.into_iter().filter_map(|held| held.renamed(ids)).collect(),
         };
         let limits = self.limits.into_iter().filter_map(|(limit, own)| {
-            let limit = *ids.get(&limit)?;
+            let limit = ids.session(limit)?;
             Some((limit, counts(own, limit)))
         });
-        let violated = self.violated.iter().filter_map(|(limit, key)| Some((*ids.get(limit)?, *key)));
+        let violated = self.violated.iter().filter_map(|(limit, key)| Some((ids.session(*limit)?, *key)));
         Self { limits: limits.collect(), violated: violated.collect(), ..self }
     }
 }
@@ -259,8 +259,8 @@ impl RecipientCounts {
 }
 
 impl HeldHits {
-    fn renamed(self, ids: &HashMap<LimitId, LimitId>) -> Option<Self> {
-        Some(Self { limit: *ids.get(&self.limit)?, memory_id: *ids.get(&self.memory_id)?, ..self })
+    fn renamed(self, ids: &LimitIds) -> Option<Self> {
+        Some(Self { limit: ids.counter(self.limit)?, memory_id: ids.session(self.memory_id)?, ..self })
     }
 
     /// Whether there is a window to take them from.

@@ -74,7 +74,7 @@ use crate::net::netblock::NetblockTable;
 use crate::net::origin::{AddressOrigin, OriginDatabases};
 use attribute::Attribute;
 use checks::{CheckState, CounterReading};
-use limit::{CountKind, LimitId, Rate};
+use limit::{CountKind, CounterLimitId, Rate};
 use lists::{ListEntry, ListIndex, is_reported};
 use name_patterns::{NamePattern, NamePatterns};
 use spelling::Spellings;
@@ -100,10 +100,10 @@ pub struct Policy {
     /// Some limit counts different clients.
     counts_clients: bool,
     /// Limits that have to know the recipients of a message when Postfix does not name them.
-    need_recipients: Vec<LimitId>,
+    need_recipients: Vec<CounterLimitId>,
     /// The ids of all limits since the start, by name, and by name with what is counted. A limit keeps its ids over a
     /// reload, and so its counts.
-    ids: HashMap<String, LimitId>,
+    ids: HashMap<String, u16>,
     on_store_failure: OnStoreFailure,
     log_only: bool,
     overrides: Overrides,

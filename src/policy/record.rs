@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 
 use super::key::Counter;
 use super::key::KeyPart;
-use super::limit::LimitId;
+use super::limit::SessionLimitId;
 use super::message::{HeldHits, MessageRecord};
 use crate::net::lock;
 use crate::net::secret;
@@ -19,7 +19,7 @@ use crate::net::secret;
 /// One count of one limit, as a session remembers it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CountRecord {
-    pub limit: LimitId,
+    pub limit: SessionLimitId,
     /// For how long it stands.
     pub scope: Scope,
     /// What the store said; `None` when it was down and nothing counted in its place.
@@ -53,7 +53,7 @@ const MESSAGES_PER_VERIFICATION: u32 = 3;
 
 impl CountRecord {
     /// A count that the store has just made, to be judged. The caller sets `at` and `messages`.
-    pub fn new(limit: LimitId, scope: Scope, hit: Option<Counter>, banned: u32, stress: bool) -> Self {
+    pub fn new(limit: SessionLimitId, scope: Scope, hit: Option<Counter>, banned: u32, stress: bool) -> Self {
         Self { limit, scope, hit, banned, stress, passed: false, delay_limit: false, key: 0, at: 0, messages: 0 }
     }
 
@@ -134,7 +134,7 @@ impl SessionRecord {
 
     /// Remembers that an answer is delayed, or, if not `granted`, that it is refused because too many are. `count` is
     /// what the delay follows from; `None`: the blacklist.
-    pub(super) fn delay(&mut self, count: Option<(LimitId, Scope)>, granted: bool) {
+    pub(super) fn delay(&mut self, count: Option<(SessionLimitId, Scope)>, granted: bool) {
         self.delayed |= granted;
         let Some((limit, scope)) = count else {
             self.blacklist = if granted { BlacklistState::Delayed } else { BlacklistState::TooManyDelayed };
@@ -147,19 +147,19 @@ impl SessionRecord {
 
     /// Whether a limit has counted anything of the session or the message.
     #[inline]
-    pub fn knows(&self, limit: LimitId) -> bool {
+    pub fn knows(&self, limit: SessionLimitId) -> bool {
         // Of a new session nothing is known, which saves a look at each limit.
         (!self.counts.is_empty() || self.message.is_some()) && self.has_counted(limit)
     }
 
-    fn has_counted(&self, limit: LimitId) -> bool {
+    fn has_counted(&self, limit: SessionLimitId) -> bool {
         self.counts.iter().any(|count| count.limit == limit)
             || self.message.as_deref().is_some_and(|message| lock(message).knows(limit))
     }
 
     /// What a limit has counted in this scope.
     #[inline]
-    pub fn find(&self, limit: LimitId, scope: Scope) -> Option<CountRecord> {
+    pub fn find(&self, limit: SessionLimitId, scope: Scope) -> Option<CountRecord> {
         match scope {
             Scope::Request => None,
             Scope::Session | Scope::Message => {
@@ -218,7 +218,7 @@ impl SessionRecord {
     }
 
     /// How many recipients of the message a limit has counted.
-    pub fn covered(&self, limit: LimitId) -> u32 {
+    pub fn covered(&self, limit: SessionLimitId) -> u32 {
         self.message().map_or(0, |message| message.covered(limit))
     }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::table::{Endpoints, LINGER, Session, SessionId, SessionTable};
 use super::{Position, SessionHandle, SessionPeer, Sessions};
 use crate::net::clock::Now;
-use crate::policy::record_snapshot::{Ids, SavedRecord};
+use crate::policy::record_snapshot::{LimitIds, SavedRecord};
 use crate::policy::request::Instance;
 
 /// All sessions.
@@ -51,7 +51,7 @@ impl Sessions {
     }
 
     /// Takes sessions over. Returns where they are now, for `restore_handle` and then for `linger`.
-    pub fn restore(&self, saved: SavedSessions, ids: &Ids) -> RestoredIds {
+    pub fn restore(&self, saved: SavedSessions, ids: &LimitIds) -> RestoredIds {
         self.lock().restore(saved, ids)
     }
 
@@ -98,7 +98,7 @@ impl SessionTable {
     }
 
     /// Takes sessions over. Until the handles of their policy connections are restored `linger` must not be called.
-    pub fn restore(&mut self, saved: SavedSessions, ids: &Ids) -> RestoredIds {
+    pub fn restore(&mut self, saved: SavedSessions, ids: &LimitIds) -> RestoredIds {
         self.newest = self.newest.max(saved.newest);
         let mut places = RestoredIds::new();
         for (before, saved) in saved.sessions {
@@ -139,7 +139,7 @@ impl SavedSession {
         Self { endpoints, ends, opened, answered, process, unanswered, left_at, instance, record }
     }
 
-    fn restore(self, ids: &Ids) -> Session {
+    fn restore(self, ids: &LimitIds) -> Session {
         let Self { ends, opened, answered, process, unanswered, left_at, instance, record, .. } = self;
         let record = record.restore(ids);
         // Nothing was being counted when the session was handed over.

@@ -5,6 +5,7 @@ use tokio_util::codec::Decoder;
 
 use super::table::LINGER;
 use super::*;
+use crate::policy::limit::SessionLimitId;
 use crate::postfix::decoder::RequestDecoder;
 
 /// The result of a look-up that has nothing to wait for.
@@ -257,7 +258,8 @@ fn what_a_session_was_counted_for_is_remembered_until_it_ends() {
     let mut site = Site::new(2);
     assert!(site.begins(0, 0, "RCPT 198.51.100.1 4711 a1.10.0.0"));
     let hit = Some(Counter { count: 3, left: 60, added: 1 });
-    let counts = [Scope::Session, Scope::Message].map(|scope| CountRecord::new(0, scope, hit, 0, false));
+    let counts =
+        [Scope::Session, Scope::Message].map(|scope| CountRecord::new(SessionLimitId(0), scope, hit, 0, false));
     let mut is_counted = false;
     let mut remembered = |instance: &str| {
         let text = format!(
@@ -270,7 +272,7 @@ fn what_a_session_was_counted_for_is_remembered_until_it_ends() {
         if !std::mem::replace(&mut is_counted, true) {
             counts.iter().for_each(|count| session.record().keep(*count));
         }
-        counts.map(|count| session.record().find(0, count.scope).is_some())
+        counts.map(|count| session.record().find(SessionLimitId(0), count.scope).is_some())
     };
     assert_eq!(remembered("a1.10.0.0"), [true, true]);
     assert_eq!(remembered(""), [true, true]);

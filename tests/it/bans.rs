@@ -7,7 +7,7 @@ use std::time::Duration;
 use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
 use connshaper::policy::key::KeyPart;
-use connshaper::policy::limit::Ban;
+use connshaper::policy::limit::{Ban, CounterLimitId};
 use connshaper::policy::{CounterKind, Limit};
 
 use crate::support::{Host, Site, default_limit, eventually, on_each, on_every_store};
@@ -121,7 +121,7 @@ async fn violations_and_bans_are_forgotten_after_forget_after() {
     violate(&host, &limit, 2, at(2571)).await;
     assert!(host.lines("BANNED")[2].ends_with("seconds=60 repetition=1"));
 
-    let patient = Limit { ban: Some(Ban { time: 60, threshold: 3, max: 60 }), id: 1, ..limit };
+    let patient = Limit { ban: Some(Ban { time: 60, threshold: 3, max: 60 }), id: CounterLimitId(1), ..limit };
     for moment in [0, 500, 1000] {
         violate(&host, &patient, 1, at(moment)).await;
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use connshaper::config::OnStoreFailure;
 use connshaper::net::clock::Now;
 use connshaper::policy::key::KeyPart;
-use connshaper::policy::limit::{Ban, Window};
+use connshaper::policy::limit::{Ban, CounterLimitId, Window};
 use connshaper::policy::{Counter, CounterKind, Limit, Refund, sliding_window};
 
 use crate::support::{Memcached, Proxy, Relay, Site, default_limit, on_every_store};
@@ -138,8 +138,12 @@ fn hits_within_coalesce_of_the_last_counted_hit_are_not_counted() {
         }
         // Other counters are unaffected: of another client, another limit, and a limit that does not coalesce.
         assert_eq!(host.hit(&limit, &client(2), 1, at(5000)).await.added, 1);
-        let named =
-            |name: &str, id| Limit { id, name: name.to_owned(), key_prefix: format!("{name}/"), ..limit.clone() };
+        let named = |name: &str, id| Limit {
+            id: CounterLimitId(id),
+            name: name.to_owned(),
+            key_prefix: format!("{name}/"),
+            ..limit.clone()
+        };
         let other = named("other", 1);
         assert_eq!(host.hit(&other, &client(1), 1, at(5000)).await.added, 1);
         let all = Limit { coalesce: 0, ..named("all", 2) };

@@ -20,7 +20,7 @@ use crate::policy::conditions::Condition;
 use crate::policy::door::{Door, DoorSet};
 use crate::policy::key::{self, KeySpec};
 use crate::policy::key_field::KeyField;
-use crate::policy::limit::{self, Ban, Conditions, CountKind, Delay, Limit};
+use crate::policy::limit::{self, Ban, Conditions, CountKind, CounterLimitId, Delay, Limit, SessionLimitId};
 use crate::policy::spelling::Spellings;
 
 /// Settings of the whole program that every limit has.
@@ -80,8 +80,8 @@ pub(super) fn read(s: &TableSettings, program: &Program, name: &str, span: &Span
     }
     let own_amount = |key| s.toml(key).and_then(|toml| amount(s, &s.named(key), toml, counts));
     let limit = Limit {
-        id: 0,
-        memory_id: 0,
+        id: CounterLimitId(0),
+        memory_id: SessionLimitId(0),
         key_prefix: key::limit_prefix(&program.key_prefix, name, counts, door, log_only),
         name: name.to_owned(),
         door,

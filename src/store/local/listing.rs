@@ -7,6 +7,7 @@ use tokio::task::yield_now;
 
 use super::{CounterId, Table, TableEntry};
 use crate::net::clock::Now;
+use crate::policy::limit::CounterLimitId;
 use crate::store::local::shard::SHARDS;
 
 /// The most clients of a prefix that are listed: those with the most hits.
@@ -18,7 +19,7 @@ const SHARDS_AT_ONCE: usize = 8;
 /// A client's window, or its ban.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListedClient {
-    pub limit: u16,
+    pub limit: CounterLimitId,
     pub address: IpAddr,
     pub prefix_length: u8,
     pub hit: TableEntry,
@@ -66,7 +67,7 @@ impl ListedClient {
 }
 
 /// How many bans are in force, of clients and of other keys, of limits that `counts` accepts.
-pub async fn count_bans(table: &Table, counts: impl Fn(u16) -> bool, now: Now) -> usize {
+pub async fn count_bans(table: &Table, counts: impl Fn(CounterLimitId) -> bool, now: Now) -> usize {
     let mut number = 0;
     for shard in 0..SHARDS {
         table.entries(shard, now.monotonic, |key, entry| {
@@ -109,7 +110,12 @@ pub async fn all_bans(table: &Table, now: Now) -> Vec<ListedClient> {
 }
 
 /// The clients with the most hits, at most `number`, of limits that `counts` accepts.
-pub async fn busiest(table: &Table, number: usize, counts: impl Fn(u16) -> bool, now: Now) -> Vec<ListedClient> {
+pub async fn busiest(
+    table: &Table,
+    number: usize,
+    counts: impl Fn(CounterLimitId) -> bool,
+    now: Now,
+) -> Vec<ListedClient> {
     let mut found = Vec::new();
     for shard in 0..SHARDS {
         table.clients(shard, now.monotonic, |client| {
@@ -167,14 +173,17 @@ mod tests {
         let table = Table::new(1000);
         let clients = [("192.0.2.1", 32), ("192.0.2.0", 24), ("2001:db8::", 64), ("2001:db8::1", 128)];
         for (address, length) in clients {
-            table.hit(CounterId::client(3, address.parse().unwrap(), length), 7, 60_000, 5, 0);
+            table.hit(CounterId::client(CounterLimitId(3), address.parse().unwrap(), length), 7, 60_000, 5, 0);
         }
-        table.hit(CounterId::text(3, 1 << 70), 1, 60_000, 5, 0);
-        table.hit(CounterId::client(3, [192, 0, 2, 9].into(), 32), 1, 1_000, 5, 0);
+        table.hit(CounterId::text(CounterLimitId(3), 1 << 70), 1, 60_000, 5, 0);
+        table.hit(CounterId::client(CounterLimitId(3), [192, 0, 2, 9].into(), 32), 1, 1_000, 5, 0);
         let mut listed = BTreeSet::new();
         for shard in 0..SHARDS {
             table.clients(shard, 30_000, |client| {
-                assert_eq!((client.limit, client.hit.count, client.hit.left_ms, client.over), (3, 7, 30_000, true));
+                assert_eq!(
+                    (client.limit, client.hit.count, client.hit.left_ms, client.over),
+                    (CounterLimitId(3), 7, 30_000, true)
+                );
                 assert!(listed.insert((client.address.to_string(), client.prefix_length)));
             });
         }

@@ -31,7 +31,7 @@ use serde::de::Error;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::policy::key::KeyPart;
-use crate::policy::limit::MAX_ID;
+use crate::policy::limit::{CounterLimitId, MAX_ID};
 use crate::policy::{CounterKind, Key};
 use crate::store::local::shard::{Entry, Hashing, SHARDS, SWEPT_AT_ONCE, Sharded, scale};
 
@@ -317,7 +317,7 @@ impl CounterId {
     /// bits before, with IPv4-mapped IPv6 folded to IPv4, as
     /// [`mask`](crate::net::netblock::mask) does; otherwise addresses of one
     /// network are different keys.
-    pub fn client(limit: u16, address: IpAddr, prefix_length: u8) -> Self {
+    pub fn client(limit: CounterLimitId, address: IpAddr, prefix_length: u8) -> Self {
         match address {
             IpAddr::V4(address) => Self::Narrow([tag(limit, prefix_length), address.to_bits()]),
             IpAddr::V6(address) => {
@@ -331,7 +331,7 @@ impl CounterId {
     }
 
     /// Any counter of a limit that is not the window of a client, by the hash of its text.
-    pub fn text(limit: u16, hash: u128) -> Self {
+    pub fn text(limit: CounterLimitId, hash: u128) -> Self {
         let [a, b, c, d] = words(hash);
         Self::Wide([tag(limit, TEXT), a, b, c, d])
     }
@@ -345,9 +345,9 @@ impl CounterId {
 
     /// The same of another limit.
     #[must_use]
-    pub fn of_limit(mut self, limit: u16) -> Self {
+    pub fn of_limit(mut self, limit: CounterLimitId) -> Self {
         let tag = self.tag_mut();
-        *tag = u32::from(limit) << 16 | *tag & (BAN | 0xffff);
+        *tag = u32::from(limit.0) << 16 | *tag & (BAN | 0xffff);
         self
     }
 
@@ -364,12 +364,12 @@ impl CounterId {
     }
 
     /// The limit it belongs to.
-    pub fn limit(&self) -> u16 {
-        (self.words()[0] >> 16) as u16 & MAX_ID
+    pub fn limit(&self) -> CounterLimitId {
+        CounterLimitId((self.words()[0] >> 16) as u16 & MAX_ID)
     }
 
     /// The limit, address and prefix length; `None`: it was made of a text.
-    pub(crate) fn as_client(&self) -> Option<(u16, IpAddr, u8)> {
+    pub(crate) fn as_client(&self) -> Option<(CounterLimitId, IpAddr, u8)> {
         let words = self.words();
         let (address, prefix_length) = match ((words[0] >> 8) as u8, words) {
             (length @ 0..=32, [_, bits]) => (IpAddr::from(bits.to_be_bytes()), length),
@@ -413,8 +413,8 @@ const BAN: u32 = 1 << 31;
 pub(crate) const LOW_BYTE: u32 = 0xff;
 
 /// The limit and a code.
-fn tag(limit: u16, code: u8) -> u32 {
-    u32::from(limit) << 16 | u32::from(code) << 8
+fn tag(limit: CounterLimitId, code: u8) -> u32 {
+    u32::from(limit.0) << 16 | u32::from(code) << 8
 }
 
 fn words(bits: u128) -> [u32; 4] {

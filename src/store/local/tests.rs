@@ -15,13 +15,13 @@ const MINUTE: u64 = 60_000;
 fn counter_id(number: u32) -> CounterId {
     match number % 4 {
         0 | 1 => ipv4(number),
-        2 => CounterId::client(0, Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64),
-        _ => CounterId::text(0, number.into()),
+        2 => CounterId::client(CounterLimitId(0), Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64),
+        _ => CounterId::text(CounterLimitId(0), number.into()),
     }
 }
 
 fn ipv4(number: u32) -> CounterId {
-    CounterId::client(0, Ipv4Addr::from_bits(number).into(), 32)
+    CounterId::client(CounterLimitId(0), Ipv4Addr::from_bits(number).into(), 32)
 }
 
 fn slots(table: &Table) -> usize {
@@ -277,7 +277,13 @@ fn a_flood_of_one_family_leaves_the_other_room() {
         table.hit(ipv4(number), 1, MINUTE, 10, 0);
     }
     for number in 0..10_000u32 {
-        table.hit(CounterId::client(0, Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64), 1, MINUTE, 10, 0);
+        table.hit(
+            CounterId::client(CounterLimitId(0), Ipv6Addr::from_bits(u128::from(number) << 64).into(), 64),
+            1,
+            MINUTE,
+            10,
+            0,
+        );
     }
     let (ipv4, ipv6) = (table.narrow.len(), table.middle.len());
     assert_eq!(ipv4 + ipv6, 10_000);
@@ -414,7 +420,7 @@ fn what_is_counted_already_is_not_taken_in() {
 }
 
 fn client(limit: u16, address: &str, prefix_length: u8) -> CounterId {
-    CounterId::client(limit, address.parse().unwrap(), prefix_length)
+    CounterId::client(CounterLimitId(limit), address.parse().unwrap(), prefix_length)
 }
 
 #[test]
@@ -422,7 +428,7 @@ fn an_id_is_as_wide_as_it_has_to_be() {
     assert!(matches!(client(0, "192.0.2.1", 32), CounterId::Narrow(_)));
     assert!(matches!(client(0, "2001:db8::", 64), CounterId::Middle(_)));
     assert!(matches!(client(0, "2001:db8::1", 128), CounterId::Wide(_)));
-    assert!(matches!(CounterId::text(0, 0), CounterId::Wide(_)));
+    assert!(matches!(CounterId::text(CounterLimitId(0), 0), CounterId::Wide(_)));
 }
 
 #[test]
@@ -437,10 +443,10 @@ fn limits_families_and_prefix_lengths_are_kept_apart() {
         client(0, "::1", 128),
         client(0, "::1:0:0:0", 128),
         client(0, "0.0.0.0", 32).of_ban(),
-        CounterId::text(0, 0).of_ban(),
-        CounterId::text(0, 0),
-        CounterId::text(0, 1),
-        CounterId::text(1, 1),
+        CounterId::text(CounterLimitId(0), 0).of_ban(),
+        CounterId::text(CounterLimitId(0), 0),
+        CounterId::text(CounterLimitId(0), 1),
+        CounterId::text(CounterLimitId(1), 1),
     ];
     let distinct: std::collections::HashSet<_> = ids.iter().collect();
     assert_eq!(distinct.len(), ids.len());
@@ -451,9 +457,12 @@ fn an_id_that_was_saved_is_the_same_and_of_another_limit_differs_in_that_alone()
     for address in ["192.0.2.1", "2001:db8::", "2001:db8::1"] {
         let id = client(7, address, 30);
         assert_eq!(decode::<CounterId>(&encode(&id)).unwrap(), id);
-        assert_eq!((id.limit(), id.of_limit(513)), (7, client(513, address, 30)));
+        assert_eq!((id.limit(), id.of_limit(CounterLimitId(513))), (CounterLimitId(7), client(513, address, 30)));
         let ban = id.of_ban();
-        assert_eq!((ban.limit(), ban.of_limit(513)), (7, client(513, address, 30).of_ban()));
+        assert_eq!(
+            (ban.limit(), ban.of_limit(CounterLimitId(513))),
+            (CounterLimitId(7), client(513, address, 30).of_ban())
+        );
     }
     assert!(decode::<CounterId>(&encode(&CounterId::Narrow([1, 0]))).is_err());
 }

@@ -8,7 +8,7 @@ use super::backend::{
 use super::over_limit::{Known, Lookup};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
-use crate::policy::limit::LimitId;
+use crate::policy::limit::CounterLimitId;
 use crate::policy::{Counter, CounterKind, Key, OnStoreFailure, Operation};
 use crate::store::local::TableEntry;
 use crate::store::{Hits, NOTHING, Store};
@@ -85,7 +85,13 @@ impl Store {
 
     /// Whether the store need not be asked because a key is known to be over. `cached`: the limit whose window was just
     /// answered from the cache. Its ban and violations are then answered from there too.
-    fn look_up(&self, backend: &dyn Backend, operation: &Operation<'_>, cached: Option<LimitId>, now: Now) -> Lookup {
+    fn look_up(
+        &self,
+        backend: &dyn Backend,
+        operation: &Operation<'_>,
+        cached: Option<CounterLimitId>,
+        now: Now,
+    ) -> Lookup {
         let key = &operation.key;
         match key.kind {
             // The operations on one part begin with its window, and the others follow it.

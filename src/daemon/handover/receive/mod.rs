@@ -23,7 +23,7 @@ use crate::net::clock::Now;
 use crate::net::secret;
 use crate::net::stream::Stream;
 use crate::policy::Policy;
-use crate::policy::record_snapshot::Ids;
+use crate::policy::record_snapshot::LimitIds;
 use crate::postfix::connection::{ConnectionState, PolicyConnection};
 use crate::postfix::suspended::SavedConnection;
 use crate::session::SessionPeer;
@@ -176,7 +176,7 @@ impl Handover {
 
     /// The policy connections as they were left; the sessions they are about, the numbers so far, and who was
     /// mentioned in the log, go to `service`.
-    pub fn connections(&mut self, service: &Service, ids: &Ids, now: Now) -> Vec<PolicyConnection<Stream>> {
+    pub fn connections(&mut self, service: &Service, ids: &LimitIds, now: Now) -> Vec<PolicyConnection<Stream>> {
         if let Some(numbers) = self.saved::<Vec<(String, u64)>>(kind::STATISTICS, "statistics") {
             let own: HashMap<_, _> = service.statistics.counters().map(|counter| (counter.name, counter.number)).into();
             for (name, number) in numbers {
