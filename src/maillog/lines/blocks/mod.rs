@@ -3,12 +3,14 @@
 //! Each worker takes the next block of whole lines from the shared input, lets
 //! go of it, and reads the block; the batches are put into the order of their
 //! blocks again. Workers wait for an empty batch before they take a block, so
-//! the memory in use has a bound whatever the size of the log.
+//! the memory in use has a bound whatever the size of the log. Who takes the
+//! batches reads a block too when the next batch is not ready, so no core is
+//! without work whether reading lines takes longer or what is done with them.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use memchr::{memchr, memmem, memrchr};
@@ -106,34 +108,35 @@ pub struct Blocks {
     empty: Option<Sender<Batch>>,
     early: BTreeMap<u64, Batch>,
     next: u64,
+    here: BlockReader,
     workers: Vec<JoinHandle<()>>,
 }
 
 impl Blocks {
     /// Begins to read a log whose lines have mostly this length.
     pub fn read(input: LogInput, line_length: usize, reader: &Reader) -> Self {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Self::read_with(cores, input, line_length, reader)
+    }
+
+    /// The same with one worker less than `cores`.
+    fn read_with(cores: usize, input: LogInput, line_length: usize, reader: &Reader) -> Self {
         let size = (line_length * BLOCK_LINES).clamp(BLOCK, MAX_BLOCK);
-        let workers = thread::available_parallelism().map_or(1, usize::from);
         let (give, empty) = channel();
         let (finish, done) = channel();
-        for _ in 0..workers + SPARE {
-            // The other end is in `feed`, which is not dropped yet.
+        for _ in 0..cores + SPARE {
+            // The other end is here.
             let _ = give.send(Batch::default());
         }
-        let feed = Arc::new(Mutex::new(Feed {
-            input,
-            carry: Vec::new(),
-            is_in_long_line: false,
-            next: 0,
-            is_over: false,
-            empty,
-        }));
+        let feed = Feed { input, carry: Vec::new(), is_in_long_line: false, next: 0, is_over: false };
+        let shared = Arc::new(BlockSource { empty: Mutex::new(empty), feed: Mutex::new(feed) });
+        let here = BlockReader { shared, block: vec![0; size], reader: reader.clone() };
         let work = |_| {
-            let (feed, finish, mut reader) = (Arc::clone(&feed), finish.clone(), reader.clone());
-            thread::spawn(move || work(&feed, size, &mut reader, &finish))
+            let (mut reader, finish) = (here.clone(), finish.clone());
+            thread::spawn(move || while reader.next().is_some_and(|batch| finish.send(batch).is_ok()) {})
         };
-        let workers = (0..workers).map(work).collect();
-        Self { done: Some(done), empty: Some(give), early: BTreeMap::new(), next: 0, workers }
+        let workers = (1..cores).map(work).collect();
+        Self { done: Some(done), empty: Some(give), early: BTreeMap::new(), next: 0, here, workers }
     }
 
     /// Gives a batch back, to be filled again.
@@ -160,7 +163,10 @@ impl Iterator for Blocks {
                 self.next += 1;
                 return Some(batch);
             }
-            let (number, batch) = self.done.as_ref()?.recv().ok()?;
+            let (done, empty) = self.done.as_ref().zip(self.empty.as_ref())?;
+            let read = done.try_recv().ok().or_else(|| self.here.try_next(empty));
+            // The workers end with the log. On a host with one core there are none.
+            let (number, batch) = read.or_else(|| done.recv().ok()).or_else(|| self.here.next())?;
             self.early.insert(number, batch);
         }
     }
@@ -176,7 +182,7 @@ impl Drop for Blocks {
     }
 }
 
-/// The input, as the workers share it.
+/// The input, of which each reads the next block.
 struct Feed {
     input: LogInput,
     /// The beginning of a line whose end is in the next block.
@@ -186,28 +192,54 @@ struct Feed {
     /// The number of the next block.
     next: u64,
     is_over: bool,
-    empty: Receiver<Batch>,
 }
 
-fn work(feed: &Mutex<Feed>, size: usize, reader: &mut Reader, finish: &Sender<(u64, Batch)>) {
-    let mut block = vec![0; size];
-    loop {
-        let mut shared: MutexGuard<'_, Feed> = lock(feed);
-        if shared.is_over {
-            return;
-        }
-        let Ok(mut batch) = shared.empty.recv() else {
-            return;
+/// What all readers of blocks share.
+struct BlockSource {
+    empty: Mutex<Receiver<Batch>>,
+    feed: Mutex<Feed>,
+}
+
+/// Reads some of the blocks of an input.
+#[derive(Clone)]
+struct BlockReader {
+    shared: Arc<BlockSource>,
+    block: Vec<u8>,
+    reader: Reader,
+}
+
+impl BlockReader {
+    /// Waits for an empty batch, and reads the next block. Returns the number of the block; `None`: there is none, or
+    /// nobody takes batches.
+    fn next(&mut self) -> Option<(u64, Batch)> {
+        let mut batch = lock(&self.shared.empty).recv().ok()?;
+        self.read(&mut batch).map(|number| (number, batch))
+    }
+
+    /// Reads the next block, if there is one, and an empty batch now. `give` takes a batch that was not needed.
+    fn try_next(&mut self, give: &Sender<Batch>) -> Option<(u64, Batch)> {
+        let mut batch = self.shared.empty.try_lock().ok()?.try_recv().ok()?;
+        let Some(number) = self.read(&mut batch) else {
+            // Workers may still wait for one, to find out that nothing is left.
+            let _ = give.send(batch);
+            return None;
         };
-        let (filled, read) = shared.fill(&mut block, &mut batch.lines);
-        batch.error = read.err();
-        let number = shared.next;
-        shared.next += 1;
-        drop(shared);
-        batch.read(&block[..filled], reader);
-        if finish.send((number, batch)).is_err() {
-            return;
+        Some((number, batch))
+    }
+
+    /// Reads the next block, and returns its number; `None`: there is none.
+    fn read(&mut self, batch: &mut Batch) -> Option<u64> {
+        let mut feed = lock(&self.shared.feed);
+        if feed.is_over {
+            return None;
         }
+        let (filled, outcome) = feed.fill(&mut self.block, &mut batch.lines);
+        batch.error = outcome.err();
+        let number = feed.next;
+        feed.next += 1;
+        drop(feed);
+        batch.read(&self.block[..filled], &mut self.reader);
+        Some(number)
     }
 }
 

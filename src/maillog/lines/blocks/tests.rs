@@ -17,7 +17,11 @@ proptest! {
 }
 
 fn read(text: impl Into<Vec<u8>>) -> (Lines, Vec<Event>) {
-    let mut blocks = Blocks::read(Box::new(io::Cursor::new(text.into())), 100, &Reader::new(&[]));
+    read_with(2, text)
+}
+
+fn read_with(cores: usize, text: impl Into<Vec<u8>>) -> (Lines, Vec<Event>) {
+    let mut blocks = Blocks::read_with(cores, Box::new(io::Cursor::new(text.into())), 100, &Reader::new(&[]));
     let (mut lines, mut events) = (Lines::default(), Vec::new());
     while let Some(batch) = blocks.next() {
         lines.add(&batch.lines);
@@ -29,7 +33,7 @@ fn read(text: impl Into<Vec<u8>>) -> (Lines, Vec<Event>) {
 }
 
 #[test]
-fn lines_come_in_their_order_whatever_the_number_of_blocks() {
+fn lines_come_in_their_order_whatever_the_number_of_blocks_and_cores() {
     const COUNT: i64 = 60_000;
     let line = |n: i64| {
         let (hour, minute, second) = (n / 3600, n / 60 % 60, n % 60);
@@ -37,10 +41,12 @@ fn lines_come_in_their_order_whatever_the_number_of_blocks() {
     };
     let text: String = (0..COUNT).map(line).collect();
     assert!(text.len() > 5 * BLOCK);
-    let (lines, events) = read(text.trim_end());
-    assert_eq!((lines.all, lines.told, lines.bytes), (COUNT as u64, COUNT as u64, text.len() as u64 - 1));
-    let seconds: Vec<_> = events.iter().map(|event| event.stamp.seconds - events[0].stamp.seconds).collect();
-    assert!(seconds.iter().copied().eq(0..COUNT));
+    for cores in [1, 2, 5] {
+        let (lines, events) = read_with(cores, text.trim_end());
+        assert_eq!((lines.all, lines.told, lines.bytes), (COUNT as u64, COUNT as u64, text.len() as u64 - 1));
+        let seconds = events.iter().map(|event| event.stamp.seconds - events[0].stamp.seconds);
+        assert!(seconds.eq(0..COUNT), "{cores} cores");
+    }
 }
 
 #[test]
