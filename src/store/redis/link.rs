@@ -236,7 +236,7 @@ impl Link {
 const CLOSED: &str = "it closed the connection";
 
 /// What is said of an answer that does not belong to what was asked.
-pub const NONSENSE: &str = "it answers with something that no Redis answers";
+pub const NONSENSE: &str = "unexpected reply; is this a Redis server?";
 
 /// An error in the server's own words, where it said something.
 fn explain(error: &RedisError) -> String {

@@ -95,7 +95,7 @@ impl Node {
         failures: &mut u32,
     ) -> Result<(), Broken> {
         let SentBatch { pending, form, answers, has_census } = batch;
-        // An answer that comes too late is none.
+        // A late answer does not reset the number of failures.
         if pending.is_empty() || pending.iter().any(PendingCommand::is_open) {
             *failures = 0;
         }
@@ -255,7 +255,7 @@ impl ConnectedServer for Node {
         let broken = loop {
             let census = link.census.filter(|_| !batches.iter().any(|batch| batch.has_census));
             if batches.len() < BATCHES && (!self.queue.is_empty() || census.is_some_and(|due| due <= Instant::now())) {
-                // Requests that are being read at this moment come along.
+                // Yields once, so that requests read just now go out with this batch.
                 yield_now().await;
                 let (batch, answer) = self.send(&link);
                 batches.push_back(batch);
