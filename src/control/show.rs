@@ -214,7 +214,7 @@ impl ControlCommand for ShowArgs {
             sessions: control
                 .service
                 .sessions
-                .count(|client| netblock.is_some_and(|netblock| netblock.contains(&client))),
+                .number_of(|client| netblock.is_some_and(|netblock| netblock.contains(&client))),
             store: rules.store.name().to_owned(),
         })
     }

@@ -18,7 +18,7 @@ use crate::policy::attribute::Attribute;
 use crate::policy::message::HeldHits;
 use crate::policy::request::{Request, Stage};
 use crate::policy::{Decision, Door, Effect, LimitChecks, Pass, Plan, Readings, Refund, Verdict};
-use crate::session::{SessionCount, SessionGuard, SessionHandle};
+use crate::session::{CountInProgress, SessionGuard, SessionHandle};
 use crate::store::Store;
 
 /// The verdict on a request; with the permit, if the answer is to be delayed.
@@ -91,7 +91,10 @@ struct Asked<'r, 'q> {
 impl<'r> Asked<'r, '_> {
     /// Decides, if the store counts in this process. If not, returns what it is to count; the table of sessions is not
     /// locked while it is waited for.
-    fn begin<'h>(&self, mut session: SessionGuard<'h>) -> ControlFlow<Answer<'r>, (LimitChecks<'r>, SessionCount<'h>)> {
+    fn begin<'h>(
+        &self,
+        mut session: SessionGuard<'h>,
+    ) -> ControlFlow<Answer<'r>, (LimitChecks<'r>, CountInProgress<'h>)> {
         let Self { service, rules, client, request, now } = *self;
         let Rules { policy, store, .. } = rules;
         let lookup = session.lookup;
@@ -113,7 +116,7 @@ impl<'r> Asked<'r, '_> {
                 let readings = Readings::count(&checks, now, |operation| Some(store.count_at_once(operation, now)));
                 ControlFlow::Break(self.judge(session, &checks, &readings))
             }
-            Plan::Count(checks) => ControlFlow::Continue((checks, session.count())),
+            Plan::Count(checks) => ControlFlow::Continue((checks, session.unlock_to_count())),
         }
     }
 

@@ -101,7 +101,7 @@ impl Sessions {
     }
 
     /// The sessions of these clients.
-    pub fn count(&self, concerns: impl Fn(IpAddr) -> bool) -> usize {
+    pub fn number_of(&self, concerns: impl Fn(IpAddr) -> bool) -> usize {
         let mut number = 0;
         self.lock().each(|client, _| number += usize::from(concerns(client)));
         number
@@ -204,7 +204,7 @@ pub struct SessionGuard<'h> {
 /// A session whose hits are on their way to the store. The table is not locked meanwhile; requests of other policy
 /// connections about the same session wait for the result.
 #[derive(Debug)]
-pub struct SessionCount<'h> {
+pub struct CountInProgress<'h> {
     sessions: &'h Sessions,
     id: SessionId,
     lookup: SessionLookup,
@@ -296,15 +296,15 @@ impl<'h> SessionGuard<'h> {
     }
 
     /// Gives up the lock while the session's hits are counted.
-    pub fn count(mut self) -> SessionCount<'h> {
+    pub fn unlock_to_count(mut self) -> CountInProgress<'h> {
         if let Some(session) = self.table.session(self.id) {
             session.counting = true;
         }
-        SessionCount { sessions: self.sessions, id: self.id, lookup: self.lookup }
+        CountInProgress { sessions: self.sessions, id: self.id, lookup: self.lookup }
     }
 }
 
-impl<'h> SessionCount<'h> {
+impl<'h> CountInProgress<'h> {
     /// Takes the lock again, for the result. Requests that wait for it look again when the lock is free.
     pub fn finish(self) -> SessionGuard<'h> {
         let Self { sessions, id, lookup } = self;

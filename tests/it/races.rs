@@ -52,7 +52,7 @@ fn a_connection_that_waits_for_anothers_count_gets_the_result() {
                     });
                     let sum = match guard {
                         Ok(guard) if guard.lookup.new => {
-                            let count = guard.count();
+                            let count = guard.unlock_to_count();
                             thread::yield_now();
                             *count.finish().record() = judged.clone();
                             &counted
