@@ -160,7 +160,7 @@ impl Store {
     /// Counts in this process, on top of the last count seen if its window still runs.
     fn count_here(&self, operation: &Operation<'_>, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
-        let id = self.counter_id(key, now);
+        let id = self.counter_id_of_open_window(key, now);
         if amount == 0 {
             let known = self.table.peek(id, now.monotonic);
             return known.map_or(NOTHING, |hit| Counter { count: hit.count, left: hit.left_seconds(), added: 0 });
@@ -181,7 +181,7 @@ impl Store {
 
     /// The id of a key in the table. Ends a window of the calendar that is over: the table measures time by the
     /// monotonic clock, the calendar by the system clock.
-    pub(crate) fn counter_id(&self, key: Key<'_>, now: Now) -> CounterId {
+    pub(crate) fn counter_id_of_open_window(&self, key: Key<'_>, now: Now) -> CounterId {
         let id = self.table.counter_id(key);
         if let CounterKind::Calendar(window) = key.kind {
             self.table.end_unless(id, window.left_ms(now), window.length() * 1000 / 12, now.monotonic);

@@ -113,7 +113,7 @@ impl Store {
     /// What this process knows of a window.
     fn known(&self, operation: &Operation<'_>, now: Now) -> Option<Known> {
         let Operation { key, amount, threshold, .. } = *operation;
-        let window = self.table.peek(self.counter_id(key, now), now.monotonic)?;
+        let window = self.table.peek(self.counter_id_of_open_window(key, now), now.monotonic)?;
         // With refunds the stored count excludes the current hit.
         let missing = if key.limit.count_refused { 0 } else { amount };
         let is_banned = || {
@@ -178,7 +178,7 @@ impl Store {
     /// Remembers the reply of the store, and makes the counter of it.
     fn remember(&self, operation: &Operation<'_>, reply: CounterReply, now: Now) -> Counter {
         let Operation { key, amount, exptime, threshold } = *operation;
-        let id = self.counter_id(key, now);
+        let id = self.counter_id_of_open_window(key, now);
         let CounterReply::Count { count, left } = reply else {
             // There is no such key, whatever this process knew of it.
             self.note_loss(&key, self.table.take(id, now.monotonic));
