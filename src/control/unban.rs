@@ -67,7 +67,7 @@ impl ControlCommand for UnbanArgs {
                 format!("{around} is banned by {}: unban that, or allow {target} for a while", entry.by)
             }));
         }
-        let keys: Vec<_> = bans.iter().map(|one| (one.limit.memory_id, CountRecord::key(&one.part))).collect();
+        let keys: Vec<_> = bans.iter().map(|one| (one.limit.memory_id, CountRecord::key_hash(&one.part))).collect();
         let sessions = service.sessions.clear_refusals(|client, count| match target.netblock() {
             Some(netblock) => netblock.contains(&client),
             None => keys.contains(&(count.limit, count.key)),

@@ -57,7 +57,7 @@ impl DelayedReplies {
 
 impl DelayPermit {
     /// The hash of the limit and key it counts for.
-    pub fn key(&self) -> u64 {
+    pub fn key_hash(&self) -> u64 {
         self.key
     }
 }

@@ -118,7 +118,7 @@ pub struct NamedKeys {
 impl NamedKeys {
     /// Notes hits of a key, and returns the bound that they have crossed.
     pub fn note(&self, check: &LimitCheck<'_>, hit: Counter, client: IpAddr, now: Now) -> Option<Crossing> {
-        let key = key(check.limit.id, &check.part);
+        let key = key_hash(check.limit.id, &check.part);
         let note = |known: &mut Option<NamedKey>| {
             let key = known.get_or_insert_with(|| NamedKey::new(check.limit, &check.part));
             key.hit(check, hit, client, now)
@@ -131,7 +131,7 @@ impl NamedKeys {
 
     /// Forgets a key.
     pub fn forget(&self, limit: CounterLimitId, part: &KeyPart) {
-        let key = key(limit, part);
+        let key = key_hash(limit, part);
         match part {
             KeyPart::Client { .. } => lock(shard(&self.clients, key)).forget(key),
             KeyPart::Text(_) => lock(shard(&self.named, key)).forget(key),
@@ -185,7 +185,7 @@ impl NamedKeys {
     }
 }
 
-fn key(limit: CounterLimitId, part: &KeyPart) -> u64 {
+fn key_hash(limit: CounterLimitId, part: &KeyPart) -> u64 {
     secret::hash((limit, part))
 }
 

@@ -47,7 +47,7 @@ pub fn clear_refusals(service: &Service, policy: &Policy, target: &Target, count
     let around: Vec<IpNet> = wide.chain(target.netblock()).collect();
     let is_reset = |limit, part: &KeyPart| counted.iter().any(|one| (one.limit.id, &one.part) == (limit, part));
     service.sessions.forget_held(|held| is_reset(held.limit, &held.part));
-    let keys: Vec<_> = counted.iter().map(|one| (one.limit.memory_id, CountRecord::key(&one.part))).collect();
+    let keys: Vec<_> = counted.iter().map(|one| (one.limit.memory_id, CountRecord::key_hash(&one.part))).collect();
     service.sessions.clear_refusals(|client, count| {
         around.iter().any(|netblock| netblock.contains(&client)) || keys.contains(&(count.limit, count.key))
     })

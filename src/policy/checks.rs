@@ -398,7 +398,7 @@ pub(crate) fn client_part(limit: &Limit, rate: Option<(&IpNet, &Rate)>, client: 
 fn counted_own(limit: &Limit, count: &CountRecord, client: KeyPart, request: &Request) -> Option<u32> {
     let thresholds = limit.thresholds.as_ref()?;
     let part = limit.part(request, client);
-    match part.filter(|part| count.passed || count.key == CountRecord::key(part)) {
+    match part.filter(|part| count.passed || count.key == CountRecord::key_hash(part)) {
         Some(part) => thresholds.of_request(&part, request, &limit.spellings).map(|own| own.threshold),
         None => count.hit.map(|hit| hit.count.saturating_sub(1)),
     }

@@ -306,7 +306,7 @@ impl<'p> Decision<'p> {
         if remembers && count.banned == 0 && count.hit.is_some_and(|hit| hit.added > 0) {
             // A message is one violation of a key, however many of its recipients are refused.
             if count.scope != Scope::Session {
-                let key = CountRecord::key(&check.part);
+                let key = CountRecord::key_hash(&check.part);
                 if record.message().is_some_and(|message| message.has_violated(limit.memory_id, key)) {
                     return;
                 }

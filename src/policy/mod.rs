@@ -350,7 +350,7 @@ impl Policy {
             let mut finalized = self.finalize(count, check.limit, &outcome);
             if !matches!(check.state, CheckState::Cached(_)) {
                 if !finalized.passed {
-                    finalized.key = CountRecord::key(&check.part);
+                    finalized.key = CountRecord::key_hash(&check.part);
                 }
                 // A session that passes nearly always has no effects.
                 let is_plain = count.scope == Scope::Session && check.limit.count_refused;

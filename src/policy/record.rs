@@ -58,7 +58,7 @@ impl CountRecord {
     }
 
     /// The hash of a key. It has a secret, for strangers choose the values of most keys.
-    pub fn key(part: &KeyPart) -> u64 {
+    pub fn key_hash(part: &KeyPart) -> u64 {
         secret::hash(part)
     }
 }

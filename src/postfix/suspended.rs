@@ -67,7 +67,7 @@ impl ConnectionState {
         let due = self
             .due
             .as_ref()
-            .map(|(end, permit)| (milliseconds(end.saturating_duration_since(Instant::now())), permit.key()));
+            .map(|(end, permit)| (milliseconds(end.saturating_duration_since(Instant::now())), permit.key_hash()));
         SavedConnection {
             answered: self.answered,
             input: self.input.to_vec(),

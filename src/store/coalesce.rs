@@ -34,7 +34,7 @@ impl Coalesce {
     /// Has the next hit count, however soon it comes, because the last counted one was taken back.
     pub fn forget(&self, limit: &Limit, part: &KeyPart) {
         if limit.coalesce > 0 {
-            self.lock().forget(key(limit, part));
+            self.lock().forget(key_hash(limit, part));
         }
     }
 
@@ -53,7 +53,7 @@ impl Coalesce {
 
     fn counts(&self, operation: &Operation<'_>, now: Now) -> bool {
         let limit = operation.key.limit;
-        let key = key(limit, operation.key.part);
+        let key = key_hash(limit, operation.key.part);
         let mut last_hits = self.lock();
         let last = last_hits.find(key);
         let counts = last.is_none_or(|last| now.monotonic.saturating_sub(last) >= u64::from(limit.coalesce));
@@ -70,7 +70,7 @@ impl Coalesce {
 
 /// The hash of a limit and what it counts: not of the counter, since the slots of a sliding window are one key; nor of
 /// the limit's id, which may differ in the new program of an upgrade.
-fn key(limit: &Limit, part: &KeyPart) -> u64 {
+fn key_hash(limit: &Limit, part: &KeyPart) -> u64 {
     let Limit { name, counts, window, log_only, .. } = limit;
     secret::hash((name, counts, window.word(), log_only, part))
 }
