@@ -29,7 +29,7 @@ use crate::policy::request::Request;
 use crate::policy::{CounterKind, Key};
 use crate::store::Store;
 use crate::store::shared::backend::Backend;
-use crate::store::shared::over_limit::{Known, Lookup};
+use crate::store::shared::over_limit::{Known, Route};
 
 /// A violation, for work that outlasts the request and the rules that found it.
 #[derive(Debug)]
@@ -164,7 +164,7 @@ impl Store {
     /// returns; with one it takes a few round trips in the background. Must be called within a runtime.
     pub fn violated(self: &Arc<Self>, violation: &Violation<'_>, request: Option<&Request>, log: &Log, now: Now) {
         if let Some(backend) = self.backend.as_deref() {
-            if let Lookup::Ask(pending) = self.advise_violation(backend, violation, now) {
+            if let Route::AskStore { pending } = self.route_violation(backend, violation, now) {
                 let (report, store, log) =
                     (ViolationReport::new(self, violation, request, pending, now), Arc::clone(self), log.clone());
                 let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
@@ -179,23 +179,23 @@ impl Store {
 
     /// Whether a violation is sent to the shared store now, or counted in this process for the time being: those of a
     /// flood are sent once per `over_memory`. If they may lead to a ban, each is sent at once.
-    fn advise_violation(&self, backend: &dyn Backend, violation: &Violation<'_>, now: Now) -> Lookup {
+    fn route_violation(&self, backend: &dyn Backend, violation: &Violation<'_>, now: Now) -> Route {
         let Violation { limit, part } = violation;
         if limit.ban.is_some() {
-            return Lookup::Ask(0);
+            return Route::AskStore { pending: 0 };
         }
         let key = Key { limit, part, kind: CounterKind::Violations };
         let id = self.table.counter_id(key);
         let known = self.table.peek(id, now.monotonic).filter(|_| !backend.is_down_for(&key));
         let known = known.map(|hit| Known { left: hit.left_ms, is_over: true });
-        let advice = self.over_violations.advise(&key, 1, known, now);
-        match advice {
-            Lookup::UseCached => {
+        let route = self.over_violations.route(&key, 1, known, now);
+        match route {
+            Route::UseCached => {
                 self.table.renew(id, 1, u64::from(limit.forget_after) * 1000, u32::MAX, now.monotonic);
             }
-            Lookup::Ask(_) => self.over_violations.remember(&key, now),
+            Route::AskStore { .. } => self.over_violations.remember(&key, now),
         }
-        advice
+        route
     }
 
     async fn count_violation(&self, report: &ViolationReport, log: &Log) {

@@ -5,7 +5,7 @@ use smallvec::SmallVec;
 use super::backend::{
     Backend, CounterCommand, CounterReply, CounterRequest, CounterRequests, Slide, StoreError, key_text,
 };
-use super::over_limit::{Known, Lookup};
+use super::over_limit::{Known, Route};
 use crate::net::clock::Now;
 use crate::observe::statistics::add;
 use crate::policy::limit::CounterLimitId;
@@ -37,11 +37,11 @@ impl Store {
         let mut cached = None;
         for mut operation in operations {
             self.coalesce.apply(&mut operation, now);
-            let lookup = self.look_up(backend, &operation, cached, now);
-            cached = (lookup == Lookup::UseCached).then_some(operation.key.limit.id);
-            let source = match lookup {
-                Lookup::UseCached => CountSource::Cache(self.count_cached(&operation, now)),
-                Lookup::Ask(pending_hits) => {
+            let route = self.route_operation(backend, &operation, cached, now);
+            cached = (route == Route::UseCached).then_some(operation.key.limit.id);
+            let source = match route {
+                Route::UseCached => CountSource::Cache(self.count_cached(&operation, now)),
+                Route::AskStore { pending: pending_hits } => {
                     let Operation { key, amount, exptime, .. } = &operation;
                     let command = match (key.kind, amount.saturating_add(pending_hits)) {
                         (CounterKind::ExactWindow, amount) => {
@@ -85,29 +85,29 @@ impl Store {
 
     /// Whether the store need not be asked because a key is known to be over. `cached`: the limit whose window was just
     /// answered from the cache. Its ban and violations are then answered from there too.
-    fn look_up(
+    fn route_operation(
         &self,
         backend: &dyn Backend,
         operation: &Operation<'_>,
         cached: Option<CounterLimitId>,
         now: Now,
-    ) -> Lookup {
+    ) -> Route {
         let key = &operation.key;
         match key.kind {
             // The operations on one part begin with its window, and the others follow it.
             CounterKind::ActiveBan | CounterKind::Violations | CounterKind::BanCount
                 if cached == Some(key.limit.id) =>
             {
-                return Lookup::UseCached;
+                return Route::UseCached;
             }
             kind if kind.is_whole_window() && self.over.remembers(key) => {}
-            _ => return Lookup::Ask(0),
+            _ => return Route::AskStore { pending: 0 },
         }
         // Asking a server that is known to be down costs nothing, and decides what is done meanwhile.
         let known = self.known(operation, now).filter(|_| !backend.is_down_for(key));
         // With `count_refused = false` cached hits are not accumulated; they would only be refunded.
         let pending_hits = if key.limit.count_refused { operation.amount } else { 0 };
-        self.over.advise(key, pending_hits, known, now)
+        self.over.route(key, pending_hits, known, now)
     }
 
     /// What this process knows of a window.

@@ -33,9 +33,9 @@ pub struct Known {
 
 /// How a hit is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lookup {
+pub enum Route {
     /// By the store, which is sent these pending hits as well.
-    Ask(u32),
+    AskStore { pending: u32 },
     /// By what this process knows.
     UseCached,
 }
@@ -111,28 +111,28 @@ impl OverLimitCache {
 
     /// How to answer hits, of which `kept` become pending if the store is not asked. `known` is what this process knows
     /// of the key; `None`: nothing, or it must not be used.
-    pub fn advise(&self, key: &Key<'_>, kept: u32, known: Option<Known>, now: Now) -> Lookup {
+    pub fn route(&self, key: &Key<'_>, kept: u32, known: Option<Known>, now: Now) -> Route {
         let hash = self.hash(key);
         let mut entries = self.lock();
         let Some(mut entry) = entries.find(hash) else {
-            return Lookup::Ask(0);
+            return Route::AskStore { pending: 0 };
         };
         let running = known.filter(|known| known.left > MARGIN);
         let due = now.monotonic.saturating_sub(entry.asked) >= self.pause;
-        let advice = match running {
+        let route = match running {
             Some(known) if known.is_over && !due => {
                 entry.kept = entry.kept.saturating_add(kept);
-                Lookup::UseCached
+                Route::UseCached
             }
             _ => {
                 // Hits of another window are not added to this one.
                 let kept = running.map_or(0, |_| entry.kept);
                 entry = OverLimitEntry { asked: now.monotonic, kept: 0 };
-                Lookup::Ask(kept)
+                Route::AskStore { pending: kept }
             }
         };
         *entries.touch(hash) = entry;
-        advice
+        route
     }
 
     /// The hash of the limit and the part: the window, the ban and the violations go together.
@@ -169,14 +169,14 @@ mod tests {
     #[test]
     fn a_key_that_is_over_asks_once_in_a_while_and_brings_what_was_kept() {
         with_key(|over, key| {
-            assert_eq!(over.advise(key, 1, OVER, at(0)), Lookup::Ask(0), "nothing is remembered");
+            assert_eq!(over.route(key, 1, OVER, at(0)), Route::AskStore { pending: 0 }, "nothing is remembered");
             over.remember(key, at(0));
             for moment in [0, 1, 1999] {
-                assert_eq!(over.advise(key, 2, OVER, at(moment)), Lookup::UseCached);
+                assert_eq!(over.route(key, 2, OVER, at(moment)), Route::UseCached);
             }
-            assert_eq!(over.advise(key, 1, OVER, at(2000)), Lookup::Ask(6));
-            assert_eq!(over.advise(key, 1, OVER, at(2001)), Lookup::UseCached, "while it is being asked");
-            assert_eq!(over.advise(key, 1, OVER, at(4000)), Lookup::Ask(1));
+            assert_eq!(over.route(key, 1, OVER, at(2000)), Route::AskStore { pending: 6 });
+            assert_eq!(over.route(key, 1, OVER, at(2001)), Route::UseCached, "while it is being asked");
+            assert_eq!(over.route(key, 1, OVER, at(4000)), Route::AskStore { pending: 1 });
         });
     }
 
@@ -184,11 +184,11 @@ mod tests {
     fn it_asks_at_the_end_of_its_window_and_brings_nothing_into_the_next() {
         with_key(|over, key| {
             over.remember(key, at(0));
-            assert_eq!(over.advise(key, 1, OVER, at(0)), Lookup::UseCached);
+            assert_eq!(over.route(key, 1, OVER, at(0)), Route::UseCached);
             let ending = Some(Known { left: 1000, ..OVER.unwrap() });
-            assert_eq!(over.advise(key, 1, ending, at(1)), Lookup::Ask(0));
-            over.advise(key, 1, OVER, at(2));
-            assert_eq!(over.advise(key, 1, None, at(3)), Lookup::Ask(0));
+            assert_eq!(over.route(key, 1, ending, at(1)), Route::AskStore { pending: 0 });
+            over.route(key, 1, OVER, at(2));
+            assert_eq!(over.route(key, 1, None, at(3)), Route::AskStore { pending: 0 });
         });
     }
 
@@ -196,9 +196,9 @@ mod tests {
     fn one_that_is_not_over_any_more_asks_at_once() {
         with_key(|over, key| {
             over.remember(key, at(0));
-            over.advise(key, 1, OVER, at(0));
+            over.route(key, 1, OVER, at(0));
             let within = Some(Known { is_over: false, ..OVER.unwrap() });
-            assert_eq!(over.advise(key, 1, within, at(1)), Lookup::Ask(1));
+            assert_eq!(over.route(key, 1, within, at(1)), Route::AskStore { pending: 1 });
         });
     }
 
