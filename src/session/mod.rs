@@ -56,10 +56,10 @@ impl Sessions {
 
     /// The handle of a new policy connection.
     pub fn attach(self: &Arc<Self>, peer: impl Into<SessionPeer>) -> SessionHandle {
-        let number = self.lock().number();
+        let number = self.lock().next_id();
         let peer = peer.into();
-        let position = Position { number, peer, current: None, opening: false, last: None, repeated: false };
-        SessionHandle { position, sessions: Arc::clone(self) }
+        let state = HandleState { number, peer, current: None, opening: false, last: None, repeated: false };
+        SessionHandle { state, sessions: Arc::clone(self) }
     }
 
     /// Sessions remembered.
@@ -107,17 +107,17 @@ impl Sessions {
         number
     }
 
-    /// The session of a request over the policy connection in that position. `Err`: it is being counted.
+    /// The session of a request over the policy connection of a handle in that state. `Err`: it is being counted.
     fn find_or_begin(
         &self,
-        position: &mut Position,
+        state: &mut HandleState,
         client: IpAddr,
         request: &Request<'_>,
         now: Now,
     ) -> Result<SessionGuard<'_>, (SessionId, SessionLookup)> {
         let mut table = self.lock();
         table.drop_ended(now.monotonic);
-        let (id, lookup) = position.find_or_begin(client, request, &mut table, now);
+        let (id, lookup) = state.find_or_begin(client, request, &mut table, now);
         match table.session(id).is_some_and(|session| session.counting) {
             true => Err((id, lookup)),
             false => Ok(SessionGuard { sessions: self, table, id, lookup, ended: None }),
@@ -132,7 +132,7 @@ impl Sessions {
 /// One policy connection's view of the sessions.
 #[derive(Debug)]
 pub struct SessionHandle {
-    position: Position,
+    state: HandleState,
     sessions: Arc<Sessions>,
 }
 
@@ -153,7 +153,7 @@ impl From<Option<IpAddr>> for SessionPeer {
 
 /// What a policy connection remembers: its current session, and its last request.
 #[derive(Debug)]
-struct Position {
+struct HandleState {
     number: u64,
     peer: SessionPeer,
     current: Option<SessionId>,
@@ -214,8 +214,8 @@ impl SessionHandle {
     /// Finds the session of a request, or begins one. Waits while another policy connection's request is being counted
     /// for it.
     pub async fn lookup(&mut self, client: IpAddr, request: &Request<'_>, now: Now) -> SessionGuard<'_> {
-        let Self { position, sessions } = self;
-        let (id, lookup) = match sessions.find_or_begin(position, client, request, now) {
+        let Self { state, sessions } = self;
+        let (id, lookup) = match sessions.find_or_begin(state, client, request, now) {
             Ok(session) => return session,
             Err(counting) => counting,
         };
@@ -235,14 +235,14 @@ impl SessionHandle {
 
     /// The same without waiting; `None` where it would wait.
     pub fn lookup_at_once(&mut self, client: IpAddr, request: &Request<'_>, now: Now) -> Option<SessionGuard<'_>> {
-        self.sessions.find_or_begin(&mut self.position, client, request, now).ok()
+        self.sessions.find_or_begin(&mut self.state, client, request, now).ok()
     }
 
     /// The answer to the last request has been written.
     pub fn answered(&mut self, now: impl FnOnce() -> Now) {
-        let Self { position, sessions } = self;
-        if position.opening
-            && let Some(id) = position.current
+        let Self { state, sessions } = self;
+        if state.opening
+            && let Some(id) = state.current
             && let Some(session) = sessions.lock().session(id)
         {
             session.answered = Some(now().monotonic);
@@ -251,12 +251,12 @@ impl SessionHandle {
 
     /// Closes the policy connection. `answered`: the last answer reached Postfix, as far as we can know.
     pub fn close(self, answered: bool, now: Now) {
-        let Self { position, sessions } = self;
+        let Self { state, sessions } = self;
         let mut table = sessions.lock();
-        if let Some(id) = position.current {
+        if let Some(id) = state.current {
             if let Some(session) = table.session(id) {
                 session.unanswered = !answered;
-                session.left_at = position.opening.then_some(now.monotonic);
+                session.left_at = state.opening.then_some(now.monotonic);
             }
             table.detach(id, Some(now.monotonic));
         }
@@ -317,7 +317,7 @@ impl<'h> CountInProgress<'h> {
     }
 }
 
-impl Position {
+impl HandleState {
     /// The session that a request is about.
     ///
     /// It is the known session between the same endpoints: the client's address and port, the server's, and the peer
@@ -354,10 +354,10 @@ impl Position {
             }
             self.move_to(table, id);
             let elsewhere = relation != Relation::Current;
-            let repeated = self.repeats(request, !elsewhere, table);
+            let repeated = self.note_question(request, !elsewhere, table);
             return (id, SessionLookup { new: false, elsewhere, repeated });
         }
-        self.repeats(request, false, table);
+        self.note_question(request, false, table);
         // Before it is attached elsewhere, so that the slot it leaves is free.
         self.detach(table);
         let (id, session) = table.begin(endpoints, hash, found);
@@ -377,7 +377,7 @@ impl Position {
 
     /// Whether a request asks the same as the one before, for the first time in its session. `goes_on`: both are about
     /// one session. Before there is a message, a list that asks again looks like a client that begins again.
-    fn repeats(&mut self, request: &Request, goes_on: bool, table: &SessionTable) -> bool {
+    fn note_question(&mut self, request: &Request, goes_on: bool, table: &SessionTable) -> bool {
         let asked = request.instance.map(|instance| (instance, request.state, table.hash_recipient(request)));
         let same = asked.is_some() && std::mem::replace(&mut self.last, asked) == asked;
         let before = goes_on && self.repeated;

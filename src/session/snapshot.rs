@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::table::{Endpoints, LINGER, Session, SessionId, SessionTable};
-use super::{Position, SessionHandle, SessionPeer, Sessions};
+use super::{HandleState, SessionHandle, SessionPeer, Sessions};
 use crate::net::clock::Now;
 use crate::policy::record_snapshot::{LimitIds, SavedRecord};
 use crate::policy::request::Instance;
@@ -66,8 +66,8 @@ impl Sessions {
         let current = current.and_then(|place| places.get(&place)).copied();
         let mut table = self.lock();
         current.into_iter().for_each(|place| table.attach(place));
-        let position = Position { number, peer, current, opening, last: None, repeated: false };
-        SessionHandle { position, sessions: Arc::clone(self) }
+        let state = HandleState { number, peer, current, opening, last: None, repeated: false };
+        SessionHandle { state, sessions: Arc::clone(self) }
     }
 
     /// Has sessions without a policy connection end when they would have.
@@ -78,7 +78,7 @@ impl Sessions {
 
 impl SessionHandle {
     pub fn save(&self) -> SavedHandle {
-        let Position { number, opening, current, .. } = self.position;
+        let HandleState { number, opening, current, .. } = self.state;
         SavedHandle { number, opening, current }
     }
 }

@@ -174,7 +174,7 @@ impl SessionTable {
     }
 
     /// A number that was never given before.
-    pub fn number(&mut self) -> u64 {
+    pub fn next_id(&mut self) -> u64 {
         self.newest += 1;
         self.newest
     }
@@ -215,7 +215,7 @@ impl SessionTable {
 
     /// Begins a session, in place of `found`, the one between the same endpoints, if that has not ended since.
     pub fn begin(&mut self, endpoints: Endpoints, hash: u64, found: Option<SessionId>) -> (SessionId, &mut Session) {
-        let id = self.number();
+        let id = self.next_id();
         if let Some(known) = found.filter(|known| self.endpoints(*known).is_some()) {
             self.end_message(known);
             return self.renew(known.slot, id);
