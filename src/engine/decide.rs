@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::task::{Context, Waker};
 
 use crate::engine::counting::{leave_out_known, retime};
-use crate::engine::delays::DelayPermit;
+use crate::engine::delay_permits::DelayPermit;
 use crate::engine::report::{counted, report, would_refuse};
 use crate::engine::service::{Rules, Service};
 use crate::net::clock::Now;

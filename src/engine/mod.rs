@@ -5,7 +5,7 @@ pub mod bans;
 pub mod counting;
 pub mod daily;
 pub mod decide;
-pub mod delays;
+pub mod delay_permits;
 pub mod diagnosis;
 pub mod sessionless;
 pub mod limit_use;

@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 use jiff::tz::TimeZone;
 
 use crate::engine::daily::DailyCounts;
-use crate::engine::delays::DelayedReplies;
+use crate::engine::delay_permits::DelayedReplies;
 use crate::engine::diagnosis::Diagnosis;
 use crate::engine::limit_use::LimitUse;
 use crate::engine::named_keys::NamedKeys;
@@ -33,7 +33,7 @@ pub struct Service {
     /// The sessions whose answer is delayed.
     pub delayed: Arc<DelayedReplies>,
     /// The logins and web requests whose answer is delayed. They keep no smtpd process waiting.
-    pub delayed_events: Arc<DelayedReplies>,
+    pub delayed_http: Arc<DelayedReplies>,
     /// Counters of what was answered.
     pub statistics: Arc<Statistics>,
     /// The same by limit, verdict and reason.
@@ -96,7 +96,7 @@ impl Service {
             configured: Mutex::new(Configured { source: settings.source.clone(), ..Configured::default() }),
             rules: ArcSwap::from_pointee(Rules::new(policy, settings, Arc::new(store), &decisions)),
             delayed: Arc::default(),
-            delayed_events: Arc::default(),
+            delayed_http: Arc::default(),
             statistics,
             decisions,
             named_keys: NamedKeys::default(),

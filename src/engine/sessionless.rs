@@ -70,7 +70,7 @@ pub async fn decide_sessionless<'r>(
         }
     };
     let permit = match &decision.verdict {
-        Verdict::Delay(delay) => service.delayed_events.try_acquire(delay, rules.max_delayed),
+        Verdict::Delay(delay) => service.delayed_http.try_acquire(delay, rules.max_delayed),
         _ => None,
     };
     decision.settle(permit.is_some(), &mut record);

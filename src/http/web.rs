@@ -15,7 +15,7 @@ use tokio::time::sleep;
 
 use super::{HttpContext, forwarded, to_the_end, token};
 use crate::config::HttpConfig;
-use crate::engine::delays::DelayPermit;
+use crate::engine::delay_permits::DelayPermit;
 use crate::engine::sessionless::{CountMode, Quota, decide_sessionless};
 use crate::listener::Peer;
 use crate::net::clock::Now;

@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::codec::Decoder;
 
 use crate::engine::decide::{decide, decide_at_once, take_back_all_unsent};
-use crate::engine::delays::DelayPermit;
+use crate::engine::delay_permits::DelayPermit;
 use crate::engine::service::Service;
 use crate::listener::Peer;
 use crate::net::clock::Now;

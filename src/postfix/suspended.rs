@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-use crate::engine::delays::DelayedReplies;
+use crate::engine::delay_permits::DelayedReplies;
 use crate::net::lock;
 use crate::net::shutdown::Shutdown;
 use crate::net::stream::Stream;

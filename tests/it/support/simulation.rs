@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::BytesMut;
 use connshaper::config::Config;
 use connshaper::engine::decide::{decide, take_back_all_unsent};
-use connshaper::engine::delays::DelayPermit;
+use connshaper::engine::delay_permits::DelayPermit;
 use connshaper::engine::service::Service;
 use connshaper::engine::sessionless::{CountMode, count_login, decide_sessionless};
 use connshaper::engine::top_keys::TopKeys;
