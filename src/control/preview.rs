@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::text::{cell, lasting};
-use crate::engine::counting::{leave_out_known, preview};
+use crate::engine::counting::{leave_out_known_clients, preview};
 use crate::engine::service::Rules;
 use crate::net::clock::Now;
 use crate::observe::terminal::Paint;
@@ -109,7 +109,7 @@ pub(super) async fn judge(rules: &Rules, request: &Request<'_>, now: Now) -> (Ve
     match rules.policy.plan(request, &record, now) {
         Plan::Done(decision) => (Vec::new(), VerdictPreview::of(request, &decision.verdict, now)),
         Plan::Count(mut checks) => {
-            leave_out_known(&rules.store, &mut checks, false, now).await;
+            leave_out_known_clients(&rules.store, &mut checks, false, now).await;
             let readings = preview(&rules.store, &checks, now).await;
             let limits = previews(rules, request, &checks, &readings, now);
             let decision = rules.policy.judge(&checks, &readings, &record, now);

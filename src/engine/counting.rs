@@ -79,7 +79,7 @@ pub const MAX_CLIENTS: u32 = 1000;
 /// Has the checks of limits on different clients count a new client, and only read for a known one. `counts`: a new
 /// client is remembered.
 #[cold]
-pub async fn leave_out_known(store: &Store, checks: &mut LimitChecks<'_>, counts: bool, now: Now) {
+pub async fn leave_out_known_clients(store: &Store, checks: &mut LimitChecks<'_>, counts: bool, now: Now) {
     let client = checks.client;
     for check in checks.checks.iter_mut().filter(|check| check.limit.counts == CountKind::Clients) {
         if !matches!(check.state, CheckState::ToCount { .. }) {

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::task::{Context, Waker};
 
-use crate::engine::counting::{leave_out_known, retime};
+use crate::engine::counting::{leave_out_known_clients, retime};
 use crate::engine::delay_permits::DelayPermit;
 use crate::engine::report::{counted, report, would_refuse};
 use crate::engine::service::{Rules, Service};
@@ -76,7 +76,7 @@ pub fn unknown_client(service: &Service, door: Door) -> Answer<'static> {
 #[cold]
 async fn prepare(store: &Store, checks: &mut LimitChecks<'_>, now: Now) {
     retime(store, checks, now).await;
-    leave_out_known(store, checks, true, now).await;
+    leave_out_known_clients(store, checks, true, now).await;
 }
 
 /// A request whose session is known.

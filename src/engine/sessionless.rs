@@ -104,13 +104,13 @@ pub async fn count_login(rules: &Rules, request: &Request<'_>, password: Option<
     debug_assert_eq!(request.door, Door::Login);
     let Plan::Count(mut checks) = rules.policy.plan(request, &SessionRecord::default(), now) else { return };
     if let Some(password) = password {
-        leave_out_known(rules, &mut checks, password, now).await;
+        leave_out_known_passwords(rules, &mut checks, password, now).await;
     }
     count(&rules.store, &checks, now).await;
 }
 
 /// Leaves out the limits that have counted this wrong password already.
-async fn leave_out_known(rules: &Rules, checks: &mut LimitChecks<'_>, password: u64, now: Now) {
+async fn leave_out_known_passwords(rules: &Rules, checks: &mut LimitChecks<'_>, password: u64, now: Now) {
     let is_of_passwords = |limit: &Limit| limit.counts == CountKind::FailedPasswords;
     let answers = {
         let concerned = checks.checks.iter().filter(|check| is_of_passwords(check.limit));
