@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use connshaper::policy::attribute::Attribute;
 use connshaper::policy::request::{MAX_REQUEST, MAX_VALUE};
 use connshaper::policy::request::{Request, Stage};
-use connshaper::postfix::decoder::MAX_NAME;
+use connshaper::postfix::decoder::MAX_ATTRIBUTE_NAME;
 use connshaper::postfix::decoder::RequestDecoder;
 use connshaper::postfix::error::RequestError;
 use tokio_util::codec::Decoder;
@@ -84,7 +84,7 @@ fn naive(bytes: &[u8]) -> (Vec<Values<'_>>, bool) {
             continue;
         }
         match line.iter().position(|byte| *byte == b'=') {
-            Some(name) if name <= MAX_NAME => values.insert(&line[..name], &line[name + 1..]),
+            Some(name) if name <= MAX_ATTRIBUTE_NAME => values.insert(&line[..name], &line[name + 1..]),
             _ => return (requests, false),
         };
     }

@@ -9,7 +9,7 @@ use crate::policy::key_escape::ABSENT;
 use crate::policy::key_field::KeyField;
 use crate::policy::limit::CountKind;
 use crate::policy::spelling::Spellings;
-use crate::policy::thresholds::{MAX_KEY, UNLIMITED, ValueForm};
+use crate::policy::thresholds::{MAX_THRESHOLD_KEY, UNLIMITED, ValueForm};
 
 /// Problem and remedy.
 type WrongKey = (String, String);
@@ -75,8 +75,8 @@ pub(super) fn key(field: KeyField, text: &str, spellings: &Spellings) -> Result<
         false => spellings.written(field, text),
     };
     match key.len() {
-        ..=MAX_KEY => Ok(key),
-        _ => wrong("is too long".to_owned(), format!("write at most {MAX_KEY} bytes")),
+        ..=MAX_THRESHOLD_KEY => Ok(key),
+        _ => wrong("is too long".to_owned(), format!("write at most {MAX_THRESHOLD_KEY} bytes")),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::observe::terminal::Paint;
 use crate::store::local::listing::busiest;
 
 /// The most clients, or keys, that can be asked for.
-const MAX_CLIENTS: usize = 500;
+const MAX_LISTED_CLIENTS: usize = 500;
 
 /// The word for the keys of all limits.
 pub const ALL: &str = "all";
@@ -67,7 +67,7 @@ impl ControlCommand for TopArgs {
 
     async fn run(&self, control: &Control, _: &str, now: Now) -> Result<TopAnswer, Problem> {
         let rules = control.service.rules.load_full();
-        let most = self.clients.min(MAX_CLIENTS);
+        let most = self.clients.min(MAX_LISTED_CLIENTS);
         let status = StatusAnswer::of(control, now).await;
         let keys = match &self.limit {
             None => None,

@@ -21,7 +21,7 @@ use crate::store::bans::LostBan;
 use crate::store::local::listing::{ListedClient, all_bans};
 
 /// A ban that ends less than this many milliseconds early, because clocks differ, has ended by itself.
-const TOLERANCE: u64 = 2000;
+const BAN_END_TOLERANCE_MS: u64 = 2000;
 
 /// The keys of a target that limits have banned.
 pub struct LimitBans<'p> {
@@ -130,7 +130,7 @@ pub fn announce_overrides(service: &Service, before: &[Override], after: &[Overr
         say_override_banned(service, ban, now);
     }
     let is_lifted = |ban: &&Override| after.iter().all(|other| other.target != ban.target);
-    for ban in before.iter().filter(|ban| ban.ends > now.monotonic + TOLERANCE).filter(is_lifted) {
+    for ban in before.iter().filter(|ban| ban.ends > now.monotonic + BAN_END_TOLERANCE_MS).filter(is_lifted) {
         say_unbanned(service, &ban.target.to_string(), BLACKLIST, now);
     }
 }

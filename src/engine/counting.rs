@@ -74,7 +74,7 @@ pub fn checks_of<'p>(counted: TargetCounter<'p>, amount: u32) -> LimitChecks<'p>
 
 /// The most different clients that are counted for a key, or one more than its threshold if that is more. No further
 /// ones are remembered, so that no number of addresses fills the store.
-pub const MAX_CLIENTS: u32 = 1000;
+pub const MAX_DISTINCT_CLIENTS: u32 = 1000;
 
 /// Has the checks of limits on different clients count a new client, and only read for a known one. `counts`: a new
 /// client is remembered.
@@ -95,7 +95,7 @@ pub async fn leave_out_known_clients(store: &Store, checks: &mut LimitChecks<'_>
 async fn is_new(store: &Store, check: &LimitCheck<'_>, kind: CounterKind, counts: bool, now: Now) -> bool {
     let LimitCheck { limit, part, threshold, .. } = check;
     let key = |kind| Key { limit, part, kind };
-    if store.known_count(&key(CounterKind::FixedWindow), now) >= MAX_CLIENTS.max(threshold.saturating_add(1)) {
+    if store.known_count(&key(CounterKind::FixedWindow), now) >= MAX_DISTINCT_CLIENTS.max(threshold.saturating_add(1)) {
         return false;
     }
     let operation = |kind, amount| Operation { key: key(kind), amount, exptime: limit.exptime, threshold: u32::MAX };

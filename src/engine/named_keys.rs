@@ -23,7 +23,7 @@ use crate::policy::{Counter, Limit, LimitCheck};
 pub const MAX_NAMED_KEYS: usize = 65_536;
 
 /// Clients over a limit that are known at once.
-const MAX_CLIENTS: usize = 16_384;
+const MAX_NAMED_CLIENTS: usize = 16_384;
 
 /// Parts with a lock of their own.
 const SHARDS: usize = 16;
@@ -112,7 +112,7 @@ type KeyMap<const MOST: usize> = Mutex<RecentMap<Option<NamedKey>, MOST>>;
 #[derive(Debug, Default)]
 pub struct NamedKeys {
     named: [KeyMap<{ MAX_NAMED_KEYS / SHARDS }>; SHARDS],
-    clients: [KeyMap<{ MAX_CLIENTS / SHARDS }>; SHARDS],
+    clients: [KeyMap<{ MAX_NAMED_CLIENTS / SHARDS }>; SHARDS],
 }
 
 impl NamedKeys {

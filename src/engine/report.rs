@@ -198,7 +198,7 @@ pub fn passed(log: &Log, door: Door, client: &dyn Display, pass: Pass, now: Now)
 }
 
 /// Limits that have counters of their own; further ones, after many reloads, share those of [`OTHERS`].
-pub const MAX_LIMITS: usize = 1000;
+pub const MAX_TALLIED_NAMES: usize = 1000;
 
 /// The name under which further limits are counted.
 pub const OTHERS: &str = "others";
@@ -265,7 +265,7 @@ impl Decisions {
         if let Some(tally) = limits.get(refusal.limit) {
             return add(&tally.0[verdict][reason], 1);
         }
-        let name = if limits.len() < MAX_LIMITS { refusal.limit } else { OTHERS };
+        let name = if limits.len() < MAX_TALLIED_NAMES { refusal.limit } else { OTHERS };
         add(&limits.entry(name.to_owned()).or_default().0[verdict][reason], 1);
     }
 
@@ -298,7 +298,7 @@ impl Decisions {
     /// Creates a limit's counters at 0, so that its first refusal is an increase.
     pub fn begin(&self, limit: &str, door: Door) {
         let mut limits = lock(&self.limits[door as usize]);
-        if limits.len() < MAX_LIMITS && !limits.contains_key(limit) {
+        if limits.len() < MAX_TALLIED_NAMES && !limits.contains_key(limit) {
             limits.insert(limit.to_owned(), LimitCounters::default());
         }
     }

@@ -24,7 +24,7 @@ use crate::net::address::ipv4_text;
 use crate::net::netblock::mask;
 
 /// The longest key that memcached takes, in bytes. Other stores take longer ones.
-pub const MAX_KEY: usize = 250;
+pub const MAX_STORE_KEY: usize = 250;
 
 /// The longest `key_prefix`.
 pub const MAX_SITE_PREFIX: usize = 100;
@@ -33,13 +33,13 @@ pub const MAX_SITE_PREFIX: usize = 100;
 const LOG_ONLY: &str = "log_only!";
 
 /// The most that a limit can add to the prefix of the site: `log_only!NAME:recipients/`.
-const MAX_LIMIT_PREFIX: usize = LOG_ONLY.len() + limit::MAX_NAME + ":".len() + longest_count() + "/".len();
+const MAX_LIMIT_PREFIX: usize = LOG_ONLY.len() + limit::MAX_LIMIT_NAME + ":".len() + longest_count() + "/".len();
 
 /// The most that [`Key::write`] puts behind a part: `!m` or `!w` and a number in hexadecimal, or `!violations`.
 const MAX_SUFFIX: usize = "!m".len() + u64::BITS as usize / 4;
 
 /// The longest key part in a shared store, which has the digest only of a longer one.
-pub const MAX_PART: usize = MAX_KEY - MAX_SITE_PREFIX - MAX_LIMIT_PREFIX - MAX_SUFFIX;
+pub const MAX_PART: usize = MAX_STORE_KEY - MAX_SITE_PREFIX - MAX_LIMIT_PREFIX - MAX_SUFFIX;
 
 const _: () = assert!(MAX_SUFFIX >= "!violations".len());
 
@@ -103,7 +103,7 @@ pub enum CounterKind {
 }
 
 impl Key<'_> {
-    /// Appends the text of the key in a shared store: at most [`MAX_KEY`] bytes, no blanks. For the limit at the
+    /// Appends the text of the key in a shared store: at most [`MAX_STORE_KEY`] bytes, no blanks. For the limit at the
     /// top level and a whole address it is the bare address, as in connection_shaper, which so shares the counter.
     ///
     /// No two counters of a configuration share a key. The `/` behind a limit's name is the first `/`, and what

@@ -25,7 +25,7 @@ use crate::net::netblock::NetblockTable;
 pub const TOP: &str = "connections";
 
 /// The longest name of a limit.
-pub const MAX_NAME: usize = 32;
+pub const MAX_LIMIT_NAME: usize = 32;
 
 /// Tells apart within one process, also over reloads, what limits count: another name, another `count` or window, and
 /// the limit has another id.

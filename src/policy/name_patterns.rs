@@ -19,7 +19,7 @@ pub const REGEX_SIZE: usize = 1 << 20;
 const SET_SIZE: usize = 16 * REGEX_SIZE;
 
 /// The longest name in DNS.
-const MAX_NAME: usize = 255;
+const MAX_DNS_NAME: usize = 255;
 
 /// An entry of a list that is no netblock. Names are in lower case, without a dot at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -116,7 +116,7 @@ impl NamePatterns {
     /// The entry of a client with this name: that of the longest name, else of a regular expression. Of several, one of
     /// the whitelist.
     pub fn lookup(&self, name: &[u8]) -> Option<(&NamePattern, ListEntry)> {
-        if self.entries.is_empty() || name.is_empty() || name.len() > MAX_NAME || name == b"unknown" {
+        if self.entries.is_empty() || name.is_empty() || name.len() > MAX_DNS_NAME || name == b"unknown" {
             return None;
         }
         let mut lower = SmallVec::<[u8; 256]>::from_slice(name.strip_suffix(b".").unwrap_or(name));

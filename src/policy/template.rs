@@ -34,10 +34,10 @@ pub struct Values<'a> {
 }
 
 /// The longest `{key}`, in bytes; a longer one is cut, and ends in `...`.
-const MAX_KEY: usize = 100;
+const MAX_SHOWN_KEY: usize = 100;
 
 /// The longest `{sasl_username}`, and the longest `{sender}`.
-const MAX_NAME: usize = 64;
+const MAX_SHOWN_NAME: usize = 64;
 
 /// The form of `{until}`: in UTC, for the client may be in any time zone.
 const UNTIL: &str = "%Y-%m-%d %H:%M UTC";
@@ -69,9 +69,9 @@ const PLACEHOLDERS: [(&str, Segment, usize); 9] = [
     ("count", Segment::Count, 13),
     ("threshold", Segment::Threshold, 13),
     ("left", Segment::Left, 10),
-    ("key", Segment::Key, MAX_KEY),
-    ("sasl_username", Segment::SaslUsername, MAX_NAME),
-    ("sender", Segment::Sender, MAX_NAME),
+    ("key", Segment::Key, MAX_SHOWN_KEY),
+    ("sasl_username", Segment::SaslUsername, MAX_SHOWN_NAME),
+    ("sender", Segment::Sender, MAX_SHOWN_NAME),
     ("until", Segment::Until, 20),
 ];
 
@@ -130,9 +130,11 @@ impl Template {
                 Segment::Count => write!(output, "{}", values.count),
                 Segment::Threshold => write!(output, "{}", values.threshold),
                 Segment::Left => write!(output, "{}", values.left),
-                Segment::Key => write_clipped(values.key.described().as_bytes(), MAX_KEY, output),
-                Segment::SaslUsername => write_clipped(values.attribute(Attribute::SaslUsername), MAX_NAME, output),
-                Segment::Sender => write_clipped(values.attribute(Attribute::Sender), MAX_NAME, output),
+                Segment::Key => write_clipped(values.key.described().as_bytes(), MAX_SHOWN_KEY, output),
+                Segment::SaslUsername => {
+                    write_clipped(values.attribute(Attribute::SaslUsername), MAX_SHOWN_NAME, output)
+                }
+                Segment::Sender => write_clipped(values.attribute(Attribute::Sender), MAX_SHOWN_NAME, output),
                 Segment::Until => output.write_str(&values.until()),
             };
             written.expect("a BytesMut grows as needed");

@@ -52,7 +52,7 @@ struct ThresholdEntry {
 const NO_REASON: u32 = u32::MAX;
 
 /// The longest key, in bytes as it is escaped: those of counters are cut at 512.
-pub const MAX_KEY: usize = 400;
+pub const MAX_THRESHOLD_KEY: usize = 400;
 
 /// A threshold with where it is from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -126,7 +126,7 @@ impl Thresholds {
     fn below(&self, domain: &str) -> Option<OwnThreshold<'_>> {
         let parents = domain.match_indices('.').map(|(dot, _)| &domain[dot + 1..]);
         // No longer one is in a table; so a name of nothing but dots takes no time.
-        let mut domains = [domain].into_iter().chain(parents).filter(|domain| domain.len() <= MAX_KEY);
+        let mut domains = [domain].into_iter().chain(parents).filter(|domain| domain.len() <= MAX_THRESHOLD_KEY);
         domains.find_map(|domain| self.lists.iter().find_map(|list| list.find(&list.below, domain, ".")))
     }
 }

@@ -15,7 +15,7 @@ use crate::policy::request::{MAX_REQUEST, MAX_VALUE, Request, ValueSpan};
 use crate::postfix::error::RequestError;
 
 /// The longest name of Postfix has 24 bytes; a peer that sends a longer one than this is not a policy client.
-pub const MAX_NAME: usize = 256;
+pub const MAX_ATTRIBUTE_NAME: usize = 256;
 
 /// Postfix sends a request at once, so this leaves time for a network to recover.
 pub const REQUEST_TIME: Duration = Duration::from_secs(30);
@@ -289,19 +289,19 @@ fn named(line: &[u8], hint: usize) -> Result<Option<(Attribute, usize)>, Request
     let Some(name) = memchr(b'=', line) else {
         return Err(RequestError::no_equals_sign(line));
     };
-    if name > MAX_NAME {
+    if name > MAX_ATTRIBUTE_NAME {
         return Err(RequestError::long_name(line));
     }
     Ok(Attribute::find(&line[..name], hint).map(|attribute| (attribute, name + 1)))
 }
 
-/// Refuses a request before its end: if it is too long, or its last line has no `=` within [`MAX_NAME`] bytes.
+/// Refuses a request before its end: if it is too long, or its last line has no `=` within [`MAX_ATTRIBUTE_NAME`] bytes.
 fn unfinished(input: &[u8], line: usize) -> Result<(), RequestError> {
     if input.len() > MAX_REQUEST {
         return Err(RequestError::too_long());
     }
     let line = &input[line..];
-    if line.len() > MAX_NAME && memchr(b'=', &line[..=MAX_NAME]).is_none() {
+    if line.len() > MAX_ATTRIBUTE_NAME && memchr(b'=', &line[..=MAX_ATTRIBUTE_NAME]).is_none() {
         return Err(RequestError::long_name(line));
     }
     Ok(())
@@ -496,8 +496,8 @@ mod tests {
         assert_eq!(problem(b"request=smtpd_access_policy\r\n\r\n"), "a line without =");
         assert_eq!(problem(b"\n"), "not request=smtpd_access_policy");
         assert_eq!(problem(b"request=junk\n\n"), "not request=smtpd_access_policy");
-        assert_eq!(problem(&[b'a'; MAX_NAME + 1]), "a name longer than 256 bytes");
-        let name = [&[b'a'; MAX_NAME + 1][..], b"=b\n"].concat();
+        assert_eq!(problem(&[b'a'; MAX_ATTRIBUTE_NAME + 1]), "a name longer than 256 bytes");
+        let name = [&[b'a'; MAX_ATTRIBUTE_NAME + 1][..], b"=b\n"].concat();
         assert_eq!(problem(&name), "a name longer than 256 bytes");
         let long = b"sender=a\n".repeat(MAX_REQUEST / 9 + 1);
         assert_eq!(problem(&long), "a request longer than 131072 bytes");
@@ -531,10 +531,10 @@ mod tests {
                 return (requests, Some(RequestError::too_long().to_string()));
             }
             let (name, value) = match (line.strip_suffix(b"\n"), line.iter().position(|byte| *byte == b'=')) {
-                (_, Some(name)) if name > MAX_NAME => {
+                (_, Some(name)) if name > MAX_ATTRIBUTE_NAME => {
                     return (requests, Some(RequestError::long_name(line).to_string()));
                 }
-                (None, None) if line.len() > MAX_NAME => {
+                (None, None) if line.len() > MAX_ATTRIBUTE_NAME => {
                     return (requests, Some(RequestError::long_name(line).to_string()));
                 }
                 (None, _) => break,
@@ -577,7 +577,7 @@ mod tests {
         let name = prop_oneof![
             8 => (0..Attribute::COUNT).prop_map(|place| Attribute::all().nth(place).unwrap().name().to_owned()),
             2 => "[a-z_]{0,30}",
-            1 => (MAX_NAME - 1..MAX_NAME + 2).prop_map(|length| "n".repeat(length)),
+            1 => (MAX_ATTRIBUTE_NAME - 1..MAX_ATTRIBUTE_NAME + 2).prop_map(|length| "n".repeat(length)),
         ];
         prop_oneof![
             30 => (name, value()).prop_map(|(name, value)| [name.as_bytes(), b"=", &value, b"\n"].concat()),

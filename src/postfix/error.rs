@@ -6,7 +6,7 @@ use crate::listener::Peer;
 use crate::net::clock::Now;
 use crate::observe::log::{Log, Severity};
 
-use super::decoder::{MAX_NAME, REQUEST_TIME};
+use super::decoder::{MAX_ATTRIBUTE_NAME, REQUEST_TIME};
 use crate::policy::request::MAX_REQUEST;
 
 /// Why a policy connection cannot go on. There is no reply to such a request: Postfix asks again, then takes its default action.
@@ -24,7 +24,7 @@ pub struct RequestError {
 pub enum RequestProblem {
     #[error("a line without =")]
     NoEqualsSign,
-    #[error("a name longer than {} bytes", MAX_NAME)]
+    #[error("a name longer than {} bytes", MAX_ATTRIBUTE_NAME)]
     LongName,
     /// There is no empty line within that.
     #[error("a request longer than {} bytes", MAX_REQUEST)]

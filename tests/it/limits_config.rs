@@ -16,7 +16,7 @@ use connshaper::policy::calendar::{LocalCalendar, Period};
 use connshaper::policy::conditions::{Condition, Pattern, Test};
 use connshaper::policy::door::Door;
 use connshaper::policy::key::KeyPart;
-use connshaper::policy::key::MAX_KEY;
+use connshaper::policy::key::MAX_STORE_KEY;
 use connshaper::policy::key_escape::escaped;
 use connshaper::policy::key_field::KeyField;
 use connshaper::policy::limit::{Ban, CountKind, Delay, Window};
@@ -737,7 +737,7 @@ proptest! {
             for part in parts(limit, &said) {
                 for kind in kinds.clone() {
                     let key = key_text(limit, &part, kind);
-                    prop_assert!(key.len() <= MAX_KEY && key.bytes().all(|byte| byte.is_ascii_graphic()), "{key}");
+                    prop_assert!(key.len() <= MAX_STORE_KEY && key.bytes().all(|byte| byte.is_ascii_graphic()), "{key}");
                     let counter = (limit.name.clone(), part.clone(), format!("{kind:?}"));
                     let other = counters.insert(key.clone(), counter.clone());
                     prop_assert!(other.as_ref().is_none_or(|other| *other == counter), "{key}: {other:?} {counter:?}");

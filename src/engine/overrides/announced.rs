@@ -16,7 +16,7 @@ use crate::net::lock;
 const VERSION: u64 = 1;
 
 /// Seconds by which two readings of the time of the host's start may differ.
-const TOLERANCE: u64 = 10;
+const BOOT_TIME_TOLERANCE: u64 = 10;
 
 /// The record of this daemon.
 #[derive(Debug, Default)]
@@ -57,7 +57,7 @@ impl AnnouncedRecord {
         // One that cannot be read is replaced, and what it says is announced again.
         let record = read.and_then(|read| serde_json::from_slice::<SharedRecord>(&read.bytes).ok());
         let Some(record) = record.filter(|record| record.v == VERSION) else { return Ok(()) };
-        if record.booted.abs_diff(booted(now)) <= TOLERANCE {
+        if record.booted.abs_diff(booted(now)) <= BOOT_TIME_TOLERANCE {
             lock(&overrides.link).seen.extend(record.seen);
             // An administrator may have set overrides meanwhile.
             let mut known = rules.policy.overrides().list();

@@ -14,13 +14,13 @@ use crate::net::recent_map::RecentMap;
 
 /// Clients remembered at once, in about 1 MB. Beyond this the least recently
 /// refused are forgotten; their next refusal is a first one, which the rate bounds.
-pub const MAX_CLIENTS: usize = 16384;
+pub const MAX_REMEMBERED_CLIENTS: usize = 16384;
 
 /// What was written lately, and what was left out.
 #[derive(Debug)]
 pub struct LineLimiter {
     interval: u64,
-    clients: RecentMap<LastLine, MAX_CLIENTS>,
+    clients: RecentMap<LastLine, MAX_REMEMBERED_CLIENTS>,
     rate: LineRate,
     suppressed: u64,
 }
@@ -227,9 +227,9 @@ mod tests {
         let mut repeat = LineLimiter::new(Duration::from_secs(10), 1_000_000);
         for n in 0..100_000 {
             assert_eq!(repeat.refused(client(n), 60, at(5)), Some(0));
-            assert!(repeat.clients.len() <= MAX_CLIENTS);
+            assert!(repeat.clients.len() <= MAX_REMEMBERED_CLIENTS);
         }
-        for n in 100_000 - MAX_CLIENTS as u64 / 2..100_000 {
+        for n in 100_000 - MAX_REMEMBERED_CLIENTS as u64 / 2..100_000 {
             assert_eq!(repeat.refused(client(n), 60, at(6)), None, "client {n} was forgotten");
         }
         assert_eq!(repeat.refused(client(0), 60, at(7)), Some(0));

@@ -9,7 +9,7 @@ use crate::store::memcached::protocol::ServerStats;
 use crate::store::shared::losses::LossLog;
 
 /// Seconds by which a server's uptime may lag without a restart: it counts whole seconds, by a coarse clock.
-const TOLERANCE: u64 = 2;
+const UPTIME_TOLERANCE: u64 = 2;
 
 /// The last statistics of a server.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ impl LossDetector {
             self.last = Some((census, now));
             return (None, 0);
         };
-        let lags = census.uptime + TOLERANCE < before.uptime + (now - at).as_secs();
+        let lags = census.uptime + UPTIME_TOLERANCE < before.uptime + (now - at).as_secs();
         if lags && census.uptime >= before.uptime && !self.lags {
             // A server that was frozen may answer before it updates its clock.
             self.lags = true;

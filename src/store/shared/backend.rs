@@ -81,7 +81,7 @@ pub struct Slide {
 /// One command for one counter.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CounterRequest {
-    /// At most [`MAX_KEY`](crate::policy::key::MAX_KEY) bytes, without blanks and control characters.
+    /// At most [`MAX_STORE_KEY`](crate::policy::key::MAX_STORE_KEY) bytes, without blanks and control characters.
     pub key: KeyText,
     pub command: CounterCommand,
     /// Seconds that the counter lives, where the command sets that; the length of an exact sliding window. No counter

@@ -14,7 +14,7 @@ use crate::store::local::TableEntry;
 use crate::store::{Hits, NOTHING, Store};
 
 /// Milliseconds by which a window may end before the time that the store returned, in whole seconds.
-const TOLERANCE: u64 = 2000;
+const WINDOW_END_TOLERANCE_MS: u64 = 2000;
 
 /// How one operation is answered.
 enum CountSource {
@@ -169,7 +169,7 @@ impl Store {
     /// Notes a ban that this process knew and the store does not have. While a server is down, another one may be asked
     /// for its bans: those are not lost.
     fn note_loss(&self, key: &Key<'_>, known: Option<TableEntry>) {
-        let has_ban = known.is_some_and(|known| known.count > 0 && known.left_ms > TOLERANCE);
+        let has_ban = known.is_some_and(|known| known.count > 0 && known.left_ms > WINDOW_END_TOLERANCE_MS);
         if key.kind == CounterKind::ActiveBan && has_ban && self.state() == "up" {
             self.lost_bans.push(key);
         }
@@ -207,7 +207,7 @@ impl Store {
         let before = self.table.observe(id, count, remembered, threshold, now.monotonic);
         // The hit created a counter that existed before: it was reset, or the store has lost it.
         if amount > 0 && count == amount && !slides {
-            let lost = before.is_some_and(|before| before.count > amount && before.left_ms > TOLERANCE);
+            let lost = before.is_some_and(|before| before.count > amount && before.left_ms > WINDOW_END_TOLERANCE_MS);
             add(&self.statistics.windows_lost, u64::from(lost));
         }
         let longest = || ban.map_or(exptime, |ban| ban.length(count));

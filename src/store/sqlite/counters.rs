@@ -8,7 +8,7 @@ use crate::store::shared::backend::{CounterCommand, CounterReply, Slide};
 
 /// A counter cannot end farther away than its command says, but for this: then the system clock was set back. In
 /// milliseconds; processes read it at slightly different moments.
-const TOLERANCE: i64 = 1000;
+const CLOCK_TOLERANCE_MS: i64 = 1000;
 
 /// Carries out a command for a counter. `now` is that of the request.
 pub fn execute(
@@ -84,7 +84,7 @@ fn hit(connection: &Connection, key: &str, amount: u32, ends: i64, now: i64) -> 
         "UPDATE counter SET count = min(count + ?2, 4294967295) WHERE key = ?1 AND ends > ?3 AND ends <= ?4
          RETURNING count, ends",
     )?;
-    let counted = counts.query_row(params![key, amount, now, ends + TOLERANCE], of_row(now)).optional()?;
+    let counted = counts.query_row(params![key, amount, now, ends + CLOCK_TOLERANCE_MS], of_row(now)).optional()?;
     if let Some(counted) = counted {
         return Ok(counted);
     }
@@ -208,7 +208,7 @@ impl ExactWindow<'_> {
         let sum = sum.query_row([key], |row| row.get(0)).optional()?.map_or_else(|| self.sum(), Ok)?;
         let mut newest = connection.prepare_cached("SELECT max(ends) FROM hit WHERE key = ?1")?;
         let newest: Option<i64> = newest.query_row([key], |row| row.get(0))?;
-        if newest.is_some_and(|newest| newest > ends + TOLERANCE) {
+        if newest.is_some_and(|newest| newest > ends + CLOCK_TOLERANCE_MS) {
             // The clock was set back, or the window was longer.
             let mut late =
                 connection.prepare_cached("SELECT coalesce(sum(count), 0) FROM hit WHERE key = ?1 AND ends > ?2")?;
