@@ -43,7 +43,7 @@ impl<'p> Verdict<'p> {
 
     /// Takes another limit's verdict on the same request into account: a ban comes first, then the first
     /// refusal, then the longest delay, then a pass without a count: it is not known to be within its limits.
-    pub(super) fn weigh(&mut self, other: Self) {
+    pub(super) fn merge(&mut self, other: Self) {
         let rank = |verdict: &Self| match verdict {
             Self::Refuse(refusal) if refusal.reason == Reason::Banned => (5, Duration::ZERO),
             Self::Refuse(_) => (4, Duration::ZERO),

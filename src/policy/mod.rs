@@ -17,7 +17,7 @@
 //!    store, and then to `judge`.
 //!
 //! In `judge`, `outcome` looks at the ban of each limit before its count, and
-//! `Verdict::weigh` picks among the limits: a ban, then the first refusal, then the
+//! `Verdict::merge` picks among the limits: a ban, then the first refusal, then the
 //! longest delay, else pass.
 
 pub mod action;
@@ -361,7 +361,7 @@ impl Policy {
             decision.counts.push(finalized);
             // A pass, the outcome of nearly all, does not change the verdict.
             if !check.limit.log_only && !matches!(outcome, LimitOutcome::Pass | LimitOutcome::AlreadyDelayed) {
-                decision.verdict.weigh(outcome.verdict());
+                decision.verdict.merge(outcome.verdict());
             }
         }
         // That a client on the whitelist passes is reported once for a session, whatever else is counted.
@@ -387,7 +387,7 @@ impl Policy {
                 decision.counts.push(finalized);
             }
             if !check.limit.log_only {
-                decision.verdict.weigh(outcome.verdict());
+                decision.verdict.merge(outcome.verdict());
             }
         }
         decision

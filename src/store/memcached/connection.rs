@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::server::MemcachedServer;
 use crate::store::memcached::protocol::{Counted, MemcachedCommand, Protocol, ProtocolError, Response, Verb};
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, StoreError};
-use crate::store::shared::losses::CENSUS_INTERVAL;
+use crate::store::shared::losses::SERVER_STATS_INTERVAL;
 use crate::store::shared::queue::{LostConnection, PendingCommand};
 use crate::store::shared::server::{FAILURES, NOT_A_NUMBER};
 
@@ -70,9 +70,9 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
         let mut armed = false;
         // Proxies know no meta commands, and some close the connection on `stats` too.
         let mut asks = self.protocol == Protocol::Meta;
-        let mut census = pin!(sleep_until(Instant::now() + CENSUS_INTERVAL));
+        let mut server_stats = pin!(sleep_until(Instant::now() + SERVER_STATS_INTERVAL));
         if asks {
-            self.ask_census();
+            self.ask_server_stats();
         }
         loop {
             if self.flight.is_empty()
@@ -96,12 +96,12 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
                 },
                 // Also while answers are awaited: the commands that wait behind them have deadlines too.
                 () = self.server.queue.wait_for_work() => {}
-                () = &mut census, if asks => {
-                    asks = self.server.has_statistics();
+                () = &mut server_stats, if asks => {
+                    asks = self.server.asks_server_stats();
                     if asks {
-                        self.ask_census();
+                        self.ask_server_stats();
                     }
-                    census.as_mut().reset(Instant::now() + CENSUS_INTERVAL);
+                    server_stats.as_mut().reset(Instant::now() + SERVER_STATS_INTERVAL);
                 }
                 () = &mut timer, if armed => {
                     armed = false;
@@ -115,7 +115,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
     }
 
     /// Asks for the server's statistics with the next write.
-    fn ask_census(&self) {
+    fn ask_server_stats(&self) {
         let command = MemcachedCommand { key: KeyText::new(), verb: Verb::Statistics, exptime: 0, expiry: 0 };
         self.server.queue.submit_own(command);
     }
@@ -183,7 +183,7 @@ impl<'s, S: AsyncRead + AsyncWrite + Unpin> Connection<'s, S> {
             }
             Response::Done => Ok(CounterReply::Done),
             Response::NotDone => Ok(CounterReply::NotDone),
-            Response::Census(census) => return self.server.take_census(census),
+            Response::ServerStats(server_stats) => return self.server.take_server_stats(server_stats),
             Response::Failed if operation.command.verb == Verb::Statistics => {
                 return self.server.mark_without_statistics();
             }

@@ -24,23 +24,23 @@ pub struct LossDetector {
 
 impl LossDetector {
     /// Why counts were lost since the last statistics, if they were, and how many keys were evicted.
-    fn weigh(&mut self, census: ServerStats, now: Instant) -> (Option<&'static str>, u64) {
+    fn compare(&mut self, server_stats: ServerStats, now: Instant) -> (Option<&'static str>, u64) {
         let Some((before, at)) = self.last else {
-            self.last = Some((census, now));
+            self.last = Some((server_stats, now));
             return (None, 0);
         };
-        let lags = census.uptime + UPTIME_TOLERANCE < before.uptime + (now - at).as_secs();
-        if lags && census.uptime >= before.uptime && !self.lags {
+        let lags = server_stats.uptime + UPTIME_TOLERANCE < before.uptime + (now - at).as_secs();
+        if lags && server_stats.uptime >= before.uptime && !self.lags {
             // A server that was frozen may answer before it updates its clock.
             self.lags = true;
             return (None, 0);
         }
-        (self.last, self.lags) = (Some((census, now)), false);
+        (self.last, self.lags) = (Some((server_stats, now)), false);
         match () {
-            () if lags => (Some("it was started again"), census.evictions),
+            () if lags => (Some("it was started again"), server_stats.evictions),
             () => {
-                let flushed = census.flushes > before.flushes;
-                (flushed.then_some("flush_all"), census.evictions.saturating_sub(before.evictions))
+                let flushed = server_stats.flushes > before.flushes;
+                (flushed.then_some("flush_all"), server_stats.evictions.saturating_sub(before.evictions))
             }
         }
     }
@@ -48,7 +48,7 @@ impl LossDetector {
 
 impl MemcachedServer {
     /// Whether the server answers `stats`.
-    pub(crate) fn has_statistics(&self) -> bool {
+    pub(crate) fn asks_server_stats(&self) -> bool {
         !self.losses().without_statistics
     }
 
@@ -58,10 +58,10 @@ impl MemcachedServer {
     }
 
     /// Compares statistics with those before, and logs and counts what was lost.
-    pub(crate) fn take_census(&self, census: ServerStats) {
+    pub(crate) fn take_server_stats(&self, server_stats: ServerStats) {
         let mut losses = self.losses();
-        let (cause, evictions) = losses.weigh(census, Instant::now());
-        losses.log.add(&self.queue.server, cause, census.uptime, evictions);
+        let (cause, evictions) = losses.compare(server_stats, Instant::now());
+        losses.log.add(&self.queue.server, cause, server_stats.uptime, evictions);
     }
 }
 
@@ -74,11 +74,11 @@ mod tests {
     /// What comes of it to hear these uptimes at these seconds.
     fn causes(told: &[(u64, u64)]) -> Vec<Option<&'static str>> {
         let (mut losses, begin) = (LossDetector::default(), Instant::now());
-        let weigh = |(second, uptime): &(u64, u64)| {
-            let census = ServerStats { uptime: *uptime, ..ServerStats::default() };
-            losses.weigh(census, begin + Duration::from_secs(*second)).0
+        let compare = |(second, uptime): &(u64, u64)| {
+            let server_stats = ServerStats { uptime: *uptime, ..ServerStats::default() };
+            losses.compare(server_stats, begin + Duration::from_secs(*second)).0
         };
-        told.iter().map(weigh).collect()
+        told.iter().map(compare).collect()
     }
 
     #[test]

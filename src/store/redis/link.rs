@@ -39,7 +39,7 @@ pub struct Link {
     driver: Pin<Box<dyn Future<Output = ()> + Send>>,
     pub form: CommandForm,
     /// When it is asked for its statistics next; `None`: it does not tell them.
-    pub census: Option<Instant>,
+    pub server_stats: Option<Instant>,
 }
 
 impl fmt::Debug for Link {
@@ -168,7 +168,7 @@ impl Link {
             connection,
             driver: Box::pin(driver),
             form: CommandForm::Script { whole: false },
-            census: Some(Instant::now()),
+            server_stats: Some(Instant::now()),
         })
     }
 

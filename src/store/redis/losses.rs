@@ -31,7 +31,7 @@ pub fn info_text(answer: &Value) -> Option<Cow<'_, str>> {
 
 /// The statistics of a server.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct RedisCensus {
+struct RedisStats {
     /// Another one for each start, and each server.
     run_id: String,
     uptime: u64,
@@ -44,26 +44,26 @@ struct RedisCensus {
     keys: u64,
 }
 
-impl RedisCensus {
+impl RedisStats {
     /// `None`: it answers something else, or we may not ask.
     fn of(answers: &[Value], database: u32) -> Option<Self> {
-        let mut census = Self::default();
+        let mut server_stats = Self::default();
         let keys = format!("db{database}");
         for answer in answers {
             for (name, value) in info_text(answer)?.lines().filter_map(|line| line.trim_end().split_once(':')) {
                 let number = || value.parse().unwrap_or(0);
                 match name {
-                    "run_id" => value.clone_into(&mut census.run_id),
-                    "uptime_in_seconds" => census.uptime = number(),
-                    "evicted_keys" => census.evictions = number(),
-                    "cmdstat_flushall" => census.all_flushes = part(value, "calls="),
-                    "cmdstat_flushdb" => census.flushes = part(value, "calls="),
-                    _ if name == keys => census.keys = part(value, "keys="),
+                    "run_id" => value.clone_into(&mut server_stats.run_id),
+                    "uptime_in_seconds" => server_stats.uptime = number(),
+                    "evicted_keys" => server_stats.evictions = number(),
+                    "cmdstat_flushall" => server_stats.all_flushes = part(value, "calls="),
+                    "cmdstat_flushdb" => server_stats.flushes = part(value, "calls="),
+                    _ if name == keys => server_stats.keys = part(value, "keys="),
                     _ => {}
                 }
             }
         }
-        (!census.run_id.is_empty()).then_some(census)
+        (!server_stats.run_id.is_empty()).then_some(server_stats)
     }
 
     /// Why counts were lost since the statistics before, if they were, and how many keys were evicted.
@@ -93,19 +93,19 @@ fn part(value: &str, name: &str) -> u64 {
 /// The last statistics of a server.
 #[derive(Debug, Default)]
 pub struct RedisLosses {
-    last: Option<RedisCensus>,
+    last: Option<RedisStats>,
     log: LossLog,
 }
 
 impl RedisLosses {
     /// Compares statistics with those before. Returns whether they are any: else they need not be asked for again.
     pub fn take(&mut self, answers: &[Value], database: u32, topology: &Topology, server: &StoreServer) -> bool {
-        let Some(census) = RedisCensus::of(answers, database) else { return false };
+        let Some(server_stats) = RedisStats::of(answers, database) else { return false };
         if let Some(before) = &self.last {
-            let (cause, evictions) = census.since(before, topology);
-            self.log.add(server, cause, census.uptime, evictions);
+            let (cause, evictions) = server_stats.since(before, topology);
+            self.log.add(server, cause, server_stats.uptime, evictions);
         }
-        self.last = Some(census);
+        self.last = Some(server_stats);
         true
     }
 }
@@ -114,27 +114,28 @@ impl RedisLosses {
 mod tests {
     use super::*;
 
-    fn census(run_id: &str, commands: &str, keyspace: &str) -> RedisCensus {
+    fn server_stats(run_id: &str, commands: &str, keyspace: &str) -> RedisStats {
         let server = format!("# Server\r\nrun_id:{run_id}\r\nuptime_in_seconds:7\r\n");
         let stats = "# Stats\r\nevicted_keys:5\r\n".to_owned();
         let answers = [server, stats, format!("# Commandstats\r\n{commands}\r\n"), format!("# Keyspace\r\n{keyspace}")];
-        RedisCensus::of(&answers.map(|text| Value::BulkString(text.into_bytes())), 3).unwrap()
+        RedisStats::of(&answers.map(|text| Value::BulkString(text.into_bytes())), 3).unwrap()
     }
 
     #[test]
     fn a_loss_is_told_from_a_restart_with_all_keys_and_from_a_flush_of_another_database() {
-        let before = census("a", "cmdstat_get:calls=3,usec=1", "db0:keys=9,expires=0\r\ndb3:keys=100,expires=100\r\n");
+        let before =
+            server_stats("a", "cmdstat_get:calls=3,usec=1", "db0:keys=9,expires=0\r\ndb3:keys=100,expires=100\r\n");
         assert_eq!((before.uptime, before.evictions, before.keys), (7, 5, 100));
-        let cause = |now: &RedisCensus| now.since(&before, &Topology::Servers).0;
-        assert_eq!(cause(&census("b", "", "")), Some("it was started again"));
-        assert_eq!(cause(&census("b", "", "db3:keys=90,expires=0")), None);
-        assert_eq!(census("b", "", "").since(&before, &Topology::Servers).1, 5);
+        let cause = |now: &RedisStats| now.since(&before, &Topology::Servers).0;
+        assert_eq!(cause(&server_stats("b", "", "")), Some("it was started again"));
+        assert_eq!(cause(&server_stats("b", "", "db3:keys=90,expires=0")), None);
+        assert_eq!(server_stats("b", "", "").since(&before, &Topology::Servers).1, 5);
         let flushed = "cmdstat_flushdb:calls=1,usec=1";
-        assert_eq!(cause(&census("a", flushed, "db3:keys=3,expires=0")), Some("FLUSHDB"));
-        assert_eq!(cause(&census("a", flushed, "db3:keys=100,expires=0")), None);
-        assert_eq!(cause(&census("a", "cmdstat_flushall:calls=1,usec=1", "db3:keys=100")), Some("FLUSHALL"));
+        assert_eq!(cause(&server_stats("a", flushed, "db3:keys=3,expires=0")), Some("FLUSHDB"));
+        assert_eq!(cause(&server_stats("a", flushed, "db3:keys=100,expires=0")), None);
+        assert_eq!(cause(&server_stats("a", "cmdstat_flushall:calls=1,usec=1", "db3:keys=100")), Some("FLUSHALL"));
         let master = Topology::Sentinel("mymaster".to_owned());
-        assert_eq!(census("b", "", "").since(&before, &master).0, Some("another server is the master"));
-        assert_eq!(RedisCensus::of(&[Value::Nil], 0), None);
+        assert_eq!(server_stats("b", "", "").since(&before, &master).0, Some("another server is the master"));
+        assert_eq!(RedisStats::of(&[Value::Nil], 0), None);
     }
 }

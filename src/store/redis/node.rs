@@ -21,7 +21,7 @@ use super::losses::{self, RedisLosses};
 use super::settings::{RedisServer, Topology};
 use crate::net::lock;
 use crate::store::shared::backend::{BackendContext, CounterReply, StoreError};
-use crate::store::shared::losses::CENSUS_INTERVAL;
+use crate::store::shared::losses::SERVER_STATS_INTERVAL;
 use crate::store::shared::queue::{CommandQueue, ConnectedServer, LostConnection, PendingCommand, keep_connected};
 use crate::store::shared::server::{FAILURES, NOT_A_NUMBER};
 
@@ -79,11 +79,11 @@ impl Node {
         let commands: Vec<&RedisCommand> = pending.iter().map(|pending| &pending.command).collect();
         let mut pipeline = Pipeline::new();
         let answers = if commands.is_empty() { 0 } else { write(&commands, link.form, self.together(), &mut pipeline) };
-        let has_census = link.census.is_some_and(|due| due <= Instant::now());
-        if has_census {
+        let has_server_stats = link.server_stats.is_some_and(|due| due <= Instant::now());
+        if has_server_stats {
             losses::ask(&mut pipeline);
         }
-        (SentBatch { pending, form: link.form, answers, has_census }, link.send(pipeline))
+        (SentBatch { pending, form: link.form, answers, has_server_stats }, link.send(pipeline))
     }
 
     /// Gives each command of a batch its answer. `Err`: the connection is of no more use.
@@ -94,14 +94,14 @@ impl Node {
         link: &mut Link,
         failures: &mut u32,
     ) -> Result<(), Broken> {
-        let SentBatch { pending, form, answers, has_census } = batch;
+        let SentBatch { pending, form, answers, has_server_stats } = batch;
         // A late answer does not reset the number of failures.
         if pending.is_empty() || pending.iter().any(PendingCommand::is_open) {
             *failures = 0;
         }
-        if has_census {
+        if has_server_stats {
             let told = values.split_off(answers.min(values.len()));
-            link.census = self.take_census(&told).then(|| Instant::now() + CENSUS_INTERVAL);
+            link.server_stats = self.take_server_stats(&told).then(|| Instant::now() + SERVER_STATS_INTERVAL);
         }
         if pending.is_empty() {
             return Ok(());
@@ -155,7 +155,7 @@ impl Node {
     }
 
     /// Whether the server tells its statistics.
-    fn take_census(&self, told: &[Value]) -> bool {
+    fn take_server_stats(&self, told: &[Value]) -> bool {
         let topology = &self.connector.config.topology;
         lock(&self.losses).take(told, self.server.database, topology, &self.queue.server)
     }
@@ -203,7 +203,7 @@ struct SentBatch {
     /// The number of answers to them.
     answers: usize,
     /// The answers to the request for statistics follow.
-    has_census: bool,
+    has_server_stats: bool,
 }
 
 /// Why a connection is of no more use.
@@ -253,8 +253,10 @@ impl ConnectedServer for Node {
         let mut batches = VecDeque::<SentBatch>::new();
         let mut answers = FuturesOrdered::new();
         let broken = loop {
-            let census = link.census.filter(|_| !batches.iter().any(|batch| batch.has_census));
-            if batches.len() < BATCHES && (!self.queue.is_empty() || census.is_some_and(|due| due <= Instant::now())) {
+            let server_stats = link.server_stats.filter(|_| !batches.iter().any(|batch| batch.has_server_stats));
+            if batches.len() < BATCHES
+                && (!self.queue.is_empty() || server_stats.is_some_and(|due| due <= Instant::now()))
+            {
                 // Yields once, so that requests read just now go out with this batch.
                 yield_now().await;
                 let (batch, answer) = self.send(&link);
@@ -262,7 +264,7 @@ impl ConnectedServer for Node {
                 answers.push_back(answer);
             }
             let sent = batches.iter().flat_map(|batch| &batch.pending);
-            let due = self.queue.deadline(sent).into_iter().chain(census).min();
+            let due = self.queue.deadline(sent).into_iter().chain(server_stats).min();
             tokio::select! {
                 biased;
                 Some(values) = answers.next() => {

@@ -8,7 +8,7 @@ use super::server::StoreServer;
 use crate::observe::statistics::add;
 
 /// Between two looks at the statistics of a server.
-pub const CENSUS_INTERVAL: Duration = Duration::from_secs(5);
+pub const SERVER_STATS_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Between two lines on evictions by one server.
 const EVICTS_INTERVAL: Duration = Duration::from_secs(600);

@@ -10,7 +10,7 @@ use memchr::memmem;
 use thiserror::Error;
 
 use super::{MemcachedCommand, Protocol, Verb};
-use crate::store::memcached::protocol::stats::{ServerStats, census};
+use crate::store::memcached::protocol::stats::{ServerStats, server_stats};
 use crate::store::shared::backend::{CounterCommand, VersionedValue};
 
 /// The number under a key, as a server answers it.
@@ -39,7 +39,7 @@ pub enum Response {
     /// The value of a key, and its version.
     Value(VersionedValue),
     /// The server's statistics.
-    Census(ServerStats),
+    ServerStats(ServerStats),
     /// The server could not: out of memory, for one.
     Failed,
 }
@@ -72,7 +72,7 @@ impl MemcachedCommand {
             (Verb::WriteValue { .. }, _) => {
                 one_line(|line| line == b"STORED", &[b"NOT_STORED", b"EXISTS", b"NOT_FOUND"], input)
             }
-            (Verb::Statistics, _) => census(input),
+            (Verb::Statistics, _) => server_stats(input),
             (Verb::Counter(Slide(_) | SlideBack(_)), _) => unreachable!("not submitted to memcached"),
         }
     }

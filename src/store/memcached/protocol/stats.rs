@@ -20,7 +20,7 @@ pub struct ServerStats {
 const MAX_LIST: usize = 64 * 1024;
 
 /// Lines of `STAT <name> <value>`, then `END`; or an error.
-pub(crate) fn census(input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
+pub(crate) fn server_stats(input: &mut BytesMut) -> Result<Option<Response>, ProtocolError> {
     const END: &[u8] = b"END\r\n";
     if !b"STAT ".starts_with(&input[..input.len().min(5)]) && !input.starts_with(END) {
         return match take_line(input)? {
@@ -36,20 +36,20 @@ pub(crate) fn census(input: &mut BytesMut) -> Result<Option<Response>, ProtocolE
         None if input.len() > MAX_LIST => return Err(nonsense(input)),
         None => return Ok(None),
     };
-    let mut census = ServerStats::default();
+    let mut server_stats = ServerStats::default();
     for line in input[..length].split(|byte| *byte == b'\n') {
         let mut words = line.trim_ascii_end().split(|byte| *byte == b' ').skip(1);
         let number = match words.next() {
-            Some(b"uptime") => &mut census.uptime,
-            Some(b"evictions") => &mut census.evictions,
-            Some(b"cmd_flush") => &mut census.flushes,
+            Some(b"uptime") => &mut server_stats.uptime,
+            Some(b"evictions") => &mut server_stats.evictions,
+            Some(b"cmd_flush") => &mut server_stats.flushes,
             _ => continue,
         };
         let value = words.next().and_then(|digits| str::from_utf8(digits).ok()?.parse().ok());
         *number = value.ok_or_else(|| nonsense(line))?;
     }
     input.advance(length + END.len());
-    Ok(Some(Response::Census(census)))
+    Ok(Some(Response::ServerStats(server_stats)))
 }
 
 #[cfg(test)]
@@ -58,7 +58,7 @@ mod tests {
 
     fn read(text: &str) -> (Result<Option<Response>, ProtocolError>, usize) {
         let mut input = BytesMut::from(text);
-        let answer = census(&mut input);
+        let answer = server_stats(&mut input);
         (answer, input.len())
     }
 
@@ -66,12 +66,15 @@ mod tests {
     fn three_numbers_are_taken_from_the_list_and_nothing_beyond_it() {
         let list = "STAT pid 7\r\nSTAT uptime 12\r\nSTAT cmd_flush 3\r\nSTAT evictions 45\r\nEND\r\n";
         let expected = ServerStats { uptime: 12, evictions: 45, flushes: 3 };
-        assert_eq!(read(&format!("{list}NF\r\n")), (Ok(Some(Response::Census(expected))), 4));
+        assert_eq!(read(&format!("{list}NF\r\n")), (Ok(Some(Response::ServerStats(expected))), 4));
         for end in 0..list.len() {
             assert_eq!(read(&list[..end]), (Ok(None), end));
         }
-        assert_eq!(read("END\r\n"), (Ok(Some(Response::Census(ServerStats::default()))), 0));
-        assert_eq!(read("END\r\nSTAT uptime 1\r\nEND\r\n"), (Ok(Some(Response::Census(ServerStats::default()))), 20));
+        assert_eq!(read("END\r\n"), (Ok(Some(Response::ServerStats(ServerStats::default()))), 0));
+        assert_eq!(
+            read("END\r\nSTAT uptime 1\r\nEND\r\n"),
+            (Ok(Some(Response::ServerStats(ServerStats::default()))), 20)
+        );
     }
 
     #[test]
