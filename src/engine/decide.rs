@@ -142,7 +142,7 @@ impl<'r> Asked<'r, '_> {
         if session.record().message().is_some() {
             session.follow_message(request, decision.passes(), now);
         }
-        let news = decision.news || session.lookup.new;
+        let news = decision.must_report || session.lookup.new;
         drop(session);
         apply(service, rules, decision, Some(request), now);
         if news {

@@ -198,7 +198,7 @@ pub struct Decision<'p> {
     pub verdict: Verdict<'p>,
     pub effects: Vec<Effect<'p>>,
     /// It is to be reported even if its session is not new.
-    pub news: bool,
+    pub must_report: bool,
     /// Refunds that become effects if the verdict is a refusal.
     refunds_if_refused: Vec<Refund<'p>>,
     /// What the session is to remember of the message.
@@ -266,7 +266,15 @@ impl<'p> Decision<'p> {
     /// One without effects, of which the session remembers nothing.
     pub(super) fn new(verdict: Verdict<'p>) -> Self {
         let (effects, refunds_if_refused, notes) = (Vec::new(), Vec::new(), Vec::new());
-        Self { verdict, effects, news: false, refunds_if_refused, notes, blacklist: None, counts: CountRecords::new() }
+        Self {
+            verdict,
+            effects,
+            must_report: false,
+            refunds_if_refused,
+            notes,
+            blacklist: None,
+            counts: CountRecords::new(),
+        }
     }
 
     /// Adds what follows from the outcome of a count that was just made.
@@ -388,7 +396,7 @@ impl<'p> Decision<'p> {
         }
         if let Verdict::Delay(delay) = &self.verdict {
             record.delay(delay.count, delay_granted);
-            self.news = true;
+            self.must_report = true;
             if !delay_granted {
                 self.verdict = Verdict::Refuse(delay.clone().over_delay_limit());
             }

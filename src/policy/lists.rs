@@ -108,7 +108,7 @@ impl Policy {
     pub(super) fn on_blacklist<'p>(&'p self, verdict: Verdict<'p>, record: &SessionRecord) -> Decision<'p> {
         let mut decision = Decision::new(verdict);
         if record.blacklist == BlacklistState::PassedBefore {
-            decision.news = true;
+            decision.must_report = true;
             decision.blacklist = Some(BlacklistState::Unchecked);
         }
         decision
@@ -173,7 +173,7 @@ impl Policy {
             return Some(self.on_blacklist(verdict, record));
         }
         let mut decision = Decision::new(verdict);
-        decision.news = true;
+        decision.must_report = true;
         Some(decision)
     }
 

@@ -365,7 +365,7 @@ impl Policy {
             }
         }
         // That a client on the whitelist passes is reported once for a session, whatever else is counted.
-        decision.news = !matches!(decision.verdict, Verdict::Pass(Pass::Whitelisted));
+        decision.must_report = !matches!(decision.verdict, Verdict::Pass(Pass::Whitelisted));
         decision
     }
 

@@ -82,15 +82,15 @@ impl Store {
 
     /// Takes hits back, down to 0. Neither creates a counter nor changes its expiry.
     pub(crate) fn take_back_from(&self, counter: &CounterPlace, amount: u32, now: Now) {
-        self.take_back_told(counter, amount, amount, now);
+        self.take_back_sent(counter, amount, amount, now);
     }
 
-    /// The same where only `told` of these hits were sent to the shared store.
-    pub(crate) fn take_back_told(&self, counter: &CounterPlace, amount: u32, told: u32, now: Now) {
+    /// The same where only `sent` of these hits were sent to the shared store.
+    pub(crate) fn take_back_sent(&self, counter: &CounterPlace, amount: u32, sent: u32, now: Now) {
         match counter.slides {
-            _ if told == 0 => {}
-            Some(exptime) => self.send(counter, CounterCommand::SlideBack(told), exptime, now),
-            None => self.send(counter, CounterCommand::TakeBack(told), 0, now),
+            _ if sent == 0 => {}
+            Some(exptime) => self.send(counter, CounterCommand::SlideBack(sent), exptime, now),
+            None => self.send(counter, CounterCommand::TakeBack(sent), 0, now),
         }
         self.table.take_back(counter.id, amount, now.monotonic);
     }

@@ -151,8 +151,8 @@ impl Store {
         let Refund { limit, part, kind, amount } = refund;
         let key = Key { limit, part, kind: *kind };
         // Hits that were not sent to the shared store need not be taken back from it.
-        let told = self.over.take_back(&key, *amount);
-        self.take_back_told(&self.counter(&key), *amount, told, now);
+        let sent = self.over.take_back(&key, *amount);
+        self.take_back_sent(&self.counter(&key), *amount, sent, now);
         // Else the next hit would coalesce with one that no longer counts, and pass.
         self.coalesce.forget(limit, part);
     }

@@ -15,7 +15,7 @@ use connshaper::policy::OnStoreFailure;
 use connshaper::policy::key::KeyPart;
 use connshaper::policy::{Door, Pass, Reason, Refusal};
 use connshaper::store::shared::backend::{BackendContext, SavedOutage};
-use connshaper::store::shared::breaker::DownNews;
+use connshaper::store::shared::breaker::DownLog;
 use connshaper::store::shared::server::StoreServer;
 
 use crate::support::{default_limit, must_pass, own_process, role};
@@ -221,7 +221,7 @@ fn the_log_level_hides_less_severe_lines_until_it_is_changed() {
     let (timeout, on_failure, statistics) = (LONG, OnStoreFailure::Local, Arc::default());
     let context = BackendContext { timeout, on_failure, outages, statistics, log: log.clone() };
     let server = StoreServer::new("mc1:11211".to_owned(), &context);
-    server.went_down(DownNews::Begins, "connection refused");
+    server.went_down(DownLog::Begins, "connection refused");
     server.came_up(server.breaker(&context).close());
     let lines = [
         "STORE_DOWN server=mc1:11211 cause=\"connection refused\" on_store_failure=local",

@@ -54,7 +54,7 @@ pub struct Outage {
 
 /// What is logged of a breaker that was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DownNews {
+pub enum DownLog {
     /// It was closed.
     Begins,
     /// It was open already, for a cause that is not logged yet.
@@ -110,7 +110,7 @@ impl Breaker {
     }
 
     /// Opens it for a cause, after `decisions` requests that had no reply.
-    pub fn open(&mut self, cause: &str, decisions: u64, now: Instant) -> DownNews {
+    pub fn open(&mut self, cause: &str, decisions: u64, now: Instant) -> DownLog {
         let begins = self.outage.is_none();
         let outage = self.outage.get_or_insert_with(|| Outage::new(now));
         outage.probing = false;
@@ -118,9 +118,9 @@ impl Breaker {
         // Of an outage that began in the old program, the first cause is logged already.
         let is_first = outage.causes.is_empty();
         match outage.note_cause(cause, now) {
-            true if begins => DownNews::Begins,
-            true if !is_first => DownNews::AnotherCause,
-            _ => DownNews::Nothing,
+            true if begins => DownLog::Begins,
+            true if !is_first => DownLog::AnotherCause,
+            _ => DownLog::Nothing,
         }
     }
 
@@ -158,16 +158,16 @@ impl Breaker {
 mod tests {
     use super::*;
 
-    fn lines(causes: impl IntoIterator<Item = (u64, String)>) -> Vec<(u64, DownNews)> {
+    fn lines(causes: impl IntoIterator<Item = (u64, String)>) -> Vec<(u64, DownLog)> {
         let (mut breaker, begin) = (Breaker::default(), Instant::now());
         let open =
             |(second, cause): (u64, String)| (second, breaker.open(&cause, 0, begin + Duration::from_secs(second)));
-        causes.into_iter().map(open).filter(|(_, news)| *news != DownNews::Nothing).collect()
+        causes.into_iter().map(open).filter(|(_, news)| *news != DownLog::Nothing).collect()
     }
 
     #[test]
     fn one_outage_is_told_once_and_its_further_causes_seldom_and_few() {
-        use DownNews::{AnotherCause, Begins};
+        use DownLog::{AnotherCause, Begins};
         // A cause that never changes, four times a second for an hour.
         let same = (0..4 * 3600).map(|quarter| (quarter / 4, "connection refused".to_owned()));
         assert_eq!(lines(same), [(0, Begins)]);
@@ -182,9 +182,9 @@ mod tests {
     #[test]
     fn the_next_outage_is_told_anew() {
         let (mut breaker, now) = (Breaker::default(), Instant::now());
-        assert_eq!(breaker.open("refused", 3, now), DownNews::Begins);
+        assert_eq!(breaker.open("refused", 3, now), DownLog::Begins);
         assert_eq!(breaker.close().map(|outage| outage.decisions), Some(3));
-        assert_eq!(breaker.open("refused", 1, now), DownNews::Begins);
+        assert_eq!(breaker.open("refused", 1, now), DownLog::Begins);
     }
 
     #[test]
@@ -193,9 +193,9 @@ mod tests {
         let saved = SavedOutage { server: "a".to_owned(), milliseconds: 7000, decisions: 4 };
         breaker.restore(&saved);
         let later = now + CAUSE_INTERVAL;
-        assert_eq!(breaker.open("refused", 1, now), DownNews::Nothing);
-        assert_eq!(breaker.open("refused", 1, later), DownNews::Nothing);
-        assert_eq!(breaker.open("timed out", 1, later), DownNews::AnotherCause);
+        assert_eq!(breaker.open("refused", 1, now), DownLog::Nothing);
+        assert_eq!(breaker.open("refused", 1, later), DownLog::Nothing);
+        assert_eq!(breaker.open("timed out", 1, later), DownLog::AnotherCause);
         assert_eq!(breaker.save("a").unwrap().decisions, 7);
     }
 }

@@ -103,10 +103,10 @@ impl OverLimitCache {
         let Some(mut entry) = entries.find(hash).filter(|entry| entry.kept > 0) else {
             return amount;
         };
-        let untold = entry.kept.min(amount);
-        entry.kept -= untold;
+        let unsent = entry.kept.min(amount);
+        entry.kept -= unsent;
         *entries.touch(hash) = entry;
-        amount - untold
+        amount - unsent
     }
 
     /// How to answer hits, of which `kept` become pending if the store is not asked. `known` is what this process knows

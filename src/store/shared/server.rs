@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::backend::BackendContext;
-use super::breaker::{Breaker, DownNews, Outage};
+use super::breaker::{Breaker, DownLog, Outage};
 use crate::net::lock;
 use crate::observe::log::{Log, LogEvent, Severity};
 use crate::observe::statistics::{Statistics, add};
@@ -73,19 +73,19 @@ impl StoreServer {
     }
 
     /// The breaker was opened.
-    pub fn went_down(&self, news: DownNews, cause: &str) {
+    pub fn went_down(&self, news: DownLog, cause: &str) {
         match news {
-            DownNews::Begins => {
+            DownLog::Begins => {
                 add(&self.statistics.store_outages, 1);
                 self.log.change(LogEvent::Store, Severity::Err, "STORE_DOWN", |line| {
                     line.field("server", &self.name).field("cause", cause);
                     line.field("on_store_failure", self.on_failure.into_str());
                 });
             }
-            DownNews::AnotherCause => self.log.line(Severity::Warning, "STORE_STILL_DOWN", |line| {
+            DownLog::AnotherCause => self.log.line(Severity::Warning, "STORE_STILL_DOWN", |line| {
                 line.field("server", &self.name).field("cause", cause);
             }),
-            DownNews::Nothing => {}
+            DownLog::Nothing => {}
         }
     }
 
