@@ -60,7 +60,7 @@ async fn answer(mut config: Config, request: &ControlRequest) -> io::Result<Stri
     let control = Control { service, connections: TaskTracker::new(), reload, started: Now::read() };
     let user = users::name(geteuid().as_raw()).await;
     let answer = request.run(&control, &user).await;
-    let _ = timeout(FOLLOWING, store.settled()).await;
+    let _ = timeout(FOLLOWING, store.wait_for_background()).await;
     log.finish_commands(FOLLOWING).await;
     log.flush(LAST_LINES);
     Ok(answer)

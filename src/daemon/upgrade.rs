@@ -95,7 +95,7 @@ impl Daemon {
         patience: Duration,
     ) -> io::Error {
         // Background operations are still on their way to the store.
-        let _ = timeout(patience, self.service.rules.load().store.settled()).await;
+        let _ = timeout(patience, self.service.rules.load().store.wait_for_background()).await;
         self.log.flush(LAST_WORDS);
         notify::flush(LAST_WORDS);
         let http: Vec<_> = self.http.iter().flat_map(HttpServer::doors).collect();

@@ -84,7 +84,7 @@ async fn converse(
             let session = service.sessions.attach(peer.ip());
             PolicyConnection::new(stream, peer, session).serve(&service, terminated()?).await;
             // Commands that no request waits for are on their way to the store.
-            let _ = timeout(LAST_COUNTS, service.rules.load().store.settled()).await;
+            let _ = timeout(LAST_COUNTS, service.rules.load().store.wait_for_background()).await;
             service.overrides.finish(&service, config.store.timeout, Now::read()).await;
             Ok(())
         }

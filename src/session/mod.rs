@@ -45,13 +45,13 @@ const ASKED_AGAIN: u64 = 5_000;
 pub struct Sessions {
     table: Mutex<SessionTable>,
     /// Notified when the count of a session is finished.
-    settled: Notify,
+    counted: Notify,
 }
 
 impl Sessions {
     /// A table for at most that many policy connections.
     pub fn new(max_connections: usize) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::new(SessionTable::new(max_connections)), settled: Notify::new() })
+        Arc::new(Self { table: Mutex::new(SessionTable::new(max_connections)), counted: Notify::new() })
     }
 
     /// The handle of a new policy connection.
@@ -220,16 +220,16 @@ impl SessionHandle {
             Err(counting) => counting,
         };
         loop {
-            let mut settled = pin!(sessions.settled.notified());
+            let mut counted = pin!(sessions.counted.notified());
             // Registers before the look, so that nothing is missed between the two.
-            settled.as_mut().enable();
+            counted.as_mut().enable();
             {
                 let mut table = sessions.lock();
                 if table.session(id).is_none_or(|session| !session.counting) {
                     return SessionGuard { sessions, table, id, lookup, ended: None };
                 }
             }
-            settled.await;
+            counted.await;
         }
     }
 
@@ -312,7 +312,7 @@ impl<'h> CountInProgress<'h> {
         if let Some(session) = table.session(id) {
             session.counting = false;
         }
-        sessions.settled.notify_waiters();
+        sessions.counted.notify_waiters();
         SessionGuard { sessions, table, id, lookup, ended: None }
     }
 }

@@ -236,11 +236,11 @@ impl Store {
     }
 
     /// Waits until everything that follows from judgements so far is done or given up. For the end of the process.
-    pub async fn settled(&self) {
+    pub async fn wait_for_background(&self) {
         self.following.close();
         self.following.wait().await;
         if let Some(backend) = &self.backend {
-            backend.settled().await;
+            backend.wait_for_background().await;
         }
     }
 

@@ -30,7 +30,7 @@ fn at(seconds: u64) -> Now {
 async fn violate(host: &Host, limit: &Limit, times: u32, now: Now) {
     for _ in 0..times {
         host.violated(limit, &client(), now);
-        host.settled().await;
+        host.wait_for_background().await;
     }
 }
 
@@ -64,7 +64,7 @@ fn simultaneous_violations_on_two_hosts_start_one_ban() {
             hosts[turn % hosts.len()].violated(&limit, &client(), at(0));
         }
         for host in &hosts {
-            host.settled().await;
+            host.wait_for_background().await;
         }
         let told: Vec<_> = hosts.iter().flat_map(|host| host.lines("BANNED")).collect();
         assert_eq!(told, ["BANNED key=198.51.100.1 limit=connections seconds=60 repetition=1"]);

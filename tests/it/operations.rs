@@ -211,7 +211,7 @@ async fn counts_read_before_an_outage_are_used_during_it() {
         let (host, other) = (site.host_with(OnStoreFailure::Local, Duration::from_secs(1)), site.host());
         other.count(&limit, &client(1), &[(CounterKind::Slot(1), 7)], at(0)).await;
         other.violated(&limit, &client(1), at(0));
-        other.settled().await;
+        other.wait_for_background().await;
         let asked = [(CounterKind::Slot(1), 0), (CounterKind::ActiveBan, 0), (WINDOW, 1)];
         let told = host.count(&limit, &client(1), &asked, at(0)).await;
         assert_eq!(told.iter().map(|hit| hit.unwrap().count).collect::<Vec<_>>(), [7, 1, 1]);

@@ -80,13 +80,13 @@ async fn a_flood_asks_as_seldom_while_a_server_of_other_keys_is_away() {
     let (limit, client) = (delaying(), KeyPart::client(address.into(), 32, 64));
     assert_eq!(host.hit(&limit, &client, 11, at(0)).await.count, 11);
     host.violated(&limit, &client, at(0));
-    host.settled().await;
+    host.wait_for_background().await;
     let before = gate.commands();
     for hit in 1..=1500_u32 {
         let now = at(2 * u64::from(hit));
         assert_eq!(host.hit(&limit, &client, 1, now).await.count, 11 + hit);
         host.violated(&limit, &client, now);
-        host.settled().await;
+        host.wait_for_background().await;
     }
     assert_eq!(gate.commands() - before, 3, "one increment, and one violation with its expiry");
 }
@@ -149,7 +149,7 @@ async fn a_ban_is_cached_below_the_limit_and_ends_when_lifted_elsewhere() {
     let (host, gate) = host(&mut site);
     let limit = Limit { ban: Some(Ban { time: 600, threshold: 1, max: 600 }), ..limit() };
     host.violated(&limit, &client(), at(0));
-    host.settled().await;
+    host.wait_for_background().await;
     let asked = [(CounterKind::FixedWindow, 1), (CounterKind::ActiveBan, 0)];
     let ask = async |moment| host.count(&limit, &client(), &asked, at(moment)).await.into_iter().map(Option::unwrap);
     let first: Vec<_> = ask(0).await.collect();
@@ -178,7 +178,7 @@ async fn violations_of_a_flood_are_sent_once_per_over_memory_and_all_counted() {
     let limit = delaying();
     host.hit(&limit, &client(), 11, at(0)).await;
     host.violated(&limit, &client(), at(0));
-    host.settled().await;
+    host.wait_for_background().await;
     let before = site.memcached[0].commands();
     for session in 1..=10_000_u32 {
         let now = at(session.into());
@@ -187,14 +187,14 @@ async fn violations_of_a_flood_are_sent_once_per_over_memory_and_all_counted() {
         let counts: Vec<_> = hits.into_iter().map(|hit| hit.unwrap().count).collect();
         assert_eq!(counts, [11 + session, session], "each waits longer than the one before");
         host.violated(&limit, &client(), now);
-        host.settled().await;
+        host.wait_for_background().await;
     }
     // Five times in ten seconds: the hits, the violations so far, and the update of their number and expiry.
     let commands = site.memcached[0].commands() - before;
     println!("flood that has to wait: 10000 violations, {commands} commands to memcached");
     assert_eq!(commands, 5 * 4);
     host.violated(&limit, &client(), at(12_000));
-    host.settled().await;
+    host.wait_for_background().await;
     assert_eq!(site.value(VIOLATIONS).as_deref(), Some("10002"));
 }
 
@@ -205,12 +205,12 @@ async fn violations_before_a_reset_on_another_host_are_not_added_after_it() {
     let limit = delaying();
     for moment in 0..100 {
         host.violated(&limit, &client(), at(moment));
-        host.settled().await;
+        host.wait_for_background().await;
     }
     assert_eq!(site.value(VIOLATIONS).as_deref(), Some("1"));
     site.delete(VIOLATIONS);
     host.violated(&limit, &client(), at(2000));
-    host.settled().await;
+    host.wait_for_background().await;
     eventually("what was kept, taken back", || (site.value(VIOLATIONS)? == "1").then_some(())).await;
     assert_eq!(host.read(&limit, &client(), CounterKind::Violations, at(2001)).await.count, 1);
 }
@@ -223,7 +223,7 @@ async fn violations_that_may_start_a_ban_are_sent_one_by_one() {
     for violations in 1..=5 {
         assert!(host.lines("BANNED").is_empty(), "{violations}");
         host.violated(&limit, &client(), at(violations));
-        host.settled().await;
+        host.wait_for_background().await;
     }
     assert_eq!(host.lines("BANNED").len(), 1);
 }

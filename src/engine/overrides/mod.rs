@@ -165,7 +165,7 @@ impl SharedOverrides {
             return;
         }
         let tell = async {
-            store.settled().await;
+            store.wait_for_background().await;
             self.queue_new_bans(service, now);
             let has_news = !lock(&self.link).pending.is_empty();
             if has_news || self.announces() {

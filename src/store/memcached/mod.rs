@@ -157,7 +157,7 @@ impl Backend for Memcached {
         self.servers.iter().filter_map(|server| server.queue.outage()).collect()
     }
 
-    fn settled(&self) -> Boxed<'_, ()> {
+    fn wait_for_background(&self) -> Boxed<'_, ()> {
         // Replies come in the order of the commands, so the reply to one more read is the last.
         let read = || MemcachedCommand {
             key: KeyText::from_slice(b"connshaper"),

@@ -166,7 +166,7 @@ impl Backend for Redis {
         self.nodes().iter().filter_map(|node| node.queue.outage()).collect()
     }
 
-    fn settled(&self) -> Boxed<'_, ()> {
+    fn wait_for_background(&self) -> Boxed<'_, ()> {
         // Replies come in the order of the commands, so the reply to one more read is the last.
         let read = || RedisCommand {
             key: KeyText::from_slice(b"connshaper"),

@@ -269,7 +269,7 @@ pub trait Backend: Debug + Send + Sync {
     fn outages(&self) -> Vec<SavedOutage>;
 
     /// Waits until everything that was submitted is done or given up.
-    fn settled(&self) -> Boxed<'_, ()>;
+    fn wait_for_background(&self) -> Boxed<'_, ()>;
 }
 
 /// The text of a key, which [`Key::write`] makes.

@@ -116,7 +116,7 @@ impl Backend for Sqlite {
         self.queue.outage().into_iter().collect()
     }
 
-    fn settled(&self) -> Boxed<'_, ()> {
+    fn wait_for_background(&self) -> Boxed<'_, ()> {
         // Commands are done in their order, so one more is the last.
         let last =
             CounterRequest { key: KeyText::from_slice(b"connshaper"), command: CounterCommand::Read, exptime: 0 };

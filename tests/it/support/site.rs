@@ -292,7 +292,7 @@ impl Host {
     }
 
     /// Waits until all violations are handled.
-    pub async fn settled(&self) {
+    pub async fn wait_for_background(&self) {
         eventually("an end of what follows from violations", || (Arc::strong_count(&self.store) == 1).then_some(()))
             .await;
     }
