@@ -76,7 +76,7 @@ async fn converse(
     match config {
         Ok(config) => {
             let service = Arc::new(Service::new(config.engine(), Policy::new(&config.policy, None), log.clone()));
-            service.overrides.be_silent();
+            service.overrides.disable_ban_events();
             // A ban or an allowance holds for the first request too. The store is being connected to meanwhile, so
             // the request does not wait longer for this if the store is down.
             let _ = timeout(config.store.timeout, service.overrides.refresh(&service, Now::read())).await;

@@ -59,9 +59,9 @@ struct BanCounters {
     count: CounterPlace,
 }
 
-/// A ban that this process began, to be announced to other hosts.
+/// A ban that this process began, to be published to other hosts.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NewBan {
+pub struct UnpublishedBan {
     pub limit: String,
     pub part: KeyPart,
     pub seconds: u32,
@@ -70,13 +70,13 @@ pub struct NewBan {
 
 /// The bans begun since they were last taken.
 #[derive(Debug, Default)]
-pub struct NewBans(Mutex<(Vec<NewBan>, usize)>);
+pub struct UnpublishedBans(Mutex<(Vec<UnpublishedBan>, usize)>);
 
-impl NewBans {
+impl UnpublishedBans {
     /// Kept at once. Beyond this they are only counted.
     const MAX: usize = 500;
 
-    fn push(&self, ban: NewBan) {
+    fn push(&self, ban: UnpublishedBan) {
         let mut bans = lock(&self.0);
         match bans.0.len() < Self::MAX {
             true => bans.0.push(ban),
@@ -85,7 +85,7 @@ impl NewBans {
     }
 
     /// Takes them out, with the number of further ones.
-    pub fn take(&self) -> (Vec<NewBan>, usize) {
+    pub fn take(&self) -> (Vec<UnpublishedBan>, usize) {
         std::mem::take(&mut *lock(&self.0))
     }
 }
@@ -229,7 +229,7 @@ impl Store {
             log.event(LogEvent::Ban, Severity::Info, "BANNED", now, |line| report.describe(seconds, repetition, line));
             if self.is_shared() {
                 let (limit, part) = (report.limit.clone(), report.part.clone());
-                self.new_bans.push(NewBan { limit, part, seconds, repetition });
+                self.unpublished_bans.push(UnpublishedBan { limit, part, seconds, repetition });
             }
         }
     }

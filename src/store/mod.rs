@@ -37,7 +37,7 @@ use crate::policy::{Counter, CounterKind, Key, Operation, Refund};
 pub use settings::StoreConfig;
 pub use shared::kind::SharedStoreConfig;
 
-use crate::store::bans::{LostBans, NewBans};
+use crate::store::bans::{LostBans, UnpublishedBans};
 use crate::store::coalesce::Coalesce;
 use crate::store::shared::backend::{Backend, BackendContext, SavedOutage, VersionedValue};
 use crate::store::shared::breaker::ServerHealth;
@@ -70,7 +70,7 @@ pub struct Store {
     following: TaskTracker,
     /// The runtime for that work: decisions come from several threads, of which some may end.
     runtime: Option<Handle>,
-    new_bans: NewBans,
+    unpublished_bans: UnpublishedBans,
     lost_bans: LostBans,
 }
 
@@ -124,7 +124,7 @@ impl Store {
             statistics: context.statistics,
             following: TaskTracker::new(),
             runtime: Handle::try_current().ok(),
-            new_bans: NewBans::default(),
+            unpublished_bans: UnpublishedBans::default(),
             lost_bans: LostBans::default(),
         }
     }
@@ -250,8 +250,8 @@ impl Store {
     }
 
     /// Bans that this process began and other hosts do not know.
-    pub fn new_bans(&self) -> &NewBans {
-        &self.new_bans
+    pub fn unpublished_bans(&self) -> &UnpublishedBans {
+        &self.unpublished_bans
     }
 
     /// Bans that ended because the shared store has lost them.

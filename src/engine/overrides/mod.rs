@@ -126,7 +126,7 @@ pub async fn follow(service: Arc<Service>) {
 
 impl SharedOverrides {
     /// Bans that other processes of this host announce already are not announced by this one.
-    pub fn be_silent(&self) {
+    pub fn disable_ban_events(&self) {
         self.silent.store(true, Ordering::Relaxed);
     }
 
@@ -146,7 +146,7 @@ impl SharedOverrides {
 
     /// The state, for the new program of an upgrade.
     pub fn save(&self, service: &Service, now: Now) -> ExchangeState {
-        self.queue_new_bans(service, now);
+        self.queue_unpublished_bans(service, now);
         lock(&self.link).clone()
     }
 
@@ -166,7 +166,7 @@ impl SharedOverrides {
         }
         let tell = async {
             store.wait_for_background().await;
-            self.queue_new_bans(service, now);
+            self.queue_unpublished_bans(service, now);
             let has_news = !lock(&self.link).pending.is_empty();
             if has_news || self.announces() {
                 self.refresh(service, now).await;
@@ -222,14 +222,14 @@ impl SharedOverrides {
         if !service.rules.load().store.is_shared() {
             return;
         }
-        self.queue_new_bans(service, now);
+        self.queue_unpublished_bans(service, now);
         // A store that is down is logged by itself.
         let _ = self.exchange(&mut record, service, now).await;
     }
 
     /// Adds the bans that this process began to the changes for other hosts.
-    fn queue_new_bans(&self, service: &Service, now: Now) {
-        let (begun, more) = service.rules.load().store.new_bans().take();
+    fn queue_unpublished_bans(&self, service: &Service, now: Now) {
+        let (begun, more) = service.rules.load().store.unpublished_bans().take();
         let link = &mut *lock(&self.link);
         let waiting = link.pending.iter().filter(|change| matches!(change, Change::Event(_))).count();
         let room = MAX_EVENTS.saturating_sub(waiting);
