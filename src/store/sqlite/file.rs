@@ -112,7 +112,7 @@ fn open_existing(path: &Path, synchronous: Synchronous) -> Result<Option<(Connec
     if check(&connection)? < MIGRATIONS.len() || !has_view(&connection).map_err(|error| explain(&error))? {
         migrate(&connection).map_err(|error| explain(&error))?;
     }
-    settle(&mut connection, synchronous).map_err(|error| explain(&error))?;
+    set_pragmas(&mut connection, synchronous).map_err(|error| explain(&error))?;
     // Another may have been put in its place meanwhile.
     match identity.filter(|_| identity == FileIdentity::of(path)) {
         Some(identity) => Ok(Some((connection, identity))),
@@ -223,7 +223,7 @@ fn try_to_migrate(connection: &Connection) -> rusqlite::Result<()> {
 }
 
 /// How a connection works from then on.
-fn settle(connection: &mut Connection, synchronous: Synchronous) -> rusqlite::Result<()> {
+fn set_pragmas(connection: &mut Connection, synchronous: Synchronous) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", synchronous.into_str())?;
     connection.pragma_update(None, "cache_size", -CACHE)?;
     connection.pragma_update(None, "journal_size_limit", WAL_SIZE)?;
