@@ -72,14 +72,17 @@ impl Node {
         self.connector.open_for_counters(&server).await
     }
 
-    /// Makes a batch of the commands that wait, with a request for statistics if that is due. Returns it with the future
-    /// that sends it and waits for the answers.
-    fn send(&self, link: &Link) -> (SentBatch, impl Future<Output = Result<Vec<Value>, String>> + Send + 'static) {
+    /// Makes a batch of the commands that wait, and of a request for statistics or not. Returns it with the future that
+    /// sends it and waits for the answers.
+    fn send(
+        &self,
+        link: &Link,
+        has_server_stats: bool,
+    ) -> (SentBatch, impl Future<Output = Result<Vec<Value>, String>> + Send + 'static) {
         let pending = self.queue.take(TOGETHER);
         let commands: Vec<&RedisCommand> = pending.iter().map(|pending| &pending.command).collect();
         let mut pipeline = Pipeline::new();
         let answers = if commands.is_empty() { 0 } else { write(&commands, link.form, self.together(), &mut pipeline) };
-        let has_server_stats = link.server_stats.is_some_and(|due| due <= Instant::now());
         if has_server_stats {
             losses::ask(&mut pipeline);
         }
@@ -253,18 +256,20 @@ impl ConnectedServer for Node {
         let mut batches = VecDeque::<SentBatch>::new();
         let mut answers = FuturesOrdered::new();
         let broken = loop {
-            let server_stats = link.server_stats.filter(|_| !batches.iter().any(|batch| batch.has_server_stats));
-            if batches.len() < BATCHES
-                && (!self.queue.is_empty() || server_stats.is_some_and(|due| due <= Instant::now()))
-            {
+            // Until a batch can be sent, statistics are not due: this would wait for nothing again and again.
+            let can_send = batches.len() < BATCHES;
+            let asks = batches.iter().any(|batch| batch.has_server_stats);
+            let server_stats = link.server_stats.filter(|_| can_send && !asks);
+            let is_due = server_stats.is_some_and(|due| due <= Instant::now());
+            if can_send && (is_due || !self.queue.is_empty()) {
                 // Yields once, so that requests read just now go out with this batch.
                 yield_now().await;
-                let (batch, answer) = self.send(&link);
+                let (batch, answer) = self.send(&link, is_due);
                 batches.push_back(batch);
                 answers.push_back(answer);
             }
             let sent = batches.iter().flat_map(|batch| &batch.pending);
-            let due = self.queue.deadline(sent).into_iter().chain(server_stats).min();
+            let due = self.queue.deadline(sent).into_iter().chain(server_stats.filter(|_| !is_due)).min();
             tokio::select! {
                 biased;
                 Some(values) = answers.next() => {
