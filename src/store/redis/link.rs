@@ -175,21 +175,24 @@ impl Link {
     /// Sends commands and returns the answers, of which some may be errors. Cancelled, the answers are dropped when
     /// they come. `Err`: the connection is of no more use.
     pub async fn ask(&mut self, pipeline: &Pipeline, answers: usize) -> Result<Vec<Value>, String> {
+        let values = self.send(pipeline.clone(), answers);
         tokio::select! {
             biased;
-            values = self.connection.send_packed_commands(pipeline, 0, answers) => {
-                values.map_err(|error| explain(&error))
-            }
-            () = &mut self.driver => Err(CLOSED.to_owned()),
+            values = values => values,
+            cause = self.closed() => Err(cause.to_owned()),
         }
     }
 
     /// A future that sends commands when it is first polled, and returns the answers like [`ask`](Self::ask). Nothing is
     /// sent or read unless [`closed`](Self::closed) is polled as well. Of several such futures the first is done first.
-    pub fn send(&self, pipeline: Pipeline) -> impl Future<Output = Result<Vec<Value>, String>> + Send + 'static {
+    pub fn send(
+        &self,
+        pipeline: Pipeline,
+        answers: usize,
+    ) -> impl Future<Output = Result<Vec<Value>, String>> + Send + 'static {
         let mut connection = self.connection.clone();
         async move {
-            let values = connection.send_packed_commands(&pipeline, 0, pipeline.len()).await;
+            let values = connection.send_packed_commands(&pipeline, 0, answers).await;
             values.map_err(|error| explain(&error))
         }
     }

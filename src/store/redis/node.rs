@@ -86,7 +86,8 @@ impl Node {
         if has_server_stats {
             losses::ask(&mut pipeline);
         }
-        (SentBatch { pending, form: link.form, answers, has_server_stats }, link.send(pipeline))
+        let all_answers = pipeline.len();
+        (SentBatch { pending, form: link.form, answers, has_server_stats }, link.send(pipeline, all_answers))
     }
 
     /// Gives each command of a batch its answer. `Err`: the connection is of no more use.
