@@ -105,7 +105,7 @@ impl Server {
                 async move {
                     let command = CounterCommand::Hit(1);
                     let request = CounterRequest { key: key.as_bytes().into(), command, exptime: EXPTIME };
-                    let reply = store.submit(smallvec![request], true, Now::read()).pop().context("no reply")?;
+                    let mut reply = store.submit(smallvec![request], true, Now::read()).pop().context("no reply")?;
                     let outcome = reply.outcome().await;
                     ensure!(matches!(outcome, Ok(CounterReply::Count { .. })), "{outcome:?}");
                     Ok(())

@@ -42,10 +42,11 @@ pub async fn decide<'r>(
         ControlFlow::Continue(checks) => checks,
     };
     if rules.policy.prepares_counts(now) {
-        prepare(&rules.store, &mut checks, now).await;
+        // Boxed, for few requests need it: each that waits would have room for it.
+        Box::pin(prepare(&rules.store, &mut checks, now)).await;
     }
     let operations = checks.operations(now);
-    let readings = Readings::new(&operations, rules.store.count(operations.clone(), now).await);
+    let readings = Readings::new(&operations, rules.store.count(operations.iter().copied(), now).await);
     asked.judge(counting.finish(), &checks, &readings)
 }
 

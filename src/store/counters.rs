@@ -162,7 +162,7 @@ impl Store {
             );
         }
         let mut done = true;
-        for reply in sent {
+        for mut reply in sent {
             done &= reply.outcome().await.is_ok();
         }
         done
@@ -188,7 +188,7 @@ impl Store {
         exptime: u32,
         now: Now,
     ) -> Option<CounterReply> {
-        let reply = send_to(self.backend.as_deref()?, counter, command, exptime, now);
+        let mut reply = send_to(self.backend.as_deref()?, counter, command, exptime, now);
         reply.outcome().await.ok()
     }
 }

@@ -129,11 +129,22 @@ impl Store {
         }
     }
 
-    /// Does all operations of a request at once, in one round trip.
-    pub async fn count(&self, operations: impl IntoIterator<Item = Operation<'_>>, now: Now) -> Hits {
-        match self.backend.as_deref() {
-            Some(backend) => self.count_shared(backend, operations.into_iter(), now).await,
-            None => operations.into_iter().map(|operation| Some(self.count_at_once(operation, now))).collect(),
+    /// Does all operations of a request at once, in one round trip. They are sent now, and the future waits for them.
+    pub fn count<'o>(
+        &self,
+        operations: impl IntoIterator<Item = Operation<'o>>,
+        now: Now,
+    ) -> impl Future<Output = Hits> {
+        let operations = operations.into_iter();
+        let mut counted = match self.backend.as_deref() {
+            Some(backend) => Err(self.send_operations(backend, operations, now)),
+            None => Ok(operations.map(|operation| Some(self.count_at_once(operation, now))).collect()),
+        };
+        async move {
+            match &mut counted {
+                Ok(hits) => std::mem::take(hits),
+                Err(sent) => self.receive(sent, now).await,
+            }
         }
     }
 

@@ -147,9 +147,9 @@ impl PendingReply {
     }
 
     /// Waits for the outcome, at most `store_timeout`.
-    pub async fn outcome(self) -> Outcome {
-        let first = received(self.first).await;
-        match self.second {
+    pub async fn outcome(&mut self) -> Outcome {
+        let first = received(&mut self.first).await;
+        match &mut self.second {
             None => first,
             Some((second, combine)) => combine(first, received(second).await),
         }
@@ -160,14 +160,17 @@ impl PendingReply {
 pub fn all_received(sent: impl IntoIterator<Item = Sent>) -> Boxed<'static, ()> {
     let sent: Vec<_> = sent.into_iter().collect();
     Box::pin(async move {
-        for sent in sent {
-            let _ = received(sent).await;
+        for mut sent in sent {
+            let _ = received(&mut sent).await;
         }
     })
 }
 
-async fn received(sent: Sent) -> Outcome {
-    sent?.await.unwrap_or(Err(StoreError::NoAnswer))
+async fn received(sent: &mut Sent) -> Outcome {
+    match sent {
+        Ok(receiver) => receiver.await.unwrap_or(Err(StoreError::NoAnswer)),
+        Err(error) => Err(*error),
+    }
 }
 
 /// A value that all hosts share, as it was read, such as the list of bans and allowances.

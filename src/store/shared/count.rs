@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::backend::{
-    Backend, CounterCommand, CounterReply, CounterRequest, CounterRequests, Slide, StoreError, key_text,
+    Backend, CounterCommand, CounterReply, CounterRequest, CounterRequests, PendingReply, Slide, StoreError, key_text,
 };
 use super::over_limit::{Known, Route};
 use crate::net::clock::Now;
@@ -24,15 +24,23 @@ enum CountSource {
     Cache(Counter),
 }
 
+/// Operations of a request that are on their way.
+pub(crate) struct SentOperations<'o> {
+    operations: SmallVec<[(Operation<'o>, CountSource); 2]>,
+    /// Of the operations that the store does.
+    replies: SmallVec<[PendingReply; 2]>,
+}
+
 impl Store {
-    pub(crate) async fn count_shared(
+    /// Sends the operations of a request, for [`receive`](Self::receive).
+    pub(crate) fn send_operations<'o>(
         &self,
         backend: &dyn Backend,
-        operations: impl Iterator<Item = Operation<'_>>,
+        operations: impl Iterator<Item = Operation<'o>>,
         now: Now,
-    ) -> Hits {
+    ) -> SentOperations<'o> {
         let mut requests = CounterRequests::new();
-        let mut sources = SmallVec::<[_; 2]>::new();
+        let mut sources = SmallVec::new();
         // The limit that was just answered by what this process knows.
         let mut cached = None;
         for mut operation in operations {
@@ -57,23 +65,27 @@ impl Store {
             };
             sources.push((operation, source));
         }
-        // Everything is sent before anything is waited for.
-        let mut replies = backend.submit(requests, true, now).into_iter();
+        SentOperations { operations: sources, replies: backend.submit(requests, true, now) }
+    }
+
+    /// Waits until operations are done or given up, and returns the counters.
+    pub(crate) async fn receive(&self, sent: &mut SentOperations<'_>, now: Now) -> Hits {
+        let mut replies = sent.replies.iter_mut();
         let mut hits = Hits::new();
         let mut complete = true;
-        for (operation, source) in sources {
-            hits.push(match source {
+        for (operation, source) in &sent.operations {
+            hits.push(match *source {
                 CountSource::Cache(hit) => Some(hit),
                 CountSource::Store { pending_hits } => {
                     let reply = replies.next().expect("a reply for every request");
                     match reply.outcome().await {
                         Ok(reply) => {
-                            let reply = self.without_pending(&operation, reply, pending_hits, now);
-                            Some(self.remember(&operation, reply, now))
+                            let reply = self.without_pending(operation, reply, pending_hits, now);
+                            Some(self.remember(operation, reply, now))
                         }
                         Err(error) => {
                             complete = false;
-                            self.count_without_store(&operation, error, now)
+                            self.count_without_store(operation, error, now)
                         }
                     }
                 }
