@@ -1,7 +1,8 @@
 //! One server: its connection, its deadlines, and whether it is down.
 //!
-//! All commands that wait go out together, whether or not those before are answered. A command that was given up keeps
-//! its place until its late answer is read: none ever gets the count of another.
+//! All commands that wait go out together, at once and whether or not those before are answered: so the server works
+//! while further requests are read. A command that was given up keeps its place until its late answer is read: none ever
+//! gets the count of another.
 
 use std::collections::VecDeque;
 use std::pin::pin;
@@ -11,7 +12,6 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesOrdered;
 use redis::{Pipeline, Value};
-use tokio::task::yield_now;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::cluster::Cluster;
@@ -263,8 +263,6 @@ impl ConnectedServer for Node {
             let server_stats = link.server_stats.filter(|_| can_send && !asks);
             let is_due = server_stats.is_some_and(|due| due <= Instant::now());
             if can_send && (is_due || !self.queue.is_empty()) {
-                // Yields once, so that requests read just now go out with this batch.
-                yield_now().await;
                 let (batch, answer) = self.send(&link, is_due);
                 batches.push_back(batch);
                 answers.push_back(answer);
