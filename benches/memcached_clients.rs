@@ -104,7 +104,8 @@ impl Server {
                 let store = Arc::clone(&store);
                 async move {
                     let command = CounterCommand::Hit(1);
-                    let request = CounterRequest { key: key.as_bytes().into(), command, exptime: EXPTIME };
+                    let request =
+                        CounterRequest { key: key.as_bytes().into(), command, exptime: EXPTIME, is_known: false };
                     let mut reply = store.submit(smallvec![request], true, Now::read()).pop().context("no reply")?;
                     let outcome = reply.outcome().await;
                     ensure!(matches!(outcome, Ok(CounterReply::Count { .. })), "{outcome:?}");

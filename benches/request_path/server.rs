@@ -198,14 +198,17 @@ impl StoreServer {
     }
 }
 
-/// How often a Redis was told to increment a count, by a script as well.
+/// How often a Redis was told to increment a count or to begin one, by a script as well.
 fn incremented(mut stream: UnixStream) -> anyhow::Result<u64> {
     stream.write_all(b"INFO commandstats\r\nQUIT\r\n")?;
+    let mut hits = 0;
     for line in BufReader::new(stream).lines() {
         let line = line?;
-        if let Some(calls) = line.strip_prefix("cmdstat_incrby:calls=") {
-            return Ok(calls.split(',').next().unwrap_or_default().parse()?);
+        if let Some(calls) =
+            ["cmdstat_incrby:calls=", "cmdstat_set:calls="].iter().find_map(|name| line.strip_prefix(name))
+        {
+            hits += calls.split(',').next().unwrap_or_default().parse::<u64>()?;
         }
     }
-    Ok(0)
+    Ok(hits)
 }

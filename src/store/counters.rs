@@ -200,6 +200,6 @@ fn send_to(
     exptime: u32,
     now: Now,
 ) -> PendingReply {
-    let request = CounterRequest { key: counter.text.clone(), command, exptime };
+    let request = CounterRequest { key: counter.text.clone(), command, exptime, is_known: false };
     backend.submit(smallvec![request], false, now).pop().expect("a reply for every request")
 }

@@ -509,6 +509,38 @@ fn a_key_without_an_expiry_is_given_one_in_redis_too() {
 }
 
 #[test]
+fn a_hit_of_a_window_that_a_daemon_knows_is_one_command_of_redis() {
+    let redis = Redis::start();
+    let config = format!("whitelist = []\nthreshold = 3\nexptime = 600\nover_memory = 0\n{}", redis.config());
+    let calls = || {
+        let statistics = redis.say(&["INFO", "commandstats"]);
+        ["set", "incrby", "pttl", "pexpire"].map(|command| {
+            let line = statistics.lines().find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls=")));
+            line.map_or(0, |line| line.split(',').next().unwrap().parse().unwrap())
+        })
+    };
+    let mut asked = 0;
+    let mut costs = |policy: &mut Policy, answer: &str, left: i64| {
+        asked += 1;
+        let before: [u32; 4] = calls();
+        assert!(policy.connected("198.51.100.1", asked).starts_with(answer));
+        let after = calls();
+        // The window is that of the first hit.
+        assert!(redis.say(&["PTTL", "connshaper:198.51.100.1"]).parse::<i64>().unwrap() <= left);
+        assert_eq!(redis.value("connshaper:198.51.100.1"), Some(asked.to_string()));
+        [0, 1, 2, 3].map(|command| after[command] - before[command])
+    };
+    let (one, other) = (Daemon::start(&config), Daemon::start(&config));
+    let (mut one, mut other) = (Policy::connect(one.endpoint()), Policy::connect(other.endpoint()));
+    assert_eq!(costs(&mut one, "DUNNO", 600_000), [1, 0, 0, 0], "the first hit");
+    redis.say(&["PEXPIRE", "connshaper:198.51.100.1", "300000"]);
+    assert_eq!(costs(&mut other, "DUNNO", 300_000), [1, 1, 1, 0], "a daemon that does not know it");
+    assert_eq!(costs(&mut other, "DUNNO", 300_000), [0, 1, 0, 0], "a daemon that does");
+    assert_eq!(costs(&mut one, "DEFER_IF_PERMIT", 300_000), [0, 1, 0, 0], "others have counted since");
+    assert_eq!(costs(&mut one, "DEFER_IF_PERMIT", 300_000), [1, 1, 1, 0], "over the threshold it asks for the end");
+}
+
+#[test]
 fn a_sliding_window_in_redis_is_exact_and_its_memory_bounded() {
     let redis = Redis::start();
     let rules =

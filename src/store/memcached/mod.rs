@@ -94,7 +94,7 @@ impl Backend for Memcached {
             }
             self.servers[place].queue.submit(command, is_first)
         };
-        let submit = |CounterRequest { key, command, exptime }: CounterRequest| {
+        let submit = |CounterRequest { key, command, exptime, .. }: CounterRequest| {
             // memcached has no exact windows, and no limit asks for one where it counts.
             if matches!(command, CounterCommand::Slide(_) | CounterCommand::SlideBack(_)) {
                 return PendingReply::one(Err(StoreError::Unavailable));

@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 
 use redis::{Cmd, Pipeline, Script, ServerError, Value};
+use smallvec::SmallVec;
 
 use crate::policy::sliding_window;
 use crate::store::shared::backend::{CounterCommand, CounterReply, KeyText, Slide};
@@ -32,6 +33,8 @@ pub struct RedisCommand {
     pub command: CounterCommand,
     /// Seconds that the counter lives, where the command sets that.
     pub exptime: u32,
+    /// See [`CounterRequest`](crate::store::shared::backend::CounterRequest); only the script takes notice.
+    pub is_known: bool,
     /// Milliseconds since the Unix epoch. Only windows without a script need it; the script has the server's clock.
     pub unix_ms: u64,
     /// The key's slot is being migrated to the node, which serves it only after ASKING.
@@ -150,6 +153,10 @@ fn output_script(batch: &[&RedisCommand], whole: bool, output: &mut Pipeline) {
     for alike in batch.chunk_by(|one, next| (one.command, one.exptime) == (next.command, next.exptime)) {
         call.arg(alike.len());
         alike[0].write_arguments(&mut call);
+        if matches!(alike[0].command, CounterCommand::Hit(_)) {
+            let known: SmallVec<[u8; 128]> = alike.iter().map(|one| b'0' + u8::from(one.is_known)).collect();
+            call.arg(&known[..]);
+        }
     }
     output.add_command(call);
 }
@@ -221,7 +228,7 @@ impl RedisCommand {
     fn write_arguments(&self, call: &mut Cmd) {
         let expiry = self.milliseconds();
         match self.command {
-            CounterCommand::Hit(amount) => call.arg("hit").arg(amount).arg(expiry),
+            CounterCommand::Hit(amount) => call.arg("hit").arg(amount).arg(expiry.max(1)),
             CounterCommand::Read => call.arg("read"),
             CounterCommand::TakeBack(amount) => call.arg("back").arg(amount),
             CounterCommand::Slide(Slide { amount, threshold, keeps_over }) => {
@@ -415,7 +422,14 @@ mod tests {
     #[test]
     fn answers_of_the_script_are_two_numbers_for_each_command() {
         let key = KeyText::from_slice(b"connshaper:192.0.2.1");
-        let one = RedisCommand { key, command: CounterCommand::Hit(1), exptime: 60, unix_ms: 0, asking: false };
+        let one = RedisCommand {
+            key,
+            command: CounterCommand::Hit(1),
+            exptime: 60,
+            is_known: false,
+            unix_ms: 0,
+            asking: false,
+        };
         let answered = |pairs: &[i64], errors: &[&str]| {
             let numbers = pairs.iter().flat_map(|number| number.to_le_bytes()).collect();
             let texts = errors.iter().map(|text| Value::BulkString(text.as_bytes().to_vec()));

@@ -2,9 +2,10 @@
 -- KEYS: the counter of each command. ARGV: how many of them have the next command, its name, and what it takes; then the
 -- same for the commands after those. Times are in milliseconds.
 -- Answers an array. First is a string of two little-endian 64-bit integers for each command: the count and the
--- milliseconds left (-1: no expiry); or any number and -2: done, -3: not done; or which of the errors, which are the
--- rest of the array, and -4.
-local KEYS, ARGV, call, pcall, type = KEYS, ARGV, redis.call, redis.pcall, type
+-- milliseconds left (-1: no expiry, or it is known); or any number and -2: done, -3: not done; or which of the errors,
+-- which are the rest of the array, and -4.
+local KEYS, ARGV, call, pcall, type, byte = KEYS, ARGV, redis.call, redis.pcall, type, string.byte
+local ONE = byte('1')
 local replies, size, errors, place = {}, 0, {}, 0
 
 local function take()
@@ -108,13 +109,29 @@ end
 -- Each takes its arguments, and returns what does it to a key.
 local commands = {}
 
+-- A hit of a counter that the daemon knows, with its end, is one call and is not told the end again. `known` has a 1 for
+-- each key that it knows, and a 0 for the others.
 function commands.hit()
-    local amount, expiry = take(), take()
-    local whole = tonumber(expiry)
+    local amount, expiry, known = take(), take(), take()
+    local least, whole, turn = tonumber(amount), tonumber(expiry), 0
     return function(key)
+        turn = turn + 1
+        local is_known = byte(known, turn) == ONE
+        -- Whoever does not know the counter is mostly the first that counts for it: then this is the only call.
+        if not is_known then
+            local created = pcall('SET', key, amount, 'PX', expiry, 'NX')
+            if wrong(created) then
+                return answer_error(created.err)
+            elseif created then
+                return answer(least, whole)
+            end
+        end
         local count = pcall('INCRBY', key, amount)
         if type(count) == 'table' then
             return answer_error(count.err)
+        end
+        if is_known and count > least then
+            return answer(count, -1)
         end
         local left = call('PTTL', key)
         if left < 0 then

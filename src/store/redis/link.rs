@@ -220,7 +220,14 @@ impl Link {
     /// Creates a counter, as every first hit does, that expires at once. `Err` is what the server has against that.
     pub async fn try_counter(&mut self, key_prefix: &str) -> Result<(), String> {
         let key = format!("{key_prefix}!probe").as_bytes().into();
-        let probe = RedisCommand { key, command: CounterCommand::Hit(1), exptime: 1, unix_ms: 0, asking: false };
+        let probe = RedisCommand {
+            key,
+            command: CounterCommand::Hit(1),
+            exptime: 1,
+            is_known: false,
+            unix_ms: 0,
+            asking: false,
+        };
         let mut pipeline = Pipeline::new();
         let answers = write(&[&probe], self.form, true, &mut pipeline);
         let values = self.ask(&pipeline, answers).await?;

@@ -116,7 +116,7 @@ impl Backend for Redis {
     fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]> {
         // The first command that a server gets stands for the request.
         let mut asked = SmallVec::<[*const Node; 2]>::new();
-        let submit = |CounterRequest { key, command, exptime }: CounterRequest| {
+        let submit = |CounterRequest { key, command, exptime, is_known }: CounterRequest| {
             let key = self.name_of(key);
             let Some(node) = self.node_of(&key) else {
                 return PendingReply::one(Err(StoreError::Unavailable));
@@ -125,7 +125,7 @@ impl Backend for Redis {
             if is_first {
                 asked.push(Arc::as_ptr(&node));
             }
-            let command = RedisCommand { key, command, exptime, unix_ms: now.unix_ms, asking: false };
+            let command = RedisCommand { key, command, exptime, is_known, unix_ms: now.unix_ms, asking: false };
             PendingReply::one(node.queue.submit(command, is_first))
         };
         requests.into_iter().map(submit).collect()
@@ -172,6 +172,7 @@ impl Backend for Redis {
             key: KeyText::from_slice(b"connshaper"),
             command: CounterCommand::Read,
             exptime: 0,
+            is_known: false,
             unix_ms: 0,
             asking: false,
         };

@@ -87,6 +87,9 @@ pub struct CounterRequest {
     /// Seconds that the counter lives, where the command sets that; the length of an exact sliding window. No counter
     /// may be left without an expiry.
     pub exptime: u32,
+    /// This process knows the counter and when it expires. A store may leave `left` out of the reply to `Hit` if that
+    /// saves it work and the counter did exist.
+    pub is_known: bool,
 }
 
 /// The commands of one request; nearly always one.

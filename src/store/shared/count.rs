@@ -59,7 +59,8 @@ impl Store {
                         (_, 0) => CounterCommand::Read,
                         (_, amount) => CounterCommand::Hit(amount),
                     };
-                    requests.push(CounterRequest { key: key_text(key), command, exptime: *exptime });
+                    let is_known = self.knows_window(&operation, now);
+                    requests.push(CounterRequest { key: key_text(key), command, exptime: *exptime, is_known });
                     CountSource::Store { pending_hits }
                 }
             };
@@ -120,6 +121,13 @@ impl Store {
         // With `count_refused = false` cached hits are not accumulated; they would only be refunded.
         let pending_hits = if key.limit.count_refused { operation.amount } else { 0 };
         self.over.route(key, pending_hits, known, now)
+    }
+
+    /// Whether this process knows a window that one more hit fits in. Of others the store returns when they end.
+    fn knows_window(&self, operation: &Operation<'_>, now: Now) -> bool {
+        let Operation { key, amount, threshold, .. } = *operation;
+        let known = || self.table.peek(self.counter_id_of_open_window(key, now), now.monotonic);
+        key.kind.is_whole_window() && known().is_some_and(|known| known.count.saturating_add(amount) <= threshold)
     }
 
     /// What this process knows of a window.

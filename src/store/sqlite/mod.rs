@@ -118,8 +118,12 @@ impl Backend for Sqlite {
 
     fn wait_for_background(&self) -> Boxed<'_, ()> {
         // Commands are done in their order, so one more is the last.
-        let last =
-            CounterRequest { key: KeyText::from_slice(b"connshaper"), command: CounterCommand::Read, exptime: 0 };
+        let last = CounterRequest {
+            key: KeyText::from_slice(b"connshaper"),
+            command: CounterCommand::Read,
+            exptime: 0,
+            is_known: false,
+        };
         all_received(self.queue.submit(smallvec![last], false, unix_ms(Now::read())))
     }
 }

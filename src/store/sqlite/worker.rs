@@ -229,7 +229,7 @@ impl OpenFile<'_> {
 
     /// What came of a command for a counter. `Err`: the transaction is lost.
     fn count(&mut self, request: &CounterRequest, now: i64) -> Result<Outcome, Ended> {
-        let CounterRequest { key, command, exptime } = request;
+        let CounterRequest { key, command, exptime, .. } = request;
         let key = str::from_utf8(key).unwrap_or_default();
         match counters::execute(&self.connection, key, *command, *exptime, now) {
             Ok(reply) => Ok(Ok(reply)),

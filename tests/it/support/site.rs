@@ -247,7 +247,7 @@ impl Site {
                 statistics: Arc::default(),
                 log: Log::in_memory(Severity::Err),
             };
-            let request = CounterRequest { key, command, exptime: 0 };
+            let request = CounterRequest { key, command, exptime: 0, is_known: false };
             let backend = config.open(&context);
             backend.submit(smallvec![request], true, Now::read()).pop()?.outcome().await.into()
         };
