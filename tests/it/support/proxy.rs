@@ -24,6 +24,8 @@ impl Proxy {
         );
         let config = dir.write("nutcracker.yml", &config);
         let mut command = Command::new("nutcracker");
+        // The port is free at that address only.
+        command.arg("-a").arg(statistics.address().ip().to_string());
         command.arg("-c").arg(config).arg("-s").arg(statistics.address().port().to_string());
         command.arg("-o").arg(dir.join("log")).stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process::start(&mut command, Signal::SIGKILL);
