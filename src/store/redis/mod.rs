@@ -131,6 +131,10 @@ impl Backend for Redis {
         requests.into_iter().map(submit).collect()
     }
 
+    fn omits_known_expiry(&self) -> bool {
+        true
+    }
+
     fn read_value<'a>(&'a self, key: &'a str) -> Boxed<'a, io::Result<Option<VersionedValue>>> {
         Box::pin(async move {
             let node = self.node_of(key.as_bytes()).ok_or_else(nowhere)?;

@@ -87,8 +87,8 @@ pub struct CounterRequest {
     /// Seconds that the counter lives, where the command sets that; the length of an exact sliding window. No counter
     /// may be left without an expiry.
     pub exptime: u32,
-    /// This process knows the counter and when it expires. A store may leave `left` out of the reply to `Hit` if that
-    /// saves it work and the counter did exist.
+    /// This process knows the counter and when it expires: the reply to `Hit` may have no `left`, if the counter existed.
+    /// Only set where [`omits_known_expiry`](Backend::omits_known_expiry).
     pub is_known: bool,
 }
 
@@ -239,6 +239,11 @@ pub trait Backend: Debug + Send + Sync {
     /// Sends commands, which travel together, and returns a reply for each of them in the same order. Never blocks.
     /// `waited_for`: a request waits for the replies, so it counts in the statistics and towards the breaker.
     fn submit(&self, requests: CounterRequests, waited_for: bool, now: Now) -> SmallVec<[PendingReply; 2]>;
+
+    /// Whether it leaves out when a counter expires that [`is_known`](CounterRequest::is_known).
+    fn omits_known_expiry(&self) -> bool {
+        false
+    }
 
     /// Reads a value that all hosts share; `None`: there is none. Takes a second at most.
     fn read_value<'a>(&'a self, key: &'a str) -> Boxed<'a, io::Result<Option<VersionedValue>>>;

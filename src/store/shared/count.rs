@@ -59,7 +59,7 @@ impl Store {
                         (_, 0) => CounterCommand::Read,
                         (_, amount) => CounterCommand::Hit(amount),
                     };
-                    let is_known = self.knows_window(&operation, now);
+                    let is_known = backend.omits_known_expiry() && self.knows_window(&operation, now);
                     requests.push(CounterRequest { key: key_text(key), command, exptime: *exptime, is_known });
                     CountSource::Store { pending_hits }
                 }
